@@ -1,0 +1,134 @@
+// What every binding needs: NumPy arrays in, pooled NumPy arrays out, and nothing converted silently.
+//
+//   In<T> x(array, "op", "x")   typed C-order access. Wrong dtype or byte order raises TypeError; a strided array is
+//                               copied into the pool first (values never change, only their layout).
+//   empty<T>(shape)             a new array in pooled memory; zeros<T>(shape) likewise.
+//   KernelScope scope(items)    while it lives denormals are flushed and, for calls worth it, the GIL is released.
+//   by_dtype("op", x, f)        calls f(float{}) or f(double{}) according to x's dtype.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cpu/runtime/denormals.h"
+#include "cpu/runtime/memory.h"
+
+namespace fastdl::binding {
+
+namespace py = pybind11;
+using Shape = std::vector<int64_t>;
+
+inline Shape shape_of(const py::array& array) {
+  return Shape(array.shape(), array.shape() + array.ndim());
+}
+inline int64_t size_of(std::span<const int64_t> shape) {
+  int64_t size = 1;
+  for (int64_t extent : shape) size *= extent;
+  return size;
+}
+
+// A new uninitialised array whose memory belongs to the pool and returns to it with the array's last reference.
+py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape);
+// A C-order copy in the pool of an array with any strides.
+py::array contiguous_copy(const py::array& array);
+
+template <class T>
+const py::dtype& dtype_of() {
+  static const py::handle dtype = py::dtype::of<T>().release();  // lives as long as the interpreter
+  return reinterpret_cast<const py::dtype&>(dtype);
+}
+template <class T>
+py::array empty(std::span<const int64_t> shape) {
+  return empty_array(dtype_of<T>(), shape);
+}
+template <class T>
+py::array empty(std::initializer_list<int64_t> shape) {
+  return empty_array(dtype_of<T>(), std::span<const int64_t>(shape.begin(), shape.size()));
+}
+template <class T>
+py::array zeros(std::span<const int64_t> shape) {
+  py::array array = empty_array(dtype_of<T>(), shape);
+  std::memset(array.mutable_data(), 0, size_t(array.nbytes()));
+  return array;
+}
+template <class T>
+T* data(py::array& array) {
+  return reinterpret_cast<T*>(py::detail::array_proxy(array.ptr())->data);
+}
+
+template <class T>
+bool is_dtype(const py::array& array) {
+  const py::handle descr = py::detail::array_proxy(array.ptr())->descr;
+  if (descr.ptr() == dtype_of<T>().ptr()) return true;
+  const auto& dtype = reinterpret_cast<const py::dtype&>(descr);
+  return dtype.num() == dtype_of<T>().num() && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
+}
+
+[[noreturn]] void raise_dtype(const py::array& array, const char* op, const char* argument, const char* expected);
+
+template <class T>
+class In {
+ public:
+  In(const py::array& array, const char* op, const char* argument) {
+    if (!is_dtype<T>(array)) raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    const auto* proxy = py::detail::array_proxy(array.ptr());
+    array_ = (proxy->flags & wanted) == wanted ? array : contiguous_copy(array);
+    data_ = reinterpret_cast<const T*>(py::detail::array_proxy(array_.ptr())->data);
+  }
+  operator const T*() const { return data_; }
+  const T* get() const { return data_; }
+  int64_t size() const { return int64_t(array_.size()); }
+  int64_t dim(int axis) const { return int64_t(array_.shape(axis)); }
+  int ndim() const { return int(array_.ndim()); }
+  Shape shape() const { return shape_of(array_); }
+  const py::array& array() const { return array_; }
+
+ private:
+  py::array array_{py::reinterpret_steal<py::array>(py::handle())};
+  const T* data_;
+};
+
+// An argument that may be None: null then.
+template <class T>
+class OptionalIn {
+ public:
+  OptionalIn(const std::optional<py::array>& array, const char* op, const char* argument) {
+    if (array) in_.emplace(*array, op, argument);
+  }
+  operator const T*() const { return in_ ? in_->get() : nullptr; }
+  explicit operator bool() const { return in_.has_value(); }
+
+ private:
+  std::optional<In<T>> in_;
+};
+
+// Handing the GIL over costs about a tenth of a microsecond and risks waiting for it: only for calls worth it.
+class KernelScope {
+ public:
+  explicit KernelScope(int64_t items) {
+    if (items >= 8192) release_.emplace();
+  }
+
+ private:
+  std::optional<py::gil_scoped_release> release_;
+  FlushDenormals flush_;
+};
+
+template <class F>
+auto by_dtype(const char* op, const py::array& x, F&& f) {
+  if (is_dtype<float>(x)) return f(float{});
+  if (is_dtype<double>(x)) return f(double{});
+  raise_dtype(x, op, "input", "float32 or float64");
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,18 @@
+// One extension module per instruction-set level, all with the same contents: the kernel contract
+// (python/fastdl/kernels/contract.py) and the runtime's controls. Each family registers itself.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace fastdl::binding {
+void register_runtime(py::module_& m);
+void register_activation(py::module_& m);
+}  // namespace fastdl::binding
+
+PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
+  using namespace fastdl::binding;
+  m.doc() = "fastdl's CPU kernels, instruction-set level " FASTDL_LEVEL ".";
+  m.attr("level") = FASTDL_LEVEL;
+  register_runtime(m);
+  register_activation(m);
+}

@@ -1,0 +1,244 @@
+// The thread pool. One job at a time: the caller publishes (task, context, count) under a new epoch, everybody
+// takes indices from one counter, the caller waits until every worker has left the job. A second caller that
+// comes meanwhile (another Python thread) does not queue: it runs its own job inline.
+//
+// A worker may join a job only while `open` says so; the caller closes the job before it waits, so that nobody
+// can touch a context that is about to leave the stack. state = (epoch << 16 | workers inside), one atomic word.
+#include "cpu/runtime/threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "cpu/runtime/denormals.h"
+
+namespace fastdl {
+namespace {
+
+thread_local int t_index = 0;
+thread_local bool t_in_parallel = false;
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// CPUs that the cgroup's quota allows, rounded up; 0 when there is no limit.
+int cgroup_cpus() {
+  long long quota = -1, period = 0;
+  if (FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {  // version 2: "max 100000" or "200000 100000"
+    if (std::fscanf(file, "%lld %lld", &quota, &period) != 2) quota = -1;
+    std::fclose(file);
+  } else if (FILE* v1 = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r")) {
+    if (std::fscanf(v1, "%lld", &quota) != 1) quota = -1;
+    std::fclose(v1);
+    if (FILE* p = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r")) {
+      if (std::fscanf(p, "%lld", &period) != 1) quota = -1;
+      std::fclose(p);
+    }
+  }
+  return quota > 0 && period > 0 ? int((quota + period - 1) / period) : 0;
+}
+
+int default_threads() {
+  for (const char* name : {"FASTDL_NUM_THREADS", "OMP_NUM_THREADS"}) {
+    if (const char* text = std::getenv(name)) {
+      const int n = std::atoi(text);  // OMP_NUM_THREADS may be a list: its first number counts
+      if (n >= 1) return std::min(n, 1024);
+    }
+  }
+  int cpus = int(std::thread::hardware_concurrency());
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
+  if (const int limit = cgroup_cpus()) cpus = std::min(cpus, limit);
+  return std::max(cpus, 1);
+}
+
+class Pool {
+ public:
+  void run(int64_t count, detail::Task task, void* context, bool worth_waking, int threads) {
+    std::unique_lock<std::mutex> lock(launch_, std::try_to_lock);
+    if (!lock.owns_lock() || (!worth_waking && spinning_.load(std::memory_order_relaxed) == 0)) {
+      if (lock.owns_lock()) lock.unlock();
+      run_inline(count, task, context);
+      return;
+    }
+    start_workers(threads - 1);
+    task_ = task;
+    context_ = context;
+    count_ = count;
+    wanted_ = threads - 1;
+    error_ = nullptr;
+    next_.store(0, std::memory_order_relaxed);
+    const uint64_t epoch = (state_.load(std::memory_order_relaxed) >> 16) + 1;
+    state_.store(epoch << 16 | kOpen, std::memory_order_seq_cst);
+    epoch_.store(uint32_t(epoch), std::memory_order_seq_cst);
+    if (sleeping_.load(std::memory_order_seq_cst) > 0 && worth_waking) epoch_.notify_all();
+
+    work();
+    state_.fetch_and(~uint64_t{kOpen}, std::memory_order_seq_cst);
+    for (int spins = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spins) {
+      pause();
+      if (spins > 20000) std::this_thread::yield();
+    }
+    if (error_) {
+      std::exception_ptr error = error_;
+      error_ = nullptr;
+      lock.unlock();
+      std::rethrow_exception(error);
+    }
+  }
+
+  int started() const { return started_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr uint64_t kOpen = 0x8000, kInside = 0x7fff;
+
+  static void run_inline(int64_t count, detail::Task task, void* context) {
+    for (int64_t i = 0; i < count; ++i) task(context, i);
+  }
+
+  void work() {
+    t_in_parallel = true;
+    const int64_t count = count_;
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      try {
+        task_(context_, i);
+      } catch (...) {  // carried to the caller, which rethrows it
+        std::lock_guard<std::mutex> guard(error_mutex_);
+        if (!error_) error_ = std::current_exception();
+        next_.store(count, std::memory_order_relaxed);
+      }
+    }
+    t_in_parallel = false;
+  }
+
+  void start_workers(int wanted) {
+    for (int i = started_.load(std::memory_order_relaxed); i < wanted; ++i) {
+      std::thread([this, i] { loop(i + 1); }).detach();
+      started_.store(i + 1, std::memory_order_relaxed);
+    }
+  }
+
+  void loop(int index) {
+    t_index = index;
+    FlushDenormals flush;
+    uint32_t seen = 0;
+    for (;;) {
+      uint32_t epoch = wait_for_epoch(seen);
+      seen = epoch;
+      uint64_t state = state_.load(std::memory_order_seq_cst);
+      // Join only the job that is open now, and only while it is.
+      bool joined = false;
+      while (state & kOpen) {
+        if (state_.compare_exchange_weak(state, state + 1, std::memory_order_seq_cst)) {
+          joined = true;
+          break;
+        }
+      }
+      if (!joined) continue;
+      if (index <= wanted_) work();
+      state_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  uint32_t wait_for_epoch(uint32_t seen) {
+    using clock = std::chrono::steady_clock;
+    spinning_.fetch_add(1, std::memory_order_relaxed);
+    const auto deadline = clock::now() + std::chrono::microseconds(200);
+    for (int i = 1;; ++i) {
+      const uint32_t epoch = epoch_.load(std::memory_order_acquire);
+      if (epoch != seen) {
+        spinning_.fetch_sub(1, std::memory_order_relaxed);
+        return epoch;
+      }
+      pause();
+      if (i % 64 == 0 && clock::now() > deadline) break;
+    }
+    spinning_.fetch_sub(1, std::memory_order_relaxed);
+    sleeping_.fetch_add(1, std::memory_order_seq_cst);
+    epoch_.wait(seen, std::memory_order_seq_cst);
+    sleeping_.fetch_sub(1, std::memory_order_relaxed);
+    return epoch_.load(std::memory_order_acquire);
+  }
+
+  std::mutex launch_, error_mutex_;
+  std::exception_ptr error_;
+  detail::Task task_ = nullptr;
+  void* context_ = nullptr;
+  int64_t count_ = 0;
+  int wanted_ = 0;
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  std::atomic<int> sleeping_{0}, spinning_{0}, started_{0};
+};
+
+// Leaked on purpose: workers may outlive static destruction, and after fork the parent's pool cannot be destroyed.
+std::atomic<Pool*> g_pool{nullptr};
+std::atomic<int> g_threads{0};
+
+Pool& pool() {
+  Pool* current = g_pool.load(std::memory_order_acquire);
+  if (current) return *current;
+  static std::once_flag registered;
+  std::call_once(registered, [] {
+    pthread_atfork(nullptr, nullptr, [] {
+      g_pool.store(nullptr, std::memory_order_relaxed);
+      t_index = 0;
+      t_in_parallel = false;
+    });
+  });
+  Pool* made = new Pool;
+  if (g_pool.compare_exchange_strong(current, made)) return *made;
+  delete made;
+  return *current;
+}
+
+}  // namespace
+
+int num_threads() {
+  int n = g_threads.load(std::memory_order_relaxed);
+  if (n == 0) g_threads.store(n = default_threads(), std::memory_order_relaxed);
+  return n;
+}
+
+void set_num_threads(int n) {
+  if (n < 1) throw std::invalid_argument("set_num_threads: n must be at least 1, got " + std::to_string(n));
+  g_threads.store(std::min(n, 1024), std::memory_order_relaxed);
+}
+
+int thread_index() { return t_index; }
+
+int workers_started() {
+  Pool* current = g_pool.load(std::memory_order_acquire);
+  return current ? current->started() : 0;
+}
+
+namespace detail {
+
+bool in_parallel() { return t_in_parallel; }
+
+void run(int64_t count, Task task, void* context, bool worth_waking) {
+  const int threads = num_threads();
+  if (t_in_parallel || threads == 1 || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) task(context, i);
+    return;
+  }
+  pool().run(count, task, context, worth_waking, int(std::min<int64_t>(threads, count)));
+}
+
+}  // namespace detail
+}  // namespace fastdl

@@ -1,0 +1,153 @@
+// The vector type of the level being compiled, and the handful of operations that the compiler's own vector
+// arithmetic lacks. Vec<T> is a GCC/Clang vector: + - * / comparisons and `mask ? a : b` work as they stand,
+// and `a * b + c` becomes one FMA where the level has it. To broadcast inside arithmetic write `scalar * vec`:
+// the compiler folds it into the instruction (building zero + scalar instead cannot be folded).
+//
+//   kWidth<T>                lanes of a Vec<T>: 16/8/4 floats on avx512/avx2/baseline
+//   load/store               unaligned; load_n/store_n touch only the first n < kWidth lanes (rest reads as 0)
+//   broadcast, max, min      max/min return the SECOND operand when the first is NaN (as the instruction does)
+//   reduce_add, reduce_max   across lanes, fixed order
+//   to_int / to_float        lane-wise conversion between T and the signed integer of the same size
+//
+// No global objects with constructors and nothing but inline functions: see "Instruction-set levels" in
+// docs/architecture.md.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fastdl::simd {
+
+#if defined(__AVX512F__)
+inline constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kBytes = 32;
+#else
+inline constexpr int kBytes = 16;
+#endif
+
+template <class T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(kBytes)));
+  typedef T unaligned __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+template <class T>
+inline constexpr int kWidth = kBytes / int(sizeof(T));
+
+template <class T>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using Int = typename IntOf<T>::type;  // also the element type of a comparison's mask
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecOf<T>::unaligned*>(p);
+}
+template <class T>
+[[gnu::always_inline]] inline void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> broadcast(T x) {
+  Vec<T> v;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = x;
+  return v;
+}
+
+#if defined(__AVX512F__)
+[[gnu::always_inline]] inline Vec<float> load_n(const float* p, int n) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+[[gnu::always_inline]] inline Vec<double> load_n(const double* p, int n) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+}
+[[gnu::always_inline]] inline void store_n(float* p, Vec<float> v, int n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+[[gnu::always_inline]] inline void store_n(double* p, Vec<double> v, int n) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+}
+[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_max_ps((__m512)a, (__m512)b); }
+[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_max_pd((__m512d)a, (__m512d)b); }
+[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_min_ps((__m512)a, (__m512)b); }
+[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#else
+template <class T>
+[[gnu::always_inline]] inline Vec<T> load_n(const T* p, int n) {
+  Vec<T> v{};
+  std::memcpy(&v, p, size_t(n) * sizeof(T));
+  return v;
+}
+template <class T>
+[[gnu::always_inline]] inline void store_n(T* p, Vec<T> v, int n) {
+  std::memcpy(p, &v, size_t(n) * sizeof(T));
+}
+#if defined(__AVX2__)
+[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b); }
+[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b); }
+[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b); }
+[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm256_min_pd((__m256d)a, (__m256d)b); }
+#elif defined(__x86_64__)
+[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm_max_ps((__m128)a, (__m128)b); }
+[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm_max_pd((__m128d)a, (__m128d)b); }
+[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm_min_ps((__m128)a, (__m128)b); }
+[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm_min_pd((__m128d)a, (__m128d)b); }
+#else
+template <class V>
+[[gnu::always_inline]] inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+[[gnu::always_inline]] inline V min(V a, V b) {
+  return a < b ? a : b;
+}
+#endif
+#endif
+
+template <class T>
+[[gnu::always_inline]] inline T reduce_add(Vec<T> v) {
+  // Halving tree: the order is fixed by the width alone.
+  T lanes[kWidth<T>];
+  std::memcpy(lanes, &v, sizeof lanes);
+#pragma GCC unroll 8
+  for (int step = kWidth<T> / 2; step > 0; step /= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
+  return lanes[0];
+}
+template <class T>
+[[gnu::always_inline]] inline T reduce_max(Vec<T> v) {
+  T lanes[kWidth<T>];
+  std::memcpy(lanes, &v, sizeof lanes);
+#pragma GCC unroll 8
+  for (int step = kWidth<T> / 2; step > 0; step /= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < step; ++i) lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
+  return lanes[0];
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<Int<T>> to_int(Vec<T> v) {
+  return __builtin_convertvector(v, Vec<Int<T>>);
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> to_float(Vec<Int<T>> v) {
+  return __builtin_convertvector(v, Vec<T>);
+}
+
+}  // namespace fastdl::simd
