@@ -1,0 +1,104 @@
+"""``backward`` and ``grad``: the two ways to ask for gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.engine import run
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+
+def _sequence(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _seeds(op: str, tensors: Sequence[Tensor], gradients: Sequence[Any]) -> list[Any]:
+    """The arrays that backward starts from: the given gradients, or ones for tensors of one element."""
+    if len(tensors) != len(gradients):
+        raise RuntimeError(
+            f"{op}: got {len(tensors)} tensors but {len(gradients)} gradients; give one for each"
+        )
+    seeds = []
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        if not tensor._requires_grad:
+            raise RuntimeError(
+                f"{op}: the tensor does not require a gradient and was not made from one that does. Was it computed "
+                "under no_grad(), detached, or from data without requires_grad=True?"
+            )
+        array = tensor._data
+        if gradient is None:
+            if array.size != 1:
+                raise RuntimeError(
+                    f"{op}: a gradient can be left out only for a tensor of one element, got shape {array.shape}. "
+                    "Reduce it first (loss.sum() or .mean()) or pass gradient="
+                )
+            seed = select(array).empty(array.shape, array.dtype)
+            seed.fill(1)
+        else:
+            seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
+            if seed.shape != array.shape:
+                raise RuntimeError(
+                    f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"
+                )
+            if seed.dtype != array.dtype:
+                seed = seed.astype(array.dtype)
+        seeds.append(seed)
+    return seeds
+
+
+def _refuse_create_graph(op: str, create_graph: bool) -> None:
+    if create_graph:
+        raise RuntimeError(
+            f"{op}: create_graph=True (second derivatives) is not supported: kernels define first derivatives only"
+        )
+
+
+def backward(
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> None:
+    """Accumulate into ``.grad`` of the leaves the gradients of the sum of ``tensors``; see ``torch.autograd.backward``."""
+    _refuse_create_graph("backward", create_graph)
+    roots = _sequence(tensors)
+    gradients = [None] * len(roots) if grad_tensors is None else _sequence(grad_tensors)
+    run(roots, _seeds("backward", roots, gradients), bool(retain_graph))
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``outputs`` with respect to ``inputs``, returned; no ``.grad`` changes. See ``torch.autograd.grad``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([1.0, 2.0], requires_grad=True)
+        >>> fastdl.autograd.grad(fastdl.nn.functional.relu(x), x, fastdl.tensor([3.0, 4.0]))
+        (tensor([3., 4.]),)
+    """
+    _refuse_create_graph("grad", create_graph)
+    roots, wanted = _sequence(outputs), _sequence(inputs)
+    for i, t in enumerate(wanted):
+        if not t._requires_grad:
+            raise RuntimeError(
+                f"grad: inputs[{i}] does not require a gradient (set requires_grad=True before using it)"
+            )
+    gradients = [None] * len(roots) if grad_outputs is None else _sequence(grad_outputs)
+    arrays = run(roots, _seeds("grad", roots, gradients), bool(retain_graph), wanted)
+    if not allow_unused:
+        for i, array in enumerate(arrays):
+            if array is None:
+                raise RuntimeError(
+                    f"grad: inputs[{i}] was not used to compute the outputs; pass allow_unused=True to get None"
+                )
+    return tuple(None if array is None else Tensor._wrap(array) for array in arrays)

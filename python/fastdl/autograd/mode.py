@@ -1,0 +1,111 @@
+"""Whether operations record a graph: ``no_grad``, ``enable_grad``, ``set_grad_enabled``; per thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Mode(threading.local):
+    enabled: bool = True
+
+
+mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    """Is the graph being recorded in this thread?"""
+    return mode.enabled
+
+
+class set_grad_enabled:
+    """Switch recording on or off: as a function, a context manager or a decorator. See ``torch.set_grad_enabled``."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._previous: list[bool] = []
+        self._enabled = bool(enabled)
+        self._before = mode.enabled
+        mode.enabled = self._enabled
+
+    def __enter__(self) -> None:
+        self._previous.append(self._before)
+        mode.enabled = self._enabled
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        mode.enabled = self._previous.pop()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        mode.enabled = self._before
+        return _decorate(function, self._enabled)
+
+
+class _Switch:
+    """A context manager and decorator that sets the mode for a block; reusable and re-entrant."""
+
+    _enabled: bool
+
+    def __init__(self) -> None:
+        self._previous: list[bool] = []
+
+    def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
+        if function is not None:  # used as a bare decorator: @no_grad
+            return _decorate(function, cls._enabled)
+        return super().__new__(cls)
+
+    def __enter__(self) -> None:
+        self._previous.append(mode.enabled)
+        mode.enabled = self._enabled
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        mode.enabled = self._previous.pop()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        return _decorate(function, self._enabled)
+
+
+class no_grad(_Switch):
+    """Inside the block (or decorated function) operations record nothing.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.ones(2, requires_grad=True)
+        >>> with fastdl.no_grad():
+        ...     y = x * 2
+        >>> y.requires_grad
+        False
+    """
+
+    _enabled = False
+
+
+class enable_grad(_Switch):
+    """Inside the block operations record again, even within ``no_grad``."""
+
+    _enabled = True
+
+
+class inference_mode(no_grad):
+    """The same as :class:`no_grad` here; the name is kept for code written for PyTorch."""
+
+
+def _decorate(function: Callable[P, R], enabled: bool) -> Callable[P, R]:
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        previous = mode.enabled
+        mode.enabled = enabled
+        try:
+            return function(*args, **kwargs)
+        finally:
+            mode.enabled = previous
+
+    return wrapper

@@ -1,0 +1,136 @@
+"""``Op``: one differentiable operation on arrays. Its instance is the graph's node and holds what backward needs.
+
+    class Square(Op):
+        saves = (0,)                       # input 0 is kept: changing it in place before backward is an error
+
+        def forward(self, x):              # arrays in, array (or tuple of arrays) out
+            self.x = x
+            return x * x
+
+        def backward(self, grad_y):        # one gradient per output in, one per tensor input out
+            return 2 * grad_y * self.x
+
+    y = Square.apply(x)
+
+``self.needs[i]`` tells whether input ``i`` needs a gradient (backward may return None for the others). A node holds
+edges to the nodes that made its inputs, never to tensors it made itself: graphs have no reference cycles.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, ClassVar
+
+from fastdl.autograd.mode import mode
+from fastdl.tensor import Tensor
+
+_next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
+
+
+class Op:
+    """Base of all operations; see the module's text."""
+
+    saves: ClassVar[tuple[int, ...]] = ()
+    """Indices of inputs whose arrays are kept for backward."""
+    saves_output: ClassVar[bool] = False
+    """Whether output arrays are kept for backward."""
+    aliases_grad: ClassVar[bool] = False
+    """Whether backward may return the incoming gradient, a view of it, or one array twice."""
+
+    needs: tuple[bool, ...]
+    order: int
+    outputs: int = 1
+    # (target, output index): the node that made the input, the leaf tensor itself, or None without gradient.
+    edges: tuple[tuple[Any, int] | None, ...] | None
+    versions: list[tuple[list[int], int]] | None = None
+    shapes: tuple[
+        tuple[tuple[int, ...], Any], ...
+    ]  # of outputs, for gradients that never came (several outputs)
+    hooks: list[tuple[int, Any]] | None = None
+
+    def forward(self, *arrays: Any, **options: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, *grads: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} defines no backward")
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__}Backward"
+
+    @classmethod
+    def apply(cls, *inputs: Tensor | None, **options: Any) -> Any:
+        op = cls()
+        if mode.enabled:
+            op.needs = needs = tuple([t is not None and t._requires_grad for t in inputs])
+            result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+            if True in needs:
+                return op.record(inputs, result)
+        else:
+            op.needs = (False,) * len(inputs)
+            result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+        if type(result) is tuple:
+            return tuple([Tensor._wrap(array) for array in result])
+        return Tensor._wrap(result)
+
+    def record(self, inputs: tuple[Tensor | None, ...], result: Any) -> Any:
+        """Enter the graph: edges to the inputs' makers, output tensors that point here."""
+        self.order = _next_order()
+        self.edges = tuple(
+            [
+                None
+                if t is None or not t._requires_grad
+                else (t, 0)
+                if t._node is None
+                else (t._node, t._index)
+                for t in inputs
+            ]
+        )
+        for i in self.saves:
+            kept = inputs[i]
+            if kept is not None:
+                self._keep(kept)
+        if type(result) is not tuple:
+            output = Tensor._wrap(result)
+            if output._data.dtype.kind == "f":
+                output._requires_grad = True
+                output._node = self
+            if self.saves_output:
+                self._keep(output)
+            return output
+        self.outputs = len(result)
+        self.shapes = tuple([(array.shape, array.dtype) for array in result])
+        outputs = []
+        for i, array in enumerate(result):
+            output = Tensor._wrap(array)
+            if array.dtype.kind == "f":  # indices and masks carry no gradient
+                output._requires_grad = True
+                output._node = self
+                output._index = i
+            if self.saves_output:
+                self._keep(output)
+            outputs.append(output)
+        return tuple(outputs)
+
+    def _keep(self, tensor: Tensor) -> None:
+        if self.versions is None:
+            self.versions = []
+        cell = tensor._version_cell()
+        self.versions.append((cell, cell[0]))
+
+    def check_versions(self) -> None:
+        """Raise if a kept array was changed in place since forward."""
+        for cell, version in self.versions or ():
+            if cell[0] != version:
+                raise RuntimeError(
+                    f"{type(self).__name__}: a tensor that backward needs was changed in place after it was used "
+                    f"(it is at version {cell[0]}, {version} was expected). Make the change on a copy "
+                    "(x = x + 1 instead of x += 1), or after backward()"
+                )
+
+    def release(self) -> None:
+        """Forget everything kept for backward. Walking through this node again is an error from now on."""
+        order = self.order
+        self.__dict__.clear()
+        self.order = order
+        self.edges = None

@@ -1,0 +1,94 @@
+"""What every family's test uses: the backends to compare, tolerances with reasons, gradient checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import fastdl
+from fastdl import kernels
+
+THREADS = (1, 2, 5)
+
+
+def backends() -> list[str]:
+    """Names of the levels that this machine runs, for ``pytest.mark.parametrize``."""
+    return kernels.levels()
+
+
+# Error of a sum of n rounded terms grows like eps * sqrt(n) for random signs. The factor covers what surrounds the
+# sum: an exp or a division (2-4 ulp), a blocked order that differs from the reference's, results near zero.
+DEFAULT_FACTOR = 16.0
+
+
+def tolerance(dtype: Any, reduction: int = 1, factor: float = DEFAULT_FACTOR) -> float:
+    return float(factor * np.finfo(dtype).eps * np.sqrt(max(reduction, 1)))
+
+
+def assert_close(
+    got: Any, want: Any, reduction: int = 1, factor: float = DEFAULT_FACTOR, scale: float | None = None
+) -> None:
+    """|got - want| <= c * eps * sqrt(reduction) * max(1, scale), NaN and infinities in the same places.
+
+    ``want`` may have a higher precision than ``got``; the tolerance is that of ``got``'s dtype. ``scale`` defaults to
+    the larger of 1 and the largest finite |want|.
+    """
+    got = got.numpy() if isinstance(got, fastdl.Tensor) else np.asarray(got)
+    want = want.numpy() if isinstance(want, fastdl.Tensor) else np.asarray(want)
+    assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
+    if got.dtype.kind != "f":
+        np.testing.assert_array_equal(got, want)
+        return
+    finite = want[np.isfinite(want)]
+    if scale is None:
+        scale = max(1.0, float(np.max(np.abs(finite), initial=0.0)))
+    np.testing.assert_allclose(
+        got.astype(np.float64),
+        want.astype(np.float64),
+        rtol=0,
+        atol=tolerance(got.dtype, reduction, factor) * scale,
+    )
+
+
+def check_gradient(
+    function: Callable[..., Any],
+    *arrays: np.ndarray[Any, Any],
+    needs: Sequence[int] | None = None,
+    seed: int = 0,
+) -> None:
+    """Compare backward with central differences along one random direction, in float64.
+
+    ``function`` maps tensors to a tensor; its output is weighted with fixed random numbers and summed.
+    """
+    rng = np.random.default_rng(seed)
+    needs = range(len(arrays)) if needs is None else needs
+    tensors = [fastdl.Tensor(np.array(a)) for a in arrays]
+    for i in needs:
+        assert arrays[i].dtype == np.float64, "gradients are checked in float64"
+        tensors[i].requires_grad = True
+    output = function(*tensors)
+    weights = rng.standard_normal(output.shape)
+    output.backward(fastdl.Tensor(weights))
+
+    directions = {i: rng.standard_normal(arrays[i].shape) for i in needs}
+
+    def along(t: float) -> float:
+        with fastdl.no_grad():
+            moved = [
+                fastdl.Tensor(a + t * directions[i] if i in directions else a) for i, a in enumerate(arrays)
+            ]
+            return float(np.sum(function(*moved).numpy() * weights))
+
+    step = 1e-6
+    numeric = (along(step) - along(-step)) / (2 * step)
+    analytic = 0.0
+    for i in needs:
+        grad = tensors[i].grad
+        assert grad is not None, f"input {i} received no gradient"
+        assert grad.shape == arrays[i].shape
+        analytic += float(np.sum(grad.numpy() * directions[i]))
+    # Central differences in float64 with step 1e-6: about 1e-10 of rounding over the step, relative to the values.
+    scale = max(1.0, abs(numeric), abs(along(0.0)))
+    assert abs(numeric - analytic) <= 1e-7 * scale, f"numeric {numeric}, analytic {analytic}"
