@@ -7,6 +7,7 @@ namespace py = pybind11;
 namespace fastdl::binding {
 void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
+void register_machine(py::module_& m);
 }  // namespace fastdl::binding
 
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
@@ -15,4 +16,5 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   m.attr("level") = FASTDL_LEVEL;
   register_runtime(m);
   register_activation(m);
+  register_machine(m);
 }

@@ -1,0 +1,134 @@
+"""Results for people: a terminal line per case, a Markdown table, a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HEADER = f"{'case':44} {'':4} {'fastdl us':>11} {'peer us':>11} {'ratio':>7} {'tcm.':>7} {'limit':>6}  target"
+
+
+def line(result: dict[str, Any]) -> str:
+    """One result as a line of the terminal table under :data:`HEADER`."""
+
+    def number(value: float | None, format_: str) -> str:
+        return "-" if value is None else format(value, format_)
+
+    target = ""
+    if result["target"] and result["ratio"] is not None:
+        target = f"{result['target']:.2f}x " + ("reached" if result["ratio"] >= result["target"] else "MISSED")
+    return (
+        f"{result['case']:44} {result['mode']:4} {number(result['fastdl_us'], '.1f'):>11} "
+        f"{number(result['peer_us'], '.1f'):>11} {number(result['ratio'], '.2f'):>7} "
+        f"{number(result['ratio_tcmalloc'], '.2f'):>7} {number(result['fraction'], '.0%'):>6}  {target}"
+    )
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The whole document as Markdown, a table per family."""
+    machine = document["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    parts = [
+        "# Results\n",
+        f"{machine['cpu']}, level {machine['level']}, {machine['threads']} threads; measured limits "
+        f"{machine['gflops']:.0f} GFLOP/s and {machine['gbs']:.0f} GB/s; {versions}; {machine['date']}.\n",
+        "Medians in microseconds, each library in its own process, sampled in turn. `ratio` is torch's time over "
+        "fastdl's (above 1 fastdl is faster); the next column is the same with torch on tcmalloc; `limit` is the "
+        "fraction of this machine's arithmetic or bandwidth limit; f = forward, fb = forward and backward.\n",
+    ]
+    names = list(dict.fromkeys(r["family"] for r in document["results"]))
+    for name in names:
+        parts.append(f"\n## {name}\n\n| case | | fastdl | torch | ratio | tcmalloc | limit | target |")
+        parts.append("|---|---|---:|---:|---:|---:|---:|---:|")
+        for r in document["results"]:
+            if r["family"] == name:
+                parts.append(_row(r))
+    return "\n".join(parts) + "\n"
+
+
+def _row(r: dict[str, Any]) -> str:
+    def cell(value: float | None, format_: str) -> str:
+        return "" if value is None else format(value, format_)
+
+    ratio = cell(r["ratio"], ".2f")
+    if r["target"] and r["ratio"] is not None and r["ratio"] < r["target"]:
+        ratio += " (missed)"
+    return (
+        f"| {r['case']} | {r['mode']} | {cell(r['fastdl_us'], ',.1f')} | {cell(r['peer_us'], ',.1f')} | {ratio} | "
+        f"{cell(r['ratio_tcmalloc'], '.2f')} | {cell(r['fraction'], '.0%')} | {cell(r['target'], '.2f')} |"
+    )
+
+
+def plot(document: dict[str, Any], path: str | Path) -> None:
+    """A bar per case: how many times faster than the peer, on a logarithmic axis, families in colours of their own."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    results = [r for r in document["results"] if r["ratio"] is not None]
+    if not results:
+        raise ValueError("plot: no case was measured against a peer; run with --against torch")
+    families = list(dict.fromkeys(r["family"] for r in results))
+    palette = plt.get_cmap("tab20")
+    rows: list[tuple[str, dict[str, Any] | None]] = []
+    for family in families:
+        rows.append((family, None))
+        rows += [(family, r) for r in results if r["family"] == family]
+    figure, axes = plt.subplots(figsize=(9.5, 0.8 + 0.235 * len(rows)), layout="constrained")
+    low = min(0.5, *(r["ratio"] for r in results)) * 0.8
+    high = max(2.0, *(r["ratio"] for r in results)) * 1.5
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    for y, (family, r) in enumerate(rows):
+        colour = palette(families.index(family) % 20)
+        if r is None:
+            axes.text(0.005, y, family, transform=axes.get_yaxis_transform(), va="center", fontweight="bold", color="0.25")
+            continue
+        left, width = (1.0, r["ratio"] - 1.0) if r["ratio"] >= 1 else (r["ratio"], 1.0 - r["ratio"])
+        axes.barh(y, width, left=left, height=0.72, color=colour)
+        axes.text(max(r["ratio"], 1.0) * 1.03, y, f"{r['ratio']:.2g}x", va="center", fontsize=8)
+        if r["target"]:
+            axes.plot([r["target"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.4)
+    axes.set_yticks(
+        [y for y, (_, r) in enumerate(rows) if r is not None],
+        [f"{r['case']}  {r['mode']}" for _, r in rows if r is not None],
+        fontsize=8,
+    )
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    machine = document["machine"]
+    peer = next((f"{n} {v}" for n, v in machine["versions"].items() if n not in ("fastdl", "numpy", "python")), "peer")
+    axes.set_title(
+        f"Speed relative to {peer} (right of 1x: fastdl is faster; black mark: the project's goal)\n"
+        f"{machine['cpu']}, {machine['threads']} threads",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def render(results: Sequence[Path], markdown_path: Path, plot_path: Path) -> None:
+    """Render result files (later ones replace earlier families) into one table and one plot."""
+    merged: dict[str, Any] = {}
+    for file in results:
+        document = json.loads(file.read_text())
+        if not merged:
+            merged = document
+            continue
+        fresh = {r["family"] for r in document["results"]}
+        merged["results"] = [r for r in merged["results"] if r["family"] not in fresh] + document["results"]
+        merged["machine"] = document["machine"]
+    markdown_path.write_text(markdown(merged))
+    plot(merged, plot_path)
