@@ -1,0 +1,80 @@
+// Packing: copies `count` <= P lanes and `kc` steps of a strided matrix into a panel, out[k * P + lane].
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "cpu/simd/simd.h"
+
+namespace fastdl::tile {
+
+// W x W numbers, rows become columns: log2(W) rounds of interleaving row i with row i + W/2.
+template <class T, int... I>
+[[gnu::always_inline]] inline simd::Vec<T> zip_low(simd::Vec<T> a, simd::Vec<T> b,
+                                                   std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, ((I & 1) ? simd::kWidth<T> + I / 2 : I / 2)...);
+}
+template <class T, int... I>
+[[gnu::always_inline]] inline simd::Vec<T> zip_high(simd::Vec<T> a, simd::Vec<T> b,
+                                                    std::integer_sequence<int, I...>) {
+  constexpr int half = simd::kWidth<T> / 2;
+  return __builtin_shufflevector(a, b, ((I & 1) ? simd::kWidth<T> + half + I / 2 : half + I / 2)...);
+}
+template <class T>
+[[gnu::always_inline]] inline void transpose(simd::Vec<T> (&x)[simd::kWidth<T>]) {
+  constexpr int w = simd::kWidth<T>;
+  constexpr auto lanes = std::make_integer_sequence<int, w>{};
+#pragma GCC unroll 8
+  for (int round = 1; round < w; round *= 2) {
+    simd::Vec<T> y[w];
+#pragma GCC unroll 16
+    for (int i = 0; i < w / 2; ++i) {
+      y[2 * i] = zip_low<T>(x[i], x[i + w / 2], lanes);
+      y[2 * i + 1] = zip_high<T>(x[i], x[i + w / 2], lanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) x[i] = y[i];
+  }
+}
+
+// Lanes lie `lane_stride` apart in src and steps `k_stride`; one of the two is normally 1. Missing lanes of a
+// partial panel repeat the last one where that is convenient, or stay unwritten.
+template <class T, int P>
+void pack_panel(T* out, const T* src, int64_t lane_stride, int64_t k_stride, int count, int64_t kc) {
+  using namespace simd;
+  constexpr int w = kWidth<T>;
+  if (lane_stride == 1) {
+    if (count == P) {
+      for (int64_t k = 0; k < kc; ++k) std::memcpy(out + k * P, src + k * k_stride, P * sizeof(T));
+    } else {
+      for (int64_t k = 0; k < kc; ++k)
+        for (int i = 0; i < count; ++i) out[k * P + i] = src[k * k_stride + i];
+    }
+    return;
+  }
+  int64_t k = 0;
+  if (k_stride == 1) {
+    for (; k + w <= kc; k += w)
+#pragma GCC unroll 8
+      for (int lane = 0; lane < P; lane += w) {
+        Vec<T> x[w];
+#pragma GCC unroll 16
+        for (int i = 0; i < w; ++i) x[i] = load(src + std::min(lane + i, count - 1) * lane_stride + k);
+        transpose<T>(x);
+        constexpr int rest = P % w;
+#pragma GCC unroll 16
+        for (int i = 0; i < w; ++i) {
+          T* to = out + (k + i) * P + lane;
+          if (lane + w <= P)
+            store<T>(to, x[i]);
+          else
+            store_n(to, x[i], rest);
+        }
+      }
+  }
+  for (; k < kc; ++k)
+    for (int i = 0; i < count; ++i) out[k * P + i] = src[i * lane_stride + k * k_stride];
+}
+
+}  // namespace fastdl::tile

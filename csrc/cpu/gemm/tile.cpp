@@ -1,0 +1,109 @@
+// Register-tile kernels: one instantiation per number of rows (1..kMR) and of vectors (1..2), so that the
+// rims of C cost in proportion. Loops over rows and vectors are unrolled entirely and the accumulators live
+// in registers; the two frequent stores (write, add) happen straight from them, all others pass through a
+// tile in L1.
+#include "cpu/gemm/tile.h"
+
+#include <utility>
+
+#include "cpu/simd/math.h"
+
+namespace fastdl::tile {
+namespace {
+
+using namespace simd;
+
+template <class T, int R, int V>
+void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, int cols,
+            const Store<T>& store_to) {
+  constexpr int w = kWidth<T>;
+  Vec<T> acc[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[i][v] = Vec<T>{};
+  T* c = store_to.c;
+  const int64_t ldc = store_to.ldc;
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) __builtin_prefetch(c + i * ldc, 1);
+  for (int64_t p = 0; p < k; ++p) {
+    Vec<T> row[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) row[v] = load(b + v * w);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[i][v] += a[i] * row[v];
+    a += a_step;
+    b += b_step;
+  }
+  const bool plain = cols == V * w && store_to.alpha == T(1) && !store_to.bias_row && !store_to.bias_col &&
+                     store_to.activation == Activation::none;
+  if (plain && store_to.beta == T(0)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store<T>(c + i * ldc + v * w, acc[i][v]);
+  } else if (plain && store_to.beta == T(1)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store<T>(c + i * ldc + v * w, load(c + i * ldc + v * w) + acc[i][v]);
+  } else {
+    alignas(64) T spill[R * V * w];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store<T>(spill + (i * V + v) * w, acc[i][v]);
+    finish<T>(spill, V * w, R, cols, store_to);
+  }
+}
+
+template <class T>
+struct Table {
+  Kernel<T> at[kRows][kVectors];
+};
+
+template <class T, int... I>
+constexpr Table<T> make_table(std::integer_sequence<int, I...>) {
+  Table<T> table{};
+  ((table.at[I / kVectors][I % kVectors] = &kernel<T, I / kVectors + 1, I % kVectors + 1>), ...);
+  return table;
+}
+
+template <class T>
+constexpr Table<T> kTable = make_table<T>(std::make_integer_sequence<int, kRows * kVectors>{});
+
+}  // namespace
+
+template <class T>
+Kernel<T> kernel_for(int rows, int cols) {
+  return kTable<T>.at[rows - 1][(cols - 1) / kWidth<T>];
+}
+
+template <class T>
+[[gnu::noinline]] void finish(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s) {
+  constexpr int w = kWidth<T>;
+  for (int i = 0; i < rows; ++i) {
+    const T* from = tile + i * ld;
+    T* to = s.c + i * s.ldc;
+    for (int j = 0; j < cols; j += w) {
+      const int n = cols - j < w ? cols - j : w;
+      Vec<T> x = s.alpha * load_n(from + j, n);
+      if (s.beta != T(0)) x += s.beta * load_n(to + j, n);
+      if (s.bias_row) x += s.bias_row[i];
+      if (s.bias_col) x += load_n(s.bias_col + j, n);
+      if (s.activation == Activation::relu) x = max(Vec<T>{}, x);  // in this order NaN stays NaN
+      store_n(to + j, x, n);
+    }
+  }
+}
+
+#define FASTDL_INSTANTIATE(T)                 \
+  template Kernel<T> kernel_for<T>(int, int); \
+  template void finish<T>(const T*, int64_t, int, int, const Store<T>&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::tile
