@@ -1,0 +1,5 @@
+"""Layers, by family."""
+
+from fastdl.nn.modules.container import *
+from fastdl.nn.modules.flatten import *
+from fastdl.nn.modules.module import Module

@@ -1,0 +1,895 @@
+"""``Module``: the base of every layer and model. See ``torch.nn.Module``.
+
+Parameters, buffers and submodules live in the instance's ``__dict__`` like any attribute (reading ``self.weight`` costs
+nothing extra); three dictionaries beside them hold only their names: ``_parameter_names``, ``_buffer_names`` (name ->
+persistent) and ``_module_names``. ``_parameters``, ``_buffers`` and ``_modules``, known from PyTorch, are live mappings
+made from both when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple, Self, TypeVar
+
+import numpy as np
+
+from fastdl.autograd.mode import no_grad
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.nn.parameter import Buffer, Parameter
+from fastdl.tensor import Tensor
+from fastdl.utils.hooks import RemovableHandle, add_hook
+
+__all__ = ["Module"]
+
+_EXTRA_STATE = "_extra_state"
+M = TypeVar("M", bound="Module")
+
+
+class _IncompatibleKeys(NamedTuple):
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"_IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
+class _Registry(MutableMapping[str, Any]):
+    """``module._parameters`` and its like: reads and writes go to the module."""
+
+    def __init__(self, module: Module, names: dict[str, Any], default: Any) -> None:
+        self._values = module.__dict__
+        self._names = names
+        self._default = default
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._names.setdefault(name, self._default)
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._names[name]
+        del self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class _Hook(NamedTuple):
+    function: Callable[..., Any]
+    with_kwargs: bool = False
+    always_call: bool = False
+
+
+class _BackwardHooks:
+    """One call's full backward hooks: what the two gates below share."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.grad_output: tuple[Tensor | None, ...] = ()
+
+    def outputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
+        """Run the backward pre-hooks; returns the gradients to go on with."""
+        full: list[Tensor | None] = [None] * count
+        for position, grad in zip(positions, grads, strict=True):
+            full[position] = Tensor._wrap(grad)
+        self.grad_output = tuple(full)
+        for hook in list(self.module._backward_pre_hooks.values()):
+            changed = hook(self.module, self.grad_output)
+            if changed is not None:
+                self.grad_output = changed if isinstance(changed, tuple) else (changed,)
+                if len(self.grad_output) != count:
+                    raise RuntimeError(
+                        f"backward pre-hook of {self.module._get_name()}: returned {len(self.grad_output)} "
+                        f"gradients, the module has {count} outputs"
+                    )
+        return [None if g is None else g._data for g in (self.grad_output[i] for i in positions)]
+
+    def inputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
+        """Run the backward hooks; returns the gradients to go on with."""
+        full: list[Tensor | None] = [None] * count
+        for position, grad in zip(positions, grads, strict=True):
+            full[position] = Tensor._wrap(grad)
+        grad_input = tuple(full)
+        for hook in list(self.module._backward_hooks.values()):
+            changed = hook(self.module, grad_input, self.grad_output)
+            if changed is not None:
+                grad_input = changed if isinstance(changed, tuple) else (changed,)
+                if len(grad_input) != count:
+                    raise RuntimeError(
+                        f"backward hook of {self.module._get_name()}: returned {len(grad_input)} gradients, "
+                        f"the module has {count} inputs"
+                    )
+        return [None if g is None else g._data for g in (grad_input[i] for i in positions)]
+
+
+class _Gate(Op):
+    """The identity on several tensors; backward waits for all their gradients and passes them through ``arrived``."""
+
+    aliases_grad = True
+
+    def forward(self, *arrays: Any, arrived: Callable[[list[Any]], list[Any]]) -> Any:
+        self.arrived = arrived
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def backward(self, *grads: Any) -> Any:
+        return tuple(self.arrived(list(grads)))
+
+
+def _gate(
+    values: tuple[Any, ...], arrived: Callable[[list[Any], list[int], int], list[Any]]
+) -> tuple[tuple[Any, ...], bool]:
+    """Pass the differentiable tensors among ``values`` through one gate; also says whether there were any."""
+    positions = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v._requires_grad]
+    if not positions:
+        return values, False
+    tensors = [values[i] for i in positions]
+    gated = _Gate.apply(*tensors, arrived=lambda grads: arrived(grads, positions, len(values)))
+    result = list(values)
+    for i, tensor, new in zip(
+        positions, tensors, gated if isinstance(gated, tuple) else (gated,), strict=True
+    ):
+        new._version = tensor._version_cell()
+        result[i] = new
+    return tuple(result), True
+
+
+def _cast(tensor: Tensor, dtype: Any) -> Tensor:
+    """The tensor itself, or a copy of it in another floating-point dtype."""
+    array = tensor._data
+    if array.dtype.kind != "f" or array.dtype == dtype:
+        return tensor
+    copy = select(array).empty(array.shape, dtype)
+    copy[...] = array
+    return Tensor._wrap(copy)
+
+
+def _indent_rest(text: str, spaces: int) -> str:
+    first, *rest = text.split("\n")
+    return "\n".join([first] + [" " * spaces + line for line in rest])
+
+
+class Module:
+    """Base class of layers and models: assign parameters, buffers and submodules as attributes, define ``forward``.
+
+    See ``torch.nn.Module``; names, order of parameters, keys of ``state_dict`` and ``repr`` are the same.
+
+    Example:
+        >>> from fastdl import nn
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.flat = nn.Flatten()
+        ...     def forward(self, x):
+        ...         return self.flat(x)
+        >>> Net()
+        Net(
+          (flat): Flatten(start_dim=1, end_dim=-1)
+        )
+    """
+
+    training: bool
+    _parameter_names: dict[str, None]
+    _buffer_names: dict[str, bool]
+    _module_names: dict[str, None]
+    _hooked: bool = (
+        False  # may a forward or backward hook be registered? False: the fast way through __call__
+    )
+
+    def __init__(self) -> None:
+        own = self.__dict__
+        own["training"] = True
+        own["_parameter_names"] = {}
+        own["_buffer_names"] = {}
+        own["_module_names"] = {}
+
+    # Calling --------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What calling the module computes; subclasses define it."""
+        raise NotImplementedError(
+            f'Module [{type(self).__name__}] is missing the required "forward" function'
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._hooked:
+            return self._call_with_hooks(args, kwargs)
+        return self.forward(*args, **kwargs)
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        called: set[int] = set()
+        try:
+            return self._run_hooks(args, kwargs, called)
+        except Exception:
+            for key, hook in list(self._forward_hooks.items()):
+                if hook.always_call and key not in called:
+                    try:
+                        if hook.with_kwargs:
+                            hook.function(self, args, kwargs, None)
+                        else:
+                            hook.function(self, args, None)
+                    except Exception as error:  # the first error is the one to report
+                        warnings.warn(
+                            f"forward hook with always_call=True of {self._get_name()} raised an error that was "
+                            f"silenced because forward had raised another: {error}",
+                            stacklevel=3,
+                        )
+            raise
+
+    def _run_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], called: set[int]) -> Any:
+        for hook in list(self._forward_pre_hooks.values()):
+            if hook.with_kwargs:
+                changed = hook.function(self, args, kwargs)
+                if changed is not None:
+                    if not (isinstance(changed, tuple) and len(changed) == 2):
+                        raise RuntimeError(
+                            "forward pre-hook with kwargs must return None or a tuple of (new_args, new_kwargs), "
+                            f"got {changed!r}"
+                        )
+                    args, kwargs = changed
+            else:
+                changed = hook.function(self, args)
+                if changed is not None:
+                    args = changed if isinstance(changed, tuple) else (changed,)
+        backward: _BackwardHooks | None = None
+        gated = False
+        if self._backward_hooks or self._backward_pre_hooks:
+            backward = _BackwardHooks(self)
+            args, gated = _gate(args, backward.inputs_arrived)
+        result = self.forward(*args, **kwargs)
+        for key, hook in list(self._forward_hooks.items()):
+            called.add(key)
+            if hook.with_kwargs:
+                changed = hook.function(self, args, kwargs, result)
+            else:
+                changed = hook.function(self, args, result)
+            if changed is not None:
+                result = changed
+        if backward is not None:
+            result = self._gate_result(backward, result, gated, len(args))
+        return result
+
+    def _gate_result(self, backward: _BackwardHooks, result: Any, inputs_gated: bool, inputs: int) -> Any:
+        def arrived(grads: list[Any], positions: list[int], count: int) -> list[Any]:
+            passed = backward.outputs_arrived(grads, positions, count)
+            if not inputs_gated:  # no input needs a gradient: nothing else would call the hooks
+                backward.inputs_arrived([], [], inputs)
+            return passed
+
+        if isinstance(result, tuple):
+            return _gate(result, arrived)[0]
+        return _gate((result,), arrived)[0][0]
+
+    def _hook_registry(self, name: str) -> OrderedDict[int, Any]:
+        registry = self.__dict__.get(name)
+        if registry is None:
+            self.__dict__[name] = registry = OrderedDict()
+        return registry
+
+    @property
+    def _forward_hooks(self) -> OrderedDict[int, _Hook]:
+        return self._hook_registry("_forward_hooks")
+
+    @property
+    def _forward_pre_hooks(self) -> OrderedDict[int, _Hook]:
+        return self._hook_registry("_forward_pre_hooks")
+
+    @property
+    def _backward_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
+        return self._hook_registry("_backward_hooks")
+
+    @property
+    def _backward_pre_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
+        return self._hook_registry("_backward_pre_hooks")
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args)`` before ``forward``; what it returns (if anything) replaces the arguments.
+
+        With ``with_kwargs`` it is ``hook(module, args, kwargs)`` and returns None or ``(args, kwargs)``.
+        """
+        self._hooked = True
+        return add_hook(self._forward_pre_hooks, _Hook(hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self,
+        hook: Callable[..., Any],
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
+    ) -> RemovableHandle:
+        """Call ``hook(module, args, output)`` after ``forward``; what it returns (if anything) replaces the output.
+
+        With ``with_kwargs`` it is ``hook(module, args, kwargs, output)``. With ``always_call`` it is called (with
+        output None) even when ``forward`` raises.
+        """
+        self._hooked = True
+        return add_hook(self._forward_hooks, _Hook(hook, with_kwargs, always_call), prepend)
+
+    def register_full_backward_pre_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` when the gradients of the outputs are known; it may replace them."""
+        self._hooked = True
+        return add_hook(self._backward_pre_hooks, hook, prepend)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when the gradients of the inputs are known.
+
+        Both are tuples with one entry per positional argument and output, None where there is no gradient. What the hook
+        returns (if anything) replaces ``grad_input``.
+        """
+        self._hooked = True
+        return add_hook(self._backward_hooks, hook, prepend)
+
+    # Attributes -----------------------------------------------------------------------------------
+
+    @property
+    def _parameters(self) -> MutableMapping[str, Parameter | None]:
+        return _Registry(self, self._parameter_names, None)
+
+    @property
+    def _buffers(self) -> MutableMapping[str, Tensor | None]:
+        return _Registry(self, self._buffer_names, True)
+
+    @property
+    def _modules(self) -> MutableMapping[str, Module | None]:
+        return _Registry(self, self._module_names, None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        parameters = own.get("_parameter_names")
+        if parameters is None:  # before Module.__init__: plain values only
+            for kind, noun in ((Parameter, "parameters"), (Module, "module"), (Buffer, "buffer")):
+                if isinstance(value, kind):
+                    raise AttributeError(f"cannot assign {noun} before Module.__init__() call")
+            object.__setattr__(self, name, value)
+        elif isinstance(value, Parameter):
+            self._forget(name, parameters)
+            self.register_parameter(name, value)
+        elif name in parameters:
+            if value is not None:
+                raise TypeError(
+                    f"cannot assign '{_type_name(value)}' as parameter '{name}' (fastdl.nn.Parameter or None expected)"
+                )
+            own[name] = None
+        elif isinstance(value, Module):
+            self._forget(name, self._module_names)
+            self.register_module(name, value)
+        elif name in self._module_names:
+            if value is not None:
+                raise TypeError(
+                    f"cannot assign '{_type_name(value)}' as child module '{name}' "
+                    "(fastdl.nn.Module or None expected)"
+                )
+            own[name] = None
+        elif isinstance(value, Buffer):
+            self._forget(name, self._buffer_names)
+            self.register_buffer(name, value, value.persistent)
+        elif name in self._buffer_names:
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(
+                    f"cannot assign '{_type_name(value)}' as buffer '{name}' (fastdl.Tensor, fastdl.nn.Buffer or "
+                    "None expected)"
+                )
+            own[name] = value
+        else:
+            object.__setattr__(self, name, value)
+
+    def _forget(self, name: str, keep: dict[str, Any]) -> None:
+        """Make room for a new owner of ``name``; its place in ``keep`` (and so its order) stays."""
+        names: dict[str, Any]
+        for names in (self._parameter_names, self._buffer_names, self._module_names):
+            if names is not keep:
+                names.pop(name, None)
+        if name not in keep:
+            self.__dict__.pop(name, None)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._parameter_names.pop(name, None)
+        self._buffer_names.pop(name, None)
+        self._module_names.pop(name, None)
+
+    def _check_name(self, what: str, name: str, known: dict[str, Any]) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} name should be a string, got {_type_name(name)}")
+        if name == "":
+            raise KeyError(f'{what} name can\'t be empty string ""')
+        if "." in name:
+            raise KeyError(f'{what} name can\'t contain ".", got {name!r}')
+        if name not in known and hasattr(self, name):
+            raise KeyError(f"attribute '{name}' already exists")
+
+    def _names(self, which: str, noun: str) -> dict[str, Any]:
+        names = self.__dict__.get(which)
+        if names is None:
+            raise AttributeError(f"cannot assign {noun} before Module.__init__() call")
+        return names  # type: ignore[no-any-return]
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter; None keeps the name for an absent one (as ``bias=False`` does)."""
+        names = self._names("_parameter_names", "parameter")
+        self._check_name("parameter", name, names)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(
+                f"cannot assign '{_type_name(param)}' object to parameter '{name}' "
+                "(fastdl.nn.Parameter or None required)"
+            )
+        if param is not None and param._node is not None:
+            raise ValueError(
+                f"cannot assign a tensor that an operation made to parameter '{name}': parameters are leaves. "
+                f"To compute '{name}' from another tensor, do it in forward()"
+            )
+        names[name] = None
+        self.__dict__[name] = param
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but no parameter; ``persistent`` says whether ``state_dict`` contains it."""
+        names = self._names("_buffer_names", "buffer")
+        self._check_name("buffer", name, names)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"cannot assign '{_type_name(tensor)}' object to buffer '{name}' (fastdl.Tensor or None required)"
+            )
+        names[name] = bool(persistent)
+        self.__dict__[name] = tensor
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a submodule under ``name``."""
+        names = self._names("_module_names", "module")
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"{_type_name(module)} is not a Module subclass")
+        self._check_name("module", name, names)
+        names[name] = None
+        self.__dict__[name] = module
+
+    def register_module(self, name: str, module: Module | None) -> None:
+        """The same as :meth:`add_module`."""
+        self.add_module(name, module)
+
+    # Looking up -----------------------------------------------------------------------------------
+
+    def get_submodule(self, target: str) -> Module:
+        """The submodule at a path such as ``"net_b.conv"``; ``""`` is the module itself. AttributeError if absent."""
+        module: Module = self
+        if target == "":
+            return module
+        for name in target.split("."):
+            if not hasattr(module, name):
+                raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
+            module = getattr(module, name)
+            if not isinstance(module, Module):
+                raise AttributeError(f"`{name}` is not an nn.Module")
+        return module
+
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put ``module`` at a path; with ``strict`` something must be there already."""
+        if target == "":
+            raise ValueError("Cannot set the submodule without a target name!")
+        if not isinstance(module, Module):
+            raise ValueError(f"`module` is not an nn.Module, found {type(module)}")
+        path, _, name = target.rpartition(".")
+        parent = self.get_submodule(path)
+        if strict and not hasattr(parent, name):
+            raise AttributeError(f"{parent._get_name()} has no attribute `{name}`")
+        if hasattr(parent, name) and not isinstance(getattr(parent, name), Module):
+            raise AttributeError(f"`{name}` is not an nn.Module")
+        setattr(parent, name, module)
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at a path such as ``"net_b.conv.weight"``. AttributeError if absent."""
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if not hasattr(module, name):
+            raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
+        param = getattr(module, name)
+        if not isinstance(param, Parameter):
+            raise AttributeError(f"`{name}` is not an nn.Parameter")
+        return param
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at a path such as ``"norm.running_mean"``. AttributeError if absent."""
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if not hasattr(module, name):
+            raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
+        if name not in module._buffer_names:
+            raise AttributeError(f"`{name}` is not a buffer")
+        return getattr(module, name)  # type: ignore[no-any-return]
+
+    # Walking --------------------------------------------------------------------------------------
+
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and all below it, with their paths; a shared module once unless ``remove_duplicate`` is False."""
+        if memo is None:
+            memo = set()
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name in self._module_names:
+            child = self.__dict__[name]
+            if child is not None:
+                yield from child.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[Module]:
+        """This module and all below it."""
+        for _, module in self.named_modules(remove_duplicate=remove_duplicate):
+            yield module
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The direct submodules with their names, a shared one once."""
+        memo = set()
+        for name in self._module_names:
+            child = self.__dict__[name]
+            if child is not None and child not in memo:
+                memo.add(child)
+                yield name, child
+
+    def children(self) -> Iterator[Module]:
+        """The direct submodules."""
+        for _, module in self.named_children():
+            yield module
+
+    def _named_members(
+        self, names_of: Callable[[Module], Any], prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        memo: set[int] = set()
+        modules = (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+            if recurse
+            else [(prefix, self)]
+        )
+        for path, module in modules:
+            for name in names_of(module):
+                value = module.__dict__[name]
+                if value is None or id(value) in memo:
+                    continue
+                if remove_duplicate:
+                    memo.add(id(value))
+                yield f"{path}.{name}" if path else name, value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """The parameters with their paths, a shared one once unless ``remove_duplicate`` is False."""
+        return self._named_members(lambda m: m._parameter_names, prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The parameters, for an optimizer."""
+        for _, param in self.named_parameters(recurse=recurse):
+            yield param
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The buffers with their paths, a shared one once unless ``remove_duplicate`` is False."""
+        return self._named_members(lambda m: m._buffer_names, prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers."""
+        for _, buffer in self.named_buffers(recurse=recurse):
+            yield buffer
+
+    # Changing everything below --------------------------------------------------------------------
+
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
+        """Call ``fn`` on every module below this one, children first, then on this one."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Replace the data of every parameter, its gradient and every buffer by ``fn`` of it."""
+        if recurse:
+            for module in self.children():
+                module._apply(fn)
+        with no_grad():
+            for name in self._parameter_names:
+                param = self.__dict__[name]
+                if param is not None:
+                    param._data = fn(param)._data
+                    if param.grad is not None:
+                        param.grad._data = fn(param.grad)._data
+            for name in self._buffer_names:
+                buffer = self.__dict__[name]
+                if buffer is not None:
+                    buffer._data = fn(buffer)._data
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Convert parameters and buffers in place: ``to(dtype)``, ``to(device)``, ``to(tensor)``; returns the module.
+
+        Only floating-point ones change dtype. The one device is ``"cpu"``.
+        """
+        dtype = _parse_to(args, kwargs)
+        return self if dtype is None else self._apply(lambda t: _cast(t, dtype))
+
+    def type(self, dst_type: Any) -> Self:
+        """Convert all parameters and buffers, integers too, to a dtype."""
+        dtype = np.dtype(dst_type)
+        return self._apply(lambda t: Tensor._wrap(t._data.astype(dtype, copy=False)))
+
+    def float(self) -> Self:
+        """Convert floating-point parameters and buffers to float32."""
+        return self._apply(lambda t: _cast(t, np.dtype(np.float32)))
+
+    def double(self) -> Self:
+        """Convert floating-point parameters and buffers to float64."""
+        return self._apply(lambda t: _cast(t, np.dtype(np.float64)))
+
+    def half(self) -> Self:
+        """Convert floating-point parameters and buffers to float16 (for storage: kernels compute in float32/float64)."""
+        return self._apply(lambda t: _cast(t, np.dtype(np.float16)))
+
+    def cpu(self) -> Self:
+        """The module itself: it is on the CPU."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode here and below: dropout drops, batch norm uses the batch's statistics."""
+        if not isinstance(mode, bool):
+            raise ValueError("training mode is expected to be boolean")
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Set evaluation mode; the same as ``train(False)``."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze (False) or unfreeze all parameters."""
+        for param in self.parameters():
+            param.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the parameters' gradients, or fill them with zeros if ``set_to_none`` is False."""
+        for param in self.parameters():
+            if param.grad is not None:
+                if set_to_none:
+                    param.grad = None
+                else:
+                    param.grad = param.grad.detach()
+                    param.grad._data.fill(0)
+
+    # Saving and loading ---------------------------------------------------------------------------
+
+    def get_extra_state(self) -> Any:
+        """What a subclass wants in the state dict beside its tensors; see :meth:`set_extra_state`."""
+        raise RuntimeError(f"{self._get_name()}: get_extra_state is not defined")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what :meth:`get_extra_state` returned; subclasses define both or neither."""
+        raise RuntimeError(f"{self._get_name()}: set_extra_state is not defined")
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, prefix, keep_vars)`` before ``state_dict``."""
+        return add_hook(self._hook_registry("_state_dict_pre_hooks"), hook)
+
+    def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, state_dict, prefix, local_metadata)`` after ``state_dict``; it may change it in place."""
+        return add_hook(self._hook_registry("_state_dict_hooks"), hook)
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)``
+        before this module loads its part."""
+        return add_hook(self._hook_registry("_load_state_dict_pre_hooks"), hook)
+
+    def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, incompatible_keys)`` after loading; it may change the lists of keys in place."""
+        return add_hook(self._hook_registry("_load_state_dict_post_hooks"), hook)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        own = self.__dict__
+        persistent = [name for name, keep in self._buffer_names.items() if keep]
+        for name in [*self._parameter_names, *persistent]:
+            tensor = own[name]
+            if tensor is not None:
+                destination[prefix + name] = tensor if keep_vars else tensor.detach()
+        if type(self).get_extra_state is not Module.get_extra_state:
+            destination[prefix + _EXTRA_STATE] = self.get_extra_state()
+
+    def state_dict(
+        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """All parameters and persistent buffers by path. The tensors share the module's memory (``deepcopy`` to keep)."""
+        if destination is None:
+            destination = OrderedDict()
+        for hook in self.__dict__.get("_state_dict_pre_hooks", {}).values():
+            hook(self, prefix, keep_vars)
+        self._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self._module_names:
+            child = self.__dict__[name]
+            if child is not None:
+                child.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
+        for hook in self.__dict__.get("_state_dict_hooks", {}).values():
+            if hook(self, destination, prefix, {}) is not None:
+                raise RuntimeError("state_dict post-hook must return None")
+        return destination  # type: ignore[no-any-return]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load this module's own tensors (not those below it); collects errors instead of raising."""
+        for hook in self.__dict__.get("_load_state_dict_pre_hooks", {}).values():
+            hook(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        own = self.__dict__
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        persistent = [name for name, keep in self._buffer_names.items() if keep]
+        names = [name for name in [*self._parameter_names, *persistent] if own[name] is not None]
+        for name in names:
+            key = prefix + name
+            if key not in state_dict:
+                if strict:
+                    missing_keys.append(key)
+                continue
+            value, tensor = state_dict[key], own[name]
+            if not (isinstance(value, Tensor) or hasattr(value, "__array__")):
+                error_msgs.append(
+                    f'While copying the parameter named "{key}", expected a tensor or array from the checkpoint but '
+                    f"received {type(value)}"
+                )
+                continue
+            array = value._data if isinstance(value, Tensor) else np.asarray(value)
+            if tensor._data.ndim == 0 and array.shape == (1,):
+                array = array[0]
+            if array.shape != tensor._data.shape:
+                error_msgs.append(
+                    f"size mismatch for {key}: copying a param with shape {array.shape} from checkpoint, the shape in "
+                    f"current model is {tensor._data.shape}."
+                )
+            elif not np.can_cast(array.dtype, tensor._data.dtype, "same_kind") and not assign:
+                error_msgs.append(
+                    f"dtype mismatch for {key}: the checkpoint has {array.dtype}, the current model {tensor._data.dtype}."
+                )
+            elif assign:
+                if not isinstance(value, Tensor):
+                    value = Tensor._wrap(array)
+                if isinstance(tensor, Parameter) and not isinstance(value, Parameter):
+                    value = Parameter(value, tensor._requires_grad)
+                setattr(self, name, value)
+            else:
+                tensor._data[...] = array
+                tensor._version_cell()[0] += 1
+
+        extra = prefix + _EXTRA_STATE
+        if type(self).set_extra_state is not Module.set_extra_state:
+            if extra in state_dict:
+                self.set_extra_state(state_dict[extra])
+            elif strict:
+                missing_keys.append(extra)
+        elif strict and extra in state_dict:
+            unexpected_keys.append(extra)
+        if strict:
+            for key in state_dict:
+                if not key.startswith(prefix) or key == extra:
+                    continue
+                name, dot, _ = key[len(prefix) :].partition(".")
+                if name not in (self._module_names if dot else names):
+                    unexpected_keys.append(key)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> _IncompatibleKeys:
+        """Copy tensors by path into this module and those below it.
+
+        Args:
+            state_dict: path -> tensor, NumPy array, or anything with ``__array__`` (a torch tensor on the CPU too).
+            strict: whether missing and unexpected keys are errors (default True). Wrong shapes always are.
+            assign: put the given tensors themselves in place (their dtype too) instead of copying their values.
+
+        Returns:
+            a named tuple with ``missing_keys`` and ``unexpected_keys``.
+
+        Raises:
+            RuntimeError: lists every missing key, unexpected key and wrong shape at once. What did fit is loaded.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        missing: list[str] = []
+        unexpected: list[str] = []
+        errors: list[str] = []
+
+        def load(module: Module, state: dict[str, Any], prefix: str) -> None:
+            metadata = {"assign_to_params_buffers": assign}
+            module._load_from_state_dict(state, prefix, metadata, True, missing, unexpected, errors)
+            for name in module._module_names:
+                child = module.__dict__[name]
+                if child is not None:
+                    below = f"{prefix}{name}."
+                    load(child, {k: v for k, v in state.items() if k.startswith(below)}, below)
+            for hook in module.__dict__.get("_load_state_dict_post_hooks", {}).values():
+                if hook(module, _IncompatibleKeys(missing, unexpected)) is not None:
+                    raise RuntimeError(
+                        "load_state_dict post-hook must return None; change the lists of keys in place instead"
+                    )
+
+        load(self, dict(state_dict), "")
+        if strict:
+            for title, keys in (("Unexpected", unexpected), ("Missing", missing)):
+                if keys:
+                    listed = ", ".join(f'"{key}"' for key in keys)
+                    errors.insert(0, f"{title} key(s) in state_dict: {listed}. ")
+        if errors:
+            raise RuntimeError(
+                f"Error(s) in loading state_dict for {self._get_name()}:\n\t" + "\n\t".join(errors)
+            )
+        return _IncompatibleKeys(missing, unexpected)
+
+    # Printing -------------------------------------------------------------------------------------
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+    def extra_repr(self) -> str:
+        """What a layer shows of itself between the parentheses of its ``repr``."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr()
+        lines = extra.split("\n") if extra else []
+        children = [f"({name}): {_indent_rest(repr(self.__dict__[name]), 2)}" for name in self._module_names]
+        if not children and len(lines) <= 1:
+            return f"{self._get_name()}({extra})"
+        return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The dtype that ``Module.to``'s arguments ask for, or None."""
+    unknown = set(kwargs) - {"device", "dtype", "non_blocking", "tensor", "memory_format"}
+    if unknown:
+        raise TypeError(f"to: unexpected keyword argument {sorted(unknown)[0]!r}")
+    dtype = kwargs.get("dtype")
+    devices = [kwargs.get("device")]
+    for value in [*args, kwargs.get("tensor")]:
+        if isinstance(value, Tensor):
+            dtype = value.dtype
+        elif isinstance(value, (np.dtype, type)) and not isinstance(value, bool):
+            dtype = value
+        elif not isinstance(value, bool):  # a bool is non_blocking
+            devices.append(value)
+    for device in devices:
+        if device is not None and str(device).split(":")[0] != "cpu":
+            raise ValueError(f"to: the only device is 'cpu', got {device!r}")
+    if dtype is None:
+        return None
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        raise TypeError(f"to: a module converts to floating-point dtypes only, got {dtype}")
+    return dtype

@@ -1,0 +1,97 @@
+"""``Parameter`` and ``Buffer``: tensors that a :class:`~fastdl.nn.Module` notices when they are assigned to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+__all__ = ["Buffer", "Parameter"]
+
+
+def _array_of(data: Any) -> Any:
+    if data is None:
+        return np.empty(0, np.float32)
+    return data._data if isinstance(data, Tensor) else np.asarray(data)
+
+
+def _copy(array: Any) -> Any:
+    copy = select(array).empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+class Parameter(Tensor):
+    """A tensor that is a module's parameter: assigned as an attribute it appears in ``module.parameters()``.
+
+    Args:
+        data: a tensor (its memory is shared) or an array; floating point unless ``requires_grad`` is False.
+        requires_grad: whether backward computes its gradient (default True).
+
+    See ``torch.nn.Parameter``.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastdl import nn
+        >>> nn.Parameter(np.ones((2, 3), np.float32)).requires_grad
+        True
+    """
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        self._data = _array_of(data)
+        if requires_grad:
+            if self._data.dtype.kind != "f":
+                raise RuntimeError(
+                    f"Parameter: only floating-point tensors can require gradients, got dtype {self._data.dtype}; "
+                    "pass requires_grad=False"
+                )
+            self._requires_grad = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        known = memo.get(id(self))
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        result = type(self)(_copy(self._data), self._requires_grad)
+        memo[id(self)] = result
+        return result
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self), (np.array(self._data), self._requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+class Buffer(Tensor):
+    """A tensor that is part of a module's state but is not trained: assigned as an attribute it becomes a buffer.
+
+    Args:
+        data: a tensor (its memory is shared) or an array.
+        persistent: whether ``state_dict`` contains it (default True).
+
+    See ``torch.nn.Buffer``.
+    """
+
+    persistent: bool
+
+    def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+        self._data = _array_of(data)
+        self.persistent = persistent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
+        known = memo.get(id(self))
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        result = type(self)(_copy(self._data), persistent=self.persistent)
+        memo[id(self)] = result
+        return result
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild_buffer, (type(self), np.array(self._data), self.persistent)
+
+
+def _rebuild_buffer(kind: type[Buffer], array: Any, persistent: bool) -> Buffer:
+    return kind(array, persistent=persistent)

@@ -1,0 +1,544 @@
+"""Module: registration, walking, state dicts, hooks, conversion, copies."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import nn
+from fastdl.nn import functional as F
+
+
+def tensor(values, dtype=np.float32):
+    return fastdl.Tensor(np.array(values, dtype=dtype))
+
+
+class Leaf(nn.Module):
+    def __init__(self, size=3, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(tensor(np.arange(size)))
+        if bias:
+            self.bias = nn.Parameter(tensor([1.0]))
+        else:
+            self.register_parameter("bias", None)
+        self.register_buffer("mean", tensor(np.zeros(size)))
+        self.register_buffer("scratch", tensor([7.0]), persistent=False)
+        self.size = size
+
+    def forward(self, x):
+        return F.relu(x)
+
+    def extra_repr(self):
+        return f"size={self.size}"
+
+
+class Tree(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = Leaf()
+        self.second = nn.Sequential(Leaf(2), Leaf(2, bias=False))
+        self.gain = nn.Parameter(tensor(2.0))
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+# Registration -------------------------------------------------------------------------------------
+
+
+def test_order_and_names():
+    net = Tree()
+    assert [name for name, _ in net.named_parameters()] == [
+        "gain",
+        "first.weight",
+        "first.bias",
+        "second.0.weight",
+        "second.0.bias",
+        "second.1.weight",
+    ]
+    assert [name for name, _ in net.named_parameters("net", recurse=False)] == ["net.gain"]
+    assert [name for name, _ in net.named_buffers()] == [
+        f"{path}.{name}" for path in ("first", "second.0", "second.1") for name in ("mean", "scratch")
+    ]
+    assert [name for name, _ in net.named_modules()] == ["", "first", "second", "second.0", "second.1"]
+    assert [name for name, _ in net.named_children()] == ["first", "second"]
+    assert list(net.modules())[1] is net.first
+    assert list(net.children()) == [net.first, net.second]
+
+
+def test_shared_members_appear_once():
+    net = nn.Module()
+    net.a = Leaf()
+    net.b = net.a
+    net.c = nn.Module()
+    net.c.weight = net.a.weight
+    assert [name for name, _ in net.named_modules()] == ["", "a", "c"]
+    assert [name for name, _ in net.named_modules(remove_duplicate=False)] == ["", "a", "b", "c"]
+    assert [name for name, _ in net.named_parameters()] == ["a.weight", "a.bias"]
+    names = [name for name, _ in net.named_parameters(remove_duplicate=False)]
+    assert names == ["a.weight", "a.bias", "b.weight", "b.bias", "c.weight"]
+    assert list(net.children()) == [net.a, net.c]
+
+
+def test_reassignment_keeps_the_order_and_changes_kind():
+    net = Leaf()
+    net.weight = nn.Parameter(tensor([5.0]))
+    assert [name for name, _ in net.named_parameters()] == ["weight", "bias"]
+    net.weight = None
+    assert net.weight is None
+    assert [name for name, _ in net.named_parameters()] == ["bias"]
+    net.mean = nn.Parameter(tensor([1.0]))  # a buffer becomes a parameter
+    assert "mean" in dict(net.named_parameters())
+    assert "mean" not in dict(net.named_buffers())
+    net.plain = 3
+    net.plain = Leaf()
+    assert dict(net.named_children()) == {"plain": net.plain}
+    del net.plain
+    assert not hasattr(net, "plain")
+    assert not list(net.children())
+
+
+def test_buffer_class_registers():
+    net = nn.Module()
+    net.kept = nn.Buffer(tensor([1.0]))
+    net.dropped = nn.Buffer(tensor([2.0]), persistent=False)
+    assert [name for name, _ in net.named_buffers()] == ["kept", "dropped"]
+    assert list(net.state_dict()) == ["kept"]
+
+
+def test_registries_are_live():
+    net = Leaf()
+    assert dict(net._parameters) == {"weight": net.weight, "bias": net.bias}
+    net._parameters["extra"] = nn.Parameter(tensor([1.0]))
+    assert net.extra is net._parameters["extra"]
+    del net._parameters["weight"]
+    assert not hasattr(net, "weight")
+    with pytest.raises(KeyError):
+        net._parameters["mean"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weight", tensor([1.0]), "cannot assign 'fastdl.tensor.Tensor' as parameter 'weight'"),
+        ("weight", 3, "cannot assign 'int' as parameter 'weight'"),
+        ("child", 3, "cannot assign 'int' as child module 'child'"),
+        ("mean", 3.0, "cannot assign 'float' as buffer 'mean'"),
+    ],
+)
+def test_wrong_kinds_are_refused(name, value, message):
+    net = Leaf()
+    net.child = Leaf()
+    with pytest.raises(TypeError, match=message):
+        setattr(net, name, value)
+
+
+def test_registration_errors():
+    net = nn.Module()
+    with pytest.raises(TypeError, match="should be a string"):
+        net.register_parameter(3, None)
+    for register, what in ((net.register_parameter, "parameter"), (net.register_buffer, "buffer")):
+        with pytest.raises(KeyError, match=f"{what} name .*be empty string"):
+            register("", None)
+        with pytest.raises(KeyError, match=f"{what} name .*contain"):
+            register("a.b", None)
+        with pytest.raises(KeyError, match="'forward' already exists"):
+            register("forward", None)
+        with pytest.raises(TypeError, match=f"cannot assign 'int' object to {what} 'x'"):
+            register("x", 1)
+    with pytest.raises(TypeError, match="int is not a Module subclass"):
+        net.add_module("x", 1)
+    with pytest.raises(KeyError, match="'train' already exists"):
+        net.add_module("train", nn.Identity())
+    made = F.relu(nn.Parameter(tensor([1.0])))
+    made.__class__ = nn.Parameter
+    with pytest.raises(ValueError, match="parameters are leaves"):
+        net.register_parameter("x", made)
+
+
+def test_forgotten_super_init():
+    class Forgetful(nn.Module):
+        def __init__(self, value):
+            self.thing = value
+
+    for value, noun in ((nn.Identity(), "module"), (nn.Parameter(tensor([1.0])), "parameters")):
+        with pytest.raises(AttributeError, match=rf"cannot assign {noun} before Module.__init__\(\) call"):
+            Forgetful(value)
+
+
+def test_missing_attribute_and_missing_forward():
+    with pytest.raises(AttributeError, match="'Leaf' object has no attribute 'nothing'"):
+        Leaf().nothing  # noqa: B018
+    with pytest.raises(NotImplementedError, match="missing the required"):
+        nn.Module()(1)
+
+
+def test_getters():
+    net = Tree()
+    assert net.get_submodule("") is net
+    assert net.get_submodule("second.0") is net.second[0]
+    assert net.get_parameter("second.0.weight") is net.second[0].weight
+    assert net.get_buffer("first.mean") is net.first.mean
+    for get, target, message in (
+        (net.get_submodule, "second.7", "Sequential has no attribute `7`"),
+        (net.get_submodule, "first.weight", "`weight` is not an nn.Module"),
+        (net.get_parameter, "first.mean", "`mean` is not an nn.Parameter"),
+        (net.get_buffer, "first.weight", "`weight` is not a buffer"),
+    ):
+        with pytest.raises(AttributeError, match=message):
+            get(target)
+    net.set_submodule("second.0", nn.Identity())
+    assert isinstance(net.second[0], nn.Identity)
+
+
+# State dicts --------------------------------------------------------------------------------------
+
+
+def test_state_dict_keys_values_and_sharing():
+    net = Tree()
+    state = net.state_dict()
+    assert list(state) == [
+        "gain",
+        "first.weight",
+        "first.bias",
+        "first.mean",
+        "second.0.weight",
+        "second.0.bias",
+        "second.0.mean",
+        "second.1.weight",
+        "second.1.mean",
+    ]
+    assert not state["gain"].requires_grad
+    assert np.shares_memory(state["first.weight"].numpy(), net.first.weight.numpy())
+    assert net.state_dict(keep_vars=True)["gain"] is net.gain
+    assert next(iter(net.state_dict(prefix="x."))) == "x.gain"
+
+
+def test_load_copies_in_place():
+    source, target = Tree(), Tree()
+    source.first.weight._data[...] = 9
+    kept = target.first.weight
+    result = target.load_state_dict(source.state_dict())
+    assert repr(result) == "<All keys matched successfully>"
+    assert target.first.weight is kept
+    assert not np.shares_memory(kept.numpy(), source.first.weight.numpy())
+    np.testing.assert_array_equal(kept.numpy(), 9)
+
+
+def test_load_takes_arrays_and_converts_floats():
+    net = Leaf()
+    state = {name: np.asarray(t.numpy(), np.float64) + 1 for name, t in net.state_dict().items()}
+    net.load_state_dict(state)
+    assert net.weight.dtype == np.float32
+    np.testing.assert_array_equal(net.weight.numpy(), [1, 2, 3])
+
+
+def test_load_reports_everything_at_once():
+    net = Tree()
+    state = net.state_dict()
+    del state["first.bias"], state["second.1.weight"]
+    state["first.weight"] = tensor(np.zeros((2, 2)))
+    state["second.9.weight"] = tensor([1.0])
+    state["first.mean"] = "text"
+    with pytest.raises(RuntimeError) as error:
+        net.load_state_dict(state)
+    text = str(error.value)
+    assert text.startswith("Error(s) in loading state_dict for Tree:\n\tMissing key(s)")
+    assert 'Missing key(s) in state_dict: "first.bias", "second.1.weight". ' in text
+    assert 'Unexpected key(s) in state_dict: "second.9.weight". ' in text
+    assert "size mismatch for first.weight: copying a param with shape (2, 2) from checkpoint" in text
+    assert "the shape in current model is (3,)" in text
+    assert 'named "first.mean", expected a tensor or array' in text
+
+
+def test_load_not_strict():
+    net = Tree()
+    state = net.state_dict()
+    del state["gain"]
+    state["other"] = tensor([1.0])
+    result = net.load_state_dict(state, strict=False)
+    assert result.missing_keys == ["gain"]
+    assert result.unexpected_keys == ["other"]
+    state["first.weight"] = tensor([1.0])
+    with pytest.raises(RuntimeError, match=r"size mismatch for first\.weight"):
+        net.load_state_dict(state, strict=False)
+    with pytest.raises(TypeError, match="dict-like"):
+        net.load_state_dict([1])
+
+
+def test_load_refuses_lossy_kinds():
+    net = nn.Module()
+    net.register_buffer("count", tensor([1], np.int64))
+    with pytest.raises(RuntimeError, match="dtype mismatch for count: the checkpoint has float32"):
+        net.load_state_dict({"count": tensor([1.5])})
+
+
+def test_load_assign():
+    net = Leaf()
+    state = {name: tensor(np.ones(t.shape), np.float64) for name, t in net.state_dict().items()}
+    net.weight.requires_grad = False
+    net.load_state_dict(state, assign=True)
+    assert isinstance(net.weight, nn.Parameter)
+    assert not net.weight.requires_grad
+    assert net.bias.requires_grad
+    assert net.weight.dtype == np.float64
+    assert np.shares_memory(net.weight.numpy(), state["weight"].numpy())
+    assert net.mean is state["mean"]
+
+
+def test_extra_state():
+    class Counting(Leaf):
+        seen = 0
+
+        def get_extra_state(self):
+            return {"seen": self.seen}
+
+        def set_extra_state(self, state):
+            self.seen = state["seen"]
+
+    net, other = Counting(), Counting()
+    net.seen = 5
+    state = net.state_dict()
+    assert state["_extra_state"] == {"seen": 5}
+    other.load_state_dict(state)
+    assert other.seen == 5
+    del state["_extra_state"]
+    with pytest.raises(RuntimeError, match=r'Missing key.*"_extra_state"'):
+        other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"_extra_state"'):
+        Leaf().load_state_dict(net.state_dict())
+
+
+def test_state_dict_hooks():
+    net = Leaf()
+    calls = []
+    net.register_state_dict_pre_hook(lambda module, prefix, keep: calls.append(("pre", prefix, keep)))
+    net.register_state_dict_post_hook(lambda module, state, prefix, meta: state.pop(prefix + "bias") and None)
+    net.register_load_state_dict_pre_hook(
+        lambda module, state, prefix, *rest: state.setdefault(prefix + "bias", tensor([4.0])) and None
+    )
+    net.register_load_state_dict_post_hook(lambda module, keys: keys.unexpected_keys.clear())
+    state = net.state_dict()
+    assert calls == [("pre", "", False)]
+    assert list(state) == ["weight", "mean"]
+    state["foreign"] = tensor([0.0])
+    net.load_state_dict(state)
+    assert net.bias.numpy() == [4.0]
+
+
+# Hooks --------------------------------------------------------------------------------------------
+
+
+def test_forward_hooks_order_replacement_and_removal():
+    net = Leaf()
+    calls = []
+    net.register_forward_pre_hook(lambda m, args: calls.append("pre") or (args[0],))
+    first = net.register_forward_pre_hook(lambda m, args: calls.append("pre first"), prepend=True)
+    post = net.register_forward_hook(lambda m, args, out: calls.append("post") or tensor([42.0]))
+    out = net(tensor([-1.0]))
+    assert calls == ["pre first", "pre", "post"]
+    assert out.numpy() == [42.0]
+    first.remove()
+    first.remove()
+    with post:
+        pass
+    calls.clear()
+    assert net(tensor([-1.0])).numpy() == [0.0]
+    assert calls == ["pre"]
+
+
+def test_hooks_with_kwargs():
+    class Scaled(nn.Module):
+        def forward(self, x, negate=False):
+            return tensor(-x.numpy()) if negate else x
+
+    net = Scaled()
+    seen = []
+    net.register_forward_pre_hook(lambda m, args, kwargs: (args, {"negate": True}), with_kwargs=True)
+    net.register_forward_hook(lambda m, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
+    assert net(tensor([2.0])).numpy() == [-2.0]
+    assert seen == [{"negate": True}]
+    net.register_forward_pre_hook(lambda m, args, kwargs: 1, with_kwargs=True)
+    with pytest.raises(RuntimeError, match=r"\(new_args, new_kwargs\)"):
+        net(tensor([2.0]))
+
+
+def test_always_call():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ValueError("broken forward")
+
+    net = Broken()
+    seen = []
+    net.register_forward_hook(lambda m, args, out: seen.append("skipped"))
+    net.register_forward_hook(lambda m, args, out: seen.append(out), always_call=True)
+    with pytest.raises(ValueError, match="broken forward"):
+        net(1)
+    assert seen == [None]
+
+
+def test_full_backward_hook_sees_and_replaces():
+    net = Leaf()
+    seen = []
+
+    def hook(module, grad_input, grad_output):
+        seen.append((module, grad_input[0].numpy().copy(), grad_output[0].numpy().copy()))
+        return (tensor(grad_input[0].numpy() * 10),)
+
+    net.register_full_backward_hook(hook)
+    net.register_full_backward_pre_hook(lambda m, grad_output: (tensor(grad_output[0].numpy() + 1),))
+    x = tensor([-1.0, 2.0])
+    x.requires_grad = True
+    net(x).backward(tensor([3.0, 5.0]))
+    ((module, grad_input, grad_output),) = seen
+    assert module is net
+    np.testing.assert_array_equal(grad_output, [4, 6])
+    np.testing.assert_array_equal(grad_input, [0, 6])
+    np.testing.assert_array_equal(x.grad.numpy(), [0, 60])
+
+
+def test_full_backward_hook_without_input_gradient():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(tensor([1.0]))
+
+        def forward(self, x):
+            return F.relu(self.w), F.relu(self.w)
+
+    net = Constant()
+    seen = []
+    net.register_full_backward_hook(lambda m, gi, go: seen.append((gi, [g.numpy()[0] for g in go])))
+    first, _ = net(3)
+    first.backward(tensor([2.0]))
+    assert seen == [((None,), [2.0, 0.0])]
+    assert net.w.grad.numpy() == [2.0]
+
+
+def test_modules_with_hooks_die_without_the_collector():
+    gc.disable()
+    try:
+        net = Tree()
+        net.register_forward_hook(lambda *a: None)
+        ref = weakref.ref(net)
+        net(tensor([1.0]))
+        del net
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
+# Everything below ---------------------------------------------------------------------------------
+
+
+def test_train_eval_apply_requires_grad_zero_grad():
+    net = Tree()
+    assert net.eval() is net
+    assert not any(m.training for m in net.modules())
+    net.train()
+    assert all(m.training for m in net.modules())
+    with pytest.raises(ValueError, match="boolean"):
+        net.train(1)
+    order = []
+    net.apply(lambda m: order.append(m))
+    assert order == [net.first, net.second[0], net.second[1], net.second, net]
+    net.requires_grad_(False)
+    assert not any(p.requires_grad for p in net.parameters())
+    net.gain.grad = tensor(3.0)
+    net.zero_grad(set_to_none=False)
+    assert net.gain.grad.numpy() == 0
+    net.zero_grad()
+    assert net.gain.grad is None
+
+
+def test_conversion():
+    net = Leaf()
+    net.register_buffer("count", tensor([1], np.int64))
+    net.weight.grad = tensor([1.0, 2.0, 3.0])
+    kept = net.weight
+    assert net.double() is net
+    assert net.weight is kept
+    assert {t.dtype for t in (net.weight, net.weight.grad, net.bias, net.mean)} == {np.dtype(np.float64)}
+    assert net.count.dtype == np.int64
+    assert net.float().weight.dtype == np.float32
+    assert net.half().weight.dtype == np.float16
+    assert net.to(np.float64).weight.dtype == np.float64
+    assert net.to("cpu", dtype=np.float32).weight.dtype == np.float32
+    assert net.to(tensor([1.0], np.float64)).weight.dtype == np.float64
+    with pytest.raises(TypeError, match="floating-point dtypes only"):
+        net.to(np.int64)
+    with pytest.raises(ValueError, match="only device is 'cpu'"):
+        net.to("cuda")
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
+def test_copies_are_independent_and_keep_sharing(clone):
+    net = Tree()
+    net.tied = net.first.weight
+    net.first.bias.requires_grad = False
+    other = clone(net)
+    assert repr(other) == repr(net)
+    assert other.tied is other.first.weight
+    assert other.first.weight is not net.first.weight
+    assert isinstance(other.gain, nn.Parameter)
+    assert not other.first.bias.requires_grad
+    assert other.gain.requires_grad
+    other.first.weight._data[...] = 77
+    assert not (net.first.weight.numpy() == 77).any()
+    assert list(other.state_dict()) == list(net.state_dict())
+    other.fresh = nn.Parameter(tensor([1.0]))
+    assert "fresh" in dict(other.named_parameters())
+    assert not hasattr(net, "fresh")
+
+
+def test_parameter():
+    p = nn.Parameter(tensor([1.0, 2.0]))
+    assert p.requires_grad
+    assert repr(p).startswith("Parameter containing:\n")
+    data = np.ones(2, np.float32)
+    assert np.shares_memory(nn.Parameter(data).numpy(), data)
+    assert not nn.Parameter(tensor([1.0]), requires_grad=False).requires_grad
+    with pytest.raises(RuntimeError, match="only floating-point tensors"):
+        nn.Parameter(tensor([1], np.int64))
+
+
+def test_repr_is_torchs():
+    torch = pytest.importorskip("torch")
+
+    def build(nn):
+        class Custom(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.blocks = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Flatten()])
+                self.named = nn.ModuleDict(
+                    {"a": nn.Identity(), "b": nn.Sequential(nn.Flatten(0), nn.Identity())}
+                )
+                self.empty = nn.Sequential()
+                self.absent = None
+                self.unflatten = nn.Unflatten(1, (2, -1))
+
+            def extra_repr(self):
+                return "one=1\ntwo=2"
+
+        return Custom()
+
+    assert repr(build(nn)) == repr(build(torch.nn))
+
+
+def test_ordered_dict_is_accepted_by_torch():
+    torch = pytest.importorskip("torch")
+    state = nn.ParameterList([tensor([1.0, 2.0])]).state_dict()
+    theirs = torch.nn.ParameterList([torch.zeros(2)])
+    theirs.load_state_dict(OrderedDict((k, torch.from_numpy(v.numpy())) for k, v in state.items()))
+    ours = nn.ParameterList([tensor([0.0, 0.0])])
+    ours.load_state_dict(theirs.state_dict())
+    np.testing.assert_array_equal(ours[0].numpy(), [1, 2])
