@@ -1,9 +1,31 @@
-"""Shared fixtures."""
+"""Shared settings: threads of the libraries compared with, and the guard around every array."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
-# torch and NumPy threads beside ours would measure the machine, not the code; set before either is imported.
+# torch's and NumPy's threads beside ours would measure the machine, not the code; set before either is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if os.environ.get("FASTDL_TESTS_WITHOUT_TORCH"):
+    sys.modules["torch"] = None  # type: ignore[assignment]  # every import of it fails, comparisons are skipped
+
+import pytest
+
+from fastdl import kernels
+
+
+@pytest.fixture(autouse=True)
+def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run each test with guard bytes around pooled arrays and fail it if any was overwritten."""
+    modules = [kernels.load(level) for level in kernels.levels()]
+    before = [module.memory_stats()["guard_errors"] for module in modules]
+    for module in modules:
+        module.set_memory_guard(True)
+    yield
+    for module, errors in zip(modules, before, strict=True):
+        module.set_memory_guard(False)
+        if "guard" not in request.node.name:
+            assert module.memory_stats()["guard_errors"] == errors, "a kernel wrote beyond the end of an array"

@@ -1,0 +1,54 @@
+"""The ``fastdl`` command: ``demo``, ``info``, ``bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="fastdl", description="A small, fast deep-learning library.")
+    commands = made.add_subparsers(dest="command", metavar="command", required=True)
+
+    demo = commands.add_parser("demo", help="train LeNet-5 on handwritten digits", description="Train LeNet-5 on handwritten digits.")
+    demo.add_argument("--data", metavar="DIR", help="directory with MNIST or Fashion-MNIST IDX files, gz or not")
+    demo.add_argument("--output", metavar="DIR", default="fastdl-demo", help="where to write (default: fastdl-demo)")
+    demo.add_argument("--epochs", type=int, help="passes over the data (default: 20, or 3 for large data)")
+    demo.add_argument("--seed", type=int, default=0, help="of weights, order and split (default: 0)")
+
+    commands.add_parser("info", help="print CPU, level, threads, allocator, CUDA")
+    commands.add_parser("bench", help="measure the kernels (fastdl bench --help)", add_help=False)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["bench"]:  # has a parser of its own
+        from fastdl.bench.__main__ import main as bench
+
+        return bench(given[1:])
+    options = parser().parse_args(given)
+    if options.command == "info":
+        import fastdl
+
+        fastdl.show_config()
+        return 0
+    if options.epochs is not None and options.epochs < 1:
+        print(f"fastdl demo: --epochs must be at least 1, got {options.epochs}", file=sys.stderr)
+        return 2
+    from fastdl.demo import run
+
+    try:
+        run(options.data, options.output, options.epochs, options.seed)
+    except (FileNotFoundError, ValueError) as error:
+        if options.data is None:
+            raise
+        print(f"fastdl demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

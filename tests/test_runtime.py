@@ -1,0 +1,199 @@
+"""Threads, memory and levels under the kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from fastdl import kernels
+
+cpu = kernels.cpu
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def threads():
+    before = cpu.num_threads()
+    yield cpu.set_num_threads
+    cpu.set_num_threads(before)
+
+
+def test_import_starts_no_thread():
+    code = "import os, fastdl; from fastdl import kernels; print(len(os.listdir('/proc/self/task')), kernels.cpu.workers_started())"
+    assert python(code, OPENBLAS_NUM_THREADS="1") == "1 0"
+
+
+def test_number_of_threads_from_the_environment():
+    code = "from fastdl import kernels; print(kernels.cpu.num_threads())"
+    assert python(code, FASTDL_NUM_THREADS="3", OMP_NUM_THREADS="7") == "3"
+    assert python(code, FASTDL_NUM_THREADS="", OMP_NUM_THREADS="7,2") == "7"
+
+
+def test_number_of_threads_is_checked():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        cpu.set_num_threads(0)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(threads):
+    x = np.random.default_rng(0).standard_normal(1_000_003).astype(np.float32)
+    want = np.maximum(x, 0)
+    for n in (1, 2, 5):
+        threads(n)
+        np.testing.assert_array_equal(cpu.relu_forward(x), want)
+    assert cpu.workers_started() >= 1
+
+
+def test_callers_from_several_python_threads(threads):
+    threads(3)
+    x = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
+    want = np.maximum(x, 0)
+    wrong = []
+
+    def work():
+        for _ in range(50):
+            if not np.array_equal(cpu.relu_forward(x), want):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_fork_after_first_use():
+    code = """
+import os, numpy as np
+from fastdl import kernels
+kernels.cpu.set_num_threads(3)
+x = np.ones(1_000_000, np.float32)
+kernels.cpu.relu_forward(x)
+assert kernels.cpu.workers_started() == 2
+child = os.fork()
+if child == 0:
+    before = kernels.cpu.workers_started()
+    right = bool((kernels.cpu.relu_forward(x) == 1).all()) and before == 0 and kernels.cpu.workers_started() == 2
+    os._exit(0 if right else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert (kernels.cpu.relu_forward(x) == 1).all()
+"""
+    python(code)
+
+
+@pytest.mark.parametrize("level", kernels.levels())
+def test_level_is_capped_by_the_environment(level):
+    code = "from fastdl import kernels; print(kernels.cpu.level)"
+    assert python(code, FASTDL_MAX_ISA=level) == level
+
+
+def test_unknown_level_in_the_environment():
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastdl"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FASTDL_MAX_ISA": "sse9"},
+    )
+    assert done.returncode != 0
+    assert "FASTDL_MAX_ISA must be one of baseline, avx2, avx512, got 'sse9'" in done.stderr
+
+
+def test_blocks_are_reused_and_aligned():
+    cpu.empty_cache()
+    a = cpu.empty((1000, 1000), np.dtype(np.float32))
+    assert a.ctypes.data % 64 == 0
+    address = a.ctypes.data
+    before = cpu.memory_stats()
+    del a
+    after = cpu.memory_stats()
+    assert after["in_use"] == before["in_use"] - (after["cached"] - before["cached"])
+    assert cpu.empty((1000, 1000), np.dtype(np.float32)).ctypes.data == address
+    assert cpu.memory_stats()["reused"] == after["reused"] + 1
+
+
+def test_empty_cache_and_limit():
+    before = cpu.memory_stats()["cache_limit"]
+    try:
+        cpu.empty_cache()
+        assert cpu.memory_stats()["cached"] == 0
+        cpu.set_cache_limit(1 << 20)
+        a = cpu.empty((1 << 22,), np.dtype(np.uint8))
+        del a
+        assert cpu.memory_stats()["cached"] <= 1 << 20
+    finally:
+        cpu.set_cache_limit(before)
+
+
+def test_an_array_outlives_its_owner():
+    y = cpu.relu_forward(np.ones((64, 64), np.float32))
+    row = y[3]
+    del y
+    for _ in range(10):
+        cpu.relu_forward(np.full((64, 64), 7, np.float32))
+    np.testing.assert_array_equal(row, 1)
+
+
+def test_too_much_memory_is_a_memory_error():
+    for shape in ((1 << 62,), (1 << 40, 1 << 40), (1 << 44,)):
+        with pytest.raises(MemoryError):
+            cpu.empty(shape, np.dtype(np.float64))
+    assert (cpu.relu_forward(np.ones(3, np.float32)) == 1).all()
+
+
+def test_guard_finds_a_write_beyond_the_end():
+    cpu.set_memory_guard(True)
+    try:
+        errors = cpu.memory_stats()["guard_errors"]
+        y = cpu.relu_forward(np.ones(100, np.float32))
+        del y
+        assert cpu.memory_stats()["guard_errors"] == errors
+        for offset in (-1, 400):
+            y = cpu.relu_forward(np.ones(100, np.float32))
+            ctypes.memset(y.ctypes.data + offset, 0, 1)
+            del y
+            errors += 1
+            assert cpu.memory_stats()["guard_errors"] == errors
+    finally:
+        cpu.set_memory_guard(False)
+
+
+def test_denormals_are_flushed_inside_kernels_only():
+    tiny = np.full(100_000, 1e-40, np.float32)
+    assert (cpu.relu_forward(tiny) >= 0).all()
+    assert float(np.float32(1e-40) * np.float32(1.0)) != 0.0  # the caller's mode is as before
+
+
+def test_import_time():
+    """``import fastdl`` beyond NumPy's own import: 150 ms is the budget, the best of five counts."""
+    code = """
+import json, time, numpy
+start = time.perf_counter()
+import fastdl
+print(json.dumps(time.perf_counter() - start))
+"""
+    assert min(json.loads(python(code)) for _ in range(5)) < 0.15
+
+
+def test_import_needs_numpy_only():
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import fastdl
+top = {name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names) - {'fastdl', 'numpy'}
+print(sorted(name for name in top if not name.startswith('_')))
+"""
+    assert python(code) == "[]"

@@ -1,0 +1,95 @@
+"""The built wheel: what is in it, how big it is, and that no level's code uses registers beyond its level.
+
+Runs where ``FASTDL_WHEEL`` names a wheel (CI builds one); there is nothing to open otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+WHEEL = os.environ.get("FASTDL_WHEEL")
+pytestmark = pytest.mark.skipif(not WHEEL, reason="FASTDL_WHEEL does not name a wheel to open")
+
+
+@pytest.fixture(scope="module")
+def wheel():
+    with zipfile.ZipFile(WHEEL) as archive:
+        yield archive
+
+
+def test_size(wheel):
+    assert Path(WHEEL).stat().st_size <= 5_000_000
+
+
+def test_contents(wheel):
+    names = wheel.namelist()
+    for wanted in (
+        "fastdl/py.typed",
+        "fastdl/_cpuid.pyi",
+        "fastdl/_cpu_baseline.pyi",
+        "fastdl/bench/runner.py",
+        "fastdl/bench/bench_conv.py",
+        "fastdl/datasets/digits.npz",
+        "fastdl/kernels/reference/conv.py",
+    ):
+        assert wanted in names
+    assert len(names) == len(set(names)), "a file is in the wheel twice"
+    for name in names:
+        assert "torch" not in name.lower()
+        assert not name.endswith((".cpp", ".h", ".o", ".pyc"))
+
+
+def test_every_extension_has_a_stub(wheel):
+    names = wheel.namelist()
+    extensions = [n for n in names if n.endswith(".so")]
+    assert extensions
+    for extension in extensions:
+        assert extension.split(".")[0] + ".pyi" in names
+
+
+def test_requires_numpy_only(wheel):
+    metadata = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    requires = re.findall(r"^Requires-Dist: (.*)$", wheel.read(metadata).decode(), re.M)
+    unconditional = [r for r in requires if "extra ==" not in r]
+    assert [re.split(r"[ >=<]", r)[0] for r in unconditional] == ["numpy"]
+
+
+# What must not appear in a level's disassembly: wider registers than the level has, AVX-512's mask registers.
+FORBIDDEN = {
+    "_cpuid": r"%[yz]mm",
+    "_cpu_baseline": r"%[yz]mm|\bv(add|mul|fmadd|mov)[a-z0-9]*[sp][sd]\b",
+    "_cpu_avx2": r"%zmm|%k[1-7]\b",
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels differ on x86-64 only")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump (binutils) is not installed")
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_no_instructions_beyond_the_level(wheel, module, tmp_path):
+    name = next(n for n in wheel.namelist() if n.startswith(f"fastdl/{module}.") and n.endswith(".so"))
+    extension = wheel.extract(name, tmp_path)
+    code = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", extension], capture_output=True, text=True, check=True
+    ).stdout
+    assert len(code) > 1000
+    found = re.search(FORBIDDEN[module], code)
+    assert not found, code[max(0, found.start() - 200) : found.end() + 50]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels differ on x86-64 only")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump (binutils) is not installed")
+def test_the_search_finds_what_it_looks_for(wheel, tmp_path):
+    """The same patterns do match the levels that may use these registers: the test above can fail."""
+    for module, pattern in (("_cpu_avx2", r"%ymm"), ("_cpu_avx512", r"%zmm")):
+        name = next(n for n in wheel.namelist() if n.startswith(f"fastdl/{module}.") and n.endswith(".so"))
+        extension = wheel.extract(name, tmp_path)
+        code = subprocess.run(["objdump", "-d", extension], capture_output=True, text=True, check=True).stdout
+        assert re.search(pattern, code)

@@ -1,0 +1,77 @@
+"""Write the extension modules' type stubs from their own signatures: ``python tools/make_stubs.py [--check]``.
+
+One level's module is asked (all have the same contents); the other levels' stubs re-export it. ``--check`` writes
+nothing and fails if a stub in the tree is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from fastdl import _cpuid, kernels
+
+HEADER = '"""{doc} Written by tools/make_stubs.py."""\n\n'
+IMPORTS = "from collections.abc import Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
+ARRAY = "Array = np.ndarray[Any, Any]\n\n"
+
+
+def signature(function: object) -> str:
+    """The stub's line for a bound function, from the first line of its docstring."""
+    text = str(function.__doc__).splitlines()[0]
+    for pattern, replacement in (
+        (r"numpy\.ndarray", "Array"),
+        (r"numpy\.dtype", "np.dtype[Any]"),
+        (r"(typing|collections\.abc)\.", ""),
+        (r"SupportsInt \| SupportsIndex|SupportsInt", "int"),
+        (r"SupportsFloat \| SupportsIndex|SupportsFloat", "float"),
+        (r"\bdict\b(?!\[)", "dict[str, Any]"),
+        (r"\blist\b(?!\[)", "list[Any]"),
+        (r"\btuple\b(?!\[)", "tuple[Any, ...]"),
+        (r"\bobject\b", "Any"),
+    ):
+        text = re.sub(pattern, replacement, text)
+    return f"def {text}: ...\n"
+
+
+def stub(module: ModuleType, doc: str, variables: str = "") -> str:
+    functions = [getattr(module, name) for name in sorted(dir(module)) if not name.startswith("_")]
+    lines = "".join(signature(f) for f in functions if callable(f))
+    array = ARRAY if "Array" in lines else ""
+    imports = "".join(
+        line
+        for line, used in (
+            ("from collections.abc import Sequence\n", "Sequence" in lines),
+            ("from typing import Any\n", "Any" in lines or array),
+            ("\nimport numpy as np\n", "np." in lines or array),
+        )
+        if used
+    )
+    return HEADER.format(doc=doc) + (imports + "\n" if imports else "") + array + variables + lines
+
+
+def main() -> int:
+    package = Path(kernels.__file__).resolve().parent.parent
+    tree = Path(__file__).resolve().parent.parent / "python" / "fastdl"
+    first = kernels.ALL_LEVELS[0]
+    files = {
+        "_cpuid.pyi": stub(_cpuid, "Instruction-set levels of this machine."),
+        f"_cpu_{first}.pyi": stub(kernels.load(kernels.levels()[-1]), "The CPU kernels, one level.", "level: str\n"),
+    }
+    for level in kernels.ALL_LEVELS[1:]:
+        files[f"_cpu_{level}.pyi"] = HEADER.format(doc=f"The same as _cpu_{first}, another level.") + f"from fastdl._cpu_{first} import *\n"
+    stale = [name for name, text in files.items() if not (tree / name).exists() or (tree / name).read_text() != text]
+    if "--check" in sys.argv:
+        for name in stale:
+            print(f"python/fastdl/{name} is stale: run python tools/make_stubs.py", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (tree / name).write_text(files[name])
+        print(f"wrote python/fastdl/{name} (from {package})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
