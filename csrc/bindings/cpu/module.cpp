@@ -8,6 +8,7 @@ namespace fastdl::binding {
 void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
 void register_machine(py::module_& m);
+void register_conv(py::module_& m);
 }  // namespace fastdl::binding
 
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
@@ -17,4 +18,5 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_runtime(m);
   register_activation(m);
   register_machine(m);
+  register_conv(m);
 }

@@ -6,3 +6,4 @@ These modules are the contract: a backend has the same functions with the same p
 from numpy import empty
 
 from fastdl.kernels.reference.activation import *
+from fastdl.kernels.reference.conv import *

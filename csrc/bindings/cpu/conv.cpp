@@ -1,0 +1,174 @@
+#include "cpu/conv/conv.h"
+
+#include <array>
+
+#include "bindings/cpu/array.h"
+
+namespace fastdl::binding {
+namespace {
+
+using Ints = std::vector<int64_t>;
+using Needs = std::array<bool, 3>;
+using OptionalArray = std::optional<py::array>;
+
+int64_t work(const ConvProblem& p) {
+  return int64_t(std::min(p.macs() / 8, 1e15));
+}
+
+template <class T>
+OptionalIn<T> bias_of(const OptionalArray& bias, int64_t channels, const char* op) {
+  if (bias && (bias->ndim() != 1 || bias->shape(0) != channels))
+    throw py::value_error(std::string(op) + ": bias must have one entry per output channel");
+  return OptionalIn<T>(bias, op, "bias");
+}
+
+void same_shape(const py::array& array, const Shape& shape, const char* op, const char* argument) {
+  if (shape_of(array) != shape)
+    throw py::value_error(std::string(op) + ": " + argument + " has the wrong shape");
+}
+
+// (batch, channels, extent...) with as many spatial axes as `like`.
+Shape image_shape(int64_t batch, int64_t channels, const Extent& extent, const py::array& like) {
+  Shape shape{batch, channels};
+  for (py::ssize_t axis = kSpatial - (like.ndim() - 2); axis < kSpatial; ++axis)
+    shape.push_back(extent[size_t(axis)]);
+  return shape;
+}
+
+py::array forward(const py::array& x, const py::array& weight, const OptionalArray& bias, Ints stride,
+                  Ints padding, Ints dilation, int64_t groups) {
+  constexpr const char* op = "conv_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x"), w(weight, op, "weight");
+    const ConvProblem p = conv_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups});
+    const auto b = bias_of<T>(bias, p.out_channels, op);
+    py::array y = empty<T>(image_shape(p.batch, p.out_channels, p.out, x));
+    KernelScope scope(work(p));
+    conv_forward<T>(p, data<T>(y), in, w, b);
+    return y;
+  });
+}
+
+py::tuple backward(const py::array& grad_y, const py::array& x, const py::array& weight, Ints stride,
+                   Ints padding, Ints dilation, int64_t groups, Needs needs) {
+  constexpr const char* op = "conv_backward";
+  return by_dtype(op, grad_y, [&]<class T>(T) {
+    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x"), w(weight, op, "weight");
+    const ConvProblem p = conv_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups});
+    same_shape(grad_y, image_shape(p.batch, p.out_channels, p.out, x), op, "grad_y");
+    py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
+    T *gx = nullptr, *gw = nullptr, *gb = nullptr;
+    auto make = [](py::object& out, const Shape& shape) {
+      py::array array = empty<T>(shape);
+      out = array;
+      return data<T>(array);
+    };
+    if (needs[0]) gx = make(grad_x, in.shape());
+    if (needs[1]) gw = make(grad_w, w.shape());
+    if (needs[2]) gb = make(grad_b, {p.out_channels});
+    {
+      KernelScope scope(work(p));
+      if (gx) conv_grad_x<T>(p, gx, g, w, nullptr);
+      if (gw) conv_grad_w<T>(p, gw, g, in);
+      if (gb) conv_grad_bias<T>(gb, g, p.batch, p.out_channels, p.out_size());
+    }
+    return py::make_tuple(grad_x, grad_w, grad_b);
+  });
+}
+
+// In the transposed functions x and grad_y have the roles of the problem's y and x.
+py::array transpose_forward(const py::array& x, const py::array& weight, const OptionalArray& bias,
+                            Ints stride, Ints padding, Ints output_padding, Ints dilation, int64_t groups) {
+  constexpr const char* op = "conv_transpose_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x"), w(weight, op, "weight");
+    const ConvProblem p = conv_transpose_problem(op, in.shape(), w.shape(),
+                                                 {stride, padding, dilation, groups}, output_padding);
+    const auto b = bias_of<T>(bias, p.in_channels, op);
+    py::array y = empty<T>(image_shape(p.batch, p.in_channels, p.in, x));
+    KernelScope scope(work(p));
+    conv_grad_x<T>(p, data<T>(y), in, w, b);
+    return y;
+  });
+}
+
+py::tuple transpose_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
+                             Ints stride, Ints padding, Ints dilation, int64_t groups, Needs needs) {
+  constexpr const char* op = "conv_transpose_backward";
+  return by_dtype(op, grad_y, [&]<class T>(T) {
+    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x"), w(weight, op, "weight");
+    if (grad_y.ndim() != x.ndim()) throw py::value_error(std::string(op) + ": grad_y has the wrong shape");
+    ConvProblem p = conv_transpose_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups},
+                                           Ints(stride.size(), 0));
+    const Extent least = p.in;
+    p.in = conv_detail::extents(op, g.shape());  // output_padding shows in grad_y
+    for (size_t axis = 0; axis < kSpatial; ++axis)
+      if (p.in[axis] < least[axis]) throw py::value_error(std::string(op) + ": grad_y has the wrong shape");
+    same_shape(grad_y, image_shape(p.batch, p.in_channels, p.in, x), op, "grad_y");
+    py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
+    T *gx = nullptr, *gw = nullptr, *gb = nullptr;
+    auto make = [](py::object& out, const Shape& shape) {
+      py::array array = empty<T>(shape);
+      out = array;
+      return data<T>(array);
+    };
+    if (needs[0]) gx = make(grad_x, in.shape());
+    if (needs[1]) gw = make(grad_w, w.shape());
+    if (needs[2]) gb = make(grad_b, {p.in_channels});
+    {
+      KernelScope scope(work(p));
+      if (gx) conv_forward<T>(p, gx, g, w, nullptr);
+      if (gw) conv_grad_w<T>(p, gw, in, g);
+      if (gb) conv_grad_bias<T>(gb, g, p.batch, p.in_channels, p.in_size());
+    }
+    return py::make_tuple(grad_x, grad_w, grad_b);
+  });
+}
+
+ConvPass pass_of(const std::string& name) {
+  if (name == "forward") return ConvPass::forward;
+  if (name == "grad_x") return ConvPass::grad_x;
+  if (name == "grad_weight") return ConvPass::grad_w;
+  throw py::value_error("conv_choice: pass must be 'forward', 'grad_x' or 'grad_weight', got '" + name + "'");
+}
+
+}  // namespace
+
+void register_conv(py::module_& m) {
+  using py::arg;
+  constexpr Needs all{true, true, true};
+  m.def("conv_forward", &forward, arg("x"), arg("weight"), arg("bias").none(true), arg("stride"),
+        arg("padding"), arg("dilation"), arg("groups"));
+  m.def("conv_backward", &backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"), arg("padding"),
+        arg("dilation"), arg("groups"), arg("needs") = all);
+  m.def("conv_transpose_forward", &transpose_forward, arg("x"), arg("weight"), arg("bias").none(true),
+        arg("stride"), arg("padding"), arg("output_padding"), arg("dilation"), arg("groups"));
+  m.def("conv_transpose_backward", &transpose_backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"),
+        arg("padding"), arg("dilation"), arg("groups"), arg("needs") = all);
+
+  m.def("set_conv_algorithm", &set_conv_algorithm, arg("name"),
+        "Force one convolution algorithm for this process, or 'auto'.");
+  m.def("conv_algorithm", &conv_algorithm, "The setting of set_conv_algorithm.");
+  m.def(
+      "conv_algorithms",
+      [](const Shape& x, const Shape& weight, Ints stride, Ints padding, Ints dilation, int64_t groups,
+         bool wide) {
+        const ConvProblem p = conv_problem("conv_algorithms", x, weight, {stride, padding, dilation, groups});
+        return wide ? conv_algorithms<double>(p) : conv_algorithms<float>(p);
+      },
+      arg("x_shape"), arg("weight_shape"), arg("stride"), arg("padding"), arg("dilation"), arg("groups"),
+      arg("float64") = false,
+      "(name, why it refuses this problem or '') of every algorithm, in order of preference.");
+  m.def(
+      "conv_choice",
+      [](const std::string& pass, const Shape& x, const Shape& weight, Ints stride, Ints padding,
+         Ints dilation, int64_t groups, bool wide) {
+        const ConvProblem p = conv_problem("conv_choice", x, weight, {stride, padding, dilation, groups});
+        return wide ? conv_choice<double>(p, pass_of(pass)) : conv_choice<float>(p, pass_of(pass));
+      },
+      arg("pass"), arg("x_shape"), arg("weight_shape"), arg("stride"), arg("padding"), arg("dilation"),
+      arg("groups"), arg("float64") = false,
+      "Name of the algorithm that computes 'forward', 'grad_x' or 'grad_weight'.");
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,160 @@
+// The choice of algorithm, the cases without work, and the bias gradient.
+//
+// The list is ordered: the first algorithm that can do the problem and expects to beat those after it is
+// taken; the last can do everything. A forced algorithm (set_conv_algorithm, FASTDL_CONV_ALGORITHM) is taken
+// or raises.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+
+#include "cpu/conv/algorithm.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+#include "cpu/simd/simd.h"
+
+namespace fastdl {
+namespace {
+
+template <class T>
+struct Algorithms {
+  const ConvAlgorithm<T>* list[1] = {&conv_im2col<T>()};
+  auto begin() const { return std::begin(list); }
+  auto end() const { return std::end(list); }
+};
+
+constexpr int kUnset = -2, kAuto = -1;
+std::atomic<int> g_forced{kUnset};
+
+int index_of(const std::string& name) {
+  if (name == "auto") return kAuto;
+  int index = 0;
+  std::string names = "auto";
+  for (const auto* algorithm : Algorithms<float>()) {
+    if (name == algorithm->name) return index;
+    names += std::string(", ") + algorithm->name;
+    ++index;
+  }
+  throw std::invalid_argument("conv_algorithm must be one of " + names + ", got '" + name + "'");
+}
+
+int forced() {
+  int index = g_forced.load(std::memory_order_relaxed);
+  if (index == kUnset) {
+    const char* name = std::getenv("FASTDL_CONV_ALGORITHM");
+    g_forced.store(index = index_of(name && *name ? name : "auto"), std::memory_order_relaxed);
+  }
+  return index;
+}
+
+template <class T>
+const ConvAlgorithm<T>& choose(const ConvProblem& p, ConvPass pass) {
+  const Algorithms<T> algorithms;
+  if (const int index = forced(); index != kAuto) {
+    const ConvAlgorithm<T>& algorithm = *algorithms.list[index];
+    if (const char* reason = algorithm.refusal(p))
+      throw std::invalid_argument(std::string("convolution: the forced algorithm '") + algorithm.name +
+                                  "' cannot do this: " + reason);
+    return algorithm;
+  }
+  for (const auto* algorithm : algorithms)
+    if (!algorithm->refusal(p) && algorithm->worthwhile(p, pass)) return *algorithm;
+  return conv_im2col<T>();
+}
+
+// y[n, c, :] = bias[c] (or zero): the whole result where nothing is summed up.
+template <class T>
+void fill(T* y, const T* bias, int64_t batch, int64_t channels, int64_t size) {
+  for (int64_t i = 0; i < batch * channels; ++i)
+    std::fill_n(y + i * size, size, bias ? bias[i % channels] : T(0));
+}
+
+}  // namespace
+
+template <class T>
+void conv_forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  if (p.batch * p.out_channels * p.out_size() == 0) return;
+  if (p.patch() * p.in_size() == 0) return fill(y, bias, p.batch, p.out_channels, p.out_size());
+  choose<T>(p, ConvPass::forward).forward(p, y, x, w, bias);
+}
+
+template <class T>
+void conv_grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  if (p.batch * p.in_channels * p.in_size() == 0) return;
+  if (p.out_channels * p.out_size() == 0) return fill(gx, bias, p.batch, p.in_channels, p.in_size());
+  choose<T>(p, ConvPass::grad_x).grad_x(p, gx, gy, w, bias);
+}
+
+template <class T>
+void conv_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  if (p.out_channels * p.patch() == 0) return;
+  if (p.batch * p.out_size() * p.in_size() == 0) {
+    std::fill_n(gw, p.out_channels * p.patch(), T(0));
+    return;
+  }
+  choose<T>(p, ConvPass::grad_w).grad_w(p, gw, gy, x);
+}
+
+template <class T>
+void conv_grad_bias(T* sums, const T* y, int64_t batch, int64_t channels, int64_t size) {
+  using namespace simd;
+  constexpr int w = kWidth<T>;
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(batch * size, 1));
+  parallel_for(channels, grain, [=](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      T total = 0;
+      for (int64_t n = 0; n < batch; ++n) {
+        const T* row = y + (n * channels + c) * size;
+        // One sum per stretch of 4096 elements: the error grows with the square root of the stretch, not of
+        // the image.
+        for (int64_t first = 0; first < size; first += 4096) {
+          const int64_t last = std::min(size, first + 4096);
+          Vec<T> sum[4] = {};
+          int64_t i = first;
+          for (; i + 4 * w <= last; i += 4 * w)
+            for (int j = 0; j < 4; ++j) sum[j] += load(row + i + j * w);
+          for (; i + w <= last; i += w) sum[0] += load(row + i);
+          if (i < last) sum[1] += load_n(row + i, int(last - i));
+          total += reduce_add<T>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        }
+      }
+      sums[c] = total;
+    }
+  });
+}
+
+void set_conv_algorithm(const std::string& name) {
+  g_forced.store(index_of(name), std::memory_order_relaxed);
+}
+
+std::string conv_algorithm() {
+  const int index = forced();
+  return index == kAuto ? "auto" : Algorithms<float>().list[index]->name;
+}
+
+template <class T>
+std::string conv_choice(const ConvProblem& p, ConvPass pass) {
+  return choose<T>(p, pass).name;
+}
+
+template <class T>
+std::vector<std::pair<std::string, std::string>> conv_algorithms(const ConvProblem& p) {
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const auto* algorithm : Algorithms<T>()) {
+    const char* reason = algorithm->refusal(p);
+    out.emplace_back(algorithm->name, reason ? reason : "");
+  }
+  return out;
+}
+
+#define FASTDL_INSTANTIATE(T)                                                          \
+  template void conv_forward<T>(const ConvProblem&, T*, const T*, const T*, const T*); \
+  template void conv_grad_x<T>(const ConvProblem&, T*, const T*, const T*, const T*);  \
+  template void conv_grad_w<T>(const ConvProblem&, T*, const T*, const T*);            \
+  template void conv_grad_bias<T>(T*, const T*, int64_t, int64_t, int64_t);            \
+  template std::string conv_choice<T>(const ConvProblem&, ConvPass);                   \
+  template std::vector<std::pair<std::string, std::string>> conv_algorithms<T>(const ConvProblem&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

@@ -1,0 +1,526 @@
+"""Convolution and its transpose: every algorithm and level against the reference, torch's options, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastdl
+from fastdl import kernels
+from fastdl.kernels import reference
+from fastdl.nn import functional as F
+from parity import THREADS, assert_close, backends, check_gradient
+
+# (x, weight, stride, padding, dilation, groups). Sizes of 1, odd sizes, sizes around the vectors' (4, 8, 16)
+# and register tiles, kernels that stick out, strides that leave a rest, every option alone and together.
+GEOMETRIES = {
+    "1x1": ((2, 3, 5, 7), (4, 3, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "1x1 stride": ((2, 17, 9, 6), (15, 17, 1, 1), (2, 3), (0, 0), (1, 1), 1),
+    "1x1 pad": ((1, 3, 4, 4), (2, 3, 1, 1), (1, 1), (1, 2), (1, 1), 1),
+    "1x1 wide": ((3, 33, 17, 16), (31, 33, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "one pixel": ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "one pixel padded": ((1, 2, 1, 1), (3, 2, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3": ((2, 16, 14, 14), (32, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 valid": ((3, 17, 9, 16), (33, 17, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+    "3x3 odd": ((5, 24, 7, 7), (40, 24, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 asymmetric": ((1, 16, 30, 33), (16, 16, 3, 3), (1, 1), (1, 0, 2, 1), (1, 1), 1),
+    "3x3 far padding": ((1, 16, 5, 6), (16, 16, 3, 3), (1, 1), (4, 5), (1, 1), 1),
+    "3x3 tall": ((1, 18, 61, 3), (19, 18, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 stride": ((2, 16, 15, 14), (20, 16, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "3x3 dilation": ((2, 8, 15, 14), (9, 8, 3, 3), (1, 1), (2, 2), (2, 2), 1),
+    "3x3 groups": ((2, 32, 10, 11), (48, 16, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    "stem": ((2, 3, 33, 35), (16, 3, 7, 7), (2, 2), (3, 3), (1, 1), 1),
+    "lenet 1": ((3, 1, 28, 28), (6, 1, 5, 5), (1, 1), (2, 2), (1, 1), 1),
+    "lenet 2": ((3, 6, 14, 14), (16, 6, 5, 5), (1, 1), (0, 0), (1, 1), 1),
+    "all at once": ((2, 6, 17, 19), (9, 2, 3, 4), (2, 3), (2, 1, 0, 3), (2, 3), 3),
+    "stride beyond kernel": ((2, 3, 20, 21), (4, 3, 2, 2), (5, 3), (1, 0), (1, 1), 1),
+    "stride and dilation": ((1, 5, 25, 25), (7, 5, 3, 3), (4, 6), (3, 2), (2, 4), 1),
+    "kernel as large as input": ((2, 3, 6, 5), (8, 3, 6, 5), (1, 1), (0, 0), (1, 1), 1),
+    "even kernel": ((2, 3, 8, 9), (4, 3, 2, 4), (1, 1), (1, 2), (1, 1), 1),
+    "depthwise": ((2, 19, 14, 15), (19, 1, 3, 3), (1, 1), (1, 1), (1, 1), 19),
+    "depthwise stride": ((2, 8, 15, 33), (8, 1, 3, 3), (2, 2), (1, 1), (1, 1), 8),
+    "depthwise multiplier": ((2, 5, 9, 10), (15, 1, 3, 3), (1, 1), (1, 1), (1, 1), 5),
+    "depthwise 5x5": ((1, 3, 12, 40), (3, 1, 5, 5), (1, 1), (2, 2), (1, 1), 3),
+    "depthwise odd": ((1, 4, 11, 18), (4, 1, 4, 3), (3, 2), (2, 0, 1, 3), (2, 3), 4),
+    "depthwise small": ((2, 6, 2, 2), (6, 1, 3, 3), (1, 1), (1, 1), (1, 1), 6),
+    "1d": ((3, 4, 50), (6, 4, 5), (1,), (2,), (1,), 1),
+    "1d causal": ((2, 4, 31), (4, 4, 3), (1,), (4, 0), (2,), 1),
+    "1d depthwise": ((2, 7, 65), (7, 1, 4), (1,), (3, 0), (1,), 7),
+    "1d stride": ((2, 1, 400), (8, 1, 25), (10,), (0,), (1,), 1),
+    "3d": ((2, 3, 6, 7, 8), (5, 3, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
+    "3d all": ((1, 4, 9, 8, 11), (6, 2, 3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 2), 2),
+    "3d depthwise": ((1, 4, 5, 6, 7), (4, 1, 3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), 4),
+    "3d 1x1": ((2, 5, 3, 4, 5), (6, 5, 1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
+}
+# Winograd's transforms magnify rounding: they add terms up to about 10 times the result. See the file's head.
+FACTORS = {"winograd": 128.0}
+
+
+@pytest.fixture(params=backends())
+def backend(request):
+    module = kernels.load(request.param)
+    yield module
+    module.set_conv_algorithm("auto")
+    module.set_num_threads(2)
+
+
+def problem(geometry, dtype, seed=0):
+    x_shape, w_shape, *options = GEOMETRIES[geometry] if isinstance(geometry, str) else geometry
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(x_shape).astype(dtype)
+    w = rng.standard_normal(w_shape).astype(dtype)
+    b = rng.standard_normal(w_shape[0]).astype(dtype)
+    return x, w, b, options
+
+
+def wide(*arrays):
+    return [a.astype(np.float64) for a in arrays]
+
+
+def check(module, geometry, dtype, factor=16.0):
+    """Forward, the three gradients and the transpose, against the reference in float64."""
+    x, w, b, options = problem(geometry, dtype)
+    stride, padding, dilation, groups = options
+    patch, taps = int(np.prod(w.shape[1:])), int(np.prod(w.shape[2:]))
+    y = module.conv_forward(x, w, b, *options)
+    assert y.dtype == dtype
+    assert_close(y, reference.conv_forward(*wide(x, w, b), *options), patch, factor)
+    assert_close(
+        module.conv_forward(x, w, None, *options),
+        reference.conv_forward(*wide(x, w), None, *options),
+        patch,
+        factor,
+    )
+
+    g = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
+    got = module.conv_backward(g, x, w, *options)
+    want = reference.conv_backward(*wide(g, x, w), *options)
+    positions = g.size // w.shape[0]
+    for name, a, e, n in zip(
+        ("grad_x", "grad_weight", "grad_bias"),
+        got,
+        want,
+        (w.shape[0] // groups * taps, positions, positions),
+        strict=True,
+    ):
+        assert a.dtype == dtype, name
+        assert_close(a, e, n, factor)
+
+    if len(padding) == len(stride):  # the transpose takes symmetric padding only
+        extra = [min(s - 1, 1) for s in stride]
+        try:
+            want = reference.conv_transpose_forward(
+                *wide(g, w), None, stride, padding, extra, dilation, groups
+            )
+        except ValueError:  # padding larger than what the transpose makes
+            return
+        c = np.random.default_rng(2).standard_normal(want.shape[1]).astype(dtype)
+        t = module.conv_transpose_forward(g, w, c, stride, padding, extra, dilation, groups)
+        assert_close(
+            t,
+            want + c.astype(np.float64).reshape(-1, *[1] * len(stride)),
+            w.shape[0] // groups * taps,
+            factor,
+        )
+        gt = np.random.default_rng(3).standard_normal(t.shape).astype(dtype)
+        got = module.conv_transpose_backward(gt, g, w, stride, padding, dilation, groups)
+        want = reference.conv_transpose_backward(*wide(gt, g, w), stride, padding, dilation, groups)
+        for a, e, n in zip(got, want, (patch, positions, gt.size // gt.shape[1]), strict=True):
+            assert_close(a, e, n, factor)
+
+
+def algorithms(module, geometry, dtype):
+    x_shape, w_shape, *options = GEOMETRIES[geometry]
+    listed = module.conv_algorithms(x_shape, w_shape, *options, dtype == np.float64)
+    return [name for name, refusal in listed if not refusal]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_algorithm_matches_the_reference(backend, geometry, dtype):
+    names = algorithms(backend, geometry, dtype)
+    assert names[-1] == "im2col"
+    for name in [*names, "auto"]:
+        backend.set_conv_algorithm(name)
+        check(backend, geometry, dtype, max(FACTORS.values()) if name == "auto" else FACTORS.get(name, 16.0))
+
+
+@pytest.mark.parametrize(
+    "geometry", ["3x3", "stem", "lenet 2", "depthwise", "1x1 wide", "all at once", "3d all"]
+)
+def test_threads_and_repeats_give_the_same_bits(backend, geometry):
+    x, w, b, options = problem(geometry, np.float32)
+    want_y = reference.conv_forward(*wide(x, w, b), *options)
+    g = np.random.default_rng(1).standard_normal(want_y.shape).astype(np.float32)
+    for threads in THREADS:
+        backend.set_num_threads(threads)
+        for name in algorithms(backend, geometry, np.float32):
+            backend.set_conv_algorithm(name)
+            first = [backend.conv_forward(x, w, b, *options), *backend.conv_backward(g, x, w, *options)]
+            again = [backend.conv_forward(x, w, b, *options), *backend.conv_backward(g, x, w, *options)]
+            for a, c in zip(first, again, strict=True):
+                np.testing.assert_array_equal(a, c)
+            assert_close(first[0], want_y, w[0].size, FACTORS.get(name, 16.0))
+            want = reference.conv_backward(*wide(g, x, w), *options)
+            for a, e in zip(first[1:], want, strict=True):
+                assert_close(a, e, g.size // g.shape[1], FACTORS.get(name, 16.0))
+
+
+def test_strided_and_readonly_inputs(backend):
+    x, w, b, options = problem("3x3", np.float32)
+    want = backend.conv_forward(x, w, b, *options)
+    apart = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), np.float32)[..., ::2]
+    apart[...] = x
+    fortran = np.asfortranarray(w)
+    reverse = b[::-1].copy()[::-1]
+    for array in (apart, fortran, reverse):
+        array.flags.writeable = False
+    np.testing.assert_array_equal(backend.conv_forward(apart, fortran, reverse, *options), want)
+    g = np.broadcast_to(np.float32(0.5), want.shape)  # strides of zero, as from sum().backward()
+    for got, expected in zip(
+        backend.conv_backward(g, apart, fortran, *options),
+        backend.conv_backward(np.ascontiguousarray(g), x, w, *options),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_only_needed_gradients_are_made(backend):
+    x, w, _, options = problem("3x3", np.float32)
+    y = backend.conv_forward(x, w, None, *options)
+    everything = backend.conv_backward(y, x, w, *options)
+    for needs in [(True, False, False), (False, True, False), (False, False, True), (False, False, False)]:
+        got = backend.conv_backward(y, x, w, *options, needs)
+        for value, full, need in zip(got, everything, needs, strict=True):
+            if need:
+                np.testing.assert_array_equal(value, full)
+            else:
+                assert value is None
+
+
+def test_no_writes_beyond_the_outputs(backend):
+    backend.set_memory_guard(True)
+    before = backend.memory_stats()["guard_errors"]
+    for geometry in GEOMETRIES:
+        x, w, b, options = problem(geometry, np.float32)
+        for name in algorithms(backend, geometry, np.float32):
+            backend.set_conv_algorithm(name)
+            y = backend.conv_forward(x, w, b, *options)
+            backend.conv_backward(y, x, w, *options)
+            del y
+    backend.set_memory_guard(False)
+    assert backend.memory_stats()["guard_errors"] == before
+
+
+@pytest.mark.parametrize("geometry", ["3x3", "stem", "lenet 1", "depthwise", "1x1 wide", "1d", "3d"])
+def test_nan_and_infinity_reach_exactly_the_outputs_that_see_them(backend, geometry):
+    x, w, _, options = problem(geometry, np.float32)
+    for bad in (np.nan, np.inf):
+        x.flat[x.size // 2] = bad
+        with np.errstate(invalid="ignore"):
+            want = reference.conv_forward(*wide(x, w), None, *options)
+        for name in algorithms(backend, geometry, np.float32):
+            if name == "winograd":  # combines whole tiles: neighbours in the same tile become NaN as well
+                continue
+            backend.set_conv_algorithm(name)
+            got = backend.conv_forward(x, w, None, *options)
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+            assert_close(got, want, w[0].size)
+
+
+def test_long_sums_stay_accurate(backend):
+    """A weight gradient over 200,000 pixels that have a mean: one running sum would lose three digits."""
+    rng = np.random.default_rng(0)
+    for x_shape, w_shape, groups in [
+        ((8, 3, 160, 160), (4, 3, 3, 3), 1),
+        ((8, 4, 160, 160), (4, 1, 3, 3), 4),
+    ]:
+        x = (rng.standard_normal(x_shape) + 1).astype(np.float32)
+        w = rng.standard_normal(w_shape).astype(np.float32)
+        g = (rng.standard_normal((8, 4, 160, 160)) + 1).astype(np.float32)
+        options = ((1, 1), (1, 1), (1, 1), groups)
+        want = reference.conv_backward(*wide(g, x, w), *options, (False, True, True))
+        for name in [n for n, refusal in backend.conv_algorithms(x_shape, w_shape, *options) if not refusal]:
+            backend.set_conv_algorithm(name)
+            got = backend.conv_backward(g, x, w, *options, (False, True, True))
+            for a, e in zip(got[1:], want[1:], strict=True):
+                assert np.max(np.abs(a - e)) <= 2e-6 * np.max(np.abs(e)), name
+
+
+def test_empty_batch_and_no_channels(backend):
+    w = np.ones((4, 3, 3, 3), np.float32)
+    x = np.zeros((0, 3, 8, 8), np.float32)
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    y = backend.conv_forward(x, w, None, *options)
+    assert y.shape == (0, 4, 8, 8)
+    gx, gw, gb = backend.conv_backward(y, x, w, *options)
+    assert gx.shape == x.shape
+    assert not gw.any()
+    assert not gb.any()
+    b = np.arange(4, dtype=np.float32)
+    y = backend.conv_forward(
+        np.zeros((2, 0, 8, 8), np.float32), np.zeros((4, 0, 3, 3), np.float32), b, *options
+    )
+    np.testing.assert_array_equal(y, np.broadcast_to(b[:, None, None], (2, 4, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ((1, 3, 4, 4), (2, 4, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 5, 5), (1, 1), (0, 0), (1, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (0, 1), (0, 0), (1, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (1, 1), (-1, 0), (1, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (1, 1), (0, 0, 0), (1, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (1,), (0, 0), (1, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (1, 1), (0, 0), (1, 0), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (1, 1), (0, 0), (2**62, 1), 1),
+        ((1, 3, 4, 4), (2, 3, 3, 3), (1, 1), (0, 0), (1, 1), 0),
+        ((1, 4, 4, 4), (3, 2, 3, 3), (1, 1), (0, 0), (1, 1), 2),
+        ((1, 3, 4, 4), (2, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+        ((3, 4), (2, 3), (), (), (), 1),
+        ((1, 3, 4, 4, 4, 4), (2, 3, 3, 3, 3, 3), (1,) * 4, (0,) * 4, (1,) * 4, 1),
+    ],
+)
+def test_the_binding_refuses_what_does_not_fit(backend, arguments):
+    x, w, *options = arguments
+    with pytest.raises((ValueError, TypeError)):
+        backend.conv_forward(np.zeros(x, np.float32), np.zeros(w, np.float32), None, *options)
+
+
+def test_the_binding_checks_the_other_arrays(backend):
+    x, w, b, options = problem("3x3", np.float32)
+    y = backend.conv_forward(x, w, b, *options)
+    with pytest.raises(ValueError, match="bias"):
+        backend.conv_forward(x, w, b[1:], *options)
+    with pytest.raises(TypeError, match="weight must be float32"):
+        backend.conv_forward(x, w.astype(np.float64), b, *options)
+    with pytest.raises(ValueError, match="grad_y has the wrong shape"):
+        backend.conv_backward(y[:, :, 1:], x, w, *options)
+    stride, padding, dilation, groups = options
+    with pytest.raises(ValueError, match="grad_y has the wrong shape"):
+        backend.conv_transpose_backward(x[:, :, 3:], y, w, stride, padding, dilation, groups)
+    with pytest.raises(ValueError, match=r"must be one of auto, .*im2col, got 'fft'"):
+        backend.set_conv_algorithm("fft")
+
+
+# -------------------------------------------------------------------------------- operations, against torch
+
+
+def tensor(array, requires_grad=False):
+    t = fastdl.Tensor(array)
+    t.requires_grad = requires_grad
+    return t
+
+
+TORCH_CASES = [
+    ("conv1d", (2, 4, 30), (6, 2, 5), {"stride": 2, "padding": 3, "dilation": 2, "groups": 2}),
+    ("conv1d", (4, 30), (6, 4, 5), {"padding": "same", "dilation": 3}),
+    ("conv2d", (2, 4, 9, 11), (6, 4, 3, 4), {"padding": "same"}),
+    ("conv2d", (2, 4, 9, 11), (6, 4, 4, 2), {"padding": "same", "dilation": (1, 3)}),
+    ("conv2d", (2, 4, 9, 11), (6, 4, 3, 3), {"padding": "valid", "stride": (2, 3)}),
+    ("conv2d", (4, 9, 11), (8, 1, 3, 3), {"padding": [1, 2], "groups": 4}),
+    ("conv2d", (0, 4, 9, 11), (6, 4, 3, 3), {"padding": 1}),
+    ("conv2d", (3, 32, 12, 12), (32, 32, 3, 3), {"padding": 1}),
+    ("conv3d", (2, 4, 5, 6, 7), (6, 2, 3, 2, 3), {"stride": (1, 2, 2), "padding": (1, 0, 2), "groups": 2}),
+    ("conv3d", (4, 5, 6, 7), (3, 4, 2, 3, 3), {"padding": "same"}),
+    ("conv_transpose1d", (2, 4, 9), (4, 3, 5), {"stride": 3, "padding": 2, "output_padding": 1, "groups": 2}),
+    ("conv_transpose1d", (4, 9), (4, 3, 5), {"dilation": 2}),
+    ("conv_transpose2d", (2, 4, 5, 6), (4, 3, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    ("conv_transpose2d", (2, 4, 5, 6), (4, 3, 3, 2), {"stride": 1, "dilation": 3, "output_padding": 2}),
+    ("conv_transpose2d", (4, 5, 6), (4, 3, 4, 4), {"stride": (2, 1), "padding": (1, 2), "groups": 4}),
+    ("conv_transpose2d", (0, 4, 5, 6), (4, 3, 4, 4), {"stride": 2}),
+    (
+        "conv_transpose3d",
+        (2, 4, 3, 4, 5),
+        (4, 2, 3, 3, 2),
+        {"stride": 2, "padding": 1, "output_padding": (1, 0, 1), "groups": 2},
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "x_shape", "w_shape", "options"), TORCH_CASES)
+def test_against_torch(name, x_shape, w_shape, options, dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(x_shape).astype(dtype), rng.standard_normal(w_shape).astype(dtype)
+    transposed = "transpose" in name
+    b = rng.standard_normal(w_shape[1] * options.get("groups", 1) if transposed else w_shape[0]).astype(dtype)
+    ours = [tensor(a, True) for a in (x, w, b)]
+    theirs = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+    y, t = getattr(F, name)(*ours, **options), getattr(torch.nn.functional, name)(*theirs, **options)
+    assert_close(y, t.detach().numpy(), w[0].size, FACTORS["winograd"])
+    g = rng.standard_normal(y.shape).astype(dtype)
+    y.backward(fastdl.Tensor(g))
+    t.backward(torch.tensor(g))
+    for a, e in zip(ours, theirs, strict=True):
+        assert_close(a.grad, e.grad.numpy(), max(w.size, g.size), FACTORS["winograd"])
+
+
+@pytest.mark.parametrize(("name", "x_shape", "w_shape", "options"), [c for c in TORCH_CASES if 0 not in c[1]])
+def test_gradients_by_differences(name, x_shape, w_shape, options):
+    rng = np.random.default_rng(1)
+    outputs = w_shape[1] * options.get("groups", 1) if "transpose" in name else w_shape[0]
+    arrays = [rng.standard_normal(shape) for shape in (x_shape, w_shape, (outputs,))]
+    check_gradient(lambda x, w, b: getattr(F, name)(x, w, b, **options), *arrays)
+
+
+def test_the_reference_backend_computes_the_same():
+    rng = np.random.default_rng(2)
+    x, w = rng.standard_normal((2, 4, 9, 9)), rng.standard_normal((6, 4, 3, 3))
+    want = F.conv2d(tensor(x), tensor(w), padding=1).numpy()
+    with fastdl.use_backend("reference"):
+        got = F.conv2d(tensor(x), tensor(w), padding=1)
+    assert_close(got, want, 36)
+
+
+def test_forced_algorithms():
+    x, w = tensor(np.ones((1, 2, 8, 8))), tensor(np.ones((2, 2, 3, 3)))
+    with fastdl.conv_algorithm("im2col"):
+        assert kernels.cpu.conv_algorithm() == "im2col"
+        assert F.conv2d(x, w).numpy()[0, 0, 0, 0] == 18
+    assert kernels.cpu.conv_algorithm() == "auto"
+    with pytest.raises(ValueError, match="must be one of auto"), fastdl.conv_algorithm("fft"):
+        pass
+
+
+@st.composite
+def geometries(draw):
+    axes = draw(st.integers(1, 3))
+    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
+    groups = draw(st.integers(1, 3))
+    kernel, stride, dilation, pads = each(1, 4), each(1, 3), each(1, 3), each(0, 3)
+    pads = draw(st.sampled_from([pads, tuple(p for q in pads for p in (q, draw(st.integers(0, 3))))]))
+    c, k = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    least = [d * (n - 1) + 1 for d, n in zip(dilation, kernel, strict=True)]
+    size = tuple(draw(st.integers(n, n + 7)) for n in least)
+    n = draw(st.integers(1, 3))
+    return (n, c * groups, *size), (k * groups, c, *kernel), stride, pads, dilation, groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.sampled_from([np.float32, np.float64]), st.sampled_from(backends()))
+def test_random_geometries(geometry, dtype, level):
+    module = kernels.load(level)
+    x_shape, w_shape, *options = geometry
+    try:
+        for name, refusal in module.conv_algorithms(x_shape, w_shape, *options, dtype == np.float64):
+            if not refusal:
+                module.set_conv_algorithm(name)
+                check(module, geometry, dtype, FACTORS.get(name, 16.0))
+    finally:
+        module.set_conv_algorithm("auto")
+
+
+# ------------------------------------------------------------------------------------------------ messages
+
+X, W = (2, 3, 8, 8), (4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "w", "options", "message"),
+    [
+        (
+            "conv2d",
+            (8, 8),
+            W,
+            {},
+            r"conv2d: input must be 4-D or 3-D \(batch, channels, height, width\) or .*got shape \(8, 8\)",
+        ),
+        (
+            "conv2d",
+            X,
+            (4, 3, 3),
+            {},
+            r"weight must be 4-D \(out_channels, in_channels/groups, kH, kW\), got shape \(4, 3, 3\)",
+        ),
+        (
+            "conv2d",
+            (2, 8, 8, 3),
+            W,
+            {},
+            r"has 8 channels .* expects 3.*channels-last \(N, H, W, C\), use input.permute\(0, 3, 1, 2\)",
+        ),
+        ("conv2d", (8, 8, 3), W, {}, r"channels-last \(H, W, C\), use input.permute\(2, 0, 1\)"),
+        (
+            "conv2d",
+            (2, 5, 8, 8),
+            W,
+            {},
+            r"has 5 channels \(axis 1\), but weight of shape \(4, 3, 3, 3\) expects 3$",
+        ),
+        ("conv2d", X, (4, 3, 3, 3), {"groups": 2}, r"expects 3 \* groups = 6"),
+        ("conv2d", X, (5, 1, 3, 3), {"groups": 3}, r"groups=3 must divide weight's out_channels=5"),
+        ("conv2d", X, W, {"groups": 0}, "groups must be positive, got 0"),
+        ("conv2d", X, W, {"stride": 0}, "stride must be positive, got 0"),
+        ("conv2d", X, W, {"stride": (1, -1)}, r"stride must be positive, got \(1, -1\)"),
+        ("conv2d", X, W, {"dilation": 0}, "dilation must be positive"),
+        ("conv2d", X, W, {"padding": -1}, "padding must be non-negative, got -1"),
+        (
+            "conv2d",
+            X,
+            W,
+            {"padding": (1, 1, 1)},
+            r"padding must be an int or have 2 entries \(height, width\), got \(1, 1, 1\)",
+        ),
+        ("conv2d", X, W, {"padding": "full"}, "padding must be 'same', 'valid' or ints, got 'full'"),
+        ("conv2d", X, W, {"padding": "same", "stride": 2}, "padding='same' needs stride 1, got stride 2"),
+        ("conv2d", X, (4, 3, 9, 3), {}, r"kernel is larger than the padded input: kernel \(9, 3\)"),
+        ("conv2d", X, W, {"dilation": 4}, r"covers \(9, 9\), input \(8, 8\) with padding 0 has \(8, 8\)"),
+        ("conv2d", (2, 3, 0, 8), W, {"padding": 2}, "must not be empty along height, width"),
+        ("conv1d", (2, 3, 8, 8), (4, 3, 3), {}, r"conv1d: input must be 3-D or 2-D"),
+        (
+            "conv3d",
+            (2, 3, 8, 8),
+            (4, 3, 3, 3),
+            {},
+            r"conv3d: weight must be 5-D \(out_channels, in_channels/groups, kD, kH, kW\)",
+        ),
+        ("conv_transpose2d", X, (4, 3, 3, 3), {}, "has 3 channels .* expects 4"),
+        (
+            "conv_transpose2d",
+            X,
+            W[1:2] * 2 + W[2:],
+            {"output_padding": 1},
+            "output_padding must be smaller than stride or dilation",
+        ),
+        (
+            "conv_transpose2d",
+            (1, 3, 1, 1),
+            (3, 3, 3, 3),
+            {"padding": 2},
+            r"output would have shape \(-1, -1\): padding 2",
+        ),
+    ],
+)
+def test_messages(name, x, w, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(F, name)(tensor(np.zeros(x, np.float32)), tensor(np.zeros(w, np.float32)), **options)
+
+
+def test_type_messages():
+    x, w = np.zeros(X, np.float32), np.zeros(W, np.float32)
+    with pytest.raises(TypeError, match="conv2d: input must be a Tensor, got ndarray"):
+        F.conv2d(x, tensor(w))
+    with pytest.raises(TypeError, match="conv2d: weight must be a Tensor, got NoneType"):
+        F.conv2d(tensor(x), None)
+    with pytest.raises(TypeError, match="input is float32 but weight is float64; give both the same dtype"):
+        F.conv2d(tensor(x), tensor(w.astype(np.float64)))
+    with pytest.raises(TypeError, match="input must be float32 or float64, got int64"):
+        F.conv2d(tensor(x.astype(np.int64)), tensor(w))
+    with pytest.raises(TypeError, match=r"stride must be an int or a tuple of ints, got 1\.5"):
+        F.conv2d(tensor(x), tensor(w), stride=1.5)
+    with pytest.raises(ValueError, match=r"bias must have shape \(4,\)"):
+        F.conv2d(tensor(x), tensor(w), tensor(np.zeros(3, np.float32)))
+
+
+def test_in_place_change_of_a_saved_input_is_found():
+    x, w = tensor(np.ones(X), True), tensor(np.ones(W), True)
+    y = F.conv2d(x, w)
+    x._version_cell()[0] += 1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward(fastdl.Tensor(np.ones(y.shape)))
