@@ -1,0 +1,86 @@
+"""The command line as a user calls it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_datasets import write_mnist
+
+import fastdl
+from fastdl import cli, demo
+
+
+def test_demo_learns_the_digits(tmp_path, capsys):
+    accuracy = demo.run(None, str(tmp_path / "out"), epochs=None, seed=0)
+    assert accuracy >= 0.985
+    printed = capsys.readouterr().out
+    assert "says" in printed
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["confusion.png", "lenet5.safetensors", "loss.png"]
+    for name in ("confusion.png", "loss.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    assert len(fastdl.load(tmp_path / "out" / "lenet5.safetensors")) == 10
+
+
+def test_demo_on_idx_files(tmp_path, capsys):
+    write_mnist(tmp_path, n=100)
+    assert cli.main(["demo", "--data", str(tmp_path), "--output", str(tmp_path / "out"), "--epochs", "1"]) == 0
+    assert "100 images to learn from, 100 held out" in capsys.readouterr().out
+
+
+def test_demo_names_a_missing_file(tmp_path, capsys):
+    assert cli.main(["demo", "--data", str(tmp_path)]) == 1
+    assert "no train-images-idx3-ubyte" in capsys.readouterr().err
+
+
+def test_demo_refuses_zero_epochs(capsys):
+    assert cli.main(["demo", "--epochs", "0"]) == 2
+    assert "--epochs must be at least 1" in capsys.readouterr().err
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("CPU", "level", "threads", "cache", "CUDA"):
+        assert word in printed
+
+
+def test_bench_lists_and_refuses(capsys):
+    assert cli.main(["bench", "--family", "overhead", "--list"]) == 0
+    assert "relu 16x16" in capsys.readouterr().out
+    assert cli.main(["bench", "--family", "nothing"]) == 2
+    assert "no family 'nothing'" in capsys.readouterr().err
+    assert cli.main(["bench", "--plot", "x.png"]) == 2
+
+
+def test_bench_measures(tmp_path, capsys):
+    """A short run writes a file that the table and the plot can be made from."""
+    pytest.importorskip("torch")
+    out = tmp_path / "out.json"
+    arguments = ["bench", "--family", "overhead", "--case", "relu 16x16", "--against", "torch", "--seconds", "0.01"]
+    assert cli.main([*arguments, "--json", str(out), "--plot", str(tmp_path / "out.png")]) == 0
+    document = json.loads(out.read_text())
+    assert document["machine"]["threads"] == 2
+    assert document["machine"]["gflops"] > 1
+    for result in document["results"]:
+        assert result["fastdl_us"] > 0
+        assert result["ratio"] == pytest.approx(result["peer_us"] / result["fastdl_us"])
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+    from fastdl.bench import report
+
+    table = report.markdown(document)
+    assert "| relu 16x16 | fb |" in table
+
+
+def test_every_family_can_be_built_by_fastdl():
+    """Each benchmark case runs once: a renamed function shows here, not on the day of the measurement."""
+    from fastdl.bench import runner
+    from fastdl.bench.case import Library
+
+    library = Library("fastdl")
+    for family in runner.families():
+        for case in runner.cases_of(family):
+            assert case.mode in ("f", "fb", "step")
+            if max(case.flops / 1e9, case.bytes / 1e8) < 0.5:
+                case.make(library)()
