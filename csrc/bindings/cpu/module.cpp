@@ -7,6 +7,7 @@ namespace py = pybind11;
 namespace fastdl::binding {
 void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
+void register_pool(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
 }  // namespace fastdl::binding
@@ -17,6 +18,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   m.attr("level") = FASTDL_LEVEL;
   register_runtime(m);
   register_activation(m);
+  register_pool(m);
   register_machine(m);
   register_conv(m);
 }

@@ -1,0 +1,183 @@
+// Adaptive pooling with uneven windows (where in is a multiple of out, the windows are regular and max.cpp
+// and avg.cpp do it), and access by flat indices, which max-unpooling and the adaptive maximum's gradient
+// need.
+//
+//   window o of an axis covers [floor(o*in/out), ceil((o+1)*in/out)): never empty, neighbours may share one
+//   input
+//
+// Averages: output rows forward, input rows backward, rows first and then columns, as in avg.cpp. Maxima:
+// each window is searched in row-major order. Index access: one plane belongs to one thread, so scattering
+// needs no atomics and the last of several values for one place wins.
+#include <atomic>
+
+#include "cpu/pool/pool.h"
+#include "cpu/pool/rows.h"
+
+namespace fastdl {
+namespace {
+
+struct Windows {
+  std::vector<int64_t> begin, end;   // of each output, among the inputs
+  std::vector<int64_t> first, last;  // of each input, the outputs [first, last) that cover it
+  explicit Windows(const PoolAxis& a)
+      : begin(size_t(a.out)), end(size_t(a.out)), first(size_t(a.in), a.out), last(size_t(a.in), 0) {
+    for (int64_t o = 0; o < a.out; ++o) {
+      begin[size_t(o)] = o * a.in / a.out;
+      end[size_t(o)] = ((o + 1) * a.in + a.out - 1) / a.out;
+      for (int64_t x = begin[size_t(o)]; x < end[size_t(o)]; ++x) {
+        first[size_t(x)] = std::min(first[size_t(x)], o);
+        last[size_t(x)] = o + 1;
+      }
+    }
+  }
+  int64_t count(int64_t o) const { return end[size_t(o)] - begin[size_t(o)]; }
+};
+
+// to += scale * from
+template <class T>
+void add_row(T* to, const T* from, int64_t n, T scale) {
+  for (int64_t i = 0; i < n; ++i) to[i] += scale * from[i];
+}
+
+// f(plane) for all planes; it returns -1 or which of the plane's n values has a bad index. The lowest is the
+// result.
+template <class F>
+int64_t for_each_plane(int64_t planes, int64_t n, int64_t positions, F&& f) {
+  std::atomic<int64_t> bad{-1};
+  parallel_for(planes, rows_grain(4 * n + positions), [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const int64_t at = f(plane);
+      if (at < 0) continue;
+      int64_t known = bad.load();
+      while ((known < 0 || plane * n + at < known) && !bad.compare_exchange_weak(known, plane * n + at)) {
+      }
+    }
+  });
+  return bad.load();
+}
+
+}  // namespace
+
+template <class T>
+void adaptive_avg_pool_forward(T* y, const T* x, const PoolProblem& p) {
+  if (p.planes * p.out_plane() == 0) return;
+  const Windows d(p.d), h(p.h), w(p.w);
+  const int64_t rows = p.planes * p.d.out * p.h.out;
+  parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> line(size_t(p.w.in));
+    RowCursor at(begin, p.d.out, p.h.out);
+    for (int64_t row = begin; row < end; ++row, at.next()) {
+      fill(line.get(), p.w.in, T(0));
+      for (int64_t i = d.begin[size_t(at.d)]; i < d.end[size_t(at.d)]; ++i)
+        for (int64_t j = h.begin[size_t(at.h)]; j < h.end[size_t(at.h)]; ++j)
+          add_row(line.get(), x + ((at.plane * p.d.in + i) * p.h.in + j) * p.w.in, p.w.in, T(1));
+      for (int64_t o = 0; o < p.w.out; ++o) {
+        T sum = 0;
+        for (int64_t k = w.begin[size_t(o)]; k < w.end[size_t(o)]; ++k) sum += line[k];
+        y[row * p.w.out + o] = sum / T(d.count(at.d) * h.count(at.h) * w.count(o));
+      }
+    }
+  });
+}
+
+template <class T>
+void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p) {
+  if (p.planes * p.in_plane() == 0) return;
+  const Windows d(p.d), h(p.h), w(p.w);
+  parallel_for(p.planes * p.d.in * p.h.in, rows_grain(2 * p.w.in), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> line(size_t(p.w.out));
+    RowCursor at(begin, p.d.in, p.h.in);
+    for (int64_t row = begin; row < end; ++row, at.next()) {
+      fill(line.get(), p.w.out, T(0));
+      for (int64_t i = d.first[size_t(at.d)]; i < d.last[size_t(at.d)]; ++i)
+        for (int64_t j = h.first[size_t(at.h)]; j < h.last[size_t(at.h)]; ++j)
+          add_row(line.get(), grad_y + ((at.plane * p.d.out + i) * p.h.out + j) * p.w.out, p.w.out,
+                  T(1) / T(d.count(i) * h.count(j)));
+      for (int64_t o = 0; o < p.w.out; ++o) line[o] /= T(w.count(o));
+      for (int64_t k = 0; k < p.w.in; ++k) {
+        T sum = 0;
+        for (int64_t o = w.first[size_t(k)]; o < w.last[size_t(k)]; ++o) sum += line[o];
+        grad_x[row * p.w.in + k] = sum;
+      }
+    }
+  });
+}
+
+template <class T>
+void adaptive_max_pool_forward(T* y, int64_t* indices, const T* x, const PoolProblem& p) {
+  if (p.planes * p.out_plane() == 0) return;
+  const Windows d(p.d), h(p.h), w(p.w);
+  const int64_t rows = p.planes * p.d.out * p.h.out;
+  parallel_for(
+      rows, rows_grain(4 * (p.planes * p.in_plane() / rows + p.w.out)), [&](int64_t begin, int64_t end) {
+        RowCursor at(begin, p.d.out, p.h.out);
+        for (int64_t row = begin; row < end; ++row, at.next()) {
+          const T* plane = x + at.plane * p.in_plane();
+          for (int64_t o = 0; o < p.w.out; ++o) {
+            T best = -std::numeric_limits<T>::infinity();
+            int64_t where =
+                (d.begin[size_t(at.d)] * p.h.in + h.begin[size_t(at.h)]) * p.w.in + w.begin[size_t(o)];
+            for (int64_t i = d.begin[size_t(at.d)]; i < d.end[size_t(at.d)]; ++i)
+              for (int64_t j = h.begin[size_t(at.h)]; j < h.end[size_t(at.h)]; ++j)
+                for (int64_t k = w.begin[size_t(o)]; k < w.end[size_t(o)]; ++k) {
+                  const int64_t position = (i * p.h.in + j) * p.w.in + k;
+                  const T v = plane[position];
+                  if (v > best || v != v) best = v, where = position;
+                }
+            y[row * p.w.out + o] = best;
+            indices[row * p.w.out + o] = where;
+          }
+        }
+      });
+}
+
+template <class T>
+int64_t scatter_planes(T* y, const T* x, const int64_t* indices, int64_t planes, int64_t n,
+                       int64_t positions) {
+  return for_each_plane(planes, n, positions, [=](int64_t plane) -> int64_t {
+    fill(y + plane * positions, positions, T(0));
+    for (int64_t i = plane * n; i < (plane + 1) * n; ++i) {
+      if (uint64_t(indices[i]) >= uint64_t(positions)) return i - plane * n;
+      y[plane * positions + indices[i]] = x[i];
+    }
+    return -1;
+  });
+}
+
+template <class T>
+int64_t scatter_add_planes(T* y, const T* x, const int64_t* indices, int64_t planes, int64_t n,
+                           int64_t positions) {
+  return for_each_plane(planes, n, positions, [=](int64_t plane) -> int64_t {
+    fill(y + plane * positions, positions, T(0));
+    for (int64_t i = plane * n; i < (plane + 1) * n; ++i) {
+      if (uint64_t(indices[i]) >= uint64_t(positions)) return i - plane * n;
+      y[plane * positions + indices[i]] += x[i];
+    }
+    return -1;
+  });
+}
+
+template <class T>
+int64_t gather_planes(T* y, const T* x, const int64_t* indices, int64_t planes, int64_t n,
+                      int64_t positions) {
+  return for_each_plane(planes, n, 0, [=](int64_t plane) -> int64_t {
+    for (int64_t i = plane * n; i < (plane + 1) * n; ++i) {
+      if (uint64_t(indices[i]) >= uint64_t(positions)) return i - plane * n;
+      y[i] = x[plane * positions + indices[i]];
+    }
+    return -1;
+  });
+}
+
+#define FASTDL_INSTANTIATE(T)                                                                      \
+  template void adaptive_avg_pool_forward<T>(T*, const T*, const PoolProblem&);                    \
+  template void adaptive_avg_pool_backward<T>(T*, const T*, const PoolProblem&);                   \
+  template void adaptive_max_pool_forward<T>(T*, int64_t*, const T*, const PoolProblem&);          \
+  template int64_t scatter_planes<T>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t);     \
+  template int64_t scatter_add_planes<T>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t); \
+  template int64_t gather_planes<T>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

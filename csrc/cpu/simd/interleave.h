@@ -1,0 +1,126 @@
+// Rows taken apart by the remainder of their position modulo a stride, and put together again: what strided
+// access needs to become contiguous. With `s` the stride, the element at position u = q*s + r of a row that
+// starts `shift` positions late (u = index + shift) lives at phases[r*pitch + q].
+//
+//   even, odd, zip_low, zip_high   (de)interleaving of two vectors
+//   split_row                      row -> phases; s = 1 and 2 with vectors, which may write up to two vectors
+//   of
+//                                  `fill` behind the last element
+//   join_row                       phases -> row
+#pragma once
+
+#include <utility>
+
+#include "cpu/simd/simd.h"
+
+namespace fastdl::simd {
+
+template <class T, std::size_t... I>
+[[gnu::always_inline]] inline Vec<T> pick(Vec<T> a, Vec<T> b, int first, std::index_sequence<I...>) {
+  return first ? __builtin_shufflevector(a, b, (2 * I + 1)...) : __builtin_shufflevector(a, b, (2 * I)...);
+}
+template <class T, std::size_t... I>
+[[gnu::always_inline]] inline Vec<T> zip(Vec<T> a, Vec<T> b, int high, std::index_sequence<I...>) {
+  constexpr int w = kWidth<T>;
+  return high ? __builtin_shufflevector(a, b, (w / 2 + I / 2 + (I % 2) * w)...)
+              : __builtin_shufflevector(a, b, (I / 2 + (I % 2) * w)...);
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> even(Vec<T> a, Vec<T> b) {
+  return pick<T>(a, b, 0, std::make_index_sequence<kWidth<T>>());
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> odd(Vec<T> a, Vec<T> b) {
+  return pick<T>(a, b, 1, std::make_index_sequence<kWidth<T>>());
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> zip_low(Vec<T> a, Vec<T> b) {
+  return zip<T>(a, b, 0, std::make_index_sequence<kWidth<T>>());
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> zip_high(Vec<T> a, Vec<T> b) {
+  return zip<T>(a, b, 1, std::make_index_sequence<kWidth<T>>());
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> iota() {
+  Vec<T> v;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = T(i);
+  return v;
+}
+
+// `value(i)` gives the vector at row[i ...], `value_n(i, n)` its first n lanes only.
+template <class T, class Value, class ValueN>
+[[gnu::always_inline]] inline void split_row(int64_t n, int64_t s, int64_t shift, T* phases, int64_t pitch,
+                                             T fill, Value value, ValueN value_n) {
+  constexpr int64_t w = kWidth<T>;
+  const auto filled = [&](int64_t i) {
+    const int64_t left = n - i;
+    if (left >= w) return value(i);
+    if (left <= 0) return broadcast<T>(fill);
+    return iota<T>() < T(left) ? value_n(i, int(left)) : broadcast<T>(fill);
+  };
+  if (s == 1) {
+    int64_t i = 0;
+    for (; i + w <= n; i += w) store<T>(phases + shift + i, value(i));
+    if (i < n) store<T>(phases + shift + i, filled(i));
+  } else {  // s == 2
+    T* first = phases + (shift % 2) * pitch + shift / 2;
+    T* second = phases + ((shift + 1) % 2) * pitch + (shift + 1) / 2;
+    const auto block = [&](int64_t i, Vec<T> a, Vec<T> b) {
+      store<T>(first + i / 2, even<T>(a, b));
+      store<T>(second + i / 2, odd<T>(a, b));
+    };
+    int64_t i = 0;
+    for (; i + 2 * w <= n; i += 2 * w) block(i, value(i), value(i + w));
+    if (i < n) block(i, filled(i), filled(i + w));
+  }
+}
+
+template <class T>
+void split_row(const T* row, int64_t n, int64_t s, int64_t shift, T* phases, int64_t pitch, T fill) {
+  if (s <= 2) {
+    split_row<T>(
+        n, s, shift, phases, pitch, fill, [=](int64_t i) { return load<T>(row + i); },
+        [=](int64_t i, int left) { return load_n(row + i, left); });
+  } else {
+    int64_t r = shift % s, q = shift / s;
+    for (int64_t i = 0; i < n; ++i) {
+      phases[r * pitch + q] = row[i];
+      if (++r == s) r = 0, ++q;
+    }
+  }
+}
+
+template <class T>
+void join_row(const T* phases, int64_t pitch, int64_t s, int64_t shift, T* row, int64_t n) {
+  constexpr int64_t w = kWidth<T>;
+  if (s == 1) {
+    std::memcpy(row, phases + shift, size_t(n) * sizeof(T));
+  } else if (s == 2) {
+    const T* first = phases + (shift % 2) * pitch + shift / 2;
+    const T* second = phases + ((shift + 1) % 2) * pitch + (shift + 1) / 2;
+    int64_t i = 0;
+    for (; i + 2 * w <= n; i += 2 * w) {
+      const Vec<T> a = load<T>(first + i / 2), b = load<T>(second + i / 2);
+      store<T>(row + i, zip_low<T>(a, b));
+      store<T>(row + i + w, zip_high<T>(a, b));
+    }
+    if (i < n) {  // reads up to one vector behind the phases' ends: they are padded
+      const Vec<T> a = load<T>(first + i / 2), b = load<T>(second + i / 2);
+      const int64_t left = n - i;
+      if (left >= w) store<T>(row + i, zip_low<T>(a, b));
+      if (left > w) store_n(row + i + w, zip_high<T>(a, b), int(left - w));
+      if (left < w) store_n(row + i, zip_low<T>(a, b), int(left));
+    }
+  } else {
+    int64_t r = shift % s, q = shift / s;
+    for (int64_t i = 0; i < n; ++i) {
+      row[i] = phases[r * pitch + q];
+      if (++r == s) r = 0, ++q;
+    }
+  }
+}
+
+}  // namespace fastdl::simd

@@ -1,0 +1,578 @@
+"""Pooling; see ``torch.nn.functional``. Inputs are (N, C, spatial...) or (C, spatial...), float32 or float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import index
+from typing import Any, NamedTuple
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+Ints = int | Sequence[int]
+Sizes = tuple[int, ...]
+
+
+class Plan(NamedTuple):
+    """A checked pooling geometry for one input shape."""
+
+    size: Sizes  # spatial extents of the input
+    kernel: Sizes
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
+    output: Sizes
+
+
+class MaxPool(Op):
+    """Saves the number of the winning tap of each window, not the input."""
+
+    def forward(self, x: Any, plan: Plan, return_indices: bool) -> Any:
+        self.plan = plan
+        size, kernel, stride, padding, dilation, output = plan
+        backend = select(x)
+        save = return_indices or self.needs[0]
+        y, self.offsets = backend.max_pool_forward(x, kernel, stride, padding, dilation, output, save)
+        if return_indices:
+            return y, backend.max_pool_indices(self.offsets, size, kernel, stride, padding, dilation)
+        return y
+
+    def backward(self, grad_y: Any, *_: Any) -> Any:
+        size, kernel, stride, padding, dilation, _output = self.plan
+        return select(grad_y).max_pool_backward(grad_y, self.offsets, size, kernel, stride, padding, dilation)
+
+
+class AvgPool(Op):
+    def forward(self, x: Any, plan: Plan, count_include_pad: bool, divisor: int | None) -> Any:
+        self.plan, self.count_include_pad, self.divisor = plan, count_include_pad, divisor
+        _size, kernel, stride, padding, _dilation, output = plan
+        return select(x).avg_pool_forward(x, kernel, stride, padding, output, count_include_pad, divisor)
+
+    def backward(self, grad_y: Any) -> Any:
+        size, kernel, stride, padding, _dilation, _output = self.plan
+        return select(grad_y).avg_pool_backward(
+            grad_y, size, kernel, stride, padding, self.count_include_pad, self.divisor
+        )
+
+
+class AdaptiveAvgPool(Op):
+    def forward(self, x: Any, output: Sizes) -> Any:
+        self.size = x.shape[x.ndim - len(output) :]
+        return select(x).adaptive_avg_pool_forward(x, output)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).adaptive_avg_pool_backward(grad_y, self.size)
+
+
+class AdaptiveMaxPool(Op):
+    """Saves the winners' positions."""
+
+    def forward(self, x: Any, output: Sizes, return_indices: bool) -> Any:
+        self.size = x.shape[x.ndim - len(output) :]
+        y, self.indices = select(x).adaptive_max_pool_forward(x, output)
+        return (y, self.indices) if return_indices else y
+
+    def backward(self, grad_y: Any, *_: Any) -> Any:
+        return select(grad_y).adaptive_max_pool_backward(grad_y, self.indices, self.size)
+
+
+class MaxUnpool(Op):
+    saves = (1,)
+
+    def forward(self, x: Any, indices: Any, output: Sizes) -> Any:
+        self.indices, self.rank = indices, len(output)
+        return select(x).max_unpool_forward(x, indices, output)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).max_unpool_backward(grad_y, self.indices, self.rank), None
+
+
+def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
+    """An int, or as many ints as there are spatial axes (or one for all)."""
+    try:
+        if isinstance(value, (tuple, list)):
+            sizes = tuple([index(v) for v in value])
+            if len(sizes) == 1:
+                sizes *= rank
+        else:
+            sizes = (index(value),) * rank
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an int or a tuple of {rank} ints, got {value!r}") from None
+    if len(sizes) != rank:
+        raise ValueError(f"{op}: {name} must be an int or a tuple of {rank} ints, got {value!r}")
+    return sizes
+
+
+def _check_shape(op: str, shape: Sizes, rank: int) -> None:
+    spatial = ", ".join("DHW"[3 - rank :])
+    if len(shape) not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"{op}: input must be {rank + 2}-D (N, C, {spatial}) or {rank + 1}-D (C, {spatial}), got shape {shape}"
+        )
+    if 0 in shape[len(shape) - rank - 1 :]:
+        raise ValueError(f"{op}: only the batch axis of the input may be empty, got shape {shape}")
+
+
+def _checked(x: Any, op: str, name: str = "input") -> Any:
+    """The tensor's array, if it is one of floating-point numbers."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(x).__name__}")
+    return x._data
+
+
+def _key(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value
+
+
+@lru_cache(maxsize=2048)
+def _plan(
+    op: str,
+    rank: int,
+    shape: Sizes,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> Plan:
+    _check_shape(op, shape, rank)
+    kernel = _sizes(kernel_size, rank, op, "kernel_size")
+    strides = kernel if stride is None or stride == () else _sizes(stride, rank, op, "stride")
+    pads = _sizes(padding, rank, op, "padding")
+    dilations = _sizes(dilation, rank, op, "dilation")
+    for name, values in (("kernel_size", kernel), ("stride", strides), ("dilation", dilations)):
+        if min(values) <= 0:
+            raise ValueError(f"{op}: {name} must be positive, got {values}")
+    size = shape[len(shape) - rank :]
+    output = []
+    for n, k, s, p, d in zip(size, kernel, strides, pads, dilations, strict=True):
+        reach = (k - 1) * d + 1  # inputs from the first tap of a window to the last
+        if p < 0:
+            raise ValueError(f"{op}: padding must not be negative, got {pads}")
+        if 2 * p > reach:
+            raise ValueError(
+                f"{op}: padding must be at most half of the window, got padding {pads} for kernel_size {kernel}"
+                + (f" with dilation {dilations}" if max(dilations) > 1 else "")
+            )
+        room = n + 2 * p - reach
+        out = (room + (s - 1 if ceil_mode else 0)) // s + 1
+        # With ceil_mode the last window must begin inside the input or its left padding.
+        if ceil_mode and (out - 1) * s >= n + p:
+            out -= 1
+        if out < 1:
+            raise ValueError(
+                f"{op}: the window is larger than the padded input: kernel_size {kernel}"
+                + (f" with dilation {dilations}" if max(dilations) > 1 else "")
+                + f" and padding {pads} on an input of spatial size {size}"
+            )
+        output.append(out)
+    return Plan(size, kernel, strides, pads, dilations, tuple(output))
+
+
+def _max_pool(
+    op: str,
+    rank: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Any:
+    shape = _checked(input, op).shape
+    plan = _plan(
+        op, rank, shape, _key(kernel_size), _key(stride), _key(padding), _key(dilation), bool(ceil_mode)
+    )
+    return MaxPool.apply(input, plan=plan, return_indices=return_indices)
+
+
+def _avg_pool(
+    op: str,
+    rank: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None = None,
+) -> Tensor:
+    shape = _checked(input, op).shape
+    plan = _plan(op, rank, shape, _key(kernel_size), _key(stride), _key(padding), 1, bool(ceil_mode))
+    if divisor_override is not None and divisor_override == 0:
+        raise ValueError(f"{op}: divisor_override must not be 0")
+    return AvgPool.apply(  # type: ignore[no-any-return]
+        input, plan=plan, count_include_pad=bool(count_include_pad), divisor=divisor_override
+    )
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Maximum over windows of (N, C, L) or (C, L); see :func:`max_pool2d` and ``torch.nn.functional.max_pool1d``."""
+    return _max_pool(
+        "max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    )
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Maximum over windows of an image; see ``torch.nn.functional.max_pool2d``.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), float32 or float64.
+        kernel_size: window (kH, kW), or one int for both.
+        stride: distance of windows; default ``kernel_size``.
+        padding: implicit -inf on both sides, at most half of the window.
+        dilation: distance of a window's elements.
+        ceil_mode: also use a last window that reaches beyond the padded input, if it begins inside.
+        return_indices: also return the maxima's flat positions in their input planes (int64).
+
+    Returns:
+        (N, C, Hout, Wout) with ``Hout = floor((H + 2*padding - dilation*(kH - 1) - 1) / stride) + 1``, and the indices
+        if asked for. Of equal maxima the first counts; NaN counts as the largest.
+
+    Raises:
+        ValueError: for a geometry without output, or the wrong number of axes.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([[[1.0, 2.0, 5.0, 0.0], [3.0, 4.0, 1.0, 7.0]]])
+        >>> fastdl.nn.functional.max_pool2d(x, 2)
+        tensor([[[4., 7.]]])
+    """
+    return _max_pool(
+        "max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    )
+
+
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Maximum over windows of (N, C, D, H, W) or (C, D, H, W); see :func:`max_pool2d` and torch's ``max_pool3d``."""
+    return _max_pool(
+        "max_pool3d", 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
+    )
+
+
+def max_pool1d_with_indices(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`max_pool1d` with ``return_indices=True``."""
+    return max_pool1d(input, kernel_size, stride, padding, dilation, ceil_mode, True)  # type: ignore[no-any-return]
+
+
+def max_pool2d_with_indices(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`max_pool2d` with ``return_indices=True``."""
+    return max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)  # type: ignore[no-any-return]
+
+
+def max_pool3d_with_indices(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`max_pool3d` with ``return_indices=True``."""
+    return max_pool3d(input, kernel_size, stride, padding, dilation, ceil_mode, True)  # type: ignore[no-any-return]
+
+
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Mean over windows of (N, C, L) or (C, L); see :func:`avg_pool2d` and ``torch.nn.functional.avg_pool1d``."""
+    return _avg_pool("avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Mean over windows of an image; see ``torch.nn.functional.avg_pool2d``.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), float32 or float64.
+        kernel_size: window (kH, kW), or one int for both.
+        stride: distance of windows; default ``kernel_size``.
+        padding: implicit zeros on both sides, at most half of the window.
+        ceil_mode: also use a last window that reaches beyond the padded input, if it begins inside.
+        count_include_pad: whether padding counts in the divisor.
+        divisor_override: divide by this instead.
+
+    Returns:
+        (N, C, Hout, Wout) with ``Hout = floor((H + 2*padding - kH) / stride) + 1``.
+
+    Raises:
+        ValueError: for a geometry without output, or the wrong number of axes.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.avg_pool2d(fastdl.tensor([[[1.0, 2.0], [3.0, 4.0]]]), 2)
+        tensor([[[2.5000]]])
+    """
+    return _avg_pool(
+        "avg_pool2d", 2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+def avg_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Mean over windows of (N, C, D, H, W) or (C, D, H, W); see :func:`avg_pool2d` and torch's ``avg_pool3d``."""
+    return _avg_pool(
+        "avg_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+@lru_cache(maxsize=2048)
+def _adaptive_plan(op: str, rank: int, shape: Sizes, output_size: Any) -> tuple[Sizes, Plan | None]:
+    """The output size and, where all windows are alike, the equivalent ordinary pooling."""
+    _check_shape(op, shape, rank)
+    size = shape[len(shape) - rank :]
+    if isinstance(output_size, tuple) and len(output_size) == rank:
+        output_size = tuple([n if o is None else o for o, n in zip(output_size, size, strict=True)])
+    elif output_size is None:
+        output_size = size
+    output = _sizes(output_size, rank, op, "output_size")
+    if min(output) < 0:
+        raise ValueError(f"{op}: output_size must not be negative, got {output}")
+    if any(o == 0 or n % o for n, o in zip(size, output, strict=True)):
+        return output, None
+    kernel = tuple([n // o for n, o in zip(size, output, strict=True)])
+    return output, Plan(size, kernel, kernel, (0,) * rank, (1,) * rank, output)
+
+
+def _adaptive_max_pool(op: str, rank: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
+    output, plan = _adaptive_plan(op, rank, _checked(input, op).shape, _key(output_size))
+    if plan is not None:
+        return MaxPool.apply(input, plan=plan, return_indices=return_indices)
+    return AdaptiveMaxPool.apply(input, output=output, return_indices=return_indices)
+
+
+def _adaptive_avg_pool(op: str, rank: int, input: Tensor, output_size: Any) -> Tensor:
+    output, plan = _adaptive_plan(op, rank, _checked(input, op).shape, _key(output_size))
+    if plan is not None:
+        return AvgPool.apply(input, plan=plan, count_include_pad=True, divisor=None)  # type: ignore[no-any-return]
+    return AdaptiveAvgPool.apply(input, output=output)  # type: ignore[no-any-return]
+
+
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Maximum over ``output_size`` windows that share (N, C, L) or (C, L); see :func:`adaptive_max_pool2d`."""
+    return _adaptive_max_pool("adaptive_max_pool1d", 1, input, output_size, return_indices)
+
+
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Maximum over as many windows as the output has places; see ``torch.nn.functional.adaptive_max_pool2d``.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), float32 or float64.
+        output_size: (Hout, Wout), or one int for both; None keeps the input's extent. Window ``o`` of an axis covers
+            ``floor(o*H/Hout)`` up to, but not including, ``ceil((o+1)*H/Hout)``.
+        return_indices: also return the maxima's flat positions in their input planes (int64).
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.adaptive_max_pool2d(fastdl.tensor([[[1.0, 2.0, 3.0]]]), (None, 2))
+        tensor([[[2., 3.]]])
+    """
+    return _adaptive_max_pool("adaptive_max_pool2d", 2, input, output_size, return_indices)
+
+
+def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Maximum over windows that share (N, C, D, H, W) or (C, D, H, W); see :func:`adaptive_max_pool2d`."""
+    return _adaptive_max_pool("adaptive_max_pool3d", 3, input, output_size, return_indices)
+
+
+def adaptive_max_pool1d_with_indices(
+    input: Tensor, output_size: Any, return_indices: bool = False
+) -> tuple[Tensor, Tensor]:
+    """:func:`adaptive_max_pool1d` with ``return_indices=True``."""
+    return adaptive_max_pool1d(input, output_size, True)  # type: ignore[no-any-return]
+
+
+def adaptive_max_pool2d_with_indices(
+    input: Tensor, output_size: Any, return_indices: bool = False
+) -> tuple[Tensor, Tensor]:
+    """:func:`adaptive_max_pool2d` with ``return_indices=True``."""
+    return adaptive_max_pool2d(input, output_size, True)  # type: ignore[no-any-return]
+
+
+def adaptive_max_pool3d_with_indices(
+    input: Tensor, output_size: Any, return_indices: bool = False
+) -> tuple[Tensor, Tensor]:
+    """:func:`adaptive_max_pool3d` with ``return_indices=True``."""
+    return adaptive_max_pool3d(input, output_size, True)  # type: ignore[no-any-return]
+
+
+def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
+    """Mean over ``output_size`` windows that share (N, C, L) or (C, L); see :func:`adaptive_avg_pool2d`."""
+    return _adaptive_avg_pool("adaptive_avg_pool1d", 1, input, output_size)
+
+
+def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """Mean over as many windows as the output has places; see ``torch.nn.functional.adaptive_avg_pool2d``.
+
+    Windows as in :func:`adaptive_max_pool2d`; an output size of 1 is global average pooling.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.adaptive_avg_pool2d(fastdl.tensor([[[1.0, 2.0], [3.0, 6.0]]]), 1)
+        tensor([[[3.]]])
+    """
+    return _adaptive_avg_pool("adaptive_avg_pool2d", 2, input, output_size)
+
+
+def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
+    """Mean over windows that share (N, C, D, H, W) or (C, D, H, W); see :func:`adaptive_avg_pool2d`."""
+    return _adaptive_avg_pool("adaptive_avg_pool3d", 3, input, output_size)
+
+
+def _max_unpool(
+    op: str,
+    rank: int,
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    output_size: Any,
+) -> Tensor:
+    shape = _checked(input, op).shape
+    at = _checked(indices, op, "indices")
+    _check_shape(op, shape, rank)
+    if at.dtype != "int64":
+        raise TypeError(f"{op}: indices must be int64, got {at.dtype}")
+    if at.shape != shape:
+        raise ValueError(f"{op}: indices must have the shape of the input {shape}, got {at.shape}")
+    kernel = _sizes(kernel_size, rank, op, "kernel_size")
+    strides = kernel if stride is None or stride in ((), []) else _sizes(stride, rank, op, "stride")
+    pads = _sizes(padding, rank, op, "padding")
+    if min(kernel) <= 0 or min(strides) <= 0:
+        raise ValueError(f"{op}: kernel_size and stride must be positive, got {kernel} and {strides}")
+    default = [
+        (n - 1) * s + k - 2 * p
+        for n, k, s, p in zip(shape[len(shape) - rank :], kernel, strides, pads, strict=True)
+    ]
+    if output_size is None:
+        output = tuple(default)
+    else:
+        output = tuple([index(o) for o in output_size])
+        if len(output) == rank + 2:
+            output = output[2:]
+        if len(output) != rank:
+            raise ValueError(
+                f"{op}: output_size must have {rank} elements, or {rank + 2} with batch and channels, "
+                f"got {tuple(output_size)}"
+            )
+        for axis, (o, n, s) in enumerate(zip(output, default, strides, strict=True)):
+            if not n - s < o < n + s:
+                raise ValueError(
+                    f"{op}: output_size[{axis}] must lie between {n - s} and {n + s} (exclusive) for kernel_size "
+                    f"{kernel}, stride {strides} and padding {pads}, got {output}"
+                )
+    if min(output) <= 0:
+        raise ValueError(
+            f"{op}: padding {pads} leaves no output of an input of shape {shape}, kernel_size {kernel}"
+        )
+    return MaxUnpool.apply(input, indices, output=output)  # type: ignore[no-any-return]
+
+
+def max_unpool1d(
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """The partial inverse of :func:`max_pool1d`; see :func:`max_unpool2d`."""
+    return _max_unpool("max_unpool1d", 1, input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool2d(
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Put maxima back to where they were, zeros elsewhere; see ``torch.nn.functional.max_unpool2d``.
+
+    Args:
+        input: what :func:`max_pool2d` returned.
+        indices: the indices it returned with ``return_indices=True``.
+        kernel_size, stride, padding: of that pooling.
+        output_size: the input's spatial shape (or whole shape), where the pooling did not cover it evenly.
+
+    Raises:
+        IndexError: for an index outside of the output plane, with its position.
+    """
+    return _max_unpool("max_unpool2d", 2, input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool3d(
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """The partial inverse of :func:`max_pool3d`; see :func:`max_unpool2d`."""
+    return _max_unpool("max_unpool3d", 3, input, indices, kernel_size, stride, padding, output_size)
