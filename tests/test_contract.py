@@ -14,6 +14,9 @@ from parity import backends
 # Controls of the runtime, which a definition in NumPy has no use for.
 RUNTIME = {
     "contiguous",
+    "conv_algorithm",
+    "conv_algorithms",
+    "conv_choice",
     "empty_cache",
     "machine_copy",
     "machine_fma",
@@ -21,6 +24,7 @@ RUNTIME = {
     "num_threads",
     "reset_peak_memory_stats",
     "set_cache_limit",
+    "set_conv_algorithm",
     "set_memory_guard",
     "set_num_threads",
     "workers_started",

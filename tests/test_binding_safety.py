@@ -1,0 +1,109 @@
+"""No call into the extension can crash the interpreter: every function with thousands of senseless arguments.
+
+Each function runs in a process of its own, guard bytes around every array. It may raise what Python code can catch;
+it may not end the process, write beyond an array, or change an argument.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from test_contract import RUNTIME
+
+from fastdl import kernels
+
+CALLS = 400
+
+PROGRAM = """
+import re, sys
+import numpy as np
+from fastdl import kernels
+
+name, calls = sys.argv[1], int(sys.argv[2])
+module = kernels.cpu
+module.set_num_threads(2)
+module.set_memory_guard(True)
+function = getattr(module, name)
+head = re.match(r"\\w+\\((.*)\\) ->", function.__doc__.splitlines()[0]).group(1)
+kinds = re.findall(r"(?:^|, )\\w+: (.*?)(?=, \\w+: |$)", head)
+rng = np.random.default_rng(sum(map(ord, name)))
+DTYPES = [np.float32, np.float32, np.float32, np.float64, np.int64, np.uint8, np.bool_, np.complex64]
+
+def shape(common):
+    if rng.random() < 0.6:
+        return common
+    return tuple(rng.integers(0, 6, rng.integers(0, 6)))
+
+def array(common, dtype):
+    extents = shape(common)
+    if rng.random() < 0.2:
+        dtype = DTYPES[rng.integers(len(DTYPES))]
+    values = np.array(rng.standard_normal(extents) * rng.choice([1, 1, 1e30, np.inf])).astype(dtype)
+    choice = rng.random()
+    if choice < 0.1:
+        values = values.T
+    elif choice < 0.15 and values.ndim:
+        values = values[::-1]
+    elif choice < 0.2:
+        values = values.astype(values.dtype.newbyteorder())
+    return values
+
+def integer():
+    return int(rng.choice([0, 1, 1, 1, 2, 3, 5, -1, -2, 7, 64, 2**31, -(2**62)], p=[.15, .2, .1, .1, .15, .1, .05, .05, .02, .03, .02, .02, .01]))
+
+def value(kind, common, dtype):
+    if "None" in kind and rng.random() < 0.3:
+        return None
+    if "equence[numpy.ndarray" in kind or kind == "list":
+        return [array(common, dtype) for _ in range(rng.integers(0, 4))]
+    if "equence[bool" in kind:
+        return [bool(rng.integers(2)) for _ in range(rng.integers(0, 7))]
+    if "equence[" in kind:
+        return [integer() for _ in range(int(rng.choice([0, 1, 2, 2, 3, 4, 6])))]
+    if "ndarray" in kind:
+        return array(common, dtype)
+    if "dtype" in kind:
+        return np.dtype(DTYPES[rng.integers(len(DTYPES))])
+    if "Int" in kind or kind == "int":
+        return integer()
+    if "Float" in kind or kind == "float":
+        return float(rng.choice([0.0, 1.0, -1.0, 0.5, np.nan, np.inf, 1e-30]))
+    if "bool" in kind:
+        return bool(rng.integers(2))
+    if "str" in kind:
+        return str(rng.choice(["", "none", "mean", "sum", "zeros", "relu", "x" * 50]))
+    return None
+
+passed = 0
+import warnings
+warnings.simplefilter("ignore")
+with np.errstate(all="ignore"):
+    for _ in range(calls):
+        common = tuple(rng.integers(1, 5, rng.integers(0, 5)))
+        dtype = DTYPES[rng.integers(4)]
+        arguments = [value(kind, common, dtype) for kind in kinds]
+        try:
+            function(*arguments)
+            passed += 1
+        except (TypeError, ValueError, RuntimeError, IndexError, MemoryError, OverflowError):
+            pass
+assert module.memory_stats()["guard_errors"] == 0, "wrote beyond the end of an array"
+print("calls that were accepted:", passed)
+"""
+
+
+def functions() -> list[str]:
+    module = kernels.cpu
+    found = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n)) and n not in RUNTIME]
+    return sorted(n for n in found if re.match(r"\w+\(.+\) ->", getattr(module, n).__doc__ or ""))
+
+
+@pytest.mark.parametrize("name", functions())
+def test_senseless_arguments_do_no_harm(name):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, name, str(CALLS)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{name} ended the process with status {done.returncode}\n{done.stderr[-2000:]}"
