@@ -1,27 +1,183 @@
-#include "cpu/activation.h"
+#include "cpu/activation/activation.h"
+
+#include <array>
 
 #include "bindings/cpu/array.h"
 
 namespace fastdl::binding {
 namespace {
 
-py::array bind_relu_forward(const py::array& x) {
-  return by_dtype("relu", x, [&]<class T>(T) {
-    const In<T> in(x, "relu", "x");
+using Parameters = std::array<double, kMaxActivationParameters>;
+
+struct Entry {
+  Activation function;
+  const char* name;
+  const char* saved;  // backward's second argument
+  std::vector<const char*> parameters;
+};
+
+py::array forward(const Entry& entry, const py::array& x, const Parameters& parameters) {
+  return by_dtype(entry.name, x, [&]<class T>(T) {
+    const In<T> in(x, entry.name, "x");
     py::array y = empty<T>(in.shape());
     KernelScope scope(in.size());
-    relu_forward<T>(data<T>(y), in, in.size());
+    activation_forward<T>(entry.function, data<T>(y), in, in.size(), parameters.data());
     return y;
   });
 }
 
-py::array bind_relu_backward(const py::array& grad_y, const py::array& y) {
-  return by_dtype("relu_backward", y, [&]<class T>(T) {
-    const In<T> g(grad_y, "relu_backward", "grad_y"), out(y, "relu_backward", "y");
-    if (g.size() != out.size()) throw py::value_error("relu_backward: grad_y and y differ in size");
-    py::array grad_x = empty<T>(out.shape());
-    KernelScope scope(out.size());
-    relu_backward<T>(data<T>(grad_x), g, out, out.size());
+py::array backward(const Entry& entry, const py::array& grad_y, const py::array& saved,
+                   const Parameters& parameters) {
+  return by_dtype(entry.name, saved, [&]<class T>(T) {
+    const In<T> g(grad_y, entry.name, "grad_y"), kept(saved, entry.name, entry.saved);
+    if (g.size() != kept.size())
+      throw py::value_error(std::string(entry.name) + "_backward: grad_y and " + entry.saved +
+                            " differ in size");
+    py::array grad_x = empty<T>(kept.shape());
+    KernelScope scope(kept.size());
+    activation_backward<T>(entry.function, data<T>(grad_x), g, kept, kept.size(), parameters.data());
+    return grad_x;
+  });
+}
+
+// Both kernels of one activation, with as many keyword parameters as it has.
+void define(py::module_& m, const Entry& entry) {
+  const std::string f = std::string(entry.name) + "_forward", b = std::string(entry.name) + "_backward";
+  const auto x = py::arg("x"), g = py::arg("grad_y"), s = py::arg(entry.saved);
+  const auto& p = entry.parameters;
+  switch (p.size()) {
+    case 0:
+      m.def(f.c_str(), [entry](const py::array& a) { return forward(entry, a, {}); }, x);
+      m.def(
+          b.c_str(), [entry](const py::array& a, const py::array& c) { return backward(entry, a, c, {}); }, g,
+          s);
+      break;
+    case 1:
+      m.def(
+          f.c_str(), [entry](const py::array& a, double p0) { return forward(entry, a, {p0}); }, x,
+          py::arg(p[0]));
+      m.def(
+          b.c_str(),
+          [entry](const py::array& a, const py::array& c, double p0) { return backward(entry, a, c, {p0}); },
+          g, s, py::arg(p[0]));
+      break;
+    case 2:
+      m.def(
+          f.c_str(),
+          [entry](const py::array& a, double p0, double p1) { return forward(entry, a, {p0, p1}); }, x,
+          py::arg(p[0]), py::arg(p[1]));
+      m.def(
+          b.c_str(),
+          [entry](const py::array& a, const py::array& c, double p0, double p1) {
+            return backward(entry, a, c, {p0, p1});
+          },
+          g, s, py::arg(p[0]), py::arg(p[1]));
+      break;
+    case 3:
+      m.def(
+          f.c_str(),
+          [entry](const py::array& a, double p0, double p1, double p2) {
+            return forward(entry, a, {p0, p1, p2});
+          },
+          x, py::arg(p[0]), py::arg(p[1]), py::arg(p[2]));
+      m.def(
+          b.c_str(),
+          [entry](const py::array& a, const py::array& c, double p0, double p1, double p2) {
+            return backward(entry, a, c, {p0, p1, p2});
+          },
+          g, s, py::arg(p[0]), py::arg(p[1]), py::arg(p[2]));
+      break;
+  }
+}
+
+// x as (outer, channels, inner): channels is axis 1, as in PyTorch; a single weight takes all elements as its
+// channel.
+struct Channels {
+  int64_t outer, channels, inner;
+};
+template <class T>
+Channels channels_of(const In<T>& x, int64_t weights, const char* op) {
+  if (weights == 1) return {1, 1, x.size()};
+  const int64_t channels = x.ndim() >= 2 ? x.dim(1) : 1;
+  if (weights != channels)
+    throw py::value_error(std::string(op) + ": weight has " + std::to_string(weights) + " elements, x has " +
+                          std::to_string(channels) + " channels");
+  return {x.dim(0), channels, channels == 0 || x.dim(0) == 0 ? 0 : x.size() / (x.dim(0) * channels)};
+}
+
+py::array bind_prelu_forward(const py::array& x, const py::array& weight) {
+  return by_dtype("prelu", x, [&]<class T>(T) {
+    const In<T> in(x, "prelu", "x"), w(weight, "prelu", "weight");
+    const Channels c = channels_of(in, w.size(), "prelu");
+    py::array y = empty<T>(in.shape());
+    KernelScope scope(in.size());
+    prelu_forward<T>(data<T>(y), in, w, c.outer, c.channels, c.inner);
+    return y;
+  });
+}
+
+py::tuple bind_prelu_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
+                              bool need_x, bool need_weight) {
+  return by_dtype("prelu_backward", x, [&]<class T>(T) {
+    const In<T> g(grad_y, "prelu_backward", "grad_y"), in(x, "prelu_backward", "x"),
+        w(weight, "prelu_backward", "weight");
+    if (g.size() != in.size()) throw py::value_error("prelu_backward: grad_y and x differ in size");
+    const Channels c = channels_of(in, w.size(), "prelu_backward");
+    py::object grad_x = py::none(), grad_weight = py::none();
+    T *gx = nullptr, *gw = nullptr;
+    if (need_x) {
+      py::array array = empty<T>(in.shape());
+      gx = data<T>(array);
+      grad_x = array;
+    }
+    if (need_weight) {
+      py::array array = empty<T>(w.shape());
+      gw = data<T>(array);
+      grad_weight = array;
+    }
+    {
+      KernelScope scope(in.size());
+      prelu_backward<T>(gx, gw, g, in, w, c.outer, c.channels, c.inner);
+    }
+    return py::make_tuple(grad_x, grad_weight);
+  });
+}
+
+// The shape of x with axis `dim` halved, and x as (outer, 2, inner).
+struct Halves {
+  Shape shape;
+  int64_t outer = 1, inner = 1;
+};
+Halves halves_of(Shape shape, int64_t dim) {
+  if (dim < 0 || dim >= int64_t(shape.size())) throw py::value_error("glu: dim out of range");
+  if (shape[size_t(dim)] % 2 != 0) throw py::value_error("glu: x must have an even size along dim");
+  Halves halves;
+  shape[size_t(dim)] /= 2;
+  for (size_t i = 0; i < shape.size(); ++i) (int64_t(i) < dim ? halves.outer : halves.inner) *= shape[i];
+  halves.shape = std::move(shape);
+  return halves;
+}
+
+py::array bind_glu_forward(const py::array& x, int64_t dim) {
+  return by_dtype("glu", x, [&]<class T>(T) {
+    const In<T> in(x, "glu", "x");
+    const Halves halves = halves_of(in.shape(), dim);
+    py::array y = empty<T>(halves.shape);
+    KernelScope scope(in.size());
+    glu_forward<T>(data<T>(y), in, halves.outer, halves.inner);
+    return y;
+  });
+}
+
+py::array bind_glu_backward(const py::array& grad_y, const py::array& x, int64_t dim) {
+  return by_dtype("glu_backward", x, [&]<class T>(T) {
+    const In<T> g(grad_y, "glu_backward", "grad_y"), in(x, "glu_backward", "x");
+    const Halves halves = halves_of(in.shape(), dim);
+    if (g.size() * 2 != in.size())
+      throw py::value_error("glu_backward: grad_y must have half of x's elements");
+    py::array grad_x = empty<T>(in.shape());
+    KernelScope scope(in.size());
+    glu_backward<T>(data<T>(grad_x), g, in, halves.outer, halves.inner);
     return grad_x;
   });
 }
@@ -29,8 +185,14 @@ py::array bind_relu_backward(const py::array& grad_y, const py::array& y) {
 }  // namespace
 
 void register_activation(py::module_& m) {
-  m.def("relu_forward", &bind_relu_forward, py::arg("x"));
-  m.def("relu_backward", &bind_relu_backward, py::arg("grad_y"), py::arg("y"));
+#define FASTDL_DEFINE(name, Functor, saved, ...) define(m, {Activation::name, #name, saved, {__VA_ARGS__}});
+  FASTDL_FOR_EACH_ACTIVATION(FASTDL_DEFINE)
+#undef FASTDL_DEFINE
+  m.def("prelu_forward", &bind_prelu_forward, py::arg("x"), py::arg("weight"));
+  m.def("prelu_backward", &bind_prelu_backward, py::arg("grad_y"), py::arg("x"), py::arg("weight"),
+        py::arg("need_x") = true, py::arg("need_weight") = true);
+  m.def("glu_forward", &bind_glu_forward, py::arg("x"), py::arg("dim"));
+  m.def("glu_backward", &bind_glu_backward, py::arg("grad_y"), py::arg("x"), py::arg("dim"));
 }
 
 }  // namespace fastdl::binding

@@ -10,6 +10,7 @@ void register_activation(py::module_& m);
 void register_pool(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
+void register_vector_math(py::module_& m);
 }  // namespace fastdl::binding
 
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
@@ -21,4 +22,5 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_pool(m);
   register_machine(m);
   register_conv(m);
+  register_vector_math(m);
 }

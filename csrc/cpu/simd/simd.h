@@ -8,6 +8,10 @@
 //   broadcast, max, min      max/min return the SECOND operand when the first is NaN (as the instruction does)
 //   reduce_add, reduce_max   across lanes, fixed order
 //   to_int / to_float        lane-wise conversion between T and the signed integer of the same size
+//   stream_store, fence      a store that bypasses the caches, to an address aligned to the vector: for results larger
+//                            than the last-level cache (spares the read of the line); fence() after a run of them
+//   multiply_low             64-bit products of the lower halves of 64-bit lanes
+//   interleave               a0 b0 a1 b1 ... of two vectors of 64-bit lanes
 //
 // No global objects with constructors and nothing but inline functions: see "Instruction-set levels" in
 // docs/architecture.md.
@@ -139,6 +143,59 @@ template <class T>
 #pragma GCC unroll 16
     for (int i = 0; i < step; ++i) lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
   return lanes[0];
+}
+
+#if defined(__AVX512F__)
+template <class T>
+[[gnu::always_inline]] inline void stream_store(T* p, Vec<T> v) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+}
+[[gnu::always_inline]] inline Vec<uint64_t> multiply_low(Vec<uint64_t> a, Vec<uint64_t> b) {
+  return (Vec<uint64_t>)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+}
+#elif defined(__AVX2__)
+template <class T>
+[[gnu::always_inline]] inline void stream_store(T* p, Vec<T> v) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+}
+[[gnu::always_inline]] inline Vec<uint64_t> multiply_low(Vec<uint64_t> a, Vec<uint64_t> b) {
+  return (Vec<uint64_t>)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+}
+#elif defined(__x86_64__)
+template <class T>
+[[gnu::always_inline]] inline void stream_store(T* p, Vec<T> v) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+}
+[[gnu::always_inline]] inline Vec<uint64_t> multiply_low(Vec<uint64_t> a, Vec<uint64_t> b) {
+  return (Vec<uint64_t>)_mm_mul_epu32((__m128i)a, (__m128i)b);
+}
+#else
+template <class T>
+[[gnu::always_inline]] inline void stream_store(T* p, Vec<T> v) {
+  store<T>(p, v);
+}
+[[gnu::always_inline]] inline Vec<uint64_t> multiply_low(Vec<uint64_t> a, Vec<uint64_t> b) {
+  return (a & 0xffffffff) * (b & 0xffffffff);
+}
+#endif
+[[gnu::always_inline]] inline void fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+template <class T>  // T of 8 bytes
+[[gnu::always_inline]] inline void interleave(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high) {
+#if defined(__AVX512F__)
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif defined(__AVX2__)
+  low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+  low = __builtin_shufflevector(a, b, 0, 2);
+  high = __builtin_shufflevector(a, b, 1, 3);
+#endif
 }
 
 template <class T>

@@ -8,3 +8,4 @@ from numpy import empty
 from fastdl.kernels.reference.activation import *
 from fastdl.kernels.reference.conv import *
 from fastdl.kernels.reference.pool import *
+from fastdl.kernels.reference.vector_math import *
