@@ -28,4 +28,6 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
     for module, errors in zip(modules, before, strict=True):
         module.set_memory_guard(False)
         if "guard" not in request.node.name:
-            assert module.memory_stats()["guard_errors"] == errors, "a kernel wrote beyond the end of an array"
+            assert module.memory_stats()["guard_errors"] == errors, (
+                "a kernel wrote beyond the end of an array"
+            )

@@ -15,7 +15,7 @@ from test_contract import RUNTIME
 
 from fastdl import kernels
 
-CALLS = 400
+CALLS = 1000
 
 PROGRAM = """
 import re, sys
@@ -33,13 +33,13 @@ rng = np.random.default_rng(sum(map(ord, name)))
 DTYPES = [np.float32, np.float32, np.float32, np.float64, np.int64, np.uint8, np.bool_, np.complex64]
 
 def shape(common):
-    if rng.random() < 0.6:
+    if rng.random() < 0.85:
         return common
     return tuple(rng.integers(0, 6, rng.integers(0, 6)))
 
 def array(common, dtype):
     extents = shape(common)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         dtype = DTYPES[rng.integers(len(DTYPES))]
     values = np.array(rng.standard_normal(extents) * rng.choice([1, 1, 1e30, np.inf])).astype(dtype)
     choice = rng.random()
@@ -54,15 +54,22 @@ def array(common, dtype):
 def integer():
     return int(rng.choice([0, 1, 1, 1, 2, 3, 5, -1, -2, 7, 64, 2**31, -(2**62)], p=[.15, .2, .1, .1, .15, .1, .05, .05, .02, .03, .02, .02, .01]))
 
+def several(spatial):
+    count = spatial if rng.random() < 0.9 else int(rng.integers(0, 7))
+    if rng.random() < 0.8:
+        return [int(rng.choice([1, 1, 0, 2, 3])) for _ in range(count)]
+    return [integer() for _ in range(count)]
+
 def value(kind, common, dtype):
+    spatial = max(len(common) - 2, 0)
     if "None" in kind and rng.random() < 0.3:
         return None
     if "equence[numpy.ndarray" in kind or kind == "list":
         return [array(common, dtype) for _ in range(rng.integers(0, 4))]
     if "equence[bool" in kind:
-        return [bool(rng.integers(2)) for _ in range(rng.integers(0, 7))]
+        return [bool(rng.integers(2)) for _ in range(rng.integers(2, 4))]
     if "equence[" in kind:
-        return [integer() for _ in range(int(rng.choice([0, 1, 2, 2, 3, 4, 6])))]
+        return several(spatial)
     if "ndarray" in kind:
         return array(common, dtype)
     if "dtype" in kind:
@@ -82,7 +89,8 @@ import warnings
 warnings.simplefilter("ignore")
 with np.errstate(all="ignore"):
     for _ in range(calls):
-        common = tuple(rng.integers(1, 5, rng.integers(0, 5)))
+        # Mostly one shape of small extents for all arrays: then sizes often fit, and kernels run.
+        common = tuple(rng.choice([1, 2, 3, 4], rng.integers(0, 6), p=[0.4, 0.4, 0.1, 0.1]))
         dtype = DTYPES[rng.integers(4)]
         arguments = [value(kind, common, dtype) for kind in kinds]
         try:
@@ -97,7 +105,9 @@ print("calls that were accepted:", passed)
 
 def functions() -> list[str]:
     module = kernels.cpu
-    found = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n)) and n not in RUNTIME]
+    found = [
+        n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n)) and n not in RUNTIME
+    ]
     return sorted(n for n in found if re.match(r"\w+\(.+\) ->", getattr(module, n).__doc__ or ""))
 
 
@@ -106,4 +116,6 @@ def test_senseless_arguments_do_no_harm(name):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, name, str(CALLS)], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, f"{name} ended the process with status {done.returncode}\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, (
+        f"{name} ended the process with status {done.returncode}\n{done.stderr[-2000:]}"
+    )

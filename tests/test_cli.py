@@ -16,7 +16,11 @@ def test_demo_learns_the_digits(tmp_path, capsys):
     assert accuracy >= 0.985
     printed = capsys.readouterr().out
     assert "says" in printed
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["confusion.png", "lenet5.safetensors", "loss.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "confusion.png",
+        "lenet5.safetensors",
+        "loss.png",
+    ]
     for name in ("confusion.png", "loss.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     assert len(fastdl.load(tmp_path / "out" / "lenet5.safetensors")) == 10
@@ -24,7 +28,9 @@ def test_demo_learns_the_digits(tmp_path, capsys):
 
 def test_demo_on_idx_files(tmp_path, capsys):
     write_mnist(tmp_path, n=100)
-    assert cli.main(["demo", "--data", str(tmp_path), "--output", str(tmp_path / "out"), "--epochs", "1"]) == 0
+    assert (
+        cli.main(["demo", "--data", str(tmp_path), "--output", str(tmp_path / "out"), "--epochs", "1"]) == 0
+    )
     assert "100 images to learn from, 100 held out" in capsys.readouterr().out
 
 
@@ -57,7 +63,17 @@ def test_bench_measures(tmp_path, capsys):
     """A short run writes a file that the table and the plot can be made from."""
     pytest.importorskip("torch")
     out = tmp_path / "out.json"
-    arguments = ["bench", "--family", "overhead", "--case", "relu 16x16", "--against", "torch", "--seconds", "0.01"]
+    arguments = [
+        "bench",
+        "--family",
+        "overhead",
+        "--case",
+        "relu 16x16",
+        "--against",
+        "torch",
+        "--seconds",
+        "0.01",
+    ]
     assert cli.main([*arguments, "--json", str(out), "--plot", str(tmp_path / "out.png")]) == 0
     document = json.loads(out.read_text())
     assert document["machine"]["threads"] == 2
