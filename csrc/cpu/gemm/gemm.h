@@ -54,4 +54,10 @@ void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, Matri
                   MatrixView<T> b, int64_t stride_b, T beta, T* c, int64_t stride_c, int64_t ldc,
                   const GemmEpilogue<T>& epilogue = {});
 
+// The same with matrix number i of A and B at data + offsets[i]: any batch that NumPy can broadcast.
+template <class T>
+void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
+                  const int64_t* offsets_a, MatrixView<T> b, const int64_t* offsets_b, T beta, T* c,
+                  int64_t stride_c, int64_t ldc, const GemmEpilogue<T>& epilogue = {});
+
 }  // namespace fastdl

@@ -32,3 +32,4 @@ from fastdl.ops.pool import (
     max_unpool2d,
     max_unpool3d,
 )
+from fastdl.ops.linear import bilinear, linear

@@ -9,3 +9,4 @@ from fastdl.kernels.reference.activation import *
 from fastdl.kernels.reference.conv import *
 from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.vector_math import *
+from fastdl.kernels.reference.linear import *

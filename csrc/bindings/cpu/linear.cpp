@@ -1,0 +1,227 @@
+#include "cpu/linear.h"
+
+#include "bindings/cpu/array.h"
+#include "cpu/gemm/gemm.h"
+
+namespace fastdl::binding {
+namespace {
+
+// The last two axes of an array as a matrix, read in place whenever one of their strides is one element:
+// transposed and sliced views cost no copy. Anything else is copied to C order first. Axes before them are
+// the batch.
+template <class T>
+class Matrices {
+ public:
+  Matrices(const py::array& array, const char* op, const char* argument) : array_(array) {
+    if (!is_dtype<T>(array))
+      raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+    if (array.ndim() < 2)
+      throw py::value_error(std::string(op) + ": " + argument + " must have at least 2 dimensions, got " +
+                            std::to_string(array.ndim()));
+    if (!usable()) array_ = contiguous_copy(array);
+    const int axis = int(array_.ndim()) - 2;
+    rows = int64_t(array_.shape(axis)), cols = int64_t(array_.shape(axis + 1));
+    view = {reinterpret_cast<const T*>(py::detail::array_proxy(array_.ptr())->data), stride(axis),
+            stride(axis + 1)};
+    // The stride of an axis of length 1 means nothing; let it not hide that the other one is contiguous.
+    if (cols == 1 && view.row != 1) view.col = 1;
+    if (rows == 1 && view.col != 1) view.row = 1;
+  }
+
+  int64_t rows, cols;
+  MatrixView<T> view;
+  int ndim() const { return int(array_.ndim()); }
+  int64_t dim(int axis) const { return int64_t(array_.shape(axis)); }
+  int64_t stride(int axis) const { return int64_t(array_.strides(axis)) / int64_t(sizeof(T)); }
+
+ private:
+  bool usable() const {
+    if (!(py::detail::array_proxy(array_.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
+      return false;
+    const int n = int(array_.ndim());
+    for (int i = 0; i < n; ++i)
+      if (array_.strides(i) % int64_t(sizeof(T)) != 0) return false;
+    return array_.shape(n - 1) <= 1 || array_.shape(n - 2) <= 1 || stride(n - 1) == 1 || stride(n - 2) == 1;
+  }
+  py::array array_;
+};
+
+std::string text(const Shape& shape) {
+  std::string s = "(";
+  for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+  return s + (shape.size() == 1 ? ",)" : ")");
+}
+
+// The batch axes of `shape` from which a and b are broadcast: one offset per matrix of the result.
+template <class T>
+std::vector<int64_t> batch_offsets(const Matrices<T>& x, std::span<const int64_t> batch) {
+  std::vector<int64_t> offsets(size_t(size_of(batch)), 0);
+  const int own = x.ndim() - 2, missing = int(batch.size()) - own;
+  int64_t inner = 1;
+  for (int axis = int(batch.size()) - 1; axis >= missing; --axis) {
+    const int64_t step = x.dim(axis - missing) == 1 ? 0 : x.stride(axis - missing);
+    if (step != 0)
+      for (size_t i = 0; i < offsets.size(); ++i)
+        offsets[i] += int64_t(i) / inner % batch[size_t(axis)] * step;
+    inner *= batch[size_t(axis)];
+  }
+  return offsets;
+}
+
+Shape broadcast_batch(const Shape& a, const Shape& b) {
+  const size_t na = a.size() - 2, nb = b.size() - 2, n = std::max(na, nb);
+  Shape batch(n);
+  for (size_t i = 0; i < n; ++i) {
+    const int64_t da = i + na < n ? 1 : a[i + na - n], db = i + nb < n ? 1 : b[i + nb - n];
+    if (da != db && da != 1 && db != 1)
+      throw py::value_error("matmul: batch dimensions do not broadcast: a is " + text(a) + ", b is " +
+                            text(b));
+    batch[i] = da == 1 ? db : da;
+  }
+  return batch;
+}
+
+// Fills out with c, broadcast to its shape.
+template <class T>
+void fill_broadcast(T* out, const Shape& shape, const py::array& c) {
+  const Shape from = shape_of(c);
+  if (from.size() > shape.size())
+    throw py::value_error("matmul: c " + text(from) + " does not broadcast to " + text(shape));
+  const In<T> source(c, "matmul", "c");
+  const size_t missing = shape.size() - from.size();
+  Shape step(shape.size(), 0);
+  int64_t stride = 1;
+  for (size_t axis = shape.size(); axis-- > missing;) {
+    const int64_t extent = from[axis - missing];
+    if (extent != shape[axis] && extent != 1)
+      throw py::value_error("matmul: c " + text(from) + " does not broadcast to " + text(shape));
+    step[axis] = extent == 1 ? 0 : stride;
+    stride *= extent;
+  }
+  const int64_t n = shape.back(), rows = n ? size_of(shape) / n : 0, last = step.back();
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t rest = row, offset = 0;
+    for (size_t axis = shape.size() - 1; axis-- > 0;) {
+      offset += rest % shape[axis] * step[axis];
+      rest /= shape[axis];
+    }
+    const T* src = source.get() + offset;
+    if (last == 1)
+      std::memcpy(out + row * n, src, size_t(n) * sizeof(T));
+    else
+      std::fill_n(out + row * n, n, *src);
+  }
+}
+
+py::array bind_matmul(const py::array& a, const py::array& b, const std::optional<py::array>& c, double alpha,
+                      double beta) {
+  return by_dtype("matmul", a, [&]<class T>(T) {
+    const Matrices<T> left(a, "matmul", "a"), right(b, "matmul", "b");
+    const Shape shape_a = shape_of(a), shape_b = shape_of(b);
+    if (left.cols != right.rows)
+      throw py::value_error("matmul: a has " + std::to_string(left.cols) + " columns, b has " +
+                            std::to_string(right.rows) + " rows: a is " + text(shape_a) + ", b is " +
+                            text(shape_b));
+    Shape shape = broadcast_batch(shape_a, shape_b);
+    const int64_t batch = size_of(shape), m = left.rows, n = right.cols, k = left.cols;
+    std::vector<int64_t> offsets_a, offsets_b;
+    if (batch > 1) offsets_a = batch_offsets(left, shape), offsets_b = batch_offsets(right, shape);
+    shape.push_back(m);
+    shape.push_back(n);
+    py::array y = empty<T>(shape);
+    if (c) fill_broadcast<T>(data<T>(y), shape, *c);
+    const T scale = c ? T(beta) : T(0);
+    KernelScope scope(batch * (m * n + n * k + m * k));
+    if (batch == 1)
+      gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n);
+    else
+      gemm_batched<T>(batch, m, n, k, T(alpha), left.view, offsets_a.data(), right.view, offsets_b.data(),
+                      scale, data<T>(y), m * n, n);
+    return y;
+  });
+}
+
+Activation activation_named(const std::string& name) {
+  static constexpr std::pair<const char*, Activation> names[] = {
+      {"none", Activation::none},          {"relu", Activation::relu}, {"sigmoid", Activation::sigmoid},
+      {"tanh", Activation::tanh},          {"silu", Activation::silu}, {"gelu", Activation::gelu},
+      {"gelu_tanh", Activation::gelu_tanh}};
+  for (const auto& [known, value] : names)
+    if (name == known) return value;
+  throw py::value_error(
+      "linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '" + name + "'");
+}
+
+// x (..., K) as M rows. A 2-D view keeps its strides, more dimensions are folded (copied unless in C order).
+template <class T>
+Matrices<T> rows_of(const py::array& x, const char* op, const char* argument) {
+  if (x.ndim() == 2) return Matrices<T>(x, op, argument);
+  if (x.ndim() == 0)
+    throw py::value_error(std::string(op) + ": " + argument + " must have at least 1 dimension");
+  const In<T> in(x, op, argument);
+  const int64_t k = in.dim(in.ndim() - 1);
+  int64_t m = 1;
+  for (int axis = 0; axis + 1 < in.ndim(); ++axis) m *= in.dim(axis);
+  return Matrices<T>(py::array(in.array()).reshape({m, k}), op, argument);
+}
+
+py::array bind_linear_forward(const py::array& x, const py::array& weight,
+                              const std::optional<py::array>& bias, const std::string& activation) {
+  return by_dtype("linear", x, [&]<class T>(T) {
+    const Matrices<T> in = rows_of<T>(x, "linear", "x"), w(weight, "linear", "weight");
+    const OptionalIn<T> b(bias, "linear", "bias");
+    if (w.ndim() != 2 || w.cols != in.cols || (b && bias->size() != w.rows))
+      throw py::value_error("linear: x is " + text(shape_of(x)) + ", weight " + text(shape_of(weight)) +
+                            (b ? ", bias " + text(shape_of(*bias)) : ""));
+    Shape shape = shape_of(x);
+    shape.back() = w.rows;
+    py::array y = empty<T>(shape);
+    const Activation act = activation_named(activation);
+    KernelScope scope(in.rows * in.cols + w.rows * w.cols);
+    gemm<T>(in.rows, w.rows, in.cols, T(1), in.view, w.view.transposed(), T(0), data<T>(y), w.rows,
+            {nullptr, b, act});
+    return y;
+  });
+}
+
+py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
+                               bool need_x, bool need_weight, bool need_bias) {
+  return by_dtype("linear_backward", x, [&]<class T>(T) -> py::tuple {
+    const Matrices<T> g = rows_of<T>(grad_y, "linear_backward", "grad_y"),
+                      in = rows_of<T>(x, "linear_backward", "x"), w(weight, "linear_backward", "weight");
+    const int64_t m = in.rows, n = w.rows, k = w.cols;
+    if (w.ndim() != 2 || in.cols != k || g.rows != m || g.cols != n)
+      throw py::value_error("linear_backward: grad_y is " + text(shape_of(grad_y)) + ", x " +
+                            text(shape_of(x)) + ", weight " + text(shape_of(weight)));
+    py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
+    T *gx = nullptr, *gw = nullptr, *gb = nullptr;
+    const auto make = [](py::object& into, const Shape& shape) {
+      py::array made = empty<T>(shape);
+      into = made;
+      return data<T>(made);
+    };
+    if (need_x) gx = make(grad_x, shape_of(x));
+    if (need_weight) gw = make(grad_w, {n, k});
+    if (need_bias) gb = make(grad_b, {n});
+    {
+      KernelScope scope(m * n + n * k + m * k);
+      if (gx) gemm<T>(m, k, n, T(1), g.view, w.view, T(0), gx, k);
+      if (gw) gemm<T>(n, k, m, T(1), g.view.transposed(), in.view, T(0), gw, k);
+      if (gb) sum_rows<T>(m, n, g.view, gb);
+    }
+    return py::make_tuple(grad_x, grad_w, grad_b);
+  });
+}
+
+}  // namespace
+
+void register_linear(py::module_& m) {
+  m.def("matmul", &bind_matmul, py::arg("a"), py::arg("b"), py::arg("c") = py::none(), py::arg("alpha") = 1.0,
+        py::arg("beta") = 1.0);
+  m.def("linear_forward", &bind_linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("activation") = "none");
+  m.def("linear_backward", &bind_linear_backward, py::arg("grad_y"), py::arg("x"), py::arg("weight"),
+        py::arg("need_x"), py::arg("need_weight"), py::arg("need_bias"));
+}
+
+}  // namespace fastdl::binding

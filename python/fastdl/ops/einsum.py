@@ -1,0 +1,288 @@
+"""``einsum``: sums of products named by letters, contracted pairwise by the batched matrix product.
+
+Every operand becomes an array with one label per axis (repeated labels: its diagonal). Two operands at a time
+are contracted: labels are batch (kept, in both), sum (dropped, in both) or belong to one side; permuted and
+reshaped to ``(batch, m, k) @ (batch, k, n)`` that is one ``matmul``. Labels that nobody needs further are
+summed as soon as they stand alone. The gradient of an operand is again an einsum: of the incoming gradient
+and the other operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+Labels = tuple[Any, ...]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
+
+
+def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
+    """A view with every label once: axes that share a label become their common diagonal."""
+    unique = tuple(dict.fromkeys(labels))
+    if len(unique) == len(labels):
+        return array, labels
+    strides = [
+        sum(s for s, own in zip(array.strides, labels, strict=True) if own == label) for label in unique
+    ]
+    shape = [array.shape[labels.index(label)] for label in unique]
+    return np.lib.stride_tricks.as_strided(array, shape, strides), unique
+
+
+def _multiply(a: Any, b: Any) -> Any:
+    return select(a).matmul(a, b) if a.dtype.kind == "f" else np.matmul(a, b)
+
+
+def _reduce(array: Any, labels: Labels, keep: set[Any]) -> tuple[Any, Labels]:
+    """Sum over labels outside ``keep``."""
+    axes = tuple(i for i, label in enumerate(labels) if label not in keep)
+    if not axes:
+        return array, labels
+    return array.sum(axes, dtype=array.dtype), tuple(label for label in labels if label in keep)
+
+
+def _squeeze(array: Any, labels: Labels, other: Any, other_labels: Labels) -> tuple[Any, Labels]:
+    """Drop axes of length 1 that broadcast against a longer axis of the other operand."""
+    axes = tuple(
+        i
+        for i, label in enumerate(labels)
+        if array.shape[i] == 1 and label in other_labels and other.shape[other_labels.index(label)] != 1
+    )
+    if not axes:
+        return array, labels
+    return array.squeeze(axes), tuple(label for i, label in enumerate(labels) if i not in axes)
+
+
+def _pair(a: Any, la: Labels, b: Any, lb: Labels, keep: set[Any]) -> tuple[Any, Labels]:
+    """Contract two operands; labels outside ``keep`` are summed."""
+    (a, la), (b, lb) = _squeeze(a, la, b, lb), _squeeze(b, lb, a, la)
+    a, la = _reduce(a, la, keep | set(lb))
+    b, lb = _reduce(b, lb, keep | set(la))
+    batch = tuple(label for label in la if label in lb and label in keep)
+    inner = tuple(label for label in la if label in lb and label not in keep)
+    left = tuple(label for label in la if label not in lb)
+    right = tuple(label for label in lb if label not in la)
+    size = dict(zip(la, a.shape, strict=True)) | dict(zip(lb, b.shape, strict=True))
+    shape = [size[label] for label in batch]
+    m, n, k = (prod(size[label] for label in group) for group in (left, right, inner))
+    a = a.transpose([la.index(label) for label in batch + left + inner])
+    b = b.transpose([lb.index(label) for label in batch + inner + right])
+    if inner:
+        y = _multiply(a.reshape([*shape, m, k]), b.reshape([*shape, k, n]))
+    else:
+        y = a.reshape([*shape, m, 1]) * b.reshape([*shape, 1, n])
+    labels = batch + left + right
+    return y.reshape([size[label] for label in labels]), labels
+
+
+def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) -> Any:
+    """The einsum of arrays; in one operand no label occurs twice, those of ``output`` occur in some."""
+    parts = list(zip(arrays, labels, strict=True))
+    size: dict[Any, int] = {}
+    for array, own in parts:
+        for label, extent in zip(own, array.shape, strict=True):
+            size[label] = extent if size.get(label, 1) == 1 else size[label]
+    while len(parts) > 1:
+        # The pair whose product has the fewest terms goes first; on ties the leftmost.
+        best: tuple[int, int, int] | None = None
+        for i in range(len(parts)):
+            for j in range(i + 1, len(parts)):
+                cost = prod(size[label] for label in {*parts[i][1], *parts[j][1]})
+                if best is None or cost < best[0]:
+                    best = (cost, i, j)
+        assert best is not None
+        _, i, j = best
+        rest = [part for p, part in enumerate(parts) if p not in (i, j)]
+        keep = set(output).union(*(own for _, own in rest))
+        parts = [*rest[:i], _pair(*parts[i], *parts[j], keep), *rest[i:]]
+    array, own = _reduce(*parts[0], set(output))
+    return array.transpose([own.index(label) for label in output])
+
+
+class Einsum(Op):
+    # All inputs are kept; the Op machinery reads `saves` per instance.
+    aliases_grad = True
+
+    def forward(self, *arrays: Any, labels: Sequence[Labels], output: Labels) -> Any:
+        self.saves = tuple(range(len(arrays)))  # type: ignore[misc]
+        self.arrays, self.labels, self.output = arrays, labels, output
+        views = [_diagonal(array, own) for array, own in zip(arrays, labels, strict=True)]
+        y = contract([view for view, _ in views], [own for _, own in views], output)
+        return y.copy() if len(arrays) == 1 and np.may_share_memory(y, arrays[0]) else y
+
+    def backward(self, grad: Any) -> Any:
+        views = [_diagonal(array, own) for array, own in zip(self.arrays, self.labels, strict=True)]
+        grads = []
+        for i, (view, own) in enumerate(views):
+            if not self.needs[i]:
+                grads.append(None)
+                continue
+            others = [part for p, part in enumerate(views) if p != i]
+            parts = [(grad, self.output), *others]
+            # Labels that only this operand has were summed over; axes of length 1 may have been stretched.
+            # Both are left out of the contraction and put back by broadcasting.
+            size: dict[Any, int] = {}
+            for array, labels in parts:
+                for label, extent in zip(labels, array.shape, strict=True):
+                    size[label] = max(size.get(label, extent), extent) if extent != 0 else 0
+            target = tuple(
+                label
+                for label, extent in zip(own, view.shape, strict=True)
+                if label in size and extent == size[label]
+            )
+            part = contract([array for array, _ in parts], [labels for _, labels in parts], target)
+            part = part.reshape(
+                [n if label in target else 1 for label, n in zip(own, view.shape, strict=True)]
+            )
+            if len(own) == len(self.labels[i]):
+                grads.append(part if part.shape == view.shape else np.broadcast_to(part, view.shape))
+            else:
+                full = select(grad).empty(self.arrays[i].shape, grad.dtype)
+                full.fill(0)
+                _diagonal(full, self.labels[i])[0][...] = part
+                grads.append(full)
+        return tuple(grads)
+
+
+def _parse(equation: str, arrays: Sequence[Any]) -> tuple[list[Labels], Labels]:
+    """Labels of every operand and of the result."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(arrays):
+        raise RuntimeError(
+            f"einsum: the equation '{equation}' names {len(terms)} operands, got {len(arrays)}"
+        )
+    labels = [_expand(equation, term, array.ndim) for term, array in zip(terms, arrays, strict=True)]
+    longest = max([sum(isinstance(label, tuple) for label in own) for own in labels])
+    ellipsis = tuple(("...", i) for i in range(longest, 0, -1))
+    if arrow:
+        head, dots, tail = right.partition("...")
+        if not all(letter.isascii() and letter.isalpha() for letter in head + tail):
+            raise RuntimeError(
+                f"einsum: the result '{right}' of '{equation}' may hold letters and one ellipsis only"
+            )
+        output = (*head, *(ellipsis if dots else ()), *tail)
+    else:  # alphabetical: the letters that occur once
+        letters = [label for own in labels for label in own if not isinstance(label, tuple)]
+        output = ellipsis + tuple(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+    return labels, output
+
+
+def _expand(equation: str, term: str, ndim: int) -> Labels:
+    head, dots, tail = term.partition("...")
+    if not all(letter.isascii() and letter.isalpha() for letter in head + tail):
+        raise RuntimeError(f"einsum: operand '{term}' of '{equation}' may hold letters and one ellipsis only")
+    covered = ndim - len(head) - len(tail)
+    if covered < 0 or (covered > 0 and not dots):
+        raise RuntimeError(
+            f"einsum: operand '{term}' of '{equation}' names {len(head) + len(tail)} dimensions, "
+            f"the tensor has {ndim}"
+        )
+    return (
+        *head,
+        *(("...", i) for i in range(covered, 0, -1)),
+        *tail,
+    )  # counted from the right, as broadcasting does
+
+
+def _from_sublists(arguments: Sequence[Any]) -> tuple[list[Tensor], list[Labels], Labels]:
+    """``einsum(a, [0, 1], b, [1, 2], [0, 2])``."""
+    count = len(arguments) // 2
+    operands = [arguments[2 * i] for i in range(count)]
+    sublists = [arguments[2 * i + 1] for i in range(count)]
+
+    def expand(sublist: Sequence[Any], covered: int) -> Labels:
+        labels: list[Any] = []
+        for entry in sublist:
+            if entry is Ellipsis:
+                labels.extend(("...", i) for i in range(covered, 0, -1))
+            elif isinstance(entry, int) and 0 <= entry < 52:
+                labels.append(entry)
+            else:
+                raise RuntimeError(
+                    f"einsum: sublists hold integers in [0, 52) and one Ellipsis, got {entry!r}"
+                )
+        return tuple(labels)
+
+    covers = [
+        t._data.ndim - sum(e is not Ellipsis for e in s) for t, s in zip(operands, sublists, strict=True)
+    ]
+    labels = []
+    for i, (sublist, covered) in enumerate(zip(sublists, covers, strict=True)):
+        if covered < 0 or (covered > 0 and Ellipsis not in sublist):
+            raise RuntimeError(
+                f"einsum: sublist {list(sublist)} does not fit operand {i} of shape {operands[i].shape}"
+            )
+        labels.append(expand(sublist, covered))
+    longest = max(covers)
+    if len(arguments) % 2:
+        return operands, labels, expand(arguments[-1], longest)
+    flat = [label for own in labels for label in own if isinstance(label, int)]
+    once = tuple(sorted(label for label in set(flat) if flat.count(label) == 1))
+    return operands, labels, tuple(("...", i) for i in range(longest, 0, -1)) + once
+
+
+def einsum(*args: Any) -> Tensor:
+    """Sum of products over labelled axes: ``einsum("bij,bjk->bik", a, b)``. See ``torch.einsum``.
+
+    Letters name axes. A letter in several operands aligns them (lengths equal, or 1), one that the result
+    lacks is summed over, one repeated in an operand takes its diagonal; ``...`` stands for the remaining
+    axes, which broadcast. Without ``->`` the result has the ellipsis, then the letters that occur once, in
+    alphabetical order. Operands and labels may also alternate: ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
+    More than two operands are contracted pairwise, the cheapest pair first.
+
+    Example:
+        >>> import fastdl
+        >>> m = fastdl.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> fastdl.einsum("ii->i", m), fastdl.einsum("ij,j->i", m, m[0])
+        (tensor([1., 4.]), tensor([ 5., 11.]))
+    """
+    if args and isinstance(args[0], str):
+        operands = list(args[1]) if len(args) == 2 and isinstance(args[1], (list, tuple)) else list(args[1:])
+        if not operands:
+            raise RuntimeError("einsum: at least one operand is needed")
+        arrays = [t._data for t in operands]
+        labels, output = _parse(args[0], arrays)
+    else:
+        if len(args) < 2:
+            raise RuntimeError(
+                "einsum: expected an equation and operands, or operands each followed by its labels"
+            )
+        operands, labels, output = _from_sublists(args)
+        arrays = [t._data for t in operands]
+    if len(set(output)) != len(output):
+        raise RuntimeError(f"einsum: a label occurs more than once in the result: {_text(output)}")
+    size: dict[Any, int] = {}
+    for own, array in zip(labels, arrays, strict=True):
+        within: dict[Any, int] = {}
+        for label, extent in zip(own, array.shape, strict=True):
+            if within.setdefault(label, extent) != extent:
+                raise RuntimeError(
+                    f"einsum: label '{label}' is repeated in an operand of shape {array.shape}: "
+                    "lengths differ"
+                )
+            known = size.setdefault(label, extent)
+            if known == 1:
+                size[label] = extent
+            elif extent not in (known, 1):
+                raise RuntimeError(
+                    f"einsum: label '{_text((label,))}' has length {known} in one operand "
+                    f"and {extent} in another"
+                )
+    missing = [label for label in output if label not in size]
+    if missing:
+        raise RuntimeError(f"einsum: the result names '{_text(tuple(missing))}', which no operand has")
+    if len({array.dtype for array in arrays}) > 1:
+        raise RuntimeError(
+            f"einsum: operands must have one dtype, got {', '.join(str(a.dtype) for a in arrays)}"
+        )
+    return Einsum.apply(*operands, labels=labels, output=output)  # type: ignore[no-any-return]
+
+
+def _text(labels: Labels) -> str:
+    return "".join("." if isinstance(label, tuple) else str(label) for label in labels)

@@ -1,0 +1,362 @@
+"""Matrix products and the linear layer; names and rules are ``torch``'s.
+
+All of them end in one kernel function, ``matmul`` (batched, transposed and strided views read in place), or
+in the layer's own ``linear_forward`` / ``linear_backward``. Integer products are NumPy's and carry no
+gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+# Activations whose derivative follows from their output, so that a fused layer needs to keep nothing else.
+_FROM_OUTPUT = ("relu",)
+
+
+class Linear(Op):
+    saves = (0, 1)
+
+    def forward(self, x: Any, weight: Any, bias: Any) -> Any:
+        self.x, self.weight = x, weight
+        return select(x).linear_forward(x, weight, bias)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).linear_backward(grad_y, self.x, self.weight, *self.needs)
+
+
+class LinearActivation(Op):
+    saves = (0, 1)
+    saves_output = True
+
+    def forward(self, x: Any, weight: Any, bias: Any, activation: str) -> Any:
+        self.x, self.weight, self.activation = x, weight, activation
+        self.y = y = select(x).linear_forward(x, weight, bias, activation)
+        return y
+
+    def backward(self, grad_y: Any) -> Any:
+        kernels = select(grad_y)
+        grad = getattr(kernels, f"{self.activation}_backward")(grad_y, self.y)
+        return kernels.linear_backward(grad, self.x, self.weight, *self.needs)
+
+
+def _sum_to(array: Any, shape: tuple[int, ...]) -> Any:
+    """The gradient of a broadcast: ``array`` summed over the axes along which ``shape`` was stretched."""
+    if array.shape == shape:
+        return array
+    extra = array.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        [i + extra for i, n in enumerate(shape) if n == 1 and array.shape[i + extra] != 1]
+    )
+    return array.sum(axes).reshape(shape)
+
+
+def _matmul_grads(
+    a: Any, b: Any, grad: Any, need_a: bool, need_b: bool, alpha: float = 1.0
+) -> tuple[Any, Any]:
+    """Gradients of alpha * a @ b for a, b of two or more dimensions."""
+    kernels = select(grad)
+    grad_a = grad_b = None
+    if need_a:
+        grad_a = _sum_to(kernels.matmul(grad, b.swapaxes(-1, -2), None, alpha), a.shape)
+    if need_b:
+        if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole batch: its gradient is a single long product
+            a, grad = a.reshape(-1, a.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        grad_b = _sum_to(kernels.matmul(a.swapaxes(-1, -2), grad, None, alpha), b.shape)
+    return grad_a, grad_b
+
+
+class MatMul(Op):
+    saves = (0, 1)
+
+    def forward(self, a: Any, b: Any) -> Any:
+        self.a, self.b = a, b
+        if a.ndim == 2 and b.ndim == 2:
+            return select(a).matmul(a, b)
+        vector_a, vector_b = a.ndim == 1, b.ndim == 1
+        y = select(a).matmul(a[None] if vector_a else a, b[:, None] if vector_b else b)
+        shape = y.shape
+        if vector_b:
+            shape = shape[:-1]
+        if vector_a:
+            shape = shape[:-2] + shape[-1:] if not vector_b else shape[:-1]
+        return y.reshape(shape)
+
+    def backward(self, grad: Any) -> Any:
+        a, b = self.a, self.b
+        if a.ndim >= 2 and b.ndim >= 2:
+            return _matmul_grads(a, b, grad, *self.needs)
+        if b.ndim == 1:
+            b, grad = b[:, None], grad[..., None]
+        if a.ndim == 1:
+            a, grad = a[None], grad[..., None, :]
+        grad_a, grad_b = _matmul_grads(a, b, grad, *self.needs)
+        return (
+            None if grad_a is None else grad_a.reshape(self.a.shape),
+            None if grad_b is None else grad_b.reshape(self.b.shape),
+        )
+
+
+class AddMatMul(Op):
+    """beta * c + alpha * a @ b, with c broadcast."""
+
+    saves = (1, 2)
+    aliases_grad = True
+
+    def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
+        self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
+        return select(a).matmul(a, b, c, alpha, beta)
+
+    def backward(self, grad: Any) -> Any:
+        grad_c = None
+        if self.needs[0]:
+            grad_c = _sum_to(grad, self.shape)
+            if self.beta != 1:
+                grad_c = grad_c * grad.dtype.type(self.beta)
+        return (grad_c, *_matmul_grads(self.a, self.b, grad, self.needs[1], self.needs[2], self.alpha))
+
+
+def _shapes(*tensors: Tensor | None) -> str:
+    return ", ".join(str(t._data.shape) for t in tensors if t is not None)
+
+
+def _same_float(op: str, a: Any, b: Any) -> bool:
+    """Whether both arrays are of one floating dtype; False for integers and bool; mixtures raise."""
+    kind = a.dtype
+    if kind is b.dtype or kind == b.dtype:
+        return kind.kind == "f"  # type: ignore[no-any-return]
+    raise RuntimeError(
+        f"{op}: both matrices must have one dtype, got {kind} and {b.dtype}; convert one with .to(dtype)"
+    )
+
+
+def _integer_product(result: Any, dtype: Any) -> Tensor:
+    return Tensor._wrap(np.asarray(result).astype(dtype, copy=False))
+
+
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """``activation(input @ weight.T + bias)``: the linear layer, in one pass over the result.
+
+    Args:
+        input: ``(*, in_features)``, float32 or float64.
+        weight: ``(out_features, in_features)``, or ``(in_features,)``: the result then has no feature axis.
+        bias: ``(out_features,)`` or None.
+        activation: None or ``"relu"``: applied to the result before it is stored. (Not in PyTorch.)
+
+    Returns:
+        ``(*, out_features)``. See ``torch.nn.functional.linear``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Example:
+        >>> import fastdl
+        >>> import fastdl.nn.functional as F
+        >>> F.linear(fastdl.tensor([1.0, 2.0]), fastdl.tensor([[3.0, 4.0]]), fastdl.tensor([0.5]))
+        tensor([11.5])
+    """
+    shape, w = input._data.shape, weight._data.shape
+    if not shape or not 1 <= len(w) <= 2 or shape[-1] != w[-1]:
+        _check_linear(shape, w)
+    if bias is not None and bias._data.shape != w[:-1]:
+        raise ValueError(
+            f"linear: bias must have shape (out_features,) = {w[:-1]}, got {bias._data.shape}; weight is {w}"
+        )
+    if len(w) == 1:
+        y = matmul(input, weight)
+        if bias is not None:
+            y = y + bias
+        return y if activation is None else _activation(activation)(y)
+    if activation is None:
+        return Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
+    if activation in _FROM_OUTPUT:
+        return LinearActivation.apply(input, weight, bias, activation=activation)  # type: ignore[no-any-return]
+    raise ValueError(
+        f"linear: activation must be None or one of {', '.join(_FROM_OUTPUT)}, got {activation!r}"
+    )
+
+
+def _check_linear(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:
+    if not 1 <= len(weight) <= 2:
+        raise ValueError(f"linear: weight must be 2-D (out_features, in_features), got shape {weight}")
+    if not shape:
+        raise ValueError("linear: input must have at least 1 dimension (*, in_features), got a scalar")
+    raise ValueError(
+        f"linear: the last dimension of input must be in_features = {weight[-1]}, got input {shape} with "
+        f"weight {weight}. A batch of images needs flatten(1) first"
+    )
+
+
+def _activation(name: str) -> Any:
+    from fastdl.ops import activation
+
+    if name not in _FROM_OUTPUT:
+        raise ValueError(f"linear: activation must be None or one of {', '.join(_FROM_OUTPUT)}, got {name!r}")
+    return getattr(activation, name)
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """The matrix product of vectors (1-D), matrices (2-D) or batches of matrices, which broadcast.
+
+    ``(n,) @ (n,)`` is a scalar; a vector on the left is a row, on the right a column, and that axis is
+    dropped from the result; ``(*b1, m, k) @ (*b2, k, n)`` is ``(*broadcast(b1, b2), m, n)``. See
+    ``torch.matmul``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.matmul(fastdl.tensor([[1.0, 2.0], [3.0, 4.0]]), fastdl.tensor([1.0, 1.0]))
+        tensor([3., 7.])
+    """
+    a, b = input._data, other._data
+    if a.ndim == 0 or b.ndim == 0:
+        raise RuntimeError(
+            f"matmul: both arguments need at least 1 dimension, got shapes {a.shape} and {b.shape}"
+        )
+    inner = b.shape[-2] if b.ndim > 1 else b.shape[0]
+    if a.shape[-1] != inner:
+        raise RuntimeError(
+            f"matmul: the last dimension of input ({a.shape[-1]}) must equal the "
+            f"{'second to last' if b.ndim > 1 else 'only'} dimension of other ({inner}), "
+            f"got {a.shape} @ {b.shape}"
+        )
+    if not _same_float("matmul", a, b):
+        return _integer_product(np.matmul(a, b), a.dtype)
+    if a.ndim > 2 or b.ndim > 2:
+        try:
+            np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        except ValueError:
+            raise RuntimeError(f"matmul: batch dimensions do not broadcast: {a.shape} @ {b.shape}") from None
+    return MatMul.apply(input, other)  # type: ignore[no-any-return]
+
+
+def _check_dims(op: str, dims: int, **tensors: Tensor) -> None:
+    for name, t in tensors.items():
+        if t._data.ndim != dims:
+            raise RuntimeError(
+                f"{op}: {name} must be {dims}-D, got shape {t._data.shape}; matmul takes any dimensions"
+            )
+
+
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """``(n, k) @ (k, m)``, two dimensions exactly. See ``torch.mm``."""
+    _check_dims("mm", 2, input=input, mat2=mat2)
+    return matmul(input, mat2)
+
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """``(b, n, k) @ (b, k, m)``, three dimensions exactly and no broadcasting. See ``torch.bmm``."""
+    _check_dims("bmm", 3, input=input, mat2=mat2)
+    if input._data.shape[0] != mat2._data.shape[0]:
+        raise RuntimeError(f"bmm: input and mat2 must have the same batch size, got {_shapes(input, mat2)}")
+    return matmul(input, mat2)
+
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """``(n, k) @ (k,)``. See ``torch.mv``."""
+    _check_dims("mv", 2, input=input)
+    _check_dims("mv", 1, vec=vec)
+    return matmul(input, vec)
+
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """The inner product of two vectors of one length. See ``torch.dot``."""
+    _check_dims("dot", 1, input=input, tensor=tensor)
+    return matmul(input, tensor)
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """``input[i] * vec2[j]`` for vectors. See ``torch.outer``."""
+    _check_dims("outer", 1, input=input, vec2=vec2)
+    a, b = input._data, vec2._data
+    if not _same_float("outer", a, b):
+        return _integer_product(np.multiply.outer(a, b), a.dtype)
+    return Outer.apply(input, vec2)  # type: ignore[no-any-return]
+
+
+class Outer(Op):
+    saves = (0, 1)
+
+    def forward(self, a: Any, b: Any) -> Any:
+        self.a, self.b = a, b
+        return select(a).matmul(a[:, None], b[None])
+
+    def backward(self, grad: Any) -> Any:
+        matmul = select(grad).matmul
+        return (
+            matmul(grad, self.b[:, None])[:, 0] if self.needs[0] else None,
+            matmul(self.a[None], grad)[0] if self.needs[1] else None,
+        )
+
+
+def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+    _check_dims(op, dims, **{("mat1", "batch1")[dims - 2]: a, ("mat2", "batch2")[dims - 2]: b})
+    left, right, add = a._data, b._data, c._data
+    if left.shape[-1] != right.shape[-2] or left.shape[:-2] != right.shape[:-2]:
+        raise RuntimeError(f"{op}: the matrices do not fit: {_shapes(a, b)}")
+    shape = left.shape[:-1] + right.shape[-1:]
+    try:
+        fits = np.broadcast_shapes(add.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise RuntimeError(f"{op}: input {add.shape} must be broadcastable to the result's shape {shape}")
+    if not _same_float(op, left, right) or not _same_float(op, add, left):
+        return _integer_product(int(beta) * add + int(alpha) * np.matmul(left, right), left.dtype)
+    return AddMatMul.apply(c, a, b, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta * input + alpha * mat1 @ mat2``; input broadcasts, beta 0 ignores it. See ``torch.addmm``."""
+    return _add_matmul("addmm", 2, input, mat1, mat2, beta, alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta * input + alpha * batch1 @ batch2`` for batches of matrices. See ``torch.baddbmm``."""
+    return _add_matmul("baddbmm", 3, input, batch1, batch2, beta, alpha)
+
+
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta * input + alpha * mat @ vec``. See ``torch.addmv``."""
+    _check_dims("addmv", 2, mat=mat)
+    _check_dims("addmv", 1, vec=vec)
+    if mat._data.shape[1] != vec._data.shape[0]:
+        raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
+    from fastdl.ops.einsum import einsum
+
+    product = einsum("ij,j->i", mat, vec) if alpha == 1 else einsum("ij,j->i", mat, vec) * alpha
+    if beta == 0:
+        return product
+    return product + (input if beta == 1 else input * beta)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``y[.., o] = sum over i, j of input1[.., i] * weight[o, i, j] * input2[.., j] + bias[o]``.
+
+    Args:
+        input1: ``(*, in1_features)``; input2: ``(*, in2_features)`` with the same leading dimensions.
+        weight: ``(out_features, in1_features, in2_features)``.
+        bias: ``(out_features,)`` or None. See ``torch.nn.functional.bilinear``.
+    """
+    a, b, w = input1._data.shape, input2._data.shape, weight._data.shape
+    if len(w) != 3:
+        raise ValueError(
+            f"bilinear: weight must be 3-D (out_features, in1_features, in2_features), got shape {w}"
+        )
+    if not a or a[:-1] != b[:-1] or a[-1] != w[1] or b[-1] != w[2]:
+        raise ValueError(
+            f"bilinear: input1 must be (*, {w[1]}) and input2 (*, {w[2]}) with equal leading dimensions, "
+            f"got {a} and {b}"
+        )
+    if bias is not None and bias._data.shape != w[:1]:
+        raise ValueError(f"bilinear: bias must have shape ({w[0]},), got {bias._data.shape}")
+    from fastdl.ops.einsum import einsum
+
+    y = einsum("...i,oij,...j->...o", input1, weight, input2)
+    return y if bias is None else y + bias

@@ -1,0 +1,374 @@
+"""Linear layers and matrix products: kernels, operations, gradients, torch's rules, errors."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import kernels
+from fastdl.kernels import reference
+from fastdl.ops import linear as ops
+from fastdl.ops.einsum import einsum
+from parity import assert_close, backends, check_gradient
+
+
+def normal(*shape):
+    return np.random.default_rng(sum(shape) + 17 * len(shape)).standard_normal(shape)
+
+
+def tensor(array, dtype=None):
+    return fastdl.Tensor(np.array(array, dtype))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lead", [(), (1,), (7,), (33,), (200,), (4, 5), (2, 3, 4), (0,), (3, 0)])
+@pytest.mark.parametrize(("k", "n"), [(1, 1), (5, 3), (33, 17), (64, 100), (300, 70)])
+def test_layer_kernels_match_the_reference(level, dtype, lead, k, n):
+    backend = kernels.load(level)
+    x, w, b = (normal(*shape).astype(dtype) for shape in ((*lead, k), (n, k), (n,)))
+    grad = normal(*lead, n).astype(dtype)
+    rows = int(np.prod(lead))
+    for bias, activation in itertools.product((b, None), ("none", "relu")):
+        got = backend.linear_forward(x, w, bias, activation)
+        assert_close(got, reference.linear_forward(x, w, bias, activation), reduction=k)
+    for needs in itertools.product((True, False), repeat=3):
+        got = backend.linear_backward(grad, x, w, *needs)
+        want = reference.linear_backward(grad, x, w, *needs)
+        for g, r, length in zip(got, want, (n, rows, rows), strict=True):
+            assert (g is None) == (r is None)
+            if r is not None:
+                assert_close(g, r, reduction=max(length, 1))
+
+
+@pytest.mark.parametrize("level", backends())
+def test_layer_kernels_read_views_in_place(level):
+    backend = kernels.load(level)
+    x = normal(60, 50).astype(np.float32)
+    w = normal(40, 50).astype(np.float32)
+    grad = normal(60, 40).astype(np.float32)
+    want = reference.linear_forward(x, w, None)
+    want_back = reference.linear_backward(grad, x, w, True, True, True)
+    wide = np.zeros((60, 99), np.float32)
+    wide[:, 7:57] = x
+    for view in (np.asfortranarray(x), wide[:, 7:57], np.ascontiguousarray(x[::-1])[::-1]):
+        for weight in (w, np.asfortranarray(w)):
+            assert_close(backend.linear_forward(view, weight, None), want, reduction=50)
+            for g in (grad, np.asfortranarray(grad)):
+                for got, expected in zip(
+                    backend.linear_backward(g, view, weight, True, True, True), want_back, strict=True
+                ):
+                    assert_close(got, expected, reduction=60)
+    row = np.broadcast_to(np.float32(2), (60, 40))  # the gradient of a sum: no stride at all
+    for got, expected in zip(
+        backend.linear_backward(row, x, w, True, True, True),
+        reference.linear_backward(row, x, w, True, True, True),
+        strict=True,
+    ):
+        assert_close(got, expected, reduction=60)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_bias_gradient_is_reproducible(level):
+    backend = kernels.load(level)
+    grad, x, w = (normal(*s).astype(np.float32) for s in ((20000, 30), (20000, 4), (30, 4)))
+    first = backend.linear_backward(grad, x, w, False, True, True)
+    second = backend.linear_backward(grad, x, w, False, True, True)
+    for a, b in zip(first[1:], second[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert_close(first[2], grad.astype(np.float64).sum(0), reduction=20000)
+
+
+LINEAR_SHAPES = [(3,), (2, 3), (4, 2, 3), (0, 3)]
+
+
+@pytest.mark.parametrize("shape", LINEAR_SHAPES)
+def test_linear_gradients(shape):
+    check_gradient(ops.linear, normal(*shape), normal(5, 3), normal(5))
+    check_gradient(ops.linear, normal(*shape), normal(5, 3))
+    check_gradient(lambda *t: ops.linear(*t, activation="relu"), normal(*shape), normal(5, 3), normal(5))
+
+
+def test_linear_with_a_vector_as_weight():
+    check_gradient(ops.linear, normal(2, 3), normal(3))
+    assert ops.linear(tensor(normal(2, 3)), tensor(normal(3))).shape == (2,)
+
+
+MATMUL_SHAPES = [
+    ((3,), (3,)),
+    ((2, 3), (3,)),
+    ((3,), (3, 4)),
+    ((2, 3), (3, 4)),
+    ((5, 2, 3), (3, 4)),
+    ((2, 3), (5, 3, 4)),
+    ((5, 1, 2, 3), (4, 3, 2)),
+    ((5, 2, 3), (3,)),
+    ((3,), (5, 3, 2)),
+    ((1, 2, 3), (7, 3, 2)),
+    ((2, 0), (0, 3)),
+    ((0, 2), (2, 3)),
+    ((0, 2, 3), (3, 2)),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), MATMUL_SHAPES)
+def test_matmul_follows_numpy_and_differentiates(a, b):
+    x, y = normal(*a), normal(*b)
+    assert_close(ops.matmul(tensor(x), tensor(y)), np.matmul(x, y), reduction=3)
+    check_gradient(ops.matmul, x, y)
+    check_gradient(ops.matmul, x, y, needs=[1])
+
+
+def test_matmul_of_integers_is_exact():
+    a = np.array([[2**40, 3], [5, 7]])
+    got = ops.matmul(tensor(a), tensor(a))
+    assert got.dtype == a.dtype
+    np.testing.assert_array_equal(got.numpy(), a @ a)
+    np.testing.assert_array_equal(ops.outer(tensor(a[0]), tensor(a[1])).numpy(), np.outer(a[0], a[1]))
+    np.testing.assert_array_equal(einsum("ij,jk->ik", tensor(a), tensor(a)).numpy(), a @ a)
+
+
+def test_named_products():
+    a, b, v, w = normal(3, 4), normal(4, 5), normal(4), normal(6)
+    check_gradient(ops.mm, a, b)
+    check_gradient(ops.mv, a, v)
+    check_gradient(ops.dot, v, v.copy())
+    check_gradient(ops.outer, v, w)
+    check_gradient(ops.bmm, normal(2, 3, 4), normal(2, 4, 5))
+    for shape in ((3, 5), (5,), (3, 1), (1,)):
+        check_gradient(lambda c, x, y: ops.addmm(c, x, y, beta=0.5, alpha=2), normal(*shape), a, b)
+        check_gradient(ops.addmm, normal(*shape), a, b)
+    check_gradient(ops.baddbmm, normal(2, 3, 5), normal(2, 3, 4), normal(2, 4, 5))
+    check_gradient(ops.bilinear, normal(4, 3), normal(4, 2), normal(5, 3, 2))
+    assert_close(
+        ops.addmm(tensor(normal(5)), tensor(a), tensor(b), beta=2, alpha=3), 2 * normal(5) + 3 * a @ b
+    )
+
+
+def test_addmm_with_beta_zero_ignores_nan():
+    c = np.full((2, 2), np.nan)
+    got = ops.addmm(tensor(c), tensor(normal(2, 3)), tensor(normal(3, 2)), beta=0)
+    assert np.isfinite(got.numpy()).all()
+
+
+EQUATIONS = [
+    "ij,jk->ik",
+    "ij,jk",
+    "ba",
+    "bij,bjk->bik",
+    "ij->ji",
+    "ij->",
+    "ij->i",
+    "i->i",
+    "i,j->ij",
+    "bi,bi->b",
+    "ijk,kl->ijl",
+    "ij,ij->",
+    "ij,ij->ij",
+    "ij,i->ij",
+    "ii->i",
+    "ii->",
+    "iij->j",
+    "ij,jk,kl->il",
+    "ijk,jil->kl",
+    "bij,bkj->bik",
+    "i,i",
+    "iij,jk->ik",
+    "ij,k->i",
+    "bi,ikj,bj->bk",
+    " i j , j k -> i k ",
+]
+LENGTHS = {"a": 4, "b": 2, "i": 3, "j": 4, "k": 5, "l": 6}
+
+
+def operands(equation):
+    rng = np.random.default_rng(len(equation))
+    return [
+        rng.standard_normal([LENGTHS[c] for c in term.strip().replace(" ", "")])
+        for term in equation.split("->")[0].split(",")
+    ]
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum_matches_numpy_and_differentiates(equation):
+    arrays = operands(equation)
+    want = np.einsum(equation.replace(" ", ""), *arrays)
+    assert_close(einsum(equation, *map(tensor, arrays)), want, reduction=64)
+    assert_close(einsum(equation, [*map(tensor, arrays)]), want, reduction=64)
+    check_gradient(lambda *t: einsum(equation, *t), *arrays)
+
+
+@pytest.mark.parametrize(
+    ("equation", "a", "b"),
+    [
+        ("...ij,...jk->...ik", (2, 1, 3, 4), (5, 4, 2)),
+        ("...ij,jk", (2, 1, 3, 4), (4, 2)),
+        ("ij,ij->i", (3, 1), (3, 4)),
+        ("ij,ij->ij", (3, 1), (1, 4)),
+        ("i...,i...->...", (3, 2), (3, 1)),
+        ("ij,jk->ik", (0, 3), (3, 2)),
+        ("ij,jk->ik", (2, 0), (0, 2)),
+    ],
+)
+def test_einsum_broadcasts(equation, a, b):
+    x, y = normal(*a), normal(*b)
+    assert_close(einsum(equation, tensor(x), tensor(y)), np.einsum(equation, x, y), reduction=16)
+    check_gradient(lambda s, t: einsum(equation, s, t), x, y)
+
+
+def test_einsum_with_sublists():
+    a, b = normal(3, 4), normal(4, 5)
+    assert_close(einsum(tensor(a), [0, 1], tensor(b), [1, 2], [2, 0]), (a @ b).T, reduction=4)
+    assert_close(einsum(tensor(a), [..., 1], tensor(b), [1, 2]), a @ b, reduction=4)
+
+
+def test_einsum_result_is_not_a_view_of_its_operand():
+    x = tensor(normal(3, 4))
+    for equation in ("ij->ij", "ij->ji"):
+        y = einsum(equation, x)
+        assert not np.shares_memory(x.numpy(), y.numpy())
+
+
+MESSAGES = [
+    (
+        lambda: ops.linear(tensor(normal(2, 3)), tensor(normal(5, 4))),
+        ValueError,
+        r"linear: .*in_features = 4.*\(2, 3\)",
+    ),
+    (
+        lambda: ops.linear(tensor(1.0), tensor(normal(5, 4))),
+        ValueError,
+        "linear: input must have at least 1 dimension",
+    ),
+    (
+        lambda: ops.linear(tensor(normal(4)), tensor(normal(5, 4, 1))),
+        ValueError,
+        "linear: weight must be 2-D",
+    ),
+    (
+        lambda: ops.linear(tensor(normal(2, 4)), tensor(normal(5, 4)), tensor(normal(4))),
+        ValueError,
+        r"linear: bias must have shape \(out_features,\) = \(5,\), got \(4,\)",
+    ),
+    (
+        lambda: ops.linear(tensor(normal(2, 4)), tensor(normal(5, 4)), activation="swish"),
+        ValueError,
+        "linear: activation must be None or one of relu",
+    ),
+    (
+        lambda: ops.matmul(tensor(1.0), tensor(normal(3))),
+        RuntimeError,
+        "matmul: both arguments need at least 1 dim",
+    ),
+    (
+        lambda: ops.matmul(tensor(normal(2, 3)), tensor(normal(2, 3))),
+        RuntimeError,
+        r"matmul: the last dimension.*\(2, 3\)",
+    ),
+    (
+        lambda: ops.matmul(tensor(normal(2, 2, 3)), tensor(normal(3, 3, 3))),
+        RuntimeError,
+        "matmul: batch dimensions do not broadcast",
+    ),
+    (
+        lambda: ops.matmul(tensor(normal(2, 3)), tensor(normal(3, 3), np.float32)),
+        RuntimeError,
+        "matmul: both matrices must have one dtype, got float64 and float32",
+    ),
+    (lambda: ops.mm(tensor(normal(3)), tensor(normal(3, 3))), RuntimeError, "mm: input must be 2-D"),
+    (
+        lambda: ops.bmm(tensor(normal(2, 3, 4)), tensor(normal(3, 4, 5))),
+        RuntimeError,
+        "bmm: .*same batch size",
+    ),
+    (lambda: ops.dot(tensor(normal(3)), tensor(normal(1, 3))), RuntimeError, "dot: tensor must be 1-D"),
+    (
+        lambda: ops.addmm(tensor(normal(2)), tensor(normal(2, 3)), tensor(normal(3, 4))),
+        RuntimeError,
+        r"addmm: input \(2,\) must be broadcastable to the result's shape \(2, 4\)",
+    ),
+    (
+        lambda: ops.baddbmm(tensor(1.0), tensor(normal(2, 3, 4)), tensor(normal(2, 3, 4))),
+        RuntimeError,
+        "baddbmm: .*fit",
+    ),
+    (
+        lambda: ops.bilinear(tensor(normal(2, 3)), tensor(normal(2, 4)), tensor(normal(5, 4, 3))),
+        ValueError,
+        "bilinear: input1 must be",
+    ),
+    (lambda: einsum("ij,jk->ik", tensor(normal(2, 3))), RuntimeError, "names 2 operands, got 1"),
+    (lambda: einsum("ij->k", tensor(normal(2, 3))), RuntimeError, "result names 'k', which no operand has"),
+    (lambda: einsum("ijk->i", tensor(normal(2, 3))), RuntimeError, "names 3 dimensions, the tensor has 2"),
+    (
+        lambda: einsum("ij,jk->ik", tensor(normal(2, 3)), tensor(normal(4, 2))),
+        RuntimeError,
+        "'j' has length 3 .* and 4",
+    ),
+    (lambda: einsum("ii->i", tensor(normal(2, 3))), RuntimeError, "'i' is repeated .* lengths differ"),
+    (lambda: einsum("ij->ii", tensor(normal(3, 3))), RuntimeError, "more than once in the result"),
+    (lambda: einsum("i1->i", tensor(normal(3, 3))), RuntimeError, "letters and one ellipsis only"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), MESSAGES)
+def test_errors_teach(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+class TestAgainstTorch:
+    """The same calls in both libraries, values and gradients."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        self.torch = pytest.importorskip("torch")
+
+    def compare(self, ours, theirs, *arrays):
+        x = [tensor(a) for a in arrays]
+        y = [self.torch.tensor(a, requires_grad=True) for a in arrays]
+        for t in x:
+            t.requires_grad = True
+        got, want = ours(*x), theirs(*y)
+        assert_close(got, want.detach().numpy(), reduction=64)
+        weights = normal(*want.shape) if want.ndim else np.array(1.5)
+        got.backward(tensor(weights))
+        want.backward(self.torch.tensor(weights))
+        for a, b in zip(x, y, strict=True):
+            assert_close(a.grad, b.grad.numpy(), reduction=64)
+
+    @pytest.mark.parametrize("shape", LINEAR_SHAPES)
+    def test_linear(self, shape):
+        F = self.torch.nn.functional
+        self.compare(ops.linear, F.linear, normal(*shape), normal(5, 3), normal(5))
+        self.compare(
+            lambda *t: ops.linear(*t, activation="relu"),
+            lambda *t: F.relu(F.linear(*t)),
+            normal(*shape),
+            normal(5, 3),
+            normal(5),
+        )
+        self.compare(ops.bilinear, F.bilinear, normal(*shape), normal(*shape), normal(5, 3, 3))
+
+    @pytest.mark.parametrize(("a", "b"), MATMUL_SHAPES)
+    def test_matmul(self, a, b):
+        self.compare(ops.matmul, self.torch.matmul, normal(*a), normal(*b))
+
+    @pytest.mark.parametrize("equation", EQUATIONS)
+    def test_einsum(self, equation):
+        self.compare(
+            lambda *t: einsum(equation, *t), lambda *t: self.torch.einsum(equation, *t), *operands(equation)
+        )
+
+    def test_addmm(self):
+        for shape in ((2, 4), (4,), (2, 1), (1,)):
+            self.compare(
+                lambda *t: ops.addmm(*t, beta=0.5, alpha=2),
+                lambda *t: self.torch.addmm(*t, beta=0.5, alpha=2),
+                normal(*shape),
+                normal(2, 3),
+                normal(3, 4),
+            )
