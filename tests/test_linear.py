@@ -320,6 +320,38 @@ def test_errors_teach(call, error, message):
         call()
 
 
+def test_linear_module():
+    layer = fastdl.nn.Linear(20, 30)
+    assert repr(layer) == "Linear(in_features=20, out_features=30, bias=True)"
+    assert [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()] == [
+        ("weight", (30, 20), True),
+        ("bias", (30,), True),
+    ]
+    bound = 1 / np.sqrt(20)
+    for p in layer.parameters():
+        assert 0.6 * bound < np.abs(p.numpy()).max() <= bound
+        assert abs(p.numpy().mean()) < bound / 2
+    x = tensor(normal(5, 20), np.float32)
+    want = x.numpy().astype(np.float64) @ layer.weight.numpy().T + layer.bias.numpy()
+    assert_close(layer(x), want, reduction=20)
+    plain = fastdl.nn.Linear(20, 30, bias=False, dtype=np.float64)
+    assert list(plain.state_dict()) == ["weight"]
+    assert plain.weight.dtype == np.float64
+    assert repr(plain) == "Linear(in_features=20, out_features=30, bias=False)"
+
+
+def test_bilinear_module():
+    layer = fastdl.nn.Bilinear(3, 4, 5, dtype=np.float64)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    bound = 1 / np.sqrt(3)
+    assert 0.6 * bound < np.abs(layer.weight.numpy()).max() <= bound
+    a, b = normal(7, 3), normal(7, 4)
+    want = np.einsum("bi,oij,bj->bo", a, layer.weight.numpy(), b) + layer.bias.numpy()
+    assert_close(layer(tensor(a), tensor(b)), want, reduction=12)
+    with pytest.raises(ValueError, match="in1_features must be > 0"):
+        fastdl.nn.Bilinear(0, 4, 5)
+
+
 class TestAgainstTorch:
     """The same calls in both libraries, values and gradients."""
 

@@ -9,6 +9,7 @@ from fastdl.ops.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -32,4 +33,3 @@ from fastdl.ops.pool import (
     max_unpool2d,
     max_unpool3d,
 )
-from fastdl.ops.linear import bilinear, linear

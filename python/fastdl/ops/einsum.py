@@ -19,7 +19,7 @@ from fastdl.autograd.op import Op
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
-Labels = tuple[Any, ...]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
+Labels = Sequence[Any]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
 
 
 def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
@@ -117,7 +117,7 @@ class Einsum(Op):
 
     def backward(self, grad: Any) -> Any:
         views = [_diagonal(array, own) for array, own in zip(self.arrays, self.labels, strict=True)]
-        grads = []
+        grads: list[Any] = []
         for i, (view, own) in enumerate(views):
             if not self.needs[i]:
                 grads.append(None)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
+from fastdl.ops.einsum import contract, einsum
 from fastdl.tensor import Tensor
 
 # Activations whose derivative follows from their output, so that a fused layer needs to keep nothing else.
@@ -328,12 +329,37 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
     _check_dims("addmv", 1, vec=vec)
     if mat._data.shape[1] != vec._data.shape[0]:
         raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
-    from fastdl.ops.einsum import einsum
-
     product = einsum("ij,j->i", mat, vec) if alpha == 1 else einsum("ij,j->i", mat, vec) * alpha
     if beta == 0:
         return product
     return product + (input if beta == 1 else input * beta)
+
+
+class Bilinear(Op):
+    saves = (0, 1, 2)
+
+    def forward(self, x1: Any, x2: Any, weight: Any, bias: Any) -> Any:
+        self.shapes_of = x1.shape, x2.shape
+        self.x1, self.x2 = x1, x2 = x1.reshape(-1, x1.shape[-1]), x2.reshape(-1, x2.shape[-1])
+        self.weight = weight
+        y = contract((x1, x2, weight), ("bi", "bj", "oij"), "bo")
+        if bias is not None:
+            y += bias
+        return y.reshape(*self.shapes_of[0][:-1], weight.shape[0])
+
+    def backward(self, grad: Any) -> Any:
+        x1, x2, weight, needs = self.x1, self.x2, self.weight, self.needs
+        grad = grad.reshape(-1, weight.shape[0])
+        return (
+            contract((grad, x2, weight), ("bo", "bj", "oij"), "bi").reshape(self.shapes_of[0])
+            if needs[0]
+            else None,
+            contract((grad, x1, weight), ("bo", "bi", "oij"), "bj").reshape(self.shapes_of[1])
+            if needs[1]
+            else None,
+            contract((grad, x1, x2), ("bo", "bi", "bj"), "oij") if needs[2] else None,
+            grad.sum(0) if needs[3] else None,
+        )
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -356,7 +382,4 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
         )
     if bias is not None and bias._data.shape != w[:1]:
         raise ValueError(f"bilinear: bias must have shape ({w[0]},), got {bias._data.shape}")
-    from fastdl.ops.einsum import einsum
-
-    y = einsum("...i,oij,...j->...o", input1, weight, input2)
-    return y if bias is None else y + bias
+    return Bilinear.apply(input1, input2, weight, bias)  # type: ignore[no-any-return]

@@ -2,4 +2,5 @@
 
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.flatten import *
+from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.module import Module
