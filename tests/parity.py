@@ -35,8 +35,8 @@ def assert_close(
     ``want`` may have a higher precision than ``got``; the tolerance is that of ``got``'s dtype. ``scale`` defaults to
     the larger of 1 and the largest finite |want|.
     """
-    got = got.numpy() if isinstance(got, fastdl.Tensor) else np.asarray(got)
-    want = want.numpy() if isinstance(want, fastdl.Tensor) else np.asarray(want)
+    got = got.detach().numpy() if isinstance(got, fastdl.Tensor) else np.asarray(got)
+    want = want.detach().numpy() if isinstance(want, fastdl.Tensor) else np.asarray(want)
     assert got.shape == want.shape, f"shape {got.shape} instead of {want.shape}"
     if got.dtype.kind != "f":
         np.testing.assert_array_equal(got, want)

@@ -216,7 +216,7 @@ def test_state_dict_keys_values_and_sharing():
         "second.1.mean",
     ]
     assert not state["gain"].requires_grad
-    assert np.shares_memory(state["first.weight"].numpy(), net.first.weight.numpy())
+    assert np.shares_memory(state["first.weight"].numpy(), net.first.weight.detach().numpy())
     assert net.state_dict(keep_vars=True)["gain"] is net.gain
     assert next(iter(net.state_dict(prefix="x."))) == "x.gain"
 
@@ -228,8 +228,8 @@ def test_load_copies_in_place():
     result = target.load_state_dict(source.state_dict())
     assert repr(result) == "<All keys matched successfully>"
     assert target.first.weight is kept
-    assert not np.shares_memory(kept.numpy(), source.first.weight.numpy())
-    np.testing.assert_array_equal(kept.numpy(), 9)
+    assert not np.shares_memory(kept.detach().numpy(), source.first.weight.detach().numpy())
+    np.testing.assert_array_equal(kept.detach().numpy(), 9)
 
 
 def test_load_takes_arrays_and_converts_floats():
@@ -237,7 +237,7 @@ def test_load_takes_arrays_and_converts_floats():
     state = {name: np.asarray(t.numpy(), np.float64) + 1 for name, t in net.state_dict().items()}
     net.load_state_dict(state)
     assert net.weight.dtype == np.float32
-    np.testing.assert_array_equal(net.weight.numpy(), [1, 2, 3])
+    np.testing.assert_array_equal(net.weight.detach().numpy(), [1, 2, 3])
 
 
 def test_load_reports_everything_at_once():
@@ -289,7 +289,7 @@ def test_load_assign():
     assert not net.weight.requires_grad
     assert net.bias.requires_grad
     assert net.weight.dtype == np.float64
-    assert np.shares_memory(net.weight.numpy(), state["weight"].numpy())
+    assert np.shares_memory(net.weight.detach().numpy(), state["weight"].numpy())
     assert net.mean is state["mean"]
 
 
@@ -330,7 +330,7 @@ def test_state_dict_hooks():
     assert list(state) == ["weight", "mean"]
     state["foreign"] = tensor([0.0])
     net.load_state_dict(state)
-    assert net.bias.numpy() == [4.0]
+    assert net.bias.detach().numpy() == [4.0]
 
 
 # Hooks --------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_forward_hooks_order_replacement_and_removal():
     with post:
         pass
     calls.clear()
-    assert net(tensor([-1.0])).numpy() == [0.0]
+    assert net(tensor([-1.0])).detach().numpy() == [0.0]
     assert calls == ["pre"]
 
 
@@ -363,7 +363,7 @@ def test_hooks_with_kwargs():
     seen = []
     net.register_forward_pre_hook(lambda m, args, kwargs: (args, {"negate": True}), with_kwargs=True)
     net.register_forward_hook(lambda m, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
-    assert net(tensor([2.0])).numpy() == [-2.0]
+    assert net(tensor([2.0])).detach().numpy() == [-2.0]
     assert seen == [{"negate": True}]
     net.register_forward_pre_hook(lambda m, args, kwargs: 1, with_kwargs=True)
     with pytest.raises(RuntimeError, match=r"\(new_args, new_kwargs\)"):
@@ -493,7 +493,7 @@ def test_copies_are_independent_and_keep_sharing(clone):
     assert not other.first.bias.requires_grad
     assert other.gain.requires_grad
     other.first.weight._data[...] = 77
-    assert not (net.first.weight.numpy() == 77).any()
+    assert not (net.first.weight.detach().numpy() == 77).any()
     assert list(other.state_dict()) == list(net.state_dict())
     other.fresh = nn.Parameter(tensor([1.0]))
     assert "fresh" in dict(other.named_parameters())
@@ -505,7 +505,7 @@ def test_parameter():
     assert p.requires_grad
     assert repr(p).startswith("Parameter containing:\n")
     data = np.ones(2, np.float32)
-    assert np.shares_memory(nn.Parameter(data).numpy(), data)
+    assert np.shares_memory(nn.Parameter(data).detach().numpy(), data)
     assert not nn.Parameter(tensor([1.0]), requires_grad=False).requires_grad
     with pytest.raises(RuntimeError, match="only floating-point tensors"):
         nn.Parameter(tensor([1], np.int64))
@@ -541,4 +541,4 @@ def test_ordered_dict_is_accepted_by_torch():
     theirs.load_state_dict(OrderedDict((k, torch.from_numpy(v.numpy())) for k, v in state.items()))
     ours = nn.ParameterList([tensor([0.0, 0.0])])
     ours.load_state_dict(theirs.state_dict())
-    np.testing.assert_array_equal(ours[0].numpy(), [1, 2])
+    np.testing.assert_array_equal(ours[0].detach().numpy(), [1, 2])

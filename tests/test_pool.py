@@ -553,7 +553,7 @@ def test_torch_unpool() -> None:
             b.requires_grad = True
             want = getattr(torch.nn.functional, unpool)(a, at, kernel, stride, padding, size)
             got = getattr(F, unpool)(b, tensor(at.numpy()), kernel, stride, padding, size)
-            np.testing.assert_array_equal(got.numpy(), want.detach().numpy())
+            np.testing.assert_array_equal(got.detach().numpy(), want.detach().numpy())
             grad = rng.standard_normal(want.shape)
             want.backward(torch.tensor(grad))
             got.backward(tensor(grad))

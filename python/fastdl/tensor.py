@@ -1,16 +1,96 @@
-"""``Tensor``: an array, its gradient, and the node that made it."""
+"""``Tensor``: an array, its gradient, and the node that made it.
+
+Here is what a tensor *is*: fields, properties, autograd's handles, conversions and Python's protocols. What can be
+done with it (arithmetic, views, reductions) are functions of :mod:`fastdl.ops`, attached by :mod:`fastdl.methods`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 
+from fastdl.dtypes import CPU, SUPPORTED, as_dtype, device, get_default_dtype
 from fastdl.kernels import select
+from fastdl.printing import tensor_repr
+
+_supported = frozenset(SUPPORTED)
+
+
+def pooled_copy(array: Any, dtype: Any = None) -> Any:
+    """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
+    copy = select(array).empty(array.shape, array.dtype.newbyteorder("=") if dtype is None else dtype)
+    copy[...] = array
+    return copy
+
+
+def check_array(op: str, array: Any) -> None:
+    """Refuse what no tensor can hold: objects, strings, complex numbers, dates, foreign byte order."""
+    if array.dtype in _supported:
+        return
+    if array.dtype.newbyteorder("=") in _supported:
+        raise TypeError(
+            f"{op}: the array's byte order ({array.dtype.str}) is not this machine's; convert it with "
+            "array.astype(array.dtype.newbyteorder('='))"
+        )
+    hint = " (is it a ragged list?)" if array.dtype.kind == "O" else ""
+    raise TypeError(
+        f"{op}: an array of dtype {array.dtype} cannot be a tensor{hint}; supported: {', '.join(map(str, SUPPORTED))}"
+    )
+
+
+class RemovableHandle:
+    """What ``register_hook`` returns: :meth:`remove` takes the hook out again; also a context manager."""
+
+    __slots__ = ("_entry", "_hooks")
+
+    def __init__(self, hooks: list[Any], entry: Any) -> None:
+        self._hooks = hooks
+        self._entry = entry
+
+    def remove(self) -> None:
+        """Take the hook out; a second call does nothing."""
+        if self._entry in self._hooks:
+            self._hooks.remove(self._entry)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+class RetainGrad:
+    """The hook behind ``retain_grad()``: it stores the gradient that passes in the tensor, if that still exists."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = ref(tensor)
+
+    def __call__(self, grad: Tensor) -> None:
+        tensor = self.tensor()
+        if tensor is not None:
+            tensor._accumulate(grad._data, False)
 
 
 class Tensor:
-    """A multi-dimensional array that operations can differentiate. Made by :func:`fastdl.tensor` and operations."""
+    """A multi-dimensional array that operations can differentiate; see ``torch.Tensor``.
+
+    Made by :func:`fastdl.tensor` (copies), :func:`fastdl.from_numpy` (shares memory), creation functions and
+    operations. Calling the class itself wraps a NumPy array without a copy, keeping its dtype, or converts a (nested)
+    list to the default dtype; ``Tensor(2, 3)`` is uninitialised, of that shape.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        tensor([2., 4.])
+    """
 
     # Fields of every instance; the values here are what most tensors have, so that making one sets only its array.
     _data: Any
@@ -18,14 +98,32 @@ class Tensor:
     _node: Any = None  # the Op that made this tensor, None for a leaf
     _index: int = 0  # which of the node's outputs
     _version: list[int] | None = (
-        None  # counts in-place changes; the list is shared between a base and its views
+        None  # counts in-place changes; shared by a base, its views and detached aliases
     )
-    _base: Tensor | None = None
+    _base: Tensor | None = None  # of a view: the tensor it looks at, itself no view
+    _path: Any = None  # of a view: how to make it from the base (autograd/view.py)
+    _views: list[Any] | None = None  # of a base: weak references to its views
     _hooks: list[tuple[int, Any]] | None = None
-    grad: Tensor | None = None
+    _post_hooks: list[Any] | None = None
+    _grad: Tensor | None = None
 
-    def __init__(self, data: Any) -> None:
-        self._data = np.asarray(data)
+    __array_priority__ = 1000.0  # numpy_array + tensor asks the tensor first
+
+    def __init__(self, *data: Any) -> None:
+        if len(data) == 1 and not isinstance(data[0], (int, np.integer)):
+            (values,) = data
+            if isinstance(values, Tensor):
+                self._data = values._data
+                return
+            if isinstance(values, np.ndarray):
+                check_array("Tensor", values)
+                self._data = values
+                return
+            from fastdl.creation import tensor
+
+            self._data = tensor(values, dtype=get_default_dtype())._data
+        else:
+            self._data = select(None).empty(data or (0,), get_default_dtype())
 
     @staticmethod
     def _wrap(array: Any) -> Tensor:
@@ -40,49 +138,456 @@ class Tensor:
             self._version = cell = [0]
         return cell
 
+    def _bump_version(self) -> None:
+        """Note an in-place change of the data: backward through operations that kept it becomes an error."""
+        if self._version is not None:
+            self._version[0] += 1
+
     def _accumulate(self, grad: Any, own: bool) -> None:
         """Add an array to ``.grad``; ``own`` says that nobody else holds it."""
-        if self.grad is not None:
-            self.grad._data += grad
+        have = self._grad
+        if have is not None:
+            have._data += grad
+            have._bump_version()
             return
         if not own or not grad.flags.c_contiguous:
-            copy = select(grad).empty(grad.shape, grad.dtype)
-            copy[...] = grad
-            grad = copy
-        self.grad = Tensor._wrap(grad)
+            grad = pooled_copy(grad)
+        self._grad = Tensor._wrap(grad)
+
+    # ---------------------------------------------------------------------------------------------- autograd
 
     @property
     def requires_grad(self) -> bool:
+        """Is a gradient computed for this tensor?"""
         return self._requires_grad
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        self._requires_grad = value
+        if self._node is not None:
+            if not value:
+                raise RuntimeError(
+                    "requires_grad: only leaf tensors can be switched off, this one was computed from others; "
+                    "use x.detach()"
+                )
+            return
+        if value and self._data.dtype.kind != "f":
+            raise RuntimeError(
+                f"requires_grad: only floating-point tensors can require a gradient, got dtype {self._data.dtype}"
+            )
+        self._requires_grad = bool(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set ``requires_grad``; returns the tensor."""
+        self.requires_grad = requires_grad
+        return self
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self._data.shape  # type: ignore[no-any-return]
+    def grad(self) -> Tensor | None:
+        """The gradient that ``backward`` accumulated here; None before."""
+        if self._grad is None and self._node is not None:
+            warnings.warn(
+                "grad: this tensor was computed from others, and backward() fills .grad of leaf tensors only; call "
+                "x.retain_grad() before backward() to have it here",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"grad: must be a Tensor or None, got {type(value).__name__}")
+            if value._data.shape != self._data.shape or value._data.dtype != self._data.dtype:
+                raise RuntimeError(
+                    f"grad: must have the tensor's shape {self.shape} and dtype {self.dtype}, got {value.shape} and "
+                    f"{value.dtype}"
+                )
+        self._grad = value
+
+    @grad.deleter
+    def grad(self) -> None:
+        self._grad = None
 
     @property
-    def dtype(self) -> Any:
-        return self._data.dtype
+    def grad_fn(self) -> Any:
+        """The graph's node that made this tensor; None for a leaf."""
+        return self._node
 
-    def numpy(self) -> Any:
-        return self._data
+    @property
+    def is_leaf(self) -> bool:
+        """Was this tensor made by the user, not by a recorded operation?"""
+        return self._node is None
+
+    @property
+    def output_nr(self) -> int:
+        """Which output of ``grad_fn`` this is."""
+        return self._index
+
+    @property
+    def retains_grad(self) -> bool:
+        """Was ``retain_grad`` called on this computed tensor?"""
+        if self._node is None or self._node.hooks is None:
+            return False
+        return any(isinstance(h, RetainGrad) and h.tensor() is self for _, h in self._node.hooks)
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory without history; in-place changes through it are not tracked."""
+        return Tensor._wrap(self._data)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"data: must be a Tensor, got {type(value).__name__}")
+        if self._requires_grad and value._data.dtype.kind != "f":
+            raise RuntimeError(
+                f"data: a tensor that requires a gradient cannot hold dtype {value._data.dtype}"
+            )
+        self._data = value._data
 
     def detach(self) -> Tensor:
-        return Tensor._wrap(self._data)
+        """A tensor on the same memory, outside the graph."""
+        t = Tensor._wrap(self._data)
+        t._version = self._version_cell()
+        return t
+
+    def detach_(self) -> Tensor:
+        """Take this tensor out of the graph: it becomes a leaf without gradient."""
+        if self._base is not None:
+            raise RuntimeError("detach_: views cannot be detached in place; use detach()")
+        self._node = None
+        self._index = 0
+        self._requires_grad = False
+        return self
 
     def backward(
         self,
         gradient: Any = None,
         retain_graph: bool | None = None,
         create_graph: bool = False,
+        inputs: Any = None,
     ) -> None:
-        """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from."""
+        """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from.
+
+        Args:
+            gradient: of the result with respect to this tensor; may be left out for a tensor of one element.
+            retain_graph: keep what backward needs, to call it again.
+            create_graph: second derivatives are not supported: must be False.
+            inputs: accumulate into these tensors only.
+        """
         from fastdl.autograd.functional import backward
 
-        backward(self, gradient, retain_graph, create_graph)
+        backward(self, gradient, retain_graph, create_graph, inputs)
 
-    def __repr__(self) -> str:
-        return f"tensor({self._data!r})"
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Call ``hook(grad)`` when this tensor's gradient is computed; what it returns (not None) replaces it.
+
+        Example:
+            >>> import fastdl
+            >>> x = fastdl.tensor([1.0], requires_grad=True)
+            >>> handle = x.register_hook(lambda grad: grad * 10)
+            >>> (x * 2).sum().backward()
+            >>> x.grad
+            tensor([20.])
+        """
+        if not self._requires_grad:
+            raise RuntimeError(
+                "register_hook: this tensor does not require a gradient, the hook would never run"
+            )
+        holder: Any = self._node
+        if holder is None:
+            if self._hooks is None:
+                self._hooks = []
+            hooks = self._hooks
+        else:
+            if holder.hooks is None:
+                holder.hooks = []
+            hooks = holder.hooks
+        entry = (self._index, hook)
+        # The retained gradient is the one after all hooks.
+        at = len(hooks)
+        while at and isinstance(hooks[at - 1][1], RetainGrad) and not isinstance(hook, RetainGrad):
+            at -= 1
+        hooks.insert(at, entry)
+        return RemovableHandle(hooks, entry)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
+        """Call ``hook(tensor)`` whenever ``backward`` has added to this leaf's ``.grad``."""
+        if self._node is not None or not self._requires_grad:
+            raise RuntimeError(
+                "register_post_accumulate_grad_hook: only leaf tensors that require a gradient have one"
+            )
+        if self._post_hooks is None:
+            self._post_hooks = []
+        self._post_hooks.append(hook)
+        return RemovableHandle(self._post_hooks, hook)
+
+    def retain_grad(self) -> None:
+        """Keep ``.grad`` of this computed tensor in ``backward``, as for a leaf."""
+        if not self._requires_grad:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        if self._node is not None and not self.retains_grad:
+            self.register_hook(RetainGrad(self))
+
+    # -------------------------------------------------------------------------------------- shape and storage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents of all axes."""
+        return self._data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> Any:
+        """The element type, a NumPy dtype."""
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._data.ndim  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> device:
+        """Where the data is: ``cpu``."""
+        return CPU
+
+    @property
+    def is_cuda(self) -> bool:
+        """Is the data on a GPU? Never in this build."""
+        return False
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self._data.itemsize  # type: ignore[no-any-return]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self._data.nbytes  # type: ignore[no-any-return]
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the extent of one axis."""
+        shape = self._data.shape
+        if dim is None:
+            return shape
+        if not -len(shape) <= dim < len(shape):
+            raise IndexError(f"size: dim {dim} is out of range for a tensor of {len(shape)} dimensions")
+        return shape[dim]
+
+    def dim(self) -> int:
+        """The number of axes."""
+        return self._data.ndim  # type: ignore[no-any-return]
+
+    ndimension = dim
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self._data.size  # type: ignore[no-any-return]
+
+    nelement = numel
+
+    def element_size(self) -> int:
+        """Bytes of one element."""
+        return self._data.itemsize  # type: ignore[no-any-return]
+
+    def stride(self, dim: int | None = None) -> Any:
+        """Distances, in elements, between neighbours along every axis, or along one."""
+        item = self._data.itemsize
+        strides = tuple([s // item for s in self._data.strides])
+        return strides if dim is None else strides[dim]
+
+    def storage_offset(self) -> int:
+        """Elements between the start of the base's memory and this view's first element."""
+        base = self._data if self._base is None else self._base._data
+        return (self.data_ptr() - base.__array_interface__["data"][0]) // self._data.itemsize  # type: ignore[no-any-return]
+
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        return self._data.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+    def is_contiguous(self) -> bool:
+        """Do the elements lie in C order without gaps?"""
+        return self._data.flags.c_contiguous  # type: ignore[no-any-return]
+
+    def is_floating_point(self) -> bool:
+        """Is the dtype one of the floating-point types?"""
+        return self._data.dtype.kind == "f"  # type: ignore[no-any-return]
+
+    def is_complex(self) -> bool:
+        """Always False: complex numbers are not supported."""
+        return False
+
+    # ------------------------------------------------------------------------------------------- conversions
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """The NumPy array under this tensor: the same memory.
+
+        A tensor that requires a gradient refuses (changes to the array would escape autograd) unless ``force`` is True.
+        """
+        if self._requires_grad and not force:
+            raise RuntimeError("numpy: this tensor requires a gradient; use x.detach().numpy()")
+        return self._data
+
+    def item(self) -> Any:
+        """The value of a tensor of one element, as a Python number."""
+        if self._data.size != 1:
+            raise RuntimeError(f"item: only a tensor of one element has a value, got shape {self.shape}")
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self._data.tolist()
+
+    def cpu(self) -> Tensor:
+        """This tensor: it is there already."""
+        return self
+
+    def cuda(self, device: Any = None) -> Tensor:
+        """Refuses, and says why no GPU can be used."""
+        from fastdl.cuda import unavailable_reason
+
+        raise RuntimeError(f"cuda: {unavailable_reason()}")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(
+                    f"__array__: a conversion from {array.dtype} to {np.dtype(dtype)} needs a copy"
+                )
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's functions on tensors: operators come back to fastdl (a Tensor results), the rest computes in NumPy."""
+        from fastdl.methods import operator_of
+
+        operator = operator_of(ufunc) if method == "__call__" and not options else None
+        if operator is not None:
+            return operator(*inputs)
+        arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
+        if "out" in options:
+            options["out"] = tuple([x.numpy() if isinstance(x, Tensor) else x for x in options["out"]])
+        result = getattr(ufunc, method)(*arrays, **options)
+        if isinstance(result, tuple):
+            return tuple([Tensor._wrap(np.asarray(r)) for r in result])
+        return None if result is None else Tensor._wrap(np.asarray(result))
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self._requires_grad:
+            raise BufferError("__dlpack__: this tensor requires a gradient; use x.detach()")
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._data.__dlpack_device__()  # type: ignore[no-any-return]
+
+    # ---------------------------------------------------------------------------------------------- protocols
+
+    def __len__(self) -> int:
+        if self._data.ndim == 0:
+            raise TypeError("len: a tensor of 0 dimensions has no length")
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._data.ndim == 0:
+            raise TypeError("iter: a tensor of 0 dimensions cannot be iterated over")
+        from fastdl.ops.views import unbind
+
+        return iter(unbind(self, 0))
+
+    def __bool__(self) -> bool:
+        if self._data.size != 1:
+            raise RuntimeError(
+                f"bool: the truth value of a tensor of shape {self.shape} is ambiguous; use x.any() or x.all()"
+            )
+        return bool(self._data.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        if self._data.dtype.kind not in "iub" or self._data.size != 1:
+            raise TypeError("index: only an integer tensor of one element can be an index")
+        return int(self._data.item())
+
+    def __contains__(self, value: Any) -> bool:
+        other = value._data if isinstance(value, Tensor) else value
+        return bool((self._data == other).any())
+
+    __hash__ = object.__hash__
+
+    def __format__(self, spec: str) -> str:
+        if self._data.ndim == 0 and spec:
+            return format(self.item(), spec)
+        return format(repr(self), spec)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return tensor_repr(self)
+
+    def __copy__(self) -> Tensor:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._version = self._version_cell()
+        copy._views = copy._hooks = copy._post_hooks = None
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if self._node is not None:
+            raise RuntimeError(
+                "deepcopy: only leaf tensors can be deep-copied, this one was computed from others; use x.detach().clone()"
+            )
+        if id(self) in memo:
+            return memo[id(self)]  # type: ignore[no-any-return]
+        copy = type(self).__new__(type(self))
+        memo[id(self)] = copy
+        copy._data = pooled_copy(self._data)
+        copy._requires_grad = self._requires_grad
+        if self._grad is not None:
+            copy._grad = self._grad.__deepcopy__(memo)
+        _copy_user_attributes(self, copy)
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._node is not None:
+            raise RuntimeError(
+                "pickle: only leaf tensors can be pickled, this one was computed from others; use x.detach()"
+            )
+        extra = {k: v for k, v in self.__dict__.items() if k not in _FIELDS}
+        return _rebuild, (
+            type(self),
+            np.ascontiguousarray(self._data).reshape(self.shape),
+            self._requires_grad,
+            extra,
+        )
+
+    if TYPE_CHECKING:
+        # Attached by fastdl.methods at import.
+        def __getattr__(self, name: str) -> Any: ...
+
+
+_FIELDS = frozenset(Tensor.__annotations__)
+
+
+def _copy_user_attributes(source: Tensor, target: Tensor) -> None:
+    for name, value in source.__dict__.items():
+        if name not in _FIELDS:
+            target.__dict__[name] = value
+
+
+def _rebuild(cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any]) -> Tensor:
+    t = cls.__new__(cls)
+    t._data = pooled_copy(array)
+    t._requires_grad = requires_grad
+    t.__dict__.update(extra)
+    return t
+
+
+__all__ = ["RemovableHandle", "Tensor", "as_dtype", "check_array", "pooled_copy"]

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
-from fastdl.tensor import Tensor
+from fastdl.tensor import RetainGrad, Tensor
 
 
 def run(
@@ -27,16 +28,37 @@ def run(
     """Propagate ``gradients`` (arrays) of ``roots``.
 
     With ``wanted`` None the leaves' ``.grad`` is accumulated. Otherwise nothing is: the gradients that reach the
-    wanted tensors are returned, None where none did.
+    wanted tensors are returned, None where none did, and only nodes on the way to them run.
     """
+    before = mode.enabled
+    mode.enabled = False  # hooks and users' backward compute on tensors: not part of any graph
+    try:
+        return _run(roots, gradients, retain_graph, wanted)
+    finally:
+        mode.enabled = before
+
+
+def _run(
+    roots: Sequence[Tensor], gradients: Sequence[Any], retain_graph: bool, wanted: Sequence[Tensor] | None
+) -> list[Any]:
     pending: dict[Any, list[Any]] = {}  # node or leaf -> one gradient per output
-    owned: set[tuple[int, int]] = set()  # (id of node or leaf, output index)
+    owned: set[tuple[Any, int]] = set()  # (node or leaf, output index)
     heap: list[tuple[int, Op]] = []
     leaves: list[Tensor] = []
+    wanted_at: dict[tuple[Any, int], list[int]] = {}
+    results: list[Any] = []
+    needed: set[Any] | None = None
+    if wanted is not None:
+        results = [None] * len(wanted)
+        for i, t in enumerate(wanted):
+            wanted_at.setdefault((t if t._node is None else t._node, t._index), []).append(i)
+        needed = _on_the_way(roots, {target for target, _ in wanted_at})
 
     def send(target: Any, index: int, grad: Any, own: bool) -> None:
         slots = pending.get(target)
         if slots is None:
+            if needed is not None and target not in needed:
+                return
             if isinstance(target, Tensor):
                 leaves.append(target)
                 slots = [None]
@@ -48,24 +70,18 @@ def run(
         if have is None:
             slots[index] = grad
             if own:
-                owned.add((id(target), index))
-        elif (id(target), index) in owned:
+                owned.add((target, index))
+        elif (target, index) in owned:
             have += grad
         else:
-            slots[index] = _sum(have, grad)
-            owned.add((id(target), index))
+            slots[index] = np.add(have, grad, out=select(have).empty(have.shape, have.dtype))
+            owned.add((target, index))
 
     for root, grad in zip(roots, gradients, strict=True):
         if root._node is None:
             send(root, 0, grad, False)
         else:
             send(root._node, root._index, grad, False)
-    wanted_at: dict[tuple[int, int], list[int]] = {}
-    results: list[Any] = []
-    if wanted is not None:
-        results = [None] * len(wanted)
-        for i, t in enumerate(wanted):
-            wanted_at.setdefault((id(t) if t._node is None else id(t._node), t._index), []).append(i)
 
     while heap:
         node = heappop(heap)[1]
@@ -80,14 +96,16 @@ def run(
             grads = _call_hooks(node.hooks, grads)
         if wanted_at:
             for index in range(node.outputs):
-                for i in wanted_at.get((id(node), index), ()):
+                for i in wanted_at.get((node, index), ()):
                     results[i] = grads[index]
+            if needed is not None and not _leads_on(edges, needed):
+                continue
         if node.versions is not None:
             node.check_versions()
         if node.outputs == 1:
             result = node.backward(grads[0])
         else:
-            result = node.backward(*_fill(grads, node.shapes))
+            result = node.backward(*_fill(node, grads))
         own = not node.aliases_grad
         if type(result) is not tuple:
             result = (result,)
@@ -99,26 +117,52 @@ def run(
 
     for leaf in leaves:
         (grad,) = pending[leaf]
-        own = (id(leaf), 0) in owned
+        own = (leaf, 0) in owned
         if leaf._hooks is not None:
-            (grad,) = _call_hooks(leaf._hooks, [grad])
-            own = False
+            replaced = _call_hooks(leaf._hooks, [grad])[0]
+            own = own and replaced is grad
+            grad = replaced
         if wanted is not None:
-            for i in wanted_at.get((id(leaf), 0), ()):
+            for i in wanted_at.get((leaf, 0), ()):
                 results[i] = grad
         else:
             leaf._accumulate(grad, own)
+            for hook in leaf._post_hooks or ():
+                hook(leaf)
     return results
 
 
-def _sum(a: Any, b: Any) -> Any:
-    return np.add(a, b, out=select(a).empty(a.shape, a.dtype))
+def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
+    """Nodes and leaves between the roots and the targets, both included."""
+    needed = set(targets)
+    seen: set[Any] = set()
+    # Edges lead to older nodes only: a node visited after all older ones knows whether it leads to a target.
+    found: list[Op] = []
+    stack = [root._node for root in roots if root._node is not None]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        found.append(node)
+        stack.extend([e[0] for e in node.edges or () if e is not None and isinstance(e[0], Op)])
+    found.sort(key=lambda node: node.order, reverse=True)  # oldest first
+    for node in found:
+        if _leads_on(node.edges or (), needed) or (node.edges is None and node not in needed):
+            needed.add(node)
+    return needed
 
 
-def _fill(grads: list[Any], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> list[Any]:
+def _leads_on(edges: Any, needed: set[Any]) -> bool:
+    return any([e is not None and e[0] in needed for e in edges])
+
+
+def _fill(node: Op, grads: list[Any]) -> list[Any]:
     """Zeros in place of gradients that never came, so that backward of several outputs sees arrays only."""
+    if not node.materialize:
+        return grads
     filled = []
-    for grad, (shape, dtype) in zip(grads, shapes, strict=True):
+    for grad, (shape, dtype) in zip(grads, node.shapes, strict=True):
         if grad is None and dtype.kind == "f":
             grad = select(None).empty(shape, dtype)
             grad.fill(0)
@@ -128,14 +172,18 @@ def _fill(grads: list[Any], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> li
 
 def _call_hooks(hooks: Sequence[tuple[int, Any]], grads: list[Any]) -> list[Any]:
     grads = list(grads)
-    for index, hook in hooks:
-        if grads[index] is None:
+    for index, hook in list(hooks):
+        grad = grads[index]
+        if grad is None:
             continue
-        replacement = hook(Tensor._wrap(grads[index]))
-        if replacement is not None:
-            if replacement.shape != grads[index].shape:
-                raise RuntimeError(
-                    f"hook: the returned gradient has shape {tuple(replacement.shape)}, expected {grads[index].shape}"
-                )
-            grads[index] = replacement._data
+        replacement = hook(Tensor._wrap(grad))
+        if replacement is None or isinstance(hook, RetainGrad):
+            continue
+        if not isinstance(replacement, Tensor):
+            raise TypeError(f"hook: must return a Tensor or None, got {type(replacement).__name__}")
+        if replacement.shape != grad.shape:
+            raise RuntimeError(
+                f"hook: the returned gradient has shape {tuple(replacement.shape)}, expected {grad.shape}"
+            )
+        grads[index] = replacement._data
     return grads

@@ -62,12 +62,28 @@ def backward(
     grad_tensors: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    inputs: Any = None,
 ) -> None:
-    """Accumulate into ``.grad`` of the leaves the gradients of the sum of ``tensors``; see ``torch.autograd.backward``."""
+    """Accumulate into ``.grad`` of the leaves the gradients of the sum of ``tensors``; see ``torch.autograd.backward``.
+
+    With ``inputs`` (a tensor or a sequence of tensors) only their ``.grad`` is accumulated.
+    """
     _refuse_create_graph("backward", create_graph)
     roots = _sequence(tensors)
     gradients = [None] * len(roots) if grad_tensors is None else _sequence(grad_tensors)
-    run(roots, _seeds("backward", roots, gradients), bool(retain_graph))
+    seeds = _seeds("backward", roots, gradients)
+    if inputs is None:
+        run(roots, seeds, bool(retain_graph))
+        return
+    wanted = _sequence(inputs)
+    if not wanted:
+        raise RuntimeError("backward: inputs must not be empty; leave it out to reach all leaves")
+    for i, t in enumerate(wanted):
+        if not t._requires_grad:
+            raise RuntimeError(f"backward: inputs[{i}] does not require a gradient")
+    for t, grad in zip(wanted, run(roots, seeds, bool(retain_graph), wanted), strict=True):
+        if grad is not None:
+            t._accumulate(grad, False)
 
 
 def grad(

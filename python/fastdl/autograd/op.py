@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from fastdl.autograd.mode import mode
 from fastdl.tensor import Tensor
 
-_next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
+next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
 
 
 class Op:
@@ -36,6 +36,9 @@ class Op:
     """Whether output arrays are kept for backward."""
     aliases_grad: ClassVar[bool] = False
     """Whether backward may return the incoming gradient, a view of it, or one array twice."""
+
+    materialize: ClassVar[bool] = True
+    """Whether backward of several outputs gets zeros for outputs without a gradient, instead of None."""
 
     needs: tuple[bool, ...]
     order: int
@@ -75,7 +78,7 @@ class Op:
 
     def record(self, inputs: tuple[Tensor | None, ...], result: Any) -> Any:
         """Enter the graph: edges to the inputs' makers, output tensors that point here."""
-        self.order = _next_order()
+        self.order = next_order()
         self.edges = tuple(
             [
                 None

@@ -1,0 +1,241 @@
+"""Views, and changes in place: how the graph follows writes into shared memory.
+
+A view is a tensor on its base's memory. It knows its base (never itself a view) and its *path*: the view operations that
+lead there. Replaying the path on any array of the base's shape finds the same elements, so a gradient of the base,
+laid out in C order, can be split into the viewed region and the rest without knowing addresses.
+
+A write into a tensor gives it a new node (`rebase`). A write into a view gives the *base* a new node, `CopySlices`: the
+gradient of the viewed region goes to what was written, the rest to what the base was before; then every living view
+of that base is attached to the new history (`_refresh`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+import numpy as np
+
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op, next_order
+from fastdl.tensor import Tensor, pooled_copy
+
+_NO_GRAD = "was made under no_grad()"
+_MULTIPLE = "is one of several views that one call returned"
+
+
+class View(Op):
+    """An operation whose output shares its input's memory: `view(array, **options)` is all of its forward."""
+
+    aliases_grad = True
+
+    @classmethod
+    def apply(cls, *inputs: Any, **options: Any) -> Any:
+        (input,) = inputs
+        op = cls()
+        output = Tensor._wrap(op.forward(input._data, **options))
+        base = input._base
+        if base is None:
+            base = input
+            path = None
+        else:
+            path = input._path
+        output._base = base
+        output._version = base._version_cell()
+        if mode.enabled:
+            output._path = path if path.__class__ is str else (path, cls, options)
+            _register(base, output)
+            if input._requires_grad:
+                op.needs = (True,)
+                op.order = next_order()
+                op.edges = ((input, 0) if input._node is None else (input._node, input._index),)
+                output._requires_grad = True
+                output._node = op
+        else:
+            output._path = _NO_GRAD
+        return output
+
+
+class MultiView(Op):
+    """An operation with several outputs that share its input's memory."""
+
+    aliases_grad = True
+
+    @classmethod
+    def apply(cls, *inputs: Any, **options: Any) -> Any:
+        (input,) = inputs
+        outputs = super().apply(input, **options)
+        base = input if input._base is None else input._base
+        cell = base._version_cell()
+        for output in outputs:
+            output._base = base
+            output._version = cell
+            output._path = _MULTIPLE
+        return outputs
+
+
+def _register(base: Tensor, view: Tensor) -> None:
+    views = base._views
+    if views is None:
+        base._views = [ref(view)]
+        return
+    # Dead references are swept when the length reaches a power of two: constant cost per view, on average.
+    count = len(views)
+    if count & (count - 1) == 0 and count >= 8:
+        views[:] = [r for r in views if r() is not None]
+    views.append(ref(view))
+
+
+def _steps(path: Any) -> list[tuple[type[Op], dict[str, Any]]]:
+    steps = []
+    while path is not None:
+        path, cls, options = path
+        steps.append((cls, options))
+    steps.reverse()
+    return steps
+
+
+def _refresh(base: Tensor) -> None:
+    """Attach every living view of ``base`` to the base's present history."""
+    views, base._views = base._views or [], None
+    living = []
+    for r in views:
+        view = r()
+        if view is None:
+            continue
+        living.append(r)
+        fresh = base
+        for cls, options in _steps(view._path):
+            fresh = cls.apply(fresh, **options)
+        view._node, view._index, view._requires_grad = fresh._node, fresh._index, fresh._requires_grad
+    base._views = living
+
+
+class CopySlices(Op):
+    """The base of a view that was written to: inputs are the base before the write, and what was written."""
+
+    aliases_grad = True
+
+    steps: Any
+
+    def backward(self, grad: Any) -> Any:
+        rest = pooled_copy(grad)
+        region = rest
+        for cls, options in self.steps:
+            region = cls().forward(region, **options)
+        written = pooled_copy(region) if self.needs[1] else None
+        region[...] = 0
+        return rest if self.needs[0] else None, written
+
+
+def _edge(t: Tensor) -> Any:
+    if not t._requires_grad:
+        return None
+    return (t, 0) if t._node is None else (t._node, t._index)
+
+
+class Cast(Op):
+    """Another dtype."""
+
+    def forward(self, x: Any, dtype: Any) -> Any:
+        self.dtype = x.dtype
+        return pooled_copy(x, dtype)
+
+    def backward(self, grad: Any) -> Any:
+        return pooled_copy(grad, self.dtype)
+
+
+def check_writable(op: str, t: Tensor) -> None:
+    """Refuse writes that would break autograd's or memory's rules."""
+    if not t._data.flags.writeable:
+        raise RuntimeError(
+            f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
+            "address) or a read-only array; use x.clone() first"
+        )
+    if mode.enabled:
+        if t._requires_grad and t._node is None:
+            raise RuntimeError(
+                f"{op}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded; "
+                "do it under fastdl.no_grad(), or on a copy"
+            )
+        base = t._base
+        if base is not None and base._requires_grad and base._node is None and t._requires_grad:
+            raise RuntimeError(
+                f"{op}: a view of a leaf tensor that requires a gradient cannot be changed in place while the graph is "
+                "recorded; do it under fastdl.no_grad(), or on a copy"
+            )
+
+
+def rebase(op: str, t: Tensor, result: Tensor) -> None:
+    """Give ``t``, whose memory has just received ``result``'s values, the history of ``result``."""
+    base = t._base
+    if base is None:
+        t._node, t._index, t._requires_grad = result._node, result._index, True
+        base = t
+    else:
+        node = CopySlices()
+        node.needs = (base._requires_grad, True)
+        node.order = next_order()
+        node.edges = (_edge(base), (result._node, result._index))
+        node.steps = _steps(t._path)
+        base._node, base._index, base._requires_grad = node, 0, True
+    if base._views:
+        _refresh(base)
+
+
+def write(op: str, t: Tensor, result: Tensor) -> Tensor:
+    """Store ``result``'s values in ``t``'s memory, and its history in the graph."""
+    array, target = result._data, t._data
+    if array.shape != target.shape:
+        raise RuntimeError(
+            f"{op}: the result has shape {array.shape} and does not fit in place into the tensor of shape {target.shape}"
+        )
+    if array.dtype != target.dtype and not np.can_cast(array.dtype, target.dtype, "same_kind"):
+        raise RuntimeError(
+            f"{op}: the result has dtype {array.dtype} and cannot be stored in place in a tensor of dtype {target.dtype}"
+        )
+    if result._requires_grad and mode.enabled:
+        if t._path.__class__ is str:
+            raise RuntimeError(
+                f"{op}: this tensor {t._path} and cannot be changed in place while the graph is recorded; "
+                "use x.clone() or an operation that is not in place"
+            )
+        if array.dtype != target.dtype:
+            result = Cast.apply(result, dtype=target.dtype)
+        rebase(op, t, result)
+    np.copyto(target, array, casting="same_kind")
+    t._version_cell()[0] += 1
+    return t
+
+
+def alias(t: Tensor) -> Tensor:
+    """``t`` as it is now, on the same memory, with a version counter of its own."""
+    now = Tensor._wrap(t._data)
+    now._node, now._index, now._requires_grad = t._node, t._index, t._requires_grad
+    return now
+
+
+def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The in-place method made from a function: ``add_`` from ``add``.
+
+    The function runs on an alias of the tensor. If that needs the old values for backward (it then asks for the alias's
+    version counter) it runs again on a copy of them, since their memory is about to be overwritten.
+    """
+
+    def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        check_writable(name, self)
+        if not mode.enabled:
+            return write(name, self, function(self, *args, **options))
+        before = alias(self)
+        result = function(before, *args, **options)
+        if before._version is not None and result._node is not None:
+            before = alias(self)
+            before._data = pooled_copy(self._data)
+            result = function(before, *args, **options)
+        return write(name, self, result)
+
+    method.__name__ = name
+    method.__qualname__ = f"Tensor.{name}"
+    method.__doc__ = f"``{name[:-1]}``, with the result stored in this tensor; see ``torch.Tensor.{name}``."
+    return method

@@ -1,0 +1,458 @@
+"""Making tensors: from values, from other libraries' memory, and filled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.dtypes import as_dtype, check_device, get_default_dtype, int64
+from fastdl.kernels import select
+from fastdl.ops.common import ints
+from fastdl.tensor import Tensor, check_array, pooled_copy
+
+
+def _finish(op: str, array: Any, device: Any, requires_grad: bool) -> Tensor:
+    check_device(op, device)
+    t = Tensor._wrap(array)
+    if requires_grad:
+        if array.dtype.kind != "f":
+            raise RuntimeError(
+                f"{op}: only floating-point tensors can require a gradient, got dtype {array.dtype}; pass "
+                "dtype=fastdl.float32"
+            )
+        t._requires_grad = True
+    return t
+
+
+def _from_values(op: str, data: Any, dtype: Any) -> Any:
+    """An array from numbers and nested sequences of numbers, arrays and tensors. Floats become the default dtype."""
+    if isinstance(data, (list, tuple)) and _holds(data, Tensor):
+        data = _plain(data)
+    try:
+        array = np.asarray(data)
+    except ValueError:
+        raise ValueError(
+            f"{op}: the nested sequences differ in length; every row must be as long as its neighbours"
+        ) from None
+    if array.dtype.kind == "O":
+        raise TypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
+    check_array(op, array) if array.dtype.kind not in "fiub" else None
+    if dtype is None and array.dtype.kind == "f" and not _holds(data, (np.ndarray, np.generic)):
+        dtype = get_default_dtype()
+    if dtype is None and array.size == 0 and array.dtype == np.float64:
+        dtype = get_default_dtype()
+    return array, dtype
+
+
+def _holds(data: Any, kind: Any) -> bool:
+    """Is the first element, down the nesting, of this kind?"""
+    if isinstance(data, (list, tuple)):
+        return any(_holds(d, kind) for d in data) if kind is Tensor else bool(data) and _holds(data[0], kind)
+    return isinstance(data, kind)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Tensor):
+        return data._data
+    return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
+
+
+def _odd_one(array: Any) -> str:
+    for value in array.ravel():
+        if not isinstance(value, (bool, int, float)):
+            return f"an element of type {type(value).__name__}"
+    return "an integer too large for 64 bits"
+
+
+def tensor(
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+) -> Tensor:
+    """A new tensor holding a copy of ``data``; see ``torch.tensor``.
+
+    Args:
+        data: a number, a nested sequence, a NumPy array or a Tensor.
+        dtype: by default float32 (:func:`set_default_dtype`) for Python floats, int64 for ints, bool for bools, and
+            the array's own for NumPy arrays and tensors.
+        requires_grad: record operations on it; floating-point dtypes only.
+
+    Raises:
+        ValueError: rows of different lengths. TypeError: values that are no numbers.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.tensor([[1.0, 2.0], [3.0, 4.5]])
+        tensor([[1.0000, 2.0000],
+                [3.0000, 4.5000]])
+        >>> fastdl.tensor([1, 2]).dtype
+        dtype('int64')
+    """
+    wanted = None if dtype is None else as_dtype("tensor", dtype)
+    if isinstance(data, Tensor):
+        array = data._data
+    else:
+        if not isinstance(data, (np.ndarray, list, tuple, int, float, np.generic)) and hasattr(
+            data, "__dlpack__"
+        ):
+            data = np.from_dlpack(data)
+        array, wanted = _from_values("tensor", data, wanted)
+    if array.dtype.newbyteorder("=") not in _SAME:
+        check_array("tensor", array)
+    return _finish("tensor", pooled_copy(array, wanted), device, requires_grad)
+
+
+_SAME = frozenset(np.dtype(c) for c in "fdelihbBHILQq?")
+
+
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """``data`` as a tensor, sharing memory where it can (Tensor or NumPy array of the right dtype); see ``torch.as_tensor``."""
+    check_device("as_tensor", device)
+    wanted = None if dtype is None else as_dtype("as_tensor", dtype)
+    if isinstance(data, Tensor):
+        return data if wanted is None or data.dtype == wanted else data.to(wanted)
+    if isinstance(data, np.ndarray) and (wanted is None or data.dtype == wanted) and data.dtype.isnative:
+        return from_numpy(data)
+    return tensor(data, dtype=wanted)
+
+
+def asarray(
+    obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False
+) -> Tensor:
+    """``obj`` as a tensor, copied only if needed, or always (``copy=True``) or never; see ``torch.asarray``."""
+    if copy:
+        result = tensor(obj, dtype=dtype, device=device)
+    else:
+        if not isinstance(obj, (Tensor, np.ndarray)) and hasattr(obj, "__dlpack__"):
+            obj = from_dlpack(obj)
+        result = as_tensor(obj, dtype, device)
+        if copy is False and not (
+            isinstance(obj, (Tensor, np.ndarray)) and np.may_share_memory(result._data, _plain(obj))
+        ):
+            raise ValueError("asarray: copy=False, but this conversion needs a copy")
+    if requires_grad and result._node is None:
+        result.requires_grad = True
+    elif not requires_grad and result._requires_grad and not isinstance(obj, Tensor):
+        result = result.detach()
+    return result
+
+
+def from_numpy(ndarray: Any, /) -> Tensor:
+    """A tensor on the memory of a NumPy array: changes to one are seen in the other; see ``torch.from_numpy``.
+
+    Strided and Fortran-order arrays are fine. A read-only array gives a tensor that cannot be changed in place.
+    """
+    if not isinstance(ndarray, np.ndarray):
+        raise TypeError(f"from_numpy: expected a numpy.ndarray, got {type(ndarray).__name__}")
+    if isinstance(ndarray, np.ma.MaskedArray):
+        raise TypeError("from_numpy: a masked array would lose its mask; pass array.filled(value)")
+    array = np.asarray(ndarray)
+    check_array("from_numpy", array)
+    if any([s % array.itemsize for s in array.strides]) or not array.flags.aligned:
+        raise ValueError(
+            "from_numpy: the array's elements are not aligned (a field of a structured array?); use array.copy()"
+        )
+    return Tensor._wrap(array)
+
+
+def from_dlpack(ext_tensor: Any, /) -> Tensor:
+    """A tensor on the memory of another library's tensor (NumPy, PyTorch, JAX, ..), without a copy.
+
+    Example:
+        >>> import fastdl, numpy
+        >>> a = numpy.zeros(3)
+        >>> fastdl.from_dlpack(a)[0] = 1
+        >>> a
+        array([1., 0., 0.])
+    """
+    if not hasattr(ext_tensor, "__dlpack__"):
+        raise TypeError(f"from_dlpack: {type(ext_tensor).__name__} has no __dlpack__ method")
+    if isinstance(ext_tensor, np.ndarray):
+        return from_numpy(ext_tensor)
+    array = np.from_dlpack(ext_tensor)
+    if not array.flags.writeable:
+        # NumPy marks imports read-only where the exporter speaks an old protocol version, which cannot say.
+        array = _writeable(array)
+    check_array("from_dlpack", array)
+    return Tensor._wrap(array)
+
+
+class _Writeable:
+    def __init__(self, array: Any) -> None:
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+        self.owner = array
+
+
+def _writeable(array: Any) -> Any:
+    return np.asarray(_Writeable(array))
+
+
+def from_buffer(
+    buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False
+) -> Tensor:
+    """A one-dimensional tensor on a buffer's memory; see ``torch.frombuffer``."""
+    array = np.frombuffer(buffer, as_dtype("frombuffer", dtype), count, offset)
+    return _finish("frombuffer", array, None, requires_grad)
+
+
+frombuffer = from_buffer
+
+
+# --------------------------------------------------------------------------------------------------------- filled
+
+
+def _shape(op: str, size: Any) -> tuple[int, ...]:
+    shape = ints(size)
+    if shape and min(shape) < 0:
+        raise RuntimeError(f"{op}: extents must not be negative, got {shape}")
+    return shape
+
+
+def empty(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
+) -> Tensor:
+    """An uninitialised tensor; see ``torch.empty``."""
+    _ignore("empty", ignored)
+    d = get_default_dtype() if dtype is None else as_dtype("empty", dtype)
+    return _finish("empty", select(None).empty(_shape("empty", size), d), device, requires_grad)
+
+
+def _ignore(op: str, options: dict[str, Any]) -> None:
+    """Options of PyTorch that change nothing here."""
+    for name in options:
+        if name not in ("layout", "pin_memory", "memory_format", "out"):
+            raise TypeError(f"{op}: unexpected argument {name!r}")
+    if options.get("out") is not None:
+        raise TypeError(f"{op}: out= is not supported")
+
+
+def _filled(
+    op: str, shape: tuple[int, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
+) -> Tensor:
+    array = select(None).empty(shape, dtype)
+    array.fill(value)
+    return _finish(op, array, device, requires_grad)
+
+
+def zeros(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
+) -> Tensor:
+    """A tensor of zeros; ``zeros(2, 3)`` or ``zeros((2, 3))``. See ``torch.zeros``."""
+    _ignore("zeros", ignored)
+    d = get_default_dtype() if dtype is None else as_dtype("zeros", dtype)
+    return _filled("zeros", _shape("zeros", size), 0, d, device, requires_grad)
+
+
+def ones(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
+) -> Tensor:
+    """A tensor of ones; see ``torch.ones``."""
+    _ignore("ones", ignored)
+    d = get_default_dtype() if dtype is None else as_dtype("ones", dtype)
+    return _filled("ones", _shape("ones", size), 1, d, device, requires_grad)
+
+
+def full(
+    size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor filled with one value, which decides the dtype unless it is given; see ``torch.full``."""
+    if isinstance(fill_value, Tensor):
+        fill_value = fill_value.item()
+    if dtype is None:
+        d = _scalar_dtype(fill_value)
+    else:
+        d = as_dtype("full", dtype)
+    return _filled("full", _shape("full", (size,)), fill_value, d, device, requires_grad)
+
+
+def _scalar_dtype(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return np.dtype(np.bool_)
+    if isinstance(value, (int, np.integer)):
+        return int64
+    return get_default_dtype()
+
+
+def _like(op: str, input: Tensor, dtype: Any) -> Any:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
+    return input._data.dtype if dtype is None else as_dtype(op, dtype)
+
+
+def empty_like(
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
+    """Uninitialised, with the shape and dtype of ``input``; see ``torch.empty_like``."""
+    d = _like("empty_like", input, dtype)
+    return _finish("empty_like", select(None).empty(input._data.shape, d), device, requires_grad)
+
+
+def zeros_like(
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
+    """Zeros, with the shape and dtype of ``input``; see ``torch.zeros_like``."""
+    d = _like("zeros_like", input, dtype)
+    return _filled("zeros_like", input._data.shape, 0, d, device, requires_grad)
+
+
+def ones_like(
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
+    """Ones, with the shape and dtype of ``input``; see ``torch.ones_like``."""
+    d = _like("ones_like", input, dtype)
+    return _filled("ones_like", input._data.shape, 1, d, device, requires_grad)
+
+
+def full_like(
+    input: Tensor,
+    fill_value: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
+    """One value, with the shape and dtype of ``input``; see ``torch.full_like``."""
+    d = _like("full_like", input, dtype)
+    value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
+    return _filled("full_like", input._data.shape, value, d, device, requires_grad)
+
+
+def new_tensor(
+    self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """:func:`tensor` with this tensor's dtype."""
+    return tensor(
+        data, dtype=self.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad
+    )
+
+
+def new_empty(self: Tensor, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """:func:`empty` with this tensor's dtype."""
+    return empty(*size, dtype=self.dtype if dtype is None else dtype, **options)
+
+
+def new_zeros(self: Tensor, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """:func:`zeros` with this tensor's dtype."""
+    return zeros(*size, dtype=self.dtype if dtype is None else dtype, **options)
+
+
+def new_ones(self: Tensor, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """:func:`ones` with this tensor's dtype."""
+    return ones(*size, dtype=self.dtype if dtype is None else dtype, **options)
+
+
+def new_full(self: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
+    """:func:`full` with this tensor's dtype."""
+    return full(size, fill_value, dtype=self.dtype if dtype is None else dtype, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- sequences
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, (Tensor, np.generic)) else value
+
+
+def arange(
+    start: Any,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **ignored: Any,
+) -> Tensor:
+    """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers. See ``torch.arange``."""
+    _ignore("arange", ignored)
+    if end is None:
+        start, end = 0, start
+    start, end, step = _number(start), _number(end), _number(step)
+    whole = all(isinstance(v, int) for v in (start, end, step))
+    d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
+    if step == 0:
+        raise RuntimeError("arange: step must not be 0")
+    if not all(np.isfinite(v) for v in (start, end, step)):
+        raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
+    if (end - start) * step < 0:
+        raise RuntimeError(
+            f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
+        )
+    count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
+    values = start + step * np.arange(count, dtype=np.int64 if whole else np.float64)
+    return _finish("arange", pooled_copy(values, d), device, requires_grad)
+
+
+def linspace(
+    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """``steps`` evenly spaced numbers from ``start`` to ``end``, both included; see ``torch.linspace``."""
+    if steps < 0:
+        raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
+    d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
+    values = np.linspace(_number(start), _number(end), int(steps))
+    return _finish("linspace", pooled_copy(values, d), device, requires_grad)
+
+
+def logspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``base`` to the powers of ``linspace(start, end, steps)``; see ``torch.logspace``."""
+    if steps < 0:
+        raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
+    d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
+    values = np.power(float(base), np.linspace(_number(start), _number(end), int(steps)))
+    return _finish("logspace", pooled_copy(values, d), device, requires_grad)
+
+
+def eye(
+    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Ones on the diagonal of an (n, m) matrix of zeros; see ``torch.eye``."""
+    columns = n if m is None else m
+    if n < 0 or columns < 0:
+        raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
+    t = zeros(n, columns, dtype=dtype, device=device)
+    t._data.reshape(-1)[: n * columns : columns + 1][:n] = 1
+    return _finish("eye", t._data, device, requires_grad)
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
+    """Row and column numbers of the lower triangle, a (2, n) tensor; see ``torch.tril_indices``."""
+    return tensor(np.stack(np.tril_indices(row, offset, col)), dtype=dtype, device=device)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
+    """Row and column numbers of the upper triangle, a (2, n) tensor; see ``torch.triu_indices``."""
+    return tensor(np.stack(np.triu_indices(row, offset, col)), dtype=dtype, device=device)
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of 0 dimensions; see ``torch.scalar_tensor``."""
+    return tensor(
+        s, dtype=get_default_dtype() if dtype is None else dtype, device=device, requires_grad=requires_grad
+    )

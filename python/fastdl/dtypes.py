@@ -1,0 +1,142 @@
+"""Element types and devices: what a tensor may hold, and where.
+
+A dtype is NumPy's (``fastdl.float32 == numpy.dtype("float32")``), so arrays and tensors speak of the same thing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+float16 = np.dtype(np.float16)
+float32 = np.dtype(np.float32)
+float64 = np.dtype(np.float64)
+int8 = np.dtype(np.int8)
+int16 = np.dtype(np.int16)
+int32 = np.dtype(np.int32)
+int64 = np.dtype(np.int64)
+uint8 = np.dtype(np.uint8)
+uint16 = np.dtype(np.uint16)
+uint32 = np.dtype(np.uint32)
+uint64 = np.dtype(np.uint64)
+bool_ = np.dtype(np.bool_)  # fastdl.bool
+
+dtype = np.dtype[Any]
+
+SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_)
+_by_key: dict[Any, dtype] = {d: d for d in SUPPORTED}
+_by_key.update({d.type: d for d in SUPPORTED})
+_by_key.update({float: float64, int: int64, bool: bool_})  # dtype=float is float64, as in NumPy and torch
+_default: dtype = float32
+
+
+def get_default_dtype() -> dtype:
+    """The dtype of tensors made from Python floats; float32 unless changed."""
+    return _default
+
+
+def set_default_dtype(d: Any, /) -> None:
+    """Set the dtype that creation functions use for floating-point values; see ``torch.set_default_dtype``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.set_default_dtype(fastdl.float64)
+        >>> fastdl.tensor([0.5]).dtype
+        dtype('float64')
+        >>> fastdl.set_default_dtype(fastdl.float32)
+    """
+    global _default
+    wanted = as_dtype("set_default_dtype", d)
+    if wanted not in (float32, float64):
+        raise TypeError(
+            f"set_default_dtype: only float32 and float64 can be the default, got {wanted} (kernels compute in these two)"
+        )
+    _default = wanted
+
+
+def as_dtype(op: str, d: Any) -> dtype:
+    """``d`` (a dtype, a NumPy or Python type, or a name) as one of the supported dtypes, or a TypeError."""
+    try:
+        known = _by_key.get(d)
+    except TypeError:  # unhashable
+        known = None
+    if known is not None:
+        return known
+    if d is not None:
+        try:
+            known = _by_key.get(np.dtype(d).newbyteorder("="))
+        except TypeError:
+            known = None
+    if known is None:
+        raise TypeError(f"{op}: dtype {d!r} is not supported; use one of {', '.join(map(str, SUPPORTED))}")
+    return known
+
+
+class device:
+    """Where a tensor lives. Only ``"cpu"`` holds tensors in this build; see :func:`fastdl.cuda.is_available`.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.device("cuda:1").index
+        1
+        >>> fastdl.zeros(2).device == fastdl.device("cpu")
+        True
+    """
+
+    __slots__ = ("index", "type")
+    type: str
+    index: int | None
+
+    def __init__(self, type: Any, index: int | None = None) -> None:
+        if isinstance(type, device):
+            type, index = type.type, type.index if index is None else index
+        if not isinstance(type, str):
+            raise TypeError(f"device: expected a string such as 'cpu', got {type!r}")
+        kind, colon, number = type.partition(":")
+        if colon:
+            if index is not None or not number.isdigit():
+                raise RuntimeError(f"device: invalid device string {type!r}; expected e.g. 'cpu' or 'cuda:0'")
+            index = int(number)
+        if kind not in ("cpu", "cuda", "meta", "mps"):
+            raise RuntimeError(f"device: unknown device type {kind!r}; expected 'cpu' or 'cuda'")
+        self.type = kind
+        self.index = index
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, device):
+            return NotImplemented
+        return self.type == other.type and self.index == other.index
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.index))
+
+    def __repr__(self) -> str:
+        return (
+            f"device(type={self.type!r})"
+            if self.index is None
+            else f"device(type={self.type!r}, index={self.index})"
+        )
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __reduce__(self) -> Any:
+        return device, (self.type, self.index)
+
+
+CPU = device("cpu")
+
+
+def check_device(op: str, where: Any) -> None:
+    """Refuse every place but the CPU's memory."""
+    if where is None or where == "cpu" or where is CPU:
+        return
+    wanted = device(where)
+    if wanted.type != "cpu":
+        reason = f"{op}: device {str(wanted)!r} is not available: "
+        from fastdl import cuda
+
+        raise RuntimeError(
+            reason + (cuda.unavailable_reason() if wanted.type == "cuda" else "tensors live on 'cpu'")
+        )

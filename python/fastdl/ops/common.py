@@ -1,0 +1,76 @@
+"""Small checks and conversions that many operations share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index as to_int
+from typing import Any
+
+import numpy as np
+
+from fastdl.kernels import select
+from fastdl.tensor import Tensor, check_array
+
+
+def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:
+    """``dim`` counted from the front, checked."""
+    d = to_int(dim)
+    if d < 0:
+        d += ndim
+    if not 0 <= d < ndim:
+        if ndim == 0 and d in (0, -1):
+            return 0
+        raise IndexError(
+            f"{op}: {name} must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for a tensor of {ndim} dimensions, got {dim}"
+        )
+    return d
+
+
+def axes(op: str, dims: Any, ndim: int) -> tuple[int, ...]:
+    """One or several dims, counted from the front, without repetition."""
+    result = tuple([axis(op, d, ndim) for d in (dims if isinstance(dims, (tuple, list)) else (dims,))])
+    if len(set(result)) != len(result):
+        raise RuntimeError(f"{op}: dims {tuple(dims)} name an axis twice")
+    return result
+
+
+def ints(args: Any) -> tuple[int, ...]:
+    """Integers given one by one or as one sequence: ``f(2, 3)`` and ``f((2, 3))``."""
+    if len(args) == 1 and not isinstance(args[0], (int, np.integer)):
+        (given,) = args
+        if isinstance(given, Tensor):
+            given = given.tolist() if given.ndim else [given]
+        if isinstance(given, Sequence):
+            args = given
+        else:
+            args = (given,) if hasattr(given, "__index__") else tuple(given)
+    return tuple([to_int(a) for a in args])
+
+
+def as_array(op: str, value: Any) -> Any:
+    """The array under a Tensor, or made from a number or sequence."""
+    if isinstance(value, Tensor):
+        return value._data
+    array = np.asarray(value)
+    check_array(op, array)
+    return array
+
+
+def zeros(shape: Any, dtype: Any) -> Any:
+    """A pooled array of zeros."""
+    array = select(None).empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
+    """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
+    if array.shape == shape:
+        return array
+    lead = array.ndim - len(shape)
+    repeated = tuple(range(lead)) + tuple(
+        [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]
+    )
+    kept = [1 if i in repeated else extent for i, extent in enumerate(array.shape)]
+    total = np.sum(array, repeated, keepdims=True, out=select(array).empty(kept, array.dtype))
+    return total.reshape(shape)

@@ -1,0 +1,76 @@
+"""Overwriting whole tensors: ``copy_``, ``fill_``, ``zero_``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
+from fastdl.autograd.view import alias, check_writable, write
+from fastdl.kernels import select
+from fastdl.ops.common import as_array, sum_to
+from fastdl.tensor import Tensor
+
+
+class Overwrite(Op):
+    """Inputs: the tensor as it was (no gradient reaches it) and what replaces all of it."""
+
+    def forward(self, old: Any, new: Any, value: Any = None) -> Any:
+        filled = select(old).empty(old.shape, old.dtype)
+        if new is None:
+            filled.fill(value)
+        else:
+            self.shape, self.dtype = new.shape, new.dtype
+            np.copyto(filled, new, casting="unsafe")
+        return filled
+
+    def backward(self, grad: Any) -> Any:
+        if not self.needs[1]:
+            return None, None
+        return None, sum_to(grad, self.shape).astype(self.dtype, copy=False)
+
+
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    """Overwrite this tensor with ``src``, broadcast and converted to its dtype; see ``torch.Tensor.copy_``."""
+    check_writable("copy_", self)
+    array = as_array("copy_", src)
+    try:
+        if np.broadcast_shapes(array.shape, self.shape) != self.shape:
+            raise ValueError
+    except ValueError:
+        raise RuntimeError(
+            f"copy_: a source of shape {array.shape} cannot be broadcast to {self.shape}"
+        ) from None
+    if (
+        mode.enabled
+        and self._data.dtype.kind == "f"
+        and (self._requires_grad or (isinstance(src, Tensor) and src._requires_grad))
+    ):
+        source = src if isinstance(src, Tensor) else Tensor._wrap(array)
+        return write("copy_", self, Overwrite.apply(alias(self), source))
+    np.copyto(self._data, array, casting="unsafe")
+    self._version_cell()[0] += 1
+    return self
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """Set all elements to ``value``; see ``torch.Tensor.fill_``."""
+    if isinstance(value, Tensor):
+        if value.ndim:
+            raise RuntimeError(
+                f"fill_: value must be a number or a tensor of 0 dimensions, got shape {value.shape}"
+            )
+        return copy_(self, value)
+    check_writable("fill_", self)
+    if mode.enabled and self._requires_grad:
+        return write("fill_", self, Overwrite.apply(alias(self), None, value=value))
+    self._data.fill(value)
+    self._version_cell()[0] += 1
+    return self
+
+
+def zero_(self: Tensor) -> Tensor:
+    """Set all elements to 0; see ``torch.Tensor.zero_``."""
+    return fill_(self, 0)

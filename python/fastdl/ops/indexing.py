@@ -1,0 +1,235 @@
+"""``x[...]`` and ``x[...] = v``.
+
+A key is taken apart into a basic part (integers, slices, None, Ellipsis), which is a view, and an advanced part
+(integer and boolean tensors), which gathers from that view. So an integer beside index tensors never moves axes
+around, as in torch; tensors that stand apart put the indexed axes first, as in NumPy and torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
+from fastdl.autograd.view import check_writable, rebase
+from fastdl.kernels import select
+from fastdl.ops.common import sum_to, zeros
+from fastdl.ops.views import Basic, Select
+from fastdl.tensor import Tensor, pooled_copy
+
+_FULL = slice(None)
+
+
+def _index_array(item: Any) -> Any:
+    """An index tensor's array, int64 or bool; or an int for one element without dimensions."""
+    array = item._data if isinstance(item, Tensor) else np.asarray(item)
+    kind = array.dtype.kind
+    if kind == "b":
+        return array
+    if array.size == 0 and not isinstance(item, (Tensor, np.ndarray)):
+        return array.astype(np.int64)
+    if array.dtype == np.uint8:
+        return array.astype(np.bool_)
+    if kind not in "iu":
+        raise IndexError(f"index: tensors used as indices must be integer or bool, got dtype {array.dtype}")
+    if array.ndim == 0:
+        return int(array)
+    return array
+
+
+def _check_slice(s: slice) -> slice:
+    if s.step is not None and int(s.step) <= 0:
+        raise ValueError(
+            f"index: the step of a slice must be positive, got {s.step}; use x.flip(dim) to reverse"
+        )
+    return s
+
+
+def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
+    """(basic key, advanced key on the basic result or None)."""
+    items = list(key) if isinstance(key, tuple) else [key]
+    basic: list[Any] = []
+    advanced: list[Any] = []
+    any_advanced = False
+    used = 0
+    ellipsis_at = None
+    for item in items:
+        kind = item.__class__
+        if kind is int:
+            basic.append(item)
+            used += 1
+            continue
+        if kind is slice:
+            basic.append(_check_slice(item))
+            advanced.append(_FULL)
+            used += 1
+            continue
+        if item is None:
+            basic.append(None)
+            advanced.append(_FULL)
+            continue
+        if item is Ellipsis:
+            if ellipsis_at is not None:
+                raise IndexError("index: only one Ellipsis ('...') may appear")
+            ellipsis_at = len(basic), len(advanced)
+            continue
+        if isinstance(item, (bool, np.bool_)):  # a mask of no dimensions: a new axis of extent 1 or 0
+            basic.append(None)
+            advanced.append(np.zeros(int(item), np.int64))
+            any_advanced = True
+            continue
+        if isinstance(item, (Tensor, np.ndarray, list, tuple, range)):
+            array = _index_array(item)
+            if isinstance(array, int):
+                basic.append(array)
+                used += 1
+            elif array.dtype.kind == "b" and array.ndim == 0:
+                basic.append(None)
+                advanced.append(np.zeros(int(array), np.int64))
+                any_advanced = True
+            else:
+                count = array.ndim if array.dtype.kind == "b" else 1
+                basic.extend([_FULL] * count)
+                advanced.append(array)
+                used += count
+                any_advanced = True
+            continue
+        try:
+            basic.append(item.__index__())
+            used += 1
+        except AttributeError:
+            raise TypeError(
+                "index: expected integers, slices, None, Ellipsis, and integer or bool tensors or lists, got "
+                f"{type(item).__name__}"
+            ) from None
+    if used > len(shape):
+        raise IndexError(f"index: {used} indices for a tensor of {len(shape)} dimensions")
+    if ellipsis_at is not None:
+        rest = len(shape) - used
+        basic[ellipsis_at[0] : ellipsis_at[0]] = [_FULL] * rest
+        advanced[ellipsis_at[1] : ellipsis_at[1]] = [_FULL] * rest
+    _check_ints(shape, basic)
+    basic.append(Ellipsis)  # without it an element would come out as a number, not as a view
+    return tuple(basic), tuple(advanced) if any_advanced else None
+
+
+def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
+    dim = 0
+    for item in basic:
+        if item is None:
+            continue
+        if item.__class__ is int and not -shape[dim] <= item < shape[dim]:
+            raise IndexError(f"index: {item} is out of range for dim {dim} of extent {shape[dim]}")
+        dim += 1
+
+
+class Gather(Op):
+    """The elements that index arrays name; each may be named several times."""
+
+    def forward(self, x: Any, key: tuple[Any, ...]) -> Any:
+        self.shape, self.key = x.shape, key
+        return _take(x, key)
+
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.shape, grad.dtype)
+        if (
+            all(k is _FULL or k.dtype.kind == "b" for k in self.key)
+            and sum(k is not _FULL for k in self.key) == 1
+        ):
+            whole[self.key] = grad  # a mask names no element twice
+        else:
+            np.add.at(whole, self.key, grad)
+        return whole
+
+
+def _take(x: Any, key: tuple[Any, ...]) -> Any:
+    try:
+        return x[key]
+    except IndexError as error:
+        raise IndexError(f"index: {error} (indexing a tensor of shape {x.shape})") from None
+
+
+class Put(Op):
+    """The result of ``x[key] = v``: the inputs are x before, and v."""
+
+    def backward(self, grad: Any) -> Any:
+        rest = pooled_copy(grad)
+        region = rest[self.basic]
+        kept = region if self.advanced is None else region[self.advanced]
+        written = None
+        if self.needs[1]:
+            written = sum_to(pooled_copy(kept), self.shape)
+            if written.dtype != self.dtype:
+                written = written.astype(self.dtype)
+        if not self.needs[0]:
+            return None, written
+        region[... if self.advanced is None else self.advanced] = 0
+        return rest, written
+
+    basic: Any
+    advanced: Any
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def getitem(input: Tensor, key: Any) -> Tensor:
+    """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
+    data = input._data
+    if key.__class__ is int and data.ndim:
+        extent = data.shape[0]
+        if not -extent <= key < extent:
+            raise IndexError(f"index: {key} is out of range for dim 0 of extent {extent}")
+        return Select.apply(input, dim=0, index=key)  # type: ignore[no-any-return]
+    basic, advanced = _parse(data.shape, key)
+    if advanced is None:
+        return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
+    if any(k is not _FULL and k is not Ellipsis for k in basic):
+        input = Basic.apply(input, key=basic)
+    return Gather.apply(input, key=advanced)  # type: ignore[no-any-return]
+
+
+def setitem(input: Tensor, key: Any, value: Any) -> None:
+    """``input[key] = value``: a write in place, with gradients for what remains and for the value."""
+    check_writable("setitem", input)
+    data = input._data
+    basic, advanced = _parse(data.shape, key)
+    array = value._data if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"setitem: cannot store a value of dtype {array.dtype} in a tensor of dtype {data.dtype}"
+        )
+    region = data[basic]
+    record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
+    record = record and data.dtype.kind == "f"
+    if record and input._path.__class__ is str:
+        raise RuntimeError(
+            f"setitem: this tensor {input._path} and cannot be changed in place while the graph is recorded; "
+            "use x.clone() first"
+        )
+    try:
+        region[... if advanced is None else advanced] = (
+            _fitting(array, region.ndim) if advanced is None else array
+        )
+    except ValueError:
+        target = region.shape if advanced is None else region[advanced].shape
+        raise RuntimeError(
+            f"setitem: a value of shape {array.shape} cannot be broadcast to the indexed part, shape {target}"
+        ) from None
+    except IndexError as error:
+        raise IndexError(f"setitem: {error} (indexing a tensor of shape {data.shape})") from None
+    input._version_cell()[0] += 1
+    if record:
+        op = Put()
+        op.basic, op.advanced, op.shape, op.dtype = basic, advanced, array.shape, array.dtype
+        value = value if isinstance(value, Tensor) else None
+        op.needs = (input._requires_grad, value is not None and value._requires_grad)
+        rebase("setitem", input, op.record((input, value), data))
+
+
+def _fitting(array: Any, ndim: int) -> Any:
+    """Leading axes of extent 1 beyond ``ndim`` dropped."""
+    while array.ndim > ndim and array.shape[0] == 1:
+        array = array[0]
+    return array

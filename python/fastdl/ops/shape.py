@@ -1,0 +1,426 @@
+"""Joining, repeating and rearranging: results in new memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.ops.common import axes, axis, ints, sum_to, zeros
+from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def _tensors(op: str, tensors: Any) -> list[Tensor]:
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
+        raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
+    if not tensors:
+        raise RuntimeError(f"{op}: expects at least one tensor")
+    for i, t in enumerate(tensors):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {i}")
+    return list(tensors)
+
+
+class Cat(Op):
+    aliases_grad = True  # parts of the gradient
+
+    def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
+        self.dim = dim
+        self.dtypes = [a.dtype for a in arrays]
+        self.extents = extents = [a.shape[dim] for a in arrays]
+        shape = list(arrays[0].shape)
+        shape[dim] = sum(extents)
+        out = select(None).empty(shape, dtype)
+        np.concatenate(arrays, dim, out=out)
+        return out
+
+    def backward(self, grad: Any) -> Any:
+        before = (slice(None),) * self.dim
+        start = 0
+        grads = []
+        for extent, dtype, need in zip(self.extents, self.dtypes, self.needs, strict=True):
+            part = grad[(*before, slice(start, start + extent))] if need else None
+            grads.append(part if part is None or part.dtype == dtype else part.astype(dtype))
+            start += extent
+        return tuple(grads)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of equal shape but for axis ``dim``, one after the other along it; see ``torch.cat``.
+
+    Different dtypes are promoted; one-dimensional empty tensors are skipped.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.cat([fastdl.ones(2), fastdl.zeros(1)])
+        tensor([1., 1., 0.])
+    """
+    parts = _tensors("cat", tensors)
+    shapes = [t._data.shape for t in parts]
+    first = shapes[0]
+    if any(s == (0,) for s in shapes):
+        kept = [t for t in parts if t._data.shape != (0,)]
+        if kept and kept[0]._data.ndim != 1:
+            parts = kept
+            shapes = [t._data.shape for t in parts]
+            first = shapes[0]
+    if not first:
+        raise RuntimeError("cat: tensors of 0 dimensions cannot be concatenated; use stack()")
+    d = axis("cat", dim, len(first))
+    for i, s in enumerate(shapes):
+        if s != first and (len(s) != len(first) or s[:d] != first[:d] or s[d + 1 :] != first[d + 1 :]):
+            raise RuntimeError(
+                f"cat: shapes must be equal except in dim {dim}: tensor 0 has {first}, tensor {i} has {s}"
+            )
+    return Cat.apply(*parts, dim=d, dtype=_common_dtype(parts))  # type: ignore[no-any-return]
+
+
+concat = concatenate = cat
+
+
+def _common_dtype(parts: list[Tensor]) -> Any:
+    dtype = parts[0]._data.dtype
+    if all(t._data.dtype == dtype for t in parts):
+        return dtype
+    from fastdl.ops.promotion import result_type
+
+    return reduce(lambda a, t: result_type(Tensor._wrap(np.empty(1, a)), t), parts, dtype)
+
+
+class Stack(Op):
+    aliases_grad = True
+
+    def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
+        self.dim = dim
+        self.dtypes = [a.dtype for a in arrays]
+        shape = arrays[0].shape
+        out = select(None).empty((*shape[:dim], len(arrays), *shape[dim:]), dtype)
+        np.stack(arrays, dim, out=out)
+        return out
+
+    def backward(self, grad: Any) -> Any:
+        before = (slice(None),) * self.dim
+        return tuple(
+            [
+                grad[(*before, i, ...)].astype(dtype, copy=False) if need else None
+                for i, (dtype, need) in enumerate(zip(self.dtypes, self.needs, strict=True))
+            ]
+        )
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of equal shape along a new axis; see ``torch.stack``."""
+    parts = _tensors("stack", tensors)
+    shape = parts[0]._data.shape
+    for i, t in enumerate(parts):
+        if t._data.shape != shape:
+            raise RuntimeError(
+                f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {t._data.shape}"
+            )
+    return Stack.apply(*parts, dim=axis("stack", dim, len(shape) + 1), dtype=_common_dtype(parts))  # type: ignore[no-any-return]
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Side by side: along axis 1, or 0 for one-dimensional tensors; see ``torch.hstack``."""
+    parts = [atleast_1d(t) for t in _tensors("hstack", tensors)]
+    return cat(parts, 0 if parts[0].ndim == 1 else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """On top of each other: along axis 0, of two or more; see ``torch.vstack``."""
+    return cat([atleast_2d(t) for t in _tensors("vstack", tensors)], 0)
+
+
+row_stack = vstack
+
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Behind each other: along axis 2; see ``torch.dstack``."""
+    return cat([atleast_3d(t) for t in _tensors("dstack", tensors)], 2)
+
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """One-dimensional tensors as columns; see ``torch.column_stack``."""
+    parts = [reshape(t, (t.numel(), 1)) if t.ndim <= 1 else t for t in _tensors("column_stack", tensors)]
+    return cat(parts, 1)
+
+
+# ------------------------------------------------------------------------------------------------------ repeating
+
+
+class Repeat(Op):
+    def forward(self, x: Any, sizes: tuple[int, ...]) -> Any:
+        """``x`` has as many axes as ``sizes`` has entries."""
+        self.shape, self.sizes = x.shape, sizes
+        # (s0, n0, s1, n1, ..): the copies are a broadcast axis before each axis.
+        paired = tuple([v for pair in zip(sizes, x.shape, strict=True) for v in pair])
+        out = select(x).empty(paired, x.dtype)
+        out[...] = x.reshape([v for n in x.shape for v in (1, n)])
+        return out.reshape([s * n for s, n in zip(sizes, x.shape, strict=True)])
+
+    def backward(self, grad: Any) -> Any:
+        paired = [v for pair in zip(self.sizes, self.shape, strict=True) for v in pair]
+        if not grad.flags.c_contiguous:
+            grad = pooled_copy(grad)
+        ones = tuple([v for n in self.shape for v in (1, n)])
+        return sum_to(grad.reshape(paired), ones).reshape(self.shape)
+
+
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
+    """The tensor repeated ``repeats`` times along every axis, new axes in front; see ``torch.Tensor.repeat``."""
+    sizes = ints(repeats)
+    shape = input._data.shape
+    if len(sizes) < len(shape):
+        raise RuntimeError(
+            f"repeat: {len(sizes)} repeats for a tensor of {len(shape)} dimensions; give one for each axis"
+        )
+    if min(sizes, default=1) < 0:
+        raise RuntimeError(f"repeat: repeats must not be negative, got {sizes}")
+    if len(sizes) > len(shape):
+        input = reshape(input, (1,) * (len(sizes) - len(shape)) + shape)
+    return Repeat.apply(input, sizes=sizes)  # type: ignore[no-any-return]
+
+
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    """:func:`repeat`, with missing entries taken as 1; see ``torch.tile``."""
+    sizes = ints(dims)
+    return repeat(input, (1,) * (input._data.ndim - len(sizes)) + sizes)
+
+
+class RepeatInterleave(Op):
+    def forward(self, x: Any, repeats: Any, dim: int) -> Any:
+        self.shape, self.repeats, self.dim = x.shape, repeats, dim
+        places = np.repeat(np.arange(x.shape[dim]), repeats)
+        shape = list(x.shape)
+        shape[dim] = len(places)
+        return np.take(x, places, dim, out=select(x).empty(shape, x.dtype), mode="clip")
+
+    def backward(self, grad: Any) -> Any:
+        if isinstance(self.repeats, int):
+            if self.repeats == 0:
+                return zeros(self.shape, grad.dtype)
+            split = (*self.shape[: self.dim + 1], self.repeats, *self.shape[self.dim + 1 :])
+            folded = np.ascontiguousarray(grad).reshape(split)
+            kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
+            return sum_to(folded, kept).reshape(self.shape)
+        whole = zeros(self.shape, grad.dtype)
+        filled = np.flatnonzero(self.repeats)
+        starts = (np.cumsum(self.repeats) - self.repeats)[filled]
+        if len(filled):
+            whole[(slice(None),) * self.dim + (filled,)] = np.add.reduceat(grad, starts, self.dim)
+        return whole
+
+
+def repeat_interleave(
+    input: Tensor, repeats: Any, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Every entry along ``dim`` repeated in place: a number, or one count for each entry; see ``torch.repeat_interleave``."""
+    if dim is None:
+        input, dim = reshape(input, (-1,)) if input.numel() else reshape(input, (0,)), 0
+    d = axis("repeat_interleave", dim, input._data.ndim)
+    counts: Any = repeats._data if isinstance(repeats, Tensor) else repeats
+    if not isinstance(counts, (int, np.integer)):
+        counts = np.asarray(counts)
+        if counts.dtype.kind not in "iu":
+            raise RuntimeError(f"repeat_interleave: repeats must be integers, got dtype {counts.dtype}")
+        if counts.size == 1:
+            counts = int(counts.reshape(()))
+        elif counts.shape != (input._data.shape[d],):
+            raise RuntimeError(
+                f"repeat_interleave: repeats must have one entry for each of the {input._data.shape[d]} along dim {dim}, "
+                f"got shape {counts.shape}"
+            )
+    else:
+        counts = int(counts)
+    if (counts if isinstance(counts, int) else counts.min(initial=0)) < 0:
+        raise RuntimeError("repeat_interleave: repeats must not be negative")
+    return RepeatInterleave.apply(input, repeats=counts, dim=d)  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------------------------------- rearranging
+
+
+class Flip(Op):
+    def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
+        self.dims = dims
+        return pooled_copy(np.flip(x, dims))
+
+    def backward(self, grad: Any) -> Any:
+        return pooled_copy(np.flip(grad, self.dims))
+
+
+def flip(input: Tensor, *dims: Any) -> Tensor:
+    """Reversed along ``dims``: a copy; see ``torch.flip``."""
+    return Flip.apply(input, dims=axes("flip", ints(dims), input._data.ndim))  # type: ignore[no-any-return]
+
+
+def fliplr(input: Tensor) -> Tensor:
+    """Reversed along axis 1; see ``torch.fliplr``."""
+    if input._data.ndim < 2:
+        raise RuntimeError(f"fliplr: expects at least 2 dimensions, got shape {input.shape}")
+    return flip(input, 1)
+
+
+def flipud(input: Tensor) -> Tensor:
+    """Reversed along axis 0; see ``torch.flipud``."""
+    if input._data.ndim < 1:
+        raise RuntimeError("flipud: expects at least 1 dimension")
+    return flip(input, 0)
+
+
+class Roll(Op):
+    def forward(self, x: Any, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+        self.shifts, self.dims = shifts, dims
+        return _rolled(x, shifts, dims)
+
+    def backward(self, grad: Any) -> Any:
+        return _rolled(grad, [-s for s in self.shifts], self.dims)
+
+
+def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
+    for shift, dim in zip(shifts, dims, strict=True):
+        out = select(x).empty(x.shape, x.dtype)
+        extent = x.shape[dim]
+        shift = shift % extent if extent else 0
+        before = (slice(None),) * dim
+        out[(*before, slice(shift, None))] = x[(*before, slice(None, extent - shift))]
+        out[(*before, slice(None, shift))] = x[(*before, slice(extent - shift, None))]
+        x = out
+    return x if dims else pooled_copy(x)
+
+
+def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
+    """Moved by ``shifts`` along ``dims``, around the end; the flattened tensor without ``dims``. See ``torch.roll``."""
+    steps = ints((shifts,))
+    if dims is None or dims == ():
+        if len(steps) != 1:
+            raise RuntimeError(f"roll: several shifts {steps} need as many dims")
+        flat = reshape(input, (input.numel(),))
+        return reshape(Roll.apply(flat, shifts=steps, dims=(0,)), input.shape)
+    where = tuple([axis("roll", d, input._data.ndim) for d in ints((dims,))])
+    if len(where) != len(steps):
+        raise RuntimeError(f"roll: shifts {steps} and dims {where} differ in length")
+    return Roll.apply(input, shifts=steps, dims=where)  # type: ignore[no-any-return]
+
+
+def rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
+    """Turned ``k`` times by 90 degrees from the first towards the second of ``dims``; see ``torch.rot90``."""
+    if len(dims) != 2:
+        raise RuntimeError(f"rot90: dims must name two axes, got {dims}")
+    a, b = axes("rot90", tuple(dims), input._data.ndim)
+    order = list(range(input._data.ndim))
+    order[a], order[b] = b, a
+    turn = k % 4
+    if turn == 0:
+        return input.clone()
+    if turn == 2:
+        return flip(input, (a, b))
+    return flip(input, b).permute(order) if turn == 1 else flip(input.permute(order), b)
+
+
+class Triangle(Op):
+    """One side of a diagonal; the other becomes zero."""
+
+    def forward(self, x: Any, diagonal: int, lower: bool) -> Any:
+        self.diagonal, self.lower = diagonal, lower
+        return _triangle(x, diagonal, lower)
+
+    def backward(self, grad: Any) -> Any:
+        return _triangle(grad, self.diagonal, self.lower)
+
+
+def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
+    rows, columns = x.shape[-2:]
+    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_)
+    out = pooled_copy(x)
+    np.copyto(out, 0, where=~kept if lower else kept)
+    return out
+
+
+def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The lower triangle of the last two axes, the rest zero; see ``torch.tril``."""
+    if input._data.ndim < 2:
+        raise RuntimeError(f"tril: expects at least 2 dimensions, got shape {input.shape}")
+    return Triangle.apply(input, diagonal=int(diagonal), lower=True)  # type: ignore[no-any-return]
+
+
+def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The upper triangle of the last two axes, the rest zero; see ``torch.triu``."""
+    if input._data.ndim < 2:
+        raise RuntimeError(f"triu: expects at least 2 dimensions, got shape {input.shape}")
+    return Triangle.apply(input, diagonal=int(diagonal), lower=False)  # type: ignore[no-any-return]
+
+
+class DiagonalEmbed(Op):
+    def forward(self, x: Any, offset: int) -> Any:
+        self.offset = offset
+        n = x.shape[-1] + abs(offset)
+        whole = zeros((*x.shape[:-1], n, n), x.dtype)
+        self._band(whole)[...] = x
+        return whole
+
+    def _band(self, whole: Any) -> Any:
+        n = whole.shape[-1]
+        first = self.offset if self.offset >= 0 else -self.offset * n
+        flat = whole.reshape(*whole.shape[:-2], n * n)
+        return flat[..., first :: n + 1][..., : n - abs(self.offset)]
+
+    def backward(self, grad: Any) -> Any:
+        return pooled_copy(self._band(np.ascontiguousarray(grad)))
+
+
+def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """The last axis as a diagonal of a new pair of axes, zero elsewhere; see ``torch.diag_embed``."""
+    if input._data.ndim < 1:
+        raise RuntimeError("diag_embed: expects at least 1 dimension")
+    ndim = input._data.ndim + 1
+    a, b = axis("diag_embed", dim1, ndim, "dim1"), axis("diag_embed", dim2, ndim, "dim2")
+    if a == b:
+        raise RuntimeError(f"diag_embed: dim1 and dim2 must differ, got {dim1} and {dim2}")
+    result = DiagonalEmbed.apply(input, offset=int(offset))
+    return result if (a, b) == (ndim - 2, ndim - 1) else result.movedim((-2, -1), (a, b))  # type: ignore[no-any-return]
+
+
+def diag(input: Tensor, diagonal: int = 0) -> Tensor:
+    """A matrix with a vector as its diagonal, or the diagonal of a matrix; see ``torch.diag``."""
+    if input._data.ndim == 1:
+        return diag_embed(input, diagonal)
+    if input._data.ndim != 2:
+        raise RuntimeError(f"diag: expects a vector or matrix, got shape {input.shape}")
+    return input.diagonal(diagonal).clone()  # type: ignore[no-any-return]
+
+
+def diagflat(input: Tensor, offset: int = 0) -> Tensor:
+    """A matrix with all elements as its diagonal; see ``torch.diagflat``."""
+    return diag_embed(reshape(input, (input.numel(),)), offset)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Coordinate grids of one-dimensional tensors, as expanded views; see ``torch.meshgrid``."""
+    if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
+        tensors = tuple(tensors[0])
+    if indexing not in ("ij", "xy"):
+        raise RuntimeError(f"meshgrid: indexing must be 'ij' or 'xy', got {indexing!r}")
+    swap = indexing == "xy" and len(tensors) > 1
+    lines = [reshape(t, (t.numel(),)) for t in _tensors("meshgrid", list(tensors))]
+    if swap:
+        lines[:2] = lines[1::-1]
+    shape = [t.numel() for t in lines]
+    grids = [expand(reshape(t, (-1,) + (1,) * (len(lines) - 1 - i)), shape) for i, t in enumerate(lines)]
+    if swap:
+        grids = [g.transpose(0, 1) for g in grids]
+        grids[:2] = grids[1::-1]
+    return tuple(grids)
+
+
+def cartesian_prod(*tensors: Tensor) -> Tensor:
+    """All combinations of the entries of one-dimensional tensors, one in a row; see ``torch.cartesian_prod``."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return stack([g.reshape(prod(g.shape)) for g in meshgrid(*tensors)], 1)

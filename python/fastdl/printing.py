@@ -1,0 +1,154 @@
+"""How tensors print: torch's notation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastdl.dtypes import bool_, get_default_dtype, int64
+
+_options: dict[str, Any] = {
+    "precision": 4,
+    "threshold": 1000,
+    "edgeitems": 3,
+    "linewidth": 80,
+    "sci_mode": None,
+}
+_PROFILES: dict[str, dict[str, Any]] = {
+    "default": {"precision": 4, "threshold": 1000, "edgeitems": 3, "linewidth": 80},
+    "short": {"precision": 2, "threshold": 1000, "edgeitems": 2, "linewidth": 80},
+    "full": {"precision": 4, "threshold": math.inf, "edgeitems": 3, "linewidth": 80},
+}
+
+
+def set_printoptions(
+    precision: int | None = None,
+    threshold: float | None = None,
+    edgeitems: int | None = None,
+    linewidth: int | None = None,
+    profile: str | None = None,
+    sci_mode: bool | None = None,
+) -> None:
+    """Set how tensors print; see ``torch.set_printoptions``.
+
+    Args:
+        precision: digits after the point (4).
+        threshold: elements from which a tensor is summarised (1000).
+        edgeitems: items shown at each end of a summarised axis (3).
+        linewidth: characters in a line (80).
+        profile: ``"default"``, ``"short"`` or ``"full"``: all of the above at once.
+        sci_mode: scientific notation always (True), never (False), or where it helps (None).
+    """
+    if profile is not None:
+        if profile not in _PROFILES:
+            raise ValueError(
+                f"set_printoptions: profile must be one of {', '.join(_PROFILES)}, got {profile!r}"
+            )
+        _options.update(_PROFILES[profile])
+    given = {"precision": precision, "threshold": threshold, "edgeitems": edgeitems, "linewidth": linewidth}
+    _options.update({k: v for k, v in given.items() if v is not None})
+    _options["sci_mode"] = sci_mode
+
+
+class _Formatter:
+    """One notation and one width for all elements of a tensor."""
+
+    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+        self.is_float = values.dtype.kind == "f"
+        self.whole = self.scientific = False
+        self.width = 1
+        if not self.is_float:
+            self.width = max((len(str(v)) for v in values.ravel().tolist()), default=1)
+            return
+        flat = values.ravel().astype(np.float64)
+        shown = np.abs(flat[np.isfinite(flat) & (flat != 0)])
+        if shown.size:
+            self.whole = bool(np.all(shown == np.ceil(shown)))
+            low, high = float(shown.min()), float(shown.max())
+            self.scientific = high / low > 1000 or high > 1e8 or (not self.whole and low < 1e-4)
+        else:  # nothing but zeros, NaN and infinities
+            self.whole = flat.size > 0
+        if _options["sci_mode"] is not None:
+            self.scientific = _options["sci_mode"]
+        self.width = max((len(self.text(v)) for v in flat.tolist()), default=1)
+
+    def text(self, value: Any) -> str:
+        if not self.is_float:
+            return str(value)
+        digits = _options["precision"]
+        if self.scientific:
+            return f"{value:.{digits}e}"
+        if self.whole:
+            return f"{value:.0f}." if math.isfinite(value) else f"{value:.0f}"
+        return f"{value:.{digits}f}"
+
+    def __call__(self, value: Any) -> str:
+        return self.text(value).rjust(self.width)
+
+
+def _edges(array: Any) -> Any:
+    """The parts of a summarised tensor that are shown."""
+    keep = _options["edgeitems"]
+    for axis, extent in enumerate(array.shape):
+        if extent > 2 * keep:
+            array = np.take(array, [*range(keep), *range(extent - keep, extent)], axis)
+    return array
+
+
+def _rows(array: Any, indent: int, summarise: bool, fmt: _Formatter) -> str:
+    if array.ndim == 0:
+        return fmt(array.item())
+    keep = _options["edgeitems"]
+    short = summarise and len(array) > 2 * keep
+    if array.ndim > 1:
+        parts = list(array[:keep]) + list(array[-keep:]) if short else list(array)
+        rows = [_rows(a, indent + 1, summarise, fmt) for a in parts]
+        if short:
+            rows.insert(keep, "...")
+        return "[" + ("," + "\n" * (array.ndim - 1) + " " * (indent + 1)).join(rows) + "]"
+    values = array.tolist()
+    items = [fmt(v) for v in values[:keep] + values[-keep:]] if short else [fmt(v) for v in values]
+    if short:
+        items.insert(keep, " ...")
+    per_line = max(1, (_options["linewidth"] - indent) // (fmt.width + 2))
+    lines = [", ".join(items[i : i + per_line]) for i in range(0, len(items), per_line)]
+    return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
+
+
+def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
+    """``repr`` of a tensor."""
+    array = tensor._data
+    indent = len(prefix)
+    notes = []
+    dtype = array.dtype
+    if array.size == 0:
+        body = "[]"
+        if array.ndim != 1:
+            notes.append(f"size={tuple(array.shape)}")
+        if dtype != get_default_dtype():
+            notes.append(f"dtype={_dtype_name(dtype)}")
+    else:
+        summarise = array.size > _options["threshold"]
+        body = _rows(array, indent, summarise, _Formatter(_edges(array) if summarise else array))
+        if dtype not in (get_default_dtype(), int64, bool_):
+            notes.append(f"dtype={_dtype_name(dtype)}")
+    if tensor._node is not None:
+        notes.append(f"grad_fn=<{tensor._node.name}>")
+    elif tensor._requires_grad:
+        notes.append("requires_grad=True")
+    text = prefix + body
+    line = len(text) - text.rfind("\n")
+    for note in notes:
+        if line + len(note) + 2 > _options["linewidth"]:
+            text += ",\n" + " " * indent + note
+            line = indent + len(note)
+        else:
+            text += ", " + note
+            line += len(note) + 2
+    return text + ")"
+
+
+def _dtype_name(dtype: Any) -> str:
+    return f"fastdl.{dtype.name}"

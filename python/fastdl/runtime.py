@@ -1,0 +1,84 @@
+"""Threads, memory and what this installation is: ``set_num_threads``, ``memory_stats``, ``show_config``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import numpy as np
+
+from fastdl.kernels import cpu, levels
+
+
+def get_num_threads() -> int:
+    """Threads that kernels may use: ``FASTDL_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs this process has."""
+    return cpu.num_threads()  # type: ignore[no-any-return]
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads kernels may use, at least 1.
+
+    Example:
+        >>> import fastdl
+        >>> before = fastdl.get_num_threads()
+        >>> fastdl.set_num_threads(2)
+        >>> fastdl.get_num_threads()
+        2
+        >>> fastdl.set_num_threads(before)
+    """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"set_num_threads: n must be an integer of at least 1, got {n!r}")
+    cpu.set_num_threads(n)
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes in use, their peak, bytes cached for reuse and their limit, and how often memory was asked for and reused."""
+    return cpu.memory_stats()  # type: ignore[no-any-return]
+
+
+def reset_peak_memory_stats() -> None:
+    """Start measuring the peak of ``memory_stats()`` anew."""
+    cpu.reset_peak_memory_stats()
+
+
+def empty_cache() -> None:
+    """Return cached memory to the operating system."""
+    cpu.empty_cache()
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            for line in f:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def config() -> str:
+    """What :func:`show_config` prints."""
+    from fastdl import __version__, cuda
+
+    stats = memory_stats()
+    cap = os.environ.get("FASTDL_MAX_ISA")
+    rows: list[tuple[str, Any]] = [
+        ("fastdl", __version__),
+        ("NumPy", np.__version__),
+        ("CPU", _cpu_name()),
+        ("level", f"{cpu.level} (usable: {', '.join(levels())}{f'; FASTDL_MAX_ISA={cap}' if cap else ''})"),
+        ("threads", get_num_threads()),
+        (
+            "memory",
+            f"{stats['in_use'] >> 20} MB in use, {stats['cached'] >> 20} MB cached (limit {stats['cache_limit'] >> 20} MB)",
+        ),
+        ("CUDA", "available" if cuda.is_available() else f"no: {cuda.unavailable_reason()}"),
+    ]
+    return "\n".join(f"{name:8} {value}" for name, value in rows)
+
+
+def show_config() -> None:
+    """Print CPU, kernel level, threads, allocator, and whether a GPU can be used."""
+    print(config())
