@@ -329,10 +329,10 @@ def test_linear_module():
     ]
     bound = 1 / np.sqrt(20)
     for p in layer.parameters():
-        assert 0.6 * bound < np.abs(p.numpy()).max() <= bound
-        assert abs(p.numpy().mean()) < bound / 2
+        assert 0.6 * bound < np.abs(p.detach().numpy()).max() <= bound
+        assert abs(p.detach().numpy().mean()) < bound / 2
     x = tensor(normal(5, 20), np.float32)
-    want = x.numpy().astype(np.float64) @ layer.weight.numpy().T + layer.bias.numpy()
+    want = x.detach().numpy().astype(np.float64) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
     assert_close(layer(x), want, reduction=20)
     plain = fastdl.nn.Linear(20, 30, bias=False, dtype=np.float64)
     assert list(plain.state_dict()) == ["weight"]
@@ -344,9 +344,9 @@ def test_bilinear_module():
     layer = fastdl.nn.Bilinear(3, 4, 5, dtype=np.float64)
     assert list(layer.state_dict()) == ["weight", "bias"]
     bound = 1 / np.sqrt(3)
-    assert 0.6 * bound < np.abs(layer.weight.numpy()).max() <= bound
+    assert 0.6 * bound < np.abs(layer.weight.detach().numpy()).max() <= bound
     a, b = normal(7, 3), normal(7, 4)
-    want = np.einsum("bi,oij,bj->bo", a, layer.weight.numpy(), b) + layer.bias.numpy()
+    want = np.einsum("bi,oij,bj->bo", a, layer.weight.detach().numpy(), b) + layer.bias.detach().numpy()
     assert_close(layer(tensor(a), tensor(b)), want, reduction=12)
     with pytest.raises(ValueError, match="in1_features must be > 0"):
         fastdl.nn.Bilinear(0, 4, 5)

@@ -56,6 +56,8 @@ from fastdl.dtypes import int64 as long
 from fastdl.kernels import use_backend
 from fastdl.ops.activation import relu
 from fastdl.ops.conv import conv_algorithm
+from fastdl.ops.einsum import einsum
+from fastdl.ops.linear import addmm, addmv, baddbmm, bmm, dot, matmul, mm, mv, outer
 from fastdl.ops.query import can_cast, finfo, iinfo, is_floating_point, is_tensor, numel
 from fastdl.ops.shape import (
     cartesian_prod,

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastdl import creation
 from fastdl.autograd.view import in_place
-from fastdl.ops import activation, cast, fill, indexing, shape, views
+from fastdl.ops import activation, cast, fill, indexing, linear, shape, views
 from fastdl.tensor import Tensor
 
 # Module -> names of functions that are methods, under the same name.
@@ -23,8 +23,15 @@ _METHODS: dict[Any, str] = {
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
+    linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu",
 }
+
+
+def _matmul(self: Tensor, other: Any) -> Any:
+    return linear.matmul(self, other) if isinstance(other, Tensor) else NotImplemented
+
+
 _RENAMED: dict[str, Callable[..., Any]] = {
     "select": views.select_dim,
     "float": cast.float_,
@@ -33,9 +40,10 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "type": cast.type_,
     "__getitem__": indexing.getitem,
     "__setitem__": indexing.setitem,
+    "__matmul__": _matmul,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
-_IN_PLACE = "relu tril triu"
+_IN_PLACE = "relu tril triu addmm addmv baddbmm"
 
 
 def operator_of(ufunc: Any) -> Callable[..., Tensor] | None:
