@@ -12,6 +12,7 @@ void register_linear(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
+void register_random(py::module_& m);
 }  // namespace fastdl::binding
 
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
@@ -25,4 +26,5 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_machine(m);
   register_conv(m);
   register_vector_math(m);
+  register_random(m);
 }

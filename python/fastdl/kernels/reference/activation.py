@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.kernels.reference.vector_math import erf, sigmoid
 
-Array = np.ndarray[Any, Any]
+Array = Any  # numpy.ndarray; NumPy's own annotations make Any of most expressions
 
 __all__ = [
     f"{name}_{way}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = Any  # numpy.ndarray; NumPy's own annotations make Any of most expressions
 
 __all__ = ["vector_math"]
 
@@ -26,8 +26,8 @@ def sigmoid(x: Array) -> Array:
 
 
 def vector_math(function: str, x: Array) -> Array:
-    """``function`` of every element; ``log1p_unit`` is for x in [0, 1], ``sin_2pi`` (of 2 pi x) for [0, 1)."""
-    functions = {
+    """``function`` of every element; ``log1p_unit`` is for x in [0, 1], ``sin_2pi`` (of 2 pi x) for [0, 1)"""
+    functions: dict[str, Any] = {
         "exp": np.exp,
         "expm1": np.expm1,
         "log": np.log,
