@@ -9,6 +9,7 @@ void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
 void register_pool(py::module_& m);
 void register_linear(py::module_& m);
+void register_optim(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
@@ -23,6 +24,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_activation(m);
   register_pool(m);
   register_linear(m);
+  register_optim(m);
   register_machine(m);
   register_conv(m);
   register_vector_math(m);

@@ -1,0 +1,6 @@
+"""Optimizers under PyTorch's names; learning-rate schedules in ``lr_scheduler``, averaged models in ``swa_utils``."""
+
+from fastdl.optim.adagrad import *
+from fastdl.optim.adam import *
+from fastdl.optim.optimizer import Optimizer as Optimizer
+from fastdl.optim.sgd import *

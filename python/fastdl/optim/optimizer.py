@@ -1,0 +1,342 @@
+"""``Optimizer``: parameter groups, state, and one kernel call per group and step. See ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import enable_grad
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+from fastdl.utils.hooks import RemovableHandle, add_hook
+
+Group = dict[str, Any]
+
+
+class _Required:
+    """Stands in ``defaults`` for an option that every parameter group has to give."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
+
+
+class _Cached:
+    """What one group's last step worked on: rebuilt only when the parameters with gradients change."""
+
+    def __init__(self, params: list[Tensor], names: tuple[str, ...]) -> None:
+        self.params = params
+        self.names = names
+        self.columns: list[list[Tensor]] = []  # one list of state tensors per name
+        self.fresh: list[bool] = []  # which parameters' state has just been made; empty if none
+
+
+class Optimizer:
+    """Base class: holds the parameters in groups, each with its options, and the state of every parameter.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts with ``"params"`` and the options of that group.
+        defaults: options of groups that do not set them.
+
+    A subclass lists the state it keeps per parameter (``_state_names``) and updates a group with one call
+    (``_update``); or, like a PyTorch optimizer, it overrides ``step``.
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Tensors or dicts, "
+                "but got a single Tensor; pass [tensor]"
+            )
+        if defaults.get("differentiable"):
+            raise ValueError(f"{type(self).__name__}: differentiable=True is not supported")
+        self.defaults = defaults
+        self._state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        self._cache: dict[int, _Cached] = {}
+        self._step_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._step_post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._stepped = False  # for learning-rate schedulers
+        self.param_groups: list[Group] = []
+        groups = list(params)
+        if not groups:
+            raise ValueError("optimizer got an empty parameter list")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    @property
+    def state(self) -> defaultdict[Any, dict[str, Any]]:
+        """Parameter -> name -> value. To replace entries, come through this property again: it is where the
+        optimizer notices that they may have changed."""
+        self._cache.clear()
+        return self._state
+
+    @state.setter
+    def state(self, value: dict[Any, dict[str, Any]]) -> None:
+        self._cache.clear()
+        self._state = defaultdict(dict, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group: a dict with ``"params"`` and any options that differ from the defaults."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        params = param_group["params"]
+        if isinstance(params, Tensor):
+            params = [params]
+        elif isinstance(params, set):
+            raise TypeError(
+                "optimizer parameters need to be organized in ordered collections, but the ordering of tensors in "
+                "sets will change between runs. Please use a list instead."
+            )
+        params = list(params)
+        names = [p[0] for p in params if isinstance(p, tuple)]
+        if names:
+            if len(names) != len(params):
+                raise ValueError(
+                    "all optimizer params should be with/without names. Some param names are missing"
+                )
+            param_group["param_names"] = names
+            params = [p[1] for p in params]
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise TypeError(
+                    f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}"
+                )
+            if p._node is not None:
+                raise ValueError("can't optimize a non-leaf Tensor")
+        param_group["params"] = params
+        for name, default in self.defaults.items():
+            if default is required and name not in param_group:
+                raise ValueError(
+                    f"parameter group didn't specify a value of required optimization parameter {name}"
+                )
+            param_group.setdefault(name, default)
+        ids = {id(p) for p in params}
+        if len(ids) != len(params):
+            warnings.warn("optimizer contains a parameter group with duplicate parameters", stacklevel=3)
+        for group in self.param_groups:
+            if ("param_names" in group) != ("param_names" in param_group):
+                raise ValueError("all optimizer param groups should be with/without names")
+            if not ids.isdisjoint(id(p) for p in group["params"]):
+                raise ValueError("some parameters appear in more than one parameter group")
+        self.param_groups.append(param_group)
+
+    # Stepping ----------------------------------------------------------------------------------
+
+    def _state_names(self, group: Group) -> tuple[str, ...]:
+        """Names of the state tensors that each parameter of the group has."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither step nor _state_names")
+
+    def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
+        """The first value of a parameter's state: a count from 0 for ``step``, else zeros like the parameter."""
+        if name == "step":
+            return Tensor._wrap(np.zeros((), np.float32))
+        array = select(param._data).empty(param._data.shape, param._data.dtype)
+        array.fill(0)
+        return Tensor._wrap(array)
+
+    def _update(
+        self,
+        kernels: Any,
+        group: Group,
+        arrays: list[Any],
+        grads: list[Any],
+        state: list[Any],
+        cached: _Cached,
+    ) -> None:
+        """Update the arrays in place. ``state`` has a list of arrays for each of ``_state_names``."""
+        raise NotImplementedError
+
+    def _fill_cache(self, group: Group, params: list[Tensor], names: tuple[str, ...]) -> _Cached:
+        cached = _Cached(params, names)
+        if names:
+            fresh = []
+            for p in params:
+                state = self._state[p]
+                fresh.append(any(name not in state for name in names))
+                for name in names:
+                    if name not in state:
+                        state[name] = self._new_state(name, p, group)
+            cached.fresh = fresh if True in fresh else []
+            cached.columns = [[self._state[p][name] for p in params] for name in names]
+        return cached
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters that have a gradient; ``closure`` (if given) computes the loss, which is returned."""
+        args: tuple[Any, ...] = () if closure is None else (closure,)
+        for hook in list(self._step_pre_hooks.values()):
+            changed = hook(self, args, {})
+            if changed is not None:
+                if not (isinstance(changed, tuple) and len(changed) == 2):
+                    raise RuntimeError(
+                        f"step pre-hook must return None or a tuple of (new_args, new_kwargs), got {changed!r}"
+                    )
+                args = changed[0]
+                closure = args[0] if args else changed[1].get("closure")
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        self._stepped = True
+        for index, group in enumerate(self.param_groups):
+            params = group["params"]
+            try:
+                grads = [p.grad._data for p in params]
+            except AttributeError:  # some have no gradient
+                params = [p for p in params if p.grad is not None]
+                grads = [p.grad._data for p in params]
+            if not params:
+                continue
+            names = self._state_names(group)
+            cached = self._cache.get(index)
+            if (
+                cached is None
+                or cached.names != names
+                or len(cached.params) != len(params)
+                or not all(map(is_, cached.params, params))
+            ):
+                self._cache[index] = cached = self._fill_cache(group, list(params), names)
+            state = [[t._data for t in column] for column in cached.columns]
+            self._update(select(grads[0]), group, [p._data for p in params], grads, state, cached)
+            if cached.fresh:
+                cached.fresh = []
+            for p in params:
+                cell = p._version
+                if cell is not None:
+                    cell[0] += 1
+        for hook in list(self._step_post_hooks.values()):
+            hook(self, args, {})
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or fill them with zeros if ``set_to_none`` is False."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none:
+                    p.grad = None
+                elif p.grad is not None:
+                    p.grad = p.grad.detach()
+                    p.grad._data.fill(0)
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before each step; it may return replaced ``(args, kwargs)``."""
+        return add_hook(self._step_pre_hooks, hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step."""
+        return add_hook(self._step_post_hooks, hook)
+
+    # Saving and loading ------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{"state": {index: {name: value}}, "param_groups": [...]}``, parameters numbered in order.
+
+        The tensors share the optimizer's memory.
+        """
+        numbers: dict[int, int] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                numbers.setdefault(id(p), len(numbers))
+        groups = [
+            {
+                **{k: v for k, v in group.items() if k != "params"},
+                "params": [numbers[id(p)] for p in group["params"]],
+            }
+            for group in self.param_groups
+        ]
+        state = {numbers[id(k)] if isinstance(k, Tensor) else k: dict(v) for k, v in self._state.items()}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; tensors are copied, to the dtype of their parameter.
+
+        Raises:
+            ValueError: if the number of groups, or of parameters in one, differs.
+        """
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(
+                "load_state_dict: expected an optimizer's state dict with 'state' and 'param_groups'"
+            )
+        saved = [
+            {k: deepcopy(v) for k, v in group.items() if k != "params"}
+            for group in state_dict["param_groups"]
+        ]
+        saved_params = [list(group["params"]) for group in state_dict["param_groups"]]
+        if len(saved) != len(self.param_groups):
+            raise ValueError(
+                f"loaded state dict has a different number of parameter groups: {len(saved)} instead of "
+                f"{len(self.param_groups)}"
+            )
+        params: dict[Any, Tensor] = {}
+        for i, (group, numbers) in enumerate(zip(self.param_groups, saved_params, strict=True)):
+            if len(group["params"]) != len(numbers):
+                raise ValueError(
+                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+                    f"group {i} has {len(numbers)} instead of {len(group['params'])} parameters"
+                )
+            params.update(zip(numbers, group["params"], strict=True))
+        state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        for number, values in state_dict["state"].items():
+            p = params.get(number)
+            if p is None:
+                state[number] = values
+            else:
+                state[p] = {name: _load_value(name, v, p) for name, v in values.items()}
+        for group, options in zip(self.param_groups, saved, strict=True):
+            names = group.get("param_names")
+            kept = group["params"]
+            group.clear()
+            group["params"] = kept
+            if names is not None:
+                group["param_names"] = names
+            group.update(options)
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+        self.state = state
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines.extend(f"    {key}: {group[key]}" for key in sorted(group) if key != "params")
+        return "\n".join([*lines, ")"])
+
+
+def _load_value(name: str, value: Any, param: Tensor) -> Any:
+    """A copy of a saved value: counts as they are, other tensors in the parameter's dtype."""
+    if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
+        array = value._data if isinstance(value, Tensor) else np.asarray(value)
+        dtype = array.dtype if name in ("step", "mu_product") else param._data.dtype
+        copy = select(array).empty(array.shape, dtype)
+        copy[...] = array
+        return Tensor._wrap(copy)
+    if name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
+        return Tensor._wrap(np.full((), value, np.float32))
+    return deepcopy(value)
+
+
+def check_options(**values: Any) -> None:
+    """Raise ValueError for options that no optimizer accepts: negative or NaN ones, betas outside [0, 1)."""
+    for name, value in values.items():
+        if name == "betas":
+            for i, beta in enumerate(value):
+                if not 0.0 <= float(beta) < 1.0:
+                    raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+            continue
+        if isinstance(value, Tensor) and value._data.size != 1:
+            raise ValueError(f"Tensor {name} must be 1-element")
+        if not float(value) >= 0.0:
+            label = {"lr": "learning rate", "eps": "epsilon value"}.get(name, f"{name} value")
+            raise ValueError(f"Invalid {label}: {value}")

@@ -1,0 +1,522 @@
+"""Optimizers: parity of the update kernels, trajectories beside torch's, groups, state dicts, errors."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import kernels, nn, optim
+from fastdl.kernels import reference
+from parity import THREADS, assert_close, backends
+
+# Every option of every optimizer, alone and together.
+CASES = {
+    "SGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "weight_decay": 0.2},
+        {"lr": 0.1, "momentum": 0.9},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.4, "weight_decay": 0.1},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.1, "maximize": True},
+    ],
+    "Adam": [
+        {"lr": 0.01},
+        {"lr": 0.01, "weight_decay": 0.2, "betas": (0.4, 0.6), "eps": 1e-3},
+        {"lr": 0.01, "amsgrad": True, "maximize": True, "weight_decay": 0.1},
+        {"lr": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.1},
+    ],
+    "AdamW": [
+        {"lr": 0.01},
+        {"lr": 0.01, "weight_decay": 0.3, "amsgrad": True},
+        {"lr": 0.01, "maximize": True},
+    ],
+    "Adagrad": [
+        {"lr": 0.1},
+        {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "maximize": True},
+    ],
+    "RMSprop": [
+        {"lr": 0.01},
+        {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
+        {"lr": 0.01, "centered": True, "maximize": True},
+        {"lr": 0.01, "centered": True, "momentum": 0.5, "alpha": 0.8, "eps": 1e-3},
+    ],
+    "Adadelta": [{}, {"lr": 0.5, "rho": 0.7, "eps": 1e-4, "weight_decay": 0.1, "maximize": True}],
+    "Adamax": [{"lr": 0.01}, {"lr": 0.01, "weight_decay": 0.1, "betas": (0.5, 0.9), "maximize": True}],
+    "NAdam": [
+        {"lr": 0.01},
+        {"lr": 0.01, "weight_decay": 0.1, "momentum_decay": 0.1, "maximize": True},
+        {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+    "RAdam": [
+        {"lr": 0.01},
+        {"lr": 0.01, "weight_decay": 0.1, "betas": (0.5, 0.9), "maximize": True},
+        {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+}
+ALL = [
+    pytest.param(name, options, id=f"{name}-{i}")
+    for name, cases in CASES.items()
+    for i, options in enumerate(cases)
+]
+# Sizes around the vector width, none, one, and one large enough to be split over threads.
+SHAPES = [(3,), (1,), (), (0, 4), (17, 5), (64,), (97, 113), (2, 3, 4)]
+
+
+def parameters(dtype, rng, shapes=SHAPES):
+    return [np.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_trajectory_equals_torchs(name, options, dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    start = parameters(dtype, rng)
+    ours = [nn.Parameter(a.copy()) for a in start]
+    theirs = [torch.nn.Parameter(torch.from_numpy(a.copy())) for a in start]
+    our_optim = getattr(optim, name)(ours, **options)
+    their_optim = getattr(torch.optim, name)(theirs, **options)
+    for step in range(20):
+        for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            if i == 1 and step in (0, 7):  # a parameter that starts late and pauses
+                p.grad = q.grad = None
+                continue
+            # A gradient that depends on the parameter, so that errors would grow.
+            g = np.asarray(np.sin(3 * p.detach().numpy()) + rng.standard_normal(p.shape), dtype)
+            p.grad = fastdl.Tensor(g)
+            q.grad = torch.from_numpy(g.copy())
+        our_optim.step()
+        their_optim.step()
+        tolerance = 1e-6 if dtype is np.float32 else 1e-13
+        for p, q in zip(ours, theirs, strict=True):
+            want = q.detach().numpy()
+            assert p.dtype == dtype
+            np.testing.assert_allclose(
+                p.detach().numpy(), want, rtol=0, atol=tolerance * max(1, np.abs(want).max(initial=0))
+            )
+    theirs_state, ours_state = their_optim.state_dict(), our_optim.state_dict()
+    assert ours_state["param_groups"] == theirs_state["param_groups"]
+    assert ours_state["state"].keys() == theirs_state["state"].keys()
+    for i, values in theirs_state["state"].items():
+        assert set(values) == set(ours_state["state"][i])
+        for key, value in values.items():
+            got = ours_state["state"][i][key]
+            assert got.shape == tuple(value.shape)
+            scale = max(1, np.abs(value.numpy()).max(initial=0))
+            np.testing.assert_allclose(got.numpy(), value.numpy(), rtol=0, atol=2e-6 * scale, err_msg=key)
+
+
+# Kernels against the reference ----------------------------------------------------------------------
+
+
+def kernel_arguments(name, dtype, rng, first=False, shapes=SHAPES):
+    """Arguments of one kernel with all its options on."""
+    p, g = parameters(dtype, rng, shapes), parameters(dtype, rng, shapes)
+    m = parameters(dtype, rng, shapes)
+    v, w = ([np.asarray(abs(a) + 0.1, dtype) for a in parameters(dtype, rng, shapes)] for _ in range(2))
+    steps = [np.full((), i, np.float32) for i in range(len(p))]
+    if name == "sgd_step":
+        return [p, g, m, 0.1, 0.9, 0.2, 0.3, False, True, first]
+    if name == "adam_step":
+        return [p, g, m, v, w, steps, 0.1, 0.8, 0.9, 1e-3, 0.1, True, first]
+    if name == "adagrad_step":
+        return [p, g, v, steps, 0.1, 0.2, 1e-3, 0.1, True]
+    if name == "rmsprop_step":
+        v = [np.asarray(a * a + b * b + 1, dtype) for a, b in zip(g, m, strict=True)]  # above the square of the mean
+        return [p, g, v, w, m, steps, 0.1, 0.8, 1e-3, 0.1, 0.5, False]
+    if name == "adadelta_step":
+        return [p, g, v, w, steps, 0.1, 0.8, 1e-3, 0.1, True]
+    if name == "adamax_step":
+        return [p, g, m, v, steps, 0.1, 0.8, 0.9, 1e-3, 0.1, True]
+    if name == "nadam_step":
+        products = [np.full((), 0.5**i, np.float32) for i in range(len(p))]
+        return [p, g, m, v, products, steps, 0.1, 0.8, 0.9, 1e-3, 0.1, 0.01, True, first]
+    assert name == "radam_step"
+    return [p, g, m, v, steps, 0.1, 0.8, 0.9, 1e-3, 0.1, True, first]
+
+
+KERNELS = [
+    f"{name}_step" for name in ("sgd", "adam", "adagrad", "rmsprop", "adadelta", "adamax", "nadam", "radam")
+]
+
+
+def assert_same(got, want):
+    for a, b in zip(got, want, strict=True):
+        if isinstance(a, list):
+            for x, y in zip(a, b, strict=True):
+                assert_close(x, y)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_equals_reference(name, dtype, level):
+    backend = kernels.load(level)
+    threads = backend.num_threads()
+    try:
+        for count, first in itertools.product(THREADS, (False, True)):
+            backend.set_num_threads(count)
+            got = kernel_arguments(name, dtype, np.random.default_rng(0), first)
+            want = copy.deepcopy(got)
+            getattr(backend, name)(*got)
+            getattr(reference, name)(*want)
+            assert_same(got, want)
+            again = kernel_arguments(name, dtype, np.random.default_rng(0), first)
+            getattr(backend, name)(*again)
+            for a, b in zip(got, again, strict=True):  # the same bits every time
+                if isinstance(a, list):
+                    for x, y in zip(a, b, strict=True):
+                        np.testing.assert_array_equal(x, y)
+    finally:
+        backend.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("name", KERNELS)
+def test_strided_arrays_and_mixed_dtypes(name, level):
+    rng = np.random.default_rng(0)
+    got = kernel_arguments(name, np.float32, rng, shapes=[(6, 10)])
+    more = kernel_arguments(name, np.float64, rng, shapes=[(3, 4)])
+    got = [a + b if isinstance(a, list) else a for a, b in zip(got, more, strict=True)]
+    want = copy.deepcopy(got)
+    bases = []
+    for arrays in got:
+        if isinstance(arrays, list) and arrays[0].ndim:
+            base = np.full((12, 20), 5.0, np.float32)
+            view = base[::-2, 1::2]
+            view[...] = arrays[0]
+            arrays[0] = view
+            bases.append(base)
+            arrays[1] = np.asfortranarray(arrays[1])
+    getattr(kernels.load(level), name)(*got)
+    getattr(reference, name)(*want)
+    assert_same(got, want)
+    for base in bases:
+        assert (base[::-2] == 5)[:, 0].all()
+        assert (base[-2::-2] == 5).all()
+
+
+@pytest.mark.parametrize("level", backends())
+def test_nan_and_infinity_arrive_where_they_should(level):
+    for name in KERNELS:
+        got = kernel_arguments(name, np.float32, np.random.default_rng(0), shapes=[(40,)])
+        got[1][0][3] = np.nan
+        getattr(kernels.load(level), name)(*got)
+        assert np.flatnonzero(np.isnan(got[0][0])).tolist() == [3], name
+        for state in got[2:]:
+            if isinstance(state, list) and state[0].shape == (40,):
+                assert np.flatnonzero(np.isnan(state[0])).tolist() == [3], name
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("p", [0, 0.5, 1, 2, 3, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_total_norm_and_scale(level, p, dtype):
+    backend = kernels.load(level)
+    arrays = parameters(dtype, np.random.default_rng(0))
+    arrays[0][0] = 0
+    arrays[6] = arrays[6].T
+    got, want = backend.total_norm(arrays, p), reference.total_norm(arrays, p)
+    assert abs(got - want) <= 16 * np.finfo(dtype).eps * 300 * abs(want)
+    other = copy.deepcopy(arrays)
+    backend.scale_arrays(arrays, 0.3)
+    reference.scale_arrays(other, 0.3)
+    for a, b in zip(arrays, other, strict=True):
+        assert_close(a, b)
+    arrays[4][2, 2] = np.nan
+    assert np.isnan(backend.total_norm(arrays, p)) == (p != 0)
+    assert backend.total_norm([], 2.0) == 0
+
+
+@pytest.mark.parametrize("level", backends())
+def test_kernel_refuses_bad_lists(level):
+    backend = kernels.load(level)
+    rng = np.random.default_rng(0)
+
+    def call(change):
+        arguments = kernel_arguments("adam_step", np.float32, rng, shapes=[(4,), (5,)])
+        change(arguments)
+        before = copy.deepcopy(arguments)
+        try:
+            backend.adam_step(*arguments)
+        finally:  # an error changes nothing
+            for a, b in zip(arguments, before, strict=True):
+                if isinstance(a, list):
+                    for x, y in zip(a, b, strict=True):
+                        np.testing.assert_array_equal(x, y)
+
+    def read_only(a):
+        a[0][1].flags.writeable = False
+
+    for change, error, message in (
+        (lambda a: a[1].pop(), ValueError, "grads has 1 arrays, params has 2"),
+        (lambda a: a[5].pop(), ValueError, "one step count per parameter"),
+        (lambda a: a[1].__setitem__(1, np.zeros(4, np.float32)), ValueError, r"grads\[1\] has 4 elements"),
+        (
+            lambda a: a[1].__setitem__(1, np.zeros(5)),
+            TypeError,
+            r"grads\[1\] must have its parameter's dtype",
+        ),
+        (
+            lambda a: a[0].__setitem__(0, np.zeros(4, np.int32)),
+            TypeError,
+            r"params\[0\] must be float32 or float64",
+        ),
+        (lambda a: a[0].__setitem__(0, np.zeros(4, ">f4")), TypeError, "native byte order"),
+        (lambda a: a[3].__setitem__(0, 3.0), TypeError, r"exp_avg_sqs\[0\] must be an array"),
+        (read_only, ValueError, r"params\[1\] is read-only"),
+        (lambda a: a[5].__setitem__(1, np.zeros(2, np.float32)), TypeError, r"steps\[1\] must be a writable"),
+    ):
+        with pytest.raises(error, match=message):
+            call(change)
+
+
+# The class --------------------------------------------------------------------------------------------
+
+
+def with_gradients(*values, dtype=np.float32):
+    params = [nn.Parameter(np.array(v, dtype)) for v in values]
+    for p in params:
+        p.grad = fastdl.Tensor(np.ones(p.shape, p.dtype))
+    return params
+
+
+def test_defaults_signatures_and_repr_are_torchs():
+    import inspect
+
+    torch = pytest.importorskip("torch")
+    for name in CASES:
+        ours, theirs = getattr(optim, name), getattr(torch.optim, name)
+        for (a, p), (b, q) in zip(
+            inspect.signature(ours).parameters.items(),
+            inspect.signature(theirs).parameters.items(),
+            strict=True,
+        ):
+            assert (a, p.default, p.kind) == (b, q.default, q.kind), name
+        assert repr(ours(with_gradients([1.0]))) == repr(theirs([torch.nn.Parameter(torch.ones(1))]))
+
+
+def test_groups_have_their_options():
+    a, b = with_gradients([1.0], [1.0])
+    opt = optim.SGD([{"params": a}, {"params": [b], "lr": 0.5}], lr=0.1)
+    opt.step()
+    np.testing.assert_allclose([a.item(), b.item()], [0.9, 0.5], rtol=1e-6)
+    (c,) = with_gradients([1.0])
+    opt.add_param_group({"params": [c], "lr": 1.0})
+    opt.step()
+    np.testing.assert_allclose([a.item(), b.item(), c.item()], [0.8, 0, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_named_parameters():
+    net = nn.ParameterDict(
+        {"a": nn.Parameter(np.ones(1, np.float32)), "b": nn.Parameter(np.ones(1, np.float32))}
+    )
+    opt = optim.SGD(net.named_parameters())
+    assert opt.param_groups[0]["param_names"] == ["a", "b"]
+    assert opt.state_dict()["param_groups"][0]["param_names"] == ["a", "b"]
+    with pytest.raises(ValueError, match="with/without names"):
+        opt.add_param_group({"params": with_gradients([1.0])})
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: optim.SGD([]), ValueError, "empty parameter list"),
+        (lambda: optim.SGD(with_gradients([1.0])[0]), TypeError, "but got a single Tensor"),
+        (lambda: optim.SGD([3]), TypeError, "can only optimize Tensors.*int"),
+        (lambda: optim.SGD([{"params": set(with_gradients([1.0]))}]), TypeError, "ordered collections"),
+        (lambda: optim.SGD(with_gradients([1.0]), lr=-1), ValueError, "Invalid learning rate: -1"),
+        (lambda: optim.SGD(with_gradients([1.0]), lr=float("nan")), ValueError, "Invalid learning rate: nan"),
+        (lambda: optim.SGD(with_gradients([1.0]), momentum=-1), ValueError, "Invalid momentum value: -1"),
+        (lambda: optim.SGD(with_gradients([1.0]), nesterov=True), ValueError, "Nesterov momentum requires"),
+        (
+            lambda: optim.Adam(with_gradients([1.0]), betas=(0.9, 1.0)),
+            ValueError,
+            "beta parameter at index 1: 1.0",
+        ),
+        (lambda: optim.Adam(with_gradients([1.0]), eps=-1), ValueError, "Invalid epsilon value: -1"),
+        (lambda: optim.Adam(with_gradients([1.0]), differentiable=True), ValueError, "not supported"),
+        (lambda: optim.Adadelta(with_gradients([1.0]), rho=2), ValueError, "Invalid rho value: 2"),
+    ],
+)
+def test_errors(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_more_errors():
+    (p,) = with_gradients([1.0])
+    opt = optim.SGD([p])
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        opt.add_param_group({"params": [p]})
+    with pytest.raises(TypeError, match="must be a dict"):
+        opt.add_param_group([p])
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optim.SGD([p, p])
+    leafless = fastdl.nn.functional.relu(p)
+    with pytest.raises(ValueError, match="non-leaf"):
+        optim.SGD([leafless])
+    wrong = nn.Parameter(np.zeros(2, np.float16))
+    wrong.grad = fastdl.Tensor(np.zeros(2, np.float16))
+    with pytest.raises(TypeError, match=r"sgd_step: params\[0\] must be float32 or float64.*got float16"):
+        optim.SGD([wrong]).step()
+
+
+def test_step_without_gradients_and_zero_grad():
+    params = with_gradients([1.0], [2.0])
+    opt = optim.Adam(params)
+    opt.zero_grad()
+    assert params[0].grad is None
+    opt.step()
+    assert not opt.state
+    assert params[1].detach().numpy()[0] == 2
+    params[0].grad = fastdl.ones(1)
+    opt.zero_grad(set_to_none=False)
+    assert params[0].grad.numpy()[0] == 0
+    assert params[1].grad is None
+
+
+def test_closure_and_hooks():
+    (p,) = with_gradients([1.0])
+    opt = optim.SGD([p], lr=0.1)
+    calls = []
+
+    def closure():
+        assert fastdl.is_grad_enabled()
+        calls.append("closure")
+        return "the loss"
+
+    first = opt.register_step_pre_hook(lambda o, args, kwargs: calls.append("pre"))
+    opt.register_step_post_hook(lambda o, args, kwargs: calls.append("post"))
+    with fastdl.no_grad():
+        assert opt.step(closure) == "the loss"
+    first.remove()
+    assert opt.step() is None
+    assert calls == ["pre", "closure", "post", "post"]
+
+
+def test_version_counters_see_the_step():
+    (p,) = with_gradients([1.0])
+    y = fastdl.nn.functional.relu(p)
+    version = p._version_cell()[0]
+    optim.SGD([p], lr=0.1).step()
+    assert p._version_cell()[0] == version + 1
+    assert y.item() == 1
+
+
+def train(opt, params, steps, rng):
+    for _ in range(steps):
+        for p in params:
+            p.grad = fastdl.Tensor(np.asarray(rng.standard_normal(p.shape), p.dtype))
+        opt.step()
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_state_dict_continues_exactly(name, options):
+    start = parameters(np.float32, np.random.default_rng(0))
+    one = [nn.Parameter(a.copy()) for a in start]
+    opt = getattr(optim, name)(one, **options)
+    rng = np.random.default_rng(1)
+    train(opt, one, 3, rng)
+    state = copy.deepcopy(opt.state_dict())
+    two = [nn.Parameter(p.detach().numpy().copy()) for p in one]
+    resumed = getattr(optim, name)(two, lr=99)
+    resumed.load_state_dict(state)
+    assert resumed.param_groups[0]["lr"] == opt.param_groups[0]["lr"]
+    rng_two = copy.deepcopy(rng)
+    train(opt, one, 3, rng)
+    train(resumed, two, 3, rng_two)
+    for p, q in zip(one, two, strict=True):
+        np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+    for values in state["state"].values():  # loading copied: training on did not touch the saved state
+        assert "step" not in values or values["step"].numpy() == 3
+
+
+def test_state_dicts_travel_to_and_from_torch():
+    torch = pytest.importorskip("torch")
+    start = parameters(np.float32, np.random.default_rng(0))
+    ours = [nn.Parameter(a.copy()) for a in start]
+    theirs = [torch.nn.Parameter(torch.from_numpy(a.copy())) for a in start]
+    our_optim, their_optim = optim.AdamW(ours, lr=0.01), torch.optim.AdamW(theirs, lr=0.5)
+    train(our_optim, ours, 2, np.random.default_rng(1))
+    state = our_optim.state_dict()
+    state["state"] = {
+        i: {k: torch.from_numpy(np.array(v.numpy())) for k, v in values.items()}
+        for i, values in state["state"].items()
+    }
+    their_optim.load_state_dict(state)
+    back = optim.AdamW(ours)
+    back.load_state_dict(their_optim.state_dict())
+    for a, b in zip(
+        back.state_dict()["state"].values(), our_optim.state_dict()["state"].values(), strict=True
+    ):
+        for key in b:
+            np.testing.assert_array_equal(a[key].numpy(), b[key].numpy())
+
+
+def test_load_state_dict_errors():
+    params = with_gradients([1.0], [1.0])
+    opt = optim.SGD(params)
+    with pytest.raises(ValueError, match="different number of parameter groups: 2 instead of 1"):
+        opt.load_state_dict(optim.SGD([{"params": [p]} for p in params]).state_dict())
+    with pytest.raises(ValueError, match="group 0 has 1 instead of 2 parameters"):
+        opt.load_state_dict(optim.SGD(params[:1]).state_dict())
+    with pytest.raises(ValueError, match="'state' and 'param_groups'"):
+        opt.load_state_dict({"state": {}})
+
+
+def test_state_changes_from_outside_are_noticed():
+    (p,) = with_gradients([0.0, 0.0])
+    opt = optim.SGD([p], lr=1.0, momentum=0.5)
+    opt.step()
+    opt.state[p]["momentum_buffer"] = fastdl.Tensor(np.array([10.0, 20.0], np.float32))
+    opt.step()
+    np.testing.assert_array_equal(p.detach().numpy(), [-1 - 6, -1 - 11])
+    np.testing.assert_array_equal(opt.state[p]["momentum_buffer"].numpy(), [6, 11])
+    p.data = fastdl.zeros(2)
+    opt.state.clear()
+    opt.step()
+    np.testing.assert_array_equal(opt.state[p]["momentum_buffer"].numpy(), [1, 1])
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["deepcopy", "pickle"]
+)
+def test_copies_of_model_and_optimizer_stay_together(clone):
+    net = nn.ParameterList([nn.Parameter(np.ones(3, np.float32))])
+    opt = optim.Adam(net.parameters(), lr=0.1)
+    train(opt, list(net), 2, np.random.default_rng(0))
+    net_two, opt_two = clone((net, opt))
+    assert opt_two.param_groups[0]["params"][0] is net_two[0]
+    train(opt, list(net), 2, np.random.default_rng(1))
+    train(opt_two, list(net_two), 2, np.random.default_rng(1))
+    np.testing.assert_array_equal(net[0].detach().numpy(), net_two[0].detach().numpy())
+
+
+def test_own_optimizers_may_override_step():
+    class Sign(optim.Optimizer):
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p._data -= group["lr"] * np.sign(p.grad.numpy())
+
+    params = with_gradients([1.0, 2.0])
+    Sign(params, 0.5).step()
+    np.testing.assert_array_equal(params[0].detach().numpy(), [0.5, 1.5])
+
+
+def test_reference_backend_trains_too():
+    params = with_gradients([1.0, 2.0])
+    with fastdl.use_backend("reference"):
+        optim.AdamW(params, lr=0.1).step()
+    other = with_gradients([1.0, 2.0])
+    optim.AdamW(other, lr=0.1).step()
+    assert_close(params[0].detach(), other[0].detach())
