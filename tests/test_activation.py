@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastdl import kernels
+import fastdl
+import fastdl.nn.functional as F
+from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends
+from parity import THREADS, assert_close, backends, check_gradient
 
 DTYPES = (np.float32, np.float64)
 
@@ -79,7 +81,7 @@ def test_parity(name, parameters, dtype, level):
 
 
 @pytest.mark.parametrize("level", backends())
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", ["relu", "gelu", "mish", "softplus"])
 def test_threads_and_streaming_stores(name, level):
     """Many threads, and results so large that they bypass the caches: the same bits as in small pieces."""
     module = kernels.load(level)
@@ -197,3 +199,225 @@ def test_channel_kernel_errors(level):
         module.glu_forward(np.zeros((2, 4)), 2)
     with pytest.raises(ValueError, match="half of x"):
         module.glu_backward(np.zeros((2, 3)), np.zeros((2, 4)), 1)
+
+
+# Functions and layers ---------------------------------------------------------------------------------
+
+FUNCTIONS = [
+    ("relu", {}),
+    ("relu6", {}),
+    ("leaky_relu", {}),
+    ("leaky_relu", {"negative_slope": 0.3}),
+    ("rrelu", {}),
+    ("rrelu", {"lower": 0.1, "upper": 0.9}),
+    ("sigmoid", {}),
+    ("tanh", {}),
+    ("gelu", {}),
+    ("gelu", {"approximate": "tanh"}),
+    ("silu", {}),
+    ("mish", {}),
+    ("elu", {}),
+    ("elu", {"alpha": 0.4}),
+    ("celu", {}),
+    ("celu", {"alpha": 0.4}),
+    ("selu", {}),
+    ("softplus", {}),
+    ("softplus", {"beta": 3.0, "threshold": 2.0}),
+    ("hardtanh", {}),
+    ("hardtanh", {"min_val": -0.3, "max_val": 2.5}),
+    ("hardsigmoid", {}),
+    ("hardswish", {}),
+    ("hardshrink", {}),
+    ("hardshrink", {"lambd": 1.5}),
+    ("softshrink", {}),
+    ("softshrink", {"lambd": 1.5}),
+    ("tanhshrink", {}),
+    ("softsign", {}),
+    ("logsigmoid", {}),
+    ("threshold", {"threshold": 0.2, "value": 7.0}),
+    ("glu", {"dim": 0}),
+]
+INPLACE = ["relu", "relu6", "leaky_relu", "rrelu", "silu", "mish", "elu", "celu", "selu"]
+INPLACE += ["hardtanh", "hardsigmoid", "hardswish", "threshold"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "options"), FUNCTIONS)
+def test_against_torch(name, options, dtype):
+    """Values and gradients, kinks and saturated values included."""
+    torch = pytest.importorskip("torch")
+    x = points(400, dtype).reshape(20, 20)
+    theirs = torch.from_numpy(x.copy()).requires_grad_()
+    ours = fastdl.tensor(x, requires_grad=True)
+    want = getattr(torch.nn.functional, name)(theirs, **options)
+    got = getattr(F, name)(ours, **options)
+    assert got.dtype == x.dtype
+    want_array = want.detach().numpy()
+    # torch rounds 1/6 and 1/alpha to float32 in these two, for float64 as well.
+    eps = np.finfo(np.float32 if name in ("hardsigmoid", "celu") else dtype).eps
+    np.testing.assert_allclose(got.detach().numpy(), want_array, rtol=16 * eps, atol=16 * eps)
+    g = np.random.default_rng(5).standard_normal(want_array.shape).astype(dtype)
+    want.backward(torch.from_numpy(g))
+    got.backward(fastdl.tensor(g))
+    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=64 * eps, atol=256 * eps)
+
+
+@pytest.mark.parametrize(("name", "options"), FUNCTIONS)
+def test_infinities_and_nan_against_torch(name, options):
+    torch = pytest.importorskip("torch")
+    x = np.tile(np.array([np.inf, -np.inf, np.nan, 1e30, -1e30, 0.0, -0.0, 1e-30], np.float32), 4)
+    want = getattr(torch.nn.functional, name)(torch.from_numpy(x), **options).numpy()
+    got = getattr(F, name)(fastdl.tensor(x), **options).numpy()
+    if options == {} and name == "gelu":
+        want[x == np.inf] = np.inf  # NaN in torch's float32 (not in its float64)
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "options"), FUNCTIONS)
+def test_gradient(name, options):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((6, 7)) * 2
+    for kink in (
+        0.2,
+        0.3,
+        0.5,
+        1.0,
+        1.5,
+        2.5,
+        3.0,
+    ):  # not within a difference quotient of where f has a corner
+        x[np.abs(np.abs(x) - kink) < 1e-3] += 0.01
+    check_gradient(lambda t: getattr(F, name)(t, **options), x)
+
+
+def test_prelu_against_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    for shape, count in (
+        ((4, 3, 5), 3),
+        ((4, 3, 5), 1),
+        ((6,), 1),
+        ((8, 10), 10),
+        ((), 1),
+        ((2, 3, 4, 5), 3),
+    ):
+        x, g = rng.standard_normal((2, *shape)).astype(np.float32)
+        w = rng.standard_normal(count).astype(np.float32)
+        tensors = [torch.from_numpy(np.array(a)).requires_grad_() for a in (x, w)]
+        torch.nn.functional.prelu(*tensors).backward(torch.from_numpy(np.array(g)))
+        ours = [fastdl.tensor(a, requires_grad=True) for a in (x, w)]
+        y = F.prelu(*ours)
+        y.backward(fastdl.tensor(g))
+        for a, b in zip(ours, tensors, strict=True):
+            assert_close(a.grad, b.grad.numpy(), reduction=x.size)
+    check_gradient(F.prelu, rng.standard_normal((3, 4, 2)), rng.standard_normal(4))
+    check_gradient(F.prelu, rng.standard_normal((3, 4)), rng.standard_normal(1))
+
+
+@pytest.mark.parametrize("name", INPLACE)
+def test_inplace(name):
+    """The result stands in the input, gradients are the same, and who kept the input is told."""
+    options = {"threshold": 0.5, "value": 3.0} if name == "threshold" else {}
+    x = points(50, np.float64)
+    function = getattr(F, name)
+    a = fastdl.tensor(x, requires_grad=True)
+    function(F.leaky_relu(a, 0.5), **options).backward(fastdl.ones(50, dtype=fastdl.float64))
+    b = fastdl.tensor(x, requires_grad=True)
+    middle = F.leaky_relu(b, 0.5)
+    result = function(middle, inplace=True, **options)
+    assert result is middle
+    np.testing.assert_array_equal(
+        middle.detach().numpy(), function(F.leaky_relu(a, 0.5), **options).detach().numpy()
+    )
+    result.backward(fastdl.ones(50, dtype=fastdl.float64))
+    np.testing.assert_array_equal(a.grad.numpy(), b.grad.numpy())
+
+    plain = fastdl.tensor(x)
+    array = plain.numpy()
+    function(plain, inplace=True, **options)
+    assert plain.numpy() is array or np.shares_memory(plain.numpy(), array)
+    np.testing.assert_array_equal(array, function(fastdl.tensor(x), **options).numpy())
+
+    kept = F.sigmoid(fastdl.tensor(x, requires_grad=True))
+    other = F.silu(kept)
+    function(kept, inplace=True, **options)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        other.backward(fastdl.ones(50, dtype=fastdl.float64))
+    with pytest.raises(RuntimeError, match="leaf"):
+        function(fastdl.tensor(x, requires_grad=True), inplace=True, **options)
+
+
+def test_rrelu_in_training():
+    x = fastdl.tensor(np.full(20_000, -1.0), requires_grad=True)
+    fastdl.manual_seed(3)
+    y = F.rrelu(x, 0.2, 0.6, training=True)
+    y.backward(fastdl.ones(20_000, dtype=fastdl.float64))
+    slopes = -y.detach().numpy()
+    np.testing.assert_array_equal(slopes, x.grad.numpy())
+    assert 0.2 <= slopes.min() < 0.201 and 0.599 < slopes.max() < 0.6  # noqa: PT018
+    assert abs(slopes.mean() - 0.4) < 0.004
+    fastdl.manual_seed(3)
+    again = fastdl.tensor(np.full(20_000, -1.0))
+    F.rrelu(again, 0.2, 0.6, training=True, inplace=True)
+    np.testing.assert_array_equal(again.numpy(), y.detach().numpy())
+    fastdl.manual_seed(3)
+    with fastdl.use_backend("reference"):
+        reference_y = F.rrelu(x, 0.2, 0.6, training=True)
+    np.testing.assert_allclose(reference_y.detach().numpy(), y.detach().numpy(), rtol=1e-15)
+
+
+LAYERS = [
+    ("ReLU", {}), ("ReLU", {"inplace": True}), ("ReLU6", {}), ("LeakyReLU", {"negative_slope": 0.2}),
+    ("RReLU", {}),
+    ("Sigmoid", {}), ("Tanh", {}), ("GELU", {}), ("GELU", {"approximate": "tanh"}), ("SiLU", {}), ("Mish",
+    {}),
+    ("ELU", {"alpha": 0.5}), ("CELU", {"alpha": 0.5}), ("SELU", {"inplace": True}), ("Softplus", {"beta": 2}),
+    ("Hardtanh", {"min_val": -2}), ("Hardsigmoid", {}), ("Hardswish", {}), ("Hardshrink", {"lambd": 0.7}),
+    ("Softshrink", {"lambd": 0.7}), ("Tanhshrink", {}), ("Softsign", {}), ("LogSigmoid", {}),
+    ("Threshold", {"threshold": 0.1, "value": 20}), ("PReLU", {}), ("PReLU", {"num_parameters": 6}), ("GLU",
+    {"dim": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_layers_against_torch(name, options):
+    torch = pytest.importorskip("torch")
+    x = points(24, np.float32).reshape(4, 6)
+    theirs, ours = getattr(torch.nn, name)(**options).eval(), getattr(nn, name)(**options).eval()
+    assert repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    want = theirs(torch.from_numpy(x.copy())).detach().numpy()
+    np.testing.assert_allclose(ours(fastdl.tensor(x)).detach().numpy(), want, rtol=2e-6, atol=2e-6)
+
+
+def test_integers():
+    x = fastdl.tensor([-2, 0, 3])
+    assert F.relu(x).numpy().tolist() == [0, 0, 3]
+    assert F.relu(x).dtype == fastdl.int64
+    assert fastdl.sigmoid(x).dtype == fastdl.float32
+    assert fastdl.tanh(x).dtype == fastdl.float32
+    with pytest.raises(TypeError, match=r"gelu: input must be float32 or float64 .* got int64"):
+        F.gelu(x)
+
+
+def test_messages():
+    x = fastdl.ones(2, 3)
+    for error, text, call in [
+        (ValueError, "gelu: approximate must be 'none' or 'tanh', got 'erf'", lambda: F.gelu(x, "erf")),
+        (ValueError, "celu: alpha must not be 0", lambda: F.celu(x, 0.0)),
+        (ValueError, "hardtanh: min_val must not exceed max_val, got min_val=2", lambda: F.hardtanh(x, 2, 1)),
+        (ValueError, "Hardtanh: max_val must exceed min_val", lambda: nn.Hardtanh(1, 1)),
+        (ValueError, "softshrink: lambd must not be negative, got -1", lambda: F.softshrink(x, -1)),
+        (
+            ValueError,
+            r"prelu: weight .* 3 for an input of shape \(2, 3\), got 2",
+            lambda: F.prelu(x, fastdl.ones(2)),
+        ),
+        (ValueError, "prelu: weight must be a number or a vector", lambda: F.prelu(x, fastdl.ones(3, 1))),
+        (ValueError, "rrelu: lower must not exceed upper", lambda: F.rrelu(x, 0.5, 0.2)),
+        (ValueError, r"glu: .* must be even .* \(2, 3\), dim=1", lambda: F.glu(x, 1)),
+        (ValueError, "glu: input must have at least one dimension", lambda: F.glu(fastdl.tensor(1.0))),
+        (IndexError, "glu: dim must be in", lambda: F.glu(x, 2)),
+    ]:
+        with pytest.raises(error, match=text):
+            call()

@@ -1,12 +1,18 @@
-"""Philox and the numbers drawn from it: known answers, the same bits everywhere, statistics, the Generator."""
+"""Philox and the numbers drawn from it:
+
+known answers, the same bits everywhere, statistics, the Generator.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
 
+import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from parity import THREADS, backends
@@ -14,7 +20,8 @@ from parity import THREADS, backends
 DTYPES = (np.float32, np.float64)
 LENGTHS = (0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 1000)
 
-# Counter, key and result from the known-answer file of the authors' Random123 library (philox 4x32, 10 rounds).
+# Counter, key and result from the known-answer file of the authors' Random123 library (philox 4x32, 10
+# rounds).
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
@@ -136,7 +143,10 @@ def uniform_deviation(u):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_statistics(dtype):
-    """Fixed seeds: these cannot fail by chance. 1.95 is the distance that one sample in a thousand exceeds."""
+    """Fixed seeds: these cannot fail by chance.
+
+    1.95 is the distance that one sample in a thousand exceeds.
+    """
     n, dtype = 1_000_000, np.dtype(dtype)
     u = kernels.cpu.random_uniform((n,), dtype, 0.0, 1.0, 1, 0)
     assert uniform_deviation(u) < 1.95
@@ -166,3 +176,43 @@ def test_errors(level):
         module.random_integers((3,), 5, 5, 0, 0)
     with pytest.raises(MemoryError):
         module.random_uniform((2**40, 2**40), np.dtype(np.float32), 0.0, 1.0, 0, 0)
+
+
+# The Generator ----------------------------------------------------------------------------------------
+
+
+def test_generator():
+    g = fastdl.Generator()
+    assert g.initial_seed() == 67280421310721
+    assert g.manual_seed(7) is g
+    assert [g.draw() for _ in range(3)] == [(7, 0), (7, 1), (7, 2)]
+    state = g.get_state()
+    assert state.dtype == fastdl.uint8
+    following = g.draw()
+    for other in (g.clone_state(), copy.deepcopy(g), pickle.loads(pickle.dumps(g))):
+        assert other.draw() == (7, 4)
+    g.set_state(state)
+    assert g.draw() == following
+    assert g.manual_seed(-1).initial_seed() == 2**64 - 1
+    assert g.seed() == g.initial_seed()
+    assert "seed=" in repr(g)
+
+
+def test_default_generator():
+    assert fastdl.manual_seed(3) is fastdl.default_generator
+    assert fastdl.initial_seed() == 3
+    with fastdl.random.fork_rng():
+        inside = fastdl.default_generator.draw()
+    assert fastdl.default_generator.draw() == inside
+    state = fastdl.get_rng_state()
+    assert fastdl.seed() == fastdl.initial_seed()
+    fastdl.set_rng_state(state)
+    assert fastdl.initial_seed() == 3
+
+
+def test_generator_messages():
+    for bad in (2**64, -(2**63) - 1):
+        with pytest.raises(ValueError, match="manual_seed: seed must be in"):
+            fastdl.manual_seed(bad)
+    with pytest.raises(TypeError, match="set_state: new_state must be a uint8 tensor of 16 elements"):
+        fastdl.set_rng_state(fastdl.zeros(16))

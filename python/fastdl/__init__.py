@@ -54,8 +54,24 @@ from fastdl.dtypes import int16 as short
 from fastdl.dtypes import int32 as int
 from fastdl.dtypes import int64 as long
 from fastdl.kernels import use_backend
-from fastdl.ops.activation import relu
+from fastdl.ops.activation import (
+    celu,
+    celu_,
+    hardshrink,
+    prelu,
+    relu,
+    relu_,
+    rrelu,
+    rrelu_,
+    selu,
+    selu_,
+    sigmoid,
+    tanh,
+    threshold,
+    threshold_,
+)
 from fastdl.ops.conv import conv_algorithm
+from fastdl.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 from fastdl.ops.einsum import einsum
 from fastdl.ops.linear import addmm, addmv, baddbmm, bmm, dot, matmul, mm, mv, outer
 from fastdl.ops.query import can_cast, finfo, iinfo, is_floating_point, is_tensor, numel
@@ -115,6 +131,7 @@ from fastdl.ops.views import (
 )
 from fastdl.ops.views import select_dim as select
 from fastdl.printing import set_printoptions
+from fastdl.random import Generator, default_generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 from fastdl.runtime import (
     empty_cache,
     get_num_threads,

@@ -24,7 +24,7 @@ _METHODS: dict[Any, str] = {
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
-    activation: "relu",
+    activation: "relu sigmoid tanh prelu hardshrink",
 }
 
 
@@ -43,7 +43,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__matmul__": _matmul,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
-_IN_PLACE = "relu tril triu addmm addmv baddbmm"
+_IN_PLACE = "relu sigmoid tanh tril triu addmm addmv baddbmm"
 
 
 def operator_of(ufunc: Any) -> Callable[..., Tensor] | None:

@@ -1,6 +1,39 @@
 """Functions of ``torch.nn.functional``, by family."""
 
-from fastdl.ops.activation import relu
+from fastdl.ops.activation import (
+    celu,
+    celu_,
+    elu,
+    elu_,
+    gelu,
+    glu,
+    hardshrink,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    hardtanh_,
+    leaky_relu,
+    leaky_relu_,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    relu_,
+    rrelu,
+    rrelu_,
+    selu,
+    selu_,
+    sigmoid,
+    silu,
+    softplus,
+    softshrink,
+    softsign,
+    tanh,
+    tanhshrink,
+    threshold,
+    threshold_,
+)
 from fastdl.ops.conv import (
     conv1d,
     conv2d,
@@ -8,6 +41,14 @@ from fastdl.ops.conv import (
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
+)
+from fastdl.ops.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
 )
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.pool import (

@@ -1,25 +1,415 @@
-"""Activation functions; see ``torch.nn.functional``."""
+"""Activation functions; see ``torch.nn.functional``.
+
+All work elementwise on float32 or float64 tensors of any shape and return a tensor of the same shape
+(``glu`` halves an
+axis). ``inplace=True`` stores the result in the input, as the functions with a trailing underscore do.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.autograd.view import Cast, in_place
+from fastdl.dtypes import get_default_dtype
 from fastdl.kernels import select
+from fastdl.ops.common import axis
+from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
 
-class Relu(Op):
+class _Elementwise(Op):
+    """y = f(x) by the kernels ``<kernel>_forward`` and ``<kernel>_backward``, with numbers as parameters."""
+
+    _forward: ClassVar[str]
+    _backward: ClassVar[str]
+
+    def __init_subclass__(cls, kernel: str = "") -> None:
+        if kernel:
+            cls._forward, cls._backward = f"{kernel}_forward", f"{kernel}_backward"
+
+
+class _OfInput(_Elementwise):
+    """... whose derivative is computed from the input."""
+
+    saves = (0,)
+
+    def forward(self, x: Any, parameters: tuple[float, ...] = ()) -> Any:
+        self.x = x
+        self.parameters = parameters
+        return getattr(select(x), self._forward)(x, *parameters)
+
+    def backward(self, grad_y: Any) -> Any:
+        return getattr(select(grad_y), self._backward)(grad_y, self.x, *self.parameters)
+
+
+class _OfOutput(_Elementwise):
+    """... whose derivative is computed from the output."""
+
     saves_output = True
 
     def forward(self, x: Any) -> Any:
-        self.y = y = select(x).relu_forward(x)
+        self.y = y = getattr(select(x), self._forward)(x)
         return y
 
     def backward(self, grad_y: Any) -> Any:
-        return select(grad_y).relu_backward(grad_y, self.y)
+        return getattr(select(grad_y), self._backward)(grad_y, self.y)
+
+
+class Relu(_OfOutput, kernel="relu"): ...
+
+
+class Sigmoid(_OfOutput, kernel="sigmoid"): ...
+
+
+class Tanh(_OfOutput, kernel="tanh"): ...
+
+
+class LeakyRelu(_OfInput, kernel="leaky_relu"): ...
+
+
+class Gelu(_OfInput, kernel="gelu"): ...
+
+
+class GeluTanh(_OfInput, kernel="gelu_tanh"): ...
+
+
+class Silu(_OfInput, kernel="silu"): ...
+
+
+class Mish(_OfInput, kernel="mish"): ...
+
+
+class Elu(_OfInput, kernel="elu"): ...
+
+
+class Softplus(_OfInput, kernel="softplus"): ...
+
+
+class Hardtanh(_OfInput, kernel="hardtanh"): ...
+
+
+class Hardsigmoid(_OfInput, kernel="hardsigmoid"): ...
+
+
+class Hardswish(_OfInput, kernel="hardswish"): ...
+
+
+class Hardshrink(_OfInput, kernel="hardshrink"): ...
+
+
+class Softshrink(_OfInput, kernel="softshrink"): ...
+
+
+class Tanhshrink(_OfInput, kernel="tanhshrink"): ...
+
+
+class Softsign(_OfInput, kernel="softsign"): ...
+
+
+class Logsigmoid(_OfInput, kernel="logsigmoid"): ...
+
+
+class Threshold(_OfInput, kernel="threshold"): ...
+
+
+class Prelu(Op):
+    saves = (0, 1)
+
+    def forward(self, x: Any, weight: Any) -> Any:
+        self.x, self.weight = x, weight
+        return select(x).prelu_forward(x, weight)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).prelu_backward(grad_y, self.x, self.weight, *self.needs)
+
+
+class Rrelu(Op):
+    """The slopes are drawn again in backward."""
+
+    saves = (0,)
+
+    def forward(self, x: Any, parameters: tuple[Any, ...]) -> Any:
+        self.x, self.parameters = x, parameters
+        return select(x).rrelu_forward(x, *parameters)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).rrelu_backward(grad_y, self.x, *self.parameters)
+
+
+class Glu(Op):
+    saves = (0,)
+
+    def forward(self, x: Any, dim: int) -> Any:
+        self.x, self.dim = x, dim
+        return select(x).glu_forward(x, dim)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).glu_backward(grad_y, self.x, self.dim)
+
+
+class MaximumZero(Op):
+    """relu of integers, which have no gradient."""
+
+    def forward(self, x: Any) -> Any:
+        return np.maximum(x, 0, out=select(x).empty(x.shape, x.dtype))
+
+
+def _floating(input: Tensor) -> Tensor:
+    """Integers and booleans as the default floating dtype, for functions that torch promotes."""
+    return input if input._data.dtype.kind == "f" else Cast.apply(input, dtype=get_default_dtype())
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """max(x, 0), elementwise; any shape, float32 or float64. See ``torch.nn.functional.relu``."""
+    """max(x, 0); integers stay integers. See ``torch.nn.functional.relu``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.relu(fastdl.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+    """
+    if inplace:
+        return relu_(input)
+    if input._data.dtype.kind in "iu":
+        return MaximumZero.apply(input)  # type: ignore[no-any-return]
     return Relu.apply(input)  # type: ignore[no-any-return]
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)). See ``torch.sigmoid``."""
+    return Sigmoid.apply(_floating(input))  # type: ignore[no-any-return]
+
+
+def tanh(input: Tensor) -> Tensor:
+    """The hyperbolic tangent. See ``torch.tanh``."""
+    return Tanh.apply(_floating(input))  # type: ignore[no-any-return]
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """x where x > 0, else negative_slope * x. See ``torch.nn.functional.leaky_relu``."""
+    if inplace:
+        return leaky_relu_(input, negative_slope)
+    return LeakyRelu.apply(input, parameters=(negative_slope,))  # type: ignore[no-any-return]
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """x * Phi(x), Phi the normal distribution function. See ``torch.nn.functional.gelu``.
+
+    Args:
+        input: any shape.
+        approximate: ``"none"``, or ``"tanh"`` for x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))).
+    """
+    if approximate == "none":
+        return Gelu.apply(input)  # type: ignore[no-any-return]
+    if approximate == "tanh":
+        return GeluTanh.apply(input)  # type: ignore[no-any-return]
+    raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """x * sigmoid(x), also known as swish. See ``torch.nn.functional.silu``."""
+    if inplace:
+        return silu_(input)
+    return Silu.apply(input)  # type: ignore[no-any-return]
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x * tanh(log(1 + exp(x))). See ``torch.nn.functional.mish``."""
+    if inplace:
+        return mish_(input)
+    return Mish.apply(input)  # type: ignore[no-any-return]
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where x > 0, else alpha * (exp(x) - 1). See ``torch.nn.functional.elu``."""
+    if inplace:
+        return elu_(input, alpha)
+    return Elu.apply(input, parameters=(alpha, 1.0, 1.0))  # type: ignore[no-any-return]
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where x > 0, else alpha * (exp(x / alpha) - 1). See ``torch.nn.functional.celu``."""
+    if inplace:
+        return celu_(input, alpha)
+    if alpha == 0:
+        raise ValueError("celu: alpha must not be 0 (x is divided by it)")
+    return Elu.apply(input, parameters=(alpha, 1.0, 1.0 / alpha))  # type: ignore[no-any-return]
+
+
+_SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """scale * (x where x > 0, else alpha * (exp(x) - 1)), the constants of self-normalizing networks.
+
+    See ``torch.nn.functional.selu``.
+    """
+    if inplace:
+        return selu_(input)
+    return Elu.apply(input, parameters=_SELU)  # type: ignore[no-any-return]
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta * x)) / beta, and x itself where beta * x > threshold.
+
+    See ``torch.nn.functional.softplus``.
+    """
+    return Softplus.apply(input, parameters=(beta, threshold))  # type: ignore[no-any-return]
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """x limited to [min_val, max_val]. See ``torch.nn.functional.hardtanh``."""
+    if inplace:
+        return hardtanh_(input, min_val, max_val)
+    if min_val > max_val:
+        raise ValueError(
+            f"hardtanh: min_val must not exceed max_val, got min_val={min_val}, max_val={max_val}"
+        )
+    return Hardtanh.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """x limited to [0, 6]. See ``torch.nn.functional.relu6``."""
+    return hardtanh(input, 0.0, 6.0, inplace)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """x + 3, limited to [0, 6], over 6. See ``torch.nn.functional.hardsigmoid``."""
+    if inplace:
+        return hardsigmoid_(input)
+    return Hardsigmoid.apply(input)  # type: ignore[no-any-return]
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """x * hardsigmoid(x). See ``torch.nn.functional.hardswish``."""
+    if inplace:
+        return hardswish_(input)
+    return Hardswish.apply(input)  # type: ignore[no-any-return]
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """0 where |x| <= lambd, else x. See ``torch.nn.functional.hardshrink``."""
+    return Hardshrink.apply(input, parameters=(lambd,))  # type: ignore[no-any-return]
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x moved by lambd towards 0, and 0 where |x| <= lambd. See ``torch.nn.functional.softshrink``."""
+    if lambd < 0:
+        raise ValueError(f"softshrink: lambd must not be negative, got {lambd}")
+    return Softshrink.apply(input, parameters=(lambd,))  # type: ignore[no-any-return]
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """x - tanh(x). See ``torch.nn.functional.tanhshrink``."""
+    return Tanhshrink.apply(input)  # type: ignore[no-any-return]
+
+
+def softsign(input: Tensor) -> Tensor:
+    """x / (1 + |x|). See ``torch.nn.functional.softsign``."""
+    return Softsign.apply(input)  # type: ignore[no-any-return]
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """log(sigmoid(x)). See ``torch.nn.functional.logsigmoid``."""
+    return Logsigmoid.apply(input)  # type: ignore[no-any-return]
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """x where x > threshold, else value. See ``torch.nn.functional.threshold``."""
+    if inplace:
+        return threshold_(input, threshold, value)
+    return Threshold.apply(input, parameters=(threshold, value))  # type: ignore[no-any-return]
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """x where x > 0, else weight * x, the weight learned. See ``torch.nn.functional.prelu``.
+
+    Args:
+        input: (N, C, ...), or any shape with a single weight.
+        weight: one number for all elements, or a vector with one for each channel (axis 1).
+    """
+    channels = input.shape[1] if input.ndim >= 2 else 1
+    if weight.ndim > 1:
+        raise ValueError(f"prelu: weight must be a number or a vector, got shape {tuple(weight.shape)}")
+    if weight.numel() not in (1, channels):
+        raise ValueError(
+            "prelu: weight must have 1 element or one per channel (axis 1 of input): "
+            f"{channels} for an input of shape {tuple(input.shape)}, got {weight.numel()}"
+        )
+    return Prelu.apply(input, weight)  # type: ignore[no-any-return]
+
+
+def rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:
+    """x where x > 0, else a * x: a drawn from U(lower, upper) for each element, or their mean outside
+    training.
+
+    See ``torch.nn.functional.rrelu``.
+    """
+    if inplace:
+        return rrelu_(input, lower, upper, training, generator=generator)
+    if not lower <= upper:
+        raise ValueError(f"rrelu: lower must not exceed upper, got lower={lower}, upper={upper}")
+    if not training:
+        return LeakyRelu.apply(input, parameters=((lower + upper) / 2,))  # type: ignore[no-any-return]
+    drawn = (default_generator if generator is None else generator).draw()
+    return Rrelu.apply(input, parameters=(lower, upper, *drawn))  # type: ignore[no-any-return]
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b), where a and b are the halves of the input along ``dim``.
+
+    See ``torch.nn.functional.glu``.
+    """
+    if input.ndim == 0:
+        raise ValueError("glu: input must have at least one dimension, got a scalar")
+    d = axis("glu", dim, input.ndim)
+    if input.shape[d] % 2:
+        raise ValueError(
+            f"glu: the size of input along dim must be even to be halved, got {tuple(input.shape)}, dim={dim}"
+        )
+    return Glu.apply(input, dim=d)  # type: ignore[no-any-return]
+
+
+relu_ = in_place(relu, "relu_")
+leaky_relu_ = in_place(leaky_relu, "leaky_relu_")
+silu_ = in_place(silu, "silu_")
+mish_ = in_place(mish, "mish_")
+elu_ = in_place(elu, "elu_")
+celu_ = in_place(celu, "celu_")
+selu_ = in_place(selu, "selu_")
+hardtanh_ = in_place(hardtanh, "hardtanh_")
+hardsigmoid_ = in_place(hardsigmoid, "hardsigmoid_")
+hardswish_ = in_place(hardswish, "hardswish_")
+threshold_ = in_place(threshold, "threshold_")
+
+
+def _rrelu_once(input: Tensor, lower: float, upper: float, training: bool, drawn: Generator) -> Tensor:
+    # in_place may run its function twice: the same slopes must come out.
+    return rrelu(input, lower, upper, training, generator=drawn.clone_state())
+
+
+def rrelu_(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:
+    """:func:`rrelu`, with the result stored in the input."""
+    generator = default_generator if generator is None else generator
+    drawn = generator.clone_state()
+    if training:
+        generator.draw()
+    return _rrelu_in_place(input, lower, upper, training, drawn=drawn)
+
+
+_rrelu_in_place = in_place(_rrelu_once, "rrelu_")

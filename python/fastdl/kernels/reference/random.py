@@ -26,7 +26,10 @@ __all__ = [
 
 
 def philox_words(n: int, seed: int, offset: int) -> Array:
-    """Words 0 .. n - 1 of a stream, uint32. Counter i (with the offset in its upper half) gives words 4i .. 4i + 3."""
+    """Words 0 .. n - 1 of a stream, uint32. Counter i (with the offset in its upper half) gives words 4i ..
+
+    4i + 3.
+    """
     mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     multiplier0, multiplier1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
     index = np.arange((n + 3) // 4, dtype=np.uint64)
@@ -89,7 +92,10 @@ def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
 
 
 def _below(bits: Array, bound: Array) -> Array:
-    """bits * bound / 2^64, rounded down: a number below ``bound`` (the product has 128 bits: Python's integers)."""
+    """bits * bound / 2^64, rounded down: a number below ``bound`` (the product has 128 bits:
+
+    Python's integers).
+    """
     return (bits.astype(object) * bound) >> 64
 
 
@@ -128,11 +134,10 @@ def dropout_forward(
 ) -> Array:
     """x * scale + kept_bias, or x * 0 + dropped_bias with probability p."""
     kept = _kept(x, p, seed, offset, length)
+    factor = np.where(kept, scale, 0).astype(x.dtype)
+    bias = np.where(kept, kept_bias, dropped_bias).astype(x.dtype)
     with np.errstate(invalid="ignore"):
-        y = x * np.where(kept, scale, 0).astype(x.dtype) + np.where(kept, kept_bias, dropped_bias).astype(
-            x.dtype
-        )
-    return y
+        return x * factor + bias
 
 
 def dropout_backward(grad_y: Array, p: float, scale: float, seed: int, offset: int, length: int = 1) -> Array:

@@ -1,6 +1,8 @@
 """Layers, by family."""
 
+from fastdl.nn.modules.activation import *
 from fastdl.nn.modules.container import *
+from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.module import Module
