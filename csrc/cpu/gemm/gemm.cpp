@@ -2,6 +2,7 @@
 #include "cpu/gemm/gemm.h"
 
 #include "cpu/gemm/panels.h"
+#include "cpu/gemm/skinny.h"
 
 namespace fastdl {
 namespace {
@@ -34,6 +35,44 @@ void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
   });
 }
 
+constexpr int64_t kSmallPanels = 16384;  // elements of A's panels, and of a panel of B, that go on the stack
+
+// Products too small to share: A's panels packed on the stack (or read in place where they lie like panels),
+// B read in place where its rows are contiguous. One block of k, so that the bits are those of the large
+// case.
+template <class T>
+void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta, T* c,
+                    int64_t ldc, const GemmEpilogue<T>& e) {
+  using namespace tile;
+  constexpr int mr = kMR<T>, nr = kNR<T>;
+  alignas(64) T a_panels[kSmallPanels], b_panel[kSmallPanels];
+  const bool a_lies = a.row == 1;
+  const int64_t a_step = a_lies ? a.col : mr, a_next = a_lies ? mr : mr * k;
+  if (!a_lies)
+    for (int64_t i = 0; i < m; i += mr)
+      PackA<T>{a}(a_panels + i * k, i, int(std::min<int64_t>(mr, m - i)), 0, k);
+  for (int64_t j = 0; j < n; j += nr) {
+    const int cols = int(std::min<int64_t>(nr, n - j));
+    const bool b_lies = b.col == 1 && cols % simd::kWidth<T> == 0;
+    if (!b_lies) PackB<T>{b}(b_panel, j, cols, 0, k);
+    const T* panel = a_lies ? a.data : a_panels;
+    for (int64_t i = 0; i < m; i += mr, panel += a_next) {
+      const int rows = int(std::min<int64_t>(mr, m - i));
+      kernel_for<T>(rows, cols)(k, panel, a_step, b_lies ? b.data + j : b_panel, b_lies ? b.row : nr, cols,
+                                {c + i * ldc + j, ldc, alpha, beta, e.bias_row ? e.bias_row + i : nullptr,
+                                 e.bias_col ? e.bias_col + j : nullptr, e.activation});
+    }
+  }
+}
+
+template <class T>
+bool is_small(int64_t m, int64_t n, int64_t k) {
+  // Alone some 10 us; where nobody can help, as far as panels and B fit L1 and L2.
+  const int64_t limit = num_threads() == 1 || detail::in_parallel() ? 1 << 21 : 1 << 19;
+  return m * n * k <= limit && k <= tile::kMaxKC<T> && tile::kNR<T> * k <= kSmallPanels &&
+         tile::ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
+}
+
 }  // namespace
 
 template <class T>
@@ -41,6 +80,18 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
           int64_t ldc, const GemmEpilogue<T>& epilogue) {
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc, epilogue);
+  const bool small = is_small<T>(m, n, k);
+  if (small && n >= 8 && m >= (b.col == 1 ? 4 : 8))
+    return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
+  const auto unit = [](const MatrixView<T>& x) { return x.row == 1 || x.col == 1; };
+  if (m <= tile::kSkinny && m <= n && unit(b))
+    return tile::multiply_skinny<T>(int(m), n, k, a, b.transposed(), false, alpha, beta, c, ldc, epilogue);
+  if (n == 1 && ldc == 1 && unit(a))  // one column, contiguous: as a row
+    return tile::multiply_skinny<T>(1, m, k, b.transposed(), a, false, alpha, beta, c, m,
+                                    {epilogue.bias_col, epilogue.bias_row, epilogue.activation});
+  if (n <= tile::kSkinny && unit(a))
+    return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
+  if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   tile::gemm_panels<T>(m, n, k, tile::PackA<T>{a}, tile::PackB<T>{b}, alpha, beta, c, ldc, epilogue);
 }
 

@@ -5,9 +5,22 @@
 #include <cstdint>
 #include <utility>
 
+#include "cpu/runtime/memory.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl::tile {
+
+// Working space: on the stack up to N elements, from the pool beyond.
+template <class T, int N>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : large_(count > N ? size_t(count) : 0) {}
+  T* get() { return large_.get() ? large_.get() : small_; }
+
+ private:
+  alignas(64) T small_[N];
+  memory::Buffer<T> large_;
+};
 
 // W x W numbers, rows become columns: log2(W) rounds of interleaving row i with row i + W/2.
 template <class T, int... I>

@@ -37,18 +37,30 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     a += a_step;
     b += b_step;
   }
-  const bool plain = cols == V * w && store_to.alpha == T(1) && !store_to.bias_row && !store_to.bias_col &&
-                     store_to.activation == Activation::none;
+  // Masked stores are as cheap as whole ones, where there are any; else partial tiles leave through memory.
+  constexpr bool masked = kBytes == 64;
+  const int lanes = cols - (V - 1) * w;
+  const bool plain = (masked || lanes == w) && store_to.alpha == T(1) && !store_to.bias_row &&
+                     !store_to.bias_col && store_to.activation == Activation::none;
+  const auto put = [&](int i, int v, Vec<T> x) __attribute__((always_inline)) {
+    if (masked && v == V - 1)
+      store_n(c + i * ldc + v * w, x, lanes);
+    else
+      store<T>(c + i * ldc + v * w, x);
+  };
+  const auto get = [&](int i, int v) __attribute__((always_inline)) {
+    return masked && v == V - 1 ? load_n(c + i * ldc + v * w, lanes) : load(c + i * ldc + v * w);
+  };
   if (plain && store_to.beta == T(0)) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store<T>(c + i * ldc + v * w, acc[i][v]);
+      for (int v = 0; v < V; ++v) put(i, v, acc[i][v]);
   } else if (plain && store_to.beta == T(1)) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store<T>(c + i * ldc + v * w, load(c + i * ldc + v * w) + acc[i][v]);
+      for (int v = 0; v < V; ++v) put(i, v, get(i, v) + acc[i][v]);
   } else {
     alignas(64) T spill[R * V * w];
 #pragma GCC unroll 16

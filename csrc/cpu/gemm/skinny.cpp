@@ -1,0 +1,296 @@
+// Products with a short side: raw(i, j) = sum over k of x(i, k) y(j, k) for i < s <= 16, j < n. The long
+// matrix y is read once, from where it lies, in the order in which it lies (such products wait for memory,
+// and a packed copy would cost as much as the product):
+//
+//   dot    y's rows are contiguous (a linear layer's weight): accumulators of S x R dot products, k along the
+//   vectors;
+//          the lanes are added up at the end. With several groups of x's rows, k goes in blocks that keep y's
+//          in L1.
+//   axpy   y's columns are contiguous (the other transpose): kDepth steps of k at a time, each a row of y,
+//   sweep
+//          over all n; j along the vectors, the sums stay in L1 or L2 between sweeps.
+//
+// Threads share n; where n is too short for them, they share k: one partial result per range of k, added up
+// in the order of the ranges. The number of ranges depends on shape and thread count alone.
+#include "cpu/gemm/skinny.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "cpu/gemm/pack.h"
+#include "cpu/gemm/tile.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+
+namespace fastdl::tile {
+namespace {
+
+using namespace simd;
+
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32, kTemporaries = 1, kDotRows = 4;
+#elif defined(__AVX2__)
+constexpr int kRegisters = 16, kTemporaries = 1, kDotRows = 2;
+#elif defined(__aarch64__)
+constexpr int kRegisters = 32, kTemporaries = 1, kDotRows = 4;
+#else
+constexpr int kRegisters = 16, kTemporaries = 2, kDotRows = 2;
+#endif
+constexpr int64_t kDotDepth = 1024;  // of a block of k, when y's rows are needed again
+
+// ---- dot ----
+
+// Adds up the lanes of each of N vectors: each round interleaves two vectors and adds the halves.
+template <class T, int N>
+[[gnu::always_inline]] inline void add_lanes(Vec<T>* x, T* out) {
+  constexpr int w = kWidth<T>;
+  constexpr auto lanes = std::make_integer_sequence<int, w>{};
+  if constexpr (N > w) {
+    add_lanes<T, N / 2>(x, out);
+    add_lanes<T, N / 2>(x + N / 2, out + N / 2);
+  } else {
+#pragma GCC unroll 8
+    for (int half = N / 2; half > 0; half /= 2)
+#pragma GCC unroll 16
+      for (int i = 0; i < half; ++i)
+        x[i] = zip_low<T>(x[i], x[i + half], lanes) + zip_high<T>(x[i], x[i + half], lanes);
+    // Now lane l holds part of sum l % N.
+    T part[w];
+    store<T>(part, x[0]);
+    for (int i = 0; i < N; ++i) {
+      T sum = part[i];
+      for (int l = i + N; l < w; l += N) sum += part[l];
+      out[i] = sum;
+    }
+  }
+}
+
+template <class T, int S, int R>
+void dot_tile(const T* x, int64_t x_step, const T* const* y, int64_t k, T* out) {
+  constexpr int w = kWidth<T>;
+  Vec<T> acc[S * R];
+#pragma GCC unroll 16
+  for (int i = 0; i < S * R; ++i) acc[i] = Vec<T>{};
+  const auto step = [&](auto&& read, int64_t p) __attribute__((always_inline)) {
+    Vec<T> row[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) row[r] = read(y[r] + p);
+#pragma GCC unroll 4
+    for (int i = 0; i < S; ++i) {
+      const Vec<T> xi = read(x + i * x_step + p);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) acc[i * R + r] += xi * row[r];
+    }
+  };
+  int64_t p = 0;
+  for (; p + w <= k; p += w) step([](const T* from) { return load(from); }, p);
+  if (p < k) step([rest = int(k - p)](const T* from) { return load_n(from, rest); }, p);
+  add_lanes<T, S * R>(acc, out);
+}
+
+// R rows of y against S of x over steps [0, k): adds to (or sets) raw(i, j).
+template <class T, int S>
+void dot_rows(const T* x, int64_t x_step, const T* y, int64_t y_step, int64_t rows, int64_t k, bool add,
+              T* raw, int64_t ld) {
+  constexpr int R = S == kDotRows ? 4 : 8;
+  for (int64_t j = 0; j < rows; j += R) {
+    const int here = int(std::min<int64_t>(R, rows - j));
+    const T* row[R];
+    for (int r = 0; r < R; ++r) row[r] = y + (j + std::min(r, here - 1)) * y_step;
+    T sum[S * R];
+    dot_tile<T, S, R>(x, x_step, row, k, sum);
+    for (int i = 0; i < S; ++i)
+      for (int r = 0; r < here; ++r)
+        raw[i * ld + j + r] = sum[i * R + r] + (add ? raw[i * ld + j + r] : T(0));
+  }
+}
+
+template <class T>
+void dot(int s, int64_t n, int64_t k, const T* x, int64_t x_step, const T* y, int64_t y_step, T* raw,
+         int64_t ld) {
+  const int64_t depth = s <= kDotRows ? k : kDotDepth, block = s <= kDotRows ? n : 8;
+  for (int64_t j = 0; j < n; j += block) {
+    const int64_t rows = std::min(block, n - j);
+    for (int64_t p = 0; p < k; p += depth) {
+      const int64_t kc = std::min(depth, k - p);
+      const T* from = y + j * y_step + p;
+      for (int i = 0; i < s;) {
+        const T* xi = x + i * x_step + p;
+        T* to = raw + i * ld + j;
+        if (s - i >= kDotRows)
+          dot_rows<T, kDotRows>(xi, x_step, from, y_step, rows, kc, p > 0, to, ld), i += kDotRows;
+        else if (s - i >= 2)
+          dot_rows<T, 2>(xi, x_step, from, y_step, rows, kc, p > 0, to, ld), i += 2;
+        else
+          dot_rows<T, 1>(xi, x_step, from, y_step, rows, kc, p > 0, to, ld), i += 1;
+      }
+    }
+  }
+}
+
+// ---- axpy ----
+
+// Vectors of columns that R rows can accumulate at a time: R * V accumulators, R or V operands, and one more.
+constexpr int columns_for(int rows) {
+  for (int v = 8; v > 1; --v)
+    if (rows * v + std::min(rows, v) + kTemporaries <= kRegisters) return v;
+  return 1;
+}
+constexpr int kAxpyRows = [] {
+  int rows = 1;
+  while (rows < kSkinny && columns_for(rows + 1) > 1) ++rows;
+  return rows;
+}();
+constexpr int64_t kDepth = 16;
+
+template <class T, int R, int V>
+void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool far, bool add, T* raw, int64_t ld,
+               int lanes) {
+  constexpr int w = kWidth<T>;
+  Vec<T> acc[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[i][v] = add ? load(raw + i * ld + v * w) : Vec<T>{};
+  for (int64_t p = 0; p < kc; ++p) {
+    Vec<T> row[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      row[v] = V > 1 || lanes == w ? load(y + v * w) : load_n(y, lanes);
+      if (far) __builtin_prefetch(y + v * w + kDepth * y_step, 0, 2);  // the next sweep's
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[i][v] += x[i] * row[v];
+    x += kSkinny;
+    y += y_step;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store<T>(raw + i * ld + v * w, acc[i][v]);
+}
+
+// All columns of kc steps for R rows. raw's rows have room for whole vectors.
+template <class T, int R>
+void axpy_rows(int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool far, bool add, T* raw,
+               int64_t ld) {
+  constexpr int w = kWidth<T>, V = columns_for(R);
+  int64_t j = 0;
+  for (; j + V * w <= n; j += V * w) axpy_tile<T, R, V>(kc, x, y + j, y_step, far, add, raw + j, ld, w);
+  for (; j < n; j += w)
+    axpy_tile<T, R, 1>(kc, x, y + j, y_step, far, add, raw + j, ld, int(std::min<int64_t>(w, n - j)));
+}
+
+template <class T>
+using AxpyRows = void (*)(int64_t, int64_t, const T*, const T*, int64_t, bool, bool, T*, int64_t);
+template <class T, int... I>
+constexpr auto axpy_table(std::integer_sequence<int, I...>) {
+  struct {
+    AxpyRows<T> at[sizeof...(I)];
+  } table{{&axpy_rows<T, I + 1>...}};
+  return table;
+}
+
+// x: the panel of pack_panel<T, kSkinny>.
+template <class T>
+void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, bool far, T* raw, int64_t ld) {
+  static constexpr auto table = axpy_table<T>(std::make_integer_sequence<int, kAxpyRows>{});
+  const int groups = (s + kAxpyRows - 1) / kAxpyRows;
+  for (int64_t p = 0; p < k; p += kDepth)
+    for (int g = 0; g < groups; ++g) {
+      const int i0 = s * g / groups, i1 = s * (g + 1) / groups;
+      table.at[i1 - i0 - 1](n, std::min(kDepth, k - p), x + p * kSkinny + i0, y + p * y_step, y_step, far,
+                            p > 0, raw + i0 * ld, ld);
+    }
+}
+
+// ---- result ----
+
+// Columns [j0, j1) of the raw product, raw(i, j - j0), to their place in C.
+template <class T>
+void write(const T* raw, int64_t ld, int s, int64_t j0, int64_t j1, bool transposed, const Store<T>& out) {
+  if (!transposed) {
+    Store<T> store = out;
+    store.c += j0;
+    if (store.bias_col) store.bias_col += j0;
+    finish<T>(raw, ld, s, int(j1 - j0), store);
+    return;
+  }
+  constexpr int block = 16;
+  T turned[block * kSkinny];
+  for (int64_t j = j0; j < j1; j += block) {
+    const int rows = int(std::min<int64_t>(block, j1 - j));
+    for (int i = 0; i < s; ++i)
+      for (int r = 0; r < rows; ++r) turned[r * kSkinny + i] = raw[i * ld + (j - j0) + r];
+    Store<T> store = out;
+    store.c += j * out.ldc;
+    if (store.bias_row) store.bias_row += j;
+    finish<T>(turned, kSkinny, rows, s, store);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T> y, bool transposed, T alpha,
+                     T beta, T* c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
+  constexpr int w = kWidth<T>;
+  const bool dots = y.col == 1;
+  const Store<T> out{c, ldc, alpha, beta, epilogue.bias_row, epilogue.bias_col, epilogue.activation};
+
+  // x as the kernels want it: rows of k (dot), or a panel (axpy).
+  const bool copy = !dots || x.col != 1;
+  Scratch<T, 2048> packed(copy ? (dots ? s * k : kSkinny * k) : 0);
+  const T* xs = copy ? packed.get() : x.data;
+  const int64_t x_step = copy ? k : x.row;
+  if (copy && dots)
+    for (int i = 0; i < s; ++i)
+      for (int64_t p = 0; p < k; ++p) packed.get()[i * k + p] = x.data[i * x.row + p * x.col];
+  if (!dots) pack_panel<T, kSkinny>(packed.get(), x.data, x.row, x.col, s, k);
+
+  const bool far = n * k * int64_t(sizeof(T)) > (8 << 20);  // more than a cache holds: prefetching pays
+  const auto compute = [&](int64_t j0, int64_t j1, int64_t k0, int64_t k1, T* raw, int64_t ld) {
+    if (dots)
+      dot<T>(s, j1 - j0, k1 - k0, xs + k0, x_step, y.data + j0 * y.row + k0, y.row, raw, ld);
+    else
+      axpy<T>(s, j1 - j0, k1 - k0, xs + k0 * kSkinny, y.data + k0 * y.col + j0, y.col, far, raw, ld);
+  };
+  const auto padded = [](int64_t columns) { return (columns + w - 1) / w * w; };
+
+  // Reading y at 10 GB/s or multiplying at 50 GFLOP/s, per thread.
+  const double microseconds = double(n) * double(k) * std::max(1e-4 * double(sizeof(T)), 4e-5 * s);
+  const int64_t unit = dots ? 8 : 8 * w, units = (n + unit - 1) / unit;
+  const int64_t ranges = std::min({k / 1024, int64_t(microseconds / 10), int64_t{num_threads()} * 2});
+  if (units < num_threads() * int64_t{2} && ranges > 1) {
+    const int64_t ld = padded(n), size = s * ld;
+    memory::Buffer<T> partial(size_t(ranges * size));
+    parallel_for(ranges, std::max<int64_t>(1, int64_t(10 * double(ranges) / microseconds)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t r = begin; r < end; ++r)
+                     compute(0, n, k * r / ranges, k * (r + 1) / ranges, partial.get() + r * size, ld);
+                 });
+    T* sum = partial.get();
+    for (int64_t r = 1; r < ranges; ++r)
+      for (int64_t i = 0; i < size; i += w) store<T>(sum + i, load(sum + i) + load(sum + r * size + i));
+    write<T>(sum, ld, s, 0, n, transposed, out);
+    return;
+  }
+  const int64_t grain = std::max<int64_t>(1, int64_t(10 * double(units) / std::max(microseconds, 1e-3)));
+  parallel_for(units, grain, [&](int64_t begin, int64_t end) {
+    const int64_t j0 = begin * unit, j1 = std::min(n, end * unit), ld = padded(j1 - j0);
+    Scratch<T, 2048> raw(s * ld);
+    compute(j0, j1, 0, k, raw.get(), ld);
+    write<T>(raw.get(), ld, s, j0, j1, transposed, out);
+  });
+}
+
+#define FASTDL_INSTANTIATE(T)                                                                           \
+  template void multiply_skinny<T>(int, int64_t, int64_t, MatrixView<T>, MatrixView<T>, bool, T, T, T*, \
+                                   int64_t, const GemmEpilogue<T>&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::tile
