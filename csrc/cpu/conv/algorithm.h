@@ -19,6 +19,8 @@ struct ConvAlgorithm {
 template <class T>
 const ConvAlgorithm<T>& conv_winograd();
 template <class T>
+const ConvAlgorithm<T>& conv_direct();
+template <class T>
 const ConvAlgorithm<T>& conv_im2col();
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

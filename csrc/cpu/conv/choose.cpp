@@ -17,7 +17,7 @@ namespace {
 
 template <class T>
 struct Algorithms {
-  const ConvAlgorithm<T>* list[2] = {&conv_winograd<T>(), &conv_im2col<T>()};
+  const ConvAlgorithm<T>* list[3] = {&conv_winograd<T>(), &conv_direct<T>(), &conv_im2col<T>()};
   auto begin() const { return std::begin(list); }
   auto end() const { return std::end(list); }
 };

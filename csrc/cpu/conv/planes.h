@@ -1,0 +1,117 @@
+// The padded, de-strided copy of an image in which a convolution becomes a sum of shifted arrays.
+//
+// Along an axis with stride s and padding q, tap r meets input r d + s o - q for output o: always the same remainder of
+// the division by s. So each channel is split into one plane per remainder that some tap meets; in its plane a tap is a
+// constant shift, element (o + shift). Rows of a plane follow each other in memory, so that for all outputs of an image
+//
+//   flat position f = o_h * width + o_w   meets   plane[shift + f]
+//
+// at the price of `width - out` superfluous columns per row. Vectors run across row ends, and nothing asks where the
+// image ends: the padding is in the copy.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "common/conv.h"
+
+namespace fastdl {
+
+template <class T>
+class Planes {
+ public:
+  // For forward and grad_w: the input of one group of p. tap_offsets() then has one entry per tap.
+  static Planes of_input(const ConvProblem& p) {
+    Planes planes;
+    planes.channels_ = p.group_in();
+    std::vector<int64_t> plane[kSpatial], shift[kSpatial];
+    for (size_t a = 0; a < kSpatial; ++a) {
+      Axis& axis = planes.axes_[a];
+      axis = {p.in[a], p.stride[a], p.pad[a], p.out[a] + p.dilation[a] * (p.kernel[a] - 1) / p.stride[a], {}};
+      for (int64_t r = 0; r < p.kernel[a]; ++r) {
+        const int64_t remainder = r * p.dilation[a] % p.stride[a];
+        const auto found = std::find(axis.remainders.begin(), axis.remainders.end(), remainder);
+        plane[a].push_back(found - axis.remainders.begin());
+        shift[a].push_back(r * p.dilation[a] / p.stride[a]);
+        if (found == axis.remainders.end()) axis.remainders.push_back(remainder);
+      }
+    }
+    const auto& axes = planes.axes_;
+    for (int64_t d = 0; d < p.kernel[0]; ++d)
+      for (int64_t h = 0; h < p.kernel[1]; ++h)
+        for (int64_t w = 0; w < p.kernel[2]; ++w) {
+          const int64_t which = (plane[0][size_t(d)] * axes[1].planes() + plane[1][size_t(h)]) * axes[2].planes() +
+                                plane[2][size_t(w)];
+          planes.offsets_.push_back(which * planes.plane_size() +
+                                    planes.at(shift[0][size_t(d)], shift[1][size_t(h)], shift[2][size_t(w)]));
+        }
+    return planes;
+  }
+
+  // For grad_x: grad_y of one group, as it is but with `before` and `after` zeros around it.
+  static Planes of_grad(const ConvProblem& p, const Extent& before, const Extent& after) {
+    Planes planes;
+    planes.channels_ = p.group_out();
+    for (size_t a = 0; a < kSpatial; ++a)
+      planes.axes_[a] = {p.out[a], 1, before[a], before[a] + p.out[a] + after[a], {0}};
+    return planes;
+  }
+
+  int64_t width() const { return axes_[2].extent; }
+  int64_t plane_size() const { return axes_[0].extent * axes_[1].extent * axes_[2].extent; }
+  int64_t channel_size() const { return plane_size() * axes_[0].planes() * axes_[1].planes() * axes_[2].planes(); }
+  int64_t size() const { return channels_ * channel_size(); }
+  int64_t at(int64_t d, int64_t h, int64_t w) const { return (d * axes_[1].extent + h) * axes_[2].extent + w; }
+  const std::vector<int64_t>& tap_offsets() const { return offsets_; }
+
+  // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all images.
+  void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
+    const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
+    for (int64_t c = c0; c < c1; ++c) {
+      const T* channel = image + c * depth.size * height.size * width.size;
+      T* plane = to + c * channel_size();
+      for (int64_t rd : depth.remainders)
+        for (int64_t rh : height.remainders)
+          for (int64_t rw : width.remainders) {
+            const auto [first, last] = width.inside(rw);
+            for (int64_t d = 0; d < depth.extent; ++d)
+              for (int64_t h = 0; h < height.extent; ++h) {
+                const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
+                if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last) continue;
+                const T* row = channel + (from_d * height.size + from_h) * width.size;
+                copy_row(plane + at(d, h, first), row + width.source(first, rw), last - first, width.stride);
+              }
+            plane += plane_size();
+          }
+    }
+  }
+
+ private:
+  struct Axis {
+    int64_t size, stride, pad, extent;  // of the source; extent: of each plane
+    std::vector<int64_t> remainders;    // one plane each
+    int64_t planes() const { return int64_t(remainders.size()); }
+    int64_t source(int64_t u, int64_t remainder) const { return u * stride + remainder - pad; }
+    // [first, last) of a plane's elements that exist in the source.
+    std::pair<int64_t, int64_t> inside(int64_t remainder) const {
+      const int64_t first = pad > remainder ? (pad - remainder + stride - 1) / stride : 0;
+      const int64_t end = size + pad - remainder;  // first u * stride that is beyond
+      return {first, std::min(extent, end > 0 ? (end + stride - 1) / stride : 0)};
+    }
+  };
+
+  static void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
+    if (stride == 1)
+      std::copy_n(from, count, to);
+    else if (stride == 2)
+      for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
+    else
+      for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
+  }
+
+  int64_t channels_ = 0;
+  std::array<Axis, kSpatial> axes_;
+  std::vector<int64_t> offsets_;
+};
+
+}  // namespace fastdl
