@@ -1,13 +1,14 @@
 // The padded, de-strided copy of an image in which a convolution becomes a sum of shifted arrays.
 //
-// Along an axis with stride s and padding q, tap r meets input r d + s o - q for output o: always the same remainder of
-// the division by s. So each channel is split into one plane per remainder that some tap meets; in its plane a tap is a
-// constant shift, element (o + shift). Rows of a plane follow each other in memory, so that for all outputs of an image
+// Along an axis with stride s and padding q, tap r meets input r d + s o - q for output o: always the same
+// remainder of the division by s. So each channel is split into one plane per remainder that some tap meets;
+// in its plane a tap is a constant shift, element (o + shift). Rows of a plane follow each other in memory,
+// so that for all outputs of an image
 //
 //   flat position f = o_h * width + o_w   meets   plane[shift + f]
 //
-// at the price of `width - out` superfluous columns per row. Vectors run across row ends, and nothing asks where the
-// image ends: the padding is in the copy.
+// at the price of `width - out` superfluous columns per row. Vectors run across row ends, and nothing asks
+// where the image ends: the padding is in the copy.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +41,9 @@ class Planes {
     for (int64_t d = 0; d < p.kernel[0]; ++d)
       for (int64_t h = 0; h < p.kernel[1]; ++h)
         for (int64_t w = 0; w < p.kernel[2]; ++w) {
-          const int64_t which = (plane[0][size_t(d)] * axes[1].planes() + plane[1][size_t(h)]) * axes[2].planes() +
-                                plane[2][size_t(w)];
+          const int64_t which =
+              (plane[0][size_t(d)] * axes[1].planes() + plane[1][size_t(h)]) * axes[2].planes() +
+              plane[2][size_t(w)];
           planes.offsets_.push_back(which * planes.plane_size() +
                                     planes.at(shift[0][size_t(d)], shift[1][size_t(h)], shift[2][size_t(w)]));
         }
@@ -59,12 +61,17 @@ class Planes {
 
   int64_t width() const { return axes_[2].extent; }
   int64_t plane_size() const { return axes_[0].extent * axes_[1].extent * axes_[2].extent; }
-  int64_t channel_size() const { return plane_size() * axes_[0].planes() * axes_[1].planes() * axes_[2].planes(); }
+  int64_t channel_size() const {
+    return plane_size() * axes_[0].planes() * axes_[1].planes() * axes_[2].planes();
+  }
   int64_t size() const { return channels_ * channel_size(); }
-  int64_t at(int64_t d, int64_t h, int64_t w) const { return (d * axes_[1].extent + h) * axes_[2].extent + w; }
+  int64_t at(int64_t d, int64_t h, int64_t w) const {
+    return (d * axes_[1].extent + h) * axes_[2].extent + w;
+  }
   const std::vector<int64_t>& tap_offsets() const { return offsets_; }
 
-  // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all images.
+  // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
+  // images.
   void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
     const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
     for (int64_t c = c0; c < c1; ++c) {
@@ -77,7 +84,9 @@ class Planes {
             for (int64_t d = 0; d < depth.extent; ++d)
               for (int64_t h = 0; h < height.extent; ++h) {
                 const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
-                if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last) continue;
+                if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size ||
+                    first >= last)
+                  continue;
                 const T* row = channel + (from_d * height.size + from_h) * width.size;
                 copy_row(plane + at(d, h, first), row + width.source(first, rw), last - first, width.stride);
               }

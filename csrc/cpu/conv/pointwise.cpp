@@ -1,0 +1,84 @@
+// 1x1 convolution with stride 1 and no padding: matrix products on the arrays as they lie in memory.
+//
+//   forward   y[n] (K x P) = w (K x C) x[n] (C x P)          grad_x[n] = w^T grad_y[n]
+//   grad_w    sum over n of grad_y[n] x[n]^T, as one product over all images' positions
+//
+// Work and blocking are the matrix engine's; one batched call for all images of a group.
+#include "cpu/conv/algorithm.h"
+#include "cpu/gemm/panels.h"
+
+namespace fastdl {
+namespace {
+
+template <class T>
+void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    GemmEpilogue<T> epilogue;
+    if (bias) epilogue.bias_row = bias + g * k;
+    gemm_batched<T>(p.batch, k, size, c, T(1), matrix(w + g * k * c, c), 0, matrix(x + g * c * size, size),
+                    p.in_channels * size, T(0), y + g * k * size, p.out_channels * size, size, epilogue);
+  }
+}
+
+template <class T>
+void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    GemmEpilogue<T> epilogue;
+    if (bias) epilogue.bias_row = bias + g * c;
+    gemm_batched<T>(p.batch, c, size, k, T(1), matrix(w + g * k * c, c, true), 0,
+                    matrix(gy + g * k * size, size), p.out_channels * size, T(0), gx + g * c * size,
+                    p.in_channels * size, size, epilogue);
+  }
+}
+
+// Panels of channels (lanes) by positions of all images (steps).
+template <class T, int P>
+struct PackPositions {
+  const T* data;  // the group's channels of the first image
+  int64_t size, image;
+
+  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    for (int64_t k = 0; k < kc;) {
+      const int64_t n = (k0 + k) / size, position = (k0 + k) % size,
+                    length = std::min(kc - k, size - position);
+      tile::pack_panel<T, P>(panel + k * P, data + n * image + first * size + position, size, 1, count,
+                             length);
+      k += length;
+    }
+  }
+};
+
+template <class T>
+void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
+  for (int64_t g = 0; g < p.groups; ++g)
+    tile::gemm_panels<T>(k, c, p.batch * size,
+                         PackPositions<T, tile::kMR<T>>{gy + g * k * size, size, p.out_channels * size},
+                         PackPositions<T, tile::kNR<T>>{x + g * c * size, size, p.in_channels * size}, T(1),
+                         T(0), gw + g * k * c, c);
+}
+
+const char* refusal(const ConvProblem& p) {
+  if (p.kernel != Extent{1, 1, 1}) return "it needs a kernel of one element";
+  if (p.stride != Extent{1, 1, 1}) return "it needs stride 1";
+  if (p.pad != Extent{0, 0, 0} || p.in != p.out) return "it needs an input without padding";
+  return nullptr;
+}
+bool worthwhile(const ConvProblem& p, ConvPass) {
+  return p.group_in() > 1;
+}
+
+}  // namespace
+
+template <class T>
+const ConvAlgorithm<T>& conv_pointwise() {
+  static constexpr ConvAlgorithm<T> algorithm{"pointwise", refusal,   worthwhile,
+                                              forward<T>,  grad_x<T>, grad_w<T>};
+  return algorithm;
+}
+template const ConvAlgorithm<float>& conv_pointwise<float>();
+template const ConvAlgorithm<double>& conv_pointwise<double>();
+
+}  // namespace fastdl
