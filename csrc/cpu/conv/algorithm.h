@@ -23,6 +23,8 @@ const ConvAlgorithm<T>& conv_direct();
 template <class T>
 const ConvAlgorithm<T>& conv_pointwise();
 template <class T>
+const ConvAlgorithm<T>& conv_depthwise();
+template <class T>
 const ConvAlgorithm<T>& conv_im2col();
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

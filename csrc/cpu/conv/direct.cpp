@@ -16,7 +16,6 @@
 //
 // Work: over images if there are enough of them, else over positions and channels inside each image. grad_w:
 // over images and rows with one partial result per chunk, or, where that is large, over (channel, tap) pairs.
-#include <numeric>
 
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/planes.h"
@@ -87,14 +86,6 @@ constexpr auto strip_table(std::integer_sequence<int, I...>) {
 }
 template <class T>
 constexpr auto kStripKernels = strip_table<T>(std::make_integer_sequence<int, kRows * kVectors>{});
-
-// Output positions that share their taps: position (d, h, w) of the lattice is element first + step * (d, h,
-// w) of the result and meets planes[base + at(d, h, w) + offsets[r]] with weight tap taps[r].
-struct Lattice {
-  Extent count, first, step;
-  int64_t base;
-  std::vector<int64_t> offsets, taps;
-};
 
 // What a pass writes: channels of `extent`.
 template <class T>
@@ -233,65 +224,14 @@ void run(const ConvProblem& p, T* y, const Extent& extent, int64_t out, const T*
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
   const auto planes = Planes<T>::of_input(p);
-  std::vector<int64_t> taps(size_t(p.taps()));
-  std::iota(taps.begin(), taps.end(), 0);
-  const std::vector<Lattice> lattices{{p.out, {0, 0, 0}, {1, 1, 1}, 0, planes.tap_offsets(), taps}};
+  const std::vector<Lattice> lattices{forward_lattice(p, planes.tap_offsets())};
   run<T>(p, y, p.out, p.group_out(), x, p.group_in(), p.in_size(), planes, lattices, w, p.patch(), p.taps(),
          bias);
 }
 
-// One axis of a lattice: inputs i = first + step * u, u < count, meet tap taps[j] at output u + shifts[j] (if
-// that exists).
-struct LatticeAxis {
-  int64_t first, count;
-  std::vector<int64_t> taps, shifts;
-};
-std::vector<LatticeAxis> lattice_axes(const ConvProblem& p, size_t a) {
-  std::vector<LatticeAxis> axes;
-  for (int64_t first = 0; first < std::min(p.stride[a], p.in[a]); ++first) {
-    LatticeAxis axis{first, ceil_div(p.in[a] - first, p.stride[a]), {}, {}};
-    for (int64_t r = 0; r < p.kernel[a]; ++r) {
-      const int64_t position = first + p.pad[a] - r * p.dilation[a];
-      if (position % p.stride[a] != 0) continue;
-      axis.taps.push_back(r);
-      axis.shifts.push_back(position / p.stride[a]);
-    }
-    if (!axis.taps.empty()) axes.push_back(axis);
-  }
-  return axes;
-}
-
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
-  std::vector<LatticeAxis> axes[kSpatial];
-  Extent before{}, after{};
-  for (size_t a = 0; a < kSpatial; ++a) {
-    axes[a] = lattice_axes(p, a);
-    for (const LatticeAxis& axis : axes[a])
-      for (int64_t shift : axis.shifts) {
-        before[a] = std::max(before[a], -shift);
-        after[a] = std::max(after[a], axis.count + shift - p.out[a]);
-      }
-  }
-  const auto planes = Planes<T>::of_grad(p, before, after);
-  std::vector<Lattice> lattices;
-  for (const LatticeAxis& d : axes[0])
-    for (const LatticeAxis& h : axes[1])
-      for (const LatticeAxis& v : axes[2]) {
-        Lattice lattice{{d.count, h.count, v.count},
-                        {d.first, h.first, v.first},
-                        p.stride,
-                        planes.at(before[0], before[1], before[2]),
-                        {},
-                        {}};
-        for (size_t i = 0; i < d.taps.size(); ++i)
-          for (size_t j = 0; j < h.taps.size(); ++j)
-            for (size_t k = 0; k < v.taps.size(); ++k) {
-              lattice.offsets.push_back(planes.at(d.shifts[i], h.shifts[j], v.shifts[k]));
-              lattice.taps.push_back((d.taps[i] * p.kernel[1] + h.taps[j]) * p.kernel[2] + v.taps[k]);
-            }
-        lattices.push_back(lattice);
-      }
+  const auto [planes, lattices] = grad_lattices<T>(p);
   run<T>(p, gx, p.in, p.group_in(), gy, p.group_out(), p.out_size(), planes, lattices, w, p.taps(), p.patch(),
          bias);
 }

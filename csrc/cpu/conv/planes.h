@@ -15,8 +15,27 @@
 #include <vector>
 
 #include "common/conv.h"
+#include "cpu/simd/simd.h"
 
 namespace fastdl {
+
+// Rows are short: no call to memmove.
+template <class T>
+inline void copy_row(T* to, const T* from, int64_t count) {
+  constexpr int w = simd::kWidth<T>;
+  int64_t i = 0;
+  for (; i + w <= count; i += w) simd::store<T>(to + i, simd::load(from + i));
+  if (i < count) simd::store_n(to + i, simd::load_n(from + i, int(count - i)), int(count - i));
+}
+template <class T>
+inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
+  if (stride == 1)
+    copy_row(to, from, count);
+  else if (stride == 2)  // the compiler shuffles
+    for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
+  else
+    for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
+}
 
 template <class T>
 class Planes {
@@ -109,18 +128,79 @@ class Planes {
     }
   };
 
-  static void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
-    if (stride == 1)
-      std::copy_n(from, count, to);
-    else if (stride == 2)
-      for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
-    else
-      for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
-  }
-
   int64_t channels_ = 0;
   std::array<Axis, kSpatial> axes_;
   std::vector<int64_t> offsets_;
 };
+
+// Output positions that share their taps: position (d, h, w) of the lattice is element first + step * (d, h,
+// w) of the result and meets planes[base + at(d, h, w) + offsets[r]] with weight tap taps[r].
+struct Lattice {
+  Extent count, first, step;
+  int64_t base;
+  std::vector<int64_t> offsets, taps;
+};
+
+inline Lattice forward_lattice(const ConvProblem& p, const std::vector<int64_t>& tap_offsets) {
+  std::vector<int64_t> taps(tap_offsets.size());
+  for (size_t r = 0; r < taps.size(); ++r) taps[r] = int64_t(r);
+  return {p.out, {0, 0, 0}, {1, 1, 1}, 0, tap_offsets, taps};
+}
+
+// One axis of a lattice: inputs i = first + step * u, u < count, meet tap taps[j] at output u + shifts[j] (if
+// that exists).
+struct LatticeAxis {
+  int64_t first, count;
+  std::vector<int64_t> taps, shifts;
+};
+inline std::vector<LatticeAxis> lattice_axes(const ConvProblem& p, size_t a) {
+  std::vector<LatticeAxis> axes;
+  for (int64_t first = 0; first < std::min(p.stride[a], p.in[a]); ++first) {
+    LatticeAxis axis{first, (p.in[a] - first + p.stride[a] - 1) / p.stride[a], {}, {}};
+    for (int64_t r = 0; r < p.kernel[a]; ++r) {
+      const int64_t position = first + p.pad[a] - r * p.dilation[a];
+      if (position % p.stride[a] != 0) continue;
+      axis.taps.push_back(r);
+      axis.shifts.push_back(position / p.stride[a]);
+    }
+    if (!axis.taps.empty()) axes.push_back(axis);
+  }
+  return axes;
+}
+
+// grad_x: grad_y with a border wide enough for every shift, and the lattices that some tap meets.
+template <class T>
+std::pair<Planes<T>, std::vector<Lattice>> grad_lattices(const ConvProblem& p) {
+  std::vector<LatticeAxis> axes[kSpatial];
+  Extent before{}, after{};
+  for (size_t a = 0; a < kSpatial; ++a) {
+    axes[a] = lattice_axes(p, a);
+    for (const LatticeAxis& axis : axes[a])
+      for (int64_t shift : axis.shifts) {
+        before[a] = std::max(before[a], -shift);
+        after[a] = std::max(after[a], axis.count + shift - p.out[a]);
+      }
+  }
+  auto planes = Planes<T>::of_grad(p, before, after);
+  std::vector<Lattice> lattices;
+  for (const LatticeAxis& d : axes[0])
+    for (const LatticeAxis& h : axes[1])
+      for (const LatticeAxis& v : axes[2]) {
+        Lattice lattice{{d.count, h.count, v.count},
+                        {d.first, h.first, v.first},
+                        p.stride,
+                        planes.at(before[0], before[1], before[2]),
+                        {},
+                        {}};
+        for (size_t i = 0; i < d.taps.size(); ++i)
+          for (size_t j = 0; j < h.taps.size(); ++j)
+            for (size_t k = 0; k < v.taps.size(); ++k) {
+              lattice.offsets.push_back(planes.at(d.shifts[i], h.shifts[j], v.shifts[k]));
+              lattice.taps.push_back((d.taps[i] * p.kernel[1] + h.taps[j]) * p.kernel[2] + v.taps[k]);
+            }
+        lattices.push_back(lattice);
+      }
+  return {planes, lattices};
+}
 
 }  // namespace fastdl

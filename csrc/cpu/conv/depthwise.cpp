@@ -1,0 +1,223 @@
+// Depthwise convolution: every input channel has its own kernels (out_channels = multiplier * groups, one
+// input channel per group). Little arithmetic, much traffic: each plane is copied once into a padded,
+// de-strided buffer (planes.h) in L1 or L2, where every tap is a constant shift; vectors run along the flat
+// positions.
+//
+//   forward   y[k][f] = sum over r of w[k][r] * plane_r[shift_r + f]
+//   grad_x    the same from grad_y on each lattice of inputs with the same remainder by the stride
+//   grad_w    w[k][r] = sum over f of grad[k][f] * plane_r[shift_r + f], grad_y in rows of the planes' width
+//
+// Work: over images times channels; grad_w writes one partial result per image and adds them up in image
+// order. Memory: each array is read or written once.
+#include "cpu/conv/algorithm.h"
+#include "cpu/conv/planes.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+
+namespace fastdl {
+namespace {
+
+using namespace simd;
+
+constexpr int kUnroll = 4;  // vectors of positions in registers
+constexpr int kTaps = 9;    // taps in registers, grad_w
+
+// sums[f] (+)= sum over taps of w[taps[r]] * from[offsets[r] + f] for f < count, whole groups of vectors.
+template <class T, bool kAdd>
+void shift_add(T* sums, int64_t count, const T* from, const Lattice& lattice, const T* weights) {
+  constexpr int w = kWidth<T>;
+  const int64_t* offsets = lattice.offsets.data();
+  const int64_t* taps = lattice.taps.data();
+  const int64_t n = int64_t(lattice.taps.size());
+  int64_t f = 0;
+  auto group = [&]<int U>(std::integral_constant<int, U>) {
+    Vec<T> acc[U];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) acc[u] = kAdd ? load(sums + f + u * w) : Vec<T>{};
+    for (int64_t r = 0; r < n; ++r) {
+      const T* x = from + offsets[r] + f;
+      const T weight = weights[taps[r]];
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) acc[u] += weight * load(x + u * w);
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) store<T>(sums + f + u * w, acc[u]);
+    f += U * w;
+  };
+  while (f + kUnroll * w <= count) group(std::integral_constant<int, kUnroll>{});
+  while (f < count) group(std::integral_constant<int, 1>{});
+}
+
+// Rows of flat sums to the positions of a lattice in one channel of the result.
+template <class T>
+void store_rows(T* channel, const Extent& extent, const Lattice& lattice, int64_t d, int64_t pitch,
+                const T* sums, T bias) {
+  constexpr int w = kWidth<T>;
+  for (int64_t h = 0; h < lattice.count[1]; ++h, sums += pitch) {
+    T* to = channel +
+            ((lattice.first[0] + d * lattice.step[0]) * extent[1] + lattice.first[1] + h * lattice.step[1]) *
+                extent[2] +
+            lattice.first[2];
+    const int64_t count = lattice.count[2], step = lattice.step[2];
+    if (step == 1) {
+      int64_t i = 0;
+      for (; i + w <= count; i += w) store<T>(to + i, load(sums + i) + bias);
+      if (i < count) store_n(to + i, load_n(sums + i, int(count - i)) + bias, int(count - i));
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i * step] = sums[i] + bias;
+    }
+  }
+}
+
+template <class T>
+class Scratch {  // zeroed: the padding of planes stays zero
+ public:
+  explicit Scratch(int64_t size) : buffer_(size_t(size)) { std::fill_n(buffer_.get(), size, T(0)); }
+  operator T*() const { return buffer_.get(); }
+
+ private:
+  memory::Buffer<T> buffer_;
+};
+
+// What reads and writes behind the last position amount to at most.
+template <class T>
+constexpr int64_t kSlack = kUnroll * kWidth<T>;
+
+// Channels a thread should take at once.
+int64_t grain(const ConvProblem& p) {
+  return std::max<int64_t>(1, 32768 / (p.taps() * p.out_size()));
+}
+
+template <class T>
+void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  const auto planes = Planes<T>::of_input(p);
+  const Lattice lattice = forward_lattice(p, planes.tap_offsets());
+  const int64_t multiplier = p.group_out(), flat = (p.out[1] - 1) * planes.width() + p.out[2];
+  parallel_for(p.batch * p.groups, grain(p), [&](int64_t begin, int64_t end) {
+    Scratch<T> plane(planes.size() + kSlack<T>), sums(flat + kSlack<T>);
+    for (int64_t i = begin; i < end; ++i) {
+      planes.copy(plane, x + i * p.in_size(), 0, 1);
+      for (int64_t m = 0; m < multiplier; ++m) {
+        const int64_t k = i % p.groups * multiplier + m;
+        for (int64_t d = 0; d < p.out[0]; ++d) {
+          shift_add<T, false>(sums, flat, plane + planes.at(d, 0, 0), lattice, w + k * p.taps());
+          store_rows<T>(y + (i * multiplier + m) * p.out_size(), p.out, lattice, d, planes.width(), sums,
+                        bias ? bias[k] : T(0));
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  const auto [planes, lattices] = grad_lattices<T>(p);
+  const int64_t multiplier = p.group_out();
+  int64_t covered = 0, longest = 0;
+  for (const Lattice& lattice : lattices) {
+    covered += volume(lattice.count);
+    longest = std::max(longest, (lattice.count[1] - 1) * planes.width() + lattice.count[2]);
+  }
+  parallel_for(p.batch * p.groups, grain(p),
+               [&, &planes = planes, &lattices = lattices](int64_t begin, int64_t end) {
+                 Scratch<T> plane(planes.size() + kSlack<T>), sums(longest + kSlack<T>);
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t g = i % p.groups;
+                   T* to = gx + i * p.in_size();
+                   const T b = bias ? bias[g] : T(0);
+                   if (covered < p.in_size()) std::fill_n(to, p.in_size(), b);
+                   planes.copy(plane, gy + i * multiplier * p.out_size(), 0, multiplier);
+                   for (const Lattice& lattice : lattices) {
+                     const int64_t flat = (lattice.count[1] - 1) * planes.width() + lattice.count[2];
+                     for (int64_t d = 0; d < lattice.count[0]; ++d) {
+                       const T* from = plane + lattice.base + planes.at(d, 0, 0);
+                       shift_add<T, false>(sums, flat, from, lattice, w + g * multiplier * p.taps());
+                       for (int64_t m = 1; m < multiplier; ++m)
+                         shift_add<T, true>(sums, flat, from + m * planes.channel_size(), lattice,
+                                            w + (g * multiplier + m) * p.taps());
+                       store_rows<T>(to, p.in, lattice, d, planes.width(), sums, b);
+                     }
+                   }
+                 }
+               });
+}
+
+// sums[r] += sum over f < count of grad[f] * from[offsets[r] + f]; both have whole vectors, grad zeros beyond
+// its end.
+template <class T, int R>
+void correlate(T* sums, int64_t count, const T* grad, const T* from, const int64_t* offsets) {
+  constexpr int w = kWidth<T>;
+  constexpr int64_t stretch = 512 * w;  // positions summed per lane before the sum is put away
+  const T* x[R];
+  for (int r = 0; r < R; ++r) x[r] = from + offsets[r];
+  for (int64_t first = 0; first < count; first += stretch) {
+    Vec<T> acc[R];
+#pragma GCC unroll 9
+    for (int r = 0; r < R; ++r) acc[r] = Vec<T>{};
+    for (int64_t f = first; f < std::min(count, first + stretch); f += w) {
+      const Vec<T> g = load(grad + f);
+#pragma GCC unroll 9
+      for (int r = 0; r < R; ++r) acc[r] += g * load(x[r] + f);
+    }
+#pragma GCC unroll 9
+    for (int r = 0; r < R; ++r) sums[r] += reduce_add<T>(acc[r]);
+  }
+}
+
+template <class T, int... R>
+constexpr auto correlate_table(std::integer_sequence<int, R...>) {
+  using Function = void (*)(T*, int64_t, const T*, const T*, const int64_t*);
+  return std::array<Function, sizeof...(R)>{&correlate<T, R + 1>...};
+}
+template <class T>
+constexpr auto kCorrelate = correlate_table<T>(std::make_integer_sequence<int, kTaps>{});
+
+template <class T>
+void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const auto planes = Planes<T>::of_input(p);
+  const int64_t multiplier = p.group_out(), taps = p.taps(), width = planes.width();
+  const int64_t flat = (p.out[1] - 1) * width + p.out[2], results = p.groups * multiplier * taps;
+  memory::Buffer<T> partial(size_t(p.batch * results));
+  parallel_for(p.batch * p.groups, grain(p), [&](int64_t begin, int64_t end) {
+    Scratch<T> plane(planes.size() + kSlack<T>), grad(flat + kSlack<T>);
+    for (int64_t i = begin; i < end; ++i) {
+      planes.copy(plane, x + i * p.in_size(), 0, 1);
+      for (int64_t m = 0; m < multiplier; ++m) {
+        T* sums = partial + (i * multiplier + m) * taps;
+        std::fill_n(sums, taps, T(0));
+        for (int64_t d = 0; d < p.out[0]; ++d) {
+          const T* rows = gy + (i * multiplier + m) * p.out_size() + d * p.out[1] * p.out[2];
+          for (int64_t h = 0; h < p.out[1]; ++h) copy_row(grad + h * width, rows + h * p.out[2], p.out[2]);
+          for (int64_t r = 0; r < taps; r += kTaps)
+            kCorrelate<T>[size_t(std::min<int64_t>(kTaps, taps - r) - 1)](
+                sums + r, flat, grad, plane + planes.at(d, 0, 0), planes.tap_offsets().data() + r);
+        }
+      }
+    }
+  });
+  for (int64_t j = 0; j < results; ++j) {
+    T sum = 0;
+    for (int64_t n = 0; n < p.batch; ++n) sum += partial[n * results + j];
+    gw[j] = sum;
+  }
+}
+
+const char* refusal(const ConvProblem& p) {
+  return p.group_in() == 1 ? nullptr : "it needs one input channel per group";
+}
+bool worthwhile(const ConvProblem& p, ConvPass) {
+  return p.groups > 1 || p.out_channels == 1;
+}
+
+}  // namespace
+
+template <class T>
+const ConvAlgorithm<T>& conv_depthwise() {
+  static constexpr ConvAlgorithm<T> algorithm{"depthwise", refusal,   worthwhile,
+                                              forward<T>,  grad_x<T>, grad_w<T>};
+  return algorithm;
+}
+template const ConvAlgorithm<float>& conv_depthwise<float>();
+template const ConvAlgorithm<double>& conv_depthwise<double>();
+
+}  // namespace fastdl
