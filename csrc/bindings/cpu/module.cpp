@@ -10,6 +10,8 @@ void register_activation(py::module_& m);
 void register_pool(py::module_& m);
 void register_linear(py::module_& m);
 void register_optim(py::module_& m);
+void register_elementwise(py::module_& m);
+void register_reduce(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
@@ -25,6 +27,8 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_pool(m);
   register_linear(m);
   register_optim(m);
+  register_elementwise(m);
+  register_reduce(m);
   register_machine(m);
   register_conv(m);
   register_vector_math(m);

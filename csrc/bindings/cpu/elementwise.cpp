@@ -1,0 +1,308 @@
+// The elementwise part of the kernel contract: out= writes into an array of the caller (its own input, too).
+#include "bindings/cpu/strided.h"
+
+namespace fastdl::binding {
+namespace {
+
+using Object = py::object;
+
+// Runs a kernel. The scope ends here: no Python object may be touched while the GIL is released.
+template <class Loop, class F>
+void launch(const Loop& loop, F&& kernel) {
+  KernelScope scope(loop.size);
+  kernel();
+}
+
+// An input beside others: the bytes it may not share with out.
+template <class T>
+std::pair<Operand*, int64_t> input(Source<T>& source) {
+  return {&source, int64_t(sizeof(T))};
+}
+
+template <Binary op>
+py::array bind_binary(const char* name, const Object& x, const Object& y, const Object& out) {
+  return by_dtype_of(name, {x, y}, [&]<class T>(T) {
+    Source<T> a(x, name, "x"), b(y, name, "y");
+    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
+    const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
+    launch(loop, [&] { binary_forward<T>(op, loop); });
+    return z.array();
+  });
+}
+
+template <Compare op>
+py::array bind_compare(const char* name, const Object& x, const Object& y, const Object& out) {
+  return by_dtype_of(name, {x, y}, [&]<class T>(T) {
+    Source<T> a(x, name, "x"), b(y, name, "y");
+    Result<bool> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
+    const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
+    launch(loop, [&] { compare<T>(op, loop); });
+    return z.array();
+  });
+}
+
+template <Unary op>
+py::array bind_unary(const char* name, const Object& x, const Object& out) {
+  return by_dtype_of(name, {x}, [&]<class T>(T) {
+    Source<T> a(x, name, "x");
+    Result<T> y(name, broadcast_shape(name, {&a}), out, {input(a)});
+    const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
+    launch(loop, [&] { unary_forward<T>(op, loop); });
+    return y.array();
+  });
+}
+
+// One result from a gradient and a saved array of the same shape.
+template <class F>
+py::array gradient(const char* name, const Object& grad_y, const Object& saved, F&& kernel) {
+  return by_dtype_of(name, {saved}, [&]<class T>(T) {
+    Source<T> g(grad_y, name, "grad_y"), s(saved, name, "the saved array");
+    Result<T> grad_x(name, broadcast_shape(name, {&g, &s}), Object(), {});
+    const auto loop = make_loop<3>(grad_x.shape(), {grad_x.operand(), &g, &s});
+    launch(loop, [&] { kernel(T{}, loop); });
+    return grad_x.array();
+  });
+}
+
+// Two results of the broadcast shape from three arrays.
+template <class F>
+py::tuple two_gradients(const char* name, const Object& grad, const Object& x, const Object& y, F&& kernel) {
+  return by_dtype_of(name, {grad}, [&]<class T>(T) {
+    Source<T> g(grad, name, "grad"), a(x, name, "x"), b(y, name, "y");
+    const Shape shape = broadcast_shape(name, {&g, &a, &b});
+    Result<T> grad_x(name, shape, Object(), {}), grad_y(name, shape, Object(), {});
+    const auto loop = make_loop<5>(shape, {grad_x.operand(), grad_y.operand(), &g, &a, &b});
+    launch(loop, [&] { kernel(T{}, loop); });
+    return py::make_tuple(grad_x.array(), grad_y.array());
+  });
+}
+
+// out = f(x, y, z)
+template <class F>
+py::array ternary(const char* name, const Object& x, const Object& y, const Object& z, const Object& out, F&& kernel) {
+  return by_dtype_of(name, {x, y, z}, [&]<class T>(T) {
+    Source<T> a(x, name, "x"), b(y, name, "y"), c(z, name, "z");
+    Result<T> result(name, broadcast_shape(name, {&a, &b, &c}), out, {input(a), input(b), input(c)});
+    const auto loop = make_loop<4>(result.shape(), {result.operand(), &a, &b, &c});
+    launch(loop, [&] { kernel(T{}, loop); });
+    return result.array();
+  });
+}
+
+py::array bind_where(const Object& condition, const Object& x, const Object& y) {
+  return by_dtype_of("where", {x, y}, [&]<class T>(T) {
+    Source<bool> c(condition, "where", "condition");
+    Source<T> a(x, "where", "x"), b(y, "where", "y");
+    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {});
+    const auto loop = make_loop<4>(z.shape(), {z.operand(), &c, &a, &b});
+    launch(loop, [&] { where_forward<T>(loop); });
+    return z.array();
+  });
+}
+
+py::tuple bind_where_backward(const Object& grad, const Object& condition) {
+  return by_dtype_of("where_backward", {grad}, [&]<class T>(T) {
+    Source<bool> c(condition, "where_backward", "condition");
+    Source<T> g(grad, "where_backward", "grad");
+    const Shape shape = broadcast_shape("where_backward", {&c, &g});
+    Result<T> grad_x("where_backward", shape, Object(), {}), grad_y("where_backward", shape, Object(), {});
+    const auto loop = make_loop<4>(shape, {grad_x.operand(), grad_y.operand(), &c, &g});
+    launch(loop, [&] { where_backward<T>(loop); });
+    return py::make_tuple(grad_x.array(), grad_y.array());
+  });
+}
+
+py::array bind_pow_scalar(const Object& x, double exponent, const Object& out) {
+  return by_dtype_of("pow", {x}, [&]<class T>(T) {
+    Source<T> a(x, "pow", "x");
+    Result<T> y("pow", broadcast_shape("pow", {&a}), out, {input(a)});
+    const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
+    launch(loop, [&] { pow_scalar_forward<T>(T(exponent), loop); });
+    return y.array();
+  });
+}
+
+py::array bind_clamp(const Object& x, double lower, double upper, const Object& out) {
+  return by_dtype_of("clamp", {x}, [&]<class T>(T) {
+    Source<T> a(x, "clamp", "x");
+    Result<T> y("clamp", broadcast_shape("clamp", {&a}), out, {input(a)});
+    const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
+    launch(loop, [&] { clamp_forward<T>(T(lower), T(upper), loop); });
+    return y.array();
+  });
+}
+
+template <Binary op>
+void def_binary(py::module_& m, const char* name, const char* label) {
+  m.def(
+      name, [label](const Object& x, const Object& y, const Object& out) { return bind_binary<op>(label, x, y, out); },
+      py::arg("x"), py::arg("y"), py::arg("out") = py::none());
+}
+template <Compare op>
+void def_compare(py::module_& m, const char* name, const char* label) {
+  m.def(
+      name, [label](const Object& x, const Object& y, const Object& out) { return bind_compare<op>(label, x, y, out); },
+      py::arg("x"), py::arg("y"), py::arg("out") = py::none());
+}
+template <Unary op>
+void def_unary(py::module_& m, const char* name, const char* label) {
+  m.def(
+      name, [label](const Object& x, const Object& out) { return bind_unary<op>(label, x, out); }, py::arg("x"),
+      py::arg("out") = py::none());
+}
+template <Unary op>
+void def_unary_backward(py::module_& m, const char* name, const char* saved) {
+  m.def(
+      name,
+      [name](const Object& grad_y, const Object& array) {
+        return gradient(name, grad_y, array, []<class T>(T, const StridedLoop<3>& loop) { unary_backward<T>(op, loop); });
+      },
+      py::arg("grad_y"), py::arg(saved));
+}
+
+}  // namespace
+
+void register_elementwise(py::module_& m) {
+  def_binary<Binary::add>(m, "add_forward", "add");
+  def_binary<Binary::sub>(m, "sub_forward", "sub");
+  def_binary<Binary::mul>(m, "mul_forward", "mul");
+  def_binary<Binary::div>(m, "div_forward", "div");
+  def_binary<Binary::floor_divide>(m, "floor_divide_forward", "floor_divide");
+  def_binary<Binary::remainder>(m, "remainder_forward", "remainder");
+  def_binary<Binary::fmod>(m, "fmod_forward", "fmod");
+  def_binary<Binary::pow>(m, "pow_forward", "pow");
+  def_binary<Binary::maximum>(m, "maximum_forward", "maximum");
+  def_binary<Binary::minimum>(m, "minimum_forward", "minimum");
+  def_binary<Binary::atan2>(m, "atan2_forward", "atan2");
+  def_binary<Binary::hypot>(m, "hypot_forward", "hypot");
+  def_compare<Compare::eq>(m, "eq_forward", "eq");
+  def_compare<Compare::ne>(m, "ne_forward", "ne");
+  def_compare<Compare::lt>(m, "lt_forward", "lt");
+  def_compare<Compare::le>(m, "le_forward", "le");
+  def_compare<Compare::gt>(m, "gt_forward", "gt");
+  def_compare<Compare::ge>(m, "ge_forward", "ge");
+
+  def_unary<Unary::neg>(m, "neg_forward", "neg");
+  def_unary<Unary::abs>(m, "abs_forward", "abs");
+  def_unary<Unary::sign>(m, "sign_forward", "sign");
+  def_unary<Unary::floor>(m, "floor_forward", "floor");
+  def_unary<Unary::ceil>(m, "ceil_forward", "ceil");
+  def_unary<Unary::round>(m, "round_forward", "round");
+  def_unary<Unary::trunc>(m, "trunc_forward", "trunc");
+  def_unary<Unary::square>(m, "square_forward", "square");
+  def_unary<Unary::sqrt>(m, "sqrt_forward", "sqrt");
+  def_unary<Unary::rsqrt>(m, "rsqrt_forward", "rsqrt");
+  def_unary<Unary::reciprocal>(m, "reciprocal_forward", "reciprocal");
+  def_unary<Unary::exp>(m, "exp_forward", "exp");
+  def_unary<Unary::expm1>(m, "expm1_forward", "expm1");
+  def_unary<Unary::log>(m, "log_forward", "log");
+  def_unary<Unary::log1p>(m, "log1p_forward", "log1p");
+  def_unary<Unary::log2>(m, "log2_forward", "log2");
+  def_unary<Unary::log10>(m, "log10_forward", "log10");
+  def_unary<Unary::sin>(m, "sin_forward", "sin");
+  def_unary<Unary::cos>(m, "cos_forward", "cos");
+  def_unary<Unary::tan>(m, "tan_forward", "tan");
+  def_unary<Unary::asin>(m, "asin_forward", "asin");
+  def_unary<Unary::acos>(m, "acos_forward", "acos");
+  def_unary<Unary::atan>(m, "atan_forward", "atan");
+  def_unary<Unary::sinh>(m, "sinh_forward", "sinh");
+  def_unary<Unary::cosh>(m, "cosh_forward", "cosh");
+  def_unary<Unary::asinh>(m, "asinh_forward", "asinh");
+  def_unary<Unary::acosh>(m, "acosh_forward", "acosh");
+  def_unary<Unary::atanh>(m, "atanh_forward", "atanh");
+  def_unary<Unary::erf>(m, "erf_forward", "erf");
+  def_unary_backward<Unary::abs>(m, "abs_backward", "x");
+  def_unary_backward<Unary::square>(m, "square_backward", "x");
+  def_unary_backward<Unary::sqrt>(m, "sqrt_backward", "y");
+  def_unary_backward<Unary::rsqrt>(m, "rsqrt_backward", "y");
+  def_unary_backward<Unary::reciprocal>(m, "reciprocal_backward", "y");
+  def_unary_backward<Unary::exp>(m, "exp_backward", "y");
+  def_unary_backward<Unary::expm1>(m, "expm1_backward", "y");
+  def_unary_backward<Unary::log>(m, "log_backward", "x");
+  def_unary_backward<Unary::log1p>(m, "log1p_backward", "x");
+  def_unary_backward<Unary::log2>(m, "log2_backward", "x");
+  def_unary_backward<Unary::log10>(m, "log10_backward", "x");
+  def_unary_backward<Unary::sin>(m, "sin_backward", "x");
+  def_unary_backward<Unary::cos>(m, "cos_backward", "x");
+  def_unary_backward<Unary::tan>(m, "tan_backward", "y");
+  def_unary_backward<Unary::asin>(m, "asin_backward", "x");
+  def_unary_backward<Unary::acos>(m, "acos_backward", "x");
+  def_unary_backward<Unary::atan>(m, "atan_backward", "x");
+  def_unary_backward<Unary::sinh>(m, "sinh_backward", "x");
+  def_unary_backward<Unary::cosh>(m, "cosh_backward", "x");
+  def_unary_backward<Unary::asinh>(m, "asinh_backward", "x");
+  def_unary_backward<Unary::acosh>(m, "acosh_backward", "x");
+  def_unary_backward<Unary::atanh>(m, "atanh_backward", "x");
+  def_unary_backward<Unary::erf>(m, "erf_backward", "x");
+
+  m.def(
+      "mul_backward",
+      [](const Object& grad, const Object& x, const Object& y) {
+        return two_gradients("mul_backward", grad, x, y, []<class T>(T, const StridedLoop<5>& l) { mul_backward<T>(l); });
+      },
+      py::arg("grad"), py::arg("x"), py::arg("y"));
+  m.def(
+      "div_backward",
+      [](const Object& grad, const Object& y, const Object& z) {
+        return two_gradients("div_backward", grad, y, z, []<class T>(T, const StridedLoop<5>& l) { div_backward<T>(l); });
+      },
+      py::arg("grad"), py::arg("y"), py::arg("z"));
+  m.def(
+      "maximum_backward",
+      [](const Object& grad, const Object& x, const Object& y) {
+        return two_gradients("maximum_backward", grad, x, y,
+                             []<class T>(T, const StridedLoop<5>& l) { extremum_backward<T>(1, l); });
+      },
+      py::arg("grad"), py::arg("x"), py::arg("y"));
+  m.def(
+      "minimum_backward",
+      [](const Object& grad, const Object& x, const Object& y) {
+        return two_gradients("minimum_backward", grad, x, y,
+                             []<class T>(T, const StridedLoop<5>& l) { extremum_backward<T>(-1, l); });
+      },
+      py::arg("grad"), py::arg("x"), py::arg("y"));
+
+  m.def("pow_scalar_forward", &bind_pow_scalar, py::arg("x"), py::arg("exponent"), py::arg("out") = py::none());
+  m.def(
+      "pow_scalar_backward",
+      [](const Object& grad_y, const Object& x, double exponent) {
+        return gradient("pow_backward", grad_y, x, [=]<class T>(T, const StridedLoop<3>& loop) {
+          pow_scalar_backward<T>(T(exponent), loop);
+        });
+      },
+      py::arg("grad_y"), py::arg("x"), py::arg("exponent"));
+  m.def("clamp_forward", &bind_clamp, py::arg("x"), py::arg("lower"), py::arg("upper"), py::arg("out") = py::none());
+  m.def(
+      "clamp_backward",
+      [](const Object& grad_y, const Object& x, double lower, double upper) {
+        return gradient("clamp_backward", grad_y, x, [=]<class T>(T, const StridedLoop<3>& loop) {
+          clamp_backward<T>(T(lower), T(upper), loop);
+        });
+      },
+      py::arg("grad_y"), py::arg("x"), py::arg("lower"), py::arg("upper"));
+
+  m.def("where_forward", &bind_where, py::arg("condition"), py::arg("x"), py::arg("y"));
+  m.def("where_backward", &bind_where_backward, py::arg("grad"), py::arg("condition"));
+  m.def(
+      "addcmul_forward",
+      [](const Object& x, const Object& y, const Object& z, double value, const Object& out) {
+        return ternary("addcmul", x, y, z, out,
+                       [=]<class T>(T, const StridedLoop<4>& loop) { addcmul_forward<T>(T(value), loop); });
+      },
+      py::arg("x"), py::arg("y"), py::arg("z"), py::arg("value"), py::arg("out") = py::none());
+  m.def(
+      "addcdiv_forward",
+      [](const Object& x, const Object& y, const Object& z, double value, const Object& out) {
+        return ternary("addcdiv", x, y, z, out,
+                       [=]<class T>(T, const StridedLoop<4>& loop) { addcdiv_forward<T>(T(value), loop); });
+      },
+      py::arg("x"), py::arg("y"), py::arg("z"), py::arg("value"), py::arg("out") = py::none());
+  m.def(
+      "lerp_forward",
+      [](const Object& x, const Object& y, const Object& z, const Object& out) {
+        return ternary("lerp", x, y, z, out, []<class T>(T, const StridedLoop<4>& loop) { lerp_forward<T>(loop); });
+      },
+      py::arg("x"), py::arg("y"), py::arg("z"), py::arg("out") = py::none());
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,320 @@
+// The reductions' part of the kernel contract. `axes` is a tuple of axis numbers, or None for all; keepdim leaves axes
+// of one element where an axis was reduced.
+#include "cpu/reduce.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "bindings/cpu/strided.h"
+#include "cpu/runtime/threads.h"
+
+namespace fastdl::binding {
+namespace {
+
+using Axes = std::optional<std::vector<int64_t>>;
+constexpr int kMaxAxes = ReduceProblem::kMaxAxes;
+
+// Which axes of an array are reduced, and what comes out.
+struct Plan {
+  bool reduced[kMaxAxes] = {};
+  int64_t out_stride[kMaxAxes];  // elements, of kept axes
+  Shape out_shape;
+  int64_t kept_size = 1, reduced_size = 1;
+
+  Plan(const char* op, const Operand& x, const Axes& axes, bool keepdim) {
+    if (!axes) std::fill_n(reduced, x.ndim, true);
+    else
+      for (int64_t axis : *axes) {
+        if (axis < -x.ndim || axis >= x.ndim)
+          throw py::index_error(std::string(op) + ": axis " + std::to_string(axis) + " of an array with " +
+                                std::to_string(x.ndim) + " axes");
+        bool& mark = reduced[axis < 0 ? axis + x.ndim : axis];
+        if (mark) throw py::value_error(std::string(op) + ": axis " + std::to_string(axis) + " is given twice");
+        mark = true;
+      }
+    for (int axis = x.ndim - 1; axis >= 0; --axis) {
+      if (reduced[axis]) {
+        reduced_size *= x.shape[axis];
+      } else {
+        out_stride[axis] = kept_size;
+        kept_size *= x.shape[axis];
+      }
+    }
+    for (int axis = 0; axis < x.ndim; ++axis) {
+      if (!reduced[axis]) out_shape.push_back(x.shape[axis]);
+      else if (keepdim) out_shape.push_back(1);
+    }
+  }
+
+  // The axes that `shape` lacks or has with extent 1: what broadcasting to x would have repeated.
+  Plan(const char* op, const Operand& x, const Shape& shape) : out_shape(shape) {
+    const int missing = x.ndim - int(shape.size());
+    bool fits = missing >= 0;
+    for (int axis = x.ndim - 1; axis >= 0 && fits; --axis) {
+      const int64_t extent = axis < missing ? 1 : shape[size_t(axis - missing)];
+      fits = extent == 1 || extent == x.shape[axis];
+      if (extent == 1 && x.shape[axis] != 1) {
+        reduced[axis] = true;
+        reduced_size *= x.shape[axis];
+      } else {
+        out_stride[axis] = kept_size;
+        kept_size *= x.shape[axis];
+      }
+    }
+    if (!fits)
+      throw py::value_error(std::string(op) + ": shape " + shape_text(shape) + " does not broadcast to " +
+                            shape_text(Shape(x.shape, x.shape + x.ndim)));
+  }
+};
+
+// The problem for x, and y with byte strides `y_stride` per axis of x. False if x is not contiguous along any axis, or y
+// then neither contiguous nor constant: both have to be copied to C order first.
+bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_stride, int64_t y_item, const Plan& plan,
+              ReduceProblem& problem) {
+  problem = {};
+  problem.x = x.data;
+  problem.y = y;
+  int order[kMaxAxes], count = 0;
+  for (int axis = 0; axis < x.ndim; ++axis) {
+    if (x.shape[axis] == 1) continue;
+    int place = count++;
+    for (; place > 0 && std::abs(x.strides[order[place - 1]]) < std::abs(x.strides[axis]); --place)
+      order[place] = order[place - 1];
+    order[place] = axis;
+  }
+  for (int i = 0; i < count; ++i) {
+    const int axis = order[i];
+    const int64_t stride = y_stride ? y_stride[axis] : 0;
+    if (plan.reduced[axis]) problem.add_reduced({x.shape[axis], x.strides[axis], stride, 0});
+    else problem.add_kept({x.shape[axis], x.strides[axis], stride, plan.out_stride[axis]});
+  }
+  // add() drops axes of one element only; those of none matter to nobody else.
+  if (count == 0) return true;
+  const int inner = order[count - 1];
+  const int64_t y_inner = y_stride ? y_stride[inner] : 0;
+  return x.strides[inner] == item && (y_inner == 0 || y_inner == y_item);
+}
+
+template <class T>
+Operand array_of(const py::array& array, const char* op, const char* argument) {
+  if (!is_dtype<T>(array)) raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+  return operand_of(array);
+}
+
+void to_c_order(Operand& operand) {
+  operand = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(operand.owner)));
+}
+
+// One fold of an array into doubles.
+template <class T>
+void fold_into(double* out, Fold op, Operand& x, const Plan& plan, double parameter = 0) {
+  ReduceProblem problem;
+  if (!describe(x, sizeof(T), nullptr, nullptr, 0, plan, problem)) {
+    to_c_order(x);
+    describe(x, sizeof(T), nullptr, nullptr, 0, plan, problem);
+  }
+  KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
+  fold<T>(op, problem, parameter, out);
+}
+// One fold of an array beside one double per output.
+template <class T>
+void fold_beside(double* out, Fold op, Operand& x, const double* beside, const Plan& plan) {
+  int64_t stride[kMaxAxes];
+  for (int axis = 0; axis < x.ndim; ++axis)
+    stride[axis] = plan.reduced[axis] ? 0 : plan.out_stride[axis] * int64_t(sizeof(double));
+  ReduceProblem problem;
+  const auto* y = reinterpret_cast<const char*>(beside);
+  if (!describe(x, sizeof(T), y, stride, sizeof(double), plan, problem)) {
+    to_c_order(x);
+    describe(x, sizeof(T), y, stride, sizeof(double), plan, problem);
+  }
+  KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
+  fold<T>(op, problem, 0, out);
+}
+
+// The results as T: finish(k) for every output.
+template <class T, class F>
+py::array finish(const Plan& plan, F&& value) {
+  py::array out = empty<T>(plan.out_shape);
+  T* to = data<T>(out);
+  KernelScope scope(plan.kept_size);
+  parallel_for(plan.kept_size, 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) to[k] = T(value(k));
+  });
+  return py::array(std::move(out));
+}
+
+template <class F>
+py::array simple(const char* name, const py::array& x, const Axes& axes, bool keepdim, Fold op, double parameter, F&& f) {
+  return by_dtype(name, x, [&]<class T>(T) {
+    Operand in = array_of<T>(x, name, "x");
+    const Plan plan(name, in, axes, keepdim);
+    memory::Buffer<double> folded(size_t(plan.kept_size));
+    fold_into<T>(folded, op, in, plan, parameter);
+    return finish<T>(plan, [&](int64_t k) { return f(folded[k], plan); });
+  });
+}
+
+template <Fold op>
+py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
+  constexpr const char* name = op == Fold::sum ? "sum" : op == Fold::product ? "prod" : op == Fold::maximum ? "amax" : "amin";
+  return simple(name, x, axes, keepdim, op, 0, [](double folded, const Plan&) { return folded; });
+}
+
+py::array bind_mean(const py::array& x, const Axes& axes, bool keepdim) {
+  return simple("mean", x, axes, keepdim, Fold::sum, 0,
+                [](double sum, const Plan& plan) { return sum / double(plan.reduced_size); });
+}
+
+py::array bind_norm(const py::array& x, double p, const Axes& axes, bool keepdim) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  Fold op = Fold::sum_power;
+  if (p == 0) op = Fold::nonzero;
+  if (p == 1) op = Fold::sum_abs;
+  if (p == 2) op = Fold::sum_square;
+  if (p == inf) op = Fold::maximum_abs;
+  if (p == -inf) op = Fold::minimum_abs;
+  return simple("norm", x, axes, keepdim, op, p, [=](double folded, const Plan& plan) {
+    if (op == Fold::sum_square) return std::sqrt(folded);
+    if (op == Fold::sum_power) return std::pow(folded, 1 / p);
+    return plan.reduced_size == 0 ? 0.0 : folded;
+  });
+}
+
+py::tuple bind_var(const py::array& x, double correction, const Axes& axes, bool keepdim) {
+  return by_dtype("var", x, [&]<class T>(T) {
+    Operand in = array_of<T>(x, "var", "x");
+    const Plan plan("var", in, axes, keepdim);
+    memory::Buffer<double> mean(size_t(plan.kept_size)), deviation(size_t(plan.kept_size));
+    fold_into<T>(mean, Fold::sum, in, plan);
+    for (int64_t k = 0; k < plan.kept_size; ++k) mean[k] /= double(plan.reduced_size);
+    fold_beside<T>(deviation, Fold::sum_deviation, in, mean, plan);
+    const double degrees = std::max(0.0, double(plan.reduced_size) - correction);
+    py::array var = finish<T>(plan, [&](int64_t k) { return deviation[k] / degrees; });
+    return py::make_tuple(std::move(var), finish<T>(plan, [&](int64_t k) { return mean[k]; }));
+  });
+}
+
+py::array bind_logsumexp(const py::array& x, const Axes& axes, bool keepdim) {
+  return by_dtype("logsumexp", x, [&]<class T>(T) {
+    Operand in = array_of<T>(x, "logsumexp", "x");
+    const Plan plan("logsumexp", in, axes, keepdim);
+    memory::Buffer<double> shift(size_t(plan.kept_size)), sum(size_t(plan.kept_size));
+    fold_into<T>(shift, Fold::maximum, in, plan);
+    for (int64_t k = 0; k < plan.kept_size; ++k)
+      if (std::isinf(shift[k])) shift[k] = 0;  // inf - inf would be NaN
+    fold_beside<T>(sum, Fold::sum_exp, in, shift, plan);
+    return finish<T>(plan, [&](int64_t k) { return std::log(sum[k]) + shift[k]; });
+  });
+}
+
+py::array bind_sum_to(const py::array& x, const Shape& shape) {
+  return by_dtype("sum_to", x, [&]<class T>(T) {
+    Operand in = array_of<T>(x, "sum_to", "x");
+    const Plan plan("sum_to", in, shape);
+    memory::Buffer<double> folded(size_t(plan.kept_size));
+    fold_into<T>(folded, Fold::sum, in, plan);
+    return finish<T>(plan, [&](int64_t k) { return folded[k]; });
+  });
+}
+
+py::array bind_sum_product_to(const py::array& x, const py::array& y, const Shape& shape) {
+  return by_dtype("sum_product_to", x, [&]<class T>(T) {
+    Operand a = array_of<T>(x, "sum_product_to", "x"), b = array_of<T>(y, "sum_product_to", "y");
+    if (broadcast_shape("sum_product_to", {&a, &b}) != Shape(a.shape, a.shape + a.ndim))
+      throw py::value_error("sum_product_to: y must broadcast to the shape of x");
+    const Plan plan("sum_product_to", a, shape);
+    const auto describe_both = [&](ReduceProblem& problem) {
+      int64_t stride[kMaxAxes];
+      for (int axis = 0; axis < a.ndim; ++axis) stride[axis] = b.stride(axis, a.ndim);
+      return describe(a, sizeof(T), b.data, stride, sizeof(T), plan, problem);
+    };
+    ReduceProblem problem;
+    if (!describe_both(problem)) {
+      to_c_order(a);
+      to_c_order(b);
+      describe_both(problem);
+    }
+    memory::Buffer<double> folded(size_t(plan.kept_size));
+    {
+      KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
+      fold<T>(Fold::sum_product, problem, 0, folded);
+    }
+    return finish<T>(plan, [&](int64_t k) { return folded[k]; });
+  });
+}
+
+// Values and first places of the extremes along `axis`, or of the flattened array when it is None.
+template <bool largest>
+py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
+  constexpr const char* name = largest ? "max" : "min";
+  return by_dtype(name, x, [&]<class T>(T) {
+    const In<T> in(x, name, "x");
+    Shape shape;
+    int64_t outer = 1, n = in.size(), inner = 1;
+    if (axis) {
+      const int64_t at = *axis < 0 ? *axis + in.ndim() : *axis;
+      if (at < 0 || at >= in.ndim())
+        throw py::index_error(std::string(name) + ": axis " + std::to_string(*axis) + " of an array with " +
+                              std::to_string(in.ndim()) + " axes");
+      n = in.dim(int(at));
+      for (int a = 0; a < in.ndim(); ++a) {
+        if (a != at) (a < at ? outer : inner) *= in.dim(a);
+        if (a != at) shape.push_back(in.dim(a));
+        else if (keepdim) shape.push_back(1);
+      }
+    } else if (keepdim) {
+      shape.assign(size_t(in.ndim()), 1);
+    }
+    if (n == 0 && outer * inner > 0) throw py::value_error(std::string(name) + ": no elements to choose from");
+    py::array values = empty<T>(shape), indices = empty<int64_t>(shape);
+    if (n > 0) {
+      KernelScope scope(in.size());
+      extreme_index<T>(largest, in, outer, n, inner, data<T>(values), data<int64_t>(indices));
+    }
+    return py::make_tuple(std::move(values), std::move(indices));
+  });
+}
+
+// A read-only view of x with the given shape: axes repeated by stride 0.
+py::array bind_broadcast_to(const py::array& x, const Shape& shape) {
+  const auto* proxy = py::detail::array_proxy(x.ptr());
+  const int ndim = int(shape.size()), missing = ndim - proxy->nd;
+  bool fits = missing >= 0 && ndim <= kMaxAxes;
+  py::ssize_t strides[kMaxAxes];
+  for (int axis = 0; axis < ndim && fits; ++axis) {
+    const int64_t extent = axis < missing ? 1 : int64_t(proxy->dimensions[axis - missing]);
+    fits = shape[size_t(axis)] >= 0 && (extent == 1 || extent == shape[size_t(axis)]);
+    strides[axis] = axis < missing || extent == 1 ? 0 : proxy->strides[axis - missing];
+  }
+  if (!fits) throw py::value_error("broadcast_to: shape " + shape_text(shape_of(x)) + " does not broadcast to " + shape_text(shape));
+  auto& api = py::detail::npy_api::get();
+  py::object view = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
+      api.PyArray_Type_, py::dtype(x.dtype()).release().ptr(), ndim, reinterpret_cast<const Py_intptr_t*>(shape.data()),
+      reinterpret_cast<const Py_intptr_t*>(strides), proxy->data, proxy->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_, nullptr));
+  if (!view) throw py::error_already_set();
+  if (api.PyArray_SetBaseObject_(view.ptr(), py::object(x).release().ptr()) != 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::array>(view.release());
+}
+
+}  // namespace
+
+void register_reduce(py::module_& m) {
+  const auto axes = py::arg("axes") = py::none();
+  const auto keepdim = py::arg("keepdim") = false;
+  m.def("sum_forward", &bind_fold<Fold::sum>, py::arg("x"), axes, keepdim);
+  m.def("prod_forward", &bind_fold<Fold::product>, py::arg("x"), axes, keepdim);
+  m.def("amax_forward", &bind_fold<Fold::maximum>, py::arg("x"), axes, keepdim);
+  m.def("amin_forward", &bind_fold<Fold::minimum>, py::arg("x"), axes, keepdim);
+  m.def("mean_forward", &bind_mean, py::arg("x"), axes, keepdim);
+  m.def("norm_forward", &bind_norm, py::arg("x"), py::arg("p"), axes, keepdim);
+  m.def("var_forward", &bind_var, py::arg("x"), py::arg("correction"), axes, keepdim);
+  m.def("logsumexp_forward", &bind_logsumexp, py::arg("x"), axes, keepdim);
+  m.def("sum_to", &bind_sum_to, py::arg("x"), py::arg("shape"));
+  m.def("sum_product_to", &bind_sum_product_to, py::arg("x"), py::arg("y"), py::arg("shape"));
+  m.def("max_forward", &bind_extreme<true>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
+  m.def("min_forward", &bind_extreme<false>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
+  m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,82 @@
+#include "bindings/cpu/strided.h"
+
+namespace fastdl::binding {
+namespace {
+
+// The bytes an operand touches: [first, last).
+std::pair<const char*, const char*> range(const Operand& operand, int64_t item) {
+  const char *first = operand.data, *last = operand.data + item;
+  for (int axis = 0; axis < operand.ndim; ++axis) {
+    if (operand.shape[axis] == 0) return {operand.data, operand.data};
+    const int64_t reach = int64_t(operand.shape[axis] - 1) * int64_t(operand.strides[axis]);
+    (reach > 0 ? last : first) += reach;
+  }
+  return {first, last};
+}
+
+bool same_layout(const Operand& a, const Operand& b) {
+  if (a.data != b.data || a.ndim != b.ndim) return false;
+  for (int axis = 0; axis < a.ndim; ++axis)
+    if (a.shape[axis] != b.shape[axis] || (a.shape[axis] > 1 && a.strides[axis] != b.strides[axis])) return false;
+  return true;
+}
+
+}  // namespace
+
+Operand operand_of(const py::array& array) {
+  const auto* proxy = py::detail::array_proxy(array.ptr());
+  if (!(proxy->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return operand_of(contiguous_copy(array));
+  return {proxy->data, proxy->nd, proxy->dimensions, proxy->strides, array};
+}
+
+Operand output_of(const py::array& array, const char* op) {
+  const auto* proxy = py::detail::array_proxy(array.ptr());
+  constexpr int wanted = py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  if ((proxy->flags & wanted) != wanted)
+    throw py::value_error(std::string(op) + ": out must be writable and aligned");
+  for (int axis = 0; axis < proxy->nd; ++axis)
+    if (proxy->strides[axis] == 0 && proxy->dimensions[axis] > 1)
+      throw py::value_error(std::string(op) + ": several elements of out share one place in memory (an expanded "
+                            "view?); write into a copy");
+  return {proxy->data, proxy->nd, proxy->dimensions, proxy->strides, array};
+}
+
+std::string shape_text(std::span<const int64_t> shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> operands) {
+  int ndim = 0;
+  for (const Operand* operand : operands) ndim = std::max(ndim, operand->ndim);
+  Shape shape(size_t(ndim), 1);
+  for (int axis = 0; axis < ndim; ++axis) {
+    for (const Operand* operand : operands) {
+      const int64_t extent = operand->extent(axis, ndim);
+      int64_t& result = shape[size_t(axis)];
+      if (extent == result || extent == 1) continue;
+      if (result == 1) {
+        result = extent;
+        continue;
+      }
+      std::string message = std::string(op) + ": shapes";
+      for (const Operand* each : operands)
+        message += (each == *operands.begin() ? " " : " and ") + shape_text(Shape(each->shape, each->shape + each->ndim));
+      message += " do not broadcast: axis " + std::to_string(axis - ndim) + " has " + std::to_string(result) + " and " +
+                 std::to_string(extent) + " (axes are matched from the right; extents must be equal or 1)";
+      throw py::value_error(message);
+    }
+  }
+  return shape;
+}
+
+void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item) {
+  if (!input.owner || (item == input_item && same_layout(out, input))) return;
+  const auto [first, last] = range(out, item);
+  const auto [input_first, input_last] = range(input, input_item);
+  if (last <= input_first || input_last <= first) return;
+  input = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(input.owner)));
+}
+
+}  // namespace fastdl::binding

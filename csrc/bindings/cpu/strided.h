@@ -1,0 +1,134 @@
+// Arguments of broadcasting kernels: arrays with any strides, or Python numbers, in; a StridedLoop out.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "bindings/cpu/array.h"
+#include "cpu/elementwise.h"
+
+namespace fastdl::binding {
+
+inline bool is_array(py::handle object) { return py::detail::npy_api::get().PyArray_Check_(object.ptr()); }
+
+// Where an array's elements are. A number is an operand without axes.
+struct Operand {
+  char* data;
+  int ndim = 0;
+  const py::ssize_t* shape = nullptr;
+  const py::ssize_t* strides = nullptr;
+  py::object owner;  // keeps data, shape and strides alive
+
+  int64_t extent(int axis, int of) const {  // of axis `axis` in a shape of rank `of`, aligned at the right
+    const int own = axis - (of - ndim);
+    return own < 0 ? 1 : int64_t(shape[own]);
+  }
+  int64_t stride(int axis, int of) const {
+    const int own = axis - (of - ndim);
+    return own < 0 || shape[own] == 1 ? 0 : int64_t(strides[own]);
+  }
+};
+
+// The array itself; copied first only where its elements are not aligned.
+Operand operand_of(const py::array& array);
+// The same for results that were made here or may be written; raises for read-only or self-overlapping arrays.
+Operand output_of(const py::array& array, const char* op);
+
+std::string shape_text(std::span<const int64_t> shape);
+
+// The shape that the operands broadcast to, or a ValueError that names the axis.
+Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> operands);
+
+// Replaces an input by a copy if writing `out` would change it before it is read.
+void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item);
+
+// A T operand: an array of exactly T, or a Python number (kept in `number`).
+template <class T>
+class Source : public Operand {
+ public:
+  Source(py::handle object, const char* op, const char* argument) {
+    if (is_array(object)) {
+      const auto& array = reinterpret_cast<const py::array&>(object);
+      if (!is_dtype<T>(array)) raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+      static_cast<Operand&>(*this) = operand_of(array);
+    } else {
+      const double value = PyFloat_AsDouble(object.ptr());
+      if (value == -1.0 && PyErr_Occurred()) {
+        PyErr_Clear();
+        throw py::type_error(std::string(op) + ": " + argument + " must be an array or a number, got " +
+                             py::str(py::type::handle_of(object)).template cast<std::string>());
+      }
+      number_ = T(value);
+      data = reinterpret_cast<char*>(&number_);
+    }
+  }
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+ private:
+  T number_;
+};
+
+template <int N>
+StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const Operand*, N>& operands) {
+  StridedLoop<N> loop;
+  const int ndim = int(shape.size());
+  for (int i = 0; i < N; ++i) loop.data[i] = operands[i]->data;
+  // Axes from the innermost of the first output outwards: an output that is written in place may be transposed.
+  int order[64];
+  for (int k = 0; k < ndim; ++k) {
+    const int axis = ndim - 1 - k;
+    const int64_t stride = std::abs(operands[0]->stride(axis, ndim));
+    int place = k;
+    for (; place > 0 && stride != 0 && std::abs(operands[0]->stride(order[place - 1], ndim)) > stride; --place)
+      order[place] = order[place - 1];
+    order[place] = axis;
+  }
+  for (int k = 0; k < ndim; ++k) {
+    int64_t strides[N];
+    for (int i = 0; i < N; ++i) strides[i] = operands[i]->stride(order[k], ndim);
+    loop.add_axis(shape[size_t(order[k])], strides);
+  }
+  return loop;
+}
+
+// The result of a kernel with inputs `in`: a new array of Out, or the caller's `out`, checked.
+template <class Out>
+class Result {
+ public:
+  Result(const char* op, Shape shape, py::handle out, std::initializer_list<std::pair<Operand*, int64_t>> inputs)
+      : shape_(std::move(shape)) {
+    if (out.is_none() || !out) {
+      array_ = empty<Out>(shape_);
+      operand_ = operand_of(array_);
+      return;
+    }
+    if (!is_array(out)) throw py::type_error(std::string(op) + ": out must be an array");
+    array_ = py::reinterpret_borrow<py::array>(out);
+    if (!is_dtype<Out>(array_)) raise_dtype(array_, op, "out", py::str(dtype_of<Out>()).template cast<std::string>().c_str());
+    const Shape have = shape_of(array_);
+    if (have != shape_)
+      throw py::value_error(std::string(op) + ": the result has shape " + shape_text(shape_) + ", but out has shape " +
+                            shape_text(have));
+    operand_ = output_of(array_, op);
+    for (const auto& [input, item] : inputs) separate(operand_, sizeof(Out), *input, item);
+  }
+  const Shape& shape() const { return shape_; }
+  const Operand* operand() const { return &operand_; }
+  py::array& array() { return array_; }
+
+ private:
+  Shape shape_;
+  py::array array_{py::reinterpret_steal<py::array>(py::handle())};
+  Operand operand_;
+};
+
+// by_dtype over whichever argument is an array.
+template <class F>
+auto by_dtype_of(const char* op, std::initializer_list<py::handle> objects, F&& f) {
+  for (py::handle object : objects)
+    if (is_array(object)) return by_dtype(op, reinterpret_cast<const py::array&>(object), f);
+  throw py::type_error(std::string(op) + ": at least one operand must be an array");
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,95 @@
+// Arithmetic on strided, broadcast arrays; the kernels are in elementwise/.
+//
+// A call describes its operands in a StridedLoop: one iteration space, and for each operand (outputs first) a pointer
+// and one byte stride per axis, 0 where it is broadcast. add_axis drops axes of one element and merges axes that every
+// operand walks as one, so that two contiguous arrays of any rank arrive as a single axis.
+//
+// An output may be the very memory of an input (same pointer, same strides); any other overlap is the caller's to
+// remove.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdl {
+
+template <int N>
+struct StridedLoop {
+  static constexpr int kMaxAxes = 64;  // NumPy's limit
+  int axes = 0;
+  int64_t size = 1;
+  int64_t extent[kMaxAxes];     // innermost axis first
+  int64_t stride[kMaxAxes][N];  // bytes
+  char* data[N];
+
+  // Appends the next axis further out.
+  void add_axis(int64_t n, const int64_t (&strides)[N]) {
+    size *= n;
+    if (n == 1) return;
+    if (axes > 0) {
+      bool mergeable = true;
+      for (int i = 0; i < N; ++i) mergeable &= strides[i] == stride[axes - 1][i] * extent[axes - 1];
+      if (mergeable) {
+        extent[axes - 1] *= n;
+        return;
+      }
+    }
+    extent[axes] = n;
+    for (int i = 0; i < N; ++i) stride[axes][i] = strides[i];
+    ++axes;
+  }
+};
+
+enum class Binary { add, sub, mul, div, floor_divide, remainder, fmod, pow, maximum, minimum, atan2, hypot };
+enum class Compare { eq, ne, lt, le, gt, ge };
+enum class Unary {
+  copy, neg, abs, sign, floor, ceil, round, trunc, square, sqrt, rsqrt, reciprocal, exp, expm1, log, log1p, log2, log10,
+  sin, cos, tan, asin, acos, atan, sinh, cosh, asinh, acosh, atanh, erf
+};
+
+// out = x op y
+template <class T>
+void binary_forward(Binary op, const StridedLoop<3>& loop);
+// out = x op y ? 1 : 0, one byte each
+template <class T>
+void compare(Compare op, const StridedLoop<3>& loop);
+// out = f(x)
+template <class T>
+void unary_forward(Unary op, const StridedLoop<2>& loop);
+// grad_x = grad_y * f'(x); the third operand is what that needs: x, or the output y (see unary.cpp)
+template <class T>
+void unary_backward(Unary op, const StridedLoop<3>& loop);
+
+// grad_x, grad_y from grad, x, y
+template <class T>
+void mul_backward(const StridedLoop<5>& loop);
+// grad_x, grad_y from grad, y, z = x / y
+template <class T>
+void div_backward(const StridedLoop<5>& loop);
+// grad_x, grad_y from grad, x, y, for maximum (sign = 1) and minimum (sign = -1): a tie shares the gradient equally
+template <class T>
+void extremum_backward(int sign, const StridedLoop<5>& loop);
+// out = x ** exponent, and its gradient from grad, x
+template <class T>
+void pow_scalar_forward(T exponent, const StridedLoop<2>& loop);
+template <class T>
+void pow_scalar_backward(T exponent, const StridedLoop<3>& loop);
+// out = min(max(x, lower), upper); the gradient, from grad, x, passes where lower <= x <= upper
+template <class T>
+void clamp_forward(T lower, T upper, const StridedLoop<2>& loop);
+template <class T>
+void clamp_backward(T lower, T upper, const StridedLoop<3>& loop);
+// out = condition ? x : y from condition (bytes), x, y
+template <class T>
+void where_forward(const StridedLoop<4>& loop);
+// grad_x, grad_y from condition, grad
+template <class T>
+void where_backward(const StridedLoop<4>& loop);
+// out = x + value * y * z, out = x + value * y / z, out = x + z * (y - x)
+template <class T>
+void addcmul_forward(T value, const StridedLoop<4>& loop);
+template <class T>
+void addcdiv_forward(T value, const StridedLoop<4>& loop);
+template <class T>
+void lerp_forward(const StridedLoop<4>& loop);
+
+}  // namespace fastdl

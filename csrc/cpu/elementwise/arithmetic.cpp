@@ -1,0 +1,157 @@
+// x op y with broadcasting, and the gradients of the products, quotients and extrema that need one pass of their own.
+//
+//   forward     out = x op y                                          two reads, one write
+//   mul         grad_x = grad y, grad_y = grad x                      three reads, two writes
+//   div         grad_x = grad / y, grad_y = -grad_x z, z = x / y
+//   maximum     grad_x = grad where x > y, half of it on ties, else 0; grad_y likewise; NaN on either side: grad to both
+//   remainder   Python's: the sign of y; fmod: C's, the sign of x; floor_divide: floor of the exact quotient
+//
+// Nothing is saved here; Python keeps what backward needs. Work: ranges of the flattened space (loop.h).
+#include <cmath>
+
+#include "cpu/elementwise/functions.h"
+#include "cpu/elementwise/loop.h"
+
+namespace fastdl {
+namespace {
+
+template <class T>
+T floor_remainder(T x, T y) {
+  T r = std::fmod(x, y);
+  if (r != 0 && (y < 0) != (r < 0)) r += y;
+  return r;
+}
+
+// The quotient of x minus its remainder, rounded to the integer that it is but for rounding; division by zero as IEEE.
+template <class T>
+T floor_quotient(T x, T y) {
+  if (y == 0) return x / y;
+  const T r = std::fmod(x, y);
+  T q = (x - r) / y;
+  if (r != 0 && (y < 0) != (r < 0)) q -= 1;
+  if (q == 0) return std::copysign(T(0), x / y);
+  const T floored = std::floor(q);
+  return q - floored > T(0.5) ? floored + 1 : floored;
+}
+
+// map_run for two outputs from three inputs: f(g, a, b, first, second).
+template <class T, class F>
+void map_two(const StridedLoop<5>& loop, F f) {
+  for_each_run<2, T, T, T, T, T>(loop, kGrain / 2, [f](int64_t n, T* first, T* second, const T* g, const T* a, const T* b) {
+    constexpr int w = kWidth<T>;
+    int64_t i = 0;
+    Vec<T> u, v;
+    for (; i + w <= n; i += w) {
+      f(load(g + i), load(a + i), load(b + i), u, v);
+      store(first + i, u);
+      store(second + i, v);
+    }
+    if (i < n) {
+      const int rest = int(n - i);
+      f(load_n(g + i, rest), load_n(a + i, rest), load_n(b + i, rest), u, v);
+      store_n(first + i, u, rest);
+      store_n(second + i, v, rest);
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+void binary_forward(Binary op, const StridedLoop<3>& loop) {
+  using V = Vec<T>;
+  switch (op) {
+    case Binary::add:
+      return map<T>(loop, kGrain, [](V x, V y) { return x + y; });
+    case Binary::sub:
+      return map<T>(loop, kGrain, [](V x, V y) { return x - y; });
+    case Binary::mul:
+      return map<T>(loop, kGrain, [](V x, V y) { return x * y; });
+    case Binary::div:
+      return map<T>(loop, kGrain, [](V x, V y) { return x / y; });
+    case Binary::floor_divide:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>(floor_quotient<T>, x, y); });
+    case Binary::remainder:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>(floor_remainder<T>, x, y); });
+    case Binary::fmod:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y); });
+    case Binary::pow:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return power<T>(x, y); });
+    case Binary::maximum:  // simd::max returns y when x is NaN or y is: left to do is a NaN x
+      return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : max(x, y); });
+    case Binary::minimum:
+      return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : min(x, y); });
+    case Binary::atan2:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>([](T a, T b) { return std::atan2(a, b); }, x, y); });
+    case Binary::hypot:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>([](T a, T b) { return std::hypot(a, b); }, x, y); });
+  }
+}
+
+template <class T>
+void mul_backward(const StridedLoop<5>& loop) {
+  using V = Vec<T>;
+  map_two<T>(loop, [](V g, V x, V y, V& grad_x, V& grad_y) {
+    grad_x = g * y;
+    grad_y = g * x;
+  });
+}
+
+template <class T>
+void div_backward(const StridedLoop<5>& loop) {
+  using V = Vec<T>;
+  map_two<T>(loop, [](V g, V y, V z, V& grad_x, V& grad_y) {
+    grad_x = g / y;
+    grad_y = -grad_x * z;
+  });
+}
+
+template <class T>
+void extremum_backward(int sign, const StridedLoop<5>& loop) {
+  using V = Vec<T>;
+  map_two<T>(loop, [s = T(sign)](V g, V x, V y, V& grad_x, V& grad_y) {
+    const V a = s * x, b = s * y, shared = a == b ? T(0.5) * g : g;
+    grad_x = a < b ? broadcast<T>(0) : shared;
+    grad_y = a > b ? broadcast<T>(0) : shared;
+  });
+}
+
+// Exponents that people write are one or two multiplications; the rest takes power().
+template <class T>
+void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
+  using V = Vec<T>;
+  if (exponent == T(2)) return map<T>(loop, kGrain, [](V x) { return x * x; });
+  if (exponent == T(3)) return map<T>(loop, kGrain, [](V x) { return x * x * x; });
+  if (exponent == T(-1)) return map<T>(loop, kGrain, [](V x) { return T(1) / x; });
+  if (exponent == T(-2)) return map<T>(loop, kGrain, [](V x) { return T(1) / (x * x); });
+  // sqrt(-0) is -0, (-0) ** 0.5 is 0; (-inf) ** 0.5 is inf.
+  if (exponent == T(0.5))
+    return map<T>(loop, kGrain, [](V x) {
+      const V root = square_root<T>(x + T(0));
+      return x == -std::numeric_limits<T>::infinity() ? -x : root;
+    });
+  map<T>(loop, kGrainSlow, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
+}
+
+template <class T>
+void pow_scalar_backward(T exponent, const StridedLoop<3>& loop) {
+  using V = Vec<T>;
+  if (exponent == T(0)) return map<T>(loop, kGrain, [](V, V) { return broadcast<T>(0); });
+  if (exponent == T(2)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(2) * x); });
+  if (exponent == T(3)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(3) * (x * x)); });
+  if (exponent == T(-1)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(-1) / (x * x)); });
+  map<T>(loop, kGrainSlow, [exponent, e = broadcast<T>(exponent - 1)](V g, V x) { return g * (exponent * power<T>(x, e)); });
+}
+
+#define FASTDL_INSTANTIATE(T)                                            \
+  template void binary_forward<T>(Binary, const StridedLoop<3>&);        \
+  template void mul_backward<T>(const StridedLoop<5>&);                  \
+  template void div_backward<T>(const StridedLoop<5>&);                  \
+  template void extremum_backward<T>(int, const StridedLoop<5>&);        \
+  template void pow_scalar_forward<T>(T, const StridedLoop<2>&);         \
+  template void pow_scalar_backward<T>(T, const StridedLoop<3>&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

@@ -1,0 +1,181 @@
+// Elementary functions beyond simd/math.h, on Vec<T>.
+//
+// Single precision is computed in double: a shorter polynomial and no care for cancellation give results within 0.51
+// units in the last place, at about the price of a careful single-precision routine. Double precision has its own
+// vector code where it is common (log, sin, cos) and otherwise goes lane by lane through the C library.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/simd/math.h"
+#include "cpu/simd/simd.h"
+
+namespace fastdl::simd {
+
+template <class T>
+struct HalfOf {
+  typedef T type __attribute__((vector_size(kBytes / 2)));
+};
+
+// f applied by itself to every lane.
+template <class T, class F, class... V>
+[[gnu::always_inline]] inline Vec<T> per_lane(F f, V... v) {
+  Vec<T> y;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth<T>; ++i) y[i] = f(v[i]...);
+  return y;
+}
+// The same out of line in one loop: for slow functions, where unrolling would only cost code.
+template <class T, class F, class... V>
+[[gnu::noinline]] Vec<T> per_lane_call(F f, V... v) {
+  T y[kWidth<T>];
+  for (int i = 0; i < kWidth<T>; ++i) y[i] = f(v[i]...);
+  return load(y);
+}
+
+template <int half>
+[[gnu::always_inline]] inline Vec<double> widen(Vec<float> x) {
+  typename HalfOf<float>::type part;
+  std::memcpy(&part, reinterpret_cast<const char*>(&x) + half * sizeof part, sizeof part);
+  return __builtin_convertvector(part, Vec<double>);
+}
+[[gnu::always_inline]] inline Vec<float> narrow(Vec<double> low, Vec<double> high) {
+  const typename HalfOf<float>::type parts[2] = {__builtin_convertvector(low, typename HalfOf<float>::type),
+                                                 __builtin_convertvector(high, typename HalfOf<float>::type)};
+  Vec<float> y;
+  std::memcpy(&y, parts, sizeof y);
+  return y;
+}
+// f on doubles, for floats.
+template <class F, class... V>
+[[gnu::always_inline]] inline Vec<float> in_double(F f, V... x) {
+  return narrow(f(widen<0>(x)...), f(widen<1>(x)...));
+}
+
+// Is any lane of a comparison's result true?
+template <class Mask>
+[[gnu::always_inline]] inline bool any(Mask mask) {
+  const auto words = (Vec<int64_t>)mask;
+  int64_t all = 0;
+#pragma GCC unroll 8
+  for (int i = 0; i < kWidth<int64_t>; ++i) all |= words[i];
+  return all != 0;
+}
+
+[[gnu::always_inline]] inline Vec<double> horner(Vec<double>, double last) { return broadcast<double>(last); }
+// first + x * (second + x * (...))
+template <class... C>
+[[gnu::always_inline]] inline Vec<double> horner(Vec<double> x, double first, C... rest) {
+  return horner(x, rest...) * x + first;
+}
+
+// log(x) for normal positive x: x = 2^k m with m in [sqrt(1/2), sqrt(2)); with f = m - 1, s = f / (2 + f):
+// log(m) = f - (f^2/2 - s (f^2/2 + R)), R = 2 s^2 (1/3 + s^2/5 + s^4/7 + ...). Zero, negative, inf, NaN as IEEE says.
+// `terms_for_float` stops the series at 1e-10.
+template <bool terms_for_float>
+[[gnu::always_inline]] inline Vec<double> log_parts(Vec<double> x, Vec<double>& k) {
+  using V = Vec<double>;
+  using I = Vec<int64_t>;
+  const I bits = (I)x;
+  const I shifted = bits - 0x3fe6a09e667f3bcdLL;  // bits of sqrt(1/2)
+  const I exponent = shifted >> 52;
+  const V m = (V)(bits - (exponent << 52));
+  k = to_float<double>(exponent);
+  const V f = m - 1.0, s = f / (f + 2.0), z = s * s;
+  V series;
+  if constexpr (terms_for_float)
+    series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11);
+  else
+    series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11, 2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19, 2.0 / 21);
+  const V half_square = 0.5 * f * f;
+  return f - (half_square - s * (half_square + z * series));
+}
+[[gnu::always_inline]] inline Vec<double> log_special(Vec<double> x, Vec<double> y) {
+  using V = Vec<double>;
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const V at_zero = x == 0.0 ? broadcast<double>(-inf) : broadcast<double>(std::numeric_limits<double>::quiet_NaN());
+  y = x > 0.0 ? y : at_zero;
+  y = x == inf ? x : y;
+  return x != x ? x : y;
+}
+template <bool terms_for_float>
+[[gnu::always_inline]] inline Vec<double> log_of_double(Vec<double> x) {
+  constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
+  Vec<double> k;
+  const Vec<double> m = log_parts<terms_for_float>(x, k);
+  return log_special(x, k * ln2_hi + (m + k * ln2_lo));
+}
+
+// sin (quadrant_shift = 0) and cos (1): x = n pi/2 + r, |r| <= pi/4, Taylor polynomials of sin r and cos r, chosen and
+// signed by n mod 4. pi/2 in three parts of 33 bits and a rest, so that n * part is exact; beyond kSinLimit, where n
+// has too many bits for that, and for infinities, the lane goes through the C library.
+constexpr double kSinLimit = 800000.0;
+template <bool terms_for_float, int quadrant_shift>
+[[gnu::always_inline]] inline Vec<double> sin_of_double(Vec<double> x) {
+  using V = Vec<double>;
+  using I = Vec<int64_t>;
+  constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52
+  const V shifted = x * 0.63661977236758134308 + broadcast<double>(rounder);
+  const V n = shifted - rounder;
+  const I quadrant = (I)shifted + quadrant_shift;
+  V r = x - n * 1.57079632673412561417e+00;
+  r = r - n * 6.07710050630396597660e-11;
+  r = r - n * 2.02226624871116645580e-21;
+  const V z = r * r;
+  V s, c;
+  if constexpr (terms_for_float) {
+    s = r + r * z * horner(z, -1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800);
+    c = horner(z, 1.0, -1.0 / 2, 1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800);
+  } else {
+    s = r + r * z * horner(z, -1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800, 1.0 / 6227020800.0,
+                           -1.0 / 1307674368000.0, 1.0 / 355687428096000.0);
+    c = 1.0 - 0.5 * z + z * z * horner(z, 1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600,
+                                       -1.0 / 87178291200.0, 1.0 / 20922789888000.0, -1.0 / 6402373705728000.0);
+  }
+  const V y = (quadrant & 1) != 0 ? c : s;
+  return (V)((I)y ^ ((quadrant & 2) << 62));
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> square_root(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_sqrt_ps((__m512)x);
+  else return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_sqrt_ps((__m256)x);
+  else return (Vec<T>)_mm256_sqrt_pd((__m256d)x);
+#else
+  return per_lane<T>([](T v) { return std::sqrt(v); }, x);
+#endif
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> sine(Vec<T> x) {
+  if (any(abs<T>(x) > T(kSinLimit))) return per_lane_call<T>([](T v) { return std::sin(v); }, x);
+  if constexpr (sizeof(T) == 4)
+    return in_double([](Vec<double> v) { return sin_of_double<true, 0>(v); }, x);
+  else
+    return x == 0 ? x : sin_of_double<false, 0>(x);
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> cosine(Vec<T> x) {
+  if (any(abs<T>(x) > T(kSinLimit))) return per_lane_call<T>([](T v) { return std::cos(v); }, x);
+  if constexpr (sizeof(T) == 4)
+    return in_double([](Vec<double> v) { return sin_of_double<true, 1>(v); }, x);
+  else
+    return sin_of_double<false, 1>(x);
+}
+
+// x ** y. Single precision: exp(y log x) in double where all x are positive and finite; anything else lane by lane.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> power(Vec<T> x, Vec<T> y) {
+  if constexpr (sizeof(T) == 4) {
+    constexpr T most = std::numeric_limits<T>::max();
+    const auto plain = (x > T(0)) & (x <= most) & (abs<T>(y) <= most);
+    if (!any(~plain))
+      return in_double([](Vec<double> a, Vec<double> b) { return exp<double>(b * log_of_double<true>(a)); }, x, y);
+  }
+  return per_lane_call<T>([](T a, T b) { return std::pow(a, b); }, x, y);
+}
+
+}  // namespace fastdl::simd

@@ -1,0 +1,221 @@
+// y = f(x), and grad_x = grad_y f'(x) in one pass over the gradient and what was saved.
+//
+//   saved for backward: the output y by sqrt, rsqrt, reciprocal, exp, expm1, tan; the input x by the others;
+//   nothing by neg, sign and the roundings (their gradient is -grad_y or zero, made without a kernel).
+//
+// Passes: forward one read, one write; backward two reads, one write. Work: ranges of the flattened space (loop.h).
+#include <cmath>
+
+#include "cpu/elementwise/functions.h"
+#include "cpu/elementwise/loop.h"
+
+namespace fastdl {
+namespace {
+
+template <class T>
+using C = T (*)(T);  // the C library's overload for T
+
+// f in double for T = float, lane by lane in the C library for T = double.
+template <class T, class F>
+[[gnu::always_inline]] inline Vec<T> by_double(Vec<T> x, C<T> library, F f) {
+  if constexpr (sizeof(T) == 4) return in_double(f, x);
+  else return per_lane_call<T>(library, x);
+}
+
+using D = Vec<double>;
+
+template <class T>
+Vec<T> log_base(Vec<T> x, C<T> library, double ratio) {
+  return by_double<T>(x, library, [ratio](D v) {
+    D k;
+    const D m = log_parts<true>(v, k);
+    return log_special(v, k * (M_LN2 * ratio) + m * ratio);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void unary_forward(Unary op, const StridedLoop<2>& loop) {
+  using V = Vec<T>;
+  const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
+  const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
+  switch (op) {
+    case Unary::copy:
+      return fast([](V x) { return x; });
+    case Unary::neg:
+      return fast([](V x) { return -x; });
+    case Unary::abs:
+      return fast([](V x) { return simd::abs<T>(x); });
+    case Unary::sign:
+      return fast([](V x) {
+        const V negative = x < T(0) ? broadcast<T>(-1) : broadcast<T>(0);
+        return x > T(0) ? broadcast<T>(1) : negative;
+      });
+    case Unary::floor:
+      return fast([](V x) { return per_lane<T>(static_cast<C<T>>(std::floor), x); });
+    case Unary::ceil:
+      return fast([](V x) { return per_lane<T>(static_cast<C<T>>(std::ceil), x); });
+    case Unary::round:  // halves to even
+      return fast([](V x) { return per_lane<T>(static_cast<C<T>>(std::nearbyint), x); });
+    case Unary::trunc:
+      return fast([](V x) { return per_lane<T>(static_cast<C<T>>(std::trunc), x); });
+    case Unary::square:
+      return fast([](V x) { return x * x; });
+    case Unary::sqrt:
+      return fast([](V x) { return square_root<T>(x); });
+    case Unary::rsqrt:
+      return fast([](V x) { return T(1) / square_root<T>(x); });
+    case Unary::reciprocal:
+      return fast([](V x) { return T(1) / x; });
+    case Unary::exp:
+      return fast([](V x) { return simd::exp<T>(x); });
+    case Unary::expm1:
+      return fast([](V x) { return simd::expm1<T>(x); });
+    case Unary::log:
+      return fast([](V x) { return simd::log<T>(x); });
+    case Unary::log1p:
+      return fast([](V x) { return simd::log1p<T>(x); });
+    case Unary::log2:
+      return slow([](V x) { return log_base<T>(x, std::log2, M_LOG2E); });
+    case Unary::log10:
+      return slow([](V x) { return log_base<T>(x, std::log10, M_LOG10E); });
+    case Unary::sin:
+      return slow([](V x) { return sine<T>(x); });
+    case Unary::cos:
+      return slow([](V x) { return cosine<T>(x); });
+    case Unary::tan:
+      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::tan), x); });
+    case Unary::asin:
+      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::asin), x); });
+    case Unary::acos:
+      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::acos), x); });
+    case Unary::atan:
+      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::atan), x); });
+    case Unary::sinh:  // the series where e^x - e^-x would cancel
+      return slow([](V x) {
+        return by_double<T>(x, std::sinh, [](D v) {
+          const D e = simd::exp<double>(v), z = v * v;
+          return simd::abs<double>(v) < 1e-2 ? v + v * z * (1.0 / 6 + z * (1.0 / 120)) : 0.5 * e - 0.5 / e;
+        });
+      });
+    case Unary::cosh:
+      return slow([](V x) {
+        return by_double<T>(x, std::cosh, [](D v) {
+          const D e = simd::exp<double>(v);
+          return 0.5 * e + 0.5 / e;
+        });
+      });
+    case Unary::asinh:
+      return slow([](V x) {
+        return by_double<T>(x, std::asinh, [](D v) {
+          const D a = simd::abs<double>(v), z = v * v;
+          const D large = simd::copysign<double>(log_of_double<true>(a + square_root<double>(z + 1.0)), v);
+          return a < 1e-2 ? v * (1.0 - z * (1.0 / 6 - z * (3.0 / 40))) : large;
+        });
+      });
+    case Unary::acosh:
+      return slow([](V x) {
+        return by_double<T>(x, std::acosh, [](D v) {
+          const D y = log_of_double<true>(v + square_root<double>((v - 1.0) * (v + 1.0)));
+          return v < 1.0 ? broadcast<double>(std::numeric_limits<double>::quiet_NaN()) : y;
+        });
+      });
+    case Unary::atanh:
+      return slow([](V x) {
+        return by_double<T>(x, std::atanh, [](D v) {
+          const D a = simd::abs<double>(v), z = v * v;
+          const D large = simd::copysign<double>(0.5 * log_of_double<true>((1.0 + a) / (1.0 - a)), v);
+          return a < 1e-2 ? v + v * z * (1.0 / 3 + z * (1.0 / 5)) : large;
+        });
+      });
+    case Unary::erf:
+      return fast([](V x) { return simd::erf<T>(x); });
+  }
+}
+
+template <class T>
+void unary_backward(Unary op, const StridedLoop<3>& loop) {
+  using V = Vec<T>;
+  const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
+  const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
+  switch (op) {
+    case Unary::copy:
+    case Unary::neg:
+    case Unary::sign:
+    case Unary::floor:
+    case Unary::ceil:
+    case Unary::round:
+    case Unary::trunc:
+      return;
+    case Unary::abs:
+      return fast([](V g, V x) {
+        const V negative = x < T(0) ? -g : broadcast<T>(0);
+        return x > T(0) ? g : negative;
+      });
+    case Unary::square:
+      return fast([](V g, V x) { return g * (T(2) * x); });
+    case Unary::sqrt:
+      return fast([](V g, V y) { return g / (T(2) * y); });
+    case Unary::rsqrt:
+      return fast([](V g, V y) { return T(-0.5) * g * (y * y * y); });
+    case Unary::reciprocal:
+      return fast([](V g, V y) { return -g * (y * y); });
+    case Unary::exp:
+      return fast([](V g, V y) { return g * y; });
+    case Unary::expm1:
+      return fast([](V g, V y) { return g * (y + T(1)); });
+    case Unary::log:
+      return fast([](V g, V x) { return g / x; });
+    case Unary::log1p:
+      return fast([](V g, V x) { return g / (x + T(1)); });
+    case Unary::log2:
+      return fast([](V g, V x) { return g / (T(M_LN2) * x); });
+    case Unary::log10:
+      return fast([](V g, V x) { return g / (T(M_LN10) * x); });
+    case Unary::sin:
+      return slow([](V g, V x) { return g * cosine<T>(x); });
+    case Unary::cos:
+      return slow([](V g, V x) { return -g * sine<T>(x); });
+    case Unary::tan:
+      return fast([](V g, V y) { return g * (T(1) + y * y); });
+    case Unary::asin:
+      return fast([](V g, V x) { return g / square_root<T>(T(1) - x * x); });
+    case Unary::acos:
+      return fast([](V g, V x) { return -g / square_root<T>(T(1) - x * x); });
+    case Unary::atan:
+      return fast([](V g, V x) { return g / (T(1) + x * x); });
+    case Unary::sinh:
+      return slow([](V g, V x) {
+        const V e = simd::exp<T>(x);
+        return g * (T(0.5) * e + T(0.5) / e);
+      });
+    case Unary::cosh:
+      return slow([](V g, V x) {
+        if constexpr (sizeof(T) == 4)
+          return g * in_double([](D v) {
+                   const D e = simd::exp<double>(v), z = v * v;
+                   return simd::abs<double>(v) < 1e-2 ? v + v * z * (1.0 / 6 + z * (1.0 / 120)) : 0.5 * e - 0.5 / e;
+                 }, x);
+        else
+          return g * per_lane_call<T>(static_cast<C<T>>(std::sinh), x);
+      });
+    case Unary::asinh:
+      return fast([](V g, V x) { return g / square_root<T>(x * x + T(1)); });
+    case Unary::acosh:
+      return fast([](V g, V x) { return g / square_root<T>(x * x - T(1)); });
+    case Unary::atanh:
+      return fast([](V g, V x) { return g / (T(1) - x * x); });
+    case Unary::erf:
+      return slow([](V g, V x) { return g * (T(M_2_SQRTPI) * simd::exp<T>(-x * x)); });
+  }
+}
+
+#define FASTDL_INSTANTIATE(T)                                     \
+  template void unary_forward<T>(Unary, const StridedLoop<2>&);   \
+  template void unary_backward<T>(Unary, const StridedLoop<3>&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

@@ -1,0 +1,70 @@
+// Sums and other folds over any set of axes; the kernels are in reduce/.
+//
+// A ReduceProblem describes one or two inputs of one shape (the second may be broadcast, stride 0) whose axes are
+// either kept or reduced. Axes are sorted by x's strides, outermost first, and merged where every operand allows it.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdl {
+
+struct ReduceProblem {
+  static constexpr int kMaxAxes = 64;
+  struct Axis {
+    int64_t extent;
+    int64_t x, y, out;  // strides: bytes for the inputs, elements for the output
+  };
+  int kept_axes = 0, reduced_axes = 0;
+  Axis kept[kMaxAxes], reduced[kMaxAxes];
+  int64_t kept_size = 1, reduced_size = 1;
+  const char* x = nullptr;
+  const char* y = nullptr;
+
+  // Axes come outermost first. Axes of one element are dropped.
+  void add_kept(const Axis& axis) { add(kept, kept_axes, kept_size, axis, true); }
+  void add_reduced(const Axis& axis) { add(reduced, reduced_axes, reduced_size, axis, false); }
+
+ private:
+  static void add(Axis* axes, int& count, int64_t& size, const Axis& axis, bool has_out) {
+    size *= axis.extent;
+    if (axis.extent == 1) return;
+    if (count > 0) {
+      Axis& last = axes[count - 1];
+      if (last.x == axis.x * axis.extent && last.y == axis.y * axis.extent &&
+          (!has_out || last.out == axis.out * axis.extent)) {
+        last = {last.extent * axis.extent, axis.x, axis.y, axis.out};
+        return;
+      }
+    }
+    axes[count++] = axis;
+  }
+};
+
+// What is folded over the reduced axes (x, and y where there is one), accumulated in double:
+enum class Fold {
+  sum,            // x
+  sum_abs,        // |x|
+  sum_square,     // x^2
+  sum_power,      // |x|^parameter
+  sum_product,    // x y
+  sum_deviation,  // (x - y)^2, y double
+  sum_exp,        // exp(x - y), y double
+  nonzero,        // x != 0 ? 1 : 0
+  product,        // x, multiplied
+  maximum,        // NaN wins
+  minimum,
+  maximum_abs,
+  minimum_abs,
+};
+
+// out[kept] = fold over reduced, `out` holding kept_size doubles in C order of the kept axes as given by Axis::out.
+// y is T for sum_product and double for sum_deviation and sum_exp.
+template <class T>
+void fold(Fold op, const ReduceProblem& problem, double parameter, double* out);
+
+// Along the middle axis of a C-order array (outer, n, inner), n > 0: the extreme value and where it is first; NaN wins.
+// `values` may be null.
+template <class T>
+void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices);
+
+}  // namespace fastdl

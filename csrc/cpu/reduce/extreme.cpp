@@ -1,0 +1,147 @@
+// The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN beats
+// everything, the first NaN wins, as in PyTorch.
+//
+//   inner = 1   a vector pass finds the value, a second one stops at its first occurrence (the row is in cache by then)
+//   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only a strictly
+//               better value replaces: the first of equals stays
+//
+// Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once (rows longer
+// than the cache: up to twice).
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/reduce.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+#include "cpu/simd/simd.h"
+
+namespace fastdl {
+namespace {
+
+using namespace simd;
+constexpr int64_t kGrain = 16384;  // elements worth about 10 us
+
+template <bool largest, class V>
+[[gnu::always_inline]] inline auto better(V candidate, V than) {
+  if constexpr (largest) return (candidate > than) | ((candidate != candidate) & (than == than));
+  else return (candidate < than) | ((candidate != candidate) & (than == than));
+}
+
+template <bool largest, class T>
+int64_t first_extreme(const T* x, int64_t n) {
+  constexpr int width = kWidth<T>;
+  T best = x[0];
+  if (n >= width) {
+    Vec<T> top = load(x);
+    int64_t i = width;
+    for (; i + width <= n; i += width) {
+      const Vec<T> v = load(x + i);
+      top = better<largest>(v, top) ? v : top;
+    }
+    const Vec<T> last = load(x + n - width);  // overlapping: harmless for a maximum
+    top = better<largest>(last, top) ? last : top;
+    T lanes[width];
+    store(lanes, top);
+    best = lanes[0];
+    for (T lane : lanes)
+      if (better<largest>(lane, best)) best = lane;
+  } else {
+    for (int64_t i = 1; i < n; ++i)
+      if (better<largest>(x[i], best)) best = x[i];
+  }
+  if (best != best) {
+    for (int64_t i = 0;; ++i)
+      if (x[i] != x[i]) return i;
+  }
+  constexpr int64_t block = 64;
+  int64_t i = 0;
+  for (; i + block <= n; i += block) {
+    bool found = false;
+    for (int64_t j = 0; j < block; ++j) found |= x[i + j] == best;
+    if (found) break;
+  }
+  while (x[i] != best) ++i;
+  return i;
+}
+
+template <bool largest, class T>
+void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
+  const int threads = num_threads();
+  if (outer < 2 * threads && threads > 1 && n >= 8 * kGrain) {
+    const int64_t slices = threads * detail::kChunksPerThread;
+    memory::Buffer<int64_t> partial(size_t(outer * slices));
+    parallel_tasks(outer * slices, [&](int64_t task) {
+      const int64_t slice = task % slices, begin = n * slice / slices, end = n * (slice + 1) / slices;
+      partial[task] = begin + first_extreme<largest>(x + task / slices * n + begin, end - begin);
+    });
+    for (int64_t o = 0; o < outer; ++o) {
+      const T* row = x + o * n;
+      int64_t best = partial[o * slices];
+      for (int64_t s = 1; s < slices; ++s)
+        if (better<largest>(row[partial[o * slices + s]], row[best])) best = partial[o * slices + s];
+      indices[o] = best;
+      if (values) values[o] = row[best];
+    }
+    return;
+  }
+  parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      indices[o] = first_extreme<largest>(x + o * n, n);
+      if (values) values[o] = x[o * n + indices[o]];
+    }
+  });
+}
+
+template <bool largest, class T>
+void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
+  constexpr int64_t tile = 512;
+  const int64_t tiles = (inner + tile - 1) / tile;
+  const int64_t work = n * inner / tiles;
+  parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) {
+    alignas(64) T best[tile];
+    alignas(64) Int<T> where[tile];
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles, end = inner * (task % tiles + 1) / tiles;
+      const int64_t count = end - begin;
+      int64_t* to = indices + o * inner + begin;
+      // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its base.
+      constexpr int64_t limit = int64_t(1) << 30;
+      std::copy_n(x + o * n * inner + begin, count, best);
+      std::fill_n(to, count, int64_t{0});
+      for (int64_t base = 0; base < n; base += limit) {
+        std::fill_n(where, count, Int<T>(-1));
+        for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
+          const T* row = x + (o * n + base + r) * inner + begin;
+          for (int64_t c = 0; c < count; ++c) {
+            const bool take = better<largest>(row[c], best[c]);
+            best[c] = take ? row[c] : best[c];
+            where[c] = take ? Int<T>(r) : where[c];
+          }
+        }
+        for (int64_t c = 0; c < count; ++c)
+          if (where[c] >= 0) to[c] = base + where[c];
+      }
+      if (values) std::copy_n(best, count, values + o * inner + begin);
+    }
+  });
+}
+
+template <bool largest, class T>
+void run(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
+  if (outer * inner == 0) return;
+  if (inner == 1) rows<largest>(x, outer, n, values, indices);
+  else columns<largest>(x, outer, n, inner, values, indices);
+}
+
+}  // namespace
+
+template <class T>
+void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
+  if (largest) run<true>(x, outer, n, inner, values, indices);
+  else run<false>(x, outer, n, inner, values, indices);
+}
+
+template void extreme_index<float>(bool, const float*, int64_t, int64_t, int64_t, float*, int64_t*);
+template void extreme_index<double>(bool, const double*, int64_t, int64_t, int64_t, double*, int64_t*);
+
+}  // namespace fastdl

@@ -1,0 +1,121 @@
+"""Reductions of float arrays; ``axes`` is a tuple of axes, or None for all. Accumulated in double."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Axes = tuple[int, ...] | None
+
+__all__ = [
+    "amax_forward",
+    "amin_forward",
+    "broadcast_to",
+    "logsumexp_forward",
+    "max_forward",
+    "mean_forward",
+    "min_forward",
+    "norm_forward",
+    "prod_forward",
+    "sum_forward",
+    "sum_product_to",
+    "sum_to",
+    "var_forward",
+]
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(np.float64)
+
+
+def sum_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return np.asarray(_wide(x).sum(axes, keepdims=keepdim), dtype=x.dtype)
+
+
+def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """The sum over the number of elements: NaN over none."""
+    count = np.ones(x.shape).sum(axes, keepdims=keepdim)
+    return np.asarray(np.true_divide(_wide(x).sum(axes, keepdims=keepdim), count), dtype=x.dtype)
+
+
+def prod_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return np.asarray(_wide(x).prod(axes, keepdims=keepdim), dtype=x.dtype)
+
+
+def amax_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """The largest; NaN if there is one; -inf over nothing."""
+    return np.asarray(x.max(axes, keepdims=keepdim, initial=-np.inf), dtype=x.dtype)
+
+
+def amin_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """The smallest; NaN if there is one; inf over nothing."""
+    return np.asarray(x.min(axes, keepdims=keepdim, initial=np.inf), dtype=x.dtype)
+
+
+def norm_forward(x: Array, p: float, axes: Axes = None, keepdim: bool = False) -> Array:
+    """(sum |x|^p)^(1/p); p = inf: max |x|, -inf: min |x|, 0: how many are not zero."""
+    magnitude = np.abs(_wide(x))
+    if p == 0:
+        result = (magnitude != 0).sum(axes, keepdims=keepdim)
+    elif np.isinf(p) and x.size == 0:
+        result = magnitude.sum(axes, keepdims=keepdim)
+    elif np.isinf(p):
+        result = (np.max if p > 0 else np.min)(magnitude, axes, keepdims=keepdim)
+    else:
+        result = (magnitude**p).sum(axes, keepdims=keepdim) ** (1 / p)
+    return np.asarray(result, dtype=x.dtype)
+
+
+def var_forward(x: Array, correction: float, axes: Axes = None, keepdim: bool = False) -> tuple[Array, Array]:
+    """Variance and mean: sum (x - mean)^2 / max(0, n - correction)."""
+    count = np.ones(x.shape).sum(axes, keepdims=True)
+    mean = _wide(x).sum(axes, keepdims=True) / count
+    var = ((x - mean) ** 2).sum(axes, keepdims=True) / np.maximum(0, count - correction)
+    if not keepdim:
+        var, mean = var.squeeze(axes), mean.squeeze(axes)
+    return np.asarray(var, dtype=x.dtype), np.asarray(mean, dtype=x.dtype)
+
+
+def logsumexp_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """log(sum(exp(x))), shifted by the largest element."""
+    shift = _wide(x).max(axes, keepdims=True, initial=-np.inf)
+    shift = np.where(np.isinf(shift), 0, shift)
+    result = np.log(np.exp(x - shift).sum(axes, keepdims=True)) + shift
+    return np.asarray(result if keepdim else result.squeeze(axes), dtype=x.dtype)
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """x summed over what broadcasting from ``shape`` would have repeated."""
+    lead = x.ndim - len(shape)
+    if lead < 0 or any(n not in (1, x.shape[i + lead]) for i, n in enumerate(shape)):
+        raise ValueError(f"sum_to: shape {shape} does not broadcast to {x.shape}")
+    axes = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(shape) if n == 1)
+    return np.asarray(_wide(x).sum(axes).reshape(shape), dtype=x.dtype)
+
+
+def sum_product_to(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+    """sum_to(x * y, shape) without rounding the product; y broadcasts to x."""
+    return sum_to(_wide(x) * y, shape).astype(x.dtype)
+
+
+def _extreme(find: Any, x: Array, axis: int | None, keepdim: bool) -> tuple[Array, Array]:
+    indices = np.asarray(find(x, axis=axis, keepdims=True), dtype=np.int64)
+    values = x.reshape(-1)[indices] if axis is None else np.take_along_axis(x, indices, axis)
+    return (values, indices) if keepdim else (values.squeeze(axis), indices.squeeze(axis))
+
+
+def max_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
+    """Largest values and their first places along ``axis``, or in the flattened array. NaN counts as largest."""
+    return _extreme(np.argmax, x, axis, keepdim)
+
+
+def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
+    """Smallest values and their first places along ``axis``, or in the flattened array. NaN counts as smallest."""
+    return _extreme(np.argmin, x, axis, keepdim)
+
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """A read-only view of x with the given shape."""
+    return np.broadcast_to(x, shape)

@@ -1,0 +1,511 @@
+"""Operations on two operands: arithmetic with broadcasting and promotion, between tensors and numbers on either side.
+
+Every operation is an Op applied as ``Op.apply(x, y)``, ``Op.apply(x, None, value=2)`` or ``Op.apply(None, y, value=2)``;
+``out=array`` writes the result there (in-place operations).
+"""
+
+from __future__ import annotations
+
+from math import log as _log
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float32, float64
+from fastdl.kernels import select
+from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
+from fastdl.ops.promotion import common_dtype, floating_dtype
+from fastdl.tensor import Tensor
+
+_SAVED = {(False, False): (), (True, False): (1,), (False, True): (0,), (True, True): (0, 1)}
+
+
+class Binary(Op):
+    """Two operands; subclasses name kernel and NumPy function and add the gradient."""
+
+    kernel: ClassVar[str]
+    label: ClassVar[str]
+    ufunc: ClassVar[Any]
+    floating: ClassVar[bool] = False  # integers are converted to the default dtype
+    likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
+
+    def __init_subclass__(cls) -> None:
+        cls.label = cls.kernel.removesuffix("_forward")
+
+    def prepare(self, x: Any, y: Any, value: Any) -> tuple[Any, Any, Any]:
+        """Both operands in the common dtype, and that dtype."""
+        if y is None:
+            dtype = x.dtype
+            self.likes = (x.shape, dtype), None
+            if dtype is float32 or dtype is float64:
+                return x, value, dtype
+            y = value
+        elif x is None:
+            dtype = y.dtype
+            self.likes = None, (y.shape, dtype)
+            if dtype is float32 or dtype is float64:
+                return value, y, dtype
+            x = value
+        else:
+            dtype = x.dtype
+            self.likes = (x.shape, dtype), (y.shape, y.dtype)
+            if dtype is y.dtype and (dtype is float32 or dtype is float64):
+                return x, y, dtype
+        dtype = common_dtype(x, y)
+        if self.floating:
+            dtype = floating_dtype(dtype)
+        self.check(x, y, dtype)
+        return operand(x, dtype), operand(y, dtype), dtype
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        """Refuse what the operation does not define; called on the slow path only, where dtypes differ or are not float."""
+
+    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if out is not None and out.dtype is not dtype:
+            return into(self.label, out, self.compute(x, y, dtype, None))
+        if dtype is float32 or dtype is float64:
+            return getattr(select(x), self.kernel)(x, y, out)
+        return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        return self.compute(*self.prepare(x, y, value), out)
+
+    def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
+        """The gradients of those inputs that need one, in their shapes and dtypes."""
+        x, y = self.likes
+        needs = self.needs
+        return fit(grad_x, x) if needs[0] else None, fit(grad_y, y) if needs[1] else None
+
+
+def into(op: str, out: Any, result: Any) -> Any:
+    """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
+    order = {"b": 0, "u": 1, "i": 1, "f": 2}
+    if order[result.dtype.kind] > order[out.dtype.kind]:
+        raise RuntimeError(
+            f"{op}: the result has dtype {result.dtype} and cannot be stored in place in a tensor of dtype {out.dtype}; "
+            f"use {op}(x, y) instead of the in-place form, or convert the tensor first"
+        )
+    if result.shape != out.shape:
+        raise ValueError(f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}")
+    with np.errstate(all="ignore"):
+        np.copyto(out, result, casting="unsafe")
+    return out
+
+
+class Add(Binary):
+    kernel, ufunc = "add_forward", np.add
+    aliases_grad = True
+
+    def backward(self, grad: Any) -> Any:
+        return self.give(grad, grad)
+
+
+class Sub(Binary):
+    kernel, ufunc = "sub_forward", np.subtract
+    aliases_grad = True
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        if dtype.kind == "b":
+            raise RuntimeError("sub: bool tensors cannot be subtracted; use logical_xor (^) or logical_not (~)")
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        needs = self.needs
+        grad_y = None
+        if needs[1]:
+            grad_y = negative(fit(grad, y))
+        return fit(grad, x) if needs[0] else None, grad_y
+
+
+def negative(array: Any) -> Any:
+    if array.dtype is float32 or array.dtype is float64:
+        return select(array).neg_forward(array)
+    return by_numpy("neg", np.negative, array.dtype, None, array)
+
+
+class Saving(Binary):
+    """A binary operation whose gradient for one input needs the other."""
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        needs = self.needs
+        self.saves = _SAVED[needs]
+        if needs[1]:
+            self.x = x
+        if needs[0]:
+            self.y = y
+        return self.compute(x, y, dtype, out)
+
+
+class Mul(Saving):
+    kernel, ufunc = "mul_forward", np.multiply
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        need_x, need_y = self.needs
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            return self.give(grad * self.y if need_x else None, grad * self.x if need_y else None)
+        kernels = select(grad)
+        if need_x and need_y and grad.shape == x[0] == y[0]:
+            return self.give(*kernels.mul_backward(grad, self.x, self.y))
+        grad_x = grad_y = None
+        if need_x:
+            grad_x = _product_to(kernels, grad, self.y, x)
+        if need_y:
+            grad_y = _product_to(kernels, grad, self.x, y)
+        return grad_x, grad_y
+
+
+def _product_to(kernels: Any, grad: Any, factor: Any, like: Any) -> Any:
+    """grad * factor, summed over what broadcasting repeated, without the product in memory."""
+    if grad.shape == like[0] or not isinstance(factor, np.ndarray):
+        return fit(kernels.mul_forward(grad, factor), like)
+    return fit(kernels.sum_product_to(grad, factor, like[0]), like)
+
+
+class Div(Binary):
+    kernel, ufunc = "div_forward", np.true_divide
+    floating = True
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        z = self.compute(x, y, dtype, out)
+        needs = self.needs
+        if needs[1]:
+            self.saves, self.saves_output = (1,), True  # type: ignore[misc]
+            self.y, self.z = y, z
+        elif needs[0]:
+            self.saves = (1,)
+            self.y = y
+        return z
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        need_x, need_y = self.needs
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            grad_x = grad / self.y
+            return self.give(grad_x, -grad_x * self.z if need_y else None)
+        kernels = select(grad)
+        if not need_y:
+            return self.give(kernels.div_forward(grad, self.y), None)
+        if need_x and grad.shape == x[0] == y[0]:
+            return self.give(*kernels.div_backward(grad, self.y, self.z))
+        # -(sum of grad z) / y: y is the same wherever the sum runs.
+        grad_x = fit(kernels.div_forward(grad, self.y), x) if need_x else None
+        return grad_x, negative(fit(kernels.div_forward(_product_to(kernels, grad, self.z, (y[0], self.z.dtype)), self.y), y))
+
+
+class Maximum(Saving):
+    kernel, ufunc = "maximum_forward", np.maximum
+
+    def backward(self, grad: Any) -> Any:
+        return self.give(*getattr(select(grad), f"{self.label}_backward")(grad, self.x, self.y))
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        self.saves = (0, 1)
+        return self.compute(self.x, self.y, dtype, out)
+
+
+class Minimum(Maximum):
+    kernel, ufunc = "minimum_forward", np.minimum
+
+
+def _check_zero(op: str, y: Any, dtype: Any) -> None:
+    if dtype.kind in "iu" and not np.all(y):
+        raise RuntimeError(f"{op}: division by zero; integer tensors have no infinity to answer with")
+
+
+class FloorDivide(Binary):
+    kernel, ufunc = "floor_divide_forward", np.floor_divide
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        _check_zero("floor_divide", y, dtype)
+
+    def backward(self, grad: Any) -> Any:
+        zero = zeros(grad.shape, grad.dtype)
+        return self.give(zero, zero)
+
+    aliases_grad = True
+
+
+class Remainder(Saving):
+    """Python's %: the result has the sign of y. z = x - y floor(x / y)."""
+
+    kernel, ufunc = "remainder_forward", np.remainder
+    aliases_grad = True
+    round = "floor_forward"
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        _check_zero(self.label, y, dtype)
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        if self.needs[1]:
+            self.saves = (0, 1)
+            self.x, self.y = x, y
+        return self.compute(x, y, dtype, out)
+
+    def backward(self, grad: Any) -> Any:
+        grad_y = None
+        if self.needs[1]:
+            kernels = select(grad)
+            quotient = getattr(kernels, self.round)(kernels.div_forward(self.x, self.y))
+            grad_y = kernels.neg_forward(kernels.mul_forward(grad, quotient))
+        return self.give(grad, grad_y)
+
+
+class Fmod(Remainder):
+    """C's fmod: the result has the sign of x. z = x - y trunc(x / y)."""
+
+    kernel, ufunc = "fmod_forward", np.fmod
+    round = "trunc_forward"
+
+
+class Pow(Binary):
+    kernel, ufunc = "pow_forward", np.power
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        if dtype.kind in "iu" and not isinstance(y, np.ndarray) and y < 0:
+            raise RuntimeError("pow: integers to negative integer powers are not integers; convert the base to float first")
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        need_x, need_y = self.needs
+        if need_x or need_y:
+            self.saves = (0, 1)
+            self.x, self.y = x, y
+        kernel = dtype is float32 or dtype is float64
+        if kernel and not isinstance(y, np.ndarray) and (out is None or out.dtype is dtype):
+            return select(x).pow_scalar_forward(x, y, out)
+        if dtype.kind == "i" and np.any(np.asarray(y) < 0):
+            return self.integer(x, y, out)
+        z = self.compute(x, y, dtype, out)
+        if need_y:
+            self.saves_output = True  # type: ignore[misc]
+            self.z = z
+        return z
+
+    def integer(self, x: Any, y: Any, out: Any) -> Any:
+        """Negative integer powers: 1 / x ** -y towards zero."""
+        power = by_numpy("pow", np.power, x.dtype, out, x, np.abs(y))
+        inverse = np.where(np.abs(power) == 1, power, 0)
+        np.copyto(power, inverse, where=np.asarray(y) < 0)
+        return power
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        x, y = self.x, self.y
+        if not isinstance(y, np.ndarray):
+            return self.give(kernels.pow_scalar_backward(grad, x, y), None)
+        grad_x = grad_y = None
+        if self.needs[0]:  # grad y x ** (y - 1), and 0 where y is 0
+            slope = kernels.mul_forward(y, kernels.pow_forward(x, kernels.sub_forward(y, 1.0)))
+            grad_x = kernels.where_forward(kernels.eq_forward(y, 0.0), 0.0, kernels.mul_forward(grad, slope))
+        if self.needs[1]:  # grad z log(x), and 0 where 0 ** y is flat
+            if isinstance(x, np.ndarray):
+                slope = kernels.mul_forward(self.z, kernels.log_forward(x))
+                flat = kernels.eq_forward(x, 0.0) & kernels.ge_forward(y, 0.0)
+                grad_y = kernels.where_forward(flat, 0.0, kernels.mul_forward(grad, slope))
+            elif x == 0:
+                slope = kernels.where_forward(kernels.ge_forward(y, 0.0), 0.0, float("-inf"))
+                grad_y = kernels.mul_forward(grad, cast(slope, grad.dtype))
+            else:
+                slope = _log(x) if x > 0 else float("nan")
+                grad_y = kernels.mul_forward(grad, kernels.mul_forward(self.z, slope))
+        return self.give(grad_x, grad_y)
+
+
+class Atan2(Saving):
+    """The angle of the point (y, x)."""
+
+    kernel, ufunc = "atan2_forward", np.arctan2
+    floating = True
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        self.saves = (0, 1)
+        return self.compute(self.x, self.y, dtype, out)
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        square = kernels.add_forward(kernels.mul_forward(self.x, self.x), kernels.mul_forward(self.y, self.y))
+        part = kernels.div_forward(grad, square)
+        return self.give(kernels.mul_forward(part, self.y), kernels.neg_forward(kernels.mul_forward(part, self.x)))
+
+
+class Hypot(Saving):
+    kernel, ufunc = "hypot_forward", np.hypot
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        if dtype.kind != "f":
+            raise RuntimeError(f"hypot: defined for floating-point tensors, got {dtype}")
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        self.saves, self.saves_output = (0, 1), True  # type: ignore[misc]
+        self.z = self.compute(self.x, self.y, dtype, out)
+        return self.z
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        part = kernels.div_forward(grad, self.z)
+        return self.give(kernels.mul_forward(part, self.x), kernels.mul_forward(part, self.y))
+
+
+# ------------------------------------------------------------------------------------------------ public functions
+
+
+def number(op: str, value: Any) -> Any:
+    """A Python number, or a TypeError."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return value.item()
+    raise TypeError(f"{op}: expected a Tensor or a number, got {type(value).__name__}")
+
+
+def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
+    """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor, which is then returned."""
+    if isinstance(out, Tensor):
+        apply(op, _constant(input), _constant(other), out._data)
+        out._bump_version()
+        return out
+    if isinstance(other, Tensor):
+        if isinstance(input, Tensor):
+            return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]
+        return op.apply(None, other, value=number(op.label, input), out=out)  # type: ignore[no-any-return]
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}")
+    return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        if value._requires_grad and mode.enabled:
+            raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
+        return value.detach()
+    return value
+
+
+def scaled(op: str, other: Any, alpha: Any) -> Any:
+    if alpha == 1:
+        return other
+    if isinstance(alpha, float) and isinstance(other, Tensor) and other._data.dtype.kind != "f":
+        raise RuntimeError(f"{op}: for integer tensors alpha must be an integer, got {alpha}")
+    return apply(Mul, other, alpha) if isinstance(other, Tensor) else other * alpha
+
+
+def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
+    """input + alpha * other, with broadcasting and type promotion. See ``torch.add``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.add(fastdl.Tensor([1.0, 2.0]), 10).tolist()
+        [11.0, 12.0]
+    """
+    return apply(Add, input, scaled("add", other, alpha), out)
+
+
+def sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
+    """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``."""
+    return apply(Sub, input, scaled("sub", other, alpha), out)
+
+
+def rsub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """other - alpha * input. See ``torch.rsub``."""
+    return apply(Sub, other, scaled("rsub", input, alpha))
+
+
+def mul(input: Any, other: Any, *, out: Any = None) -> Tensor:
+    """input * other, with broadcasting and type promotion. See ``torch.mul``."""
+    return apply(Mul, input, other, out)
+
+
+def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Any = None) -> Tensor:
+    """input / other. See ``torch.div``.
+
+    Args:
+        rounding_mode: None for the true quotient (integers are converted to the default dtype), ``"floor"`` to round it
+            down, ``"trunc"`` towards zero; the last two keep integer dtypes.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.div(fastdl.Tensor([7.0, -7.0]), 2, rounding_mode="floor").tolist()
+        [3.0, -4.0]
+    """
+    if rounding_mode is None:
+        return apply(Div, input, other, out)
+    if rounding_mode == "floor":
+        return apply(FloorDivide, input, other, out)
+    if rounding_mode == "trunc":
+        return apply(TruncDivide, input, other, out)
+    raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', got {rounding_mode!r}")
+
+
+def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
+    quotient = np.floor_divide(x, y, out=out)
+    # Floor and truncation differ by one where the signs differ and something remains.
+    np.add(quotient, 1, out=quotient, where=((x < 0) != (y < 0)) & (quotient * y != x))
+    return quotient
+
+
+class TruncDivide(FloorDivide):
+    """The quotient without its fraction."""
+
+    ufunc = staticmethod(_truncated)
+
+    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if not (dtype is float32 or dtype is float64) or (out is not None and out.dtype is not dtype):
+            return super().compute(x, y, dtype, out)
+        kernels = select(x)
+        quotient = kernels.div_forward(x, y, out)
+        return kernels.trunc_forward(quotient, quotient)
+
+
+def floor_divide(input: Any, other: Any, *, out: Any = None) -> Tensor:
+    """floor(input / other): Python's ``//``. See ``torch.floor_divide``."""
+    return apply(FloorDivide, input, other, out)
+
+
+def remainder(input: Any, other: Any, *, out: Any = None) -> Tensor:
+    """Python's ``%``: the remainder of floor division, with the sign of ``other``. See ``torch.remainder``."""
+    return apply(Remainder, input, other, out)
+
+
+def fmod(input: Any, other: Any, *, out: Any = None) -> Tensor:
+    """The remainder of truncated division, with the sign of ``input``. See ``torch.fmod``."""
+    return apply(Fmod, input, other, out)
+
+
+def pow(input: Any, exponent: Any, *, out: Any = None) -> Tensor:
+    """input ** exponent; either may be a number. See ``torch.pow``."""
+    return apply(Pow, input, exponent, out)
+
+
+def maximum(input: Tensor, other: Tensor, *, out: Any = None) -> Tensor:
+    """The larger of both, elementwise; NaN if either is. The gradient of a tie is shared equally. See ``torch.maximum``."""
+    return apply(Maximum, input, other, out)
+
+
+def minimum(input: Tensor, other: Tensor, *, out: Any = None) -> Tensor:
+    """The smaller of both, elementwise; NaN if either is. The gradient of a tie is shared equally. See ``torch.minimum``."""
+    return apply(Minimum, input, other, out)
+
+
+def atan2(input: Tensor, other: Tensor, *, out: Any = None) -> Tensor:
+    """The angle of the point (other, input) in (-pi, pi]. See ``torch.atan2``."""
+    return apply(Atan2, input, other, out)
+
+
+def hypot(input: Tensor, other: Tensor, *, out: Any = None) -> Tensor:
+    """sqrt(input^2 + other^2) without overflow in between. See ``torch.hypot``."""
+    return apply(Hypot, input, other, out)
+
+
+subtract = sub
+multiply = mul
+true_divide = divide = div
+arctan2 = atan2

@@ -1,0 +1,102 @@
+"""Arithmetic on arrays of any dtype, below autograd: kernels for float32 and float64, NumPy into pooled memory otherwise.
+
+Operands are arrays of one dtype (or Python numbers); operations convert to the common dtype first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.dtypes import bool_, float32, float64
+from fastdl.kernels import select
+
+
+def empty(shape: Any, dtype: Any) -> Any:
+    """An uninitialised array in pooled memory."""
+    return select(None).empty(shape, dtype)
+
+
+def zeros(shape: Any, dtype: Any) -> Any:
+    """An array of zeros in pooled memory."""
+    array = select(None).empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def cast(array: Any, dtype: Any) -> Any:
+    """``array`` in another dtype, itself if it has it. Values are converted as C does (truncated, wrapped)."""
+    if array.dtype is dtype or array.dtype == dtype:
+        return array
+    result = select(array).empty(array.shape, dtype)
+    with np.errstate(all="ignore"):  # float to int out of range
+        np.copyto(result, array, casting="unsafe")
+    return result
+
+
+def operand(value: Any, dtype: Any) -> Any:
+    """An operand for a computation in ``dtype``: arrays converted, numbers kept for the kernels, wrapped for NumPy."""
+    if isinstance(value, np.ndarray):
+        return cast(value, dtype)
+    if dtype is float32 or dtype is float64:
+        return value
+    return np.asarray(value).astype(dtype)
+
+
+def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that ``shapes`` broadcast to; a ValueError that names the axis if they do not."""
+    result: list[int] = []
+    for shape in shapes:
+        result[:0] = [1] * (len(shape) - len(result))
+        for i in range(-len(shape), 0):
+            if shape[i] != 1 and shape[i] != result[i]:
+                if result[i] != 1:
+                    raise ValueError(
+                        f"{op}: shapes {' and '.join(map(str, shapes))} do not broadcast: axis {i} has {result[i]} "
+                        f"and {shape[i]} (axes are matched from the right; extents must be equal or 1)"
+                    )
+                result[i] = shape[i]
+    return tuple(result)
+
+
+def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
+    """``ufunc(*operands)`` as ``dtype``, in pooled memory or ``out``."""
+    shape = broadcast_shape(op, *[np.shape(o) for o in operands])
+    if out is None:
+        out = select(None).empty(shape, dtype)
+    elif out.shape != shape:
+        raise ValueError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
+    with np.errstate(all="ignore"):
+        ufunc(*operands, out=out, casting="unsafe")
+    return out
+
+
+def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
+    """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
+    if array.shape == shape:
+        return array
+    dtype = array.dtype
+    if dtype is float32 or dtype is float64:
+        return select(array).sum_to(array, shape)
+    lead = array.ndim - len(shape)
+    repeated = tuple(range(lead)) + tuple(
+        [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]
+    )
+    kept = [1 if i in repeated else extent for i, extent in enumerate(array.shape)]
+    return np.sum(array, repeated, keepdims=True, out=empty(kept, dtype)).reshape(shape)
+
+
+def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:
+    """The gradient for an input of shape and dtype ``like`` that was broadcast and converted."""
+    shape, dtype = like
+    if grad.shape != shape:
+        grad = sum_to(grad, shape)
+    if grad.dtype is not dtype:
+        grad = cast(grad, dtype)
+    return grad
+
+
+def as_bool(array: Any) -> Any:
+    """True where not zero."""
+    return array if array.dtype is bool_ else cast(array, bool_)

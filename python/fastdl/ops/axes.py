@@ -1,0 +1,57 @@
+"""The ``dim`` and ``keepdim`` arguments of reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index as to_int
+from typing import Any
+
+
+def normal_axis(op: str, dim: Any, ndim: int) -> int:
+    """One dim, counted from the front; an IndexError outside the range. A 0-dim tensor has one axis here."""
+    axis = to_int(dim)
+    span = ndim or 1
+    if not -span <= axis < span:
+        raise IndexError(
+            f"{op}: dim {axis} is out of range for a tensor of {ndim} dimensions; it must be in [{-span}, {span - 1}]"
+        )
+    return axis + span if axis < 0 else axis
+
+
+def normal_axes(op: str, dim: Any, ndim: int) -> tuple[int, ...] | None:
+    """Dims counted from the front, or None for all of them (as an empty tuple means, too)."""
+    if dim is None or ndim == 0:
+        for one in dim if isinstance(dim, Sequence) else () if dim is None else (dim,):
+            normal_axis(op, one, 0)
+        return None
+    if isinstance(dim, tuple | list):
+        if not dim:
+            return None
+        axes = tuple([normal_axis(op, one, ndim) for one in dim])
+        if len(set(axes)) != len(axes):
+            raise RuntimeError(f"{op}: dim {tuple(dim)} names an axis twice")
+        return axes
+    return (normal_axis(op, dim, ndim),)
+
+
+def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape with reduced axes of one element."""
+    if axes is None:
+        return (1,) * len(shape)
+    return tuple([1 if i in axes else extent for i, extent in enumerate(shape)])
+
+
+def reduced_shape(shape: tuple[int, ...], axes: tuple[int, ...] | None, keepdim: bool) -> tuple[int, ...]:
+    """The shape of the result."""
+    if keepdim:
+        return kept_shape(shape, axes)
+    return () if axes is None else tuple([extent for i, extent in enumerate(shape) if i not in axes])
+
+
+def reduced_count(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> int:
+    """How many elements make one of the result."""
+    count = 1
+    for i, extent in enumerate(shape):
+        if axes is None or i in axes:
+            count *= extent
+    return count

@@ -1,0 +1,151 @@
+"""Comparisons, logic and bits. No gradients: results are bool (bitwise operations: integers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastdl.dtypes import bool_, float32, float64
+from fastdl.kernels import select
+from fastdl.ops.arithmetic import number
+from fastdl.ops.arrays import by_numpy, operand
+from fastdl.ops.promotion import common_dtype
+from fastdl.tensor import Tensor
+
+
+def _arrays(op: str, input: Any, other: Any) -> tuple[Any, Any]:
+    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+        raise TypeError(f"{op}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}")
+    return (
+        input._data if isinstance(input, Tensor) else number(op, input),
+        other._data if isinstance(other, Tensor) else number(op, other),
+    )
+
+
+def _result(array: Any, out: Tensor | None) -> Tensor:
+    if out is None:
+        return Tensor._wrap(array)
+    out._bump_version()
+    if array is not out._data:
+        np.copyto(out._data, array, casting="unsafe")
+    return out
+
+
+def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
+    """x op y as a bool array, after promotion."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not (dtype is getattr(y, "dtype", dtype) and (dtype is float32 or dtype is float64)):
+        dtype = common_dtype(x, y)
+        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+            value = y if isinstance(x, np.ndarray) else x
+            if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+                # The number is beyond the dtype: compared as it is, not wrapped.
+                return by_numpy(name, ufunc, bool_, out, x, y)
+        x, y = operand(x, dtype), operand(y, dtype)
+    if (dtype is float32 or dtype is float64) and (out is None or out.dtype is bool_):
+        return getattr(select(x), name + "_forward")(x, y, out)
+    return by_numpy(name, ufunc, bool_, out, x, y)
+
+
+def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
+    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        return _result(compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"input {sign} other, elementwise, with broadcasting: a bool tensor. See ``torch.{name}``."
+    return function
+
+
+eq = _comparison("eq", np.equal, "==")
+ne = _comparison("ne", np.not_equal, "!=")
+lt = _comparison("lt", np.less, "<")
+le = _comparison("le", np.less_equal, "<=")
+gt = _comparison("gt", np.greater, ">")
+ge = _comparison("ge", np.greater_equal, ">=")
+not_equal, less, less_equal, greater, greater_equal = ne, lt, le, gt, ge
+
+
+def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
+    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        x, y = _arrays(name, input, other)
+        return _result(by_numpy(name, ufunc, bool_, None, x, y), out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{text}, elementwise; numbers count as True where not 0. See ``torch.{name}``."
+    return function
+
+
+logical_and = _logical("logical_and", np.logical_and, "Both")
+logical_or = _logical("logical_or", np.logical_or, "Either or both")
+logical_xor = _logical("logical_xor", np.logical_xor, "Exactly one")
+
+
+def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """True where ``input`` is zero or False. See ``torch.logical_not``."""
+    return _result(by_numpy("logical_not", np.logical_not, bool_, None, input._data), out)
+
+
+def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
+    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        x, y = _arrays(name, input, other)
+        dtype = common_dtype(x, y)
+        if dtype.kind == "f":
+            raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
+        return _result(by_numpy(name, ufunc, dtype, None, operand(x, dtype), operand(y, dtype)), out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{text}, for integers and bools. See ``torch.{name}``."
+    return function
+
+
+bitwise_and = _bitwise("bitwise_and", np.bitwise_and, "Bits set in both")
+bitwise_or = _bitwise("bitwise_or", np.bitwise_or, "Bits set in either")
+bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor, "Bits set in exactly one")
+bitwise_left_shift = _bitwise("bitwise_left_shift", np.left_shift, "input * 2^other, bits shifted to the left")
+bitwise_right_shift = _bitwise("bitwise_right_shift", np.right_shift, "input / 2^other rounded down, bits shifted to the right")
+
+
+def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Every bit inverted; logical not for bools. See ``torch.bitwise_not``."""
+    x = input._data
+    if x.dtype.kind == "f":
+        raise RuntimeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
+    return _result(by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
+
+
+def _test(name: str, ufunc: Any, text: str) -> Callable[[Tensor], Tensor]:
+    def function(input: Tensor) -> Tensor:
+        x = input._data
+        return Tensor._wrap(by_numpy(name, ufunc, bool_, None, x))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{text} See ``torch.{name}``."
+    return function
+
+
+isnan = _test("isnan", np.isnan, "True where NaN.")
+isinf = _test("isinf", np.isinf, "True where infinite.")
+isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.")
+isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "True where +inf.")
+isneginf = _test("isneginf", lambda x, out, casting: np.isneginf(x, out=out), "True where -inf.")
+signbit = _test("signbit", lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind == "f" else np.less(x, 0, out=out), "True where the sign bit is set (-0.0, too).")
+
+
+def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    """|input - other| <= atol + rtol * |other|, elementwise. See ``torch.isclose``."""
+    x, y = input._data, other._data
+    if x.dtype != y.dtype:
+        raise RuntimeError(f"isclose: input and other must have the same dtype, got {x.dtype} and {y.dtype}")
+    return Tensor._wrap(np.asarray(np.isclose(x, y, rtol, atol, equal_nan)))
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Are all elements close? See ``torch.allclose``."""
+    return bool(isclose(input, other, rtol, atol, equal_nan)._data.all())
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Same shape and same elements? See ``torch.equal``."""
+    return input._data.shape == other._data.shape and bool(np.array_equal(input._data, other._data))

@@ -1,0 +1,226 @@
+"""Selection and three-operand arithmetic, and in one place all elementwise operations: the names of ``torch.*``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import bool_, float32, float64, uint8
+from fastdl.kernels import select
+from fastdl.ops.arithmetic import *
+from fastdl.ops.arithmetic import into, number
+from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
+from fastdl.ops.compare import *
+from fastdl.ops.promotion import common_dtype
+from fastdl.ops.unary import *
+from fastdl.tensor import Tensor
+
+
+class Where(Op):
+    """z = condition ? x : y. x or y may be a number (then None here, and in ``values``)."""
+
+    def forward(self, condition: Any, x: Any, y: Any, values: tuple[Any, Any] = (None, None)) -> Any:
+        self.condition = condition
+        self.saves = (0,)
+        self.likes = tuple([None if a is None else (a.shape, a.dtype) for a in (x, y)])
+        x, y = values[0] if x is None else x, values[1] if y is None else y
+        dtype = common_dtype(x, y)
+        x, y = operand(x, dtype), operand(y, dtype)
+        if (dtype is float32 or dtype is float64) and (isinstance(x, np.ndarray) or isinstance(y, np.ndarray)):
+            return select(condition).where_forward(condition, x, y)
+        z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype)
+        np.copyto(z, y)
+        np.copyto(z, x, where=condition)
+        return z
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        _, need_x, need_y = self.needs
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            return None, fit(grad * self.condition, x) if need_x else None, fit(grad * ~self.condition, y) if need_y else None
+        kernels = select(grad)
+        if need_x and need_y:
+            grad_x, grad_y = kernels.where_backward(grad, self.condition)
+            return None, fit(grad_x, x), fit(grad_y, y)
+        if need_x:
+            return None, fit(kernels.where_forward(self.condition, grad, 0.0), x), None
+        return None, None, fit(kernels.where_forward(self.condition, 0.0, grad), y)
+
+
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """``input`` where ``condition`` is True, ``other`` elsewhere; both may be tensors or numbers. See ``torch.where``.
+
+    With the condition alone: the indices of its True elements, one tensor per axis.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.Tensor([-1.0, 2.0])
+        >>> fastdl.where(x > 0, x, 0.0).tolist()
+        [0.0, 2.0]
+    """
+    if not isinstance(condition, Tensor):
+        raise TypeError(f"where: condition must be a Tensor, got {type(condition).__name__}")
+    if input is None and other is None:
+        return tuple([Tensor._wrap(index) for index in np.nonzero(condition._data)])
+    if condition._data.dtype is uint8:
+        condition = Tensor._wrap(cast(condition._data, bool_))
+    if condition._data.dtype is not bool_:
+        raise RuntimeError(f"where: condition must be a bool tensor, got {condition._data.dtype}; compare it, e.g. x > 0")
+    tensors, values = [], []
+    for side in (input, other):
+        tensors.append(side if isinstance(side, Tensor) else None)
+        values.append(None if isinstance(side, Tensor) else number("where", side))
+    return Where.apply(condition, *tensors, values=tuple(values))
+
+
+class Clamp(Op):
+    """min(max(x, lower), upper) with numbers as bounds; the gradient passes where lower <= x <= upper."""
+
+    saves = (0,)
+
+    def forward(self, x: Any, lower: float, upper: float, out: Any = None) -> Any:
+        self.x, self.bounds, self.dtype = x, (lower, upper), x.dtype
+        dtype = common_dtype(x, *[b for b in (lower, upper) if b not in (float("-inf"), float("inf"))])
+        if dtype is not x.dtype:
+            x = cast(x, dtype)
+        if out is not None and out.dtype is not dtype:
+            return into("clamp", out, self.compute(x, dtype, None))
+        return self.compute(x, dtype, out)
+
+    def compute(self, x: Any, dtype: Any, out: Any) -> Any:
+        lower, upper = self.bounds
+        if dtype is float32 or dtype is float64:
+            return select(x).clamp_forward(x, lower, upper, out)
+        result = empty(x.shape, dtype) if out is None else out
+        np.copyto(result, x)
+        if dtype.kind != "f":
+            info = np.iinfo(dtype) if dtype.kind != "b" else None
+            low, high = (0, 1) if info is None else (info.min, info.max)
+            lower, upper = max(lower, low), min(upper, high)
+        np.clip(result, lower, upper, out=result, casting="unsafe")
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        lower, upper = self.bounds
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            return grad * ((self.x >= lower) & (self.x <= upper))
+        return select(grad).clamp_backward(grad, self.x, lower, upper)
+
+
+def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Tensor:
+    """``input`` limited to [min, max]; each bound may be a number, a tensor or None. NaN stays NaN. See ``torch.clamp``.
+
+    Where min > max the result is max.
+    """
+    if min is None and max is None:
+        raise ValueError("clamp: at least one of min and max must be given")
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        result = input
+        if min is not None:
+            min = min if isinstance(min, Tensor) else Tensor._wrap(np.asarray(min, input._data.dtype))
+            result = where(logical_or(lt(result, min), isnan(min)), min, result)
+        if max is not None:
+            max = max if isinstance(max, Tensor) else Tensor._wrap(np.asarray(max, input._data.dtype))
+            result = where(logical_or(gt(result, max), isnan(max)), max, result)
+        if out is not None:
+            np.copyto(out, result._data, casting="same_kind")
+        return result  # type: ignore[no-any-return]
+    lower = float("-inf") if min is None else number("clamp", min)
+    upper = float("inf") if max is None else number("clamp", max)
+    return Clamp.apply(input, lower=lower, upper=upper, out=out)  # type: ignore[no-any-return]
+
+
+def clamp_min(input: Tensor, min: Any) -> Tensor:
+    """max(input, min). See ``torch.clamp_min``."""
+    return clamp(input, min=min)
+
+
+def clamp_max(input: Tensor, max: Any) -> Tensor:
+    """min(input, max). See ``torch.clamp_max``."""
+    return clamp(input, max=max)
+
+
+clip = clamp
+
+
+class Ternary(Op):
+    """Three tensors in a common floating dtype, and a number."""
+
+    saves = (0, 1, 2)
+
+    def prepare(self, op: str, *arrays: Any) -> Any:
+        self.likes = [(a.shape, a.dtype) for a in arrays]
+        dtype = common_dtype(*arrays)
+        if not (dtype is float32 or dtype is float64):
+            raise RuntimeError(f"{op}: defined for float32 and float64 tensors, got {', '.join(str(a.dtype) for a in arrays)}")
+        self.arrays = [cast(a, dtype) for a in arrays]
+        return self.arrays
+
+    def give(self, *grads: Any) -> Any:
+        return tuple([fit(g, like) if need else None for g, like, need in zip(grads, self.likes, self.needs, strict=True)])
+
+
+class Addcmul(Ternary):
+    """x + value y z"""
+
+    def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
+        self.value = value
+        return select(x).addcmul_forward(*self.prepare("addcmul", x, y, z), value, out)
+
+    def backward(self, grad: Any) -> Any:
+        _, y, z = self.arrays
+        k = select(grad)
+        scaled = k.mul_forward(grad, self.value)
+        return self.give(grad, k.mul_forward(scaled, z), k.mul_forward(scaled, y))
+
+    aliases_grad = True
+
+
+class Addcdiv(Ternary):
+    """x + value y / z"""
+
+    def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
+        self.value = value
+        return select(x).addcdiv_forward(*self.prepare("addcdiv", x, y, z), value, out)
+
+    def backward(self, grad: Any) -> Any:
+        _, y, z = self.arrays
+        k = select(grad)
+        grad_y = k.div_forward(k.mul_forward(grad, self.value), z)
+        return self.give(grad, grad_y, k.neg_forward(k.mul_forward(grad_y, k.div_forward(y, z))))
+
+    aliases_grad = True
+
+
+class Lerp(Ternary):
+    """x + w (y - x)"""
+
+    def forward(self, x: Any, y: Any, w: Any, value: float | None = None, out: Any = None) -> Any:
+        if w is None:
+            w = np.asarray(value, x.dtype)
+        return select(x).lerp_forward(*self.prepare("lerp", x, y, w), out)
+
+    def backward(self, grad: Any) -> Any:
+        x, y, w = self.arrays
+        k = select(grad)
+        grad_y = k.mul_forward(grad, w)
+        return self.give(k.sub_forward(grad, grad_y), grad_y, k.mul_forward(grad, k.sub_forward(y, x)))
+
+
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
+    """input + value * tensor1 * tensor2, in one pass. See ``torch.addcmul``."""
+    return Addcmul.apply(input, tensor1, tensor2, value=value, out=out)  # type: ignore[no-any-return]
+
+
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
+    """input + value * tensor1 / tensor2, in one pass. See ``torch.addcdiv``."""
+    return Addcdiv.apply(input, tensor1, tensor2, value=value, out=out)  # type: ignore[no-any-return]
+
+
+def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
+    """input + weight * (end - input); ``weight`` is a number or a tensor. See ``torch.lerp``."""
+    if isinstance(weight, Tensor):
+        return Lerp.apply(input, end, weight, out=out)  # type: ignore[no-any-return]
+    return Lerp.apply(input, end, None, value=number("lerp", weight), out=out)  # type: ignore[no-any-return]

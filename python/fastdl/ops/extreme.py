@@ -1,0 +1,184 @@
+"""The largest, the smallest and the middle: values, their places, and their gradients."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float32, float64, int64
+from fastdl.kernels import select
+from fastdl.ops.arithmetic import maximum, minimum
+from fastdl.ops.arrays import empty, zeros
+from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, reduced_count, reduced_shape
+from fastdl.tensor import Tensor
+
+
+class ValuesIndices(NamedTuple):
+    """Values, and where they are along ``dim``."""
+
+    values: Tensor
+    indices: Tensor
+
+
+class Amax(Op):
+    """The extreme over some axes; the gradient is shared equally by ties."""
+
+    saves, saves_output = (0,), True
+    label: ClassVar[str] = "amax"
+    ufunc: ClassVar[Any] = np.maximum
+
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        dtype = x.dtype
+        self.x, self.axes = x, axes
+        if dtype is float32 or dtype is float64:
+            self.y = getattr(select(x), self.label + "_forward")(x, axes, keepdim)
+        else:
+            self.y = empty(reduced_shape(x.shape, axes, keepdim), dtype)
+            self.ufunc.reduce(x, axis=axes, keepdims=keepdim, out=self.y)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        k, shape = select(grad), kept_shape(self.x.shape, self.axes)
+        ties = k.eq_forward(self.x, self.y.reshape(shape))
+        count = np.count_nonzero(ties, axis=self.axes, keepdims=True)
+        return k.where_forward(ties, k.div_forward(grad.reshape(shape), np.asarray(count, grad.dtype)), 0.0)
+
+
+class Amin(Amax):
+    label, ufunc = "amin", np.minimum
+
+
+class Pick(Op):
+    """Elements at ``indices`` along one axis, found by the caller: the gradient goes to where they came from."""
+
+    def forward(self, x: Any, values: Any, indices: Any, axis: int) -> Any:
+        self.shape, self.indices, self.axis = x.shape, indices, axis
+        return values
+
+    def backward(self, grad: Any) -> Any:
+        result = zeros(self.shape, grad.dtype)
+        if result.ndim == 0:
+            result[...] = grad
+            return result
+        np.put_along_axis(result, self.indices.reshape(self.kept()), grad.reshape(self.kept()), self.axis)
+        return result
+
+    def kept(self) -> tuple[int, ...]:
+        count = self.indices.size // max(1, int(np.prod(self.shape[: self.axis] + self.shape[self.axis + 1 :])))
+        return (*self.shape[: self.axis], count, *self.shape[self.axis + 1 :])
+
+
+def pick(input: Tensor, values: Any, indices: Any, axis: int) -> ValuesIndices:
+    """The differentiable result of a search along ``axis``."""
+    return ValuesIndices(Pick.apply(input, values=values, indices=indices, axis=axis), Tensor._wrap(indices))
+
+
+def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]:
+    """Extreme values of an array and their first places along ``axis``, or in the flattened array."""
+    if x.dtype is float32 or x.dtype is float64:
+        return getattr(select(x), op + "_forward")(x, axis if x.ndim else None, keepdim)  # type: ignore[no-any-return]
+    find = np.argmax if op == "max" else np.argmin
+    indices = np.asarray(find(x, axis=axis if x.ndim else None, keepdims=keepdim), dtype=int64)
+    if axis is None or x.ndim == 0:
+        return x.reshape(-1)[indices.reshape(())].reshape(indices.shape), indices
+    expanded = indices if keepdim else np.expand_dims(indices, axis)
+    return np.take_along_axis(x, expanded, axis).reshape(indices.shape), indices
+
+
+def _check_some(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> None:
+    if reduced_count(shape, axes) == 0 and (axes is None or 0 not in [n for i, n in enumerate(shape) if i not in axes]):
+        raise RuntimeError(f"{op}: there is no element to choose from in a tensor of shape {shape}; dim must not be empty")
+
+
+def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    """The largest element over ``dim`` (several dims possible); ties share the gradient. See ``torch.amax``."""
+    return _amax("amax", Amax, input, dim, keepdim)
+
+
+def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    """The smallest element over ``dim`` (several dims possible); ties share the gradient. See ``torch.amin``."""
+    return _amax("amin", Amin, input, dim, keepdim)
+
+
+def _amax(op: str, kind: type[Amax], input: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    axes = normal_axes(op, dim, input._data.ndim)
+    _check_some(op, input._data.shape, axes)
+    return kind.apply(input, axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Smallest and largest element. See ``torch.aminmax``."""
+    return amin(input, () if dim is None else dim, keepdim), amax(input, () if dim is None else dim, keepdim)
+
+
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+    """The largest element of all; with ``dim`` values and indices (the first of equals) along it; with a second tensor
+    :func:`maximum`. NaN counts as largest. See ``torch.max``.
+
+    Example:
+        >>> import fastdl
+        >>> values, indices = fastdl.max(fastdl.Tensor([[1.0, 5.0], [7.0, 2.0]]), dim=1)
+        >>> indices.tolist()
+        [1, 0]
+    """
+    return _extreme("max", input, dim if other is None else other, keepdim)
+
+
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+    """The smallest element of all; with ``dim`` values and indices (the first of equals) along it; with a second tensor
+    :func:`minimum`. NaN counts as smallest. See ``torch.min``.
+    """
+    return _extreme("min", input, dim if other is None else other, keepdim)
+
+
+def _extreme(op: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
+    if isinstance(dim, Tensor):
+        return maximum(input, dim) if op == "max" else minimum(input, dim)
+    if dim is None:
+        return (amax if op == "max" else amin)(input)
+    x = input._data
+    axis = normal_axis(op, dim, x.ndim)
+    _check_some(op, x.shape, (axis,))
+    values, indices = _search(op, x, axis, keepdim)
+    return pick(input, values, indices, axis)
+
+
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Where the largest element is: along ``dim``, or in the flattened tensor; the first of equals. See ``torch.argmax``."""
+    return _place("argmax", input, dim, keepdim)
+
+
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Where the smallest element is: along ``dim``, or in the flattened tensor; the first of equals. See ``torch.argmin``."""
+    return _place("argmin", input, dim, keepdim)
+
+
+def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+    x = input._data
+    axis = None if dim is None else normal_axis(op, dim, x.ndim)
+    _check_some(op, x.shape, None if axis is None else (axis,))
+    return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
+
+
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the middle elements, NaN if there is one; with ``dim`` values and indices. See ``torch.median``."""
+    x = input._data
+    if dim is None:
+        if x.size == 0:
+            return Tensor._wrap(np.full((), np.nan if x.dtype.kind == "f" else np.iinfo(x.dtype).min, x.dtype))
+        return median(input.reshape(-1), 0).values
+    axis = normal_axis("median", dim, x.ndim)
+    _check_some("median", x.shape, (axis,))
+    if x.ndim == 0:
+        return pick(input, x.copy(), np.zeros((), int64), 0)
+    middle = (x.shape[axis] - 1) // 2
+    indices = np.take(np.argpartition(x, middle, axis), [middle], axis)
+    if x.dtype.kind == "f":
+        missing = np.isnan(x)
+        indices = np.where(missing.any(axis, keepdims=True), np.argmax(missing, axis, keepdims=True), indices)
+    values = np.take_along_axis(x, indices, axis)
+    if not keepdim:
+        values, indices = values.squeeze(axis), indices.squeeze(axis)
+    return pick(input, values, indices.astype(int64, copy=False), axis)

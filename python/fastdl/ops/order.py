@@ -1,0 +1,167 @@
+"""Order along an axis: sorting, the k best, running sums and products, unique elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import as_dtype, int64
+from fastdl.kernels import select
+from fastdl.ops.arrays import empty
+from fastdl.ops.axes import normal_axis
+from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.tensor import Tensor
+
+
+def _order(x: Any, axis: int, descending: bool) -> Any:
+    """Indices that sort stably; NaN counts as largest."""
+    if not descending:
+        return np.argsort(x, axis, kind="stable")
+    # Reversed twice, equal elements keep their order.
+    return np.flip(x.shape[axis] - 1 - np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+
+
+def _taken(input: Tensor, indices: Any, axis: int) -> ValuesIndices:
+    indices = np.ascontiguousarray(indices, dtype=int64)
+    return pick(input, np.take_along_axis(input._data, indices, axis), indices, axis)
+
+
+def _scalar(input: Tensor) -> ValuesIndices:
+    return pick(input, input._data.copy(), np.zeros((), int64), 0)
+
+
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesIndices:
+    """Values in order along ``dim``, and where they were. Always stable; NaN counts as largest. See ``torch.sort``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.sort(fastdl.Tensor([3.0, 1.0, 2.0])).indices.tolist()
+        [1, 2, 0]
+    """
+    axis = normal_axis("sort", dim, input._data.ndim)
+    return _scalar(input) if input._data.ndim == 0 else _taken(input, _order(input._data, axis, descending), axis)
+
+
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """The indices that sort along ``dim``. See ``torch.argsort``."""
+    return sort(input.detach(), dim, descending).indices
+
+
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
+    """The ``k`` largest (or smallest) elements along ``dim``, best first, and where they are. See ``torch.topk``."""
+    x = input._data
+    axis = normal_axis("topk", dim, x.ndim)
+    n = x.shape[axis] if x.ndim else 1
+    if not 0 <= k <= n:
+        raise RuntimeError(f"topk: k must be in [0, {n}], the extent of dim {dim}, got {k}")
+    if x.ndim == 0:
+        return _scalar(input) if k else pick(input, empty((0,), x.dtype), empty((0,), int64), 0)
+    if k == 0 or 4 * k >= n:
+        return _taken(input, np.take(_order(x, axis, largest), range(k), axis), axis)
+    at = n - k if largest else k - 1
+    best = np.take(np.argpartition(x, at, axis), range(n - k, n) if largest else range(k), axis)
+    best.sort(axis)
+    inner = _order(np.take_along_axis(x, best, axis), axis, largest)
+    return _taken(input, np.take_along_axis(best, inner, axis), axis)
+
+
+def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
+    """The ``k``-th smallest element along ``dim`` (k from 1), and where it is. See ``torch.kthvalue``."""
+    x = input._data
+    axis = normal_axis("kthvalue", dim, x.ndim)
+    n = x.shape[axis] if x.ndim else 1
+    if not 1 <= k <= n:
+        raise RuntimeError(f"kthvalue: k must be in [1, {n}], the extent of dim {dim}, got {k}")
+    if x.ndim == 0:
+        return _scalar(input)
+    indices = np.take(np.argpartition(x, k - 1, axis), [k - 1], axis)
+    values = np.take_along_axis(x, indices, axis)
+    if not keepdim:
+        values, indices = values.squeeze(axis), indices.squeeze(axis)
+    return pick(input, values, indices, axis)
+
+
+def _accumulated(ufunc: Any, x: Any, axis: int, dtype: Any) -> Any:
+    result = empty(x.shape, dtype)
+    if x.ndim == 0:
+        result[...] = x
+    else:
+        with np.errstate(all="ignore"):
+            ufunc.accumulate(x, axis, dtype, result)
+    return result
+
+
+def _reversed_sum(grad: Any, axis: int) -> Any:
+    """result[i] = grad[i] + grad[i + 1] + ..."""
+    if grad.ndim == 0:
+        return grad.copy()
+    return np.flip(_accumulated(np.add, np.flip(grad, axis), axis, grad.dtype), axis)
+
+
+class Cumsum(Op):
+    def forward(self, x: Any, axis: int) -> Any:
+        self.axis = axis
+        return _accumulated(np.add, x, axis, x.dtype if x.dtype.kind == "f" else int64)
+
+    def backward(self, grad: Any) -> Any:
+        return _reversed_sum(grad, self.axis)
+
+
+class Cumprod(Op):
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, axis: int) -> Any:
+        self.x, self.axis = x, axis
+        self.y = _accumulated(np.multiply, x, axis, x.dtype if x.dtype.kind == "f" else int64)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        """grad_x[i] = sum over j >= i of grad[j] y[j] / x[i]; at the first zero y without that factor, 0 after it."""
+        x, axis = self.x, self.axis
+        k = select(grad)
+        zero = x == 0
+        plain = k.div_forward(_reversed_sum(k.mul_forward(grad, self.y), axis), x)
+        if x.ndim == 0:
+            return grad.copy()
+        if not zero.any():
+            return plain
+        zeros_so_far = np.cumsum(zero, axis)
+        first = zero & (zeros_so_far == 1)
+        without = _accumulated(np.multiply, np.where(first, x.dtype.type(1), x), axis, x.dtype)
+        at_first = _reversed_sum(k.mul_forward(grad, without), axis)
+        return np.where(zeros_so_far == 0, plain, np.where(first, at_first, x.dtype.type(0)))
+
+
+def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Tensor:
+    if dtype is not None:
+        input = input.to(as_dtype(op, dtype))
+    return kind.apply(input, axis=normal_axis(op, dim, input._data.ndim))  # type: ignore[no-any-return]
+
+
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Running sums along ``dim``; integers and bools add up in int64. See ``torch.cumsum``."""
+    return _running("cumsum", Cumsum, input, dim, dtype)
+
+
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Running products along ``dim``; integers and bools multiply in int64. See ``torch.cumprod``."""
+    return _running("cumprod", Cumprod, input, dim, dtype)
+
+
+def unique(
+    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Any:
+    """The distinct elements (with ``dim`` the distinct slices), always sorted; where every element went, and how often
+    each occurs, if asked for. See ``torch.unique``.
+    """
+    x = input._data
+    axis = None if dim is None else normal_axis("unique", dim, x.ndim)
+    found = np.unique(x, False, return_inverse, return_counts, axis, equal_nan=False)
+    if not (return_inverse or return_counts):
+        return Tensor._wrap(found)
+    results = list(found)
+    if return_inverse:
+        results[1] = results[1].reshape(x.shape if axis is None else (x.shape[axis],))
+    return tuple([Tensor._wrap(np.ascontiguousarray(r)) for r in results])

@@ -1,0 +1,92 @@
+"""Which dtype a result has when operands differ: PyTorch's rule.
+
+Operands fall into three categories: tensors with dimensions, tensors without (0-dim), and Python numbers. A higher
+category decides alone, unless a lower one is of a higher kind (bool < integer < float): an int64 tensor plus a 0-dim
+float64 tensor is float64, a float32 tensor plus a 0-dim float64 tensor stays float32. Within a category the common
+dtype is chosen, and a float beside integers decides alone (int64 with float32 is float32). A Python float counts as the
+default dtype, an int as int64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl import dtypes
+from fastdl.dtypes import as_dtype, bool_, float32, float64, int64
+
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2}
+
+
+def is_kernel_dtype(dtype: Any) -> bool:
+    """Do the kernels compute in this dtype? Everything else goes through NumPy."""
+    return dtype is float32 or dtype is float64
+
+
+def _common(a: Any, b: Any) -> Any:
+    if a is b:
+        return a
+    if a.kind == "f" and b.kind != "f":
+        return a
+    if b.kind == "f" and a.kind != "f":
+        return b
+    common = np.promote_types(a, b)
+    if common.kind == "f" and a.kind != "f":  # uint64 with a signed integer: NumPy's answer is float64
+        raise TypeError(f"result_type: {a} and {b} have no common integer dtype; convert one of them first")
+    return common
+
+
+def promote_types(type1: Any, type2: Any) -> Any:
+    """The smallest dtype that both can be converted to; see ``torch.promote_types``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.promote_types(fastdl.int64, fastdl.float32)
+        dtype('float32')
+    """
+    return _common(as_dtype("promote_types", type1), as_dtype("promote_types", type2))
+
+
+def number_dtype(value: Any) -> Any:
+    """The dtype that a Python number stands for."""
+    if isinstance(value, bool | np.bool_):
+        return bool_
+    return int64 if isinstance(value, int | np.integer) else dtypes.get_default_dtype()
+
+
+def common_dtype(*operands: Any) -> Any:
+    """The dtype of a result of arrays and Python numbers."""
+    with_dims = without = numbers = None
+    for operand in operands:
+        if isinstance(operand, np.ndarray):
+            dtype = operand.dtype
+            if operand.ndim:
+                with_dims = dtype if with_dims is None else _common(with_dims, dtype)
+            else:
+                without = dtype if without is None else _common(without, dtype)
+        else:
+            dtype = number_dtype(operand)
+            numbers = dtype if numbers is None else _common(numbers, dtype)
+    result = None
+    for dtype in (with_dims, without, numbers):
+        if dtype is not None and (result is None or _KIND[dtype.kind] > _KIND[result.kind]):
+            # A Python number has no width of its own beside a tensor that has none either: bool tensor * 2 is int64.
+            result = dtype
+    return result
+
+
+def result_type(tensor1: Any, tensor2: Any) -> Any:
+    """The dtype of an operation on two tensors or numbers; see ``torch.result_type``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.result_type(fastdl.Tensor([1, 2]), 1.0)
+        dtype('float32')
+    """
+    return common_dtype(*[getattr(t, "_data", t) for t in (tensor1, tensor2)])
+
+
+def floating_dtype(dtype: Any) -> Any:
+    """``dtype`` itself if floating-point, else the default: what division or ``exp`` of integers gives."""
+    return dtype if dtype.kind == "f" else dtypes.get_default_dtype()

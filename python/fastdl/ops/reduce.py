@@ -1,0 +1,348 @@
+"""Reductions: sums, means, spreads and norms over any axes; the other ones are gathered here by name.
+
+``dim`` is an axis, a tuple of axes or None for all; ``keepdim`` leaves axes of one element in their place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl import dtypes
+from fastdl.autograd.op import Op
+from fastdl.dtypes import as_dtype, bool_, float32, float64, int64, uint8
+from fastdl.kernels import select
+from fastdl.ops.arrays import cast, empty, zeros
+from fastdl.ops.axes import kept_shape, normal_axes, reduced_count, reduced_shape
+from fastdl.ops.extreme import *
+from fastdl.ops.order import *
+from fastdl.tensor import Tensor
+
+
+class Reduction(Op):
+    """A float kernel over some axes; NumPy for other dtypes."""
+
+    label: ClassVar[str]
+
+    def remember(self, x: Any, axes: Any, keepdim: bool) -> None:
+        self.shape = x.shape
+        self.axes = axes
+        self.kept = keepdim
+
+    def spread(self, grad: Any) -> Any:
+        """The gradient of the result as a view in the input's shape."""
+        if not self.kept and grad.ndim != len(self.shape):
+            grad = grad.reshape(kept_shape(self.shape, self.axes))
+        return select(grad).broadcast_to(grad, self.shape)
+
+    def with_axes(self, array: Any) -> Any:
+        """A result or its gradient with axes of one element where the input was reduced."""
+        return array.reshape(kept_shape(self.shape, self.axes))
+
+
+def numpy_reduce(ufunc: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> Any:
+    """``ufunc.reduce`` in ``dtype``, into pooled memory."""
+    out = empty(reduced_shape(x.shape, axes, keepdim), dtype)
+    with np.errstate(all="ignore"):
+        ufunc.reduce(x, axis=axes, dtype=dtype, keepdims=keepdim, out=out)
+    return out
+
+
+def _is_kernel_dtype(dtype: Any) -> bool:
+    return dtype is float32 or dtype is float64
+
+
+class Sum(Reduction):
+    aliases_grad = True
+
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        dtype = x.dtype
+        if dtype is float32 or dtype is float64:
+            return select(x).sum_forward(x, axes, keepdim)
+        if dtype.kind == "f":
+            return cast(numpy_reduce(np.add, x, axes, keepdim, float32), dtype)
+        if dtype.kind == "b":
+            return np.asarray(np.count_nonzero(x, axis=axes, keepdims=keepdim), dtype=int64)
+        return numpy_reduce(np.add, x, axes, keepdim, int64)
+
+    def backward(self, grad: Any) -> Any:
+        return self.spread(grad)
+
+
+class Mean(Reduction):
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        if x.dtype.itemsize == 2:
+            return cast(select(x).mean_forward(cast(x, float32), axes, keepdim), x.dtype)
+        return select(x).mean_forward(x, axes, keepdim)
+
+    aliases_grad = True
+
+    def backward(self, grad: Any) -> Any:
+        return self.spread(grad * grad.dtype.type(1.0 / max(reduced_count(self.shape, self.axes), 1)))
+
+
+class Prod(Reduction):
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        if not _is_kernel_dtype(x.dtype):
+            return numpy_reduce(np.multiply, x, axes, keepdim, x.dtype if x.dtype.kind == "f" else int64)
+        self.x, self.y = x, select(x).prod_forward(x, axes, keepdim)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        x, kernels = self.x, select(grad)
+        if x.all():  # grad y / x
+            whole = kernels.mul_forward(self.with_axes(grad), self.with_axes(self.y))
+            return kernels.div_forward(whole, x)
+        # Zeros: the product of the others, those before times those after.
+        axes = tuple(range(x.ndim)) if self.axes is None else self.axes
+        rest = tuple([i for i in range(x.ndim) if i not in axes])
+        moved = x.transpose(rest + axes)
+        rows = moved.reshape(*[x.shape[i] for i in rest], -1)
+        ones = np.ones_like(rows[..., :1])
+        before = np.cumprod(np.concatenate([ones, rows[..., :-1]], -1), -1)
+        after = np.cumprod(np.concatenate([ones, rows[..., :0:-1]], -1), -1)[..., ::-1]
+        others = (before * after).reshape(moved.shape).transpose(np.argsort(rest + axes))
+        return kernels.mul_forward(others, self.with_axes(grad))
+
+
+class LogSumExp(Reduction):
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        self.x, self.y = x, select(x).logsumexp_forward(x, axes, keepdim)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        result = kernels.sub_forward(self.x, self.with_axes(self.y))
+        kernels.exp_forward(result, result)
+        return kernels.mul_forward(result, self.with_axes(grad), result)
+
+
+class Norm(Reduction):
+    """(sum |x|^p)^(1/p), and its limits max |x|, min |x| and the count of what is not zero."""
+
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, p: float, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        self.x, self.p, self.y = x, p, select(x).norm_forward(x, p, axes, keepdim)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        k, x, p = select(grad), self.x, self.p
+        grad, y = self.with_axes(grad), self.with_axes(self.y)
+        if p == 0:
+            return zeros(x.shape, x.dtype)
+        if p == 1:
+            return k.mul_forward(k.sign_forward(x), grad)
+        if p in (float("inf"), float("-inf")):
+            ties = k.eq_forward(k.abs_forward(x), y)
+            share = grad / np.count_nonzero(ties, axis=self.axes, keepdims=True).astype(grad.dtype)
+            return k.where_forward(ties, k.mul_forward(k.sign_forward(x), share), 0.0)
+        if p == 2:
+            factor = k.where_forward(k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, y))
+            return k.mul_forward(x, factor)
+        # x |x|^(p-2) grad / y^(p-1)
+        factor = k.where_forward(k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, k.pow_scalar_forward(y, p - 1)))
+        slope = k.mul_forward(k.sign_forward(x), k.pow_scalar_forward(k.abs_forward(x), p - 1))
+        if p < 1:
+            slope = k.where_forward(k.eq_forward(x, 0.0), 0.0, slope)
+        return k.mul_forward(slope, factor)
+
+
+class VarMean(Reduction):
+    """Variance and mean: sum (x - mean)^2 / (n - correction)."""
+
+    saves = (0,)
+
+    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
+        self.remember(x, axes, keepdim)
+        self.x = x
+        self.degrees = max(0.0, reduced_count(x.shape, axes) - correction)
+        var, self.mean = select(x).var_forward(x, correction, axes, keepdim)
+        return var, self.mean
+
+    def backward(self, grad_var: Any, grad_mean: Any) -> Any:
+        k = select(grad_var)
+        result = k.sub_forward(self.x, self.with_axes(self.mean))
+        scale = 2.0 / self.degrees if self.degrees else float("nan")
+        k.mul_forward(result, k.mul_forward(self.with_axes(grad_var), scale), result)
+        if grad_mean is None:
+            return result
+        share = k.mul_forward(self.with_axes(grad_mean), 1.0 / max(reduced_count(self.shape, self.axes), 1))
+        return k.add_forward(result, share, result)
+
+
+class Var(VarMean):
+    """The variance alone."""
+
+    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
+        return super().forward(x, axes, keepdim, correction)[0]
+
+    def backward(self, grad_var: Any) -> Any:
+        return super().backward(grad_var, None)
+
+
+class Std(VarMean):
+    """The square root of the variance; the gradient is 0 where it is 0."""
+
+    saves_output = True
+
+    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
+        var, _ = super().forward(x, axes, keepdim, correction)
+        self.std = select(x).sqrt_forward(var, var)
+        return self.std
+
+    def backward(self, grad: Any) -> Any:
+        k = select(grad)
+        of_var = k.div_forward(grad, k.mul_forward(self.std, 2.0))
+        return super().backward(k.where_forward(k.eq_forward(self.std, 0.0), 0.0, of_var), None)
+
+
+# ------------------------------------------------------------------------------------------------ public functions
+
+
+def _input(op: str, input: Any, dtype: Any = None) -> Any:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
+    if dtype is not None and input._data.dtype != dtype:
+        return input.to(as_dtype(op, dtype))
+    return input
+
+
+def _floating(op: str, input: Any, dtype: Any = None) -> Any:
+    input = _input(op, input, dtype)
+    if input._data.dtype.kind != "f":
+        raise RuntimeError(
+            f"{op}: defined for floating-point tensors, got {input._data.dtype}; convert it (x.float()) or pass dtype="
+            if op in ("mean",)
+            else f"{op}: defined for floating-point tensors, got {input._data.dtype}; convert it first, e.g. x.float()"
+        )
+    return input
+
+
+def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The sum over ``dim``. Integers and bools add up in int64. See ``torch.sum``.
+
+    float32 is accumulated in double: the result is right to its last bit, whatever the length.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.sum(fastdl.Tensor([[1.0, 2.0], [3.0, 4.0]]), dim=1).tolist()
+        [3.0, 7.0]
+    """
+    input = _input("sum", input, dtype)
+    return Sum.apply(input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean over ``dim`` of a floating-point tensor; NaN over nothing. See ``torch.mean``."""
+    input = _floating("mean", input, dtype)
+    return Mean.apply(input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The product over ``dim``; integers and bools multiply in int64. See ``torch.prod``."""
+    input = _input("prod", input, dtype)
+    return Prod.apply(input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(input))) over ``dim``, without overflow. See ``torch.logsumexp``."""
+    input = _input("logsumexp", input)
+    if input._data.dtype.kind != "f":
+        input = input.to(dtypes.get_default_dtype())
+    return LogSumExp.apply(input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """(sum |x|^ord)^(1/ord) over ``dim``; ord inf: max |x|, -inf: min |x|, 0: how many are not zero. See
+    ``torch.linalg.vector_norm``.
+    """
+    x = _floating("vector_norm", x, dtype)
+    axes = normal_axes("vector_norm", dim, x._data.ndim)
+    if ord in (float("inf"), float("-inf")) and reduced_count(x._data.shape, axes) == 0:
+        raise RuntimeError(f"vector_norm: ord {ord} of no elements is not defined, got shape {x._data.shape}")
+    return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The p-norm of all elements, or over ``dim``; ``"fro"`` is p = 2. See ``torch.norm``."""
+    if p is None or p == "fro":
+        p = 2
+    if isinstance(p, str):
+        raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
+    return vector_norm(input, p, dim, keepdim, dtype=dtype)
+
+
+def _spread_arguments(op: str, dim: Any, unbiased: Any, correction: Any) -> tuple[Any, float]:
+    """var(x, False) means unbiased=False, as in PyTorch."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if unbiased is not None and correction is not None:
+        raise ValueError(f"{op}: give either unbiased or correction, not both")
+    if unbiased is not None:
+        correction = 1 if unbiased else 0
+    return dim, 1.0 if correction is None else float(correction)
+
+
+def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
+    """sum (x - mean)^2 / (n - correction) over ``dim``; correction is 1 unless given. See ``torch.var``."""
+    dim, correction = _spread_arguments("var", dim, unbiased, correction)
+    input = _floating("var", input)
+    return Var.apply(input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction)  # type: ignore[no-any-return]
+
+
+def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
+    """The square root of :func:`var`. See ``torch.std``."""
+    dim, correction = _spread_arguments("std", dim, unbiased, correction)
+    input = _floating("std", input)
+    return Std.apply(input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction)  # type: ignore[no-any-return]
+
+
+def var_mean(
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+) -> tuple[Tensor, Tensor]:
+    """Variance and mean in one call. See ``torch.var_mean``."""
+    dim, correction = _spread_arguments("var_mean", dim, unbiased, correction)
+    input = _floating("var_mean", input)
+    return VarMean.apply(input, axes=normal_axes("var_mean", dim, input._data.ndim), keepdim=keepdim, correction=correction)  # type: ignore[no-any-return]
+
+
+def std_mean(
+    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean. See ``torch.std_mean``."""
+    dim, correction = _spread_arguments("std_mean", dim, unbiased, correction)
+    return std(input, dim, None, keepdim, correction=correction), mean(input, dim, keepdim)
+
+
+def _truth(op: str, ufunc: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
+    x = _input(op, input)._data
+    axes = normal_axes(op, dim, x.ndim)
+    # uint8 stays uint8, as in PyTorch.
+    return Tensor._wrap(cast(numpy_reduce(ufunc, x, axes, keepdim, bool_), uint8 if x.dtype == uint8 else bool_))
+
+
+def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Is every element over ``dim`` not zero? See ``torch.all``."""
+    return _truth("all", np.logical_and, input, dim, keepdim)
+
+
+def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Is any element over ``dim`` not zero? See ``torch.any``."""
+    return _truth("any", np.logical_or, input, dim, keepdim)
+
+
+def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
+    """How many elements over ``dim`` are not zero; int64. See ``torch.count_nonzero``."""
+    x = _input("count_nonzero", input)._data
+    return Tensor._wrap(np.asarray(np.count_nonzero(x, axis=normal_axes("count_nonzero", dim, x.ndim)), dtype=int64))

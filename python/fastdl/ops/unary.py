@@ -1,0 +1,199 @@
+"""Functions of one operand, elementwise. Integers are converted to the default dtype where the result is not one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float32, float64
+from fastdl.kernels import select
+from fastdl.ops.arithmetic import into
+from fastdl.ops.arrays import by_numpy, cast, empty, zeros
+from fastdl.ops.promotion import floating_dtype
+from fastdl.tensor import Tensor
+
+
+class Unary(Op):
+    """Subclasses name the kernel and what it keeps for backward."""
+
+    label: ClassVar[str]
+    ufunc: ClassVar[Any]
+    integers: ClassVar[str]  # what becomes of them: "float", "keep" (NumPy computes) or "copy" (they stay as they are)
+    dtype: Any
+
+    def forward(self, x: Any, out: Any = None) -> Any:
+        self.dtype = dtype = x.dtype
+        if dtype is float32 or dtype is float64:
+            if out is not None and out.dtype is not dtype:
+                return into(self.label, out, self.compute(x, None))
+            return self.keep(x, self.compute(x, out))
+        if self.integers == "float" and dtype.kind != "f":
+            return self.convert(x, out)
+        if self.integers == "copy" and dtype.kind != "f":
+            result = empty(x.shape, dtype) if out is None else out
+            np.copyto(result, x)
+            return result
+        if dtype.kind == "b":
+            raise RuntimeError(f"{self.label}: not defined for bool tensors; convert first, or use logical_not")
+        return self.keep(x, by_numpy(self.label, self.ufunc, dtype, out, x))
+
+    def convert(self, x: Any, out: Any) -> Any:
+        y = self.compute(cast(x, floating_dtype(x.dtype)), None)
+        return y if out is None else into(self.label, out, y)
+
+    def compute(self, x: Any, out: Any) -> Any:
+        return getattr(select(x), self.label + "_forward")(x, out)
+
+    def keep(self, x: Any, y: Any) -> Any:
+        """Store what backward needs; returns y."""
+        return y
+
+
+class Constant(Unary):
+    """Flat between its jumps: the gradient is zero."""
+
+    def backward(self, grad: Any) -> Any:
+        return zeros(grad.shape, grad.dtype)
+
+
+class FromInput(Unary):
+    saves = (0,)
+
+    def keep(self, x: Any, y: Any) -> Any:
+        self.x = x
+        return y
+
+    def backward(self, grad: Any) -> Any:
+        return _half_precision(getattr(select(grad), self.label + "_backward"), grad, self.x)
+
+
+class FromOutput(Unary):
+    saves_output = True
+
+    def keep(self, x: Any, y: Any) -> Any:
+        self.y = y
+        return y
+
+    def backward(self, grad: Any) -> Any:
+        return _half_precision(getattr(select(grad), self.label + "_backward"), grad, self.y)
+
+
+def _half_precision(kernel: Callable[..., Any], grad: Any, saved: Any) -> Any:
+    """float16 has no kernels of its own: computed in float32."""
+    if grad.dtype.itemsize == 2:
+        return cast(kernel(cast(grad, float32), cast(saved, float32)), grad.dtype)
+    return kernel(grad, saved)
+
+
+class Neg(Unary):
+    label, ufunc, integers = "neg", np.negative, "keep"
+
+    def backward(self, grad: Any) -> Any:
+        return by_numpy("neg", np.negative, grad.dtype, None, grad) if grad.dtype.itemsize == 2 else select(grad).neg_forward(grad)
+
+
+def _define(
+    base: type[Unary], name: str, ufunc: Any, integers: str, text: str, example: str = ""
+) -> Callable[..., Tensor]:
+    op = type(name.capitalize(), (base,), {"label": name, "ufunc": ufunc, "integers": integers, "__doc__": text})
+    return _function(op, name, text, example)
+
+
+def _function(op: type[Op], name: str, text: str, example: str = "") -> Callable[..., Tensor]:
+    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{name}: input must be a Tensor, got {type(input).__name__}")
+        if out is None:
+            return op.apply(input)  # type: ignore[no-any-return]
+        op.apply(input.detach(), out=out._data)
+        out._bump_version()
+        return out
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{text} See ``torch.{name}``."
+    if example:
+        function.__doc__ += f"\n\n    Example:\n        >>> import fastdl\n        >>> {example[0]}\n        {example[1]}\n    "
+    return function
+
+
+def _by_scipy_name(name: str) -> Any:
+    """NumPy lacks it: for float16 the kernel computes in float32."""
+
+    def compute(x: Any, out: Any, casting: str = "unsafe") -> Any:
+        wide = x.astype(np.float32)
+        np.copyto(out, getattr(select(wide), name + "_forward")(wide), casting="unsafe")
+
+    return compute
+
+
+neg = _function(Neg, "neg", "-input.")
+abs = _define(FromInput, "abs", np.absolute, "keep", "|input|; the gradient at 0 is 0.")
+sign = _define(Constant, "sign", np.sign, "keep", "-1, 0 or 1; 0 for NaN.")
+floor = _define(Constant, "floor", np.floor, "copy", "The largest integer not above input.")
+ceil = _define(Constant, "ceil", np.ceil, "copy", "The smallest integer not below input.")
+trunc = _define(Constant, "trunc", np.trunc, "copy", "Input without its fraction.")
+_round = _define(Constant, "round", np.rint, "copy", "The nearest integer, halves to even.")
+square = _define(FromInput, "square", np.square, "keep", "input * input.")
+sqrt = _define(FromOutput, "sqrt", np.sqrt, "float", "The square root; NaN below 0.")
+rsqrt = _define(FromOutput, "rsqrt", _by_scipy_name("rsqrt"), "float", "1 / sqrt(input).")
+reciprocal = _define(FromOutput, "reciprocal", np.reciprocal, "float", "1 / input.")
+exp = _define(FromOutput, "exp", np.exp, "float", "e to the power of input.")
+expm1 = _define(FromOutput, "expm1", np.expm1, "float", "exp(input) - 1, accurate near 0.")
+log = _define(FromInput, "log", np.log, "float", "The natural logarithm; -inf at 0, NaN below.")
+log1p = _define(FromInput, "log1p", np.log1p, "float", "log(1 + input), accurate near 0.")
+log2 = _define(FromInput, "log2", np.log2, "float", "The logarithm to base 2.")
+log10 = _define(FromInput, "log10", np.log10, "float", "The logarithm to base 10.")
+sin = _define(FromInput, "sin", np.sin, "float", "The sine of an angle in radians.")
+cos = _define(FromInput, "cos", np.cos, "float", "The cosine of an angle in radians.")
+tan = _define(FromOutput, "tan", np.tan, "float", "The tangent of an angle in radians.")
+asin = _define(FromInput, "asin", np.arcsin, "float", "The angle whose sine is input; NaN outside [-1, 1].")
+acos = _define(FromInput, "acos", np.arccos, "float", "The angle whose cosine is input; NaN outside [-1, 1].")
+atan = _define(FromInput, "atan", np.arctan, "float", "The angle whose tangent is input.")
+sinh = _define(FromInput, "sinh", np.sinh, "float", "The hyperbolic sine.")
+cosh = _define(FromInput, "cosh", np.cosh, "float", "The hyperbolic cosine.")
+asinh = _define(FromInput, "asinh", np.arcsinh, "float", "The inverse hyperbolic sine.")
+acosh = _define(FromInput, "acosh", np.arccosh, "float", "The inverse hyperbolic cosine; NaN below 1.")
+atanh = _define(FromInput, "atanh", np.arctanh, "float", "The inverse hyperbolic tangent; NaN outside [-1, 1].")
+erf = _define(FromInput, "erf", _by_scipy_name("erf"), "float", "The error function 2/sqrt(pi) * integral of exp(-t^2) from 0.")
+
+
+def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:
+    """The nearest integer, halves to even; with ``decimals`` the nearest multiple of 10^-decimals. See ``torch.round``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.round(fastdl.Tensor([0.5, 1.5, 2.4])).tolist()
+        [0.0, 2.0, 2.0]
+    """
+    if decimals == 0:
+        return _round(input, out=out)
+    if out is not None:
+        raise ValueError("round: out= and decimals cannot be combined")
+    from fastdl.ops.arithmetic import div, mul
+
+    scale = 10.0 ** (decimals if decimals > 0 else -decimals)
+    return div(_round(mul(input, scale)), scale) if decimals > 0 else mul(_round(div(input, scale)), scale)
+
+
+def frac(input: Tensor) -> Tensor:
+    """input - trunc(input). See ``torch.frac``."""
+    from fastdl.ops.arithmetic import sub
+
+    return sub(input, trunc(input))
+
+
+def positive(input: Tensor) -> Tensor:
+    """The tensor itself: unary +. See ``torch.positive``."""
+    if input._data.dtype.kind == "b":
+        raise RuntimeError("positive: not defined for bool tensors")
+    return input
+
+
+negative = neg
+absolute = abs
+sgn = sign
+fix = trunc
+arcsin, arccos, arctan, arcsinh, arccosh, arctanh = asin, acos, atan, asinh, acosh, atanh
