@@ -68,7 +68,7 @@ template <bool largest, class T>
 void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
   const int threads = num_threads();
   if (outer < 2 * threads && threads > 1 && n >= 8 * kGrain) {
-    const int64_t slices = threads * detail::kChunksPerThread;
+    const int64_t slices = threads * fastdl::detail::kChunksPerThread;
     memory::Buffer<int64_t> partial(size_t(outer * slices));
     parallel_tasks(outer * slices, [&](int64_t task) {
       const int64_t slice = task % slices, begin = n * slice / slices, end = n * (slice + 1) / slices;

@@ -293,7 +293,7 @@ struct Folder {
 
   // Into how many slices the reduced space is cut, given `tasks` pieces of work without slicing.
   int64_t slice_count(int64_t tasks) const {
-    const int64_t wanted = detail::kChunksPerThread * num_threads();
+    const int64_t wanted = fastdl::detail::kChunksPerThread * num_threads();
     if (num_threads() == 1 || tasks * 2 >= wanted) return 1;
     const int64_t by_work = p.kept_size * p.reduced_size / (2 * kGrain);
     return std::clamp<int64_t>(std::min(wanted / tasks, by_work), 1, p.reduced_size);

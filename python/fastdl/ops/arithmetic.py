@@ -32,7 +32,8 @@ class Binary(Op):
     likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
 
     def __init_subclass__(cls) -> None:
-        cls.label = cls.kernel.removesuffix("_forward")
+        if hasattr(cls, "kernel"):
+            cls.label = cls.kernel.removesuffix("_forward")
 
     def prepare(self, x: Any, y: Any, value: Any) -> tuple[Any, Any, Any]:
         """Both operands in the common dtype, and that dtype."""
@@ -88,7 +89,9 @@ def into(op: str, out: Any, result: Any) -> Any:
             f"use {op}(x, y) instead of the in-place form, or convert the tensor first"
         )
     if result.shape != out.shape:
-        raise ValueError(f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}")
+        raise ValueError(
+            f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"
+        )
     with np.errstate(all="ignore"):
         np.copyto(out, result, casting="unsafe")
     return out
@@ -107,8 +110,10 @@ class Sub(Binary):
     aliases_grad = True
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        if dtype.kind == "b":
-            raise RuntimeError("sub: bool tensors cannot be subtracted; use logical_xor (^) or logical_not (~)")
+        if any(isinstance(o, np.ndarray) and o.dtype.kind == "b" for o in (x, y)):
+            raise RuntimeError(
+                "sub: bool tensors cannot be subtracted; use logical_xor (^) or logical_not (~)"
+            )
 
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
@@ -194,7 +199,9 @@ class Div(Binary):
             return self.give(*kernels.div_backward(grad, self.y, self.z))
         # -(sum of grad z) / y: y is the same wherever the sum runs.
         grad_x = fit(kernels.div_forward(grad, self.y), x) if need_x else None
-        return grad_x, negative(fit(kernels.div_forward(_product_to(kernels, grad, self.z, (y[0], self.z.dtype)), self.y), y))
+        return grad_x, negative(
+            fit(kernels.div_forward(_product_to(kernels, grad, self.z, (y[0], self.z.dtype)), self.y), y)
+        )
 
 
 class Maximum(Saving):
@@ -213,8 +220,10 @@ class Minimum(Maximum):
     kernel, ufunc = "minimum_forward", np.minimum
 
 
-def _check_zero(op: str, y: Any, dtype: Any) -> None:
-    if dtype.kind in "iu" and not np.all(y):
+def _check_integers(op: str, x: Any, y: Any, dtype: Any) -> None:
+    if dtype.kind == "b":
+        raise RuntimeError(f"{op}: not defined for bool tensors; convert them to integers first")
+    if dtype.kind in "iu" and np.size(x) and not np.all(y):
         raise RuntimeError(f"{op}: division by zero; integer tensors have no infinity to answer with")
 
 
@@ -222,7 +231,7 @@ class FloorDivide(Binary):
     kernel, ufunc = "floor_divide_forward", np.floor_divide
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        _check_zero("floor_divide", y, dtype)
+        _check_integers(self.label, x, y, dtype)
 
     def backward(self, grad: Any) -> Any:
         zero = zeros(grad.shape, grad.dtype)
@@ -239,7 +248,7 @@ class Remainder(Saving):
     round = "floor_forward"
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        _check_zero(self.label, y, dtype)
+        _check_integers(self.label, x, y, dtype)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         x, y, dtype = self.prepare(x, y, value)
@@ -269,7 +278,9 @@ class Pow(Binary):
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         if dtype.kind in "iu" and not isinstance(y, np.ndarray) and y < 0:
-            raise RuntimeError("pow: integers to negative integer powers are not integers; convert the base to float first")
+            raise RuntimeError(
+                "pow: integers to negative integer powers are not integers; convert the base to float first"
+            )
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         x, y, dtype = self.prepare(x, y, value)
@@ -333,7 +344,9 @@ class Atan2(Saving):
         kernels = select(grad)
         square = kernels.add_forward(kernels.mul_forward(self.x, self.x), kernels.mul_forward(self.y, self.y))
         part = kernels.div_forward(grad, square)
-        return self.give(kernels.mul_forward(part, self.y), kernels.neg_forward(kernels.mul_forward(part, self.x)))
+        return self.give(
+            kernels.mul_forward(part, self.y), kernels.neg_forward(kernels.mul_forward(part, self.x))
+        )
 
 
 class Hypot(Saving):
@@ -378,7 +391,9 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
             return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]
         return op.apply(None, other, value=number(op.label, input), out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
-        raise TypeError(f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}")
+        raise TypeError(
+            f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}"
+        )
     return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
 
 
@@ -411,6 +426,8 @@ def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
 
 def sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
     """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``."""
+    if isinstance(other, bool) or isinstance(input, bool):
+        raise RuntimeError("sub: a bool cannot be subtracted, nor subtracted from; use 0 or 1")
     return apply(Sub, input, scaled("sub", other, alpha), out)
 
 

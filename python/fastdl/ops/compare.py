@@ -17,7 +17,9 @@ from fastdl.tensor import Tensor
 
 def _arrays(op: str, input: Any, other: Any) -> tuple[Any, Any]:
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
-        raise TypeError(f"{op}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}")
+        raise TypeError(
+            f"{op}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}"
+        )
     return (
         input._data if isinstance(input, Tensor) else number(op, input),
         other._data if isinstance(other, Tensor) else number(op, other),
@@ -54,7 +56,9 @@ def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
         return _result(compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"input {sign} other, elementwise, with broadcasting: a bool tensor. See ``torch.{name}``."
+    function.__doc__ = (
+        f"input {sign} other, elementwise, with broadcasting: a bool tensor. See ``torch.{name}``."
+    )
     return function
 
 
@@ -103,8 +107,12 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
 bitwise_and = _bitwise("bitwise_and", np.bitwise_and, "Bits set in both")
 bitwise_or = _bitwise("bitwise_or", np.bitwise_or, "Bits set in either")
 bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor, "Bits set in exactly one")
-bitwise_left_shift = _bitwise("bitwise_left_shift", np.left_shift, "input * 2^other, bits shifted to the left")
-bitwise_right_shift = _bitwise("bitwise_right_shift", np.right_shift, "input / 2^other rounded down, bits shifted to the right")
+bitwise_left_shift = _bitwise(
+    "bitwise_left_shift", np.left_shift, "input * 2^other, bits shifted to the left"
+)
+bitwise_right_shift = _bitwise(
+    "bitwise_right_shift", np.right_shift, "input / 2^other rounded down, bits shifted to the right"
+)
 
 
 def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -130,10 +138,16 @@ isinf = _test("isinf", np.isinf, "True where infinite.")
 isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.")
 isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "True where +inf.")
 isneginf = _test("isneginf", lambda x, out, casting: np.isneginf(x, out=out), "True where -inf.")
-signbit = _test("signbit", lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind == "f" else np.less(x, 0, out=out), "True where the sign bit is set (-0.0, too).")
+signbit = _test(
+    "signbit",
+    lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind == "f" else np.less(x, 0, out=out),
+    "True where the sign bit is set (-0.0, too).",
+)
 
 
-def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+def isclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
     """|input - other| <= atol + rtol * |other|, elementwise. See ``torch.isclose``."""
     x, y = input._data, other._data
     if x.dtype != y.dtype:
@@ -141,7 +155,9 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8
     return Tensor._wrap(np.asarray(np.isclose(x, y, rtol, atol, equal_nan)))
 
 
-def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+def allclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
     """Are all elements close? See ``torch.allclose``."""
     return bool(isclose(input, other, rtol, atol, equal_nan)._data.all())
 

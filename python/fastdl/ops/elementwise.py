@@ -28,7 +28,9 @@ class Where(Op):
         x, y = values[0] if x is None else x, values[1] if y is None else y
         dtype = common_dtype(x, y)
         x, y = operand(x, dtype), operand(y, dtype)
-        if (dtype is float32 or dtype is float64) and (isinstance(x, np.ndarray) or isinstance(y, np.ndarray)):
+        if (dtype is float32 or dtype is float64) and (
+            isinstance(x, np.ndarray) or isinstance(y, np.ndarray)
+        ):
             return select(condition).where_forward(condition, x, y)
         z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype)
         np.copyto(z, y)
@@ -39,7 +41,11 @@ class Where(Op):
         x, y = self.likes
         _, need_x, need_y = self.needs
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            return None, fit(grad * self.condition, x) if need_x else None, fit(grad * ~self.condition, y) if need_y else None
+            return (
+                None,
+                fit(grad * self.condition, x) if need_x else None,
+                fit(grad * ~self.condition, y) if need_y else None,
+            )
         kernels = select(grad)
         if need_x and need_y:
             grad_x, grad_y = kernels.where_backward(grad, self.condition)
@@ -67,7 +73,9 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     if condition._data.dtype is uint8:
         condition = Tensor._wrap(cast(condition._data, bool_))
     if condition._data.dtype is not bool_:
-        raise RuntimeError(f"where: condition must be a bool tensor, got {condition._data.dtype}; compare it, e.g. x > 0")
+        raise RuntimeError(
+            f"where: condition must be a bool tensor, got {condition._data.dtype}; compare it, e.g. x > 0"
+        )
     tensors, values = [], []
     for side in (input, other):
         tensors.append(side if isinstance(side, Tensor) else None)
@@ -154,12 +162,19 @@ class Ternary(Op):
         self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
         if not (dtype is float32 or dtype is float64):
-            raise RuntimeError(f"{op}: defined for float32 and float64 tensors, got {', '.join(str(a.dtype) for a in arrays)}")
+            raise RuntimeError(
+                f"{op}: defined for float32 and float64 tensors, got {', '.join(str(a.dtype) for a in arrays)}"
+            )
         self.arrays = [cast(a, dtype) for a in arrays]
         return self.arrays
 
     def give(self, *grads: Any) -> Any:
-        return tuple([fit(g, like) if need else None for g, like, need in zip(grads, self.likes, self.needs, strict=True)])
+        return tuple(
+            [
+                fit(g, like) if need else None
+                for g, like, need in zip(grads, self.likes, self.needs, strict=True)
+            ]
+        )
 
 
 class Addcmul(Ternary):

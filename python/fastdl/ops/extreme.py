@@ -41,6 +41,11 @@ class Amax(Op):
 
     def backward(self, grad: Any) -> Any:
         k, shape = select(grad), kept_shape(self.x.shape, self.axes)
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            ties = self.x == self.y.reshape(shape)
+            return ties * (
+                grad.reshape(shape) / np.count_nonzero(ties, axis=self.axes, keepdims=True)
+            ).astype(grad.dtype)
         ties = k.eq_forward(self.x, self.y.reshape(shape))
         count = np.count_nonzero(ties, axis=self.axes, keepdims=True)
         return k.where_forward(ties, k.div_forward(grad.reshape(shape), np.asarray(count, grad.dtype)), 0.0)
@@ -66,8 +71,8 @@ class Pick(Op):
         return result
 
     def kept(self) -> tuple[int, ...]:
-        count = self.indices.size // max(1, int(np.prod(self.shape[: self.axis] + self.shape[self.axis + 1 :])))
-        return (*self.shape[: self.axis], count, *self.shape[self.axis + 1 :])
+        before, after = self.shape[: self.axis], self.shape[self.axis + 1 :]
+        return (*before, -1 if self.indices.size else 0, *after)
 
 
 def pick(input: Tensor, values: Any, indices: Any, axis: int) -> ValuesIndices:
@@ -88,8 +93,12 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
 
 
 def _check_some(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> None:
-    if reduced_count(shape, axes) == 0 and (axes is None or 0 not in [n for i, n in enumerate(shape) if i not in axes]):
-        raise RuntimeError(f"{op}: there is no element to choose from in a tensor of shape {shape}; dim must not be empty")
+    if reduced_count(shape, axes) == 0 and (
+        axes is None or 0 not in [n for i, n in enumerate(shape) if i not in axes]
+    ):
+        raise RuntimeError(
+            f"{op}: there is no element to choose from in a tensor of shape {shape}; dim must not be empty"
+        )
 
 
 def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
@@ -167,7 +176,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     x = input._data
     if dim is None:
         if x.size == 0:
-            return Tensor._wrap(np.full((), np.nan if x.dtype.kind == "f" else np.iinfo(x.dtype).min, x.dtype))
+            return Tensor._wrap(np.full((), np.nan if x.dtype.kind == "f" else 0, x.dtype))
         return median(input.reshape(-1), 0).values
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, int64
+from fastdl.dtypes import as_dtype, float16, float32, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis
+from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.tensor import Tensor
 
@@ -41,7 +42,11 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
         [1, 2, 0]
     """
     axis = normal_axis("sort", dim, input._data.ndim)
-    return _scalar(input) if input._data.ndim == 0 else _taken(input, _order(input._data, axis, descending), axis)
+    return (
+        _scalar(input)
+        if input._data.ndim == 0
+        else _taken(input, _order(input._data, axis, descending), axis)
+    )
 
 
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
@@ -137,7 +142,10 @@ class Cumprod(Op):
 def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Tensor:
     if dtype is not None:
         input = input.to(as_dtype(op, dtype))
-    return kind.apply(input, axis=normal_axis(op, dim, input._data.ndim))  # type: ignore[no-any-return]
+    axis = normal_axis(op, dim, input._data.ndim)
+    if input._data.dtype is float16:  # computed in float32
+        return cast_tensor(kind.apply(cast_tensor(input, float32), axis=axis), float16)
+    return kind.apply(input, axis=axis)  # type: ignore[no-any-return]
 
 
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
@@ -151,7 +159,11 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 
 
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
 ) -> Any:
     """The distinct elements (with ``dim`` the distinct slices), always sorted; where every element went, and how often
     each occurs, if asked for. See ``torch.unique``.

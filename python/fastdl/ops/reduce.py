@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fastdl import dtypes
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, bool_, float32, float64, int64, uint8
+from fastdl.dtypes import as_dtype, bool_, float16, float32, float64, int64, uint8
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, empty, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, reduced_count, reduced_shape
+from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
 from fastdl.tensor import Tensor
@@ -61,8 +63,6 @@ class Sum(Reduction):
         dtype = x.dtype
         if dtype is float32 or dtype is float64:
             return select(x).sum_forward(x, axes, keepdim)
-        if dtype.kind == "f":
-            return cast(numpy_reduce(np.add, x, axes, keepdim, float32), dtype)
         if dtype.kind == "b":
             return np.asarray(np.count_nonzero(x, axis=axes, keepdims=keepdim), dtype=int64)
         return numpy_reduce(np.add, x, axes, keepdim, int64)
@@ -74,14 +74,13 @@ class Sum(Reduction):
 class Mean(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
-        if x.dtype.itemsize == 2:
-            return cast(select(x).mean_forward(cast(x, float32), axes, keepdim), x.dtype)
         return select(x).mean_forward(x, axes, keepdim)
 
     aliases_grad = True
 
     def backward(self, grad: Any) -> Any:
-        return self.spread(grad * grad.dtype.type(1.0 / max(reduced_count(self.shape, self.axes), 1)))
+        share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
+        return self.spread(select(grad).mul_forward(grad, share))
 
 
 class Prod(Reduction):
@@ -90,7 +89,7 @@ class Prod(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         if not _is_kernel_dtype(x.dtype):
-            return numpy_reduce(np.multiply, x, axes, keepdim, x.dtype if x.dtype.kind == "f" else int64)
+            return numpy_reduce(np.multiply, x, axes, keepdim, int64)
         self.x, self.y = x, select(x).prod_forward(x, axes, keepdim)
         return self.y
 
@@ -151,7 +150,9 @@ class Norm(Reduction):
             factor = k.where_forward(k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, y))
             return k.mul_forward(x, factor)
         # x |x|^(p-2) grad / y^(p-1)
-        factor = k.where_forward(k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, k.pow_scalar_forward(y, p - 1)))
+        factor = k.where_forward(
+            k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, k.pow_scalar_forward(y, p - 1))
+        )
         slope = k.mul_forward(k.sign_forward(x), k.pow_scalar_forward(k.abs_forward(x), p - 1))
         if p < 1:
             slope = k.where_forward(k.eq_forward(x, 0.0), 0.0, slope)
@@ -166,7 +167,7 @@ class VarMean(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
         self.remember(x, axes, keepdim)
         self.x = x
-        self.degrees = max(0.0, reduced_count(x.shape, axes) - correction)
+        self.degrees = builtins.max(0.0, reduced_count(x.shape, axes) - correction)
         var, self.mean = select(x).var_forward(x, correction, axes, keepdim)
         return var, self.mean
 
@@ -177,7 +178,9 @@ class VarMean(Reduction):
         k.mul_forward(result, k.mul_forward(self.with_axes(grad_var), scale), result)
         if grad_mean is None:
             return result
-        share = k.mul_forward(self.with_axes(grad_mean), 1.0 / max(reduced_count(self.shape, self.axes), 1))
+        share = k.mul_forward(
+            self.with_axes(grad_mean), 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
+        )
         return k.add_forward(result, share, result)
 
 
@@ -210,6 +213,18 @@ class Std(VarMean):
 # ------------------------------------------------------------------------------------------------ public functions
 
 
+def _reduce(kind: type[Op], input: Tensor, **options: Any) -> Any:
+    """Apply a reduction; float16 is computed in float32."""
+    if input._data.dtype is not float16:
+        return kind.apply(input, **options)
+    result = kind.apply(cast_tensor(input, float32), **options)
+    return (
+        tuple([cast_tensor(r, float16) for r in result])
+        if type(result) is tuple
+        else cast_tensor(result, float16)
+    )
+
+
 def _input(op: str, input: Any, dtype: Any = None) -> Any:
     if not isinstance(input, Tensor):
         raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
@@ -240,19 +255,19 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
         [3.0, 7.0]
     """
     input = _input("sum", input, dtype)
-    return Sum.apply(input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return _reduce(Sum, input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The mean over ``dim`` of a floating-point tensor; NaN over nothing. See ``torch.mean``."""
     input = _floating("mean", input, dtype)
-    return Mean.apply(input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return _reduce(Mean, input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The product over ``dim``; integers and bools multiply in int64. See ``torch.prod``."""
     input = _input("prod", input, dtype)
-    return Prod.apply(input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return _reduce(Prod, input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
@@ -260,10 +275,12 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     input = _input("logsumexp", input)
     if input._data.dtype.kind != "f":
         input = input.to(dtypes.get_default_dtype())
-    return LogSumExp.apply(input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return _reduce(LogSumExp, input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
-def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def vector_norm(
+    x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
     """(sum |x|^ord)^(1/ord) over ``dim``; ord inf: max |x|, -inf: min |x|, 0: how many are not zero. See
     ``torch.linalg.vector_norm``.
     """
@@ -271,10 +288,12 @@ def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = Fals
     axes = normal_axes("vector_norm", dim, x._data.ndim)
     if ord in (float("inf"), float("-inf")) and reduced_count(x._data.shape, axes) == 0:
         raise RuntimeError(f"vector_norm: ord {ord} of no elements is not defined, got shape {x._data.shape}")
-    return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
+    return _reduce(Norm, x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
-def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def norm(
+    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
     """The p-norm of all elements, or over ``dim``; ``"fro"`` is p = 2. See ``torch.norm``."""
     if p is None or p == "fro":
         p = 2
@@ -294,31 +313,65 @@ def _spread_arguments(op: str, dim: Any, unbiased: Any, correction: Any) -> tupl
     return dim, 1.0 if correction is None else float(correction)
 
 
-def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
+def var(
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> Tensor:
     """sum (x - mean)^2 / (n - correction) over ``dim``; correction is 1 unless given. See ``torch.var``."""
     dim, correction = _spread_arguments("var", dim, unbiased, correction)
     input = _floating("var", input)
-    return Var.apply(input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction)  # type: ignore[no-any-return]
+    return _reduce(
+        Var, input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction
+    )  # type: ignore[no-any-return]
 
 
-def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
+def std(
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> Tensor:
     """The square root of :func:`var`. See ``torch.std``."""
     dim, correction = _spread_arguments("std", dim, unbiased, correction)
     input = _floating("std", input)
-    return Std.apply(input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction)  # type: ignore[no-any-return]
+    return _reduce(
+        Std, input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction
+    )  # type: ignore[no-any-return]
 
 
 def var_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Variance and mean in one call. See ``torch.var_mean``."""
     dim, correction = _spread_arguments("var_mean", dim, unbiased, correction)
     input = _floating("var_mean", input)
-    return VarMean.apply(input, axes=normal_axes("var_mean", dim, input._data.ndim), keepdim=keepdim, correction=correction)  # type: ignore[no-any-return]
+    return _reduce(
+        VarMean,
+        input,
+        axes=normal_axes("var_mean", dim, input._data.ndim),
+        keepdim=keepdim,
+        correction=correction,
+    )  # type: ignore[no-any-return]
 
 
 def std_mean(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: Any = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Standard deviation and mean. See ``torch.std_mean``."""
     dim, correction = _spread_arguments("std_mean", dim, unbiased, correction)
@@ -329,7 +382,9 @@ def _truth(op: str, ufunc: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
     x = _input(op, input)._data
     axes = normal_axes(op, dim, x.ndim)
     # uint8 stays uint8, as in PyTorch.
-    return Tensor._wrap(cast(numpy_reduce(ufunc, x, axes, keepdim, bool_), uint8 if x.dtype == uint8 else bool_))
+    return Tensor._wrap(
+        cast(numpy_reduce(ufunc, x, axes, keepdim, bool_), uint8 if x.dtype == uint8 else bool_)
+    )
 
 
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -345,4 +400,6 @@ def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     """How many elements over ``dim`` are not zero; int64. See ``torch.count_nonzero``."""
     x = _input("count_nonzero", input)._data
-    return Tensor._wrap(np.asarray(np.count_nonzero(x, axis=normal_axes("count_nonzero", dim, x.ndim)), dtype=int64))
+    return Tensor._wrap(
+        np.asarray(np.count_nonzero(x, axis=normal_axes("count_nonzero", dim, x.ndim)), dtype=int64)
+    )

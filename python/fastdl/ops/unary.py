@@ -21,7 +21,9 @@ class Unary(Op):
 
     label: ClassVar[str]
     ufunc: ClassVar[Any]
-    integers: ClassVar[str]  # what becomes of them: "float", "keep" (NumPy computes) or "copy" (they stay as they are)
+    integers: ClassVar[
+        str
+    ]  # what becomes of them: "float", "keep" (NumPy computes) or "copy" (they stay as they are)
     dtype: Any
 
     def forward(self, x: Any, out: Any = None) -> Any:
@@ -36,8 +38,10 @@ class Unary(Op):
             result = empty(x.shape, dtype) if out is None else out
             np.copyto(result, x)
             return result
-        if dtype.kind == "b":
-            raise RuntimeError(f"{self.label}: not defined for bool tensors; convert first, or use logical_not")
+        if dtype.kind == "b" and self.label == "neg":
+            raise RuntimeError("neg: not defined for bool tensors; use logical_not (~), or convert first")
+        if dtype.kind == "b":  # |x|, x^2 and sign(x) are x
+            return by_numpy(self.label, np.logical_and, dtype, out, x, x)
         return self.keep(x, by_numpy(self.label, self.ufunc, dtype, out, x))
 
     def convert(self, x: Any, out: Any) -> Any:
@@ -92,17 +96,25 @@ class Neg(Unary):
     label, ufunc, integers = "neg", np.negative, "keep"
 
     def backward(self, grad: Any) -> Any:
-        return by_numpy("neg", np.negative, grad.dtype, None, grad) if grad.dtype.itemsize == 2 else select(grad).neg_forward(grad)
+        return (
+            by_numpy("neg", np.negative, grad.dtype, None, grad)
+            if grad.dtype.itemsize == 2
+            else select(grad).neg_forward(grad)
+        )
 
 
 def _define(
-    base: type[Unary], name: str, ufunc: Any, integers: str, text: str, example: str = ""
+    base: type[Unary], name: str, ufunc: Any, integers: str, text: str, example: tuple[str, str] | None = None
 ) -> Callable[..., Tensor]:
-    op = type(name.capitalize(), (base,), {"label": name, "ufunc": ufunc, "integers": integers, "__doc__": text})
+    op = type(
+        name.capitalize(), (base,), {"label": name, "ufunc": ufunc, "integers": integers, "__doc__": text}
+    )
     return _function(op, name, text, example)
 
 
-def _function(op: type[Op], name: str, text: str, example: str = "") -> Callable[..., Tensor]:
+def _function(
+    op: type[Op], name: str, text: str, example: tuple[str, str] | None = None
+) -> Callable[..., Tensor]:
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if not isinstance(input, Tensor):
             raise TypeError(f"{name}: input must be a Tensor, got {type(input).__name__}")
@@ -119,14 +131,14 @@ def _function(op: type[Op], name: str, text: str, example: str = "") -> Callable
     return function
 
 
-def _by_scipy_name(name: str) -> Any:
-    """NumPy lacks it: for float16 the kernel computes in float32."""
+def _kernel(name: str) -> Any:
+    """For float16, where NumPy has no such function: the kernel in float32."""
 
-    def compute(x: Any, out: Any, casting: str = "unsafe") -> Any:
-        wide = x.astype(np.float32)
+    def compute(x: Any, *, out: Any, casting: str) -> None:
+        wide = cast(x, float32)
         np.copyto(out, getattr(select(wide), name + "_forward")(wide), casting="unsafe")
 
-    return compute
+    return staticmethod(compute)
 
 
 neg = _function(Neg, "neg", "-input.")
@@ -138,7 +150,7 @@ trunc = _define(Constant, "trunc", np.trunc, "copy", "Input without its fraction
 _round = _define(Constant, "round", np.rint, "copy", "The nearest integer, halves to even.")
 square = _define(FromInput, "square", np.square, "keep", "input * input.")
 sqrt = _define(FromOutput, "sqrt", np.sqrt, "float", "The square root; NaN below 0.")
-rsqrt = _define(FromOutput, "rsqrt", _by_scipy_name("rsqrt"), "float", "1 / sqrt(input).")
+rsqrt = _define(FromOutput, "rsqrt", _kernel("rsqrt"), "float", "1 / sqrt(input).")
 reciprocal = _define(FromOutput, "reciprocal", np.reciprocal, "float", "1 / input.")
 exp = _define(FromOutput, "exp", np.exp, "float", "e to the power of input.")
 expm1 = _define(FromOutput, "expm1", np.expm1, "float", "exp(input) - 1, accurate near 0.")
@@ -156,8 +168,12 @@ sinh = _define(FromInput, "sinh", np.sinh, "float", "The hyperbolic sine.")
 cosh = _define(FromInput, "cosh", np.cosh, "float", "The hyperbolic cosine.")
 asinh = _define(FromInput, "asinh", np.arcsinh, "float", "The inverse hyperbolic sine.")
 acosh = _define(FromInput, "acosh", np.arccosh, "float", "The inverse hyperbolic cosine; NaN below 1.")
-atanh = _define(FromInput, "atanh", np.arctanh, "float", "The inverse hyperbolic tangent; NaN outside [-1, 1].")
-erf = _define(FromInput, "erf", _by_scipy_name("erf"), "float", "The error function 2/sqrt(pi) * integral of exp(-t^2) from 0.")
+atanh = _define(
+    FromInput, "atanh", np.arctanh, "float", "The inverse hyperbolic tangent; NaN outside [-1, 1]."
+)
+erf = _define(
+    FromInput, "erf", _kernel("erf"), "float", "The error function 2/sqrt(pi) * integral of exp(-t^2) from 0."
+)
 
 
 def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:

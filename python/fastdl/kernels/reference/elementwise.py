@@ -12,7 +12,91 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["abs_backward", "abs_forward", "acos_backward", "acos_forward", "acosh_backward", "acosh_forward", "add_forward", "addcdiv_forward", "addcmul_forward", "asin_backward", "asin_forward", "asinh_backward", "asinh_forward", "atan2_forward", "atan_backward", "atan_forward", "atanh_backward", "atanh_forward", "ceil_forward", "clamp_backward", "clamp_forward", "cos_backward", "cos_forward", "cosh_backward", "cosh_forward", "div_backward", "div_forward", "eq_forward", "erf_backward", "erf_forward", "exp_backward", "exp_forward", "expm1_backward", "expm1_forward", "floor_divide_forward", "floor_forward", "fmod_forward", "ge_forward", "gt_forward", "hypot_forward", "le_forward", "lerp_forward", "log10_backward", "log10_forward", "log1p_backward", "log1p_forward", "log2_backward", "log2_forward", "log_backward", "log_forward", "lt_forward", "maximum_backward", "maximum_forward", "minimum_backward", "minimum_forward", "mul_backward", "mul_forward", "ne_forward", "neg_forward", "pow_forward", "pow_scalar_backward", "pow_scalar_forward", "reciprocal_backward", "reciprocal_forward", "remainder_forward", "round_forward", "rsqrt_backward", "rsqrt_forward", "sign_forward", "sin_backward", "sin_forward", "sinh_backward", "sinh_forward", "sqrt_backward", "sqrt_forward", "square_backward", "square_forward", "sub_forward", "tan_backward", "tan_forward", "trunc_forward", "where_backward", "where_forward"]
+__all__ = [
+    "abs_backward",
+    "abs_forward",
+    "acos_backward",
+    "acos_forward",
+    "acosh_backward",
+    "acosh_forward",
+    "add_forward",
+    "addcdiv_forward",
+    "addcmul_forward",
+    "asin_backward",
+    "asin_forward",
+    "asinh_backward",
+    "asinh_forward",
+    "atan2_forward",
+    "atan_backward",
+    "atan_forward",
+    "atanh_backward",
+    "atanh_forward",
+    "ceil_forward",
+    "clamp_backward",
+    "clamp_forward",
+    "cos_backward",
+    "cos_forward",
+    "cosh_backward",
+    "cosh_forward",
+    "div_backward",
+    "div_forward",
+    "eq_forward",
+    "erf_backward",
+    "erf_forward",
+    "exp_backward",
+    "exp_forward",
+    "expm1_backward",
+    "expm1_forward",
+    "floor_divide_forward",
+    "floor_forward",
+    "fmod_forward",
+    "ge_forward",
+    "gt_forward",
+    "hypot_forward",
+    "le_forward",
+    "lerp_forward",
+    "log1p_backward",
+    "log1p_forward",
+    "log2_backward",
+    "log2_forward",
+    "log10_backward",
+    "log10_forward",
+    "log_backward",
+    "log_forward",
+    "lt_forward",
+    "maximum_backward",
+    "maximum_forward",
+    "minimum_backward",
+    "minimum_forward",
+    "mul_backward",
+    "mul_forward",
+    "ne_forward",
+    "neg_forward",
+    "pow_forward",
+    "pow_scalar_backward",
+    "pow_scalar_forward",
+    "reciprocal_backward",
+    "reciprocal_forward",
+    "remainder_forward",
+    "round_forward",
+    "rsqrt_backward",
+    "rsqrt_forward",
+    "sign_forward",
+    "sin_backward",
+    "sin_forward",
+    "sinh_backward",
+    "sinh_forward",
+    "sqrt_backward",
+    "sqrt_forward",
+    "square_backward",
+    "square_forward",
+    "sub_forward",
+    "tan_backward",
+    "tan_forward",
+    "trunc_forward",
+    "where_backward",
+    "where_forward",
+]
 
 
 def _store(result: Any, out: Array | None) -> Array:
@@ -322,7 +406,9 @@ def div_backward(grad: Array, y: Any, z: Array) -> Any:
 def maximum_backward(grad: Array, x: Any, y: Any) -> Any:
     """To the larger one; a tie shares it; NaN on either side: to both."""
     shared = np.where(np.equal(x, y), grad / 2, grad)
-    return np.where(np.less(x, y), 0, shared).astype(grad.dtype), np.where(np.greater(x, y), 0, shared).astype(grad.dtype)
+    return np.where(np.less(x, y), 0, shared).astype(grad.dtype), np.where(
+        np.greater(x, y), 0, shared
+    ).astype(grad.dtype)
 
 
 def minimum_backward(grad: Array, x: Any, y: Any) -> Any:
