@@ -7,10 +7,9 @@ from numpy import empty
 
 from fastdl.kernels.reference.activation import *
 from fastdl.kernels.reference.conv import *
-from fastdl.kernels.reference.linear import *
-from fastdl.kernels.reference.optim import *
 from fastdl.kernels.reference.elementwise import *
 from fastdl.kernels.reference.linear import *
+from fastdl.kernels.reference.optim import *
 from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *
