@@ -120,10 +120,10 @@ void update(std::span<const Slot> slots, const Sgd& o) {
   over_elements(slots, [&]<class T>(const Slot& slot, size_t, int64_t begin, int64_t end) {
     if (o.momentum == 0) {
       sweep<T, 0>(slot, begin, end,
-                  [&](Vec<T>& p, Vec<T> g, Vec<T>*) { p = p - T(o.lr) * effective<T>(g, p, o); });
+                  [=](Vec<T>& p, Vec<T> g, Vec<T>*) { p = p - T(o.lr) * effective<T>(g, p, o); });
       return;
     }
-    sweep<T, 1>(slot, begin, end, [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    sweep<T, 1>(slot, begin, end, [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective<T>(g, p, o);
       s[0] = o.first ? g : T(o.momentum) * s[0] + T(1 - o.dampening) * g;
       p = p - T(o.lr) * (o.nesterov ? T(o.momentum) * s[0] + g : s[0]);
@@ -140,7 +140,7 @@ void update(std::span<const Slot> slots, const Adam& o) {
   });
   over_elements(slots, [&]<class T>(const Slot& slot, size_t i, int64_t begin, int64_t end) {
     const T rate = T(numbers[i].rate), bias2_sqrt = T(numbers[i].bias2_sqrt);
-    const auto f = [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    const auto f = [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective_or_decoupled<T>(g, p, o);
       s[0] = lerp<T>(s[0], g, 1 - o.beta1);
       s[1] = T(o.beta2) * s[1] + T(1 - o.beta2) * g * g;
@@ -156,7 +156,7 @@ void update(std::span<const Slot> slots, const Adam& o) {
 void update(std::span<const Slot> slots, const Adagrad& o) {
   over_elements(slots, [&]<class T>(const Slot& slot, size_t, int64_t begin, int64_t end) {
     const T rate = T(o.lr / (1 + (slot.step - 1) * o.lr_decay));
-    sweep<T, 1>(slot, begin, end, [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    sweep<T, 1>(slot, begin, end, [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective<T>(g, p, o);
       s[0] = s[0] + g * g;
       p = p - rate * g / (sqrt<T>(s[0]) + T(o.eps));
@@ -169,7 +169,7 @@ void update(std::span<const Slot> slots, const Adagrad& o) {
 void update(std::span<const Slot> slots, const RmsProp& o) {
   const bool momentum = o.momentum > 0;
   over_elements(slots, [&]<class T>(const Slot& slot, size_t, int64_t begin, int64_t end) {
-    const auto f = [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    const auto f = [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective<T>(g, p, o);
       s[0] = T(o.alpha) * s[0] + T(1 - o.alpha) * g * g;
       Vec<T> v = s[0];
@@ -200,7 +200,7 @@ void update(std::span<const Slot> slots, const RmsProp& o) {
 // v = rho v + (1 - rho) g^2;  d = sqrt(a + eps) / sqrt(v + eps) * g;  a = rho a + (1 - rho) d^2;  p -= lr d
 void update(std::span<const Slot> slots, const Adadelta& o) {
   over_elements(slots, [&]<class T>(const Slot& slot, size_t, int64_t begin, int64_t end) {
-    sweep<T, 2>(slot, begin, end, [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    sweep<T, 2>(slot, begin, end, [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective<T>(g, p, o);
       s[0] = T(o.rho) * s[0] + T(1 - o.rho) * g * g;
       const Vec<T> d = sqrt<T>(s[1] + T(o.eps)) / sqrt<T>(s[0] + T(o.eps)) * g;
@@ -215,7 +215,7 @@ void update(std::span<const Slot> slots, const Adamax& o) {
   const auto rates = per_slot<double>(slots, [&](double t) { return o.lr / (1 - std::pow(o.beta1, t)); });
   over_elements(slots, [&]<class T>(const Slot& slot, size_t i, int64_t begin, int64_t end) {
     const T rate = T(rates[i]);
-    sweep<T, 2>(slot, begin, end, [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    sweep<T, 2>(slot, begin, end, [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective<T>(g, p, o);
       s[0] = lerp<T>(s[0], g, 1 - o.beta1);
       s[1] = larger<T>(T(o.beta2) * s[1], (g < T(0) ? -g : g) + T(o.eps));
@@ -243,7 +243,7 @@ void update(std::span<const Slot> slots, const Nadam& o) {
   over_elements(slots, [&]<class T>(const Slot& slot, size_t i, int64_t begin, int64_t end) {
     const T bias2 = T(numbers[i].bias2), gradient_rate = T(numbers[i].gradient_rate),
             average_rate = T(numbers[i].average_rate);
-    sweep<T, 2>(slot, begin, end, [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    sweep<T, 2>(slot, begin, end, [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective_or_decoupled<T>(g, p, o);
       s[0] = lerp<T>(s[0], g, 1 - o.beta1);
       s[1] = T(o.beta2) * s[1] + T(1 - o.beta2) * g * g;
@@ -272,7 +272,7 @@ void update(std::span<const Slot> slots, const Radam& o) {
   });
   over_elements(slots, [&]<class T>(const Slot& slot, size_t i, int64_t begin, int64_t end) {
     const T bias1 = T(numbers[i].bias1), rectified = T(numbers[i].rectified);
-    sweep<T, 2>(slot, begin, end, [&](Vec<T>& p, Vec<T> g, Vec<T>* s) {
+    sweep<T, 2>(slot, begin, end, [=](Vec<T>& p, Vec<T> g, Vec<T>* s) {
       g = effective_or_decoupled<T>(g, p, o);
       s[0] = lerp<T>(s[0], g, 1 - o.beta1);
       s[1] = T(o.beta2) * s[1] + T(1 - o.beta2) * g * g;
