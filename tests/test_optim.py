@@ -127,7 +127,9 @@ def kernel_arguments(name, dtype, rng, first=False, shapes=SHAPES):
     if name == "adagrad_step":
         return [p, g, v, steps, 0.1, 0.2, 1e-3, 0.1, True]
     if name == "rmsprop_step":
-        v = [np.asarray(a * a + b * b + 1, dtype) for a, b in zip(g, m, strict=True)]  # above the square of the mean
+        v = [
+            np.asarray(a * a + b * b + 1, dtype) for a, b in zip(g, m, strict=True)
+        ]  # above the square of the mean
         return [p, g, v, w, m, steps, 0.1, 0.8, 1e-3, 0.1, 0.5, False]
     if name == "adadelta_step":
         return [p, g, v, w, steps, 0.1, 0.8, 1e-3, 0.1, True]

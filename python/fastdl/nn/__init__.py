@@ -1,6 +1,8 @@
 """Layers, losses and containers under PyTorch's names."""
 
-from fastdl.nn import functional, init
+from fastdl.nn import functional as functional
+from fastdl.nn import init as init
 from fastdl.nn.modules import *
-from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Buffer, Parameter
+from fastdl.nn.parameter import *
+
+from fastdl.nn import utils as utils  # isort: skip - builds on the modules

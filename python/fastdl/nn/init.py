@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fastdl.kernels import select
+from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -33,20 +35,27 @@ __all__ = [
     "zeros_",
 ]
 
-_GENERATOR = np.random.default_rng()
+_F64 = np.dtype(np.float64)
 
 
-def _draw_uniform(shape: Any, low: float, high: float, generator: Any) -> Any:
-    return (generator or _GENERATOR).uniform(low, high, shape)
+def _draw_uniform(shape: Any, low: float, high: float, generator: Any, dtype: Any = _F64) -> Any:
+    draw = (default_generator if generator is None else generator).draw()
+    return select(None).random_uniform(shape, dtype, low, high, *draw)
 
 
-def _draw_normal(shape: Any, mean: float, std: float, generator: Any) -> Any:
-    return (generator or _GENERATOR).normal(mean, std, shape)
+def _draw_normal(shape: Any, mean: float, std: float, generator: Any, dtype: Any = _F64) -> Any:
+    draw = (default_generator if generator is None else generator).draw()
+    return select(None).random_normal(shape, dtype, mean, std, *draw)
+
+
+def _draw_dtype(tensor: Tensor) -> Any:
+    """Float32 and float64 are drawn as they are, other dtypes by rounding float64."""
+    return np.dtype(np.float32) if tensor._data.dtype == np.float32 else _F64
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
     tensor._data[...] = values
-    tensor._version_cell()[0] += 1
+    tensor._bump_version()
     return tensor
 
 
@@ -86,7 +95,7 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = No
     _check_float("uniform_", tensor)
     if a > b:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={a} > to={b}")
-    return _fill(tensor, _draw_uniform(tensor.shape, a, b, generator))
+    return _fill(tensor, _draw_uniform(tensor.shape, a, b, generator, _draw_dtype(tensor)))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
@@ -94,7 +103,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any 
     _check_float("normal_", tensor)
     if std < 0:
         raise RuntimeError(f"normal_ expects std >= 0.0, but found std {std}")
-    return _fill(tensor, _draw_normal(tensor.shape, mean, std, generator))
+    return _fill(tensor, _draw_normal(tensor.shape, mean, std, generator, _draw_dtype(tensor)))
 
 
 def trunc_normal_(
@@ -176,7 +185,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with the identity: ones on the diagonal."""
     _check_matrix("eye_", tensor)
-    return _fill(tensor, np.eye(*tensor.shape))
+    return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
 def _check_matrix(op: str, tensor: Tensor) -> None:

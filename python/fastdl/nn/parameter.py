@@ -61,8 +61,8 @@ class Parameter(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return type(self), (np.array(self._data), self._requires_grad)
 
-    def __repr__(self) -> str:
-        return f"Parameter containing:\n{super().__repr__()}"
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"Parameter containing:\n{super().__repr__(tensor_contents=tensor_contents)}"
 
 
 class Buffer(Tensor):

@@ -193,10 +193,10 @@ class Optimizer:
         for index, group in enumerate(self.param_groups):
             params = group["params"]
             try:
-                grads = [p.grad._data for p in params]
+                grads = [p._grad._data for p in params]
             except AttributeError:  # some have no gradient
-                params = [p for p in params if p.grad is not None]
-                grads = [p.grad._data for p in params]
+                params = [p for p in params if p._grad is not None]
+                grads = [p._grad._data for p in params]
             if not params:
                 continue
             names = self._state_names(group)
@@ -225,8 +225,8 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
-                    p.grad = None
-                elif p.grad is not None:
+                    p._grad = None
+                elif p._grad is not None:
                     p.grad = p.grad.detach()
                     p.grad._data.fill(0)
 

@@ -5,4 +5,4 @@ from fastdl.nn.modules.container import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.linear import *
-from fastdl.nn.modules.module import Module
+from fastdl.nn.modules.module import *

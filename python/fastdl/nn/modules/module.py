@@ -781,7 +781,7 @@ class Module:
                 setattr(self, name, value)
             else:
                 tensor._data[...] = array
-                tensor._version_cell()[0] += 1
+                tensor._bump_version()
 
         extra = prefix + _EXTRA_STATE
         if type(self).set_extra_state is not Module.set_extra_state:
@@ -871,25 +871,10 @@ def _type_name(value: Any) -> str:
 
 
 def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The dtype that ``Module.to``'s arguments ask for, or None."""
-    unknown = set(kwargs) - {"device", "dtype", "non_blocking", "tensor", "memory_format"}
-    if unknown:
-        raise TypeError(f"to: unexpected keyword argument {sorted(unknown)[0]!r}")
-    dtype = kwargs.get("dtype")
-    devices = [kwargs.get("device")]
-    for value in [*args, kwargs.get("tensor")]:
-        if isinstance(value, Tensor):
-            dtype = value.dtype
-        elif isinstance(value, (np.dtype, type)) and not isinstance(value, bool):
-            dtype = value
-        elif not isinstance(value, bool):  # a bool is non_blocking
-            devices.append(value)
-    for device in devices:
-        if device is not None and str(device).split(":")[0] != "cpu":
-            raise ValueError(f"to: the only device is 'cpu', got {device!r}")
-    if dtype is None:
+    """The dtype that ``Module.to``'s arguments ask for, or None; they are those of ``Tensor.to``."""
+    probe = Tensor._wrap(np.empty(0, np.bool_)).to(*args, **kwargs).dtype
+    if probe == np.bool_:
         return None
-    dtype = np.dtype(dtype)
-    if dtype.kind != "f":
-        raise TypeError(f"to: a module converts to floating-point dtypes only, got {dtype}")
-    return dtype
+    if probe.kind != "f":
+        raise TypeError(f"to: a module converts to floating-point dtypes only, got {probe}")
+    return probe

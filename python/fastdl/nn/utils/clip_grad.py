@@ -1,0 +1,100 @@
+"""Limits on gradients, in place; see ``torch.nn.utils.clip_grad_norm_`` and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    return [p._grad for p in params if p._grad is not None]
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The norm of all elements of all tensors together, as if they were one vector; 0-dim.
+
+    Args:
+        tensors: floating-point tensors.
+        norm_type: the p of the p-norm; may be ``inf``.
+        error_if_nonfinite: raise RuntimeError if the norm is NaN or infinite (default False).
+        foreach: accepted for compatibility.
+    """
+    arrays = [t._data for t in ([tensors] if isinstance(tensors, Tensor) else tensors)]
+    if not arrays:
+        return Tensor._wrap(np.zeros((), np.float32))
+    norm = select(arrays[0]).total_norm(arrays, float(norm_type))
+    if error_if_nonfinite and not isfinite(norm):
+        raise RuntimeError(
+            f"The total norm of order {float(norm_type)} for gradients from `parameters` is non-finite, so it cannot "
+            "be clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+    return Tensor._wrap(np.array(norm, arrays[0].dtype))
+
+
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    total_norm: Tensor,
+    foreach: bool | None = None,
+) -> None:
+    """Scale the gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1."""
+    grads = _gradients(parameters)
+    factor = float(max_norm) / (float(total_norm._data) + 1e-6)
+    if not grads or factor >= 1:
+        return
+    select(grads[0]._data).scale_arrays([g._data for g in grads], factor)
+    for g in grads:
+        g._bump_version()
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Scale the gradients so that their norm, taken over all of them together, is at most ``max_norm``.
+
+    Returns:
+        the norm before, a 0-dim tensor.
+
+    Example:
+        >>> import fastdl
+        >>> from fastdl import nn
+        >>> p = nn.Parameter(fastdl.zeros(2))
+        >>> p.grad = fastdl.tensor([3.0, 4.0])
+        >>> nn.utils.clip_grad_norm_([p], 1.0)
+        tensor(5.)
+        >>> p.grad
+        tensor([0.6000, 0.8000])
+    """
+    params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    total_norm = get_total_norm(_gradients(params), norm_type, error_if_nonfinite)
+    clip_grads_with_norm_(params, max_norm, total_norm)
+    return total_norm
+
+
+def clip_grad_value_(
+    parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None
+) -> None:
+    """Clip every element of the gradients to [-clip_value, clip_value]."""
+    limit = float(clip_value)
+    for g in _gradients(parameters):
+        np.clip(g._data, -limit, limit, out=g._data)
+        g._bump_version()
