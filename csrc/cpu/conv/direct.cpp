@@ -17,6 +17,8 @@
 // Work: over images if there are enough of them, else over positions and channels inside each image. grad_w:
 // over images and rows with one partial result per chunk, or, where that is large, over (channel, tap) pairs.
 
+#include <numeric>
+
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/planes.h"
 #include "cpu/gemm/pack.h"
