@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdl
-from fastdl import kernels
+from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
 from parity import THREADS, assert_close, backends, check_gradient
@@ -522,3 +522,78 @@ def test_in_place_change_of_a_saved_input_is_found():
     x._version_cell()[0] += 1
     with pytest.raises(RuntimeError, match="changed in place"):
         y.backward(fastdl.Tensor(np.ones(y.shape)))
+
+
+# ------------------------------------------------------------------------------------------------- layers
+
+LAYERS = [
+    ("Conv1d", (3, 8, 5), {"stride": 2, "padding": 2, "dilation": 2}, (2, 3, 40)),
+    ("Conv2d", (4, 8, 3), {"padding": "same", "groups": 2, "bias": False}, (2, 4, 9, 8)),
+    ("Conv2d", (4, 8, (3, 5)), {"padding": (1, 2), "stride": (2, 1)}, (4, 9, 8)),
+    ("Conv3d", (2, 4, 3), {"padding": 1}, (2, 2, 5, 6, 7)),
+    ("ConvTranspose1d", (3, 8, 5), {"stride": 3, "output_padding": 2}, (2, 3, 10)),
+    ("ConvTranspose2d", (4, 8, 3), {"stride": 2, "padding": 1, "groups": 2}, (2, 4, 5, 6)),
+    ("ConvTranspose3d", (2, 4, (2, 3, 3)), {"stride": 2, "dilation": 2, "bias": False}, (2, 2, 3, 4, 3)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(("name", "arguments", "options", "shape"), LAYERS)
+def test_layers_are_torch_s(name, arguments, options, shape):
+    torch = pytest.importorskip("torch")
+    ours, theirs = getattr(nn, name)(*arguments, **options), getattr(torch.nn, name)(*arguments, **options)
+    assert repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    theirs.load_state_dict({k: torch.tensor(v.numpy()) for k, v in ours.state_dict().items()})
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    a, b = tensor(x, True), torch.tensor(x, requires_grad=True)
+    y, t = ours(a), theirs(b)
+    assert_close(y, t.detach().numpy(), 100)
+    y.backward(fastdl.Tensor(np.ones(y.shape, np.float32)))
+    t.backward(torch.ones_like(t))
+    assert_close(a.grad, b.grad.numpy(), 100)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert_close(p.grad, q.grad.numpy(), int(np.prod(shape)))
+
+
+def test_initial_values_follow_torch():
+    layer = nn.Conv2d(64, 128, 3)
+    bound = 1 / np.sqrt(64 * 9)
+    for p in (layer.weight, layer.bias):
+        values = p.detach().numpy()
+        assert np.abs(values).max() <= bound
+        assert np.abs(values).max() > 0.9 * bound
+        assert abs(values.mean()) < 0.2 * bound
+    assert nn.Conv2d(2, 2, 3, dtype=np.float64).weight.detach().numpy().dtype == np.float64
+
+
+def test_output_size_chooses_the_output_padding():
+    layer = nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1)
+    x = tensor(np.zeros((1, 2, 6, 6), np.float32))
+    assert layer(x, output_size=(12, 11)).shape == (1, 3, 12, 11)
+    assert layer(x, output_size=[1, 3, 12, 12]).shape == (1, 3, 12, 12)
+    with pytest.raises(
+        ValueError, match=r"output_size \(13, 12\) must lie between \(11, 11\) and \(12, 12\)"
+    ):
+        layer(x, output_size=(13, 12))
+    with pytest.raises(ValueError, match="output_size must have 2 or 4 entries, got 3"):
+        layer(x, output_size=(3, 12, 12))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(4, 8, 3, groups=3), "Conv2d: groups=3 must divide in_channels=4"),
+        (lambda: nn.Conv2d(4, 6, 3, groups=4), "Conv2d: groups=4 must divide out_channels=6"),
+        (lambda: nn.Conv2d(4, 6, 3, groups=0), "groups must be positive, got 0"),
+        (lambda: nn.Conv2d(4, 6, 3, padding="same", stride=2), "padding='same' needs stride 1"),
+        (lambda: nn.Conv2d(4, 6, 3, padding="full"), "padding must be 'same', 'valid' or ints"),
+        (lambda: nn.Conv2d(4, 6, 3, padding_mode="mirror"), "padding_mode must be one of zeros, reflect"),
+        (lambda: nn.Conv2d(4, 6, 0), "kernel_size must be positive, got 0"),
+        (lambda: nn.Conv2d(4, 6, (3, 3, 3)), r"kernel_size must be an int or have 2 entries"),
+        (lambda: nn.ConvTranspose2d(4, 6, 3, padding_mode="circular"), "padding_mode must be 'zeros'"),
+    ],
+)
+def test_layer_messages(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -135,6 +135,11 @@ def _check_shapes(
         raise ValueError(f"{op}: input must not be empty along {_AXES[axes]}, got shape {x}")
 
 
+def per_axis(op: str, name: str, value: IntOrInts, axes: int, least: int) -> Ints:
+    """``value`` as a tuple with one entry per axis, each at least ``least``."""
+    return _per_axis(op, name, _sizes(op, name, value), axes, least)
+
+
 @lru_cache(maxsize=4096)
 def _plan(
     op: str,

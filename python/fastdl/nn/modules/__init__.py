@@ -2,6 +2,7 @@
 
 from fastdl.nn.modules.activation import *
 from fastdl.nn.modules.container import *
+from fastdl.nn.modules.conv import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.linear import *
