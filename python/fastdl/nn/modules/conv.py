@@ -252,7 +252,7 @@ class _ConvTranspose(_ConvNd):
         )
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """``output_size`` (spatial, or the whole shape) chooses among the sizes that ``output_padding`` allows."""
+        """``output_size`` (spatial, or the whole shape) picks one of the sizes that output_padding allows."""
         extra = self.output_padding if output_size is None else self._output_padding(input, output_size)
         return type(self).function(
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
@@ -277,7 +277,8 @@ class _ConvTranspose(_ConvNd):
             if not low <= size <= low + s - 1:
                 raise ValueError(
                     f"{name}: output_size {wanted} must lie between {tuple(least)} and "
-                    f"{tuple(m + t - 1 for m, t in zip(least, self.stride, strict=True))} for input {input.shape}"
+                    f"{tuple(m + t - 1 for m, t in zip(least, self.stride, strict=True))}, "
+                    f"for input {input.shape}"
                 )
         return tuple(size - low for size, low in zip(wanted, least, strict=True))
 
