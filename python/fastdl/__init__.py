@@ -140,6 +140,7 @@ from fastdl.runtime import (
     set_num_threads,
     show_config,
 )
+from fastdl.serialization import load, save
 from fastdl.tensor import Tensor
 
 from fastdl import nn, optim, utils  # isort: skip - they build on the names above

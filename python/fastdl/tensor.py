@@ -529,7 +529,7 @@ class Tensor:
             return format(self.item(), spec)
         return format(repr(self), spec)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self) -> str:
         return tensor_repr(self)
 
     def __copy__(self) -> Tensor:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.kernels import select
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = ["Buffer", "Parameter"]
 
@@ -16,12 +15,6 @@ def _array_of(data: Any) -> Any:
     if data is None:
         return np.empty(0, np.float32)
     return data._data if isinstance(data, Tensor) else np.asarray(data)
-
-
-def _copy(array: Any) -> Any:
-    copy = select(array).empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
 
 
 class Parameter(Tensor):
@@ -51,18 +44,16 @@ class Parameter(Tensor):
             self._requires_grad = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        """As in PyTorch the copy has no gradient."""
         known = memo.get(id(self))
         if known is not None:
             return known  # type: ignore[no-any-return]
-        result = type(self)(_copy(self._data), self._requires_grad)
+        result = type(self)(pooled_copy(self._data), self._requires_grad)
         memo[id(self)] = result
         return result
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return type(self), (np.array(self._data), self._requires_grad)
-
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"Parameter containing:\n{super().__repr__(tensor_contents=tensor_contents)}"
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
 
 
 class Buffer(Tensor):
@@ -80,18 +71,3 @@ class Buffer(Tensor):
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
         self._data = _array_of(data)
         self.persistent = persistent
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
-        known = memo.get(id(self))
-        if known is not None:
-            return known  # type: ignore[no-any-return]
-        result = type(self)(_copy(self._data), persistent=self.persistent)
-        memo[id(self)] = result
-        return result
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuild_buffer, (type(self), np.array(self._data), self.persistent)
-
-
-def _rebuild_buffer(kind: type[Buffer], array: Any, persistent: bool) -> Buffer:
-    return kind(array, persistent=persistent)
