@@ -32,7 +32,7 @@ def test_layer_kernels_match_the_reference(level, dtype, lead, k, n):
     x, w, b = (normal(*shape).astype(dtype) for shape in ((*lead, k), (n, k), (n,)))
     grad = normal(*lead, n).astype(dtype)
     rows = int(np.prod(lead))
-    for bias, activation in itertools.product((b, None), ("none", "relu")):
+    for bias, activation in itertools.product((b, None), ("none", *ops._ACTIVATIONS)):
         got = backend.linear_forward(x, w, bias, activation)
         assert_close(got, reference.linear_forward(x, w, bias, activation), reduction=k)
     for needs in itertools.product((True, False), repeat=3):
@@ -89,12 +89,29 @@ LINEAR_SHAPES = [(3,), (2, 3), (4, 2, 3), (0, 3)]
 def test_linear_gradients(shape):
     check_gradient(ops.linear, normal(*shape), normal(5, 3), normal(5))
     check_gradient(ops.linear, normal(*shape), normal(5, 3))
-    check_gradient(lambda *t: ops.linear(*t, activation="relu"), normal(*shape), normal(5, 3), normal(5))
+    for name in ops._ACTIVATIONS:
+        check_gradient(
+            lambda *t, f=name: ops.linear(*t, activation=f), normal(*shape), normal(5, 3), normal(5)
+        )
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("activation", ops._ACTIVATIONS)
+def test_fused_activation_has_the_bits_of_the_separate_one(level, activation):
+    backend = kernels.load(level)
+    x, w, b = (normal(*shape).astype(np.float32) for shape in ((37, 50), (45, 50), (45,)))
+    x[3, 4] = np.nan
+    x[5, 6] = np.inf
+    fused = backend.linear_forward(x, w, b, activation)
+    apart = getattr(backend, f"{activation}_forward")(backend.linear_forward(x, w, b))
+    np.testing.assert_array_equal(fused, apart)
 
 
 def test_linear_with_a_vector_as_weight():
     check_gradient(ops.linear, normal(2, 3), normal(3))
     assert ops.linear(tensor(normal(2, 3)), tensor(normal(3))).shape == (2,)
+    got = ops.linear(tensor(normal(2, 3)), tensor(normal(3)), activation="relu")
+    assert_close(got, np.maximum(normal(2, 3) @ normal(3), 0))
 
 
 MATMUL_SHAPES = [
@@ -256,7 +273,7 @@ MESSAGES = [
     (
         lambda: ops.linear(tensor(normal(2, 4)), tensor(normal(5, 4)), activation="swish"),
         ValueError,
-        "linear: activation must be None or one of relu",
+        "linear: activation must be None or one of relu, sigmoid",
     ),
     (
         lambda: ops.matmul(tensor(1.0), tensor(normal(3))),
@@ -332,7 +349,9 @@ def test_linear_module():
         assert 0.6 * bound < np.abs(p.detach().numpy()).max() <= bound
         assert abs(p.detach().numpy().mean()) < bound / 2
     x = tensor(normal(5, 20), np.float32)
-    want = x.detach().numpy().astype(np.float64) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    want = (
+        x.detach().numpy().astype(np.float64) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    )
     assert_close(layer(x), want, reduction=20)
     plain = fastdl.nn.Linear(20, 30, bias=False, dtype=np.float64)
     assert list(plain.state_dict()) == ["weight"]
@@ -350,6 +369,56 @@ def test_bilinear_module():
     assert_close(layer(tensor(a), tensor(b)), want, reduction=12)
     with pytest.raises(ValueError, match="in1_features must be > 0"):
         fastdl.nn.Bilinear(0, 4, 5)
+
+
+def sequential_pairs():
+    nn = fastdl.nn
+    return [
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        nn.Sigmoid(),
+        nn.Tanh(),
+        nn.SiLU(),
+        nn.GELU(),
+        nn.GELU("tanh"),
+        nn.ELU(),
+    ]
+
+
+@pytest.mark.parametrize("activation", sequential_pairs(), ids=repr)
+@pytest.mark.parametrize("needs_gradient", [True, False])
+def test_sequential_fuses_without_changing_results(activation, needs_gradient):
+    first, last = fastdl.nn.Linear(20, 30), fastdl.nn.Linear(30, 4)
+    net = fastdl.nn.Sequential(first, activation, last)
+    x = tensor(normal(7, 20), np.float32)
+    context = fastdl.enable_grad() if needs_gradient else fastdl.no_grad()
+    with context:
+        got, want = net(x), last(activation(first(x)))
+    np.testing.assert_array_equal(got.detach().numpy(), want.detach().numpy())
+    assert got.requires_grad == needs_gradient
+    if needs_gradient:
+        grads = []
+        for y in (got, want):
+            net.zero_grad()
+            y.backward(tensor(normal(7, 4), np.float32))
+            grads.append([p.grad.numpy().copy() for p in net.parameters()])
+        for a, b in zip(*grads, strict=True):
+            assert_close(a, b, reduction=30)
+
+
+def test_sequential_calls_hooked_modules():
+    first, relu = fastdl.nn.Linear(3, 5), fastdl.nn.ReLU()
+    net = fastdl.nn.Sequential(first, relu)
+    seen = []
+    x = tensor(normal(2, 3), np.float32)
+    net(x)
+    relu.register_forward_hook(lambda module, args, output: seen.append(args[0].detach().numpy()))
+    net(x)
+    assert len(seen) == 1
+    assert (seen[0] < 0).any()  # what the linear layer made, before the activation
+    first.register_forward_hook(lambda module, args, output: seen.append(output.detach().numpy()))
+    net(x)
+    assert len(seen) == 3
 
 
 class TestAgainstTorch:

@@ -67,10 +67,11 @@ void pack_panel(T* out, const T* src, int64_t lane_stride, int64_t k_stride, int
     return;
   }
   int64_t k = 0;
-  if (k_stride == 1) {
+  if (k_stride == 1 && count > w / 4) {
     for (; k + w <= kc; k += w)
 #pragma GCC unroll 8
       for (int lane = 0; lane < P; lane += w) {
+        if (lane >= count) break;
         Vec<T> x[w];
 #pragma GCC unroll 16
         for (int i = 0; i < w; ++i) x[i] = load(src + std::min(lane + i, count - 1) * lane_stride + k);

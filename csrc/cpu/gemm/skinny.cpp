@@ -172,15 +172,22 @@ void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool far, boo
     for (int v = 0; v < V; ++v) store<T>(raw + i * ld + v * w, acc[i][v]);
 }
 
-// All columns of kc steps for R rows. raw's rows have room for whole vectors.
+// All columns from j on, V vectors at a time, the rest by halves. raw's rows have room for whole vectors.
+template <class T, int R, int V>
+void axpy_columns(int64_t j, int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool far,
+                  bool add, T* raw, int64_t ld) {
+  constexpr int w = kWidth<T>;
+  for (; j + V * w <= n; j += V * w) axpy_tile<T, R, V>(kc, x, y + j, y_step, far, add, raw + j, ld, w);
+  if constexpr (V > 1)
+    axpy_columns<T, R, V / 2>(j, n, kc, x, y, y_step, far, add, raw, ld);
+  else if (j < n)
+    axpy_tile<T, R, 1>(kc, x, y + j, y_step, far, add, raw + j, ld, int(n - j));
+}
+
 template <class T, int R>
 void axpy_rows(int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool far, bool add, T* raw,
                int64_t ld) {
-  constexpr int w = kWidth<T>, V = columns_for(R);
-  int64_t j = 0;
-  for (; j + V * w <= n; j += V * w) axpy_tile<T, R, V>(kc, x, y + j, y_step, far, add, raw + j, ld, w);
-  for (; j < n; j += w)
-    axpy_tile<T, R, 1>(kc, x, y + j, y_step, far, add, raw + j, ld, int(std::min<int64_t>(w, n - j)));
+  axpy_columns<T, R, columns_for(R)>(0, n, kc, x, y, y_step, far, add, raw, ld);
 }
 
 template <class T>
@@ -198,10 +205,11 @@ template <class T>
 void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, bool far, T* raw, int64_t ld) {
   static constexpr auto table = axpy_table<T>(std::make_integer_sequence<int, kAxpyRows>{});
   const int groups = (s + kAxpyRows - 1) / kAxpyRows;
-  for (int64_t p = 0; p < k; p += kDepth)
+  const int64_t depth = n <= 8 * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
+  for (int64_t p = 0; p < k; p += depth)
     for (int g = 0; g < groups; ++g) {
       const int i0 = s * g / groups, i1 = s * (g + 1) / groups;
-      table.at[i1 - i0 - 1](n, std::min(kDepth, k - p), x + p * kSkinny + i0, y + p * y_step, y_step, far,
+      table.at[i1 - i0 - 1](n, std::min(depth, k - p), x + p * kSkinny + i0, y + p * y_step, y_step, far,
                             p > 0, raw + i0 * ld, ld);
     }
 }

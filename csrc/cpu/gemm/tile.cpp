@@ -6,7 +6,7 @@
 
 #include <utility>
 
-#include "cpu/simd/math.h"
+#include "cpu/activation/functions.h"
 
 namespace fastdl::tile {
 namespace {
@@ -93,8 +93,10 @@ Kernel<T> kernel_for(int rows, int cols) {
   return kTable<T>.at[rows - 1][(cols - 1) / kWidth<T>];
 }
 
-template <class T>
-[[gnu::noinline]] void finish(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s) {
+namespace {
+
+template <class T, class F>
+void finish_as(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s, F activate) {
   constexpr int w = kWidth<T>;
   for (int i = 0; i < rows; ++i) {
     const T* from = tile + i * ld;
@@ -105,9 +107,33 @@ template <class T>
       if (s.beta != T(0)) x += s.beta * load_n(to + j, n);
       if (s.bias_row) x += s.bias_row[i];
       if (s.bias_col) x += load_n(s.bias_col + j, n);
-      if (s.activation == Activation::relu) x = max(Vec<T>{}, x);  // in this order NaN stays NaN
-      store_n(to + j, x, n);
+      store_n(to + j, activate(x), n);
     }
+  }
+}
+
+}  // namespace
+
+template <class T>
+[[gnu::noinline]] void finish(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s) {
+  const auto with = [&]<class F>(F f) {
+    finish_as(tile, ld, rows, cols, s, [f](Vec<T> x) __attribute__((always_inline)) { return f.forward(x); });
+  };
+  switch (s.activation) {
+    case Activation::none:
+      return finish_as(tile, ld, rows, cols, s, [](Vec<T> x) { return x; });
+    case Activation::relu:
+      return with(Relu<T>{});
+    case Activation::sigmoid:
+      return with(Sigmoid<T>{});
+    case Activation::tanh:
+      return with(Tanh<T>{});
+    case Activation::silu:
+      return with(Silu<T>{});
+    case Activation::gelu:
+      return with(Gelu<T>{});
+    case Activation::gelu_tanh:
+      return with(GeluTanh<T>{});
   }
 }
 

@@ -7,17 +7,29 @@ gradient.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
+from fastdl.ops import activation as activations
 from fastdl.ops.einsum import contract, einsum
 from fastdl.tensor import Tensor
 
-# Activations whose derivative follows from their output, so that a fused layer needs to keep nothing else.
-_FROM_OUTPUT = ("relu",)
+# Activations that linear fuses, and of these the ones whose derivative follows from their output: a layer
+# that is differentiated can fuse no others, because backward would need what was never stored.
+_ACTIVATIONS = {
+    "relu": activations.relu,
+    "sigmoid": activations.sigmoid,
+    "tanh": activations.tanh,
+    "silu": activations.silu,
+    "gelu": activations.gelu,
+    "gelu_tanh": partial(activations.gelu, approximate="tanh"),
+}
+_FROM_OUTPUT = ("relu", "sigmoid", "tanh")
 
 
 class Linear(Op):
@@ -149,7 +161,8 @@ def linear(
         input: ``(*, in_features)``, float32 or float64.
         weight: ``(out_features, in_features)``, or ``(in_features,)``: the result then has no feature axis.
         bias: ``(out_features,)`` or None.
-        activation: None or ``"relu"``: applied to the result before it is stored. (Not in PyTorch.)
+        activation: None, ``"relu"``, ``"sigmoid"``, ``"tanh"``, ``"silu"``, ``"gelu"`` or ``"gelu_tanh"``:
+            applied to the result before it is stored, where gradients allow it. (Not in PyTorch.)
 
     Returns:
         ``(*, out_features)``. See ``torch.nn.functional.linear``.
@@ -170,18 +183,25 @@ def linear(
         raise ValueError(
             f"linear: bias must have shape (out_features,) = {w[:-1]}, got {bias._data.shape}; weight is {w}"
         )
-    if len(w) == 1:
-        y = matmul(input, weight)
-        if bias is not None:
-            y = y + bias
-        return y if activation is None else _activation(activation)(y)
     if activation is None:
-        return Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
-    if activation in _FROM_OUTPUT:
+        if len(w) == 2:
+            return Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
+        y = matmul(input, weight)
+        return y if bias is None else y + bias
+    apart = _ACTIVATIONS.get(activation)
+    if apart is None:
+        raise ValueError(
+            f"linear: activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
+        )
+    if len(w) == 2 and (
+        activation in _FROM_OUTPUT
+        or not (
+            mode.enabled
+            and (input._requires_grad or weight._requires_grad or (bias is not None and bias._requires_grad))
+        )
+    ):
         return LinearActivation.apply(input, weight, bias, activation=activation)  # type: ignore[no-any-return]
-    raise ValueError(
-        f"linear: activation must be None or one of {', '.join(_FROM_OUTPUT)}, got {activation!r}"
-    )
+    return apart(linear(input, weight, bias))
 
 
 def _check_linear(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:
@@ -193,14 +213,6 @@ def _check_linear(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:
         f"linear: the last dimension of input must be in_features = {weight[-1]}, got input {shape} with "
         f"weight {weight}. A batch of images needs flatten(1) first"
     )
-
-
-def _activation(name: str) -> Any:
-    from fastdl.ops import activation
-
-    if name not in _FROM_OUTPUT:
-        raise ValueError(f"linear: activation must be None or one of {', '.join(_FROM_OUTPUT)}, got {name!r}")
-    return getattr(activation, name)
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels.reference import activation as functions
+
 Array = np.ndarray[Any, Any]
 
 __all__ = ["linear_backward", "linear_forward", "matmul"]
@@ -29,12 +31,12 @@ def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta:
     return y + y.dtype.type(beta) * c
 
 
-def _activate(x: Array, activation: str) -> Array:
-    if activation == "none":
-        return x
-    if activation == "relu":
-        return np.maximum(x, 0)
-    raise ValueError(f"linear: activation must be none or relu, got '{activation}'")
+def _activate(x: Array, name: str) -> Array:
+    if name not in ("none", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"):
+        raise ValueError(
+            f"linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '{name}'"
+        )
+    return x if name == "none" else getattr(functions, f"{name}_forward")(x)  # type: ignore[no-any-return]
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str = "none") -> Array:

@@ -6,8 +6,10 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
+from fastdl.nn.modules.linear import Linear, fusable_activation
 from fastdl.nn.modules.module import Module, _indent_rest
 from fastdl.nn.parameter import Parameter
+from fastdl.ops.linear import linear
 from fastdl.tensor import Tensor
 
 __all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
@@ -115,9 +117,20 @@ class Sequential(_NumberedModules):
 
     def forward(self, input: Any) -> Any:
         own = self.__dict__
+        layer: Linear | None = None  # a linear layer that waits to see whether its successor can be fused into it
         for name in own["_module_names"]:
-            input = own[name](input)
-        return input
+            module = own[name]
+            if layer is not None:
+                activation = None if module._hooked else fusable_activation(module)
+                input = linear(input, layer.weight, layer.bias, activation)
+                layer = None
+                if activation is not None:
+                    continue
+            if type(module) is Linear and not module._hooked and "forward" not in module.__dict__:
+                layer = module
+            else:
+                input = module(input)
+        return input if layer is None else layer(input)
 
     @overload
     def __getitem__(self, index: int) -> Module: ...

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastdl.kernels import cpu
 from fastdl.nn import init
+from fastdl.nn.modules.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter
 from fastdl.ops.linear import bilinear, linear
@@ -19,6 +20,25 @@ __all__ = ["Bilinear", "Linear"]
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> Parameter:
     return Parameter(cpu.empty(shape, np.dtype(np.float32 if dtype is None else dtype)))
+
+
+_FUSABLE: dict[type[Module], str] = {
+    ReLU: "relu",
+    Sigmoid: "sigmoid",
+    Tanh: "tanh",
+    SiLU: "silu",
+    GELU: "gelu",
+}
+
+
+def fusable_activation(module: Module) -> str | None:
+    """The name by which ``linear`` knows what ``module`` computes, None if it does not."""
+    name = _FUSABLE.get(type(module))
+    if name is None or "forward" in module.__dict__:
+        return None
+    if name == "gelu" and module.approximate == "tanh":
+        return "gelu_tanh"
+    return name
 
 
 class Linear(Module):
