@@ -407,7 +407,7 @@ def test_indices_need_no_gradient_and_saved_indices_are_watched() -> None:
         (lambda x: F.max_pool2d(x, 0), ValueError, r"max_pool2d: kernel_size must be positive, got \(0, 0\)"),
         (lambda x: F.max_pool2d(x, 2, 0), ValueError, r"max_pool2d: stride must be positive"),
         (lambda x: F.max_pool2d(x, 2, dilation=0), ValueError, "dilation must be positive"),
-        (lambda x: F.max_pool2d(x, 2, padding=2), ValueError, "padding must be at most half of the window"),
+        (lambda x: F.max_pool2d(x, 2, padding=2), ValueError, "padding must be at most half of kernel_size"),
         (lambda x: F.avg_pool2d(x, 2, padding=-1), ValueError, "avg_pool2d: padding must not be negative"),
         (
             lambda x: F.max_pool2d(x, 9),
@@ -602,3 +602,55 @@ def test_random_geometry(rank: int, data: Any, ceil: bool, include: bool, level:
             reference.avg_pool_backward(grad, *plan[:4], include, None),
             reduction=125,
         )
+
+
+def test_torch_lp() -> None:
+    rng = np.random.default_rng(15)
+    for dtype in DTYPES:
+        for rank, size in ((1, (9,)), (2, (7, 8)), (3, (4, 5, 6))):
+            x = np.abs(rng.standard_normal((2, 3, *size))).astype(dtype)
+            x[0, 0] = 0  # a window of zeros has gradient 0
+            for p in (1.0, 2.0, 2.5):
+                with_torch(f"lp_pool{rank}d", x, p, 2)
+                with_torch(f"lp_pool{rank}d", x, p, 3, 2, True)
+            with_torch(f"lp_pool{rank}d", rng.standard_normal((2, *size)).astype(dtype), 2, 2)
+
+
+LAYERS = [
+    ("MaxPool1d", (2,), {}, (2, 3, 9)),
+    ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, (2, 3, 8, 9)),
+    ("MaxPool3d", (2,), {"dilation": 2}, (1, 2, 5, 6, 7)),
+    ("AvgPool1d", (3, 2, 1), {"count_include_pad": False}, (2, 3, 9)),
+    ("AvgPool2d", ((2, 3),), {"divisor_override": 5}, (2, 3, 8, 9)),
+    ("AvgPool3d", (2,), {}, (1, 2, 5, 6, 7)),
+    ("LPPool1d", (2, 3), {}, (2, 3, 9)),
+    ("LPPool2d", (2, 2), {"stride": 1}, (2, 3, 8, 9)),
+    ("LPPool3d", (2, 2), {}, (1, 2, 5, 6, 7)),
+    ("AdaptiveAvgPool1d", (4,), {}, (2, 3, 9)),
+    ("AdaptiveAvgPool2d", ((None, 3),), {}, (2, 3, 8, 9)),
+    ("AdaptiveAvgPool3d", (1,), {}, (1, 2, 5, 6, 7)),
+    ("AdaptiveMaxPool1d", (4,), {}, (2, 3, 9)),
+    ("AdaptiveMaxPool2d", ((None, 3),), {}, (2, 3, 8, 9)),
+    ("AdaptiveMaxPool3d", (2,), {}, (1, 2, 5, 6, 7)),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer[0])
+def test_torch_layers(layer: tuple[Any, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    name, args, options, shape = layer
+    ours, theirs = getattr(fastdl.nn, name)(*args, **options), getattr(torch.nn, name)(*args, **options)
+    assert repr(ours) == repr(theirs)
+    x = np.random.default_rng(16).standard_normal(shape).astype(np.float32)
+    assert_close(ours(tensor(x)), theirs(torch.tensor(x)).numpy(), reduction=64)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_torch_unpool_layers(rank: int) -> None:
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(17).standard_normal((2, 3, *(6,) * rank)).astype(np.float32)
+    y, at = getattr(fastdl.nn, f"MaxPool{rank}d")(2, return_indices=True)(tensor(x))
+    ours, theirs = getattr(fastdl.nn, f"MaxUnpool{rank}d")(2), getattr(torch.nn, f"MaxUnpool{rank}d")(2)
+    assert repr(ours) == repr(theirs)
+    want = theirs(torch.tensor(y.numpy()), torch.tensor(at.numpy()), output_size=x.shape)
+    np.testing.assert_array_equal(ours(y, at, output_size=x.shape).numpy(), want.numpy())

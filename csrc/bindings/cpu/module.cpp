@@ -12,6 +12,7 @@ void register_linear(py::module_& m);
 void register_optim(py::module_& m);
 void register_elementwise(py::module_& m);
 void register_reduce(py::module_& m);
+void register_resample(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
@@ -29,6 +30,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_optim(m);
   register_elementwise(m);
   register_reduce(m);
+  register_resample(m);
   register_machine(m);
   register_conv(m);
   register_vector_math(m);

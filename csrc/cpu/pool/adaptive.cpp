@@ -11,7 +11,7 @@
 #include <atomic>
 
 #include "cpu/pool/pool.h"
-#include "cpu/pool/rows.h"
+#include "cpu/rows.h"
 
 namespace fastdl {
 namespace {

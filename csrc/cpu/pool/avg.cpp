@@ -10,7 +10,7 @@
 // output rows are added up, divided, spread over the columns; an input row covered by the same output rows as
 // the one before is a copy of it. Passes over memory: one read and one write each way.
 #include "cpu/pool/pool.h"
-#include "cpu/pool/rows.h"
+#include "cpu/rows.h"
 
 namespace fastdl {
 namespace {

@@ -15,7 +15,7 @@
 // cover it, so no two threads write one place and no plane needs clearing first. Passes over memory: one read
 // and one write each way.
 #include "cpu/pool/pool.h"
-#include "cpu/pool/rows.h"
+#include "cpu/rows.h"
 
 namespace fastdl {
 namespace {

@@ -3,6 +3,7 @@
 // starts `shift` positions late (u = index + shift) lives at phases[r*pitch + q].
 //
 //   even, odd, zip_low, zip_high   (de)interleaving of two vectors
+//   gather                         one element per lane, by index
 //   split_row                      row -> phases; s = 1 and 2 with vectors, which may write up to two vectors
 //   of
 //                                  `fill` behind the last element
@@ -40,6 +41,27 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> zip_high(Vec<T> a, Vec<T> b) {
   return zip<T>(a, b, 1, std::make_index_sequence<kWidth<T>>());
+}
+
+// p[index] for every lane.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> gather(const T* p, Vec<Int<T>> index) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_i32gather_ps((__m512i)index, p, 4);
+  else
+    return (Vec<T>)_mm512_i64gather_pd((__m512i)index, p, 8);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_i32gather_ps(p, (__m256i)index, 4);
+  else
+    return (Vec<T>)_mm256_i64gather_pd(p, (__m256i)index, 8);
+#else
+  Vec<T> v;
+#pragma GCC unroll 4
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = p[index[i]];
+  return v;
+#endif
 }
 
 template <class T>

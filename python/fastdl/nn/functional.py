@@ -64,6 +64,9 @@ from fastdl.ops.pool import (
     avg_pool1d,
     avg_pool2d,
     avg_pool3d,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
     max_pool1d,
     max_pool1d_with_indices,
     max_pool2d,
@@ -73,4 +76,16 @@ from fastdl.ops.pool import (
     max_unpool1d,
     max_unpool2d,
     max_unpool3d,
+)
+from fastdl.ops.resample import (
+    channel_shuffle,
+    fold,
+    interpolate,
+    pad,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unfold,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from operator import index
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
@@ -89,6 +92,34 @@ class MaxUnpool(Op):
         return select(grad_y).max_unpool_backward(grad_y, self.indices, self.rank), None
 
 
+class LpPool(Op):
+    """y = (taps * mean of x^p)^(1/p). Where the mean is 0 so is the gradient."""
+
+    saves = (0,)
+    saves_output = True
+
+    def forward(self, x: Any, plan: Plan, p: float) -> Any:
+        size, kernel, stride, padding, _dilation, output = self.plan = plan
+        self.x, self.p = x, p
+        backend = select(x)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            powers = np.power(x, p, out=backend.empty(x.shape, x.dtype), dtype=x.dtype)
+            self.mean = backend.avg_pool_forward(powers, kernel, stride, padding, output, True, None)
+            self.y = y = np.multiply(self.mean, prod(kernel), out=backend.empty(self.mean.shape, x.dtype))
+            np.power(y, 1 / p, out=y)
+        return y
+
+    def backward(self, grad_y: Any) -> Any:
+        size, kernel, stride, padding, _dilation, _output = self.plan
+        backend = select(grad_y)
+        x, p = self.x, self.p
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            slope = np.where(self.mean == 0, 0, grad_y * self.y / (self.mean * p)).astype(x.dtype, copy=False)
+            grad_x = backend.avg_pool_backward(slope, size, kernel, stride, padding, True, None)
+            grad_x *= p * np.power(x, p - 1, dtype=x.dtype)
+        return grad_x
+
+
 def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
     """An int, or as many ints as there are spatial axes (or one for all)."""
     try:
@@ -151,10 +182,9 @@ def _plan(
         reach = (k - 1) * d + 1  # inputs from the first tap of a window to the last
         if p < 0:
             raise ValueError(f"{op}: padding must not be negative, got {pads}")
-        if 2 * p > reach:
+        if 2 * p > k:
             raise ValueError(
-                f"{op}: padding must be at most half of the window, got padding {pads} for kernel_size {kernel}"
-                + (f" with dilation {dilations}" if max(dilations) > 1 else "")
+                f"{op}: padding must be at most half of kernel_size, got padding {pads} for kernel_size {kernel}"
             )
         room = n + 2 * p - reach
         out = (room + (s - 1 if ceil_mode else 0)) // s + 1
@@ -377,6 +407,55 @@ def avg_pool3d(
     return _avg_pool(
         "avg_pool3d", 3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
+
+
+def _lp_pool(
+    op: str, rank: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool
+) -> Tensor:
+    shape = _checked(input, op).shape
+    p = float(norm_type)
+    if p == 0 or p != p:
+        raise ValueError(f"{op}: norm_type must be a number other than 0, got {norm_type}")
+    plan = _plan(op, rank, shape, _key(kernel_size), _key(stride), 0, 1, bool(ceil_mode))
+    if p == float("inf"):
+        return MaxPool.apply(input.abs(), plan=plan, return_indices=False)  # type: ignore[no-any-return]
+    if p == -float("inf"):
+        return -MaxPool.apply(-input.abs(), plan=plan, return_indices=False)  # type: ignore[no-any-return]
+    return LpPool.apply(input, plan=plan, p=p)  # type: ignore[no-any-return]
+
+
+def lp_pool1d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """Power average over windows of (N, C, L) or (C, L); see :func:`lp_pool2d`."""
+    return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """Power average over windows, ``(sum of x^p)^(1/p)``; see ``torch.nn.functional.lp_pool2d``.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), float32 or float64.
+        norm_type: p; infinity gives the largest absolute value.
+        kernel_size: window (kH, kW), or one int for both.
+        stride: distance of windows; default ``kernel_size``.
+        ceil_mode: also use a last window that reaches beyond the input, scaled up to a whole one.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.lp_pool2d(fastdl.tensor([[[3.0, 4.0]]]), 2, (1, 2))
+        tensor([[[5.]]])
+    """
+    return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """Power average over windows of (N, C, D, H, W) or (C, D, H, W); see :func:`lp_pool2d`."""
+    return _lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
 @lru_cache(maxsize=2048)

@@ -13,4 +13,5 @@ from fastdl.kernels.reference.optim import *
 from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *
+from fastdl.kernels.reference.resample import *
 from fastdl.kernels.reference.vector_math import *

@@ -7,3 +7,5 @@ from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.module import *
+from fastdl.nn.modules.pool import *
+from fastdl.nn.modules.resample import *

@@ -1,4 +1,5 @@
-// What the pooling kernels share: walking over the rows of all planes, and a small cache of processed rows.
+// What kernels that slide windows over images share: walking over the rows of all planes, a small cache of
+// processed rows, and the geometry tables of one axis.
 #pragma once
 
 #include <vector>

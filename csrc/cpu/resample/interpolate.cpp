@@ -1,0 +1,197 @@
+// Interpolation, forward and backward: y[d, h, w] = sum over the taps of each axis of wd * wh * ww * x[id,
+// ih, iw].
+//
+// The tables of common/resample.h say which inputs and weights; a gradient is the same sum with transposed
+// tables, so one kernel does both and nothing is saved. Work is split over output rows. Rows are combined by
+// contiguous vectors, columns by gathering from one row in cache. Where there are fewer input rows than
+// output rows, columns come first and resampled rows are kept while the window moves over them; otherwise
+// rows come first. An output row made of the same input rows with the same weights as the one before is a
+// copy of it. Passes over memory: one read and one write.
+#include "cpu/resample/resample.h"
+#include "cpu/rows.h"
+
+namespace fastdl {
+namespace {
+
+template <class T>
+class Columns {
+ public:
+  explicit Columns(const ResampleAxis<T>& a) : in_(a.in), out_(a.out), pitch_(round_up<T>(a.out)) {
+    bool ones = true;
+    for (T weight : a.weight) ones &= weight == T(1);
+    for (int64_t o = 0; o < out_; ++o) taps_ = std::max(taps_, count(a, o));
+    for (int64_t o = 0; o < out_; ++o) ragged_ |= count(a, o) != taps_;
+    bool same = in_ == out_, twice = out_ == 2 * in_;
+    index_.assign(size_t(taps_ * pitch_), 0);
+    weight_.assign(size_t(taps_ * pitch_), T(0));
+    for (int64_t o = 0; o < out_; ++o)
+      for (int64_t t = 0; t < taps_; ++t) {
+        // Missing taps read the zero behind the row.
+        const bool present = t < count(a, o);
+        const auto k = size_t(a.begin[size_t(o)] + t);
+        index_[size_t(t * pitch_ + o)] = Int<T>(present ? a.index[k] : in_);
+        weight_[size_t(t * pitch_ + o)] = present ? a.weight[k] : T(0);
+        same &= present && a.index[k] == o;
+        twice &= present && a.index[k] == o / 2;
+      }
+    const bool single = ones && taps_ == 1;
+    copies_ = single && same;
+    doubles_ = single && twice;
+    if (ragged_) line_.assign(size_t(in_) + 1, T(0));
+  }
+
+  int64_t out_pitch() const { return pitch_; }
+
+  // y has room for whole vectors.
+  void operator()(const T* x, T* y) {
+    if (copies_) {
+      std::memcpy(y, x, size_t(out_) * sizeof(T));
+      return;
+    }
+    if (doubles_) {
+      int64_t i = 0;
+      for (; i + kWidth<T> <= in_; i += kWidth<T>) {
+        const Vec<T> v = load<T>(x + i);
+        store<T>(y + 2 * i, zip_low<T>(v, v));
+        store<T>(y + 2 * i + kWidth<T>, zip_high<T>(v, v));
+      }
+      for (; i < in_; ++i) y[2 * i] = y[2 * i + 1] = x[i];
+      return;
+    }
+    if (ragged_) {
+      std::memcpy(line_.data(), x, size_t(in_) * sizeof(T));
+      x = line_.data();
+    }
+    switch (taps_) {
+      case 1:
+        return sum<1>(x, y);
+      case 2:
+        return sum<2>(x, y);
+      case 4:
+        return sum<4>(x, y);
+      default:
+        return sum<0>(x, y);
+    }
+  }
+
+ private:
+  static int64_t count(const ResampleAxis<T>& a, int64_t o) {
+    return a.begin[size_t(o) + 1] - a.begin[size_t(o)];
+  }
+
+  template <int kTaps>
+  void sum(const T* x, T* y) const {
+    const int64_t taps = kTaps ? kTaps : taps_;
+    for (int64_t o = 0; o < pitch_; o += kWidth<T>) {
+      Vec<T> total{};
+#pragma GCC unroll 4
+      for (int64_t t = 0; t < taps; ++t) {
+        const auto at = size_t(t * pitch_ + o);
+        total += load<T>(weight_.data() + at) * gather<T>(x, load<Int<T>>(index_.data() + at));
+      }
+      store<T>(y + o, total);
+    }
+  }
+
+  int64_t in_, out_, pitch_, taps_ = 0;
+  bool ragged_ = false, copies_ = false, doubles_ = false;
+  std::vector<Int<T>> index_;
+  std::vector<T> weight_, line_;
+};
+
+// The most rows between the first and the last input of any output.
+template <class T>
+int64_t span(const ResampleAxis<T>& a) {
+  int64_t most = 1;
+  for (int64_t o = 0; o < a.out; ++o)
+    if (const int64_t begin = a.begin[size_t(o)], end = a.begin[size_t(o) + 1]; begin < end) {
+      const auto [low, high] = std::minmax_element(a.index.begin() + begin, a.index.begin() + end);
+      most = std::max(most, *high - *low + 1);
+    }
+  return most;
+}
+
+template <class T>
+struct WeightedRow {
+  const T* row;
+  T weight;
+  bool operator==(const WeightedRow&) const = default;
+};
+
+// to[0, n) = weighted sum of rows. Exact copies stay exact: 1 * x, without adding to zero.
+template <class T>
+void combine(const std::vector<WeightedRow<T>>& rows, T* to, int64_t n) {
+  for (int64_t i = 0; i < n; i += kWidth<T>) {
+    const int left = int(std::min<int64_t>(kWidth<T>, n - i));
+    const auto at = [&](const T* p) { return left == kWidth<T> ? load<T>(p + i) : load_n(p + i, left); };
+    Vec<T> total{};
+    if (!rows.empty()) total = rows[0].weight * at(rows[0].row);
+    for (size_t k = 1; k < rows.size(); ++k) total += rows[k].weight * at(rows[k].row);
+    if (left == kWidth<T>)
+      store<T>(to + i, total);
+    else
+      store_n(to + i, total, left);
+  }
+}
+
+template <class T>
+void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, int64_t begin, int64_t end) {
+  Columns<T> columns(p.w);
+  const bool columns_first = p.d.in * p.h.in <= p.d.out * p.h.out;
+  const int64_t pitch = columns.out_pitch() + kWidth<T>;
+  RowCache cache(columns_first ? span(p.d) : 0, span(p.h), p.d.in, p.h.in);
+  memory::Buffer<T> kept(size_t(cache.slots() * pitch));
+  memory::Buffer<T> line(static_cast<size_t>(p.w.in)), result(static_cast<size_t>(pitch));
+  std::vector<WeightedRow<T>> rows, previous;
+
+  RowCursor at(begin, p.d.out, p.h.out);
+  for (int64_t row = begin; row < end; ++row, at.next()) {
+    T* y_row = y + row * p.w.out;
+    rows.clear();
+    for (int64_t i = p.d.begin[size_t(at.d)]; i < p.d.begin[size_t(at.d) + 1]; ++i)
+      for (int64_t j = p.h.begin[size_t(at.h)]; j < p.h.begin[size_t(at.h) + 1]; ++j) {
+        const int64_t d = p.d.index[size_t(i)], h = p.h.index[size_t(j)];
+        rows.push_back({x + ((at.plane * p.d.in + d) * p.h.in + h) * p.w.in,
+                        p.d.weight[size_t(i)] * p.h.weight[size_t(j)]});
+      }
+    if (row > begin && rows == previous) {
+      std::memcpy(y_row, y_row - p.w.out, size_t(p.w.out) * sizeof(T));
+      continue;
+    }
+    previous = rows;
+    if (columns_first) {
+      size_t k = 0;
+      for (int64_t i = p.d.begin[size_t(at.d)]; i < p.d.begin[size_t(at.d) + 1]; ++i)
+        for (int64_t j = p.h.begin[size_t(at.h)]; j < p.h.begin[size_t(at.h) + 1]; ++j, ++k) {
+          bool fresh;
+          const int64_t slot = cache.slot(at.plane, p.d.index[size_t(i)], p.h.index[size_t(j)], fresh);
+          if (fresh) columns(rows[k].row, kept + slot * pitch);
+          rows[k].row = kept + slot * pitch;
+        }
+      combine(rows, y_row, p.w.out);
+    } else {
+      const T* from = line;
+      if (rows.size() == 1 && rows[0].weight == T(1))
+        from = rows[0].row;
+      else
+        combine(rows, line.get(), p.w.in);
+      columns(from, result);
+      std::memcpy(y_row, result, size_t(p.w.out) * sizeof(T));
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void resample(T* y, const T* x, const ResampleProblem<T>& p) {
+  const int64_t rows = p.planes * p.d.out * p.h.out;
+  if (rows * p.w.out == 0) return;
+  parallel_for(rows, rows_grain(2 * (p.planes * p.d.in * p.h.in * p.w.in / rows + p.w.out)),
+               [&](int64_t begin, int64_t end) { resample_rows(y, x, p, begin, end); });
+}
+
+template void resample<float>(float*, const float*, const ResampleProblem<float>&);
+template void resample<double>(double*, const double*, const ResampleProblem<double>&);
+
+}  // namespace fastdl

@@ -1,0 +1,136 @@
+// Padding with constants, reflections, edge values or the other end; negative padding cuts off.
+//
+//   y[o0, o1, ...] = x[source0[o0], source1[o1], ...], or the constant where one of the sources is none
+//   backward: grad_x[i] = sum of grad_y over the outputs whose source is i (constant padding is undone by
+//   cutting)
+//
+// Any number of axes; work is split over rows (the last axis), whose middle is one contiguous copy. Backward
+// gathers, so each input row has one owner. Passes over memory: one read and one write.
+#include "cpu/resample/resample.h"
+#include "cpu/rows.h"
+
+namespace fastdl {
+namespace {
+
+int64_t rows_of(const std::vector<PadAxis>& axes, bool out) {
+  int64_t rows = 1;
+  for (size_t a = 0; a + 1 < axes.size(); ++a) rows *= out ? axes[a].out() : axes[a].in;
+  return rows;
+}
+
+// The row's position on each leading axis.
+std::vector<int64_t> position(int64_t row, const std::vector<PadAxis>& axes, bool out) {
+  std::vector<int64_t> at(axes.size() - 1);
+  for (size_t a = at.size(); a-- > 0;) {
+    const int64_t extent = out ? axes[a].out() : axes[a].in;
+    at[a] = row % extent;
+    row /= extent;
+  }
+  return at;
+}
+void advance(std::vector<int64_t>& at, const std::vector<PadAxis>& axes, bool out) {
+  for (size_t a = at.size(); a-- > 0;) {
+    if (++at[a] < (out ? axes[a].out() : axes[a].in)) return;
+    at[a] = 0;
+  }
+}
+
+// to[i] += from[i]
+template <class T>
+void add(T* to, const T* from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+// For each input of an axis the outputs that copy it.
+struct Copies {
+  std::vector<int64_t> begin, output;
+  explicit Copies(const PadAxis& axis) : begin(size_t(axis.in) + 1, 0), output(axis.source.size()) {
+    for (int64_t source : axis.source) ++begin[size_t(source) + 1];
+    for (size_t i = 1; i < begin.size(); ++i) begin[i] += begin[i - 1];
+    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+    for (int64_t o = 0; o < axis.out(); ++o) output[size_t(next[size_t(axis.source[size_t(o)])]++)] = o;
+  }
+};
+
+}  // namespace
+
+template <class T>
+void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
+  const PadAxis& inner = axes.back();
+  const int64_t n = inner.out(), rows = rows_of(axes, true);
+  if (rows * n == 0) return;
+  parallel_for(rows, rows_grain(n + 16), [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> at = position(begin, axes, true);
+    for (int64_t row = begin; row < end; ++row, advance(at, axes, true)) {
+      T* to = y + row * n;
+      int64_t from = 0;
+      for (size_t a = 0; a < at.size() && from >= 0; ++a) {
+        const int64_t source = axes[a].source[size_t(at[a])];
+        from = source < 0 ? -1 : from * axes[a].in + source;
+      }
+      if (from < 0) {
+        fill(to, n, value);
+        continue;
+      }
+      const T* x_row = x + from * inner.in;
+      const auto edge = [&](int64_t o, int64_t stop) {
+        for (; o < stop; ++o) to[o] = inner.source[size_t(o)] < 0 ? value : x_row[inner.source[size_t(o)]];
+      };
+      edge(0, inner.copy_begin);
+      if (inner.copy_begin < inner.copy_end)
+        std::memcpy(to + inner.copy_begin, x_row + inner.source[size_t(inner.copy_begin)],
+                    size_t(inner.copy_end - inner.copy_begin) * sizeof(T));
+      edge(inner.copy_end, n);
+    }
+  });
+}
+
+template <class T>
+void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes) {
+  const PadAxis& inner = axes.back();
+  const int64_t n = inner.in, rows = rows_of(axes, false);
+  if (rows * n == 0) return;
+  std::vector<Copies> copies;
+  for (size_t a = 0; a + 1 < axes.size(); ++a) copies.emplace_back(axes[a]);
+  parallel_for(rows, rows_grain(n + inner.out() + 16), [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> at = position(begin, axes, false), which(at.size());
+    for (int64_t row = begin; row < end; ++row, advance(at, axes, false)) {
+      T* to = grad_x + row * n;
+      fill(to, n, T(0));
+      // All combinations of the leading axes' copies, in row-major order.
+      bool left = true;
+      for (size_t a = 0; a < at.size(); ++a) {
+        which[a] = copies[a].begin[size_t(at[a])];
+        left &= which[a] < copies[a].begin[size_t(at[a]) + 1];
+      }
+      while (left) {
+        int64_t out_row = 0;
+        for (size_t a = 0; a < at.size(); ++a)
+          out_row = out_row * axes[a].out() + copies[a].output[size_t(which[a])];
+        const T* from = grad_y + out_row * inner.out();
+        const auto edge = [&](int64_t o, int64_t stop) {
+          for (; o < stop; ++o) to[inner.source[size_t(o)]] += from[o];
+        };
+        edge(0, inner.copy_begin);
+        if (inner.copy_begin < inner.copy_end)
+          add(to + inner.source[size_t(inner.copy_begin)], from + inner.copy_begin,
+              inner.copy_end - inner.copy_begin);
+        edge(inner.copy_end, inner.out());
+        left = false;
+        for (size_t a = at.size(); a-- > 0 && !left;) {
+          left = ++which[a] < copies[a].begin[size_t(at[a]) + 1];
+          if (!left) which[a] = copies[a].begin[size_t(at[a])];
+        }
+      }
+    }
+  });
+}
+
+#define FASTDL_INSTANTIATE(T)                                                       \
+  template void pad_forward<T>(T*, const T*, const std::vector<PadAxis>&, T value); \
+  template void pad_backward<T>(T*, const T*, const std::vector<PadAxis>&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

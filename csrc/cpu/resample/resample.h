@@ -1,0 +1,42 @@
+// Interpolation, padding, unfold/fold and pixel shuffling; see interpolate.cpp, pad.cpp and unfold.cpp.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/pool.h"
+#include "common/resample.h"
+
+namespace fastdl {
+
+// y = x with every axis replaced by weighted sums of itself, (planes, d, h, w). Forward and backward alike.
+template <class T>
+void resample(T* y, const T* x, const ResampleProblem<T>& p);
+
+// One axis of a padding: output o is input source[o], or the constant where source[o] < 0.
+struct PadAxis {
+  int64_t in = 1;
+  std::vector<int64_t> source;
+  // Outputs [copy_begin, copy_end) are consecutive inputs from source[copy_begin] on: most of the axis.
+  int64_t copy_begin = 0, copy_end = 0;
+  int64_t out() const { return int64_t(source.size()); }
+};
+template <class T>
+void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value);
+// The transposed operation; every source must be an input (no constants).
+template <class T>
+void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes);
+
+// x: planes of (h.in, w.in); y: for each plane and each tap of the window, a plane of (h.out, w.out).
+template <class T>
+void unfold_forward(T* y, const T* x, const PoolProblem& p);
+template <class T>
+void fold_forward(T* x, const T* y, const PoolProblem& p);
+
+// (planes, r*r, h, w) -> (planes, h*r, w*r), and back.
+template <class T>
+void pixel_shuffle_forward(T* y, const T* x, int64_t planes, int64_t r, int64_t h, int64_t w);
+template <class T>
+void pixel_unshuffle_forward(T* y, const T* x, int64_t planes, int64_t r, int64_t h, int64_t w);
+
+}  // namespace fastdl

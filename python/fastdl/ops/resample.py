@@ -1,0 +1,471 @@
+"""Interpolation, padding, unfold and fold, pixel and channel shuffling; see ``torch.nn.functional``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import reference, select
+from fastdl.ops.pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from fastdl.tensor import Tensor
+
+Ints = int | Sequence[int]
+Sizes = tuple[int, ...]
+Pairs = list[tuple[int, int]]
+
+
+class Interpolate(Op):
+    def forward(
+        self, x: Any, output: Sizes, scale: tuple[float, ...], mode: str, align_corners: bool, antialias: bool
+    ) -> Any:
+        self.size = x.shape[2:]
+        self.options = options = (scale, mode, align_corners, antialias)
+        return select(x).interpolate_forward(x, output, *options)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).interpolate_backward(grad_y, self.size, *self.options)
+
+
+class Repeat(Op):
+    """Nearest interpolation by whole factors: average pooling's gradient with divisor 1, and the other way round."""
+
+    def forward(self, x: Any, output: Sizes) -> Any:
+        self.size = size = x.shape[2:]
+        self.factors = tuple([o // n for o, n in zip(output, size, strict=True)])
+        self.none = (0,) * len(size)
+        return select(x).avg_pool_backward(x, output, self.factors, self.factors, self.none, True, 1)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).avg_pool_forward(
+            grad_y, self.factors, self.factors, self.none, self.size, True, 1
+        )
+
+
+class Pad(Op):
+    def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
+        self.size, self.padding, self.mode = x.shape, padding, mode
+        # Numbers that are not floating-point are only copied: NumPy does that.
+        backend = select(x) if x.dtype.kind == "f" else reference
+        return backend.pad_forward(x, padding, mode, value)
+
+    def backward(self, grad_y: Any) -> Any:
+        if self.mode == "constant":
+            opposite = [(-before, -after) for before, after in self.padding]
+            return select(grad_y).pad_forward(grad_y, opposite, "constant", 0.0)
+        return select(grad_y).pad_backward(grad_y, self.size, self.padding, self.mode)
+
+
+class Unfold(Op):
+    def forward(self, x: Any, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes) -> Any:
+        self.size = x.shape[-2:]
+        self.options = options = (kernel, dilation, padding, stride)
+        return select(x).unfold_forward(x, *options)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).fold_forward(grad_y, self.size, *self.options)
+
+
+class Fold(Op):
+    def forward(
+        self, x: Any, output: Sizes, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes
+    ) -> Any:
+        self.options = options = (kernel, dilation, padding, stride)
+        return select(x).fold_forward(x, output, *options)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).unfold_forward(grad_y, *self.options)
+
+
+class PixelShuffle(Op):
+    def forward(self, x: Any, factor: int) -> Any:
+        self.factor = factor
+        return select(x).pixel_shuffle_forward(x, factor)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).pixel_unshuffle_forward(grad_y, self.factor)
+
+
+class PixelUnshuffle(Op):
+    def forward(self, x: Any, factor: int) -> Any:
+        self.factor = factor
+        return select(x).pixel_unshuffle_forward(x, factor)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).pixel_shuffle_forward(grad_y, self.factor)
+
+
+class ChannelShuffle(Op):
+    """Channels as a (groups, channels per group) matrix, transposed."""
+
+    def forward(self, x: Any, groups: int) -> Any:
+        self.groups = groups
+        return self._transpose(x, groups)
+
+    def backward(self, grad_y: Any) -> Any:
+        return self._transpose(grad_y, grad_y.shape[1] // self.groups)
+
+    @staticmethod
+    def _transpose(x: Any, groups: int) -> Any:
+        n, c, *rest = x.shape
+        y = select(x).empty(x.shape, x.dtype)
+        y.reshape(n, c // groups, groups, *rest)[...] = x.reshape(n, groups, c // groups, *rest).swapaxes(
+            1, 2
+        )
+        return y
+
+
+def _array(x: Any, op: str) -> Any:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: input must be a Tensor, got {type(x).__name__}")
+    return x._data
+
+
+_MODES = {  # of each rank, with the kernel's name for it
+    "nearest": ((3, 4, 5), "nearest"),
+    "nearest-exact": ((3, 4, 5), "nearest-exact"),
+    "area": ((3, 4, 5), "area"),
+    "linear": ((3,), "linear"),
+    "bilinear": ((4,), "linear"),
+    "trilinear": ((5,), "linear"),
+    "bicubic": ((4,), "cubic"),
+    "lanczos": ((4,), "lanczos"),
+}
+_AREA = {1: adaptive_avg_pool1d, 2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
+
+
+@lru_cache(maxsize=1024)
+def _output_and_scale(
+    shape: Sizes, size: Any, scale_factor: Any, recompute: bool
+) -> tuple[Sizes, tuple[float, ...]]:
+    """The spatial output size, and outputs per input where they count (0: the sizes say it)."""
+    rank = len(shape) - 2
+    if size is not None and scale_factor is not None:
+        raise ValueError("interpolate: only one of size and scale_factor may be given")
+    if size is not None:
+        if recompute:
+            raise ValueError("interpolate: recompute_scale_factor goes with scale_factor, not with size")
+        sizes = size if isinstance(size, tuple) else (size,) * rank
+        if len(sizes) != rank:
+            raise ValueError(
+                f"interpolate: size must have one number for each spatial axis of the input {shape}, got {size}"
+            )
+        try:
+            output = tuple([index(s) for s in sizes])
+        except TypeError:
+            raise TypeError(f"interpolate: size must be an int or a tuple of ints, got {size}") from None
+        scales = (0.0,) * rank
+    elif scale_factor is not None:
+        factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * rank
+        if len(factors) != rank:
+            raise ValueError(
+                f"interpolate: scale_factor must have one number for each spatial axis of the input {shape}, "
+                f"got {scale_factor}"
+            )
+        scales = tuple([float(f) for f in factors])
+        if not all(0 < f < float("inf") for f in scales):
+            raise ValueError(f"interpolate: scale_factor must be positive and finite, got {scale_factor}")
+        output = tuple([int(n * f) for n, f in zip(shape[2:], scales, strict=True)])
+        if recompute:
+            scales = (0.0,) * rank
+    else:
+        raise ValueError("interpolate: either size or scale_factor must be given")
+    if 0 in shape[1:] or min(output) <= 0:
+        raise ValueError(
+            f"interpolate: input and output sizes must be positive, got input {shape} and spatial output {output}"
+        )
+    return output, scales
+
+
+def interpolate(
+    input: Tensor,
+    size: Ints | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    """Resample to another spatial size; see ``torch.nn.functional.interpolate``.
+
+    Args:
+        input: (N, C, L), (N, C, H, W) or (N, C, D, H, W), float32 or float64.
+        size: spatial output size, one int or one for each axis.
+        scale_factor: output size over input size, instead of ``size``; rounded down.
+        mode: ``"nearest"``, ``"nearest-exact"``, ``"area"``, ``"linear"`` (3-D), ``"bilinear"``, ``"bicubic"``,
+            ``"lanczos"`` (4-D), ``"trilinear"`` (5-D).
+        align_corners: for the linear modes and bicubic: the centers of the corner pixels stay where they are, not
+            the image's edges.
+        recompute_scale_factor: derive the scale from the rounded sizes.
+        antialias: widen the filter when shrinking; for bilinear, bicubic and lanczos.
+
+    Raises:
+        ValueError: for sizes that are not positive, or options that do not go together.
+        NotImplementedError: for a mode that the input's number of axes does not have.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.interpolate(fastdl.tensor([[[1.0, 3.0]]]), scale_factor=2, mode="linear")
+        tensor([[[1.0000, 1.5000, 2.5000, 3.0000]]])
+    """
+    shape = _array(input, "interpolate").shape
+    if mode not in _MODES:
+        raise NotImplementedError(f"interpolate: mode must be one of {', '.join(_MODES)}, got {mode!r}")
+    ranks, kernel_mode = _MODES[mode]
+    if len(shape) not in ranks:
+        expected = " or ".join(f"{r}-D" for r in ranks)
+        raise NotImplementedError(f"interpolate: mode {mode!r} needs a {expected} input, got shape {shape}")
+    if align_corners is not None and kernel_mode in ("nearest", "nearest-exact", "area"):
+        raise ValueError(f"interpolate: align_corners does not go with mode {mode!r}")
+    if antialias and mode not in ("bilinear", "bicubic", "lanczos"):
+        raise ValueError("interpolate: antialias goes with bilinear, bicubic and lanczos of 4-D input")
+    if mode == "lanczos" and (align_corners or not antialias):
+        raise ValueError("interpolate: lanczos needs antialias=True and align_corners=False")
+    output, scale = _output_and_scale(
+        shape,
+        tuple(size) if isinstance(size, list) else size,
+        tuple(scale_factor) if isinstance(scale_factor, list) else scale_factor,
+        bool(recompute_scale_factor),
+    )
+    if mode == "area":
+        return _AREA[len(output)](input, output)
+    if mode == "nearest" and len(output) == 2:
+        # In two dimensions an axis that keeps or doubles its size does so exactly, whatever the factor (as in torch).
+        scale = tuple([0.0 if o in (n, 2 * n) else s for n, o, s in zip(shape[2:], output, scale, strict=True)])
+    if mode.startswith("nearest") and all(
+        [o % n == 0 and s in (0.0, o // n) for n, o, s in zip(shape[2:], output, scale, strict=True)]
+    ):
+        return Repeat.apply(input, output=output)  # type: ignore[no-any-return]
+    return Interpolate.apply(  # type: ignore[no-any-return]
+        input,
+        output=output,
+        scale=scale,
+        mode=kernel_mode,
+        align_corners=bool(align_corners),
+        antialias=bool(antialias),
+    )
+
+
+def upsample(
+    input: Tensor,
+    size: Ints | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """Deprecated name of :func:`interpolate`."""
+    warnings.warn("upsample is deprecated, use interpolate instead", stacklevel=2)
+    return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """Deprecated: :func:`interpolate` with ``mode="nearest"``."""
+    warnings.warn("upsample_nearest is deprecated, use interpolate instead", stacklevel=2)
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """Deprecated: :func:`interpolate` with ``mode="bilinear", align_corners=True``."""
+    warnings.warn("upsample_bilinear is deprecated, use interpolate instead", stacklevel=2)
+    return interpolate(input, size, scale_factor, "bilinear", align_corners=True)
+
+
+@lru_cache(maxsize=1024)
+def _pad_pairs(shape: Sizes, pad: Any, mode: str) -> Pairs:
+    """(before, after) of each axis, checked."""
+    try:
+        amounts = tuple([index(p) for p in pad])
+    except TypeError:
+        raise TypeError(f"pad: pad must be a sequence of ints, got {pad!r}") from None
+    if len(amounts) % 2 or len(amounts) > 2 * len(shape):
+        raise ValueError(
+            f"pad: pad must have two numbers for each padded axis, the last axis first, at most {2 * len(shape)} for "
+            f"an input of shape {shape}; got {len(amounts)}"
+        )
+    axes = len(amounts) // 2
+    if mode not in ("constant", "reflect", "replicate", "circular"):
+        raise NotImplementedError(f"pad: mode must be constant, reflect, replicate or circular, got {mode!r}")
+    if mode != "constant" and not (1 <= axes <= 3 and len(shape) - axes in (1, 2)):
+        raise NotImplementedError(
+            f"pad: mode {mode!r} pads the last 1, 2 or 3 axes behind (N, C) or (C): pad needs "
+            f"{2 * (len(shape) - 2)} numbers (or {2 * (len(shape) - 1)} unbatched), got {len(amounts)} for shape {shape}"
+        )
+    pairs = [(0, 0)] * (len(shape) - axes) + [
+        (amounts[2 * i], amounts[2 * i + 1]) for i in reversed(range(axes))
+    ]
+    for axis, (n, (before, after)) in enumerate(zip(shape, pairs, strict=True)):
+        left = n + min(before, 0) + min(after, 0)
+        wide = max(before, after)
+        if left < 0 or n + before + after < 0:
+            raise ValueError(
+                f"pad: negative padding cuts off more than axis {axis} of {shape} has, got {amounts}"
+            )
+        if wide <= 0 or mode == "constant":
+            continue
+        most = {"reflect": n - 1, "circular": left, "replicate": wide if left else 0}[mode]
+        if wide > most:
+            raise ValueError(
+                f"pad: mode {mode!r} can pad axis {axis} of an input of shape {shape} by at most {most}, got {amounts}"
+            )
+    return pairs
+
+
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Pad the last axes; see ``torch.nn.functional.pad``.
+
+    Args:
+        input: any shape for ``"constant"``; (N, C, ...) or (C, ...) with one to three spatial axes for other modes.
+        pad: (before, after) of the last axis, then of the one before, and so on. Negative numbers cut off.
+        mode: ``"constant"``, ``"reflect"`` (without the edge), ``"replicate"`` (the edge) or ``"circular"``.
+        value: the constant; default 0.
+
+    Raises:
+        ValueError: when more is cut off than there is, or the input is too small to be reflected or wrapped.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.pad(fastdl.tensor([[1.0, 2.0, 3.0]]), (1, 2), mode="reflect")
+        tensor([[2., 1., 2., 3., 2., 1.]])
+    """
+    shape = _array(input, "pad").shape
+    if mode != "constant" and value:
+        raise ValueError(f"pad: value goes with mode 'constant', not with {mode!r}")
+    pairs = _pad_pairs(shape, tuple(pad), mode)
+    return Pad.apply(input, padding=pairs, mode=mode, value=float(value or 0.0))  # type: ignore[no-any-return]
+
+
+def _pair(value: Any, op: str, name: str, least: int) -> Sizes:
+    try:
+        pair = tuple([index(v) for v in value]) if isinstance(value, (tuple, list)) else (index(value),) * 2
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an int or a tuple of 2 ints, got {value!r}") from None
+    if len(pair) == 1:
+        pair *= 2
+    if len(pair) != 2 or min(pair) < least:
+        raise ValueError(
+            f"{op}: {name} must be an int or a tuple of 2 ints of at least {least}, got {value!r}"
+        )
+    return pair
+
+
+def _blocks(op: str, size: Sizes, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes) -> Sizes:
+    """How many windows fit along each axis."""
+    blocks = tuple(
+        [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, d, p, s in zip(size, kernel, dilation, padding, stride, strict=True)
+        ]
+    )
+    if min(blocks) < 1:
+        raise ValueError(
+            f"{op}: the window is larger than the padded image: kernel_size {kernel} with dilation {dilation} and "
+            f"padding {padding} on a spatial size of {size}"
+        )
+    return blocks
+
+
+def unfold(
+    input: Tensor, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1
+) -> Tensor:
+    """Windows of an image as columns (im2col); see ``torch.nn.functional.unfold``.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), float32 or float64.
+
+    Returns:
+        (N, C * kH * kW, windows): column ``l`` holds the elements of window ``l``, zeros where it covers padding.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.unfold(fastdl.tensor([[[1.0, 2.0, 3.0]]]), (1, 2))
+        tensor([[1., 2.],
+                [2., 3.]])
+    """
+    shape = _array(input, "unfold").shape
+    kernel, strides = _pair(kernel_size, "unfold", "kernel_size", 1), _pair(stride, "unfold", "stride", 1)
+    pads, dilations = _pair(padding, "unfold", "padding", 0), _pair(dilation, "unfold", "dilation", 1)
+    if len(shape) not in (3, 4) or 0 in shape[-3:]:
+        raise ValueError(
+            f"unfold: input must be (N, C, H, W) or (C, H, W), only N may be 0; got shape {shape}"
+        )
+    _blocks("unfold", shape[-2:], kernel, dilations, pads, strides)
+    return Unfold.apply(input, kernel=kernel, dilation=dilations, padding=pads, stride=strides)  # type: ignore[no-any-return]
+
+
+def fold(
+    input: Tensor,
+    output_size: Ints,
+    kernel_size: Ints,
+    dilation: Ints = 1,
+    padding: Ints = 0,
+    stride: Ints = 1,
+) -> Tensor:
+    """Add columns up into an image (col2im), the transpose of :func:`unfold`; see ``torch.nn.functional.fold``.
+
+    Args:
+        input: (N, C * kH * kW, windows) or (C * kH * kW, windows), float32 or float64.
+        output_size: (H, W) of the image.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.fold(fastdl.tensor([[1.0, 2.0], [2.0, 3.0]]), (1, 3), (1, 2))
+        tensor([[[1., 4., 3.]]])
+    """
+    shape = _array(input, "fold").shape
+    output = _pair(output_size, "fold", "output_size", 1)
+    kernel, strides = _pair(kernel_size, "fold", "kernel_size", 1), _pair(stride, "fold", "stride", 1)
+    pads, dilations = _pair(padding, "fold", "padding", 0), _pair(dilation, "fold", "dilation", 1)
+    taps = kernel[0] * kernel[1]
+    if len(shape) not in (2, 3) or 0 in shape[-2:] or shape[-2] % taps:
+        raise ValueError(
+            f"fold: input must be (N, C * {taps}, windows) or (C * {taps}, windows) for kernel_size {kernel}, only N "
+            f"may be 0; got shape {shape}"
+        )
+    rows, columns = _blocks("fold", output, kernel, dilations, pads, strides)
+    if shape[-1] != rows * columns:
+        raise ValueError(
+            f"fold: output_size {output} has {rows} * {columns} = {rows * columns} windows with kernel_size {kernel}, "
+            f"dilation {dilations}, padding {pads} and stride {strides}; input of shape {shape} has {shape[-1]}"
+        )
+    return Fold.apply(  # type: ignore[no-any-return]
+        input, output=output, kernel=kernel, dilation=dilations, padding=pads, stride=strides
+    )
+
+
+def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
+    """(*, C * r * r, H, W) -> (*, C, H * r, W * r); see ``torch.nn.functional.pixel_shuffle``."""
+    shape, r = _array(input, "pixel_shuffle").shape, index(upscale_factor)
+    if r < 1:
+        raise ValueError(f"pixel_shuffle: upscale_factor must be positive, got {r}")
+    if len(shape) < 3 or shape[-3] % (r * r):
+        raise ValueError(
+            f"pixel_shuffle: input must be (*, C, H, W) with C divisible by upscale_factor squared ({r * r}), got "
+            f"shape {shape}"
+        )
+    return PixelShuffle.apply(input, factor=r)  # type: ignore[no-any-return]
+
+
+def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
+    """(*, C, H * r, W * r) -> (*, C * r * r, H, W); see ``torch.nn.functional.pixel_unshuffle``."""
+    shape, r = _array(input, "pixel_unshuffle").shape, index(downscale_factor)
+    if r < 1:
+        raise ValueError(f"pixel_unshuffle: downscale_factor must be positive, got {r}")
+    if len(shape) < 3 or shape[-1] % r or shape[-2] % r:
+        raise ValueError(
+            f"pixel_unshuffle: input must be (*, C, H, W) with H and W divisible by downscale_factor ({r}), got "
+            f"shape {shape}"
+        )
+    return PixelUnshuffle.apply(input, factor=r)  # type: ignore[no-any-return]
+
+
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of ``groups`` groups, input (N, C, *); see ``torch.nn.functional.channel_shuffle``."""
+    shape, groups = _array(input, "channel_shuffle").shape, index(groups)
+    if len(shape) < 3 or groups < 1 or shape[1] % groups:
+        raise ValueError(
+            f"channel_shuffle: input must be (N, C, *) with C divisible by groups ({groups}), got shape {shape}"
+        )
+    return ChannelShuffle.apply(input, groups=groups)  # type: ignore[no-any-return]
