@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import THREADS, assert_close, backends, check_gradient
 
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
 from fastdl.ops.pool import _plan
+from parity import THREADS, assert_close, backends, check_gradient
 
 DTYPES = (np.float32, np.float64)
 

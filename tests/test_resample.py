@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import THREADS, assert_close, backends, check_gradient
 
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
+from parity import THREADS, assert_close, backends, check_gradient
 
 DTYPES = (np.float32, np.float64)
 
@@ -522,7 +522,7 @@ def test_random_pads(data: Any, mode: str) -> None:
     for n in shape:
         most = {"constant": 20, "reflect": n - 1, "replicate": 20, "circular": n}[mode]
         pairs.append((data.draw(st.integers(0, most)), data.draw(st.integers(0, most))))
-    x = np.random.default_rng(13).standard_normal(shape)
+    x = np.random.default_rng(13).integers(-9, 10, shape).astype(np.float64)  # sums are exact
     backend = kernels.cpu
     y = reference.pad_forward(x, pairs, mode, 3.0)
     np.testing.assert_array_equal(backend.pad_forward(x, pairs, mode, 3.0), y)
@@ -531,7 +531,7 @@ def test_random_pads(data: Any, mode: str) -> None:
         np.testing.assert_array_equal(backend.pad_forward(y, cut, mode, 0.0), x)
     else:
         want = reference.pad_backward(y, shape, pairs, mode)
-        assert_close(backend.pad_backward(y, shape, pairs, mode), want, reduction=50000)
+        np.testing.assert_array_equal(backend.pad_backward(y, shape, pairs, mode), want)
 
 
 LAYERS = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = Any  # numpy.ndarray
 Sizes = Sequence[int]
 
 __all__ = [
@@ -160,14 +160,15 @@ def avg_pool_backward(
     share = grad_y / _divisor(size, kernel, stride, padding, output, count_include_pad, divisor).astype(
         grad_y.dtype
     )
-    grad_x = np.zeros((*grad_y.shape[: grad_y.ndim - rank], prod(size)), grad_y.dtype)
+    grad_x: Any = np.zeros((*grad_y.shape[: grad_y.ndim - rank], prod(size)), grad_y.dtype)
     for tap in range(flat.shape[-1]):
         valid = inside[..., tap]
-        np.add.at(grad_x, (..., flat[..., tap][valid]), share[..., valid])
+        at: Any = (..., flat[..., tap][valid])
+        np.add.at(grad_x, at, share[..., valid])
     return grad_x.reshape(*grad_y.shape[: grad_y.ndim - rank], *size)
 
 
-def _adaptive(size: Sizes, output: Sizes) -> list[tuple[tuple[int, ...], tuple[slice, ...]]]:
+def _adaptive(size: Sizes, output: Sizes) -> list[tuple[Any, Any]]:
     """Each output position and the input window [floor(o*in/out), ceil((o+1)*in/out)) that it covers."""
     axes = [
         [(o, slice(o * n // m, -(-(o + 1) * n // m))) for o in range(m)]
@@ -178,7 +179,7 @@ def _adaptive(size: Sizes, output: Sizes) -> list[tuple[tuple[int, ...], tuple[s
 
 def adaptive_avg_pool_forward(x: Array, output: Sizes) -> Array:
     rank = len(output)
-    y = np.empty((*x.shape[: x.ndim - rank], *output), x.dtype)
+    y: Any = np.empty((*x.shape[: x.ndim - rank], *output), x.dtype)
     axes = tuple(range(-rank, 0))
     for at, window in _adaptive(x.shape[x.ndim - rank :], output):
         y[(..., *at)] = x[(..., *window)].mean(axis=axes)
@@ -187,7 +188,7 @@ def adaptive_avg_pool_forward(x: Array, output: Sizes) -> Array:
 
 def adaptive_avg_pool_backward(grad_y: Array, size: Sizes) -> Array:
     rank = len(size)
-    grad_x = np.zeros((*grad_y.shape[: grad_y.ndim - rank], *size), grad_y.dtype)
+    grad_x: Any = np.zeros((*grad_y.shape[: grad_y.ndim - rank], *size), grad_y.dtype)
     for at, window in _adaptive(size, grad_y.shape[grad_y.ndim - rank :]):
         share = grad_y[(..., *at)] / prod(w.stop - w.start for w in window)
         grad_x[(..., *window)] += share.reshape(*share.shape, *[1] * rank)
@@ -198,9 +199,9 @@ def adaptive_max_pool_forward(x: Array, output: Sizes) -> tuple[Array, Array]:
     """The maximum of each window and its flat position in the input plane."""
     rank = len(output)
     size = x.shape[x.ndim - rank :]
-    y = np.empty((*x.shape[: x.ndim - rank], *output), x.dtype)
-    indices = np.empty(y.shape, np.int64)
-    positions = np.arange(prod(size)).reshape(size)
+    y: Any = np.empty((*x.shape[: x.ndim - rank], *output), x.dtype)
+    indices: Any = np.empty(y.shape, np.int64)
+    positions: Any = np.arange(prod(size)).reshape(size)
     for at, window in _adaptive(size, output):
         values = _planes(x[(..., *window)], rank)
         winner = _winner(values, np.ones(values.shape[-1], bool))

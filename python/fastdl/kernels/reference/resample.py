@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = Any  # numpy.ndarray
 Sizes = Sequence[int]
 Pairs = Sequence[tuple[int, int]]
 
@@ -92,7 +92,8 @@ def _along(x: Array, axis: int, table: tuple[Array, Array], transposed: int | No
         y = np.zeros((*x.shape[:-1], transposed), x.dtype)
         for t in range(index.shape[1]):
             used = weight[:, t] != 0
-            np.add.at(y, (..., index[used, t]), weight[used, t] * x[..., used])
+            at: Any = (..., index[used, t])
+            np.add.at(y, at, weight[used, t] * x[..., used])
     return np.moveaxis(y, -1, axis).astype(x.dtype)
 
 
@@ -152,7 +153,8 @@ def pad_backward(grad_y: Array, size: Sizes, padding: Pairs, mode: str) -> Array
         source = _source(size[axis], before, after, mode)
         moved = np.moveaxis(grad, axis, -1)
         total = np.zeros((*moved.shape[:-1], size[axis]), grad.dtype)
-        np.add.at(total, (..., source), moved)
+        at: Any = (..., source)
+        np.add.at(total, at, moved)
         grad = np.moveaxis(total, -1, axis)
     return grad
 
