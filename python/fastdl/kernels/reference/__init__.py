@@ -10,6 +10,7 @@ from fastdl.kernels.reference.conv import *
 from fastdl.kernels.reference.elementwise import *
 from fastdl.kernels.reference.linear import *
 from fastdl.kernels.reference.optim import *
+from fastdl.kernels.reference.norm import *
 from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *

@@ -1,0 +1,313 @@
+#include "cpu/norm/norm.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "bindings/cpu/array.h"
+
+namespace fastdl::binding {
+namespace {
+
+using Optional = std::optional<py::array>;
+
+void require(bool fits, const char* op, const char* rule) {
+  if (!fits) throw py::value_error(std::string(op) + ": " + rule);
+}
+void require_size(const Optional& array, int64_t size, const char* op, const char* name) {
+  if (array && array->size() != size)
+    throw py::value_error(std::string(op) + ": " + name + " must have " + std::to_string(size) +
+                          " elements, got " + std::to_string(array->size()));
+}
+
+// A gradient that may not be wanted: None and a null pointer then.
+template <class T>
+struct Wanted {
+  py::object array = py::none();
+  T* pointer = nullptr;
+  Wanted(bool wanted, std::span<const int64_t> shape) {
+    if (!wanted) return;
+    py::array made = empty<T>(shape);
+    pointer = data<T>(made);
+    array = made;
+  }
+  Wanted(bool wanted, int64_t size) : Wanted(wanted, std::span<const int64_t>(&size, 1)) {}
+  void fill(T value) {
+    if (pointer) std::fill_n(pointer, py::reinterpret_borrow<py::array>(array).size(), value);
+  }
+};
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+BatchNormProblem batch_norm_problem(const py::array& x, double eps, const char* op) {
+  require(x.ndim() >= 2, op, "x must have at least two dimensions (N, C, ...)");
+  const int64_t outer = x.shape(0), channels = x.shape(1);
+  return {outer, channels, x.size() == 0 ? 0 : int64_t(x.size()) / (outer * channels), eps};
+}
+
+py::tuple bind_batch_norm_forward(const py::array& x, const Optional& weight, const Optional& bias,
+                                  double eps) {
+  constexpr const char* op = "batch_norm_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x");
+    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+    const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
+    require_size(weight, problem.channels, op, "weight");
+    require_size(bias, problem.channels, op, "bias");
+    py::array y = empty<T>(in.shape()), mean = empty<double>({problem.channels}),
+              var = empty<double>({problem.channels});
+    if (in.size() == 0) {
+      std::fill_n(data<double>(mean), problem.channels, kNan);
+      std::fill_n(data<double>(var), problem.channels, kNan);
+    } else {
+      KernelScope scope(in.size());
+      batch_norm_forward<T>(data<T>(y), data<double>(mean), data<double>(var), in, w, b, problem);
+    }
+    return py::make_tuple(y, mean, var);
+  });
+}
+
+py::array bind_batch_norm_inference(const py::array& x, const py::array& mean, const py::array& var,
+                                    const Optional& weight, const Optional& bias, double eps) {
+  constexpr const char* op = "batch_norm_inference";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x"), m(mean, op, "mean"), v(var, op, "var");
+    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+    const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
+    require_size(weight, problem.channels, op, "weight");
+    require_size(bias, problem.channels, op, "bias");
+    require_size(mean, problem.channels, op, "mean");
+    require_size(var, problem.channels, op, "var");
+    py::array y = empty<T>(in.shape());
+    if (in.size() > 0) {
+      const std::vector<double> m64(m.get(), m.get() + problem.channels),
+          v64(v.get(), v.get() + problem.channels);
+      KernelScope scope(in.size());
+      batch_norm_inference<T>(data<T>(y), in, m64.data(), v64.data(), w, b, problem);
+    }
+    return y;
+  });
+}
+
+py::tuple bind_batch_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
+                                   const py::array& mean, const py::array& var, double eps, bool training,
+                                   bool need_x, bool need_weight, bool need_bias) {
+  constexpr const char* op = "batch_norm_backward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x");
+    const OptionalIn<T> w(weight, op, "weight");
+    const In<double> m(mean, op, "mean"), v(var, op, "var");
+    const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
+    require(g.size() == in.size(), op, "grad_y and x differ in size");
+    require(m.size() == problem.channels && v.size() == problem.channels, op,
+            "mean and var must have one element per channel");
+    require_size(weight, problem.channels, op, "weight");
+    Wanted<T> gx(need_x, in.shape()), gw(need_weight, problem.channels), gb(need_bias, problem.channels);
+    if (in.size() == 0) {
+      gw.fill(0);
+      gb.fill(0);
+    } else {
+      KernelScope scope(in.size());
+      batch_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, training, problem);
+    }
+    return py::make_tuple(gx.array, gw.array, gb.array);
+  });
+}
+
+int64_t rows_of(int64_t size, int64_t length, const char* op) {
+  require(length >= 1 && size % length == 0, op, "length must divide the number of elements of x");
+  return size / length;
+}
+
+py::tuple bind_layer_norm_forward(const py::array& x, const Optional& weight, const Optional& bias,
+                                  int64_t length, double eps) {
+  constexpr const char* op = "layer_norm_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x");
+    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+    const int64_t rows = rows_of(in.size(), length, op);
+    require_size(weight, length, op, "weight");
+    require_size(bias, length, op, "bias");
+    py::array y = empty<T>(in.shape()), mean = empty<double>({rows}), var = empty<double>({rows});
+    {
+      KernelScope scope(in.size());
+      layer_norm_forward<T>(data<T>(y), data<double>(mean), data<double>(var), in, w, b, rows, length, eps);
+    }
+    return py::make_tuple(y, mean, var);
+  });
+}
+
+py::tuple bind_rms_norm_forward(const py::array& x, const Optional& weight, int64_t length, double eps) {
+  constexpr const char* op = "rms_norm_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x");
+    const OptionalIn<T> w(weight, op, "weight");
+    const int64_t rows = rows_of(in.size(), length, op);
+    require_size(weight, length, op, "weight");
+    py::array y = empty<T>(in.shape()), square = empty<double>({rows});
+    {
+      KernelScope scope(in.size());
+      layer_norm_forward<T>(data<T>(y), nullptr, data<double>(square), in, w, nullptr, rows, length, eps);
+    }
+    return py::make_tuple(y, square);
+  });
+}
+
+template <class T>
+py::tuple layer_backward(const char* op, const py::array& grad_y, const py::array& x, const Optional& weight,
+                         const Optional& mean, const py::array& var, int64_t length, double eps, bool need_x,
+                         bool need_weight, bool need_bias) {
+  const In<T> g(grad_y, op, "grad_y"), in(x, op, "x");
+  const OptionalIn<T> w(weight, op, "weight");
+  const OptionalIn<double> m(mean, op, "mean");
+  const In<double> v(var, op, "var");
+  const int64_t rows = rows_of(in.size(), length, op);
+  require(g.size() == in.size(), op, "grad_y and x differ in size");
+  require(v.size() == rows && (!mean || mean->size() == rows), op,
+          "statistics must have one element per row");
+  require_size(weight, length, op, "weight");
+  Wanted<T> gx(need_x, in.shape()), gw(need_weight, length), gb(need_bias, length);
+  {
+    KernelScope scope(in.size());
+    layer_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, rows, length, eps);
+  }
+  return py::make_tuple(gx.array, gw.array, gb.array);
+}
+
+py::tuple bind_layer_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
+                                   const py::array& mean, const py::array& var, int64_t length, double eps,
+                                   bool need_x, bool need_weight, bool need_bias) {
+  constexpr const char* op = "layer_norm_backward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    return layer_backward<T>(op, grad_y, x, weight, mean, var, length, eps, need_x, need_weight, need_bias);
+  });
+}
+
+py::tuple bind_rms_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
+                                 const py::array& square, int64_t length, double eps, bool need_x,
+                                 bool need_weight) {
+  constexpr const char* op = "rms_norm_backward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const py::tuple grads = layer_backward<T>(op, grad_y, x, weight, std::nullopt, square, length, eps,
+                                              need_x, need_weight, false);
+    return py::make_tuple(grads[0], grads[1]);
+  });
+}
+
+GroupNormProblem group_norm_problem(const py::array& x, int64_t groups, double eps, const char* op) {
+  require(x.ndim() >= 2, op, "x must have at least two dimensions (N, C, ...)");
+  require(groups >= 1 && x.shape(1) % groups == 0, op, "groups must divide the number of channels");
+  const int64_t batch = x.shape(0), channels = x.shape(1);
+  return {batch, groups, channels / groups, x.size() == 0 ? 0 : int64_t(x.size()) / (batch * channels), eps};
+}
+
+py::tuple bind_group_norm_forward(const py::array& x, const Optional& weight, const Optional& bias,
+                                  int64_t groups, double eps) {
+  constexpr const char* op = "group_norm_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x");
+    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+    const GroupNormProblem problem = group_norm_problem(in.array(), groups, eps, op);
+    require_size(weight, in.dim(1), op, "weight");
+    require_size(bias, in.dim(1), op, "bias");
+    py::array y = empty<T>(in.shape()), mean = empty<double>({problem.batch, groups}),
+              var = empty<double>({problem.batch, groups});
+    if (in.size() == 0) {
+      std::fill_n(data<double>(mean), mean.size(), kNan);
+      std::fill_n(data<double>(var), var.size(), kNan);
+    } else {
+      KernelScope scope(in.size());
+      group_norm_forward<T>(data<T>(y), data<double>(mean), data<double>(var), in, w, b, problem);
+    }
+    return py::make_tuple(y, mean, var);
+  });
+}
+
+py::tuple bind_group_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
+                                   const py::array& mean, const py::array& var, int64_t groups, double eps,
+                                   bool need_x, bool need_weight, bool need_bias) {
+  constexpr const char* op = "group_norm_backward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x");
+    const OptionalIn<T> w(weight, op, "weight");
+    const In<double> m(mean, op, "mean"), v(var, op, "var");
+    const GroupNormProblem problem = group_norm_problem(in.array(), groups, eps, op);
+    require(g.size() == in.size(), op, "grad_y and x differ in size");
+    require(m.size() == problem.batch * groups && v.size() == m.size(), op,
+            "mean and var must have one element per group of every sample");
+    require_size(weight, in.dim(1), op, "weight");
+    Wanted<T> gx(need_x, in.shape()), gw(need_weight, in.dim(1)), gb(need_bias, in.dim(1));
+    if (in.size() == 0) {
+      gw.fill(0);
+      gb.fill(0);
+    } else {
+      KernelScope scope(in.size());
+      group_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, problem);
+    }
+    return py::make_tuple(gx.array, gw.array, gb.array);
+  });
+}
+
+LocalResponseProblem local_response_problem(const py::array& x, int64_t size, double alpha, double beta,
+                                            double k, const char* op) {
+  require(x.ndim() >= 2, op, "x must have at least two dimensions (N, C, ...)");
+  require(size >= 1, op, "size must be positive");
+  const int64_t batch = x.shape(0), channels = x.shape(1);
+  return {batch, channels, x.size() == 0 ? 0 : int64_t(x.size()) / (batch * channels), size, alpha, beta, k};
+}
+
+py::array bind_local_response_forward(const py::array& x, int64_t size, double alpha, double beta, double k) {
+  constexpr const char* op = "local_response_norm_forward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x");
+    const LocalResponseProblem problem = local_response_problem(in.array(), size, alpha, beta, k, op);
+    py::array y = empty<T>(in.shape());
+    if (in.size() > 0) {
+      KernelScope scope(in.size());
+      local_response_forward<T>(data<T>(y), in, problem);
+    }
+    return y;
+  });
+}
+
+py::array bind_local_response_backward(const py::array& grad_y, const py::array& x, int64_t size,
+                                       double alpha, double beta, double k) {
+  constexpr const char* op = "local_response_norm_backward";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x");
+    require(g.size() == in.size(), op, "grad_y and x differ in size");
+    const LocalResponseProblem problem = local_response_problem(in.array(), size, alpha, beta, k, op);
+    py::array grad_x = empty<T>(in.shape());
+    if (in.size() > 0) {
+      KernelScope scope(in.size());
+      local_response_backward<T>(data<T>(grad_x), g, in, problem);
+    }
+    return grad_x;
+  });
+}
+
+}  // namespace
+
+void register_norm(py::module_& m) {
+  const auto x = py::arg("x"), g = py::arg("grad_y"), weight = py::arg("weight"), bias = py::arg("bias"),
+             mean = py::arg("mean"), var = py::arg("var"), eps = py::arg("eps"), length = py::arg("length"),
+             groups = py::arg("groups"), need_x = py::arg("need_x"), need_weight = py::arg("need_weight"),
+             need_bias = py::arg("need_bias");
+  m.def("batch_norm_forward", &bind_batch_norm_forward, x, weight, bias, eps);
+  m.def("batch_norm_inference", &bind_batch_norm_inference, x, mean, var, weight, bias, eps);
+  m.def("batch_norm_backward", &bind_batch_norm_backward, g, x, weight, mean, var, eps, py::arg("training"),
+        need_x, need_weight, need_bias);
+  m.def("layer_norm_forward", &bind_layer_norm_forward, x, weight, bias, length, eps);
+  m.def("layer_norm_backward", &bind_layer_norm_backward, g, x, weight, mean, var, length, eps, need_x,
+        need_weight, need_bias);
+  m.def("rms_norm_forward", &bind_rms_norm_forward, x, weight, length, eps);
+  m.def("rms_norm_backward", &bind_rms_norm_backward, g, x, weight, py::arg("square"), length, eps, need_x,
+        need_weight);
+  m.def("group_norm_forward", &bind_group_norm_forward, x, weight, bias, groups, eps);
+  m.def("group_norm_backward", &bind_group_norm_backward, g, x, weight, mean, var, groups, eps, need_x,
+        need_weight, need_bias);
+  const auto size = py::arg("size"), alpha = py::arg("alpha"), beta = py::arg("beta"), k = py::arg("k");
+  m.def("local_response_norm_forward", &bind_local_response_forward, x, size, alpha, beta, k);
+  m.def("local_response_norm_backward", &bind_local_response_backward, g, x, size, alpha, beta, k);
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,176 @@
+// Layer normalisation of rows of D numbers, and RMS normalisation (mean = 0, var = mean of squares):
+//
+//   y = h w + b,  h = (x - mean) r,  r = 1 / sqrt(var + eps)             saved: x, mean, var
+//   grad_x = r (g w - mean(g w) - h mean(g w h))                         (RMS: without mean(g w))
+//   grad_w = sum over rows of g h,  grad_b = sum over rows of g
+//
+// Work: rows over threads. A row is read several times, but from the L1 cache: one read and one write of
+// memory forward, two reads and one write backward. grad_w and grad_b are added up per fixed piece of rows,
+// then over pieces in float64: the result does not depend on the number of threads.
+#include <type_traits>
+
+#include "cpu/norm/norm.h"
+#include "cpu/norm/rows.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+
+namespace fastdl {
+namespace {
+
+using namespace norm;
+
+template <class T>
+double mean_square(const T* x, int64_t n) {
+  constexpr int w = kWidth<T>;
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(n, begin + kBlock);
+    Vec<T> q[2] = {};
+    int64_t i = begin;
+    for (; i + 2 * w <= end; i += 2 * w)
+#pragma GCC unroll 2
+      for (int k = 0; k < 2; ++k) {
+        const Vec<T> v = simd::load(x + i + k * w);
+        q[k] = v * v + q[k];
+      }
+    for (; i < end; i += w) {
+      const Vec<T> v = end - i >= w ? simd::load(x + i) : simd::load_n(x + i, int(end - i));
+      q[0] = v * v + q[0];
+    }
+    total += double(simd::reduce_add<T>(q[0] + q[1]));
+  }
+  return total / double(n);
+}
+
+// f(i, lanes): whole vectors (lanes is a constant then), and the tail.
+template <class T, class F>
+[[gnu::always_inline]] inline void for_vectors(int64_t n, F&& f) {
+  constexpr int w = kWidth<T>;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) f(i, std::integral_constant<int, w>{});
+  if (i < n) f(i, int(n - i));
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> get(const T* p, std::integral_constant<int, kWidth<T>>) {
+  return simd::load(p);
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> get(const T* p, int lanes) {
+  return simd::load_n(p, lanes);
+}
+template <class T>
+[[gnu::always_inline]] inline void put(T* p, Vec<T> v, std::integral_constant<int, kWidth<T>>) {
+  simd::store<T>(p, v);
+}
+template <class T>
+[[gnu::always_inline]] inline void put(T* p, Vec<T> v, int lanes) {
+  simd::store_n(p, v, lanes);
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm_forward(T* y, double* mean, double* var, const T* x, const T* weight, const T* bias,
+                        int64_t rows, int64_t length, double eps) {
+  parallel_for(rows, std::max<int64_t>(1, kGrain / length), [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * length;
+      T* to = y + row * length;
+      Moments moments;
+      if (mean) {
+        moments = row_moments(from, length);
+        mean[row] = moments.mean;
+        var[row] = moments.m2 / double(length);
+      } else {
+        var[row] = mean_square(from, length);
+      }
+      const Center<T> center(moments.mean);
+      const double r = 1.0 / std::sqrt(var[row] + eps);
+      const T middle = center.high, a = T(r), b = T(-center.rest * r);
+      if (!weight && !bias) {
+        row_affine(to, from, length, middle, a, b);
+        continue;
+      }
+      const Vec<T> shift = simd::broadcast<T>(b);
+      for_vectors<T>(length, [&](int64_t i, auto lanes) {
+        Vec<T> v = (get(from + i, lanes) - middle) * a + shift;
+        if (weight) v = v * get(weight + i, lanes);
+        if (bias) v = v + get(bias + i, lanes);
+        put(to + i, v, lanes);
+      });
+    }
+  });
+}
+
+template <class T>
+void layer_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_y, const T* x,
+                         const T* weight, const double* mean, const double* var, int64_t rows, int64_t length,
+                         double eps) {
+  const bool affine = grad_weight || grad_bias;
+  const int64_t piece = std::max<int64_t>(16, 65536 / length), pieces = (rows + piece - 1) / piece;
+  memory::Buffer<T> partial(size_t(affine ? 2 * pieces * length : 0));
+  parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
+    for (int64_t p = first; p < last; ++p) {
+      T* sum_w = partial.get() + 2 * p * length;
+      T* sum_b = sum_w + length;
+      if (affine) std::fill_n(sum_w, 2 * length, T(0));
+      for (int64_t row = p * piece; row < std::min(rows, (p + 1) * piece); ++row) {
+        const T *g = grad_y + row * length, *from = x + row * length;
+        const Center<T> center(mean ? mean[row] : 0.0);
+        const double r = 1.0 / std::sqrt(var[row] + eps);
+        const T middle = center.high, a = T(r);
+        const Vec<T> shift = simd::broadcast<T>(T(-center.rest * r));
+        Vec<T> s{}, sh{};
+        for_vectors<T>(length, [&](int64_t i, auto lanes) {
+          const Vec<T> gi = get(g + i, lanes);
+          const Vec<T> h = (get(from + i, lanes) - middle) * a + shift;
+          const Vec<T> gw = weight ? gi * get(weight + i, lanes) : gi;  // 0 in lanes beyond the end
+          s += gw;
+          sh = gw * h + sh;
+          if (affine) {
+            put(sum_w + i, gi * h + get(static_cast<const T*>(sum_w) + i, lanes), lanes);
+            put(sum_b + i, gi + get(static_cast<const T*>(sum_b) + i, lanes), lanes);
+          }
+        });
+        if (!grad_x) continue;
+        const double sum = mean ? double(simd::reduce_add<T>(s)) / double(length) : 0.0;
+        const double sum_h = double(simd::reduce_add<T>(sh)) / double(length);
+        // r (g w - sum - h sum_h) with h = (x - middle) r - rest r
+        const T b = T(-r * r * sum_h);
+        const Vec<T> c = simd::broadcast<T>(T(r * (center.rest * r * sum_h - sum)));
+        T* to = grad_x + row * length;
+        for_vectors<T>(length, [&](int64_t i, auto lanes) {
+          const Vec<T> gi = get(g + i, lanes);
+          const Vec<T> gw = weight ? gi * get(weight + i, lanes) : gi;
+          put(to + i, gw * a + ((get(from + i, lanes) - middle) * b + c), lanes);
+        });
+      }
+    }
+  });
+  if (!affine) return;
+  parallel_for(length, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, 2 * pieces)),
+               [&](int64_t begin, int64_t end) {
+                 memory::Buffer<double> sums{size_t(2 * (end - begin))};
+                 std::fill_n(sums.get(), 2 * (end - begin), 0.0);
+                 for (int64_t p = 0; p < pieces; ++p)
+                   for (int64_t i = begin; i < end; ++i) {
+                     sums.get()[i - begin] += double(partial.get()[2 * p * length + i]);
+                     sums.get()[end - begin + i - begin] += double(partial.get()[(2 * p + 1) * length + i]);
+                   }
+                 for (int64_t i = begin; i < end; ++i) {
+                   if (grad_weight) grad_weight[i] = T(sums.get()[i - begin]);
+                   if (grad_bias) grad_bias[i] = T(sums.get()[end - begin + i - begin]);
+                 }
+               });
+}
+
+#define FASTDL_INSTANTIATE(T)                                                                               \
+  template void layer_norm_forward<T>(T*, double*, double*, const T*, const T*, const T*, int64_t, int64_t, \
+                                      double);                                                              \
+  template void layer_norm_backward<T>(T*, T*, T*, const T*, const T*, const T*, const double*,             \
+                                       const double*, int64_t, int64_t, double);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl
