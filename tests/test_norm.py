@@ -125,7 +125,8 @@ def test_layer_and_rms_norm_kernels(rows, length, affine, dtype, level):
         weight = bias = None
     y, mean, var = with_threads(module, lambda: module.layer_norm_forward(x, weight, bias, length, EPS))
     want_y, want_mean, want_var = reference.layer_norm_forward(*wide(x, weight, bias), length, EPS)
-    # A row of a few numbers may have a tiny variance: 1 / sqrt(var + eps) multiplies what rounding does to x - mean,
+    # A row of a few numbers may have a tiny variance: 1 / sqrt(var + eps) multiplies what rounding does to x
+    # - mean,
     # and does so again in the gradient.
     r = 1 / np.sqrt(want_var.min(initial=1.0) + EPS)
     assert_close(y, want_y, reduction=length, scale=4 * r)
