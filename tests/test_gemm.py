@@ -86,6 +86,8 @@ def test_layouts(backend, dtype, shape):
         (500, 16, 1100),
         (4, 5, 50000),  # long sums
         (40, 40, 20000),
+        (17, 20, 9000),  # few tiles, too: the sum is shared out
+        (100, 60, 5000),
         (300, 300, 1),  # no sums
         (300, 300, 3),
         (30, 3000, 20),

@@ -65,6 +65,25 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
   }
 }
 
+// A small C and a long sum: ranges of k over threads, their partial results added up in order. How many
+// ranges there are depends on the shape and the thread count alone.
+template <class T>
+void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b,
+                   T beta, T* c, int64_t ldc, const GemmEpilogue<T>& e) {
+  const int64_t size = m * n;
+  memory::Buffer<T> partial(size_t(ranges * size));
+  parallel_tasks(ranges, [&](int64_t r) {
+    const int64_t k0 = k * r / ranges, k1 = k * (r + 1) / ranges;
+    tile::gemm_panels<T>(m, n, k1 - k0, tile::PackA<T>{{a.data + k0 * a.col, a.row, a.col}},
+                         tile::PackB<T>{{b.data + k0 * b.row, b.row, b.col}}, T(1), T(0),
+                         partial.get() + r * size, n);
+  });
+  T* sum = partial.get();
+  for (int64_t r = 1; r < ranges; ++r)
+    for (int64_t i = 0; i < size; ++i) sum[i] += sum[r * size + i];
+  tile::finish<T>(sum, n, int(m), int(n), {c, ldc, alpha, beta, e.bias_row, e.bias_col, e.activation});
+}
+
 template <class T>
 bool is_small(int64_t m, int64_t n, int64_t k) {
   // Alone some 10 us; where nobody can help, as far as panels and B fit L1 and L2.
@@ -92,6 +111,10 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (n <= tile::kSkinny && unit(a))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
+  const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
+  const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
+  if (tiles < num_threads() * int64_t{4} && ranges > 1)
+    return multiply_long<T>(ranges, m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   tile::gemm_panels<T>(m, n, k, tile::PackA<T>{a}, tile::PackB<T>{b}, alpha, beta, c, ldc, epilogue);
 }
 
