@@ -1,6 +1,8 @@
 """Automatic differentiation: recording modes, backward, gradients of chosen tensors."""
 
+from fastdl.autograd.function import Function, FunctionCtx
 from fastdl.autograd.functional import backward, grad
+from fastdl.autograd.gradcheck import GradcheckError, gradcheck
 from fastdl.autograd.mode import (
     enable_grad,
     inference_mode,
@@ -10,9 +12,13 @@ from fastdl.autograd.mode import (
 )
 
 __all__ = [
+    "Function",
+    "FunctionCtx",
+    "GradcheckError",
     "backward",
     "enable_grad",
     "grad",
+    "gradcheck",
     "inference_mode",
     "is_grad_enabled",
     "no_grad",

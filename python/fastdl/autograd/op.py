@@ -37,7 +37,7 @@ class Op:
     aliases_grad: ClassVar[bool] = False
     """Whether backward may return the incoming gradient, a view of it, or one array twice."""
 
-    materialize: ClassVar[bool] = True
+    materialize: bool = True
     """Whether backward of several outputs gets zeros for outputs without a gradient, instead of None."""
 
     needs: tuple[bool, ...]

@@ -125,6 +125,11 @@ def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
         dim += 1
 
 
+def add_at(whole: Any, dim: int, index: Any, grad: Any) -> None:
+    """``whole[.., index, ..] += grad`` along one axis, where an index may repeat."""
+    np.add.at(whole, (slice(None),) * dim + (index,), grad)
+
+
 class Gather(Op):
     """The elements that index arrays name; each may be named several times."""
 

@@ -1,0 +1,227 @@
+"""``Function``: users' own differentiable operations, with PyTorch's interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
+from fastdl.autograd.view import check_writable, rebase
+from fastdl.tensor import Tensor
+
+
+class FunctionCtx:
+    """What ``forward`` and ``backward`` of a :class:`Function` share; any attribute may be set on it."""
+
+    needs_input_grad: tuple[bool, ...] = ()
+    materialize_grads: bool = True
+    _saved: tuple[Tensor | None, ...] = ()
+    _versions: tuple[Any, ...] = ()
+    _released: bool = False
+    _not_differentiable: tuple[Tensor, ...] = ()
+    _dirty: tuple[Tensor, ...] = ()
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors for backward; changing one in place before is then an error."""
+        for t in tensors:
+            if t is not None and not isinstance(t, Tensor):
+                raise TypeError(
+                    f"save_for_backward: expects tensors or None, got {type(t).__name__}; set other values as attributes of ctx"
+                )
+        self._saved = tensors
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """What ``save_for_backward`` kept."""
+        if self._released:
+            raise RuntimeError(
+                "saved_tensors: the saved tensors were freed by an earlier backward; call backward(retain_graph=True) there"
+            )
+        for cell, version in self._versions:
+            if cell[0] != version:
+                raise RuntimeError(
+                    "saved_tensors: a tensor that backward needs was changed in place after it was saved "
+                    f"(it is at version {cell[0]}, {version} was expected)"
+                )
+        return self._saved
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Declare outputs that have no gradient."""
+        self._not_differentiable = tensors
+
+    def mark_dirty(self, *tensors: Tensor) -> None:
+        """Declare inputs that ``forward`` changes in place; they must be returned."""
+        self._dirty = tensors
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether ``backward`` gets zeros (True, the default) or None for outputs whose gradient never came."""
+        self.materialize_grads = bool(value)
+
+
+class _Node(Op):
+    """The graph's node of a :class:`Function`."""
+
+    aliases_grad = True  # nobody knows what the user returns
+
+    ctx: FunctionCtx
+    function: type[Function]
+    tensor_at: list[int]  # positions of tensors among the arguments
+    arguments: int
+    likes: list[tuple[tuple[int, ...], Any]]  # shape and dtype of the tensor inputs
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__name__}Backward" if "function" in self.__dict__ else "FunctionBackward"
+
+    def backward(self, *grads: Any) -> Any:
+        wrapped = [None if g is None else Tensor._wrap(g) for g in grads]
+        result = self.function.backward(self.ctx, *wrapped)
+        if not isinstance(result, (tuple, list)):
+            result = (result,)
+        name = self.function.__name__
+        if len(result) > self.arguments and all(r is None for r in result[self.arguments :]):
+            result = result[: self.arguments]
+        if len(result) != self.arguments:
+            raise RuntimeError(
+                f"{name}.backward: must return one gradient for each of the {self.arguments} arguments of forward (None "
+                f"where there is none), returned {len(result)}"
+            )
+        arrays: list[Any] = []
+        for i, (shape, dtype), need in zip(self.tensor_at, self.likes, self.needs, strict=True):
+            grad = result[i]
+            if grad is None or not need:
+                arrays.append(None)
+                continue
+            if not isinstance(grad, Tensor):
+                raise TypeError(f"{name}.backward: gradient {i} must be a Tensor or None, got {type(grad).__name__}")
+            array = grad._data
+            if array.shape != shape:
+                from fastdl.ops.common import sum_to
+
+                try:
+                    array = sum_to(array, shape)
+                except (ValueError, IndexError):
+                    raise RuntimeError(
+                        f"{name}.backward: gradient {i} has shape {grad.shape}, argument {i} has {shape}"
+                    ) from None
+            arrays.append(array if array.dtype == dtype else array.astype(dtype))
+        return tuple(arrays)
+
+    def release(self) -> None:
+        self.ctx._released = True
+        self.ctx._saved = ()
+        name = self.function
+        super().release()
+        self.function = name
+
+
+class Function:
+    """Base of users' own operations; see ``torch.autograd.Function``.
+
+    ``forward(ctx, *args)`` computes on tensors (nothing is recorded), ``backward(ctx, *grads)`` returns one gradient for
+    each argument of ``forward``, None for those that have none. Alternatively ``forward(*args)`` and
+    ``setup_context(ctx, inputs, output)``. Call it with :meth:`apply`.
+
+    Example:
+        >>> import fastdl
+        >>> class Square(fastdl.autograd.Function):
+        ...     @staticmethod
+        ...     def forward(ctx, x):
+        ...         ctx.save_for_backward(x)
+        ...         return x * x
+        ...     @staticmethod
+        ...     def backward(ctx, grad):
+        ...         (x,) = ctx.saved_tensors
+        ...         return 2 * x * grad
+        >>> x = fastdl.tensor([3.0], requires_grad=True)
+        >>> Square.apply(x).backward()
+        >>> x.grad
+        tensor([6.])
+    """
+
+    def __init__(self) -> None:
+        raise RuntimeError(f"{type(self).__name__}: a Function is not instantiated; call {type(self).__name__}.apply(...)")
+
+    @staticmethod
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        """Compute the outputs."""
+        raise NotImplementedError("Function: define a static method forward(ctx, *args)")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Keep in ``ctx`` what backward needs, if ``forward`` takes no ``ctx``."""
+        raise NotImplementedError("Function: define a static method setup_context(ctx, inputs, output)")
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        """Compute the gradients of the inputs."""
+        raise NotImplementedError("Function: define a static method backward(ctx, *grad_outputs) to differentiate it")
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        """Run ``forward`` and enter the operation into the graph."""
+        ctx = FunctionCtx()
+        tensor_at = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+        recording = mode.enabled
+        ctx.needs_input_grad = tuple(
+            [recording and isinstance(a, Tensor) and a._requires_grad for a in args]
+        )
+        mode.enabled = False
+        try:
+            if cls.setup_context is Function.setup_context:
+                result = cls.forward(ctx, *args, **kwargs)
+            else:
+                result = cls.forward(*args, **kwargs)
+                cls.setup_context(ctx, args, result)
+        finally:
+            mode.enabled = recording
+        several = isinstance(result, (tuple, list))
+        outputs = list(result) if several else [result]
+        dirty = {id(t) for t in ctx._dirty}
+        for t in ctx._dirty:
+            if not any(t is o for o in outputs):
+                raise RuntimeError(f"{cls.__name__}.forward: a tensor marked dirty must be among the outputs")
+            t._version_cell()[0] += 1
+        if any(ctx.needs_input_grad):
+            outputs = _record(cls, ctx, args, tensor_at, outputs, dirty)
+        elif not several:
+            return result
+        return tuple(outputs) if several else outputs[0]
+
+
+def _record(
+    cls: type[Function], ctx: FunctionCtx, args: Any, tensor_at: list[int], outputs: list[Any], dirty: set[int]
+) -> list[Any]:
+    node = _Node()
+    node.ctx, node.function, node.tensor_at, node.arguments = ctx, cls, tensor_at, len(args)
+    node.materialize = ctx.materialize_grads
+    tensors = tuple([args[i] for i in tensor_at])
+    node.likes = [(t._data.shape, t._data.dtype) for t in tensors]
+    node.needs = tuple([ctx.needs_input_grad[i] for i in tensor_at])
+    for t in ctx._dirty:
+        check_writable(f"{cls.__name__}.forward", t)
+    places = [i for i, o in enumerate(outputs) if isinstance(o, Tensor)]
+    made = node.record(tensors, tuple([outputs[i]._data for i in places]))
+    constant = {id(t) for t in ctx._not_differentiable}
+    replaced: dict[int, Tensor] = {}
+    for i, fresh in zip(places, made, strict=True):
+        given = outputs[i]
+        if id(given) in constant:
+            outputs[i] = given
+        elif id(given) in dirty:
+            rebase(cls.__name__, given, fresh)
+        else:
+            outputs[i] = replaced[id(given)] = fresh
+            if any(given is t for t in tensors):  # an input returned as it is shares its memory and counter
+                fresh._version = given._version_cell()
+    # A saved output must know its history, yet the node must not own a tensor that owns the node: keep an alias.
+    ctx._saved = tuple(
+        [t if t is None or id(t) not in replaced else replaced[id(t)].detach() for t in ctx._saved]
+    )
+    ctx._versions = tuple([(c, c[0]) for c in [t._version_cell() for t in ctx._saved if t is not None]])
+    return outputs
+
+
+def once_differentiable(function: Any) -> Any:
+    """A decorator that PyTorch needs on some ``backward`` functions; here gradients are always first-order."""
+    return function

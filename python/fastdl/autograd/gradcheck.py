@@ -1,0 +1,147 @@
+"""``gradcheck``: backward against central differences, entry by entry."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.functional import grad
+from fastdl.autograd.mode import enable_grad, no_grad
+from fastdl.tensor import Tensor
+
+
+class GradcheckError(RuntimeError):
+    """A gradient that :func:`gradcheck` found to be wrong."""
+
+
+def _outputs(result: Any) -> list[Tensor]:
+    outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind == "f"]
+
+
+def _numerical(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: float) -> list[Any]:
+    """For every output, d output / d x by central differences: an (x.numel, output.numel) array."""
+    rows: list[list[Any]] = []
+    with no_grad():
+        for place in np.ndindex(x.shape):
+            kept = x._data[place]
+            x._data[place] = kept + eps
+            high = [o._data.astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
+            x._data[place] = kept - eps
+            low = [o._data.astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
+            x._data[place] = kept
+            rows.append([(h - w) / (2 * eps) for h, w in zip(high, low, strict=True)])
+    if not rows:
+        return [np.zeros((0, o.numel())) for o in _outputs(func(*inputs))]
+    return [np.array(column) for column in zip(*rows, strict=True)]
+
+
+def _analytical(output: Tensor, x: Tensor) -> Any:
+    """d output / d x by one backward for each element of the output."""
+    columns = np.zeros((x.numel(), output.numel()))
+    if not output._requires_grad:
+        return columns
+    for i in range(output.numel()):
+        seed = np.zeros(output.shape, output.dtype)
+        seed.reshape(-1)[i] = 1
+        (g,) = grad(output, x, Tensor(seed), retain_graph=True, allow_unused=True)
+        if g is not None:
+            if g.shape != x.shape or g.dtype != x.dtype:
+                raise GradcheckError(
+                    f"gradcheck: a gradient has shape {g.shape} and dtype {g.dtype}, its input {x.shape} and {x.dtype}"
+                )
+            columns[:, i] = g._data.reshape(-1)
+    return columns
+
+
+def gradcheck(
+    func: Callable[..., Any],
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+    nondet_tol: float = 0.0,
+    check_undefined_grad: bool = True,
+    check_grad_dtypes: bool = False,
+    fast_mode: bool = False,
+) -> bool:
+    """Compare backward with central differences for all inputs that require a gradient; see ``torch.autograd.gradcheck``.
+
+    Args:
+        func: maps the inputs to a tensor or a tuple of tensors.
+        inputs: a tensor or a tuple; those that require a gradient should be float64.
+        eps: the step of the differences. atol, rtol: |analytical - numerical| <= atol + rtol * |numerical|.
+        raise_exception: raise :class:`GradcheckError` (default) or return False.
+        nondet_tol: how much two backward passes on the same inputs may differ.
+        check_undefined_grad, check_grad_dtypes, fast_mode: accepted for code written for PyTorch; shapes and dtypes are
+            always checked, entry by entry.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([0.5, 2.0], dtype=fastdl.float64, requires_grad=True)
+        >>> fastdl.autograd.gradcheck(lambda x: x * x, (x,))
+        True
+    """
+    arguments = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    checked = [(i, x) for i, x in enumerate(arguments) if isinstance(x, Tensor) and x._requires_grad]
+    if not checked:
+        raise ValueError("gradcheck: at least one input must be a tensor that requires a gradient")
+    for i, x in checked:
+        if x.dtype != np.float64:
+            warnings.warn(
+                f"gradcheck: input {i} has dtype {x.dtype}; differences need float64 to be accurate",
+                UserWarning,
+                stacklevel=2,
+            )
+        if not x._data.flags.writeable:
+            raise RuntimeError(f"gradcheck: input {i} has repeated or read-only memory; pass x.clone()")
+    try:
+        with enable_grad():
+            _compare(func, arguments, checked, eps, atol, rtol, nondet_tol)
+    except GradcheckError:
+        if raise_exception:
+            raise
+        return False
+    return True
+
+
+def _compare(
+    func: Callable[..., Any],
+    arguments: list[Any],
+    checked: list[tuple[int, Tensor]],
+    eps: float,
+    atol: float,
+    rtol: float,
+    nondet_tol: float,
+) -> None:
+    outputs = _outputs(func(*arguments))
+    if not outputs:
+        raise ValueError("gradcheck: func must return at least one floating-point tensor")
+    if not any(o._requires_grad for o in outputs):
+        raise ValueError("gradcheck: no output requires a gradient: func breaks the graph (numpy(), detach(), .data?)")
+    for i, x in checked:
+        numerical = _numerical(func, arguments, x, eps)
+        for k, output in enumerate(outputs):
+            analytical = _analytical(output, x)
+            again = _analytical(output, x)
+            if np.abs(again - analytical).max(initial=0.0) > nondet_tol:
+                raise GradcheckError(
+                    f"gradcheck: backward is not reproducible: two passes for output {k} and input {i} differ by "
+                    f"{np.abs(again - analytical).max():g}"
+                )
+            if not np.allclose(analytical, numerical[k], rtol, atol):
+                error = np.abs(analytical - numerical[k])
+                row, column = np.unravel_index(int(np.nanargmax(error)), error.shape)
+                place = tuple(int(v) for v in np.unravel_index(int(row), x.shape)) if x.ndim else ()
+                target = tuple(int(v) for v in np.unravel_index(int(column), output.shape)) if output.ndim else ()
+                raise GradcheckError(
+                    f"gradcheck: Jacobian mismatch for output {k} with respect to input {i}.\n"
+                    f"Largest at d output{list(target)} / d input{list(place)}: numerical {numerical[k][row, column]:g}, "
+                    f"analytical {analytical[row, column]:g}.\n"
+                    f"numerical:\n{numerical[k]}\nanalytical:\n{analytical}"
+                )

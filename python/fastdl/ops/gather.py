@@ -1,0 +1,501 @@
+"""Selecting and scattering by index tensors along one axis, by masks, and by value."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import bool_, int32, int64, uint8
+from fastdl.kernels import select
+from fastdl.ops.common import as_array, axis, sum_to, zeros
+from fastdl.ops.indexing import add_at
+from fastdl.ops.views import expand, reshape
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def _index(op: str, index: Any) -> Any:
+    """An index tensor's array, checked to be integer."""
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{op}: index must be a Tensor, got {type(index).__name__}")
+    array = index._data
+    if array.dtype not in (int64, int32):
+        raise RuntimeError(f"{op}: index must have dtype int64 or int32, got {array.dtype}")
+    return array
+
+
+def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
+    """Refuse indices outside [0, extent), naming the first one and its position."""
+    if index.size == 0 or (index.min() >= 0 and index.max() < extent):
+        return
+    where = tuple(int(i) for i in np.argwhere((index < 0) | (index >= extent))[0])
+    raise IndexError(f"{op}: {what}{list(where)} = {index[where]} is out of range [0, {extent})")
+
+
+# ------------------------------------------------------------------------------------------- entries along an axis
+
+
+class IndexSelect(Op):
+    def forward(self, x: Any, dim: int, index: Any) -> Any:
+        self.shape, self.dim, self.index = x.shape, dim, index
+        shape = (*x.shape[:dim], len(index), *x.shape[dim + 1 :])
+        return np.take(x, index, dim, out=select(x).empty(shape, x.dtype), mode="clip")
+
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.shape, grad.dtype)
+        add_at(whole, self.dim, self.index, grad)
+        return whole
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The entries ``index`` (one-dimensional) along ``dim``, in that order, as a copy; see ``torch.index_select``."""
+    indices = _index("index_select", index)
+    if input._data.ndim == 0:
+        return reshape(index_select(reshape(input, (1,)), 0, index), ())
+    if indices.ndim > 1:
+        raise IndexError(f"index_select: index must have one dimension, got shape {indices.shape}")
+    d = axis("index_select", dim, input._data.ndim)
+    check_range("index_select", indices, input._data.shape[d])
+    return IndexSelect.apply(input, dim=d, index=indices.reshape(-1))  # type: ignore[no-any-return]
+
+
+class IndexAdd(Op):
+    aliases_grad = True
+
+    def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any) -> Any:
+        self.dim, self.index, self.alpha = dim, index, alpha
+        result = pooled_copy(x)
+        add_at(result, dim, index, source if alpha == 1 else source * np.asarray(alpha, source.dtype))
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        part = None
+        if self.needs[1]:
+            part = np.take(grad, self.index, self.dim)
+            if self.alpha != 1:
+                part *= self.alpha
+        return grad, part
+
+
+def _source(op: str, input: Tensor, dim: int, index: Any, source: Tensor) -> int:
+    x, s = input._data, source._data
+    d = axis(op, dim, x.ndim)
+    if index.ndim > 1:
+        raise IndexError(f"{op}: index must have one dimension, got shape {index.shape}")
+    check_range(op, index, x.shape[d])
+    if s.shape != (*x.shape[:d], index.size, *x.shape[d + 1 :]):
+        raise RuntimeError(
+            f"{op}: source must have the shape of the tensor, {x.shape}, with {index.size} (the length of index) in dim "
+            f"{dim}; got {s.shape}"
+        )
+    if s.dtype != x.dtype:
+        raise RuntimeError(f"{op}: source must have the tensor's dtype {x.dtype}, got {s.dtype}")
+    return d
+
+
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """``alpha * source`` added to the entries ``index`` along ``dim``; repeated indices add up. See ``torch.index_add``."""
+    indices = _index("index_add", index)
+    d = _source("index_add", input, dim, indices, source)
+    return IndexAdd.apply(input, source, dim=d, index=indices.reshape(-1), alpha=alpha)  # type: ignore[no-any-return]
+
+
+class IndexCopy(Op):
+    def forward(self, x: Any, source: Any, dim: int, index: Any) -> Any:
+        self.dim, self.index = dim, index
+        result = pooled_copy(x)
+        result[(slice(None),) * dim + (index,)] = source
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        rest = part = None
+        if self.needs[0]:
+            rest = pooled_copy(grad)
+            rest[(slice(None),) * self.dim + (self.index,)] = 0
+        if self.needs[1]:
+            part = np.take(grad, self.index, self.dim)
+        return rest, part
+
+
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """The entries ``index`` along ``dim`` replaced by those of ``source``; see ``torch.index_copy``."""
+    indices = _index("index_copy", index)
+    d = _source("index_copy", input, dim, indices, source)
+    return IndexCopy.apply(input, source, dim=d, index=indices.reshape(-1))  # type: ignore[no-any-return]
+
+
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """The entries ``index`` along ``dim`` set to one value; see ``torch.index_fill``."""
+    indices = _index("index_fill", index)
+    d = axis("index_fill", dim, input._data.ndim)
+    check_range("index_fill", indices, input._data.shape[d])
+    mask = np.zeros(input._data.shape[d], np.bool_)
+    mask[indices.reshape(-1)] = True
+    shape = [1] * input._data.ndim
+    shape[d] = -1
+    return masked_fill(input, Tensor._wrap(mask.reshape(shape)), value)
+
+
+# --------------------------------------------------------------------------------- one index for every element
+
+
+def _gather_key(x_shape: tuple[int, ...], dim: int, index: Any) -> tuple[Any, ...]:
+    """Open-grid index arrays: position everywhere but ``index`` along ``dim``."""
+    grids = []
+    for i, extent in enumerate(index.shape):
+        if i == dim:
+            grids.append(index)
+        else:
+            shape = [1] * index.ndim
+            shape[i] = extent
+            grids.append(np.arange(extent).reshape(shape))
+    return tuple(grids)
+
+
+def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> int:
+    if index.ndim != x.ndim:
+        raise RuntimeError(f"{op}: index must have as many dimensions as the tensor: {x.shape} and {index.shape}")
+    d = axis(op, dim, x.ndim)
+    for i, extent in enumerate(index.shape):
+        if i != d and extent > x.shape[i]:
+            raise RuntimeError(
+                f"{op}: index of shape {index.shape} exceeds the tensor of shape {x.shape} in dim {i} (only dim {d} may)"
+            )
+        if source is not None and source.ndim and extent > source.shape[i]:
+            raise RuntimeError(f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}")
+    check_range(op, index, x.shape[d])
+    return d
+
+
+class TakeAlong(Op):
+    def forward(self, x: Any, dim: int, index: Any) -> Any:
+        self.shape, self.key = x.shape, _gather_key(x.shape, dim, index)
+        out = select(x).empty(index.shape, x.dtype)
+        out[...] = x[self.key]
+        return out
+
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.shape, grad.dtype)
+        np.add.at(whole, self.key, grad)
+        return whole
+
+
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """out[i][j] = input[index[i][j]][j] for dim 0, and likewise for others; see ``torch.gather``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([[1, 2], [3, 4]])
+        >>> fastdl.gather(x, 1, fastdl.tensor([[1], [0]]))
+        tensor([[2],
+                [3]])
+    """
+    indices = _index("gather", index)
+    if input._data.ndim == 0 or indices.ndim == 0:
+        shape = indices.shape
+        flat = TakeAlong.apply(
+            reshape(input, (input.numel(),)),
+            dim=_check_gather("gather", input._data.reshape(-1), dim, indices.reshape(-1)),
+            index=indices.reshape(-1),
+        )
+        return reshape(flat, shape)
+    d = _check_gather("gather", input._data, dim, indices)
+    return TakeAlong.apply(input, dim=d, index=indices)  # type: ignore[no-any-return]
+
+
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """:func:`gather` with input and indices broadcast to each other; see ``torch.take_along_dim``."""
+    if dim is None:
+        return gather(reshape(input, (input.numel(),)), 0, reshape(indices, (indices.numel(),)))
+    d = axis("take_along_dim", dim, input._data.ndim)
+    x, i = list(input._data.shape), list(indices._data.shape)
+    if len(x) != len(i):
+        raise RuntimeError(f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions")
+    common = list(np.broadcast_shapes(x[:d] + [1] + x[d + 1 :], i[:d] + [1] + i[d + 1 :]))
+    return gather(
+        expand(input, [*common[:d], x[d], *common[d + 1 :]]), d, expand(indices, [*common[:d], i[d], *common[d + 1 :]])
+    )
+
+
+class Scatter(Op):
+    def forward(self, x: Any, source: Any, dim: int, index: Any, value: Any = None, add: bool = False) -> Any:
+        self.key, self.add = _gather_key(x.shape, dim, index), add
+        result = pooled_copy(x)
+        if source is None:
+            part: Any = value
+        else:
+            self.source_shape = source.shape
+            self.corner = tuple([slice(0, n) for n in index.shape])
+            part = source[self.corner]
+        if add:
+            np.add.at(result, self.key, part)
+        else:
+            result[self.key] = part
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        rest = None
+        if self.needs[0]:
+            rest = grad
+            if not self.add:
+                rest = pooled_copy(grad)
+                rest[self.key] = 0
+        part = None
+        if self.needs[1]:
+            part = zeros(self.source_shape, grad.dtype)
+            part[self.corner] = grad[self.key]
+        return rest, part
+
+    aliases_grad = True
+
+
+def _scatter(op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: bool) -> Tensor:
+    indices = _index(op, index)
+    if isinstance(src, Tensor):
+        if src.dtype != input.dtype:
+            raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
+        if indices.size == 0:
+            return input.clone()  # type: ignore[no-any-return]
+        d = _check_gather(op, input._data, dim, indices, src._data)
+        return Scatter.apply(input, src, dim=d, index=indices, add=add)  # type: ignore[no-any-return]
+    d = _check_gather(op, input._data, dim, indices)
+    return Scatter.apply(input, None, dim=d, index=indices, value=src, add=add)  # type: ignore[no-any-return]
+
+
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
+    """out[index[i][j]][j] = src[i][j] for dim 0, the rest from input; ``src`` may be a number. See ``torch.scatter``."""
+    given = value if src is None else src
+    if given is None:
+        raise TypeError("scatter: one of src and value must be given")
+    if reduce is None:
+        return _scatter("scatter", input, dim, index, given, False)
+    if reduce == "add":
+        return _scatter("scatter", input, dim, index, given, True)
+    raise ValueError(f"scatter: reduce must be None or 'add', got {reduce!r}")
+
+
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """out[index[i][j]][j] += src[i][j] for dim 0; repeated indices add up. See ``torch.scatter_add``."""
+    if not isinstance(src, Tensor):
+        raise TypeError(f"scatter_add: src must be a Tensor, got {type(src).__name__}")
+    return _scatter("scatter_add", input, dim, index, src, True)
+
+
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """Elements of the flattened tensor; negative indices count from the end. See ``torch.take``."""
+    indices = _index("take", index)
+    n = input.numel()
+    check_range("take", indices + n, 2 * n)
+    flat = reshape(input, (n,))
+    return reshape(IndexSelect.apply(flat, dim=0, index=(indices % max(n, 1)).reshape(-1)), indices.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------- masks
+
+
+def _mask(op: str, mask: Any) -> Any:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{op}: mask must be a bool Tensor, got {type(mask).__name__}")
+    if mask._data.dtype == uint8:
+        return mask._data.astype(np.bool_)
+    if mask._data.dtype != bool_:
+        raise RuntimeError(f"{op}: mask must have dtype bool, got {mask._data.dtype}; compare, e.g. x > 0")
+    return mask._data
+
+
+class MaskedFill(Op):
+    def forward(self, x: Any, value: Any, mask: Any, number: Any = None) -> Any:
+        self.mask, self.shape, self.x_shape = mask, x.shape, x.shape
+        if mask.shape != x.shape:
+            x = np.broadcast_to(x, np.broadcast_shapes(x.shape, mask.shape))
+        result = pooled_copy(x)
+        np.copyto(result, number if value is None else value, where=mask, casting="unsafe")
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        rest = part = None
+        if self.needs[0]:
+            rest = pooled_copy(grad)
+            np.copyto(rest, 0, where=self.mask)
+            rest = sum_to(rest, self.x_shape)
+        if self.needs[1]:
+            part = np.asarray(np.sum(grad, where=self.mask))
+        return rest, part
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
+    where = _mask("masked_fill", mask)
+    _broadcasts("masked_fill", where, input._data)
+    kind = "biuf".index
+    if isinstance(value, Tensor):
+        if value.ndim:
+            raise RuntimeError(f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}")
+        if kind(value.dtype.kind) > kind(input.dtype.kind):
+            raise RuntimeError(f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}")
+        return MaskedFill.apply(input, value, mask=where)  # type: ignore[no-any-return]
+    if isinstance(value, float) and input.dtype.kind != "f":
+        raise RuntimeError(f"masked_fill: the float {value} does not fit into dtype {input.dtype}")
+    return MaskedFill.apply(input, None, mask=where, number=value)  # type: ignore[no-any-return]
+
+
+def _broadcasts(op: str, mask: Any, x: Any) -> None:
+    try:
+        np.broadcast_shapes(mask.shape, x.shape)
+    except ValueError:
+        raise RuntimeError(f"{op}: a mask of shape {mask.shape} does not broadcast with the tensor, {x.shape}") from None
+
+
+class MaskedSelect(Op):
+    def forward(self, x: Any, mask: Any) -> Any:
+        self.mask, self.shape = mask, x.shape
+        return np.broadcast_to(x, mask.shape)[mask]
+
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.mask.shape, grad.dtype)
+        whole[self.mask] = grad
+        return sum_to(whole, self.shape)
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where ``mask`` is True, as one axis; see ``torch.masked_select``."""
+    where = _mask("masked_select", mask)
+    _broadcasts("masked_select", where, input._data)
+    shape = np.broadcast_shapes(where.shape, input._data.shape)
+    return MaskedSelect.apply(input, mask=np.broadcast_to(where, shape))  # type: ignore[no-any-return]
+
+
+class MaskedScatter(Op):
+    def forward(self, x: Any, source: Any, mask: Any) -> Any:
+        self.mask, self.source_shape, self.count = mask, source.shape, int(mask.sum())
+        result = pooled_copy(x)
+        result[mask] = source.reshape(-1)[: self.count]
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        rest = part = None
+        if self.needs[0]:
+            rest = pooled_copy(grad)
+            rest[self.mask] = 0
+        if self.needs[1]:
+            part = zeros((prod(self.source_shape),), grad.dtype)
+            part[: self.count] = grad[self.mask]
+            part = part.reshape(self.source_shape)
+        return rest, part
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """The elements where ``mask`` is True replaced by those of ``source``, in order; see ``torch.masked_scatter``."""
+    where = _mask("masked_scatter", mask)
+    _broadcasts("masked_scatter", where, input._data)
+    if source.dtype != input.dtype:
+        raise RuntimeError(f"masked_scatter: source must have dtype {input.dtype}, got {source.dtype}")
+    shape = np.broadcast_shapes(where.shape, input._data.shape)
+    full = np.broadcast_to(where, shape)
+    if int(full.sum()) > source.numel():
+        raise RuntimeError(f"masked_scatter: the mask selects {int(full.sum())} elements, source has {source.numel()}")
+    return MaskedScatter.apply(expand(input, shape), source, mask=full)  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------------ places and counts
+
+
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """The indices of elements that are not zero: an (n, ndim) tensor, or one tensor per axis. See ``torch.nonzero``."""
+    array = input._data
+    if as_tuple:
+        return tuple([Tensor._wrap(i) for i in np.nonzero(array if array.ndim else array.reshape(1))])
+    return Tensor._wrap(pooled_copy(np.argwhere(array)))
+
+
+def argwhere(input: Tensor) -> Tensor:
+    """The indices of elements that are not zero, one in a row; see ``torch.argwhere``."""
+    return nonzero(input)  # type: ignore[no-any-return]
+
+
+def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
+    """How many elements are not zero, in all or along ``dim``; see ``torch.count_nonzero``."""
+    if dim is not None:
+        dim = tuple([axis("count_nonzero", d, input._data.ndim) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))])
+    return Tensor._wrap(np.asarray(np.count_nonzero(input._data, axis=dim), np.int64))
+
+
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often every integer from 0 on occurs, or the sum of its weights; see ``torch.bincount``."""
+    array = input._data
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise RuntimeError(f"bincount: expects a one-dimensional integer tensor, got shape {array.shape}, dtype {array.dtype}")
+    if array.size and array.min() < 0:
+        raise RuntimeError("bincount: the integers must not be negative")
+    if minlength < 0:
+        raise RuntimeError(f"bincount: minlength must not be negative, got {minlength}")
+    if weights is None:
+        return Tensor._wrap(np.bincount(array, minlength=minlength))
+    if weights._data.shape != array.shape:
+        raise RuntimeError(f"bincount: weights have shape {weights.shape}, the integers {array.shape}")
+    counts = np.bincount(array, weights._data, minlength)
+    return Tensor._wrap(counts.astype(np.float32) if weights.dtype == np.float32 else counts)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Integers as rows with a single 1; the classes are counted if not given. See ``torch.nn.functional.one_hot``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.one_hot(fastdl.tensor([0, 2]))
+        tensor([[1, 0, 0],
+                [0, 0, 1]])
+    """
+    array = tensor._data
+    if array.dtype != int64:
+        raise RuntimeError(f"one_hot: expects an int64 tensor, got dtype {array.dtype}")
+    if num_classes == -1:
+        if array.size == 0:
+            raise RuntimeError("one_hot: num_classes must be given for an empty tensor")
+        num_classes = int(array.max()) + 1
+    if num_classes < 1:
+        raise RuntimeError(f"one_hot: num_classes must be at least 1, got {num_classes}")
+    check_range("one_hot", array, num_classes, "label")
+    flat = zeros((array.size, num_classes), int64)
+    flat[np.arange(array.size), array.reshape(-1)] = 1
+    return Tensor._wrap(flat.reshape(*array.shape, num_classes))
+
+
+def searchsorted(
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """Where values would have to be inserted to keep rows sorted; see ``torch.searchsorted``."""
+    if side not in (None, "left", "right") or (side == "left" and right):
+        raise RuntimeError(f"searchsorted: side must be 'left' or 'right' and agree with right, got {side!r}, {right}")
+    side = "right" if right or side == "right" else "left"
+    rows, values = sorted_sequence._data, as_array("searchsorted", input)
+    if sorter is not None:
+        rows = np.take_along_axis(rows, sorter._data, -1)
+    dtype = int32 if out_int32 else int64
+    if rows.ndim == 1:
+        return Tensor._wrap(np.asarray(np.searchsorted(rows, values, side), dtype))  # type: ignore[call-overload]
+    if values.ndim != rows.ndim or values.shape[:-1] != rows.shape[:-1]:
+        raise RuntimeError(
+            f"searchsorted: shapes must agree but in the last dimension: {rows.shape} and {values.shape}"
+        )
+    result = select(None).empty(values.shape, dtype)
+    for i in np.ndindex(rows.shape[:-1]):
+        result[i] = np.searchsorted(rows[i], values[i], side)  # type: ignore[call-overload]
+    return Tensor._wrap(result)
+
+
+def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """The bucket between ``boundaries`` (sorted) that each value falls into; see ``torch.bucketize``."""
+    if boundaries._data.ndim != 1:
+        raise RuntimeError(f"bucketize: boundaries must have one dimension, got shape {boundaries.shape}")
+    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
