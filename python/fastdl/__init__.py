@@ -73,6 +73,26 @@ from fastdl.ops.activation import (
 from fastdl.ops.conv import conv_algorithm
 from fastdl.ops.dropout import alpha_dropout, dropout, feature_alpha_dropout, feature_dropout
 from fastdl.ops.einsum import einsum
+from fastdl.ops.gather import (
+    argwhere,
+    bincount,
+    bucketize,
+    count_nonzero,
+    gather,
+    index_add,
+    index_copy,
+    index_fill,
+    index_select,
+    masked_fill,
+    masked_scatter,
+    masked_select,
+    nonzero,
+    scatter,
+    scatter_add,
+    searchsorted,
+    take,
+    take_along_dim,
+)
 from fastdl.ops.linear import addmm, addmv, baddbmm, bmm, dot, matmul, mm, mv, outer
 from fastdl.ops.query import can_cast, finfo, iinfo, is_floating_point, is_tensor, numel
 from fastdl.ops.shape import (

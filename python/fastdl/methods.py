@@ -11,7 +11,7 @@ from typing import Any
 
 from fastdl import creation
 from fastdl.autograd.view import in_place
-from fastdl.ops import activation, cast, fill, indexing, linear, shape, views
+from fastdl.ops import activation, cast, fill, gather, indexing, linear, shape, views
 from fastdl.tensor import Tensor
 
 # Module -> names of functions that are methods, under the same name.
@@ -23,6 +23,8 @@ _METHODS: dict[Any, str] = {
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
+    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take masked_fill
+        masked_select masked_scatter nonzero argwhere count_nonzero bincount""",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
 }
@@ -43,7 +45,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__matmul__": _matmul,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
-_IN_PLACE = "relu sigmoid tanh tril triu addmm addmv baddbmm"
+_IN_PLACE = "relu tril triu index_add index_copy index_fill scatter scatter_add masked_fill masked_scatter addmm addmv baddbmm"
 
 
 def operator_of(ufunc: Any) -> Callable[..., Tensor] | None:

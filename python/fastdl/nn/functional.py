@@ -50,6 +50,7 @@ from fastdl.ops.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
+from fastdl.ops.gather import one_hot
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.pool import (
     adaptive_avg_pool1d,
