@@ -25,9 +25,13 @@ def _finish(op: str, array: Any, device: Any, requires_grad: bool) -> Tensor:
     return t
 
 
-def _from_values(op: str, data: Any, dtype: Any) -> Any:
-    """An array from numbers and nested sequences of numbers, arrays and tensors. Floats become the default dtype."""
-    if isinstance(data, (list, tuple)) and _holds(data, Tensor):
+def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
+    """An array from numbers and nested sequences of numbers, arrays and tensors, and the dtype it should have."""
+    if isinstance(data, (np.ndarray, np.generic)):
+        array = np.asarray(data)
+        check_array(op, array.astype(array.dtype.newbyteorder("="), copy=False))
+        return array, dtype
+    if _holds(data, Tensor):
         data = _plain(data)
     try:
         array = np.asarray(data)
@@ -37,18 +41,16 @@ def _from_values(op: str, data: Any, dtype: Any) -> Any:
         ) from None
     if array.dtype.kind == "O":
         raise TypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
-    check_array(op, array) if array.dtype.kind not in "fiub" else None
+    check_array(op, array)
     if dtype is None and array.dtype.kind == "f" and not _holds(data, (np.ndarray, np.generic)):
-        dtype = get_default_dtype()
-    if dtype is None and array.size == 0 and array.dtype == np.float64:
         dtype = get_default_dtype()
     return array, dtype
 
 
 def _holds(data: Any, kind: Any) -> bool:
-    """Is the first element, down the nesting, of this kind?"""
+    """Does the nesting contain something of this kind?"""
     if isinstance(data, (list, tuple)):
-        return any(_holds(d, kind) for d in data) if kind is Tensor else bool(data) and _holds(data[0], kind)
+        return any([_holds(d, kind) for d in data])
     return isinstance(data, kind)
 
 
@@ -96,12 +98,7 @@ def tensor(
         ):
             data = np.from_dlpack(data)
         array, wanted = _from_values("tensor", data, wanted)
-    if array.dtype.newbyteorder("=") not in _SAME:
-        check_array("tensor", array)
     return _finish("tensor", pooled_copy(array, wanted), device, requires_grad)
-
-
-_SAME = frozenset(np.dtype(c) for c in "fdelihbBHILQq?")
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
@@ -145,8 +142,7 @@ def from_numpy(ndarray: Any, /) -> Tensor:
         raise TypeError(f"from_numpy: expected a numpy.ndarray, got {type(ndarray).__name__}")
     if isinstance(ndarray, np.ma.MaskedArray):
         raise TypeError("from_numpy: a masked array would lose its mask; pass array.filled(value)")
-    array = np.asarray(ndarray)
-    check_array("from_numpy", array)
+    array = check_array("from_numpy", np.asarray(ndarray))
     if any([s % array.itemsize for s in array.strides]) or not array.flags.aligned:
         raise ValueError(
             "from_numpy: the array's elements are not aligned (a field of a structured array?); use array.copy()"
@@ -172,8 +168,7 @@ def from_dlpack(ext_tensor: Any, /) -> Tensor:
     if not array.flags.writeable:
         # NumPy marks imports read-only where the exporter speaks an old protocol version, which cannot say.
         array = _writeable(array)
-    check_array("from_dlpack", array)
-    return Tensor._wrap(array)
+    return Tensor._wrap(check_array("from_dlpack", array))
 
 
 class _Writeable:

@@ -1,21 +1,49 @@
 """What a tensor can do: functions of :mod:`fastdl.ops` become methods and operators of ``Tensor``.
 
-One function serves both ``fastdl.cat_like(x, ...)`` and ``x.method(...)``: its first argument is the tensor. In-place
-variants come from one mechanism, :func:`fastdl.autograd.view.in_place`.
+One function serves both ``fastdl.add(x, y)`` and ``x.add(y)``: its first argument is the tensor. In-place variants
+come from one mechanism, :func:`fastdl.autograd.view.in_place`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
+
+import numpy as np
 
 from fastdl import creation
 from fastdl.autograd.view import in_place
-from fastdl.ops import activation, cast, fill, gather, indexing, linear, shape, views
+from fastdl.ops import (
+    activation,
+    cast,
+    elementwise,
+    extreme,
+    fill,
+    gather,
+    indexing,
+    linear,
+    order,
+    reduce,
+    shape,
+    views,
+)
 from fastdl.tensor import Tensor
+
+# Elementwise functions that can write their result into memory that is there (out=), by number of operands.
+_UNARY = """abs absolute neg negative sign sgn floor ceil trunc fix round square sqrt rsqrt reciprocal exp expm1 log log1p
+    log2 log10 sin cos tan asin acos atan arcsin arccos arctan sinh cosh asinh acosh atanh arcsinh arccosh arctanh erf"""
+_BINARY = """add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow atan2 arctan2 hypot"""
+_COMPARE = """eq ne lt le gt ge not_equal less less_equal greater greater_equal logical_and logical_or logical_xor
+    logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift"""
 
 # Module -> names of functions that are methods, under the same name.
 _METHODS: dict[Any, str] = {
+    elementwise: f"""{_UNARY} {_BINARY} {_COMPARE} frac positive maximum minimum isnan isinf isfinite isposinf isneginf
+        signbit isclose allclose equal clamp clamp_min clamp_max clip addcmul addcdiv lerp""",
+    reduce: "sum mean prod logsumexp norm var std all any count_nonzero",
+    extreme: "amax amin aminmax max min argmax argmin median",
+    order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute transpose
         swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to narrow diagonal unbind split split_with_sizes
         chunk tensor_split unfold as_strided""",
@@ -24,16 +52,10 @@ _METHODS: dict[Any, str] = {
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take masked_fill
-        masked_select masked_scatter nonzero argwhere count_nonzero bincount""",
+        masked_select masked_scatter nonzero argwhere bincount""",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
 }
-
-
-def _matmul(self: Tensor, other: Any) -> Any:
-    return linear.matmul(self, other) if isinstance(other, Tensor) else NotImplemented
-
-
 _RENAMED: dict[str, Callable[..., Any]] = {
     "select": views.select_dim,
     "float": cast.float_,
@@ -42,15 +64,88 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "type": cast.type_,
     "__getitem__": indexing.getitem,
     "__setitem__": indexing.setitem,
-    "__matmul__": _matmul,
+    "__abs__": elementwise.abs,
+    "__neg__": elementwise.neg,
+    "__pos__": elementwise.positive,
+    "__invert__": elementwise.bitwise_not,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
-_IN_PLACE = "relu tril triu index_add index_copy index_fill scatter scatter_add masked_fill masked_scatter addmm addmv baddbmm"
+_IN_PLACE = """clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or logical_xor logical_not bitwise_and
+    bitwise_or bitwise_xor bitwise_not relu tril triu index_add index_copy index_fill scatter scatter_add masked_fill
+    masked_scatter addmm addmv baddbmm cumsum cumprod"""
+
+# Python's operators: dunder name without underscores -> function of two operands.
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "add": elementwise.add,
+    "sub": elementwise.sub,
+    "mul": elementwise.mul,
+    "truediv": elementwise.div,
+    "floordiv": elementwise.floor_divide,
+    "mod": elementwise.remainder,
+    "pow": elementwise.pow,
+    "matmul": linear.matmul,
+    "and": elementwise.bitwise_and,
+    "or": elementwise.bitwise_or,
+    "xor": elementwise.bitwise_xor,
+    "lshift": elementwise.bitwise_left_shift,
+    "rshift": elementwise.bitwise_right_shift,
+}
+_COMPARISONS = {name: getattr(elementwise, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+_OPERANDS = (Tensor, int, float, np.number, np.bool_)
+
+# NumPy's functions on tensors that have a counterpart here: numpy_array + tensor is a Tensor, with a gradient.
+_UFUNCS: dict[Any, Callable[..., Any]] = {
+    np.add: elementwise.add,
+    np.subtract: elementwise.sub,
+    np.multiply: elementwise.mul,
+    np.true_divide: elementwise.div,
+    np.floor_divide: elementwise.floor_divide,
+    np.remainder: elementwise.remainder,
+    np.power: elementwise.pow,
+    np.matmul: linear.matmul,
+    np.maximum: elementwise.maximum,
+    np.minimum: elementwise.minimum,
+    np.equal: elementwise.eq,
+    np.not_equal: elementwise.ne,
+    np.less: elementwise.lt,
+    np.less_equal: elementwise.le,
+    np.greater: elementwise.gt,
+    np.greater_equal: elementwise.ge,
+    np.negative: elementwise.neg,
+    np.absolute: elementwise.abs,
+    np.exp: elementwise.exp,
+    np.log: elementwise.log,
+    np.sqrt: elementwise.sqrt,
+    np.sin: elementwise.sin,
+    np.cos: elementwise.cos,
+}
 
 
-def operator_of(ufunc: Any) -> Callable[..., Tensor] | None:
-    """The function of fastdl behind a NumPy ufunc, for ``numpy_array + tensor``."""
-    return None
+def _other(value: Any) -> Any:
+    """An array as the other operand: on the same memory, without gradient."""
+    return creation.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def on_ufunc(ufunc: Any, inputs: Any) -> Any:
+    """``ufunc(*inputs)`` by fastdl, or None if it has no such function."""
+    function = _UFUNCS.get(ufunc)
+    return None if function is None else function(*[_other(x) for x in inputs])
+
+
+def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
+    """A binary operator: an operand of a type unknown here gets its turn (NotImplemented)."""
+
+    def operator(self: Tensor, other: Any) -> Any:
+        try:
+            return function(other, self) if swapped else function(self, other)
+        except TypeError:
+            if isinstance(other, np.ndarray):
+                return operator(self, _other(other))
+            if isinstance(other, _OPERANDS):
+                raise
+            return NotImplemented
+
+    return wraps(function)(operator)
 
 
 def attach() -> None:
@@ -62,8 +157,18 @@ def attach() -> None:
         setattr(Tensor, name, function)
     for name, function in _PROPERTIES.items():
         setattr(Tensor, name, property(function, doc=function.__doc__))
+    for name in f"{_UNARY} {_BINARY}".split():
+        setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
     for name in _IN_PLACE.split():
         setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_"))
+    for name, function in _OPERATORS.items():
+        setattr(Tensor, f"__{name}__", _operator(function))
+        setattr(Tensor, f"__r{name}__", _operator(function, swapped=True))
+        if name != "matmul":  # torch has none either: x @= y makes a new tensor
+            writes_out = function.__name__ in _BINARY.split()
+            setattr(Tensor, f"__i{name}__", in_place(function, f"__i{name}__", writes_out))
+    for name, function in _COMPARISONS.items():
+        setattr(Tensor, f"__{name}__", _operator(function))
 
 
 attach()

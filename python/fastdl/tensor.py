@@ -17,21 +17,26 @@ from fastdl.dtypes import CPU, SUPPORTED, as_dtype, device, get_default_dtype
 from fastdl.kernels import select
 from fastdl.printing import tensor_repr
 
-_supported = frozenset(SUPPORTED)
+# A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside
+# tensors it is always the usual one, so that operations may compare dtypes with `is`.
+_canonical = {d: d for d in SUPPORTED}
 
 
 def pooled_copy(array: Any, dtype: Any = None) -> Any:
     """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
-    copy = select(array).empty(array.shape, array.dtype.newbyteorder("=") if dtype is None else dtype)
+    if dtype is None:
+        dtype = _canonical.get(array.dtype) or _canonical[array.dtype.newbyteorder("=")]
+    copy = select(array).empty(array.shape, dtype)
     copy[...] = array
     return copy
 
 
-def check_array(op: str, array: Any) -> None:
-    """Refuse what no tensor can hold: objects, strings, complex numbers, dates, foreign byte order."""
-    if array.dtype in _supported:
-        return
-    if array.dtype.newbyteorder("=") in _supported:
+def check_array(op: str, array: Any) -> Any:
+    """The array, if a tensor can hold it: no objects, strings, complex numbers, dates, foreign byte order."""
+    dtype = _canonical.get(array.dtype)
+    if dtype is not None:
+        return array if dtype is array.dtype else array.view(dtype)
+    if array.dtype.newbyteorder("=") in _canonical:
         raise TypeError(
             f"{op}: the array's byte order ({array.dtype.str}) is not this machine's; convert it with "
             "array.astype(array.dtype.newbyteorder('='))"
@@ -116,8 +121,7 @@ class Tensor:
                 self._data = values._data
                 return
             if isinstance(values, np.ndarray):
-                check_array("Tensor", values)
-                self._data = values
+                self._data = check_array("Tensor", np.asarray(values))
                 return
             from fastdl.creation import tensor
 
@@ -461,12 +465,13 @@ class Tensor:
         return array.copy() if copy else array
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        """NumPy's functions on tensors: operators come back to fastdl (a Tensor results), the rest computes in NumPy."""
-        from fastdl.methods import operator_of
+        """NumPy's functions on tensors give tensors: by fastdl, with a gradient, where it has the function, else by NumPy."""
+        from fastdl.methods import on_ufunc
 
-        operator = operator_of(ufunc) if method == "__call__" and not options else None
-        if operator is not None:
-            return operator(*inputs)
+        if method == "__call__" and not options:
+            result = on_ufunc(ufunc, inputs)
+            if result is not None:
+                return result
         arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
         if "out" in options:
             options["out"] = tuple([x.numpy() if isinstance(x, Tensor) else x for x in options["out"]])

@@ -96,7 +96,7 @@ class _Node(Op):
                 raise TypeError(f"{name}.backward: gradient {i} must be a Tensor or None, got {type(grad).__name__}")
             array = grad._data
             if array.shape != shape:
-                from fastdl.ops.common import sum_to
+                from fastdl.ops.arrays import sum_to
 
                 try:
                     array = sum_to(array, shape)

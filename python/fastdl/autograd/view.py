@@ -216,16 +216,19 @@ def alias(t: Tensor) -> Tensor:
     return now
 
 
-def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) -> Callable[..., Tensor]:
     """The in-place method made from a function: ``add_`` from ``add``.
 
-    The function runs on an alias of the tensor. If that needs the old values for backward (it then asks for the alias's
-    version counter) it runs again on a copy of them, since their memory is about to be overwritten.
+    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor. Otherwise it runs on an alias
+    of the tensor. If that needs the old values for backward (it then asks for the alias's version counter) it runs again on a
+    copy of them, since their memory is about to be overwritten.
     """
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
         check_writable(name, self)
-        if not mode.enabled:
+        if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
+            if writes_out:
+                return function(self, *args, out=self, **options)  # type: ignore[no-any-return]
             return write(name, self, function(self, *args, **options))
         before = alias(self)
         result = function(before, *args, **options)
@@ -237,5 +240,12 @@ def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
 
     method.__name__ = name
     method.__qualname__ = f"Tensor.{name}"
-    method.__doc__ = f"``{name[:-1]}``, with the result stored in this tensor; see ``torch.Tensor.{name}``."
+    method.__doc__ = f"``{function.__name__}``, with the result stored in this tensor; see ``torch.Tensor.{name}``."
     return method
+
+
+def _any_requires_grad(args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    for a in args:
+        if isinstance(a, Tensor) and a._requires_grad:
+            return True
+    return any([isinstance(a, Tensor) and a._requires_grad for a in options.values()])

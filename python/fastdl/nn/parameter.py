@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, check_array, pooled_copy
 
 __all__ = ["Buffer", "Parameter"]
 
@@ -14,7 +14,7 @@ __all__ = ["Buffer", "Parameter"]
 def _array_of(data: Any) -> Any:
     if data is None:
         return np.empty(0, np.float32)
-    return data._data if isinstance(data, Tensor) else np.asarray(data)
+    return data._data if isinstance(data, Tensor) else check_array("Parameter", np.asarray(data))
 
 
 class Parameter(Tensor):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.kernels import select
 from fastdl.tensor import Tensor, check_array
 
 
@@ -51,26 +50,4 @@ def as_array(op: str, value: Any) -> Any:
     """The array under a Tensor, or made from a number or sequence."""
     if isinstance(value, Tensor):
         return value._data
-    array = np.asarray(value)
-    check_array(op, array)
-    return array
-
-
-def zeros(shape: Any, dtype: Any) -> Any:
-    """A pooled array of zeros."""
-    array = select(None).empty(shape, dtype)
-    array.fill(0)
-    return array
-
-
-def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
-    """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
-    if array.shape == shape:
-        return array
-    lead = array.ndim - len(shape)
-    repeated = tuple(range(lead)) + tuple(
-        [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]
-    )
-    kept = [1 if i in repeated else extent for i, extent in enumerate(array.shape)]
-    total = np.sum(array, repeated, keepdims=True, out=select(array).empty(kept, array.dtype))
-    return total.reshape(shape)
+    return check_array(op, np.asarray(value))

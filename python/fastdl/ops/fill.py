@@ -10,7 +10,8 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.kernels import select
-from fastdl.ops.common import as_array, sum_to
+from fastdl.ops.arrays import sum_to
+from fastdl.ops.common import as_array
 from fastdl.tensor import Tensor
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, int32, int64, uint8
 from fastdl.kernels import select
-from fastdl.ops.common import as_array, axis, sum_to, zeros
+from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.common import as_array, axis
 from fastdl.ops.indexing import add_at
 from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor, pooled_copy

@@ -15,7 +15,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.kernels import select
-from fastdl.ops.common import sum_to, zeros
+from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.views import Basic, Select
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -165,7 +165,8 @@ class Put(Op):
         kept = region if self.advanced is None else region[self.advanced]
         written = None
         if self.needs[1]:
-            written = sum_to(pooled_copy(kept), self.shape)
+            # Axes of extent 1 in front of the value's shape were ignored.
+            written = sum_to(pooled_copy(kept), self.shape[max(0, len(self.shape) - kept.ndim) :]).reshape(self.shape)
             if written.dtype != self.dtype:
                 written = written.astype(self.dtype)
         if not self.needs[0]:

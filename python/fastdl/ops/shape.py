@@ -11,7 +11,8 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
-from fastdl.ops.common import axes, axis, ints, sum_to, zeros
+from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -414,7 +415,6 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
     shape = [t.numel() for t in lines]
     grids = [expand(reshape(t, (-1,) + (1,) * (len(lines) - 1 - i)), shape) for i, t in enumerate(lines)]
     if swap:
-        grids = [g.transpose(0, 1) for g in grids]
         grids[:2] = grids[1::-1]
     return tuple(grids)
 

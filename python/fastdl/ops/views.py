@@ -11,7 +11,8 @@ from numpy.lib.stride_tricks import as_strided as _strided
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import select
-from fastdl.ops.common import axes, axis, ints, sum_to, zeros
+from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor, pooled_copy
 
 

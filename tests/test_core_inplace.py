@@ -1,0 +1,245 @@
+"""Changes in place: values, history, saved values, views: torch decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastdl
+
+torch = pytest.importorskip("torch")
+
+
+def set_item(x, key, value):
+    x[key] = value
+    return x
+
+
+def iadd(x, value):
+    x += value
+    return x
+
+
+# Each program gets y, a non-leaf of shape (3, 4), w, a leaf of the same shape, and the library, and returns the result.
+PROGRAMS = {
+    "add_": lambda y, w, lib: y.add_(w),
+    "add_ alpha": lambda y, w, lib: y.add_(w, alpha=2.5),
+    "+=": lambda y, w, lib: iadd(y, w),
+    "+= number": lambda y, w, lib: iadd(y, 3),
+    "mul_ of a saved value": lambda y, w, lib: y.mul_(w),
+    "div_": lambda y, w, lib: y.div_(w),
+    "pow_": lambda y, w, lib: y.pow_(2),
+    "exp_": lambda y, w, lib: y.exp_(),
+    "sqrt_": lambda y, w, lib: y.abs_().sqrt_(),
+    "relu_": lambda y, w, lib: y.relu_(),
+    "clamp_": lambda y, w, lib: y.clamp_(-0.5, 0.5),
+    "chain": lambda y, w, lib: y.mul_(2).add_(1).mul_(w).sub_(w),
+    "zero_": lambda y, w, lib: y.zero_() + w,
+    "fill_": lambda y, w, lib: y.fill_(3.0) * w,
+    "fill_ tensor": lambda y, w, lib: y.fill_(w[0, 0]),
+    "copy_": lambda y, w, lib: y.copy_(w),
+    "copy_ broadcast": lambda y, w, lib: y.copy_(w[0]),
+    "setitem number": lambda y, w, lib: set_item(y, (slice(None), 1), 5.0),
+    "setitem tensor": lambda y, w, lib: set_item(y, 1, w[2]),
+    "setitem broadcast": lambda y, w, lib: set_item(y, slice(0, 2), w[2]),
+    "setitem leading ones": lambda y, w, lib: set_item(y, (0, slice(0, 2)), w[None, :1, 1:3]),
+    "setitem list": lambda y, w, lib: set_item(y, [0, 2], w[1:]),
+    "setitem mask": lambda y, w, lib: set_item(y, lib.tensor([True, False, True]), w[1:] * 2),
+    "setitem index pair": lambda y, w, lib: set_item(y, (lib.tensor([0, 2]), lib.tensor([1, 1])), w[0, :2]),
+    "setitem element": lambda y, w, lib: set_item(y, (1, 1), w[0, 0]),
+    "setitem from itself": lambda y, w, lib: set_item(y, 0, y[1] * 2),
+    "add to a row": lambda y, w, lib: (y[0].add_(w[1]), y)[1],
+    "x[0] += 1": lambda y, w, lib: set_item(y, 0, y[0] + 1),
+    "mul_ of a column": lambda y, w, lib: (y[:, 1].mul_(w[:, 2]), y)[1],
+    "view of a view": lambda y, w, lib: (y.view(4, 3)[1:].t()[0].mul_(w[:, 0]), y)[1],
+    "reshaped": lambda y, w, lib: (y.view(-1)[2:7].mul_(3), y)[1],
+    "transposed": lambda y, w, lib: (y.t().add_(w.t()), y)[1],
+    "diagonal": lambda y, w, lib: (y.diagonal().mul_(2), y)[1],
+    "view seen afterwards": lambda y, w, lib: (lambda v: (y.mul_(w), v)[1])(y[1]),
+    "other view seen afterwards": lambda y, w, lib: (lambda u, v: (u.mul_(w[0, :3]), v)[1])(y[:, 1], y[1]),
+    "row of a new tensor": lambda y, w, lib: (lambda z: (z[1].copy_(w[0]), z)[1] + y)(lib.zeros(3, 4)),
+    "assembled": lambda y, w, lib: assembled(y, w, lib),
+    "masked_fill_": lambda y, w, lib: y.masked_fill_(lib.tensor([True, False, True, False]), 1.5),
+    "index_add_": lambda y, w, lib: y.index_add_(0, lib.tensor([0, 0, 2]), w),
+    "scatter_": lambda y, w, lib: y.scatter_(0, lib.tensor([[2, 1, 0, 0]]), w[:1]),
+    "unsqueezed": lambda y, w, lib: (y.unsqueeze(0).mul_(w), y)[1],
+    "narrow": lambda y, w, lib: (y.narrow(1, 1, 2).mul_(w[:, :2]), y)[1],
+    "use before and after": lambda y, w, lib: (lambda a: a + y.mul_(3))(y + 1),
+}
+
+
+def assembled(y, w, lib):
+    out = lib.zeros(3, 4)
+    for i in range(3):
+        out[i] = y[i] * w[2 - i]
+    return out
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_like_torch(name):
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.standard_normal((3, 4)).astype(np.float32) for _ in range(3))
+    results = []
+    for lib in (fastdl, torch):
+        x = lib.tensor(a, requires_grad=True)
+        w = lib.tensor(b, requires_grad=True)
+        out = PROGRAMS[name](x * 1, w, lib)
+        weights = lib.tensor(c)
+        (out * weights[tuple(slice(0, n) for n in out.shape)[-out.ndim :]] if out.ndim == 2 else out * weights[0]).sum().backward()
+        results.append((out.detach().numpy(), x.grad, w.grad))
+    (out, gx, gw), (want, want_x, want_w) = results
+    np.testing.assert_allclose(out, want, rtol=1e-6)
+    for got, expected in ((gx, want_x), (gw, want_w)):
+        if expected is None:
+            assert got is None or not got.numpy().any()
+        else:
+            got = np.zeros((3, 4)) if got is None else got.numpy()
+            np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_no_grad_writes_where_the_tensor_is():
+    x = fastdl.ones(4)
+    memory = x.numpy()
+    alias = x[1:]
+    x.add_(1).mul_(3)
+    x -= 1
+    np.testing.assert_array_equal(memory, [5, 5, 5, 5])
+    np.testing.assert_array_equal(alias.numpy(), [5, 5, 5])
+    assert x.numpy() is memory
+
+
+def test_leaf_refuses():
+    x = fastdl.ones(3, requires_grad=True)
+    for change in (
+        lambda: x.add_(1),
+        lambda: x.zero_(),
+        lambda: x.copy_(fastdl.zeros(3)),
+        lambda: x[0].fill_(2),
+        lambda: set_item(x, 0, 1.0),
+        lambda: iadd(x, 1),
+    ):
+        with pytest.raises(RuntimeError, match="leaf tensor that requires a gradient cannot be changed in place"):
+            change()
+    with fastdl.no_grad():
+        x.add_(1)
+        x[0] = 7
+    np.testing.assert_array_equal(x.tolist(), [7, 2, 2])
+    assert x.is_leaf
+    assert x.requires_grad
+
+
+def test_saved_values_are_guarded():
+    for change in (
+        lambda y: y.add_(1),
+        lambda y: set_item(y, 0, 0.0),
+        lambda y: y[1:].zero_(),
+        lambda y: y.detach().zero_(),
+        lambda y: y.view(3, 1).mul_(2),
+    ):
+        x = fastdl.ones(3, requires_grad=True)
+        y = x * 2
+        z = (y * y).sum()
+        change(y)
+        with pytest.raises(RuntimeError, match="changed in place after it was used"):
+            z.backward()
+
+
+def test_saved_view_is_guarded_through_its_base():
+    base = fastdl.ones(4)
+    w = fastdl.ones(2, requires_grad=True)
+    z = (w * base[:2]).sum()
+    base.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        z.backward()
+
+
+def test_unsaved_values_may_change():
+    x = fastdl.ones(3, requires_grad=True)
+    y = x * 2
+    z = (y + 1).sum()
+    y.add_(1)
+    z.backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [2, 2, 2])
+
+
+def test_data_is_not_tracked():
+    x = fastdl.ones(3, requires_grad=True)
+    y = (x * x).sum()
+    x.data.mul_(5)
+    y.backward()  # as in torch: wrong on purpose, the user took the responsibility
+    np.testing.assert_array_equal(x.grad.numpy(), [10, 10, 10])
+    x.data = fastdl.zeros(2, 2)
+    assert x.shape == (2, 2)
+
+
+def test_dtype_and_shape_must_fit():
+    i = fastdl.ones(3, dtype=fastdl.int64)
+    with pytest.raises(RuntimeError, match=r"dtype float32 and cannot be stored in place in a tensor of dtype int64"):
+        i.add_(0.5)
+    i.add_(2).mul_(3)
+    assert i.tolist() == [9, 9, 9]
+    x = fastdl.ones(3)
+    with pytest.raises((RuntimeError, ValueError), match="shape"):
+        x.add_(fastdl.ones(2, 3))
+    with pytest.raises(RuntimeError, match="cannot be broadcast"):
+        x.copy_(fastdl.ones(2))
+    with pytest.raises(RuntimeError, match="cannot be broadcast"):
+        x[:2] = fastdl.ones(3)
+
+
+def test_setitem_converts():
+    i = fastdl.zeros(3, dtype=fastdl.int64)
+    i[0] = 2.7
+    i[1:] = fastdl.tensor([1.5, -1.5])
+    assert i.tolist() == [2, 1, -1]
+
+
+def test_repeated_and_read_only_memory_refuses():
+    with pytest.raises(RuntimeError, match="cannot be written to"):
+        fastdl.ones(1).expand(3).add_(1)
+    array = np.ones(3)
+    array.flags.writeable = False
+    with pytest.raises(RuntimeError, match="cannot be written to"):
+        fastdl.from_numpy(array)[0] = 1
+
+
+def test_views_that_may_not_be_changed():
+    x = fastdl.ones(4, requires_grad=True)
+    y = x * 1
+    with fastdl.no_grad():
+        hidden = y[:2]
+    with pytest.raises(RuntimeError, match=r"made under no_grad\(\)"):
+        hidden.mul_(x[:2])
+    first, _ = y.split(2)
+    with pytest.raises(RuntimeError, match="one of several views"):
+        first.mul_(2)
+    plain = fastdl.ones(4).split(2)[0]
+    plain.mul_(2)
+    assert plain.tolist() == [2, 2]
+
+
+def test_overlap():
+    x = fastdl.arange(5.0)
+    x[1:] = x[:-1]
+    assert x.tolist() == [0, 0, 1, 2, 3]
+    y = fastdl.arange(4.0).reshape(2, 2)
+    y.add_(y.t())
+    assert y.tolist() == [[0, 3], [3, 6]]
+
+
+def test_history_of_the_base_is_not_kept_alive_by_a_cycle():
+    import gc
+    import weakref
+
+    gc.disable()
+    try:
+        x = fastdl.ones(3, requires_grad=True)
+        y = x * 2
+        y[0] = 5.0
+        y[1:].mul_(3)
+        node, tensor = weakref.ref(y.grad_fn), weakref.ref(y)
+        del y
+        assert tensor() is None
+        assert node() is None
+    finally:
+        gc.enable()
