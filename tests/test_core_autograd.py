@@ -1,41 +1,61 @@
-"""The graph: recording, backward, release."""
+"""The graph: recording, backward, hooks, release of memory."""
 
 from __future__ import annotations
+
+import gc
+import threading
+import weakref
 
 import numpy as np
 import pytest
 
 import fastdl
+from fastdl.autograd.op import Op
 from fastdl.nn import functional as F
 from parity import check_gradient
 
 
-def leaf(values):
-    t = fastdl.Tensor(np.array(values, dtype=np.float32))
-    t.requires_grad = True
-    return t
+def leaf(values, **options):
+    return fastdl.tensor(values, requires_grad=True, **options)
 
 
 def test_relu_forward_and_backward():
     x = leaf([-1.0, 2.0, 0.0])
     y = F.relu(x)
-    y.backward(fastdl.Tensor(np.array([1.0, 10.0, 100.0], np.float32)))
-    np.testing.assert_array_equal(y.detach().numpy(), [0, 2, 0])
-    np.testing.assert_array_equal(x.grad.numpy(), [0, 10, 0])
+    y.backward(fastdl.tensor([1.0, 10.0, 100.0]))
+    assert y.tolist() == [0, 2, 0]
+    assert x.grad.tolist() == [0, 10, 0]
 
 
 def test_gradients_accumulate_over_calls():
     x = leaf([3.0])
     for _ in range(3):
         F.relu(x).backward()
-    assert x.grad.numpy() == [3.0]
+    assert x.grad.tolist() == [3.0]
+
+
+def test_accumulation_changes_the_gradient_tensor_in_place():
+    x = leaf([3.0])
+    F.relu(x).backward()
+    first = x.grad
+    F.relu(x).backward()
+    assert x.grad is first
+    assert first.tolist() == [2.0]
+
+
+def test_gradients_of_different_leaves_are_different_memory():
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    seed = fastdl.ones(2)
+    (x + y).backward(seed)
+    assert not np.shares_memory(x.grad.numpy(), y.grad.numpy())
+    assert not np.shares_memory(x.grad.numpy(), seed.numpy())
 
 
 def test_backward_twice_teaches():
     x = leaf([3.0])
     y = F.relu(x)
     y.backward()
-    with pytest.raises(RuntimeError, match="second time.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"second time.*retain_graph=True"):
         y.backward()
 
 
@@ -44,7 +64,7 @@ def test_retain_graph():
     y = F.relu(x)
     y.backward(retain_graph=True)
     y.backward()
-    assert x.grad.numpy() == [2.0]
+    assert x.grad.tolist() == [2.0]
 
 
 def test_no_grad_records_nothing():
@@ -56,14 +76,322 @@ def test_no_grad_records_nothing():
         y.backward()
 
 
+def test_modes():
+    x = leaf([3.0])
+    with fastdl.no_grad():
+        assert not fastdl.is_grad_enabled()
+        with fastdl.enable_grad():
+            assert (x * 2).requires_grad
+        with fastdl.set_grad_enabled(True):
+            assert (x * 2).requires_grad
+        assert not (x * 2).requires_grad
+
+    @fastdl.no_grad()
+    def decorated():
+        return x * 2
+
+    assert not decorated().requires_grad
+    seen = []
+    with fastdl.no_grad():
+        thread = threading.Thread(target=lambda: seen.append(fastdl.is_grad_enabled()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+    with pytest.raises(ZeroDivisionError), fastdl.no_grad():
+        raise ZeroDivisionError
+    assert fastdl.is_grad_enabled()
+
+
 def test_graph_of_100000_nodes():
     x = leaf([3.0])
     y = x
     for _ in range(100_000):
         y = F.relu(y)
     y.backward()
-    assert x.grad.numpy() == [1.0]
+    assert x.grad.tolist() == [1.0]
+
+
+def test_deep_graph_that_is_never_walked_can_be_dropped():
+    y = leaf([3.0])
+    for _ in range(300_000):
+        y = y * 1.0
+    del y
+
+
+def test_deep_graph_of_views_can_be_dropped_and_walked():
+    x = leaf([[3.0]])
+    y = x
+    for _ in range(50_000):
+        y = y.t()
+    y.sum().backward()
+    assert x.grad.tolist() == [[1.0]]
+
+
+def test_diamond():
+    x = leaf([2.0])
+    a = x * 3
+    b = a * a + a
+    (b * a + b).sum().backward()
+    # y = 27 x^3 + 18 x^2 + 3 x
+    assert x.grad.tolist() == [81 * 4 + 36 * 2 + 3]
+
+
+def test_wide_reuse_sums_once_per_use():
+    x = leaf([1.0, -2.0])
+    y = x * 2
+    total = y
+    for k in range(50):
+        total = total + k * y
+    total.sum().backward()
+    assert x.grad.tolist() == [2 * (1 + sum(range(50)))] * 2
+
+
+def test_engine_never_changes_the_callers_gradient():
+    x = leaf([1.0, 2.0])
+    seed = fastdl.tensor([1.0, 1.0])
+    y = x + x
+    (y + y).backward(seed)
+    assert seed.tolist() == [1, 1]
+    assert x.grad.tolist() == [4, 4]
+
+
+def test_seed_is_checked():
+    x = leaf([1.0, 2.0])
+    with pytest.raises(RuntimeError, match=r"only for a tensor of one element, got shape \(2,\)"):
+        (x * 2).backward()
+    with pytest.raises(RuntimeError, match=r"gradient has shape \(3,\), the tensor \(2,\)"):
+        (x * 2).backward(fastdl.ones(3))
+    with pytest.raises(RuntimeError, match="create_graph=True"):
+        (x * 2).sum().backward(create_graph=True)
+
+
+def test_backward_of_a_leaf():
+    x = leaf([1.0])
+    x.backward()
+    assert x.grad.tolist() == [1.0]
+
+
+def test_backward_inputs():
+    x, w = leaf([2.0]), leaf([5.0])
+    h = x * w
+    (h * h).backward(inputs=[w])
+    assert x.grad is None
+    assert w.grad.tolist() == [40.0]
+    h = x * w
+    (h * h).sum().backward(inputs=[h], retain_graph=True)
+    assert h.grad.tolist() == [20.0]
+    with pytest.raises(RuntimeError, match="must not be empty"):
+        (x * 2).sum().backward(inputs=[])
+
+
+def test_backward_of_several():
+    x = leaf([2.0])
+    fastdl.autograd.backward([x * 2, x * x], [None, fastdl.tensor([10.0])])
+    assert x.grad.tolist() == [42.0]
+
+
+def test_grad_leaves_no_trace():
+    x, w = leaf([2.0]), leaf([5.0])
+    h = x * w
+    gx, gh = fastdl.autograd.grad(h * h, (x, h))
+    assert (gx.tolist(), gh.tolist()) == ([100.0], [20.0])
+    assert x.grad is None
+    assert w.grad is None
+
+
+def test_grad_runs_only_what_it_needs():
+    ran = []
+
+    class Tell(Op):
+        def forward(self, x, name):
+            self.label = name
+            return x * 1
+
+        def backward(self, grad):
+            ran.append(self.label)
+            return grad * 1
+
+    x = leaf([2.0])
+    h = Tell.apply(x, name="below")
+    y = Tell.apply(h, name="above") + Tell.apply(x, name="beside")
+    (g,) = fastdl.autograd.grad(y, h, retain_graph=True)
+    assert g.tolist() == [1.0]
+    assert ran == ["above"]
+    y.backward()
+    assert sorted(ran) == ["above", "above", "below", "beside"]
+
+
+def test_grad_of_unused():
+    x, w = leaf([2.0]), leaf([5.0])
+    with pytest.raises(RuntimeError, match=r"inputs\[1\] was not used"):
+        fastdl.autograd.grad(x * 2, (x, w))
+    assert fastdl.autograd.grad(x * 2, (x, w), allow_unused=True)[1] is None
+    with pytest.raises(RuntimeError, match=r"inputs\[0\] does not require"):
+        fastdl.autograd.grad(x * 2, fastdl.ones(1))
+
+
+# ----------------------------------------------------------------------------------------------------------- hooks
+
+
+def test_hook_on_leaf_and_inner_tensor():
+    x = leaf([1.0, 2.0])
+    y = x * 3
+    seen = []
+    y.register_hook(lambda g: seen.append(g.tolist()))
+    y.register_hook(lambda g: g * 10)
+    x.register_hook(lambda g: g + 1)
+    y.sum().backward()
+    assert seen == [[1, 1]]
+    assert x.grad.tolist() == [31, 31]
+
+
+def test_hook_sees_the_sum_of_all_uses():
+    x = leaf([1.0])
+    y = x * 1
+    seen = []
+    y.register_hook(lambda g: seen.append(g.item()))
+    (y * 2 + y * 3).backward()
+    assert seen == [5.0]
+
+
+def test_hook_handle():
+    x = leaf([1.0])
+    handle = x.register_hook(lambda g: g * 10)
+    with x.register_hook(lambda g: g * 100):
+        (x * 1).backward()
+    handle.remove()
+    handle.remove()
+    (x * 1).backward()
+    assert x.grad.tolist() == [1001.0]
+
+
+def test_hook_mistakes():
+    with pytest.raises(RuntimeError, match="does not require a gradient"):
+        fastdl.ones(1).register_hook(print)
+    x = leaf([1.0, 2.0])
+    with x.register_hook(lambda g: fastdl.ones(5)), pytest.raises(RuntimeError, match=r"shape \(5,\), expected \(2,\)"):
+        x.sum().backward()
+    with x.register_hook(lambda g: 3), pytest.raises(TypeError, match="must return a Tensor or None, got int"):
+        x.sum().backward()
+
+
+def test_hooks_may_not_change_the_gradient_of_others():
+    x = leaf([1.0])
+    y = x * 1
+
+    def zero(grad):
+        return grad * 0
+
+    y.register_hook(zero)
+    (y + x).backward()
+    assert x.grad.tolist() == [1.0]
+
+
+def test_retain_grad():
+    x = leaf([1.0, 2.0])
+    y = x * 3
+    y.retain_grad()
+    y.retain_grad()
+    y.register_hook(lambda g: g * 10)
+    assert y.retains_grad
+    y.sum().backward()
+    assert y.grad.tolist() == [10, 10]
+    z = x * 2
+    with pytest.warns(UserWarning, match="retain_grad"):
+        assert z.grad is None
+
+
+def test_post_accumulate_hook():
+    x = leaf([1.0])
+    seen = []
+    handle = x.register_post_accumulate_grad_hook(lambda t: seen.append(t.grad.item()))
+    (x * 2).backward()
+    (x * 2).backward()
+    handle.remove()
+    (x * 2).backward()
+    assert seen == [2.0, 4.0]
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def test_nothing_needs_the_garbage_collector():
+    gc.collect()
+    gc.disable()
+    try:
+        x = leaf(np.ones((4, 4)))
+        y = (x @ x).relu()[1:].reshape(-1)
+        y.retain_grad()
+        z = (y * y).sum()
+        refs = [weakref.ref(t) for t in (y, z, y.grad_fn, z.grad_fn)]
+        z.backward()
+        del y, z
+        assert [r() for r in refs] == [None] * 4
+    finally:
+        gc.enable()
+
+
+def test_backward_frees_saved_values_as_it_passes():
+    size = 1 << 20
+    x = leaf(np.ones(size, np.float32))
+    base = fastdl.memory_stats()["in_use"]
+    y = x
+    for _ in range(20):
+        y = y.exp().log()  # keeps one array per round: exp its result, which is what log keeps, too
+    held = fastdl.memory_stats()["in_use"] - base
+    assert held >= 20 * 4 * size
+    fastdl.reset_peak_memory_stats()
+    loss = y.sum()
+    del y
+    loss.backward()
+    peak = fastdl.memory_stats()["in_use_peak"] - base
+    assert peak <= held + 6 * 4 * size
+    assert fastdl.memory_stats()["in_use"] - base <= 3 * 4 * size  # x.grad and the loss
+
+
+def test_values_die_during_backward_not_after():
+    alive = []
+
+    class Watch(Op):
+        def forward(self, x):
+            self.kept = np.array(x)
+            watched.append(weakref.ref(self.kept))
+            return x * 1
+
+        def backward(self, grad):
+            alive.append(sum(r() is not None for r in watched))
+            return grad * 1
+
+    watched = []
+    y = leaf([1.0])
+    for _ in range(5):
+        y = Watch.apply(y)
+    y.backward()
+    assert alive == [5, 4, 3, 2, 1]
 
 
 def test_relu_gradient_numerically():
     check_gradient(F.relu, np.random.default_rng(0).standard_normal((5, 7)))
+
+
+def test_gradcheck_accepts_and_refuses():
+    x = leaf([[0.5, -1.5], [2.0, 0.25]], dtype=fastdl.float64)
+    assert fastdl.autograd.gradcheck(lambda x: (x * x, x.exp()), x)
+
+    class Wrong(fastdl.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.saved_tensors[0]
+
+    with pytest.raises(fastdl.autograd.GradcheckError, match=r"output 0 with respect to input 0.*\n.*input\[1, 0\]"):
+        fastdl.autograd.gradcheck(Wrong.apply, x)
+    assert not fastdl.autograd.gradcheck(Wrong.apply, x, raise_exception=False)
+    with pytest.raises(ValueError, match="at least one input"):
+        fastdl.autograd.gradcheck(Wrong.apply, fastdl.ones(1))
+    with pytest.warns(UserWarning, match="float32"):
+        fastdl.autograd.gradcheck(lambda x: x * 2, leaf([1.0]), eps=1e-2, atol=1e-2)

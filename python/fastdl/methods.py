@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastdl import creation
+from fastdl.autograd import functional
 from fastdl.autograd.view import in_place
 from fastdl.ops import (
     activation,
@@ -62,6 +63,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "int": cast.int_,
     "bool": cast.to_bool,
     "type": cast.type_,
+    "backward": functional.tensor_backward,
     "__getitem__": indexing.getitem,
     "__setitem__": indexing.setitem,
     "__abs__": elementwise.abs,

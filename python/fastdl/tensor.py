@@ -47,6 +47,9 @@ def check_array(op: str, array: Any) -> Any:
     )
 
 
+_new = object.__new__
+
+
 class RemovableHandle:
     """What ``register_hook`` returns: :meth:`remove` takes the hook out again; also a context manager."""
 
@@ -132,7 +135,7 @@ class Tensor:
     @staticmethod
     def _wrap(array: Any) -> Tensor:
         """A tensor around ``array`` itself; for operations."""
-        t = Tensor.__new__(Tensor)
+        t = _new(Tensor)
         t._data = array
         return t
 
@@ -264,25 +267,6 @@ class Tensor:
         self._index = 0
         self._requires_grad = False
         return self
-
-    def backward(
-        self,
-        gradient: Any = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        inputs: Any = None,
-    ) -> None:
-        """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from.
-
-        Args:
-            gradient: of the result with respect to this tensor; may be left out for a tensor of one element.
-            retain_graph: keep what backward needs, to call it again.
-            create_graph: second derivatives are not supported: must be False.
-            inputs: accumulate into these tensors only.
-        """
-        from fastdl.autograd.functional import backward
-
-        backward(self, gradient, retain_graph, create_graph, inputs)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call ``hook(grad)`` when this tensor's gradient is computed; what it returns (not None) replaces it.

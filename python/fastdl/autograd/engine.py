@@ -41,8 +41,9 @@ def run(
 def _run(
     roots: Sequence[Tensor], gradients: Sequence[Any], retain_graph: bool, wanted: Sequence[Tensor] | None
 ) -> list[Any]:
-    pending: dict[Any, list[Any]] = {}  # node or leaf -> one gradient per output
-    owned: set[tuple[Any, int]] = set()  # (node or leaf, output index)
+    # Gradients on their way: of a leaf or a node with one output the array itself, of other nodes a list.
+    pending: dict[Any, Any] = {}
+    owned: set[Any] = set()  # keys of `pending`, or (node, index), whose arrays the engine may change
     heap: list[tuple[int, Op]] = []
     leaves: list[Tensor] = []
     wanted_at: dict[tuple[Any, int], list[int]] = {}
@@ -51,41 +52,49 @@ def _run(
     if wanted is not None:
         results = [None] * len(wanted)
         for i, t in enumerate(wanted):
-            wanted_at.setdefault((t if t._node is None else t._node, t._index), []).append(i)
+            wanted_at.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
         needed = _on_the_way(roots, {target for target, _ in wanted_at})
 
     def send(target: Any, index: int, grad: Any, own: bool) -> None:
-        slots = pending.get(target)
-        if slots is None:
+        if target not in pending:
             if needed is not None and target not in needed:
                 return
-            if isinstance(target, Tensor):
+            if index < 0:
                 leaves.append(target)
-                slots = [None]
             else:
                 heappush(heap, (target.order, target))
-                slots = [None] * target.outputs
-            pending[target] = slots
-        have = slots[index]
-        if have is None:
-            slots[index] = grad
+                if target.outputs > 1:
+                    pending[target] = slots = [None] * target.outputs
+                    slots[index] = grad
+                    if own:
+                        owned.add((target, index))
+                    return
+            pending[target] = grad
             if own:
-                owned.add((target, index))
-        elif (target, index) in owned:
+                owned.add(target)
+            return
+        several = index >= 0 and target.outputs > 1
+        slots, key, place = (pending[target], (target, index), index) if several else (pending, target, target)
+        have = slots[place]
+        if have is None:
+            slots[place] = grad
+            if own:
+                owned.add(key)
+        elif key in owned:
             have += grad
         else:
-            slots[index] = np.add(have, grad, out=select(have).empty(have.shape, have.dtype))
-            owned.add((target, index))
+            slots[place] = np.add(have, grad, out=select(have).empty(have.shape, have.dtype))
+            owned.add(key)
 
     for root, grad in zip(roots, gradients, strict=True):
         if root._node is None:
-            send(root, 0, grad, False)
+            send(root, -1, grad, False)
         else:
             send(root._node, root._index, grad, False)
 
     while heap:
         node = heappop(heap)[1]
-        grads = pending.pop(node)
+        grad = pending.pop(node)
         edges = node.edges
         if edges is None:
             raise RuntimeError(
@@ -93,42 +102,43 @@ def _run(
                 "the first). Call backward(retain_graph=True) the first time if the graph is needed again"
             )
         if node.hooks is not None:
-            grads = _call_hooks(node.hooks, grads)
-        if wanted_at:
+            grad = _call_hooks(node.hooks, grad) if node.outputs > 1 else _call_hooks(node.hooks, [grad])[0]
+        if needed is not None:
             for index in range(node.outputs):
                 for i in wanted_at.get((node, index), ()):
-                    results[i] = grads[index]
-            if needed is not None and not _leads_on(edges, needed):
+                    results[i] = grad if node.outputs == 1 else grad[index]
+            if not any([e is not None and e[0] in needed for e in edges]):
                 continue
         if node.versions is not None:
             node.check_versions()
-        if node.outputs == 1:
-            result = node.backward(grads[0])
-        else:
-            result = node.backward(*_fill(node, grads))
+        result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
         own = not node.aliases_grad
-        if type(result) is not tuple:
-            result = (result,)
-        for edge, grad in zip(edges, result, strict=True):
-            if edge is not None and grad is not None:
-                send(edge[0], edge[1], grad, own)
+        if result.__class__ is not tuple:
+            edge = edges[0]
+            if edge is not None and result is not None:
+                send(edge[0], edge[1], result, own)
+        else:
+            for edge, grad in zip(edges, result, strict=True):
+                if edge is not None and grad is not None:
+                    send(edge[0], edge[1], grad, own)
         if not retain_graph:
             node.release()
 
     for leaf in leaves:
-        (grad,) = pending[leaf]
-        own = (leaf, 0) in owned
+        grad = pending.pop(leaf)
+        own = leaf in owned
         if leaf._hooks is not None:
             replaced = _call_hooks(leaf._hooks, [grad])[0]
             own = own and replaced is grad
             grad = replaced
         if wanted is not None:
-            for i in wanted_at.get((leaf, 0), ()):
+            for i in wanted_at.get((leaf, -1), ()):
                 results[i] = grad
         else:
             leaf._accumulate(grad, own)
-            for hook in leaf._post_hooks or ():
-                hook(leaf)
+            if leaf._post_hooks is not None:
+                for hook in list(leaf._post_hooks):
+                    hook(leaf)
     return results
 
 
@@ -148,13 +158,10 @@ def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
         stack.extend([e[0] for e in node.edges or () if e is not None and isinstance(e[0], Op)])
     found.sort(key=lambda node: node.order, reverse=True)  # oldest first
     for node in found:
-        if _leads_on(node.edges or (), needed) or (node.edges is None and node not in needed):
+        # A released node is on the way, too: reaching it is the error that says so.
+        if node.edges is None or any([e is not None and e[0] in needed for e in node.edges]):
             needed.add(node)
     return needed
-
-
-def _leads_on(edges: Any, needed: set[Any]) -> bool:
-    return any([e is not None and e[0] in needed for e in edges])
 
 
 def _fill(node: Op, grads: list[Any]) -> list[Any]:

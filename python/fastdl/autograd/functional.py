@@ -16,38 +16,35 @@ def _sequence(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
+    """The array that backward starts from: the given gradient, or one for a tensor of one element."""
+    if not tensor._requires_grad:
+        raise RuntimeError(
+            f"{op}: the tensor does not require a gradient and was not made from one that does. Was it computed "
+            "under no_grad(), detached, or from data without requires_grad=True?"
+        )
+    array = tensor._data
+    if gradient is None:
+        if array.size != 1:
+            raise RuntimeError(
+                f"{op}: a gradient can be left out only for a tensor of one element, got shape {array.shape}. "
+                "Reduce it first (loss.sum() or .mean()) or pass gradient="
+            )
+        seed = select(array).empty(array.shape, array.dtype)
+        seed.fill(1)
+        return seed
+    seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
+    if seed.shape != array.shape:
+        raise RuntimeError(f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal")
+    return seed if seed.dtype is array.dtype else seed.astype(array.dtype)
+
+
 def _seeds(op: str, tensors: Sequence[Tensor], gradients: Sequence[Any]) -> list[Any]:
-    """The arrays that backward starts from: the given gradients, or ones for tensors of one element."""
     if len(tensors) != len(gradients):
         raise RuntimeError(
             f"{op}: got {len(tensors)} tensors but {len(gradients)} gradients; give one for each"
         )
-    seeds = []
-    for tensor, gradient in zip(tensors, gradients, strict=True):
-        if not tensor._requires_grad:
-            raise RuntimeError(
-                f"{op}: the tensor does not require a gradient and was not made from one that does. Was it computed "
-                "under no_grad(), detached, or from data without requires_grad=True?"
-            )
-        array = tensor._data
-        if gradient is None:
-            if array.size != 1:
-                raise RuntimeError(
-                    f"{op}: a gradient can be left out only for a tensor of one element, got shape {array.shape}. "
-                    "Reduce it first (loss.sum() or .mean()) or pass gradient="
-                )
-            seed = select(array).empty(array.shape, array.dtype)
-            seed.fill(1)
-        else:
-            seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
-            if seed.shape != array.shape:
-                raise RuntimeError(
-                    f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"
-                )
-            if seed.dtype != array.dtype:
-                seed = seed.astype(array.dtype)
-        seeds.append(seed)
-    return seeds
+    return [_seed(op, t, g) for t, g in zip(tensors, gradients, strict=True)]
 
 
 def _refuse_create_graph(op: str, create_graph: bool) -> None:
@@ -55,6 +52,27 @@ def _refuse_create_graph(op: str, create_graph: bool) -> None:
         raise RuntimeError(
             f"{op}: create_graph=True (second derivatives) is not supported: kernels define first derivatives only"
         )
+
+
+def tensor_backward(
+    self: Tensor,
+    gradient: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from.
+
+    Args:
+        gradient: of the result with respect to this tensor; may be left out for a tensor of one element.
+        retain_graph: keep what backward needs, to call it again.
+        create_graph: second derivatives are not supported: must be False.
+        inputs: accumulate into these tensors only.
+    """
+    if create_graph or inputs is not None:
+        backward(self, gradient, retain_graph, create_graph, inputs)
+    else:
+        run((self,), (_seed("backward", self, gradient),), bool(retain_graph))
 
 
 def backward(

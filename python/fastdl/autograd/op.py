@@ -18,12 +18,14 @@ edges to the nodes that made its inputs, never to tensors it made itself: graphs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, ClassVar
 
 from fastdl.autograd.mode import mode
 from fastdl.tensor import Tensor
 
+new = object.__new__
 next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
 
 
@@ -43,8 +45,8 @@ class Op:
     needs: tuple[bool, ...]
     order: int
     outputs: int = 1
-    # (target, output index): the node that made the input, the leaf tensor itself, or None without gradient.
-    edges: tuple[tuple[Any, int] | None, ...] | None
+    # For every input: (node that made it, which of its outputs), (the leaf tensor itself, -1), or None without gradient.
+    edges: Sequence[tuple[Any, int] | None] | None
     versions: list[tuple[list[int], int]] | None = None
     shapes: tuple[
         tuple[tuple[int, ...], Any], ...
@@ -72,30 +74,33 @@ class Op:
         else:
             op.needs = (False,) * len(inputs)
             result = op.forward(*[t if t is None else t._data for t in inputs], **options)
-        if type(result) is tuple:
+        if result.__class__ is tuple:
             return tuple([Tensor._wrap(array) for array in result])
-        return Tensor._wrap(result)
+        output = new(Tensor)
+        output._data = result
+        return output
 
     def record(self, inputs: tuple[Tensor | None, ...], result: Any) -> Any:
         """Enter the graph: edges to the inputs' makers, output tensors that point here."""
         self.order = next_order()
-        self.edges = tuple(
-            [
-                None
-                if t is None or not t._requires_grad
-                else (t, 0)
-                if t._node is None
-                else (t._node, t._index)
-                for t in inputs
-            ]
-        )
-        for i in self.saves:
-            kept = inputs[i]
-            if kept is not None:
-                self._keep(kept)
-        if type(result) is not tuple:
-            output = Tensor._wrap(result)
-            if output._data.dtype.kind == "f":
+        edges: list[Any] = []
+        for t in inputs:
+            if t is None or not t._requires_grad:
+                edges.append(None)
+            elif t._node is None:
+                edges.append((t, -1))
+            else:
+                edges.append((t._node, t._index))
+        self.edges = edges
+        if self.saves:
+            for i in self.saves:
+                kept = inputs[i]
+                if kept is not None:
+                    self._keep(kept)
+        if result.__class__ is not tuple:
+            output = new(Tensor)
+            output._data = result
+            if result.dtype.kind == "f":
                 output._requires_grad = True
                 output._node = self
             if self.saves_output:
@@ -116,10 +121,13 @@ class Op:
         return tuple(outputs)
 
     def _keep(self, tensor: Tensor) -> None:
+        cell = tensor._version
+        if cell is None:
+            tensor._version = cell = [0]
         if self.versions is None:
-            self.versions = []
-        cell = tensor._version_cell()
-        self.versions.append((cell, cell[0]))
+            self.versions = [(cell, cell[0])]
+        else:
+            self.versions.append((cell, cell[0]))
 
     def check_versions(self) -> None:
         """Raise if a kept array was changed in place since forward."""
@@ -133,7 +141,4 @@ class Op:
 
     def release(self) -> None:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""
-        order = self.order
-        self.__dict__.clear()
-        self.order = order
-        self.edges = None
+        self.__dict__ = {"order": self.order, "edges": None}

@@ -18,7 +18,7 @@ from weakref import ref
 import numpy as np
 
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op, next_order
+from fastdl.autograd.op import Op, new, next_order
 from fastdl.tensor import Tensor, pooled_copy
 
 _NO_GRAD = "was made under no_grad()"
@@ -34,7 +34,8 @@ class View(Op):
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         (input,) = inputs
         op = cls()
-        output = Tensor._wrap(op.forward(input._data, **options))
+        output = new(Tensor)
+        output._data = op.forward(input._data, **options)
         base = input._base
         if base is None:
             base = input
@@ -42,14 +43,17 @@ class View(Op):
         else:
             path = input._path
         output._base = base
-        output._version = base._version_cell()
+        cell = base._version
+        if cell is None:
+            base._version = cell = [0]
+        output._version = cell
         if mode.enabled:
             output._path = path if path.__class__ is str else (path, cls, options)
             _register(base, output)
             if input._requires_grad:
                 op.needs = (True,)
                 op.order = next_order()
-                op.edges = ((input, 0) if input._node is None else (input._node, input._index),)
+                op.edges = (_edge(input),)
                 output._requires_grad = True
                 output._node = op
         else:
@@ -132,7 +136,7 @@ class CopySlices(Op):
 def _edge(t: Tensor) -> Any:
     if not t._requires_grad:
         return None
-    return (t, 0) if t._node is None else (t._node, t._index)
+    return (t, -1) if t._node is None else (t._node, t._index)
 
 
 class Cast(Op):
