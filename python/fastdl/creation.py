@@ -12,7 +12,8 @@ from fastdl.ops.common import ints
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
 
-def _finish(op: str, array: Any, device: Any, requires_grad: bool) -> Tensor:
+def finish(op: str, array: Any, device: Any, requires_grad: bool) -> Tensor:
+    """A tensor around a new array, after the checks that all creation functions share."""
     check_device(op, device)
     t = Tensor._wrap(array)
     if requires_grad:
@@ -98,7 +99,7 @@ def tensor(
         ):
             data = np.from_dlpack(data)
         array, wanted = _from_values("tensor", data, wanted)
-    return _finish("tensor", pooled_copy(array, wanted), device, requires_grad)
+    return finish("tensor", pooled_copy(array, wanted), device, requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
@@ -188,7 +189,7 @@ def from_buffer(
 ) -> Tensor:
     """A one-dimensional tensor on a buffer's memory; see ``torch.frombuffer``."""
     array = np.frombuffer(buffer, as_dtype("frombuffer", dtype), count, offset)
-    return _finish("frombuffer", array, None, requires_grad)
+    return finish("frombuffer", array, None, requires_grad)
 
 
 frombuffer = from_buffer
@@ -197,7 +198,8 @@ frombuffer = from_buffer
 # --------------------------------------------------------------------------------------------------------- filled
 
 
-def _shape(op: str, size: Any) -> tuple[int, ...]:
+def shape_of(op: str, size: Any) -> tuple[int, ...]:
+    """The shape given as ``f(2, 3)`` or ``f((2, 3))``, checked."""
     shape = ints(size)
     if shape and min(shape) < 0:
         raise RuntimeError(f"{op}: extents must not be negative, got {shape}")
@@ -210,7 +212,7 @@ def empty(
     """An uninitialised tensor; see ``torch.empty``."""
     _ignore("empty", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("empty", dtype)
-    return _finish("empty", select(None).empty(_shape("empty", size), d), device, requires_grad)
+    return finish("empty", select(None).empty(shape_of("empty", size), d), device, requires_grad)
 
 
 def _ignore(op: str, options: dict[str, Any]) -> None:
@@ -227,7 +229,7 @@ def _filled(
 ) -> Tensor:
     array = select(None).empty(shape, dtype)
     array.fill(value)
-    return _finish(op, array, device, requires_grad)
+    return finish(op, array, device, requires_grad)
 
 
 def zeros(
@@ -236,7 +238,7 @@ def zeros(
     """A tensor of zeros; ``zeros(2, 3)`` or ``zeros((2, 3))``. See ``torch.zeros``."""
     _ignore("zeros", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("zeros", dtype)
-    return _filled("zeros", _shape("zeros", size), 0, d, device, requires_grad)
+    return _filled("zeros", shape_of("zeros", size), 0, d, device, requires_grad)
 
 
 def ones(
@@ -245,7 +247,7 @@ def ones(
     """A tensor of ones; see ``torch.ones``."""
     _ignore("ones", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("ones", dtype)
-    return _filled("ones", _shape("ones", size), 1, d, device, requires_grad)
+    return _filled("ones", shape_of("ones", size), 1, d, device, requires_grad)
 
 
 def full(
@@ -258,7 +260,7 @@ def full(
         d = _scalar_dtype(fill_value)
     else:
         d = as_dtype("full", dtype)
-    return _filled("full", _shape("full", (size,)), fill_value, d, device, requires_grad)
+    return _filled("full", shape_of("full", (size,)), fill_value, d, device, requires_grad)
 
 
 def _scalar_dtype(value: Any) -> Any:
@@ -285,7 +287,7 @@ def empty_like(
 ) -> Tensor:
     """Uninitialised, with the shape and dtype of ``input``; see ``torch.empty_like``."""
     d = _like("empty_like", input, dtype)
-    return _finish("empty_like", select(None).empty(input._data.shape, d), device, requires_grad)
+    return finish("empty_like", select(None).empty(input._data.shape, d), device, requires_grad)
 
 
 def zeros_like(
@@ -392,7 +394,7 @@ def arange(
         )
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
     values = start + step * np.arange(count, dtype=np.int64 if whole else np.float64)
-    return _finish("arange", pooled_copy(values, d), device, requires_grad)
+    return finish("arange", pooled_copy(values, d), device, requires_grad)
 
 
 def linspace(
@@ -403,7 +405,7 @@ def linspace(
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
     values = np.linspace(_number(start), _number(end), int(steps))
-    return _finish("linspace", pooled_copy(values, d), device, requires_grad)
+    return finish("linspace", pooled_copy(values, d), device, requires_grad)
 
 
 def logspace(
@@ -421,7 +423,7 @@ def logspace(
         raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
     values = np.power(float(base), np.linspace(_number(start), _number(end), int(steps)))
-    return _finish("logspace", pooled_copy(values, d), device, requires_grad)
+    return finish("logspace", pooled_copy(values, d), device, requires_grad)
 
 
 def eye(
@@ -433,7 +435,7 @@ def eye(
         raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
     t = zeros(n, columns, dtype=dtype, device=device)
     t._data.reshape(-1)[: n * columns : columns + 1][:n] = 1
-    return _finish("eye", t._data, device, requires_grad)
+    return finish("eye", t._data, device, requires_grad)
 
 
 def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:

@@ -72,7 +72,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__invert__": elementwise.bitwise_not,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
-_IN_PLACE = """clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or logical_xor logical_not bitwise_and
+_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or logical_xor logical_not bitwise_and
     bitwise_or bitwise_xor bitwise_not relu tril triu index_add index_copy index_fill scatter scatter_add masked_fill
     masked_scatter addmm addmv baddbmm cumsum cumprod"""
 

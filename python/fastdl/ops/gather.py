@@ -418,13 +418,6 @@ def argwhere(input: Tensor) -> Tensor:
     return nonzero(input)  # type: ignore[no-any-return]
 
 
-def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
-    """How many elements are not zero, in all or along ``dim``; see ``torch.count_nonzero``."""
-    if dim is not None:
-        dim = tuple([axis("count_nonzero", d, input._data.ndim) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))])
-    return Tensor._wrap(np.asarray(np.count_nonzero(input._data, axis=dim), np.int64))
-
-
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often every integer from 0 on occurs, or the sum of its weights; see ``torch.bincount``."""
     array = input._data

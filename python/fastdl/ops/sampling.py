@@ -1,0 +1,300 @@
+"""Random tensors: uniform, normal, integers, permutations, Bernoulli, multinomial, and their in-place methods.
+
+Kernels draw with Philox from (seed, offset), see :mod:`fastdl.random`: the same seed gives the same numbers on every
+backend, for any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.view import check_writable
+from fastdl.creation import finish, shape_of
+from fastdl.dtypes import as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.kernels import select
+from fastdl.random import Generator, default_generator
+from fastdl.tensor import Tensor
+
+
+def _draw(generator: Generator | None) -> tuple[int, int]:
+    return (default_generator if generator is None else generator).draw()
+
+
+def _floating(op: str, dtype: Any) -> Any:
+    d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
+    if d.kind != "f":
+        raise RuntimeError(f"{op}: dtype must be floating-point, got {d}; use randint() for integers")
+    return d
+
+
+def _uniform(shape: Any, dtype: Any, low: float, high: float, generator: Generator | None) -> Any:
+    seed, offset = _draw(generator)
+    if dtype.itemsize == 2:
+        return select(None).random_uniform(shape, float32, low, high, seed, offset).astype(dtype)
+    return select(None).random_uniform(shape, dtype, low, high, seed, offset)
+
+
+def _normal(shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None) -> Any:
+    seed, offset = _draw(generator)
+    if dtype.itemsize == 2:
+        return select(None).random_normal(shape, float32, mean, std, seed, offset).astype(dtype)
+    return select(None).random_normal(shape, dtype, mean, std, seed, offset)
+
+
+def _integers(shape: Any, low: int, high: int, generator: Generator | None) -> Any:
+    return select(None).random_integers(shape, low, high, *_draw(generator))
+
+
+def rand(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uniform numbers in [0, 1); see ``torch.rand``.
+
+    Example:
+        >>> import fastdl
+        >>> _ = fastdl.manual_seed(0)
+        >>> x = fastdl.rand(2, 3)
+        >>> bool(((x >= 0) & (x < 1)).all())
+        True
+    """
+    return finish(
+        "rand", _uniform(shape_of("rand", size), _floating("rand", dtype), 0.0, 1.0, generator), device, requires_grad
+    )
+
+
+def randn(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``."""
+    return finish(
+        "randn", _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator), device, requires_grad
+    )
+
+
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Integers in [low, high): ``randint(high, size)`` or ``randint(low, high, size)``; see ``torch.randint``."""
+    if size is None:
+        low, high, size = 0, low, high
+    if size is None or high is None:
+        raise TypeError("randint: high and size are needed: randint(high, size) or randint(low, high, size)")
+    if low >= high:
+        raise RuntimeError(f"randint: low must be below high, got {low} and {high}")
+    array = _integers(shape_of("randint", (size,)), int(low), int(high), generator)
+    d = int64 if dtype is None else as_dtype("randint", dtype)
+    return finish("randint", array if d is int64 else array.astype(d), device, requires_grad)
+
+
+def randperm(
+    n: int,
+    *,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """The integers 0 .. n - 1 in random order; see ``torch.randperm``."""
+    if n < 0:
+        raise RuntimeError(f"randperm: n must not be negative, got {n}")
+    array = select(None).random_permutation(int(n), *_draw(generator))
+    d = int64 if dtype is None else as_dtype("randperm", dtype)
+    return finish("randperm", array if d is int64 else array.astype(d), device, requires_grad)
+
+
+def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """:func:`rand` with the shape and dtype of ``input``."""
+    return rand(input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad)
+
+
+def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """:func:`randn` with the shape and dtype of ``input``."""
+    return randn(input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad)
+
+
+def randint_like(
+    input: Tensor, low: int, high: int | None = None, *, dtype: Any = None, device: Any = None
+) -> Tensor:
+    """:func:`randint` with the shape and dtype of ``input``."""
+    bounds = (0, low) if high is None else (low, high)
+    return randint(*bounds, input.shape, dtype=input.dtype if dtype is None else dtype, device=device)
+
+
+def normal(
+    mean: Any,
+    std: Any = 1.0,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Normally distributed numbers; mean and std are numbers (then ``size`` is needed) or tensors. See ``torch.normal``."""
+    if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
+        if size is None:
+            raise TypeError("normal: size is needed if mean and std are numbers")
+        _check_std("normal", std)
+        array = _normal(shape_of("normal", (size,)), _floating("normal", dtype), float(mean), float(std), generator)
+        return finish("normal", array, device, requires_grad)
+    tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
+    if isinstance(std, Tensor) and std.numel() and bool((std < 0).any()):
+        raise RuntimeError("normal: std must not be negative")
+    shape = np.broadcast_shapes(*[t.shape for t in tensors])
+    z = Tensor._wrap(_normal(shape, _floating("normal", tensors[0].dtype), 0.0, 1.0, generator))
+    return (z * std + mean).detach()  # type: ignore[no-any-return]
+
+
+def _check_std(op: str, std: Any) -> None:
+    if std < 0:
+        raise RuntimeError(f"{op}: std must not be negative, got {std}")
+
+
+def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | None = None) -> Tensor:
+    """1 with the probability that ``input`` (or ``p``) gives, else 0; see ``torch.bernoulli``."""
+    x = input._data
+    if p is not None:
+        x = np.full(x.shape, p, x.dtype if x.dtype.kind == "f" else get_default_dtype())
+    if x.dtype not in (float32, float64):
+        raise RuntimeError(f"bernoulli: probabilities must be float32 or float64, got {x.dtype}")
+    if x.size and not (x.min() >= 0 and x.max() <= 1):
+        raise RuntimeError("bernoulli: probabilities must lie in [0, 1]")
+    return Tensor._wrap(select(x).random_bernoulli(x, *_draw(generator)).astype(input.dtype, copy=False))
+
+
+def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
+    """Poisson-distributed numbers with the rates ``input``; see ``torch.poisson``."""
+    if input.numel() and not bool((input >= 0).all()):
+        raise RuntimeError("poisson: rates must not be negative")
+    rng = np.random.Generator(np.random.Philox(key=np.array(_draw(generator), np.uint64)))
+    return Tensor._wrap(np.asarray(rng.poisson(input._data), input.dtype))
+
+
+def multinomial(
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
+    """Indices drawn with the weights in each row of ``input``, which need not add up to 1; see ``torch.multinomial``.
+
+    Without replacement the ``num_samples`` largest of log(weight) + Gumbel noise are taken, which draws one after the other
+    without putting back.
+    """
+    weights = input._data
+    if weights.ndim not in (1, 2) or weights.dtype.kind != "f":
+        raise RuntimeError(
+            f"multinomial: expects a floating-point vector or matrix of weights, got shape {weights.shape}, {weights.dtype}"
+        )
+    rows = np.atleast_2d(weights).astype(np.float64)
+    if not np.isfinite(rows).all() or (rows < 0).any():
+        raise RuntimeError("multinomial: weights must be finite and not negative")
+    available = np.count_nonzero(rows, axis=-1)
+    if num_samples < 1:
+        raise RuntimeError(f"multinomial: num_samples must be at least 1, got {num_samples}")
+    if rows.size and not available.all():
+        raise RuntimeError(f"multinomial: row {int(np.argmin(available))} has no weight above 0")
+    count = rows.shape[1]
+    if replacement:
+        u = _uniform((rows.shape[0], num_samples), float64, 0.0, 1.0, generator)
+        bounds = np.cumsum(rows, axis=-1)
+        chosen = np.stack([np.searchsorted(b, v * b[-1], "right") for b, v in zip(bounds, u, strict=True)])
+    else:
+        if num_samples > int(available.min(initial=count)):
+            raise RuntimeError(
+                f"multinomial: cannot draw {num_samples} samples without replacement from a row with "
+                f"{int(available.min(initial=count))} weights above 0"
+            )
+        u = 1.0 - _uniform(rows.shape, float64, 0.0, 1.0, generator)  # in (0, 1]
+        with np.errstate(divide="ignore"):
+            keys = np.log(rows) - np.log(-np.log(u))
+        chosen = np.argsort(-keys, axis=-1, kind="stable")[:, :num_samples]
+    result = select(None).empty(chosen.shape, int64)
+    result[...] = chosen
+    return Tensor._wrap(result if weights.ndim == 2 else result[0])
+
+
+# ------------------------------------------------------------------------------------------------ in-place methods
+
+
+def _store(op: str, self: Tensor, array: Any) -> Tensor:
+    return self.copy_(Tensor._wrap(array))  # type: ignore[no-any-return]
+
+
+def _check(op: str, self: Tensor) -> Any:
+    check_writable(op, self)
+    return self._data.dtype if self._data.dtype.kind == "f" else float64
+
+
+def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with uniform numbers in [a, b); see ``torch.Tensor.uniform_``."""
+    dtype = _check("uniform_", self)
+    if a > b:
+        raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
+    return _store("uniform_", self, _uniform(self.shape, dtype, float(a), float(b), generator))
+
+
+def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
+    dtype = _check("normal_", self)
+    _check_std("normal_", std)
+    return _store("normal_", self, _normal(self.shape, dtype, float(mean), float(std), generator))
+
+
+def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with 1 with probability ``p`` (a number or a tensor), else 0; see ``torch.Tensor.bernoulli_``."""
+    _check("bernoulli_", self)
+    chances = p._data if isinstance(p, Tensor) else np.asarray(p, float32)
+    drawn = bernoulli(Tensor._wrap(np.ascontiguousarray(np.broadcast_to(chances, self.shape))), generator=generator)
+    return _store("bernoulli_", self, drawn._data)
+
+
+def random_(self: Tensor, from_: int = 0, to: int | None = None, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with integers in [from, to), or [0, from) if only one is given; see ``torch.Tensor.random_``."""
+    _check("random_", self)
+    low, high = (from_, to) if to is not None else (0, from_)
+    if to is None and from_ == 0:  # every value that the dtype represents exactly
+        kind = self._data.dtype
+        high = 1 << (np.finfo(kind).nmant + 1) if kind.kind == "f" else int(np.iinfo(kind).max) if kind.kind != "b" else 2
+    assert high is not None
+    if low >= high:
+        raise RuntimeError(f"random_: from must be below to, got {low} and {high}")
+    return _store("random_", self, _integers(self.shape, int(low), int(high), generator))
+
+
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with exponentially distributed numbers of rate ``lambd``; see ``torch.Tensor.exponential_``."""
+    dtype = _check("exponential_", self)
+    if lambd <= 0:
+        raise RuntimeError(f"exponential_: lambd must be positive, got {lambd}")
+    u = _uniform(self.shape, dtype, 0.0, 1.0, generator)
+    return _store("exponential_", self, -np.log1p(-u) / lambd)
+
+
+def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with exp of normally distributed numbers; see ``torch.Tensor.log_normal_``."""
+    dtype = _check("log_normal_", self)
+    _check_std("log_normal_", std)
+    return _store("log_normal_", self, np.exp(_normal(self.shape, dtype, float(mean), float(std), generator)))
+
+
+def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with Cauchy-distributed numbers; see ``torch.Tensor.cauchy_``."""
+    dtype = _check("cauchy_", self)
+    u = _uniform(self.shape, dtype, 0.0, 1.0, generator)
+    return _store("cauchy_", self, median + sigma * np.tan(math.pi * (u - 0.5)))
