@@ -26,6 +26,7 @@ from fastdl.ops import (
     linear,
     order,
     reduce,
+    sampling,
     shape,
     views,
 )
@@ -54,6 +55,7 @@ _METHODS: dict[Any, str] = {
     creation: "new_tensor new_empty new_zeros new_ones new_full",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take masked_fill
         masked_select masked_scatter nonzero argwhere bincount""",
+    sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
 }
