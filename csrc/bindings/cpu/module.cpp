@@ -7,6 +7,11 @@ namespace py = pybind11;
 namespace fastdl::binding {
 void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
+void register_softmax(py::module_& m);
+void register_cross_entropy(py::module_& m);
+void register_pointwise_loss(py::module_& m);
+void register_distance(py::module_& m);
+void register_ctc_loss(py::module_& m);
 void register_pool(py::module_& m);
 void register_linear(py::module_& m);
 void register_optim(py::module_& m);
@@ -26,6 +31,11 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   m.attr("level") = FASTDL_LEVEL;
   register_runtime(m);
   register_activation(m);
+  register_softmax(m);
+  register_cross_entropy(m);
+  register_pointwise_loss(m);
+  register_distance(m);
+  register_ctc_loss(m);
   register_pool(m);
   register_linear(m);
   register_optim(m);

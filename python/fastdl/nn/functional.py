@@ -42,6 +42,15 @@ from fastdl.ops.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from fastdl.ops.cross_entropy import cross_entropy, nll_loss
+from fastdl.ops.ctc_loss import ctc_loss
+from fastdl.ops.distance import (
+    cosine_embedding_loss,
+    cosine_similarity,
+    pairwise_distance,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from fastdl.ops.dropout import (
     alpha_dropout,
     dropout,
@@ -52,6 +61,21 @@ from fastdl.ops.dropout import (
 )
 from fastdl.ops.gather import one_hot
 from fastdl.ops.linear import bilinear, linear
+from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
+from fastdl.ops.pointwise_loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+)
 from fastdl.ops.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -90,3 +114,4 @@ from fastdl.ops.resample import (
     upsample_bilinear,
     upsample_nearest,
 )
+from fastdl.ops.softmax import log_softmax, softmax, softmin

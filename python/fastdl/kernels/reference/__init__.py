@@ -7,12 +7,17 @@ from numpy import empty
 
 from fastdl.kernels.reference.activation import *
 from fastdl.kernels.reference.conv import *
+from fastdl.kernels.reference.cross_entropy import *
+from fastdl.kernels.reference.ctc_loss import *
+from fastdl.kernels.reference.distance import *
 from fastdl.kernels.reference.elementwise import *
 from fastdl.kernels.reference.linear import *
-from fastdl.kernels.reference.optim import *
 from fastdl.kernels.reference.norm import *
+from fastdl.kernels.reference.optim import *
+from fastdl.kernels.reference.pointwise_loss import *
 from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *
 from fastdl.kernels.reference.resample import *
+from fastdl.kernels.reference.softmax import *
 from fastdl.kernels.reference.vector_math import *

@@ -6,6 +6,8 @@ from fastdl.nn.modules.conv import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.linear import *
+from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.resample import *
+from fastdl.nn.modules.softmax import *

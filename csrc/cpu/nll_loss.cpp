@@ -1,0 +1,95 @@
+// Negative log likelihood of log-probabilities x over (outer, classes, inner): loss_i = -w_t x_{i,t}; "mean"
+// divides by the sum of w_t over counted positions. grad_x is zero but for -g_i w_t at the targets. Nothing
+// is saved but the normaliser. Work: positions over threads; forward reads one logit per position, backward
+// writes the gradient once.
+#include <algorithm>
+
+#include "cpu/cross_entropy.h"
+#include "cpu/loss_sum.h"
+#include "cpu/runtime/threads.h"
+
+namespace fastdl {
+namespace {
+
+constexpr int64_t kGatherGrain = 2048;  // positions; each touches a cache line of its own
+
+}  // namespace
+
+template <class T>
+int64_t nll_loss_forward(T* loss, T* normaliser, const T* x, ClassTargets<T> target, ClassShape s) {
+  const int64_t positions = s.positions();
+  const bool each = target.reduction == Reduction::none;
+  const int64_t chunks = chunk_count(positions, kGatherGrain);
+  ChunkSums losses(chunks), weights(chunks);
+  FirstPosition invalid;
+  parallel_chunks(positions, kGatherGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    double sum = 0, counted = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = target.index[i];
+      T value = 0;
+      if (t != target.ignore_index) {
+        if (uint64_t(t) >= uint64_t(s.classes)) {
+          invalid.note(i);
+          continue;
+        }
+        const T w = target.weight ? target.weight[t] : T(1);
+        value = -w * x[(i / s.inner * s.classes + t) * s.inner + i % s.inner];
+        counted += double(w);
+      }
+      if (each)
+        loss[i] = value;
+      else
+        sum += double(value);
+    }
+    losses[chunk] = sum;
+    weights[chunk] = counted;
+  });
+  const double count = weights.total();
+  *normaliser = each ? T(1) : T(count);
+  if (!each) *loss = T(target.reduction == Reduction::mean ? losses.total() / count : losses.total());
+  return invalid.get();
+}
+
+template <class T>
+int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const T* normaliser, ClassTargets<T> target,
+                          ClassShape s) {
+  const bool each = target.reduction == Reduction::none;
+  const T shared = each ? T(0) : target.reduction == Reduction::mean ? *grad_loss / *normaliser : *grad_loss;
+  FirstPosition invalid;
+  // A task is a stretch of positions within one outer index: it clears their entries of every class, then
+  // sets one each.
+  const int64_t stretch = std::min<int64_t>(s.inner, 4096);
+  const int64_t per_outer = stretch > 0 ? (s.inner + stretch - 1) / stretch : 0;
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, s.classes * stretch));
+  parallel_for(s.outer * per_outer, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t o = task / per_outer, first = task % per_outer * stretch,
+                    last = std::min(first + stretch, s.inner);
+      T* block = grad_x + o * s.classes * s.inner;
+      if (s.inner == stretch)
+        std::fill_n(block, s.classes * s.inner, T(0));
+      else
+        for (int64_t c = 0; c < s.classes; ++c)
+          std::fill(block + c * s.inner + first, block + c * s.inner + last, T(0));
+      for (int64_t j = first; j < last; ++j) {
+        const int64_t i = o * s.inner + j, t = target.index[i];
+        if (t == target.ignore_index) continue;
+        if (uint64_t(t) >= uint64_t(s.classes)) {
+          invalid.note(i);
+          continue;
+        }
+        block[t * s.inner + j] = -(each ? grad_loss[i] : shared) * (target.weight ? target.weight[t] : T(1));
+      }
+    }
+  });
+  return invalid.get();
+}
+
+#define FASTDL_INSTANTIATE(T)                                                          \
+  template int64_t nll_loss_forward<T>(T*, T*, const T*, ClassTargets<T>, ClassShape); \
+  template int64_t nll_loss_backward<T>(T*, const T*, const T*, ClassTargets<T>, ClassShape);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

@@ -1,0 +1,278 @@
+"""Similarities and distances of corresponding vectors, and the losses made of them; see
+``torch.nn.functional``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.ops.common import axis, sum_to
+from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_losses, same_dtype, upstream
+from fastdl.tensor import Tensor
+
+
+def _broadcast(op: str, x1: Any, x2: Any) -> tuple[Any, Any]:
+    if x1.shape == x2.shape:
+        return x1, x2
+    try:
+        first, second = np.broadcast_arrays(x1, x2)
+    except ValueError:
+        raise ValueError(f"{op}: shapes {x1.shape} and {x2.shape} do not broadcast") from None
+    return first, second
+
+
+class CosineSimilarity(Op):
+    saves = (0, 1)
+
+    def forward(self, x1: Any, x2: Any, *, dim: int, eps: float) -> Any:
+        self.shapes_in = (x1.shape, x2.shape)
+        x1, x2 = _broadcast("cosine_similarity", x1, x2)
+        self.dim = dim
+        self.x1, self.x2 = np.moveaxis(x1, dim, -1), np.moveaxis(x2, dim, -1)
+        dot, square1, square2 = select(x1).row_products_forward(self.x1, self.x2)
+        self.norm1, self.norm2, self.eps = np.sqrt(square1), np.sqrt(square2), dot.dtype.type(eps)
+        self.length1, self.length2 = np.maximum(self.norm1, self.eps), np.maximum(self.norm2, self.eps)
+        self.cosine = np.asarray(dot / (self.length1 * self.length2))
+        return self.cosine
+
+    def backward(self, grad: Any) -> Any:
+        # cos = dot / (l1 l2): d cos / d(x . x) = -cos / (2 l^2), nothing where eps replaced the length.
+        grad_sums = np.empty((3, *grad.shape), grad.dtype)
+        grad_sums[0] = grad / (self.length1 * self.length2)
+        share = grad * self.cosine * grad.dtype.type(-0.5)
+        grad_sums[1] = np.where(self.norm1 > self.eps, share / (self.length1 * self.length1), 0)
+        grad_sums[2] = np.where(self.norm2 > self.eps, share / (self.length2 * self.length2), 0)
+        grads = select(grad).row_products_backward(grad_sums, self.x1, self.x2, self.needs)
+        return tuple(
+            [
+                None if g is None else sum_to(np.moveaxis(g, -1, self.dim), shape)
+                for g, shape in zip(grads, self.shapes_in, strict=True)
+            ]
+        )
+
+
+class PairwiseDistance(Op):
+    saves = (0, 1)
+
+    def forward(self, x1: Any, x2: Any, *, p: float, eps: float, keepdim: bool) -> Any:
+        self.shapes_in, self.options, self.keepdim = (x1.shape, x2.shape), (p, eps), keepdim
+        self.x1, self.x2 = _broadcast("pairwise_distance", x1, x2)
+        self.distance = select(x1).pairwise_distance_forward(self.x1, self.x2, p, eps)
+        return self.distance[..., None] if keepdim else self.distance
+
+    def backward(self, grad: Any) -> Any:
+        grad = select(grad).pairwise_distance_backward(
+            grad[..., 0] if self.keepdim else grad, self.x1, self.x2, self.distance, *self.options
+        )
+        return (
+            sum_to(grad, self.shapes_in[0]) if self.needs[0] else None,
+            sum_to(-grad, self.shapes_in[1]) if self.needs[1] else None,
+        )
+
+
+class CosineEmbeddingLoss(Op):
+    saves = (0, 1, 2)
+
+    def forward(self, x1: Any, x2: Any, target: Any, *, margin: float, reduction: str) -> Any:
+        self.x1, self.x2, self.reduction = x1, x2, reduction
+        dot, square1, square2 = select(x1).row_products_forward(x1, x2)
+        dtype = dot.dtype.type
+        self.square1, self.square2 = square1 + dtype(1e-12), square2 + dtype(1e-12)
+        self.length = np.sqrt(self.square1 * self.square2)
+        self.cosine = cosine = dot / self.length
+        together, apart = target == 1, target == -1
+        losses = np.where(together, 1 - cosine, 0) + np.where(apart, np.maximum(cosine - dtype(margin), 0), 0)
+        self.slope = np.where(together, -1, 0) + np.where(apart & (cosine >= dtype(margin)), 1, 0)
+        return reduce_losses(np.asarray(losses, dot.dtype), reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        g = upstream(grad_loss, self.cosine.shape, self.reduction) * self.slope
+        grad_sums = np.empty((3, *self.cosine.shape), grad_loss.dtype)
+        grad_sums[0] = g / self.length
+        grad_sums[1] = g * self.cosine / (-2 * self.square1)
+        grad_sums[2] = g * self.cosine / (-2 * self.square2)
+        return (
+            *select(grad_loss).row_products_backward(grad_sums, self.x1, self.x2, self.needs[:2]),
+            None,
+        )
+
+
+class TripletMarginLoss(Op):
+    saves = (0, 1, 2)
+
+    def forward(
+        self, a: Any, p: Any, n: Any, *, margin: float, norm: float, eps: float, swap: bool, reduction: str
+    ) -> Any:
+        self.shapes_in = (a.shape, p.shape, n.shape)
+        if not a.shape == p.shape == n.shape:
+            a, p, n = np.broadcast_arrays(a, p, n)
+        self.arrays, self.norm, self.reduction = (a, p, n), (norm, eps), reduction
+        distance = select(a).pairwise_distance_forward
+        self.near, self.far = distance(a, p, norm, eps), distance(a, n, norm, eps)
+        self.other, far = None, self.far
+        if swap:
+            self.other = distance(p, n, norm, eps)
+            far = np.minimum(self.far, self.other)
+        losses = self.near - far + self.near.dtype.type(margin)
+        self.active = losses >= 0
+        return reduce_losses(np.maximum(losses, 0), reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        gradient = select(grad_loss).pairwise_distance_backward
+        a, p, n = self.arrays
+        g = upstream(grad_loss, self.active.shape, self.reduction)
+        g = np.asarray(np.where(self.active, g, 0), grad_loss.dtype)
+        grad_a = gradient(g, a, p, self.near, *self.norm)
+        grad_p, grad_n = -grad_a, np.zeros_like(grad_a)
+        g_far, g_other = g, None
+        if self.other is not None:  # equal distances share the gradient
+            half = grad_loss.dtype.type(0.5)
+            g_far = np.where(self.far < self.other, g, np.where(self.far == self.other, g * half, 0))
+            g_other = np.asarray(g - g_far, g.dtype)
+        away = gradient(np.asarray(-g_far, g.dtype), a, n, self.far, *self.norm)
+        grad_a += away
+        grad_n -= away
+        if g_other is not None:
+            away = gradient(-g_other, p, n, self.other, *self.norm)
+            grad_p += away
+            grad_n -= away
+        grads = zip((grad_a, grad_p, grad_n), self.shapes_in, self.needs, strict=True)
+        return tuple([sum_to(grad, shape) if need else None for grad, shape, need in grads])
+
+
+# ------------------------------------------------------------------------------------------ functions
+
+
+def _floating(op: str, name: str, tensor: Tensor) -> None:
+    if tensor._data.dtype.kind != "f":
+        raise TypeError(f"{op}: {name} must be float32 or float64, got {tensor._data.dtype}")
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """x1 . x2 / (max(|x1|, eps) max(|x2|, eps)) along ``dim``; shapes broadcast.
+    See ``torch.nn.functional.cosine_similarity``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([[1.0, 0.0]])
+        >>> fastdl.nn.functional.cosine_similarity(x, fastdl.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([1., 0.])
+    """
+    op = "cosine_similarity"
+    _floating(op, "x1", x1)
+    same_dtype(op, "x2", x2, x1)
+    ndim = max(x1._data.ndim, x2._data.ndim)
+    if ndim == 0:
+        raise ValueError(f"{op}: x1 and x2 must have at least one dimension")
+    return CosineSimilarity.apply(x1, x2, dim=axis(op, dim, ndim), eps=eps)  # type: ignore[no-any-return]
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """|x1 - x2 + eps|_p over the last dimension; shapes broadcast.
+    See ``torch.nn.functional.pairwise_distance``."""
+    op = "pairwise_distance"
+    _floating(op, "x1", x1)
+    same_dtype(op, "x2", x2, x1)
+    if max(x1._data.ndim, x2._data.ndim) == 0:
+        raise ValueError(f"{op}: x1 and x2 must have at least one dimension")
+    if p < 0:
+        raise ValueError(f"{op}: p must not be negative, got {p}")
+    return PairwiseDistance.apply(x1, x2, p=float(p), eps=eps, keepdim=keepdim)  # type: ignore[no-any-return]
+
+
+def cosine_embedding_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """1 - cos(x1, x2) where the target is 1, max(0, cos - margin) where it is -1.
+
+    Inputs (N, D) with targets (N), or (D) with (). See ``torch.nn.functional.cosine_embedding_loss``.
+    """
+    op = "cosine_embedding_loss"
+    if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
+        reduction = check_reduction(op, size_average, reduce, reduction)
+    _floating(op, "input1", input1)
+    same_dtype(op, "input2", input2, input1)
+    a, b, t = input1._data, input2._data, target._data
+    if t.ndim > 1 or a.ndim != t.ndim + 1 or a.shape != b.shape or a.shape[:-1] != t.shape:
+        raise ValueError(
+            f"{op}: inputs must be (N, D) with target (N), or (D) with target (), got "
+            f"{a.shape}, {b.shape} and {t.shape}"
+        )
+    return CosineEmbeddingLoss.apply(  # type: ignore[no-any-return]
+        input1, input2, target, margin=margin, reduction=reduction
+    )
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) with :func:`pairwise_distance` d over the
+    last
+    dimension; ``swap`` takes d(positive, negative) if it is smaller. See
+    ``torch.nn.functional.triplet_margin_loss``.
+    """
+    op = "triplet_margin_loss"
+    if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
+        reduction = check_reduction(op, size_average, reduce, reduction)
+    if margin <= 0:
+        raise ValueError(f"{op}: margin must be positive, got {margin}")
+    shapes = [t._data.shape for t in (anchor, positive, negative)]
+    if not len(shapes[0]) == len(shapes[1]) == len(shapes[2]) >= 1:
+        raise ValueError(
+            f"{op}: anchor, positive and negative must have as many dimensions, at least one; got "
+            f"{shapes[0]}, {shapes[1]} and {shapes[2]}"
+        )
+    _floating(op, "anchor", anchor)
+    same_dtype(op, "positive", positive, anchor)
+    same_dtype(op, "negative", negative, anchor)
+    return TripletMarginLoss.apply(  # type: ignore[no-any-return]
+        anchor, positive, negative, margin=margin, norm=float(p), eps=eps, swap=swap, reduction=reduction
+    )
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: Any = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """:func:`triplet_margin_loss` with any distance of two tensors.
+    See ``torch.nn.functional.triplet_margin_with_distance_loss``."""
+    op = "triplet_margin_with_distance_loss"
+    if reduction not in REDUCTIONS:
+        reduction = check_reduction(op, None, None, reduction)
+    if margin <= 0:
+        raise ValueError(f"{op}: margin must be positive, got {margin}")
+    distance = pairwise_distance if distance_function is None else distance_function
+    near: Any = distance(anchor, positive)
+    far: Any = distance(anchor, negative)
+    if swap:
+        far = far.minimum(distance(positive, negative))
+    losses = (near - far + margin).clamp(min=0)
+    if reduction == "none":
+        return losses  # type: ignore[no-any-return]
+    return losses.mean() if reduction == "mean" else losses.sum()  # type: ignore[no-any-return]

@@ -1,0 +1,205 @@
+"""Losses that compare scores of classes with a margin, and the multi-label cross entropy; see
+``torch.nn.functional``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated, _same_shape
+from fastdl.ops.reduction import reduce_losses, same_dtype, upstream
+from fastdl.tensor import Tensor
+
+
+def _rows(x: Any) -> Any:
+    return x[None] if x.ndim < 2 else x
+
+
+class MultiMarginLoss(Op):
+    saves = (0, 1, 2)
+
+    def forward(self, x: Any, target: Any, weight: Any, *, p: int, margin: float, reduction: str) -> Any:
+        self.shape, self.p, self.weight, self.reduction = x.shape, p, weight, reduction
+        x = _rows(x if x.ndim else x[None])
+        self.index = index = target.reshape(-1, 1).astype(np.int64)
+        gap = x - np.take_along_axis(x, index, 1)
+        gap += x.dtype.type(margin)
+        np.maximum(gap, 0, out=gap)
+        np.put_along_axis(gap, index, 0, 1)  # the target's own class does not count
+        self.gap = gap
+        losses = (gap if p == 1 else gap * gap).sum(1) / x.dtype.type(x.shape[1])
+        if weight is not None:
+            losses *= weight[index[:, 0]]
+        self.losses_shape = losses.shape
+        return reduce_losses(losses.reshape(target.shape), reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        g = upstream(grad_loss, self.losses_shape, self.reduction).reshape(-1, 1)
+        grad = (self.gap > 0).astype(self.gap.dtype) if self.p == 1 else 2 * self.gap
+        factor = g / self.gap.dtype.type(self.gap.shape[1])
+        if self.weight is not None:
+            factor = factor * self.weight[self.index]
+        grad *= factor
+        np.put_along_axis(grad, self.index, -grad.sum(1, keepdims=True), 1)
+        return grad.reshape(self.shape), None, None
+
+
+class MultilabelMarginLoss(Op):
+    saves = (0, 1)
+
+    def forward(self, x: Any, target: Any, *, reduction: str) -> Any:
+        self.shape, self.reduction = x.shape, reduction
+        self.x = x = _rows(x if x.ndim else x[None])
+        labels = _rows(target if target.ndim else target[None])
+        # Labels of a row end at its first -1.
+        self.listed = np.logical_and.accumulate(labels >= 0, 1)
+        self.labels = np.where(self.listed, labels, 0).astype(np.int64)
+        self.wanted = np.zeros(x.shape, bool)
+        rows = np.broadcast_to(np.arange(len(x))[:, None], labels.shape)
+        self.wanted[rows[self.listed], self.labels[self.listed]] = True
+        losses = np.zeros(len(x), x.dtype)
+        for k in range(int(self.listed.sum(1).max(initial=0))):
+            losses += self._gaps(k).sum(1)
+        losses /= x.dtype.type(x.shape[1])
+        return reduce_losses(losses.reshape(self.shape[:-1]), reduction)
+
+    def _gaps(self, k: int) -> Any:
+        """max(0, 1 - (x of the k-th label - x)) for classes that no label names."""
+        wanted = np.take_along_axis(self.x, self.labels[:, k : k + 1], 1)
+        gaps = np.maximum(1 - (wanted - self.x), 0)
+        gaps[self.wanted | ~self.listed[:, k : k + 1]] = 0
+        return gaps
+
+    def backward(self, grad_loss: Any) -> Any:
+        g = upstream(grad_loss, self.shape[:-1], self.reduction).reshape(-1, 1)
+        grad = np.zeros_like(self.x)
+        rows = np.arange(len(self.x))
+        for k in range(int(self.listed.sum(1).max(initial=0))):
+            active = (self._gaps(k) > 0).astype(self.x.dtype)
+            grad += active
+            grad[rows, self.labels[:, k]] -= active.sum(1)
+        grad *= g / self.x.dtype.type(self.x.shape[1])
+        return grad.reshape(self.shape), None
+
+
+class MultilabelSoftMarginLoss(Op):
+    """The mean over classes of binary cross entropies with logits."""
+
+    saves = (0, 1, 2)
+
+    def forward(self, x: Any, target: Any, weight: Any, *, reduction: str) -> Any:
+        self.arrays, self.reduction = (x, target, weight, None), reduction
+        loss = select(x).binary_cross_entropy_with_logits_forward(*self.arrays, reduction)
+        if reduction == "mean":
+            return loss
+        classes = x.dtype.type(x.shape[-1] if x.ndim else 1)
+        return np.asarray((loss.sum(-1) if reduction == "none" and x.ndim else loss) / classes)
+
+    def backward(self, grad_loss: Any) -> Any:
+        x = self.arrays[0]
+        if self.reduction != "mean":
+            grad_loss = grad_loss / x.dtype.type(x.shape[-1] if x.ndim else 1)
+            if self.reduction == "none" and x.ndim:
+                grad_loss = np.broadcast_to(grad_loss[..., None], x.shape)
+        grad_x = select(grad_loss).binary_cross_entropy_with_logits_backward(
+            np.asarray(grad_loss), *self.arrays, self.reduction
+        )
+        return grad_x, None, None
+
+
+def _classes(op: str, input: Tensor) -> tuple[int, ...]:
+    x = input._data
+    if x.dtype.kind != "f":
+        raise TypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
+    if x.ndim > 2 or (x.ndim and x.shape[-1] == 0):
+        raise ValueError(f"{op}: input must be (N, C) or (C) with at least one class, got shape {x.shape}")
+    return x.shape  # type: ignore[no-any-return]
+
+
+def _check_range(op: str, target: Any, low: int, classes: int) -> None:
+    invalid = np.argwhere((target < low) | (target >= classes))
+    if len(invalid):
+        position = tuple(int(i) for i in invalid[0])
+        name = f"target[{', '.join(map(str, position))}]" if position else "target"
+        raise IndexError(f"{op}: {name} = {target[position]} is out of range for {classes} classes")
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """w_t sum over c != t of max(0, margin - x_t + x_c)^p / C, p = 1 or 2, for scores (N, C) and class
+    indices (N).
+    See ``torch.nn.functional.multi_margin_loss``."""
+    op = "multi_margin_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    if p not in (1, 2):
+        raise ValueError(f"{op}: p must be 1 or 2, got {p}")
+    shape = _classes(op, input)
+    t = target._data
+    if t.dtype.kind not in "iu":
+        raise TypeError(f"{op}: target of class indices must be an integer tensor, got {t.dtype}")
+    if t.shape != shape[:-1] and not (len(shape) < 2 and t.size == 1):
+        raise ValueError(f"{op}: target must have shape {shape[:-1]} for input {shape}, got {t.shape}")
+    classes = shape[-1] if shape else 1
+    if weight is not None:
+        same_dtype(op, "weight", weight, input)
+        if weight._data.shape != (classes,):
+            raise ValueError(f"{op}: weight must have shape ({classes},), got {weight._data.shape}")
+    _check_range(op, t, 0, classes)
+    return MultiMarginLoss.apply(  # type: ignore[no-any-return]
+        input, target, weight, p=p, margin=margin, reduction=reduction
+    )
+
+
+def multilabel_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Sum over labels j and other classes i of max(0, 1 - (x_j - x_i)) / C, for scores (N, C) and rows of
+    labels (N, C) that end at the first -1. See ``torch.nn.functional.multilabel_margin_loss``."""
+    op = "multilabel_margin_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    shape = _classes(op, input)
+    t = target._data
+    if t.dtype.kind not in "iu":
+        raise TypeError(f"{op}: target of class indices must be an integer tensor, got {t.dtype}")
+    if t.shape != shape:
+        raise ValueError(
+            f"{op}: target must have input's shape {shape}, labels padded with -1; got {t.shape}"
+        )
+    _check_range(op, t, -1, shape[-1] if shape else 1)
+    return MultilabelMarginLoss.apply(input, target, reduction=reduction)  # type: ignore[no-any-return]
+
+
+def multilabel_soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The mean over classes (the last dimension) of -w (t log sigmoid(x) + (1 - t) log sigmoid(-x)).
+    See ``torch.nn.functional.multilabel_soft_margin_loss``."""
+    op = "multilabel_soft_margin_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    _same_shape(op, input, target)
+    return MultilabelSoftMarginLoss.apply(  # type: ignore[no-any-return]
+        input,
+        _pair(op, input, target, convert=True),
+        _repeated(op, "weight", weight, input),
+        reduction=reduction,
+    )

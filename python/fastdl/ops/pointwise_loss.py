@@ -1,0 +1,581 @@
+"""Losses that compare tensors element by element; see ``torch.nn.functional``.
+
+Each is one kernel call each way, reduction included. Shapes that differ are broadcast.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.ops.cast import cast
+from fastdl.ops.common import sum_to
+from fastdl.ops.reduction import REDUCTIONS, check_reduction, same_dtype, upstream
+from fastdl.tensor import Tensor
+
+
+class PointwiseLoss(Op):
+    """A loss of ``x`` and ``target`` with the options of its kernel; the target is a constant unless a
+    subclass
+    says otherwise."""
+
+    kernel: ClassVar[str]
+    saves = (0, 1)
+
+    def forward(self, x: Any, target: Any, *, options: tuple[Any, ...]) -> Any:
+        self.shapes_in = (x.shape, target.shape)
+        if x.shape != target.shape:
+            x, target = np.broadcast_arrays(x, target)
+        self.x, self.target, self.options = x, target, options
+        return getattr(select(x), f"{self.kernel}_forward")(x, target, *options)
+
+    def backward(self, grad_loss: Any) -> Any:
+        grad_x = grad_target = None
+        if self.needs[0] or self.symmetric:
+            grad = getattr(select(grad_loss), f"{self.kernel}_backward")(
+                grad_loss, self.x, self.target, *self.gradient_options()
+            )
+            if self.needs[1] and self.symmetric:
+                out = select(grad).empty(grad.shape, grad.dtype) if self.needs[0] else grad
+                grad_target = sum_to(np.negative(grad, out=out), self.shapes_in[1])
+            if self.needs[0]:
+                grad_x = sum_to(grad, self.shapes_in[0])
+        if self.needs[1] and not self.symmetric:
+            g = upstream(grad_loss, self.x.shape, self.options[-1])
+            with np.errstate(all="ignore"):  # infinite slopes at the ends of the domain
+                slope = self.slope_of_target(self.x, self.target)
+            grad_target = sum_to(np.asarray(g * slope, self.x.dtype), self.shapes_in[1])
+        return grad_x, grad_target
+
+    symmetric: ClassVar[bool] = False
+    """Whether the loss depends on x - target only, so that the target's gradient is the negative of x's."""
+
+    def gradient_options(self) -> tuple[Any, ...]:
+        return self.options
+
+    def slope_of_target(self, x: Any, target: Any) -> Any:
+        raise RuntimeError(f"{self.kernel}: the gradient for target is not defined; use target.detach()")
+
+
+class MseLoss(PointwiseLoss):
+    kernel = "mse_loss"
+    symmetric = True
+
+
+class L1Loss(PointwiseLoss):
+    kernel = "l1_loss"
+    symmetric = True
+
+
+class SmoothL1Loss(PointwiseLoss):
+    kernel = "smooth_l1_loss"
+    symmetric = True
+
+
+class HuberLoss(PointwiseLoss):
+    kernel = "huber_loss"
+    symmetric = True
+
+
+class KlDiv(PointwiseLoss):
+    kernel = "kl_div"
+
+    def slope_of_target(self, x: Any, target: Any) -> Any:
+        if self.options[0]:
+            return np.exp(target) * (target - x + 1)
+        return np.where(target > 0, np.log(target) + 1 - x, -x)
+
+
+class KlDivBatchMean(KlDiv):
+    """The sum over all elements divided by the size of the batch."""
+
+    def forward(self, x: Any, target: Any, *, options: tuple[Any, ...]) -> Any:
+        loss = super().forward(x, target, options=options)
+        self.batch = loss.dtype.type(self.x.shape[0] if self.x.ndim else 1)
+        with np.errstate(invalid="ignore"):  # an empty batch has no mean
+            return np.asarray(loss / self.batch)
+
+    def backward(self, grad_loss: Any) -> Any:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return super().backward(np.asarray(grad_loss / self.batch))
+
+
+class PoissonNllLoss(PointwiseLoss):
+    kernel = "poisson_nll_loss"
+
+    def gradient_options(self) -> tuple[Any, ...]:
+        log_input, _, eps, reduction = self.options
+        return log_input, eps, reduction
+
+    def slope_of_target(self, x: Any, target: Any) -> Any:
+        log_input, full, eps, _ = self.options
+        slope = -x if log_input else -np.log(x + x.dtype.type(eps))
+        return slope + np.where(target > 1, np.log(target) + 0.5 / target, 0) if full else slope
+
+
+class SoftMarginLoss(PointwiseLoss):
+    kernel = "soft_margin_loss"
+
+
+class HingeEmbeddingLoss(PointwiseLoss):
+    kernel = "hinge_embedding_loss"
+
+
+class BinaryCrossEntropy(Op):
+    saves = (0, 1, 2)
+
+    def forward(self, x: Any, target: Any, weight: Any, *, reduction: str) -> Any:
+        self.x, self.target, self.weight, self.reduction = x, target, weight, reduction
+        return select(x).binary_cross_entropy_forward(x, target, weight, reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        x, target, weight, reduction = self.x, self.target, self.weight, self.reduction
+        grad_x = grad_target = None
+        if self.needs[0]:
+            grad_x = select(grad_loss).binary_cross_entropy_backward(grad_loss, x, target, weight, reduction)
+        if self.needs[1]:
+            g = upstream(grad_loss, x.shape, reduction)
+            with np.errstate(divide="ignore"):
+                slope = np.log1p(-x) - np.log(x)
+            grad_target = np.asarray(g * (slope if weight is None else slope * weight), x.dtype)
+        return grad_x, grad_target, None
+
+
+class BinaryCrossEntropyWithLogits(Op):
+    saves = (0, 1, 2, 3)
+
+    def forward(self, x: Any, target: Any, weight: Any, pos_weight: Any, *, reduction: str) -> Any:
+        self.arrays, self.reduction = (x, target, weight, pos_weight), reduction
+        return select(x).binary_cross_entropy_with_logits_forward(*self.arrays, reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        x, _, weight, pos_weight = self.arrays
+        grad_x = grad_target = None
+        if self.needs[0]:
+            grad_x = select(grad_loss).binary_cross_entropy_with_logits_backward(
+                grad_loss, *self.arrays, self.reduction
+            )
+        if self.needs[1]:  # -x + (p - 1) softplus(-x)
+            slope = -x
+            if pos_weight is not None:
+                slope = slope + (pos_weight - 1) * np.logaddexp(0, -x)
+            if weight is not None:
+                slope = slope * weight
+            grad_target = np.asarray(upstream(grad_loss, x.shape, self.reduction) * slope, x.dtype)
+        return grad_x, grad_target, None, None
+
+
+class GaussianNllLoss(Op):
+    saves = (0, 1, 2)
+
+    def forward(self, x: Any, target: Any, var: Any, *, full: bool, eps: float, reduction: str) -> Any:
+        self.shapes_in = (x.shape, target.shape, var.shape)
+        if not x.shape == target.shape == var.shape:
+            x, target, var = np.broadcast_arrays(x, target, var)
+        self.arrays, self.options = (x, target, var), (eps, reduction)
+        return select(x).gaussian_nll_loss_forward(x, target, var, full, eps, reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        kernels = select(grad_loss)
+        grad_x = grad_target = grad_var = None
+        if self.needs[0] or self.needs[1]:
+            grad = kernels.gaussian_nll_loss_backward(grad_loss, *self.arrays, *self.options)
+            if self.needs[1]:
+                grad_target = sum_to(-grad, self.shapes_in[1])
+            if self.needs[0]:
+                grad_x = sum_to(grad, self.shapes_in[0])
+        if self.needs[2]:
+            grad_var = kernels.gaussian_nll_loss_backward_variance(grad_loss, *self.arrays, *self.options)
+            grad_var = sum_to(grad_var, self.shapes_in[2])
+        return grad_x, grad_target, grad_var
+
+
+class MarginRankingLoss(Op):
+    saves = (0, 1, 2)
+
+    def forward(self, x1: Any, x2: Any, target: Any, *, margin: float, reduction: str) -> Any:
+        self.shapes_in = (x1.shape, x2.shape, target.shape)
+        if not x1.shape == x2.shape == target.shape:
+            x1, x2, target = np.broadcast_arrays(x1, x2, target)
+        self.arrays, self.options = (x1, x2, target), (margin, reduction)
+        return select(x1).margin_ranking_loss_forward(x1, x2, target, margin, reduction)
+
+    def backward(self, grad_loss: Any) -> Any:
+        if self.needs[2]:
+            raise RuntimeError(
+                "margin_ranking_loss: the gradient for target is not defined; use target.detach()"
+            )
+        grad = select(grad_loss).margin_ranking_loss_backward(grad_loss, *self.arrays, *self.options)
+        return (
+            sum_to(grad, self.shapes_in[0]) if self.needs[0] else None,
+            sum_to(-grad, self.shapes_in[1]) if self.needs[1] else None,
+            None,
+        )
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def _pair(op: str, input: Tensor, target: Tensor, convert: bool = False, warn: bool = False) -> Tensor:
+    """The target, of input's dtype and of a shape that broadcasts with it."""
+    x, t = input._data, target._data
+    if x.dtype.kind != "f":
+        raise TypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
+    if t.dtype != x.dtype:
+        if not (convert and t.dtype.kind in "biu"):
+            same_dtype(op, "target", target, input)
+        target = cast(target, x.dtype)
+    if x.shape != t.shape:
+        try:
+            np.broadcast_shapes(x.shape, t.shape)
+        except ValueError:
+            raise ValueError(
+                f"{op}: input of shape {x.shape} and target of shape {t.shape} do not broadcast"
+            ) from None
+        if warn:
+            warnings.warn(
+                f"{op}: target of shape {t.shape} is broadcast against input of shape {x.shape}; if that is "
+                "not meant, make their shapes equal",
+                stacklevel=3,
+            )
+    return target
+
+
+def _reduction(op: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    if size_average is None and reduce is None and reduction in REDUCTIONS:
+        return reduction
+    return check_reduction(op, size_average, reduce, reduction)
+
+
+def _repeated(op: str, name: str, weight: Tensor | None, input: Tensor) -> Tensor | None:
+    """A weight whose shape ends input's shape (read as it is) or broadcasts to it (spread out)."""
+    if weight is None:
+        return None
+    same_dtype(op, name, weight, input)
+    w, x = weight._data, input._data
+    if w.shape == x.shape[x.ndim - w.ndim :] and w.ndim <= x.ndim:
+        return weight
+    try:
+        fits = np.broadcast_shapes(w.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{op}: {name} of shape {w.shape} must broadcast to input's shape {x.shape}")
+    return Tensor._wrap(np.broadcast_to(w, x.shape))
+
+
+# ------------------------------------------------------------------------------------------ functions
+
+
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """(x - t)^2, reduced. See ``torch.nn.functional.mse_loss``.
+
+    Args:
+        input, target: of one shape (others broadcast, with a warning) and one dtype.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        weight: factors of input's shape; ``"mean"`` then divides by their sum.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.mse_loss(fastdl.tensor([1.0, 2.0]), fastdl.tensor([1.0, 4.0]))
+        tensor(2.)
+    """
+    return _symmetric("mse_loss", MseLoss, input, target, (), size_average, reduce, reduction, weight)
+
+
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """abs(x - t), reduced; the slope at 0 is 0. See ``torch.nn.functional.l1_loss`` and :func:`mse_loss`."""
+    return _symmetric("l1_loss", L1Loss, input, target, (), size_average, reduce, reduction, weight)
+
+
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Tensor:
+    """d^2 / (2 beta) for d = abs(x - t) < beta, else d - beta / 2.
+    See ``torch.nn.functional.smooth_l1_loss``."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
+    node, options = (L1Loss, ()) if beta == 0 else (SmoothL1Loss, (beta,))
+    return _symmetric("smooth_l1_loss", node, input, target, options, size_average, reduce, reduction, None)
+
+
+def huber_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """d^2 / 2 for d = abs(x - t) <= delta, else delta (d - delta / 2).
+    See ``torch.nn.functional.huber_loss``."""
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta must be positive, got {delta}")
+    return _symmetric("huber_loss", HuberLoss, input, target, (delta,), None, None, reduction, weight)
+
+
+def _symmetric(
+    op: str,
+    node: type[PointwiseLoss],
+    input: Tensor,
+    target: Tensor,
+    options: tuple[Any, ...],
+    size_average: bool | None,
+    reduce: bool | None,
+    reduction: str,
+    weight: Tensor | None,
+) -> Tensor:
+    reduction = _reduction(op, size_average, reduce, reduction)
+    target = _pair(op, input, target, warn=True)
+    if weight is None:
+        return node.apply(input, target, options=(*options, reduction))  # type: ignore[no-any-return]
+    if weight._data.shape != input._data.shape:
+        raise ValueError(
+            f"{op}: weight must have input's shape {input._data.shape}, got {weight._data.shape}"
+        )
+    same_dtype(op, "weight", weight, input)
+    losses = node.apply(input, target, options=(*options, "none")) * weight
+    if reduction == "none":
+        return losses  # type: ignore[no-any-return]
+    return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()  # type: ignore[no-any-return]
+
+
+def kl_div(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Tensor:
+    """t (log t - x) for log-probabilities x: the divergence of the target's distribution from the input's.
+
+    Args:
+        input: log-probabilities.
+        target: probabilities, or log-probabilities with ``log_target``.
+        reduction: ``"batchmean"`` (the sum divided by the first dimension: the mathematical definition),
+            ``"mean"`` (over all elements), ``"sum"`` or ``"none"``.
+
+    See ``torch.nn.functional.kl_div``.
+    """
+    op = "kl_div"
+    if reduction == "batchmean" and size_average is None and reduce is None:
+        target = _pair(op, input, target)
+        return KlDivBatchMean.apply(input, target, options=(log_target, "sum"))  # type: ignore[no-any-return]
+    reduction = _reduction(op, size_average, reduce, reduction)
+    if reduction == "mean":
+        warnings.warn(
+            "kl_div: reduction='mean' divides by the number of elements and is not the divergence; "
+            "'batchmean' is",
+            stacklevel=2,
+        )
+    target = _pair(op, input, target)
+    return KlDiv.apply(input, target, options=(log_target, reduction))  # type: ignore[no-any-return]
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-w (t log x + (1 - t) log(1 - x)) for probabilities x; logarithms end at -100.
+
+    Args:
+        input: probabilities in [0, 1]; ValueError otherwise.
+        target: of input's shape and dtype.
+        weight: factors that broadcast to input's shape.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    See ``torch.nn.functional.binary_cross_entropy``; for logits use :func:`binary_cross_entropy_with_logits`.
+    """
+    op = "binary_cross_entropy"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    _same_shape(op, input, target)
+    return BinaryCrossEntropy.apply(  # type: ignore[no-any-return]
+        input, _pair(op, input, target), _repeated(op, "weight", weight, input), reduction=reduction
+    )
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-w (p t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), computed without overflow.
+
+    Args:
+        input: logits of any shape.
+        target: of input's shape and dtype.
+        weight: factors that broadcast to input's shape.
+        pos_weight: factors p of the positive term, likewise; usually one per class, the last dimension.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    See ``torch.nn.functional.binary_cross_entropy_with_logits``.
+
+    Example:
+        >>> import fastdl
+        >>> F = fastdl.nn.functional
+        >>> F.binary_cross_entropy_with_logits(fastdl.tensor([0.0, 0.0]), fastdl.tensor([0.0, 1.0]))
+        tensor(0.6931)
+    """
+    op = "binary_cross_entropy_with_logits"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    _same_shape(op, input, target)
+    return BinaryCrossEntropyWithLogits.apply(  # type: ignore[no-any-return]
+        input,
+        _pair(op, input, target),
+        _repeated(op, "weight", weight, input),
+        _repeated(op, "pos_weight", pos_weight, input),
+        reduction=reduction,
+    )
+
+
+def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
+    x, t = input._data, target._data
+    if x.shape != t.shape:
+        hint = ". Use target.reshape(input.shape)" if x.size == t.size else ""
+        raise ValueError(f"{op}: target must have input's shape {x.shape}, got {t.shape}{hint}")
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """exp(x) - t x with ``log_input``, else x - t log(x + eps); ``full`` adds Stirling's log(t!) where t > 1.
+    See ``torch.nn.functional.poisson_nll_loss``."""
+    op = "poisson_nll_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    target = _pair(op, input, target, convert=True)
+    return PoissonNllLoss.apply(  # type: ignore[no-any-return]
+        input, target, options=(log_input, full, eps, reduction)
+    )
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """(log v + (x - t)^2 / v) / 2 with v = max(var, eps); ``full`` adds log(2 pi) / 2.
+
+    ``var`` is a number or a tensor of input's shape, of input's shape without the last dimension, or with
+    that
+    dimension 1. See ``torch.nn.functional.gaussian_nll_loss``.
+    """
+    op = "gaussian_nll_loss"
+    reduction = _reduction(op, None, None, reduction)
+    target = _pair(op, input, target, convert=True)
+    shape = input._data.shape
+    if isinstance(var, Tensor):
+        variance = var
+        same_dtype(op, "var", var, input)
+    else:
+        variance = Tensor._wrap(np.full(shape, var, input._data.dtype))
+    v = variance._data
+    if v.shape != shape:
+        if v.shape == shape[:-1]:
+            variance = variance.unsqueeze(-1)
+        elif not (v.ndim == len(shape) and v.shape[:-1] == shape[:-1] and v.shape[-1] == 1):
+            raise ValueError(
+                f"{op}: var must have input's shape {shape}, or its last dimension 1 or missing, "
+                f"got {v.shape}"
+            )
+    if np.any(v < 0):
+        raise ValueError(f"{op}: var must not be negative, its smallest entry is {v.min()}")
+    return GaussianNllLoss.apply(  # type: ignore[no-any-return]
+        input, target, variance, full=full, eps=eps, reduction=reduction
+    )
+
+
+def soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """log(1 + exp(-t x)) for targets -1 and 1, without overflow.
+    See ``torch.nn.functional.soft_margin_loss``."""
+    op = "soft_margin_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    target = _pair(op, input, target, convert=True)
+    return SoftMarginLoss.apply(input, target, options=(reduction,))  # type: ignore[no-any-return]
+
+
+def hinge_embedding_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 1.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """x where t = 1, max(0, margin - x) where t = -1. See ``torch.nn.functional.hinge_embedding_loss``."""
+    op = "hinge_embedding_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    target = _pair(op, input, target, convert=True)
+    return HingeEmbeddingLoss.apply(input, target, options=(margin, reduction))  # type: ignore[no-any-return]
+
+
+def margin_ranking_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """max(0, margin - t (x1 - x2)) for targets -1 and 1. See ``torch.nn.functional.margin_ranking_loss``."""
+    op = "margin_ranking_loss"
+    reduction = _reduction(op, size_average, reduce, reduction)
+    ndims = [t._data.ndim for t in (input1, input2, target)]
+    if len(set(ndims)) > 1:
+        raise ValueError(
+            f"{op}: input1, input2 and target must have as many dimensions as each other, got shapes "
+            f"{input1._data.shape}, {input2._data.shape}, {target._data.shape}"
+        )
+    same_dtype(op, "input2", input2, input1)
+    target = _pair(op, input1, target, convert=True)
+    _pair(op, input1, input2)
+    return MarginRankingLoss.apply(  # type: ignore[no-any-return]
+        input1, input2, target, margin=margin, reduction=reduction
+    )

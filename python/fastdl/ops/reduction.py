@@ -1,0 +1,52 @@
+"""What losses share: the names of reductions, and how losses per item become one number."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from fastdl.tensor import Tensor
+
+REDUCTIONS = frozenset(("none", "mean", "sum"))
+
+
+def check_reduction(op: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction to apply. ``size_average`` and ``reduce`` are PyTorch's older names for the choice."""
+    if size_average is not None or reduce is not None:
+        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+        warnings.warn(
+            f"{op}: size_average and reduce are deprecated; use reduction='{reduction}'", stacklevel=3
+        )
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    return reduction
+
+
+def reduce_losses(losses: Any, reduction: str) -> Any:
+    """Losses of items, as asked for. Summed in float64: as accurate as the items are."""
+    if reduction == "none":
+        return losses
+    total = losses.sum(dtype=np.float64)
+    if reduction == "mean":
+        with np.errstate(invalid="ignore", divide="ignore"):  # the mean of nothing is NaN
+            total = total / np.float64(losses.size)
+    return np.asarray(total, losses.dtype)
+
+
+def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
+    """The gradient of every item's loss, from that of the result of :func:`reduce_losses`."""
+    if reduction == "none":
+        return grad_loss
+    if reduction == "mean":
+        grad_loss = grad_loss / grad_loss.dtype.type(max(1, int(np.prod(losses))))
+    return np.broadcast_to(np.asarray(grad_loss), losses)
+
+
+def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:
+    if tensor is not None and tensor._data.dtype != like._data.dtype:
+        raise TypeError(
+            f"{op}: {name} must have input's dtype {like._data.dtype}, got {tensor._data.dtype}. "
+            f"Use {name}.to(input.dtype)"
+        )
