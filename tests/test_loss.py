@@ -483,6 +483,27 @@ def test_pointwise_losses_against_torch(shape, reduction):
     compare("margin_ranking_loss", [x, t, signs], [0, 1], margin=0.3, **r)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_weighted_and_composed_losses_against_torch(reduction):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(12)
+    x, y, z, w = rng.random((4, 5, 3))
+    for name in ("mse_loss", "l1_loss", "huber_loss"):
+        compare(name, [x, y], [0, 1], weight=w, reduction=reduction)
+    for swap in (False, True):
+        for distance in (None, lambda a, b: ((a - b) * (a - b)).sum(1)):
+            results = []
+            for make, functional in ((fastdl.from_numpy, F), (torch.from_numpy, torch.nn.functional)):
+                inputs = [make(a.copy()).requires_grad_() for a in (x, y, z)]
+                loss = functional.triplet_margin_with_distance_loss(
+                    *inputs, distance_function=distance, swap=swap, margin=0.6, reduction=reduction
+                )
+                loss.sum().backward()
+                results.append([loss.detach().numpy(), *[t.grad.numpy() for t in inputs]])
+            for got, want in zip(*results, strict=True):
+                assert_close(got, want, reduction=3)
+
+
 @pytest.mark.filterwarnings("ignore:.*(broadcast|target size).*:UserWarning")
 def test_broadcast_against_torch():
     rng = np.random.default_rng(4)

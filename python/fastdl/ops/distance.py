@@ -9,7 +9,8 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
-from fastdl.ops.common import axis, sum_to
+from fastdl.ops.arrays import sum_to
+from fastdl.ops.common import axis
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_losses, same_dtype, upstream
 from fastdl.tensor import Tensor
 

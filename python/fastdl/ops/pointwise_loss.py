@@ -12,8 +12,8 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
+from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast
-from fastdl.ops.common import sum_to
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, same_dtype, upstream
 from fastdl.tensor import Tensor
 
