@@ -1,0 +1,14 @@
+"""Around models: data loading (``utils.data``), training helpers, plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """``fastdl.utils.data`` without importing it first: loading it brings multiprocessing along, which takes time."""
+    if name != "data":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return importlib.import_module("fastdl.utils.data")

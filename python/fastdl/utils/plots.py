@@ -16,7 +16,9 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("fastdl: pictures need matplotlib; install it with: pip install 'fastdl[demo]'") from error
+        raise ImportError(
+            "fastdl: pictures need matplotlib; install it with: pip install 'fastdl[demo]'"
+        ) from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -42,7 +44,9 @@ def plot_history(history: History, path: str | Path) -> None:
     lines = list(axes.lines[1:])
     if history.accuracies:
         right = axes.twinx()
-        lines += right.plot(at, 100 * np.array(history.accuracies), color="tab:green", label="validation accuracy")
+        lines += right.plot(
+            at, 100 * np.array(history.accuracies), color="tab:green", label="validation accuracy"
+        )
         right.set_ylabel("accuracy, %")
         right.set_ylim(top=100.5)
     axes.legend(handles=lines, loc="center right", frameon=False)
@@ -50,7 +54,9 @@ def plot_history(history: History, path: str | Path) -> None:
     plt.close(figure)
 
 
-def plot_confusion_matrix(matrix: np.ndarray[Any, Any], path: str | Path, names: list[str] | None = None) -> None:
+def plot_confusion_matrix(
+    matrix: np.ndarray[Any, Any], path: str | Path, names: list[str] | None = None
+) -> None:
     """A confusion matrix (row = actual, column = predicted) with its counts; mistakes are what stands out."""
     plt = _pyplot()
     classes = len(matrix)
@@ -63,7 +69,9 @@ def plot_confusion_matrix(matrix: np.ndarray[Any, Any], path: str | Path, names:
         for j in range(classes):
             if matrix[i, j]:
                 right = i == j
-                axes.text(j, i, matrix[i, j], ha="center", va="center", color="tab:green" if right else "black")
+                axes.text(
+                    j, i, matrix[i, j], ha="center", va="center", color="tab:green" if right else "black"
+                )
     axes.set_xticks(range(classes), names)
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted")

@@ -115,7 +115,11 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
 
 
 def evaluate(
-    model: nn.Module, inputs: Tensor, targets: Tensor, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[float, float]:
     """Mean loss and accuracy of a classifier."""
     outputs = predict(model, inputs)

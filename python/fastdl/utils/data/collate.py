@@ -1,0 +1,83 @@
+"""From a list of samples to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastdl.kernels import select
+from fastdl.ops.shape import stack
+from fastdl.tensor import Tensor
+
+__all__ = ["default_collate", "default_convert"]
+
+
+def _stack_arrays(arrays: list[Any]) -> Tensor:
+    first = arrays[0]
+    for i, array in enumerate(arrays):
+        if array.shape != first.shape:
+            raise RuntimeError(
+                f"default_collate: stack expects each tensor to be equal size, but got {list(first.shape)} at entry 0 "
+                f"and {list(array.shape)} at entry {i}; pad the samples, or pass a collate_fn"
+            )
+    out = select(first).empty((len(arrays), *first.shape), np.result_type(*{a.dtype for a in arrays}))
+    for i, array in enumerate(arrays):
+        out[i] = array
+    return Tensor._wrap(out)
+
+
+def default_collate(batch: Sequence[Any]) -> Any:
+    """Stack the samples of a batch, inside whatever dicts, tuples and lists they are.
+
+    Tensors and NumPy arrays are stacked along a new first axis; floats become a float64 tensor, ints an int64 one; text
+    and bytes stay as they are; a list of dicts becomes a dict of batches, a list of tuples a list of batches (named tuples
+    keep their type). See ``torch.utils.data.default_collate``.
+    """
+    sample = batch[0]
+    if isinstance(sample, Tensor):
+        if any(t._requires_grad for t in batch):
+            return stack(list(batch))
+        return _stack_arrays([t._data for t in batch])
+    if isinstance(sample, np.ndarray):
+        if sample.dtype.kind not in "fiub":
+            raise TypeError(
+                f"default_collate: arrays must hold numbers or booleans, got dtype {sample.dtype}; pass a collate_fn"
+            )
+        return _stack_arrays(list(batch))
+    if isinstance(sample, np.generic):
+        return Tensor._wrap(np.array(batch, dtype=sample.dtype))
+    if isinstance(sample, float):
+        return Tensor._wrap(np.array(batch, np.float64))
+    if isinstance(sample, int):
+        return Tensor._wrap(np.array(batch))
+    if isinstance(sample, (str, bytes)):
+        return batch
+    if isinstance(sample, Mapping):
+        return {key: default_collate([s[key] for s in batch]) for key in sample}
+    if isinstance(sample, Sequence):
+        if any(len(s) != len(sample) for s in batch):
+            raise RuntimeError("each element in list of batch should be of equal size")
+        columns = [default_collate(column) for column in zip(*batch, strict=True)]
+        return type(sample)(*columns) if hasattr(sample, "_fields") else columns
+    raise TypeError(
+        "default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found "
+        f"{type(sample).__name__}; pass a collate_fn"
+    )
+
+
+def default_convert(data: Any) -> Any:
+    """NumPy arrays as tensors (sharing memory), inside whatever dicts, tuples and lists they are; the rest unchanged."""
+    if isinstance(data, np.ndarray):
+        return Tensor._wrap(data) if data.dtype.kind in "fiub" else data
+    if isinstance(data, np.generic):
+        return Tensor._wrap(np.array(data)) if data.dtype.kind in "fiub" else data
+    if isinstance(data, Mapping):
+        return {key: default_convert(value) for key, value in data.items()}
+    if isinstance(data, tuple):
+        columns = [default_convert(value) for value in data]
+        return type(data)(*columns) if hasattr(data, "_fields") else columns
+    if isinstance(data, list):
+        return [default_convert(value) for value in data]
+    return data
