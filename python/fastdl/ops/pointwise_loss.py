@@ -329,8 +329,8 @@ def huber_loss(
     delta: float = 1.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """d^2 / 2 for d = abs(x - t) <= delta, else delta (d - delta / 2).
-    See ``torch.nn.functional.huber_loss``."""
+    """d^2 / 2 for d = abs(x - t) <= delta, else delta (d - delta / 2). With ``weight`` "mean" still divides
+    by the number of elements. See ``torch.nn.functional.huber_loss``."""
     if delta <= 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
     return _symmetric("huber_loss", HuberLoss, input, target, (delta,), None, None, reduction, weight)
@@ -359,6 +359,8 @@ def _symmetric(
     losses = node.apply(input, target, options=(*options, "none")) * weight
     if reduction == "none":
         return losses  # type: ignore[no-any-return]
+    if reduction == "mean" and node is HuberLoss:
+        return losses.mean()  # type: ignore[no-any-return]
     return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()  # type: ignore[no-any-return]
 
 
