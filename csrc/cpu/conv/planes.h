@@ -12,6 +12,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "common/conv.h"
@@ -27,14 +28,28 @@ inline void copy_row(T* to, const T* from, int64_t count) {
   for (; i + w <= count; i += w) simd::store<T>(to + i, simd::load(from + i));
   if (i < count) simd::store_n(to + i, simd::load_n(from + i, int(count - i)), int(count - i));
 }
+template <class T, int... L>
+[[gnu::always_inline]] inline simd::Vec<T> even_lanes(simd::Vec<T> a, simd::Vec<T> b,
+                                                      std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(a, b, (2 * L)...);
+}
 template <class T>
 inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
-  if (stride == 1)
-    copy_row(to, from, count);
-  else if (stride == 2)  // the compiler shuffles
-    for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
-  else
-    for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
+  constexpr int w = simd::kWidth<T>;
+  if (stride == 1) return copy_row(to, from, count);
+  if (stride == 2) {
+    constexpr auto lanes = std::make_integer_sequence<int, w>{};
+    int64_t i = 0;
+    for (; i + w < count; i += w)
+      simd::store<T>(to + i, even_lanes<T>(simd::load(from + 2 * i), simd::load(from + 2 * i + w), lanes));
+    const int rest = int(count - i), reach = 2 * rest - 1;  // nothing is read behind the last element taken
+    if (rest == 0) return;
+    const auto low = simd::load_n(from + 2 * i, std::min(reach, w));
+    const auto high = reach > w ? simd::load_n(from + 2 * i + w, reach - w) : simd::Vec<T>{};
+    simd::store_n(to + i, even_lanes<T>(low, high, lanes), rest);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
 }
 
 template <class T>
