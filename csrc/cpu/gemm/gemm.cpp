@@ -23,19 +23,19 @@ void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc, const GemmEpilogue<T
 
 // one(i) for all of a batch. Products large enough to occupy all threads come one after the other, smaller
 // ones side by side.
-template <class F>
+template <class T, class F>
 void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
-  const double microseconds = 2e-5 * double(m) * double(n) * double(k);
+  const double microseconds = tile::product_microseconds<T>(m, n, k);
   if (batch < num_threads() || microseconds > 2000) {
     for (int64_t i = 0; i < batch; ++i) one(i);
     return;
   }
-  parallel_for(batch, int64_t(10 / std::max(microseconds, 0.1)), [&](int64_t begin, int64_t end) {
+  tile::share(batch, double(batch) * std::max(microseconds, 0.1), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) one(i);
   });
 }
 
-constexpr int64_t kSmallPanels = 16384;  // elements of A's panels, and of a panel of B, that go on the stack
+constexpr int64_t kSmallPanels = 24576;  // elements of A's panels, and of a panel of B, that go on the stack
 
 // Products too small to share: A's panels packed on the stack (or read in place where they lie like panels),
 // B read in place where its rows are contiguous. One block of k, so that the bits are those of the large
@@ -63,6 +63,27 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
                                  e.bias_col ? e.bias_col + j : nullptr, e.activation});
     }
   }
+}
+
+// A B with contiguous rows that fits L2 unpacked: rows of A over threads, each as a small product. Saves
+// packing B and waiting for it.
+template <class T>
+bool multiply_by_rows(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta,
+                      T* c, int64_t ldc, const GemmEpilogue<T>& e) {
+  constexpr int mr = tile::kMR<T>, nr = tile::kNR<T>;
+  if (b.col != 1 || n * k * int64_t(sizeof(T)) > (256 << 10) || k > tile::kMaxKC<T> || nr * k > kSmallPanels)
+    return false;
+  const int64_t panels = tile::ceil_div(m, mr), most = kSmallPanels / (mr * k);
+  if (most == 0) return false;
+  const int64_t tasks = std::max(std::min<int64_t>(panels, num_threads() * 4), tile::ceil_div(panels, most));
+  tile::share(tasks, tile::product_microseconds<T>(m, n, k), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t i0 = panels * task / tasks * mr, i1 = std::min(m, panels * (task + 1) / tasks * mr);
+      multiply_small<T>(i1 - i0, n, k, alpha, {a.data + i0 * a.row, a.row, a.col}, b, beta, c + i0 * ldc, ldc,
+                        {e.bias_row ? e.bias_row + i0 : nullptr, e.bias_col, e.activation});
+    }
+  });
+  return true;
 }
 
 // A small C and a long sum: ranges of k over threads, their partial results added up in order. How many
@@ -111,6 +132,7 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (n <= tile::kSkinny && unit(a))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
+  if (multiply_by_rows<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue)) return;
   const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
   if (tiles < num_threads() * int64_t{4} && ranges > 1)
@@ -125,7 +147,7 @@ void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, Matri
   // One B for all and rows that follow on: a single tall product.
   if (stride_b == 0 && stride_a == m * a.row && stride_c == m * ldc && !epilogue.bias_row)
     return gemm<T>(batch * m, n, k, alpha, a, b, beta, c, ldc, epilogue);
-  for_batch(batch, m, n, k, [&](int64_t i) {
+  for_batch<T>(batch, m, n, k, [&](int64_t i) {
     gemm<T>(m, n, k, alpha, {a.data + i * stride_a, a.row, a.col}, {b.data + i * stride_b, b.row, b.col},
             beta, c + i * stride_c, ldc, epilogue);
   });
@@ -135,7 +157,7 @@ template <class T>
 void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
                   const int64_t* offsets_a, MatrixView<T> b, const int64_t* offsets_b, T beta, T* c,
                   int64_t stride_c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
-  for_batch(batch, m, n, k, [&](int64_t i) {
+  for_batch<T>(batch, m, n, k, [&](int64_t i) {
     gemm<T>(m, n, k, alpha, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
             beta, c + i * stride_c, ldc, epilogue);
   });

@@ -19,6 +19,7 @@
 #include <type_traits>
 
 #include "cpu/gemm/pack.h"
+#include "cpu/gemm/share.h"
 #include "cpu/gemm/tile.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
@@ -138,9 +139,7 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, T alpha, 
     for (int64_t k0 = 0; k0 < k; k0 += k_step) {
       const int64_t k1 = std::min(k, k0 + k_step);
       if constexpr (!packed) pack_all<T, SP>(buffer.get(), shared, s0, s_size, k0, k1, depth);
-      const double microseconds = 2e-5 * double(s_size) * double(own_size) * double(k1 - k0);
-      const int64_t grain = std::max<int64_t>(1, int64_t(10.0 * double(tasks) / std::max(microseconds, 1.0)));
-      parallel_chunks(tasks, grain, [&](int64_t, int64_t begin, int64_t end) {
+      share(tasks, product_microseconds<T>(s_size, own_size, k1 - k0), [&](int64_t begin, int64_t end) {
         memory::Buffer<T> block(own_packed ? 0 : size_t((ceil_div(own_panels, rows) * PP) * depth));
         for (int64_t task = begin; task < end; ++task) {
           const int64_t row = task / columns, column = task % columns;

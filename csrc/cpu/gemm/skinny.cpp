@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "cpu/gemm/pack.h"
+#include "cpu/gemm/share.h"
 #include "cpu/gemm/tile.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
@@ -274,19 +275,17 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
   if (units < num_threads() * int64_t{2} && ranges > 1) {
     const int64_t ld = padded(n), size = s * ld;
     memory::Buffer<T> partial(size_t(ranges * size));
-    parallel_for(ranges, std::max<int64_t>(1, int64_t(10 * double(ranges) / microseconds)),
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t r = begin; r < end; ++r)
-                     compute(0, n, k * r / ranges, k * (r + 1) / ranges, partial.get() + r * size, ld);
-                 });
+    share(ranges, microseconds, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        compute(0, n, k * r / ranges, k * (r + 1) / ranges, partial.get() + r * size, ld);
+    });
     T* sum = partial.get();
     for (int64_t r = 1; r < ranges; ++r)
       for (int64_t i = 0; i < size; i += w) store<T>(sum + i, load(sum + i) + load(sum + r * size + i));
     write<T>(sum, ld, s, 0, n, transposed, out);
     return;
   }
-  const int64_t grain = std::max<int64_t>(1, int64_t(10 * double(units) / std::max(microseconds, 1e-3)));
-  parallel_for(units, grain, [&](int64_t begin, int64_t end) {
+  share(units, microseconds, [&](int64_t begin, int64_t end) {
     const int64_t j0 = begin * unit, j1 = std::min(n, end * unit), ld = padded(j1 - j0);
     Scratch<T, 2048> raw(s * ld);
     compute(j0, j1, 0, k, raw.get(), ld);
