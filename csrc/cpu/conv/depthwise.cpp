@@ -1,15 +1,20 @@
 // Depthwise convolution: every input channel has its own kernels (out_channels = multiplier * groups, one
-// input channel per group). Little arithmetic, much traffic: each plane is copied once into a padded,
-// de-strided buffer (planes.h) in L1 or L2, where every tap is a constant shift; vectors run along the flat
-// positions.
+// input channel per group). Little arithmetic, much traffic. Two ways:
 //
-//   forward   y[k][f] = sum over r of w[k][r] * plane_r[shift_r + f]
-//   grad_x    the same from grad_y on each lattice of inputs with the same remainder by the stride
-//   grad_w    w[k][r] = sum over f of grad[k][f] * plane_r[shift_r + f], grad_y in rows of the planes' width
+//   rows     stride 1, a kernel 3, 5 or 7 wide, planes that fit L1: vectors of output positions straight from
+//   the image, with loads
+//            that stop at the ends of its rows. grad_x is the same from grad_y with the taps backwards.
+//   planes   everything else: each plane is copied once into a padded, de-strided buffer (planes.h) in L1 or
+//   L2, where
+//            every tap is a constant shift, and vectors run along the flat positions.
 //
-// Work: over images times channels; grad_w writes one partial result per image and adds them up in image
-// order. Memory: each array is read or written once.
+//   forward   y[k][o] = sum over r of w[k][r] * x[o * stride + r * dilation - pad]
+//   grad_w    w[k][r] = sum over images and o of grad_y[k][o] * x[...]
+//
+// Work: over images times channels. grad_w: over channels (rows), or over images times channels with one
+// partial result per image, added up in image order (planes). Memory: each array is read or written once.
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
@@ -21,6 +26,194 @@ using namespace simd;
 
 constexpr int kUnroll = 4;  // vectors of positions in registers
 constexpr int kTaps = 9;    // taps in registers, grad_w
+
+// Channels a thread should take at once.
+int64_t grain(const ConvProblem& p) {
+  return std::max<int64_t>(1, 32768 / (p.taps() * p.out_size()));
+}
+
+// gw = the sum of `parts` partial results, in order.
+template <class T>
+void add_parts(T* gw, const T* partial, int64_t results, int64_t parts) {
+  for (int64_t j = 0; j < results; ++j) {
+    T sum = 0;
+    for (int64_t n = 0; n < parts; ++n) sum += partial[n * results + j];
+    gw[j] = sum;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- rows
+
+// A stride-1 correlation of one plane: tap (r, s) of output (h, w) is input (h + r * dilation_h - pad_h,
+// ...).
+struct PlaneShape {
+  int64_t in_h, in_w, out_h, out_w, kernel_h, dilation_h, dilation_w, pad_h, pad_w;
+};
+PlaneShape plane_shape(const ConvProblem& p) {
+  return {p.in[1],       p.in[2],       p.out[1], p.out[2], p.kernel[1],
+          p.dilation[1], p.dilation[2], p.pad[1], p.pad[2]};
+}
+PlaneShape adjoint_shape(const ConvProblem& p) {
+  return {p.out[1],
+          p.out[2],
+          p.in[1],
+          p.in[2],
+          p.kernel[1],
+          p.dilation[1],
+          p.dilation[2],
+          p.dilation[1] * (p.kernel[1] - 1) - p.pad[1],
+          p.dilation[2] * (p.kernel[2] - 1) - p.pad[2]};
+}
+
+// The lanes of tap column s that exist for the outputs from column `left` on.
+template <class T, int KW>
+struct Columns {
+  Lanes<T> lanes[KW];
+  int64_t offset[KW];
+  Columns(const PlaneShape& s, int64_t left) {
+    for (int i = 0; i < KW; ++i) {
+      offset[i] = left + i * s.dilation_w - s.pad_w;
+      lanes[i] = Lanes<T>(-offset[i], s.in_w - offset[i]);
+    }
+  }
+};
+
+// y (+)= bias + the correlation of x with w. `first` are the columns of left = 0: narrow planes need no
+// others.
+template <class T, int KW, bool kAdd>
+void correlate_rows(T* y, const T* x, const PlaneShape& s, const Columns<T, KW>& first, const T* w, T bias) {
+  constexpr int width = kWidth<T>;
+  for (int64_t left = 0; left < s.out_w; left += width) {
+    const Columns<T, KW> columns = left == 0 ? first : Columns<T, KW>(s, left);
+    const int count = int(std::min<int64_t>(width, s.out_w - left));
+    for (int64_t h = 0; h < s.out_h; ++h) {
+      Vec<T> acc = Vec<T>{} + bias;
+      const int64_t top = h - s.pad_h;
+      auto add = [&](int64_t r) {  // a sum of its own for each row of taps: short chains of additions
+        const T* row = x + (top + r * s.dilation_h) * s.in_w;
+        Vec<T> sum = w[r * KW] * columns.lanes[0].load(row + columns.offset[0]);
+#pragma GCC unroll 7
+        for (int i = 1; i < KW; ++i) sum += w[r * KW + i] * columns.lanes[i].load(row + columns.offset[i]);
+        acc += sum;
+      };
+      if (s.kernel_h == 3 && top >= 0 &&
+          top + 2 * s.dilation_h < s.in_h) {  // the usual case, without branches
+        add(0);
+        add(1);
+        add(2);
+      } else {
+        for (int64_t r = 0; r < s.kernel_h; ++r)
+          if (const int64_t from = top + r * s.dilation_h; from >= 0 && from < s.in_h) add(r);
+      }
+      T* to = y + h * s.out_w + left;
+      if constexpr (kAdd) acc += load_n(to, count);
+      store_n(to, acc, count);
+    }
+  }
+}
+
+// sums[tap] += lane by lane, the products of grad_y and the input that meets it.
+template <class T, int KW>
+void correlate_grad(Vec<T>* sums, const T* grad, const T* x, const PlaneShape& s,
+                    const Columns<T, KW>& first) {
+  constexpr int width = kWidth<T>;
+  for (int64_t left = 0; left < s.out_w; left += width) {
+    const Columns<T, KW> columns = left == 0 ? first : Columns<T, KW>(s, left);
+    const Lanes<T> inside(0, s.out_w - left);
+    for (int64_t r = 0; r < s.kernel_h; ++r) {
+      Vec<T> acc[KW];
+#pragma GCC unroll 7
+      for (int i = 0; i < KW; ++i) acc[i] = Vec<T>{};
+      const int64_t shift = r * s.dilation_h - s.pad_h;
+      for (int64_t h = std::max<int64_t>(0, -shift); h < std::min(s.out_h, s.in_h - shift); ++h) {
+        const Vec<T> g = inside.load(grad + h * s.out_w + left);
+        const T* row = x + (h + shift) * s.in_w;
+#pragma GCC unroll 7
+        for (int i = 0; i < KW; ++i) acc[i] += g * columns.lanes[i].load(row + columns.offset[i]);
+      }
+#pragma GCC unroll 7
+      for (int i = 0; i < KW; ++i) sums[r * KW + i] += acc[i];
+    }
+  }
+}
+
+// Stride 1 in two spatial axes, a kernel that has an instance, and a plane that stays in L1 (columns of
+// vectors pass over it one after the other).
+template <class T>
+bool by_rows(const ConvProblem& p) {
+  const int64_t width = p.kernel[2];
+  return p.in_size() * int64_t(sizeof(T)) <= (24 << 10) && p.kernel[0] == 1 && p.in[0] == 1 &&
+         p.out[0] == 1 && p.pad[0] == 0 && p.stride == Extent{1, 1, 1} &&
+         (width == 3 || width == 5 || width == 7);
+}
+template <class F>
+void with_width(int64_t width, F&& f) {
+  if (width == 3)
+    f(std::integral_constant<int, 3>{});
+  else if (width == 5)
+    f(std::integral_constant<int, 5>{});
+  else
+    f(std::integral_constant<int, 7>{});
+}
+
+template <class T, int KW>
+void rows_forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  const PlaneShape s = plane_shape(p);
+  const Columns<T, KW> first(s, 0);
+  const int64_t multiplier = p.group_out();
+  parallel_for(p.batch * p.out_channels, grain(p), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t k = i % p.out_channels;
+      correlate_rows<T, KW, false>(y + i * p.out_size(), x + i / multiplier * p.in_size(), s, first,
+                                   w + k * p.taps(), bias ? bias[k] : T(0));
+    }
+  });
+}
+
+template <class T, int KW>
+void rows_grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  const PlaneShape s = adjoint_shape(p);
+  const Columns<T, KW> first(s, 0);
+  const int64_t multiplier = p.group_out(), weights = p.out_channels * p.taps();
+  memory::Buffer<T> backwards(static_cast<size_t>(weights));
+  for (int64_t k = 0; k < p.out_channels; ++k)
+    std::reverse_copy(w + k * p.taps(), w + (k + 1) * p.taps(), backwards + k * p.taps());
+  parallel_for(p.batch * p.groups, grain(p), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t g = i % p.groups;
+      T* to = gx + i * p.in_size();
+      const T* from = gy + i * multiplier * p.out_size();
+      const T* taps = backwards + g * multiplier * p.taps();
+      correlate_rows<T, KW, false>(to, from, s, first, taps, bias ? bias[g] : T(0));
+      for (int64_t m = 1; m < multiplier; ++m)
+        correlate_rows<T, KW, true>(to, from + m * p.out_size(), s, first, taps + m * p.taps(), T(0));
+    }
+  });
+}
+
+template <class T, int KW>
+void rows_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const PlaneShape s = plane_shape(p);
+  const Columns<T, KW> first(s, 0);
+  const int64_t multiplier = p.group_out(), taps = p.taps(), results = p.out_channels * taps;
+  // One task per channel for all images, or per channel and image where channels are few.
+  const int64_t parts = p.out_channels >= 4 * num_threads() ? 1 : p.batch, images = p.batch / parts;
+  memory::Buffer<T> partial(size_t(parts * results));
+  parallel_for(parts * p.out_channels, ceil_div(grain(p), images), [&](int64_t begin, int64_t end) {
+    memory::Buffer<Vec<T>> sums(static_cast<size_t>(taps));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t part = i / p.out_channels, k = i % p.out_channels;
+      std::fill_n(sums.get(), taps, Vec<T>{});
+      for (int64_t n = part * images; n < (part + 1) * images; ++n)
+        correlate_grad<T, KW>(sums, gy + (n * p.out_channels + k) * p.out_size(),
+                              x + (n * p.in_channels + k / multiplier) * p.in_size(), s, first);
+      for (int64_t r = 0; r < taps; ++r) partial[i * taps + r] = reduce_add<T>(sums[r]);
+    }
+  });
+  add_parts(gw, partial.get(), results, parts);
+}
+
+// -------------------------------------------------------------------------------------------------- planes
 
 // sums[f] (+)= sum over taps of w[taps[r]] * from[offsets[r] + f] for f < count, whole groups of vectors.
 template <class T, bool kAdd>
@@ -83,13 +276,11 @@ class Scratch {  // zeroed: the padding of planes stays zero
 template <class T>
 constexpr int64_t kSlack = kUnroll * kWidth<T>;
 
-// Channels a thread should take at once.
-int64_t grain(const ConvProblem& p) {
-  return std::max<int64_t>(1, 32768 / (p.taps() * p.out_size()));
-}
-
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  if (by_rows<T>(p))
+    return with_width(
+        p.kernel[2], [&]<int KW>(std::integral_constant<int, KW>) { rows_forward<T, KW>(p, y, x, w, bias); });
   const auto planes = Planes<T>::of_input(p);
   const Lattice lattice = forward_lattice(p, planes.tap_offsets());
   const int64_t multiplier = p.group_out(), flat = (p.out[1] - 1) * planes.width() + p.out[2];
@@ -111,6 +302,10 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  if (by_rows<T>(p))
+    return with_width(p.kernel[2], [&]<int KW>(std::integral_constant<int, KW>) {
+      rows_grad_x<T, KW>(p, gx, gy, w, bias);
+    });
   const auto [planes, lattices] = grad_lattices<T>(p);
   const int64_t multiplier = p.group_out();
   int64_t covered = 0, longest = 0;
@@ -174,6 +369,9 @@ constexpr auto kCorrelate = correlate_table<T>(std::make_integer_sequence<int, k
 
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  if (by_rows<T>(p))
+    return with_width(p.kernel[2],
+                      [&]<int KW>(std::integral_constant<int, KW>) { rows_grad_w<T, KW>(p, gw, gy, x); });
   const auto planes = Planes<T>::of_input(p);
   const int64_t multiplier = p.group_out(), taps = p.taps(), width = planes.width();
   const int64_t flat = (p.out[1] - 1) * width + p.out[2], results = p.groups * multiplier * taps;
@@ -195,11 +393,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       }
     }
   });
-  for (int64_t j = 0; j < results; ++j) {
-    T sum = 0;
-    for (int64_t n = 0; n < p.batch; ++n) sum += partial[n * results + j];
-    gw[j] = sum;
-  }
+  add_parts(gw, partial.get(), results, p.batch);
 }
 
 const char* refusal(const ConvProblem& p) {

@@ -104,21 +104,28 @@ struct Weights {
   int64_t row_stride, depth_stride;
 };
 
+// Panels of kRows rows: element (row, c, r) at [(c * taps + r) * kRows + row].
 template <class T>
 void pack_weights(T* out, const Weights<T>& w, int64_t rows, int64_t depth,
                   const std::vector<int64_t>& taps) {
   const int64_t n = int64_t(taps.size());
-  parallel_for(
-      ceil_div(rows, kRows), std::max<int64_t>(1, 4096 / (depth * n)), [&](int64_t begin, int64_t end) {
-        for (int64_t panel = begin; panel < end; ++panel)
-          for (int i = 0; i < kRows; ++i) {
-            const int64_t row = panel * kRows + i;
-            T* to = out + panel * kRows * depth * n + i;
-            for (int64_t c = 0; c < depth; ++c)
-              for (int64_t r = 0; r < n; ++r, to += kRows)
-                *to = row < rows ? w.data[row * w.row_stride + c * w.depth_stride + taps[size_t(r)]] : T(0);
-          }
-      });
+  // All taps in order, as in a forward pass: rows are contiguous.
+  const bool whole = w.depth_stride == n && taps.front() == 0 && taps.back() == n - 1;
+  parallel_for(ceil_div(rows, kRows), std::max<int64_t>(1, 8192 / (depth * n)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t panel = begin; panel < end; ++panel) {
+                   const int count = int(std::min<int64_t>(kRows, rows - panel * kRows));
+                   const T* from = w.data + panel * kRows * w.row_stride;
+                   T* to = out + panel * kRows * depth * n;
+                   if (whole)
+                     tile::pack_panel<T, kRows>(to, from, w.row_stride, 1, count, depth * n);
+                   else
+                     for (int64_t c = 0; c < depth; ++c, from += w.depth_stride, to += n * kRows)
+                       for (int i = 0; i < count; ++i)
+                         for (int64_t r = 0; r < n; ++r)
+                           to[r * kRows + i] = from[i * w.row_stride + taps[size_t(r)]];
+                 }
+               });
 }
 
 // One image and group on one lattice; `first_row`: output channels in whole panels of kRows.

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/lanes.h"
 #include "cpu/conv/winograd.h"
 #include "cpu/gemm/panels.h"
 
@@ -92,14 +93,16 @@ void transform_tiles(T* to, const Layout& layout, const std::vector<Run>& runs, 
     const int64_t top = kOut * run.row + origin_h;
     for (int64_t t = 0; t < run.count; t += kTiles<T>) {
       const int64_t left = kOut * (run.column + t) + origin_w;
+      Lanes<T> lanes_of[vectors];
+#pragma GCC unroll 3
+      for (int v = 0; v < vectors; ++v) lanes_of[v] = Lanes<T>(-left - v * w, plane.width - left - v * w);
       Vec<T> x[kSize][vectors];
 #pragma GCC unroll 6
       for (int i = 0; i < kSize; ++i) {
         const T* row = image + (top + i) * plane.width + left;
         const bool inside = top + i >= 0 && top + i < plane.height;
 #pragma GCC unroll 3
-        for (int v = 0; v < vectors; ++v)
-          x[i][v] = inside ? load_lanes<T>(row + v * w, -left - v * w, plane.width - left - v * w) : Vec<T>{};
+        for (int v = 0; v < vectors; ++v) x[i][v] = inside ? lanes_of[v].load(row + v * w) : Vec<T>{};
       }
       Vec<T> y[kIn][vectors];
 #pragma GCC unroll 3

@@ -144,25 +144,4 @@ template <class T>
   }(std::make_integer_sequence<int, w>{});
 }
 
-// Lanes [from, to) of the vector at p, zeros elsewhere; the other lanes' memory is not touched.
-template <class T>
-[[gnu::always_inline]] inline Vec<T> load_lanes(const T* p, int64_t from, int64_t to) {
-  constexpr int w = simd::kWidth<T>;
-  from = from < 0 ? 0 : from;
-  to = to > w ? w : to;
-  if (from >= to) return Vec<T>{};
-#if defined(__AVX512F__)
-  const unsigned mask = ((1u << to) - 1) & ~((1u << from) - 1);
-  if constexpr (sizeof(T) == 4)
-    return (Vec<T>)_mm512_maskz_loadu_ps(__mmask16(mask), p);
-  else
-    return (Vec<T>)_mm512_maskz_loadu_pd(__mmask8(mask), p);
-#else
-  if (from == 0 && to == w) return simd::load(p);
-  alignas(sizeof(Vec<T>)) T lanes[w] = {};
-  for (int64_t i = from; i < to; ++i) lanes[i] = p[i];
-  return simd::load(lanes);
-#endif
-}
-
 }  // namespace fastdl::winograd
