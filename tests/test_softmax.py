@@ -247,3 +247,36 @@ def test_modules():
     np.testing.assert_array_equal(nn.Softmax2d()(x).numpy(), F.softmax(x, 1).numpy())
     assert repr(nn.Softmax(dim=1)) == "Softmax(dim=1)"
     assert repr(nn.Softmax2d()) == "Softmax2d()"
+
+
+def test_methods_and_names():
+    x = fastdl.from_numpy(np.random.default_rng(8).standard_normal((3, 4), dtype=np.float32))
+    for name in KERNELS:
+        want = getattr(F, name)(x, 1).numpy()
+        np.testing.assert_array_equal(getattr(x, name)(1).numpy(), want)
+        np.testing.assert_array_equal(getattr(fastdl, name)(x, -1).numpy(), want)
+        assert getattr(x, name)(0, fastdl.float64).dtype == fastdl.float64
+
+
+def test_gumbel_softmax():
+    """Its argmax draws classes with the probabilities of softmax; hard samples pass the soft gradient on."""
+    fastdl.manual_seed(0)
+    logits = fastdl.tensor([1.0, 0.0, -1.0, 2.0]).expand(40000, 4)
+    soft = F.gumbel_softmax(logits, tau=0.5)
+    np.testing.assert_allclose(soft.numpy().sum(1), 1, rtol=1e-5)
+    hard = F.gumbel_softmax(logits, hard=True).numpy()
+    np.testing.assert_array_equal(np.sort(hard, 1)[:, :3], 0)
+    np.testing.assert_array_equal(hard.max(1), 1)
+    # Standard deviation of a frequency of 40000 draws: at most 0.0025.
+    np.testing.assert_allclose(hard.mean(0), F.softmax(logits[0], 0).numpy(), atol=0.0125)
+    for dim in (0, 1, -1):
+        weights = fastdl.from_numpy(np.random.default_rng(0).standard_normal((5, 3), dtype=np.float32))
+        grads = []
+        for hard in (False, True):
+            x = fastdl.from_numpy(np.zeros((5, 3), np.float32)).requires_grad_()
+            fastdl.manual_seed(3)
+            F.gumbel_softmax(x, hard=hard, dim=dim).backward(weights)
+            grads.append(x.grad.numpy())
+        np.testing.assert_array_equal(grads[0], grads[1])
+    with pytest.raises(ValueError, match="tau must be positive, got 0"):
+        F.gumbel_softmax(logits, tau=0)

@@ -95,6 +95,7 @@ from fastdl.ops.activation import (
 from fastdl.ops.conv import (
     conv_algorithm,
 )
+from fastdl.ops.distance import cosine_similarity, pairwise_distance
 from fastdl.ops.dropout import (
     alpha_dropout,
     dropout,
@@ -316,6 +317,8 @@ from fastdl.ops.shape import (
     triu,
     vstack,
 )
+from fastdl.ops.softmax import log_softmax_method as log_softmax
+from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.views import (
     as_strided,
     atleast_1d,

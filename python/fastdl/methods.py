@@ -28,6 +28,7 @@ from fastdl.ops import (
     reduce,
     sampling,
     shape,
+    softmax,
     views,
 )
 from fastdl.tensor import Tensor
@@ -66,6 +67,8 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "bool": cast.to_bool,
     "type": cast.type_,
     "backward": functional.tensor_backward,
+    "softmax": softmax.softmax_method,
+    "log_softmax": softmax.log_softmax_method,
     "__getitem__": indexing.getitem,
     "__setitem__": indexing.setitem,
     "__abs__": elementwise.abs,

@@ -114,4 +114,4 @@ from fastdl.ops.resample import (
     upsample_bilinear,
     upsample_nearest,
 )
-from fastdl.ops.softmax import log_softmax, softmax, softmin
+from fastdl.ops.softmax import gumbel_softmax, log_softmax, softmax, softmin

@@ -52,6 +52,18 @@ class Softmin(Op):
         return np.negative(grad, out=grad)
 
 
+class StraightThrough(Op):
+    """Another value forward, the gradient of the input backward."""
+
+    aliases_grad = True
+
+    def forward(self, x: Any, *, value: Any) -> Any:
+        return value
+
+    def backward(self, grad_y: Any) -> Any:
+        return grad_y
+
+
 def _apply(op: str, node: type[Op], input: Tensor, dim: int | None, dtype: Any) -> Tensor:
     if dtype is not None:
         input = cast(input, np.dtype(dtype))
@@ -100,3 +112,33 @@ def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dty
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     """softmax(-x) along ``dim``. See ``torch.nn.functional.softmin`` and :func:`softmax`."""
     return _apply("softmin", Softmin, input, dim, dtype)
+
+
+def softmax_method(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """``torch.softmax`` and ``Tensor.softmax``: :func:`softmax` with its dtype in third place."""
+    return _apply("softmax", Softmax, input, dim, dtype)
+
+
+def log_softmax_method(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """``torch.log_softmax`` and ``Tensor.log_softmax``: :func:`log_softmax` with its dtype in third place."""
+    return _apply("log_softmax", LogSoftmax, input, dim, dtype)
+
+
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    """Samples of softmax((logits + Gumbel noise) / tau) along ``dim``.
+    See ``torch.nn.functional.gumbel_softmax``.
+
+    With ``hard`` the result is one-hot, and the gradient that of the soft sample. ``eps`` has no effect.
+    """
+    if tau <= 0:
+        raise ValueError(f"gumbel_softmax: tau must be positive, got {tau}")
+    shifted: Any = logits - Tensor._wrap(np.empty_like(logits._data)).exponential_().log()
+    soft = softmax(shifted / tau, dim)
+    if not hard:
+        return soft
+    y = soft._data
+    one_hot = np.zeros(y.shape, y.dtype)
+    np.put_along_axis(one_hot, np.argmax(y, dim, keepdims=True), 1, dim)
+    return StraightThrough.apply(soft, value=one_hot)  # type: ignore[no-any-return]
