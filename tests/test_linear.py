@@ -110,6 +110,8 @@ def test_fused_activation_has_the_bits_of_the_separate_one(level, activation):
 def test_linear_with_a_vector_as_weight():
     check_gradient(ops.linear, normal(2, 3), normal(3))
     assert ops.linear(tensor(normal(2, 3)), tensor(normal(3))).shape == (2,)
+    got = ops.linear(tensor(normal(2, 3)), tensor(normal(3)), tensor(0.5, np.float64))
+    assert_close(got, normal(2, 3) @ normal(3) + 0.5, reduction=3)
     got = ops.linear(tensor(normal(2, 3)), tensor(normal(3)), activation="relu")
     assert_close(got, np.maximum(normal(2, 3) @ normal(3), 0))
 
@@ -158,6 +160,14 @@ def test_named_products():
     for shape in ((3, 5), (5,), (3, 1), (1,)):
         check_gradient(lambda c, x, y: ops.addmm(c, x, y, beta=0.5, alpha=2), normal(*shape), a, b)
         check_gradient(ops.addmm, normal(*shape), a, b)
+    for beta, alpha in ((1, 1), (0.5, 2), (0, 3)):
+        check_gradient(
+            lambda c, m, x, b=beta, f=alpha: ops.addmv(c, m, x, beta=b, alpha=f),
+            normal(3),
+            a,
+            v,
+            needs=[1, 2],
+        )
     check_gradient(ops.baddbmm, normal(2, 3, 5), normal(2, 3, 4), normal(2, 4, 5))
     check_gradient(ops.bilinear, normal(4, 3), normal(4, 2), normal(5, 3, 2))
     assert_close(

@@ -7,6 +7,7 @@ gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,12 +17,13 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
 from fastdl.ops import activation as activations
+from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.einsum import contract, einsum
 from fastdl.tensor import Tensor
 
 # Activations that linear fuses, and of these the ones whose derivative follows from their output: a layer
 # that is differentiated can fuse no others, because backward would need what was never stored.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": activations.relu,
     "sigmoid": activations.sigmoid,
     "tanh": activations.tanh,
@@ -187,7 +189,7 @@ def linear(
         if len(w) == 2:
             return Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
         y = matmul(input, weight)
-        return y if bias is None else y + bias
+        return y if bias is None else add(y, bias)
     apart = _ACTIVATIONS.get(activation)
     if apart is None:
         raise ValueError(
@@ -341,10 +343,10 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
     _check_dims("addmv", 1, vec=vec)
     if mat._data.shape[1] != vec._data.shape[0]:
         raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
-    product = einsum("ij,j->i", mat, vec) if alpha == 1 else einsum("ij,j->i", mat, vec) * alpha
+    product = einsum("ij,j->i", mat, vec) if alpha == 1 else mul(einsum("ij,j->i", mat, vec), alpha)
     if beta == 0:
         return product
-    return product + (input if beta == 1 else input * beta)
+    return add(product, input if beta == 1 else mul(input, beta))
 
 
 class Bilinear(Op):
