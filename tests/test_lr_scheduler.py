@@ -1,0 +1,269 @@
+"""Schedules, step by step beside torch's."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import nn, optim
+from fastdl.optim import lr_scheduler
+
+torch = pytest.importorskip("torch")
+
+
+class Factor:
+    """A callable object: its attributes are saved with the schedule."""
+
+    def __init__(self, base):
+        self.base = base
+
+    def __call__(self, epoch):
+        return self.base**epoch
+
+
+CASES = {
+    "lambda": lambda s, o: s.LambdaLR(o, lambda e: 0.9**e),
+    "lambdas": lambda s, o: s.LambdaLR(o, [lambda e: 1 / (e + 1), Factor(0.7)]),
+    "multiplicative": lambda s, o: s.MultiplicativeLR(o, lambda e: 0.95),
+    "step": lambda s, o: s.StepLR(o, 3, gamma=0.5),
+    "multistep": lambda s, o: s.MultiStepLR(o, [2, 5, 5, 9]),
+    "constant": lambda s, o: s.ConstantLR(o, factor=0.25, total_iters=4),
+    "linear": lambda s, o: s.LinearLR(o, 0.1, 0.8, total_iters=6),
+    "exponential": lambda s, o: s.ExponentialLR(o, 0.8),
+    "polynomial": lambda s, o: s.PolynomialLR(o, total_iters=7, power=2.0),
+    "cosine": lambda s, o: s.CosineAnnealingLR(o, T_max=5, eta_min=0.01),
+    "restarts": lambda s, o: s.CosineAnnealingWarmRestarts(o, T_0=3, T_mult=2, eta_min=0.001),
+    "restarts1": lambda s, o: s.CosineAnnealingWarmRestarts(o, T_0=4),
+    "cyclic": lambda s, o: s.CyclicLR(o, 0.01, 0.1, step_size_up=4, step_size_down=3),
+    "cyclic2": lambda s, o: s.CyclicLR(o, [0.01, 0.02], [0.1, 0.3], step_size_up=3, mode="triangular2"),
+    "cyclicexp": lambda s, o: s.CyclicLR(
+        o, 0.01, 0.1, step_size_up=3, mode="exp_range", gamma=0.9, cycle_momentum=False
+    ),
+    "cyclicown": lambda s, o: s.CyclicLR(o, 0.01, 0.1, step_size_up=3, scale_fn=lambda x: 0.5 ** (x - 1)),
+    "onecycle": lambda s, o: s.OneCycleLR(o, max_lr=0.5, total_steps=20),
+    "onecycle3": lambda s, o: s.OneCycleLR(
+        o,
+        max_lr=[0.5, 0.2],
+        epochs=4,
+        steps_per_epoch=5,
+        three_phase=True,
+        anneal_strategy="linear",
+        pct_start=0.4,
+    ),
+    "sequential": lambda s, o: s.SequentialLR(
+        o,
+        [s.ConstantLR(o, 0.1, total_iters=2), s.ExponentialLR(o, 0.9), s.StepLR(o, 2, 0.5)],
+        milestones=[3, 9],
+    ),
+    "warmup": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.01, total_iters=4), s.CosineAnnealingLR(o, T_max=12)], milestones=[4]
+    ),
+    "chained": lambda s, o: s.ChainedScheduler(
+        [s.ConstantLR(o, 0.1, total_iters=4), s.ExponentialLR(o, 0.9)], o
+    ),
+}
+all_cases = pytest.mark.parametrize("case", CASES)
+makers = pytest.mark.parametrize("maker", ["SGD", "Adam"])
+OPTIONS = {"SGD": {"momentum": 0.9}, "Adam": {}}
+
+
+def ours(maker="SGD"):
+    params = [nn.Parameter(np.ones(1, np.float32)) for _ in range(2)]
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}]
+    return getattr(optim, maker)(groups, lr=0.1, **OPTIONS[maker])
+
+
+def theirs(maker="SGD"):
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}]
+    return getattr(torch.optim, maker)(groups, lr=0.1, **OPTIONS[maker])
+
+
+def visible(optimizer):
+    keys = ("lr", "momentum", "betas", "initial_lr")
+    return [{k: g[k] for k in keys if k in g} for g in optimizer.param_groups]
+
+
+@all_cases
+@makers
+def test_equal_to_torchs_step_by_step(case, maker):
+    a, b = ours(maker), theirs(maker)
+    mine, yours = CASES[case](lr_scheduler, a), CASES[case](torch.optim.lr_scheduler, b)
+    for step in range(20):
+        for got, want in zip(visible(a), visible(b), strict=True):
+            assert got.keys() == want.keys()
+            for key in want:
+                np.testing.assert_allclose(
+                    got[key], want[key], rtol=1e-12, atol=1e-17, err_msg=f"{key} at step {step}"
+                )
+        np.testing.assert_allclose(mine.get_last_lr(), yours.get_last_lr(), rtol=1e-12, atol=1e-17)
+        a.step()
+        b.step()
+        mine.step()
+        yours.step()
+
+
+@all_cases
+def test_state_dict_continues(case, tmp_path):
+    a, b = ours(), ours()
+    first = CASES[case](lr_scheduler, a)
+    for _ in range(6):
+        a.step()
+        first.step()
+    # Through a file, so that nothing in a schedule's state needs pickle.
+    fastdl.save({"scheduler": first.state_dict(), "optimizer": a.state_dict()}, tmp_path / "c")
+    saved = fastdl.load(tmp_path / "c")
+    second = CASES[case](lr_scheduler, b)
+    second.load_state_dict(saved["scheduler"])
+    b.load_state_dict(saved["optimizer"])
+    for _ in range(10):
+        assert visible(a) == visible(b)
+        assert first.get_last_lr() == second.get_last_lr()
+        a.step()
+        b.step()
+        first.step()
+        second.step()
+
+
+def test_resuming_with_last_epoch():
+    for case in (
+        lambda s, o, e: s.StepLR(o, 3, last_epoch=e),
+        lambda s, o, e: s.ExponentialLR(o, 0.9, last_epoch=e),
+        lambda s, o, e: s.CosineAnnealingLR(o, 10, last_epoch=e),
+        lambda s, o, e: s.LinearLR(o, last_epoch=e),
+        lambda s, o, e: s.LambdaLR(o, lambda x: 1 / (x + 1), last_epoch=e),
+    ):
+        a, b = ours(), theirs()
+        with pytest.raises(KeyError, match="initial_lr.*is not specified in param_groups"):
+            case(lr_scheduler, a, 3)
+        for group in a.param_groups + b.param_groups:
+            group["initial_lr"] = 0.2
+        mine, yours = case(lr_scheduler, a, 3), case(torch.optim.lr_scheduler, b, 3)
+        for _ in range(8):
+            np.testing.assert_allclose(mine.get_last_lr(), yours.get_last_lr(), rtol=1e-12)
+            a.step()
+            b.step()
+            mine.step()
+            yours.step()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patience": 1},
+        {"patience": 0, "cooldown": 2, "factor": 0.5},
+        {"patience": 1, "mode": "max", "threshold": 0.1},
+        {"patience": 1, "mode": "max", "threshold_mode": "abs", "threshold": 0.05},
+        {"patience": 1, "mode": "min", "threshold_mode": "abs", "threshold": 0.05},
+        {"patience": 0, "min_lr": [0.01, 0.25]},
+    ],
+)
+def test_plateau(options):
+    a, b = ours(), theirs()
+    mine = lr_scheduler.ReduceLROnPlateau(a, **options)
+    yours = torch.optim.lr_scheduler.ReduceLROnPlateau(b, **options)
+    metrics = np.random.default_rng(0).standard_normal(40).cumsum().tolist() + [float("nan")] * 3
+    for i, metric in enumerate(metrics):
+        mine.step(fastdl.tensor(metric, dtype=fastdl.float64) if i % 2 else metric)
+        yours.step(metric)
+        np.testing.assert_allclose(mine.get_last_lr(), yours.get_last_lr(), rtol=1e-12)
+        if i == 20:
+            again = lr_scheduler.ReduceLROnPlateau(a)
+            again.load_state_dict(copy.deepcopy(mine.state_dict()))
+            mine = again
+
+
+def test_warm_restarts_take_fractions():
+    a, b = ours(), theirs()
+    mine = lr_scheduler.CosineAnnealingWarmRestarts(a, 2, 2)
+    yours = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(b, 2, 2)
+    for epoch in (0.0, 0.5, 1.9, 2.0, 3.3, 6.5, 13.9, 14.0, 1.0):
+        mine.step(epoch)
+        yours.step(epoch)
+        np.testing.assert_allclose(mine.get_last_lr(), yours.get_last_lr(), rtol=1e-12)
+    with pytest.raises(ValueError, match="non-negative epoch"):
+        mine.step(-1)
+
+
+def test_order_warning():
+    scheduler = lr_scheduler.StepLR(ours(), 1)
+    with pytest.warns(UserWarning, match=r"`lr_scheduler\.step\(\)` before `optimizer\.step\(\)`"):
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda o: lr_scheduler.StepLR("no", 1), TypeError, "str is not an Optimizer"),
+        (
+            lambda o: lr_scheduler.LambdaLR(o, [lambda e: 1]),
+            ValueError,
+            "same length as optimizer.param_groups: 1 != 2",
+        ),
+        (lambda o: lr_scheduler.ConstantLR(o, 2.0), ValueError, "between 0 and 1"),
+        (lambda o: lr_scheduler.LinearLR(o, 0.0), ValueError, "greater than 0"),
+        (lambda o: lr_scheduler.LinearLR(o, 0.5, 2.0), ValueError, "between 0 and 1"),
+        (lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 0), ValueError, "positive integer T_0"),
+        (lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 1, 0), ValueError, "T_mult >= 1"),
+        (lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.2, mode="x"), ValueError, "mode is invalid"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1), ValueError, "either total_steps OR"),
+        (
+            lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=0),
+            ValueError,
+            "positive integer total_steps",
+        ),
+        (
+            lambda o: lr_scheduler.OneCycleLR(o, 0.1, 5, pct_start=2.0),
+            ValueError,
+            "between 0 and 1 pct_start",
+        ),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1, 5, anneal_strategy="x"), ValueError, "'cos' or 'linear'"),
+        (lambda o: lr_scheduler.ReduceLROnPlateau(o, factor=1.0), ValueError, "Factor should be < 1"),
+        (lambda o: lr_scheduler.ReduceLROnPlateau(o, "x"), ValueError, "mode x is unknown"),
+        (
+            lambda o: lr_scheduler.ReduceLROnPlateau(o, threshold_mode="x"),
+            ValueError,
+            "threshold mode x is unknown",
+        ),
+        (lambda o: lr_scheduler.SequentialLR(o, [], []), ValueError, "at least one scheduler"),
+        (
+            lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.StepLR(o, 1)], [3]),
+            ValueError,
+            "one more than",
+        ),
+        (
+            lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.StepLR(ours(), 1)], []),
+            ValueError,
+            "same optimizer",
+        ),
+        (
+            lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ReduceLROnPlateau(o)]),
+            ValueError,
+            "needs a metric",
+        ),
+        (
+            lambda o: lr_scheduler.ChainedScheduler([3]),
+            TypeError,
+            "at index 0 should be a scheduler, got int",
+        ),
+    ],
+)
+def test_errors(make, error, message):
+    with pytest.raises(error, match=message):
+        make(ours())
+
+
+def test_one_cycle_ends_and_momentum_is_needed():
+    a = ours()
+    scheduler = lr_scheduler.OneCycleLR(a, 0.1, total_steps=2)
+    a.step()
+    scheduler.step()
+    scheduler.step()
+    with pytest.raises(ValueError, match="Tried to step 3 times"):
+        scheduler.step()
+    plain = optim.Adagrad([nn.Parameter(np.ones(1, np.float32))])
+    with pytest.raises(ValueError, match="must support momentum or beta1"):
+        lr_scheduler.OneCycleLR(plain, 0.1, total_steps=2)
