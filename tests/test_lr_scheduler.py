@@ -267,3 +267,72 @@ def test_one_cycle_ends_and_momentum_is_needed():
     plain = optim.Adagrad([nn.Parameter(np.ones(1, np.float32))])
     with pytest.raises(ValueError, match="must support momentum or beta1"):
         lr_scheduler.OneCycleLR(plain, 0.1, total_steps=2)
+
+
+@pytest.mark.parametrize("which", ["mean", "ema", "ema_one", "swa_one"])
+def test_averaged_model(which):
+    def make(nn, swa, state):
+        net = nn.Linear(3, 2)
+        net.load_state_dict(state)
+        options = {
+            "mean": {},
+            "ema": {"multi_avg_fn": swa.get_ema_multi_avg_fn(0.9)},
+            "ema_one": {"avg_fn": swa.get_ema_avg_fn(0.9)},
+            "swa_one": {"avg_fn": swa.get_swa_avg_fn()},
+        }[which]
+        return net, swa.AveragedModel(net, **options)
+
+    start = {k: v.numpy() for k, v in nn.Linear(3, 2).state_dict().items()}
+    mine, ours_average = make(nn, optim.swa_utils, start)
+    yours, theirs_average = make(
+        torch.nn, torch.optim.swa_utils, {k: torch.from_numpy(v.copy()) for k, v in start.items()}
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        for p, q in zip(mine.parameters(), yours.parameters(), strict=True):
+            value = rng.standard_normal(p.shape).astype(np.float32)
+            p.data = fastdl.tensor(value)
+            q.data = torch.from_numpy(value.copy())
+        ours_average.update_parameters(mine)
+        theirs_average.update_parameters(yours)
+    want = theirs_average.state_dict()
+    assert list(ours_average.state_dict()) == list(want)
+    for key, value in ours_average.state_dict().items():
+        np.testing.assert_allclose(value.numpy(), want[key].numpy(), rtol=1e-5, atol=1e-6)
+    x = fastdl.ones(1, 3)
+    np.testing.assert_array_equal(ours_average(x).detach().numpy(), ours_average.module(x).detach().numpy())
+
+
+def test_averaged_model_errors():
+    with pytest.raises(ValueError, match="Invalid decay value 2"):
+        optim.swa_utils.get_ema_avg_fn(2)
+    with pytest.raises(AssertionError, match="Only one of"):
+        optim.swa_utils.AveragedModel(nn.Linear(1, 1), avg_fn=1, multi_avg_fn=2)
+
+
+def test_update_bn():
+    class Norm(nn.Module):
+        """The mean of all batches, as a batch norm with momentum None keeps it."""
+
+        def __init__(self):
+            super().__init__()
+            self.momentum = 0.1
+            self.register_buffer("running_mean", fastdl.full((2,), 9.0))
+            self.register_buffer("running_var", fastdl.full((2,), 9.0))
+            self.register_buffer("num_batches_tracked", fastdl.tensor(7))
+
+        def forward(self, x):
+            assert self.training
+            assert self.momentum is None
+            self.num_batches_tracked._data += 1
+            mean = x.detach().numpy().mean(axis=0)
+            self.running_mean._data += (mean - self.running_mean._data) / self.num_batches_tracked.item()
+            return x
+
+    net = nn.Sequential(Norm(), nn.Identity()).eval()
+    batches = [fastdl.ones(4, 2), [fastdl.full((4, 2), 4.0), "label"]]
+    optim.swa_utils.update_bn(batches, net)
+    assert net[0].running_mean.tolist() == [2.5, 2.5]
+    assert net[0].running_var.tolist() == [1, 1]
+    assert net[0].momentum == 0.1
+    assert not net.training

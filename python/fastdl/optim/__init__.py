@@ -5,4 +5,5 @@ from fastdl.optim.adam import *
 from fastdl.optim.optimizer import Optimizer as Optimizer
 from fastdl.optim.sgd import *
 
-from fastdl.optim import lr_scheduler as lr_scheduler  # isort: skip - builds on the names above
+from fastdl.optim import lr_scheduler as lr_scheduler  # isort: skip - build on the names above
+from fastdl.optim import swa_utils as swa_utils  # isort: skip

@@ -476,10 +476,10 @@ class CyclicLR(_Cycling):
     def scale_fn(self, x: float) -> float:
         """The height in cycle (or step) ``x``, relative to the first."""
         if self._scale_fn is not None:
-            return self._scale_fn(x)
+            return float(self._scale_fn(x))
         if self.mode == "triangular2":
-            return 1 / (2.0 ** (x - 1))
-        return self.gamma**x if self.mode == "exp_range" else 1.0
+            return float(1 / (2.0 ** (x - 1)))
+        return float(self.gamma**x) if self.mode == "exp_range" else 1.0
 
     def get_lr(self) -> list[float]:
         position = self.last_epoch / self.total_size

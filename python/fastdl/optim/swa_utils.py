@@ -1,0 +1,184 @@
+"""Averages of a model's parameters over training; see ``torch.optim.swa_utils``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import no_grad
+from fastdl.nn.modules.module import Module
+from fastdl.tensor import Tensor
+
+__all__ = [
+    "AveragedModel",
+    "get_ema_avg_fn",
+    "get_ema_multi_avg_fn",
+    "get_swa_avg_fn",
+    "get_swa_multi_avg_fn",
+    "update_bn",
+]
+
+Average = Callable[[Tensor, Tensor, Any], Tensor]
+MultiAverage = Callable[[list[Tensor], list[Tensor], Any], None]
+
+
+def _check_decay(decay: float) -> None:
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"Invalid decay value {decay} provided. Please provide a value in [0,1] range.")
+
+
+def _move_towards(averages: list[Tensor], currents: list[Tensor], weight: float) -> None:
+    """average += weight * (current - average), in place."""
+    for average, current in zip(averages, currents, strict=True):
+        if average._data.dtype.kind == "f":
+            average._data += average._data.dtype.type(weight) * (current._data - average._data)
+        else:
+            average._data[...] = current._data
+        average._bump_version()
+
+
+def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverage:
+    """The exponential moving average, for many tensors in place: decay * average + (1 - decay) * current."""
+    _check_decay(decay)
+
+    def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Any) -> None:
+        _move_towards(averages, currents, 1 - decay)
+
+    return update
+
+
+def get_swa_multi_avg_fn() -> MultiAverage:
+    """The plain mean over all updates, for many tensors in place."""
+
+    def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Any) -> None:
+        _move_towards(averages, currents, 1 / (int(num_averaged) + 1))
+
+    return update
+
+
+def _scaled(a: Tensor, weight_a: float, b: Tensor, weight_b: float) -> Tensor:
+    """weight_a * a + weight_b * b."""
+    return a.detach().mul(weight_a).add(b.detach(), alpha=weight_b)  # type: ignore[no-any-return]
+
+
+def get_ema_avg_fn(decay: float = 0.999) -> Average:
+    """The exponential moving average: decay * average + (1 - decay) * current."""
+    _check_decay(decay)
+
+    def update(average: Tensor, current: Tensor, num_averaged: Any) -> Tensor:
+        return _scaled(average, decay, current, 1 - decay)
+
+    return update
+
+
+def get_swa_avg_fn() -> Average:
+    """The plain mean over all updates."""
+
+    def update(average: Tensor, current: Tensor, num_averaged: Any) -> Tensor:
+        share = 1 / (int(num_averaged) + 1)
+        return _scaled(average, 1 - share, current, share)
+
+    return update
+
+
+class AveragedModel(Module):
+    """A copy of a model whose parameters are averages of the model's: ``update_parameters(model)`` after each step.
+
+    Args:
+        model: what to average; it is copied.
+        device: None or ``"cpu"``.
+        avg_fn: ``(average, current, num_averaged) -> new average`` for one tensor (default: the plain mean).
+        multi_avg_fn: ``(averages, currents, num_averaged)`` that updates lists of tensors in place, instead.
+        use_buffers: average the buffers as well (default False: they are copied).
+
+    Example:
+        >>> from fastdl import nn
+        >>> from fastdl.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+        >>> net = nn.Linear(2, 1)
+        >>> ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+        >>> ema.update_parameters(net)
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        device: Any = None,
+        avg_fn: Average | None = None,
+        multi_avg_fn: MultiAverage | None = None,
+        use_buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        if avg_fn is not None and multi_avg_fn is not None:
+            raise AssertionError("Only one of avg_fn and multi_avg_fn should be provided")
+        self.module = deepcopy(model).to(device)
+        self.register_buffer("n_averaged", Tensor._wrap(np.zeros((), np.int64)))
+        self.avg_fn = avg_fn
+        self.multi_avg_fn = multi_avg_fn
+        self.use_buffers = use_buffers
+
+    n_averaged: Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def update_parameters(self, model: Module) -> None:
+        """Take the model's present parameters into the average; the first time they are copied."""
+        averages: list[Tensor] = list(self.module.parameters())
+        currents: list[Tensor] = list(model.parameters())
+        own_buffers, buffers = list(self.module.buffers()), list(model.buffers())
+        if self.use_buffers:
+            averages, currents = averages + own_buffers, currents + buffers
+        count = int(self.n_averaged._data)
+        with no_grad():
+            if count == 0:
+                _copy_all(averages, currents)
+            elif self.avg_fn is not None:
+                _copy_all(
+                    averages,
+                    [self.avg_fn(a, c, count) for a, c in zip(averages, currents, strict=True)],
+                )
+            else:
+                (self.multi_avg_fn or get_swa_multi_avg_fn())(averages, currents, count)
+        if not self.use_buffers:
+            _copy_all(own_buffers, buffers)
+        self.n_averaged._data += 1
+
+
+def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target._data[...] = source._data
+        target._bump_version()
+
+
+def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
+    """Compute the running statistics of all batch norms anew, from one pass over the data.
+
+    Args:
+        loader: batches of inputs, or lists and tuples whose first element is one.
+        model: an averaged model: its statistics are those of other parameters until this is done.
+        device: None or ``"cpu"``.
+    """
+    norms: list[Any] = [
+        m for m in model.modules() if "running_mean" in m._buffer_names and hasattr(m, "momentum")
+    ]
+    norms = [m for m in norms if m.running_mean is not None]
+    if not norms:
+        return
+    training = model.training
+    momenta = [m.momentum for m in norms]
+    model.train()
+    for m in norms:
+        m.running_mean._data.fill(0)
+        m.running_var._data.fill(1)
+        if m.num_batches_tracked is not None:
+            m.num_batches_tracked._data.fill(0)
+        m.momentum = None  # the mean over all batches
+    with no_grad():
+        for batch in loader:
+            model(batch[0] if isinstance(batch, (list, tuple)) else batch)
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    model.train(training)
