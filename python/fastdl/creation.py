@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from fastdl.dtypes import as_dtype, check_device, get_default_dtype, int64
 from fastdl.kernels import select
 from fastdl.ops.common import ints
+from fastdl.ops.promotion import number_dtype, promote_types
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
 
@@ -33,6 +35,8 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         check_array(op, array.astype(array.dtype.newbyteorder("="), copy=False))
         return array, dtype
     if _holds(data, Tensor):
+        if dtype is None:
+            dtype = _common_dtype(data)
         data = _plain(data)
     try:
         array = np.asarray(data)
@@ -53,6 +57,13 @@ def _holds(data: Any, kind: Any) -> bool:
     if isinstance(data, (list, tuple)):
         return any([_holds(d, kind) for d in data])
     return isinstance(data, kind)
+
+
+def _common_dtype(data: Any) -> Any:
+    """The dtype of a nested sequence that contains tensors: theirs, and those that Python numbers stand for."""
+    if isinstance(data, (list, tuple)):
+        return reduce(promote_types, [_common_dtype(d) for d in data])
+    return data.dtype if isinstance(data, (Tensor, np.ndarray, np.generic)) else number_dtype(data)
 
 
 def _plain(data: Any) -> Any:
@@ -257,18 +268,10 @@ def full(
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
     if dtype is None:
-        d = _scalar_dtype(fill_value)
+        d = number_dtype(fill_value)
     else:
         d = as_dtype("full", dtype)
     return _filled("full", shape_of("full", (size,)), fill_value, d, device, requires_grad)
-
-
-def _scalar_dtype(value: Any) -> Any:
-    if isinstance(value, (bool, np.bool_)):
-        return np.dtype(np.bool_)
-    if isinstance(value, (int, np.integer)):
-        return int64
-    return get_default_dtype()
 
 
 def _like(op: str, input: Tensor, dtype: Any) -> Any:
@@ -434,7 +437,7 @@ def eye(
     if n < 0 or columns < 0:
         raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
     t = zeros(n, columns, dtype=dtype, device=device)
-    t._data.reshape(-1)[: n * columns : columns + 1][:n] = 1
+    t._data.reshape(-1)[:: columns + 1][: min(n, columns)] = 1
     return finish("eye", t._data, device, requires_grad)
 
 

@@ -63,16 +63,17 @@ class _Formatter:
             self.width = max((len(str(v)) for v in values.ravel().tolist()), default=1)
             return
         flat = values.ravel().astype(np.float64)
-        shown = np.abs(flat[np.isfinite(flat) & (flat != 0)])
+        shown = flat[np.isfinite(flat) & (flat != 0)]  # as in torch, only these decide notation and width
         if shown.size:
-            self.whole = bool(np.all(shown == np.ceil(shown)))
-            low, high = float(shown.min()), float(shown.max())
+            size = np.abs(shown)
+            self.whole = bool(np.all(size == np.ceil(size)))
+            low, high = float(size.min()), float(size.max())
             self.scientific = high / low > 1000 or high > 1e8 or (not self.whole and low < 1e-4)
-        else:  # nothing but zeros, NaN and infinities
+        else:
             self.whole = flat.size > 0
         if _options["sci_mode"] is not None:
             self.scientific = _options["sci_mode"]
-        self.width = max((len(self.text(v)) for v in flat.tolist()), default=1)
+        self.width = max((len(self.text(v)) for v in shown.tolist()), default=1)
 
     def text(self, value: Any) -> str:
         if not self.is_float:
