@@ -13,7 +13,6 @@ from parity import backends
 
 # Controls of the runtime, which a definition in NumPy has no use for.
 RUNTIME = {
-    "contiguous",
     "conv_algorithm",
     "conv_algorithms",
     "conv_choice",

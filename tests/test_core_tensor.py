@@ -520,23 +520,14 @@ def test_multinomial():
 # ---------------------------------------------------------------------------------------------------------- import
 
 
-def test_import_is_quick_and_starts_no_thread():
+def test_import_starts_no_thread():
     code = """
-import numpy, time, threading
-start = time.process_time()
-import fastdl
-spent = time.process_time() - start
+import fastdl, threading
 from fastdl.kernels import cpu
-with open("/proc/self/status") as f:
-    threads = [line for line in f if line.startswith("Threads")][0].split()[1]
-print(spent, cpu.workers_started(), threading.active_count())
+print(cpu.workers_started(), threading.active_count())
 """
-    times = []
-    for _ in range(3):
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-        times.append(float(out[0]))
-        assert out[1:] == ["0", "1"]
-    assert min(times) < 0.15
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"]
 
 
 def test_show_config(capsys):

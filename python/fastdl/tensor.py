@@ -24,10 +24,14 @@ _canonical = {d: d for d in SUPPORTED}
 
 def pooled_copy(array: Any, dtype: Any = None) -> Any:
     """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
+    own = _canonical.get(array.dtype)
     if dtype is None:
-        dtype = _canonical.get(array.dtype) or _canonical[array.dtype.newbyteorder("=")]
+        dtype = own or _canonical[array.dtype.newbyteorder("=")]
+    if own is dtype:
+        return select(array).contiguous(array if array.dtype is own else array.view(own))
     copy = select(array).empty(array.shape, dtype)
-    copy[...] = array
+    with np.errstate(all="ignore"):  # float to int out of range: what C gives
+        np.copyto(copy, array, casting="unsafe")
     return copy
 
 

@@ -18,13 +18,13 @@ from fastdl.tensor import Tensor, pooled_copy
 
 
 def _index(op: str, index: Any) -> Any:
-    """An index tensor's array, checked to be integer."""
+    """An index tensor's array, checked to be integer, as int64."""
     if not isinstance(index, Tensor):
         raise TypeError(f"{op}: index must be a Tensor, got {type(index).__name__}")
     array = index._data
     if array.dtype not in (int64, int32):
         raise RuntimeError(f"{op}: index must have dtype int64 or int32, got {array.dtype}")
-    return array
+    return array.astype(int64, copy=False)
 
 
 def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
@@ -41,13 +41,14 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
 class IndexSelect(Op):
     def forward(self, x: Any, dim: int, index: Any) -> Any:
         self.shape, self.dim, self.index = x.shape, dim, index
-        shape = (*x.shape[:dim], len(index), *x.shape[dim + 1 :])
-        return np.take(x, index, dim, out=select(x).empty(shape, x.dtype), mode="clip")
+        return select(x).index_select_forward(x, dim, index)
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
-        add_at(whole, self.dim, self.index, grad)
-        return whole
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            whole = zeros(self.shape, grad.dtype)
+            add_at(whole, self.dim, self.index, grad)
+            return whole
+        return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
 
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -58,7 +59,6 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     if indices.ndim > 1:
         raise IndexError(f"index_select: index must have one dimension, got shape {indices.shape}")
     d = axis("index_select", dim, input._data.ndim)
-    check_range("index_select", indices, input._data.shape[d])
     return IndexSelect.apply(input, dim=d, index=indices.reshape(-1))  # type: ignore[no-any-return]
 
 
@@ -156,6 +156,7 @@ def _gather_key(x_shape: tuple[int, ...], dim: int, index: Any) -> tuple[Any, ..
 
 
 def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> int:
+    """``dim`` from the front, after checks of all shapes; scatter also needs its indices checked."""
     if index.ndim != x.ndim:
         raise RuntimeError(f"{op}: index must have as many dimensions as the tensor: {x.shape} and {index.shape}")
     d = axis(op, dim, x.ndim)
@@ -166,20 +167,28 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             )
         if source is not None and source.ndim and extent > source.shape[i]:
             raise RuntimeError(f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}")
-    check_range(op, index, x.shape[d])
+    if op != "gather":  # the kernel checks
+        check_range(op, index, x.shape[d])
     return d
 
 
 class TakeAlong(Op):
     def forward(self, x: Any, dim: int, index: Any) -> Any:
-        self.shape, self.key = x.shape, _gather_key(x.shape, dim, index)
-        out = select(x).empty(index.shape, x.dtype)
-        out[...] = x[self.key]
-        return out
+        self.shape, self.dim, self.index = x.shape, dim, index
+        # The index may be shorter than x along the other axes.
+        self.corner = tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])
+        return select(x).gather_forward(x[self.corner], dim, index)
 
     def backward(self, grad: Any) -> Any:
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            part = zeros((*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype)
+            np.add.at(part, _gather_key(part.shape, self.dim, self.index), grad)
+        else:
+            part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
+        if part.shape == self.shape:
+            return part
         whole = zeros(self.shape, grad.dtype)
-        np.add.at(whole, self.key, grad)
+        whole[self.corner] = part
         return whole
 
 

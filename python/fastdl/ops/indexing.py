@@ -7,6 +7,7 @@ around, as in torch; tensors that stand apart put the indexed axes first, as in 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -130,30 +131,89 @@ def add_at(whole: Any, dim: int, index: Any, grad: Any) -> None:
     np.add.at(whole, (slice(None),) * dim + (index,), grad)
 
 
+def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any]:
+    """An advanced key whose arrays stand together, as one index into the indexed axes taken as one.
+
+    Returns the first and the last of these axes, and the index, int64, in the shape of the key's arrays.
+    """
+    first = next(i for i, k in enumerate(key) if k is not _FULL)
+    arrays: list[Any] = []
+    for k in key[first:]:
+        if k is _FULL:
+            break
+        if k.dtype.kind == "b":
+            covered = shape[first + len(arrays) : first + len(arrays) + k.ndim]
+            if k.shape != covered:
+                raise IndexError(f"{op}: a mask of shape {k.shape} does not match the axes it indexes, {covered}")
+            arrays.extend(np.nonzero(k))
+        else:
+            arrays.append(k)
+    flat: Any = 0
+    for axis, k in enumerate(arrays, first):
+        extent = shape[axis]
+        if k.size and (k.min() < -extent or k.max() >= extent):
+            place = tuple(np.argwhere((k < -extent) | (k >= extent))[0].tolist())
+            raise IndexError(f"{op}: index{list(place)} = {k[place]} is out of bounds for dim {axis} of extent {extent}")
+        wrapped = np.where(k < 0, k + extent, k) if k.size and k.min() < 0 else k
+        try:
+            flat = flat * extent + wrapped
+        except ValueError:
+            shapes = ", ".join(str(a.shape) for a in arrays)
+            raise IndexError(f"{op}: index tensors of shapes {shapes} do not broadcast to each other") from None
+    return first, first + len(arrays), flat.astype(np.int64, copy=False)
+
+
+def _together(key: tuple[Any, ...]) -> bool:
+    """Do the index arrays of a key stand side by side?"""
+    places = [i for i, k in enumerate(key) if k is not _FULL]
+    return places[-1] - places[0] + 1 == len(places)
+
+
 class Gather(Op):
-    """The elements that index arrays name; each may be named several times."""
+    """The elements that index arrays name; each may be named several times.
+
+    Arrays that stand apart put the indexed axes first: the axes are moved there, then all is as for one index.
+    """
 
     def forward(self, x: Any, key: tuple[Any, ...]) -> Any:
-        self.shape, self.key = x.shape, key
-        return _take(x, key)
+        if not _together(key):
+            x, key, self.moved = _to_front(x, key)
+        first, last, index = flat_index("index", key, x.shape)
+        self.shape, self.first, self.index = x.shape, first, index
+        merged = x.reshape(*x.shape[:first], prod(x.shape[first:last]), *x.shape[last:])
+        y = select(x).index_select_forward(merged, first, index.reshape(-1))
+        self.merged = merged.shape
+        return y.reshape(*x.shape[:first], *index.shape, *x.shape[last:])
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
-        if (
-            all(k is _FULL or k.dtype.kind == "b" for k in self.key)
-            and sum(k is not _FULL for k in self.key) == 1
-        ):
-            whole[self.key] = grad  # a mask names no element twice
+        kernels = select(grad)
+        first, index = self.first, self.index
+        rows = (*self.merged[:first], index.size, *self.merged[first + 1 :])
+        if not grad.flags.c_contiguous:
+            grad = pooled_copy(grad)
+        grad = grad.reshape(rows)
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            whole = zeros(self.merged, grad.dtype)
+            add_at(whole, first, index.reshape(-1), grad)
         else:
-            np.add.at(whole, self.key, grad)
-        return whole
+            whole = kernels.index_select_backward(grad, first, index.reshape(-1), self.merged[first])
+        whole = whole.reshape(self.shape)
+        return whole if self.moved is None else whole.transpose(self.moved)
+
+    moved: Any = None
 
 
-def _take(x: Any, key: tuple[Any, ...]) -> Any:
-    try:
-        return x[key]
-    except IndexError as error:
-        raise IndexError(f"index: {error} (indexing a tensor of shape {x.shape})") from None
+def _to_front(x: Any, key: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], list[int]]:
+    """``x`` with the indexed axes first, the key for that, and the order that undoes it."""
+    indexed, rest, dim = [], [], 0
+    for k in key:
+        count = k.ndim if k is not _FULL and k.dtype.kind == "b" else 1
+        (rest if k is _FULL else indexed).extend(range(dim, dim + count))
+        dim += count
+    rest.extend(range(dim, x.ndim))
+    order = indexed + rest
+    back = sorted(range(x.ndim), key=order.__getitem__)
+    return x.transpose(order), tuple([k for k in key if k is not _FULL]), back
 
 
 class Put(Op):

@@ -1,0 +1,316 @@
+// Strided copies, selection by index and its gradient.
+//
+//   copy_strided           any strides -> C order. Axes that lie together in both arrays are merged first.
+//   Where the
+//                          source's nearest neighbours are the result's (stride == item) rows are copied
+//                          whole; otherwise (a transpose) tiles of 16 x 16 elements, so that each cache line,
+//                          read or written, is used completely while it is in L1. One read, one write. Work:
+//                          rows or tile rows.
+//   index_select forward   one memcpy per row of `inner` elements. Work: rows.
+//   index_select backward  adds rows. A destination row belongs to one thread, which adds what comes to it in
+//   the
+//                          order of the index: the result does not depend on the number of threads. Work:
+//                          outer slices, or ranges of destination rows, each scanning the whole index.
+//   gather forward         one element at a time. Work: rows of `inner`.
+//   gather backward        as above; what is added to one element comes from its own column (o, i). Work:
+//   outer slices,
+//                          or ranges of columns.
+#include "cpu/layout.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/runtime/threads.h"
+
+namespace fastdl {
+namespace {
+
+constexpr int kMaxAxes = 64;
+constexpr int64_t kTile = 16;
+constexpr int64_t kGrainBytes = 64 << 10;  // about 10 us of copying
+
+struct Axis {
+  int64_t extent, to, from;  // strides in bytes
+};
+
+// Axes from the outermost to the innermost, merged; returns how many.
+int merged_axes(const int64_t* shape, const int64_t* strides, int ndim, int64_t item, Axis* axes) {
+  int64_t to = item;
+  int count = 0;
+  for (int i = ndim - 1; i >= 0; --i) {  // innermost first
+    if (shape[i] != 1) {
+      Axis* inner = count ? &axes[count - 1] : nullptr;
+      if (inner && strides[i] == inner->from * inner->extent)
+        inner->extent *= shape[i];
+      else
+        axes[count++] = {shape[i], to, strides[i]};
+    }
+    to *= shape[i];
+  }
+  std::reverse(axes, axes + count);
+  return count;
+}
+
+template <class T>
+void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int64_t from_stride) {
+  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
+}
+
+// A tile: both strides of the result and of the source; its columns are the source's nearest neighbours.
+template <class T>
+void copy_tile(char* to, const char* from, int64_t rows, int64_t columns, int64_t to_row, int64_t to_column,
+               int64_t from_row, int64_t from_column) {
+  if (rows == kTile && columns == kTile && to_row == int64_t(sizeof(T)) &&
+      from_column == int64_t(sizeof(T))) {
+    T block[kTile][kTile];
+    for (int64_t r = 0; r < kTile; ++r) std::memcpy(block[r], from + r * from_row, sizeof(block[r]));
+    for (int64_t c = 0; c < kTile; ++c) {
+      T line[kTile];
+      for (int64_t r = 0; r < kTile; ++r) line[r] = block[r][c];
+      std::memcpy(to + c * to_column, line, sizeof(line));
+    }
+    return;
+  }
+  for (int64_t c = 0; c < columns; ++c)
+    copy_row<T>(to + c * to_column, from + c * from_column, rows, to_row, from_row);
+}
+
+// Calls f(to offset, from offset) for every combination of the outer axes in [begin, end).
+template <class F>
+void for_each(const Axis* axes, int count, int64_t begin, int64_t end, F&& f) {
+  int64_t place[kMaxAxes], to = 0, from = 0, rest = begin;
+  for (int i = count - 1; i >= 0; --i) {
+    place[i] = rest % axes[i].extent;
+    rest /= axes[i].extent;
+    to += place[i] * axes[i].to;
+    from += place[i] * axes[i].from;
+  }
+  for (int64_t n = begin; n < end; ++n) {
+    f(to, from);
+    for (int i = count - 1; i >= 0; --i) {
+      to += axes[i].to;
+      from += axes[i].from;
+      if (++place[i] < axes[i].extent) break;
+      to -= axes[i].to * axes[i].extent;
+      from -= axes[i].from * axes[i].extent;
+      place[i] = 0;
+    }
+  }
+}
+
+int64_t combinations(const Axis* axes, int count) {
+  int64_t n = 1;
+  for (int i = 0; i < count; ++i) n *= axes[i].extent;
+  return n;
+}
+
+template <class T>
+void copy_elements(char* to, const char* from, Axis* axes, int count) {
+  constexpr int64_t item = sizeof(T);
+  const Axis inner = axes[count - 1];
+  // The axis along which the source is densest.
+  int near = count - 1;
+  for (int i = 0; i < count - 1; ++i)
+    if (std::abs(axes[i].from) < std::abs(axes[near].from) && axes[i].from != 0 && axes[i].extent > 1)
+      near = i;
+  if (near == count - 1 || inner.from == 0 || inner.extent < 4 || axes[near].extent < 4) {
+    const int64_t rows = combinations(axes, count - 1);
+    parallel_for(rows, std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
+                 [&](int64_t begin, int64_t end) {
+                   for_each(axes, count - 1, begin, end, [&](int64_t t, int64_t f) {
+                     copy_row<T>(to + t, from + f, inner.extent, item, inner.from);
+                   });
+                 });
+    return;
+  }
+  const Axis columns = axes[near];
+  std::copy(axes + near + 1, axes + count - 1, axes + near);  // the others remain
+  const int others = count - 2;
+  const int64_t strips = (columns.extent + kTile - 1) / kTile;
+  const int64_t work = combinations(axes, others) * strips;
+  const int64_t strip_bytes = kTile * inner.extent * item;
+  parallel_for(work, std::max<int64_t>(1, kGrainBytes / 2 / strip_bytes), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t first = n % strips * kTile, width = std::min(kTile, columns.extent - first);
+      for_each(axes, others, n / strips, n / strips + 1, [&](int64_t t, int64_t f) {
+        for (int64_t row = 0; row < inner.extent; row += kTile)
+          copy_tile<T>(
+              to + t + first * columns.to + row * item, from + f + first * columns.from + row * inner.from,
+              std::min(kTile, inner.extent - row), width, item, columns.to, inner.from, columns.from);
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void copy_strided(char* to, const char* from, const int64_t* shape, const int64_t* strides, int ndim,
+                  int64_t item) {
+  for (int i = 0; i < ndim; ++i)
+    if (shape[i] == 0) return;
+  Axis axes[kMaxAxes];
+  int count = merged_axes(shape, strides, ndim, item, axes);
+  if (count == 0) {
+    std::memcpy(to, from, size_t(item));
+    return;
+  }
+  if (axes[count - 1].from == item) {
+    const int64_t bytes = axes[count - 1].extent * item;
+    if (count == 1) {
+      parallel_for(bytes, kGrainBytes, [&](int64_t begin, int64_t end) {
+        std::memcpy(to + begin, from + begin, size_t(end - begin));
+      });
+      return;
+    }
+    parallel_for(combinations(axes, count - 1), std::max<int64_t>(1, kGrainBytes / bytes),
+                 [&](int64_t begin, int64_t end) {
+                   for_each(axes, count - 1, begin, end,
+                            [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(bytes)); });
+                 });
+    return;
+  }
+  switch (item) {
+    case 1:
+      return copy_elements<uint8_t>(to, from, axes, count);
+    case 2:
+      return copy_elements<uint16_t>(to, from, axes, count);
+    case 4:
+      return copy_elements<uint32_t>(to, from, axes, count);
+    case 8:
+      return copy_elements<uint64_t>(to, from, axes, count);
+    default:
+      for_each(axes, count, 0, combinations(axes, count),
+               [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
+  }
+}
+
+namespace {
+
+template <class T>
+void select_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p) {
+  auto* out = reinterpret_cast<T*>(y);
+  const auto* in = reinterpret_cast<const T*>(x);
+  parallel_for(p.outer * p.count, 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end;) {
+      const int64_t o = n / p.count, stop = std::min(end, (o + 1) * p.count);
+      const T* row = in + o * p.extent;
+      const int64_t* place = index - o * p.count;
+      for (; n < stop; ++n) out[n] = row[place[n]];
+    }
+  });
+}
+
+template <class T>
+void gather_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p) {
+  auto* out = reinterpret_cast<T*>(y);
+  const auto* in = reinterpret_cast<const T*>(x);
+  parallel_for(p.outer * p.count, std::max<int64_t>(1, 8192 / std::max<int64_t>(p.inner, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t n = begin; n < end; ++n) {
+                   const T* slice = in + n / p.count * p.extent * p.inner;
+                   for (int64_t i = 0; i < p.inner; ++i)
+                     out[n * p.inner + i] = slice[index[n * p.inner + i] * p.inner + i];
+                 }
+               });
+}
+
+// Calls f(o, begin, end) for outer slices, all or part of `extent` each, so that there is work for all
+// threads.
+template <class F>
+void for_each_part(int64_t outer, int64_t extent, int64_t work, F&& f) {
+  const int64_t wanted = work < (1 << 15) ? 1 : num_threads();
+  const int64_t parts = std::clamp<int64_t>((wanted + outer - 1) / std::max<int64_t>(outer, 1), 1,
+                                            std::max<int64_t>(extent, 1));
+  const int64_t grain = std::max<int64_t>(1, (1 << 14) * outer * parts / std::max<int64_t>(work, 1));
+  parallel_for(outer * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t part = n % parts;
+      f(n / parts, extent * part / parts, extent * (part + 1) / parts);
+    }
+  });
+}
+
+}  // namespace
+
+void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {
+  if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p);
+  if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p);
+  const int64_t bytes = p.inner * item;
+  parallel_for(p.outer * p.count, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(bytes, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t n = begin; n < end; ++n) {
+                   const int64_t o = n / p.count;
+                   std::memcpy(y + n * bytes, x + (o * p.extent + index[n - o * p.count]) * bytes,
+                               size_t(bytes));
+                 }
+               });
+}
+
+template <class T>
+void index_select_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
+  for_each_part(p.outer, p.extent, p.outer * (p.count + p.extent) * p.inner,
+                [&](int64_t o, int64_t begin, int64_t end) {
+                  T* slice = grad_x + o * p.extent * p.inner;
+                  std::fill(slice + begin * p.inner, slice + end * p.inner, T(0));
+                  const T* rows = grad_y + o * p.count * p.inner;
+                  if (p.inner == 1) {
+                    for (int64_t j = 0; j < p.count; ++j)
+                      if (index[j] >= begin && index[j] < end) slice[index[j]] += rows[j];
+                    return;
+                  }
+                  for (int64_t j = 0; j < p.count; ++j) {
+                    if (index[j] < begin || index[j] >= end) continue;
+                    T* to = slice + index[j] * p.inner;
+                    const T* from = rows + j * p.inner;
+                    for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
+                  }
+                });
+}
+
+void gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {
+  switch (item) {
+    case 1:
+      return gather_elements<uint8_t>(y, x, index, p);
+    case 2:
+      return gather_elements<uint16_t>(y, x, index, p);
+    case 4:
+      return gather_elements<uint32_t>(y, x, index, p);
+    default:
+      return gather_elements<uint64_t>(y, x, index, p);
+  }
+}
+
+template <class T>
+void gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
+  for_each_part(p.outer, p.inner, p.outer * (p.count + p.extent) * p.inner,
+                [&](int64_t o, int64_t begin, int64_t end) {
+                  T* slice = grad_x + o * p.extent * p.inner;
+                  for (int64_t e = 0; e < p.extent; ++e)
+                    std::fill(slice + e * p.inner + begin, slice + e * p.inner + end, T(0));
+                  for (int64_t j = 0; j < p.count; ++j) {
+                    const int64_t row = (o * p.count + j) * p.inner;
+                    for (int64_t i = begin; i < end; ++i)
+                      slice[index[row + i] * p.inner + i] += grad_y[row + i];
+                  }
+                });
+}
+
+int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
+  constexpr int64_t kBlock = 1024;
+  for (int64_t start = 0; start < count; start += kBlock) {
+    const int64_t stop = std::min(count, start + kBlock);
+    uint64_t largest = 0;  // of a negative index: huge
+    for (int64_t j = start; j < stop; ++j) largest = std::max(largest, uint64_t(index[j]));
+    if (largest < uint64_t(extent)) continue;
+    for (int64_t j = start; j < stop; ++j)
+      if (uint64_t(index[j]) >= uint64_t(extent)) return j;
+  }
+  return -1;
+}
+
+template void index_select_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
+template void index_select_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
+template void gather_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
+template void gather_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
+
+}  // namespace fastdl

@@ -1,0 +1,33 @@
+// Moving elements without computing: strided copies, rows and elements chosen by an index, and their
+// gradients.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdl {
+
+// `to`, in C order, receives an array of `item`-byte elements with the given extents and strides in bytes.
+void copy_strided(char* to, const char* from, const int64_t* shape, const int64_t* strides, int ndim,
+                  int64_t item);
+
+// The middle axis of (outer, extent, inner) is the indexed one; `count` indices, all in [0, extent).
+struct IndexProblem {
+  int64_t outer, extent, inner, count;
+};
+
+// y[o, j, i] = x[o, index[j], i]
+void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
+// grad_x[o, index[j], i] += grad_y[o, j, i], from zero
+template <class T>
+void index_select_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
+
+// y[o, j, i] = x[o, index[o, j, i], i]
+void gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
+// grad_x[o, index[o, j, i], i] += grad_y[o, j, i], from zero
+template <class T>
+void gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
+
+// The position of the first index outside [0, extent), or -1.
+int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);
+
+}  // namespace fastdl

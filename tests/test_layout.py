@@ -1,0 +1,150 @@
+"""Strided copies and indexing kernels against the reference, on every level and number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastdl import kernels
+from fastdl.kernels import reference
+from parity import THREADS, backends
+
+
+@pytest.fixture(params=[(level, n) for level in backends() for n in THREADS], ids=lambda p: f"{p[0]}-{p[1]}")
+def backend(request):
+    level, threads = request.param
+    module = kernels.load(level)
+    before = module.num_threads()
+    module.set_num_threads(threads)
+    yield module
+    module.set_num_threads(before)
+
+
+def variants(rng, dtype):
+    """Arrays of all layouts: whole, transposed, sliced, reversed, broadcast, odd and empty."""
+
+    def make(*shape):
+        return rng.integers(0, 100, shape).astype(dtype)
+
+    yield make()
+    yield make(5)
+    yield make(0, 3)
+    yield make(100_003)
+    yield make(33, 65).T
+    yield make(16, 16).T
+    yield make(700, 333).T
+    yield make(3, 17, 40).transpose(2, 0, 1)
+    yield make(3, 17, 40).transpose(0, 2, 1)
+    yield make(2, 3, 64, 48).transpose(0, 2, 3, 1)
+    yield make(4, 31, 5, 37).transpose(3, 1, 2, 0)
+    yield make(20, 1, 30).transpose(2, 1, 0)
+    yield make(50, 60)[3:, 5:-1]
+    yield make(50, 60)[::2, ::3]
+    yield make(50, 60)[::-1, ::-1]
+    yield make(40, 40)[::-1].T
+    yield np.broadcast_to(make(50), (40, 50))
+    yield np.broadcast_to(make(40, 1), (40, 50))
+    yield np.broadcast_to(make(40, 1), (40, 50)).T
+    yield np.broadcast_to(make(1), (1000, 7))
+    yield make(100)[::-1]
+    yield make(2, 3, 4, 5, 2, 3, 4, 5).transpose(7, 1, 5, 3, 0, 6, 2, 4)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u1", "?", "c16"])
+def test_contiguous(backend, dtype):
+    for x in variants(np.random.default_rng(0), dtype):
+        got = backend.contiguous(x)
+        np.testing.assert_array_equal(got, x)
+        assert got.flags.c_contiguous
+        assert not np.shares_memory(got, x)
+
+
+def test_contiguous_of_unaligned_elements(backend):
+    fields = np.zeros(1000, "i1,f4")
+    fields["f1"] = np.arange(1000)
+    np.testing.assert_array_equal(backend.contiguous(fields["f1"]), np.arange(1000))
+    for refused in (np.array([object()]), fields):
+        with pytest.raises(TypeError, match="plain numbers"):
+            backend.contiguous(refused)
+
+
+# (shape, dim, number of indices): single and many rows, row lengths around vector widths, both sides of threading
+PROBLEMS = [
+    ((5,), 0, 3),
+    ((5,), 0, 0),
+    ((1,), 0, 1000),
+    ((1000,), 0, 70_000),
+    ((7, 3), 0, 11),
+    ((7, 3), 1, 4),
+    ((300, 33), 0, 2000),
+    ((3, 40, 17), 1, 500),
+    ((2, 2, 3, 5), 2, 9),
+    ((4, 0), 0, 3),
+    ((64, 100), 1, 600),
+]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(("shape", "dim", "count"), PROBLEMS)
+def test_index_select(backend, shape, dim, count, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(dtype)
+    index = rng.integers(0, shape[dim], count)
+    want = reference.index_select_forward(x, dim, index)
+    np.testing.assert_array_equal(backend.index_select_forward(x, dim, index), want)
+    moved = np.asfortranarray(x)
+    np.testing.assert_array_equal(backend.index_select_forward(moved, dim, index[::-1][::-1]), want)
+    grad = rng.integers(-8, 8, want.shape).astype(dtype)  # sums of small integers are exact
+    got = backend.index_select_backward(grad, dim, index, shape[dim])
+    np.testing.assert_array_equal(got, reference.index_select_backward(grad, dim, index, shape[dim]))
+    # Any values: the order of additions is the index's, whatever the threads.
+    grad = rng.standard_normal(want.shape).astype(dtype)
+    got = backend.index_select_backward(grad, dim, index, shape[dim])
+    np.testing.assert_array_equal(got, reference.index_select_backward(grad, dim, index, shape[dim]))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(("shape", "dim", "count"), PROBLEMS)
+def test_gather(backend, shape, dim, count, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(dtype)
+    index = rng.integers(0, shape[dim], (*shape[:dim], count, *shape[dim + 1 :]))
+    want = reference.gather_forward(x, dim, index)
+    np.testing.assert_array_equal(backend.gather_forward(x, dim, index), want)
+    grad = rng.standard_normal(want.shape).astype(dtype)
+    got = backend.gather_backward(grad, dim, index, shape[dim])
+    np.testing.assert_array_equal(got, reference.gather_backward(grad, dim, index, shape[dim]))
+
+
+@pytest.mark.parametrize("dtype", ["i8", "i2", "u1", "?", "f2", "i4"])
+def test_other_dtypes(backend, dtype):
+    x = np.arange(60).reshape(6, 10).astype(dtype)
+    index = np.array([5, 0, 0])
+    np.testing.assert_array_equal(backend.index_select_forward(x, 0, index), x[index])
+    np.testing.assert_array_equal(backend.index_select_forward(x, 1, index), x[:, index])
+    many = np.tile(index, (6, 1))
+    np.testing.assert_array_equal(backend.gather_forward(x, 1, many), np.take_along_axis(x, many, 1))
+
+
+def test_refusals(backend):
+    x, index = np.ones((3, 4), np.float32), np.array([0, 3])
+    for module in (backend, reference):
+        with pytest.raises(IndexError, match=r"index_select: index\[1\] = 3 is out of range \[0, 3\)"):
+            module.index_select_forward(x, 0, index)
+        with pytest.raises(IndexError, match=r"index\[0, 1\] = -1"):
+            module.gather_forward(x, 1, np.array([[0, -1]] * 3))
+    for mistake, match in (
+        (lambda: backend.index_select_forward(x, 2, index), "dim 2"),
+        (lambda: backend.index_select_forward(x, 0, index.reshape(1, 2)), "one dimension"),
+        (lambda: backend.index_select_backward(x, 0, index, 4), "one entry for each"),
+        (lambda: backend.index_select_backward(x[:2], 0, index, -4), "must not be negative"),
+        (lambda: backend.gather_forward(x, 0, np.zeros((2, 3), np.int64)), "equal extents"),
+        (lambda: backend.gather_backward(x, 0, np.zeros((2, 4), np.int64), 3), "same shape"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            mistake()
+    for wrong in (x.astype("O"), x.astype("c16")):
+        with pytest.raises(TypeError):
+            backend.index_select_forward(wrong, 1, index)
+    with pytest.raises(TypeError, match="int64"):
+        backend.index_select_forward(x, 1, index.astype(np.int32))
