@@ -31,17 +31,17 @@ int64_t threshold_of(double p) {
 // The words of kPhiloxCounters counters from `first` as masks, one vector of T at a time: f(j, kept) for
 // vector j.
 template <class F>
-[[gnu::always_inline]] inline void for_masks(const Philox& philox, uint64_t first, int64_t threshold, float,
-                                             F&& f) {
-  const PhiloxWords words = philox_words(philox, first);
+[[gnu::always_inline]] inline void for_masks(const PhiloxStream& stream, uint64_t first, int64_t threshold,
+                                             float, F&& f) {
+  const PhiloxWords words = philox_words(stream, first);
   const Vec<int32_t> bound = broadcast<int32_t>(int32_t(threshold));
   f(0, (Vec<int32_t>)((Vec<uint32_t>)words.low >> 1) >= bound);
   f(1, (Vec<int32_t>)((Vec<uint32_t>)words.high >> 1) >= bound);
 }
 template <class F>
-[[gnu::always_inline]] inline void for_masks(const Philox& philox, uint64_t first, int64_t threshold, double,
-                                             F&& f) {
-  const PhiloxWords words = philox_words(philox, first);
+[[gnu::always_inline]] inline void for_masks(const PhiloxStream& stream, uint64_t first, int64_t threshold,
+                                             double, F&& f) {
+  const PhiloxWords words = philox_words(stream, first);
   const Vec<int64_t> bound = broadcast<int64_t>(threshold);
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
@@ -57,24 +57,24 @@ template <class T>
 void by_element(T* y, const T* x, const DropoutProblem& problem) {
   const int64_t n = problem.rows;
   const int64_t threshold = threshold_of(problem.p);
-  const Philox philox = problem.philox;
+  const PhiloxStream stream(problem.philox);
   const T scale = T(problem.scale), kept = T(problem.kept_bias), dropped = T(problem.dropped_bias);
-  const bool stream = n * int64_t(sizeof(T)) >= kStreamBytes;
+  const bool past_caches = n * int64_t(sizeof(T)) >= kStreamBytes;
   const int64_t calls = (n + kPhiloxWords - 1) / kPhiloxWords;
-  parallel_for(calls, kGrain / kPhiloxWords, [=](int64_t begin, int64_t end) {
+  parallel_for(calls, kGrain / kPhiloxWords, [&](int64_t begin, int64_t end) {
     constexpr int w = kWidth<T>;
     const Vec<T> zero = broadcast<T>(0);
     for (int64_t call = begin; call < end; ++call) {
       const T* from = x + call * kPhiloxWords;
       T* to = y + call * kPhiloxWords;
       const int64_t left = n - call * kPhiloxWords;
-      for_masks(philox, uint64_t(call) * kPhiloxCounters, threshold, T{}, [&](int j, auto mask) {
+      for_masks(stream, uint64_t(call) * kPhiloxCounters, threshold, T{}, [&](int j, auto mask) {
         const Vec<T> m = mask ? broadcast<T>(scale) : zero,
                      b = mask ? broadcast<T>(kept) : broadcast<T>(dropped);
         const int64_t here = left - j * w;
         if (here >= w) {
           const Vec<T> v = load(from + j * w) * m + b;
-          if (stream)
+          if (past_caches)
             stream_store<T>(to + j * w, v);
           else
             store<T>(to + j * w, v);
@@ -83,7 +83,7 @@ void by_element(T* y, const T* x, const DropoutProblem& problem) {
         }
       });
     }
-    if (stream) fence();
+    if (past_caches) fence();
   });
 }
 
@@ -112,10 +112,11 @@ void by_row(T* y, const T* x, const DropoutProblem& problem) {
 template <class T, class F>
 void with_slopes(int64_t n, double lower, double upper, Philox philox, F&& f) {
   constexpr int64_t elements = kPhiloxWords / 2;
+  const PhiloxStream stream(philox);
   parallel_for((n + elements - 1) / elements, kGrain / 4 / elements, [&](int64_t begin, int64_t end) {
     uint64_t bits[elements];
     for (int64_t call = begin; call < end; ++call) {
-      const PhiloxWords words = philox_words(philox, uint64_t(call) * kPhiloxCounters);
+      const PhiloxWords words = philox_words(stream, uint64_t(call) * kPhiloxCounters);
       store<uint64_t>(bits, words.low);
       store<uint64_t>(bits + kPhiloxCounters, words.high);
       const int64_t stop = std::min(elements, n - call * elements);

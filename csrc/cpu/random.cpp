@@ -30,10 +30,10 @@ inline constexpr int kElements = kPhiloxWords / (int(sizeof(T)) / 4);
 
 // Writes y[0 .. n) from generate(first counter, T out[kElements<T>]), ranges of calls over threads.
 template <class T, class Generate>
-void fill(T* y, int64_t n, Generate generate) {
+void fill(T* y, int64_t n, const Generate& generate) {
   constexpr int size = kElements<T>;
   const int64_t calls = (n + size - 1) / size;
-  parallel_for(calls, std::max<int64_t>(1, kGrain / size), [=](int64_t begin, int64_t end) {
+  parallel_for(calls, std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
     for (int64_t call = begin; call < end; ++call) {
       const uint64_t counter = uint64_t(call) * kPhiloxCounters;
       T* to = y + call * size;
@@ -74,10 +74,10 @@ template <class T>
 }
 
 // Standard normal numbers from one vector call, in memory order.
-[[gnu::always_inline]] inline void normals(const Philox& philox, uint64_t counter, Vec<float>& low,
+[[gnu::always_inline]] inline void normals(const PhiloxStream& stream, uint64_t counter, Vec<float>& low,
                                            Vec<float>& high) {
   Vec<uint64_t> c[4];
-  philox_lanes(philox, counter, c);
+  philox_lanes(stream, counter, c);
   // Two pairs per lane: (word 0, word 1) in the lower halves, (word 2, word 3) in the upper.
   const Vec<uint64_t> first = (c[0] & 0xffffffff) | (c[2] << 32), second = (c[1] & 0xffffffff) | (c[3] << 32);
   // 31 bits and half a step: log never sees zero, and the tail reaches 6.6 standard deviations.
@@ -90,10 +90,10 @@ template <class T>
   low = (Vec<float>)l;
   high = (Vec<float>)h;
 }
-[[gnu::always_inline]] inline void normals(const Philox& philox, uint64_t counter, Vec<double>& low,
+[[gnu::always_inline]] inline void normals(const PhiloxStream& stream, uint64_t counter, Vec<double>& low,
                                            Vec<double>& high) {
   Vec<uint64_t> c[4];
-  philox_lanes(philox, counter, c);
+  philox_lanes(stream, counter, c);
   const Vec<double> u1 = 1.0 - unit((c[0] & 0xffffffff) | (c[1] << 32), double{});
   Vec<double> z0, z1;
   box_muller<double>(u1, unit((c[2] & 0xffffffff) | (c[3] << 32), double{}), z0, z1);
@@ -116,9 +116,10 @@ template <class T>
 
 template <class T>
 void random_uniform(T* y, int64_t n, double low, double high, Philox philox) {
+  const PhiloxStream stream(philox);
   const T from = T(low), range = T(high) - T(low), bound = T(high);
   fill<T>(y, n, [=](uint64_t counter, T* to) {
-    const PhiloxWords words = philox_words(philox, counter);
+    const PhiloxWords words = philox_words(stream, counter);
     for (int i = 0; i < 2; ++i) {
       const Vec<T> v = multiply_then_add<T>(unit(i == 0 ? words.low : words.high, T{}), range, from);
       store<T>(to + i * kWidth<T>, v < bound ? v : broadcast<T>(from));  // rounding may reach the bound
@@ -128,10 +129,11 @@ void random_uniform(T* y, int64_t n, double low, double high, Philox philox) {
 
 template <class T>
 void random_normal(T* y, int64_t n, double mean, double std, Philox philox) {
+  const PhiloxStream stream(philox);
   const T m = T(mean), s = T(std);
   fill<T>(y, n, [=](uint64_t counter, T* to) {
     Vec<T> low, high;
-    normals(philox, counter, low, high);
+    normals(stream, counter, low, high);
     store<T>(to, low * s + m);
     store<T>(to + kWidth<T>, high * s + m);
   });
@@ -146,8 +148,9 @@ void random_bernoulli(T* y, const T* p, int64_t n, Philox philox) {
 }
 
 void random_integers(int64_t* y, int64_t n, int64_t low, uint64_t range, Philox philox) {
+  const PhiloxStream stream(philox);
   fill<int64_t>(y, n, [=](uint64_t counter, int64_t* to) {
-    const PhiloxWords words = philox_words(philox, counter);
+    const PhiloxWords words = philox_words(stream, counter);
     uint64_t bits[kElements<int64_t>];
     store<uint64_t>(bits, words.low);
     store<uint64_t>(bits + kPhiloxCounters, words.high);
@@ -160,12 +163,13 @@ void random_integers(int64_t* y, int64_t n, int64_t low, uint64_t range, Philox 
 }
 
 void random_permutation(int64_t* y, int64_t n, Philox philox) {
+  const PhiloxStream stream(philox);
   std::iota(y, y + n, int64_t{0});
   uint64_t bits[kElements<int64_t>];
   for (int64_t i = 0; i + 1 < n; ++i) {  // position i receives one of the n - i left
     const int lane = int(i % kElements<int64_t>);
     if (lane == 0) {
-      const PhiloxWords words = philox_words(philox, uint64_t(i) / 2);
+      const PhiloxWords words = philox_words(stream, uint64_t(i) / 2);
       store<uint64_t>(bits, words.low);
       store<uint64_t>(bits + kPhiloxCounters, words.high);
     }

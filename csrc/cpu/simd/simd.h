@@ -67,10 +67,7 @@ template <class T>
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> broadcast(T x) {
-  Vec<T> v;
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth<T>; ++i) v[i] = x;
-  return v;
+  return x - Vec<T>{};  // x - 0 is x, also for -0: one instruction, where filling the lanes takes one each
 }
 
 #if defined(__AVX512F__)
