@@ -6,8 +6,9 @@
 //   input
 //
 // Averages: output rows forward, input rows backward, rows first and then columns, as in avg.cpp. Maxima:
-// each window is searched in row-major order. Index access: one plane belongs to one thread, so scattering
-// needs no atomics and the last of several values for one place wins.
+// the columns of each input row first, kept while windows share that row, then the rows, which keeps
+// row-major order among ties. Index access: one plane belongs to one thread, so scattering needs no atomics
+// and the last of several values for one place wins.
 #include <atomic>
 
 #include "cpu/pool/pool.h"
@@ -29,6 +30,11 @@ struct Windows {
         last[size_t(x)] = o + 1;
       }
     }
+  }
+  int64_t widest() const {
+    int64_t most = 1;
+    for (size_t o = 0; o < begin.size(); ++o) most = std::max(most, end[o] - begin[o]);
+    return most;
   }
   int64_t count(int64_t o) const { return end[size_t(o)] - begin[size_t(o)]; }
 };
@@ -107,28 +113,56 @@ template <class T>
 void adaptive_max_pool_forward(T* y, int64_t* indices, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
   const Windows d(p.d), h(p.h), w(p.w);
-  const int64_t rows = p.planes * p.d.out * p.h.out;
-  parallel_for(
-      rows, rows_grain(4 * (p.planes * p.in_plane() / rows + p.w.out)), [&](int64_t begin, int64_t end) {
-        RowCursor at(begin, p.d.out, p.h.out);
-        for (int64_t row = begin; row < end; ++row, at.next()) {
-          const T* plane = x + at.plane * p.in_plane();
-          for (int64_t o = 0; o < p.w.out; ++o) {
-            T best = -std::numeric_limits<T>::infinity();
-            int64_t where =
-                (d.begin[size_t(at.d)] * p.h.in + h.begin[size_t(at.h)]) * p.w.in + w.begin[size_t(o)];
-            for (int64_t i = d.begin[size_t(at.d)]; i < d.end[size_t(at.d)]; ++i)
-              for (int64_t j = h.begin[size_t(at.h)]; j < h.end[size_t(at.h)]; ++j)
-                for (int64_t k = w.begin[size_t(o)]; k < w.end[size_t(o)]; ++k) {
-                  const int64_t position = (i * p.h.in + j) * p.w.in + k;
-                  const T v = plane[position];
-                  if (v > best || v != v) best = v, where = position;
-                }
-            y[row * p.w.out + o] = best;
-            indices[row * p.w.out + o] = where;
-          }
-        }
-      });
+  const int64_t rows = p.planes * p.d.out * p.h.out, pitch = round_up<T>(p.w.out);
+  // Column o of tap j is begin + j, or the window's last column again: seeing it twice changes nothing.
+  const int64_t taps = w.widest();
+  memory::Buffer<Int<T>> columns(size_t(taps * pitch));
+  for (int64_t j = 0; j < taps; ++j)
+    for (int64_t o = 0; o < pitch; ++o)
+      columns[j * pitch + o] =
+          o < p.w.out ? Int<T>(std::min(w.begin[size_t(o)] + j, w.end[size_t(o)] - 1)) : 0;
+
+  parallel_for(rows, rows_grain(4 * (p.planes * p.in_plane() / rows + p.w.out)),
+               [&](int64_t begin, int64_t end) {
+                 RowCache cache(d.widest(), h.widest(), p.d.in, p.h.in);
+                 memory::Buffer<T> best(size_t(cache.slots() * pitch));
+                 memory::Buffer<Int<T>> column(size_t(cache.slots() * pitch));
+                 const auto better = [](Vec<T> v, Vec<T> b) { return (v > b) | (v != v); };
+                 RowCursor at(begin, p.d.out, p.h.out);
+                 for (int64_t row = begin; row < end; ++row, at.next()) {
+                   bool first = true;
+                   for (int64_t i = d.begin[size_t(at.d)]; i < d.end[size_t(at.d)]; ++i)
+                     for (int64_t j = h.begin[size_t(at.h)]; j < h.end[size_t(at.h)]; ++j, first = false) {
+                       bool fresh;
+                       const int64_t slot = cache.slot(at.plane, i, j, fresh) * pitch,
+                                     line = (i * p.h.in + j) * p.w.in;
+                       if (fresh) {
+                         const T* from = x + at.plane * p.in_plane() + line;
+                         for (int64_t o = 0; o < pitch; o += kWidth<T>) {
+                           Vec<Int<T>> c = load<Int<T>>(columns + o);
+                           Vec<T> b = gather<T>(from, c);
+                           for (int64_t k = 1; k < taps; ++k) {
+                             const Vec<Int<T>> next = load<Int<T>>(columns + k * pitch + o);
+                             const Vec<T> v = gather<T>(from, next);
+                             const auto take = better(v, b);
+                             b = take ? v : b;
+                             c = take ? next : c;
+                           }
+                           store<T>(best + slot + o, b);
+                           store<Int<T>>(column + slot + o, c);
+                         }
+                       }
+                       T* y_row = y + row * p.w.out;
+                       int64_t* where = indices + row * p.w.out;
+                       for (int64_t o = 0; o < p.w.out; ++o) {
+                         const T v = best[slot + o];
+                         const bool take = first | (v > y_row[o]) | (v != v);
+                         y_row[o] = take ? v : y_row[o];
+                         where[o] = take ? line + column[slot + o] : where[o];
+                       }
+                     }
+                 }
+               });
 }
 
 template <class T>

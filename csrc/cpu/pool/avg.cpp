@@ -79,14 +79,14 @@ void forward_rows(T* y, const T* x, const PoolProblem& p, const Divisor<T>& divi
   memory::Buffer<T> phases(size_t(pitch * (vectors ? p.w.stride : 1)));
   fill(phases.get(), pitch * (vectors ? p.w.stride : 1), T(0));
   const std::vector<int64_t> starts = tap_starts(p.w, pitch);
-  const TapRanges columns(p.w);
+  const TapRanges taps_d(p.d), taps_h(p.h), columns(p.w);
   std::vector<const T*> rows(size_t(p.d.kernel * p.h.kernel));
 
   RowCursor at(begin, p.d.out, p.h.out);
   for (int64_t row = begin; row < end; ++row, at.next()) {
     int64_t count = 0;
-    for (int64_t i = p.d.first_tap(at.d), i_end = p.d.end_tap(at.d); i < i_end; ++i)
-      for (int64_t j = p.h.first_tap(at.h), j_end = p.h.end_tap(at.h); j < j_end; ++j)
+    for (int64_t i = taps_d.first[size_t(at.d)]; i < taps_d.end[size_t(at.d)]; ++i)
+      for (int64_t j = taps_h.first[size_t(at.h)]; j < taps_h.end[size_t(at.h)]; ++j)
         rows[size_t(count++)] =
             x + ((at.plane * p.d.in + p.d.start(at.d) + i) * p.h.in + p.h.start(at.h) + j) * p.w.in;
     T* y_row = y + row * p.w.out;
@@ -138,6 +138,8 @@ class BackwardRows {
         p_(p),
         divisor_(divisor),
         taps_(p.w),
+        hits_d_(p.d),
+        hits_h_(p.h),
         vectors_(p.w.stride <= 2),
         left_((p.w.kernel - 1) / p.w.stride),
         columns_((p.w.in + p.w.pad + p.w.stride - 1) / p.w.stride),
@@ -149,12 +151,11 @@ class BackwardRows {
 
   void operator()(const RowCursor& at, T* row) {
     hits_.clear();
-    p_.d.for_each_hit(at.d, [&](int64_t od, int64_t) {
-      p_.h.for_each_hit(at.h, [&](int64_t oh, int64_t) {
+    for (const auto [od, i] : hits_d_[at.d])
+      for (const auto [oh, j] : hits_h_[at.h]) {
         const T scale = T(1) / (divisor_.constant * divisor_.d[od] * divisor_.h[oh]);
         hits_.push_back({grad_y_ + ((at.plane * p_.d.out + od) * p_.h.out + oh) * p_.w.out, scale});
-      });
-    });
+      }
     if (previous_ && hits_ == previous_hits_) {
       std::memcpy(row, previous_, size_t(p_.w.in) * sizeof(T));
     } else {
@@ -208,12 +209,33 @@ class BackwardRows {
   const PoolProblem& p_;
   const Divisor<T>& divisor_;
   TapRanges taps_;
+  Hits hits_d_, hits_h_;
   bool vectors_;
   int64_t left_, columns_, pitch_;
   memory::Buffer<T> sums_, phases_;
   std::vector<Hit> hits_, previous_hits_;
   const T* previous_ = nullptr;
 };
+
+// Pairs: each output row writes the input rows that it owns.
+template <class T>
+void backward_pairs(T* grad_x, const T* grad_y, const PoolProblem& p, const Pairs& pairs, T divisor,
+                    int64_t begin, int64_t end) {
+  constexpr int64_t w = kWidth<T>;
+  RowCursor at(begin, p.d.out, p.h.out);
+  for (int64_t row = begin; row < end; ++row, at.next()) {
+    T* x_row = grad_x + ((at.plane * p.d.in + at.d * pairs.kd) * p.h.in + at.h * pairs.kh) * p.w.in;
+    for (int64_t o = 0; o < p.w.out; o += w) {
+      const int64_t left = p.w.out - o;
+      const T* from = grad_y + row * p.w.out + o;
+      const Vec<T> g = (left >= w ? load<T>(from) : load_n(from, int(left))) / divisor;
+      for (int64_t i = 0; i < pairs.kd; ++i)
+        for (int64_t j = 0; j < pairs.kh; ++j)
+          store_pairs<T>(x_row + (i * p.h.in + j) * p.w.in + 2 * o, g, g, 2 * left);
+    }
+    clear_uncovered(grad_x, p, at);
+  }
+}
 
 }  // namespace
 
@@ -248,6 +270,13 @@ void avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p, bool co
         for (int64_t i = 0; i < n; i += kWidth<T>) store_within<T>(grad_x + plane * n + i, g, stop - i);
       }
     });
+    return;
+  }
+  if (const Pairs pairs(p); pairs.apply) {
+    const T by = T(divisor ? divisor : p.taps());
+    parallel_for(
+        p.planes * p.d.out * p.h.out, rows_grain(p.w.in * pairs.kd * pairs.kh),
+        [&](int64_t begin, int64_t end) { backward_pairs(grad_x, grad_y, p, pairs, by, begin, end); });
     return;
   }
   const Divisor<T> table(p, count_include_pad, divisor);

@@ -30,7 +30,7 @@ template <class V>
 }
 template <class T>
 inline bool better_scalar(T v, T best) {
-  return v > best || v != v;
+  return (v > best) | (v != v);  // no branch to mispredict
 }
 
 template <class Offset, class T>
@@ -59,7 +59,7 @@ class RowMax {
  public:
   explicit RowMax(const PoolAxis& a)
       : a_(a),
-        vectors_(a.stride <= 2),
+        vectors_(a.stride <= 2 || a.out >= 4),
         pitch_(vectors_
                    ? round_up<T>(std::max((a.kernel - 1) * a.dilation + a.out, a.pad + a.in)) + 2 * kWidth<T>
                    : 0),
@@ -109,7 +109,9 @@ class RowMax {
       const T* at = row + a_.start(o);
       for (int64_t j = t, end = taps_.end[size_t(o)]; j < end; ++j) {
         const T v = at[j * a_.dilation];
-        if (better_scalar(v, b)) b = v, t = j;
+        const bool take = better_scalar(v, b);
+        b = take ? v : b;
+        t = take ? j : t;
       }
       best[o] = b;
       tap[o] = Int<T>(t);
@@ -139,11 +141,16 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
   };
   std::vector<Row> rows(size_t(p.d.kernel * p.h.kernel));
 
+  const TapRanges taps_d(p.d), taps_h(p.h), taps_w(p.w);
+  std::vector<int64_t> empty;  // dilated windows whose taps all fall outside: they report tap 0
+  for (int64_t o = 0; offsets && o < p.w.out; ++o)
+    if (taps_w.first[size_t(o)] >= taps_w.end[size_t(o)]) empty.push_back(o);
+
   RowCursor at(begin, p.d.out, p.h.out);
   for (int64_t row = begin; row < end; ++row, at.next()) {
     int64_t count = 0;
-    for (int64_t i = p.d.first_tap(at.d), i_end = p.d.end_tap(at.d); i < i_end; ++i) {
-      for (int64_t j = p.h.first_tap(at.h), j_end = p.h.end_tap(at.h); j < j_end; ++j) {
+    for (int64_t i = taps_d.first[size_t(at.d)]; i < taps_d.end[size_t(at.d)]; ++i) {
+      for (int64_t j = taps_h.first[size_t(at.h)]; j < taps_h.end[size_t(at.h)]; ++j) {
         const int64_t d = p.d.start(at.d) + i * p.d.dilation, h = p.h.start(at.h) + j * p.h.dilation;
         bool fresh;
         const int64_t slot = cache.slot(at.plane, d, h, fresh) * pitch;
@@ -166,34 +173,37 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
       store_within<T>(y_row + o, b, room);
       if (offsets) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
     }
+    for (int64_t o : empty) offsets[row * p.w.out + o] = 0;
   }
 }
 
-// Windows of kRows x 2 with strides kRows and 2, no padding: both rows at once, nothing kept in between.
-template <int kRows, class T, class Offset>
-void forward_pairs(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64_t begin, int64_t end) {
+// All rows of a window of Pairs at once, nothing kept in between.
+template <class T, class Offset>
+void forward_pairs(T* y, Offset* offsets, const T* x, const PoolProblem& p, const Pairs& pairs, int64_t begin,
+                   int64_t end) {
   constexpr int64_t w = kWidth<T>;
   RowCursor at(begin, p.d.out, p.h.out);
   for (int64_t row = begin; row < end; ++row, at.next()) {
-    const T* x_row = x + ((at.plane * p.d.in + at.d) * p.h.in + at.h * kRows) * p.w.in;
+    const T* x_row = x + ((at.plane * p.d.in + at.d * pairs.kd) * p.h.in + at.h * pairs.kh) * p.w.in;
     for (int64_t o = 0; o < p.w.out; o += w) {
       Vec<T> b = broadcast<T>(kLowest<T>);
       Vec<Int<T>> t{};
       const int64_t left = 2 * (p.w.out - o);
-#pragma GCC unroll 2
-      for (int i = 0; i < kRows; ++i) {
-        const T* from = x_row + i * p.w.in + 2 * o;
-        const Vec<T> low = left >= w ? load<T>(from) : load_n(from, int(left));
-        const Vec<T> high =
-            left >= 2 * w ? load<T>(from + w) : (left > w ? load_n(from + w, int(left - w)) : Vec<T>{});
-        const Vec<T> v0 = even<T>(low, high), v1 = odd<T>(low, high);
-        const auto take0 = better(v0, b);
-        b = take0 ? v0 : b;
-        t = take0 ? broadcast<Int<T>>(Int<T>(2 * i)) : t;
-        const auto take1 = better(v1, b);
-        b = take1 ? v1 : b;
-        t = take1 ? broadcast<Int<T>>(Int<T>(2 * i + 1)) : t;
-      }
+      Int<T> tap = 0;
+      for (int64_t i = 0; i < pairs.kd; ++i)
+        for (int64_t j = 0; j < pairs.kh; ++j, tap += 2) {
+          const T* from = x_row + (i * p.h.in + j) * p.w.in + 2 * o;
+          const Vec<T> low = left >= w ? load<T>(from) : load_n(from, int(left));
+          const Vec<T> high =
+              left >= 2 * w ? load<T>(from + w) : (left > w ? load_n(from + w, int(left - w)) : Vec<T>{});
+          const Vec<T> v0 = even<T>(low, high), v1 = odd<T>(low, high);
+          const auto take0 = better(v0, b);
+          b = take0 ? v0 : b;
+          t = take0 ? broadcast<Int<T>>(tap) : t;
+          const auto take1 = better(v1, b);
+          b = take1 ? v1 : b;
+          t = take1 ? broadcast<Int<T>>(Int<T>(tap + 1)) : t;
+        }
       const int64_t room = (end - row) * p.w.out - o;
       store_within<T>(y + row * p.w.out + o, b, room);
       if (offsets) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
@@ -236,11 +246,15 @@ void forward_global(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
   });
 }
 
-bool is_pair(const PoolAxis& a) {
-  return a.kernel == 2 && a.stride == 2 && a.pad == 0 && a.dilation == 1 && a.out > 0 && a.out * 2 <= a.in;
-}
-bool is_trivial(const PoolAxis& a) {
-  return a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.out == a.in;
+template <class T, class Offset>
+void backward_global(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p) {
+  const int64_t n = p.in_plane();
+  parallel_for(p.planes, rows_grain(n), [=](int64_t begin, int64_t end) {
+    std::memset(grad_x + begin * n, 0, size_t((end - begin) * n) * sizeof(T));
+    for (int64_t plane = begin; plane < end; ++plane)
+      if (const auto at = uint64_t(int64_t(offsets[plane])); at < uint64_t(n))
+        grad_x[plane * n + int64_t(at)] = grad_y[plane];
+  });
 }
 
 // One input row's gradient, gathered from the output rows that cover it.
@@ -251,7 +265,7 @@ class BackwardRows {
       : grad_y_(grad_y),
         offsets_(offsets),
         p_(p),
-        vectors_(p.w.stride <= 2 && p.taps() <= 4 * kWidth<T>),
+        vectors_((p.w.stride <= 2 || p.w.out >= 4) && p.taps() <= 4 * kWidth<T>),
         left_((p.w.kernel - 1) * p.w.dilation / p.w.stride),
         columns_((p.w.in + p.w.pad + p.w.stride - 1) / p.w.stride),
         pitch_(round_up<T>(left_ + std::max(p.w.out, columns_)) + 2 * kWidth<T>),
@@ -260,6 +274,9 @@ class BackwardRows {
         grads_(size_t(cache_.slots() * pitch_)),
         taps_(size_t(cache_.slots() * pitch_)),
         phases_(size_t(vectors_ ? p.w.stride * pitch_ : 0)),
+        steps_(size_t(vectors_ ? p.w.stride : 0)),
+        hits_d_(p.d),
+        hits_h_(p.h),
         hits_(size_t(p.d.kernel * p.h.kernel)) {
     if (!vectors_) return;
     fill(grads_.get(), cache_.slots() * pitch_, T(0));
@@ -267,17 +284,16 @@ class BackwardRows {
     for (int64_t r = 0; r < p.w.stride; ++r)
       for (int64_t j = 0; j < p.w.kernel; ++j)
         if (j * p.w.dilation % p.w.stride == r)
-          steps_[r].push_back({left_ - j * p.w.dilation / p.w.stride, j});
+          steps_[size_t(r)].push_back({left_ - j * p.w.dilation / p.w.stride, j});
   }
 
   void operator()(const RowCursor& at, T* row) {
     count_ = 0;
-    p_.d.for_each_hit(at.d, [&](int64_t od, int64_t i) {
-      p_.h.for_each_hit(at.h, [&](int64_t oh, int64_t j) {
+    for (const auto [od, i] : hits_d_[at.d])
+      for (const auto [oh, j] : hits_h_[at.h]) {
         const int64_t base = (i * p_.h.kernel + j) * p_.w.kernel;
         hits_[size_t(count_++)] = {vectors_ ? prepared(at.plane, od, oh) : out_row(at.plane, od, oh), base};
-      });
-    });
+      }
     if (vectors_)
       gather(row);
     else
@@ -309,8 +325,8 @@ class BackwardRows {
   }
   void gather(T* row) {
     for (int64_t r = 0; r < p_.w.stride; ++r) {
-      const Step* steps = steps_[r].data();
-      const int64_t step_count = int64_t(steps_[r].size());
+      const Step* steps = steps_[size_t(r)].data();
+      const int64_t step_count = int64_t(steps_[size_t(r)].size());
       for (int64_t q = 0; q < columns_; q += kWidth<T>) {
         Vec<T> sum{};
         for (int64_t k = 0; k < count_; ++k) {
@@ -350,49 +366,34 @@ class BackwardRows {
   memory::Buffer<T> grads_;
   memory::Buffer<Int<T>> taps_;
   memory::Buffer<T> phases_;
+  std::vector<std::vector<Step>> steps_;  // by remainder of the column modulo the stride
+  Hits hits_d_, hits_h_;
   std::vector<Hit> hits_;
-  std::vector<Step> steps_[2];
   int64_t count_ = 0;
 };
 
-// Windows of kRows x 2 with strides kRows and 2: each output row owns its input rows.
-template <int kRows, class T, class Offset>
-void backward_pairs(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p, int64_t begin,
-                    int64_t end) {
+// Pairs: each output row writes the input rows that it owns.
+template <class T, class Offset>
+void backward_pairs(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p,
+                    const Pairs& pairs, int64_t begin, int64_t end) {
   constexpr int64_t w = kWidth<T>;
   const int64_t total = p.planes * p.out_plane();
   RowCursor at(begin, p.d.out, p.h.out);
   for (int64_t row = begin; row < end; ++row, at.next()) {
-    T* x_row = grad_x + ((at.plane * p.d.in + at.d) * p.h.in + at.h * kRows) * p.w.in;
+    T* x_row = grad_x + ((at.plane * p.d.in + at.d * pairs.kd) * p.h.in + at.h * pairs.kh) * p.w.in;
     for (int64_t o = 0; o < p.w.out; o += w) {
       const int64_t left = p.w.out - o, from = row * p.w.out + o;
       const Vec<T> g = left >= w ? load<T>(grad_y + from) : load_n(grad_y + from, int(left));
       const Vec<Int<T>> t = load_offsets<Offset, T>(offsets + from, total - from);
-#pragma GCC unroll 2
-      for (int i = 0; i < kRows; ++i) {
-        const Vec<T> v0 = t == Int<T>(2 * i) ? g : Vec<T>{}, v1 = t == Int<T>(2 * i + 1) ? g : Vec<T>{};
-        T* to = x_row + i * p.w.in + 2 * o;
-        if (left >= w) {
-          store<T>(to, zip_low<T>(v0, v1));
-          store<T>(to + w, zip_high<T>(v0, v1));
-        } else {
-          store_within<T>(to, zip_low<T>(v0, v1), 2 * left);
-          if (2 * left > w) store_n(to + w, zip_high<T>(v0, v1), int(2 * left - w));
+      Int<T> tap = 0;
+      for (int64_t i = 0; i < pairs.kd; ++i)
+        for (int64_t j = 0; j < pairs.kh; ++j, tap += 2) {
+          const Vec<T> v0 = t == tap ? g : Vec<T>{}, v1 = t == Int<T>(tap + 1) ? g : Vec<T>{};
+          store_pairs<T>(x_row + (i * p.h.in + j) * p.w.in + 2 * o, v0, v1, 2 * left);
         }
-      }
     }
-    // Inputs behind the last window belong to no output.
-    for (int i = 0; i < kRows; ++i)
-      for (int64_t c = 2 * p.w.out; c < p.w.in; ++c) x_row[i * p.w.in + c] = T(0);
-    if (at.h == p.h.out - 1 && p.h.out * kRows < p.h.in)
-      std::memset(x_row + kRows * p.w.in, 0, size_t((p.h.in - p.h.out * kRows) * p.w.in) * sizeof(T));
+    clear_uncovered(grad_x, p, at);
   }
-}
-
-// 1 or 2 when the fused body for windows of that many rows by two columns applies, else 0.
-int pair_rows(const PoolProblem& p) {
-  if (!is_trivial(p.d) || !is_pair(p.w)) return 0;
-  return is_pair(p.h) ? 2 : (is_trivial(p.h) ? 1 : 0);
 }
 
 }  // namespace
@@ -401,13 +402,11 @@ template <class T, class Offset>
 void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
   if (p.global()) return forward_global(y, offsets, x, p);
-  const int pairs = pair_rows(p);
+  const Pairs pairs(p);
   const int64_t rows = p.planes * p.d.out * p.h.out;
   parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out), [&](int64_t begin, int64_t end) {
-    if (pairs == 2)
-      forward_pairs<2>(y, offsets, x, p, begin, end);
-    else if (pairs == 1)
-      forward_pairs<1>(y, offsets, x, p, begin, end);
+    if (pairs.apply)
+      forward_pairs(y, offsets, x, p, pairs, begin, end);
     else
       forward_rows(y, offsets, x, p, begin, end);
   });
@@ -417,12 +416,10 @@ template <class T, class Offset>
 void max_pool_backward(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p) {
   const int64_t out_rows = p.planes * p.d.out * p.h.out, in_rows = p.planes * p.d.in * p.h.in;
   if (p.planes * p.in_plane() == 0) return;
-  if (const int pairs = pair_rows(p)) {
-    parallel_for(out_rows, rows_grain(p.w.in * pairs), [&](int64_t begin, int64_t end) {
-      if (pairs == 2)
-        backward_pairs<2>(grad_x, grad_y, offsets, p, begin, end);
-      else
-        backward_pairs<1>(grad_x, grad_y, offsets, p, begin, end);
+  if (p.global()) return backward_global(grad_x, grad_y, offsets, p);
+  if (const Pairs pairs(p); pairs.apply) {
+    parallel_for(out_rows, rows_grain(p.w.in * pairs.kd * pairs.kh), [&](int64_t begin, int64_t end) {
+      backward_pairs(grad_x, grad_y, offsets, p, pairs, begin, end);
     });
     return;
   }

@@ -72,6 +72,24 @@ template <class T>
   return v;
 }
 
+// Stores a0 b0 a1 b1 ... at p, of which n are wanted, n > 0.
+template <class T>
+[[gnu::always_inline]] inline void store_pairs(T* p, Vec<T> a, Vec<T> b, int64_t n) {
+  constexpr int64_t w = kWidth<T>;
+  const Vec<T> low = zip_low<T>(a, b), high = zip_high<T>(a, b);
+  if (n >= 2 * w) {
+    store<T>(p, low);
+    store<T>(p + w, high);
+  } else if (n > w) {
+    store<T>(p, low);
+    store_n(p + w, high, int(n - w));
+  } else if (n == w) {
+    store<T>(p, low);
+  } else {
+    store_n(p, low, int(n));
+  }
+}
+
 // `value(i)` gives the vector at row[i ...], `value_n(i, n)` its first n lanes only.
 template <class T, class Value, class ValueN>
 [[gnu::always_inline]] inline void split_row(int64_t n, int64_t s, int64_t shift, T* phases, int64_t pitch,
@@ -124,18 +142,8 @@ void join_row(const T* phases, int64_t pitch, int64_t s, int64_t shift, T* row, 
     const T* first = phases + (shift % 2) * pitch + shift / 2;
     const T* second = phases + ((shift + 1) % 2) * pitch + (shift + 1) / 2;
     int64_t i = 0;
-    for (; i + 2 * w <= n; i += 2 * w) {
-      const Vec<T> a = load<T>(first + i / 2), b = load<T>(second + i / 2);
-      store<T>(row + i, zip_low<T>(a, b));
-      store<T>(row + i + w, zip_high<T>(a, b));
-    }
-    if (i < n) {  // reads up to one vector behind the phases' ends: they are padded
-      const Vec<T> a = load<T>(first + i / 2), b = load<T>(second + i / 2);
-      const int64_t left = n - i;
-      if (left >= w) store<T>(row + i, zip_low<T>(a, b));
-      if (left > w) store_n(row + i + w, zip_high<T>(a, b), int(left - w));
-      if (left < w) store_n(row + i, zip_low<T>(a, b), int(left));
-    }
+    // Reads up to one vector behind the phases' ends: they are padded.
+    for (; i < n; i += 2 * w) store_pairs<T>(row + i, load<T>(first + i / 2), load<T>(second + i / 2), n - i);
   } else {
     int64_t r = shift % s, q = shift / s;
     for (int64_t i = 0; i < n; ++i) {

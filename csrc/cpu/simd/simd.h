@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -120,16 +121,20 @@ template <class V>
 #endif
 #endif
 
+// The sum of N lanes: lower half plus upper half, again and again. The order is fixed by the width alone.
+template <int N, class V, std::size_t... I>
+[[gnu::always_inline]] inline auto fold_halves(V v, std::index_sequence<I...>) {
+  if constexpr (N == 2) {
+    return v[0] + v[1];
+  } else {
+    const auto half =
+        __builtin_shufflevector(v, v, int(I)...) + __builtin_shufflevector(v, v, int(I + N / 2)...);
+    return fold_halves<N / 2>(half, std::make_index_sequence<N / 4>());
+  }
+}
 template <class T>
 [[gnu::always_inline]] inline T reduce_add(Vec<T> v) {
-  // Halving tree: the order is fixed by the width alone.
-  T lanes[kWidth<T>];
-  std::memcpy(lanes, &v, sizeof lanes);
-#pragma GCC unroll 8
-  for (int step = kWidth<T> / 2; step > 0; step /= 2)
-#pragma GCC unroll 16
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
+  return fold_halves<kWidth<T>>(v, std::make_index_sequence<kWidth<T> / 2>());
 }
 template <class T>
 [[gnu::always_inline]] inline T reduce_max(Vec<T> v) {
