@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.kernels import cpu
-from fastdl.nn import functional, init
+from fastdl.nn import init
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter
 from fastdl.ops import conv
+from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -69,16 +70,13 @@ class _ConvNd(Module):
             if padding == "same" and max(self.stride) > 1:
                 raise ValueError(f"{name}: padding='same' needs stride 1, got stride {stride}")
             self.padding = padding
-            reach = [
-                d * (k - 1) if padding == "same" else 0
-                for d, k in zip(self.dilation, self.kernel_size, strict=True)
-            ]
-            ends = [(r // 2, r - r // 2) for r in reach]
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            ends = [(t // 2, t - t // 2) if padding == "same" else (0, 0) for t in totals]
         else:
             self.padding = amounts = self._tuple("padding", padding, 0)
             ends = [(amount, amount) for amount in amounts]
         # For other modes than zeros: the last axis first, as pad() wants it.
-        self._reversed_padding_repeated_twice = [end for pair in reversed(ends) for end in pair]
+        self._reversed_padding_repeated_twice = [end for both in reversed(ends) for end in both]
 
         channels = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         shape = (channels[0], channels[1] // groups, *self.kernel_size)
@@ -155,7 +153,7 @@ class _Conv(_ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         padding: IntOrInts | str = self.padding
         if self.padding_mode != "zeros":
-            input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            input = pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
         return type(self).function(
             input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
