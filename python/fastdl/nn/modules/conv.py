@@ -78,8 +78,8 @@ class _ConvNd(Module):
         # For other modes than zeros: the last axis first, as pad() wants it.
         self._reversed_padding_repeated_twice = [end for both in reversed(ends) for end in both]
 
-        channels = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        shape = (channels[0], channels[1] // groups, *self.kernel_size)
+        outer, inner = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        shape = (outer, inner // groups, *self.kernel_size)
         kind = np.dtype(np.float32 if dtype is None else dtype)
         self.weight = Parameter(cpu.empty(shape, kind))
         if bias:
