@@ -269,9 +269,15 @@ def test_hook_mistakes():
     with pytest.raises(RuntimeError, match="does not require a gradient"):
         fastdl.ones(1).register_hook(print)
     x = leaf([1.0, 2.0])
-    with x.register_hook(lambda g: fastdl.ones(5)), pytest.raises(RuntimeError, match=r"shape \(5,\), expected \(2,\)"):
+    with (
+        x.register_hook(lambda g: fastdl.ones(5)),
+        pytest.raises(RuntimeError, match=r"shape \(5,\), expected \(2,\)"),
+    ):
         x.sum().backward()
-    with x.register_hook(lambda g: 3), pytest.raises(TypeError, match="must return a Tensor or None, got int"):
+    with (
+        x.register_hook(lambda g: 3),
+        pytest.raises(TypeError, match="must return a Tensor or None, got int"),
+    ):
         x.sum().backward()
 
 
@@ -388,7 +394,9 @@ def test_gradcheck_accepts_and_refuses():
         def backward(ctx, grad):
             return grad * ctx.saved_tensors[0]
 
-    with pytest.raises(fastdl.autograd.GradcheckError, match=r"output 0 with respect to input 0.*\n.*input\[1, 0\]"):
+    with pytest.raises(
+        fastdl.autograd.GradcheckError, match=r"output 0 with respect to input 0.*\n.*input\[1, 0\]"
+    ):
         fastdl.autograd.gradcheck(Wrong.apply, x)
     assert not fastdl.autograd.gradcheck(Wrong.apply, x, raise_exception=False)
     with pytest.raises(ValueError, match="at least one input"):

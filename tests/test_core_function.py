@@ -148,7 +148,7 @@ def test_changed_saved_tensor(lib):
     y = x * 1
     z = Square.apply(y)
     y.add_(1)
-    with pytest.raises(RuntimeError, match="in place|inplace"):
+    with pytest.raises(RuntimeError, match=r"in place|inplace"):
         z.backward()
     y = Square.apply(x)
     y.backward()

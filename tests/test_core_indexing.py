@@ -96,7 +96,9 @@ def cases(draw):
     count = draw(st.integers(1, 3))  # length of index tensors, or 1
     key, dim = [], 0
     ellipsis = False
-    while dim < len(shape) and (ellipsis or draw(st.integers(0, 5))):  # what follows an Ellipsis reaches the end
+    while dim < len(shape) and (
+        ellipsis or draw(st.integers(0, 5))
+    ):  # what follows an Ellipsis reaches the end
         kind = draw(st.sampled_from(["int", "slice", "tensor", "mask", "none", "ellipsis"]))
         n = shape[dim]
         if kind == "int":

@@ -85,7 +85,11 @@ def test_like_torch(name):
         w = lib.tensor(b, requires_grad=True)
         out = PROGRAMS[name](x * 1, w, lib)
         weights = lib.tensor(c)
-        (out * weights[tuple(slice(0, n) for n in out.shape)[-out.ndim :]] if out.ndim == 2 else out * weights[0]).sum().backward()
+        (
+            out * weights[tuple(slice(0, n) for n in out.shape)[-out.ndim :]]
+            if out.ndim == 2
+            else out * weights[0]
+        ).sum().backward()
         results.append((out.detach().numpy(), x.grad, w.grad))
     (out, gx, gw), (want, want_x, want_w) = results
     np.testing.assert_allclose(out, want, rtol=1e-6)
@@ -118,7 +122,9 @@ def test_leaf_refuses():
         lambda: set_item(x, 0, 1.0),
         lambda: iadd(x, 1),
     ):
-        with pytest.raises(RuntimeError, match="leaf tensor that requires a gradient cannot be changed in place"):
+        with pytest.raises(
+            RuntimeError, match="leaf tensor that requires a gradient cannot be changed in place"
+        ):
             change()
     with fastdl.no_grad():
         x.add_(1)
@@ -174,7 +180,9 @@ def test_data_is_not_tracked():
 
 def test_dtype_and_shape_must_fit():
     i = fastdl.ones(3, dtype=fastdl.int64)
-    with pytest.raises(RuntimeError, match=r"dtype float32 and cannot be stored in place in a tensor of dtype int64"):
+    with pytest.raises(
+        RuntimeError, match=r"dtype float32 and cannot be stored in place in a tensor of dtype int64"
+    ):
         i.add_(0.5)
     i.add_(2).mul_(3)
     assert i.tolist() == [9, 9, 9]

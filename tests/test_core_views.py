@@ -164,7 +164,11 @@ def test_copy(shape, function):
 
 
 MISTAKES = [
-    (lambda x: x.reshape(5, 5), RuntimeError, r"reshape: a tensor of shape \(2, 3\).*cannot have shape \(5, 5\)"),
+    (
+        lambda x: x.reshape(5, 5),
+        RuntimeError,
+        r"reshape: a tensor of shape \(2, 3\).*cannot have shape \(5, 5\)",
+    ),
     (lambda x: x.reshape(-1, -1), RuntimeError, "at most one extent may be -1"),
     (lambda x: x.reshape(-2, 3), RuntimeError, "cannot have shape"),
     (lambda x: x.t().view(6), RuntimeError, "view: .*without a copy; use reshape"),
@@ -193,7 +197,11 @@ MISTAKES = [
     (lambda x: fastdl.stack([x, x[0]]), RuntimeError, "shapes must be equal"),
     (lambda x: x.repeat(2), RuntimeError, "one for each axis"),
     (lambda x: x.flip(5), IndexError, "flip: dim"),
-    (lambda x: x.index_select(0, fastdl.tensor([0, 2])), IndexError, r"index\[1\] = 2 is out of range \[0, 2\)"),
+    (
+        lambda x: x.index_select(0, fastdl.tensor([0, 2])),
+        IndexError,
+        r"index\[1\] = 2 is out of range \[0, 2\)",
+    ),
     (lambda x: x.gather(0, fastdl.tensor([[5]])), IndexError, r"index\[0, 0\] = 5"),
     (lambda x: x.gather(0, fastdl.tensor([0])), RuntimeError, "as many dimensions"),
     (lambda x: x.gather(0, x), RuntimeError, "must have dtype int64 or int32"),

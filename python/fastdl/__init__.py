@@ -36,9 +36,7 @@ from fastdl.creation import (
     zeros_like,
 )
 from fastdl.dtypes import (
-    bool_ as bool,
-)
-from fastdl.dtypes import (
+    Size,
     device,
     dtype,
     float16,
@@ -54,6 +52,9 @@ from fastdl.dtypes import (
     uint16,
     uint32,
     uint64,
+)
+from fastdl.dtypes import (
+    bool_ as bool,
 )
 from fastdl.dtypes import (
     float16 as half,
@@ -375,8 +376,6 @@ from fastdl.serialization import load, save
 from fastdl.tensor import Tensor
 
 from fastdl import nn, optim, utils  # isort: skip - they build on the names above
-
-Size = tuple
 
 __all__ = [
     "Generator",

@@ -114,7 +114,10 @@ def tensor(
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """``data`` as a tensor, sharing memory where it can (Tensor or NumPy array of the right dtype); see ``torch.as_tensor``."""
+    """``data`` as a tensor, sharing memory where it can (Tensor or NumPy array of the right dtype).
+
+    See ``torch.as_tensor``.
+    """
     check_device("as_tensor", device)
     wanted = None if dtype is None else as_dtype("as_tensor", dtype)
     if isinstance(data, Tensor):
@@ -380,7 +383,10 @@ def arange(
     requires_grad: bool = False,
     **ignored: Any,
 ) -> Tensor:
-    """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers. See ``torch.arange``."""
+    """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers.
+
+    See ``torch.arange``.
+    """
     _ignore("arange", ignored)
     if end is None:
         start, end = 0, start

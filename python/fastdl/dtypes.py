@@ -23,6 +23,8 @@ uint64 = np.dtype(np.uint64)
 bool_ = np.dtype(np.bool_)  # fastdl.bool
 
 dtype = np.dtype[Any]
+Size = tuple  # type: ignore[type-arg]
+"""Shapes are tuples."""
 
 SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_)
 _by_key: dict[Any, dtype] = {d: d for d in SUPPORTED}
@@ -50,7 +52,8 @@ def set_default_dtype(d: Any, /) -> None:
     wanted = as_dtype("set_default_dtype", d)
     if wanted not in (float32, float64):
         raise TypeError(
-            f"set_default_dtype: only float32 and float64 can be the default, got {wanted} (kernels compute in these two)"
+            f"set_default_dtype: only float32 and float64 can be the default, got {wanted} (kernels "
+            "compute in these two)"
         )
     _default = wanted
 

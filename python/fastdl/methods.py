@@ -34,8 +34,9 @@ from fastdl.ops import (
 from fastdl.tensor import Tensor
 
 # Elementwise functions that can write their result into memory that is there (out=), by number of operands.
-_UNARY = """abs absolute neg negative sign sgn floor ceil trunc fix round square sqrt rsqrt reciprocal exp expm1 log log1p
-    log2 log10 sin cos tan asin acos atan arcsin arccos arctan sinh cosh asinh acosh atanh arcsinh arccosh arctanh erf"""
+_UNARY = """abs absolute neg negative sign sgn floor ceil trunc fix round square sqrt rsqrt reciprocal exp expm1
+    log log1p log2 log10 sin cos tan asin acos atan arcsin arccos arctan sinh cosh asinh acosh atanh arcsinh arccosh
+    arctanh erf"""
 _BINARY = """add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow atan2 arctan2 hypot"""
 _COMPARE = """eq ne lt le gt ge not_equal less less_equal greater greater_equal logical_and logical_or logical_xor
     logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift"""
@@ -47,9 +48,9 @@ _METHODS: dict[Any, str] = {
     reduce: "sum mean prod logsumexp norm var std all any count_nonzero",
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
-    views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute transpose
-        swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to narrow diagonal unbind split split_with_sizes
-        chunk tensor_split unfold as_strided""",
+    views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
+        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to narrow diagonal unbind split
+        split_with_sizes chunk tensor_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
@@ -77,7 +78,8 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__invert__": elementwise.bitwise_not,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
-_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or logical_xor logical_not bitwise_and
+_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
+logical_xor logical_not bitwise_and
     bitwise_or bitwise_xor bitwise_not relu tril triu index_add index_copy index_fill scatter scatter_add masked_fill
     masked_scatter addmm addmv baddbmm cumsum cumprod"""
 

@@ -108,7 +108,8 @@ def _rows(array: Any, indent: int, summarise: bool, fmt: _Formatter) -> str:
         rows = [_rows(a, indent + 1, summarise, fmt) for a in parts]
         if short:
             rows.insert(keep, "...")
-        return "[" + ("," + "\n" * (array.ndim - 1) + " " * (indent + 1)).join(rows) + "]"
+        break_: str = "," + "\n" * (array.ndim - 1) + " " * (indent + 1)
+        return "[" + break_.join(rows) + "]"
     values = array.tolist()
     items = [fmt(v) for v in values[:keep] + values[-keep:]] if short else [fmt(v) for v in values]
     if short:

@@ -12,7 +12,10 @@ from fastdl.kernels import cpu, levels
 
 
 def get_num_threads() -> int:
-    """Threads that kernels may use: ``FASTDL_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs this process has."""
+    """Threads that kernels may use.
+
+    ``FASTDL_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs this process has.
+    """
     return cpu.num_threads()  # type: ignore[no-any-return]
 
 
@@ -33,7 +36,7 @@ def set_num_threads(n: int) -> None:
 
 
 def memory_stats() -> dict[str, int]:
-    """Bytes in use, their peak, bytes cached for reuse and their limit, and how often memory was asked for and reused."""
+    """The allocator: bytes in use and their peak, bytes cached and their limit, calls, and how many were reuse."""
     return cpu.memory_stats()  # type: ignore[no-any-return]
 
 
@@ -72,7 +75,8 @@ def config() -> str:
         ("threads", get_num_threads()),
         (
             "memory",
-            f"{stats['in_use'] >> 20} MB in use, {stats['cached'] >> 20} MB cached (limit {stats['cache_limit'] >> 20} MB)",
+            f"{stats['in_use'] >> 20} MB in use, {stats['cached'] >> 20} MB cached (limit "
+            f"{stats['cache_limit'] >> 20} MB)",
         ),
         ("CUDA", "available" if cuda.is_available() else f"no: {cuda.unavailable_reason()}"),
     ]

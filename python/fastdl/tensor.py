@@ -53,6 +53,11 @@ def check_array(op: str, array: Any) -> Any:
 
 _new = object.__new__
 
+if TYPE_CHECKING:
+    from fastdl.tensor_methods import TensorMethods
+else:
+    TensorMethods = object  # fastdl.methods attaches the real ones
+
 
 class RemovableHandle:
     """What ``register_hook`` returns: :meth:`remove` takes the hook out again; also a context manager."""
@@ -89,7 +94,7 @@ class RetainGrad:
             tensor._accumulate(grad._data, False)
 
 
-class Tensor:
+class Tensor(TensorMethods):
     """A multi-dimensional array that operations can differentiate; see ``torch.Tensor``.
 
     Made by :func:`fastdl.tensor` (copies), :func:`fastdl.from_numpy` (shares memory), creation functions and
@@ -453,7 +458,10 @@ class Tensor:
         return array.copy() if copy else array
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        """NumPy's functions on tensors give tensors: by fastdl, with a gradient, where it has the function, else by NumPy."""
+        """NumPy's functions on tensors give tensors.
+
+        By fastdl, with a gradient, where it has the function, else by NumPy.
+        """
         from fastdl.methods import on_ufunc
 
         if method == "__call__" and not options:
@@ -535,7 +543,8 @@ class Tensor:
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if self._node is not None:
             raise RuntimeError(
-                "deepcopy: only leaf tensors can be deep-copied, this one was computed from others; use x.detach().clone()"
+                "deepcopy: only leaf tensors can be deep-copied, this one was computed from others; "
+                "use x.detach().clone()"
             )
         if id(self) in memo:
             return memo[id(self)]  # type: ignore[no-any-return]
@@ -560,10 +569,6 @@ class Tensor:
             self._requires_grad,
             extra,
         )
-
-    if TYPE_CHECKING:
-        # Attached by fastdl.methods at import.
-        def __getattr__(self, name: str) -> Any: ...
 
 
 _FIELDS = frozenset(Tensor.__annotations__)

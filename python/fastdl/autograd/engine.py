@@ -64,8 +64,8 @@ def _run(
             else:
                 heappush(heap, (target.order, target))
                 if target.outputs > 1:
-                    pending[target] = slots = [None] * target.outputs
-                    slots[index] = grad
+                    pending[target] = [None] * target.outputs
+                    pending[target][index] = grad
                     if own:
                         owned.add((target, index))
                     return
@@ -74,7 +74,8 @@ def _run(
                 owned.add(target)
             return
         several = index >= 0 and target.outputs > 1
-        slots, key, place = (pending[target], (target, index), index) if several else (pending, target, target)
+        slots: Any = pending[target] if several else pending
+        key, place = ((target, index), index) if several else (target, target)
         have = slots[place]
         if have is None:
             slots[place] = grad

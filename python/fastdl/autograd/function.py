@@ -26,7 +26,8 @@ class FunctionCtx:
         for t in tensors:
             if t is not None and not isinstance(t, Tensor):
                 raise TypeError(
-                    f"save_for_backward: expects tensors or None, got {type(t).__name__}; set other values as attributes of ctx"
+                    f"save_for_backward: expects tensors or None, got {type(t).__name__}; set other "
+                    "values as attributes of ctx"
                 )
         self._saved = tensors
 
@@ -35,7 +36,8 @@ class FunctionCtx:
         """What ``save_for_backward`` kept."""
         if self._released:
             raise RuntimeError(
-                "saved_tensors: the saved tensors were freed by an earlier backward; call backward(retain_graph=True) there"
+                "saved_tensors: the saved tensors were freed by an earlier backward; call "
+                "backward(retain_graph=True) there"
             )
         for cell, version in self._versions:
             if cell[0] != version:
@@ -83,7 +85,8 @@ class _Node(Op):
             result = result[: self.arguments]
         if len(result) != self.arguments:
             raise RuntimeError(
-                f"{name}.backward: must return one gradient for each of the {self.arguments} arguments of forward (None "
+                f"{name}.backward: must return one gradient for each of the {self.arguments} "
+                "arguments of forward (None "
                 f"where there is none), returned {len(result)}"
             )
         arrays: list[Any] = []
@@ -93,7 +96,9 @@ class _Node(Op):
                 arrays.append(None)
                 continue
             if not isinstance(grad, Tensor):
-                raise TypeError(f"{name}.backward: gradient {i} must be a Tensor or None, got {type(grad).__name__}")
+                raise TypeError(
+                    f"{name}.backward: gradient {i} must be a Tensor or None, got {type(grad).__name__}"
+                )
             array = grad._data
             if array.shape != shape:
                 from fastdl.ops.arrays import sum_to
@@ -118,7 +123,8 @@ class _Node(Op):
 class Function:
     """Base of users' own operations; see ``torch.autograd.Function``.
 
-    ``forward(ctx, *args)`` computes on tensors (nothing is recorded), ``backward(ctx, *grads)`` returns one gradient for
+    ``forward(ctx, *args)`` computes on tensors (nothing is recorded), ``backward(ctx, *grads)`` returns one
+    gradient for
     each argument of ``forward``, None for those that have none. Alternatively ``forward(*args)`` and
     ``setup_context(ctx, inputs, output)``. Call it with :meth:`apply`.
 
@@ -140,7 +146,9 @@ class Function:
     """
 
     def __init__(self) -> None:
-        raise RuntimeError(f"{type(self).__name__}: a Function is not instantiated; call {type(self).__name__}.apply(...)")
+        raise RuntimeError(
+            f"{type(self).__name__}: a Function is not instantiated; call {type(self).__name__}.apply(...)"
+        )
 
     @staticmethod
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -155,7 +163,9 @@ class Function:
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         """Compute the gradients of the inputs."""
-        raise NotImplementedError("Function: define a static method backward(ctx, *grad_outputs) to differentiate it")
+        raise NotImplementedError(
+            "Function: define a static method backward(ctx, *grad_outputs) to differentiate it"
+        )
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
@@ -163,9 +173,7 @@ class Function:
         ctx = FunctionCtx()
         tensor_at = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
         recording = mode.enabled
-        ctx.needs_input_grad = tuple(
-            [recording and isinstance(a, Tensor) and a._requires_grad for a in args]
-        )
+        ctx.needs_input_grad = tuple([recording and isinstance(a, Tensor) and a._requires_grad for a in args])
         mode.enabled = False
         try:
             if cls.setup_context is Function.setup_context:
@@ -190,7 +198,12 @@ class Function:
 
 
 def _record(
-    cls: type[Function], ctx: FunctionCtx, args: Any, tensor_at: list[int], outputs: list[Any], dirty: set[int]
+    cls: type[Function],
+    ctx: FunctionCtx,
+    args: Any,
+    tensor_at: list[int],
+    outputs: list[Any],
+    dirty: set[int],
 ) -> list[Any]:
     node = _Node()
     node.ctx, node.function, node.tensor_at, node.arguments = ctx, cls, tensor_at, len(args)

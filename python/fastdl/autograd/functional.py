@@ -35,7 +35,9 @@ def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
         return seed
     seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
     if seed.shape != array.shape:
-        raise RuntimeError(f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal")
+        raise RuntimeError(
+            f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"
+        )
     return seed if seed.dtype is array.dtype else seed.astype(array.dtype)
 
 

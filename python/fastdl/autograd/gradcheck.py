@@ -70,7 +70,9 @@ def gradcheck(
     check_grad_dtypes: bool = False,
     fast_mode: bool = False,
 ) -> bool:
-    """Compare backward with central differences for all inputs that require a gradient; see ``torch.autograd.gradcheck``.
+    """Compare backward with central differences for all inputs that require a gradient.
+
+    See ``torch.autograd.gradcheck``.
 
     Args:
         func: maps the inputs to a tensor or a tuple of tensors.
@@ -123,7 +125,9 @@ def _compare(
     if not outputs:
         raise ValueError("gradcheck: func must return at least one floating-point tensor")
     if not any(o._requires_grad for o in outputs):
-        raise ValueError("gradcheck: no output requires a gradient: func breaks the graph (numpy(), detach(), .data?)")
+        raise ValueError(
+            "gradcheck: no output requires a gradient: func breaks the graph (numpy(), detach(), .data?)"
+        )
     for i, x in checked:
         numerical = _numerical(func, arguments, x, eps)
         for k, output in enumerate(outputs):
@@ -138,10 +142,13 @@ def _compare(
                 error = np.abs(analytical - numerical[k])
                 row, column = np.unravel_index(int(np.nanargmax(error)), error.shape)
                 place = tuple(int(v) for v in np.unravel_index(int(row), x.shape)) if x.ndim else ()
-                target = tuple(int(v) for v in np.unravel_index(int(column), output.shape)) if output.ndim else ()
+                target = (
+                    tuple(int(v) for v in np.unravel_index(int(column), output.shape)) if output.ndim else ()
+                )
                 raise GradcheckError(
                     f"gradcheck: Jacobian mismatch for output {k} with respect to input {i}.\n"
-                    f"Largest at d output{list(target)} / d input{list(place)}: numerical {numerical[k][row, column]:g}, "
+                    f"Largest at d output{list(target)} / d input{list(place)}: numerical "
+                    f"{numerical[k][row, column]:g}, "
                     f"analytical {analytical[row, column]:g}.\n"
                     f"numerical:\n{numerical[k]}\nanalytical:\n{analytical}"
                 )

@@ -32,8 +32,8 @@ next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the 
 class Op:
     """Base of all operations; see the module's text."""
 
-    saves: ClassVar[tuple[int, ...]] = ()
-    """Indices of inputs whose arrays are kept for backward."""
+    saves: tuple[int, ...] = ()
+    """Indices of inputs whose arrays are kept for backward; forward may set it on the instance."""
     saves_output: ClassVar[bool] = False
     """Whether output arrays are kept for backward."""
     aliases_grad: ClassVar[bool] = False
@@ -45,7 +45,8 @@ class Op:
     needs: tuple[bool, ...]
     order: int
     outputs: int = 1
-    # For every input: (node that made it, which of its outputs), (the leaf tensor itself, -1), or None without gradient.
+    # For every input: (node that made it, which of its outputs), (the leaf tensor itself, -1), or None
+    # without gradient.
     edges: Sequence[tuple[Any, int] | None] | None
     versions: list[tuple[list[int], int]] | None = None
     shapes: tuple[

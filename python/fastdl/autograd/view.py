@@ -1,6 +1,7 @@
 """Views, and changes in place: how the graph follows writes into shared memory.
 
-A view is a tensor on its base's memory. It knows its base (never itself a view) and its *path*: the view operations that
+A view is a tensor on its base's memory. It knows its base (never itself a view) and its *path*: the view
+operations that
 lead there. Replaying the path on any array of the base's shape finds the same elements, so a gradient of the base,
 laid out in C order, can be split into the viewed region and the rest without knowing addresses.
 
@@ -193,11 +194,13 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
     array, target = result._data, t._data
     if array.shape != target.shape:
         raise RuntimeError(
-            f"{op}: the result has shape {array.shape} and does not fit in place into the tensor of shape {target.shape}"
+            f"{op}: the result has shape {array.shape} and does not fit in place into the tensor of "
+            f"shape {target.shape}"
         )
     if array.dtype != target.dtype and not np.can_cast(array.dtype, target.dtype, "same_kind"):
         raise RuntimeError(
-            f"{op}: the result has dtype {array.dtype} and cannot be stored in place in a tensor of dtype {target.dtype}"
+            f"{op}: the result has dtype {array.dtype} and cannot be stored in place in a tensor of "
+            f"dtype {target.dtype}"
         )
     if result._requires_grad and mode.enabled:
         if t._path.__class__ is str:
@@ -223,8 +226,10 @@ def alias(t: Tensor) -> Tensor:
 def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) -> Callable[..., Tensor]:
     """The in-place method made from a function: ``add_`` from ``add``.
 
-    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor. Otherwise it runs on an alias
-    of the tensor. If that needs the old values for backward (it then asks for the alias's version counter) it runs again on a
+    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor. Otherwise it
+    runs on an alias
+    of the tensor. If that needs the old values for backward (it then asks for the alias's version counter) it
+    runs again on a
     copy of them, since their memory is about to be overwritten.
     """
 
@@ -244,7 +249,9 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
 
     method.__name__ = name
     method.__qualname__ = f"Tensor.{name}"
-    method.__doc__ = f"``{function.__name__}``, with the result stored in this tensor; see ``torch.Tensor.{name}``."
+    method.__doc__ = (
+        f"``{function.__name__}``, with the result stored in this tensor; see ``torch.Tensor.{name}``."
+    )
     return method
 
 

@@ -20,7 +20,8 @@ def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:
         if ndim == 0 and d in (0, -1):
             return 0
         raise IndexError(
-            f"{op}: {name} must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for a tensor of {ndim} dimensions, got {dim}"
+            f"{op}: {name} must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for a tensor of {ndim} "
+            f"dimensions, got {dim}"
         )
     return d
 

@@ -88,7 +88,8 @@ def _source(op: str, input: Tensor, dim: int, index: Any, source: Tensor) -> int
     check_range(op, index, x.shape[d])
     if s.shape != (*x.shape[:d], index.size, *x.shape[d + 1 :]):
         raise RuntimeError(
-            f"{op}: source must have the shape of the tensor, {x.shape}, with {index.size} (the length of index) in dim "
+            f"{op}: source must have the shape of the tensor, {x.shape}, with {index.size} (the "
+            "length of index) in dim "
             f"{dim}; got {s.shape}"
         )
     if s.dtype != x.dtype:
@@ -97,7 +98,10 @@ def _source(op: str, input: Tensor, dim: int, index: Any, source: Tensor) -> int
 
 
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
-    """``alpha * source`` added to the entries ``index`` along ``dim``; repeated indices add up. See ``torch.index_add``."""
+    """``alpha * source`` added to the entries ``index`` along ``dim``; repeated indices add up.
+
+    See ``torch.index_add``.
+    """
     indices = _index("index_add", index)
     d = _source("index_add", input, dim, indices, source)
     return IndexAdd.apply(input, source, dim=d, index=indices.reshape(-1), alpha=alpha)  # type: ignore[no-any-return]
@@ -158,15 +162,20 @@ def _gather_key(x_shape: tuple[int, ...], dim: int, index: Any) -> tuple[Any, ..
 def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> int:
     """``dim`` from the front, after checks of all shapes; scatter also needs its indices checked."""
     if index.ndim != x.ndim:
-        raise RuntimeError(f"{op}: index must have as many dimensions as the tensor: {x.shape} and {index.shape}")
+        raise RuntimeError(
+            f"{op}: index must have as many dimensions as the tensor: {x.shape} and {index.shape}"
+        )
     d = axis(op, dim, x.ndim)
     for i, extent in enumerate(index.shape):
         if i != d and extent > x.shape[i]:
             raise RuntimeError(
-                f"{op}: index of shape {index.shape} exceeds the tensor of shape {x.shape} in dim {i} (only dim {d} may)"
+                f"{op}: index of shape {index.shape} exceeds the tensor of shape {x.shape} in dim {i} "
+                f"(only dim {d} may)"
             )
         if source is not None and source.ndim and extent > source.shape[i]:
-            raise RuntimeError(f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}")
+            raise RuntimeError(
+                f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
+            )
     if op != "gather":  # the kernel checks
         check_range(op, index, x.shape[d])
     return d
@@ -181,7 +190,9 @@ class TakeAlong(Op):
 
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            part = zeros((*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype)
+            part = zeros(
+                (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype
+            )
             np.add.at(part, _gather_key(part.shape, self.dim, self.index), grad)
         else:
             part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
@@ -222,10 +233,14 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     d = axis("take_along_dim", dim, input._data.ndim)
     x, i = list(input._data.shape), list(indices._data.shape)
     if len(x) != len(i):
-        raise RuntimeError(f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions")
-    common = list(np.broadcast_shapes(x[:d] + [1] + x[d + 1 :], i[:d] + [1] + i[d + 1 :]))
+        raise RuntimeError(
+            f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions"
+        )
+    common = list(np.broadcast_shapes((*x[:d], 1, *x[d + 1 :]), (*i[:d], 1, *i[d + 1 :])))
     return gather(
-        expand(input, [*common[:d], x[d], *common[d + 1 :]]), d, expand(indices, [*common[:d], i[d], *common[d + 1 :]])
+        expand(input, [*common[:d], x[d], *common[d + 1 :]]),
+        d,
+        expand(indices, [*common[:d], i[d], *common[d + 1 :]]),
     )
 
 
@@ -267,7 +282,7 @@ def _scatter(op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: boo
         if src.dtype != input.dtype:
             raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
         if indices.size == 0:
-            return input.clone()  # type: ignore[no-any-return]
+            return input.clone()
         d = _check_gather(op, input._data, dim, indices, src._data)
         return Scatter.apply(input, src, dim=d, index=indices, add=add)  # type: ignore[no-any-return]
     d = _check_gather(op, input._data, dim, indices)
@@ -277,7 +292,10 @@ def _scatter(op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: boo
 def scatter(
     input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
-    """out[index[i][j]][j] = src[i][j] for dim 0, the rest from input; ``src`` may be a number. See ``torch.scatter``."""
+    """out[index[i][j]][j] = src[i][j] for dim 0, the rest from input; ``src`` may be a number.
+
+    See ``torch.scatter``.
+    """
     given = value if src is None else src
     if given is None:
         raise TypeError("scatter: one of src and value must be given")
@@ -344,9 +362,13 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     kind = "biuf".index
     if isinstance(value, Tensor):
         if value.ndim:
-            raise RuntimeError(f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}")
+            raise RuntimeError(
+                f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}"
+            )
         if kind(value.dtype.kind) > kind(input.dtype.kind):
-            raise RuntimeError(f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}")
+            raise RuntimeError(
+                f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}"
+            )
         return MaskedFill.apply(input, value, mask=where)  # type: ignore[no-any-return]
     if isinstance(value, float) and input.dtype.kind != "f":
         raise RuntimeError(f"masked_fill: the float {value} does not fit into dtype {input.dtype}")
@@ -357,7 +379,9 @@ def _broadcasts(op: str, mask: Any, x: Any) -> None:
     try:
         np.broadcast_shapes(mask.shape, x.shape)
     except ValueError:
-        raise RuntimeError(f"{op}: a mask of shape {mask.shape} does not broadcast with the tensor, {x.shape}") from None
+        raise RuntimeError(
+            f"{op}: a mask of shape {mask.shape} does not broadcast with the tensor, {x.shape}"
+        ) from None
 
 
 class MaskedSelect(Op):
@@ -407,7 +431,9 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     shape = np.broadcast_shapes(where.shape, input._data.shape)
     full = np.broadcast_to(where, shape)
     if int(full.sum()) > source.numel():
-        raise RuntimeError(f"masked_scatter: the mask selects {int(full.sum())} elements, source has {source.numel()}")
+        raise RuntimeError(
+            f"masked_scatter: the mask selects {int(full.sum())} elements, source has {source.numel()}"
+        )
     return MaskedScatter.apply(expand(input, shape), source, mask=full)  # type: ignore[no-any-return]
 
 
@@ -431,7 +457,9 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     """How often every integer from 0 on occurs, or the sum of its weights; see ``torch.bincount``."""
     array = input._data
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise RuntimeError(f"bincount: expects a one-dimensional integer tensor, got shape {array.shape}, dtype {array.dtype}")
+        raise RuntimeError(
+            f"bincount: expects a one-dimensional integer tensor, got shape {array.shape}, dtype {array.dtype}"
+        )
     if array.size and array.min() < 0:
         raise RuntimeError("bincount: the integers must not be negative")
     if minlength < 0:
@@ -479,7 +507,9 @@ def searchsorted(
 ) -> Tensor:
     """Where values would have to be inserted to keep rows sorted; see ``torch.searchsorted``."""
     if side not in (None, "left", "right") or (side == "left" and right):
-        raise RuntimeError(f"searchsorted: side must be 'left' or 'right' and agree with right, got {side!r}, {right}")
+        raise RuntimeError(
+            f"searchsorted: side must be 'left' or 'right' and agree with right, got {side!r}, {right}"
+        )
     side = "right" if right or side == "right" else "left"
     rows, values = sorted_sequence._data, as_array("searchsorted", input)
     if sorter is not None:

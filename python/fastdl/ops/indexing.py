@@ -144,7 +144,9 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
         if k.dtype.kind == "b":
             covered = shape[first + len(arrays) : first + len(arrays) + k.ndim]
             if k.shape != covered:
-                raise IndexError(f"{op}: a mask of shape {k.shape} does not match the axes it indexes, {covered}")
+                raise IndexError(
+                    f"{op}: a mask of shape {k.shape} does not match the axes it indexes, {covered}"
+                )
             arrays.extend(np.nonzero(k))
         else:
             arrays.append(k)
@@ -153,13 +155,17 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
         extent = shape[axis]
         if k.size and (k.min() < -extent or k.max() >= extent):
             place = tuple(np.argwhere((k < -extent) | (k >= extent))[0].tolist())
-            raise IndexError(f"{op}: index{list(place)} = {k[place]} is out of bounds for dim {axis} of extent {extent}")
+            raise IndexError(
+                f"{op}: index{list(place)} = {k[place]} is out of bounds for dim {axis} of extent {extent}"
+            )
         wrapped = np.where(k < 0, k + extent, k) if k.size and k.min() < 0 else k
         try:
             flat = flat * extent + wrapped
         except ValueError:
             shapes = ", ".join(str(a.shape) for a in arrays)
-            raise IndexError(f"{op}: index tensors of shapes {shapes} do not broadcast to each other") from None
+            raise IndexError(
+                f"{op}: index tensors of shapes {shapes} do not broadcast to each other"
+            ) from None
     return first, first + len(arrays), flat.astype(np.int64, copy=False)
 
 
@@ -205,7 +211,9 @@ class Gather(Op):
 
 def _to_front(x: Any, key: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], list[int]]:
     """``x`` with the indexed axes first, the key for that, and the order that undoes it."""
-    indexed, rest, dim = [], [], 0
+    indexed: list[int] = []
+    rest: list[int] = []
+    dim = 0
     for k in key:
         count = k.ndim if k is not _FULL and k.dtype.kind == "b" else 1
         (rest if k is _FULL else indexed).extend(range(dim, dim + count))
@@ -226,7 +234,9 @@ class Put(Op):
         written = None
         if self.needs[1]:
             # Axes of extent 1 in front of the value's shape were ignored.
-            written = sum_to(pooled_copy(kept), self.shape[max(0, len(self.shape) - kept.ndim) :]).reshape(self.shape)
+            written = sum_to(pooled_copy(kept), self.shape[max(0, len(self.shape) - kept.ndim) :]).reshape(
+                self.shape
+            )
             if written.dtype != self.dtype:
                 written = written.astype(self.dtype)
         if not self.needs[0]:

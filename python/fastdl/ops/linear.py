@@ -176,7 +176,7 @@ def linear(
         >>> import fastdl
         >>> import fastdl.nn.functional as F
         >>> F.linear(fastdl.tensor([1.0, 2.0]), fastdl.tensor([[3.0, 4.0]]), fastdl.tensor([0.5]))
-        tensor([11.5])
+        tensor([11.5000])
     """
     shape, w = input._data.shape, weight._data.shape
     if not shape or not 1 <= len(w) <= 2 or shape[-1] != w[-1]:

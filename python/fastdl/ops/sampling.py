@@ -65,7 +65,10 @@ def rand(
         True
     """
     return finish(
-        "rand", _uniform(shape_of("rand", size), _floating("rand", dtype), 0.0, 1.0, generator), device, requires_grad
+        "rand",
+        _uniform(shape_of("rand", size), _floating("rand", dtype), 0.0, 1.0, generator),
+        device,
+        requires_grad,
     )
 
 
@@ -78,7 +81,10 @@ def randn(
 ) -> Tensor:
     """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``."""
     return finish(
-        "randn", _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator), device, requires_grad
+        "randn",
+        _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator),
+        device,
+        requires_grad,
     )
 
 
@@ -122,12 +128,18 @@ def randperm(
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
-    return rand(input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad)
+    return rand(
+        input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad
+    )
 
 
-def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def randn_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
-    return randn(input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad)
+    return randn(
+        input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad
+    )
 
 
 def randint_like(
@@ -148,12 +160,17 @@ def normal(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Normally distributed numbers; mean and std are numbers (then ``size`` is needed) or tensors. See ``torch.normal``."""
+    """Normally distributed numbers; mean and std are numbers (then ``size`` is needed) or tensors.
+
+    See ``torch.normal``.
+    """
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         if size is None:
             raise TypeError("normal: size is needed if mean and std are numbers")
         _check_std("normal", std)
-        array = _normal(shape_of("normal", (size,)), _floating("normal", dtype), float(mean), float(std), generator)
+        array = _normal(
+            shape_of("normal", (size,)), _floating("normal", dtype), float(mean), float(std), generator
+        )
         return finish("normal", array, device, requires_grad)
     tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
     if isinstance(std, Tensor) and std.numel() and bool((std < 0).any()):
@@ -193,13 +210,15 @@ def multinomial(
 ) -> Tensor:
     """Indices drawn with the weights in each row of ``input``, which need not add up to 1; see ``torch.multinomial``.
 
-    Without replacement the ``num_samples`` largest of log(weight) + Gumbel noise are taken, which draws one after the other
+    Without replacement the ``num_samples`` largest of log(weight) + Gumbel noise are taken, which draws one
+    after the other
     without putting back.
     """
     weights = input._data
     if weights.ndim not in (1, 2) or weights.dtype.kind != "f":
         raise RuntimeError(
-            f"multinomial: expects a floating-point vector or matrix of weights, got shape {weights.shape}, {weights.dtype}"
+            "multinomial: expects a floating-point vector or matrix of weights, got shape "
+            f"{weights.shape}, {weights.dtype}"
         )
     rows = np.atleast_2d(weights).astype(np.float64)
     if not np.isfinite(rows).all() or (rows < 0).any():
@@ -233,7 +252,7 @@ def multinomial(
 
 
 def _store(op: str, self: Tensor, array: Any) -> Tensor:
-    return self.copy_(Tensor._wrap(array))  # type: ignore[no-any-return]
+    return self.copy_(Tensor._wrap(array))
 
 
 def _check(op: str, self: Tensor) -> Any:
@@ -249,7 +268,9 @@ def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generat
     return _store("uniform_", self, _uniform(self.shape, dtype, float(a), float(b), generator))
 
 
-def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+def normal_(
+    self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
     """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
     dtype = _check("normal_", self)
     _check_std("normal_", std)
@@ -260,17 +281,27 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
     """Overwrite with 1 with probability ``p`` (a number or a tensor), else 0; see ``torch.Tensor.bernoulli_``."""
     _check("bernoulli_", self)
     chances = p._data if isinstance(p, Tensor) else np.asarray(p, float32)
-    drawn = bernoulli(Tensor._wrap(np.ascontiguousarray(np.broadcast_to(chances, self.shape))), generator=generator)
+    drawn = bernoulli(
+        Tensor._wrap(np.ascontiguousarray(np.broadcast_to(chances, self.shape))), generator=generator
+    )
     return _store("bernoulli_", self, drawn._data)
 
 
-def random_(self: Tensor, from_: int = 0, to: int | None = None, *, generator: Generator | None = None) -> Tensor:
+def random_(
+    self: Tensor, from_: int = 0, to: int | None = None, *, generator: Generator | None = None
+) -> Tensor:
     """Overwrite with integers in [from, to), or [0, from) if only one is given; see ``torch.Tensor.random_``."""
     _check("random_", self)
     low, high = (from_, to) if to is not None else (0, from_)
     if to is None and from_ == 0:  # every value that the dtype represents exactly
         kind = self._data.dtype
-        high = 1 << (np.finfo(kind).nmant + 1) if kind.kind == "f" else int(np.iinfo(kind).max) if kind.kind != "b" else 2
+        high = (
+            1 << (np.finfo(kind).nmant + 1)
+            if kind.kind == "f"
+            else int(np.iinfo(kind).max)
+            if kind.kind != "b"
+            else 2
+        )
     assert high is not None
     if low >= high:
         raise RuntimeError(f"random_: from must be below to, got {low} and {high}")
@@ -286,14 +317,18 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     return _store("exponential_", self, -np.log1p(-u) / lambd)
 
 
-def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None) -> Tensor:
+def log_normal_(
+    self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None
+) -> Tensor:
     """Overwrite with exp of normally distributed numbers; see ``torch.Tensor.log_normal_``."""
     dtype = _check("log_normal_", self)
     _check_std("log_normal_", std)
     return _store("log_normal_", self, np.exp(_normal(self.shape, dtype, float(mean), float(std), generator)))
 
 
-def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+def cauchy_(
+    self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
     """Overwrite with Cauchy-distributed numbers; see ``torch.Tensor.cauchy_``."""
     dtype = _check("cauchy_", self)
     u = _uniform(self.shape, dtype, 0.0, 1.0, generator)

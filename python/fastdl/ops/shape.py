@@ -221,7 +221,10 @@ class RepeatInterleave(Op):
 def repeat_interleave(
     input: Tensor, repeats: Any, dim: int | None = None, *, output_size: int | None = None
 ) -> Tensor:
-    """Every entry along ``dim`` repeated in place: a number, or one count for each entry; see ``torch.repeat_interleave``."""
+    """Every entry along ``dim`` repeated in place: a number, or one count for each entry.
+
+    See ``torch.repeat_interleave``.
+    """
     if dim is None:
         input, dim = reshape(input, (-1,)) if input.numel() else reshape(input, (0,)), 0
     d = axis("repeat_interleave", dim, input._data.ndim)
@@ -234,7 +237,8 @@ def repeat_interleave(
             counts = int(counts.reshape(()))
         elif counts.shape != (input._data.shape[d],):
             raise RuntimeError(
-                f"repeat_interleave: repeats must have one entry for each of the {input._data.shape[d]} along dim {dim}, "
+                "repeat_interleave: repeats must have one entry for each of the "
+                f"{input._data.shape[d]} along dim {dim}, "
                 f"got shape {counts.shape}"
             )
     else:
@@ -394,7 +398,7 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
         return diag_embed(input, diagonal)
     if input._data.ndim != 2:
         raise RuntimeError(f"diag: expects a vector or matrix, got shape {input.shape}")
-    return input.diagonal(diagonal).clone()  # type: ignore[no-any-return]
+    return input.diagonal(diagonal).clone()
 
 
 def diagflat(input: Tensor, offset: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -57,7 +58,7 @@ def _resolve(op: str, size: int, shape: tuple[int, ...], given: Any) -> tuple[in
     """``shape`` with its -1 replaced, checked against the number of elements."""
     if -1 in shape:
         known = -prod(shape)
-        if shape.count(-1) > 1 or known < 0 and min(s for s in shape if s != -1) < 0:
+        if shape.count(-1) > 1 or (known < 0 and min(s for s in shape if s != -1) < 0):
             raise RuntimeError(f"{op}: at most one extent may be -1 and none below, got shape {shape}")
         if known == 0 or size % known:
             raise RuntimeError(
@@ -126,9 +127,7 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     """
     x = input._data
     new = _resolve("reshape", x.size, ints(shape), x.shape)
-    if not _is_viewable(x, new):
-        input = Clone.apply(input)
-    elif x.size == 0 and not x.flags.c_contiguous:
+    if not _is_viewable(x, new) or (x.size == 0 and not x.flags.c_contiguous):
         input = Clone.apply(input)
     return Reshape.apply(input, shape=new)  # type: ignore[no-any-return]
 
@@ -347,7 +346,10 @@ class Expand(View):
 
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:
-    """Axes of extent 1 repeated without a copy; -1 keeps an extent, new axes come in front. See ``torch.Tensor.expand``."""
+    """Axes of extent 1 repeated without a copy; -1 keeps an extent, new axes come in front.
+
+    See ``torch.Tensor.expand``.
+    """
     shape, new = input._data.shape, ints(sizes)
     lead = len(new) - len(shape)
     if lead < 0:
@@ -499,7 +501,7 @@ class Split(MultiView):
     def forward(self, x: Any, bounds: tuple[int, ...], dim: int) -> Any:
         self.shape, self.dim, self.dtype, self.bounds = x.shape, dim, x.dtype, bounds
         before = (slice(None),) * dim
-        return tuple([x[(*before, slice(a, b))] for a, b in zip(bounds, bounds[1:], strict=False)])
+        return tuple([x[(*before, slice(a, b))] for a, b in pairwise(bounds)])
 
     def backward(self, *grads: Any) -> Any:
         whole = select(grads[0]).empty(self.shape, self.dtype)

@@ -32,12 +32,13 @@ def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) ->
     """grad_x[.., index[j], ..] += grad_y[.., j, ..], from zero, ``extent`` entries along ``dim``."""
     _check("index_select_backward", index, extent)
     grad_x = np.zeros((*grad_y.shape[:dim], extent, *grad_y.shape[dim + 1 :]), grad_y.dtype)
-    np.add.at(grad_x, (slice(None),) * dim + (index,), grad_y)
+    key: Any = (slice(None),) * dim + (index,)
+    np.add.at(grad_x, key, grad_y)
     return grad_x
 
 
 def _grids(index: Array, dim: int) -> tuple[Array, ...]:
-    grids = list(np.indices(index.shape, sparse=True))
+    grids: list[Array] = list(np.indices(index.shape, sparse=True))
     grids[dim] = index
     return tuple(grids)
 
