@@ -6,7 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 build=$root/build/sanitize
+# The highest level of this machine, asked of the installed package or of one built in place.
 level=$(python - <<'PY'
+import sys
+sys.path.append("python")
 from fastdl import _cpuid
 print(_cpuid.levels()[-1])
 PY
