@@ -60,10 +60,11 @@ def drawing(image: Array) -> list[str]:
 
 
 def show_predictions(images: Array, predicted: Array, actual: Array) -> None:
-    """A few digits side by side, with what the network says; wrong ones first."""
-    wrong = np.flatnonzero(predicted != actual)
-    right = np.flatnonzero(predicted == actual)
-    chosen = [*wrong[:1], *right[: 4 - len(wrong[:1])]]
+    """Four digits side by side, with what the network says: a wrong one if there is one, then different classes."""
+    wrong = np.flatnonzero(predicted != actual)[:1]
+    _, first = np.unique(np.where(predicted == actual, actual, -1), return_index=True)
+    right = [i for i in np.sort(first) if predicted[i] == actual[i]]
+    chosen = [*wrong, *right][:4]
     pictures = [drawing(images[i, 0]) for i in chosen]
     for line in zip(*pictures, strict=True):
         print("  ".join(line).rstrip())

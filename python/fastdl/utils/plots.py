@@ -49,7 +49,7 @@ def plot_history(history: History, path: str | Path) -> None:
         )
         right.set_ylabel("accuracy, %")
         right.set_ylim(top=100.5)
-    axes.legend(handles=lines, loc="center right", frameon=False)
+    figure.legend(handles=lines, loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
