@@ -62,6 +62,14 @@ from fastdl.ops.dropout import (
 from fastdl.ops.gather import one_hot
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
+from fastdl.ops.norm import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    rms_norm,
+)
 from fastdl.ops.pointwise_loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,

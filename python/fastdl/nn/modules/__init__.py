@@ -8,6 +8,7 @@ from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
+from fastdl.nn.modules.norm import *
 from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.resample import *
 from fastdl.nn.modules.softmax import *

@@ -1,0 +1,360 @@
+"""Normalisation: batch, layer, RMS, group, instance and local response; see ``torch.nn.functional``.
+
+Inputs are float32 or float64; weight, bias and running statistics have the input's dtype. Means and
+variances are taken in float64 whatever the input is, so that a large mean costs no accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.tensor import Tensor
+
+Shape = int | Sequence[int]
+
+
+class BatchNorm(Op):
+    """With the batch's statistics (returned through ``statistics``), or with given ones."""
+
+    saves = (0, 1)
+
+    def forward(
+        self,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        eps: float,
+        given: Any = None,
+        statistics: list[Any] | None = None,
+    ) -> Any:
+        self.x, self.weight, self.eps = x, weight, eps
+        self.training = given is None
+        if given is None:
+            y, self.mean, self.var = select(x).batch_norm_forward(x, weight, bias, eps)
+            if statistics is not None:
+                statistics += (self.mean, self.var)
+            return y
+        mean, var = given
+        if True in self.needs:  # running statistics move on before backward comes
+            self.mean, self.var = mean.astype(np.float64), var.astype(np.float64)
+        return select(x).batch_norm_inference(x, mean, var, weight, bias, eps)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).batch_norm_backward(
+            grad_y, self.x, self.weight, self.mean, self.var, self.eps, self.training, *self.needs
+        )
+
+
+class LayerNorm(Op):
+    saves = (0, 1)
+
+    def forward(self, x: Any, weight: Any, bias: Any, length: int, eps: float) -> Any:
+        self.x, self.weight, self.length, self.eps = x, weight, length, eps
+        if bias is not None:
+            self.bias_shape = bias.shape
+        y, self.mean, self.var = select(x).layer_norm_forward(x, weight, bias, length, eps)
+        return y
+
+    def backward(self, grad_y: Any) -> Any:
+        grad_x, grad_weight, grad_bias = select(grad_y).layer_norm_backward(
+            grad_y, self.x, self.weight, self.mean, self.var, self.length, self.eps, *self.needs
+        )
+        if grad_weight is not None:
+            grad_weight = grad_weight.reshape(self.weight.shape)
+        if grad_bias is not None:
+            grad_bias = grad_bias.reshape(self.bias_shape)
+        return grad_x, grad_weight, grad_bias
+
+
+class RMSNorm(Op):
+    saves = (0, 1)
+
+    def forward(self, x: Any, weight: Any, length: int, eps: float) -> Any:
+        self.x, self.weight, self.length, self.eps = x, weight, length, eps
+        y, self.square = select(x).rms_norm_forward(x, weight, length, eps)
+        return y
+
+    def backward(self, grad_y: Any) -> Any:
+        grad_x, grad_weight = select(grad_y).rms_norm_backward(
+            grad_y, self.x, self.weight, self.square, self.length, self.eps, *self.needs
+        )
+        if grad_weight is not None:
+            grad_weight = grad_weight.reshape(self.weight.shape)
+        return grad_x, grad_weight
+
+
+class GroupNorm(Op):
+    """Statistics of each group of each sample come back through ``statistics``."""
+
+    saves = (0, 1)
+
+    def forward(
+        self, x: Any, weight: Any, bias: Any, groups: int, eps: float, statistics: list[Any] | None = None
+    ) -> Any:
+        self.x, self.weight, self.groups, self.eps = x, weight, groups, eps
+        y, self.mean, self.var = select(x).group_norm_forward(x, weight, bias, groups, eps)
+        if statistics is not None:
+            statistics += (self.mean, self.var)
+        return y
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).group_norm_backward(
+            grad_y, self.x, self.weight, self.mean, self.var, self.groups, self.eps, *self.needs
+        )
+
+
+class LocalResponseNorm(Op):
+    saves = (0,)
+
+    def forward(self, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
+        self.x, self.options = x, (size, alpha, beta, k)
+        return select(x).local_response_norm_forward(x, size, alpha, beta, k)
+
+    def backward(self, grad_y: Any) -> Any:
+        return select(grad_y).local_response_norm_backward(grad_y, self.x, *self.options)
+
+
+def _check_channels(op: str, input: Tensor, **vectors: Tensor | None) -> int:
+    """The number of channels (axis 1), after a look at what should have one element for each."""
+    shape = input.shape
+    if len(shape) < 2:
+        raise ValueError(f"{op}: input must be (N, C, ...), got shape {tuple(shape)}")
+    channels: int = shape[1]
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != (channels,):
+            raise ValueError(
+                f"{op}: {name} must have one element for each of the {channels} channels (axis 1) of the "
+                f"input {tuple(shape)}, got shape {tuple(vector.shape)}"
+            )
+    return channels
+
+
+def _update(running: Tensor | None, statistic: Any, momentum: float) -> None:
+    """running = (1 - momentum) * running + momentum * statistic, in place and outside the graph."""
+    if running is None:
+        return
+    array = running._data
+    array *= 1.0 - momentum
+    np.add(array, statistic * momentum, out=array, casting="same_kind")
+    running._bump_version()
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias for each channel. See ``torch.nn.functional.batch_norm``.
+
+    Args:
+        input: (N, C, ...).
+        running_mean, running_var: (C,) or None. In training they are moved towards the batch's mean and
+        unbiased
+            variance; otherwise they are what the input is normalised with.
+        weight, bias: (C,) or None for 1 and 0.
+        training: use the batch's own statistics (biased variance).
+        momentum: how far running statistics move.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: for shapes that do not fit, and in training for a single value per channel.
+    """
+    channels = _check_channels(
+        "batch_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError("batch_norm: running_mean and running_var must be given when training is False")
+        given = running_mean._data, running_var._data
+        return BatchNorm.apply(input, weight, bias, eps=eps, given=given)  # type: ignore[no-any-return]
+    size = input._data.size
+    count = size // channels if channels else 0
+    if count == 1:
+        raise ValueError(
+            "batch_norm: Expected more than 1 value per channel when training, got input size "
+            f"{tuple(input.shape)}"
+        )
+    if (running_mean is None and running_var is None) or size == 0:
+        return BatchNorm.apply(input, weight, bias, eps=eps)  # type: ignore[no-any-return]
+    statistics: list[Any] = []
+    y = BatchNorm.apply(input, weight, bias, eps=eps, statistics=statistics)
+    mean, var = statistics
+    _update(running_mean, mean, momentum)
+    _update(running_var, var * (count / (count - 1)), momentum)
+    return y  # type: ignore[no-any-return]
+
+
+def _row_length(op: str, input: Tensor, normalized_shape: Shape, **vectors: Tensor | None) -> int:
+    """The number of elements in one row of ``normalized_shape``, checked against the input's last axes."""
+    wanted: tuple[int, ...]
+    try:
+        wanted = (index(normalized_shape),)  # type: ignore[arg-type]
+    except TypeError:
+        wanted = tuple([index(n) for n in normalized_shape])  # type: ignore[union-attr]
+    if not wanted:
+        raise ValueError(f"{op}: normalized_shape must name at least one axis, got ()")
+    shape = input.shape
+    if len(shape) < len(wanted) or shape[len(shape) - len(wanted) :] != wanted:
+        raise ValueError(
+            f"{op}: the last axes of the input must be normalized_shape={wanted}, got an input of shape "
+            f"{tuple(shape)}"
+        )
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != wanted:
+            raise ValueError(
+                f"{op}: {name} must have shape normalized_shape={wanted}, got {tuple(vector.shape)}"
+            )
+    return math.prod(wanted)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Shape,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes. See
+    ``torch.nn.functional.layer_norm``.
+
+    Args:
+        input: (*, *normalized_shape).
+        normalized_shape: the last axes, over which mean and (biased) variance are taken.
+        weight, bias: of shape normalized_shape, or None for 1 and 0.
+        eps: added to the variance.
+    """
+    length = _row_length("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    if length == 0:
+        return input.clone()  # type: ignore[no-any-return]
+    return LayerNorm.apply(input, weight, bias, length=length, eps=eps)  # type: ignore[no-any-return]
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: Shape, weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes. See ``torch.nn.functional.rms_norm``.
+
+    Args:
+        input: (*, *normalized_shape).
+        normalized_shape: the last axes, over which the mean is taken.
+        weight: of shape normalized_shape, or None for 1.
+        eps: added to the mean; None: the dtype's machine epsilon.
+    """
+    length = _row_length("rms_norm", input, normalized_shape, weight=weight)
+    if length == 0:
+        return input.clone()  # type: ignore[no-any-return]
+    if eps is None:
+        eps = 2.0**-23 if input._data.dtype.itemsize == 4 else 2.0**-52
+    return RMSNorm.apply(input, weight, length=length, eps=eps)  # type: ignore[no-any-return]
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each group of channels of each sample. See ``torch.nn.functional.group_norm``.
+
+    Args:
+        input: (N, C, ...).
+        num_groups: how many groups the channels form; divides C.
+        weight, bias: (C,) or None for 1 and 0.
+        eps: added to the variance.
+    """
+    channels = _check_channels("group_norm", input, weight=weight, bias=bias)
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(
+            f"group_norm: num_groups must divide the number of channels, got num_groups={num_groups} for "
+            f"an input of shape {tuple(input.shape)}"
+        )
+    if input._data.size == num_groups:
+        raise ValueError(
+            "group_norm: Expected more than 1 value per channel when training, got input size "
+            f"{tuple(input.shape)} in {num_groups} groups"
+        )
+    return GroupNorm.apply(input, weight, bias, groups=num_groups, eps=eps)  # type: ignore[no-any-return]
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel of each sample by itself. See ``torch.nn.functional.instance_norm``.
+
+    Args:
+        input: (N, C, ...) with at least one axis after the channels.
+        running_mean, running_var: (C,) or None; moved towards the samples' average mean and unbiased
+        variance when
+            ``use_input_stats``, used instead of them otherwise.
+        weight, bias: (C,) or None for 1 and 0.
+        use_input_stats: whether each sample's own statistics are used.
+        momentum: how far running statistics move.
+        eps: added to the variance.
+    """
+    channels = _check_channels(
+        "instance_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
+    if not use_input_stats:
+        if running_mean is None or running_var is None:
+            raise ValueError(
+                "instance_norm: running_mean and running_var must be given when use_input_stats is False"
+            )
+        given = running_mean._data, running_var._data
+        return BatchNorm.apply(input, weight, bias, eps=eps, given=given)  # type: ignore[no-any-return]
+    count = math.prod(input.shape[2:])
+    if count == 1:
+        raise ValueError(
+            "instance_norm: Expected more than 1 spatial element when training, got input size "
+            f"{tuple(input.shape)}"
+        )
+    if channels == 0:
+        return input.clone()  # type: ignore[no-any-return]
+    if (running_mean is None and running_var is None) or input._data.size == 0:
+        return GroupNorm.apply(input, weight, bias, groups=channels, eps=eps)  # type: ignore[no-any-return]
+    statistics: list[Any] = []
+    y = GroupNorm.apply(input, weight, bias, groups=channels, eps=eps, statistics=statistics)
+    mean, var = statistics
+    _update(running_mean, mean.mean(0), momentum)
+    _update(running_var, var.mean(0) * (count / (count - 1)), momentum)
+    return y  # type: ignore[no-any-return]
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """x * (k + alpha / size * sum of x^2 over ``size`` neighbouring channels) ** -beta.
+
+    See ``torch.nn.functional.local_response_norm``.
+
+    Args:
+        input: (N, C, ...), at least three dimensions.
+        size: how many channels; those beyond the first and last count as 0.
+        alpha, beta, k: as in the formula.
+    """
+    if input.ndim < 3:
+        raise ValueError(
+            f"local_response_norm: input must be (N, C, ...) with 3 or more dimensions, got {input.ndim}"
+        )
+    if size < 1:
+        raise ValueError(f"local_response_norm: size must be positive, got {size}")
+    return LocalResponseNorm.apply(input, size=size, alpha=alpha, beta=beta, k=k)  # type: ignore[no-any-return]
