@@ -74,9 +74,9 @@ class Worker:
         return self._read()
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process as process:  # closes the pipes and waits
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def families() -> list[str]:
@@ -92,8 +92,7 @@ def cases_of(family: str) -> list[Case]:
 
 def tcmalloc() -> str | None:
     """The library to preload for the tcmalloc column, if this machine has one."""
-    name = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
-    return name
+    return ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
 
 
 def measure(
