@@ -77,7 +77,8 @@ def check_gradient(
     def along(t: float) -> float:
         with fastdl.no_grad():
             moved = [
-                fastdl.Tensor(a + t * directions[i] if i in directions else a) for i, a in enumerate(arrays)
+                fastdl.Tensor(np.asarray(a + t * directions[i] if i in directions else a))
+                for i, a in enumerate(arrays)
             ]
             return float(np.sum(function(*moved).numpy() * weights))
 

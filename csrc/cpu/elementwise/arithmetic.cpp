@@ -16,22 +16,33 @@ namespace fastdl {
 namespace {
 
 template <class T>
-T floor_remainder(T x, T y) {
-  T r = std::fmod(x, y);
-  if (r != 0 && (y < 0) != (r < 0)) r += y;
-  return r;
+[[gnu::always_inline]] inline Vec<T> floor_remainder(Vec<T> x, Vec<T> y) {
+  const Vec<T> r = truncated_remainder<T>(x, y);
+  return (r != T(0)) & ((y < T(0)) != (r < T(0))) ? r + y : r;
 }
 
 // The quotient of x minus its remainder, rounded to the integer that it is but for rounding; division by zero as IEEE.
 template <class T>
-T floor_quotient(T x, T y) {
-  if (y == 0) return x / y;
-  const T r = std::fmod(x, y);
-  T q = (x - r) / y;
-  if (r != 0 && (y < 0) != (r < 0)) q -= 1;
-  if (q == 0) return std::copysign(T(0), x / y);
-  const T floored = std::floor(q);
-  return q - floored > T(0.5) ? floored + 1 : floored;
+[[gnu::always_inline]] inline Vec<T> floor_quotient(Vec<T> x, Vec<T> y) {
+  using V = Vec<T>;
+  const V r = truncated_remainder<T>(x, y), plain = x / y;
+  V q = (x - r) / y;
+  q = (r != T(0)) & ((y < T(0)) != (r < T(0))) ? q - T(1) : q;
+  const V floored = per_lane<T>([](T v) { return std::floor(v); }, q);
+  V result = q - floored > T(0.5) ? floored + T(1) : floored;
+  result = q == T(0) ? copysign<T>(V{}, plain) : result;
+  return y == T(0) ? plain : result;
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> hypotenuse(Vec<T> x, Vec<T> y) {
+  if constexpr (sizeof(T) == 4) {
+    const Vec<T> root = in_double([](Vec<double> a, Vec<double> b) { return square_root<double>(a * a + b * b); }, x, y);
+    constexpr T inf = std::numeric_limits<T>::infinity();  // beats NaN
+    return (abs<T>(x) == inf) | (abs<T>(y) == inf) ? broadcast<T>(inf) : root;
+  } else {
+    return per_lane_call<T>([](T a, T b) { return std::hypot(a, b); }, x, y);
+  }
 }
 
 // map_run for two outputs from three inputs: f(g, a, b, first, second).
@@ -70,11 +81,11 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
     case Binary::div:
       return map<T>(loop, kGrain, [](V x, V y) { return x / y; });
     case Binary::floor_divide:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>(floor_quotient<T>, x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_quotient<T>(x, y); });
     case Binary::remainder:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>(floor_remainder<T>, x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_remainder<T>(x, y); });
     case Binary::fmod:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return truncated_remainder<T>(x, y); });
     case Binary::pow:
       return map<T>(loop, kGrainSlow, [](V x, V y) { return power<T>(x, y); });
     case Binary::maximum:  // simd::max returns y when x is NaN or y is: left to do is a NaN x
@@ -82,9 +93,9 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
     case Binary::minimum:
       return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : min(x, y); });
     case Binary::atan2:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>([](T a, T b) { return std::atan2(a, b); }, x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return angle<T>(x, y); });
     case Binary::hypot:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return per_lane_call<T>([](T a, T b) { return std::hypot(a, b); }, x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return hypotenuse<T>(x, y); });
   }
 }
 

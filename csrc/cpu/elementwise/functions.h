@@ -166,6 +166,73 @@ template <class T>
     return sin_of_double<false, 1>(x);
 }
 
+template <class T>
+[[gnu::always_inline]] inline Vec<T> tangent(Vec<T> x) {
+  if constexpr (sizeof(T) == 4)
+    if (!any(abs<T>(x) > T(kSinLimit)))
+      return in_double([](Vec<double> v) { return sin_of_double<true, 0>(v) / sin_of_double<true, 1>(v); }, x);
+  return per_lane_call<T>([](T v) { return std::tan(v); }, x);
+}
+
+// atan(x) to 1e-11: for x > 1 it is pi/2 - atan(1/x); above tan(pi/8), pi/4 + atan((x - 1) / (x + 1)); then its series.
+[[gnu::always_inline]] inline Vec<double> atan_of_double(Vec<double> x) {
+  using V = Vec<double>;
+  const V a = abs<double>(x);
+  const auto inverted = a > 1.0;
+  const V b = inverted ? 1.0 / a : a;
+  const auto shifted = b > 0.41421356237309503;
+  const V c = shifted ? (b - 1.0) / (b + 1.0) : b;
+  const V z = c * c;
+  V y = c + c * z * horner(z, -1.0 / 3, 1.0 / 5, -1.0 / 7, 1.0 / 9, -1.0 / 11, 1.0 / 13, -1.0 / 15, 1.0 / 17, -1.0 / 19,
+                           1.0 / 21, -1.0 / 23);
+  y = shifted ? y + 0.78539816339744831 : y;
+  y = inverted ? 1.5707963267948966 - y : y;
+  return copysign<double>(y, x);
+}
+// asin(x) = atan(x / sqrt(1 - x^2)); the product keeps 1 - x from cancelling.
+[[gnu::always_inline]] inline Vec<double> asin_of_double(Vec<double> x) {
+  return atan_of_double(x / square_root<double>((1.0 - x) * (1.0 + x)));
+}
+
+// The angle of (x, y); lanes with zeros, infinities or NaN go through the C library.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> angle(Vec<T> y, Vec<T> x) {
+  if constexpr (sizeof(T) == 4) {
+    constexpr T most = std::numeric_limits<T>::max();
+    const auto plain = (abs<T>(x) <= most) & (abs<T>(y) <= most) & (x != T(0)) & (y != T(0));
+    if (!any(~plain))
+      return in_double(
+          [](Vec<double> b, Vec<double> a) {
+            const Vec<double> t = atan_of_double(b / a);
+            const Vec<double> turned = t + copysign<double>(broadcast<double>(3.1415926535897931), b);
+            return a < 0.0 ? turned : t;
+          },
+          y, x);
+  }
+  return per_lane_call<T>([](T b, T a) { return std::atan2(b, a); }, y, x);
+}
+
+// x - y trunc(x / y). In double the quotient of floats is right to the integer and the product exact while it is below
+// 2^28; larger ones, zeros and what is not finite go through the C library.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> truncated_remainder(Vec<T> x, Vec<T> y) {
+  if constexpr (sizeof(T) == 4) {
+    if (!any(~(abs<T>(x) < abs<T>(y) * T(1 << 27)))) {
+      const Vec<T> r = in_double(
+          [](Vec<double> a, Vec<double> b) {
+            constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to the nearest integer
+            const Vec<double> q = abs<double>(a / b);
+            Vec<double> n = (q + broadcast<double>(rounder)) - rounder;
+            n = n > q ? n - 1.0 : n;
+            return abs<double>(a) - n * abs<double>(b);
+          },
+          x, y);
+      return copysign<T>(r, x);
+    }
+  }
+  return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y);
+}
+
 // x ** y. Single precision: exp(y log x) in double where all x are positive and finite; anything else lane by lane.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> power(Vec<T> x, Vec<T> y) {

@@ -85,13 +85,15 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
     case Unary::cos:
       return slow([](V x) { return cosine<T>(x); });
     case Unary::tan:
-      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::tan), x); });
+      return slow([](V x) { return tangent<T>(x); });
     case Unary::asin:
-      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::asin), x); });
+      return slow([](V x) { return by_double<T>(x, std::asin, [](D v) { return asin_of_double(v); }); });
     case Unary::acos:
-      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::acos), x); });
+      return slow([](V x) {
+        return by_double<T>(x, std::acos, [](D v) { return 1.5707963267948966 - asin_of_double(v); });
+      });
     case Unary::atan:
-      return slow([](V x) { return per_lane_call<T>(static_cast<C<T>>(std::atan), x); });
+      return slow([](V x) { return by_double<T>(x, std::atan, [](D v) { return atan_of_double(v); }); });
     case Unary::sinh:  // the series where e^x - e^-x would cancel
       return slow([](V x) {
         return by_double<T>(x, std::sinh, [](D v) {

@@ -8,7 +8,7 @@
 // Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once (rows longer
 // than the cache: up to twice).
 #include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "cpu/reduce.h"
 #include "cpu/runtime/memory.h"
@@ -27,24 +27,40 @@ template <bool largest, class V>
   else return (candidate < than) | ((candidate != candidate) & (than == than));
 }
 
+template <class M>
+bool reduce_any(M mask) {
+  const auto words = (Vec<int64_t>)mask;
+  int64_t all = 0;
+  for (int i = 0; i < kWidth<int64_t>; ++i) all |= words[i];
+  return all != 0;
+}
+
 template <bool largest, class T>
 int64_t first_extreme(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
   T best = x[0];
-  if (n >= width) {
-    Vec<T> top = load(x);
-    int64_t i = width;
-    for (; i + width <= n; i += width) {
-      const Vec<T> v = load(x + i);
-      top = better<largest>(v, top) ? v : top;
-    }
-    const Vec<T> last = load(x + n - width);  // overlapping: harmless for a maximum
-    top = better<largest>(last, top) ? last : top;
-    T lanes[width];
-    store(lanes, top);
+  if (n >= 4 * width) {
+    using M = Vec<Int<T>>;
+    Vec<T> top[4];
+    for (int j = 0; j < 4; ++j) top[j] = load(x + j * width);
+    M missing = (M)(top[0] != top[0]) | (M)(top[1] != top[1]) | (M)(top[2] != top[2]) | (M)(top[3] != top[3]);
+    const auto take = [&](Vec<T>& slot, Vec<T> v) {
+      missing |= (M)(v != v);
+      if constexpr (largest) slot = max(slot, v);
+      else slot = min(slot, v);
+    };
+    int64_t i = 4 * width;
+    for (; i + 4 * width <= n; i += 4 * width)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) take(top[j], load(x + i + j * width));
+    for (; i + width <= n; i += width) take(top[0], load(x + i));
+    take(top[1], load(x + n - width));  // overlapping: harmless for an extreme
+    T lanes[4 * width];
+    for (int j = 0; j < 4; ++j) store(lanes + j * width, top[j]);
     best = lanes[0];
     for (T lane : lanes)
-      if (better<largest>(lane, best)) best = lane;
+      if (largest ? lane > best : lane < best) best = lane;
+    if (reduce_any(missing)) best = std::numeric_limits<T>::quiet_NaN();
   } else {
     for (int64_t i = 1; i < n; ++i)
       if (better<largest>(x[i], best)) best = x[i];

@@ -4,7 +4,7 @@
 // length and the split, and converting costs nothing beside reading memory. Two shapes of loop, by where x is contiguous:
 //
 //   rows      the innermost axis is reduced: four vector accumulators run along it, lanes are joined at the end of an
-//             output (halving order)
+//             output (halving order); short rows go side by side, one per lane
 //   columns   the innermost axis is kept: a tile of kTile accumulators in the first-level cache, to which four rows at a
 //             time are added; a few columns (fewer than half a tile) are repeated side by side, so that
 //             vectors are full, and folded at the end
@@ -27,6 +27,7 @@ using D = Vec<double>;
 constexpr int w = kWidth<double>;
 constexpr int64_t kGrain = 16384;  // elements worth about 10 us
 constexpr int64_t kTile = 1024;    // columns that a task holds accumulators for
+constexpr int64_t kShortRow = 4 * w;  // rows up to here are folded side by side
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 struct Add {
@@ -119,6 +120,10 @@ struct Folder {
       return;
     }
     const auto& inner = p.reduced[axes - 1];
+    if (axes == 1) {
+      if (begin < end) row(x + begin * inner.x, y + begin * inner.y, end - begin);
+      return;
+    }
     int64_t index[ReduceProblem::kMaxAxes];
     int64_t rest = begin / inner.extent, column = begin % inner.extent;
     for (int a = axes - 2; a >= 0; --a) {
@@ -145,6 +150,12 @@ struct Folder {
   // The first `axes` kept axes: where output number k is, in the inputs and in the result.
   void locate(int64_t k, int axes, const char*& x, const char*& y, int64_t& out) const {
     x = p.x, y = p.y, out = 0;
+    if (axes == 1) {  // the common case, without divisions
+      x += k * p.kept[0].x;
+      y += k * p.kept[0].y;
+      out = k * p.kept[0].out;
+      return;
+    }
     for (int a = axes - 1; a >= 0; --a) {
       const int64_t index = k % p.kept[a].extent;
       k /= p.kept[a].extent;
@@ -184,8 +195,35 @@ struct Folder {
     return lanes[0];
   }
 
+  // Outputs k .. k + w - 1, each a short row: one output per lane, no joining of lanes.
+  void fold_short_rows(int64_t k, double* out) const {
+    const auto& kept = p.kept[0];
+    const auto& reduced = p.reduced[0];
+    const char *x = p.x + k * kept.x, *y = p.y + k * kept.y;
+    D acc = broadcast<double>(Join::start);
+    for (int64_t r = 0; r < reduced.extent; ++r, x += reduced.x, y += reduced.y) {
+      D vx, vy{};
+#pragma GCC unroll 8
+      for (int i = 0; i < w; ++i) {
+        vx[i] = double(*reinterpret_cast<const T*>(x + i * kept.x));
+        if constexpr (second != Second::none) vy[i] = double(*reinterpret_cast<const U*>(y + i * kept.y));
+      }
+      acc = Join::join(acc, map(vx, vy));
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < w; ++i) out[(k + i) * kept.out] = acc[i];
+  }
+
   void rows(double* out) const {
     const int64_t slices = slice_count(p.kept_size);
+    if (slices == 1 && p.kept_axes == 1 && p.reduced_axes == 1 && p.reduced_size <= kShortRow) {
+      parallel_for(p.kept_size / w, std::max<int64_t>(1, kGrain / 2 / (w * p.reduced_size)), [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) fold_short_rows(block * w, out);
+      });
+      for (int64_t k = p.kept_size / w * w; k < p.kept_size; ++k)
+        out[k * p.kept[0].out] = fold_one(p.x + k * p.kept[0].x, p.y + k * p.kept[0].y, 0, p.reduced_size);
+      return;
+    }
     if (slices == 1) {
       parallel_for(p.kept_size, std::max<int64_t>(1, kGrain / p.reduced_size), [&](int64_t begin, int64_t end) {
         for (int64_t k = begin; k < end; ++k) {

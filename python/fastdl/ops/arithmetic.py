@@ -336,7 +336,8 @@ class Atan2(Saving):
     floating = True
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        self.x, self.y, dtype = self.prepare(x, y, value)
+        x, y, dtype = self.prepare(x, y, value)
+        self.x, self.y = np.asarray(x, dtype), np.asarray(y, dtype)
         self.saves = (0, 1)
         return self.compute(self.x, self.y, dtype, out)
 

@@ -1,0 +1,99 @@
+"""Type promotion: torch's rule, over all pairs of dtypes and categories."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastdl import dtypes
+from fastdl.ops import elementwise
+from fastdl.ops.promotion import promote_types, result_type
+from fastdl.tensor import Tensor
+
+NAMES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+
+# Worked by hand from the rule, so that it is checked without torch, too: (first, second, result). "t" has dimensions,
+# "0" has none, anything else is a Python number.
+CASES = [
+    (("t", "float32"), ("t", "float64"), "float64"),
+    (("t", "float32"), ("0", "float64"), "float32"),
+    (("t", "int64"), ("0", "float64"), "float64"),
+    (("t", "int64"), ("t", "float32"), "float32"),
+    (("t", "float16"), ("t", "int64"), "float16"),
+    (("t", "uint8"), ("t", "int8"), "int16"),
+    (("t", "uint8"), ("0", "int64"), "uint8"),
+    (("t", "bool"), ("0", "uint8"), "uint8"),
+    (("t", "int32"), 2, "int32"),
+    (("t", "int32"), 2.0, "float32"),
+    (("t", "bool"), True, "bool"),
+    (("t", "bool"), 2, "int64"),
+    (("t", "float64"), 2.0, "float64"),
+    (("0", "int32"), 2, "int32"),
+    (("0", "float32"), 2.0, "float32"),
+    (("0", "int16"), 0.5, "float32"),
+]
+
+
+def operand(what):
+    if not isinstance(what, tuple):
+        return what
+    kind, name = what
+    return Tensor(np.ones((2,) if kind == "t" else (), name))
+
+
+@pytest.mark.parametrize(("first", "second", "result"), CASES)
+def test_rule(first, second, result):
+    assert result_type(operand(first), operand(second)) == np.dtype(result)
+    assert result_type(operand(second), operand(first)) == np.dtype(result)
+
+
+def test_all_pairs_and_categories_as_torch():
+    torch = pytest.importorskip("torch")
+    numbers = [True, 2, 2.5]
+    operands = [(kind, name) for name in NAMES for kind in "t0"] + numbers
+    for first, second in itertools.product(operands, operands):
+        if not isinstance(first, tuple) and not isinstance(second, tuple):
+            continue
+        ours = result_type(operand(first), operand(second))
+        theirs = torch.result_type(
+            *[
+                torch.ones(2 if o[0] == "t" else (), dtype=getattr(torch, o[1]))
+                if isinstance(o, tuple)
+                else o
+                for o in (first, second)
+            ]
+        )
+        assert f"torch.{ours}" == str(theirs), (first, second)
+
+
+def test_promote_types_as_torch():
+    torch = pytest.importorskip("torch")
+    for a, b in itertools.product(NAMES, NAMES):
+        theirs = torch.promote_types(getattr(torch, a), getattr(torch, b))
+        assert f"torch.{promote_types(np.dtype(a), np.dtype(b))}" == str(theirs)
+
+
+def test_default_dtype_decides_for_numbers():
+    x = Tensor(np.array([1, 2]))
+    dtypes.set_default_dtype(np.float64)
+    try:
+        assert result_type(x, 1.5) == np.float64
+        assert elementwise.div(x, 2).dtype == np.float64
+    finally:
+        dtypes.set_default_dtype(np.float32)
+    assert elementwise.div(x, 2).dtype == np.float32
+
+
+def test_no_common_integer_type():
+    with pytest.raises(TypeError, match="uint64 and int64 have no common integer dtype"):
+        promote_types(np.uint64, np.int64)
+
+
+def test_results_have_the_promoted_dtype():
+    for a, b in itertools.product(NAMES, NAMES):
+        x, y = Tensor(np.ones(3, a)), Tensor(np.ones((2, 3), b))
+        z = elementwise.add(x, y)
+        assert z.dtype == result_type(x, y)
+        assert z.shape == (2, 3)
