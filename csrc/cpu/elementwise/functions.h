@@ -217,7 +217,8 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> truncated_remainder(Vec<T> x, Vec<T> y) {
   if constexpr (sizeof(T) == 4) {
-    if (!any(~(abs<T>(x) < abs<T>(y) * T(1 << 27)))) {
+    const auto plain = (abs<T>(x) < abs<T>(y) * T(1 << 27)) & (abs<T>(y) <= std::numeric_limits<T>::max());
+    if (!any(~plain)) {
       const Vec<T> r = in_double(
           [](Vec<double> a, Vec<double> b) {
             constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to the nearest integer
