@@ -40,27 +40,35 @@ struct ReduceProblem {
   }
 };
 
-// What is folded over the reduced axes (x, and y where there is one), accumulated in double:
+// What is folded over the reduced axes (x, and y where there is one). Sums of the first group are added in blocks of a
+// few hundred elements in T and in double beyond, the others are computed in double altogether.
 enum class Fold {
   sum,            // x
   sum_abs,        // |x|
-  sum_square,     // x^2
-  sum_power,      // |x|^parameter
   sum_product,    // x y
-  sum_deviation,  // (x - y)^2, y double
-  sum_exp,        // exp(x - y), y double
-  nonzero,        // x != 0 ? 1 : 0
-  product,        // x, multiplied
   maximum,        // NaN wins
   minimum,
   maximum_abs,
   minimum_abs,
+
+  sum_square,     // x^2
+  sum_power,      // |x|^parameter
+  sum_deviation,  // (x - y)^2, y double
+  sum_exp,        // exp(x - y), y double
+  nonzero,        // x != 0 ? 1 : 0
+  product,        // x, multiplied
 };
 
-// out[kept] = fold over reduced, `out` holding kept_size doubles in C order of the kept axes as given by Axis::out.
-// y is T for sum_product and double for sum_deviation and sum_exp.
+// Where results go: kept_size elements in C order of the kept axes as given by Axis::out, multiplied by scale.
+struct FoldOutput {
+  void* data;
+  bool as_double;  // else T
+  double scale = 1;
+};
+
+// out[kept] = scale * fold over reduced. y is T for sum_product and double for sum_deviation and sum_exp.
 template <class T>
-void fold(Fold op, const ReduceProblem& problem, double parameter, double* out);
+void fold(Fold op, const ReduceProblem& problem, double parameter, const FoldOutput& out);
 
 // Along the middle axis of a C-order array (outer, n, inner), n > 0: the extreme value and where it is first; NaN wins.
 // `values` may be null.

@@ -105,9 +105,9 @@ void to_c_order(Operand& operand) {
   operand = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(operand.owner)));
 }
 
-// One fold of an array into doubles.
+// One fold of an array.
 template <class T>
-void fold_into(double* out, Fold op, Operand& x, const Plan& plan, double parameter = 0) {
+void fold_into(const FoldOutput& out, Fold op, Operand& x, const Plan& plan, double parameter = 0) {
   ReduceProblem problem;
   if (!describe(x, sizeof(T), nullptr, nullptr, 0, plan, problem)) {
     to_c_order(x);
@@ -129,7 +129,13 @@ void fold_beside(double* out, Fold op, Operand& x, const double* beside, const P
     describe(x, sizeof(T), y, stride, sizeof(double), plan, problem);
   }
   KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
-  fold<T>(op, problem, 0, out);
+  fold<T>(op, problem, 0, {out, true});
+}
+template <class T>
+py::array fold_array(Fold op, Operand& x, const Plan& plan, double scale = 1) {
+  py::array out = empty<T>(plan.out_shape);
+  fold_into<T>({data<T>(out), false, scale}, op, x, plan);
+  return out;
 }
 
 // The results as T: finish(k) for every output.
@@ -150,7 +156,7 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
     Operand in = array_of<T>(x, name, "x");
     const Plan plan(name, in, axes, keepdim);
     memory::Buffer<double> folded(size_t(plan.kept_size));
-    fold_into<T>(folded, op, in, plan, parameter);
+    fold_into<T>({folded.get(), true}, op, in, plan, parameter);
     return finish<T>(plan, [&](int64_t k) { return f(folded[k], plan); });
   });
 }
@@ -158,12 +164,18 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
 template <Fold op>
 py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
   constexpr const char* name = op == Fold::sum ? "sum" : op == Fold::product ? "prod" : op == Fold::maximum ? "amax" : "amin";
-  return simple(name, x, axes, keepdim, op, 0, [](double folded, const Plan&) { return folded; });
+  return by_dtype(name, x, [&]<class T>(T) {
+    Operand in = array_of<T>(x, name, "x");
+    return fold_array<T>(op, in, Plan(name, in, axes, keepdim));
+  });
 }
 
 py::array bind_mean(const py::array& x, const Axes& axes, bool keepdim) {
-  return simple("mean", x, axes, keepdim, Fold::sum, 0,
-                [](double sum, const Plan& plan) { return sum / double(plan.reduced_size); });
+  return by_dtype("mean", x, [&]<class T>(T) {
+    Operand in = array_of<T>(x, "mean", "x");
+    const Plan plan("mean", in, axes, keepdim);
+    return fold_array<T>(Fold::sum, in, plan, 1.0 / double(plan.reduced_size));  // nothing: 0 * inf is NaN
+  });
 }
 
 py::array bind_norm(const py::array& x, double p, const Axes& axes, bool keepdim) {
@@ -186,8 +198,7 @@ py::tuple bind_var(const py::array& x, double correction, const Axes& axes, bool
     Operand in = array_of<T>(x, "var", "x");
     const Plan plan("var", in, axes, keepdim);
     memory::Buffer<double> mean(size_t(plan.kept_size)), deviation(size_t(plan.kept_size));
-    fold_into<T>(mean, Fold::sum, in, plan);
-    for (int64_t k = 0; k < plan.kept_size; ++k) mean[k] /= double(plan.reduced_size);
+    fold_into<T>({mean.get(), true, 1.0 / double(plan.reduced_size)}, Fold::sum, in, plan);
     fold_beside<T>(deviation, Fold::sum_deviation, in, mean, plan);
     const double degrees = std::max(0.0, double(plan.reduced_size) - correction);
     py::array var = finish<T>(plan, [&](int64_t k) { return deviation[k] / degrees; });
@@ -200,7 +211,7 @@ py::array bind_logsumexp(const py::array& x, const Axes& axes, bool keepdim) {
     Operand in = array_of<T>(x, "logsumexp", "x");
     const Plan plan("logsumexp", in, axes, keepdim);
     memory::Buffer<double> shift(size_t(plan.kept_size)), sum(size_t(plan.kept_size));
-    fold_into<T>(shift, Fold::maximum, in, plan);
+    fold_into<T>({shift.get(), true}, Fold::maximum, in, plan);
     for (int64_t k = 0; k < plan.kept_size; ++k)
       if (std::isinf(shift[k])) shift[k] = 0;  // inf - inf would be NaN
     fold_beside<T>(sum, Fold::sum_exp, in, shift, plan);
@@ -212,9 +223,7 @@ py::array bind_sum_to(const py::array& x, const Shape& shape) {
   return by_dtype("sum_to", x, [&]<class T>(T) {
     Operand in = array_of<T>(x, "sum_to", "x");
     const Plan plan("sum_to", in, shape);
-    memory::Buffer<double> folded(size_t(plan.kept_size));
-    fold_into<T>(folded, Fold::sum, in, plan);
-    return finish<T>(plan, [&](int64_t k) { return folded[k]; });
+    return fold_array<T>(Fold::sum, in, plan);
   });
 }
 
@@ -235,12 +244,12 @@ py::array bind_sum_product_to(const py::array& x, const py::array& y, const Shap
       to_c_order(b);
       describe_both(problem);
     }
-    memory::Buffer<double> folded(size_t(plan.kept_size));
+    py::array out = empty<T>(shape);
     {
       KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
-      fold<T>(Fold::sum_product, problem, 0, folded);
+      fold<T>(Fold::sum_product, problem, 0, {data<T>(out), false});
     }
-    return finish<T>(plan, [&](int64_t k) { return folded[k]; });
+    return out;
   });
 }
 

@@ -62,8 +62,13 @@ int64_t first_extreme(const T* x, int64_t n) {
       if (largest ? lane > best : lane < best) best = lane;
     if (reduce_any(missing)) best = std::numeric_limits<T>::quiet_NaN();
   } else {
-    for (int64_t i = 1; i < n; ++i)
-      if (better<largest>(x[i], best)) best = x[i];
+    int64_t at = 0;
+    for (int64_t i = 1; i < n; ++i) {
+      const bool take = better<largest>(x[i], best);
+      best = take ? x[i] : best;
+      at = take ? i : at;
+    }
+    return at;
   }
   if (best != best) {
     for (int64_t i = 0;; ++i)

@@ -1,0 +1,512 @@
+"""Reductions: kernels against the definition for every set of axes and layout, operations against torch, gradients."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastdl
+from fastdl import kernels
+from fastdl.kernels import reference
+from fastdl.ops import reduce as R
+from fastdl.tensor import Tensor
+from parity import THREADS, assert_close, backends, check_gradient, tolerance
+
+SHAPES = [
+    (),
+    (1,),
+    (17,),
+    (1000,),
+    (7, 9),
+    (3, 700),
+    (700, 3),
+    (257, 40),
+    (2, 3, 4, 5),
+    (4, 200, 3),
+    (33, 5, 65),
+]
+EMPTY = [(0,), (0, 3), (3, 0), (2, 0, 3)]
+FOLDS = ["sum", "prod", "amax", "amin", "mean", "logsumexp"]
+
+
+def numbers(shape, dtype, seed=0):
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype=dtype)
+
+
+def subsets(ndim):
+    return [None] + [axes for n in range(ndim + 1) for axes in itertools.combinations(range(ndim), n)]
+
+
+def views(x):
+    """x in memory orders that a kernel has to see through."""
+    yield x
+    if x.ndim:
+        yield np.ascontiguousarray(x.T).T
+        yield np.ascontiguousarray(x[::-1])[::-1]
+        yield np.repeat(x, 2, -1)[..., ::2]
+    if x.ndim > 2:
+        yield np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def close(got, want, x):
+    """Within roundings of the largest and of the sum of magnitudes, which is what sums can promise."""
+    assert got.dtype == x.dtype
+    assert got.shape == want.shape
+    scale = max(1.0, float(np.abs(x[np.isfinite(x)]).sum()) / max(want.size, 1))
+    np.testing.assert_allclose(got, want, rtol=tolerance(x.dtype), atol=tolerance(x.dtype) * scale)
+
+
+# ---------------------------------------------------------------------------------------------------- kernels
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_folds(level, dtype):
+    kernel = kernels.load(level)
+    for shape in SHAPES:
+        base = numbers(shape, dtype)
+        for x, axes in itertools.product(views(base), subsets(len(shape))):
+            keepdim = axes is not None and len(axes) % 2 == 1
+            for name in FOLDS:
+                got = getattr(kernel, name + "_forward")(x, axes, keepdim)
+                close(got, getattr(reference, name + "_forward")(base, axes, keepdim), base)
+            for p in (0, 1, 2, 3, 0.5, np.inf, -np.inf):
+                close(
+                    kernel.norm_forward(x, p, axes, keepdim),
+                    reference.norm_forward(base, p, axes, keepdim),
+                    base,
+                )
+            for mine, plain in zip(
+                kernel.var_forward(x, 0, axes, keepdim),
+                reference.var_forward(base, 0, axes, keepdim),
+                strict=True,
+            ):
+                close(mine, plain, base)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_places_of_extremes(level):
+    kernel = kernels.load(level)
+    for shape, dtype in itertools.product(
+        [s for s in SHAPES if s] + [(300, 3), (5, 70000)], [np.float32, np.float64]
+    ):
+        ties = np.rint(numbers(shape, dtype) * 2)
+        missing = ties.copy()
+        missing.flat[[missing.size // 2, missing.size - 1]] = np.nan
+        for x, axis, keepdim in itertools.product(
+            [ties, missing, ties.T], [None, *range(len(shape))], [False, True]
+        ):
+            for name in ("max", "min"):
+                values, indices = getattr(kernel, name + "_forward")(x, axis, keepdim)
+                want_values, want_indices = getattr(reference, name + "_forward")(x, axis, keepdim)
+                np.testing.assert_array_equal(values, want_values)
+                np.testing.assert_array_equal(indices, want_indices)
+                assert indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_to_a_shape(level, dtype):
+    kernel = kernels.load(level)
+    for shape in SHAPES:
+        x = numbers(shape, dtype)
+        for kept in itertools.product([False, True], repeat=len(shape)):
+            target = tuple(n if k else 1 for n, k in zip(shape, kept, strict=True))
+            for short in {target, target[next((i for i, k in enumerate(kept) if k), len(kept)) :]}:
+                close(kernel.sum_to(x, short), reference.sum_to(x, short), x)
+                for y in (x, x[:1], x[..., :1]) if shape else (x,):
+                    got = kernel.sum_product_to(x, y, short)
+                    close(got, reference.sum_product_to(x, y, short), x * y)
+    with pytest.raises(ValueError, match=r"sum_to: shape \(2,\) does not broadcast to \(3, 4\)"):
+        kernel.sum_to(numbers((3, 4), dtype), (2,))
+
+
+@pytest.mark.parametrize("level", backends())
+def test_nothing_to_reduce(level):
+    kernel = kernels.load(level)
+    with np.errstate(all="ignore"):
+        for shape in EMPTY:
+            x = np.zeros(shape, np.float32)
+            for name, axes in itertools.product(FOLDS, subsets(len(shape))):
+                np.testing.assert_array_equal(
+                    getattr(kernel, name + "_forward")(x, axes),
+                    getattr(reference, name + "_forward")(x, axes),
+                )
+    with pytest.raises(ValueError, match="max: no elements to choose from"):
+        kernel.max_forward(np.zeros((3, 0), np.float32), 1)
+    with pytest.raises(IndexError, match="sum: axis 2 of an array with 2 axes"):
+        kernel.sum_forward(np.zeros((3, 2), np.float32), (2,))
+    with pytest.raises(ValueError, match="axis -1 is given twice"):
+        kernel.sum_forward(np.zeros((3, 2), np.float32), (1, -1))
+
+
+@pytest.mark.parametrize("level", backends())
+def test_nan_and_infinities(level):
+    kernel = kernels.load(level)
+    for place, shape in itertools.product([0, 5, 20, 63, 130], [(200,), (200, 3), (3, 200)]):
+        x = numbers(shape, np.float32)
+        x.flat[place] = np.nan
+        axis = shape.index(200)
+        for name in FOLDS:
+            got = getattr(kernel, name + "_forward")(x, (axis,))
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(x).any(axis))
+        x.flat[place] = np.inf
+        for name in ("sum", "amax", "logsumexp", "mean"):
+            np.testing.assert_array_equal(
+                np.isposinf(getattr(kernel, name + "_forward")(x, (axis,))), np.isinf(x).any(axis)
+            )
+    assert kernel.logsumexp_forward(np.full(9, -np.inf, np.float32)) == -np.inf
+    assert np.isnan(kernel.sum_forward(np.array([np.inf, -np.inf], np.float32)))
+
+
+def test_long_float32_sums_are_accurate():
+    x = np.full(20_000_000, 0.1, np.float32)
+    exact = float(np.float32(0.1)) * x.size
+    assert abs(float(kernels.cpu.sum_forward(x)) - exact) <= exact * np.finfo(np.float32).eps
+    columns = x.reshape(-1, 4)
+    np.testing.assert_allclose(
+        kernels.cpu.sum_forward(columns, (0,)), exact / 4, rtol=np.finfo(np.float32).eps
+    )
+
+
+def test_variance_far_from_zero():
+    x = (np.arange(1000) % 7 + 1e6).astype(np.float32)
+    var, mean = kernels.cpu.var_forward(x, 1)
+    np.testing.assert_allclose(var, x.astype(np.float64).var(ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(), rtol=1e-7)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_threads_and_repetition(level):
+    """The same thread count gives the same bits; any count gives the sum."""
+    kernel = kernels.load(level)
+    before = kernel.num_threads()
+    x = numbers((400, 900), np.float32)
+    try:
+        for threads in THREADS:
+            kernel.set_num_threads(threads)
+            for axes in (None, (0,), (1,)):
+                first, second = kernel.sum_forward(x, axes), kernel.sum_forward(x, axes)
+                assert first.tobytes() == second.tobytes()
+                close(first, reference.sum_forward(x, axes), x)
+                assert kernel.norm_forward(x, 2, axes).tobytes() == kernel.norm_forward(x, 2, axes).tobytes()
+                places = kernel.max_forward(x, None if axes is None else axes[0])[1]
+                np.testing.assert_array_equal(places, np.argmax(x, None if axes is None else axes[0]))
+    finally:
+        kernel.set_num_threads(before)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(0, 15),
+    st.permutations(range(4)),
+    st.booleans(),
+)
+def test_any_shape_axes_and_order(shape, mask, order, reverse):
+    base = numbers(shape, np.float32)
+    x = base.transpose([i for i in order if i < base.ndim])
+    if reverse:
+        x = x[::-1]
+    axes = tuple(i for i in range(x.ndim) if mask >> i & 1)
+    for name in ("sum", "amax", "logsumexp"):
+        close(
+            getattr(kernels.cpu, name + "_forward")(x, axes),
+            getattr(reference, name + "_forward")(x, axes),
+            x,
+        )
+
+
+def test_broadcast_view():
+    x = numbers((3, 1), np.float32)
+    view = kernels.cpu.broadcast_to(x, (2, 3, 4))
+    np.testing.assert_array_equal(view, np.broadcast_to(x, (2, 3, 4)))
+    assert not view.flags.writeable
+    assert np.shares_memory(view, x)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        kernels.cpu.broadcast_to(x, (3, -1))
+    with pytest.raises(ValueError, match="does not broadcast"):
+        kernels.cpu.broadcast_to(x, (4,))
+
+
+# ------------------------------------------------------------------------------------------------- operations
+
+
+def both(name, ours, theirs, x, seed=5):
+    """Values, dtypes, shapes and the gradient of a function of one tensor, here and in torch; or that both refuse."""
+    torch = pytest.importorskip("torch")
+    mine, peer = Tensor(x.copy()), torch.from_numpy(x.copy())
+    if x.dtype.kind == "f":
+        mine.requires_grad = peer.requires_grad = True
+    label = f"{name} {x.dtype} {x.shape}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of degrees of freedom <= 0
+        try:
+            want = theirs(peer)
+        except (RuntimeError, IndexError, TypeError, NotImplementedError):
+            with pytest.raises((RuntimeError, IndexError, TypeError, ValueError)):
+                ours(mine)
+            return
+    got = ours(mine)
+    for g, w in zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]:
+        expected = w.detach().numpy()
+        assert g.dtype == expected.dtype, label
+        assert g.shape == expected.shape, label
+        close_enough = 64 * (np.finfo(g.dtype).eps if g.dtype.kind == "f" else 0)
+        np.testing.assert_allclose(g._data, expected, rtol=close_enough, atol=close_enough, err_msg=label)
+        if w.requires_grad and w.numel():
+            grad = numbers(expected.shape, expected.dtype, seed)
+            g.backward(Tensor(grad), retain_graph=True)
+            w.backward(torch.from_numpy(grad), retain_graph=True)
+    if x.dtype.kind == "f" and peer.grad is not None:
+        np.testing.assert_allclose(
+            mine.grad.numpy(),
+            peer.grad.numpy(),
+            rtol=200 * np.finfo(x.dtype).eps,
+            atol=200 * np.finfo(x.dtype).eps,
+            err_msg=label,
+        )
+
+
+def sample(shape, dtype):
+    x = numbers(shape, np.float64) * 3
+    return (
+        np.asarray(x > 0)
+        if dtype == "bool"
+        else np.asarray(np.abs(x) if dtype == "uint8" else x, dtype=dtype)
+    )
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "amax", "amin", "all", "any", "logsumexp", "count_nonzero"])
+def test_reductions_as_torch(name):
+    torch = pytest.importorskip("torch")
+    for dtype, shape in itertools.product(
+        ["float32", "float64", "int64", "uint8", "bool"], [(3, 4, 5), (7,), (), (0, 3), (3, 0)]
+    ):
+        x = sample(shape, dtype)
+        for dim in [None, *range(len(shape)), -1, tuple(range(len(shape)))]:
+            if name == "logsumexp" and (dim is None or dtype == "bool"):
+                continue  # torch asks for a dim; its bool result has no values
+            for keepdim in (False, True):
+                options = {} if name == "count_nonzero" else {"keepdim": keepdim}
+                if dim is None:
+                    if name in ("all", "any", "amax", "amin", "sum", "mean"):
+                        both(name, getattr(R, name), getattr(torch, name), x)
+                    continue
+                both(
+                    name,
+                    lambda t: getattr(R, name)(t, dim, **options),
+                    lambda t: getattr(torch, name)(t, dim, **options),
+                    x,
+                )
+
+
+@pytest.mark.parametrize("name", ["prod", "max", "min", "argmax", "argmin", "median", "cumsum", "cumprod"])
+def test_reductions_along_one_dim_as_torch(name):
+    torch = pytest.importorskip("torch")
+    # (argmax, max and median of integers choose among ties as they like in torch: float only.)
+    dtypes = ["float32", "float64"] + (["int64", "bool"] if name in ("prod", "cumsum", "cumprod") else [])
+    for dtype, shape in itertools.product(dtypes, [(3, 4, 5), (7,), (), (0, 3), (3, 0)]):
+        x = sample(shape, dtype)
+        for dim in [None, *range(len(shape)), -1]:
+            if dim is None:
+                if not name.startswith("cum") and (name != "median" or x.size):
+                    both(name, getattr(R, name), getattr(torch, name), x)
+                continue
+            both(name, lambda t: getattr(R, name)(t, dim), lambda t: getattr(torch, name)(t, dim), x)
+            if not name.startswith("cum"):
+                both(
+                    name,
+                    lambda t: getattr(R, name)(t, dim, True),
+                    lambda t: getattr(torch, name)(t, dim, True),
+                    x,
+                )
+
+
+@pytest.mark.parametrize("name", ["var", "std", "var_mean", "std_mean"])
+def test_spreads_as_torch(name):
+    torch = pytest.importorskip("torch")
+    for dtype, shape in itertools.product(["float32", "float64", "int64"], [(3, 4, 5), (7,), (1,)]):
+        x = sample(shape, dtype)
+        ours, theirs = getattr(R, name), getattr(torch, name)
+        for dim, correction in itertools.product([None, 0, -1, tuple(range(len(shape)))], [0, 1, 2]):
+            if (
+                np.prod([shape[d] for d in np.atleast_1d(range(len(shape)) if dim is None else dim)])
+                <= correction
+            ):
+                continue
+            both(
+                name,
+                lambda t, d=dim, c=correction: ours(t, d, correction=c, keepdim=True),
+                lambda t, d=dim, c=correction: theirs(t, d, correction=c, keepdim=True),
+                x,
+            )
+        if x.size > 1:
+            both(name, lambda t: ours(t, unbiased=False), lambda t: theirs(t, unbiased=False), x)
+            both(name, lambda t: ours(t, 0, False), lambda t: theirs(t, 0, False), x)
+    one = R.var(Tensor(np.ones(1, np.float32)))
+    assert np.isnan(one.numpy())
+
+
+def test_norms_as_torch():
+    torch = pytest.importorskip("torch")
+    x = sample((4, 6), "float32")
+    x[0, 0] = x[1, 2] = x[1, 4] = 0
+    x[2] = np.rint(x[2])
+    for p, dim in itertools.product([0, 1, 2, 3, 0.5, np.inf, -np.inf], [None, 0, 1, (0, 1)]):
+        both("norm", lambda t: R.vector_norm(t, p, dim), lambda t: torch.linalg.vector_norm(t, p, dim), x)
+    both("norm", R.norm, torch.norm, x)
+    both("norm", lambda t: R.norm(t, 1, 0, True), lambda t: torch.norm(t, 1, 0, True), x)
+    both("norm", R.norm, torch.norm, np.zeros((3, 2), np.float32))
+
+
+def test_ties_and_zeros_as_torch():
+    torch = pytest.importorskip("torch")
+    ties = np.rint(sample((5, 40), "float32"))
+    for name in ("amax", "amin"):
+        both(name, lambda t: getattr(R, name)(t, 1), lambda t: getattr(torch, name)(t, 1), ties)
+    for name in ("max", "min"):
+        both(name, getattr(R, name), getattr(torch, name), ties)
+        both(name, lambda t: getattr(R, name)(t, 1), lambda t: getattr(torch, name)(t, 1), ties)
+    zeros = sample((4, 6), "float64")
+    zeros[0, 0] = zeros[1, 2] = zeros[1, 4] = 0
+    both("prod", R.prod, torch.prod, zeros)
+    for dim in (0, 1):
+        both("prod", lambda t: R.prod(t, dim), lambda t: torch.prod(t, dim), zeros)
+        both("cumprod", lambda t: R.cumprod(t, dim), lambda t: torch.cumprod(t, dim), zeros)
+
+
+def test_order_as_torch():
+    torch = pytest.importorskip("torch")
+    ties, x = np.rint(sample((5, 40), "float32")), sample((5, 40), "float32")
+    for dim, descending in itertools.product([0, 1], [False, True]):
+        both(
+            "sort",
+            lambda t, d=dim, o=descending: tuple(R.sort(t, d, o)),
+            lambda t, d=dim, o=descending: tuple(torch.sort(t, dim=d, descending=o, stable=True)),
+            ties,
+        )
+        both(
+            "argsort", lambda t: R.argsort(t, dim, descending), lambda t: torch.argsort(t, dim, descending), x
+        )
+    for k, largest in itertools.product([1, 3, 20, 40], [True, False]):
+        both(
+            "topk",
+            lambda t: tuple(R.topk(t, k, 1, largest)),
+            lambda t: tuple(torch.topk(t, k, 1, largest)),
+            x,
+        )
+        both("kthvalue", lambda t: tuple(R.kthvalue(t, k, 1)), lambda t: tuple(torch.kthvalue(t, k, 1)), x)
+    missing = x.copy()
+    missing[1, 3] = np.nan
+    for descending in (False, True):
+        ours = R.sort(Tensor(missing), 1, descending)
+        theirs = torch.sort(torch.from_numpy(missing), 1, descending)
+        np.testing.assert_array_equal(ours.values.numpy(), theirs.values.numpy())
+    np.testing.assert_array_equal(
+        R.median(Tensor(missing), 1).values.numpy(), torch.median(torch.from_numpy(missing), 1).values
+    )
+    for options in (
+        {},
+        {"return_inverse": True},
+        {"return_inverse": True, "return_counts": True},
+        {"dim": 0},
+    ):
+        ours, theirs = R.unique(Tensor(ties), **options), torch.unique(torch.from_numpy(ties), **options)
+        for a, b in zip(ours, theirs, strict=True) if isinstance(theirs, tuple) else [(ours, theirs)]:
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+REDUCTIONS = {
+    "sum": R.sum,
+    "mean": R.mean,
+    "prod": R.prod,
+    "logsumexp": lambda t, dim, keepdim: R.logsumexp(
+        t, tuple(range(t.ndim)) if dim is None else dim, keepdim
+    ),
+    "amax": lambda t, dim, keepdim: R.amax(t, () if dim is None else dim, keepdim),
+    "var": lambda t, dim, keepdim: R.var(t, dim, keepdim=keepdim),
+    "std": lambda t, dim, keepdim: R.std(t, dim, keepdim=keepdim),
+    "norm": lambda t, dim, keepdim: R.norm(t, 2, dim, keepdim),
+    "norm3": lambda t, dim, keepdim: R.norm(t, 3, dim, keepdim),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("dim", [None, 0, -1, (0, 2)])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_gradients(name, dim, keepdim):
+    check_gradient(lambda t: REDUCTIONS[name](t, dim, keepdim), numbers((3, 4, 5), np.float64))
+
+
+def test_other_gradients():
+    x = numbers((4, 5), np.float64)
+    for function in (
+        lambda t: R.max(t, 1).values,
+        lambda t: R.min(t, 0, keepdim=True)[0],
+        lambda t: R.median(t, 1).values,
+        lambda t: R.sort(t, 1, True).values,
+        lambda t: R.topk(t, 2, 0).values,
+        lambda t: R.kthvalue(t, 2).values,
+        lambda t: R.cumsum(t, 0),
+        lambda t: R.cumprod(t, 1),
+        lambda t: R.var_mean(t, 1)[1],
+    ):
+        check_gradient(function, x)
+
+
+def test_results_do_not_depend_on_the_layout_of_the_gradient():
+    x = Tensor(numbers((4, 6), np.float32))
+    x.requires_grad = True
+    R.sum(x).backward()  # an expanded gradient reaches the leaf as an array of its own
+    assert x.grad.numpy().flags.writeable
+    assert x.grad.numpy().flags.c_contiguous
+    np.testing.assert_array_equal(x.grad.numpy(), np.ones((4, 6)))
+
+
+def test_reference_backend_gives_the_same():
+    x = numbers((5, 7), np.float32)
+    results = []
+    for backend in ("cpu", "reference"):
+        with fastdl.use_backend(backend):
+            t = Tensor(x)
+            t.requires_grad = True
+            y = R.logsumexp(t, 1)
+            R.sum(y).backward()
+            R.std(t, 0).backward(Tensor(np.ones(7, np.float32)))
+            results.append((y.detach().numpy(), t.grad.numpy()))
+    for mine, plain in zip(*results, strict=True):
+        assert_close(mine, plain, reduction=7)
+
+
+def test_messages():
+    x = Tensor(np.ones((3, 4), np.float32))
+    with pytest.raises(
+        IndexError, match=r"sum: dim 2 is out of range for a tensor of 2 dimensions; it must be in \[-2, 1\]"
+    ):
+        R.sum(x, 2)
+    with pytest.raises(IndexError, match=r"max: dim -3 is out of range"):
+        R.max(x, -3)
+    with pytest.raises(RuntimeError, match=r"sum: dim \(0, -2\) names an axis twice"):
+        R.sum(x, (0, -2))
+    with pytest.raises(RuntimeError, match="mean: defined for floating-point tensors, got int64"):
+        R.mean(Tensor(np.array([1, 2])))
+    with pytest.raises(
+        RuntimeError, match=r"amax: there is no element to choose from in a tensor of shape \(3, 0\)"
+    ):
+        R.amax(Tensor(np.zeros((3, 0), np.float32)), 1)
+    with pytest.raises(RuntimeError, match=r"topk: k must be in \[0, 4\], the extent of dim -1, got 5"):
+        R.topk(x, 5)
+    with pytest.raises(RuntimeError, match=r"kthvalue: k must be in \[1, 4\], the extent of dim -1, got 0"):
+        R.kthvalue(x, 0)
+    with pytest.raises(ValueError, match="var: give either unbiased or correction, not both"):
+        R.var(x, 0, True, correction=1)
+    with pytest.raises(ValueError, match="norm: p must be a number or 'fro', got 'nuc'"):
+        R.norm(x, "nuc")
+    with pytest.raises(TypeError, match="sum: input must be a Tensor, got list"):
+        R.sum([1.0])
