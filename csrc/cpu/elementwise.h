@@ -1,11 +1,12 @@
 // Arithmetic on strided, broadcast arrays; the kernels are in elementwise/.
 //
-// A call describes its operands in a StridedLoop: one iteration space, and for each operand (outputs first) a pointer
-// and one byte stride per axis, 0 where it is broadcast. add_axis drops axes of one element and merges axes that every
-// operand walks as one, so that two contiguous arrays of any rank arrive as a single axis.
+// A call describes its operands in a StridedLoop: one iteration space, and for each operand (outputs first) a
+// pointer and one byte stride per axis, 0 where it is broadcast. add_axis drops axes of one element and
+// merges axes that every operand walks as one, so that two contiguous arrays of any rank arrive as a single
+// axis.
 //
-// An output may be the very memory of an input (same pointer, same strides); any other overlap is the caller's to
-// remove.
+// An output may be the very memory of an input (same pointer, same strides); any other overlap is the
+// caller's to remove.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +43,36 @@ struct StridedLoop {
 enum class Binary { add, sub, mul, div, floor_divide, remainder, fmod, pow, maximum, minimum, atan2, hypot };
 enum class Compare { eq, ne, lt, le, gt, ge };
 enum class Unary {
-  copy, neg, abs, sign, floor, ceil, round, trunc, square, sqrt, rsqrt, reciprocal, exp, expm1, log, log1p, log2, log10,
-  sin, cos, tan, asin, acos, atan, sinh, cosh, asinh, acosh, atanh, erf
+  copy,
+  neg,
+  abs,
+  sign,
+  floor,
+  ceil,
+  round,
+  trunc,
+  square,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  exp,
+  expm1,
+  log,
+  log1p,
+  log2,
+  log10,
+  sin,
+  cos,
+  tan,
+  asin,
+  acos,
+  atan,
+  sinh,
+  cosh,
+  asinh,
+  acosh,
+  atanh,
+  erf
 };
 
 // out = x op y
@@ -65,7 +94,8 @@ void mul_backward(const StridedLoop<5>& loop);
 // grad_x, grad_y from grad, y, z = x / y
 template <class T>
 void div_backward(const StridedLoop<5>& loop);
-// grad_x, grad_y from grad, x, y, for maximum (sign = 1) and minimum (sign = -1): a tie shares the gradient equally
+// grad_x, grad_y from grad, x, y, for maximum (sign = 1) and minimum (sign = -1): a tie shares the gradient
+// equally
 template <class T>
 void extremum_backward(int sign, const StridedLoop<5>& loop);
 // out = x ** exponent, and its gradient from grad, x

@@ -1,7 +1,8 @@
 // Sums and other folds over any set of axes; the kernels are in reduce/.
 //
-// A ReduceProblem describes one or two inputs of one shape (the second may be broadcast, stride 0) whose axes are
-// either kept or reduced. Axes are sorted by x's strides, outermost first, and merged where every operand allows it.
+// A ReduceProblem describes one or two inputs of one shape (the second may be broadcast, stride 0) whose axes
+// are either kept or reduced. Axes are sorted by x's strides, outermost first, and merged where every operand
+// allows it.
 #pragma once
 
 #include <cstdint>
@@ -40,13 +41,13 @@ struct ReduceProblem {
   }
 };
 
-// What is folded over the reduced axes (x, and y where there is one). Sums of the first group are added in blocks of a
-// few hundred elements in T and in double beyond, the others are computed in double altogether.
+// What is folded over the reduced axes (x, and y where there is one). Sums of the first group are added in
+// blocks of a few hundred elements in T and in double beyond, the others are computed in double altogether.
 enum class Fold {
-  sum,            // x
-  sum_abs,        // |x|
-  sum_product,    // x y
-  maximum,        // NaN wins
+  sum,          // x
+  sum_abs,      // |x|
+  sum_product,  // x y
+  maximum,      // NaN wins
   minimum,
   maximum_abs,
   minimum_abs,
@@ -59,7 +60,8 @@ enum class Fold {
   product,        // x, multiplied
 };
 
-// Where results go: kept_size elements in C order of the kept axes as given by Axis::out, multiplied by scale.
+// Where results go: kept_size elements in C order of the kept axes as given by Axis::out, multiplied by
+// scale.
 struct FoldOutput {
   void* data;
   bool as_double;  // else T
@@ -70,9 +72,10 @@ struct FoldOutput {
 template <class T>
 void fold(Fold op, const ReduceProblem& problem, double parameter, const FoldOutput& out);
 
-// Along the middle axis of a C-order array (outer, n, inner), n > 0: the extreme value and where it is first; NaN wins.
-// `values` may be null.
+// Along the middle axis of a C-order array (outer, n, inner), n > 0: the extreme value and where it is first;
+// NaN wins. `values` may be null.
 template <class T>
-void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices);
+void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
+                   int64_t* indices);
 
 }  // namespace fastdl

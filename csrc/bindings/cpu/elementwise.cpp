@@ -79,7 +79,8 @@ py::tuple two_gradients(const char* name, const Object& grad, const Object& x, c
 
 // out = f(x, y, z)
 template <class F>
-py::array ternary(const char* name, const Object& x, const Object& y, const Object& z, const Object& out, F&& kernel) {
+py::array ternary(const char* name, const Object& x, const Object& y, const Object& z, const Object& out,
+                  F&& kernel) {
   return by_dtype_of(name, {x, y, z}, [&]<class T>(T) {
     Source<T> a(x, name, "x"), b(y, name, "y"), c(z, name, "z");
     Result<T> result(name, broadcast_shape(name, {&a, &b, &c}), out, {input(a), input(b), input(c)});
@@ -135,27 +136,34 @@ py::array bind_clamp(const Object& x, double lower, double upper, const Object& 
 template <Binary op>
 void def_binary(py::module_& m, const char* name, const char* label) {
   m.def(
-      name, [label](const Object& x, const Object& y, const Object& out) { return bind_binary<op>(label, x, y, out); },
+      name,
+      [label](const Object& x, const Object& y, const Object& out) {
+        return bind_binary<op>(label, x, y, out);
+      },
       py::arg("x"), py::arg("y"), py::arg("out") = py::none());
 }
 template <Compare op>
 void def_compare(py::module_& m, const char* name, const char* label) {
   m.def(
-      name, [label](const Object& x, const Object& y, const Object& out) { return bind_compare<op>(label, x, y, out); },
+      name,
+      [label](const Object& x, const Object& y, const Object& out) {
+        return bind_compare<op>(label, x, y, out);
+      },
       py::arg("x"), py::arg("y"), py::arg("out") = py::none());
 }
 template <Unary op>
 void def_unary(py::module_& m, const char* name, const char* label) {
   m.def(
-      name, [label](const Object& x, const Object& out) { return bind_unary<op>(label, x, out); }, py::arg("x"),
-      py::arg("out") = py::none());
+      name, [label](const Object& x, const Object& out) { return bind_unary<op>(label, x, out); },
+      py::arg("x"), py::arg("out") = py::none());
 }
 template <Unary op>
 void def_unary_backward(py::module_& m, const char* name, const char* saved) {
   m.def(
       name,
       [name](const Object& grad_y, const Object& array) {
-        return gradient(name, grad_y, array, []<class T>(T, const StridedLoop<3>& loop) { unary_backward<T>(op, loop); });
+        return gradient(name, grad_y, array,
+                        []<class T>(T, const StridedLoop<3>& loop) { unary_backward<T>(op, loop); });
       },
       py::arg("grad_y"), py::arg(saved));
 }
@@ -238,13 +246,15 @@ void register_elementwise(py::module_& m) {
   m.def(
       "mul_backward",
       [](const Object& grad, const Object& x, const Object& y) {
-        return two_gradients("mul_backward", grad, x, y, []<class T>(T, const StridedLoop<5>& l) { mul_backward<T>(l); });
+        return two_gradients("mul_backward", grad, x, y,
+                             []<class T>(T, const StridedLoop<5>& l) { mul_backward<T>(l); });
       },
       py::arg("grad"), py::arg("x"), py::arg("y"));
   m.def(
       "div_backward",
       [](const Object& grad, const Object& y, const Object& z) {
-        return two_gradients("div_backward", grad, y, z, []<class T>(T, const StridedLoop<5>& l) { div_backward<T>(l); });
+        return two_gradients("div_backward", grad, y, z,
+                             []<class T>(T, const StridedLoop<5>& l) { div_backward<T>(l); });
       },
       py::arg("grad"), py::arg("y"), py::arg("z"));
   m.def(
@@ -262,7 +272,8 @@ void register_elementwise(py::module_& m) {
       },
       py::arg("grad"), py::arg("x"), py::arg("y"));
 
-  m.def("pow_scalar_forward", &bind_pow_scalar, py::arg("x"), py::arg("exponent"), py::arg("out") = py::none());
+  m.def("pow_scalar_forward", &bind_pow_scalar, py::arg("x"), py::arg("exponent"),
+        py::arg("out") = py::none());
   m.def(
       "pow_scalar_backward",
       [](const Object& grad_y, const Object& x, double exponent) {
@@ -271,7 +282,8 @@ void register_elementwise(py::module_& m) {
         });
       },
       py::arg("grad_y"), py::arg("x"), py::arg("exponent"));
-  m.def("clamp_forward", &bind_clamp, py::arg("x"), py::arg("lower"), py::arg("upper"), py::arg("out") = py::none());
+  m.def("clamp_forward", &bind_clamp, py::arg("x"), py::arg("lower"), py::arg("upper"),
+        py::arg("out") = py::none());
   m.def(
       "clamp_backward",
       [](const Object& grad_y, const Object& x, double lower, double upper) {
@@ -300,7 +312,8 @@ void register_elementwise(py::module_& m) {
   m.def(
       "lerp_forward",
       [](const Object& x, const Object& y, const Object& z, const Object& out) {
-        return ternary("lerp", x, y, z, out, []<class T>(T, const StridedLoop<4>& loop) { lerp_forward<T>(loop); });
+        return ternary("lerp", x, y, z, out,
+                       []<class T>(T, const StridedLoop<4>& loop) { lerp_forward<T>(loop); });
       },
       py::arg("x"), py::arg("y"), py::arg("z"), py::arg("out") = py::none());
 }

@@ -1,5 +1,5 @@
-// The reductions' part of the kernel contract. `axes` is a tuple of axis numbers, or None for all; keepdim leaves axes
-// of one element where an axis was reduced.
+// The reductions' part of the kernel contract. `axes` is a tuple of axis numbers, or None for all; keepdim
+// leaves axes of one element where an axis was reduced.
 #include "cpu/reduce.h"
 
 #include <algorithm>
@@ -22,14 +22,16 @@ struct Plan {
   int64_t kept_size = 1, reduced_size = 1;
 
   Plan(const char* op, const Operand& x, const Axes& axes, bool keepdim) {
-    if (!axes) std::fill_n(reduced, x.ndim, true);
+    if (!axes)
+      std::fill_n(reduced, x.ndim, true);
     else
       for (int64_t axis : *axes) {
         if (axis < -x.ndim || axis >= x.ndim)
           throw py::index_error(std::string(op) + ": axis " + std::to_string(axis) + " of an array with " +
                                 std::to_string(x.ndim) + " axes");
         bool& mark = reduced[axis < 0 ? axis + x.ndim : axis];
-        if (mark) throw py::value_error(std::string(op) + ": axis " + std::to_string(axis) + " is given twice");
+        if (mark)
+          throw py::value_error(std::string(op) + ": axis " + std::to_string(axis) + " is given twice");
         mark = true;
       }
     for (int axis = x.ndim - 1; axis >= 0; --axis) {
@@ -41,8 +43,10 @@ struct Plan {
       }
     }
     for (int axis = 0; axis < x.ndim; ++axis) {
-      if (!reduced[axis]) out_shape.push_back(x.shape[axis]);
-      else if (keepdim) out_shape.push_back(1);
+      if (!reduced[axis])
+        out_shape.push_back(x.shape[axis]);
+      else if (keepdim)
+        out_shape.push_back(1);
     }
   }
 
@@ -67,10 +71,10 @@ struct Plan {
   }
 };
 
-// The problem for x, and y with byte strides `y_stride` per axis of x. False if x is not contiguous along any axis, or y
-// then neither contiguous nor constant: both have to be copied to C order first.
-bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_stride, int64_t y_item, const Plan& plan,
-              ReduceProblem& problem) {
+// The problem for x, and y with byte strides `y_stride` per axis of x. False if x is not contiguous along any
+// axis, or y then neither contiguous nor constant: both have to be copied to C order first.
+bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_stride, int64_t y_item,
+              const Plan& plan, ReduceProblem& problem) {
   problem = {};
   problem.x = x.data;
   problem.y = y;
@@ -85,8 +89,10 @@ bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_st
   for (int i = 0; i < count; ++i) {
     const int axis = order[i];
     const int64_t stride = y_stride ? y_stride[axis] : 0;
-    if (plan.reduced[axis]) problem.add_reduced({x.shape[axis], x.strides[axis], stride, 0});
-    else problem.add_kept({x.shape[axis], x.strides[axis], stride, plan.out_stride[axis]});
+    if (plan.reduced[axis])
+      problem.add_reduced({x.shape[axis], x.strides[axis], stride, 0});
+    else
+      problem.add_kept({x.shape[axis], x.strides[axis], stride, plan.out_stride[axis]});
   }
   // add() drops axes of one element only; those of none matter to nobody else.
   if (count == 0) return true;
@@ -97,7 +103,8 @@ bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_st
 
 template <class T>
 Operand array_of(const py::array& array, const char* op, const char* argument) {
-  if (!is_dtype<T>(array)) raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+  if (!is_dtype<T>(array))
+    raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
   return operand_of(array);
 }
 
@@ -151,7 +158,8 @@ py::array finish(const Plan& plan, F&& value) {
 }
 
 template <class F>
-py::array simple(const char* name, const py::array& x, const Axes& axes, bool keepdim, Fold op, double parameter, F&& f) {
+py::array simple(const char* name, const py::array& x, const Axes& axes, bool keepdim, Fold op,
+                 double parameter, F&& f) {
   return by_dtype(name, x, [&]<class T>(T) {
     Operand in = array_of<T>(x, name, "x");
     const Plan plan(name, in, axes, keepdim);
@@ -163,7 +171,10 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
 
 template <Fold op>
 py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
-  constexpr const char* name = op == Fold::sum ? "sum" : op == Fold::product ? "prod" : op == Fold::maximum ? "amax" : "amin";
+  constexpr const char* name = op == Fold::sum       ? "sum"
+                               : op == Fold::product ? "prod"
+                               : op == Fold::maximum ? "amax"
+                                                     : "amin";
   return by_dtype(name, x, [&]<class T>(T) {
     Operand in = array_of<T>(x, name, "x");
     return fold_array<T>(op, in, Plan(name, in, axes, keepdim));
@@ -269,13 +280,16 @@ py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool kee
       n = in.dim(int(at));
       for (int a = 0; a < in.ndim(); ++a) {
         if (a != at) (a < at ? outer : inner) *= in.dim(a);
-        if (a != at) shape.push_back(in.dim(a));
-        else if (keepdim) shape.push_back(1);
+        if (a != at)
+          shape.push_back(in.dim(a));
+        else if (keepdim)
+          shape.push_back(1);
       }
     } else if (keepdim) {
       shape.assign(size_t(in.ndim()), 1);
     }
-    if (n == 0 && outer * inner > 0) throw py::value_error(std::string(name) + ": no elements to choose from");
+    if (n == 0 && outer * inner > 0)
+      throw py::value_error(std::string(name) + ": no elements to choose from");
     py::array values = empty<T>(shape), indices = empty<int64_t>(shape);
     if (n > 0) {
       KernelScope scope(in.size());
@@ -296,13 +310,17 @@ py::array bind_broadcast_to(const py::array& x, const Shape& shape) {
     fits = shape[size_t(axis)] >= 0 && (extent == 1 || extent == shape[size_t(axis)]);
     strides[axis] = axis < missing || extent == 1 ? 0 : proxy->strides[axis - missing];
   }
-  if (!fits) throw py::value_error("broadcast_to: shape " + shape_text(shape_of(x)) + " does not broadcast to " + shape_text(shape));
+  if (!fits)
+    throw py::value_error("broadcast_to: shape " + shape_text(shape_of(x)) + " does not broadcast to " +
+                          shape_text(shape));
   auto& api = py::detail::npy_api::get();
   py::object view = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
-      api.PyArray_Type_, py::dtype(x.dtype()).release().ptr(), ndim, reinterpret_cast<const Py_intptr_t*>(shape.data()),
-      reinterpret_cast<const Py_intptr_t*>(strides), proxy->data, proxy->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_, nullptr));
+      api.PyArray_Type_, py::dtype(x.dtype()).release().ptr(), ndim,
+      reinterpret_cast<const Py_intptr_t*>(shape.data()), reinterpret_cast<const Py_intptr_t*>(strides),
+      proxy->data, proxy->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_, nullptr));
   if (!view) throw py::error_already_set();
-  if (api.PyArray_SetBaseObject_(view.ptr(), py::object(x).release().ptr()) != 0) throw py::error_already_set();
+  if (api.PyArray_SetBaseObject_(view.ptr(), py::object(x).release().ptr()) != 0)
+    throw py::error_already_set();
   return py::reinterpret_steal<py::array>(view.release());
 }
 

@@ -17,7 +17,8 @@ std::pair<const char*, const char*> range(const Operand& operand, int64_t item) 
 bool same_layout(const Operand& a, const Operand& b) {
   if (a.data != b.data || a.ndim != b.ndim) return false;
   for (int axis = 0; axis < a.ndim; ++axis)
-    if (a.shape[axis] != b.shape[axis] || (a.shape[axis] > 1 && a.strides[axis] != b.strides[axis])) return false;
+    if (a.shape[axis] != b.shape[axis] || (a.shape[axis] > 1 && a.strides[axis] != b.strides[axis]))
+      return false;
   return true;
 }
 
@@ -36,7 +37,8 @@ Operand output_of(const py::array& array, const char* op) {
     throw py::value_error(std::string(op) + ": out must be writable and aligned");
   for (int axis = 0; axis < proxy->nd; ++axis)
     if (proxy->strides[axis] == 0 && proxy->dimensions[axis] > 1)
-      throw py::value_error(std::string(op) + ": several elements of out share one place in memory (an expanded "
+      throw py::value_error(std::string(op) +
+                            ": several elements of out share one place in memory (an expanded "
                             "view?); write into a copy");
   return {proxy->data, proxy->nd, proxy->dimensions, proxy->strides, array};
 }
@@ -62,9 +64,11 @@ Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> oper
       }
       std::string message = std::string(op) + ": shapes";
       for (const Operand* each : operands)
-        message += (each == *operands.begin() ? " " : " and ") + shape_text(Shape(each->shape, each->shape + each->ndim));
-      message += " do not broadcast: axis " + std::to_string(axis - ndim) + " has " + std::to_string(result) + " and " +
-                 std::to_string(extent) + " (axes are matched from the right; extents must be equal or 1)";
+        message += (each == *operands.begin() ? " " : " and ") +
+                   shape_text(Shape(each->shape, each->shape + each->ndim));
+      message += " do not broadcast: axis " + std::to_string(axis - ndim) + " has " + std::to_string(result) +
+                 " and " + std::to_string(extent) +
+                 " (axes are matched from the right; extents must be equal or 1)";
       throw py::value_error(message);
     }
   }

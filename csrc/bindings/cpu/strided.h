@@ -9,7 +9,9 @@
 
 namespace fastdl::binding {
 
-inline bool is_array(py::handle object) { return py::detail::npy_api::get().PyArray_Check_(object.ptr()); }
+inline bool is_array(py::handle object) {
+  return py::detail::npy_api::get().PyArray_Check_(object.ptr());
+}
 
 // Where an array's elements are. A number is an operand without axes.
 struct Operand {
@@ -31,7 +33,8 @@ struct Operand {
 
 // The array itself; copied first only where its elements are not aligned.
 Operand operand_of(const py::array& array);
-// The same for results that were made here or may be written; raises for read-only or self-overlapping arrays.
+// The same for results that were made here or may be written; raises for read-only or self-overlapping
+// arrays.
 Operand output_of(const py::array& array, const char* op);
 
 std::string shape_text(std::span<const int64_t> shape);
@@ -49,7 +52,8 @@ class Source : public Operand {
   Source(py::handle object, const char* op, const char* argument) {
     if (is_array(object)) {
       const auto& array = reinterpret_cast<const py::array&>(object);
-      if (!is_dtype<T>(array)) raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+      if (!is_dtype<T>(array))
+        raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
       static_cast<Operand&>(*this) = operand_of(array);
     } else {
       const double value = PyFloat_AsDouble(object.ptr());
@@ -74,13 +78,15 @@ StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const 
   StridedLoop<N> loop;
   const int ndim = int(shape.size());
   for (int i = 0; i < N; ++i) loop.data[i] = operands[i]->data;
-  // Axes from the innermost of the first output outwards: an output that is written in place may be transposed.
+  // Axes from the innermost of the first output outwards: an output that is written in place may be
+  // transposed.
   int order[64];
   for (int k = 0; k < ndim; ++k) {
     const int axis = ndim - 1 - k;
     const int64_t stride = std::abs(operands[0]->stride(axis, ndim));
     int place = k;
-    for (; place > 0 && stride != 0 && std::abs(operands[0]->stride(order[place - 1], ndim)) > stride; --place)
+    for (; place > 0 && stride != 0 && std::abs(operands[0]->stride(order[place - 1], ndim)) > stride;
+         --place)
       order[place] = order[place - 1];
     order[place] = axis;
   }
@@ -96,7 +102,8 @@ StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const 
 template <class Out>
 class Result {
  public:
-  Result(const char* op, Shape shape, py::handle out, std::initializer_list<std::pair<Operand*, int64_t>> inputs)
+  Result(const char* op, Shape shape, py::handle out,
+         std::initializer_list<std::pair<Operand*, int64_t>> inputs)
       : shape_(std::move(shape)) {
     if (out.is_none() || !out) {
       array_ = empty<Out>(shape_);
@@ -105,11 +112,12 @@ class Result {
     }
     if (!is_array(out)) throw py::type_error(std::string(op) + ": out must be an array");
     array_ = py::reinterpret_borrow<py::array>(out);
-    if (!is_dtype<Out>(array_)) raise_dtype(array_, op, "out", py::str(dtype_of<Out>()).template cast<std::string>().c_str());
+    if (!is_dtype<Out>(array_))
+      raise_dtype(array_, op, "out", py::str(dtype_of<Out>()).template cast<std::string>().c_str());
     const Shape have = shape_of(array_);
     if (have != shape_)
-      throw py::value_error(std::string(op) + ": the result has shape " + shape_text(shape_) + ", but out has shape " +
-                            shape_text(have));
+      throw py::value_error(std::string(op) + ": the result has shape " + shape_text(shape_) +
+                            ", but out has shape " + shape_text(have));
     operand_ = output_of(array_, op);
     for (const auto& [input, item] : inputs) separate(operand_, sizeof(Out), *input, item);
   }

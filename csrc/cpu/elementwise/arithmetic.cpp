@@ -1,10 +1,12 @@
-// x op y with broadcasting, and the gradients of the products, quotients and extrema that need one pass of their own.
+// x op y with broadcasting, and the gradients of the products, quotients and extrema that need one pass of
+// their own.
 //
 //   forward     out = x op y                                          two reads, one write
 //   mul         grad_x = grad y, grad_y = grad x                      three reads, two writes
 //   div         grad_x = grad / y, grad_y = -grad_x z, z = x / y
-//   maximum     grad_x = grad where x > y, half of it on ties, else 0; grad_y likewise; NaN on either side: grad to both
-//   remainder   Python's: the sign of y; fmod: C's, the sign of x; floor_divide: floor of the exact quotient
+//   maximum     grad_x = grad where x > y, half of it on ties, else 0; grad_y likewise; NaN on either side:
+//   grad to both remainder   Python's: the sign of y; fmod: C's, the sign of x; floor_divide: floor of the
+//   exact quotient
 //
 // Nothing is saved here; Python keeps what backward needs. Work: ranges of the flattened space (loop.h).
 #include <cmath>
@@ -21,7 +23,8 @@ template <class T>
   return (r != T(0)) & ((y < T(0)) != (r < T(0))) ? r + y : r;
 }
 
-// The quotient of x minus its remainder, rounded to the integer that it is but for rounding; division by zero as IEEE.
+// The quotient of x minus its remainder, rounded to the integer that it is but for rounding; division by zero
+// as IEEE.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> floor_quotient(Vec<T> x, Vec<T> y) {
   using V = Vec<T>;
@@ -37,7 +40,8 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> hypotenuse(Vec<T> x, Vec<T> y) {
   if constexpr (sizeof(T) == 4) {
-    const Vec<T> root = in_double([](Vec<double> a, Vec<double> b) { return square_root<double>(a * a + b * b); }, x, y);
+    const Vec<T> root =
+        in_double([](Vec<double> a, Vec<double> b) { return square_root<double>(a * a + b * b); }, x, y);
     constexpr T inf = std::numeric_limits<T>::infinity();  // beats NaN
     return (abs<T>(x) == inf) | (abs<T>(y) == inf) ? broadcast<T>(inf) : root;
   } else {
@@ -48,22 +52,23 @@ template <class T>
 // map_run for two outputs from three inputs: f(g, a, b, first, second).
 template <class T, class F>
 void map_two(const StridedLoop<5>& loop, F f) {
-  for_each_run<2, T, T, T, T, T>(loop, kGrain / 2, [f](int64_t n, T* first, T* second, const T* g, const T* a, const T* b) {
-    constexpr int w = kWidth<T>;
-    int64_t i = 0;
-    Vec<T> u, v;
-    for (; i + w <= n; i += w) {
-      f(load(g + i), load(a + i), load(b + i), u, v);
-      store(first + i, u);
-      store(second + i, v);
-    }
-    if (i < n) {
-      const int rest = int(n - i);
-      f(load_n(g + i, rest), load_n(a + i, rest), load_n(b + i, rest), u, v);
-      store_n(first + i, u, rest);
-      store_n(second + i, v, rest);
-    }
-  });
+  for_each_run<2, T, T, T, T, T>(loop, kGrain / 2,
+                                 [f](int64_t n, T* first, T* second, const T* g, const T* a, const T* b) {
+                                   constexpr int w = kWidth<T>;
+                                   int64_t i = 0;
+                                   Vec<T> u, v;
+                                   for (; i + w <= n; i += w) {
+                                     f(load(g + i), load(a + i), load(b + i), u, v);
+                                     store(first + i, u);
+                                     store(second + i, v);
+                                   }
+                                   if (i < n) {
+                                     const int rest = int(n - i);
+                                     f(load_n(g + i, rest), load_n(a + i, rest), load_n(b + i, rest), u, v);
+                                     store_n(first + i, u, rest);
+                                     store_n(second + i, v, rest);
+                                   }
+                                 });
 }
 
 }  // namespace
@@ -151,15 +156,16 @@ void pow_scalar_backward(T exponent, const StridedLoop<3>& loop) {
   if (exponent == T(2)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(2) * x); });
   if (exponent == T(3)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(3) * (x * x)); });
   if (exponent == T(-1)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(-1) / (x * x)); });
-  map<T>(loop, kGrainSlow, [exponent, e = broadcast<T>(exponent - 1)](V g, V x) { return g * (exponent * power<T>(x, e)); });
+  map<T>(loop, kGrainSlow,
+         [exponent, e = broadcast<T>(exponent - 1)](V g, V x) { return g * (exponent * power<T>(x, e)); });
 }
 
-#define FASTDL_INSTANTIATE(T)                                            \
-  template void binary_forward<T>(Binary, const StridedLoop<3>&);        \
-  template void mul_backward<T>(const StridedLoop<5>&);                  \
-  template void div_backward<T>(const StridedLoop<5>&);                  \
-  template void extremum_backward<T>(int, const StridedLoop<5>&);        \
-  template void pow_scalar_forward<T>(T, const StridedLoop<2>&);         \
+#define FASTDL_INSTANTIATE(T)                                     \
+  template void binary_forward<T>(Binary, const StridedLoop<3>&); \
+  template void mul_backward<T>(const StridedLoop<5>&);           \
+  template void div_backward<T>(const StridedLoop<5>&);           \
+  template void extremum_backward<T>(int, const StridedLoop<5>&); \
+  template void pow_scalar_forward<T>(T, const StridedLoop<2>&);  \
   template void pow_scalar_backward<T>(T, const StridedLoop<3>&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -1,8 +1,9 @@
 // Elementary functions beyond simd/math.h, on Vec<T>.
 //
-// Single precision is computed in double: a shorter polynomial and no care for cancellation give results within 0.51
-// units in the last place, at about the price of a careful single-precision routine. Double precision has its own
-// vector code where it is common (log, sin, cos) and otherwise goes lane by lane through the C library.
+// Single precision is computed in double: a shorter polynomial and no care for cancellation give results
+// within 0.51 units in the last place, at about the price of a careful single-precision routine. Double
+// precision has its own vector code where it is common (log, sin, cos) and otherwise goes lane by lane
+// through the C library.
 #pragma once
 
 #include <cmath>
@@ -62,7 +63,9 @@ template <class Mask>
   return all != 0;
 }
 
-[[gnu::always_inline]] inline Vec<double> horner(Vec<double>, double last) { return broadcast<double>(last); }
+[[gnu::always_inline]] inline Vec<double> horner(Vec<double>, double last) {
+  return broadcast<double>(last);
+}
 // first + x * (second + x * (...))
 template <class... C>
 [[gnu::always_inline]] inline Vec<double> horner(Vec<double> x, double first, C... rest) {
@@ -70,8 +73,8 @@ template <class... C>
 }
 
 // log(x) for normal positive x: x = 2^k m with m in [sqrt(1/2), sqrt(2)); with f = m - 1, s = f / (2 + f):
-// log(m) = f - (f^2/2 - s (f^2/2 + R)), R = 2 s^2 (1/3 + s^2/5 + s^4/7 + ...). Zero, negative, inf, NaN as IEEE says.
-// `terms_for_float` stops the series at 1e-10.
+// log(m) = f - (f^2/2 - s (f^2/2 + R)), R = 2 s^2 (1/3 + s^2/5 + s^4/7 + ...). Zero, negative, inf, NaN as
+// IEEE says. `terms_for_float` stops the series at 1e-10.
 template <bool terms_for_float>
 [[gnu::always_inline]] inline Vec<double> log_parts(Vec<double> x, Vec<double>& k) {
   using V = Vec<double>;
@@ -86,14 +89,16 @@ template <bool terms_for_float>
   if constexpr (terms_for_float)
     series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11);
   else
-    series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11, 2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19, 2.0 / 21);
+    series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11, 2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19,
+                    2.0 / 21);
   const V half_square = 0.5 * f * f;
   return f - (half_square - s * (half_square + z * series));
 }
 [[gnu::always_inline]] inline Vec<double> log_special(Vec<double> x, Vec<double> y) {
   using V = Vec<double>;
   constexpr double inf = std::numeric_limits<double>::infinity();
-  const V at_zero = x == 0.0 ? broadcast<double>(-inf) : broadcast<double>(std::numeric_limits<double>::quiet_NaN());
+  const V at_zero =
+      x == 0.0 ? broadcast<double>(-inf) : broadcast<double>(std::numeric_limits<double>::quiet_NaN());
   y = x > 0.0 ? y : at_zero;
   y = x == inf ? x : y;
   return x != x ? x : y;
@@ -106,9 +111,9 @@ template <bool terms_for_float>
   return log_special(x, k * ln2_hi + (m + k * ln2_lo));
 }
 
-// sin (quadrant_shift = 0) and cos (1): x = n pi/2 + r, |r| <= pi/4, Taylor polynomials of sin r and cos r, chosen and
-// signed by n mod 4. pi/2 in three parts of 33 bits and a rest, so that n * part is exact; beyond kSinLimit, where n
-// has too many bits for that, and for infinities, the lane goes through the C library.
+// sin (quadrant_shift = 0) and cos (1): x = n pi/2 + r, |r| <= pi/4, Taylor polynomials of sin r and cos r,
+// chosen and signed by n mod 4. pi/2 in three parts of 33 bits and a rest, so that n * part is exact; beyond
+// kSinLimit, where n has too many bits for that, and for infinities, the lane goes through the C library.
 constexpr double kSinLimit = 800000.0;
 template <bool terms_for_float, int quadrant_shift>
 [[gnu::always_inline]] inline Vec<double> sin_of_double(Vec<double> x) {
@@ -127,10 +132,13 @@ template <bool terms_for_float, int quadrant_shift>
     s = r + r * z * horner(z, -1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800);
     c = horner(z, 1.0, -1.0 / 2, 1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800);
   } else {
-    s = r + r * z * horner(z, -1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800, 1.0 / 6227020800.0,
-                           -1.0 / 1307674368000.0, 1.0 / 355687428096000.0);
-    c = 1.0 - 0.5 * z + z * z * horner(z, 1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600,
-                                       -1.0 / 87178291200.0, 1.0 / 20922789888000.0, -1.0 / 6402373705728000.0);
+    s = r + r * z *
+                horner(z, -1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800, 1.0 / 6227020800.0,
+                       -1.0 / 1307674368000.0, 1.0 / 355687428096000.0);
+    c = 1.0 - 0.5 * z +
+        z * z *
+            horner(z, 1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600,
+                   -1.0 / 87178291200.0, 1.0 / 20922789888000.0, -1.0 / 6402373705728000.0);
   }
   const V y = (quadrant & 1) != 0 ? c : s;
   return (V)((I)y ^ ((quadrant & 2) << 62));
@@ -139,11 +147,15 @@ template <bool terms_for_float, int quadrant_shift>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> square_root(Vec<T> x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_sqrt_ps((__m512)x);
-  else return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_sqrt_ps((__m512)x);
+  else
+    return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
 #elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_sqrt_ps((__m256)x);
-  else return (Vec<T>)_mm256_sqrt_pd((__m256d)x);
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_sqrt_ps((__m256)x);
+  else
+    return (Vec<T>)_mm256_sqrt_pd((__m256d)x);
 #else
   return per_lane<T>([](T v) { return std::sqrt(v); }, x);
 #endif
@@ -170,11 +182,13 @@ template <class T>
 [[gnu::always_inline]] inline Vec<T> tangent(Vec<T> x) {
   if constexpr (sizeof(T) == 4)
     if (!any(abs<T>(x) > T(kSinLimit)))
-      return in_double([](Vec<double> v) { return sin_of_double<true, 0>(v) / sin_of_double<true, 1>(v); }, x);
+      return in_double([](Vec<double> v) { return sin_of_double<true, 0>(v) / sin_of_double<true, 1>(v); },
+                       x);
   return per_lane_call<T>([](T v) { return std::tan(v); }, x);
 }
 
-// atan(x) to 1e-11: for x > 1 it is pi/2 - atan(1/x); above tan(pi/8), pi/4 + atan((x - 1) / (x + 1)); then its series.
+// atan(x) to 1e-11: for x > 1 it is pi/2 - atan(1/x); above tan(pi/8), pi/4 + atan((x - 1) / (x + 1)); then
+// its series.
 [[gnu::always_inline]] inline Vec<double> atan_of_double(Vec<double> x) {
   using V = Vec<double>;
   const V a = abs<double>(x);
@@ -183,8 +197,9 @@ template <class T>
   const auto shifted = b > 0.41421356237309503;
   const V c = shifted ? (b - 1.0) / (b + 1.0) : b;
   const V z = c * c;
-  V y = c + c * z * horner(z, -1.0 / 3, 1.0 / 5, -1.0 / 7, 1.0 / 9, -1.0 / 11, 1.0 / 13, -1.0 / 15, 1.0 / 17, -1.0 / 19,
-                           1.0 / 21, -1.0 / 23);
+  V y = c + c * z *
+                horner(z, -1.0 / 3, 1.0 / 5, -1.0 / 7, 1.0 / 9, -1.0 / 11, 1.0 / 13, -1.0 / 15, 1.0 / 17,
+                       -1.0 / 19, 1.0 / 21, -1.0 / 23);
   y = shifted ? y + 0.78539816339744831 : y;
   y = inverted ? 1.5707963267948966 - y : y;
   return copysign<double>(y, x);
@@ -212,8 +227,8 @@ template <class T>
   return per_lane_call<T>([](T b, T a) { return std::atan2(b, a); }, y, x);
 }
 
-// x - y trunc(x / y). In double the quotient of floats is right to the integer and the product exact while it is below
-// 2^28; larger ones, zeros and what is not finite go through the C library.
+// x - y trunc(x / y). In double the quotient of floats is right to the integer and the product exact while it
+// is below 2^28; larger ones, zeros and what is not finite go through the C library.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> truncated_remainder(Vec<T> x, Vec<T> y) {
   if constexpr (sizeof(T) == 4) {
@@ -221,7 +236,8 @@ template <class T>
     if (!any(~plain)) {
       const Vec<T> r = in_double(
           [](Vec<double> a, Vec<double> b) {
-            constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to the nearest integer
+            constexpr double rounder =
+                6755399441055744.0;  // 1.5 * 2^52: adding it rounds to the nearest integer
             const Vec<double> q = abs<double>(a / b);
             Vec<double> n = (q + broadcast<double>(rounder)) - rounder;
             n = n > q ? n - 1.0 : n;
@@ -234,14 +250,16 @@ template <class T>
   return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y);
 }
 
-// x ** y. Single precision: exp(y log x) in double where all x are positive and finite; anything else lane by lane.
+// x ** y. Single precision: exp(y log x) in double where all x are positive and finite; anything else lane by
+// lane.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> power(Vec<T> x, Vec<T> y) {
   if constexpr (sizeof(T) == 4) {
     constexpr T most = std::numeric_limits<T>::max();
     const auto plain = (x > T(0)) & (x <= most) & (abs<T>(y) <= most);
     if (!any(~plain))
-      return in_double([](Vec<double> a, Vec<double> b) { return exp<double>(b * log_of_double<true>(a)); }, x, y);
+      return in_double([](Vec<double> a, Vec<double> b) { return exp<double>(b * log_of_double<true>(a)); },
+                       x, y);
   }
   return per_lane_call<T>([](T a, T b) { return std::pow(a, b); }, x, y);
 }

@@ -1,15 +1,18 @@
-// How every elementwise kernel walks its operands (StridedLoop): the flattened iteration space is cut into ranges for
-// the threads, a range into rows of the innermost axis, and the kernel only ever sees contiguous runs.
+// How every elementwise kernel walks its operands (StridedLoop): the flattened iteration space is cut into
+// ranges for the threads, a range into rows of the innermost axis, and the kernel only ever sees contiguous
+// runs.
 //
-//   for_each_run<Out.., In..>(loop, grain, f)    f(n, pointers...) for runs of n contiguous elements per operand
+//   for_each_run<Out.., In..>(loop, grain, f)    f(n, pointers...) for runs of n contiguous elements per
+//   operand
 //
-// An operand that is not contiguous along the innermost axis is gathered (outputs: scattered) through a block of
-// kBlock elements on the stack; one that is constant there (a broadcast scalar or column) fills that block once per row.
-// So a kernel is compiled once, for contiguous runs, and broadcasting costs one extra load from the first-level cache.
+// An operand that is not contiguous along the innermost axis is gathered (outputs: scattered) through a block
+// of kBlock elements on the stack; one that is constant there (a broadcast scalar or column) fills that block
+// once per row. So a kernel is compiled once, for contiguous runs, and broadcasting costs one extra load from
+// the first-level cache.
 //
-// map<T>(loop, grain, f) builds on it for one output and inputs of one type: vector body, masked tail, and results
-// beyond the caches are stored past them (the line is then not read first: three memory streams instead of four for
-// x + y), unless they are written over an input, whose lines are there already.
+// map<T>(loop, grain, f) builds on it for one output and inputs of one type: vector body, masked tail, and
+// results beyond the caches are stored past them (the line is then not read first: three memory streams
+// instead of four for x + y), unless they are written over an input, whose lines are there already.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +42,8 @@ inline void scatter(char* to, int64_t stride, const T* from, int64_t n) {
   for (int64_t i = 0; i < n; ++i) *reinterpret_cast<T*>(to + i * stride) = from[i];
 }
 
-// One range of the flattened space, on one thread. Ts: the operands' element types, the first `kOut` are outputs.
+// One range of the flattened space, on one thread. Ts: the operands' element types, the first `kOut` are
+// outputs.
 template <int kOut, class... Ts, int N, class F, size_t... I>
 void walk(const StridedLoop<N>& loop, int64_t begin, int64_t end, F&& f, std::index_sequence<I...>) {
   static_assert(sizeof...(Ts) == N);
@@ -134,7 +138,9 @@ inline void map_run_streaming(F& f, int64_t n, T* y, const In*... x) {
 template <int N>
 bool worth_streaming(const StridedLoop<N>& loop, int64_t item) {
   constexpr int64_t kLongRow = 4096;  // shorter rows would leave too many lines half stored, half streamed
-  if (loop.size * item < kStreamBytes || loop.axes == 0 || loop.extent[0] < kLongRow || loop.stride[0][0] != item) return false;
+  if (loop.size * item < kStreamBytes || loop.axes == 0 || loop.extent[0] < kLongRow ||
+      loop.stride[0][0] != item)
+    return false;
   for (int i = 1; i < N; ++i)
     if (loop.data[i] == loop.data[0]) return false;
   return true;
@@ -148,7 +154,8 @@ void map_all(const StridedLoop<N>& loop, int64_t grain, F f, std::index_sequence
   if (worth_streaming(loop, sizeof(T)))
     parallel_for(loop.size, grain, [&](int64_t begin, int64_t end) {
       walk<1, Same<I, T>...>(
-          loop, begin, end, [&](int64_t n, T* y, auto*... x) { map_run_streaming(f, n, y, static_cast<const T*>(x)...); },
+          loop, begin, end,
+          [&](int64_t n, T* y, auto*... x) { map_run_streaming(f, n, y, static_cast<const T*>(x)...); },
           std::make_index_sequence<N>());
       fence();
     });

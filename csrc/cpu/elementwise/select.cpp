@@ -1,10 +1,11 @@
 // Kernels with bytes among their operands (comparisons, where), clamp, and the three-operand arithmetic.
 //
 //   compare     out = x op y, one byte per element                    where   out = condition ? x : y
-//   clamp       out = min(max(x, lower), upper), NaN stays            gradient passes where lower <= x <= upper
-//   addcmul     out = x + value y z     addcdiv  out = x + value y / z     lerp  out = x + z (y - x)
+//   clamp       out = min(max(x, lower), upper), NaN stays            gradient passes where lower <= x <=
+//   upper addcmul     out = x + value y z     addcdiv  out = x + value y / z     lerp  out = x + z (y - x)
 //
-// A mask of T-sized lanes and bytes are converted into each other in registers. Work: ranges of the flattened space.
+// A mask of T-sized lanes and bytes are converted into each other in registers. Work: ranges of the flattened
+// space.
 #include "cpu/elementwise/functions.h"
 #include "cpu/elementwise/loop.h"
 
@@ -62,44 +63,47 @@ void compare(Compare op, const StridedLoop<3>& loop) {
 
 template <class T>
 void where_forward(const StridedLoop<4>& loop) {
-  for_each_run<1, T, uint8_t, T, T>(loop, kGrain, [](int64_t n, T* y, const uint8_t* c, const T* a, const T* b) {
-    constexpr int w = kWidth<T>;
-    int64_t i = 0;
-    for (; i + w <= n; i += w) store(y + i, load_mask<T>(c + i, w) ? load(a + i) : load(b + i));
-    if (i < n) {
-      const int rest = int(n - i);
-      store_n(y + i, load_mask<T>(c + i, rest) ? load_n(a + i, rest) : load_n(b + i, rest), rest);
-    }
-  });
+  for_each_run<1, T, uint8_t, T, T>(
+      loop, kGrain, [](int64_t n, T* y, const uint8_t* c, const T* a, const T* b) {
+        constexpr int w = kWidth<T>;
+        int64_t i = 0;
+        for (; i + w <= n; i += w) store(y + i, load_mask<T>(c + i, w) ? load(a + i) : load(b + i));
+        if (i < n) {
+          const int rest = int(n - i);
+          store_n(y + i, load_mask<T>(c + i, rest) ? load_n(a + i, rest) : load_n(b + i, rest), rest);
+        }
+      });
 }
 
 template <class T>
 void where_backward(const StridedLoop<4>& loop) {
-  for_each_run<2, T, T, uint8_t, T>(loop, kGrain, [](int64_t n, T* grad_x, T* grad_y, const uint8_t* c, const T* g) {
-    constexpr int w = kWidth<T>;
-    const Vec<T> zero = broadcast<T>(0);
-    int64_t i = 0;
-    for (; i + w <= n; i += w) {
-      const auto mask = load_mask<T>(c + i, w);
-      const Vec<T> v = load(g + i);
-      store(grad_x + i, mask ? v : zero);
-      store(grad_y + i, mask ? zero : v);
-    }
-    if (i < n) {
-      const int rest = int(n - i);
-      const auto mask = load_mask<T>(c + i, rest);
-      const Vec<T> v = load_n(g + i, rest);
-      store_n(grad_x + i, mask ? v : zero, rest);
-      store_n(grad_y + i, mask ? zero : v, rest);
-    }
-  });
+  for_each_run<2, T, T, uint8_t, T>(loop, kGrain,
+                                    [](int64_t n, T* grad_x, T* grad_y, const uint8_t* c, const T* g) {
+                                      constexpr int w = kWidth<T>;
+                                      const Vec<T> zero = broadcast<T>(0);
+                                      int64_t i = 0;
+                                      for (; i + w <= n; i += w) {
+                                        const auto mask = load_mask<T>(c + i, w);
+                                        const Vec<T> v = load(g + i);
+                                        store(grad_x + i, mask ? v : zero);
+                                        store(grad_y + i, mask ? zero : v);
+                                      }
+                                      if (i < n) {
+                                        const int rest = int(n - i);
+                                        const auto mask = load_mask<T>(c + i, rest);
+                                        const Vec<T> v = load_n(g + i, rest);
+                                        store_n(grad_x + i, mask ? v : zero, rest);
+                                        store_n(grad_y + i, mask ? zero : v, rest);
+                                      }
+                                    });
 }
 
 template <class T>
 void clamp_forward(T lower, T upper, const StridedLoop<2>& loop) {
   using V = Vec<T>;
   // The bound goes first: simd::max and min return their second operand when either is NaN.
-  map<T>(loop, kGrain, [low = broadcast<T>(lower), high = broadcast<T>(upper)](V x) { return min(high, max(low, x)); });
+  map<T>(loop, kGrain,
+         [low = broadcast<T>(lower), high = broadcast<T>(upper)](V x) { return min(high, max(low, x)); });
 }
 template <class T>
 void clamp_backward(T lower, T upper, const StridedLoop<3>& loop) {
@@ -127,14 +131,14 @@ void lerp_forward(const StridedLoop<4>& loop) {
   });
 }
 
-#define FASTDL_INSTANTIATE(T)                                        \
-  template void compare<T>(Compare, const StridedLoop<3>&);          \
-  template void where_forward<T>(const StridedLoop<4>&);             \
-  template void where_backward<T>(const StridedLoop<4>&);            \
-  template void clamp_forward<T>(T, T, const StridedLoop<2>&);       \
-  template void clamp_backward<T>(T, T, const StridedLoop<3>&);      \
-  template void addcmul_forward<T>(T, const StridedLoop<4>&);        \
-  template void addcdiv_forward<T>(T, const StridedLoop<4>&);        \
+#define FASTDL_INSTANTIATE(T)                                   \
+  template void compare<T>(Compare, const StridedLoop<3>&);     \
+  template void where_forward<T>(const StridedLoop<4>&);        \
+  template void where_backward<T>(const StridedLoop<4>&);       \
+  template void clamp_forward<T>(T, T, const StridedLoop<2>&);  \
+  template void clamp_backward<T>(T, T, const StridedLoop<3>&); \
+  template void addcmul_forward<T>(T, const StridedLoop<4>&);   \
+  template void addcdiv_forward<T>(T, const StridedLoop<4>&);   \
   template void lerp_forward<T>(const StridedLoop<4>&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

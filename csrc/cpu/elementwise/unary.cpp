@@ -3,7 +3,8 @@
 //   saved for backward: the output y by sqrt, rsqrt, reciprocal, exp, expm1, tan; the input x by the others;
 //   nothing by neg, sign and the roundings (their gradient is -grad_y or zero, made without a kernel).
 //
-// Passes: forward one read, one write; backward two reads, one write. Work: ranges of the flattened space (loop.h).
+// Passes: forward one read, one write; backward two reads, one write. Work: ranges of the flattened space
+// (loop.h).
 #include <cmath>
 
 #include "cpu/elementwise/functions.h"
@@ -18,8 +19,10 @@ using C = T (*)(T);  // the C library's overload for T
 // f in double for T = float, lane by lane in the C library for T = double.
 template <class T, class F>
 [[gnu::always_inline]] inline Vec<T> by_double(Vec<T> x, C<T> library, F f) {
-  if constexpr (sizeof(T) == 4) return in_double(f, x);
-  else return per_lane_call<T>(library, x);
+  if constexpr (sizeof(T) == 4)
+    return in_double(f, x);
+  else
+    return per_lane_call<T>(library, x);
 }
 
 using D = Vec<double>;
@@ -195,10 +198,13 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
     case Unary::cosh:
       return slow([](V g, V x) {
         if constexpr (sizeof(T) == 4)
-          return g * in_double([](D v) {
-                   const D e = simd::exp<double>(v), z = v * v;
-                   return simd::abs<double>(v) < 1e-2 ? v + v * z * (1.0 / 6 + z * (1.0 / 120)) : 0.5 * e - 0.5 / e;
-                 }, x);
+          return g * in_double(
+                         [](D v) {
+                           const D e = simd::exp<double>(v), z = v * v;
+                           return simd::abs<double>(v) < 1e-2 ? v + v * z * (1.0 / 6 + z * (1.0 / 120))
+                                                              : 0.5 * e - 0.5 / e;
+                         },
+                         x);
         else
           return g * per_lane_call<T>(static_cast<C<T>>(std::sinh), x);
       });
@@ -213,8 +219,8 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
   }
 }
 
-#define FASTDL_INSTANTIATE(T)                                     \
-  template void unary_forward<T>(Unary, const StridedLoop<2>&);   \
+#define FASTDL_INSTANTIATE(T)                                   \
+  template void unary_forward<T>(Unary, const StridedLoop<2>&); \
   template void unary_backward<T>(Unary, const StridedLoop<3>&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -1,12 +1,13 @@
-// The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN beats
-// everything, the first NaN wins, as in PyTorch.
+// The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN
+// beats everything, the first NaN wins, as in PyTorch.
 //
-//   inner = 1   a vector pass finds the value, a second one stops at its first occurrence (the row is in cache by then)
-//   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only a strictly
+//   inner = 1   a vector pass finds the value, a second one stops at its first occurrence (the row is in
+//   cache by then) inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited
+//   in order, only a strictly
 //               better value replaces: the first of equals stays
 //
-// Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once (rows longer
-// than the cache: up to twice).
+// Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once
+// (rows longer than the cache: up to twice).
 #include <algorithm>
 #include <limits>
 
@@ -23,8 +24,10 @@ constexpr int64_t kGrain = 16384;  // elements worth about 10 us
 
 template <bool largest, class V>
 [[gnu::always_inline]] inline auto better(V candidate, V than) {
-  if constexpr (largest) return (candidate > than) | ((candidate != candidate) & (than == than));
-  else return (candidate < than) | ((candidate != candidate) & (than == than));
+  if constexpr (largest)
+    return (candidate > than) | ((candidate != candidate) & (than == than));
+  else
+    return (candidate < than) | ((candidate != candidate) & (than == than));
 }
 
 template <class M>
@@ -46,8 +49,10 @@ int64_t first_extreme(const T* x, int64_t n) {
     M missing = (M)(top[0] != top[0]) | (M)(top[1] != top[1]) | (M)(top[2] != top[2]) | (M)(top[3] != top[3]);
     const auto take = [&](Vec<T>& slot, Vec<T> v) {
       missing |= (M)(v != v);
-      if constexpr (largest) slot = max(slot, v);
-      else slot = min(slot, v);
+      if constexpr (largest)
+        slot = max(slot, v);
+      else
+        slot = min(slot, v);
     };
     int64_t i = 4 * width;
     for (; i + 4 * width <= n; i += 4 * width)
@@ -122,10 +127,12 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
     alignas(64) T best[tile];
     alignas(64) Int<T> where[tile];
     for (int64_t task = first; task < last; ++task) {
-      const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles, end = inner * (task % tiles + 1) / tiles;
+      const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
+                    end = inner * (task % tiles + 1) / tiles;
       const int64_t count = end - begin;
       int64_t* to = indices + o * inner + begin;
-      // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its base.
+      // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to
+      // its base.
       constexpr int64_t limit = int64_t(1) << 30;
       std::copy_n(x + o * n * inner + begin, count, best);
       std::fill_n(to, count, int64_t{0});
@@ -150,16 +157,21 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
 template <bool largest, class T>
 void run(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
   if (outer * inner == 0) return;
-  if (inner == 1) rows<largest>(x, outer, n, values, indices);
-  else columns<largest>(x, outer, n, inner, values, indices);
+  if (inner == 1)
+    rows<largest>(x, outer, n, values, indices);
+  else
+    columns<largest>(x, outer, n, inner, values, indices);
 }
 
 }  // namespace
 
 template <class T>
-void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
-  if (largest) run<true>(x, outer, n, inner, values, indices);
-  else run<false>(x, outer, n, inner, values, indices);
+void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
+                   int64_t* indices) {
+  if (largest)
+    run<true>(x, outer, n, inner, values, indices);
+  else
+    run<false>(x, outer, n, inner, values, indices);
 }
 
 template void extreme_index<float>(bool, const float*, int64_t, int64_t, int64_t, float*, int64_t*);

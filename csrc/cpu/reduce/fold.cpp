@@ -1,18 +1,20 @@
 // Folds over any set of axes: out[k] = join over r of map(x[k, r], y[k, r]).
 //
-// Sums are kept in double: lanes of T add up blocks of 32 vectors at most (4 chains of 8), whose sums go to double
-// accumulators; errors of a block are a few roundings of its own size, whatever the length of the whole. Maps that need
-// it (powers, deviations, exponentials, products of everything) are computed in double altogether. Two shapes of loop, by
-// where x is contiguous:
+// Sums are kept in double: lanes of T add up blocks of 32 vectors at most (4 chains of 8), whose sums go to
+// double accumulators; errors of a block are a few roundings of its own size, whatever the length of the
+// whole. Maps that need it (powers, deviations, exponentials, products of everything) are computed in double
+// altogether. Two shapes of loop, by where x is contiguous:
 //
-//   rows      the innermost axis is reduced: four vector chains run along it, lanes are joined at the end of an output
+//   rows      the innermost axis is reduced: four vector chains run along it, lanes are joined at the end of
+//   an output
 //             (halving order); short rows go side by side, one per lane
-//   columns   the innermost axis is kept: a tile of kTile double accumulators in the first-level cache, to which eight
-//             rows at a time are added; a few columns (fewer than half a tile) are repeated side by side, so that vectors
-//             are full, and folded at the end
+//   columns   the innermost axis is kept: a tile of kTile double accumulators in the first-level cache, to
+//   which eight
+//             rows at a time are added; a few columns (fewer than half a tile) are repeated side by side, so
+//             that vectors are full, and folded at the end
 //
-// Work: outputs over threads; where those are too few for that, the reduced space is cut into slices as well, whose
-// partial results are joined in slice order. Passes: each input is read once.
+// Work: outputs over threads; where those are too few for that, the reduced space is cut into slices as well,
+// whose partial results are joined in slice order. Passes: each input is read once.
 #include <algorithm>
 #include <array>
 
@@ -52,16 +54,20 @@ struct Max {
   static constexpr double start = -kInf;
   template <class V>
   [[gnu::always_inline]] static V join(V a, V b) {
-    if constexpr (sizeof(V) == kBytes) return a != a ? a : max(a, b);  // simd::max gives b if either is NaN
-    else return a != a || a > b ? a : b;
+    if constexpr (sizeof(V) == kBytes)
+      return a != a ? a : max(a, b);  // simd::max gives b if either is NaN
+    else
+      return a != a || a > b ? a : b;
   }
 };
 struct Min {
   static constexpr double start = kInf;
   template <class V>
   [[gnu::always_inline]] static V join(V a, V b) {
-    if constexpr (sizeof(V) == kBytes) return a != a ? a : min(a, b);
-    else return a != a || a < b ? a : b;
+    if constexpr (sizeof(V) == kBytes)
+      return a != a ? a : min(a, b);
+    else
+      return a != a || a < b ? a : b;
   }
 };
 
@@ -120,13 +126,18 @@ struct Y {
     if constexpr (second == Second::constant) constant = broadcast<C>(C(*p));
   }
   [[gnu::always_inline]] Vec<C> at(int64_t i) const {
-    if constexpr (second == Second::each) return load_as<C>(p + i);
-    else if constexpr (second == Second::constant) return constant;
-    else return Vec<C>{};
+    if constexpr (second == Second::each)
+      return load_as<C>(p + i);
+    else if constexpr (second == Second::constant)
+      return constant;
+    else
+      return Vec<C>{};
   }
   [[gnu::always_inline]] Vec<C> at_n(int64_t i, int n) const {
-    if constexpr (second == Second::each) return load_as_n<C>(p + i, n);
-    else return at(i);
+    if constexpr (second == Second::each)
+      return load_as_n<C>(p + i, n);
+    else
+      return at(i);
   }
 };
 
@@ -135,8 +146,10 @@ template <class T>
 struct Output {
   const FoldOutput& to;
   void put(int64_t place, double value) const {
-    if (to.as_double) static_cast<double*>(to.data)[place] = value * to.scale;
-    else static_cast<T*>(to.data)[place] = T(value * to.scale);
+    if (to.as_double)
+      static_cast<double*>(to.data)[place] = value * to.scale;
+    else
+      static_cast<T*>(to.data)[place] = T(value * to.scale);
   }
   void put(int64_t place, int64_t stride, const double* values, int64_t count) const {
     if (to.as_double) {
@@ -160,7 +173,8 @@ struct Folder {
   const Map map;
   const Output<T> out;
 
-  // Walks the reduced space from flat position `begin` to `end`, calling row(x, y, count) for runs of its last axis.
+  // Walks the reduced space from flat position `begin` to `end`, calling row(x, y, count) for runs of its
+  // last axis.
   template <class Row>
   void walk(int64_t begin, int64_t end, const char* x, const char* y, Row&& row) const {
     const int axes = p.reduced_axes;
@@ -238,7 +252,8 @@ struct Folder {
       const int64_t end = std::min(n - 4 * v, i + (kDepth - 1) * 4 * v);
       for (; i <= end; i += 4 * v)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) chain[j] = Join::join(chain[j], map(load_as<C>(x + i + j * v), y.at(i + j * v)));
+        for (int j = 0; j < 4; ++j)
+          chain[j] = Join::join(chain[j], map(load_as<C>(x + i + j * v), y.at(i + j * v)));
       flush(acc, Join::join(Join::join(chain[0], chain[1]), Join::join(chain[2], chain[3])));
     }
     if (i == n) return;
@@ -253,9 +268,12 @@ struct Folder {
 
   double fold_one(const char* x, const char* y, int64_t begin, int64_t end) const {
     D acc[2] = {broadcast<double>(Join::start), broadcast<double>(Join::start)};
-    if (p.reduced_axes == 1 && begin == 0) fold_row(reinterpret_cast<const T*>(x), y, end, acc);
-    else walk(begin, end, x, y,
-         [&](const char* xr, const char* yr, int64_t n) { fold_row(reinterpret_cast<const T*>(xr), yr, n, acc); });
+    if (p.reduced_axes == 1 && begin == 0)
+      fold_row(reinterpret_cast<const T*>(x), y, end, acc);
+    else
+      walk(begin, end, x, y, [&](const char* xr, const char* yr, int64_t n) {
+        fold_row(reinterpret_cast<const T*>(xr), yr, n, acc);
+      });
     return join_lanes<Join>(sizeof(C) == 8 ? acc[0] : Join::join(acc[0], acc[1]));
   }
 
@@ -296,19 +314,21 @@ struct Folder {
     int64_t done = 0;
     if (p.kept_axes == 1 && p.reduced_axes == 1 && p.reduced_size <= kShortRow) {
       const int64_t blocks = p.kept_size / w;
-      parallel_for(blocks, std::max<int64_t>(1, kGrain / 2 / (w * p.reduced_size)), [&](int64_t begin, int64_t end) {
-        for (int64_t block = begin; block < end; ++block) fold_short_rows(block * w);
-      });
+      parallel_for(blocks, std::max<int64_t>(1, kGrain / 2 / (w * p.reduced_size)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t block = begin; block < end; ++block) fold_short_rows(block * w);
+                   });
       done = blocks * w;
     }
-    parallel_for(p.kept_size - done, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)), [&](int64_t begin, int64_t end) {
-      for (int64_t k = done + begin; k < done + end; ++k) {
-        const char *x, *y;
-        int64_t place;
-        locate(k, p.kept_axes, x, y, place);
-        out.put(place, fold_one(x, y, 0, p.reduced_size));
-      }
-    });
+    parallel_for(p.kept_size - done, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t k = done + begin; k < done + end; ++k) {
+                     const char *x, *y;
+                     int64_t place;
+                     locate(k, p.kept_axes, x, y, place);
+                     out.put(place, fold_one(x, y, 0, p.reduced_size));
+                   }
+                 });
   }
 
   // ---- columns
@@ -316,7 +336,8 @@ struct Folder {
   // acc[c] = join with `count` rows of `columns` elements, row_x and row_y bytes apart.
   void fold_rows(const char* x, const char* y, int64_t count, int64_t row_x, int64_t row_y, int64_t columns,
                  double* acc) const {
-    for (; count >= 8; count -= 8, x += 8 * row_x, y += 8 * row_y) fold_into<8>(x, y, row_x, row_y, columns, acc);
+    for (; count >= 8; count -= 8, x += 8 * row_x, y += 8 * row_y)
+      fold_into<8>(x, y, row_x, row_y, columns, acc);
     if (count & 4) fold_into<4>(x, y, row_x, row_y, columns, acc), x += 4 * row_x, y += 4 * row_y;
     if (count & 2) fold_into<2>(x, y, row_x, row_y, columns, acc), x += 2 * row_x, y += 2 * row_y;
     if (count & 1) fold_into<1>(x, y, row_x, row_y, columns, acc);
@@ -324,8 +345,10 @@ struct Folder {
   // Rows first .. first + n - 1 joined pairwise.
   template <int n, class Row>
   [[gnu::always_inline]] static V tree(const Row& row, int first = 0) {
-    if constexpr (n == 1) return row(first);
-    else return Join::join(tree<n / 2>(row, first), tree<n / 2>(row, first + n / 2));
+    if constexpr (n == 1)
+      return row(first);
+    else
+      return Join::join(tree<n / 2>(row, first), tree<n / 2>(row, first + n / 2));
   }
   template <int kRows>
   [[gnu::always_inline]] void fold_into(const char* x, const char* y_bytes, int64_t row_x, int64_t row_y,
@@ -339,13 +362,15 @@ struct Folder {
       flush(acc + c, tree<kRows>([&](int j) { return map(load_as<C>(row(j) + c), y[size_t(j)].at(c)); }));
     if (c < columns) {  // acc has room for a whole vector
       const int rest = int(columns - c);
-      const V all = tree<kRows>([&](int j) { return map(load_as_n<C>(row(j) + c, rest), y[size_t(j)].at_n(c, rest)); });
+      const V all =
+          tree<kRows>([&](int j) { return map(load_as_n<C>(row(j) + c, rest), y[size_t(j)].at_n(c, rest)); });
       flush(acc + c, first_lanes<C>(all, broadcast<C>(C(Join::start)), rest));
     }
   }
 
   // One task: `columns` columns from `x`, positions [begin, end) of the reduced space; results to `acc`.
-  void fold_tile(const char* x, const char* y, int64_t columns, int64_t begin, int64_t end, double* acc) const {
+  void fold_tile(const char* x, const char* y, int64_t columns, int64_t begin, int64_t end,
+                 double* acc) const {
     const auto* inner = p.reduced_axes > 0 ? &p.reduced[p.reduced_axes - 1] : nullptr;
     // Rows that follow each other in memory form one long row of `repeats` times the columns.
     int64_t repeats = 1;
@@ -357,7 +382,8 @@ struct Folder {
       const int64_t row_x = inner ? inner->x : 0, row_y = inner ? inner->y : 0;
       const int64_t blocks = count / repeats, done = blocks * repeats;
       fold_rows(xr, yr, blocks, row_x * repeats, row_y * repeats, columns * repeats, acc);
-      if (done < count) fold_rows(xr + done * row_x, yr + done * row_y, count - done, row_x, row_y, columns, acc);
+      if (done < count)
+        fold_rows(xr + done * row_x, yr + done * row_y, count - done, row_x, row_y, columns, acc);
     });
     for (int64_t j = 1; j < repeats; ++j)
       for (int64_t c = 0; c < columns; ++c) acc[c] = Join::join(acc[c], acc[j * columns + c]);
@@ -378,7 +404,8 @@ struct Folder {
         const char *x, *y;
         int64_t place;
         locate(task / slices / tiles, p.kept_axes - 1, x, y, place);
-        const int64_t column = inner.extent * tile / tiles, count = inner.extent * (tile + 1) / tiles - column;
+        const int64_t column = inner.extent * tile / tiles,
+                      count = inner.extent * (tile + 1) / tiles - column;
         fold_tile(x + column * inner.x, y + column * inner.y, count, p.reduced_size * slice / slices,
                   p.reduced_size * (slice + 1) / slices, acc);
         place += column * inner.out;
@@ -398,7 +425,8 @@ struct Folder {
     const int64_t wanted = fastdl::detail::kChunksPerThread * num_threads();
     if (num_threads() == 1 || tasks * 2 >= wanted) return 1;
     // Less than five grains would not wake a thread.
-    const int64_t by_work = p.kept_size * p.reduced_size < 5 * kGrain ? 1 : p.kept_size * p.reduced_size / kGrain;
+    const int64_t by_work =
+        p.kept_size * p.reduced_size < 5 * kGrain ? 1 : p.kept_size * p.reduced_size / kGrain;
     return std::clamp<int64_t>(std::min(wanted / tasks, by_work), 1, p.reduced_size);
   }
   void join_slices(const double* partial, int64_t slices) const {
@@ -415,8 +443,10 @@ void run(const ReduceProblem& p, Map map, const FoldOutput& out) {
   const Folder<T, U, C, second, Join, Map> folder{p, map, {out}};
   const bool inner_is_kept = p.kept_axes > 0 && p.kept[p.kept_axes - 1].x == int64_t(sizeof(T)) &&
                              !(p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T)));
-  if (inner_is_kept) folder.columns();
-  else folder.rows();
+  if (inner_is_kept)
+    folder.columns();
+  else
+    folder.rows();
 }
 // map(x) computed in C.
 template <class T, class C, class Join, class Map>
@@ -428,10 +458,14 @@ template <class T, class U, class C, class Map>
 void run_two(const ReduceProblem& p, const FoldOutput& out, Map map) {
   // The stride of y along the axis in which x is contiguous.
   int64_t along = 0;
-  if (p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T))) along = p.reduced[p.reduced_axes - 1].y;
-  else if (p.kept_axes > 0) along = p.kept[p.kept_axes - 1].y;
-  if (along == 0) run<T, U, C, Second::constant, Add>(p, map, out);
-  else run<T, U, C, Second::each, Add>(p, map, out);
+  if (p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T)))
+    along = p.reduced[p.reduced_axes - 1].y;
+  else if (p.kept_axes > 0)
+    along = p.kept[p.kept_axes - 1].y;
+  if (along == 0)
+    run<T, U, C, Second::constant, Add>(p, map, out);
+  else
+    run<T, U, C, Second::each, Add>(p, map, out);
 }
 
 // The element type of a vector.
@@ -463,7 +497,8 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
     case Fold::sum_square:  // in double: squares of floats overflow and underflow early
       return run_one<T, double, Add>(p, out, [](D x) { return x * x; });
     case Fold::sum_power:
-      return run_one<T, double, Add>(p, out, [e = broadcast<double>(parameter)](D x) { return power<double>(magnitude(x), e); });
+      return run_one<T, double, Add>(
+          p, out, [e = broadcast<double>(parameter)](D x) { return power<double>(magnitude(x), e); });
     case Fold::nonzero:
       return run_one<T, double, Add>(p, out, [](D x) { return x != 0.0 ? broadcast<double>(1) : D{}; });
     case Fold::product:
