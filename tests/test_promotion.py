@@ -14,8 +14,8 @@ from fastdl.tensor import Tensor
 
 NAMES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
-# Worked by hand from the rule, so that it is checked without torch, too: (first, second, result). "t" has dimensions,
-# "0" has none, anything else is a Python number.
+# Worked by hand from the rule, so that it is checked without torch, too: (first, second, result). "t" has
+# dimensions, "0" has none, anything else is a Python number.
 CASES = [
     (("t", "float32"), ("t", "float64"), "float64"),
     (("t", "float32"), ("0", "float64"), "float32"),

@@ -1,4 +1,5 @@
-"""Reductions: kernels against the definition for every set of axes and layout, operations against torch, gradients."""
+"""Reductions: kernels against the definition for every set of axes and layout, operations against torch,
+gradients."""
 
 from __future__ import annotations
 
@@ -238,7 +239,10 @@ def test_broadcast_view():
 
 
 def both(name, ours, theirs, x, seed=5):
-    """Values, dtypes, shapes and the gradient of a function of one tensor, here and in torch; or that both refuse."""
+    """Values, dtypes, shapes and the gradient of a function of one tensor, here and in torch;
+
+    or that both refuse.
+    """
     torch = pytest.importorskip("torch")
     mine, peer = Tensor(x.copy()), torch.from_numpy(x.copy())
     if x.dtype.kind == "f":

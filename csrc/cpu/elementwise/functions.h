@@ -165,7 +165,7 @@ template <class T>
 [[gnu::always_inline]] inline Vec<T> sine(Vec<T> x) {
   if (any(abs<T>(x) > T(kSinLimit))) return per_lane_call<T>([](T v) { return std::sin(v); }, x);
   if constexpr (sizeof(T) == 4)
-    return in_double([](Vec<double> v) { return sin_of_double<true, 0>(v); }, x);
+    return in_double([](Vec<double> v) { return v == 0.0 ? v : sin_of_double<true, 0>(v); }, x);
   else
     return x == 0 ? x : sin_of_double<false, 0>(x);
 }
@@ -182,8 +182,9 @@ template <class T>
 [[gnu::always_inline]] inline Vec<T> tangent(Vec<T> x) {
   if constexpr (sizeof(T) == 4)
     if (!any(abs<T>(x) > T(kSinLimit)))
-      return in_double([](Vec<double> v) { return sin_of_double<true, 0>(v) / sin_of_double<true, 1>(v); },
-                       x);
+      return in_double(
+          [](Vec<double> v) { return v == 0.0 ? v : sin_of_double<true, 0>(v) / sin_of_double<true, 1>(v); },
+          x);
   return per_lane_call<T>([](T v) { return std::tan(v); }, x);
 }
 

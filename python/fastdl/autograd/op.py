@@ -34,7 +34,7 @@ class Op:
 
     saves: tuple[int, ...] = ()
     """Indices of inputs whose arrays are kept for backward; forward may set it on the instance."""
-    saves_output: ClassVar[bool] = False
+    saves_output: bool = False
     """Whether output arrays are kept for backward."""
     aliases_grad: ClassVar[bool] = False
     """Whether backward may return the incoming gradient, a view of it, or one array twice."""

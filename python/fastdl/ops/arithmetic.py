@@ -1,7 +1,8 @@
-"""Operations on two operands: arithmetic with broadcasting and promotion, between tensors and numbers on either side.
+"""Operations on two operands: arithmetic with broadcasting and promotion, between tensors and numbers on
+either side.
 
-Every operation is an Op applied as ``Op.apply(x, y)``, ``Op.apply(x, None, value=2)`` or ``Op.apply(None, y, value=2)``;
-``out=array`` writes the result there (in-place operations).
+Every operation is an Op applied as ``Op.apply(x, y)``, ``Op.apply(x, None, value=2)`` or ``Op.apply(None, y,
+value=2)``; ``out=array`` writes the result there (in-place operations).
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
-_SAVED = {(False, False): (), (True, False): (1,), (False, True): (0,), (True, True): (0, 1)}
+_SAVED: dict[tuple[bool, ...], tuple[int, ...]] = {
+    (False, False): (),
+    (True, False): (1,),
+    (False, True): (0,),
+    (True, True): (0, 1),
+}
 
 
 class Binary(Op):
@@ -61,7 +67,7 @@ class Binary(Op):
         return operand(x, dtype), operand(y, dtype), dtype
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        """Refuse what the operation does not define; called on the slow path only, where dtypes differ or are not float."""
+        """Refuse what the operation does not define; called only where dtypes differ or are not float."""
 
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
         if out is not None and out.dtype is not dtype:
@@ -85,8 +91,8 @@ def into(op: str, out: Any, result: Any) -> Any:
     order = {"b": 0, "u": 1, "i": 1, "f": 2}
     if order[result.dtype.kind] > order[out.dtype.kind]:
         raise RuntimeError(
-            f"{op}: the result has dtype {result.dtype} and cannot be stored in place in a tensor of dtype {out.dtype}; "
-            f"use {op}(x, y) instead of the in-place form, or convert the tensor first"
+            f"{op}: the result has dtype {result.dtype} and cannot be stored in place in a tensor of dtype "
+            f"{out.dtype}; use {op}(x, y) instead of the in-place form, or convert the tensor first"
         )
     if result.shape != out.shape:
         raise ValueError(
@@ -179,7 +185,7 @@ class Div(Binary):
         z = self.compute(x, y, dtype, out)
         needs = self.needs
         if needs[1]:
-            self.saves, self.saves_output = (1,), True  # type: ignore[misc]
+            self.saves, self.saves_output = (1,), True
             self.y, self.z = y, z
         elif needs[0]:
             self.saves = (1,)
@@ -205,7 +211,8 @@ class Div(Binary):
 
 
 class Maximum(Saving):
-    kernel, ufunc = "maximum_forward", np.maximum
+    kernel = "maximum_forward"
+    ufunc: ClassVar[Any] = np.maximum
 
     def backward(self, grad: Any) -> Any:
         return self.give(*getattr(select(grad), f"{self.label}_backward")(grad, self.x, self.y))
@@ -228,7 +235,8 @@ def _check_integers(op: str, x: Any, y: Any, dtype: Any) -> None:
 
 
 class FloorDivide(Binary):
-    kernel, ufunc = "floor_divide_forward", np.floor_divide
+    kernel = "floor_divide_forward"
+    ufunc: ClassVar[Any] = np.floor_divide
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         _check_integers(self.label, x, y, dtype)
@@ -243,7 +251,8 @@ class FloorDivide(Binary):
 class Remainder(Saving):
     """Python's %: the result has the sign of y. z = x - y floor(x / y)."""
 
-    kernel, ufunc = "remainder_forward", np.remainder
+    kernel = "remainder_forward"
+    ufunc: ClassVar[Any] = np.remainder
     aliases_grad = True
     round = "floor_forward"
 
@@ -295,7 +304,7 @@ class Pow(Binary):
             return self.integer(x, y, out)
         z = self.compute(x, y, dtype, out)
         if need_y:
-            self.saves_output = True  # type: ignore[misc]
+            self.saves_output = True
             self.z = z
         return z
 
@@ -359,7 +368,7 @@ class Hypot(Saving):
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         self.x, self.y, dtype = self.prepare(x, y, value)
-        self.saves, self.saves_output = (0, 1), True  # type: ignore[misc]
+        self.saves, self.saves_output = (0, 1), True
         self.z = self.compute(self.x, self.y, dtype, out)
         return self.z
 
@@ -369,7 +378,7 @@ class Hypot(Saving):
         return self.give(kernels.mul_forward(part, self.x), kernels.mul_forward(part, self.y))
 
 
-# ------------------------------------------------------------------------------------------------ public functions
+# ------------------------------------------------------------------------------------------- public functions
 
 
 def number(op: str, value: Any) -> Any:
@@ -382,7 +391,7 @@ def number(op: str, value: Any) -> Any:
 
 
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
-    """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor, which is then returned."""
+    """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor (then returned)."""
     if isinstance(out, Tensor):
         apply(op, _constant(input), _constant(other), out._data)
         out._bump_version()
@@ -393,7 +402,8 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
         return op.apply(None, other, value=number(op.label, input), out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
         raise TypeError(
-            f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}"
+            f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and "
+            f"{type(other).__name__}"
         )
     return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
 
@@ -446,8 +456,8 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Any = 
     """input / other. See ``torch.div``.
 
     Args:
-        rounding_mode: None for the true quotient (integers are converted to the default dtype), ``"floor"`` to round it
-            down, ``"trunc"`` towards zero; the last two keep integer dtypes.
+        rounding_mode: None for the true quotient (integers are converted to the default dtype), ``"floor"``
+            to round it down, ``"trunc"`` towards zero; the last two keep integer dtypes.
 
     Example:
         >>> import fastdl
@@ -489,7 +499,10 @@ def floor_divide(input: Any, other: Any, *, out: Any = None) -> Tensor:
 
 
 def remainder(input: Any, other: Any, *, out: Any = None) -> Tensor:
-    """Python's ``%``: the remainder of floor division, with the sign of ``other``. See ``torch.remainder``."""
+    """Python's ``%``: the remainder of floor division, with the sign of ``other``.
+
+    See ``torch.remainder``.
+    """
     return apply(Remainder, input, other, out)
 
 
@@ -504,12 +517,18 @@ def pow(input: Any, exponent: Any, *, out: Any = None) -> Tensor:
 
 
 def maximum(input: Tensor, other: Tensor, *, out: Any = None) -> Tensor:
-    """The larger of both, elementwise; NaN if either is. The gradient of a tie is shared equally. See ``torch.maximum``."""
+    """The larger of both, elementwise; NaN if either is. The gradient of a tie is shared equally.
+
+    See ``torch.maximum``.
+    """
     return apply(Maximum, input, other, out)
 
 
 def minimum(input: Tensor, other: Tensor, *, out: Any = None) -> Tensor:
-    """The smaller of both, elementwise; NaN if either is. The gradient of a tie is shared equally. See ``torch.minimum``."""
+    """The smaller of both, elementwise; NaN if either is. The gradient of a tie is shared equally.
+
+    See ``torch.minimum``.
+    """
     return apply(Minimum, input, other, out)
 
 

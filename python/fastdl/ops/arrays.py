@@ -1,4 +1,5 @@
-"""Arithmetic on arrays of any dtype, below autograd: kernels for float32 and float64, NumPy into pooled memory otherwise.
+"""Arithmetic on arrays of any dtype, below autograd: kernels for float32 and float64, NumPy into pooled
+memory otherwise.
 
 Operands are arrays of one dtype (or Python numbers); operations convert to the common dtype first.
 """
@@ -26,7 +27,10 @@ def zeros(shape: Any, dtype: Any) -> Any:
 
 
 def cast(array: Any, dtype: Any) -> Any:
-    """``array`` in another dtype, itself if it has it. Values are converted as C does (truncated, wrapped)."""
+    """``array`` in another dtype, itself if it has it.
+
+    Values are converted as C does (truncated, wrapped).
+    """
     if array.dtype is dtype or array.dtype == dtype:
         return array
     result = select(array).empty(array.shape, dtype)
@@ -36,7 +40,8 @@ def cast(array: Any, dtype: Any) -> Any:
 
 
 def operand(value: Any, dtype: Any) -> Any:
-    """An operand for a computation in ``dtype``: arrays converted, numbers kept for the kernels, wrapped for NumPy."""
+    """An operand for a computation in ``dtype``: arrays converted, numbers kept for the kernels, wrapped
+    for NumPy."""
     if isinstance(value, np.ndarray):
         return cast(value, dtype)
     if dtype is float32 or dtype is float64:
@@ -53,8 +58,9 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
             if shape[i] != 1 and shape[i] != result[i]:
                 if result[i] != 1:
                     raise ValueError(
-                        f"{op}: shapes {' and '.join(map(str, shapes))} do not broadcast: axis {i} has {result[i]} "
-                        f"and {shape[i]} (axes are matched from the right; extents must be equal or 1)"
+                        f"{op}: shapes {' and '.join(map(str, shapes))} do not broadcast: axis {i} has "
+                        f"{result[i]} and {shape[i]} (axes are matched from the right; extents must be "
+                        "equal or 1)"
                     )
                 result[i] = shape[i]
     return tuple(result)

@@ -13,7 +13,8 @@ def normal_axis(op: str, dim: Any, ndim: int) -> int:
     span = ndim or 1
     if not -span <= axis < span:
         raise IndexError(
-            f"{op}: dim {axis} is out of range for a tensor of {ndim} dimensions; it must be in [{-span}, {span - 1}]"
+            f"{op}: dim {axis} is out of range for a tensor of {ndim} dimensions; it must be in "
+            f"[{-span}, {span - 1}]"
         )
     return axis + span if axis < 0 else axis
 

@@ -18,7 +18,8 @@ from fastdl.tensor import Tensor
 def _arrays(op: str, input: Any, other: Any) -> tuple[Any, Any]:
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
         raise TypeError(
-            f"{op}: at least one operand must be a Tensor, got {type(input).__name__} and {type(other).__name__}"
+            f"{op}: at least one operand must be a Tensor, got {type(input).__name__} and "
+            f"{type(other).__name__}"
         )
     return (
         input._data if isinstance(input, Tensor) else number(op, input),

@@ -1,4 +1,5 @@
-"""Selection and three-operand arithmetic, and in one place all elementwise operations: the names of ``torch.*``."""
+"""Selection and three-operand arithmetic, and in one place all elementwise operations: the names of
+``torch.*``."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import into, number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
 from fastdl.ops.compare import *
+from fastdl.ops.compare import gt, isnan, logical_or, lt
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import *
 from fastdl.tensor import Tensor
@@ -21,9 +23,11 @@ from fastdl.tensor import Tensor
 class Where(Op):
     """z = condition ? x : y. x or y may be a number (then None here, and in ``values``)."""
 
+    saves = (0,)
+    likes: Any
+
     def forward(self, condition: Any, x: Any, y: Any, values: tuple[Any, Any] = (None, None)) -> Any:
         self.condition = condition
-        self.saves = (0,)
         self.likes = tuple([None if a is None else (a.shape, a.dtype) for a in (x, y)])
         x, y = values[0] if x is None else x, values[1] if y is None else y
         dtype = common_dtype(x, y)
@@ -56,7 +60,8 @@ class Where(Op):
 
 
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
-    """``input`` where ``condition`` is True, ``other`` elsewhere; both may be tensors or numbers. See ``torch.where``.
+    """``input`` where ``condition`` is True, ``other`` elsewhere; both may be tensors or numbers. See
+    ``torch.where``.
 
     With the condition alone: the indices of its True elements, one tensor per axis.
 
@@ -118,7 +123,8 @@ class Clamp(Op):
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Tensor:
-    """``input`` limited to [min, max]; each bound may be a number, a tensor or None. NaN stays NaN. See ``torch.clamp``.
+    """``input`` limited to [min, max]; each bound may be a number, a tensor or None. NaN stays NaN. See
+    ``torch.clamp``.
 
     Where min > max the result is max.
     """
@@ -134,7 +140,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
             result = where(logical_or(gt(result, max), isnan(max)), max, result)
         if out is not None:
             np.copyto(out, result._data, casting="same_kind")
-        return result  # type: ignore[no-any-return]
+        return result
     lower = float("-inf") if min is None else number("clamp", min)
     upper = float("inf") if max is None else number("clamp", max)
     return Clamp.apply(input, lower=lower, upper=upper, out=out)  # type: ignore[no-any-return]
@@ -163,7 +169,8 @@ class Ternary(Op):
         dtype = common_dtype(*arrays)
         if not (dtype is float32 or dtype is float64):
             raise RuntimeError(
-                f"{op}: defined for float32 and float64 tensors, got {', '.join(str(a.dtype) for a in arrays)}"
+                f"{op}: defined for float32 and float64 tensors, got "
+                + ", ".join([str(a.dtype) for a in arrays])
             )
         self.arrays = [cast(a, dtype) for a in arrays]
         return self.arrays

@@ -56,7 +56,8 @@ class Amin(Amax):
 
 
 class Pick(Op):
-    """Elements at ``indices`` along one axis, found by the caller: the gradient goes to where they came from."""
+    """Elements at ``indices`` along one axis, found by the caller: the gradient goes to where they came
+    from."""
 
     def forward(self, x: Any, values: Any, indices: Any, axis: int) -> Any:
         self.shape, self.indices, self.axis = x.shape, indices, axis
@@ -102,12 +103,18 @@ def _check_some(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -
 
 
 def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """The largest element over ``dim`` (several dims possible); ties share the gradient. See ``torch.amax``."""
+    """The largest element over ``dim`` (several dims possible); ties share the gradient.
+
+    See ``torch.amax``.
+    """
     return _amax("amax", Amax, input, dim, keepdim)
 
 
 def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """The smallest element over ``dim`` (several dims possible); ties share the gradient. See ``torch.amin``."""
+    """The smallest element over ``dim`` (several dims possible); ties share the gradient.
+
+    See ``torch.amin``.
+    """
     return _amax("amin", Amin, input, dim, keepdim)
 
 
@@ -123,8 +130,8 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The largest element of all; with ``dim`` values and indices (the first of equals) along it; with a second tensor
-    :func:`maximum`. NaN counts as largest. See ``torch.max``.
+    """The largest element of all; with ``dim`` values and indices (the first of equals) along it; with a
+    second tensor :func:`maximum`. NaN counts as largest. See ``torch.max``.
 
     Example:
         >>> import fastdl
@@ -136,8 +143,8 @@ def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = N
 
 
 def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The smallest element of all; with ``dim`` values and indices (the first of equals) along it; with a second tensor
-    :func:`minimum`. NaN counts as smallest. See ``torch.min``.
+    """The smallest element of all; with ``dim`` values and indices (the first of equals) along it; with a
+    second tensor :func:`minimum`. NaN counts as smallest. See ``torch.min``.
     """
     return _extreme("min", input, dim if other is None else other, keepdim)
 
@@ -155,12 +162,18 @@ def _extreme(op: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
 
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Where the largest element is: along ``dim``, or in the flattened tensor; the first of equals. See ``torch.argmax``."""
+    """Where the largest element is: along ``dim``, or in the flattened tensor; the first of equals.
+
+    See ``torch.argmax``.
+    """
     return _place("argmax", input, dim, keepdim)
 
 
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Where the smallest element is: along ``dim``, or in the flattened tensor; the first of equals. See ``torch.argmin``."""
+    """Where the smallest element is: along ``dim``, or in the flattened tensor;
+
+    the first of equals. See ``torch.argmin``.
+    """
     return _place("argmin", input, dim, keepdim)
 
 
@@ -172,7 +185,10 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
 
 
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The lower of the middle elements, NaN if there is one; with ``dim`` values and indices. See ``torch.median``."""
+    """The lower of the middle elements, NaN if there is one; with ``dim`` values and indices.
+
+    See ``torch.median``.
+    """
     x = input._data
     if dim is None:
         if x.size == 0:

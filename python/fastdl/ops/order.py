@@ -34,7 +34,8 @@ def _scalar(input: Tensor) -> ValuesIndices:
 
 
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesIndices:
-    """Values in order along ``dim``, and where they were. Always stable; NaN counts as largest. See ``torch.sort``.
+    """Values in order along ``dim``, and where they were. Always stable; NaN counts as largest. See
+    ``torch.sort``.
 
     Example:
         >>> import fastdl
@@ -55,7 +56,10 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
 
 
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
-    """The ``k`` largest (or smallest) elements along ``dim``, best first, and where they are. See ``torch.topk``."""
+    """The ``k`` largest (or smallest) elements along ``dim``, best first, and where they are.
+
+    See ``torch.topk``.
+    """
     x = input._data
     axis = normal_axis("topk", dim, x.ndim)
     n = x.shape[axis] if x.ndim else 1
@@ -123,7 +127,10 @@ class Cumprod(Op):
         return self.y
 
     def backward(self, grad: Any) -> Any:
-        """grad_x[i] = sum over j >= i of grad[j] y[j] / x[i]; at the first zero y without that factor, 0 after it."""
+        """grad_x[i] = sum over j >= i of grad[j] y[j] / x[i];
+
+        at the first zero y without that factor, 0 after it.
+        """
         x, axis = self.x, self.axis
         k = select(grad)
         zero = x == 0
@@ -165,12 +172,14 @@ def unique(
     return_counts: bool = False,
     dim: int | None = None,
 ) -> Any:
-    """The distinct elements (with ``dim`` the distinct slices), always sorted; where every element went, and how often
-    each occurs, if asked for. See ``torch.unique``.
+    """The distinct elements (with ``dim`` the distinct slices), always sorted; where every element went, and
+    how often each occurs, if asked for. See ``torch.unique``.
     """
     x = input._data
     axis = None if dim is None else normal_axis("unique", dim, x.ndim)
-    found = np.unique(x, False, return_inverse, return_counts, axis, equal_nan=False)
+    found: Any = np.unique(  # type: ignore[call-overload]
+        x, False, return_inverse, return_counts, axis, equal_nan=False
+    )
     if not (return_inverse or return_counts):
         return Tensor._wrap(found)
     results = list(found)

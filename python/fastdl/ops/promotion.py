@@ -1,10 +1,10 @@
 """Which dtype a result has when operands differ: PyTorch's rule.
 
-Operands fall into three categories: tensors with dimensions, tensors without (0-dim), and Python numbers. A higher
-category decides alone, unless a lower one is of a higher kind (bool < integer < float): an int64 tensor plus a 0-dim
-float64 tensor is float64, a float32 tensor plus a 0-dim float64 tensor stays float32. Within a category the common
-dtype is chosen, and a float beside integers decides alone (int64 with float32 is float32). A Python float counts as the
-default dtype, an int as int64.
+Operands fall into three categories: tensors with dimensions, tensors without (0-dim), and Python numbers. A
+higher category decides alone, unless a lower one is of a higher kind (bool < integer < float): an int64
+tensor plus a 0-dim float64 tensor is float64, a float32 tensor plus a 0-dim float64 tensor stays float32.
+Within a category the common dtype is chosen, and a float beside integers decides alone (int64 with float32 is
+float32). A Python float counts as the default dtype, an int as int64.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def common_dtype(*operands: Any) -> Any:
     result = None
     for dtype in (with_dims, without, numbers):
         if dtype is not None and (result is None or _KIND[dtype.kind] > _KIND[result.kind]):
-            # A Python number has no width of its own beside a tensor that has none either: bool tensor * 2 is int64.
+            # A Python number has no width of its own beside a tensor that has none either: bool tensor * 2 is
+            # int64.
             result = dtype
     return result
 

@@ -159,58 +159,61 @@ class Norm(Reduction):
         return k.mul_forward(slope, factor)
 
 
-class VarMean(Reduction):
-    """Variance and mean: sum (x - mean)^2 / (n - correction)."""
+class Spread(Reduction):
+    """Variance and mean: sum (x - mean)^2 / (n - correction). Subclasses return one, the other or both."""
 
     saves = (0,)
 
-    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
+    def compute(self, x: Any, axes: Any, keepdim: bool, correction: float) -> tuple[Any, Any]:
         self.remember(x, axes, keepdim)
         self.x = x
         self.degrees = builtins.max(0.0, reduced_count(x.shape, axes) - correction)
         var, self.mean = select(x).var_forward(x, correction, axes, keepdim)
         return var, self.mean
 
-    def backward(self, grad_var: Any, grad_mean: Any) -> Any:
+    def of_var(self, grad_var: Any) -> Any:
+        """The gradient by way of the variance: 2 (x - mean) / (n - correction)."""
         k = select(grad_var)
         result = k.sub_forward(self.x, self.with_axes(self.mean))
         scale = 2.0 / self.degrees if self.degrees else float("nan")
-        k.mul_forward(result, k.mul_forward(self.with_axes(grad_var), scale), result)
-        if grad_mean is None:
-            return result
-        share = k.mul_forward(
-            self.with_axes(grad_mean), 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
-        )
-        return k.add_forward(result, share, result)
+        return k.mul_forward(result, k.mul_forward(self.with_axes(grad_var), scale), result)
 
 
-class Var(VarMean):
-    """The variance alone."""
-
+class VarMean(Spread):
     def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
-        return super().forward(x, axes, keepdim, correction)[0]
+        return self.compute(x, axes, keepdim, correction)
 
-    def backward(self, grad_var: Any) -> Any:
-        return super().backward(grad_var, None)
+    def backward(self, grad_var: Any, grad_mean: Any) -> Any:
+        k, result = select(grad_var), self.of_var(grad_var)
+        share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
+        return k.add_forward(result, k.mul_forward(self.with_axes(grad_mean), share), result)
 
 
-class Std(VarMean):
+class Var(Spread):
+    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
+        return self.compute(x, axes, keepdim, correction)[0]
+
+    def backward(self, grad: Any) -> Any:
+        return self.of_var(grad)
+
+
+class Std(Spread):
     """The square root of the variance; the gradient is 0 where it is 0."""
 
     saves_output = True
 
     def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
-        var, _ = super().forward(x, axes, keepdim, correction)
+        var, _ = self.compute(x, axes, keepdim, correction)
         self.std = select(x).sqrt_forward(var, var)
         return self.std
 
     def backward(self, grad: Any) -> Any:
         k = select(grad)
         of_var = k.div_forward(grad, k.mul_forward(self.std, 2.0))
-        return super().backward(k.where_forward(k.eq_forward(self.std, 0.0), 0.0, of_var), None)
+        return self.of_var(k.where_forward(k.eq_forward(self.std, 0.0), 0.0, of_var))
 
 
-# ------------------------------------------------------------------------------------------------ public functions
+# ------------------------------------------------------------------------------------------- public functions
 
 
 def _reduce(kind: type[Op], input: Tensor, **options: Any) -> Any:
@@ -236,10 +239,9 @@ def _input(op: str, input: Any, dtype: Any = None) -> Any:
 def _floating(op: str, input: Any, dtype: Any = None) -> Any:
     input = _input(op, input, dtype)
     if input._data.dtype.kind != "f":
+        hint = "pass dtype= or convert it first" if op in ("mean", "vector_norm") else "convert it first"
         raise RuntimeError(
-            f"{op}: defined for floating-point tensors, got {input._data.dtype}; convert it (x.float()) or pass dtype="
-            if op in ("mean",)
-            else f"{op}: defined for floating-point tensors, got {input._data.dtype}; convert it first, e.g. x.float()"
+            f"{op}: defined for floating-point tensors, got {input._data.dtype}; {hint}, e.g. x.float()"
         )
     return input
 
@@ -324,9 +326,9 @@ def var(
     """sum (x - mean)^2 / (n - correction) over ``dim``; correction is 1 unless given. See ``torch.var``."""
     dim, correction = _spread_arguments("var", dim, unbiased, correction)
     input = _floating("var", input)
-    return _reduce(
+    return _reduce(  # type: ignore[no-any-return]
         Var, input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction
-    )  # type: ignore[no-any-return]
+    )
 
 
 def std(
@@ -340,9 +342,9 @@ def std(
     """The square root of :func:`var`. See ``torch.std``."""
     dim, correction = _spread_arguments("std", dim, unbiased, correction)
     input = _floating("std", input)
-    return _reduce(
+    return _reduce(  # type: ignore[no-any-return]
         Std, input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction
-    )  # type: ignore[no-any-return]
+    )
 
 
 def var_mean(
@@ -356,13 +358,13 @@ def var_mean(
     """Variance and mean in one call. See ``torch.var_mean``."""
     dim, correction = _spread_arguments("var_mean", dim, unbiased, correction)
     input = _floating("var_mean", input)
-    return _reduce(
+    return _reduce(  # type: ignore[no-any-return]
         VarMean,
         input,
         axes=normal_axes("var_mean", dim, input._data.ndim),
         keepdim=keepdim,
         correction=correction,
-    )  # type: ignore[no-any-return]
+    )
 
 
 def std_mean(

@@ -1,4 +1,7 @@
-"""Functions of one operand, elementwise. Integers are converted to the default dtype where the result is not one."""
+"""Functions of one operand, elementwise.
+
+Integers are converted to the default dtype where the result is not one.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,8 @@ def _function(
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text} See ``torch.{name}``."
     if example:
-        function.__doc__ += f"\n\n    Example:\n        >>> import fastdl\n        >>> {example[0]}\n        {example[1]}\n    "
+        function.__doc__ += "\n\n    Example:\n        >>> import fastdl\n"
+        function.__doc__ += f"        >>> {example[0]}\n        {example[1]}\n    "
     return function
 
 
@@ -177,7 +181,8 @@ erf = _define(
 
 
 def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:
-    """The nearest integer, halves to even; with ``decimals`` the nearest multiple of 10^-decimals. See ``torch.round``.
+    """The nearest integer, halves to even; with ``decimals`` the nearest multiple of 10^-decimals. See
+    ``torch.round``.
 
     Example:
         >>> import fastdl

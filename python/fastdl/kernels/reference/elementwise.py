@@ -1,4 +1,5 @@
-"""Elementwise arithmetic with broadcasting: x and y are arrays of one float dtype, or one of them a Python number.
+"""Elementwise arithmetic with broadcasting: x and y are arrays of one float dtype, or one of them a Python
+number.
 
 ``out=`` is an array to write into. Backward functions return gradients of the broadcast shape.
 """

@@ -107,12 +107,18 @@ def _extreme(find: Any, x: Array, axis: int | None, keepdim: bool) -> tuple[Arra
 
 
 def max_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
-    """Largest values and their first places along ``axis``, or in the flattened array. NaN counts as largest."""
+    """Largest values and their first places along ``axis``, or in the flattened array.
+
+    NaN counts as largest.
+    """
     return _extreme(np.argmax, x, axis, keepdim)
 
 
 def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
-    """Smallest values and their first places along ``axis``, or in the flattened array. NaN counts as smallest."""
+    """Smallest values and their first places along ``axis``, or in the flattened array.
+
+    NaN counts as smallest.
+    """
     return _extreme(np.argmin, x, axis, keepdim)
 
 
