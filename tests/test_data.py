@@ -275,7 +275,7 @@ def test_seeds_reproduce_the_order(workers, kind):
     assert run(1) != run(2)
     first, second = run(1)
     assert first != second
-    assert sorted(sum(first, [])) == list(range(50))
+    assert sorted(i for batch in first for i in batch) == list(range(50))
     fastdl.manual_seed(5)
     one = lists(DataLoader(range(50), shuffle=True, batch_size=50))
     fastdl.manual_seed(5)
@@ -298,7 +298,7 @@ def test_samplers_batch_size_none_and_collate(workers, kind):
 def test_streams(workers, kind):
     options = {"num_workers": workers, "worker_kind": kind}
     batches = lists(DataLoader(Stream(11), batch_size=2, **options))
-    assert sorted(sum(batches, [])) == list(range(11))
+    assert sorted(i for batch in batches for i in batch) == list(range(11))
     if not workers:
         assert batches == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]]
     dropped = lists(DataLoader(Stream(11), batch_size=2, drop_last=True, **options))
@@ -316,7 +316,7 @@ class Whoami(data.Dataset):
     def __getitem__(self, i):
         info = get_worker_info()
         ident = (os.getpid(), threading.get_ident())
-        return info.id, info.seed, ident, random.random(), float(np.random.random()), info.num_workers
+        return info.id, info.seed, ident, random.random(), float(np.random.random()), info.num_workers  # noqa: NPY002
 
 
 def keep(batch):

@@ -137,7 +137,7 @@ def test_resuming_with_last_epoch():
         lambda s, o, e: s.LambdaLR(o, lambda x: 1 / (x + 1), last_epoch=e),
     ):
         a, b = ours(), theirs()
-        with pytest.raises(KeyError, match="initial_lr.*is not specified in param_groups"):
+        with pytest.raises(KeyError, match=r"initial_lr.*is not specified in param_groups"):
             case(lr_scheduler, a, 3)
         for group in a.param_groups + b.param_groups:
             group["initial_lr"] = 0.2

@@ -100,7 +100,7 @@ def test_sequential_changes():
     with pytest.raises(TypeError, match="int is not a Module subclass"):
         nn.Sequential(3)
     with pytest.raises(ValueError, match="only objects of Sequential class"):
-        net + [Add(1)]
+        net + [Add(1)]  # noqa: RUF005
     with pytest.raises(ValueError, match="Non-positive"):
         net * 0
 
@@ -177,7 +177,7 @@ def test_module_list():
     assert [n for n, _ in ml.named_parameters()] == [f"{i}.weight" for i in range(4)]
     with pytest.raises(TypeError, match="should be called with an iterable, got int"):
         ml.extend(3)
-    with pytest.raises(NotImplementedError, match="ModuleList.*forward"):
+    with pytest.raises(NotImplementedError, match=r"ModuleList.*forward"):
         ml(1)
 
 

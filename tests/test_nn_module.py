@@ -474,7 +474,7 @@ def test_conversion():
     assert net.to(tensor([1.0], np.float64)).weight.dtype == np.float64
     with pytest.raises(TypeError, match="floating-point dtypes only"):
         net.to(np.int64)
-    with pytest.raises(RuntimeError, match="device .cuda. is not available"):
+    with pytest.raises(RuntimeError, match=r"device .cuda. is not available"):
         net.to("cuda")
 
 

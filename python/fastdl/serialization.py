@@ -54,12 +54,12 @@ def save(obj: Any, f: Path | IO[bytes]) -> None:
     """Write a state dict or a nested checkpoint to a file in the safetensors format.
 
     Args:
-        obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays, numbers, text, bytes,
-            dtypes and None.
+        obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays, numbers, text,
+            bytes, dtypes and None.
         f: a path, or a file open for writing in binary mode.
 
-    A path is written atomically: to a temporary file in the same directory, which takes the name when it is complete and
-    on the disk. Whatever happens in between, the old file stays whole.
+    A path is written atomically: to a temporary file in the same directory, which takes the name when it is complete
+    and on the disk. Whatever happens in between, the old file stays whole.
 
     Raises:
         TypeError: names the entry that cannot be stored.
@@ -245,8 +245,8 @@ def _read(file: IO[bytes], where: Any) -> Any:
     if length > min(_MAX_HEADER, size - 8):
         if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
             raise damaged(
-                "this was written by torch.save (pickle), which is not read because it can run code. Convert it once where "
-                "torch is installed: safetensors.torch.save_file(torch.load(path), new_path)"
+                "this was written by torch.save (pickle), which is not read because it can run code. Convert it once "
+                "where torch is installed: safetensors.torch.save_file(torch.load(path), new_path)"
             )
         raise damaged(
             f"not a safetensors file, or truncated: the header should have {length} bytes, the file has {size}"
@@ -303,7 +303,7 @@ def _checked_entries(header: dict[str, Any], size: int, damaged: Any) -> dict[st
             raise damaged(f"tensor {name!r}: shape {shape} is too large")
         if not begin <= end <= size:
             raise damaged(
-                f"tensor {name!r}: data_offsets {offsets} do not lie within the file's {size} bytes of data (truncated?)"
+                f"tensor {name!r}: data_offsets {offsets} do not lie within the {size} bytes of data (truncated?)"
             )
         if math.prod(shape) * itemsize != end - begin:
             raise damaged(f"tensor {name!r}: shape {shape} of {code} does not fill data_offsets {offsets}")

@@ -1,7 +1,7 @@
 """Initial values for parameters, filled in place; see ``torch.nn.init``.
 
-Every function returns the tensor it filled, records nothing for backward, and takes tensors with any strides. Those that
-draw random numbers take a ``generator`` (default: the library's own, seeded by ``fastdl.manual_seed``).
+Every function returns the tensor it filled, records nothing for backward, and takes tensors with any strides.
+Those that draw random numbers take a ``generator`` (default: the library's own, seeded by ``fastdl.manual_seed``).
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _check_float(op: str, tensor: Tensor) -> None:
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor by which a nonlinearity shrinks its input's standard deviation, to be made up for by the weights.
 
-    1 for linear, convolutions and sigmoid; 5/3 for tanh; sqrt(2) for relu; sqrt(2 / (1 + slope^2)) for leaky_relu, whose
-    negative slope is ``param`` (default 0.01); 3/4 for selu.
+    1 for linear, convolutions and sigmoid; 5/3 for tanh; sqrt(2) for relu; sqrt(2 / (1 + slope^2)) for leaky_relu,
+    whose negative slope is ``param`` (default 0.01); 3/4 for selu.
     """
     if nonlinearity in ("linear", "sigmoid") or nonlinearity in _CONVOLUTIONS:
         return 1
@@ -138,8 +138,8 @@ def trunc_normal_(
 def _truncated_normal(low: float, high: float, generator: Any) -> Callable[[int], tuple[Any, Any]]:
     """A proposal for rejection sampling of N(0, 1) on [low, high]: n -> (candidates, which to accept).
 
-    Normal numbers where they often fall inside; else exponential ones in a tail, uniform ones in a narrow interval: each
-    accepts a fair part of its candidates wherever the interval lies.
+    Normal numbers where they often fall inside; else exponential ones in a tail, uniform ones in a narrow interval:
+    each accepts a fair part of its candidates wherever the interval lies.
     """
 
     def uniform(n: int) -> Any:

@@ -419,8 +419,8 @@ class CyclicLR(_Cycling):
     stepped after every batch. Smith (2015).
 
     Args:
-        mode: ``"triangular"`` keeps the height, ``"triangular2"`` halves it every cycle, ``"exp_range"`` multiplies it by
-            ``gamma`` every step.
+        mode: ``"triangular"`` keeps the height, ``"triangular2"`` halves it every cycle, ``"exp_range"`` multiplies it
+            by ``gamma`` every step.
         scale_fn: own height by cycle or step (``scale_mode`` ``"cycle"`` or ``"iterations"``), instead of ``mode``.
         cycle_momentum: move the momentum (or beta1) between ``max_momentum`` and ``base_momentum`` against the rate.
     """

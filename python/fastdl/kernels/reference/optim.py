@@ -205,8 +205,8 @@ def nadam_step(
     maximize: bool,
     decoupled: bool,
 ) -> None:
-    """m, v as in Adam; d = sqrt(v / (1 - beta2^t)) + eps; mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2), P its product;
-    p -= lr (1 - mu_t) / (1 - P_t) * g / d + lr mu_(t+1) / (1 - P_(t+1)) * m / d."""
+    """m, v as in Adam; d = sqrt(v / (1 - beta2^t)) + eps; mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2);
+    P the product of mu; p -= lr (1 - mu_t) / (1 - P_t) * g / d + lr mu_(t+1) / (1 - P_(t+1)) * m / d."""
     for p, grad, m, v, product, step in zip(
         params, grads, exp_avgs, exp_avg_sqs, mu_products, steps, strict=True
     ):

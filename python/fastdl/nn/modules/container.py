@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from fastdl.nn.modules.linear import Linear, fusable_activation
-from fastdl.nn.modules.linear import Linear, fusable_activation
 from fastdl.nn.modules.module import Module, _indent_rest
 from fastdl.nn.parameter import Parameter
-from fastdl.ops.linear import linear
 from fastdl.ops.linear import linear
 from fastdl.tensor import Tensor
 
@@ -119,9 +117,7 @@ class Sequential(_NumberedModules):
 
     def forward(self, input: Any) -> Any:
         own = self.__dict__
-        layer: Linear | None = (
-            None  # a linear layer that waits to see whether its successor can be fused into it
-        )
+        layer: Linear | None = None  # waits to see whether its successor can be fused into it
         for name in own["_module_names"]:
             module = own[name]
             if layer is not None:

@@ -332,8 +332,8 @@ class Module:
     def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Call ``hook(module, grad_input, grad_output)`` when the gradients of the inputs are known.
 
-        Both are tuples with one entry per positional argument and output, None where there is no gradient. What the hook
-        returns (if anything) replaces ``grad_input``.
+        Both are tuples with one entry per positional argument and output, None where there is no gradient. What the
+        hook returns (if anything) replaces ``grad_input``.
         """
         self._hooked = True
         return add_hook(self._backward_hooks, hook, prepend)
@@ -640,7 +640,7 @@ class Module:
         return self._apply(lambda t: _cast(t, np.dtype(np.float64)))
 
     def half(self) -> Self:
-        """Convert floating-point parameters and buffers to float16 (for storage: kernels compute in float32/float64)."""
+        """Convert floating-point parameters and buffers to float16: for storage, kernels do not compute in it."""
         return self._apply(lambda t: _cast(t, np.dtype(np.float16)))
 
     def cpu(self) -> Self:
@@ -716,7 +716,7 @@ class Module:
     def state_dict(
         self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """All parameters and persistent buffers by path. The tensors share the module's memory (``deepcopy`` to keep)."""
+        """All parameters and persistent buffers by path. The tensors share the module's memory."""
         if destination is None:
             destination = OrderedDict()
         for hook in self.__dict__.get("_state_dict_pre_hooks", {}).values():
@@ -771,7 +771,8 @@ class Module:
                 )
             elif not np.can_cast(array.dtype, tensor._data.dtype, "same_kind") and not assign:
                 error_msgs.append(
-                    f"dtype mismatch for {key}: the checkpoint has {array.dtype}, the current model {tensor._data.dtype}."
+                    f"dtype mismatch for {key}: the checkpoint has {array.dtype}, the current model "
+                    f"{tensor._data.dtype}."
                 )
             elif assign:
                 if not isinstance(value, Tensor):

@@ -32,8 +32,8 @@ def default_collate(batch: Sequence[Any]) -> Any:
     """Stack the samples of a batch, inside whatever dicts, tuples and lists they are.
 
     Tensors and NumPy arrays are stacked along a new first axis; floats become a float64 tensor, ints an int64 one; text
-    and bytes stay as they are; a list of dicts becomes a dict of batches, a list of tuples a list of batches (named tuples
-    keep their type). See ``torch.utils.data.default_collate``.
+    and bytes stay as they are; a list of dicts becomes a dict of batches, a list of tuples a list of batches (named
+    tuples keep their type). See ``torch.utils.data.default_collate``.
     """
     sample = batch[0]
     if isinstance(sample, Tensor):
@@ -68,7 +68,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
 
 
 def default_convert(data: Any) -> Any:
-    """NumPy arrays as tensors (sharing memory), inside whatever dicts, tuples and lists they are; the rest unchanged."""
+    """NumPy arrays as tensors (sharing memory), inside whatever dicts, tuples and lists they are."""
     if isinstance(data, np.ndarray):
         return Tensor._wrap(data) if data.dtype.kind in "fiub" else data
     if isinstance(data, np.generic):

@@ -25,7 +25,7 @@ class DataLoader:
         batch_size: samples per batch (default 1); None yields single samples.
         shuffle: another random order in every epoch (default False).
         sampler: an iterable of indices, instead of ``shuffle``.
-        batch_sampler: an iterable of lists of indices, instead of ``batch_size``, ``shuffle``, ``sampler``, ``drop_last``.
+        batch_sampler: an iterable of lists of indices, instead of all options that make them.
         num_workers: how many workers fetch ahead; 0 (default): the loader itself fetches.
         collate_fn: makes a batch of a list of samples (default: :func:`default_collate`).
         pin_memory: accepted for compatibility.

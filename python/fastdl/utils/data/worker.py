@@ -95,7 +95,7 @@ class _Failure:
 def _work(
     settings: Settings, number: int, receive: Callable[[], Any], send: Callable[[int, Any], None]
 ) -> None:
-    """The loop of a worker. A task is (epoch, None, seed) to start an epoch, (epoch, request) to fetch, None to stop."""
+    """The loop of a worker. A task: (epoch, None, seed) starts an epoch, (epoch, request) fetches, None ends it."""
     where = f"DataLoader worker {'thread' if settings.threads else 'process'} {number}"
     fetch: Callable[[Any], Any] | None = None
     failure: _Failure | None = None
