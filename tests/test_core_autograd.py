@@ -403,3 +403,29 @@ def test_gradcheck_accepts_and_refuses():
         fastdl.autograd.gradcheck(Wrong.apply, fastdl.ones(1))
     with pytest.warns(UserWarning, match="float32"):
         fastdl.autograd.gradcheck(lambda x: x * 2, leaf([1.0]), eps=1e-2, atol=1e-2)
+
+
+def test_jacobian_and_vjp_like_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 3)), rng.standard_normal(3)
+
+    def f(x, y):
+        return (x * y).sum(1), x.exp() * 2, y * 0 + 1
+
+    ours = fastdl.autograd.functional.jacobian(f, (fastdl.tensor(a), fastdl.tensor(b)))
+    theirs = torch.autograd.functional.jacobian(f, (torch.tensor(a), torch.tensor(b)))
+    for got, want in zip(ours, theirs, strict=True):
+        for g, w in zip(got, want, strict=True):
+            assert g.shape == tuple(w.shape)
+            np.testing.assert_allclose(g.numpy(), w.numpy(), rtol=1e-13)
+    v = rng.standard_normal(2)
+    value, grads = fastdl.autograd.functional.vjp(
+        lambda x, y: (x * y).sum(1), (fastdl.tensor(a), fastdl.tensor(b)), fastdl.tensor(v)
+    )
+    want_value, want = torch.autograd.functional.vjp(
+        lambda x, y: (x * y).sum(1), (torch.tensor(a), torch.tensor(b)), torch.tensor(v)
+    )
+    np.testing.assert_allclose(value.numpy(), want_value.numpy())
+    for g, w in zip(grads, want, strict=True):
+        np.testing.assert_allclose(g.numpy(), w.numpy(), rtol=1e-13)

@@ -68,6 +68,29 @@ def test_contiguous_of_unaligned_elements(backend):
             backend.contiguous(refused)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", "?"])
+def test_concat(backend, dtype):
+    rng = np.random.default_rng(0)
+    for shape, dim, extents in (
+        ((1,), 0, (3, 0, 5)),
+        ((1, 7), 0, (2, 100_000, 1)),
+        ((300, 1, 33), 1, (1, 5, 2)),
+        ((4, 3, 1), 2, (6, 1)),
+        ((0, 1), 1, (2, 3)),
+        ((2, 1), 1, (4,)),
+    ):
+        parts = [rng.integers(0, 100, (*shape[:dim], n, *shape[dim + 1 :])).astype(dtype) for n in extents]
+        want = reference.concat(parts, dim)
+        np.testing.assert_array_equal(backend.concat(parts, dim), want)
+        np.testing.assert_array_equal(backend.concat([np.asfortranarray(p) for p in parts], dim), want)
+    x = np.ones((2, 3), dtype)
+    for mistake in ([], [x, x[:1]], [x, x[0]], [np.ones(())]):
+        with pytest.raises(ValueError, match="concat"):
+            backend.concat(mistake, 1)
+    with pytest.raises(TypeError, match="same dtype"):
+        backend.concat([x, x.astype("i2")], 0)
+
+
 # (shape, dim, number of indices): single and many rows, row lengths around vector widths, both sides of threading
 PROBLEMS = [
     ((5,), 0, 3),

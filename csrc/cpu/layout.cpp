@@ -6,9 +6,9 @@
 //                          whole; otherwise (a transpose) tiles of 16 x 16 elements, so that each cache line,
 //                          read or written, is used completely while it is in L1. One read, one write. Work:
 //                          rows or tile rows.
-//   index_select forward   one memcpy per row of `inner` elements. Work: rows.
-//   index_select backward  adds rows. A destination row belongs to one thread, which adds what comes to it in
-//   the
+//   concat                 one memcpy per part and outer slice, long ones cut. Work: slices, or pieces of a
+//   part. index_select forward   one memcpy per row of `inner` elements. Work: rows. index_select backward
+//   adds rows. A destination row belongs to one thread, which adds what comes to it in the
 //                          order of the index: the result does not depend on the number of threads. Work:
 //                          outer slices, or ranges of destination rows, each scanning the whole index.
 //   gather forward         one element at a time. Work: rows of `inner`.
@@ -182,6 +182,30 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
       for_each(axes, count, 0, combinations(axes, count),
                [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
   }
+}
+
+void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += row_bytes[i];
+  if (outer == 1) {
+    for (int64_t i = 0; i < count; ++i) {
+      parallel_for(row_bytes[i], kGrainBytes, [&](int64_t begin, int64_t end) {
+        std::memcpy(y + begin, parts[i] + begin, size_t(end - begin));
+      });
+      y += row_bytes[i];
+    }
+    return;
+  }
+  parallel_for(outer, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(total, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t o = begin; o < end; ++o) {
+                   char* to = y + o * total;
+                   for (int64_t i = 0; i < count; ++i) {
+                     std::memcpy(to, parts[i] + o * row_bytes[i], size_t(row_bytes[i]));
+                     to += row_bytes[i];
+                   }
+                 }
+               });
 }
 
 namespace {

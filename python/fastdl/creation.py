@@ -34,7 +34,8 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         array = np.asarray(data)
         check_array(op, array.astype(array.dtype.newbyteorder("="), copy=False))
         return array, dtype
-    if _holds(data, Tensor):
+    types = _types(data)
+    if any([issubclass(t, Tensor) for t in types]):
         if dtype is None:
             dtype = _common_dtype(data)
         data = _plain(data)
@@ -47,16 +48,19 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     if array.dtype.kind == "O":
         raise TypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
     check_array(op, array)
-    if dtype is None and array.dtype.kind == "f" and not _holds(data, (np.ndarray, np.generic)):
+    if dtype is None and array.dtype.kind == "f" and not any([issubclass(t, (np.ndarray, np.generic)) for t in types]):
         dtype = get_default_dtype()
     return array, dtype
 
 
-def _holds(data: Any, kind: Any) -> bool:
-    """Does the nesting contain something of this kind?"""
-    if isinstance(data, (list, tuple)):
-        return any([_holds(d, kind) for d in data])
-    return isinstance(data, kind)
+def _types(data: Any) -> set[type]:
+    """The types that occur in the nesting, sequences included."""
+    if not isinstance(data, (list, tuple)):
+        return {type(data)}
+    types = set(map(type, data))
+    for nested in [t for t in types if issubclass(t, (list, tuple))]:
+        types.update(*[_types(d) for d in data if type(d) is nested])
+    return types
 
 
 def _common_dtype(data: Any) -> Any:

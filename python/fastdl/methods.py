@@ -61,12 +61,15 @@ _METHODS: dict[Any, str] = {
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
 }
+
+
 _RENAMED: dict[str, Callable[..., Any]] = {
     "select": views.select_dim,
     "float": cast.float_,
     "int": cast.int_,
     "bool": cast.to_bool,
     "type": cast.type_,
+    "where": elementwise.where_method,
     "backward": functional.tensor_backward,
     "softmax": softmax.softmax_method,
     "log_softmax": softmax.log_softmax_method,

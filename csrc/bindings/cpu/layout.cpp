@@ -45,6 +45,38 @@ const char* bytes(const py::array& x) {
   return static_cast<const char*>(x.data());
 }
 
+py::array bind_concat(const std::vector<py::array>& arrays, int64_t dim) {
+  const char* op = "concat";
+  if (arrays.empty()) throw py::value_error("concat: at least one array is needed");
+  Shape shape = shape_of(arrays[0]);
+  const int axis = checked_dim(op, shape, dim);
+  const py::dtype dtype = arrays[0].dtype();
+  std::vector<py::array> parts;  // keeps copies alive
+  std::vector<const char*> data;
+  std::vector<int64_t> row_bytes;
+  shape[size_t(axis)] = 0;
+  for (const py::array& array : arrays) {
+    if (!array.dtype().equal(dtype)) throw py::type_error("concat: arrays must have the same dtype");
+    Shape own = shape_of(array);
+    if (int64_t(own.size()) <= axis)
+      throw py::value_error("concat: arrays must have the same number of axes");
+    const int64_t extent = own[size_t(axis)];
+    own[size_t(axis)] = shape[size_t(axis)];
+    if (own != shape) throw py::value_error("concat: extents must be equal but for dim");
+    shape[size_t(axis)] += extent;
+    parts.push_back(in_c_order(array, op));
+    data.push_back(bytes(parts.back()));
+    row_bytes.push_back(extent * size_of(std::span<const int64_t>(own).subspan(size_t(axis) + 1)) *
+                        array.itemsize());
+  }
+  py::array y = empty_array(dtype, shape);
+  char* out = static_cast<char*>(y.mutable_data());
+  const int64_t outer = size_of(std::span<const int64_t>(shape).first(size_t(axis)));
+  KernelScope scope(size_of(shape));
+  concat(out, data.data(), row_bytes.data(), int64_t(data.size()), outer);
+  return y;
+}
+
 py::array bind_index_select_forward(const py::array& x, int64_t dim, const py::array& index) {
   const char* op = "index_select";
   Shape shape = shape_of(x);
@@ -133,6 +165,7 @@ py::array bind_gather_backward(const py::array& grad_y, int64_t dim, const py::a
 }  // namespace
 
 void register_layout(py::module_& m) {
+  m.def("concat", &bind_concat, py::arg("arrays"), py::arg("dim"));
   m.def("index_select_forward", &bind_index_select_forward, py::arg("x"), py::arg("dim"), py::arg("index"));
   m.def("index_select_backward", &bind_index_select_backward, py::arg("grad_y"), py::arg("dim"),
         py::arg("index"), py::arg("extent"));

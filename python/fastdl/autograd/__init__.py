@@ -1,5 +1,6 @@
 """Automatic differentiation: recording modes, backward, gradients of chosen tensors."""
 
+from fastdl.autograd import functional
 from fastdl.autograd.function import Function, FunctionCtx
 from fastdl.autograd.functional import backward, grad
 from fastdl.autograd.gradcheck import GradcheckError, gradcheck
@@ -17,6 +18,7 @@ __all__ = [
     "GradcheckError",
     "backward",
     "enable_grad",
+    "functional",
     "grad",
     "gradcheck",
     "inference_mode",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.engine import run
+from fastdl.autograd.mode import enable_grad
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -138,3 +139,68 @@ def grad(
                     f"grad: inputs[{i}] was not used to compute the outputs; pass allow_unused=True to get None"
                 )
     return tuple(None if array is None else Tensor._wrap(array) for array in arrays)
+
+
+def _outputs_of(
+    op: str, func: Callable[..., Any], inputs: Any
+) -> tuple[list[Tensor], list[Tensor], bool, bool]:
+    """Fresh leaves for the inputs, the outputs of ``func`` on them, and whether each was one tensor, not a tuple."""
+    leaves = [t.detach().requires_grad_() for t in _sequence(inputs)]
+    with enable_grad():
+        result = func(*leaves)
+    outputs = _sequence(result)
+    if not all(isinstance(o, Tensor) for o in outputs):
+        raise TypeError(f"{op}: func must return a tensor or a tuple of tensors")
+    return leaves, outputs, not isinstance(inputs, (list, tuple)), not isinstance(result, (list, tuple))
+
+
+def _gradients(output: Tensor, leaves: list[Tensor], seed: Any) -> list[Any]:
+    if not output._requires_grad:
+        return [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    arrays = run([output], [seed], True, leaves)
+    return [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, leaves, strict=True)]
+
+
+def vjp(func: Callable[..., Any], inputs: Any, v: Any = None) -> tuple[Any, Any]:
+    """``(func(*inputs), v @ Jacobian)``; see ``torch.autograd.functional.vjp``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([1.0, 2.0])
+        >>> fastdl.autograd.functional.vjp(lambda x: x * x, x, fastdl.ones(2))[1]
+        tensor([2., 4.])
+    """
+    leaves, outputs, one_input, one_output = _outputs_of("vjp", func, inputs)
+    seeds = [None] * len(outputs) if v is None else _sequence(v)
+    arrays = run(outputs, _seeds("vjp", outputs, seeds), False, leaves)
+    grads = [
+        Tensor._wrap(np.zeros(t.shape, t.dtype) if a is None else a)
+        for a, t in zip(arrays, leaves, strict=True)
+    ]
+    values = [o.detach() for o in outputs]
+    return values[0] if one_output else tuple(values), grads[0] if one_input else tuple(grads)
+
+
+def jacobian(func: Callable[..., Any], inputs: Any) -> Any:
+    """All derivatives of all outputs: shape ``(*output.shape, *input.shape)``, nested in tuples for several tensors.
+
+    One backward for each element of the outputs. See ``torch.autograd.functional.jacobian``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.autograd.functional.jacobian(lambda x: x * x, fastdl.tensor([1.0, 2.0]))
+        tensor([[2., 0.],
+                [0., 4.]])
+    """
+    leaves, outputs, one_input, one_output = _outputs_of("jacobian", func, inputs)
+    result = []
+    for output in outputs:
+        blocks = [select(None).empty((output.numel(), t.numel()), t.dtype) for t in leaves]
+        for i in range(output.numel()):
+            seed = np.zeros(output.shape, output.dtype)
+            seed.reshape(-1)[i] = 1
+            for block, grad in zip(blocks, _gradients(output, leaves, seed), strict=True):
+                block[i] = grad.reshape(-1)
+        row = [Tensor._wrap(b.reshape(output.shape + t.shape)) for b, t in zip(blocks, leaves, strict=True)]
+        result.append(row[0] if one_input else tuple(row))
+    return result[0] if one_output else tuple(result)

@@ -409,10 +409,9 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
 
 
 def _constant(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        if value._requires_grad and mode.enabled:
-            raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
-        return value.detach()
+    """``value``, after a check that nothing will be recorded for it."""
+    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
+        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
     return value
 
 

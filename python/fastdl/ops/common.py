@@ -36,6 +36,8 @@ def axes(op: str, dims: Any, ndim: int) -> tuple[int, ...]:
 
 def ints(args: Any) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: ``f(2, 3)`` and ``f((2, 3))``."""
+    if len(args) == 1 and args[0].__class__ is tuple:
+        return tuple([to_int(a) for a in args[0]])
     if len(args) == 1 and not isinstance(args[0], (int, np.integer)):
         (given,) = args
         if isinstance(given, Tensor):

@@ -88,6 +88,11 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     return Where.apply(condition, *tensors, values=tuple(values))
 
 
+def where_method(input: Tensor, condition: Tensor, other: Any) -> Tensor:
+    """``input`` where ``condition`` is True, ``other`` elsewhere. See ``torch.Tensor.where``."""
+    return where(condition, input, other)  # type: ignore[no-any-return]
+
+
 class Clamp(Op):
     """min(max(x, lower), upper) with numbers as bounds; the gradient passes where lower <= x <= upper."""
 

@@ -13,6 +13,7 @@ from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.common import as_array, axis
 from fastdl.ops.indexing import add_at
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -337,7 +338,9 @@ def _mask(op: str, mask: Any) -> Any:
 
 class MaskedFill(Op):
     def forward(self, x: Any, value: Any, mask: Any, number: Any = None) -> Any:
-        self.mask, self.shape, self.x_shape = mask, x.shape, x.shape
+        self.mask, self.x_shape = mask, x.shape
+        if is_kernel_dtype(x.dtype):
+            return select(x).where_forward(mask, number if value is None else value.astype(x.dtype), x)
         if mask.shape != x.shape:
             x = np.broadcast_to(x, np.broadcast_shapes(x.shape, mask.shape))
         result = pooled_copy(x)
@@ -347,8 +350,11 @@ class MaskedFill(Op):
     def backward(self, grad: Any) -> Any:
         rest = part = None
         if self.needs[0]:
-            rest = pooled_copy(grad)
-            np.copyto(rest, 0, where=self.mask)
+            if is_kernel_dtype(grad.dtype):
+                rest = select(grad).where_forward(self.mask, 0.0, grad)
+            else:
+                rest = pooled_copy(grad)
+                np.copyto(rest, 0, where=self.mask)
             rest = sum_to(rest, self.x_shape)
         if self.needs[1]:
             part = np.asarray(np.sum(grad, where=self.mask))

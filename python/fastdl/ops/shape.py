@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
-from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.arrays import cast, sum_to, zeros
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor, pooled_copy
@@ -34,12 +34,8 @@ class Cat(Op):
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
-        self.extents = extents = [a.shape[dim] for a in arrays]
-        shape = list(arrays[0].shape)
-        shape[dim] = sum(extents)
-        out = select(None).empty(shape, dtype)
-        np.concatenate(arrays, dim, out=out)
-        return out
+        self.extents = [a.shape[dim] for a in arrays]
+        return select(None).concat([cast(a, dtype) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -100,10 +96,7 @@ class Stack(Op):
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
-        shape = arrays[0].shape
-        out = select(None).empty((*shape[:dim], len(arrays), *shape[dim:]), dtype)
-        np.stack(arrays, dim, out=out)
-        return out
+        return select(None).concat([np.expand_dims(cast(a, dtype), dim) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim

@@ -57,8 +57,9 @@ def _view_strides(shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[i
 def _resolve(op: str, size: int, shape: tuple[int, ...], given: Any) -> tuple[int, ...]:
     """``shape`` with its -1 replaced, checked against the number of elements."""
     if -1 in shape:
-        known = -prod(shape)
-        if shape.count(-1) > 1 or (known < 0 and min(s for s in shape if s != -1) < 0):
+        others = [s for s in shape if s != -1]
+        known = prod(others)
+        if len(others) < len(shape) - 1 or min(others, default=0) < 0:
             raise RuntimeError(f"{op}: at most one extent may be -1 and none below, got shape {shape}")
         if known == 0 or size % known:
             raise RuntimeError(
@@ -485,30 +486,22 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 
 class Unbind(MultiView):
     def forward(self, x: Any, dim: int) -> Any:
-        self.shape, self.dim, self.dtype = x.shape, dim, x.dtype
+        self.dim = dim
         before = (slice(None),) * dim
         return tuple([x[(*before, i, ...)] for i in range(x.shape[dim])])
 
     def backward(self, *grads: Any) -> Any:
-        whole = select(grads[0]).empty(self.shape, self.dtype)
-        before = (slice(None),) * self.dim
-        for i, grad in enumerate(grads):
-            whole[(*before, i)] = grad
-        return whole
+        return select(grads[0]).concat([np.expand_dims(g, self.dim) for g in grads], self.dim)
 
 
 class Split(MultiView):
     def forward(self, x: Any, bounds: tuple[int, ...], dim: int) -> Any:
-        self.shape, self.dim, self.dtype, self.bounds = x.shape, dim, x.dtype, bounds
+        self.dim = dim
         before = (slice(None),) * dim
         return tuple([x[(*before, slice(a, b))] for a, b in pairwise(bounds)])
 
     def backward(self, *grads: Any) -> Any:
-        whole = select(grads[0]).empty(self.shape, self.dtype)
-        before = (slice(None),) * self.dim
-        for a, b, grad in zip(self.bounds, self.bounds[1:], grads, strict=False):
-            whole[(*before, slice(a, b))] = grad
-        return whole
+        return select(grads[0]).concat(list(grads), self.dim)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ def _check(op: str, index: Array, extent: int) -> None:
 def contiguous(array: Array) -> Array:
     """A C-order copy."""
     return np.array(array, order="C")
+
+
+def concat(arrays: Sequence[Array], dim: int) -> Array:
+    """Arrays of one dtype, one after the other along ``dim``."""
+    return np.concatenate(arrays, dim)
 
 
 def index_select_forward(x: Array, dim: int, index: Array) -> Array:
