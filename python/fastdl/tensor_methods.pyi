@@ -249,6 +249,7 @@ class TensorMethods:
     var = _reduce.var
     view = _views.view
     view_as = _views.view_as
+    where = _elementwise.where_method
     zero_ = _fill.zero_
     abs_ = _in_place(_elementwise.abs)
     absolute_ = _in_place(_elementwise.absolute)
