@@ -211,6 +211,11 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not (
+            self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        ):
+            self._hooked = False  # all have been removed
+            return self.forward(*args, **kwargs)
         called: set[int] = set()
         try:
             return self._run_hooks(args, kwargs, called)
