@@ -352,6 +352,10 @@ def test_forward_hooks_order_replacement_and_removal():
     calls.clear()
     assert net(tensor([-1.0])).detach().numpy() == [0.0]
     assert calls == ["pre"]
+    net._forward_pre_hooks.clear()
+    net(tensor([-1.0]))
+    assert calls == ["pre"]
+    assert not net._hooked  # back on the fast way
 
 
 def test_hooks_with_kwargs():

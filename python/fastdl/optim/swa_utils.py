@@ -61,7 +61,7 @@ def get_swa_multi_avg_fn() -> MultiAverage:
 
 def _scaled(a: Tensor, weight_a: float, b: Tensor, weight_b: float) -> Tensor:
     """weight_a * a + weight_b * b."""
-    return a.detach().mul(weight_a).add(b.detach(), alpha=weight_b)  # type: ignore[no-any-return]
+    return a.detach().mul(weight_a).add(b.detach(), alpha=weight_b)
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> Average:
