@@ -244,6 +244,19 @@ def test_constant_and_not_finite(level):
 
 
 @pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_running_average(dtype, level):
+    running, statistic = np.linspace(-2, 3, 37).astype(dtype), np.linspace(1, 9, 37)
+    for momentum in (0.0, 0.1, 1.0):
+        got = kernels.load(level).running_average(running, statistic, momentum)
+        np.testing.assert_allclose(
+            got, reference.running_average(running, statistic, momentum), rtol=np.finfo(dtype).eps
+        )
+    with pytest.raises(ValueError, match="differ in size"):
+        kernels.load(level).running_average(running, statistic[:3], 0.1)
+
+
+@pytest.mark.parametrize("level", backends())
 def test_strided_input(level):
     module = kernels.load(level)
     x, g, weight, bias = arrays((6, 10, 8, 4), np.float64, 5)

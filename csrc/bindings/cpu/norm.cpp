@@ -113,6 +113,18 @@ py::tuple bind_batch_norm_backward(const py::array& grad_y, const py::array& x, 
   });
 }
 
+py::array bind_running_average(const py::array& running, const py::array& statistic, double momentum) {
+  constexpr const char* op = "running_average";
+  return by_dtype(op, running, [&]<class T>(T) {
+    const In<T> r(running, op, "running");
+    const In<double> s(statistic, op, "statistic");
+    require(r.size() == s.size(), op, "running and statistic differ in size");
+    py::array y = empty<T>(r.shape());
+    running_average<T>(data<T>(y), r, s, r.size(), momentum);
+    return y;
+  });
+}
+
 int64_t rows_of(int64_t size, int64_t length, const char* op) {
   require(length >= 1 && size % length == 0, op, "length must divide the number of elements of x");
   return size / length;
@@ -296,6 +308,8 @@ void register_norm(py::module_& m) {
   m.def("batch_norm_inference", &bind_batch_norm_inference, x, mean, var, weight, bias, eps);
   m.def("batch_norm_backward", &bind_batch_norm_backward, g, x, weight, mean, var, eps, py::arg("training"),
         need_x, need_weight, need_bias);
+  m.def("running_average", &bind_running_average, py::arg("running"), py::arg("statistic"),
+        py::arg("momentum"));
   m.def("layer_norm_forward", &bind_layer_norm_forward, x, weight, bias, length, eps);
   m.def("layer_norm_backward", &bind_layer_norm_backward, g, x, weight, mean, var, length, eps, need_x,
         need_weight, need_bias);

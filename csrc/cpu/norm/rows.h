@@ -24,7 +24,10 @@ struct Moments {
   double count = 0, mean = 0, m2 = 0;  // m2: sum of squared deviations from mean
 
   void merge(const Moments& other) {
-    if (other.count == 0) return;
+    if (count == 0) {
+      *this = other;
+      return;
+    }
     const double total = count + other.count, delta = other.mean - mean, share = other.count / total;
     mean += delta * share;
     m2 += other.m2 + delta * delta * count * share;

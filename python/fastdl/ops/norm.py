@@ -121,29 +121,30 @@ class LocalResponseNorm(Op):
         return select(grad_y).local_response_norm_backward(grad_y, self.x, *self.options)
 
 
-def _check_channels(op: str, input: Tensor, **vectors: Tensor | None) -> int:
+def _check_channels(op: str, input: Tensor, names: str, *vectors: Tensor | None) -> int:
     """The number of channels (axis 1), after a look at what should have one element for each."""
-    shape = input.shape
+    shape = input._data.shape
     if len(shape) < 2:
-        raise ValueError(f"{op}: input must be (N, C, ...), got shape {tuple(shape)}")
-    channels: int = shape[1]
-    for name, vector in vectors.items():
-        if vector is not None and vector.shape != (channels,):
+        raise ValueError(f"{op}: input must be (N, C, ...), got shape {shape}")
+    channels = shape[1:2]
+    for i, vector in enumerate(vectors):
+        if vector is not None and vector._data.shape != channels:
             raise ValueError(
-                f"{op}: {name} must have one element for each of the {channels} channels (axis 1) of the "
-                f"input {tuple(shape)}, got shape {tuple(vector.shape)}"
+                f"{op}: {names.split()[i]} must have one element for each of the {channels[0]} channels (axis 1) of "
+                f"the input {shape}, got shape {vector._data.shape}"
             )
-    return channels
+    return shape[1]  # type: ignore[no-any-return]
+
+
+_NAMES = "running_mean running_var weight bias"
 
 
 def _update(running: Tensor | None, statistic: Any, momentum: float) -> None:
-    """running = (1 - momentum) * running + momentum * statistic, in place and outside the graph."""
-    if running is None:
-        return
-    array = running._data
-    array *= 1.0 - momentum
-    np.add(array, statistic * momentum, out=array, casting="same_kind")
-    running._bump_version()
+    """running = (1 - momentum) * running + momentum * statistic, in its own memory and outside the graph."""
+    if running is not None:
+        array = running._data
+        np.copyto(array, select(array).running_average(array, statistic, momentum))
+        running._bump_version()
 
 
 def batch_norm(
@@ -171,9 +172,7 @@ def batch_norm(
     Raises:
         ValueError: for shapes that do not fit, and in training for a single value per channel.
     """
-    channels = _check_channels(
-        "batch_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
-    )
+    channels = _check_channels("batch_norm", input, _NAMES, running_mean, running_var, weight, bias)
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: running_mean and running_var must be given when training is False")
@@ -196,27 +195,27 @@ def batch_norm(
     return y  # type: ignore[no-any-return]
 
 
-def _row_length(op: str, input: Tensor, normalized_shape: Shape, **vectors: Tensor | None) -> int:
+def _row_length(op: str, input: Tensor, normalized_shape: Shape, *vectors: Tensor | None) -> int:
     """The number of elements in one row of ``normalized_shape``, checked against the input's last axes."""
-    wanted: tuple[int, ...]
-    try:
-        wanted = (index(normalized_shape),)  # type: ignore[arg-type]
-    except TypeError:
-        wanted = tuple([index(n) for n in normalized_shape])  # type: ignore[union-attr]
+    if normalized_shape.__class__ is not tuple:
+        try:
+            normalized_shape = (index(normalized_shape),)  # type: ignore[arg-type]
+        except TypeError:
+            normalized_shape = tuple([index(n) for n in normalized_shape])  # type: ignore[union-attr]
+    wanted: tuple[int, ...] = normalized_shape
     if not wanted:
         raise ValueError(f"{op}: normalized_shape must name at least one axis, got ()")
-    shape = input.shape
-    if len(shape) < len(wanted) or shape[len(shape) - len(wanted) :] != wanted:
+    shape = input._data.shape
+    if shape[-len(wanted) :] != wanted:
         raise ValueError(
-            f"{op}: the last axes of the input must be normalized_shape={wanted}, got an input of shape "
-            f"{tuple(shape)}"
+            f"{op}: the last axes of the input must be normalized_shape={wanted}, got an input of shape {shape}"
         )
-    for name, vector in vectors.items():
-        if vector is not None and vector.shape != wanted:
+    for i, vector in enumerate(vectors):
+        if vector is not None and vector._data.shape != wanted:
             raise ValueError(
-                f"{op}: {name} must have shape normalized_shape={wanted}, got {tuple(vector.shape)}"
+                f"{op}: {('weight', 'bias')[i]} must have shape normalized_shape={wanted}, got {vector._data.shape}"
             )
-    return math.prod(wanted)
+    return wanted[0] if len(wanted) == 1 else math.prod(wanted)
 
 
 def layer_norm(
@@ -235,9 +234,9 @@ def layer_norm(
         weight, bias: of shape normalized_shape, or None for 1 and 0.
         eps: added to the variance.
     """
-    length = _row_length("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    length = _row_length("layer_norm", input, normalized_shape, weight, bias)
     if length == 0:
-        return input.clone()  # type: ignore[no-any-return]
+        return input.clone()
     return LayerNorm.apply(input, weight, bias, length=length, eps=eps)  # type: ignore[no-any-return]
 
 
@@ -252,9 +251,9 @@ def rms_norm(
         weight: of shape normalized_shape, or None for 1.
         eps: added to the mean; None: the dtype's machine epsilon.
     """
-    length = _row_length("rms_norm", input, normalized_shape, weight=weight)
+    length = _row_length("rms_norm", input, normalized_shape, weight)
     if length == 0:
-        return input.clone()  # type: ignore[no-any-return]
+        return input.clone()
     if eps is None:
         eps = 2.0**-23 if input._data.dtype.itemsize == 4 else 2.0**-52
     return RMSNorm.apply(input, weight, length=length, eps=eps)  # type: ignore[no-any-return]
@@ -275,7 +274,7 @@ def group_norm(
         weight, bias: (C,) or None for 1 and 0.
         eps: added to the variance.
     """
-    channels = _check_channels("group_norm", input, weight=weight, bias=bias)
+    channels = _check_channels("group_norm", input, "weight bias", weight, bias)
     if num_groups < 1 or channels % num_groups:
         raise ValueError(
             f"group_norm: num_groups must divide the number of channels, got num_groups={num_groups} for "
@@ -311,9 +310,7 @@ def instance_norm(
         momentum: how far running statistics move.
         eps: added to the variance.
     """
-    channels = _check_channels(
-        "instance_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
-    )
+    channels = _check_channels("instance_norm", input, _NAMES, running_mean, running_var, weight, bias)
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise ValueError(
@@ -328,7 +325,7 @@ def instance_norm(
             f"{tuple(input.shape)}"
         )
     if channels == 0:
-        return input.clone()  # type: ignore[no-any-return]
+        return input.clone()
     if (running_mean is None and running_var is None) or input._data.size == 0:
         return GroupNorm.apply(input, weight, bias, groups=channels, eps=eps)  # type: ignore[no-any-return]
     statistics: list[Any] = []

@@ -20,6 +20,7 @@ __all__ = [
     "local_response_norm_forward",
     "rms_norm_backward",
     "rms_norm_forward",
+    "running_average",
 ]
 
 
@@ -95,6 +96,11 @@ def batch_norm_backward(
     grad_weight = (grad_y * h).sum(over).astype(x.dtype) if need_weight else None
     grad_bias = grad_y.sum(over, np.float64).astype(x.dtype) if need_bias else None
     return grad_x, grad_weight, grad_bias
+
+
+def running_average(running: Array, statistic: Array, momentum: float) -> Array:
+    """Running statistics after one more batch, in their own dtype."""
+    return ((1 - momentum) * running.astype(np.float64) + momentum * statistic).astype(running.dtype)
 
 
 def layer_norm_forward(

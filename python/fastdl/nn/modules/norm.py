@@ -118,7 +118,7 @@ class _BatchNorm(_ChannelNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.ndim not in self._ranks:
+        if input._data.ndim not in self._ranks:
             wanted = " or ".join([f"{rank}D" for rank in self._ranks])
             raise ValueError(f"{type(self).__name__}: expected {wanted} input (got {input.ndim}D input)")
         momentum = self.momentum
