@@ -228,12 +228,20 @@ template <class T>
 void gather_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p) {
   auto* out = reinterpret_cast<T*>(y);
   const auto* in = reinterpret_cast<const T*>(x);
-  parallel_for(p.outer * p.count, std::max<int64_t>(1, 8192 / std::max<int64_t>(p.inner, 1)),
+  const int64_t inner = p.inner;
+  // Rows (o, j) of `inner` elements; the slice of x changes with o only.
+  parallel_for(p.outer * p.count, std::max<int64_t>(1, 8192 / std::max<int64_t>(inner, 1)),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t n = begin; n < end; ++n) {
-                   const T* slice = in + n / p.count * p.extent * p.inner;
-                   for (int64_t i = 0; i < p.inner; ++i)
-                     out[n * p.inner + i] = slice[index[n * p.inner + i] * p.inner + i];
+                 for (int64_t row = begin; row < end;) {
+                   const int64_t o = row / p.count, stop = std::min(end, (o + 1) * p.count);
+                   const T* slice = in + o * p.extent * inner;
+                   if (inner == 1) {
+                     for (; row < stop; ++row) out[row] = slice[index[row]];
+                   } else {
+                     for (; row < stop; ++row)
+                       for (int64_t i = 0; i < inner; ++i)
+                         out[row * inner + i] = slice[index[row * inner + i] * inner + i];
+                   }
                  }
                });
 }
@@ -308,27 +316,43 @@ template <class T>
 void gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
   for_each_part(p.outer, p.inner, p.outer * (p.count + p.extent) * p.inner,
                 [&](int64_t o, int64_t begin, int64_t end) {
-                  T* slice = grad_x + o * p.extent * p.inner;
+                  const int64_t inner = p.inner;
+                  T* slice = grad_x + o * p.extent * inner;
+                  const T* from = grad_y + o * p.count * inner;
+                  const int64_t* at = index + o * p.count * inner;
                   for (int64_t e = 0; e < p.extent; ++e)
-                    std::fill(slice + e * p.inner + begin, slice + e * p.inner + end, T(0));
-                  for (int64_t j = 0; j < p.count; ++j) {
-                    const int64_t row = (o * p.count + j) * p.inner;
-                    for (int64_t i = begin; i < end; ++i)
-                      slice[index[row + i] * p.inner + i] += grad_y[row + i];
+                    std::fill(slice + e * inner + begin, slice + e * inner + end, T(0));
+                  if (inner == 1) {
+                    for (int64_t j = 0; j < p.count; ++j) slice[at[j]] += from[j];
+                    return;
                   }
+                  for (int64_t j = 0; j < p.count; ++j)
+                    for (int64_t i = begin; i < end; ++i)
+                      slice[at[j * inner + i] * inner + i] += from[j * inner + i];
                 });
 }
 
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   constexpr int64_t kBlock = 1024;
-  for (int64_t start = 0; start < count; start += kBlock) {
-    const int64_t stop = std::min(count, start + kBlock);
-    uint64_t largest = 0;  // of a negative index: huge
-    for (int64_t j = start; j < stop; ++j) largest = std::max(largest, uint64_t(index[j]));
-    if (largest < uint64_t(extent)) continue;
-    for (int64_t j = start; j < stop; ++j)
-      if (uint64_t(index[j]) >= uint64_t(extent)) return j;
-  }
+  int64_t found[1024];  // the first of every chunk
+  const int64_t grain = std::max<int64_t>(1 << 15, count / 512);
+  const int64_t chunks = chunk_count(count, grain);
+  parallel_chunks(count, grain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    found[chunk] = -1;
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t stop = std::min(end, start + kBlock);
+      uint64_t largest = 0;  // of a negative index: huge
+      for (int64_t j = start; j < stop; ++j) largest = std::max(largest, uint64_t(index[j]));
+      if (largest < uint64_t(extent)) continue;
+      for (int64_t j = start; j < stop; ++j)
+        if (uint64_t(index[j]) >= uint64_t(extent)) {
+          found[chunk] = j;
+          return;
+        }
+    }
+  });
+  for (int64_t chunk = 0; chunk < chunks; ++chunk)
+    if (found[chunk] >= 0) return found[chunk];
   return -1;
 }
 

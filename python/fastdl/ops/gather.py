@@ -177,7 +177,7 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
             )
-    if op != "gather":  # the kernel checks
+    if op not in ("gather", "scatter_add"):  # these kernels check
         check_range(op, index, x.shape[d])
     return d
 
@@ -249,16 +249,19 @@ class Scatter(Op):
     def forward(self, x: Any, source: Any, dim: int, index: Any, value: Any = None, add: bool = False) -> Any:
         self.key, self.add = _gather_key(x.shape, dim, index), add
         result = pooled_copy(x)
-        if source is None:
-            part: Any = value
-        else:
+        part: Any = value
+        if source is not None:
             self.source_shape = source.shape
             self.corner = tuple([slice(0, n) for n in index.shape])
             part = source[self.corner]
-        if add:
-            np.add.at(result, self.key, part)
-        else:
+        if not add:
             result[self.key] = part
+        elif source is not None and is_kernel_dtype(x.dtype):
+            total = select(x).gather_backward(part, dim, index, x.shape[dim])
+            result[tuple([slice(0, n) for n in total.shape])] += total
+        else:
+            check_range("scatter_add", index, x.shape[dim])
+            np.add.at(result, self.key, part)
         return result
 
     def backward(self, grad: Any) -> Any:
