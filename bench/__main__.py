@@ -12,14 +12,24 @@ from fastdl.bench import machine, report, runner
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="fastdl bench", description="Measure fastdl's kernels, beside a peer if asked.")
-    made.add_argument("--family", action="append", metavar="NAME", help="a family, may be repeated (default: all)")
+    made = argparse.ArgumentParser(
+        prog="fastdl bench", description="Measure fastdl's kernels, beside a peer if asked."
+    )
+    made.add_argument(
+        "--family", action="append", metavar="NAME", help="a family, may be repeated (default: all)"
+    )
     made.add_argument("--case", metavar="TEXT", default="", help="only cases whose name contains TEXT")
-    made.add_argument("--against", choices=["torch"], help="measure this library too, in its own process, in turn")
-    made.add_argument("--threads", type=int, default=2, metavar="N", help="threads for every library (default: 2)")
+    made.add_argument(
+        "--against", choices=["torch"], help="measure this library too, in its own process, in turn"
+    )
+    made.add_argument(
+        "--threads", type=int, default=2, metavar="N", help="threads for every library (default: 2)"
+    )
     made.add_argument("--seconds", type=float, default=0.2, help="sampling time per library, case and round")
     made.add_argument("--json", metavar="FILE", help="write results to FILE")
-    made.add_argument("--plot", metavar="FILE", help="draw the ratios to FILE (PNG; needs matplotlib and --against)")
+    made.add_argument(
+        "--plot", metavar="FILE", help="draw the ratios to FILE (PNG; needs matplotlib and --against)"
+    )
     made.add_argument("--list", action="store_true", help="list families and cases, measure nothing")
     return made
 
@@ -53,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in chosen:
         print(f"\n{name}\n{report.HEADER}")
         for result in runner.measure(
-            name, options.against, options.threads, measured, lambda case: options.case in case.name, options.seconds
+            name,
+            options.against,
+            options.threads,
+            measured,
+            lambda case: options.case in case.name,
+            options.seconds,
         ):
             results.append(result)
             print(report.line(asdict(result)), flush=True)

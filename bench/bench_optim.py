@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ MEDIUM = [(64, 64)] * 80
 LARGE = [(1000, 1000)] * 6
 
 
-def parameters(lib: Library, shapes: list[tuple[int, ...]]) -> list[Any]:
+def parameters(lib: Library, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
     rng = np.random.default_rng(0)
     params = []
     for shape in shapes:
@@ -28,7 +28,7 @@ def parameters(lib: Library, shapes: list[tuple[int, ...]]) -> list[Any]:
 
 def step(
     name: str,
-    shapes: list[tuple[int, ...]],
+    shapes: Sequence[tuple[int, ...]],
     arrays: int,
     label: str,
     target: float = 0.0,
@@ -44,7 +44,7 @@ def step(
     return Case(f"{name} {label}", "step", make, bytes=moved, target=target)
 
 
-def clip(shapes: list[tuple[int, ...]], label: str) -> Case:
+def clip(shapes: Sequence[tuple[int, ...]], label: str) -> Case:
     def make(lib: Library) -> Callable[[], Any]:
         params = parameters(lib, shapes)
         return lambda: lib.nn.utils.clip_grad_norm_(params, 1e9)

@@ -4,7 +4,7 @@ A family file ``bench_<family>.py`` holds a list ``CASES``. ``make(lib)`` builds
 returns the function to time::
 
     CASES = [
-        forward_backward("relu 64x512", lambda lib: lib.F.relu, lambda rng: [rng.standard_normal((64, 512))], bytes=...),
+        forward_backward("relu 64x512", lambda lib: lib.F.relu, lambda rng: [rng.standard_normal((64, 512))]),
     ]
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 
 class Library:
-    """What a case sees of fastdl or its peer: ``lib.F``, ``lib.nn``, ``lib.optim``, ``lib.tensor``, and the module itself."""
+    """What a case sees of fastdl or its peer: ``lib.F``, ``lib.nn``, ``lib.optim``, ``lib.tensor``, ``lib.module``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -87,7 +87,9 @@ def forward_backward(name: str, function: Callable[[Library], Any], arrays: Arra
         if isinstance(call, lib.nn.Module):
             leaves += list(call.parameters())
         shape = tuple(call(*inputs).shape)
-        seed = lib.tensor(np.random.default_rng(1).standard_normal(shape).astype(np.float32)) if shape else None
+        seed = (
+            lib.tensor(np.random.default_rng(1).standard_normal(shape).astype(np.float32)) if shape else None
+        )
 
         def run() -> None:
             for leaf in leaves:

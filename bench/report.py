@@ -18,7 +18,9 @@ def line(result: dict[str, Any]) -> str:
 
     target = ""
     if result["target"] and result["ratio"] is not None:
-        target = f"{result['target']:.2f}x " + ("reached" if result["ratio"] >= result["target"] else "MISSED")
+        target = f"{result['target']:.2f}x " + (
+            "reached" if result["ratio"] >= result["target"] else "MISSED"
+        )
     return (
         f"{result['case']:44} {result['mode']:4} {number(result['fastdl_us'], '.1f'):>11} "
         f"{number(result['peer_us'], '.1f'):>11} {number(result['ratio'], '.2f'):>7} "
@@ -86,7 +88,15 @@ def plot(document: dict[str, Any], path: str | Path) -> None:
     for y, (family, r) in enumerate(rows):
         colour = palette(families.index(family) % 20)
         if r is None:
-            axes.text(0.005, y, family, transform=axes.get_yaxis_transform(), va="center", fontweight="bold", color="0.25")
+            axes.text(
+                0.005,
+                y,
+                family,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontweight="bold",
+                color="0.25",
+            )
             continue
         left, width = (1.0, r["ratio"] - 1.0) if r["ratio"] >= 1 else (r["ratio"], 1.0 - r["ratio"])
         axes.barh(y, width, left=left, height=0.72, color=colour)
@@ -109,7 +119,9 @@ def plot(document: dict[str, Any], path: str | Path) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     machine = document["machine"]
-    peer = next((f"{n} {v}" for n, v in machine["versions"].items() if n not in ("fastdl", "numpy", "python")), "peer")
+    peer = next(
+        (f"{n} {v}" for n, v in machine["versions"].items() if n not in ("fastdl", "numpy", "python")), "peer"
+    )
     axes.set_title(
         f"Speed relative to {peer} (right of 1x: fastdl is faster; black mark: the project's goal)\n"
         f"{machine['cpu']}, {machine['threads']} threads",

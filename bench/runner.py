@@ -63,7 +63,9 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"benchmark worker ended with status {self._process.wait()}; its error is above")
+            raise RuntimeError(
+                f"benchmark worker ended with status {self._process.wait()}; its error is above"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -82,7 +84,9 @@ class Worker:
 def families() -> list[str]:
     """Families that have a benchmark, by the files beside this one."""
     here = os.path.dirname(__file__)
-    return sorted(m.name.removeprefix("bench_") for m in pkgutil.iter_modules([here]) if m.name.startswith("bench_"))
+    return sorted(
+        m.name.removeprefix("bench_") for m in pkgutil.iter_modules([here]) if m.name.startswith("bench_")
+    )
 
 
 def cases_of(family: str) -> list[Case]:

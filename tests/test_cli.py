@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_datasets import write_mnist
 
 import fastdl
 from fastdl import cli, demo
+from test_datasets import write_mnist
 
 
 def test_demo_learns_the_digits(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Writes python/fastdl/tensor_methods.pyi: what fastdl.methods attaches to Tensor, for type checkers and editors.
 
-    python tools/make_method_stubs.py          (with fastdl importable)
+python tools/make_method_stubs.py          (with fastdl importable)
 """
 
 from __future__ import annotations

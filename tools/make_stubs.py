@@ -58,11 +58,20 @@ def main() -> int:
     first = kernels.ALL_LEVELS[0]
     files = {
         "_cpuid.pyi": stub(_cpuid, "Instruction-set levels of this machine."),
-        f"_cpu_{first}.pyi": stub(kernels.load(kernels.levels()[-1]), "The CPU kernels, one level.", "level: str\n"),
+        f"_cpu_{first}.pyi": stub(
+            kernels.load(kernels.levels()[-1]), "The CPU kernels, one level.", "level: str\n"
+        ),
     }
     for level in kernels.ALL_LEVELS[1:]:
-        files[f"_cpu_{level}.pyi"] = HEADER.format(doc=f"The same as _cpu_{first}, another level.") + f"from fastdl._cpu_{first} import *\n"
-    stale = [name for name, text in files.items() if not (tree / name).exists() or (tree / name).read_text() != text]
+        files[f"_cpu_{level}.pyi"] = (
+            HEADER.format(doc=f"The same as _cpu_{first}, another level.")
+            + f"from fastdl._cpu_{first} import *\n"
+        )
+    stale = [
+        name
+        for name, text in files.items()
+        if not (tree / name).exists() or (tree / name).read_text() != text
+    ]
     if "--check" in sys.argv:
         for name in stale:
             print(f"python/fastdl/{name} is stale: run python tools/make_stubs.py", file=sys.stderr)

@@ -26,7 +26,8 @@ bool has_avx512() {
 }
 bool has_baseline() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("ssse3");
+  return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") &&
+         __builtin_cpu_supports("ssse3");
 }
 std::string brand() {
   unsigned words[12], highest = __get_cpuid_max(0x80000000u, nullptr);
@@ -41,10 +42,18 @@ std::string brand() {
   return name;
 }
 #else
-bool has_avx2() { return false; }
-bool has_avx512() { return false; }
-bool has_baseline() { return true; }
-std::string brand() { return "arm64"; }
+bool has_avx2() {
+  return false;
+}
+bool has_avx512() {
+  return false;
+}
+bool has_baseline() {
+  return true;
+}
+std::string brand() {
+  return "arm64";
+}
 #endif
 
 }  // namespace

@@ -16,8 +16,8 @@
 #include <cmath>
 
 #include "common/classes.h"
-#include "cpu/sweep.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/sweep.h"
 
 namespace fastdl::classes {
 

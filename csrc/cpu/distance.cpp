@@ -14,8 +14,8 @@
 
 #include <cmath>
 
-#include "cpu/sweep.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/sweep.h"
 
 namespace fastdl {
 namespace {

@@ -1,7 +1,8 @@
 // Two loops that do nothing but reach a limit.
 //
-// machine_fma: independent FMAs on registers (12 accumulators: more than latency 4 x 2 units need), every thread for the
-// given time; 2 * width operations each. machine_copy: to[i] = from[i] with ordinary stores, split over the threads.
+// machine_fma: independent FMAs on registers (12 accumulators: more than latency 4 x 2 units need), every
+// thread for the given time; 2 * width operations each. machine_copy: to[i] = from[i] with ordinary stores,
+// split over the threads.
 #include "cpu/machine.h"
 
 #include <atomic>
@@ -14,7 +15,9 @@ namespace fastdl {
 namespace {
 
 using clock = std::chrono::steady_clock;
-double seconds_since(clock::time_point start) { return std::chrono::duration<double>(clock::now() - start).count(); }
+double seconds_since(clock::time_point start) {
+  return std::chrono::duration<double>(clock::now() - start).count();
+}
 
 constexpr int kAccumulators = 12, kSteps = 4096;
 

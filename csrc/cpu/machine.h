@@ -5,7 +5,7 @@
 
 namespace fastdl {
 
-double machine_fma(double seconds);                                 // float32 GFLOP/s of all threads
+double machine_fma(double seconds);                                // float32 GFLOP/s of all threads
 double machine_copy(float* to, const float* from, int64_t count);  // seconds for one parallel copy
 
 }  // namespace fastdl

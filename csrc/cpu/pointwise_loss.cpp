@@ -11,8 +11,8 @@
 #include <optional>
 
 #include "cpu/loss_sum.h"
-#include "cpu/sweep.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/sweep.h"
 
 namespace fastdl {
 namespace {

@@ -11,9 +11,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="fastdl", description="A small, fast deep-learning library.")
     commands = made.add_subparsers(dest="command", metavar="command", required=True)
 
-    demo = commands.add_parser("demo", help="train LeNet-5 on handwritten digits", description="Train LeNet-5 on handwritten digits.")
-    demo.add_argument("--data", metavar="DIR", help="directory with MNIST or Fashion-MNIST IDX files, gz or not")
-    demo.add_argument("--output", metavar="DIR", default="fastdl-demo", help="where to write (default: fastdl-demo)")
+    demo = commands.add_parser(
+        "demo", help="train LeNet-5 on handwritten digits", description="Train LeNet-5 on handwritten digits."
+    )
+    demo.add_argument(
+        "--data", metavar="DIR", help="directory with MNIST or Fashion-MNIST IDX files, gz or not"
+    )
+    demo.add_argument(
+        "--output", metavar="DIR", default="fastdl-demo", help="where to write (default: fastdl-demo)"
+    )
     demo.add_argument("--epochs", type=int, help="passes over the data (default: 20, or 3 for large data)")
     demo.add_argument("--seed", type=int, default=0, help="of weights, order and split (default: 0)")
 

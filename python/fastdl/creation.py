@@ -48,7 +48,11 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     if array.dtype.kind == "O":
         raise TypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
     check_array(op, array)
-    if dtype is None and array.dtype.kind == "f" and not any([issubclass(t, (np.ndarray, np.generic)) for t in types]):
+    if (
+        dtype is None
+        and array.dtype.kind == "f"
+        and not any([issubclass(t, (np.ndarray, np.generic)) for t in types])
+    ):
         dtype = get_default_dtype()
     return array, dtype
 

@@ -38,7 +38,9 @@ def mnist(directory: str) -> tuple[Array, Array, Array, Array]:
     return images[:, None], labels, test_images[:, None], test_labels
 
 
-def shifted_batches(images: Array, labels: Array, generator: np.random.Generator, reach: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shifted_batches(
+    images: Array, labels: Array, generator: np.random.Generator, reach: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch in random order; each batch is moved by up to ``reach`` pixels, so that position means nothing."""
     order = generator.permutation(len(labels))
     side = images.shape[-1]
@@ -95,7 +97,9 @@ def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
     optimizer = fastdl.optim.Adam(model.parameters())
     scheduler = fastdl.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * steps + 1)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"LeNet-5, {parameters:,} parameters; {len(labels)} images to learn from, {len(test_labels)} held out")
+    print(
+        f"LeNet-5, {parameters:,} parameters; {len(labels)} images to learn from, {len(test_labels)} held out"
+    )
     history = fit(
         model,
         lambda: shifted_batches(images, labels, generator, reach=3),
@@ -107,7 +111,8 @@ def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
     )
     _, accuracy = evaluate(model, *test)
     predicted = predict(model, test[0]).numpy().argmax(1)
-    print(f"\naccuracy on the {len(test_labels)} held-out images: {accuracy:.2%} after {time.perf_counter() - start:.1f} s\n")
+    seconds = time.perf_counter() - start
+    print(f"\naccuracy on the {len(test_labels)} held-out images: {accuracy:.2%} after {seconds:.1f} s\n")
     show_predictions(pixels, predicted, test_labels)
 
     folder = Path(output)

@@ -1,10 +1,11 @@
 // What every binding needs: NumPy arrays in, pooled NumPy arrays out, and nothing converted silently.
 //
-//   In<T> x(array, "op", "x")   typed C-order access. Wrong dtype or byte order raises TypeError; a strided array is
+//   In<T> x(array, "op", "x")   typed C-order access. Wrong dtype or byte order raises TypeError; a strided
+//   array is
 //                               copied into the pool first (values never change, only their layout).
 //   empty<T>(shape)             a new array in pooled memory; zeros<T>(shape) likewise.
-//   KernelScope scope(items)    while it lives denormals are flushed and, for calls worth it, the GIL is released.
-//   by_dtype("op", x, f)        calls f(float{}) or f(double{}) according to x's dtype.
+//   KernelScope scope(items)    while it lives denormals are flushed and, for calls worth it, the GIL is
+//   released. by_dtype("op", x, f)        calls f(float{}) or f(double{}) according to x's dtype.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -36,7 +37,8 @@ inline int64_t size_of(std::span<const int64_t> shape) {
   return size;
 }
 
-// A new uninitialised array whose memory belongs to the pool and returns to it with the array's last reference.
+// A new uninitialised array whose memory belongs to the pool and returns to it with the array's last
+// reference.
 py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape);
 // A C-order copy in the pool of an array with any strides.
 py::array contiguous_copy(const py::array& array);
@@ -73,14 +75,17 @@ bool is_dtype(const py::array& array) {
   return dtype.num() == dtype_of<T>().num() && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
-[[noreturn]] void raise_dtype(const py::array& array, const char* op, const char* argument, const char* expected);
+[[noreturn]] void raise_dtype(const py::array& array, const char* op, const char* argument,
+                              const char* expected);
 
 template <class T>
 class In {
  public:
   In(const py::array& array, const char* op, const char* argument) {
-    if (!is_dtype<T>(array)) raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
-    constexpr int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if (!is_dtype<T>(array))
+      raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+    constexpr int wanted =
+        py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
     const auto* proxy = py::detail::array_proxy(array.ptr());
     array_ = (proxy->flags & wanted) == wanted ? array : contiguous_copy(array);
     data_ = reinterpret_cast<const T*>(py::detail::array_proxy(array_.ptr())->data);
@@ -112,7 +117,8 @@ class OptionalIn {
   std::optional<In<T>> in_;
 };
 
-// Handing the GIL over costs about a tenth of a microsecond and risks waiting for it: only for calls worth it.
+// Handing the GIL over costs about a tenth of a microsecond and risks waiting for it: only for calls worth
+// it.
 class KernelScope {
  public:
   explicit KernelScope(int64_t items) {

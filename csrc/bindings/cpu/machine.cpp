@@ -16,7 +16,8 @@ void register_machine(py::module_& m) {
   m.def(
       "machine_copy",
       [](py::array& to, const py::array& from) {
-        if (!is_dtype<float>(to) || !to.writeable() || !(to.flags() & py::array::c_style) || to.size() != from.size())
+        if (!is_dtype<float>(to) || !to.writeable() || !(to.flags() & py::array::c_style) ||
+            to.size() != from.size())
           throw py::value_error("machine_copy: to must be a writeable C-order float32 array of from's size");
         const In<float> source(from, "machine_copy", "from");
         py::gil_scoped_release release;

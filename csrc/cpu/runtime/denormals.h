@@ -1,5 +1,6 @@
-// Denormal numbers cost a hundred cycles each on many CPUs; trained weights and saturated gates are full of them.
-// While a FlushDenormals lives, the calling thread treats them as zero, inputs and results; then the old mode is back.
+// Denormal numbers cost a hundred cycles each on many CPUs; trained weights and saturated gates are full of
+// them. While a FlushDenormals lives, the calling thread treats them as zero, inputs and results; then the
+// old mode is back.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
-// Blocks live in size classes: eight per power of two, so that rounding up wastes at most an eighth. A freed block
-// goes to its class's list and is reused as a whole; nothing is split or merged. A 64-byte header in front of each
-// block holds its class and its size. Classes of 2 MiB and more are mapped separately, aligned to huge pages, with
-// the data starting a varying number of cache lines in: arrays of equal size would otherwise all start at the same
-// offset modulo 4096 and fight for the same cache sets.
+// Blocks live in size classes: eight per power of two, so that rounding up wastes at most an eighth. A freed
+// block goes to its class's list and is reused as a whole; nothing is split or merged. A 64-byte header in
+// front of each block holds its class and its size. Classes of 2 MiB and more are mapped separately, aligned
+// to huge pages, with the data starting a varying number of cache lines in: arrays of equal size would
+// otherwise all start at the same offset modulo 4096 and fight for the same cache sets.
 #include "cpu/runtime/memory.h"
 
 #include <pthread.h>
@@ -27,10 +27,10 @@ constexpr size_t kFrontGuard = 16, kBackGuard = 64;
 constexpr unsigned char kGuardByte = 0xA5;
 
 struct Header {
-  Header* next;       // in a free list
-  void* mapping;      // start of the block as the system gave it
-  size_t capacity;    // bytes of the class
-  size_t requested;   // bytes asked for
+  Header* next;      // in a free list
+  void* mapping;     // start of the block as the system gave it
+  size_t capacity;   // bytes of the class
+  size_t requested;  // bytes asked for
   int32_t size_class;
   bool guarded;
   alignas(8) unsigned char unused[8];
@@ -100,8 +100,12 @@ uint64_t default_cache_limit() {
   return memory_of_this_machine() / 4;
 }
 
-bool is_mapped(size_t capacity) { return capacity >= kHugePage; }
-size_t mapping_bytes(size_t capacity) { return (capacity + 4096 + kHugePage - 1) / kHugePage * kHugePage; }
+bool is_mapped(size_t capacity) {
+  return capacity >= kHugePage;
+}
+size_t mapping_bytes(size_t capacity) {
+  return (capacity + 4096 + kHugePage - 1) / kHugePage * kHugePage;
+}
 
 Header* from_system(size_t capacity, int size_class, unsigned colour) {
   void* start;
@@ -109,8 +113,8 @@ Header* from_system(size_t capacity, int size_class, unsigned colour) {
   if (is_mapped(capacity)) {
     const size_t bytes = mapping_bytes(capacity);
     // Over-map by one huge page and return the unaligned ends, so that the block can be backed by huge pages.
-    char* raw = static_cast<char*>(mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE,
-                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    char* raw = static_cast<char*>(
+        mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (raw == MAP_FAILED) return nullptr;
     char* aligned = reinterpret_cast<char*>((uintptr_t(raw) + kHugePage - 1) / kHugePage * kHugePage);
     if (aligned > raw) munmap(raw, size_t(aligned - raw));

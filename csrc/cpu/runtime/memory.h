@@ -1,6 +1,6 @@
-// The caching allocator under every array that fastdl makes. Fresh pages cost ten to thirty times more than the
-// arithmetic on them, so freed blocks are kept and handed out again. Blocks are 64-byte aligned; large ones are
-// mapped on their own, with huge pages advised. Thread-safe. Idle memory is bounded by a limit.
+// The caching allocator under every array that fastdl makes. Fresh pages cost ten to thirty times more than
+// the arithmetic on them, so freed blocks are kept and handed out again. Blocks are 64-byte aligned; large
+// ones are mapped on their own, with huge pages advised. Thread-safe. Idle memory is bounded by a limit.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,8 @@ Stats stats();
 void reset_peak();
 void set_cache_limit(uint64_t bytes);
 void empty_cache();
-void set_guard(bool on);  // tests: blocks allocated from now on carry guard bytes at both ends, checked when freed
+void set_guard(
+    bool on);  // tests: blocks allocated from now on carry guard bytes at both ends, checked when freed
 
 // A typed scratch array for the length of a scope.
 template <class T>

@@ -1,9 +1,10 @@
-// The thread pool. One job at a time: the caller publishes (task, context, count) under a new epoch, everybody
-// takes indices from one counter, the caller waits until every worker has left the job. A second caller that
-// comes meanwhile (another Python thread) does not queue: it runs its own job inline.
+// The thread pool. One job at a time: the caller publishes (task, context, count) under a new epoch,
+// everybody takes indices from one counter, the caller waits until every worker has left the job. A second
+// caller that comes meanwhile (another Python thread) does not queue: it runs its own job inline.
 //
-// A worker may join a job only while `open` says so; the caller closes the job before it waits, so that nobody
-// can touch a context that is about to leave the stack. state = (epoch << 16 | workers inside), one atomic word.
+// A worker may join a job only while `open` says so; the caller closes the job before it waits, so that
+// nobody can touch a context that is about to leave the stack. state = (epoch << 16 | workers inside), one
+// atomic word.
 #include "cpu/runtime/threads.h"
 
 #include <pthread.h>
@@ -186,7 +187,8 @@ class Pool {
   std::atomic<int> sleeping_{0}, spinning_{0}, started_{0};
 };
 
-// Leaked on purpose: workers may outlive static destruction, and after fork the parent's pool cannot be destroyed.
+// Leaked on purpose: workers may outlive static destruction, and after fork the parent's pool cannot be
+// destroyed.
 std::atomic<Pool*> g_pool{nullptr};
 std::atomic<int> g_threads{0};
 
@@ -220,7 +222,9 @@ void set_num_threads(int n) {
   g_threads.store(std::min(n, 1024), std::memory_order_relaxed);
 }
 
-int thread_index() { return t_index; }
+int thread_index() {
+  return t_index;
+}
 
 int workers_started() {
   Pool* current = g_pool.load(std::memory_order_acquire);
@@ -229,7 +233,9 @@ int workers_started() {
 
 namespace detail {
 
-bool in_parallel() { return t_in_parallel; }
+bool in_parallel() {
+  return t_in_parallel;
+}
 
 void run(int64_t count, Task task, void* context, bool worth_waking) {
   const int threads = num_threads();

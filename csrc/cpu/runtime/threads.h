@@ -1,15 +1,18 @@
 // The one way to use threads: parallel_for and parallel_tasks, on one pool per module.
 //
-//   parallel_for(n, grain, f)     f(begin, end) over disjoint ranges that cover [0, n). `grain` is the number of
+//   parallel_for(n, grain, f)     f(begin, end) over disjoint ranges that cover [0, n). `grain` is the number
+//   of
 //                                 items worth about 10 us of work: less than two grains run inline.
-//   parallel_chunks(n, grain, f)  the same, f(chunk, begin, end): for reductions, which keep one partial result per
+//   parallel_chunks(n, grain, f)  the same, f(chunk, begin, end): for reductions, which keep one partial
+//   result per
 //                                 chunk (chunk_count(n, grain) of them) and add them up in chunk order.
 //   parallel_tasks(count, f)      f(task) for task in [0, count), each worth 10 us or more.
 //
-// Ranges depend only on (n, grain, thread count), never on timing, and whoever is free takes the next one: the same
-// inputs on the same number of threads give the same bits. Nested calls run inline. Exceptions thrown by f come back
-// to the caller (the first one). No thread exists before the first call that needs one; idle workers spin briefly,
-// then sleep; after fork the child starts with an empty pool. Workers flush denormals (see denormals.h).
+// Ranges depend only on (n, grain, thread count), never on timing, and whoever is free takes the next one:
+// the same inputs on the same number of threads give the same bits. Nested calls run inline. Exceptions
+// thrown by f come back to the caller (the first one). No thread exists before the first call that needs one;
+// idle workers spin briefly, then sleep; after fork the child starts with an empty pool. Workers flush
+// denormals (see denormals.h).
 #pragma once
 
 #include <algorithm>
@@ -18,10 +21,10 @@
 
 namespace fastdl {
 
-int num_threads();           // FASTDL_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may use
+int num_threads();            // FASTDL_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may use
 void set_num_threads(int n);  // 1 <= n
-int thread_index();          // 0 in the caller, 1.. in workers: an index for per-thread scratch
-int workers_started();       // how many worker threads exist (0 until first needed)
+int thread_index();           // 0 in the caller, 1.. in workers: an index for per-thread scratch
+int workers_started();        // how many worker threads exist (0 until first needed)
 
 namespace detail {
 using Task = void (*)(void* context, int64_t index);

@@ -1,15 +1,16 @@
 // The vector type of the level being compiled, and the handful of operations that the compiler's own vector
 // arithmetic lacks. Vec<T> is a GCC/Clang vector: + - * / comparisons and `mask ? a : b` work as they stand,
-// and `a * b + c` becomes one FMA where the level has it. To broadcast inside arithmetic write `scalar * vec`:
-// the compiler folds it into the instruction (building zero + scalar instead cannot be folded).
+// and `a * b + c` becomes one FMA where the level has it. To broadcast inside arithmetic write `scalar *
+// vec`: the compiler folds it into the instruction (building zero + scalar instead cannot be folded).
 //
 //   kWidth<T>                lanes of a Vec<T>: 16/8/4 floats on avx512/avx2/baseline
-//   load/store               unaligned; load_n/store_n touch only the first n < kWidth lanes (rest reads as 0)
-//   broadcast, max, min      max/min return the SECOND operand when the first is NaN (as the instruction does)
-//   reduce_add, reduce_max   across lanes, fixed order
-//   to_int / to_float        lane-wise conversion between T and the signed integer of the same size
-//   stream_store, fence      a store that bypasses the caches, to an address aligned to the vector: for results larger
-//                            than the last-level cache (spares the read of the line); fence() after a run of them
+//   load/store               unaligned; load_n/store_n touch only the first n < kWidth lanes (rest reads as
+//   0) broadcast, max, min      max/min return the SECOND operand when the first is NaN (as the instruction
+//   does) reduce_add, reduce_max   across lanes, fixed order to_int / to_float        lane-wise conversion
+//   between T and the signed integer of the same size stream_store, fence      a store that bypasses the
+//   caches, to an address aligned to the vector: for results larger
+//                            than the last-level cache (spares the read of the line); fence() after a run of
+//                            them
 //   multiply_low             64-bit products of the lower halves of 64-bit lanes
 //   interleave               a0 b0 a1 b1 ... of two vectors of 64-bit lanes
 //
@@ -84,10 +85,18 @@ template <class T>
 [[gnu::always_inline]] inline void store_n(double* p, Vec<double> v, int n) {
   _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
 }
-[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_max_ps((__m512)a, (__m512)b); }
-[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_max_pd((__m512d)a, (__m512d)b); }
-[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm512_min_ps((__m512)a, (__m512)b); }
-[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm512_min_pd((__m512d)a, (__m512d)b); }
+[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_max_ps((__m512)a, (__m512)b);
+}
+[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm512_max_pd((__m512d)a, (__m512d)b);
+}
+[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_min_ps((__m512)a, (__m512)b);
+}
+[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm512_min_pd((__m512d)a, (__m512d)b);
+}
 #else
 template <class T>
 [[gnu::always_inline]] inline Vec<T> load_n(const T* p, int n) {
@@ -100,15 +109,31 @@ template <class T>
   std::memcpy(p, &v, size_t(n) * sizeof(T));
 }
 #if defined(__AVX2__)
-[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b); }
-[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b); }
-[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b); }
-[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm256_min_pd((__m256d)a, (__m256d)b); }
+[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b);
+}
+[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b);
+}
+[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm256_min_ps((__m256)a, (__m256)b);
+}
+[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm256_min_pd((__m256d)a, (__m256d)b);
+}
 #elif defined(__x86_64__)
-[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm_max_ps((__m128)a, (__m128)b); }
-[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm_max_pd((__m128d)a, (__m128d)b); }
-[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) { return (Vec<float>)_mm_min_ps((__m128)a, (__m128)b); }
-[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) { return (Vec<double>)_mm_min_pd((__m128d)a, (__m128d)b); }
+[[gnu::always_inline]] inline Vec<float> max(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm_max_ps((__m128)a, (__m128)b);
+}
+[[gnu::always_inline]] inline Vec<double> max(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm_max_pd((__m128d)a, (__m128d)b);
+}
+[[gnu::always_inline]] inline Vec<float> min(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm_min_ps((__m128)a, (__m128)b);
+}
+[[gnu::always_inline]] inline Vec<double> min(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm_min_pd((__m128d)a, (__m128d)b);
+}
 #else
 template <class V>
 [[gnu::always_inline]] inline V max(V a, V b) {

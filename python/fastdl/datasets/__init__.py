@@ -53,7 +53,9 @@ def load_idx(path: str | Path) -> Array:
         except (EOFError, OSError) as error:
             raise ValueError(f"load_idx: {path} is a damaged gzip file ({error})") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
-        raise ValueError(f"load_idx: {path} is not an IDX file: it starts with {raw[:4].hex()!r}, expected 0000, a type and a rank")
+        raise ValueError(
+            f"load_idx: {path} is not an IDX file: it starts with {raw[:4].hex()!r}, expected 0000, a type and a rank"
+        )
     rank = raw[3]
     start = 4 + 4 * rank
     if len(raw) < start:
@@ -62,7 +64,9 @@ def load_idx(path: str | Path) -> Array:
     dtype = np.dtype(_IDX_TYPES[raw[2]])
     size = dtype.itemsize * int(np.prod(shape, dtype=object))
     if len(raw) - start != size:
-        raise ValueError(f"load_idx: {path} holds {len(raw) - start} bytes of data, its header (shape {shape}) asks for {size}")
+        raise ValueError(
+            f"load_idx: {path} holds {len(raw) - start} bytes of data, its header (shape {shape}) asks for {size}"
+        )
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 

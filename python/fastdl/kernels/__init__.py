@@ -24,7 +24,7 @@ Backend = Any
 
 
 def levels() -> list[str]:
-    """Instruction-set levels usable here, lowest first: supported by CPU and OS, built, and not above ``FASTDL_MAX_ISA``."""
+    """Instruction-set levels usable here, lowest first: supported, built, and not above ``FASTDL_MAX_ISA``."""
     cap = os.environ.get("FASTDL_MAX_ISA", "").strip().lower()
     if cap and cap not in ALL_LEVELS:
         raise ValueError(f"FASTDL_MAX_ISA must be one of {', '.join(ALL_LEVELS)}, got {cap!r}")

@@ -109,7 +109,7 @@ class Einsum(Op):
     aliases_grad = True
 
     def forward(self, *arrays: Any, labels: Sequence[Labels], output: Labels) -> Any:
-        self.saves = tuple(range(len(arrays)))  # type: ignore[misc]
+        self.saves = tuple(range(len(arrays)))
         self.arrays, self.labels, self.output = arrays, labels, output
         views = [_diagonal(array, own) for array, own in zip(arrays, labels, strict=True)]
         y = contract([view for view, _ in views], [own for _, own in views], output)

@@ -99,7 +99,7 @@ class LpPool(Op):
     saves_output = True
 
     def forward(self, x: Any, plan: Plan, p: float) -> Any:
-        size, kernel, stride, padding, _dilation, output = self.plan = plan
+        _size, kernel, stride, padding, _dilation, output = self.plan = plan
         self.x, self.p = x, p
         backend = select(x)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

@@ -9,7 +9,7 @@ from operator import index
 from typing import Any
 
 from fastdl.autograd.op import Op
-from fastdl.kernels import reference, select
+from fastdl.kernels import select
 from fastdl.ops.pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.tensor import Tensor
 
@@ -49,8 +49,11 @@ class Pad(Op):
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
         # Numbers that are not floating-point are only copied: NumPy does that.
-        backend = select(x) if x.dtype.kind == "f" else reference
-        return backend.pad_forward(x, padding, mode, value)
+        if x.dtype.kind != "f":
+            from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
+
+            return reference.pad_forward(x, padding, mode, value)
+        return select(x).pad_forward(x, padding, mode, value)
 
     def backward(self, grad_y: Any) -> Any:
         if self.mode == "constant":
@@ -234,7 +237,9 @@ def interpolate(
         return _AREA[len(output)](input, output)
     if mode == "nearest" and len(output) == 2:
         # In two dimensions an axis that keeps or doubles its size does so exactly, whatever the factor (as in torch).
-        scale = tuple([0.0 if o in (n, 2 * n) else s for n, o, s in zip(shape[2:], output, scale, strict=True)])
+        scale = tuple(
+            [0.0 if o in (n, 2 * n) else s for n, o, s in zip(shape[2:], output, scale, strict=True)]
+        )
     if mode.startswith("nearest") and all(
         [o % n == 0 and s in (0.0, o // n) for n, o, s in zip(shape[2:], output, scale, strict=True)]
     ):
@@ -291,7 +296,7 @@ def _pad_pairs(shape: Sizes, pad: Any, mode: str) -> Pairs:
     if mode != "constant" and not (1 <= axes <= 3 and len(shape) - axes in (1, 2)):
         raise NotImplementedError(
             f"pad: mode {mode!r} pads the last 1, 2 or 3 axes behind (N, C) or (C): pad needs "
-            f"{2 * (len(shape) - 2)} numbers (or {2 * (len(shape) - 1)} unbatched), got {len(amounts)} for shape {shape}"
+            f"{2 * (len(shape) - 2)} numbers (or {2 * (len(shape) - 1)} unbatched), got {len(amounts)} for {shape}"
         )
     pairs = [(0, 0)] * (len(shape) - axes) + [
         (amounts[2 * i], amounts[2 * i + 1]) for i in reversed(range(axes))

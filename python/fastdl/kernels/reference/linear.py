@@ -19,16 +19,15 @@ def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta:
     A factor of exactly zero removes its term, NaN and infinities included.
     """
     product = np.matmul(a, b)
-    y = (
-        np.zeros_like(product)
-        if alpha == 0
-        else product
-        if alpha == 1
-        else product.dtype.type(alpha) * product
-    )
+    y: Array = product
+    if alpha == 0:
+        y = np.zeros_like(product)
+    elif alpha != 1:
+        y = product.dtype.type(alpha) * product
     if c is None or beta == 0:
         return y
-    return y + y.dtype.type(beta) * c
+    total: Array = y + y.dtype.type(beta) * c
+    return total
 
 
 def _activate(x: Array, name: str) -> Array:
@@ -36,7 +35,8 @@ def _activate(x: Array, name: str) -> Array:
         raise ValueError(
             f"linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '{name}'"
         )
-    return x if name == "none" else getattr(functions, f"{name}_forward")(x)  # type: ignore[no-any-return]
+    y: Array = x if name == "none" else getattr(functions, f"{name}_forward")(x)
+    return y
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str = "none") -> Array:

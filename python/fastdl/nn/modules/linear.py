@@ -36,7 +36,7 @@ def fusable_activation(module: Module) -> str | None:
     name = _FUSABLE.get(type(module))
     if name is None or "forward" in module.__dict__:
         return None
-    if name == "gelu" and module.approximate == "tanh":
+    if name == "gelu" and getattr(module, "approximate", "") == "tanh":
         return "gelu_tanh"
     return name
 

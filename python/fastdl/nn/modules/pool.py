@@ -210,7 +210,7 @@ class LPPool3d(_LPPool):
 class _AdaptiveAvgPool(Module):
     pool: ClassVar[Callable[..., Tensor]]
 
-    def __init__(self, output_size: int | None | Sequence[int | None]) -> None:
+    def __init__(self, output_size: int | Sequence[int | None] | None) -> None:
         super().__init__()
         self.output_size = output_size
 
@@ -242,7 +242,7 @@ class AdaptiveAvgPool3d(_AdaptiveAvgPool):
 class _AdaptiveMaxPool(Module):
     pool: ClassVar[Callable[..., Any]]
 
-    def __init__(self, output_size: int | None | Sequence[int | None], return_indices: bool = False) -> None:
+    def __init__(self, output_size: int | Sequence[int | None] | None, return_indices: bool = False) -> None:
         super().__init__()
         self.output_size = output_size
         self.return_indices = return_indices
