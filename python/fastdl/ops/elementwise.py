@@ -11,8 +11,9 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, float32, float64, uint8
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import into, number
+from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
+from fastdl.ops.binary import into
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
 from fastdl.ops.promotion import common_dtype

@@ -13,8 +13,8 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, float64
 from fastdl.kernels import select
-from fastdl.ops.arithmetic import into
 from fastdl.ops.arrays import by_numpy, cast, empty, zeros
+from fastdl.ops.binary import into
 from fastdl.ops.promotion import floating_dtype
 from fastdl.tensor import Tensor
 

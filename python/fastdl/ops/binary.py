@@ -1,0 +1,413 @@
+"""Operations on two operands: arithmetic with broadcasting and promotion, between tensors and numbers on
+either side.
+
+Every operation is an Op applied as ``Op.apply(x, y)``, ``Op.apply(x, None, value=2)`` or ``Op.apply(None, y,
+value=2)``; ``out=array`` writes the result there (in-place operations).
+"""
+
+from __future__ import annotations
+
+from math import log as _log
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float32, float64
+from fastdl.kernels import select
+from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
+from fastdl.ops.promotion import common_dtype, floating_dtype
+
+_SAVED: dict[tuple[bool, ...], tuple[int, ...]] = {
+    (False, False): (),
+    (True, False): (1,),
+    (False, True): (0,),
+    (True, True): (0, 1),
+}
+
+
+class Binary(Op):
+    """Two operands; subclasses name kernel and NumPy function and add the gradient."""
+
+    kernel: ClassVar[str]
+    label: ClassVar[str]
+    ufunc: ClassVar[Any]
+    floating: ClassVar[bool] = False  # integers are converted to the default dtype
+    likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
+
+    def __init_subclass__(cls) -> None:
+        if hasattr(cls, "kernel"):
+            cls.label = cls.kernel.removesuffix("_forward")
+
+    def prepare(self, x: Any, y: Any, value: Any) -> tuple[Any, Any, Any]:
+        """Both operands in the common dtype, and that dtype."""
+        if y is None:
+            dtype = x.dtype
+            self.likes = (x.shape, dtype), None
+            if dtype is float32 or dtype is float64:
+                return x, value, dtype
+            y = value
+        elif x is None:
+            dtype = y.dtype
+            self.likes = None, (y.shape, dtype)
+            if dtype is float32 or dtype is float64:
+                return value, y, dtype
+            x = value
+        else:
+            dtype = x.dtype
+            self.likes = (x.shape, dtype), (y.shape, y.dtype)
+            if dtype is y.dtype and (dtype is float32 or dtype is float64):
+                return x, y, dtype
+        dtype = common_dtype(x, y)
+        if self.floating:
+            dtype = floating_dtype(dtype)
+        self.check(x, y, dtype)
+        return operand(x, dtype), operand(y, dtype), dtype
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        """Refuse what the operation does not define; called only where dtypes differ or are not float."""
+
+    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if out is not None and out.dtype is not dtype:
+            return into(self.label, out, self.compute(x, y, dtype, None))
+        if dtype is float32 or dtype is float64:
+            return getattr(select(x), self.kernel)(x, y, out)
+        return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        if value is None and out is None:  # the common case, without the calls below
+            dtype = x.dtype
+            if dtype is y.dtype and (dtype is float32 or dtype is float64):
+                self.likes = (x.shape, dtype), (y.shape, dtype)
+                return getattr(select(x), self.kernel)(x, y)
+        return self.compute(*self.prepare(x, y, value), out)
+
+    def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
+        """The gradients of those inputs that need one, in their shapes and dtypes."""
+        x, y = self.likes
+        needs = self.needs
+        return fit(grad_x, x) if needs[0] else None, fit(grad_y, y) if needs[1] else None
+
+
+def into(op: str, out: Any, result: Any) -> Any:
+    """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
+    order = {"b": 0, "u": 1, "i": 1, "f": 2}
+    if order[result.dtype.kind] > order[out.dtype.kind]:
+        raise RuntimeError(
+            f"{op}: the result has dtype {result.dtype} and cannot be stored in place in a tensor of dtype "
+            f"{out.dtype}; use {op}(x, y) instead of the in-place form, or convert the tensor first"
+        )
+    if result.shape != out.shape:
+        raise ValueError(
+            f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"
+        )
+    with np.errstate(all="ignore"):
+        np.copyto(out, result, casting="unsafe")
+    return out
+
+
+class Add(Binary):
+    kernel, ufunc = "add_forward", np.add
+    aliases_grad = True
+
+    def backward(self, grad: Any) -> Any:
+        return self.give(grad, grad)
+
+
+class Sub(Binary):
+    kernel, ufunc = "sub_forward", np.subtract
+    aliases_grad = True
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        if any(isinstance(o, np.ndarray) and o.dtype.kind == "b" for o in (x, y)):
+            raise RuntimeError(
+                "sub: bool tensors cannot be subtracted; use logical_xor (^) or logical_not (~)"
+            )
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        needs = self.needs
+        grad_y = None
+        if needs[1]:
+            grad_y = negative(fit(grad, y))
+        return fit(grad, x) if needs[0] else None, grad_y
+
+
+def negative(array: Any) -> Any:
+    if array.dtype is float32 or array.dtype is float64:
+        return select(array).neg_forward(array)
+    return by_numpy("neg", np.negative, array.dtype, None, array)
+
+
+class Saving(Binary):
+    """A binary operation whose gradient for one input needs the other."""
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        needs = self.needs
+        self.saves = _SAVED[needs]
+        if value is None and out is None:  # the common case, without the calls below
+            dtype = x.dtype
+            if dtype is y.dtype and (dtype is float32 or dtype is float64):
+                self.likes = (x.shape, dtype), (y.shape, dtype)
+                if needs[1]:
+                    self.x = x
+                if needs[0]:
+                    self.y = y
+                return getattr(select(x), self.kernel)(x, y)
+        x, y, dtype = self.prepare(x, y, value)
+        if needs[1]:
+            self.x = x
+        if needs[0]:
+            self.y = y
+        return self.compute(x, y, dtype, out)
+
+
+class Mul(Saving):
+    kernel, ufunc = "mul_forward", np.multiply
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        need_x, need_y = self.needs
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            return self.give(grad * self.y if need_x else None, grad * self.x if need_y else None)
+        kernels = select(grad)
+        if need_x and need_y and grad.shape == x[0] == y[0]:
+            return self.give(*kernels.mul_backward(grad, self.x, self.y))
+        grad_x = grad_y = None
+        if need_x:
+            grad_x = _product_to(kernels, grad, self.y, x)
+        if need_y:
+            grad_y = _product_to(kernels, grad, self.x, y)
+        return grad_x, grad_y
+
+
+def _product_to(kernels: Any, grad: Any, factor: Any, like: Any) -> Any:
+    """grad * factor, summed over what broadcasting repeated, without the product in memory."""
+    if grad.shape == like[0] or not isinstance(factor, np.ndarray):
+        return fit(kernels.mul_forward(grad, factor), like)
+    return fit(kernels.sum_product_to(grad, factor, like[0]), like)
+
+
+class Div(Binary):
+    kernel, ufunc = "div_forward", np.true_divide
+    floating = True
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        z = self.compute(x, y, dtype, out)
+        needs = self.needs
+        if needs[1]:
+            self.saves, self.saves_output = (1,), True
+            self.y, self.z = y, z
+        elif needs[0]:
+            self.saves = (1,)
+            self.y = y
+        return z
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.likes
+        need_x, need_y = self.needs
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            grad_x = grad / self.y
+            return self.give(grad_x, -grad_x * self.z if need_y else None)
+        kernels = select(grad)
+        if not need_y:
+            return self.give(kernels.div_forward(grad, self.y), None)
+        if need_x and grad.shape == x[0] == y[0]:
+            return self.give(*kernels.div_backward(grad, self.y, self.z))
+        # -(sum of grad z) / y: y is the same wherever the sum runs.
+        grad_x = fit(kernels.div_forward(grad, self.y), x) if need_x else None
+        return grad_x, negative(
+            fit(kernels.div_forward(_product_to(kernels, grad, self.z, (y[0], self.z.dtype)), self.y), y)
+        )
+
+
+class Maximum(Saving):
+    kernel = "maximum_forward"
+    ufunc: ClassVar[Any] = np.maximum
+
+    def backward(self, grad: Any) -> Any:
+        return self.give(*getattr(select(grad), f"{self.label}_backward")(grad, self.x, self.y))
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        self.saves = (0, 1)
+        return self.compute(self.x, self.y, dtype, out)
+
+
+class Minimum(Maximum):
+    kernel, ufunc = "minimum_forward", np.minimum
+
+
+def _check_integers(op: str, x: Any, y: Any, dtype: Any) -> None:
+    if dtype.kind == "b":
+        raise RuntimeError(f"{op}: not defined for bool tensors; convert them to integers first")
+    if dtype.kind in "iu" and np.size(x) and not np.all(y):
+        raise RuntimeError(f"{op}: division by zero; integer tensors have no infinity to answer with")
+
+
+class FloorDivide(Binary):
+    kernel = "floor_divide_forward"
+    ufunc: ClassVar[Any] = np.floor_divide
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        _check_integers(self.label, x, y, dtype)
+
+    def backward(self, grad: Any) -> Any:
+        zero = zeros(grad.shape, grad.dtype)
+        return self.give(zero, zero)
+
+    aliases_grad = True
+
+
+class Remainder(Saving):
+    """Python's %: the result has the sign of y. z = x - y floor(x / y)."""
+
+    kernel = "remainder_forward"
+    ufunc: ClassVar[Any] = np.remainder
+    aliases_grad = True
+    round = "floor_forward"
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        _check_integers(self.label, x, y, dtype)
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        if self.needs[1]:
+            self.saves = (0, 1)
+            self.x, self.y = x, y
+        return self.compute(x, y, dtype, out)
+
+    def backward(self, grad: Any) -> Any:
+        grad_y = None
+        if self.needs[1]:
+            kernels = select(grad)
+            quotient = getattr(kernels, self.round)(kernels.div_forward(self.x, self.y))
+            grad_y = kernels.neg_forward(kernels.mul_forward(grad, quotient))
+        return self.give(grad, grad_y)
+
+
+class Fmod(Remainder):
+    """C's fmod: the result has the sign of x. z = x - y trunc(x / y)."""
+
+    kernel, ufunc = "fmod_forward", np.fmod
+    round = "trunc_forward"
+
+
+class Pow(Binary):
+    kernel, ufunc = "pow_forward", np.power
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        if dtype.kind in "iu" and not isinstance(y, np.ndarray) and y < 0:
+            raise RuntimeError(
+                "pow: integers to negative integer powers are not integers; convert the base to float first"
+            )
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        need_x, need_y = self.needs
+        if need_x or need_y:
+            self.saves = (0, 1)
+            self.x, self.y = x, y
+        kernel = dtype is float32 or dtype is float64
+        if kernel and not isinstance(y, np.ndarray) and (out is None or out.dtype is dtype):
+            return select(x).pow_scalar_forward(x, y, out)
+        if dtype.kind == "i" and np.any(np.asarray(y) < 0):
+            return self.integer(x, y, out)
+        z = self.compute(x, y, dtype, out)
+        if need_y:
+            self.saves_output = True
+            self.z = z
+        return z
+
+    def integer(self, x: Any, y: Any, out: Any) -> Any:
+        """Negative integer powers: 1 / x ** -y towards zero."""
+        power = by_numpy("pow", np.power, x.dtype, out, x, np.abs(y))
+        inverse = np.where(np.abs(power) == 1, power, 0)
+        np.copyto(power, inverse, where=np.asarray(y) < 0)
+        return power
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        x, y = self.x, self.y
+        if not isinstance(y, np.ndarray):
+            return self.give(kernels.pow_scalar_backward(grad, x, y), None)
+        grad_x = grad_y = None
+        if self.needs[0]:  # grad y x ** (y - 1), and 0 where y is 0
+            slope = kernels.mul_forward(y, kernels.pow_forward(x, kernels.sub_forward(y, 1.0)))
+            grad_x = kernels.where_forward(kernels.eq_forward(y, 0.0), 0.0, kernels.mul_forward(grad, slope))
+        if self.needs[1]:  # grad z log(x), and 0 where 0 ** y is flat
+            if isinstance(x, np.ndarray):
+                slope = kernels.mul_forward(self.z, kernels.log_forward(x))
+                flat = kernels.eq_forward(x, 0.0) & kernels.ge_forward(y, 0.0)
+                grad_y = kernels.where_forward(flat, 0.0, kernels.mul_forward(grad, slope))
+            elif x == 0:
+                slope = kernels.where_forward(kernels.ge_forward(y, 0.0), 0.0, float("-inf"))
+                grad_y = kernels.mul_forward(grad, cast(slope, grad.dtype))
+            else:
+                slope = _log(x) if x > 0 else float("nan")
+                grad_y = kernels.mul_forward(grad, kernels.mul_forward(self.z, slope))
+        return self.give(grad_x, grad_y)
+
+
+class Atan2(Saving):
+    """The angle of the point (y, x)."""
+
+    kernel, ufunc = "atan2_forward", np.arctan2
+    floating = True
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        x, y, dtype = self.prepare(x, y, value)
+        self.x, self.y = np.asarray(x, dtype), np.asarray(y, dtype)
+        self.saves = (0, 1)
+        return self.compute(self.x, self.y, dtype, out)
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        square = kernels.add_forward(kernels.mul_forward(self.x, self.x), kernels.mul_forward(self.y, self.y))
+        part = kernels.div_forward(grad, square)
+        return self.give(
+            kernels.mul_forward(part, self.y), kernels.neg_forward(kernels.mul_forward(part, self.x))
+        )
+
+
+class Hypot(Saving):
+    kernel, ufunc = "hypot_forward", np.hypot
+
+    def check(self, x: Any, y: Any, dtype: Any) -> None:
+        if dtype.kind != "f":
+            raise RuntimeError(f"hypot: defined for floating-point tensors, got {dtype}")
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        self.saves, self.saves_output = (0, 1), True
+        self.z = self.compute(self.x, self.y, dtype, out)
+        return self.z
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        part = kernels.div_forward(grad, self.z)
+        return self.give(kernels.mul_forward(part, self.x), kernels.mul_forward(part, self.y))
+
+
+def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
+    quotient = np.floor_divide(x, y, out=out)
+    # Floor and truncation differ by one where the signs differ and something remains.
+    np.add(quotient, 1, out=quotient, where=((x < 0) != (y < 0)) & (quotient * y != x))
+    return quotient
+
+
+class TruncDivide(FloorDivide):
+    """The quotient without its fraction."""
+
+    ufunc = staticmethod(_truncated)
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        return self.compute(*self.prepare(x, y, value), out)
+
+    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if not (dtype is float32 or dtype is float64) or (out is not None and out.dtype is not dtype):
+            return super().compute(x, y, dtype, out)
+        kernels = select(x)
+        quotient = kernels.div_forward(x, y, out)
+        return kernels.trunc_forward(quotient, quotient)
