@@ -82,7 +82,9 @@ def test_mnist(tmp_path, compress):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz in"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte\.gz in"
+    ):
         datasets.load_mnist(tmp_path, train=False)
 
 
