@@ -43,7 +43,6 @@ struct StridedLoop {
 enum class Binary { add, sub, mul, div, floor_divide, remainder, fmod, pow, maximum, minimum, atan2, hypot };
 enum class Compare { eq, ne, lt, le, gt, ge };
 enum class Unary {
-  copy,
   neg,
   abs,
   sign,

@@ -44,8 +44,6 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
   const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
   const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
   switch (op) {
-    case Unary::copy:
-      return fast([](V x) { return x; });
     case Unary::neg:
       return fast([](V x) { return -x; });
     case Unary::abs:
@@ -145,7 +143,6 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
   const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
   const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
   switch (op) {
-    case Unary::copy:
     case Unary::neg:
     case Unary::sign:
     case Unary::floor:
