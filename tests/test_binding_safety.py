@@ -76,6 +76,12 @@ def value(kind, common, dtype):
         return several(spatial)
     if "ndarray" in kind:
         return array(common, dtype)
+    if kind.startswith("object"):  # an array, a number, or an output that may be left out
+        choice = rng.random()
+        if choice < 0.2 or ("= None" in kind and choice < 0.6):
+            return None if "= None" in kind else float(rng.choice([0.5, np.nan, 1e300]))
+        mask = "condition" in name or (name.startswith("where") and rng.random() < 0.4)
+        return array(common, np.bool_ if mask else dtype)
     if "dtype" in kind:
         return np.dtype(DTYPES[rng.integers(len(DTYPES))])
     if "Int" in kind or kind == "int":
