@@ -1,0 +1,6 @@
+"""Instruction-set levels of this machine. Written by tools/make_stubs.py."""
+
+from typing import Any
+
+def brand() -> str: ...
+def levels() -> list[Any]: ...
