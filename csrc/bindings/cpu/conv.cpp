@@ -166,7 +166,7 @@ void register_conv(py::module_& m) {
         const ConvProblem p = conv_problem("conv_choice", x, weight, {stride, padding, dilation, groups});
         return wide ? conv_choice<double>(p, pass_of(pass)) : conv_choice<float>(p, pass_of(pass));
       },
-      arg("pass"), arg("x_shape"), arg("weight_shape"), arg("stride"), arg("padding"), arg("dilation"),
+      arg("direction"), arg("x_shape"), arg("weight_shape"), arg("stride"), arg("padding"), arg("dilation"),
       arg("groups"), arg("float64") = false,
       "Name of the algorithm that computes 'forward', 'grad_x' or 'grad_weight'.");
 }
