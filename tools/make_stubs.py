@@ -22,6 +22,7 @@ def signature(function: object) -> str:
     """The stub's line for a bound function, from the first line of its docstring."""
     text = str(function.__doc__).splitlines()[0]
     for pattern, replacement in (
+        (r"(?:typing\.)?Annotated\[(.*?\]), \"FixedSize\(\d+\)\"\]", r"\1"),
         (r"numpy\.ndarray", "Array"),
         (r"numpy\.dtype", "np.dtype[Any]"),
         (r"(typing|collections\.abc)\.", ""),
