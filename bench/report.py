@@ -80,55 +80,75 @@ def plot(document: dict[str, Any], path: str | Path) -> None:
     for family in families:
         rows.append((family, None))
         rows += [(family, r) for r in results if r["family"] == family]
-    figure, axes = plt.subplots(figsize=(9.5, 0.8 + 0.235 * len(rows)), layout="constrained")
-    low = min(0.5, *(r["ratio"] for r in results)) * 0.8
-    high = max(2.0, *(r["ratio"] for r in results)) * 1.5
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    for y, (family, r) in enumerate(rows):
-        colour = palette(families.index(family) % 20)
-        if r is None:
-            axes.text(
-                0.005,
-                y,
-                family,
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontweight="bold",
-                color="0.25",
-            )
-            continue
-        left, width = (1.0, r["ratio"] - 1.0) if r["ratio"] >= 1 else (r["ratio"], 1.0 - r["ratio"])
-        axes.barh(y, width, left=left, height=0.72, color=colour)
-        axes.text(max(r["ratio"], 1.0) * 1.03, y, f"{r['ratio']:.2g}x", va="center", fontsize=8)
-        if r["target"]:
-            axes.plot([r["target"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.4)
-    axes.set_yticks(
-        [y for y, (_, r) in enumerate(rows) if r is not None],
-        [f"{r['case']}  {r['mode']}" for _, r in rows if r is not None],
-        fontsize=8,
+    columns = _columns(rows)
+    tallest = max(len(column) for column in columns)
+    figure, panels = plt.subplots(
+        1,
+        len(columns),
+        figsize=(7.0 * len(columns), 1.0 + 0.235 * tallest),
+        layout="constrained",
+        squeeze=False,
     )
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.axvline(1.0, color="black", linewidth=0.8)
+    low = min(0.5, *(r["ratio"] for r in results)) * 0.8
+    high = max(2.0, *(r["ratio"] for r in results)) * 1.6
     ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    for axes, column in zip(panels[0], columns, strict=True):
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        for y, (family, r) in enumerate(column):
+            if r is None:
+                place = axes.get_yaxis_transform()
+                axes.text(0.005, y, family, transform=place, va="center", fontweight="bold", color="0.25")
+            else:
+                _bar(axes, y, r, palette(families.index(family) % 20))
+        axes.set_yticks(
+            [y for y, (_, r) in enumerate(column) if r is not None],
+            [f"{r['case']}  {r['mode']}" for _, r in column if r is not None],
+            fontsize=8,
+        )
+        axes.set_ylim(tallest - 0.4, -0.6)
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
     machine = document["machine"]
     peer = next(
         (f"{n} {v}" for n, v in machine["versions"].items() if n not in ("fastdl", "numpy", "python")), "peer"
     )
-    axes.set_title(
+    figure.suptitle(
         f"Speed relative to {peer} (right of 1x: fastdl is faster; black mark: the project's goal)\n"
         f"{machine['cpu']}, {machine['threads']} threads",
-        fontsize=10,
+        fontsize=11,
     )
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _columns(rows: list[tuple[str, Any]], most: int = 72) -> list[list[tuple[str, Any]]]:
+    """Rows in columns of about ``most``, broken between families where that is near."""
+    columns: list[list[tuple[str, Any]]] = [[]]
+    for i, row in enumerate(rows):
+        family_length = sum(1 for other in rows[i:] if other[0] == row[0])
+        starts = row[1] is None
+        full = len(columns[-1]) >= most
+        if columns[-1] and (full or (starts and len(columns[-1]) + family_length > most + 8)):
+            columns.append([])
+        columns[-1].append(row)
+    return columns
+
+
+def _bar(axes: Any, y: int, r: dict[str, Any], colour: Any) -> None:
+    left, width = (1.0, r["ratio"] - 1.0) if r["ratio"] >= 1 else (r["ratio"], 1.0 - r["ratio"])
+    axes.barh(y, width, left=left, height=0.72, color=colour)
+    label = f"{r['ratio']:.2g}x" if r["ratio"] < 9.95 else f"{r['ratio']:.0f}x"
+    axes.text(max(r["ratio"], 1.0) * 1.04, y, label, va="center", fontsize=8)
+    if r["target"]:
+        axes.plot([r["target"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.4)
 
 
 def render(results: Sequence[Path], markdown_path: Path, plot_path: Path) -> None:
