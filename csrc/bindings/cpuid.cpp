@@ -1,14 +1,14 @@
 // fastdl._cpuid: what this CPU, and its operating system, can run. Baseline code, imported before any kernel.
-#include <pybind11/pybind11.h>
+// Python's own C interface: two functions without arguments are not worth pybind11's hundred kilobytes in the
+// wheel.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
 
 #include <string>
-#include <vector>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <cstring>
 #endif
-
-namespace py = pybind11;
 
 namespace {
 
@@ -58,19 +58,44 @@ std::string brand() {
 
 }  // namespace
 
-PYBIND11_MODULE(_cpuid, m, py::mod_gil_not_used()) {
-  m.doc() = "Instruction-set levels of this machine.";
-  m.def(
-      "levels",
-      [] {
-        std::vector<const char*> names;
-        if (has_baseline()) names.push_back("baseline");
-        if (has_avx2()) names.push_back("avx2");
-        if (has_avx512()) names.push_back("avx512");
-        py::list out;
-        for (const char* name : names) out.append(name);
-        return out;
-      },
-      "Levels that CPU and operating system support, lowest first.");
-  m.def("brand", &brand, "The CPU's own name.");
+namespace {
+
+PyObject* levels(PyObject*, PyObject*) {
+  PyObject* list = PyList_New(0);
+  const struct {
+    const char* name;
+    bool usable;
+  } all[] = {{"baseline", has_baseline()}, {"avx2", has_avx2()}, {"avx512", has_avx512()}};
+  for (const auto& level : all) {
+    if (!list || !level.usable) continue;
+    PyObject* name = PyUnicode_FromString(level.name);
+    if (!name || PyList_Append(list, name) != 0) Py_CLEAR(list);
+    Py_XDECREF(name);
+  }
+  return list;
+}
+
+PyObject* brand_name(PyObject*, PyObject*) {
+  return PyUnicode_FromString(brand().c_str());
+}
+
+PyMethodDef methods[] = {{"levels", levels, METH_NOARGS,
+                          "levels() -> list\n\nLevels that CPU and operating system support, lowest first."},
+                         {"brand", brand_name, METH_NOARGS, "brand() -> str\n\nThe CPU's own name."},
+                         {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT,
+                      "_cpuid",
+                      "Instruction-set levels of this machine.",
+                      0,
+                      methods,
+                      nullptr,
+                      nullptr,
+                      nullptr,
+                      nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__cpuid() {
+  return PyModule_Create(&module);
 }
