@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -37,6 +39,53 @@ def test_demo_on_idx_files(tmp_path, capsys):
 def test_demo_names_a_missing_file(tmp_path, capsys):
     assert cli.main(["demo", "--data", str(tmp_path)]) == 1
     assert "no train-images-idx3-ubyte" in capsys.readouterr().err
+
+
+def test_demo_refuses_images_of_another_kind(tmp_path, capsys):
+    write_mnist(tmp_path, n=10, labels=26)
+    assert cli.main(["demo", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "labels must be 0 to 9" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_asks_for_its_directory_before_it_trains(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(demo, "fit", None)
+    assert cli.main(["demo", "--output", str(tmp_path / "file")]) == 1
+    assert "file: File exists" in capsys.readouterr().err
+    monkeypatch.setattr(demo.os, "access", lambda path, mode: False)  # root may write anywhere
+    assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 1
+    assert "out: Permission denied" in capsys.readouterr().err
+
+
+def test_demo_without_its_extra(tmp_path, capsys, monkeypatch):
+    """No bar and no pictures, but a line per epoch, the checkpoint, and what to install."""
+    for name in ("tqdm", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    write_mnist(tmp_path, n=64)
+    out = tmp_path / "out"
+    assert cli.main(["demo", "--data", str(tmp_path), "--output", str(out), "--epochs", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "epoch 2/2: loss " in printed.err
+    assert "pip install 'fastdl[demo]'" in printed.out
+    assert [p.name for p in out.iterdir()] == ["lenet5.safetensors"]
+
+
+def test_ctrl_c_ends_with_a_line(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "\nfastdl: interrupted\n"
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "fastdl", "bench", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_demo_refuses_zero_epochs(capsys):
