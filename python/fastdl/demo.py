@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,16 +89,20 @@ def drawing(image: Array) -> list[str]:
 
 
 def show_predictions(images: Array, predicted: Array, actual: Array) -> None:
-    """Four digits side by side, with what the network says: a wrong one if there is one, then different classes."""
+    """Up to four digits side by side, as many as the terminal is wide, with what the network says.
+
+    A wrong one if there is one, then different classes.
+    """
+    columns = shutil.get_terminal_size((120, 24)).columns
     wrong = np.flatnonzero(predicted != actual)[:1]
     _, first = np.unique(np.where(predicted == actual, actual, -1), return_index=True)
     right = [i for i in np.sort(first) if predicted[i] == actual[i]]
-    chosen = [*wrong, *right][:4]
+    chosen = [*wrong, *right][: max(1, min(4, (columns + 2) // (SIDE + 2)))]
     pictures = [drawing(images[i, 0]) for i in chosen]
     for line in zip(*pictures, strict=True):
         print("  ".join(line).rstrip())
     captions = [f"says {predicted[i]}, is {actual[i]}" for i in chosen]
-    print("  ".join(text.center(SIDE) for text in captions))
+    print("  ".join(text.center(SIDE) for text in captions).rstrip())
 
 
 def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ def progress_bar(iterable: Iterable[Any], total: int, description: str) -> Any:
         from tqdm import tqdm
     except ImportError:
         return _Line(iterable, description)
-    return tqdm(iterable, total=total, desc=description, ncols=90, dynamic_ncols=False, leave=True)
+    width = min(90, shutil.get_terminal_size((90, 24)).columns)
+    return tqdm(iterable, total=total, desc=description, ncols=width)
 
 
 class _Line:
