@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -71,13 +72,15 @@ def test_demo_without_its_extra(tmp_path, capsys, monkeypatch):
     assert [p.name for p in out.iterdir()] == ["lenet5.safetensors"]
 
 
-def test_ctrl_c_ends_with_a_line(monkeypatch, capsys):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo, "run", interrupted)
-    assert cli.main(["demo"]) == 130
-    assert capsys.readouterr().err == "\nfastdl: interrupted\n"
+def test_ctrl_c_ends_with_a_line(tmp_path):
+    command = [sys.executable, "-m", "fastdl", "demo", "--output", str(tmp_path), "--epochs", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("LeNet-5")  # it has begun
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.endswith("\nfastdl: interrupted\n")
+    assert "Traceback" not in errors
 
 
 def test_a_reader_that_stops_reading_is_no_error():
@@ -106,6 +109,20 @@ def test_bench_lists_and_refuses(capsys):
     assert cli.main(["bench", "--family", "nothing"]) == 2
     assert "no family 'nothing'" in capsys.readouterr().err
     assert cli.main(["bench", "--plot", "x.png"]) == 2
+
+
+def test_bench_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["bench", "--family", "overhead", "--against", "torch"]) == 2
+    assert "pip install 'fastdl[compare]'" in capsys.readouterr().err
+
+
+def test_without_a_command(capsys):
+    assert cli.main([]) == 2
+    assert "train LeNet-5" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"fastdl {fastdl.__version__}\n"
 
 
 def test_bench_measures(tmp_path, capsys):

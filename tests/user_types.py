@@ -1,4 +1,4 @@
-"""What a type checker makes of a user's program: ``mypy --strict`` on this file, against the installed package (in CI)."""
+"""What a type checker makes of a user's program: ``mypy --strict`` on it, against the installed package (in CI)."""
 
 from typing import assert_type
 

@@ -7,9 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fastdl import __version__, show_config
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="fastdl", description="A small, fast deep-learning library.")
+    made.add_argument("--version", action="version", version=f"fastdl {__version__}")
     commands = made.add_subparsers(dest="command", metavar="command", required=True)
 
     demo = commands.add_parser(
@@ -46,11 +49,12 @@ def run(given: Sequence[str]) -> int:
         from fastdl.bench.__main__ import main as bench
 
         return bench(given[1:])
+    if not given:
+        parser().print_help()
+        return 2
     options = parser().parse_args(given)
     if options.command == "info":
-        import fastdl
-
-        fastdl.show_config()
+        show_config()
         return 0
     if options.epochs is not None and options.epochs < 1:
         print(f"fastdl demo: --epochs must be at least 1, got {options.epochs}", file=sys.stderr)

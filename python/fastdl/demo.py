@@ -133,7 +133,8 @@ def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
     scheduler = fastdl.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * steps + 1)
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"LeNet-5, {parameters:,} parameters; {len(labels)} images to learn from, {len(test_labels)} held out"
+        f"LeNet-5, {parameters:,} parameters; {len(labels)} images to learn from, {len(test_labels)} held out",
+        flush=True,
     )
     history = fit(
         model,

@@ -11,32 +11,15 @@ namespace {
 constexpr int64_t kBlock = 256;
 constexpr int64_t kStreamBytes = 16 << 20;  // outputs from here on are stored past the caches
 
-// f(size) with the size of an element as a constant, so that copying one is a load and a store.
-template <class F>
-void with_size(int bytes, F f) {
-  if (bytes == 1)
-    f(std::integral_constant<int, 1>());
-  else if (bytes == 4)
-    f(std::integral_constant<int, 4>());
-  else
-    f(std::integral_constant<int, 8>());
+// n elements of `size` bytes from addresses `from_stride` apart to addresses `to_stride` apart.
+template <int size>
+void copy_of_size(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t n) {
+  for (; n > 0; --n, to += to_stride, from += from_stride) std::memcpy(to, from, size);
 }
-
-// n elements from addresses `from_stride` apart to addresses `to_stride` apart.
-void copy(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t n, int bytes) {
-  with_size(bytes, [&](auto size) {
-    if (to_stride == size)
-      for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * size, from + i * from_stride, size);
-    else
-      for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * to_stride, from + i * size, size);
-  });
-}
-void fill(char* to, const char* from, int64_t n, int bytes) {
-  with_size(bytes, [&](auto size) {
-    char value[size];
-    std::memcpy(value, from, size);
-    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * size, value, size);
-  });
+void copy(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t n, int size) {
+  if (size == 4) return copy_of_size<4>(to, to_stride, from, from_stride, n);
+  if (size == 8) return copy_of_size<8>(to, to_stride, from, from_stride, n);
+  copy_of_size<1>(to, to_stride, from, from_stride, n);
 }
 
 // One range of the flattened space, on one thread.
@@ -66,9 +49,11 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
   char* operands[N];
   for (int64_t position = begin; position < end;) {
     const int64_t n = std::min(row - column, end - position);
+    int64_t rows = 1;  // taken at once: whole ones along the next axis
     if (direct) {
+      if (n == row && loop.axes > 1) rows = std::min(loop.extent[1] - index[1], (end - position) / row);
       for (int i = 0; i < N; ++i) operands[i] = start[i] + column * elements.bytes[i];
-      run(f, n, operands);
+      run(f, n, operands, rows, loop.stride[1]);
     } else {
       for (int64_t done = 0; done < n; done += kBlock) {
         const int64_t count = std::min(kBlock, n - done);
@@ -76,23 +61,22 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
           char* here = start[i] + (column + done) * step[i];
           operands[i] = step[i] == elements.bytes[i] ? here : blocks[i];
           if (i < elements.outputs || operands[i] == here) continue;
-          if (step[i] != 0)
+          if (step[i] != 0 || done == 0)
             copy(blocks[i], elements.bytes[i], here, step[i], count, elements.bytes[i]);
-          else if (done == 0)
-            fill(blocks[i], here, count, elements.bytes[i]);
         }
-        run(f, count, operands);
+        run(f, count, operands, 1, loop.stride[1]);
         for (int i = 0; i < elements.outputs; ++i)
           if (operands[i] == blocks[i])
             copy(start[i] + (column + done) * step[i], step[i], blocks[i], elements.bytes[i], count,
                  elements.bytes[i]);
       }
     }
-    position += n;
+    position += rows * n;
     column = 0;
     for (int axis = 1; axis < loop.axes; ++axis) {
-      for (int i = 0; i < N; ++i) start[i] += loop.stride[axis][i];
-      if (++index[axis] < loop.extent[axis]) break;
+      const int64_t steps = axis == 1 ? rows : 1;
+      for (int i = 0; i < N; ++i) start[i] += steps * loop.stride[axis][i];
+      if ((index[axis] += steps) < loop.extent[axis]) break;
       for (int i = 0; i < N; ++i) start[i] -= index[axis] * loop.stride[axis][i];
       index[axis] = 0;
     }

@@ -16,7 +16,7 @@
 // map<T>(loop, f) builds on it for one output and inputs of one type: vector body, masked ends, and results
 // beyond the caches are stored past them (the line is then not read first: three memory streams instead of
 // four for x + y), unless they are written over an input, whose lines are there already. map_slow<T> is for
-// functions of some 5 ns per element, which memory does not limit.
+// functions of some 5 ns per element.
 #pragma once
 
 #include <algorithm>
@@ -27,9 +27,10 @@
 
 namespace fastdl {
 
-// One kernel on n contiguous elements per operand; `f` is its function object.
+// One kernel on `rows` rows of n contiguous elements per operand, whose starts are `pitch` bytes apart; `f`
+// is its function object.
 template <int N>
-using Run = void (*)(const void* f, int64_t n, char* const* operands);
+using Run = void (*)(const void* f, int64_t n, char* const* operands, int64_t rows, const int64_t* pitch);
 
 template <int N>
 struct Elements {
@@ -58,10 +59,10 @@ void for_each_run(const StridedLoop<N>& loop, int64_t grain, const F& f, bool st
   static_assert(sizeof...(Ts) == N);
   walk<N>(
       loop, {kOut, {int(sizeof(Ts))...}}, grain,
-      [](const void* object, int64_t n, char* const* operands) {
+      [](const void* object, int64_t n, char* const* operands, int64_t rows, const int64_t* pitch) {
         [&]<size_t... I>(std::index_sequence<I...>) {
-          const F local = *static_cast<const F*>(object);  // constants in registers: no store can change them
-          local(n, reinterpret_cast<Ts*>(operands[I])...);
+          for (int64_t row = 0; row < rows; ++row)
+            (*static_cast<const F*>(object))(n, reinterpret_cast<Ts*>(operands[I] + row * pitch[I])...);
         }(std::make_index_sequence<N>());
       },
       &f, streams);
@@ -71,22 +72,22 @@ template <size_t, class T>
 using Same = T;  // Same<I, T>... is T once per I
 
 // Vectors, and fewer elements in front of the first aligned address and at the end, by one and the same code.
-template <class T, bool kMayStream, int N, class F>
+template <class T, int N, class F>
 void map_with(const StridedLoop<N>& loop, int64_t grain, F f) {
-  const bool streams = kMayStream && worth_streaming(loop, sizeof(T));
+  const bool streams = worth_streaming(loop, sizeof(T));
   const auto run = [f, streams](int64_t n, T* y, const auto*... x) {
     constexpr int w = kWidth<T>;
+    const F g = f;  // what it captured goes to registers: no store can change it
     int64_t i = 0, rest = 0;
-    if (kMayStream && streams)
-      rest = std::min(n, int64_t(-reinterpret_cast<uintptr_t>(y) / sizeof(T)) & (w - 1));
+    if (streams) rest = std::min(n, int64_t(-reinterpret_cast<uintptr_t>(y) / sizeof(T)) & (w - 1));
     for (;;) {
-      if (rest > 0) store_n(y + i, f(load_n(x + i, int(rest))...), int(rest));
+      if (rest > 0) store_n(y + i, g(load_n(x + i, int(rest))...), int(rest));
       i += rest;
       if (i == n) return;
-      if (kMayStream && streams)
-        for (; i + w <= n; i += w) stream_store(y + i, f(load(x + i)...));
+      if (streams)
+        for (; i + w <= n; i += w) stream_store(y + i, g(load(x + i)...));
       else
-        for (; i + w <= n; i += w) store(y + i, f(load(x + i)...));
+        for (; i + w <= n; i += w) store(y + i, g(load(x + i)...));
       rest = n - i;
     }
   };
@@ -96,11 +97,11 @@ void map_with(const StridedLoop<N>& loop, int64_t grain, F f) {
 }
 template <class T, int N, class F>
 void map(const StridedLoop<N>& loop, F f) {
-  map_with<T, true>(loop, kGrain, f);
+  map_with<T>(loop, kGrain, f);
 }
 template <class T, int N, class F>
 void map_slow(const StridedLoop<N>& loop, F f) {
-  map_with<T, false>(loop, kGrainSlow, f);
+  map_with<T>(loop, kGrainSlow, f);
 }
 
 }  // namespace
