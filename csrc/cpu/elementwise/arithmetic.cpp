@@ -78,29 +78,29 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
   using V = Vec<T>;
   switch (op) {
     case Binary::add:
-      return map<T>(loop, [](V x, V y) { return x + y; });
+      return map<T>(loop, kGrain, [](V x, V y) { return x + y; });
     case Binary::sub:
-      return map<T>(loop, [](V x, V y) { return x - y; });
+      return map<T>(loop, kGrain, [](V x, V y) { return x - y; });
     case Binary::mul:
-      return map<T>(loop, [](V x, V y) { return x * y; });
+      return map<T>(loop, kGrain, [](V x, V y) { return x * y; });
     case Binary::div:
-      return map<T>(loop, [](V x, V y) { return x / y; });
+      return map<T>(loop, kGrain, [](V x, V y) { return x / y; });
     case Binary::floor_divide:
-      return map_slow<T>(loop, [](V x, V y) { return floor_quotient<T>(x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_quotient<T>(x, y); });
     case Binary::remainder:
-      return map_slow<T>(loop, [](V x, V y) { return floor_remainder<T>(x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_remainder<T>(x, y); });
     case Binary::fmod:
-      return map_slow<T>(loop, [](V x, V y) { return truncated_remainder<T>(x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return truncated_remainder<T>(x, y); });
     case Binary::pow:
-      return map_slow<T>(loop, [](V x, V y) { return power<T>(x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return power<T>(x, y); });
     case Binary::maximum:  // simd::max returns y when x is NaN or y is: left to do is a NaN x
-      return map<T>(loop, [](V x, V y) { return x != x ? x : max(x, y); });
+      return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : max(x, y); });
     case Binary::minimum:
-      return map<T>(loop, [](V x, V y) { return x != x ? x : min(x, y); });
+      return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : min(x, y); });
     case Binary::atan2:
-      return map_slow<T>(loop, [](V x, V y) { return angle<T>(x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return angle<T>(x, y); });
     case Binary::hypot:
-      return map_slow<T>(loop, [](V x, V y) { return hypotenuse<T>(x, y); });
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return hypotenuse<T>(x, y); });
   }
 }
 
@@ -136,28 +136,28 @@ void extremum_backward(int sign, const StridedLoop<5>& loop) {
 template <class T>
 void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
   using V = Vec<T>;
-  if (exponent == T(2)) return map<T>(loop, [](V x) { return x * x; });
-  if (exponent == T(3)) return map<T>(loop, [](V x) { return x * x * x; });
-  if (exponent == T(-1)) return map<T>(loop, [](V x) { return T(1) / x; });
-  if (exponent == T(-2)) return map<T>(loop, [](V x) { return T(1) / (x * x); });
+  if (exponent == T(2)) return map<T>(loop, kGrain, [](V x) { return x * x; });
+  if (exponent == T(3)) return map<T>(loop, kGrain, [](V x) { return x * x * x; });
+  if (exponent == T(-1)) return map<T>(loop, kGrain, [](V x) { return T(1) / x; });
+  if (exponent == T(-2)) return map<T>(loop, kGrain, [](V x) { return T(1) / (x * x); });
   // sqrt(-0) is -0, (-0) ** 0.5 is 0; (-inf) ** 0.5 is inf.
   if (exponent == T(0.5))
-    return map<T>(loop, [](V x) {
+    return map<T>(loop, kGrain, [](V x) {
       const V root = square_root<T>(x + T(0));
       return x == -std::numeric_limits<T>::infinity() ? -x : root;
     });
-  map_slow<T>(loop, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
+  map<T>(loop, kGrainSlow, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
 }
 
 template <class T>
 void pow_scalar_backward(T exponent, const StridedLoop<3>& loop) {
   using V = Vec<T>;
-  if (exponent == T(0)) return map<T>(loop, [](V, V) { return broadcast<T>(0); });
-  if (exponent == T(2)) return map<T>(loop, [](V g, V x) { return g * (T(2) * x); });
-  if (exponent == T(3)) return map<T>(loop, [](V g, V x) { return g * (T(3) * (x * x)); });
-  if (exponent == T(-1)) return map<T>(loop, [](V g, V x) { return g * (T(-1) / (x * x)); });
-  map_slow<T>(
-      loop, [exponent, e = broadcast<T>(exponent - 1)](V g, V x) { return g * (exponent * power<T>(x, e)); });
+  if (exponent == T(0)) return map<T>(loop, kGrain, [](V, V) { return broadcast<T>(0); });
+  if (exponent == T(2)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(2) * x); });
+  if (exponent == T(3)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(3) * (x * x)); });
+  if (exponent == T(-1)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(-1) / (x * x)); });
+  map<T>(loop, kGrainSlow,
+         [exponent, e = broadcast<T>(exponent - 1)](V g, V x) { return g * (exponent * power<T>(x, e)); });
 }
 
 #define FASTDL_INSTANTIATE(T)                                     \

@@ -2,10 +2,9 @@
 // ranges for the threads, a range into rows of the innermost axis, and the kernel only ever sees contiguous
 // runs.
 //
-//   for_each_run<kOut, Ts...>(loop, grain, f)    f(n, pointers...) for runs of n contiguous elements per
-//   operand;
-//                                                Ts are the element types, the first kOut operands are
-//                                                outputs
+//   for_each_run<kOut, Ts...>(loop, grain, f)    f(n, pointers...) for runs of n contiguous elements
+//
+// Ts are the operands' element types; the first kOut operands are outputs.
 //
 // An operand that is not contiguous along the innermost axis is gathered (outputs: scattered) through a block
 // of kBlock elements on the stack; one that is constant there (a broadcast scalar or column) fills that block
@@ -13,10 +12,9 @@
 // the first-level cache. The walk itself is compiled once for all kernels (loop.cpp) and calls them through a
 // pointer: some fifty of them, two element types each, would otherwise be the largest part of the library.
 //
-// map<T>(loop, f) builds on it for one output and inputs of one type: vector body, masked ends, and results
-// beyond the caches are stored past them (the line is then not read first: three memory streams instead of
-// four for x + y), unless they are written over an input, whose lines are there already. map_slow<T> is for
-// functions of some 5 ns per element.
+// map<T>(loop, grain, f) builds on it for one output and inputs of one type: vector body, masked ends, and
+// results beyond the caches are stored past them (the line is then not read first: three memory streams
+// instead of four for x + y), unless they are written over an input, whose lines are there already.
 #pragma once
 
 #include <algorithm>
@@ -73,7 +71,7 @@ using Same = T;  // Same<I, T>... is T once per I
 
 // Vectors, and fewer elements in front of the first aligned address and at the end, by one and the same code.
 template <class T, int N, class F>
-void map_with(const StridedLoop<N>& loop, int64_t grain, F f) {
+void map(const StridedLoop<N>& loop, int64_t grain, F f) {
   const bool streams = worth_streaming(loop, sizeof(T));
   const auto run = [f, streams](int64_t n, T* y, const auto*... x) {
     constexpr int w = kWidth<T>;
@@ -94,14 +92,6 @@ void map_with(const StridedLoop<N>& loop, int64_t grain, F f) {
   [&]<size_t... I>(std::index_sequence<I...>) {
     for_each_run<1, Same<I, T>...>(loop, grain, run, streams);
   }(std::make_index_sequence<N>());
-}
-template <class T, int N, class F>
-void map(const StridedLoop<N>& loop, F f) {
-  map_with<T>(loop, kGrain, f);
-}
-template <class T, int N, class F>
-void map_slow(const StridedLoop<N>& loop, F f) {
-  map_with<T>(loop, kGrainSlow, f);
 }
 
 }  // namespace

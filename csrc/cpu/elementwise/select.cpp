@@ -102,30 +102,30 @@ template <class T>
 void clamp_forward(T lower, T upper, const StridedLoop<2>& loop) {
   using V = Vec<T>;
   // The bound goes first: simd::max and min return their second operand when either is NaN.
-  map<T>(loop,
+  map<T>(loop, kGrain,
          [low = broadcast<T>(lower), high = broadcast<T>(upper)](V x) { return min(high, max(low, x)); });
 }
 template <class T>
 void clamp_backward(T lower, T upper, const StridedLoop<3>& loop) {
   using V = Vec<T>;
-  map<T>(loop, [=](V g, V x) { return ((x >= lower) & (x <= upper)) ? g : broadcast<T>(0); });
+  map<T>(loop, kGrain, [=](V g, V x) { return ((x >= lower) & (x <= upper)) ? g : broadcast<T>(0); });
 }
 
 template <class T>
 void addcmul_forward(T value, const StridedLoop<4>& loop) {
   using V = Vec<T>;
-  map<T>(loop, [value](V x, V y, V z) { return x + value * y * z; });
+  map<T>(loop, kGrain, [value](V x, V y, V z) { return x + value * y * z; });
 }
 template <class T>
 void addcdiv_forward(T value, const StridedLoop<4>& loop) {
   using V = Vec<T>;
-  map<T>(loop, [value](V x, V y, V z) { return x + value * y / z; });
+  map<T>(loop, kGrain, [value](V x, V y, V z) { return x + value * y / z; });
 }
 template <class T>
 void lerp_forward(const StridedLoop<4>& loop) {
   using V = Vec<T>;
   // From the nearer end, so that z = 1 gives exactly y.
-  map<T>(loop, [](V x, V y, V z) {
+  map<T>(loop, kGrain, [](V x, V y, V z) {
     const V d = y - x;
     return simd::abs<T>(z) < T(0.5) ? x + z * d : y - d * (T(1) - z);
   });

@@ -41,8 +41,8 @@ Vec<T> log_base(Vec<T> x, C<T> library, double ratio) {
 template <class T>
 void unary_forward(Unary op, const StridedLoop<2>& loop) {
   using V = Vec<T>;
-  const auto fast = [&](auto f) { map<T>(loop, f); };
-  const auto slow = [&](auto f) { map_slow<T>(loop, f); };
+  const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
+  const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
   switch (op) {
     case Unary::neg:
       return fast([](V x) { return -x; });
@@ -140,8 +140,8 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
 template <class T>
 void unary_backward(Unary op, const StridedLoop<3>& loop) {
   using V = Vec<T>;
-  const auto fast = [&](auto f) { map<T>(loop, f); };
-  const auto slow = [&](auto f) { map_slow<T>(loop, f); };
+  const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
+  const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
   switch (op) {
     case Unary::neg:
     case Unary::sign:

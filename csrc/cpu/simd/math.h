@@ -117,8 +117,7 @@ template <class T>
 template <class T>
 struct Parts {
   Vec<T> e, m;
-  VecUnsigned<T>
-      exponent_field;  // e as bits of the exponent: subtracting it from a number's bits divides by 2^e
+  VecUnsigned<T> exponent_field;  // e as an exponent's bits: taken from a number's bits it divides by 2^e
 };
 template <class T>
 [[gnu::always_inline]] inline Parts<T> split(VecInt<T> bits) {
