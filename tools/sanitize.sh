@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
 # Builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer, this machine's highest level, in a copy of
 # the package, and runs the kernels' parity tests and the senseless calls of test_binding_safety.py on it. Torch stays
-# out: it is not instrumented. About five minutes on two cores.
+# out: it is not instrumented. Before that, the thread pool alone with ThreadSanitizer. About six minutes on two cores.
 #   tools/sanitize.sh [pytest arguments]      default: every test file that walks the levels
 # Needs fastdl installed, or built in place, to ask for the level; test_*guard* overwrite memory on purpose.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$PWD/build/sanitize
+mkdir -p "$build"
+g++ -std=c++20 -O1 -g -fsanitize=thread -pthread -Icsrc tests/thread_pool.cpp csrc/cpu/runtime/*.cpp -o "$build/thread_pool"
+# GCC 12's ThreadSanitizer cannot live with all address layouts of newer kernels; where a container forbids to fix the
+# layout, it has to be tried as it is.
+if setarch -R true 2>/dev/null; then setarch -R "$build/thread_pool"; else "$build/thread_pool"; fi
+
 level=$(python -c 'import sys; sys.path.append("python"); from fastdl import _cpuid; print(_cpuid.levels()[-1])')
 pip install -q pybind11 cmake ninja
 cmake -S . -B "$build" -G Ninja -DFASTDL_LEVELS="$level" -DFASTDL_SANITIZE=address,undefined \
