@@ -8,11 +8,13 @@
 //
 // grad_x is a forward convolution of grad_y with the flipped, transposed weights and padding 2 - pad.
 //
-// Work: tiles are taken in chunks. When there are many chunks, each is one task: its V stays in the L2 cache
-// of the thread that made it while blocks of output channels use it. When there are few (deep layers),
-// threads share a chunk: first its V by input channel, then blocks of output channels, which also transform
-// their own weights then, so that U, four times as large as the weights, never goes to memory. grad_w: V and
-// N of a chunk, then the 36 products.
+// Work: tiles are taken in chunks of about 64, output channels in blocks. Each task multiplies a chunk by a
+// block, a few input channels at a time: it transforms their weights right there (four times as many numbers
+// as the weights: they live in L2 for a moment and never go to memory), multiplies, and adds up M, which
+// stays in L2 too. Large batches of few channels: a task is a chunk and makes its own V, in L2. Else V of
+// some chunks is made first, by all threads. V, U and M hold the 36 points of a tile, channel and tile next
+// to each other, so that a transform writes or reads one piece of memory. grad_w: V and N of a chunk, then
+// the 36 products.
 //
 // Accuracy: float32 results are within a few 1e-6 of the largest result. An infinity or NaN in the input
 // reaches every output of its tile, in other tiles nothing.
@@ -20,6 +22,7 @@
 
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/lanes.h"
+#include "cpu/conv/taps.h"
 #include "cpu/conv/winograd.h"
 #include "cpu/gemm/panels.h"
 
@@ -75,10 +78,23 @@ std::vector<Run> runs_of(const Shape& s, int64_t first, int64_t count) {
   return runs;
 }
 
-// Where element (point, channel, lane) of transformed tiles lies: panels of kNR lanes for the products.
+// Where element (point, channel, lane) of transformed tiles lies: at point * this->point + channel *
+// this->channel + lane.
 struct Layout {
-  int64_t point, channel, panel;
+  int64_t point, channel;
 };
+// Steps between transforms are whole cache lines and not a multiple of a power of two, so that the same point
+// of many of them is spread over the sets of the caches.
+template <class T>
+constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+template <class T>
+int64_t row_step(int64_t lanes) {
+  return kPoints * lanes + kLine<T>;
+}
+template <class T>
+int64_t whole_vectors(int64_t lanes) {
+  return ceil_div(lanes, kWidth<T>) * kWidth<T>;
+}
 
 // Transforms one channel's tiles: kSize x kSize elements, 4 apart, to 6x6, lane by lane. `one_way` is the
 // transform of one direction, `origin` the position of the first tile's first element in the plane.
@@ -120,7 +136,7 @@ void transform_tiles(T* to, const Layout& layout, const std::vector<Run>& runs, 
     }
   }
   for (int64_t lane = 0; lane < lanes; lane += w) {
-    T* base = to + lane / kNR<T> * layout.panel + lane % kNR<T>;
+    T* base = to + lane;
     for (int i = 0; i < kIn; ++i) {
       Vec<T> in[kSize], out[kIn];
 #pragma GCC unroll 6
@@ -166,162 +182,196 @@ struct Weights {
   bool flip;
 };
 
-// U of output channels [k0, k0 + count), count <= kMR, as A panels: point e's at to + e * point, (c, lane) at
-// c * kMR + lane.
+// U of output channels [k0, k0 + count), count <= kNR, and input channels [c0, c0 + depth): element (point,
+// channel, lane) at to + channel * row_step(kNR) + point * kNR + lane.
 template <class T>
-void transform_weights(T* to, int64_t point, const Weights<T>& weights, int64_t k0, int count,
-                       int64_t channels) {
-  constexpr int w = kWidth<T>, panel = kMR<T>;
+void transform_weights(T* to, const Weights<T>& weights, int64_t k0, int count, int64_t c0, int64_t depth,
+                       T* scratch) {
+  constexpr int w = kWidth<T>, width = kNR<T>;
   for (int first = 0; first < count; first += w) {
     const int lanes = std::min(w, count - first);
-    for (int64_t c = 0; c < channels; ++c) {
-      alignas(64) T gathered[9][w];
-      for (int lane = 0; lane < lanes; ++lane) {
-        const T* from = weights.data + (k0 + first + lane) * weights.out + c * weights.in;
-        for (int r = 0; r < 9; ++r) gathered[weights.flip ? 8 - r : r][lane] = from[r];
+    const T* from = weights.data + (k0 + first) * weights.out + c0 * weights.in;
+    const bool rows = weights.in == 9;  // a lane's taps of all channels follow each other
+    if (rows) tile::pack_panel<T, w>(scratch, from, weights.out, 1, lanes, 9 * depth);
+    for (int64_t c = 0; c < depth; ++c) {
+      Vec<T> taps[9];
+      if (rows) {
+#pragma GCC unroll 9
+        for (int r = 0; r < 9; ++r) taps[r] = load(scratch + (9 * c + r) * w);
+      } else if (lanes == w) {
+        split_taps<T>(taps, from + c * weights.in);
+      } else {
+        std::copy_n(from + c * weights.in, 9 * lanes, scratch);
+        split_taps<T>(taps, scratch);
       }
+      if (weights.flip)
+        for (int r = 0; r < 4; ++r) std::swap(taps[r], taps[8 - r]);
       Vec<T> half[kIn][3];
 #pragma GCC unroll 3
       for (int j = 0; j < 3; ++j) {
-        const Vec<T> g[3] = {load(gathered[j]), load(gathered[3 + j]), load(gathered[6 + j])};
+        const Vec<T> g[3] = {taps[j], taps[3 + j], taps[6 + j]};
         Vec<T> out[kIn];
         weight<T>(out, g);
 #pragma GCC unroll 6
         for (int i = 0; i < kIn; ++i) half[i][j] = out[i];
       }
+      T* row = to + c * row_step<T>(width) + first;
 #pragma GCC unroll 6
       for (int i = 0; i < kIn; ++i) {
         Vec<T> out[kIn];
         weight<T>(out, half[i]);
 #pragma GCC unroll 6
-        for (int j = 0; j < kIn; ++j)
-          simd::store_n(to + (i * kIn + j) * point + c * panel + first, out[j], lanes);
+        for (int j = 0; j < kIn; ++j) store<T>(row + (i * kIn + j) * width, out[j]);
       }
     }
   }
 }
 
-// y of one output channel from M: points `point` apart, lanes contiguous.
+// y of `count` <= kWidth output channels from M: element (tile, point, lane) at m + tile * step + point * kNR
+// + lane.
 template <class T>
-void transform_output(T* channel, const Shape& s, const std::vector<Run>& runs, int64_t lanes, const T* m,
-                      int64_t point, T bias, T* scratch) {
+void transform_output(T* y, const Shape& s, const std::vector<Run>& runs, int count, const T* m, int64_t step,
+                      const T* bias) {
   constexpr int w = kWidth<T>;
-  const int64_t stride = kOut * ceil_div(lanes, w) * w;  // scratch: four rows of output pixels
-  for (int64_t lane = 0; lane < lanes; lane += w) {
-    Vec<T> half[kOut][kIn];
-#pragma GCC unroll 6
-    for (int j = 0; j < kIn; ++j) {
-      Vec<T> in[kIn], out[kOut];
-#pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) in[i] = load(m + (i * kIn + j) * point + lane);
-      output<T>(out, in);
-#pragma GCC unroll 4
-      for (int i = 0; i < kOut; ++i) half[i][j] = out[i];
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kOut; ++i) {
-      Vec<T> out[kOut];
-      output<T>(out, half[i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kOut; ++j) out[j] += bias;
-      join_columns<T>(scratch + i * stride + kOut * lane, out);
-    }
-  }
+  constexpr int tiles = std::max(w / kOut, 1), vectors = tiles * kOut / w;  // side by side, and their columns
+  const int64_t plane = s.out.height * s.out.width;
   for (const Run& run : runs) {
-    const int64_t top = kOut * run.row, left = kOut * run.column;
-    const int64_t rows = std::min<int64_t>(kOut, s.out.height - top),
-                  columns = std::min(kOut * run.count, s.out.width - left);
-    for (int64_t i = 0; i < rows; ++i) {
-      T* to = channel + run.image * s.out.image + (top + i) * s.out.width + left;
-      const T* from = scratch + i * stride + kOut * run.lane;
-      int64_t j = 0;
-      for (; j + w <= columns; j += w) store<T>(to + j, load(from + j));
-      if (j < columns) simd::store_n(to + j, simd::load_n(from + j, int(columns - j)), int(columns - j));
+    const int rows = int(std::min<int64_t>(kOut, s.out.height - kOut * run.row));
+    for (int64_t first = 0; first < run.count; first += tiles) {
+      const int64_t left = kOut * (run.column + first);
+      const int columns =
+          int(std::min<int64_t>(kOut * std::min<int64_t>(tiles, run.count - first), s.out.width - left));
+      Vec<T> pixels[kOut][tiles * kOut];
+      for (int t = 0; t < tiles; ++t) {
+        // Behind the last tile the columns are junk, which is not stored: the last tile again.
+        const T* from = m + std::min(run.lane + first + t, run.lane + run.count - 1) * step;
+        Vec<T> half[kOut][kIn];
+#pragma GCC unroll 6
+        for (int j = 0; j < kIn; ++j) {
+          Vec<T> in[kIn], out[kOut];
+#pragma GCC unroll 6
+          for (int i = 0; i < kIn; ++i) in[i] = load(from + (i * kIn + j) * kNR<T>);
+          output<T>(out, in);
+#pragma GCC unroll 4
+          for (int i = 0; i < kOut; ++i) half[i][j] = out[i];
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < kOut; ++i) {
+          Vec<T> out[kOut];
+          output<T>(out, half[i]);
+#pragma GCC unroll 4
+          for (int j = 0; j < kOut; ++j) pixels[i][t * kOut + j] = out[j];
+        }
+      }
+      T* to = y + run.image * s.out.image + kOut * run.row * s.out.width + left;
+      for (int i = 0; i < rows; ++i, to += s.out.width)
+        for (int v = 0; v < vectors && v * w < columns; ++v) {
+          Vec<T> x[w];
+#pragma GCC unroll 16
+          for (int j = 0; j < w; ++j) x[j] = pixels[i][v * w + j];
+          tile::transpose<T>(x);
+          const int n = std::min(w, columns - v * w);
+          for (int k = 0; k < count; ++k) {
+            const Vec<T> row = bias ? x[k] + bias[k] : x[k];
+            if (n == w)
+              store<T>(to + k * plane + v * w, row);
+            else
+              simd::store_n(to + k * plane + v * w, row, n);
+          }
+        }
     }
   }
 }
 
-// How a convolution is cut: `chunk` tiles at a time, blocks of `block` panels of output channels.
+// How a convolution is cut: chunks of at most `chunk` tiles; blocks of `block` panels of kNR output channels;
+// V exists for `group` chunks at a time, or (outer) each task makes that of its own chunk.
 struct Plan {
-  int64_t chunk, chunks, block;
+  int64_t chunks, group, panels, block;
+  bool outer;
+  int64_t first(const Shape& s, int64_t chunk) const { return s.tiles() * chunk / chunks; }
+  int64_t largest(const Shape& s) const { return ceil_div(s.tiles(), chunks); }
 };
 template <class T>
 Plan plan(const Shape& s) {
-  constexpr int64_t cache = (640 << 10) / int64_t(sizeof(T)), shared = (8 << 20) / int64_t(sizeof(T));
-  const int64_t per_tile = kPoints * s.in_channels;
-  int64_t chunk = std::max<int64_t>(cache / per_tile / kNR<T>, 1) * kNR<T>;
-  if (ceil_div(s.tiles(), chunk) < 2 * num_threads())  // too few tasks: one shared chunk after the other
-    chunk = std::max<int64_t>(shared / per_tile / kNR<T>, 1) * kNR<T>;
-  chunk = std::min(chunk, ceil_div(s.tiles(), kNR<T>) * kNR<T>);
-  const int64_t block = std::max<int64_t>((384 << 10) / int64_t(sizeof(T)) / (kPoints * chunk * kMR<T>), 1);
-  return {chunk, ceil_div(s.tiles(), chunk), block};
+  constexpr int64_t most = 64, private_v = 1280 << 10, shared_v = 8 << 20, private_m = 640 << 10;
+  Plan plan;
+  plan.chunks = ceil_div(s.tiles(), most);
+  plan.panels = ceil_div(s.out_channels, kNR<T>);
+  const int64_t lanes = whole_vectors<T>(plan.largest(s));
+  const int64_t v = row_step<T>(lanes) * s.in_channels * int64_t(sizeof(T));
+  plan.outer = plan.chunks >= 2 * num_threads() && v <= private_v;
+  plan.group = ceil_div(plan.chunks, ceil_div(plan.chunks, std::max<int64_t>(shared_v / v, 1)));
+  const int64_t m = row_step<T>(kNR<T>) * plan.largest(s) * int64_t(sizeof(T));
+  plan.block = std::max<int64_t>(private_m / m, 1);
+  if (!plan.outer)  // work for all threads
+    plan.block = std::min(plan.block, std::max<int64_t>(plan.group * plan.panels / (2 * num_threads()), 1));
+  return plan;
 }
 
 template <class T>
 void convolve(const Shape& s, T* y, const T* x, const Weights<T>& weights, const T* bias) {
-  constexpr int64_t depth = tile::kMaxKC<T>;
+  constexpr int64_t depth = 32;  // input channels whose weights are transformed at a time
+  constexpr int w = kWidth<T>, width = kNR<T>;
   const Plan plan = fastdl::plan<T>(s);
-  const int64_t panels = ceil_div(s.out_channels, kMR<T>), panel_size = s.in_channels * kMR<T>;
-  const bool outer = plan.chunks >= 2 * num_threads(), once = plan.chunks == 1;
+  const int64_t largest = plan.largest(s), lanes = whole_vectors<T>(largest);
+  const int64_t v_step = row_step<T>(lanes), u_step = row_step<T>(width), plane = s.out.height * s.out.width;
 
-  // U of all output channels, point by point, unless each block of them is used only once.
-  memory::Buffer<T> u(once ? 0 : size_t(kPoints * panels * panel_size));
-  if (!once)
-    parallel_for(panels, std::max<int64_t>(1, 2000 / s.in_channels), [&](int64_t begin, int64_t end) {
-      for (int64_t q = begin; q < end; ++q)
-        transform_weights<T>(u + q * panel_size, panels * panel_size, weights, q * kMR<T>,
-                             int(std::min<int64_t>(kMR<T>, s.out_channels - q * kMR<T>)), s.in_channels);
-    });
-
-  auto chunk = [&](int64_t index) {
-    const int64_t first = index * plan.chunk, lanes = std::min(plan.chunk, s.tiles() - first);
-    const int64_t lane_panels = ceil_div(lanes, kNR<T>);
-    // The last panel's second vector is left out where no tile needs it.
-    const int last_columns = lanes - (lane_panels - 1) * kNR<T> <= kWidth<T> ? kWidth<T> : kNR<T>;
-    const std::vector<Run> runs = runs_of(s, first, lanes);
-    const Layout layout{s.in_channels * lane_panels * kNR<T>, kNR<T>, s.in_channels * kNR<T>};
-    memory::Buffer<T> v(size_t(kPoints * layout.point));
-    parallel_for(s.in_channels, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
-      transform_input<T>(v.get(), layout, s, runs, lanes, x, begin, end);
-    });
-    const int64_t blocks =
-        std::max(ceil_div(panels, plan.block), std::min<int64_t>(panels, outer ? 1 : 2 * num_threads()));
-    parallel_tasks(blocks, [&](int64_t block) {
-      const int64_t q0 = panels * block / blocks, q1 = panels * (block + 1) / blocks,
-                    rows = (q1 - q0) * kMR<T>;
-      const int64_t row = lane_panels * kNR<T>, point = rows * row;
-      memory::Buffer<T> own(once ? size_t(kPoints * (q1 - q0) * panel_size) : 0), m(size_t(kPoints * point));
-      memory::Buffer<T> pixels(size_t(kOut * kOut * row));
-      for (int64_t q = q0; q < q1 && once; ++q)
-        transform_weights<T>(own + (q - q0) * panel_size, (q1 - q0) * panel_size, weights, q * kMR<T>,
-                             int(std::min<int64_t>(kMR<T>, s.out_channels - q * kMR<T>)), s.in_channels);
-      for (int e = 0; e < kPoints; ++e)
-        for (int64_t c = 0; c < s.in_channels; c += depth)
-          for (int64_t p = 0; p < lane_panels; ++p)
-            for (int64_t q = q0; q < q1; ++q) {
-              const T* a =
-                  once ? own + (e * (q1 - q0) + q - q0) * panel_size : u + (e * panels + q) * panel_size;
-              const int columns = p + 1 == lane_panels ? last_columns : kNR<T>;
-              const tile::Store<T> to{m + e * point + (q - q0) * kMR<T> * row + p * kNR<T>,
-                                      row,
-                                      T(1),
-                                      c == 0 ? T(0) : T(1),
-                                      nullptr,
-                                      nullptr,
-                                      Activation::none};
-              tile::kernel_for<T>(int(std::min<int64_t>(kMR<T>, s.out_channels - q * kMR<T>)), columns)(
-                  std::min(depth, s.in_channels - c), a + c * kMR<T>, kMR<T>,
-                  v + e * layout.point + p * layout.panel + c * kNR<T>, kNR<T>, columns, to);
-            }
-      for (int64_t k = q0 * kMR<T>; k < std::min(q1 * kMR<T>, s.out_channels); ++k)
-        transform_output<T>(y + k * s.out.height * s.out.width, s, runs, lanes, m + (k - q0 * kMR<T>)*row,
-                            point, bias ? bias[k] : T(0), pixels.get());
-    });
+  const auto multiply = [&](const std::vector<Run>& runs, int64_t tiles, const T* v, int64_t p0, int64_t p1) {
+    memory::Buffer<T> u(size_t(depth * u_step)), m(size_t((p1 - p0) * largest * u_step)),
+        scratch(size_t(9 * depth * w));
+    const int64_t groups = ceil_div(tiles, kMR<T>);  // of tiles in registers
+    for (int64_t c0 = 0; c0 < s.in_channels; c0 += depth)
+      for (int64_t p = p0; p < p1; ++p) {
+        const int count = int(std::min<int64_t>(width, s.out_channels - p * width));
+        const int64_t steps = std::min(depth, s.in_channels - c0);
+        transform_weights<T>(u, weights, p * width, count, c0, steps, scratch);
+        for (int e = 0; e < kPoints; ++e)
+          for (int64_t g = 0; g < groups; ++g) {
+            const int64_t t = tiles * g / groups, rows = tiles * (g + 1) / groups - t;
+            tile::kernel_for<T>(int(rows), count)(steps, v + c0 * v_step + e * lanes + t, v_step,
+                                                  u + e * width, u_step, count,
+                                                  {m + ((p - p0) * largest + t) * u_step + e * width, u_step,
+                                                   T(1), T(c0 > 0), nullptr, nullptr, Activation::none});
+          }
+      }
+    for (int64_t k = p0 * width; k < std::min(p1 * width, s.out_channels); k += w)
+      transform_output<T>(y + k * plane, s, runs, int(std::min<int64_t>(w, s.out_channels - k)),
+                          m + (k / width - p0) * largest * u_step + k % width, u_step,
+                          bias ? bias + k : nullptr);
   };
-  if (outer)
-    parallel_tasks(plan.chunks, chunk);
-  else
-    for (int64_t i = 0; i < plan.chunks; ++i) chunk(i);
+  const auto runs_at = [&](int64_t chunk) {
+    return runs_of(s, plan.first(s, chunk), plan.first(s, chunk + 1) - plan.first(s, chunk));
+  };
+  const auto tiles_at = [&](int64_t chunk) { return plan.first(s, chunk + 1) - plan.first(s, chunk); };
+
+  if (plan.outer) {
+    parallel_tasks(plan.chunks, [&](int64_t chunk) {
+      memory::Buffer<T> v(size_t(s.in_channels * v_step));
+      const std::vector<Run> runs = runs_at(chunk);
+      transform_input<T>(v.get(), {lanes, v_step}, s, runs, tiles_at(chunk), x, 0, s.in_channels);
+      for (int64_t p = 0; p < plan.panels; p += plan.block)
+        multiply(runs, tiles_at(chunk), v, p, std::min(p + plan.block, plan.panels));
+    });
+    return;
+  }
+  memory::Buffer<T> v(size_t(plan.group * s.in_channels * v_step));
+  const int64_t blocks = ceil_div(plan.panels, plan.block);
+  for (int64_t first = 0; first < plan.chunks; first += plan.group) {
+    const int64_t chunks = std::min(plan.group, plan.chunks - first);
+    std::vector<std::vector<Run>> runs;
+    for (int64_t i = 0; i < chunks; ++i) runs.push_back(runs_at(first + i));
+    parallel_for(chunks * s.in_channels, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin / s.in_channels; i * s.in_channels < end; ++i)
+        transform_input<T>(v + i * s.in_channels * v_step, {lanes, v_step}, s, runs[size_t(i)],
+                           tiles_at(first + i), x, std::max<int64_t>(begin - i * s.in_channels, 0),
+                           std::min(end - i * s.in_channels, s.in_channels));
+    });
+    parallel_tasks(chunks * blocks, [&](int64_t task) {
+      const int64_t i = task / blocks, p = task % blocks * plan.block;
+      multiply(runs[size_t(i)], tiles_at(first + i), v + i * s.in_channels * v_step, p,
+               std::min(p + plan.block, plan.panels));
+    });
+  }
 }
 
 template <class T>
@@ -350,7 +400,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   constexpr int64_t shared = (8 << 20) / int64_t(sizeof(T));
   const int64_t chunk = std::min(ceil_div(s.tiles(), kNR<T>) * kNR<T>,
                                  std::max<int64_t>(shared / (kPoints * (channels + outputs)) / 128, 1) * 128);
-  const Layout in{channels * chunk, chunk, kNR<T>}, out{outputs * chunk, chunk, kNR<T>};
+  const Layout in{channels * chunk + kLine<T>, chunk}, out{outputs * chunk + kLine<T>, chunk};
   memory::Buffer<T> v(size_t(kPoints * in.point)), n(size_t(kPoints * out.point)),
       d(size_t(kPoints * outputs * channels));
   for (int64_t g = 0; g < p.groups; ++g) {
@@ -385,17 +435,22 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 #pragma GCC unroll 3
             for (int i = 0; i < 3; ++i) half[i][j] = t[i];
           }
-          alignas(64) T taps[9][w];
+          Vec<T> taps[9];
 #pragma GCC unroll 3
           for (int i = 0; i < 3; ++i) {
             Vec<T> t[3];
             weight_adjoint<T>(t, half[i]);
 #pragma GCC unroll 3
-            for (int j = 0; j < 3; ++j) store<T>(taps[3 * i + j], t[j]);
+            for (int j = 0; j < 3; ++j) taps[3 * i + j] = t[j];
           }
           T* to = gw + ((g * outputs + k) * channels + c) * 9;
-          for (int i = 0; i < count; ++i)
-            for (int r = 0; r < 9; ++r) to[i * 9 + r] = taps[r][i];
+          if (count == w) {
+            join_taps<T>(to, taps);
+          } else {
+            T rest[9 * w];
+            join_taps<T>(rest, taps);
+            std::copy_n(rest, 9 * count, to);
+          }
         }
     });
   }

@@ -124,24 +124,4 @@ template <class T, int N>
   }
 }
 
-// Interleaves four vectors: out[4 t + j] = y[j][t].
-template <class T>
-[[gnu::always_inline]] inline void join_columns(T* out, const Vec<T> (&y)[kOut]) {
-  constexpr int w = simd::kWidth<T>;
-  [&]<int... L>(std::integer_sequence<int, L...>) {
-    const Vec<T> low02 = __builtin_shufflevector(y[0], y[2], ((L & 1) ? w + L / 2 : L / 2)...);
-    const Vec<T> high02 =
-        __builtin_shufflevector(y[0], y[2], ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...);
-    const Vec<T> low13 = __builtin_shufflevector(y[1], y[3], ((L & 1) ? w + L / 2 : L / 2)...);
-    const Vec<T> high13 =
-        __builtin_shufflevector(y[1], y[3], ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...);
-    simd::store<T>(out, __builtin_shufflevector(low02, low13, ((L & 1) ? w + L / 2 : L / 2)...));
-    simd::store<T>(out + w,
-                   __builtin_shufflevector(low02, low13, ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...));
-    simd::store<T>(out + 2 * w, __builtin_shufflevector(high02, high13, ((L & 1) ? w + L / 2 : L / 2)...));
-    simd::store<T>(out + 3 * w,
-                   __builtin_shufflevector(high02, high13, ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...));
-  }(std::make_integer_sequence<int, w>{});
-}
-
 }  // namespace fastdl::winograd
