@@ -78,19 +78,14 @@ std::vector<Run> runs_of(const Shape& s, int64_t first, int64_t count) {
   return runs;
 }
 
-// Where element (point, channel, lane) of transformed tiles lies: at point * this->point + channel *
-// this->channel + lane.
+// Where element (point, row, lane) of transformed data lies: rows are channels (of V and U) or tiles (of M).
 struct Layout {
-  int64_t point, channel;
+  int64_t point, row;
 };
-// Steps between transforms are whole cache lines and not a multiple of a power of two, so that the same point
-// of many of them is spread over the sets of the caches.
+// Distances between the pieces that a transform writes are not multiples of large powers of two, so that the
+// pieces are spread over the sets of the caches.
 template <class T>
 constexpr int64_t kLine = 64 / int64_t(sizeof(T));
-template <class T>
-int64_t row_step(int64_t lanes) {
-  return kPoints * lanes + kLine<T>;
-}
 template <class T>
 int64_t whole_vectors(int64_t lanes) {
   return ceil_div(lanes, kWidth<T>) * kWidth<T>;
@@ -158,8 +153,8 @@ void transform_input(T* to, const Layout& layout, const Shape& s, const std::vec
                      const T* x, int64_t c0, int64_t c1) {
   memory::Buffer<T> scratch(scratch_size<T>(lanes));
   for (int64_t c = c0; c < c1; ++c)
-    transform_tiles<T, kIn>(to + c * layout.channel, layout, runs, lanes, x + c * s.in.height * s.in.width,
-                            s.in, -s.pad_h, -s.pad_w, scratch.get(),
+    transform_tiles<T, kIn>(to + c * layout.row, layout, runs, lanes, x + c * s.in.height * s.in.width, s.in,
+                            -s.pad_h, -s.pad_w, scratch.get(),
                             [](auto& out, auto& in) { input<T>(out, in); });
 }
 
@@ -168,7 +163,7 @@ void transform_grad(T* to, const Layout& layout, const Shape& s, const std::vect
                     const T* grad_y, int64_t k0, int64_t k1) {
   memory::Buffer<T> scratch(scratch_size<T>(lanes));
   for (int64_t k = k0; k < k1; ++k)
-    transform_tiles<T, kOut>(to + k * layout.channel, layout, runs, lanes,
+    transform_tiles<T, kOut>(to + k * layout.row, layout, runs, lanes,
                              grad_y + k * s.out.height * s.out.width, s.out, 0, 0, scratch.get(),
                              [](auto& out, auto& in) { output_adjoint<T>(out, in); });
 }
@@ -182,56 +177,104 @@ struct Weights {
   bool flip;
 };
 
-// U of output channels [k0, k0 + count), count <= kNR, and input channels [c0, c0 + depth): element (point,
-// channel, lane) at to + channel * row_step(kNR) + point * kNR + lane.
+// The taps of output channels [k0, k0 + count), count <= kWidth, and input channels [c0, c0 + depth): vectors
+// over the output channels, tap r of channel c at to + (9 * c + r) * kWidth.
 template <class T>
-void transform_weights(T* to, const Weights<T>& weights, int64_t k0, int count, int64_t c0, int64_t depth,
-                       T* scratch) {
-  constexpr int w = kWidth<T>, width = kNR<T>;
-  for (int first = 0; first < count; first += w) {
-    const int lanes = std::min(w, count - first);
-    const T* from = weights.data + (k0 + first) * weights.out + c0 * weights.in;
-    const bool rows = weights.in == 9;  // a lane's taps of all channels follow each other
-    if (rows) tile::pack_panel<T, w>(scratch, from, weights.out, 1, lanes, 9 * depth);
-    for (int64_t c = 0; c < depth; ++c) {
-      Vec<T> taps[9];
-      if (rows) {
+void gather_taps(T* to, const Weights<T>& weights, int64_t k0, int count, int64_t c0, int64_t depth) {
+  constexpr int w = kWidth<T>;
+  const T* from = weights.data + k0 * weights.out + c0 * weights.in;
+  if (!weights.flip) {  // an output channel's taps of all input channels follow each other
+    tile::pack_panel<T, w>(to, from, weights.out, 1, count, 9 * depth);
+    return;
+  }
+  for (int64_t c = 0; c < depth; ++c, from += weights.in, to += 9 * w) {
+    Vec<T> taps[9];
+    if (count == w) {
+      split_taps<T>(taps, from);
+    } else {
+      T whole[9 * w] = {};
+      std::copy_n(from, 9 * count, whole);
+      split_taps<T>(taps, whole);
+    }
 #pragma GCC unroll 9
-        for (int r = 0; r < 9; ++r) taps[r] = load(scratch + (9 * c + r) * w);
-      } else if (lanes == w) {
-        split_taps<T>(taps, from + c * weights.in);
-      } else {
-        std::copy_n(from + c * weights.in, 9 * lanes, scratch);
-        split_taps<T>(taps, scratch);
-      }
-      if (weights.flip)
-        for (int r = 0; r < 4; ++r) std::swap(taps[r], taps[8 - r]);
-      Vec<T> half[kIn][3];
+    for (int r = 0; r < 9; ++r) store<T>(to + (8 - r) * w, taps[r]);
+  }
+}
+
+// U of gathered taps, one vector of output channels.
+template <class T>
+void transform_weights(T* to, const Layout& layout, const T* taps, int64_t depth) {
+  constexpr int w = kWidth<T>;
+  for (int64_t c = 0; c < depth; ++c, taps += 9 * w, to += layout.row) {
+    Vec<T> half[kIn][3];
 #pragma GCC unroll 3
-      for (int j = 0; j < 3; ++j) {
-        const Vec<T> g[3] = {taps[j], taps[3 + j], taps[6 + j]};
-        Vec<T> out[kIn];
-        weight<T>(out, g);
+    for (int j = 0; j < 3; ++j) {
+      const Vec<T> g[3] = {load(taps + j * w), load(taps + (3 + j) * w), load(taps + (6 + j) * w)};
+      Vec<T> out[kIn];
+      weight<T>(out, g);
 #pragma GCC unroll 6
-        for (int i = 0; i < kIn; ++i) half[i][j] = out[i];
-      }
-      T* row = to + c * row_step<T>(width) + first;
+      for (int i = 0; i < kIn; ++i) half[i][j] = out[i];
+    }
 #pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) {
-        Vec<T> out[kIn];
-        weight<T>(out, half[i]);
+    for (int i = 0; i < kIn; ++i) {
+      Vec<T> out[kIn];
+      weight<T>(out, half[i]);
 #pragma GCC unroll 6
-        for (int j = 0; j < kIn; ++j) store<T>(row + (i * kIn + j) * width, out[j]);
-      }
+      for (int j = 0; j < kIn; ++j) store<T>(to + (i * kIn + j) * layout.point, out[j]);
     }
   }
 }
 
-// y of `count` <= kWidth output channels from M: element (tile, point, lane) at m + tile * step + point * kNR
-// + lane.
+// The same transform and the products with at most kFew tiles in one go, for when there are too few tiles to
+// make up for storing U: row i of U from the taps, in registers, times V (points kFew apart), for a vector of
+// output channels. M is written, or added to.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kFew = 4;  // 24 accumulators of 32 registers
+#else
+constexpr int kFew = 2;
+#endif
 template <class T>
-void transform_output(T* y, const Shape& s, const std::vector<Run>& runs, int count, const T* m, int64_t step,
-                      const T* bias) {
+void multiply_few(T* m, const Layout& layout, bool add, const T* taps, int64_t depth, const T* v,
+                  int64_t v_row) {
+  using P = Points<T>;
+  constexpr int w = kWidth<T>;
+  // Row i of G: tap row `first`, plus `one` times tap row 1 and `two` times tap row 2.
+  struct Row {
+    int first;
+    T one, two;
+  };
+  static constexpr Row rows[kIn] = {{0, 0, 0},        {0, P::a, P::a2},  {0, -P::a, P::a2},
+                                    {0, P::b, P::b2}, {0, -P::b, P::b2}, {2, 0, 0}};
+  for (int i = 0; i < kIn; ++i, v += kIn * kFew, m += kIn * layout.point) {
+    const T one = rows[i].one, two = rows[i].two;
+    const T *top = taps + 3 * w * rows[i].first, *rest = taps + 3 * w, *from = v;
+    Vec<T> acc[kIn][kFew];
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j)
+#pragma GCC unroll 4
+      for (int t = 0; t < kFew; ++t) acc[j][t] = add ? load(m + t * layout.row + j * layout.point) : Vec<T>{};
+    for (int64_t c = 0; c < depth; ++c, top += 9 * w, rest += 9 * w, from += v_row) {
+      Vec<T> g[3], u[kIn];
+#pragma GCC unroll 3
+      for (int j = 0; j < 3; ++j)
+        g[j] = load(top + j * w) + one * load(rest + j * w) + two * load(rest + (3 + j) * w);
+      weight<T>(u, g);
+#pragma GCC unroll 6
+      for (int j = 0; j < kIn; ++j)
+#pragma GCC unroll 4
+        for (int t = 0; t < kFew; ++t) acc[j][t] += from[j * kFew + t] * u[j];
+    }
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j)
+#pragma GCC unroll 4
+      for (int t = 0; t < kFew; ++t) store<T>(m + t * layout.row + j * layout.point, acc[j][t]);
+  }
+}
+
+// y of `count` <= kWidth output channels from M.
+template <class T>
+void transform_output(T* y, const Shape& s, const std::vector<Run>& runs, int count, const T* m,
+                      const Layout& layout, const T* bias) {
   constexpr int w = kWidth<T>;
   constexpr int tiles = std::max(w / kOut, 1), vectors = tiles * kOut / w;  // side by side, and their columns
   const int64_t plane = s.out.height * s.out.width;
@@ -244,13 +287,13 @@ void transform_output(T* y, const Shape& s, const std::vector<Run>& runs, int co
       Vec<T> pixels[kOut][tiles * kOut];
       for (int t = 0; t < tiles; ++t) {
         // Behind the last tile the columns are junk, which is not stored: the last tile again.
-        const T* from = m + std::min(run.lane + first + t, run.lane + run.count - 1) * step;
+        const T* from = m + std::min(run.lane + first + t, run.lane + run.count - 1) * layout.row;
         Vec<T> half[kOut][kIn];
 #pragma GCC unroll 6
         for (int j = 0; j < kIn; ++j) {
           Vec<T> in[kIn], out[kOut];
 #pragma GCC unroll 6
-          for (int i = 0; i < kIn; ++i) in[i] = load(from + (i * kIn + j) * kNR<T>);
+          for (int i = 0; i < kIn; ++i) in[i] = load(from + (i * kIn + j) * layout.point);
           output<T>(out, in);
 #pragma GCC unroll 4
           for (int i = 0; i < kOut; ++i) half[i][j] = out[i];
@@ -283,92 +326,110 @@ void transform_output(T* y, const Shape& s, const std::vector<Run>& runs, int co
   }
 }
 
-// How a convolution is cut: chunks of at most `chunk` tiles; blocks of `block` panels of kNR output channels;
-// V exists for `group` chunks at a time, or (outer) each task makes that of its own chunk.
+// How a convolution is cut: chunks of at most 64 tiles; blocks of `block` panels of kNR output channels;
+// `depth` input channels at a time. V exists for `group` chunks at a time, or (outer) each task makes that of
+// its own chunk.
 struct Plan {
-  int64_t chunks, group, panels, block;
-  bool outer;
-  int64_t first(const Shape& s, int64_t chunk) const { return s.tiles() * chunk / chunks; }
-  int64_t largest(const Shape& s) const { return ceil_div(s.tiles(), chunks); }
+  int64_t tiles, chunks, group, panels, block, depth;
+  bool outer, few;
+  Layout v, u, m;
+  int64_t first(int64_t chunk) const { return tiles * chunk / chunks; }
+  int64_t count(int64_t chunk) const { return first(chunk + 1) - first(chunk); }
 };
 template <class T>
 Plan plan(const Shape& s) {
   constexpr int64_t most = 64, private_v = 1280 << 10, shared_v = 8 << 20, private_m = 640 << 10;
-  Plan plan;
-  plan.chunks = ceil_div(s.tiles(), most);
-  plan.panels = ceil_div(s.out_channels, kNR<T>);
-  const int64_t lanes = whole_vectors<T>(plan.largest(s));
-  const int64_t v = row_step<T>(lanes) * s.in_channels * int64_t(sizeof(T));
-  plan.outer = plan.chunks >= 2 * num_threads() && v <= private_v;
-  plan.group = ceil_div(plan.chunks, ceil_div(plan.chunks, std::max<int64_t>(shared_v / v, 1)));
-  const int64_t m = row_step<T>(kNR<T>) * plan.largest(s) * int64_t(sizeof(T));
-  plan.block = std::max<int64_t>(private_m / m, 1);
-  if (!plan.outer)  // work for all threads
-    plan.block = std::min(plan.block, std::max<int64_t>(plan.group * plan.panels / (2 * num_threads()), 1));
-  return plan;
+  Plan p;
+  p.tiles = s.tiles();
+  p.chunks = ceil_div(p.tiles, most);
+  p.panels = ceil_div(s.out_channels, kNR<T>);
+  const int64_t largest = ceil_div(p.tiles, p.chunks);
+  p.few = largest <= kFew;
+  p.depth = p.few ? 16 : 32;
+  // A vector of few tiles is stored whole: the lanes behind them are overwritten by the next point, the last
+  // point's lie in the gap before the next row.
+  const int64_t lanes = p.few ? kFew : whole_vectors<T>(largest), rows = p.few ? kFew : largest;
+  p.v = {lanes, kPoints * lanes + kLine<T>};
+  p.u = {p.depth * kNR<T> + kLine<T>, kNR<T>};
+  p.m = {rows * kNR<T> + kLine<T>, kNR<T>};
+  const int64_t v = p.v.row * s.in_channels * int64_t(sizeof(T)),
+                m = kPoints * p.m.point * int64_t(sizeof(T));
+  p.outer = p.chunks >= 2 * num_threads() && v <= private_v;
+  p.group = ceil_div(p.chunks, ceil_div(p.chunks, std::max<int64_t>(shared_v / v, 1)));
+  p.block = std::max<int64_t>(private_m / m, 1);
+  if (!p.outer)  // work for all threads
+    p.block = std::min(p.block, std::max<int64_t>(p.group * p.panels / (2 * num_threads()), 1));
+  return p;
 }
 
 template <class T>
 void convolve(const Shape& s, T* y, const T* x, const Weights<T>& weights, const T* bias) {
-  constexpr int64_t depth = 32;  // input channels whose weights are transformed at a time
   constexpr int w = kWidth<T>, width = kNR<T>;
   const Plan plan = fastdl::plan<T>(s);
-  const int64_t largest = plan.largest(s), lanes = whole_vectors<T>(largest);
-  const int64_t v_step = row_step<T>(lanes), u_step = row_step<T>(width), plane = s.out.height * s.out.width;
+  const int64_t v_size = s.in_channels * plan.v.row, u_size = kPoints * plan.u.point,
+                m_size = kPoints * plan.m.point;
+  const int64_t plane = s.out.height * s.out.width;
 
+  // One chunk, whose transformed input is v, times panels [p0, p1).
   const auto multiply = [&](const std::vector<Run>& runs, int64_t tiles, const T* v, int64_t p0, int64_t p1) {
-    memory::Buffer<T> u(size_t(depth * u_step)), m(size_t((p1 - p0) * largest * u_step)),
-        scratch(size_t(9 * depth * w));
+    memory::Buffer<T> u(static_cast<size_t>(u_size)), m(size_t((p1 - p0) * m_size)),
+        taps(size_t(9 * plan.depth * w));
     const int64_t groups = ceil_div(tiles, kMR<T>);  // of tiles in registers
-    for (int64_t c0 = 0; c0 < s.in_channels; c0 += depth)
+    for (int64_t c0 = 0; c0 < s.in_channels; c0 += plan.depth)
       for (int64_t p = p0; p < p1; ++p) {
         const int count = int(std::min<int64_t>(width, s.out_channels - p * width));
-        const int64_t steps = std::min(depth, s.in_channels - c0);
-        transform_weights<T>(u, weights, p * width, count, c0, steps, scratch);
+        const int64_t steps = std::min(plan.depth, s.in_channels - c0);
+        const T* from = v + c0 * plan.v.row;
+        T* sums = m + (p - p0) * m_size;
+        for (int first = 0; first < count; first += w) {
+          gather_taps<T>(taps, weights, p * width + first, std::min(w, count - first), c0, steps);
+          if (plan.few)
+            multiply_few<T>(sums + first, plan.m, c0 > 0, taps, steps, from, plan.v.row);
+          else
+            transform_weights<T>(u + first, plan.u, taps, steps);
+        }
+        if (plan.few) continue;
         for (int e = 0; e < kPoints; ++e)
           for (int64_t g = 0; g < groups; ++g) {
             const int64_t t = tiles * g / groups, rows = tiles * (g + 1) / groups - t;
-            tile::kernel_for<T>(int(rows), count)(steps, v + c0 * v_step + e * lanes + t, v_step,
-                                                  u + e * width, u_step, count,
-                                                  {m + ((p - p0) * largest + t) * u_step + e * width, u_step,
-                                                   T(1), T(c0 > 0), nullptr, nullptr, Activation::none});
+            tile::kernel_for<T>(int(rows), count)(steps, from + e * plan.v.point + t, plan.v.row,
+                                                  u + e * plan.u.point, plan.u.row, count,
+                                                  {sums + e * plan.m.point + t * plan.m.row, plan.m.row, T(1),
+                                                   T(c0 > 0), nullptr, nullptr, Activation::none});
           }
       }
     for (int64_t k = p0 * width; k < std::min(p1 * width, s.out_channels); k += w)
       transform_output<T>(y + k * plane, s, runs, int(std::min<int64_t>(w, s.out_channels - k)),
-                          m + (k / width - p0) * largest * u_step + k % width, u_step,
-                          bias ? bias + k : nullptr);
+                          m + (k / width - p0) * m_size + k % width, plan.m, bias ? bias + k : nullptr);
   };
-  const auto runs_at = [&](int64_t chunk) {
-    return runs_of(s, plan.first(s, chunk), plan.first(s, chunk + 1) - plan.first(s, chunk));
-  };
-  const auto tiles_at = [&](int64_t chunk) { return plan.first(s, chunk + 1) - plan.first(s, chunk); };
 
   if (plan.outer) {
     parallel_tasks(plan.chunks, [&](int64_t chunk) {
-      memory::Buffer<T> v(size_t(s.in_channels * v_step));
-      const std::vector<Run> runs = runs_at(chunk);
-      transform_input<T>(v.get(), {lanes, v_step}, s, runs, tiles_at(chunk), x, 0, s.in_channels);
+      memory::Buffer<T> v(static_cast<size_t>(v_size));
+      const std::vector<Run> runs = runs_of(s, plan.first(chunk), plan.count(chunk));
+      transform_input<T>(v.get(), plan.v, s, runs, plan.count(chunk), x, 0, s.in_channels);
       for (int64_t p = 0; p < plan.panels; p += plan.block)
-        multiply(runs, tiles_at(chunk), v, p, std::min(p + plan.block, plan.panels));
+        multiply(runs, plan.count(chunk), v, p, std::min(p + plan.block, plan.panels));
     });
     return;
   }
-  memory::Buffer<T> v(size_t(plan.group * s.in_channels * v_step));
+  memory::Buffer<T> v(size_t(plan.group * v_size));
   const int64_t blocks = ceil_div(plan.panels, plan.block);
   for (int64_t first = 0; first < plan.chunks; first += plan.group) {
     const int64_t chunks = std::min(plan.group, plan.chunks - first);
     std::vector<std::vector<Run>> runs;
-    for (int64_t i = 0; i < chunks; ++i) runs.push_back(runs_at(first + i));
-    parallel_for(chunks * s.in_channels, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin / s.in_channels; i * s.in_channels < end; ++i)
-        transform_input<T>(v + i * s.in_channels * v_step, {lanes, v_step}, s, runs[size_t(i)],
-                           tiles_at(first + i), x, std::max<int64_t>(begin - i * s.in_channels, 0),
-                           std::min(end - i * s.in_channels, s.in_channels));
-    });
+    for (int64_t i = 0; i < chunks; ++i)
+      runs.push_back(runs_of(s, plan.first(first + i), plan.count(first + i)));
+    parallel_for(chunks * s.in_channels, std::max<int64_t>(1, 400 / plan.v.point),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin / s.in_channels; i * s.in_channels < end; ++i)
+                     transform_input<T>(v + i * v_size, plan.v, s, runs[size_t(i)], plan.count(first + i), x,
+                                        std::max<int64_t>(begin - i * s.in_channels, 0),
+                                        std::min(end - i * s.in_channels, s.in_channels));
+                 });
     parallel_tasks(chunks * blocks, [&](int64_t task) {
       const int64_t i = task / blocks, p = task % blocks * plan.block;
-      multiply(runs[size_t(i)], tiles_at(first + i), v + i * s.in_channels * v_step, p,
+      multiply(runs[size_t(i)], plan.count(first + i), v + i * v_size, p,
                std::min(p + plan.block, plan.panels));
     });
   }
@@ -464,11 +525,22 @@ const char* refusal(const ConvProblem& p) {
   return nullptr;
 }
 
-// Transforms cost about 25 products per element of input and output, the products saved are 108 per pair of
-// channels.
-bool worthwhile(const ConvProblem& p, ConvPass) {
-  const int64_t tiles = p.batch * ceil_div(p.out[1], kOut) * ceil_div(p.out[2], kOut);
-  return p.group_in() >= 16 && p.group_out() >= 16 && tiles >= 32;
+// A model of the time per pair of channels, in products of the direct algorithm at full speed. Measured: a
+// product of transformed numbers costs 1.4 (short sums), the transforms of a tile 900 per input channel and
+// 600 per output channel, those of the weights 300, of their gradients, which pass through memory, 2700.
+// Direct algorithms compute rows with their padding, in whole vectors, and pack the weights (100); for
+// gradients of weights they reach half the speed.
+bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  constexpr int w = kWidth<float>;
+  const double in = double(p.group_in()), out = double(p.group_out());
+  const double tiles = double(p.batch * ceil_div(p.out[1], kOut) * ceil_div(p.out[2], kOut));
+  const double positions = double(p.batch * whole_vectors<float>(p.out[1] * (p.out[2] + 2)));
+  if (pass == ConvPass::grad_w)
+    return tiles * (1.4 * kPoints + 900 / in + 900 / out) + 2700 <
+           9 / 0.5 * double(p.batch * p.out[1] * p.out[2]);
+  const double from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
+  const double whole = double(ceil_div(int64_t(to), w) * w) / to;
+  return tiles * (1.4 * kPoints * whole + 900 / to + 600 / from) + 300 < 9 * 1.1 * positions + 100;
 }
 
 }  // namespace
