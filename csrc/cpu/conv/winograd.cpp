@@ -326,7 +326,9 @@ void transform_output(T* y, const Shape& s, const std::vector<Run>& runs, int co
   }
 }
 
-// How a convolution is cut: chunks of at most 64 tiles; blocks of `block` panels of kNR output channels;
+constexpr int64_t kMost = 64;  // tiles in a chunk
+
+// How a convolution is cut: chunks of at most kMost tiles; blocks of `block` panels of kNR output channels;
 // `depth` input channels at a time. V exists for `group` chunks at a time, or (outer) each task makes that of
 // its own chunk.
 struct Plan {
@@ -338,10 +340,10 @@ struct Plan {
 };
 template <class T>
 Plan plan(const Shape& s) {
-  constexpr int64_t most = 64, private_v = 1280 << 10, shared_v = 8 << 20, private_m = 640 << 10;
+  constexpr int64_t private_v = 1280 << 10, shared_v = 8 << 20, private_m = 640 << 10;
   Plan p;
   p.tiles = s.tiles();
-  p.chunks = ceil_div(p.tiles, most);
+  p.chunks = ceil_div(p.tiles, kMost);
   p.panels = ceil_div(s.out_channels, kNR<T>);
   const int64_t largest = ceil_div(p.tiles, p.chunks);
   p.few = largest <= kFew;
@@ -453,68 +455,127 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
                 bias ? bias + g * s.out_channels : nullptr);
 }
 
+// grad_w of `count` <= kWidth input channels of one output channel from D: point e at d + e * point.
 template <class T>
-void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+void transform_weight_grad(T* gw, const T* d, int64_t point, int count) {
   constexpr int w = kWidth<T>;
-  const Shape s = forward_shape(p);
-  const int64_t channels = s.in_channels, outputs = s.out_channels;
+  Vec<T> half[3][kIn], taps[9];
+#pragma GCC unroll 6
+  for (int j = 0; j < kIn; ++j) {
+    Vec<T> u[kIn], t[3];
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) u[i] = load(d + (i * kIn + j) * point);
+    weight_adjoint<T>(t, u);
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; ++i) half[i][j] = t[i];
+  }
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) {
+    Vec<T> t[3];
+    weight_adjoint<T>(t, half[i]);
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j) taps[3 * i + j] = t[j];
+  }
+  if (count == w) return join_taps<T>(gw, taps);
+  T rest[9 * w];
+  join_taps<T>(rest, taps);
+  std::copy_n(rest, 9 * count, gw);
+}
+
+// V of channels [0, channels) and N of the rest, as one range shared out over threads.
+template <class T>
+void transform_both(T* v, const Layout& in, T* n, const Layout& out, const Shape& s, int64_t first,
+                    int64_t lanes, const T* x, const T* gy) {
+  const std::vector<Run> runs = runs_of(s, first, lanes);
+  const int64_t channels = s.in_channels;
+  parallel_for(channels + s.out_channels, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
+    transform_input<T>(v, in, s, runs, lanes, x, begin, std::min(end, channels));
+    transform_grad<T>(n, out, s, runs, lanes, gy, std::max<int64_t>(begin - channels, 0), end - channels);
+  });
+}
+
+// One group's grad_w, many tiles: chunk by chunk, D whole.
+template <class T>
+void grad_w_many(const Shape& s, T* gw, const T* gy, const T* x) {
+  constexpr int w = kWidth<T>;
   constexpr int64_t shared = (8 << 20) / int64_t(sizeof(T));
+  const int64_t channels = s.in_channels, outputs = s.out_channels;
   const int64_t chunk = std::min(ceil_div(s.tiles(), kNR<T>) * kNR<T>,
                                  std::max<int64_t>(shared / (kPoints * (channels + outputs)) / 128, 1) * 128);
   const Layout in{channels * chunk + kLine<T>, chunk}, out{outputs * chunk + kLine<T>, chunk};
   memory::Buffer<T> v(size_t(kPoints * in.point)), n(size_t(kPoints * out.point)),
-      d(size_t(kPoints * outputs * channels));
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const T* group_x = x + g * channels * p.in_size();
-    const T* group_gy = gy + g * outputs * p.out_size();
-    for (int64_t first = 0; first < s.tiles(); first += chunk) {
-      const int64_t lanes = std::min(chunk, s.tiles() - first);
-      const std::vector<Run> runs = runs_of(s, first, lanes);
-      parallel_for(channels + outputs, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
-        transform_input<T>(v.get(), in, s, runs, lanes, group_x, begin, std::min(end, channels));
-        transform_grad<T>(n.get(), out, s, runs, lanes, group_gy, std::max<int64_t>(begin - channels, 0),
-                          end - channels);
-      });
-      parallel_tasks(kPoints, [&](int64_t e) {
-        gemm<T>(outputs, channels, lanes, T(1), matrix<T>(n + e * out.point, chunk),
-                matrix<T>(v + e * in.point, chunk, true), first == 0 ? T(0) : T(1),
-                d + e * outputs * channels, channels);
-      });
-    }
-    parallel_for(outputs, std::max<int64_t>(1, 2000 / channels), [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k)
-        for (int64_t c = 0; c < channels; c += w) {
-          const int count = int(std::min<int64_t>(w, channels - c));
-          Vec<T> half[3][kIn];
-#pragma GCC unroll 6
-          for (int j = 0; j < kIn; ++j) {
-            Vec<T> u[kIn], t[3];
-#pragma GCC unroll 6
-            for (int i = 0; i < kIn; ++i)
-              u[i] = simd::load_n(d + ((i * kIn + j) * outputs + k) * channels + c, count);
-            weight_adjoint<T>(t, u);
-#pragma GCC unroll 3
-            for (int i = 0; i < 3; ++i) half[i][j] = t[i];
-          }
-          Vec<T> taps[9];
-#pragma GCC unroll 3
-          for (int i = 0; i < 3; ++i) {
-            Vec<T> t[3];
-            weight_adjoint<T>(t, half[i]);
-#pragma GCC unroll 3
-            for (int j = 0; j < 3; ++j) taps[3 * i + j] = t[j];
-          }
-          T* to = gw + ((g * outputs + k) * channels + c) * 9;
-          if (count == w) {
-            join_taps<T>(to, taps);
-          } else {
-            T rest[9 * w];
-            join_taps<T>(rest, taps);
-            std::copy_n(rest, 9 * count, to);
-          }
-        }
+      d(size_t(kPoints * outputs * channels + w));
+  for (int64_t first = 0; first < s.tiles(); first += chunk) {
+    const int64_t lanes = std::min(chunk, s.tiles() - first);
+    transform_both<T>(v, in, n, out, s, first, lanes, x, gy);
+    parallel_tasks(kPoints, [&](int64_t e) {
+      gemm<T>(outputs, channels, lanes, T(1), matrix<T>(n + e * out.point, chunk),
+              matrix<T>(v + e * in.point, chunk, true), first == 0 ? T(0) : T(1), d + e * outputs * channels,
+              channels);
     });
   }
+  parallel_for(outputs, std::max<int64_t>(1, 2000 / channels), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k)
+      for (int64_t c = 0; c < channels; c += w)
+        transform_weight_grad<T>(gw + (k * channels + c) * 9, d + k * channels + c, outputs * channels,
+                                 int(std::min<int64_t>(w, channels - c)));
+  });
+}
+
+// One chunk: D, four times as large as the result, exists for a few panels at a time, in L2.
+template <class T>
+void grad_w_once(const Shape& s, T* gw, const T* gy, const T* x) {
+  constexpr int w = kWidth<T>, mr = kMR<T>, nr = kNR<T>;
+  constexpr int64_t block = 4;  // panels of output channels
+  const int64_t channels = s.in_channels, outputs = s.out_channels, tiles = s.tiles();
+  const int64_t lanes = whole_vectors<T>(tiles), columns = ceil_div(channels, nr),
+                rows = ceil_div(outputs, mr);
+  const Layout in{channels * lanes + kLine<T>, lanes}, out{outputs * lanes + kLine<T>, lanes};
+  memory::Buffer<T> v(size_t(kPoints * in.point)), n(size_t(kPoints * out.point)),
+      a(size_t(kPoints * rows * mr * lanes)), b(size_t(kPoints * columns * nr * lanes));
+  transform_both<T>(v, in, n, out, s, 0, tiles, x, gy);
+  // Panels for the products, those of all points of the same channels together.
+  parallel_for(kPoints * (rows + columns), std::max<int64_t>(1, 2000 / lanes),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t q = i / kPoints, e = i % kPoints;
+                   if (q < rows)
+                     tile::pack_panel<T, mr>(a + i * mr * lanes, n + e * out.point + q * mr * lanes, lanes, 1,
+                                             int(std::min<int64_t>(mr, outputs - q * mr)), lanes);
+                   else
+                     tile::pack_panel<T, nr>(b + (i - rows * kPoints) * nr * lanes,
+                                             v + e * in.point + (q - rows) * nr * lanes, lanes, 1,
+                                             int(std::min<int64_t>(nr, channels - (q - rows) * nr)), lanes);
+                 }
+               });
+  const int64_t blocks =
+      std::max(ceil_div(rows, block), std::min<int64_t>(rows, ceil_div(2 * num_threads(), columns)));
+  parallel_tasks(blocks * columns, [&](int64_t task) {
+    const int64_t q0 = rows * (task / columns) / blocks, q1 = rows * (task / columns + 1) / blocks;
+    const int64_t c0 = task % columns * nr;
+    const int count = int(std::min<int64_t>(nr, channels - c0));
+    memory::Buffer<T> d(size_t((q1 - q0) * kPoints * mr * nr));
+    for (int e = 0; e < kPoints; ++e)
+      for (int64_t q = q0; q < q1; ++q)
+        tile::kernel_for<T>(int(std::min<int64_t>(mr, outputs - q * mr)), count)(
+            tiles, a + (q * kPoints + e) * mr * lanes, mr, b + (c0 / nr * kPoints + e) * nr * lanes, nr,
+            count,
+            {d + ((q - q0) * kPoints + e) * mr * nr, nr, T(1), T(0), nullptr, nullptr, Activation::none});
+    for (int64_t k = q0 * mr; k < std::min(q1 * mr, outputs); ++k)
+      for (int c = 0; c < count; c += w)
+        transform_weight_grad<T>(gw + (k * channels + c0 + c) * 9,
+                                 d + (k / mr - q0) * kPoints * mr * nr + k % mr * nr + c, mr * nr,
+                                 std::min(w, count - c));
+  });
+}
+
+template <class T>
+void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const Shape s = forward_shape(p);
+  const auto one_group = s.tiles() <= kMost ? grad_w_once<T> : grad_w_many<T>;
+  for (int64_t g = 0; g < p.groups; ++g)
+    one_group(s, gw + g * s.out_channels * s.in_channels * 9, gy + g * s.out_channels * p.out_size(),
+              x + g * s.in_channels * p.in_size());
 }
 
 const char* refusal(const ConvProblem& p) {
