@@ -83,4 +83,13 @@ CASES = [
     *cases("1d k5 N16 64->64 1000", (16, 64, 1000), (64, 64, 5), padding=2),
     *cases("3d 3x3x3 N2 16->32 16x28x28", (2, 16, 16, 28, 28), (32, 16, 3, 3, 3), padding=1),
     *transposed("transposed 4x4/2 N8 128->64 14x14", (8, 128, 14, 14), (128, 64, 4, 4), stride=2, padding=1),
+    *cases("3x3 N1 64ch 56x56", (1, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    *cases("3x3 N1 128ch 28x28", (1, 128, 28, 28), (128, 128, 3, 3), padding=1),
+    *cases("3x3 N4 512ch 7x7", (4, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    *cases("3x3 N1 512ch 28x28", (1, 512, 28, 28), (512, 512, 3, 3), padding=1),
+    *cases("3x3 N8 96ch 13x13", (8, 96, 13, 13), (96, 96, 3, 3), padding=1),
+    *cases("3x3 N8 32ch 10x10", (8, 32, 10, 10), (32, 32, 3, 3), padding=1),
+    *cases("depthwise 3x3 N1 960ch 7x7", (1, 960, 7, 7), (960, 1, 3, 3), padding=1, groups=960),
+    *cases("depthwise 5x5 N16 672ch 7x7", (16, 672, 7, 7), (672, 1, 5, 5), padding=2, groups=672),
+    *cases("depthwise 5x5 N16 240ch 14x14", (16, 240, 14, 14), (240, 1, 5, 5), padding=2, groups=240),
 ]
