@@ -1,6 +1,6 @@
 #include "cpu/attention/attention.h"
 
-#include <tuple>
+#include <utility>
 
 #include "bindings/cpu/array.h"
 
@@ -45,14 +45,20 @@ class HeadsIn {
   py::array array_;
 };
 
-// A new (B, heads, rows, size) whose axes lie in memory in the order in which those of `like` do, heads
-// inside or outside rows: reshaping it back to (B, rows, heads * size) is free where it was free for `like`.
+// A new (B, heads, rows, size) whose axes lie in memory in the order in which those of `like` do: reshaping
+// it back to, say, (B, rows, heads * size) is free where it was free for `like`.
 template <class T>
 py::array empty_like(const HeadsIn<T>& like, int64_t size) {
-  const int64_t b = like.dim(0), h = like.dim(1), rows = like.dim(2);
-  if (h > 1 && rows > 1 && like.stride(1) < like.stride(2) && like.stride(1) > 0)
-    return py::array(empty<T>({b, rows, h, size}).attr("transpose")(0, 2, 1, 3));
-  return empty<T>({b, h, rows, size});
+  int order[] = {0, 1, 2};  // outermost first; axes that do not matter stay where they are
+  const auto step = [&](int axis) { return like.dim(axis) > 1 ? like.stride(axis) : 0; };
+  for (int i = 1; i < 3; ++i)
+    for (int j = i; j > 0 && step(order[j - 1]) > 0 && step(order[j]) > step(order[j - 1]); --j)
+      std::swap(order[j - 1], order[j]);
+  int place[3];
+  for (int i = 0; i < 3; ++i) place[order[i]] = i;
+  if (order[0] == 0 && order[1] == 1) return empty<T>({like.dim(0), like.dim(1), like.dim(2), size});
+  const py::array array = empty<T>({like.dim(order[0]), like.dim(order[1]), like.dim(order[2]), size});
+  return py::array(array.attr("transpose")(place[0], place[1], place[2], 3));
 }
 
 template <class T>

@@ -199,7 +199,7 @@ class Backward {
         delta_[i] = reduce_add<T>(sum);
       }
     }
-    const MaskRows<T> mask(a_.mask, b, h);
+    const MaskRows<T> mask(a_.mask, b, h, p_.keys);
     for (int64_t k0 = 0; k0 < seen; k0 += kKeys<T>) {
       const int64_t in_block = std::min<int64_t>(kKeys<T>, keys_ - k0);
       const int64_t keys = std::min<int64_t>(kKeys<T>, seen - k0);
@@ -233,6 +233,12 @@ class Backward {
     T *z = weights_, *d = grad_z_ + k * ld;
     // Causal: tiles that lie wholly before the first key see none of these.
     const int first = p_.causal ? int(std::max<int64_t>(0, (key - q0) / kLanes<T>)) : 0;
+    const int64_t lane = first * kLanes<T>, lanes = count - lane;
+    const Region region = mask && lanes > 0 ? mask.region(q0 + lane, lanes, key, rows) : Region::open;
+    if (region == Region::hidden) {
+      std::fill_n(d, rows * ld, T(0));
+      return;
+    }
     for (int t = first; t * kLanes<T> < count; ++t) {
       const int vectors = whole_vectors<T>(std::min<int64_t>(kLanes<T>, count - t * kLanes<T>));
       product<T>(p_.size, key_strips_ + at * p_.size, rows, query_lanes_ + t * kLanes<T> * p_.size, kLanes<T>,
@@ -241,9 +247,8 @@ class Backward {
                  grad_lanes_ + t * kLanes<T> * p_.value_size, kLanes<T>, vectors, d + t * kLanes<T>, ld,
                  false);
     }
-    const int64_t lane = first * kLanes<T>, lanes = count - lane;
     const int v0 = int(lane / w), v1 = whole_vectors<T>(count);
-    if (mask) add_mask<T>(z + lane, ld, mask, q0 + lane, lanes, key, rows);
+    if (region == Region::mixed) add_mask<T>(z + lane, ld, mask, q0 + lane, lanes, key, rows);
     if (p_.causal && key + rows > q0 + lane + 1) hide_future<T>(z + lane, ld, v1 - v0, q0 + lane, key, rows);
     for (int i = 0; i < rows; ++i) {
       T *zi = z + i * ld, *di = d + i * ld;

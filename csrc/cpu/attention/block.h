@@ -144,18 +144,53 @@ void hide_future(T* tile, int64_t ld, int vectors, int64_t q0, int64_t key0, int
     }
 }
 
+// kWidth bytes as integers. The compiler takes conversions across more than one doubling apart.
+template <class T>
+[[gnu::always_inline]] inline VecInt<T> load_bytes(const uint8_t* p) {
+  constexpr int w = kWidth<T>;
+#if defined(__x86_64__)
+  uint8_t padded[16];
+  std::memcpy(padded, p, w);
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (VecInt<T>)_mm512_cvtepu8_epi32(bytes);
+  else
+    return (VecInt<T>)_mm512_cvtepu8_epi64(bytes);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (VecInt<T>)_mm256_cvtepu8_epi32(bytes);
+  else
+    return (VecInt<T>)_mm256_cvtepu8_epi64(bytes);
+#else
+  if constexpr (sizeof(T) == 4)
+    return (VecInt<T>)_mm_cvtepu8_epi32(bytes);
+  else
+    return (VecInt<T>)_mm_cvtepu8_epi64(bytes);
+#endif
+#else
+  Int<T> wide[w];
+  for (int i = 0; i < w; ++i) wide[i] = p[i];
+  return load(wide);
+#endif
+}
+
+// What a mask says about a rectangle of scores.
+enum class Region { open, hidden, mixed };
+
 // The mask of one (batch, head): reads part of row i as numbers to add to scores in units of log 2.
 template <class T>
 struct MaskRows {
   const T* added;
   const uint8_t* allowed;
-  int64_t row, col;
+  int64_t row, col, keys;
 
-  MaskRows(const Mask<T>& m, int64_t b, int64_t h)
+  MaskRows(const Mask<T>& m, int64_t b, int64_t h, int64_t keys)
       : added(m.added ? m.added + b * m.batch + h * m.head : nullptr),
         allowed(m.allowed ? m.allowed + b * m.batch + h * m.head : nullptr),
         row(m.row),
-        col(m.col) {}
+        col(m.col),
+        keys(keys) {}
   explicit operator bool() const { return added || allowed; }
 
   T one(int64_t i, int64_t j) const {
@@ -169,18 +204,32 @@ struct MaskRows {
       const T* p = added + i * row + j;
       return (n == w ? load(p) : load_n(p, n)) * T(kLog2E);
     }
-    if (col == 1) {
-      using Bytes [[gnu::vector_size(w)]] = uint8_t;
-      Bytes bytes{};
-      if (n == w)
-        std::memcpy(&bytes, allowed + i * row + j, w);
-      else
-        std::memcpy(&bytes, allowed + i * row + j, size_t(n));
-      return __builtin_convertvector(bytes, VecInt<T>) != 0 ? Vec<T>{} : broadcast<T>(-detail::kInfinity<T>);
-    }
+    if (col == 1 && n == w)
+      return load_bytes<T>(allowed + i * row + j) != 0 ? Vec<T>{} : broadcast<T>(-detail::kInfinity<T>);
     T lanes[w] = {};
     for (int k = 0; k < n; ++k) lanes[k] = one(i, j + k);
     return load(lanes);
+  }
+  // Of queries i .. i + rows and keys j .. j + n; where a vector reaches further it may call mixed what is
+  // not.
+  [[gnu::noinline]] Region region(int64_t i, int64_t rows, int64_t j, int64_t n) const {
+    if (col != 1) return Region::mixed;
+    constexpr int w = kWidth<T>;
+    bool open = true, hidden = true;
+    if (row == 0) rows = 1;
+    for (int64_t r = i; r < i + rows && (open || hidden); ++r) {
+      VecInt<T> changes{}, shows{};
+      for (int64_t k = j; k < j + n; k += w) {
+        const int here = int(std::min<int64_t>(w, keys - k));
+        const Vec<T> x = part(r, k, here);
+        changes |= x != T(0);
+        shows |= here == w ? x != -detail::kInfinity<T> : VecInt<T>{} - 1;
+      }
+      bool changed = false, shown = false;
+      for (int lane = 0; lane < w; ++lane) changed |= changes[lane] != 0, shown |= shows[lane] != 0;
+      open &= !changed, hidden &= !shown;
+    }
+    return open ? Region::open : hidden ? Region::hidden : Region::mixed;
   }
 };
 
@@ -204,10 +253,12 @@ template <class T>
   for (int v = 0; v < vectors; ++v)
     for (int64_t k = 0; k < keys; k += w) {
       const int n = int(std::min<int64_t>(w, keys - k));
+      const int there =
+          int(std::min<int64_t>(w, mask.keys - key0 - k));  // whole vectors where the row has them
       Vec<T> x[w];
 #pragma GCC unroll 16
       for (int i = 0; i < w; ++i)
-        x[i] = mask.part(q0 + std::min<int64_t>(v * w + i, queries - 1), key0 + k, n);
+        x[i] = mask.part(q0 + std::min<int64_t>(v * w + i, queries - 1), key0 + k, there);
       tile::transpose<T>(x);
       T* at = tile + k * ld + v * w;
 #pragma GCC unroll 16

@@ -72,7 +72,7 @@ class Few {
       const int64_t n = std::min(kChunk, last - j);
       gemm<T>(rows_, n, size, T(1), {q, size, 1}, {key_.at(b, g) + j * key_.row, 1, key_.row}, T(0), z, n);
       for (int64_t r = 0; r < rows_; ++r) {
-        const MaskRows<T> mask(mask_, b, g * heads + r / p_.queries);
+        const MaskRows<T> mask(mask_, b, g * heads + r / p_.queries, p_.keys);
         if (mask)
           for (int64_t k = 0; k < n; k += kWidth<T>) {
             const int here = int(std::min<int64_t>(kWidth<T>, n - k));

@@ -131,19 +131,21 @@ class Forward {
       std::fill_n(running[t].sum, kLanes<T>, T(0));
     }
     std::fill_n(y, kQueries<T> * p_.value_size, T(0));
-    const MaskRows<T> mask(mask_, b, h);
+    const MaskRows<T> mask(mask_, b, h, p_.keys);
     const int64_t head = b * p_.heads + h;
     for (int64_t key0 = 0; key0 < seen; key0 += kKeys<T>)
       for (int t = 0; t < tiles; ++t) {
         const int64_t first = q0 + t * kLanes<T>, count = std::min<int64_t>(kLanes<T>, end - first);
         const int64_t keys = std::min<int64_t>(kKeys<T>, visible(first + count) - key0);
         if (keys <= 0) continue;
+        const Region region = mask ? mask.region(first, count, key0, keys) : Region::open;
+        if (region == Region::hidden) continue;
         const int vectors = whole_vectors<T>(count);
         T* yt = y + t * kLanes<T> * p_.value_size;
         for (int64_t k = 0; k < keys; k += kStrip<T>)
           product<T>(p_.size, strips + (key0 + k) * p_.size, int(std::min<int64_t>(kStrip<T>, keys - k)),
                      q + t * kLanes<T> * p_.size, kLanes<T>, vectors, z + k * kLanes<T>, kLanes<T>, false);
-        if (mask) add_mask<T>(z, kLanes<T>, mask, first, count, key0, keys);
+        if (region == Region::mixed) add_mask<T>(z, kLanes<T>, mask, first, count, key0, keys);
         if (p_.causal && key0 + keys > first + 1) hide_future<T>(z, kLanes<T>, vectors, first, key0, keys);
         if (vectors == 1)
           softmax_block<T, 1>(z, keys, running[t], yt, p_.value_size);

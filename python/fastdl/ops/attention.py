@@ -48,6 +48,35 @@ class Attention(Op):
         return query, key, value, mask.reshape(self.mask_shape) if need_mask else None
 
 
+class Rotate(Op):
+    """Pairs (a, b) of the last axis become (a cos - b sin, a sin + b cos); backward turns the other way."""
+
+    def forward(self, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+        self.options = cos, sin, interleaved
+        return self.turn(x, cos, sin, interleaved)
+
+    def backward(self, grad: Any) -> Any:
+        cos, sin, interleaved = self.options
+        return self.turn(grad, cos, -sin, interleaved)
+
+    @staticmethod
+    def turn(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+        half = x.shape[-1] // 2
+        first, second = (
+            (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
+        )
+        a, b = x[..., first], x[..., second]
+        y = np.empty_like(x, subok=False)  # in x's own order of axes
+        np.subtract(a * cos, b * sin, out=y[..., first])
+        np.add(a * sin, b * cos, out=y[..., second])
+        return y
+
+
+def rotate(input: Tensor, cos: Any, sin: Any, interleaved: bool) -> Tensor:
+    """Turn pairs of the last axis (..., L, D) by angles whose cosines and sines are (L, D / 2)."""
+    return Rotate.apply(input, cos=cos, sin=sin, interleaved=interleaved)  # type: ignore[no-any-return]
+
+
 def _check(query: Any, key: Any, value: Any, dropout_p: float) -> None:
     op = "scaled_dot_product_attention"
     for name, x in (("query", query), ("key", key), ("value", value)):
@@ -144,6 +173,22 @@ def _mask_axes(mask: Tensor, batch: tuple[int, ...], query: Any, key: Any, has_h
     return reshape(mask, math.prod(lead), *shape[-3:])
 
 
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    is_causal: bool = False,
+    p: float = 0.0,
+) -> Tensor:
+    """The kernel's own form, for layers that have checked their inputs: four axes, causal and mask together if need be.
+
+    See :class:`Attention`.
+    """
+    return Attention.apply(query, key, value, mask, is_causal=is_causal, scale=scale, p=p)  # type: ignore[no-any-return]
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -206,11 +251,9 @@ def scaled_dot_product_attention(
         query, key, value, batch = _four_axes(query, key, value, enable_gqa)
     if attn_mask is not None:
         attn_mask = _mask_axes(attn_mask, batch, query._data, key._data, max(q.ndim, k.ndim, v.ndim) > 2)
-    y = Attention.apply(
-        query, key, value, attn_mask, is_causal=bool(is_causal), scale=float(scale), p=float(dropout_p)
-    )
+    y = attend(query, key, value, attn_mask, float(scale), bool(is_causal), float(dropout_p))
     if plain:
-        return y  # type: ignore[no-any-return]
+        return y
     shape = y._data.shape
     if max(q.ndim, k.ndim, v.ndim) == 2:
         return reshape(y, *shape[2:])

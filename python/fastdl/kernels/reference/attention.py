@@ -98,8 +98,8 @@ def attention_backward(
     grad_z = P (grad_P - rowsum(grad_y y)); grad_query = scale * grad_z key; grad_key = scale * grad_z^T query;
     grad_mask = grad_z summed over what was broadcast.
     """
-    b, heads, rows, _ = query.shape
-    groups, columns = key.shape[1], key.shape[2]
+    b, heads = query.shape[:2]
+    groups, columns = key.shape[1:3]
     key_, value_ = _grouped(key, heads), _grouped(value, heads)
     factor = query.dtype.type(scale)
     with np.errstate(invalid="ignore", over="ignore"):
