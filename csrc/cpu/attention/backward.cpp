@@ -22,10 +22,14 @@
 namespace fastdl::attention {
 namespace {
 
+template <class T>
+inline constexpr int kGroup =
+    kKeys<T> / kStrip<T> / 2;  // strips whose products share a pass over the queries
+
 // c (kStrip x V vectors, row stride ldc) += sum over n queries of a[key * kQueries + query] * b[query * ldb +
 // ...]. The register tile of gemm/tile.h for an A that lies in rows.
 template <class T, int V>
-void add_product(int64_t n, const T* a, const T* b, int64_t ldb, T* c, int64_t ldc) {
+void add_product(int64_t n, const T* a, const T* b, T* c, int64_t ldc) {
   constexpr int w = kWidth<T>, R = kStrip<T>;
   Vec<T> acc[R][V];
 #pragma GCC unroll 16
@@ -41,7 +45,7 @@ void add_product(int64_t n, const T* a, const T* b, int64_t ldb, T* c, int64_t l
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[i][v] += a[i * kQueries<T>] * row[v];
     ++a;
-    b += ldb;
+    b += kLanes<T>;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
@@ -50,25 +54,24 @@ void add_product(int64_t n, const T* a, const T* b, int64_t ldb, T* c, int64_t l
 }
 
 template <class T>
-void add_rows(int64_t n, const T* a, const T* b, T* c, int64_t padded) {
-  constexpr int w = kWidth<T>;
-  int64_t e = 0;
-  for (; e + 2 * w <= padded; e += 2 * w) add_product<T, 2>(n, a, b + e, padded, c + e, padded);
-  if (e < padded) add_product<T, 1>(n, a, b + e, padded, c + e, padded);
-}
-
-template <class T>
 int64_t whole(int64_t size) {  // rounded up to vectors
   return ceil_div(size, kWidth<T>) * kWidth<T>;
 }
 
-// Rows copied into rows of whole vectors; what is added is never used.
+// Rows cut into panels of kLanes columns, row i of panel p at out + (p * kQueries + i) * kLanes; columns that
+// are added are never used.
 template <class T>
-void copy_rows(T* out, const T* rows, int64_t step, int64_t count, int64_t size) {
-  const int64_t padded = whole<T>(size);
-  for (int64_t i = 0; i < count; ++i) {
-    std::copy_n(rows + i * step, size, out + i * padded);
-    std::fill(out + i * padded + size, out + (i + 1) * padded, T(0));
+int64_t panels_size(int64_t size) {
+  return ceil_div(size, kLanes<T>) * kLanes<T> * kQueries<T>;
+}
+template <class T>
+void pack_rows(T* out, const T* rows, int64_t step, int64_t count, int64_t size) {
+  for (int64_t e = 0; e < size; e += kLanes<T>, out += kQueries<T> * kLanes<T>) {
+    const int64_t n = std::min<int64_t>(kLanes<T>, size - e);
+    for (int64_t i = 0; i < count; ++i) {
+      std::copy_n(rows + i * step + e, n, out + i * kLanes<T>);
+      std::fill(out + i * kLanes<T> + n, out + (i + 1) * kLanes<T>, T(0));
+    }
   }
 }
 
@@ -128,13 +131,13 @@ class Backward {
         grad_query_(size_t(kQueries<T> * p.size)),
         query_lanes_(size_t(kQueries<T> * p.size)),
         grad_lanes_(size_t(kQueries<T> * p.value_size)),
-        query_rows_(size_t(kQueries<T> * size_)),
-        grad_rows_(size_t(kQueries<T> * value_size_)),
-        weights_(size_t(kStrip<T> * kQueries<T>)),
-        grad_z_(size_t((kKeys<T> + kStrip<T>)*kQueries<T>)) {
+        query_rows_(size_t(panels_size<T>(p.size))),
+        grad_rows_(size_t(panels_size<T>(p.value_size))),
+        weights_(size_t(kGroup<T> * kStrip<T> * kQueries<T>)),
+        grad_z_(size_t(kKeys<T> * kQueries<T>)) {
     // Rows of a last, partial strip are multiplied too, into rows nobody reads; let them hold numbers.
-    std::fill_n(weights_.get(), kStrip<T> * kQueries<T>, T(0));
-    std::fill_n(grad_z_.get(), (kKeys<T> + kStrip<T>)*kQueries<T>, T(0));
+    std::fill_n(weights_.get(), kGroup<T> * kStrip<T> * kQueries<T>, T(0));
+    std::fill_n(grad_z_.get(), kKeys<T> * kQueries<T>, T(0));
   }
 
   // Keys first .. last of head g; grad_query of its queries goes to `grad_query`.
@@ -185,8 +188,8 @@ class Backward {
         pack_lanes<T>(grad_lanes_ + t * kLanes<T> * p_.value_size, grad_y + t * kLanes<T> * a_.grad_y.row,
                       a_.grad_y.row, lanes, p_.value_size, T(1));
       }
-      copy_rows<T>(query_rows_, query, a_.query.row, count, p_.size);
-      copy_rows<T>(grad_rows_, grad_y, a_.grad_y.row, count, p_.value_size);
+      pack_rows<T>(query_rows_, query, a_.query.row, count, p_.size);
+      pack_rows<T>(grad_rows_, grad_y, a_.grad_y.row, count, p_.value_size);
       std::fill_n(lse_, kQueries<T>, detail::kInfinity<T>);  // lanes past the last query: weights of 0
       std::copy_n(a_.lse + (b * p_.heads + h) * p_.queries + q0, count, lse_);
       std::fill_n(delta_, kQueries<T>, T(0));
@@ -194,7 +197,7 @@ class Backward {
         Vec<T> sum{};
         for (int64_t e = 0; e < p_.value_size; e += kWidth<T>) {
           const int n = int(std::min<int64_t>(kWidth<T>, p_.value_size - e));
-          sum += load(grad_rows_ + i * value_size_ + e) * load_n(y + i * a_.y.row + e, n);
+          sum += load_n(grad_y + i * a_.grad_y.row + e, n) * load_n(y + i * a_.y.row + e, n);
         }
         delta_[i] = reduce_add<T>(sum);
       }
@@ -203,7 +206,8 @@ class Backward {
     for (int64_t k0 = 0; k0 < seen; k0 += kKeys<T>) {
       const int64_t in_block = std::min<int64_t>(kKeys<T>, keys_ - k0);
       const int64_t keys = std::min<int64_t>(kKeys<T>, seen - k0);
-      for (int64_t k = 0; k < keys; k += kStrip<T>) strip(b, h, mask, q0, count, key0, k0, k, keys);
+      for (int64_t k = 0; k < keys; k += kGroup<T> * kStrip<T>)
+        group(b, h, mask, q0, count, key0, k0, k, keys);
       const T* columns = key_columns_ + k0 * padded_size<T>(p_.size);
       for (int t = 0; t < tiles; ++t) {
         const int64_t lanes = std::min<int64_t>(kLanes<T>, count - t * kLanes<T>);
@@ -224,58 +228,92 @@ class Backward {
                      int(std::min<int64_t>(kLanes<T>, count - t * kLanes<T>)), factor);
   }
 
-  // Scores, weights and their gradients for up to kStrip keys from key0 + k0 + k; grad_value and grad_key.
-  void strip(int64_t b, int64_t h, const MaskRows<T>& mask, int64_t q0, int64_t count, int64_t key0,
+  struct Strip {
+    int rows;
+    int64_t at, key;  // first key: in the range, and of all keys
+    int first;        // causal: tiles before it lie wholly before the first key
+    Region region;
+    T *z, *d;  // weights and gradients of scores
+  };
+
+  // Scores, weights and their gradients for a group of strips from key0 + k0 + k; grad_value and grad_key.
+  void group(int64_t b, int64_t h, const MaskRows<T>& mask, int64_t q0, int64_t count, int64_t key0,
              int64_t k0, int64_t k, int64_t keys) {
-    constexpr int w = kWidth<T>, ld = kQueries<T>;
-    const int rows = int(std::min<int64_t>(kStrip<T>, keys - k));
-    const int64_t at = k0 + k, key = key0 + at;  // in the range, and of all keys
-    T *z = weights_, *d = grad_z_ + k * ld;
-    // Causal: tiles that lie wholly before the first key see none of these.
-    const int first = p_.causal ? int(std::max<int64_t>(0, (key - q0) / kLanes<T>)) : 0;
-    const int64_t lane = first * kLanes<T>, lanes = count - lane;
-    const Region region = mask && lanes > 0 ? mask.region(q0 + lane, lanes, key, rows) : Region::open;
-    if (region == Region::hidden) {
-      std::fill_n(d, rows * ld, T(0));
-      return;
+    constexpr int ld = kQueries<T>;
+    Strip strips[kGroup<T>];
+    int n = 0;
+    for (int64_t i = 0; i < kGroup<T> && k + i * kStrip<T> < keys; ++i) {
+      Strip s;
+      const int64_t start = k + i * kStrip<T>;
+      s.rows = int(std::min<int64_t>(kStrip<T>, keys - start));
+      s.at = k0 + start, s.key = key0 + s.at;
+      s.first = p_.causal ? int(std::max<int64_t>(0, (s.key - q0) / kLanes<T>)) : 0;
+      s.z = weights_ + i * kStrip<T> * ld, s.d = grad_z_ + start * ld;
+      const int64_t lane = s.first * kLanes<T>;
+      s.region = mask ? mask.region(q0 + lane, count - lane, s.key, s.rows) : Region::open;
+      if (s.region == Region::hidden)
+        std::fill_n(s.d, s.rows * ld, T(0));
+      else
+        strips[n++] = s;
     }
-    for (int t = first; t * kLanes<T> < count; ++t) {
+    for (int t = 0; t * kLanes<T> < count; ++t) {
       const int vectors = whole_vectors<T>(std::min<int64_t>(kLanes<T>, count - t * kLanes<T>));
-      product<T>(p_.size, key_strips_ + at * p_.size, rows, query_lanes_ + t * kLanes<T> * p_.size, kLanes<T>,
-                 vectors, z + t * kLanes<T>, ld, false);
-      product<T>(p_.value_size, value_strips_ + at * p_.value_size, rows,
-                 grad_lanes_ + t * kLanes<T> * p_.value_size, kLanes<T>, vectors, d + t * kLanes<T>, ld,
-                 false);
+      const auto products = [&](const T* packed, const T* lanes, int64_t size, T* Strip::* to) {
+        for (int i = 0; i < n; ++i)
+          if (t >= strips[i].first)
+            product<T>(size, packed + strips[i].at * size, strips[i].rows, lanes + t * kLanes<T> * size,
+                       kLanes<T>, vectors, strips[i].*to + t * kLanes<T>, ld, false);
+      };
+      products(key_strips_, query_lanes_, p_.size, &Strip::z);
+      products(value_strips_, grad_lanes_, p_.value_size, &Strip::d);
     }
+    for (int i = 0; i < n; ++i) weigh(b, h, mask, q0, count, strips[i]);
+    const auto add = [&](T* to, int64_t padded, const T* panels, T* Strip::* from) {
+      for (int64_t e = 0; e < padded; e += kLanes<T>, panels += kQueries<T> * kLanes<T>)
+        for (int i = 0; i < n; ++i) {
+          const int64_t lane = strips[i].first * kLanes<T>;
+          T* c = to + strips[i].at * padded + e;
+          if (padded - e > kWidth<T>)
+            add_product<T, 2>(count - lane, strips[i].*from + lane, panels + lane * kLanes<T>, c, padded);
+          else
+            add_product<T, 1>(count - lane, strips[i].*from + lane, panels + lane * kLanes<T>, c, padded);
+        }
+    };
+    add(grad_value_, value_size_, grad_rows_, &Strip::z);
+    add(grad_key_, size_, query_rows_, &Strip::d);
+  }
+
+  // From scores and gradients of weights to weights and gradients of scores.
+  void weigh(int64_t b, int64_t h, const MaskRows<T>& mask, int64_t q0, int64_t count, const Strip& s) {
+    constexpr int w = kWidth<T>, ld = kQueries<T>;
+    const int64_t lane = s.first * kLanes<T>, lanes = count - lane;
     const int v0 = int(lane / w), v1 = whole_vectors<T>(count);
-    if (region == Region::mixed) add_mask<T>(z + lane, ld, mask, q0 + lane, lanes, key, rows);
-    if (p_.causal && key + rows > q0 + lane + 1) hide_future<T>(z + lane, ld, v1 - v0, q0 + lane, key, rows);
-    for (int i = 0; i < rows; ++i) {
-      T *zi = z + i * ld, *di = d + i * ld;
+    if (s.region == Region::mixed) add_mask<T>(s.z + lane, ld, mask, q0 + lane, lanes, s.key, s.rows);
+    if (p_.causal && s.key + s.rows > q0 + lane + 1)
+      hide_future<T>(s.z + lane, ld, v1 - v0, q0 + lane, s.key, s.rows);
+    for (int i = 0; i < s.rows; ++i) {
+      T *z = s.z + i * ld, *d = s.d + i * ld;
       if (dropout_) {
         const Vec<T> scale = broadcast<T>(dropout_.scale());
-        dropout_.row(b * p_.heads + h, key + i, q0 + lane, v1 - v0, [&](int v, VecInt<T> kept) {
+        dropout_.row(b * p_.heads + h, s.key + i, q0 + lane, v1 - v0, [&](int v, VecInt<T> kept) {
           const int64_t j = lane + v * w;
-          const Vec<T> p = power_of_two<T>(load(zi + j) - load(lse_ + j));
-          const Vec<T> grad = kept ? load(di + j) * scale : Vec<T>{};
-          store<T>(zi + j, kept ? p : Vec<T>{});
-          store<T>(di + j, p * (grad - load(delta_ + j)));
+          const Vec<T> p = power_of_two<T>(load(z + j) - load(lse_ + j));
+          const Vec<T> grad = kept ? load(d + j) * scale : Vec<T>{};
+          store<T>(z + j, kept ? p : Vec<T>{});
+          store<T>(d + j, p * (grad - load(delta_ + j)));
         });
       } else {
         for (int v = v0; v < v1; ++v) {
-          const Vec<T> p = power_of_two<T>(load(zi + v * w) - load(lse_ + v * w));
-          store<T>(zi + v * w, p);
-          store<T>(di + v * w, p * (load(di + v * w) - load(delta_ + v * w)));
+          const Vec<T> p = power_of_two<T>(load(z + v * w) - load(lse_ + v * w));
+          store<T>(z + v * w, p);
+          store<T>(d + v * w, p * (load(d + v * w) - load(delta_ + v * w)));
         }
       }
     }
-    add_rows<T>(lanes, z + lane, grad_rows_ + lane * value_size_, grad_value_ + at * value_size_,
-                value_size_);
-    add_rows<T>(lanes, d + lane, query_rows_ + lane * size_, grad_key_ + at * size_, size_);
     if (a_.grad_mask.data)
       add_mask_gradient<T>(a_.grad_mask.data + b * a_.grad_mask.batch + h * a_.grad_mask.head +
-                               (q0 + lane) * a_.grad_mask.row + key,
-                           a_.grad_mask.row, d + lane, lanes, rows);
+                               (q0 + lane) * a_.grad_mask.row + s.key,
+                           a_.grad_mask.row, s.d + lane, lanes, s.rows);
   }
 
   const Arrays<T>& a_;
@@ -284,7 +322,7 @@ class Backward {
   int64_t size_, value_size_, rows_, keys_ = 0;
   memory::Buffer<T> key_strips_, value_strips_, key_columns_, grad_key_, grad_value_;  // of the range of keys
   memory::Buffer<T> grad_query_, query_lanes_, grad_lanes_, query_rows_, grad_rows_;  // of a block of queries
-  memory::Buffer<T> weights_, grad_z_;  // (keys x kQueries) of a strip, of a block of keys
+  memory::Buffer<T> weights_, grad_z_;  // (keys x kQueries) of a group of strips, of a block of keys
   alignas(64) T lse_[kQueries<T>], delta_[kQueries<T>];
 };
 

@@ -30,7 +30,7 @@ inline constexpr int kQueries = kTiles * kLanes<T>;  // queries of a block
 template <class T>
 inline constexpr int kStrip = tile::kMR<T>;  // keys that the register tile holds
 template <class T>
-inline constexpr int kKeys = (kStrip<T> > 8 ? 16 : 32) * kStrip<T>;  // keys of a block
+inline constexpr int kKeys = (kStrip<T> > 8 ? 8 : 16) * kStrip<T>;  // keys of a block
 
 inline constexpr double kLog2E = 1.4426950408889634074;
 
