@@ -34,6 +34,7 @@ from fastdl.ops.activation import (
     threshold,
     threshold_,
 )
+from fastdl.ops.attention import scaled_dot_product_attention
 from fastdl.ops.conv import (
     conv1d,
     conv2d,
@@ -218,6 +219,7 @@ __all__ = [
     "rms_norm",
     "rrelu",
     "rrelu_",
+    "scaled_dot_product_attention",
     "selu",
     "selu_",
     "sigmoid",

@@ -6,6 +6,7 @@ These modules are the contract: a backend has the same functions with the same p
 from numpy import empty
 
 from fastdl.kernels.reference.activation import *
+from fastdl.kernels.reference.attention import *
 from fastdl.kernels.reference.conv import *
 from fastdl.kernels.reference.cross_entropy import *
 from fastdl.kernels.reference.ctc_loss import *

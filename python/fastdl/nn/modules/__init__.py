@@ -1,6 +1,7 @@
 """Layers, by family."""
 
 from fastdl.nn.modules.activation import *
+from fastdl.nn.modules.attention import *
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
 from fastdl.nn.modules.dropout import *
@@ -10,5 +11,7 @@ from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
 from fastdl.nn.modules.pool import *
+from fastdl.nn.modules.position import *
 from fastdl.nn.modules.resample import *
 from fastdl.nn.modules.softmax import *
+from fastdl.nn.modules.transformer import *
