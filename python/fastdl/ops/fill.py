@@ -10,7 +10,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.kernels import select
-from fastdl.ops.arrays import sum_to
+from fastdl.ops.arrays import filler, sum_to
 from fastdl.ops.common import as_array
 from fastdl.tensor import Tensor
 
@@ -65,6 +65,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
             )
         return copy_(self, value)
     check_writable("fill_", self)
+    value = filler("fill_", value, self._data.dtype)
     if mode.enabled and self._requires_grad:
         return write("fill_", self, Overwrite.apply(alias(self), None, value=value))
     self._data.fill(value)
