@@ -24,6 +24,16 @@ def reals(*shape, seed=0): return L.from_numpy(np.asarray(np.random.RandomState(
 def leaf(*shape, seed=0): return reals(*shape, seed=seed).requires_grad_()
 def square(n, seed=0): a = reals(n, n, seed=seed); return (a @ a.T + L.eye(n, dtype=L.float64)).requires_grad_()
 def grads(y, *xs): (y * y.detach().cos()).sum().backward(); return [y, *[x.grad for x in xs]]
+def train(name, **options):
+    ps = [leaf(3, 4, seed=1), leaf(5, seed=2), leaf(seed=3)]
+    o = getattr(L.optim, name)(ps, **options)
+    def closure():
+        o.zero_grad()
+        loss = sum(((p - 0.3 * i) ** 2).sum() + (p**4).sum() * 0.1 for i, p in enumerate(ps))
+        loss.backward()
+        return loss
+    for _ in range(3 if name == "LBFGS" else 20): o.step(closure)
+    return [*ps, len(o.state_dict()["state"])]
 nan = float("nan"); gap = L.tensor([[1.0, nan, 3.0], [nan, 5.0, 4.0]])
 """
 
@@ -167,6 +177,44 @@ TABLES = {
         x, t = leaf(1, 2, 3, 4, 5), leaf(1, 3, 4, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 2, 6), False), align_corners=False), x, t)
         x = leaf(3, 4); grads(F.normalize(x) + F.normalize(x, 1.0, 0) + F.normalize(x, dim=1, eps=10.0), x)
     """,
+    "autograd": """
+        x = leaf(3); y = x * 1; y.zero_(); grads(y, x)
+        x = leaf(3); y = x * 1; y.copy_(L.zeros(3, dtype=L.float64)); grads(y, x)
+        x, z = leaf(3), leaf(2); L.autograd.grad(x.sum(), [x, z], materialize_grads=True)
+        x = leaf(3); L.autograd.grad(x * x, x, L.eye(3, dtype=L.float64), is_grads_batched=True)
+        x = leaf(3); x.clone().grad_fn.next_functions[0][0].variable is x
+        L.autograd.functional.jacobian(lambda a: a * a, reals(3), vectorize=True)
+        a = L.set_grad_enabled(mode=False); b = L.is_grad_enabled(); c = L.set_grad_enabled(True); b
+        f = L.inference_mode(mode=False)(lambda x: x * 2); f(leaf(2)).requires_grad
+        f = L.inference_mode()(lambda x: x * 2); f(leaf(2)).requires_grad
+        x = L.zeros(1, requires_grad=True); a = L.autograd.set_detect_anomaly(True); (x / x).sum().backward()
+        L.autograd.set_detect_anomaly(False).__class__.__name__
+        g = nn.Linear(2, 1, bias=False); L.func.functional_call(g, {"weight": L.ones(1, 2)}, (L.ones(3, 2),))
+    """,
+    "optimizers": """
+        train("ASGD", lr=0.1, lambd=0.1, alpha=0.5, t0=5, weight_decay=0.1)
+        train("ASGD", maximize=True)
+        train("Rprop", lr=0.1, etas=(0.4, 1.3), step_sizes=(1e-3, 1))
+        train("Rprop", maximize=True)
+        train("LBFGS", lr=0.5, max_iter=5)
+        train("LBFGS", history_size=2, max_iter=4, max_eval=6)
+        train("LBFGS", line_search_fn="strong_wolfe", max_iter=4)
+        L.optim.Rprop([leaf(1)], etas=(1.5, 2))
+        o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.05, 4); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(7)]
+        o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.5, 3, "linear"); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(5)]
+        r = []; o = L.optim.SGD([leaf(1)], lr=0.3); h = o.register_state_dict_post_hook(lambda o, s: r.append(1)); o.register_load_state_dict_pre_hook(lambda o, s: r.append(2)); o.load_state_dict(o.state_dict()); r
+    """,
+    "lazy": """
+        m = nn.LazyLinear(3); m
+        m = nn.LazyLinear(3, bias=False); y = m(L.ones(2, 5)); [m, y.shape, m.weight.shape]
+        m = nn.LazyConv2d(4, 3, padding=1, groups=2); y = m(L.ones(2, 6, 5, 5)); [m, y.shape, m.weight.shape]
+        m = nn.LazyConvTranspose1d(4, 3, 2, 0, 0, 2); y = m(L.ones(2, 6, 5)); [m, y.shape, m.weight.shape]
+        m = nn.LazyBatchNorm2d(eps=0.1); y = m(L.ones(2, 3, 4, 4)); [m, y, m.running_mean, m.weight]
+        m = nn.LazyInstanceNorm1d(affine=True); y = m(reals(2, 3, 4).float()); [m, y]
+        a, b = nn.LazyLinear(3), nn.Linear(4, 3); str(a.load_state_dict(b.state_dict()))
+        nn.LazyLinear(3).weight.shape
+        nn.LazyConv2d(4, 3)(L.ones(5))
+    """,
     "errors": """
         F.conv2d(L.zeros(1, 3, 5, 5), L.zeros(3, 2, 3, 3))
         F.linear(L.zeros(2, 3), L.zeros(2, 2))
@@ -204,6 +252,8 @@ def plain(value: Any, library: Any) -> Any:
         return np.array(value.detach().numpy())
     if isinstance(value, (list, tuple)):
         return [plain(v, library) for v in value]
+    if isinstance(value, library.nn.Module):
+        return repr(value)
     return str(value).rpartition(".")[2] if "float" in str(value) or "int" in str(value) else value
 
 
@@ -219,6 +269,8 @@ def check_same(ours: Any, theirs: Any) -> None:
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
         tolerance = 2e-5 if theirs.dtype == np.float32 else 1e-9
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    elif isinstance(theirs, float):
+        assert math.isclose(ours, theirs, rel_tol=1e-12)
     else:
         assert ours == theirs
 
