@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd import anomaly
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
@@ -93,6 +94,7 @@ def _run(
         else:
             send(root._node, root._index, grad, False)
 
+    check_nan = anomaly.state.enabled and anomaly.state.check_nan
     while heap:
         node = heappop(heap)[1]
         grad = pending.pop(node)
@@ -113,6 +115,8 @@ def _run(
         if node.versions is not None:
             node.check_versions()
         result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
+        if check_nan:
+            anomaly.check(node, result)
         own = not node.aliases_grad
         if result.__class__ is not tuple:
             edge = edges[0]

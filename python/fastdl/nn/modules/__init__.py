@@ -6,6 +6,7 @@ from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
+from fastdl.nn.modules.lazy import *
 from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
