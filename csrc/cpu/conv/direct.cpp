@@ -33,22 +33,12 @@ namespace {
 
 using namespace simd;
 
-// A pass over one group: `in` channels of planes through lattices to `out` channels of `extent`.
-template <class T>
-struct Pass {
-  int64_t in, out;
-  Extent extent;
-  Planes<T> planes;
-  std::vector<Lattice> lattices;
-  Weights<T> weights;
-};
-
 // ------------------------------------------------------------------------------------------ channel lanes
 
 template <class T>
 constexpr int kLanes = kTileVectors * kWidth<T>;
 constexpr int64_t kTilesPerTask = 8;
-constexpr int64_t kTransposeCost = 150, kStoreCost = 4;  // of a vector of channels, of pixels: in products
+constexpr int64_t kStoreCost = 4;  // of a vector of pixels, in products
 
 // y[channel][pixel * step] = bias[channel] + sums[pixel][channel].
 template <class T>
@@ -182,38 +172,41 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
 
 // ------------------------------------------------------------------------------------------------- passes
 
-// Products of vectors per image, and what storing the tiles costs.
+struct Costs {
+  double channel_lanes = 0, pixel_lanes = 0;
+};
 template <class T>
-bool prefers_channel_lanes(const Pass<T>& pass) {
+Costs costs(const Pass<T>& pass) {
   const int64_t whole = pass.out / kLanes<T>, rest = pass.out % kLanes<T>;
   const Pieces rows(pass.out, kTileRows);
   const int64_t vectors = tile_vectors(rows.largest());
-  int64_t channels = 0, pixels = 0;
+  Costs sum;
   for (const Lattice& lattice : pass.lattices) {
     const int64_t steps = pass.in * int64_t(lattice.taps.size());
     const Pieces columns(lattice.count[2], kTileRows);
-    const int64_t tiles = volume(lattice.count) / lattice.count[2] * columns.pieces;
+    const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
     const int64_t flat = (lattice.count[1] - 1) * pass.planes.width() + lattice.count[2];
     const auto cost = [&](int64_t v) { return steps * tile_cost(columns.largest(), v) + v * kTransposeCost; };
-    channels += tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, kWidth<T>)) : 0));
-    pixels += lattice.count[0] * ceil_div(flat, vectors * kWidth<T>) * rows.pieces *
-              (steps * tile_cost(rows.largest(), vectors) + kStoreCost * rows.largest() * vectors);
+    sum.channel_lanes +=
+        double(tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, kWidth<T>)) : 0)));
+    sum.pixel_lanes +=
+        double(lattice.count[0] * ceil_div(flat, vectors * kWidth<T>) * rows.pieces *
+               (steps * tile_cost(rows.largest(), vectors) + kStoreCost * rows.largest() * vectors));
   }
-  return channels < pixels;
+  return sum;
 }
 
 template <class T>
 void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in_size, const T* bias) {
-  const bool by_channel = prefers_channel_lanes(pass);
+  const Costs cost = costs(pass);
+  const bool by_channel = cost.channel_lanes < cost.pixel_lanes;
   const int64_t width = by_channel ? kLanes<T> : Pieces(pass.out, kTileRows).largest();
   const int64_t group_weights = ceil_div(pass.out, width) * width * pass.in * pass.weights.taps;
   memory::Buffer<T> weights(size_t(p.groups * group_weights));
   for (int64_t g = 0; g < p.groups; ++g)
     pack_weights(weights + g * group_weights, pass.weights.of_group(p, g), pass.in, pass.out, width);
-  // Lattices that no tap meets are left out: then the result starts as the bias.
   const int64_t images = p.batch * p.groups, size = volume(pass.extent);
-  int64_t covered = 0;
-  for (const Lattice& lattice : pass.lattices) covered += volume(lattice.count);
+  const bool covered = pass.covered();
 
   const auto work = [&](int64_t begin, int64_t end) {
     const size_t buffer_size = size_t(pass.planes.size() + kTileRows * kLanes<T>);
@@ -224,7 +217,7 @@ void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in
       const T* image = x + index * pass.in * in_size;
       T* to = y + index * pass.out * size;
       const T* group_bias = bias ? bias + g * pass.out : nullptr;
-      if (covered < size)
+      if (!covered)
         for (int64_t k = 0; k < pass.out; ++k)
           std::fill_n(to + k * size, size, group_bias ? group_bias[k] : T(0));
       parallel_for(pass.in, std::max<int64_t>(1, 16384 / pass.planes.channel_size()),
@@ -239,17 +232,12 @@ void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  const auto planes = Planes<T>::of_input(p);
-  const std::vector<Lattice> lattices{forward_lattice(p, planes.tap_offsets())};
-  run<T>(p, {p.group_in(), p.group_out(), p.out, planes, lattices, {w, p.patch(), p.taps(), p.taps()}}, y, x,
-         p.in_size(), bias);
+  run<T>(p, Pass<T>::forward(p, w), y, x, p.in_size(), bias);
 }
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
-  const auto [planes, lattices] = grad_lattices<T>(p);
-  run<T>(p, {p.group_out(), p.group_in(), p.in, planes, lattices, {w, p.taps(), p.patch(), p.taps()}}, gx, gy,
-         p.out_size(), bias);
+  run<T>(p, Pass<T>::grad_x(p, w), gx, gy, p.out_size(), bias);
 }
 
 const char* refusal(const ConvProblem&) {
@@ -261,6 +249,14 @@ bool worthwhile(const ConvProblem& p, ConvPass) {
 }
 
 }  // namespace
+
+template <class T>
+double direct_cost(const Pass<T>& pass) {
+  const Costs cost = costs(pass);
+  return std::min(cost.channel_lanes, cost.pixel_lanes);
+}
+template double direct_cost<float>(const Pass<float>&);
+template double direct_cost<double>(const Pass<double>&);
 
 template <class T>
 const ConvAlgorithm<T>& conv_direct() {

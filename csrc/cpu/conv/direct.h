@@ -21,6 +21,40 @@ struct Weights {
   }
 };
 
+// A pass over one group: `in` channels of planes through lattices to `out` channels of `extent`.
+template <class T>
+struct Pass {
+  int64_t in, out;
+  Extent extent;
+  Planes<T> planes;
+  std::vector<Lattice> lattices;
+  Weights<T> weights;
+
+  static Pass forward(const ConvProblem& p, const T* w) {
+    const auto planes = Planes<T>::of_input(p);
+    return {p.group_in(),
+            p.group_out(),
+            p.out,
+            planes,
+            {forward_lattice(p, planes.tap_offsets())},
+            {w, p.patch(), p.taps(), p.taps()}};
+  }
+  static Pass grad_x(const ConvProblem& p, const T* w) {
+    const auto [planes, lattices] = grad_lattices<T>(p);
+    return {p.group_out(), p.group_in(), p.in, planes, lattices, {w, p.taps(), p.patch(), p.taps()}};
+  }
+  // Where no tap meets a lattice it is left out, and the result is the bias.
+  bool covered() const {
+    int64_t sum = 0;
+    for (const Lattice& lattice : lattices) sum += volume(lattice.count);
+    return sum == volume(extent);
+  }
+};
+
+// What the direct algorithm needs per image, in products of vectors.
+template <class T>
+double direct_cost(const Pass<T>& pass);
+
 // In panels of `width` output channels: out[((panel * depth + c) * taps + r) * width + k % width]; missing
 // channels of the last panel are zero.
 template <class T>

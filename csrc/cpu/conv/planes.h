@@ -110,27 +110,35 @@ class Planes {
   // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
   // images.
   void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
-    const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
-    for (int64_t c = c0; c < c1; ++c) {
-      const T* channel = image + c * depth.size * height.size * width.size;
-      T* plane = to + c * channel_size();
-      for (int64_t rd : depth.remainders)
-        for (int64_t rh : height.remainders)
-          for (int64_t rw : width.remainders) {
-            const auto [first, last] = width.inside(rw);
-            for (int64_t d = 0; d < depth.extent; ++d)
-              for (int64_t h = 0; h < height.extent; ++h) {
-                const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
-                if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size ||
-                    first >= last)
-                  continue;
-                const T* row = channel + (from_d * height.size + from_h) * width.size;
-                copy_row(plane + at(d, h, first), row + width.source(first, rw), last - first, width.stride);
-              }
-            plane += plane_size();
-          }
-    }
+    for (int64_t c = c0; c < c1; ++c)
+      for_rows([&](int64_t plane, int64_t source, int64_t count) {
+        copy_row(to + c * channel_size() + plane, image + c * source_size() + source, count, stride());
+      });
   }
+
+  // f(plane, source, count) for each row of a channel that exists: elements plane + i from source + i *
+  // stride().
+  template <class F>
+  void for_rows(F&& f) const {
+    const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
+    int64_t plane = 0;
+    for (int64_t rd : depth.remainders)
+      for (int64_t rh : height.remainders)
+        for (int64_t rw : width.remainders) {
+          const auto [first, last] = width.inside(rw);
+          for (int64_t d = 0; d < depth.extent; ++d)
+            for (int64_t h = 0; h < height.extent; ++h) {
+              const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
+              if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last)
+                continue;
+              f(plane + at(d, h, first),
+                (from_d * height.size + from_h) * width.size + width.source(first, rw), last - first);
+            }
+          plane += plane_size();
+        }
+  }
+  int64_t stride() const { return axes_[2].stride; }
+  int64_t source_size() const { return axes_[0].size * axes_[1].size * axes_[2].size; }
 
  private:
   struct Axis {

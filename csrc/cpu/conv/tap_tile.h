@@ -51,6 +51,9 @@ inline int64_t tile_cost(int64_t rows, int64_t vectors) {
   return std::max({rows * vectors, rows + vectors, int64_t{8}});
 }
 
+// What transposing kWidth vectors and storing them costs, in products of vectors.
+inline constexpr int64_t kTransposeCost = 150;
+
 // `count` items in pieces of nearly equal size, at most `most`.
 struct Pieces {
   int64_t count, pieces;
