@@ -23,6 +23,8 @@ constexpr int kRows = 8;
 constexpr int kRows = 4;  // of 16 registers
 #endif
 constexpr int kGradVectors = 2;
+constexpr double kRowCost = 30;      // of starting a row, in products of vectors
+constexpr int64_t kPositions = 128;  // at once: 16 kB of grad_y
 
 // sums[i][V * w] += over rows of outputs: pixel rows[i][...] * grad[position][V * w].
 template <class T, int R, int V>
@@ -81,24 +83,26 @@ struct GradWeight {
                                  int(std::min<int64_t>(lanes, p.group_out() - q * lanes)), size);
   }
 
-  // Adds rows [h0, h1) of every depth into sums[output panel][pair][lanes], for panels i0..i1 of pairs.
+  // Adds rows [h0, h1) of every depth into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some
+  // rows at a time, so that grad_y's vectors stay in L1 while the pairs go by.
   void add(T* sums, const T* image, const T* grad, int64_t i0, int64_t i1, int64_t h0, int64_t h1) const {
     const int64_t pairs = ceil_div(p.patch(), kRows) * kRows, panels = ceil_div(p.group_out(), lanes);
-    for (int64_t i = i0; i < i1; ++i) {
-      const T* pixels[kRows];
-      for (int64_t d = 0; d < p.out[0]; ++d) {
-        for (int j = 0; j < kRows; ++j) {
-          const int64_t pair =
-              std::min(i * kRows + j, p.patch() - 1);  // those beyond the last compute it again
-          pixels[j] = image + pair / p.taps() * planes.channel_size() +
-                      planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h0, 0);
-        }
+    const Pieces chunks(h1 - h0, std::max<int64_t>(1, kPositions / p.out[2]));
+    for (int64_t d = 0; d < p.out[0]; ++d)
+      for (int64_t chunk = 0; chunk < chunks.pieces; ++chunk)
         for (int64_t q = 0; q < panels; ++q)
-          pair_kernel<T, kRows, V>(sums + (q * pairs + i * kRows) * lanes, pixels,
-                                   grad + (q * p.out_size() + (d * p.out[1] + h0) * p.out[2]) * lanes, lanes,
-                                   h1 - h0, p.out[2], planes.width());
-      }
-    }
+          for (int64_t i = i0; i < i1; ++i) {
+            const int64_t h = h0 + chunks.begin(chunk);
+            const T* pixels[kRows];
+            for (int j = 0; j < kRows; ++j) {  // those beyond the last compute it again
+              const int64_t pair = std::min(i * kRows + j, p.patch() - 1);
+              pixels[j] = image + pair / p.taps() * planes.channel_size() +
+                          planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, 0);
+            }
+            pair_kernel<T, kRows, V>(sums + (q * pairs + i * kRows) * lanes, pixels,
+                                     grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2]) * lanes, lanes,
+                                     chunks.size(chunk), p.out[2], planes.width());
+          }
   }
 
   // gw[k][pair] = sum of `parts` partial sums.
@@ -173,6 +177,18 @@ void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   else
     GradWeight<T, kGradVectors>{p, planes}.run(gw, gy, x);
 }
+
+template <class T>
+double direct_grad_w_cost(const ConvProblem& p) {
+  const int vectors = p.group_out() <= kWidth<T> ? 1 : kGradVectors;
+  const double panels = double(ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * kWidth<T>));
+  const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
+  return panels * double(p.out[0] * p.out[1]) * row +
+         kTransposeCost * double(p.group_out() * p.out_size()) / (kWidth<T> * kWidth<T>);
+}
+template double direct_grad_w_cost<float>(const ConvProblem&);
+template double direct_grad_w_cost<double>(const ConvProblem&);
+
 template void direct_grad_w<float>(const ConvProblem&, float*, const float*, const float*);
 template void direct_grad_w<double>(const ConvProblem&, double*, const double*, const double*);
 

@@ -22,8 +22,20 @@ namespace {
 using namespace simd;
 
 constexpr int64_t kInputBytes = 1 << 20, kResultBytes = 128 << 10;  // of a block: parts of an L2 cache
+constexpr int64_t kSumBytes = 512 << 10;                            // of grad_w, likewise
 
 // ------------------------------------------------------------------------------------ forward and grad_x
+
+// Pixels of a tile. Where some meet padding fewer are better, if they keep the arithmetic busy: taps are left
+// out for whole tiles.
+int vectors_at_once(const Lattice& lattice, int64_t rows) {
+  const bool padded = std::any_of(lattice.inside.begin(), lattice.inside.end(), [&](const Lattice::Range& r) {
+    return r.low[2] > 0 || r.high[2] < lattice.count[2];
+  });
+  const int most = tile_vectors(rows);
+  const bool busy = most * tile_cost(rows, kTileVectors) <= kTileVectors * tile_cost(rows, most);
+  return padded && busy ? kTileVectors : most;
+}
 
 // Rows [r0, r1) of the result (depth and height as one) of one block, interleaved: result[channel][position].
 template <class T>
@@ -33,10 +45,10 @@ void convolve_rows(const Pass<T>& pass, T* result, const T* block, const T* weig
   const int64_t width = panels.largest(), step = pass.weights.taps * width,
                 channel = pass.extent[2] * (r1 - r0);
   const int64_t image_step = pass.planes.channel_size() * w;
-  const int most = tile_vectors(width);
   alignas(64) T sums[kTileRows * kTileVectors * w];
   for (const Lattice& lattice : pass.lattices) {
     TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * width, offset * w}; });
+    const int most = vectors_at_once(lattice, width);
     for (int64_t r = r0; r < r1; ++r) {
       const int64_t from_d = r / pass.extent[1] - lattice.first[0],
                     from_h = r % pass.extent[1] - lattice.first[1];
@@ -263,7 +275,6 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 template <class T>
 double cost(const Pass<T>& pass) {
   const Pieces panels(pass.out, kTileRows);
-  const int64_t vectors = tile_vectors(panels.largest());
   double sum = kTransposeCost * double(pass.planes.source_size() * pass.in + volume(pass.extent) * pass.out) /
                kWidth<T>;
   for (const Lattice& lattice : pass.lattices) {
@@ -275,10 +286,18 @@ double cost(const Pass<T>& pass) {
             std::min(range.high[a], lattice.count[a]) - std::max<int64_t>(range.low[a], 0), 0));
       taps += positions;
     }
-    sum += taps * double(pass.in * panels.pieces) * double(tile_cost(panels.largest(), vectors)) /
-           double(vectors);
+    const int vectors = vectors_at_once(lattice, panels.largest());
+    sum += taps * double(pass.in * panels.pieces) * double(tile_cost(panels.largest(), vectors)) / vectors;
   }
   return sum;
+}
+
+template <class T>
+double grad_w_cost(const ConvProblem& p) {
+  const int64_t whole = p.group_out() / kChannels, rest = p.group_out() % kChannels;
+  const int64_t step = whole * tile_cost(kPairs, kChannels) + (rest ? tile_cost(kPairs, rest) : 0);
+  return double(p.out_size() * ceil_div(p.patch(), kPairs) * step) +
+         kTransposeCost * double(p.group_in() * p.in_size() + p.group_out() * p.out_size()) / kWidth<T>;
 }
 
 const char* refusal(const ConvProblem& p) {
@@ -289,14 +308,15 @@ template <class T>
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const int64_t blocks = ceil_div(p.batch, kWidth<T>);
   if (2 * p.batch < blocks * kWidth<T>) return false;
-  const Pass<T> forward = Pass<T>::forward(p, nullptr);
   const auto bytes = [](const Pass<T>& of) { return of.planes.size() * kWidth<T> * int64_t(sizeof(T)); };
   const auto cheaper = [&](const Pass<T>& of) {
     return bytes(of) <= kInputBytes && double(blocks) * cost(of) < double(p.batch) * direct_cost(of);
   };
-  if (pass == ConvPass::forward) return cheaper(forward);
   if (pass == ConvPass::grad_x) return cheaper(Pass<T>::grad_x(p, nullptr));
-  return cheaper(forward) && sums_size<T>(p) * int64_t(sizeof(T)) <= kInputBytes;
+  const Pass<T> forward = Pass<T>::forward(p, nullptr);
+  if (pass == ConvPass::forward) return cheaper(forward);
+  return bytes(forward) <= kInputBytes && sums_size<T>(p) * int64_t(sizeof(T)) <= kSumBytes &&
+         double(blocks) * grad_w_cost<T>(p) < double(p.batch) * direct_grad_w_cost<T>(p);
 }
 
 }  // namespace
