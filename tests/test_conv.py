@@ -222,7 +222,9 @@ def test_no_writes_beyond_the_outputs(backend):
     assert backend.memory_stats()["guard_errors"] == before
 
 
-@pytest.mark.parametrize("geometry", ["3x3", "stem", "lenet 1", "depthwise", "1x1 wide", "1d", "3d", "images over lanes"])
+@pytest.mark.parametrize(
+    "geometry", ["3x3", "stem", "lenet 1", "depthwise", "1x1 wide", "1d", "3d", "images over lanes"]
+)
 def test_nan_and_infinity_reach_exactly_the_outputs_that_see_them(backend, geometry):
     x, w, _, options = problem(geometry, np.float32)
     for bad in (np.nan, np.inf):

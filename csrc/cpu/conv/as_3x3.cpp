@@ -1,18 +1,19 @@
-// Other convolutions as 3x3 ones, for which Winograd's algorithm needs a quarter of the multiplications: 5x5 and
-// larger kernels, dilated ones, and those with a depth axis; stride 1 in height and width.
+// Other convolutions as 3x3 ones, for which Winograd's algorithm needs a quarter of the multiplications: 5x5
+// and larger kernels, dilated ones, and those with a depth axis; stride 1 in height and width.
 //
 //   dilation    output positions with the same remainder (q_h, q_w) by the dilation see only inputs of one
 //               remainder: an undilated convolution of a smaller image. Remainders become images.
 //   depth       the slices that an output slice sees become channels, output slices become images.
-//   kernel      is cut into blocks of 3x3 taps (the last padded with zeros), which become channels: those of the
+//   kernel      is cut into blocks of 3x3 taps (the last padded with zeros), which become channels: those of
+//   the
 //               image shifted by three rows and columns per block.
 //
-//   x'[(n, o_d, q)][(c, r_d, b)][i] = x[n][c][o_d s_d + r_d d_d - p_d][q + d (i + 3 b) - p]      (h and w alike)
-//   w'[k][(c, r_d, b)][r]           = w[k][c][r_d][3 b + r]
-//   y'[(n, o_d, q)][k][o]           = y[n][k][o_d][q + d o]
+//   x'[(n, o_d, q)][(c, r_d, b)][i] = x[n][c][o_d s_d + r_d d_d - p_d][q + d (i + 3 b) - p]      (h and w
+//   alike) w'[k][(c, r_d, b)][r]           = w[k][c][r_d][3 b + r] y'[(n, o_d, q)][k][o]           =
+//   y[n][k][o_d][q + d o]
 //
-// x' is written once and read by the 3x3 convolution; y' is y itself where no axis is split. grad_x adds up what
-// x' has more than once. Images are taken in batches that bound the memory for x'.
+// x' is written once and read by the 3x3 convolution; y' is y itself where no axis is split. grad_x adds up
+// what x' has more than once. Images are taken in batches that bound the memory for x'.
 //
 // Work: copies over images and channels, the rest by the 3x3 convolution.
 #include <algorithm>
@@ -39,7 +40,7 @@ class As3x3 {
         copies_(p.kernel[0] * blocks_h_ * blocks_w_),
         parts_(p.out[0] * p.dilation[1] * p.dilation[2]) {}
 
-  int64_t copies() const { return copies_; }  // channels of x' per channel of x
+  int64_t copies() const { return copies_; }                  // channels of x' per channel of x
   int64_t taps() const { return copies_ * kBlock * kBlock; }  // of w' per channel of w
 
   // The 3x3 convolution for `images` images.
@@ -64,8 +65,8 @@ class As3x3 {
   bool same_result() const { return parts_ == 1; }  // y' is y
 
   // f(row of x', row of x, first, count) for the rows of channel c of x: elements first + j of the one are
-  // elements j * dilation of the other; where x has no row, count is 0. Channel c of image n only meets its own
-  // rows.
+  // elements j * dilation of the other; where x has no row, count is 0. Channel c of image n only meets its
+  // own rows.
   template <class F>
   void input_rows(const ConvProblem& q, int64_t n, int64_t c, F&& f) const {
     for (int64_t part = 0; part < parts_; ++part) {
@@ -76,8 +77,7 @@ class As3x3 {
         const int64_t block_h = copy / blocks_w_ % blocks_h_, block_w = copy % blocks_w_;
         const int64_t w = qw + p_.dilation[2] * kBlock * block_w - p_.pad[2];  // what element 0 meets
         const int64_t first = std::min(q.in[2], w < 0 ? ceil_div(-w, p_.dilation[2]) : 0);
-        const int64_t last =
-            w < p_.in[2] ? std::min(q.in[2], (p_.in[2] - 1 - w) / p_.dilation[2] + 1) : 0;
+        const int64_t last = w < p_.in[2] ? std::min(q.in[2], (p_.in[2] - 1 - w) / p_.dilation[2] + 1) : 0;
         const int64_t to = ((n * parts_ + part) * q.in_channels + c * copies_ + copy) * q.in_size();
         for (int64_t i = 0; i < q.in[1]; ++i) {
           const int64_t h = qh + p_.dilation[1] * (i + kBlock * block_h) - p_.pad[1];
@@ -162,7 +162,8 @@ class Weights3x3 {
     const int64_t pairs = p.out_channels * p.group_in();
     std::fill_n(buffer_.get(), pairs * form.taps(), T(0));
     for (int64_t i = 0; i < pairs; ++i)
-      form.each_tap([&](int64_t to, int64_t from) { buffer_[i * form.taps() + to] = w[i * p.taps() + from]; });
+      form.each_tap(
+          [&](int64_t to, int64_t from) { buffer_[i * form.taps() + to] = w[i * p.taps() + from]; });
   }
   operator const T*() const { return buffer_.get(); }
 
@@ -266,15 +267,15 @@ const char* refusal(const ConvProblem& p) {
   return conv_winograd<float>().refusal(As3x3(p).problem(1));
 }
 
-// Winograd makes about 60 % of its saving good; transforms and copies want many channels on both sides.
+// Winograd makes half to two thirds of its saving good, beside transforms and copies, which want many
+// channels on both sides; copies of every second or third column cost more.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
-  if (p.group_in() < 16 || p.group_out() < 16 || p.kernel[0] == 1) return false;
-  if (p.kernel[1] != 3 || p.kernel[2] != 3 || p.dilation[1] != 1 || p.dilation[2] != 1) return false;
+  if (p.group_in() < 16 || p.group_out() < 16) return false;
   const As3x3 form(p);
   const ConvProblem q = form.problem(p.batch);
   const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch / p.batch);
   const double saved = double(p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
-  return saved > 2 && conv_winograd<float>().worthwhile(q, pass);
+  return saved > (p.dilation[2] == 1 ? 2.5 : 3.5) && conv_winograd<float>().worthwhile(q, pass);
 }
 
 }  // namespace
