@@ -30,6 +30,7 @@ using namespace simd;
 
 constexpr int64_t kBlock = 3;
 constexpr double kBatchBytes = 64 << 20;  // of x'
+constexpr double kEnoughTiles = 256;      // to make up for the transform of the weights
 
 class As3x3 {
  public:
@@ -273,9 +274,10 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (p.group_in() < 16 || p.group_out() < 16) return false;
   const As3x3 form(p);
   const ConvProblem q = form.problem(p.batch);
-  const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch / p.batch);
-  const double saved = double(p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
-  return saved > (p.dilation[2] == 1 ? 2.5 : 3.5) && conv_winograd<float>().worthwhile(q, pass);
+  const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
+  const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
+  return tiles >= kEnoughTiles && saved > (p.dilation[2] == 1 ? 2.5 : 3.5) &&
+         conv_winograd<float>().worthwhile(q, pass);
 }
 
 }  // namespace

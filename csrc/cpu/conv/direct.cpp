@@ -243,8 +243,12 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Weights are packed for every call: too dear for a handful of positions.
+// Weights are packed for every call: too dear for a handful of positions. Where patches do not overlap the
+// padded copy serves nothing, and a matrix product needs no lattices.
 bool worthwhile(const ConvProblem& p, ConvPass) {
+  bool overlap = false;
+  for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
+  if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
   return p.batch * p.out_size() >= 64 || p.group_out() * p.patch() < (64 << 10);
 }
 

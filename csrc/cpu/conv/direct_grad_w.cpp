@@ -87,12 +87,16 @@ struct GradWeight {
     return ceil_div(p.patch(), kRows) * kRows * ceil_div(p.group_out(), lanes) * lanes;
   }
 
-  // grad_y with positions outermost: panels q0..q1 of output channels.
-  void transpose(T* to, const T* gy, int64_t q0, int64_t q1) const {
+  // grad_y with positions outermost: rows [h0, h1) of every depth, panels q0..q1 of output channels.
+  void transpose(T* to, const T* gy, int64_t q0, int64_t q1, int64_t h0, int64_t h1) const {
     const int64_t size = p.out_size();
     for (int64_t q = q0; q < q1; ++q)
-      tile::pack_panel<T, lanes>(to + q * lanes * size, gy + q * lanes * size, size, 1,
-                                 int(std::min<int64_t>(lanes, p.group_out() - q * lanes)), size);
+      for (int64_t d = 0; d < p.out[0]; ++d) {
+        const int64_t first = (d * p.out[1] + h0) * p.out[2];
+        tile::pack_panel<T, lanes>(to + (q * size + first) * lanes, gy + q * lanes * size + first, size, 1,
+                                   int(std::min<int64_t>(lanes, p.group_out() - q * lanes)),
+                                   (h1 - h0) * p.out[2]);
+      }
   }
 
   // Adds rows [h0, h1) of every depth into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some
@@ -152,7 +156,7 @@ struct GradWeight {
           for (int64_t row = begin; row < end;) {
             const int64_t n = row / p.out[1], h0 = row % p.out[1], h1 = std::min(p.out[1], h0 + end - row);
             planes.copy(buffer, group_x + n * p.groups * in_image, 0, p.group_in());
-            transpose(grad, group_gy + n * p.groups * out_image, 0, out_panels);
+            transpose(grad, group_gy + n * p.groups * out_image, 0, out_panels, h0, h1);
             add(mine, buffer, grad, 0, pair_panels, h0, h1);
             row += h1 - h0;
           }
@@ -167,7 +171,7 @@ struct GradWeight {
           parallel_for(p.group_in() + out_panels, 4, [&](int64_t begin, int64_t end) {
             planes.copy(buffer, group_x + n * p.groups * in_image, begin, std::min(end, p.group_in()));
             transpose(grad, group_gy + n * p.groups * out_image, std::max<int64_t>(begin - p.group_in(), 0),
-                      end - p.group_in());
+                      end - p.group_in(), 0, p.out[1]);
           });
           const int64_t macs = kRows * out_panels * lanes * p.out_size();
           parallel_for(pair_panels, std::max<int64_t>(1, 400000 / macs),
