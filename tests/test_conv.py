@@ -35,6 +35,13 @@ GEOMETRIES = {
     "3x3 some tiles": ((1, 70, 13, 14), (40, 70, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "3x3 chunks": ((3, 40, 33, 29), (50, 40, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "3x3 groups few": ((1, 36, 6, 7), (40, 18, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    "3x3 dilation odd": ((3, 16, 13, 17), (16, 16, 3, 3), (1, 1), (1, 3), (3, 2), 1),
+    "3x3 wide lanes": ((1, 5, 9, 31), (49, 5, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "5x5": ((2, 16, 13, 18), (17, 16, 5, 5), (1, 1), (2, 2), (1, 1), 1),
+    "7x4": ((1, 16, 15, 11), (16, 16, 7, 4), (1, 1), (3, 1), (1, 1), 1),
+    "images fill lanes": ((16, 3, 6, 5), (5, 3, 3, 2), (1, 1), (1, 0), (1, 1), 1),
+    "images over lanes": ((19, 4, 9, 7), (14, 2, 3, 3), (2, 2), (1, 1), (1, 1), 2),
+    "images over two": ((33, 2, 5, 5), (7, 2, 5, 5), (1, 1), (0, 0), (1, 1), 1),
     "3x3 groups": ((2, 32, 10, 11), (48, 16, 3, 3), (1, 1), (1, 1), (1, 1), 2),
     "stem": ((2, 3, 33, 35), (16, 3, 7, 7), (2, 2), (3, 3), (1, 1), 1),
     "lenet 1": ((3, 1, 28, 28), (6, 1, 5, 5), (1, 1), (2, 2), (1, 1), 1),
@@ -62,11 +69,13 @@ GEOMETRIES = {
     "1d stride": ((2, 1, 400), (8, 1, 25), (10,), (0,), (1,), 1),
     "3d": ((2, 3, 6, 7, 8), (5, 3, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
     "3d all": ((1, 4, 9, 8, 11), (6, 2, 3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 2), 2),
+    "3d 3x3x3": ((2, 16, 4, 9, 8), (18, 16, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
+    "3d depth stride": ((1, 16, 7, 8, 9), (16, 16, 2, 3, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1), 1),
     "3d depthwise": ((1, 4, 5, 6, 7), (4, 1, 3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), 4),
     "3d 1x1": ((2, 5, 3, 4, 5), (6, 5, 1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
 }
 # Winograd's transforms magnify rounding: they add terms up to about 10 times the result. See the file's head.
-FACTORS = {"winograd": 128.0}
+FACTORS = {"winograd": 128.0, "as_3x3": 128.0}
 
 
 @pytest.fixture(params=backends())
@@ -169,6 +178,8 @@ def test_every_algorithm_matches_the_reference(backend, geometry, dtype):
         "1x1 wide",
         "all at once",
         "3d all",
+        "5x5",
+        "images over lanes",
     ],
 )
 def test_threads_and_repeats_give_the_same_bits(backend, geometry):
@@ -236,7 +247,8 @@ def test_no_writes_beyond_the_outputs(backend):
 
 
 @pytest.mark.parametrize(
-    "geometry", ["3x3", "stem", "lenet 1", "depthwise", "depthwise plane", "1x1 wide", "1d", "3d"]
+    "geometry",
+    ["3x3", "stem", "lenet 1", "depthwise", "depthwise plane", "1x1 wide", "1d", "3d", "images over lanes"],
 )
 def test_nan_and_infinity_reach_exactly_the_outputs_that_see_them(backend, geometry):
     x, w, _, options = problem(geometry, np.float32)
@@ -245,7 +257,7 @@ def test_nan_and_infinity_reach_exactly_the_outputs_that_see_them(backend, geome
         with np.errstate(invalid="ignore"):
             want = reference.conv_forward(*wide(x, w), None, *options)
         for name in algorithms(backend, geometry, np.float32):
-            if name == "winograd":  # combines whole tiles: neighbours in the same tile become NaN as well
+            if name in FACTORS:  # combines whole tiles: neighbours in the same tile become NaN as well
                 continue
             backend.set_conv_algorithm(name)
             got = backend.conv_forward(x, w, None, *options)
