@@ -11,4 +11,5 @@ from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
 from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.resample import *
+from fastdl.nn.modules.rnn import *
 from fastdl.nn.modules.softmax import *
