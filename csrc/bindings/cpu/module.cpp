@@ -24,6 +24,7 @@ void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
 void register_random(py::module_& m);
 void register_norm(py::module_& m);
+void register_rnn(py::module_& m);
 }  // namespace fastdl::binding
 
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
@@ -49,4 +50,5 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_vector_math(m);
   register_random(m);
   register_norm(m);
+  register_rnn(m);
 }
