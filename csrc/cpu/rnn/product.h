@@ -22,6 +22,7 @@ using tile::ceil_div;
 using tile::kMR;
 using tile::kNR;
 
+inline constexpr int64_t kPanelBytes = 24 << 10;  // of a panel at a time: stays in L1 for all blocks of rows
 inline constexpr int kThin = 3;  // rows that the register tile would compute with too few accumulators
 
 // c (+)= a * panel for 1..kThin rows: element (i, k) of a at [i * a_row + k * a_step]. Several steps of k at
@@ -110,7 +111,7 @@ class Panels {
                 int gate, T* c, int64_t ldc, bool add) const {
     const T* panel = data_.get() + (group * gates_ + gate) * depth_ * kNR<T>;
     const int cols = columns(group);
-    const int64_t step = tile::block_depth<T>(depth_);
+    const int64_t step = std::max<int64_t>(1, kPanelBytes / int64_t(kNR<T> * sizeof(T)));
     for (int64_t k = 0; k < depth_; k += step) {
       const int64_t kc = std::min(step, depth_ - k);
       for (int64_t b = b0; b < b1; ++b) {

@@ -140,7 +140,7 @@ def rnn_backward(
     grad_x = np.zeros_like(x)
     grad_h0, grad_c0, grad_weights = [], [], []
     for d in range(directions):
-        w_ih, w_hh, b_ih, b_hh, w_hr = w = weights[5 * d : 5 * d + 5]
+        w_ih, w_hh, b_ih, _, w_hr = w = weights[5 * d : 5 * d + 5]
         g_ih, g_hh, _, _, g_hr = grads = [None if v is None else np.zeros_like(v) for v in w]
         hidden, width = w_hh.shape[0] // {"lstm": 4, "gru": 3, "gru_before": 3}.get(cell, 1), w_hh.shape[1]
         dh = np.zeros((batch, width), x.dtype) if grad_h_n is None else grad_h_n[d].copy()

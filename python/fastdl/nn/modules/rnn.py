@@ -181,8 +181,9 @@ class RNNBase(Module):
     def check_hidden_size(self, hx: Tensor, expected_hidden_size: tuple[int, ...], what: str = "hx") -> None:
         if hx._data.shape != expected_hidden_size:
             raise RuntimeError(
-                f"{type(self).__name__}: {what} must be (num_layers * directions, batch, size) = {expected_hidden_size}, "
-                f"got {hx._data.shape}" + ("; it is not batch-first" if self.batch_first else "")
+                f"{type(self).__name__}: {what} must be (num_layers * directions, batch, size) = "
+                f"{expected_hidden_size}, got {hx._data.shape}"
+                + ("; it is not batch-first" if self.batch_first else "")
             )
 
     def permute_hidden(self, hx: Any, permutation: Tensor | None) -> Any:
@@ -293,8 +294,8 @@ class RNNBase(Module):
 
 _SHAPES = """Shape, with D = 2 if bidirectional, else 1:
         input (T, B, I), or (B, T, I) with ``batch_first``, or (T, I) without a batch, or a
-        :class:`~fastdl.nn.utils.rnn.PackedSequence`; output likewise with {output}; {states} (num_layers * D, B, {size}),
-        without B for input without a batch, zeros if not given.
+        :class:`~fastdl.nn.utils.rnn.PackedSequence`; output likewise with {output}; {states}
+        (num_layers * D, B, {size}), without B for input without a batch, zeros if not given.
 
     The returned states belong to the graph. To train on pieces of a long sequence (truncated back-propagation
     through time), detach them before the next piece: {detach}.
@@ -396,8 +397,8 @@ class LSTM(RNNBase):
             states="h_0 and h_n",
             size="P), c_0 and c_n (num_layers * D, B, H",
             detach="``h, c = h.detach(), c.detach()``",
-            parameters="``weight_ih_l{k}`` (4H, I), ``weight_hh_l{k}`` (4H, P), ``bias_ih_l{k}``, ``bias_hh_l{k}`` (4H,) in the "
-            "order i, f, g, o, and ``weight_hr_l{k}`` (P, H) with proj_size",
+            parameters="``weight_ih_l{k}`` (4H, I), ``weight_hh_l{k}`` (4H, P), ``bias_ih_l{k}``, ``bias_hh_l{k}`` "
+            "(4H,) in the order i, f, g, o, and ``weight_hr_l{k}`` (P, H) with proj_size",
         )
     }
 
@@ -462,8 +463,8 @@ class GRU(RNNBase):
             states="h_0 and h_n",
             size="H",
             detach="``h = h.detach()``",
-            parameters="``weight_ih_l{k}`` (3H, I), ``weight_hh_l{k}`` (3H, H), ``bias_ih_l{k}``, ``bias_hh_l{k}`` (3H,) in the "
-            "order r, z, n",
+            parameters="``weight_ih_l{k}`` (3H, I), ``weight_hh_l{k}`` (3H, H), ``bias_ih_l{k}``, ``bias_hh_l{k}`` "
+            "(3H,) in the order r, z, n",
         )
     }
 
@@ -760,7 +761,8 @@ class ConvLSTM2d(Module):
             c = new if c is None else f.sigmoid() * c + new
             h = o.sigmoid() * c.tanh()
             outputs.append(h)
-        assert h is not None and c is not None
+        assert h is not None
+        assert c is not None
         return stack(outputs, 1 if self.batch_first else 0), (h, c)
 
     def extra_repr(self) -> str:

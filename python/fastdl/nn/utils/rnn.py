@@ -50,7 +50,7 @@ class PackedSequence(_Fields):
     Attributes:
         data: (N, *): the elements of step 0 of all sequences, then those of step 1, and so on.
         batch_sizes: int64 (T,): how many sequences have each step.
-        sorted_indices: the order in which the sequences were put (longest first), None for the order in which they came.
+        sorted_indices: the order in which the sequences were put (longest first), None for that in which they came.
         unsorted_indices: the inverse of that order.
     """
 
