@@ -97,9 +97,9 @@ class BackwardDirection {
     const int64_t blocks = blocks_.count(std::max(n, before)), rp = part / grid.unit_parts,
                   up = part % grid.unit_parts;
     const int64_t b0 = blocks * rp / grid.row_parts, b1 = blocks * (rp + 1) / grid.row_parts;
-    const int64_t g1 = groups * (up + 1) / grid.unit_parts;
+    const int64_t g0 = groups * up / grid.unit_parts, g1 = groups * (up + 1) / grid.unit_parts;
     const bool adds = p_.cell >= RnnCell::gru;  // to what bypasses the product
-    for (int64_t g = groups * up / grid.unit_parts; g < g1; ++g) {
+    for (int64_t g = g0; g < g1; ++g) {
       const int64_t j = g * kNR<T>;
       const int cols = int(std::min<int64_t>(kNR<T>, units - j));
       if (stage == 1)

@@ -111,7 +111,7 @@ class Panels {
                 int gate, T* c, int64_t ldc, bool add) const {
     const T* panel = data_.get() + (group * gates_ + gate) * depth_ * kNR<T>;
     const int cols = columns(group);
-    const int64_t step = std::max<int64_t>(1, kPanelBytes / int64_t(kNR<T> * sizeof(T)));
+    const int64_t step = ceil_div(depth_, ceil_div(depth_ * kNR<T> * int64_t(sizeof(T)), kPanelBytes));
     for (int64_t k = 0; k < depth_; k += step) {
       const int64_t kc = std::min(step, depth_ - k);
       for (int64_t b = b0; b < b1; ++b) {

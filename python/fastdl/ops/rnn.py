@@ -125,7 +125,7 @@ class Recurrent(Op):
             )
             if drawn is not None:
                 grad = select(grad).dropout_backward(grad, *drawn)
-        flat = []
+        flat: list[Any] = []
         for own, grads in zip((s[3] for s in self.saved), grad_weights, strict=True):
             flat += [None] * len(own) if grads is None else grads
         join = select(self.batch_sizes).concat

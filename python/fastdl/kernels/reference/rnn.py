@@ -88,7 +88,7 @@ def rnn_forward(
     P is H, or w_hr's number of rows. ``h0`` and ``c0`` may be None for zeros.
     """
     directions, batch = len(weights) // 5, int(batch_sizes[0])
-    ys, h_n, c_n, all_gates, all_cells = [], [], [], [], []
+    results: list[list[Array]] = [[], [], [], [], []]
     for d in range(directions):
         w = weights[5 * d : 5 * d + 5]
         w_ih, w_hh, b_ih, _, _ = w
@@ -105,8 +105,9 @@ def rnn_forward(
             h[:n] = y[rows]
             if cell_state is not None:
                 c[:n] = cells[rows] = cell_state
-        for into, value in ((ys, y), (h_n, h), (c_n, c), (all_gates, gates), (all_cells, cells)):
+        for into, value in zip(results, (y, h, c, gates, cells), strict=True):
             into.append(value)
+    ys, h_n, c_n, all_gates, all_cells = results
     lstm = cell == "lstm"
     return (
         np.concatenate(ys, 1),
@@ -129,8 +130,8 @@ def rnn_backward(
     weights: Any,
     mask: Array | None,
     y: Array,
-    gates: Array | None,
-    cells: Array | None,
+    gates: Any,
+    cells: Any,
     need_x: bool,
     need_state: bool,
     need_weights: bool,
@@ -138,10 +139,13 @@ def rnn_backward(
     """Gradients of x, h0, c0 and of every weight; ``y``, ``gates`` and ``cells`` as forward returned them."""
     directions, batch = len(weights) // 5, int(batch_sizes[0])
     grad_x = np.zeros_like(x)
-    grad_h0, grad_c0, grad_weights = [], [], []
+    grad_h0: list[Array] = []
+    grad_c0: list[Array] = []
+    grad_weights: list[Array | None] = []
     for d in range(directions):
         w_ih, w_hh, b_ih, _, w_hr = w = weights[5 * d : 5 * d + 5]
-        g_ih, g_hh, _, _, g_hr = grads = [None if v is None else np.zeros_like(v) for v in w]
+        grads: list[Any] = [None if v is None else np.zeros_like(v) for v in w]
+        g_ih, g_hh, _, _, g_hr = grads
         hidden, width = w_hh.shape[0] // {"lstm": 4, "gru": 3, "gru_before": 3}.get(cell, 1), w_hh.shape[1]
         dh = np.zeros((batch, width), x.dtype) if grad_h_n is None else grad_h_n[d].copy()
         dc = np.zeros((batch, hidden), x.dtype) if grad_c_n is None else grad_c_n[d].copy()

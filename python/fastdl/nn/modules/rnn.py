@@ -254,6 +254,7 @@ class RNNBase(Module):
             data = data.transpose(0, 1)
         weights = [None if n is None else getattr(self, n) for names in self._all_weights for n in names]
         training = self.training
+        y: Any
         y, *last = recurrent(
             self._cell,
             data,
@@ -531,8 +532,9 @@ class RNNCellBase(Module):
         text = f"{self.input_size}, {self.hidden_size}"
         if not self.bias:
             text += f", bias={self.bias}"
-        if getattr(self, "nonlinearity", "tanh") != "tanh":
-            text += f", nonlinearity={self.nonlinearity}"
+        nonlinearity = getattr(self, "nonlinearity", "tanh")
+        if nonlinearity != "tanh":
+            text += f", nonlinearity={nonlinearity}"
         return text
 
     def _step(self, cell: str, input: Tensor, states: Sequence[Tensor | None]) -> list[Tensor]:
