@@ -27,6 +27,7 @@ void register_vector_math(py::module_& m);
 void register_random(py::module_& m);
 void register_norm(py::module_& m);
 void register_attention(py::module_& m);
+void register_rnn(py::module_& m);
 }  // namespace fastdl::binding
 
 namespace {
@@ -72,4 +73,5 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_random(m);
   register_norm(m);
   register_attention(m);
+  register_rnn(m);
 }

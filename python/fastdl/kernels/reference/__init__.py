@@ -21,5 +21,6 @@ from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *
 from fastdl.kernels.reference.resample import *
+from fastdl.kernels.reference.rnn import *
 from fastdl.kernels.reference.softmax import *
 from fastdl.kernels.reference.vector_math import *

@@ -14,5 +14,6 @@ from fastdl.nn.modules.norm import *
 from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.position import *
 from fastdl.nn.modules.resample import *
+from fastdl.nn.modules.rnn import *
 from fastdl.nn.modules.softmax import *
 from fastdl.nn.modules.transformer import *
