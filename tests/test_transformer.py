@@ -38,7 +38,12 @@ def quiet(build):
         return build()
 
 
-@pytest.mark.parametrize("options", LAYERS, ids=str)
+def named(options):
+    """Names that are the same in every process: a function's own, not its address."""
+    return ",".join(f"{k}={getattr(v, '__name__', v)}" for k, v in options.items()) or "defaults"
+
+
+@pytest.mark.parametrize("options", LAYERS, ids=named)
 @pytest.mark.parametrize("kind", ["none", "causal", "bool", "padding", "both"])
 def test_encoder_agrees_with_torch(options, kind):
     torch = pytest.importorskip("torch")
@@ -73,7 +78,7 @@ def test_encoder_agrees_with_torch(options, kind):
         run_both(ours, theirs, arrays_of((5, 8)), lambda lib, m, t: m(*t))
 
 
-@pytest.mark.parametrize("options", LAYERS, ids=str)
+@pytest.mark.parametrize("options", LAYERS, ids=named)
 def test_decoder_layer_agrees_with_torch(options):
     torch = pytest.importorskip("torch")
     ours = nn.TransformerDecoderLayer(8, 2, 12, 0.0, **options, **F64)
