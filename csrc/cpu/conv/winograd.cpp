@@ -1,20 +1,20 @@
 // Winograd convolution F(4x4, 3x3) for 3x3 kernels with stride 1: a quarter of the multiplications
-// (winograd.h has the transforms). With T tiles of 4x4 outputs over all images, point e of the 36 and a group
-// of C inputs, K outputs:
+// (winograd.h has the arithmetic of the transforms, winograd_tiles.h their loops). With T tiles of 4x4
+// outputs over all images, point e of the 36 and a group of C inputs, K outputs:
 //
-//   forward, grad_x   U[e] (K x C) from the weights, V[e] (C x T) from the input, M[e] = U[e] V[e], y from M
-//   grad_w            N[e] (K x T) from grad_y, V[e] (C x T) from the input, D[e] = N[e] V[e]^T, grad_w from
-//   D
+//   forward, grad_x   U[e] (C x K) from the weights, V[e] (C x T) from the input, M[e] = V[e]^T U[e], y from
+//   M grad_w            N[e] (K x T) from grad_y, V[e] (C x T) from the input, D[e] = N[e] V[e]^T, grad_w
+//   from D
 //
 // grad_x is a forward convolution of grad_y with the flipped, transposed weights and padding 2 - pad.
 //
 // Work: tiles are taken in chunks of about 64, output channels in blocks. Each task multiplies a chunk by a
-// block, a few input channels at a time: it transforms their weights right there (four times as many numbers
-// as the weights: they live in L2 for a moment and never go to memory), multiplies, and adds up M, which
-// stays in L2 too. Large batches of few channels: a task is a chunk and makes its own V, in L2. Else V of
-// some chunks is made first, by all threads. V, U and M hold the 36 points of a tile, channel and tile next
-// to each other, so that a transform writes or reads one piece of memory. grad_w: V and N of a chunk, then
-// the 36 products.
+// block, a few input channels at a time: it transforms their weights right there (U has four times as many
+// numbers: they live in L2 for a moment and never go to memory), multiplies, and adds up M, which stays in L2
+// too. A handful of tiles does not even make up for storing U: its rows go from the transform straight to the
+// products. Large batches of few channels: a task is a chunk and makes its own V, in L2. Else V of some
+// chunks is made first, by all threads. grad_w: V and N, then one product per point; or, with few tiles, D
+// block by block, transformed back in L2.
 //
 // Accuracy: float32 results are within a few 1e-6 of the largest result. An infinity or NaN in the input
 // reaches every output of its tile, in other tiles nothing.
