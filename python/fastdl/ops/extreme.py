@@ -60,7 +60,7 @@ class Median(Amax):
 
     axes: Any = None
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, axes: Any = None, keepdim: bool = False) -> Any:
         flat = x.reshape(-1)
         missing = np.isnan(flat) if x.dtype.kind == "f" else np.zeros(0, np.bool_)
         middle = np.nan if missing.any() else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]

@@ -118,7 +118,7 @@ class SymmetricEigen(Op):
     saves_output = True
 
     def forward(self, a: Any, uplo: str) -> Any:
-        values, vectors = np.linalg.eigh(a, uplo)
+        values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
         self.values, self.vectors = values, np.ascontiguousarray(vectors)
         return self.values, self.vectors
 

@@ -169,18 +169,14 @@ def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Te
     return kind.apply(input, axis=axis)  # type: ignore[no-any-return]
 
 
-def cumsum(input: Tensor, dim: Any = None, *, dtype: Any = None, **names: Any) -> Tensor:
+def cumsum(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = None) -> Tensor:
     """Running sums along ``dim``; integers and bools add up in int64. See ``torch.cumsum``."""
-    if names:
-        dim, _ = numpy_names("cumsum", names, dim)
-    return _running("cumsum", Cumsum, input, dim, dtype)
+    return _running("cumsum", Cumsum, input, dim if axis is None else axis, dtype)
 
 
-def cumprod(input: Tensor, dim: Any = None, *, dtype: Any = None, **names: Any) -> Tensor:
+def cumprod(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = None) -> Tensor:
     """Running products along ``dim``; integers and bools multiply in int64. See ``torch.cumprod``."""
-    if names:
-        dim, _ = numpy_names("cumprod", names, dim)
-    return _running("cumprod", Cumprod, input, dim, dtype)
+    return _running("cumprod", Cumprod, input, dim if axis is None else axis, dtype)
 
 
 def unique(

@@ -146,7 +146,7 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     places = Tensor._wrap(np.arange(self.numel()).reshape(self.shape))[key]
     flat = reshape(places, (-1,))
     spread = reshape(values.expand(places.shape), (-1,))
-    return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))  # type: ignore[no-any-return]
+    return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))
 
 
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
@@ -163,7 +163,7 @@ def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
         raise RuntimeError(f"put_: source must have the tensor's dtype {self.dtype}, got {source.dtype}")
     flat = reshape(self.clone(), (-1,))
     flat = index_put(flat, (reshape(index, (-1,)),), reshape(source, (-1,)), accumulate)
-    return self.copy_(reshape(flat, self.shape))  # type: ignore[no-any-return]
+    return self.copy_(reshape(flat, self.shape))
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:

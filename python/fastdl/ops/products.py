@@ -168,7 +168,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         return _zeros(input, (0,))
     choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     places = np.array(list(choose(range(input.numel()), r)), np.int64).reshape(-1, r)
-    return input[Tensor._wrap(places)]  # type: ignore[no-any-return]
+    return input[Tensor._wrap(places)]
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:

@@ -63,7 +63,7 @@ def is_nonzero(input: Tensor) -> bool:
 
 def is_same_size(input: Tensor, other: Tensor) -> bool:
     """Have both tensors the same shape?"""
-    return input.shape == other.shape  # type: ignore[no-any-return]
+    return input.shape == other.shape
 
 
 def is_signed(input: Tensor) -> bool:

@@ -257,7 +257,7 @@ def _strong_wolfe(
         left, right = sorted(p.step for p in bracket)
         if (right - left) * length < tolerance:
             break
-        step = _cubic_minimum(*bracket)
+        step = _cubic_minimum(bracket[0], bracket[1])
         margin = 0.1 * (right - left)
         if min(right - step, step - left) < margin:
             # Close to an end twice in a row: move away from it.

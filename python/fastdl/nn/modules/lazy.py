@@ -73,7 +73,7 @@ class _Lazy(Module):
 
     def forward(self, input: Tensor, *args: Any, **options: Any) -> Any:
         self.initialize_parameters(input)
-        self.__class__ = self.cls_to_become
+        self.__class__ = self.cls_to_become  # type: ignore[assignment]
         return self.forward(input, *args, **options)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -181,13 +181,13 @@ class _LazyConv(_Lazy):
         return {name: shape for name, shape in shapes.items() if self._parameters[name] is not None}
 
 
-class LazyConv1d(_LazyConv, Conv1d):  # type: ignore[misc]
+class LazyConv1d(_LazyConv, Conv1d):
     """:class:`Conv1d` whose in_channels are those of its first input. See ``torch.nn.LazyConv1d``."""
 
     cls_to_become = Conv1d
 
 
-class LazyConv2d(_LazyConv, Conv2d):  # type: ignore[misc]
+class LazyConv2d(_LazyConv, Conv2d):
     """:class:`Conv2d` whose in_channels are those of its first input. See ``torch.nn.LazyConv2d``.
 
     Example:
@@ -200,25 +200,25 @@ class LazyConv2d(_LazyConv, Conv2d):  # type: ignore[misc]
     cls_to_become = Conv2d
 
 
-class LazyConv3d(_LazyConv, Conv3d):  # type: ignore[misc]
+class LazyConv3d(_LazyConv, Conv3d):
     """:class:`Conv3d` whose in_channels are those of its first input. See ``torch.nn.LazyConv3d``."""
 
     cls_to_become = Conv3d
 
 
-class LazyConvTranspose1d(_LazyConv, ConvTranspose1d):  # type: ignore[misc]
+class LazyConvTranspose1d(_LazyConv, ConvTranspose1d):
     """:class:`ConvTranspose1d` whose in_channels are those of its first input."""
 
     cls_to_become = ConvTranspose1d
 
 
-class LazyConvTranspose2d(_LazyConv, ConvTranspose2d):  # type: ignore[misc]
+class LazyConvTranspose2d(_LazyConv, ConvTranspose2d):
     """:class:`ConvTranspose2d` whose in_channels are those of its first input."""
 
     cls_to_become = ConvTranspose2d
 
 
-class LazyConvTranspose3d(_LazyConv, ConvTranspose3d):  # type: ignore[misc]
+class LazyConvTranspose3d(_LazyConv, ConvTranspose3d):
     """:class:`ConvTranspose3d` whose in_channels are those of its first input."""
 
     cls_to_become = ConvTranspose3d
@@ -254,19 +254,19 @@ class _LazyNorm(_Lazy):
         return {name: (self.num_features,) for name, p in self._parameters.items() if p is not None}
 
 
-class LazyBatchNorm1d(_LazyNorm, BatchNorm1d):  # type: ignore[misc]
+class LazyBatchNorm1d(_LazyNorm, BatchNorm1d):
     """:class:`BatchNorm1d` whose num_features are the channels of its first input."""
 
     cls_to_become = BatchNorm1d
 
 
-class LazyBatchNorm2d(_LazyNorm, BatchNorm2d):  # type: ignore[misc]
+class LazyBatchNorm2d(_LazyNorm, BatchNorm2d):
     """:class:`BatchNorm2d` whose num_features are the channels of its first input."""
 
     cls_to_become = BatchNorm2d
 
 
-class LazyBatchNorm3d(_LazyNorm, BatchNorm3d):  # type: ignore[misc]
+class LazyBatchNorm3d(_LazyNorm, BatchNorm3d):
     """:class:`BatchNorm3d` whose num_features are the channels of its first input."""
 
     cls_to_become = BatchNorm3d
@@ -285,19 +285,19 @@ class _LazyInstanceNorm(_LazyNorm):
         super().__init__(eps, momentum, affine, track_running_stats, device, dtype)
 
 
-class LazyInstanceNorm1d(_LazyInstanceNorm, InstanceNorm1d):  # type: ignore[misc]
+class LazyInstanceNorm1d(_LazyInstanceNorm, InstanceNorm1d):
     """:class:`InstanceNorm1d` whose num_features are the channels of its first input."""
 
     cls_to_become = InstanceNorm1d
 
 
-class LazyInstanceNorm2d(_LazyInstanceNorm, InstanceNorm2d):  # type: ignore[misc]
+class LazyInstanceNorm2d(_LazyInstanceNorm, InstanceNorm2d):
     """:class:`InstanceNorm2d` whose num_features are the channels of its first input."""
 
     cls_to_become = InstanceNorm2d
 
 
-class LazyInstanceNorm3d(_LazyInstanceNorm, InstanceNorm3d):  # type: ignore[misc]
+class LazyInstanceNorm3d(_LazyInstanceNorm, InstanceNorm3d):
     """:class:`InstanceNorm3d` whose num_features are the channels of its first input."""
 
     cls_to_become = InstanceNorm3d
