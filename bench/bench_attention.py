@@ -106,4 +106,22 @@ CASES = [
     attention(1, 16, 1, 64, mode="f", keys=4096),
     attention(1, 32, 1, 128, groups=8, mode="f", keys=2048),
     attention(8, 8, 1, 64, mode="f", keys=256),
+    layer("MultiheadAttention B8 L256 E256 H4", lambda lib: self_attention(lib, 256, 4), 8, 256, 256),
+    layer("MultiheadAttention B1 L16 E64 H4", lambda lib: self_attention(lib, 64, 4), 1, 16, 64),
+    layer(
+        "TransformerEncoderLayer B8 L256 d256 ff1024 H4",
+        lambda lib: lib.nn.TransformerEncoderLayer(
+            256, 4, 1024, 0.0, "gelu", batch_first=True, norm_first=True
+        ),
+        8,
+        256,
+        256,
+    ),
+    layer(
+        "TransformerEncoderLayer B1 L16 d64 ff256 H4",
+        lambda lib: lib.nn.TransformerEncoderLayer(64, 4, 256, 0.0, batch_first=True),
+        1,
+        16,
+        64,
+    ),
 ]

@@ -167,8 +167,7 @@ class Backward {
 
  private:
   void write(T* to, int64_t row, const T* from, int64_t n, int64_t size, int64_t padded, T factor) const {
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t e = 0; e < size; ++e) to[i * row + e] = from[i * padded + e] * factor;
+    for (int64_t i = 0; i < n; ++i) scale_row<T>(to + i * row, from + i * padded, size, factor);
   }
 
   // Queries q0 .. end of head h against keys key0 .. key0 + seen.
@@ -397,10 +396,11 @@ void backward(Heads<T> grad_query, Heads<T> grad_key, Heads<T> grad_value, const
                    const int64_t head = r / p.queries;
                    T* to = grad_query.at(head / p.heads, head % p.heads) + r % p.queries * grad_query.row;
                    const T* from = partial + r * p.size;
-                   for (int64_t e = 0; e < p.size; ++e) {
-                     T sum = from[e];
-                     for (int64_t i = 1; i < parts; ++i) sum += from[i * partial_size + e];
-                     to[e] = sum;
+                   for (int64_t e = 0; e < p.size; e += kWidth<T>) {
+                     const int n = int(std::min<int64_t>(kWidth<T>, p.size - e));
+                     Vec<T> sum = load_n(from + e, n);
+                     for (int64_t i = 1; i < parts; ++i) sum += load_n(from + i * partial_size + e, n);
+                     store_n(to + e, sum, n);
                    }
                  }
                });

@@ -61,13 +61,20 @@ inline int whole_vectors(int64_t lanes) {
   return int(ceil_div(lanes, kWidth<T>));
 }
 
+// to = from * factor, n numbers.
+template <class T>
+inline void scale_row(T* to, const T* from, int64_t n, T factor) {
+  int64_t e = 0;
+  for (; e + kWidth<T> <= n; e += kWidth<T>) store<T>(to + e, load(from + e) * factor);
+  if (e < n) store_n(to + e, load_n(from + e, int(n - e)) * factor, int(n - e));
+}
+
 // Rows of a matrix as B panels of kLanes each, out[e * kLanes + lane], times `factor`.
 template <class T>
 void pack_lanes(T* out, const T* rows, int64_t step, int count, int64_t size, T factor) {
   if (count < kLanes<T>) std::fill_n(out, size * kLanes<T>, T(0));
   tile::pack_panel<T, kLanes<T>>(out, rows, step, 1, count, size);
-  if (factor != T(1))
-    for (int64_t i = 0; i < size * kLanes<T>; i += kWidth<T>) store<T>(out + i, load(out + i) * factor);
+  if (factor != T(1)) scale_row<T>(out, out, size * kLanes<T>, factor);
 }
 
 // Rows first .. last as strips: A panels for products with lanes = queries, k along a row. Strip s at

@@ -13,7 +13,7 @@
 namespace fastdl::attention {
 namespace {
 
-constexpr int64_t kChunk = 512;   // keys whose scores exist at a time
+constexpr int64_t kChunk = 2048;  // keys whose scores exist at a time
 constexpr int64_t kLeast = 4096;  // elements of keys that are worth a task of their own
 
 // Powers of n scores in place: raises the maximum, scales y and the sum accordingly.
@@ -45,8 +45,7 @@ void softmax_row(T* z, int64_t n, T& top, T& sum, T* y, int64_t size) {
   const T factor = power_of_two<T>(broadcast<T>(top - base))[0];
   sum = sum * factor + reduce_add<T>(s);
   top = now;
-  if (factor != T(1))
-    for (int64_t e = 0; e < size; ++e) y[e] *= factor;
+  if (factor != T(1)) scale_row<T>(y, y, size, factor);
 }
 
 template <class T>
@@ -63,7 +62,7 @@ class Few {
     memory::Buffer<T> q(size_t(rows_ * size)), z(size_t(rows_ * kChunk));
     for (int64_t r = 0; r < rows_; ++r) {
       const T* from = query_.at(b, g * heads + r / p_.queries) + r % p_.queries * query_.row;
-      for (int64_t e = 0; e < size; ++e) q[r * size + e] = from[e] * T(p_.scale * kLog2E);
+      scale_row<T>(q + r * size, from, size, T(p_.scale * kLog2E));
     }
     std::fill_n(top, rows_, -detail::kInfinity<T>);
     std::fill_n(sum, rows_, T(0));
