@@ -276,7 +276,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const ConvProblem q = form.problem(p.batch);
   const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
   const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
-  return tiles >= kEnoughTiles && saved > (p.dilation[2] == 1 ? 2.5 : 3.5) &&
+  return tiles >= kEnoughTiles && saved > (p.dilation[2] == 1 ? 3 : 3.5) &&
          conv_winograd<float>().worthwhile(q, pass);
 }
 

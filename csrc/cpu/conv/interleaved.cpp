@@ -322,6 +322,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (pass == ConvPass::grad_x) return cheaper(Pass<T>::grad_x(p, nullptr));
   const Pass<T> forward = Pass<T>::forward(p, nullptr);
   if (pass == ConvPass::forward) return cheaper(forward);
+  if (blocks < num_threads()) return false;  // nothing smaller than a block is shared out
   const int64_t grad = p.group_out() * p.out_size() * kWidth<T> * int64_t(sizeof(T));
   return bytes(forward) + grad <= kInputBytes && sums_size<T>(p) * int64_t(sizeof(T)) <= kSumBytes &&
          double(blocks) * grad_w_cost<T>(p) < double(p.batch) * direct_grad_w_cost<T>(p);
