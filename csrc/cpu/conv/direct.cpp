@@ -243,13 +243,22 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Weights are packed for every call: too dear for a handful of positions. Where patches do not overlap the
-// padded copy serves nothing, and a matrix product needs no lattices.
-bool worthwhile(const ConvProblem& p, ConvPass) {
+// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With few
+// positions a pass is all about its weights or sums, which im2col's panels handle better.
+bool worthwhile(const ConvProblem& p, ConvPass pass) {
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
   if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
-  return p.batch * p.out_size() >= 64 || p.group_out() * p.patch() < (64 << 10);
+  const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
+  switch (pass) {
+    case ConvPass::forward:
+      return true;
+    case ConvPass::grad_x:  // weights are packed tap by tap, which takes some positions to pay
+      return positions >= 32 || weights < (64 << 10);
+    case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
+      return weights <= 4096 || positions >= 2048 || (positions >= 256 && p.batch > 1);
+  }
+  return true;
 }
 
 }  // namespace
