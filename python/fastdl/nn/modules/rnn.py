@@ -223,7 +223,6 @@ class RNNBase(Module):
         sizes: Tensor | None = None
         if packed:
             data, sizes, sorted_indices, unsorted_indices = input
-            h0, c0 = (self.permute_hidden(s, sorted_indices) for s in (h0, c0))
         else:
             if not isinstance(input, Tensor):
                 raise TypeError(
@@ -245,6 +244,8 @@ class RNNBase(Module):
                 h0, c0 = (s if s is None else s.unsqueeze(1) for s in (h0, c0))
         self.check_input(data, sizes)
         self._check_states(h0, c0, data, sizes)
+        if packed:
+            h0, c0 = (self.permute_hidden(s, sorted_indices) for s in (h0, c0))
         time = 1 if self.batch_first else 0
         if not packed and 0 in data._data.shape[:2]:
             what = "steps" if data._data.shape[time] == 0 else "sequences"
