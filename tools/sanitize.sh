@@ -24,7 +24,7 @@ cp -RL python/fastdl "$build/package/"
 rm -f "$build"/package/fastdl/*.so
 cp "$build"/*.so "$build/package/fastdl/"
 
-families=(activation conv dropout elementwise gemm linear loss norm optim pool random reduce resample softmax)
+families=(activation attention conv dropout elementwise gemm linear loss norm optim pool random reduce resample softmax)
 tests=()
 for family in "${families[@]}"; do
   if [ -f "tests/test_$family.py" ]; then tests+=("tests/test_$family.py"); fi
