@@ -403,7 +403,7 @@ class MultiheadAttention(Module):
     def _output(self, heads: Tensor, batch_first: bool, batched: bool) -> Tensor:
         """(N, heads, L, size) -> the layout of the input, projected."""
         x = heads.permute(0, 2, 1, 3) if batch_first else heads.permute(2, 0, 1, 3)
-        y = self.out_proj(x.flatten(2))
+        y: Tensor = self.out_proj(x.flatten(2))
         return y if batched else y.squeeze(1)
 
 
@@ -538,7 +538,9 @@ class MultiplicativeAttention(_ScoredAttention):
         if self.key_proj is not None:
             key = self.key_proj(key)
         scores: Any = matmul(query, key.transpose(-2, -1))
-        return scores / math.sqrt(key.shape[-1]) if self.kind == "scaled" else scores
+        if self.kind == "scaled":
+            scores = scores / math.sqrt(key.shape[-1])
+        return scores  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"kind={self.kind!r}"

@@ -51,7 +51,9 @@ class _AddedPosition(Module):
                 f"max_length={self.max_length}"
             )
         rows: Any = self._table().narrow(0, offset, length)
-        return input + (rows.unsqueeze(1) if len(shape) == 3 and not self.batch_first else rows)
+        if len(shape) == 3 and not self.batch_first:
+            rows = rows.unsqueeze(1)
+        return input + rows  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"{self.max_length}, {self.embed_dim}, batch_first={self.batch_first}"
