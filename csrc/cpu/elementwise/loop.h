@@ -131,7 +131,10 @@ inline void map_run_streaming(F& f, int64_t n, T* y, const In*... x) {
   const int64_t head = std::min(n, int64_t(-reinterpret_cast<uintptr_t>(y) / sizeof(T)) & (w - 1));
   int64_t i = head;
   if (head > 0) store_n(y, f(load_n(x, int(head))...), int(head));
-  for (; i + w <= n; i += w) stream_store(y + i, f(load(x + i)...));
+  for (; i + w <= n; i += w) {
+    (prefetch_ahead(x + i), ...);
+    stream_store(y + i, f(load(x + i)...));
+  }
   if (i < n) store_n(y + i, f(load_n(x + i, int(n - i))...), int(n - i));
 }
 
