@@ -58,8 +58,8 @@ template <class T>
 struct GeluTanh {
   using V = simd::Vec<T>;
   static constexpr T k = T(2 * 0.79788456080286535588), cubic = T(0.044715);
-  // |2u| just beyond what sigmoid can tell from saturation, and within what sigmoid_bounded takes.
-  static constexpr T saturated = sizeof(T) == 4 ? T(10.03) : T(21.1);
+  // There exp(-2u) is flushed to zero, and 2u is within what sigmoid_bounded takes.
+  static constexpr T saturated = sizeof(T) == 4 ? T(10.03) : T(21.15);
   V forward(V x) const {
     const V c = simd::clamp<T>(x, -saturated, saturated), ck = c * k;
     return x * simd::sigmoid_bounded<T>(c * c * cubic * ck + ck);
