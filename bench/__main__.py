@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.plot and not options.against:
         print("fastdl bench: --plot draws ratios to a peer; add --against torch", file=sys.stderr)
+        return 2
+    if options.against and importlib.util.find_spec(options.against) is None:
+        print(
+            f"fastdl bench: --against {options.against}: {options.against} is not installed; "
+            "install it with: pip install 'fastdl[compare]'",
+            file=sys.stderr,
+        )
         return 2
     if options.list:
         for name in chosen:

@@ -1,4 +1,5 @@
-"""Convolution: ResNet's 3x3 and 1x1, its stem, depthwise, LeNet, batch 1, one and three axes, transposed."""
+"""Convolution: ResNet's 3x3 and 1x1, its stem, depthwise, LeNet, batch 1, one and three axes, transposed; and what else
+people run: dilated, grouped, few channels, strides, patches."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ def arrays(x: Shape, weight: Shape, bias: int) -> Arrays:
 def cases(name: str, x: Shape, weight: Shape, fb: float = 1.0, f: float = 0.0, **options: int) -> list[Case]:
     """Forward, and forward with all gradients; ``f`` and ``fb`` are the ratios to reach."""
     stride, padding = options.get("stride", 1), options.get("padding", 0)
-    positions = [(n + 2 * padding - k) // stride + 1 for n, k in zip(x[2:], weight[2:], strict=True)]
+    reach = options.get("dilation", 1)
+    positions = [
+        (n + 2 * padding - reach * (k - 1) - 1) // stride + 1 for n, k in zip(x[2:], weight[2:], strict=True)
+    ]
     outputs = x[0] * weight[0] * float(np.prod(positions))
     flops = 2.0 * outputs * float(np.prod(weight[1:]))
     moved = 4.0 * (outputs + float(np.prod(x)))
@@ -82,5 +86,24 @@ CASES = [
     *cases("3x3 N1 512ch 7x7", (1, 512, 7, 7), (512, 512, 3, 3), padding=1),
     *cases("1d k5 N16 64->64 1000", (16, 64, 1000), (64, 64, 5), padding=2),
     *cases("3d 3x3x3 N2 16->32 16x28x28", (2, 16, 16, 28, 28), (32, 16, 3, 3, 3), padding=1),
+    *cases("3x3 dilation 2 N4 128ch 28x28", (4, 128, 28, 28), (128, 128, 3, 3), padding=2, dilation=2),
+    *cases("3x3 N64 3->16 32x32", (64, 3, 32, 32), (16, 3, 3, 3), padding=1),
+    *cases("3x3/2 N8 3->32 224x224", (8, 3, 224, 224), (32, 3, 3, 3), stride=2, padding=1),
+    *cases("3x3 N32 8->16 28x28", (32, 8, 28, 28), (16, 8, 3, 3), padding=1),
+    *cases("3x3 N8 128ch 32 groups 56x56", (8, 128, 56, 56), (128, 4, 3, 3), padding=1, groups=32),
+    *cases("5x5/2 N16 64->128 56x56", (16, 64, 56, 56), (128, 64, 5, 5), padding=2, stride=2),
+    *cases("1x1/2 N16 256->512 56x56", (16, 256, 56, 56), (512, 256, 1, 1), stride=2),
+    *cases("7x7/2 N1 3->64 224x224", (1, 3, 224, 224), (64, 3, 7, 7), stride=2, padding=3),
+    *cases("patches 16x16 N4 3->768 224x224", (4, 3, 224, 224), (768, 3, 16, 16), stride=16),
+    *cases("1d k3 N32 256ch 64", (32, 256, 64), (256, 256, 3), padding=1),
     *transposed("transposed 4x4/2 N8 128->64 14x14", (8, 128, 14, 14), (128, 64, 4, 4), stride=2, padding=1),
+    *cases("3x3 N1 64ch 56x56", (1, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    *cases("3x3 N1 128ch 28x28", (1, 128, 28, 28), (128, 128, 3, 3), padding=1),
+    *cases("3x3 N4 512ch 7x7", (4, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    *cases("3x3 N1 512ch 28x28", (1, 512, 28, 28), (512, 512, 3, 3), padding=1),
+    *cases("3x3 N8 96ch 13x13", (8, 96, 13, 13), (96, 96, 3, 3), padding=1),
+    *cases("3x3 N8 32ch 10x10", (8, 32, 10, 10), (32, 32, 3, 3), padding=1),
+    *cases("depthwise 3x3 N1 960ch 7x7", (1, 960, 7, 7), (960, 1, 3, 3), padding=1, groups=960),
+    *cases("depthwise 5x5 N16 672ch 7x7", (16, 672, 7, 7), (672, 1, 5, 5), padding=2, groups=672),
+    *cases("depthwise 5x5 N16 240ch 14x14", (16, 240, 14, 14), (240, 1, 5, 5), padding=2, groups=240),
 ]

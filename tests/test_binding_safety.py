@@ -22,7 +22,10 @@ import re, resource, sys
 import numpy as np
 from fastdl import kernels
 
-if "libasan" not in open("/proc/self/maps").read():
+LARGE = 2**31
+if "libasan" in open("/proc/self/maps").read():
+    LARGE = 2**44  # its shadow memory forbids a limit: so large that it fails at once all the same
+else:
     resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))  # absurd sizes fail at once instead of filling memory
 name, calls = sys.argv[1], int(sys.argv[2])
 module = kernels.cpu
@@ -55,7 +58,7 @@ def array(common, dtype):
 
 def integer():
     if rng.random() < 0.1:
-        return int(rng.choice([-1, -2, 7, 64, 2**31, -(2**62)]))
+        return int(rng.choice([-1, -2, 7, 64, LARGE, -(2**62)]))
     return int(rng.choice([0, 1, 1, 1, 2, 3, 5]))
 
 def several(spatial):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -39,6 +42,55 @@ def test_demo_names_a_missing_file(tmp_path, capsys):
     assert "no train-images-idx3-ubyte" in capsys.readouterr().err
 
 
+def test_demo_refuses_images_of_another_kind(tmp_path, capsys):
+    write_mnist(tmp_path, n=10, labels=26)
+    assert cli.main(["demo", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "labels must be 0 to 9" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_asks_for_its_directory_before_it_trains(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(demo, "fit", None)
+    assert cli.main(["demo", "--output", str(tmp_path / "file")]) == 1
+    assert "file: File exists" in capsys.readouterr().err
+    monkeypatch.setattr(demo.os, "access", lambda path, mode: False)  # root may write anywhere
+    assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 1
+    assert "out: Permission denied" in capsys.readouterr().err
+
+
+def test_demo_without_its_extra(tmp_path, capsys, monkeypatch):
+    """No bar and no pictures, but a line per epoch, the checkpoint, and what to install."""
+    for name in ("tqdm", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    write_mnist(tmp_path, n=64)
+    out = tmp_path / "out"
+    assert cli.main(["demo", "--data", str(tmp_path), "--output", str(out), "--epochs", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "epoch 2/2: loss " in printed.err
+    assert "pip install 'fastdl[demo]'" in printed.out
+    assert [p.name for p in out.iterdir()] == ["lenet5.safetensors"]
+
+
+def test_ctrl_c_ends_with_a_line(tmp_path):
+    command = [sys.executable, "-m", "fastdl", "demo", "--output", str(tmp_path), "--epochs", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("LeNet-5")  # it has begun
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.endswith("\nfastdl: interrupted\n")
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "fastdl", "bench", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_demo_refuses_zero_epochs(capsys):
     assert cli.main(["demo", "--epochs", "0"]) == 2
     assert "--epochs must be at least 1" in capsys.readouterr().err
@@ -57,6 +109,20 @@ def test_bench_lists_and_refuses(capsys):
     assert cli.main(["bench", "--family", "nothing"]) == 2
     assert "no family 'nothing'" in capsys.readouterr().err
     assert cli.main(["bench", "--plot", "x.png"]) == 2
+
+
+def test_bench_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["bench", "--family", "overhead", "--against", "torch"]) == 2
+    assert "pip install 'fastdl[compare]'" in capsys.readouterr().err
+
+
+def test_without_a_command(capsys):
+    assert cli.main([]) == 2
+    assert "train LeNet-5" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"fastdl {fastdl.__version__}\n"
 
 
 def test_bench_measures(tmp_path, capsys):

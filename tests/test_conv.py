@@ -30,6 +30,18 @@ GEOMETRIES = {
     "3x3 tall": ((1, 18, 61, 3), (19, 18, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "3x3 stride": ((2, 16, 15, 14), (20, 16, 3, 3), (2, 2), (1, 1), (1, 1), 1),
     "3x3 dilation": ((2, 8, 15, 14), (9, 8, 3, 3), (1, 1), (2, 2), (2, 2), 1),
+    "3x3 few tiles": ((1, 37, 7, 7), (53, 37, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 one tile": ((2, 33, 3, 4), (35, 33, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 some tiles": ((1, 70, 13, 14), (40, 70, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 chunks": ((3, 40, 33, 29), (50, 40, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "3x3 groups few": ((1, 36, 6, 7), (40, 18, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    "3x3 dilation odd": ((3, 16, 13, 17), (16, 16, 3, 3), (1, 1), (1, 3), (3, 2), 1),
+    "3x3 wide lanes": ((1, 5, 9, 31), (49, 5, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "5x5": ((2, 16, 13, 18), (17, 16, 5, 5), (1, 1), (2, 2), (1, 1), 1),
+    "7x4": ((1, 16, 15, 11), (16, 16, 7, 4), (1, 1), (3, 1), (1, 1), 1),
+    "images fill lanes": ((16, 3, 6, 5), (5, 3, 3, 2), (1, 1), (1, 0), (1, 1), 1),
+    "images over lanes": ((19, 4, 9, 7), (14, 2, 3, 3), (2, 2), (1, 1), (1, 1), 2),
+    "images over two": ((33, 2, 5, 5), (7, 2, 5, 5), (1, 1), (0, 0), (1, 1), 1),
     "3x3 groups": ((2, 32, 10, 11), (48, 16, 3, 3), (1, 1), (1, 1), (1, 1), 2),
     "stem": ((2, 3, 33, 35), (16, 3, 7, 7), (2, 2), (3, 3), (1, 1), 1),
     "lenet 1": ((3, 1, 28, 28), (6, 1, 5, 5), (1, 1), (2, 2), (1, 1), 1),
@@ -45,17 +57,25 @@ GEOMETRIES = {
     "depthwise 5x5": ((1, 3, 12, 40), (3, 1, 5, 5), (1, 1), (2, 2), (1, 1), 3),
     "depthwise odd": ((1, 4, 11, 18), (4, 1, 4, 3), (3, 2), (2, 0, 1, 3), (2, 3), 4),
     "depthwise small": ((2, 6, 2, 2), (6, 1, 3, 3), (1, 1), (1, 1), (1, 1), 6),
+    "depthwise plane": ((3, 21, 7, 7), (21, 1, 3, 3), (1, 1), (1, 1), (1, 1), 21),
+    "depthwise plane 5x5": ((2, 9, 7, 7), (9, 1, 5, 5), (1, 1), (2, 2), (1, 1), 9),
+    "depthwise plane dilation": ((2, 6, 13, 13), (12, 1, 3, 3), (1, 1), (2, 2), (2, 2), 6),
+    "depthwise plane shorter": ((2, 5, 9, 6), (5, 1, 3, 5), (1, 1), (0, 2), (1, 1), 5),
+    "depthwise plane 7x6": ((1, 3, 15, 14), (3, 1, 7, 6), (1, 1), (3, 3, 3, 2), (1, 1), 3),
+    "1d depthwise same": ((2, 5, 13), (5, 1, 3), (1,), (1,), (1,), 5),
     "1d": ((3, 4, 50), (6, 4, 5), (1,), (2,), (1,), 1),
     "1d causal": ((2, 4, 31), (4, 4, 3), (1,), (4, 0), (2,), 1),
     "1d depthwise": ((2, 7, 65), (7, 1, 4), (1,), (3, 0), (1,), 7),
     "1d stride": ((2, 1, 400), (8, 1, 25), (10,), (0,), (1,), 1),
     "3d": ((2, 3, 6, 7, 8), (5, 3, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
     "3d all": ((1, 4, 9, 8, 11), (6, 2, 3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 2), 2),
+    "3d 3x3x3": ((2, 16, 4, 9, 8), (18, 16, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
+    "3d depth stride": ((1, 16, 7, 8, 9), (16, 16, 2, 3, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1), 1),
     "3d depthwise": ((1, 4, 5, 6, 7), (4, 1, 3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), 4),
     "3d 1x1": ((2, 5, 3, 4, 5), (6, 5, 1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
 }
 # Winograd's transforms magnify rounding: they add terms up to about 10 times the result. See the file's head.
-FACTORS = {"winograd": 128.0}
+FACTORS = {"winograd": 128.0, "as_3x3": 128.0}
 
 
 @pytest.fixture(params=backends())
@@ -146,7 +166,21 @@ def test_every_algorithm_matches_the_reference(backend, geometry, dtype):
 
 
 @pytest.mark.parametrize(
-    "geometry", ["3x3", "stem", "lenet 2", "depthwise", "1x1 wide", "all at once", "3d all"]
+    "geometry",
+    [
+        "3x3",
+        "3x3 few tiles",
+        "3x3 chunks",
+        "stem",
+        "lenet 2",
+        "depthwise",
+        "depthwise plane",
+        "1x1 wide",
+        "all at once",
+        "3d all",
+        "5x5",
+        "images over lanes",
+    ],
 )
 def test_threads_and_repeats_give_the_same_bits(backend, geometry):
     x, w, b, options = problem(geometry, np.float32)
@@ -212,7 +246,10 @@ def test_no_writes_beyond_the_outputs(backend):
     assert backend.memory_stats()["guard_errors"] == before
 
 
-@pytest.mark.parametrize("geometry", ["3x3", "stem", "lenet 1", "depthwise", "1x1 wide", "1d", "3d"])
+@pytest.mark.parametrize(
+    "geometry",
+    ["3x3", "stem", "lenet 1", "depthwise", "depthwise plane", "1x1 wide", "1d", "3d", "images over lanes"],
+)
 def test_nan_and_infinity_reach_exactly_the_outputs_that_see_them(backend, geometry):
     x, w, _, options = problem(geometry, np.float32)
     for bad in (np.nan, np.inf):
@@ -220,7 +257,7 @@ def test_nan_and_infinity_reach_exactly_the_outputs_that_see_them(backend, geome
         with np.errstate(invalid="ignore"):
             want = reference.conv_forward(*wide(x, w), None, *options)
         for name in algorithms(backend, geometry, np.float32):
-            if name == "winograd":  # combines whole tiles: neighbours in the same tile become NaN as well
+            if name in FACTORS:  # combines whole tiles: neighbours in the same tile become NaN as well
                 continue
             backend.set_conv_algorithm(name)
             got = backend.conv_forward(x, w, None, *options)
@@ -245,6 +282,62 @@ def test_long_sums_stay_accurate(backend):
             got = backend.conv_backward(g, x, w, *options, (False, True, True))
             for a, e in zip(got[1:], want[1:], strict=True):
                 assert np.max(np.abs(a - e)) <= 2e-6 * np.max(np.abs(e)), name
+
+
+def test_winograd_is_chosen_where_it_saves_more_than_it_costs(backend):
+    def choice(direction, x, w):
+        return backend.conv_choice(direction, x, w, (1, 1), (1, 1), (1, 1), 1)
+
+    for x, w in [
+        ((1, 256, 14, 14), (256, 256, 3, 3)),
+        ((1, 512, 7, 7), (512, 512, 3, 3)),
+        ((16, 64, 56, 56), (64, 64, 3, 3)),
+    ]:
+        assert choice("forward", x, w) == choice("grad_x", x, w) == "winograd"
+    assert choice("grad_weight", (16, 64, 56, 56), (64, 64, 3, 3)) == "winograd"
+    # One tile's weight gradient is all transforms; three channels do not pay for transforming 64.
+    assert choice("grad_weight", (1, 512, 4, 4), (512, 512, 3, 3)) != "winograd"
+    assert choice("forward", (8, 3, 32, 32), (64, 3, 3, 3)) != "winograd"
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_winograd_of_many_channels_and_tiles(backend, threads):
+    """More than fits the caches at once: several groups of chunks, weight gradients summed over chunks."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 230, 34, 31)), rng.standard_normal((250, 230, 3, 3))
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    g = rng.standard_normal((2, 250, 34, 31))
+    backend.set_num_threads(threads)
+    backend.set_conv_algorithm("direct")
+    want = [backend.conv_forward(x, w, None, *options), *backend.conv_backward(g, x, w, *options)]
+    backend.set_conv_algorithm("winograd")
+    for a, e in zip(
+        [backend.conv_forward(x, w, None, *options), *backend.conv_backward(g, x, w, *options)],
+        want,
+        strict=True,
+    ):
+        assert np.max(np.abs(a - e)) <= 2e-14 * np.max(np.abs(e))
+
+
+@pytest.mark.parametrize(("channels", "size", "batch"), [(512, 7, 1), (256, 14, 1), (64, 56, 1), (64, 13, 4)])
+def test_winograd_in_float32_keeps_five_digits(backend, channels, size, batch):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, channels, size, size)).astype(np.float32)
+    w = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
+    g = rng.standard_normal(x.shape).astype(np.float32)
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    backend.set_conv_algorithm("im2col")
+    want = [
+        backend.conv_forward(*wide(x, w), None, *options),
+        *backend.conv_backward(*wide(g, x, w), *options, (True, True, False))[:2],
+    ]
+    backend.set_conv_algorithm("winograd")
+    got = [
+        backend.conv_forward(x, w, None, *options),
+        *backend.conv_backward(g, x, w, *options, (True, True, False))[:2],
+    ]
+    for a, e in zip(got, want, strict=True):
+        assert np.max(np.abs(a - e)) <= 1e-5 * np.max(np.abs(e))
 
 
 def test_empty_batch_and_no_channels(backend):

@@ -187,7 +187,7 @@ MISTAKES = [
     (lambda x: x[::-1], ValueError, "step of a slice must be positive.*flip"),
     (lambda x: x[fastdl.tensor([0.5])], IndexError, "must be integer or bool"),
     (lambda x: x[fastdl.tensor([7])], IndexError, "index:.*7 is out of bounds"),
-    (lambda x: x["a"], TypeError, "got str"),
+    (lambda x: x["a"], IndexError, "got str"),
     (lambda x: x[..., ...], IndexError, "only one Ellipsis"),
     (lambda x: x.split(0), RuntimeError, "split_size must be positive"),
     (lambda x: x.split([1, 2]), RuntimeError, "add up to 2"),

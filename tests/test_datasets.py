@@ -58,12 +58,15 @@ def test_damaged_files(tmp_path, raw, message):
         datasets.load_idx(path)
 
 
-def write_mnist(folder, n=40, compress=True):
+def write_mnist(folder, n=40, compress=True, labels=10):
     rng = np.random.default_rng(0)
     for prefix in ("train", "t10k"):
-        labels = rng.integers(0, 10, n).astype(np.uint8)
+        targets = rng.integers(0, labels, n).astype(np.uint8)
         images = rng.integers(0, 256, (n, 28, 28)).astype(np.uint8)
-        for stem, array in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+        for stem, array in (
+            (f"{prefix}-images-idx3-ubyte", images),
+            (f"{prefix}-labels-idx1-ubyte", targets),
+        ):
             raw = idx(array, 8)
             if compress:
                 (folder / (stem + ".gz")).write_bytes(gzip.compress(raw))

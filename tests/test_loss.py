@@ -775,9 +775,9 @@ def labels(*values: int) -> fastdl.Tensor:
             r"cross_entropy: input must be \(C\), \(N, C\)",
         ),
         (
-            lambda: F.mse_loss(t(2), labels(0, 0)),
+            lambda: F.binary_cross_entropy(t(2), t(2).double()),
             TypeError,
-            r"mse_loss: target must have input's dtype float32, got int64. Use target.to\(input.dtype\)",
+            r"binary_cross_entropy: target must have input's dtype float32, got float64. Use target.to\(input.dtype\)",
         ),
         (
             lambda: F.mse_loss(t(2), t(3)),

@@ -1,6 +1,7 @@
 """The built wheel: what is in it, how big it is, and that no level's code uses registers beyond its level.
 
-Runs where ``FASTDL_WHEEL`` names a wheel (CI builds one); there is nothing to open otherwise.
+Runs where ``FASTDL_WHEEL`` names a wheel and ``FASTDL_SDIST`` a source distribution (CI builds both); there is nothing
+to open otherwise.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import platform
 import re
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 WHEEL = os.environ.get("FASTDL_WHEEL")
+SDIST = os.environ.get("FASTDL_SDIST")
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not WHEEL, reason="FASTDL_WHEEL does not name a wheel to open")
 
 
@@ -43,8 +47,8 @@ def test_contents(wheel):
         assert wanted in names
     assert len(names) == len(set(names)), "a file is in the wheel twice"
     for name in names:
-        assert "torch" not in name.lower()
-        assert not name.endswith((".cpp", ".h", ".o", ".pyc"))
+        assert name.startswith(("fastdl/", "fastdl-"))
+        assert not re.search(r"torch|(^|/)tests?/|\.(cpp|h|o|pyc|md|json|png)$", name.lower()), name
 
 
 def test_every_extension_has_a_stub(wheel):
@@ -60,6 +64,22 @@ def test_requires_numpy_only(wheel):
     requires = re.findall(r"^Requires-Dist: (.*)$", wheel.read(metadata).decode(), re.M)
     unconditional = [r for r in requires if "extra ==" not in r]
     assert [re.split(r"[ >=<]", r)[0] for r in unconditional] == ["numpy"]
+
+
+@pytest.mark.skipif(not SDIST, reason="FASTDL_SDIST does not name a source distribution to open")
+def test_the_source_distribution_holds_all_sources():
+    with tarfile.open(SDIST) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = ["pyproject.toml", "CMakeLists.txt", "csrc/CMakeLists.txt", "LICENSE", "README.md"]
+    for folder in ("csrc", "python", "bench", "tests"):
+        found = (
+            path
+            for path in (ROOT / folder).rglob("*")
+            if path.suffix in (".cpp", ".h", ".py", ".pyi", ".npz")
+        )
+        wanted += [str(path.relative_to(ROOT)) for path in found]
+    assert [path for path in wanted if path not in names] == []
+    assert not any(name.startswith(("build", ".ci", ".git/")) or name.endswith(".so") for name in names)
 
 
 # What must not appear in a level's disassembly: wider registers than the level has, AVX-512's mask registers.

@@ -7,8 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import as_dtype, check_device, get_default_dtype, int64
+from fastdl.dtypes import (
+    as_dtype,
+    bool_,
+    check_device,
+    float32,
+    float64,
+    get_default_dtype,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+)
 from fastdl.kernels import select
+from fastdl.ops.arrays import filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
 from fastdl.tensor import Tensor, check_array, pooled_copy
@@ -232,6 +245,7 @@ def empty(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
 ) -> Tensor:
     """An uninitialised tensor; see ``torch.empty``."""
+    size = ignored.pop("size", size)
     _ignore("empty", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("empty", dtype)
     return finish("empty", select(None).empty(shape_of("empty", size), d), device, requires_grad)
@@ -250,7 +264,7 @@ def _filled(
     op: str, shape: tuple[int, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
 ) -> Tensor:
     array = select(None).empty(shape, dtype)
-    array.fill(value)
+    array.fill(filler(op, value, dtype))
     return finish(op, array, device, requires_grad)
 
 
@@ -258,6 +272,7 @@ def zeros(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
 ) -> Tensor:
     """A tensor of zeros; ``zeros(2, 3)`` or ``zeros((2, 3))``. See ``torch.zeros``."""
+    size = ignored.pop("size", size)
     _ignore("zeros", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("zeros", dtype)
     return _filled("zeros", shape_of("zeros", size), 0, d, device, requires_grad)
@@ -267,6 +282,7 @@ def ones(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
 ) -> Tensor:
     """A tensor of ones; see ``torch.ones``."""
+    size = ignored.pop("size", size)
     _ignore("ones", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("ones", dtype)
     return _filled("ones", shape_of("ones", size), 1, d, device, requires_grad)
@@ -343,6 +359,29 @@ def full_like(
     d = _like("full_like", input, dtype)
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
     return _filled("full_like", input._data.shape, value, d, device, requires_grad)
+
+
+def _legacy(name: str, dtype: Any) -> Any:
+    def make(*data: Any) -> Tensor:
+        array = Tensor(*data)._data if data else Tensor()._data
+        return Tensor._wrap(pooled_copy(array, dtype))
+
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = (
+        f"A tensor of dtype {dtype} from values or of a shape; PyTorch's older name for :func:`tensor`."
+    )
+    return make
+
+
+FloatTensor, DoubleTensor = _legacy("FloatTensor", float32), _legacy("DoubleTensor", float64)
+LongTensor, IntTensor, ShortTensor = [
+    _legacy(name, dtype)
+    for name, dtype in (("LongTensor", int64), ("IntTensor", int32), ("ShortTensor", int16))
+]
+ByteTensor, CharTensor, BoolTensor = [
+    _legacy(name, dtype)
+    for name, dtype in (("ByteTensor", uint8), ("CharTensor", int8), ("BoolTensor", bool_))
+]
 
 
 def new_tensor(

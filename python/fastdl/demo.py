@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +35,34 @@ def digits(seed: int) -> tuple[Array, Array, Array, Array]:
 
 
 def mnist(directory: str) -> tuple[Array, Array, Array, Array]:
-    """MNIST's own training and test parts."""
-    images, labels = datasets.load_mnist(directory, train=True)
-    test_images, test_labels = datasets.load_mnist(directory, train=False)
-    return images[:, None], labels, test_images[:, None], test_labels
+    """MNIST's own training and test parts.
+
+    Raises:
+        ValueError: if the images are not 28x28, or a label is not in 0..9.
+    """
+    parts: list[Array] = []
+    for train in (True, False):
+        images, labels = datasets.load_mnist(directory, train)
+        if images.shape[1:] != (SIDE, SIDE) or len(images) == 0:
+            raise ValueError(
+                f"LeNet-5 expects images of {SIDE}x{SIDE}; those in {directory} have shape {images.shape}"
+            )
+        if labels.min() < 0 or labels.max() > 9:
+            raise ValueError(
+                f"labels must be 0 to 9; those in {directory} go from {labels.min()} to {labels.max()}"
+            )
+        parts += [images[:, None], labels]
+    training, training_labels, test, test_labels = parts
+    return training, training_labels, test, test_labels
+
+
+def writable(directory: str) -> Path:
+    """The directory, made if it is not there. Asked before training: nobody wants to learn it afterwards."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
+    return folder
 
 
 def shifted_batches(
@@ -62,16 +89,20 @@ def drawing(image: Array) -> list[str]:
 
 
 def show_predictions(images: Array, predicted: Array, actual: Array) -> None:
-    """Four digits side by side, with what the network says: a wrong one if there is one, then different classes."""
+    """Up to four digits side by side, as many as the terminal is wide, with what the network says.
+
+    A wrong one if there is one, then different classes.
+    """
+    columns = shutil.get_terminal_size((120, 24)).columns
     wrong = np.flatnonzero(predicted != actual)[:1]
     _, first = np.unique(np.where(predicted == actual, actual, -1), return_index=True)
     right = [i for i in np.sort(first) if predicted[i] == actual[i]]
-    chosen = [*wrong, *right][:4]
+    chosen = [*wrong, *right][: max(1, min(4, (columns + 2) // (SIDE + 2)))]
     pictures = [drawing(images[i, 0]) for i in chosen]
     for line in zip(*pictures, strict=True):
         print("  ".join(line).rstrip())
     captions = [f"says {predicted[i]}, is {actual[i]}" for i in chosen]
-    print("  ".join(text.center(SIDE) for text in captions))
+    print("  ".join(text.center(SIDE) for text in captions).rstrip())
 
 
 def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
@@ -81,11 +112,15 @@ def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
         data: a directory with MNIST's IDX files, or None for the shipped digits.
         output: directory for the checkpoint and the pictures.
         epochs: passes over the data, default 20 (3 for MNIST's 60,000 images).
+
+    Raises:
+        OSError: if ``output`` cannot be written to, before the training starts.
     """
     start = time.perf_counter()
     fastdl.manual_seed(seed)
     generator = np.random.default_rng(seed)
     images, labels, test_images, test_labels = digits(seed) if data is None else mnist(data)
+    folder = writable(output)
     if epochs is None:
         epochs = 20 if len(labels) < 10_000 else 3
     mean, deviation = float(images.mean()), float(images.std())
@@ -98,7 +133,8 @@ def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
     scheduler = fastdl.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=epochs * steps + 1)
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"LeNet-5, {parameters:,} parameters; {len(labels)} images to learn from, {len(test_labels)} held out"
+        f"LeNet-5, {parameters:,} parameters; {len(labels)} images to learn from, {len(test_labels)} held out",
+        flush=True,
     )
     history = fit(
         model,
@@ -115,8 +151,6 @@ def run(data: str | None, output: str, epochs: int | None, seed: int) -> float:
     print(f"\naccuracy on the {len(test_labels)} held-out images: {accuracy:.2%} after {seconds:.1f} s\n")
     show_predictions(pixels, predicted, test_labels)
 
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     fastdl.save(model.state_dict(), folder / "lenet5.safetensors")
     written = ["lenet5.safetensors"]
     try:

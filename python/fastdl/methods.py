@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdl import creation
 from fastdl.autograd import functional
-from fastdl.autograd.view import in_place
+from fastdl.autograd.view import in_place, shape_in_place
 from fastdl.ops import (
     activation,
     cast,
@@ -25,10 +25,15 @@ from fastdl.ops import (
     indexing,
     linear,
     order,
+    placement,
+    products,
+    query,
     reduce,
     sampling,
     shape,
     softmax,
+    special,
+    statistics,
     views,
 )
 from fastdl.tensor import Tensor
@@ -50,7 +55,7 @@ _METHODS: dict[Any, str] = {
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
         transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to narrow diagonal unbind split
-        split_with_sizes chunk tensor_split unfold as_strided""",
+        split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
@@ -60,6 +65,14 @@ _METHODS: dict[Any, str] = {
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
+    special: """exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg logaddexp logaddexp2 xlogy copysign fmax fmin
+        heaviside float_power ldexp frexp nextafter i0 gcd lcm nan_to_num isreal""",
+    statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp diff cov corrcoef histc
+        unique_consecutive msort trace dist renorm""",
+    products: "inner vdot addr cross kron",
+    placement: """scatter_reduce index_put index_put_ put put_ select_scatter slice_scatter diagonal_scatter
+        fill_diagonal_""",
+    query: "is_nonzero is_same_size is_signed sum_to_size",
 }
 
 
@@ -83,8 +96,11 @@ _RENAMED: dict[str, Callable[..., Any]] = {
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
 _IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
 logical_xor logical_not bitwise_and
-    bitwise_or bitwise_xor bitwise_not relu tril triu index_add index_copy index_fill scatter scatter_add masked_fill
-    masked_scatter addmm addmv baddbmm cumsum cumprod"""
+    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
+    index_add index_copy index_fill scatter scatter_add scatter_reduce masked_fill masked_scatter addmm addmv addr
+    baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
+    heaviside ldexp nextafter gcd lcm nan_to_num i0 renorm"""
+_SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 
 # Python's operators: dunder name without underscores -> function of two operands.
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -173,6 +189,8 @@ def attach() -> None:
         setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
     for name in _IN_PLACE.split():
         setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_"))
+    for name in _SHAPE_IN_PLACE.split():
+        setattr(Tensor, name + "_", shape_in_place(getattr(views, name), name + "_"))
     for name, function in _OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function))
         setattr(Tensor, f"__r{name}__", _operator(function, swapped=True))

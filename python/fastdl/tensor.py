@@ -14,6 +14,7 @@ from weakref import ref
 import numpy as np
 
 from fastdl.dtypes import CPU, SUPPORTED, as_dtype, device, float32, float64, get_default_dtype
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.printing import tensor_repr
 
@@ -438,16 +439,32 @@ class Tensor(TensorMethods):
     def item(self) -> Any:
         """The value of a tensor of one element, as a Python number."""
         if self._data.size != 1:
-            raise RuntimeError(f"item: only a tensor of one element has a value, got shape {self.shape}")
+            raise ArgumentError(f"item: only a tensor of one element has a value, got shape {self.shape}")
         return self._data.item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
         return self._data.tolist()
 
-    def cpu(self) -> Tensor:
+    def cpu(self, memory_format: Any = None) -> Tensor:
         """This tensor: it is there already."""
         return self
+
+    def pin_memory(self, device: Any = None) -> Tensor:
+        """This tensor: without a GPU there is nothing to pin memory for."""
+        return self
+
+    def is_pinned(self, device: Any = None) -> bool:
+        """Always False."""
+        return False
+
+    def share_memory_(self) -> Tensor:
+        """This tensor; child processes get copies of what they change."""
+        return self
+
+    def get_device(self) -> int:
+        """-1: the data is on the CPU."""
+        return -1
 
     def cuda(self, device: Any = None) -> Tensor:
         """Refuses, and says why no GPU can be used."""
@@ -527,6 +544,11 @@ class Tensor(TensorMethods):
             raise TypeError("index: only an integer tensor of one element can be an index")
         return int(self._data.item())
 
+    def __reversed__(self) -> Tensor:
+        from fastdl.ops.shape import flip
+
+        return flip(self, tuple(range(self._data.ndim)))
+
     def __contains__(self, value: Any) -> bool:
         other = value._data if isinstance(value, Tensor) else value
         return bool((self._data == other).any())
@@ -534,9 +556,13 @@ class Tensor(TensorMethods):
     __hash__ = object.__hash__
 
     def __format__(self, spec: str) -> str:
-        if self._data.ndim == 0 and spec:
+        if self._data.ndim == 0:
             return format(self.item(), spec)
-        return format(repr(self), spec)
+        if spec:
+            raise TypeError(
+                f"format: a tensor of shape {self.shape} takes no format specification, got {spec!r}"
+            )
+        return repr(self)
 
     def __repr__(self) -> str:
         return tensor_repr(self)
@@ -566,10 +592,6 @@ class Tensor(TensorMethods):
         return copy
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if self._node is not None:
-            raise RuntimeError(
-                "pickle: only leaf tensors can be pickled, this one was computed from others; use x.detach()"
-            )
         extra = {k: v for k, v in self.__dict__.items() if k not in _FIELDS}
         return _rebuild, (
             type(self),

@@ -19,8 +19,7 @@ std::pair<Operand*, int64_t> input(Source<T>& source) {
   return {&source, int64_t(sizeof(T))};
 }
 
-template <Binary op>
-py::array bind_binary(const char* name, const Object& x, const Object& y, const Object& out) {
+py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {
   return by_dtype_of(name, {x, y}, [&]<class T>(T) {
     Source<T> a(x, name, "x"), b(y, name, "y");
     Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
@@ -30,8 +29,7 @@ py::array bind_binary(const char* name, const Object& x, const Object& y, const 
   });
 }
 
-template <Compare op>
-py::array bind_compare(const char* name, const Object& x, const Object& y, const Object& out) {
+py::array bind_compare(Compare op, const char* name, const Object& x, const Object& y, const Object& out) {
   return by_dtype_of(name, {x, y}, [&]<class T>(T) {
     Source<T> a(x, name, "x"), b(y, name, "y");
     Result<bool> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
@@ -41,8 +39,7 @@ py::array bind_compare(const char* name, const Object& x, const Object& y, const
   });
 }
 
-template <Unary op>
-py::array bind_unary(const char* name, const Object& x, const Object& out) {
+py::array bind_unary(Unary op, const char* name, const Object& x, const Object& out) {
   return by_dtype_of(name, {x}, [&]<class T>(T) {
     Source<T> a(x, name, "x");
     Result<T> y(name, broadcast_shape(name, {&a}), out, {input(a)});
@@ -133,37 +130,34 @@ py::array bind_clamp(const Object& x, double lower, double upper, const Object& 
   });
 }
 
-template <Binary op>
-void def_binary(py::module_& m, const char* name, const char* label) {
+// The operation is a value, not a template argument: one function for all, a tenth of the code.
+void def_binary(py::module_& m, Binary op, const char* name, const char* label) {
   m.def(
       name,
-      [label](const Object& x, const Object& y, const Object& out) {
-        return bind_binary<op>(label, x, y, out);
+      [op, label](const Object& x, const Object& y, const Object& out) {
+        return bind_binary(op, label, x, y, out);
       },
       py::arg("x"), py::arg("y"), py::arg("out") = py::none());
 }
-template <Compare op>
-void def_compare(py::module_& m, const char* name, const char* label) {
+void def_compare(py::module_& m, Compare op, const char* name, const char* label) {
   m.def(
       name,
-      [label](const Object& x, const Object& y, const Object& out) {
-        return bind_compare<op>(label, x, y, out);
+      [op, label](const Object& x, const Object& y, const Object& out) {
+        return bind_compare(op, label, x, y, out);
       },
       py::arg("x"), py::arg("y"), py::arg("out") = py::none());
 }
-template <Unary op>
-void def_unary(py::module_& m, const char* name, const char* label) {
+void def_unary(py::module_& m, Unary op, const char* name, const char* label) {
   m.def(
-      name, [label](const Object& x, const Object& out) { return bind_unary<op>(label, x, out); },
+      name, [op, label](const Object& x, const Object& out) { return bind_unary(op, label, x, out); },
       py::arg("x"), py::arg("out") = py::none());
 }
-template <Unary op>
-void def_unary_backward(py::module_& m, const char* name, const char* saved) {
+void def_unary_backward(py::module_& m, Unary op, const char* name, const char* saved) {
   m.def(
       name,
-      [name](const Object& grad_y, const Object& array) {
+      [op, name](const Object& grad_y, const Object& array) {
         return gradient(name, grad_y, array,
-                        []<class T>(T, const StridedLoop<3>& loop) { unary_backward<T>(op, loop); });
+                        [op]<class T>(T, const StridedLoop<3>& loop) { unary_backward<T>(op, loop); });
       },
       py::arg("grad_y"), py::arg(saved));
 }
@@ -171,77 +165,77 @@ void def_unary_backward(py::module_& m, const char* name, const char* saved) {
 }  // namespace
 
 void register_elementwise(py::module_& m) {
-  def_binary<Binary::add>(m, "add_forward", "add");
-  def_binary<Binary::sub>(m, "sub_forward", "sub");
-  def_binary<Binary::mul>(m, "mul_forward", "mul");
-  def_binary<Binary::div>(m, "div_forward", "div");
-  def_binary<Binary::floor_divide>(m, "floor_divide_forward", "floor_divide");
-  def_binary<Binary::remainder>(m, "remainder_forward", "remainder");
-  def_binary<Binary::fmod>(m, "fmod_forward", "fmod");
-  def_binary<Binary::pow>(m, "pow_forward", "pow");
-  def_binary<Binary::maximum>(m, "maximum_forward", "maximum");
-  def_binary<Binary::minimum>(m, "minimum_forward", "minimum");
-  def_binary<Binary::atan2>(m, "atan2_forward", "atan2");
-  def_binary<Binary::hypot>(m, "hypot_forward", "hypot");
-  def_compare<Compare::eq>(m, "eq_forward", "eq");
-  def_compare<Compare::ne>(m, "ne_forward", "ne");
-  def_compare<Compare::lt>(m, "lt_forward", "lt");
-  def_compare<Compare::le>(m, "le_forward", "le");
-  def_compare<Compare::gt>(m, "gt_forward", "gt");
-  def_compare<Compare::ge>(m, "ge_forward", "ge");
+  def_binary(m, Binary::add, "add_forward", "add");
+  def_binary(m, Binary::sub, "sub_forward", "sub");
+  def_binary(m, Binary::mul, "mul_forward", "mul");
+  def_binary(m, Binary::div, "div_forward", "div");
+  def_binary(m, Binary::floor_divide, "floor_divide_forward", "floor_divide");
+  def_binary(m, Binary::remainder, "remainder_forward", "remainder");
+  def_binary(m, Binary::fmod, "fmod_forward", "fmod");
+  def_binary(m, Binary::pow, "pow_forward", "pow");
+  def_binary(m, Binary::maximum, "maximum_forward", "maximum");
+  def_binary(m, Binary::minimum, "minimum_forward", "minimum");
+  def_binary(m, Binary::atan2, "atan2_forward", "atan2");
+  def_binary(m, Binary::hypot, "hypot_forward", "hypot");
+  def_compare(m, Compare::eq, "eq_forward", "eq");
+  def_compare(m, Compare::ne, "ne_forward", "ne");
+  def_compare(m, Compare::lt, "lt_forward", "lt");
+  def_compare(m, Compare::le, "le_forward", "le");
+  def_compare(m, Compare::gt, "gt_forward", "gt");
+  def_compare(m, Compare::ge, "ge_forward", "ge");
 
-  def_unary<Unary::neg>(m, "neg_forward", "neg");
-  def_unary<Unary::abs>(m, "abs_forward", "abs");
-  def_unary<Unary::sign>(m, "sign_forward", "sign");
-  def_unary<Unary::floor>(m, "floor_forward", "floor");
-  def_unary<Unary::ceil>(m, "ceil_forward", "ceil");
-  def_unary<Unary::round>(m, "round_forward", "round");
-  def_unary<Unary::trunc>(m, "trunc_forward", "trunc");
-  def_unary<Unary::square>(m, "square_forward", "square");
-  def_unary<Unary::sqrt>(m, "sqrt_forward", "sqrt");
-  def_unary<Unary::rsqrt>(m, "rsqrt_forward", "rsqrt");
-  def_unary<Unary::reciprocal>(m, "reciprocal_forward", "reciprocal");
-  def_unary<Unary::exp>(m, "exp_forward", "exp");
-  def_unary<Unary::expm1>(m, "expm1_forward", "expm1");
-  def_unary<Unary::log>(m, "log_forward", "log");
-  def_unary<Unary::log1p>(m, "log1p_forward", "log1p");
-  def_unary<Unary::log2>(m, "log2_forward", "log2");
-  def_unary<Unary::log10>(m, "log10_forward", "log10");
-  def_unary<Unary::sin>(m, "sin_forward", "sin");
-  def_unary<Unary::cos>(m, "cos_forward", "cos");
-  def_unary<Unary::tan>(m, "tan_forward", "tan");
-  def_unary<Unary::asin>(m, "asin_forward", "asin");
-  def_unary<Unary::acos>(m, "acos_forward", "acos");
-  def_unary<Unary::atan>(m, "atan_forward", "atan");
-  def_unary<Unary::sinh>(m, "sinh_forward", "sinh");
-  def_unary<Unary::cosh>(m, "cosh_forward", "cosh");
-  def_unary<Unary::asinh>(m, "asinh_forward", "asinh");
-  def_unary<Unary::acosh>(m, "acosh_forward", "acosh");
-  def_unary<Unary::atanh>(m, "atanh_forward", "atanh");
-  def_unary<Unary::erf>(m, "erf_forward", "erf");
-  def_unary_backward<Unary::abs>(m, "abs_backward", "x");
-  def_unary_backward<Unary::square>(m, "square_backward", "x");
-  def_unary_backward<Unary::sqrt>(m, "sqrt_backward", "y");
-  def_unary_backward<Unary::rsqrt>(m, "rsqrt_backward", "y");
-  def_unary_backward<Unary::reciprocal>(m, "reciprocal_backward", "y");
-  def_unary_backward<Unary::exp>(m, "exp_backward", "y");
-  def_unary_backward<Unary::expm1>(m, "expm1_backward", "y");
-  def_unary_backward<Unary::log>(m, "log_backward", "x");
-  def_unary_backward<Unary::log1p>(m, "log1p_backward", "x");
-  def_unary_backward<Unary::log2>(m, "log2_backward", "x");
-  def_unary_backward<Unary::log10>(m, "log10_backward", "x");
-  def_unary_backward<Unary::sin>(m, "sin_backward", "x");
-  def_unary_backward<Unary::cos>(m, "cos_backward", "x");
-  def_unary_backward<Unary::tan>(m, "tan_backward", "y");
-  def_unary_backward<Unary::asin>(m, "asin_backward", "x");
-  def_unary_backward<Unary::acos>(m, "acos_backward", "x");
-  def_unary_backward<Unary::atan>(m, "atan_backward", "x");
-  def_unary_backward<Unary::sinh>(m, "sinh_backward", "x");
-  def_unary_backward<Unary::cosh>(m, "cosh_backward", "x");
-  def_unary_backward<Unary::asinh>(m, "asinh_backward", "x");
-  def_unary_backward<Unary::acosh>(m, "acosh_backward", "x");
-  def_unary_backward<Unary::atanh>(m, "atanh_backward", "x");
-  def_unary_backward<Unary::erf>(m, "erf_backward", "x");
+  def_unary(m, Unary::neg, "neg_forward", "neg");
+  def_unary(m, Unary::abs, "abs_forward", "abs");
+  def_unary(m, Unary::sign, "sign_forward", "sign");
+  def_unary(m, Unary::floor, "floor_forward", "floor");
+  def_unary(m, Unary::ceil, "ceil_forward", "ceil");
+  def_unary(m, Unary::round, "round_forward", "round");
+  def_unary(m, Unary::trunc, "trunc_forward", "trunc");
+  def_unary(m, Unary::square, "square_forward", "square");
+  def_unary(m, Unary::sqrt, "sqrt_forward", "sqrt");
+  def_unary(m, Unary::rsqrt, "rsqrt_forward", "rsqrt");
+  def_unary(m, Unary::reciprocal, "reciprocal_forward", "reciprocal");
+  def_unary(m, Unary::exp, "exp_forward", "exp");
+  def_unary(m, Unary::expm1, "expm1_forward", "expm1");
+  def_unary(m, Unary::log, "log_forward", "log");
+  def_unary(m, Unary::log1p, "log1p_forward", "log1p");
+  def_unary(m, Unary::log2, "log2_forward", "log2");
+  def_unary(m, Unary::log10, "log10_forward", "log10");
+  def_unary(m, Unary::sin, "sin_forward", "sin");
+  def_unary(m, Unary::cos, "cos_forward", "cos");
+  def_unary(m, Unary::tan, "tan_forward", "tan");
+  def_unary(m, Unary::asin, "asin_forward", "asin");
+  def_unary(m, Unary::acos, "acos_forward", "acos");
+  def_unary(m, Unary::atan, "atan_forward", "atan");
+  def_unary(m, Unary::sinh, "sinh_forward", "sinh");
+  def_unary(m, Unary::cosh, "cosh_forward", "cosh");
+  def_unary(m, Unary::asinh, "asinh_forward", "asinh");
+  def_unary(m, Unary::acosh, "acosh_forward", "acosh");
+  def_unary(m, Unary::atanh, "atanh_forward", "atanh");
+  def_unary(m, Unary::erf, "erf_forward", "erf");
+  def_unary_backward(m, Unary::abs, "abs_backward", "x");
+  def_unary_backward(m, Unary::square, "square_backward", "x");
+  def_unary_backward(m, Unary::sqrt, "sqrt_backward", "y");
+  def_unary_backward(m, Unary::rsqrt, "rsqrt_backward", "y");
+  def_unary_backward(m, Unary::reciprocal, "reciprocal_backward", "y");
+  def_unary_backward(m, Unary::exp, "exp_backward", "y");
+  def_unary_backward(m, Unary::expm1, "expm1_backward", "y");
+  def_unary_backward(m, Unary::log, "log_backward", "x");
+  def_unary_backward(m, Unary::log1p, "log1p_backward", "x");
+  def_unary_backward(m, Unary::log2, "log2_backward", "x");
+  def_unary_backward(m, Unary::log10, "log10_backward", "x");
+  def_unary_backward(m, Unary::sin, "sin_backward", "x");
+  def_unary_backward(m, Unary::cos, "cos_backward", "x");
+  def_unary_backward(m, Unary::tan, "tan_backward", "y");
+  def_unary_backward(m, Unary::asin, "asin_backward", "x");
+  def_unary_backward(m, Unary::acos, "acos_backward", "x");
+  def_unary_backward(m, Unary::atan, "atan_backward", "x");
+  def_unary_backward(m, Unary::sinh, "sinh_backward", "x");
+  def_unary_backward(m, Unary::cosh, "cosh_backward", "x");
+  def_unary_backward(m, Unary::asinh, "asinh_backward", "x");
+  def_unary_backward(m, Unary::acosh, "acosh_backward", "x");
+  def_unary_backward(m, Unary::atanh, "atanh_backward", "x");
+  def_unary_backward(m, Unary::erf, "erf_backward", "x");
 
   m.def(
       "mul_backward",

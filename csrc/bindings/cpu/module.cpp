@@ -2,6 +2,8 @@
 // (python/fastdl/kernels/contract.py) and the runtime's controls. Each family registers itself.
 #include <pybind11/pybind11.h>
 
+#include <exception>
+
 namespace py = pybind11;
 
 namespace fastdl::binding {
@@ -24,10 +26,31 @@ void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
 void register_random(py::module_& m);
 void register_norm(py::module_& m);
+void register_attention(py::module_& m);
+void register_rnn(py::module_& m);
 }  // namespace fastdl::binding
+
+namespace {
+
+// The bindings' value and type errors reach Python as fastdl.errors, which PyTorch's habits catch, too.
+void raise_as_fastdl(std::exception_ptr pending) {
+  const auto raise = [](const char* name, const std::exception& error) {
+    PyErr_SetString(py::module_::import("fastdl.errors").attr(name).ptr(), error.what());
+  };
+  try {
+    if (pending) std::rethrow_exception(pending);
+  } catch (const py::value_error& error) {
+    raise("ArgumentError", error);
+  } catch (const py::type_error& error) {
+    raise("DtypeError", error);
+  }
+}
+
+}  // namespace
 
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   using namespace fastdl::binding;
+  py::register_local_exception_translator(raise_as_fastdl);
   m.doc() = "fastdl's CPU kernels, instruction-set level " FASTDL_LEVEL ".";
   m.attr("level") = FASTDL_LEVEL;
   register_runtime(m);
@@ -49,4 +72,6 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_vector_math(m);
   register_random(m);
   register_norm(m);
+  register_attention(m);
+  register_rnn(m);
 }

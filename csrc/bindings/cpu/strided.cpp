@@ -35,8 +35,10 @@ Operand output_of(const py::array& array, const char* op) {
   constexpr int wanted = py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   if ((proxy->flags & wanted) != wanted)
     throw py::value_error(std::string(op) + ": out must be writable and aligned");
-  for (int axis = 0; axis < proxy->nd; ++axis)
-    if (proxy->strides[axis] == 0 && proxy->dimensions[axis] > 1)
+  const bool empty =
+      std::find(proxy->dimensions, proxy->dimensions + proxy->nd, 0) != proxy->dimensions + proxy->nd;
+  for (int axis = 0; axis < proxy->nd; ++axis)  // an empty array's strides mean nothing
+    if (!empty && proxy->strides[axis] == 0 && proxy->dimensions[axis] > 1)
       throw py::value_error(std::string(op) +
                             ": several elements of out share one place in memory (an expanded "
                             "view?); write into a copy");

@@ -19,6 +19,10 @@ struct ConvAlgorithm {
 template <class T>
 const ConvAlgorithm<T>& conv_winograd();
 template <class T>
+const ConvAlgorithm<T>& conv_as_3x3();
+template <class T>
+const ConvAlgorithm<T>& conv_interleaved();
+template <class T>
 const ConvAlgorithm<T>& conv_direct();
 template <class T>
 const ConvAlgorithm<T>& conv_pointwise();

@@ -17,8 +17,9 @@ namespace {
 
 template <class T>
 struct Algorithms {
-  const ConvAlgorithm<T>* list[5] = {&conv_depthwise<T>(), &conv_pointwise<T>(), &conv_winograd<T>(),
-                                     &conv_direct<T>(), &conv_im2col<T>()};
+  const ConvAlgorithm<T>* list[7] = {&conv_depthwise<T>(), &conv_pointwise<T>(),   &conv_winograd<T>(),
+                                     &conv_as_3x3<T>(),    &conv_interleaved<T>(), &conv_direct<T>(),
+                                     &conv_im2col<T>()};
   auto begin() const { return std::begin(list); }
   auto end() const { return std::end(list); }
 };

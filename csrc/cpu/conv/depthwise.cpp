@@ -1,19 +1,21 @@
 // Depthwise convolution: every input channel has its own kernels (out_channels = multiplier * groups, one
-// input channel per group). Little arithmetic, much traffic. Two ways:
+// input channel per group). Little arithmetic, much traffic. Three ways:
 //
+//   flat     stride 1, small planes with rows of one length: vectors across the ends of rows (flat.h)
 //   rows     stride 1, a kernel 3, 5 or 7 wide, planes that fit L1: vectors of output positions straight from
-//   the image, with loads
-//            that stop at the ends of its rows. grad_x is the same from grad_y with the taps backwards.
+//            the image, with loads that stop at the ends of its rows
 //   planes   everything else: each plane is copied once into a padded, de-strided buffer (planes.h) in L1 or
-//   L2, where
-//            every tap is a constant shift, and vectors run along the flat positions.
+//            L2, where every tap is a constant shift, and vectors run along the flat positions
+//
+// The first two do grad_x as a correlation of grad_y with the taps backwards.
 //
 //   forward   y[k][o] = sum over r of w[k][r] * x[o * stride + r * dilation - pad]
 //   grad_w    w[k][r] = sum over images and o of grad_y[k][o] * x[...]
 //
-// Work: over images times channels. grad_w: over channels (rows), or over images times channels with one
-// partial result per image, added up in image order (planes). Memory: each array is read or written once.
+// Work: over images times channels. grad_w: over channels (flat, rows), or over images times channels with
+// one partial result per image, added up in image order (planes). Memory: each array is read or written once.
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/flat.h"
 #include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
 #include "cpu/runtime/memory.h"
@@ -44,14 +46,9 @@ void add_parts(T* gw, const T* partial, int64_t results, int64_t parts) {
 
 // ---------------------------------------------------------------------------------------------------- rows
 
-// A stride-1 correlation of one plane: tap (r, s) of output (h, w) is input (h + r * dilation_h - pad_h,
-// ...).
-struct PlaneShape {
-  int64_t in_h, in_w, out_h, out_w, kernel_h, dilation_h, dilation_w, pad_h, pad_w;
-};
 PlaneShape plane_shape(const ConvProblem& p) {
-  return {p.in[1],       p.in[2],       p.out[1], p.out[2], p.kernel[1],
-          p.dilation[1], p.dilation[2], p.pad[1], p.pad[2]};
+  return {p.in[1],     p.in[2],       p.out[1],      p.out[2], p.kernel[1],
+          p.kernel[2], p.dilation[1], p.dilation[2], p.pad[1], p.pad[2]};
 }
 PlaneShape adjoint_shape(const ConvProblem& p) {
   return {p.out[1],
@@ -59,6 +56,7 @@ PlaneShape adjoint_shape(const ConvProblem& p) {
           p.in[1],
           p.in[2],
           p.kernel[1],
+          p.kernel[2],
           p.dilation[1],
           p.dilation[2],
           p.dilation[1] * (p.kernel[1] - 1) - p.pad[1],
@@ -137,43 +135,57 @@ void correlate_grad(Vec<T>* sums, const T* grad, const T* x, const PlaneShape& s
   }
 }
 
-// Stride 1 in two spatial axes, a kernel that has an instance, and a plane that stays in L1 (columns of
-// vectors pass over it one after the other).
-template <class T>
-bool by_rows(const ConvProblem& p) {
-  const int64_t width = p.kernel[2];
-  return p.in_size() * int64_t(sizeof(T)) <= (24 << 10) && p.kernel[0] == 1 && p.in[0] == 1 &&
-         p.out[0] == 1 && p.pad[0] == 0 && p.stride == Extent{1, 1, 1} &&
-         (width == 3 || width == 5 || width == 7);
-}
-template <class F>
-void with_width(int64_t width, F&& f) {
-  if (width == 3)
-    f(std::integral_constant<int, 3>{});
-  else if (width == 5)
-    f(std::integral_constant<int, 5>{});
+// The two functions for one plane, as FlatPlane has them.
+template <class T, int KW>
+struct RowPlane {
+  PlaneShape shape;
+  Columns<T, KW> first;
+  explicit RowPlane(const PlaneShape& s) : shape(s), first(s, 0) {}
+  template <bool kAdd>
+  void correlate(T* y, const T* x, const T* kernel, T bias) const {
+    correlate_rows<T, KW, kAdd>(y, x, shape, first, kernel, bias);
+  }
+  void correlate_grad(Vec<T>* sums, const T* grad, const T* x) const {
+    fastdl::correlate_grad<T, KW>(sums, grad, x, shape, first);
+  }
+};
+
+// f(plane) with the better of the two for stride 1 in two spatial axes; false if neither fits. Rows want a
+// kernel that has an instance and a plane that stays in L1 (columns of vectors pass over it one after the
+// other).
+template <class T, class F>
+bool with_plane(const ConvProblem& p, const PlaneShape& s, F&& f) {
+  if (p.kernel[0] != 1 || p.in[0] != 1 || p.out[0] != 1 || p.pad[0] != 0 || p.stride != Extent{1, 1, 1})
+    return false;
+  if (FlatPlane<T>::suits(s))
+    f(FlatPlane<T>(s));
+  else if (p.in_size() * int64_t(sizeof(T)) > (24 << 10))
+    return false;
+  else if (s.kernel_w == 3)
+    f(RowPlane<T, 3>(s));
+  else if (s.kernel_w == 5)
+    f(RowPlane<T, 5>(s));
+  else if (s.kernel_w == 7)
+    f(RowPlane<T, 7>(s));
   else
-    f(std::integral_constant<int, 7>{});
+    return false;
+  return true;
 }
 
-template <class T, int KW>
-void rows_forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  const PlaneShape s = plane_shape(p);
-  const Columns<T, KW> first(s, 0);
+template <class T, class Plane>
+void plane_forward(const ConvProblem& p, const Plane& plane, T* y, const T* x, const T* w, const T* bias) {
   const int64_t multiplier = p.group_out();
   parallel_for(p.batch * p.out_channels, grain(p), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t k = i % p.out_channels;
-      correlate_rows<T, KW, false>(y + i * p.out_size(), x + i / multiplier * p.in_size(), s, first,
-                                   w + k * p.taps(), bias ? bias[k] : T(0));
+      plane.template correlate<false>(y + i * p.out_size(), x + i / multiplier * p.in_size(),
+                                      w + k * p.taps(), bias ? bias[k] : T(0));
     }
   });
 }
 
-template <class T, int KW>
-void rows_grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
-  const PlaneShape s = adjoint_shape(p);
-  const Columns<T, KW> first(s, 0);
+template <class T, class Plane>
+void plane_grad_x(const ConvProblem& p, const Plane& plane, T* gx, const T* gy, const T* w, const T* bias) {
   const int64_t multiplier = p.group_out(), weights = p.out_channels * p.taps();
   memory::Buffer<T> backwards(static_cast<size_t>(weights));
   for (int64_t k = 0; k < p.out_channels; ++k)
@@ -184,17 +196,15 @@ void rows_grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* 
       T* to = gx + i * p.in_size();
       const T* from = gy + i * multiplier * p.out_size();
       const T* taps = backwards + g * multiplier * p.taps();
-      correlate_rows<T, KW, false>(to, from, s, first, taps, bias ? bias[g] : T(0));
+      plane.template correlate<false>(to, from, taps, bias ? bias[g] : T(0));
       for (int64_t m = 1; m < multiplier; ++m)
-        correlate_rows<T, KW, true>(to, from + m * p.out_size(), s, first, taps + m * p.taps(), T(0));
+        plane.template correlate<true>(to, from + m * p.out_size(), taps + m * p.taps(), T(0));
     }
   });
 }
 
-template <class T, int KW>
-void rows_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  const PlaneShape s = plane_shape(p);
-  const Columns<T, KW> first(s, 0);
+template <class T, class Plane>
+void plane_grad_w(const ConvProblem& p, const Plane& plane, T* gw, const T* gy, const T* x) {
   const int64_t multiplier = p.group_out(), taps = p.taps(), results = p.out_channels * taps;
   // One task per channel for all images, or per channel and image where channels are few.
   const int64_t parts = p.out_channels >= 4 * num_threads() ? 1 : p.batch, images = p.batch / parts;
@@ -205,8 +215,8 @@ void rows_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       const int64_t part = i / p.out_channels, k = i % p.out_channels;
       std::fill_n(sums.get(), taps, Vec<T>{});
       for (int64_t n = part * images; n < (part + 1) * images; ++n)
-        correlate_grad<T, KW>(sums, gy + (n * p.out_channels + k) * p.out_size(),
-                              x + (n * p.in_channels + k / multiplier) * p.in_size(), s, first);
+        plane.correlate_grad(sums, gy + (n * p.out_channels + k) * p.out_size(),
+                             x + (n * p.in_channels + k / multiplier) * p.in_size());
       for (int64_t r = 0; r < taps; ++r) partial[i * taps + r] = reduce_add<T>(sums[r]);
     }
   });
@@ -278,9 +288,8 @@ constexpr int64_t kSlack = kUnroll * kWidth<T>;
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  if (by_rows<T>(p))
-    return with_width(
-        p.kernel[2], [&]<int KW>(std::integral_constant<int, KW>) { rows_forward<T, KW>(p, y, x, w, bias); });
+  if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_forward<T>(p, plane, y, x, w, bias); }))
+    return;
   const auto planes = Planes<T>::of_input(p);
   const Lattice lattice = forward_lattice(p, planes.tap_offsets());
   const int64_t multiplier = p.group_out(), flat = (p.out[1] - 1) * planes.width() + p.out[2];
@@ -302,10 +311,9 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
-  if (by_rows<T>(p))
-    return with_width(p.kernel[2], [&]<int KW>(std::integral_constant<int, KW>) {
-      rows_grad_x<T, KW>(p, gx, gy, w, bias);
-    });
+  if (with_plane<T>(p, adjoint_shape(p),
+                    [&](const auto& plane) { plane_grad_x<T>(p, plane, gx, gy, w, bias); }))
+    return;
   const auto [planes, lattices] = grad_lattices<T>(p);
   const int64_t multiplier = p.group_out();
   int64_t covered = 0, longest = 0;
@@ -369,9 +377,8 @@ constexpr auto kCorrelate = correlate_table<T>(std::make_integer_sequence<int, k
 
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  if (by_rows<T>(p))
-    return with_width(p.kernel[2],
-                      [&]<int KW>(std::integral_constant<int, KW>) { rows_grad_w<T, KW>(p, gw, gy, x); });
+  if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_grad_w<T>(p, plane, gw, gy, x); }))
+    return;
   const auto planes = Planes<T>::of_input(p);
   const int64_t multiplier = p.group_out(), taps = p.taps(), width = planes.width();
   const int64_t flat = (p.out[1] - 1) * width + p.out[2], results = p.groups * multiplier * taps;

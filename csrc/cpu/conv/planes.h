@@ -95,8 +95,11 @@ class Planes {
 
   int64_t width() const { return axes_[2].extent; }
   int64_t plane_size() const { return axes_[0].extent * axes_[1].extent * axes_[2].extent; }
+  // An odd number of cache lines, so that the same place in many channels does not fall into one cache set.
   int64_t channel_size() const {
-    return plane_size() * axes_[0].planes() * axes_[1].planes() * axes_[2].planes();
+    constexpr int64_t line = 64 / int64_t(sizeof(T));
+    const int64_t planes = axes_[0].planes() * axes_[1].planes() * axes_[2].planes();
+    return ((plane_size() * planes + line - 1) / line | 1) * line;
   }
   int64_t size() const { return channels_ * channel_size(); }
   int64_t at(int64_t d, int64_t h, int64_t w) const {
@@ -107,27 +110,35 @@ class Planes {
   // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
   // images.
   void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
-    const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
-    for (int64_t c = c0; c < c1; ++c) {
-      const T* channel = image + c * depth.size * height.size * width.size;
-      T* plane = to + c * channel_size();
-      for (int64_t rd : depth.remainders)
-        for (int64_t rh : height.remainders)
-          for (int64_t rw : width.remainders) {
-            const auto [first, last] = width.inside(rw);
-            for (int64_t d = 0; d < depth.extent; ++d)
-              for (int64_t h = 0; h < height.extent; ++h) {
-                const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
-                if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size ||
-                    first >= last)
-                  continue;
-                const T* row = channel + (from_d * height.size + from_h) * width.size;
-                copy_row(plane + at(d, h, first), row + width.source(first, rw), last - first, width.stride);
-              }
-            plane += plane_size();
-          }
-    }
+    for (int64_t c = c0; c < c1; ++c)
+      for_rows([&](int64_t plane, int64_t source, int64_t count) {
+        copy_row(to + c * channel_size() + plane, image + c * source_size() + source, count, stride());
+      });
   }
+
+  // f(plane, source, count) for each row of a channel that exists: elements plane + i from source + i *
+  // stride().
+  template <class F>
+  void for_rows(F&& f) const {
+    const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
+    int64_t plane = 0;
+    for (int64_t rd : depth.remainders)
+      for (int64_t rh : height.remainders)
+        for (int64_t rw : width.remainders) {
+          const auto [first, last] = width.inside(rw);
+          for (int64_t d = 0; d < depth.extent; ++d)
+            for (int64_t h = 0; h < height.extent; ++h) {
+              const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
+              if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last)
+                continue;
+              f(plane + at(d, h, first),
+                (from_d * height.size + from_h) * width.size + width.source(first, rw), last - first);
+            }
+          plane += plane_size();
+        }
+  }
+  int64_t stride() const { return axes_[2].stride; }
+  int64_t source_size() const { return axes_[0].size * axes_[1].size * axes_[2].size; }
 
  private:
   struct Axis {
@@ -149,17 +160,38 @@ class Planes {
 };
 
 // Output positions that share their taps: position (d, h, w) of the lattice is element first + step * (d, h,
-// w) of the result and meets planes[base + at(d, h, w) + offsets[r]] with weight tap taps[r].
+// w) of the result and meets planes[base + at(d, h, w) + offsets[r]] with weight tap taps[r]. It meets
+// padding there unless inside[r].low <= (d, h, w) < inside[r].high along each axis.
 struct Lattice {
+  struct Range {
+    Extent low, high;
+  };
   Extent count, first, step;
   int64_t base;
   std::vector<int64_t> offsets, taps;
+  std::vector<Range> inside;
+
+  // Where position (d, h, w) lies in a channel of the result.
+  int64_t element(const Extent& extent, int64_t d, int64_t h, int64_t w) const {
+    return ((first[0] + d * step[0]) * extent[1] + first[1] + h * step[1]) * extent[2] + first[2] +
+           w * step[2];
+  }
 };
 
 inline Lattice forward_lattice(const ConvProblem& p, const std::vector<int64_t>& tap_offsets) {
-  std::vector<int64_t> taps(tap_offsets.size());
-  for (size_t r = 0; r < taps.size(); ++r) taps[r] = int64_t(r);
-  return {p.out, {0, 0, 0}, {1, 1, 1}, 0, tap_offsets, taps};
+  Lattice lattice{p.out, {0, 0, 0}, {1, 1, 1}, 0, tap_offsets, {}, {}};
+  for (int64_t r = 0; r < p.taps(); ++r) {
+    const Extent tap{r / (p.kernel[1] * p.kernel[2]), r / p.kernel[2] % p.kernel[1], r % p.kernel[2]};
+    Lattice::Range range;
+    for (size_t a = 0; a < kSpatial; ++a) {
+      const int64_t start = tap[a] * p.dilation[a] - p.pad[a];  // what position 0 meets
+      range.low[a] = start < 0 ? (-start + p.stride[a] - 1) / p.stride[a] : 0;
+      range.high[a] = start < p.in[a] ? (p.in[a] - 1 - start) / p.stride[a] + 1 : 0;
+    }
+    lattice.taps.push_back(r);
+    lattice.inside.push_back(range);
+  }
+  return lattice;
 }
 
 // One axis of a lattice: inputs i = first + step * u, u < count, meet tap taps[j] at output u + shifts[j] (if
@@ -206,12 +238,20 @@ std::pair<Planes<T>, std::vector<Lattice>> grad_lattices(const ConvProblem& p) {
                         p.stride,
                         planes.at(before[0], before[1], before[2]),
                         {},
+                        {},
                         {}};
         for (size_t i = 0; i < d.taps.size(); ++i)
           for (size_t j = 0; j < h.taps.size(); ++j)
             for (size_t k = 0; k < v.taps.size(); ++k) {
-              lattice.offsets.push_back(planes.at(d.shifts[i], h.shifts[j], v.shifts[k]));
+              const Extent shift{d.shifts[i], h.shifts[j], v.shifts[k]};
+              Lattice::Range range;
+              for (size_t a = 0; a < kSpatial; ++a) {
+                range.low[a] = -shift[a];
+                range.high[a] = p.out[a] - shift[a];
+              }
+              lattice.offsets.push_back(planes.at(shift[0], shift[1], shift[2]));
               lattice.taps.push_back((d.taps[i] * p.kernel[1] + h.taps[j]) * p.kernel[2] + v.taps[k]);
+              lattice.inside.push_back(range);
             }
         lattices.push_back(lattice);
       }

@@ -1,26 +1,25 @@
 // Winograd convolution F(4x4, 3x3) for 3x3 kernels with stride 1: a quarter of the multiplications
-// (winograd.h has the transforms). With T tiles of 4x4 outputs over all images, point e of the 36 and a group
-// of C inputs, K outputs:
+// (winograd.h has the arithmetic of the transforms, winograd_tiles.h their loops). With T tiles of 4x4
+// outputs over all images, point e of the 36 and a group of C inputs, K outputs:
 //
-//   forward, grad_x   U[e] (K x C) from the weights, V[e] (C x T) from the input, M[e] = U[e] V[e], y from M
-//   grad_w            N[e] (K x T) from grad_y, V[e] (C x T) from the input, D[e] = N[e] V[e]^T, grad_w from
-//   D
+//   forward, grad_x   U[e] (C x K) from the weights, V[e] (C x T) from the input, M[e] = V[e]^T U[e], y from
+//   M grad_w            N[e] (K x T) from grad_y, V[e] (C x T) from the input, D[e] = N[e] V[e]^T, grad_w
+//   from D
 //
 // grad_x is a forward convolution of grad_y with the flipped, transposed weights and padding 2 - pad.
 //
-// Work: tiles are taken in chunks. When there are many chunks, each is one task: its V stays in the L2 cache
-// of the thread that made it while blocks of output channels use it. When there are few (deep layers),
-// threads share a chunk: first its V by input channel, then blocks of output channels, which also transform
-// their own weights then, so that U, four times as large as the weights, never goes to memory. grad_w: V and
-// N of a chunk, then the 36 products.
+// Work: tiles are taken in chunks of about 64, output channels in blocks. Each task multiplies a chunk by a
+// block, a few input channels at a time: it transforms their weights right there (U has four times as many
+// numbers: they live in L2 for a moment and never go to memory), multiplies, and adds up M, which stays in L2
+// too. A handful of tiles does not even make up for storing U: its rows go from the transform straight to the
+// products. Large batches of few channels: a task is a chunk and makes its own V, in L2. Else V of some
+// chunks is made first, by all threads. grad_w: V and N, then one product per point; or, with few tiles, D
+// block by block, transformed back in L2.
 //
 // Accuracy: float32 results are within a few 1e-6 of the largest result. An infinity or NaN in the input
 // reaches every output of its tile, in other tiles nothing.
-#include <vector>
-
 #include "cpu/conv/algorithm.h"
-#include "cpu/conv/lanes.h"
-#include "cpu/conv/winograd.h"
+#include "cpu/conv/winograd_tiles.h"
 #include "cpu/gemm/panels.h"
 
 namespace fastdl {
@@ -28,300 +27,118 @@ namespace {
 
 using namespace winograd;
 using simd::kWidth;
-using simd::load;
-using simd::store;
 using tile::kMR;
 using tile::kNR;
 
-// A stride-1 3x3 convolution over images: channel c of image n at data + n * image + c * height * width.
-struct Plane {
-  int64_t height, width, image;
-};
-struct Shape {
-  int64_t batch, in_channels, out_channels;  // of one group
-  Plane in, out;
-  int64_t pad_h, pad_w;  // may be negative in grad_x
-  int64_t tiles_h() const { return ceil_div(out.height, kOut); }
-  int64_t tiles_w() const { return ceil_div(out.width, kOut); }
-  int64_t tiles() const { return batch * tiles_h() * tiles_w(); }
-};
+constexpr int64_t kMost = 64;  // tiles in a chunk
 
-Shape forward_shape(const ConvProblem& p) {
-  return {p.batch,
-          p.group_in(),
-          p.group_out(),
-          {p.in[1], p.in[2], p.in_channels * p.in_size()},
-          {p.out[1], p.out[2], p.out_channels * p.out_size()},
-          p.pad[1],
-          p.pad[2]};
-}
-Shape backward_shape(const ConvProblem& p) {
-  const Shape s = forward_shape(p);
-  return {s.batch, s.out_channels, s.in_channels, s.out, s.in, 2 - s.pad_h, 2 - s.pad_w};
-}
-
-// Neighbouring tiles of one row of tiles, as lanes [lane, lane + count) of a chunk.
-struct Run {
-  int64_t lane, count, image, row, column;
-};
-std::vector<Run> runs_of(const Shape& s, int64_t first, int64_t count) {
-  std::vector<Run> runs;
-  for (int64_t lane = 0; lane < count;) {
-    const int64_t t = first + lane, column = t % s.tiles_w(), row = t / s.tiles_w();
-    const int64_t length = std::min(count - lane, s.tiles_w() - column);
-    runs.push_back({lane, length, row / s.tiles_h(), row % s.tiles_h(), column});
-    lane += length;
-  }
-  return runs;
-}
-
-// Where element (point, channel, lane) of transformed tiles lies: panels of kNR lanes for the products.
-struct Layout {
-  int64_t point, channel, panel;
-};
-
-// Transforms one channel's tiles: kSize x kSize elements, 4 apart, to 6x6, lane by lane. `one_way` is the
-// transform of one direction, `origin` the position of the first tile's first element in the plane.
-template <class T, int kSize, class OneWay>
-void transform_tiles(T* to, const Layout& layout, const std::vector<Run>& runs, int64_t lanes,
-                     const T* channel, const Plane& plane, int64_t origin_h, int64_t origin_w, T* scratch,
-                     OneWay one_way) {
-  constexpr int w = kWidth<T>, vectors = kRowVectors<T>;
-  const int64_t stride = ceil_div(lanes, w) * w + w;  // of scratch: split_columns stores whole vectors
-  for (const Run& run : runs) {
-    const T* image = channel + run.image * plane.image;
-    const int64_t top = kOut * run.row + origin_h;
-    for (int64_t t = 0; t < run.count; t += kTiles<T>) {
-      const int64_t left = kOut * (run.column + t) + origin_w;
-      Lanes<T> lanes_of[vectors];
-#pragma GCC unroll 3
-      for (int v = 0; v < vectors; ++v) lanes_of[v] = Lanes<T>(-left - v * w, plane.width - left - v * w);
-      Vec<T> x[kSize][vectors];
-#pragma GCC unroll 6
-      for (int i = 0; i < kSize; ++i) {
-        const T* row = image + (top + i) * plane.width + left;
-        const bool inside = top + i >= 0 && top + i < plane.height;
-#pragma GCC unroll 3
-        for (int v = 0; v < vectors; ++v) x[i][v] = inside ? lanes_of[v].load(row + v * w) : Vec<T>{};
-      }
-      Vec<T> y[kIn][vectors];
-#pragma GCC unroll 3
-      for (int v = 0; v < vectors; ++v) {
-        Vec<T> in[kSize], out[kIn];
-#pragma GCC unroll 6
-        for (int i = 0; i < kSize; ++i) in[i] = x[i][v];
-        one_way(out, in);
-#pragma GCC unroll 6
-        for (int i = 0; i < kIn; ++i) y[i][v] = out[i];
-      }
-#pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i)
-        split_columns<T, kSize>(scratch + i * kSize * stride + run.lane + t, stride, y[i]);
-    }
-  }
-  for (int64_t lane = 0; lane < lanes; lane += w) {
-    T* base = to + lane / kNR<T> * layout.panel + lane % kNR<T>;
-    for (int i = 0; i < kIn; ++i) {
-      Vec<T> in[kSize], out[kIn];
-#pragma GCC unroll 6
-      for (int j = 0; j < kSize; ++j) in[j] = load(scratch + (i * kSize + j) * stride + lane);
-      one_way(out, in);
-#pragma GCC unroll 6
-      for (int j = 0; j < kIn; ++j) store<T>(base + (i * kIn + j) * layout.point, out[j]);
-    }
-  }
-}
-
-template <class T>
-size_t scratch_size(int64_t lanes) {
-  return size_t(kPoints * (lanes + 2 * kWidth<T>));
-}
-
-template <class T>
-void transform_input(T* to, const Layout& layout, const Shape& s, const std::vector<Run>& runs, int64_t lanes,
-                     const T* x, int64_t c0, int64_t c1) {
-  memory::Buffer<T> scratch(scratch_size<T>(lanes));
-  for (int64_t c = c0; c < c1; ++c)
-    transform_tiles<T, kIn>(to + c * layout.channel, layout, runs, lanes, x + c * s.in.height * s.in.width,
-                            s.in, -s.pad_h, -s.pad_w, scratch.get(),
-                            [](auto& out, auto& in) { input<T>(out, in); });
-}
-
-template <class T>
-void transform_grad(T* to, const Layout& layout, const Shape& s, const std::vector<Run>& runs, int64_t lanes,
-                    const T* grad_y, int64_t k0, int64_t k1) {
-  memory::Buffer<T> scratch(scratch_size<T>(lanes));
-  for (int64_t k = k0; k < k1; ++k)
-    transform_tiles<T, kOut>(to + k * layout.channel, layout, runs, lanes,
-                             grad_y + k * s.out.height * s.out.width, s.out, 0, 0, scratch.get(),
-                             [](auto& out, auto& in) { output_adjoint<T>(out, in); });
-}
-
-// The weights of one group: element (output channel, input channel, tap) at data[k * out + c * in + tap],
-// taps backwards if flipped.
-template <class T>
-struct Weights {
-  const T* data;
-  int64_t out, in;
-  bool flip;
-};
-
-// U of output channels [k0, k0 + count), count <= kMR, as A panels: point e's at to + e * point, (c, lane) at
-// c * kMR + lane.
-template <class T>
-void transform_weights(T* to, int64_t point, const Weights<T>& weights, int64_t k0, int count,
-                       int64_t channels) {
-  constexpr int w = kWidth<T>, panel = kMR<T>;
-  for (int first = 0; first < count; first += w) {
-    const int lanes = std::min(w, count - first);
-    for (int64_t c = 0; c < channels; ++c) {
-      alignas(64) T gathered[9][w];
-      for (int lane = 0; lane < lanes; ++lane) {
-        const T* from = weights.data + (k0 + first + lane) * weights.out + c * weights.in;
-        for (int r = 0; r < 9; ++r) gathered[weights.flip ? 8 - r : r][lane] = from[r];
-      }
-      Vec<T> half[kIn][3];
-#pragma GCC unroll 3
-      for (int j = 0; j < 3; ++j) {
-        const Vec<T> g[3] = {load(gathered[j]), load(gathered[3 + j]), load(gathered[6 + j])};
-        Vec<T> out[kIn];
-        weight<T>(out, g);
-#pragma GCC unroll 6
-        for (int i = 0; i < kIn; ++i) half[i][j] = out[i];
-      }
-#pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) {
-        Vec<T> out[kIn];
-        weight<T>(out, half[i]);
-#pragma GCC unroll 6
-        for (int j = 0; j < kIn; ++j)
-          simd::store_n(to + (i * kIn + j) * point + c * panel + first, out[j], lanes);
-      }
-    }
-  }
-}
-
-// y of one output channel from M: points `point` apart, lanes contiguous.
-template <class T>
-void transform_output(T* channel, const Shape& s, const std::vector<Run>& runs, int64_t lanes, const T* m,
-                      int64_t point, T bias, T* scratch) {
-  constexpr int w = kWidth<T>;
-  const int64_t stride = kOut * ceil_div(lanes, w) * w;  // scratch: four rows of output pixels
-  for (int64_t lane = 0; lane < lanes; lane += w) {
-    Vec<T> half[kOut][kIn];
-#pragma GCC unroll 6
-    for (int j = 0; j < kIn; ++j) {
-      Vec<T> in[kIn], out[kOut];
-#pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) in[i] = load(m + (i * kIn + j) * point + lane);
-      output<T>(out, in);
-#pragma GCC unroll 4
-      for (int i = 0; i < kOut; ++i) half[i][j] = out[i];
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kOut; ++i) {
-      Vec<T> out[kOut];
-      output<T>(out, half[i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kOut; ++j) out[j] += bias;
-      join_columns<T>(scratch + i * stride + kOut * lane, out);
-    }
-  }
-  for (const Run& run : runs) {
-    const int64_t top = kOut * run.row, left = kOut * run.column;
-    const int64_t rows = std::min<int64_t>(kOut, s.out.height - top),
-                  columns = std::min(kOut * run.count, s.out.width - left);
-    for (int64_t i = 0; i < rows; ++i) {
-      T* to = channel + run.image * s.out.image + (top + i) * s.out.width + left;
-      const T* from = scratch + i * stride + kOut * run.lane;
-      int64_t j = 0;
-      for (; j + w <= columns; j += w) store<T>(to + j, load(from + j));
-      if (j < columns) simd::store_n(to + j, simd::load_n(from + j, int(columns - j)), int(columns - j));
-    }
-  }
-}
-
-// How a convolution is cut: `chunk` tiles at a time, blocks of `block` panels of output channels.
+// How a convolution is cut: chunks of at most kMost tiles; blocks of `block` panels of kNR output channels;
+// `depth` input channels at a time. V exists for `group` chunks at a time, or (outer) each task makes that of
+// its own chunk.
 struct Plan {
-  int64_t chunk, chunks, block;
+  int64_t tiles, chunks, group, panels, block, depth;
+  bool outer, few;
+  Layout v, u, m;
+  int64_t first(int64_t chunk) const { return tiles * chunk / chunks; }
+  int64_t count(int64_t chunk) const { return first(chunk + 1) - first(chunk); }
 };
 template <class T>
-Plan plan(const Shape& s) {
-  constexpr int64_t cache = (640 << 10) / int64_t(sizeof(T)), shared = (8 << 20) / int64_t(sizeof(T));
-  const int64_t per_tile = kPoints * s.in_channels;
-  int64_t chunk = std::max<int64_t>(cache / per_tile / kNR<T>, 1) * kNR<T>;
-  if (ceil_div(s.tiles(), chunk) < 2 * num_threads())  // too few tasks: one shared chunk after the other
-    chunk = std::max<int64_t>(shared / per_tile / kNR<T>, 1) * kNR<T>;
-  chunk = std::min(chunk, ceil_div(s.tiles(), kNR<T>) * kNR<T>);
-  const int64_t block = std::max<int64_t>((384 << 10) / int64_t(sizeof(T)) / (kPoints * chunk * kMR<T>), 1);
-  return {chunk, ceil_div(s.tiles(), chunk), block};
+Plan cut(const Shape& s) {
+  constexpr int64_t private_v = 1280 << 10, shared_v = 8 << 20, private_m = 640 << 10;
+  Plan p;
+  p.tiles = s.tiles();
+  p.chunks = ceil_div(p.tiles, kMost);
+  p.panels = ceil_div(s.out_channels, kNR<T>);
+  const int64_t largest = ceil_div(p.tiles, p.chunks);
+  p.few = largest <= kFew;
+  p.depth = p.few ? 16 : 32;
+  // A vector of few tiles is stored whole: the lanes behind them are overwritten by the next point, the last
+  // point's lie in the gap before the next row.
+  const int64_t lanes = p.few ? kFew : whole_vectors<T>(largest), rows = p.few ? kFew : largest;
+  p.v = {lanes, kPoints * lanes + kLine<T>};
+  p.u = {p.depth * kNR<T> + kLine<T>, kNR<T>};
+  p.m = {rows * kNR<T> + kLine<T>, kNR<T>};
+  const int64_t v = p.v.row * s.in_channels * int64_t(sizeof(T)),
+                m = kPoints * p.m.point * int64_t(sizeof(T));
+  p.outer = p.chunks >= 2 * num_threads() && v <= private_v;
+  p.group = ceil_div(p.chunks, ceil_div(p.chunks, std::max<int64_t>(shared_v / v, 1)));
+  p.block = std::max<int64_t>(private_m / m, 1);
+  if (!p.outer)  // work for all threads
+    p.block = std::min(p.block, std::max<int64_t>(p.group * p.panels / (2 * num_threads()), 1));
+  return p;
 }
 
 template <class T>
 void convolve(const Shape& s, T* y, const T* x, const Weights<T>& weights, const T* bias) {
-  constexpr int64_t depth = tile::kMaxKC<T>;
-  const Plan plan = fastdl::plan<T>(s);
-  const int64_t panels = ceil_div(s.out_channels, kMR<T>), panel_size = s.in_channels * kMR<T>;
-  const bool outer = plan.chunks >= 2 * num_threads(), once = plan.chunks == 1;
+  constexpr int w = kWidth<T>, width = kNR<T>;
+  const Plan plan = cut<T>(s);
+  const int64_t v_size = s.in_channels * plan.v.row, u_size = kPoints * plan.u.point,
+                m_size = kPoints * plan.m.point;
+  const int64_t plane = s.out.height * s.out.width;
 
-  // U of all output channels, point by point, unless each block of them is used only once.
-  memory::Buffer<T> u(once ? 0 : size_t(kPoints * panels * panel_size));
-  if (!once)
-    parallel_for(panels, std::max<int64_t>(1, 2000 / s.in_channels), [&](int64_t begin, int64_t end) {
-      for (int64_t q = begin; q < end; ++q)
-        transform_weights<T>(u + q * panel_size, panels * panel_size, weights, q * kMR<T>,
-                             int(std::min<int64_t>(kMR<T>, s.out_channels - q * kMR<T>)), s.in_channels);
-    });
-
-  auto chunk = [&](int64_t index) {
-    const int64_t first = index * plan.chunk, lanes = std::min(plan.chunk, s.tiles() - first);
-    const int64_t lane_panels = ceil_div(lanes, kNR<T>);
-    // The last panel's second vector is left out where no tile needs it.
-    const int last_columns = lanes - (lane_panels - 1) * kNR<T> <= kWidth<T> ? kWidth<T> : kNR<T>;
-    const std::vector<Run> runs = runs_of(s, first, lanes);
-    const Layout layout{s.in_channels * lane_panels * kNR<T>, kNR<T>, s.in_channels * kNR<T>};
-    memory::Buffer<T> v(size_t(kPoints * layout.point));
-    parallel_for(s.in_channels, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
-      transform_input<T>(v.get(), layout, s, runs, lanes, x, begin, end);
-    });
-    const int64_t blocks =
-        std::max(ceil_div(panels, plan.block), std::min<int64_t>(panels, outer ? 1 : 2 * num_threads()));
-    parallel_tasks(blocks, [&](int64_t block) {
-      const int64_t q0 = panels * block / blocks, q1 = panels * (block + 1) / blocks,
-                    rows = (q1 - q0) * kMR<T>;
-      const int64_t row = lane_panels * kNR<T>, point = rows * row;
-      memory::Buffer<T> own(once ? size_t(kPoints * (q1 - q0) * panel_size) : 0), m(size_t(kPoints * point));
-      memory::Buffer<T> pixels(size_t(kOut * kOut * row));
-      for (int64_t q = q0; q < q1 && once; ++q)
-        transform_weights<T>(own + (q - q0) * panel_size, (q1 - q0) * panel_size, weights, q * kMR<T>,
-                             int(std::min<int64_t>(kMR<T>, s.out_channels - q * kMR<T>)), s.in_channels);
-      for (int e = 0; e < kPoints; ++e)
-        for (int64_t c = 0; c < s.in_channels; c += depth)
-          for (int64_t p = 0; p < lane_panels; ++p)
-            for (int64_t q = q0; q < q1; ++q) {
-              const T* a =
-                  once ? own + (e * (q1 - q0) + q - q0) * panel_size : u + (e * panels + q) * panel_size;
-              const int columns = p + 1 == lane_panels ? last_columns : kNR<T>;
-              const tile::Store<T> to{m + e * point + (q - q0) * kMR<T> * row + p * kNR<T>,
-                                      row,
-                                      T(1),
-                                      c == 0 ? T(0) : T(1),
-                                      nullptr,
-                                      nullptr,
-                                      Activation::none};
-              tile::kernel_for<T>(int(std::min<int64_t>(kMR<T>, s.out_channels - q * kMR<T>)), columns)(
-                  std::min(depth, s.in_channels - c), a + c * kMR<T>, kMR<T>,
-                  v + e * layout.point + p * layout.panel + c * kNR<T>, kNR<T>, columns, to);
-            }
-      for (int64_t k = q0 * kMR<T>; k < std::min(q1 * kMR<T>, s.out_channels); ++k)
-        transform_output<T>(y + k * s.out.height * s.out.width, s, runs, lanes, m + (k - q0 * kMR<T>)*row,
-                            point, bias ? bias[k] : T(0), pixels.get());
-    });
+  // One chunk, whose transformed input is v, times panels [p0, p1).
+  const auto multiply = [&](const std::vector<Run>& runs, int64_t tiles, const T* v, int64_t p0, int64_t p1) {
+    memory::Buffer<T> u(static_cast<size_t>(u_size)), m(size_t((p1 - p0) * m_size)),
+        taps(size_t(9 * plan.depth * w));
+    const int64_t groups = ceil_div(tiles, kMR<T>);  // of tiles in registers
+    for (int64_t c0 = 0; c0 < s.in_channels; c0 += plan.depth)
+      for (int64_t p = p0; p < p1; ++p) {
+        const int count = int(std::min<int64_t>(width, s.out_channels - p * width));
+        const int64_t steps = std::min(plan.depth, s.in_channels - c0);
+        const T* from = v + c0 * plan.v.row;
+        T* sums = m + (p - p0) * m_size;
+        for (int first = 0; first < count; first += w) {
+          gather_taps<T>(taps, weights, p * width + first, std::min(w, count - first), c0, steps);
+          if (plan.few)
+            multiply_few<T>(sums + first, plan.m, c0 > 0, taps, steps, from, plan.v.row);
+          else
+            transform_weights<T>(u + first, plan.u, taps, steps);
+        }
+        if (plan.few) continue;
+        for (int e = 0; e < kPoints; ++e)
+          for (int64_t g = 0; g < groups; ++g) {
+            const int64_t t = tiles * g / groups, rows = tiles * (g + 1) / groups - t;
+            tile::kernel_for<T>(int(rows), count)(steps, from + e * plan.v.point + t, plan.v.row,
+                                                  u + e * plan.u.point, plan.u.row, count,
+                                                  {sums + e * plan.m.point + t * plan.m.row, plan.m.row, T(1),
+                                                   T(c0 > 0), nullptr, nullptr, Activation::none});
+          }
+      }
+    for (int64_t k = p0 * width; k < std::min(p1 * width, s.out_channels); k += w)
+      transform_output<T>(y + k * plane, s, runs, int(std::min<int64_t>(w, s.out_channels - k)),
+                          m + (k / width - p0) * m_size + k % width, plan.m, bias ? bias + k : nullptr);
   };
-  if (outer)
-    parallel_tasks(plan.chunks, chunk);
-  else
-    for (int64_t i = 0; i < plan.chunks; ++i) chunk(i);
+
+  if (plan.outer) {
+    parallel_tasks(plan.chunks, [&](int64_t chunk) {
+      memory::Buffer<T> v(static_cast<size_t>(v_size));
+      const std::vector<Run> runs = runs_of(s, plan.first(chunk), plan.count(chunk));
+      transform_input<T>(v.get(), plan.v, s, runs, plan.count(chunk), x, 0, s.in_channels);
+      for (int64_t p = 0; p < plan.panels; p += plan.block)
+        multiply(runs, plan.count(chunk), v, p, std::min(p + plan.block, plan.panels));
+    });
+    return;
+  }
+  memory::Buffer<T> v(size_t(plan.group * v_size));
+  const int64_t blocks = ceil_div(plan.panels, plan.block);
+  for (int64_t first = 0; first < plan.chunks; first += plan.group) {
+    const int64_t chunks = std::min(plan.group, plan.chunks - first);
+    std::vector<std::vector<Run>> runs;
+    for (int64_t i = 0; i < chunks; ++i)
+      runs.push_back(runs_of(s, plan.first(first + i), plan.count(first + i)));
+    parallel_for(chunks * s.in_channels, std::max<int64_t>(1, 400 / plan.v.point),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin / s.in_channels; i * s.in_channels < end; ++i)
+                     transform_input<T>(v + i * v_size, plan.v, s, runs[size_t(i)], plan.count(first + i), x,
+                                        std::max<int64_t>(begin - i * s.in_channels, 0),
+                                        std::min(end - i * s.in_channels, s.in_channels));
+                 });
+    parallel_tasks(chunks * blocks, [&](int64_t task) {
+      const int64_t i = task / blocks, p = task % blocks * plan.block;
+      multiply(runs[size_t(i)], plan.count(first + i), v + i * v_size, p,
+               std::min(p + plan.block, plan.panels));
+    });
+  }
 }
 
 template <class T>
@@ -342,63 +159,100 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
                 bias ? bias + g * s.out_channels : nullptr);
 }
 
+// V of channels [0, channels) and N of the rest, as one range shared out over threads.
 template <class T>
-void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+void transform_both(T* v, const Layout& in, T* n, const Layout& out, const Shape& s, int64_t first,
+                    int64_t lanes, const T* x, const T* gy) {
+  const std::vector<Run> runs = runs_of(s, first, lanes);
+  const int64_t channels = s.in_channels;
+  parallel_for(channels + s.out_channels, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
+    transform_input<T>(v, in, s, runs, lanes, x, begin, std::min(end, channels));
+    transform_grad<T>(n, out, s, runs, lanes, gy, std::max<int64_t>(begin - channels, 0), end - channels);
+  });
+}
+
+// One group's grad_w, many tiles: chunk by chunk, D whole.
+template <class T>
+void grad_w_many(const Shape& s, T* gw, const T* gy, const T* x) {
   constexpr int w = kWidth<T>;
-  const Shape s = forward_shape(p);
-  const int64_t channels = s.in_channels, outputs = s.out_channels;
   constexpr int64_t shared = (8 << 20) / int64_t(sizeof(T));
+  const int64_t channels = s.in_channels, outputs = s.out_channels;
   const int64_t chunk = std::min(ceil_div(s.tiles(), kNR<T>) * kNR<T>,
                                  std::max<int64_t>(shared / (kPoints * (channels + outputs)) / 128, 1) * 128);
-  const Layout in{channels * chunk, chunk, kNR<T>}, out{outputs * chunk, chunk, kNR<T>};
+  const Layout in{channels * chunk + kLine<T>, chunk}, out{outputs * chunk + kLine<T>, chunk};
   memory::Buffer<T> v(size_t(kPoints * in.point)), n(size_t(kPoints * out.point)),
-      d(size_t(kPoints * outputs * channels));
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const T* group_x = x + g * channels * p.in_size();
-    const T* group_gy = gy + g * outputs * p.out_size();
-    for (int64_t first = 0; first < s.tiles(); first += chunk) {
-      const int64_t lanes = std::min(chunk, s.tiles() - first);
-      const std::vector<Run> runs = runs_of(s, first, lanes);
-      parallel_for(channels + outputs, std::max<int64_t>(1, 400 / lanes), [&](int64_t begin, int64_t end) {
-        transform_input<T>(v.get(), in, s, runs, lanes, group_x, begin, std::min(end, channels));
-        transform_grad<T>(n.get(), out, s, runs, lanes, group_gy, std::max<int64_t>(begin - channels, 0),
-                          end - channels);
-      });
-      parallel_tasks(kPoints, [&](int64_t e) {
-        gemm<T>(outputs, channels, lanes, T(1), matrix<T>(n + e * out.point, chunk),
-                matrix<T>(v + e * in.point, chunk, true), first == 0 ? T(0) : T(1),
-                d + e * outputs * channels, channels);
-      });
-    }
-    parallel_for(outputs, std::max<int64_t>(1, 2000 / channels), [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k)
-        for (int64_t c = 0; c < channels; c += w) {
-          const int count = int(std::min<int64_t>(w, channels - c));
-          Vec<T> half[3][kIn];
-#pragma GCC unroll 6
-          for (int j = 0; j < kIn; ++j) {
-            Vec<T> u[kIn], t[3];
-#pragma GCC unroll 6
-            for (int i = 0; i < kIn; ++i)
-              u[i] = simd::load_n(d + ((i * kIn + j) * outputs + k) * channels + c, count);
-            weight_adjoint<T>(t, u);
-#pragma GCC unroll 3
-            for (int i = 0; i < 3; ++i) half[i][j] = t[i];
-          }
-          alignas(64) T taps[9][w];
-#pragma GCC unroll 3
-          for (int i = 0; i < 3; ++i) {
-            Vec<T> t[3];
-            weight_adjoint<T>(t, half[i]);
-#pragma GCC unroll 3
-            for (int j = 0; j < 3; ++j) store<T>(taps[3 * i + j], t[j]);
-          }
-          T* to = gw + ((g * outputs + k) * channels + c) * 9;
-          for (int i = 0; i < count; ++i)
-            for (int r = 0; r < 9; ++r) to[i * 9 + r] = taps[r][i];
-        }
+      d(size_t(kPoints * outputs * channels + w));
+  for (int64_t first = 0; first < s.tiles(); first += chunk) {
+    const int64_t lanes = std::min(chunk, s.tiles() - first);
+    transform_both<T>(v, in, n, out, s, first, lanes, x, gy);
+    parallel_tasks(kPoints, [&](int64_t e) {
+      gemm<T>(outputs, channels, lanes, T(1), matrix<T>(n + e * out.point, chunk),
+              matrix<T>(v + e * in.point, chunk, true), first == 0 ? T(0) : T(1), d + e * outputs * channels,
+              channels);
     });
   }
+  parallel_for(outputs, std::max<int64_t>(1, 2000 / channels), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k)
+      for (int64_t c = 0; c < channels; c += w)
+        transform_weight_grad<T>(gw + (k * channels + c) * 9, d + k * channels + c, outputs * channels,
+                                 int(std::min<int64_t>(w, channels - c)));
+  });
+}
+
+// One chunk: D, four times as large as the result, exists for a few panels at a time, in L2.
+template <class T>
+void grad_w_once(const Shape& s, T* gw, const T* gy, const T* x) {
+  constexpr int w = kWidth<T>, mr = kMR<T>, nr = kNR<T>;
+  constexpr int64_t block = 4;  // panels of output channels
+  const int64_t channels = s.in_channels, outputs = s.out_channels, tiles = s.tiles();
+  const int64_t lanes = whole_vectors<T>(tiles), columns = ceil_div(channels, nr),
+                rows = ceil_div(outputs, mr);
+  const Layout in{channels * lanes + kLine<T>, lanes}, out{outputs * lanes + kLine<T>, lanes};
+  memory::Buffer<T> v(size_t(kPoints * in.point)), n(size_t(kPoints * out.point)),
+      a(size_t(kPoints * rows * mr * lanes)), b(size_t(kPoints * columns * nr * lanes));
+  transform_both<T>(v, in, n, out, s, 0, tiles, x, gy);
+  // Panels for the products, those of all points of the same channels together.
+  parallel_for(kPoints * (rows + columns), std::max<int64_t>(1, 2000 / lanes),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t q = i / kPoints, e = i % kPoints;
+                   if (q < rows)
+                     tile::pack_panel<T, mr>(a + i * mr * lanes, n + e * out.point + q * mr * lanes, lanes, 1,
+                                             int(std::min<int64_t>(mr, outputs - q * mr)), lanes);
+                   else
+                     tile::pack_panel<T, nr>(b + (i - rows * kPoints) * nr * lanes,
+                                             v + e * in.point + (q - rows) * nr * lanes, lanes, 1,
+                                             int(std::min<int64_t>(nr, channels - (q - rows) * nr)), lanes);
+                 }
+               });
+  const int64_t blocks =
+      std::max(ceil_div(rows, block), std::min<int64_t>(rows, ceil_div(2 * num_threads(), columns)));
+  parallel_tasks(blocks * columns, [&](int64_t task) {
+    const int64_t q0 = rows * (task / columns) / blocks, q1 = rows * (task / columns + 1) / blocks;
+    const int64_t c0 = task % columns * nr;
+    const int count = int(std::min<int64_t>(nr, channels - c0));
+    memory::Buffer<T> d(size_t((q1 - q0) * kPoints * mr * nr));
+    for (int e = 0; e < kPoints; ++e)
+      for (int64_t q = q0; q < q1; ++q)
+        tile::kernel_for<T>(int(std::min<int64_t>(mr, outputs - q * mr)), count)(
+            tiles, a + (q * kPoints + e) * mr * lanes, mr, b + (c0 / nr * kPoints + e) * nr * lanes, nr,
+            count,
+            {d + ((q - q0) * kPoints + e) * mr * nr, nr, T(1), T(0), nullptr, nullptr, Activation::none});
+    for (int64_t k = q0 * mr; k < std::min(q1 * mr, outputs); ++k)
+      for (int c = 0; c < count; c += w)
+        transform_weight_grad<T>(gw + (k * channels + c0 + c) * 9,
+                                 d + (k / mr - q0) * kPoints * mr * nr + k % mr * nr + c, mr * nr,
+                                 std::min(w, count - c));
+  });
+}
+
+template <class T>
+void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const Shape s = forward_shape(p);
+  const auto one_group = s.tiles() <= kMost ? grad_w_once<T> : grad_w_many<T>;
+  for (int64_t g = 0; g < p.groups; ++g)
+    one_group(s, gw + g * s.out_channels * s.in_channels * 9, gy + g * s.out_channels * p.out_size(),
+              x + g * s.in_channels * p.in_size());
 }
 
 const char* refusal(const ConvProblem& p) {
@@ -409,11 +263,23 @@ const char* refusal(const ConvProblem& p) {
   return nullptr;
 }
 
-// Transforms cost about 25 products per element of input and output, the products saved are 108 per pair of
-// channels.
-bool worthwhile(const ConvProblem& p, ConvPass) {
-  const int64_t tiles = p.batch * ceil_div(p.out[1], kOut) * ceil_div(p.out[2], kOut);
-  return p.group_in() >= 16 && p.group_out() >= 16 && tiles >= 32;
+// A model of the time per pair of channels, in multiply-adds at full speed. Measured: a product of
+// transformed numbers costs 1.4 (short sums), the transforms of a tile 900 per input channel and 600 per
+// output channel, those of the weights 300, of their gradients 1000 in cache and 2700 through memory. Other
+// algorithms need 1.1 for a product in forward and grad_x, where they compute rows with their padding, in
+// whole vectors, and 100 for the weights; 1.75 in grad_w.
+bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  const Extent& plane = pass == ConvPass::grad_x ? p.in : p.out;
+  const double tiles = double(p.batch * ceil_div(plane[1], kOut) * ceil_div(plane[2], kOut));
+  const double in = double(p.group_in()), out = double(p.group_out());
+  if (pass == ConvPass::grad_w) {
+    const double transforms = tiles * (900 / in + 900 / out) + (tiles <= kMost ? 1000 : 2700);
+    return 1.4 * kPoints * tiles + transforms < 1.75 * 9 * double(p.batch * volume(plane));
+  }
+  const double from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
+  const double products = 1.4 * kPoints * tiles * double(whole_vectors<float>(int64_t(to))) / to;
+  const double positions = double(p.batch * whole_vectors<float>(plane[1] * (plane[2] + 2)));
+  return products + tiles * (900 / to + 600 / from) + 300 < 1.1 * 9 * positions + 100;
 }
 
 }  // namespace

@@ -46,29 +46,28 @@ template <class T>
   out[5] = d[1] + d[5] - P::sum * d[3];
 }
 
-// G g: 3 -> 6.
+// G g: 3 -> 6, without the factors na and nb of its middle rows: output() has them, where they cost nothing.
 template <class T>
 [[gnu::always_inline]] inline void weight(Vec<T> (&out)[kIn], const Vec<T> (&g)[3]) {
   using P = Points<T>;
-  const Vec<T> evens_a = P::na * g[0] + (P::na * P::a2) * g[2], odds_a = (P::na * P::a) * g[1];
-  const Vec<T> evens_b = P::nb * g[0] + (P::nb * P::b2) * g[2], odds_b = (P::nb * P::b) * g[1];
+  const Vec<T> evens_a = g[0] + P::a2 * g[2], evens_b = g[0] + P::b2 * g[2];
   out[0] = g[0];
-  out[1] = evens_a + odds_a;
-  out[2] = evens_a - odds_a;
-  out[3] = evens_b + odds_b;
-  out[4] = evens_b - odds_b;
+  out[1] = evens_a + P::a * g[1];
+  out[2] = evens_a - P::a * g[1];
+  out[3] = evens_b + P::b * g[1];
+  out[4] = evens_b - P::b * g[1];
   out[5] = g[2];
 }
 
-// A^T m: 6 -> 4.
+// A^T m: 6 -> 4, of products with weight()'s result.
 template <class T>
 [[gnu::always_inline]] inline void output(Vec<T> (&out)[kOut], const Vec<T> (&m)[kIn]) {
   using P = Points<T>;
   const Vec<T> sum_a = m[1] + m[2], dif_a = m[1] - m[2], sum_b = m[3] + m[4], dif_b = m[3] - m[4];
-  out[0] = m[0] + sum_a + sum_b;
-  out[1] = P::a * dif_a + P::b * dif_b;
-  out[2] = P::a2 * sum_a + P::b2 * sum_b;
-  out[3] = P::a3 * dif_a + P::b3 * dif_b + m[5];
+  out[0] = m[0] + P::na * sum_a + P::nb * sum_b;
+  out[1] = (P::na * P::a) * dif_a + (P::nb * P::b) * dif_b;
+  out[2] = (P::na * P::a2) * sum_a + (P::nb * P::b2) * sum_b;
+  out[3] = (P::na * P::a3) * dif_a + (P::nb * P::b3) * dif_b + m[5];
 }
 
 // A y: 4 -> 6.
@@ -122,26 +121,6 @@ template <class T, int N>
   } else {
     for (int j = 0; j < N; ++j) columns[j * stride] = row[j / w][j % w];
   }
-}
-
-// Interleaves four vectors: out[4 t + j] = y[j][t].
-template <class T>
-[[gnu::always_inline]] inline void join_columns(T* out, const Vec<T> (&y)[kOut]) {
-  constexpr int w = simd::kWidth<T>;
-  [&]<int... L>(std::integer_sequence<int, L...>) {
-    const Vec<T> low02 = __builtin_shufflevector(y[0], y[2], ((L & 1) ? w + L / 2 : L / 2)...);
-    const Vec<T> high02 =
-        __builtin_shufflevector(y[0], y[2], ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...);
-    const Vec<T> low13 = __builtin_shufflevector(y[1], y[3], ((L & 1) ? w + L / 2 : L / 2)...);
-    const Vec<T> high13 =
-        __builtin_shufflevector(y[1], y[3], ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...);
-    simd::store<T>(out, __builtin_shufflevector(low02, low13, ((L & 1) ? w + L / 2 : L / 2)...));
-    simd::store<T>(out + w,
-                   __builtin_shufflevector(low02, low13, ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...));
-    simd::store<T>(out + 2 * w, __builtin_shufflevector(high02, high13, ((L & 1) ? w + L / 2 : L / 2)...));
-    simd::store<T>(out + 3 * w,
-                   __builtin_shufflevector(high02, high13, ((L & 1) ? w + w / 2 + L / 2 : w / 2 + L / 2)...));
-  }(std::make_integer_sequence<int, w>{});
 }
 
 }  // namespace fastdl::winograd

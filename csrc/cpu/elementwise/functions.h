@@ -79,10 +79,11 @@ template <bool terms_for_float>
 [[gnu::always_inline]] inline Vec<double> log_parts(Vec<double> x, Vec<double>& k) {
   using V = Vec<double>;
   using I = Vec<int64_t>;
-  const I bits = (I)x;
-  const I shifted = bits - 0x3fe6a09e667f3bcdLL;  // bits of sqrt(1/2)
+  using U = Vec<uint64_t>;  // negative numbers and NaN wrap around
+  const U bits = (U)x;
+  const I shifted = (I)(bits - 0x3fe6a09e667f3bcdULL);  // bits of sqrt(1/2)
   const I exponent = shifted >> 52;
-  const V m = (V)(bits - (exponent << 52));
+  const V m = (V)(bits - ((U)exponent << 52));
   k = to_float<double>(exponent);
   const V f = m - 1.0, s = f / (f + 2.0), z = s * s;
   V series;

@@ -59,7 +59,12 @@ void pack_panel(T* out, const T* src, int64_t lane_stride, int64_t k_stride, int
   constexpr int w = kWidth<T>;
   if (lane_stride == 1) {
     if (count == P) {
-      for (int64_t k = 0; k < kc; ++k) std::memcpy(out + k * P, src + k * k_stride, P * sizeof(T));
+      // Rows lie too far apart for the hardware to foresee the next.
+      const int64_t ahead = 16 * k_stride;
+      for (int64_t k = 0; k < kc; ++k, src += k_stride, out += P) {
+        for (int i = 0; i < P; i += 64 / int(sizeof(T))) __builtin_prefetch(src + ahead + i);
+        std::memcpy(out, src, P * sizeof(T));
+      }
     } else {
       for (int64_t k = 0; k < kc; ++k)
         for (int i = 0; i < count; ++i) out[k * P + i] = src[k * k_stride + i];
@@ -74,7 +79,11 @@ void pack_panel(T* out, const T* src, int64_t lane_stride, int64_t k_stride, int
         if (lane >= count) break;
         Vec<T> x[w];
 #pragma GCC unroll 16
-        for (int i = 0; i < w; ++i) x[i] = load(src + std::min(lane + i, count - 1) * lane_stride + k);
+        for (int i = 0; i < w; ++i) {
+          const T* from = src + std::min(lane + i, count - 1) * lane_stride + k;
+          __builtin_prefetch(from + 8 * w);
+          x[i] = load(from);
+        }
         transpose<T>(x);
         constexpr int rest = P % w;
 #pragma GCC unroll 16

@@ -167,13 +167,16 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, T alpha, 
                 const int64_t i = kShareB ? p * PP : s0 + q * SP, j = kShareB ? s0 + q * SP : p * PP;
                 const int rows_here = int(std::min<int64_t>(kMR<T>, m - i));
                 const int cols_here = int(std::min<int64_t>(kNR<T>, n - j));
-                const Store<T> store{c + i * ldc + j,
-                                     ldc,
-                                     alpha,
-                                     first ? beta : T(1),
-                                     last && epilogue.bias_row ? epilogue.bias_row + i : nullptr,
-                                     last && epilogue.bias_col ? epilogue.bias_col + j : nullptr,
-                                     last ? epilogue.activation : Activation::none};
+                const Store<T> store{
+                    c + i * ldc + j,
+                    ldc,
+                    alpha,
+                    first ? beta : T(1),
+                    last && epilogue.bias_row ? epilogue.bias_row + i : nullptr,
+                    last && epilogue.bias_col ? epilogue.bias_col + j : nullptr,
+                    last ? epilogue.activation : Activation::none,
+                    q + 1 < q1 ? shared_panel + SP * kc + (p - p0) * SP * kc / (p1 - p0) : nullptr,
+                    q + 1 < q1 ? SP * int64_t(sizeof(T)) / (p1 - p0) : 0};
                 kernel_for<T>(rows_here, cols_here)(kc, kShareB ? own_panel : shared_panel, kMR<T>,
                                                     kShareB ? shared_panel : own_panel, kNR<T>, cols_here,
                                                     store);

@@ -6,12 +6,12 @@
 //   vectors;
 //          the lanes are added up at the end. With several groups of x's rows, k goes in blocks that keep y's
 //          in L1.
-//   axpy   y's columns are contiguous (the other transpose): kDepth steps of k at a time, each a row of y,
-//   sweep
-//          over all n; j along the vectors, the sums stay in L1 or L2 between sweeps.
+//   axpy   y's columns are contiguous (the other transpose): j along the vectors; kDepth steps of k at a time
+//          sweep over as many columns as their sums stay in L1, long runs of whole rows where S is small.
 //
-// Threads share n; where n is too short for them, they share k: one partial result per range of k, added up
-// in the order of the ranges. The number of ranges depends on shape and thread count alone.
+// Threads share n (dot) or k (axpy): ranges of y's rows, one stretch of memory each, with one partial result
+// per range, added up in the order of the ranges. A side too short for all threads is made up for by the
+// other. How the work is cut depends on shape and thread count alone.
 #include "cpu/gemm/skinny.h"
 
 #include <algorithm>
@@ -28,12 +28,10 @@ namespace {
 
 using namespace simd;
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRegisters = 32, kTemporaries = 1, kDotRows = 4;
 #elif defined(__AVX2__)
 constexpr int kRegisters = 16, kTemporaries = 1, kDotRows = 2;
-#elif defined(__aarch64__)
-constexpr int kRegisters = 32, kTemporaries = 1, kDotRows = 4;
 #else
 constexpr int kRegisters = 16, kTemporaries = 2, kDotRows = 2;
 #endif
@@ -133,7 +131,7 @@ void dot(int s, int64_t n, int64_t k, const T* x, int64_t x_step, const T* y, in
 
 // Vectors of columns that R rows can accumulate at a time: R * V accumulators, R or V operands, and one more.
 constexpr int columns_for(int rows) {
-  for (int v = 8; v > 1; --v)
+  for (int v = 6; v > 1; --v)
     if (rows * v + std::min(rows, v) + kTemporaries <= kRegisters) return v;
   return 1;
 }
@@ -143,9 +141,10 @@ constexpr int kAxpyRows = [] {
   return rows;
 }();
 constexpr int64_t kDepth = 16;
+constexpr int64_t kSums = 16 << 10;  // bytes of the sums of a block of columns: a part of L1
 
 template <class T, int R, int V>
-void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool far, bool add, T* raw, int64_t ld,
+void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead, bool add, T* raw, int64_t ld,
                int lanes) {
   constexpr int w = kWidth<T>;
   Vec<T> acc[R][V];
@@ -158,7 +157,7 @@ void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool far, boo
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       row[v] = V > 1 || lanes == w ? load(y + v * w) : load_n(y, lanes);
-      if (far) __builtin_prefetch(y + v * w + kDepth * y_step, 0, 2);  // the next sweep's
+      if (ahead) __builtin_prefetch(y + v * w + kDepth * y_step, 0, 2);  // the next sweep's
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
@@ -175,20 +174,20 @@ void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool far, boo
 
 // All columns from j on, V vectors at a time, the rest by halves. raw's rows have room for whole vectors.
 template <class T, int R, int V>
-void axpy_columns(int64_t j, int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool far,
+void axpy_columns(int64_t j, int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead,
                   bool add, T* raw, int64_t ld) {
   constexpr int w = kWidth<T>;
-  for (; j + V * w <= n; j += V * w) axpy_tile<T, R, V>(kc, x, y + j, y_step, far, add, raw + j, ld, w);
+  for (; j + V * w <= n; j += V * w) axpy_tile<T, R, V>(kc, x, y + j, y_step, ahead, add, raw + j, ld, w);
   if constexpr (V > 1)
-    axpy_columns<T, R, V / 2>(j, n, kc, x, y, y_step, far, add, raw, ld);
+    axpy_columns<T, R, V / 2>(j, n, kc, x, y, y_step, ahead, add, raw, ld);
   else if (j < n)
-    axpy_tile<T, R, 1>(kc, x, y + j, y_step, far, add, raw + j, ld, int(n - j));
+    axpy_tile<T, R, 1>(kc, x, y + j, y_step, ahead, add, raw + j, ld, int(n - j));
 }
 
 template <class T, int R>
-void axpy_rows(int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool far, bool add, T* raw,
+void axpy_rows(int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead, bool add, T* raw,
                int64_t ld) {
-  axpy_columns<T, R, columns_for(R)>(0, n, kc, x, y, y_step, far, add, raw, ld);
+  axpy_columns<T, R, columns_for(R)>(0, n, kc, x, y, y_step, ahead, add, raw, ld);
 }
 
 template <class T>
@@ -203,16 +202,21 @@ constexpr auto axpy_table(std::integer_sequence<int, I...>) {
 
 // x: the panel of pack_panel<T, kSkinny>.
 template <class T>
-void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, bool far, T* raw, int64_t ld) {
+void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, T* raw, int64_t ld) {
   static constexpr auto table = axpy_table<T>(std::make_integer_sequence<int, kAxpyRows>{});
+  constexpr int64_t unit = 12 * kWidth<T>;
   const int groups = (s + kAxpyRows - 1) / kAxpyRows;
-  const int64_t depth = n <= 8 * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
-  for (int64_t p = 0; p < k; p += depth)
-    for (int g = 0; g < groups; ++g) {
-      const int i0 = s * g / groups, i1 = s * (g + 1) / groups;
-      table.at[i1 - i0 - 1](n, std::min(depth, k - p), x + p * kSkinny + i0, y + p * y_step, y_step, far,
-                            p > 0, raw + i0 * ld, ld);
-    }
+  const int64_t depth = n <= 6 * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
+  const int64_t block = std::max<int64_t>(kSums / int64_t(sizeof(T)) / s / unit, 1) * unit;
+  for (int64_t j = 0; j < n; j += block)
+    for (int64_t p = 0; p < k; p += depth)
+      for (int g = 0; g < groups; ++g) {
+        const int i0 = s * g / groups, i1 = s * (g + 1) / groups;
+        // Several rows of x make a sweep long enough to fetch the next one's meanwhile.
+        const bool ahead = s > 2 && g == 0;
+        table.at[i1 - i0 - 1](std::min(block, n - j), std::min(depth, k - p), x + p * kSkinny + i0,
+                              y + p * y_step + j, y_step, ahead, p > 0, raw + i0 * ld + j, ld);
+      }
 }
 
 // ---- result ----
@@ -259,20 +263,22 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
       for (int64_t p = 0; p < k; ++p) packed.get()[i * k + p] = x.data[i * x.row + p * x.col];
   if (!dots) pack_panel<T, kSkinny>(packed.get(), x.data, x.row, x.col, s, k);
 
-  const bool far = n * k * int64_t(sizeof(T)) > (8 << 20);  // more than a cache holds: prefetching pays
   const auto compute = [&](int64_t j0, int64_t j1, int64_t k0, int64_t k1, T* raw, int64_t ld) {
     if (dots)
       dot<T>(s, j1 - j0, k1 - k0, xs + k0, x_step, y.data + j0 * y.row + k0, y.row, raw, ld);
     else
-      axpy<T>(s, j1 - j0, k1 - k0, xs + k0 * kSkinny, y.data + k0 * y.col + j0, y.col, far, raw, ld);
+      axpy<T>(s, j1 - j0, k1 - k0, xs + k0 * kSkinny, y.data + k0 * y.col + j0, y.col, raw, ld);
   };
   const auto padded = [](int64_t columns) { return (columns + w - 1) / w * w; };
 
   // Reading y at 10 GB/s or multiplying at 50 GFLOP/s, per thread.
   const double microseconds = double(n) * double(k) * std::max(1e-4 * double(sizeof(T)), 4e-5 * s);
   const int64_t unit = dots ? 8 : 8 * w, units = (n + unit - 1) / unit;
-  const int64_t ranges = std::min({k / 1024, int64_t(microseconds / 10), int64_t{num_threads()} * 2});
-  if (units < num_threads() * int64_t{2} && ranges > 1) {
+  const int64_t most = std::min(int64_t(microseconds / 10), int64_t{num_threads()} * 2);
+  // A partial result of s columns costs as much as some 4 s rows of y.
+  const int64_t ranges = dots ? (units < num_threads() * int64_t{2} ? std::min(k / 1024, most) : 1)
+                              : std::min(k / std::max<int64_t>(64, 16 * s), most);
+  if (ranges > 1) {
     const int64_t ld = padded(n), size = s * ld;
     memory::Buffer<T> partial(size_t(ranges * size));
     share(ranges, microseconds, [&](int64_t begin, int64_t end) {

@@ -26,7 +26,10 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
   const int64_t ldc = store_to.ldc;
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) __builtin_prefetch(c + i * ldc, 1);
+  const char* next = reinterpret_cast<const char*>(store_to.next ? store_to.next : a);
   for (int64_t p = 0; p < k; ++p) {
+    __builtin_prefetch(next, 0, 2);
+    next += store_to.next_step;
     Vec<T> row[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) row[v] = load(b + v * w);

@@ -32,7 +32,8 @@ template <class T>
 inline constexpr int kNR = kVectors * simd::kWidth<T>;
 
 // Where and how a tile leaves the registers: c = activation(alpha * tile + beta * c + bias_row + bias_col).
-// All pointers are those of the tile's first row and column; beta == 0 never reads c.
+// All pointers are those of the tile's first row and column; beta == 0 never reads c. `next`: what will be
+// wanted soon, fetched into L2 on the way, next_step bytes per step of k (null: nothing).
 template <class T>
 struct Store {
   T* c;
@@ -41,6 +42,8 @@ struct Store {
   const T* bias_row;
   const T* bias_col;
   Activation activation;
+  const T* next = nullptr;
+  int64_t next_step = 0;
 };
 
 // One tile: k steps over A (panel, step a_step, normally kMR) and B (vectors at b, step b_step: kNR for a

@@ -2,7 +2,8 @@
 // block goes to its class's list and is reused as a whole; nothing is split or merged. A 64-byte header in
 // front of each block holds its class and its size. Classes of 2 MiB and more are mapped separately, aligned
 // to huge pages, with the data starting a varying number of cache lines in: arrays of equal size would
-// otherwise all start at the same offset modulo 4096 and fight for the same cache sets.
+// otherwise all start at the same offset modulo 4096 and fight for the same cache sets. In a build with
+// AddressSanitizer, cached blocks and what is left of a block behind the bytes asked for may not be touched.
 #include "cpu/runtime/memory.h"
 
 #include <pthread.h>
@@ -17,6 +18,13 @@
 #include <cstring>
 #include <new>
 #include <thread>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
 
 namespace fastdl::memory {
 namespace {
@@ -135,6 +143,7 @@ Header* from_system(size_t capacity, int size_class, unsigned colour) {
 }
 
 void to_system(Header* header) {
+  ASAN_UNPOISON_MEMORY_REGION(header + 1, header->capacity);
   if (is_mapped(header->capacity))
     munmap(header->mapping, mapping_bytes(header->capacity));
   else
@@ -212,10 +221,12 @@ void* allocate(size_t bytes) {
   header->requested = bytes;
   header->guarded = guard;
   auto* data = reinterpret_cast<unsigned char*>(header + 1);
+  ASAN_UNPOISON_MEMORY_REGION(data, capacity);
   if (guard) {
     std::memset(header->front_guard, kGuardByte, kFrontGuard);
     std::memset(data + bytes, kGuardByte, kBackGuard);
   }
+  ASAN_POISON_MEMORY_REGION(data + bytes, capacity - bytes);
   return data;
 }
 
@@ -223,8 +234,10 @@ void deallocate(void* pointer) {
   if (!pointer) return;
   auto* data = static_cast<unsigned char*>(pointer);
   Header* header = reinterpret_cast<Header*>(data) - 1;
+  ASAN_UNPOISON_MEMORY_REGION(data, header->capacity);
   const bool intact = !header->guarded || (is_intact(header->front_guard, kFrontGuard) &&
                                            is_intact(data + header->requested, kBackGuard));
+  ASAN_POISON_MEMORY_REGION(data, header->capacity);
   Header* excess = nullptr;
   {
     Locked locked;

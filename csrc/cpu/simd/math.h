@@ -19,6 +19,8 @@ namespace fastdl::simd {
 
 template <class T>
 using VecInt = Vec<Int<T>>;
+template <class T>
+using VecUnsigned = Vec<std::make_unsigned_t<Int<T>>>;  // for arithmetic on bits that may wrap around
 
 namespace detail {
 
@@ -59,8 +61,7 @@ template <class T>
   // 2) and the rest; the shift is logical (64-bit arithmetic shifts are missing on AVX2), so it works on n +
   // 4096.
   const VecInt<T> ni = (VecInt<T>)shifted - (kRounderBits<T> + kExponentBias<T>);
-  using Unsigned = std::make_unsigned_t<Int<T>>;
-  const VecInt<T> half = (VecInt<T>)((Vec<Unsigned>)(ni + 4096) >> 1) - 2048;
+  const VecInt<T> half = (VecInt<T>)((VecUnsigned<T>)(ni + 4096) >> 1) - 2048;
   constexpr int shift = kMantissaBits<T>;
   return y * (Vec<T>)((half + kExponentBias<T>) << shift) * (Vec<T>)((ni - half + kExponentBias<T>) << shift);
 #endif
@@ -118,21 +119,21 @@ template <class T>
 template <class T>
 struct Parts {
   Vec<T> e, m;
-  VecInt<T> exponent_field;  // e as bits of the exponent: subtracting it from a number's bits divides by 2^e
+  VecUnsigned<T> exponent_field;  // e as an exponent's bits: taken from a number's bits it divides by 2^e
 };
 template <class T>
 [[gnu::always_inline]] inline Parts<T> split(VecInt<T> bits) {
   constexpr int shift = kMantissaBits<T>;
-  constexpr Int<T> sqrt_half = kSingle<T> ? Int<T>(0x3f3504f3) : Int<T>(0x3fe6a09e667f3bcd);
-  constexpr Int<T> mask = (Int<T>(1) << shift) - 1;
   using Unsigned = std::make_unsigned_t<Int<T>>;
+  constexpr Unsigned sqrt_half = kSingle<T> ? Unsigned(0x3f3504f3) : Unsigned(0x3fe6a09e667f3bcd);
+  constexpr Unsigned mask = (Unsigned(1) << shift) - 1;
   // Shifted by one bias, so that the difference stays positive and a logical shift does.
-  const VecInt<T> t = bits - (sqrt_half - (kExponentBias<T> << shift));
-  const VecInt<T> biased = (VecInt<T>)((Vec<Unsigned>)t >> shift);
+  const VecUnsigned<T> t = (VecUnsigned<T>)bits - (sqrt_half - (Unsigned(kExponentBias<T>) << shift));
+  const VecInt<T> biased = (VecInt<T>)(t >> shift);
   Parts<T> parts;
   parts.e = (Vec<T>)(biased + kRounderBits<T>)-(kRounder<T> + T(kExponentBias<T>));
   parts.m = (Vec<T>)((t & mask) + sqrt_half);
-  parts.exponent_field = (biased - kExponentBias<T>) << shift;
+  parts.exponent_field = (VecUnsigned<T>)(biased - kExponentBias<T>) << shift;
   return parts;
 }
 

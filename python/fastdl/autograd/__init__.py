@@ -1,6 +1,7 @@
 """Automatic differentiation: recording modes, backward, gradients of chosen tensors."""
 
 from fastdl.autograd import functional
+from fastdl.autograd.anomaly import detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from fastdl.autograd.function import Function, FunctionCtx
 from fastdl.autograd.functional import backward, grad
 from fastdl.autograd.gradcheck import GradcheckError, gradcheck
@@ -17,12 +18,15 @@ __all__ = [
     "FunctionCtx",
     "GradcheckError",
     "backward",
+    "detect_anomaly",
     "enable_grad",
     "functional",
     "grad",
     "gradcheck",
     "inference_mode",
+    "is_anomaly_enabled",
     "is_grad_enabled",
     "no_grad",
+    "set_detect_anomaly",
     "set_grad_enabled",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
 
+from fastdl.autograd import anomaly
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
@@ -91,6 +92,7 @@ def _run(
         else:
             send(root._node, root._index, grad, False)
 
+    check_nan = anomaly.state.enabled and anomaly.state.check_nan
     while heap:
         node = heappop(heap)[1]
         grad = pending.pop(node)
@@ -111,6 +113,8 @@ def _run(
         if node.versions is not None:
             node.check_versions()
         result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
+        if check_nan:
+            anomaly.check(node, result)
         own = not node.aliases_grad
         if result.__class__ is not tuple:
             edge = edges[0]

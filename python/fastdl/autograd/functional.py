@@ -113,9 +113,15 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    allow_unused: bool | None = None,
+    only_inputs: bool = True,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``outputs`` with respect to ``inputs``, returned; no ``.grad`` changes. See ``torch.autograd.grad``.
+
+    Inputs that were not used are an error, None with ``allow_unused``, zeros with ``materialize_grads``. With
+    ``is_grads_batched`` each of ``grad_outputs`` has a new first axis, and so have the results: one backward for each.
 
     Example:
         >>> import fastdl
@@ -131,7 +137,11 @@ def grad(
                 f"grad: inputs[{i}] does not require a gradient (set requires_grad=True before using it)"
             )
     gradients = [None] * len(roots) if grad_outputs is None else _sequence(grad_outputs)
+    if is_grads_batched:
+        return _batched_grad(roots, wanted, gradients, bool(retain_graph), allow_unused, materialize_grads)
     arrays = run(roots, _seeds("grad", roots, gradients), bool(retain_graph), wanted)
+    if materialize_grads:
+        arrays = [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, wanted, strict=True)]
     if not allow_unused:
         for i, array in enumerate(arrays):
             if array is None:
@@ -139,6 +149,32 @@ def grad(
                     f"grad: inputs[{i}] was not used to compute the outputs; pass allow_unused=True to get None"
                 )
     return tuple(None if array is None else Tensor._wrap(array) for array in arrays)
+
+
+def _batched_grad(
+    roots: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    gradients: Sequence[Any],
+    retain_graph: bool,
+    allow_unused: bool | None,
+    materialize_grads: bool,
+) -> tuple[Tensor | None, ...]:
+    counts = {len(g) for g in gradients if g is not None}
+    if len(counts) != 1:
+        raise RuntimeError("grad: with is_grads_batched all grad_outputs need a first axis of one extent")
+    (count,) = counts
+    rows = []
+    for i in range(count):
+        seeds = [None if g is None else g[i] for g in gradients]
+        keep = retain_graph or i + 1 < count
+        rows.append(
+            grad(roots, wanted, seeds, keep, False, allow_unused, materialize_grads=materialize_grads)
+        )
+    columns = []
+    for column in zip(*rows, strict=True):
+        arrays = [g._data for g in column if g is not None]
+        columns.append(Tensor._wrap(np.stack(arrays)) if arrays else None)
+    return tuple(columns)
 
 
 def _outputs_of(
@@ -161,7 +197,9 @@ def _gradients(output: Tensor, leaves: list[Tensor], seed: Any) -> list[Any]:
     return [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, leaves, strict=True)]
 
 
-def vjp(func: Callable[..., Any], inputs: Any, v: Any = None) -> tuple[Any, Any]:
+def vjp(
+    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
     """``(func(*inputs), v @ Jacobian)``; see ``torch.autograd.functional.vjp``.
 
     Example:
@@ -170,6 +208,7 @@ def vjp(func: Callable[..., Any], inputs: Any, v: Any = None) -> tuple[Any, Any]
         >>> fastdl.autograd.functional.vjp(lambda x: x * x, x, fastdl.ones(2))[1]
         tensor([2., 4.])
     """
+    _refuse_create_graph("vjp", create_graph)
     leaves, outputs, one_input, one_output = _outputs_of("vjp", func, inputs)
     seeds = [None] * len(outputs) if v is None else _sequence(v)
     arrays = run(outputs, _seeds("vjp", outputs, seeds), False, leaves)
@@ -181,7 +220,14 @@ def vjp(func: Callable[..., Any], inputs: Any, v: Any = None) -> tuple[Any, Any]
     return values[0] if one_output else tuple(values), grads[0] if one_input else tuple(grads)
 
 
-def jacobian(func: Callable[..., Any], inputs: Any) -> Any:
+def jacobian(
+    func: Callable[..., Any],
+    inputs: Any,
+    create_graph: bool = False,
+    strict: bool = False,
+    vectorize: bool = False,
+    strategy: str = "reverse-mode",
+) -> Any:
     """All derivatives of all outputs: shape ``(*output.shape, *input.shape)``, nested in tuples for several tensors.
 
     One backward for each element of the outputs. See ``torch.autograd.functional.jacobian``.
@@ -192,6 +238,7 @@ def jacobian(func: Callable[..., Any], inputs: Any) -> Any:
         tensor([[2., 0.],
                 [0., 4.]])
     """
+    _refuse_create_graph("jacobian", create_graph)
     leaves, outputs, one_input, one_output = _outputs_of("jacobian", func, inputs)
     result = []
     for output in outputs:

@@ -16,7 +16,7 @@ class _Mode(threading.local):
     enabled: bool = True
 
 
-mode = _Mode()
+mode = _current = _Mode()
 
 
 def is_grad_enabled() -> bool:
@@ -27,11 +27,11 @@ def is_grad_enabled() -> bool:
 class set_grad_enabled:
     """Switch recording on or off: as a function, a context manager or a decorator. See ``torch.set_grad_enabled``."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, mode: bool) -> None:
         self._previous: list[bool] = []
-        self._enabled = bool(enabled)
-        self._before = mode.enabled
-        mode.enabled = self._enabled
+        self._enabled = bool(mode)
+        self._before = _current.enabled
+        _current.enabled = self._enabled
 
     def __enter__(self) -> None:
         self._previous.append(self._before)
@@ -94,8 +94,15 @@ class enable_grad(_Switch):
     _enabled = True
 
 
-class inference_mode(no_grad):
-    """The same as :class:`no_grad` here; the name is kept for code written for PyTorch."""
+class inference_mode(_Switch):
+    """The same as :class:`no_grad` here; ``inference_mode(False)`` records. See ``torch.inference_mode``."""
+
+    def __new__(cls, mode: Any = True) -> Any:
+        return _decorate(mode, False) if callable(mode) else object.__new__(cls)
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        self._enabled = not mode
 
 
 def _decorate(function: Callable[P, R], enabled: bool) -> Callable[P, R]:

@@ -29,6 +29,16 @@ new = object.__new__
 next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
 
 
+class AccumulateGrad:
+    """What stands for a leaf among ``next_functions``."""
+
+    name = "AccumulateGrad"
+    next_functions = ()
+
+    def __init__(self, variable: Tensor) -> None:
+        self.variable = variable
+
+
 class Op:
     """Base of all operations; see the module's text."""
 
@@ -63,6 +73,17 @@ class Op:
     @property
     def name(self) -> str:
         return f"{type(self).__name__}Backward"
+
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]:
+        """Where gradients go on, for every input: (node, which of its outputs); leaves are an AccumulateGrad."""
+        steps: list[tuple[Any, int]] = []
+        for edge in self.edges or ():
+            if edge is None:
+                steps.append((None, 0))
+            else:
+                steps.append((AccumulateGrad(edge[0]), 0) if edge[1] < 0 else edge)
+        return tuple(steps)
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Any:

@@ -255,6 +255,34 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
     return method
 
 
+def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The in-place method made from a view function: ``unsqueeze_`` from ``unsqueeze``; the tensor becomes the view."""
+
+    def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        if mode.enabled and self._requires_grad and self._node is None:
+            raise RuntimeError(
+                f"{name}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded"
+            )
+        for reference in self._views or ():
+            view = reference()
+            if view is not None:  # its path starts at the shape that was
+                view._path = "is a view of a tensor whose shape was changed in place"
+        before = alias(self)
+        before._base, before._path, before._version = self._base, self._path, self._version_cell()
+        after = function(before, *args, **options)
+        self._data = after._data
+        self._node, self._index, self._requires_grad = after._node, after._index, after._requires_grad
+        if self._base is not None:
+            self._path = after._path
+            _register(self._base, self)
+        return self
+
+    method.__name__ = name
+    method.__qualname__ = f"Tensor.{name}"
+    method.__doc__ = f"``{function.__name__}``, applied to this tensor itself; see ``torch.Tensor.{name}``."
+    return method
+
+
 def _any_requires_grad(args: tuple[Any, ...], options: dict[str, Any]) -> bool:
     for a in args:
         if isinstance(a, Tensor) and a._requires_grad:

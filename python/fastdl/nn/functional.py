@@ -34,6 +34,7 @@ from fastdl.ops.activation import (
     threshold,
     threshold_,
 )
+from fastdl.ops.attention import scaled_dot_product_attention
 from fastdl.ops.conv import (
     conv1d,
     conv2d,
@@ -45,9 +46,12 @@ from fastdl.ops.conv import (
 from fastdl.ops.cross_entropy import cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
+    cdist,
     cosine_embedding_loss,
     cosine_similarity,
+    normalize,
     pairwise_distance,
+    pdist,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
@@ -60,6 +64,7 @@ from fastdl.ops.dropout import (
     feature_alpha_dropout,
 )
 from fastdl.ops.gather import one_hot
+from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from fastdl.ops.norm import (
@@ -134,6 +139,7 @@ __all__ = [
     "adaptive_max_pool2d_with_indices",
     "adaptive_max_pool3d",
     "adaptive_max_pool3d_with_indices",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -142,6 +148,7 @@ __all__ = [
     "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "cdist",
     "celu",
     "celu_",
     "channel_shuffle",
@@ -166,6 +173,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
@@ -205,9 +213,11 @@ __all__ = [
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
+    "normalize",
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",
@@ -218,6 +228,7 @@ __all__ = [
     "rms_norm",
     "rrelu",
     "rrelu_",
+    "scaled_dot_product_attention",
     "selu",
     "selu_",
     "sigmoid",

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels import cpu
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
-__all__ = ["Buffer", "Parameter"]
+__all__ = ["Buffer", "Parameter", "UninitializedParameter"]
 
 
 def _array_of(data: Any) -> Any:
@@ -54,6 +55,35 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
+
+
+class UninitializedParameter(Parameter):
+    """A parameter whose shape is not known yet, of a lazy layer. See ``torch.nn.UninitializedParameter``."""
+
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(np.empty(0, np.float32 if dtype is None else dtype), requires_grad)
+
+    def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
+        """Become an ordinary parameter of this shape, with values yet to be drawn."""
+        self._data = cpu.empty(tuple(shape), self._data.dtype if dtype is None else np.dtype(dtype))
+        self.__class__ = Parameter  # type: ignore[assignment]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Not known yet: an error."""
+        raise RuntimeError(
+            "UninitializedParameter: the shape is not known before the lazy layer's first call; run one batch through "
+            "the model first"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        return memo.setdefault(id(self), UninitializedParameter(self._requires_grad, None, self._data.dtype))  # type: ignore[no-any-return]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return UninitializedParameter, (self._requires_grad, None, self._data.dtype)
+
+    def __repr__(self) -> str:
+        return "<UninitializedParameter>"
 
 
 class Buffer(Tensor):

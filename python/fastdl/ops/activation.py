@@ -14,6 +14,7 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast, in_place
 from fastdl.dtypes import get_default_dtype
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.common import axis
 from fastdl.random import Generator, default_generator
@@ -205,7 +206,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         return Gelu.apply(input)  # type: ignore[no-any-return]
     if approximate == "tanh":
         return GeluTanh.apply(input)  # type: ignore[no-any-return]
-    raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    raise ArgumentError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -234,7 +235,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     if inplace:
         return celu_(input, alpha)
     if alpha == 0:
-        raise ValueError("celu: alpha must not be 0 (x is divided by it)")
+        raise ArgumentError("celu: alpha must not be 0 (x is divided by it)")
     return Elu.apply(input, parameters=(alpha, 1.0, 1.0 / alpha))  # type: ignore[no-any-return]
 
 
@@ -264,7 +265,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     if inplace:
         return hardtanh_(input, min_val, max_val)
     if min_val > max_val:
-        raise ValueError(
+        raise ArgumentError(
             f"hardtanh: min_val must not exceed max_val, got min_val={min_val}, max_val={max_val}"
         )
     return Hardtanh.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
@@ -297,7 +298,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x moved by lambd towards 0, and 0 where |x| <= lambd. See ``torch.nn.functional.softshrink``."""
     if lambd < 0:
-        raise ValueError(f"softshrink: lambd must not be negative, got {lambd}")
+        raise ArgumentError(f"softshrink: lambd must not be negative, got {lambd}")
     return Softshrink.apply(input, parameters=(lambd,))  # type: ignore[no-any-return]
 
 
@@ -332,9 +333,9 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """
     channels = input.shape[1] if input.ndim >= 2 else 1
     if weight.ndim > 1:
-        raise ValueError(f"prelu: weight must be a number or a vector, got shape {tuple(weight.shape)}")
+        raise ArgumentError(f"prelu: weight must be a number or a vector, got shape {tuple(weight.shape)}")
     if weight.numel() not in (1, channels):
-        raise ValueError(
+        raise ArgumentError(
             "prelu: weight must have 1 element or one per channel (axis 1 of input): "
             f"{channels} for an input of shape {tuple(input.shape)}, got {weight.numel()}"
         )
@@ -357,7 +358,7 @@ def rrelu(
     if inplace:
         return rrelu_(input, lower, upper, training, generator=generator)
     if not lower <= upper:
-        raise ValueError(f"rrelu: lower must not exceed upper, got lower={lower}, upper={upper}")
+        raise ArgumentError(f"rrelu: lower must not exceed upper, got lower={lower}, upper={upper}")
     if not training:
         return LeakyRelu.apply(input, parameters=((lower + upper) / 2,))  # type: ignore[no-any-return]
     drawn = (default_generator if generator is None else generator).draw()
@@ -370,10 +371,10 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     See ``torch.nn.functional.glu``.
     """
     if input.ndim == 0:
-        raise ValueError("glu: input must have at least one dimension, got a scalar")
+        raise ArgumentError("glu: input must have at least one dimension, got a scalar")
     d = axis("glu", dim, input.ndim)
     if input.shape[d] % 2:
-        raise ValueError(
+        raise ArgumentError(
             f"glu: the size of input along dim must be even to be halved, got {tuple(input.shape)}, dim={dim}"
         )
     return Glu.apply(input, dim=d)  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
+from fastdl.errors import ArgumentError
 from fastdl.ops.binary import (
     Add,
     Atan2,
@@ -60,12 +61,20 @@ def _constant(value: Any) -> Any:
     return value
 
 
-def scaled(op: str, other: Any, alpha: Any) -> Any:
+def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
     if alpha == 1:
         return other
     if isinstance(alpha, float) and isinstance(other, Tensor) and other._data.dtype.kind != "f":
         raise RuntimeError(f"{op}: for integer tensors alpha must be an integer, got {alpha}")
-    return apply(Mul, other, alpha) if isinstance(other, Tensor) else other * alpha
+    if not isinstance(other, Tensor):
+        return other * alpha
+    return apply(Mul, other, alpha) if other._data.dtype.kind != "b" else _scaled_bool(input, other, alpha)
+
+
+def _scaled_bool(input: Any, other: Tensor, alpha: Any) -> Any:
+    """alpha times a bool tensor, in the dtype of the sum that it becomes part of."""
+    dtype = input._data.dtype if isinstance(input, Tensor) else other._data.dtype
+    return other.to(dtype) * dtype.type(alpha).item()
 
 
 def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
@@ -76,19 +85,19 @@ def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
         >>> fastdl.add(fastdl.Tensor([1.0, 2.0]), 10).tolist()
         [11.0, 12.0]
     """
-    return apply(Add, input, scaled("add", other, alpha), out)
+    return apply(Add, input, scaled("add", input, other, alpha), out)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
     """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``."""
     if isinstance(other, bool) or isinstance(input, bool):
         raise RuntimeError("sub: a bool cannot be subtracted, nor subtracted from; use 0 or 1")
-    return apply(Sub, input, scaled("sub", other, alpha), out)
+    return apply(Sub, input, scaled("sub", input, other, alpha), out)
 
 
 def rsub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """other - alpha * input. See ``torch.rsub``."""
-    return apply(Sub, other, scaled("rsub", input, alpha))
+    return apply(Sub, other, scaled("rsub", other, input, alpha))
 
 
 def mul(input: Any, other: Any, *, out: Any = None) -> Tensor:
@@ -114,7 +123,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Any = 
         return apply(FloorDivide, input, other, out)
     if rounding_mode == "trunc":
         return apply(TruncDivide, input, other, out)
-    raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', got {rounding_mode!r}")
+    raise ArgumentError(f"div: rounding_mode must be None, 'floor' or 'trunc', got {rounding_mode!r}")
 
 
 def floor_divide(input: Any, other: Any, *, out: Any = None) -> Tensor:

@@ -11,12 +11,29 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import bool_, float32, float64
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 
 
 def empty(shape: Any, dtype: Any) -> Any:
     """An uninitialised array in pooled memory."""
     return select(None).empty(shape, dtype)
+
+
+def filler(op: str, value: Any, dtype: Any) -> Any:
+    """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
+    if dtype.kind not in "iu":
+        return value
+    info = np.iinfo(dtype)
+    try:
+        whole = int(value)
+    except (ValueError, OverflowError):  # NaN, infinities
+        whole = info.max + 1
+    if dtype.kind == "u" and -info.max - 1 <= whole < 0:
+        whole += info.max + 1
+    if not info.min <= whole <= info.max:
+        raise RuntimeError(f"{op}: {value} does not fit into dtype {dtype}")
+    return whole
 
 
 def zeros(shape: Any, dtype: Any) -> Any:
@@ -57,7 +74,7 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         for i in range(-len(shape), 0):
             if shape[i] != 1 and shape[i] != result[i]:
                 if result[i] != 1:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"{op}: shapes {' and '.join(map(str, shapes))} do not broadcast: axis {i} has "
                         f"{result[i]} and {shape[i]} (axes are matched from the right; extents must be "
                         "equal or 1)"
@@ -72,7 +89,7 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     if out is None:
         out = select(None).empty(shape, dtype)
     elif out.shape != shape:
-        raise ValueError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
+        raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
     with np.errstate(all="ignore"):
         ufunc(*operands, out=out, casting="unsafe")
     return out

@@ -35,6 +35,14 @@ def normal_axes(op: str, dim: Any, ndim: int) -> tuple[int, ...] | None:
     return (normal_axis(op, dim, ndim),)
 
 
+def numpy_names(op: str, names: dict[str, Any], dim: Any, keepdim: Any = False) -> tuple[Any, Any]:
+    """``dim`` and ``keepdim`` where they were given by NumPy's names, ``axis`` and ``keepdims``, as PyTorch allows."""
+    dim, keepdim = names.pop("axis", dim), names.pop("keepdims", keepdim)
+    if names:
+        raise TypeError(f"{op}: unexpected argument {next(iter(names))!r}")
+    return dim, keepdim
+
+
 def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape with reduced axes of one element."""
     if axes is None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, float64
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
@@ -98,7 +99,7 @@ def into(op: str, out: Any, result: Any) -> Any:
             f"{out.dtype}; use {op}(x, y) instead of the in-place form, or convert the tensor first"
         )
     if result.shape != out.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"
         )
     with np.errstate(all="ignore"):

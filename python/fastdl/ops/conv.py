@@ -10,6 +10,7 @@ from typing import Any
 
 from fastdl import kernels
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -82,9 +83,11 @@ def _per_axis(op: str, name: str, value: int | Ints, axes: int, least: int) -> I
     if len(values) == 1:
         values *= axes
     if len(values) != axes:
-        raise ValueError(f"{op}: {name} must be an int or have {axes} entries ({_AXES[axes]}), got {value}")
+        raise ArgumentError(
+            f"{op}: {name} must be an int or have {axes} entries ({_AXES[axes]}), got {value}"
+        )
     if min(values) < least:
-        raise ValueError(f"{op}: {name} must be {'positive' if least else 'non-negative'}, got {value}")
+        raise ArgumentError(f"{op}: {name} must be {'positive' if least else 'non-negative'}, got {value}")
     return values
 
 
@@ -94,23 +97,23 @@ def _check_shapes(
     """Ranks, channels and groups; raises ValueError with what to do about it."""
     layout = f"(batch, channels, {_AXES[axes]}) or (channels, {_AXES[axes]})"
     if len(x) not in (axes + 1, axes + 2):
-        raise ValueError(f"{op}: input must be {axes + 2}-D or {axes + 1}-D {layout}, got shape {x}")
+        raise ArgumentError(f"{op}: input must be {axes + 2}-D or {axes + 1}-D {layout}, got shape {x}")
     channels = (
         ("in_channels", "out_channels/groups") if transposed else ("out_channels", "in_channels/groups")
     )
     if len(weight) != axes + 2:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: weight must be {axes + 2}-D ({channels[0]}, {channels[1]}, {_KERNEL[axes]}), "
             f"got shape {weight}"
         )
     if min(weight[2:]) < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: weight must have a kernel of at least 1 along every axis, got shape {weight}"
         )
     if groups < 1:
-        raise ValueError(f"{op}: groups must be positive, got {groups}")
+        raise ArgumentError(f"{op}: groups must be positive, got {groups}")
     if weight[0] % groups:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: groups={groups} must divide weight's {channels[0]}={weight[0]}, got weight {weight}"
         )
     expected = weight[0] if transposed else weight[1] * groups
@@ -124,15 +127,17 @@ def _check_shapes(
                 f"({'N, ' if position else ''}{_LETTERS[axes]}, C), use input.permute{order}"
             )
         rule = f"{expected}" if transposed or groups == 1 else f"{weight[1]} * groups = {expected}"
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: input of shape {x} has {x[position]} channels (axis {position}), but weight of shape "
             f"{weight} expects {rule}{hint}"
         )
     outputs = weight[1] * groups if transposed else weight[0]
     if bias is not None and bias != (outputs,):
-        raise ValueError(f"{op}: bias must have shape ({outputs},), one entry per output channel, got {bias}")
+        raise ArgumentError(
+            f"{op}: bias must have shape ({outputs},), one entry per output channel, got {bias}"
+        )
     if 0 in x[-axes:]:
-        raise ValueError(f"{op}: input must not be empty along {_AXES[axes]}, got shape {x}")
+        raise ArgumentError(f"{op}: input must not be empty along {_AXES[axes]}, got shape {x}")
 
 
 def per_axis(op: str, name: str, value: IntOrInts, axes: int, least: int) -> Ints:
@@ -160,9 +165,9 @@ def _plan(
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise ValueError(f"{op}: padding must be 'same', 'valid' or ints, got {padding!r}")
+            raise ArgumentError(f"{op}: padding must be 'same', 'valid' or ints, got {padding!r}")
         if padding == "same" and max(strides) > 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: padding='same' needs stride 1, got stride {stride}; give the padding as ints"
             )
         # An odd total leaves the extra zero behind the input, as in PyTorch.
@@ -173,7 +178,7 @@ def _plan(
         ends = [(p, p) for p in pads]
     for n, (low, high), r in zip(x[-axes:], ends, reach, strict=True):
         if n + low + high < r:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: the kernel is larger than the padded input: kernel {kernel} with dilation "
                 f"{dilations} covers {tuple(reach)}, input {x[-axes:]} with padding {padding} has "
                 f"{tuple(m + a + b for m, (a, b) in zip(x[-axes:], ends, strict=True))}"
@@ -201,7 +206,7 @@ def _plan_transpose(
     dilations = _per_axis(op, "dilation", dilation, axes, 1)
     for e, s, d in zip(extra, strides, dilations, strict=True):
         if e >= max(s, d):
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: output_padding must be smaller than stride or dilation, got output_padding "
                 f"{output_padding}, stride {stride}, dilation {dilation}"
             )
@@ -210,7 +215,7 @@ def _plan_transpose(
         for n, s, p, d, k, e in zip(x[-axes:], strides, pads, dilations, weight[2:], extra, strict=True)
     ]
     if min(out) < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: the output would have shape {tuple(out)}: padding {padding} removes more than input "
             f"{x[-axes:]} and kernel {weight[2:]} make"
         )
@@ -224,12 +229,14 @@ def _check_tensors(op: str, input: Any, weight: Any, bias: Any) -> None:
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(t).__name__}")
     dtype = input._data.dtype
     if dtype.name not in ("float32", "float64"):
-        raise TypeError(
+        raise DtypeError(
             f"{op}: input must be float32 or float64, got {dtype}; convert it with input.to(weight.dtype)"
         )
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t._data.dtype != dtype:
-            raise TypeError(f"{op}: input is {dtype} but {name} is {t._data.dtype}; give both the same dtype")
+            raise DtypeError(
+                f"{op}: input is {dtype} but {name} is {t._data.dtype}; give both the same dtype"
+            )
 
 
 def _conv(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, same_dtype
 from fastdl.tensor import Tensor
@@ -107,13 +108,15 @@ class NllLoss(Op):
 def _check_input(op: str, input: Tensor, weight: Tensor | None) -> None:
     x = input._data
     if x.ndim == 0:
-        raise ValueError(f"{op}: input must be (C), (N, C) or (N, C, d1, ...) with C classes, got shape ()")
+        raise ArgumentError(
+            f"{op}: input must be (C), (N, C) or (N, C, d1, ...) with C classes, got shape ()"
+        )
     if x.dtype.kind != "f":
-        raise TypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
+        raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if weight is not None:
         classes = x.shape[1 if x.ndim > 1 else 0]
         if weight._data.shape != (classes,):
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: weight must have shape ({classes},), one entry per class of input {x.shape}, got "
                 f"{weight._data.shape}"
             )
@@ -124,11 +127,11 @@ def _check_indices(op: str, x: Any, target: Any, or_else: str) -> None:
     expected = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
     if target.dtype.kind not in "iu":
         hint = ". Use target.to(fastdl.int64)" if target.shape == expected else ""
-        raise TypeError(f"{op}: target of class indices must be an integer tensor, got {target.dtype}{hint}")
+        raise DtypeError(f"{op}: target of class indices must be an integer tensor, got {target.dtype}{hint}")
     if target.shape != expected:
         if target.size == int(np.prod(expected)) and target.ndim == len(expected) + 1:
             or_else = f". For one label per row drop the extra dimension: target.reshape{expected}"
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: target must have shape {expected}, input's {x.shape} without the class dimension, got "
             f"{target.shape}{or_else}"
         )
@@ -173,11 +176,11 @@ def cross_entropy(
         reduction = check_reduction("cross_entropy", size_average, reduce, reduction)
     _check_input("cross_entropy", input, weight)
     if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}")
+        raise ArgumentError(f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}")
     x, t = input._data, target._data
     if t.shape == x.shape:
         if t.dtype.kind != "f":
-            raise TypeError(
+            raise DtypeError(
                 f"cross_entropy: target has input's shape {x.shape}, which means class probabilities, so it "
                 f"must be floating point, got {t.dtype}. Class indices would have shape "
                 f"{x.shape[:1] + x.shape[2:]}"

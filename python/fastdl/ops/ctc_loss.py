@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.reduction import REDUCTIONS, check_reduction
 from fastdl.tensor import Tensor
@@ -50,10 +51,10 @@ class CtcLoss(Op):
 def _lengths(name: str, value: Any, batch: int) -> Any:
     lengths = np.asarray(value._data if isinstance(value, Tensor) else value)
     if lengths.dtype.kind not in "iu" and lengths.size:
-        raise TypeError(f"ctc_loss: {name} must be integers, got {lengths.dtype}")
+        raise DtypeError(f"ctc_loss: {name} must be integers, got {lengths.dtype}")
     lengths = lengths.reshape(-1).astype(np.int64)
     if len(lengths) != batch:
-        raise ValueError(
+        raise ArgumentError(
             f"ctc_loss: {name} must have one entry per sequence of the batch of {batch}, got {len(lengths)}"
         )
     return lengths
@@ -64,12 +65,12 @@ def _padded(targets: Any, lengths: Any, batch: int) -> Any:
     longest = int(lengths.max(initial=0))
     if targets.ndim == 2:
         if targets.shape[0] != batch or targets.shape[1] < longest:
-            raise ValueError(
+            raise ArgumentError(
                 f"ctc_loss: targets must be (batch = {batch}, at least {longest}), got {targets.shape}"
             )
         return targets.astype(np.int64)
     if targets.ndim != 1 or targets.size < lengths.sum():
-        raise ValueError(
+        raise ArgumentError(
             f"ctc_loss: targets must be (batch, longest) or the {lengths.sum()} labels of all sequences in "
             f"one row, got shape {targets.shape}"
         )
@@ -109,22 +110,22 @@ def ctc_loss(
         reduction = check_reduction(op, None, None, reduction)
     x, labels = log_probs._data, targets._data
     if x.dtype.kind != "f":
-        raise TypeError(f"{op}: log_probs must be float32 or float64, got {x.dtype}")
+        raise DtypeError(f"{op}: log_probs must be float32 or float64, got {x.dtype}")
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"{op}: targets must be an integer tensor, got {labels.dtype}")
+        raise DtypeError(f"{op}: targets must be an integer tensor, got {labels.dtype}")
     if x.ndim not in (2, 3):
-        raise ValueError(f"{op}: log_probs must be (T, N, C) or (T, C), got shape {x.shape}")
+        raise ArgumentError(f"{op}: log_probs must be (T, N, C) or (T, C), got shape {x.shape}")
     frames, batch, classes = (x.shape[0], 1, x.shape[1]) if x.ndim == 2 else x.shape
     if not 0 <= blank < classes:
-        raise ValueError(f"{op}: blank must be one of the {classes} classes, got {blank}")
+        raise ArgumentError(f"{op}: blank must be one of the {classes} classes, got {blank}")
     input_lengths = _lengths("input_lengths", input_lengths, batch)
     target_lengths = _lengths("target_lengths", target_lengths, batch)
     if batch and (input_lengths.min() < 0 or input_lengths.max() > frames):
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: input_lengths must lie between 0 and the {frames} frames, got {input_lengths.tolist()}"
         )
     if batch and target_lengths.min() < 0:
-        raise ValueError(f"{op}: target_lengths must not be negative, got {target_lengths.tolist()}")
+        raise ArgumentError(f"{op}: target_lengths must not be negative, got {target_lengths.tolist()}")
     options = {
         "targets": _padded(labels, target_lengths, batch),
         "input_lengths": input_lengths,

@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
+from fastdl.ops.arithmetic import div, sub
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axis
+from fastdl.ops.elementwise import clamp
+from fastdl.ops.gather import index_select
+from fastdl.ops.reduce import vector_norm
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_losses, same_dtype, upstream
+from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
 
 
@@ -21,7 +27,7 @@ def _broadcast(op: str, x1: Any, x2: Any) -> tuple[Any, Any]:
     try:
         first, second = np.broadcast_arrays(x1, x2)
     except ValueError:
-        raise ValueError(f"{op}: shapes {x1.shape} and {x2.shape} do not broadcast") from None
+        raise ArgumentError(f"{op}: shapes {x1.shape} and {x2.shape} do not broadcast") from None
     return first, second
 
 
@@ -149,7 +155,7 @@ class TripletMarginLoss(Op):
 
 def _floating(op: str, name: str, tensor: Tensor) -> None:
     if tensor._data.dtype.kind != "f":
-        raise TypeError(f"{op}: {name} must be float32 or float64, got {tensor._data.dtype}")
+        raise DtypeError(f"{op}: {name} must be float32 or float64, got {tensor._data.dtype}")
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -167,7 +173,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     same_dtype(op, "x2", x2, x1)
     ndim = max(x1._data.ndim, x2._data.ndim)
     if ndim == 0:
-        raise ValueError(f"{op}: x1 and x2 must have at least one dimension")
+        raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
     return CosineSimilarity.apply(x1, x2, dim=axis(op, dim, ndim), eps=eps)  # type: ignore[no-any-return]
 
 
@@ -180,9 +186,9 @@ def pairwise_distance(
     _floating(op, "x1", x1)
     same_dtype(op, "x2", x2, x1)
     if max(x1._data.ndim, x2._data.ndim) == 0:
-        raise ValueError(f"{op}: x1 and x2 must have at least one dimension")
+        raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
     if p < 0:
-        raise ValueError(f"{op}: p must not be negative, got {p}")
+        raise ArgumentError(f"{op}: p must not be negative, got {p}")
     return PairwiseDistance.apply(x1, x2, p=float(p), eps=eps, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
@@ -206,7 +212,7 @@ def cosine_embedding_loss(
     same_dtype(op, "input2", input2, input1)
     a, b, t = input1._data, input2._data, target._data
     if t.ndim > 1 or a.ndim != t.ndim + 1 or a.shape != b.shape or a.shape[:-1] != t.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: inputs must be (N, D) with target (N), or (D) with target (), got "
             f"{a.shape}, {b.shape} and {t.shape}"
         )
@@ -236,10 +242,10 @@ def triplet_margin_loss(
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction(op, size_average, reduce, reduction)
     if margin <= 0:
-        raise ValueError(f"{op}: margin must be positive, got {margin}")
+        raise ArgumentError(f"{op}: margin must be positive, got {margin}")
     shapes = [t._data.shape for t in (anchor, positive, negative)]
     if not len(shapes[0]) == len(shapes[1]) == len(shapes[2]) >= 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: anchor, positive and negative must have as many dimensions, at least one; got "
             f"{shapes[0]}, {shapes[1]} and {shapes[2]}"
         )
@@ -267,7 +273,7 @@ def triplet_margin_with_distance_loss(
     if reduction not in REDUCTIONS:
         reduction = check_reduction(op, None, None, reduction)
     if margin <= 0:
-        raise ValueError(f"{op}: margin must be positive, got {margin}")
+        raise ArgumentError(f"{op}: margin must be positive, got {margin}")
     distance = pairwise_distance if distance_function is None else distance_function
     near: Any = distance(anchor, positive)
     far: Any = distance(anchor, negative)
@@ -277,3 +283,47 @@ def triplet_margin_with_distance_loss(
     if reduction == "none":
         return losses  # type: ignore[no-any-return]
     return losses.mean() if reduction == "mean" else losses.sum()  # type: ignore[no-any-return]
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    """Vectors along ``dim`` divided by their p-norm, or by ``eps`` if that is larger.
+
+    See ``torch.nn.functional.normalize``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.normalize(fastdl.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
+    if out is not None:
+        raise TypeError("normalize: out= is not supported")
+    return div(input, clamp(vector_norm(input, p, dim, True), min=eps))
+
+
+def cdist(
+    x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
+) -> Tensor:
+    """The p-norm distances of all pairs of rows: ``(*, P, M)`` and ``(*, R, M)`` give ``(*, P, R)``.
+
+    Differences are computed one by one, which is accurate also for close rows. See ``torch.cdist``.
+    """
+    if x1._data.ndim < 2 or x2._data.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
+        raise ArgumentError(
+            f"cdist: expects (*, P, M) and (*, R, M) with one M, got shapes {x1.shape} and {x2.shape}"
+        )
+    if p < 0:
+        raise ArgumentError(f"cdist: p must not be negative, got {p}")
+    differences = sub(unsqueeze(x1, -2), unsqueeze(x2, -3))
+    if p == float("inf") and x1.shape[-1] == 0:
+        p = 1.0
+    return vector_norm(differences, p, -1)
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distances of rows i < j, one after the other. See ``torch.nn.functional.pdist``."""
+    if input._data.ndim != 2:
+        raise ArgumentError(f"pdist: expects a matrix, got shape {input.shape}")
+    if p < 0:
+        raise ArgumentError(f"pdist: p must not be negative, got {p}")
+    first, second = [Tensor._wrap(np.ascontiguousarray(i)) for i in np.triu_indices(input.shape[0], 1)]
+    return vector_norm(sub(index_select(input, 0, first), index_select(input, 0, second)), p, 1)

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
@@ -42,7 +43,7 @@ def _apply(
     op: str, input: Tensor, p: float, training: bool, inplace: bool, length: int, alpha: bool = False
 ) -> Tensor:
     if not 0.0 <= p <= 1.0:
-        raise ValueError(f"{op}: p, the probability of being dropped, must be between 0 and 1, got {p}")
+        raise ArgumentError(f"{op}: p, the probability of being dropped, must be between 0 and 1, got {p}")
     if not training or p == 0.0:
         return input
     if inplace:
@@ -75,7 +76,7 @@ def _channel_length(input: Tensor, axes: int) -> int:
 
 def _at_least_two(op: str, input: Tensor) -> None:
     if input.ndim < 2:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: input must have at least two dimensions (N, C, ...), got shape {tuple(input.shape)}"
         )
 
@@ -101,7 +102,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Drop whole channels of (N, C, L) or (C, L). See ``torch.nn.functional.dropout1d``."""
     if input.ndim not in (2, 3):
-        raise ValueError(f"dropout1d: input must be (N, C, L) or (C, L), got shape {tuple(input.shape)}")
+        raise ArgumentError(f"dropout1d: input must be (N, C, L) or (C, L), got shape {tuple(input.shape)}")
     return _apply("dropout1d", input, p, training, inplace, _channel_length(input, input.ndim - 1))
 
 

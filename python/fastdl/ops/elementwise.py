@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, float32, float64, uint8
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import number
+from fastdl.ops.arithmetic import add, mul, number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
 from fastdl.ops.binary import into
 from fastdl.ops.compare import *
@@ -99,9 +101,10 @@ class Clamp(Op):
 
     saves = (0,)
 
-    def forward(self, x: Any, lower: float, upper: float, out: Any = None) -> Any:
+    def forward(self, x: Any, min: Any, max: Any, out: Any = None) -> Any:
+        dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
+        lower, upper = float("-inf") if min is None else min, float("inf") if max is None else max
         self.x, self.bounds, self.dtype = x, (lower, upper), x.dtype
-        dtype = common_dtype(x, *[b for b in (lower, upper) if b not in (float("-inf"), float("inf"))])
         if dtype is not x.dtype:
             x = cast(x, dtype)
         if out is not None and out.dtype is not dtype:
@@ -117,7 +120,7 @@ class Clamp(Op):
         if dtype.kind != "f":
             info = np.iinfo(dtype) if dtype.kind != "b" else None
             low, high = (0, 1) if info is None else (info.min, info.max)
-            lower, upper = max(lower, low), min(upper, high)
+            lower, upper = builtins.max(lower, low), builtins.min(upper, high)
         np.clip(result, lower, upper, out=result, casting="unsafe")
         return result
 
@@ -135,7 +138,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
     Where min > max the result is max.
     """
     if min is None and max is None:
-        raise ValueError("clamp: at least one of min and max must be given")
+        raise ArgumentError("clamp: at least one of min and max must be given")
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         result = input
         if min is not None:
@@ -147,9 +150,12 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
         if out is not None:
             np.copyto(out, result._data, casting="same_kind")
         return result
-    lower = float("-inf") if min is None else number("clamp", min)
-    upper = float("inf") if max is None else number("clamp", max)
-    return Clamp.apply(input, lower=lower, upper=upper, out=out)  # type: ignore[no-any-return]
+    min = min if min is None else number("clamp", min)
+    max = max if max is None else number("clamp", max)
+    if min != min or max != max:  # a bound that is NaN makes all NaN
+        min = max = float("nan")
+        input = mul(input, min)
+    return Clamp.apply(input, min=min, max=max, out=out)  # type: ignore[no-any-return]
 
 
 def clamp_min(input: Tensor, min: Any) -> Tensor:
@@ -239,6 +245,8 @@ class Lerp(Ternary):
 
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
     """input + value * tensor1 * tensor2, in one pass. See ``torch.addcmul``."""
+    if input._data.dtype.kind in "iu" and out is None:
+        return add(input, mul(mul(tensor1, tensor2), value))
     return Addcmul.apply(input, tensor1, tensor2, value=value, out=out)  # type: ignore[no-any-return]
 
 

@@ -11,7 +11,7 @@ from fastdl.dtypes import float32, float64, int64
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import maximum, minimum
 from fastdl.ops.arrays import empty, zeros
-from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, reduced_count, reduced_shape
+from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, numpy_names, reduced_count, reduced_shape
 from fastdl.tensor import Tensor
 
 
@@ -53,6 +53,19 @@ class Amax(Op):
 
 class Amin(Amax):
     label, ufunc = "amin", np.minimum
+
+
+class Median(Amax):
+    """The lower of the middle elements of all; the gradient is shared equally by ties."""
+
+    axes: Any = None
+
+    def forward(self, x: Any, axes: Any = None, keepdim: bool = False) -> Any:
+        flat = x.reshape(-1)
+        missing = np.isnan(flat) if x.dtype.kind == "f" else np.zeros(0, np.bool_)
+        middle = np.nan if missing.any() else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]
+        self.x, self.y = x, np.asarray(middle, x.dtype)
+        return self.y
 
 
 class Pick(Op):
@@ -97,24 +110,29 @@ def _check_some(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -
     if reduced_count(shape, axes) == 0 and (
         axes is None or 0 not in [n for i, n in enumerate(shape) if i not in axes]
     ):
-        raise RuntimeError(
+        error = IndexError if axes is not None or op.startswith("arg") else RuntimeError
+        raise error(
             f"{op}: there is no element to choose from in a tensor of shape {shape}; dim must not be empty"
         )
 
 
-def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+def amax(input: Tensor, dim: Any = (), keepdim: bool = False, **names: Any) -> Tensor:
     """The largest element over ``dim`` (several dims possible); ties share the gradient.
 
     See ``torch.amax``.
     """
+    if names:
+        dim, keepdim = numpy_names("amax", names, dim, keepdim)
     return _amax("amax", Amax, input, dim, keepdim)
 
 
-def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+def amin(input: Tensor, dim: Any = (), keepdim: bool = False, **names: Any) -> Tensor:
     """The smallest element over ``dim`` (several dims possible); ties share the gradient.
 
     See ``torch.amin``.
     """
+    if names:
+        dim, keepdim = numpy_names("amin", names, dim, keepdim)
     return _amax("amin", Amin, input, dim, keepdim)
 
 
@@ -129,7 +147,7 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
     return amin(input, () if dim is None else dim, keepdim), amax(input, () if dim is None else dim, keepdim)
 
 
-def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None, **names: Any) -> Any:
     """The largest element of all; with ``dim`` values and indices (the first of equals) along it; with a
     second tensor :func:`maximum`. NaN counts as largest. See ``torch.max``.
 
@@ -139,13 +157,17 @@ def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = N
         >>> indices.tolist()
         [1, 0]
     """
+    if names:
+        dim, keepdim = numpy_names("max", names, dim, keepdim)
     return _extreme("max", input, dim if other is None else other, keepdim)
 
 
-def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None, **names: Any) -> Any:
     """The smallest element of all; with ``dim`` values and indices (the first of equals) along it; with a
     second tensor :func:`minimum`. NaN counts as smallest. See ``torch.min``.
     """
+    if names:
+        dim, keepdim = numpy_names("min", names, dim, keepdim)
     return _extreme("min", input, dim if other is None else other, keepdim)
 
 
@@ -161,19 +183,23 @@ def _extreme(op: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     return pick(input, values, indices, axis)
 
 
-def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Where the largest element is: along ``dim``, or in the flattened tensor; the first of equals.
 
     See ``torch.argmax``.
     """
+    if names:
+        dim, keepdim = numpy_names("argmax", names, dim, keepdim)
     return _place("argmax", input, dim, keepdim)
 
 
-def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Where the smallest element is: along ``dim``, or in the flattened tensor;
 
     the first of equals. See ``torch.argmin``.
     """
+    if names:
+        dim, keepdim = numpy_names("argmin", names, dim, keepdim)
     return _place("argmin", input, dim, keepdim)
 
 
@@ -184,16 +210,18 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
 
 
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names: Any) -> Any:
     """The lower of the middle elements, NaN if there is one; with ``dim`` values and indices.
 
     See ``torch.median``.
     """
+    if names:
+        dim, keepdim = numpy_names("median", names, dim, keepdim)
     x = input._data
     if dim is None:
         if x.size == 0:
             return Tensor._wrap(np.full((), np.nan if x.dtype.kind == "f" else 0, x.dtype))
-        return median(input.reshape(-1), 0).values
+        return Median.apply(input)
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))
     if x.ndim == 0:

@@ -10,13 +10,13 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.kernels import select
-from fastdl.ops.arrays import sum_to
+from fastdl.ops.arrays import filler, sum_to, zeros
 from fastdl.ops.common import as_array
 from fastdl.tensor import Tensor
 
 
 class Overwrite(Op):
-    """Inputs: the tensor as it was (no gradient reaches it) and what replaces all of it."""
+    """Inputs: the tensor as it was (its gradient is zero) and what replaces all of it."""
 
     def forward(self, old: Any, new: Any, value: Any = None) -> Any:
         filled = select(old).empty(old.shape, old.dtype)
@@ -28,9 +28,10 @@ class Overwrite(Op):
         return filled
 
     def backward(self, grad: Any) -> Any:
+        before = zeros(grad.shape, grad.dtype) if self.needs[0] else None
         if not self.needs[1]:
-            return None, None
-        return None, sum_to(grad, self.shape).astype(self.dtype, copy=False)
+            return before, None
+        return before, sum_to(grad, self.shape).astype(self.dtype, copy=False)
 
 
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
@@ -65,6 +66,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
             )
         return copy_(self, value)
     check_writable("fill_", self)
+    value = filler("fill_", value, self._data.dtype)
     if mode.enabled and self._requires_grad:
         return write("fill_", self, Overwrite.apply(alias(self), None, value=value))
     self._data.fill(value)

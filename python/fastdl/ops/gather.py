@@ -9,8 +9,9 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, int32, int64, uint8
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
-from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.arrays import filler, sum_to, zeros
 from fastdl.ops.common import as_array, axis
 from fastdl.ops.indexing import add_at
 from fastdl.ops.promotion import is_kernel_dtype
@@ -136,7 +137,9 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """The entries ``index`` along ``dim`` set to one value; see ``torch.index_fill``."""
     indices = _index("index_fill", index)
     d = axis("index_fill", dim, input._data.ndim)
-    check_range("index_fill", indices, input._data.shape[d])
+    extent = input._data.shape[d]
+    indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
+    check_range("index_fill", indices, extent)
     mask = np.zeros(input._data.shape[d], np.bool_)
     mask[indices.reshape(-1)] = True
     shape = [1] * input._data.ndim
@@ -307,7 +310,14 @@ def scatter(
         return _scatter("scatter", input, dim, index, given, False)
     if reduce == "add":
         return _scatter("scatter", input, dim, index, given, True)
-    raise ValueError(f"scatter: reduce must be None or 'add', got {reduce!r}")
+    if reduce == "multiply":
+        from fastdl.ops.placement import scatter_reduce
+
+        values = given
+        if not isinstance(given, Tensor):
+            values = Tensor._wrap(np.full(index._data.shape, given, input._data.dtype))
+        return scatter_reduce(input, dim, index, values, "prod")
+    raise ArgumentError(f"scatter: reduce must be None, 'add' or 'multiply', got {reduce!r}")
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
@@ -379,8 +389,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
                 f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}"
             )
         return MaskedFill.apply(input, value, mask=where)  # type: ignore[no-any-return]
-    if isinstance(value, float) and input.dtype.kind != "f":
-        raise RuntimeError(f"masked_fill: the float {value} does not fit into dtype {input.dtype}")
+    value = filler("masked_fill", value, input.dtype)
     return MaskedFill.apply(input, None, mask=where, number=value)  # type: ignore[no-any-return]
 
 

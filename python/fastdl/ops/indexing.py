@@ -15,6 +15,7 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.views import Basic, Select
@@ -42,15 +43,21 @@ def _index_array(item: Any) -> Any:
 
 def _check_slice(s: slice) -> slice:
     if s.step is not None and int(s.step) <= 0:
-        raise ValueError(
+        raise ArgumentError(
             f"index: the step of a slice must be positive, got {s.step}; use x.flip(dim) to reverse"
         )
     return s
 
 
+def _is_compound(item: Any) -> bool:
+    return item is None or item is Ellipsis or isinstance(item, (Tensor, list, tuple, range, slice))
+
+
 def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
     """(basic key, advanced key on the basic result or None)."""
-    items = list(key) if isinstance(key, tuple) else [key]
+    # A list that holds more than numbers is a key for several axes, as if it were a tuple.
+    several = isinstance(key, tuple) or (key.__class__ is list and any(map(_is_compound, key)))
+    items = list(key) if several else [key]
     basic: list[Any] = []
     advanced: list[Any] = []
     any_advanced = False
@@ -101,7 +108,7 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
             basic.append(item.__index__())
             used += 1
         except AttributeError:
-            raise TypeError(
+            raise IndexError(
                 "index: expected integers, slices, None, Ellipsis, and integer or bool tensors or lists, got "
                 f"{type(item).__name__}"
             ) from None
@@ -273,7 +280,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     basic, advanced = _parse(data.shape, key)
     array = value._data if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype.kind not in "fiub":
-        raise TypeError(
+        raise DtypeError(
             f"setitem: cannot store a value of dtype {array.dtype} in a tensor of dtype {data.dtype}"
         )
     region = data[basic]
@@ -285,9 +292,12 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             "use x.clone() first"
         )
     try:
-        region[... if advanced is None else advanced] = (
-            _fitting(array, region.ndim) if advanced is None else array
-        )
+        if advanced is None:
+            region[...] = _fitting(array, region.ndim)
+        elif array.ndim > 1:
+            region[advanced] = _fitting(array, _ndim_of(region, advanced))
+        else:
+            region[advanced] = array
     except ValueError:
         target = region.shape if advanced is None else region[advanced].shape
         raise RuntimeError(
@@ -302,6 +312,13 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         value = value if isinstance(value, Tensor) else None
         op.needs = (input._requires_grad, value is not None and value._requires_grad)
         rebase("setitem", input, op.record((input, value), data))
+
+
+def _ndim_of(region: Any, advanced: tuple[Any, ...]) -> int:
+    """How many axes ``region[advanced]`` has."""
+    arrays = [k for k in advanced if k is not _FULL]
+    used = sum([k.ndim if k.dtype.kind == "b" else 1 for k in arrays])
+    return region.ndim - used + max([1 if k.dtype.kind == "b" else k.ndim for k in arrays])  # type: ignore[no-any-return]
 
 
 def _fitting(array: Any, ndim: int) -> Any:

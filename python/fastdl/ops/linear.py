@@ -15,6 +15,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
@@ -182,7 +183,7 @@ def linear(
     if not shape or not 1 <= len(w) <= 2 or shape[-1] != w[-1]:
         _check_linear(shape, w)
     if bias is not None and bias._data.shape != w[:-1]:
-        raise ValueError(
+        raise ArgumentError(
             f"linear: bias must have shape (out_features,) = {w[:-1]}, got {bias._data.shape}; weight is {w}"
         )
     if activation is None:
@@ -192,7 +193,7 @@ def linear(
         return y if bias is None else add(y, bias)
     apart = _ACTIVATIONS.get(activation)
     if apart is None:
-        raise ValueError(
+        raise ArgumentError(
             f"linear: activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
         )
     if len(w) == 2 and (
@@ -208,10 +209,10 @@ def linear(
 
 def _check_linear(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:
     if not 1 <= len(weight) <= 2:
-        raise ValueError(f"linear: weight must be 2-D (out_features, in_features), got shape {weight}")
+        raise ArgumentError(f"linear: weight must be 2-D (out_features, in_features), got shape {weight}")
     if not shape:
-        raise ValueError("linear: input must have at least 1 dimension (*, in_features), got a scalar")
-    raise ValueError(
+        raise ArgumentError("linear: input must have at least 1 dimension (*, in_features), got a scalar")
+    raise ArgumentError(
         f"linear: the last dimension of input must be in_features = {weight[-1]}, got input {shape} with "
         f"weight {weight}. A batch of images needs flatten(1) first"
     )
@@ -386,14 +387,14 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     """
     a, b, w = input1._data.shape, input2._data.shape, weight._data.shape
     if len(w) != 3:
-        raise ValueError(
+        raise ArgumentError(
             f"bilinear: weight must be 3-D (out_features, in1_features, in2_features), got shape {w}"
         )
     if not a or a[:-1] != b[:-1] or a[-1] != w[1] or b[-1] != w[2]:
-        raise ValueError(
+        raise ArgumentError(
             f"bilinear: input1 must be (*, {w[1]}) and input2 (*, {w[2]}) with equal leading dimensions, "
             f"got {a} and {b}"
         )
     if bias is not None and bias._data.shape != w[:1]:
-        raise ValueError(f"bilinear: bias must have shape ({w[0]},), got {bias._data.shape}")
+        raise ArgumentError(f"bilinear: bias must have shape ({w[0]},), got {bias._data.shape}")
     return Bilinear.apply(input1, input2, weight, bias)  # type: ignore[no-any-return]

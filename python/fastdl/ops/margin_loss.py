@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated, _same_shape
 from fastdl.ops.reduction import reduce_losses, same_dtype, upstream
@@ -113,9 +114,9 @@ class MultilabelSoftMarginLoss(Op):
 def _classes(op: str, input: Tensor) -> tuple[int, ...]:
     x = input._data
     if x.dtype.kind != "f":
-        raise TypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
+        raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if x.ndim > 2 or (x.ndim and x.shape[-1] == 0):
-        raise ValueError(f"{op}: input must be (N, C) or (C) with at least one class, got shape {x.shape}")
+        raise ArgumentError(f"{op}: input must be (N, C) or (C) with at least one class, got shape {x.shape}")
     return x.shape  # type: ignore[no-any-return]
 
 
@@ -143,18 +144,18 @@ def multi_margin_loss(
     op = "multi_margin_loss"
     reduction = _reduction(op, size_average, reduce, reduction)
     if p not in (1, 2):
-        raise ValueError(f"{op}: p must be 1 or 2, got {p}")
+        raise ArgumentError(f"{op}: p must be 1 or 2, got {p}")
     shape = _classes(op, input)
     t = target._data
     if t.dtype.kind not in "iu":
-        raise TypeError(f"{op}: target of class indices must be an integer tensor, got {t.dtype}")
+        raise DtypeError(f"{op}: target of class indices must be an integer tensor, got {t.dtype}")
     if t.shape != shape[:-1] and not (len(shape) < 2 and t.size == 1):
-        raise ValueError(f"{op}: target must have shape {shape[:-1]} for input {shape}, got {t.shape}")
+        raise ArgumentError(f"{op}: target must have shape {shape[:-1]} for input {shape}, got {t.shape}")
     classes = shape[-1] if shape else 1
     if weight is not None:
         same_dtype(op, "weight", weight, input)
         if weight._data.shape != (classes,):
-            raise ValueError(f"{op}: weight must have shape ({classes},), got {weight._data.shape}")
+            raise ArgumentError(f"{op}: weight must have shape ({classes},), got {weight._data.shape}")
     _check_range(op, t, 0, classes)
     return MultiMarginLoss.apply(  # type: ignore[no-any-return]
         input, target, weight, p=p, margin=margin, reduction=reduction
@@ -175,9 +176,9 @@ def multilabel_margin_loss(
     shape = _classes(op, input)
     t = target._data
     if t.dtype.kind not in "iu":
-        raise TypeError(f"{op}: target of class indices must be an integer tensor, got {t.dtype}")
+        raise DtypeError(f"{op}: target of class indices must be an integer tensor, got {t.dtype}")
     if t.shape != shape:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: target must have input's shape {shape}, labels padded with -1; got {t.shape}"
         )
     _check_range(op, t, -1, shape[-1] if shape else 1)

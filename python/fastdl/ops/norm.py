@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -125,11 +126,11 @@ def _check_channels(op: str, input: Tensor, names: str, *vectors: Tensor | None)
     """The number of channels (axis 1), after a look at what should have one element for each."""
     shape = input._data.shape
     if len(shape) < 2:
-        raise ValueError(f"{op}: input must be (N, C, ...), got shape {shape}")
+        raise ArgumentError(f"{op}: input must be (N, C, ...), got shape {shape}")
     channels = shape[1:2]
     for i, vector in enumerate(vectors):
         if vector is not None and vector._data.shape != channels:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: {names.split()[i]} must have one element for each of the {channels[0]} channels (axis 1) of "
                 f"the input {shape}, got shape {vector._data.shape}"
             )
@@ -175,13 +176,15 @@ def batch_norm(
     channels = _check_channels("batch_norm", input, _NAMES, running_mean, running_var, weight, bias)
     if not training:
         if running_mean is None or running_var is None:
-            raise ValueError("batch_norm: running_mean and running_var must be given when training is False")
+            raise ArgumentError(
+                "batch_norm: running_mean and running_var must be given when training is False"
+            )
         given = running_mean._data, running_var._data
         return BatchNorm.apply(input, weight, bias, eps=eps, given=given)  # type: ignore[no-any-return]
     size = input._data.size
     count = size // channels if channels else 0
     if count == 1:
-        raise ValueError(
+        raise ArgumentError(
             "batch_norm: Expected more than 1 value per channel when training, got input size "
             f"{tuple(input.shape)}"
         )
@@ -204,15 +207,15 @@ def _row_length(op: str, input: Tensor, normalized_shape: Shape, *vectors: Tenso
             normalized_shape = tuple([index(n) for n in normalized_shape])  # type: ignore[union-attr]
     wanted: tuple[int, ...] = normalized_shape
     if not wanted:
-        raise ValueError(f"{op}: normalized_shape must name at least one axis, got ()")
+        raise ArgumentError(f"{op}: normalized_shape must name at least one axis, got ()")
     shape = input._data.shape
     if shape[-len(wanted) :] != wanted:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: the last axes of the input must be normalized_shape={wanted}, got an input of shape {shape}"
         )
     for i, vector in enumerate(vectors):
         if vector is not None and vector._data.shape != wanted:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: {('weight', 'bias')[i]} must have shape normalized_shape={wanted}, got {vector._data.shape}"
             )
     return wanted[0] if len(wanted) == 1 else math.prod(wanted)
@@ -276,12 +279,12 @@ def group_norm(
     """
     channels = _check_channels("group_norm", input, "weight bias", weight, bias)
     if num_groups < 1 or channels % num_groups:
-        raise ValueError(
+        raise ArgumentError(
             f"group_norm: num_groups must divide the number of channels, got num_groups={num_groups} for "
             f"an input of shape {tuple(input.shape)}"
         )
     if input._data.size == num_groups:
-        raise ValueError(
+        raise ArgumentError(
             "group_norm: Expected more than 1 value per channel when training, got input size "
             f"{tuple(input.shape)} in {num_groups} groups"
         )
@@ -313,14 +316,14 @@ def instance_norm(
     channels = _check_channels("instance_norm", input, _NAMES, running_mean, running_var, weight, bias)
     if not use_input_stats:
         if running_mean is None or running_var is None:
-            raise ValueError(
+            raise ArgumentError(
                 "instance_norm: running_mean and running_var must be given when use_input_stats is False"
             )
         given = running_mean._data, running_var._data
         return BatchNorm.apply(input, weight, bias, eps=eps, given=given)  # type: ignore[no-any-return]
     count = math.prod(input.shape[2:])
     if count == 1:
-        raise ValueError(
+        raise ArgumentError(
             "instance_norm: Expected more than 1 spatial element when training, got input size "
             f"{tuple(input.shape)}"
         )
@@ -349,9 +352,9 @@ def local_response_norm(
         alpha, beta, k: as in the formula.
     """
     if input.ndim < 3:
-        raise ValueError(
+        raise ArgumentError(
             f"local_response_norm: input must be (N, C, ...) with 3 or more dimensions, got {input.ndim}"
         )
     if size < 1:
-        raise ValueError(f"local_response_norm: size must be positive, got {size}")
+        raise ArgumentError(f"local_response_norm: size must be positive, got {size}")
     return LocalResponseNorm.apply(input, size=size, alpha=alpha, beta=beta, k=k)  # type: ignore[no-any-return]

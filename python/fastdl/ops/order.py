@@ -10,7 +10,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import as_dtype, float16, float32, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import empty
-from fastdl.ops.axes import normal_axis
+from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.tensor import Tensor
@@ -33,7 +33,9 @@ def _scalar(input: Tensor) -> ValuesIndices:
     return pick(input, input._data.copy(), np.zeros((), int64), 0)
 
 
-def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesIndices:
+def sort(
+    input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False, **names: Any
+) -> ValuesIndices:
     """Values in order along ``dim``, and where they were. Always stable; NaN counts as largest. See
     ``torch.sort``.
 
@@ -42,6 +44,8 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
         >>> fastdl.sort(fastdl.Tensor([3.0, 1.0, 2.0])).indices.tolist()
         [1, 2, 0]
     """
+    if names:
+        dim, _ = numpy_names("sort", names, dim)
     axis = normal_axis("sort", dim, input._data.ndim)
     return (
         _scalar(input)
@@ -50,16 +54,24 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     )
 
 
-def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+def argsort(
+    input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False, **names: Any
+) -> Tensor:
     """The indices that sort along ``dim``. See ``torch.argsort``."""
+    if names:
+        dim, _ = numpy_names("argsort", names, dim)
     return sort(input.detach(), dim, descending).indices
 
 
-def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
+def topk(
+    input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True, **names: Any
+) -> ValuesIndices:
     """The ``k`` largest (or smallest) elements along ``dim``, best first, and where they are.
 
     See ``torch.topk``.
     """
+    if names:
+        dim, _ = numpy_names("topk", names, dim)
     x = input._data
     axis = normal_axis("topk", dim, x.ndim)
     n = x.shape[axis] if x.ndim else 1
@@ -149,20 +161,22 @@ class Cumprod(Op):
 def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Tensor:
     if dtype is not None:
         input = input.to(as_dtype(op, dtype))
+    if dim is None:
+        raise TypeError(f"{op}: dim is missing: the axis to run along")
     axis = normal_axis(op, dim, input._data.ndim)
     if input._data.dtype is float16:  # computed in float32
         return cast_tensor(kind.apply(cast_tensor(input, float32), axis=axis), float16)
     return kind.apply(input, axis=axis)  # type: ignore[no-any-return]
 
 
-def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def cumsum(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = None) -> Tensor:
     """Running sums along ``dim``; integers and bools add up in int64. See ``torch.cumsum``."""
-    return _running("cumsum", Cumsum, input, dim, dtype)
+    return _running("cumsum", Cumsum, input, dim if axis is None else axis, dtype)
 
 
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def cumprod(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = None) -> Tensor:
     """Running products along ``dim``; integers and bools multiply in int64. See ``torch.cumprod``."""
-    return _running("cumprod", Cumprod, input, dim, dtype)
+    return _running("cumprod", Cumprod, input, dim if axis is None else axis, dtype)
 
 
 def unique(
@@ -177,6 +191,8 @@ def unique(
     """
     x = input._data
     axis = None if dim is None else normal_axis("unique", dim, x.ndim)
+    if axis is not None and x.ndim == 0:
+        raise IndexError(f"unique: dim {dim} of a tensor of 0 dimensions")
     found: Any = np.unique(  # type: ignore[call-overload]
         x, False, return_inverse, return_counts, axis, equal_nan=False
     )
@@ -185,4 +201,4 @@ def unique(
     results = list(found)
     if return_inverse:
         results[1] = results[1].reshape(x.shape if axis is None else (x.shape[axis],))
-    return tuple([Tensor._wrap(np.ascontiguousarray(r)) for r in results])
+    return tuple([Tensor._wrap(np.asarray(r, order="C")) for r in results])

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to
-from fastdl.ops.cast import cast
+from fastdl.ops.cast import cast, to
+from fastdl.ops.promotion import promote_types
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, same_dtype, upstream
 from fastdl.tensor import Tensor
 
@@ -224,7 +226,7 @@ def _pair(op: str, input: Tensor, target: Tensor, convert: bool = False, warn: b
     """The target, of input's dtype and of a shape that broadcasts with it."""
     x, t = input._data, target._data
     if x.dtype.kind != "f":
-        raise TypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
+        raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if t.dtype != x.dtype:
         if not (convert and t.dtype.kind in "biu"):
             same_dtype(op, "target", target, input)
@@ -233,7 +235,7 @@ def _pair(op: str, input: Tensor, target: Tensor, convert: bool = False, warn: b
         try:
             np.broadcast_shapes(x.shape, t.shape)
         except ValueError:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: input of shape {x.shape} and target of shape {t.shape} do not broadcast"
             ) from None
         if warn:
@@ -264,7 +266,7 @@ def _repeated(op: str, name: str, weight: Tensor | None, input: Tensor) -> Tenso
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{op}: {name} of shape {w.shape} must broadcast to input's shape {x.shape}")
+        raise ArgumentError(f"{op}: {name} of shape {w.shape} must broadcast to input's shape {x.shape}")
     return Tensor._wrap(np.broadcast_to(w, x.shape))
 
 
@@ -317,7 +319,7 @@ def smooth_l1_loss(
     """d^2 / (2 beta) for d = abs(x - t) < beta, else d - beta / 2.
     See ``torch.nn.functional.smooth_l1_loss``."""
     if beta < 0:
-        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
+        raise ArgumentError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     node, options = (L1Loss, ()) if beta == 0 else (SmoothL1Loss, (beta,))
     return _symmetric("smooth_l1_loss", node, input, target, options, size_average, reduce, reduction, None)
 
@@ -332,7 +334,7 @@ def huber_loss(
     """d^2 / 2 for d = abs(x - t) <= delta, else delta (d - delta / 2). With ``weight`` "mean" still divides
     by the number of elements. See ``torch.nn.functional.huber_loss``."""
     if delta <= 0:
-        raise ValueError(f"huber_loss: delta must be positive, got {delta}")
+        raise ArgumentError(f"huber_loss: delta must be positive, got {delta}")
     return _symmetric("huber_loss", HuberLoss, input, target, (delta,), None, None, reduction, weight)
 
 
@@ -348,11 +350,14 @@ def _symmetric(
     weight: Tensor | None,
 ) -> Tensor:
     reduction = _reduction(op, size_average, reduce, reduction)
+    if input._data.dtype is not target._data.dtype:
+        dtype = promote_types(input._data.dtype, target._data.dtype)
+        input, target = to(input, dtype), to(target, dtype)
     target = _pair(op, input, target, warn=True)
     if weight is None:
         return node.apply(input, target, options=(*options, reduction))  # type: ignore[no-any-return]
     if weight._data.shape != input._data.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: weight must have input's shape {input._data.shape}, got {weight._data.shape}"
         )
     same_dtype(op, "weight", weight, input)
@@ -465,7 +470,7 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
     x, t = input._data, target._data
     if x.shape != t.shape:
         hint = ". Use target.reshape(input.shape)" if x.size == t.size else ""
-        raise ValueError(f"{op}: target must have input's shape {x.shape}, got {t.shape}{hint}")
+        raise ArgumentError(f"{op}: target must have input's shape {x.shape}, got {t.shape}{hint}")
 
 
 def poisson_nll_loss(
@@ -516,12 +521,12 @@ def gaussian_nll_loss(
         if v.shape == shape[:-1]:
             variance = variance.unsqueeze(-1)
         elif not (v.ndim == len(shape) and v.shape[:-1] == shape[:-1] and v.shape[-1] == 1):
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: var must have input's shape {shape}, or its last dimension 1 or missing, "
                 f"got {v.shape}"
             )
     if np.any(v < 0):
-        raise ValueError(f"{op}: var must not be negative, its smallest entry is {v.min()}")
+        raise ArgumentError(f"{op}: var must not be negative, its smallest entry is {v.min()}")
     return GaussianNllLoss.apply(  # type: ignore[no-any-return]
         input, target, variance, full=full, eps=eps, reduction=reduction
     )
@@ -571,7 +576,7 @@ def margin_ranking_loss(
     reduction = _reduction(op, size_average, reduce, reduction)
     ndims = [t._data.ndim for t in (input1, input2, target)]
     if len(set(ndims)) > 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: input1, input2 and target must have as many dimensions as each other, got shapes "
             f"{input1._data.shape}, {input2._data.shape}, {target._data.shape}"
         )

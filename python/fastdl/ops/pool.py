@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -132,18 +133,18 @@ def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
     except TypeError:
         raise TypeError(f"{op}: {name} must be an int or a tuple of {rank} ints, got {value!r}") from None
     if len(sizes) != rank:
-        raise ValueError(f"{op}: {name} must be an int or a tuple of {rank} ints, got {value!r}")
+        raise ArgumentError(f"{op}: {name} must be an int or a tuple of {rank} ints, got {value!r}")
     return sizes
 
 
 def _check_shape(op: str, shape: Sizes, rank: int) -> None:
     spatial = ", ".join("DHW"[3 - rank :])
     if len(shape) not in (rank + 1, rank + 2):
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: input must be {rank + 2}-D (N, C, {spatial}) or {rank + 1}-D (C, {spatial}), got shape {shape}"
         )
     if 0 in shape[len(shape) - rank - 1 :]:
-        raise ValueError(f"{op}: only the batch axis of the input may be empty, got shape {shape}")
+        raise ArgumentError(f"{op}: only the batch axis of the input may be empty, got shape {shape}")
 
 
 def _checked(x: Any, op: str, name: str = "input") -> Any:
@@ -175,15 +176,15 @@ def _plan(
     dilations = _sizes(dilation, rank, op, "dilation")
     for name, values in (("kernel_size", kernel), ("stride", strides), ("dilation", dilations)):
         if min(values) <= 0:
-            raise ValueError(f"{op}: {name} must be positive, got {values}")
+            raise ArgumentError(f"{op}: {name} must be positive, got {values}")
     size = shape[len(shape) - rank :]
     output = []
     for n, k, s, p, d in zip(size, kernel, strides, pads, dilations, strict=True):
         reach = (k - 1) * d + 1  # inputs from the first tap of a window to the last
         if p < 0:
-            raise ValueError(f"{op}: padding must not be negative, got {pads}")
+            raise ArgumentError(f"{op}: padding must not be negative, got {pads}")
         if 2 * p > k:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: padding must be at most half of kernel_size, got padding {pads} for kernel_size {kernel}"
             )
         room = n + 2 * p - reach
@@ -192,7 +193,7 @@ def _plan(
         if ceil_mode and (out - 1) * s >= n + p:
             out -= 1
         if out < 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: the window is larger than the padded input: kernel_size {kernel}"
                 + (f" with dilation {dilations}" if max(dilations) > 1 else "")
                 + f" and padding {pads} on an input of spatial size {size}"
@@ -233,7 +234,7 @@ def _avg_pool(
     shape = _checked(input, op).shape
     plan = _plan(op, rank, shape, _key(kernel_size), _key(stride), _key(padding), 1, bool(ceil_mode))
     if divisor_override is not None and divisor_override == 0:
-        raise ValueError(f"{op}: divisor_override must not be 0")
+        raise ArgumentError(f"{op}: divisor_override must not be 0")
     return AvgPool.apply(  # type: ignore[no-any-return]
         input, plan=plan, count_include_pad=bool(count_include_pad), divisor=divisor_override
     )
@@ -415,7 +416,7 @@ def _lp_pool(
     shape = _checked(input, op).shape
     p = float(norm_type)
     if p == 0 or p != p:
-        raise ValueError(f"{op}: norm_type must be a number other than 0, got {norm_type}")
+        raise ArgumentError(f"{op}: norm_type must be a number other than 0, got {norm_type}")
     plan = _plan(op, rank, shape, _key(kernel_size), _key(stride), 0, 1, bool(ceil_mode))
     if p == float("inf"):
         return MaxPool.apply(input.abs(), plan=plan, return_indices=False)  # type: ignore[no-any-return]
@@ -469,7 +470,7 @@ def _adaptive_plan(op: str, rank: int, shape: Sizes, output_size: Any) -> tuple[
         output_size = size
     output = _sizes(output_size, rank, op, "output_size")
     if min(output) < 0:
-        raise ValueError(f"{op}: output_size must not be negative, got {output}")
+        raise ArgumentError(f"{op}: output_size must not be negative, got {output}")
     if any(o == 0 or n % o for n, o in zip(size, output, strict=True)):
         return output, None
     kernel = tuple([n // o for n, o in zip(size, output, strict=True)])
@@ -575,14 +576,14 @@ def _max_unpool(
     at = _checked(indices, op, "indices")
     _check_shape(op, shape, rank)
     if at.dtype != "int64":
-        raise TypeError(f"{op}: indices must be int64, got {at.dtype}")
+        raise DtypeError(f"{op}: indices must be int64, got {at.dtype}")
     if at.shape != shape:
-        raise ValueError(f"{op}: indices must have the shape of the input {shape}, got {at.shape}")
+        raise ArgumentError(f"{op}: indices must have the shape of the input {shape}, got {at.shape}")
     kernel = _sizes(kernel_size, rank, op, "kernel_size")
     strides = kernel if stride is None or stride in ((), []) else _sizes(stride, rank, op, "stride")
     pads = _sizes(padding, rank, op, "padding")
     if min(kernel) <= 0 or min(strides) <= 0:
-        raise ValueError(f"{op}: kernel_size and stride must be positive, got {kernel} and {strides}")
+        raise ArgumentError(f"{op}: kernel_size and stride must be positive, got {kernel} and {strides}")
     default = [
         (n - 1) * s + k - 2 * p
         for n, k, s, p in zip(shape[len(shape) - rank :], kernel, strides, pads, strict=True)
@@ -594,18 +595,18 @@ def _max_unpool(
         if len(output) == rank + 2:
             output = output[2:]
         if len(output) != rank:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: output_size must have {rank} elements, or {rank + 2} with batch and channels, "
                 f"got {tuple(output_size)}"
             )
         for axis, (o, n, s) in enumerate(zip(output, default, strides, strict=True)):
             if not n - s < o < n + s:
-                raise ValueError(
+                raise ArgumentError(
                     f"{op}: output_size[{axis}] must lie between {n - s} and {n + s} (exclusive) for kernel_size "
                     f"{kernel}, stride {strides} and padding {pads}, got {output}"
                 )
     if min(output) <= 0:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: padding {pads} leaves no output of an input of shape {shape}, kernel_size {kernel}"
         )
     return MaxUnpool.apply(input, indices, output=output)  # type: ignore[no-any-return]

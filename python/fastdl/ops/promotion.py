@@ -15,6 +15,7 @@ import numpy as np
 
 from fastdl import dtypes
 from fastdl.dtypes import as_dtype, bool_, float32, float64, int64
+from fastdl.errors import DtypeError
 
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2}
 
@@ -33,7 +34,7 @@ def _common(a: Any, b: Any) -> Any:
         return b
     common = np.promote_types(a, b)
     if common.kind == "f" and a.kind != "f":  # uint64 with a signed integer: NumPy's answer is float64
-        raise TypeError(f"result_type: {a} and {b} have no common integer dtype; convert one of them first")
+        raise DtypeError(f"result_type: {a} and {b} have no common integer dtype; convert one of them first")
     return common
 
 

@@ -5,12 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy import finfo, iinfo
+from numpy import iinfo
 
-from fastdl.dtypes import as_dtype
+from fastdl.dtypes import as_dtype, get_default_dtype
+from fastdl.ops.common import ints
 from fastdl.tensor import Tensor
 
-__all__ = ["can_cast", "finfo", "iinfo", "is_floating_point", "is_tensor", "numel"]
+__all__ = [
+    "can_cast",
+    "finfo",
+    "iinfo",
+    "is_complex",
+    "is_floating_point",
+    "is_nonzero",
+    "is_same_size",
+    "is_signed",
+    "is_tensor",
+    "numel",
+    "sum_to_size",
+]
+
+
+def finfo(dtype: Any = None) -> Any:
+    """The limits of a floating-point dtype, by default of the default dtype; see ``torch.finfo``."""
+    return np.finfo(get_default_dtype() if dtype is None else as_dtype("finfo", dtype))
 
 
 def is_tensor(obj: object) -> bool:
@@ -31,3 +49,34 @@ def is_floating_point(input: Tensor) -> bool:
 def can_cast(from_: Any, to: Any) -> bool:
     """May values of one dtype be stored in place in another? Numbers may change precision but not kind."""
     return np.can_cast(as_dtype("can_cast", from_), as_dtype("can_cast", to), "same_kind")
+
+
+def is_complex(input: Tensor) -> bool:
+    """Always False: complex numbers are not supported."""
+    return False
+
+
+def is_nonzero(input: Tensor) -> bool:
+    """Is the one element of ``input`` not zero?"""
+    return bool(input)
+
+
+def is_same_size(input: Tensor, other: Tensor) -> bool:
+    """Have both tensors the same shape?"""
+    return input.shape == other.shape
+
+
+def is_signed(input: Tensor) -> bool:
+    """Can the dtype of ``input`` hold negative numbers?"""
+    return input._data.dtype.kind in "fi"
+
+
+def sum_to_size(input: Tensor, *size: Any) -> Tensor:
+    """The sum over the axes that broadcasting would add or stretch to reach ``input``'s shape from ``size``."""
+    target, shape = ints(size), input._data.shape
+    lead = len(shape) - len(target)
+    if lead < 0 or any(t not in (1, s) for t, s in zip(target, shape[lead:], strict=True)):
+        raise RuntimeError(f"sum_to_size: shape {shape} cannot be reduced to {target}")
+    summed = [i for i, s in enumerate(shape) if i < lead or (target[i - lead] == 1 and s != 1)]
+    result = input.sum(summed, True) if summed else input
+    return result.reshape(target)

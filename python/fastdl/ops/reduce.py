@@ -13,9 +13,10 @@ import numpy as np
 from fastdl import dtypes
 from fastdl.autograd.op import Op
 from fastdl.dtypes import as_dtype, bool_, float16, float32, float64, int64, uint8
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, empty, zeros
-from fastdl.ops.axes import kept_shape, normal_axes, reduced_count, reduced_shape
+from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
@@ -246,7 +247,7 @@ def _floating(op: str, input: Any, dtype: Any = None) -> Any:
     return input
 
 
-def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Tensor:
     """The sum over ``dim``. Integers and bools add up in int64. See ``torch.sum``.
 
     float32 is accumulated in double: the result is right to its last bit, whatever the length.
@@ -256,24 +257,34 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
         >>> fastdl.sum(fastdl.Tensor([[1.0, 2.0], [3.0, 4.0]]), dim=1).tolist()
         [3.0, 7.0]
     """
+    if names:
+        dim, keepdim = numpy_names("sum", names, dim, keepdim)
     input = _input("sum", input, dtype)
-    return _reduce(Sum, input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    result = _reduce(Sum, input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)
+    return result if dtype is None else _input("sum", result, dtype)  # type: ignore[no-any-return]
 
 
-def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Tensor:
     """The mean over ``dim`` of a floating-point tensor; NaN over nothing. See ``torch.mean``."""
+    if names:
+        dim, keepdim = numpy_names("mean", names, dim, keepdim)
     input = _floating("mean", input, dtype)
     return _reduce(Mean, input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
-def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Tensor:
     """The product over ``dim``; integers and bools multiply in int64. See ``torch.prod``."""
+    if names:
+        dim, keepdim = numpy_names("prod", names, dim, keepdim)
     input = _input("prod", input, dtype)
-    return _reduce(Prod, input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    result = _reduce(Prod, input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)
+    return result if dtype is None else _input("prod", result, dtype)  # type: ignore[no-any-return]
 
 
-def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+def logsumexp(input: Tensor, dim: Any, keepdim: bool = False, **names: Any) -> Tensor:
     """log(sum(exp(input))) over ``dim``, without overflow. See ``torch.logsumexp``."""
+    if names:
+        dim, keepdim = numpy_names("logsumexp", names, dim, keepdim)
     input = _input("logsumexp", input)
     if input._data.dtype.kind != "f":
         input = input.to(dtypes.get_default_dtype())
@@ -294,13 +305,15 @@ def vector_norm(
 
 
 def norm(
-    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any
 ) -> Tensor:
     """The p-norm of all elements, or over ``dim``; ``"fro"`` is p = 2. See ``torch.norm``."""
+    if names:
+        dim, keepdim = numpy_names("norm", names, dim, keepdim)
     if p is None or p == "fro":
         p = 2
     if isinstance(p, str):
-        raise ValueError(f"norm: p must be a number or 'fro', got {p!r}")
+        raise ArgumentError(f"norm: p must be a number or 'fro', got {p!r}")
     return vector_norm(input, p, dim, keepdim, dtype=dtype)
 
 
@@ -309,7 +322,7 @@ def _spread_arguments(op: str, dim: Any, unbiased: Any, correction: Any) -> tupl
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     if unbiased is not None and correction is not None:
-        raise ValueError(f"{op}: give either unbiased or correction, not both")
+        raise ArgumentError(f"{op}: give either unbiased or correction, not both")
     if unbiased is not None:
         correction = 1 if unbiased else 0
     return dim, 1.0 if correction is None else float(correction)
@@ -322,8 +335,11 @@ def var(
     keepdim: bool = False,
     *,
     correction: Any = None,
+    **names: Any,
 ) -> Tensor:
     """sum (x - mean)^2 / (n - correction) over ``dim``; correction is 1 unless given. See ``torch.var``."""
+    if names:
+        dim, keepdim = numpy_names("var", names, dim, keepdim)
     dim, correction = _spread_arguments("var", dim, unbiased, correction)
     input = _floating("var", input)
     return _reduce(  # type: ignore[no-any-return]
@@ -338,8 +354,11 @@ def std(
     keepdim: bool = False,
     *,
     correction: Any = None,
+    **names: Any,
 ) -> Tensor:
     """The square root of :func:`var`. See ``torch.std``."""
+    if names:
+        dim, keepdim = numpy_names("std", names, dim, keepdim)
     dim, correction = _spread_arguments("std", dim, unbiased, correction)
     input = _floating("std", input)
     return _reduce(  # type: ignore[no-any-return]
@@ -354,8 +373,11 @@ def var_mean(
     keepdim: bool = False,
     *,
     correction: Any = None,
+    **names: Any,
 ) -> tuple[Tensor, Tensor]:
     """Variance and mean in one call. See ``torch.var_mean``."""
+    if names:
+        dim, keepdim = numpy_names("var_mean", names, dim, keepdim)
     dim, correction = _spread_arguments("var_mean", dim, unbiased, correction)
     input = _floating("var_mean", input)
     return _reduce(  # type: ignore[no-any-return]
@@ -374,8 +396,11 @@ def std_mean(
     keepdim: bool = False,
     *,
     correction: Any = None,
+    **names: Any,
 ) -> tuple[Tensor, Tensor]:
     """Standard deviation and mean. See ``torch.std_mean``."""
+    if names:
+        dim, keepdim = numpy_names("std_mean", names, dim, keepdim)
     dim, correction = _spread_arguments("std_mean", dim, unbiased, correction)
     return std(input, dim, None, keepdim, correction=correction), mean(input, dim, keepdim)
 
@@ -389,18 +414,24 @@ def _truth(op: str, ufunc: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
     )
 
 
-def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+def all(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Is every element over ``dim`` not zero? See ``torch.all``."""
+    if names:
+        dim, keepdim = numpy_names("all", names, dim, keepdim)
     return _truth("all", np.logical_and, input, dim, keepdim)
 
 
-def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+def any(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Is any element over ``dim`` not zero? See ``torch.any``."""
+    if names:
+        dim, keepdim = numpy_names("any", names, dim, keepdim)
     return _truth("any", np.logical_or, input, dim, keepdim)
 
 
-def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
+def count_nonzero(input: Tensor, dim: Any = None, **names: Any) -> Tensor:
     """How many elements over ``dim`` are not zero; int64. See ``torch.count_nonzero``."""
+    if names:
+        dim, _ = numpy_names("count_nonzero", names, dim)
     x = _input("count_nonzero", input)._data
     return Tensor._wrap(
         np.asarray(np.count_nonzero(x, axis=normal_axes("count_nonzero", dim, x.ndim)), dtype=int64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.tensor import Tensor
 
 REDUCTIONS = frozenset(("none", "mean", "sum"))
@@ -20,7 +21,7 @@ def check_reduction(op: str, size_average: bool | None, reduce: bool | None, red
             f"{op}: size_average and reduce are deprecated; use reduction='{reduction}'", stacklevel=3
         )
     if reduction not in REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+        raise ArgumentError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     return reduction
 
 
@@ -46,7 +47,7 @@ def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
 
 def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:
     if tensor is not None and tensor._data.dtype != like._data.dtype:
-        raise TypeError(
+        raise DtypeError(
             f"{op}: {name} must have input's dtype {like._data.dtype}, got {tensor._data.dtype}. "
             f"Use {name}.to(input.dtype)"
         )

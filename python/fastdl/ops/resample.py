@@ -9,6 +9,7 @@ from operator import index
 from typing import Any
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.tensor import Tensor
@@ -147,13 +148,13 @@ def _output_and_scale(
     """The spatial output size, and outputs per input where they count (0: the sizes say it)."""
     rank = len(shape) - 2
     if size is not None and scale_factor is not None:
-        raise ValueError("interpolate: only one of size and scale_factor may be given")
+        raise ArgumentError("interpolate: only one of size and scale_factor may be given")
     if size is not None:
         if recompute:
-            raise ValueError("interpolate: recompute_scale_factor goes with scale_factor, not with size")
+            raise ArgumentError("interpolate: recompute_scale_factor goes with scale_factor, not with size")
         sizes = size if isinstance(size, tuple) else (size,) * rank
         if len(sizes) != rank:
-            raise ValueError(
+            raise ArgumentError(
                 f"interpolate: size must have one number for each spatial axis of the input {shape}, got {size}"
             )
         try:
@@ -164,20 +165,20 @@ def _output_and_scale(
     elif scale_factor is not None:
         factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * rank
         if len(factors) != rank:
-            raise ValueError(
+            raise ArgumentError(
                 f"interpolate: scale_factor must have one number for each spatial axis of the input {shape}, "
                 f"got {scale_factor}"
             )
         scales = tuple([float(f) for f in factors])
         if not all(0 < f < float("inf") for f in scales):
-            raise ValueError(f"interpolate: scale_factor must be positive and finite, got {scale_factor}")
+            raise ArgumentError(f"interpolate: scale_factor must be positive and finite, got {scale_factor}")
         output = tuple([int(n * f) for n, f in zip(shape[2:], scales, strict=True)])
         if recompute:
             scales = (0.0,) * rank
     else:
-        raise ValueError("interpolate: either size or scale_factor must be given")
+        raise ArgumentError("interpolate: either size or scale_factor must be given")
     if 0 in shape[1:] or min(output) <= 0:
-        raise ValueError(
+        raise ArgumentError(
             f"interpolate: input and output sizes must be positive, got input {shape} and spatial output {output}"
         )
     return output, scales
@@ -222,11 +223,11 @@ def interpolate(
         expected = " or ".join(f"{r}-D" for r in ranks)
         raise NotImplementedError(f"interpolate: mode {mode!r} needs a {expected} input, got shape {shape}")
     if align_corners is not None and kernel_mode in ("nearest", "nearest-exact", "area"):
-        raise ValueError(f"interpolate: align_corners does not go with mode {mode!r}")
+        raise ArgumentError(f"interpolate: align_corners does not go with mode {mode!r}")
     if antialias and mode not in ("bilinear", "bicubic", "lanczos"):
-        raise ValueError("interpolate: antialias goes with bilinear, bicubic and lanczos of 4-D input")
+        raise ArgumentError("interpolate: antialias goes with bilinear, bicubic and lanczos of 4-D input")
     if mode == "lanczos" and (align_corners or not antialias):
-        raise ValueError("interpolate: lanczos needs antialias=True and align_corners=False")
+        raise ArgumentError("interpolate: lanczos needs antialias=True and align_corners=False")
     output, scale = _output_and_scale(
         shape,
         tuple(size) if isinstance(size, list) else size,
@@ -286,7 +287,7 @@ def _pad_pairs(shape: Sizes, pad: Any, mode: str) -> Pairs:
     except TypeError:
         raise TypeError(f"pad: pad must be a sequence of ints, got {pad!r}") from None
     if len(amounts) % 2 or len(amounts) > 2 * len(shape):
-        raise ValueError(
+        raise ArgumentError(
             f"pad: pad must have two numbers for each padded axis, the last axis first, at most {2 * len(shape)} for "
             f"an input of shape {shape}; got {len(amounts)}"
         )
@@ -305,14 +306,14 @@ def _pad_pairs(shape: Sizes, pad: Any, mode: str) -> Pairs:
         left = n + min(before, 0) + min(after, 0)
         wide = max(before, after)
         if left < 0 or n + before + after < 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"pad: negative padding cuts off more than axis {axis} of {shape} has, got {amounts}"
             )
         if wide <= 0 or mode == "constant":
             continue
         most = {"reflect": n - 1, "circular": left, "replicate": wide if left else 0}[mode]
         if wide > most:
-            raise ValueError(
+            raise ArgumentError(
                 f"pad: mode {mode!r} can pad axis {axis} of an input of shape {shape} by at most {most}, got {amounts}"
             )
     return pairs
@@ -337,7 +338,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     """
     shape = _array(input, "pad").shape
     if mode != "constant" and value:
-        raise ValueError(f"pad: value goes with mode 'constant', not with {mode!r}")
+        raise ArgumentError(f"pad: value goes with mode 'constant', not with {mode!r}")
     pairs = _pad_pairs(shape, tuple(pad), mode)
     return Pad.apply(input, padding=pairs, mode=mode, value=float(value or 0.0))  # type: ignore[no-any-return]
 
@@ -350,7 +351,7 @@ def _pair(value: Any, op: str, name: str, least: int) -> Sizes:
     if len(pair) == 1:
         pair *= 2
     if len(pair) != 2 or min(pair) < least:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: {name} must be an int or a tuple of 2 ints of at least {least}, got {value!r}"
         )
     return pair
@@ -365,7 +366,7 @@ def _blocks(op: str, size: Sizes, kernel: Sizes, dilation: Sizes, padding: Sizes
         ]
     )
     if min(blocks) < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: the window is larger than the padded image: kernel_size {kernel} with dilation {dilation} and "
             f"padding {padding} on a spatial size of {size}"
         )
@@ -393,7 +394,7 @@ def unfold(
     kernel, strides = _pair(kernel_size, "unfold", "kernel_size", 1), _pair(stride, "unfold", "stride", 1)
     pads, dilations = _pair(padding, "unfold", "padding", 0), _pair(dilation, "unfold", "dilation", 1)
     if len(shape) not in (3, 4) or 0 in shape[-3:]:
-        raise ValueError(
+        raise ArgumentError(
             f"unfold: input must be (N, C, H, W) or (C, H, W), only N may be 0; got shape {shape}"
         )
     _blocks("unfold", shape[-2:], kernel, dilations, pads, strides)
@@ -425,13 +426,13 @@ def fold(
     pads, dilations = _pair(padding, "fold", "padding", 0), _pair(dilation, "fold", "dilation", 1)
     taps = kernel[0] * kernel[1]
     if len(shape) not in (2, 3) or 0 in shape[-2:] or shape[-2] % taps:
-        raise ValueError(
+        raise ArgumentError(
             f"fold: input must be (N, C * {taps}, windows) or (C * {taps}, windows) for kernel_size {kernel}, only N "
             f"may be 0; got shape {shape}"
         )
     rows, columns = _blocks("fold", output, kernel, dilations, pads, strides)
     if shape[-1] != rows * columns:
-        raise ValueError(
+        raise ArgumentError(
             f"fold: output_size {output} has {rows} * {columns} = {rows * columns} windows with kernel_size {kernel}, "
             f"dilation {dilations}, padding {pads} and stride {strides}; input of shape {shape} has {shape[-1]}"
         )
@@ -444,9 +445,9 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """(*, C * r * r, H, W) -> (*, C, H * r, W * r); see ``torch.nn.functional.pixel_shuffle``."""
     shape, r = _array(input, "pixel_shuffle").shape, index(upscale_factor)
     if r < 1:
-        raise ValueError(f"pixel_shuffle: upscale_factor must be positive, got {r}")
+        raise ArgumentError(f"pixel_shuffle: upscale_factor must be positive, got {r}")
     if len(shape) < 3 or shape[-3] % (r * r):
-        raise ValueError(
+        raise ArgumentError(
             f"pixel_shuffle: input must be (*, C, H, W) with C divisible by upscale_factor squared ({r * r}), got "
             f"shape {shape}"
         )
@@ -457,9 +458,9 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """(*, C, H * r, W * r) -> (*, C * r * r, H, W); see ``torch.nn.functional.pixel_unshuffle``."""
     shape, r = _array(input, "pixel_unshuffle").shape, index(downscale_factor)
     if r < 1:
-        raise ValueError(f"pixel_unshuffle: downscale_factor must be positive, got {r}")
+        raise ArgumentError(f"pixel_unshuffle: downscale_factor must be positive, got {r}")
     if len(shape) < 3 or shape[-1] % r or shape[-2] % r:
-        raise ValueError(
+        raise ArgumentError(
             f"pixel_unshuffle: input must be (*, C, H, W) with H and W divisible by downscale_factor ({r}), got "
             f"shape {shape}"
         )
@@ -470,7 +471,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Interleave the channels of ``groups`` groups, input (N, C, *); see ``torch.nn.functional.channel_shuffle``."""
     shape, groups = _array(input, "channel_shuffle").shape, index(groups)
     if len(shape) < 3 or groups < 1 or shape[1] % groups:
-        raise ValueError(
+        raise ArgumentError(
             f"channel_shuffle: input must be (N, C, *) with C divisible by groups ({groups}), got shape {shape}"
         )
     return ChannelShuffle.apply(input, groups=groups)  # type: ignore[no-any-return]

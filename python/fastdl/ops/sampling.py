@@ -48,12 +48,22 @@ def _integers(shape: Any, low: int, high: int, generator: Generator | None) -> A
     return select(None).random_integers(shape, low, high, *_draw(generator))
 
 
+def _named_size(op: str, size: Any, named: dict[str, Any]) -> Any:
+    """The size, which may be given by name as well."""
+    size = named.pop("size", size)
+    for name in named:
+        if name not in ("layout", "pin_memory"):
+            raise TypeError(f"{op}: unexpected argument {name!r}")
+    return size
+
+
 def rand(
     *size: Any,
     generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
+    **named: Any,
 ) -> Tensor:
     """Uniform numbers in [0, 1); see ``torch.rand``.
 
@@ -64,6 +74,7 @@ def rand(
         >>> bool(((x >= 0) & (x < 1)).all())
         True
     """
+    size = _named_size("rand", size, named)
     return finish(
         "rand",
         _uniform(shape_of("rand", size), _floating("rand", dtype), 0.0, 1.0, generator),
@@ -78,8 +89,10 @@ def randn(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
+    **named: Any,
 ) -> Tensor:
     """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``."""
+    size = _named_size("randn", size, named)
     return finish(
         "randn",
         _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator),
@@ -89,7 +102,7 @@ def randn(
 
 
 def randint(
-    low: int,
+    low: Any = 0,
     high: Any = None,
     size: Any = None,
     *,
@@ -101,6 +114,8 @@ def randint(
     """Integers in [low, high): ``randint(high, size)`` or ``randint(low, high, size)``; see ``torch.randint``."""
     if size is None:
         low, high, size = 0, low, high
+    elif high is None:
+        low, high = 0, low
     if size is None or high is None:
         raise TypeError("randint: high and size are needed: randint(high, size) or randint(low, high, size)")
     if low >= high:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, sum_to, zeros
+from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor, pooled_copy
@@ -21,7 +23,7 @@ def _tensors(op: str, tensors: Any) -> list[Tensor]:
     if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
         raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
     if not tensors:
-        raise RuntimeError(f"{op}: expects at least one tensor")
+        raise ArgumentError(f"{op}: expects at least one tensor")
     for i, t in enumerate(tensors):
         if not isinstance(t, Tensor):
             raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {i}")
@@ -48,7 +50,7 @@ class Cat(Op):
         return tuple(grads)
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """Tensors of equal shape but for axis ``dim``, one after the other along it; see ``torch.cat``.
 
     Different dtypes are promoted; one-dimensional empty tensors are skipped.
@@ -58,9 +60,12 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         >>> fastdl.cat([fastdl.ones(2), fastdl.zeros(1)])
         tensor([1., 1., 0.])
     """
+    if names:
+        dim, _ = numpy_names("cat", names, dim)
     parts = _tensors("cat", tensors)
     shapes = [t._data.shape for t in parts]
     first = shapes[0]
+    dtype = _common_dtype(parts)
     if any(s == (0,) for s in shapes):
         kept = [t for t in parts if t._data.shape != (0,)]
         if kept and kept[0]._data.ndim != 1:
@@ -75,7 +80,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
             raise RuntimeError(
                 f"cat: shapes must be equal except in dim {dim}: tensor 0 has {first}, tensor {i} has {s}"
             )
-    return Cat.apply(*parts, dim=d, dtype=_common_dtype(parts))  # type: ignore[no-any-return]
+    return Cat.apply(*parts, dim=d, dtype=dtype)  # type: ignore[no-any-return]
 
 
 concat = concatenate = cat
@@ -85,9 +90,9 @@ def _common_dtype(parts: list[Tensor]) -> Any:
     dtype = parts[0]._data.dtype
     if all(t._data.dtype == dtype for t in parts):
         return dtype
-    from fastdl.ops.promotion import result_type
+    from fastdl.ops.promotion import promote_types
 
-    return reduce(lambda a, t: result_type(Tensor._wrap(np.empty(1, a)), t), parts, dtype)
+    return reduce(promote_types, [t._data.dtype for t in parts])
 
 
 class Stack(Op):
@@ -108,8 +113,10 @@ class Stack(Op):
         )
 
 
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """Tensors of equal shape along a new axis; see ``torch.stack``."""
+    if names:
+        dim, _ = numpy_names("stack", names, dim)
     parts = _tensors("stack", tensors)
     shape = parts[0]._data.shape
     for i, t in enumerate(parts):
@@ -212,12 +219,14 @@ class RepeatInterleave(Op):
 
 
 def repeat_interleave(
-    input: Tensor, repeats: Any, dim: int | None = None, *, output_size: int | None = None
+    input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
 ) -> Tensor:
     """Every entry along ``dim`` repeated in place: a number, or one count for each entry.
 
-    See ``torch.repeat_interleave``.
+    With counts alone: the place of every entry, that often. See ``torch.repeat_interleave``.
     """
+    if repeats is None:
+        input, repeats, dim = Tensor._wrap(np.arange(input.numel())), input, 0
     if dim is None:
         input, dim = reshape(input, (-1,)) if input.numel() else reshape(input, (0,)), 0
     d = axis("repeat_interleave", dim, input._data.ndim)
@@ -246,8 +255,8 @@ def repeat_interleave(
 
 class Flip(Op):
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
-        self.dims = dims
-        return pooled_copy(np.flip(x, dims))
+        self.dims = dims = dims if x.ndim else ()
+        return pooled_copy(np.asarray(np.flip(x, dims)))
 
     def backward(self, grad: Any) -> Any:
         return pooled_copy(np.flip(grad, self.dims))
@@ -337,7 +346,7 @@ def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
     kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_)
     out = pooled_copy(x)
-    np.copyto(out, 0, where=~kept if lower else kept)
+    np.copyto(out, x.dtype.type(0), where=~kept if lower else kept)
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.cast import cast
 from fastdl.ops.common import axis
@@ -133,7 +134,7 @@ def gumbel_softmax(
     With ``hard`` the result is one-hot, and the gradient that of the soft sample. ``eps`` has no effect.
     """
     if tau <= 0:
-        raise ValueError(f"gumbel_softmax: tau must be positive, got {tau}")
+        raise ArgumentError(f"gumbel_softmax: tau must be positive, got {tau}")
     shifted: Any = logits - Tensor._wrap(np.empty_like(logits._data)).exponential_().log()
     soft = softmax(shifted / tau, dim)
     if not hard:

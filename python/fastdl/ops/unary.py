@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64
+from fastdl.dtypes import float32, float64, int64
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, empty, zeros
 from fastdl.ops.binary import into
@@ -43,7 +44,9 @@ class Unary(Op):
             return result
         if dtype.kind == "b" and self.label == "neg":
             raise RuntimeError("neg: not defined for bool tensors; use logical_not (~), or convert first")
-        if dtype.kind == "b":  # |x|, x^2 and sign(x) are x
+        if dtype.kind == "b" and self.label == "square":
+            return by_numpy("square", np.square, int64, out, cast(x, int64))
+        if dtype.kind == "b":  # |x| and sign(x) are x
             return by_numpy(self.label, np.logical_and, dtype, out, x, x)
         return self.keep(x, by_numpy(self.label, self.ufunc, dtype, out, x))
 
@@ -192,7 +195,7 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
     if decimals == 0:
         return _round(input, out=out)
     if out is not None:
-        raise ValueError("round: out= and decimals cannot be combined")
+        raise ArgumentError("round: out= and decimals cannot be combined")
     from fastdl.ops.arithmetic import div, mul
 
     scale = 10.0 ** (decimals if decimals > 0 else -decimals)

@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import as_strided as _strided
 
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import MultiView, View
+from fastdl.dtypes import as_dtype
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.common import axes, axis, ints
@@ -133,14 +134,21 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return Reshape.apply(input, shape=new)  # type: ignore[no-any-return]
 
 
-def view(input: Tensor, *shape: Any) -> Tensor:
+def view(input: Tensor, *shape: Any, dtype: Any = None) -> Tensor:
     """The same memory in another shape; an error where that takes a copy. See ``torch.Tensor.view``.
 
     With a dtype instead of a shape, the same bytes read as that type (no gradient).
     """
     x = input._data
+    if dtype is not None:
+        shape = (as_dtype("view", dtype),)
     if len(shape) == 1 and isinstance(shape[0], (np.dtype, type)):
-        output = Tensor._wrap(x.view(shape[0]))
+        try:
+            output = Tensor._wrap(x.view(shape[0]))
+        except ValueError as error:
+            raise RuntimeError(
+                f"view: {x.dtype} of shape {x.shape} cannot be seen as {shape[0]}: {error}"
+            ) from None
         output._version = input._version_cell()
         return output
     new = _resolve("view", x.size, ints(shape), x.shape)
@@ -576,6 +584,30 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     return tuple([Basic.apply(input, key=(*before, slice(a, max(a, b)))) for a, b in edges])
 
 
+def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """Parts side by side: along axis 1, or 0 for one dimension; see ``torch.hsplit``."""
+    return _split_along("hsplit", input, indices_or_sections, 1, 0 if input._data.ndim == 1 else 1)
+
+
+def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """Parts on top of each other: along axis 0; see ``torch.vsplit``."""
+    return _split_along("vsplit", input, indices_or_sections, 2, 0)
+
+
+def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """Parts behind each other: along axis 2; see ``torch.dsplit``."""
+    return _split_along("dsplit", input, indices_or_sections, 3, 2)
+
+
+def _split_along(op: str, input: Tensor, sections: Any, least: int, dim: int) -> tuple[Tensor, ...]:
+    shape = input._data.shape
+    if len(shape) < least:
+        raise RuntimeError(f"{op}: expects at least {least} dimensions, got shape {shape}")
+    if isinstance(sections, int) and (sections <= 0 or shape[dim] % sections):
+        raise RuntimeError(f"{op}: {sections} parts do not divide dim {dim} of shape {shape}")
+    return tensor_split(input, sections, dim)
+
+
 class Windows(View):
     def forward(self, x: Any, dim: int, size: int, step: int) -> Any:
         self.shape, self.dim, self.size, self.step = x.shape, dim, size, step
@@ -656,3 +688,6 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
             f"{base._data.size} in memory"
         )
     return Strided.apply(base, size=extents, stride=steps, offset=offset)  # type: ignore[no-any-return]
+
+
+unsafe_chunk, unsafe_split = chunk, split

@@ -2,7 +2,9 @@
 
 from fastdl.optim.adagrad import *
 from fastdl.optim.adam import *
+from fastdl.optim.lbfgs import *
 from fastdl.optim.optimizer import Optimizer as Optimizer
+from fastdl.optim.rprop import *
 from fastdl.optim.sgd import *
 
 from fastdl.optim import lr_scheduler as lr_scheduler  # isort: skip - build on the names above

@@ -63,6 +63,10 @@ class Optimizer:
         self._cache: dict[int, _Cached] = {}
         self._step_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
         self._step_post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._state_dict_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._state_dict_post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._load_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._load_post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
         self._stepped = False  # for learning-rate schedulers
         self.param_groups: list[Group] = []
         groups = list(params)
@@ -238,6 +242,30 @@ class Optimizer:
         """Call ``hook(optimizer, args, kwargs)`` after each step."""
         return add_hook(self._step_post_hooks, hook)
 
+    def register_state_dict_pre_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` before :meth:`state_dict`."""
+        return add_hook(self._state_dict_pre_hooks, hook, prepend)
+
+    def register_state_dict_post_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` after :meth:`state_dict`; it may return another one."""
+        return add_hook(self._state_dict_post_hooks, hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` before :meth:`load_state_dict`; it may return another one."""
+        return add_hook(self._load_pre_hooks, hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` after :meth:`load_state_dict`."""
+        return add_hook(self._load_post_hooks, hook, prepend)
+
     # Saving and loading ------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -245,6 +273,8 @@ class Optimizer:
 
         The tensors share the optimizer's memory.
         """
+        for hook in list(self._state_dict_pre_hooks.values()):
+            hook(self)
         numbers: dict[int, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -257,7 +287,11 @@ class Optimizer:
             for group in self.param_groups
         ]
         state = {numbers[id(k)] if isinstance(k, Tensor) else k: dict(v) for k, v in self._state.items()}
-        return {"state": state, "param_groups": groups}
+        result = {"state": state, "param_groups": groups}
+        for hook in list(self._state_dict_post_hooks.values()):
+            changed = hook(self, result)
+            result = result if changed is None else changed
+        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; tensors are copied, to the dtype of their parameter.
@@ -265,6 +299,9 @@ class Optimizer:
         Raises:
             ValueError: if the number of groups, or of parameters in one, differs.
         """
+        for hook in list(self._load_pre_hooks.values()):
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
             raise ValueError(
                 "load_state_dict: expected an optimizer's state dict with 'state' and 'param_groups'"
@@ -305,6 +342,8 @@ class Optimizer:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
         self.state = state
+        for hook in list(self._load_post_hooks.values()):
+            hook(self)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -318,7 +357,7 @@ def _load_value(name: str, value: Any, param: Tensor) -> Any:
     """A copy of a saved value: counts as they are, other tensors in the parameter's dtype."""
     if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
         array = value._data if isinstance(value, Tensor) else np.asarray(value)
-        dtype = array.dtype if name in ("step", "mu_product") else param._data.dtype
+        dtype = array.dtype if name in ("step", "mu_product", "eta", "mu") else param._data.dtype
         copy = select(array).empty(array.shape, dtype)
         copy[...] = array
         return Tensor._wrap(copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 
 from fastdl.autograd.mode import no_grad
 from fastdl.nn.modules.module import Module
+from fastdl.optim.lr_scheduler import LRScheduler, _per_group
+from fastdl.optim.optimizer import Optimizer
 from fastdl.tensor import Tensor
 
 __all__ = [
+    "SWALR",
     "AveragedModel",
     "get_ema_avg_fn",
     "get_ema_multi_avg_fn",
@@ -20,6 +24,55 @@ __all__ = [
     "get_swa_multi_avg_fn",
     "update_bn",
 ]
+
+
+class SWALR(LRScheduler):
+    """From the present rates to ``swa_lr`` in ``anneal_epochs`` steps, by a cosine or a line, then constant.
+
+    See ``torch.optim.swa_utils.SWALR``.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: Any,
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(
+                f"anneal_strategy must by one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
+        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
+        for group, rate in zip(optimizer.param_groups, _per_group("swa_lr", optimizer, swa_lr), strict=True):
+            group["swa_lr"] = rate
+        self.anneal_epochs = anneal_epochs
+        self.anneal_strategy = anneal_strategy
+        super().__init__(optimizer, last_epoch)
+
+    def _share(self, step: int) -> float:
+        """How much of the way is done after ``step`` steps."""
+        t = min(max(step / max(self.anneal_epochs, 1), 0.0), 1.0) if self.anneal_epochs else 1.0
+        return (1 - math.cos(math.pi * t)) / 2 if self.anneal_strategy == "cos" else t
+
+    def get_lr(self) -> list[float]:
+        """The rates for ``last_epoch``, given those of the epoch before."""
+        step = self._step_count - 1
+        before, now = self._share(max(step - 1, 0)), self._share(max(step, 0))
+        rates = []
+        for group in self.optimizer.param_groups:
+            goal, rate = group["swa_lr"], float(group["lr"])
+            if self.anneal_epochs == 0 or before == 1:
+                rates.append(goal)
+            elif step <= 0:
+                rates.append(rate)
+            else:  # rate = start + (goal - start) * before
+                start = (rate - goal * before) / (1 - before)
+                rates.append(start + (goal - start) * now)
+        return rates
+
 
 Average = Callable[[Tensor, Tensor, Any], Tensor]
 MultiAverage = Callable[[list[Tensor], list[Tensor], Any], None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,23 +28,25 @@ class History:
 
 
 def progress_bar(iterable: Iterable[Any], total: int, description: str) -> Any:
-    """tqdm's bar if tqdm is installed, otherwise a plain stand-in with the same two methods."""
+    """tqdm's bar if tqdm is installed, otherwise a line at the end, from an object with the same two methods."""
     try:
         from tqdm import tqdm
     except ImportError:
-        return _Silent(iterable)
-    return tqdm(iterable, total=total, desc=description, ncols=90, dynamic_ncols=False, leave=True)
+        return _Line(iterable, description)
+    width = min(90, shutil.get_terminal_size((90, 24)).columns)
+    return tqdm(iterable, total=total, desc=description, ncols=width)
 
 
-class _Silent:
-    def __init__(self, iterable: Iterable[Any]) -> None:
+class _Line:
+    def __init__(self, iterable: Iterable[Any], description: str) -> None:
         self._iterable = iterable
+        self._description = description
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._iterable)
 
     def set_postfix_str(self, text: str) -> None:
-        pass
+        print(f"{self._description}: {text}", file=sys.stderr)
 
 
 def fit(
@@ -57,7 +61,7 @@ def fit(
     validation: tuple[Tensor, Tensor] | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
 ) -> History:
-    """Train ``model``; shows one progress bar per epoch where tqdm is installed.
+    """Train ``model``; shows a progress bar for each epoch, or a line where tqdm is not installed.
 
     Args:
         batches: called once an epoch, yields (inputs, targets).

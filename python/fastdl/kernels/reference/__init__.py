@@ -6,6 +6,7 @@ These modules are the contract: a backend has the same functions with the same p
 from numpy import empty
 
 from fastdl.kernels.reference.activation import *
+from fastdl.kernels.reference.attention import *
 from fastdl.kernels.reference.conv import *
 from fastdl.kernels.reference.cross_entropy import *
 from fastdl.kernels.reference.ctc_loss import *
@@ -20,5 +21,6 @@ from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *
 from fastdl.kernels.reference.resample import *
+from fastdl.kernels.reference.rnn import *
 from fastdl.kernels.reference.softmax import *
 from fastdl.kernels.reference.vector_math import *

@@ -1,14 +1,19 @@
 """Layers, by family."""
 
 from fastdl.nn.modules.activation import *
+from fastdl.nn.modules.attention import *
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.flatten import *
+from fastdl.nn.modules.lazy import *
 from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
 from fastdl.nn.modules.pool import *
+from fastdl.nn.modules.position import *
 from fastdl.nn.modules.resample import *
+from fastdl.nn.modules.rnn import *
 from fastdl.nn.modules.softmax import *
+from fastdl.nn.modules.transformer import *

@@ -652,6 +652,19 @@ class Module:
         """The module itself: it is on the CPU."""
         return self
 
+    def cuda(self, device: Any = None) -> Self:
+        """Refuses, and says why no GPU can be used."""
+        from fastdl.cuda import unavailable_reason
+
+        raise RuntimeError(f"cuda: {unavailable_reason()}")
+
+    def share_memory(self) -> Self:
+        """The module itself; child processes get copies of what they change."""
+        return self
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: there is no compiler, and none is needed for the fused layers."""
+
     def train(self, mode: bool = True) -> Self:
         """Set training mode here and below: dropout drops, batch norm uses the batch's statistics."""
         if not isinstance(mode, bool):

@@ -1,0 +1,123 @@
+// What the direct algorithms share: packed weights, the taps that a tile needs, and images over threads.
+#pragma once
+
+#include <vector>
+
+#include "cpu/conv/algorithm.h"
+#include "cpu/conv/planes.h"
+#include "cpu/conv/tap_tile.h"
+#include "cpu/runtime/threads.h"
+
+namespace fastdl {
+
+// Weights as a pass sees them: element (output channel k, input channel c, tap r) at data[k * row_stride + c
+// * depth_stride + r], for one group.
+template <class T>
+struct Weights {
+  const T* data;
+  int64_t row_stride, depth_stride, taps;
+  Weights of_group(const ConvProblem& p, int64_t g) const {
+    return {data + g * p.group_out() * p.patch(), row_stride, depth_stride, taps};
+  }
+};
+
+// A pass over one group: `in` channels of planes through lattices to `out` channels of `extent`.
+template <class T>
+struct Pass {
+  int64_t in, out;
+  Extent extent;
+  Planes<T> planes;
+  std::vector<Lattice> lattices;
+  Weights<T> weights;
+
+  static Pass forward(const ConvProblem& p, const T* w) {
+    const auto planes = Planes<T>::of_input(p);
+    return {p.group_in(),
+            p.group_out(),
+            p.out,
+            planes,
+            {forward_lattice(p, planes.tap_offsets())},
+            {w, p.patch(), p.taps(), p.taps()}};
+  }
+  static Pass grad_x(const ConvProblem& p, const T* w) {
+    const auto [planes, lattices] = grad_lattices<T>(p);
+    return {p.group_out(), p.group_in(), p.in, planes, lattices, {w, p.taps(), p.patch(), p.taps()}};
+  }
+  // Where no tap meets a lattice it is left out, and the result is the bias.
+  bool covered() const {
+    int64_t sum = 0;
+    for (const Lattice& lattice : lattices) sum += volume(lattice.count);
+    return sum == volume(extent);
+  }
+};
+
+// What the direct algorithm needs per image, in products of vectors.
+template <class T>
+double direct_cost(const Pass<T>& pass);
+template <class T>
+double direct_grad_w_cost(const ConvProblem& p);  // per group as well
+
+// In panels of `width` output channels: out[((panel * depth + c) * taps + r) * width + k % width]; missing
+// channels of the last panel are zero.
+template <class T>
+void pack_weights(T* out, const Weights<T>& w, int64_t depth, int64_t rows, int64_t width);
+
+// The taps of a lattice as tiles read them: all of them, or those that meet the image.
+class TapList {
+ public:
+  struct View {
+    const Tap* first;
+    int64_t count;
+  };
+
+  // tap(offset in the planes, tap) makes the entry.
+  template <class F>
+  TapList(const Lattice& lattice, F&& tap) : lattice_(lattice), inner_{{}, lattice.count} {
+    for (size_t r = 0; r < lattice.taps.size(); ++r) {
+      all_.push_back(tap(lattice.offsets[r], lattice.taps[r]));
+      for (size_t a = 0; a < kSpatial; ++a) {
+        inner_.low[a] = std::max(inner_.low[a], lattice.inside[r].low[a]);
+        inner_.high[a] = std::min(inner_.high[a], lattice.inside[r].high[a]);
+      }
+    }
+    some_.reserve(all_.size());
+  }
+
+  View all() const { return {all_.data(), int64_t(all_.size())}; }
+
+  // Those that some position of the box [first, last) meets inside the image; valid until the next call.
+  View meeting(const Extent& first, const Extent& last) {
+    bool inner = true;
+    for (size_t a = 0; a < kSpatial; ++a) inner &= inner_.low[a] <= first[a] && last[a] <= inner_.high[a];
+    if (inner) return all();
+    some_.clear();
+    for (size_t r = 0; r < all_.size(); ++r) {
+      const Lattice::Range& range = lattice_.inside[r];
+      bool meets = true;
+      for (size_t a = 0; a < kSpatial; ++a) meets &= first[a] < range.high[a] && range.low[a] < last[a];
+      if (meets) some_.push_back(all_[r]);
+    }
+    return {some_.data(), int64_t(some_.size())};
+  }
+
+ private:
+  const Lattice& lattice_;
+  Lattice::Range inner_;  // where every tap meets the image
+  std::vector<Tap> all_, some_;
+};
+
+// f(begin, end) over images: shared out where they come out nearly even, else on this thread, so that f's own
+// parallel loops have all of them.
+template <class F>
+void share_images(int64_t images, double macs, F&& f) {
+  const int64_t threads = num_threads();
+  if (10 * images < 9 * ceil_div(images, threads) * threads) return f(int64_t{0}, images);
+  if (images <= threads && macs >= 5e6)  // few long tasks
+    return parallel_tasks(images, [&](int64_t i) { f(i, i + 1); });
+  parallel_for(images, std::max<int64_t>(1, int64_t(400000 * double(images) / macs)), f);
+}
+
+template <class T>
+void direct_grad_w(const ConvProblem& p, T* grad_w, const T* grad_y, const T* x);
+
+}  // namespace fastdl

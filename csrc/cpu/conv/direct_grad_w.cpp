@@ -1,0 +1,211 @@
+// The weight gradient of direct convolution: from the padded copy of the image (planes.h) and grad_y with
+// positions outermost.
+//
+//   g[c, r][k]   = sum over outputs o of  plane_r[c][shift_r + o] * grad_y^T[o][k]
+//
+// Registers: kRows (channel, tap) pairs x kGradVectors vectors of output channels; pixels are broadcast, so
+// that neither rows nor their ends need alignment.
+//
+// Work: over images and rows with one partial result per chunk, or, where that is large, over (channel, tap)
+// pairs.
+#include "cpu/conv/direct.h"
+#include "cpu/gemm/pack.h"
+#include "cpu/runtime/memory.h"
+
+namespace fastdl {
+namespace {
+
+using namespace simd;
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 8;
+#else
+constexpr int kRows = 4;  // of 16 registers
+#endif
+constexpr int kGradVectors = 2;
+constexpr double kRowCost = 30;      // of starting a row, in products of vectors
+constexpr int64_t kPositions = 128;  // at once: 16 kB of grad_y
+
+// sums[i][V * w] += over rows of outputs: pixel rows[i][...] * grad[position][V * w].
+template <class T, int R, int V>
+void pair_kernel(T* sums, const T* const* pixels, const T* grad, int64_t grad_step, int64_t height,
+                 int64_t width, int64_t pitch) {
+  constexpr int w = kWidth<T>;
+  const int64_t stretch = std::max<int64_t>(kStretch / width, 1);
+  const T* row[R];
+  for (int i = 0; i < R; ++i) row[i] = pixels[i];
+  for (int64_t h0 = 0; h0 < height; h0 += stretch) {
+    Vec<T> acc[R][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc[i][v] = Vec<T>{};
+    const auto add = [&](int64_t x, const T* at) __attribute__((always_inline)) {
+      Vec<T> g[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) g[v] = load(at + v * w);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) acc[i][v] += row[i][x] * g[v];
+    };
+    const int64_t h1 = std::min(height, h0 + stretch);
+    int64_t h = h0;
+    for (; h + 2 <= h1; h += 2, grad += width * grad_step) {  // two rows at once: half as many starts of rows
+      const T* below = grad + width * grad_step;
+      for (int64_t x = 0; x < width; ++x, grad += grad_step, below += grad_step) {
+        add(x, grad);
+        add(x + pitch, below);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) row[i] += 2 * pitch;
+    }
+    for (; h < h1; ++h) {
+      for (int64_t x = 0; x < width; ++x, grad += grad_step) add(x, grad);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) row[i] += pitch;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        T* to = sums + i * V * w + v * w;
+        store<T>(to, load(to) + acc[i][v]);
+      }
+  }
+}
+
+// Output channels in panels of `lanes`; pairs (channel, tap) in panels of kRows; one image and group.
+template <class T, int V>
+struct GradWeight {
+  static constexpr int lanes = V * kWidth<T>;
+  const ConvProblem& p;
+  const Planes<T>& planes;
+
+  int64_t grad_size() const { return ceil_div(p.group_out(), lanes) * lanes * p.out_size(); }
+  int64_t sums_size() const {
+    return ceil_div(p.patch(), kRows) * kRows * ceil_div(p.group_out(), lanes) * lanes;
+  }
+
+  // grad_y with positions outermost: rows [h0, h1) of every depth, panels q0..q1 of output channels.
+  void transpose(T* to, const T* gy, int64_t q0, int64_t q1, int64_t h0, int64_t h1) const {
+    const int64_t size = p.out_size();
+    for (int64_t q = q0; q < q1; ++q)
+      for (int64_t d = 0; d < p.out[0]; ++d) {
+        const int64_t first = (d * p.out[1] + h0) * p.out[2];
+        tile::pack_panel<T, lanes>(to + (q * size + first) * lanes, gy + q * lanes * size + first, size, 1,
+                                   int(std::min<int64_t>(lanes, p.group_out() - q * lanes)),
+                                   (h1 - h0) * p.out[2]);
+      }
+  }
+
+  // Adds rows [h0, h1) of every depth into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some
+  // rows at a time, so that grad_y's vectors stay in L1 while the pairs go by.
+  void add(T* sums, const T* image, const T* grad, int64_t i0, int64_t i1, int64_t h0, int64_t h1) const {
+    const int64_t pairs = ceil_div(p.patch(), kRows) * kRows, panels = ceil_div(p.group_out(), lanes);
+    const Pieces chunks(h1 - h0, std::max<int64_t>(1, kPositions / p.out[2]));
+    for (int64_t d = 0; d < p.out[0]; ++d)
+      for (int64_t chunk = 0; chunk < chunks.pieces; ++chunk)
+        for (int64_t q = 0; q < panels; ++q)
+          for (int64_t i = i0; i < i1; ++i) {
+            const int64_t h = h0 + chunks.begin(chunk);
+            const T* pixels[kRows];
+            for (int j = 0; j < kRows; ++j) {  // those beyond the last compute it again
+              const int64_t pair = std::min(i * kRows + j, p.patch() - 1);
+              pixels[j] = image + pair / p.taps() * planes.channel_size() +
+                          planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, 0);
+            }
+            pair_kernel<T, kRows, V>(sums + (q * pairs + i * kRows) * lanes, pixels,
+                                     grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2]) * lanes, lanes,
+                                     chunks.size(chunk), p.out[2], planes.width());
+          }
+  }
+
+  // gw[k][pair] = sum of `parts` partial sums.
+  void finish(T* gw, const T* sums, int64_t parts) const {
+    const int64_t pairs = ceil_div(p.patch(), kRows) * kRows;
+    for (int64_t k = 0; k < p.group_out(); ++k)
+      for (int64_t pair = 0; pair < p.patch(); ++pair) {
+        T sum = 0;
+        for (int64_t part = 0; part < parts; ++part)
+          sum += sums[part * sums_size() + (k / lanes * pairs + pair) * lanes + k % lanes];
+        gw[k * p.patch() + pair] = sum;
+      }
+  }
+
+  void run(T* gw, const T* gy, const T* x) const {
+    const int64_t in_image = p.group_in() * p.in_size(), out_image = p.group_out() * p.out_size();
+    const int64_t pair_panels = ceil_div(p.patch(), kRows), out_panels = ceil_div(p.group_out(), lanes);
+    const size_t buffer_size = size_t(planes.size() + kWidth<T>);
+    const bool few = sums_size() * int64_t(sizeof(T)) <= (256 << 10);
+    for (int64_t g = 0; g < p.groups; ++g) {
+      const T* group_x = x + g * in_image;
+      const T* group_gy = gy + g * out_image;
+      T* group_gw = gw + g * p.group_out() * p.patch();
+      if (few) {  // chunks of rows of images, a partial result each
+        const int64_t rows = p.batch * p.out[1];
+        const int64_t grain =
+            std::max<int64_t>(1, int64_t(400000 * double(rows) * double(p.groups) / p.macs()));
+        const int64_t parts = chunk_count(rows, grain);
+        memory::Buffer<T> sums(size_t(parts * sums_size()));
+        parallel_chunks(rows, grain, [&](int64_t part, int64_t begin, int64_t end) {
+          memory::Buffer<T> buffer(buffer_size), grad(static_cast<size_t>(grad_size()));
+          std::fill_n(buffer.get(), buffer_size, T(0));
+          T* mine = sums + part * sums_size();
+          std::fill_n(mine, sums_size(), T(0));
+          for (int64_t row = begin; row < end;) {
+            const int64_t n = row / p.out[1], h0 = row % p.out[1], h1 = std::min(p.out[1], h0 + end - row);
+            planes.copy(buffer, group_x + n * p.groups * in_image, 0, p.group_in());
+            transpose(grad, group_gy + n * p.groups * out_image, 0, out_panels, h0, h1);
+            add(mine, buffer, grad, 0, pair_panels, h0, h1);
+            row += h1 - h0;
+          }
+        });
+        finish(group_gw, sums, parts);
+      } else {  // one result, shared out by pairs
+        memory::Buffer<T> sums(static_cast<size_t>(sums_size())), buffer(buffer_size),
+            grad(static_cast<size_t>(grad_size()));
+        std::fill_n(sums.get(), sums_size(), T(0));
+        std::fill_n(buffer.get(), buffer_size, T(0));
+        for (int64_t n = 0; n < p.batch; ++n) {
+          parallel_for(p.group_in() + out_panels, 4, [&](int64_t begin, int64_t end) {
+            planes.copy(buffer, group_x + n * p.groups * in_image, begin, std::min(end, p.group_in()));
+            transpose(grad, group_gy + n * p.groups * out_image, std::max<int64_t>(begin - p.group_in(), 0),
+                      end - p.group_in(), 0, p.out[1]);
+          });
+          const int64_t macs = kRows * out_panels * lanes * p.out_size();
+          parallel_for(pair_panels, std::max<int64_t>(1, 400000 / macs),
+                       [&](int64_t begin, int64_t end) { add(sums, buffer, grad, begin, end, 0, p.out[1]); });
+        }
+        finish(group_gw, sums, 1);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const auto planes = Planes<T>::of_input(p);
+  if (p.group_out() <= kWidth<T>)
+    GradWeight<T, 1>{p, planes}.run(gw, gy, x);
+  else
+    GradWeight<T, kGradVectors>{p, planes}.run(gw, gy, x);
+}
+
+template <class T>
+double direct_grad_w_cost(const ConvProblem& p) {
+  const int vectors = p.group_out() <= kWidth<T> ? 1 : kGradVectors;
+  const double panels = double(ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * kWidth<T>));
+  const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
+  return panels * double(p.out[0] * p.out[1]) * row +
+         kTransposeCost * double(p.group_out() * p.out_size()) / (kWidth<T> * kWidth<T>);
+}
+template double direct_grad_w_cost<float>(const ConvProblem&);
+template double direct_grad_w_cost<double>(const ConvProblem&);
+
+template void direct_grad_w<float>(const ConvProblem&, float*, const float*, const float*);
+template void direct_grad_w<double>(const ConvProblem&, double*, const double*, const double*);
+
+}  // namespace fastdl

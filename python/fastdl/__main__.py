@@ -1,0 +1,7 @@
+"""``python -m fastdl``: the ``fastdl`` command."""
+
+import sys
+
+from fastdl.cli import main
+
+sys.exit(main())

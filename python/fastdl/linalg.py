@@ -1,0 +1,319 @@
+"""Linear algebra; see ``torch.linalg``. Matrices are the last two axes, the others a batch.
+
+Example:
+    >>> import fastdl
+    >>> a = fastdl.tensor([[2.0, 0.0], [0.0, 4.0]])
+    >>> fastdl.linalg.solve(a, fastdl.tensor([2.0, 4.0])).tolist()
+    [1.0, 1.0]
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdl.ops.axes import normal_axis
+from fastdl.ops.elementwise import where
+from fastdl.ops.extreme import amax, amin
+from fastdl.ops.linear import matmul
+from fastdl.ops.matrix import (
+    Cholesky,
+    Determinant,
+    Inverse,
+    LinAlgError,
+    LogDeterminant,
+    Orthogonal,
+    SingularValues,
+    Solve,
+    SymmetricEigen,
+    check_matrix,
+)
+from fastdl.ops.products import chain_matmul
+from fastdl.ops.products import cross as _cross
+from fastdl.ops.reduce import sum, vector_norm
+from fastdl.ops.unary import abs
+from fastdl.ops.views import diagonal, movedim, squeeze, unsqueeze
+from fastdl.tensor import Tensor
+
+__all__ = [
+    "LinAlgError",
+    "cholesky",
+    "cond",
+    "cross",
+    "det",
+    "diagonal",
+    "eigh",
+    "eigvalsh",
+    "inv",
+    "lstsq",
+    "matmul",
+    "matrix_norm",
+    "matrix_power",
+    "matrix_rank",
+    "multi_dot",
+    "norm",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "svd",
+    "svdvals",
+    "vector_norm",
+]
+
+
+class SlogdetResult(NamedTuple):
+    """Sign and logarithm of the absolute value."""
+
+    sign: Tensor
+    logabsdet: Tensor
+
+
+class EighResult(NamedTuple):
+    """Eigenvalues, rising, and eigenvectors in columns."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+
+class SvdResult(NamedTuple):
+    """a = U diag(S) Vh."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+class QrResult(NamedTuple):
+    """a = Q R, the columns of Q orthonormal, R upper triangular."""
+
+    Q: Tensor
+    R: Tensor
+
+
+class LstsqResult(NamedTuple):
+    """The solution and what came with it."""
+
+    solution: Tensor
+    residuals: Tensor
+    rank: Tensor
+    singular_values: Tensor
+
+
+def inv(A: Tensor) -> Tensor:
+    """The inverse; LinAlgError for a singular matrix. See ``torch.linalg.inv``."""
+    check_matrix("inv", A)
+    return Inverse.apply(A)  # type: ignore[no-any-return]
+
+
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    """X of A X = B (``left=False``: of X A = B); B is a matrix, or a vector. See ``torch.linalg.solve``."""
+    check_matrix("solve", A)
+    if not left:
+        return solve(A.mT, B.mT).mT
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    rows = B.shape[-1 if vector else -2]
+    if rows != A.shape[-1]:
+        raise RuntimeError(f"solve: A of shape {A.shape} does not fit B of shape {B.shape}")
+    if A.dtype != B.dtype:
+        raise RuntimeError(f"solve: A and B must have one dtype, got {A.dtype} and {B.dtype}")
+    return squeeze(Solve.apply(A, unsqueeze(B, -1)), -1) if vector else Solve.apply(A, B)
+
+
+def det(A: Tensor) -> Tensor:
+    """The determinant. See ``torch.linalg.det``."""
+    check_matrix("det", A)
+    return Determinant.apply(A)  # type: ignore[no-any-return]
+
+
+def slogdet(A: Tensor) -> SlogdetResult:
+    """Sign of the determinant and logarithm of its absolute value. See ``torch.linalg.slogdet``."""
+    check_matrix("slogdet", A)
+    return SlogdetResult(*LogDeterminant.apply(A))
+
+
+def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
+    """L of A = L L^T, lower triangular (``upper``: its transpose), of a symmetric positive definite matrix.
+
+    See ``torch.linalg.cholesky``.
+    """
+    check_matrix("cholesky", A)
+    lower = Cholesky.apply(A)
+    return lower.mT if upper else lower  # type: ignore[no-any-return]
+
+
+def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
+    """Eigenvalues and eigenvectors of a symmetric matrix, read from one triangle. See ``torch.linalg.eigh``."""
+    check_matrix("eigh", A)
+    if UPLO not in ("L", "U"):
+        raise RuntimeError(f"eigh: UPLO must be 'L' or 'U', got {UPLO!r}")
+    return EighResult(*SymmetricEigen.apply(A, uplo=UPLO))
+
+
+def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
+    """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
+    return eigh(A, UPLO).eigenvalues
+
+
+def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
+    """The singular value decomposition A = U diag(S) Vh. See ``torch.linalg.svd``.
+
+    With ``full_matrices`` U and Vh are square; a matrix that is not square then has no gradient.
+    """
+    check_matrix("svd", A, square=False)
+    if full_matrices and A.shape[-1] != A.shape[-2]:
+        if A.requires_grad:
+            raise RuntimeError("svd: the gradient needs full_matrices=False")
+        return SvdResult(*[Tensor(np.ascontiguousarray(a)) for a in np.linalg.svd(A._data)])
+    return SvdResult(*SingularValues.apply(A))
+
+
+def svdvals(A: Tensor) -> Tensor:
+    """The singular values, falling. See ``torch.linalg.svdvals``."""
+    return svd(A, False).S
+
+
+def qr(A: Tensor, mode: str = "reduced") -> QrResult:
+    """A = Q R; ``mode`` reduced, complete or r. See ``torch.linalg.qr``."""
+    check_matrix("qr", A, square=False)
+    if mode == "reduced":
+        return QrResult(*Orthogonal.apply(A))
+    if mode not in ("complete", "r"):
+        raise RuntimeError(f"qr: mode must be 'reduced', 'complete' or 'r', got {mode!r}")
+    if A.requires_grad:
+        raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
+    if mode == "r":
+        return QrResult(Tensor(np.empty(0, A.dtype)), Tensor(np.linalg.qr(A._data, "r")))
+    return QrResult(*[Tensor(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
+
+
+def pinv(A: Tensor, *, rtol: float | None = None) -> Tensor:
+    """The pseudo-inverse; singular values below ``rtol`` of the largest count as 0. See ``torch.linalg.pinv``."""
+    check_matrix("pinv", A, square=False)
+    u, s, vh = svd(A, False)
+    if s.shape[-1] == 0:
+        return A.mT.clone()
+    small = s <= _tolerance(A, rtol) * amax(s, -1, True)
+    inverse = where(small, 0.0, 1.0 / where(small, 1.0, s))
+    return matmul(vh.mT * unsqueeze(inverse, -2), u.mT)
+
+
+def _tolerance(A: Tensor, rtol: float | None) -> float:
+    return max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if rtol is None else rtol
+
+
+def matrix_rank(A: Tensor, *, rtol: float | None = None, hermitian: bool = False) -> Tensor:
+    """How many singular values exceed ``rtol`` times the largest. See ``torch.linalg.matrix_rank``."""
+    s = svdvals(A.detach())
+    if s.shape[-1] == 0:
+        return Tensor(np.zeros(s.shape[:-1], np.int64))
+    return sum(s > _tolerance(A, rtol) * amax(s, -1, True), -1)
+
+
+def matrix_power(A: Tensor, n: int) -> Tensor:
+    """A times itself ``n`` times; n below 0: of the inverse. See ``torch.linalg.matrix_power``."""
+    check_matrix("matrix_power", A)
+    if n < 0:
+        return matrix_power(inv(A), -n)
+    result = Tensor(np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape).copy())
+    first = True
+    while n:
+        if n % 2:
+            result, first = (A if first else matmul(result, A)), False
+        A, n = (matmul(A, A) if n > 1 else A), n // 2
+    return result
+
+
+def multi_dot(tensors: Any) -> Tensor:
+    """The product of matrices in the cheapest order; first and last may be vectors. See ``torch.linalg.multi_dot``."""
+    parts = list(tensors)
+    if len(parts) < 2:
+        raise RuntimeError(f"multi_dot: expects at least 2 tensors, got {len(parts)}")
+    row, column = parts[0].ndim == 1, parts[-1].ndim == 1
+    if row:
+        parts[0] = unsqueeze(parts[0], 0)
+    if column:
+        parts[-1] = unsqueeze(parts[-1], 1)
+    result = chain_matmul(*parts)
+    if column:
+        result = squeeze(result, 1)
+    return squeeze(result, 0) if row else result
+
+
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
+    """The X that makes |A X - B| least. See ``torch.linalg.lstsq``."""
+    check_matrix("lstsq", A, square=False)
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    right = unsqueeze(B, -1) if vector else B
+    solution = matmul(pinv(A, rtol=rcond), right)
+    rows, columns = A.shape[-2:]
+    rank = matrix_rank(A, rtol=rcond)
+    residuals = Tensor(np.empty(0, A.dtype))
+    if rows > columns and bool((rank == columns).all()):
+        residuals = sum((matmul(A, solution) - right).square(), -2)
+    values = svdvals(A.detach())
+    return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
+
+
+def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
+    """The cross product along ``dim``. See ``torch.linalg.cross``."""
+    return _cross(input, other, dim)
+
+
+def matrix_norm(
+    A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
+    """A matrix norm: fro, nuc, 1, -1, 2, -2, inf or -inf. See ``torch.linalg.matrix_norm``."""
+    if len(dim) != 2:
+        raise RuntimeError(f"matrix_norm: dim must name two axes, got {dim}")
+    if dtype is not None:
+        A = A.to(dtype)
+    rows, columns = [normal_axis("matrix_norm", d, A.ndim) for d in dim]
+    if rows == columns:
+        raise RuntimeError(f"matrix_norm: dim must name two axes, got {dim}")
+    if ord == "fro":
+        return vector_norm(A, 2, (rows, columns), keepdim)
+    inf = float("inf")
+    if ord in (1, -1, inf, -inf):
+        summed = rows if builtins.abs(ord) == 1 else columns
+        other = columns if summed == rows else rows
+        totals = sum(abs(A), summed, True)
+        result = (amax if ord > 0 else amin)(totals, other, True)
+    elif ord in (2, -2, "nuc"):
+        values = svdvals(movedim(A, (rows, columns), (-2, -1)))
+        result = sum(values, -1) if ord == "nuc" else (amax if ord == 2 else amin)(values, -1)
+        for d in sorted((rows, columns)):
+            result = unsqueeze(result, d)
+    else:
+        raise RuntimeError(f"matrix_norm: ord must be fro, nuc, 1, -1, 2, -2, inf or -inf, got {ord!r}")
+    return result if keepdim else squeeze(result, (rows, columns))
+
+
+def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """A vector norm of all elements or along one axis, or a matrix norm. See ``torch.linalg.norm``.
+
+    Without ``ord`` the 2-norm of all elements (or along ``dim``); with ``ord`` and no ``dim`` of a vector or matrix.
+    """
+    if ord is None:
+        return vector_norm(A, 2, dim, keepdim, dtype=dtype)
+    axes = (dim,) if isinstance(dim, int) else dim
+    if axes is None:
+        if A.ndim not in (1, 2):
+            raise RuntimeError(
+                f"norm: with ord and no dim, A must be a vector or a matrix, got shape {A.shape}"
+            )
+        axes = tuple(range(A.ndim))
+    if len(axes) == 2:
+        return matrix_norm(A, ord, axes, keepdim, dtype=dtype)
+    return vector_norm(A, ord, axes, keepdim, dtype=dtype)
+
+
+def cond(A: Tensor, p: Any = None) -> Tensor:
+    """The condition number |A| |A^-1|. See ``torch.linalg.cond``."""
+    if p is None or p in (2, -2):
+        values = svdvals(A)
+        large, small = amax(values, -1), amin(values, -1)
+        return small / large if p == -2 else large / small
+    return matrix_norm(A, p) * matrix_norm(inv(A), p)

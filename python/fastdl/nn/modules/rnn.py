@@ -1,0 +1,776 @@
+"""Recurrent layers and cells."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastdl.kernels import cpu
+from fastdl.nn import init
+from fastdl.nn.modules.module import Module
+from fastdl.nn.parameter import Parameter
+from fastdl.nn.utils.rnn import PackedSequence
+from fastdl.ops.conv import conv2d
+from fastdl.ops.rnn import recurrent
+from fastdl.ops.shape import stack
+from fastdl.ops.views import chunk
+from fastdl.tensor import Tensor
+
+__all__ = ["GRU", "LSTM", "RNN", "ConvLSTM2d", "GRUCell", "LSTMCell", "RNNBase", "RNNCell", "RNNCellBase"]
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+_CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+
+
+def _parameter(shape: tuple[int, ...], dtype: Any) -> Parameter:
+    return Parameter(cpu.empty(shape, np.dtype(np.float32 if dtype is None else dtype)))
+
+
+def _uniform(module: Module, hidden_size: int) -> None:
+    bound = 1 / math.sqrt(hidden_size)
+    for weight in module.parameters():
+        init.uniform_(weight, -bound, bound)
+
+
+def _check_size(name: str, what: str, value: Any) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name}: {what} must be an int, got {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"{name}: {what} must be greater than zero, got {value}")
+
+
+class RNNBase(Module):
+    """What :class:`RNN`, :class:`LSTM` and :class:`GRU` share: parameters, checks, packed and unbatched input.
+
+    Args:
+        mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
+        input_size, hidden_size: I and H.
+        num_layers: each layer but the first reads the outputs of the one before (default 1).
+        bias: whether biases are learned (default True).
+        batch_first: dense input and output are (B, T, *) instead of (T, B, *) (default False).
+        dropout: probability of an element between two layers to be dropped in training (default 0).
+        bidirectional: a second direction reads each sequence from its end; outputs stand side by side
+            (default False).
+        proj_size: LSTM only: length of the output, a linear map of the hidden state; 0 (default) for none.
+        device: None or ``"cpu"``.
+        dtype: of the parameters, float32 by default.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(
+                f"{name}: dropout, the probability of being dropped, must be between 0 and 1, got {dropout!r}"
+            )
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                f"{name}: dropout={dropout} acts between layers, and there is only one (num_layers=1)",
+                stacklevel=3,
+            )
+        for what, flag in (("bias", bias), ("batch_first", batch_first)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name}: {what} must be a bool, got {type(flag).__name__}: {flag!r}")
+        _check_size(name, "input_size", input_size)
+        _check_size(name, "hidden_size", hidden_size)
+        _check_size(name, "num_layers", num_layers)
+        if not 0 <= proj_size < hidden_size:
+            raise ValueError(
+                f"{name}: proj_size must be at least 0 (no projection) and smaller than hidden_size={hidden_size}, "
+                f"got {proj_size}"
+            )
+        if proj_size and mode != "LSTM":
+            raise ValueError(f"{name}: proj_size is for LSTM only, got proj_size={proj_size}")
+        if mode not in _GATES:
+            raise ValueError(f"{name}: mode must be one of {', '.join(_GATES)}, got {mode!r}")
+        self.mode = mode
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self.recurrent_dropout = 0.0
+        self._cell = _CELLS[mode]
+
+        rows, output = _GATES[mode] * hidden_size, proj_size or hidden_size
+        directions = 2 if bidirectional else 1
+        self._all_weights: list[
+            list[str | None]
+        ] = []  # five names per layer and direction, as the kernels want
+        for layer in range(num_layers):
+            width = input_size if layer == 0 else output * directions
+            for suffix in ("", "_reverse")[:directions]:
+                names: list[str | None] = []
+                for kind, shape, there in (
+                    ("weight_ih", (rows, width), True),
+                    ("weight_hh", (rows, output), True),
+                    ("bias_ih", (rows,), bias),
+                    ("bias_hh", (rows,), bias),
+                    ("weight_hr", (output, hidden_size), proj_size > 0),
+                ):
+                    if there:
+                        setattr(self, f"{kind}_l{layer}{suffix}", _parameter(shape, dtype))
+                    names.append(f"{kind}_l{layer}{suffix}" if there else None)
+                self._all_weights.append(names)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters from U(-s, s), s = 1 / sqrt(hidden_size)."""
+        _uniform(self, self.hidden_size)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the kernels pack weights themselves. There for code that calls it."""
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The parameters of each layer and direction."""
+        return [[getattr(self, name) for name in names if name] for names in self._all_weights]
+
+    # ---- checks; each raises what torch raises ----
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        name, shape, dtype = type(self).__name__, input._data.shape, input._data.dtype
+        weight = getattr(self, str(self._all_weights[0][0]))._data
+        if dtype != weight.dtype:
+            raise ValueError(
+                f"{name}: input is {dtype}, the weights are {weight.dtype}; convert one of them: "
+                f"input.to(fastdl.{weight.dtype}) or module.to(fastdl.{dtype})"
+            )
+        expected = 3 if batch_sizes is None else 2
+        if len(shape) != expected:
+            raise RuntimeError(f"{name}: input must have {expected} dimensions, got {len(shape)}")
+        if shape[-1] != self.input_size:
+            hint = ""
+            if self.input_size in shape[:-1]:
+                hint = "; is the time or batch axis last?"
+            raise RuntimeError(
+                f"{name}: the last axis of input must be input_size={self.input_size}, got shape {shape}{hint}"
+            )
+
+    def get_expected_hidden_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
+        if batch_sizes is not None:
+            batch = int(batch_sizes._data[0])
+        else:
+            batch = input._data.shape[0 if self.batch_first else 1]
+        return (
+            self.num_layers * (2 if self.bidirectional else 1),
+            batch,
+            self.proj_size or self.hidden_size,
+        )
+
+    def check_hidden_size(self, hx: Tensor, expected_hidden_size: tuple[int, ...], what: str = "hx") -> None:
+        if hx._data.shape != expected_hidden_size:
+            raise RuntimeError(
+                f"{type(self).__name__}: {what} must be (num_layers * directions, batch, size) = "
+                f"{expected_hidden_size}, got {hx._data.shape}"
+                + ("; it is not batch-first" if self.batch_first else "")
+            )
+
+    def permute_hidden(self, hx: Any, permutation: Tensor | None) -> Any:
+        """A state, or pair of states, with its batch reordered."""
+        if permutation is None or hx is None:
+            return hx
+        if isinstance(hx, Tensor):
+            return hx.index_select(1, permutation)
+        return tuple([h.index_select(1, permutation) for h in hx])
+
+    # ---- forward ----
+
+    def _states(self, hx: Any) -> tuple[Tensor | None, Tensor | None]:
+        """h0 and c0 as given."""
+        if hx is not None and not isinstance(hx, Tensor):
+            raise TypeError(f"{type(self).__name__}: hx must be a tensor, got {type(hx).__name__}")
+        return hx, None
+
+    def _check_states(self, h0: Tensor | None, c0: Tensor | None, input: Tensor, sizes: Any) -> None:
+        expected = self.get_expected_hidden_size(input, sizes)
+        for what, state, wanted in (
+            ("hx", h0, expected),
+            ("cx", c0, (*expected[:2], self.hidden_size)),
+        ):
+            if state is not None:
+                self.check_hidden_size(state, wanted, what)
+                if state._data.dtype != input._data.dtype:
+                    raise ValueError(
+                        f"{type(self).__name__}: {what} is {state._data.dtype}, input is {input._data.dtype}"
+                    )
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        h0, c0 = self._states(hx)
+        name = type(self).__name__
+        packed = isinstance(input, PackedSequence)
+        batched = True
+        sizes: Tensor | None = None
+        if packed:
+            data, sizes, sorted_indices, unsorted_indices = input
+            h0, c0 = (self.permute_hidden(s, sorted_indices) for s in (h0, c0))
+        else:
+            if not isinstance(input, Tensor):
+                raise TypeError(
+                    f"{name}: input must be a tensor or PackedSequence, got {type(input).__name__}"
+                )
+            data = input
+            ndim = data._data.ndim
+            if ndim not in (2, 3):
+                raise ValueError(f"{name}: expected input to be 2D or 3D, got {ndim}D instead")
+            batched = ndim == 3
+            for what, state in (("hx", h0), ("cx", c0)):
+                if state is not None and state._data.ndim != ndim:
+                    raise RuntimeError(
+                        f"{name}: for {'batched 3-D' if batched else 'unbatched 2-D'} input, {what} must be {ndim}-D, "
+                        f"got {state._data.ndim}-D"
+                    )
+            if not batched:
+                data = data.unsqueeze(0 if self.batch_first else 1)
+                h0, c0 = (s if s is None else s.unsqueeze(1) for s in (h0, c0))
+        self.check_input(data, sizes)
+        self._check_states(h0, c0, data, sizes)
+        time = 1 if self.batch_first else 0
+        if not packed and 0 in data._data.shape[:2]:
+            what = "steps" if data._data.shape[time] == 0 else "sequences"
+            raise RuntimeError(f"{name}: input has no {what}: shape {data._data.shape}")
+        transposed = self.batch_first and not packed
+        if transposed:
+            data = data.transpose(0, 1)
+        weights = [None if n is None else getattr(self, n) for names in self._all_weights for n in names]
+        training = self.training
+        y: Any
+        y, *last = recurrent(
+            self._cell,
+            data,
+            h0,
+            c0,
+            weights,
+            self.num_layers,
+            None if sizes is None else sizes._data,
+            self.dropout if training else 0.0,
+            self.recurrent_dropout if training else 0.0,
+        )
+        if packed:
+            y = PackedSequence(y, sizes, sorted_indices, unsorted_indices)
+            last = [self.permute_hidden(s, unsorted_indices) for s in last]
+        else:
+            if transposed:
+                y = y.transpose(0, 1)
+            if not batched:
+                y, last = y.squeeze(time ^ 1), [s.squeeze(1) for s in last]
+        return y, (tuple(last) if len(last) > 1 else last[0])
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        for name, default in (
+            ("proj_size", 0),
+            ("num_layers", 1),
+            ("bias", True),
+            ("batch_first", False),
+            ("dropout", 0),
+            ("bidirectional", False),
+            ("recurrent_dropout", 0),
+        ):
+            value = getattr(self, name)
+            if value != default:
+                parts.append(f"{name}={value}")
+        return ", ".join(parts)
+
+
+_SHAPES = """Shape, with D = 2 if bidirectional, else 1:
+        input (T, B, I), or (B, T, I) with ``batch_first``, or (T, I) without a batch, or a
+        :class:`~fastdl.nn.utils.rnn.PackedSequence`; output likewise with {output}; {states}
+        (num_layers * D, B, {size}), without B for input without a batch, zeros if not given.
+
+    The returned states belong to the graph. To train on pieces of a long sequence (truncated back-propagation
+    through time), detach them before the next piece: {detach}.
+
+    Parameters, for layer k and with ``_reverse`` for the second direction: {parameters}, drawn from
+    U(-s, s) with s = 1 / sqrt(hidden_size)."""
+
+
+class RNN(RNNBase):
+    __doc__ = f"""h' = tanh(W_ih x + b_ih + W_hh h + b_hh) along a sequence. See ``torch.nn.RNN``.
+
+    Args:
+        input_size, hidden_size: I and H.
+        num_layers: layers on top of each other (default 1).
+        nonlinearity: ``"tanh"`` (default) or ``"relu"``.
+        bias: whether biases are learned (default True).
+        batch_first: the batch is the first axis of input and output (default False).
+        dropout: probability of an element between two layers to be dropped in training (default 0).
+        bidirectional: also read from the end (default False).
+        device: None or ``"cpu"``.
+        dtype: of the parameters, float32 by default.
+
+    {
+        _SHAPES.format(
+            output="D * H",
+            states="h_0 and h_n",
+            size="H",
+            detach="``h = h.detach()``",
+            parameters="``weight_ih_l{k}`` (H, I), ``weight_hh_l{k}`` (H, H), ``bias_ih_l{k}``, ``bias_hh_l{k}`` (H,)",
+        )
+    }
+
+    Raises:
+        RuntimeError: for an input or state whose shape does not fit.
+        ValueError: for input of another dtype than the weights or of 1 or more than 3 dimensions.
+
+    Example:
+        >>> import fastdl
+        >>> rnn = fastdl.nn.RNN(3, 5)
+        >>> y, h = rnn(fastdl.zeros(7, 2, 3))
+        >>> tuple(y.shape), tuple(h.shape)
+        ((7, 2, 5), (1, 2, 5))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"RNN: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        super().__init__(
+            f"RNN_{nonlinearity.upper()}",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+            **options,
+        )
+        self.nonlinearity = nonlinearity
+
+
+class LSTM(RNNBase):
+    __doc__ = f"""Long short-term memory along a sequence. See ``torch.nn.LSTM``.
+
+        i, f, o = sigmoid(W_i x + b_i + U_i h + c_i), likewise f, o;    g = tanh(W_g x + b_g + U_g h + c_g)
+        c' = f * c + i * g;    h' = o * tanh(c'), or W_hr (o * tanh(c')) with proj_size
+
+    Args:
+        input_size, hidden_size: I and H.
+        num_layers: layers on top of each other (default 1).
+        bias: whether biases are learned (default True).
+        batch_first: the batch is the first axis of input and output (default False).
+        dropout: probability of an element between two layers to be dropped in training (default 0).
+        bidirectional: also read from the end (default False).
+        proj_size: length P of the output if it is a linear map of h (default 0: none, P = H).
+        device: None or ``"cpu"``.
+        dtype: of the parameters, float32 by default.
+        recurrent_dropout: probability of an element of h to be dropped, in training, where it enters the next
+            step; one mask for all steps of a sequence (Gal and Ghahramani 2016). Not in torch; default 0.
+
+    {
+        _SHAPES.format(
+            output="D * P",
+            states="h_0 and h_n",
+            size="P), c_0 and c_n (num_layers * D, B, H",
+            detach="``h, c = h.detach(), c.detach()``",
+            parameters="``weight_ih_l{k}`` (4H, I), ``weight_hh_l{k}`` (4H, P), ``bias_ih_l{k}``, ``bias_hh_l{k}`` "
+            "(4H,) in the order i, f, g, o, and ``weight_hr_l{k}`` (P, H) with proj_size",
+        )
+    }
+
+    Raises:
+        RuntimeError: for an input or state whose shape does not fit.
+        ValueError: for input of another dtype than the weights or of 1 or more than 3 dimensions.
+
+    Example:
+        >>> import fastdl
+        >>> lstm = fastdl.nn.LSTM(3, 5, batch_first=True)
+        >>> y, (h, c) = lstm(fastdl.zeros(2, 7, 3))
+        >>> tuple(y.shape), tuple(c.shape)
+        ((2, 7, 5), (1, 2, 5))
+    """
+
+    def __init__(self, *args: Any, recurrent_dropout: float = 0.0, **options: Any) -> None:
+        if not 0 <= recurrent_dropout <= 1:
+            raise ValueError(
+                "LSTM: recurrent_dropout, the probability of being dropped, must be between 0 and 1, got "
+                f"{recurrent_dropout}"
+            )
+        super().__init__("LSTM", *args, **options)
+        self.recurrent_dropout = float(recurrent_dropout)
+
+    def _states(self, hx: Any) -> tuple[Tensor | None, Tensor | None]:
+        if hx is None:
+            return None, None
+        if isinstance(hx, Tensor) or len(hx) != 2:
+            raise RuntimeError(
+                f"LSTM: hx must be a pair (h_0, c_0), got {type(hx).__name__}; a single state is for RNN and GRU"
+            )
+        return hx[0], hx[1]
+
+
+class GRU(RNNBase):
+    __doc__ = f"""Gated recurrent unit along a sequence. See ``torch.nn.GRU``.
+
+        r, z = sigmoid(W_r x + b_r + U_r h + c_r), likewise z
+        n = tanh(W_n x + b_n + r * (U_n h + c_n));    h' = (1 - z) * n + z * h
+
+    Here z near 1 keeps the old state. With ``reset_after=False`` the gates are those of the first papers, where the
+    reset gate acts before the product and z near 1 takes the new value (Chung et al. 2014):
+
+        n = tanh(W_n x + b_n + U_n (r * h) + c_n);    h' = (1 - z) * h + z * n
+
+    so a checkpoint of one form does not fit the other, though names and shapes are the same.
+
+    Args:
+        input_size, hidden_size: I and H.
+        num_layers: layers on top of each other (default 1).
+        bias: whether biases are learned (default True).
+        batch_first: the batch is the first axis of input and output (default False).
+        dropout: probability of an element between two layers to be dropped in training (default 0).
+        bidirectional: also read from the end (default False).
+        device: None or ``"cpu"``.
+        dtype: of the parameters, float32 by default.
+        reset_after: False for the form above. Not in torch; default True.
+
+    {
+        _SHAPES.format(
+            output="D * H",
+            states="h_0 and h_n",
+            size="H",
+            detach="``h = h.detach()``",
+            parameters="``weight_ih_l{k}`` (3H, I), ``weight_hh_l{k}`` (3H, H), ``bias_ih_l{k}``, ``bias_hh_l{k}`` "
+            "(3H,) in the order r, z, n",
+        )
+    }
+
+    Raises:
+        RuntimeError: for an input or state whose shape does not fit.
+        ValueError: for input of another dtype than the weights or of 1 or more than 3 dimensions.
+
+    Example:
+        >>> import fastdl
+        >>> gru = fastdl.nn.GRU(3, 5, num_layers=2, bidirectional=True)
+        >>> y, h = gru(fastdl.zeros(7, 2, 3))
+        >>> tuple(y.shape), tuple(h.shape)
+        ((7, 2, 10), (4, 2, 5))
+    """
+
+    def __init__(self, *args: Any, reset_after: bool = True, **options: Any) -> None:
+        super().__init__("GRU", *args, **options)
+        self.reset_after = reset_after
+        if not reset_after:
+            self._cell = "gru_before"
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+
+# ------------------------------------------------------------------------------------------ cells
+
+
+class RNNCellBase(Module):
+    """What the cells share: one step of a recurrent layer."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        num_chunks: int,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        _check_size(type(self).__name__, "input_size", input_size)
+        _check_size(type(self).__name__, "hidden_size", hidden_size)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        rows = num_chunks * hidden_size
+        self.weight_ih = _parameter((rows, input_size), dtype)
+        self.weight_hh = _parameter((rows, hidden_size), dtype)
+        self.register_parameter("bias_ih", _parameter((rows,), dtype) if bias else None)
+        self.register_parameter("bias_hh", _parameter((rows,), dtype) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters from U(-s, s), s = 1 / sqrt(hidden_size)."""
+        _uniform(self, self.hidden_size)
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}"
+        if not self.bias:
+            text += f", bias={self.bias}"
+        nonlinearity = getattr(self, "nonlinearity", "tanh")
+        if nonlinearity != "tanh":
+            text += f", nonlinearity={nonlinearity}"
+        return text
+
+    def _step(self, cell: str, input: Tensor, states: Sequence[Tensor | None]) -> list[Tensor]:
+        """The new states, after a look at what came."""
+        name = type(self).__name__
+        ndim = input._data.ndim
+        if ndim not in (1, 2):
+            raise ValueError(f"{name}: expected input to be 1D or 2D, got {ndim}D instead")
+        for what, state in zip(("hx", "cx"), states, strict=False):
+            if state is not None and state._data.ndim not in (1, 2):
+                raise ValueError(f"{name}: expected {what} to be 1D or 2D, got {state._data.ndim}D instead")
+        if input._data.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"{name}: the last axis of input must be input_size={self.input_size}, got shape {input._data.shape}"
+            )
+        expected = (*input._data.shape[:-1], self.hidden_size)
+        for what, state in zip(("hx", "cx"), states, strict=False):
+            if state is not None and state._data.shape != expected:
+                raise RuntimeError(f"{name}: {what} must have shape {expected}, got {state._data.shape}")
+        tensors = [self.weight_ih, *[s for s in states if s is not None]]
+        if any([t._data.dtype != input._data.dtype for t in tensors]):
+            raise ValueError(
+                f"{name}: input is {input._data.dtype}, weights and states are "
+                f"{', '.join(str(t._data.dtype) for t in tensors)}"
+            )
+        if ndim == 2 and input._data.shape[0] == 0:
+            raise RuntimeError(f"{name}: the batch is empty: input has shape {input._data.shape}")
+        shape = (1, *expected) if ndim == 2 else (1, 1, *expected)
+        h0, c0 = [None if s is None else s.reshape(shape) for s in (*states, None)][:2]
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
+        result = recurrent(cell, input.reshape((*shape[:-1], self.input_size)), h0, c0, weights)
+        return [s.reshape(expected) for s in result[1:]]
+
+
+_CELL_DOC = """One step of :class:`{layer}`. See ``torch.nn.{layer}Cell``.
+
+    Args:
+        input_size, hidden_size: I and H.
+        bias: whether biases are learned (default True).{more}
+        device: None or ``"cpu"``.
+        dtype: of the parameters, float32 by default.
+
+    Shape: input (B, I) or (I,), {states} (B, H) or (H,), zeros if not given; the same for {result}.
+
+    Parameters: ``weight_ih`` ({rows}, I), ``weight_hh`` ({rows}, H), ``bias_ih``, ``bias_hh`` ({rows},), drawn from
+    U(-s, s) with s = 1 / sqrt(hidden_size).
+
+    Raises:
+        RuntimeError: for an input or state whose shape does not fit.
+        ValueError: for more than 2 dimensions or mixed dtypes.
+
+    Example:
+        >>> import fastdl
+        >>> cell = fastdl.nn.{layer}Cell(3, 5)
+        >>> {example}
+        >>> tuple(h.shape)
+        (2, 5)
+    """
+
+
+class RNNCell(RNNCellBase):
+    __doc__ = _CELL_DOC.format(
+        layer="RNN",
+        more='\n        nonlinearity: ``"tanh"`` (default) or ``"relu"``.',
+        states="h",
+        result="the new h",
+        rows="H",
+        example="h = cell(fastdl.zeros(2, 3))",
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 1, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"RNNCell: nonlinearity must be 'tanh' or 'relu', got {self.nonlinearity!r}")
+        return self._step(f"rnn_{self.nonlinearity}", input, (hx,))[0]
+
+
+class LSTMCell(RNNCellBase):
+    __doc__ = _CELL_DOC.format(
+        layer="LSTM",
+        more="",
+        states="the pair (h, c), each",
+        result="the new pair",
+        rows="4H",
+        example="h, c = cell(fastdl.zeros(2, 3))",
+    )
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 4, device, dtype)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
+            raise RuntimeError(f"LSTMCell: hx must be a pair (h, c), got {type(hx).__name__}")
+        h, c = self._step("lstm", input, (None, None) if hx is None else hx)
+        return h, c
+
+
+class GRUCell(RNNCellBase):
+    __doc__ = _CELL_DOC.format(
+        layer="GRU",
+        more="",
+        states="h",
+        result="the new h",
+        rows="3H",
+        example="h = cell(fastdl.zeros(2, 3))",
+    )
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 3, device, dtype)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        return self._step("gru", input, (hx,))[0]
+
+
+class ConvLSTM2d(Module):
+    """LSTM whose states are images and whose products are convolutions (Shi et al. 2015, without peepholes).
+
+        i, f, o = sigmoid(W_i * x + U_i * h + b_i), likewise f, o;    g = tanh(W_g * x + U_g * h + b_g)
+        c' = f c + i g;    h' = o tanh(c')                          (* a convolution that keeps height and width)
+
+    Args:
+        in_channels, hidden_channels: C and H.
+        kernel_size: of both convolutions, odd: an int or (height, width).
+        bias: whether a bias is learned (default True).
+        batch_first: input and output are (B, T, ...) instead of (T, B, ...) (default False).
+        device: None or ``"cpu"``.
+        dtype: of the parameters, float32 by default.
+
+    Shape: input (T, B, C, height, width); output (T, B, H, height, width); states h and c (B, H, height, width),
+    zeros if not given. Returns output, (h_n, c_n).
+
+    Parameters: ``weight_ih`` (4H, C, kH, kW), ``weight_hh`` (4H, H, kH, kW), ``bias`` (4H,) in the order i, f, g, o,
+    drawn from U(-s, s) with s = 1 / sqrt(H * kH * kW).
+
+    Example:
+        >>> import fastdl
+        >>> layer = fastdl.nn.ConvLSTM2d(3, 8, 3)
+        >>> y, (h, c) = layer(fastdl.zeros(5, 2, 3, 16, 16))
+        >>> tuple(y.shape), tuple(h.shape)
+        ((5, 2, 8, 16, 16), (2, 8, 16, 16))
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int | tuple[int, int],
+        bias: bool = True,
+        batch_first: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        _check_size("ConvLSTM2d", "in_channels", in_channels)
+        _check_size("ConvLSTM2d", "hidden_channels", hidden_channels)
+        kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+        if len(kernel) != 2 or any(k < 1 or k % 2 == 0 for k in kernel):
+            raise ValueError(
+                f"ConvLSTM2d: kernel_size must be odd (states keep their height and width), got {kernel_size}"
+            )
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.kernel_size = kernel
+        self.batch_first = batch_first
+        rows = 4 * hidden_channels
+        self.weight_ih = _parameter((rows, in_channels, *kernel), dtype)
+        self.weight_hh = _parameter((rows, hidden_channels, *kernel), dtype)
+        self.register_parameter("bias", _parameter((rows,), dtype) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        _uniform(self, self.hidden_channels * math.prod(self.kernel_size))
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if input.ndim != 5 or input.shape[2] != self.in_channels:
+            layout = "(B, T, C, H, W)" if self.batch_first else "(T, B, C, H, W)"
+            raise RuntimeError(
+                f"ConvLSTM2d: input must be {layout} with C = in_channels={self.in_channels}, got shape "
+                f"{tuple(input.shape)}"
+            )
+        if self.batch_first:
+            input = input.transpose(0, 1)
+        steps, batch, _, height, width = input.shape
+        if steps == 0 or batch == 0:
+            raise RuntimeError(f"ConvLSTM2d: input has no steps or no sequences: shape {tuple(input.shape)}")
+        expected = (batch, self.hidden_channels, height, width)
+        h, c = (None, None) if hx is None else hx
+        for what, state in (("h", h), ("c", c)):
+            if state is not None and tuple(state.shape) != expected:
+                raise RuntimeError(f"ConvLSTM2d: {what} must have shape {expected}, got {tuple(state.shape)}")
+        padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        # The inputs' part of all steps is one convolution.
+        frames = input.reshape((steps * batch, *input.shape[2:]))
+        parts = conv2d(frames, self.weight_ih, self.bias, padding=padding).reshape(
+            (steps, batch, -1, height, width)
+        )
+        outputs = []
+        for t in range(steps):
+            gates = parts[t]
+            if h is not None:
+                gates = gates + conv2d(h, self.weight_hh, padding=padding)
+            i, f, g, o = chunk(gates, 4, 1)
+            new = i.sigmoid() * g.tanh()
+            c = new if c is None else f.sigmoid() * c + new
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        assert h is not None
+        assert c is not None
+        return stack(outputs, 1 if self.batch_first else 0), (h, c)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.batch_first:
+            text += ", batch_first=True"
+        return text

@@ -1,0 +1,170 @@
+"""Sampling images at any places: ``affine_grid`` and ``grid_sample``, composed of other operations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError
+from fastdl.ops.arithmetic import add, div, mul, remainder, sub
+from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.gather import gather
+from fastdl.ops.linear import matmul
+from fastdl.ops.unary import abs, floor
+from fastdl.ops.views import reshape, unsqueeze
+from fastdl.tensor import Tensor
+
+_MODES = ("bilinear", "nearest", "bicubic")
+_PADDINGS = ("zeros", "border", "reflection")
+
+
+def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
+    """Where the pixels of a transformed image come from: the ``grid`` of :func:`grid_sample`.
+
+    Args:
+        theta: affine matrices, ``(N, 2, 3)`` for images and ``(N, 3, 4)`` for volumes.
+        size: of the output, ``(N, C, H, W)`` or ``(N, C, D, H, W)``.
+        align_corners: whether -1 and 1 are the centres of the corner pixels, not their outer edges.
+
+    Returns:
+        ``(N, H, W, 2)`` or ``(N, D, H, W, 3)``: x, y(, z) in [-1, 1]. See ``torch.nn.functional.affine_grid``.
+    """
+    extents = tuple(size)[2:]
+    rank = len(extents)
+    if rank not in (2, 3) or theta.shape != (size[0], rank, rank + 1):
+        raise ArgumentError(
+            "affine_grid: theta must be (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with size (N, C, D, H, W); "
+            f"got {theta.shape} and {tuple(size)}"
+        )
+    lines = []
+    for extent in extents:
+        line = np.linspace(-1, 1, extent) if extent > 1 else np.zeros(1)
+        lines.append(line if align_corners else line * (extent - 1) / extent)
+    grids = np.meshgrid(*lines, indexing="ij")[::-1]  # x first
+    points = np.stack([*grids, np.ones_like(grids[0])], -1).reshape(-1, rank + 1).astype(theta.dtype)
+    moved = matmul(unsqueeze(Tensor._wrap(points), 0), theta.mT)
+    return reshape(moved, (size[0], *extents, rank))
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """``input`` at the places of ``grid``, between pixels interpolated.
+
+    Args:
+        input: ``(N, C, H, W)`` or ``(N, C, D, H, W)``.
+        grid: ``(N, H_out, W_out, 2)`` or ``(N, D_out, H_out, W_out, 3)``: x, y(, z), -1 and 1 at the image's ends.
+        mode: bilinear, nearest or (images only) bicubic.
+        padding_mode: what lies outside: zeros, the border's values, or the image reflected.
+        align_corners: whether -1 and 1 are the centres of the corner pixels, not their outer edges.
+
+    Returns:
+        ``(N, C, H_out, W_out)`` or ``(N, C, D_out, H_out, W_out)``. See ``torch.nn.functional.grid_sample``.
+    """
+    rank = input._data.ndim - 2
+    if mode not in _MODES or padding_mode not in _PADDINGS:
+        raise ValueError(
+            f"grid_sample: mode must be one of {', '.join(_MODES)} and padding_mode one of {', '.join(_PADDINGS)}, got "
+            f"{mode!r} and {padding_mode!r}"
+        )
+    if (
+        rank not in (2, 3)
+        or grid._data.ndim != rank + 2
+        or grid.shape[-1] != rank
+        or grid.shape[0] != input.shape[0]
+    ):
+        raise ArgumentError(
+            "grid_sample: expects input (N, C, H, W) with grid (N, H_out, W_out, 2), or (N, C, D, H, W) with "
+            f"(N, D_out, H_out, W_out, 3), got {input.shape} and {grid.shape}"
+        )
+    if input.dtype != grid.dtype:
+        raise RuntimeError(
+            f"grid_sample: input and grid must have one dtype, got {input.dtype} and {grid.dtype}"
+        )
+    if mode == "bicubic" and rank == 3:
+        raise ArgumentError("grid_sample: mode 'bicubic' needs a 4-D input")
+    extents = input.shape[2:]
+    if 0 in extents:
+        raise ArgumentError(
+            f"grid_sample: only batch and channels of the input may be empty, got {input.shape}"
+        )
+    places = []
+    for i, extent in enumerate(extents):
+        x = grid[..., rank - 1 - i]
+        if align_corners:
+            x = mul(add(x, 1), (extent - 1) / 2)
+        else:
+            x = div(sub(mul(add(x, 1), extent), 1), 2)
+        places.append(x if mode == "bicubic" else _padded(x, extent, padding_mode, bool(align_corners)))
+    taps = [_taps(x, mode) for x in places]
+    flat = reshape(input, (*input.shape[:2], math.prod(extents)))
+    total: Any = None
+    for corner in itertools.product(*taps):
+        weight: Any = None
+        index, inside = np.zeros(grid.shape[:-1], np.int64), np.ones(grid.shape[:-1], np.bool_)
+        for (at, share), extent in zip(corner, extents, strict=True):
+            if mode == "bicubic":
+                at = _padded(at, extent, padding_mode, bool(align_corners))
+            with np.errstate(invalid="ignore"):
+                position = np.nan_to_num(at._data, nan=-1.0)
+                inside &= (position >= 0) & (position <= extent - 1)
+                index = index * extent + np.clip(position, 0, extent - 1).astype(np.int64)
+            if share is not None:
+                weight = share if weight is None else mul(weight, share)
+        values = _at(flat, index)
+        keep = Tensor._wrap(inside[:, None].astype(input.dtype))
+        values = mul(values, keep if weight is None else mul(unsqueeze(weight, 1), keep))
+        total = values if total is None else add(total, values)
+    return total  # type: ignore[no-any-return]
+
+
+def _at(flat: Tensor, index: Any) -> Tensor:
+    """(N, C, P) at the places (N, *out) gives (N, C, *out)."""
+    n, c = flat.shape[:2]
+    rows = Tensor._wrap(
+        np.ascontiguousarray(np.broadcast_to(index.reshape(n, 1, -1), (n, c, index[0].size if n else 0)))
+    )
+    return reshape(gather(flat, 2, rows), (n, c, *index.shape[1:]))
+
+
+def _padded(x: Tensor, extent: int, padding: str, align_corners: bool) -> Tensor:
+    """Places moved into the image, except for zeros."""
+    if padding == "border":
+        return clamp(x, 0, extent - 1)
+    if padding == "zeros":
+        return x
+    low, span = (0.0, extent - 1.0) if align_corners else (-0.5, float(extent))
+    if span == 0:
+        return mul(x, 0)
+    offset = abs(sub(x, low))
+    turns = floor(div(offset.detach(), span))
+    rest = sub(offset, mul(turns, span))
+    back = remainder(turns, 2) == 1
+    return clamp(add(where(back, sub(span, rest), rest), low), 0, extent - 1)
+
+
+def _taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:
+    """Pixels (as floats) and their shares along one axis."""
+    if mode == "nearest":
+        return [(Tensor._wrap(np.rint(x._data)), None)]
+    first = floor(x.detach())
+    t = sub(x, first)
+    if mode == "bilinear":
+        return [(first, sub(1, t)), (add(first, 1), t)]
+    a = -0.75  # the cubic convolution of Keys, with PyTorch's parameter
+
+    def near(s: Tensor) -> Tensor:
+        return add(mul(mul(sub(mul(s, a + 2), a + 3), s), s), 1)
+
+    def far(s: Tensor) -> Tensor:
+        return sub(mul(add(mul(sub(mul(s, a), 5 * a), s), 8 * a), s), 4 * a)
+
+    shares = [far(add(t, 1)), near(t), near(sub(1, t)), far(sub(2, t))]
+    return [(add(first, i - 1), share) for i, share in enumerate(shares)]

@@ -1,0 +1,183 @@
+"""Linear algebra on square and other matrices: solving, factorising, eigenvalues; computed by NumPy's LAPACK.
+
+All work on batches (the last two axes are the matrix). Gradients follow M. Giles, "Collected matrix derivative results
+for forward and reverse mode algorithmic differentiation" (2008); those of eigenvectors and singular vectors hold where
+the values are distinct.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.tensor import Tensor
+
+LinAlgError = np.linalg.LinAlgError
+
+
+def _t(a: Any) -> Any:
+    return np.swapaxes(a, -1, -2)
+
+
+def check_matrix(op: str, a: Any, square: bool = True) -> None:
+    """Refuse what is no (square) floating-point matrix."""
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{op}: expects a Tensor, got {type(a).__name__}")
+    if a._data.dtype.kind != "f" or a._data.dtype.itemsize == 2:
+        raise RuntimeError(f"{op}: defined for float32 and float64 tensors, got {a.dtype}")
+    shape = a._data.shape
+    if len(shape) < 2 or (square and shape[-1] != shape[-2]):
+        raise RuntimeError(
+            f"{op}: expects {'square ' if square else ''}matrices (..., n, n), got shape {shape}"
+        )
+
+
+class Inverse(Op):
+    saves_output = True
+
+    def forward(self, a: Any) -> Any:
+        self.y = np.linalg.inv(a)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        return -_t(self.y) @ grad @ _t(self.y)
+
+
+class Solve(Op):
+    """x of a x = b."""
+
+    saves, saves_output = (0,), True
+
+    def forward(self, a: Any, b: Any) -> Any:
+        self.a, self.b_shape = a, b.shape
+        self.x = np.linalg.solve(a, b)
+        return self.x
+
+    def backward(self, grad: Any) -> Any:
+        from fastdl.ops.arrays import sum_to
+
+        grad_b = np.linalg.solve(_t(self.a), grad)
+        return sum_to(-grad_b @ _t(self.x), self.a.shape), sum_to(grad_b, self.b_shape)
+
+
+class Determinant(Op):
+    """The gradient is grad * adj(a)^T; of a singular matrix by way of its singular values."""
+
+    saves = (0,)
+
+    def forward(self, a: Any) -> Any:
+        self.a = a
+        self.y = np.asarray(np.linalg.det(a), a.dtype)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        u, s, vh = np.linalg.svd(self.a)
+        others = np.ones_like(s)
+        for i in range(s.shape[-1]):
+            others[..., i] = np.prod(np.delete(s, i, -1), -1)
+        sign = np.linalg.det(u) * np.linalg.det(vh)
+        return (grad * sign)[..., None, None].astype(grad.dtype) * ((u * others[..., None, :]) @ vh)
+
+
+class LogDeterminant(Op):
+    """Sign and logarithm of the absolute value of the determinant."""
+
+    saves = (0,)
+    materialize = True
+
+    def forward(self, a: Any) -> Any:
+        self.a = a
+        sign, log = np.linalg.slogdet(a)
+        return np.asarray(sign, a.dtype), np.asarray(log, a.dtype)
+
+    def backward(self, grad_sign: Any, grad_log: Any) -> Any:
+        return grad_log[..., None, None] * _t(np.linalg.inv(self.a))
+
+
+class Cholesky(Op):
+    saves_output = True
+
+    def forward(self, a: Any) -> Any:
+        self.y = np.linalg.cholesky(a)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        lower = self.y
+        middle = np.tril(_t(lower) @ grad)
+        middle -= 0.5 * middle * np.eye(lower.shape[-1], dtype=grad.dtype)
+        inverse = np.linalg.inv(lower)
+        result = _t(inverse) @ middle @ inverse
+        return 0.5 * (result + _t(result))
+
+
+class SymmetricEigen(Op):
+    """Eigenvalues, rising, and eigenvectors in columns, of the lower (or upper) triangle."""
+
+    saves_output = True
+
+    def forward(self, a: Any, uplo: str) -> Any:
+        values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
+        self.values, self.vectors = values, np.ascontiguousarray(vectors)
+        return self.values, self.vectors
+
+    def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
+        v, w = self.vectors, self.values
+        gaps = w[..., None, :] - w[..., :, None]
+        with np.errstate(divide="ignore"):
+            inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(v.dtype)
+        inner = (_t(v) @ grad_vectors) * inverse_gaps
+        inner += grad_values[..., None] * np.eye(w.shape[-1], dtype=v.dtype)
+        return v @ inner @ _t(v)
+
+
+class SingularValues(Op):
+    """The reduced singular value decomposition: u, s, vh."""
+
+    saves_output = True
+
+    def forward(self, a: Any) -> Any:
+        u, s, vh = np.linalg.svd(a, full_matrices=False)
+        self.u, self.s, self.vh = np.ascontiguousarray(u), s, np.ascontiguousarray(vh)
+        return self.u, self.s, self.vh
+
+    def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
+        u, s, vh = self.u, self.s, self.vh
+        k = s.shape[-1]
+        eye = np.eye(k, dtype=u.dtype)
+        squares = s * s
+        gaps = squares[..., None, :] - squares[..., :, None]
+        f = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(u.dtype)
+        inner = grad_s[..., None] * eye
+        of_u, of_v = _t(u) @ grad_u, vh @ _t(grad_vh)
+        inner = inner + (f * (of_u - _t(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - _t(of_v)))
+        result = u @ inner @ vh
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inverse = np.where(s == 0, 0, 1 / np.where(s == 0, 1, s)).astype(u.dtype)
+        if u.shape[-2] > k:
+            result = result + (grad_u - u @ of_u) * inverse[..., None, :] @ vh
+        if vh.shape[-1] > k:
+            result = result + (u * inverse[..., None, :]) @ (grad_vh - _t(of_v) @ vh)
+        return result
+
+
+class Orthogonal(Op):
+    """The reduced QR decomposition of a matrix with at least as many rows as columns."""
+
+    saves_output = True
+
+    def forward(self, a: Any) -> Any:
+        q, r = np.linalg.qr(a)
+        self.q, self.r = np.ascontiguousarray(q), np.ascontiguousarray(r)
+        return self.q, self.r
+
+    def backward(self, grad_q: Any, grad_r: Any) -> Any:
+        q, r = self.q, self.r
+        if q.shape[-1] != r.shape[-1]:
+            raise RuntimeError(
+                "qr: the gradient is defined for matrices with at least as many rows as columns"
+            )
+        m = r @ _t(grad_r) - _t(grad_q) @ q
+        symmetric = np.tril(m) + _t(np.tril(m, -1))
+        return _t(np.linalg.solve(r, _t(grad_q + q @ symmetric)))

@@ -1,0 +1,237 @@
+"""Writing parts of a tensor: reductions by index, puts, and functional forms of assignment to a view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.autograd.view import check_writable
+from fastdl.errors import ArgumentError
+from fastdl.ops.arrays import zeros
+from fastdl.ops.common import axis
+from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, scatter_add
+from fastdl.ops.indexing import setitem
+from fastdl.ops.views import diagonal, reshape, select_dim
+from fastdl.tensor import Tensor, pooled_copy
+
+_REDUCTIONS = {"sum": np.add, "mean": np.add, "prod": np.multiply, "amax": np.maximum, "amin": np.minimum}
+
+
+class ScatterReduce(Op):
+    """Every target is reduced with the sources that name it (and with what it was, if ``include_self``)."""
+
+    saves, saves_output = (0, 1), True
+
+    def forward(self, x: Any, source: Any, dim: int, index: Any, reduce: str, include_self: bool) -> Any:
+        self.key = _gather_key(x.shape, dim, index)
+        part = source[tuple([slice(0, n) for n in index.shape])]
+        self.x, self.part, self.shape, self.reduce, self.include = x, part, source.shape, reduce, include_self
+        ufunc = _REDUCTIONS[reduce]
+        self.counts = np.zeros(x.shape, np.int64)
+        np.add.at(self.counts, self.key, 1)
+        result = pooled_copy(x)
+        if not include_self:
+            result[self.counts > 0] = _identity(reduce, x.dtype)
+        ufunc.at(result, self.key, part)
+        if reduce == "mean":
+            count = np.maximum(self.counts + int(include_self), 1)
+            result = result / count if x.dtype.kind == "f" else result // count
+            result = result.astype(x.dtype, copy=False)
+        self.y = result
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        kept = np.ones(grad.shape, np.bool_) if self.include else self.counts == 0
+        key, x, part, y = self.key, self.x, self.part, self.y
+        if self.reduce == "sum":
+            to_x, to_part = grad * kept, grad[key]
+        elif self.reduce == "mean":
+            share = grad / np.maximum(self.counts + int(self.include), 1).astype(grad.dtype)
+            to_x, to_part = share * kept, share[key]
+        elif self.reduce == "prod":
+            with np.errstate(all="ignore"):
+                to_x = np.where(self.counts == 0, grad, grad * y / x) * kept
+                to_part = grad[key] * y[key] / part
+            if not (x.all() and part.all()):
+                raise RuntimeError("scatter_reduce: the gradient of a product with zeros is not defined here")
+        else:
+            first, ties = (x == y) & kept, part == y[key]
+            count = first.astype(grad.dtype)
+            np.add.at(count, key, ties)
+            share = grad / np.maximum(count, 1)
+            to_x, to_part = share * first, share[key] * ties
+        whole = zeros(self.shape, grad.dtype)
+        whole[tuple([slice(0, n) for n in part.shape])] = to_part
+        return np.asarray(to_x, grad.dtype), whole
+
+
+def _identity(reduce: str, dtype: Any) -> Any:
+    if reduce in ("sum", "mean"):
+        return 0
+    if reduce == "prod":
+        return 1
+    if dtype.kind == "f":
+        return -np.inf if reduce == "amax" else np.inf
+    if dtype.kind == "b":
+        return reduce == "amin"
+    limits = np.iinfo(dtype)
+    return limits.min if reduce == "amax" else limits.max
+
+
+def scatter_reduce(
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Elements of ``src`` reduced into the places ``index`` along ``dim``: sum, prod, mean, amax or amin.
+
+    Without ``include_self`` what was there does not count. See ``torch.scatter_reduce``.
+
+    Example:
+        >>> import fastdl
+        >>> x, index = fastdl.zeros(2), fastdl.tensor([0, 0, 1])
+        >>> fastdl.scatter_reduce(x, 0, index, fastdl.tensor([1.0, 5.0, 2.0]), "amax").tolist()
+        [5.0, 2.0]
+    """
+    if reduce not in _REDUCTIONS:
+        raise ArgumentError(f"scatter_reduce: reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
+    if not isinstance(src, Tensor):
+        raise TypeError(f"scatter_reduce: src must be a Tensor, got {type(src).__name__}")
+    if src.dtype != input.dtype:
+        raise RuntimeError(f"scatter_reduce: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
+    if reduce == "sum" and include_self:
+        return scatter_add(input, dim, index, src)
+    if input._data.ndim == 0:
+        flat = scatter_reduce(
+            reshape(input, (1,)),
+            dim,
+            reshape(index, (-1,)),
+            reshape(src, (-1,)),
+            reduce,
+            include_self=include_self,
+        )
+        return reshape(flat, ())
+    indices = _index("scatter_reduce", index)
+    if indices.size == 0:
+        return input.clone()
+    d = _check_gather("scatter_reduce", input._data, dim, indices, src._data)
+    check_range("scatter_reduce", indices, input.shape[d])
+    return ScatterReduce.apply(  # type: ignore[no-any-return]
+        input, src, dim=d, index=indices, reduce=reduce, include_self=include_self
+    )
+
+
+def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
+    """``self[indices] = values``, or added to what is there, where an index may repeat.
+
+    See ``torch.Tensor.index_put_``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.zeros(3)
+        >>> x.index_put_((fastdl.tensor([0, 0]),), fastdl.ones(2), accumulate=True).tolist()
+        [2.0, 0.0, 0.0]
+    """
+    key = tuple([slice(None) if i is None else i for i in indices])
+    if not isinstance(values, Tensor):
+        raise TypeError(f"index_put_: values must be a Tensor, got {type(values).__name__}")
+    if values.dtype != self.dtype:
+        raise RuntimeError(
+            f"index_put_: values must have the tensor's dtype {self.dtype}, got {values.dtype}"
+        )
+    if not accumulate:
+        setitem(self, key, values)
+        return self
+    check_writable("index_put_", self)
+    places = Tensor._wrap(np.arange(self.numel()).reshape(self.shape))[key]
+    flat = reshape(places, (-1,))
+    spread = reshape(values.expand(places.shape), (-1,))
+    return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))
+
+
+def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
+    """:func:`index_put_` on a copy. See ``torch.index_put``."""
+    return index_put_(input.clone(), indices, values, accumulate)
+
+
+def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """Elements of the flattened tensor replaced by (or added) ``source``. See ``torch.Tensor.put_``."""
+    check_writable("put_", self)
+    if source.numel() != index.numel():
+        raise IndexError(f"put_: source has {source.numel()} elements, index {index.numel()}")
+    if source.dtype != self.dtype:
+        raise RuntimeError(f"put_: source must have the tensor's dtype {self.dtype}, got {source.dtype}")
+    flat = reshape(self.clone(), (-1,))
+    flat = index_put(flat, (reshape(index, (-1,)),), reshape(source, (-1,)), accumulate)
+    return self.copy_(reshape(flat, self.shape))
+
+
+def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """:func:`put_` on a copy. See ``torch.put``."""
+    return put_(input.clone(), index, source, accumulate)
+
+
+def _replaced(op: str, input: Tensor, view: Any, src: Tensor) -> Tensor:
+    copy = input.clone()
+    part = view(copy)
+    if part.shape != src.shape:
+        raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part.shape}")
+    part.copy_(src)
+    return copy
+
+
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy with ``src`` in the place of ``input.select(dim, index)``. See ``torch.select_scatter``."""
+    return _replaced("select_scatter", input, lambda x: select_dim(x, dim, index), src)
+
+
+def slice_scatter(
+    input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """A copy with ``src`` in the place of a slice along ``dim``. See ``torch.slice_scatter``."""
+    key = (slice(None),) * axis("slice_scatter", dim, input._data.ndim) + (slice(start, end, step),)
+    return _replaced("slice_scatter", input, lambda x: x[key], src)
+
+
+def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """A copy with ``src`` as its diagonal. See ``torch.diagonal_scatter``."""
+    return _replaced("diagonal_scatter", input, lambda x: diagonal(x, offset, dim1, dim2), src)
+
+
+def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
+    """Set the main diagonal to one value; ``wrap`` goes on below in tall matrices.
+
+    See ``torch.Tensor.fill_diagonal_``.
+    """
+    ndim = self._data.ndim
+    if ndim < 2:
+        raise RuntimeError(f"fill_diagonal_: expects at least 2 dimensions, got shape {self.shape}")
+    if ndim > 2 and len(set(self.shape)) > 1:
+        raise RuntimeError(f"fill_diagonal_: more than 2 dimensions must have one extent, got {self.shape}")
+    rows, columns = self.shape[0], self.shape[-1]
+    along = np.arange(min(self.shape))
+    key: Any = (Tensor._wrap(along),) * ndim
+    if wrap and ndim == 2 and rows > columns:
+        places = np.arange(0, rows * columns, columns + 1)
+        key = (Tensor._wrap(places // columns), Tensor._wrap(places % columns))
+    setitem(self, key, fill_value)
+    return self
+
+
+def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
+    """Places in the flattened tensor as one index for each axis of ``shape``. See ``torch.unravel_index``."""
+    sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
+    total = int(np.prod(sizes))
+    check_range("unravel_index", indices._data, total)
+    return tuple([Tensor._wrap(np.asarray(i, np.int64)) for i in np.unravel_index(indices._data, sizes)])
+
+
+__all__ = [
+    "diagonal_scatter",
+    "index_put",
+    "put",
+    "scatter_reduce",
+    "select_scatter",
+    "slice_scatter",
+    "unravel_index",
+]

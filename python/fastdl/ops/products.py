@@ -1,0 +1,198 @@
+"""Products of vectors and tensors, made of matrix products and broadcasting; combinations and block matrices."""
+
+from __future__ import annotations
+
+import itertools
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.ops import arrays
+from fastdl.ops.arithmetic import add, mul, pow, sub
+from fastdl.ops.axes import normal_axis
+from fastdl.ops.common import axes
+from fastdl.ops.linear import dot, matmul, outer
+from fastdl.ops.shape import cat, stack
+from fastdl.ops.views import broadcast_tensors, permute, reshape, unbind, unsqueeze
+from fastdl.tensor import Tensor
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return Tensor._wrap(arrays.zeros(shape, like._data.dtype))
+
+
+def inner(input: Tensor, other: Tensor) -> Tensor:
+    """Sums of products over the last axis of both. See ``torch.inner``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.inner(fastdl.tensor([1, 2]), fastdl.tensor([3, 4])).item()
+        11
+    """
+    if input._data.ndim == 0 or other._data.ndim == 0:
+        return mul(input, other)
+    if input.shape[-1] != other.shape[-1]:
+        raise RuntimeError(
+            f"inner: the last dimensions must be equal, got shapes {input.shape} and {other.shape}"
+        )
+    return tensordot(input, other, ([-1], [-1]))
+
+
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
+    """Sums of products over several axes: ``dims`` last of ``a`` and first of ``b``, or a pair of lists of axes.
+
+    See ``torch.tensordot``.
+    """
+    if isinstance(dims, Tensor):
+        dims = dims.tolist()
+    if isinstance(dims, (tuple, list)):
+        if len(dims) != 2:
+            raise RuntimeError(f"tensordot: dims must be a number or two lists of axes, got {dims}")
+        first, second = [[d] if isinstance(d, int) else list(d) for d in dims]
+    else:
+        if not 0 <= dims <= min(a._data.ndim, b._data.ndim):
+            raise RuntimeError(
+                f"tensordot: dims must be in [0, {min(a._data.ndim, b._data.ndim)}], got {dims}"
+            )
+        first, second = list(range(a._data.ndim - dims, a._data.ndim)), list(range(dims))
+    summed_a, summed_b = axes("tensordot", first, a._data.ndim), axes("tensordot", second, b._data.ndim)
+    if [a.shape[i] for i in summed_a] != [b.shape[i] for i in summed_b]:
+        raise RuntimeError(
+            f"tensordot: shapes {a.shape} and {b.shape} do not agree along axes {first} and {second}"
+        )
+    rest_a = [i for i in range(a._data.ndim) if i not in summed_a]
+    rest_b = [i for i in range(b._data.ndim) if i not in summed_b]
+    rows, columns = [a.shape[i] for i in rest_a], [b.shape[i] for i in rest_b]
+    length = prod([a.shape[i] for i in summed_a])
+    left = reshape(permute(a, *rest_a, *summed_a), (prod(rows), length))
+    right = reshape(permute(b, *summed_b, *rest_b), (length, prod(columns)))
+    return reshape(matmul(left, right), (*rows, *columns))
+
+
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """The sum of products of two vectors. See ``torch.vdot``."""
+    return dot(input, other)
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta * input + alpha * outer(vec1, vec2). See ``torch.addr``."""
+    product = outer(vec1, vec2)
+    if alpha != 1:
+        product = mul(product, alpha)
+    return product if beta == 0 else add(input if beta == 1 else mul(input, beta), product)
+
+
+def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+    """The cross product of vectors of three elements along ``dim``; by default the first axis of extent 3.
+
+    See ``torch.cross``.
+    """
+    if input._data.ndim != other._data.ndim:
+        raise RuntimeError(
+            f"cross: both must have as many dimensions, got shapes {input.shape} and {other.shape}"
+        )
+    if dim is None:
+        places = [i for i, extent in enumerate(input.shape) if extent == 3]
+        if not places:
+            raise RuntimeError(f"cross: no dimension of extent 3 in shape {input.shape}")
+        dim = places[0]
+    axis = normal_axis("cross", dim, input._data.ndim)
+    if input._data.ndim == 0 or input.shape[axis] != 3 or other.shape[axis] != 3:
+        raise RuntimeError(f"cross: dim {dim} must have extent 3, got shapes {input.shape} and {other.shape}")
+    input, other = broadcast_tensors(input, other)
+    x, y = unbind(input, axis), unbind(other, axis)
+    parts = [sub(mul(x[i], y[j]), mul(x[j], y[i])) for i, j in ((1, 2), (2, 0), (0, 1))]
+    return stack(parts, axis)
+
+
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """The Kronecker product. See ``torch.kron``."""
+    ndim = max(input._data.ndim, other._data.ndim)
+    x = (1,) * (ndim - input._data.ndim) + tuple(input.shape)
+    y = (1,) * (ndim - other._data.ndim) + tuple(other.shape)
+    left = reshape(input, [v for n in x for v in (n, 1)])
+    right = reshape(other, [v for n in y for v in (1, n)])
+    return reshape(mul(left, right), [n * m for n, m in zip(x, y, strict=True)])
+
+
+def chain_matmul(*matrices: Any) -> Tensor:
+    """The product of matrices in the cheapest order. See ``torch.chain_matmul``."""
+    if len(matrices) == 1 and isinstance(matrices[0], (tuple, list)):
+        matrices = tuple(matrices[0])
+    if not matrices:
+        raise RuntimeError("chain_matmul: expects at least one matrix")
+    sizes = [m.shape[0] for m in matrices] + [matrices[-1].shape[1]]
+    count = len(matrices)
+    best: dict[tuple[int, int], tuple[int, int]] = {(i, i): (0, i) for i in range(count)}
+    for length in range(1, count):
+        for i in range(count - length):
+            j = i + length
+            best[i, j] = min(
+                (best[i, k][0] + best[k + 1, j][0] + sizes[i] * sizes[k + 1] * sizes[j + 1], k)
+                for k in range(i, j)
+            )
+
+    def product(i: int, j: int) -> Tensor:
+        if i == j:
+            return matrices[i]  # type: ignore[no-any-return]
+        k = best[i, j][1]
+        return matmul(product(i, k), product(k + 1, j))
+
+    return product(0, count - 1)
+
+
+def block_diag(*tensors: Any) -> Tensor:
+    """Matrices along the diagonal, zero elsewhere; vectors count as rows. See ``torch.block_diag``."""
+    blocks = []
+    for t in tensors:
+        if t._data.ndim > 2:
+            raise RuntimeError(f"block_diag: expects tensors of at most 2 dimensions, got shape {t.shape}")
+        blocks.append(reshape(t, (1, t.numel())) if t._data.ndim < 2 else t)
+    width = sum(b.shape[1] for b in blocks)
+    rows, start = [], 0
+    for b in blocks:
+        sides = [_zeros(b, (b.shape[0], n)) for n in (start, width - start - b.shape[1])]
+        rows.append(cat([sides[0], b, sides[1]], 1))
+        start += b.shape[1]
+    return cat(rows, 0)
+
+
+def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+    """All choices of ``r`` elements of a vector, one in a row. See ``torch.combinations``."""
+    if input._data.ndim != 1:
+        raise RuntimeError(f"combinations: expects a one-dimensional tensor, got shape {input.shape}")
+    if r < 0:
+        raise RuntimeError(f"combinations: r must not be negative, got {r}")
+    if r == 0:
+        return _zeros(input, (0,))
+    choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
+    places = np.array(list(choose(range(input.numel()), r)), np.int64).reshape(-1, r)
+    return input[Tensor._wrap(places)]
+
+
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
+    """Powers of a vector as columns, falling unless ``increasing``. See ``torch.vander``."""
+    if x._data.ndim != 1:
+        raise RuntimeError(f"vander: expects a one-dimensional tensor, got shape {x.shape}")
+    count = x.numel() if N is None else N
+    if count < 0:
+        raise RuntimeError(f"vander: N must not be negative, got {N}")
+    powers = np.arange(count) if increasing else np.arange(count)[::-1]
+    if x._data.dtype.kind != "f":
+        x = x.long()
+    return pow(unsqueeze(x, 1), Tensor._wrap(powers.astype(x._data.dtype)))
+
+
+__all__ = [
+    "addr",
+    "block_diag",
+    "chain_matmul",
+    "combinations",
+    "cross",
+    "inner",
+    "kron",
+    "tensordot",
+    "vander",
+    "vdot",
+]

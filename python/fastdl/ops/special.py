@@ -1,0 +1,336 @@
+"""Functions of one and two operands that are composed of others: logarithms of sums, angles, signs, missing values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float32, float64, get_default_dtype
+from fastdl.kernels import select
+from fastdl.ops.arithmetic import div, mul, pow, sub
+from fastdl.ops.arrays import cast
+from fastdl.ops.cast import to
+from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_or, lt
+from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.promotion import common_dtype
+from fastdl.ops.unary import abs, log, log1p, sin
+from fastdl.tensor import Tensor
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x._data.dtype.kind == "f" else to(x, get_default_dtype())
+
+
+def exp2(input: Tensor) -> Tensor:
+    """2 to the power of input. See ``torch.exp2``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.exp2(fastdl.tensor([0.0, 3.0])).tolist()
+        [1.0, 8.0]
+    """
+    return pow(2.0, _float(input))
+
+
+def erfc(input: Tensor) -> Tensor:
+    """1 - erf(input), also where erf is close to 1. See ``torch.erfc``."""
+    return Tabled.apply(_float(input), function=math.erfc, slope=_erfc_slope)  # type: ignore[no-any-return]
+
+
+def erfinv(input: Tensor) -> Tensor:
+    """The y whose erf is input; infinite at -1 and 1, NaN beyond. See ``torch.erfinv``."""
+    return ErfInv.apply(_float(input))  # type: ignore[no-any-return]
+
+
+def lgamma(input: Tensor) -> Tensor:
+    """The logarithm of the absolute value of the gamma function. See ``torch.lgamma``."""
+    return Tabled.apply(_float(input), function=_lgamma, slope=_digamma)  # type: ignore[no-any-return]
+
+
+def digamma(input: Tensor) -> Tensor:
+    """The derivative of :func:`lgamma`; no gradient. See ``torch.digamma``."""
+    x = _float(input.detach())._data
+    return Tensor._wrap(_digamma(x.astype(float64)).astype(x.dtype))
+
+
+class Tabled(Op):
+    """A function of Python's math module, element by element in double precision."""
+
+    saves = (0,)
+
+    def forward(self, x: Any, function: Any, slope: Any) -> Any:
+        self.x, self.slope = x, slope
+        values = np.fromiter(map(function, x.reshape(-1).tolist()), float64, x.size)
+        return values.astype(x.dtype).reshape(x.shape)
+
+    def backward(self, grad: Any) -> Any:
+        return (grad * self.slope(self.x.astype(float64))).astype(grad.dtype)
+
+
+def _erfc_slope(x: Any) -> Any:
+    return np.exp(-x * x) * (-2 / math.sqrt(math.pi))
+
+
+def _lgamma(x: float) -> float:
+    if x == -math.inf or (x <= 0 and x == math.floor(x)):
+        return math.inf
+    return math.lgamma(x)
+
+
+def _digamma(x: Any) -> Any:
+    """Reflected to x > 0, moved up to x >= 10 by digamma(x) = digamma(x + 1) - 1 / x, then the asymptotic series."""
+    with np.errstate(all="ignore"):
+        pole = (x <= 0) & (x == np.floor(x))
+        low = x < 0.5
+        y = np.where(low, 1 - x, x)
+        result = np.zeros_like(y)
+        for _ in range(10):
+            small = y < 10
+            result = np.where(small, result - 1 / y, result)
+            y = np.where(small, y + 1, y)
+        z = 1 / (y * y)
+        series = z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132)))))
+        result = result + np.log(y) - 0.5 / y - series
+        result = np.where(low, result - np.pi / np.tan(np.pi * x), result)
+    return np.where(pole, np.where(x == 0, np.copysign(np.inf, -x), np.nan), result)
+
+
+class ErfInv(Op):
+    """Winitzki's approximation, then Newton's steps on erf in double precision."""
+
+    saves_output = True
+
+    def forward(self, x: Any) -> Any:
+        wide = x.astype(float64)
+        with np.errstate(all="ignore"):
+            a = 0.147
+            log_term = np.log1p(-wide * wide)
+            first = 2 / (np.pi * a) + log_term / 2
+            y = np.sign(wide) * np.sqrt(np.sqrt(first * first - log_term / a) - first)
+            kernels = select(wide)
+            for _ in range(4):
+                step = (kernels.erf_forward(np.asarray(y)) - wide) / (2 / np.sqrt(np.pi) * np.exp(-y * y))
+                y = np.where(np.isfinite(step), y - step / (1 + y * step), y)
+            y = np.where(np.abs(wide) == 1, np.copysign(np.inf, wide), np.where(np.abs(wide) > 1, np.nan, y))
+        self.y = y.astype(x.dtype).reshape(x.shape)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        return (grad * (np.exp(self.y.astype(float64) ** 2) * (math.sqrt(math.pi) / 2))).astype(grad.dtype)
+
+
+def sinc(input: Tensor) -> Tensor:
+    """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
+    angle = mul(_float(input), math.pi)
+    zero = eq(angle, 0)
+    return where(zero, 1.0, div(sin(angle), where(zero, 1.0, angle)))  # type: ignore[no-any-return]
+
+
+def logit(input: Tensor, eps: float | None = None) -> Tensor:
+    """log(x / (1 - x)), with x limited to [eps, 1 - eps] if ``eps`` is given. See ``torch.logit``."""
+    x = _float(input)
+    if eps is not None:
+        x = clamp(x, eps, 1 - eps)
+    return sub(log(x), log1p(mul(x, -1.0)))
+
+
+def deg2rad(input: Tensor) -> Tensor:
+    """Degrees to radians. See ``torch.deg2rad``."""
+    return mul(_float(input), math.pi / 180)
+
+
+def rad2deg(input: Tensor) -> Tensor:
+    """Radians to degrees. See ``torch.rad2deg``."""
+    return mul(_float(input), 180 / math.pi)
+
+
+class LogAddExp(Op):
+    """max(x, y) + log(1 + exp(-|x - y|)); the gradients are the softmax of both."""
+
+    saves = (0, 1)
+
+    def forward(self, x: Any, y: Any) -> Any:
+        self.likes = (x.shape, y.shape)
+        self.x, self.y = x, y
+        with np.errstate(all="ignore"):
+            return np.asarray(np.logaddexp(x, y))
+
+    def backward(self, grad: Any) -> Any:
+        from fastdl.ops.arrays import sum_to
+
+        with np.errstate(all="ignore"):
+            share = np.where(self.x == self.y, 0.5, 1 / (1 + np.exp(self.y - self.x))).astype(grad.dtype)
+        x, y = self.likes
+        return sum_to(grad * share, x), sum_to(grad * (1 - share), y)
+
+
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    """log(exp(input) + exp(other)) without overflow. See ``torch.logaddexp``."""
+    x, y = _same(input, other)
+    return LogAddExp.apply(x, y)  # type: ignore[no-any-return]
+
+
+def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
+    """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
+    x, y = _same(input, other)
+    return div(logaddexp(mul(x, math.log(2)), mul(y, math.log(2))), math.log(2))
+
+
+def _same(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = common_dtype(input._data, other._data)
+    if dtype.kind != "f":
+        dtype = get_default_dtype()
+    return to(input, dtype), to(other, dtype)
+
+
+def xlogy(input: Any, other: Any) -> Tensor:
+    """input * log(other), 0 where input is 0 and other not NaN. See ``torch.xlogy``."""
+    if not isinstance(other, Tensor):
+        other = Tensor._wrap(
+            np.asarray(other, input._data.dtype if input._data.dtype.kind == "f" else float32)
+        )
+    zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
+    safe = where(zero, where(isnan(other), other, 1.0), other)
+    return mul(input, log(_float(safe)))
+
+
+def copysign(input: Tensor, other: Any) -> Tensor:
+    """The size of ``input`` with the sign of ``other``. See ``torch.copysign``."""
+    x = _float(input)
+    signs = other._data if isinstance(other, Tensor) else np.asarray(other)
+    direction = Tensor._wrap(np.asarray(np.where(np.signbit(signs), -1, 1), x._data.dtype))
+    return mul(abs(x), direction)
+
+
+def fmax(input: Tensor, other: Tensor) -> Tensor:
+    """The larger of both; of a number and NaN the number. See ``torch.fmax``."""
+    return where(logical_or(isnan(other), ge(input, other)), input, other)  # type: ignore[no-any-return]
+
+
+def fmin(input: Tensor, other: Tensor) -> Tensor:
+    """The smaller of both; of a number and NaN the number. See ``torch.fmin``."""
+    return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
+
+
+def heaviside(input: Tensor, values: Tensor) -> Tensor:
+    """0 below zero (and for NaN), ``values`` at zero, 1 above. See ``torch.heaviside``."""
+    if input._data.dtype != values._data.dtype:
+        raise RuntimeError(
+            f"heaviside: input and values must have one dtype, got {input.dtype} and {values.dtype}"
+        )
+    x = input._data
+    with np.errstate(invalid="ignore"):
+        return Tensor._wrap(np.asarray(np.where(x == 0, values._data, np.asarray(x > 0, x.dtype))))
+
+
+def float_power(input: Any, exponent: Any) -> Tensor:
+    """input ** exponent in float64. See ``torch.float_power``."""
+    base, power = [to(v, float64) if isinstance(v, Tensor) else float(v) for v in (input, exponent)]
+    return pow(base, power)
+
+
+def ldexp(input: Tensor, other: Tensor) -> Tensor:
+    """input * 2^other. See ``torch.ldexp``."""
+    return mul(input, pow(2.0, other))
+
+
+def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
+    """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
+    mantissa, exponent = np.frexp(_floating("frexp", input))
+    return Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32))
+
+
+def nextafter(input: Tensor, other: Tensor) -> Tensor:
+    """The next number after input in the direction of other. See ``torch.nextafter``."""
+    return Tensor._wrap(
+        np.asarray(np.nextafter(_floating("nextafter", input), _floating("nextafter", other)))
+    )
+
+
+def i0(input: Tensor) -> Tensor:
+    """The modified Bessel function of order 0; no gradient. See ``torch.i0``."""
+    x = _float(input.detach())._data
+    return Tensor._wrap(np.asarray(np.i0(x.astype(float64)), x.dtype).reshape(x.shape))
+
+
+def _floating(op: str, input: Tensor) -> Any:
+    if input._data.dtype.kind != "f":
+        raise RuntimeError(f"{op}: defined for floating-point tensors, got {input.dtype}")
+    return input._data
+
+
+def gcd(input: Tensor, other: Tensor) -> Tensor:
+    """The greatest common divisor of integers. See ``torch.gcd``."""
+    return _integers("gcd", np.gcd, input, other)
+
+
+def lcm(input: Tensor, other: Tensor) -> Tensor:
+    """The least common multiple of integers. See ``torch.lcm``."""
+    return _integers("lcm", np.lcm, input, other)
+
+
+def _integers(op: str, ufunc: Any, input: Tensor, other: Tensor) -> Tensor:
+    dtype = common_dtype(input._data, other._data)
+    if dtype.kind not in "iu":
+        raise RuntimeError(f"{op}: defined for integer tensors, got {input.dtype} and {other.dtype}")
+    return Tensor._wrap(np.asarray(ufunc(cast(input._data, dtype), cast(other._data, dtype))))
+
+
+def nan_to_num(
+    input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """NaN replaced by ``nan`` (0), infinities by ``posinf`` and ``neginf`` (the largest and smallest number).
+
+    See ``torch.nan_to_num``.
+    """
+    x = input._data
+    if x.dtype.kind != "f":
+        return input.clone()
+    limits = np.finfo(x.dtype)
+    result = where(isnan(input), 0.0 if nan is None else float(nan), input)
+    result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
+    return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]
+
+
+def isreal(input: Tensor) -> Tensor:
+    """True everywhere: there are no complex tensors. See ``torch.isreal``."""
+    return Tensor._wrap(np.ones(input._data.shape, np.bool_))
+
+
+def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
+    """Which elements are among ``test_elements``. See ``torch.isin``."""
+    first, second = [v._data if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements)]
+    return Tensor._wrap(np.asarray(np.isin(first, second, assume_unique, invert)))
+
+
+__all__ = [
+    "copysign",
+    "deg2rad",
+    "digamma",
+    "erfc",
+    "erfinv",
+    "exp2",
+    "float_power",
+    "fmax",
+    "fmin",
+    "frexp",
+    "gcd",
+    "heaviside",
+    "i0",
+    "isin",
+    "isreal",
+    "lcm",
+    "ldexp",
+    "lgamma",
+    "logaddexp",
+    "logaddexp2",
+    "logit",
+    "nan_to_num",
+    "nextafter",
+    "rad2deg",
+    "sinc",
+    "xlogy",
+]

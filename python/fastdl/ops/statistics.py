@@ -1,0 +1,436 @@
+"""Descriptions of data: quantiles, modes, covariances, histograms, running extremes, differences."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import int64
+from fastdl.errors import ArgumentError
+from fastdl.ops.arithmetic import add, div, mul, sub
+from fastdl.ops.arrays import zeros
+from fastdl.ops.axes import normal_axis
+from fastdl.ops.cast import to
+from fastdl.ops.compare import isnan, logical_not
+from fastdl.ops.elementwise import clamp, lerp, where
+from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.ops.gather import gather
+from fastdl.ops.linear import matmul
+from fastdl.ops.order import sort
+from fastdl.ops.reduce import mean, sum, vector_norm
+from fastdl.ops.shape import cat
+from fastdl.ops.unary import sqrt
+from fastdl.ops.views import diagonal, movedim, narrow, reshape, squeeze, unsqueeze
+from fastdl.tensor import Tensor
+
+
+def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The sum over ``dim`` with NaN counted as 0. See ``torch.nansum``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nansum(fastdl.tensor([1.0, float("nan"), 2.0])).item()
+        3.0
+    """
+    x = input if input._data.dtype.kind != "f" else where(isnan(input), 0.0, input)
+    return sum(x, dim, keepdim, dtype=dtype)
+
+
+def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean over ``dim`` of what is not NaN. See ``torch.nanmean``."""
+    if input._data.dtype.kind != "f":
+        raise RuntimeError(f"nanmean: defined for floating-point tensors, got {input.dtype}")
+    counts = sum(to(logical_not(isnan(input.detach())), input.dtype), dim, keepdim)
+    return div(nansum(input, dim, keepdim, dtype=dtype), counts)
+
+
+def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the middle elements that are not NaN; with ``dim`` values and indices. See ``torch.nanmedian``."""
+    x = input._data
+    if dim is None:
+        return nanmedian(reshape(input, (x.size,)), 0).values if x.size else input.median()
+    axis = normal_axis("nanmedian", dim, x.ndim)
+    if x.ndim == 0:
+        return pick(input, x.copy(), np.zeros((), int64), 0)
+    if x.shape[axis] == 0:
+        raise IndexError(f"nanmedian: dim {dim} of a tensor of shape {x.shape} is empty")
+    order = np.argsort(x, axis, kind="stable")  # NaN comes last
+    counts = x.shape[axis] - np.count_nonzero(
+        np.isnan(x) if x.dtype.kind == "f" else np.zeros_like(x), axis, keepdims=True
+    )
+    indices = np.take_along_axis(order, np.maximum(counts - 1, 0) // 2, axis)
+    values = np.take_along_axis(x, indices, axis)
+    if not keepdim:
+        values, indices = values.squeeze(axis), indices.squeeze(axis)
+    return pick(input, values, np.ascontiguousarray(indices).reshape(values.shape), axis)
+
+
+_INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
+
+
+def quantile(
+    input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor:
+    """The values below which the shares ``q`` (in [0, 1]) of the elements along ``dim`` lie; NaN if there is one.
+
+    ``q`` is a number or a one-dimensional tensor, which becomes the first axis. Between two elements ``interpolation``
+    decides: linear, lower, higher, midpoint or nearest. See ``torch.quantile``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.quantile(fastdl.tensor([1.0, 2.0, 4.0]), 0.75).item()
+        3.0
+    """
+    return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
+
+
+def nanquantile(
+    input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor:
+    """:func:`quantile` of what is not NaN. See ``torch.nanquantile``."""
+    return _quantile("nanquantile", input, q, dim, keepdim, interpolation, True)
+
+
+def _quantile(
+    op: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpolation: str, skip: bool
+) -> Tensor:
+    dtype = input._data.dtype
+    if dtype.kind != "f":
+        raise RuntimeError(f"{op}: input must be a floating-point tensor, got {dtype}")
+    if interpolation not in _INTERPOLATIONS:
+        raise RuntimeError(
+            f"{op}: interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {interpolation!r}"
+        )
+    if isinstance(q, Tensor) and q._data.dtype != dtype:
+        raise RuntimeError(f"{op}: q must have input's dtype {dtype}, got {q.dtype}")
+    shares = np.asarray(q._data if isinstance(q, Tensor) else q, np.float64)
+    if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
+        raise RuntimeError(f"{op}: q must be a number or a one-dimensional tensor, in [0, 1], got {q}")
+    if input.numel() == 0:
+        raise RuntimeError(f"{op}: input must not be empty, got shape {input.shape}")
+    ndim = input._data.ndim
+    if dim is None or ndim == 0:
+        rows, axis, shape = reshape(input, (1, input.numel())), 0, (1,) * ndim if keepdim else ()
+    else:
+        axis = normal_axis(op, dim, ndim)
+        rows = movedim(input, axis, -1)
+        shape = rows.shape[:-1]
+        rows = reshape(rows, (-1, rows.shape[-1]))
+        if keepdim:
+            shape = (*shape[:axis], 1, *shape[axis:])
+    ordered = sort(rows, 1).values
+    missing = np.isnan(rows._data)
+    last = rows.shape[1] - 1 - (np.count_nonzero(missing, 1) if skip else np.zeros(rows.shape[0], np.int64))
+    last = np.maximum(last, 0)
+    # Places along the sorted rows, one column for each share; a row with a NaN (sorted last) has only that.
+    places = shares.reshape(1, -1) * last.reshape(-1, 1)
+    if not skip:
+        places = np.where(missing.any(1).reshape(-1, 1), last.reshape(-1, 1).astype(np.float64), places)
+    if interpolation == "nearest":
+        places = np.rint(places)
+    below, above = np.floor(places).astype(np.int64), np.ceil(places).astype(np.int64)
+    if interpolation == "lower":
+        above = below
+    if interpolation == "higher":
+        below = above
+    low = gather(ordered, 1, Tensor._wrap(below))
+    if (below == above).all():
+        result = low
+    else:
+        weight = np.full(places.shape, 0.5) if interpolation == "midpoint" else places - below
+        weight = np.where(below == above, 0, weight)
+        result = lerp(low, gather(ordered, 1, Tensor._wrap(above)), Tensor._wrap(weight.astype(dtype)))
+    if shares.ndim == 0:
+        return reshape(result, shape)
+    return reshape(movedim(result, 1, 0), (shares.size, *shape))
+
+
+def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
+    """The most frequent element along ``dim`` (the smallest of equals), and its last place. See ``torch.mode``."""
+    x = input._data
+    axis = normal_axis("mode", dim, x.ndim)
+    if x.ndim == 0:
+        return pick(input, x.copy(), np.zeros((), int64), 0)
+    if x.shape[axis] == 0 and 0 not in (*x.shape[:axis], *x.shape[axis + 1 :]):
+        raise IndexError(f"mode: dim {dim} of a tensor of shape {x.shape} is empty")
+    rows = np.moveaxis(x, axis, -1)
+    indices = np.zeros(rows.shape[:-1], int64)
+    for place in np.ndindex(indices.shape):
+        values, counts = np.unique(rows[place], return_counts=True)
+        best = values[np.argmax(counts)]
+        equal = np.isnan(rows[place]) if best != best else rows[place] == best
+        indices[place] = np.flatnonzero(equal)[-1]
+    kept = np.expand_dims(indices, axis)
+    values = np.take_along_axis(x, kept, axis)
+    return pick(input, values if keepdim else values.squeeze(axis), kept if keepdim else indices, axis)
+
+
+def _running_extreme(op: str, input: Tensor, dim: int, best: Any, not_worse: Any) -> ValuesIndices:
+    x = input._data
+    axis = normal_axis(op, dim, x.ndim)
+    if x.ndim == 0:
+        return pick(input, x.copy(), np.zeros((), int64), 0)
+    values = best.accumulate(x, axis) if x.size else x.copy()
+    places = np.arange(x.shape[axis]).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    with np.errstate(invalid="ignore"):
+        new = not_worse(x, values) | (x != x)
+    indices = np.maximum.accumulate(np.where(new, places, 0), axis) if x.size else np.zeros(x.shape, int64)
+    return ValuesIndices(
+        RunningPick.apply(input, values=values, indices=indices, axis=axis), Tensor._wrap(indices)
+    )
+
+
+class RunningPick(Op):
+    """Values found by the caller; an element may have been picked several times."""
+
+    def forward(self, x: Any, values: Any, indices: Any, axis: int) -> Any:
+        self.shape, self.indices, self.axis = x.shape, indices, axis
+        return values
+
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.shape, grad.dtype)
+        open_grid: list[Any] = list(np.ogrid[tuple([slice(n) for n in self.shape])])
+        open_grid[self.axis] = self.indices
+        np.add.at(whole, tuple(open_grid), grad)
+        return whole
+
+
+def cummax(input: Tensor, dim: int) -> ValuesIndices:
+    """The largest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummax``."""
+    return _running_extreme("cummax", input, dim, np.maximum, np.greater_equal)
+
+
+def cummin(input: Tensor, dim: int) -> ValuesIndices:
+    """The smallest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummin``."""
+    return _running_extreme("cummin", input, dim, np.minimum, np.less_equal)
+
+
+class LogCumSumExp(Op):
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, axis: int) -> Any:
+        self.x, self.axis = x, axis
+        with np.errstate(all="ignore"):
+            self.y = np.logaddexp.accumulate(x, axis) if x.ndim and x.size else x.copy()
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        # sum over later j of grad[j] exp(x - y[j])
+        if grad.ndim == 0:
+            return grad.copy()
+        with np.errstate(all="ignore"):
+            shares = np.exp(np.expand_dims(self.x, self.axis + 1) - np.expand_dims(self.y, self.axis))
+            later = np.arange(grad.shape[self.axis])
+            shape = [1] * shares.ndim
+            shape[self.axis], shape[self.axis + 1] = -1, later.size
+            mask = (later[:, None] <= later).reshape(shape)
+            return np.sum(
+                np.where(mask, shares * np.expand_dims(grad, self.axis), 0), self.axis + 1, grad.dtype
+            )
+
+
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """log of the running sums of exp along ``dim``, without overflow. See ``torch.logcumsumexp``."""
+    if input._data.dtype.kind != "f":
+        raise RuntimeError(f"logcumsumexp: defined for floating-point tensors, got {input.dtype}")
+    return LogCumSumExp.apply(input, axis=normal_axis("logcumsumexp", dim, input._data.ndim))  # type: ignore[no-any-return]
+
+
+def diff(
+    input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
+    """Differences of neighbours along ``dim``, ``n`` times over. See ``torch.diff``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.diff(fastdl.tensor([1, 3, 6])).tolist()
+        [2, 3]
+    """
+    if input._data.ndim == 0:
+        raise RuntimeError("diff: expects a tensor of at least 1 dimension")
+    if n < 0:
+        raise RuntimeError(f"diff: n must not be negative, got {n}")
+    axis = normal_axis("diff", dim, input._data.ndim)
+    parts = [p for p in (prepend, input, append) if p is not None]
+    result = cat(parts, axis) if len(parts) > 1 else input
+    for _ in range(n):
+        extent = max(result.shape[axis] - 1, 0)
+        later = narrow(result, axis, min(1, result.shape[axis]), extent)
+        earlier = narrow(result, axis, 0, extent)
+        result = later ^ earlier if result._data.dtype.kind == "b" else sub(later, earlier)
+    return result if n else result.clone()
+
+
+def trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:
+    """The integral of samples ``y`` along ``dim`` by the trapezoidal rule, at places ``x`` or ``dx`` apart.
+
+    See ``torch.trapezoid``.
+    """
+    return sum(_trapezoids("trapezoid", y, x, dx, dim), dim)
+
+
+def cumulative_trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:
+    """The running integral by the trapezoidal rule. See ``torch.cumulative_trapezoid``."""
+    return _trapezoids("cumulative_trapezoid", y, x, dx, dim).cumsum(dim)
+
+
+def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
+    if x is not None and dx is not None:
+        raise RuntimeError(f"{op}: give either x or dx, not both")
+    axis = normal_axis(op, dim, y._data.ndim)
+    if y._data.dtype.kind != "f":
+        y = y.float()
+    count = max(y.shape[axis] - 1, 0)
+    means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
+    if x is None:
+        return mul(means, 1 if dx is None else dx)
+    if x.ndim == 1:
+        steps = diff(x)
+        return mul(means, reshape(steps, [-1 if i == axis else 1 for i in range(y.ndim)]))
+    return mul(means, diff(x, dim=dim))
+
+
+def cov(
+    input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
+) -> Tensor:
+    """The covariance matrix of variables in rows and observations in columns. See ``torch.cov``."""
+    if input._data.ndim > 2:
+        raise RuntimeError(f"cov: expects a tensor of at most 2 dimensions, got shape {input.shape}")
+    rows = input if input._data.ndim == 2 else reshape(input, (1, input.numel()))
+    if rows._data.dtype.kind == "b":
+        raise RuntimeError("cov: not defined for bool tensors")
+    if rows._data.dtype.kind != "f":
+        rows = rows.float()
+    weights = _weights(rows, fweights, aweights)
+    if weights is None:
+        centred = sub(rows, mean(rows, 1, True))
+        degrees = float(rows.shape[1])
+        weighted = centred
+    else:
+        total = sum(weights)
+        centred = sub(rows, div(sum(mul(rows, weights), 1, True), total))
+        weighted = mul(centred, weights)
+        degrees = total.item()
+        if aweights is not None and correction:
+            degrees -= correction * (sum(mul(weights, aweights)) / total).item() - correction
+    scale = max(degrees - correction, 0.0)
+    product = matmul(weighted, centred.t())
+    result = div(product, scale)
+    return squeeze(result)
+
+
+def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> Tensor | None:
+    for name, w in (("fweights", fweights), ("aweights", aweights)):
+        if w is not None and (w.ndim > 1 or w.numel() != rows.shape[1]):
+            raise RuntimeError(
+                f"cov: {name} must have one entry for each of {rows.shape[1]} columns, got {w.shape}"
+            )
+    given = [to(w, rows.dtype) for w in (fweights, aweights) if w is not None]
+    return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
+
+
+def corrcoef(input: Tensor) -> Tensor:
+    """The matrix of correlation coefficients of variables in rows. See ``torch.corrcoef``."""
+    c = cov(input)
+    if c._data.ndim == 0:
+        return div(c, c)
+    deviation = sqrt(diagonal(c))
+    return clamp(div(div(c, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
+
+
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """How many elements fall into each of ``bins`` equal parts of [min, max]; by default of the whole range.
+
+    See ``torch.histc``.
+    """
+    x = input._data
+    if x.dtype.kind != "f":
+        raise RuntimeError(f"histc: defined for floating-point tensors, got {x.dtype}")
+    if bins <= 0:
+        raise RuntimeError(f"histc: bins must be positive, got {bins}")
+    low, high = float(min), float(max)
+    if low == high and x.size:
+        low, high = float(x.min()), float(x.max())
+    if low == high:
+        low, high = low - 1, high + 1
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise RuntimeError(f"histc: the range must be finite, got [{low}, {high}]")
+    if low > high:
+        raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
+    return Tensor._wrap(np.histogram(x[np.isfinite(x)], bins, (low, high))[0].astype(x.dtype))
+
+
+def unique_consecutive(
+    input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Any:
+    """Elements (with ``dim`` slices) that differ from the one before. See ``torch.unique_consecutive``."""
+    x = input._data
+    axis = 0 if dim is None else normal_axis("unique_consecutive", dim, x.ndim)
+    rows = x.reshape(-1) if dim is None else np.moveaxis(x, axis, 0)
+    flat = rows.reshape(len(rows), prod(rows.shape[1:]))
+    new = np.ones(len(rows), np.bool_)
+    new[1:] = (flat[1:] != flat[:-1]).any(1)
+    kept = rows[new] if dim is None else np.moveaxis(rows[new], 0, axis)
+    results = [Tensor._wrap(np.ascontiguousarray(kept))]
+    if return_inverse:
+        places = (np.cumsum(new) - 1).astype(int64)
+        results.append(Tensor._wrap(places.reshape(x.shape) if dim is None else places))
+    if return_counts:
+        results.append(Tensor._wrap(np.diff(np.append(np.flatnonzero(new), len(rows))).astype(int64)))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def msort(input: Tensor) -> Tensor:
+    """The values sorted along the first axis. See ``torch.msort``."""
+    return sort(input, 0).values
+
+
+def trace(input: Tensor) -> Tensor:
+    """The sum of a matrix's diagonal. See ``torch.trace``."""
+    if input._data.ndim != 2:
+        raise RuntimeError(f"trace: expects a matrix, got shape {input.shape}")
+    return sum(diagonal(input))
+
+
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of input - other. See ``torch.dist``."""
+    return vector_norm(sub(input, other), p)
+
+
+def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """Slices along ``dim`` whose p-norm exceeds ``maxnorm`` scaled down to it. See ``torch.renorm``."""
+    if maxnorm < 0:
+        raise ArgumentError(f"renorm: maxnorm must not be negative, got {maxnorm}")
+    axis = normal_axis("renorm", dim, input._data.ndim)
+    others = tuple([i for i in range(input._data.ndim) if i != axis])
+    if not others:
+        raise RuntimeError(f"renorm: expects at least 2 dimensions, got shape {input.shape}")
+    lengths = vector_norm(input, p, others, True)
+    return mul(input, where(lengths > maxnorm, div(maxnorm, add(lengths, 1e-7)), 1.0))
+
+
+__all__ = [
+    "corrcoef",
+    "cov",
+    "cummax",
+    "cummin",
+    "cumulative_trapezoid",
+    "diff",
+    "dist",
+    "histc",
+    "logcumsumexp",
+    "mode",
+    "msort",
+    "nanmean",
+    "nanmedian",
+    "nanquantile",
+    "nansum",
+    "quantile",
+    "renorm",
+    "trace",
+    "trapezoid",
+    "unique_consecutive",
+]

@@ -1,0 +1,282 @@
+"""The same program text, run by PyTorch and by fastdl, must give the same: values, dtypes, shapes, or a kind of error.
+
+One line of a table is one program: its last statement is the result. L is the library, F its functional module.
+"""
+
+# ruff: noqa: E501 - one program is one line
+from __future__ import annotations
+
+import ast
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastdl
+
+torch = pytest.importorskip("torch")
+
+SETUP = """
+def ints(*shape): return L.from_numpy(np.random.RandomState(0).randint(-4, 5, size=shape))
+def reals(*shape, seed=0): return L.from_numpy(np.asarray(np.random.RandomState(seed).randn(*shape)))
+def leaf(*shape, seed=0): return reals(*shape, seed=seed).requires_grad_()
+def square(n, seed=0): a = reals(n, n, seed=seed); return (a @ a.T + L.eye(n, dtype=L.float64)).requires_grad_()
+def grads(y, *xs): (y * y.detach().cos()).sum().backward(); return [y, *[x.grad for x in xs]]
+def train(name, **options):
+    ps = [leaf(3, 4, seed=1), leaf(5, seed=2), leaf(seed=3)]
+    o = getattr(L.optim, name)(ps, **options)
+    def closure():
+        o.zero_grad()
+        loss = sum(((p - 0.3 * i) ** 2).sum() + (p**4).sum() * 0.1 for i, p in enumerate(ps))
+        loss.backward()
+        return loss
+    for _ in range(3 if name == "LBFGS" else 20): o.step(closure)
+    return [*ps, len(o.state_dict()["state"])]
+nan = float("nan"); gap = L.tensor([[1.0, nan, 3.0], [nan, 5.0, 4.0]])
+"""
+
+TABLES = {
+    "promotion": """
+        L.add(L.tensor([True, False]), L.tensor([True, True]), alpha=2)
+        L.add(L.tensor([1, 2], dtype=L.uint8), L.tensor([True, False]), alpha=2)
+        L.stack([L.tensor(1.0), L.tensor(2.0, dtype=L.float64)])
+        L.cat([L.ones(2, dtype=L.int64), L.zeros(0)])
+        L.tensor([True, False]).square()
+        ints(3).sum(dtype=L.int32)
+        ints(3, 2).prod(0, dtype=L.int16)
+        L.clamp(L.tensor([1, 2]), max=math.inf)
+        L.clamp(L.tensor([1.0, 2.0]), nan)
+        L.tensor([1, 2, 3]).addcmul(L.tensor([1, 2, 3]), L.tensor([2, 2, 2]), value=3)
+        L.tensor([1, 2, 3]).masked_fill(L.tensor([True, False, True]), 7.9)
+        L.full((2,), -2, dtype=L.uint8)
+        F.mse_loss(L.ones(2), L.zeros(2, dtype=L.int64))
+        F.l1_loss(L.ones(2), L.zeros(2, dtype=L.float64))
+        F.smooth_l1_loss(L.ones(2), L.zeros(2, dtype=L.float64))
+        F.huber_loss(L.ones(2), L.zeros(2, dtype=L.int64))
+    """,
+    "numpy's names": """
+        reals(3, 4).sum(axis=0, keepdims=True)
+        reals(3, 4).mean(axis=-1)
+        reals(3, 4).max(axis=1)[1]
+        reals(3, 4).std(axis=0)
+        reals(3, 4).argmax(axis=0)
+        reals(3, 4).cumsum(axis=1)
+        reals(3, 4).sort(axis=0)[0]
+        L.cat([reals(2, 2), reals(2, 2)], axis=1)
+        L.stack([reals(2), reals(2)], axis=1)
+        L.zeros(size=(2, 3)), L.randint(1, size=(2,)), L.randint(low=1, high=2, size=(3,)), L.rand(size=(2,)).shape
+        reals(2).sum(axes=0)
+    """,
+    "special": """
+        [f(reals(7) * 2) for f in (L.exp2, L.erfc, L.lgamma, L.digamma, L.sinc, L.deg2rad, L.rad2deg, L.i0)]
+        L.erfinv(L.tensor([-1.0, -0.99, -0.3, 0.0, 1e-6, 0.7, 1.0, 1.5], dtype=L.float64))
+        x = leaf(5); grads(L.lgamma(x) + L.erfc(x) + L.exp2(x) + L.sinc(x), x)
+        x = L.tensor([-0.9, 0.1, 0.5], requires_grad=True); grads(L.erfinv(x), x)
+        x = L.tensor([0.1, 0.5, 0.99], requires_grad=True); grads(L.logit(x), x)
+        L.logit(L.tensor([0.0, 0.5, 1.0]), 1e-3)
+        x, y = leaf(4), leaf(4, seed=1); grads(L.logaddexp(x, y) + L.logaddexp2(x, y), x, y)
+        x, y = leaf(3, 1), leaf(4, seed=1); grads(L.logaddexp(x, y), x, y)
+        L.xlogy(L.tensor([0.0, 0.0, 2.0]), L.tensor([0.0, nan, 3.0])), L.xlogy(2, L.tensor([1.0])), L.tensor([2.0]).xlogy(3)
+        L.copysign(L.tensor([1.0, -2.0, 0.0]), L.tensor([-1.0, 1.0, -0.0])), L.copysign(L.tensor([1, 2]), -1)
+        L.fmax(gap, L.tensor(2.0)), L.fmin(gap, L.tensor(2.0)), L.heaviside(gap - 3, L.tensor(0.5))
+        L.float_power(L.tensor([1, 2]), 0.5), L.ldexp(L.tensor([1.0]), L.tensor([3])), L.frexp(L.tensor([10.0, -0.3]))[1]
+        L.gcd(L.tensor([12, 18]), L.tensor([8, 27])), L.lcm(L.tensor([4]), L.tensor([6]))
+        L.nan_to_num(L.tensor([nan, math.inf, -math.inf, 1.0])), gap.nan_to_num(nan=-1.0)
+        L.isin(L.tensor([1, 2, 3]), L.tensor([2, 9])), L.isreal(gap), L.nextafter(L.tensor([1.0]), L.tensor([2.0]))
+        L.special.expit(L.zeros(2)), L.special.gammaln(L.tensor([4.0])), L.special.softmax(L.zeros(2), 0)
+        x = L.tensor([0.3, 2.0]); x.exp2_(), x.logit_(), x.nan_to_num_(), x.deg2rad_()
+    """,
+    "statistics": """
+        L.nansum(gap), gap.nansum(0), gap.nanmean(1, keepdim=True), gap.nanmedian(), tuple(gap.nanmedian(1))
+        [L.quantile(reals(3, 5), 0.3, interpolation=i) for i in ("linear", "lower", "higher", "midpoint", "nearest")]
+        L.quantile(reals(3, 5), L.tensor([0.1, 0.5, 1.0], dtype=L.float64), dim=1, keepdim=True), gap.nanquantile(0.4, 1)
+        gap.quantile(0.5, 0)
+        x = leaf(3, 4); grads(x.quantile(0.3, 1), x)
+        [tuple(ints(4, 3).mode(d)) for d in (0, 1)]
+        [tuple(x) for x in (ints(4, 3).cummax(0), ints(4, 3).cummin(1), gap.cummax(1), gap.cummin(0))]
+        x = leaf(3, 4); grads(x.cummax(1)[0] + x.cummin(0)[0], x)
+        x = leaf(3, 4); grads(x.logcumsumexp(1), x)
+        ints(5).diff(), ints(3, 4).diff(n=2, dim=0), L.diff(ints(3), prepend=ints(1)), L.tensor([True, False]).diff()
+        L.trapezoid(reals(3, 4)), L.trapezoid(reals(4), dx=0.5), L.cumulative_trapezoid(reals(3, 4), reals(4, seed=1))
+        L.cov(reals(3, 6)), L.cov(reals(6)), L.corrcoef(reals(3, 6)), L.cov(reals(2, 3), correction=0)
+        L.cov(reals(2, 4), fweights=L.tensor([1, 2, 1, 3]), aweights=L.tensor([0.5, 1, 2, 1], dtype=L.float64))
+        L.histc(reals(50), bins=7), L.histc(reals(50), 4, -1, 1)
+        L.unique_consecutive(L.tensor([1, 1, 2, 1]), return_inverse=True, return_counts=True)
+        L.unique_consecutive(L.tensor([[1, 1], [1, 1], [2, 1]]), dim=0), L.unique(L.tensor(3), return_inverse=True)
+        reals(3, 2).msort(), reals(3, 3).trace(), reals(3).dist(reals(3, seed=1), 3), reals(3, 4).renorm(2, 0, 1.0)
+        x = L.tensor([1.0, 1.0, 0.0], requires_grad=True); grads(x.median(), x)
+        reals(3, 0).max(1)
+    """,
+    "products": """
+        L.tensordot(reals(2, 3, 4), reals(4, 3), dims=([2, 1], [0, 1])), L.tensordot(reals(2, 3), reals(3, 2), 1)
+        L.inner(reals(2, 3), reals(4, 3)), L.vdot(reals(3), reals(3)), L.kron(reals(2, 2), reals(3)), L.cross(reals(2, 3), reals(2, 3, seed=1), dim=1)
+        L.addr(reals(2, 3), reals(2), reals(3), beta=2, alpha=3), L.chain_matmul(reals(2, 3), reals(3, 4), reals(4, 1))
+        L.block_diag(reals(2, 3), reals(2), L.tensor(5.0, dtype=L.float64)), L.combinations(ints(4), 3), L.vander(ints(3))
+        L.combinations(ints(3), with_replacement=True), L.vander(reals(3), 2, increasing=True)
+        L.cdist(reals(4, 3), reals(5, 3, seed=1)), F.pdist(reals(4, 3), 1.0)
+        x, y = leaf(3, 2), leaf(4, 2, seed=1); grads(L.cdist(x, y, 3.0), x, y)
+    """,
+    "linear algebra": """
+        a = square(3); grads(L.linalg.inv(a), a)
+        a, b = square(3), leaf(3, 2); grads(L.linalg.solve(a, b), a, b)
+        a, b = square(3), leaf(3); grads(L.linalg.solve(a, b), a, b)
+        a = square(3); grads(L.linalg.det(a), a)
+        a = leaf(2, 3, 3); grads(L.linalg.slogdet(a)[1], a)
+        a = square(3); grads(L.linalg.cholesky(a), a)
+        a = square(3); grads(L.linalg.eigvalsh(a), a)
+        a = leaf(4, 3); grads(L.linalg.svdvals(a), a)
+        a = leaf(4, 3); u, s, v = L.linalg.svd(a, full_matrices=False); grads((u * s) @ v * s, a)
+        a = leaf(4, 3); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
+        a = leaf(4, 3); grads(L.linalg.pinv(a), a)
+        [L.linalg.matrix_norm(reals(2, 3, 4), o) for o in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf)]
+        L.linalg.norm(reals(3, 4)), L.linalg.norm(reals(3), 1), L.linalg.norm(reals(3, 4), "nuc"), L.linalg.norm(reals(3, 4), 2, 1)
+        L.linalg.matrix_power(reals(3, 3), 5), L.linalg.matrix_power(square(3).detach(), -2), L.linalg.matrix_power(reals(2, 2), 0)
+        L.linalg.matrix_rank(reals(4, 2) @ reals(2, 5)), L.linalg.multi_dot([reals(3), reals(3, 2), reals(2)]), L.linalg.cond(reals(3, 3))
+        L.linalg.lstsq(reals(5, 2), reals(5, 1, seed=1)).solution, L.linalg.cross(reals(2, 3), reals(2, 3, seed=1))
+        L.linalg.inv(L.zeros(2, 3))
+    """,
+    "writing": """
+        x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "amax"), x, s)
+        x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "mean", include_self=False), x, s)
+        x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "prod"), x, s)
+        x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "sum", include_self=False), x, s)
+        L.ones(2, 3).scatter(1, L.tensor([[0], [2]]), 4, reduce="multiply")
+        L.zeros(3).index_put((L.tensor([0, 0]),), L.tensor([1.0, 2.0]), accumulate=True)
+        x, v = leaf(3, 2), leaf(2, 2, seed=1); y = x * 1; y.index_put_((L.tensor([0, 2]),), v); grads(y, x, v)
+        reals(2, 3).put(L.tensor([0, -1]), L.tensor([7.0, 8.0], dtype=L.float64)), reals(4).put(L.tensor([1]), reals(1), accumulate=True)
+        x, v = leaf(3, 3), leaf(3, seed=1); grads(x.diagonal_scatter(v) + x.select_scatter(v, 0, 1) + x.slice_scatter(v.reshape(1, 3), 0, 2), x, v)
+        L.zeros(5, 3).fill_diagonal_(4), L.zeros(7, 3).fill_diagonal_(4, wrap=True), L.unravel_index(L.tensor([5, 3]), (2, 3))
+        L.zeros(3, 4).index_fill(-1, L.tensor([0, -1]), 7)
+        x = leaf(2, 3); y = x * 1; y.unsqueeze_(0).transpose_(1, 2); y.squeeze_().mul_(2); grads(y, x)
+        x = L.zeros(2, 3); v = x[0]; v.unsqueeze_(1); v.add_(1); x
+        x = leaf(2, 3); x.unsqueeze_(0)
+        x = reals(3); x.ge_(0), x.eq_(1)
+        x = L.zeros(2, 0, 3); x.sub_(1), x.neg_()
+        x = L.zeros(3); x[L.tensor([True, False, True])] = L.ones(1, 1); x
+    """,
+    "shape": """
+        [tuple(f(ints(4, 6, 2), 2)) for f in (L.hsplit, L.vsplit, L.dsplit)], tuple(L.hsplit(ints(6), (1, 3)))
+        L.repeat_interleave(L.tensor([2, 0, 1])), reals(2, 3).view(dtype=L.int64).dtype, L.tensor([[True, True]]).tril()
+        L.ones(2, 3).sum_to_size(3), L.tensor(3.0).is_nonzero(), ints(2).is_signed(), ints(2).is_same_size(ints(3))
+        reversed(ints(3)), L.tensor(2).flip(0), L.FloatTensor([1, 2]), L.LongTensor([1.5]), L.zeros(1).new_ones(2)
+        reals(2, 2)[[[0, 1], [1, 0]]]
+        f"{L.tensor(1.5)} {L.tensor(1.25):.1f}"
+        f"{L.ones(2):.1f}"
+        L.ones(2, 3, 4, 4).to(memory_format=L.channels_last).contiguous(memory_format=L.contiguous_format).shape
+        reals(3)[1.0]
+    """,
+    "grid": """
+        x, t = leaf(2, 3, 4, 5), leaf(2, 2, 3, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (2, 3, 3, 6), False), align_corners=False), x, t)
+        x, t = leaf(1, 2, 4, 5), leaf(1, 2, 3, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 6), True), "bilinear", "border", True), x, t)
+        x, t = leaf(1, 2, 4, 5), leaf(1, 2, 3, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 6), True), "bilinear", "reflection", False), x, t)
+        x, t = leaf(1, 2, 4, 5), leaf(1, 2, 3, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 6), False), "bicubic", "zeros", False), x, t)
+        x, t = leaf(1, 2, 4, 5), leaf(1, 2, 3, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 6), False), "bicubic", "reflection", True), x, t)
+        x, t = leaf(1, 2, 4, 5), leaf(1, 2, 3, seed=1); F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 6), True), "nearest", "border", True)
+        x, t = leaf(1, 2, 3, 4, 5), leaf(1, 3, 4, seed=1); grads(F.grid_sample(x, F.affine_grid(t, (1, 2, 3, 2, 6), False), align_corners=False), x, t)
+        x = leaf(3, 4); grads(F.normalize(x) + F.normalize(x, 1.0, 0) + F.normalize(x, dim=1, eps=10.0), x)
+    """,
+    "autograd": """
+        x = leaf(3); y = x * 1; y.zero_(); grads(y, x)
+        x = leaf(3); y = x * 1; y.copy_(L.zeros(3, dtype=L.float64)); grads(y, x)
+        x, z = leaf(3), leaf(2); L.autograd.grad(x.sum(), [x, z], materialize_grads=True)
+        x = leaf(3); L.autograd.grad(x * x, x, L.eye(3, dtype=L.float64), is_grads_batched=True)
+        x = leaf(3); x.clone().grad_fn.next_functions[0][0].variable is x
+        L.autograd.functional.jacobian(lambda a: a * a, reals(3), vectorize=True)
+        a = L.set_grad_enabled(mode=False); b = L.is_grad_enabled(); c = L.set_grad_enabled(True); b
+        f = L.inference_mode(mode=False)(lambda x: x * 2); f(leaf(2)).requires_grad
+        f = L.inference_mode()(lambda x: x * 2); f(leaf(2)).requires_grad
+        x = L.zeros(1, requires_grad=True); a = L.autograd.set_detect_anomaly(True); (x / x).sum().backward()
+        L.autograd.set_detect_anomaly(False).__class__.__name__
+        g = nn.Linear(2, 1, bias=False); L.func.functional_call(g, {"weight": L.ones(1, 2)}, (L.ones(3, 2),))
+    """,
+    "optimizers": """
+        train("ASGD", lr=0.1, lambd=0.1, alpha=0.5, t0=5, weight_decay=0.1)
+        train("ASGD", maximize=True)
+        train("Rprop", lr=0.1, etas=(0.4, 1.3), step_sizes=(1e-3, 1))
+        train("Rprop", maximize=True)
+        train("LBFGS", lr=0.5, max_iter=5)
+        train("LBFGS", history_size=2, max_iter=4, max_eval=6)
+        train("LBFGS", line_search_fn="strong_wolfe", max_iter=4)
+        L.optim.Rprop([leaf(1)], etas=(1.5, 2))
+        o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.05, 4); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(7)]
+        o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.5, 3, "linear"); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(5)]
+        r = []; o = L.optim.SGD([leaf(1)], lr=0.3); h = o.register_state_dict_post_hook(lambda o, s: r.append(1)); o.register_load_state_dict_pre_hook(lambda o, s: r.append(2)); o.load_state_dict(o.state_dict()); r
+    """,
+    "lazy": """
+        m = nn.LazyLinear(3); m
+        m = nn.LazyLinear(3, bias=False); y = m(L.ones(2, 5)); [m, y.shape, m.weight.shape]
+        m = nn.LazyConv2d(4, 3, padding=1, groups=2); y = m(L.ones(2, 6, 5, 5)); [m, y.shape, m.weight.shape]
+        m = nn.LazyConvTranspose1d(4, 3, 2, 0, 0, 2); y = m(L.ones(2, 6, 5)); [m, y.shape, m.weight.shape]
+        m = nn.LazyBatchNorm2d(eps=0.1); y = m(L.ones(2, 3, 4, 4)); [m, y, m.running_mean, m.weight]
+        m = nn.LazyInstanceNorm1d(affine=True); y = m(reals(2, 3, 4).float()); [m, y]
+        a, b = nn.LazyLinear(3), nn.Linear(4, 3); str(a.load_state_dict(b.state_dict()))
+        nn.LazyLinear(3).weight.shape
+        nn.LazyConv2d(4, 3)(L.ones(5))
+    """,
+    "errors": """
+        F.conv2d(L.zeros(1, 3, 5, 5), L.zeros(3, 2, 3, 3))
+        F.linear(L.zeros(2, 3), L.zeros(2, 2))
+        F.linear(L.zeros(2, 3), L.zeros(2, 3, dtype=L.float64))
+        F.max_pool2d(L.zeros(1, 1, 4, 4), 5)
+        F.cross_entropy(L.zeros(2, 3), L.zeros(2))
+        L.ones(2) + L.ones(3)
+        L.ones(2).add_(L.ones(2, 2))
+        L.ones(2) @ L.ones(3)
+        float(L.ones(2))
+        L.ones(2).item()
+        L.cat([])
+        L.full((2,), 300, dtype=L.uint8)
+        L.ones(2).fill_(L.ones(2))
+        L.zeros(2, dtype=L.int32).fill_(math.inf)
+    """,
+}
+PROGRAMS = [(name, line.strip()) for name, table in TABLES.items() for line in table.strip().split("\n")]
+
+
+def run(text: str, library: Any) -> Any:
+    names = {"L": library, "F": library.nn.functional, "nn": library.nn, "np": np, "math": math}
+    exec(SETUP, names)
+    body = ast.parse(text.replace("; ", "\n"))
+    last: Any = body.body.pop()
+    exec(compile(body, "program", "exec"), names)
+    try:
+        return plain(eval(compile(ast.Expression(last.value), "program", "eval"), names), library)
+    except Exception as error:
+        return error
+
+
+def plain(value: Any, library: Any) -> Any:
+    if isinstance(value, library.Tensor):
+        return np.array(value.detach().numpy())
+    if isinstance(value, (list, tuple)):
+        return [plain(v, library) for v in value]
+    if isinstance(value, library.nn.Module):
+        return repr(value)
+    return str(value).rpartition(".")[2] if "float" in str(value) or "int" in str(value) else value
+
+
+def check_same(ours: Any, theirs: Any) -> None:
+    if isinstance(theirs, Exception):
+        assert isinstance(ours, type(theirs)), f"{ours!r} instead of {theirs!r}"
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            check_same(a, b)
+    elif isinstance(theirs, np.ndarray):
+        assert not isinstance(ours, Exception), repr(ours)
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        tolerance = 2e-5 if theirs.dtype == np.float32 else 1e-9
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    elif isinstance(theirs, float):
+        assert math.isclose(ours, theirs, rel_tol=1e-12)
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(("table", "text"), PROGRAMS, ids=[f"{t}-{i}" for i, (t, _) in enumerate(PROGRAMS)])
+def test_same_as_torch(table: str, text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_same(run(text, fastdl), run(text, torch))

@@ -1,0 +1,703 @@
+"""Recurrent layers: kernels against their definitions on every level, layers and utilities against torch."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import kernels, nn
+from fastdl.kernels import reference
+from fastdl.nn.utils import rnn as sequences
+from parity import THREADS, assert_close, backends, check_gradient
+
+DTYPES = (np.float32, np.float64)
+CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
+GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
+
+# batch sizes of the steps, input, hidden: one of everything, sizes around vectors and register tiles, thin and
+# tall batches, sequences that end (or, backwards, start) in the middle of a block and of the batch.
+PROBLEMS = {
+    "one": ([1], 1, 1),
+    "one step": ([5], 3, 17),
+    "one row": ([1] * 6, 5, 33),
+    "two rows": ([2] * 4, 4, 40),
+    "three rows": ([3] * 4, 7, 15),
+    "four rows": ([4] * 3, 2, 16),
+    "block": ([14] * 3, 6, 32),
+    "more than a block": ([15] * 3, 6, 31),
+    "tall": ([70] * 3, 9, 50),
+    "deep": ([5] * 3, 3, 300),
+    "lengths": ([6, 6, 4, 3, 1, 1], 4, 20),
+    "lengths, thin": ([3, 2, 2, 1], 4, 20),
+    "lengths, tall": ([40, 33, 29, 28, 15, 14, 3, 1], 5, 34),
+    "long": ([2] * 70, 3, 8),
+}
+
+
+def problem(name, cell, dtype, directions=1, bias=True, states=True, mask=False, proj=0, scale=1.0):
+    """Arguments of rnn_forward but for `keep`, and gradients of its results."""
+    sizes, inputs, hidden = PROBLEMS[name]
+    rng = np.random.default_rng(0)
+    rows, batch, output = sum(sizes), sizes[0], proj or hidden
+    gates = GATES.get(cell, 1)
+
+    def draw(*shape, by=1.0):
+        return (rng.standard_normal(shape) * by).astype(dtype)
+
+    weights = []
+    bound = scale / np.sqrt(hidden)
+    for _ in range(directions):
+        weights += [draw(gates * hidden, inputs, by=bound), draw(gates * hidden, output, by=bound)]
+        weights += [draw(gates * hidden, by=bound) if bias else None for _ in range(2)]
+        weights.append(draw(output, hidden, by=bound) if proj else None)
+    lstm = cell == "lstm"
+    h0 = draw(directions, batch, output) if states else None
+    c0 = draw(directions, batch, hidden) if states and lstm else None
+    masks = ((rng.random((directions, batch, output)) < 0.7) / 0.7).astype(dtype) if mask else None
+    arguments = [cell, draw(rows, inputs), np.array(sizes), h0, c0, weights, masks]
+    grads = [draw(rows, directions * output), draw(directions, batch, output)]
+    grads.append(draw(directions, batch, hidden) if lstm else None)
+    return arguments, grads
+
+
+def wide(value):
+    if isinstance(value, list):
+        return [wide(v) for v in value]
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+
+
+def flat(results):
+    """Arrays of nested results, None where there is none."""
+    out = []
+    for r in results:
+        out += flat(r) if isinstance(r, (list, tuple)) else [r]
+    return out
+
+
+def compute(module, arguments, grads, needs=(True, True, True)):
+    forward = module.rnn_forward(*arguments, True)
+    y, _, _, gates, cells = forward
+    backward = module.rnn_backward(arguments[0], *grads, *arguments[1:], y, gates, cells, *needs)
+    return flat([forward, backward])
+
+
+def check(level, name, cell, dtype, threads=THREADS, **options):
+    module = kernels.load(level)
+    arguments, grads = problem(name, cell, dtype, **options)
+    want = compute(reference, wide(arguments), wide(grads))
+    sizes, inputs, hidden = PROBLEMS[name]
+    before = module.num_threads()
+    try:
+        for count in threads:
+            module.set_num_threads(count)
+            got = compute(module, arguments, grads)
+            for a, b in zip(compute(module, arguments, grads), got, strict=True):
+                assert a is None or np.array_equal(a, b, equal_nan=True), "another run, other bits"
+            for a, b in zip(got, want, strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    # One step sums over inputs and hidden units, weights' gradients over rows; steps add up.
+                    assert_close(a, b, reduction=(inputs + hidden) * len(sizes) + sum(sizes))
+    finally:
+        module.set_num_threads(before)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_kernels(name, cell, dtype, level):
+    check(level, name, cell, dtype)
+    check(level, name, cell, dtype, directions=2, bias=False, states=False)
+    check(level, name, cell, dtype, threads=(2,), directions=2)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n in PROBLEMS if n != "one"])
+def test_lstm_kernels_with_projection_and_mask(name, dtype, level):
+    hidden = PROBLEMS[name][2]
+    for proj in {1, hidden // 2, hidden - 1}:
+        check(level, name, "lstm", dtype, threads=(1, 5), proj=proj, directions=2)
+    check(level, name, "lstm", dtype, mask=True, directions=2)
+    check(level, name, "lstm", dtype, mask=True, states=False)
+    check(level, name, "lstm", dtype, threads=(2,), mask=True, proj=(hidden + 1) // 2, bias=False)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("batch", "inputs", "hidden", "steps"), [(64, 32, 256, 9), (33, 20, 520, 3), (1, 8, 128, 25)]
+)
+def test_kernels_with_many_threads(batch, inputs, hidden, steps, cell, level):
+    """Sizes that are shared out: by hidden units, by rows, by both, with more threads than parts."""
+    PROBLEMS["shared"] = ([batch] * steps, inputs, hidden)
+    try:
+        check(level, "shared", cell, np.float32, threads=(2, 3, 16))
+        check(level, "shared", cell, np.float32, threads=(2, 7), directions=2, states=False)
+    finally:
+        del PROBLEMS["shared"]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("cell", CELLS)
+def test_pieces_of_a_long_sequence(cell, level):
+    """Gates beyond the piece that is held in cache; sequences that end at different steps of it."""
+    sizes = [40] * 30 + [17] * 25 + [3] * 6
+    for directions in (1, 2):
+        PROBLEMS["pieces"] = (sizes, 5, 1100 if cell.startswith("rnn") else 300)
+        try:
+            check(level, "pieces", cell, np.float32, threads=(2,), directions=directions)
+        finally:
+            del PROBLEMS["pieces"]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("cell", CELLS)
+def test_five_hundred_steps(cell, level):
+    PROBLEMS["500"] = ([3] * 500, 4, 24)
+    try:
+        check(level, "500", cell, np.float64, threads=(1, 2), directions=2)
+    finally:
+        del PROBLEMS["500"]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("scale", [1e4, 1e-30])
+def test_saturated_and_denormal_gates(scale, cell, level):
+    """Gates at their ends, and products too small for a normal number: finite, and what the definition says."""
+    module = kernels.load(level)
+    arguments, grads = problem("lengths", cell, np.float32, scale=1.0)
+    arguments[5] = [None if w is None else w * np.float32(scale) for w in arguments[5]]
+    if cell == "rnn_relu" and scale > 1:  # nothing saturates: it would overflow
+        return
+    got = compute(module, arguments, grads)
+    want = compute(reference, wide(arguments), wide(grads))
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        if a is None:
+            continue
+        assert np.isfinite(a).all()
+        if i < 5:
+            # a sum of 1e4-sized terms near zero is off by 1e4 eps, and so is the gate
+            assert_close(a, b, reduction=24, scale=max(1.0, scale, np.abs(b).max()) if scale > 1 else None)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_nothing_is_kept_without_need(level):
+    module = kernels.load(level)
+    for cell in CELLS:
+        arguments, _ = problem("lengths, tall", cell, np.float32, directions=2)
+        with_all, without = module.rnn_forward(*arguments, True), module.rnn_forward(*arguments, False)
+        assert without[3] is None
+        assert without[4] is None
+        for a, b in zip(with_all[:3], without[:3], strict=True):
+            assert a is None or np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_needs(level):
+    module = kernels.load(level)
+    for cell in CELLS:
+        arguments, grads = problem("lengths", cell, np.float64)
+        everything = compute(module, arguments, grads)
+        for needs in ((True, False, False), (False, True, False), (False, False, True)):
+            y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+            gx, gh, gc, gw = module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, *needs)
+            assert (gx is not None, gh is not None, gw is not None) == needs
+            assert (gc is not None) == (needs[1] and cell == "lstm")
+            for a, b in zip(flat([gx, gh, gc, gw if gw else [None] * 5]), everything[5:], strict=True):
+                assert a is None or np.array_equal(a, b)
+        # No gradient at all from some outputs: the same as zeros.
+        y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+        zeros = [None if g is None else np.zeros_like(g) for g in grads]
+        a = module.rnn_backward(cell, None, grads[1], None, *arguments[1:], y, gates, cells, True, True, True)
+        b = module.rnn_backward(
+            cell, zeros[0], grads[1], zeros[2], *arguments[1:], y, gates, cells, True, True, True
+        )
+        for p, q in zip(flat(a), flat(b), strict=True):
+            assert p is None or np.array_equal(p, q)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_binding_refuses(level):
+    module = kernels.load(level)
+    arguments, grads = problem("lengths", "lstm", np.float32)
+    y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+
+    def replaced(at, value):
+        return [*arguments[:at], value, *arguments[at + 1 :]]
+
+    sizes = arguments[2]
+    bad = [
+        replaced(0, "elman"),
+        replaced(1, arguments[1][:-1]),
+        replaced(1, arguments[1][0]),
+        replaced(2, sizes[::-1].copy()),
+        replaced(2, np.append(sizes, 0)),
+        replaced(2, np.zeros(0, np.int64)),
+        replaced(3, arguments[3][:, :-1]),
+        replaced(4, arguments[4][:, :, :-1]),
+        replaced(5, arguments[5][:4]),
+        replaced(5, [None, *arguments[5][1:]]),
+        replaced(5, [*arguments[5][:2], None, *arguments[5][3:]]),
+        replaced(5, [arguments[5][0], arguments[5][1][:, :-1], *arguments[5][2:]]),
+        replaced(6, np.ones((1, 2, 3), np.float32)),
+    ]
+    for wrong in bad:
+        with pytest.raises(ValueError, match="rnn: "):
+            module.rnn_forward(*wrong, True)
+    for wrong in (replaced(2, sizes.astype(np.int32)), replaced(3, arguments[3].astype(np.float64))):
+        with pytest.raises(TypeError):
+            module.rnn_forward(*wrong, True)
+    for given in ((y[:-1], gates, cells), (y, None, cells), (y, gates, None), (y, gates[:, :-1], cells)):
+        with pytest.raises(ValueError, match="rnn"):
+            module.rnn_backward("lstm", *grads, *arguments[1:], *given, True, True, True)
+    gru, _ = problem("lengths", "gru", np.float32)
+    with pytest.raises(ValueError, match="LSTM's"):
+        module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+OPTIONS = {
+    "plain": {},
+    "no bias": {"bias": False},
+    "batch first": {"batch_first": True},
+    "both directions": {"bidirectional": True},
+    "two layers": {"num_layers": 2},
+    "all": {"num_layers": 3, "bidirectional": True, "batch_first": True, "bias": False},
+}
+CASES = [(kind, name) for kind in ("RNN", "LSTM", "GRU") for name in OPTIONS]
+OPTIONS |= {"relu": {"nonlinearity": "relu"}, "projected": {"proj_size": 3}}
+OPTIONS |= {"projected, all": {"proj_size": 3, "num_layers": 2, "bidirectional": True, "batch_first": True}}
+CASES += [("RNN", "relu"), ("LSTM", "projected"), ("LSTM", "projected, all")]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.parametrize("form", ["batch", "packed", "unsorted", "unbatched"])
+@pytest.mark.parametrize("states", [True, False])
+def test_layers_against_torch(kind, name, form, states):
+    torch = pytest.importorskip("torch")
+    options = OPTIONS[name]
+    rng = np.random.default_rng(0)
+    t, b, i, h = 6, 4, 5, 9
+    first = options.get("batch_first", False)
+    theirs = getattr(torch.nn, kind)(i, h, dtype=torch.float64, **options)
+    ours = getattr(nn, kind)(i, h, dtype=fastdl.float64, **options)
+    assert repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict({k: fastdl.tensor(v.numpy()) for k, v in theirs.state_dict().items()})
+    rows = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    x = rng.standard_normal((b, t, i) if first else (t, b, i))
+    shape = (rows, b)
+    if form == "unbatched":
+        x, shape = x[0] if first else x[:, 0], (rows,)
+    h0, c0 = rng.standard_normal((*shape, options.get("proj_size") or h)), rng.standard_normal((*shape, h))
+    lengths = {"packed": [6, 4, 4, 1], "unsorted": [2, 6, 1, 6]}.get(form)
+
+    def run(lib, layer, utils):
+        leaves = [lib.tensor(v) for v in (x, h0, c0)]
+        for leaf in leaves:
+            leaf.requires_grad_(True)
+        inputs, state = leaves[0], None
+        if lengths:
+            inputs = utils.pack_padded_sequence(inputs, lengths, first, enforce_sorted=form == "packed")
+        if states:
+            state = (leaves[1], leaves[2]) if kind == "LSTM" else leaves[1]
+        y, last = layer(inputs, state)
+        if lengths:
+            y, _ = utils.pad_packed_sequence(y, first, total_length=7)
+        outputs = [y, *(last if kind == "LSTM" else (last,))]
+        draw = np.random.default_rng(1)
+        sum((o * lib.tensor(draw.standard_normal(tuple(o.shape)))).sum() for o in outputs).backward()
+        used = leaves[: 1 if not states else 3 if kind == "LSTM" else 2]
+        return [v.detach().numpy() for v in [*outputs, *[p.grad for p in [*used, *layer.parameters()]]]]
+
+    for a, b in zip(run(fastdl, ours, sequences), run(torch, theirs, torch.nn.utils.rnn), strict=True):
+        assert_close(a, b, reduction=200)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_cells_against_torch(kind, bias):
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn, f"{kind}Cell")(5, 7, bias=bias, dtype=torch.float64)
+    ours = getattr(nn, f"{kind}Cell")(5, 7, bias=bias, dtype=fastdl.float64)
+    assert repr(ours) == repr(theirs)
+    ours.load_state_dict({k: fastdl.tensor(v.numpy()) for k, v in theirs.state_dict().items()})
+    rng = np.random.default_rng(0)
+    for shape in ((3,), ()):
+        arrays = [rng.standard_normal((*shape, n)) for n in (5, 7, 7)]
+        for states in (True, False):
+            results = []
+            for lib, cell in ((fastdl, ours), (torch, theirs)):
+                cell.zero_grad()
+                x, h, c = leaves = [lib.tensor(a) for a in arrays]
+                for leaf in leaves:
+                    leaf.requires_grad_(True)
+                out = cell(x, ((h, c) if kind == "LSTM" else h) if states else None)
+                out = out if isinstance(out, tuple) else (out,)
+                sum((o * o).sum() * (k + 1) for k, o in enumerate(out)).backward()
+                used = leaves[: 1 if not states else 3 if kind == "LSTM" else 2]
+                results.append(
+                    [v.detach().numpy() for v in [*out, *[p.grad for p in [*used, *cell.parameters()]]]]
+                )
+            for a, b in zip(*results, strict=True):
+                assert_close(a, b, reduction=30)
+
+
+def functional(layer, names, *tensors):
+    """The layer's outputs, added up with weights of their own, as a function of input and parameters."""
+    for name, tensor in zip(names, tensors[1:], strict=True):
+        owner = layer
+        owner.__dict__[name] = tensor
+    y, last = layer(tensors[0])
+    last = last if isinstance(last, tuple) else (last,)
+    return fastdl.cat([y.reshape(-1), *[s.reshape(-1) for s in last]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("RNN", {"bidirectional": True}),
+        ("LSTM", {"num_layers": 2, "dropout": 0.4}),
+        ("LSTM", {"recurrent_dropout": 0.4, "bidirectional": True}),
+        ("LSTM", {"recurrent_dropout": 0.5, "dropout": 0.5, "num_layers": 2, "proj_size": 2}),
+        ("GRU", {"num_layers": 2, "dropout": 0.4}),
+        ("GRU", {"reset_after": False, "bidirectional": True}),
+    ],
+)
+def test_gradients(kind, options):
+    layer = getattr(nn, kind)(3, 5, dtype=fastdl.float64, **options)
+    names = [name for name, _ in layer.named_parameters()]
+    arrays = [p.detach().numpy().copy() for p in layer.parameters()]
+    x = np.random.default_rng(0).standard_normal((4, 3, 3))
+
+    def run(*tensors):
+        fastdl.manual_seed(0)  # the same masks in every evaluation
+        return functional(layer, names, *tensors)
+
+    check_gradient(run, x, *arrays)
+
+
+def test_gru_with_reset_before():
+    gru = nn.GRU(3, 4, reset_after=False, dtype=fastdl.float64)
+    assert repr(gru) == "GRU(3, 4, reset_after=False)"
+    x = np.random.default_rng(0).standard_normal((5, 2, 3))
+    w, u, b, c = (p.detach().numpy() for p in gru.parameters())
+    h, want = np.zeros((2, 4)), []
+    for step in x:
+        a, k = step @ w.T + b + c, h @ u.T
+        r, z = 1 / (1 + np.exp(-(a + k)[:, :4])), 1 / (1 + np.exp(-(a + k)[:, 4:8]))
+        n = np.tanh(a[:, 8:] + (r * h) @ u[8:].T)
+        h = (1 - z) * h + z * n
+        want.append(h)
+    assert_close(gru(fastdl.tensor(x))[0], np.stack(want), reduction=20)
+
+
+def test_recurrent_dropout_is_one_mask_per_sequence():
+    lstm = nn.LSTM(2, 400, recurrent_dropout=0.5)
+    assert repr(lstm) == "LSTM(2, 400, recurrent_dropout=0.5)"
+    for p in lstm.parameters():
+        fastdl.nn.init.zeros_(p)
+    with fastdl.no_grad():
+        # Unit j hears only its own past, and only through W_hh: where the mask is 0, h stays as biases alone make it.
+        hidden = np.zeros((1600, 400), np.float32)
+        hidden[800:1200] = np.eye(400)
+        lstm.weight_hh_l0.copy_(fastdl.tensor(hidden))
+        lstm.bias_ih_l0.fill_(1.0)
+    x = fastdl.zeros(6, 3, 2)
+    fastdl.manual_seed(0)
+    y = lstm(x)[0].detach().numpy()
+    plain = lstm.eval()(x)[0].detach().numpy()
+    alone = y[2] < plain[2] - 1e-4
+    assert 0.4 < alone.mean() < 0.6
+    for t in range(2, 6):
+        low = np.min(y[t])
+        assert np.array_equal(np.isclose(y[t], low, atol=1e-6), np.isclose(y[2], y[2].min(), atol=1e-6))
+    fastdl.manual_seed(0)
+    assert np.array_equal(lstm.train()(x)[0].detach().numpy(), y)
+
+
+def test_dropout_between_layers_only():
+    with pytest.warns(UserWarning, match="between layers"):
+        lstm = nn.LSTM(3, 4, dropout=0.9)
+    x = fastdl.randn(5, 2, 3)
+    assert np.array_equal(lstm(x)[0].detach().numpy(), lstm.eval()(x)[0].detach().numpy())
+    deep = nn.GRU(3, 4, num_layers=2, dropout=1.0)
+    silent = deep(x)[0].detach().numpy()  # the second layer hears nothing: no sequence differs from another
+    assert np.array_equal(silent[:, 0], silent[:, 1])
+    assert not np.array_equal(deep.eval()(x)[0].detach().numpy(), silent)
+
+
+def test_truncated_backpropagation():
+    """Two pieces with detached states: values of the whole, gradients of the pieces."""
+    lstm = nn.LSTM(3, 4, dtype=fastdl.float64)
+    x = fastdl.tensor(np.random.default_rng(0).standard_normal((6, 2, 3)))
+    whole, _ = lstm(x)
+    first, state = lstm(x[:3])
+    first.sum().backward()
+    second, _ = lstm(x[3:], tuple(s.detach() for s in state))
+    assert_close(fastdl.cat([first, second]), whole, reduction=10)
+    second.sum().backward()  # reaches the second piece only: no error about freed values
+    assert lstm.weight_hh_l0.grad is not None
+
+
+def test_graph_may_be_walked_twice():
+    gru = nn.GRU(3, 4, num_layers=2)
+    y, _ = gru(fastdl.randn(5, 2, 3))
+    loss = (y * y).sum()
+    loss.backward(retain_graph=True)
+    once = [p.grad.numpy().copy() for p in gru.parameters()]
+    loss.backward()
+    for a, p in zip(once, gru.parameters(), strict=True):
+        assert np.array_equal(2 * a, p.grad.numpy())
+
+
+def test_values_that_backward_needs_are_guarded():
+    gru = nn.GRU(3, 4)
+    y, h = gru(fastdl.randn(5, 2, 3))
+    with fastdl.no_grad():
+        h.zero_()  # not needed
+    y.sum().backward()
+    y, _ = gru(fastdl.randn(5, 2, 3))
+    with fastdl.no_grad():
+        gru.weight_hh_l0.zero_()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.sum().backward()
+
+
+def test_two_python_threads():
+    lstm = nn.LSTM(16, 64)
+    x = fastdl.randn(30, 16, 16)
+    want = lstm(x)[0].detach().numpy()
+    results = []
+
+    def run():
+        for _ in range(20):
+            results.append(np.array_equal(lstm(x)[0].detach().numpy(), want))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 60
+    assert all(results)
+
+
+def test_parameters():
+    lstm = nn.LSTM(3, 100, num_layers=2)
+    assert [len(w) for w in lstm.all_weights] == [4, 4]
+    assert all(w is lstm.weight_ih_l1 for w in lstm.all_weights[1][:1])
+    for p in lstm.parameters():
+        assert 0.05 < np.abs(p.detach().numpy()).max() <= 0.1
+    lstm.flatten_parameters()
+
+
+def test_reference_backend_trains_the_same():
+    layer = nn.LSTM(3, 5, bidirectional=True)
+    x = fastdl.randn(4, 2, 3)
+    layer(x)[0].sum().backward()
+    ours = [p.grad.numpy().copy() for p in layer.parameters()]
+    layer.zero_grad()
+    with fastdl.use_backend("reference"):
+        layer(x)[0].sum().backward()
+    for a, p in zip(ours, layer.parameters(), strict=True):
+        assert_close(a, p.grad, reduction=50)
+
+
+# ------------------------------------------------------------------------------------------ messages
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: nn.LSTM(3, 0), ValueError, "hidden_size must be greater than zero"),
+        (lambda: nn.LSTM(3.0, 4), TypeError, "input_size must be an int, got float"),
+        (lambda: nn.LSTM(3, 4, num_layers=0), ValueError, "num_layers"),
+        (lambda: nn.LSTM(3, 4, dropout=1.5), ValueError, "between 0 and 1, got 1.5"),
+        (lambda: nn.LSTM(3, 4, recurrent_dropout=-1), ValueError, "recurrent_dropout"),
+        (lambda: nn.LSTM(3, 4, proj_size=4), ValueError, "smaller than hidden_size=4"),
+        (lambda: nn.GRU(3, 4, proj_size=2), ValueError, "LSTM only"),
+        (lambda: nn.RNN(3, 4, nonlinearity="gelu"), ValueError, "'tanh' or 'relu', got 'gelu'"),
+        (lambda: nn.RNN(3, 4, bias=1), TypeError, "bias must be a bool"),
+        (lambda: nn.ConvLSTM2d(3, 4, 2), ValueError, "kernel_size must be odd"),
+    ],
+)
+def test_constructor_messages(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_forward_messages():
+    lstm, gru = nn.LSTM(3, 4, num_layers=2), nn.GRU(3, 4, batch_first=True)
+    z = fastdl.zeros
+    for call, error, match in (
+        (lambda: lstm(z(5, 2, 6)), RuntimeError, r"input_size=3, got shape \(5, 2, 6\)"),
+        (lambda: lstm(z(5, 3, 2)), RuntimeError, "is the time or batch axis last"),
+        (lambda: lstm(z(5)), ValueError, "2D or 3D, got 1D"),
+        (lambda: lstm(z(5, 2, 3), z(2, 2, 4)), RuntimeError, r"pair \(h_0, c_0\)"),
+        (
+            lambda: lstm(z(5, 2, 3), (z(1, 2, 4), z(2, 2, 4))),
+            RuntimeError,
+            r"hx must be .*\(2, 2, 4\), got \(1, 2, 4\)",
+        ),
+        (lambda: lstm(z(5, 2, 3), (z(2, 2, 4), z(2, 3, 4))), RuntimeError, "cx must be"),
+        (lambda: lstm(z(5, 2, 3), (z(2, 4), z(2, 4))), RuntimeError, "must be 3-D, got 2-D"),
+        (
+            lambda: lstm(z(5, 3), (z(2, 1, 4), z(2, 1, 4))),
+            RuntimeError,
+            "unbatched 2-D input, hx must be 2-D",
+        ),
+        (lambda: lstm(z(5, 2, 3).double()), ValueError, "input is float64, the weights are float32"),
+        (lambda: gru(z(2, 5, 3), z(1, 2, 4).double()), ValueError, "hx is float64, input is float32"),
+        (lambda: gru(z(2, 5, 3), z(2, 1, 4)), RuntimeError, "not batch-first"),
+        (lambda: gru(z(0, 5, 3)), RuntimeError, "no sequences"),
+        (lambda: gru(z(2, 0, 3)), RuntimeError, "no steps"),
+        (lambda: gru(np.zeros((2, 5, 3), np.float32)), TypeError, "must be a tensor or PackedSequence"),
+        (lambda: nn.GRUCell(3, 4)(z(2, 5)), RuntimeError, "input_size=3"),
+        (lambda: nn.GRUCell(3, 4)(z(2, 3), z(3, 4)), RuntimeError, r"hx must have shape \(2, 4\)"),
+        (lambda: nn.LSTMCell(3, 4)(z(2, 3), z(2, 4)), RuntimeError, "pair"),
+        (lambda: nn.RNNCell(3, 4)(z(1, 2, 3)), ValueError, "1D or 2D, got 3D"),
+        (lambda: nn.RNNCell(3, 4)(z(0, 3)), RuntimeError, "empty"),
+        (lambda: nn.ConvLSTM2d(3, 4, 3)(z(2, 1, 2, 5, 5)), RuntimeError, "in_channels=3"),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+
+
+def test_packing_messages():
+    x = fastdl.zeros(4, 3, 2)
+    pack = sequences.pack_padded_sequence
+    for call, error, match in (
+        (lambda: pack(x, [4, 2]), RuntimeError, "one entry for each of the 3 sequences"),
+        (lambda: pack(x, [4, 2, 2, 1]), RuntimeError, "batch_first=True"),
+        (lambda: pack(x, [5, 2, 1]), RuntimeError, "sequence 0 is said to have 5 steps"),
+        (lambda: pack(x, [3, 2, 0]), RuntimeError, "sequence 2 has 0"),
+        (lambda: pack(x, [2, 3, 1]), RuntimeError, "enforce_sorted=False"),
+        (lambda: pack(x, [2.0, 1.0, 1.0]), RuntimeError, "ints"),
+        (lambda: pack(fastdl.zeros(4, 0, 2), np.zeros(0, np.int64)), RuntimeError, "empty batch"),
+        (lambda: pack(fastdl.zeros(4), [4]), RuntimeError, "two axes"),
+        (lambda: sequences.pad_sequence([]), RuntimeError, "at least one"),
+        (lambda: sequences.pad_sequence([x, fastdl.zeros(2, 2)]), RuntimeError, "first axis only"),
+        (lambda: sequences.pad_sequence(5), RuntimeError, "list of tensors"),
+        (
+            lambda: sequences.pad_packed_sequence(pack(x, [4, 2, 1]), total_length=3),
+            ValueError,
+            "longest sequence's 4",
+        ),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+
+
+# ------------------------------------------------------------------------------------------ packed sequences
+
+
+@pytest.mark.parametrize("lengths", [[5, 3, 3, 1], [4, 4, 4, 4], [1, 5, 2, 5]])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_packing_against_torch(lengths, batch_first):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((4, 5, 3) if batch_first else (5, 4, 3))
+    in_order = lengths == sorted(lengths, reverse=True)
+    packs = []
+    for lib, utils in ((fastdl, sequences), (torch, torch.nn.utils.rnn)):
+        leaf = lib.tensor(x)
+        leaf.requires_grad_(True)
+        pack = utils.pack_padded_sequence(leaf, lengths, batch_first, enforce_sorted=in_order)
+        padded, back = utils.pad_packed_sequence(pack, batch_first, padding_value=-1.5, total_length=6)
+        (padded * padded).sum().backward()
+        packs.append(
+            [pack.batch_sizes.numpy(), padded.detach().numpy(), back.numpy(), leaf.grad.numpy()]
+            + [v.detach().numpy() for v in utils.unpack_sequence(pack)]
+        )
+        assert (pack.sorted_indices is None) == in_order
+    for a, b in zip(*packs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pad_sequence_against_torch(side, batch_first):
+    torch = pytest.importorskip("torch")
+    arrays = [np.random.default_rng(0).standard_normal((n, 2)) for n in (3, 1, 4)]
+    results = []
+    for lib, utils in ((fastdl, sequences), (torch, torch.nn.utils.rnn)):
+        leaves = [lib.tensor(a) for a in arrays]
+        for leaf in leaves:
+            leaf.requires_grad_(True)
+        padded = utils.pad_sequence(leaves, batch_first, 7.0, side)
+        (padded * padded).sum().backward()
+        results.append([padded.detach().numpy(), *[leaf.grad.numpy() for leaf in leaves]])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_packed_sequence():
+    pack = sequences.pack_sequence([fastdl.ones(2), fastdl.ones(3)], enforce_sorted=False)
+    assert pack.sorted_indices.tolist() == [1, 0]
+    assert pack.unsorted_indices.tolist() == [1, 0]
+    assert pack.double().data.dtype == fastdl.float64
+    assert pack.to(fastdl.float32) is pack
+    data, sizes, _, _ = pack
+    again = sequences.PackedSequence((data, sizes), sorted_indices=pack.sorted_indices)
+    assert again.unsorted_indices.tolist() == [1, 0]
+    assert [s.tolist() for s in sequences.unpack_sequence(again)] == [[1, 1], [1, 1, 1]]
+
+
+def test_padding_costs_no_steps():
+    """What lies beyond a sequence's end is never read."""
+    gru = nn.GRU(3, 4, bidirectional=True)
+    x = np.random.default_rng(0).standard_normal((6, 3, 3)).astype(np.float32)
+    x[4:, 1] = x[1:, 2] = np.nan
+    y, h = gru(sequences.pack_padded_sequence(fastdl.tensor(x), [6, 4, 1]))
+    assert np.isfinite(y.data.detach().numpy()).all()
+    assert np.isfinite(h.detach().numpy()).all()
+    assert y.data.shape[0] == 11
+
+
+# ------------------------------------------------------------------------------------------ ConvLSTM2d
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_conv_lstm(batch_first):
+    layer = nn.ConvLSTM2d(2, 3, (3, 5), batch_first=batch_first, dtype=fastdl.float64)
+    assert repr(layer) == "ConvLSTM2d(2, 3, kernel_size=(3, 5)" + (
+        ", batch_first=True)" if batch_first else ")"
+    )
+    assert list(layer.state_dict()) == ["weight_ih", "weight_hh", "bias"]
+    rng = np.random.default_rng(0)
+    x, h, c = (
+        rng.standard_normal((4, 2, 2, 5, 6)),
+        rng.standard_normal((2, 3, 5, 6)),
+        rng.standard_normal((2, 3, 5, 6)),
+    )
+    if batch_first:
+        x = x.swapaxes(0, 1).copy()
+
+    def run(x, h, c, *weights):
+        for name, value in zip(("weight_ih", "weight_hh", "bias"), weights, strict=True):
+            layer.__dict__[name] = value
+        y, last = layer(x, (h, c))
+        return fastdl.cat([y.reshape(-1), last[0].reshape(-1), last[1].reshape(-1)])
+
+    check_gradient(run, x, h, c, *[p.detach().numpy() for p in layer.parameters()])
+    y, (last, _) = layer(fastdl.tensor(x), (fastdl.tensor(h), fastdl.tensor(c)))
+    assert np.array_equal((y[:, -1] if batch_first else y[-1]).detach().numpy(), last.detach().numpy())
+
+
+def test_conv_lstm_of_one_pixel_is_an_lstm():
+    lstm, conv = nn.LSTM(3, 4, dtype=fastdl.float64), nn.ConvLSTM2d(3, 4, 1, dtype=fastdl.float64)
+    with fastdl.no_grad():
+        conv.weight_ih.copy_(lstm.weight_ih_l0.reshape(16, 3, 1, 1))
+        conv.weight_hh.copy_(lstm.weight_hh_l0.reshape(16, 4, 1, 1))
+        conv.bias.copy_(lstm.bias_ih_l0 + lstm.bias_hh_l0)
+    x = fastdl.tensor(np.random.default_rng(0).standard_normal((5, 2, 3)))
+    assert_close(conv(x.reshape(5, 2, 3, 1, 1))[0].reshape(5, 2, 4), lstm(x)[0], reduction=20)

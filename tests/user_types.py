@@ -1,0 +1,38 @@
+"""What a type checker makes of a user's program: ``mypy --strict`` on it, against the installed package (in CI)."""
+
+from typing import assert_type
+
+import fastdl
+from fastdl import Tensor, nn
+from fastdl.nn import functional as F
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(4, 8)
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.hidden(x)) @ self.out.weight.T
+
+
+model = nn.Sequential(Net(), nn.Softmax(dim=-1))
+optimizer = fastdl.optim.Adam(model.parameters(), lr=1e-3)
+x = fastdl.randn(3, 4)
+assert_type(x, Tensor)
+assert_type(x + 1, Tensor)
+assert_type(2 * x @ x.T, Tensor)
+assert_type(x > 0, Tensor)
+assert_type(x[0], Tensor)
+assert_type(x.reshape(2, 6).sum(dim=1), Tensor)
+assert_type(x.shape, tuple[int, ...])
+assert_type(x.grad, Tensor | None)
+assert_type(fastdl.cat([x, x]), Tensor)
+assert_type(list(model.parameters()), list[nn.Parameter])
+loss = F.cross_entropy(model(x), fastdl.randint(0, 2, (3,)))
+assert_type(loss, Tensor)
+loss.backward()
+optimizer.step()
+with fastdl.no_grad():
+    assert_type(x.exp(), Tensor)
