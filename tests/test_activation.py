@@ -390,6 +390,20 @@ def test_layers_against_torch(name, options):
     np.testing.assert_allclose(ours(fastdl.tensor(x)).detach().numpy(), want, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["silu", "gelu_tanh", "gelu", "mish"])
+def test_far_tails(name, dtype, level):
+    """Saturated where x is huge: x itself on the right, zero on the left, however large the factor x is."""
+    x = np.array([1e3, 1e30, np.finfo(dtype).max], dtype)
+    module, eps, ones = kernels.load(level), np.finfo(dtype).eps, np.ones_like(x)
+    forward, backward = getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
+    np.testing.assert_allclose(forward(x), x, rtol=2 * eps)
+    np.testing.assert_array_equal(forward(-x), 0)
+    np.testing.assert_allclose(backward(ones, x), 1, rtol=2 * eps)
+    np.testing.assert_array_equal(backward(ones, -x), 0)
+
+
 def test_integers():
     x = fastdl.tensor([-2, 0, 3])
     assert F.relu(x).numpy().tolist() == [0, 0, 3]

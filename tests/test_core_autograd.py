@@ -34,6 +34,18 @@ def test_gradients_accumulate_over_calls():
     assert x.grad.tolist() == [3.0]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_gradients_meet_and_accumulate(dtype):
+    """Beyond some ten thousand elements gradients are added by a kernel: the same sums, also of constants."""
+    values = np.random.default_rng(0).standard_normal((41, 1000)).astype(dtype)
+    x = fastdl.tensor(values, requires_grad=True)
+    (x * x + x.sum() + x).sum().backward()
+    once = 2 * values + (values.size + 1)
+    np.testing.assert_allclose(x.grad.numpy(), once, rtol=8 * np.finfo(dtype).eps)
+    (x * x + x.sum() + x).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), 2 * once, rtol=8 * np.finfo(dtype).eps)
+
+
 def test_accumulation_changes_the_gradient_tensor_in_place():
     x = leaf([3.0])
     F.relu(x).backward()

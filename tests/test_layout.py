@@ -59,6 +59,16 @@ def test_contiguous(backend, dtype):
         assert not np.shares_memory(got, x)
 
 
+def test_contiguous_of_large_arrays(backend):
+    """From 16 MB on copies go around the caches; constants are written by all threads."""
+    x = np.random.default_rng(0).integers(0, 255, (17 << 20) + 8, np.uint8)
+    for part in (x[4:], x[8:-1], x[3:-1]):
+        np.testing.assert_array_equal(backend.contiguous(part), part)
+    for dtype in (np.uint8, np.float32, np.float64):
+        constant = np.broadcast_to(np.array(7, dtype), (100, 1001))
+        np.testing.assert_array_equal(backend.contiguous(constant), constant)
+
+
 def test_contiguous_of_unaligned_elements(backend):
     fields = np.zeros(1000, "i1,f4")
     fields["f1"] = np.arange(1000)

@@ -51,7 +51,7 @@ Statistics<T> row_statistics(const T* x, int64_t n, F each_block) {
       maximum = block;
     }
     const T shift = maximum == -kInfinity<T> ? T(0) : maximum;
-    sum += double(row_sum<T>(count, [=](Vec<T> v) { return exp<T>(v - shift); }, x + begin));
+    sum += double(row_sum<T>(count, [=](Vec<T> v) { return exp_bounded<T>(v - shift); }, x + begin));
     each_block(begin, count);
   }
   return {maximum, T(std::log(sum))};
@@ -145,7 +145,7 @@ template <class T, class L, class F>
 #pragma GCC unroll 4
     for (int k = 0; k < V; ++k) {
       const Vec<T> next = m[k] == -kInfinity<T> ? broadcast<T>(0) : m[k];
-      sum[k] = begin == 0 ? sum[k] : sum[k] * exp<T>(shift[k] - next);
+      sum[k] = begin == 0 ? sum[k] : sum[k] * exp_bounded<T>(shift[k] - next);
       shift[k] = next;
       part[k] = broadcast<T>(0);
     }
@@ -153,7 +153,7 @@ template <class T, class L, class F>
 #pragma GCC unroll 4
       for (int k = 0; k < V; ++k) {
         const Vec<T> v = lanes.load(x + c * s.inner, k);
-        part[k] += exp<T>(v - shift[k]);
+        part[k] += exp_bounded<T>(v - shift[k]);
         each(c, k, v);
       }
 #pragma GCC unroll 4

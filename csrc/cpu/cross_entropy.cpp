@@ -230,16 +230,19 @@ int64_t cross_entropy_backward(T* grad_x, const T* grad_loss, const T* x, const 
       const T maximum = maxima[i], log_sum = log_sums[i];
       const auto [a, b, d] = coefficients(i, t);
       // The target's entry once more on its own: smoothing and the common case share what is written there.
-      const T at_target = a * exp<T>(broadcast<T>((row[t] - maximum) - log_sum))[0] - d;
+      const T at_target = a * exp_bounded<T>(broadcast<T>((row[t] - maximum) - log_sum))[0] - d;
       if (smooth) {
         write_row(
             out, C, streaming,
-            [=, a = a, b = b](Vec<T> v, Vec<T> w) { return a * exp<T>((v - maximum) - log_sum) - b * w; },
+            [=, a = a, b = b](Vec<T> v, Vec<T> w) {
+              return a * exp_bounded<T>((v - maximum) - log_sum) - b * w;
+            },
             row, static_cast<const T*>(weight));
         out[t] = at_target - b * weight[t];
       } else {
         write_row(
-            out, C, streaming, [=, a = a](Vec<T> v) { return a * exp<T>((v - maximum) - log_sum); }, row);
+            out, C, streaming, [=, a = a](Vec<T> v) { return a * exp_bounded<T>((v - maximum) - log_sum); },
+            row);
         out[t] = at_target;
       }
     });
@@ -272,7 +275,7 @@ int64_t cross_entropy_backward(T* grad_x, const T* grad_loss, const T* x, const 
       const int64_t row = at + c * s.inner;
 #pragma GCC unroll 4
       for (int k = 0; k < V; ++k) {
-        Vec<T> g = factor[k] * exp<T>((lanes.load(x + row, k) - maximum[k]) - log_sum[k]);
+        Vec<T> g = factor[k] * exp_bounded<T>((lanes.load(x + row, k) - maximum[k]) - log_sum[k]);
         // An ignored position has t == -1 and zero factors; its statistics may be NaN, its gradient is zero.
         const auto position = *reinterpret_cast<const VecInt<T>*>(t + k * w);
         if (smooth) g -= weight[c] * load(b + k * w);
@@ -358,7 +361,7 @@ void cross_entropy_probabilities_backward(T* grad_x, const T* grad_loss, const T
       write_row(
           grad_x + i * C, C, streaming,
           [=](Vec<T> v, Vec<T> p, Vec<T> w) {
-            return a * exp<T>((v - maximum) - log_sum) - g * w * (p * kept + per_class);
+            return a * exp_bounded<T>((v - maximum) - log_sum) - g * w * (p * kept + per_class);
           },
           x + i * C, q + i * C, static_cast<const T*>(weight));
     });
@@ -379,7 +382,7 @@ void cross_entropy_probabilities_backward(T* grad_x, const T* grad_loss, const T
 #pragma GCC unroll 4
       for (int k = 0; k < V; ++k) {
         const Vec<T> mass = weight[c] * (lanes.load(q + row, k) * kept + per_class);
-        const Vec<T> p = exp<T>((lanes.load(x + row, k) - maximum[k]) - log_sum[k]);
+        const Vec<T> p = exp_bounded<T>((lanes.load(x + row, k) - maximum[k]) - log_sum[k]);
         lanes.store(grad_x + row, k, a[k] * p - load(g + k * w) * mass);
       }
   });

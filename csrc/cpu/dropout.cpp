@@ -68,6 +68,7 @@ void by_element(T* y, const T* x, const DropoutProblem& problem) {
       const T* from = x + call * kPhiloxWords;
       T* to = y + call * kPhiloxWords;
       const int64_t left = n - call * kPhiloxWords;
+      for (int j = 0; j < kPhiloxWords / w; ++j) prefetch_ahead(from + j * w);
       for_masks(stream, uint64_t(call) * kPhiloxCounters, threshold, T{}, [&](int j, auto mask) {
         const Vec<T> m = mask ? broadcast<T>(scale) : zero,
                      b = mask ? broadcast<T>(kept) : broadcast<T>(dropped);

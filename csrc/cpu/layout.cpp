@@ -21,6 +21,7 @@
 #include <cstring>
 
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/map.h"
 
 namespace fastdl {
 namespace {
@@ -53,6 +54,12 @@ int merged_axes(const int64_t* shape, const int64_t* strides, int ndim, int64_t 
 
 template <class T>
 void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int64_t from_stride) {
+  if (from_stride == 0) {
+    T value;
+    std::memcpy(&value, from, sizeof(T));
+    for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, &value, sizeof(T));
+    return;
+  }
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
 }
 
@@ -108,6 +115,12 @@ template <class T>
 void copy_elements(char* to, const char* from, Axis* axes, int count) {
   constexpr int64_t item = sizeof(T);
   const Axis inner = axes[count - 1];
+  if (count == 1) {
+    parallel_for(inner.extent, kGrainBytes / 4 / item, [&](int64_t begin, int64_t end) {
+      copy_row<T>(to + begin * item, from + begin * inner.from, end - begin, item, inner.from);
+    });
+    return;
+  }
   // The axis along which the source is densest.
   int near = count - 1;
   for (int i = 0; i < count - 1; ++i)
@@ -157,6 +170,15 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
   if (axes[count - 1].from == item) {
     const int64_t bytes = axes[count - 1].extent * item;
     if (count == 1) {
+      // Large copies around the caches: simd/map.h knows when.
+      if (bytes >= simd::kStreamBytes && bytes % sizeof(float) == 0 &&
+          reinterpret_cast<uintptr_t>(to) % simd::kBytes == 0 &&
+          reinterpret_cast<uintptr_t>(from) % alignof(float) == 0) {
+        simd::map(
+            reinterpret_cast<float*>(to), bytes / int64_t(sizeof(float)),
+            [](simd::Vec<float> v) { return v; }, reinterpret_cast<const float*>(from));
+        return;
+      }
       parallel_for(bytes, kGrainBytes, [&](int64_t begin, int64_t end) {
         std::memcpy(to + begin, from + begin, size_t(end - begin));
       });

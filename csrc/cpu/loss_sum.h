@@ -10,17 +10,19 @@ namespace fastdl {
 
 class ChunkSums {
  public:
-  explicit ChunkSums(int64_t chunks) : chunks_(chunks), sums_(size_t(chunks)) {
-    for (int64_t i = 0; i < chunks; ++i) sums_[i] = 0;
+  explicit ChunkSums(int64_t chunks) : chunks_(chunks), sums_(size_t(chunks * kApart)) {
+    for (int64_t i = 0; i < chunks; ++i) sums_[i * kApart] = 0;
   }
-  double& operator[](int64_t chunk) { return sums_[chunk]; }
+  double& operator[](int64_t chunk) { return sums_[chunk * kApart]; }
   double total() const {
     double sum = 0;
-    for (int64_t i = 0; i < chunks_; ++i) sum += sums_[i];
+    for (int64_t i = 0; i < chunks_; ++i) sum += sums_[i * kApart];
     return sum;
   }
 
  private:
+  // Two cache lines: threads that add to neighbouring chunks must not take each other's lines.
+  static constexpr int64_t kApart = 16;
   int64_t chunks_;
   memory::Buffer<double> sums_;
 };

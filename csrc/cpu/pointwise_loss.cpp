@@ -28,7 +28,7 @@ template <class T>
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> softplus(Vec<T> x) {  // log(1 + exp(x)) without overflow
-  return max(broadcast<T>(0), x) + log1p<T>(exp<T>(-abs<T>(x)));
+  return max(broadcast<T>(0), x) + log1p_unit<T>(exp_bounded<T>(-abs<T>(x)));
 }
 
 template <class T>

@@ -41,7 +41,7 @@ void softmax_rows(T* y, const T* x, ClassShape s) {
       Vec<T> s0{}, s1{};
       int64_t i = 0;
       for (; i + 2 * w <= n; i += 2 * w) {
-        const Vec<T> a = exp<T>(load(in + i) - m), b = exp<T>(load(in + i + w) - m);
+        const Vec<T> a = exp_bounded<T>(load(in + i) - m), b = exp_bounded<T>(load(in + i + w) - m);
         store<T>(e + i, a);
         store<T>(e + i + w, b);
         s0 += a;
@@ -49,7 +49,7 @@ void softmax_rows(T* y, const T* x, ClassShape s) {
       }
       for (; i < n; i += w) {
         const int count = int(std::min<int64_t>(w, n - i));
-        const Vec<T> a = exp<T>(load_n(in + i, count) - m);
+        const Vec<T> a = exp_bounded<T>(load_n(in + i, count) - m);
         store_n(e + i, a, count);
         s0 += keep_first<T>(a, count, T(0));
       }
@@ -78,7 +78,7 @@ void softmax_columns(T* y, const T* x, ClassShape s) {
     for (int64_t c = 0; c < s.classes; ++c)
 #pragma GCC unroll 4
       for (int k = 0; k < V; ++k) {
-        const Vec<T> e = exp<T>(lanes.load(in + c * s.inner, k) - m[k]);
+        const Vec<T> e = exp_bounded<T>(lanes.load(in + c * s.inner, k) - m[k]);
         lanes.store(out + c * s.inner, k, e);
         sum[k] += e;
       }
@@ -166,7 +166,7 @@ template <class T>
 void log_softmax_backward(T* grad_x, const T* grad_y, const T* y, ClassShape s) {
   backward(
       grad_x, grad_y, y, s, [](Vec<T> g, Vec<T>) { return g; },
-      [](Vec<T> g, Vec<T> v, Vec<T> sum) { return g - exp<T>(v) * sum; });
+      [](Vec<T> g, Vec<T> v, Vec<T> sum) { return g - exp_bounded<T>(v) * sum; });
 }
 
 #define FASTDL_INSTANTIATE(T)                                            \

@@ -67,7 +67,10 @@ template <class T, class F, class... In>
     const auto past = int64_t(reinterpret_cast<uintptr_t>(y) % kBytes / sizeof(T));
     i = std::min<int64_t>(n, (w - past) % w);
     if (i > 0) store_n(y, f(load_n(in, int(i))...), int(i));
-    for (; i + w <= n; i += w) stream_store<T>(y + i, f(load(in + i)...));
+    for (; i + w <= n; i += w) {
+      (prefetch_ahead(in + i), ...);
+      stream_store<T>(y + i, f(load(in + i)...));
+    }
   } else {
     for (; i + w <= n; i += w) store<T>(y + i, f(load(in + i)...));
   }

@@ -41,12 +41,15 @@ struct Tanh {
 template <class T>
 struct Gelu {
   using V = simd::Vec<T>;
-  static constexpr T sqrt_half = T(0.70710678118654752440), inverse_sqrt_2pi = T(0.39894228040143267794);
-  V forward(V x) const { return x * T(0.5) * (simd::erf<T>(x * sqrt_half) + T(1)); }
+  static constexpr T inverse_sqrt_2pi = T(0.39894228040143267794);
+  V forward(V x) const {
+    const V half = x * T(0.5);
+    return half * simd::erf<T, simd::ErfOf::x_by_sqrt2>(x) + half;
+  }
   V backward(V g, V x) const {
-    const V distribution = (simd::erf<T>(x * sqrt_half) + T(1)) * T(0.5);
-    const V density = simd::exp<T>(x * x * T(-0.5)) * inverse_sqrt_2pi;
-    return g * (distribution + x * density);
+    const V distribution = simd::erf<T, simd::ErfOf::x_by_sqrt2>(x) * T(0.5) + T(0.5);
+    const V density = simd::exp_bounded<T>(x * x * T(-0.5)) * inverse_sqrt_2pi;
+    return g * (x * density + distribution);
   }
 };
 
@@ -55,19 +58,23 @@ template <class T>
 struct GeluTanh {
   using V = simd::Vec<T>;
   static constexpr T k = T(2 * 0.79788456080286535588), cubic = T(0.044715);
-  V forward(V x) const { return x / (simd::exp<T>(x * (x * x * cubic + T(1)) * -k) + T(1)); }
+  // There exp(-2u) is flushed to zero, and 2u is within what sigmoid_bounded takes.
+  static constexpr T saturated = sizeof(T) == 4 ? T(10.03) : T(21.15);
+  V forward(V x) const {
+    const V c = simd::clamp<T>(x, -saturated, saturated), ck = c * k;
+    return x * simd::sigmoid_bounded<T>(c * c * cubic * ck + ck);
+  }
   V backward(V g, V x) const {
-    const V c = simd::clamp<T>(x, T(-32), T(32));  // saturated there; x^2 must not overflow against a zero
-    const V z = c * c * cubic;
-    const V s = T(1) / (simd::exp<T>(c * (z + T(1)) * -k) + T(1));
-    return g * (s + s * (T(1) - s) * (c * k) * (z * T(3) + T(1)));
+    const V c = simd::clamp<T>(x, -saturated, saturated), ck = c * k, z = c * c * cubic;
+    const V s = simd::sigmoid_bounded<T>(z * ck + ck);
+    return g * ((s - s * s) * (z * T(3) * ck + ck) + s);
   }
 };
 
 template <class T>
 struct Silu {
   using V = simd::Vec<T>;
-  V forward(V x) const { return x / (simd::exp<T>(-x) + T(1)); }
+  V forward(V x) const { return x * simd::sigmoid<T>(x); }
   V backward(V g, V x) const {
     const V s = simd::sigmoid<T>(x);
     return g * (s * (x * (T(1) - s) + T(1)));
@@ -80,15 +87,15 @@ struct Mish {
   using V = simd::Vec<T>;
   static constexpr T saturated = sizeof(T) == 4 ? T(20) : T(40);  // n / (n + 2) rounds to 1
   V forward(V x) const {
-    const V e = simd::exp<T>(simd::min(simd::broadcast<T>(saturated), x));
+    const V e = simd::exp_bounded<T>(simd::min(simd::broadcast<T>(saturated), x));
     const V n = e * (e + T(2));
-    return x * (n / (n + T(2)));
+    return x * simd::quotient<T>(n, n + T(2));
   }
   V backward(V g, V x) const {
     const V c = simd::min(simd::broadcast<T>(saturated), x);
-    const V e = simd::exp<T>(c);
+    const V e = simd::exp_bounded<T>(c);
     const V n = e * (e + T(2));
-    const V r = T(1) / (n + T(2));
+    const V r = simd::reciprocal<T>(n + T(2));
     return g * (r * (n + (c * e) * (e + T(1)) * r * T(4)));
   }
 };
@@ -98,10 +105,13 @@ template <class T>
 struct Elu {
   using V = simd::Vec<T>;
   T alpha, scale, input_scale;
-  V forward(V x) const { return x > T(0) ? x * scale : simd::expm1<T>(x * input_scale) * (alpha * scale); }
+  V forward(V x) const {
+    return x < T(0) ? simd::expm1_negative<T>(x * input_scale) * (alpha * scale) : x * scale;
+  }
   V backward(V g, V x) const {
+    const V c = simd::min(simd::broadcast<T>(0), x);
     return g * (x > T(0) ? simd::broadcast<T>(scale)
-                         : simd::exp<T>(x * input_scale) * (alpha * scale * input_scale));
+                         : simd::exp_bounded<T>(c * input_scale) * (alpha * scale * input_scale));
   }
 };
 
@@ -112,8 +122,9 @@ struct Softplus {
   T beta, threshold;
   V forward(V x) const {
     const V z = x * beta;
-    const V y = simd::max(simd::broadcast<T>(0), z) + simd::log1p_unit<T>(simd::exp<T>(-simd::abs<T>(z)));
-    return z > threshold ? x : y / beta;
+    const V y =
+        simd::max(simd::broadcast<T>(0), z) + simd::log1p_unit<T>(simd::exp_bounded<T>(-simd::abs<T>(z)));
+    return z > threshold ? x : y * (T(1) / beta);
   }
   V backward(V g, V x) const {
     const V z = x * beta;
@@ -188,7 +199,7 @@ template <class T>
 struct Logsigmoid {
   using V = simd::Vec<T>;
   V forward(V x) const {
-    return simd::min(simd::broadcast<T>(0), x) - simd::log1p_unit<T>(simd::exp<T>(-simd::abs<T>(x)));
+    return simd::min(simd::broadcast<T>(0), x) - simd::log1p_unit<T>(simd::exp_bounded<T>(-simd::abs<T>(x)));
   }
   V backward(V g, V x) const { return g * simd::sigmoid<T>(-x); }
 };

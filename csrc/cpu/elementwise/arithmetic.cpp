@@ -49,7 +49,7 @@ template <class T>
   }
 }
 
-// map_run for two outputs from three inputs: f(g, a, b, first, second).
+// map for two outputs from three inputs: f(g, a, b, first, second).
 template <class T, class F>
 void map_two(const StridedLoop<5>& loop, F f) {
   for_each_run<2, T, T, T, T, T>(loop, kGrain / 2,

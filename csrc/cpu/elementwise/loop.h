@@ -83,7 +83,10 @@ void map(const StridedLoop<N>& loop, int64_t grain, F f) {
       i += rest;
       if (i == n) return;
       if (streams)
-        for (; i + w <= n; i += w) stream_store(y + i, g(load(x + i)...));
+        for (; i + w <= n; i += w) {
+          (prefetch_ahead(x + i), ...);
+          stream_store(y + i, g(load(x + i)...));
+        }
       else
         for (; i + w <= n; i += w) store(y + i, g(load(x + i)...));
       rest = n - i;

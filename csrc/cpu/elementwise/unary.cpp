@@ -212,7 +212,7 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
     case Unary::atanh:
       return fast([](V g, V x) { return g / (T(1) - x * x); });
     case Unary::erf:
-      return slow([](V g, V x) { return g * (T(M_2_SQRTPI) * simd::exp<T>(-x * x)); });
+      return slow([](V g, V x) { return g * (T(M_2_SQRTPI) * simd::exp_bounded<T>(-x * x)); });
   }
 }
 

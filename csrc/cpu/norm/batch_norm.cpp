@@ -24,8 +24,8 @@ namespace {
 using namespace norm;
 
 constexpr int64_t kSmallInner = 8;
-constexpr int64_t kPieceElements = 32768;  // of a channel: a piece of its rows
-constexpr int64_t kTileRows = 128, kTileColumns = 256;
+constexpr int64_t kPieceElements = 32768;              // of a channel: a piece of its rows
+constexpr int64_t kTileRows = 64, kTileColumns = 512;  // 128 kB of float32: read again from L2
 
 // y = (x - center) * a + b for one channel.
 template <class T>
@@ -178,20 +178,27 @@ void column_moments(double* mean, double* var, const T* x, const BatchNormProble
     std::copy_n(sums[0], c1 - c0, out + m);
     std::copy_n(sums[1], c1 - c0, out + 2 * m);
   });
-  for (int64_t c = 0; c < p.channels; ++c) {
-    Moments total;
+  // The common mean first, then every part's squares about it: no division in the loops, tile rows in order.
+  const double total = double(p.batch * p.inner);
+  const auto parts = [&](auto&& add) {
     for (int64_t down = 0; down < tiles.down; ++down) {
-      const double count = double(std::min(p.batch, (down + 1) * kTileRows) - down * kTileRows),
-                   share = 1 / count;
-      for (int64_t s = 0; s < p.inner; ++s) {
-        const T* in = partial.get() + down * 3 * m + c * p.inner + s;
-        const double d = double(in[m]), q = double(in[2 * m]);
-        total.merge({count, double(in[0]) + d * share, std::max(q - d * d * share, q * 0)});
-      }
+      const T* in = partial.get() + down * 3 * m;
+      const double count = double(std::min(p.batch, (down + 1) * kTileRows) - down * kTileRows);
+      for (int64_t c = 0; c < p.channels; ++c)
+        for (int64_t i = c * p.inner; i < (c + 1) * p.inner; ++i)
+          add(c, count, 1 / count, double(in[i]), double(in[m + i]), double(in[2 * m + i]));
     }
-    mean[c] = total.mean;
-    var[c] = total.m2 / total.count;
-  }
+  };
+  std::fill_n(mean, p.channels, 0.0);
+  std::fill_n(var, p.channels, 0.0);
+  parts(
+      [&](int64_t c, double count, double, double pivot, double d, double) { mean[c] += pivot * count + d; });
+  for (int64_t c = 0; c < p.channels; ++c) mean[c] /= total;
+  parts([&](int64_t c, double count, double share, double pivot, double d, double q) {
+    const double off = pivot + d * share - mean[c];
+    var[c] += std::max(q - d * d * share, q * 0) + count * off * off;
+  });
+  for (int64_t c = 0; c < p.channels; ++c) var[c] /= total;
 }
 
 template <class T>
@@ -236,15 +243,17 @@ void backward_columns(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_y, 
     std::copy_n(sums[0], c1 - c0, out);
     std::copy_n(sums[1], c1 - c0, out + m);
   });
+  std::vector<GradSums> sums(static_cast<size_t>(p.channels));
+  for (int64_t down = 0; down < tiles.down; ++down) {
+    const T* in = partial.get() + down * 2 * m;
+    for (int64_t c = 0; c < p.channels; ++c)
+      for (int64_t i = c * p.inner; i < (c + 1) * p.inner; ++i)
+        sums[size_t(c)].add({double(in[i]), double(in[m + i])});
+  }
   for (int64_t c = 0; c < p.channels; ++c) {
-    GradSums sums;
-    for (int64_t down = 0; down < tiles.down; ++down)
-      for (int64_t s = 0; s < p.inner; ++s) {
-        const T* in = partial.get() + down * 2 * m + c * p.inner + s;
-        sums.add({double(in[0]), double(in[m])});
-      }
-    const Combination<T> f = combination_of(sums, mean[c], var[c], p.eps, double(p.batch * p.inner), weight,
-                                            c, training, grad_weight, grad_bias);
+    const Combination<T> f =
+        combination_of(sums[size_t(c)], mean[c], var[c], p.eps, double(p.batch * p.inner), weight, c,
+                       training, grad_weight, grad_bias);
     std::fill_n(a + c * p.inner, p.inner, f.a);
     std::fill_n(b + c * p.inner, p.inner, f.b);
     std::fill_n(shift + c * p.inner, p.inner, f.c);

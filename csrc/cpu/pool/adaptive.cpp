@@ -36,6 +36,11 @@ struct Windows {
     for (size_t o = 0; o < begin.size(); ++o) most = std::max(most, end[o] - begin[o]);
     return most;
   }
+  int64_t most_hits() const {
+    int64_t most = 1;
+    for (size_t x = 0; x < first.size(); ++x) most = std::max(most, last[x] - first[x]);
+    return most;
+  }
   int64_t count(int64_t o) const { return end[size_t(o)] - begin[size_t(o)]; }
 };
 
@@ -91,20 +96,34 @@ void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p
   if (p.planes * p.in_plane() == 0) return;
   const Windows d(p.d), h(p.h), w(p.w);
   parallel_for(p.planes * p.d.in * p.h.in, rows_grain(2 * p.w.in), [&](int64_t begin, int64_t end) {
-    memory::Buffer<T> line(size_t(p.w.out));
-    RowCursor at(begin, p.d.in, p.h.in);
-    for (int64_t row = begin; row < end; ++row, at.next()) {
-      fill(line.get(), p.w.out, T(0));
-      for (int64_t i = d.first[size_t(at.d)]; i < d.last[size_t(at.d)]; ++i)
-        for (int64_t j = h.first[size_t(at.h)]; j < h.last[size_t(at.h)]; ++j)
-          add_row(line.get(), grad_y + ((at.plane * p.d.out + i) * p.h.out + j) * p.w.out, p.w.out,
-                  T(1) / T(d.count(i) * h.count(j)));
-      for (int64_t o = 0; o < p.w.out; ++o) line[o] /= T(w.count(o));
+    // Output rows spread over the input's columns, kept while input rows share them.
+    RowCache cache(d.most_hits(), h.most_hits(), p.d.out, p.h.out);
+    memory::Buffer<T> lines(size_t(cache.slots() * p.w.in)), shares(size_t(p.w.out));
+    const auto spread = [&](const T* g, int64_t rows, T* line) {
+      for (int64_t o = 0; o < p.w.out; ++o) shares[o] = g[o] / T(rows * w.count(o));
       for (int64_t k = 0; k < p.w.in; ++k) {
         T sum = 0;
-        for (int64_t o = w.first[size_t(k)]; o < w.last[size_t(k)]; ++o) sum += line[o];
-        grad_x[row * p.w.in + k] = sum;
+        for (int64_t o = w.first[size_t(k)]; o < w.last[size_t(k)]; ++o) sum += shares[o];
+        line[k] = sum;
       }
+    };
+    RowCursor at(begin, p.d.in, p.h.in);
+    for (int64_t row = begin; row < end; ++row, at.next()) {
+      T* to = grad_x + row * p.w.in;
+      bool first = true;
+      for (int64_t i = d.first[size_t(at.d)]; i < d.last[size_t(at.d)]; ++i)
+        for (int64_t j = h.first[size_t(at.h)]; j < h.last[size_t(at.h)]; ++j, first = false) {
+          bool fresh;
+          T* line = lines + cache.slot(at.plane, i, j, fresh) * p.w.in;
+          if (fresh)
+            spread(grad_y + ((at.plane * p.d.out + i) * p.h.out + j) * p.w.out, d.count(i) * h.count(j),
+                   line);
+          if (first)
+            std::memcpy(to, line, size_t(p.w.in) * sizeof(T));
+          else
+            add_row(to, line, p.w.in, T(1));
+        }
+      if (first) fill(to, p.w.in, T(0));
     }
   });
 }

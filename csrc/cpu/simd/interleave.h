@@ -10,6 +10,7 @@
 //   join_row                       phases -> row
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "cpu/simd/simd.h"
@@ -125,10 +126,14 @@ void split_row(const T* row, int64_t n, int64_t s, int64_t shift, T* phases, int
         n, s, shift, phases, pitch, fill, [=](int64_t i) { return load<T>(row + i); },
         [=](int64_t i, int left) { return load_n(row + i, left); });
   } else {
-    int64_t r = shift % s, q = shift / s;
-    for (int64_t i = 0; i < n; ++i) {
-      phases[r * pitch + q] = row[i];
-      if (++r == s) r = 0, ++q;
+    constexpr int64_t w = kWidth<T>;
+    const Vec<Int<T>> steps = to_int<T>(iota<T>()) * Int<T>(s);
+    for (int64_t first = 0; first < std::min(s, n); ++first) {  // the elements first, first + s, ...
+      const int64_t u = first + shift, count = (n - first + s - 1) / s;
+      T* to = phases + u % s * pitch + u / s;
+      int64_t k = 0;
+      for (; k + w <= count; k += w) store<T>(to + k, gather<T>(row + first + k * s, steps));
+      for (; k < count; ++k) to[k] = row[first + k * s];
     }
   }
 }
@@ -145,10 +150,10 @@ void join_row(const T* phases, int64_t pitch, int64_t s, int64_t shift, T* row, 
     // Reads up to one vector behind the phases' ends: they are padded.
     for (; i < n; i += 2 * w) store_pairs<T>(row + i, load<T>(first + i / 2), load<T>(second + i / 2), n - i);
   } else {
-    int64_t r = shift % s, q = shift / s;
-    for (int64_t i = 0; i < n; ++i) {
-      row[i] = phases[r * pitch + q];
-      if (++r == s) r = 0, ++q;
+    for (int64_t first = 0; first < std::min(s, n); ++first) {
+      const int64_t u = first + shift, count = (n - first + s - 1) / s;
+      const T* from = phases + u % s * pitch + u / s;
+      for (int64_t k = 0; k < count; ++k) row[first + k * s] = from[k];
     }
   }
 }

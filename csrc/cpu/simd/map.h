@@ -20,10 +20,16 @@ void map(T* y, int64_t n, F f, const In*... in) {
     const int64_t stop = std::min(n, end * kMapBlock);
     int64_t i = begin * kMapBlock;
     if (stream) {
-      for (; i + w <= stop; i += w) stream_store<T>(y + i, f(load(in + i)...));
+      for (; i + w <= stop; i += w) {
+        (prefetch_ahead(in + i), ...);
+        stream_store<T>(y + i, f(load(in + i)...));
+      }
       fence();
     } else {
-      for (; i + w <= stop; i += w) store<T>(y + i, f(load(in + i)...));
+      for (; i + w <= stop; i += w) {
+        (prefetch_ahead(in + i), ...);
+        store<T>(y + i, f(load(in + i)...));
+      }
     }
     if (i < stop) store_n(y + i, f(load_n(in + i, int(stop - i))...), int(stop - i));
   });

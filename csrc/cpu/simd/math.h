@@ -47,7 +47,7 @@ template <class T, class... C>
   return p;
 }
 
-// y * 2^n for whole numbers n: float(n) in `n`, n + rounder in `shifted`. Overflow gives infinity.
+// y * 2^n for whole numbers n: float(n) in `n`, n + bias + rounder in `shifted`. Overflow gives infinity.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> scale_by_power(Vec<T> y, [[maybe_unused]] Vec<T> n,
                                                     [[maybe_unused]] Vec<T> shifted) {
@@ -60,17 +60,21 @@ template <class T>
   // As two factors: 2^128 (2^1024) does not exist, and 2^-130 is no normal number. The halves are floor(n /
   // 2) and the rest; the shift is logical (64-bit arithmetic shifts are missing on AVX2), so it works on n +
   // 4096.
-  const VecInt<T> ni = (VecInt<T>)shifted - kRounderBits<T>;
+  const VecInt<T> ni = (VecInt<T>)shifted - (kRounderBits<T> + kExponentBias<T>);
   const VecInt<T> half = (VecInt<T>)((VecUnsigned<T>)(ni + 4096) >> 1) - 2048;
   constexpr int shift = kMantissaBits<T>;
   return y * (Vec<T>)((half + kExponentBias<T>) << shift) * (Vec<T>)((ni - half + kExponentBias<T>) << shift);
 #endif
 }
 
-// x = n ln 2 + r with |r| <= ln(2)/2, and exp(r) - 1 = r + r^2 P(r).
+// x = n ln 2 + r with |r| <= ln(2)/2, and exp(r) = 1 + r + r^2 P(r).
 template <class T>
 struct Reduced {
-  Vec<T> n, shifted, r, q;  // q = exp(r) - 1
+  Vec<T> n, shifted, r, p;  // p = P(r)
+  Vec<T> exp_r() const { return (p * r + T(1)) * r + T(1); }
+  Vec<T> expm1_r() const { return r * r * p + r; }  // keeps its relative accuracy
+  // 2^n for -bias <= n <= bias, where -bias gives 0: `shifted` is n + bias in its low bits.
+  Vec<T> power() const { return (Vec<T>)((VecInt<T>)shifted << kMantissaBits<T>); }
 };
 template <class T>
 [[gnu::always_inline]] inline Reduced<T> reduce_exp(Vec<T> x) {
@@ -78,20 +82,18 @@ template <class T>
   constexpr T ln2_hi = kSingle<T> ? T(0.693359375) : T(6.93147180369123816490e-01);  // n * ln2_hi is exact
   constexpr T ln2_lo = kSingle<T> ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
   Reduced<T> e;
-  e.shifted = log2e * x + broadcast<T>(kRounder<T>);
-  e.n = e.shifted - kRounder<T>;
+  e.shifted = log2e * x + broadcast<T>(kRounder<T> + T(kExponentBias<T>));
+  e.n = e.shifted - (kRounder<T> + T(kExponentBias<T>));
   e.r = x - e.n * ln2_hi;
   e.r = e.r - e.n * ln2_lo;
-  Vec<T> p;
   if constexpr (kSingle<T>)
-    p = polynomial<T>(e.r, 0.0013950479582055177617, 0.0083688904940437495246, 0.04166620596067741971,
-                      0.16666518827399284071, 0.50000000951493607185);
+    e.p = polynomial<T>(e.r, 0.0013950479582055177617, 0.0083688904940437495246, 0.04166620596067741971,
+                        0.16666518827399284071, 0.50000000951493607185);
   else
-    p = polynomial<T>(e.r, 2.5115958533643807092e-8, 2.7631326113988292584e-7, 2.7557222576281401368e-6,
-                      0.000024801489796544945245, 0.00019841269909967953134, 0.0013888888947180383688,
-                      0.0083333333333108785527, 0.041666666666514651072, 0.1666666666666669275,
-                      0.50000000000000128629);
-  e.q = e.r * e.r * p + e.r;
+    e.p = polynomial<T>(e.r, 2.5115958533643807092e-8, 2.7631326113988292584e-7, 2.7557222576281401368e-6,
+                        0.000024801489796544945245, 0.00019841269909967953134, 0.0013888888947180383688,
+                        0.0083333333333108785527, 0.041666666666514651072, 0.1666666666666669275,
+                        0.50000000000000128629);
   return e;
 }
 
@@ -157,7 +159,42 @@ template <class T>
   // Beyond these bounds the product below is infinite, or zero after rounding.
   x = clamp<T>(x, detail::kSingle<T> ? T(-104) : T(-746), detail::kSingle<T> ? T(89) : T(710));
   const auto e = detail::reduce_exp<T>(x);
-  return detail::scale_by_power<T>(e.q + T(1), e.n, e.shifted);
+  return detail::scale_by_power<T>(e.exp_r(), e.n, e.shifted);
+}
+
+// exp(x) for x <= 88 (709 in double) only: 2^n is always a number, which spares the upper bound and, below
+// AVX-512, half of the scaling.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp_bounded(Vec<T> x) {
+  const auto e = detail::reduce_exp<T>(max(broadcast<T>(detail::kSingle<T> ? T(-88) : T(-709)), x));
+  return e.exp_r() * e.power();
+}
+
+// 1 / d for 1 <= d <= 2^127, within an ulp.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> reciprocal(Vec<T> d) {
+#if defined(__AVX512F__)
+  if constexpr (detail::kSingle<T>) {
+    const Vec<T> r = (Vec<T>)_mm512_rcp14_ps((__m512)d);
+    return r * (T(1) - d * r) + r;
+  } else {
+    Vec<T> r = (Vec<T>)_mm512_rcp14_pd((__m512d)d);
+    r = r * (T(1) - d * r) + r;
+    return r * (T(1) - d * r) + r;
+  }
+#else
+  return T(1) / d;
+#endif
+}
+
+// a / d for such d, within one and a half.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> quotient(Vec<T> a, Vec<T> d) {
+#if defined(__AVX512F__)
+  return a * reciprocal<T>(d);
+#else
+  return a / d;
+#endif
 }
 
 // exp(x) - 1 = 2^n q + (2^n - 1), which keeps its relative accuracy near zero (n = 0 there).
@@ -167,10 +204,17 @@ template <class T>
       clamp<T>(x, detail::kSingle<T> ? T(-20) : T(-40), detail::kSingle<T> ? T(89) : T(710));
   const auto e = detail::reduce_exp<T>(clamped);
   // Half of everything, doubled at the end: 2^n itself overflows one step before the result does.
-  const VecInt<T> n = (VecInt<T>)e.shifted - detail::kRounderBits<T>;
-  const Vec<T> half_power = (Vec<T>)((n + (detail::kExponentBias<T> - 1)) << detail::kMantissaBits<T>);
-  const Vec<T> y = (half_power * e.q + (half_power - T(0.5))) * T(2);
+  const Vec<T> half_power = (Vec<T>)(((VecInt<T>)e.shifted - 1) << detail::kMantissaBits<T>);
+  const Vec<T> y = (half_power * e.expm1_r() + (half_power - T(0.5))) * T(2);
   return copysign<T>(y, x);  // for -0; NaN keeps being NaN
+}
+
+// exp(x) - 1 for x <= 0 only (-0 gives 0).
+template <class T>
+[[gnu::always_inline]] inline Vec<T> expm1_negative(Vec<T> x) {
+  const auto e = detail::reduce_exp<T>(max(broadcast<T>(detail::kSingle<T> ? T(-20) : T(-40)), x));
+  const Vec<T> power = e.power();
+  return power * e.expm1_r() + (power - T(1));
 }
 
 template <class T>
@@ -196,13 +240,19 @@ template <class T>
   return x != x ? x : y;
 }
 
-// log(1 + x) for x in [0, 1] only, as softplus and its kin need it: half the work of log1p.
+// log(1 + x) for x in [0, 1] only, as softplus and its kin need it: without the reduction of log1p, and in
+// float without its division.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> log1p_unit(Vec<T> x) {
-  const Vec<T> u = x + T(1);
-  const VecInt<T> upper = u > T(1.41421356237309504880);
-  const Vec<T> f = upper ? x * T(0.5) - T(0.5) : x;  // u / 2 - 1, without the rounding of u
-  return detail::log_of_parts<T>(upper ? broadcast<T>(1) : broadcast<T>(0), f);
+  if constexpr (detail::kSingle<T>) {
+    return x * detail::polynomial<T>(x, 0.00536482987749, -0.0300658138072, 0.0792045693091, -0.137538050777,
+                                     0.191536561561, -0.248571639553, 0.333213226501, -0.499996479647, 1.0);
+  } else {
+    const Vec<T> u = x + T(1);
+    const VecInt<T> upper = u > T(1.41421356237309504880);
+    const Vec<T> f = upper ? x * T(0.5) - T(0.5) : x;  // u / 2 - 1, without the rounding of u
+    return detail::log_of_parts<T>(upper ? broadcast<T>(1) : broadcast<T>(0), f);
+  }
 }
 
 // log(1 + x): u = 1 + x is split as usual, and what its rounding lost is added to the small part of the
@@ -231,32 +281,42 @@ template <class T>
 [[gnu::always_inline]] inline Vec<T> tanh(Vec<T> x) {
   const auto e = detail::reduce_exp<T>(
       clamp<T>(x + x, detail::kSingle<T> ? T(-20) : T(-40), detail::kSingle<T> ? T(20) : T(40)));
-  const VecInt<T> n = (VecInt<T>)e.shifted - detail::kRounderBits<T>;
-  const Vec<T> power = (Vec<T>)((n + detail::kExponentBias<T>) << detail::kMantissaBits<T>);
-  const Vec<T> t = power * e.q + (power - T(1));
-  return copysign<T>(t / (t + T(2)), x);
+  const Vec<T> power = e.power(), t = power * e.expm1_r() + (power - T(1));
+  return copysign<T>(quotient<T>(t, t + T(2)), x);
 }
 
+// 1 / (1 + exp(-x)) for |x| <= 88 (709 in double); beyond that, sigmoid(x) is 0 or 1 after flushing.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> sigmoid_bounded(Vec<T> x) {
+  const auto e = detail::reduce_exp<T>(-x);
+  return reciprocal<T>(e.exp_r() * e.power() + T(1));
+}
 template <class T>
 [[gnu::always_inline]] inline Vec<T> sigmoid(Vec<T> x) {
-  return T(1) / (T(1) + exp<T>(-x));
+  constexpr T bound = detail::kSingle<T> ? T(88) : T(709);
+  return sigmoid_bounded<T>(clamp<T>(x, -bound, bound));
 }
 
-// float: one odd rational function; double: an odd polynomial below 1, and 1 - exp(-x^2) R(1 / (2 + x))
-// above.
-template <class T>
+// erf(x) and erf(x / sqrt(2)) share this. float: one odd rational function, scaled for its argument; double:
+// an odd polynomial below 1, and 1 - exp(-x^2) R(1 / (2 + x)) above.
+enum class ErfOf { x, x_by_sqrt2 };
+template <class T, ErfOf kOf = ErfOf::x>
 [[gnu::always_inline]] inline Vec<T> erf(Vec<T> x) {
   if constexpr (detail::kSingle<T>) {
-    const Vec<T> c = clamp<T>(x, T(-3.95), T(3.95));
+    constexpr double h = kOf == ErfOf::x ? 1.0 : 0.5, scale = kOf == ErfOf::x ? 1.0 : 0.70710678118654752440;
+    constexpr T bound = T(3.95 / scale);
+    const Vec<T> c = clamp<T>(x, -bound, bound);
     const Vec<T> z = c * c;
-    const Vec<T> p =
-        detail::polynomial<T>(z, 2.0258868358085837e-06, 0.00028468709368233857, 0.0038081888771634553,
-                              0.0528755340197441, 0.19155112090265067, 1.1283791437525632);
-    const Vec<T> q =
-        detail::polynomial<T>(z, 3.783154515730635e-05, 0.00117072988071192, 0.015055148240889426,
-                              0.11455994005753015, 0.5030904367818771, 1.0);
-    return clamp<T>(c * p / q, T(-1), T(1));
+    const Vec<T> p = detail::polynomial<T>(
+        z, 2.0258868358085837e-06 * scale * h * h * h * h * h, 0.00028468709368233857 * scale * h * h * h * h,
+        0.0038081888771634553 * scale * h * h * h, 0.0528755340197441 * scale * h * h,
+        0.19155112090265067 * scale * h, 1.1283791437525632 * scale);
+    const Vec<T> q = detail::polynomial<T>(
+        z, 3.783154515730635e-05 * h * h * h * h * h, 0.00117072988071192 * h * h * h * h,
+        0.015055148240889426 * h * h * h, 0.11455994005753015 * h * h, 0.5030904367818771 * h, 1.0);
+    return clamp<T>(quotient<T>(c * p, q), T(-1), T(1));
   } else {
+    if constexpr (kOf == ErfOf::x_by_sqrt2) return erf<T>(x * T(0.70710678118654752440));
     const Vec<T> z = x * x;
     const Vec<T> small =
         x * detail::polynomial<T>(z, 5.9452446790545115834e-11, -1.1365655680781155373e-9,

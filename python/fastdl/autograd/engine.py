@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-import numpy as np
-
 from fastdl.autograd import anomaly
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
-from fastdl.tensor import RetainGrad, Tensor
+from fastdl.tensor import RetainGrad, Tensor, add_arrays
 
 
 def run(
@@ -83,9 +81,9 @@ def _run(
             if own:
                 owned.add(key)
         elif key in owned:
-            have += grad
+            add_arrays(have, grad, have)
         else:
-            slots[place] = np.add(have, grad, out=select(have).empty(have.shape, have.dtype))
+            slots[place] = add_arrays(have, grad, select(have).empty(have.shape, have.dtype))
             owned.add(key)
 
     for root, grad in zip(roots, gradients, strict=True):
