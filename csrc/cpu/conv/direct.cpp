@@ -243,8 +243,8 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With few
-// positions a pass is all about its weights or sums, which im2col's panels handle better.
+// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With
+// few positions a pass is all about its weights or sums, which im2col's panels handle better.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
