@@ -38,26 +38,27 @@ void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
 constexpr int64_t kSmallPanels = 24576;  // elements of A's panels, and of a panel of B, that go on the stack
 
 // Products too small to share: A's panels packed on the stack (or read in place where they lie like panels),
-// B read in place where its rows are contiguous. One block of k, so that the bits are those of the large
-// case.
+// B read in place where its rows are contiguous. Panels are equally high: a last one of two rows would take
+// as long as one of eight. One block of k, so that the bits are those of the large case.
 template <class T>
 void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta, T* c,
                     int64_t ldc, const GemmEpilogue<T>& e) {
   using namespace tile;
   constexpr int mr = kMR<T>, nr = kNR<T>;
   alignas(64) T a_panels[kSmallPanels], b_panel[kSmallPanels];
+  const int64_t height = ceil_div(m, ceil_div(m, mr));
   const bool a_lies = a.row == 1;
-  const int64_t a_step = a_lies ? a.col : mr, a_next = a_lies ? mr : mr * k;
+  const int64_t a_step = a_lies ? a.col : mr, a_next = a_lies ? height : mr * k;
   if (!a_lies)
-    for (int64_t i = 0; i < m; i += mr)
-      PackA<T>{a}(a_panels + i * k, i, int(std::min<int64_t>(mr, m - i)), 0, k);
+    for (int64_t i = 0; i < m; i += height)
+      PackA<T>{a}(a_panels + i / height * a_next, i, int(std::min(height, m - i)), 0, k);
   for (int64_t j = 0; j < n; j += nr) {
     const int cols = int(std::min<int64_t>(nr, n - j));
     const bool b_lies = b.col == 1 && cols % simd::kWidth<T> == 0;
     if (!b_lies) PackB<T>{b}(b_panel, j, cols, 0, k);
     const T* panel = a_lies ? a.data : a_panels;
-    for (int64_t i = 0; i < m; i += mr, panel += a_next) {
-      const int rows = int(std::min<int64_t>(mr, m - i));
+    for (int64_t i = 0; i < m; i += height, panel += a_next) {
+      const int rows = int(std::min(height, m - i));
       kernel_for<T>(rows, cols)(k, panel, a_step, b_lies ? b.data + j : b_panel, b_lies ? b.row : nr, cols,
                                 {c + i * ldc + j, ldc, alpha, beta, e.bias_row ? e.bias_row + i : nullptr,
                                  e.bias_col ? e.bias_col + j : nullptr, e.activation});
@@ -75,10 +76,15 @@ bool multiply_by_rows(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
     return false;
   const int64_t panels = tile::ceil_div(m, mr), most = kSmallPanels / (mr * k);
   if (most == 0) return false;
-  const int64_t tasks = std::max(std::min<int64_t>(panels, num_threads() * 4), tile::ceil_div(panels, most));
-  tile::share(tasks, tile::product_microseconds<T>(m, n, k), [&](int64_t begin, int64_t end) {
+  const double microseconds = tile::product_microseconds<T>(m, n, k);
+  // A panel each, if that is worth a task.
+  const int64_t tasks =
+      microseconds >= 2 * double(panels)
+          ? panels
+          : std::max(std::min<int64_t>(panels, num_threads() * 4), tile::ceil_div(panels, most));
+  tile::share(tasks, microseconds, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t i0 = panels * task / tasks * mr, i1 = std::min(m, panels * (task + 1) / tasks * mr);
+      const int64_t i0 = m * task / tasks, i1 = m * (task + 1) / tasks;
       multiply_small<T>(i1 - i0, n, k, alpha, {a.data + i0 * a.row, a.row, a.col}, b, beta, c + i0 * ldc, ldc,
                         {e.bias_row ? e.bias_row + i0 : nullptr, e.bias_col, e.activation});
     }
