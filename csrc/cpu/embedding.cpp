@@ -6,8 +6,9 @@
 //              of equal cost, where a row costs one and each of its entries one more. If a single row has
 //              much of all entries, as padding does, ranges of columns. Memory: grad_y read once, grad_weight
 //              written once.
-//   bag        y[b] is summed where it lies, in L1; rows of the table are fetched some entries ahead, as
-//              nothing else can guess where they are. Work: bags.
+//   bag        y[b] is summed (or its maximum kept, with where it was) in registers, a block of columns at a
+//              time; rows of the table are fetched some entries ahead, as nothing else can guess where they
+//              are. Work: bags. Memory: rows read once, y written once.
 #include "cpu/embedding.h"
 
 #include <algorithm>
@@ -15,9 +16,14 @@
 
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/simd.h"
 
 namespace fastdl {
 namespace {
+
+using simd::Int;
+using simd::kWidth;
+using simd::Vec;
 
 constexpr int64_t kGrain = 16384;  // elements worth about 10 us
 constexpr int64_t kAhead = 8;      // entries
@@ -33,13 +39,6 @@ void add_scaled(T* __restrict to, const T* __restrict from, int64_t n, T scale) 
 template <class T>
 void divide(T* to, int64_t n, T by) {
   for (int64_t i = 0; i < n; ++i) to[i] /= by;
-}
-
-// Asks for a row's lines, the first 4 KiB at most: the processor fetches what follows by itself.
-template <class T>
-void prefetch_row(const T* row, int64_t width) {
-  const int64_t bytes = std::min<int64_t>(width * int64_t(sizeof(T)), 4096);
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + at);
 }
 
 // Entries by index: those of row r are entries[start[r]] to entries[start[r + 1]], in their own order.
@@ -134,23 +133,53 @@ void for_each_bag(const int64_t* offsets, int64_t bags, int64_t width, F f) {
   });
 }
 
+// f(column, number of vectors, load, store) for blocks of columns that registers hold, N vectors or one.
+template <class T, int N, class F>
+[[gnu::always_inline]] inline void for_each_block(int64_t width, F f) {
+  constexpr int64_t w = kWidth<T>;
+  const auto load_all = [](const T* p) { return simd::load<T>(p); };
+  const auto store_all = [](T* p, Vec<T> v) { simd::store<T>(p, v); };
+  int64_t column = 0;
+  for (; column + N * w <= width; column += N * w)
+    f(column, std::integral_constant<int, N>(), load_all, store_all);
+  for (; column < width; column += w) {
+    const int lanes = int(std::min(w, width - column));
+    f(
+        column, std::integral_constant<int, 1>(), [=](const T* p) { return simd::load_n(p, lanes); },
+        [=](T* p, Vec<T> v) { simd::store_n(p, v, lanes); });
+  }
+}
+
+// Asks for the columns of a later entry's row that will be read, N vectors.
+template <int N, class T>
+[[gnu::always_inline]] inline void prefetch(const T* weight, const int64_t* index, int64_t j, int64_t column,
+                                            const EmbeddingProblem& p) {
+  if (j + kAhead >= p.count) return;
+  const auto* row = reinterpret_cast<const char*>(weight + index[j + kAhead] * p.width + column);
+  for (int at = 0; at < N * simd::kBytes; at += 64) __builtin_prefetch(row + at);
+}
+
 }  // namespace
 
 template <class T>
 void embedding_bag_forward(T* y, const T* weight, const int64_t* index, const int64_t* offsets,
                            const T* scale, bool mean, int64_t bags, const EmbeddingProblem& p) {
   for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
-    T* to = y + b * p.width;
-    int64_t found = 0;
-    for (int64_t j = begin; j < end; ++j) {
-      if (j + kAhead < p.count) prefetch_row(weight + index[j + kAhead] * p.width, p.width);
-      if (index[j] == p.padding) continue;
-      const T* from = weight + index[j] * p.width;
-      const T factor = scale ? scale[j] : T(1);
-      found++ ? add_scaled(to, from, p.width, factor) : copy_scaled(to, from, p.width, factor);
-    }
-    if (found == 0) std::memset(to, 0, size_t(p.width) * sizeof(T));
-    if (mean && found > 1) divide(to, p.width, T(found));
+    for_each_block<T, 256 / simd::kBytes>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+      constexpr int n = decltype(vectors)::value;
+      Vec<T> sum[n] = {};
+      int64_t found = 0;
+      for (int64_t j = begin; j < end; ++j) {
+        prefetch<n>(weight, index, j, column, p);
+        if (index[j] == p.padding) continue;
+        const T* from = weight + index[j] * p.width + column;
+        const T factor = scale ? scale[j] : T(1);
+        ++found;
+        for (int i = 0; i < n; ++i) sum[i] += factor * load(from + i * kWidth<T>);
+      }
+      const T divisor = mean && found > 1 ? T(found) : T(1);
+      for (int i = 0; i < n; ++i) store(y + b * p.width + column + i * kWidth<T>, sum[i] / divisor);
+    });
   });
 }
 
@@ -158,22 +187,32 @@ template <class T>
 void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int64_t* index,
                                const int64_t* offsets, int64_t bags, const EmbeddingProblem& p) {
   for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
-    T* __restrict best = y + b * p.width;
-    int64_t* __restrict which = chosen + b * p.width;
-    std::memset(best, 0, size_t(p.width) * sizeof(T));
-    std::fill(which, which + p.width, int64_t(-1));
-    for (int64_t j = begin; j < end; ++j) {
-      const int64_t row = index[j];
-      if (row == p.padding) continue;
-      const T* from = weight + row * p.width;
-      for (int64_t i = 0; i < p.width; ++i) {
-        // The first of equal ones; NaN is larger than any number.
-        const bool larger = (from[i] > best[i] || from[i] != from[i]) && best[i] == best[i];
-        const bool take = which[i] < 0 || larger;
-        best[i] = take ? from[i] : best[i];
-        which[i] = take ? row : which[i];
+    for_each_block<T, 4>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+      constexpr int n = decltype(vectors)::value;
+      Vec<T> best[n] = {};
+      Vec<Int<T>> where[n];  // positions in the bag, -1 as long as there is none
+      for (auto& lanes : where) lanes = Vec<Int<T>>{} - 1;
+      for (int64_t j = begin; j < end; ++j) {
+        prefetch<n>(weight, index, j, column, p);
+        if (index[j] == p.padding) continue;
+        const T* from = weight + index[j] * p.width + column;
+        for (int i = 0; i < n; ++i) {
+          const Vec<T> x = load(from + i * kWidth<T>);
+          // The first of equal ones; NaN is larger than any number.
+          const auto take = (where[i] < 0) | (((x > best[i]) | (x != x)) & (best[i] == best[i]));
+          best[i] = take ? x : best[i];
+          where[i] = take ? Vec<Int<T>>{} + Int<T>(j - begin) : where[i];
+        }
       }
-    }
+      for (int i = 0; i < n; ++i) {
+        const int64_t first = column + i * kWidth<T>;
+        store(y + b * p.width + first, best[i]);
+        for (int64_t c = first; c < std::min(first + kWidth<T>, p.width); ++c) {
+          const int64_t position = where[i][c - first];
+          chosen[b * p.width + c] = position < 0 ? -1 : index[begin + position];
+        }
+      }
+    });
   });
 }
 

@@ -58,7 +58,8 @@ py::array bind_embedding_backward(const py::array& grad_y, const py::array& inde
   });
 }
 
-// weight (rows, width), index (entries in any shape), offsets (bags + 1): where bags begin, and the last one ends.
+// weight (rows, width), index (entries in any shape), offsets (bags + 1): where bags begin, and the last one
+// ends.
 template <class T>
 struct Bags {
   In<T> weight;
@@ -72,6 +73,7 @@ struct Bags {
     require(weight.ndim() == 2, op, "weight must be (rows, width)");
     require(offsets.ndim() == 1 && offsets.size() >= 1, op, "offsets must be (bags + 1,)");
     bags = offsets.size() - 1;
+    require(index.size() < int64_t{1} << 31, op, "index must have fewer than 2^31 entries");
     bool rising = offsets[0] >= 0 && offsets[bags] <= index.size();
     for (int64_t b = 0; b < bags; ++b) rising = rising && offsets[b] <= offsets[b + 1];
     require(rising, op, "offsets must not decrease and stay within the index");
