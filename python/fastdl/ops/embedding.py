@@ -31,7 +31,7 @@ class Embedding(Op):
 
 
 class EmbeddingBag(Op):
-    saves = (1,)
+    saves: tuple[int, ...] = (1,)
 
     def forward(
         self,
@@ -53,8 +53,9 @@ class EmbeddingBag(Op):
             y, self.chosen = select(weight).embedding_bag_max_forward(weight, index, offsets, padding_idx)
             return y
         if scale is not None:
-            self.scale_shape, self.saves = scale.shape, (0, 1, 2)
-            self.weight = weight if self.needs[2] else None
+            self.scale_shape, self.saves = scale.shape, (1, 2)
+            if self.needs[2]:
+                self.weight, self.saves = weight, (0, 1, 2)
         return select(weight).embedding_bag_forward(
             weight, index, offsets, self.scale, padding_idx, mode == "mean"
         )
