@@ -1,8 +1,25 @@
 #include "cpu/layout.h"
 
-#include "bindings/cpu/array.h"
+#include "bindings/cpu/index.h"
 
 namespace fastdl::binding {
+
+void check_index(const char* op, const In<int64_t>& index, int64_t extent, const char* argument) {
+  const int64_t at = find_outside(index, index.size(), extent);
+  if (at < 0) return;
+  // Where it is, as a list of subscripts.
+  std::string place;
+  int64_t rest = at;
+  for (int axis = index.ndim() - 1; axis >= 0; --axis) {
+    const std::string subscript = std::to_string(rest % index.dim(axis));
+    place = place.empty() ? subscript : subscript + ", " + place;
+    rest /= index.dim(axis);
+  }
+  throw py::index_error(std::string(op) + ": " + argument + "[" + place +
+                        "] = " + std::to_string(index.get()[at]) + " is out of range [0, " +
+                        std::to_string(extent) + ")");
+}
+
 namespace {
 
 int checked_dim(const char* op, const Shape& shape, int64_t dim) {
@@ -15,21 +32,6 @@ int checked_dim(const char* op, const Shape& shape, int64_t dim) {
 IndexProblem problem(const Shape& shape, int dim, int64_t extent, int64_t count) {
   const std::span<const int64_t> all(shape);
   return {size_of(all.first(size_t(dim))), extent, size_of(all.subspan(size_t(dim) + 1)), count};
-}
-
-void check_index(const char* op, const In<int64_t>& index, int64_t extent) {
-  const int64_t at = find_outside(index, index.size(), extent);
-  if (at < 0) return;
-  // Where it is, as a list of subscripts.
-  std::string place;
-  int64_t rest = at;
-  for (int axis = index.ndim() - 1; axis >= 0; --axis) {
-    const std::string subscript = std::to_string(rest % index.dim(axis));
-    place = place.empty() ? subscript : subscript + ", " + place;
-    rest /= index.dim(axis);
-  }
-  throw py::index_error(std::string(op) + ": index[" + place + "] = " + std::to_string(index.get()[at]) +
-                        " is out of range [0, " + std::to_string(extent) + ")");
 }
 
 py::array in_c_order(const py::array& x, const char* op) {

@@ -21,6 +21,7 @@ void register_elementwise(py::module_& m);
 void register_reduce(py::module_& m);
 void register_resample(py::module_& m);
 void register_layout(py::module_& m);
+void register_embedding(py::module_& m);
 void register_machine(py::module_& m);
 void register_conv(py::module_& m);
 void register_vector_math(py::module_& m);
@@ -67,6 +68,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_reduce(m);
   register_resample(m);
   register_layout(m);
+  register_embedding(m);
   register_machine(m);
   register_conv(m);
   register_vector_math(m);

@@ -63,6 +63,7 @@ from fastdl.ops.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
+from fastdl.ops.embedding import embedding, embedding_bag
 from fastdl.ops.gather import one_hot
 from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.linear import bilinear, linear
@@ -168,6 +169,8 @@ __all__ = [
     "dropout3d",
     "elu",
     "elu_",
+    "embedding",
+    "embedding_bag",
     "feature_alpha_dropout",
     "fold",
     "gaussian_nll_loss",

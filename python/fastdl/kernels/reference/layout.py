@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def _check(op: str, index: Array, extent: int) -> None:
+def _check(op: str, index: Array, extent: int, argument: str = "index") -> None:
     outside = np.argwhere((index < 0) | (index >= extent))
     if len(outside):
         place = tuple(outside[0].tolist())
-        raise IndexError(f"{op}: index{list(place)} = {index[place]} is out of range [0, {extent})")
+        raise IndexError(f"{op}: {argument}{list(place)} = {index[place]} is out of range [0, {extent})")
 
 
 def contiguous(array: Array) -> Array:

@@ -5,6 +5,7 @@ from fastdl.nn.modules.attention import *
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
 from fastdl.nn.modules.dropout import *
+from fastdl.nn.modules.embedding import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.lazy import *
 from fastdl.nn.modules.linear import *

@@ -1,0 +1,230 @@
+// Tables of vectors: gradients of their rows, and bags.
+//
+//   backward   grad_weight[r] = sum of scale[j] * grad_y[bag[j]] over the entries j with index[j] == r.
+//              Entries are sorted by index (counting sort, stable), so that each row is written once: zero,
+//              or the sum in the order of the entries, whatever the number of threads. Work: ranges of rows
+//              of equal cost, where a row costs one and each of its entries one more. If a single row has
+//              much of all entries, as padding does, ranges of columns. Memory: grad_y read once, grad_weight
+//              written once.
+//   bag        y[b] is summed (or its maximum kept, with where it was) in registers, a block of columns at a
+//              time; rows of the table are fetched some entries ahead, as nothing else can guess where they
+//              are. Work: bags. Memory: rows read once, y written once.
+#include "cpu/embedding.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+#include "cpu/simd/simd.h"
+
+namespace fastdl {
+namespace {
+
+using simd::Int;
+using simd::kWidth;
+using simd::Vec;
+
+constexpr int64_t kGrain = 16384;  // elements worth about 10 us
+constexpr int64_t kAhead = 8;      // entries
+
+template <class T>
+void copy_scaled(T* __restrict to, const T* __restrict from, int64_t n, T scale) {
+  for (int64_t i = 0; i < n; ++i) to[i] = scale * from[i];
+}
+template <class T>
+void add_scaled(T* __restrict to, const T* __restrict from, int64_t n, T scale) {
+  for (int64_t i = 0; i < n; ++i) to[i] += scale * from[i];
+}
+template <class T>
+void divide(T* to, int64_t n, T by) {
+  for (int64_t i = 0; i < n; ++i) to[i] /= by;
+}
+
+// Entries by index: those of row r are entries[start[r]] to entries[start[r + 1]], in their own order.
+class ByRow {
+ public:
+  ByRow(const int64_t* index, const EmbeddingProblem& p)
+      : start_(size_t(p.rows) + 2), entries_(size_t(p.count)) {
+    int64_t* const next = start_.get() + 1;  // shifted by one: counting up turns it into the final table
+    std::memset(start_.get(), 0, (size_t(p.rows) + 2) * sizeof(int64_t));
+    for (int64_t j = 0; j < p.count; ++j)
+      if (index[j] != p.padding) ++next[index[j] + 1];
+    for (int64_t r = 1; r <= p.rows; ++r) {
+      largest_ = std::max(largest_, next[r]);
+      next[r] += next[r - 1];
+    }
+    for (int64_t j = 0; j < p.count; ++j)
+      if (index[j] != p.padding) entries_[next[index[j]]++] = j;
+  }
+  int64_t begin(int64_t row) const { return start_[row]; }
+  int64_t entry(int64_t k) const { return entries_[k]; }
+  int64_t largest() const { return largest_; }
+
+  // The first row in [0, rows] before which rows and entries are `cost` or more.
+  int64_t row_at(int64_t cost, int64_t rows) const {
+    int64_t low = 0, high = rows;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (middle + start_[middle] < cost)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+
+ private:
+  memory::Buffer<int64_t> start_, entries_;
+  int64_t largest_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag,
+                        const T* scale, bool by_frequency, const EmbeddingProblem& p) {
+  if (p.rows == 0 || p.width == 0) return;
+  const ByRow sorted(index, p);
+  const auto sum_rows = [&](int64_t first, int64_t last, int64_t column, int64_t columns) {
+    for (int64_t r = first; r < last;) {
+      const int64_t begin = sorted.begin(r), end = sorted.begin(r + 1);
+      T* to = grad_weight + r * p.width + column;
+      if (begin == end) {  // with the empty rows behind it, if they lie together
+        int64_t stop = r + 1;
+        while (columns == p.width && stop < last && sorted.begin(stop + 1) == begin) ++stop;
+        std::memset(to, 0, size_t((stop - r - 1) * p.width + columns) * sizeof(T));
+        r = stop;
+        continue;
+      }
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t j = sorted.entry(k);
+        const T* from = grad_y + (bag ? bag[j] : j) * p.width + column;
+        const T factor = scale ? scale[j] : T(1);
+        k == begin ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
+      }
+      if (by_frequency && end - begin > 1) divide(to, columns, T(end - begin));
+      ++r;
+    }
+  };
+  const int64_t cost = p.rows + sorted.begin(p.rows);
+  if (sorted.largest() > cost / (2 * num_threads())) {
+    constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+    parallel_for((p.width + kLine - 1) / kLine, std::max<int64_t>(1, kGrain / (cost * kLine)),
+                 [&](int64_t begin, int64_t end) {
+                   sum_rows(0, p.rows, begin * kLine, std::min(end * kLine, p.width) - begin * kLine);
+                 });
+    return;
+  }
+  parallel_for(cost, std::max<int64_t>(1, kGrain / p.width), [&](int64_t begin, int64_t end) {
+    sum_rows(sorted.row_at(begin, p.rows), sorted.row_at(end, p.rows), 0, p.width);
+  });
+}
+
+namespace {
+
+// f(b, begin, end) for every bag.
+template <class F>
+void for_each_bag(const int64_t* offsets, int64_t bags, int64_t width, F f) {
+  const int64_t elements = (offsets[bags] - offsets[0] + bags) * std::max<int64_t>(width, 1);
+  const int64_t grain = std::max<int64_t>(1, kGrain * bags / std::max<int64_t>(elements, 1));
+  parallel_for(bags, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) f(b, offsets[b], offsets[b + 1]);
+  });
+}
+
+// f(column, number of vectors, load, store) for blocks of columns that registers hold, N vectors or one.
+template <class T, int N, class F>
+[[gnu::always_inline]] inline void for_each_block(int64_t width, F f) {
+  constexpr int64_t w = kWidth<T>;
+  const auto load_all = [](const T* p) { return simd::load<T>(p); };
+  const auto store_all = [](T* p, Vec<T> v) { simd::store<T>(p, v); };
+  int64_t column = 0;
+  for (; column + N * w <= width; column += N * w)
+    f(column, std::integral_constant<int, N>(), load_all, store_all);
+  for (; column < width; column += w) {
+    const int lanes = int(std::min(w, width - column));
+    f(
+        column, std::integral_constant<int, 1>(), [=](const T* p) { return simd::load_n(p, lanes); },
+        [=](T* p, Vec<T> v) { simd::store_n(p, v, lanes); });
+  }
+}
+
+// Asks for the columns of a later entry's row that will be read, N vectors.
+template <int N, class T>
+[[gnu::always_inline]] inline void prefetch(const T* weight, const int64_t* index, int64_t j, int64_t column,
+                                            const EmbeddingProblem& p) {
+  if (j + kAhead >= p.count) return;
+  const auto* row = reinterpret_cast<const char*>(weight + index[j + kAhead] * p.width + column);
+  for (int at = 0; at < N * simd::kBytes; at += 64) __builtin_prefetch(row + at);
+}
+
+}  // namespace
+
+template <class T>
+void embedding_bag_forward(T* y, const T* weight, const int64_t* index, const int64_t* offsets,
+                           const T* scale, bool mean, int64_t bags, const EmbeddingProblem& p) {
+  for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
+    for_each_block<T, 256 / simd::kBytes>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+      constexpr int n = decltype(vectors)::value;
+      Vec<T> sum[n] = {};
+      int64_t found = 0;
+      for (int64_t j = begin; j < end; ++j) {
+        prefetch<n>(weight, index, j, column, p);
+        if (index[j] == p.padding) continue;
+        const T* from = weight + index[j] * p.width + column;
+        const T factor = scale ? scale[j] : T(1);
+        ++found;
+        for (int i = 0; i < n; ++i) sum[i] += factor * load(from + i * kWidth<T>);
+      }
+      const T divisor = mean && found > 1 ? T(found) : T(1);
+      for (int i = 0; i < n; ++i) store(y + b * p.width + column + i * kWidth<T>, sum[i] / divisor);
+    });
+  });
+}
+
+template <class T>
+void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int64_t* index,
+                               const int64_t* offsets, int64_t bags, const EmbeddingProblem& p) {
+  for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
+    for_each_block<T, 4>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+      constexpr int n = decltype(vectors)::value;
+      Vec<T> best[n] = {};
+      Vec<Int<T>> where[n];  // positions in the bag, -1 as long as there is none
+      for (auto& lanes : where) lanes = Vec<Int<T>>{} - 1;
+      for (int64_t j = begin; j < end; ++j) {
+        prefetch<n>(weight, index, j, column, p);
+        if (index[j] == p.padding) continue;
+        const T* from = weight + index[j] * p.width + column;
+        for (int i = 0; i < n; ++i) {
+          const Vec<T> x = load(from + i * kWidth<T>);
+          // The first of equal ones; NaN is larger than any number.
+          const auto take = (where[i] < 0) | (((x > best[i]) | (x != x)) & (best[i] == best[i]));
+          best[i] = take ? x : best[i];
+          where[i] = take ? Vec<Int<T>>{} + Int<T>(j - begin) : where[i];
+        }
+      }
+      for (int i = 0; i < n; ++i) {
+        const int64_t first = column + i * kWidth<T>;
+        store(y + b * p.width + first, best[i]);
+        for (int64_t c = first; c < std::min(first + kWidth<T>, p.width); ++c) {
+          const int64_t position = where[i][c - first];
+          chosen[b * p.width + c] = position < 0 ? -1 : index[begin + position];
+        }
+      }
+    });
+  });
+}
+
+#define FASTDL_INSTANTIATE(T)                                                                          \
+  template void embedding_backward<T>(T*, const T*, const int64_t*, const int64_t*, const T*, bool,    \
+                                      const EmbeddingProblem&);                                        \
+  template void embedding_bag_forward<T>(T*, const T*, const int64_t*, const int64_t*, const T*, bool, \
+                                         int64_t, const EmbeddingProblem&);                            \
+  template void embedding_bag_max_forward<T>(T*, int64_t*, const T*, const int64_t*, const int64_t*,   \
+                                             int64_t, const EmbeddingProblem&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl

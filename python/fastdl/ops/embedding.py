@@ -1,0 +1,292 @@
+"""Looking up rows of a table, one by one or in bags; see ``torch.nn.functional``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float32, float64, int64
+from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import select
+from fastdl.ops.arrays import cast
+from fastdl.ops.gather import check_range
+from fastdl.tensor import Tensor
+
+MODES = ("sum", "mean", "max")
+
+
+class Embedding(Op):
+    saves = (1,)
+
+    def forward(self, weight: Any, index: Any, *, padding_idx: int, scale_grad_by_freq: bool) -> Any:
+        self.index = index = cast(index, int64)
+        self.options = (weight.shape[0], padding_idx, scale_grad_by_freq)
+        return select(weight).embedding_forward(weight, index)
+
+    def backward(self, grad: Any) -> Any:
+        rows = grad.reshape(self.index.size, grad.shape[-1])
+        return select(grad).embedding_backward(rows, self.index.reshape(-1), None, None, *self.options), None
+
+
+class EmbeddingBag(Op):
+    saves: tuple[int, ...] = (1,)
+
+    def forward(
+        self,
+        weight: Any,
+        index: Any,
+        scale: Any,
+        *,
+        offsets: Any,
+        mode: str,
+        padding_idx: int,
+        scale_grad_by_freq: bool,
+    ) -> Any:
+        index = cast(index, int64)
+        self.index = index.reshape(-1)
+        self.scale = scale if scale is None else scale.reshape(-1)
+        self.offsets, self.mode, self.padding_idx = offsets, mode, padding_idx
+        self.options = (weight.shape[0], padding_idx, scale_grad_by_freq)
+        if mode == "max":
+            y, self.chosen = select(weight).embedding_bag_max_forward(weight, index, offsets, padding_idx)
+            return y
+        if scale is not None:
+            self.scale_shape, self.saves = scale.shape, (1, 2)
+            if self.needs[2]:
+                self.weight, self.saves = weight, (0, 1, 2)
+        return select(weight).embedding_bag_forward(
+            weight, index, offsets, self.scale, padding_idx, mode == "mean"
+        )
+
+    def backward(self, grad: Any) -> Any:
+        kernels = select(grad)
+        if self.mode == "max":
+            empty = self.chosen < 0
+            if empty.any():
+                grad, self.chosen = np.where(empty, 0, grad), np.where(empty, 0, self.chosen)
+            return kernels.gather_backward(grad, 0, self.chosen, self.options[0]), None, None
+        bag = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        grad_weight = grad_scale = None
+        if self.needs[0]:
+            scale = self.scale
+            if self.mode == "mean":
+                sizes = np.bincount(bag[self.index != self.padding_idx], minlength=len(grad))
+                scale = (1 / np.maximum(sizes, 1)).astype(grad.dtype)[bag]
+            grad_weight = kernels.embedding_backward(grad, self.index, bag, scale, *self.options)
+        if self.needs[2]:
+            rows = kernels.embedding_forward(self.weight, self.index)
+            products = kernels.row_products_forward(rows, kernels.embedding_forward(grad, bag))[0]
+            products[self.index == self.padding_idx] = 0
+            grad_scale = products.reshape(self.scale_shape)
+        return grad_weight, None, grad_scale
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def _check_table(op: str, input: Any, weight: Any, sparse: bool) -> None:
+    for name, tensor in (("input", input), ("weight", weight)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+    if sparse:
+        raise ArgumentError(f"{op}: sparse=True is not supported; gradients are dense arrays (sparse=False)")
+    if input._data.dtype.kind not in "iu":
+        hint = ""
+        if weight._data.dtype.kind in "iu":
+            hint = "; the order of arguments is (input, weight)"
+        raise DtypeError(f"{op}: input must be integers (int64), got {input._data.dtype}{hint}")
+    if weight._data.dtype not in (float32, float64):
+        raise DtypeError(f"{op}: weight must be float32 or float64, got {weight._data.dtype}")
+    if weight._data.ndim != 2:
+        raise ArgumentError(
+            f"{op}: weight must be (num_embeddings, embedding_dim), got shape {weight._data.shape}"
+        )
+
+
+def padding_row(op: str, padding_idx: int | None, rows: int) -> int:
+    """``padding_idx`` counted from the front, -1 for None; checked."""
+    if padding_idx is None:
+        return -1
+    if not -rows <= padding_idx < rows:
+        raise ArgumentError(
+            f"{op}: padding_idx must be within num_embeddings, [{-rows}, {rows}), got {padding_idx}"
+        )
+    return padding_idx + rows if padding_idx < 0 else padding_idx
+
+
+def _renormalise(op: str, weight: Tensor, index: Any, max_norm: float, norm_type: float) -> None:
+    """Shorten in place the rows used whose norm is larger than ``max_norm``."""
+    table = weight._data
+    check_range(op, index, len(table))
+    used = np.unique(index)
+    norms = np.linalg.norm(table[used], norm_type, axis=1)
+    long = norms > max_norm
+    if long.any():
+        table[used[long]] *= (max_norm / (norms[long] + 1e-7)).astype(table.dtype)[:, None]
+        weight._bump_version()
+
+
+# --------------------------------------------------------------------------------------- functions
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """The rows of ``weight`` at the indices ``input``: y[..., :] = weight[input[...], :].
+
+    See ``torch.nn.functional.embedding``.
+
+    Args:
+        input: integers of any shape in [0, num_embeddings); any integer dtype.
+        weight: (num_embeddings, embedding_dim), float32 or float64.
+        padding_idx: this row receives no gradient; negative counts from the end.
+        max_norm: rows used that are longer are shortened to this norm first, in ``weight`` itself.
+        norm_type: the p of that norm.
+        scale_grad_by_freq: divide each row's gradient by how often ``input`` names it.
+        sparse: must be False.
+
+    Shape: ``(*)`` and ``(V, D)`` -> ``(*, D)``.
+
+    Raises:
+        IndexError: an index out of range, with its position.
+
+    Gradients of equal indices are added in the order of ``input``, for any number of threads.
+
+    Example:
+        >>> import fastdl
+        >>> table = fastdl.tensor([[0.0, 1.0], [2.0, 3.0]])
+        >>> fastdl.nn.functional.embedding(fastdl.tensor([1, 0]), table)
+        tensor([[2., 3.],
+                [0., 1.]])
+    """
+    op = "embedding"
+    _check_table(op, input, weight, sparse)
+    padding = -1 if padding_idx is None else padding_row(op, padding_idx, len(weight._data))
+    if max_norm is not None:
+        _renormalise(op, weight, input._data, max_norm, norm_type)
+    return Embedding.apply(  # type: ignore[no-any-return]
+        weight, input, padding_idx=padding, scale_grad_by_freq=scale_grad_by_freq
+    )
+
+
+def _bag_offsets(op: str, index: Any, offsets: Any, include_last_offset: bool) -> Any:
+    """Where bags begin and the last one ends, int64 (bags + 1,)."""
+    if index.ndim == 2:
+        if offsets is not None:
+            raise ArgumentError(
+                f"{op}: offsets must be None if input is 2-dimensional (each row is a bag), got input of "
+                f"shape {index.shape}"
+            )
+        return np.arange(index.shape[0] + 1, dtype=int64) * index.shape[1]
+    if index.ndim != 1:
+        raise ArgumentError(f"{op}: input must have 1 or 2 dimensions, got shape {index.shape}")
+    if not isinstance(offsets, Tensor):
+        raise ArgumentError(
+            f"{op}: a 1-dimensional input needs offsets, a Tensor with the position where each bag begins; "
+            f"got {type(offsets).__name__}"
+        )
+    begins = offsets._data
+    if begins.dtype.kind not in "iu":
+        raise DtypeError(f"{op}: offsets must be integers (int64), got {begins.dtype}")
+    if begins.ndim != 1:
+        raise ArgumentError(f"{op}: offsets must have one dimension, got shape {begins.shape}")
+    begins = begins.astype(int64)
+    if include_last_offset and len(begins) == 0:
+        raise ArgumentError(f"{op}: include_last_offset=True needs at least one offset")
+    if len(begins) and begins[0] != 0:
+        raise ArgumentError(f"{op}: offsets[0] must be 0, where the first bag begins; got {begins[0]}")
+    if len(begins) and begins[-1] > len(index):
+        raise ArgumentError(
+            f"{op}: offsets[-1] must not exceed the length of input, {len(index)}; got {begins[-1]}"
+        )
+    fall = np.flatnonzero(begins[1:] < begins[:-1])
+    if len(fall):
+        i = int(fall[0])
+        raise ArgumentError(
+            f"{op}: offsets must not decrease, got offsets[{i}] = {begins[i]} and "
+            f"offsets[{i + 1}] = {begins[i + 1]}"
+        )
+    return begins if include_last_offset else np.append(begins, len(index))
+
+
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Sums, means or maxima of bags of rows of ``weight``, without the rows themselves in memory.
+
+    See ``torch.nn.functional.embedding_bag``.
+
+    Args:
+        input: integers in [0, num_embeddings): (B, N), a bag per row, or (N,) with ``offsets``.
+        weight: (num_embeddings, embedding_dim), float32 or float64.
+        offsets: (B,), where each bag begins in a 1-dimensional ``input``; the first is 0.
+        max_norm, norm_type: as for :func:`embedding`.
+        scale_grad_by_freq: as for :func:`embedding`; not with ``mode="max"``.
+        mode: ``"sum"``, ``"mean"`` (default) or ``"max"``. An empty bag gives zeros.
+        sparse: must be False.
+        per_sample_weights: factors of the rows, of ``input``'s shape, for ``mode="sum"``; with gradient.
+        include_last_offset: ``offsets`` is (B + 1,) and ends with the end of the last bag.
+        padding_idx: entries with this index are left out; negative counts from the end.
+
+    Shape: ``(B, N)`` or ``(N,)`` -> ``(B, D)``.
+
+    Example:
+        >>> import fastdl
+        >>> table = fastdl.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+        >>> fastdl.nn.functional.embedding_bag(fastdl.tensor([[0, 1], [2, 2]]), table, mode="sum")
+        tensor([[ 2.,  4.],
+                [ 8., 10.]])
+    """
+    op = "embedding_bag"
+    _check_table(op, input, weight, sparse)
+    if mode not in MODES:
+        raise ArgumentError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
+    index = input._data
+    ends = _bag_offsets(op, index, offsets, include_last_offset)
+    if mode == "max" and scale_grad_by_freq:
+        raise ArgumentError(f"{op}: scale_grad_by_freq=True is not defined for mode='max'")
+    scale = per_sample_weights
+    if scale is not None:
+        if mode != "sum":
+            raise ArgumentError(f"{op}: per_sample_weights need mode='sum', got mode={mode!r}")
+        if scale._data.dtype != weight._data.dtype:
+            raise DtypeError(
+                f"{op}: per_sample_weights must have weight's dtype {weight._data.dtype}, got {scale._data.dtype}"
+            )
+        if scale._data.shape != index.shape:
+            raise ArgumentError(
+                f"{op}: per_sample_weights must have the shape of input, {index.shape}; got {scale._data.shape}"
+            )
+    if ends[-1] < index.size:  # what lies behind the last bag takes no part
+        input = input[: int(ends[-1])]
+        scale = scale if scale is None else scale[: int(ends[-1])]
+    padding = -1 if padding_idx is None else padding_row(op, padding_idx, len(weight._data))
+    if max_norm is not None:
+        _renormalise(op, weight, index, max_norm, norm_type)
+    return EmbeddingBag.apply(  # type: ignore[no-any-return]
+        weight,
+        input,
+        scale,
+        offsets=ends,
+        mode=mode,
+        padding_idx=padding,
+        scale_grad_by_freq=scale_grad_by_freq,
+    )
