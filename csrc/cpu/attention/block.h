@@ -50,7 +50,8 @@ template <class T>
                               0.00015403530441736049887, 0.0013333558146416935562, 0.0096181291076068882451,
                               0.055504108664821596997, 0.24022650695910097163, 0.69314718055994528623);
   constexpr int shift = detail::kMantissaBits<T>;
-  const Vec<T> power = (Vec<T>)(((VecInt<T>)shifted << shift) + (detail::kExponentBias<T> << shift));
+  // Unsigned: far below the normal numbers the bits are junk, and may wrap around.
+  const Vec<T> power = (Vec<T>)(((VecUnsigned<T>)shifted + detail::kExponentBias<T>) << shift);
   const Vec<T> y = (q * r + T(1)) * power;
   return x < T(1 - detail::kExponentBias<T>) ? Vec<T>{} : y;
 }
