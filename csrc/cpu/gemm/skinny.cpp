@@ -130,8 +130,9 @@ void dot(int s, int64_t n, int64_t k, const T* x, int64_t x_step, const T* y, in
 // ---- axpy ----
 
 // Vectors of columns that R rows can accumulate at a time: R * V accumulators, R or V operands, and one more.
+constexpr int kMostColumns = 6;
 constexpr int columns_for(int rows) {
-  for (int v = 6; v > 1; --v)
+  for (int v = kMostColumns; v > 1; --v)
     if (rows * v + std::min(rows, v) + kTemporaries <= kRegisters) return v;
   return 1;
 }
@@ -204,9 +205,10 @@ constexpr auto axpy_table(std::integer_sequence<int, I...>) {
 template <class T>
 void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, T* raw, int64_t ld) {
   static constexpr auto table = axpy_table<T>(std::make_integer_sequence<int, kAxpyRows>{});
-  constexpr int64_t unit = 12 * kWidth<T>;
+  constexpr int64_t unit = 2 * kMostColumns * kWidth<T>;
   const int groups = (s + kAxpyRows - 1) / kAxpyRows;
-  const int64_t depth = n <= 6 * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
+  const int64_t depth =
+      n <= kMostColumns * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
   const int64_t block = std::max<int64_t>(kSums / int64_t(sizeof(T)) / s / unit, 1) * unit;
   for (int64_t j = 0; j < n; j += block)
     for (int64_t p = 0; p < k; p += depth)
