@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from fastdl.bench import machine, report, runner
 
@@ -27,12 +30,23 @@ def parser() -> argparse.ArgumentParser:
         "--threads", type=int, default=2, metavar="N", help="threads for every library (default: 2)"
     )
     made.add_argument("--seconds", type=float, default=0.2, help="sampling time per library, case and round")
-    made.add_argument("--json", metavar="FILE", help="write results to FILE")
+    made.add_argument("--json", metavar="FILE", help="write results to FILE, anew after every case")
+    made.add_argument(
+        "--resume", action="store_true", help="keep the results that the --json file has, measure the others"
+    )
+    made.add_argument("--markdown", metavar="FILE", help="write the results as tables to FILE")
     made.add_argument(
         "--plot", metavar="FILE", help="draw the ratios to FILE (PNG; needs matplotlib and --against)"
     )
     made.add_argument("--list", action="store_true", help="list families and cases, measure nothing")
     return made
+
+
+def _write(path: str, text: str) -> None:
+    """Replace the file as a whole: an interruption leaves the old one or the new one."""
+    new = Path(f"{path}.new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     if options.threads < 1:
         print(f"fastdl bench: --threads must be at least 1, got {options.threads}", file=sys.stderr)
+        return 2
+    if options.resume and not options.json:
+        print("fastdl bench: --resume goes on from the file of --json; give one", file=sys.stderr)
         return 2
     if options.plot and not options.against:
         print("fastdl bench: --plot draws ratios to a peer; add --against torch", file=sys.stderr)
@@ -67,25 +84,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{described['cpu']}, level {described['level']}, {options.threads} threads: "
         f"{measured['gflops']:.0f} GFLOP/s, {measured['gbs']:.0f} GB/s"
     )
-    results = []
+    document: dict[str, Any] = {"machine": described, "results": []}
+    if options.resume and os.path.exists(options.json):
+        document["results"] = json.loads(Path(options.json).read_text())["results"]
+    done = {(r["family"], r["case"], r["mode"]) for r in document["results"]}
+
     for name in chosen:
+        wanted = [
+            case
+            for case in runner.cases_of(name)
+            if options.case in case.name and (name, case.name, case.mode) not in done
+        ]
+        if not wanted:
+            continue
         print(f"\n{name}\n{report.HEADER}")
         for result in runner.measure(
-            name,
-            options.against,
-            options.threads,
-            measured,
-            lambda case: options.case in case.name,
-            options.seconds,
+            name, options.against, options.threads, measured, wanted, options.seconds
         ):
-            results.append(result)
-            print(report.line(asdict(result)), flush=True)
-    document = runner.to_json(described, results)
-    if options.json:
-        with open(options.json, "w") as file:
-            file.write(document)
+            document["results"].append(asdict(result))
+            print(report.line(document["results"][-1]), flush=True)
+            if options.json:  # after every case: an interrupted run keeps what it has measured
+                _write(options.json, json.dumps(document, indent=1) + "\n")
+    if options.markdown:
+        _write(options.markdown, report.markdown(document))
     if options.plot:
-        report.plot(json.loads(document), options.plot)
+        report.plot(document, options.plot)
     return 0
 
 

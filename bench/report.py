@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +147,3 @@ def _bar(axes: Any, y: int, r: dict[str, Any], colour: Any) -> None:
     axes.text(max(r["ratio"], 1.0) * 1.04, y, label, va="center", fontsize=8)
     if r["target"]:
         axes.plot([r["target"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.4)
-
-
-def render(results: Sequence[Path], markdown_path: Path, plot_path: Path) -> None:
-    """Render result files (later ones replace earlier families) into one table and one plot."""
-    merged: dict[str, Any] = {}
-    for file in results:
-        document = json.loads(file.read_text())
-        if not merged:
-            merged = document
-            continue
-        fresh = {r["family"] for r in document["results"]}
-        merged["results"] = [r for r in merged["results"] if r["family"] not in fresh] + document["results"]
-        merged["machine"] = document["machine"]
-    markdown_path.write_text(markdown(merged))
-    plot(merged, plot_path)

@@ -14,8 +14,8 @@ import pkgutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastdl.bench.case import Case
@@ -104,16 +104,16 @@ def measure(
     against: str | None,
     threads: int,
     limits: dict[str, float],
-    select: Callable[[Case], bool] = lambda case: True,
+    cases: Sequence[Case],
     seconds: float = 0.2,
 ) -> Iterator[Result]:
-    """Measure a family's cases one by one.
+    """Measure some of a family's cases one by one.
 
     Args:
         against: the peer's module name (``"torch"``), or None.
         threads: for every library.
         limits: ``{"gflops": ..., "gbs": ...}`` of this machine, from ``machine.limits``.
-        select: which cases to run.
+        cases: which ones, of ``cases_of(family)``.
         seconds: time to sample per library, case and round (a call that takes longer is still made).
     """
     workers = [Worker("fastdl", family, threads)]
@@ -122,12 +122,11 @@ def measure(
         if preload := tcmalloc():
             workers.append(Worker(against, family, threads, preload))
     try:
-        for index, case in enumerate(cases_of(family)):
-            if not select(case):
-                continue
+        everything = cases_of(family)
+        for case in cases:
             times: list[list[float]] = [[] for _ in workers]
             for worker in workers:
-                worker.ask(prepare=index)
+                worker.ask(prepare=everything.index(case))
             for _ in range(ROUNDS):
                 for worker, all_times in zip(workers, times, strict=True):
                     all_times += worker.ask(sample=seconds)["seconds"]
@@ -158,7 +157,3 @@ def _result(family: str, case: Case, medians: Sequence[float], limits: dict[str,
         fraction=max(fractions) or None,
         target=case.target or None,
     )
-
-
-def to_json(machine: dict[str, Any], results: Sequence[Result]) -> str:
-    return json.dumps({"machine": machine, "results": [asdict(r) for r in results]}, indent=1) + "\n"

@@ -149,10 +149,17 @@ def test_bench_measures(tmp_path, capsys):
         assert result["ratio"] == pytest.approx(result["peer_us"] / result["fastdl_us"])
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
-    from fastdl.bench import report
 
-    table = report.markdown(document)
-    assert "| relu 16x16 | fb |" in table
+    # What was measured stays, the rest is added, the pictures are made anew.
+    arguments[arguments.index("relu 16x16")] = "16x16"
+    table = tmp_path / "out.md"
+    assert cli.main([*arguments, "--json", str(out), "--resume", "--markdown", str(table)]) == 0
+    resumed = json.loads(out.read_text())["results"]
+    assert resumed[: len(document["results"])] == document["results"]
+    assert len(resumed) > len(document["results"])
+    assert "| relu 16x16 | fb |" in table.read_text()
+    assert cli.main(["bench", "--resume"]) == 2
+    assert "--json" in capsys.readouterr().err
 
 
 def test_every_family_can_be_built_by_fastdl():
