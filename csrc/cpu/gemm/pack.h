@@ -22,32 +22,56 @@ class Scratch {
   memory::Buffer<T> large_;
 };
 
-// W x W numbers, rows become columns: log2(W) rounds of interleaving row i with row i + W/2.
-template <class T, int... I>
+// The lower or upper half of a's and b's lanes in turn, in every group of kGroup lanes by itself.
+template <class T, int kGroup = simd::kWidth<T>, int... I>
 [[gnu::always_inline]] inline simd::Vec<T> zip_low(simd::Vec<T> a, simd::Vec<T> b,
                                                    std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, ((I & 1) ? simd::kWidth<T> + I / 2 : I / 2)...);
+  constexpr int w = simd::kWidth<T>;
+  return __builtin_shufflevector(a, b, (I / kGroup * kGroup + I % kGroup / 2 + ((I & 1) ? w : 0))...);
 }
-template <class T, int... I>
+template <class T, int kGroup = simd::kWidth<T>, int... I>
 [[gnu::always_inline]] inline simd::Vec<T> zip_high(simd::Vec<T> a, simd::Vec<T> b,
                                                     std::integer_sequence<int, I...>) {
-  constexpr int half = simd::kWidth<T> / 2;
-  return __builtin_shufflevector(a, b, ((I & 1) ? simd::kWidth<T> + half + I / 2 : half + I / 2)...);
+  constexpr int w = simd::kWidth<T>, half = kGroup / 2;
+  return __builtin_shufflevector(a, b, (I / kGroup * kGroup + half + I % kGroup / 2 + ((I & 1) ? w : 0))...);
 }
+// Of two vectors the lower or the upper halves, one after the other.
+template <class T, int kLow, int... I>
+[[gnu::always_inline]] inline simd::Vec<T> halves(simd::Vec<T> a, simd::Vec<T> b,
+                                                  std::integer_sequence<int, I...>) {
+  constexpr int w = simd::kWidth<T>;
+  return __builtin_shufflevector(a, b, (I < w / 2 ? kLow + I : w / 2 + kLow + I)...);
+}
+
+// W x W numbers, rows become columns: log2(W) rounds of interleaving row i with row i + W/2. AVX2 interleaves
+// within 128 bits only, so there the halves change places first and are transposed side by side.
 template <class T>
 [[gnu::always_inline]] inline void transpose(simd::Vec<T> (&x)[simd::kWidth<T>]) {
   constexpr int w = simd::kWidth<T>;
   constexpr auto lanes = std::make_integer_sequence<int, w>{};
-#pragma GCC unroll 8
-  for (int round = 1; round < w; round *= 2) {
-    simd::Vec<T> y[w];
-#pragma GCC unroll 16
-    for (int i = 0; i < w / 2; ++i) {
-      y[2 * i] = zip_low<T>(x[i], x[i + w / 2], lanes);
-      y[2 * i + 1] = zip_high<T>(x[i], x[i + w / 2], lanes);
+  constexpr int group = simd::kBytes == 32 ? w / 2 : w;
+  if constexpr (group < w) {
+#pragma GCC unroll 4
+    for (int i = 0; i < group; ++i) {
+      const simd::Vec<T> low = halves<T, 0>(x[i], x[i + group], lanes);
+      x[i + group] = halves<T, group>(x[i], x[i + group], lanes);
+      x[i] = low;
     }
+  }
+#pragma GCC unroll 2
+  for (int first = 0; first < w; first += group) {
+    simd::Vec<T>* const rows = x + first;
+#pragma GCC unroll 4
+    for (int round = 1; round < group; round *= 2) {
+      simd::Vec<T> y[group];
+#pragma GCC unroll 8
+      for (int i = 0; i < group / 2; ++i) {
+        y[2 * i] = zip_low<T, group>(rows[i], rows[i + group / 2], lanes);
+        y[2 * i + 1] = zip_high<T, group>(rows[i], rows[i + group / 2], lanes);
+      }
 #pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) x[i] = y[i];
+      for (int i = 0; i < group; ++i) rows[i] = y[i];
+    }
   }
 }
 

@@ -98,14 +98,40 @@ template <class T>
   return (Vec<double>)_mm512_min_pd((__m512d)a, (__m512d)b);
 }
 #else
+#if defined(__AVX2__)
+// The first n lanes as a mask: a window on this row. Where n is a constant, plain moves are cheaper.
+inline constexpr int32_t kLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+template <class T>
+[[gnu::always_inline]] inline __m256i first_lanes(int n) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLanes + 8 - n * int(sizeof(T) / 4)));
+}
+[[gnu::always_inline]] inline Vec<float> masked_load(const float* p, int n) {
+  return (Vec<float>)_mm256_maskload_ps(p, first_lanes<float>(n));
+}
+[[gnu::always_inline]] inline Vec<double> masked_load(const double* p, int n) {
+  return (Vec<double>)_mm256_maskload_pd(p, first_lanes<double>(n));
+}
+[[gnu::always_inline]] inline void masked_store(float* p, Vec<float> v, int n) {
+  _mm256_maskstore_ps(p, first_lanes<float>(n), (__m256)v);
+}
+[[gnu::always_inline]] inline void masked_store(double* p, Vec<double> v, int n) {
+  _mm256_maskstore_pd(p, first_lanes<double>(n), (__m256d)v);
+}
+#endif
 template <class T>
 [[gnu::always_inline]] inline Vec<T> load_n(const T* p, int n) {
+#if defined(__AVX2__)
+  if (!__builtin_constant_p(n)) return masked_load(p, n);
+#endif
   Vec<T> v{};
   std::memcpy(&v, p, size_t(n) * sizeof(T));
   return v;
 }
 template <class T>
 [[gnu::always_inline]] inline void store_n(T* p, Vec<T> v, int n) {
+#if defined(__AVX2__)
+  if (!__builtin_constant_p(n)) return masked_store(p, v, n);
+#endif
   std::memcpy(p, &v, size_t(n) * sizeof(T));
 }
 #if defined(__AVX2__)
