@@ -117,21 +117,39 @@ template <class T>
 [[gnu::always_inline]] inline void masked_store(double* p, Vec<double> v, int n) {
   _mm256_maskstore_pd(p, first_lanes<double>(n), (__m256d)v);
 }
+#else
+// No masks here: a branch per case, which is still cheaper than a call of memcpy.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> masked_load(const T* p, int n) {
+  Vec<T> v{};
+  if (n == kWidth<T>) return load(p);
+  if (n > 0) v[0] = p[0];
+  if constexpr (kWidth<T> == 4) {
+    if (n > 1) v[1] = p[1];
+    if (n > 2) v[2] = p[2];
+  }
+  return v;
+}
+template <class T>
+[[gnu::always_inline]] inline void masked_store(T* p, Vec<T> v, int n) {
+  if (n == kWidth<T>) return store<T>(p, v);
+  if (n > 0) p[0] = v[0];
+  if constexpr (kWidth<T> == 4) {
+    if (n > 1) p[1] = v[1];
+    if (n > 2) p[2] = v[2];
+  }
+}
 #endif
 template <class T>
 [[gnu::always_inline]] inline Vec<T> load_n(const T* p, int n) {
-#if defined(__AVX2__)
   if (!__builtin_constant_p(n)) return masked_load(p, n);
-#endif
   Vec<T> v{};
   std::memcpy(&v, p, size_t(n) * sizeof(T));
   return v;
 }
 template <class T>
 [[gnu::always_inline]] inline void store_n(T* p, Vec<T> v, int n) {
-#if defined(__AVX2__)
   if (!__builtin_constant_p(n)) return masked_store(p, v, n);
-#endif
   std::memcpy(p, &v, size_t(n) * sizeof(T));
 }
 #if defined(__AVX2__)
