@@ -47,8 +47,8 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
   using namespace tile;
   constexpr int mr = kMR<T>, nr = kNR<T>;
   alignas(64) T a_panels[kSmallPanels], b_panel[kSmallPanels];
-  const int64_t height = ceil_div(m, ceil_div(m, mr));
-  const bool rows = a.col == 1 && !rows_conflict(a);
+  const int64_t height = ceil_div(m, ceil_div(m, rows_of_a_tile(a)));
+  const bool rows = a.col == 1;
   const bool a_lies = rows || a.row == 1;
   const int64_t a_step = rows ? a.row : a_lies ? a.col : mr, a_next = a_lies ? height * a.row : mr * k;
   if (!a_lies)

@@ -59,10 +59,11 @@ template <class T>
 using Kernel = void (*)(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, int cols,
                         const Store<T>& store);
 
-// Rows whose distance is a multiple of 4 kB compete for one set of L1: no more than its ways at a time.
+// How many rows of A a tile takes: those that lie a multiple of 4 kB apart compete for one set of L1, so no
+// more than its ways.
 template <class T>
-inline bool rows_conflict(const MatrixView<T>& a) {
-  return a.row * int64_t(sizeof(T)) % 4096 == 0;
+inline int rows_of_a_tile(const MatrixView<T>& a) {
+  return a.col == 1 && a.row * int64_t(sizeof(T)) % 4096 == 0 && kMR<T> > 7 ? 7 : kMR<T>;
 }
 
 // The kernel for `rows` in 1..kMR and `cols` in 1..kNR.
