@@ -75,9 +75,14 @@ template <class T, class F>
 void for_tasks(const Product<T>& p, int64_t panels, int64_t others, F&& f) {
   const int64_t threads = fastdl::detail::in_parallel() ? 1 : num_threads();
   const int64_t parts = panels < threads ? std::min(others, ceil_div(2 * threads, panels)) : 1;
-  const int64_t ranges = threads == 1 ? 1 : std::min(panels, std::max<int64_t>(4 * threads / parts, 1));
-  share(ranges * parts, product_microseconds<T>(p.m, p.n, p.k), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
+  int64_t ranges = threads == 1 ? 1 : std::min(panels, std::max<int64_t>(4 * threads / parts, 1));
+  if (ranges > threads) ranges -= ranges % threads;
+  // Threads that take tasks in turn get neighbours: where their columns of C meet, they wait for each other's
+  // lines.
+  const int64_t tasks = ranges * parts, turns = tasks % threads == 0 ? tasks / threads : tasks;
+  share(tasks, product_microseconds<T>(p.m, p.n, p.k), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = turns == tasks ? i : i % threads * turns + i / threads;
       const int64_t r = t / parts, s = t % parts;
       f(panels * r / ranges, panels * (r + 1) / ranges, others * s / parts, others * (s + 1) / parts);
     }

@@ -142,8 +142,9 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
   const int64_t tiles = (inner + tile - 1) / tile;
   const int64_t work = n * inner / tiles;
   parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) {
-    alignas(64) T best[tile];
-    alignas(64) Int<T> where[tile];
+    constexpr int width = kWidth<T>;
+    alignas(64) T best[tile + width] = {};
+    alignas(64) Int<T> where[tile + width];
     for (int64_t task = first; task < last; ++task) {
       const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
                     end = inner * (task % tiles + 1) / tiles;
@@ -155,13 +156,16 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
       std::copy_n(x + o * n * inner + begin, count, best);
       std::fill_n(to, count, int64_t{0});
       for (int64_t base = 0; base < n; base += limit) {
-        std::fill_n(where, count, Int<T>(-1));
+        std::fill_n(where, tile + width, Int<T>(-1));
         for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
           const T* row = x + (o * n + base + r) * inner + begin;
-          for (int64_t c = 0; c < count; ++c) {
-            const bool take = better<largest>(row[c], best[c]);
-            best[c] = take ? row[c] : best[c];
-            where[c] = take ? Int<T>(r) : where[c];
+          for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
+            const Vec<T> v = count - c < width ? load_n(row + c, int(count - c)) : load(row + c);
+            const Vec<T> top = load(best + c);
+            const auto worse = largest ? (Vec<Int<T>>)(v <= top) : (Vec<Int<T>>)(v >= top);
+            const Vec<Int<T>> take = ~worse & (Vec<Int<T>>)(top == top);
+            store<T>(best + c, take ? v : top);
+            store<Int<T>>(where + c, take ? Vec<Int<T>>{} + Int<T>(r) : load(where + c));
           }
         }
         for (int64_t c = 0; c < count; ++c)
