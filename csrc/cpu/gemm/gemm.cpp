@@ -113,8 +113,8 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (n == 1 && ldc == 1 && unit(a))  // one column, contiguous: as a row
     return tile::multiply_skinny<T>(1, m, k, b.transposed(), a, false, alpha, beta, c, m,
                                     {epilogue.bias_col, epilogue.bias_row, epilogue.activation});
-  // (From half a vector of columns on, contiguous rows of A cost less in tiles: they are read once.)
-  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || n <= tile::kSkinny / 2))
+  // (Contiguous rows of A against more than 12 columns cost less in tiles, which read them once.)
+  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || n <= 12))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
