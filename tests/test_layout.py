@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -157,6 +159,20 @@ def test_other_dtypes(backend, dtype):
     np.testing.assert_array_equal(backend.index_select_forward(x, 1, index), x[:, index])
     many = np.tile(index, (6, 1))
     np.testing.assert_array_equal(backend.gather_forward(x, 1, many), np.take_along_axis(x, many, 1))
+
+
+@pytest.mark.parametrize("shape", [(3, 3000), (2500, 4), (40, 5, 700)])
+def test_an_index_outside_is_found_wherever_it_is(backend, shape):
+    rng = np.random.default_rng(0)
+    x, good = np.ones(shape, np.float32), rng.integers(0, 3, shape)
+    for dim, wrong in itertools.product(range(len(shape)), (-1, shape[-1] * 10_000, np.iinfo(np.int64).min)):
+        index, place = good.copy(), tuple(rng.integers(n) for n in shape)
+        index[place] = wrong
+        message = rf"index\[{', '.join(map(str, place))}\] = {wrong} is out of range"
+        with pytest.raises(IndexError, match=message):
+            backend.gather_forward(x, dim, index)
+        with pytest.raises(IndexError, match=message):
+            backend.gather_backward(x, dim, index, shape[dim])
 
 
 def test_refusals(backend):

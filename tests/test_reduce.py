@@ -488,6 +488,42 @@ def test_reference_backend_gives_the_same():
         assert_close(mine, plain, reduction=7)
 
 
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_sums(level, dtype):
+    kernel = kernels.load(level)
+    for shape in [*SHAPES[1:], *EMPTY, (6, 50, 600)]:
+        x = numbers(shape, dtype)
+        for axis, from_end in itertools.product(range(len(shape)), (False, True)):
+            want = reference.running_sum(x, axis, from_end)
+            for view in views(x):
+                got = kernel.running_sum(view, axis, from_end)
+                assert got.dtype == x.dtype
+                assert_close(got, want, reduction=shape[axis])
+    with pytest.raises(IndexError, match="running_sum: axis 2 of an array with 2 axes"):
+        kernel.running_sum(numbers((2, 3), dtype), 2)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_first_of_equal_extremes_in_rows_of_any_length(level, dtype, name):
+    """Ties, NaN and infinities in every lane and step of the vectors; few different values make many ties."""
+    kernel, rng = kernels.load(level), np.random.default_rng(0)
+    function = getattr(kernel, f"{name}_forward")
+    definition = getattr(reference, f"{name}_forward")
+    for n in [*range(1, 40), 63, 64, 65, 127, 128, 129, 200, 300, 1000]:
+        x = rng.integers(-1, 2, (9, n)).astype(dtype)
+        x[1, rng.integers(n)] = np.nan
+        x[2, rng.integers(n, size=3)] = np.nan
+        x[3] = -np.inf
+        x[4] = np.inf
+        for values in (x, np.ascontiguousarray(x.T)):
+            axis = 1 if values is x else 0
+            for got, want in zip(function(values, axis), definition(values, axis), strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
 def test_messages():
     x = Tensor(np.ones((3, 4), np.float32))
     with pytest.raises(

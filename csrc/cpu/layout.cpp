@@ -18,6 +18,7 @@
 #include "cpu/layout.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "cpu/runtime/threads.h"
@@ -246,17 +247,31 @@ void select_elements(char* y, const char* x, const int64_t* index, const IndexPr
   });
 }
 
+bool all_inside(const int64_t* index, int64_t count, int64_t extent) {
+  uint64_t largest = 0;  // of a negative index: huge
+  for (int64_t j = 0; j < count; ++j) largest = std::max(largest, uint64_t(index[j]));
+  return largest < uint64_t(extent);
+}
+
+constexpr int64_t kIndexBlock = 1024;  // checked, then used while they are in the first-level cache
+
 template <class T>
-void gather_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p) {
+bool gather_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p) {
   auto* out = reinterpret_cast<T*>(y);
   const auto* in = reinterpret_cast<const T*>(x);
   const int64_t inner = p.inner;
+  std::atomic<bool> inside{true};
   // Rows (o, j) of `inner` elements; the slice of x changes with o only.
   parallel_for(p.outer * p.count, std::max<int64_t>(1, 8192 / std::max<int64_t>(inner, 1)),
                [&](int64_t begin, int64_t end) {
+                 const int64_t rows = std::max<int64_t>(1, kIndexBlock / std::max<int64_t>(inner, 1));
                  for (int64_t row = begin; row < end;) {
-                   const int64_t o = row / p.count, stop = std::min(end, (o + 1) * p.count);
+                   const int64_t o = row / p.count, stop = std::min({end, (o + 1) * p.count, row + rows});
                    const T* slice = in + o * p.extent * inner;
+                   if (!all_inside(index + row * inner, (stop - row) * inner, p.extent)) {
+                     inside.store(false, std::memory_order_relaxed);
+                     return;
+                   }
                    if (inner == 1) {
                      for (; row < stop; ++row) out[row] = slice[index[row]];
                    } else {
@@ -266,6 +281,7 @@ void gather_elements(char* y, const char* x, const int64_t* index, const IndexPr
                    }
                  }
                });
+  return inside.load(std::memory_order_relaxed);
 }
 
 // Calls f(o, begin, end) for outer slices, all or part of `extent` each, so that there is work for all
@@ -321,7 +337,7 @@ void index_select_backward(T* grad_x, const T* grad_y, const int64_t* index, con
                 });
 }
 
-void gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {
+bool gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {
   switch (item) {
     case 1:
       return gather_elements<uint8_t>(y, x, index, p);
@@ -335,37 +351,44 @@ void gather_forward(char* y, const char* x, const int64_t* index, const IndexPro
 }
 
 template <class T>
-void gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
+bool gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
+  std::atomic<bool> inside{true};
   for_each_part(p.outer, p.inner, p.outer * (p.count + p.extent) * p.inner,
                 [&](int64_t o, int64_t begin, int64_t end) {
-                  const int64_t inner = p.inner;
+                  const int64_t inner = p.inner, rows = inner == 1 ? kIndexBlock : 1;
                   T* slice = grad_x + o * p.extent * inner;
                   const T* from = grad_y + o * p.count * inner;
                   const int64_t* at = index + o * p.count * inner;
-                  for (int64_t e = 0; e < p.extent; ++e)
-                    std::fill(slice + e * inner + begin, slice + e * inner + end, T(0));
-                  if (inner == 1) {
-                    for (int64_t j = 0; j < p.count; ++j) slice[at[j]] += from[j];
-                    return;
+                  if (begin == 0 && end == inner)
+                    std::fill(slice, slice + p.extent * inner, T(0));
+                  else
+                    for (int64_t e = 0; e < p.extent; ++e)
+                      std::fill(slice + e * inner + begin, slice + e * inner + end, T(0));
+                  for (int64_t j = 0; j < p.count; j += rows) {
+                    const int64_t count = std::min(rows, p.count - j);
+                    if (!all_inside(at + j * inner + begin, inner == 1 ? count : end - begin, p.extent)) {
+                      inside.store(false, std::memory_order_relaxed);
+                      return;
+                    }
+                    if (inner == 1)
+                      for (int64_t i = j; i < j + count; ++i) slice[at[i]] += from[i];
+                    else
+                      for (int64_t i = begin; i < end; ++i)
+                        slice[at[j * inner + i] * inner + i] += from[j * inner + i];
                   }
-                  for (int64_t j = 0; j < p.count; ++j)
-                    for (int64_t i = begin; i < end; ++i)
-                      slice[at[j * inner + i] * inner + i] += from[j * inner + i];
                 });
+  return inside.load(std::memory_order_relaxed);
 }
 
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
-  constexpr int64_t kBlock = 1024;
   int64_t found[1024];  // the first of every chunk
   const int64_t grain = std::max<int64_t>(1 << 15, count / 512);
   const int64_t chunks = chunk_count(count, grain);
   parallel_chunks(count, grain, [&](int64_t chunk, int64_t begin, int64_t end) {
     found[chunk] = -1;
-    for (int64_t start = begin; start < end; start += kBlock) {
-      const int64_t stop = std::min(end, start + kBlock);
-      uint64_t largest = 0;  // of a negative index: huge
-      for (int64_t j = start; j < stop; ++j) largest = std::max(largest, uint64_t(index[j]));
-      if (largest < uint64_t(extent)) continue;
+    for (int64_t start = begin; start < end; start += kIndexBlock) {
+      const int64_t stop = std::min(end, start + kIndexBlock);
+      if (all_inside(index + start, stop - start, extent)) continue;
       for (int64_t j = start; j < stop; ++j)
         if (uint64_t(index[j]) >= uint64_t(extent)) {
           found[chunk] = j;
@@ -380,7 +403,7 @@ int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
 
 template void index_select_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
 template void index_select_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
-template void gather_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
-template void gather_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
+template bool gather_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
+template bool gather_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
 
 }  // namespace fastdl

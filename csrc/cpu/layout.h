@@ -13,7 +13,9 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
 // y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other.
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
 
-// The middle axis of (outer, extent, inner) is the indexed one; `count` indices, all in [0, extent).
+// The middle axis of (outer, extent, inner) is the indexed one; `count` indices, in [0, extent). The gather
+// functions check that themselves, block by block before the use; false: some are not, the result is
+// undefined.
 struct IndexProblem {
   int64_t outer, extent, inner, count;
 };
@@ -25,10 +27,10 @@ template <class T>
 void index_select_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
 
 // y[o, j, i] = x[o, index[o, j, i], i]
-void gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
+bool gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
 // grad_x[o, index[o, j, i], i] += grad_y[o, j, i], from zero
 template <class T>
-void gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
+bool gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
 
 // The position of the first index outside [0, extent), or -1.
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);

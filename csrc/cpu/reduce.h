@@ -78,4 +78,8 @@ template <class T>
 void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
                    int64_t* indices);
 
+// y[o, i, c] = the sum of x[o, 0 .. i, c], or with from_end of x[o, i .. n - 1, c].
+template <class T>
+void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end);
+
 }  // namespace fastdl

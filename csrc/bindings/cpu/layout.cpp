@@ -132,14 +132,17 @@ py::array bind_gather_forward(const py::array& x, int64_t dim, const py::array& 
   const int axis = checked_dim(op, shape, dim);
   const In<int64_t> at(index, op, "index");
   check_same(op, shape, at.shape(), axis);
-  check_index(op, at, shape[size_t(axis)]);
   const py::array in = in_c_order(x, op);
   const IndexProblem p = problem(shape, axis, shape[size_t(axis)], at.dim(axis));
   py::array y = empty_array(x.dtype(), at.shape());
   char* out = static_cast<char*>(y.mutable_data());
   const int64_t item = x.itemsize();
-  KernelScope scope(at.size());
-  if (at.size() > 0) gather_forward(out, bytes(in), at, p, item);
+  bool inside = true;
+  if (at.size() > 0) {
+    KernelScope scope(at.size());
+    inside = gather_forward(out, bytes(in), at, p, item);
+  }
+  if (!inside) check_index(op, at, shape[size_t(axis)]);  // raises
   return y;
 }
 
@@ -153,13 +156,16 @@ py::array bind_gather_backward(const py::array& grad_y, int64_t dim, const py::a
     if (at.shape() != shape)
       throw py::value_error("gather_backward: index and grad_y must have the same shape");
     if (extent < 0) throw py::value_error("gather_backward: extent must not be negative");
-    check_index(op, at, extent);
     const IndexProblem p = problem(shape, axis, extent, at.dim(axis));
     shape[size_t(axis)] = extent;
     py::array grad_x = empty<T>(shape);
     T* out = data<T>(grad_x);
-    KernelScope scope(g.size() + size_of(shape));
-    gather_backward<T>(out, g, at, p);
+    bool inside;
+    {
+      KernelScope scope(g.size() + size_of(shape));
+      inside = gather_backward<T>(out, g, at, p);
+    }
+    if (!inside) check_index(op, at, extent);  // raises
     return grad_x;
   });
 }

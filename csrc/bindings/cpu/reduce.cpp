@@ -299,6 +299,24 @@ py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool kee
   });
 }
 
+py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
+  const char* name = "running_sum";
+  return by_dtype(name, x, [&]<class T>(T) {
+    const In<T> in(x, name, "x");
+    if (axis < 0 || axis >= in.ndim())
+      throw py::index_error(std::string(name) + ": axis " + std::to_string(axis) + " of an array with " +
+                            std::to_string(in.ndim()) + " axes");
+    int64_t outer = 1, inner = 1;
+    for (int a = 0; a < in.ndim(); ++a)
+      if (a != axis) (a < axis ? outer : inner) *= in.dim(a);
+    py::array y = empty<T>(in.shape());
+    T* out = data<T>(y);
+    KernelScope scope(in.size());
+    running_sum<T>(out, in, outer, in.dim(int(axis)), inner, from_end);
+    return y;
+  });
+}
+
 // A read-only view of x with the given shape: axes repeated by stride 0.
 py::array bind_broadcast_to(const py::array& x, const Shape& shape) {
   const auto* proxy = py::detail::array_proxy(x.ptr());
@@ -341,6 +359,7 @@ void register_reduce(py::module_& m) {
   m.def("sum_product_to", &bind_sum_product_to, py::arg("x"), py::arg("y"), py::arg("shape"));
   m.def("max_forward", &bind_extreme<true>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("min_forward", &bind_extreme<false>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
+  m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
 }
 

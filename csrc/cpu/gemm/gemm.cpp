@@ -1,7 +1,8 @@
-// Chooses how to multiply: see gemm.h for what, panels.h for the large case.
+// Chooses how to multiply: see gemm.h for what, panels.h for the large case, resident.cpp for the middle.
 #include "cpu/gemm/gemm.h"
 
 #include "cpu/gemm/panels.h"
+#include "cpu/gemm/resident.h"
 #include "cpu/gemm/skinny.h"
 
 namespace fastdl {
@@ -37,8 +38,8 @@ void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
 
 constexpr int64_t kSmallPanels = 24576;  // elements of A's panels, and of a panel of B, that go on the stack
 
-// Products too small to share: A's panels packed on the stack (or read in place where they lie like panels),
-// B read in place where its rows are contiguous. Panels are equally high: a last one of two rows would take
+// Products too small to share: A read in place, or its panels packed on the stack, B read in place where its
+// rows are contiguous. Panels are equally high: a last one of two rows would take
 // as long as one of eight. One block of k, so that the bits are those of the large case.
 template <class T>
 void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta, T* c,
@@ -46,9 +47,10 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
   using namespace tile;
   constexpr int mr = kMR<T>, nr = kNR<T>;
   alignas(64) T a_panels[kSmallPanels], b_panel[kSmallPanels];
-  const int64_t height = ceil_div(m, ceil_div(m, mr));
-  const bool a_lies = a.row == 1;
-  const int64_t a_step = a_lies ? a.col : mr, a_next = a_lies ? height : mr * k;
+  const int64_t height = ceil_div(m, ceil_div(m, rows_of_a_tile(a)));
+  const bool rows = a.col == 1;
+  const bool a_lies = rows || a.row == 1;
+  const int64_t a_step = rows ? a.row : a_lies ? a.col : mr, a_next = a_lies ? height * a.row : mr * k;
   if (!a_lies)
     for (int64_t i = 0; i < m; i += height)
       PackA<T>{a}(a_panels + i / height * a_next, i, int(std::min(height, m - i)), 0, k);
@@ -58,38 +60,13 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
     if (!b_lies) PackB<T>{b}(b_panel, j, cols, 0, k);
     const T* panel = a_lies ? a.data : a_panels;
     for (int64_t i = 0; i < m; i += height, panel += a_next) {
-      const int rows = int(std::min(height, m - i));
-      kernel_for<T>(rows, cols)(k, panel, a_step, b_lies ? b.data + j : b_panel, b_lies ? b.row : nr, cols,
-                                {c + i * ldc + j, ldc, alpha, beta, e.bias_row ? e.bias_row + i : nullptr,
-                                 e.bias_col ? e.bias_col + j : nullptr, e.activation});
+      const int count = int(std::min(height, m - i));
+      kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(
+          k, panel, a_step, b_lies ? b.data + j : b_panel, b_lies ? b.row : nr, cols,
+          {c + i * ldc + j, ldc, alpha, beta, e.bias_row ? e.bias_row + i : nullptr,
+           e.bias_col ? e.bias_col + j : nullptr, e.activation});
     }
   }
-}
-
-// A B with contiguous rows that fits L2 unpacked: rows of A over threads, each as a small product. Saves
-// packing B and waiting for it.
-template <class T>
-bool multiply_by_rows(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta,
-                      T* c, int64_t ldc, const GemmEpilogue<T>& e) {
-  constexpr int mr = tile::kMR<T>, nr = tile::kNR<T>;
-  if (b.col != 1 || n * k * int64_t(sizeof(T)) > (256 << 10) || k > tile::kMaxKC<T> || nr * k > kSmallPanels)
-    return false;
-  const int64_t panels = tile::ceil_div(m, mr), most = kSmallPanels / (mr * k);
-  if (most == 0) return false;
-  const double microseconds = tile::product_microseconds<T>(m, n, k);
-  // A panel each, if that is worth a task.
-  const int64_t tasks =
-      microseconds >= 2 * double(panels)
-          ? panels
-          : std::max(std::min<int64_t>(panels, num_threads() * 4), tile::ceil_div(panels, most));
-  tile::share(tasks, microseconds, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t i0 = m * task / tasks, i1 = m * (task + 1) / tasks;
-      multiply_small<T>(i1 - i0, n, k, alpha, {a.data + i0 * a.row, a.row, a.col}, b, beta, c + i0 * ldc, ldc,
-                        {e.bias_row ? e.bias_row + i0 : nullptr, e.bias_col, e.activation});
-    }
-  });
-  return true;
 }
 
 // A small C and a long sum: ranges of k over threads, their partial results added up in order. How many
@@ -101,9 +78,10 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
   memory::Buffer<T> partial(size_t(ranges * size));
   parallel_tasks(ranges, [&](int64_t r) {
     const int64_t k0 = k * r / ranges, k1 = k * (r + 1) / ranges;
-    tile::gemm_panels<T>(m, n, k1 - k0, tile::PackA<T>{{a.data + k0 * a.col, a.row, a.col}},
-                         tile::PackB<T>{{b.data + k0 * b.row, b.row, b.col}}, T(1), T(0),
-                         partial.get() + r * size, n);
+    const MatrixView<T> left{a.data + k0 * a.col, a.row, a.col}, right{b.data + k0 * b.row, b.row, b.col};
+    T* to = partial.get() + r * size;
+    if (!tile::multiply_resident<T>(m, n, k1 - k0, T(1), left, right, T(0), to, n, {}))
+      tile::gemm_panels<T>(m, n, k1 - k0, tile::PackA<T>{left}, tile::PackB<T>{right}, T(1), T(0), to, n);
   });
   T* sum = partial.get();
   for (int64_t r = 1; r < ranges; ++r)
@@ -135,14 +113,15 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (n == 1 && ldc == 1 && unit(a))  // one column, contiguous: as a row
     return tile::multiply_skinny<T>(1, m, k, b.transposed(), a, false, alpha, beta, c, m,
                                     {epilogue.bias_col, epilogue.bias_row, epilogue.activation});
-  if (n <= tile::kSkinny && unit(a))
+  // (Contiguous rows of A against more than 12 columns cost less in tiles, which read them once.)
+  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || n <= 12))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
-  if (multiply_by_rows<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue)) return;
   const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
   if (tiles < num_threads() * int64_t{4} && ranges > 1)
     return multiply_long<T>(ranges, m, n, k, alpha, a, b, beta, c, ldc, epilogue);
+  if (tile::multiply_resident<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue)) return;
   tile::gemm_panels<T>(m, n, k, tile::PackA<T>{a}, tile::PackB<T>{b}, alpha, beta, c, ldc, epilogue);
 }
 

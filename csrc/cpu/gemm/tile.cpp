@@ -1,22 +1,55 @@
-// Register-tile kernels: one instantiation per number of rows (1..kMR) and of vectors (1..2), so that the
-// rims of C cost in proportion. Loops over rows and vectors are unrolled entirely and the accumulators live
-// in registers; the two frequent stores (write, add) happen straight from them, all others pass through a
-// tile in L1.
+// Register-tile kernels: one instantiation per number of rows (1..kMR), of vectors (1..2) and form of A, so
+// that the rims of C cost in proportion. Loops over rows and vectors are unrolled entirely and the
+// accumulators live in registers; the two frequent stores (write, add) happen straight from them, all others
+// pass through a tile in L1.
 #include "cpu/gemm/tile.h"
 
 #include <utility>
 
 #include "cpu/activation/functions.h"
+#include "cpu/gemm/pack.h"
 
 namespace fastdl::tile {
 namespace {
 
 using namespace simd;
 
-template <class T, int R, int V>
+// A tile whose columns are rows of C: turned a vector's width of both at a time.
+template <class T>
+[[gnu::noinline]] void finish_transposed(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s) {
+  constexpr int w = kWidth<T>;
+  for (int j = 0; j < cols; j += w)
+    for (int i = 0; i < rows; i += w) {
+      Vec<T> x[w];
+#pragma GCC unroll 16
+      for (int r = 0; r < w; ++r) x[r] = load(tile + std::min(i + r, rows - 1) * ld + j);
+      transpose<T>(x);
+      T turned[w * w];
+#pragma GCC unroll 16
+      for (int c = 0; c < w; ++c) store<T>(turned + c * w, x[c]);
+      Store<T> part = s;
+      part.c += j * s.ldc + i;
+      if (part.bias_row) part.bias_row += j;
+      if (part.bias_col) part.bias_col += i;
+      finish<T>(turned, w, std::min(w, cols - j), std::min(w, rows - i), part);
+    }
+}
+
+template <class T, int R, int V, Form form>
 void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, int cols,
             const Store<T>& store_to) {
   constexpr int w = kWidth<T>;
+  // Rows: one pointer for each four of them, so that few registers reach all.
+  constexpr int kBases = form == Form::rows ? (R + 3) / 4 : 1;
+  const T* base[kBases];
+#pragma GCC unroll 4
+  for (int q = 0; q < kBases; ++q) base[q] = a + 4 * q * a_step;
+  const int64_t two = 2 * a_step, three = 3 * a_step;
+  const auto element = [&](int i) __attribute__((always_inline)) {
+    if constexpr (form == Form::panel) return base[0][i];
+    const T* from = base[i / 4];
+    return i % 4 == 0 ? from[0] : i % 4 == 1 ? from[a_step] : i % 4 == 2 ? from[two] : from[three];
+  };
   Vec<T> acc[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
@@ -24,8 +57,10 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     for (int v = 0; v < V; ++v) acc[i][v] = Vec<T>{};
   T* c = store_to.c;
   const int64_t ldc = store_to.ldc;
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) __builtin_prefetch(c + i * ldc, 1);
+  if (!store_to.transposed)
+#pragma GCC unroll 1
+    for (int i = 0; i < R; ++i)
+      for (int v = 0; v < V; ++v) __builtin_prefetch(c + i * ldc + v * w, 1);
   const char* next = reinterpret_cast<const char*>(store_to.next ? store_to.next : a);
   for (int64_t p = 0; p < k; ++p) {
     __builtin_prefetch(next, 0, 2);
@@ -36,15 +71,16 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[i][v] += a[i] * row[v];
-    a += a_step;
+      for (int v = 0; v < V; ++v) acc[i][v] += element(i) * row[v];
+#pragma GCC unroll 4
+    for (int q = 0; q < kBases; ++q) base[q] += form == Form::rows ? 1 : a_step;
     b += b_step;
   }
   // Masked stores are as cheap as whole ones, where there are any; else partial tiles leave through memory.
   constexpr bool masked = kBytes == 64;
   const int lanes = cols - (V - 1) * w;
   const bool plain = (masked || lanes == w) && store_to.alpha == T(1) && !store_to.bias_row &&
-                     !store_to.bias_col && store_to.activation == Activation::none;
+                     !store_to.bias_col && store_to.activation == Activation::none && !store_to.transposed;
   const auto put = [&](int i, int v, Vec<T> x) __attribute__((always_inline)) {
     if (masked && v == V - 1)
       store_n(c + i * ldc + v * w, x, lanes);
@@ -70,7 +106,10 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) store<T>(spill + (i * V + v) * w, acc[i][v]);
-    finish<T>(spill, V * w, R, cols, store_to);
+    if (store_to.transposed)
+      finish_transposed<T>(spill, V * w, R, cols, store_to);
+    else
+      finish<T>(spill, V * w, R, cols, store_to);
   }
 }
 
@@ -79,21 +118,22 @@ struct Table {
   Kernel<T> at[kRows][kVectors];
 };
 
-template <class T, int... I>
+template <class T, Form form, int... I>
 constexpr Table<T> make_table(std::integer_sequence<int, I...>) {
   Table<T> table{};
-  ((table.at[I / kVectors][I % kVectors] = &kernel<T, I / kVectors + 1, I % kVectors + 1>), ...);
+  ((table.at[I / kVectors][I % kVectors] = &kernel<T, I / kVectors + 1, I % kVectors + 1, form>), ...);
   return table;
 }
 
-template <class T>
-constexpr Table<T> kTable = make_table<T>(std::make_integer_sequence<int, kRows * kVectors>{});
+template <class T, Form form>
+constexpr Table<T> kTable = make_table<T, form>(std::make_integer_sequence<int, kRows * kVectors>{});
 
 }  // namespace
 
 template <class T>
-Kernel<T> kernel_for(int rows, int cols) {
-  return kTable<T>.at[rows - 1][(cols - 1) / kWidth<T>];
+Kernel<T> kernel_for(int rows, int cols, Form form) {
+  const int r = rows - 1, v = (cols - 1) / kWidth<T>;
+  return form == Form::panel ? kTable<T, Form::panel>.at[r][v] : kTable<T, Form::rows>.at[r][v];
 }
 
 namespace {
@@ -140,8 +180,8 @@ template <class T>
   }
 }
 
-#define FASTDL_INSTANTIATE(T)                 \
-  template Kernel<T> kernel_for<T>(int, int); \
+#define FASTDL_INSTANTIATE(T)                       \
+  template Kernel<T> kernel_for<T>(int, int, Form); \
   template void finish<T>(const T*, int64_t, int, int, const Store<T>&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

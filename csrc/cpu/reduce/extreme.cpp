@@ -1,13 +1,12 @@
 // The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN
 // beats everything, the first NaN wins, as in PyTorch.
 //
-//   inner = 1   a vector pass finds the value, a second one stops at its first occurrence (the row is in
-//   cache by then) inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited
+//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end
+//   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited
 //   in order, only a strictly
 //               better value replaces: the first of equals stays
 //
-// Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once
-// (rows longer than the cache: up to twice).
+// Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once.
 #include <algorithm>
 #include <limits>
 
@@ -30,64 +29,83 @@ template <bool largest, class V>
     return (candidate < than) | ((candidate != candidate) & (than == than));
 }
 
-template <class M>
-bool reduce_any(M mask) {
-  const auto words = (Vec<int64_t>)mask;
-  int64_t all = 0;
-  for (int i = 0; i < kWidth<int64_t>; ++i) all |= words[i];
-  return all != 0;
+// A value and its position in every lane.
+template <class T>
+struct Best {
+  Vec<T> value;
+  Vec<Int<T>> at;
+};
+template <bool largest, class T>
+[[gnu::always_inline]] inline Best<T> better_of(const Best<T>& a, const Best<T>& b) {
+  using M = Vec<Int<T>>;
+  // Better, or NaN where there was none: not "worse or equal", which is false for NaN on either side.
+  const M wins = ~(largest ? (M)(b.value <= a.value) : (M)(b.value >= a.value)) & (M)(a.value == a.value);
+  const M equal = (M)(b.value == a.value) | ((M)(a.value != a.value) & (M)(b.value != b.value));
+  const M replace = wins | (equal & (M)(b.at < a.at));
+  return {replace ? b.value : a.value, replace ? b.at : a.at};
+}
+template <bool largest, class T, int step = kWidth<T> / 2>
+[[gnu::always_inline]] inline int64_t best_lane(const Best<T>& x) {
+  if constexpr (step == 0) {
+    return x.at[0];
+  } else {
+    const Best<T> turned = [&]<int... i>(std::integer_sequence<int, i...>) -> Best<T> {
+      return {__builtin_shufflevector(x.value, x.value, ((i + step) % kWidth<T>)...),
+              __builtin_shufflevector(x.at, x.at, ((i + step) % kWidth<T>)...)};
+    }(std::make_integer_sequence<int, kWidth<T>>());
+    return best_lane<largest, T, step / 2>(better_of<largest, T>(x, turned));
+  }
+}
+
+// C vectors wide, C * kWidth<T> <= n < 2^31.
+template <bool largest, int C, class T>
+int64_t first_extreme_of(const T* x, int64_t n) {
+  constexpr int width = kWidth<T>;
+  constexpr T worst = largest ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::infinity();
+  using M = Vec<Int<T>>;
+  M lane;
+  for (int i = 0; i < width; ++i) lane[i] = i;
+  Best<T> best[C];
+#pragma GCC unroll 4
+  for (int j = 0; j < C; ++j) best[j] = {load(x + j * width), lane + Int<T>(j * width)};
+  // Later positions replace only by a better value: the first of equals stays.
+  const auto take = [&](int j, Vec<T> v, int64_t i) __attribute__((always_inline)) {
+    const M worse = largest ? (M)(v <= best[j].value) : (M)(v >= best[j].value);
+    const M replace = ~worse & (M)(best[j].value == best[j].value);
+    best[j].value = replace ? v : best[j].value;
+    best[j].at = replace ? lane + Int<T>(i) : best[j].at;
+  };
+  int64_t i = C * width;
+  for (; i + C * width <= n; i += C * width)
+#pragma GCC unroll 4
+    for (int j = 0; j < C; ++j) take(j, load(x + i + j * width), i + j * width);
+  for (; i + width <= n; i += width) take(0, load(x + i), i);
+  if (i < n) {
+    T rest[width];
+    std::fill_n(rest, width, worst);
+    std::copy_n(x + i, n - i, rest);
+    take(0, load(rest), i);
+  }
+#pragma GCC unroll 4
+  for (int j = 1; j < C; ++j) best[0] = better_of<largest, T>(best[0], best[j]);
+  return best_lane<largest, T>(best[0]);
 }
 
 template <bool largest, class T>
 int64_t first_extreme(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
+  if (n <= std::numeric_limits<int32_t>::max()) {
+    if (n >= 8 * width) return first_extreme_of<largest, 4>(x, n);
+    if (n >= 2 * width) return first_extreme_of<largest, 1>(x, n);
+  }
   T best = x[0];
-  if (n >= 4 * width) {
-    using M = Vec<Int<T>>;
-    Vec<T> top[4];
-    for (int j = 0; j < 4; ++j) top[j] = load(x + j * width);
-    M missing = (M)(top[0] != top[0]) | (M)(top[1] != top[1]) | (M)(top[2] != top[2]) | (M)(top[3] != top[3]);
-    const auto take = [&](Vec<T>& slot, Vec<T> v) {
-      missing |= (M)(v != v);
-      if constexpr (largest)
-        slot = max(slot, v);
-      else
-        slot = min(slot, v);
-    };
-    int64_t i = 4 * width;
-    for (; i + 4 * width <= n; i += 4 * width)
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) take(top[j], load(x + i + j * width));
-    for (; i + width <= n; i += width) take(top[0], load(x + i));
-    take(top[1], load(x + n - width));  // overlapping: harmless for an extreme
-    T lanes[4 * width];
-    for (int j = 0; j < 4; ++j) store(lanes + j * width, top[j]);
-    best = lanes[0];
-    for (T lane : lanes)
-      if (largest ? lane > best : lane < best) best = lane;
-    if (reduce_any(missing)) best = std::numeric_limits<T>::quiet_NaN();
-  } else {
-    int64_t at = 0;
-    for (int64_t i = 1; i < n; ++i) {
-      const bool take = better<largest>(x[i], best);
-      best = take ? x[i] : best;
-      at = take ? i : at;
-    }
-    return at;
+  int64_t at = 0;
+  for (int64_t i = 1; i < n; ++i) {
+    const bool take = better<largest>(x[i], best);
+    best = take ? x[i] : best;
+    at = take ? i : at;
   }
-  if (best != best) {
-    for (int64_t i = 0;; ++i)
-      if (x[i] != x[i]) return i;
-  }
-  constexpr int64_t block = 64;
-  int64_t i = 0;
-  for (; i + block <= n; i += block) {
-    bool found = false;
-    for (int64_t j = 0; j < block; ++j) found |= x[i + j] == best;
-    if (found) break;
-  }
-  while (x[i] != best) ++i;
-  return i;
+  return at;
 }
 
 template <bool largest, class T>
@@ -124,8 +142,9 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
   const int64_t tiles = (inner + tile - 1) / tile;
   const int64_t work = n * inner / tiles;
   parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) {
-    alignas(64) T best[tile];
-    alignas(64) Int<T> where[tile];
+    constexpr int width = kWidth<T>;
+    alignas(64) T best[tile + width] = {};
+    alignas(64) Int<T> where[tile + width];
     for (int64_t task = first; task < last; ++task) {
       const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
                     end = inner * (task % tiles + 1) / tiles;
@@ -137,13 +156,16 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
       std::copy_n(x + o * n * inner + begin, count, best);
       std::fill_n(to, count, int64_t{0});
       for (int64_t base = 0; base < n; base += limit) {
-        std::fill_n(where, count, Int<T>(-1));
+        std::fill_n(where, tile + width, Int<T>(-1));
         for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
           const T* row = x + (o * n + base + r) * inner + begin;
-          for (int64_t c = 0; c < count; ++c) {
-            const bool take = better<largest>(row[c], best[c]);
-            best[c] = take ? row[c] : best[c];
-            where[c] = take ? Int<T>(r) : where[c];
+          for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
+            const Vec<T> v = count - c < width ? load_n(row + c, int(count - c)) : load(row + c);
+            const Vec<T> top = load(best + c);
+            const auto worse = largest ? (Vec<Int<T>>)(v <= top) : (Vec<Int<T>>)(v >= top);
+            const Vec<Int<T>> take = ~worse & (Vec<Int<T>>)(top == top);
+            store<T>(best + c, take ? v : top);
+            store<Int<T>>(where + c, take ? Vec<Int<T>>{} + Int<T>(r) : load(where + c));
           }
         }
         for (int64_t c = 0; c < count; ++c)

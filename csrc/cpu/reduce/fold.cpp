@@ -19,6 +19,7 @@
 #include <array>
 
 #include "cpu/elementwise/functions.h"
+#include "cpu/gemm/pack.h"
 #include "cpu/reduce.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
@@ -113,6 +114,19 @@ template <class Join, int step = w / 2>
     }(std::make_integer_sequence<int, w>());
     return join_lanes<Join, step / 2>(Join::join(v, turned));
   }
+}
+
+// w vectors, each joined to one lane of the result: every round joins the halves of two.
+template <class Join>
+[[gnu::always_inline]] inline D join_transposed(D (&v)[w]) {
+  constexpr auto order = std::make_integer_sequence<int, w>{};
+#pragma GCC unroll 4
+  for (int half = w / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i)
+      v[i] = Join::join(tile::zip_low<double>(v[i], v[i + half], order),
+                        tile::zip_high<double>(v[i], v[i + half], order));
+  return v[0];
 }
 
 // How y comes: not at all, one per element, or one for the whole row.
@@ -266,7 +280,8 @@ struct Folder {
     flush(acc, chain);
   }
 
-  double fold_one(const char* x, const char* y, int64_t begin, int64_t end) const {
+  // The joined positions [begin, end) of one output, spread over the lanes.
+  [[gnu::always_inline]] D fold_lanes(const char* x, const char* y, int64_t begin, int64_t end) const {
     D acc[2] = {broadcast<double>(Join::start), broadcast<double>(Join::start)};
     if (p.reduced_axes == 1 && begin == 0)
       fold_row(reinterpret_cast<const T*>(x), y, end, acc);
@@ -274,7 +289,29 @@ struct Folder {
       walk(begin, end, x, y, [&](const char* xr, const char* yr, int64_t n) {
         fold_row(reinterpret_cast<const T*>(xr), yr, n, acc);
       });
-    return join_lanes<Join>(sizeof(C) == 8 ? acc[0] : Join::join(acc[0], acc[1]));
+    return sizeof(C) == 8 ? acc[0] : Join::join(acc[0], acc[1]);
+  }
+  double fold_one(const char* x, const char* y, int64_t begin, int64_t end) const {
+    return join_lanes<Join>(fold_lanes(x, y, begin, end));
+  }
+
+  // Outputs k .. k + w - 1: their lanes are joined all at once, so that the end of a row costs a few
+  // instructions instead of waiting for a chain of them.
+  [[gnu::noinline]] void fold_several(int64_t k) const {
+    D lanes[w];
+    int64_t place[w];
+#pragma GCC unroll 1
+    for (int i = 0; i < w; ++i) {
+      const char *x, *y;
+      locate(k + i, p.kept_axes, x, y, place[i]);
+      lanes[i] = fold_lanes(x, y, 0, p.reduced_size);
+    }
+    double values[w];
+    store(values, join_transposed<Join>(lanes));
+    if (p.kept_axes == 1)
+      out.put(place[0], p.kept[0].out, values, w);
+    else
+      for (int i = 0; i < w; ++i) out.put(place[i], values[i]);
   }
 
   // Outputs k .. k + w - 1, each a short row: one output per lane, no joining of lanes.
@@ -322,7 +359,9 @@ struct Folder {
     }
     parallel_for(p.kept_size - done, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)),
                  [&](int64_t begin, int64_t end) {
-                   for (int64_t k = done + begin; k < done + end; ++k) {
+                   int64_t k = done + begin;
+                   for (; k + w <= done + end; k += w) fold_several(k);
+                   for (; k < done + end; ++k) {
                      const char *x, *y;
                      int64_t place;
                      locate(k, p.kept_axes, x, y, place);

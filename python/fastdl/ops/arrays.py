@@ -95,6 +95,15 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     return out
 
 
+def assign(to: Any, array: Any) -> None:
+    """``to[...] = array`` for one shape and dtype. Large ones are worth every thread."""
+    dtype = to.dtype
+    if to.size >= 32768 and (dtype is float32 or dtype is float64):
+        select(to).mul_forward(array, 1.0, to)
+    else:
+        to[...] = array
+
+
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
     if array.shape == shape:

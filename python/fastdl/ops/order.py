@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, float16, float32, int64
+from fastdl.dtypes import as_dtype, float16, float32, float64, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis, numpy_names
@@ -118,12 +118,16 @@ def _reversed_sum(grad: Any, axis: int) -> Any:
     """result[i] = grad[i] + grad[i + 1] + ..."""
     if grad.ndim == 0:
         return grad.copy()
+    if grad.dtype is float32 or grad.dtype is float64:
+        return select(grad).running_sum(grad, axis, True)
     return np.flip(_accumulated(np.add, np.flip(grad, axis), axis, grad.dtype), axis)
 
 
 class Cumsum(Op):
     def forward(self, x: Any, axis: int) -> Any:
         self.axis = axis
+        if x.ndim > 0 and (x.dtype is float32 or x.dtype is float64):
+            return select(x).running_sum(x, axis)
         return _accumulated(np.add, x, axis, x.dtype if x.dtype.kind == "f" else int64)
 
     def backward(self, grad: Any) -> Any:

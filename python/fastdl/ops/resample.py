@@ -12,7 +12,7 @@ from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 Ints = int | Sequence[int]
 Sizes = tuple[int, ...]
@@ -115,11 +115,7 @@ class ChannelShuffle(Op):
     @staticmethod
     def _transpose(x: Any, groups: int) -> Any:
         n, c, *rest = x.shape
-        y = select(x).empty(x.shape, x.dtype)
-        y.reshape(n, c // groups, groups, *rest)[...] = x.reshape(n, groups, c // groups, *rest).swapaxes(
-            1, 2
-        )
-        return y
+        return pooled_copy(x.reshape(n, groups, c // groups, *rest).swapaxes(1, 2)).reshape(x.shape)
 
 
 def _array(x: Any, op: str) -> Any:

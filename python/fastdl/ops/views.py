@@ -13,7 +13,7 @@ from fastdl.autograd.op import Op
 from fastdl.autograd.view import MultiView, View
 from fastdl.dtypes import as_dtype
 from fastdl.kernels import select
-from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.arrays import assign, sum_to, zeros
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -23,7 +23,7 @@ class Part(View):
 
     def embed(self, grad: Any, shape: tuple[int, ...], **options: Any) -> Any:
         whole = zeros(shape, grad.dtype)
-        type(self)().forward(whole, **options)[...] = grad
+        assign(type(self)().forward(whole, **options), grad)
         return whole
 
 
@@ -503,13 +503,25 @@ class Unbind(MultiView):
 
 
 class Split(MultiView):
+    materialize = False
+
     def forward(self, x: Any, bounds: tuple[int, ...], dim: int) -> Any:
-        self.dim = dim
-        before = (slice(None),) * dim
-        return tuple([x[(*before, slice(a, b))] for a, b in pairwise(bounds)])
+        self.shape, self.bounds, self.dim = x.shape, bounds, dim
+        return self._parts(x)
+
+    def _parts(self, x: Any) -> tuple[Any, ...]:
+        before = (slice(None),) * self.dim
+        return tuple([x[(*before, slice(a, b))] for a, b in pairwise(self.bounds)])
 
     def backward(self, *grads: Any) -> Any:
-        return select(grads[0]).concat(list(grads), self.dim)
+        came = [g for g in grads if g is not None]
+        if len(came) == len(grads):
+            return select(came[0]).concat(came, self.dim)
+        whole = select(came[0]).empty(self.shape, came[0].dtype)
+        nothing = whole.dtype.type(0)
+        for part, grad in zip(self._parts(whole), grads, strict=True):
+            assign(part, np.broadcast_to(nothing, part.shape) if grad is None else grad)
+        return whole
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:

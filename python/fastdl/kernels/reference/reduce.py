@@ -19,6 +19,7 @@ __all__ = [
     "min_forward",
     "norm_forward",
     "prod_forward",
+    "running_sum",
     "sum_forward",
     "sum_product_to",
     "sum_to",
@@ -42,6 +43,13 @@ def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
 
 def prod_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
     return np.asarray(_wide(x).prod(axes, keepdims=keepdim), dtype=x.dtype)
+
+
+def running_sum(x: Array, axis: int, from_end: bool = False) -> Array:
+    """y[.., i, ..] = x[.., 0, ..] + .. + x[.., i, ..] along ``axis``; from the end: x[.., i, ..] + .. to the last."""
+    if from_end:
+        return np.flip(running_sum(np.flip(x, axis), axis), axis)
+    return _wide(x).cumsum(axis).astype(x.dtype)
 
 
 def amax_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:

@@ -1,0 +1,198 @@
+// Products of plain matrices one of which, in a block of k, fits L2: it stays there, the other passes by
+// once, panel by panel, and so costs no packed copy of its own. (Larger ones: panels.h.)
+//
+//   B stays   rows of A pass and are read where they lie; C is written along its rows. B lies as it is, or is
+//             packed first, by all threads.
+//   A stays   panels of B's columns pass, each packed by the thread that uses it straight before its use,
+//             while the next one's memory is on its way.
+//
+// Where k is contiguous in both, packing transposes: then B^T may pass as A does, in place, and the transpose
+// of the product is computed, if that saves more than turning C's tiles and waiting for A's packing cost.
+//
+// Threads share the passing operand, and the other where that is too short for all. How k is cut depends on
+// the shape alone.
+#include "cpu/gemm/resident.h"
+
+#include <algorithm>
+
+#include "cpu/gemm/panels.h"
+
+namespace fastdl::tile {
+namespace {
+
+constexpr int64_t kResidentBytes = 384 << 10;  // part of L2
+constexpr int64_t kInPlaceBytes = 256 << 10;   // of a block that is spread over no more than this
+constexpr int64_t kPackedBytes = 8 << 20;      // of all blocks of k together
+
+template <class T>
+struct Product {
+  int64_t m, n, k;
+  MatrixView<T> a, b;
+  T alpha, beta;
+  T* c;
+  int64_t ldc;
+  const GemmEpilogue<T>& epilogue;
+  bool transposed;  // c is the product's transpose
+
+  Store<T> store(int64_t i, int64_t j, int64_t k0, int64_t kc) const {
+    const int64_t row = transposed ? j : i, col = transposed ? i : j;
+    const bool last = k0 + kc == k;
+    Store<T> to{c + row * ldc + col,
+                ldc,
+                alpha,
+                k0 == 0 ? beta : T(1),
+                last && epilogue.bias_row ? epilogue.bias_row + row : nullptr,
+                last && epilogue.bias_col ? epilogue.bias_col + col : nullptr,
+                last ? epilogue.activation : Activation::none};
+    to.transposed = transposed;
+    return to;
+  }
+};
+
+// Steps of k per block, so that `lanes` of the operand that stays fit; 0 if they do not.
+template <class T>
+int64_t depth_for(int64_t lanes, int64_t k) {
+  if (lanes * k * int64_t(sizeof(T)) > kPackedBytes) return 0;
+  for (int64_t most : {kMaxKC<T>, kMaxKC<T> / 2}) {
+    const int64_t depth = ceil_div(k, ceil_div(k, most));
+    if (lanes * depth * int64_t(sizeof(T)) <= kResidentBytes) return depth;
+  }
+  return 0;
+}
+
+// f(first, last, k0, kc) for ranges of `panels` and blocks of k; all of k for one panel after the other where
+// the operand that stays fits with all of k.
+template <class F>
+void for_blocks(int64_t first, int64_t last, int64_t k, int64_t depth, bool all_fits, F&& f) {
+  const int64_t step = all_fits ? 1 : last - first;
+  for (int64_t p = first; p < last; p += step)
+    for (int64_t k0 = 0; k0 < k; k0 += depth) f(p, p + step, k0, std::min(depth, k - k0));
+}
+
+// f(first panel, last panel, first other, last other): panels of the passing operand over threads, and, where
+// they are fewer than threads, ranges of the other's.
+template <class T, class F>
+void for_tasks(const Product<T>& p, int64_t panels, int64_t others, F&& f) {
+  const int64_t threads = fastdl::detail::in_parallel() ? 1 : num_threads();
+  const int64_t parts = panels < threads ? std::min(others, ceil_div(2 * threads, panels)) : 1;
+  int64_t ranges = threads == 1 ? 1 : std::min(panels, std::max<int64_t>(4 * threads / parts, 1));
+  if (ranges > threads) ranges -= ranges % threads;
+  // Threads that take tasks in turn get neighbours: where their columns of C meet, they wait for each other's
+  // lines.
+  const int64_t tasks = ranges * parts, turns = tasks % threads == 0 ? tasks / threads : tasks;
+  share(tasks, product_microseconds<T>(p.m, p.n, p.k), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = turns == tasks ? i : i % threads * turns + i / threads;
+      const int64_t r = t / parts, s = t % parts;
+      f(panels * r / ranges, panels * (r + 1) / ranges, others * s / parts, others * (s + 1) / parts);
+    }
+  });
+}
+
+template <class T>
+void b_stays(const Product<T>& p, int64_t depth) {
+  constexpr int mr = kMR<T>, nr = kNR<T>;
+  const int64_t columns = ceil_div(p.n, nr), whole = columns * nr;
+  const bool b_lies =
+      p.b.col == 1 && p.n % simd::kWidth<T> == 0 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
+  memory::Buffer<T> packed(b_lies ? 0 : size_t(whole * p.k));
+  if (!b_lies) detail::pack_all<T, nr>(packed.get(), PackB<T>{p.b}, 0, p.n, 0, p.k, depth);
+
+  const bool rows = p.a.col == 1, in_place = rows || (p.a.row == 1 && columns == 1);
+  const int64_t panels = ceil_div(p.m, rows_of_a_tile(p.a)), height = ceil_div(p.m, panels);
+  const bool all_fits = p.n * p.k * int64_t(sizeof(T)) <= kResidentBytes;
+  for_tasks<T>(p, panels, columns, [&](int64_t first, int64_t last, int64_t q0, int64_t q1) {
+    alignas(64) T panel[mr * kMaxKC<T>];
+    for_blocks(first, last, p.k, depth, all_fits, [&](int64_t p0, int64_t p1, int64_t k0, int64_t kc) {
+      for (int64_t i = p0 * height; i < std::min(p.m, p1 * height); i += height) {
+        const int count = int(std::min(height, p.m - i));
+        const T* source = p.a.data + i * p.a.row + k0 * p.a.col;
+        int64_t step = rows ? p.a.row : p.a.col;
+        if (!in_place) {
+          pack_panel<T, mr>(panel, source, p.a.row, p.a.col, count, kc);
+          source = panel, step = mr;
+        }
+        for (int64_t q = q0; q < q1; ++q) {
+          const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
+          const T* b = b_lies ? p.b.data + k0 * p.b.row + q * nr : packed.get() + k0 * whole + q * nr * kc;
+          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(
+              kc, source, step, b, b_lies ? p.b.row : nr, cols, p.store(i, q * nr, k0, kc));
+        }
+      }
+    });
+  });
+}
+
+template <class T>
+void a_stays(const Product<T>& p, int64_t depth) {
+  constexpr int mr = kMR<T>, nr = kNR<T>;
+  const int64_t columns = ceil_div(p.n, nr), whole = ceil_div(p.m, mr) * mr;
+  const bool rows = p.a.col == 1;
+  const bool in_place = rows || (p.a.row == 1 && p.a.col * depth * int64_t(sizeof(T)) <= kInPlaceBytes / 2);
+  memory::Buffer<T> packed(in_place ? 0 : size_t(whole * p.k));
+  if (!in_place) detail::pack_all<T, mr>(packed.get(), PackA<T>{p.a}, 0, p.m, 0, p.k, depth);
+
+  const int64_t height = in_place ? ceil_div(p.m, ceil_div(p.m, rows_of_a_tile(p.a))) : mr;
+  const int64_t tiles = ceil_div(p.m, height);
+  const int64_t step = rows ? p.a.row : in_place ? p.a.col : mr;
+  const bool all_fits = p.m * p.k * int64_t(sizeof(T)) <= kResidentBytes;
+  for_tasks<T>(p, columns, tiles, [&](int64_t first, int64_t last, int64_t t0, int64_t t1) {
+    alignas(64) T panel[nr * kMaxKC<T>];
+    for_blocks(first, last, p.k, depth, all_fits, [&](int64_t q0, int64_t q1, int64_t k0, int64_t kc) {
+      for (int64_t q = q0; q < q1; ++q) {
+        const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
+        const T* from = p.b.data + k0 * p.b.row + q * nr * p.b.col;
+        pack_panel<T, nr>(panel, from, p.b.col, p.b.row, cols, kc);
+        for (int64_t t = t0; t < t1; ++t) {
+          const int64_t i = t * height;
+          Store<T> store = p.store(i, q * nr, k0, kc);
+          if (p.b.col == 1 && q + 1 < columns && t - t0 < kVectors) {  // a line of the next panel's each step
+            store.next = from + nr + (t - t0) * simd::kWidth<T>;
+            store.next_step = p.b.row * int64_t(sizeof(T));
+          }
+          const int count = int(std::min(height, p.m - i));
+          const T* a = in_place ? p.a.data + i * p.a.row + k0 * p.a.col : packed.get() + k0 * whole + i * kc;
+          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, a, step, panel, nr, cols, store);
+        }
+      }
+    });
+  });
+}
+
+}  // namespace
+
+template <class T>
+bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta,
+                       T* c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
+  const Product<T> plain{m, n, k, a, b, alpha, beta, c, ldc, epilogue, false};
+  if (const int64_t depth = depth_for<T>(m, k); depth && m < n) {
+    // Cycles: transposing takes some 0.4 per element, turning a tile of C likewise, a wait some 20,000; low
+    // tiles a seventh more than high ones.
+    const bool low = rows_of_a_tile(b.transposed()) < kMR<T>;
+    const double saved = 0.4 * double(k) * double(n - m) / num_threads();
+    const double turning = (low ? 0.8 : 0.4) * double(m) * double(n) / num_threads() + 20000;
+    const double price =
+        turning + (low ? double(m) * double(n) * double(k) / (7 * kNR<T> * num_threads()) : 0);
+    if (b.row == 1 && b.col != 1 && saved > price)
+      b_stays<T>({n, m, k, b.transposed(), a.transposed(), alpha, beta, c, ldc, epilogue, true}, depth);
+    else
+      a_stays(plain, depth);
+    return true;
+  }
+  const int64_t depth = depth_for<T>(n, k);
+  if (depth == 0) return false;
+  // B would be packed by one thread and fetched from its cache by the others: rather a panel each.
+  if (b.row == 1 && b.col != 1 && product_microseconds<T>(m, n, k) < 200 && depth_for<T>(m, k) == depth)
+    a_stays(plain, depth);
+  else
+    b_stays(plain, depth);
+  return true;
+}
+
+template bool multiply_resident<float>(int64_t, int64_t, int64_t, float, MatrixView<float>, MatrixView<float>,
+                                       float, float*, int64_t, const GemmEpilogue<float>&);
+template bool multiply_resident<double>(int64_t, int64_t, int64_t, double, MatrixView<double>,
+                                        MatrixView<double>, double, double*, int64_t,
+                                        const GemmEpilogue<double>&);
+
+}  // namespace fastdl::tile
