@@ -48,15 +48,29 @@ struct Columns {
   }
 };
 
-// Transposed: columns of d are the product's rows, k runs over rows of d.
+// Transposed: columns of d are the product's rows, k runs over rows of d. A panel of the tile may take its
+// lanes from two groups or gates. Each row is copied in whole pieces of kMR, whose size the compiler knows;
+// what is too much the next run or the next row overwrites, and the last rows are copied exactly.
 template <class T>
 struct PackColumns {
   Columns<T> columns;
   int64_t row;
   void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    struct {
+      const T* from;
+      int64_t at, count;
+    } runs[kMR<T>];
+    int n = 0;
     columns.for_runs(first, count, [&](const T* from, int64_t i, int64_t run) {
-      tile::pack_panel<T, kMR<T>>(panel + i, from + (row + k0) * kNR<T>, 1, kNR<T>, int(run), kc);
+      runs[n++] = {from + (row + k0) * kNR<T>, i, run};
     });
+    const int64_t whole = std::max<int64_t>(0, kc - 1 - kMR<T> / kNR<T>);
+    for (int64_t k = 0; k < whole; ++k)
+      for (int r = 0; r < n; ++r)
+        std::memcpy(panel + k * kMR<T> + runs[r].at, runs[r].from + k * kNR<T>, kMR<T> * sizeof(T));
+    for (int64_t k = whole; k < kc; ++k)
+      for (int r = 0; r < n; ++r)
+        std::copy_n(runs[r].from + k * kNR<T>, runs[r].count, panel + k * kMR<T> + runs[r].at);
   }
 };
 
@@ -93,6 +107,7 @@ class BackwardDirection {
         two_(p.projected() || p.cell == RnnCell::gru_before),
         depth_((p.cell == RnnCell::gru_before ? 2 : p.gates()) * H),
         d_gates_(UnitPanels<T>::size(H, longest, int(p.columns()))),
+        plain_(size_t(p.rows() < kFewRows ? p.rows() * ld_ : 0)),
         carried_(UnitPanels<T>::size(P, B, 1) + (io.grad_c0 ? UnitPanels<T>::size(H, B, 1) : 0)),
         bias_(size_t(row_parts * ld_)),
         row_parts_(row_parts),
@@ -148,6 +163,18 @@ class BackwardDirection {
     const bool adds = p_.cell >= RnnCell::gru;  // to what bypasses the product
     for (int64_t g = g0; g < g1; ++g) {
       const int64_t j = g * kNR<T>;
+#ifdef PF
+      if (stage == 0 && gates_.data) {
+        const int64_t r0 = b0 * blocks_.height, r1 = std::min(n, b1 * blocks_.height),
+                      row = p_.starts[size_t(t)];
+        const auto fetch = [&](const T* from) {
+          for (int64_t i = 0; i < (r1 - r0) * kNR<T>; i += 64 / int64_t(sizeof(T)))
+            __builtin_prefetch(from + i, 0, 2);
+        };
+        for (int c = 0; c < int(p_.columns()); ++c) fetch(gates_.at(g, c, row + r0));
+        if (cells_.data) fetch(cells_.at(g, 0, row + r0));
+      }
+#endif
       const int cols = int(std::min<int64_t>(kNR<T>, units - j));
       if (stage == 1)
         second_->multiply(*inner_, blocks_, b0, b1, n, g, 0, inner_grad_.at(g, 0, 0), kNR<T>, false);
@@ -165,6 +192,7 @@ class BackwardDirection {
   // The products of a piece, times [t0, t1).
   void products(int64_t t0, int64_t t1, bool add_x, bool last) {
     const int64_t row1 = p_.starts[size_t(t1)], rows = row1 - row0_, I = p_.input;
+    if (plain_) grad_gates_.write(plain_, ld_, H, 0, rows);
     if (io_.grad_x) input_gradient(rows, add_x ? T(1) : T(0));
     if (io_.need_weights) {
       const RnnGradients<T>& out = io_.grad_weights[d_];
@@ -186,10 +214,8 @@ class BackwardDirection {
   void input_gradient(int64_t rows, T beta) {
     const int64_t G = p_.gates() * H, I = p_.input;
     T* out = io_.grad_x + row0_ * I;
-    if (p_.rows() < kFewRows) {
-      memory::Buffer<T> d(size_t(rows * ld_));
-      grad_gates_.write(d, ld_, H, 0, rows);
-      gemm<T>(false, false, rows, I, G, T(1), d, ld_, w_.w_ih, I, beta, out, I);
+    if (plain_) {
+      gemm<T>(false, false, rows, I, G, T(1), plain_, ld_, w_.w_ih, I, beta, out, I);
       return;
     }
     if (!w_ih_) {
@@ -204,9 +230,14 @@ class BackwardDirection {
   // `row`)^T values.
   void weight_product(int column, int64_t gate, int64_t count, int64_t row, int64_t n, const T* values,
                       int64_t ld, int64_t width, T* out, bool add) {
-    tile::gemm_panels<T>(count * H, width, n, PackColumns<T>{columns(column), row},
-                         tile::PackB<T>{matrix(values, ld)}, T(1), add ? T(1) : T(0), out + gate * H * width,
-                         width);
+    const T beta = add ? T(1) : T(0);
+    out += gate * H * width;
+    if (plain_)
+      gemm<T>(true, false, count * H, width, n, T(1), plain_ + row * ld_ + column * H, ld_, values, ld, beta,
+              out, width);
+    else
+      tile::gemm_panels<T>(count * H, width, n, PackColumns<T>{columns(column), row},
+                           tile::PackB<T>{matrix(values, ld)}, T(1), beta, out, width);
   }
 
   void apply_mask(T* h, int64_t ld, int64_t row, int rows, int64_t j, int cols) const {
@@ -373,9 +404,9 @@ class BackwardDirection {
   const int64_t ld_, y_ld_;
   const T *y_, *grad_y_;
   const T *h0_, *c0_, *mask_;
-  const bool two_;       // products per step
-  const int64_t depth_;  // of the product with W_hh
-  memory::Buffer<T> d_gates_, carried_, bias_;
+  const bool two_;                                      // products per step
+  const int64_t depth_;                                 // of the product with W_hh
+  memory::Buffer<T> d_gates_, plain_, carried_, bias_;  // plain: d as a matrix, where rows are few
   const int64_t row_parts_;
   memory::Buffer<T> zeros_, inner_grad_data_, inner_value_, output_grad_;
   UnitPanels<const T> gates_{}, cells_{};

@@ -52,7 +52,7 @@ struct Plan {
 };
 
 bool packs_input(const RnnProblem& p) {
-  return p.steps() > 1 && p.rows() >= kFewRows;
+  return p.steps() > 1 && p.rows() >= kFewRows / 4;
 }
 
 template <class T>

@@ -25,7 +25,7 @@ using tile::kNR;
 inline constexpr int64_t kPanelBytes = 24 << 10;  // of a panel at a time: stays in L1 for all blocks of rows
 inline constexpr int kThin = 3;  // rows that the register tile would compute with too few accumulators
 
-inline constexpr int64_t kFewRows = 16;  // of a whole sequence: fewer do not pay for packing W_ih
+inline constexpr int64_t kFewRows = 64;  // of a whole sequence: fewer do not pay for panels of their own
 
 // c (+)= a * panel for 1..kThin rows: element (i, k) of a at [i * a_row + k * a_step]. Several steps of k at
 // a time in accumulators of their own, so that latency does not bound what should be bound by reading the
