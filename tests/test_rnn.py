@@ -77,11 +77,21 @@ def flat(results):
     return out
 
 
+def rowwise(kept, hidden):
+    """What forward keeps, from the kernels' panels (D, groups of units, gates, N, width) to (D, N, gates * hidden)."""
+    rows = np.moveaxis(kept, 3, 1).swapaxes(2, 3)
+    return rows.reshape(*rows.shape[:3], -1)[..., :hidden].reshape(*rows.shape[:2], -1)
+
+
 def compute(module, arguments, grads, needs=(True, True, True)):
-    forward = module.rnn_forward(*arguments, True)
-    y, _, _, gates, cells = forward
+    y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
     backward = module.rnn_backward(arguments[0], *grads, *arguments[1:], y, gates, cells, *needs)
-    return flat([forward, backward])
+    hidden = arguments[5][0].shape[0] // GATES.get(arguments[0], 1)
+    if gates is not None:
+        gates = rowwise(gates, hidden)
+    if cells is not None:
+        cells = rowwise(cells[:, :, None], hidden)
+    return flat([y, h_n, c_n, gates, cells, backward])
 
 
 def expected(arguments, grads, got):

@@ -122,6 +122,7 @@ py::tuple forward(const std::string& cell, const py::array& x, const py::array& 
     const OptionalIn<T> h(h0, op, "h0"), c(c0, op, "c0"), m(mask, op, "mask");
     const Weights<T> w(weights, op);
     const int64_t D = p.directions, N = p.rows();
+    const int64_t width = rnn_panel_width<T>(), groups = (p.hidden + width - 1) / width;
     py::array y = empty<T>({N, D * p.output}), h_n = empty<T>({D, p.batch(), p.output});
     py::object c_n = py::none(), gates = py::none(), cells = py::none();
     const auto make = [](py::object& into, std::initializer_list<int64_t> shape) {
@@ -133,9 +134,9 @@ py::tuple forward(const std::string& cell, const py::array& x, const py::array& 
     io.y = data<T>(y), io.h_n = data<T>(h_n);
     if (p.cell == RnnCell::lstm) {
       io.c_n = make(c_n, {D, p.batch(), p.hidden});
-      if (keep) io.cells = make(cells, {D, N, p.hidden});
+      if (keep) io.cells = make(cells, {D, groups, N, width});
     }
-    if (keep && p.keeps_gates()) io.gates = make(gates, {D, N, p.columns() * p.hidden});
+    if (keep && p.keeps_gates()) io.gates = make(gates, {D, groups, p.columns(), N, width});
     io.x = in, io.h0 = h, io.c0 = c, io.mask = m;
     io.weights[0] = w.of[0], io.weights[1] = w.of[1];
     {
@@ -162,8 +163,9 @@ py::tuple backward(const std::string& cell, const std::optional<py::array>& grad
     check_states(p, grad_h_n, grad_c_n, {}, "grad_h_n", "grad_c_n");
     check_shape(y, {N, D * p.output}, "y");
     check_shape(grad_y, {N, D * p.output}, "grad_y");
-    check_shape(gates, {D, N, p.columns() * H}, "gates");
-    check_shape(cells, {D, N, H}, "cells");
+    const int64_t width = rnn_panel_width<T>(), groups = (H + width - 1) / width;
+    check_shape(gates, {D, groups, p.columns(), N, width}, "gates");
+    check_shape(cells, {D, groups, N, width}, "cells");
     if (bool(gates) != p.keeps_gates() || bool(cells) != lstm)
       throw py::value_error("rnn_backward: gates and cells must be what rnn_forward returned with keep=True");
     const In<T> in(x, op, "x"), out(y, op, "y");

@@ -1,16 +1,15 @@
 // Recurrent layers backward through time. Formulas and packed layout: kernels/reference/rnn.py.
 //
 // 1. Steps, last to first: grad_h = grad_y + (gradients of the next step's gates) W_hh + what bypasses the
-// product,
-//    then the gates' gradients (N x G H) while the tile is in L1; they are also written in the order in which
+//    product, then the gates' gradients while the tile is in L1; they are also written in the order in which
 //    the next product reads them. W_hh is packed once; threads and phases as in forward.cpp.
 // 2. After each piece of the sequence, while its gates' gradients (8 MB) are in cache, the large products:
-// grad_x,
-//    and the weights' gradients added up over pieces. Their buffer is reused: it never reaches memory.
+//    grad_x, and the weights' gradients added up over pieces, packed straight from the panels of units that
+//    the steps leave. Their buffer is reused: it never reaches memory.
 //
-// The state's gradient (grad_h0, grad_c0) is carried in place from grad_h_n, grad_c_n: a sequence that ends
-// early joins with its own, one that starts late (direction 1) leaves with what is in its row. The last
-// product, for grad_h0, is a plain GEMM and only done where it is wanted.
+// The state's gradient is carried in panels from grad_h_n, grad_c_n: a sequence that ends early joins with
+// its own, one that starts late (direction 1) leaves with what is in its row. The last product, for grad_h0,
+// is a plain GEMM and only done where it is wanted.
 //
 // Gradients of gates per row: simple H; LSTM i, f, g, o; GRU r, z, n, W_hn h + b_hn; GRU, reset before, r, z,
 // n.
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "cpu/gemm/gemm.h"
+#include "cpu/gemm/panels.h"
 #include "cpu/rnn/cells.h"
 #include "cpu/rnn/product.h"
 #include "cpu/rnn/rnn.h"
@@ -28,6 +28,62 @@ namespace fastdl {
 namespace {
 
 using namespace rnn;
+
+// The gates' gradients as the left operand of a product, straight from their panels, beginning with `column`
+// (unit j of column c is column c * hidden + j). f(panel, first lane there, first lane here, count) for each
+// run of neighbours among `count` columns from `first`.
+template <class T>
+struct Columns {
+  UnitPanels<T> d;
+  int64_t hidden;
+  int column;
+  template <class F>
+  void for_runs(int64_t first, int64_t count, F&& f) const {
+    for (int64_t i = 0; i < count;) {
+      const int64_t j = (first + i) % hidden, lane = j % kNR<T>;
+      const int64_t run = std::min({count - i, hidden - j, kNR<T> - lane});
+      f(d.at(j / kNR<T>, column + int((first + i) / hidden), 0) + lane, i, run);
+      i += run;
+    }
+  }
+};
+
+// Transposed: columns of d are the product's rows, k runs over rows of d. A panel of the tile may take its
+// lanes from two groups or gates. Each row is copied in whole pieces of kMR, whose size the compiler knows;
+// what is too much the next run or the next row overwrites, and the last rows are copied exactly.
+template <class T>
+struct PackColumns {
+  Columns<T> columns;
+  int64_t row;
+  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    struct {
+      const T* from;
+      int64_t at, count;
+    } runs[kMR<T>];
+    int n = 0;
+    columns.for_runs(first, count, [&](const T* from, int64_t i, int64_t run) {
+      runs[n++] = {from + (row + k0) * kNR<T>, i, run};
+    });
+    const int64_t whole = std::max<int64_t>(0, kc - 1 - kMR<T> / kNR<T>);
+    for (int64_t k = 0; k < whole; ++k)
+      for (int r = 0; r < n; ++r)
+        std::memcpy(panel + k * kMR<T> + runs[r].at, runs[r].from + k * kNR<T>, kMR<T> * sizeof(T));
+    for (int64_t k = whole; k < kc; ++k)
+      for (int r = 0; r < n; ++r)
+        std::copy_n(runs[r].from + k * kNR<T>, runs[r].count, panel + k * kMR<T> + runs[r].at);
+  }
+};
+
+// As it is: k runs over columns of d.
+template <class T>
+struct PackRows {
+  Columns<T> columns;
+  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    columns.for_runs(k0, kc, [&](const T* from, int64_t k, int64_t run) {
+      tile::pack_panel<T, kMR<T>>(panel + k * kMR<T>, from + first * kNR<T>, kNR<T>, 1, count, run);
+    });
+  }
+};
 
 template <class T>
 class BackwardDirection {
@@ -45,30 +101,36 @@ class BackwardDirection {
         y_ld_(p.directions * P),
         y_(io.y + d * P),
         grad_y_(io.grad_y ? io.grad_y + d * P : nullptr),
-        carry_(io.grad_h0 + d * B * P),
-        dc_(io.grad_c0 ? io.grad_c0 + d * B * H : nullptr),
         h0_(io.h0 ? io.h0 + d * B * P : nullptr),
         c0_(io.c0 ? io.c0 + d * B * H : nullptr),
         mask_(io.mask ? io.mask + d * B * P : nullptr),
-        gates_(io.gates ? io.gates + d * p.rows() * ld_ : nullptr),
-        cells_(io.cells ? io.cells + d * p.rows() * H : nullptr),
         two_(p.projected() || p.cell == RnnCell::gru_before),
         depth_((p.cell == RnnCell::gru_before ? 2 : p.gates()) * H),
-        d_gates_(size_t(longest * ld_)),
+        d_gates_(UnitPanels<T>::size(H, longest, int(p.columns()))),
+        plain_(size_t(p.rows() < kFewRows ? p.rows() * ld_ : 0)),
+        carried_(UnitPanels<T>::size(P, B, 1) + (io.grad_c0 ? UnitPanels<T>::size(H, B, 1) : 0)),
         bias_(size_t(row_parts * ld_)),
         row_parts_(row_parts),
         zeros_(size_t(std::max(H, P))),
-        inner_grad_(size_t(two_ ? B * H : 0)),
+        inner_grad_data_(two_ ? UnitPanels<T>::size(H, B, 1) : 0),
         inner_value_(size_t(two_ ? longest * H : 0)),
         output_grad_(size_t(p.projected() ? longest * P : 0)) {
-    const auto start = [](T* state, const T* from, int64_t n) {
+    const int columns = int(p.columns());
+    if (io.gates)
+      gates_ = {io.gates + int64_t(d * UnitPanels<T>::size(H, p.rows(), columns)), p.rows(), columns};
+    if (io.cells) cells_ = {io.cells + int64_t(d * UnitPanels<T>::size(H, p.rows(), 1)), p.rows(), 1};
+    grad_gates_ = {d_gates_, longest, columns};
+    inner_grad_ = {inner_grad_data_, B, 1};
+    const auto start = [&](UnitPanels<T>& state, T* data, const T* from, int64_t units) {
+      state = {data, B, 1};
       if (from)
-        std::copy_n(from, n, state);
+        state.read(from, units, units, 0, B);
       else
-        std::fill_n(state, n, T(0));
+        std::fill_n(data, UnitPanels<T>::size(units, B, 1), T(0));
     };
-    start(carry_, io.grad_h_n ? io.grad_h_n + d * B * P : nullptr, B * P);
-    if (dc_) start(dc_, io.grad_c_n ? io.grad_c_n + d * B * H : nullptr, B * H);
+    start(carry_, carried_, io.grad_h_n ? io.grad_h_n + d * B * P : nullptr, P);
+    if (io.grad_c0)
+      start(dc_, carried_ + UnitPanels<T>::size(P, B, 1), io.grad_c_n ? io.grad_c_n + d * B * H : nullptr, H);
     std::fill_n(bias_.get(), row_parts * ld_, T(0));
     std::fill_n(zeros_.get(), std::max(H, P), T(0));
     if (p.steps() > 1) {
@@ -101,29 +163,40 @@ class BackwardDirection {
     const bool adds = p_.cell >= RnnCell::gru;  // to what bypasses the product
     for (int64_t g = g0; g < g1; ++g) {
       const int64_t j = g * kNR<T>;
+#ifdef PF
+      if (stage == 0 && gates_.data) {
+        const int64_t r0 = b0 * blocks_.height, r1 = std::min(n, b1 * blocks_.height),
+                      row = p_.starts[size_t(t)];
+        const auto fetch = [&](const T* from) {
+          for (int64_t i = 0; i < (r1 - r0) * kNR<T>; i += 64 / int64_t(sizeof(T)))
+            __builtin_prefetch(from + i, 0, 2);
+        };
+        for (int c = 0; c < int(p_.columns()); ++c) fetch(gates_.at(g, c, row + r0));
+        if (cells_.data) fetch(cells_.at(g, 0, row + r0));
+      }
+#endif
       const int cols = int(std::min<int64_t>(kNR<T>, units - j));
       if (stage == 1)
-        second_->multiply(*inner_, blocks_, b0, b1, n, g, 0, inner_grad_.get() + j, H, false);
+        second_->multiply(*inner_, blocks_, b0, b1, n, g, 0, inner_grad_.at(g, 0, 0), kNR<T>, false);
       else if (before > 0)
-        main_->multiply(*state_[step & 1], blocks_, b0, b1, before, g, 0, carry_ + j, P, adds);
+        main_->multiply(*state_[step & 1], blocks_, b0, b1, before, g, 0, carry_.at(g, 0, 0), kNR<T>, adds);
       for (int64_t b = b0; b < b1; ++b) {
-        if (stage == 0 && mask_) mask_carry(b * blocks_.height, blocks_.rows(b, before), j, cols);
-        if (const int rows = blocks_.rows(b, n)) finish(stage, b, rows, t, j, cols, step, rp);
+        if (stage == 0 && mask_)
+          apply_mask(carry_.at(g, 0, b * blocks_.height), kNR<T>, b * blocks_.height, blocks_.rows(b, before),
+                     j, cols);
+        if (const int rows = blocks_.rows(b, n)) finish(stage, b, rows, t, g, cols, step, rp);
       }
     }
   }
 
   // The products of a piece, times [t0, t1).
   void products(int64_t t0, int64_t t1, bool add_x, bool last) {
-    const int64_t row1 = p_.starts[size_t(t1)], rows = row1 - row0_, G = p_.gates() * H, I = p_.input;
-    T* d = d_gates_.get();
-    if (io_.grad_x)
-      gemm<T>(false, false, rows, I, G, T(1), d, ld_, w_.w_ih, I, add_x ? T(1) : T(0), io_.grad_x + row0_ * I,
-              I);
+    const int64_t row1 = p_.starts[size_t(t1)], rows = row1 - row0_, I = p_.input;
+    if (plain_) grad_gates_.write(plain_, ld_, H, 0, rows);
+    if (io_.grad_x) input_gradient(rows, add_x ? T(1) : T(0));
     if (io_.need_weights) {
       const RnnGradients<T>& out = io_.grad_weights[d_];
-      gemm<T>(true, false, G, I, rows, T(1), d, ld_, io_.x + row0_ * I, I, added_ih_ ? T(1) : T(0), out.w_ih,
-              I);
+      weight_product(0, 0, p_.gates(), 0, rows, io_.x + row0_ * I, I, I, out.w_ih, added_ih_);
       if (p_.projected())
         gemm<T>(true, false, P, H, rows, T(1), output_grad_.get(), P, inner_value_.get(), H,
                 added_ih_ ? T(1) : T(0), out.w_hr, H);
@@ -132,60 +205,85 @@ class BackwardDirection {
     }
     if (!last) return;
     if (io_.need_weights) finish_weights();
-    if (!io_.need_state) return;
-    // The first step's gates to h0.
-    const int64_t t = time(p_.steps() - 1), n = p_.batch_sizes[size_t(t)];
-    d += (p_.starts[size_t(t)] - row0_) * ld_;
-    if (p_.cell == RnnCell::gru) {
-      gemm<T>(false, false, n, P, 2 * H, T(1), d, ld_, w_.w_hh, P, T(1), carry_, P);
-      gemm<T>(false, false, n, P, H, T(1), d + 3 * H, ld_, w_.w_hh + 2 * H * P, P, T(1), carry_, P);
-    } else {
-      gemm<T>(false, false, n, P, depth_, T(1), d, ld_, w_.w_hh, P, p_.cell >= RnnCell::gru ? T(1) : T(0),
-              carry_, P);
-      if (mask_) mask_carry(0, int(n), 0, int(P));
-    }
+    if (io_.need_state) finish_state();
   }
 
  private:
-  void mask_carry(int64_t r0, int rows, int64_t j, int cols) {
-    for (int64_t i = r0 * P + j; rows > 0; --rows, i += P)
-      for (int64_t k = i; k < i + cols; ++k) carry_[k] *= mask_[k];
+  Columns<T> columns(int column) const { return {grad_gates_, H, column}; }
+
+  void input_gradient(int64_t rows, T beta) {
+    const int64_t G = p_.gates() * H, I = p_.input;
+    T* out = io_.grad_x + row0_ * I;
+    if (plain_) {
+      gemm<T>(false, false, rows, I, G, T(1), plain_, ld_, w_.w_ih, I, beta, out, I);
+      return;
+    }
+    if (!w_ih_) {
+      w_ih_.emplace(size_t(tile::packed_b_size<T>(G, I)));
+      tile::pack_b<T>(w_ih_->get(), G, I, tile::PackB<T>{matrix(w_.w_ih, I)});
+    }
+    tile::gemm_panels<T>(rows, I, G, PackRows<T>{columns(0)}, tile::Packed<T>{w_ih_->get()}, T(1), beta, out,
+                         I);
   }
 
-  // The row of h (or c, with its own stride) before time t, or the initial state's, or zeros.
-  const T* before(const T* values, int64_t ld, const T* initial, int64_t initial_ld, int64_t t,
-                  int64_t r) const {
+  // Rows of `gate`.. of a weight's gradient: += (columns `column`.. of the gates' gradients, `n` rows from
+  // `row`)^T values.
+  void weight_product(int column, int64_t gate, int64_t count, int64_t row, int64_t n, const T* values,
+                      int64_t ld, int64_t width, T* out, bool add) {
+    const T beta = add ? T(1) : T(0);
+    out += gate * H * width;
+    if (plain_)
+      gemm<T>(true, false, count * H, width, n, T(1), plain_ + row * ld_ + column * H, ld_, values, ld, beta,
+              out, width);
+    else
+      tile::gemm_panels<T>(count * H, width, n, PackColumns<T>{columns(column), row},
+                           tile::PackB<T>{matrix(values, ld)}, T(1), beta, out, width);
+  }
+
+  void apply_mask(T* h, int64_t ld, int64_t row, int rows, int64_t j, int cols) const {
+    for (int i = 0; i < rows; ++i)
+      for (int k = 0; k < cols; ++k) h[i * ld + k] *= mask_[(row + i) * P + j + k];
+  }
+
+  // The row of the sequence that holds the state before time t of sequence r; none (-1): the initial state.
+  int64_t row_before(int64_t t, int64_t r) const {
     const int64_t from = d_ == 0 ? t - 1 : t + 1;
-    if (from >= 0 && from < p_.steps() && r < p_.batch_sizes[size_t(from)])
-      return values + (p_.starts[size_t(from)] + r) * ld;
-    return initial ? initial + r * initial_ld : zeros_.get();
+    const bool exists = from >= 0 && from < p_.steps() && r < p_.batch_sizes[size_t(from)];
+    return exists ? p_.starts[size_t(from)] + r : -1;
+  }
+  const T* h_before(int64_t t, int64_t r) const {
+    const int64_t row = row_before(t, r);
+    return row >= 0 ? y_ + row * y_ld_ : h0_ ? h0_ + r * P : zeros_.get();
   }
 
-  void finish(int stage, int64_t b, int rows, int64_t t, int64_t j, int cols, int64_t step,
+  void finish(int stage, int64_t b, int rows, int64_t t, int64_t group, int cols, int64_t step,
               int64_t row_part) {
-    const int64_t r = b * blocks_.height, row = p_.starts[size_t(t)] + r;
+    const int64_t r = b * blocks_.height, row = p_.starts[size_t(t)] + r, j = group * kNR<T>;
     const bool last = step + 1 == p_.steps();
     if (p_.projected() && stage == 0) {  // the gradient of the output, to be multiplied by W_hr
       T* g = output_grad_.get() + (row - row0_) * P + j;
       for (int i = 0; i < rows; ++i)
         for (int k = 0; k < cols; ++k)
-          g[i * P + k] = carry_[(r + i) * P + j + k] + (grad_y_ ? grad_y_[(row + i) * y_ld_ + j + k] : T(0));
+          g[i * P + k] =
+              carry_.at(group, 0, r + i)[k] + (grad_y_ ? grad_y_[(row + i) * y_ld_ + j + k] : T(0));
       inner_->put(b, rows, j, cols, g, P);
       return;
     }
-    const T *h_before[kMR<T>], *c_before[kMR<T>];
+    const T *before[kMR<T>], *c_before[kMR<T>];
     for (int i = 0; i < rows; ++i) {
-      if (!p_.projected()) h_before[i] = before(y_, y_ld_, h0_, P, t, r + i) + j;
-      if (cells_) c_before[i] = before(cells_, H, c0_, H, t, r + i) + j;
+      if (!p_.projected()) before[i] = h_before(t, r + i) + j;
+      if (!cells_.data) continue;
+      const int64_t from = row_before(t, r + i);
+      c_before[i] = from >= 0 ? cells_.at(group, 0, from) : c0_ ? c0_ + (r + i) * H + j : zeros_.get();
     }
     BackwardTile<T> tile{};
     tile.rows = rows, tile.cols = cols, tile.hidden = H;
-    tile.gates = gates_ ? gates_ + row * ld_ + j : nullptr, tile.gates_ld = ld_;
-    tile.d = d_gates_.get() + (row - row0_) * ld_ + j, tile.d_ld = ld_;
-    tile.carry = carry_ + r * P + j, tile.carry_ld = P;
+    if (gates_.data) tile.gates = gates_.at(group, 0, row), tile.gate_stride = gates_.stride();
+    tile.d = grad_gates_.at(group, 0, row - row0_), tile.d_stride = grad_gates_.stride();
+    tile.carry = carry_.at(group, 0, r);
     tile.grad_y = grad_y_ ? grad_y_ + row * y_ld_ + j : nullptr, tile.grad_y_ld = y_ld_;
     tile.y = y_ + row * y_ld_ + j, tile.y_ld = y_ld_;
-    tile.h_before = h_before, tile.c_before = c_before;
+    tile.h_before = before, tile.c_before = c_before;
     tile.bias = bias_.get() + row_part * ld_ + j;
     int known = int(p_.gates());  // gates that the next step's product needs
     switch (p_.cell) {
@@ -196,10 +294,10 @@ class BackwardDirection {
         simple_backward<T, false>(tile);
         break;
       case RnnCell::lstm:
-        tile.dc = dc_ + r * H + j;
-        tile.cells = cells_ + row * H + j;
+        tile.dc = dc_.at(group, 0, r);
+        tile.cells = cells_.at(group, 0, row);
         if (p_.projected()) {
-          tile.carry = inner_grad_.get() + r * H + j, tile.carry_ld = H;
+          tile.carry = inner_grad_.at(group, 0, r);
           tile.grad_y = nullptr;
           tile.inner = inner_value_.get() + (row - row0_) * H + j;
         }
@@ -211,10 +309,10 @@ class BackwardDirection {
       case RnnCell::gru_before:
         if (stage == 0) {
           gru_before_update_backward<T>(tile);
-          inner_->put(b, rows, j, cols, tile.d + 2 * H, ld_);
+          inner_->put(b, rows, j, cols, tile.d + 2 * tile.d_stride, kNR<T>);
           return;
         }
-        tile.through = inner_grad_.get() + r * H + j, tile.through_ld = H;
+        tile.through = inner_grad_.at(group, 0, r);
         tile.inner = inner_value_.get() + (row - row0_) * H + j;
         gru_before_reset_backward<T>(tile);
         known = 2;
@@ -223,7 +321,7 @@ class BackwardDirection {
     if (last) return;
     for (int gate = 0; gate < known; ++gate) {
       const int column = gate == 2 && p_.cell == RnnCell::gru ? 3 : gate;
-      state_[(step + 1) & 1]->put(b, rows, gate * H + j, cols, tile.d + column * H, ld_);
+      state_[(step + 1) & 1]->put(b, rows, gate * H + j, cols, tile.d + column * tile.d_stride, kNR<T>);
     }
   }
 
@@ -231,11 +329,8 @@ class BackwardDirection {
   void add_recurrent(int64_t row, int64_t n, const T* h, int64_t h_ld) {
     if (n == 0) return;
     T* out = io_.grad_weights[d_].w_hh;
-    const T* d = d_gates_.get() + (row - row0_) * ld_;
-    const T beta = added_hh_ ? T(1) : T(0);
-    added_hh_ = true;
-    const auto product = [&](int64_t column, int64_t gate, int64_t count) {
-      gemm<T>(true, false, count * H, P, n, T(1), d + column * H, ld_, h, h_ld, beta, out + gate * H * P, P);
+    const auto product = [&](int column, int64_t gate, int64_t count) {
+      weight_product(column, gate, count, row - row0_, n, h, h_ld, P, out, added_hh_);
     };
     if (p_.cell == RnnCell::gru) {
       product(0, 0, 2);
@@ -243,13 +338,13 @@ class BackwardDirection {
     } else {
       product(0, 0, p_.cell == RnnCell::gru_before ? 2 : p_.gates());
     }
+    added_hh_ = true;
   }
 
   void recurrent_weights(int64_t t0, int64_t t1) {
     const int64_t rows = p_.starts[size_t(t1)] - row0_;
     if (p_.cell == RnnCell::gru_before)
-      gemm<T>(true, false, H, H, rows, T(1), d_gates_.get() + 2 * H, ld_, inner_value_.get(), H,
-              added_hh_ ? T(1) : T(0), io_.grad_weights[d_].w_hh + 2 * H * H, H);
+      weight_product(2, 2, 1, 0, rows, inner_value_.get(), H, H, io_.grad_weights[d_].w_hh, added_hh_);
     if (p_.uniform() && !mask_) {  // the states before are y itself, a step away
       const bool begins = d_ == 0 ? t0 == 0 : t1 == p_.steps();
       const int64_t n = rows - (begins ? B : 0), shift = d_ == 0 ? -B : B;
@@ -262,7 +357,7 @@ class BackwardDirection {
     for (int64_t t = t0; t < t1; ++t) {
       T* to = h.get() + (p_.starts[size_t(t)] - row0_) * P;
       for (int64_t r = 0; r < p_.batch_sizes[size_t(t)]; ++r, to += P) {
-        std::copy_n(before(y_, y_ld_, h0_, P, t, r), P, to);
+        std::copy_n(h_before(t, r), P, to);
         for (int64_t k = 0; mask_ && k < P; ++k) to[k] *= mask_[r * P + k];
       }
     }
@@ -282,6 +377,24 @@ class BackwardDirection {
     if (p_.cell == RnnCell::gru) std::copy_n(sum + 3 * H, H, out.b_hh + 2 * H);
   }
 
+  void finish_state() {
+    T* grad_h0 = io_.grad_h0 + d_ * B * P;
+    carry_.write(grad_h0, P, P, 0, B);
+    if (dc_.data) dc_.write(io_.grad_c0 + d_ * B * H, H, H, 0, B);
+    // The first step's gates to h0.
+    const int64_t t = time(p_.steps() - 1), n = p_.batch_sizes[size_t(t)];
+    memory::Buffer<T> d(size_t(n * ld_));
+    grad_gates_.write(d, ld_, H, p_.starts[size_t(t)] - row0_, n);
+    if (p_.cell == RnnCell::gru) {
+      gemm<T>(false, false, n, P, 2 * H, T(1), d, ld_, w_.w_hh, P, T(1), grad_h0, P);
+      gemm<T>(false, false, n, P, H, T(1), d + 3 * H, ld_, w_.w_hh + 2 * H * P, P, T(1), grad_h0, P);
+    } else {
+      gemm<T>(false, false, n, P, depth_, T(1), d, ld_, w_.w_hh, P, p_.cell >= RnnCell::gru ? T(1) : T(0),
+              grad_h0, P);
+      if (mask_) apply_mask(grad_h0, P, 0, int(n), 0, int(P));
+    }
+  }
+
   const RnnProblem& p_;
   const RnnBackward<T>& io_;
   const RnnWeights<T>& w_;
@@ -290,13 +403,15 @@ class BackwardDirection {
   const Blocks blocks_;
   const int64_t ld_, y_ld_;
   const T *y_, *grad_y_;
-  T *carry_, *dc_;
-  const T *h0_, *c0_, *mask_, *gates_, *cells_;
-  const bool two_;       // products per step
-  const int64_t depth_;  // of the product with W_hh
-  memory::Buffer<T> d_gates_, bias_;
+  const T *h0_, *c0_, *mask_;
+  const bool two_;                                      // products per step
+  const int64_t depth_;                                 // of the product with W_hh
+  memory::Buffer<T> d_gates_, plain_, carried_, bias_;  // plain: d as a matrix, where rows are few
   const int64_t row_parts_;
-  memory::Buffer<T> zeros_, inner_grad_, inner_value_, output_grad_;
+  memory::Buffer<T> zeros_, inner_grad_data_, inner_value_, output_grad_;
+  UnitPanels<const T> gates_{}, cells_{};
+  UnitPanels<T> grad_gates_{}, carry_{}, dc_{}, inner_grad_{};
+  std::optional<memory::Buffer<T>> w_ih_;  // packed
   std::optional<Panels<T>> main_, second_;
   std::optional<Operand<T>> state_[2], inner_;
   int64_t row0_ = 0;  // of the piece at work

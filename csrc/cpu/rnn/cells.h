@@ -1,54 +1,56 @@
 // The gate arithmetic of each cell on a tile: some rows (sequences) of one step times up to 2 vectors of
 // hidden units. Forward finds the gates' sums in memory and leaves the gates there; backward turns gates into
 // gradients of those sums. Formulas: see kernels/reference/rnn.py.
+//
+// Pointers are those of the tile's first row and unit. In panels (product.h) rows follow each other, kNR
+// apart; the arrays of the layer have row strides of their own.
 #pragma once
 
 #include <type_traits>
 
 #include "common/rnn.h"
+#include "cpu/gemm/tile.h"
 #include "cpu/simd/math.h"
 
 namespace fastdl::rnn {
 
+using tile::kNR;
+
 template <class T>
 struct ForwardTile {
   int rows, cols;
-  int64_t hidden;  // distance between gates within a row, and of c's and cells' rows
-  T* gates;        // row r, gate g, unit j at [r * gates_ld + g * hidden + j]; likewise below
-  int64_t gates_ld;
-  const T* bias_n;  // gru: of W_hn h
-  T *c, *cells;     // cells: null if not kept
-  T* h;
-  int64_t h_ld;
-  T* y;  // h once more
+  T* gates;             // panels, in: sums without bias
+  int64_t gate_stride;  // from one gate's panel to the next
+  const T* bias;        // gate g at [g * hidden]; gru's fourth is of W_hn h
+  int64_t hidden;
+  T *c, *cells;  // panels; cells: null if not kept
+  T* h;          // panel
+  T* y;          // h once more
   int64_t y_ld;
-  T* inner;  // where a second product follows: its left operand
-  int64_t inner_ld;
+  T* inner;   // where a second product follows: its left operand, a panel
   bool keep;  // whether backward needs the gates
 };
 
 template <class T>
 struct BackwardTile {
   int rows, cols;
-  int64_t hidden;
-  const T* gates;
-  int64_t gates_ld;
-  T* d;  // out: gradients of the gates' sums
-  int64_t d_ld;
-  T* carry;  // gradient of h: in from the step after, out what bypasses the product
-  int64_t carry_ld;
+  const T* gates;  // panels
+  int64_t gate_stride;
+  T* d;  // panels, out: gradients of the gates' sums
+  int64_t d_stride;
+  T* carry;         // panel; gradient of h: in from the step after, out what bypasses the product
   const T* grad_y;  // may be null
   int64_t grad_y_ld;
-  T* dc;  // gradient of c, in and out
-  const T* cells;
-  const T* y;  // simple cells: h'
+  T* dc;           // panel; gradient of c, in and out
+  const T* cells;  // panel
+  const T* y;      // simple cells: h'
   int64_t y_ld;
-  const T* const* h_before;  // of each row, at unit 0 of the tile
+  const T* const* h_before;  // of each row
   const T* const* c_before;
-  const T* through;  // gru_before: gradient of r * h
-  int64_t through_ld;
-  T* inner;  // projected lstm: o tanh(c'), gru_before: r * h; as weight gradients need them
-  T* bias;   // sums of d over rows, added to; gate g at [g * hidden]
+  const T* through;  // panel; gru_before: gradient of r * h
+  T* inner;          // projected lstm: o tanh(c'), gru_before: r * h; as weight gradients need them
+  int64_t hidden;    // row stride of inner, and from gate to gate of bias
+  T* bias;           // sums of d over rows, added to
 };
 
 namespace detail {
@@ -72,9 +74,15 @@ template <class T, class F>
   }
 }
 
-template <class T>
-Vec<T> one() {
-  return simd::broadcast<T>(1);
+// Sums of gates [first, first + G) into the bias gradient.
+template <class T, int G>
+[[gnu::always_inline]] inline void add_sums(const BackwardTile<T>& t, int first, int j,
+                                            const Vec<T> (&sum)[G], auto read, auto write) {
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g) {
+    T* to = t.bias + (first + g) * t.hidden + j;
+    write(to, read(to) + sum[g]);
+  }
 }
 
 }  // namespace detail
@@ -85,14 +93,15 @@ template <class T, bool kTanh>
 void simple_forward(const ForwardTile<T>& t) {
   using namespace simd;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
+    const Vec<T> bias = read(t.bias + j);
     for (int r = 0; r < t.rows; ++r) {
-      const Vec<T> a = read(t.gates + r * t.gates_ld + j);
+      const Vec<T> a = read(t.gates + r * kNR<T> + j) + bias;
       Vec<T> h;
       if constexpr (kTanh)
         h = tanh<T>(a);
       else
         h = max(broadcast<T>(0), a);
-      write(t.h + r * t.h_ld + j, h);
+      write(t.h + r * kNR<T> + j, h);
       write(t.y + r * t.y_ld + j, h);
     }
   });
@@ -101,26 +110,30 @@ void simple_forward(const ForwardTile<T>& t) {
 template <class T>
 void lstm_forward(const ForwardTile<T>& t) {
   using namespace simd;
+  const int64_t stride = t.gate_stride;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
+    const T* bias = t.bias + j;
+    const Vec<T> bi = read(bias), bf = read(bias + t.hidden), bg = read(bias + 2 * t.hidden),
+                 bo = read(bias + 3 * t.hidden);
     for (int r = 0; r < t.rows; ++r) {
-      T* gates = t.gates + r * t.gates_ld + j;
-      const Vec<T> i = sigmoid<T>(read(gates)), f = sigmoid<T>(read(gates + t.hidden)),
-                   g = tanh<T>(read(gates + 2 * t.hidden)), o = sigmoid<T>(read(gates + 3 * t.hidden));
-      T* c = t.c + r * t.hidden + j;
+      T* gates = t.gates + r * kNR<T> + j;
+      const Vec<T> i = sigmoid<T>(read(gates) + bi), f = sigmoid<T>(read(gates + stride) + bf),
+                   g = tanh<T>(read(gates + 2 * stride) + bg), o = sigmoid<T>(read(gates + 3 * stride) + bo);
+      T* c = t.c + r * kNR<T> + j;
       const Vec<T> cell = f * read(c) + i * g;
       write(c, cell);
       if (t.keep) {
         write(gates, i);
-        write(gates + t.hidden, f);
-        write(gates + 2 * t.hidden, g);
-        write(gates + 3 * t.hidden, o);
-        write(t.cells + r * t.hidden + j, cell);
+        write(gates + stride, f);
+        write(gates + 2 * stride, g);
+        write(gates + 3 * stride, o);
+        write(t.cells + r * kNR<T> + j, cell);
       }
       const Vec<T> h = o * tanh<T>(cell);
       if (t.inner) {
-        write(t.inner + r * t.inner_ld + j, h);
+        write(t.inner + r * kNR<T> + j, h);
       } else {
-        write(t.h + r * t.h_ld + j, h);
+        write(t.h + r * kNR<T> + j, h);
         write(t.y + r * t.y_ld + j, h);
       }
     }
@@ -130,17 +143,20 @@ void lstm_forward(const ForwardTile<T>& t) {
 template <class T>
 void gru_forward(const ForwardTile<T>& t) {
   using namespace simd;
+  const int64_t stride = t.gate_stride;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
-    const Vec<T> bias = t.bias_n ? read(t.bias_n + j) : Vec<T>{};
+    const T* bias = t.bias + j;
+    const Vec<T> br = read(bias), bz = read(bias + t.hidden), bn = read(bias + 2 * t.hidden),
+                 bq = read(bias + 3 * t.hidden);
     for (int k = 0; k < t.rows; ++k) {
-      T *gates = t.gates + k * t.gates_ld + j, *state = t.h + k * t.h_ld + j;
-      const Vec<T> r = sigmoid<T>(read(gates)), z = sigmoid<T>(read(gates + t.hidden)),
-                   q = read(gates + 3 * t.hidden) + bias, n = tanh<T>(read(gates + 2 * t.hidden) + r * q);
+      T *gates = t.gates + k * kNR<T> + j, *state = t.h + k * kNR<T> + j;
+      const Vec<T> r = sigmoid<T>(read(gates) + br), z = sigmoid<T>(read(gates + stride) + bz),
+                   q = read(gates + 3 * stride) + bq, n = tanh<T>(read(gates + 2 * stride) + bn + r * q);
       if (t.keep) {
         write(gates, r);
-        write(gates + t.hidden, z);
-        write(gates + 2 * t.hidden, n);
-        write(gates + 3 * t.hidden, q);
+        write(gates + stride, z);
+        write(gates + 2 * stride, n);
+        write(gates + 3 * stride, q);
       }
       const Vec<T> h = z * (read(state) - n) + n;
       write(state, h);
@@ -154,12 +170,13 @@ template <class T>
 void gru_before_reset(const ForwardTile<T>& t) {
   using namespace simd;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
+    const Vec<T> br = read(t.bias + j), bz = read(t.bias + t.hidden + j);
     for (int k = 0; k < t.rows; ++k) {
-      T* gates = t.gates + k * t.gates_ld + j;
-      const Vec<T> r = sigmoid<T>(read(gates));
+      T *gates = t.gates + k * kNR<T> + j, *update = gates + t.gate_stride;
+      const Vec<T> r = sigmoid<T>(read(gates) + br);
       write(gates, r);
-      write(gates + t.hidden, sigmoid<T>(read(gates + t.hidden)));
-      write(t.inner + k * t.inner_ld + j, r * read(t.h + k * t.h_ld + j));
+      write(update, sigmoid<T>(read(update) + bz));
+      write(t.inner + k * kNR<T> + j, r * read(t.h + k * kNR<T> + j));
     }
   });
 }
@@ -168,10 +185,12 @@ template <class T>
 void gru_before_update(const ForwardTile<T>& t) {
   using namespace simd;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
+    const Vec<T> bn = read(t.bias + 2 * t.hidden + j);
     for (int k = 0; k < t.rows; ++k) {
-      T *gates = t.gates + k * t.gates_ld + j, *state = t.h + k * t.h_ld + j;
-      const Vec<T> z = read(gates + t.hidden), n = tanh<T>(read(gates + 2 * t.hidden)), old = read(state);
-      write(gates + 2 * t.hidden, n);
+      T *gates = t.gates + k * kNR<T> + j, *candidate = gates + 2 * t.gate_stride,
+        *state = t.h + k * kNR<T> + j;
+      const Vec<T> z = read(gates + t.gate_stride), n = tanh<T>(read(candidate) + bn), old = read(state);
+      write(candidate, n);
       const Vec<T> h = z * (n - old) + old;
       write(state, h);
       write(t.y + k * t.y_ld + j, h);
@@ -183,7 +202,7 @@ void gru_before_update(const ForwardTile<T>& t) {
 
 template <class T>
 [[gnu::always_inline]] inline simd::Vec<T> grad_h(const BackwardTile<T>& t, int r, int j, auto read) {
-  const simd::Vec<T> carry = read(t.carry + r * t.carry_ld + j);
+  const simd::Vec<T> carry = read(t.carry + r * kNR<T> + j);
   return t.grad_y ? carry + read(t.grad_y + r * t.grad_y_ld + j) : carry;
 }
 
@@ -191,7 +210,7 @@ template <class T, bool kTanh>
 void simple_backward(const BackwardTile<T>& t) {
   using namespace simd;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
-    Vec<T> sum{};
+    Vec<T> sum[1]{};
     for (int r = 0; r < t.rows; ++r) {
       const Vec<T> g = grad_h<T>(t, r, j, read), h = read(t.y + r * t.y_ld + j);
       Vec<T> d;
@@ -199,63 +218,61 @@ void simple_backward(const BackwardTile<T>& t) {
         d = g * (T(1) - h * h);
       else
         d = h > T(0) ? g : Vec<T>{};
-      write(t.d + r * t.d_ld + j, d);
-      sum += d;
+      write(t.d + r * kNR<T> + j, d);
+      sum[0] += d;
     }
-    write(t.bias + j, read(t.bias + j) + sum);
+    detail::add_sums<T>(t, 0, j, sum, read, write);
   });
 }
 
 template <class T>
 void lstm_backward(const BackwardTile<T>& t) {
   using namespace simd;
-  const int64_t hidden = t.hidden;
+  const int64_t from = t.gate_stride, to = t.d_stride;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
     Vec<T> sum[4]{};
     for (int r = 0; r < t.rows; ++r) {
-      const T* gates = t.gates + r * t.gates_ld + j;
-      const Vec<T> i = read(gates), f = read(gates + hidden), g = read(gates + 2 * hidden),
-                   o = read(gates + 3 * hidden), tc = tanh<T>(read(t.cells + r * hidden + j)),
+      const T* gates = t.gates + r * kNR<T> + j;
+      const Vec<T> i = read(gates), f = read(gates + from), g = read(gates + 2 * from),
+                   o = read(gates + 3 * from), tc = tanh<T>(read(t.cells + r * kNR<T> + j)),
                    dh = grad_h<T>(t, r, j, read);
-      T *dc = t.dc + r * hidden + j, *d = t.d + r * t.d_ld + j;
+      T *dc = t.dc + r * kNR<T> + j, *d = t.d + r * kNR<T> + j;
       const Vec<T> ot = o * tc, dcell = read(dc) + dh * (o - ot * tc);
-      if (t.inner) write(t.inner + r * hidden + j, ot);
+      if (t.inner) write(t.inner + r * t.hidden + j, ot);
       const Vec<T> di = dcell * g * (i - i * i), df = dcell * read(t.c_before[r] + j) * (f - f * f),
                    dg = dcell * i * (T(1) - g * g), dgate = dh * tc * (o - o * o);
       write(d, di);
-      write(d + hidden, df);
-      write(d + 2 * hidden, dg);
-      write(d + 3 * hidden, dgate);
+      write(d + to, df);
+      write(d + 2 * to, dg);
+      write(d + 3 * to, dgate);
       write(dc, dcell * f);
       sum[0] += di, sum[1] += df, sum[2] += dg, sum[3] += dgate;
     }
-#pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) write(t.bias + g * hidden + j, read(t.bias + g * hidden + j) + sum[g]);
+    detail::add_sums<T>(t, 0, j, sum, read, write);
   });
 }
 
 template <class T>
 void gru_backward(const BackwardTile<T>& t) {
   using namespace simd;
-  const int64_t hidden = t.hidden;
+  const int64_t from = t.gate_stride, to = t.d_stride;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
     Vec<T> sum[4]{};
     for (int k = 0; k < t.rows; ++k) {
-      const T* gates = t.gates + k * t.gates_ld + j;
-      const Vec<T> r = read(gates), z = read(gates + hidden), n = read(gates + 2 * hidden),
-                   q = read(gates + 3 * hidden), dh = grad_h<T>(t, k, j, read);
-      T* d = t.d + k * t.d_ld + j;
+      const T* gates = t.gates + k * kNR<T> + j;
+      const Vec<T> r = read(gates), z = read(gates + from), n = read(gates + 2 * from),
+                   q = read(gates + 3 * from), dh = grad_h<T>(t, k, j, read);
+      T* d = t.d + k * kNR<T> + j;
       const Vec<T> dhz = dh * z, dn = (dh - dhz) * (T(1) - n * n), dq = dn * r, dr = dq * q * (T(1) - r),
                    dz = (dhz - dhz * z) * (read(t.h_before[k] + j) - n);
       write(d, dr);
-      write(d + hidden, dz);
-      write(d + 2 * hidden, dn);
-      write(d + 3 * hidden, dq);
-      write(t.carry + k * t.carry_ld + j, dhz);
+      write(d + to, dz);
+      write(d + 2 * to, dn);
+      write(d + 3 * to, dq);
+      write(t.carry + k * kNR<T> + j, dhz);
       sum[0] += dr, sum[1] += dz, sum[2] += dn, sum[3] += dq;
     }
-#pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g) write(t.bias + g * hidden + j, read(t.bias + g * hidden + j) + sum[g]);
+    detail::add_sums<T>(t, 0, j, sum, read, write);
   });
 }
 
@@ -263,22 +280,21 @@ void gru_backward(const BackwardTile<T>& t) {
 template <class T>
 void gru_before_update_backward(const BackwardTile<T>& t) {
   using namespace simd;
-  const int64_t hidden = t.hidden;
+  const int64_t from = t.gate_stride, to = t.d_stride;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
     Vec<T> sum[2]{};
     for (int k = 0; k < t.rows; ++k) {
-      const T* gates = t.gates + k * t.gates_ld + j;
-      const Vec<T> z = read(gates + hidden), n = read(gates + 2 * hidden), dh = grad_h<T>(t, k, j, read);
-      T* d = t.d + k * t.d_ld + j;
+      const T* gates = t.gates + k * kNR<T> + j;
+      const Vec<T> z = read(gates + from), n = read(gates + 2 * from), dh = grad_h<T>(t, k, j, read);
+      T* d = t.d + k * kNR<T> + j;
       const Vec<T> dhz = dh * z, dn = dhz * (T(1) - n * n),
                    dz = (dhz - dhz * z) * (n - read(t.h_before[k] + j));
-      write(d + hidden, dz);
-      write(d + 2 * hidden, dn);
-      write(t.carry + k * t.carry_ld + j, dh - dhz);
+      write(d + to, dz);
+      write(d + 2 * to, dn);
+      write(t.carry + k * kNR<T> + j, dh - dhz);
       sum[0] += dz, sum[1] += dn;
     }
-    write(t.bias + hidden + j, read(t.bias + hidden + j) + sum[0]);
-    write(t.bias + 2 * hidden + j, read(t.bias + 2 * hidden + j) + sum[1]);
+    detail::add_sums<T>(t, 1, j, sum, read, write);
   });
 }
 
@@ -286,17 +302,17 @@ template <class T>
 void gru_before_reset_backward(const BackwardTile<T>& t) {
   using namespace simd;
   detail::for_columns<T>(t.cols, [&](int j, auto read, auto write) __attribute__((always_inline)) {
-    Vec<T> sum{};
+    Vec<T> sum[1]{};
     for (int k = 0; k < t.rows; ++k) {
-      const Vec<T> r = read(t.gates + k * t.gates_ld + j), through = read(t.through + k * t.through_ld + j),
+      const Vec<T> r = read(t.gates + k * kNR<T> + j), through = read(t.through + k * kNR<T> + j),
                    rh = r * read(t.h_before[k] + j), dr = through * (rh - rh * r);
       write(t.inner + k * t.hidden + j, rh);
-      write(t.d + k * t.d_ld + j, dr);
-      T* carry = t.carry + k * t.carry_ld + j;
+      write(t.d + k * kNR<T> + j, dr);
+      T* carry = t.carry + k * kNR<T> + j;
       write(carry, read(carry) + through * r);
-      sum += dr;
+      sum[0] += dr;
     }
-    write(t.bias + j, read(t.bias + j) + sum);
+    detail::add_sums<T>(t, 0, j, sum, read, write);
   });
 }
 

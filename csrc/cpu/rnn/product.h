@@ -25,6 +25,8 @@ using tile::kNR;
 inline constexpr int64_t kPanelBytes = 24 << 10;  // of a panel at a time: stays in L1 for all blocks of rows
 inline constexpr int kThin = 3;  // rows that the register tile would compute with too few accumulators
 
+inline constexpr int64_t kFewRows = 64;  // of a whole sequence: fewer do not pay for panels of their own
+
 // c (+)= a * panel for 1..kThin rows: element (i, k) of a at [i * a_row + k * a_step]. Several steps of k at
 // a time in accumulators of their own, so that latency does not bound what should be bound by reading the
 // panel.
@@ -44,6 +46,46 @@ struct Blocks {
   int64_t count(int64_t rows) const { return ceil_div(rows, height); }
   int rows(int64_t block, int64_t all) const {  // of `all` rows, how many are in the block
     return int(std::clamp<int64_t>(all - block * height, 0, height));
+  }
+};
+
+// How steps keep what belongs to hidden units: gates, states, and their gradients. A group is as many units
+// as the register tile is wide; unit j of row r and column (gate) c is in group j / kNR, at lane j % kNR of
+// row r of the group's panel c. So a tile is contiguous, wherever it is: rows of a matrix would lie a power
+// of two apart and compete for the same cache sets. Lanes beyond the last unit exist and are never used.
+template <class T>
+struct UnitPanels {
+  static constexpr int kLanes = kNR<std::remove_const_t<T>>;
+  T* data;
+  int64_t rows;
+  int columns;
+
+  static int64_t groups(int64_t units) { return ceil_div(units, kLanes); }
+  static size_t size(int64_t units, int64_t rows, int columns) {
+    return size_t(groups(units) * columns * rows * kLanes);
+  }
+  int64_t stride() const { return rows * kLanes; }  // from one column of a group to the next
+  T* at(int64_t group, int column, int64_t row) const {
+    return data + ((group * columns + column) * rows + row) * kLanes;
+  }
+  // f(group, column, units): what lies at at(group, column, row) is of units [group * kNR, .. + units).
+  template <class F>
+  void for_each(int64_t units, F&& f) const {
+    for (int64_t g = 0; g < groups(units); ++g)
+      for (int c = 0; c < columns; ++c) f(g, c, size_t(std::min<int64_t>(kLanes, units - g * kLanes)));
+  }
+  // n rows from and to a matrix whose columns are `units` for each column of the panels.
+  void read(const T* from, int64_t ld, int64_t units, int64_t row, int64_t n) const {
+    for_each(units, [&](int64_t g, int c, size_t count) {
+      for (int64_t r = 0; r < n; ++r)
+        std::memcpy(at(g, c, row + r), from + r * ld + c * units + g * kLanes, count * sizeof(T));
+    });
+  }
+  void write(T* to, int64_t ld, int64_t units, int64_t row, int64_t n) const {
+    for_each(units, [&](int64_t g, int c, size_t count) {
+      for (int64_t r = 0; r < n; ++r)
+        std::memcpy(to + r * ld + c * units + g * kLanes, at(g, c, row + r), count * sizeof(T));
+    });
   }
 };
 

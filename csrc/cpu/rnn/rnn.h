@@ -10,14 +10,19 @@ struct RnnWeights {
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // the last three may be null
 };
 
+// What forward keeps is laid out for the kernels (UnitPanels in product.h): `width` hidden units side by
+// side, W = ceil(H / width) groups of them; a number of this build.
+template <class T>
+int64_t rnn_panel_width();
+
 // D directions, N rows, B sequences, P = output, H = hidden, I = input; null where not wanted or missing.
 template <class T>
 struct RnnForward {
   T* y;           // N x D P
   T* h_n;         // D x B x P
   T* c_n;         // D x B x H
-  T* gates;       // D x N x columns() H, null: not kept
-  T* cells;       // D x N x H, null: not kept
+  T* gates;       // D x W x columns() x N x width, null: not kept
+  T* cells;       // D x W x N x width, null: not kept
   const T* x;     // N x I
   const T* h0;    // D x B x P
   const T* c0;    // D x B x H

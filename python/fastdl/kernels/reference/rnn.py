@@ -85,7 +85,8 @@ def rnn_forward(
 ) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
     """y (N, D * P), the last h (D, B, P) and c (D, B, H), and for backward gates and cells (D, N, ...) if ``keep``.
 
-    P is H, or w_hr's number of rows. ``h0`` and ``c0`` may be None for zeros.
+    Gates and cells go back to the same backend's backward only; a compiled kernel lays them out as it likes. P is H, or
+    w_hr's number of rows. ``h0`` and ``c0`` may be None for zeros.
     """
     directions, batch = len(weights) // 5, int(batch_sizes[0])
     results: list[list[Array]] = [[], [], [], [], []]
