@@ -14,7 +14,10 @@
 //
 // Work: over images times channels. grad_w: over channels (flat, rows), or over images times channels with
 // one partial result per image, added up in image order (planes). Memory: each array is read or written once.
+#include <cstdlib>
+
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/depthwise_side_by_side.h"
 #include "cpu/conv/flat.h"
 #include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
@@ -288,6 +291,8 @@ constexpr int64_t kSlack = kUnroll * kWidth<T>;
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  if (std::getenv("FASTDL_DW") && side_by_side::suits<T>(p))
+    return side_by_side::forward<T>(p, y, x, w, bias);
   if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_forward<T>(p, plane, y, x, w, bias); }))
     return;
   const auto planes = Planes<T>::of_input(p);
@@ -311,6 +316,8 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  if (std::getenv("FASTDL_DW") && side_by_side::suits<T>(p))
+    return side_by_side::grad_x<T>(p, gx, gy, w, bias);
   if (with_plane<T>(p, adjoint_shape(p),
                     [&](const auto& plane) { plane_grad_x<T>(p, plane, gx, gy, w, bias); }))
     return;
@@ -377,6 +384,7 @@ constexpr auto kCorrelate = correlate_table<T>(std::make_integer_sequence<int, k
 
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  if (std::getenv("FASTDL_DW") && side_by_side::suits<T>(p)) return side_by_side::grad_w<T>(p, gw, gy, x);
   if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_grad_w<T>(p, plane, gw, gy, x); }))
     return;
   const auto planes = Planes<T>::of_input(p);
