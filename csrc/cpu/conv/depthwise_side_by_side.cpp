@@ -229,8 +229,7 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
         correlate<T, false>(
             out, in, weights + block * blocks.weights() + m * p.taps() * v, g,
             lanes_of(bias ? bias + block * v * multiplier + m : nullptr, channels, multiplier));
-        deinterleave(y + channel * plane + m * p.out_size(), plane, out.get(), channels, p.out_size(),
-                     [](Vec<T> value) { return value; });
+        deinterleave(y + channel * plane + m * p.out_size(), plane, out.get(), channels, p.out_size());
       }
     }
   });
@@ -263,8 +262,7 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
         else
           correlate<T, true>(in, out, taps, g, add);
       }
-      deinterleave(gx + channel * p.in_size(), p.in_size(), in.get(), channels, p.in_size(),
-                   [](Vec<T> value) { return value; });
+      deinterleave(gx + channel * p.in_size(), p.in_size(), in.get(), channels, p.in_size());
     }
   });
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/conv/planes.h"
+#include "cpu/runtime/memory.h"
 #include "cpu/side_by_side.h"
 
 namespace fastdl {

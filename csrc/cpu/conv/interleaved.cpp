@@ -111,11 +111,9 @@ void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in
               const int64_t positions = (r1 - r0) * pass.extent[2];
               if (!covered) std::fill_n(result.get(), (r1 - r0) * row_size, T(0));
               convolve_rows<T>(pass, result, block, weights + g * group_weights, r0, r1);
-              for (int64_t k = 0; k < pass.out; ++k) {
-                const T add = bias ? bias[g * pass.out + k] : T(0);
+              for (int64_t k = 0; k < pass.out; ++k)
                 deinterleave(to + k * size + r0 * pass.extent[2], out_image, result + k * positions * w,
-                             count, positions, [=](Vec<T> v) { return v + add; });
-              }
+                             count, positions, bias ? bias[g * pass.out + k] : T(0));
             }
           });
     }

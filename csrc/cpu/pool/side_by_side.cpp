@@ -4,8 +4,8 @@
 // Planes are cut into boxes of whole rows. Forward interleaves a box of the input, so that each position is
 // one vector, walks over the windows' taps and takes the results apart again. Backward does the same with
 // output gradients (and the winners' tap numbers), and adds to a box of the input's gradient in the order of
-// the outputs. Windows come from tables per axis, regular or adaptive. Tap numbers of one byte travel four to
-// a lane (eight in double).
+// the outputs. Windows come from tables per axis, regular or adaptive. Tap numbers are bytes and travel four
+// to a lane (eight in double).
 //
 // Work: blocks of planes times boxes. Memory is passed over once each way, beside the rows that windows of
 // two boxes share; a box stays in the caches.
@@ -13,6 +13,7 @@
 
 #include <vector>
 
+#include "cpu/gemm/pack.h"
 #include "cpu/pool/boxes.h"
 #include "cpu/side_by_side.h"
 
@@ -21,8 +22,8 @@ namespace {
 
 // ------------------------------------------------------------------------- labels between lanes and memory
 
-template <class Offset, class T>
-constexpr int kPacked = std::max(1, int(sizeof(T) / sizeof(Offset)));  // labels in one lane
+template <class T>
+constexpr int kPacked = int(sizeof(T));  // labels in one lane
 
 #if defined(__AVX512F__)
 template <class T>
@@ -47,43 +48,43 @@ template <class T>
 #endif
 
 // to[n * plane + e] = labels[e][n], and the other way round.
-template <class T, class Offset>
-void store_labels(Offset* to, int64_t plane, const Int<T>* labels, int count, int64_t elements) {
-  constexpr int w = kWidth<T>, packed = kPacked<Offset, T>;
-  if constexpr (std::is_same_v<Offset, int64_t>) {
-    for (int n = 0; n < count; ++n)
-      for (int64_t e = 0; e < elements; ++e) to[n * plane + e] = int64_t(labels[e * w + n]);
-    return;
-  }
+template <class T>
+[[gnu::noinline]] void store_labels(uint8_t* to, int64_t plane, const Int<T>* labels, int count,
+                                    int64_t elements) {
+  constexpr int w = kWidth<T>, packed = kPacked<T>;
   for (int64_t e = 0; e < elements; e += w * packed, to += w * packed, labels += w * packed * w) {
     const int64_t left = elements - e;
     Vec<T> x[w];
     for (int i = 0; i < w; ++i) {
       Vec<Int<T>> lane{};
       for (int j = 0; j < packed && i * packed + j < left; ++j)
-        lane |= load<Int<T>>(labels + (i * packed + j) * w) << int(8 * sizeof(Offset) * size_t(j));
+        lane |= load<Int<T>>(labels + (i * packed + j) * w) << 8 * j;
       x[i] = (Vec<T>)lane;
     }
     tile::transpose<T>(x);
-    for (int i = 0; i < count; ++i) store_bytes<T>(to + i * plane, x[i], left * int64_t(sizeof(Offset)));
+    for (int i = 0; i < count; ++i) store_bytes<T>(to + i * plane, x[i], left);
   }
 }
-template <class T, class Offset>
-void load_labels(Int<T>* labels, const Offset* from, int64_t plane, int count, int64_t elements) {
-  constexpr int w = kWidth<T>, packed = kPacked<Offset, T>;
-  constexpr Int<T> mask = Int<T>(std::numeric_limits<std::make_unsigned_t<Offset>>::max());
+template <class T>
+[[gnu::noinline]] void load_labels(Int<T>* labels, const uint8_t* from, int64_t plane, int count,
+                                   int64_t elements) {
+  constexpr int w = kWidth<T>, packed = kPacked<T>;
   for (int64_t e = 0; e < elements; e += w * packed, from += w * packed, labels += w * packed * w) {
     const int64_t left = elements - e;
     Vec<T> x[w];
-    for (int i = 0; i < w; ++i)
-      x[i] = i < count ? load_bytes<T>(from + i * plane, left * int64_t(sizeof(Offset))) : Vec<T>{};
+    for (int i = 0; i < w; ++i) x[i] = i < count ? load_bytes<T>(from + i * plane, left) : Vec<T>{};
     tile::transpose<T>(x);
     for (int i = 0; i < w; ++i)
       for (int j = 0; j < packed && i * packed + j < left; ++j)
-        store<Int<T>>(labels + (i * packed + j) * w,
-                      ((Vec<Int<T>>)x[i] >> int(8 * sizeof(Offset) * size_t(j))) & mask);
+        store<Int<T>>(labels + (i * packed + j) * w, ((Vec<Int<T>>)x[i] >> 8 * j) & 255);
   }
 }
+template <class T>
+void store_labels(int64_t* to, int64_t plane, const Int<T>* labels, int count, int64_t elements) {
+  for (int n = 0; n < count; ++n)
+    for (int64_t e = 0; e < elements; ++e) to[n * plane + e] = int64_t(labels[e * kWidth<T> + n]);
+}
+
 // ------------------------------------------------------------------------------------------------- windows
 
 // Windows with all their taps, `count` of them beside each other: op.begin(output in the box, d, h, w), their
@@ -314,7 +315,7 @@ void for_boxes(const Geometry& g, const std::vector<Box>& boxes, F&& prepare) {
   });
 }
 
-// reduce(block, y, labels, box) is the pass in lanes; Offset* or int64_t* labels, null where nobody wants
+// reduce(block, y, labels, box) is the pass in lanes; uint8_t* or int64_t* labels, null where nobody wants
 // them.
 template <class T, class Label, class F>
 void forward(T* y, Label* labels, const T* x, const Geometry& g, F&& reduce) {
@@ -327,32 +328,31 @@ void forward(T* y, Label* labels, const T* x, const Geometry& g, F&& reduce) {
                  reduce(in, out, numbers, box);
                  const int64_t to = plane * g.out_plane();
                  for_runs(box.out_d, box.out_h, g.h.out, g.w.out, [&](int64_t first, int64_t n, int64_t at) {
-                   deinterleave(y + to + first, g.out_plane(), out + at * kWidth<T>, count, n,
-                                [](Vec<T> v) { return v; });
+                   deinterleave(y + to + first, g.out_plane(), out + at * kWidth<T>, count, n);
                    if (labels)
                      store_labels<T>(labels + to + first, g.out_plane(), numbers + at * kWidth<T>, count, n);
                  });
                });
 }
 
-template <class T, class Offset, class F>
-void backward(T* grad_x, const T* grad_y, const Offset* labels, const Geometry& g, F&& spread) {
-  for_boxes<T>(
-      g, boxes_of<T>(g, false),
-      [&](int64_t plane, int count, const Box& box, T* in, T* out, Int<T>* numbers) {
-        const int64_t from = plane * g.out_plane();
-        for_runs(box.out_d, box.out_h, g.h.out, g.w.out, [&](int64_t first, int64_t n, int64_t at) {
-          interleave(out + at * kWidth<T>, grad_y + from + first, g.out_plane(), count, n);
-          if (labels)
-            load_labels<T>(numbers + at * kWidth<T>, labels + from + first, g.out_plane(), count, n);
-        });
-        std::memset(in, 0, size_t(box.in_d.size() * box.in_h.size() * g.w.in * kWidth<T>) * sizeof(T));
-        spread(in, out, numbers, box);
-        T* to = grad_x + plane * g.in_plane();
-        for_runs(box.in_d, box.in_h, g.h.in, g.w.in, [&](int64_t first, int64_t n, int64_t at) {
-          deinterleave(to + first, g.in_plane(), in + at * kWidth<T>, count, n, [](Vec<T> v) { return v; });
-        });
-      });
+template <class T, class F>
+void backward(T* grad_x, const T* grad_y, const uint8_t* labels, const Geometry& g, F&& spread) {
+  for_boxes<T>(g, boxes_of<T>(g, false),
+               [&](int64_t plane, int count, const Box& box, T* in, T* out, Int<T>* numbers) {
+                 const int64_t from = plane * g.out_plane();
+                 for_runs(box.out_d, box.out_h, g.h.out, g.w.out, [&](int64_t first, int64_t n, int64_t at) {
+                   interleave(out + at * kWidth<T>, grad_y + from + first, g.out_plane(), count, n);
+                   if (labels)
+                     load_labels<T>(numbers + at * kWidth<T>, labels + from + first, g.out_plane(), count, n);
+                 });
+                 std::memset(in, 0,
+                             size_t(box.in_d.size() * box.in_h.size() * g.w.in * kWidth<T>) * sizeof(T));
+                 spread(in, out, numbers, box);
+                 T* to = grad_x + plane * g.in_plane();
+                 for_runs(box.in_d, box.in_h, g.h.in, g.w.in, [&](int64_t first, int64_t n, int64_t at) {
+                   deinterleave(to + first, g.in_plane(), in + at * kWidth<T>, count, n);
+                 });
+               });
 }
 
 template <class T, class Label>
@@ -369,10 +369,9 @@ void forward_avg(T* y, const T* x, const Geometry& g, const Divisors<T>& divisor
 }
 template <class T>
 void backward_avg(T* grad_x, const T* grad_y, const Geometry& g, const Divisors<T>& divisors) {
-  backward(grad_x, grad_y, static_cast<const uint8_t*>(nullptr), g,
-           [&](T* in, const T* out, const Int<T>*, const Box& box) {
-             for_windows(in, g, box, ToAll<T>{divisors, out});
-           });
+  backward(grad_x, grad_y, nullptr, g, [&](T* in, const T* out, const Int<T>*, const Box& box) {
+    for_windows(in, g, box, ToAll<T>{divisors, out});
+  });
 }
 
 }  // namespace
@@ -393,12 +392,12 @@ bool adaptive_worthwhile(const PoolProblem& p) {
   return p.planes >= kWidth<T> && p.in_plane() < (int64_t{1} << 31);
 }
 
-template <class T, class Offset>
-void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
+template <class T>
+void max_pool_forward(T* y, uint8_t* offsets, const T* x, const PoolProblem& p) {
   forward_max<T>(y, offsets, x, Geometry::regular(p), Numbering::taps(p));
 }
-template <class T, class Offset>
-void max_pool_backward(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p) {
+template <class T>
+void max_pool_backward(T* grad_x, const T* grad_y, const uint8_t* offsets, const PoolProblem& p) {
   const Geometry g = Geometry::regular(p);
   const Numbering numbers = Numbering::taps(p);
   backward(grad_x, grad_y, offsets, g, [&](T* in, const T* out, const Int<T>* labels, const Box& box) {
@@ -430,12 +429,9 @@ void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p
   backward_avg<T>(grad_x, grad_y, g, Divisors<T>::adaptive(g));
 }
 
-#define FASTDL_INSTANTIATE_OFFSET(T, Offset)                                            \
-  template void max_pool_forward<T, Offset>(T*, Offset*, const T*, const PoolProblem&); \
-  template void max_pool_backward<T, Offset>(T*, const T*, const Offset*, const PoolProblem&);
 #define FASTDL_INSTANTIATE(T)                                                             \
-  FASTDL_INSTANTIATE_OFFSET(T, uint8_t)                                                   \
-  FASTDL_INSTANTIATE_OFFSET(T, int32_t)                                                   \
+  template void max_pool_forward<T>(T*, uint8_t*, const T*, const PoolProblem&);          \
+  template void max_pool_backward<T>(T*, const T*, const uint8_t*, const PoolProblem&);   \
   template bool worthwhile<T>(const PoolProblem&);                                        \
   template bool adaptive_worthwhile<T>(const PoolProblem&);                               \
   template void avg_pool_forward<T>(T*, const T*, const PoolProblem&, bool, int64_t);     \
@@ -446,6 +442,5 @@ void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 #undef FASTDL_INSTANTIATE
-#undef FASTDL_INSTANTIATE_OFFSET
 
 }  // namespace fastdl::side_by_side

@@ -9,10 +9,10 @@ namespace fastdl::side_by_side {
 template <class T>
 bool worthwhile(const PoolProblem& p);
 
-template <class T, class Offset>
-void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p);
-template <class T, class Offset>
-void max_pool_backward(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p);
+template <class T>
+void max_pool_forward(T* y, uint8_t* offsets, const T* x, const PoolProblem& p);
+template <class T>
+void max_pool_backward(T* grad_x, const T* grad_y, const uint8_t* offsets, const PoolProblem& p);
 template <class T>
 void avg_pool_forward(T* y, const T* x, const PoolProblem& p, bool count_include_pad, int64_t divisor);
 template <class T>
