@@ -1,13 +1,15 @@
 // Depthwise convolution: every input channel has its own kernels (out_channels = multiplier * groups, one
-// input channel per group). Little arithmetic, much traffic. Three ways:
+// input channel per group). Little arithmetic, much traffic. Four ways:
 //
+//   lanes    kWidth channels side by side (depthwise_side_by_side.cpp): strides, large kernels, and weight
+//            gradients of small planes
 //   flat     stride 1, small planes with rows of one length: vectors across the ends of rows (flat.h)
 //   rows     stride 1, a kernel 3, 5 or 7 wide, planes that fit L1: vectors of output positions straight from
 //            the image, with loads that stop at the ends of its rows
 //   planes   everything else: each plane is copied once into a padded, de-strided buffer (planes.h) in L1 or
 //            L2, where every tap is a constant shift, and vectors run along the flat positions
 //
-// The first two do grad_x as a correlation of grad_y with the taps backwards.
+// Flat and rows do grad_x as a correlation of grad_y with the taps backwards.
 //
 //   forward   y[k][o] = sum over r of w[k][r] * x[o * stride + r * dilation - pad]
 //   grad_w    w[k][r] = sum over images and o of grad_y[k][o] * x[...]
@@ -15,6 +17,7 @@
 // Work: over images times channels. grad_w: over channels (flat, rows), or over images times channels with
 // one partial result per image, added up in image order (planes). Memory: each array is read or written once.
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/depthwise_side_by_side.h"
 #include "cpu/conv/flat.h"
 #include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
@@ -32,6 +35,13 @@ constexpr int kTaps = 9;    // taps in registers, grad_w
 // Channels a thread should take at once.
 int64_t grain(const ConvProblem& p) {
   return std::max<int64_t>(1, 32768 / (p.taps() * p.out_size()));
+}
+
+// Where no way over single planes keeps its lanes and loads busy.
+template <class T>
+bool side_by_side_wins(const ConvProblem& p, ConvPass pass) {
+  const bool small = pass == ConvPass::grad_w && p.in_size() + p.out_size() <= 1024;
+  return (p.stride != Extent{1, 1, 1} || p.taps() > 9 || small) && side_by_side::suits<T>(p);
 }
 
 // gw = the sum of `parts` partial results, in order.
@@ -288,6 +298,7 @@ constexpr int64_t kSlack = kUnroll * kWidth<T>;
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  if (side_by_side_wins<T>(p, ConvPass::forward)) return side_by_side::forward<T>(p, y, x, w, bias);
   if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_forward<T>(p, plane, y, x, w, bias); }))
     return;
   const auto planes = Planes<T>::of_input(p);
@@ -311,6 +322,7 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  if (side_by_side_wins<T>(p, ConvPass::grad_x)) return side_by_side::grad_x<T>(p, gx, gy, w, bias);
   if (with_plane<T>(p, adjoint_shape(p),
                     [&](const auto& plane) { plane_grad_x<T>(p, plane, gx, gy, w, bias); }))
     return;
@@ -377,6 +389,7 @@ constexpr auto kCorrelate = correlate_table<T>(std::make_integer_sequence<int, k
 
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  if (side_by_side_wins<T>(p, ConvPass::grad_w)) return side_by_side::grad_w<T>(p, gw, gy, x);
   if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_grad_w<T>(p, plane, gw, gy, x); }))
     return;
   const auto planes = Planes<T>::of_input(p);

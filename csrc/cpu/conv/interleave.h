@@ -1,50 +1,13 @@
-// Images side by side: element e of `count` <= kWidth<T> images as the lanes of one vector.
+// The padded planes of several images side by side (side_by_side.h).
 #pragma once
 
 #include <vector>
 
 #include "cpu/conv/planes.h"
-#include "cpu/gemm/pack.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/side_by_side.h"
 
 namespace fastdl {
-
-// to[e * width + n] = from[n * image + e], zero for n >= count.
-template <class T>
-void interleave(T* to, const T* from, int64_t image, int count, int64_t elements) {
-  using namespace simd;
-  constexpr int w = kWidth<T>;
-  for (int64_t e = 0; e < elements; e += w, to += w * w, from += w) {
-    const int n = int(std::min<int64_t>(w, elements - e));
-    Vec<T> x[w];
-#pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) x[i] = i < count ? load_n(from + i * image, n) : Vec<T>{};
-    tile::transpose<T>(x);
-#pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) {
-      if (i == n) break;
-      store<T>(to + i * w, x[i]);
-    }
-  }
-}
-
-// to[n * image + e] = from[e * width + n] + bias for n < count.
-template <class T>
-void deinterleave(T* to, int64_t image, const T* from, int count, int64_t elements, T bias) {
-  using namespace simd;
-  constexpr int w = kWidth<T>;
-  for (int64_t e = 0; e < elements; e += w, to += w, from += w * w) {
-    const int n = int(std::min<int64_t>(w, elements - e));
-    Vec<T> x[w];
-#pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) x[i] = i < n ? load(from + i * w) : Vec<T>{};
-    tile::transpose<T>(x);
-#pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) {
-      if (i == count) break;
-      store_n(to + i * image, x[i] + bias, n);
-    }
-  }
-}
 
 // Planes whose elements are vectors: one per image of a block.
 template <class T>

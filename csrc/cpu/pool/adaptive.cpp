@@ -12,6 +12,7 @@
 #include <atomic>
 
 #include "cpu/pool/pool.h"
+#include "cpu/pool/side_by_side.h"
 #include "cpu/rows.h"
 
 namespace fastdl {
@@ -72,6 +73,7 @@ int64_t for_each_plane(int64_t planes, int64_t n, int64_t positions, F&& f) {
 template <class T>
 void adaptive_avg_pool_forward(T* y, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
+  if (side_by_side::adaptive_worthwhile<T>(p)) return side_by_side::adaptive_avg_pool_forward<T>(y, x, p);
   const Windows d(p.d), h(p.h), w(p.w);
   const int64_t rows = p.planes * p.d.out * p.h.out;
   parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out), [&](int64_t begin, int64_t end) {
@@ -94,6 +96,8 @@ void adaptive_avg_pool_forward(T* y, const T* x, const PoolProblem& p) {
 template <class T>
 void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p) {
   if (p.planes * p.in_plane() == 0) return;
+  if (side_by_side::adaptive_worthwhile<T>(p))
+    return side_by_side::adaptive_avg_pool_backward<T>(grad_x, grad_y, p);
   const Windows d(p.d), h(p.h), w(p.w);
   parallel_for(p.planes * p.d.in * p.h.in, rows_grain(2 * p.w.in), [&](int64_t begin, int64_t end) {
     // Output rows spread over the input's columns, kept while input rows share them.
@@ -131,6 +135,8 @@ void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p
 template <class T>
 void adaptive_max_pool_forward(T* y, int64_t* indices, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
+  if (side_by_side::adaptive_worthwhile<T>(p))
+    return side_by_side::adaptive_max_pool_forward<T>(y, indices, x, p);
   const Windows d(p.d), h(p.h), w(p.w);
   const int64_t rows = p.planes * p.d.out * p.h.out, pitch = round_up<T>(p.w.out);
   // Column o of tap j is begin + j, or the window's last column again: seeing it twice changes nothing.

@@ -10,6 +10,7 @@
 // output rows are added up, divided, spread over the columns; an input row covered by the same output rows as
 // the one before is a copy of it. Passes over memory: one read and one write each way.
 #include "cpu/pool/pool.h"
+#include "cpu/pool/side_by_side.h"
 #include "cpu/rows.h"
 
 namespace fastdl {
@@ -242,6 +243,8 @@ void backward_pairs(T* grad_x, const T* grad_y, const PoolProblem& p, const Pair
 template <class T>
 void avg_pool_forward(T* y, const T* x, const PoolProblem& p, bool count_include_pad, int64_t divisor) {
   if (p.planes * p.out_plane() == 0) return;
+  if (!p.global() && side_by_side::worthwhile<T>(p))
+    return side_by_side::avg_pool_forward<T>(y, x, p, count_include_pad, divisor);
   if (p.global()) {
     const int64_t n = p.in_plane();
     const T by = T(divisor ? divisor : n);
@@ -260,6 +263,8 @@ template <class T>
 void avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p, bool count_include_pad,
                        int64_t divisor) {
   if (p.planes * p.in_plane() == 0) return;
+  if (!p.global() && side_by_side::worthwhile<T>(p))
+    return side_by_side::avg_pool_backward<T>(grad_x, grad_y, p, count_include_pad, divisor);
   if (p.global()) {
     const int64_t n = p.in_plane();
     const T by = T(divisor ? divisor : n);

@@ -7,6 +7,8 @@
 // (torch's rule). Saved for backward: the winner's tap number in its window, one byte where the window has at
 // most 256 taps.
 //
+// Short rows, large strides and overlapping windows of many planes are side_by_side.cpp's.
+//
 // Forward works on output rows, separably: each input row is reduced to one best value and tap per output
 // column (kept in a cache of rows while overlapping windows need it), then the rows of a window are compared.
 // Horizontally first keeps row-major order among ties. With strides 1 and 2 every tap is one contiguous
@@ -15,6 +17,7 @@
 // cover it, so no two threads write one place and no plane needs clearing first. Passes over memory: one read
 // and one write each way.
 #include "cpu/pool/pool.h"
+#include "cpu/pool/side_by_side.h"
 #include "cpu/rows.h"
 
 namespace fastdl {
@@ -401,6 +404,8 @@ void backward_pairs(T* grad_x, const T* grad_y, const Offset* offsets, const Poo
 template <class T, class Offset>
 void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
+  if constexpr (sizeof(Offset) == 1)
+    if (side_by_side::worthwhile<T>(p)) return side_by_side::max_pool_forward<T>(y, offsets, x, p);
   if (p.global()) return forward_global(y, offsets, x, p);
   const Pairs pairs(p);
   const int64_t rows = p.planes * p.d.out * p.h.out;
@@ -416,6 +421,8 @@ template <class T, class Offset>
 void max_pool_backward(T* grad_x, const T* grad_y, const Offset* offsets, const PoolProblem& p) {
   const int64_t out_rows = p.planes * p.d.out * p.h.out, in_rows = p.planes * p.d.in * p.h.in;
   if (p.planes * p.in_plane() == 0) return;
+  if constexpr (sizeof(Offset) == 1)
+    if (side_by_side::worthwhile<T>(p)) return side_by_side::max_pool_backward<T>(grad_x, grad_y, offsets, p);
   if (p.global()) return backward_global(grad_x, grad_y, offsets, p);
   if (const Pairs pairs(p); pairs.apply) {
     parallel_for(out_rows, rows_grain(p.w.in * pairs.kd * pairs.kh), [&](int64_t begin, int64_t end) {

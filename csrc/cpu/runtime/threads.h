@@ -8,8 +8,8 @@
 //                                 chunk (chunk_count(n, grain) of them) and add them up in chunk order.
 //   parallel_tasks(count, f)      f(task) for task in [0, count), each worth 10 us or more.
 //
-// Ranges depend only on (n, grain, thread count), never on timing, and whoever is free takes the next one:
-// the same inputs on the same number of threads give the same bits. Nested calls run inline. Exceptions
+// Ranges depend only on (n, grain, thread count), never on timing; a thread does its own share of them first,
+// then what others left: the same inputs on the same number of threads give the same bits. Nested calls run inline. Exceptions
 // thrown by f come back to the caller (the first one). No thread exists before the first call that needs one;
 // idle workers spin briefly, then sleep; after fork the child starts with an empty pool. Workers flush
 // denormals (see denormals.h).

@@ -1,0 +1,314 @@
+// Depthwise convolution with kWidth channels side by side, one per lane: no lane is superfluous, whatever the
+// rows' length and strides are, and taps that meet padding are left out. For strides, dilations and kernels
+// that the ways over single planes (depthwise.cpp) have no loops for, and for planes smaller than a vector.
+//
+//   forward   y[o] = bias + sum over taps of  w[tap] x[o * stride + tap - pad]      all of them vectors
+//   grad_x    stride 1: the same of grad_y with the taps backwards; else each output's gradient is added to
+//   the
+//             inputs of its window
+//   grad_w    a sum over positions and images for each tap; the lanes are its channels
+//
+// With several output channels per input channel (multiplier), y's planes of a block are `multiplier` apart.
+//
+// Work: over images and blocks of channels; grad_w over blocks of channels and, where those are few, over
+// images, with partial results added up in order. Memory is passed over once; the blocks stay in L2.
+#include "cpu/conv/depthwise_side_by_side.h"
+
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
+
+namespace fastdl::side_by_side {
+namespace {
+
+using namespace simd;
+
+constexpr int64_t kMostBytes = 640 << 10;  // of a block's input and output
+constexpr int kColumns = 4;                // outputs of a row in registers
+
+struct Range {
+  int64_t first, end;
+};
+// One axis of a correlation: tap r of output o meets input o * stride + r * dilation - pad.
+struct Axis {
+  int64_t in, out, kernel, stride, dilation, pad;
+  int64_t start(int64_t o) const { return o * stride - pad; }
+  Range taps(int64_t o) const {  // those inside the input
+    const int64_t s = start(o);
+    const int64_t first = s >= 0 ? 0 : ceil_div(-s, dilation);
+    const int64_t end = s >= in ? 0 : std::min(kernel, (in - 1 - s) / dilation + 1);
+    return {first, std::max(first, end)};
+  }
+  Range outputs(int64_t r) const {  // those whose tap r is inside
+    const int64_t s = r * dilation - pad;
+    const int64_t first = std::min(out, s >= 0 ? 0 : ceil_div(-s, stride));
+    const int64_t end = s >= in ? 0 : std::min(out, (in - 1 - s) / stride + 1);
+    return {first, std::max(first, end)};
+  }
+  Range whole() const {  // those with all taps inside
+    const Range a = outputs(0), b = outputs(kernel - 1);
+    return {a.first, std::max(a.first, b.end)};
+  }
+};
+struct Geometry {
+  Axis d, h, w;
+  int64_t in_size() const { return d.in * h.in * w.in; }
+  int64_t out_size() const { return d.out * h.out * w.out; }
+  int64_t taps() const { return d.kernel * h.kernel * w.kernel; }
+  static Geometry of(const ConvProblem& p) {
+    const auto axis = [&](size_t a) {
+      return Axis{p.in[a], p.out[a], p.kernel[a], p.stride[a], p.dilation[a], p.pad[a]};
+    };
+    return {axis(0), axis(1), axis(2)};
+  }
+  static Geometry adjoint(const ConvProblem& p) {  // stride 1
+    const auto axis = [&](size_t a) {
+      return Axis{p.out[a], p.in[a],       p.kernel[a],
+                  1,        p.dilation[a], p.dilation[a] * (p.kernel[a] - 1) - p.pad[a]};
+    };
+    return {axis(0), axis(1), axis(2)};
+  }
+};
+
+// C outputs of a row, from their taps (rows [d, h], columns w): `from` is where the first output's tap 0
+// would be.
+template <class T, int C, bool kAdd>
+[[gnu::always_inline]] inline void outputs(T* y, const Geometry& g, const T* from, const T* weights, Range d,
+                                           Range h, Range w, Vec<T> bias) {
+  constexpr int64_t v = kWidth<T>;
+  const int64_t column = g.w.dilation * v, step = g.w.stride * v;
+  Vec<T> acc[C];
+#pragma GCC unroll 4
+  for (int c = 0; c < C; ++c) acc[c] = kAdd ? load<T>(y + c * v) : bias;
+  for (int64_t i = d.first; i < d.end; ++i)
+    for (int64_t j = h.first; j < h.end; ++j) {
+      const T* at = from + (i * g.d.dilation * g.h.in + j * g.h.dilation) * g.w.in * v;
+      const T* taps = weights + (i * g.h.kernel + j) * g.w.kernel * v;
+      for (int64_t k = w.first; k < w.end; ++k) {
+        const Vec<T> weight = load<T>(taps + k * v);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) acc[c] += weight * load<T>(at + k * column + c * step);
+      }
+    }
+#pragma GCC unroll 4
+  for (int c = 0; c < C; ++c) store<T>(y + c * v, acc[c]);
+}
+
+// y = bias + the correlation of x with the weights, or (kAdd) y + it; all side by side.
+template <class T, bool kAdd>
+void correlate(T* y, const T* x, const T* weights, const Geometry& g, Vec<T> bias) {
+  constexpr int64_t v = kWidth<T>;
+  const Range whole = g.w.whole(), all{0, g.w.kernel};
+  for (int64_t od = 0; od < g.d.out; ++od)
+    for (int64_t oh = 0; oh < g.h.out; ++oh, y += g.w.out * v) {
+      const Range d = g.d.taps(od), h = g.h.taps(oh);
+      const T* row = x + (g.d.start(od) * g.h.in + g.h.start(oh)) * g.w.in * v;
+      const auto at = [&](int64_t ow) { return row + g.w.start(ow) * v; };
+      int64_t ow = 0;
+      for (; ow < whole.first; ++ow)
+        outputs<T, 1, kAdd>(y + ow * v, g, at(ow), weights, d, h, g.w.taps(ow), bias);
+      for (; ow + kColumns <= whole.end; ow += kColumns)
+        outputs<T, kColumns, kAdd>(y + ow * v, g, at(ow), weights, d, h, all, bias);
+      for (; ow < g.w.out; ++ow)
+        outputs<T, 1, kAdd>(y + ow * v, g, at(ow), weights, d, h, g.w.taps(ow), bias);
+    }
+}
+
+// grad_x += the weights times each output's gradient, at the inputs of its window.
+template <class T>
+void spread(T* grad_x, const T* grad_y, const T* weights, const Geometry& g) {
+  constexpr int64_t v = kWidth<T>;
+  for (int64_t od = 0; od < g.d.out; ++od)
+    for (int64_t oh = 0; oh < g.h.out; ++oh) {
+      const Range d = g.d.taps(od), h = g.h.taps(oh);
+      for (int64_t ow = 0; ow < g.w.out; ++ow, grad_y += v) {
+        const Range w = g.w.taps(ow);
+        const Vec<T> grad = load<T>(grad_y);
+        for (int64_t i = d.first; i < d.end; ++i)
+          for (int64_t j = h.first; j < h.end; ++j) {
+            T* to =
+                grad_x +
+                (((g.d.start(od) + i * g.d.dilation) * g.h.in + g.h.start(oh) + j * g.h.dilation) * g.w.in +
+                 g.w.start(ow)) *
+                    v;
+            const T* taps = weights + (i * g.h.kernel + j) * g.w.kernel * v;
+            for (int64_t k = w.first; k < w.end; ++k) {
+              T* at = to + k * g.w.dilation * v;
+              store<T>(at, load<T>(at) + grad * load<T>(taps + k * v));
+            }
+          }
+      }
+    }
+}
+
+// sums[tap] += the products of grad_y and the inputs that the tap meets.
+template <class T>
+void correlate_grad(T* sums, const T* grad_y, const T* x, const Geometry& g) {
+  constexpr int64_t v = kWidth<T>;
+  for (int64_t i = 0; i < g.d.kernel; ++i)
+    for (int64_t j = 0; j < g.h.kernel; ++j)
+      for (int64_t k = 0; k < g.w.kernel; ++k, sums += v) {
+        const Range d = g.d.outputs(i), h = g.h.outputs(j), w = g.w.outputs(k);
+        Vec<T> acc[4] = {};  // short chains, also while a row is short
+        for (int64_t od = d.first; od < d.end; ++od)
+          for (int64_t oh = h.first; oh < h.end; ++oh) {
+            const T* grad = grad_y + ((od * g.h.out + oh) * g.w.out + w.first) * v;
+            const T* from =
+                x +
+                (((g.d.start(od) + i * g.d.dilation) * g.h.in + g.h.start(oh) + j * g.h.dilation) * g.w.in +
+                 g.w.start(w.first) + k * g.w.dilation) *
+                    v;
+            const int64_t step = g.w.stride * v;
+            int64_t ow = w.first;
+            for (; ow + 4 <= w.end; ow += 4, grad += 4 * v, from += 4 * step)
+#pragma GCC unroll 4
+              for (int c = 0; c < 4; ++c) acc[c] += load<T>(grad + c * v) * load<T>(from + c * step);
+            for (; ow < w.end; ++ow, grad += v, from += step) acc[0] += load<T>(grad) * load<T>(from);
+          }
+        store<T>(sums, load<T>(sums) + ((acc[0] + acc[1]) + (acc[2] + acc[3])));
+      }
+}
+
+// The weights of all blocks: [block][output of a channel][tap][lane], taps backwards if asked for.
+template <class T>
+void pack(T* to, const T* w, const ConvProblem& p, bool backwards) {
+  constexpr int64_t v = kWidth<T>;
+  const int64_t taps = p.taps(), multiplier = p.group_out();
+  for (int64_t g0 = 0; g0 < p.groups; g0 += v)
+    for (int64_t m = 0; m < multiplier; ++m)
+      for (int64_t r = 0; r < taps; ++r, to += v)
+        for (int64_t lane = 0; lane < v; ++lane)
+          to[lane] = g0 + lane < p.groups
+                         ? w[((g0 + lane) * multiplier + m) * taps + (backwards ? taps - 1 - r : r)]
+                         : T(0);
+}
+template <class T>
+Vec<T> lanes_of(const T* values, int count, int64_t step) {
+  T lanes[kWidth<T>] = {};
+  for (int i = 0; values && i < count; ++i) lanes[i] = values[i * step];
+  return load<T>(lanes);
+}
+
+template <class T>
+struct Blocks {
+  static constexpr int64_t v = kWidth<T>;
+  const ConvProblem& p;
+  int64_t count() const { return ceil_div(p.groups, v); }
+  int channels(int64_t block) const { return int(std::min(v, p.groups - block * v)); }
+  int64_t weights() const { return p.group_out() * p.taps() * v; }  // of a block
+  int64_t grain() const {
+    return std::max<int64_t>(1,
+                             16384 / (p.in_size() + p.group_out() * p.out_size() * (1 + p.taps() / 8)) / v);
+  }
+};
+
+}  // namespace
+
+template <class T>
+bool suits(const ConvProblem& p) {
+  const int64_t lanes = ceil_div(p.groups, kWidth<T>) * kWidth<T>;
+  return p.group_in() == 1 && 2 * p.groups >= lanes &&
+         (p.in_size() + p.out_size()) * kWidth<T> * int64_t(sizeof(T)) <= kMostBytes;
+}
+
+template <class T>
+void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  constexpr int64_t v = kWidth<T>;
+  const Geometry g = Geometry::of(p);
+  const Blocks<T> blocks{p};
+  const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size();
+  memory::Buffer<T> weights(size_t(blocks.count() * blocks.weights()));
+  pack<T>(weights, w, p, false);
+  parallel_for(p.batch * blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(p.out_size() * v));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / blocks.count(), block = i % blocks.count(), channel = n * p.groups + block * v;
+      const int channels = blocks.channels(block);
+      interleave(in.get(), x + channel * p.in_size(), p.in_size(), channels, p.in_size());
+      for (int64_t m = 0; m < multiplier; ++m) {
+        correlate<T, false>(
+            out, in, weights + block * blocks.weights() + m * p.taps() * v, g,
+            lanes_of(bias ? bias + block * v * multiplier + m : nullptr, channels, multiplier));
+        deinterleave(y + channel * plane + m * p.out_size(), plane, out.get(), channels, p.out_size());
+      }
+    }
+  });
+}
+
+template <class T>
+void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  constexpr int64_t v = kWidth<T>;
+  const bool adjoint = p.stride == Extent{1, 1, 1};
+  const Geometry g = adjoint ? Geometry::adjoint(p) : Geometry::of(p);
+  const Blocks<T> blocks{p};
+  const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size();
+  memory::Buffer<T> weights(size_t(blocks.count() * blocks.weights()));
+  pack<T>(weights, w, p, adjoint);
+  parallel_for(p.batch * blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(p.out_size() * v));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / blocks.count(), block = i % blocks.count(), channel = n * p.groups + block * v;
+      const int channels = blocks.channels(block);
+      const Vec<T> add = lanes_of(bias ? bias + block * v : nullptr, channels, 1);
+      if (!adjoint)
+        for (int64_t e = 0; e < p.in_size(); ++e) store<T>(in + e * v, add);
+      for (int64_t m = 0; m < multiplier; ++m) {
+        interleave(out.get(), gy + channel * plane + m * p.out_size(), plane, channels, p.out_size());
+        const T* taps = weights + block * blocks.weights() + m * p.taps() * v;
+        if (!adjoint)
+          spread<T>(in, out, taps, g);
+        else if (m == 0)
+          correlate<T, false>(in, out, taps, g, add);
+        else
+          correlate<T, true>(in, out, taps, g, add);
+      }
+      deinterleave(gx + channel * p.in_size(), p.in_size(), in.get(), channels, p.in_size());
+    }
+  });
+}
+
+template <class T>
+void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  constexpr int64_t v = kWidth<T>;
+  const Geometry g = Geometry::of(p);
+  const Blocks<T> blocks{p};
+  const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size(), taps = p.taps();
+  const int64_t parts = std::min(p.batch, ceil_div(4 * num_threads(), blocks.count()));
+  memory::Buffer<T> partial(size_t(parts * blocks.count() * blocks.weights()));
+  parallel_for(
+      parts * blocks.count(), ceil_div(blocks.grain() * parts, p.batch), [&](int64_t begin, int64_t end) {
+        memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(p.out_size() * v));
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t part = i / blocks.count(), block = i % blocks.count();
+          const int channels = blocks.channels(block);
+          T* sums = partial + i * blocks.weights();
+          std::fill_n(sums, blocks.weights(), T(0));
+          for (int64_t n = p.batch * part / parts; n < p.batch * (part + 1) / parts; ++n) {
+            const int64_t channel = n * p.groups + block * v;
+            interleave(in.get(), x + channel * p.in_size(), p.in_size(), channels, p.in_size());
+            for (int64_t m = 0; m < multiplier; ++m) {
+              interleave(out.get(), gy + channel * plane + m * p.out_size(), plane, channels, p.out_size());
+              correlate_grad<T>(sums + m * taps * v, out, in, g);
+            }
+          }
+        }
+      });
+  for (int64_t c = 0; c < p.groups; ++c)
+    for (int64_t r = 0; r < multiplier * taps; ++r) {
+      T sum = 0;
+      for (int64_t part = 0; part < parts; ++part)
+        sum += partial[((part * blocks.count() + c / v) * multiplier * taps + r) * v + c % v];
+      gw[c * multiplier * taps + r] = sum;
+    }
+}
+
+#define FASTDL_INSTANTIATE(T)                                                     \
+  template bool suits<T>(const ConvProblem&);                                     \
+  template void forward<T>(const ConvProblem&, T*, const T*, const T*, const T*); \
+  template void grad_x<T>(const ConvProblem&, T*, const T*, const T*, const T*);  \
+  template void grad_w<T>(const ConvProblem&, T*, const T*, const T*);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::side_by_side
