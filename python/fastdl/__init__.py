@@ -293,3 +293,12 @@ __all__ = [
     "zeros_like",
 ]
 __all__ += functions.__all__
+
+
+def __getattr__(name: str) -> object:
+    """``fastdl.distributions`` is imported when somebody asks for it."""
+    if name == "distributions":
+        from importlib import import_module
+
+        return import_module("fastdl.distributions")
+    raise AttributeError(f"module 'fastdl' has no attribute {name!r}")

@@ -33,6 +33,7 @@ from fastdl.ops.matrix import (
 from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
 from fastdl.ops.reduce import sum, vector_norm
+from fastdl.ops.shape import tril, triu
 from fastdl.ops.unary import abs
 from fastdl.ops.views import diagonal, movedim, squeeze, unsqueeze
 from fastdl.tensor import Tensor
@@ -58,6 +59,7 @@ __all__ = [
     "qr",
     "slogdet",
     "solve",
+    "solve_triangular",
     "svd",
     "svdvals",
     "vector_norm",
@@ -120,6 +122,22 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     if A.dtype != B.dtype:
         raise RuntimeError(f"solve: A and B must have one dtype, got {A.dtype} and {B.dtype}")
     return squeeze(Solve.apply(A, unsqueeze(B, -1)), -1) if vector else Solve.apply(A, B)
+
+
+def solve_triangular(
+    A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Tensor:
+    """X of A X = B (``left=False``: of X A = B) with one triangle of A, the rest being ignored.
+
+    ``unitriangular``: the diagonal is taken as ones. See ``torch.linalg.solve_triangular``.
+    """
+    check_matrix("solve_triangular", A)
+    triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
+    if unitriangular:
+        triangle = triangle + Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
+    return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT
 
 
 def det(A: Tensor) -> Tensor:
