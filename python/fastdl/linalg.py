@@ -47,9 +47,11 @@ __all__ = [
     "diagonal",
     "eigh",
     "eigvalsh",
+    "householder_product",
     "inv",
     "lstsq",
     "matmul",
+    "matrix_exp",
     "matrix_norm",
     "matrix_power",
     "matrix_rank",
@@ -242,6 +244,41 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
             result, first = (A if first else matmul(result, A)), False
         A, n = (matmul(A, A) if n > 1 else A), n // 2
     return result
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    """The sum of A^k / k!, by squaring the exponential of A / 2^s. See ``torch.linalg.matrix_exp``."""
+    check_matrix("matrix_exp", A)
+    size = np.abs(A._data).sum(axis=-2).max(initial=0.0)
+    squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
+    x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
+    one = Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    result = one + x / 14
+    for k in range(13, 0, -1):
+        result = one + matmul(x, result) / k
+    for _ in range(squarings):
+        result = matmul(result, result)
+    return result
+
+
+def householder_product(A: Tensor, tau: Tensor) -> Tensor:
+    """The first columns of H_1 H_2 .. with H_i = I - tau_i v_i v_i^T.
+
+    v_i is 0 above the diagonal of column i of ``A``, 1 on it and the column below it. See
+    ``torch.linalg.householder_product``.
+    """
+    m, n = A.shape[-2:]
+    if m < n or tau.shape[-1] > n:
+        raise RuntimeError(
+            f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
+        )
+    eye = Tensor(np.eye(m, n, dtype=A.dtype))
+    vectors = tril(A, -1) + eye
+    q = eye.expand((*A.shape[:-2], m, n))
+    for i in reversed(range(tau.shape[-1])):
+        v = vectors[..., i : i + 1]
+        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mT, q))
+    return q
 
 
 def multi_dot(tensors: Any) -> Tensor:
