@@ -185,13 +185,21 @@ def register_parametrization(
             made = sources()
         _check_result(parametrization, made, shape, dtype, tensor_name)
     delattr(module, tensor_name)
+    kind = type_before_parametrizations(module)
     if not is_parametrized(module):
-        kind = type(module)
-        module.__class__ = type(f"Parametrized{kind.__name__}", (kind,), {"__module__": kind.__module__})
         module.register_module("parametrizations", ModuleDict())
-    setattr(type(module), tensor_name, _property(tensor_name))
     _sources(module)[tensor_name] = sources
+    _give_class(module, kind)
     return module
+
+
+def _give_class(module: Module, kind: type) -> None:
+    """A class of its own with a property per parametrized tensor; copies of the module keep theirs."""
+    names = list(_sources(module)) if is_parametrized(module) else []
+    if names:
+        properties = {name: _property(name) for name in names}
+        kind = type(f"Parametrized{kind.__name__}", (kind,), {"__module__": kind.__module__, **properties})
+    module.__class__ = kind
 
 
 def _check_map(parametrization: Module, value: Tensor, name: str) -> None:
@@ -246,11 +254,11 @@ def remove_parametrizations(module: M, tensor_name: str, leave_parametrized: boo
     else:
         needs = any([t.requires_grad for t in sources._originals()])
         result = Parameter(value, needs) if trained else value
-    delattr(type(module), tensor_name)
+    kind = type_before_parametrizations(module)
     del _sources(module)[tensor_name]
-    if not len(_sources(module)):
+    _give_class(module, kind)
+    if not is_parametrized(module):
         delattr(module, "parametrizations")
-        module.__class__ = type(module).__bases__[0]
     if trained:
         module.register_parameter(tensor_name, result)
     else:
