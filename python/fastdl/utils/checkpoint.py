@@ -6,6 +6,7 @@ See ``torch.utils.checkpoint``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastdl.autograd.function import Function
@@ -75,12 +76,11 @@ def checkpoint(
         >>> [round(g, 4) for g in x.grad.tolist()]
         [5.4366, 22.1672]
     """
-    run = (lambda *a: function(*a, **kwargs)) if kwargs else function
+    run = partial(function, **kwargs) if kwargs else function
     needed = is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args])
     if not needed:
         return run(*args)
-    apply: Callable[..., Any] = _Checkpoint.apply
-    return apply(run, preserve_rng_state, *args)
+    return _Checkpoint.apply(run, preserve_rng_state, *args)
 
 
 def checkpoint_sequential(
