@@ -17,6 +17,7 @@ POSITIVE = SQUARE @ SQUARE.transpose(0, 2, 1) + np.eye(3)
 @pytest.mark.parametrize(
     "name", ["det", "inverse", "logdet", "slogdet", "matrix_exp", "pinverse", "cholesky", "cholesky_inverse"]
 )
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:UserWarning")
 def test_matrix_functions_and_methods_are_torch_s(name):
     torch = pytest.importorskip("torch")
     array = np.linalg.cholesky(POSITIVE) if name == "cholesky_inverse" else POSITIVE
@@ -27,6 +28,7 @@ def test_matrix_functions_and_methods_are_torch_s(name):
         np.testing.assert_array_equal(a.numpy(), c.numpy())
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:UserWarning")
 def test_other_matrix_functions_are_torch_s():
     torch = pytest.importorskip("torch")
     assert np.isnan(fastdl.logdet(fastdl.tensor([[-1.0]])).item())
