@@ -50,6 +50,9 @@ GEOMETRIES = {
     "stride beyond kernel": ((2, 3, 20, 21), (4, 3, 2, 2), (5, 3), (1, 0), (1, 1), 1),
     "stride and dilation": ((1, 5, 25, 25), (7, 5, 3, 3), (4, 6), (3, 2), (2, 4), 1),
     "kernel as large as input": ((2, 3, 6, 5), (8, 3, 6, 5), (1, 1), (0, 0), (1, 1), 1),
+    "as wide as the image": ((3, 2, 12, 9), (17, 2, 3, 9), (1, 1), (0, 0), (1, 1), 1),
+    "as wide, padded": ((2, 4, 11, 5), (6, 2, 4, 5), (2, 1), (1, 0, 2, 3), (1, 1), 2),
+    "3d as wide": ((2, 3, 5, 6, 4), (4, 3, 2, 3, 4), (1, 2, 1), (1, 0, 0), (2, 1, 1), 1),
     "even kernel": ((2, 3, 8, 9), (4, 3, 2, 4), (1, 1), (1, 2), (1, 1), 1),
     "depthwise": ((2, 19, 14, 15), (19, 1, 3, 3), (1, 1), (1, 1), (1, 1), 19),
     "depthwise stride": ((2, 8, 15, 33), (8, 1, 3, 3), (2, 2), (1, 1), (1, 1), 8),
@@ -298,6 +301,12 @@ def test_winograd_is_chosen_where_it_saves_more_than_it_costs(backend):
     # One tile's weight gradient is all transforms; three channels do not pay for transforming 64.
     assert choice("grad_weight", (1, 512, 4, 4), (512, 512, 3, 3)) != "winograd"
     assert choice("forward", (8, 3, 32, 32), (64, 3, 3, 3)) != "winograd"
+
+
+def test_gradient_of_a_kernel_as_wide_as_the_image_does_not_slide_over_it(backend):
+    sentences, kernels_ = (32, 1, 50, 64), (50, 1, 3, 64)
+    assert backend.conv_choice("grad_x", sentences, kernels_, (1, 1), (0, 0), (1, 1), 1) == "im2col"
+    assert backend.conv_choice("forward", sentences, kernels_, (1, 1), (0, 0), (1, 1), 1) != "im2col"
 
 
 @pytest.mark.parametrize("threads", THREADS)

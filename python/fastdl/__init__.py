@@ -4,7 +4,20 @@ __version__ = "0.1.0"
 
 from math import e, inf, nan, pi
 
-from fastdl import autograd, cuda, functions, linalg, methods, random, special, testing
+from fastdl import (
+    amp,
+    autograd,
+    cuda,
+    functions,
+    linalg,
+    matrices,
+    methods,
+    random,
+    special,
+    testing,
+    windows,
+)
+from fastdl.amp import autocast
 from fastdl.autograd import (
     enable_grad,
     inference_mode,
@@ -100,6 +113,7 @@ from fastdl.functions import *
 from fastdl.kernels import (
     use_backend,
 )
+from fastdl.matrices import *
 from fastdl.printing import (
     set_printoptions,
 )
@@ -122,8 +136,10 @@ from fastdl.runtime import (
 )
 from fastdl.serialization import load, save
 from fastdl.tensor import Tensor
+from fastdl.windows import *
 
 from fastdl import func, nn, optim, utils  # isort: skip - they build on the names above
+from fastdl.func import vmap  # isort: skip
 from fastdl.nn.functional import (  # isort: skip
     adaptive_avg_pool1d,
     adaptive_max_pool1d,
@@ -172,10 +188,12 @@ __all__ = [
     "Tensor",
     "adaptive_avg_pool1d",
     "adaptive_max_pool1d",
+    "amp",
     "arange",
     "are_deterministic_algorithms_enabled",
     "as_tensor",
     "asarray",
+    "autocast",
     "autograd",
     "avg_pool1d",
     "backends",
@@ -289,7 +307,17 @@ __all__ = [
     "use_backend",
     "use_deterministic_algorithms",
     "utils",
+    "vmap",
     "zeros",
     "zeros_like",
 ]
-__all__ += functions.__all__
+__all__ += functions.__all__ + matrices.__all__ + windows.__all__
+
+
+def __getattr__(name: str) -> object:
+    """``fastdl.distributions`` is imported when somebody asks for it."""
+    if name == "distributions":
+        from importlib import import_module
+
+        return import_module("fastdl.distributions")
+    raise AttributeError(f"module 'fastdl' has no attribute {name!r}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastdl.nn.modules.module import Module
+from fastdl.ops.shape import stack
+from fastdl.ops.views import select_dim
+from fastdl.tensor import Tensor
 
-__all__ = ["functional_call"]
+__all__ = ["functional_call", "vmap"]
 
 
 def functional_call(
@@ -60,3 +63,49 @@ def functional_call(
     finally:
         for own, attribute, before in places:
             own[attribute] = before
+
+
+def vmap(
+    func: Callable[..., Any],
+    in_dims: Any = 0,
+    out_dims: int = 0,
+    randomness: str = "error",
+    *,
+    chunk_size: Any = None,
+) -> Callable[..., Any]:
+    """``func`` for each slice of its arguments, the results stacked. It is called once per slice.
+
+    Args:
+        func: a function of tensors that returns a tensor or a tuple of tensors.
+        in_dims: which axis of each argument to slice; None: the argument is passed whole. One for all, or a tuple.
+        out_dims: where the results' new axis goes.
+        randomness, chunk_size: accepted for compatibility.
+
+    See ``torch.func.vmap``.
+
+    Example:
+        >>> import fastdl
+        >>> vmap(fastdl.dot)(fastdl.ones(2, 3), fastdl.ones(2, 3)).tolist()
+        [3.0, 3.0]
+    """
+
+    def mapped(*args: Any, **kwargs: Any) -> Any:
+        axes = in_dims if isinstance(in_dims, (tuple, list)) else (in_dims,) * len(args)
+        if len(axes) != len(args):
+            raise ValueError(f"vmap: in_dims has {len(axes)} entries for {len(args)} arguments")
+        pairs = [(a, None if not isinstance(a, Tensor) else d) for a, d in zip(args, axes, strict=True)]
+        sizes = {a.shape[d] for a, d in pairs if d is not None}
+        if len(sizes) != 1:
+            raise ValueError(
+                "vmap: the arguments must have one size along the mapped axes, got "
+                + (", ".join(map(str, sorted(sizes))) or "no mapped tensor")
+            )
+        results = [
+            func(*[a if d is None else select_dim(a, d, i) for a, d in pairs], **kwargs)
+            for i in range(sizes.pop())
+        ]
+        if isinstance(results[0], tuple):
+            return tuple([stack(list(part), out_dims) for part in zip(*results, strict=True)])
+        return stack(results, out_dims)
+
+    return mapped

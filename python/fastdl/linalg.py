@@ -33,6 +33,7 @@ from fastdl.ops.matrix import (
 from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
 from fastdl.ops.reduce import sum, vector_norm
+from fastdl.ops.shape import tril, triu
 from fastdl.ops.unary import abs
 from fastdl.ops.views import diagonal, movedim, squeeze, unsqueeze
 from fastdl.tensor import Tensor
@@ -46,9 +47,11 @@ __all__ = [
     "diagonal",
     "eigh",
     "eigvalsh",
+    "householder_product",
     "inv",
     "lstsq",
     "matmul",
+    "matrix_exp",
     "matrix_norm",
     "matrix_power",
     "matrix_rank",
@@ -58,6 +61,7 @@ __all__ = [
     "qr",
     "slogdet",
     "solve",
+    "solve_triangular",
     "svd",
     "svdvals",
     "vector_norm",
@@ -120,6 +124,22 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     if A.dtype != B.dtype:
         raise RuntimeError(f"solve: A and B must have one dtype, got {A.dtype} and {B.dtype}")
     return squeeze(Solve.apply(A, unsqueeze(B, -1)), -1) if vector else Solve.apply(A, B)
+
+
+def solve_triangular(
+    A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Tensor:
+    """X of A X = B (``left=False``: of X A = B) with one triangle of A, the rest being ignored.
+
+    ``unitriangular``: the diagonal is taken as ones. See ``torch.linalg.solve_triangular``.
+    """
+    check_matrix("solve_triangular", A)
+    triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
+    if unitriangular:
+        triangle = triangle + Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
+    return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT
 
 
 def det(A: Tensor) -> Tensor:
@@ -224,6 +244,41 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
             result, first = (A if first else matmul(result, A)), False
         A, n = (matmul(A, A) if n > 1 else A), n // 2
     return result
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    """The sum of A^k / k!, by squaring the exponential of A / 2^s. See ``torch.linalg.matrix_exp``."""
+    check_matrix("matrix_exp", A)
+    size = np.abs(A._data).sum(axis=-2).max(initial=0.0)
+    squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
+    x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
+    one = Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    result = one + x / 14
+    for k in range(13, 0, -1):
+        result = one + matmul(x, result) / k
+    for _ in range(squarings):
+        result = matmul(result, result)
+    return result
+
+
+def householder_product(A: Tensor, tau: Tensor) -> Tensor:
+    """The first columns of H_1 H_2 .. with H_i = I - tau_i v_i v_i^T.
+
+    v_i is 0 above the diagonal of column i of ``A``, 1 on it and the column below it. See
+    ``torch.linalg.householder_product``.
+    """
+    m, n = A.shape[-2:]
+    if m < n or tau.shape[-1] > n:
+        raise RuntimeError(
+            f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
+        )
+    eye = Tensor(np.eye(m, n, dtype=A.dtype))
+    vectors = tril(A, -1) + eye
+    q = eye.expand((*A.shape[:-2], m, n))
+    for i in reversed(range(tau.shape[-1])):
+        v = vectors[..., i : i + 1]
+        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mT, q))
+    return q
 
 
 def multi_dot(tensors: Any) -> Tensor:

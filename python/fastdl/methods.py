@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl import creation
+from fastdl import creation, matrices
 from fastdl.autograd import functional
 from fastdl.autograd.view import in_place, shape_in_place
 from fastdl.ops import (
@@ -72,6 +72,8 @@ _METHODS: dict[Any, str] = {
     products: "inner vdot addr cross kron",
     placement: """scatter_reduce index_put index_put_ put put_ select_scatter slice_scatter diagonal_scatter
         fill_diagonal_""",
+    matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse qr slogdet
+        svd""",
     query: "is_nonzero is_same_size is_signed sum_to_size",
 }
 

@@ -48,8 +48,25 @@ int forced() {
   return index;
 }
 
+// Whether the kernel is as wide as the image (text CNNs: kernels (k, d) on sentences of shape (length, d))
+// and moves along the axis before. Then rows of the kernel meet rows of the image: `p` becomes the same
+// convolution of the same arrays along one axis, of k * d elements in steps of d.
+bool join_rows(ConvProblem& p) {
+  if (p.kernel[2] == 1 || p.kernel[2] != p.in[2] || p.out[2] != 1 || p.pad[2] != 0 || p.out[1] == 1)
+    return false;
+  if (p.dilation[1] != 1 || p.dilation[2] != 1) return false;
+  const int64_t width = p.in[2];
+  p.in = {1, p.in[0], p.in[1] * width};
+  p.kernel = {1, p.kernel[0], p.kernel[1] * width};
+  p.stride = {1, p.stride[0], p.stride[1] * width};
+  p.pad = {0, p.pad[0], p.pad[1] * width};
+  p.out = {1, p.out[0], p.out[1]};
+  p.dilation = {1, p.dilation[0], 1};
+  return true;
+}
+
 template <class T>
-const ConvAlgorithm<T>& choose(const ConvProblem& p, ConvPass pass) {
+const ConvAlgorithm<T>& choose(ConvProblem& p, ConvPass pass) {
   const Algorithms<T> algorithms;
   if (const int index = forced(); index != kAuto) {
     const ConvAlgorithm<T>& algorithm = *algorithms.list[index];
@@ -58,6 +75,8 @@ const ConvAlgorithm<T>& choose(const ConvProblem& p, ConvPass pass) {
                                   "' cannot do this: " + reason);
     return algorithm;
   }
+  // Seen as a kernel over the padded gradient, all but one column of it would meet zeros.
+  if (pass == ConvPass::grad_x && join_rows(p)) return conv_im2col<T>();
   for (const auto* algorithm : algorithms)
     if (!algorithm->refusal(p) && algorithm->worthwhile(p, pass)) return *algorithm;
   return conv_im2col<T>();
@@ -73,21 +92,21 @@ void fill(T* y, const T* bias, int64_t batch, int64_t channels, int64_t size) {
 }  // namespace
 
 template <class T>
-void conv_forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+void conv_forward(ConvProblem p, T* y, const T* x, const T* w, const T* bias) {
   if (p.batch * p.out_channels * p.out_size() == 0) return;
   if (p.patch() * p.in_size() == 0) return fill(y, bias, p.batch, p.out_channels, p.out_size());
   choose<T>(p, ConvPass::forward).forward(p, y, x, w, bias);
 }
 
 template <class T>
-void conv_grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+void conv_grad_x(ConvProblem p, T* gx, const T* gy, const T* w, const T* bias) {
   if (p.batch * p.in_channels * p.in_size() == 0) return;
   if (p.out_channels * p.out_size() == 0) return fill(gx, bias, p.batch, p.in_channels, p.in_size());
   choose<T>(p, ConvPass::grad_x).grad_x(p, gx, gy, w, bias);
 }
 
 template <class T>
-void conv_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+void conv_grad_w(ConvProblem p, T* gw, const T* gy, const T* x) {
   if (p.out_channels * p.patch() == 0) return;
   if (p.batch * p.out_size() * p.in_size() == 0) {
     std::fill_n(gw, p.out_channels * p.patch(), T(0));
@@ -134,7 +153,7 @@ std::string conv_algorithm() {
 }
 
 template <class T>
-std::string conv_choice(const ConvProblem& p, ConvPass pass) {
+std::string conv_choice(ConvProblem p, ConvPass pass) {
   return choose<T>(p, pass).name;
 }
 
@@ -148,12 +167,12 @@ std::vector<std::pair<std::string, std::string>> conv_algorithms(const ConvProbl
   return out;
 }
 
-#define FASTDL_INSTANTIATE(T)                                                          \
-  template void conv_forward<T>(const ConvProblem&, T*, const T*, const T*, const T*); \
-  template void conv_grad_x<T>(const ConvProblem&, T*, const T*, const T*, const T*);  \
-  template void conv_grad_w<T>(const ConvProblem&, T*, const T*, const T*);            \
-  template void conv_grad_bias<T>(T*, const T*, int64_t, int64_t, int64_t);            \
-  template std::string conv_choice<T>(const ConvProblem&, ConvPass);                   \
+#define FASTDL_INSTANTIATE(T)                                                   \
+  template void conv_forward<T>(ConvProblem, T*, const T*, const T*, const T*); \
+  template void conv_grad_x<T>(ConvProblem, T*, const T*, const T*, const T*);  \
+  template void conv_grad_w<T>(ConvProblem, T*, const T*, const T*);            \
+  template void conv_grad_bias<T>(T*, const T*, int64_t, int64_t, int64_t);     \
+  template std::string conv_choice<T>(ConvProblem, ConvPass);                   \
   template std::vector<std::pair<std::string, std::string>> conv_algorithms<T>(const ConvProblem&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -13,11 +13,11 @@
 namespace fastdl {
 
 template <class T>
-void conv_forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias);  // bias may be null
+void conv_forward(ConvProblem p, T* y, const T* x, const T* w, const T* bias);  // bias may be null
 template <class T>
-void conv_grad_x(const ConvProblem& p, T* grad_x, const T* grad_y, const T* w, const T* bias);
+void conv_grad_x(ConvProblem p, T* grad_x, const T* grad_y, const T* w, const T* bias);
 template <class T>
-void conv_grad_w(const ConvProblem& p, T* grad_w, const T* grad_y, const T* x);
+void conv_grad_w(ConvProblem p, T* grad_w, const T* grad_y, const T* x);
 // sums[c] = sum over n, i of y[n, c, i]: the gradient of a bias.
 template <class T>
 void conv_grad_bias(T* sums, const T* y, int64_t batch, int64_t channels, int64_t size);
@@ -30,7 +30,7 @@ void set_conv_algorithm(const std::string& name);
 std::string conv_algorithm();
 // The algorithm that would compute this pass.
 template <class T>
-std::string conv_choice(const ConvProblem& p, ConvPass pass);
+std::string conv_choice(ConvProblem p, ConvPass pass);
 // "name: reason" for every algorithm; "" where it accepts.
 template <class T>
 std::vector<std::pair<std::string, std::string>> conv_algorithms(const ConvProblem& p);

@@ -12,11 +12,13 @@ from fastdl.autograd.mode import (
     no_grad,
     set_grad_enabled,
 )
+from fastdl.autograd.variable import Variable
 
 __all__ = [
     "Function",
     "FunctionCtx",
     "GradcheckError",
+    "Variable",
     "backward",
     "detect_anomaly",
     "enable_grad",

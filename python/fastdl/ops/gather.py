@@ -69,14 +69,18 @@ class IndexAdd(Op):
 
     def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any) -> Any:
         self.dim, self.index, self.alpha = dim, index, alpha
+        part = source if alpha == 1 else source * np.asarray(alpha, source.dtype)
+        if is_kernel_dtype(x.dtype):
+            kernels = select(x)
+            return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]))
         result = pooled_copy(x)
-        add_at(result, dim, index, source if alpha == 1 else source * np.asarray(alpha, source.dtype))
+        add_at(result, dim, index, part)
         return result
 
     def backward(self, grad: Any) -> Any:
         part = None
         if self.needs[1]:
-            part = np.take(grad, self.index, self.dim)
+            part = select(grad).index_select_forward(grad, self.dim, self.index)
             if self.alpha != 1:
                 part *= self.alpha
         return grad, part
@@ -250,7 +254,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
 
 class Scatter(Op):
     def forward(self, x: Any, source: Any, dim: int, index: Any, value: Any = None, add: bool = False) -> Any:
-        self.key, self.add = _gather_key(x.shape, dim, index), add
+        self.dim, self.index, self.add = dim, index, add
         result = pooled_copy(x)
         part: Any = value
         if source is not None:
@@ -258,13 +262,13 @@ class Scatter(Op):
             self.corner = tuple([slice(0, n) for n in index.shape])
             part = source[self.corner]
         if not add:
-            result[self.key] = part
+            result[_gather_key(x.shape, dim, index)] = part
         elif source is not None and is_kernel_dtype(x.dtype):
             total = select(x).gather_backward(part, dim, index, x.shape[dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
         else:
             check_range("scatter_add", index, x.shape[dim])
-            np.add.at(result, self.key, part)
+            np.add.at(result, _gather_key(x.shape, dim, index), part)
         return result
 
     def backward(self, grad: Any) -> Any:
@@ -273,11 +277,15 @@ class Scatter(Op):
             rest = grad
             if not self.add:
                 rest = pooled_copy(grad)
-                rest[self.key] = 0
+                rest[_gather_key(grad.shape, self.dim, self.index)] = 0
         part = None
         if self.needs[1]:
+            named = tuple([slice(None) if i == self.dim else s for i, s in enumerate(self.corner)])
+            taken = select(grad).gather_forward(grad[named], self.dim, self.index)
+            if taken.shape == self.source_shape:
+                return rest, taken
             part = zeros(self.source_shape, grad.dtype)
-            part[self.corner] = grad[self.key]
+            part[self.corner] = taken
         return rest, part
 
     aliases_grad = True

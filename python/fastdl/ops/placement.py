@@ -9,10 +9,12 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
 from fastdl.errors import ArgumentError
+from fastdl.kernels import select
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis
 from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, scatter_add
 from fastdl.ops.indexing import setitem
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import diagonal, reshape, select_dim
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -25,12 +27,13 @@ class ScatterReduce(Op):
     saves, saves_output = (0, 1), True
 
     def forward(self, x: Any, source: Any, dim: int, index: Any, reduce: str, include_self: bool) -> Any:
-        self.key = _gather_key(x.shape, dim, index)
+        self.key, self.dim, self.index = _gather_key(x.shape, dim, index), dim, index
         part = source[tuple([slice(0, n) for n in index.shape])]
         self.x, self.part, self.shape, self.reduce, self.include = x, part, source.shape, reduce, include_self
         ufunc = _REDUCTIONS[reduce]
         self.counts = np.zeros(x.shape, np.int64)
-        np.add.at(self.counts, self.key, 1)
+        if reduce in ("mean", "prod") or not include_self:
+            np.add.at(self.counts, self.key, 1)
         result = pooled_copy(x)
         if not include_self:
             result[self.counts > 0] = _identity(reduce, x.dtype)
@@ -59,7 +62,12 @@ class ScatterReduce(Op):
         else:
             first, ties = (x == y) & kept, part == y[key]
             count = first.astype(grad.dtype)
-            np.add.at(count, key, ties)
+            if is_kernel_dtype(grad.dtype):
+                ones = ties.astype(grad.dtype)
+                total = select(grad).gather_backward(ones, self.dim, self.index, grad.shape[self.dim])
+                count[tuple([slice(0, n) for n in total.shape])] += total
+            else:
+                np.add.at(count, key, ties)
             share = grad / np.maximum(count, 1)
             to_x, to_part = share * first, share[key] * ties
         whole = zeros(self.shape, grad.dtype)

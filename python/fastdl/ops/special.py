@@ -51,9 +51,21 @@ def lgamma(input: Tensor) -> Tensor:
 
 
 def digamma(input: Tensor) -> Tensor:
-    """The derivative of :func:`lgamma`; no gradient. See ``torch.digamma``."""
-    x = _float(input.detach())._data
-    return Tensor._wrap(_digamma(x.astype(float64)).astype(x.dtype))
+    """The derivative of :func:`lgamma`. See ``torch.digamma``."""
+    return Digamma.apply(_float(input))  # type: ignore[no-any-return]
+
+
+class Digamma(Op):
+    """In double precision; the gradient is the trigamma function."""
+
+    saves = (0,)
+
+    def forward(self, x: Any) -> Any:
+        self.x = x
+        return _digamma(x.astype(float64)).astype(x.dtype)
+
+    def backward(self, grad: Any) -> Any:
+        return (grad * _trigamma(self.x.astype(float64))).astype(grad.dtype)
 
 
 class Tabled(Op):
@@ -96,6 +108,22 @@ def _digamma(x: Any) -> Any:
         result = result + np.log(y) - 0.5 / y - series
         result = np.where(low, result - np.pi / np.tan(np.pi * x), result)
     return np.where(pole, np.where(x == 0, np.copysign(np.inf, -x), np.nan), result)
+
+
+def _trigamma(x: Any) -> Any:
+    """As :func:`_digamma`: trigamma(x) = trigamma(x + 1) + 1 / x^2; for low x (pi / sin(pi x))^2 - trigamma(1 - x)."""
+    with np.errstate(all="ignore"):
+        low = x < 0.5
+        y = np.where(low, 1 - x, x)
+        result = np.zeros_like(y)
+        for _ in range(10):
+            small = y < 10
+            result = np.where(small, result + 1 / (y * y), result)
+            y = np.where(small, y + 1, y)
+        z = 1 / (y * y)
+        series = z * (1 / 6 - z * (1 / 30 - z * (1 / 42 - z * (1 / 30 - z * (5 / 66)))))
+        result = result + (1 + 0.5 / y + series) / y
+        return np.where(low, (np.pi / np.sin(np.pi * x)) ** 2 - result, result)
 
 
 class ErfInv(Op):

@@ -6,9 +6,12 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """``fastdl.utils.data`` without importing it first: loading it brings multiprocessing along, which takes time."""
-    if name != "data":
+    """``fastdl.utils.data`` without importing it first: loading it brings multiprocessing along, which takes time.
+
+    ``fastdl.utils.checkpoint`` likewise.
+    """
+    if name not in ("data", "checkpoint"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return importlib.import_module("fastdl.utils.data")
+    return importlib.import_module(f"fastdl.utils.{name}")

@@ -12,6 +12,7 @@ from fastdl.nn.modules.linear import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
+from fastdl.nn.modules.parallel import *
 from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.position import *
 from fastdl.nn.modules.resample import *

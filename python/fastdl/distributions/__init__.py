@@ -1,0 +1,23 @@
+"""Probability distributions with ``sample``, ``log_prob``, ``entropy`` and KL divergences; see ``torch.distributions``.
+
+Example:
+    >>> import fastdl
+    >>> from fastdl.distributions import Normal, kl_divergence
+    >>> p, q = Normal(0.0, 1.0), Normal(1.0, 1.0)
+    >>> round(p.log_prob(fastdl.tensor(0.0)).item(), 4), round(kl_divergence(p, q).item(), 4)
+    (-0.9189, 0.5)
+"""
+
+from fastdl.distributions import constraints as constraints
+from fastdl.distributions import transforms as transforms
+from fastdl.distributions.binary import *
+from fastdl.distributions.categorical import *
+from fastdl.distributions.count import *
+from fastdl.distributions.distribution import *
+from fastdl.distributions.gamma import *
+from fastdl.distributions.independent import *
+from fastdl.distributions.kl import *
+from fastdl.distributions.location_scale import *
+from fastdl.distributions.multivariate_normal import *
+from fastdl.distributions.normal import *
+from fastdl.distributions.transforms import *

@@ -1,0 +1,97 @@
+"""What parameters and values must satisfy; see ``torch.distributions.constraints``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fastdl.tensor import Tensor
+
+__all__ = [
+    "Constraint",
+    "boolean",
+    "greater_than_eq",
+    "independent",
+    "integer_interval",
+    "nonnegative",
+    "nonnegative_integer",
+    "one_hot",
+    "positive",
+    "positive_definite",
+    "real",
+    "real_vector",
+    "simplex",
+    "unit_interval",
+]
+
+
+class Constraint:
+    """A test of a tensor's elements, or of its last ``event_dim`` axes together.
+
+    Args:
+        name: shown in messages.
+        test: array -> array of bools.
+        event_dim: how many axes one value has.
+    """
+
+    is_discrete = False
+
+    def __init__(self, name: str, test: Callable[[np.ndarray], np.ndarray], event_dim: int = 0) -> None:
+        self.name = name
+        self.event_dim = event_dim
+        self._test = test
+
+    def check(self, value: Tensor) -> Tensor:
+        """True where the value satisfies the constraint."""
+        return Tensor._wrap(np.asarray(self._test(value._data)))
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _symmetric_positive(a: np.ndarray) -> np.ndarray:
+    symmetric = np.isclose(a, np.swapaxes(a, -1, -2), atol=1e-6).all(axis=(-2, -1))
+    lowest = np.linalg.eigvalsh(np.where(np.isfinite(a), a, 0)).min(axis=-1, initial=np.inf)
+    return np.asarray(symmetric & (lowest > 0))
+
+
+def _sums_to_one(a: np.ndarray) -> np.ndarray:
+    return np.asarray((a >= 0).all(axis=-1) & (np.abs(a.sum(axis=-1) - 1) < 1e-6))
+
+
+real = Constraint("Real()", lambda x: x == x)
+real_vector = Constraint("IndependentConstraint(Real(), 1)", lambda x: (x == x).all(axis=-1), 1)
+positive = Constraint("GreaterThan(lower_bound=0.0)", lambda x: x > 0)
+nonnegative = Constraint("GreaterThanEq(lower_bound=0.0)", lambda x: x >= 0)
+unit_interval = Constraint("Interval(lower_bound=0.0, upper_bound=1.0)", lambda x: (x >= 0) & (x <= 1))
+boolean = Constraint("Boolean()", lambda x: (x == 0) | (x == 1))
+nonnegative_integer = Constraint("IntegerGreaterThan(lower_bound=0)", lambda x: (x % 1 == 0) & (x >= 0))
+simplex = Constraint("Simplex()", _sums_to_one, 1)
+one_hot = Constraint("OneHot()", lambda x: ((x == 0) | (x == 1)).all(axis=-1) & (x.sum(axis=-1) == 1), 1)
+positive_definite = Constraint("PositiveDefinite()", _symmetric_positive, 2)
+
+
+def integer_interval(low: int, high: np.ndarray | int) -> Constraint:
+    """Integers from ``low`` to ``high``, both included."""
+    return Constraint(
+        f"IntegerInterval(lower_bound={low}, upper_bound={high})",
+        lambda x: (x % 1 == 0) & (x >= low) & (x <= high),
+    )
+
+
+def greater_than_eq(low: np.ndarray | float) -> Constraint:
+    """Numbers from ``low`` upwards."""
+    return Constraint(f"GreaterThanEq(lower_bound={low})", lambda x: x >= low)
+
+
+def independent(base: Constraint, ndims: int) -> Constraint:
+    """``base`` for all elements of the last ``ndims`` axes."""
+    if ndims == 0:
+        return base
+
+    def test(x: np.ndarray) -> np.ndarray:
+        inner = base._test(x)
+        return np.asarray(inner.all(axis=tuple(range(-ndims, 0))))
+
+    return Constraint(f"IndependentConstraint({base}, {ndims})", test, base.event_dim + ndims)

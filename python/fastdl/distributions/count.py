@@ -1,0 +1,141 @@
+"""Distributions on 0, 1, 2, ..: binomial, geometric, Poisson."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl.distributions import constraints
+from fastdl.distributions.binary import Binary
+from fastdl.distributions.distribution import Distribution, broadcast_all
+from fastdl.distributions.location_scale import _open_uniform
+from fastdl.ops.elementwise import clamp, floor
+from fastdl.ops.pointwise_loss import binary_cross_entropy_with_logits
+from fastdl.ops.sampling import _draw, poisson
+from fastdl.ops.special import lgamma, xlogy
+from fastdl.ops.unary import abs, exp, log1p, sqrt
+from fastdl.ops.views import broadcast_tensors
+from fastdl.tensor import Tensor
+
+__all__ = ["Binomial", "Geometric", "Poisson"]
+
+
+class Binomial(Binary):
+    """How many of ``total_count`` trials succeed. See ``torch.distributions.Binomial``."""
+
+    _fields = ("total_count", "probs", "logits")
+
+    def __init__(
+        self, total_count: Any = 1, probs: Any = None, logits: Any = None, validate_args: bool | None = None
+    ) -> None:
+        super().__init__(probs, logits, validate_args)
+        given = "probs" if probs is not None else "logits"
+        self.total_count, parameter = broadcast_all(total_count, self.__dict__[given])
+        self.__dict__[given] = parameter
+        Distribution.__init__(self, parameter.shape, (), validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.total_count._data)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total_count * self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        return clamp(floor((self.total_count + 1) * self.probs), max=self.total_count)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.total_count * self.probs * (1 - self.probs)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        rng = np.random.Generator(np.random.Philox(key=np.array(_draw(None), np.uint64)))
+        p = self.probs._data
+        drawn = rng.binomial(self.total_count._data.astype(np.int64), p, self._extended_shape(sample_shape))
+        return Tensor._wrap(np.asarray(drawn, p.dtype))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        n, logits = self.total_count, self.logits
+        choose = lgamma(n + 1) - lgamma(value + 1) - lgamma(n - value + 1)
+        # log(1 + e^x) without overflow
+        normalize = n * (clamp(logits, min=0) + log1p(exp(-abs(logits))))
+        return value * logits + choose - normalize
+
+
+class Geometric(Binary):
+    """How many trials fail before the first success. See ``torch.distributions.Geometric``."""
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.nonnegative_integer
+
+    def __init__(self, probs: Any = None, logits: Any = None, validate_args: bool | None = None) -> None:
+        super().__init__(probs, logits, validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return 1 / self.probs - 1
+
+    @property
+    def mode(self) -> Tensor:
+        return self.probs * 0
+
+    @property
+    def variance(self) -> Tensor:
+        return (1 / self.probs - 1) / self.probs
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        probs = self.probs.detach()
+        u = _open_uniform(self._extended_shape(sample_shape), probs.dtype)
+        return floor(u.log() / log1p(-probs))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        value, probs = broadcast_tensors(value, self.probs)
+        return xlogy(value, 1 - probs) + probs.log()
+
+    def entropy(self) -> Tensor:
+        return binary_cross_entropy_with_logits(self.logits, self.probs, reduction="none") / self.probs
+
+
+class Poisson(Distribution):
+    """Counts at a given mean ``rate``. See ``torch.distributions.Poisson``."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"rate": constraints.nonnegative}
+    _fields = ("rate",)
+
+    def __init__(self, rate: Any, validate_args: bool | None = None) -> None:
+        (self.rate,) = broadcast_all(rate)
+        super().__init__(self.rate.shape, (), validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.nonnegative_integer
+
+    @property
+    def mean(self) -> Tensor:
+        return self.rate
+
+    @property
+    def mode(self) -> Tensor:
+        return floor(self.rate)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.rate
+
+    @property
+    def stddev(self) -> Tensor:
+        return sqrt(self.rate)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        rates = np.broadcast_to(self.rate._data, self._extended_shape(sample_shape))
+        return poisson(Tensor._wrap(np.ascontiguousarray(rates)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        return xlogy(value, self.rate) - self.rate - lgamma(value + 1)

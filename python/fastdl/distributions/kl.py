@@ -1,0 +1,179 @@
+"""Kullback-Leibler divergences, one function per pair of distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastdl import linalg
+from fastdl.distributions.binary import Bernoulli
+from fastdl.distributions.categorical import Categorical, OneHotCategorical
+from fastdl.distributions.count import Binomial, Geometric, Poisson
+from fastdl.distributions.distribution import Distribution
+from fastdl.distributions.gamma import Beta, Dirichlet, Gamma
+from fastdl.distributions.independent import Independent, _sum_last
+from fastdl.distributions.location_scale import Cauchy, Exponential, Gumbel, Laplace, Uniform
+from fastdl.distributions.multivariate_normal import MultivariateNormal
+from fastdl.distributions.normal import HalfNormal, LogNormal, Normal
+from fastdl.ops.activation import softplus
+from fastdl.ops.elementwise import where
+from fastdl.ops.reduce import sum
+from fastdl.ops.special import digamma, lgamma
+from fastdl.ops.unary import abs, exp, log, square
+from fastdl.ops.views import unsqueeze
+from fastdl.tensor import Tensor
+
+__all__ = ["kl_divergence", "register_kl"]
+
+_PAIRS: dict[tuple[type, type], Callable[..., Tensor]] = {}
+
+
+def register_kl(type_p: type, type_q: type) -> Callable[[Any], Any]:
+    """A decorator for the function that computes the divergence of a pair; see ``torch.distributions.register_kl``."""
+
+    def decorator(function: Any) -> Any:
+        _PAIRS[type_p, type_q] = function
+        return function
+
+    return decorator
+
+
+def kl_divergence(p: Distribution, q: Distribution) -> Tensor:
+    """E[log p(x) - log q(x)] for x of p; see ``torch.distributions.kl_divergence``.
+
+    Example:
+        >>> from fastdl.distributions import Bernoulli
+        >>> round(kl_divergence(Bernoulli(0.5), Bernoulli(0.25)).item(), 4)
+        0.1438
+
+    Raises:
+        NotImplementedError: no function is registered for the two types.
+    """
+    for kind_p in type(p).__mro__:
+        for kind_q in type(q).__mro__:
+            function = _PAIRS.get((kind_p, kind_q))
+            if function is not None:
+                return function(p, q)
+    raise NotImplementedError(
+        f"No KL(p || q) is implemented for p type {type(p).__name__} and q type {type(q).__name__}"
+    )
+
+
+@register_kl(Normal, Normal)
+@register_kl(LogNormal, LogNormal)
+def _normal(p: Any, q: Any) -> Tensor:
+    ratio = square(p.scale / q.scale)
+    return 0.5 * (ratio + square((p.loc - q.loc) / q.scale) - 1 - log(ratio))
+
+
+@register_kl(HalfNormal, HalfNormal)
+def _half_normal(p: Any, q: Any) -> Tensor:
+    ratio = square(p.scale / q.scale)
+    return 0.5 * (ratio - 1 - log(ratio))
+
+
+@register_kl(MultivariateNormal, MultivariateNormal)
+def _multivariate(p: Any, q: Any) -> Tensor:
+    d = p.event_shape[0]
+    batch = np.broadcast_shapes(p.batch_shape, q.batch_shape)
+    p, q = p.expand(batch), q.expand(batch)
+    lower = q.scale_tril.contiguous()
+    trace = sum(square(linalg.solve_triangular(lower, p.scale_tril.contiguous(), upper=False)), (-2, -1))
+    away = sum(square(linalg.solve_triangular(lower, unsqueeze(q.loc - p.loc, -1), upper=False)), (-2, -1))
+    return q._half_log_det() - p._half_log_det() + 0.5 * (trace + away - d)  # type: ignore[no-any-return]
+
+
+@register_kl(Categorical, Categorical)
+@register_kl(OneHotCategorical, OneHotCategorical)
+def _categorical(p: Any, q: Any) -> Tensor:
+    terms = p.probs * (p.logits - q.logits)
+    terms = where((q.probs == 0).expand(terms.shape), math.inf, terms)
+    return sum(where((p.probs == 0).expand(terms.shape), 0.0, terms), -1)
+
+
+@register_kl(Bernoulli, Bernoulli)
+def _bernoulli(p: Any, q: Any) -> Tensor:
+    one = p.probs * (softplus(-q.logits) - softplus(-p.logits))
+    one = where(p.probs == 0, 0.0, where((q.probs == 0).expand(one.shape), math.inf, one))
+    zero = (1 - p.probs) * (softplus(q.logits) - softplus(p.logits))
+    zero = where(p.probs == 1, 0.0, where((q.probs == 1).expand(zero.shape), math.inf, zero))
+    return one + zero  # type: ignore[no-any-return]
+
+
+@register_kl(Binomial, Binomial)
+def _binomial(p: Any, q: Any) -> Tensor:
+    kl = p.total_count * (p.probs * (p.logits - q.logits) + softplus(q.logits) - softplus(p.logits))
+    return where(p.total_count > q.total_count, math.inf, kl)  # type: ignore[no-any-return]
+
+
+@register_kl(Geometric, Geometric)
+def _geometric(p: Any, q: Any) -> Tensor:
+    return -p.entropy() - (-q.probs).log1p() / p.probs - q.logits  # type: ignore[no-any-return]
+
+
+@register_kl(Poisson, Poisson)
+def _poisson(p: Any, q: Any) -> Tensor:
+    return p.rate * (log(p.rate) - log(q.rate)) - (p.rate - q.rate)  # type: ignore[no-any-return]
+
+
+@register_kl(Uniform, Uniform)
+def _uniform(p: Any, q: Any) -> Tensor:
+    inside = (q.low <= p.low) & (q.high >= p.high)
+    return where(inside, log((q.high - q.low) / (p.high - p.low)), math.inf)  # type: ignore[no-any-return]
+
+
+@register_kl(Exponential, Exponential)
+def _exponential(p: Any, q: Any) -> Tensor:
+    ratio = q.rate / p.rate
+    return ratio - 1 - log(ratio)  # type: ignore[no-any-return]
+
+
+@register_kl(Laplace, Laplace)
+def _laplace(p: Any, q: Any) -> Tensor:
+    ratio, away = p.scale / q.scale, abs(p.loc - q.loc)
+    return away / q.scale + ratio * exp(-away / p.scale) - 1 - log(ratio)  # type: ignore[no-any-return]
+
+
+@register_kl(Cauchy, Cauchy)
+def _cauchy(p: Any, q: Any) -> Tensor:
+    apart = square(p.scale + q.scale) + square(p.loc - q.loc)
+    return log(apart) - log(4 * p.scale * q.scale)
+
+
+@register_kl(Gumbel, Gumbel)
+def _gumbel(p: Any, q: Any) -> Tensor:
+    ratio, away = p.scale / q.scale, (q.loc - p.loc) / q.scale
+    tail = exp(away + lgamma(1 + ratio))
+    return -log(ratio) - away + np.euler_gamma * ratio + tail - (1 + np.euler_gamma)  # type: ignore[no-any-return]
+
+
+@register_kl(Gamma, Gamma)
+def _gamma(p: Any, q: Any) -> Tensor:
+    a, b = p.concentration, q.concentration
+    scale = b * log(p.rate / q.rate) + lgamma(b) - lgamma(a)
+    return scale + (a - b) * digamma(a) + (q.rate - p.rate) * (a / p.rate)  # type: ignore[no-any-return]
+
+
+@register_kl(Beta, Beta)
+def _beta(p: Any, q: Any) -> Tensor:
+    return _dirichlet(p._dirichlet, q._dirichlet)  # type: ignore[no-any-return]
+
+
+@register_kl(Dirichlet, Dirichlet)
+def _dirichlet(p: Any, q: Any) -> Tensor:
+    a, b = p.concentration, q.concentration
+    total = sum(a, -1)
+    constant = lgamma(total) - lgamma(sum(b, -1)) - sum(lgamma(a) - lgamma(b), -1)
+    return constant + sum((a - b) * (digamma(a) - unsqueeze(digamma(total), -1)), -1)
+
+
+@register_kl(Independent, Independent)
+def _independent(p: Any, q: Any) -> Tensor:
+    if p.reinterpreted_batch_ndims != q.reinterpreted_batch_ndims:
+        raise NotImplementedError(
+            "kl_divergence: the two Independent distributions have different event axes"
+        )
+    return _sum_last(kl_divergence(p.base_dist, q.base_dist), p.reinterpreted_batch_ndims)

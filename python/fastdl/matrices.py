@@ -1,0 +1,68 @@
+"""Linear algebra under the names of ``torch.*`` and of tensors' methods; :mod:`fastdl.linalg` has the rest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastdl import linalg
+from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, qr, slogdet
+from fastdl.linalg import inv as inverse
+from fastdl.linalg import pinv as pinverse
+from fastdl.ops.elementwise import where
+from fastdl.ops.linear import matmul
+from fastdl.tensor import Tensor
+
+__all__ = [
+    "cholesky",
+    "cholesky_inverse",
+    "cholesky_solve",
+    "det",
+    "inverse",
+    "logdet",
+    "matrix_exp",
+    "matrix_power",
+    "pinverse",
+    "qr",
+    "slogdet",
+    "svd",
+]
+
+
+class SvdColumns(NamedTuple):
+    """a = U diag(S) V^T."""
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+
+
+def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SvdColumns:
+    """The singular value decomposition with V, not its transpose as in ``linalg.svd``. See ``torch.svd``."""
+    u, s, vh = linalg.svd(input, full_matrices=not some)
+    if not compute_uv:
+        u, vh = u.detach() * 0, vh.detach() * 0
+    return SvdColumns(u, s, vh.mT)
+
+
+def logdet(input: Tensor) -> Tensor:
+    """The logarithm of the determinant; NaN where that is negative. See ``torch.logdet``.
+
+    Example:
+        >>> import fastdl
+        >>> round(logdet(fastdl.eye(2) * 2.0).item(), 4)
+        1.3863
+    """
+    sign, value = linalg.slogdet(input)
+    return where(sign < 0, float("nan"), value)  # type: ignore[no-any-return]
+
+
+def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
+    """X of A X = B with A = L L^T (``upper``: L^T L). See ``torch.cholesky_solve``."""
+    first, second = (L.mT, L) if upper else (L, L.mT)
+    return linalg.solve_triangular(second, linalg.solve_triangular(first, B, upper=False), upper=True)
+
+
+def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
+    """The inverse of L L^T (``upper``: of L^T L). See ``torch.cholesky_inverse``."""
+    inverted = linalg.inv((L.mT if upper else L).tril())
+    return matmul(inverted.mT, inverted)

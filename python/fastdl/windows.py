@@ -1,0 +1,87 @@
+"""Windows for signals; see ``torch.hann_window`` and its like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.creation import finish
+from fastdl.dtypes import as_dtype, get_default_dtype
+from fastdl.tensor import Tensor
+
+__all__ = ["bartlett_window", "blackman_window", "hamming_window", "hann_window"]
+
+
+def _cosines(
+    op: str, length: int, periodic: bool, weights: tuple[float, ...], dtype: Any, device: Any, grad: bool
+) -> Tensor:
+    """The sum of (-1)^k weights[k] cos(2 pi k n / N)."""
+    if length < 0:
+        raise RuntimeError(f"{op}: window_length must not be negative, got {length}")
+    kind = get_default_dtype() if dtype is None else as_dtype(op, dtype)
+    if length == 1:
+        return finish(op, np.ones(1, kind), device, grad)
+    x = np.arange(length) * (2 * np.pi / max(length - 1 + periodic, 1))
+    total = sum([(-1) ** k * w * np.cos(k * x) for k, w in enumerate(weights)])
+    return finish(op, np.asarray(total, kind), device, grad)
+
+
+def hann_window(
+    window_length: int,
+    periodic: bool = True,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """(1 - cos(2 pi n / N)) / 2, N the length (``periodic=False``: one less). See ``torch.hann_window``.
+
+    Example:
+        >>> [round(v, 4) for v in hann_window(4).tolist()]
+        [0.0, 0.5, 1.0, 0.5]
+    """
+    return _cosines("hann_window", window_length, periodic, (0.5, 0.5), dtype, device, requires_grad)
+
+
+def hamming_window(
+    window_length: int,
+    periodic: bool = True,
+    alpha: float = 0.54,
+    beta: float = 0.46,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """alpha - beta cos(2 pi n / N). See ``torch.hamming_window``."""
+    return _cosines("hamming_window", window_length, periodic, (alpha, beta), dtype, device, requires_grad)
+
+
+def blackman_window(
+    window_length: int,
+    periodic: bool = True,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """0.42 - 0.5 cos(2 pi n / N) + 0.08 cos(4 pi n / N). See ``torch.blackman_window``."""
+    weights = (0.42, 0.5, 0.08)
+    return _cosines("blackman_window", window_length, periodic, weights, dtype, device, requires_grad)
+
+
+def bartlett_window(
+    window_length: int,
+    periodic: bool = True,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A triangle, 1 - |2 n / N - 1|. See ``torch.bartlett_window``."""
+    flat = _cosines("bartlett_window", window_length, periodic, (1.0,), dtype, device, requires_grad)
+    if window_length > 1:
+        n = np.arange(window_length) / (window_length - 1 + periodic)
+        flat._data[...] = 1 - np.abs(2 * n - 1)
+    return flat

@@ -1,0 +1,142 @@
+"""Names that programs expect at the top level: linear algebra, windows, vmap, mixed precision, checkpointing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import nn
+from fastdl.utils.checkpoint import checkpoint, checkpoint_sequential
+
+rng = np.random.default_rng(0)
+SQUARE = rng.standard_normal((2, 3, 3))
+POSITIVE = SQUARE @ SQUARE.transpose(0, 2, 1) + np.eye(3)
+
+
+@pytest.mark.parametrize(
+    "name", ["det", "inverse", "logdet", "slogdet", "matrix_exp", "pinverse", "cholesky", "cholesky_inverse"]
+)
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:UserWarning")
+def test_matrix_functions_and_methods_are_torch_s(name):
+    torch = pytest.importorskip("torch")
+    array = np.linalg.cholesky(POSITIVE) if name == "cholesky_inverse" else POSITIVE
+    want, got = getattr(torch, name)(torch.from_numpy(array)), getattr(fastdl, name)(fastdl.from_numpy(array))
+    again = getattr(fastdl.from_numpy(array), name)()
+    for a, b, c in zip(*[v if isinstance(v, tuple) else (v,) for v in (got, want, again)], strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)
+        np.testing.assert_array_equal(a.numpy(), c.numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:UserWarning")
+def test_other_matrix_functions_are_torch_s():
+    torch = pytest.importorskip("torch")
+    assert np.isnan(fastdl.logdet(fastdl.tensor([[-1.0]])).item())
+    a = rng.standard_normal((4, 3))
+    for some in (True, False):
+        u, s, v = fastdl.svd(fastdl.from_numpy(a), some=some)
+        np.testing.assert_allclose((u[:, :3] * s @ v.T).numpy(), a, atol=1e-12)
+        assert [tuple(t.shape) for t in torch.svd(torch.from_numpy(a), some=some)] == [
+            u.shape,
+            s.shape,
+            v.shape,
+        ]
+    b, low = rng.standard_normal((2, 3, 2)), np.linalg.cholesky(POSITIVE)
+    got = fastdl.cholesky_solve(fastdl.from_numpy(b), fastdl.from_numpy(low))
+    np.testing.assert_allclose(got.numpy(), np.linalg.solve(POSITIVE, b), atol=1e-10)
+    upper = fastdl.from_numpy(low.transpose(0, 2, 1).copy())
+    np.testing.assert_allclose(
+        fastdl.cholesky_solve(fastdl.from_numpy(b), upper, True).numpy(), got.numpy(), atol=1e-10
+    )
+    np.testing.assert_allclose(
+        fastdl.cholesky_inverse(upper, True).numpy(), np.linalg.inv(POSITIVE), atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("name", ["hann_window", "hamming_window", "blackman_window", "bartlett_window"])
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 16])
+def test_windows_are_torch_s(name, length):
+    torch = pytest.importorskip("torch")
+    for periodic in (True, False):
+        want = getattr(torch, name)(length, periodic, dtype=torch.float64)
+        got = getattr(fastdl, name)(length, periodic, dtype=fastdl.float64)
+        np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-12)
+
+
+def test_vmap_is_torch_s():
+    torch = pytest.importorskip("torch")
+    a, b = rng.standard_normal((3, 4)), rng.standard_normal((4, 3))
+    for in_dims, out_dims in (((0, 1), 0), ((0, None), 1), ((None, 1), 0)):
+        results = []
+        for library in (fastdl, torch):
+            f = library.func.vmap(lambda x, y: (x.sum() * y, y.sum() + x), in_dims, out_dims)
+            arguments = [m if d is not None else a[0] for m, d in zip((a, b), in_dims, strict=True)]
+            results.append(f(*[library.from_numpy(m) for m in arguments]))
+        for x, y in zip(*results, strict=True):
+            np.testing.assert_allclose(x.numpy(), y.numpy(), atol=1e-12)
+    with pytest.raises(ValueError, match="one size"):
+        fastdl.vmap(fastdl.dot)(fastdl.ones(2, 3), fastdl.ones(3, 3))
+
+
+def block():
+    fastdl.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh())
+
+
+@pytest.mark.parametrize("run", ["checkpoint", "checkpoint_sequential"])
+def test_checkpointing_gives_the_same_gradients(run):
+    def grads(checkpointed):
+        model = block()
+        x = fastdl.from_numpy(np.ones((3, 4), np.float32)).requires_grad_()
+        fastdl.manual_seed(3)
+        if not checkpointed:
+            y = model(x)
+        elif run == "checkpoint":
+            y = checkpoint(model, x, use_reentrant=False)
+        else:
+            y = checkpoint_sequential(model, 2, x, use_reentrant=False)
+        y.pow(2).sum().backward()
+        following = fastdl.rand(1).item()
+        return [y.detach().numpy(), x.grad.numpy(), *[p.grad.numpy() for p in model.parameters()]], following
+
+    (want, after), (got, ours) = grads(False), grads(True)
+    assert after == ours
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_checkpoint_passes_other_arguments_and_works_without_gradients():
+    x = fastdl.ones(2, requires_grad=True)
+    assert checkpoint(lambda a, n, scale=1: a * n * scale, x, 3, scale=2).tolist() == [6.0, 6.0]
+    with fastdl.no_grad():
+        assert not checkpoint(lambda a: a * 2, x).requires_grad
+    weight = nn.Parameter(np.ones(2, np.float32))
+    checkpoint(lambda a: a * weight, fastdl.ones(2)).sum().backward()
+    assert weight.grad.tolist() == [1.0, 1.0]
+
+
+def test_mixed_precision_s_names_change_nothing_but_skip_infinite_steps():
+    weight = nn.Parameter(np.ones(2, np.float32))
+    update, scaler = fastdl.optim.SGD([weight], lr=0.5), fastdl.amp.GradScaler()
+    for factor, want in ((1.0, [0.5, 0.5]), (float("inf"), [0.5, 0.5])):
+        update.zero_grad()
+        with fastdl.autocast("cpu", dtype=fastdl.float16):
+            loss = (weight * factor).sum()
+        scaler.scale(loss).backward()
+        scaler.unscale_(update)
+        scaler.step(update)
+        scaler.update()
+        assert weight.tolist() == want
+    assert fastdl.amp.autocast("cpu")(lambda: 3)() == 3
+    scaler.load_state_dict(scaler.state_dict())
+    assert scaler.get_scale() == 1.0
+    assert scaler.is_enabled()
+
+
+def test_data_parallel_and_variable():
+    layer = nn.DataParallel(nn.Linear(2, 3))
+    assert list(layer.state_dict()) == ["module.weight", "module.bias"]
+    assert layer(fastdl.ones(4, 2)).shape == (4, 3)
+    x = fastdl.autograd.Variable(fastdl.ones(2), requires_grad=True)
+    (x * 2).sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0]
