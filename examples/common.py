@@ -16,20 +16,25 @@ import fastdl
 # ------------------------------------------------------------------------------------------ options
 
 
-def parser(description: str | None, out: str, steps: int) -> argparse.ArgumentParser:
-    """The options that all examples have; ``description`` is a module's docstring."""
+def parser(
+    description: str | None, out: str, steps: int, every: int = 500, resume: bool = True
+) -> argparse.ArgumentParser:
+    """The options that the examples share; ``description`` is a module's docstring."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--out", metavar="DIR", default=out, help=f"where to write (default: {out})")
     made.add_argument("--steps", type=int, default=steps, help=f"train up to this step (default: {steps})")
-    made.add_argument("--every", type=int, default=500, help="steps between reports (default: 500)")
     made.add_argument("--seed", type=int, default=0, help="of weights and random choices (default: 0)")
-    made.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the checkpoint in DIR, with the options it was trained with (only --steps and --every count)",
-    )
+    if resume:
+        made.add_argument(
+            "--every", type=int, default=every, help=f"steps between reports (default: {every})"
+        )
+        made.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on from the checkpoint in DIR, with the model and the data that it was trained with",
+        )
     return made
 
 
@@ -180,9 +185,12 @@ def pyplot() -> Any:
 
 
 def plot_losses(
-    losses: Sequence[float], validation: Sequence[tuple[int, float]], path: Path, unit: str
+    losses: Sequence[float], validation: Sequence[tuple[int, float]], path: Path, unit: str, log: bool = False
 ) -> list[Path]:
-    """Training loss of each step (pale), its running mean, and the loss on held-out data; returns what was written."""
+    """Training loss of each step (pale), its running mean, and the loss on held-out data; returns what was written.
+
+    ``log``: on a logarithmic axis, for losses that go to zero.
+    """
     plt = pyplot()
     if plt is None or not losses:
         return []
@@ -193,15 +201,19 @@ def plot_losses(
     if len(losses) >= 2 * width:
         mean = np.convolve(losses, np.full(width, 1 / width), "valid")
         axes.plot(steps[width - 1 :], mean, color="tab:blue", label=f"training (mean of {width} steps)")
+        axes.legend(frameon=False)
     if validation:
         axes.plot(*zip(*validation, strict=True), "o-", color="tab:orange", label="held-out text")
+        axes.legend(frameon=False)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
-    low, high = np.quantile(losses, [0.0, 0.995])
-    axes.set_ylim(max(0.0, low - 0.1 * (high - low)), high + 0.05 * (high - low))
+    if log:
+        axes.set_yscale("log")
+    else:
+        low, high = np.quantile(losses, [0.0, 0.995])  # the first steps would leave the rest no room
+        axes.set_ylim(max(0.0, low - 0.1 * (high - low)), high + 0.05 * (high - low))
     axes.set_xlim(0, len(losses))
     axes.grid(color="0.92")
-    axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=130)

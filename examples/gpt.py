@@ -43,7 +43,9 @@ class SelfAttention(nn.Module):
             # One kernel for softmax(q k^T / sqrt(d)) v; the T x T matrix of weights never exists in memory.
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            y = cache.attend(q, k, v)  # x are the newest positions only, the cache has keys and values of the others
+            y = cache.attend(
+                q, k, v
+            )  # x are the newest positions only, the cache has keys and values of the others
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: fastdl.Tensor) -> fastdl.Tensor:
@@ -89,9 +91,9 @@ class GPT(nn.Module):
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
-            elif p.ndim == 2:  # what each of the 2 * layers additions adds is small, so that their sum is not large
-                last = name.endswith(("out.weight", "mlp.2.weight"))
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if last else 0.02)
+            elif p.ndim == 2:
+                last = name.endswith(("out.weight", "mlp.2.weight"))  # of the 2 * layers parts that add to x
+                nn.init.normal_(p, std=1 / math.sqrt(size * 2 * layers if last else size))
 
     def forward(self, symbols: fastdl.Tensor, caches: list[nn.KVCache] | None = None) -> fastdl.Tensor:
         """``caches``: one for each block; ``symbols`` then follow what went through them before."""
@@ -198,7 +200,7 @@ def options(arguments: list[str] | None) -> Any:
     parser.add_argument("--length", type=int, default=128, help="longest context (default: 128)")
     parser.add_argument("--batch", type=int, default=16, help="pieces of text per step (default: 16)")
     parser.add_argument("--dropout", type=float, default=0.0, help="(default: 0)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="largest learning rate (default: 0.002)")
+    parser.add_argument("--lr", type=float, default=4e-3, help="largest learning rate (default: 0.004)")
     parser.add_argument("--prompt", default="def ", help="beginning of what is written (default: 'def ')")
     parser.add_argument("--temperature", type=float, default=0.7, help="of what is written (default: 0.7)")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest (default: 0, all)")
@@ -223,9 +225,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(f"the text is too short for pieces of {length} characters")
 
     fastdl.manual_seed(config["seed"])
-    model = GPT(
-        len(alphabet), length, config["size"], config["layers"], config["heads"], config["dropout"]
-    )
+    model = GPT(len(alphabet), length, config["size"], config["layers"], config["heads"], config["dropout"])
     # Matrices are held small by weight decay, biases and normalisations are not.
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim < 2]
