@@ -3,9 +3,9 @@
     python examples/forecast.py               some seconds: trains, compares, draws
     python examples/forecast.py --ahead 6     half a year ahead
 
-Many to one: an LSTM reads the last 24 months and says the temperature three months later. What it has to beat are the rules that
-need no network: the last value again, the mean of that month of the year, and above all the best linear function of the
-same 24 months (autoregression), which least squares finds in closed form.
+Many to one: an LSTM reads the last 24 months and says the temperature three months later. What it has to beat are the
+rules that need no network: the last value again, the mean of that month of the year, and above all the best linear
+function of the same 24 months (autoregression), which least squares finds in closed form.
 
 The years are split in time, as a forecaster meets them: models learn from 1950-1984; how long to train is chosen by the
 error on 1985-1996; the errors reported are those on 1997-2010, which nothing was fitted to or chosen by. (The strongest
@@ -17,9 +17,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 
+import common
 import fastdl
 from fastdl import nn
 from fastdl.nn import functional as F

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 
+import common
 import fastdl
 from fastdl import nn
 from fastdl.nn import functional as F
