@@ -42,7 +42,7 @@ def peak_memory(module: Any, run: Callable[[], Any]) -> int | None:
         module.reset_peak_memory_stats()
         before = module.memory_stats()["in_use"]
         run()
-        return int(module.memory_stats()["peak"]) - int(before)
+        return int(module.memory_stats()["in_use_peak"]) - int(before)
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak starts anew from what is resident now

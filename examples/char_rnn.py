@@ -81,7 +81,7 @@ def write(
 
 
 def options(arguments: list[str] | None) -> Any:
-    parser = common.parser(__doc__, "char-rnn", steps=3000)
+    parser = common.parser(__doc__, "fastdl-char-rnn", steps=3000)
     parser.add_argument("--text", metavar="FILE", help="what to learn (default: Python's standard library)")
     parser.add_argument("--cell", choices=("RNN", "LSTM", "GRU"), default="LSTM", help="(default: LSTM)")
     parser.add_argument("--layers", type=int, choices=(1, 2, 3), default=2, help="(default: 2)")

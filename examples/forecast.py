@@ -134,7 +134,7 @@ def plot(
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Train, compare, draw; returns the errors on the test years by name."""
-    parser = common.parser(__doc__, "forecast", steps=1500, resume=False)
+    parser = common.parser(__doc__, "fastdl-forecast", steps=1500, resume=False)
     parser.add_argument("--ahead", type=int, default=3, help="months from the last known one (default: 3)")
     parser.add_argument("--window", type=int, default=24, help="months to look back at (default: 24)")
     parser.add_argument("--size", type=int, default=32, help="hidden units (default: 32)")

@@ -192,7 +192,7 @@ def plot_attention(model: GPT, alphabet: common.Alphabet, text: str, path: Path)
 
 
 def options(arguments: list[str] | None) -> Any:
-    parser = common.parser(__doc__, "gpt", steps=2000)
+    parser = common.parser(__doc__, "fastdl-gpt", steps=2000)
     parser.add_argument("--text", metavar="FILE", help="what to learn (default: Python's standard library)")
     parser.add_argument("--size", type=int, default=128, help="numbers per position (default: 128)")
     parser.add_argument("--layers", type=int, default=4, help="blocks (default: 4)")

@@ -194,7 +194,7 @@ def plot_alignment(model: Translator, texts: list[str], path: Path) -> list[Path
 
 
 def options(arguments: list[str] | None) -> Any:
-    parser = common.parser(__doc__, "seq2seq", steps=600, every=100)
+    parser = common.parser(__doc__, "fastdl-seq2seq", steps=600, every=100)
     parser.add_argument("--translate", metavar="DATE", nargs="+", default=[], help="dates to translate")
     parser.add_argument("--score", choices=("additive", "multiplicative"), default="additive")
     parser.add_argument("--size", type=int, default=128, help="hidden units (default: 128)")

@@ -114,7 +114,9 @@ def test_a_finished_model_writes_without_training(run, capsys):
     assert len(result["losses"]) == 5
     assert "\ndef" in first
     run("gpt", "--steps 5 --resume --temperature 0 --prompt def")
-    assert first.split("\ndef")[1].split("2000 characters")[0] in capsys.readouterr().out  # the likeliest, always
+    assert (
+        first.split("\ndef")[1].split("2000 characters")[0] in capsys.readouterr().out
+    )  # the likeliest, always
 
 
 def test_generation_with_the_cache_equals_generation_without(run):
