@@ -71,7 +71,7 @@ def write(
     generator = fastdl.Generator().manual_seed(seed)
     model.eval()
     with fastdl.no_grad():
-        numbers = alphabet.encode(start).tolist()
+        numbers = alphabet.encode(start).tolist() or [0]
         logits, state = model(fastdl.tensor(numbers).unsqueeze(1))
         for _ in range(count):
             numbers.append(common.choose(logits[-1, 0], temperature, 0, generator))
@@ -94,6 +94,7 @@ def options(arguments: list[str] | None) -> Any:
     parser.add_argument("--clip", type=float, default=5.0, help="largest norm of the gradient (default: 5)")
     parser.add_argument("--temperature", type=float, default=0.7, help="of the samples (default: 0.7)")
     parser.add_argument("--start", default="def ", help="beginning of the samples (default: 'def ')")
+    parser.add_argument("--characters", type=int, default=2000, help="to write at the end (default: 2000)")
     return parser.parse_args(arguments)
 
 
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     streams = streams_of(numbers[:split], config["batch"])
     held_out = streams_of(numbers[split:], config["batch"])
     length = config["length"]
-    if len(streams) <= length:
+    if len(streams) <= length or len(held_out) < 2:
         raise SystemExit(f"the text is too short for {config['batch']} places of {length} characters")
 
     fastdl.manual_seed(config["seed"])
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 validation=validation,
             )
 
-    sample = write(model, alphabet, config["start"], 2000, config["temperature"], seed=config["seed"])
+    sample = write(model, alphabet, given.start, given.characters, given.temperature, seed=given.seed)
     (folder / "sample.txt").write_text(sample + "\n", encoding="utf-8")
     pictures = common.plot_losses(losses, validation, folder / "loss.png", "nats per character")
     if validation:

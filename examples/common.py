@@ -48,7 +48,10 @@ def read_text(file: str | None) -> str:
     that describes the machine.
     """
     if file is not None:
-        return Path(file).read_text(encoding="utf-8")
+        try:
+            return Path(file).read_text(encoding="utf-8")
+        except OSError as error:
+            raise SystemExit(f"--text {file}: {error.strerror}") from error
     modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     parts = [m.read_text("ascii", "ignore") for m in modules if not m.name.startswith("_sysconfig")]
     text = "".join(parts)

@@ -131,7 +131,7 @@ def write(
 ) -> str:
     """``prompt`` and ``count`` characters more."""
     model.eval()
-    numbers = alphabet.encode(prompt).tolist()
+    numbers = alphabet.encode(prompt).tolist() or [0]
     symbols = model.generate(numbers, config["temperature"], config["top_k"], seed)
     text = prompt + alphabet.decode([next(symbols) for _ in range(count)])
     model.train()
@@ -204,6 +204,7 @@ def options(arguments: list[str] | None) -> Any:
     parser.add_argument("--prompt", default="def ", help="beginning of what is written (default: 'def ')")
     parser.add_argument("--temperature", type=float, default=0.7, help="of what is written (default: 0.7)")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest (default: 0, all)")
+    parser.add_argument("--characters", type=int, default=2000, help="to write at the end (default: 2000)")
     return parser.parse_args(arguments)
 
 
@@ -251,6 +252,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         f"{len(text):,} characters, {len(alphabet)} different"
     )
 
+    begun = step
     progress = common.Progress(step, given.steps)
     for step in progress:
         starts = fastdl.randint(0, len(training) - length, (config["batch"],))
@@ -281,12 +283,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             )
 
     begin = time.perf_counter()
-    sample = write(model, alphabet, given.prompt, 2000, vars(given), seed=given.seed)
+    sample = write(model, alphabet, given.prompt, given.characters, vars(given), seed=given.seed)
     seconds = time.perf_counter() - begin
     (folder / "sample.txt").write_text(sample + "\n", encoding="utf-8")
-    if step == (0 if checkpoint is None else checkpoint["step"]):
+    if step == begun:  # nothing was left to train
         print(sample[:600])
-    print(f"2000 characters written in {seconds:.1f} s")
+    print(f"{given.characters} characters written in {seconds:.1f} s")
     if validation:
         loss = validation[-1][1]
         print(f"held-out text: {loss:.3f} nats = {loss / math.log(2):.2f} bits per character")

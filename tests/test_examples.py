@@ -14,8 +14,8 @@ import fastdl
 FOLDER = Path(__file__).parents[1] / "examples"
 TEXT = "".join(f"def f{i}(x):\n    return x + {i}\n\n" for i in range(300))
 SMALL = {
-    "char_rnn": "--size 16 --batch 4 --every 20 --dropout 0.1",
-    "gpt": "--size 16 --layers 2 --heads 2 --length 24 --batch 4 --every 20 --dropout 0.1",
+    "char_rnn": "--size 16 --batch 4 --every 20 --dropout 0.1 --characters 80",
+    "gpt": "--size 16 --layers 2 --heads 2 --length 24 --batch 4 --every 20 --dropout 0.1 --characters 80",
     "seq2seq": "--size 16 --batch 8 --every 20",
     "forecast": "--size 4",
 }
@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
 
     def call(name, options, out="out"):
         arguments = [*SMALL[name].split(), *options.split(), "--out", str(tmp_path / out)]
-        if name in ("char_rnn", "gpt"):
+        if name in ("char_rnn", "gpt") and "--text" not in options:
             arguments += ["--text", str(tmp_path / "text.txt")]
         return import_module(name).main(arguments)
 
@@ -49,7 +49,7 @@ def run(tmp_path, monkeypatch):
     [
         ("char_rnn", "--cell LSTM --layers 2"),
         ("char_rnn", "--cell GRU --layers 3 --optimizer Adagrad"),
-        ("char_rnn", "--cell RNN --layers 1"),
+        ("char_rnn", "--cell RNN --layers 1 --length 80"),
         ("gpt", ""),
         ("seq2seq", "--score additive"),
         ("seq2seq", "--score multiplicative"),
@@ -57,7 +57,10 @@ def run(tmp_path, monkeypatch):
     ids=lambda value: value.replace("--", "") or None,
 )
 def test_resume_continues_bit_for_bit(run, tmp_path, name, options):
-    """40 steps at a stretch, and 20, and 20 more in what could be another process on another day."""
+    """40 steps at a stretch, and 20, and 20 more in what could be another process on another day.
+
+    With pieces of 80 characters the text ends within these steps, and is begun again.
+    """
     whole = run(name, f"{options} --steps 40", out="whole")
     run(name, f"{options} --steps 20")
     fastdl.manual_seed(99)  # whatever the library's state is by then
@@ -115,7 +118,7 @@ def test_a_finished_model_writes_without_training(run, capsys):
     assert "\ndef" in first
     run("gpt", "--steps 5 --resume --temperature 0 --prompt def")
     assert (
-        first.split("\ndef")[1].split("2000 characters")[0] in capsys.readouterr().out
+        first.split("\ndef")[1].split("80 characters")[0] in capsys.readouterr().out
     )  # the likeliest, always
 
 
@@ -163,6 +166,8 @@ def test_messages(run, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT + "!")
     with pytest.raises(SystemExit, match="not the one that the checkpoint was trained on"):
         run("char_rnn", "--resume")
+    with pytest.raises(SystemExit, match=r"--text .*nothing\.txt: No such file"):
+        run("gpt", f"--text {tmp_path}/nothing.txt")
     (tmp_path / "text.txt").write_text("def")
     for name in ("char_rnn", "gpt"):
         with pytest.raises(SystemExit, match="too short"):
