@@ -162,7 +162,7 @@ def test_bench_measures_memory():
     from fastdl.bench import runner, worker
     from fastdl.bench.case import Library
 
-    x = fastdl.ones(1 << 20)
+    x = fastdl.ones(1_000_000)
     held = worker.peak_memory(fastdl, lambda: (x + x) * x)
     assert 8 << 20 <= held < 9 << 20
     held = worker.peak_memory(np, lambda: np.ones(1 << 23).sum())

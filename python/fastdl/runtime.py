@@ -41,7 +41,7 @@ def memory_stats() -> dict[str, int]:
 
     Example:
         >>> import fastdl
-        >>> x = fastdl.ones(1 << 20)
+        >>> x = fastdl.ones(1_000_000)
         >>> fastdl.reset_peak_memory_stats()
         >>> before = fastdl.memory_stats()["in_use"]
         >>> y = (x + x) * x
