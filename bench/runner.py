@@ -136,7 +136,7 @@ def measure(
             result = _result(family, case, [statistics.median(t) * 1e6 for t in times], limits)
             if case.memory:
                 held = [worker.ask(memory=True)["bytes"] for worker in workers[:2]]
-                result.fastdl_mb, result.peer_mb = [*[b if b is None else b / 1e6 for b in held], None][:2]
+                result.fastdl_mb, result.peer_mb = (None if b is None else b / 1e6 for b in [*held, None][:2])
             yield result
     finally:
         for worker in workers:
