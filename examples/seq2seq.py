@@ -108,6 +108,8 @@ def targets_of(texts: Sequence[str]) -> tuple[fastdl.Tensor, fastdl.Tensor]:
 
 
 class Translator(nn.Module):
+    """A GRU reads in both directions, another one writes, and attention connects them. Symbol 0 is padding."""
+
     def __init__(self, size: int, score: str) -> None:
         super().__init__()
         self.embedding = nn.Embedding(len(ALPHABET), size, padding_idx=0)
@@ -200,7 +202,11 @@ def options(arguments: list[str] | None) -> Any:
     parser.add_argument("--size", type=int, default=128, help="hidden units (default: 128)")
     parser.add_argument("--batch", type=int, default=64, help="dates per step (default: 64)")
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 0.002)")
-    return parser.parse_args(arguments)
+    made = parser.parse_args(arguments)
+    for date in made.translate:
+        if len(ALPHABET.encode(date)) == 0:
+            parser.error(f"--translate {date!r}: there is no letter or digit in it")
+    return made
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:

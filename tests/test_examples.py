@@ -168,6 +168,8 @@ def test_messages(run, tmp_path):
         run("char_rnn", "--resume")
     with pytest.raises(SystemExit, match=r"--text .*nothing\.txt: No such file"):
         run("gpt", f"--text {tmp_path}/nothing.txt")
+    with pytest.raises(SystemExit, match="2"):
+        run("seq2seq", "--translate \u5e74")
     (tmp_path / "text.txt").write_text("def")
     for name in ("char_rnn", "gpt"):
         with pytest.raises(SystemExit, match="too short"):
