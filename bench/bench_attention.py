@@ -65,6 +65,18 @@ def attention(
         flops=(14.0 if mode == "fb" else 4.0) * half * b * h * length * n * size,
         bytes=8.0 * b * (groups or h) * n * size if length == 1 else 0.0,
         target=target,
+        memory=True,
+    )
+
+
+def written_out(h: int, length: int, size: int) -> Case:
+    """softmax(q k^T / sqrt(D)) v in three operations, which hold L x L numbers: what the fused kernel avoids."""
+
+    def function(lib: Library) -> Any:
+        return lambda q, k, v: (q @ k.transpose(-2, -1) * size**-0.5).softmax(-1) @ v
+
+    return forward_backward(
+        f"written out B1 H{h} L{length} D{size}", function, inputs(1, h, length, size), memory=True
     )
 
 
@@ -101,6 +113,8 @@ CASES = [
     attention(8, 8, 256, 32, "causal"),
     attention(64, 4, 32, 16, "causal"),
     attention(1, 1, 4096, 64, "causal"),
+    *[attention(1, 2, length, 64) for length in (512, 1024, 2048, 4096)],
+    *[written_out(2, length, 64) for length in (512, 1024, 2048)],
     attention(2, 8, 300, 80),
     attention(1, 8, 4096, 256, mode="f"),
     attention(1, 16, 1, 64, mode="f", keys=4096),

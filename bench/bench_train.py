@@ -47,6 +47,54 @@ def small_vgg(lib: Library) -> Any:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
+def char_lstm(lib: Library) -> Any:
+    """Two layers of 256 over an alphabet of 100; characters (T, B) -> scores (T * B, 100)."""
+    nn = lib.nn
+
+    class CharLSTM(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(100, 256)
+            self.rnn = nn.LSTM(256, 256, num_layers=2)
+            self.head = nn.Linear(256, 100)
+
+        def forward(self, characters: Any) -> Any:
+            return self.head(self.rnn(self.embedding(characters))[0]).flatten(0, 1)
+
+    return CharLSTM()
+
+
+def gpt(lib: Library) -> Any:
+    """Four blocks of 256 with four heads, 8192 symbols; symbols (B, 256) -> scores (B * 256, 8192)."""
+    nn = lib.nn
+
+    class Block(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(256), nn.LayerNorm(256)
+            self.qkv, self.out = nn.Linear(256, 768), nn.Linear(256, 256)
+            self.mlp = nn.Sequential(nn.Linear(256, 1024), nn.GELU(approximate="tanh"), nn.Linear(1024, 256))
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, 4, 64)).permute(2, 0, 3, 1, 4).unbind(0)
+            y = lib.F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).flatten(2))
+            return x + self.mlp(self.norm2(x))
+
+    class GPT(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.symbol, self.position = nn.Embedding(8192, 256), nn.Embedding(256, 256)
+            self.blocks = nn.Sequential(*[Block() for _ in range(4)])
+            self.norm, self.head = nn.LayerNorm(256), nn.Linear(256, 8192, bias=False)
+
+        def forward(self, symbols: Any) -> Any:
+            x = self.symbol(symbols) + self.position(lib.module.arange(symbols.shape[1]))
+            return self.head(self.norm(self.blocks(x))).flatten(0, 1)
+
+    return GPT()
+
+
 def step(
     name: str, build: Callable[[Library], Any], shape: tuple[int, ...], optimizer: str, target: float = 0.0
 ) -> Case:
@@ -59,16 +107,41 @@ def step(
         model = build(lib)
         update = getattr(lib.optim, optimizer)(model.parameters(), lr=1e-4)
 
-        def run() -> Any:
-            update.zero_grad()
-            loss = lib.F.cross_entropy(model(inputs), labels)
-            loss.backward()
-            update.step()
-            return loss
-
-        return run
+        return training(lib, model, inputs, labels, update)
 
     return Case(f"{name} B{shape[0]} {optimizer}", "step", make, target=target)
+
+
+def language_step(
+    name: str,
+    build: Callable[[Library], Any],
+    shape: tuple[int, int],
+    symbols: int,
+    optimizer: str,
+    target: float,
+) -> Case:
+    """A training step on one fixed batch of random symbols of ``shape``, each with a random next one."""
+
+    def make(lib: Library) -> Callable[[], Any]:
+        rng = np.random.default_rng(0)
+        inputs = lib.tensor(rng.integers(0, symbols, shape))
+        targets = lib.tensor(rng.integers(0, symbols, shape[0] * shape[1]))
+        model = build(lib)
+        update = getattr(lib.optim, optimizer)(model.parameters(), lr=1e-4)
+        return training(lib, model, inputs, targets, update)
+
+    return Case(f"{name} {optimizer}", "step", make, target=target)
+
+
+def training(lib: Library, model: Any, inputs: Any, targets: Any, optimizer: Any) -> Callable[[], Any]:
+    def run() -> Any:
+        optimizer.zero_grad()
+        loss = lib.F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return run
 
 
 CASES = [
@@ -79,4 +152,7 @@ CASES = [
     step("MLP 784-256-128-10", mlp, (1, 784), "Adam"),
     step("MLP 784-256-128-10", mlp, (64, 784), "Adam"),
     step("VGG-like 32-64-128 on 32x32", small_vgg, (32, 3, 32, 32), "Adam"),
+    language_step("char-LSTM 2xH256 V100 B1 T25", char_lstm, (25, 1), 100, "Adam", target=2.0),
+    language_step("char-LSTM 2xH256 V100 B32 T64", char_lstm, (64, 32), 100, "Adam", target=1.6),
+    language_step("GPT d256 L4 heads 4 V8192 B8 T256", gpt, (8, 256), 8192, "AdamW", target=1.4),
 ]

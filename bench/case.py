@@ -48,6 +48,7 @@ class Case:
         flops: floating-point operations of one call, 0 if the case is not about arithmetic.
         bytes: bytes that must move between memory and CPU at the least, 0 if it is not about bandwidth.
         target: ratio to the peer that the project wants to reach, 0 if none was set.
+        memory: whether to measure how much memory a call needs, too.
     """
 
     name: str
@@ -56,12 +57,13 @@ class Case:
     flops: float = 0.0
     bytes: float = 0.0
     target: float = 0.0
+    memory: bool = False
 
 
 Arrays = Callable[[np.random.Generator], Sequence[Any]]
 
 
-def forward(name: str, function: Callable[[Library], Any], arrays: Arrays, **numbers: float) -> Case:
+def forward(name: str, function: Callable[[Library], Any], arrays: Arrays, **numbers: Any) -> Case:
     """``function(lib)(*tensors)`` without a graph."""
 
     def make(lib: Library) -> Callable[[], Any]:
@@ -77,7 +79,7 @@ def forward(name: str, function: Callable[[Library], Any], arrays: Arrays, **num
     return Case(name, "f", make, **numbers)
 
 
-def forward_backward(name: str, function: Callable[[Library], Any], arrays: Arrays, **numbers: float) -> Case:
+def forward_backward(name: str, function: Callable[[Library], Any], arrays: Arrays, **numbers: Any) -> Case:
     """``function(lib)(*tensors).backward(...)``: gradients of every floating-point input and of module parameters."""
 
     def make(lib: Library) -> Callable[[], Any]:

@@ -14,6 +14,9 @@ def line(result: dict[str, Any]) -> str:
     def number(value: float | None, format_: str) -> str:
         return "-" if value is None else format(value, format_)
 
+    memory = ""
+    if result["fastdl_mb"] is not None:
+        memory = f"  memory {number(result['fastdl_mb'], '.1f')} / {number(result['peer_mb'], '.1f')} MB"
     target = ""
     if result["target"] and result["ratio"] is not None:
         target = f"{result['target']:.2f}x " + (
@@ -22,7 +25,7 @@ def line(result: dict[str, Any]) -> str:
     return (
         f"{result['case']:44} {result['mode']:4} {number(result['fastdl_us'], '.1f'):>11} "
         f"{number(result['peer_us'], '.1f'):>11} {number(result['ratio'], '.2f'):>7} "
-        f"{number(result['ratio_tcmalloc'], '.2f'):>7} {number(result['fraction'], '.0%'):>6}  {target}"
+        f"{number(result['ratio_tcmalloc'], '.2f'):>7} {number(result['fraction'], '.0%'):>6}  {target}{memory}"
     )
 
 
@@ -36,19 +39,22 @@ def markdown(document: dict[str, Any]) -> str:
         f"{machine['gflops']:.0f} GFLOP/s and {machine['gbs']:.0f} GB/s; {versions}; {machine['date']}.\n",
         "Medians in microseconds, each library in its own process, sampled in turn. `ratio` is torch's time over "
         "fastdl's (above 1 fastdl is faster); the next column is the same with torch on tcmalloc; `limit` is the "
-        "fraction of this machine's arithmetic or bandwidth limit; f = forward, fb = forward and backward.\n",
+        "fraction of this machine's arithmetic or bandwidth limit; f = forward, fb = forward and backward. MB: the "
+        "most memory that one call holds at once beside its inputs, fastdl's by its allocator's count, torch's by the "
+        "growth of its process.\n",
     ]
     names = list(dict.fromkeys(r["family"] for r in document["results"]))
     for name in names:
-        parts.append(f"\n## {name}\n\n| case | | fastdl | torch | ratio | tcmalloc | limit | target |")
-        parts.append("|---|---|---:|---:|---:|---:|---:|---:|")
-        for r in document["results"]:
-            if r["family"] == name:
-                parts.append(_row(r))
+        rows = [r for r in document["results"] if r["family"] == name]
+        memory = any(r.get("fastdl_mb") is not None for r in rows)
+        more = " fastdl MB | torch MB |" if memory else ""
+        parts.append(f"\n## {name}\n\n| case | | fastdl | torch | ratio | tcmalloc | limit | target |{more}")
+        parts.append("|---|---|---:|---:|---:|---:|---:|---:|" + "---:|---:|" * memory)
+        parts += [_row(r, memory) for r in rows]
     return "\n".join(parts) + "\n"
 
 
-def _row(r: dict[str, Any]) -> str:
+def _row(r: dict[str, Any], memory: bool) -> str:
     def cell(value: float | None, format_: str) -> str:
         return "" if value is None else format(value, format_)
 
@@ -58,6 +64,7 @@ def _row(r: dict[str, Any]) -> str:
     return (
         f"| {r['case']} | {r['mode']} | {cell(r['fastdl_us'], ',.1f')} | {cell(r['peer_us'], ',.1f')} | {ratio} | "
         f"{cell(r['ratio_tcmalloc'], '.2f')} | {cell(r['fraction'], '.0%')} | {cell(r['target'], '.2f')} |"
+        + (f" {cell(r.get('fastdl_mb'), '.1f')} | {cell(r.get('peer_mb'), '.1f')} |" if memory else "")
     )
 
 

@@ -39,6 +39,8 @@ class Result:
     gbs: float | None
     fraction: float | None  # of this machine's measured limit, arithmetic or bandwidth, whichever is nearer
     target: float | None
+    fastdl_mb: float | None = None  # the most memory one call held at once, beside its inputs
+    peer_mb: float | None = None
 
 
 class Worker:
@@ -130,7 +132,11 @@ def measure(
             for _ in range(ROUNDS):
                 for worker, all_times in zip(workers, times, strict=True):
                     all_times += worker.ask(sample=seconds)["seconds"]
-            yield _result(family, case, [statistics.median(t) * 1e6 for t in times], limits)
+            result = _result(family, case, [statistics.median(t) * 1e6 for t in times], limits)
+            if case.memory:
+                held = [worker.ask(memory=True)["bytes"] for worker in workers[:2]]
+                result.fastdl_mb, result.peer_mb = (None if b is None else b / 1e6 for b in [*held, None][:2])
+            yield result
     finally:
         for worker in workers:
             worker.close()

@@ -622,6 +622,137 @@ def test_multihead_attention_messages():
         layer(x, x, x, cache=nn.KVCache())
 
 
+def functional_arguments(lib, options, static, rng):
+    """Arguments of multi_head_attention_forward after the three inputs, and the tensors among them."""
+    e, h, n, columns = 8, 2, 3, 9
+    kdim, vdim = options.get("kdim", e), options.get("vdim", e)
+    separate = "kdim" in options
+    shapes = {"in_proj_bias": (3 * e,), "out_proj_weight": (e, e), "out_proj_bias": (e,)}
+    if separate:
+        shapes |= {"q_proj_weight": (e, e), "k_proj_weight": (e, kdim), "v_proj_weight": (e, vdim)}
+    else:
+        shapes["in_proj_weight"] = (3 * e, e)
+    if options.get("bias_kv"):
+        shapes |= {"bias_k": (1, 1, e), "bias_v": (1, 1, e)}
+    if static:
+        shapes |= {"static_k": (n * h, columns, e // h), "static_v": (n * h, columns, e // h)}
+    tensors = {
+        name: lib.from_numpy(rng.standard_normal(shape)).requires_grad_(True)
+        for name, shape in shapes.items()
+    }
+    given = dict.fromkeys(("in_proj_weight", "bias_k", "bias_v")) | tensors
+    if options.get("no_bias"):
+        given["in_proj_bias"] = given["out_proj_bias"] = None
+    given |= {
+        "use_separate_proj_weight": separate,
+        "add_zero_attn": options.get("zero", False),
+        "dropout_p": 0.4,
+    }
+    return {"embed_dim_to_check": e, "num_heads": h, "training": False, **given}, tensors
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"no_bias": True}, {"kdim": 5, "vdim": 7}, {"bias_kv": True, "zero": True}, {"static": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["none", "attn3", "both", "float"])
+def test_multi_head_attention_forward_agrees_with_torch(options, kind):
+    torch = pytest.importorskip("torch")
+    n, h, rows, columns = 3, 2, 6, 9
+    attn, padding = masks_for(kind, n, h, rows, columns)
+    sizes = (8, options.get("kdim", 8), options.get("vdim", 8))
+    arrays = arrays_of(*[(t, n, size) for t, size in zip((rows, columns, columns), sizes, strict=True)])
+    for need, average in ((True, True), (True, False), (False, True)):
+        results = []
+        for lib, functions in ((fastdl, F), (torch, torch.nn.functional)):
+            given, tensors = functional_arguments(
+                lib, options, options.get("static", False), np.random.default_rng(8)
+            )
+            inputs = [lib.from_numpy(a.copy()).requires_grad_(True) for a in arrays]
+            y, weights = functions.multi_head_attention_forward(
+                *inputs,
+                **given,
+                key_padding_mask=None if padding is None else lib.from_numpy(padding),
+                attn_mask=None if attn is None else lib.from_numpy(attn),
+                need_weights=need,
+                average_attn_weights=average,
+            )
+            assert (weights is not None) == need
+            ((y * y).sum() + (0 if weights is None else (weights * weights).sum())).backward()
+            grads = [t.grad for t in [*inputs, *tensors.values()]]
+            results.append([y.detach(), weights if weights is None else weights.detach(), *grads])
+        for a, b in zip(*results, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert tuple(a.shape) == tuple(b.shape)
+                assert_close(a.numpy(), b.numpy(), reduction=200)
+
+
+def test_multi_head_attention_forward_without_a_batch_and_causal():
+    torch = pytest.importorskip("torch")
+    arrays = arrays_of((5, 8), (24, 8), (8, 8))
+    future = np.triu(np.ones((5, 5), bool), 1)
+    padding = np.arange(5) > 3
+    for need in (True, False):
+        results = []
+        for lib, functions in ((fastdl, F), (torch, torch.nn.functional)):
+            x, packed, out = (lib.from_numpy(a) for a in arrays)
+            y, weights = functions.multi_head_attention_forward(
+                *(x, x, x, 8, 2, packed, None, None, None, False, 0.0, out, None),
+                key_padding_mask=lib.from_numpy(padding),
+                attn_mask=lib.from_numpy(future),
+                is_causal=True,
+                need_weights=need,
+            )
+            results.append([y.numpy()] + ([weights.numpy()] if need else []))
+        for a, b in zip(*results, strict=True):
+            assert a.shape == b.shape
+            assert_close(a, b, reduction=50)
+
+
+def test_multi_head_attention_forward_messages():
+    x, w, packed = fastdl.zeros(5, 3, 8), fastdl.zeros(8, 8), fastdl.zeros(24, 8)
+
+    def call(size=8, heads=2, weight=packed, p=0.0, bias_k=None, **options):
+        return F.multi_head_attention_forward(
+            x,
+            x,
+            x,
+            size,
+            heads,
+            weight,
+            None,
+            bias_k,
+            options.pop("bias_v", None),
+            False,
+            p,
+            w,
+            None,
+            **options,
+        )
+
+    with pytest.raises(ValueError, match=r"embed_dim_to_check=6, got \(5, 3, 8\)"):
+        call(size=6)
+    with pytest.raises(ValueError, match="num_heads must divide the embedding's size 8, got 3"):
+        call(heads=3)
+    with pytest.raises(ValueError, match=r"in_proj_weight must be .*\(24, 8\), got None"):
+        call(weight=None)
+    with pytest.raises(ValueError, match=r"in_proj_weight must be .*\(24, 8\), got \(8, 8\)"):
+        call(weight=w)
+    with pytest.raises(ValueError, match="needs q_proj_weight, k_proj_weight and v_proj_weight"):
+        call(use_separate_proj_weight=True, q_proj_weight=w)
+    with pytest.raises(ValueError, match="dropout_p must be between 0 and 1"):
+        call(p=2.0)
+    with pytest.raises(ValueError, match="bias_k and bias_v come together"):
+        call(bias_k=fastdl.zeros(1, 1, 8))
+    row, static = fastdl.zeros(1, 1, 8), fastdl.zeros(6, 5, 4)
+    with pytest.raises(ValueError, match="static_k and bias_k exclude each other"):
+        call(bias_k=row, bias_v=row, static_k=static)
+    with pytest.raises(ValueError, match=r"static_v must be .*\(6, S, 4\), got \(5, 5, 4\)"):
+        call(static_v=static[1:])
+
+
 # Cache -------------------------------------------------------------------------------------------------
 
 

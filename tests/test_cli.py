@@ -162,6 +162,28 @@ def test_bench_measures(tmp_path, capsys):
     assert "--json" in capsys.readouterr().err
 
 
+def test_bench_measures_memory():
+    """By the allocator's count, or the process's; a matrix of scores shows, the fused kernel holds none."""
+    import numpy as np
+
+    from fastdl.bench import runner, worker
+    from fastdl.bench.case import Library
+
+    x = fastdl.ones(1_000_000)
+    held = worker.peak_memory(fastdl, lambda: (x + x) * x)
+    assert 8 << 20 <= held < 9 << 20
+    held = worker.peak_memory(np, lambda: np.ones(1 << 23).sum())
+    assert held is None or 60 << 20 < held < 100 << 20
+    library = Library("fastdl")
+    cases = {case.name: case for case in runner.cases_of("attention") if case.memory}
+    held = [
+        worker.peak_memory(fastdl, cases[f"{name}B1 H2 L1024 D64"].make(library))
+        for name in ("", "written out ")
+    ]
+    scores = 2 * 1024 * 1024 * 4
+    assert held[0] < scores < 2 * scores < held[1]
+
+
 def test_every_family_can_be_built_by_fastdl():
     """Each benchmark case runs once: a renamed function shows here, not on the day of the measurement."""
     from fastdl.bench import runner

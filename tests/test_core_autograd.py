@@ -114,6 +114,38 @@ def test_modes():
     assert fastdl.is_grad_enabled()
 
 
+def test_modes_decorate_generators():
+    """The mode holds while the generator runs, not while its user does; send, throw, close and return go through."""
+    seen = []
+
+    @fastdl.no_grad()
+    def numbers(n):
+        try:
+            for i in range(n):
+                seen.append((yield fastdl.is_grad_enabled(), i))
+        except ZeroDivisionError:
+            yield "caught"
+        finally:
+            seen.append(fastdl.is_grad_enabled())
+        return "end"
+
+    generator = numbers(3)
+    assert next(generator) == (False, 0)
+    assert fastdl.is_grad_enabled()
+    assert generator.send("a") == (False, 1)
+    assert fastdl.is_grad_enabled()
+    assert generator.throw(ZeroDivisionError) == "caught"
+    with pytest.raises(StopIteration, match="end"):
+        next(generator)
+    assert seen == ["a", False]
+    generator = numbers(2)
+    next(generator)
+    generator.close()
+    assert seen == ["a", False, False]
+    assert [i for _, i in numbers(3)] == [0, 1, 2]
+    assert fastdl.is_grad_enabled()
+
+
 def test_graph_of_100000_nodes():
     x = leaf([3.0])
     y = x

@@ -36,7 +36,18 @@ def set_num_threads(n: int) -> None:
 
 
 def memory_stats() -> dict[str, int]:
-    """The allocator: bytes in use and their peak, bytes cached and their limit, calls, and how many were reuse."""
+    """The allocator: ``in_use`` bytes and ``in_use_peak``, the most since :func:`reset_peak_memory_stats`; bytes
+    ``cached`` for reuse and the ``cache_limit``; the number of ``allocations`` and how many of them ``reused`` a block.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.ones(1_000_000)
+        >>> fastdl.reset_peak_memory_stats()
+        >>> before = fastdl.memory_stats()["in_use"]
+        >>> y = (x + x) * x
+        >>> (fastdl.memory_stats()["in_use_peak"] - before) >> 20  # MB: the sum and the product
+        8
+    """
     return cpu.memory_stats()  # type: ignore[no-any-return]
 
 

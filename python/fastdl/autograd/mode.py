@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import wraps
+from inspect import isgeneratorfunction
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -106,6 +107,14 @@ class inference_mode(_Switch):
 
 
 def _decorate(function: Callable[P, R], enabled: bool) -> Callable[P, R]:
+    if isgeneratorfunction(function):
+
+        @wraps(function)
+        def generate(*args: P.args, **kwargs: P.kwargs) -> R:
+            return _generate(function(*args, **kwargs), enabled)  # type: ignore[return-value, arg-type]
+
+        return generate
+
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         previous = mode.enabled
@@ -116,3 +125,23 @@ def _decorate(function: Callable[P, R], enabled: bool) -> Callable[P, R]:
             mode.enabled = previous
 
     return wrapper
+
+
+def _generate(generator: Generator[Any, Any, Any], enabled: bool) -> Generator[Any, Any, Any]:
+    """What ``generator`` yields; the mode is set while its code runs, and as it was while its user's does."""
+    resume: Callable[[Any], Any] = generator.send
+    value: Any = None
+    while True:
+        previous = mode.enabled
+        mode.enabled = enabled
+        try:
+            item = resume(value)
+        except StopIteration as end:
+            return end.value
+        finally:
+            mode.enabled = previous
+        try:
+            value = yield item
+            resume = generator.send
+        except BaseException as error:  # thrown in by the user, or close(): the generator's to handle
+            resume, value = generator.throw, error

@@ -68,6 +68,7 @@ from fastdl.ops.gather import one_hot
 from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
+from fastdl.ops.multi_head_attention import multi_head_attention_forward
 from fastdl.ops.norm import (
     batch_norm,
     group_norm,
@@ -212,6 +213,7 @@ __all__ = [
     "max_unpool3d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",

@@ -17,9 +17,8 @@ from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter
 from fastdl.ops.activation import tanh
 from fastdl.ops.attention import attend
-from fastdl.ops.dropout import dropout
-from fastdl.ops.linear import linear, matmul
-from fastdl.ops.shape import cat
+from fastdl.ops.linear import matmul
+from fastdl.ops.multi_head_attention import added_mask, multi_head_attention
 from fastdl.ops.softmax import softmax
 from fastdl.tensor import Tensor
 
@@ -252,174 +251,33 @@ class MultiheadAttention(Module):
             ``(output, weights)``: output shaped like query; weights ``(N, L, S)``, or ``(N, num_heads, L, S)`` if not
             averaged, without N if there is no batch; None if not needed.
         """
-        batched = query.ndim == 3
-        self._check_inputs(query, key, value)
-        if not batched:
-            same = (query is key, key is value)
-            query = query.unsqueeze(1)
-            key = query if same[0] else key.unsqueeze(1)
-            value = key if same[1] else value.unsqueeze(1)
-            if key_padding_mask is not None and key_padding_mask.ndim == 1:
-                key_padding_mask = key_padding_mask.unsqueeze(0)
-        batch_first = self.batch_first and batched
-        q, k, v = self._project(query, key, value, batch_first)
-        if cache is not None:
-            if need_weights or attn_mask is not None or key_padding_mask is not None:
-                raise ValueError(
-                    "MultiheadAttention: with a cache pass need_weights=False and no masks; decoding is causal"
-                )
-            heads = cache.attend(q, k, v)
-            return self._output(heads, batch_first, batched), None
-        mask, causal = self._masks(q, k, attn_mask, key_padding_mask, is_causal, need_weights)
-        k, v, mask = self._extra_keys(k, v, mask)
-        p = self.dropout if self.training else 0.0
-        if not need_weights:
-            heads = attend(q, k, v, mask, 1 / math.sqrt(self.head_dim), causal, p)
-            return self._output(heads, batch_first, batched), None
-        scores: Any = matmul(q * (1 / math.sqrt(self.head_dim)), k.transpose(-2, -1))
-        if mask is not None:
-            scores = scores + (_added(mask, q) if mask._data.dtype == bool else mask)
-        weights = softmax(scores, -1)
-        dropped = dropout(weights, p) if p > 0 else weights
-        output = self._output(matmul(dropped, v), batch_first, batched)
-        if p > 0:
-            weights = dropped  # as in PyTorch: the weights that were used
-        if average_attn_weights:
-            weights = weights.mean(1)
-        return output, weights if batched else weights.squeeze(0)
-
-    def _check_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        shapes = [t._data.shape for t in (query, key, value)]
-        rank = len(shapes[0])
-        if rank not in (2, 3) or any(len(s) != rank for s in shapes):
-            raise ValueError(
-                "MultiheadAttention: query, key and value must all be (length, batch, size), (batch, length, size) "
-                f"with batch_first, or (length, size), got {shapes[0]}, {shapes[1]} and {shapes[2]}"
-            )
-        for name, shape, size in zip(
-            ("query", "key", "value"), shapes, (self.embed_dim, self.kdim, self.vdim), strict=True
-        ):
-            if shape[-1] != size:
-                raise ValueError(
-                    f"MultiheadAttention: the last dimension of {name} must be {size}, got {shape}"
-                )
-        batch = 0 if self.batch_first else 1
-        if shapes[1][:-1] != shapes[2][:-1] or (rank == 3 and shapes[0][batch] != shapes[1][batch]):
-            raise ValueError(
-                "MultiheadAttention: key and value must have the same length and batch, and query the same batch, "
-                f"got query {shapes[0]}, key {shapes[1]}, value {shapes[2]}"
-                f" (batch_first={self.batch_first}: the batch is dimension {batch})"
-            )
-
-    def _heads(self, x: Tensor, batch_first: bool) -> Tensor:
-        """(N, L, heads, size) or (L, N, heads, size) as (N, heads, L, size): a view."""
-        return x.permute(0, 2, 1, 3) if batch_first else x.permute(1, 2, 0, 3)
-
-    def _project(
-        self, query: Tensor, key: Tensor, value: Tensor, batch_first: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        h, d = self.num_heads, self.head_dim
-        bias = self.in_proj_bias
-        if self.in_proj_weight is not None and query is key and key is value:
-            packed = linear(query, self.in_proj_weight, bias).unflatten(-1, (3, h, d)).unbind(2)
-            q, k, v = (self._heads(x, batch_first) for x in packed)
-            return q, k, v
-        biases = (None,) * 3 if bias is None else bias.chunk(3)
-        if self.in_proj_weight is None:
-            weights: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        else:
-            weights = self.in_proj_weight.chunk(3)
-        q, k, v = (
-            self._heads(linear(x, w, b).unflatten(-1, (h, d)), batch_first)
-            for x, w, b in zip((query, key, value), weights, biases, strict=True)
+        projections = (
+            (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            if self.in_proj_weight is None
+            else self.in_proj_weight
         )
-        return q, k, v
-
-    def _masks(
-        self,
-        q: Tensor,
-        k: Tensor,
-        attn_mask: Tensor | None,
-        key_padding_mask: Tensor | None,
-        is_causal: bool,
-        need_weights: bool,
-    ) -> tuple[Tensor | None, bool]:
-        """One mask in the sense of scaled_dot_product_attention, and whether to be causal beside it."""
-        n, h, length, _ = q._data.shape
-        keys = k._data.shape[2]
-        appended = self.bias_k is not None or self.add_zero_attn
-        causal = is_causal and not need_weights and not appended
-        if causal:
-            attn_mask = None
-        elif is_causal and attn_mask is None:
-            attn_mask = Tensor(np.arange(keys) > np.arange(length)[:, None])
-        for name, m in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
-            if m is not None and m._data.dtype.kind not in "bf":
-                raise TypeError(f"MultiheadAttention: {name} must be bool or float, got {m._data.dtype}")
-        mask: Any = None
-        if attn_mask is not None:
-            shape = attn_mask._data.shape
-            if shape == (n * h, length, keys):
-                attn_mask = attn_mask.reshape(n, h, length, keys)
-            elif shape != (length, keys):
-                raise ValueError(
-                    f"MultiheadAttention: attn_mask must be (L, S) = {(length, keys)} or (N * num_heads, L, S) = "
-                    f"{(n * h, length, keys)}, got {shape}"
-                )
-            mask = _allowed(attn_mask, q)
-        if key_padding_mask is not None:
-            if key_padding_mask._data.shape != (n, keys):
-                raise ValueError(
-                    f"MultiheadAttention: key_padding_mask must be (N, S) = {(n, keys)}, got "
-                    f"{key_padding_mask._data.shape}"
-                )
-            padding = _allowed(key_padding_mask, q).reshape(n, 1, 1, keys)
-            if mask is None:
-                mask = padding
-            elif mask._data.dtype == padding._data.dtype == bool:
-                mask = mask.logical_and(padding)
-            else:
-                mask = _added(mask, q) + _added(padding, q)
-        return mask, causal
-
-    def _extra_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """With the learned key and value and those of zeros appended; every query may look at them."""
-        n, h, _, d = k._data.shape
-        appended = []
-        if self.bias_k is not None and self.bias_v is not None:
-            appended.append([r.reshape(1, h, 1, d).expand(n, h, 1, d) for r in (self.bias_k, self.bias_v)])
-        if self.add_zero_attn:
-            zero = Tensor(np.zeros((n, h, 1, d), k._data.dtype))
-            appended.append([zero, zero])
-        if not appended:
-            return k, v, mask
-        k, v = (cat([x, *[pair[i] for pair in appended]], 2) for i, x in enumerate((k, v)))
-        if mask is not None:
-            array = mask._data
-            visible = np.full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype)
-            mask = cat([mask, Tensor(visible)], mask.ndim - 1)
-        return k, v, mask
-
-    def _output(self, heads: Tensor, batch_first: bool, batched: bool) -> Tensor:
-        """(N, heads, L, size) -> the layout of the input, projected."""
-        x = heads.permute(0, 2, 1, 3) if batch_first else heads.permute(2, 0, 1, 3)
-        y: Tensor = self.out_proj(x.flatten(2))
-        return y if batched else y.squeeze(1)
-
-
-def _allowed(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask of this module (True: hidden) as scaled_dot_product_attention takes it (True: visible); floats stay."""
-    if mask._data.dtype == bool:
-        return Tensor(~mask._data)
-    return mask if mask._data.dtype == like._data.dtype else mask.to(like.dtype)
-
-
-def _added(mask: Tensor, like: Tensor) -> Tensor:
-    """A bool mask (True: visible) as numbers to add to scores."""
-    if mask._data.dtype != bool:
-        return mask
-    zero, hidden = like._data.dtype.type(0), like._data.dtype.type(-np.inf)
-    return Tensor(np.where(mask._data, zero, hidden))
+        return multi_head_attention(
+            "MultiheadAttention",
+            query,
+            key,
+            value,
+            self.num_heads,
+            projections,
+            self.in_proj_bias,
+            self.bias_k,
+            self.bias_v,
+            self.add_zero_attn,
+            self.dropout if self.training else 0.0,
+            self.out_proj.weight,
+            self.out_proj.bias,
+            key_padding_mask,
+            need_weights,
+            attn_mask,
+            average_attn_weights,
+            is_causal,
+            self.batch_first,
+            cache=cache,
+        )
 
 
 class _ScoredAttention(Module):
@@ -462,7 +320,7 @@ class _ScoredAttention(Module):
                     f"{name}: key_padding_mask must be bool (N, S) = {tuple(key.shape[:2])}, got {padding.dtype} "
                     f"{padding.shape}"
                 )
-            scores = scores + _added(Tensor(~padding[:, None]), scores)
+            scores = scores + added_mask(Tensor(~padding[:, None]), scores)
         weights = softmax(scores, -1)
         context = matmul(weights, value)
         return (context.squeeze(1), weights.squeeze(1)) if single else (context, weights)
