@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastdl import creation
-from fastdl.autograd import functional
+from fastdl.autograd import gradients
 from fastdl.autograd.view import in_place, shape_in_place
 from fastdl.ops import (
     activation,
@@ -25,6 +25,7 @@ from fastdl.ops import (
     indexing,
     linear,
     order,
+    parts,
     placement,
     products,
     query,
@@ -54,8 +55,9 @@ _METHODS: dict[Any, str] = {
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
-        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to narrow diagonal unbind split
-        split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk unsafe_split unfold as_strided""",
+        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to""",
+    parts: """narrow diagonal unbind split split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
+        unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
@@ -77,13 +79,13 @@ _METHODS: dict[Any, str] = {
 
 
 _RENAMED: dict[str, Callable[..., Any]] = {
-    "select": views.select_dim,
+    "select": parts.select_dim,
     "float": cast.float_,
     "int": cast.int_,
     "bool": cast.to_bool,
     "type": cast.type_,
     "where": elementwise.where_method,
-    "backward": functional.tensor_backward,
+    "backward": gradients.tensor_backward,
     "softmax": softmax.softmax_method,
     "log_softmax": softmax.log_softmax_method,
     "__getitem__": indexing.getitem,

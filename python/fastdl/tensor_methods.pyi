@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 from fastdl import creation as _creation
-from fastdl.autograd import functional as _functional
+from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
 from fastdl.ops import cast as _cast
 from fastdl.ops import elementwise as _elementwise
@@ -13,6 +13,7 @@ from fastdl.ops import fill as _fill
 from fastdl.ops import gather as _gather
 from fastdl.ops import linear as _linear
 from fastdl.ops import order as _order
+from fastdl.ops import parts as _parts
 from fastdl.ops import placement as _placement
 from fastdl.ops import products as _products
 from fastdl.ops import query as _query
@@ -57,13 +58,13 @@ class TensorMethods:
     argmin = _extreme.argmin
     argsort = _order.argsort
     argwhere = _gather.argwhere
-    as_strided = _views.as_strided
+    as_strided = _parts.as_strided
     asin = _elementwise.asin
     asinh = _elementwise.asinh
     atan = _elementwise.atan
     atan2 = _elementwise.atan2
     atanh = _elementwise.atanh
-    backward = _functional.tensor_backward
+    backward = _gradients.tensor_backward
     baddbmm = _linear.baddbmm
     bernoulli = _sampling.bernoulli
     bernoulli_ = _sampling.bernoulli_
@@ -81,7 +82,7 @@ class TensorMethods:
     cauchy_ = _sampling.cauchy_
     ceil = _elementwise.ceil
     char = _cast.char
-    chunk = _views.chunk
+    chunk = _parts.chunk
     clamp = _elementwise.clamp
     clamp_max = _elementwise.clamp_max
     clamp_min = _elementwise.clamp_min
@@ -104,7 +105,7 @@ class TensorMethods:
     diag = _shape.diag
     diag_embed = _shape.diag_embed
     diagflat = _shape.diagflat
-    diagonal = _views.diagonal
+    diagonal = _parts.diagonal
     diagonal_scatter = _placement.diagonal_scatter
     diff = _statistics.diff
     digamma = _special.digamma
@@ -113,7 +114,7 @@ class TensorMethods:
     divide = _elementwise.divide
     dot = _linear.dot
     double = _cast.double
-    dsplit = _views.dsplit
+    dsplit = _parts.dsplit
     eq = _elementwise.eq
     equal = _elementwise.equal
     erf = _elementwise.erf
@@ -151,7 +152,7 @@ class TensorMethods:
     hardshrink = _activation.hardshrink
     heaviside = _special.heaviside
     histc = _statistics.histc
-    hsplit = _views.hsplit
+    hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0
     index_add = _gather.index_add
@@ -222,7 +223,7 @@ class TensorMethods:
     nanmedian = _statistics.nanmedian
     nanquantile = _statistics.nanquantile
     nansum = _statistics.nansum
-    narrow = _views.narrow
+    narrow = _parts.narrow
     ne = _elementwise.ne
     neg = _elementwise.neg
     negative = _elementwise.negative
@@ -263,7 +264,7 @@ class TensorMethods:
     scatter = _gather.scatter
     scatter_add = _gather.scatter_add
     scatter_reduce = _placement.scatter_reduce
-    select = _views.select_dim
+    select = _parts.select_dim
     select_scatter = _placement.select_scatter
     sgn = _elementwise.sgn
     short = _cast.short
@@ -276,8 +277,8 @@ class TensorMethods:
     slice_scatter = _placement.slice_scatter
     softmax = _softmax.softmax_method
     sort = _order.sort
-    split = _views.split
-    split_with_sizes = _views.split_with_sizes
+    split = _parts.split
+    split_with_sizes = _parts.split_with_sizes
     sqrt = _elementwise.sqrt
     square = _elementwise.square
     squeeze = _views.squeeze
@@ -293,7 +294,7 @@ class TensorMethods:
     take_along_dim = _gather.take_along_dim
     tan = _elementwise.tan
     tanh = _activation.tanh
-    tensor_split = _views.tensor_split
+    tensor_split = _parts.tensor_split
     tile = _shape.tile
     to = _cast.to
     topk = _order.topk
@@ -305,20 +306,20 @@ class TensorMethods:
     trunc = _elementwise.trunc
     type = _cast.type_
     type_as = _cast.type_as
-    unbind = _views.unbind
+    unbind = _parts.unbind
     unflatten = _views.unflatten
-    unfold = _views.unfold
+    unfold = _parts.unfold
     uniform_ = _sampling.uniform_
     unique = _order.unique
     unique_consecutive = _statistics.unique_consecutive
-    unsafe_chunk = _views.unsafe_chunk
-    unsafe_split = _views.unsafe_split
+    unsafe_chunk = _parts.unsafe_chunk
+    unsafe_split = _parts.unsafe_split
     unsqueeze = _views.unsqueeze
     var = _reduce.var
     vdot = _products.vdot
     view = _views.view
     view_as = _views.view_as
-    vsplit = _views.vsplit
+    vsplit = _parts.vsplit
     where = _elementwise.where_method
     xlogy = _special.xlogy
     zero_ = _fill.zero_

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, int32, int64, uint8
 from fastdl.errors import ArgumentError
@@ -52,6 +53,12 @@ class IndexSelect(Op):
             return whole
         return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
 
+    def linear(self, x: Any) -> Any:
+        return select(x).index_select_forward(x, self.dim, self.index)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The entries ``index`` (one-dimensional) along ``dim``, in that order, as a copy; see ``torch.index_select``."""
@@ -79,6 +86,12 @@ class IndexAdd(Op):
             part = np.take(grad, self.index, self.dim)
             if self.alpha != 1:
                 part *= self.alpha
+        return grad, part
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        part = None
+        if self.needs[1]:
+            part = IndexSelect.apply(grad, dim=self.dim, index=self.index) * self.alpha
         return grad, part
 
 
@@ -124,6 +137,13 @@ class IndexCopy(Op):
         if self.needs[1]:
             part = np.take(grad, self.index, self.dim)
         return rest, part
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        index = Tensor._wrap(self.index)
+        return (
+            index_fill(grad, self.dim, index, 0) if self.needs[0] else None,
+            IndexSelect.apply(grad, dim=self.dim, index=self.index) if self.needs[1] else None,
+        )
 
 
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
@@ -206,6 +226,12 @@ class TakeAlong(Op):
         whole[self.corner] = part
         return whole
 
+    def linear(self, x: Any) -> Any:
+        return select(x).gather_forward(x[self.corner], self.dim, self.index)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
 
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0, and likewise for others; see ``torch.gather``.
@@ -280,6 +306,24 @@ class Scatter(Op):
             part[self.corner] = grad[self.key]
         return rest, part
 
+    def linear(self, x: Any, source: Any) -> Any:
+        if x is None:
+            result = zeros(self.shape, source.dtype)
+        else:
+            result = pooled_copy(x)
+        part = 0 if source is None else source[self.corner]
+        if not self.add:
+            result[self.key] = part
+        elif source is not None:
+            np.add.at(result, self.key, part)
+        return result
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        self.shape = grad.shape
+        return linear_backward(self, grad)
+
+    shape: tuple[int, ...]
+
     aliases_grad = True
 
 
@@ -352,6 +396,8 @@ def _mask(op: str, mask: Any) -> Any:
 class MaskedFill(Op):
     def forward(self, x: Any, value: Any, mask: Any, number: Any = None) -> Any:
         self.mask, self.x_shape = mask, x.shape
+        if value is not None:
+            self.value_dtype = value.dtype
         if is_kernel_dtype(x.dtype):
             return select(x).where_forward(mask, number if value is None else value.astype(x.dtype), x)
         if mask.shape != x.shape:
@@ -371,6 +417,14 @@ class MaskedFill(Op):
             rest = sum_to(rest, self.x_shape)
         if self.needs[1]:
             part = np.asarray(np.sum(grad, where=self.mask))
+        return rest, part
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        mask = Tensor._wrap(self.mask)
+        rest = masked_fill(grad, mask, 0.0).sum_to_size(self.x_shape) if self.needs[0] else None
+        part = None
+        if self.needs[1]:
+            part = masked_fill(grad, Tensor._wrap(~self.mask), 0.0).sum().to(self.value_dtype)
         return rest, part
 
 
@@ -412,6 +466,12 @@ class MaskedSelect(Op):
         whole[self.mask] = grad
         return sum_to(whole, self.shape)
 
+    def linear(self, x: Any) -> Any:
+        return np.broadcast_to(x, self.mask.shape)[self.mask]
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where ``mask`` is True, as one axis; see ``torch.masked_select``."""
@@ -438,6 +498,14 @@ class MaskedScatter(Op):
             part[: self.count] = grad[self.mask]
             part = part.reshape(self.source_shape)
         return rest, part
+
+    def linear(self, x: Any, source: Any) -> Any:
+        result = zeros(self.mask.shape, source.dtype) if x is None else pooled_copy(x)
+        result[self.mask] = 0 if source is None else source.reshape(-1)[: self.count]
+        return result
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
