@@ -258,13 +258,16 @@ def _record(
 
 
 class _Once(Op):
-    """The identity on gradients that cannot be differentiated again."""
+    """The identity on the first ``count`` inputs, gradients that cannot be differentiated again: the error says so.
+
+    The other inputs are what they were made from, so that the way back from them is found.
+    """
 
     function: str
 
-    def forward(self, *arrays: Any, function: str) -> Any:
+    def forward(self, *arrays: Any, count: int, function: str) -> Any:
         self.function = function
-        return arrays[0] if len(arrays) == 1 else arrays
+        return arrays[:count]
 
     def backward(self, *grads: Any) -> Any:
         raise RuntimeError(
@@ -287,15 +290,14 @@ def once_differentiable(function: Any) -> Any:
             result = function(ctx, *grads)
         if not mode.enabled:
             return result
-        # The result depends on the gradients and on whatever forward saw: none of that is recorded.
+        sources = [t for t in (*grads, *ctx._saved) if t is not None and t._requires_grad]
         several = isinstance(result, (tuple, list))
         results = list(result) if several else [result]
         places = [i for i, r in enumerate(results) if isinstance(r, Tensor) and r._data.dtype.kind == "f"]
-        if places:
-            given = [Tensor._wrap(results[i]._data).requires_grad_() for i in places]
-            marked = _Once.apply(*given, function=function.__qualname__)
-            for i, t in zip(places, marked if isinstance(marked, tuple) else (marked,), strict=True):
-                results[i] = t
+        given = [results[i] for i in places]
+        marked = _Once.apply(*given, *sources, count=len(given), function=function.__qualname__)
+        for i, t in zip(places, marked, strict=True):
+            results[i] = t
         return tuple(results) if several else results[0]
 
     return wrapper

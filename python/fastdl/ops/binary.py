@@ -395,8 +395,7 @@ class Pow(Binary):
                 flat = kernels.eq_forward(x, 0.0) & kernels.ge_forward(y, 0.0)
                 grad_y = kernels.where_forward(flat, 0.0, kernels.mul_forward(grad, slope))
             elif x == 0:
-                slope = kernels.where_forward(kernels.ge_forward(y, 0.0), 0.0, float("-inf"))
-                grad_y = kernels.mul_forward(grad, cast(slope, grad.dtype))
+                grad_y = kernels.mul_forward(grad, np.where(y >= 0, 0.0, -np.inf).astype(grad.dtype))
             else:
                 slope = _log(x) if x > 0 else float("nan")
                 grad_y = kernels.mul_forward(grad, kernels.mul_forward(self.z, slope))
