@@ -89,7 +89,9 @@ class _Node(Op):
         kept = ctx._saved
         ctx._saved = tuple(
             [
-                self.saved_output(t._data, ctx._saved_outputs[i]) if i in ctx._saved_outputs else t
+                self.saved_output(t._data, ctx._saved_outputs[i])
+                if t is not None and i in ctx._saved_outputs
+                else t
                 for i, t in enumerate(kept)
             ]
         )

@@ -85,7 +85,7 @@ class Geometry(NamedTuple):
             x, weight, None, stride, padding, self.extra, dilation, groups
         )
 
-    def gradients(self, grad_y: Any, x: Any, weight: Any, needs: tuple[bool, bool]) -> Any:
+    def gradients(self, grad_y: Any, x: Any, weight: Any, needs: tuple[bool, ...]) -> Any:
         kernels = select(grad_y)
         backward = kernels.conv_transpose_backward if self.transposed else kernels.conv_backward
         return backward(grad_y, x, weight, *self.options, (*needs, False))[:2]

@@ -113,6 +113,7 @@ class EmbeddingBag(Op):
             empty = Tensor._wrap(np.zeros(grad.shape, self.weight.dtype))
             return empty.index_add(0, bag, taken)
 
+        assert self.scale is not None
         return replay(self, grad, composed, self.weight, None, self.scale.reshape(self.scale_shape))
 
     def _bags(self) -> Any:

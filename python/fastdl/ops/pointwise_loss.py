@@ -74,12 +74,8 @@ class PointwiseLoss(Op):
         return replay(self, grad_loss, composed, *self.inputs())
 
     def inputs(self) -> tuple[Any, Any]:
-        return tuple(  # type: ignore[return-value]
-            [
-                a if a.shape == shape else _unbroadcast(a, shape)
-                for a, shape in zip((self.x, self.target), self.shapes_in, strict=True)
-            ]
-        )
+        of_x, of_target = self.shapes_in
+        return _unbroadcast(self.x, of_x), _unbroadcast(self.target, of_target)
 
     def losses(self, x: Any, target: Any) -> Any:
         """The loss of every element, in operations."""
@@ -97,6 +93,8 @@ class PointwiseLoss(Op):
 
 def _unbroadcast(array: Any, shape: tuple[int, ...]) -> Any:
     """What was broadcast from ``shape``."""
+    if array.shape == shape:
+        return array
     lead = array.ndim - len(shape)
     return array[(0,) * lead + tuple([slice(0, 1) if n == 1 else slice(None) for n in shape])]
 

@@ -40,7 +40,7 @@ class Reduction(Op):
             grad = grad.reshape(kept_shape(self.shape, self.axes))
         return select(grad).broadcast_to(grad, self.shape)
 
-    def spread_graph(self, grad: Tensor) -> Tensor:
+    def spread_graph(self, grad: Tensor) -> Any:
         return self.with_axes(grad).expand(self.shape)
 
     def with_axes(self, array: Any) -> Any:

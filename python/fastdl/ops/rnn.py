@@ -155,7 +155,8 @@ class Recurrent(Op):
         directions = count // PER_DIRECTION
         if len(self.shape) == 3:
             x = x.reshape(-1, self.shape[2])
-        last_h, last_c = [], []
+        last_h: list[Any] = []
+        last_c: list[Any] = []
         for layer, (_, _, _, _, mask, _, _, _, drawn) in enumerate(self.saved):
             if drawn is not None:
                 ones = np.ones(x.shape, x.dtype)
