@@ -148,9 +148,6 @@ from fastdl.ops.gather import (
     index_copy,
     index_fill,
     index_select,
-    masked_fill,
-    masked_scatter,
-    masked_select,
     nonzero,
     scatter,
     scatter_add,
@@ -169,6 +166,7 @@ from fastdl.ops.linear import (
     mv,
     outer,
 )
+from fastdl.ops.masks import masked_fill, masked_scatter, masked_select
 from fastdl.ops.order import (
     argsort,
     cumprod,

@@ -24,6 +24,7 @@ from fastdl.ops import (
     gather,
     indexing,
     linear,
+    masks,
     order,
     parts,
     placement,
@@ -62,8 +63,9 @@ _METHODS: dict[Any, str] = {
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
-    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take masked_fill
-        masked_select masked_scatter nonzero argwhere bincount""",
+    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take nonzero
+        argwhere bincount""",
+    masks: "masked_fill masked_select masked_scatter",
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",

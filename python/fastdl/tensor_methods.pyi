@@ -12,6 +12,7 @@ from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
 from fastdl.ops import gather as _gather
 from fastdl.ops import linear as _linear
+from fastdl.ops import masks as _masks
 from fastdl.ops import order as _order
 from fastdl.ops import parts as _parts
 from fastdl.ops import placement as _placement
@@ -199,9 +200,9 @@ class TensorMethods:
     logsumexp = _reduce.logsumexp
     long = _cast.long
     lt = _elementwise.lt
-    masked_fill = _gather.masked_fill
-    masked_scatter = _gather.masked_scatter
-    masked_select = _gather.masked_select
+    masked_fill = _masks.masked_fill
+    masked_scatter = _masks.masked_scatter
+    masked_select = _masks.masked_select
     matmul = _linear.matmul
     max = _extreme.max
     maximum = _elementwise.maximum
@@ -403,8 +404,8 @@ class TensorMethods:
     logical_xor_ = _in_place(_elementwise.logical_xor)
     logit_ = _in_place(_special.logit)
     lt_ = _in_place(_elementwise.lt)
-    masked_fill_ = _in_place(_gather.masked_fill)
-    masked_scatter_ = _in_place(_gather.masked_scatter)
+    masked_fill_ = _in_place(_masks.masked_fill)
+    masked_scatter_ = _in_place(_masks.masked_scatter)
     mul_ = _in_place(_elementwise.mul)
     multiply_ = _in_place(_elementwise.multiply)
     nan_to_num_ = _in_place(_special.nan_to_num)

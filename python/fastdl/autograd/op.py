@@ -10,6 +10,9 @@
         def backward(self, grad_y):        # one gradient per output in, one per tensor input out
             return 2 * grad_y * self.x
 
+        def backward_graph(self, grad_y):  # backward on tensors, in operations: for second derivatives
+            return 2 * grad_y * self.saved_input(0, self.x)
+
     y = Square.apply(x)
 
 ``self.needs[i]`` tells whether input ``i`` needs a gradient (backward may return None for the others). A node holds

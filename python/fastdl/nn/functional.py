@@ -46,6 +46,7 @@ from fastdl.ops.adaptive_pool import (
     adaptive_max_pool3d_with_indices,
 )
 from fastdl.ops.attention import scaled_dot_product_attention
+from fastdl.ops.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastdl.ops.conv import (
     conv1d,
     conv2d,
@@ -88,8 +89,6 @@ from fastdl.ops.norm import (
     rms_norm,
 )
 from fastdl.ops.pointwise_loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
     gaussian_nll_loss,
     hinge_embedding_loss,
     huber_loss,

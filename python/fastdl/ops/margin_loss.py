@@ -12,7 +12,8 @@ from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.activation import logsigmoid
-from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated, _same_shape
+from fastdl.ops.binary_cross_entropy import _same_shape
+from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
 from fastdl.ops.reduction import reduce_graph, reduce_losses, same_dtype, upstream, upstream_graph
 from fastdl.tensor import Tensor
 
