@@ -14,6 +14,7 @@ from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
 
@@ -174,8 +175,6 @@ class Cumprod(Op):
             return _reversed_sum_graph(grad * y, axis) / self.saved_input(0, self.x)
 
         def composed(x: Tensor) -> Any:  # one by one: right for zeros, too
-            from fastdl.ops.shape import stack
-
             factors = x.unbind(axis)
             products = [factors[0]]
             for factor in factors[1:]:

@@ -21,6 +21,7 @@ from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count,
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
+from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 
@@ -121,11 +122,11 @@ class Prod(Reduction):
         return kernels.mul_forward(others, self.with_axes(grad))
 
     def backward_graph(self, grad: Tensor) -> Any:
+        if not self.x.size:
+            return Tensor._wrap(zeros(self.x.shape, self.x.dtype))
         axes = tuple(range(self.x.ndim)) if self.axes is None else self.axes
 
         def composed(x: Any) -> Any:
-            from fastdl.ops.shape import cat
-
             # Halves multiplied until one element is left: right for zeros, too.
             rows = x.movedim(axes, tuple(range(len(axes)))) if axes else x.unsqueeze(0)
             rows = rows.flatten(0, builtins.max(len(axes), 1) - 1)
@@ -133,7 +134,7 @@ class Prod(Reduction):
                 half = len(rows) // 2
                 product = rows[:half] * rows[half : 2 * half]
                 rows = product if len(rows) % 2 == 0 else cat([product, rows[2 * half :]])
-            return rows[0].reshape(grad.shape) if len(rows) else rows.sum() * 0 + grad.detach() * 0
+            return rows[0].reshape(grad.shape)
 
         return replay(self, grad, composed, self.x)
 
