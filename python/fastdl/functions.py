@@ -148,9 +148,6 @@ from fastdl.ops.gather import (
     index_copy,
     index_fill,
     index_select,
-    masked_fill,
-    masked_scatter,
-    masked_select,
     nonzero,
     scatter,
     scatter_add,
@@ -169,6 +166,7 @@ from fastdl.ops.linear import (
     mv,
     outer,
 )
+from fastdl.ops.masks import masked_fill, masked_scatter, masked_select
 from fastdl.ops.order import (
     argsort,
     cumprod,
@@ -177,6 +175,23 @@ from fastdl.ops.order import (
     sort,
     topk,
     unique,
+)
+from fastdl.ops.parts import (
+    as_strided,
+    chunk,
+    diagonal,
+    dsplit,
+    hsplit,
+    narrow,
+    split,
+    tensor_split,
+    unbind,
+    unsafe_chunk,
+    unsafe_split,
+    vsplit,
+)
+from fastdl.ops.parts import (
+    select_dim as select,
 )
 from fastdl.ops.placement import *
 from fastdl.ops.products import *
@@ -253,41 +268,26 @@ from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
 from fastdl.ops.statistics import *
 from fastdl.ops.views import (
-    as_strided,
     atleast_1d,
     atleast_2d,
     atleast_3d,
     broadcast_shapes,
     broadcast_tensors,
     broadcast_to,
-    chunk,
     clone,
-    diagonal,
-    dsplit,
     flatten,
-    hsplit,
     moveaxis,
     movedim,
-    narrow,
     permute,
     ravel,
     reshape,
-    split,
     squeeze,
     swapaxes,
     swapdims,
     t,
-    tensor_split,
     transpose,
-    unbind,
     unflatten,
-    unsafe_chunk,
-    unsafe_split,
     unsqueeze,
-    vsplit,
-)
-from fastdl.ops.views import (
-    select_dim as select,
 )
 
 trapz = statistics.trapezoid

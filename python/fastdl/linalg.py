@@ -30,12 +30,13 @@ from fastdl.ops.matrix import (
     SymmetricEigen,
     check_matrix,
 )
+from fastdl.ops.parts import diagonal
 from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
 from fastdl.ops.reduce import sum, vector_norm
 from fastdl.ops.shape import tril, triu
 from fastdl.ops.unary import abs
-from fastdl.ops.views import diagonal, movedim, squeeze, unsqueeze
+from fastdl.ops.views import movedim, squeeze, unsqueeze
 from fastdl.tensor import Tensor
 
 __all__ = [

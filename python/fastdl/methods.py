@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastdl import creation, matrices
-from fastdl.autograd import functional
+from fastdl.autograd import gradients
 from fastdl.autograd.view import in_place, shape_in_place
 from fastdl.ops import (
     activation,
@@ -24,7 +24,9 @@ from fastdl.ops import (
     gather,
     indexing,
     linear,
+    masks,
     order,
+    parts,
     placement,
     products,
     query,
@@ -54,14 +56,16 @@ _METHODS: dict[Any, str] = {
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
-        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to narrow diagonal unbind split
-        split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk unsafe_split unfold as_strided""",
+        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to""",
+    parts: """narrow diagonal unbind split split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
+        unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
-    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take masked_fill
-        masked_select masked_scatter nonzero argwhere bincount""",
+    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take nonzero
+        argwhere bincount""",
+    masks: "masked_fill masked_select masked_scatter",
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
     linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
@@ -79,13 +83,13 @@ _METHODS: dict[Any, str] = {
 
 
 _RENAMED: dict[str, Callable[..., Any]] = {
-    "select": views.select_dim,
+    "select": parts.select_dim,
     "float": cast.float_,
     "int": cast.int_,
     "bool": cast.to_bool,
     "type": cast.type_,
     "where": elementwise.where_method,
-    "backward": functional.tensor_backward,
+    "backward": gradients.tensor_backward,
     "softmax": softmax.softmax_method,
     "log_softmax": softmax.log_softmax_method,
     "__getitem__": indexing.getitem,

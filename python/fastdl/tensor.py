@@ -99,7 +99,11 @@ class RetainGrad:
 
     def __call__(self, grad: Tensor) -> None:
         tensor = self.tensor()
-        if tensor is not None:
+        if tensor is None:
+            return
+        if grad._requires_grad:
+            tensor._accumulate_graph(grad)
+        else:
             tensor._accumulate(grad._data, False)
 
 
@@ -178,6 +182,11 @@ class Tensor(TensorMethods):
         if not own or not grad.flags.c_contiguous:
             grad = pooled_copy(grad)
         self._grad = Tensor._wrap(grad)
+
+    def _accumulate_graph(self, grad: Tensor) -> None:
+        """Add a gradient that is part of a graph to ``.grad``: a new tensor, nothing is changed in place."""
+        have = self._grad
+        self._grad = grad.clone() if have is None else have + grad
 
     # ---------------------------------------------------------------------------------------------- autograd
 
@@ -519,7 +528,7 @@ class Tensor(TensorMethods):
     def __iter__(self) -> Iterator[Tensor]:
         if self._data.ndim == 0:
             raise TypeError("iter: a tensor of 0 dimensions cannot be iterated over")
-        from fastdl.ops.views import unbind
+        from fastdl.ops.parts import unbind
 
         return iter(unbind(self, 0))
 

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 from fastdl import creation as _creation
-from fastdl import matrices as _matrices
-from fastdl.autograd import functional as _functional
+from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
 from fastdl.ops import cast as _cast
 from fastdl.ops import elementwise as _elementwise
@@ -13,7 +12,9 @@ from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
 from fastdl.ops import gather as _gather
 from fastdl.ops import linear as _linear
+from fastdl.ops import masks as _masks
 from fastdl.ops import order as _order
+from fastdl.ops import parts as _parts
 from fastdl.ops import placement as _placement
 from fastdl.ops import products as _products
 from fastdl.ops import query as _query
@@ -58,13 +59,13 @@ class TensorMethods:
     argmin = _extreme.argmin
     argsort = _order.argsort
     argwhere = _gather.argwhere
-    as_strided = _views.as_strided
+    as_strided = _parts.as_strided
     asin = _elementwise.asin
     asinh = _elementwise.asinh
     atan = _elementwise.atan
     atan2 = _elementwise.atan2
     atanh = _elementwise.atanh
-    backward = _functional.tensor_backward
+    backward = _gradients.tensor_backward
     baddbmm = _linear.baddbmm
     bernoulli = _sampling.bernoulli
     bernoulli_ = _sampling.bernoulli_
@@ -82,10 +83,7 @@ class TensorMethods:
     cauchy_ = _sampling.cauchy_
     ceil = _elementwise.ceil
     char = _cast.char
-    cholesky = _matrices.cholesky
-    cholesky_inverse = _matrices.cholesky_inverse
-    cholesky_solve = _matrices.cholesky_solve
-    chunk = _views.chunk
+    chunk = _parts.chunk
     clamp = _elementwise.clamp
     clamp_max = _elementwise.clamp_max
     clamp_min = _elementwise.clamp_min
@@ -105,11 +103,10 @@ class TensorMethods:
     cumprod = _order.cumprod
     cumsum = _order.cumsum
     deg2rad = _special.deg2rad
-    det = _matrices.det
     diag = _shape.diag
     diag_embed = _shape.diag_embed
     diagflat = _shape.diagflat
-    diagonal = _views.diagonal
+    diagonal = _parts.diagonal
     diagonal_scatter = _placement.diagonal_scatter
     diff = _statistics.diff
     digamma = _special.digamma
@@ -118,7 +115,7 @@ class TensorMethods:
     divide = _elementwise.divide
     dot = _linear.dot
     double = _cast.double
-    dsplit = _views.dsplit
+    dsplit = _parts.dsplit
     eq = _elementwise.eq
     equal = _elementwise.equal
     erf = _elementwise.erf
@@ -156,7 +153,7 @@ class TensorMethods:
     hardshrink = _activation.hardshrink
     heaviside = _special.heaviside
     histc = _statistics.histc
-    hsplit = _views.hsplit
+    hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0
     index_add = _gather.index_add
@@ -167,7 +164,6 @@ class TensorMethods:
     index_select = _gather.index_select
     inner = _products.inner
     int = _cast.int_
-    inverse = _matrices.inverse
     is_nonzero = _query.is_nonzero
     is_same_size = _query.is_same_size
     is_signed = _query.is_signed
@@ -196,7 +192,6 @@ class TensorMethods:
     logaddexp = _special.logaddexp
     logaddexp2 = _special.logaddexp2
     logcumsumexp = _statistics.logcumsumexp
-    logdet = _matrices.logdet
     logical_and = _elementwise.logical_and
     logical_not = _elementwise.logical_not
     logical_or = _elementwise.logical_or
@@ -205,12 +200,10 @@ class TensorMethods:
     logsumexp = _reduce.logsumexp
     long = _cast.long
     lt = _elementwise.lt
-    masked_fill = _gather.masked_fill
-    masked_scatter = _gather.masked_scatter
-    masked_select = _gather.masked_select
+    masked_fill = _masks.masked_fill
+    masked_scatter = _masks.masked_scatter
+    masked_select = _masks.masked_select
     matmul = _linear.matmul
-    matrix_exp = _matrices.matrix_exp
-    matrix_power = _matrices.matrix_power
     max = _extreme.max
     maximum = _elementwise.maximum
     mean = _reduce.mean
@@ -231,7 +224,7 @@ class TensorMethods:
     nanmedian = _statistics.nanmedian
     nanquantile = _statistics.nanquantile
     nansum = _statistics.nansum
-    narrow = _views.narrow
+    narrow = _parts.narrow
     ne = _elementwise.ne
     neg = _elementwise.neg
     negative = _elementwise.negative
@@ -247,14 +240,12 @@ class TensorMethods:
     not_equal = _elementwise.not_equal
     outer = _linear.outer
     permute = _views.permute
-    pinverse = _matrices.pinverse
     positive = _elementwise.positive
     pow = _elementwise.pow
     prelu = _activation.prelu
     prod = _reduce.prod
     put = _placement.put
     put_ = _placement.put_
-    qr = _matrices.qr
     quantile = _statistics.quantile
     rad2deg = _special.rad2deg
     random_ = _sampling.random_
@@ -274,7 +265,7 @@ class TensorMethods:
     scatter = _gather.scatter
     scatter_add = _gather.scatter_add
     scatter_reduce = _placement.scatter_reduce
-    select = _views.select_dim
+    select = _parts.select_dim
     select_scatter = _placement.select_scatter
     sgn = _elementwise.sgn
     short = _cast.short
@@ -285,11 +276,10 @@ class TensorMethods:
     sinc = _special.sinc
     sinh = _elementwise.sinh
     slice_scatter = _placement.slice_scatter
-    slogdet = _matrices.slogdet
     softmax = _softmax.softmax_method
     sort = _order.sort
-    split = _views.split
-    split_with_sizes = _views.split_with_sizes
+    split = _parts.split
+    split_with_sizes = _parts.split_with_sizes
     sqrt = _elementwise.sqrt
     square = _elementwise.square
     squeeze = _views.squeeze
@@ -298,7 +288,6 @@ class TensorMethods:
     subtract = _elementwise.subtract
     sum = _reduce.sum
     sum_to_size = _query.sum_to_size
-    svd = _matrices.svd
     swapaxes = _views.swapaxes
     swapdims = _views.swapdims
     t = _views.t
@@ -306,7 +295,7 @@ class TensorMethods:
     take_along_dim = _gather.take_along_dim
     tan = _elementwise.tan
     tanh = _activation.tanh
-    tensor_split = _views.tensor_split
+    tensor_split = _parts.tensor_split
     tile = _shape.tile
     to = _cast.to
     topk = _order.topk
@@ -318,20 +307,20 @@ class TensorMethods:
     trunc = _elementwise.trunc
     type = _cast.type_
     type_as = _cast.type_as
-    unbind = _views.unbind
+    unbind = _parts.unbind
     unflatten = _views.unflatten
-    unfold = _views.unfold
+    unfold = _parts.unfold
     uniform_ = _sampling.uniform_
     unique = _order.unique
     unique_consecutive = _statistics.unique_consecutive
-    unsafe_chunk = _views.unsafe_chunk
-    unsafe_split = _views.unsafe_split
+    unsafe_chunk = _parts.unsafe_chunk
+    unsafe_split = _parts.unsafe_split
     unsqueeze = _views.unsqueeze
     var = _reduce.var
     vdot = _products.vdot
     view = _views.view
     view_as = _views.view_as
-    vsplit = _views.vsplit
+    vsplit = _parts.vsplit
     where = _elementwise.where_method
     xlogy = _special.xlogy
     zero_ = _fill.zero_
@@ -415,8 +404,8 @@ class TensorMethods:
     logical_xor_ = _in_place(_elementwise.logical_xor)
     logit_ = _in_place(_special.logit)
     lt_ = _in_place(_elementwise.lt)
-    masked_fill_ = _in_place(_gather.masked_fill)
-    masked_scatter_ = _in_place(_gather.masked_scatter)
+    masked_fill_ = _in_place(_masks.masked_fill)
+    masked_scatter_ = _in_place(_masks.masked_scatter)
     mul_ = _in_place(_elementwise.mul)
     multiply_ = _in_place(_elementwise.multiply)
     nan_to_num_ = _in_place(_special.nan_to_num)

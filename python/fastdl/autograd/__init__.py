@@ -3,8 +3,8 @@
 from fastdl.autograd import functional
 from fastdl.autograd.anomaly import detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from fastdl.autograd.function import Function, FunctionCtx
-from fastdl.autograd.functional import backward, grad
-from fastdl.autograd.gradcheck import GradcheckError, gradcheck
+from fastdl.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from fastdl.autograd.gradients import backward, grad
 from fastdl.autograd.mode import (
     enable_grad,
     inference_mode,
@@ -25,6 +25,7 @@ __all__ = [
     "functional",
     "grad",
     "gradcheck",
+    "gradgradcheck",
     "inference_mode",
     "is_anomaly_enabled",
     "is_grad_enabled",

@@ -52,7 +52,7 @@ def _run(
         results = [None] * len(wanted)
         for i, t in enumerate(wanted):
             wanted_at.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
-        needed = _on_the_way(roots, {target for target, _ in wanted_at})
+        needed = on_the_way(roots, {target for target, _ in wanted_at})
 
     def send(target: Any, index: int, grad: Any, own: bool) -> None:
         if target not in pending:
@@ -98,10 +98,7 @@ def _run(
         grad = pending.pop(node)
         edges = node.edges
         if edges is None:
-            raise RuntimeError(
-                f"{node.name}: trying to backward through the graph a second time (its saved values were freed by "
-                "the first). Call backward(retain_graph=True) the first time if the graph is needed again"
-            )
+            edges = check_released(node)
         if node.hooks is not None:
             grad = _call_hooks(node.hooks, grad) if node.outputs > 1 else _call_hooks(node.hooks, [grad])[0]
         if needed is not None:
@@ -145,10 +142,22 @@ def _run(
     return results
 
 
-def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
+def check_released(node: Op) -> Sequence[Any]:
+    """The node's edges, or an error if an earlier backward freed it."""
+    if node.edges is None:
+        raise RuntimeError(
+            f"{node.name}: trying to backward through the graph a second time (its saved values were freed by "
+            "the first). Call backward(retain_graph=True) the first time if the graph is needed again"
+        )
+    return node.edges
+
+
+def on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
     """Nodes and leaves between the roots and the targets, both included."""
     needed = set(targets)
     seen: set[Any] = set()
+    # What is older than every target (its number is greater) does not lead to one; a leaf has no age.
+    oldest = max([t.order if isinstance(t, Op) else 1 for t in targets], default=1)
     # Edges lead to older nodes only: a node visited after all older ones knows whether it leads to a target.
     found: list[Op] = []
     stack = [root._node for root in roots if root._node is not None]
@@ -158,7 +167,13 @@ def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
             continue
         seen.add(node)
         found.append(node)
-        stack.extend([e[0] for e in node.edges or () if e is not None and isinstance(e[0], Op)])
+        stack.extend(
+            [
+                e[0]
+                for e in node.edges or ()
+                if e is not None and isinstance(e[0], Op) and e[0].order <= oldest
+            ]
+        )
     found.sort(key=lambda node: node.order, reverse=True)  # oldest first
     for node in found:
         # A released node is on the way, too: reaching it is the error that says so.
@@ -181,12 +196,20 @@ def _fill(node: Op, grads: list[Any]) -> list[Any]:
 
 
 def _call_hooks(hooks: Sequence[tuple[int, Any]], grads: list[Any]) -> list[Any]:
+    tensors = [None if grad is None else Tensor._wrap(grad) for grad in grads]
+    return [None if grad is None else grad._data for grad in replaced_by_hooks(hooks, tensors)]
+
+
+def replaced_by_hooks(
+    hooks: Sequence[tuple[int, Any]], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of a node's outputs after its hooks, each called with what the one before left."""
     grads = list(grads)
     for index, hook in list(hooks):
         grad = grads[index]
         if grad is None:
             continue
-        replacement = hook(Tensor._wrap(grad))
+        replacement = hook(grad)
         if replacement is None or isinstance(hook, RetainGrad):
             continue
         if not isinstance(replacement, Tensor):
@@ -195,5 +218,5 @@ def _call_hooks(hooks: Sequence[tuple[int, Any]], grads: list[Any]) -> list[Any]
             raise RuntimeError(
                 f"hook: the returned gradient has shape {tuple(replacement.shape)}, expected {grad.shape}"
             )
-        grads[index] = replacement._data
+        grads[index] = replacement
     return grads

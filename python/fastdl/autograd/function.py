@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import wraps
 from typing import Any
 
-from fastdl.autograd.mode import mode
+from fastdl.autograd.mode import mode, no_grad
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.tensor import Tensor
@@ -16,6 +18,7 @@ class FunctionCtx:
     needs_input_grad: tuple[bool, ...] = ()
     materialize_grads: bool = True
     _saved: tuple[Tensor | None, ...] = ()
+    _saved_outputs: Mapping[int, int] = {}  # place in _saved -> which of the node's outputs it is
     _versions: tuple[Any, ...] = ()
     _released: bool = False
     _not_differentiable: tuple[Tensor, ...] = ()
@@ -77,7 +80,28 @@ class _Node(Op):
 
     def backward(self, *grads: Any) -> Any:
         wrapped = [None if g is None else Tensor._wrap(g) for g in grads]
-        result = self.function.backward(self.ctx, *wrapped)
+        fitting = self._fitting(self.function.backward(self.ctx, *wrapped))
+        return tuple([None if g is None else g._data for g in fitting])
+
+    def backward_graph(self, *grads: Any) -> Any:
+        # Saved inputs are the tensors that were given, saved outputs become this node's for the length of the call.
+        ctx = self.ctx
+        kept = ctx._saved
+        ctx._saved = tuple(
+            [
+                self.saved_output(t._data, ctx._saved_outputs[i])
+                if t is not None and i in ctx._saved_outputs
+                else t
+                for i, t in enumerate(kept)
+            ]
+        )
+        try:
+            return self._fitting(self.function.backward(ctx, *grads))
+        finally:
+            ctx._saved = kept
+
+    def _fitting(self, result: Any) -> tuple[Tensor | None, ...]:
+        """What the user's backward returned, checked: one gradient per tensor input, in its shape and dtype."""
         if not isinstance(result, (tuple, list)):
             result = (result,)
         name = self.function.__name__
@@ -89,28 +113,25 @@ class _Node(Op):
                 "arguments of forward (None "
                 f"where there is none), returned {len(result)}"
             )
-        arrays: list[Any] = []
+        grads: list[Tensor | None] = []
         for i, (shape, dtype), need in zip(self.tensor_at, self.likes, self.needs, strict=True):
             grad = result[i]
             if grad is None or not need:
-                arrays.append(None)
+                grads.append(None)
                 continue
             if not isinstance(grad, Tensor):
                 raise TypeError(
                     f"{name}.backward: gradient {i} must be a Tensor or None, got {type(grad).__name__}"
                 )
-            array = grad._data
-            if array.shape != shape:
-                from fastdl.ops.arrays import sum_to
-
+            if grad._data.shape != shape:
                 try:
-                    array = sum_to(array, shape)
-                except (ValueError, IndexError):
+                    grad = grad.sum_to_size(shape)
+                except (ValueError, RuntimeError):
                     raise RuntimeError(
                         f"{name}.backward: gradient {i} has shape {grad.shape}, argument {i} has {shape}"
                     ) from None
-            arrays.append(array if array.dtype == dtype else array.astype(dtype))
-        return tuple(arrays)
+            grads.append(grad if grad._data.dtype == dtype else grad.to(dtype))
+        return tuple(grads)
 
     def release(self) -> None:
         self.ctx._released = True
@@ -228,6 +249,9 @@ def _record(
             if any(given is t for t in tensors):  # an input returned as it is shares its memory and counter
                 fresh._version = given._version_cell()
     # A saved output must know its history, yet the node must not own a tensor that owns the node: keep an alias.
+    ctx._saved_outputs = {
+        i: replaced[id(t)]._index for i, t in enumerate(ctx._saved) if t is not None and id(t) in replaced
+    }
     ctx._saved = tuple(
         [t if t is None or id(t) not in replaced else replaced[id(t)].detach() for t in ctx._saved]
     )
@@ -235,6 +259,47 @@ def _record(
     return outputs
 
 
+class _Once(Op):
+    """The identity on the first ``count`` inputs, gradients that cannot be differentiated again: the error says so.
+
+    The other inputs are what they were made from, so that the way back from them is found.
+    """
+
+    function: str
+
+    def forward(self, *arrays: Any, count: int, function: str) -> Any:
+        self.function = function
+        return arrays[:count]
+
+    def backward(self, *grads: Any) -> Any:
+        raise RuntimeError(
+            f"{self.function}: trying to differentiate twice a function that was marked with @once_differentiable"
+        )
+
+    backward_graph = backward
+
+
 def once_differentiable(function: Any) -> Any:
-    """A decorator that PyTorch needs on some ``backward`` functions; here gradients are always first-order."""
-    return function
+    """Decorator for a ``backward`` that does not describe second derivatives: asking for them is then an error.
+
+    Without it ``backward`` itself is differentiated with ``create_graph=True``. See
+    ``torch.autograd.function.once_differentiable``.
+    """
+
+    @wraps(function)
+    def wrapper(ctx: Any, *grads: Any) -> Any:
+        with no_grad():
+            result = function(ctx, *grads)
+        if not mode.enabled:
+            return result
+        sources = [t for t in (*grads, *ctx._saved) if t is not None and t._requires_grad]
+        several = isinstance(result, (tuple, list))
+        results = list(result) if several else [result]
+        places = [i for i, r in enumerate(results) if isinstance(r, Tensor) and r._data.dtype.kind == "f"]
+        given = [results[i] for i in places]
+        marked = _Once.apply(*given, *sources, count=len(given), function=function.__qualname__)
+        for i, t in zip(places, marked, strict=True):
+            results[i] = t
+        return tuple(results) if several else results[0]
+
+    return wrapper

@@ -1,206 +1,126 @@
-"""``backward`` and ``grad``: the two ways to ask for gradients."""
+"""Derivatives of functions: products with Jacobians and Hessians, and these matrices themselves.
+
+The functions of ``torch.autograd.functional``. Inputs and vectors are tensors or tuples of tensors; results are shaped
+like them. ``strict`` makes it an error that an output (or derivative) does not depend on the inputs; without it zeros
+stand for such derivatives. With ``create_graph`` results can be differentiated, also for the inputs themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from fastdl.autograd.engine import run
+from fastdl.autograd.gradients import grad
+from fastdl.autograd.graph import zeros
 from fastdl.autograd.mode import enable_grad
+from fastdl.autograd.op import Link
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
-
-def _sequence(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+Function = Callable[..., Any]
 
 
-def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
-    """The array that backward starts from: the given gradient, or one for a tensor of one element."""
-    if not tensor._requires_grad:
-        raise RuntimeError(
-            f"{op}: the tensor does not require a gradient and was not made from one that does. Was it computed "
-            "under no_grad(), detached, or from data without requires_grad=True?"
-        )
-    array = tensor._data
-    if gradient is None:
-        if array.size != 1:
-            raise RuntimeError(
-                f"{op}: a gradient can be left out only for a tensor of one element, got shape {array.shape}. "
-                "Reduce it first (loss.sum() or .mean()) or pass gradient="
+def _tensors(op: str, name: str, value: Any) -> tuple[list[Tensor], bool]:
+    """A list of tensors, and whether one was given that was no tuple."""
+    several = isinstance(value, (list, tuple))
+    tensors = list(value) if several else [value]
+    for i, t in enumerate(tensors):
+        if not isinstance(t, Tensor):
+            raise TypeError(
+                f"{op}: {name} must be a tensor or a tuple of tensors, got {type(t).__name__}"
+                + (f" at position {i}" if several else "")
             )
-        seed = select(array).empty(array.shape, array.dtype)
-        seed.fill(1)
-        return seed
-    seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
-    if seed.shape != array.shape:
-        raise RuntimeError(
-            f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"
-        )
-    return seed if seed.dtype is array.dtype else seed.astype(array.dtype)
+    return tensors, not several
 
 
-def _seeds(op: str, tensors: Sequence[Tensor], gradients: Sequence[Any]) -> list[Any]:
-    if len(tensors) != len(gradients):
-        raise RuntimeError(
-            f"{op}: got {len(tensors)} tensors but {len(gradients)} gradients; give one for each"
-        )
-    return [_seed(op, t, g) for t, g in zip(tensors, gradients, strict=True)]
+def _shaped(tensors: Sequence[Tensor], one: bool) -> Any:
+    return tensors[0] if one else tuple(tensors)
 
 
-def _refuse_create_graph(op: str, create_graph: bool) -> None:
-    if create_graph:
-        raise RuntimeError(
-            f"{op}: create_graph=True (second derivatives) is not supported: kernels define first derivatives only"
-        )
+def _inputs(op: str, inputs: Any, create_graph: bool) -> tuple[list[Tensor], bool]:
+    """The inputs as tensors to differentiate for: apart from the caller's graph, or linked to it."""
+    given, one = _tensors(op, "inputs", inputs)
+    fresh = []
+    for t in given:
+        if create_graph and t._requires_grad:
+            version = t._version_cell()
+            t = Link.apply(t)
+            t._version = version
+            fresh.append(t)
+        else:
+            fresh.append(t.detach().requires_grad_())
+    return fresh, one
 
 
-def tensor_backward(
-    self: Tensor,
-    gradient: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    inputs: Any = None,
-) -> None:
-    """Accumulate the gradient of this tensor into ``.grad`` of the leaves it was made from.
-
-    Args:
-        gradient: of the result with respect to this tensor; may be left out for a tensor of one element.
-        retain_graph: keep what backward needs, to call it again.
-        create_graph: second derivatives are not supported: must be False.
-        inputs: accumulate into these tensors only.
-    """
-    if create_graph or inputs is not None:
-        backward(self, gradient, retain_graph, create_graph, inputs)
-    else:
-        run((self,), (_seed("backward", self, gradient),), bool(retain_graph))
-
-
-def backward(
-    tensors: Tensor | Sequence[Tensor],
-    grad_tensors: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    inputs: Any = None,
-) -> None:
-    """Accumulate into ``.grad`` of the leaves the gradients of the sum of ``tensors``; see ``torch.autograd.backward``.
-
-    With ``inputs`` (a tensor or a sequence of tensors) only their ``.grad`` is accumulated.
-    """
-    _refuse_create_graph("backward", create_graph)
-    roots = _sequence(tensors)
-    gradients = [None] * len(roots) if grad_tensors is None else _sequence(grad_tensors)
-    seeds = _seeds("backward", roots, gradients)
-    if inputs is None:
-        run(roots, seeds, bool(retain_graph))
-        return
-    wanted = _sequence(inputs)
-    if not wanted:
-        raise RuntimeError("backward: inputs must not be empty; leave it out to reach all leaves")
-    for i, t in enumerate(wanted):
-        if not t._requires_grad:
-            raise RuntimeError(f"backward: inputs[{i}] does not require a gradient")
-    for t, grad in zip(wanted, run(roots, seeds, bool(retain_graph), wanted), strict=True):
-        if grad is not None:
-            t._accumulate(grad, False)
-
-
-def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    allow_unused: bool | None = None,
-    only_inputs: bool = True,
-    is_grads_batched: bool = False,
-    materialize_grads: bool = False,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of ``outputs`` with respect to ``inputs``, returned; no ``.grad`` changes. See ``torch.autograd.grad``.
-
-    Inputs that were not used are an error, None with ``allow_unused``, zeros with ``materialize_grads``. With
-    ``is_grads_batched`` each of ``grad_outputs`` has a new first axis, and so have the results: one backward for each.
-
-    Example:
-        >>> import fastdl
-        >>> x = fastdl.tensor([1.0, 2.0], requires_grad=True)
-        >>> fastdl.autograd.grad(fastdl.nn.functional.relu(x), x, fastdl.tensor([3.0, 4.0]))
-        (tensor([3., 4.]),)
-    """
-    _refuse_create_graph("grad", create_graph)
-    roots, wanted = _sequence(outputs), _sequence(inputs)
-    for i, t in enumerate(wanted):
-        if not t._requires_grad:
-            raise RuntimeError(
-                f"grad: inputs[{i}] does not require a gradient (set requires_grad=True before using it)"
-            )
-    gradients = [None] * len(roots) if grad_outputs is None else _sequence(grad_outputs)
-    if is_grads_batched:
-        return _batched_grad(roots, wanted, gradients, bool(retain_graph), allow_unused, materialize_grads)
-    arrays = run(roots, _seeds("grad", roots, gradients), bool(retain_graph), wanted)
-    if materialize_grads:
-        arrays = [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, wanted, strict=True)]
-    if not allow_unused:
-        for i, array in enumerate(arrays):
-            if array is None:
+def _call(op: str, func: Function, inputs: Sequence[Tensor], strict: bool) -> tuple[list[Tensor], bool]:
+    outputs, one = _tensors(op, "what func returns", func(*inputs))
+    if strict:
+        for i, y in enumerate(outputs):
+            if not y._requires_grad:
                 raise RuntimeError(
-                    f"grad: inputs[{i}] was not used to compute the outputs; pass allow_unused=True to get None"
+                    f"{op}: output {i} of func does not depend on the inputs, which strict=True refuses"
                 )
-    return tuple(None if array is None else Tensor._wrap(array) for array in arrays)
+    return outputs, one
 
 
-def _batched_grad(
-    roots: Sequence[Tensor],
-    wanted: Sequence[Tensor],
-    gradients: Sequence[Any],
-    retain_graph: bool,
-    allow_unused: bool | None,
-    materialize_grads: bool,
-) -> tuple[Tensor | None, ...]:
-    counts = {len(g) for g in gradients if g is not None}
-    if len(counts) != 1:
-        raise RuntimeError("grad: with is_grads_batched all grad_outputs need a first axis of one extent")
-    (count,) = counts
-    rows = []
-    for i in range(count):
-        seeds = [None if g is None else g[i] for g in gradients]
-        keep = retain_graph or i + 1 < count
-        rows.append(
-            grad(roots, wanted, seeds, keep, False, allow_unused, materialize_grads=materialize_grads)
-        )
-    columns = []
-    for column in zip(*rows, strict=True):
-        arrays = [g._data for g in column if g is not None]
-        columns.append(Tensor._wrap(np.stack(arrays)) if arrays else None)
-    return tuple(columns)
+def _single(op: str, outputs: Sequence[Tensor], one: bool) -> Tensor:
+    if not one or outputs[0].numel() != 1:
+        what = f"shape {outputs[0].shape}" if one else f"{len(outputs)} outputs"
+        raise RuntimeError(f"{op}: func must return one tensor with a single element, got {what}")
+    return outputs[0]
 
 
-def _outputs_of(
-    op: str, func: Callable[..., Any], inputs: Any
-) -> tuple[list[Tensor], list[Tensor], bool, bool]:
-    """Fresh leaves for the inputs, the outputs of ``func`` on them, and whether each was one tensor, not a tuple."""
-    leaves = [t.detach().requires_grad_() for t in _sequence(inputs)]
-    with enable_grad():
-        result = func(*leaves)
-    outputs = _sequence(result)
-    if not all(isinstance(o, Tensor) for o in outputs):
-        raise TypeError(f"{op}: func must return a tensor or a tuple of tensors")
-    return leaves, outputs, not isinstance(inputs, (list, tuple)), not isinstance(result, (list, tuple))
+def _vectors(op: str, v: Any, like: Sequence[Tensor], name: str) -> list[Tensor]:
+    """``v``, checked against the tensors that it goes with; ones for a single number if it is None."""
+    if v is None:
+        if len(like) != 1 or like[0].numel() != 1:
+            raise RuntimeError(f"{op}: v can be left out only if {name} is a single number")
+        return [Tensor._wrap(zeros(like[0].shape, like[0].dtype)._data + like[0].dtype.type(1))]
+    vectors, _ = _tensors(op, "v", v)
+    shapes, expected = [tuple(t.shape) for t in vectors], [tuple(t.shape) for t in like]
+    if shapes != expected:
+        raise RuntimeError(f"{op}: v must have the shapes of {name}, {expected}, got {shapes}")
+    return vectors
 
 
-def _gradients(output: Tensor, leaves: list[Tensor], seed: Any) -> list[Any]:
-    if not output._requires_grad:
-        return [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
-    arrays = run([output], [seed], True, leaves)
-    return [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, leaves, strict=True)]
+def _gradients(
+    op: str,
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    create_graph: bool,
+    strict: bool,
+    what: str = "an output",
+) -> list[Tensor]:
+    """d (sum of vector * output) / d input for every input; zeros where nothing depends on it."""
+    pairs = [(y, v) for y, v in zip(outputs, vectors, strict=True) if y._requires_grad]
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if pairs:
+        roots, seeds = zip(*pairs, strict=True)
+        found = grad(roots, inputs, seeds, True, create_graph, allow_unused=True)
+    result = []
+    for i, (g, x) in enumerate(zip(found, inputs, strict=True)):
+        if strict and (g is None or (create_graph and not g._requires_grad)):
+            raise RuntimeError(f"{op}: {what} does not depend on input {i}, which strict=True refuses")
+        result.append(zeros(x._data.shape, x._data.dtype) if g is None else g)
+    return result
+
+
+def _given(tensors: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+    return list(tensors) if create_graph else [t.detach() for t in tensors]
 
 
 def vjp(
-    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+    func: Function, inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
 ) -> tuple[Any, Any]:
     """``(func(*inputs), v @ Jacobian)``; see ``torch.autograd.functional.vjp``.
+
+    Args:
+        func: of tensors, returns a tensor or a tuple of tensors.
+        inputs: a tensor or a tuple of tensors.
+        v: of the outputs' shapes; may be left out for a single number.
+        create_graph: make results that can be differentiated.
+        strict: refuse outputs that do not depend on the inputs.
 
     Example:
         >>> import fastdl
@@ -208,20 +128,52 @@ def vjp(
         >>> fastdl.autograd.functional.vjp(lambda x: x * x, x, fastdl.ones(2))[1]
         tensor([2., 4.])
     """
-    _refuse_create_graph("vjp", create_graph)
-    leaves, outputs, one_input, one_output = _outputs_of("vjp", func, inputs)
-    seeds = [None] * len(outputs) if v is None else _sequence(v)
-    arrays = run(outputs, _seeds("vjp", outputs, seeds), False, leaves)
-    grads = [
-        Tensor._wrap(np.zeros(t.shape, t.dtype) if a is None else a)
-        for a, t in zip(arrays, leaves, strict=True)
-    ]
-    values = [o.detach() for o in outputs]
-    return values[0] if one_output else tuple(values), grads[0] if one_input else tuple(grads)
+    with enable_grad():
+        xs, one = _inputs("vjp", inputs, create_graph)
+        ys, one_output = _call("vjp", func, xs, strict)
+        vectors = _vectors("vjp", v, ys, "the outputs")
+        products = _gradients("vjp", ys, xs, vectors, create_graph, strict)
+    return _shaped(_given(ys, create_graph), one_output), _shaped(products, one)
+
+
+def jvp(
+    func: Function, inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
+    """``(func(*inputs), Jacobian @ v)``; see ``torch.autograd.functional.jvp`` and :func:`vjp`.
+
+    ``u @ Jacobian`` is linear in u; its derivative in the direction v of the inputs is computed by a second backward.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([1.0, 2.0])
+        >>> fastdl.autograd.functional.jvp(lambda x: (x * x).sum(), x, fastdl.tensor([1.0, 10.0]))[1]
+        tensor(42.)
+    """
+    with enable_grad():
+        xs, _ = _inputs("jvp", inputs, create_graph)
+        vectors = _vectors("jvp", v, xs, "the inputs")
+        ys, one_output = _call("jvp", func, xs, strict)
+        us = [zeros(y._data.shape, y._data.dtype).requires_grad_() for y in ys]
+        through = _gradients("jvp", ys, xs, us, True, strict)
+        pairs = [(t, w) for t, w in zip(through, vectors, strict=True) if t._requires_grad]
+        found: Sequence[Tensor | None] = [None] * len(us)
+        if pairs:
+            roots, seeds = zip(*pairs, strict=True)
+            found = grad(roots, us, seeds, True, create_graph, allow_unused=True)
+        products = [
+            zeros(y._data.shape, y._data.dtype) if p is None else p for p, y in zip(found, ys, strict=True)
+        ]
+        if strict and create_graph:
+            for i, p in enumerate(products):
+                if not p._requires_grad:
+                    raise RuntimeError(
+                        f"jvp: the derivative of output {i} does not depend on the inputs, which strict=True refuses"
+                    )
+    return _shaped(_given(ys, create_graph), one_output), _shaped(products, one_output)
 
 
 def jacobian(
-    func: Callable[..., Any],
+    func: Function,
     inputs: Any,
     create_graph: bool = False,
     strict: bool = False,
@@ -232,22 +184,121 @@ def jacobian(
 
     One backward for each element of the outputs. See ``torch.autograd.functional.jacobian``.
 
+    Args:
+        func, inputs, create_graph, strict: as for :func:`vjp`.
+        vectorize: accepted for code written for PyTorch; rows are computed one by one.
+        strategy: must be "reverse-mode".
+
     Example:
         >>> import fastdl
         >>> fastdl.autograd.functional.jacobian(lambda x: x * x, fastdl.tensor([1.0, 2.0]))
         tensor([[2., 0.],
                 [0., 4.]])
     """
-    _refuse_create_graph("jacobian", create_graph)
-    leaves, outputs, one_input, one_output = _outputs_of("jacobian", func, inputs)
-    result = []
-    for output in outputs:
-        blocks = [select(None).empty((output.numel(), t.numel()), t.dtype) for t in leaves]
-        for i in range(output.numel()):
-            seed = np.zeros(output.shape, output.dtype)
-            seed.reshape(-1)[i] = 1
-            for block, grad in zip(blocks, _gradients(output, leaves, seed), strict=True):
-                block[i] = grad.reshape(-1)
-        row = [Tensor._wrap(b.reshape(output.shape + t.shape)) for b, t in zip(blocks, leaves, strict=True)]
-        result.append(row[0] if one_input else tuple(row))
-    return result[0] if one_output else tuple(result)
+    if strategy != "reverse-mode":
+        raise NotImplementedError(f"jacobian: strategy must be 'reverse-mode', got {strategy!r}")
+    with enable_grad():
+        xs, one = _inputs("jacobian", inputs, create_graph)
+        ys, one_output = _call("jacobian", func, xs, strict)
+        blocks = [_shaped(_rows("jacobian", y, xs, create_graph, strict), one) for y in ys]
+    return _shaped(blocks, one_output)
+
+
+def _rows(op: str, y: Tensor, xs: Sequence[Tensor], create_graph: bool, strict: bool) -> list[Tensor]:
+    """d y / d x for every x."""
+    from fastdl.ops.shape import stack
+
+    size, shape = y.numel(), tuple(y.shape)
+    columns: list[list[Tensor]] = [[] for _ in xs]
+    blocks = [select(None).empty((size, x.numel()), x.dtype) for x in xs]
+    for i in range(size):
+        seed = zeros(shape, y._data.dtype)
+        seed._data.reshape(-1)[i] = 1
+        row = _gradients(op, [y], xs, [seed], create_graph, strict)
+        for block, column, g in zip(blocks, columns, row, strict=True):
+            if create_graph:
+                column.append(g)
+            else:
+                block[i] = g._data.reshape(-1)
+    if create_graph and size:
+        return [stack(c).reshape(shape + tuple(x.shape)) for c, x in zip(columns, xs, strict=True)]
+    return [Tensor._wrap(b.reshape(shape + tuple(x.shape))) for b, x in zip(blocks, xs, strict=True)]
+
+
+def hessian(
+    func: Function,
+    inputs: Any,
+    create_graph: bool = False,
+    strict: bool = False,
+    vectorize: bool = False,
+    outer_jacobian_strategy: str = "reverse-mode",
+) -> Any:
+    """All second derivatives of a function with one number as result: shape ``(*input.shape, *input.shape)``.
+
+    For several inputs a tuple of tuples: ``[i][j]`` is d^2 / (d input i, d input j). See
+    ``torch.autograd.functional.hessian`` and, for the arguments, :func:`jacobian`.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.autograd.functional.hessian(lambda x: (x**3).sum(), fastdl.tensor([1.0, 2.0]))
+        tensor([[ 6.,  0.],
+                [ 0., 12.]])
+    """
+    if outer_jacobian_strategy != "reverse-mode":
+        raise NotImplementedError(
+            f"hessian: outer_jacobian_strategy must be 'reverse-mode', got {outer_jacobian_strategy!r}"
+        )
+    _, one = _tensors("hessian", "inputs", inputs)
+
+    def gradient(*xs: Tensor) -> Any:
+        ys, one_output = _call("hessian", func, xs, strict)
+        y = _single("hessian", ys, one_output)
+        one_seed = _vectors("hessian", None, [y], "the output")
+        return _shaped(_gradients("hessian", [y], xs, one_seed, True, strict, "the gradient"), one)
+
+    return jacobian(gradient, inputs, create_graph, strict)
+
+
+def vhp(
+    func: Function, inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
+    """``(func(*inputs), v @ Hessian)`` of a function with one number as result, without the Hessian in memory.
+
+    Two backwards. See ``torch.autograd.functional.vhp`` and :func:`vjp`.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([1.0, 2.0])
+        >>> fastdl.autograd.functional.vhp(lambda x: (x**3).sum(), x, fastdl.ones(2))[1]
+        tensor([ 6., 12.])
+    """
+    return _hessian_product("vhp", func, inputs, v, create_graph, strict)
+
+
+def hvp(
+    func: Function, inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
+    """``(func(*inputs), Hessian @ v)``: the same as :func:`vhp`, since a Hessian is symmetric.
+
+    See ``torch.autograd.functional.hvp``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([1.0, 2.0])
+        >>> fastdl.autograd.functional.hvp(lambda x: x[0] * x[1], x, fastdl.tensor([1.0, 0.0]))[1]
+        tensor([0., 1.])
+    """
+    return _hessian_product("hvp", func, inputs, v, create_graph, strict)
+
+
+def _hessian_product(
+    op: str, func: Function, inputs: Any, v: Any, create_graph: bool, strict: bool
+) -> tuple[Any, Any]:
+    with enable_grad():
+        xs, one = _inputs(op, inputs, create_graph)
+        vectors = _vectors(op, v, xs, "the inputs")
+        ys, one_output = _call(op, func, xs, strict)
+        y = _single(op, ys, one_output)
+        slopes = _gradients(op, [y], xs, _vectors(op, None, [y], "the output"), True, strict)
+        products = _gradients(op, slopes, xs, vectors, create_graph, strict, "the gradient")
+    return _given([y], create_graph)[0], _shaped(products, one)

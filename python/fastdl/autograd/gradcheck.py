@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.functional import grad
+from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, no_grad
 from fastdl.tensor import Tensor
 
@@ -152,3 +152,75 @@ def _compare(
                     f"analytical {analytical[row, column]:g}.\n"
                     f"numerical:\n{numerical[k]}\nanalytical:\n{analytical}"
                 )
+
+
+def gradgradcheck(
+    func: Callable[..., Any],
+    inputs: Any,
+    grad_outputs: Any = None,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    gen_non_contig_grad_outputs: bool = False,
+    raise_exception: bool = True,
+    nondet_tol: float = 0.0,
+    check_undefined_grad: bool = True,
+    check_grad_dtypes: bool = False,
+    fast_mode: bool = False,
+) -> bool:
+    """Compare second derivatives with central differences of first ones: :func:`gradcheck` of backward.
+
+    See ``torch.autograd.gradgradcheck``.
+
+    Args:
+        func, inputs: as for :func:`gradcheck`.
+        grad_outputs: what backward starts from, one for each output; random numbers (always the same) if not given.
+        gen_non_contig_grad_outputs: make these of strided memory.
+        eps, atol, rtol, raise_exception, nondet_tol, check_undefined_grad, check_grad_dtypes, fast_mode: as for
+            :func:`gradcheck`.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.tensor([0.5, 2.0], dtype=fastdl.float64, requires_grad=True)
+        >>> fastdl.autograd.gradgradcheck(lambda x: x * x * x, (x,))
+        True
+    """
+    arguments = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    with enable_grad():
+        outputs = [o for o in _outputs(func(*arguments)) if o._requires_grad]
+    if grad_outputs is None:
+        rng = np.random.default_rng(0)
+        seeds = []
+        for output in outputs:
+            values = rng.standard_normal((*output.shape, 2)).astype(output.dtype)[..., 0]
+            seeds.append(Tensor(values if gen_non_contig_grad_outputs else np.array(values, order="C")))
+        for seed in seeds:
+            seed.requires_grad = True
+    else:
+        seeds = list(grad_outputs) if isinstance(grad_outputs, (tuple, list)) else [grad_outputs]
+    count = len(arguments)
+
+    def gradients(*everything: Any) -> Any:
+        given, vectors = everything[:count], everything[count:]
+        wanted = [x for x in given if isinstance(x, Tensor) and x._requires_grad]
+        with enable_grad():  # also where values alone are wanted
+            fresh = [o for o in _outputs(func(*given)) if o._requires_grad]
+            found = grad(fresh, wanted, list(vectors), create_graph=True, allow_unused=True)
+        return tuple([g for g in found if g is not None and g._requires_grad])
+
+    with enable_grad():
+        if not gradients(*arguments, *seeds):
+            raise ValueError("gradgradcheck: no gradient depends on the inputs or on grad_outputs")
+    return gradcheck(
+        gradients,
+        [*arguments, *seeds],
+        eps=eps,
+        atol=atol,
+        rtol=rtol,
+        raise_exception=raise_exception,
+        nondet_tol=nondet_tol,
+        check_undefined_grad=check_undefined_grad,
+        check_grad_dtypes=check_grad_dtypes,
+        fast_mode=fast_mode,
+    )

@@ -10,6 +10,9 @@
         def backward(self, grad_y):        # one gradient per output in, one per tensor input out
             return 2 * grad_y * self.x
 
+        def backward_graph(self, grad_y):  # backward on tensors, in operations: for second derivatives
+            return 2 * grad_y * self.saved_input(0, self.x)
+
     y = Square.apply(x)
 
 ``self.needs[i]`` tells whether input ``i`` needs a gradient (backward may return None for the others). A node holds
@@ -27,6 +30,9 @@ from fastdl.tensor import Tensor
 
 new = object.__new__
 next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
+
+
+_NEVER = ([0], 0)  # the version of an input that was not given
 
 
 class AccumulateGrad:
@@ -69,6 +75,39 @@ class Op:
 
     def backward(self, *grads: Any) -> Any:
         raise TypeError(f"{type(self).__name__} defines no backward")
+
+    def backward_graph(self, *grads: Any) -> Any:
+        """As ``backward``, on tensors, in operations that record: asked for with ``create_graph=True``."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: has no second derivative (create_graph=True): its backward is defined on numbers "
+            "only. Compute this part of the network with other operations, or detach() it"
+        )
+
+    def saved_input(self, i: int, array: Any) -> Tensor:
+        """Input ``i``, whose value ``array`` was kept, as a tensor of the graph; for ``backward_graph``."""
+        edge = None if self.edges is None else self.edges[i]
+        if edge is not None and edge[1] < 0 and edge[0]._data is array:
+            return edge[0]  # type: ignore[no-any-return]
+        tensor = Tensor._wrap(array)
+        if i in self.saves and self.versions is not None:
+            tensor._version = self.versions[self.saves.index(i)][0]
+        if edge is not None:
+            tensor._requires_grad = True
+            if edge[1] >= 0:
+                tensor._node, tensor._index = edge
+            else:  # the leaf has been given another array since
+                link = Link()
+                link.needs, link.order, link.edges = (True,), next_order(), (edge,)
+                tensor._node = link
+        return tensor
+
+    def saved_output(self, array: Any, index: int = 0) -> Tensor:
+        """Output ``index``, whose value ``array`` was kept, as a tensor of the graph; for ``backward_graph``."""
+        tensor = Tensor._wrap(array)
+        tensor._requires_grad, tensor._node, tensor._index = True, self, index
+        if self.saves_output and self.versions is not None:
+            tensor._version = self.versions[len(self.saves) + index][0]
+        return tensor
 
     @property
     def name(self) -> str:
@@ -119,6 +158,8 @@ class Op:
                 kept = inputs[i]
                 if kept is not None:
                     self._keep(kept)
+                else:  # so that versions[k] is always that of saves[k]
+                    self.versions = [*(self.versions or ()), _NEVER]
         if result.__class__ is not tuple:
             output = new(Tensor)
             output._data = result
@@ -164,3 +205,18 @@ class Op:
     def release(self) -> None:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""
         self.__dict__ = {"order": self.order, "edges": None}
+
+
+class Link(Op):
+    """The identity, on the same memory: a new node in front of a tensor's own."""
+
+    aliases_grad = True
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+    def backward(self, grad: Any) -> Any:
+        return grad
+
+    def backward_graph(self, grad: Any) -> Any:
+        return grad

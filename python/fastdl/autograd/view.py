@@ -18,6 +18,7 @@ from weakref import ref
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, new, next_order
 from fastdl.tensor import Tensor, pooled_copy
@@ -133,6 +134,18 @@ class CopySlices(Op):
         region[...] = 0
         return rest if self.needs[0] else None, written
 
+    def linear(self, base: Any, written: Any) -> Any:
+        whole = zeros(self.like[0], self.like[1])._data if base is None else pooled_copy(base)
+        region = whole
+        for cls, options in self.steps:
+            region = cls().forward(region, **options)
+        region[...] = 0 if written is None else written
+        return whole
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        self.like = grad._data.shape, grad._data.dtype
+        return linear_backward(self, grad)
+
 
 def _edge(t: Tensor) -> Any:
     if not t._requires_grad:
@@ -149,6 +162,9 @@ class Cast(Op):
 
     def backward(self, grad: Any) -> Any:
         return pooled_copy(grad, self.dtype)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad.to(self.dtype)
 
 
 def check_writable(op: str, t: Tensor) -> None:

@@ -34,7 +34,19 @@ from fastdl.ops.activation import (
     threshold,
     threshold_,
 )
+from fastdl.ops.adaptive_pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool1d_with_indices,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_with_indices,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_with_indices,
+)
 from fastdl.ops.attention import scaled_dot_product_attention
+from fastdl.ops.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastdl.ops.conv import (
     conv1d,
     conv2d,
@@ -78,8 +90,6 @@ from fastdl.ops.norm import (
     rms_norm,
 )
 from fastdl.ops.pointwise_loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
     gaussian_nll_loss,
     hinge_embedding_loss,
     huber_loss,
@@ -92,15 +102,6 @@ from fastdl.ops.pointwise_loss import (
     soft_margin_loss,
 )
 from fastdl.ops.pool import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool3d,
-    adaptive_max_pool1d,
-    adaptive_max_pool1d_with_indices,
-    adaptive_max_pool2d,
-    adaptive_max_pool2d_with_indices,
-    adaptive_max_pool3d,
-    adaptive_max_pool3d_with_indices,
     avg_pool1d,
     avg_pool2d,
     avg_pool3d,
@@ -113,9 +114,6 @@ from fastdl.ops.pool import (
     max_pool2d_with_indices,
     max_pool3d,
     max_pool3d_with_indices,
-    max_unpool1d,
-    max_unpool2d,
-    max_unpool3d,
 )
 from fastdl.ops.resample import (
     channel_shuffle,
@@ -130,6 +128,7 @@ from fastdl.ops.resample import (
     upsample_nearest,
 )
 from fastdl.ops.softmax import gumbel_softmax, log_softmax, softmax, softmin
+from fastdl.ops.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
     "adaptive_avg_pool1d",

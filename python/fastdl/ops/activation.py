@@ -7,10 +7,12 @@ axis). ``inplace=True`` stores the result in the input, as the functions with a 
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast, in_place
 from fastdl.dtypes import get_default_dtype
@@ -45,6 +47,23 @@ class _OfInput(_Elementwise):
     def backward(self, grad_y: Any) -> Any:
         return getattr(select(grad_y), self._backward)(grad_y, self.x, *self.parameters)
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return grad_y * self.slope(self.saved_input(0, self.x), *self.parameters)
+
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        """f'(x), in operations."""
+        raise NotImplementedError(f"{type(self).__name__}: no second derivative")
+
+
+class _Pieces(_OfInput):
+    """... and made of straight pieces: the slope is constant, backward linear in its only argument and symmetric."""
+
+    def linear(self, grad_x: Any) -> Any:
+        return self.backward(grad_x)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
+
 
 class _OfOutput(_Elementwise):
     """... whose derivative is computed from the output."""
@@ -58,6 +77,16 @@ class _OfOutput(_Elementwise):
     def backward(self, grad_y: Any) -> Any:
         return getattr(select(grad_y), self._backward)(grad_y, self.y)
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return from_output(self._forward, grad_y, self.saved_output(self.y))
+
+
+def from_output(kernel: str, grad_y: Any, y: Tensor) -> Any:
+    """grad_y f'(x) for the functions whose derivative follows from y = f(x), in operations."""
+    if kernel == "relu_forward":
+        return grad_y.masked_fill(y <= 0, 0.0)
+    return grad_y * (y * (1 - y) if kernel == "sigmoid_forward" else 1 - y * y)
+
 
 class Relu(_OfOutput, kernel="relu"): ...
 
@@ -68,52 +97,85 @@ class Sigmoid(_OfOutput, kernel="sigmoid"): ...
 class Tanh(_OfOutput, kernel="tanh"): ...
 
 
-class LeakyRelu(_OfInput, kernel="leaky_relu"): ...
+class LeakyRelu(_Pieces, kernel="leaky_relu"): ...
 
 
-class Gelu(_OfInput, kernel="gelu"): ...
+class Gelu(_OfInput, kernel="gelu"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        density = (x * x * -0.5).exp() * (1 / math.sqrt(2 * math.pi))
+        return ((x * math.sqrt(0.5)).erf() + 1) * 0.5 + x * density
 
 
-class GeluTanh(_OfInput, kernel="gelu_tanh"): ...
+class GeluTanh(_OfInput, kernel="gelu_tanh"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        factor, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+        x = x.clamp(-32, 32)  # saturated there
+        square = x * x
+        s = (x * (square * cubic + 1) * factor).sigmoid()
+        return s + x * s * (1 - s) * (square * (3 * cubic) + 1) * factor
 
 
-class Silu(_OfInput, kernel="silu"): ...
+class Silu(_OfInput, kernel="silu"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        s = x.sigmoid()
+        return s * (x * (1 - s) + 1)
 
 
-class Mish(_OfInput, kernel="mish"): ...
+class Mish(_OfInput, kernel="mish"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        x = x.clamp(max=40)  # saturated there
+        t = softplus(x).tanh()
+        return t + x * (1 - t * t) * x.sigmoid()
 
 
-class Elu(_OfInput, kernel="elu"): ...
+class Elu(_OfInput, kernel="elu"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        alpha, scale, input_scale = parameters
+        positive: Any = x > 0
+        below = x.masked_fill(positive, 0.0) * input_scale  # exp of large x would be infinite
+        return (below.exp() * (alpha * scale * input_scale)).masked_fill(positive, scale)
 
 
-class Softplus(_OfInput, kernel="softplus"): ...
+class Softplus(_OfInput, kernel="softplus"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        beta, threshold = parameters
+        scaled = x * beta
+        return scaled.sigmoid().masked_fill(scaled > threshold, 1.0)
 
 
-class Hardtanh(_OfInput, kernel="hardtanh"): ...
+class Hardtanh(_Pieces, kernel="hardtanh"): ...
 
 
-class Hardsigmoid(_OfInput, kernel="hardsigmoid"): ...
+class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
 
 
-class Hardswish(_OfInput, kernel="hardswish"): ...
+class Hardswish(_OfInput, kernel="hardswish"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        return (x / 3 + 0.5).masked_fill(x <= -3, 0.0).masked_fill(x >= 3, 1.0)
 
 
-class Hardshrink(_OfInput, kernel="hardshrink"): ...
+class Hardshrink(_Pieces, kernel="hardshrink"): ...
 
 
-class Softshrink(_OfInput, kernel="softshrink"): ...
+class Softshrink(_Pieces, kernel="softshrink"): ...
 
 
-class Tanhshrink(_OfInput, kernel="tanhshrink"): ...
+class Tanhshrink(_OfInput, kernel="tanhshrink"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        return x.tanh().square()
 
 
-class Softsign(_OfInput, kernel="softsign"): ...
+class Softsign(_OfInput, kernel="softsign"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        return 1 / (x.abs() + 1).square()
 
 
-class Logsigmoid(_OfInput, kernel="logsigmoid"): ...
+class Logsigmoid(_OfInput, kernel="logsigmoid"):
+    def slope(self, x: Tensor, *parameters: float) -> Any:
+        return (-x).sigmoid()
 
 
-class Threshold(_OfInput, kernel="threshold"): ...
+class Threshold(_Pieces, kernel="threshold"): ...
 
 
 class Prelu(Op):
@@ -125,6 +187,14 @@ class Prelu(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).prelu_backward(grad_y, self.x, self.weight, *self.needs)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        def composed(x: Tensor, weight: Tensor) -> Tensor:
+            if weight.numel() > 1 and x.ndim > 2:
+                weight = weight.reshape(-1, *[1] * (x.ndim - 2))
+            return (x * weight).where(x <= 0, x)
+
+        return replay(self, grad_y, composed, self.x, self.weight)
 
 
 class Rrelu(Op):
@@ -139,6 +209,12 @@ class Rrelu(Op):
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).rrelu_backward(grad_y, self.x, *self.parameters)
 
+    def linear(self, grad_x: Any) -> Any:
+        return self.backward(grad_x)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
+
 
 class Glu(Op):
     saves = (0,)
@@ -149,6 +225,13 @@ class Glu(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).glu_backward(grad_y, self.x, self.dim)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        def composed(x: Tensor) -> Any:
+            a, b = x.chunk(2, self.dim)
+            return a * b.sigmoid()
+
+        return replay(self, grad_y, composed, self.x)
 
 
 class MaximumZero(Op):

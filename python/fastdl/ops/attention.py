@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
 from fastdl.ops.shape import repeat_interleave
+from fastdl.ops.softmax import softmax
 from fastdl.ops.views import expand, reshape
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
@@ -47,6 +49,47 @@ class Attention(Op):
         )
         return query, key, value, mask.reshape(self.mask_shape) if need_mask else None
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        """By way of the scores, which this path stores."""
+        query, key, value, mask, _, _ = self.saved
+        is_causal, scale, p, _seed, _offset = self.options
+        heads, groups = query.shape[1], key.shape[1]
+
+        def composed(q: Any, k: Any, v: Any, mask: Any) -> Any:
+            if heads != groups:
+                k, v = (repeat_interleave(t, heads // groups, dim=1) for t in (k, v))
+            scores = (q @ k.transpose(-1, -2)) * scale
+            hidden = np.zeros((1, 1, 1, 1), np.bool_)
+            if mask is not None and mask._data.dtype.kind == "b":
+                hidden = ~mask._data.reshape((1,) * (4 - mask.ndim) + mask.shape)
+            elif mask is not None:
+                scores = scores + mask
+            if is_causal:
+                rows, columns = np.ogrid[: scores.shape[-2], : scores.shape[-1]]
+                hidden = hidden | (columns > rows)
+            # A row that may look at nothing gives zeros: it gets any scores and is zeroed afterwards.
+            hidden = np.broadcast_to(hidden, scores.shape) | (scores._data == -np.inf)
+            blind = hidden.all(-1, keepdims=True)
+            scores = scores.masked_fill(Tensor._wrap(hidden), -np.inf).masked_fill(Tensor._wrap(blind), 0.0)
+            weights = softmax(scores, -1).masked_fill(Tensor._wrap(blind), 0.0)
+            if p > 0:
+                weights = weights * Tensor._wrap(self.kept(weights.shape, weights.dtype))
+            return weights @ v
+
+        if mask is not None:
+            mask = mask.reshape(self.mask_shape)
+        return replay(self, grad_y, composed, query, key, value, mask)
+
+    def kept(self, shape: Any, dtype: Any) -> Any:
+        """The factors of dropout: the weights themselves come out where every value is a unit vector."""
+        _, _, p, seed, offset = self.options
+        b, h, rows, columns = shape
+        backend = select(self.saved[0])
+        nothing = np.zeros((b, h, rows, 1), dtype), np.zeros((b, h, columns, 1), dtype)
+        units = np.broadcast_to(np.eye(columns, dtype=dtype), (b, h, columns, columns))
+        y, _ = backend.attention_forward(*nothing, units, None, False, 1.0, p, seed, offset)
+        return y * dtype.type(columns)
+
 
 class Rotate(Op):
     """Pairs (a, b) of the last axis become (a cos - b sin, a sin + b cos); backward turns the other way."""
@@ -58,6 +101,10 @@ class Rotate(Op):
     def backward(self, grad: Any) -> Any:
         cos, sin, interleaved = self.options
         return self.turn(grad, cos, -sin, interleaved)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        cos, sin, interleaved = self.options
+        return Rotate.apply(grad, cos=cos, sin=-sin, interleaved=interleaved)
 
     @staticmethod
     def turn(x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:

@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.autograd.graph import fitted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, float64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
+from fastdl.tensor import Tensor
 
 _SAVED: dict[tuple[bool, ...], tuple[int, ...]] = {
     (False, False): (),
@@ -89,6 +91,23 @@ class Binary(Op):
         needs = self.needs
         return fit(grad_x, x) if needs[0] else None, fit(grad_y, y) if needs[1] else None
 
+    def give_graph(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
+        """:meth:`give` for tensors; a gradient may be a function, called where it is needed."""
+        grads = [
+            fitted(g() if callable(g) else g, like) if need else None
+            for g, like, need in zip((grad_x, grad_y), self.likes, self.needs, strict=True)
+        ]
+        return grads[0], grads[1]
+
+    def operand_graph(self, i: int, value: Any) -> Any:
+        """Operand ``i``, kept as ``value`` in the common dtype, as a tensor of the graph; a number stays one."""
+        like = self.likes[i]
+        if like is None:
+            return value if not isinstance(value, np.ndarray) else Tensor._wrap(value)
+        if value.dtype is like[1]:
+            return self.saved_input(i, value)
+        return self.saved_input(i, cast(value, like[1])).to(value.dtype)
+
 
 def into(op: str, out: Any, result: Any) -> Any:
     """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
@@ -114,6 +133,9 @@ class Add(Binary):
     def backward(self, grad: Any) -> Any:
         return self.give(grad, grad)
 
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give_graph(grad, grad)
+
 
 class Sub(Binary):
     kernel, ufunc = "sub_forward", np.subtract
@@ -132,6 +154,9 @@ class Sub(Binary):
         if needs[1]:
             grad_y = negative(fit(grad, y))
         return fit(grad, x) if needs[0] else None, grad_y
+
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give_graph(grad, lambda: -grad)
 
 
 def negative(array: Any) -> Any:
@@ -181,6 +206,11 @@ class Mul(Saving):
             grad_y = _product_to(kernels, grad, self.x, y)
         return grad_x, grad_y
 
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give_graph(
+            lambda: grad * self.operand_graph(1, self.y), lambda: grad * self.operand_graph(0, self.x)
+        )
+
 
 def _product_to(kernels: Any, grad: Any, factor: Any, like: Any) -> Any:
     """grad * factor, summed over what broadcasting repeated, without the product in memory."""
@@ -222,6 +252,10 @@ class Div(Binary):
             fit(kernels.div_forward(_product_to(kernels, grad, self.z, (y[0], self.z.dtype)), self.y), y)
         )
 
+    def backward_graph(self, grad: Any) -> Any:
+        grad_x = grad / self.operand_graph(1, self.y)
+        return self.give_graph(grad_x, lambda: -grad_x * self.saved_output(self.z))
+
 
 class Maximum(Saving):
     kernel = "maximum_forward"
@@ -234,6 +268,12 @@ class Maximum(Saving):
         self.x, self.y, dtype = self.prepare(x, y, value)
         self.saves = (0, 1)
         return self.compute(self.x, self.y, dtype, out)
+
+    def backward_graph(self, grad: Any) -> Any:
+        # Who wins is constant: the gradient of 1 says it, ties and broadcasting included.
+        ones = np.ones(grad._data.shape, grad._data.dtype)
+        share = getattr(select(ones), f"{self.label}_backward")(ones, self.x, self.y)
+        return self.give_graph(grad * Tensor._wrap(share[0]), lambda: grad * Tensor._wrap(share[1]))
 
 
 class Minimum(Maximum):
@@ -257,6 +297,10 @@ class FloorDivide(Binary):
     def backward(self, grad: Any) -> Any:
         zero = zeros(grad.shape, grad.dtype)
         return self.give(zero, zero)
+
+    def backward_graph(self, grad: Any) -> Any:
+        zero = Tensor._wrap(zeros(grad._data.shape, grad._data.dtype))
+        return self.give_graph(zero, zero)
 
     aliases_grad = True
 
@@ -286,6 +330,14 @@ class Remainder(Saving):
             quotient = getattr(kernels, self.round)(kernels.div_forward(self.x, self.y))
             grad_y = kernels.neg_forward(kernels.mul_forward(grad, quotient))
         return self.give(grad, grad_y)
+
+    def backward_graph(self, grad: Any) -> Any:
+        def grad_y() -> Any:
+            kernels = select(self.x)
+            quotient = getattr(kernels, self.round)(kernels.div_forward(self.x, self.y))
+            return -grad * Tensor._wrap(quotient)
+
+        return self.give_graph(grad, grad_y)
 
 
 class Fmod(Remainder):
@@ -343,12 +395,31 @@ class Pow(Binary):
                 flat = kernels.eq_forward(x, 0.0) & kernels.ge_forward(y, 0.0)
                 grad_y = kernels.where_forward(flat, 0.0, kernels.mul_forward(grad, slope))
             elif x == 0:
-                slope = kernels.where_forward(kernels.ge_forward(y, 0.0), 0.0, float("-inf"))
-                grad_y = kernels.mul_forward(grad, cast(slope, grad.dtype))
+                grad_y = kernels.mul_forward(grad, np.where(y >= 0, 0.0, -np.inf).astype(grad.dtype))
             else:
                 slope = _log(x) if x > 0 else float("nan")
                 grad_y = kernels.mul_forward(grad, kernels.mul_forward(self.z, slope))
         return self.give(grad_x, grad_y)
+
+    def backward_graph(self, grad: Any) -> Any:
+        x, y = self.operand_graph(0, self.x), self.operand_graph(1, self.y)
+        if not isinstance(y, Tensor):
+            return self.give_graph(grad * (x ** (y - 1) * y) if y != 0 else grad * 0, None)
+
+        def grad_x() -> Any:
+            flat = y == 0
+            return grad * (y * x ** y.masked_fill(flat, 1.0).sub(1.0)).masked_fill(flat, 0.0)
+
+        def grad_y() -> Any:
+            z = self.saved_output(self.z)
+            if isinstance(x, Tensor):
+                flat = (x == 0) & (y >= 0)
+                return grad * (z * x.masked_fill(flat, 1.0).log()).masked_fill(flat, 0.0)
+            if x == 0:
+                return grad * Tensor._wrap(np.where(self.y >= 0, 0.0, -np.inf).astype(self.y.dtype))
+            return grad * (z * (_log(x) if x > 0 else float("nan")))
+
+        return self.give_graph(grad_x, grad_y)
 
 
 class Atan2(Saving):
@@ -371,6 +442,11 @@ class Atan2(Saving):
             kernels.mul_forward(part, self.y), kernels.neg_forward(kernels.mul_forward(part, self.x))
         )
 
+    def backward_graph(self, grad: Any) -> Any:
+        x, y = self.operand_graph(0, self.x), self.operand_graph(1, self.y)
+        part = grad / (x * x + y * y)
+        return self.give_graph(lambda: part * y, lambda: -(part * x))
+
 
 class Hypot(Saving):
     kernel, ufunc = "hypot_forward", np.hypot
@@ -389,6 +465,12 @@ class Hypot(Saving):
         kernels = select(grad)
         part = kernels.div_forward(grad, self.z)
         return self.give(kernels.mul_forward(part, self.x), kernels.mul_forward(part, self.y))
+
+    def backward_graph(self, grad: Any) -> Any:
+        part = grad / self.saved_output(self.z)
+        return self.give_graph(
+            lambda: part * self.operand_graph(0, self.x), lambda: part * self.operand_graph(1, self.y)
+        )
 
 
 def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:

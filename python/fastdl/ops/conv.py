@@ -12,6 +12,7 @@ from fastdl import kernels
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
+from fastdl.ops.conv_gradients import Geometry, gradients
 from fastdl.tensor import Tensor
 
 Ints = tuple[int, ...]
@@ -40,6 +41,9 @@ class Conv(Op):
         )
         return gx if gx is None else gx[0], gw, gb
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return gradients(self, Geometry(False, self.options, None), grad_y)
+
 
 class ConvTranspose(Op):
     saves = (0, 1)
@@ -50,6 +54,7 @@ class ConvTranspose(Op):
         if not batched:
             x = x[None]
         self.x, self.weight, self.options, self.batched = x, weight, options, batched
+        self.extra = extra
         stride, padding, dilation, groups = options
         y = select(x).conv_transpose_forward(x, weight, bias, stride, padding, extra, dilation, groups)
         return y if batched else y[0]
@@ -61,6 +66,9 @@ class ConvTranspose(Op):
             grad_y, self.x, self.weight, *self.options, self.needs
         )
         return gx if gx is None or self.batched else gx[0], gw, gb
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return gradients(self, Geometry(True, self.options, self.extra), grad_y)
 
 
 # ------------------------------------------------------------------------------------------ checks

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
-from fastdl.ops.reduction import REDUCTIONS, check_reduction, same_dtype
+from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_graph, same_dtype
+from fastdl.ops.softmax import LogSoftmax, Softmax
 from fastdl.tensor import Tensor
 
 
@@ -47,6 +49,35 @@ class CrossEntropy(Op):
         )
         return _class_dim_back(grad, self.options[0]), None, None
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        """g (softmax(x)_c sum_k w_k q_k - w_c q_c), with the weights w q constant."""
+        dim, ignore_index, smoothing, reduction = self.options
+        target, axis = self.target, 1 if self.x.ndim > 1 else 0
+        q = _per_class(target, self.weight, self.x.shape[dim], self.x.dtype, ignore_index, smoothing)
+        x = self.saved_input(0, _class_dim_back(self.x, dim))
+        total = Tensor._wrap(q.sum(axis, keepdims=True))
+        g = _upstream_graph(grad_loss, self.normaliser, reduction, axis)
+        return g * (Softmax.apply(x, dim=axis) * total - Tensor._wrap(q)), None, None
+
+
+def _per_class(
+    target: Any, weight: Any, classes: int, dtype: Any, ignore_index: int, smoothing: float
+) -> Any:
+    """w_c q_c for every position, the classes as axis 1 (0 for a single position); zero where ignored."""
+    counted = target != ignore_index
+    index = np.where(counted, target, 0)
+    q = (1 - smoothing) * (index[..., None] == np.arange(classes)) + smoothing / max(classes, 1)
+    if weight is not None:
+        q = q * weight
+    return np.moveaxis((q * counted[..., None]).astype(dtype), -1, 1 if target.ndim else 0)
+
+
+def _upstream_graph(grad_loss: Any, normaliser: Any, reduction: str, axis: int) -> Any:
+    """The gradient of every position's loss, with an axis for the classes."""
+    if reduction == "none":
+        return grad_loss.unsqueeze(axis)
+    return grad_loss / Tensor._wrap(np.asarray(normaliser)) if reduction == "mean" else grad_loss
+
 
 class CrossEntropyProbabilities(Op):
     saves = (0, 1, 2)
@@ -69,6 +100,20 @@ class CrossEntropyProbabilities(Op):
         if self.needs[1]:
             grad_target = _class_dim_back(self._grad_target(grad_loss), self.options[0])
         return grad_x, grad_target, None
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        dim, smoothing, reduction = self.options
+        axis = 1 if self.x.ndim > 1 else 0
+        classes = self.x.shape[dim]
+
+        def composed(x: Any, target: Any, _: Any) -> Any:
+            q = target * (1 - smoothing) + smoothing / max(classes, 1)
+            if self.weight is not None:
+                q = q * Tensor._wrap(self.weight.reshape(-1, *[1] * (x.ndim - 1 - axis)))
+            return reduce_graph(-(q * LogSoftmax.apply(x, dim=axis)).sum(axis), reduction)
+
+        x, target = _class_dim_back(self.x, dim), _class_dim_back(self.target, dim)
+        return replay(self, grad_loss, composed, x, target, None)
 
     def _grad_target(self, grad_loss: Any) -> Any:
         """-(1 - s) g w_c log softmax(x)_c"""
@@ -103,6 +148,12 @@ class NllLoss(Op):
             grad_loss, self.target, self.weight, self.normaliser, self.classes, *self.options
         )
         return _class_dim_back(grad, self.options[0]), None, None
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        _dim, ignore_index, reduction = self.options
+        q = _per_class(self.target, self.weight, self.classes, grad_loss.dtype, ignore_index, 0.0)
+        g = _upstream_graph(grad_loss, self.normaliser, reduction, 1 if self.target.ndim else 0)
+        return g * Tensor._wrap(-q), None, None
 
 
 def _check_input(op: str, input: Tensor, weight: Tensor | None) -> None:

@@ -47,6 +47,12 @@ class CtcLoss(Op):
         g = grad_loss * self.scale if self.reduction == "mean" else np.broadcast_to(grad_loss, losses.shape)
         return select(grad_loss).ctc_loss_backward(np.asarray(g, losses.dtype), *self.arrays, *self.saved)
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        raise NotImplementedError(
+            "ctc_loss: has no second derivative (create_graph=True), as in PyTorch: its gradient is that for the "
+            "logits before log_softmax"
+        )
+
 
 def _lengths(name: str, value: Any, batch: int) -> Any:
     lengths = np.asarray(value._data if isinstance(value, Tensor) else value)

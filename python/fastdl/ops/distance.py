@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
@@ -16,7 +17,14 @@ from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp
 from fastdl.ops.gather import index_select
 from fastdl.ops.reduce import vector_norm
-from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_losses, same_dtype, upstream
+from fastdl.ops.reduction import (
+    REDUCTIONS,
+    check_reduction,
+    reduce_graph,
+    reduce_losses,
+    same_dtype,
+    upstream,
+)
 from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
 
@@ -35,7 +43,7 @@ class CosineSimilarity(Op):
     saves = (0, 1)
 
     def forward(self, x1: Any, x2: Any, *, dim: int, eps: float) -> Any:
-        self.shapes_in = (x1.shape, x2.shape)
+        self.given, self.shapes_in = (x1, x2), (x1.shape, x2.shape)
         x1, x2 = _broadcast("cosine_similarity", x1, x2)
         self.dim = dim
         self.x1, self.x2 = np.moveaxis(x1, dim, -1), np.moveaxis(x2, dim, -1)
@@ -60,11 +68,19 @@ class CosineSimilarity(Op):
             ]
         )
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        def composed(x1: Any, x2: Any) -> Any:
+            lengths = [vector_norm(x, 2, self.dim, True).clamp(min=float(self.eps)) for x in (x1, x2)]
+            return (x1 * x2 / (lengths[0] * lengths[1])).sum(self.dim)
+
+        return replay(self, grad, composed, *self.given)
+
 
 class PairwiseDistance(Op):
     saves = (0, 1)
 
     def forward(self, x1: Any, x2: Any, *, p: float, eps: float, keepdim: bool) -> Any:
+        self.given = x1, x2
         self.shapes_in, self.options, self.keepdim = (x1.shape, x2.shape), (p, eps), keepdim
         self.x1, self.x2 = _broadcast("pairwise_distance", x1, x2)
         self.distance = select(x1).pairwise_distance_forward(self.x1, self.x2, p, eps)
@@ -78,6 +94,14 @@ class PairwiseDistance(Op):
             sum_to(grad, self.shapes_in[0]) if self.needs[0] else None,
             sum_to(-grad, self.shapes_in[1]) if self.needs[1] else None,
         )
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        p, eps = self.options
+
+        def composed(x1: Any, x2: Any) -> Any:
+            return vector_norm(x1 - x2 + eps, p, -1, self.keepdim)
+
+        return replay(self, grad, composed, *self.given)
 
 
 class CosineEmbeddingLoss(Op):
@@ -106,6 +130,15 @@ class CosineEmbeddingLoss(Op):
             None,
         )
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        slope = Tensor._wrap(np.asarray(self.slope, grad_loss.dtype))  # of the loss for the cosine: constant
+
+        def composed(x1: Any, x2: Any, _: Any) -> Any:
+            squares = ((x1 * x1).sum(-1) + 1e-12) * ((x2 * x2).sum(-1) + 1e-12)
+            return reduce_graph((x1 * x2).sum(-1) * squares.rsqrt() * slope, self.reduction)
+
+        return replay(self, grad_loss, composed, self.x1, self.x2, None)
+
 
 class TripletMarginLoss(Op):
     saves = (0, 1, 2)
@@ -113,7 +146,7 @@ class TripletMarginLoss(Op):
     def forward(
         self, a: Any, p: Any, n: Any, *, margin: float, norm: float, eps: float, swap: bool, reduction: str
     ) -> Any:
-        self.shapes_in = (a.shape, p.shape, n.shape)
+        self.given, self.shapes_in = (a, p, n), (a.shape, p.shape, n.shape)
         if not a.shape == p.shape == n.shape:
             a, p, n = np.broadcast_arrays(a, p, n)
         self.arrays, self.norm, self.reduction = (a, p, n), (norm, eps), reduction
@@ -148,6 +181,18 @@ class TripletMarginLoss(Op):
             grad_n -= away
         grads = zip((grad_a, grad_p, grad_n), self.shapes_in, self.needs, strict=True)
         return tuple([sum_to(grad, shape) if need else None for grad, shape, need in grads])
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        norm, eps = self.norm
+
+        def composed(a: Any, p: Any, n: Any) -> Any:
+            near, far = vector_norm(a - p + eps, norm, -1), vector_norm(a - n + eps, norm, -1)
+            if self.other is not None:
+                far = far.minimum(vector_norm(p - n + eps, norm, -1))
+            inactive = Tensor._wrap(~self.active)
+            return reduce_graph((near - far).masked_fill(inactive, 0.0), self.reduction)
+
+        return replay(self, grad_loss, composed, *self.given)
 
 
 # ------------------------------------------------------------------------------------------ functions

@@ -14,6 +14,7 @@ import math
 import warnings
 from typing import Any
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.errors import ArgumentError
@@ -37,6 +38,11 @@ class Dropout(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).dropout_backward(grad_y, *self.drawn)
+
+    linear = backward  # the same elements are kept and scaled
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
 
 
 def _apply(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
@@ -147,6 +148,45 @@ class Einsum(Op):
                 _diagonal(full, self.labels[i])[0][...] = part
                 grads.append(full)
         return tuple(grads)
+
+    def backward_graph(self, grad: Any) -> Any:
+        if any([len(set(own)) < len(own) for own in self.labels]):
+            return replay(self, grad, self._of_diagonals, *self.arrays)
+        inputs: list[Any] = [self.saved_input(i, array) for i, array in enumerate(self.arrays)]
+        grads: list[Any] = []
+        for i, (x, own) in enumerate(zip(inputs, self.labels, strict=True)):
+            if not self.needs[i]:
+                grads.append(None)
+                continue
+            operands = [grad, *[t for k, t in enumerate(inputs) if k != i]]
+            labels = [self.output, *[names for k, names in enumerate(self.labels) if k != i]]
+            # As in backward: what only this operand has, or stretches, is left out and put back by broadcasting.
+            size: dict[Any, int] = {}
+            for t, names in zip(operands, labels, strict=True):
+                for label, extent in zip(names, t.shape, strict=True):
+                    size[label] = max(size.get(label, extent), extent) if extent != 0 else 0
+            target = tuple(
+                [n for n, extent in zip(own, x.shape, strict=True) if n in size and extent == size[n]]
+            )
+            part = Einsum.apply(*operands, labels=labels, output=target)
+            part = part.reshape([n if name in target else 1 for name, n in zip(own, x.shape, strict=True)])
+            grads.append(part.expand(x.shape))
+        return tuple(grads)
+
+    def _of_diagonals(self, *operands: Any) -> Any:
+        """The same einsum, on operands in which every label stands once."""
+        views, labels = [], []
+        for t, own in zip(operands, self.labels, strict=True):
+            names = list(own)
+            for label in dict.fromkeys(own):
+                while names.count(label) > 1:
+                    a = names.index(label)
+                    b = names.index(label, a + 1)
+                    t = t.diagonal(0, a, b)  # the common axis comes last
+                    names = [n for i, n in enumerate(names) if i not in (a, b)] + [label]
+            views.append(t)
+            labels.append(tuple(names))
+        return Einsum.apply(*views, labels=labels, output=self.output)
 
 
 def _parse(equation: str, arrays: Sequence[Any]) -> tuple[list[Labels], Labels]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError
@@ -60,6 +61,15 @@ class Where(Op):
         if need_x:
             return None, fit(kernels.where_forward(self.condition, grad, 0.0), x), None
         return None, None, fit(kernels.where_forward(self.condition, 0.0, grad), y)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        condition = self.saved_input(0, self.condition)
+        _, need_x, need_y = self.needs
+        return (
+            None,
+            fitted(where(condition, grad, 0.0), self.likes[0]) if need_x else None,
+            fitted(where(condition, 0.0, grad), self.likes[1]) if need_y else None,
+        )
 
 
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
@@ -130,6 +140,11 @@ class Clamp(Op):
             return grad * ((self.x >= lower) & (self.x <= upper))
         return select(grad).clamp_backward(grad, self.x, lower, upper)
 
+    linear = backward  # which elements pass is constant
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
 
 def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Tensor:
     """``input`` limited to [min, max]; each bound may be a number, a tensor or None. NaN stays NaN. See
@@ -195,6 +210,21 @@ class Ternary(Op):
             ]
         )
 
+    def give_graph(self, *grads: Any) -> Any:
+        """:meth:`give` for functions that return tensors."""
+        return tuple(
+            [
+                fitted(g(), like) if need else None
+                for g, like, need in zip(grads, self.likes, self.needs, strict=True)
+            ]
+        )
+
+    def operand_graph(self, i: int) -> Tensor:
+        array, dtype = self.arrays[i], self.likes[i][1]
+        if array.dtype is dtype:
+            return self.saved_input(i, array)
+        return self.saved_input(i, cast(array, dtype)).to(array.dtype)
+
 
 class Addcmul(Ternary):
     """x + value y z"""
@@ -208,6 +238,13 @@ class Addcmul(Ternary):
         k = select(grad)
         scaled = k.mul_forward(grad, self.value)
         return self.give(grad, k.mul_forward(scaled, z), k.mul_forward(scaled, y))
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return self.give_graph(
+            lambda: grad,
+            lambda: grad * self.operand_graph(2) * self.value,
+            lambda: grad * self.operand_graph(1) * self.value,
+        )
 
     aliases_grad = True
 
@@ -225,6 +262,11 @@ class Addcdiv(Ternary):
         grad_y = k.div_forward(k.mul_forward(grad, self.value), z)
         return self.give(grad, grad_y, k.neg_forward(k.mul_forward(grad_y, k.div_forward(y, z))))
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        z = self.operand_graph(2)
+        grad_y = grad * self.value / z
+        return self.give_graph(lambda: grad, lambda: grad_y, lambda: -grad_y * (self.operand_graph(1) / z))
+
     aliases_grad = True
 
 
@@ -241,6 +283,14 @@ class Lerp(Ternary):
         k = select(grad)
         grad_y = k.mul_forward(grad, w)
         return self.give(k.sub_forward(grad, grad_y), grad_y, k.mul_forward(grad, k.sub_forward(y, x)))
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        grad_y = grad * self.operand_graph(2)
+        return self.give_graph(
+            lambda: grad - grad_y,
+            lambda: grad_y,
+            lambda: grad * (self.operand_graph(1) - self.operand_graph(0)),
+        )
 
 
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, float64, int64
 from fastdl.errors import ArgumentError, DtypeError
@@ -28,6 +29,19 @@ class Embedding(Op):
     def backward(self, grad: Any) -> Any:
         rows = grad.reshape(self.index.size, grad.shape[-1])
         return select(grad).embedding_backward(rows, self.index.reshape(-1), None, None, *self.options), None
+
+    def linear(self, weight: Any, _: Any) -> Any:
+        """What backward is the adjoint of: without the rows it passes over, and with the factors it puts in."""
+        rows, padding_idx, scale_grad_by_freq = self.options
+        y = select(weight).embedding_forward(weight, self.index)
+        if padding_idx >= 0:
+            y[self.index == padding_idx] = 0
+        if scale_grad_by_freq:
+            y /= np.bincount(self.index.reshape(-1), minlength=rows)[self.index][..., None].astype(y.dtype)
+        return y
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
 
 
 class EmbeddingBag(Op):
@@ -63,11 +77,11 @@ class EmbeddingBag(Op):
     def backward(self, grad: Any) -> Any:
         kernels = select(grad)
         if self.mode == "max":
-            empty = self.chosen < 0
+            chosen, empty = self.chosen, self.chosen < 0
             if empty.any():
-                grad, self.chosen = np.where(empty, 0, grad), np.where(empty, 0, self.chosen)
-            return kernels.gather_backward(grad, 0, self.chosen, self.options[0]), None, None
-        bag = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+                grad, chosen = np.where(empty, 0, grad), np.where(empty, 0, chosen)
+            return kernels.gather_backward(grad, 0, chosen, self.options[0]), None, None
+        bag = self._bags()
         grad_weight = grad_scale = None
         if self.needs[0]:
             scale = self.scale
@@ -81,6 +95,48 @@ class EmbeddingBag(Op):
             products[self.index == self.padding_idx] = 0
             grad_scale = products.reshape(self.scale_shape)
         return grad_weight, None, grad_scale
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        if self.mode == "max" or not (self.needs[0] and self.needs[2]):
+            return linear_backward(self, grad)
+        _rows, padding_idx, scale_grad_by_freq = self.options
+        if scale_grad_by_freq:
+            raise NotImplementedError(
+                "embedding_bag: has no second derivative (create_graph=True) with per_sample_weights that require a "
+                "gradient and scale_grad_by_freq"
+            )
+        index, bag = Tensor._wrap(self.index), Tensor._wrap(self._bags())
+        kept = Tensor._wrap(np.asarray(self.index != padding_idx, grad.dtype))
+
+        def composed(weight: Tensor, _: Any, scale: Any) -> Tensor:
+            taken = weight.index_select(0, index) * (scale.reshape(-1) * kept).unsqueeze(1)
+            empty = Tensor._wrap(np.zeros(grad.shape, self.weight.dtype))
+            return empty.index_add(0, bag, taken)
+
+        assert self.scale is not None
+        return replay(self, grad, composed, self.weight, None, self.scale.reshape(self.scale_shape))
+
+    def _bags(self) -> Any:
+        """The bag of every entry."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def linear(self, weight: Any, _: Any, scale: Any) -> Any:
+        """In the one of weight and scale that needs a gradient."""
+        kernels = select(self.index)
+        rows, padding_idx, scale_grad_by_freq = self.options
+        if self.mode == "max":
+            y = np.take_along_axis(weight, np.maximum(self.chosen, 0), 0)
+            y[self.chosen < 0] = 0
+            return y
+        if scale is not None:
+            weight, factors = self.weight, scale.reshape(-1)
+        else:
+            factors = np.ones(self.index.shape, weight.dtype) if self.scale is None else self.scale
+            if scale_grad_by_freq:
+                factors = factors / np.bincount(self.index, minlength=rows)[self.index].astype(weight.dtype)
+        return kernels.embedding_bag_forward(
+            weight, self.index, self.offsets, np.ascontiguousarray(factors), padding_idx, self.mode == "mean"
+        )
 
 
 # ------------------------------------------------------------------------------------------ checks

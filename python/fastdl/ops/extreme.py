@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, float64, int64
 from fastdl.kernels import select
@@ -50,6 +51,11 @@ class Amax(Op):
         count = np.count_nonzero(ties, axis=self.axes, keepdims=True)
         return k.where_forward(ties, k.div_forward(grad.reshape(shape), np.asarray(count, grad.dtype)), 0.0)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        # Where the extreme is is constant: the gradient of 1 says it.
+        slope = self.backward(np.ones(grad.shape, self.x.dtype))
+        return grad.reshape(kept_shape(self.x.shape, self.axes)) * Tensor._wrap(slope)
+
 
 class Amin(Amax):
     label, ufunc = "amin", np.minimum
@@ -83,6 +89,14 @@ class Pick(Op):
             return result
         np.put_along_axis(result, self.indices.reshape(self.kept()), grad.reshape(self.kept()), self.axis)
         return result
+
+    def linear(self, x: Any) -> Any:
+        if x.ndim == 0:
+            return x
+        return np.take_along_axis(x, self.indices.reshape(self.kept()), self.axis).reshape(self.indices.shape)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
 
     def kept(self) -> tuple[int, ...]:
         before, after = self.shape[: self.axis], self.shape[self.axis + 1 :]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
@@ -32,6 +33,10 @@ class Overwrite(Op):
         if not self.needs[1]:
             return before, None
         return before, sum_to(grad, self.shape).astype(self.dtype, copy=False)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        before = Tensor._wrap(zeros(grad._data.shape, grad._data.dtype)) if self.needs[0] else None
+        return before, fitted(grad, (self.shape, self.dtype)) if self.needs[1] else None
 
 
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
-from fastdl.ops.views import Basic, Select
+from fastdl.ops.parts import Basic, Select
 from fastdl.tensor import Tensor, pooled_copy
 
 _FULL = slice(None)
@@ -213,6 +214,16 @@ class Gather(Op):
         whole = whole.reshape(self.shape)
         return whole if self.moved is None else whole.transpose(self.moved)
 
+    def linear(self, x: Any) -> Any:
+        first, index = self.first, self.index
+        if self.moved is not None:
+            x = x.transpose(sorted(range(x.ndim), key=self.moved.__getitem__))
+        y = select(x).index_select_forward(x.reshape(self.merged), first, index.reshape(-1))
+        return y.reshape(*self.merged[:first], *index.shape, *self.merged[first + 1 :])
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
     moved: Any = None
 
 
@@ -251,6 +262,22 @@ class Put(Op):
         region[... if self.advanced is None else self.advanced] = 0
         return rest, written
 
+    def linear(self, x: Any, value: Any) -> Any:
+        result = zeros(*self.whole) if x is None else pooled_copy(x)
+        region = result[self.basic]
+        if value is None:
+            region[... if self.advanced is None else self.advanced] = 0
+        elif self.advanced is None:
+            region[...] = _fitting(value, region.ndim)
+        else:
+            region[self.advanced] = _fitting(value, _ndim_of(region, self.advanced))
+        return result
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        self.whole = grad._data.shape, grad._data.dtype
+        return linear_backward(self, grad)
+
+    whole: tuple[Any, Any]
     basic: Any
     advanced: Any
     shape: tuple[int, ...]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
@@ -45,6 +46,27 @@ class Linear(Op):
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).linear_backward(grad_y, self.x, self.weight, *self.needs)
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return _linear_gradients(self, grad_y)
+
+
+def _linear_gradients(node: Any, grad_y: Any) -> Any:
+    """Of x, weight and bias of x @ weight.T + bias, in operations."""
+    need_x, need_weight, need_bias = node.needs
+    grad_x = grad_weight = grad_bias = None
+    if need_x:
+        grad_x = grad_y @ node.saved_input(1, node.weight)
+    rows = grad_y.reshape(-1, grad_y.shape[-1]) if grad_y.numel() else None
+    if need_weight:
+        x = node.saved_input(0, node.x)
+        if rows is None:
+            grad_weight = Tensor._wrap(np.zeros(node.weight.shape, node.weight.dtype))
+        else:
+            grad_weight = rows.mT @ x.reshape(-1, x.shape[-1])
+    if need_bias:
+        grad_bias = grad_y.sum(tuple(range(grad_y.ndim - 1))) if grad_y.ndim > 1 else grad_y
+    return grad_x, grad_weight, grad_bias
+
 
 class LinearActivation(Op):
     saves = (0, 1)
@@ -59,6 +81,10 @@ class LinearActivation(Op):
         kernels = select(grad_y)
         grad = getattr(kernels, f"{self.activation}_backward")(grad_y, self.y)
         return kernels.linear_backward(grad, self.x, self.weight, *self.needs)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        y = self.saved_output(self.y)
+        return _linear_gradients(self, activations.from_output(f"{self.activation}_forward", grad_y, y))
 
 
 def _sum_to(array: Any, shape: tuple[int, ...]) -> Any:
@@ -117,6 +143,28 @@ class MatMul(Op):
             None if grad_b is None else grad_b.reshape(self.b.shape),
         )
 
+    def backward_graph(self, grad: Any) -> Any:
+        a, b = self.saved_input(0, self.a), self.saved_input(1, self.b)
+        if a.ndim >= 2 and b.ndim >= 2:
+            return _matmul_grads_graph(a, b, grad, *self.needs)
+        column, row = b, a
+        if b.ndim == 1:
+            column, grad = b.unsqueeze(1), grad.unsqueeze(-1)
+        if a.ndim == 1:
+            row, grad = a.unsqueeze(0), grad.unsqueeze(-2)
+        grad_a, grad_b = _matmul_grads_graph(row, column, grad, *self.needs)
+        return (
+            None if grad_a is None else grad_a.reshape(a.shape),
+            None if grad_b is None else grad_b.reshape(b.shape),
+        )
+
+
+def _matmul_grads_graph(a: Any, b: Any, grad: Any, need_a: bool, need_b: bool) -> tuple[Any, Any]:
+    return (
+        (grad @ b.transpose(-1, -2)).sum_to_size(a.shape) if need_a else None,
+        (a.transpose(-1, -2) @ grad).sum_to_size(b.shape) if need_b else None,
+    )
+
 
 class AddMatMul(Op):
     """beta * c + alpha * a @ b, with c broadcast."""
@@ -135,6 +183,11 @@ class AddMatMul(Op):
             if self.beta != 1:
                 grad_c = grad_c * grad.dtype.type(self.beta)
         return (grad_c, *_matmul_grads(self.a, self.b, grad, self.needs[1], self.needs[2], self.alpha))
+
+    def backward_graph(self, grad: Any) -> Any:
+        grad_c = grad.sum_to_size(self.shape) * self.beta if self.needs[0] else None
+        a, b = self.saved_input(1, self.a), self.saved_input(2, self.b)
+        return (grad_c, *_matmul_grads_graph(a, b, grad * self.alpha, *self.needs[1:]))
 
 
 def _shapes(*tensors: Tensor | None) -> str:
@@ -310,6 +363,10 @@ class Outer(Op):
             matmul(self.a[None], grad)[0] if self.needs[1] else None,
         )
 
+    def backward_graph(self, grad: Any) -> Any:
+        a, b = self.saved_input(0, self.a), self.saved_input(1, self.b)
+        return grad @ b if self.needs[0] else None, a @ grad if self.needs[1] else None
+
 
 def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     _check_dims(op, dims, **{("mat1", "batch1")[dims - 2]: a, ("mat2", "batch2")[dims - 2]: b})
@@ -356,7 +413,7 @@ class Bilinear(Op):
     def forward(self, x1: Any, x2: Any, weight: Any, bias: Any) -> Any:
         self.shapes_of = x1.shape, x2.shape
         self.x1, self.x2 = x1, x2 = x1.reshape(-1, x1.shape[-1]), x2.reshape(-1, x2.shape[-1])
-        self.weight = weight
+        self.weight, self.has_bias = weight, bias is not None
         y = contract((x1, x2, weight), ("bi", "bj", "oij"), "bo")
         if bias is not None:
             y += bias
@@ -375,6 +432,16 @@ class Bilinear(Op):
             contract((grad, x1, x2), ("bo", "bi", "bj"), "oij") if needs[2] else None,
             grad.sum(0) if needs[3] else None,
         )
+
+    def backward_graph(self, grad: Any) -> Any:
+        def composed(x1: Tensor, x2: Tensor, weight: Tensor, bias: Any) -> Any:
+            y = einsum("...i,...j,oij->...o", x1, x2, weight)
+            return y if bias is None else y + bias
+
+        shape1, shape2 = self.shapes_of
+        bias = stand_in(self.weight.shape[:1], self.weight.dtype) if self.has_bias else None
+        x1, x2 = self.x1.reshape(shape1), self.x2.reshape(shape2)
+        return replay(self, grad, composed, x1, x2, self.weight, bias)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

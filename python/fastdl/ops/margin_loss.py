@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
-from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated, _same_shape
-from fastdl.ops.reduction import reduce_losses, same_dtype, upstream
+from fastdl.ops.activation import logsigmoid
+from fastdl.ops.binary_cross_entropy import _same_shape
+from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
+from fastdl.ops.reduction import reduce_graph, reduce_losses, same_dtype, upstream, upstream_graph
 from fastdl.tensor import Tensor
 
 
@@ -24,6 +27,7 @@ class MultiMarginLoss(Op):
 
     def forward(self, x: Any, target: Any, weight: Any, *, p: int, margin: float, reduction: str) -> Any:
         self.shape, self.p, self.weight, self.reduction = x.shape, p, weight, reduction
+        self.x, self.margin, self.target_shape = x, margin, target.shape
         x = _rows(x if x.ndim else x[None])
         self.index = index = target.reshape(-1, 1).astype(np.int64)
         gap = x - np.take_along_axis(x, index, 1)
@@ -46,6 +50,18 @@ class MultiMarginLoss(Op):
         grad *= factor
         np.put_along_axis(grad, self.index, -grad.sum(1, keepdims=True), 1)
         return grad.reshape(self.shape), None, None
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        def composed(x: Any, *_: Any) -> Any:
+            rows = x.reshape(self.gap.shape)
+            gap = rows - rows.gather(1, Tensor._wrap(self.index)) + self.margin
+            gap = gap.masked_fill(Tensor._wrap(self.gap <= 0), 0.0)
+            losses = (gap if self.p == 1 else gap.square()).sum(1) / self.gap.shape[1]
+            if self.weight is not None:
+                losses = losses * Tensor._wrap(self.weight[self.index[:, 0]])
+            return reduce_graph(losses.reshape(self.target_shape), self.reduction)
+
+        return replay(self, grad_loss, composed, self.x, None, None)
 
 
 class MultilabelMarginLoss(Op):
@@ -76,14 +92,23 @@ class MultilabelMarginLoss(Op):
 
     def backward(self, grad_loss: Any) -> Any:
         g = upstream(grad_loss, self.shape[:-1], self.reduction).reshape(-1, 1)
+        return (self._slope() * g).reshape(self.shape), None
+
+    def _slope(self) -> Any:
+        """d loss of a row / d x, (N, C)."""
         grad = np.zeros_like(self.x)
         rows = np.arange(len(self.x))
         for k in range(int(self.listed.sum(1).max(initial=0))):
             active = (self._gaps(k) > 0).astype(self.x.dtype)
             grad += active
             grad[rows, self.labels[:, k]] -= active.sum(1)
-        grad *= g / self.x.dtype.type(self.x.shape[1])
-        return grad.reshape(self.shape), None
+        grad /= self.x.dtype.type(self.x.shape[1])
+        return grad
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        g = upstream_graph(grad_loss, self.shape[:-1], self.reduction)  # which gaps are open is constant
+        slope = Tensor._wrap(self._slope().reshape(self.shape))
+        return (g.unsqueeze(-1) if self.shape else g) * slope, None
 
 
 class MultilabelSoftMarginLoss(Op):
@@ -109,6 +134,18 @@ class MultilabelSoftMarginLoss(Op):
             np.asarray(grad_loss), *self.arrays, self.reduction
         )
         return grad_x, None, None
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        x, target, weight, _ = self.arrays
+
+        def composed(x: Any, *_: Any) -> Any:
+            t = Tensor._wrap(target)
+            losses = (1 - t) * x - logsigmoid(x)
+            if weight is not None:
+                losses = losses * Tensor._wrap(weight)
+            return reduce_graph(losses.mean(-1) if x.ndim else losses, self.reduction)
+
+        return replay(self, grad_loss, composed, x, None, None)
 
 
 def _classes(op: str, input: Tensor) -> tuple[int, ...]:

@@ -44,6 +44,10 @@ class Inverse(Op):
     def backward(self, grad: Any) -> Any:
         return -_t(self.y) @ grad @ _t(self.y)
 
+    def backward_graph(self, grad: Any) -> Any:
+        y = self.saved_output(self.y).mT
+        return -(y @ grad @ y)
+
 
 class Solve(Op):
     """x of a x = b."""
@@ -60,6 +64,11 @@ class Solve(Op):
 
         grad_b = np.linalg.solve(_t(self.a), grad)
         return sum_to(-grad_b @ _t(self.x), self.a.shape), sum_to(grad_b, self.b_shape)
+
+    def backward_graph(self, grad: Any) -> Any:
+        a, x = self.saved_input(0, self.a), self.saved_output(self.x)
+        grad_b = Solve.apply(a.mT, grad)
+        return (-(grad_b @ x.mT)).sum_to_size(self.a.shape), grad_b.sum_to_size(self.b_shape)
 
 
 class Determinant(Op):
@@ -80,6 +89,15 @@ class Determinant(Op):
         sign = np.linalg.det(u) * np.linalg.det(vh)
         return (grad * sign)[..., None, None].astype(grad.dtype) * ((u * others[..., None, :]) @ vh)
 
+    def backward_graph(self, grad: Any) -> Any:
+        if not self.y.all():
+            raise NotImplementedError(
+                "det: has no second derivative (create_graph=True) for a singular matrix, whose inverse it needs"
+            )
+        a = self.saved_input(0, self.a)
+        whole = grad * Determinant.apply(a)
+        return whole.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(a).mT
+
 
 class LogDeterminant(Op):
     """Sign and logarithm of the absolute value of the determinant."""
@@ -94,6 +112,9 @@ class LogDeterminant(Op):
 
     def backward(self, grad_sign: Any, grad_log: Any) -> Any:
         return grad_log[..., None, None] * _t(np.linalg.inv(self.a))
+
+    def backward_graph(self, grad_sign: Any, grad_log: Any) -> Any:
+        return grad_log.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(self.saved_input(0, self.a)).mT
 
 
 class Cholesky(Op):
@@ -110,6 +131,14 @@ class Cholesky(Op):
         inverse = np.linalg.inv(lower)
         result = _t(inverse) @ middle @ inverse
         return 0.5 * (result + _t(result))
+
+    def backward_graph(self, grad: Any) -> Any:
+        lower = self.saved_output(self.y)
+        middle = (lower.mT @ grad).tril()
+        middle = middle - middle * _eye(self.y) * 0.5
+        inverse = Inverse.apply(lower)
+        result = inverse.mT @ middle @ inverse
+        return (result + result.mT) * 0.5
 
 
 class SymmetricEigen(Op):
@@ -130,6 +159,12 @@ class SymmetricEigen(Op):
         inner = (_t(v) @ grad_vectors) * inverse_gaps
         inner += grad_values[..., None] * np.eye(w.shape[-1], dtype=v.dtype)
         return v @ inner @ _t(v)
+
+    def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
+        w, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
+        inner = (v.mT @ grad_vectors) * _inverse_gaps(w)
+        inner = inner + grad_values.unsqueeze(-1) * _eye(self.vectors)
+        return v @ inner @ v.mT
 
 
 class SingularValues(Op):
@@ -161,6 +196,33 @@ class SingularValues(Op):
             result = result + (u * inverse[..., None, :]) @ (grad_vh - _t(of_v) @ vh)
         return result
 
+    def backward_graph(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
+        u, s, vh = [self.saved_output(a, i) for i, a in enumerate((self.u, self.s, self.vh))]
+        rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
+        f = _inverse_gaps(s * s)
+        of_u, of_v = u.mT @ grad_u, vh @ grad_vh.mT
+        inner = grad_s.unsqueeze(-1) * _eye(self.vh[..., : self.s.shape[-1]])
+        inner = inner + (f * (of_u - of_u.mT)) * columns + rows * (f * (of_v - of_v.mT))
+        result = u @ inner @ vh
+        zero = columns == 0
+        inverse = (1 / columns.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+        if u.shape[-2] > s.shape[-1]:
+            result = result + ((grad_u - u @ of_u) * inverse) @ vh
+        if vh.shape[-1] > s.shape[-1]:
+            result = result + (u * inverse) @ (grad_vh - of_v.mT @ vh)
+        return result
+
+
+def _eye(like: Any) -> Tensor:
+    return Tensor._wrap(np.eye(like.shape[-1], dtype=like.dtype))
+
+
+def _inverse_gaps(values: Any) -> Any:
+    """1 / (values[j] - values[i]) as a matrix, 0 where they are equal."""
+    gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
+    equal = gaps == 0
+    return (1 / gaps.masked_fill(equal, 1.0)).masked_fill(equal, 0.0)
+
 
 class Orthogonal(Op):
     """The reduced QR decomposition of a matrix with at least as many rows as columns."""
@@ -181,3 +243,13 @@ class Orthogonal(Op):
         m = r @ _t(grad_r) - _t(grad_q) @ q
         symmetric = np.tril(m) + _t(np.tril(m, -1))
         return _t(np.linalg.solve(r, _t(grad_q + q @ symmetric)))
+
+    def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
+        if self.q.shape[-1] != self.r.shape[-1]:
+            raise RuntimeError(
+                "qr: the gradient is defined for matrices with at least as many rows as columns"
+            )
+        q, r = self.saved_output(self.q, 0), self.saved_output(self.r, 1)
+        m = r @ grad_r.mT - grad_q.mT @ q
+        symmetric = m.tril() + m.tril(-1).mT
+        return Solve.apply(r, (grad_q + q @ symmetric).mT).mT

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
+from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
 
 Shape = int | Sequence[int]
@@ -52,6 +54,39 @@ class BatchNorm(Op):
             grad_y, self.x, self.weight, self.mean, self.var, self.eps, self.training, *self.needs
         )
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        x = self.x
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+        axes = (0, *range(2, x.ndim))
+
+        def composed(x: Any, weight: Any, bias: Any) -> Any:
+            if self.training:
+                y = _normalised(x, axes, self.eps)
+            else:
+                mean, var = [
+                    Tensor._wrap(a.astype(x.dtype).reshape(per_channel)) for a in (self.mean, self.var)
+                ]
+                y = (x - mean) * (var + self.eps).rsqrt()
+            return _scaled(y, weight, bias, per_channel)
+
+        return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
+
+
+def _normalised(x: Any, axes: tuple[int, ...], eps: float) -> Any:
+    centred = x - x.mean(axes, True)
+    return centred * ((centred * centred).mean(axes, True) + eps).rsqrt()
+
+
+def _scaled(y: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
+    if weight is not None:
+        y = y * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+def _bias(node: Op, x: Any, shape: tuple[int, ...]) -> Any:
+    """A stand-in for the bias, whose values no gradient depends on, if it needs one."""
+    return stand_in(shape, x.dtype) if node.needs[2] else None
+
 
 class LayerNorm(Op):
     saves = (0, 1)
@@ -73,6 +108,16 @@ class LayerNorm(Op):
             grad_bias = grad_bias.reshape(self.bias_shape)
         return grad_x, grad_weight, grad_bias
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        shape = self.x.shape
+
+        def composed(x: Any, weight: Any, bias: Any) -> Any:
+            y = _normalised(x.reshape(-1, self.length), (1,), self.eps)
+            return _scaled(y, weight, bias, (1, self.length)).reshape(shape)
+
+        bias = _bias(self, self.x, self.bias_shape) if self.needs[2] else None
+        return replay(self, grad_y, composed, self.x, self.weight, bias)
+
 
 class RMSNorm(Op):
     saves = (0, 1)
@@ -89,6 +134,16 @@ class RMSNorm(Op):
         if grad_weight is not None:
             grad_weight = grad_weight.reshape(self.weight.shape)
         return grad_x, grad_weight
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        shape = self.x.shape
+
+        def composed(x: Any, weight: Any) -> Any:
+            rows = x.reshape(-1, self.length)
+            y = rows * ((rows * rows).mean(1, True) + self.eps).rsqrt()
+            return _scaled(y, weight, None, (1, self.length)).reshape(shape)
+
+        return replay(self, grad_y, composed, self.x, self.weight)
 
 
 class GroupNorm(Op):
@@ -110,6 +165,16 @@ class GroupNorm(Op):
             grad_y, self.x, self.weight, self.mean, self.var, self.groups, self.eps, *self.needs
         )
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        x = self.x
+        per_channel = (1, -1, *[1] * (x.ndim - 2))
+
+        def composed(x: Any, weight: Any, bias: Any) -> Any:
+            groups = x.reshape(x.shape[0] * self.groups, -1)
+            return _scaled(_normalised(groups, (1,), self.eps).reshape(x.shape), weight, bias, per_channel)
+
+        return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
+
 
 class LocalResponseNorm(Op):
     saves = (0,)
@@ -120,6 +185,20 @@ class LocalResponseNorm(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).local_response_norm_backward(grad_y, self.x, *self.options)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        size, alpha, beta, k = self.options
+        channels = self.x.shape[1]
+
+        def composed(x: Any) -> Any:
+            # A channel sees size // 2 before it and (size - 1) // 2 behind.
+            squares = pad(x * x, [0, 0] * (x.ndim - 2) + [size // 2, (size - 1) // 2])
+            total = squares.narrow(1, 0, channels)
+            for i in range(1, size):
+                total = total + squares.narrow(1, i, channels)
+            return x * (total * (alpha / size) + k) ** -beta
+
+        return replay(self, grad_y, composed, self.x)
 
 
 def _check_channels(op: str, input: Tensor, names: str, *vectors: Tensor | None) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import as_dtype, float16, float32, float64, int64
 from fastdl.kernels import select
@@ -13,6 +14,7 @@ from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
 
@@ -133,6 +135,13 @@ class Cumsum(Op):
     def backward(self, grad: Any) -> Any:
         return _reversed_sum(grad, self.axis)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return _reversed_sum_graph(grad, self.axis)
+
+
+def _reversed_sum_graph(grad: Tensor, axis: int) -> Any:
+    return grad.flip(axis).cumsum(axis).flip(axis) if grad.ndim else grad
+
 
 class Cumprod(Op):
     saves, saves_output = (0,), True
@@ -160,6 +169,23 @@ class Cumprod(Op):
         without = _accumulated(np.multiply, np.where(first, x.dtype.type(1), x), axis, x.dtype)
         at_first = _reversed_sum(k.mul_forward(grad, without), axis)
         return np.where(zeros_so_far == 0, plain, np.where(first, at_first, x.dtype.type(0)))
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        axis = self.axis
+        if grad.ndim == 0:
+            return grad
+        if self.x.all():
+            y = self.saved_output(self.y)
+            return _reversed_sum_graph(grad * y, axis) / self.saved_input(0, self.x)
+
+        def composed(x: Tensor) -> Any:  # one by one: right for zeros, too
+            factors = x.unbind(axis)
+            products = [factors[0]]
+            for factor in factors[1:]:
+                products.append(products[-1] * factor)
+            return stack(products, axis)
+
+        return replay(self, grad, composed, self.x)
 
 
 def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Tensor:

@@ -14,8 +14,9 @@ from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis
 from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, scatter_add
 from fastdl.ops.indexing import setitem
+from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
-from fastdl.ops.views import diagonal, reshape, select_dim
+from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor, pooled_copy
 
 _REDUCTIONS = {"sum": np.add, "mean": np.add, "prod": np.multiply, "amax": np.maximum, "amin": np.minimum}
@@ -30,6 +31,7 @@ class ScatterReduce(Op):
         self.key, self.dim, self.index = _gather_key(x.shape, dim, index), dim, index
         part = source[tuple([slice(0, n) for n in index.shape])]
         self.x, self.part, self.shape, self.reduce, self.include = x, part, source.shape, reduce, include_self
+        self.source = source
         ufunc = _REDUCTIONS[reduce]
         self.counts = np.zeros(x.shape, np.int64)
         if reduce in ("mean", "prod") or not include_self:
@@ -73,6 +75,33 @@ class ScatterReduce(Op):
         whole = zeros(self.shape, grad.dtype)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part
         return np.asarray(to_x, grad.dtype), whole
+
+    def backward_graph(self, grad: Any) -> Any:
+        if self.reduce != "prod":  # the slopes are constant: those of a gradient of 1
+            ones = np.ones(grad.shape, self.x.dtype)
+            to_x, to_part = self.backward(ones)
+            spread = Tensor._wrap(zeros(self.shape, self.x.dtype))
+            spread[self.corner()] = grad[self.places()]
+            return grad * Tensor._wrap(to_x), spread * Tensor._wrap(to_part)
+        if not (self.x.all() and self.part.all()):
+            raise RuntimeError("scatter_reduce: the gradient of a product with zeros is not defined here")
+        product = grad * self.saved_output(self.y)
+        to_x = grad
+        if self.include:
+            to_x = product / self.saved_input(0, self.x)
+        else:
+            to_x = grad * Tensor._wrap(np.asarray(self.counts == 0, self.x.dtype))
+        spread = Tensor._wrap(zeros(self.shape, self.x.dtype))
+        source = self.saved_input(1, self.source)
+        spread[self.corner()] = product[self.places()] / source[self.corner()]
+        return to_x, spread
+
+    def corner(self) -> tuple[slice, ...]:
+        """The part of the source that the index covers."""
+        return tuple([slice(0, n) for n in self.part.shape])
+
+    def places(self) -> tuple[Tensor, ...]:
+        return tuple([Tensor._wrap(np.broadcast_to(k, self.part.shape)) for k in self.key])
 
 
 def _identity(reduce: str, dtype: Any) -> Any:

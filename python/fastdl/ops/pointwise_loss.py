@@ -5,18 +5,27 @@ Each is one kernel call each way, reduction included. Shapes that differ are bro
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
+from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
-from fastdl.ops.reduction import REDUCTIONS, check_reduction, same_dtype, upstream
+from fastdl.ops.reduction import (
+    REDUCTIONS,
+    check_reduction,
+    reduce_graph,
+    same_dtype,
+    upstream,
+)
 from fastdl.tensor import Tensor
 
 
@@ -53,6 +62,24 @@ class PointwiseLoss(Op):
             grad_target = sum_to(np.asarray(g * slope, self.x.dtype), self.shapes_in[1])
         return grad_x, grad_target
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        if self.needs[1] and not self.symmetric:
+            self.slope_of_target(self.x, self.target)  # raises where that is not defined
+
+        def composed(x: Any, target: Any) -> Any:
+            return reduce_graph(self.losses(x, target), self.options[-1])
+
+        # The inputs as they were given, before broadcasting.
+        return replay(self, grad_loss, composed, *self.inputs())
+
+    def inputs(self) -> tuple[Any, Any]:
+        of_x, of_target = self.shapes_in
+        return _unbroadcast(self.x, of_x), _unbroadcast(self.target, of_target)
+
+    def losses(self, x: Any, target: Any) -> Any:
+        """The loss of every element, in operations."""
+        raise NotImplementedError(f"{self.kernel}: has no second derivative (create_graph=True)")
+
     symmetric: ClassVar[bool] = False
     """Whether the loss depends on x - target only, so that the target's gradient is the negative of x's."""
 
@@ -63,24 +90,46 @@ class PointwiseLoss(Op):
         raise RuntimeError(f"{self.kernel}: the gradient for target is not defined; use target.detach()")
 
 
+def _unbroadcast(array: Any, shape: tuple[int, ...]) -> Any:
+    """What was broadcast from ``shape``."""
+    if array.shape == shape:
+        return array
+    lead = array.ndim - len(shape)
+    return array[(0,) * lead + tuple([slice(0, 1) if n == 1 else slice(None) for n in shape])]
+
+
 class MseLoss(PointwiseLoss):
     kernel = "mse_loss"
     symmetric = True
+
+    def losses(self, x: Any, target: Any) -> Any:
+        return (x - target).square()
 
 
 class L1Loss(PointwiseLoss):
     kernel = "l1_loss"
     symmetric = True
 
+    def losses(self, x: Any, target: Any) -> Any:
+        return (x - target).abs()
+
 
 class SmoothL1Loss(PointwiseLoss):
     kernel = "smooth_l1_loss"
     symmetric = True
 
+    def losses(self, x: Any, target: Any) -> Any:
+        beta, d = self.options[0], (x - target).abs()
+        return (d * d * (0.5 / beta)).where(d < beta, d - 0.5 * beta)
+
 
 class HuberLoss(PointwiseLoss):
     kernel = "huber_loss"
     symmetric = True
+
+    def losses(self, x: Any, target: Any) -> Any:
+        delta, d = self.options[0], (x - target).abs()
+        return (d * d * 0.5).where(d <= delta, (d - 0.5 * delta) * delta)
 
 
 class KlDiv(PointwiseLoss):
@@ -90,6 +139,12 @@ class KlDiv(PointwiseLoss):
         if self.options[0]:
             return np.exp(target) * (target - x + 1)
         return np.where(target > 0, np.log(target) + 1 - x, -x)
+
+    def losses(self, x: Any, target: Any) -> Any:
+        if self.options[0]:
+            return target.exp() * (target - x)
+        nothing = target <= 0
+        return (target * target.masked_fill(nothing, 1.0).log()).masked_fill(nothing, 0.0) - target * x
 
 
 class KlDivBatchMean(KlDiv):
@@ -105,6 +160,9 @@ class KlDivBatchMean(KlDiv):
         with np.errstate(divide="ignore", invalid="ignore"):
             return super().backward(np.asarray(grad_loss / self.batch))
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        return super().backward_graph(grad_loss / float(self.batch))
+
 
 class PoissonNllLoss(PointwiseLoss):
     kernel = "poisson_nll_loss"
@@ -118,57 +176,30 @@ class PoissonNllLoss(PointwiseLoss):
         slope = -x if log_input else -np.log(x + x.dtype.type(eps))
         return slope + np.where(target > 1, np.log(target) + 0.5 / target, 0) if full else slope
 
+    def losses(self, x: Any, target: Any) -> Any:
+        log_input, full, eps, _ = self.options
+        losses = x.exp() - target * x if log_input else x - target * (x + eps).log()
+        if not full:
+            return losses
+        small = target <= 1
+        t = target.masked_fill(small, 2.0)
+        stirling = t * t.log() - t + (t * (2 * math.pi)).log() * 0.5
+        return losses + stirling.masked_fill(small, 0.0)
+
 
 class SoftMarginLoss(PointwiseLoss):
     kernel = "soft_margin_loss"
+
+    def losses(self, x: Any, target: Any) -> Any:
+        return -logsigmoid(target * x)
 
 
 class HingeEmbeddingLoss(PointwiseLoss):
     kernel = "hinge_embedding_loss"
 
-
-class BinaryCrossEntropy(Op):
-    saves = (0, 1, 2)
-
-    def forward(self, x: Any, target: Any, weight: Any, *, reduction: str) -> Any:
-        self.x, self.target, self.weight, self.reduction = x, target, weight, reduction
-        return select(x).binary_cross_entropy_forward(x, target, weight, reduction)
-
-    def backward(self, grad_loss: Any) -> Any:
-        x, target, weight, reduction = self.x, self.target, self.weight, self.reduction
-        grad_x = grad_target = None
-        if self.needs[0]:
-            grad_x = select(grad_loss).binary_cross_entropy_backward(grad_loss, x, target, weight, reduction)
-        if self.needs[1]:
-            g = upstream(grad_loss, x.shape, reduction)
-            with np.errstate(divide="ignore"):
-                slope = np.log1p(-x) - np.log(x)
-            grad_target = np.asarray(g * (slope if weight is None else slope * weight), x.dtype)
-        return grad_x, grad_target, None
-
-
-class BinaryCrossEntropyWithLogits(Op):
-    saves = (0, 1, 2, 3)
-
-    def forward(self, x: Any, target: Any, weight: Any, pos_weight: Any, *, reduction: str) -> Any:
-        self.arrays, self.reduction = (x, target, weight, pos_weight), reduction
-        return select(x).binary_cross_entropy_with_logits_forward(*self.arrays, reduction)
-
-    def backward(self, grad_loss: Any) -> Any:
-        x, _, weight, pos_weight = self.arrays
-        grad_x = grad_target = None
-        if self.needs[0]:
-            grad_x = select(grad_loss).binary_cross_entropy_with_logits_backward(
-                grad_loss, *self.arrays, self.reduction
-            )
-        if self.needs[1]:  # -x + (p - 1) softplus(-x)
-            slope = -x
-            if pos_weight is not None:
-                slope = slope + (pos_weight - 1) * np.logaddexp(0, -x)
-            if weight is not None:
-                slope = slope * weight
-            grad_target = np.asarray(upstream(grad_loss, x.shape, self.reduction) * slope, x.dtype)
-        return grad_x, grad_target, None, None
+    def losses(self, x: Any, target: Any) -> Any:
+        beyond = (self.options[0] - x).clamp(min=0).masked_fill(target == 1, 0.0)
+        return beyond + x.masked_fill(target == -1, 0.0)
 
 
 class GaussianNllLoss(Op):
@@ -195,6 +226,17 @@ class GaussianNllLoss(Op):
             grad_var = sum_to(grad_var, self.shapes_in[2])
         return grad_x, grad_target, grad_var
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        eps, reduction = self.options
+
+        def composed(x: Any, target: Any, var: Any) -> Any:
+            # Where eps replaces var the gradient still goes to var.
+            v = var + Tensor._wrap(np.maximum(var._data, var._data.dtype.type(eps)) - var._data)
+            return reduce_graph((v.log() + (x - target).square() / v) * 0.5, reduction)
+
+        inputs = [_unbroadcast(a, s) for a, s in zip(self.arrays, self.shapes_in, strict=True)]
+        return replay(self, grad_loss, composed, *inputs)
+
 
 class MarginRankingLoss(Op):
     saves = (0, 1, 2)
@@ -217,6 +259,19 @@ class MarginRankingLoss(Op):
             sum_to(-grad, self.shapes_in[1]) if self.needs[1] else None,
             None,
         )
+
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        if self.needs[2]:
+            raise RuntimeError(
+                "margin_ranking_loss: the gradient for target is not defined; use target.detach()"
+            )
+        margin, reduction = self.options
+
+        def composed(x1: Any, x2: Any, target: Any) -> Any:
+            return reduce_graph((margin - target * (x1 - x2)).clamp(min=0), reduction)
+
+        inputs = [_unbroadcast(a, s) for a, s in zip(self.arrays, self.shapes_in, strict=True)]
+        return replay(self, grad_loss, composed, *inputs)
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -400,77 +455,6 @@ def kl_div(
         )
     target = _pair(op, input, target)
     return KlDiv.apply(input, target, options=(log_target, reduction))  # type: ignore[no-any-return]
-
-
-def binary_cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """-w (t log x + (1 - t) log(1 - x)) for probabilities x; logarithms end at -100.
-
-    Args:
-        input: probabilities in [0, 1]; ValueError otherwise.
-        target: of input's shape and dtype.
-        weight: factors that broadcast to input's shape.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-
-    See ``torch.nn.functional.binary_cross_entropy``; for logits use :func:`binary_cross_entropy_with_logits`.
-    """
-    op = "binary_cross_entropy"
-    reduction = _reduction(op, size_average, reduce, reduction)
-    _same_shape(op, input, target)
-    return BinaryCrossEntropy.apply(  # type: ignore[no-any-return]
-        input, _pair(op, input, target), _repeated(op, "weight", weight, input), reduction=reduction
-    )
-
-
-def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-) -> Tensor:
-    """-w (p t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))), computed without overflow.
-
-    Args:
-        input: logits of any shape.
-        target: of input's shape and dtype.
-        weight: factors that broadcast to input's shape.
-        pos_weight: factors p of the positive term, likewise; usually one per class, the last dimension.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-
-    See ``torch.nn.functional.binary_cross_entropy_with_logits``.
-
-    Example:
-        >>> import fastdl
-        >>> F = fastdl.nn.functional
-        >>> F.binary_cross_entropy_with_logits(fastdl.tensor([0.0, 0.0]), fastdl.tensor([0.0, 1.0]))
-        tensor(0.6931)
-    """
-    op = "binary_cross_entropy_with_logits"
-    reduction = _reduction(op, size_average, reduce, reduction)
-    _same_shape(op, input, target)
-    return BinaryCrossEntropyWithLogits.apply(  # type: ignore[no-any-return]
-        input,
-        _pair(op, input, target),
-        _repeated(op, "weight", weight, input),
-        _repeated(op, "pos_weight", pos_weight, input),
-        reduction=reduction,
-    )
-
-
-def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
-    x, t = input._data, target._data
-    if x.shape != t.shape:
-        hint = ". Use target.reshape(input.shape)" if x.size == t.size else ""
-        raise ArgumentError(f"{op}: target must have input's shape {x.shape}, got {t.shape}{hint}")
 
 
 def poisson_nll_loss(

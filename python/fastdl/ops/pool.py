@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
-from fastdl.errors import ArgumentError, DtypeError
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -47,6 +48,15 @@ class MaxPool(Op):
         size, kernel, stride, padding, dilation, _output = self.plan
         return select(grad_y).max_pool_backward(grad_y, self.offsets, size, kernel, stride, padding, dilation)
 
+    def linear(self, x: Any) -> Any:
+        """The elements that won."""
+        size, kernel, stride, padding, dilation, _output = self.plan
+        places = select(x).max_pool_indices(self.offsets, size, kernel, stride, padding, dilation)
+        return take_places(x, places, len(size))
+
+    def backward_graph(self, grad_y: Tensor, *_: Any) -> Any:
+        return linear_backward(self, grad_y)
+
 
 class AvgPool(Op):
     def forward(self, x: Any, plan: Plan, count_include_pad: bool, divisor: int | None) -> Any:
@@ -60,37 +70,14 @@ class AvgPool(Op):
             grad_y, size, kernel, stride, padding, self.count_include_pad, self.divisor
         )
 
+    def linear(self, x: Any) -> Any:
+        _size, kernel, stride, padding, _dilation, output = self.plan
+        return select(x).avg_pool_forward(
+            x, kernel, stride, padding, output, self.count_include_pad, self.divisor
+        )
 
-class AdaptiveAvgPool(Op):
-    def forward(self, x: Any, output: Sizes) -> Any:
-        self.size = x.shape[x.ndim - len(output) :]
-        return select(x).adaptive_avg_pool_forward(x, output)
-
-    def backward(self, grad_y: Any) -> Any:
-        return select(grad_y).adaptive_avg_pool_backward(grad_y, self.size)
-
-
-class AdaptiveMaxPool(Op):
-    """Saves the winners' positions."""
-
-    def forward(self, x: Any, output: Sizes, return_indices: bool) -> Any:
-        self.size = x.shape[x.ndim - len(output) :]
-        y, self.indices = select(x).adaptive_max_pool_forward(x, output)
-        return (y, self.indices) if return_indices else y
-
-    def backward(self, grad_y: Any, *_: Any) -> Any:
-        return select(grad_y).adaptive_max_pool_backward(grad_y, self.indices, self.size)
-
-
-class MaxUnpool(Op):
-    saves = (1,)
-
-    def forward(self, x: Any, indices: Any, output: Sizes) -> Any:
-        self.indices, self.rank = indices, len(output)
-        return select(x).max_unpool_forward(x, indices, output)
-
-    def backward(self, grad_y: Any) -> Any:
-        return select(grad_y).max_unpool_backward(grad_y, self.indices, self.rank), None
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
 
 
 class LpPool(Op):
@@ -119,6 +106,22 @@ class LpPool(Op):
             grad_x = backend.avg_pool_backward(slope, size, kernel, stride, padding, True, None)
             grad_x *= p * np.power(x, p - 1, dtype=x.dtype)
         return grad_x
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        def composed(x: Any) -> Any:
+            mean = AvgPool.apply(x**self.p, plan=self.plan, count_include_pad=True, divisor=None)
+            nothing = mean == 0
+            y = (mean.masked_fill(nothing, 1.0) * prod(self.plan.kernel)) ** (1 / self.p)
+            return y.masked_fill(nothing, 0.0)
+
+        return replay(self, grad_y, composed, self.x)
+
+
+def take_places(x: Any, places: Any, rank: int) -> Any:
+    """The elements of the last ``rank`` axes at flat ``places``."""
+    lead = x.shape[: x.ndim - rank]
+    flat = x.reshape(*lead, prod(x.shape[x.ndim - rank :]))
+    return np.take_along_axis(flat, places.reshape(*lead, -1), -1).reshape(places.shape)
 
 
 def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
@@ -457,202 +460,3 @@ def lp_pool3d(
 ) -> Tensor:
     """Power average over windows of (N, C, D, H, W) or (C, D, H, W); see :func:`lp_pool2d`."""
     return _lp_pool("lp_pool3d", 3, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-@lru_cache(maxsize=2048)
-def _adaptive_plan(op: str, rank: int, shape: Sizes, output_size: Any) -> tuple[Sizes, Plan | None]:
-    """The output size and, where all windows are alike, the equivalent ordinary pooling."""
-    _check_shape(op, shape, rank)
-    size = shape[len(shape) - rank :]
-    if isinstance(output_size, tuple) and len(output_size) == rank:
-        output_size = tuple([n if o is None else o for o, n in zip(output_size, size, strict=True)])
-    elif output_size is None:
-        output_size = size
-    output = _sizes(output_size, rank, op, "output_size")
-    if min(output) < 0:
-        raise ArgumentError(f"{op}: output_size must not be negative, got {output}")
-    if any(o == 0 or n % o for n, o in zip(size, output, strict=True)):
-        return output, None
-    kernel = tuple([n // o for n, o in zip(size, output, strict=True)])
-    return output, Plan(size, kernel, kernel, (0,) * rank, (1,) * rank, output)
-
-
-def _adaptive_max_pool(op: str, rank: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
-    output, plan = _adaptive_plan(op, rank, _checked(input, op).shape, _key(output_size))
-    if plan is not None:
-        return MaxPool.apply(input, plan=plan, return_indices=return_indices)
-    return AdaptiveMaxPool.apply(input, output=output, return_indices=return_indices)
-
-
-def _adaptive_avg_pool(op: str, rank: int, input: Tensor, output_size: Any) -> Tensor:
-    output, plan = _adaptive_plan(op, rank, _checked(input, op).shape, _key(output_size))
-    if plan is not None:
-        return AvgPool.apply(input, plan=plan, count_include_pad=True, divisor=None)  # type: ignore[no-any-return]
-    return AdaptiveAvgPool.apply(input, output=output)  # type: ignore[no-any-return]
-
-
-def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-    """Maximum over ``output_size`` windows that share (N, C, L) or (C, L); see :func:`adaptive_max_pool2d`."""
-    return _adaptive_max_pool("adaptive_max_pool1d", 1, input, output_size, return_indices)
-
-
-def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-    """Maximum over as many windows as the output has places; see ``torch.nn.functional.adaptive_max_pool2d``.
-
-    Args:
-        input: (N, C, H, W) or (C, H, W), float32 or float64.
-        output_size: (Hout, Wout), or one int for both; None keeps the input's extent. Window ``o`` of an axis covers
-            ``floor(o*H/Hout)`` up to, but not including, ``ceil((o+1)*H/Hout)``.
-        return_indices: also return the maxima's flat positions in their input planes (int64).
-
-    Example:
-        >>> import fastdl
-        >>> fastdl.nn.functional.adaptive_max_pool2d(fastdl.tensor([[[1.0, 2.0, 3.0]]]), (None, 2))
-        tensor([[[2., 3.]]])
-    """
-    return _adaptive_max_pool("adaptive_max_pool2d", 2, input, output_size, return_indices)
-
-
-def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-    """Maximum over windows that share (N, C, D, H, W) or (C, D, H, W); see :func:`adaptive_max_pool2d`."""
-    return _adaptive_max_pool("adaptive_max_pool3d", 3, input, output_size, return_indices)
-
-
-def adaptive_max_pool1d_with_indices(
-    input: Tensor, output_size: Any, return_indices: bool = False
-) -> tuple[Tensor, Tensor]:
-    """:func:`adaptive_max_pool1d` with ``return_indices=True``."""
-    return adaptive_max_pool1d(input, output_size, True)  # type: ignore[no-any-return]
-
-
-def adaptive_max_pool2d_with_indices(
-    input: Tensor, output_size: Any, return_indices: bool = False
-) -> tuple[Tensor, Tensor]:
-    """:func:`adaptive_max_pool2d` with ``return_indices=True``."""
-    return adaptive_max_pool2d(input, output_size, True)  # type: ignore[no-any-return]
-
-
-def adaptive_max_pool3d_with_indices(
-    input: Tensor, output_size: Any, return_indices: bool = False
-) -> tuple[Tensor, Tensor]:
-    """:func:`adaptive_max_pool3d` with ``return_indices=True``."""
-    return adaptive_max_pool3d(input, output_size, True)  # type: ignore[no-any-return]
-
-
-def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
-    """Mean over ``output_size`` windows that share (N, C, L) or (C, L); see :func:`adaptive_avg_pool2d`."""
-    return _adaptive_avg_pool("adaptive_avg_pool1d", 1, input, output_size)
-
-
-def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """Mean over as many windows as the output has places; see ``torch.nn.functional.adaptive_avg_pool2d``.
-
-    Windows as in :func:`adaptive_max_pool2d`; an output size of 1 is global average pooling.
-
-    Example:
-        >>> import fastdl
-        >>> fastdl.nn.functional.adaptive_avg_pool2d(fastdl.tensor([[[1.0, 2.0], [3.0, 6.0]]]), 1)
-        tensor([[[3.]]])
-    """
-    return _adaptive_avg_pool("adaptive_avg_pool2d", 2, input, output_size)
-
-
-def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
-    """Mean over windows that share (N, C, D, H, W) or (C, D, H, W); see :func:`adaptive_avg_pool2d`."""
-    return _adaptive_avg_pool("adaptive_avg_pool3d", 3, input, output_size)
-
-
-def _max_unpool(
-    op: str,
-    rank: int,
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    output_size: Any,
-) -> Tensor:
-    shape = _checked(input, op).shape
-    at = _checked(indices, op, "indices")
-    _check_shape(op, shape, rank)
-    if at.dtype != "int64":
-        raise DtypeError(f"{op}: indices must be int64, got {at.dtype}")
-    if at.shape != shape:
-        raise ArgumentError(f"{op}: indices must have the shape of the input {shape}, got {at.shape}")
-    kernel = _sizes(kernel_size, rank, op, "kernel_size")
-    strides = kernel if stride is None or stride in ((), []) else _sizes(stride, rank, op, "stride")
-    pads = _sizes(padding, rank, op, "padding")
-    if min(kernel) <= 0 or min(strides) <= 0:
-        raise ArgumentError(f"{op}: kernel_size and stride must be positive, got {kernel} and {strides}")
-    default = [
-        (n - 1) * s + k - 2 * p
-        for n, k, s, p in zip(shape[len(shape) - rank :], kernel, strides, pads, strict=True)
-    ]
-    if output_size is None:
-        output = tuple(default)
-    else:
-        output = tuple([index(o) for o in output_size])
-        if len(output) == rank + 2:
-            output = output[2:]
-        if len(output) != rank:
-            raise ArgumentError(
-                f"{op}: output_size must have {rank} elements, or {rank + 2} with batch and channels, "
-                f"got {tuple(output_size)}"
-            )
-        for axis, (o, n, s) in enumerate(zip(output, default, strides, strict=True)):
-            if not n - s < o < n + s:
-                raise ArgumentError(
-                    f"{op}: output_size[{axis}] must lie between {n - s} and {n + s} (exclusive) for kernel_size "
-                    f"{kernel}, stride {strides} and padding {pads}, got {output}"
-                )
-    if min(output) <= 0:
-        raise ArgumentError(
-            f"{op}: padding {pads} leaves no output of an input of shape {shape}, kernel_size {kernel}"
-        )
-    return MaxUnpool.apply(input, indices, output=output)  # type: ignore[no-any-return]
-
-
-def max_unpool1d(
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Ints = 0,
-    output_size: Sequence[int] | None = None,
-) -> Tensor:
-    """The partial inverse of :func:`max_pool1d`; see :func:`max_unpool2d`."""
-    return _max_unpool("max_unpool1d", 1, input, indices, kernel_size, stride, padding, output_size)
-
-
-def max_unpool2d(
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Ints = 0,
-    output_size: Sequence[int] | None = None,
-) -> Tensor:
-    """Put maxima back to where they were, zeros elsewhere; see ``torch.nn.functional.max_unpool2d``.
-
-    Args:
-        input: what :func:`max_pool2d` returned.
-        indices: the indices it returned with ``return_indices=True``.
-        kernel_size, stride, padding: of that pooling.
-        output_size: the input's spatial shape (or whole shape), where the pooling did not cover it evenly.
-
-    Raises:
-        IndexError: for an index outside of the output plane, with its position.
-    """
-    return _max_unpool("max_unpool2d", 2, input, indices, kernel_size, stride, padding, output_size)
-
-
-def max_unpool3d(
-    input: Tensor,
-    indices: Tensor,
-    kernel_size: Ints,
-    stride: Ints | None = None,
-    padding: Ints = 0,
-    output_size: Sequence[int] | None = None,
-) -> Tensor:
-    """The partial inverse of :func:`max_pool3d`; see :func:`max_unpool2d`."""
-    return _max_unpool("max_unpool3d", 3, input, indices, kernel_size, stride, padding, output_size)

@@ -13,8 +13,9 @@ from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import axes
 from fastdl.ops.linear import dot, matmul, outer
+from fastdl.ops.parts import unbind
 from fastdl.ops.shape import cat, stack
-from fastdl.ops.views import broadcast_tensors, permute, reshape, unbind, unsqueeze
+from fastdl.ops.views import broadcast_tensors, permute, reshape, unsqueeze
 from fastdl.tensor import Tensor
 
 

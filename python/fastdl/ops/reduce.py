@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl import dtypes
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import as_dtype, bool_, float16, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError
@@ -20,6 +21,7 @@ from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count,
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
+from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 
@@ -38,6 +40,9 @@ class Reduction(Op):
         if not self.kept and grad.ndim != len(self.shape):
             grad = grad.reshape(kept_shape(self.shape, self.axes))
         return select(grad).broadcast_to(grad, self.shape)
+
+    def spread_graph(self, grad: Tensor) -> Any:
+        return self.with_axes(grad).expand(self.shape)
 
     def with_axes(self, array: Any) -> Any:
         """A result or its gradient with axes of one element where the input was reduced."""
@@ -71,6 +76,9 @@ class Sum(Reduction):
     def backward(self, grad: Any) -> Any:
         return self.spread(grad)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return self.spread_graph(grad)
+
 
 class Mean(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
@@ -82,6 +90,9 @@ class Mean(Reduction):
     def backward(self, grad: Any) -> Any:
         share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
         return self.spread(select(grad).mul_forward(grad, share))
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return self.spread_graph(grad * (1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)))
 
 
 class Prod(Reduction):
@@ -110,6 +121,23 @@ class Prod(Reduction):
         others = (before * after).reshape(moved.shape).transpose(np.argsort(rest + axes))
         return kernels.mul_forward(others, self.with_axes(grad))
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        if not self.x.size:
+            return Tensor._wrap(zeros(self.x.shape, self.x.dtype))
+        axes = tuple(range(self.x.ndim)) if self.axes is None else self.axes
+
+        def composed(x: Any) -> Any:
+            # Halves multiplied until one element is left: right for zeros, too.
+            rows = x.movedim(axes, tuple(range(len(axes)))) if axes else x.unsqueeze(0)
+            rows = rows.flatten(0, builtins.max(len(axes), 1) - 1)
+            while len(rows) > 1:
+                half = len(rows) // 2
+                product = rows[:half] * rows[half : 2 * half]
+                rows = product if len(rows) % 2 == 0 else cat([product, rows[2 * half :]])
+            return rows[0].reshape(grad.shape)
+
+        return replay(self, grad, composed, self.x)
+
 
 class LogSumExp(Reduction):
     saves, saves_output = (0,), True
@@ -124,6 +152,10 @@ class LogSumExp(Reduction):
         result = kernels.sub_forward(self.x, self.with_axes(self.y))
         kernels.exp_forward(result, result)
         return kernels.mul_forward(result, self.with_axes(grad), result)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        y = self.with_axes(self.saved_output(self.y))
+        return (self.saved_input(0, self.x) - y).exp() * self.with_axes(grad)
 
 
 class Norm(Reduction):
@@ -159,6 +191,23 @@ class Norm(Reduction):
             slope = k.where_forward(k.eq_forward(x, 0.0), 0.0, slope)
         return k.mul_forward(slope, factor)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        p = self.p
+        if p == 0:
+            return Tensor._wrap(zeros(self.x.shape, self.x.dtype))
+        if p in (1, float("inf"), float("-inf")):  # the slope is constant
+            whole = np.ones(grad.shape, self.x.dtype)
+            return self.with_axes(grad) * Tensor._wrap(self.backward(whole))
+        x, y = self.saved_input(0, self.x), self.with_axes(self.saved_output(self.y))
+        nothing: Any = y == 0
+        y = y.masked_fill(nothing, 1.0)  # so that no infinity meets a zero
+        factor: Any = (self.with_axes(grad) / (y if p == 2 else y ** (p - 1))).masked_fill(nothing, 0.0)
+        if p == 2:
+            return x * factor
+        at_zero: Any = x == 0
+        size = x.masked_fill(at_zero, 1.0).abs() ** (p - 1)
+        return (x.sign() * size).masked_fill(at_zero, 0.0) * factor
+
 
 class Spread(Reduction):
     """Variance and mean: sum (x - mean)^2 / (n - correction). Subclasses return one, the other or both."""
@@ -179,6 +228,12 @@ class Spread(Reduction):
         scale = 2.0 / self.degrees if self.degrees else float("nan")
         return k.mul_forward(result, k.mul_forward(self.with_axes(grad_var), scale), result)
 
+    def of_var_graph(self, grad_var: Tensor) -> Any:
+        x = self.saved_input(0, self.x)
+        axes = tuple(range(x.ndim)) if self.axes is None else self.axes
+        scale = 2.0 / self.degrees if self.degrees else float("nan")
+        return (x - x.mean(axes, True)) * (self.with_axes(grad_var) * scale)
+
 
 class VarMean(Spread):
     def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
@@ -189,6 +244,10 @@ class VarMean(Spread):
         share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
         return k.add_forward(result, k.mul_forward(self.with_axes(grad_mean), share), result)
 
+    def backward_graph(self, grad_var: Tensor, grad_mean: Tensor) -> Any:
+        share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
+        return self.of_var_graph(grad_var) + self.with_axes(grad_mean) * share
+
 
 class Var(Spread):
     def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
@@ -196,6 +255,9 @@ class Var(Spread):
 
     def backward(self, grad: Any) -> Any:
         return self.of_var(grad)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return self.of_var_graph(grad)
 
 
 class Std(Spread):
@@ -212,6 +274,11 @@ class Std(Spread):
         k = select(grad)
         of_var = k.div_forward(grad, k.mul_forward(self.std, 2.0))
         return self.of_var(k.where_forward(k.eq_forward(self.std, 0.0), 0.0, of_var))
+
+    def backward_graph(self, grad: Any) -> Any:
+        std = self.saved_output(self.std)
+        none: Any = std == 0
+        return self.of_var_graph((grad / (std.masked_fill(none, 1.0) * 2)).masked_fill(none, 0.0))
 
 
 # ------------------------------------------------------------------------------------------- public functions

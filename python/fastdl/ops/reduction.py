@@ -45,6 +45,18 @@ def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
     return np.broadcast_to(np.asarray(grad_loss), losses)
 
 
+def upstream_graph(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
+    """:func:`upstream` of a tensor, in operations."""
+    if reduction == "mean":
+        grad_loss = grad_loss * (1.0 / max(1, int(np.prod(losses))))
+    return grad_loss if reduction == "none" else grad_loss.expand(losses)
+
+
+def reduce_graph(losses: Any, reduction: str) -> Any:
+    """:func:`reduce_losses` of a tensor, in operations."""
+    return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()
+
+
 def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:
     if tensor is not None and tensor._data.dtype != like._data.dtype:
         raise DtypeError(

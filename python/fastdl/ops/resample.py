@@ -8,10 +8,11 @@ from functools import lru_cache
 from operator import index
 from typing import Any
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
-from fastdl.ops.pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.tensor import Tensor, pooled_copy
 
 Ints = int | Sequence[int]
@@ -24,11 +25,18 @@ class Interpolate(Op):
         self, x: Any, output: Sizes, scale: tuple[float, ...], mode: str, align_corners: bool, antialias: bool
     ) -> Any:
         self.size = x.shape[2:]
+        self.output = output
         self.options = options = (scale, mode, align_corners, antialias)
         return select(x).interpolate_forward(x, output, *options)
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).interpolate_backward(grad_y, self.size, *self.options)
+
+    def linear(self, x: Any) -> Any:
+        return select(x).interpolate_forward(x, self.output, *self.options)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
 
 
 class Repeat(Op):
@@ -44,6 +52,13 @@ class Repeat(Op):
         return select(grad_y).avg_pool_forward(
             grad_y, self.factors, self.factors, self.none, self.size, True, 1
         )
+
+    def linear(self, x: Any) -> Any:
+        output = tuple([n * f for n, f in zip(self.size, self.factors, strict=True)])
+        return select(x).avg_pool_backward(x, output, self.factors, self.factors, self.none, True, 1)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
 
 
 class Pad(Op):
@@ -62,6 +77,12 @@ class Pad(Op):
             return select(grad_y).pad_forward(grad_y, opposite, "constant", 0.0)
         return select(grad_y).pad_backward(grad_y, self.size, self.padding, self.mode)
 
+    def linear(self, x: Any) -> Any:
+        return select(x).pad_forward(x, self.padding, self.mode, 0.0)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
+
 
 class Unfold(Op):
     def forward(self, x: Any, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes) -> Any:
@@ -72,16 +93,29 @@ class Unfold(Op):
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).fold_forward(grad_y, self.size, *self.options)
 
+    def linear(self, x: Any) -> Any:
+        return select(x).unfold_forward(x, *self.options)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
+
 
 class Fold(Op):
     def forward(
         self, x: Any, output: Sizes, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes
     ) -> Any:
+        self.output = output
         self.options = options = (kernel, dilation, padding, stride)
         return select(x).fold_forward(x, output, *options)
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).unfold_forward(grad_y, *self.options)
+
+    def linear(self, x: Any) -> Any:
+        return select(x).fold_forward(x, self.output, *self.options)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return linear_backward(self, grad_y)
 
 
 class PixelShuffle(Op):
@@ -92,6 +126,9 @@ class PixelShuffle(Op):
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).pixel_unshuffle_forward(grad_y, self.factor)
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return PixelUnshuffle.apply(grad_y, factor=self.factor)
+
 
 class PixelUnshuffle(Op):
     def forward(self, x: Any, factor: int) -> Any:
@@ -100,6 +137,9 @@ class PixelUnshuffle(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).pixel_shuffle_forward(grad_y, self.factor)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return PixelShuffle.apply(grad_y, factor=self.factor)
 
 
 class ChannelShuffle(Op):
@@ -111,6 +151,9 @@ class ChannelShuffle(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return self._transpose(grad_y, grad_y.shape[1] // self.groups)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return ChannelShuffle.apply(grad_y, groups=grad_y.shape[1] // self.groups)
 
     @staticmethod
     def _transpose(x: Any, groups: int) -> Any:

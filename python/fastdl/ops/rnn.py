@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
+from fastdl.ops.rnn_steps import composed_direction
+from fastdl.ops.shape import cat, stack
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -34,7 +37,7 @@ class Recurrent(Op):
     to the next; recurrent dropout masks h wherever it meets W_hh, with one mask for the whole sequence.
     """
 
-    saves_output = False  # y is kept, h_n and c_n are not: see recurrent()
+    saves_output = False  # y is kept (see recurrent()), h_n and c_n are not
     materialize = False
 
     def forward(
@@ -50,6 +53,7 @@ class Recurrent(Op):
         recurrent_dropout: float,
     ) -> Any:
         kernels = select(x)
+        self.saves = tuple(range(3 + len(weights)))
         keep = True in self.needs
         self.cell, self.shape = cell, x.shape
         if not x.flags.c_contiguous:
@@ -136,6 +140,49 @@ class Recurrent(Op):
             *flat,
         )
 
+    def backward_graph(self, *grads: Any) -> Any:
+        """By way of the steps, composed of matrix products and elementwise operations: slower by far."""
+        layers = [s[3] for s in self.saved]
+        x = self.saved[0][0].reshape(self.shape)
+        states = [
+            None if self.saved[0][k] is None else np.concatenate([s[k] for s in self.saved]) for k in (1, 2)
+        ]
+        return replay(self, grads, self.steps, x, *states, *[w for own in layers for w in own])
+
+    def steps(self, x: Any, h0: Any, c0: Any, *weights: Any) -> Any:
+        """Forward in operations that can be differentiated to any order, with the masks that were drawn."""
+        count = len(weights) // len(self.saved)
+        directions = count // PER_DIRECTION
+        if len(self.shape) == 3:
+            x = x.reshape(-1, self.shape[2])
+        last_h: list[Any] = []
+        last_c: list[Any] = []
+        for layer, (_, _, _, _, mask, _, _, _, drawn) in enumerate(self.saved):
+            if drawn is not None:
+                ones = np.ones(x.shape, x.dtype)
+                x = x * Tensor._wrap(select(ones).dropout_forward(ones, *drawn))
+            outputs = []
+            for d in range(directions):
+                own = weights[layer * count + d * PER_DIRECTION :][:PER_DIRECTION]
+                place = layer * directions + d
+                y, h, c = composed_direction(
+                    self.cell,
+                    x,
+                    self.batch_sizes,
+                    None if h0 is None else h0[place],
+                    None if c0 is None else c0[place],
+                    own,
+                    None if mask is None else Tensor._wrap(mask[d]),
+                    d == 1,
+                )
+                outputs.append(y)
+                last_h.append(h)
+                last_c.append(c)
+            x = outputs[0] if directions == 1 else cat(outputs, 1)
+        if len(self.shape) == 3:
+            x = x.reshape(*self.shape[:2], x.shape[1])
+        return (x, stack(last_h), stack(last_c)) if self.cell == "lstm" else (x, stack(last_h))
+
 
 def recurrent(
     cell: str,
@@ -174,9 +221,7 @@ def recurrent(
     y = result[0]
     node = y._node
     if isinstance(node, Recurrent):
-        for kept in (input, h0, c0, *weights, y):
-            if kept is not None:
-                node._keep(kept)
+        node._keep(y)
     return result
 
 
@@ -194,6 +239,9 @@ class TakeRows(Op):
         grad_x.reshape(-1, *self.shape[2:])[self.index] = grad_y
         return grad_x
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return PlaceRows.apply(grad_y, index=self.index, shape=self.shape, value=0.0)
+
 
 class PlaceRows(Op):
     """An array of ``shape`` full of ``value`` with x's rows at ``index``: what TakeRows undoes."""
@@ -208,6 +256,9 @@ class PlaceRows(Op):
     def backward(self, grad_y: Any) -> Any:
         grad_y = grad_y if grad_y.flags.c_contiguous else pooled_copy(grad_y)
         return select(grad_y).index_select_forward(grad_y.reshape(-1, *grad_y.shape[2:]), 0, self.index)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return TakeRows.apply(grad_y, index=self.index)
 
 
 def packed_rows(batch_sizes: Any, order: Any, batch: int, steps: int, batch_first: bool) -> Any:

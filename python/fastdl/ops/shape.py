@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
+from fastdl.ops.parts import split, unbind
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -48,6 +50,11 @@ class Cat(Op):
             grads.append(part if part is None or part.dtype == dtype else part.astype(dtype))
             start += extent
         return tuple(grads)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        parts = split(grad, self.extents, self.dim)
+        kept = zip(parts, self.dtypes, self.needs, strict=True)
+        return tuple([part.to(dtype) if need else None for part, dtype, need in kept])
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
@@ -112,6 +119,10 @@ class Stack(Op):
             ]
         )
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        kept = zip(unbind(grad, self.dim), self.dtypes, self.needs, strict=True)
+        return tuple([part.to(dtype) if need else None for part, dtype, need in kept])
+
 
 def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """Tensors of equal shape along a new axis; see ``torch.stack``."""
@@ -172,6 +183,12 @@ class Repeat(Op):
         ones = tuple([v for n in self.shape for v in (1, n)])
         return sum_to(grad.reshape(paired), ones).reshape(self.shape)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        paired = [v for pair in zip(self.sizes, self.shape, strict=True) for v in pair]
+        if not paired:
+            return grad
+        return reshape(grad, paired).sum(tuple(range(0, len(paired), 2)))
+
 
 def repeat(input: Tensor, *repeats: Any) -> Tensor:
     """The tensor repeated ``repeats`` times along every axis, new axes in front; see ``torch.Tensor.repeat``."""
@@ -217,6 +234,12 @@ class RepeatInterleave(Op):
             whole[(slice(None),) * self.dim + (filled,)] = np.add.reduceat(grad, starts, self.dim)
         return whole
 
+    def linear(self, x: Any) -> Any:
+        return RepeatInterleave().forward(x, self.repeats, self.dim)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
 
 def repeat_interleave(
     input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
@@ -261,6 +284,9 @@ class Flip(Op):
     def backward(self, grad: Any) -> Any:
         return pooled_copy(np.flip(grad, self.dims))
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Flip.apply(grad, dims=self.dims)
+
 
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """Reversed along ``dims``: a copy; see ``torch.flip``."""
@@ -288,6 +314,9 @@ class Roll(Op):
 
     def backward(self, grad: Any) -> Any:
         return _rolled(grad, [-s for s in self.shifts], self.dims)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Roll.apply(grad, shifts=tuple([-s for s in self.shifts]), dims=self.dims)
 
 
 def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
@@ -341,6 +370,9 @@ class Triangle(Op):
     def backward(self, grad: Any) -> Any:
         return _triangle(grad, self.diagonal, self.lower)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Triangle.apply(grad, diagonal=self.diagonal, lower=self.lower)
+
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
@@ -380,6 +412,9 @@ class DiagonalEmbed(Op):
 
     def backward(self, grad: Any) -> Any:
         return pooled_copy(self._band(np.ascontiguousarray(grad)))
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad.diagonal(self.offset, -2, -1)
 
 
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:

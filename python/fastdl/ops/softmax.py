@@ -26,6 +26,11 @@ class Softmax(Op):
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).softmax_backward(grad_y, self.y, self.dim)
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        y = self.saved_output(self.y)
+        product = grad_y * y
+        return product - y * product.sum(self.dim, True)
+
 
 class LogSoftmax(Op):
     saves_output = True
@@ -37,6 +42,9 @@ class LogSoftmax(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).log_softmax_backward(grad_y, self.y, self.dim)
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return grad_y - self.saved_output(self.y).exp() * grad_y.sum(self.dim, True)
 
 
 class Softmin(Op):
@@ -52,6 +60,11 @@ class Softmin(Op):
         grad = select(grad_y).softmax_backward(grad_y, self.y, self.dim)
         return np.negative(grad, out=grad)
 
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        y = self.saved_output(self.y)
+        product = grad_y * y
+        return y * product.sum(self.dim, True) - product
+
 
 class StraightThrough(Op):
     """Another value forward, the gradient of the input backward."""
@@ -62,6 +75,9 @@ class StraightThrough(Op):
         return value
 
     def backward(self, grad_y: Any) -> Any:
+        return grad_y
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
         return grad_y
 
 

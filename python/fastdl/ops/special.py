@@ -81,6 +81,14 @@ class Tabled(Op):
     def backward(self, grad: Any) -> Any:
         return (grad * self.slope(self.x.astype(float64))).astype(grad.dtype)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        x = self.saved_input(0, self.x)
+        if self.slope is _erfc_slope:
+            return grad * ((-(x * x)).exp() * (-2 / math.sqrt(math.pi)))
+        raise NotImplementedError(
+            "lgamma: has no second derivative (create_graph=True): that of digamma is not defined here; detach() it"
+        )
+
 
 def _erfc_slope(x: Any) -> Any:
     return np.exp(-x * x) * (-2 / math.sqrt(math.pi))
@@ -149,6 +157,9 @@ class ErfInv(Op):
     def backward(self, grad: Any) -> Any:
         return (grad * (np.exp(self.y.astype(float64) ** 2) * (math.sqrt(math.pi) / 2))).astype(grad.dtype)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad * (self.saved_output(self.y).square().exp() * (math.sqrt(math.pi) / 2))
+
 
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
@@ -193,6 +204,11 @@ class LogAddExp(Op):
             share = np.where(self.x == self.y, 0.5, 1 / (1 + np.exp(self.y - self.x))).astype(grad.dtype)
         x, y = self.likes
         return sum_to(grad * share, x), sum_to(grad * (1 - share), y)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        share = (self.saved_input(0, self.x) - self.saved_input(1, self.y)).sigmoid()
+        x, y = self.likes
+        return (grad * share).sum_to_size(x), (grad * (1 - share)).sum_to_size(y)
 
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int64
 from fastdl.errors import ArgumentError
@@ -20,10 +21,11 @@ from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
+from fastdl.ops.parts import diagonal, narrow
 from fastdl.ops.reduce import mean, sum, vector_norm
 from fastdl.ops.shape import cat
 from fastdl.ops.unary import sqrt
-from fastdl.ops.views import diagonal, movedim, narrow, reshape, squeeze, unsqueeze
+from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
 from fastdl.tensor import Tensor
 
 
@@ -197,6 +199,12 @@ class RunningPick(Op):
         np.add.at(whole, tuple(open_grid), grad)
         return whole
 
+    def linear(self, x: Any) -> Any:
+        return np.take_along_axis(x, self.indices, self.axis)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
 
 def cummax(input: Tensor, dim: int) -> ValuesIndices:
     """The largest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummax``."""
@@ -230,6 +238,18 @@ class LogCumSumExp(Op):
             return np.sum(
                 np.where(mask, shares * np.expand_dims(grad, self.axis), 0), self.axis + 1, grad.dtype
             )
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        if grad.ndim == 0:
+            return grad
+        axis = self.axis
+        x, y = self.saved_input(0, self.x).unsqueeze(axis + 1), self.saved_output(self.y).unsqueeze(axis)
+        later = np.arange(grad.shape[axis])
+        shape = [1] * x.ndim
+        shape[axis], shape[axis + 1] = -1, later.size
+        earlier = Tensor._wrap((later[:, None] > later).reshape(shape))
+        shares = (x - y).masked_fill(earlier, -np.inf).exp()
+        return (shares * grad.unsqueeze(axis)).sum(axis + 1)
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:

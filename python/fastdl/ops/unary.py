@@ -5,6 +5,7 @@ Integers are converted to the default dtype where the result is not one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -68,6 +69,9 @@ class Constant(Unary):
     def backward(self, grad: Any) -> Any:
         return zeros(grad.shape, grad.dtype)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Tensor._wrap(zeros(grad._data.shape, grad._data.dtype))
+
 
 class FromInput(Unary):
     saves = (0,)
@@ -79,6 +83,9 @@ class FromInput(Unary):
     def backward(self, grad: Any) -> Any:
         return _half_precision(getattr(select(grad), self.label + "_backward"), grad, self.x)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad * _OF_INPUT[self.label](self.saved_input(0, self.x))
+
 
 class FromOutput(Unary):
     saves_output = True
@@ -89,6 +96,9 @@ class FromOutput(Unary):
 
     def backward(self, grad: Any) -> Any:
         return _half_precision(getattr(select(grad), self.label + "_backward"), grad, self.y)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad * _OF_OUTPUT[self.label](self.saved_output(self.y))
 
 
 def _half_precision(kernel: Callable[..., Any], grad: Any, saved: Any) -> Any:
@@ -107,6 +117,39 @@ class Neg(Unary):
             if grad.dtype.itemsize == 2
             else select(grad).neg_forward(grad)
         )
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return -grad
+
+
+# Derivatives as operations: of functions of the input, and of those whose output says it.
+_OF_INPUT: dict[str, Callable[[Any], Any]] = {
+    "abs": lambda x: x.sign(),
+    "square": lambda x: x * 2,
+    "log": lambda x: 1 / x,
+    "log1p": lambda x: 1 / (x + 1),
+    "log2": lambda x: (1 / math.log(2)) / x,
+    "log10": lambda x: (1 / math.log(10)) / x,
+    "sin": lambda x: x.cos(),
+    "cos": lambda x: -x.sin(),
+    "asin": lambda x: (1 - x * x).rsqrt(),
+    "acos": lambda x: -(1 - x * x).rsqrt(),
+    "atan": lambda x: 1 / (x * x + 1),
+    "sinh": lambda x: x.cosh(),
+    "cosh": lambda x: x.sinh(),
+    "asinh": lambda x: (x * x + 1).rsqrt(),
+    "acosh": lambda x: (x * x - 1).rsqrt(),
+    "atanh": lambda x: 1 / (1 - x * x),
+    "erf": lambda x: (-(x * x)).exp() * (2 / math.sqrt(math.pi)),
+}
+_OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
+    "sqrt": lambda y: 0.5 / y,
+    "rsqrt": lambda y: y * y * y * -0.5,
+    "reciprocal": lambda y: -(y * y),
+    "exp": lambda y: y,
+    "expm1": lambda y: y + 1,
+    "tan": lambda y: y * y + 1,
+}
 
 
 def _define(

@@ -1,8 +1,7 @@
-"""Views: other shapes, orders and parts of the same memory. Their gradients, too, mostly only look differently."""
+"""Views: other shapes and orders of the same memory. Their gradients, too, mostly only look differently."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -10,22 +9,11 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided as _strided
 
 from fastdl.autograd.op import Op
-from fastdl.autograd.view import MultiView, View
+from fastdl.autograd.view import View
 from fastdl.dtypes import as_dtype
-from fastdl.kernels import select
-from fastdl.ops.arrays import assign, sum_to, zeros
+from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor, pooled_copy
-
-
-class Part(View):
-    """A view that shows some of the elements, each once: the gradient of the others is zero."""
-
-    def embed(self, grad: Any, shape: tuple[int, ...], **options: Any) -> Any:
-        whole = zeros(shape, grad.dtype)
-        assign(type(self)().forward(whole, **options), grad)
-        return whole
-
 
 # ---------------------------------------------------------------------------------------------------- new shape
 
@@ -89,6 +77,9 @@ class Reshape(View):
             grad = pooled_copy(grad)
         return grad.reshape(self.shape)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return reshape(grad, self.shape)
+
 
 class Clone(Op):
     """A C-order copy."""
@@ -99,6 +90,9 @@ class Clone(Op):
         return pooled_copy(x)
 
     def backward(self, grad: Any) -> Any:
+        return grad
+
+    def backward_graph(self, grad: Tensor) -> Any:
         return grad
 
 
@@ -269,11 +263,17 @@ class Permute(View):
         self.dims = dims
         return x.transpose(dims)
 
-    def backward(self, grad: Any) -> Any:
+    def inverse(self) -> tuple[int, ...]:
         inverse = [0] * len(self.dims)
         for i, d in enumerate(self.dims):
             inverse[d] = i
-        return grad.transpose(inverse)
+        return tuple(inverse)
+
+    def backward(self, grad: Any) -> Any:
+        return grad.transpose(self.inverse())
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Permute.apply(grad, dims=self.inverse())
 
 
 class Transpose(View):
@@ -283,6 +283,9 @@ class Transpose(View):
 
     def backward(self, grad: Any) -> Any:
         return grad.swapaxes(self.a, self.b)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Transpose.apply(grad, a=self.a, b=self.b)
 
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
@@ -353,6 +356,9 @@ class Expand(View):
     def backward(self, grad: Any) -> Any:
         return sum_to(grad, self.shape)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad.sum_to_size(self.shape)
+
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:
     """Axes of extent 1 repeated without a copy; -1 keeps an extent, new axes come in front.
@@ -402,304 +408,3 @@ def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
         tensors = tuple(tensors[0])
     shape = broadcast_shapes(*[x._data.shape for x in tensors])
     return tuple([expand(x, shape) for x in tensors])
-
-
-# --------------------------------------------------------------------------------------------------------- parts
-
-
-class Select(Part):
-    def forward(self, x: Any, dim: int, index: int) -> Any:
-        self.shape, self.options = x.shape, {"dim": dim, "index": index}
-        return x[(slice(None),) * dim + (index, ...)]
-
-    def backward(self, grad: Any) -> Any:
-        return self.embed(grad, self.shape, **self.options)
-
-
-class Basic(Part):
-    """Integers, slices, None and Ellipsis."""
-
-    def forward(self, x: Any, key: tuple[Any, ...]) -> Any:
-        self.shape, self.key = x.shape, key
-        return x[key]
-
-    def backward(self, grad: Any) -> Any:
-        return self.embed(grad, self.shape, key=self.key)
-
-
-class Diagonal(Part):
-    def forward(self, x: Any, offset: int, a: int, b: int) -> Any:
-        self.shape, self.options = x.shape, {"offset": offset, "a": a, "b": b}
-        # Not ndarray.diagonal: that is read-only.
-        rows, columns = x.shape[a], x.shape[b]
-        first_row, first_column = max(-offset, 0), max(offset, 0)
-        length = max(0, min(rows - first_row, columns - first_column))
-        start = [slice(None)] * x.ndim
-        start[a], start[b] = slice(min(first_row, rows), None), slice(min(first_column, columns), None)
-        corner = x[tuple(start)]
-        others = [i for i in range(x.ndim) if i not in (a, b)]
-        return _strided(
-            corner,
-            [x.shape[i] for i in others] + [length],
-            [x.strides[i] for i in others] + [x.strides[a] + x.strides[b]],
-            writeable=x.flags.writeable,
-        )
-
-    def backward(self, grad: Any) -> Any:
-        return self.embed(grad, self.shape, **self.options)
-
-
-def _index_in(op: str, index: Any, extent: int, dim: int) -> int:
-    i = int(index)
-    if not -extent <= i < extent:
-        raise IndexError(f"{op}: index {i} is out of range for dim {dim} of extent {extent}")
-    return i + extent if i < 0 else i
-
-
-def select_dim(input: Tensor, dim: int, index: int) -> Tensor:
-    """Entry ``index`` along ``dim``, which disappears: a view; see ``torch.select``."""
-    shape = input._data.shape
-    if not shape:
-        raise IndexError("select: a tensor of 0 dimensions has nothing to select from")
-    d = axis("select", dim, len(shape))
-    return Select.apply(input, dim=d, index=_index_in("select", index, shape[d], d))  # type: ignore[no-any-return]
-
-
-def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
-    """``length`` entries along ``dim`` from ``start`` on: a view; see ``torch.narrow``."""
-    shape = input._data.shape
-    if not shape:
-        raise RuntimeError("narrow: a tensor of 0 dimensions cannot be narrowed")
-    d = axis("narrow", dim, len(shape))
-    first = int(start)
-    if first < 0:
-        first += shape[d]
-    if length < 0 or not 0 <= first <= shape[d] - length:
-        raise RuntimeError(
-            f"narrow: start ({start}) + length ({length}) exceeds dim {dim}, which has extent {shape[d]}"
-        )
-    return Basic.apply(input, key=(slice(None),) * d + (slice(first, first + length),))  # type: ignore[no-any-return]
-
-
-def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
-    """The diagonal of two axes as the last axis: a view; see ``torch.diagonal``."""
-    ndim = input._data.ndim
-    if ndim < 2:
-        raise RuntimeError(f"diagonal: expects at least 2 dimensions, got shape {input.shape}")
-    a, b = axis("diagonal", dim1, ndim, "dim1"), axis("diagonal", dim2, ndim, "dim2")
-    if a == b:
-        raise RuntimeError(f"diagonal: dim1 and dim2 must differ, got {dim1} and {dim2}")
-    return Diagonal.apply(input, offset=int(offset), a=a, b=b)  # type: ignore[no-any-return]
-
-
-class Unbind(MultiView):
-    def forward(self, x: Any, dim: int) -> Any:
-        self.dim = dim
-        before = (slice(None),) * dim
-        return tuple([x[(*before, i, ...)] for i in range(x.shape[dim])])
-
-    def backward(self, *grads: Any) -> Any:
-        return select(grads[0]).concat([np.expand_dims(g, self.dim) for g in grads], self.dim)
-
-
-class Split(MultiView):
-    materialize = False
-
-    def forward(self, x: Any, bounds: tuple[int, ...], dim: int) -> Any:
-        self.shape, self.bounds, self.dim = x.shape, bounds, dim
-        return self._parts(x)
-
-    def _parts(self, x: Any) -> tuple[Any, ...]:
-        before = (slice(None),) * self.dim
-        return tuple([x[(*before, slice(a, b))] for a, b in pairwise(self.bounds)])
-
-    def backward(self, *grads: Any) -> Any:
-        came = [g for g in grads if g is not None]
-        if len(came) == len(grads):
-            return select(came[0]).concat(came, self.dim)
-        whole = select(came[0]).empty(self.shape, came[0].dtype)
-        nothing = whole.dtype.type(0)
-        for part, grad in zip(self._parts(whole), grads, strict=True):
-            assign(part, np.broadcast_to(nothing, part.shape) if grad is None else grad)
-        return whole
-
-
-def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
-    """All entries along ``dim``, as views; see ``torch.unbind``."""
-    if input._data.ndim == 0:
-        raise RuntimeError("unbind: a tensor of 0 dimensions has no entries")
-    d = axis("unbind", dim, input._data.ndim)
-    return Unbind.apply(input, dim=d) if input._data.shape[d] else ()
-
-
-def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Consecutive parts along ``dim``, as views: all of one size (the last may be smaller), or of the listed sizes.
-
-    See ``torch.split``.
-    """
-    shape = input._data.shape
-    if not shape:
-        raise RuntimeError("split: a tensor of 0 dimensions cannot be split")
-    d = axis("split", dim, len(shape))
-    extent = shape[d]
-    if isinstance(split_size_or_sections, (int, np.integer)):
-        size = int(split_size_or_sections)
-        if size < 0 or (size == 0 and extent > 0):
-            raise RuntimeError(f"split: split_size must be positive, got {size}")
-        bounds = [*range(0, extent, size or 1), extent] if extent else [0, 0]
-    else:
-        sections = ints((split_size_or_sections,))
-        if sum(sections) != extent or (sections and min(sections) < 0):
-            raise RuntimeError(
-                f"split: sections {list(sections)} must be >= 0 and add up to {extent}, dim {dim}'s extent"
-            )
-        bounds = [0]
-        for s in sections:
-            bounds.append(bounds[-1] + s)
-    return Split.apply(input, bounds=tuple(bounds), dim=d)  # type: ignore[no-any-return]
-
-
-split_with_sizes = split
-
-
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most ``chunks`` parts along ``dim`` of equal size (the last may be smaller), as views; see ``torch.chunk``."""
-    shape = input._data.shape
-    if chunks < 1:
-        raise RuntimeError(f"chunk: chunks must be at least 1, got {chunks}")
-    if not shape:
-        raise RuntimeError("chunk: a tensor of 0 dimensions cannot be split")
-    extent = shape[axis("chunk", dim, len(shape))]
-    if extent == 0:
-        return split(input, [0] * chunks, dim)
-    return split(input, -(-extent // chunks), dim)
-
-
-def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Parts along ``dim``: a number of nearly equal ones, or cut at the listed indices; see ``torch.tensor_split``."""
-    shape = input._data.shape
-    if not shape:
-        raise RuntimeError("tensor_split: a tensor of 0 dimensions cannot be split")
-    d = axis("tensor_split", dim, len(shape))
-    extent = shape[d]
-    if isinstance(indices_or_sections, Tensor):
-        indices_or_sections = indices_or_sections.tolist()
-    if isinstance(indices_or_sections, (int, np.integer)):
-        n = int(indices_or_sections)
-        if n < 1:
-            raise RuntimeError(f"tensor_split: the number of sections must be at least 1, got {n}")
-        small, extra = divmod(extent, n)
-        return split(input, [small + 1] * extra + [small] * (n - extra), d)
-    cuts = [slice(None, int(i)).indices(extent)[1] for i in indices_or_sections]
-    before = (slice(None),) * d
-    edges = zip([0, *cuts], [*cuts, extent], strict=True)
-    return tuple([Basic.apply(input, key=(*before, slice(a, max(a, b)))) for a, b in edges])
-
-
-def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
-    """Parts side by side: along axis 1, or 0 for one dimension; see ``torch.hsplit``."""
-    return _split_along("hsplit", input, indices_or_sections, 1, 0 if input._data.ndim == 1 else 1)
-
-
-def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
-    """Parts on top of each other: along axis 0; see ``torch.vsplit``."""
-    return _split_along("vsplit", input, indices_or_sections, 2, 0)
-
-
-def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
-    """Parts behind each other: along axis 2; see ``torch.dsplit``."""
-    return _split_along("dsplit", input, indices_or_sections, 3, 2)
-
-
-def _split_along(op: str, input: Tensor, sections: Any, least: int, dim: int) -> tuple[Tensor, ...]:
-    shape = input._data.shape
-    if len(shape) < least:
-        raise RuntimeError(f"{op}: expects at least {least} dimensions, got shape {shape}")
-    if isinstance(sections, int) and (sections <= 0 or shape[dim] % sections):
-        raise RuntimeError(f"{op}: {sections} parts do not divide dim {dim} of shape {shape}")
-    return tensor_split(input, sections, dim)
-
-
-class Windows(View):
-    def forward(self, x: Any, dim: int, size: int, step: int) -> Any:
-        self.shape, self.dim, self.size, self.step = x.shape, dim, size, step
-        shape, strides = list(x.shape), list(x.strides)
-        stride = strides[dim]
-        shape[dim] = (shape[dim] - size) // step + 1
-        strides[dim] = stride * step
-        return _strided(x, [*shape, size], [*strides, stride], writeable=x.flags.writeable)
-
-    def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
-        before = (slice(None),) * self.dim
-        count = grad.shape[self.dim]
-        if self.size <= count:
-            for k in range(self.size):
-                whole[(*before, slice(k, k + (count - 1) * self.step + 1, self.step))] += grad[..., k]
-        else:
-            for i in range(count):
-                part = whole[(*before, slice(i * self.step, i * self.step + self.size))]
-                part += np.moveaxis(grad[(*before, i)], -1, self.dim)
-        return whole
-
-
-def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
-    """All windows of ``size`` entries along ``dimension``, ``step`` apart, as a new last axis: a view.
-
-    See ``torch.Tensor.unfold``.
-    """
-    x = input._data
-    if x.ndim == 0:
-        input, dimension = reshape(input, (1,)), 0
-        x = input._data
-    d = axis("unfold", dimension, x.ndim, "dimension")
-    if size < 0 or step < 1 or size > x.shape[d]:
-        raise RuntimeError(
-            f"unfold: size must be in [0, {x.shape[d]}] (dimension {dimension}'s extent) and step at least 1, got size "
-            f"{size}, step {step}"
-        )
-    return Windows.apply(input, dim=d, size=int(size), step=int(step))  # type: ignore[no-any-return]
-
-
-class Strided(View):
-    """Any strides over the memory of a tensor in C order."""
-
-    def forward(self, x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
-        self.shape, self.options = x.shape, (size, stride, offset)
-        flat = x.reshape(-1)
-        return _strided(flat[offset:], size, [s * x.itemsize for s in stride], writeable=x.flags.writeable)
-
-    def backward(self, grad: Any) -> Any:
-        size, stride, offset = self.options
-        whole = zeros((prod(self.shape),), grad.dtype)
-        places = _strided(np.arange(whole.size)[offset:], size, [8 * s for s in stride])
-        np.add.at(whole, places.ravel(), grad.ravel())  # elements may be seen more than once
-        return whole.reshape(self.shape)
-
-
-def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
-    """A view with the given extents and strides (in elements) of the memory under ``input``; see ``torch.as_strided``.
-
-    That memory is the tensor's own, or its base's if it is a view; what would lie outside is refused.
-    """
-    base = input if input._base is None else input._base
-    if not base._data.flags.c_contiguous:
-        raise RuntimeError(
-            "as_strided: the memory under the tensor must be in C order; use x.contiguous() first"
-        )
-    extents, steps = ints((size,)), ints((stride,))
-    offset = input.storage_offset() if storage_offset is None else int(storage_offset)
-    if len(extents) != len(steps):
-        raise RuntimeError(f"as_strided: size {extents} and stride {steps} differ in length")
-    if min(steps, default=0) < 0 or min(extents, default=0) < 0 or offset < 0:
-        raise RuntimeError("as_strided: size, stride and storage_offset must not be negative")
-    last = offset + sum([(n - 1) * s for n, s in zip(extents, steps, strict=True)])
-    if 0 not in extents and last >= base._data.size:
-        raise RuntimeError(
-            f"as_strided: size {extents}, stride {steps} and storage_offset {offset} reach element {last} of "
-            f"{base._data.size} in memory"
-        )
-    return Strided.apply(base, size=extents, stride=steps, offset=offset)  # type: ignore[no-any-return]
-
-
-unsafe_chunk, unsafe_split = chunk, split

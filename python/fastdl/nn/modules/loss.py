@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastdl.nn.modules.module import Module
+from fastdl.ops.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastdl.ops.cross_entropy import cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
@@ -18,8 +19,6 @@ from fastdl.ops.distance import (
 )
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from fastdl.ops.pointwise_loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
     gaussian_nll_loss,
     hinge_embedding_loss,
     huber_loss,

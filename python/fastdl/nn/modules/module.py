@@ -86,7 +86,7 @@ class _BackwardHooks:
         """Run the backward pre-hooks; returns the gradients to go on with."""
         full: list[Tensor | None] = [None] * count
         for position, grad in zip(positions, grads, strict=True):
-            full[position] = Tensor._wrap(grad)
+            full[position] = grad
         self.grad_output = tuple(full)
         for hook in list(self.module._backward_pre_hooks.values()):
             changed = hook(self.module, self.grad_output)
@@ -97,13 +97,13 @@ class _BackwardHooks:
                         f"backward pre-hook of {self.module._get_name()}: returned {len(self.grad_output)} "
                         f"gradients, the module has {count} outputs"
                     )
-        return [None if g is None else g._data for g in (self.grad_output[i] for i in positions)]
+        return [self.grad_output[i] for i in positions]
 
     def inputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
         """Run the backward hooks; returns the gradients to go on with."""
         full: list[Tensor | None] = [None] * count
         for position, grad in zip(positions, grads, strict=True):
-            full[position] = Tensor._wrap(grad)
+            full[position] = grad
         grad_input = tuple(full)
         for hook in list(self.module._backward_hooks.values()):
             changed = hook(self.module, grad_input, self.grad_output)
@@ -114,7 +114,7 @@ class _BackwardHooks:
                         f"backward hook of {self.module._get_name()}: returned {len(grad_input)} gradients, "
                         f"the module has {count} inputs"
                     )
-        return [None if g is None else g._data for g in (grad_input[i] for i in positions)]
+        return [grad_input[i] for i in positions]
 
 
 class _Gate(Op):
@@ -122,11 +122,15 @@ class _Gate(Op):
 
     aliases_grad = True
 
-    def forward(self, *arrays: Any, arrived: Callable[[list[Any]], list[Any]]) -> Any:
+    def forward(self, *arrays: Any, arrived: Callable[[list[Tensor]], list[Tensor | None]]) -> Any:
         self.arrived = arrived
         return arrays if len(arrays) > 1 else arrays[0]
 
     def backward(self, *grads: Any) -> Any:
+        arrived = self.arrived([Tensor._wrap(g) for g in grads])
+        return tuple([None if g is None else g._data for g in arrived])
+
+    def backward_graph(self, *grads: Any) -> Any:
         return tuple(self.arrived(list(grads)))
 
 

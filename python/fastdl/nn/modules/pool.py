@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from fastdl.nn.modules.module import Module
+from fastdl.ops import adaptive_pool, unpool
 from fastdl.ops import pool as ops
 from fastdl.tensor import Tensor
 
@@ -224,19 +225,19 @@ class _AdaptiveAvgPool(Module):
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     """Mean over ``output_size`` windows; see :func:`fastdl.nn.functional.adaptive_avg_pool1d`."""
 
-    pool = staticmethod(ops.adaptive_avg_pool1d)
+    pool = staticmethod(adaptive_pool.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """Mean over ``output_size`` windows; see :func:`fastdl.nn.functional.adaptive_avg_pool2d`."""
 
-    pool = staticmethod(ops.adaptive_avg_pool2d)
+    pool = staticmethod(adaptive_pool.adaptive_avg_pool2d)
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     """Mean over ``output_size`` windows; see :func:`fastdl.nn.functional.adaptive_avg_pool3d`."""
 
-    pool = staticmethod(ops.adaptive_avg_pool3d)
+    pool = staticmethod(adaptive_pool.adaptive_avg_pool3d)
 
 
 class _AdaptiveMaxPool(Module):
@@ -257,19 +258,19 @@ class _AdaptiveMaxPool(Module):
 class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     """Maximum over ``output_size`` windows; see :func:`fastdl.nn.functional.adaptive_max_pool1d`."""
 
-    pool = staticmethod(ops.adaptive_max_pool1d)
+    pool = staticmethod(adaptive_pool.adaptive_max_pool1d)
 
 
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     """Maximum over ``output_size`` windows; see :func:`fastdl.nn.functional.adaptive_max_pool2d`."""
 
-    pool = staticmethod(ops.adaptive_max_pool2d)
+    pool = staticmethod(adaptive_pool.adaptive_max_pool2d)
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """Maximum over ``output_size`` windows; see :func:`fastdl.nn.functional.adaptive_max_pool3d`."""
 
-    pool = staticmethod(ops.adaptive_max_pool3d)
+    pool = staticmethod(adaptive_pool.adaptive_max_pool3d)
 
 
 class _MaxUnpool(Module):
@@ -292,19 +293,19 @@ class _MaxUnpool(Module):
 class MaxUnpool1d(_MaxUnpool):
     """Puts maxima back to where :class:`MaxPool1d` found them; see ``torch.nn.MaxUnpool1d``."""
 
-    pool = staticmethod(ops.max_unpool1d)
+    pool = staticmethod(unpool.max_unpool1d)
     rank = 1
 
 
 class MaxUnpool2d(_MaxUnpool):
     """Puts maxima back to where :class:`MaxPool2d` found them; see ``torch.nn.MaxUnpool2d``."""
 
-    pool = staticmethod(ops.max_unpool2d)
+    pool = staticmethod(unpool.max_unpool2d)
     rank = 2
 
 
 class MaxUnpool3d(_MaxUnpool):
     """Puts maxima back to where :class:`MaxPool3d` found them; see ``torch.nn.MaxUnpool3d``."""
 
-    pool = staticmethod(ops.max_unpool3d)
+    pool = staticmethod(unpool.max_unpool3d)
     rank = 3

@@ -15,9 +15,9 @@ from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter
 from fastdl.nn.utils.rnn import PackedSequence
 from fastdl.ops.conv import conv2d
+from fastdl.ops.parts import chunk
 from fastdl.ops.rnn import recurrent
 from fastdl.ops.shape import stack
-from fastdl.ops.views import chunk
 from fastdl.tensor import Tensor
 
 __all__ = ["GRU", "LSTM", "RNN", "ConvLSTM2d", "GRUCell", "LSTMCell", "RNNBase", "RNNCell", "RNNCellBase"]

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
@@ -32,6 +33,13 @@ class _DivideBySigma(Op):
         moved = [self.w.shape[self.dim], *(n for i, n in enumerate(self.w.shape) if i != self.dim)]
         outer = np.moveaxis(np.outer(self.u, self.v).reshape(moved), 0, self.dim)
         return grad_y / self.sigma - share * outer
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        def composed(w: Any) -> Any:
+            rows = w.movedim(self.dim, 0).flatten(1)
+            return w / (Tensor._wrap(self.u) @ (rows @ Tensor._wrap(self.v)))
+
+        return replay(self, grad_y, composed, self.w)
 
 
 def _matrix(w: Any, dim: int) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter
@@ -36,6 +37,12 @@ class _WeightNorm(Op):
         u = self.v / self.norm
         grad_g = np.asarray((grad_w * u).sum(axis=self.axes, keepdims=self.g.ndim > 0))
         return (self.g / self.norm) * (grad_w - u * grad_g), grad_g
+
+    def backward_graph(self, grad_w: Tensor) -> Any:
+        def composed(v: Any, g: Any) -> Any:
+            return v * (g * (v * v).sum(self.axes, g.ndim > 0).rsqrt())
+
+        return replay(self, grad_w, composed, self.v, self.g)
 
 
 class _Hook:

@@ -1,0 +1,264 @@
+"""Backward that makes a graph itself: ``create_graph=True``, the way to second and higher derivatives.
+
+The walk is the engine's, with tensors in the place of arrays: every node is asked for ``backward_graph``, its
+backward in operations that record. What a node kept as arrays becomes tensors of the graph again
+(:meth:`Op.saved_input`, :meth:`Op.saved_output`). A rule is written in one of three ways, each closed under
+further differentiation:
+
+- as a formula on tensors, for what is elementwise or a few products;
+- by :func:`linear_backward`, for operations that are linear in their inputs: the derivative of the backward kernel is
+  the forward one, and the other way round, for ever;
+- by :func:`replay`, for fused operations: their forward once more, composed of others, and backward through that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd import anomaly
+from fastdl.autograd.engine import check_released, on_the_way, replaced_by_hooks
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Link, Op, new
+from fastdl.kernels import select
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def run_graph(
+    roots: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    retain_graph: bool,
+    wanted: Sequence[Tensor] | None = None,
+) -> list[Tensor | None]:
+    """:func:`fastdl.autograd.engine.run` on tensors, recorded: results can be differentiated."""
+    before = mode.enabled
+    mode.enabled = True
+    try:
+        return _run_graph(roots, gradients, retain_graph, wanted)
+    finally:
+        mode.enabled = before
+
+
+def _run_graph(
+    roots: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    retain_graph: bool,
+    wanted: Sequence[Tensor] | None,
+) -> list[Tensor | None]:
+    pending: dict[Any, list[Tensor | None]] = {}  # of a leaf or node: the gradients of its outputs so far
+    heap: list[tuple[int, Op]] = []
+    leaves: list[Tensor] = []
+    places: dict[tuple[Any, int], list[int]] = {}
+    results: list[Tensor | None] = []
+    needed: set[Any] | None = None
+    if wanted is not None:
+        results = [None] * len(wanted)
+        for i, t in enumerate(wanted):
+            places.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
+        needed = on_the_way(roots, {target for target, _ in places})
+
+    def send(target: Any, index: int, grad: Tensor) -> None:
+        slots = pending.get(target)
+        if slots is None:
+            if needed is not None and target not in needed:
+                return
+            if index < 0:
+                leaves.append(target)
+            else:
+                heappush(heap, (target.order, target))
+            slots = pending[target] = [None] * (1 if index < 0 else target.outputs)
+        place = max(index, 0)
+        have = slots[place]
+        slots[place] = grad if have is None else have + grad
+
+    for root, grad in zip(roots, gradients, strict=True):
+        if root._node is None:
+            send(root, -1, grad)
+        else:
+            send(root._node, root._index, grad)
+
+    while heap:
+        node = heappop(heap)[1]
+        grads = pending.pop(node)
+        edges = check_released(node)
+        if node.hooks is not None:
+            grads = replaced_by_hooks(node.hooks, grads)
+        if needed is not None:
+            for index, grad_or_none in enumerate(grads):
+                for i in places.get((node, index), ()):
+                    results[i] = grad_or_none
+            if not any([e is not None and e[0] in needed for e in edges]):
+                continue
+        if node.versions is not None:
+            node.check_versions()
+        result = node.backward_graph(*_filled(node, grads))
+        result = result if result.__class__ is tuple else (result,)
+        if anomaly.state.enabled and anomaly.state.check_nan:
+            anomaly.check(node, tuple([None if g is None else g._data for g in result]))
+        for edge, grad_or_none in zip(edges, result, strict=True):
+            if edge is not None and grad_or_none is not None:
+                send(edge[0], edge[1], grad_or_none)
+        if not retain_graph:
+            node.release()
+
+    for leaf in leaves:
+        (total,) = pending.pop(leaf)
+        if leaf._hooks is not None:
+            (total,) = replaced_by_hooks(leaf._hooks, [total])
+        assert total is not None
+        if wanted is not None:
+            for i in places.get((leaf, -1), ()):
+                results[i] = total
+        else:
+            leaf._accumulate_graph(total)
+            for hook in list(leaf._post_hooks or ()):
+                hook(leaf)
+    return results
+
+
+def _filled(node: Op, grads: list[Tensor | None]) -> list[Tensor | None]:
+    """Zeros in place of gradients that never came, for nodes of several outputs that ask for them."""
+    if node.outputs == 1 or not node.materialize:
+        return grads
+    return [
+        zeros(shape, dtype) if grad is None and dtype.kind == "f" else grad
+        for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
+    ]
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """A constant of zeros: the gradient of what does not change."""
+    array = select(None).empty(shape, dtype)
+    array.fill(0)
+    return Tensor._wrap(array)
+
+
+def fitted(grad: Tensor, like: tuple[tuple[int, ...], Any]) -> Tensor:
+    """The gradient for an input of shape and dtype ``like`` that was broadcast and converted."""
+    shape, dtype = like
+    if grad._data.shape != shape:
+        grad = grad.sum_to_size(shape)
+    return grad if grad._data.dtype is dtype else grad.to(dtype)
+
+
+# ------------------------------------------------------------------------------------------------ fused operations
+
+
+def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of a fused operation by way of ``function``, its forward composed of other operations.
+
+    ``arrays`` are the node's inputs, None where there was none; of an input that the result is linear in, shape and
+    dtype suffice (:func:`stand_in`).
+    """
+    inputs: list[Tensor | None] = []
+    wanted: list[Tensor] = []
+    asked: list[bool] = []
+    for i, (array, need) in enumerate(zip(arrays, node.needs, strict=True)):
+        tensor = None if array is None else node.saved_input(i, array)
+        asked.append(need and tensor is not None)
+        if tensor is not None and need:
+            # A node of its own: the walk back from the outputs ends here.
+            version = tensor._version_cell()
+            tensor = Link.apply(tensor)
+            tensor._version = version
+            wanted.append(tensor)
+        inputs.append(tensor)
+    outputs = function(*inputs)
+    if outputs.__class__ is not tuple:
+        outputs, grads = (outputs,), (grads,)
+    pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y._requires_grad]
+    found = iter(run_graph([y for y, _ in pairs], [g for _, g in pairs], True, wanted))
+    return tuple([next(found) if yes else None for yes in asked])
+
+
+def stand_in(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array for an input of :func:`replay` whose values do not matter."""
+    array = select(None).empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+# ----------------------------------------------------------------------------------------------- linear operations
+
+
+def linear_backward(node: Op, grad: Tensor) -> Any:
+    """``node.backward(grad)`` of an operation that is linear in its inputs, recorded.
+
+    The node defines ``linear``: inputs to output, None standing for an input of zeros.
+    """
+    # The map keeps what the node knows, and lives on when the node is released; it is no part of the graph.
+    map = new(type(node))
+    map.__dict__ = {k: v for k, v in node.__dict__.items() if k not in ("edges", "hooks")}
+    return _transposed(map, grad)
+
+
+def _transposed(map: Any, grad: Tensor) -> Any:
+    result = Adjoint.apply(grad, map=map)
+    if result.__class__ is not tuple:
+        return result
+    full: list[Tensor | None] = [None] * len(map.needs)
+    for i, part in zip(map.places, result, strict=True):
+        full[i] = part
+    return tuple(full)
+
+
+class Adjoint(Op):
+    """The backward of a linear operation; its own backward is that operation."""
+
+    aliases_grad = True
+
+    def forward(self, grad: Any, map: Any) -> Any:
+        self.map = map
+        if map.versions is not None:
+            self.versions = list(map.versions)
+        result = map.backward(grad)
+        if result.__class__ is not tuple:
+            return _own(result, grad)
+        map.places = tuple([i for i, part in enumerate(result) if part is not None])
+        return tuple([_own(result[i], grad) for i in map.places])
+
+    def full(self, parts: Any) -> list[Any]:
+        """One for every input of the operation."""
+        if "places" not in self.map.__dict__:
+            return list(parts)
+        full: list[Any] = [None] * len(self.map.needs)
+        for i, part in zip(self.map.places, parts, strict=True):
+            full[i] = part
+        return full
+
+    def backward(self, *grads: Any) -> Any:
+        return self.map.linear(*self.full(grads))
+
+    def backward_graph(self, *grads: Any) -> Any:
+        return Linear.apply(*self.full(grads), map=self.map)
+
+
+class Linear(Op):
+    """A linear operation once more, on what arrived at the outputs of its :class:`Adjoint`."""
+
+    aliases_grad = True
+
+    def forward(self, *arrays: Any, map: Any) -> Any:
+        self.map = map
+        if map.versions is not None:
+            self.versions = list(map.versions)
+        result = map.linear(*arrays)
+        for array in arrays:
+            result = _own(result, array)
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        return self.map.backward(grad)
+
+    def backward_graph(self, grad: Any) -> Any:
+        return _transposed(self.map, grad)
+
+
+def _own(result: Any, source: Any) -> Any:
+    """A copy if ``result`` is on the memory of ``source``: outputs of operations that are no views have their own."""
+    if result is not None and source is not None and np.may_share_memory(result, source):
+        return pooled_copy(result)
+    return result

@@ -1,0 +1,157 @@
+"""Elements chosen by a bool tensor: filled, picked, replaced."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.graph import linear_backward
+from fastdl.autograd.op import Op
+from fastdl.dtypes import bool_, uint8
+from fastdl.kernels import select
+from fastdl.ops.arrays import filler, sum_to, zeros
+from fastdl.ops.promotion import is_kernel_dtype
+from fastdl.ops.views import expand
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def _mask(op: str, mask: Any) -> Any:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{op}: mask must be a bool Tensor, got {type(mask).__name__}")
+    if mask._data.dtype == uint8:
+        return mask._data.astype(np.bool_)
+    if mask._data.dtype != bool_:
+        raise RuntimeError(f"{op}: mask must have dtype bool, got {mask._data.dtype}; compare, e.g. x > 0")
+    return mask._data
+
+
+class MaskedFill(Op):
+    def forward(self, x: Any, value: Any, mask: Any, number: Any = None) -> Any:
+        self.mask, self.x_shape = mask, x.shape
+        if value is not None:
+            self.value_dtype = value.dtype
+        if is_kernel_dtype(x.dtype):
+            return select(x).where_forward(mask, number if value is None else value.astype(x.dtype), x)
+        if mask.shape != x.shape:
+            x = np.broadcast_to(x, np.broadcast_shapes(x.shape, mask.shape))
+        result = pooled_copy(x)
+        np.copyto(result, number if value is None else value, where=mask, casting="unsafe")
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        rest = part = None
+        if self.needs[0]:
+            if is_kernel_dtype(grad.dtype):
+                rest = select(grad).where_forward(self.mask, 0.0, grad)
+            else:
+                rest = pooled_copy(grad)
+                np.copyto(rest, 0, where=self.mask)
+            rest = sum_to(rest, self.x_shape)
+        if self.needs[1]:
+            part = np.asarray(np.sum(grad, where=self.mask))
+        return rest, part
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        mask = Tensor._wrap(self.mask)
+        rest = masked_fill(grad, mask, 0.0).sum_to_size(self.x_shape) if self.needs[0] else None
+        part = None
+        if self.needs[1]:
+            part = masked_fill(grad, Tensor._wrap(~self.mask), 0.0).sum().to(self.value_dtype)
+        return rest, part
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
+    where = _mask("masked_fill", mask)
+    _broadcasts("masked_fill", where, input._data)
+    kind = "biuf".index
+    if isinstance(value, Tensor):
+        if value.ndim:
+            raise RuntimeError(
+                f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}"
+            )
+        if kind(value.dtype.kind) > kind(input.dtype.kind):
+            raise RuntimeError(
+                f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}"
+            )
+        return MaskedFill.apply(input, value, mask=where)  # type: ignore[no-any-return]
+    value = filler("masked_fill", value, input.dtype)
+    return MaskedFill.apply(input, None, mask=where, number=value)  # type: ignore[no-any-return]
+
+
+def _broadcasts(op: str, mask: Any, x: Any) -> None:
+    try:
+        np.broadcast_shapes(mask.shape, x.shape)
+    except ValueError:
+        raise RuntimeError(
+            f"{op}: a mask of shape {mask.shape} does not broadcast with the tensor, {x.shape}"
+        ) from None
+
+
+class MaskedSelect(Op):
+    def forward(self, x: Any, mask: Any) -> Any:
+        self.mask, self.shape = mask, x.shape
+        return np.broadcast_to(x, mask.shape)[mask]
+
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.mask.shape, grad.dtype)
+        whole[self.mask] = grad
+        return sum_to(whole, self.shape)
+
+    def linear(self, x: Any) -> Any:
+        return np.broadcast_to(x, self.mask.shape)[self.mask]
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where ``mask`` is True, as one axis; see ``torch.masked_select``."""
+    where = _mask("masked_select", mask)
+    _broadcasts("masked_select", where, input._data)
+    shape = np.broadcast_shapes(where.shape, input._data.shape)
+    return MaskedSelect.apply(input, mask=np.broadcast_to(where, shape))  # type: ignore[no-any-return]
+
+
+class MaskedScatter(Op):
+    def forward(self, x: Any, source: Any, mask: Any) -> Any:
+        self.mask, self.source_shape, self.count = mask, source.shape, int(mask.sum())
+        result = pooled_copy(x)
+        result[mask] = source.reshape(-1)[: self.count]
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        rest = part = None
+        if self.needs[0]:
+            rest = pooled_copy(grad)
+            rest[self.mask] = 0
+        if self.needs[1]:
+            part = zeros((prod(self.source_shape),), grad.dtype)
+            part[: self.count] = grad[self.mask]
+            part = part.reshape(self.source_shape)
+        return rest, part
+
+    def linear(self, x: Any, source: Any) -> Any:
+        result = zeros(self.mask.shape, source.dtype) if x is None else pooled_copy(x)
+        result[self.mask] = 0 if source is None else source.reshape(-1)[: self.count]
+        return result
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """The elements where ``mask`` is True replaced by those of ``source``, in order; see ``torch.masked_scatter``."""
+    where = _mask("masked_scatter", mask)
+    _broadcasts("masked_scatter", where, input._data)
+    if source.dtype != input.dtype:
+        raise RuntimeError(f"masked_scatter: source must have dtype {input.dtype}, got {source.dtype}")
+    shape = np.broadcast_shapes(where.shape, input._data.shape)
+    full = np.broadcast_to(where, shape)
+    if int(full.sum()) > source.numel():
+        raise RuntimeError(
+            f"masked_scatter: the mask selects {int(full.sum())} elements, source has {source.numel()}"
+        )
+    return MaskedScatter.apply(expand(input, shape), source, mask=full)  # type: ignore[no-any-return]
