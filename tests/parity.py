@@ -7,15 +7,22 @@ from typing import Any
 
 import numpy as np
 
+import emulation
 import fastdl
 from fastdl import kernels
 
 THREADS = (1, 2, 5)
 
 
-def backends() -> list[str]:
-    """Names of the levels that this machine runs, for ``pytest.mark.parametrize``."""
-    return kernels.levels()
+def backends(cuda: bool = False) -> list[str]:
+    """Names of the levels that this machine runs, for ``pytest.mark.parametrize``; with the CUDA kernels under
+    emulation, too, where that can be built."""
+    return kernels.levels() + ([emulation.NAME] if cuda and emulation.available() else [])
+
+
+def load(name: str) -> Any:
+    """The backend of that name: a level's, or the CUDA kernels under emulation."""
+    return emulation.backend() if name == emulation.NAME else kernels.load(name)
 
 
 # Error of a sum of n rounded terms grows like eps * sqrt(n) for random signs. The factor covers what surrounds the
