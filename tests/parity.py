@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,20 @@ def backends(cuda: bool = False) -> list[str]:
     """Names of the levels that this machine runs, for ``pytest.mark.parametrize``; with the CUDA kernels under
     emulation, too, where that can be built."""
     return kernels.levels() + ([emulation.NAME] if cuda and emulation.available() else [])
+
+
+def thread_counts(backend: Any) -> Iterator[int | None]:
+    """Goes through ``THREADS``, set on the backend; once where there are none to set (CUDA)."""
+    if not hasattr(backend, "num_threads"):
+        yield None
+        return
+    before = backend.num_threads()
+    try:
+        for threads in THREADS:
+            backend.set_num_threads(threads)
+            yield threads
+    finally:
+        backend.set_num_threads(before)
 
 
 def load(name: str) -> Any:

@@ -9,7 +9,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, check_gradient, load
+from parity import THREADS, assert_close, backends, check_gradient, load, thread_counts
 
 DTYPES = (np.float32, np.float64)
 
@@ -162,13 +162,8 @@ def test_prelu(shape, shared, dtype, level):
     none, only_weight = module.prelu_backward(g, x, weight, need_x=False, need_weight=True)
     np.testing.assert_array_equal(only_weight, grad_weight)
     assert none is None
-    before = module.num_threads()
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            np.testing.assert_array_equal(module.prelu_backward(g, x, weight)[1], grad_weight)
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        np.testing.assert_array_equal(module.prelu_backward(g, x, weight)[1], grad_weight)
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

@@ -71,3 +71,18 @@ def test_parameters_agree(level):
     for name, parameters in defined().items():
         if name in ours:
             assert ours[name] == parameters, name
+
+
+def test_cuda_lacks_nothing_silently():
+    """Every function of the contract has a CUDA kernel or a line in ABSENT, with the same parameters."""
+    from fastdl.kernels import cuda
+
+    ours = {name: f for name, f in vars(cuda).items() if inspect.isfunction(f) and not name.startswith("_")}
+    assert set(defined()) == set(ours) - {"convert"} | set(cuda.ABSENT) - {"empty"}
+    assert not set(ours) & set(cuda.ABSENT)
+    for name, parameters in defined().items():
+        if name in ours:
+            assert list(inspect.signature(ours[name]).parameters) == parameters, name
+    for name in set(cuda.ABSENT) - {"empty"}:
+        with pytest.raises(NotImplementedError, match="has no CUDA kernel"):
+            getattr(cuda, name)

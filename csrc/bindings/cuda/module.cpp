@@ -8,6 +8,11 @@ void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
 void register_cross_entropy(py::module_& m);
 void register_reduce(py::module_& m);
+void register_dropout(py::module_& m);
+void register_optim(py::module_& m);
+void register_norm(py::module_& m);
+void register_embedding(py::module_& m);
+void register_pool(py::module_& m);
 #ifdef FASTDL_EMULATED
 void register_emulation(py::module_& m);
 #endif
@@ -21,6 +26,11 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_softmax(m);
   register_cross_entropy(m);
   register_reduce(m);
+  register_dropout(m);
+  register_optim(m);
+  register_norm(m);
+  register_embedding(m);
+  register_pool(m);
 #ifdef FASTDL_EMULATED
   register_emulation(m);
 #endif

@@ -13,6 +13,11 @@ from fastdl.kernels import reference
 from fastdl.kernels.cuda.activation import *
 from fastdl.kernels.cuda.cross_entropy import *
 from fastdl.kernels.cuda.elementwise import *
+from fastdl.kernels.cuda.embedding import *
+from fastdl.kernels.cuda.norm import *
+from fastdl.kernels.cuda.optim import *
+from fastdl.kernels.cuda.pool import *
+from fastdl.kernels.cuda.random import *
 from fastdl.kernels.cuda.reduce import *
 from fastdl.kernels.cuda.softmax import *
 

@@ -1,0 +1,82 @@
+"""What nvcc makes of each CUDA kernel: no spills, no more registers or stack than tests/cuda_budget.json allows.
+
+``python tests/test_cuda_budget.py`` measures and writes the file anew: do that when a change is meant, and look at the
+difference. Kernels are grouped by name (and, for elementwise maps, by function); the largest instantiation counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET = Path(__file__).with_name("cuda_budget.json")
+# cmake builds the same with more architectures (csrc/cuda/CMakeLists.txt).
+COMMAND = "nvcc -std=c++20 -O3 --expt-relaxed-constexpr -arch=sm_90a -cubin -Xptxas=-v -o /dev/null".split()
+
+
+def resources(source: Path) -> list[tuple[str, int, int, int]]:
+    """Of each kernel in a file: mangled name, registers, bytes of stack, bytes spilled."""
+    command = [*COMMAND, f"-I{ROOT / 'csrc'}", str(source)]
+    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = re.findall(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill "
+        r"loads.*?Used (\d+) registers",
+        log,
+        re.DOTALL,
+    )
+    return [(name, int(regs), int(stack), int(stores) + int(loads)) for name, stack, stores, loads, regs in found]
+
+
+def group(demangled: str) -> str:
+    name = re.sub(r"_GLOBAL__N__\w+?_cu_\w{8}::|\(anonymous namespace\)::|fastdl::cuda::|^void ", "", demangled)
+    kernel = re.split(r"[<(]", name)[0]
+    function = re.match(r"map_kernel<\(?(?:int\))?\d+, (\w+)", name)
+    return f"{kernel} {function[1]}" if function else kernel
+
+
+def measure() -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Per group the registers and the stack, and the kernels that spill."""
+    with ThreadPoolExecutor(2) as pool:
+        kernels = [k for file in pool.map(resources, sorted((ROOT / "csrc/cuda").glob("*.cu"))) for k in file]
+    names = subprocess.run(
+        ["c++filt"], input="\n".join(k[0] for k in kernels), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    groups: dict[str, dict[str, int]] = {}
+    for name, (_, registers, stack, _) in zip(names, kernels, strict=True):
+        entry = groups.setdefault(group(name), {"registers": 0, "stack": 0})
+        entry["registers"] = max(entry["registers"], registers)
+        entry["stack"] = max(entry["stack"], stack)
+    spilling = [name for name, kernel in zip(names, kernels, strict=True) if kernel[3]]
+    return dict(sorted(groups.items())), spilling
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("c++filt") is None, reason="needs nvcc and c++filt")
+def test_registers_and_spills():
+    measured, spilling = measure()
+    assert spilling == []
+    budget = json.loads(BUDGET.read_text())
+    assert set(measured) == set(budget), "run python tests/test_cuda_budget.py and look at the difference"
+    over = {
+        name: (used, budget[name])
+        for name, used in measured.items()
+        if any(used[what] > budget[name][what] for what in used)
+    }
+    assert over == {}, "more registers or stack than budgeted: (measured, budget)"
+
+
+def test_groups():
+    assert group("void fastdl::cuda::_GLOBAL__N__1a2b3c4d_9_reduce_cu_d63100a1::f<int>(int)") == "f"
+    assert group("void fastdl::cuda::map_kernel<4, fastdl::cuda::_GLOBAL__N__1a2b3c4d_4_x_cu_d63100a1::Pair<float>, float>(X)") == "map_kernel Pair"  # fmt: skip
+
+
+if __name__ == "__main__":
+    groups, spills = measure()
+    BUDGET.write_text("{\n" + ",\n".join(f"  {json.dumps(n)}: {json.dumps(g)}" for n, g in groups.items()) + "\n}\n")
+    print(f"wrote {BUDGET} ({len(groups)} groups)", *(f"SPILLS: {name}" for name in spills), sep="\n")
