@@ -9,7 +9,9 @@ import pytest
 
 import emulation
 
-pytestmark = pytest.mark.skipif(not emulation.available(), reason="needs the CUDA toolkit's headers and cmake")
+pytestmark = pytest.mark.skipif(
+    not emulation.available(), reason="needs the CUDA toolkit's headers and cmake"
+)
 
 ORDERS = pytest.mark.parametrize("order", emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
 X = np.arange(64, dtype=np.float32) - 30
@@ -36,7 +38,9 @@ CLEAN = {
     "reversed": X[::-1],
     "copied_async": X[::-1],
     "sum_of_blocks": 4 * X,
-    "warp_sums": np.where(np.arange(64) % 32 == 0, X.reshape(2, 32).sum(1).repeat(32), np.repeat([1, 32], 32)),
+    "warp_sums": np.where(
+        np.arange(64) % 32 == 0, X.reshape(2, 32).sum(1).repeat(32), np.repeat([1, 32], 32)
+    ),
 }
 
 
@@ -97,7 +101,10 @@ def test_a_copy_without_wait_has_not_arrived(extension, order):
             r"divergent warp operation: thread \(\d+, 0, 0\) waits .* in planted.cpp:\d+, while thread \(\d+, 0, 0\) "
             "has left the kernel",
         ),
-        ("divergent_shuffle", r"divergent warp operation: .* planted.cpp:\d+, .* came to the one in planted.cpp"),
+        (
+            "divergent_shuffle",
+            r"divergent warp operation: .* planted.cpp:\d+, .* came to the one in planted.cpp",
+        ),
     ],
 )
 def test_reported_mistakes(extension, name, message, order):

@@ -47,7 +47,9 @@ struct PoolProblem {
   constexpr int64_t in_plane() const { return d.in * h.in * w.in; }
   constexpr int64_t out_plane() const { return d.out * h.out * w.out; }
   constexpr int64_t taps() const { return d.kernel * h.kernel * w.kernel; }
-  constexpr bool global() const { return d.covers_everything() && h.covers_everything() && w.covers_everything(); }
+  constexpr bool global() const {
+    return d.covers_everything() && h.covers_everything() && w.covers_everything();
+  }
 };
 
 }  // namespace fastdl

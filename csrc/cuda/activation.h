@@ -20,14 +20,15 @@ enum class Activation : int { FASTDL_CUDA_ACTIVATION(FASTDL_CUDA_ENUMERATOR) };
 enum class ActivationPair : int { FASTDL_CUDA_ACTIVATION_PAIR(FASTDL_CUDA_ENUMERATOR) };
 enum class ActivationTriple : int { FASTDL_CUDA_ACTIVATION_TRIPLE(FASTDL_CUDA_ENUMERATOR) };
 
-void activation_forward(Activation op, Dtype dtype, const Shape& shape, const Strided& y, const Strided& x, double a,
-                        double b, double c, Stream stream);
+void activation_forward(Activation op, Dtype dtype, const Shape& shape, const Strided& y, const Strided& x,
+                        double a, double b, double c, Stream stream);
 // saved: y for relu, sigmoid and tanh, x for the others
-void activation_backward(Activation op, Dtype dtype, const Shape& shape, const Strided& grad_x, const Strided& grad_y,
-                         const Strided& saved, double a, double b, double c, Stream stream);
+void activation_backward(Activation op, Dtype dtype, const Shape& shape, const Strided& grad_x,
+                         const Strided& grad_y, const Strided& saved, double a, double b, double c,
+                         Stream stream);
 void activation_pair(ActivationPair op, Dtype dtype, const Shape& shape, const Strided& out, const Strided& x,
                      const Strided& y, Stream stream);
-void activation_triple(ActivationTriple op, Dtype dtype, const Shape& shape, const Strided& out, const Strided& x,
-                       const Strided& y, const Strided& z, Stream stream);
+void activation_triple(ActivationTriple op, Dtype dtype, const Shape& shape, const Strided& out,
+                       const Strided& x, const Strided& y, const Strided& z, Stream stream);
 
 }  // namespace fastdl::cuda

@@ -2,10 +2,10 @@
 //   loss = -sum_c w_c q_c (x_c - m - log s),  q = (1 - e) [c == target] + e / C  (or of given probabilities)
 //   grad_x_c = g (exp(x_c - m - log s) sum_k w_k q_k - w_c q_c)
 //
-// Forward reads the logits once, with an online maximum and sum, and stores two numbers per position; backward reads
-// them once and writes the gradient. Nothing of the logits' size is stored in between. Rows go to groups of lanes or
-// blocks (rows.h), positions of inner > 1 side by side. With smoothing, sum w_c x_c is taken relative to the first
-// logit, so that it does not cancel with m.
+// Forward reads the logits once, with an online maximum and sum, and stores two numbers per position;
+// backward reads them once and writes the gradient. Nothing of the logits' size is stored in between. Rows go
+// to groups of lanes or blocks (rows.h), positions of inner > 1 side by side. With smoothing, sum w_c x_c is
+// taken relative to the first logit, so that it does not cancel with m.
 #include "cuda/cross_entropy.h"
 
 #include "cuda/errors.h"
@@ -55,8 +55,8 @@ struct Gathered {
 };
 
 template <class T, class C>
-__device__ __forceinline__ void finish(const Loss<T>& loss, C* losses, C* statistics, int64_t p, C target_x, C shift,
-                                       const Gathered<C>& all, const Report& report) {
+__device__ __forceinline__ void finish(const Loss<T>& loss, C* losses, C* statistics, int64_t p, C target_x,
+                                       C shift, const Gathered<C>& all, const Report& report) {
   const int64_t positions = loss.shape.positions();
   const C m = all.online.m, log_s = std::log(all.online.s);
   statistics[p] = m;
@@ -82,7 +82,8 @@ __device__ __forceinline__ C shift_of(C first) {
   return first - first == 0 ? first : C(0);  // not of an infinity
 }
 template <class T>
-__device__ __forceinline__ Compute<T> target_logit(const Loss<T>& loss, const T* x, int64_t p, int64_t stride) {
+__device__ __forceinline__ Compute<T> target_logit(const Loss<T>& loss, const T* x, int64_t p,
+                                                   int64_t stride) {
   if (loss.target == nullptr) return 0;
   const int64_t t = loss.target[p];
   return t >= 0 && t < loss.shape.classes ? Compute<T>(widen(x[t * stride])) : Compute<T>(0);
@@ -90,8 +91,8 @@ __device__ __forceinline__ Compute<T> target_logit(const Loss<T>& loss, const T*
 
 template <class T, bool kBlock>
 __global__ void __launch_bounds__(kBlock ? 512 : 256)
-    cross_entropy_rows(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss, int group, bool packed,
-                       Report report) {
+    cross_entropy_rows(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss, int group,
+                       bool packed, Report report) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);
@@ -134,12 +135,14 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256)
 
 template <class T>
 __global__ void __launch_bounds__(kColumns* kSplit)
-    cross_entropy_columns(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss, Report report) {
+    cross_entropy_columns(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss,
+                          Report report) {
   using C = Compute<T>;
   const Classes shape = loss.shape;
   const int64_t positions = shape.positions();
   const bool sums = loss.probabilities != nullptr || loss.even != 0;
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions; first += int64_t(gridDim.x) * kColumns) {
+  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
+       first += int64_t(gridDim.x) * kColumns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
     const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
@@ -175,8 +178,9 @@ struct Upstream {
 };
 template <class T>
 __device__ __forceinline__ Upstream<Compute<T>> upstream(const Loss<T>& loss, const T* grad_loss,
-                                                         const Compute<T>* statistics, const Compute<T>* normaliser,
-                                                         Reduction reduction, int64_t p) {
+                                                         const Compute<T>* statistics,
+                                                         const Compute<T>* normaliser, Reduction reduction,
+                                                         int64_t p) {
   using C = Compute<T>;
   Upstream<C> u{};
   const int64_t positions = loss.shape.positions();
@@ -240,7 +244,8 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   using C = Compute<T>;
   const Classes shape = loss.shape;
   const int64_t positions = shape.positions();
-  for (int64_t p = int64_t(blockIdx.x) * kColumns + threadIdx.x; p < positions; p += int64_t(gridDim.x) * kColumns) {
+  for (int64_t p = int64_t(blockIdx.x) * kColumns + threadIdx.x; p < positions;
+       p += int64_t(gridDim.x) * kColumns) {
     const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, p);
     const int64_t base = p / shape.inner * shape.classes * shape.inner + p % shape.inner;
     for (int64_t c = threadIdx.y; c < shape.classes; c += kSplit) {
@@ -251,8 +256,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
 }
 
 template <class T>
-__global__ void __launch_bounds__(256)
-    nll_rows(Compute<T>* losses, const T* x, Loss<T> loss, Report report) {
+__global__ void __launch_bounds__(256) nll_rows(Compute<T>* losses, const T* x, Loss<T> loss, Report report) {
   using C = Compute<T>;
   const Classes shape = loss.shape;
   const int64_t positions = shape.positions();
@@ -270,23 +274,27 @@ __global__ void __launch_bounds__(256)
 // grad_x was zeroed.
 template <class T>
 __global__ void __launch_bounds__(256)
-    nll_backward(T* grad_x, const T* grad_loss, const Compute<T>* normaliser, Loss<T> loss, Reduction reduction) {
+    nll_backward(T* grad_x, const T* grad_loss, const Compute<T>* normaliser, Loss<T> loss,
+                 Reduction reduction) {
   using C = Compute<T>;
   const Classes shape = loss.shape;
   const int64_t positions = shape.positions();
   for (int64_t p = int64_t(blockIdx.x) * 256 + threadIdx.x; p < positions; p += int64_t(gridDim.x) * 256) {
     const auto u = upstream(loss, grad_loss, static_cast<const C*>(nullptr), normaliser, reduction, p);
     if (!u.counts) continue;
-    const int64_t at = p / shape.inner * shape.classes * shape.inner + u.target * shape.inner + p % shape.inner;
+    const int64_t at =
+        p / shape.inner * shape.classes * shape.inner + u.target * shape.inner + p % shape.inner;
     grad_x[at] = narrow<T>(-u.g * loss.weight_of(u.target));
   }
 }
 
-// Sums of losses and of the weights of their targets; one pair of doubles per block, then one block for all pairs.
+// Sums of losses and of the weights of their targets; one pair of doubles per block, then one block for all
+// pairs.
 constexpr int kSumThreads = 512, kSumBlocks = 128;
 
 template <class T>
-__global__ void __launch_bounds__(kSumThreads) loss_partials(double* partials, const Compute<T>* losses, Loss<T> loss) {
+__global__ void __launch_bounds__(kSumThreads)
+    loss_partials(double* partials, const Compute<T>* losses, Loss<T> loss) {
   const int64_t positions = loss.shape.positions();
   double sum = 0, weights = 0;
   for (int64_t p = int64_t(blockIdx.x) * kSumThreads + threadIdx.x; p < positions;
@@ -331,8 +339,8 @@ RowPlan plan_loss(int64_t rows, int64_t length) {
 
 }  // namespace
 
-void cross_entropy_forward(Dtype dtype, void* losses, void* statistics, const void* x, const CrossEntropy& problem,
-                           uint64_t* report, Stream stream) {
+void cross_entropy_forward(Dtype dtype, void* losses, void* statistics, const void* x,
+                           const CrossEntropy& problem, uint64_t* report, Stream stream) {
   const Classes shape = problem.shape;
   if (shape.positions() == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
@@ -351,8 +359,9 @@ void cross_entropy_forward(Dtype dtype, void* losses, void* statistics, const vo
   });
 }
 
-void cross_entropy_backward(Dtype dtype, void* grad_x, const void* grad_loss, const void* x, const void* statistics,
-                            const void* normaliser, const CrossEntropy& problem, Reduction reduction, Stream stream) {
+void cross_entropy_backward(Dtype dtype, void* grad_x, const void* grad_loss, const void* x,
+                            const void* statistics, const void* normaliser, const CrossEntropy& problem,
+                            Reduction reduction, Stream stream) {
   const Classes shape = problem.shape;
   if (shape.positions() * shape.classes == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
@@ -363,13 +372,14 @@ void cross_entropy_backward(Dtype dtype, void* grad_x, const void* grad_loss, co
     const C *saved = static_cast<const C*>(statistics), *divisor = static_cast<const C*>(normaliser);
     if (shape.inner > 1)
       return launch("cross_entropy_backward_columns", cross_entropy_backward_columns<T>,
-                    dim3(columns_grid(shape.positions())), dim3(kColumns, kSplit), 0, stream, to, g, from, saved,
-                    divisor, loss, reduction);
+                    dim3(columns_grid(shape.positions())), dim3(kColumns, kSplit), 0, stream, to, g, from,
+                    saved, divisor, loss, reduction);
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
     const bool packed = rows_packed<T>(shape.classes, {x, grad_x});
     launch("cross_entropy_backward_rows",
-           plan.block ? cross_entropy_backward_rows<T, true> : cross_entropy_backward_rows<T, false>, dim3(plan.grid),
-           dim3(plan.threads), 0, stream, to, g, from, saved, divisor, loss, reduction, plan.group, packed);
+           plan.block ? cross_entropy_backward_rows<T, true> : cross_entropy_backward_rows<T, false>,
+           dim3(plan.grid), dim3(plan.threads), 0, stream, to, g, from, saved, divisor, loss, reduction,
+           plan.group, packed);
   });
 }
 
@@ -379,7 +389,8 @@ void nll_loss_forward(Dtype dtype, void* losses, const void* x, const CrossEntro
   if (positions == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch("nll_loss_forward", nll_rows<T>, dim3(grid_for(positions, 256)), dim3(256), 0, stream,
-           static_cast<Compute<T>*>(losses), static_cast<const T*>(x), loss_of<T>(problem), Report{report, kNllLoss});
+           static_cast<Compute<T>*>(losses), static_cast<const T*>(x), loss_of<T>(problem),
+           Report{report, kNllLoss});
   });
 }
 
@@ -390,12 +401,14 @@ void nll_loss_backward(Dtype dtype, void* grad_x, const void* grad_loss, const v
   by_dtype(dtype, [&]<class T>(T) {
     zero(grad_x, sizeof(T) * size_t(positions * problem.shape.classes), stream);
     launch("nll_loss_backward", nll_backward<T>, dim3(grid_for(positions, 256)), dim3(256), 0, stream,
-           static_cast<T*>(grad_x), static_cast<const T*>(grad_loss), static_cast<const Compute<T>*>(normaliser),
-           loss_of<T>(problem), reduction);
+           static_cast<T*>(grad_x), static_cast<const T*>(grad_loss),
+           static_cast<const Compute<T>*>(normaliser), loss_of<T>(problem), reduction);
   });
 }
 
-int64_t loss_scratch(int64_t positions) { return 2 * int64_t(sum_blocks(positions)); }
+int64_t loss_scratch(int64_t positions) {
+  return 2 * int64_t(sum_blocks(positions));
+}
 
 void loss_reduce(Dtype dtype, void* loss, void* normaliser, const void* losses, double* scratch,
                  const CrossEntropy& problem, Reduction reduction, Stream stream) {

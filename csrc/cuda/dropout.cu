@@ -1,6 +1,6 @@
-// Dropout and randomised leaky ReLU. Random words are a function of their number (Philox), so a thread computes those
-// of its own elements, four with one call; the mask is never stored, backward draws it again. x is read and y written
-// once.
+// Dropout and randomised leaky ReLU. Random words are a function of their number (Philox), so a thread
+// computes those of its own elements, four with one call; the mask is never stored, backward draws it again.
+// x is read and y written once.
 #include "cuda/dropout.h"
 
 #include "common/philox.h"
@@ -25,7 +25,8 @@ struct Factors {
 };
 
 template <class T>
-__device__ __forceinline__ Values<Compute<T>, kRun<T>> load(const T* x, int64_t first, int64_t size, bool packed) {
+__device__ __forceinline__ Values<Compute<T>, kRun<T>> load(const T* x, int64_t first, int64_t size,
+                                                            bool packed) {
   constexpr int N = kRun<T>;
   Values<Compute<T>, N> v;
   if (packed && first + N <= size) {
@@ -56,8 +57,8 @@ __device__ __forceinline__ void store(T* y, int64_t first, int64_t size, bool pa
 
 // kSingle: a decision for every element, else one for each run of `length`.
 template <class T, bool kSingle>
-__global__ void __launch_bounds__(kThreads)
-    dropout_kernel(T* y, const T* x, int64_t size, int64_t length, Philox philox, Factors<T> factors, bool packed) {
+__global__ void __launch_bounds__(kThreads) dropout_kernel(T* y, const T* x, int64_t size, int64_t length,
+                                                           Philox philox, Factors<T> factors, bool packed) {
   constexpr int N = kRun<T>;
   const int64_t step = int64_t(gridDim.x) * kThreads * N;
   for (int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N; first < size; first += step) {
@@ -92,8 +93,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // A thread has two elements: one call of Philox, 53 bits for each.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    rrelu_kernel(T* out, const T* grad_y, const T* x, int64_t size, double lower, double range, Philox philox) {
+__global__ void __launch_bounds__(kThreads) rrelu_kernel(T* out, const T* grad_y, const T* x, int64_t size,
+                                                         double lower, double range, Philox philox) {
   using C = Compute<T>;
   const int64_t step = int64_t(gridDim.x) * kThreads * 2;
   for (int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * 2; first < size; first += step) {
@@ -127,13 +128,13 @@ void dropout(Dtype dtype, void* y, const void* x, const Dropout& d, Stream strea
   });
 }
 
-void rrelu(Dtype dtype, void* out, const void* grad_y, const void* x, int64_t size, double lower, double upper,
-           uint64_t seed, uint64_t offset, Stream stream) {
+void rrelu(Dtype dtype, void* out, const void* grad_y, const void* x, int64_t size, double lower,
+           double upper, uint64_t seed, uint64_t offset, Stream stream) {
   if (size == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch("rrelu", rrelu_kernel<T>, dim3(grid_for(size, kThreads * 2)), dim3(kThreads), 0, stream,
-           static_cast<T*>(out), static_cast<const T*>(grad_y), static_cast<const T*>(x), size, lower, upper - lower,
-           Philox{seed, offset});
+           static_cast<T*>(out), static_cast<const T*>(grad_y), static_cast<const T*>(x), size, lower,
+           upper - lower, Philox{seed, offset});
   });
 }
 

@@ -14,7 +14,7 @@ struct Dropout {
 void dropout(Dtype dtype, void* y, const void* x, const Dropout& problem, Stream stream);
 
 // y = x where x > 0, else a * x, a uniform in [lower, upper); backward for grad_y != null
-void rrelu(Dtype dtype, void* out, const void* grad_y, const void* x, int64_t size, double lower, double upper,
-           uint64_t seed, uint64_t offset, Stream stream);
+void rrelu(Dtype dtype, void* out, const void* grad_y, const void* x, int64_t size, double lower,
+           double upper, uint64_t seed, uint64_t offset, Stream stream);
 
 }  // namespace fastdl::cuda

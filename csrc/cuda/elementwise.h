@@ -1,6 +1,6 @@
-// Elementwise arithmetic on CUDA. The operation is a number that all threads branch on alike: one kernel per element
-// type and kind serves many operations, at the price of a uniform branch per pack (measured in instructions, not in
-// memory accesses, which are the limit).
+// Elementwise arithmetic on CUDA. The operation is a number that all threads branch on alike: one kernel per
+// element type and kind serves many operations, at the price of a uniform branch per pack (measured in
+// instructions, not in memory accesses, which are the limit).
 #pragma once
 
 #include "cuda/types.h"
@@ -50,10 +50,10 @@ void binary(Binary op, Dtype dtype, const Shape& shape, const Strided& z, const 
 void binary_function(BinaryFunction op, Dtype dtype, const Shape& shape, const Strided& z, const Strided& x,
                      const Strided& y, Stream stream);
 // z: one byte per element, 0 or 1
-void compare(Compare op, Dtype dtype, const Shape& shape, const Strided& z, const Strided& x, const Strided& y,
-             Stream stream);
-void ternary(Ternary op, Dtype dtype, const Shape& shape, const Strided& out, const Strided& x, const Strided& y,
-             const Strided& z, double a, Stream stream);
+void compare(Compare op, Dtype dtype, const Shape& shape, const Strided& z, const Strided& x,
+             const Strided& y, Stream stream);
+void ternary(Ternary op, Dtype dtype, const Shape& shape, const Strided& out, const Strided& x,
+             const Strided& y, const Strided& z, double a, Stream stream);
 // condition: one byte per element
 void where(Dtype dtype, const Shape& shape, const Strided& out, const Strided& condition, const Strided& x,
            const Strided& y, Stream stream);

@@ -1,9 +1,10 @@
 // Embedding: y[j] = weight[index[j]]; bags: sums, means or maxima of some rows.
 //
-// The gradient adds rows of grad_y that have the same index. Atomic additions would add them in any order; instead
-// the entries are sorted by index, stably, and each run of equal indices is summed in order by the threads that own its
-// columns: the same bits every time, each row of the table written once. The sort is a radix sort, 8 bits a pass, one
-// warp per tile: a lane finds how many before it have its digit from 8 votes, so nothing depends on timing.
+// The gradient adds rows of grad_y that have the same index. Atomic additions would add them in any order;
+// instead the entries are sorted by index, stably, and each run of equal indices is summed in order by the
+// threads that own its columns: the same bits every time, each row of the table written once. The sort is a
+// radix sort, 8 bits a pass, one warp per tile: a lane finds how many before it have its digit from 8 votes,
+// so nothing depends on timing.
 #include "cuda/embedding.h"
 
 #include <algorithm>
@@ -19,8 +20,8 @@ constexpr int kDigits = 256, kTile = 1024;  // entries of a warp
 constexpr int kLanes = 32, kTeams = 8;      // a block: 8 outputs, their columns side by side
 
 template <class Word>
-__global__ void __launch_bounds__(256)
-    gather_rows(Word* y, const Word* weight, const int64_t* index, Embedding e, int64_t per_row, Report report) {
+__global__ void __launch_bounds__(256) gather_rows(Word* y, const Word* weight, const int64_t* index,
+                                                   Embedding e, int64_t per_row, Report report) {
   const int64_t items = e.entries * per_row;
   for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < items; i += int64_t(gridDim.x) * 256) {
     const int64_t j = i / per_row, d = i - j * per_row;
@@ -31,8 +32,8 @@ __global__ void __launch_bounds__(256)
 
 template <class T>
 __global__ void __launch_bounds__(kLanes* kTeams)
-    sum_bags(T* y, const T* weight, const int64_t* index, const int64_t* offsets, int64_t bags, const T* scale,
-             bool mean, Embedding e, Report report) {
+    sum_bags(T* y, const T* weight, const int64_t* index, const int64_t* offsets, int64_t bags,
+             const T* scale, bool mean, Embedding e, Report report) {
   using C = Compute<T>;
   for (int64_t b = int64_t(blockIdx.x) * kTeams + threadIdx.y; b < bags; b += int64_t(gridDim.x) * kTeams) {
     const int64_t start = std::max<int64_t>(0, offsets[b]), end = std::min(e.entries, offsets[b + 1]);
@@ -53,8 +54,8 @@ __global__ void __launch_bounds__(kLanes* kTeams)
 
 template <class T>
 __global__ void __launch_bounds__(kLanes* kTeams)
-    max_bags(T* y, int64_t* chosen, const T* weight, const int64_t* index, const int64_t* offsets, int64_t bags,
-             Embedding e, Report report) {
+    max_bags(T* y, int64_t* chosen, const T* weight, const int64_t* index, const int64_t* offsets,
+             int64_t bags, Embedding e, Report report) {
   using C = Compute<T>;
   for (int64_t b = int64_t(blockIdx.x) * kTeams + threadIdx.y; b < bags; b += int64_t(gridDim.x) * kTeams) {
     const int64_t start = std::max<int64_t>(0, offsets[b]), end = std::min(e.entries, offsets[b + 1]);
@@ -80,17 +81,19 @@ struct Keys {
 };
 
 // Entries to skip have the key `rows`, behind all others.
-__global__ void __launch_bounds__(256) make_keys(Keys keys, const int64_t* index, Embedding e, Report report) {
+__global__ void __launch_bounds__(256)
+    make_keys(Keys keys, const int64_t* index, Embedding e, Report report) {
   for (int64_t j = int64_t(blockIdx.x) * 256 + threadIdx.x; j < e.entries; j += int64_t(gridDim.x) * 256) {
     const int64_t row = index[j];
-    keys.key[j] = report.out_of_range(j, row, e.rows) || row == e.padding_idx ? uint32_t(e.rows) : uint32_t(row);
+    keys.key[j] =
+        report.out_of_range(j, row, e.rows) || row == e.padding_idx ? uint32_t(e.rows) : uint32_t(row);
     keys.entry[j] = uint32_t(j);
   }
 }
 
 // How often each digit occurs in each tile: counts (digit, tile).
-__global__ void __launch_bounds__(32) count_digits(uint32_t* counts, Keys from, int64_t entries, int shift,
-                                                   uint32_t tiles) {
+__global__ void __launch_bounds__(32)
+    count_digits(uint32_t* counts, Keys from, int64_t entries, int shift, uint32_t tiles) {
   FASTDL_SHARED(uint32_t, count, kDigits);
   for (int d = int(threadIdx.x); d < kDigits; d += 32) count[d] = 0;
   sync_threads();
@@ -127,8 +130,8 @@ __global__ void __launch_bounds__(1024) scan_counts(uint32_t* counts, uint32_t n
 }
 
 // Moves each entry to its place; a warp takes its tile in order, 32 entries at a time.
-__global__ void __launch_bounds__(32) scatter_digits(Keys to, Keys from, const uint32_t* places, int64_t entries,
-                                                     int shift, uint32_t tiles) {
+__global__ void __launch_bounds__(32)
+    scatter_digits(Keys to, Keys from, const uint32_t* places, int64_t entries, int shift, uint32_t tiles) {
   FASTDL_SHARED(uint32_t, next, kDigits);
   for (int d = int(threadIdx.x); d < kDigits; d += 32) next[d] = places[uint32_t(d) * tiles + blockIdx.x];
   sync_threads();
@@ -161,10 +164,11 @@ __global__ void __launch_bounds__(32) scatter_digits(Keys to, Keys from, const u
 // The team at the head of each run of equal keys adds it up.
 template <class T>
 __global__ void __launch_bounds__(kLanes* kTeams)
-    sum_runs(T* grad_weight, const T* grad_y, Keys keys, const int64_t* bag, int64_t grad_rows, const T* scale,
-             bool by_frequency, Embedding e) {
+    sum_runs(T* grad_weight, const T* grad_y, Keys keys, const int64_t* bag, int64_t grad_rows,
+             const T* scale, bool by_frequency, Embedding e) {
   using C = Compute<T>;
-  for (int64_t i = int64_t(blockIdx.x) * kTeams + threadIdx.y; i < e.entries; i += int64_t(gridDim.x) * kTeams) {
+  for (int64_t i = int64_t(blockIdx.x) * kTeams + threadIdx.y; i < e.entries;
+       i += int64_t(gridDim.x) * kTeams) {
     const uint32_t key = keys.key[i];
     if (key == uint32_t(e.rows) || (i > 0 && keys.key[i - 1] == key)) continue;
     int64_t end = i + 1;
@@ -183,7 +187,9 @@ __global__ void __launch_bounds__(kLanes* kTeams)
   }
 }
 
-int64_t tiles_of(const Embedding& e) { return (e.entries + kTile - 1) / kTile; }
+int64_t tiles_of(const Embedding& e) {
+  return (e.entries + kTile - 1) / kTile;
+}
 
 struct alignas(16) Word16 {
   uint64_t v[2];
@@ -197,11 +203,14 @@ void embedding_forward(int bytes, void* y, const void* weight, const int64_t* in
   const auto run = [&]<class Word>(Word) {
     const int64_t per_row = e.width * bytes / int64_t(sizeof(Word));
     launch("embedding", gather_rows<Word>, dim3(grid_for(e.entries * per_row, 256)), dim3(256), 0, stream,
-           static_cast<Word*>(y), static_cast<const Word*>(weight), index, e, per_row, Report{report, kForward});
+           static_cast<Word*>(y), static_cast<const Word*>(weight), index, e, per_row,
+           Report{report, kForward});
   };
   // The widest words that rows consist of.
   const int64_t row = e.width * bytes;
-  const auto fits = [&](int64_t n) { return row % n == 0 && aligned(y, size_t(n)) && aligned(weight, size_t(n)); };
+  const auto fits = [&](int64_t n) {
+    return row % n == 0 && aligned(y, size_t(n)) && aligned(weight, size_t(n));
+  };
   if (fits(16)) return run(Word16{});
   if (fits(8)) return run(uint64_t{});
   if (fits(4)) return run(uint32_t{});
@@ -209,20 +218,20 @@ void embedding_forward(int bytes, void* y, const void* weight, const int64_t* in
   run(uint8_t{});
 }
 
-void embedding_bag_forward(Dtype dtype, void* y, const void* weight, const int64_t* index, const int64_t* offsets,
-                           int64_t bags, const void* scale, bool mean, const Embedding& e, uint64_t* report,
-                           Stream stream) {
+void embedding_bag_forward(Dtype dtype, void* y, const void* weight, const int64_t* index,
+                           const int64_t* offsets, int64_t bags, const void* scale, bool mean,
+                           const Embedding& e, uint64_t* report, Stream stream) {
   if (bags * e.width == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch("embedding_bag", sum_bags<T>, dim3(grid_for(bags, kTeams)), dim3(kLanes, kTeams), 0, stream,
-           static_cast<T*>(y), static_cast<const T*>(weight), index, offsets, bags, static_cast<const T*>(scale), mean,
-           e, Report{report, kForward});
+           static_cast<T*>(y), static_cast<const T*>(weight), index, offsets, bags,
+           static_cast<const T*>(scale), mean, e, Report{report, kForward});
   });
 }
 
-void embedding_bag_max_forward(Dtype dtype, void* y, int64_t* chosen, const void* weight, const int64_t* index,
-                               const int64_t* offsets, int64_t bags, const Embedding& e, uint64_t* report,
-                               Stream stream) {
+void embedding_bag_max_forward(Dtype dtype, void* y, int64_t* chosen, const void* weight,
+                               const int64_t* index, const int64_t* offsets, int64_t bags, const Embedding& e,
+                               uint64_t* report, Stream stream) {
   if (bags * e.width == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch("embedding_bag_max", max_bags<T>, dim3(grid_for(bags, kTeams)), dim3(kLanes, kTeams), 0, stream,
@@ -231,12 +240,18 @@ void embedding_bag_max_forward(Dtype dtype, void* y, int64_t* chosen, const void
   });
 }
 
-int64_t embedding_scratch(const Embedding& e) { return 4 * (4 * e.entries + kDigits * tiles_of(e)); }
+int64_t embedding_scratch(const Embedding& e) {
+  return 4 * (4 * e.entries + kDigits * tiles_of(e));
+}
 
-void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int64_t grad_rows, const int64_t* index,
-                        const int64_t* bag, const void* scale, bool by_frequency, const Embedding& e, void* scratch,
-                        uint64_t* report, Stream stream) {
-  zero(grad_weight, size_t(e.rows * e.width) * (dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2), stream);
+void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int64_t grad_rows,
+                        const int64_t* index, const int64_t* bag, const void* scale, bool by_frequency,
+                        const Embedding& e, void* scratch, uint64_t* report, Stream stream) {
+  zero(grad_weight,
+       size_t(e.rows * e.width) * (dtype == Dtype::float64   ? 8
+                                   : dtype == Dtype::float32 ? 4
+                                                             : 2),
+       stream);
   if (e.entries * e.width == 0) return;
   if (e.entries >= int64_t(1) << 31 || e.rows >= int64_t(1) << 31)
     throw std::invalid_argument("embedding_backward on CUDA is limited to 2^31 entries and rows");

@@ -1,5 +1,6 @@
-// Labels and indices out of range, found by kernels: a report of four words in device memory, read by the host when
-// it synchronises anyway, so that checking costs no synchronisation. The first report stays until it is cleared.
+// Labels and indices out of range, found by kernels: a report of four words in device memory, read by the
+// host when it synchronises anyway, so that checking costs no synchronisation. The first report stays until
+// it is cleared.
 #pragma once
 
 #include "cuda/portable.h"

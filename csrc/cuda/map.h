@@ -1,10 +1,10 @@
 // y[i] = f(x0[i], x1[i], ..) over arrays with strides: the loop under every elementwise kernel.
 //
-// The host merges axes that lie behind one another in all arrays; what remains is one inner axis and at most kOuter
-// outer ones, so contiguous arrays have the inner one only. A thread takes a pack of consecutive elements of the inner
-// axis: one 16-byte access where an array is dense and aligned, one broadcast element where its stride is 0, single
-// elements otherwise (and at the end of a row). Outer coordinates cost one multiplication each (Divisor), per pack.
-// Arrays are read and written once.
+// The host merges axes that lie behind one another in all arrays; what remains is one inner axis and at most
+// kOuter outer ones, so contiguous arrays have the inner one only. A thread takes a pack of consecutive
+// elements of the inner axis: one 16-byte access where an array is dense and aligned, one broadcast element
+// where its stride is 0, single elements otherwise (and at the end of a row). Outer coordinates cost one
+// multiplication each (Divisor), per pack. Arrays are read and written once.
 #pragma once
 
 #include <utility>
@@ -13,7 +13,8 @@
 
 namespace fastdl::cuda {
 
-// Packs of operations that need many instructions are smaller: less code, and still at least 8 bytes an access.
+// Packs of operations that need many instructions are smaller: less code, and still at least 8 bytes an
+// access.
 template <class T>
 constexpr int kShort = kWidest<T> < 4 ? kWidest<T> : 4;
 
@@ -21,17 +22,17 @@ constexpr int kOuter = 5;
 constexpr int kMapThreads = 256;
 
 struct Geometry {
-  uint32_t packs = 0;    // of all rows
-  int64_t inner = 1;     // elements of a row
-  int outer = 0;         // axes beside it
-  Divisor per_row;       // packs of a row
+  uint32_t packs = 0;      // of all rows
+  int64_t inner = 1;       // elements of a row
+  int outer = 0;           // axes beside it
+  Divisor per_row;         // packs of a row
   Divisor extent[kOuter];  // of the outer axes, the last one first
 };
 
 template <class T>
 struct Operand {
-  T* data;               // null: the number below
-  int64_t inner;         // stride of the inner axis
+  T* data;                // null: the number below
+  int64_t inner;          // stride of the inner axis
   int64_t outer[kOuter];  // strides of the outer axes, the last one first
   Compute<std::remove_const_t<T>> value;
   bool packed;  // whole packs can be moved by one access
@@ -124,7 +125,8 @@ __device__ __forceinline__ void apply(const Geometry& g, const Position& p, cons
 template <int N, class F, class Out, class... In>
 __global__ void __launch_bounds__(kMapThreads)
     map_kernel(Geometry g, F f, Operand<Out> y, Operand<const In>... x) {
-  for (uint32_t pack = blockIdx.x * kMapThreads + threadIdx.x; pack < g.packs; pack += gridDim.x * kMapThreads) {
+  for (uint32_t pack = blockIdx.x * kMapThreads + threadIdx.x; pack < g.packs;
+       pack += gridDim.x * kMapThreads) {
     const Position p = locate<N>(g, pack);
     apply<N>(g, p, f, y, read<N, In>(g, p, x)...);
   }
@@ -160,7 +162,8 @@ inline Merged merge(const char* op, const Shape& shape, const std::vector<const 
   }
   if (m.extents.size() > kOuter + 1)
     throw std::invalid_argument(std::string(op) + ": the arrays' axes can be merged into " +
-                                std::to_string(m.extents.size()) + " only, at most " + std::to_string(kOuter + 1) +
+                                std::to_string(m.extents.size()) + " only, at most " +
+                                std::to_string(kOuter + 1) +
                                 " are supported on CUDA; make the arrays contiguous");
   return m;
 }
@@ -180,19 +183,20 @@ Operand<T> operand(const Strided& array, const Merged& m, size_t index) {
 }
 
 template <class Out, class... In, class F, class... X, size_t... I>
-void map_merged(const char* op, int64_t size, const F& f, Stream stream, const Merged& m, std::index_sequence<I...>,
-                const Strided& y, const X&... x) {
+void map_merged(const char* op, int64_t size, const F& f, Stream stream, const Merged& m,
+                std::index_sequence<I...>, const Strided& y, const X&... x) {
   constexpr int N = F::kPack;
   Geometry g;
   g.inner = m.extents[0];
   g.outer = int(m.extents.size()) - 1;
   const int64_t per_row = (g.inner + N - 1) / N, packs = size / g.inner * per_row;
-  if (packs >= int64_t(1) << 31) throw std::invalid_argument(std::string(op) + ": too many elements for one call");
+  if (packs >= int64_t(1) << 31)
+    throw std::invalid_argument(std::string(op) + ": too many elements for one call");
   g.packs = uint32_t(packs);
   g.per_row = Divisor(uint32_t(per_row));
   for (int d = 0; d < g.outer; ++d) g.extent[d] = Divisor(uint32_t(m.extents[size_t(d) + 1]));
-  launch(op, map_kernel<N, F, Out, In...>, dim3(grid_for(packs, kMapThreads)), dim3(kMapThreads), 0, stream, g, f,
-         operand<N, Out>(y, m, 0), operand<N, const In>(x, m, I + 1)...);
+  launch(op, map_kernel<N, F, Out, In...>, dim3(grid_for(packs, kMapThreads)), dim3(kMapThreads), 0, stream,
+         g, f, operand<N, Out>(y, m, 0), operand<N, const In>(x, m, I + 1)...);
 }
 
 // Launches y = f(x..) over shape. Elements per thread and pack: F::kPack.
@@ -202,7 +206,8 @@ void map(const char* op, const Shape& shape, const F& f, const Strided& y, Strea
   int64_t size = 1;
   for (int64_t extent : shape) size *= extent;
   if (size == 0) return;
-  map_merged<Out, In...>(op, size, f, stream, merge(op, shape, {&y, &x...}), std::index_sequence_for<In...>{}, y, x...);
+  map_merged<Out, In...>(op, size, f, stream, merge(op, shape, {&y, &x...}), std::index_sequence_for<In...>{},
+                         y, x...);
 }
 
 }  // namespace fastdl::cuda

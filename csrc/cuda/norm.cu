@@ -1,11 +1,12 @@
 // Normalisation: h = (x - mean) / sqrt(var + eps), y = h w + b.
-//   grad_x = r (g w - mean(g w) - h mean(g w h)),  r = 1 / sqrt(var + eps)   (RMS: without mean and mean(g w))
-//   grad_w = sum g h,  grad_b = sum g
+//   grad_x = r (g w - mean(g w) - h mean(g w h)),  r = 1 / sqrt(var + eps)   (RMS: without mean and mean(g
+//   w)) grad_w = sum g h,  grad_b = sum g
 //
-// Rows (layer, RMS, group norm) that fit in their team's registers are read once: the mean, then squares around it.
-// Channels (batch norm, and the gradients of weights of all) are summed by planes, or by columns where inner = 1, in
-// slabs that a second launch adds in order. The mean is kept as two numbers of the computing type, so that x - mean is
-// right where |mean| is large; variances are of x minus a first element or the mean, never of x itself.
+// Rows (layer, RMS, group norm) that fit in their team's registers are read once: the mean, then squares
+// around it. Channels (batch norm, and the gradients of weights of all) are summed by planes, or by columns
+// where inner = 1, in slabs that a second launch adds in order. The mean is kept as two numbers of the
+// computing type, so that x - mean is right where |mean| is large; variances are of x minus a first element
+// or the mean, never of x itself.
 #include "cuda/norm.h"
 
 #include <algorithm>
@@ -116,8 +117,8 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
 
 template <class T, bool kBlock, bool kFits>
 __global__ void __launch_bounds__(kBlock ? 1024 : 256)
-    row_norm_grad_x(T* grad_x, const T* grad_y, const T* x, const double* mean, const double* var, Affine<T> affine,
-                    int64_t rows, int64_t length, Compute<T> eps, int group, bool packed) {
+    row_norm_grad_x(T* grad_x, const T* grad_y, const T* x, const double* mean, const double* var,
+                    Affine<T> affine, int64_t rows, int64_t length, Compute<T> eps, int group, bool packed) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>, kPacks = kFits ? kRowPacks<T> / 2 : 1;
   RowTeam<kBlock> team(group);
@@ -179,7 +180,8 @@ struct Grid {
   Divisor per_group, by_inner, by_channels;
 };
 
-// The two sums of a channel: of x - x0 and its square (kMoments; x0 the channel's first element), or of g and g h.
+// The two sums of a channel: of x - x0 and its square (kMoments; x0 the channel's first element), or of g and
+// g h.
 template <class T, bool kMoments>
 struct Terms {
   using C = Compute<T>;
@@ -271,8 +273,8 @@ __global__ void __launch_bounds__(kColumns* kSplit)
 
 // A warp adds a channel's slabs.
 template <class C>
-__device__ __forceinline__ void add_slabs(double (&sums)[2], const C* partials, int64_t slabs, int64_t channels,
-                                          int64_t c) {
+__device__ __forceinline__ void add_slabs(double (&sums)[2], const C* partials, int64_t slabs,
+                                          int64_t channels, int64_t c) {
   sums[0] = sums[1] = 0;
   for (int64_t s = lane_id(); s < slabs; s += 32) {
     sums[0] += double(partials[2 * s * channels + c]);
@@ -282,8 +284,9 @@ __device__ __forceinline__ void add_slabs(double (&sums)[2], const C* partials, 
   sums[1] = warp_reduce(sums[1], Plus{});
 }
 template <class T>
-__global__ void __launch_bounds__(256) finish_gradients(T* grad_weight, T* grad_bias, Compute<T>* sums,
-                                                        const Compute<T>* partials, int64_t slabs, int64_t channels) {
+__global__ void __launch_bounds__(256)
+    finish_gradients(T* grad_weight, T* grad_bias, Compute<T>* sums, const Compute<T>* partials,
+                     int64_t slabs, int64_t channels) {
   for (int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; c < channels; c += int64_t(gridDim.x) * 8) {
     double both[2];
     add_slabs(both, partials, slabs, channels, c);
@@ -295,10 +298,11 @@ __global__ void __launch_bounds__(256) finish_gradients(T* grad_weight, T* grad_
   }
 }
 template <class T>
-__global__ void __launch_bounds__(256)
-    finish_moments(double* mean, double* var, const Compute<T>* partials, const T* x, int64_t slabs, Grid grid) {
+__global__ void __launch_bounds__(256) finish_moments(double* mean, double* var, const Compute<T>* partials,
+                                                      const T* x, int64_t slabs, Grid grid) {
   const double count = double(grid.batch * grid.inner);
-  for (int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; c < grid.channels; c += int64_t(gridDim.x) * 8) {
+  for (int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; c < grid.channels;
+       c += int64_t(gridDim.x) * 8) {
     double both[2];
     add_slabs(both, partials, slabs, grid.channels, c);
     if (lane_id() != 0) continue;
@@ -352,7 +356,8 @@ template <class T>
 __device__ __forceinline__ Compute<T> local_d(const T* x, const LocalResponse& p, int64_t i) {
   using C = Compute<T>;
   const int64_t c = i / p.inner % p.channels;
-  const int64_t first = std::max<int64_t>(0, c - p.size / 2), last = std::min(p.channels - 1, c + (p.size - 1) / 2);
+  const int64_t first = std::max<int64_t>(0, c - p.size / 2),
+                last = std::min(p.channels - 1, c + (p.size - 1) / 2);
   C sum = 0;
   for (int64_t q = first; q <= last; ++q) {
     const C v = C(widen(x[i + (q - c) * p.inner]));
@@ -362,7 +367,8 @@ __device__ __forceinline__ Compute<T> local_d(const T* x, const LocalResponse& p
 }
 // d != null: only d
 template <class T>
-__global__ void __launch_bounds__(256) local_response(T* y, Compute<T>* d, const T* x, LocalResponse p, int64_t size) {
+__global__ void __launch_bounds__(256)
+    local_response(T* y, Compute<T>* d, const T* x, LocalResponse p, int64_t size) {
   using C = Compute<T>;
   for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < size; i += int64_t(gridDim.x) * 256) {
     const C value = local_d(x, p, i);
@@ -374,11 +380,13 @@ __global__ void __launch_bounds__(256) local_response(T* y, Compute<T>* d, const
 }
 template <class T>
 __global__ void __launch_bounds__(256)
-    local_response_grad(T* grad_x, const T* grad_y, const T* x, const Compute<T>* d, LocalResponse p, int64_t size) {
+    local_response_grad(T* grad_x, const T* grad_y, const T* x, const Compute<T>* d, LocalResponse p,
+                        int64_t size) {
   using C = Compute<T>;
   for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < size; i += int64_t(gridDim.x) * 256) {
     const int64_t c = i / p.inner % p.channels;
-    const int64_t first = std::max<int64_t>(0, c - (p.size - 1) / 2), last = std::min(p.channels - 1, c + p.size / 2);
+    const int64_t first = std::max<int64_t>(0, c - (p.size - 1) / 2),
+                  last = std::min(p.channels - 1, c + p.size / 2);
     C sum = 0;
     for (int64_t q = first; q <= last; ++q) {
       const int64_t at = i + (q - c) * p.inner;
@@ -411,8 +419,8 @@ int64_t slabs_of(const ChannelNorm& p) {
 
 // Partial sums of all channels; returns how many slabs there are.
 template <class T, bool kMoments>
-int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const ChannelNorm& p, Compute<T>* partials,
-                     Stream stream) {
+int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const ChannelNorm& p,
+                     Compute<T>* partials, Stream stream) {
   const Grid grid = grid_of(p, 1);
   const int64_t slabs = slabs_of(p);
   if (p.inner > 1) {
@@ -422,12 +430,13 @@ int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const Chan
     int group = 1;
     while (group < 32 && group * kWidest<T> < p.inner) group *= 2;
     launch(op, block ? plane_sums<T, kMoments, true> : plane_sums<T, kMoments, false>,
-           dim3(block ? grid_for(planes, 1) : grid_for(planes, 256 / group)), dim3(256), 0, stream, partials, terms,
-           grid, group, packed);
+           dim3(block ? grid_for(planes, 1) : grid_for(planes, 256 / group)), dim3(256), 0, stream, partials,
+           terms, grid, group, packed);
   } else {
     const int64_t slab = (p.batch + slabs - 1) / slabs;
-    launch(op, column_sums<T, kMoments>, dim3(unsigned((p.channels + kColumns - 1) / kColumns), unsigned(slabs)),
-           dim3(kColumns, kSplit), 0, stream, partials, terms, grid, slab);
+    launch(op, column_sums<T, kMoments>,
+           dim3(unsigned((p.channels + kColumns - 1) / kColumns), unsigned(slabs)), dim3(kColumns, kSplit), 0,
+           stream, partials, terms, grid, slab);
   }
   return slabs;
 }
@@ -438,7 +447,8 @@ Affine<T> affine_of(const void* weight, const void* bias, const RowNorm& p) {
           Divisor(uint32_t(p.inner))};
 }
 void check_length(const RowNorm& p) {
-  if (p.length >= int64_t(1) << 31) throw std::invalid_argument("normalisation on CUDA: rows must be below 2^31");
+  if (p.length >= int64_t(1) << 31)
+    throw std::invalid_argument("normalisation on CUDA: rows must be below 2^31");
 }
 
 }  // namespace
@@ -451,9 +461,9 @@ void row_norm_forward(Dtype dtype, void* y, double* mean, double* var, const voi
     const RowPlan plan = plan_rows(p.rows, p.length, kRowValues<T>);
     const bool packed = rows_packed<T>(p.length, {y, x});
     const auto run = [&](auto kernel) {
-      launch("norm_forward", kernel, dim3(plan.grid), dim3(plan.threads), 0, stream, static_cast<T*>(y), mean, var,
-             static_cast<const T*>(x), affine_of<T>(weight, bias, p), p.rows, p.length, Compute<T>(p.eps), plan.group,
-             packed);
+      launch("norm_forward", kernel, dim3(plan.grid), dim3(plan.threads), 0, stream, static_cast<T*>(y), mean,
+             var, static_cast<const T*>(x), affine_of<T>(weight, bias, p), p.rows, p.length,
+             Compute<T>(p.eps), plan.group, packed);
     };
     if (!plan.fits)
       run(row_norm<T, true, false>);
@@ -473,8 +483,8 @@ void row_norm_backward(Dtype dtype, void* grad_x, const void* grad_y, const void
     const bool packed = rows_packed<T>(p.length, {grad_x, grad_y, x});
     const auto run = [&](auto kernel) {
       launch("norm_backward", kernel, dim3(plan.grid), dim3(plan.threads), 0, stream, static_cast<T*>(grad_x),
-             static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var, affine_of<T>(weight, nullptr, p),
-             p.rows, p.length, Compute<T>(p.eps), plan.group, packed);
+             static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var,
+             affine_of<T>(weight, nullptr, p), p.rows, p.length, Compute<T>(p.eps), plan.group, packed);
     };
     if (!plan.fits)
       run(row_norm_grad_x<T, true, false>);
@@ -490,19 +500,21 @@ int64_t channel_scratch(Dtype dtype, const ChannelNorm& p) {
 }
 
 void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* grad_y, const void* x,
-                       const double* mean, const double* var, const ChannelNorm& p, void* scratch, Stream stream) {
+                       const double* mean, const double* var, const ChannelNorm& p, void* scratch,
+                       Stream stream) {
   if (p.channels == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
     C *sums = static_cast<C*>(scratch), *partials = sums + 2 * p.channels;
     int64_t slabs = 0;
     if (p.batch * p.inner > 0) {
-      const Terms<T, false> terms{static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var, C(p.eps)};
+      const Terms<T, false> terms{static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var,
+                                  C(p.eps)};
       slabs = sum_channels("norm_gradients", terms, p, partials, stream);
     }
     launch("norm_gradients", finish_gradients<T>, dim3(grid_for(p.channels, 8)), dim3(256), 0, stream,
-           static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), sums, static_cast<const C*>(partials), slabs,
-           p.channels);
+           static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), sums, static_cast<const C*>(partials),
+           slabs, p.channels);
   });
 }
 
@@ -514,17 +526,17 @@ void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const 
     C* partials = static_cast<C*>(scratch) + 2 * p.channels;
     const Terms<T, true> terms{nullptr, static_cast<const T*>(x), nullptr, nullptr, C(0)};
     const int64_t slabs = sum_channels("batch_norm_moments", terms, p, partials, stream);
-    launch("batch_norm_moments", finish_moments<T>, dim3(grid_for(p.channels, 8)), dim3(256), 0, stream, mean, var,
-           static_cast<const C*>(partials), static_cast<const T*>(x), slabs, grid_of(p, 1));
+    launch("batch_norm_moments", finish_moments<T>, dim3(grid_for(p.channels, 8)), dim3(256), 0, stream, mean,
+           var, static_cast<const C*>(partials), static_cast<const T*>(x), slabs, grid_of(p, 1));
   });
 }
 
 namespace {
 
 template <bool kGradient>
-void apply_batch(const char* op, Dtype dtype, void* out, const void* grad_y, const void* x, const double* mean,
-                 const double* var, const void* weight, const void* bias, const void* sums, const ChannelNorm& p,
-                 Stream stream) {
+void apply_batch(const char* op, Dtype dtype, void* out, const void* grad_y, const void* x,
+                 const double* mean, const double* var, const void* weight, const void* bias,
+                 const void* sums, const ChannelNorm& p, Stream stream) {
   const int64_t size = p.batch * p.channels * p.inner;
   if (size == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
@@ -539,14 +551,16 @@ void apply_batch(const char* op, Dtype dtype, void* out, const void* grad_y, con
 
 }  // namespace
 
-void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var, const void* weight,
-                      const void* bias, const ChannelNorm& p, Stream stream) {
+void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var,
+                      const void* weight, const void* bias, const ChannelNorm& p, Stream stream) {
   apply_batch<false>("batch_norm", dtype, y, nullptr, x, mean, var, weight, bias, nullptr, p, stream);
 }
 
 void batch_norm_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const double* mean,
-                       const double* var, const void* weight, const void* sums, const ChannelNorm& p, Stream stream) {
-  apply_batch<true>("batch_norm_backward", dtype, grad_x, grad_y, x, mean, var, weight, nullptr, sums, p, stream);
+                       const double* var, const void* weight, const void* sums, const ChannelNorm& p,
+                       Stream stream) {
+  apply_batch<true>("batch_norm_backward", dtype, grad_x, grad_y, x, mean, var, weight, nullptr, sums, p,
+                    stream);
 }
 
 void local_response_forward(Dtype dtype, void* y, const void* x, const LocalResponse& p, Stream stream) {
@@ -565,10 +579,11 @@ void local_response_backward(Dtype dtype, void* grad_x, const void* grad_y, cons
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
     const dim3 grid(grid_for(size, 256)), block(256);
-    launch("local_response_norm_backward", local_response<T>, grid, block, 0, stream, static_cast<T*>(nullptr),
-           static_cast<C*>(d), static_cast<const T*>(x), p, size);
-    launch("local_response_norm_backward", local_response_grad<T>, grid, block, 0, stream, static_cast<T*>(grad_x),
-           static_cast<const T*>(grad_y), static_cast<const T*>(x), static_cast<const C*>(d), p, size);
+    launch("local_response_norm_backward", local_response<T>, grid, block, 0, stream,
+           static_cast<T*>(nullptr), static_cast<C*>(d), static_cast<const T*>(x), p, size);
+    launch("local_response_norm_backward", local_response_grad<T>, grid, block, 0, stream,
+           static_cast<T*>(grad_x), static_cast<const T*>(grad_y), static_cast<const T*>(x),
+           static_cast<const C*>(d), p, size);
   });
 }
 

@@ -1,5 +1,5 @@
-// Normalisation on CUDA: rows (layer, RMS, group) and channels (batch), and local response. Statistics are float64
-// whatever x is, as on the CPU. weight and bias may be null, gradients that are not wanted as well.
+// Normalisation on CUDA: rows (layer, RMS, group) and channels (batch), and local response. Statistics are
+// float64 whatever x is, as on the CPU. weight and bias may be null, gradients that are not wanted as well.
 #pragma once
 
 #include "cuda/types.h"
@@ -25,17 +25,17 @@ struct ChannelNorm {
 };
 // Bytes of scratch for what follows.
 int64_t channel_scratch(Dtype dtype, const ChannelNorm& problem);
-// Sums over batch and inner of grad_y and grad_y * h, h the normalised x (mean == null: RMS): gradients of bias and
-// weight, in x's type, and both in the computing type at the start of scratch.
+// Sums over batch and inner of grad_y and grad_y * h, h the normalised x (mean == null: RMS): gradients of
+// bias and weight, in x's type, and both in the computing type at the start of scratch.
 void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* grad_y, const void* x,
                        const double* mean, const double* var, const ChannelNorm& problem, void* scratch,
                        Stream stream);
-// Batch norm: statistics per channel; y from them; grad_x, with the sums of channel_gradients (null: statistics were
-// given, no gradient flows through them).
-void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& problem, void* scratch,
-                   Stream stream);
-void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var, const void* weight,
-                      const void* bias, const ChannelNorm& problem, Stream stream);
+// Batch norm: statistics per channel; y from them; grad_x, with the sums of channel_gradients (null:
+// statistics were given, no gradient flows through them).
+void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& problem,
+                   void* scratch, Stream stream);
+void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var,
+                      const void* weight, const void* bias, const ChannelNorm& problem, Stream stream);
 void batch_norm_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const double* mean,
                        const double* var, const void* weight, const void* sums, const ChannelNorm& problem,
                        Stream stream);

@@ -1,4 +1,5 @@
-// Element types on the device: what they are computed in, conversions, and packs of elements moved by one access.
+// Element types on the device: what they are computed in, conversions, and packs of elements moved by one
+// access.
 #pragma once
 
 #include <cmath>
@@ -28,8 +29,12 @@ template <class T>
 __device__ __forceinline__ Compute<T> widen(T x) {
   return x;
 }
-__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widen(__half x) {
+  return __half2float(x);
+}
+__device__ __forceinline__ float widen(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
 
 template <class T>
 __device__ __forceinline__ T narrow(Compute<T> x) {
@@ -55,7 +60,9 @@ struct Values {
   C v[N];
 };
 
-inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+inline bool aligned(const void* p, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
 
 template <class C>
 __device__ __forceinline__ C infinity() {
@@ -74,8 +81,8 @@ __device__ __forceinline__ C smaller(C a, C b) {
   return a <= b || a != a ? a : b;
 }
 
-// Division by a number that the host knows, for dividends below 2^31: a multiplication and a shift (Granlund and
-// Montgomery, "Division by invariant integers using multiplication", 1994).
+// Division by a number that the host knows, for dividends below 2^31: a multiplication and a shift (Granlund
+// and Montgomery, "Division by invariant integers using multiplication", 1994).
 struct Divisor {
   uint32_t divisor = 1, magic = 1, shift = 0;
 
@@ -93,10 +100,14 @@ struct Divisor {
 template <class F>
 void by_dtype(Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::float32: return f(float{});
-    case Dtype::float16: return f(__half{});
-    case Dtype::bfloat16: return f(__nv_bfloat16{});
-    case Dtype::float64: return f(double{});
+    case Dtype::float32:
+      return f(float{});
+    case Dtype::float16:
+      return f(__half{});
+    case Dtype::bfloat16:
+      return f(__nv_bfloat16{});
+    case Dtype::float64:
+      return f(double{});
   }
 }
 

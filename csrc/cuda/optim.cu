@@ -1,6 +1,7 @@
-// Optimizer updates, in place, for many parameters in one launch: blocks of kChunk elements, each finds its parameter
-// in a table that travels as a kernel argument. Every array is read once and written once; p is the parameter, g the
-// gradient as the formulas of the reference use it. factors are what depends on the step count, computed by the host.
+// Optimizer updates, in place, for many parameters in one launch: blocks of kChunk elements, each finds its
+// parameter in a table that travels as a kernel argument. Every array is read once and written once; p is the
+// parameter, g the gradient as the formulas of the reference use it. factors are what depends on the step
+// count, computed by the host.
 #include "cuda/optim.h"
 
 #include "cuda/numeric.h"
@@ -25,8 +26,8 @@ template <>
 struct Update<Rule::sgd> {  // a: momentum, b: 1 - dampening
   static constexpr int kStates = 1;
   template <class C>
-  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[1], const bool (&present)[1], const Numbers<C>& n,
-                                             const C*) const {
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[1], const bool (&present)[1],
+                                             const Numbers<C>& n, const C*) const {
     if (present[0]) {
       s[0] = n.first ? g : n.a * s[0] + n.b * g;
       g = n.nesterov ? g + n.a * s[0] : s[0];
@@ -39,8 +40,8 @@ template <>
 struct Update<Rule::adam> {  // a: 1 - beta1, b: beta2; factors: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
   static constexpr int kStates = 3;
   template <class C>
-  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[3], const bool (&present)[3], const Numbers<C>& n,
-                                             const C* f) const {
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[3], const bool (&present)[3],
+                                             const Numbers<C>& n, const C* f) const {
     s[0] += n.a * (g - s[0]);
     s[1] = n.b * s[1] + n.c * g * g;
     C v = s[1];
@@ -64,8 +65,8 @@ template <>
 struct Update<Rule::rmsprop> {  // a: alpha, b: momentum; factors: 1 - alpha. States: v, buffer, average
   static constexpr int kStates = 3;
   template <class C>
-  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[3], const bool (&present)[3], const Numbers<C>& n,
-                                             const C* f) const {
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[3], const bool (&present)[3],
+                                             const Numbers<C>& n, const C* f) const {
     s[0] = n.a * s[0] + f[0] * g * g;
     C v = s[0];
     if (present[2]) {
@@ -147,11 +148,13 @@ struct Table {
   bool packed[kTensors];
   int count;
 };
-static_assert(sizeof(Table<double>) + sizeof(Numbers<double>) < 4096, "kernel arguments are limited to 4 KiB");
+static_assert(sizeof(Table<double>) + sizeof(Numbers<double>) < 4096,
+              "kernel arguments are limited to 4 KiB");
 
 template <class T, int N>
 struct Moved {  // a pack of one array
-  static __device__ __forceinline__ Values<Compute<T>, N> load(const T* from, int64_t first, int64_t size, bool packed) {
+  static __device__ __forceinline__ Values<Compute<T>, N> load(const T* from, int64_t first, int64_t size,
+                                                               bool packed) {
     Values<Compute<T>, N> v;
     if (packed && first + N <= size) {
       const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + first);
@@ -159,7 +162,8 @@ struct Moved {  // a pack of one array
       for (int k = 0; k < N; ++k) v.v[k] = widen(pack.v[k]);
     } else {
       FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) v.v[k] = first + k < size ? Compute<T>(widen(from[first + k])) : Compute<T>(0);
+      for (int k = 0; k < N; ++k)
+        v.v[k] = first + k < size ? Compute<T>(widen(from[first + k])) : Compute<T>(0);
     }
     return v;
   }
@@ -204,7 +208,8 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
       FASTDL_UNROLL
       for (int i = 0; i < S; ++i) {
         present[i] = table.states[i][t] != nullptr;
-        if (present[i]) s[i] = Move::load(table.states[i][t], first, size, packed);
+        if (present[i])
+          s[i] = Move::load(table.states[i][t], first, size, packed);
         else
           s[i] = {};
       }
@@ -233,13 +238,23 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
 template <class T, Rule kRule>
 void step(const std::vector<Parameter>& parameters, const Settings& s, Stream stream) {
   using C = Compute<T>;
-  const Numbers<C> numbers{C(s.lr), C(s.weight_decay), C(1 - s.lr * s.weight_decay), C(s.a), C(s.b), C(1 - s.b), C(s.eps),
-                           s.maximize, s.decoupled, s.nesterov, s.first};
+  const Numbers<C> numbers{C(s.lr),
+                           C(s.weight_decay),
+                           C(1 - s.lr * s.weight_decay),
+                           C(s.a),
+                           C(s.b),
+                           C(1 - s.b),
+                           C(s.eps),
+                           s.maximize,
+                           s.decoupled,
+                           s.nesterov,
+                           s.first};
   Table<T> table{};
   uint32_t blocks = 0;
   const auto flush = [&] {
     if (table.count > 0)
-      launch("optimizer_step", step_kernel<T, kRule>, dim3(blocks), dim3(kThreads), 0, stream, table, numbers);
+      launch("optimizer_step", step_kernel<T, kRule>, dim3(blocks), dim3(kThreads), 0, stream, table,
+             numbers);
     table = {};
     blocks = 0;
   };
@@ -265,12 +280,13 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, Stream st
 
 }  // namespace
 
-void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters, const Settings& settings,
-                    Stream stream) {
+void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
+                    const Settings& settings, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     switch (rule) {
 #define FASTDL_CUDA_STEP(name) \
-  case Rule::name: return step<T, Rule::name>(parameters, settings, stream);
+  case Rule::name:             \
+    return step<T, Rule::name>(parameters, settings, stream);
       FASTDL_CUDA_RULE(FASTDL_CUDA_STEP)
     }
   });

@@ -28,7 +28,7 @@ struct Settings {
   double a, b, eps;
 };
 
-void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters, const Settings& settings,
-                    Stream stream);
+void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
+                    const Settings& settings, Stream stream);
 
 }  // namespace fastdl::cuda

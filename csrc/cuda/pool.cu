@@ -1,6 +1,7 @@
-// Pooling: a thread for each output forward, a thread for each input backward, which gathers from the windows that cover
-// it, in order: no atomics, the same bits every time. Neighbouring threads have neighbouring places of a row, so taps
-// are read side by side and overlapping windows come from the caches; x, y and the offsets cross memory once.
+// Pooling: a thread for each output forward, a thread for each input backward, which gathers from the windows
+// that cover it, in order: no atomics, the same bits every time. Neighbouring threads have neighbouring
+// places of a row, so taps are read side by side and overlapping windows come from the caches; x, y and the
+// offsets cross memory once.
 #include "cuda/pool.h"
 
 #include "cuda/numeric.h"
@@ -32,7 +33,8 @@ __device__ __forceinline__ Place place_of(const Places& p, uint32_t i) {
 }
 Places places(int64_t planes, int64_t d, int64_t h, int64_t w) {
   const int64_t count = planes * d * h * w;
-  if (count >= int64_t(1) << 31) throw std::invalid_argument("pooling on CUDA is limited to 2^31 elements in one call");
+  if (count >= int64_t(1) << 31)
+    throw std::invalid_argument("pooling on CUDA is limited to 2^31 elements in one call");
   const auto by = [](int64_t n) { return Divisor(uint32_t(n > 0 ? n : 1)); };
   return {uint32_t(count), d * h * w, by(d), by(h), by(w)};
 }
@@ -113,7 +115,8 @@ __global__ void __launch_bounds__(kThreads)
     C sum = 0;
     for (int64_t kd = p.d.first_tap(o.d), ed = p.d.end_tap(o.d); kd < ed; ++kd)
       for (int64_t kh = p.h.first_tap(o.h), eh = p.h.end_tap(o.h); kh < eh; ++kh) {
-        const T* row = plane + ((p.d.start(o.d) + kd) * p.h.in + p.h.start(o.h) + kh) * p.w.in + p.w.start(o.w);
+        const T* row =
+            plane + ((p.d.start(o.d) + kd) * p.h.in + p.h.start(o.h) + kh) * p.w.in + p.w.start(o.w);
         for (int64_t kw = p.w.first_tap(o.w), ew = p.w.end_tap(o.w); kw < ew; ++kw) sum += C(widen(row[kw]));
       }
     y[i] = narrow<T>(sum / covered<C>(p, o.d, o.h, o.w, include_pad, divisor));
@@ -121,8 +124,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    avg_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs, bool include_pad, int64_t divisor) {
+__global__ void __launch_bounds__(kThreads) avg_backward(T* grad_x, const T* grad_y, PoolProblem p,
+                                                         Places inputs, bool include_pad, int64_t divisor) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
     const Place at = place_of(inputs, i);
@@ -140,13 +143,16 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__device__ __forceinline__ int64_t window_start(int64_t o, const PoolAxis& a) { return o * a.in / a.out; }
+__device__ __forceinline__ int64_t window_start(int64_t o, const PoolAxis& a) {
+  return o * a.in / a.out;
+}
 __device__ __forceinline__ int64_t window_end(int64_t o, const PoolAxis& a) {
   return ((o + 1) * a.in + a.out - 1) / a.out;
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) adaptive_forward(T* y, const T* x, PoolProblem p, Places outputs) {
+__global__ void __launch_bounds__(kThreads)
+    adaptive_forward(T* y, const T* x, PoolProblem p, Places outputs) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
     const Place o = place_of(outputs, i);
@@ -162,7 +168,8 @@ __global__ void __launch_bounds__(kThreads) adaptive_forward(T* y, const T* x, P
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) adaptive_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs) {
+__global__ void __launch_bounds__(kThreads)
+    adaptive_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
     const Place at = place_of(inputs, i);
@@ -183,8 +190,12 @@ __global__ void __launch_bounds__(kThreads) adaptive_backward(T* grad_x, const T
   }
 }
 
-Places outputs_of(const PoolProblem& p) { return places(p.planes, p.d.out, p.h.out, p.w.out); }
-Places inputs_of(const PoolProblem& p) { return places(p.planes, p.d.in, p.h.in, p.w.in); }
+Places outputs_of(const PoolProblem& p) {
+  return places(p.planes, p.d.out, p.h.out, p.w.out);
+}
+Places inputs_of(const PoolProblem& p) {
+  return places(p.planes, p.d.in, p.h.in, p.w.in);
+}
 
 template <class... P, class... A>
 void launch_over(const char* op, void (*kernel)(P...), const Places& places, Stream stream, A... arguments) {
@@ -203,18 +214,19 @@ void by_offset(const PoolProblem& p, F&& f) {
 
 }  // namespace
 
-void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const PoolProblem& p, Stream stream) {
+void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const PoolProblem& p,
+                      Stream stream) {
   const Places o = outputs_of(p);
   by_dtype(dtype, [&]<class T>(T) {
     by_offset(p, [&]<class Offset>(Offset) {
-      launch_over("max_pool", max_forward<T, Offset>, o, stream, static_cast<T*>(y), static_cast<Offset*>(offsets),
-                  static_cast<const T*>(x), p, o);
+      launch_over("max_pool", max_forward<T, Offset>, o, stream, static_cast<T*>(y),
+                  static_cast<Offset*>(offsets), static_cast<const T*>(x), p, o);
     });
   });
 }
 
-void max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* offsets, const PoolProblem& p,
-                       Stream stream) {
+void max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* offsets,
+                       const PoolProblem& p, Stream stream) {
   const Places i = inputs_of(p);
   by_dtype(dtype, [&]<class T>(T) {
     by_offset(p, [&]<class Offset>(Offset) {
@@ -227,16 +239,17 @@ void max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const void
 void max_pool_indices(int64_t* indices, const void* offsets, const PoolProblem& p, Stream stream) {
   const Places o = outputs_of(p);
   by_offset(p, [&]<class Offset>(Offset) {
-    launch_over("max_pool_indices", max_indices<Offset>, o, stream, indices, static_cast<const Offset*>(offsets), p, o);
+    launch_over("max_pool_indices", max_indices<Offset>, o, stream, indices,
+                static_cast<const Offset*>(offsets), p, o);
   });
 }
 
-void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, bool include_pad, int64_t divisor,
-                      Stream stream) {
+void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, bool include_pad,
+                      int64_t divisor, Stream stream) {
   const Places o = outputs_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    launch_over("avg_pool", avg_forward<T>, o, stream, static_cast<T*>(y), static_cast<const T*>(x), p, o, include_pad,
-                divisor);
+    launch_over("avg_pool", avg_forward<T>, o, stream, static_cast<T*>(y), static_cast<const T*>(x), p, o,
+                include_pad, divisor);
   });
 }
 
@@ -252,12 +265,13 @@ void avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const Pool
 void adaptive_avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, Stream stream) {
   const Places o = outputs_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    launch_over("adaptive_avg_pool", adaptive_forward<T>, o, stream, static_cast<T*>(y), static_cast<const T*>(x), p,
-                o);
+    launch_over("adaptive_avg_pool", adaptive_forward<T>, o, stream, static_cast<T*>(y),
+                static_cast<const T*>(x), p, o);
   });
 }
 
-void adaptive_avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p, Stream stream) {
+void adaptive_avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p,
+                                Stream stream) {
   const Places i = inputs_of(p);
   by_dtype(dtype, [&]<class T>(T) {
     launch_over("adaptive_avg_pool_backward", adaptive_backward<T>, i, stream, static_cast<T*>(grad_x),

@@ -1,8 +1,8 @@
 // What kernels are written with: the differences between a GPU and its emulation, and nothing else.
 //
-// The same .cu files are compiled by nvcc for the device and, with FASTDL_EMULATED, by the host compiler for tests
-// (emulation/emulator.h then takes this file's place). So kernels use only CUDA's own names threadIdx, blockIdx,
-// blockDim, gridDim, __global__, __device__, __launch_bounds__ and vector types, and from here:
+// The same .cu files are compiled by nvcc for the device and, with FASTDL_EMULATED, by the host compiler for
+// tests (emulation/emulator.h then takes this file's place). So kernels use only CUDA's own names threadIdx,
+// blockIdx, blockDim, gridDim, __global__, __device__, __launch_bounds__ and vector types, and from here:
 //
 //   launch(name, kernel, grid, block, shared_bytes, stream, arguments...)   a failure names the kernel
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL
@@ -33,7 +33,7 @@
 #define FASTDL_UNROLL _Pragma("unroll")
 #define FASTDL_SHARED(T, name, size) __shared__ T name[size]
 // One untyped symbol for all: templates of different element types would otherwise declare it twice.
-#define FASTDL_DYNAMIC_SHARED(T, name)                       \
+#define FASTDL_DYNAMIC_SHARED(T, name)                        \
   extern __shared__ __align__(16) unsigned char name##_raw[]; \
   T* const name = reinterpret_cast<T*>(name##_raw)
 
@@ -53,7 +53,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
             A&&... arguments) {
   if (shared_bytes > (48 << 10))  // more than every kernel may have has to be asked for
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), name);
-  kernel<<<grid, block, shared_bytes, stream>>>(std::forward<A>(arguments)...);
+  kernel<<<grid, block, shared_bytes, stream> > >(std::forward<A>(arguments)...);
   check(cudaGetLastError(), name);
 }
 
@@ -64,7 +64,9 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
   return value;
 }
-inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline int multiprocessors() {
+  return device_attribute(cudaDevAttrMultiProcessorCount);
+}
 inline int capability() {
   return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
          device_attribute(cudaDevAttrComputeCapabilityMinor);
@@ -75,9 +77,15 @@ inline void zero(void* to, size_t bytes, Stream stream) {
 
 constexpr uint32_t kWholeWarp = 0xFFFFFFFFu;
 
-__device__ __forceinline__ void sync_threads() { __syncthreads(); }
-__device__ __forceinline__ void sync_warp() { __syncwarp(); }
-__device__ __forceinline__ void thread_fence() { __threadfence(); }
+__device__ __forceinline__ void sync_threads() {
+  __syncthreads();
+}
+__device__ __forceinline__ void sync_warp() {
+  __syncwarp();
+}
+__device__ __forceinline__ void thread_fence() {
+  __threadfence();
+}
 __device__ __forceinline__ int lane_id() {
   int lane;
   asm("mov.u32 %0, %%laneid;" : "=r"(lane));
@@ -109,7 +117,9 @@ template <class T>
 __device__ __forceinline__ T shuffle_up(T value, int delta) {
   return __shfl_up_sync(kWholeWarp, value, delta);
 }
-__device__ __forceinline__ uint32_t ballot(bool vote) { return __ballot_sync(kWholeWarp, vote); }
+__device__ __forceinline__ uint32_t ballot(bool vote) {
+  return __ballot_sync(kWholeWarp, vote);
+}
 
 template <class T>
 __device__ __forceinline__ T atomic_add(T* at, T value) {
@@ -119,10 +129,18 @@ __device__ __forceinline__ uint64_t atomic_cas(uint64_t* at, uint64_t expected, 
   return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
 }
 
-__device__ __forceinline__ float fast_exp(float x) { return __expf(x); }
-__device__ __forceinline__ float inverse_sqrt(float x) { return rsqrtf(x); }
-__device__ __forceinline__ double inverse_sqrt(double x) { return rsqrt(x); }
-__device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+__device__ __forceinline__ float fast_exp(float x) {
+  return __expf(x);
+}
+__device__ __forceinline__ float inverse_sqrt(float x) {
+  return rsqrtf(x);
+}
+__device__ __forceinline__ double inverse_sqrt(double x) {
+  return rsqrt(x);
+}
+__device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return __umulhi(a, b);
+}
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
@@ -130,7 +148,9 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 __device__ __forceinline__ void cp_async_16(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int kInFlight>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kInFlight) : "memory");
@@ -154,16 +174,20 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&to)[4], const void* row) 
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (std::is_same_v<T, __half>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                                 const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -1,10 +1,10 @@
-// Reductions over axes. What is accumulated is a policy: an accumulator, how an element is added, how two are merged,
-// and what is written.
+// Reductions over axes. What is accumulated is a policy: an accumulator, how an element is added, how two are
+// merged, and what is written.
 //
-// The host merges neighbouring axes. If the innermost axis is reduced, a team of lanes or a block works on each output
-// and reads side by side ("rows"; in packs of 16 bytes where rows are aligned); if it stays, neighbouring threads have
-// neighbouring outputs and 8 threads share one ("columns"). With too few outputs to fill the device, each is cut into
-// slices, and a second launch merges them in order. x is read once.
+// The host merges neighbouring axes. If the innermost axis is reduced, a team of lanes or a block works on
+// each output and reads side by side ("rows"; in packs of 16 bytes where rows are aligned); if it stays,
+// neighbouring threads have neighbouring outputs and 8 threads share one ("columns"). With too few outputs to
+// fill the device, each is cut into slices, and a second launch merges them in order. x is read once.
 #include "cuda/reduce.h"
 
 #include <algorithm>
@@ -50,33 +50,57 @@ struct FoldOf {
 
   __device__ __forceinline__ C start() const {
     switch (op) {
-      case Fold::prod: return C(1);
-      case Fold::amax: return -infinity<C>();
+      case Fold::prod:
+        return C(1);
+      case Fold::amax:
+        return -infinity<C>();
       case Fold::amin:
-      case Fold::smallest: return infinity<C>();
-      default: return C(0);
+      case Fold::smallest:
+        return infinity<C>();
+      default:
+        return C(0);
     }
   }
   __device__ __forceinline__ void add(C& a, C x, C, int64_t) const {
     switch (op) {
-      case Fold::sum: a += x; break;
-      case Fold::prod: a *= x; break;
-      case Fold::amax: a = larger(a, x); break;
-      case Fold::amin: a = smaller(a, x); break;
-      case Fold::norm: a += p == 2 ? x * x : p == 1 ? std::fabs(x) : std::pow(std::fabs(x), p); break;
-      case Fold::nonzero: a += C(x != 0); break;
-      case Fold::largest: a = larger(a, std::fabs(x)); break;
-      case Fold::smallest: a = smaller(a, std::fabs(x)); break;
+      case Fold::sum:
+        a += x;
+        break;
+      case Fold::prod:
+        a *= x;
+        break;
+      case Fold::amax:
+        a = larger(a, x);
+        break;
+      case Fold::amin:
+        a = smaller(a, x);
+        break;
+      case Fold::norm:
+        a += p == 2 ? x * x : p == 1 ? std::fabs(x) : std::pow(std::fabs(x), p);
+        break;
+      case Fold::nonzero:
+        a += C(x != 0);
+        break;
+      case Fold::largest:
+        a = larger(a, std::fabs(x));
+        break;
+      case Fold::smallest:
+        a = smaller(a, std::fabs(x));
+        break;
     }
   }
   __device__ __forceinline__ C operator()(C a, C b) const {
     switch (op) {
-      case Fold::prod: return a * b;
+      case Fold::prod:
+        return a * b;
       case Fold::amax:
-      case Fold::largest: return larger(a, b);
+      case Fold::largest:
+        return larger(a, b);
       case Fold::amin:
-      case Fold::smallest: return smaller(a, b);
-      default: return a + b;
+      case Fold::smallest:
+        return smaller(a, b);
+      default:
+        return a + b;
     }
   }
   __device__ __forceinline__ void finish(uint32_t output, C a, C) const {
@@ -154,7 +178,9 @@ struct Extreme {
   C sign;  // -1 for the smallest
 
   __device__ __forceinline__ Place<C> start() const { return {0, -1}; }
-  __device__ __forceinline__ void add(Place<C>& a, C x, C, int64_t index) const { a = (*this)(a, {x, index}); }
+  __device__ __forceinline__ void add(Place<C>& a, C x, C, int64_t index) const {
+    a = (*this)(a, {x, index});
+  }
   __device__ __forceinline__ Place<C> operator()(Place<C> a, Place<C> b) const {
     if (b.index < 0) return a;
     if (a.index < 0) return b;
@@ -195,7 +221,8 @@ __global__ void __launch_bounds__(256)
   const int64_t items = int64_t(t.outputs) * t.slices;
   for (; team.any_row(items); team.row += team.step) {
     const bool mine = team.row < items;
-    const uint32_t output = mine ? uint32_t(team.row) / t.slices : 0, slice = uint32_t(team.row) - output * t.slices;
+    const uint32_t output = mine ? uint32_t(team.row) / t.slices : 0,
+                   slice = uint32_t(team.row) - output * t.slices;
     const T* from = x + t.kept.offset(output);
     auto a = policy.start();
     const uint32_t first = slice * t.per_slice;
@@ -223,7 +250,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
     reduce_columns(P policy, typename P::Accumulator* partials, const T* x, Task t) {
   using C = Compute<T>;
   using A = typename P::Accumulator;
-  FASTDL_SHARED(A, shared, kSplit* kColumns);
+  FASTDL_SHARED(A, shared, kSplit * kColumns);
   const uint32_t groups = (t.outputs + kColumns - 1) / kColumns;
   for (uint32_t item = blockIdx.x; item < groups * t.slices; item += gridDim.x) {
     const uint32_t slice = item / groups, output = (item - slice * groups) * kColumns + threadIdx.x;
@@ -271,7 +298,8 @@ std::vector<Axis> merged(const Shape& extents, const Shape& strides, bool sort) 
   for (size_t d = 0; d < extents.size(); ++d)
     if (extents[d] != 1) axes.push_back({extents[d], strides[d]});
   if (sort)
-    std::stable_sort(axes.begin(), axes.end(), [](Axis a, Axis b) { return std::abs(a.stride) > std::abs(b.stride); });
+    std::stable_sort(axes.begin(), axes.end(),
+                     [](Axis a, Axis b) { return std::abs(a.stride) > std::abs(b.stride); });
   std::vector<Axis> result;
   for (const Axis& a : axes) {
     if (!result.empty() && result.back().stride == a.stride * a.extent)
@@ -336,8 +364,8 @@ void run(const char* op, const P& policy, const Reduce& problem, bool ordered, v
   // Packs need aligned rows: every other stride a multiple of the pack.
   constexpr int kWide = kWidest<T>;
   std::vector<Axis> reduced = plan.reduced;
-  bool packed = plan.rows && plan.length > 0 && aligned(x, 16) && !reduced.empty() && reduced.back().stride == 1 &&
-                reduced.back().extent % kWide == 0;
+  bool packed = plan.rows && plan.length > 0 && aligned(x, 16) && !reduced.empty() &&
+                reduced.back().stride == 1 && reduced.back().extent % kWide == 0;
   for (const Axis& a : plan.kept) packed = packed && a.stride % kWide == 0;
   for (size_t i = 0; packed && i + 1 < reduced.size(); ++i) packed = reduced[i].stride % kWide == 0;
   const int64_t N = packed ? kWide : 1;
@@ -361,8 +389,8 @@ void run(const char* op, const P& policy, const Reduce& problem, bool ordered, v
       block ? go(reduce_rows<T, P, 1, true>) : go(reduce_rows<T, P, 1, false>);
   } else {
     const int64_t items = (plan.outputs + kColumns - 1) / kColumns * t.slices;
-    launch(op, reduce_columns<T, P>, dim3(grid_for(items, 1)), dim3(kColumns, kSplit), 0, stream, policy, partials, x,
-           t);
+    launch(op, reduce_columns<T, P>, dim3(grid_for(items, 1)), dim3(kColumns, kSplit), 0, stream, policy,
+           partials, x, t);
   }
   if (t.slices > 1)
     launch(op, reduce_slices<T, P>, dim3(grid_for(plan.outputs, 8)), dim3(256), 0, stream, policy,
@@ -376,11 +404,12 @@ int64_t reduce_scratch(const Reduce& problem) {
   return plan.slices == 1 ? 0 : plan.outputs * plan.slices * int64_t(sizeof(Place<double>));
 }
 
-void fold(Fold op, Dtype dtype, void* y, bool wide, const Reduce& problem, double scale, double p, void* scratch,
-          Stream stream) {
+void fold(Fold op, Dtype dtype, void* y, bool wide, const Reduce& problem, double scale, double p,
+          void* scratch, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
-    const FoldOf<T> policy{op, wide ? nullptr : static_cast<T*>(y), wide ? static_cast<C*>(y) : nullptr, C(scale), C(p)};
+    const FoldOf<T> policy{op, wide ? nullptr : static_cast<T*>(y), wide ? static_cast<C*>(y) : nullptr,
+                           C(scale), C(p)};
     run<T>("fold", policy, problem, false, scratch, stream);
   });
 }
@@ -391,7 +420,8 @@ void moments(Dtype dtype, void* var, void* mean, const Reduce& problem, double c
     using C = Compute<T>;
     double n = 1;
     for (int64_t extent : problem.reduced) n *= double(extent);
-    const Moments<T> policy{static_cast<T*>(var), static_cast<T*>(mean), C(n), C(n > correction ? n - correction : 0)};
+    const Moments<T> policy{static_cast<T*>(var), static_cast<T*>(mean), C(n),
+                            C(n > correction ? n - correction : 0)};
     run<T>("moments", policy, problem, false, scratch, stream);
   });
 }

@@ -1,9 +1,9 @@
 // Reductions over the rows of a matrix: who works on a row, and in which registers it lies.
 //
-// Short rows go to groups of 1, 2, .. 32 lanes, so that a warp works on 32 to 1 of them; longer ones have a block each.
-// A row of up to kRowValues elements per thread is held in registers between passes over it: memory is read once.
-// Elements are moved in 16-byte packs where every row starts at a multiple of them; otherwise lanes take single
-// elements side by side. Partial results are combined in a fixed order.
+// Short rows go to groups of 1, 2, .. 32 lanes, so that a warp works on 32 to 1 of them; longer ones have a
+// block each. A row of up to kRowValues elements per thread is held in registers between passes over it:
+// memory is read once. Elements are moved in 16-byte packs where every row starts at a multiple of them;
+// otherwise lanes take single elements side by side. Partial results are combined in a fixed order.
 #pragma once
 
 #include "cuda/numeric.h"
@@ -81,8 +81,8 @@ struct Online {
 // Who works on a row.
 template <bool kBlock>
 struct RowTeam {
-  int size, index;     // threads on the row, and which of them this one is
-  int64_t row, step;   // the first row, and how far to the next
+  int size, index;    // threads on the row, and which of them this one is
+  int64_t row, step;  // the first row, and how far to the next
 
   __device__ __forceinline__ explicit RowTeam(int group) {
     if constexpr (kBlock) {
@@ -131,8 +131,8 @@ template <class T>
 constexpr int kRowPacks = kRowValues<T> / kWidest<T>;
 
 struct RowPlan {
-  bool block;     // a block per row, else a group of lanes
-  bool fits;      // the row fits in the registers of its team
+  bool block;  // a block per row, else a group of lanes
+  bool fits;   // the row fits in the registers of its team
   int group, threads;
   unsigned grid;
 };
@@ -163,7 +163,8 @@ bool rows_packed(int64_t length, std::initializer_list<const void*> arrays) {
   return true;
 }
 
-// Pack j of a thread: N consecutive elements of the row (packed), or N elements side by side with the team's others.
+// Pack j of a thread: N consecutive elements of the row (packed), or N elements side by side with the team's
+// others.
 template <class T>
 struct RowSlice {
   static constexpr int N = kWidest<T>;
@@ -220,13 +221,13 @@ struct RowSlice {
   }
 };
 
-// A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are not the
-// last one. Neighbouring threads read neighbouring positions.
+// A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are
+// not the last one. Neighbouring threads read neighbouring positions.
 constexpr int kColumns = 32, kSplit = 8;
 
 template <class C, class F>
 __device__ __forceinline__ C split_reduce(C v, F f) {
-  FASTDL_SHARED(C, partial, kSplit* kColumns);
+  FASTDL_SHARED(C, partial, kSplit * kColumns);
   sync_threads();  // the previous reduction has been read
   partial[threadIdx.y * kColumns + threadIdx.x] = v;
   sync_threads();
@@ -242,6 +243,8 @@ __device__ __forceinline__ void split_reduce(Online<C>& o) {
   o.s = split_reduce(o.s, Plus{});
 }
 
-inline unsigned columns_grid(int64_t positions) { return grid_for(positions, kColumns); }
+inline unsigned columns_grid(int64_t positions) {
+  return grid_for(positions, kColumns);
+}
 
 }  // namespace fastdl::cuda

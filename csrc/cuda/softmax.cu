@@ -1,9 +1,9 @@
 // Softmax: y_c = exp(x_c - m) / s, m the maximum, s = sum exp(x_c - m); log_softmax: y_c = x_c - m - log s.
 // Backward: grad_x = y (grad_y - sum grad_y y), or grad_y - exp(y) sum grad_y.
 //
-// Rows (inner = 1) that fit in their team's registers are read once and written once; longer ones make one pass for
-// the online m and s and read again, which the second-level cache answers. Columns (inner > 1) do the same with the
-// neighbours of a position side by side. Nothing is saved but y.
+// Rows (inner = 1) that fit in their team's registers are read once and written once; longer ones make one
+// pass for the online m and s and read again, which the second-level cache answers. Columns (inner > 1) do
+// the same with the neighbours of a position side by side. Nothing is saved but y.
 #include "cuda/softmax.h"
 
 #include "cuda/rows.h"
@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
     m = team.reduce(m, -infinity<C>(), Larger{});
     C s = 0;
     FASTDL_UNROLL
-    for (int j = 0; j < kRowPacks<T>; ++j)
-      FASTDL_UNROLL
+    for (int j = 0; j < kRowPacks<T>; ++j) FASTDL_UNROLL
     for (int k = 0; k < kWidest<T>; ++k) {
       const C e = std::exp(v[j].v[k] - m);
       s += e;
@@ -77,10 +76,12 @@ __global__ void __launch_bounds__(1024)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit) softmax_columns(T* y, const T* x, Classes shape, bool log) {
+__global__ void __launch_bounds__(kColumns* kSplit)
+    softmax_columns(T* y, const T* x, Classes shape, bool log) {
   using C = Compute<T>;
   const int64_t positions = shape.positions();
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions; first += int64_t(gridDim.x) * kColumns) {
+  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
+       first += int64_t(gridDim.x) * kColumns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
     const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
@@ -105,8 +106,8 @@ __device__ __forceinline__ C slope(C g, C y, C sum, bool log) {
 // kFits: gradient and result stay in registers between the sum and the second pass.
 template <class T, bool kBlock, bool kFits>
 __global__ void __launch_bounds__(kBlock ? 1024 : 256)
-    softmax_backward_rows(T* grad_x, const T* grad_y, const T* y, int64_t rows, int64_t length, int group, bool packed,
-                          bool log) {
+    softmax_backward_rows(T* grad_x, const T* grad_y, const T* y, int64_t rows, int64_t length, int group,
+                          bool packed, bool log) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>, kPacks = kFits ? kRowPacks<T> / 2 : 1;
   RowTeam<kBlock> team(group);
@@ -156,7 +157,8 @@ __global__ void __launch_bounds__(kColumns* kSplit)
     softmax_backward_columns(T* grad_x, const T* grad_y, const T* y, Classes shape, bool log) {
   using C = Compute<T>;
   const int64_t positions = shape.positions();
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions; first += int64_t(gridDim.x) * kColumns) {
+  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
+       first += int64_t(gridDim.x) * kColumns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
     const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
@@ -183,18 +185,19 @@ void softmax_forward(bool log, Dtype dtype, void* y, const void* x, Classes shap
     T* to = static_cast<T*>(y);
     const T* from = static_cast<const T*>(x);
     if (shape.inner > 1)
-      return launch("softmax_columns", softmax_columns<T>, dim3(columns_grid(rows)), dim3(kColumns, kSplit), 0, stream,
-                    to, from, shape, log);
+      return launch("softmax_columns", softmax_columns<T>, dim3(columns_grid(rows)), dim3(kColumns, kSplit),
+                    0, stream, to, from, shape, log);
     const RowPlan plan = plan_rows(rows, length, kRowValues<T>);
     const bool packed = rows_packed<T>(length, {y, x});
     const dim3 grid(plan.grid), block(plan.threads);
     if (!plan.fits)
       launch("softmax_long", softmax_long<T>, grid, block, 0, stream, to, from, rows, length, packed, log);
     else if (plan.block)
-      launch("softmax_rows", softmax_rows<T, true>, grid, block, 0, stream, to, from, rows, length, 0, packed, log);
-    else
-      launch("softmax_rows", softmax_rows<T, false>, grid, block, 0, stream, to, from, rows, length, plan.group, packed,
+      launch("softmax_rows", softmax_rows<T, true>, grid, block, 0, stream, to, from, rows, length, 0, packed,
              log);
+    else
+      launch("softmax_rows", softmax_rows<T, false>, grid, block, 0, stream, to, from, rows, length,
+             plan.group, packed, log);
   });
 }
 
@@ -211,8 +214,8 @@ void softmax_backward(bool log, Dtype dtype, void* grad_x, const void* grad_y, c
     const RowPlan plan = plan_rows(rows, length, kRowValues<T> / 2);  // two arrays share the registers
     const bool packed = rows_packed<T>(length, {grad_x, grad_y, y});
     const auto run = [&](auto kernel) {
-      launch("softmax_backward_rows", kernel, dim3(plan.grid), dim3(plan.threads), 0, stream, to, g, out, rows, length,
-             plan.group, packed, log);
+      launch("softmax_backward_rows", kernel, dim3(plan.grid), dim3(plan.threads), 0, stream, to, g, out,
+             rows, length, plan.group, packed, log);
     };
     if (!plan.fits)
       run(softmax_backward_rows<T, true, false>);

@@ -17,7 +17,8 @@ enum class Dtype : int { float32, float16, bfloat16, float64 };
 
 namespace cuda {
 
-// An array by its address and strides (in elements, one per axis of the shape beside it), or one number for all.
+// An array by its address and strides (in elements, one per axis of the shape beside it), or one number for
+// all.
 struct Strided {
   void* data = nullptr;
   std::vector<int64_t> strides;

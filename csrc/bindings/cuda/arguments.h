@@ -1,5 +1,6 @@
-// Arguments of the CUDA extension: addresses and streams are integers, arrays with strides are pairs (address, strides
-// in bytes), a number stands for itself. Python has checked shapes and types; nothing is looked at on the device.
+// Arguments of the CUDA extension: addresses and streams are integers, arrays with strides are pairs
+// (address, strides in bytes), a number stands for itself. Python has checked shapes and types; nothing is
+// looked at on the device.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -17,8 +18,12 @@ using cuda::Classes;
 using cuda::Shape;
 using cuda::Strided;
 
-inline void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-inline Stream stream_of(uintptr_t stream) { return reinterpret_cast<Stream>(stream); }
+inline void* pointer(uintptr_t address) {
+  return reinterpret_cast<void*>(address);
+}
+inline Stream stream_of(uintptr_t stream) {
+  return reinterpret_cast<Stream>(stream);
+}
 
 inline int64_t item_size(Dtype dtype) {
   return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
@@ -39,7 +44,9 @@ inline Strided strided(const py::object& array, int64_t item) {
   }
   return s;
 }
-inline Strided strided(const py::object& array, Dtype dtype) { return strided(array, item_size(dtype)); }
+inline Strided strided(const py::object& array, Dtype dtype) {
+  return strided(array, item_size(dtype));
+}
 
 // The enumerator with that name.
 template <class E, size_t N>

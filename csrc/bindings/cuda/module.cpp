@@ -1,5 +1,5 @@
-// The CUDA extension: launches of kernels by address, called by fastdl.kernels.cuda. Built as _cuda for the device and
-// as _cuda_emulated for tests, which also has the emulator's controls.
+// The CUDA extension: launches of kernels by address, called by fastdl.kernels.cuda. Built as _cuda for the
+// device and as _cuda_emulated for tests, which also has the emulator's controls.
 #include "bindings/cuda/arguments.h"
 
 namespace fastdl::binding {

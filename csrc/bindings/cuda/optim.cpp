@@ -12,9 +12,9 @@ constexpr const char* kRule[] = {FASTDL_CUDA_RULE(FASTDL_CUDA_NAME)};
 
 void register_optim(py::module_& m) {
   // Each parameter: (param, grad, states, size, factors), addresses as integers.
-  m.def("optimizer_step", [](std::string_view rule, int dtype, const py::list& list, double lr, double weight_decay,
-                             bool maximize, bool decoupled, bool nesterov, bool first, double a, double b, double eps,
-                             uintptr_t stream) {
+  m.def("optimizer_step", [](std::string_view rule, int dtype, const py::list& list, double lr,
+                             double weight_decay, bool maximize, bool decoupled, bool nesterov, bool first,
+                             double a, double b, double eps, uintptr_t stream) {
     std::vector<cuda::Parameter> parameters;
     parameters.reserve(list.size());
     for (const py::handle item : list) {
@@ -27,11 +27,13 @@ void register_optim(py::module_& m) {
         p.states[i] = pointer(states[i].cast<uintptr_t>());
       p.size = entry[3].cast<int64_t>();
       const auto factors = entry[4].cast<py::tuple>();
-      for (size_t i = 0; i < factors.size() && i < cuda::kFactors; ++i) p.factors[i] = factors[i].cast<double>();
+      for (size_t i = 0; i < factors.size() && i < cuda::kFactors; ++i)
+        p.factors[i] = factors[i].cast<double>();
       parameters.push_back(p);
     }
     cuda::optimizer_step(named<cuda::Rule>(kRule, rule), Dtype(dtype), parameters,
-                         {lr, weight_decay, maximize, decoupled, nesterov, first, a, b, eps}, stream_of(stream));
+                         {lr, weight_decay, maximize, decoupled, nesterov, first, a, b, eps},
+                         stream_of(stream));
   });
 }
 

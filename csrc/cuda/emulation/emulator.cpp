@@ -1,8 +1,9 @@
 // The emulator's machinery: fibers, blocks, collectives. See emulator.h.
 //
-// Sanitizers are told about fibers: AddressSanitizer of each change of stack; ThreadSanitizer sees each CUDA thread as
-// a fiber of its own without order between them, and barriers as release and acquire. This file itself must be
-// compiled without ThreadSanitizer (it moves between stacks), but with FASTDL_TSAN to make those calls.
+// Sanitizers are told about fibers: AddressSanitizer of each change of stack; ThreadSanitizer sees each CUDA
+// thread as a fiber of its own without order between them, and barriers as release and acquire. This file
+// itself must be compiled without ThreadSanitizer (it moves between stacks), but with FASTDL_TSAN to make
+// those calls.
 #include "cuda/emulation/emulator.h"
 
 #include <sys/mman.h>
@@ -89,7 +90,8 @@ void release([[maybe_unused]] void* address) {
 class Stack {
  public:
   Stack() {
-    void* base = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* base = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<std::byte*>(base);
     mprotect(base_, kGuardBytes, PROT_NONE);  // an overflow is a fault, not a neighbour's wrong value
@@ -354,8 +356,8 @@ void Worker::run_block(uint64_t block) {
 #ifdef FASTDL_TSAN
     f.tsan = __tsan_create_fiber(0);
 #endif
-    // As fastdl_switch_stack leaves it: six registers and a return address. The ABI wants the stack pointer to be
-    // 8 more than a multiple of 16 when a function is entered.
+    // As fastdl_switch_stack leaves it: six registers and a return address. The ABI wants the stack pointer
+    // to be 8 more than a multiple of 16 when a function is entered.
     void** frame = reinterpret_cast<void**>(f.stack->top()) - 2;
     frame[1] = nullptr;
     frame[0] = reinterpret_cast<void*>(&Worker::entry);
@@ -405,12 +407,18 @@ void set_order(Order order, uint64_t seed) {
   order_seed = seed;
 }
 
-void barrier(const Site& site) { Worker::current()->barrier(site); }
+void barrier(const Site& site) {
+  Worker::current()->barrier(site);
+}
 void collective(void* argument, void (*work)(void* const[32]), const Site& site) {
   Worker::current()->collective(argument, work, site);
 }
-void* shared(const void* key, size_t bytes) { return Worker::current()->shared(key, bytes); }
-void* dynamic_shared() { return Worker::current()->dynamic_shared(); }
+void* shared(const void* key, size_t bytes) {
+  return Worker::current()->shared(key, bytes);
+}
+void* dynamic_shared() {
+  return Worker::current()->dynamic_shared();
+}
 
 void cp_async(void* to, const void* from, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
@@ -418,7 +426,9 @@ void cp_async(void* to, const void* from, size_t bytes) {
   std::memset(to, kPoison, bytes);
   Worker::current()->fiber().copies.back().push_back({to, from, bytes});
 }
-void cp_async_commit() { Worker::current()->fiber().copies.emplace_back(); }
+void cp_async_commit() {
+  Worker::current()->fiber().copies.emplace_back();
+}
 void cp_async_wait(int groups_in_flight) {
   auto& groups = Worker::current()->fiber().copies;
   while (groups.size() > size_t(groups_in_flight) + 1) {  // the last one is still open
@@ -446,8 +456,9 @@ float widen_tf32(uint32_t bits) {  // the unit ignores the lower 13 bits
 }
 
 void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
-  // PTX ISA, matrix fragments for mma.m16n8k16 and m16n8k8: group = lane / 4, thread = lane % 4. Registers hold two
-  // 16-bit elements or one of 32 bits; register i of a belongs to rows group + 8 (i % 2), columns of its half i / 2.
+  // PTX ISA, matrix fragments for mma.m16n8k16 and m16n8k8: group = lane / 4, thread = lane % 4. Registers
+  // hold two 16-bit elements or one of 32 bits; register i of a belongs to rows group + 8 (i % 2), columns of
+  // its half i / 2.
   const int per = k == 16 ? 2 : 1;  // elements in a register
   float a[16][16], b[16][8];
   for (int lane = 0; lane < 32; ++lane) {
@@ -473,7 +484,8 @@ void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
 void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context) {
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z;
   if (threads == 0 || threads > 1024 || threads % 32 != 0)
-    throw Error(std::string(name) + ": blocks must have 32, 64, .. 1024 threads, not " + std::to_string(threads));
+    throw Error(std::string(name) + ": blocks must have 32, 64, .. 1024 threads, not " +
+                std::to_string(threads));
   if (blocks == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535)
     throw Error(std::string(name) + ": the grid is empty or too large");
   if (shared_bytes > (227 << 10)) throw Error(std::string(name) + ": too much shared memory");
@@ -492,7 +504,8 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
       }
   };
   // Starting a thread costs as much as some thousand fibers.
-  const uint64_t host = std::min<uint64_t>({std::thread::hardware_concurrency(), blocks, 1 + blocks * threads / 8192});
+  const uint64_t host =
+      std::min<uint64_t>({std::thread::hardware_concurrency(), blocks, 1 + blocks * threads / 8192});
   std::vector<std::thread> helpers;
   for (uint64_t i = 1; i < host; ++i) helpers.emplace_back(work);
   work();

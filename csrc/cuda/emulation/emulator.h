@@ -1,14 +1,15 @@
 // CUDA on the CPU: what portable.h offers to kernels when they are compiled by the host compiler, for tests.
 //
-// Every CUDA thread is a fiber with a stack of its own; the fibers of a block share one host thread and are switched
-// by hand, blocks are spread over host threads. What threads do together is a *collective*: each participant deposits
-// its arguments and waits, the last one does the work for all. Mistakes that a GPU would not report are errors here,
-// with the places in the source: threads that meet at different barriers, a shuffle without the whole warp, an index
-// outside of a shared array. Shared memory starts as NaN, cp_async delivers at the wait and leaves NaN until then,
-// and threads run in a chosen order, so that a missing barrier shows as a wrong value.
+// Every CUDA thread is a fiber with a stack of its own; the fibers of a block share one host thread and are
+// switched by hand, blocks are spread over host threads. What threads do together is a *collective*: each
+// participant deposits its arguments and waits, the last one does the work for all. Mistakes that a GPU would
+// not report are errors here, with the places in the source: threads that meet at different barriers, a
+// shuffle without the whole warp, an index outside of a shared array. Shared memory starts as NaN, cp_async
+// delivers at the wait and leaves NaN until then, and threads run in a chosen order, so that a missing
+// barrier shows as a wrong value.
 //
-// Everything a collective does with other fibers' data runs uninstrumented (kUninstrumented): to ThreadSanitizer only
-// barriers order the threads of a block, as on the device.
+// Everything a collective does with other fibers' data runs uninstrumented (kUninstrumented): to
+// ThreadSanitizer only barriers order the threads of a block, as on the device.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -130,10 +131,9 @@ T shuffle_from(T value, int lane, const Site& site) {
 #define gridDim (::fastdl::emulation::here->grid_dim)
 
 // A template's or a function's own static gives each declaration one identity, as __shared__ does.
-#define FASTDL_SHARED(T, name, size)                             \
-  static const char name##_key = 0;                              \
-  const ::fastdl::emulation::SharedArray<T, size_t(size)> name(  \
-      &name##_key, ::std::source_location::current())
+#define FASTDL_SHARED(T, name, size) \
+  static const char name##_key = 0;  \
+  const ::fastdl::emulation::SharedArray<T, size_t(size)> name(&name##_key, ::std::source_location::current())
 #define FASTDL_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::fastdl::emulation::dynamic_shared())
 
 template <class... P, class... A>
@@ -145,18 +145,30 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
       name, grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
 }
 
-inline int multiprocessors() { return 2; }  // few, so that small tests reach the loops over a grid
-inline int capability() { return 90; }
-inline void zero(void* to, size_t bytes, Stream) { std::memset(to, 0, bytes); }
+inline int multiprocessors() {
+  return 2;
+}  // few, so that small tests reach the loops over a grid
+inline int capability() {
+  return 90;
+}
+inline void zero(void* to, size_t bytes, Stream) {
+  std::memset(to, 0, bytes);
+}
 
 using emulation::Site;
 
-inline void sync_threads(const Site& site = Site::current()) { emulation::barrier(site); }
+inline void sync_threads(const Site& site = Site::current()) {
+  emulation::barrier(site);
+}
 inline void sync_warp(const Site& site = Site::current()) {
   emulation::collective(nullptr, [](void* const*) {}, site);
 }
-inline void thread_fence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
-inline int lane_id() { return emulation::here->lane; }
+inline void thread_fence() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+inline int lane_id() {
+  return emulation::here->lane;
+}
 
 template <class T>
 T shuffle_xor(T value, int mask, const Site& site = Site::current()) {
@@ -203,14 +215,26 @@ inline uint64_t atomic_cas(uint64_t* at, uint64_t expected, uint64_t desired) {
   return expected;
 }
 
-inline float fast_exp(float x) { return std::exp(x); }
-inline float inverse_sqrt(float x) { return 1 / std::sqrt(x); }
-inline double inverse_sqrt(double x) { return 1 / std::sqrt(x); }
-inline uint32_t multiply_high(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
+inline float fast_exp(float x) {
+  return std::exp(x);
+}
+inline float inverse_sqrt(float x) {
+  return 1 / std::sqrt(x);
+}
+inline double inverse_sqrt(double x) {
+  return 1 / std::sqrt(x);
+}
+inline uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return uint32_t(uint64_t(a) * b >> 32);
+}
 
 // 16 bytes from global to shared memory, there after the wait.
-inline void cp_async_16(void* to, const void* from) { emulation::cp_async(to, from, 16); }
-inline void cp_async_commit() { emulation::cp_async_commit(); }
+inline void cp_async_16(void* to, const void* from) {
+  emulation::cp_async(to, from, 16);
+}
+inline void cp_async_commit() {
+  emulation::cp_async_commit();
+}
 template <int kInFlight>
 void cp_async_wait() {
   emulation::cp_async_wait(kInFlight);
@@ -255,13 +279,15 @@ void mma(void* const products[32], int k, float (*widen)(uint32_t));
 }  // namespace emulation
 
 template <class T>
-void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Site& site = Site::current()) {
+void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                  const Site& site = Site::current()) {
   static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
   emulation::Product p{d, a, b};
   emulation::collective(
       &p,
       [](void* const products[32]) {
-        emulation::mma(products, 16, std::is_same_v<T, __half> ? emulation::widen_fp16 : emulation::widen_bf16);
+        emulation::mma(products, 16,
+                       std::is_same_v<T, __half> ? emulation::widen_fp16 : emulation::widen_bf16);
       },
       site);
 }

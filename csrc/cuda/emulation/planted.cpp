@@ -1,5 +1,6 @@
-// Kernels with planted mistakes and clean ones beside them: the emulator's own tests (tests/test_cuda_emulator.py).
-// Each runs in one block of 64 threads unless it says otherwise; x and y have 64 elements.
+// Kernels with planted mistakes and clean ones beside them: the emulator's own tests
+// (tests/test_cuda_emulator.py). Each runs in one block of 64 threads unless it says otherwise; x and y have
+// 64 elements.
 #include "bindings/cuda/arguments.h"
 #include "cuda/numeric.h"
 
@@ -86,15 +87,20 @@ __global__ void warp_sums(float* y, const float* x) {
   for (int i = 0; i < 32; ++i) positive += votes >> i & 1;
   y[threadIdx.x] = lane_id() == 0 ? v : float(positive);
 }
-__global__ void beyond_global(float* y, const float* x) { y[threadIdx.x] = x[threadIdx.x + 1]; }
+__global__ void beyond_global(float* y, const float* x) {
+  y[threadIdx.x] = x[threadIdx.x + 1];
+}
 // 4 blocks; all write the same element.
 __global__ void race_of_blocks(float* y, const float* x) {
   if (threadIdx.x == 0) y[0] = x[blockIdx.x];
 }
 // 4 blocks; every thread adds.
-__global__ void sum_of_blocks(float* y, const float* x) { atomic_add(&y[threadIdx.x], x[threadIdx.x]); }
+__global__ void sum_of_blocks(float* y, const float* x) {
+  atomic_add(&y[threadIdx.x], x[threadIdx.x]);
+}
 
-// One warp: a (16, 16) row-major times b (16, 8), b given as (8, 16). Through shared memory, as attention does it.
+// One warp: a (16, 16) row-major times b (16, 8), b given as (8, 16). Through shared memory, as attention
+// does it.
 template <class T>
 __global__ void product(float* c, const T* a, const T* b) {
   FASTDL_DYNAMIC_SHARED(T, tile);
@@ -160,8 +166,8 @@ void register_emulation(py::module_& m) {
   m.def("run_planted", [](const std::string& name, uintptr_t y, uintptr_t x, unsigned threads) {
     for (const Planted& p : kPlanted)
       if (p.name == name)
-        return launch(p.name, p.kernel, dim3(p.blocks), dim3(threads), 256, nullptr, static_cast<float*>(pointer(y)),
-                      static_cast<const float*>(pointer(x)));
+        return launch(p.name, p.kernel, dim3(p.blocks), dim3(threads), 256, nullptr,
+                      static_cast<float*>(pointer(y)), static_cast<const float*>(pointer(x)));
     throw py::key_error(name);
   });
   m.def("product", [](const std::string& type, uintptr_t c, uintptr_t a, uintptr_t b) {
@@ -172,8 +178,8 @@ void register_emulation(py::module_& m) {
     };
     if (type == "float16") return run(__half{});
     if (type == "bfloat16") return run(__nv_bfloat16{});
-    launch("product_tf32", product_tf32, dim3(1), dim3(32), 0, nullptr, to, static_cast<const float*>(pointer(a)),
-           static_cast<const float*>(pointer(b)));
+    launch("product_tf32", product_tf32, dim3(1), dim3(32), 0, nullptr, to,
+           static_cast<const float*>(pointer(a)), static_cast<const float*>(pointer(b)));
   });
 }
 

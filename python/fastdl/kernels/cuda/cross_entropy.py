@@ -56,7 +56,9 @@ class _Problem:
         classes = shape[dim]
         if probabilities:
             if target.shape != shape or target.dtype != dtype:
-                raise ArgumentError(f"{op}: target must be {shape} of {dtype}, got {target.shape} of {target.dtype}")
+                raise ArgumentError(
+                    f"{op}: target must be {shape} of {dtype}, got {target.shape} of {target.dtype}"
+                )
         elif target.dtype != np.int64:
             raise DtypeError(f"{op}: target must be int64, got {target.dtype}")
         elif target.shape != self.positions:
@@ -139,7 +141,12 @@ def _backward(
     wide = device.compute_dtype(x.dtype)
     if statistics.shape[1:] != problem.positions or statistics.dtype != wide:
         raise ArgumentError(f"{op}: statistics do not belong to logits of shape {x.shape}")
-    runtime, x, grad_loss, statistics = problem.runtime, contiguous(x), contiguous(grad_loss), contiguous(statistics)
+    runtime, x, grad_loss, statistics = (
+        problem.runtime,
+        contiguous(x),
+        contiguous(grad_loss),
+        contiguous(statistics),
+    )
     grad_x = runtime.empty(x.shape, x.dtype)
     runtime.extension.cross_entropy_backward(
         number,

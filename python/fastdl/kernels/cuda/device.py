@@ -145,11 +145,10 @@ def compute_dtype(dtype: Any) -> Any:
 def strides(array: Array, shape: Sequence[int]) -> tuple[int, ...]:
     """Byte strides of ``array`` as if broadcast to ``shape``."""
     if array.shape == shape:
-        return array.strides  # type: ignore[no-any-return]
+        same: tuple[int, ...] = array.strides
+        return same
     lead = len(shape) - array.ndim
-    return (0,) * lead + tuple(
-        0 if n == 1 else s for n, s in zip(array.shape, array.strides, strict=True)
-    )
+    return (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(array.shape, array.strides, strict=True))
 
 
 def operand(runtime: Any, x: Any, shape: Sequence[int]) -> Any:
@@ -166,7 +165,11 @@ def contiguous(x: Array) -> Array:
     runtime = of(x)
     y = runtime.empty(x.shape, x.dtype)
     runtime.extension.copy(
-        x.dtype.itemsize, x.shape, operand(runtime, y, x.shape), operand(runtime, x, x.shape), runtime.stream()
+        x.dtype.itemsize,
+        x.shape,
+        operand(runtime, y, x.shape),
+        operand(runtime, x, x.shape),
+        runtime.stream(),
     )
     return y
 

@@ -55,9 +55,12 @@ def _unary(op: str, x: Array, out: Array | None, a: float = 0.0, b: float = 0.0)
 
 
 _FUNCTIONS = frozenset(
-    "expm1 log1p log2 log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh erf pow_scalar".split()
+    (
+        *("expm1", "log1p", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh"),
+        *("asinh", "acosh", "atanh", "erf", "pow_scalar"),
+    )
 )
-_BINARY_FUNCTIONS = frozenset("fmod pow atan2 hypot floor_divide remainder".split())
+_BINARY_FUNCTIONS = frozenset(["fmod", "pow", "atan2", "hypot", "floor_divide", "remainder"])
 
 
 def _binary(op: str, x: Any, y: Any, out: Array | None) -> Array:

@@ -51,7 +51,9 @@ def _statistic(op: str, name: str, statistic: Array, size: int) -> Array:
 class _Rows:
     """Rows of a tensor, each normalised by itself: layer, RMS and group norm."""
 
-    def __init__(self, op: str, x: Array, rows: int, length: int, groups: int, inner: int, eps: float) -> None:
+    def __init__(
+        self, op: str, x: Array, rows: int, length: int, groups: int, inner: int, eps: float
+    ) -> None:
         self.op, self.number, self.runtime, self.x = op, device.code(op, x), device.of(x), contiguous(x)
         self.problem = (rows, length, groups, inner, eps)
         self.rows, self.channels, self.eps = rows, groups * (length // inner if inner else 0), eps
@@ -164,7 +166,7 @@ def layer_norm_forward(
 ) -> tuple[Array, Array, Array]:
     rows = _layer("layer_norm", x, length, eps)
     y, mean, var = rows.forward(weight, bias, True, (rows.rows,))
-    return y, mean, var  # type: ignore[return-value]
+    return y, mean, var
 
 
 def layer_norm_backward(
@@ -214,7 +216,7 @@ def group_norm_forward(
     x: Array, weight: Array | None, bias: Array | None, groups: int, eps: float
 ) -> tuple[Array, Array, Array]:
     y, mean, var = _group("group_norm", x, groups, eps).forward(weight, bias, True, (x.shape[0], groups))
-    return y, mean, var  # type: ignore[return-value]
+    return y, mean, var
 
 
 def group_norm_backward(
@@ -237,7 +239,11 @@ def _channels(op: str, x: Array, eps: float) -> tuple[Any, Any, int]:
     if x.ndim < 2:
         raise ArgumentError(f"{op}: x must be (N, C, ...), got shape {x.shape}")
     runtime = device.of(x)
-    return runtime, runtime.extension.ChannelNorm(x.shape[0], x.shape[1], prod(x.shape[2:]), 0, 1, eps), x.shape[1]
+    return (
+        runtime,
+        runtime.extension.ChannelNorm(x.shape[0], x.shape[1], prod(x.shape[2:]), 0, 1, eps),
+        x.shape[1],
+    )
 
 
 def _apply(
@@ -342,7 +348,9 @@ def batch_norm_backward(
 
 def running_average(running: Array, statistic: Array, momentum: float) -> Array:
     if running.size != statistic.size:
-        raise ArgumentError(f"running_average: running and statistic differ in size: {running.size} and {statistic.size}")
+        raise ArgumentError(
+            f"running_average: running and statistic differ in size: {running.size} and {statistic.size}"
+        )
     return convert(lerp_forward(convert(running, _DOUBLE), statistic, momentum), running.dtype)
 
 

@@ -64,7 +64,9 @@ def max_pool_forward(
     op, rank = "max_pool", len(kernel)
     number, leading = device.code(op, x), _leading(op, x, rank)
     runtime, x = device.of(x), contiguous(x)
-    problem = _problem(op, runtime, leading, x.shape[x.ndim - rank :], output, kernel, stride, padding, dilation)
+    problem = _problem(
+        op, runtime, leading, x.shape[x.ndim - rank :], output, kernel, stride, padding, dilation
+    )
     y = runtime.empty((*leading, *output), x.dtype)
     offsets = runtime.empty(y.shape, _offset_dtype(kernel)) if save else None
     runtime.extension.max_pool_forward(
