@@ -182,10 +182,8 @@ Operand<T> operand(const Strided& array, const Merged& m, size_t index) {
   return x;
 }
 
-template <class Out, class... In, class F, class... X, size_t... I>
-void map_merged(const char* op, int64_t size, const F& f, Stream stream, const Merged& m,
-                std::index_sequence<I...>, const Strided& y, const X&... x) {
-  constexpr int N = F::kPack;
+template <int N>
+Geometry geometry_of(const char* op, int64_t size, const Merged& m) {
   Geometry g;
   g.inner = m.extents[0];
   g.outer = int(m.extents.size()) - 1;
@@ -195,7 +193,15 @@ void map_merged(const char* op, int64_t size, const F& f, Stream stream, const M
   g.packs = uint32_t(packs);
   g.per_row = Divisor(uint32_t(per_row));
   for (int d = 0; d < g.outer; ++d) g.extent[d] = Divisor(uint32_t(m.extents[size_t(d) + 1]));
-  launch(op, map_kernel<N, F, Out, In...>, dim3(grid_for(packs, kMapThreads)), dim3(kMapThreads), 0, stream,
+  return g;
+}
+
+template <class Out, class... In, class F, class... X, size_t... I>
+void map_merged(const char* op, int64_t size, const F& f, Stream stream, const Merged& m,
+                std::index_sequence<I...>, const Strided& y, const X&... x) {
+  constexpr int N = F::kPack;
+  const Geometry g = geometry_of<N>(op, size, m);
+  launch(op, map_kernel<N, F, Out, In...>, dim3(grid_for(g.packs, kMapThreads)), dim3(kMapThreads), 0, stream,
          g, f, operand<N, Out>(y, m, 0), operand<N, const In>(x, m, I + 1)...);
 }
 

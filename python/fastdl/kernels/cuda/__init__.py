@@ -14,8 +14,11 @@ from fastdl.kernels.cuda.activation import *
 from fastdl.kernels.cuda.cross_entropy import *
 from fastdl.kernels.cuda.elementwise import *
 from fastdl.kernels.cuda.embedding import *
+from fastdl.kernels.cuda.layout import *
+from fastdl.kernels.cuda.linear import *
 from fastdl.kernels.cuda.norm import *
 from fastdl.kernels.cuda.optim import *
+from fastdl.kernels.cuda.pointwise_loss import *
 from fastdl.kernels.cuda.pool import *
 from fastdl.kernels.cuda.random import *
 from fastdl.kernels.cuda.reduce import *

@@ -1,7 +1,8 @@
 """What differs between a GPU and its emulation: the extension module, new arrays, addresses, streams.
 
-CuPy arrays go to ``fastdl._cuda``. NumPy arrays go to the emulated extension once :func:`emulate` has been given one
-(tests do that), so the same wrappers are tested without a GPU. Nothing here needs CuPy until a CuPy array comes.
+CuPy arrays go to ``fastdl._cuda``. NumPy arrays, and those of a stand-in for CuPy, go to the emulated extension once
+:func:`emulate` has been given one (tests do that), so the same wrappers are tested without a GPU. Nothing here needs
+CuPy until a CuPy array comes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class _Emulated(Runtime):
 
 class _CuPy(Runtime):
     def __init__(self) -> None:
-        super().__init__(importlib.import_module("fastdl._cuda"))
+        super().__init__(_emulated.extension if _emulated else importlib.import_module("fastdl._cuda"))
         self.cupy = importlib.import_module("cupy")
         self.words: dict[int, Array] = {}
 
@@ -93,6 +94,7 @@ _emulated: _Emulated | None = None
 def emulate(extension: ModuleType | None) -> None:
     """Send NumPy arrays to this build of the kernels for the CPU (``None``: refuse them again)."""
     global _emulated
+    _cupy.cache_clear()
     _emulated = None if extension is None else _Emulated(extension)
 
 
@@ -106,6 +108,11 @@ def of(array: Array) -> Any:
             )
         return _emulated
     return _cupy()
+
+
+def default() -> Any:
+    """The runtime of functions that make arrays from nothing."""
+    return _emulated or _cupy()
 
 
 def raise_reports(runtime: Any) -> None:
@@ -160,8 +167,13 @@ def operand(runtime: Any, x: Any, shape: Sequence[int]) -> Any:
 
 def contiguous(x: Array) -> Array:
     """x itself in C order, or a copy."""
-    if x.flags.c_contiguous:
-        return x
+    return x if x.flags.c_contiguous else copy(x)
+
+
+def copy(x: Array) -> Array:
+    """A copy in C order."""
+    if x.ndim > 6 or x.dtype.itemsize not in (1, 2, 4, 8):  # beyond csrc/cuda/map.h
+        return x.copy(order="C")
     runtime = of(x)
     y = runtime.empty(x.shape, x.dtype)
     runtime.extension.copy(

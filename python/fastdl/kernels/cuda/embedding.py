@@ -34,21 +34,26 @@ def _table(op: str, weight: Array) -> tuple[Any, Array]:
     return device.of(weight), contiguous(weight)
 
 
-def embedding_forward(weight: Array, index: Array) -> Array:
-    device.code("embedding", weight)
-    runtime, weight = _table("embedding", weight)
-    index = _integers("embedding", "index", index)
-    y = runtime.empty((*index.shape, weight.shape[1]), weight.dtype)
+def gather_rows(op: str, table: Array, index: Array) -> Array:
+    """table[index[...], :], elements of any type of 1, 2, 4 or 8 bytes."""
+    runtime, table = _table(op, table)
+    index = _integers(op, "index", index)
+    y = runtime.empty((*index.shape, table.shape[1]), table.dtype)
     runtime.extension.embedding_forward(
-        weight.dtype.itemsize,
+        table.dtype.itemsize,
         runtime.pointer(y),
-        runtime.pointer(weight),
+        runtime.pointer(table),
         runtime.pointer(index),
-        runtime.extension.Embedding(index.size, *weight.shape, -1),
+        runtime.extension.Embedding(index.size, *table.shape, -1),
         runtime.pointer(runtime.report()),
         runtime.stream(),
     )
     return y
+
+
+def embedding_forward(weight: Array, index: Array) -> Array:
+    device.code("embedding", weight)
+    return gather_rows("embedding", weight, index)
 
 
 def embedding_backward(
