@@ -1,6 +1,6 @@
 """The CUDA kernels on the CPU: builds ``_cuda_emulated`` once when a test first needs it, and gives it NumPy arrays.
 
-Needs x86-64, cmake and the CUDA toolkit's headers (nvcc on the PATH, or CUDA_HOME). ``FASTDL_CUDA_EMULATED`` names a
+Needs x86-64, cmake 3.26, ninja, pybind11 and the CUDA toolkit's headers (nvcc on the PATH, or CUDA_HOME). ``FASTDL_CUDA_EMULATED`` names a
 folder with a module that is built already; tools/sanitize_cuda.sh uses that.
 """
 
@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,12 +23,22 @@ NAME = "cuda"  # beside the instruction-set levels, in tests' parameters
 ORDERS = [("ascending", 0), ("descending", 0), ("random", 1), ("random", 2)]
 
 
+@functools.cache
+def tools() -> bool:
+    """Are the tools here that a build takes beside compilers: cmake 3.26, ninja, pybind11?"""
+    if importlib.util.find_spec("pybind11") is None or not shutil.which("cmake") or not shutil.which("ninja"):
+        return False
+    version = subprocess.run(["cmake", "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) >= (3, 26)
+
+
 def available() -> bool:
     """Can the kernels be built (or are they built) here?"""
     if os.environ.get("FASTDL_CUDA_EMULATED"):
         return True
     toolkit = os.environ.get("CUDA_HOME") or shutil.which("nvcc")
-    return bool(toolkit and shutil.which("cmake") and platform.machine() == "x86_64")
+    return bool(toolkit) and platform.machine() == "x86_64" and tools()
 
 
 @functools.cache

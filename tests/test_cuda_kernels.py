@@ -14,7 +14,7 @@ import emulation
 from fastdl.kernels import reference
 
 pytestmark = pytest.mark.skipif(
-    not emulation.available(), reason="needs the CUDA toolkit's headers and cmake"
+    not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
 )
 
 try:

@@ -8,6 +8,7 @@
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
+//   rounded_product(a, b)  multiply_high(a, b)
 //   atomic_add(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
@@ -53,7 +54,9 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
             A&&... arguments) {
   if (shared_bytes > (48 << 10))  // more than every kernel may have has to be asked for
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), name);
-  kernel<<<grid, block, shared_bytes, stream> > >(std::forward<A>(arguments)...);
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, stream>>>(std::forward<A>(arguments)...);
+  // clang-format on
   check(cudaGetLastError(), name);
 }
 
@@ -129,14 +132,12 @@ __device__ __forceinline__ uint64_t atomic_cas(uint64_t* at, uint64_t expected, 
   return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
 }
 
-__device__ __forceinline__ float fast_exp(float x) {
-  return __expf(x);
+// A product that is rounded before anything is added to it.
+__device__ __forceinline__ float rounded_product(float a, float b) {
+  return __fmul_rn(a, b);
 }
-__device__ __forceinline__ float inverse_sqrt(float x) {
-  return rsqrtf(x);
-}
-__device__ __forceinline__ double inverse_sqrt(double x) {
-  return rsqrt(x);
+__device__ __forceinline__ double rounded_product(double a, double b) {
+  return __dmul_rn(a, b);
 }
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
   return __umulhi(a, b);

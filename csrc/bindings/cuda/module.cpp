@@ -9,6 +9,7 @@ void register_softmax(py::module_& m);
 void register_cross_entropy(py::module_& m);
 void register_reduce(py::module_& m);
 void register_dropout(py::module_& m);
+void register_random(py::module_& m);
 void register_optim(py::module_& m);
 void register_norm(py::module_& m);
 void register_embedding(py::module_& m);
@@ -28,6 +29,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_cross_entropy(m);
   register_reduce(m);
   register_dropout(m);
+  register_random(m);
   register_optim(m);
   register_norm(m);
   register_embedding(m);

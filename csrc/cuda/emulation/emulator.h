@@ -215,14 +215,11 @@ inline uint64_t atomic_cas(uint64_t* at, uint64_t expected, uint64_t desired) {
   return expected;
 }
 
-inline float fast_exp(float x) {
-  return std::exp(x);
-}
-inline float inverse_sqrt(float x) {
-  return 1 / std::sqrt(x);
-}
-inline double inverse_sqrt(double x) {
-  return 1 / std::sqrt(x);
+inline float rounded_product(float a, float b) {
+  return a * b;
+}  // compiled for a target without FMA
+inline double rounded_product(double a, double b) {
+  return a * b;
 }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return uint32_t(uint64_t(a) * b >> 32);

@@ -7,6 +7,7 @@ float64. :data:`ABSENT` names what has no CUDA kernel yet.
 
 from __future__ import annotations
 
+from inspect import isfunction
 from typing import Any
 
 from fastdl.kernels import reference
@@ -28,7 +29,9 @@ from fastdl.kernels.cuda.softmax import *
 # against the reference, so nothing is missing silently.
 _NOT_YET = "not written yet"
 ABSENT: dict[str, str] = {
-    name: _NOT_YET for name in dir(reference) if not name.startswith("_") and name not in globals()
+    name: _NOT_YET
+    for name, value in vars(reference).items()
+    if isfunction(value) and not name.startswith("_") and name not in globals()
 }
 
 

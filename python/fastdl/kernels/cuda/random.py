@@ -1,12 +1,61 @@
-"""Dropout and its kin; see :mod:`fastdl.kernels.reference.random`. The masks are the CPU's, bit for bit."""
+"""Random arrays, dropout and its kin; see :mod:`fastdl.kernels.reference.random`.
+
+Uniform numbers and masks are the CPU's, bit for bit; normal numbers agree within rounding.
+"""
 
 from __future__ import annotations
 
-from fastdl.errors import ArgumentError
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
 
-__all__ = ["dropout_backward", "dropout_forward", "rrelu_backward", "rrelu_forward"]
+__all__ = [
+    "dropout_backward",
+    "dropout_forward",
+    "random_bernoulli",
+    "random_normal",
+    "random_uniform",
+    "rrelu_backward",
+    "rrelu_forward",
+]
+
+
+def _new(op: str, shape: Any, dtype: Any) -> tuple[Any, int, Array]:
+    dtype = np.dtype(dtype)
+    if dtype.name not in device.DTYPES:
+        raise DtypeError(f"{op}: dtype must be float32, float16, bfloat16 or float64, got {dtype.name}")
+    runtime = device.default()
+    return runtime, device.DTYPES[dtype.name], runtime.empty(shape, dtype)
+
+
+def random_uniform(shape: Any, dtype: Any, low: float, high: float, seed: int, offset: int) -> Array:
+    runtime, number, y = _new("random_uniform", shape, dtype)
+    runtime.extension.random_uniform(
+        number, runtime.pointer(y), y.size, low, high, seed, offset, runtime.stream()
+    )
+    return y
+
+
+def random_normal(shape: Any, dtype: Any, mean: float, std: float, seed: int, offset: int) -> Array:
+    runtime, number, y = _new("random_normal", shape, dtype)
+    runtime.extension.random_normal(
+        number, runtime.pointer(y), y.size, mean, std, seed, offset, runtime.stream()
+    )
+    return y
+
+
+def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
+    number = device.code("random_bernoulli", p)
+    runtime, p = device.of(p), contiguous(p)
+    y = runtime.empty(p.shape, p.dtype)
+    runtime.extension.random_bernoulli(
+        number, runtime.pointer(y), runtime.pointer(p), p.size, seed, offset, runtime.stream()
+    )
+    return y
 
 
 def dropout_forward(
