@@ -1,7 +1,7 @@
 """The CUDA kernels on the CPU: builds ``_cuda_emulated`` once when a test first needs it, and gives it NumPy arrays.
 
-Needs x86-64, cmake 3.26, ninja, pybind11 and the CUDA toolkit's headers (nvcc on the PATH, or CUDA_HOME). ``FASTDL_CUDA_EMULATED`` names a
-folder with a module that is built already; tools/sanitize_cuda.sh uses that.
+Needs x86-64, cmake 3.26, ninja, pybind11 and the CUDA toolkit's headers (nvcc on the PATH, or CUDA_HOME).
+``FASTDL_CUDA_EMULATED`` names a folder with a module that is built already; tools/sanitize_cuda.sh uses that.
 """
 
 from __future__ import annotations

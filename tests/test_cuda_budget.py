@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-import emulation
-
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
 BUILD = ROOT / "build" / "cuda"

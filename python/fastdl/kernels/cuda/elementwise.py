@@ -22,6 +22,8 @@ def _is_array(x: Any) -> bool:
 def _prepare(op: str, *inputs: Any) -> tuple[Any, int, Any, tuple[int, ...]]:
     """The runtime, the number of the dtype, the dtype, and the broadcast shape."""
     arrays = [x for x in inputs if _is_array(x)]
+    if not arrays:
+        raise DtypeError(f"{op}: at least one operand must be an array")
     number = device.code(op, *arrays)
     shape = arrays[0].shape
     if any(a.shape != shape for a in arrays[1:]):
