@@ -151,11 +151,11 @@ def compute_dtype(dtype: Any) -> Any:
 
 def strides(array: Array, shape: Sequence[int]) -> tuple[int, ...]:
     """Byte strides of ``array`` as if broadcast to ``shape``."""
-    if array.shape == shape:
-        same: tuple[int, ...] = array.strides
-        return same
-    lead = len(shape) - array.ndim
-    return (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(array.shape, array.strides, strict=True))
+    result: tuple[int, ...] = array.strides
+    if array.shape != shape:
+        lead = len(shape) - array.ndim
+        result = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(array.shape, result, strict=True))
+    return result
 
 
 def operand(runtime: Any, x: Any, shape: Sequence[int]) -> Any:

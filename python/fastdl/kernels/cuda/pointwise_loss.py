@@ -48,7 +48,7 @@ def _problem(
     second: bool,
     number: float,
 ) -> tuple[Any, int, Any]:
-    x = arrays[0]
+    x: Any = arrays[0]
     given = [a for a in arrays if a is not None]
     code, runtime = device.code(op, *given), device.of(x)
     for a in given[1:]:
