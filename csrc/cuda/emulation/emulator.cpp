@@ -10,7 +10,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <exception>
 #include <map>
 #include <memory>
@@ -31,6 +30,8 @@ void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
 }
 #endif
 
@@ -120,7 +121,7 @@ struct Fiber : Here {
   const Site* site = nullptr;  // where it waits
   const char* kind = "";       // for what
   void* argument = nullptr;
-  std::deque<std::vector<Copy>> copies;  // committed groups, the last one open
+  std::vector<std::vector<Copy>> copies;  // groups, the last one open; none before the first use
   Stack* stack = nullptr;
   void* tsan = nullptr;
 };
@@ -146,7 +147,13 @@ Memory poisoned(size_t bytes) {
   // Exactly as large as asked for, so that AddressSanitizer sees the end.
   void* p = nullptr;
   if (posix_memalign(&p, 128, std::max<size_t>(bytes, 1)) != 0) throw std::bad_alloc();
+#ifdef FASTDL_TSAN
+  AnnotateIgnoreWritesBegin(__FILE__, __LINE__);  // no thread's doing
+#endif
   std::memset(p, kPoison, bytes);
+#ifdef FASTDL_TSAN
+  AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+#endif
   return Memory(static_cast<std::byte*>(p));
 }
 
@@ -276,8 +283,10 @@ void Worker::entry() {
   acquire(const_cast<Launch*>(&w.launch_));
   try {
     w.launch_.body(w.launch_.context);
-    cp_async_commit();  // a copy that nobody waited for arrives all the same
-    cp_async_wait(0);
+    if (!w.fiber().copies.empty()) {  // a copy that nobody waited for arrives all the same
+      cp_async_commit();
+      cp_async_wait(0);
+    }
   } catch (...) {
     w.error_ = std::current_exception();
   }
@@ -347,7 +356,6 @@ void Worker::run_block(uint64_t block) {
     f.block_dim = b;
     f.grid_dim = g;
     f.lane = int(i % 32);
-    f.copies.emplace_back();
     f.stack = stacks()[i].get();
     order_[i] = uint32_t(i);
 #ifdef FASTDL_ASAN
@@ -424,16 +432,20 @@ void cp_async(void* to, const void* from, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
     throw Error("cp_async: addresses must be multiples of " + std::to_string(bytes));
   std::memset(to, kPoison, bytes);
-  Worker::current()->fiber().copies.back().push_back({to, from, bytes});
+  auto& groups = Worker::current()->fiber().copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.back().push_back({to, from, bytes});
 }
 void cp_async_commit() {
-  Worker::current()->fiber().copies.emplace_back();
+  auto& groups = Worker::current()->fiber().copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();
 }
 void cp_async_wait(int groups_in_flight) {
   auto& groups = Worker::current()->fiber().copies;
   while (groups.size() > size_t(groups_in_flight) + 1) {  // the last one is still open
     for (const Copy& c : groups.front()) std::memcpy(c.to, c.from, c.bytes);
-    groups.pop_front();
+    groups.erase(groups.begin());
   }
 }
 
