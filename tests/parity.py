@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+import emulation
 import fastdl
 from fastdl import kernels
 
 THREADS = (1, 2, 5)
 
 
-def backends() -> list[str]:
-    """Names of the levels that this machine runs, for ``pytest.mark.parametrize``."""
-    return kernels.levels()
+def backends(cuda: bool = False) -> list[str]:
+    """Names of the levels that this machine runs, for ``pytest.mark.parametrize``; with the CUDA kernels under
+    emulation, too, where that can be built."""
+    return kernels.levels() + ([emulation.NAME] if cuda and emulation.available() else [])
+
+
+def thread_counts(backend: Any) -> Iterator[int | None]:
+    """Goes through ``THREADS``, set on the backend; once where there are none to set (CUDA)."""
+    if not hasattr(backend, "num_threads"):
+        yield None
+        return
+    before = backend.num_threads()
+    try:
+        for threads in THREADS:
+            backend.set_num_threads(threads)
+            yield threads
+    finally:
+        backend.set_num_threads(before)
+
+
+def load(name: str) -> Any:
+    """The backend of that name: a level's, or the CUDA kernels under emulation."""
+    return emulation.backend() if name == emulation.NAME else kernels.load(name)
 
 
 # Error of a sum of n rounded terms grows like eps * sqrt(n) for random signs. The factor covers what surrounds the

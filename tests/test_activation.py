@@ -9,7 +9,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load, thread_counts
 
 DTYPES = (np.float32, np.float64)
 
@@ -67,11 +67,11 @@ def check(module, name, parameters, x, grad_y):
     assert np.all(np.abs(grad_x - want) <= 16 * np.finfo(x.dtype).eps * terms)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "parameters"), CASES)
 def test_parity(name, parameters, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     for n in LENGTHS:
         check(module, name, parameters, points(n, dtype), points(n, dtype, 1))
     x, g = points(24 * 10, dtype).reshape(24, 10), points(24 * 10, dtype, 1).reshape(24, 10)
@@ -104,12 +104,12 @@ def test_threads_and_streaming_stores(name, level):
         module.set_num_threads(before)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_nan_stays_nan(name, dtype, level):
     x = np.full(19, np.nan, dtype)
-    assert np.isnan(getattr(kernels.load(level), f"{name}_forward")(x, *PARAMETERS[name][0])).all()
+    assert np.isnan(getattr(load(level), f"{name}_forward")(x, *PARAMETERS[name][0])).all()
 
 
 @pytest.mark.parametrize("level", backends())
@@ -141,12 +141,12 @@ PRELU_SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", PRELU_SHAPES)
 @pytest.mark.parametrize("shared", [True, False])
 def test_prelu(shape, shared, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     channels = 1 if shared or len(shape) < 2 else shape[1]
     x, g = (points(int(np.prod(shape)), dtype, seed).reshape(shape).clip(-50, 50) for seed in (0, 1))
     weight = np.random.default_rng(2).standard_normal(channels).astype(dtype)
@@ -162,22 +162,17 @@ def test_prelu(shape, shared, dtype, level):
     none, only_weight = module.prelu_backward(g, x, weight, need_x=False, need_weight=True)
     np.testing.assert_array_equal(only_weight, grad_weight)
     assert none is None
-    before = module.num_threads()
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            np.testing.assert_array_equal(module.prelu_backward(g, x, weight)[1], grad_weight)
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        np.testing.assert_array_equal(module.prelu_backward(g, x, weight)[1], grad_weight)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "dim"), [((2,), 0), ((3, 34), 1), ((4, 3), 0), ((2, 6, 5), 1), ((5, 2, 8200), 1), ((0, 4), 1)]
 )
 def test_glu(shape, dim, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     x = points(int(np.prod(shape)), dtype).reshape(shape)
     y, want = module.glu_forward(x, dim), reference.glu_forward(x.astype(np.float64), dim)
     assert_close(y, want)
@@ -390,13 +385,13 @@ def test_layers_against_torch(name, options):
     np.testing.assert_allclose(ours(fastdl.tensor(x)).detach().numpy(), want, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["silu", "gelu_tanh", "gelu", "mish"])
 def test_far_tails(name, dtype, level):
     """Saturated where x is huge: x itself on the right, zero on the left, however large the factor x is."""
     x = np.array([1e3, 1e30, np.finfo(dtype).max], dtype)
-    module, eps, ones = kernels.load(level), np.finfo(dtype).eps, np.ones_like(x)
+    module, eps, ones = load(level), np.finfo(dtype).eps, np.ones_like(x)
     forward, backward = getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
     np.testing.assert_allclose(forward(x), x, rtol=2 * eps)
     np.testing.assert_array_equal(forward(-x), 0)

@@ -71,3 +71,18 @@ def test_parameters_agree(level):
     for name, parameters in defined().items():
         if name in ours:
             assert ours[name] == parameters, name
+
+
+def test_cuda_lacks_nothing_silently():
+    """Every function of the contract has a CUDA kernel with the same parameters, or a line in ABSENT."""
+    from fastdl.kernels import cuda
+
+    for name, parameters in defined().items():
+        if name in cuda.ABSENT:
+            assert name not in vars(cuda)
+            with pytest.raises(NotImplementedError, match="has no CUDA kernel"):
+                getattr(cuda, name)
+        else:
+            assert list(inspect.signature(getattr(cuda, name)).parameters) == parameters, name
+    assert set(cuda.ABSENT) <= set(defined())
+    assert not {"add_forward", "softmax_backward", "adam_step"} & set(cuda.ABSENT)

@@ -11,17 +11,17 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends
+from parity import THREADS, assert_close, backends, load
 
 DTYPES = (np.float32, np.float64)
 LENGTHS = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 1000)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999, 1.0])
 def test_kernel(p, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     scale = 1 / (1 - p) if p < 1 else 0.0
     for n in LENGTHS:
         x = np.random.default_rng(n).standard_normal(n).astype(dtype) + 10
@@ -60,20 +60,20 @@ def test_large_and_threads(dtype, level):
     assert abs(np.mean(kept) - 0.7) < 4 * np.sqrt(0.21 / n)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nan_and_infinity(level):
     """x * 0 and x * scale, as in torch: what is dropped is not forgotten when it was not finite."""
-    module = kernels.load(level)
+    module = load(level)
     x = np.tile(np.array([np.nan, np.inf, -np.inf, 1.0]), 50)
     y = module.dropout_forward(x, 0.5, 2.0, 1, 1)
     np.testing.assert_array_equal(y, reference.dropout_forward(x, 0.5, 2.0, 1, 1))
     assert np.isnan(y[0::4]).all()
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rrelu_kernel(dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     for n in LENGTHS:
         x, g = (np.random.default_rng((n, k)).standard_normal(n).astype(dtype) for k in (0, 1))
         assert_close(module.rrelu_forward(x, 0.1, 0.4, 3, n), reference.rrelu_forward(x, 0.1, 0.4, 3, n))

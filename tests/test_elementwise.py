@@ -15,7 +15,7 @@ from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import elementwise as E
 from fastdl.tensor import Tensor
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load
 
 BINARY = [
     "add",
@@ -85,10 +85,10 @@ def domain(name, x):
 # ---------------------------------------------------------------------------------------------------- kernels
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_binary_kernels(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for name, (x_shape, y_shape) in itertools.product(BINARY, SHAPES):
         x, y = domain(name, numbers(x_shape, dtype)), numbers(y_shape, dtype, 1)
         want = getattr(reference, name + "_forward")(x.astype(np.float64), y.astype(np.float64)).astype(dtype)
@@ -101,11 +101,11 @@ def test_binary_kernels(level, dtype):
         np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps, err_msg=name)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_special_values(level, dtype):
     """NaN, infinities, signed zeros and the ends of the domains: the same as NumPy."""
-    kernel = kernels.load(level)
+    kernel = load(level)
     x, y = [np.ravel(a) for a in np.meshgrid(np.array(SPECIAL, dtype), np.array(SPECIAL, dtype))]
     with np.errstate(all="ignore"):
         for name in BINARY:
@@ -132,10 +132,10 @@ def test_special_values(level, dtype):
             np.testing.assert_array_equal(np.signbit(got[same]), np.signbit(want[same]), err_msg=name)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_unary_kernels(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for name, size in itertools.product(UNARY, [0, 1, 7, 16, 33, 4000]):
         x = domain(name, numbers((size,), dtype))
         wide = x.astype(np.float64)
@@ -188,10 +188,10 @@ def test_floor_division_is_exact():
     )
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_kernels_with_other_operands(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for x_shape, y_shape in SHAPES:
         x, y = numbers(x_shape, dtype), numbers(y_shape, dtype, 1)
         condition = np.asarray(numbers(np.broadcast_shapes(x_shape, y_shape), dtype, 2) > 0)

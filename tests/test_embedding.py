@@ -5,17 +5,36 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import emulation
 import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load
 
 
 @pytest.fixture(params=[(level, n) for level in backends() for n in THREADS], ids=lambda p: f"{p[0]}-{p[1]}")
 def backend(request):
     level, threads = request.param
     module = kernels.load(level)
+    before = module.num_threads()
+    module.set_num_threads(threads)
+    yield module
+    module.set_num_threads(before)
+
+
+@pytest.fixture(
+    params=[(level, n) for level in backends() for n in THREADS]
+    + ([(emulation.NAME, 1)] if emulation.available() else []),
+    ids=lambda p: f"{p[0]}-{p[1]}",
+)
+def any_backend(request):
+    """Every level and number of threads, and the CUDA kernels under emulation."""
+    level, threads = request.param
+    module = load(level)
+    if level == emulation.NAME:
+        yield module
+        return
     before = module.num_threads()
     module.set_num_threads(threads)
     yield module
@@ -48,23 +67,23 @@ def draw(rng, rows, width, count, dtype="f4"):
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("size", SIZES)
-def test_lookup(backend, size, dtype):
+def test_lookup(any_backend, size, dtype):
     rows, width, count = size
     rng = np.random.default_rng(0)
     weight, index = draw(rng, *size, dtype)
     want = reference.embedding_forward(weight, index)
-    np.testing.assert_array_equal(backend.embedding_forward(weight, index), want)
-    np.testing.assert_array_equal(backend.embedding_forward(np.asfortranarray(weight), index), want)
+    np.testing.assert_array_equal(any_backend.embedding_forward(weight, index), want)
+    np.testing.assert_array_equal(any_backend.embedding_forward(np.asfortranarray(weight), index), want)
     if count % 2 == 0:
         shaped = index.reshape(2, count // 2)
-        got = backend.embedding_forward(weight, shaped)
+        got = any_backend.embedding_forward(weight, shaped)
         np.testing.assert_array_equal(got, want.reshape(2, count // 2, width))
     # One row's terms are added in the order of the index, as the reference does: the same bits.
     grad = rng.standard_normal(want.shape).astype(dtype)
     for padding in (-1, rows // 2):
         for by_frequency in (False, True):
             options = (grad, index, None, None, rows, padding, by_frequency)
-            got = backend.embedding_backward(*options)
+            got = any_backend.embedding_backward(*options)
             np.testing.assert_array_equal(got, reference.embedding_backward(*options))
 
 
@@ -76,7 +95,7 @@ def bags_of(rng, count):
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("size", SIZES)
-def test_bags(backend, size, dtype):
+def test_bags(any_backend, size, dtype):
     rows, width, count = size
     rng = np.random.default_rng(0)
     weight, index = draw(rng, *size, dtype)
@@ -86,9 +105,9 @@ def test_bags(backend, size, dtype):
     for padding in (-1, rows // 2):
         for factor, mean in ((None, False), (None, True), (scale, False)):
             options = (weight, index, offsets, factor, padding, mean)
-            got, want = backend.embedding_bag_forward(*options), reference.embedding_bag_forward(*options)
+            got, want = any_backend.embedding_bag_forward(*options), reference.embedding_bag_forward(*options)
             assert_close(got, want, longest)
-        got = backend.embedding_bag_max_forward(weight, index, offsets, padding)
+        got = any_backend.embedding_bag_max_forward(weight, index, offsets, padding)
         for mine, theirs in zip(
             got, reference.embedding_bag_max_forward(weight, index, offsets, padding), strict=True
         ):
@@ -97,15 +116,15 @@ def test_bags(backend, size, dtype):
         grad = rng.standard_normal((len(offsets) - 1, width)).astype(dtype)
         for factor in (None, scale):
             options = (grad, index, bag, factor, rows, padding, False)
-            got, want = backend.embedding_backward(*options), reference.embedding_backward(*options)
+            got, want = any_backend.embedding_backward(*options), reference.embedding_backward(*options)
             assert_close(got, want, max(count, 1))
 
 
-def test_max_of_nan_infinities_and_equal_values(backend):
+def test_max_of_nan_infinities_and_equal_values(any_backend):
     nan, inf = np.nan, np.inf
     weight = np.array([[1, nan, -inf, 2], [1, 3, -inf, nan], [0, nan, -inf, inf]], np.float32)
     index, offsets = np.array([1, 0, 2]), np.array([0, 3])
-    y, chosen = backend.embedding_bag_max_forward(weight, index, offsets, -1)
+    y, chosen = any_backend.embedding_bag_max_forward(weight, index, offsets, -1)
     np.testing.assert_array_equal(y, [[1, nan, -inf, nan]])
     np.testing.assert_array_equal(chosen, [[1, 0, 1, 1]])
     want = reference.embedding_bag_max_forward(weight, index, offsets, -1)

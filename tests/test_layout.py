@@ -7,15 +7,34 @@ import itertools
 import numpy as np
 import pytest
 
+import emulation
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, backends
+from parity import THREADS, backends, load
 
 
 @pytest.fixture(params=[(level, n) for level in backends() for n in THREADS], ids=lambda p: f"{p[0]}-{p[1]}")
 def backend(request):
     level, threads = request.param
     module = kernels.load(level)
+    before = module.num_threads()
+    module.set_num_threads(threads)
+    yield module
+    module.set_num_threads(before)
+
+
+@pytest.fixture(
+    params=[(level, n) for level in backends() for n in THREADS]
+    + ([(emulation.NAME, 1)] if emulation.available() else []),
+    ids=lambda p: f"{p[0]}-{p[1]}",
+)
+def any_backend(request):
+    """Every level and number of threads, and the CUDA kernels under emulation."""
+    level, threads = request.param
+    module = load(level)
+    if level == emulation.NAME:
+        yield module
+        return
     before = module.num_threads()
     module.set_num_threads(threads)
     yield module
@@ -53,9 +72,9 @@ def variants(rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u1", "?", "c16"])
-def test_contiguous(backend, dtype):
+def test_contiguous(any_backend, dtype):
     for x in variants(np.random.default_rng(0), dtype):
-        got = backend.contiguous(x)
+        got = any_backend.contiguous(x)
         np.testing.assert_array_equal(got, x)
         assert got.flags.c_contiguous
         assert not np.shares_memory(got, x)
@@ -81,7 +100,7 @@ def test_contiguous_of_unaligned_elements(backend):
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", "?"])
-def test_concat(backend, dtype):
+def test_concat(any_backend, dtype):
     rng = np.random.default_rng(0)
     for shape, dim, extents in (
         ((1,), 0, (3, 0, 5)),
@@ -93,14 +112,14 @@ def test_concat(backend, dtype):
     ):
         parts = [rng.integers(0, 100, (*shape[:dim], n, *shape[dim + 1 :])).astype(dtype) for n in extents]
         want = reference.concat(parts, dim)
-        np.testing.assert_array_equal(backend.concat(parts, dim), want)
-        np.testing.assert_array_equal(backend.concat([np.asfortranarray(p) for p in parts], dim), want)
+        np.testing.assert_array_equal(any_backend.concat(parts, dim), want)
+        np.testing.assert_array_equal(any_backend.concat([np.asfortranarray(p) for p in parts], dim), want)
     x = np.ones((2, 3), dtype)
     for mistake in ([], [x, x[:1]], [x, x[0]], [np.ones(())]):
         with pytest.raises(ValueError, match="concat"):
-            backend.concat(mistake, 1)
+            any_backend.concat(mistake, 1)
     with pytest.raises(TypeError, match="same dtype"):
-        backend.concat([x, x.astype("i2")], 0)
+        any_backend.concat([x, x.astype("i2")], 0)
 
 
 # (shape, dim, number of indices): single and many rows, row lengths around vector widths, both sides of threading
@@ -121,20 +140,20 @@ PROBLEMS = [
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize(("shape", "dim", "count"), PROBLEMS)
-def test_index_select(backend, shape, dim, count, dtype):
+def test_index_select(any_backend, shape, dim, count, dtype):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(dtype)
     index = rng.integers(0, shape[dim], count)
     want = reference.index_select_forward(x, dim, index)
-    np.testing.assert_array_equal(backend.index_select_forward(x, dim, index), want)
+    np.testing.assert_array_equal(any_backend.index_select_forward(x, dim, index), want)
     moved = np.asfortranarray(x)
-    np.testing.assert_array_equal(backend.index_select_forward(moved, dim, index[::-1][::-1]), want)
+    np.testing.assert_array_equal(any_backend.index_select_forward(moved, dim, index[::-1][::-1]), want)
     grad = rng.integers(-8, 8, want.shape).astype(dtype)  # sums of small integers are exact
-    got = backend.index_select_backward(grad, dim, index, shape[dim])
+    got = any_backend.index_select_backward(grad, dim, index, shape[dim])
     np.testing.assert_array_equal(got, reference.index_select_backward(grad, dim, index, shape[dim]))
     # Any values: the order of additions is the index's, whatever the threads.
     grad = rng.standard_normal(want.shape).astype(dtype)
-    got = backend.index_select_backward(grad, dim, index, shape[dim])
+    got = any_backend.index_select_backward(grad, dim, index, shape[dim])
     np.testing.assert_array_equal(got, reference.index_select_backward(grad, dim, index, shape[dim]))
 
 

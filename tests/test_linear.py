@@ -12,7 +12,7 @@ from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import linear as ops
 from fastdl.ops.einsum import einsum
-from parity import assert_close, backends, check_gradient
+from parity import assert_close, backends, check_gradient, load
 
 
 def normal(*shape):
@@ -23,12 +23,12 @@ def tensor(array, dtype=None):
     return fastdl.Tensor(np.array(array, dtype))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lead", [(), (1,), (7,), (33,), (200,), (4, 5), (2, 3, 4), (0,), (3, 0)])
 @pytest.mark.parametrize(("k", "n"), [(1, 1), (5, 3), (33, 17), (64, 100), (300, 70)])
 def test_layer_kernels_match_the_reference(level, dtype, lead, k, n):
-    backend = kernels.load(level)
+    backend = load(level)
     x, w, b = (normal(*shape).astype(dtype) for shape in ((*lead, k), (n, k), (n,)))
     grad = normal(*lead, n).astype(dtype)
     rows = int(np.prod(lead))
@@ -44,9 +44,9 @@ def test_layer_kernels_match_the_reference(level, dtype, lead, k, n):
                 assert_close(g, r, reduction=max(length, 1))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_layer_kernels_read_views_in_place(level):
-    backend = kernels.load(level)
+    backend = load(level)
     x = normal(60, 50).astype(np.float32)
     w = normal(40, 50).astype(np.float32)
     grad = normal(60, 40).astype(np.float32)

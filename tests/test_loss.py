@@ -16,7 +16,7 @@ import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load
 
 DTYPES = (np.float32, np.float64)
 REDUCTIONS = ("none", "mean", "sum")
@@ -33,6 +33,11 @@ def wide(values: Any) -> Any:
 @pytest.fixture(params=backends())
 def module(request):
     return kernels.load(request.param)
+
+
+@pytest.fixture(params=backends(cuda=True))
+def any_module(request):
+    return load(request.param)
 
 
 # ------------------------------------------------------------------------------------------ kernels
@@ -79,25 +84,25 @@ def upstream(loss, seed=1):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize(("shape", "dim"), CLASS_SHAPES)
-def test_cross_entropy_kernels(module, dtype, smoothing, shape, dim):
+def test_cross_entropy_kernels(any_module, dtype, smoothing, shape, dim):
     x, target, some_ignored, weight, _ = class_problem(shape, dim, dtype)
     for labels, w, reduction in itertools.product((target, some_ignored), (None, weight), REDUCTIONS):
         options = (dim, IGNORE, smoothing, reduction)
-        loss, statistics, normaliser = module.cross_entropy_forward(x, labels, w, *options)
+        loss, statistics, normaliser = any_module.cross_entropy_forward(x, labels, w, *options)
         want = reference.cross_entropy_forward(*wide((x, labels, w)), *options)
         assert loss.dtype == dtype
         assert_close(loss, want[0])
         assert_close(normaliser, want[2], reduction=x.size // max(shape[dim], 1))
         grad_loss = upstream(loss)
-        got = module.cross_entropy_backward(grad_loss, x, labels, w, statistics, normaliser, *options)
+        got = any_module.cross_entropy_backward(grad_loss, x, labels, w, statistics, normaliser, *options)
         exact = reference.cross_entropy_backward(*wide((grad_loss, x, labels, w)), want[1], want[2], *options)
         assert_close(got, exact)
         if smoothing == 0 and x.size:
             logp = reference.log_softmax_forward(x, dim)
             nll = (dim, IGNORE, reduction)
-            loss, normaliser = module.nll_loss_forward(logp, labels, w, *nll)
+            loss, normaliser = any_module.nll_loss_forward(logp, labels, w, *nll)
             assert_close(loss, want[0])
-            got = module.nll_loss_backward(grad_loss, labels, w, normaliser, shape[dim], *nll)
+            got = any_module.nll_loss_backward(grad_loss, labels, w, normaliser, shape[dim], *nll)
             assert_close(
                 got,
                 reference.nll_loss_backward(*wide((grad_loss, labels, w)), want[2], shape[dim], *nll),
@@ -107,15 +112,15 @@ def test_cross_entropy_kernels(module, dtype, smoothing, shape, dim):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize(("shape", "dim"), CLASS_SHAPES)
-def test_cross_entropy_of_probabilities_kernels(module, dtype, smoothing, shape, dim):
+def test_cross_entropy_of_probabilities_kernels(any_module, dtype, smoothing, shape, dim):
     x, _, _, weight, p = class_problem(shape, dim, dtype)
     for w, reduction in itertools.product((None, weight), REDUCTIONS):
         options = (dim, smoothing, reduction)
-        loss, statistics = module.cross_entropy_probabilities_forward(x, p, w, *options)
+        loss, statistics = any_module.cross_entropy_probabilities_forward(x, p, w, *options)
         want = reference.cross_entropy_probabilities_forward(*wide((x, p, w)), *options)
         assert_close(loss, want[0], reduction=shape[dim])
         grad_loss = upstream(loss)
-        got = module.cross_entropy_probabilities_backward(grad_loss, x, p, w, statistics, *options)
+        got = any_module.cross_entropy_probabilities_backward(grad_loss, x, p, w, statistics, *options)
         exact = reference.cross_entropy_probabilities_backward(*wide((grad_loss, x, p, w)), want[1], *options)
         assert_close(got, exact, reduction=shape[dim])
 
@@ -156,20 +161,20 @@ def draw(kind, shape, dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", POINTWISE)
-def test_pointwise_kernels(module, dtype, name):
+def test_pointwise_kernels(any_module, dtype, name):
     kinds, all_options, for_backward = POINTWISE[name]
     rng = np.random.default_rng(0)
     for shape, options, reduction in itertools.product(SIZES, all_options, REDUCTIONS):
         for arrays in itertools.product(*[draw(k, shape, dtype, rng) for k in kinds]):
-            loss = getattr(module, f"{name}_forward")(*arrays, *options, reduction)
+            loss = getattr(any_module, f"{name}_forward")(*arrays, *options, reduction)
             exact = getattr(reference, f"{name}_forward")(*wide(arrays), *options, reduction)
             assert loss.dtype == dtype
             assert_close(loss, exact)
             g = upstream(loss)
             back = options if for_backward is None else for_backward(options)
             for backward in (f"{name}_backward", f"{name}_backward_variance"):
-                if hasattr(module, backward):
-                    got = getattr(module, backward)(g, *arrays, *back, reduction)
+                if hasattr(any_module, backward):
+                    got = getattr(any_module, backward)(g, *arrays, *back, reduction)
                     want = getattr(reference, backward)(*wide((g, *arrays)), *back, reduction)
                     assert_close(got, want)
 
@@ -262,7 +267,7 @@ def test_large_sums_stay_accurate(module):
 
 
 @pytest.mark.parametrize("columns", [False, True])
-def test_cross_entropy_keeps_digits_of_shifted_logits(module, columns):
+def test_cross_entropy_keeps_digits_of_shifted_logits(any_module, columns):
     """A common offset of all logits changes nothing but the logits' own rounding."""
     rng = np.random.default_rng(0)
     x = (rng.integers(-40, 40, (50, 37)) / 8).astype(np.float32)
@@ -273,8 +278,8 @@ def test_cross_entropy_keeps_digits_of_shifted_logits(module, columns):
             y, dim = x + np.float32(offset), 1
             if columns:
                 y, dim = np.ascontiguousarray(y.T), 0
-            loss, *saved = module.cross_entropy_forward(y, target, None, dim, IGNORE, smoothing, "none")
-            grad = module.cross_entropy_backward(
+            loss, *saved = any_module.cross_entropy_forward(y, target, None, dim, IGNORE, smoothing, "none")
+            grad = any_module.cross_entropy_backward(
                 loss, y, target, None, *saved, dim, IGNORE, smoothing, "none"
             )
             results.append((loss, grad))
@@ -282,7 +287,7 @@ def test_cross_entropy_keeps_digits_of_shifted_logits(module, columns):
         np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-5, atol=1e-6)
 
 
-def test_cross_entropy_extremes(module):
+def test_cross_entropy_extremes(any_module):
     inf, nan = np.inf, np.nan
     big = np.float32(3e38)
     x = np.array(
@@ -304,9 +309,9 @@ def test_cross_entropy_extremes(module):
             reference.log_softmax_forward(x.astype(np.float64), 1), target[:, None], 1
         )[:, 0].astype(np.float32)
     for y, dim in ((x, 1), (np.ascontiguousarray(x.T), 0)):
-        loss, *saved = module.cross_entropy_forward(y, target, None, dim, IGNORE, 0.0, "none")
+        loss, *saved = any_module.cross_entropy_forward(y, target, None, dim, IGNORE, 0.0, "none")
         np.testing.assert_allclose(loss, want, rtol=1e-6)
-        grad = module.cross_entropy_backward(
+        grad = any_module.cross_entropy_backward(
             np.ones(8, np.float32), y, target, None, *saved, dim, IGNORE, 0.0, "none"
         )
         grad = grad if dim == 1 else grad.T
@@ -314,9 +319,9 @@ def test_cross_entropy_extremes(module):
         np.testing.assert_array_equal(np.isnan(grad[4:7]).all(1), True)
         # Ignored rows are silent, whatever they hold.
         ignored = np.full(8, IGNORE)
-        loss, *saved = module.cross_entropy_forward(y, ignored, None, dim, IGNORE, 0.0, "mean")
+        loss, *saved = any_module.cross_entropy_forward(y, ignored, None, dim, IGNORE, 0.0, "mean")
         assert np.isnan(loss)
-        grad = module.cross_entropy_backward(loss, y, ignored, None, *saved, dim, IGNORE, 0.0, "mean")
+        grad = any_module.cross_entropy_backward(loss, y, ignored, None, *saved, dim, IGNORE, 0.0, "mean")
         np.testing.assert_array_equal(grad, 0)
 
 

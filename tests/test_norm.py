@@ -9,7 +9,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import assert_close, backends, check_gradient, load, thread_counts
 
 DTYPES = (np.float32, np.float64)
 EPS = 1e-5
@@ -50,25 +50,19 @@ def wide(*values):
 
 def with_threads(module, compute):
     """The same bits for any number of threads."""
-    before, results = module.num_threads(), []
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            results.append(compute())
-    finally:
-        module.set_num_threads(before)
+    results = [compute() for _ in thread_counts(module)]
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
     return results[0]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", BATCH_SHAPES)
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_kernels(shape, affine, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     x, g, weight, bias = arrays(shape, dtype, shape[1], 2.0, 3.0)
     if not affine:
         weight = bias = None
@@ -116,12 +110,12 @@ ROWS = [
 ROWS += [(2, 5000), (1, 20_000), (0, 5), (1000, 3)]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "length"), ROWS)
 @pytest.mark.parametrize("affine", [True, False])
 def test_layer_and_rms_norm_kernels(rows, length, affine, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     x, g, weight, bias = arrays((rows, length), dtype, length, 2.0, 3.0)
     if not affine:
         weight = bias = None
@@ -154,7 +148,7 @@ def test_layer_and_rms_norm_kernels(rows, length, affine, dtype, level):
     assert_close(got[1], want[1], reduction=rows, scale=max(1, np.abs(want[1]).max(initial=0)))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "groups"),
@@ -162,7 +156,7 @@ def test_layer_and_rms_norm_kernels(rows, length, affine, dtype, level):
 )
 @pytest.mark.parametrize("affine", [True, False])
 def test_group_norm_kernels(shape, groups, affine, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     x, g, weight, bias = arrays(shape, dtype, shape[1], 2.0, 3.0)
     if not affine:
         weight = bias = None
@@ -180,12 +174,12 @@ def test_group_norm_kernels(shape, groups, affine, dtype, level):
         assert_close(a, b, reduction=n, scale=max(1, np.abs(b).max(), scale))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 7, 5), (1, 3, 1), (2, 20, 9, 9), (3, 1, 65), (2, 4)])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 30])
 def test_local_response_kernels(shape, size, dtype, level):
-    module = kernels.load(level)
+    module = load(level)
     x, g, _, _ = arrays(shape, dtype, 1, 2.0)
     for options in ((1e-4, 0.75, 1.0), (0.9, 0.5, 2.0)):
         y = module.local_response_norm_forward(x, size, *options)
@@ -195,11 +189,11 @@ def test_local_response_kernels(shape, size, dtype, level):
         assert_close(grad_x[0], want, reduction=size)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("offset", [1e3, 1e4, -3e5])
 def test_large_means_in_float32(level, offset):
     """x - mean is right although float32 has few digits left for it; so are the gradients."""
-    module = kernels.load(level)
+    module = load(level)
     for shape in ((8, 4, 500), (2000, 4), (3, 2, 100, 100)):
         x, g, weight, bias = arrays(shape, np.float32, shape[1], 1.0, offset)
         y, mean, var = module.batch_norm_forward(x, weight, bias, EPS)
@@ -224,9 +218,9 @@ def test_large_means_in_float32(level, offset):
         )
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_constant_and_not_finite(level):
-    module = kernels.load(level)
+    module = load(level)
     x = np.full((4, 3, 20), 7.25, np.float32)
     y, mean, var = module.batch_norm_forward(x, None, None, EPS)
     assert not y.any()
@@ -243,22 +237,22 @@ def test_constant_and_not_finite(level):
         assert np.isfinite(y[0]).all()
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_running_average(dtype, level):
     running, statistic = np.linspace(-2, 3, 37).astype(dtype), np.linspace(1, 9, 37)
     for momentum in (0.0, 0.1, 1.0):
-        got = kernels.load(level).running_average(running, statistic, momentum)
+        got = load(level).running_average(running, statistic, momentum)
         # Two float64 products of size 9 at most, rounded once more or less with FMA; then to dtype.
         want = reference.running_average(running, statistic, momentum)
         np.testing.assert_allclose(got, want, rtol=np.finfo(dtype).eps, atol=4 * 9 * np.finfo(np.float64).eps)
     with pytest.raises(ValueError, match="differ in size"):
-        kernels.load(level).running_average(running, statistic[:3], 0.1)
+        load(level).running_average(running, statistic[:3], 0.1)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_strided_input(level):
-    module = kernels.load(level)
+    module = load(level)
     x, g, weight, bias = arrays((6, 10, 8, 4), np.float64, 5)
     part = (slice(None, None, 2), slice(None, None, -2))
     a, b = x[part], np.ascontiguousarray(x[part])

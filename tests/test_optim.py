@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pickle
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import fastdl
 from fastdl import kernels, nn, optim
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends
+from parity import assert_close, backends, load, thread_counts
 
 # Every option of every optimizer, alone and together.
 CASES = {
@@ -154,31 +153,26 @@ def assert_same(got, want):
                 assert_close(x, y)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernel_equals_reference(name, dtype, level):
-    backend = kernels.load(level)
-    threads = backend.num_threads()
-    try:
-        for count, first in itertools.product(THREADS, (False, True)):
-            backend.set_num_threads(count)
-            got = kernel_arguments(name, dtype, np.random.default_rng(0), first)
-            want = copy.deepcopy(got)
-            getattr(backend, name)(*got)
-            getattr(reference, name)(*want)
-            assert_same(got, want)
-            again = kernel_arguments(name, dtype, np.random.default_rng(0), first)
-            getattr(backend, name)(*again)
-            for a, b in zip(got, again, strict=True):  # the same bits every time
-                if isinstance(a, list):
-                    for x, y in zip(a, b, strict=True):
-                        np.testing.assert_array_equal(x, y)
-    finally:
-        backend.set_num_threads(threads)
+    backend = load(level)
+    for first in (first for _ in thread_counts(backend) for first in (False, True)):
+        got = kernel_arguments(name, dtype, np.random.default_rng(0), first)
+        want = copy.deepcopy(got)
+        getattr(backend, name)(*got)
+        getattr(reference, name)(*want)
+        assert_same(got, want)
+        again = kernel_arguments(name, dtype, np.random.default_rng(0), first)
+        getattr(backend, name)(*again)
+        for a, b in zip(got, again, strict=True):  # the same bits every time
+            if isinstance(a, list):
+                for x, y in zip(a, b, strict=True):
+                    np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("name", KERNELS)
 def test_strided_arrays_and_mixed_dtypes(name, level):
     rng = np.random.default_rng(0)
@@ -195,7 +189,7 @@ def test_strided_arrays_and_mixed_dtypes(name, level):
             arrays[0] = view
             bases.append(base)
             arrays[1] = np.asfortranarray(arrays[1])
-    getattr(kernels.load(level), name)(*got)
+    getattr(load(level), name)(*got)
     getattr(reference, name)(*want)
     assert_same(got, want)
     for base in bases:
@@ -203,23 +197,23 @@ def test_strided_arrays_and_mixed_dtypes(name, level):
         assert (base[-2::-2] == 5).all()
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nan_and_infinity_arrive_where_they_should(level):
     for name in KERNELS:
         got = kernel_arguments(name, np.float32, np.random.default_rng(0), shapes=[(40,)])
         got[1][0][3] = np.nan
-        getattr(kernels.load(level), name)(*got)
+        getattr(load(level), name)(*got)
         assert np.flatnonzero(np.isnan(got[0][0])).tolist() == [3], name
         for state in got[2:]:
             if isinstance(state, list) and state[0].shape == (40,):
                 assert np.flatnonzero(np.isnan(state[0])).tolist() == [3], name
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("p", [0, 0.5, 1, 2, 3, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_total_norm_and_scale(level, p, dtype):
-    backend = kernels.load(level)
+    backend = load(level)
     arrays = parameters(dtype, np.random.default_rng(0))
     arrays[0][0] = 0
     arrays[6] = arrays[6].T

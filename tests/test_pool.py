@@ -15,7 +15,7 @@ from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
 from fastdl.ops.pool import _plan
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load
 
 DTYPES = (np.float32, np.float64)
 
@@ -81,10 +81,10 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, kind: s
     return x
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("case", GEOMETRIES + EMPTY_WINDOWS, ids=str)
 def test_max_pool_parity(level: str, case: tuple[Any, ...]) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(0)
     shape, plan = geometry(case)
     for dtype, kind in itertools.product(DTYPES, ("random", "ties", "lowest", "special")):
@@ -112,10 +112,10 @@ def undilated(cases: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [case for case in cases if case[5] == 1]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("case", undilated(GEOMETRIES), ids=str)
 def test_avg_pool_parity(level: str, case: tuple[Any, ...]) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(1)
     shape, (size, kernel, stride, padding, _, output) = geometry(case)
     taps = int(np.prod(kernel))
@@ -161,10 +161,10 @@ ADAPTIVE = [
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("case", ADAPTIVE, ids=str)
-def test_adaptive_parity(level: str, case: tuple[Any, ...]) -> None:
-    backend = kernels.load(level)
+def test_adaptive_avg_parity(level: str, case: tuple[Any, ...]) -> None:
+    backend = load(level)
     rng = np.random.default_rng(3)
     leading, size, output = case
     for dtype in DTYPES:
@@ -177,6 +177,16 @@ def test_adaptive_parity(level: str, case: tuple[Any, ...]) -> None:
             reference.adaptive_avg_pool_backward(grad, size),
             reduction=64,
         )
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("case", ADAPTIVE, ids=str)
+def test_adaptive_max_parity(level: str, case: tuple[Any, ...]) -> None:
+    backend = kernels.load(level)
+    rng = np.random.default_rng(3)
+    leading, size, output = case
+    for dtype in DTYPES:
+        grad = rng.standard_normal((*leading, *output)).astype(dtype)
         for kind in ("random", "ties", "lowest", "special"):
             x = values(rng, (*leading, *size), dtype, kind)
             want, want_indices = reference.adaptive_max_pool_forward(x, output)

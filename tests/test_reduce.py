@@ -16,7 +16,7 @@ from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import reduce as R
 from fastdl.tensor import Tensor
-from parity import THREADS, assert_close, backends, check_gradient, tolerance
+from parity import THREADS, assert_close, backends, check_gradient, load, tolerance
 
 SHAPES = [
     (),
@@ -65,10 +65,10 @@ def close(got, want, x):
 # ---------------------------------------------------------------------------------------------------- kernels
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_folds(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for shape in SHAPES:
         base = numbers(shape, dtype)
         for x, axes in itertools.product(views(base), subsets(len(shape))):
@@ -90,9 +90,9 @@ def test_folds(level, dtype):
                 close(mine, plain, base)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_places_of_extremes(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for shape, dtype in itertools.product(
         [s for s in SHAPES if s] + [(300, 3), (5, 70000)], [np.float32, np.float64]
     ):
@@ -110,10 +110,10 @@ def test_places_of_extremes(level):
                 assert indices.dtype == np.int64
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums_to_a_shape(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for shape in SHAPES:
         x = numbers(shape, dtype)
         for kept in itertools.product([False, True], repeat=len(shape)):
@@ -127,9 +127,9 @@ def test_sums_to_a_shape(level, dtype):
         kernel.sum_to(numbers((3, 4), dtype), (2,))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nothing_to_reduce(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     with np.errstate(all="ignore"):
         for shape in EMPTY:
             x = np.zeros(shape, np.float32)
@@ -146,9 +146,9 @@ def test_nothing_to_reduce(level):
         kernel.sum_forward(np.zeros((3, 2), np.float32), (1, -1))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nan_and_infinities(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for place, shape in itertools.product([0, 5, 20, 63, 130], [(200,), (200, 3), (3, 200)]):
         x = numbers(shape, np.float32)
         x.flat[place] = np.nan

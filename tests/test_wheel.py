@@ -75,7 +75,7 @@ def test_the_source_distribution_holds_all_sources():
         found = (
             path
             for path in (ROOT / folder).rglob("*")
-            if path.suffix in (".cpp", ".h", ".py", ".pyi", ".npz")
+            if path.suffix in (".cpp", ".cu", ".h", ".py", ".pyi", ".npz")
         )
         wanted += [str(path.relative_to(ROOT)) for path in found]
     assert [path for path in wanted if path not in names] == []

@@ -2,6 +2,7 @@
 # Builds the native modules into python/fastdl/ for work in the source tree (then: PYTHONPATH=python python ...).
 #   tools/develop.sh                 every level
 #   tools/develop.sh avx512          one level (or several: "avx2;avx512"), quicker
+#   FASTDL_CUDA=ON tools/develop.sh  with the CUDA kernels
 # Needs cmake, ninja and pybind11 in the current environment; uses ccache where it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +11,7 @@ if command -v ccache >/dev/null; then
   export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
   launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 fi
-cmake -S . -B build/develop -G Ninja -DFASTDL_LEVELS="${1:-}" -DSKBUILD_PROJECT_VERSION=0.0.0 \
+cmake -S . -B build/develop -G Ninja -DFASTDL_LEVELS="${1:-}" -DFASTDL_CUDA="${FASTDL_CUDA:-OFF}" -DSKBUILD_PROJECT_VERSION=0.0.0 \
   -DPython_EXECUTABLE="$(command -v python)" "${launcher[@]}" >/dev/null
 cmake --build build/develop -j "$(nproc)"
 cp build/develop/*.so python/fastdl/

@@ -1,11 +1,13 @@
 """Write the extension modules' type stubs from their own signatures: ``python tools/make_stubs.py [--check]``.
 
 One level's module is asked (all have the same contents); the other levels' stubs re-export it. ``--check`` writes
-nothing and fails if a stub in the tree is stale.
+nothing and fails if a stub in the tree is stale. The CUDA module's stub is written where that module was built.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from fastdl import _cpuid, kernels
 
 HEADER = '"""{doc} Written by tools/make_stubs.py."""\n\n'
 IMPORTS = "from collections.abc import Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
+CLASS = "class {name}:\n    def __init__(self, *arguments: Any) -> None: ...\n\n"
 ARRAY = "Array = np.ndarray[Any, Any]\n\n"
 
 
@@ -38,8 +41,9 @@ def signature(function: object) -> str:
 
 
 def stub(module: ModuleType, doc: str, variables: str = "") -> str:
-    functions = [getattr(module, name) for name in sorted(dir(module)) if not name.startswith("_")]
-    lines = "".join(signature(f) for f in functions if callable(f))
+    members = [getattr(module, name) for name in sorted(dir(module)) if not name.startswith("_")]
+    lines = "".join(CLASS.format(name=m.__name__) for m in members if isinstance(m, type))
+    lines += "".join(signature(m) for m in members if callable(m) and not isinstance(m, type))
     array = ARRAY if "Array" in lines else ""
     imports = "".join(
         line
@@ -68,6 +72,9 @@ def main() -> int:
             HEADER.format(doc=f"The same as _cpu_{first}, another level.")
             + f"from fastdl._cpu_{first} import *\n"
         )
+    if importlib.util.find_spec("fastdl._cuda") is not None:  # where nvcc was found
+        cuda = importlib.import_module("fastdl._cuda")
+        files["_cuda.pyi"] = stub(cuda, "The CUDA kernels' launches, by address.")
     stale = [
         name
         for name, text in files.items()

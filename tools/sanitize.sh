@@ -16,7 +16,7 @@ if setarch -R true 2>/dev/null; then setarch -R "$build/thread_pool"; else "$bui
 
 level=$(python -c 'import sys; sys.path.append("python"); from fastdl import _cpuid; print(_cpuid.levels()[-1])')
 pip install -q pybind11 cmake ninja
-cmake -S . -B "$build" -G Ninja -DFASTDL_LEVELS="$level" -DFASTDL_SANITIZE=address,undefined \
+cmake -S . -B "$build" -G Ninja -DFASTDL_LEVELS="$level" -DFASTDL_SANITIZE=address,undefined -DFASTDL_CUDA=OFF \
   -DSKBUILD_PROJECT_VERSION=0.0.0 -DPython_EXECUTABLE="$(command -v python)" >/dev/null
 cmake --build "$build" -j "$(nproc)" | tail -n 1
 rm -rf "$build/package"

@@ -30,7 +30,7 @@ struct Philox {
 
   uint64_t seed, offset;
 
-  void operator()(uint64_t index, uint32_t words[4]) const {
+  constexpr void operator()(uint64_t index, uint32_t words[4]) const {
     uint32_t c0 = uint32_t(index), c1 = uint32_t(index >> 32), c2 = uint32_t(offset),
              c3 = uint32_t(offset >> 32);
     uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);

@@ -1,0 +1,41 @@
+// The CUDA extension: launches of kernels by address, called by fastdl.kernels.cuda. Built as _cuda for the
+// device and as _cuda_emulated for tests, which also has the emulator's controls.
+#include "bindings/cuda/arguments.h"
+
+namespace fastdl::binding {
+void register_elementwise(py::module_& m);
+void register_activation(py::module_& m);
+void register_softmax(py::module_& m);
+void register_cross_entropy(py::module_& m);
+void register_reduce(py::module_& m);
+void register_dropout(py::module_& m);
+void register_random(py::module_& m);
+void register_optim(py::module_& m);
+void register_norm(py::module_& m);
+void register_embedding(py::module_& m);
+void register_pool(py::module_& m);
+void register_pointwise_loss(py::module_& m);
+#ifdef FASTDL_EMULATED
+void register_emulation(py::module_& m);
+#endif
+}  // namespace fastdl::binding
+
+PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
+  using namespace fastdl::binding;
+  m.doc() = "fastdl's CUDA kernels.";
+  register_elementwise(m);
+  register_activation(m);
+  register_softmax(m);
+  register_cross_entropy(m);
+  register_reduce(m);
+  register_dropout(m);
+  register_random(m);
+  register_optim(m);
+  register_norm(m);
+  register_embedding(m);
+  register_pool(m);
+  register_pointwise_loss(m);
+#ifdef FASTDL_EMULATED
+  register_emulation(m);
+#endif
+}

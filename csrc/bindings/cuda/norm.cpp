@@ -1,0 +1,72 @@
+#include "cuda/norm.h"
+
+#include "bindings/cuda/arguments.h"
+
+namespace fastdl::binding {
+namespace {
+
+double* doubles(uintptr_t address) {
+  return static_cast<double*>(pointer(address));
+}
+
+}  // namespace
+
+void register_norm(py::module_& m) {
+  using cuda::ChannelNorm;
+  using cuda::RowNorm;
+  m.def("row_norm_forward", [](int dtype, uintptr_t y, uintptr_t mean, uintptr_t var, uintptr_t x,
+                               uintptr_t weight, uintptr_t bias, int64_t rows, int64_t length, int64_t groups,
+                               int64_t inner, double eps, uintptr_t stream) {
+    cuda::row_norm_forward(Dtype(dtype), pointer(y), doubles(mean), doubles(var), pointer(x), pointer(weight),
+                           pointer(bias), {rows, length, groups, inner, eps}, stream_of(stream));
+  });
+  m.def("row_norm_backward", [](int dtype, uintptr_t grad_x, uintptr_t grad_y, uintptr_t x, uintptr_t weight,
+                                uintptr_t mean, uintptr_t var, int64_t rows, int64_t length, int64_t groups,
+                                int64_t inner, double eps, uintptr_t stream) {
+    cuda::row_norm_backward(Dtype(dtype), pointer(grad_x), pointer(grad_y), pointer(x), pointer(weight),
+                            doubles(mean), doubles(var), {rows, length, groups, inner, eps},
+                            stream_of(stream));
+  });
+  py::class_<ChannelNorm>(m, "ChannelNorm")
+      .def(py::init(
+          [](int64_t batch, int64_t channels, int64_t inner, int64_t per_batch, int64_t per_group,
+             double eps) { return ChannelNorm{batch, channels, inner, per_batch, per_group, eps}; }));
+  m.def("channel_scratch",
+        [](int dtype, const ChannelNorm& p) { return cuda::channel_scratch(Dtype(dtype), p); });
+  m.def("channel_gradients", [](int dtype, uintptr_t grad_weight, uintptr_t grad_bias, uintptr_t grad_y,
+                                uintptr_t x, uintptr_t mean, uintptr_t var, const ChannelNorm& p,
+                                uintptr_t scratch, uintptr_t stream) {
+    cuda::channel_gradients(Dtype(dtype), pointer(grad_weight), pointer(grad_bias), pointer(grad_y),
+                            pointer(x), doubles(mean), doubles(var), p, pointer(scratch), stream_of(stream));
+  });
+  m.def("batch_moments", [](int dtype, uintptr_t mean, uintptr_t var, uintptr_t x, const ChannelNorm& p,
+                            uintptr_t scratch, uintptr_t stream) {
+    cuda::batch_moments(Dtype(dtype), doubles(mean), doubles(var), pointer(x), p, pointer(scratch),
+                        stream_of(stream));
+  });
+  m.def("batch_norm_apply", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t mean, uintptr_t var,
+                               uintptr_t weight, uintptr_t bias, const ChannelNorm& p, uintptr_t stream) {
+    cuda::batch_norm_apply(Dtype(dtype), pointer(y), pointer(x), doubles(mean), doubles(var), pointer(weight),
+                           pointer(bias), p, stream_of(stream));
+  });
+  m.def("batch_norm_grad_x",
+        [](int dtype, uintptr_t grad_x, uintptr_t grad_y, uintptr_t x, uintptr_t mean, uintptr_t var,
+           uintptr_t weight, uintptr_t sums, const ChannelNorm& p, uintptr_t stream) {
+          cuda::batch_norm_grad_x(Dtype(dtype), pointer(grad_x), pointer(grad_y), pointer(x), doubles(mean),
+                                  doubles(var), pointer(weight), pointer(sums), p, stream_of(stream));
+        });
+  m.def("local_response_forward",
+        [](int dtype, uintptr_t y, uintptr_t x, int64_t batch, int64_t channels, int64_t inner, int64_t size,
+           double alpha, double beta, double k, uintptr_t stream) {
+          cuda::local_response_forward(Dtype(dtype), pointer(y), pointer(x),
+                                       {batch, channels, inner, size, alpha, beta, k}, stream_of(stream));
+        });
+  m.def("local_response_backward", [](int dtype, uintptr_t grad_x, uintptr_t grad_y, uintptr_t x, uintptr_t d,
+                                      int64_t batch, int64_t channels, int64_t inner, int64_t size,
+                                      double alpha, double beta, double k, uintptr_t stream) {
+    cuda::local_response_backward(Dtype(dtype), pointer(grad_x), pointer(grad_y), pointer(x), pointer(d),
+                                  {batch, channels, inner, size, alpha, beta, k}, stream_of(stream));
+  });
+}
+
+}  // namespace fastdl::binding

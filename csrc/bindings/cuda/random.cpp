@@ -1,0 +1,22 @@
+#include "cuda/random.h"
+
+#include "bindings/cuda/arguments.h"
+
+namespace fastdl::binding {
+
+void register_random(py::module_& m) {
+  m.def("random_uniform", [](int dtype, uintptr_t y, int64_t size, double low, double high, uint64_t seed,
+                             uint64_t offset, uintptr_t stream) {
+    cuda::random_uniform(Dtype(dtype), pointer(y), size, low, high, seed, offset, stream_of(stream));
+  });
+  m.def("random_normal", [](int dtype, uintptr_t y, int64_t size, double mean, double std, uint64_t seed,
+                            uint64_t offset, uintptr_t stream) {
+    cuda::random_normal(Dtype(dtype), pointer(y), size, mean, std, seed, offset, stream_of(stream));
+  });
+  m.def("random_bernoulli", [](int dtype, uintptr_t y, uintptr_t p, int64_t size, uint64_t seed,
+                               uint64_t offset, uintptr_t stream) {
+    cuda::random_bernoulli(Dtype(dtype), pointer(y), pointer(p), size, seed, offset, stream_of(stream));
+  });
+}
+
+}  // namespace fastdl::binding

@@ -1,0 +1,50 @@
+#include "cuda/reduce.h"
+
+#include "bindings/cuda/arguments.h"
+
+namespace fastdl::binding {
+namespace {
+
+#define FASTDL_CUDA_NAME(name) #name,
+constexpr const char* kFold[] = {FASTDL_CUDA_FOLD(FASTDL_CUDA_NAME)};
+
+}  // namespace
+
+void register_reduce(py::module_& m) {
+  using cuda::Reduce;
+  // An array and which of its axes (by number) are reduced.
+  py::class_<Reduce>(m, "Reduce")
+      .def(py::init([](const py::object& x, const Shape& shape, const std::vector<size_t>& axes, int dtype) {
+        const Strided s = strided(x, Dtype(dtype));
+        Reduce r;
+        r.x = s.data;
+        std::vector<bool> reduced(shape.size(), false);
+        for (size_t axis : axes) reduced.at(axis) = true;
+        for (size_t d = 0; d < shape.size(); ++d) {
+          (reduced[d] ? r.reduced : r.kept).push_back(shape[d]);
+          (reduced[d] ? r.reduced_strides : r.kept_strides).push_back(s.strides[d]);
+        }
+        return r;
+      }));
+  m.def("reduce_scratch", &cuda::reduce_scratch);
+  m.def("fold", [](std::string_view op, int dtype, uintptr_t y, bool wide, const Reduce& problem,
+                   double scale, double p, uintptr_t scratch, uintptr_t stream) {
+    cuda::fold(named<cuda::Fold>(kFold, op), Dtype(dtype), pointer(y), wide, problem, scale, p,
+               pointer(scratch), stream_of(stream));
+  });
+  m.def("moments", [](int dtype, uintptr_t var, uintptr_t mean, const Reduce& problem, double correction,
+                      uintptr_t scratch, uintptr_t stream) {
+    cuda::moments(Dtype(dtype), pointer(var), pointer(mean), problem, correction, pointer(scratch),
+                  stream_of(stream));
+  });
+  m.def("logsumexp", [](int dtype, uintptr_t y, const Reduce& problem, uintptr_t scratch, uintptr_t stream) {
+    cuda::logsumexp(Dtype(dtype), pointer(y), problem, pointer(scratch), stream_of(stream));
+  });
+  m.def("extreme", [](bool largest, int dtype, uintptr_t values, uintptr_t indices, const Reduce& problem,
+                      uintptr_t scratch, uintptr_t stream) {
+    cuda::extreme(largest, Dtype(dtype), pointer(values), static_cast<int64_t*>(pointer(indices)), problem,
+                  pointer(scratch), stream_of(stream));
+  });
+}
+
+}  // namespace fastdl::binding

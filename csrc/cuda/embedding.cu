@@ -1,0 +1,279 @@
+// Embedding: y[j] = weight[index[j]]; bags: sums, means or maxima of some rows.
+//
+// The gradient adds rows of grad_y that have the same index. Atomic additions would add them in any order;
+// instead the entries are sorted by index, stably, and each run of equal indices is summed in order by the
+// threads that own its columns: the same bits every time, each row of the table written once. The sort is a
+// radix sort, 8 bits a pass, one warp per tile: a lane finds how many before it have its digit from 8 votes,
+// so nothing depends on timing.
+#include "cuda/embedding.h"
+
+#include <algorithm>
+
+#include "cuda/errors.h"
+#include "cuda/rows.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr uint64_t kForward = 3, kBackward = 4;
+constexpr int kDigits = 256, kTile = 1024;  // entries of a warp
+constexpr int kLanes = 32, kTeams = 8;      // a block: 8 outputs, their columns side by side
+
+template <class Word>
+__global__ void __launch_bounds__(256) gather_rows(Word* y, const Word* weight, const int64_t* index,
+                                                   Embedding e, int64_t per_row, Report report) {
+  const int64_t items = e.entries * per_row;
+  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < items; i += int64_t(gridDim.x) * 256) {
+    const int64_t j = i / per_row, d = i - j * per_row;
+    const int64_t row = index[j];
+    y[i] = report.out_of_range(j, row, e.rows) ? Word{} : weight[row * per_row + d];
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kLanes* kTeams)
+    sum_bags(T* y, const T* weight, const int64_t* index, const int64_t* offsets, int64_t bags,
+             const T* scale, bool mean, Embedding e, Report report) {
+  using C = Compute<T>;
+  for (int64_t b = int64_t(blockIdx.x) * kTeams + threadIdx.y; b < bags; b += int64_t(gridDim.x) * kTeams) {
+    const int64_t start = std::max<int64_t>(0, offsets[b]), end = std::min(e.entries, offsets[b + 1]);
+    for (int64_t d = threadIdx.x; d < e.width; d += kLanes) {
+      C sum = 0;
+      int64_t count = 0;
+      for (int64_t j = start; j < end; ++j) {
+        const int64_t row = index[j];
+        if (report.out_of_range(j, row, e.rows) || row == e.padding_idx) continue;
+        const C v = C(widen(weight[row * e.width + d]));
+        sum += scale != nullptr ? v * C(widen(scale[j])) : v;
+        ++count;
+      }
+      y[b * e.width + d] = narrow<T>(mean && count > 0 ? sum / C(count) : sum);
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kLanes* kTeams)
+    max_bags(T* y, int64_t* chosen, const T* weight, const int64_t* index, const int64_t* offsets,
+             int64_t bags, Embedding e, Report report) {
+  using C = Compute<T>;
+  for (int64_t b = int64_t(blockIdx.x) * kTeams + threadIdx.y; b < bags; b += int64_t(gridDim.x) * kTeams) {
+    const int64_t start = std::max<int64_t>(0, offsets[b]), end = std::min(e.entries, offsets[b + 1]);
+    for (int64_t d = threadIdx.x; d < e.width; d += kLanes) {
+      C best = 0;
+      int64_t from = -1;
+      for (int64_t j = start; j < end; ++j) {
+        const int64_t row = index[j];
+        if (report.out_of_range(j, row, e.rows) || row == e.padding_idx) continue;
+        const C v = C(widen(weight[row * e.width + d]));
+        if (from < 0 || v > best || (v != v && best == best)) best = v, from = row;
+      }
+      y[b * e.width + d] = narrow<T>(best);
+      chosen[b * e.width + d] = from;
+    }
+  }
+}
+
+// ---- the sort
+
+struct Keys {
+  uint32_t *key, *entry;
+};
+
+// Entries to skip have the key `rows`, behind all others.
+__global__ void __launch_bounds__(256)
+    make_keys(Keys keys, const int64_t* index, Embedding e, Report report) {
+  for (int64_t j = int64_t(blockIdx.x) * 256 + threadIdx.x; j < e.entries; j += int64_t(gridDim.x) * 256) {
+    const int64_t row = index[j];
+    keys.key[j] =
+        report.out_of_range(j, row, e.rows) || row == e.padding_idx ? uint32_t(e.rows) : uint32_t(row);
+    keys.entry[j] = uint32_t(j);
+  }
+}
+
+// How often each digit occurs in each tile: counts (digit, tile).
+__global__ void __launch_bounds__(32)
+    count_digits(uint32_t* counts, Keys from, int64_t entries, int shift, uint32_t tiles) {
+  FASTDL_SHARED(uint32_t, count, kDigits);
+  for (int d = int(threadIdx.x); d < kDigits; d += 32) count[d] = 0;
+  sync_threads();
+  const int64_t start = int64_t(blockIdx.x) * kTile, end = std::min(entries, start + kTile);
+  for (int64_t j = start + threadIdx.x; j < end; j += 32) atomic_add(&count[from.key[j] >> shift & 255], 1u);
+  sync_threads();
+  for (int d = int(threadIdx.x); d < kDigits; d += 32) counts[uint32_t(d) * tiles + blockIdx.x] = count[d];
+}
+
+// Exclusive sums, in place, by one block.
+__global__ void __launch_bounds__(1024) scan_counts(uint32_t* counts, uint32_t n) {
+  FASTDL_SHARED(uint32_t, warp_sums, 32);
+  uint32_t carry = 0;
+  for (uint32_t start = 0; start < n; start += 1024) {
+    const uint32_t i = start + threadIdx.x;
+    const uint32_t value = i < n ? counts[i] : 0;
+    uint32_t sum = value;  // inclusive, of the warp
+    FASTDL_UNROLL
+    for (int delta = 1; delta < 32; delta *= 2) {
+      const uint32_t other = shuffle_up(sum, delta);
+      if (lane_id() >= delta) sum += other;
+    }
+    if (lane_id() == 31) warp_sums[threadIdx.x / 32] = sum;
+    sync_threads();
+    uint32_t before = 0, total = 0;
+    for (int w = 0; w < 32; ++w) {
+      if (w < int(threadIdx.x / 32)) before += warp_sums[w];
+      total += warp_sums[w];
+    }
+    sync_threads();
+    if (i < n) counts[i] = carry + before + sum - value;
+    carry += total;
+  }
+}
+
+// Moves each entry to its place; a warp takes its tile in order, 32 entries at a time.
+__global__ void __launch_bounds__(32)
+    scatter_digits(Keys to, Keys from, const uint32_t* places, int64_t entries, int shift, uint32_t tiles) {
+  FASTDL_SHARED(uint32_t, next, kDigits);
+  for (int d = int(threadIdx.x); d < kDigits; d += 32) next[d] = places[uint32_t(d) * tiles + blockIdx.x];
+  sync_threads();
+  const int64_t start = int64_t(blockIdx.x) * kTile, end = std::min(entries, start + kTile);
+  for (int64_t first = start; first < end; first += 32) {
+    const int64_t j = first + threadIdx.x;
+    const bool mine = j < end;
+    const uint32_t key = mine ? from.key[j] : 0, digit = key >> shift & 255;
+    uint32_t same = ballot(mine);
+    FASTDL_UNROLL
+    for (int bit = 0; bit < 8; ++bit) {
+      const uint32_t ones = ballot(digit >> bit & 1);
+      same &= digit >> bit & 1 ? ones : ~ones;
+    }
+    const uint32_t below = same & ((1u << lane_id()) - 1);
+    uint32_t rank = 0, all = 0;
+    for (uint32_t bits = below; bits != 0; bits &= bits - 1) ++rank;
+    for (uint32_t bits = same; bits != 0; bits &= bits - 1) ++all;
+    const uint32_t place = mine ? next[digit] + rank : 0;
+    sync_threads();
+    if (mine && below == 0) next[digit] += all;  // the first lane of each digit
+    sync_threads();
+    if (mine) {
+      to.key[place] = key;
+      to.entry[place] = from.entry[j];
+    }
+  }
+}
+
+// The team at the head of each run of equal keys adds it up.
+template <class T>
+__global__ void __launch_bounds__(kLanes* kTeams)
+    sum_runs(T* grad_weight, const T* grad_y, Keys keys, const int64_t* bag, int64_t grad_rows,
+             const T* scale, bool by_frequency, Embedding e) {
+  using C = Compute<T>;
+  for (int64_t i = int64_t(blockIdx.x) * kTeams + threadIdx.y; i < e.entries;
+       i += int64_t(gridDim.x) * kTeams) {
+    const uint32_t key = keys.key[i];
+    if (key == uint32_t(e.rows) || (i > 0 && keys.key[i - 1] == key)) continue;
+    int64_t end = i + 1;
+    while (end < e.entries && keys.key[end] == key) ++end;
+    for (int64_t d = threadIdx.x; d < e.width; d += kLanes) {
+      C sum = 0;
+      for (int64_t r = i; r < end; ++r) {
+        const uint32_t j = keys.entry[r];
+        const int64_t row = bag != nullptr ? bag[j] : int64_t(j);
+        if (row < 0 || row >= grad_rows) continue;
+        const C g = C(widen(grad_y[row * e.width + d]));
+        sum += scale != nullptr ? C(widen(scale[j])) * g : g;
+      }
+      grad_weight[int64_t(key) * e.width + d] = narrow<T>(by_frequency ? sum / C(end - i) : sum);
+    }
+  }
+}
+
+int64_t tiles_of(const Embedding& e) {
+  return (e.entries + kTile - 1) / kTile;
+}
+
+struct alignas(16) Word16 {
+  uint64_t v[2];
+};
+
+}  // namespace
+
+void embedding_forward(int bytes, void* y, const void* weight, const int64_t* index, const Embedding& e,
+                       uint64_t* report, Stream stream) {
+  if (e.entries * e.width == 0) return;
+  const auto run = [&]<class Word>(Word) {
+    const int64_t per_row = e.width * bytes / int64_t(sizeof(Word));
+    launch("embedding", gather_rows<Word>, dim3(grid_for(e.entries * per_row, 256)), dim3(256), 0, stream,
+           static_cast<Word*>(y), static_cast<const Word*>(weight), index, e, per_row,
+           Report{report, kForward});
+  };
+  // The widest words that rows consist of.
+  const int64_t row = e.width * bytes;
+  const auto fits = [&](int64_t n) {
+    return row % n == 0 && aligned(y, size_t(n)) && aligned(weight, size_t(n));
+  };
+  if (fits(16)) return run(Word16{});
+  if (fits(8)) return run(uint64_t{});
+  if (fits(4)) return run(uint32_t{});
+  if (fits(2)) return run(uint16_t{});
+  run(uint8_t{});
+}
+
+void embedding_bag_forward(Dtype dtype, void* y, const void* weight, const int64_t* index,
+                           const int64_t* offsets, int64_t bags, const void* scale, bool mean,
+                           const Embedding& e, uint64_t* report, Stream stream) {
+  if (bags * e.width == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("embedding_bag", sum_bags<T>, dim3(grid_for(bags, kTeams)), dim3(kLanes, kTeams), 0, stream,
+           static_cast<T*>(y), static_cast<const T*>(weight), index, offsets, bags,
+           static_cast<const T*>(scale), mean, e, Report{report, kForward});
+  });
+}
+
+void embedding_bag_max_forward(Dtype dtype, void* y, int64_t* chosen, const void* weight,
+                               const int64_t* index, const int64_t* offsets, int64_t bags, const Embedding& e,
+                               uint64_t* report, Stream stream) {
+  if (bags * e.width == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("embedding_bag_max", max_bags<T>, dim3(grid_for(bags, kTeams)), dim3(kLanes, kTeams), 0, stream,
+           static_cast<T*>(y), chosen, static_cast<const T*>(weight), index, offsets, bags, e,
+           Report{report, kForward});
+  });
+}
+
+int64_t embedding_scratch(const Embedding& e) {
+  return 4 * (4 * e.entries + kDigits * tiles_of(e));
+}
+
+void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int64_t grad_rows,
+                        const int64_t* index, const int64_t* bag, const void* scale, bool by_frequency,
+                        const Embedding& e, void* scratch, uint64_t* report, Stream stream) {
+  zero(grad_weight,
+       size_t(e.rows * e.width) * (dtype == Dtype::float64   ? 8
+                                   : dtype == Dtype::float32 ? 4
+                                                             : 2),
+       stream);
+  if (e.entries * e.width == 0) return;
+  if (e.entries >= int64_t(1) << 31 || e.rows >= int64_t(1) << 31)
+    throw std::invalid_argument("embedding_backward on CUDA is limited to 2^31 entries and rows");
+  uint32_t* words = static_cast<uint32_t*>(scratch);
+  const int64_t n = e.entries;
+  Keys from{words, words + n}, to{words + 2 * n, words + 3 * n};
+  uint32_t* counts = words + 4 * n;
+  const uint32_t tiles = uint32_t(tiles_of(e));
+  launch("embedding_keys", make_keys, dim3(grid_for(n, 256)), dim3(256), 0, stream, from, index, e,
+         Report{report, kBackward});
+  for (int shift = 0; shift < 32 && (e.rows >> shift) > 0; shift += 8) {
+    launch("embedding_count", count_digits, dim3(tiles), dim3(32), 0, stream, counts, from, n, shift, tiles);
+    launch("embedding_scan", scan_counts, dim3(1), dim3(1024), 0, stream, counts, uint32_t(kDigits) * tiles);
+    launch("embedding_scatter", scatter_digits, dim3(tiles), dim3(32), 0, stream, to, from,
+           static_cast<const uint32_t*>(counts), n, shift, tiles);
+    std::swap(from, to);
+  }
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("embedding_backward", sum_runs<T>, dim3(grid_for(n, kTeams)), dim3(kLanes, kTeams), 0, stream,
+           static_cast<T*>(grad_weight), static_cast<const T*>(grad_y), from, bag, grad_rows,
+           static_cast<const T*>(scale), by_frequency, e);
+  });
+}
+
+}  // namespace fastdl::cuda

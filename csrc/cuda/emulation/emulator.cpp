@@ -1,0 +1,528 @@
+// The emulator's machinery: fibers, blocks, collectives. See emulator.h.
+//
+// Sanitizers are told about fibers: AddressSanitizer of each change of stack; ThreadSanitizer sees each CUDA
+// thread as a fiber of its own without order between them, and barriers as release and acquire. This file
+// itself must be compiled without ThreadSanitizer (it moves between stacks), but with FASTDL_TSAN to make
+// those calls.
+#include "cuda/emulation/emulator.h"
+
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#ifdef FASTDL_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef FASTDL_TSAN
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
+}
+#endif
+
+#ifndef __x86_64__
+#error "the emulation of CUDA switches fibers by hand, which is written for x86-64 only"
+#endif
+
+// Saves the callee's registers on this stack and its pointer in *save, then goes on where `to` was saved.
+extern "C" void fastdl_switch_stack(void** save, void* to);
+asm(R"(
+.text
+.p2align 4
+.type fastdl_switch_stack, @function
+fastdl_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size fastdl_switch_stack, .-fastdl_switch_stack
+)");
+
+namespace fastdl::emulation {
+
+thread_local const Here* here = nullptr;
+
+namespace {
+
+constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kGuardBytes = 4096;
+constexpr int kPoison = 0xFF;  // NaN in every floating-point format, -1 in integers
+
+Order order_of_threads = Order::ascending;
+uint64_t order_seed = 0;
+
+void acquire([[maybe_unused]] void* address) {
+#ifdef FASTDL_TSAN
+  __tsan_acquire(address);
+#endif
+}
+void release([[maybe_unused]] void* address) {
+#ifdef FASTDL_TSAN
+  __tsan_release(address);
+#endif
+}
+
+class Stack {
+ public:
+  Stack() {
+    void* base = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) throw std::bad_alloc();
+    base_ = static_cast<std::byte*>(base);
+    mprotect(base_, kGuardBytes, PROT_NONE);  // an overflow is a fault, not a neighbour's wrong value
+  }
+  ~Stack() { munmap(base_, kStackBytes); }
+  Stack(const Stack&) = delete;
+  Stack& operator=(const Stack&) = delete;
+  std::byte* base() const { return base_; }
+  std::byte* top() const { return base_ + kStackBytes; }
+
+ private:
+  std::byte* base_;
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+enum class State { ready, waiting, done };
+
+struct Fiber : Here {
+  State state = State::ready;
+  void* stack_pointer = nullptr;
+  const Site* site = nullptr;  // where it waits
+  const char* kind = "";       // for what
+  void* argument = nullptr;
+  std::vector<std::vector<Copy>> copies;  // groups, the last one open; none before the first use
+  Stack* stack = nullptr;
+  void* tsan = nullptr;
+};
+
+bool same(const Site& a, const Site& b) {
+  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+std::string name_of(const Fiber& f) {
+  return "thread (" + std::to_string(f.thread.x) + ", " + std::to_string(f.thread.y) + ", " +
+         std::to_string(f.thread.z) + ")";
+}
+std::string state_of(const Fiber& f) {
+  if (f.state == State::done) return name_of(f) + " has left the kernel";
+  return name_of(f) + " waits at the " + f.kind + " in " + describe(*f.site);
+}
+
+struct FreeAligned {
+  void operator()(void* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<std::byte, FreeAligned>;
+
+Memory poisoned(size_t bytes) {
+  // Exactly as large as asked for, so that AddressSanitizer sees the end.
+  void* p = nullptr;
+  if (posix_memalign(&p, 128, std::max<size_t>(bytes, 1)) != 0) throw std::bad_alloc();
+#ifdef FASTDL_TSAN
+  AnnotateIgnoreWritesBegin(__FILE__, __LINE__);  // no thread's doing
+#endif
+  std::memset(p, kPoison, bytes);
+#ifdef FASTDL_TSAN
+  AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+#endif
+  return Memory(static_cast<std::byte*>(p));
+}
+
+struct Launch {
+  const char* name;
+  dim3 grid, block;
+  size_t shared_bytes;
+  void (*body)(void*);
+  void* context;
+};
+
+// The fibers of one block at a time, on one host thread.
+class Worker {
+ public:
+  explicit Worker(const Launch& launch) : launch_(launch) {
+    const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
+    fibers_.resize(threads);
+    while (stacks().size() < threads) stacks().push_back(std::make_unique<Stack>());
+    order_.resize(threads);
+  }
+
+  void run_block(uint64_t block);
+
+  static Worker* current() { return *slot(); }
+  Fiber& fiber() { return *running_; }
+
+  void wait(const char* kind, const Site& site) {
+    Fiber& f = *running_;
+    f.state = State::waiting;
+    f.kind = kind;
+    f.site = &site;
+    to_scheduler(false);
+  }
+
+  void barrier(const Site& site) {
+    same_site(barrier_site_, site, "barrier", &fibers_[0], fibers_.size());
+    release(this);
+    barrier_site_ = &site;
+    if (++at_barrier_ == fibers_.size()) {
+      at_barrier_ = 0;
+      barrier_site_ = nullptr;
+      for (Fiber& f : fibers_) f.state = State::ready;
+      running_->state = State::ready;
+      to_scheduler(false);  // in the order asked for, not the last one first
+    } else {
+      wait("barrier", site);
+    }
+    acquire(this);
+  }
+
+  void collective(void* argument, void (*work)(void* const[32]), const Site& site) {
+    Fiber* const warp = running_ - running_->lane;
+    Gathering& g = gatherings_[size_t(warp - fibers_.data()) / 32];
+    same_site(g.site, site, "warp operation", warp, 32);
+    g.site = &site;
+    running_->argument = argument;
+    if (++g.arrived < 32) return wait("warp operation", site);
+    void* arguments[32];
+    for (int lane = 0; lane < 32; ++lane) arguments[lane] = warp[lane].argument;
+    work(arguments);
+    g = {};
+    for (int lane = 0; lane < 32; ++lane) warp[lane].state = State::ready;
+  }
+
+  void* shared(const void* key, size_t bytes) {
+    Memory& memory = shared_[key];
+    if (!memory) memory = poisoned(bytes);
+    return memory.get();
+  }
+  void* dynamic_shared() { return dynamic_.get(); }
+
+ private:
+  struct Gathering {
+    int arrived = 0;
+    const Site* site = nullptr;
+  };
+
+  static Worker** slot() {
+    thread_local Worker* worker = nullptr;
+    return &worker;
+  }
+  static std::vector<std::unique_ptr<Stack>>& stacks() {
+    thread_local std::vector<std::unique_ptr<Stack>> stacks;
+    return stacks;
+  }
+
+  // A group of threads must meet at one place.
+  void same_site(const Site* first, const Site& site, const char* kind, const Fiber* group, size_t count) {
+    if (first == nullptr || same(*first, site)) return;
+    for (size_t i = 0; i < count; ++i)
+      if (group[i].state == State::waiting && group[i].site == first)
+        throw Error(std::string(launch_.name) + ": divergent " + kind + ": " + state_of(group[i]) + ", " +
+                    name_of(*running_) + " came to the one in " + describe(site));
+  }
+
+  [[noreturn]] void deadlock();
+  void to_scheduler(bool last);
+  void switch_to(Fiber& f);
+  static void entry();
+
+  const Launch& launch_;
+  std::vector<Fiber> fibers_;
+  std::vector<uint32_t> order_;
+  std::vector<Gathering> gatherings_;
+  std::map<const void*, Memory> shared_;
+  Memory dynamic_;
+  Fiber* running_ = nullptr;
+  size_t at_barrier_ = 0;
+  const Site* barrier_site_ = nullptr;
+  std::exception_ptr error_;
+  void* scheduler_stack_ = nullptr;
+#ifdef FASTDL_ASAN
+  void* scheduler_fake_ = nullptr;
+  const void* scheduler_bottom_ = nullptr;
+  size_t scheduler_size_ = 0;
+#endif
+#ifdef FASTDL_TSAN
+  void* scheduler_tsan_ = __tsan_get_current_fiber();
+#endif
+};
+
+void Worker::entry() {
+  Worker& w = *current();
+#ifdef FASTDL_ASAN
+  __sanitizer_finish_switch_fiber(nullptr, &w.scheduler_bottom_, &w.scheduler_size_);
+#endif
+  acquire(const_cast<Launch*>(&w.launch_));
+  try {
+    w.launch_.body(w.launch_.context);
+    if (!w.fiber().copies.empty()) {  // a copy that nobody waited for arrives all the same
+      cp_async_commit();
+      cp_async_wait(0);
+    }
+  } catch (...) {
+    w.error_ = std::current_exception();
+  }
+  release(const_cast<Launch*>(&w.launch_));
+  w.running_->state = State::done;
+  w.to_scheduler(true);
+}
+
+void Worker::switch_to(Fiber& f) {
+  running_ = &f;
+  here = &f;
+#ifdef FASTDL_TSAN
+  __tsan_switch_to_fiber(f.tsan, 1);  // 1: no order between the two
+#endif
+#ifdef FASTDL_ASAN
+  __sanitizer_start_switch_fiber(&scheduler_fake_, f.stack->base(), kStackBytes);
+#endif
+  fastdl_switch_stack(&scheduler_stack_, f.stack_pointer);
+#ifdef FASTDL_ASAN
+  __sanitizer_finish_switch_fiber(scheduler_fake_, nullptr, nullptr);
+#endif
+}
+
+void Worker::to_scheduler([[maybe_unused]] bool last) {
+  Fiber& f = *running_;
+#ifdef FASTDL_TSAN
+  __tsan_switch_to_fiber(scheduler_tsan_, 1);
+#endif
+#ifdef FASTDL_ASAN
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(last ? nullptr : &fake, scheduler_bottom_, scheduler_size_);
+#endif
+  fastdl_switch_stack(&f.stack_pointer, scheduler_stack_);
+#ifdef FASTDL_ASAN
+  __sanitizer_finish_switch_fiber(fake, &scheduler_bottom_, &scheduler_size_);
+#endif
+}
+
+void Worker::deadlock() {
+  // Two threads that explain it: one that waits, one that will not come there.
+  const Fiber* waiting = nullptr;
+  for (const Fiber& f : fibers_)
+    if (f.state == State::waiting && waiting == nullptr) waiting = &f;
+  const bool warp = std::strcmp(waiting->kind, "barrier") != 0;
+  const Fiber* first = warp ? waiting - waiting->lane : fibers_.data();
+  const size_t count = warp ? 32 : fibers_.size();
+  for (size_t i = 0; i < count; ++i)
+    if (first[i].state == State::done || !same(*first[i].site, *waiting->site))
+      throw Error(std::string(launch_.name) + ": divergent " + waiting->kind + ": " + state_of(*waiting) +
+                  ", while " + state_of(first[i]));
+  throw Error(std::string(launch_.name) + ": threads wait for ever; " + state_of(*waiting));
+}
+
+void Worker::run_block(uint64_t block) {
+  *slot() = this;
+  shared_.clear();
+  dynamic_ = poisoned(launch_.shared_bytes);
+  gatherings_.assign(fibers_.size() / 32, {});
+  at_barrier_ = 0;
+  barrier_site_ = nullptr;
+  error_ = nullptr;
+  for (size_t i = 0; i < fibers_.size(); ++i) {
+    Fiber& f = fibers_[i] = Fiber{};
+    const dim3 b = launch_.block, g = launch_.grid;
+    f.thread = {unsigned(i % b.x), unsigned(i / b.x % b.y), unsigned(i / b.x / b.y)};
+    f.block = {unsigned(block % g.x), unsigned(block / g.x % g.y), unsigned(block / g.x / g.y)};
+    f.block_dim = b;
+    f.grid_dim = g;
+    f.lane = int(i % 32);
+    f.stack = stacks()[i].get();
+    order_[i] = uint32_t(i);
+#ifdef FASTDL_ASAN
+    __asan_unpoison_memory_region(f.stack->base() + kGuardBytes, kStackBytes - kGuardBytes);
+#endif
+#ifdef FASTDL_TSAN
+    f.tsan = __tsan_create_fiber(0);
+#endif
+    // As fastdl_switch_stack leaves it: six registers and a return address. The ABI wants the stack pointer
+    // to be 8 more than a multiple of 16 when a function is entered.
+    void** frame = reinterpret_cast<void**>(f.stack->top()) - 2;
+    frame[1] = nullptr;
+    frame[0] = reinterpret_cast<void*>(&Worker::entry);
+    for (int r = 0; r < 6; ++r) *--frame = nullptr;
+    f.stack_pointer = frame;
+  }
+  std::mt19937_64 random(order_seed ^ (block * 0x9E3779B97F4A7C15u));
+  if (order_of_threads == Order::descending) std::reverse(order_.begin(), order_.end());
+  release(const_cast<Launch*>(&launch_));
+
+  for (size_t done = 0; done < fibers_.size() && !error_;) {
+    if (order_of_threads == Order::random) std::shuffle(order_.begin(), order_.end(), random);
+    bool moved = false;
+    for (uint32_t i : order_) {
+      if (fibers_[i].state != State::ready) continue;
+      moved = true;
+      switch_to(fibers_[i]);
+      done += fibers_[i].state == State::done;
+      if (error_) break;
+    }
+    if (!moved) {
+      try {
+        deadlock();
+      } catch (...) {
+        error_ = std::current_exception();
+      }
+    }
+  }
+  here = nullptr;
+  acquire(const_cast<Launch*>(&launch_));
+#ifdef FASTDL_TSAN
+  for (Fiber& f : fibers_) __tsan_destroy_fiber(f.tsan);
+#endif
+  *slot() = nullptr;
+  if (error_) std::rethrow_exception(error_);
+}
+
+}  // namespace
+
+std::string describe(const Site& site) {
+  const char* name = std::strrchr(site.file_name(), '/');
+  return std::string(name ? name + 1 : site.file_name()) + ":" + std::to_string(site.line());
+}
+
+void set_order(Order order, uint64_t seed) {
+  order_of_threads = order;
+  order_seed = seed;
+}
+
+void barrier(const Site& site) {
+  Worker::current()->barrier(site);
+}
+void collective(void* argument, void (*work)(void* const[32]), const Site& site) {
+  Worker::current()->collective(argument, work, site);
+}
+void* shared(const void* key, size_t bytes) {
+  return Worker::current()->shared(key, bytes);
+}
+void* dynamic_shared() {
+  return Worker::current()->dynamic_shared();
+}
+
+void cp_async(void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    throw Error("cp_async: addresses must be multiples of " + std::to_string(bytes));
+  std::memset(to, kPoison, bytes);
+  auto& groups = Worker::current()->fiber().copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.back().push_back({to, from, bytes});
+}
+void cp_async_commit() {
+  auto& groups = Worker::current()->fiber().copies;
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();
+}
+void cp_async_wait(int groups_in_flight) {
+  auto& groups = Worker::current()->fiber().copies;
+  while (groups.size() > size_t(groups_in_flight) + 1) {  // the last one is still open
+    for (const Copy& c : groups.front()) std::memcpy(c.to, c.from, c.bytes);
+    groups.erase(groups.begin());
+  }
+}
+
+float widen_bf16(uint32_t bits) {
+  bits <<= 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+float widen_fp16(uint32_t bits) {
+  __half_raw raw;
+  raw.x = uint16_t(bits);
+  return __half2float(__half(raw));
+}
+float widen_tf32(uint32_t bits) {  // the unit ignores the lower 13 bits
+  bits &= ~0x1FFFu;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
+  // PTX ISA, matrix fragments for mma.m16n8k16 and m16n8k8: group = lane / 4, thread = lane % 4. Registers
+  // hold two 16-bit elements or one of 32 bits; register i of a belongs to rows group + 8 (i % 2), columns of
+  // its half i / 2.
+  const int per = k == 16 ? 2 : 1;  // elements in a register
+  float a[16][16], b[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* p = static_cast<const Product*>(products[lane]);
+    const int group = lane / 4, thread = lane % 4;
+    for (int i = 0; i < 4; ++i)
+      for (int e = 0; e < per; ++e)
+        a[group + 8 * (i % 2)][thread * per + e + 4 * per * (i / 2)] =
+            widen(per == 2 ? p->a[i] >> (16 * e) & 0xFFFF : p->a[i]);
+    for (int i = 0; i < 2; ++i)
+      for (int e = 0; e < per; ++e)
+        b[thread * per + e + 4 * per * i][group] = widen(per == 2 ? p->b[i] >> (16 * e) & 0xFFFF : p->b[i]);
+  }
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + 8 * (i / 2), column = lane % 4 * 2 + i % 2;
+      float sum = 0;
+      for (int j = 0; j < k; ++j) sum += a[row][j] * b[j][column];
+      static_cast<const Product*>(products[lane])->d[i] += sum;
+    }
+}
+
+void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context) {
+  const uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z;
+  if (threads == 0 || threads > 1024 || threads % 32 != 0)
+    throw Error(std::string(name) + ": blocks must have 32, 64, .. 1024 threads, not " +
+                std::to_string(threads));
+  if (blocks == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535)
+    throw Error(std::string(name) + ": the grid is empty or too large");
+  if (shared_bytes > (227 << 10)) throw Error(std::string(name) + ": too much shared memory");
+  const Launch launch{name, grid, block, shared_bytes, body, context};
+  std::atomic<uint64_t> next{0};
+  std::exception_ptr error;
+  std::mutex mutex;
+  const auto work = [&] {
+    Worker worker(launch);
+    for (uint64_t b; (b = next++) < blocks;) try {
+        worker.run_block(b);
+      } catch (...) {
+        next = blocks;
+        std::lock_guard lock(mutex);
+        if (!error) error = std::current_exception();
+      }
+  };
+  // Starting a thread costs as much as some thousand fibers.
+  const uint64_t host =
+      std::min<uint64_t>({std::thread::hardware_concurrency(), blocks, 1 + blocks * threads / 8192});
+  std::vector<std::thread> helpers;
+  for (uint64_t i = 1; i < host; ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace fastdl::emulation

@@ -1,0 +1,187 @@
+// Kernels with planted mistakes and clean ones beside them: the emulator's own tests
+// (tests/test_cuda_emulator.py). Each runs in one block of 64 threads unless it says otherwise; x and y have
+// 64 elements.
+#include "bindings/cuda/arguments.h"
+#include "cuda/numeric.h"
+
+namespace fastdl {
+namespace {
+
+__global__ void reversed_without_barrier(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, 64);
+  tile[threadIdx.x] = x[threadIdx.x];
+  y[threadIdx.x] = tile[63 - threadIdx.x];
+}
+__global__ void reversed(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, 64);
+  tile[threadIdx.x] = x[threadIdx.x];
+  sync_threads();
+  y[threadIdx.x] = tile[63 - threadIdx.x];
+}
+// The second round overwrites what slower threads have not read yet.
+__global__ void rounds_without_barrier(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, 64);
+  float sum = 0;
+  for (int round = 0; round < 2; ++round) {
+    tile[threadIdx.x] = x[threadIdx.x] + round;
+    sync_threads();
+    sum += tile[63 - threadIdx.x];
+  }
+  y[threadIdx.x] = sum;
+}
+__global__ void beyond_shared(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, 64);
+  tile[threadIdx.x] = x[threadIdx.x];
+  sync_threads();
+  y[threadIdx.x] = tile[threadIdx.x + 1];
+}
+__global__ void uninitialised_shared(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, 64);
+  if (threadIdx.x != 5) tile[threadIdx.x] = x[threadIdx.x];
+  sync_threads();
+  y[threadIdx.x] = tile[threadIdx.x];
+}
+__global__ void uninitialised_dynamic(float* y, const float*) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  y[threadIdx.x] = tile[threadIdx.x];
+}
+template <bool kWaits>
+__global__ void copied_async(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  if (threadIdx.x < 16) cp_async_16(tile + 4 * threadIdx.x, x + 4 * threadIdx.x);
+  cp_async_commit();
+  if (kWaits) cp_async_wait<0>();
+  sync_threads();
+  y[threadIdx.x] = tile[63 - threadIdx.x];
+}
+__global__ void divergent_barrier(float* y, const float* x) {
+  if (threadIdx.x < 32)
+    sync_threads();
+  else
+    sync_threads();
+  y[threadIdx.x] = x[threadIdx.x];
+}
+__global__ void barrier_without_some(float* y, const float* x) {
+  if (threadIdx.x < 40) sync_threads();
+  y[threadIdx.x] = x[threadIdx.x];
+}
+__global__ void partial_shuffle(float* y, const float* x) {
+  float v = x[threadIdx.x];
+  if (threadIdx.x % 32 < 16) v += shuffle_xor(v, 1);
+  y[threadIdx.x] = v;
+}
+__global__ void divergent_shuffle(float* y, const float* x) {
+  float v = x[threadIdx.x];
+  if (threadIdx.x % 32 < 16)
+    v = shuffle_xor(v, 1);
+  else
+    v = shuffle_xor(v, 1);
+  y[threadIdx.x] = v;
+}
+// Of each warp: the sum over its lanes, from shuffles, and how many are positive, from a vote.
+__global__ void warp_sums(float* y, const float* x) {
+  float v = x[threadIdx.x];
+  const uint32_t votes = ballot(v > 0);
+  for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
+  int positive = 0;
+  for (int i = 0; i < 32; ++i) positive += votes >> i & 1;
+  y[threadIdx.x] = lane_id() == 0 ? v : float(positive);
+}
+__global__ void beyond_global(float* y, const float* x) {
+  y[threadIdx.x] = x[threadIdx.x + 1];
+}
+// 4 blocks; all write the same element.
+__global__ void race_of_blocks(float* y, const float* x) {
+  if (threadIdx.x == 0) y[0] = x[blockIdx.x];
+}
+// 4 blocks; every thread adds.
+__global__ void sum_of_blocks(float* y, const float* x) {
+  atomic_add(&y[threadIdx.x], x[threadIdx.x]);
+}
+
+// One warp: a (16, 16) row-major times b (16, 8), b given as (8, 16). Through shared memory, as attention
+// does it.
+template <class T>
+__global__ void product(float* c, const T* a, const T* b) {
+  FASTDL_DYNAMIC_SHARED(T, tile);
+  for (int i = int(threadIdx.x); i < 256; i += 32) tile[i] = a[i];
+  for (int i = int(threadIdx.x); i < 128; i += 32) tile[256 + i] = b[i];
+  sync_threads();
+  const int lane = lane_id();
+  uint32_t fa[4], fb[4];
+  ldmatrix_x4<false>(fa, tile + (lane % 16) * 16 + lane / 16 * 8);
+  ldmatrix_x4<false>(fb, tile + 256 + (lane % 8) * 16 + lane / 8 % 2 * 8);
+  const uint32_t two[2] = {fb[0], fb[1]};
+  float d[4] = {0, 0, 0, 0};
+  mma_m16n8k16<T>(d, fa, two);
+  for (int i = 0; i < 4; ++i) c[(lane / 4 + 8 * (i / 2)) * 8 + lane % 4 * 2 + i % 2] = d[i];
+}
+// a (16, 8) times b (8, 8) row-major, in tf32.
+__global__ void product_tf32(float* c, const float* a, const float* b) {
+  const int group = lane_id() / 4, thread = lane_id() % 4;
+  uint32_t fa[4], fb[2];
+  for (int i = 0; i < 4; ++i) fa[i] = to_tf32(a[(group + 8 * (i % 2)) * 8 + thread + 4 * (i / 2)]);
+  for (int i = 0; i < 2; ++i) fb[i] = to_tf32(b[(thread + 4 * i) * 8 + group]);
+  float d[4] = {0, 0, 0, 0};
+  mma_m16n8k8_tf32(d, fa, fb);
+  for (int i = 0; i < 4; ++i) c[(group + 8 * (i / 2)) * 8 + thread * 2 + i % 2] = d[i];
+}
+
+struct Planted {
+  const char* name;
+  void (*kernel)(float*, const float*);
+  unsigned blocks;
+};
+constexpr Planted kPlanted[] = {
+    {"reversed_without_barrier", reversed_without_barrier, 1},
+    {"reversed", reversed, 1},
+    {"rounds_without_barrier", rounds_without_barrier, 1},
+    {"beyond_shared", beyond_shared, 1},
+    {"uninitialised_shared", uninitialised_shared, 1},
+    {"uninitialised_dynamic", uninitialised_dynamic, 1},
+    {"copied_async", copied_async<true>, 1},
+    {"copied_without_wait", copied_async<false>, 1},
+    {"divergent_barrier", divergent_barrier, 1},
+    {"barrier_without_some", barrier_without_some, 1},
+    {"partial_shuffle", partial_shuffle, 1},
+    {"divergent_shuffle", divergent_shuffle, 1},
+    {"warp_sums", warp_sums, 1},
+    {"beyond_global", beyond_global, 1},
+    {"race_of_blocks", race_of_blocks, 4},
+    {"sum_of_blocks", sum_of_blocks, 4},
+};
+
+}  // namespace
+
+namespace binding {
+
+void register_emulation(py::module_& m) {
+  m.def("set_order", [](const std::string& order, uint64_t seed) {
+    using emulation::Order;
+    emulation::set_order(order == "ascending"    ? Order::ascending
+                         : order == "descending" ? Order::descending
+                                                 : Order::random,
+                         seed);
+  });
+  m.def("run_planted", [](const std::string& name, uintptr_t y, uintptr_t x, unsigned threads) {
+    for (const Planted& p : kPlanted)
+      if (p.name == name)
+        return launch(p.name, p.kernel, dim3(p.blocks), dim3(threads), 256, nullptr,
+                      static_cast<float*>(pointer(y)), static_cast<const float*>(pointer(x)));
+    throw py::key_error(name);
+  });
+  m.def("product", [](const std::string& type, uintptr_t c, uintptr_t a, uintptr_t b) {
+    float* to = static_cast<float*>(pointer(c));
+    const auto run = [&]<class T>(T) {
+      launch("product", product<T>, dim3(1), dim3(32), 1024, nullptr, to, static_cast<const T*>(pointer(a)),
+             static_cast<const T*>(pointer(b)));
+    };
+    if (type == "float16") return run(__half{});
+    if (type == "bfloat16") return run(__nv_bfloat16{});
+    launch("product_tf32", product_tf32, dim3(1), dim3(32), 0, nullptr, to,
+           static_cast<const float*>(pointer(a)), static_cast<const float*>(pointer(b)));
+  });
+}
+
+}  // namespace binding
+}  // namespace fastdl

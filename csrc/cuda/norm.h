@@ -1,0 +1,53 @@
+// Normalisation on CUDA: rows (layer, RMS, group) and channels (batch), and local response. Statistics are
+// float64 whatever x is, as on the CPU. weight and bias may be null, gradients that are not wanted as well.
+#pragma once
+
+#include "cuda/types.h"
+
+namespace fastdl::cuda {
+
+// Rows of `length` elements, each normalised by itself. Element i of row r has weight number
+// (r % groups) * (length / inner) + i / inner: layer norm has groups = inner = 1.
+struct RowNorm {
+  int64_t rows, length, groups, inner;
+  double eps;
+};
+// mean == null: RMS norm, var is the mean square then.
+void row_norm_forward(Dtype dtype, void* y, double* mean, double* var, const void* x, const void* weight,
+                      const void* bias, const RowNorm& problem, Stream stream);
+void row_norm_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const void* weight,
+                       const double* mean, const double* var, const RowNorm& problem, Stream stream);
+
+// x (batch, channels, inner). The statistics of element (n, c, i) are number n * per_batch + c / per_group.
+struct ChannelNorm {
+  int64_t batch, channels, inner, per_batch, per_group;
+  double eps;
+};
+// Bytes of scratch for what follows.
+int64_t channel_scratch(Dtype dtype, const ChannelNorm& problem);
+// Sums over batch and inner of grad_y and grad_y * h, h the normalised x (mean == null: RMS): gradients of
+// bias and weight, in x's type, and both in the computing type at the start of scratch.
+void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* grad_y, const void* x,
+                       const double* mean, const double* var, const ChannelNorm& problem, void* scratch,
+                       Stream stream);
+// Batch norm: statistics per channel; y from them; grad_x, with the sums of channel_gradients (null:
+// statistics were given, no gradient flows through them).
+void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& problem,
+                   void* scratch, Stream stream);
+void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var,
+                      const void* weight, const void* bias, const ChannelNorm& problem, Stream stream);
+void batch_norm_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const double* mean,
+                       const double* var, const void* weight, const void* sums, const ChannelNorm& problem,
+                       Stream stream);
+
+// d = k + alpha / size * sum of x^2 over the window of channels; y = x d^-beta.
+struct LocalResponse {
+  int64_t batch, channels, inner, size;
+  double alpha, beta, k;
+};
+void local_response_forward(Dtype dtype, void* y, const void* x, const LocalResponse& problem, Stream stream);
+// d: scratch of x's size in the computing type
+void local_response_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* x, void* d,
+                             const LocalResponse& problem, Stream stream);
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,126 @@
+// Element types on the device: what they are computed in, conversions, and packs of elements moved by one
+// access.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "cuda/portable.h"
+#include "cuda/types.h"
+
+namespace fastdl::cuda {
+
+template <class T>
+struct ComputeType {
+  using type = T;
+};
+template <>
+struct ComputeType<__half> {
+  using type = float;
+};
+template <>
+struct ComputeType<__nv_bfloat16> {
+  using type = float;
+};
+template <class T>
+using Compute = typename ComputeType<T>::type;
+
+template <class T>
+__device__ __forceinline__ Compute<T> widen(T x) {
+  return x;
+}
+__device__ __forceinline__ float widen(__half x) {
+  return __half2float(x);
+}
+__device__ __forceinline__ float widen(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+
+template <class T>
+__device__ __forceinline__ T narrow(Compute<T> x) {
+  if constexpr (std::is_same_v<T, __half>)
+    return __float2half_rn(x);
+  else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return __float2bfloat16_rn(x);
+  else
+    return x;
+}
+
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+// Elements in the widest access of a thread, 16 bytes.
+template <class T>
+constexpr int kWidest = int(16 / sizeof(T));
+
+// Values of N elements, in the type they are computed in.
+template <class C, int N>
+struct Values {
+  C v[N];
+};
+
+inline bool aligned(const void* p, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
+
+template <class C>
+__device__ __forceinline__ C infinity() {
+  if constexpr (std::is_same_v<C, double>)
+    return __builtin_huge_val();
+  else
+    return __builtin_huge_valf();
+}
+
+template <class C>
+__device__ __forceinline__ C larger(C a, C b) {  // NaN wins
+  return a >= b || a != a ? a : b;
+}
+template <class C>
+__device__ __forceinline__ C smaller(C a, C b) {
+  return a <= b || a != a ? a : b;
+}
+
+// Division by a number that the host knows, for dividends below 2^31: a multiplication and a shift (Granlund
+// and Montgomery, "Division by invariant integers using multiplication", 1994).
+struct Divisor {
+  uint32_t divisor = 1, magic = 1, shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(uint32_t d) : divisor(d) {
+    while ((uint64_t(1) << shift) < d) ++shift;
+    magic = uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
+  }
+  __device__ __forceinline__ uint32_t quotient(uint32_t n) const {
+    return (multiply_high(n, magic) + n) >> shift;
+  }
+};
+
+// Calls f(T{}) with the element type; f's instantiations are the kernels that exist. Builds with sanitizers,
+// which compile slowly, have two of the types.
+template <class F>
+void by_dtype(Dtype dtype, F&& f) {
+  switch (dtype) {
+    case Dtype::float32:
+      return f(float{});
+    case Dtype::float16:
+      return f(__half{});
+#ifndef FASTDL_FEW_DTYPES
+    case Dtype::bfloat16:
+      return f(__nv_bfloat16{});
+    case Dtype::float64:
+      return f(double{});
+#endif
+    default:
+      throw std::invalid_argument("no kernels for element type " + std::to_string(int(dtype)));
+  }
+}
+
+// Blocks for a loop over the grid: enough to fill the device a few times, no more than there is work.
+inline unsigned grid_for(int64_t items, int64_t per_block, int blocks_per_multiprocessor = 8) {
+  const int64_t most = int64_t(multiprocessors()) * blocks_per_multiprocessor;
+  const int64_t wanted = (items + per_block - 1) / per_block;
+  return unsigned(wanted < 1 ? 1 : wanted < most ? wanted : most);
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,295 @@
+// Optimizer updates, in place, for many parameters in one launch: blocks of kChunk elements, each finds its
+// parameter in a table that travels as a kernel argument. Every array is read once and written once; p is the
+// parameter, g the gradient as the formulas of the reference use it. factors are what depends on the step
+// count, computed by the host.
+#include "cuda/optim.h"
+
+#include "cuda/numeric.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kThreads = 256, kTensors = 40, kChunk = 4096;
+
+template <class C>
+struct Numbers {
+  C lr, weight_decay, shrink;
+  C a, b, c, eps;  // c: 1 - b
+  bool maximize, decoupled, nesterov, first;
+};
+
+// Each rule updates p and the states s from g; `present` says which optional states exist.
+template <Rule kRule>
+struct Update;
+
+template <>
+struct Update<Rule::sgd> {  // a: momentum, b: 1 - dampening
+  static constexpr int kStates = 1;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[1], const bool (&present)[1],
+                                             const Numbers<C>& n, const C*) const {
+    if (present[0]) {
+      s[0] = n.first ? g : n.a * s[0] + n.b * g;
+      g = n.nesterov ? g + n.a * s[0] : s[0];
+    }
+    p -= n.lr * g;
+  }
+};
+
+template <>
+struct Update<Rule::adam> {  // a: 1 - beta1, b: beta2; factors: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+  static constexpr int kStates = 3;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[3], const bool (&present)[3],
+                                             const Numbers<C>& n, const C* f) const {
+    s[0] += n.a * (g - s[0]);
+    s[1] = n.b * s[1] + n.c * g * g;
+    C v = s[1];
+    if (present[2]) v = s[2] = larger(s[2], v);
+    p -= f[0] * s[0] / (std::sqrt(v) * f[1] + n.eps);
+  }
+};
+
+template <>
+struct Update<Rule::adagrad> {  // factors: lr / (1 + (t - 1) lr_decay)
+  static constexpr int kStates = 1;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[1], const bool (&)[1], const Numbers<C>& n,
+                                             const C* f) const {
+    s[0] += g * g;
+    p -= f[0] * g / (std::sqrt(s[0]) + n.eps);
+  }
+};
+
+template <>
+struct Update<Rule::rmsprop> {  // a: alpha, b: momentum; factors: 1 - alpha. States: v, buffer, average
+  static constexpr int kStates = 3;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[3], const bool (&present)[3],
+                                             const Numbers<C>& n, const C* f) const {
+    s[0] = n.a * s[0] + f[0] * g * g;
+    C v = s[0];
+    if (present[2]) {
+      s[2] += f[0] * (g - s[2]);
+      v -= s[2] * s[2];
+    }
+    C change = g / (std::sqrt(v) + n.eps);
+    if (present[1]) change = s[1] = n.b * s[1] + change;
+    p -= n.lr * change;
+  }
+};
+
+template <>
+struct Update<Rule::adadelta> {  // a: rho; factors: 1 - rho
+  static constexpr int kStates = 2;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[2], const bool (&)[2], const Numbers<C>& n,
+                                             const C* f) const {
+    s[0] = n.a * s[0] + f[0] * g * g;
+    const C d = std::sqrt(s[1] + n.eps) / std::sqrt(s[0] + n.eps) * g;
+    s[1] = n.a * s[1] + f[0] * d * d;
+    p -= n.lr * d;
+  }
+};
+
+template <>
+struct Update<Rule::adamax> {  // a: 1 - beta1, b: beta2; factors: lr / (1 - beta1^t)
+  static constexpr int kStates = 2;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[2], const bool (&)[2], const Numbers<C>& n,
+                                             const C* f) const {
+    s[0] += n.a * (g - s[0]);
+    s[1] = larger(n.b * s[1], std::fabs(g) + n.eps);
+    p -= f[0] * s[0] / s[1];
+  }
+};
+
+template <>
+struct Update<Rule::nadam> {  // a: 1 - beta1, b: beta2; factors: for g, for m, 1 / (1 - beta2^t)
+  static constexpr int kStates = 2;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[2], const bool (&)[2], const Numbers<C>& n,
+                                             const C* f) const {
+    s[0] += n.a * (g - s[0]);
+    s[1] = n.b * s[1] + n.c * g * g;
+    const C d = std::sqrt(s[1] * f[2]) + n.eps;
+    p -= f[0] * g / d;
+    p -= f[1] * s[0] / d;
+  }
+};
+
+template <>
+struct Update<Rule::radam> {  // a: 1 - beta1, b: beta2; factors: lr / (1 - beta1^t), r sqrt(1 - beta2^t) or 0
+  static constexpr int kStates = 2;
+  template <class C>
+  __device__ __forceinline__ void operator()(C& p, C g, C (&s)[2], const bool (&)[2], const Numbers<C>& n,
+                                             const C* f) const {
+    s[0] += n.a * (g - s[0]);
+    s[1] = n.b * s[1] + n.c * g * g;
+    C change = f[0] * s[0];
+    if (f[1] != 0) change *= f[1] / (std::sqrt(s[1]) + n.eps);
+    p -= change;
+  }
+};
+
+template <>
+struct Update<Rule::scale> {  // p = a p
+  static constexpr int kStates = 0;
+};
+
+template <class T>
+struct Table {
+  T* param[kTensors];
+  const T* grad[kTensors];
+  T* states[kStates][kTensors];
+  uint32_t end[kTensors];  // blocks of this parameter and those before it
+  int64_t size[kTensors];
+  Compute<T> factors[kTensors][kFactors];
+  bool packed[kTensors];
+  int count;
+};
+static_assert(sizeof(Table<double>) + sizeof(Numbers<double>) < 4096,
+              "kernel arguments are limited to 4 KiB");
+
+template <class T, int N>
+struct Moved {  // a pack of one array
+  static __device__ __forceinline__ Values<Compute<T>, N> load(const T* from, int64_t first, int64_t size,
+                                                               bool packed) {
+    Values<Compute<T>, N> v;
+    if (packed && first + N <= size) {
+      const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + first);
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) v.v[k] = widen(pack.v[k]);
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k)
+        v.v[k] = first + k < size ? Compute<T>(widen(from[first + k])) : Compute<T>(0);
+    }
+    return v;
+  }
+  static __device__ __forceinline__ void store(T* to, int64_t first, int64_t size, bool packed,
+                                               const Values<Compute<T>, N>& v) {
+    if (packed && first + N <= size) {
+      Pack<T, N> pack;
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(v.v[k]);
+      *reinterpret_cast<Pack<T, N>*>(to + first) = pack;
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k)
+        if (first + k < size) to[first + k] = narrow<T>(v.v[k]);
+    }
+  }
+};
+
+template <class T, Rule kRule>
+__global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<Compute<T>> numbers) {
+  using C = Compute<T>;
+  constexpr int N = sizeof(T) == 8 ? 2 : 4, S = Update<kRule>::kStates;
+  using Move = Moved<T, N>;
+  // The first parameter whose blocks end behind this one: the same for all threads.
+  int t = 0;
+  for (int width = 32; width > 0; width /= 2)
+    if (t + width <= table.count && table.end[t + width - 1] <= blockIdx.x) t += width;
+  const uint32_t before = t > 0 ? table.end[t - 1] : 0;
+  const int64_t size = table.size[t], start = int64_t(blockIdx.x - before) * kChunk;
+  const int64_t stop = start + kChunk < size ? start + kChunk : size;
+  const bool packed = table.packed[t];
+  T* const param = table.param[t];
+  for (int64_t first = start + threadIdx.x * N; first < stop; first += kThreads * N) {
+    auto p = Move::load(param, first, size, packed);
+    if constexpr (kRule == Rule::scale) {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) p.v[k] *= numbers.a;
+    } else {
+      const auto g = Move::load(table.grad[t], first, size, packed);
+      Values<C, N> s[S];
+      bool present[S];
+      FASTDL_UNROLL
+      for (int i = 0; i < S; ++i) {
+        present[i] = table.states[i][t] != nullptr;
+        if (present[i])
+          s[i] = Move::load(table.states[i][t], first, size, packed);
+        else
+          s[i] = {};
+      }
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) {
+        C grad = numbers.maximize ? -g.v[k] : g.v[k];
+        if (numbers.decoupled)
+          p.v[k] *= numbers.shrink;
+        else if (numbers.weight_decay != 0)
+          grad += numbers.weight_decay * p.v[k];
+        C state[S];
+        FASTDL_UNROLL
+        for (int i = 0; i < S; ++i) state[i] = s[i].v[k];
+        Update<kRule>{}(p.v[k], grad, state, present, numbers, table.factors[t]);
+        FASTDL_UNROLL
+        for (int i = 0; i < S; ++i) s[i].v[k] = state[i];
+      }
+      FASTDL_UNROLL
+      for (int i = 0; i < S; ++i)
+        if (present[i]) Move::store(table.states[i][t], first, size, packed, s[i]);
+    }
+    Move::store(param, first, size, packed, p);
+  }
+}
+
+template <class T, Rule kRule>
+void step(const std::vector<Parameter>& parameters, const Settings& s, Stream stream) {
+  using C = Compute<T>;
+  const Numbers<C> numbers{C(s.lr),
+                           C(s.weight_decay),
+                           C(1 - s.lr * s.weight_decay),
+                           C(s.a),
+                           C(s.b),
+                           C(1 - s.b),
+                           C(s.eps),
+                           s.maximize,
+                           s.decoupled,
+                           s.nesterov,
+                           s.first};
+  Table<T> table{};
+  uint32_t blocks = 0;
+  const auto flush = [&] {
+    if (table.count > 0)
+      launch("optimizer_step", step_kernel<T, kRule>, dim3(blocks), dim3(kThreads), 0, stream, table,
+             numbers);
+    table = {};
+    blocks = 0;
+  };
+  for (const Parameter& p : parameters) {
+    if (p.size == 0) continue;
+    const int64_t wanted = (p.size + kChunk - 1) / kChunk;
+    if (table.count == kTensors || blocks + wanted >= int64_t(1) << 31) flush();
+    const int i = table.count++;
+    bool packed = aligned(p.param, 16) && aligned(p.grad, 16);
+    table.param[i] = static_cast<T*>(p.param);
+    table.grad[i] = static_cast<const T*>(p.grad);
+    for (int k = 0; k < kStates; ++k) {
+      table.states[k][i] = static_cast<T*>(p.states[k]);
+      packed = packed && aligned(p.states[k], 16);
+    }
+    table.size[i] = p.size;
+    table.packed[i] = packed;
+    table.end[i] = blocks += uint32_t(wanted);
+    for (int k = 0; k < kFactors; ++k) table.factors[i][k] = C(p.factors[k]);
+  }
+  flush();
+}
+
+}  // namespace
+
+void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
+                    const Settings& settings, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    switch (rule) {
+#define FASTDL_CUDA_STEP(name) \
+  case Rule::name:             \
+    return step<T, Rule::name>(parameters, settings, stream);
+      FASTDL_CUDA_RULE(FASTDL_CUDA_STEP)
+    }
+  });
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,34 @@
+// Optimizer updates on CUDA, over lists of arrays in few launches.
+#pragma once
+
+#include "cuda/types.h"
+
+namespace fastdl::cuda {
+
+// clang-format off
+#define FASTDL_CUDA_RULE(X) X(sgd) X(adam) X(adagrad) X(rmsprop) X(adadelta) X(adamax) X(nadam) X(radam) X(scale)
+// clang-format on
+#define FASTDL_CUDA_ENUMERATOR(name) name,
+enum class Rule : int { FASTDL_CUDA_RULE(FASTDL_CUDA_ENUMERATOR) };
+
+constexpr int kStates = 3;   // state arrays of a parameter, at most
+constexpr int kFactors = 3;  // numbers that depend on a parameter's step count
+
+// Addresses of one parameter's arrays (a state may be null), their size, and its numbers.
+struct Parameter {
+  void *param, *states[kStates];
+  const void* grad;
+  int64_t size;
+  double factors[kFactors];
+};
+// What all parameters share; the rule decides what it means (optim.cu).
+struct Settings {
+  double lr, weight_decay;
+  bool maximize, decoupled, nesterov, first;
+  double a, b, eps;
+};
+
+void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
+                    const Settings& settings, Stream stream);
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,199 @@
+// Losses element by element: a value and its slope for the first array (see the reference for the formulas).
+// The sum is taken where the values are computed: inputs are read once, nothing of their size is written.
+// Blocks leave one double each, a second launch adds these in order. Backward is a map.
+#include "cuda/pointwise_loss.h"
+
+#include "cuda/map.h"
+#include "cuda/rows.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kSumBlocks = 512;
+
+template <class C>
+__device__ __forceinline__ C sigmoid(C x) {
+  const C e = std::exp(-std::fabs(x));
+  return (x >= 0 ? C(1) : e) / (1 + e);
+}
+template <class C>
+__device__ __forceinline__ C softplus(C x) {
+  return larger(x, C(0)) + std::log1p(std::exp(-std::fabs(x)));
+}
+template <class C>
+__device__ __forceinline__ C clip(C x, C bound) {
+  return smaller(larger(x, -bound), bound);
+}
+
+template <class T>
+struct ValueOf {
+  static constexpr int kPack = kShort<T>;
+  using C = Compute<T>;
+  PointwiseLoss op;
+  bool first, second;
+  C number;
+
+  __device__ __forceinline__ C operator()(C x, C t, C u, C v) const {
+    switch (op) {
+      case PointwiseLoss::mse_loss:
+        return (x - t) * (x - t);
+      case PointwiseLoss::l1_loss:
+        return std::fabs(x - t);
+      case PointwiseLoss::smooth_l1_loss: {
+        const C d = std::fabs(x - t);
+        return d < number ? C(0.5) * d * d / number : d - C(0.5) * number;
+      }
+      case PointwiseLoss::huber_loss: {
+        const C d = std::fabs(x - t);
+        return d <= number ? C(0.5) * d * d : number * (d - C(0.5) * number);
+      }
+      case PointwiseLoss::binary_cross_entropy:
+        return u * ((t - 1) * larger(std::log1p(-x), C(-100)) - t * larger(std::log(x), C(-100)));
+      case PointwiseLoss::binary_cross_entropy_with_logits:
+        return u * ((1 - t) * x + (1 + (v - 1) * t) * softplus(-x));
+      case PointwiseLoss::kl_div:
+        return first ? std::exp(t) * (t - x) : (t == 0 ? C(0) : t * std::log(t)) - t * x;
+      case PointwiseLoss::poisson_nll_loss: {
+        C value = first ? std::exp(x) - t * x : x - t * std::log(x + number);
+        if (second && t > 1) value += t * std::log(t) - t + C(0.5) * std::log(C(6.283185307179586) * t);
+        return value;
+      }
+      case PointwiseLoss::gaussian_nll_loss:
+      case PointwiseLoss::gaussian_nll_loss_variance: {
+        const C w = larger(u, number);
+        return C(0.5) * (std::log(w) + (x - t) * (x - t) / w) + (first ? C(0.9189385332046727) : C(0));
+      }
+      case PointwiseLoss::soft_margin_loss:
+        return softplus(-t * x);
+      case PointwiseLoss::hinge_embedding_loss:
+        return (t != 1 ? larger(number - x, C(0)) : C(0)) + (t != -1 ? x : C(0));
+      case PointwiseLoss::margin_ranking_loss:
+        return larger(number - u * (x - t), C(0));  // t: x2, u: target
+    }
+    return x;
+  }
+};
+
+template <class T>
+struct SlopeOf {
+  static constexpr int kPack = kShort<T>;
+  using C = Compute<T>;
+  PointwiseLoss op;
+  bool first;
+  C number, scale;
+
+  __device__ __forceinline__ C operator()(C g, C x, C t, C u, C v) const {
+    return g * scale * slope(x, t, u, v);
+  }
+  __device__ __forceinline__ C slope(C x, C t, C u, C v) const {
+    switch (op) {
+      case PointwiseLoss::mse_loss:
+        return 2 * (x - t);
+      case PointwiseLoss::l1_loss:
+        return C(x > t) - C(x < t);
+      case PointwiseLoss::smooth_l1_loss:
+        return clip((x - t) / number, C(1));
+      case PointwiseLoss::huber_loss:
+        return clip(x - t, number);
+      case PointwiseLoss::binary_cross_entropy:
+        return u * (x - t) / larger((1 - x) * x, C(1e-12));
+      case PointwiseLoss::binary_cross_entropy_with_logits:
+        return u * ((v * t + 1 - t) * sigmoid(x) - v * t);
+      case PointwiseLoss::kl_div:
+        return first ? -std::exp(t) : -t;
+      case PointwiseLoss::poisson_nll_loss:
+        return first ? std::exp(x) - t : 1 - t / (x + number);
+      case PointwiseLoss::gaussian_nll_loss:
+        return (x - t) / larger(u, number);
+      case PointwiseLoss::gaussian_nll_loss_variance: {
+        const C w = larger(u, number);
+        return C(0.5) * (1 - (x - t) * (x - t) / w) / w;
+      }
+      case PointwiseLoss::soft_margin_loss:
+        return -t * sigmoid(-t * x);
+      case PointwiseLoss::hinge_embedding_loss:
+        return C(t != -1) - C(t != 1 && number - x >= 0);
+      case PointwiseLoss::margin_ranking_loss:
+        return number - u * (x - t) >= 0 ? -u : C(0);
+    }
+    return x;
+  }
+};
+
+template <int N, class C, class F, class... V>
+__device__ __forceinline__ C sum_pack(const Position& p, const F& f, const V&... x) {
+  C sum = 0;
+  FASTDL_UNROLL
+  for (int k = 0; k < N; ++k)
+    if (k < p.count) sum += f(x.v[k]...);
+  return sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kMapThreads)
+    loss_sums(double* partials, Geometry g, ValueOf<T> f, Operand<const T> x, Operand<const T> t,
+              Operand<const T> u, Operand<const T> v) {
+  constexpr int N = ValueOf<T>::kPack;
+  double sum = 0;
+  for (uint32_t pack = blockIdx.x * kMapThreads + threadIdx.x; pack < g.packs;
+       pack += gridDim.x * kMapThreads) {
+    const Position p = locate<N>(g, pack);
+    sum += double(sum_pack<N, Compute<T>>(p, f, read<N, T>(g, p, x), read<N, T>(g, p, t), read<N, T>(g, p, u),
+                                          read<N, T>(g, p, v)));
+  }
+  sum = block_reduce(sum, 0.0, Plus{});
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+template <class T>
+__global__ void __launch_bounds__(kSumBlocks)
+    loss_total(T* loss, const double* partials, int blocks, double scale) {
+  const double sum = block_reduce(int(threadIdx.x) < blocks ? partials[threadIdx.x] : 0.0, 0.0, Plus{});
+  if (threadIdx.x == 0) *loss = narrow<T>(Compute<T>(sum * scale));
+}
+
+}  // namespace
+
+int64_t pointwise_loss_scratch() {
+  return kSumBlocks;
+}
+
+void pointwise_loss_values(Dtype dtype, const Strided& losses, const LossProblem& p, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    const ValueOf<T> f{p.op, p.first, p.second, Compute<T>(p.number)};
+    map<T, T, T, T, T>("pointwise_loss", p.shape, f, losses, stream, p.x, p.target, p.third, p.fourth);
+  });
+}
+
+void pointwise_loss_sum(Dtype dtype, void* loss, double* scratch, const LossProblem& p, double scale,
+                        Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    constexpr int N = ValueOf<T>::kPack;
+    const ValueOf<T> f{p.op, p.first, p.second, Compute<T>(p.number)};
+    int64_t size = 1;
+    for (int64_t extent : p.shape) size *= extent;
+    unsigned blocks = 0;
+    if (size > 0) {
+      const Merged m = merge("pointwise_loss", p.shape, {&p.x, &p.target, &p.third, &p.fourth});
+      const Geometry g = geometry_of<N>("pointwise_loss", size, m);
+      blocks = grid_for(g.packs, kMapThreads);
+      if (blocks > kSumBlocks) blocks = kSumBlocks;
+      launch("pointwise_loss", loss_sums<T>, dim3(blocks), dim3(kMapThreads), 0, stream, scratch, g, f,
+             operand<N, const T>(p.x, m, 0), operand<N, const T>(p.target, m, 1),
+             operand<N, const T>(p.third, m, 2), operand<N, const T>(p.fourth, m, 3));
+    }
+    launch("pointwise_loss", loss_total<T>, dim3(1), dim3(kSumBlocks), 0, stream, static_cast<T*>(loss),
+           static_cast<const double*>(scratch), int(blocks), scale);
+  });
+}
+
+void pointwise_loss_backward(Dtype dtype, const Strided& grad_x, const Strided& grad_loss,
+                             const LossProblem& p, double scale, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const SlopeOf<T> f{p.op, p.first, C(p.number), C(scale)};
+    map<T, T, T, T, T, T>("pointwise_loss_backward", p.shape, f, grad_x, stream, grad_loss, p.x, p.target,
+                          p.third, p.fourth);
+  });
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,202 @@
+// What kernels are written with: the differences between a GPU and its emulation, and nothing else.
+//
+// The same .cu files are compiled by nvcc for the device and, with FASTDL_EMULATED, by the host compiler for
+// tests (emulation/emulator.h then takes this file's place). So kernels use only CUDA's own names threadIdx,
+// blockIdx, blockDim, gridDim, __global__, __device__, __launch_bounds__ and vector types, and from here:
+//
+//   launch(name, kernel, grid, block, shared_bytes, stream, arguments...)   a failure names the kernel
+//   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL
+//   sync_threads()  sync_warp()  thread_fence()  lane_id()
+//   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
+//   rounded_product(a, b)  multiply_high(a, b)
+//   atomic_add(p, v)  atomic_cas(p, expected, desired)
+//   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
+//   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
+//   multiprocessors()  capability()  zero(pointer, bytes, stream)                   of the current device
+//
+// This is the only file with inline assembly and launches.
+#pragma once
+
+#ifdef FASTDL_EMULATED
+#include "cuda/emulation/emulator.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#define FASTDL_UNROLL _Pragma("unroll")
+#define FASTDL_SHARED(T, name, size) __shared__ T name[size]
+// One untyped symbol for all: templates of different element types would otherwise declare it twice.
+#define FASTDL_DYNAMIC_SHARED(T, name)                        \
+  extern __shared__ __align__(16) unsigned char name##_raw[]; \
+  T* const name = reinterpret_cast<T*>(name##_raw)
+
+namespace fastdl {
+
+using Stream = cudaStream_t;
+
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // clear it, unless the context is lost
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" +
+                           cudaGetErrorName(status) + ")");
+}
+
+template <class... P, class... A>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+            A&&... arguments) {
+  if (shared_bytes > (48 << 10))  // more than every kernel may have has to be asked for
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), name);
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, stream>>>(std::forward<A>(arguments)...);
+  // clang-format on
+  check(cudaGetLastError(), name);
+}
+
+// An attribute of the current device. Asking takes some tens of nanoseconds.
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+inline int multiprocessors() {
+  return device_attribute(cudaDevAttrMultiProcessorCount);
+}
+inline int capability() {
+  return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
+         device_attribute(cudaDevAttrComputeCapabilityMinor);
+}
+inline void zero(void* to, size_t bytes, Stream stream) {
+  check(cudaMemsetAsync(to, 0, bytes, stream), "cudaMemsetAsync");
+}
+
+constexpr uint32_t kWholeWarp = 0xFFFFFFFFu;
+
+__device__ __forceinline__ void sync_threads() {
+  __syncthreads();
+}
+__device__ __forceinline__ void sync_warp() {
+  __syncwarp();
+}
+__device__ __forceinline__ void thread_fence() {
+  __threadfence();
+}
+__device__ __forceinline__ int lane_id() {
+  int lane;
+  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
+// Any trivially copyable value; structures of 4-byte words go word by word.
+template <class T>
+__device__ __forceinline__ T shuffle(T value, int lane) {
+  if constexpr (std::is_arithmetic_v<T>) {
+    return __shfl_sync(kWholeWarp, value, lane);
+  } else {
+    uint32_t words[sizeof(T) / 4];
+    memcpy(words, &value, sizeof(T));
+    FASTDL_UNROLL
+    for (uint32_t& word : words) word = __shfl_sync(kWholeWarp, word, lane);
+    memcpy(&value, words, sizeof(T));
+    return value;
+  }
+}
+template <class T>
+__device__ __forceinline__ T shuffle_xor(T value, int mask) {
+  if constexpr (std::is_arithmetic_v<T>)
+    return __shfl_xor_sync(kWholeWarp, value, mask);
+  else
+    return shuffle(value, lane_id() ^ mask);
+}
+template <class T>
+__device__ __forceinline__ T shuffle_up(T value, int delta) {
+  return __shfl_up_sync(kWholeWarp, value, delta);
+}
+__device__ __forceinline__ uint32_t ballot(bool vote) {
+  return __ballot_sync(kWholeWarp, vote);
+}
+
+template <class T>
+__device__ __forceinline__ T atomic_add(T* at, T value) {
+  return atomicAdd(at, value);
+}
+__device__ __forceinline__ uint64_t atomic_cas(uint64_t* at, uint64_t expected, uint64_t desired) {
+  return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
+}
+
+// A product that is rounded before anything is added to it.
+__device__ __forceinline__ float rounded_product(float a, float b) {
+  return __fmul_rn(a, b);
+}
+__device__ __forceinline__ double rounded_product(double a, double b) {
+  return __dmul_rn(a, b);
+}
+__device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return __umulhi(a, b);
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return uint32_t(__cvta_generic_to_shared(pointer));
+}
+__device__ __forceinline__ void cp_async_16(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kInFlight>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kInFlight) : "memory");
+}
+
+template <bool kTransposed>
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&to)[4], const void* row) {
+  if constexpr (kTransposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// d += a b with the tensor cores, float accumulators.
+template <class T>
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (std::is_same_v<T, __half>)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                                 const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ uint32_t to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+}
+
+}  // namespace fastdl
+#endif

@@ -1,0 +1,136 @@
+// Random arrays. A thread makes the numbers of one call of Philox: four from a word each in float, two from
+// 64 bits each in double. 16-bit types are float's numbers, rounded. Normal numbers are pairs by Box and
+// Muller. Only y is written.
+#include "cuda/random.h"
+
+#include "common/philox.h"
+#include "cuda/numeric.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+template <class C>
+constexpr int kPerCall = sizeof(C) == 8 ? 2 : 4;
+
+// Uniform numbers in [0, 1) of a call.
+__device__ __forceinline__ void unit(float (&u)[4], const uint32_t (&words)[4]) {
+  FASTDL_UNROLL
+  for (int k = 0; k < 4; ++k) u[k] = float(words[k] >> 8) * 0x1p-24f;
+}
+__device__ __forceinline__ void unit(double (&u)[2], const uint32_t (&words)[4]) {
+  FASTDL_UNROLL
+  for (int k = 0; k < 2; ++k)
+    u[k] = double((words[2 * k] | uint64_t(words[2 * k + 1]) << 32) >> 11) * 0x1p-53;
+}
+
+template <class T>
+struct Uniform {
+  using C = Compute<T>;
+  C low, high;
+
+  __device__ __forceinline__ void operator()(C (&out)[kPerCall<C>], const uint32_t (&words)[4]) const {
+    unit(out, words);
+    FASTDL_UNROLL
+    for (int k = 0; k < kPerCall<C>; ++k) {
+      const T y = narrow<T>(rounded_product(out[k], high - low) + low);  // the same bits on every backend
+      out[k] = C(widen(y)) < high ? C(widen(y)) : low;
+    }
+  }
+};
+
+struct Normal32 {
+  float mean, deviation;
+  __device__ __forceinline__ void operator()(float (&out)[4], const uint32_t (&words)[4]) const {
+    FASTDL_UNROLL
+    for (int k = 0; k < 4; k += 2) {
+      const float u1 = float(words[k] >> 1) * 0x1p-31f + 0x1p-32f, u2 = float(words[k + 1] >> 8) * 0x1p-24f;
+      const float radius = std::sqrt(-2 * std::log(u1)), angle = 6.2831853071795865f * u2;
+      out[k] = mean + deviation * (radius * std::cos(angle));
+      out[k + 1] = mean + deviation * (radius * std::sin(angle));
+    }
+  }
+};
+struct Normal64 {
+  double mean, deviation;
+  __device__ __forceinline__ void operator()(double (&out)[2], const uint32_t (&words)[4]) const {
+    unit(out, words);
+    const double radius = std::sqrt(-2 * std::log(1 - out[0])), angle = 6.2831853071795865 * out[1];
+    out[0] = mean + deviation * (radius * std::cos(angle));
+    out[1] = mean + deviation * (radius * std::sin(angle));
+  }
+};
+
+template <class T, class F>
+__global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, Philox philox, F f) {
+  using C = Compute<T>;
+  constexpr int N = kPerCall<C>;
+  const int64_t calls = (size + N - 1) / N;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < calls;
+       i += int64_t(gridDim.x) * kThreads) {
+    uint32_t words[4];
+    C out[N];
+    philox(uint64_t(i), words);
+    f(out, words);
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (i * N + k < size) y[i * N + k] = narrow<T>(out[k]);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t size, Philox philox) {
+  using C = Compute<T>;
+  constexpr int N = kPerCall<C>;
+  const int64_t calls = (size + N - 1) / N;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < calls;
+       i += int64_t(gridDim.x) * kThreads) {
+    uint32_t words[4];
+    C u[N];
+    philox(uint64_t(i), words);
+    unit(u, words);
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (i * N + k < size) y[i * N + k] = narrow<T>(C(u[k] < C(widen(p[i * N + k]))));
+  }
+}
+
+template <class T, class F>
+void launch_fill(const char* op, void* y, int64_t size, const F& f, uint64_t seed, uint64_t offset,
+                 Stream stream) {
+  if (size == 0) return;
+  launch(op, fill<T, F>, dim3(grid_for(size, kThreads * kPerCall<Compute<T>>)), dim3(kThreads), 0, stream,
+         static_cast<T*>(y), size, Philox{seed, offset}, f);
+}
+
+}  // namespace
+
+void random_uniform(Dtype dtype, void* y, int64_t size, double low, double high, uint64_t seed,
+                    uint64_t offset, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    launch_fill<T>("random_uniform", y, size, Uniform<T>{C(low), C(high)}, seed, offset, stream);
+  });
+}
+
+void random_normal(Dtype dtype, void* y, int64_t size, double mean, double std, uint64_t seed,
+                   uint64_t offset, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    if constexpr (sizeof(T) == 8)
+      launch_fill<T>("random_normal", y, size, Normal64{mean, std}, seed, offset, stream);
+    else
+      launch_fill<T>("random_normal", y, size, Normal32{float(mean), float(std)}, seed, offset, stream);
+  });
+}
+
+void random_bernoulli(Dtype dtype, void* y, const void* p, int64_t size, uint64_t seed, uint64_t offset,
+                      Stream stream) {
+  if (size == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("random_bernoulli", bernoulli<T>, dim3(grid_for(size, kThreads * kPerCall<Compute<T>>)),
+           dim3(kThreads), 0, stream, static_cast<T*>(y), static_cast<const T*>(p), size,
+           Philox{seed, offset});
+  });
+}
+
+}  // namespace fastdl::cuda

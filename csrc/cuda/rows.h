@@ -1,0 +1,250 @@
+// Reductions over the rows of a matrix: who works on a row, and in which registers it lies.
+//
+// Short rows go to groups of 1, 2, .. 32 lanes, so that a warp works on 32 to 1 of them; longer ones have a
+// block each. A row of up to kRowValues elements per thread is held in registers between passes over it:
+// memory is read once. Elements are moved in 16-byte packs where every row starts at a multiple of them;
+// otherwise lanes take single elements side by side. Partial results are combined in a fixed order.
+#pragma once
+
+#include "cuda/numeric.h"
+
+namespace fastdl::cuda {
+
+// Over the `size` lanes of aligned groups (1, 2, .. 32): all of the warp's lanes take part.
+template <class C, class F>
+__device__ __forceinline__ C lanes_reduce(C v, int size, F f) {
+  for (int mask = size / 2; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
+  return v;
+}
+template <class C, class F>
+__device__ __forceinline__ C warp_reduce(C v, F f) {
+  FASTDL_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
+  return v;
+}
+// Over a block of one dimension; every thread has the result.
+template <class C, class F>
+__device__ __forceinline__ C block_reduce(C v, C identity, F f) {
+  FASTDL_SHARED(C, partial, 32);
+  v = warp_reduce(v, f);
+  const int warps = int(blockDim.x) / 32;
+  if (warps == 1) return v;
+  sync_threads();  // the previous reduction has been read
+  if (lane_id() == 0) partial[threadIdx.x / 32] = v;
+  sync_threads();
+  return warp_reduce(lane_id() < warps ? partial[lane_id()] : identity, f);
+}
+
+struct Plus {
+  template <class C>
+  __device__ __forceinline__ C operator()(C a, C b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  template <class C>
+  __device__ __forceinline__ C operator()(C a, C b) const {
+    return larger(a, b);
+  }
+};
+
+// The running maximum m and s = sum of exp(x - m): one pass for softmax and its relatives.
+template <class C>
+struct Online {
+  C m = -infinity<C>(), s = 0;
+
+  // All elements so far -inf: they count for nothing, and exp(-inf - -inf) would be NaN.
+  __device__ __forceinline__ void rescale(C maximum) {
+    if (m != maximum) {
+      s *= std::exp(m - maximum);
+      m = maximum;
+    }
+  }
+  template <int N>
+  __device__ __forceinline__ void add(const Values<C, N>& x) {
+    C maximum = m;
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) maximum = larger(maximum, x.v[k]);
+    if (maximum == -infinity<C>()) return;
+    rescale(maximum);
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) s += std::exp(x.v[k] - m);
+  }
+  __device__ __forceinline__ void merge(C other_m, C other_s) {
+    const C maximum = larger(m, other_m);
+    if (maximum == -infinity<C>()) return;
+    rescale(maximum);
+    s += other_m == maximum ? other_s : other_s * std::exp(other_m - maximum);
+  }
+};
+
+// Who works on a row.
+template <bool kBlock>
+struct RowTeam {
+  int size, index;    // threads on the row, and which of them this one is
+  int64_t row, step;  // the first row, and how far to the next
+
+  __device__ __forceinline__ explicit RowTeam(int group) {
+    if constexpr (kBlock) {
+      size = int(blockDim.x);
+      index = int(threadIdx.x);
+      row = blockIdx.x;
+      step = gridDim.x;
+    } else {
+      size = group;
+      index = int(threadIdx.x) & (group - 1);
+      const int per_block = int(blockDim.x) / group;
+      row = int64_t(blockIdx.x) * per_block + int(threadIdx.x) / group;
+      step = int64_t(gridDim.x) * per_block;
+    }
+  }
+  // Threads of a warp whose row does not exist still take part in its shuffles: loop while any has one.
+  __device__ __forceinline__ bool any_row(int64_t rows) const {
+    if constexpr (kBlock)
+      return row < rows;
+    else
+      return row - (int(threadIdx.x) & 31) / size < rows;  // the first row of the warp
+  }
+  template <class C, class F>
+  __device__ __forceinline__ C reduce(C v, C identity, F f) const {
+    if constexpr (kBlock)
+      return block_reduce(v, identity, f);
+    else
+      return lanes_reduce(v, size, f);
+  }
+  template <class C>
+  __device__ __forceinline__ C sum(C v) const {
+    return reduce(v, C(0), Plus{});
+  }
+  template <class C>
+  __device__ __forceinline__ void reduce(Online<C>& o) const {
+    const C m = reduce(o.m, -infinity<C>(), Larger{});
+    if (m != -infinity<C>()) o.rescale(m);
+    o.s = sum(o.s);
+  }
+};
+
+// Elements a thread keeps in registers.
+template <class T>
+constexpr int kRowValues = sizeof(Compute<T>) == 8 ? 8 : 16;
+template <class T>
+constexpr int kRowPacks = kRowValues<T> / kWidest<T>;
+
+struct RowPlan {
+  bool block;  // a block per row, else a group of lanes
+  bool fits;   // the row fits in the registers of its team
+  int group, threads;
+  unsigned grid;
+};
+inline RowPlan plan_rows(int64_t rows, int64_t length, int values) {
+  RowPlan p{};
+  p.block = length > 32 * values;
+  if (p.block) {
+    const int64_t wanted = (length + values - 1) / values;
+    p.threads = wanted > 1024 ? 1024 : int(wanted + 31) / 32 * 32;
+    p.fits = int64_t(p.threads) * values >= length;
+    const int64_t most = int64_t(multiprocessors()) * (2048 / p.threads);
+    p.grid = unsigned(rows < most ? rows : most);
+  } else {
+    p.group = 1;  // about four elements a lane
+    while (p.group < 32 && int64_t(p.group) * 4 < length) p.group *= 2;
+    p.threads = 256;
+    p.fits = true;
+    p.grid = grid_for(rows, p.threads / p.group);
+  }
+  return p;
+}
+
+template <class T>
+bool rows_packed(int64_t length, std::initializer_list<const void*> arrays) {
+  if (length % kWidest<T> != 0) return false;
+  for (const void* array : arrays)
+    if (!aligned(array, 16)) return false;
+  return true;
+}
+
+// Pack j of a thread: N consecutive elements of the row (packed), or N elements side by side with the team's
+// others.
+template <class T>
+struct RowSlice {
+  static constexpr int N = kWidest<T>;
+  using C = Compute<T>;
+  int64_t length;
+  int size, index;
+  bool packed;
+
+  template <bool kBlock>
+  __device__ __forceinline__ RowSlice(const RowTeam<kBlock>& team, int64_t length, bool packed)
+      : length(length), size(team.size), index(team.index), packed(packed) {}
+  __device__ __forceinline__ int64_t packs() const {
+    return (length + int64_t(size) * N - 1) / (int64_t(size) * N);
+  }
+  __device__ __forceinline__ int64_t element(int64_t j, int k) const {
+    return packed ? (j * size + index) * N + k : (j * N + k) * size + index;
+  }
+  __device__ __forceinline__ Values<C, N> load(const T* row, int64_t j, C fill) const {
+    Values<C, N> r;
+    const int64_t first = element(j, 0);
+    if (packed) {
+      if (first < length) {
+        const auto pack = *reinterpret_cast<const Pack<T, N>*>(row + first);
+        FASTDL_UNROLL
+        for (int k = 0; k < N; ++k) r.v[k] = widen(pack.v[k]);
+      } else {
+        FASTDL_UNROLL
+        for (int k = 0; k < N; ++k) r.v[k] = fill;
+      }
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) {
+        const int64_t i = first + int64_t(k) * size;
+        r.v[k] = i < length ? C(widen(row[i])) : fill;
+      }
+    }
+    return r;
+  }
+  __device__ __forceinline__ void store(T* row, int64_t j, const Values<C, N>& x) const {
+    const int64_t first = element(j, 0);
+    if (packed) {
+      if (first >= length) return;
+      Pack<T, N> pack;
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
+      *reinterpret_cast<Pack<T, N>*>(row + first) = pack;
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) {
+        const int64_t i = first + int64_t(k) * size;
+        if (i < length) row[i] = narrow<T>(x.v[k]);
+      }
+    }
+  }
+};
+
+// A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are
+// not the last one. Neighbouring threads read neighbouring positions.
+constexpr int kColumns = 32, kSplit = 8;
+
+template <class C, class F>
+__device__ __forceinline__ C split_reduce(C v, F f) {
+  FASTDL_SHARED(C, partial, kSplit * kColumns);
+  sync_threads();  // the previous reduction has been read
+  partial[threadIdx.y * kColumns + threadIdx.x] = v;
+  sync_threads();
+  C r = partial[threadIdx.x];
+  FASTDL_UNROLL
+  for (int i = 1; i < kSplit; ++i) r = f(r, partial[i * kColumns + threadIdx.x]);
+  return r;
+}
+template <class C>
+__device__ __forceinline__ void split_reduce(Online<C>& o) {
+  const C m = split_reduce(o.m, Larger{});
+  if (m != -infinity<C>()) o.rescale(m);
+  o.s = split_reduce(o.s, Plus{});
+}
+
+inline unsigned columns_grid(int64_t positions) {
+  return grid_for(positions, kColumns);
+}
+
+}  // namespace fastdl::cuda

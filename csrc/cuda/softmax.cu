@@ -1,0 +1,229 @@
+// Softmax: y_c = exp(x_c - m) / s, m the maximum, s = sum exp(x_c - m); log_softmax: y_c = x_c - m - log s.
+// Backward: grad_x = y (grad_y - sum grad_y y), or grad_y - exp(y) sum grad_y.
+//
+// Rows (inner = 1) that fit in their team's registers are read once and written once; longer ones make one
+// pass for the online m and s and read again, which the second-level cache answers. Columns (inner > 1) do
+// the same with the neighbours of a position side by side. Nothing is saved but y.
+#include "cuda/softmax.h"
+
+#include "cuda/rows.h"
+
+namespace fastdl::cuda {
+namespace {
+
+template <class C>
+__device__ __forceinline__ C result(C x, C m, C inverse, C log_s, bool log) {
+  return log ? x - m - log_s : std::exp(x - m) * inverse;
+}
+
+template <class T, bool kBlock>
+__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+    softmax_rows(T* y, const T* x, int64_t rows, int64_t length, int group, bool packed, bool log) {
+  using C = Compute<T>;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, length, packed);
+  for (; team.any_row(rows); team.row += team.step) {
+    const bool mine = team.row < rows;
+    Values<C, kWidest<T>> v[kRowPacks<T>];
+    C m = -infinity<C>();
+    FASTDL_UNROLL
+    for (int j = 0; j < kRowPacks<T>; ++j) {
+      v[j] = mine ? slice.load(x + team.row * length, j, -infinity<C>()) : Values<C, kWidest<T>>{};
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) m = larger(m, v[j].v[k]);
+    }
+    m = team.reduce(m, -infinity<C>(), Larger{});
+    C s = 0;
+    FASTDL_UNROLL
+    for (int j = 0; j < kRowPacks<T>; ++j) FASTDL_UNROLL
+    for (int k = 0; k < kWidest<T>; ++k) {
+      const C e = std::exp(v[j].v[k] - m);
+      s += e;
+      v[j].v[k] = log ? v[j].v[k] - m : e;
+    }
+    s = team.sum(s);
+    if (!mine) continue;
+    const C inverse = 1 / s, log_s = log ? std::log(s) : C(0);
+    FASTDL_UNROLL
+    for (int j = 0; j < kRowPacks<T>; ++j) {
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) v[j].v[k] = log ? v[j].v[k] - log_s : v[j].v[k] * inverse;
+      slice.store(y + team.row * length, j, v[j]);
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(1024)
+    softmax_long(T* y, const T* x, int64_t rows, int64_t length, bool packed, bool log) {
+  using C = Compute<T>;
+  RowTeam<true> team(0);
+  const RowSlice<T> slice(team, length, packed);
+  const int64_t packs = slice.packs();
+  for (; team.row < rows; team.row += team.step) {
+    const T* row = x + team.row * length;
+    Online<C> o;
+    for (int64_t j = 0; j < packs; ++j) o.add(slice.load(row, j, -infinity<C>()));
+    team.reduce(o);
+    const C inverse = 1 / o.s, log_s = log ? std::log(o.s) : C(0);
+    for (int64_t j = 0; j < packs; ++j) {
+      auto v = slice.load(row, j, C(0));
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) v.v[k] = result(v.v[k], o.m, inverse, log_s, log);
+      slice.store(y + team.row * length, j, v);
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kColumns* kSplit)
+    softmax_columns(T* y, const T* x, Classes shape, bool log) {
+  using C = Compute<T>;
+  const int64_t positions = shape.positions();
+  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
+       first += int64_t(gridDim.x) * kColumns) {
+    const int64_t p = first + threadIdx.x;
+    const bool mine = p < positions;
+    const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
+    const int64_t end = mine ? shape.classes : 0;
+    Online<C> o;
+    for (int64_t c = threadIdx.y; c < end; c += kSplit)
+      o.add(Values<C, 1>{{C(widen(x[base + c * shape.inner]))}});
+    split_reduce(o);
+    const C inverse = 1 / o.s, log_s = log ? std::log(o.s) : C(0);
+    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
+      const int64_t at = base + c * shape.inner;
+      y[at] = narrow<T>(result(C(widen(x[at])), o.m, inverse, log_s, log));
+    }
+  }
+}
+
+template <class C>
+__device__ __forceinline__ C slope(C g, C y, C sum, bool log) {
+  return log ? g - std::exp(y) * sum : y * (g - sum);
+}
+
+// kFits: gradient and result stay in registers between the sum and the second pass.
+template <class T, bool kBlock, bool kFits>
+__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+    softmax_backward_rows(T* grad_x, const T* grad_y, const T* y, int64_t rows, int64_t length, int group,
+                          bool packed, bool log) {
+  using C = Compute<T>;
+  constexpr int N = kWidest<T>, kPacks = kFits ? kRowPacks<T> / 2 : 1;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, length, packed);
+  const int64_t packs = slice.packs();
+  for (; team.any_row(rows); team.row += team.step) {
+    const bool mine = team.row < rows;
+    const int64_t base = team.row * length;
+    Values<C, N> g[kPacks], v[kPacks];
+    C sum = 0;
+    const auto add = [&](int at, int64_t j) {
+      g[at] = slice.load(grad_y + base, j, C(0));
+      v[at] = slice.load(y + base, j, C(0));
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) sum += log ? g[at].v[k] : g[at].v[k] * v[at].v[k];
+    };
+    const auto finish = [&](int at, int64_t j) {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) g[at].v[k] = slope(g[at].v[k], v[at].v[k], sum, log);
+      slice.store(grad_x + base, j, g[at]);
+    };
+    if (mine) {
+      if constexpr (kFits) {
+        FASTDL_UNROLL
+        for (int j = 0; j < kPacks; ++j) add(j, j);
+      } else {
+        for (int64_t j = 0; j < packs; ++j) add(0, j);
+      }
+    }
+    sum = team.sum(sum);
+    if (!mine) continue;
+    if constexpr (kFits) {
+      FASTDL_UNROLL
+      for (int j = 0; j < kPacks; ++j) finish(j, j);
+    } else {
+      for (int64_t j = 0; j < packs; ++j) {
+        g[0] = slice.load(grad_y + base, j, C(0));
+        v[0] = slice.load(y + base, j, C(0));
+        finish(0, j);
+      }
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kColumns* kSplit)
+    softmax_backward_columns(T* grad_x, const T* grad_y, const T* y, Classes shape, bool log) {
+  using C = Compute<T>;
+  const int64_t positions = shape.positions();
+  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
+       first += int64_t(gridDim.x) * kColumns) {
+    const int64_t p = first + threadIdx.x;
+    const bool mine = p < positions;
+    const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
+    const int64_t end = mine ? shape.classes : 0;
+    C sum = 0;
+    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
+      const int64_t at = base + c * shape.inner;
+      sum += log ? C(widen(grad_y[at])) : C(widen(grad_y[at])) * C(widen(y[at]));
+    }
+    sum = split_reduce(sum, Plus{});
+    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
+      const int64_t at = base + c * shape.inner;
+      grad_x[at] = narrow<T>(slope(C(widen(grad_y[at])), C(widen(y[at])), sum, log));
+    }
+  }
+}
+
+}  // namespace
+
+void softmax_forward(bool log, Dtype dtype, void* y, const void* x, Classes shape, Stream stream) {
+  const int64_t rows = shape.positions(), length = shape.classes;
+  if (rows * length == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    T* to = static_cast<T*>(y);
+    const T* from = static_cast<const T*>(x);
+    if (shape.inner > 1)
+      return launch("softmax_columns", softmax_columns<T>, dim3(columns_grid(rows)), dim3(kColumns, kSplit),
+                    0, stream, to, from, shape, log);
+    const RowPlan plan = plan_rows(rows, length, kRowValues<T>);
+    const bool packed = rows_packed<T>(length, {y, x});
+    const dim3 grid(plan.grid), block(plan.threads);
+    if (!plan.fits)
+      launch("softmax_long", softmax_long<T>, grid, block, 0, stream, to, from, rows, length, packed, log);
+    else if (plan.block)
+      launch("softmax_rows", softmax_rows<T, true>, grid, block, 0, stream, to, from, rows, length, 0, packed,
+             log);
+    else
+      launch("softmax_rows", softmax_rows<T, false>, grid, block, 0, stream, to, from, rows, length,
+             plan.group, packed, log);
+  });
+}
+
+void softmax_backward(bool log, Dtype dtype, void* grad_x, const void* grad_y, const void* y, Classes shape,
+                      Stream stream) {
+  const int64_t rows = shape.positions(), length = shape.classes;
+  if (rows * length == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    T* to = static_cast<T*>(grad_x);
+    const T *g = static_cast<const T*>(grad_y), *out = static_cast<const T*>(y);
+    if (shape.inner > 1)
+      return launch("softmax_backward_columns", softmax_backward_columns<T>, dim3(columns_grid(rows)),
+                    dim3(kColumns, kSplit), 0, stream, to, g, out, shape, log);
+    const RowPlan plan = plan_rows(rows, length, kRowValues<T> / 2);  // two arrays share the registers
+    const bool packed = rows_packed<T>(length, {grad_x, grad_y, y});
+    const auto run = [&](auto kernel) {
+      launch("softmax_backward_rows", kernel, dim3(plan.grid), dim3(plan.threads), 0, stream, to, g, out,
+             rows, length, plan.group, packed, log);
+    };
+    if (!plan.fits)
+      run(softmax_backward_rows<T, true, false>);
+    else if (plan.block)
+      run(softmax_backward_rows<T, true, true>);
+    else
+      run(softmax_backward_rows<T, false, true>);
+  });
+}
+
+}  // namespace fastdl::cuda

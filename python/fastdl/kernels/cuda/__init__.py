@@ -1,0 +1,41 @@
+"""The kernel contract on CUDA: the functions of :mod:`fastdl.kernels.reference` for CuPy arrays.
+
+Each family's file checks its arguments, makes the results and calls the extension ``fastdl._cuda`` with addresses on
+CuPy's current stream; nothing waits for the device. float32, float16 and bfloat16 are computed in float32, float64 in
+float64. :data:`ABSENT` names what has no CUDA kernel yet.
+"""
+
+from __future__ import annotations
+
+from inspect import isfunction
+from typing import Any
+
+from fastdl.kernels import reference
+from fastdl.kernels.cuda.activation import *
+from fastdl.kernels.cuda.cross_entropy import *
+from fastdl.kernels.cuda.elementwise import *
+from fastdl.kernels.cuda.embedding import *
+from fastdl.kernels.cuda.layout import *
+from fastdl.kernels.cuda.linear import *
+from fastdl.kernels.cuda.norm import *
+from fastdl.kernels.cuda.optim import *
+from fastdl.kernels.cuda.pointwise_loss import *
+from fastdl.kernels.cuda.pool import *
+from fastdl.kernels.cuda.random import *
+from fastdl.kernels.cuda.reduce import *
+from fastdl.kernels.cuda.softmax import *
+
+# Functions of the contract without a CUDA kernel, with what to know about it. tests/test_contract.py holds this
+# against the reference, so nothing is missing silently.
+_NOT_YET = "not written yet"
+ABSENT: dict[str, str] = {
+    name: _NOT_YET
+    for name, value in vars(reference).items()
+    if isfunction(value) and not name.startswith("_") and name not in globals()
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ABSENT:
+        raise NotImplementedError(f"{name.removesuffix('_forward')} has no CUDA kernel ({ABSENT[name]})")
+    raise AttributeError(f"module 'fastdl.kernels.cuda' has no attribute {name!r}")

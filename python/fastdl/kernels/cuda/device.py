@@ -1,0 +1,197 @@
+"""What differs between a GPU and its emulation: the extension module, new arrays, addresses, streams.
+
+CuPy arrays go to ``fastdl._cuda``. NumPy arrays, and those of a stand-in for CuPy, go to the emulated extension once
+:func:`emulate` has been given one (tests do that), so the same wrappers are tested without a GPU. Nothing here needs
+CuPy until a CuPy array comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError, DtypeError
+
+Array = Any  # cupy.ndarray, or numpy.ndarray under emulation
+
+# Element types as the extension numbers them (csrc/cuda/types.h).
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
+# Operations that report labels or indices out of range (csrc/cuda: Report).
+OPERATIONS = {
+    1: ("cross_entropy", "target"),
+    2: ("nll_loss", "target"),
+    3: ("embedding", "index"),
+    4: ("embedding_backward", "index"),
+}
+
+
+class Runtime:
+    """One extension and the arrays it works on."""
+
+    def __init__(self, extension: ModuleType) -> None:
+        self.extension: Any = extension
+
+
+class _Emulated(Runtime):
+    def __init__(self, extension: ModuleType) -> None:
+        super().__init__(extension)
+        self.words = np.zeros(4, np.uint64)
+
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def pointer(self, array: Array | None) -> int:
+        return 0 if array is None else int(array.__array_interface__["data"][0])
+
+    def stream(self) -> int:
+        return 0
+
+    def report(self) -> Array:
+        return self.words
+
+
+class _CuPy(Runtime):
+    def __init__(self) -> None:
+        super().__init__(_emulated.extension if _emulated else importlib.import_module("fastdl._cuda"))
+        self.cupy = importlib.import_module("cupy")
+        self.words: dict[int, Array] = {}
+
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        return self.cupy.empty(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any) -> Array:
+        return self.cupy.zeros(shape, dtype)
+
+    def pointer(self, array: Array | None) -> int:
+        return 0 if array is None else int(array.data.ptr)
+
+    def stream(self) -> int:
+        return int(self.cupy.cuda.get_current_stream().ptr)
+
+    def report(self) -> Array:
+        device = self.cupy.cuda.runtime.getDevice()
+        if device not in self.words:
+            self.words[device] = self.cupy.zeros(4, np.uint64)
+        return self.words[device]
+
+
+@cache
+def _cupy() -> _CuPy:
+    return _CuPy()
+
+
+_emulated: _Emulated | None = None
+
+
+def emulate(extension: ModuleType | None) -> None:
+    """Send NumPy arrays to this build of the kernels for the CPU (``None``: refuse them again)."""
+    global _emulated
+    _cupy.cache_clear()
+    _emulated = None if extension is None else _Emulated(extension)
+
+
+def of(array: Array) -> Any:
+    """The runtime that works on ``array``."""
+    if isinstance(array, np.ndarray):
+        if _emulated is None:
+            raise ArgumentError(
+                "a CUDA kernel received an array in the CPU's memory; move it with .to('cuda'): all arrays of an "
+                "operation must be on one device"
+            )
+        return _emulated
+    return _cupy()
+
+
+def default() -> Any:
+    """The runtime of functions that make arrays from nothing."""
+    return _emulated or _cupy()
+
+
+def raise_reports(runtime: Any) -> None:
+    """Raise what kernels have reported since the last call: a label or an index out of range.
+
+    Reading the report waits for the device, so this belongs where one waits anyway (a copy to the CPU,
+    ``synchronize``); kernels themselves never wait. What an operation with a bad index computed is unspecified, but
+    it touched no memory that was not its own.
+    """
+    words = runtime.report()
+    operation, position, value, extent = (int(w) for w in words.astype(np.int64).tolist())
+    if operation:
+        words[...] = 0
+        name, argument = OPERATIONS[operation]
+        raise IndexError(
+            f"{name}: {argument}[{position}] (flattened) = {value} is out of range [0, {extent}); reported when the "
+            "device was next waited for, which may be long after the call"
+        )
+
+
+def code(op: str, *arrays: Array) -> int:
+    """The extension's number of the arrays' common element type."""
+    name = arrays[0].dtype.name
+    if name not in DTYPES:
+        raise DtypeError(f"{op}: input must be float32, float16, bfloat16 or float64, got {name}")
+    for other in arrays[1:]:
+        if other.dtype.name != name:
+            raise DtypeError(f"{op}: arrays must have one dtype, got {name} and {other.dtype.name}")
+    return DTYPES[name]
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """What values of a dtype are computed and summed in."""
+    return np.dtype(np.float64) if dtype.name == "float64" else np.dtype(np.float32)
+
+
+def strides(array: Array, shape: Sequence[int]) -> tuple[int, ...]:
+    """Byte strides of ``array`` as if broadcast to ``shape``."""
+    result: tuple[int, ...] = array.strides
+    if array.shape != shape:
+        lead = len(shape) - array.ndim
+        result = (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(array.shape, result, strict=True))
+    return result
+
+
+def operand(runtime: Any, x: Any, shape: Sequence[int]) -> Any:
+    """An argument of the extension's elementwise functions: a number, or an array broadcast to ``shape``."""
+    if hasattr(x, "strides") and not isinstance(x, np.generic):
+        return runtime.pointer(x), strides(x, shape)
+    return float(x)
+
+
+def contiguous(x: Array) -> Array:
+    """x itself in C order, or a copy."""
+    return x if x.flags.c_contiguous else copy(x)
+
+
+def copy(x: Array) -> Array:
+    """A copy in C order."""
+    if x.ndim > 6 or x.dtype.itemsize not in (1, 2, 4, 8):  # beyond csrc/cuda/map.h
+        return x.copy(order="C")
+    runtime = of(x)
+    y = runtime.empty(x.shape, x.dtype)
+    runtime.extension.copy(
+        x.dtype.itemsize,
+        x.shape,
+        operand(runtime, y, x.shape),
+        operand(runtime, x, x.shape),
+        runtime.stream(),
+    )
+    return y
+
+
+def same_shape(op: str, a: Array, b: Array, names: str) -> None:
+    if a.shape != b.shape:
+        raise ArgumentError(f"{op}: {names} differ in shape: {a.shape} and {b.shape}")
+
+
+def axis(op: str, dim: int, ndim: int) -> int:
+    if not 0 <= dim < ndim:
+        raise IndexError(f"{op}: dim {dim} is out of range for {ndim} dimensions")
+    return dim

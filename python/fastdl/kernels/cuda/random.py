@@ -1,0 +1,125 @@
+"""Random arrays, dropout and its kin; see :mod:`fastdl.kernels.reference.random`.
+
+Uniform numbers and masks are the CPU's, bit for bit; normal numbers agree within rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels.cuda import device
+from fastdl.kernels.cuda.device import Array, contiguous
+
+__all__ = [
+    "dropout_backward",
+    "dropout_forward",
+    "random_bernoulli",
+    "random_normal",
+    "random_uniform",
+    "rrelu_backward",
+    "rrelu_forward",
+]
+
+
+def _new(op: str, shape: Any, dtype: Any) -> tuple[Any, int, Array]:
+    dtype = np.dtype(dtype)
+    if dtype.name not in device.DTYPES:
+        raise DtypeError(f"{op}: dtype must be float32, float16, bfloat16 or float64, got {dtype.name}")
+    runtime = device.default()
+    return runtime, device.DTYPES[dtype.name], runtime.empty(shape, dtype)
+
+
+def random_uniform(shape: Any, dtype: Any, low: float, high: float, seed: int, offset: int) -> Array:
+    runtime, number, y = _new("random_uniform", shape, dtype)
+    runtime.extension.random_uniform(
+        number, runtime.pointer(y), y.size, low, high, seed, offset, runtime.stream()
+    )
+    return y
+
+
+def random_normal(shape: Any, dtype: Any, mean: float, std: float, seed: int, offset: int) -> Array:
+    runtime, number, y = _new("random_normal", shape, dtype)
+    runtime.extension.random_normal(
+        number, runtime.pointer(y), y.size, mean, std, seed, offset, runtime.stream()
+    )
+    return y
+
+
+def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
+    number = device.code("random_bernoulli", p)
+    runtime, p = device.of(p), contiguous(p)
+    y = runtime.empty(p.shape, p.dtype)
+    runtime.extension.random_bernoulli(
+        number, runtime.pointer(y), runtime.pointer(p), p.size, seed, offset, runtime.stream()
+    )
+    return y
+
+
+def dropout_forward(
+    x: Array,
+    p: float,
+    scale: float,
+    seed: int,
+    offset: int,
+    length: int = 1,
+    kept_bias: float = 0.0,
+    dropped_bias: float = 0.0,
+) -> Array:
+    number = device.code("dropout", x)
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"dropout: p must be between 0 and 1, got {p}")
+    if length < 1 or x.size % length:
+        raise ArgumentError(f"dropout: length must divide the number of elements, got {length} and {x.size}")
+    runtime, x = device.of(x), contiguous(x)
+    y = runtime.empty(x.shape, x.dtype)
+    runtime.extension.dropout(
+        number,
+        runtime.pointer(y),
+        runtime.pointer(x),
+        x.size,
+        length,
+        p,
+        scale,
+        kept_bias,
+        dropped_bias,
+        seed,
+        offset,
+        runtime.stream(),
+    )
+    return y
+
+
+def dropout_backward(grad_y: Array, p: float, scale: float, seed: int, offset: int, length: int = 1) -> Array:
+    return dropout_forward(grad_y, p, scale, seed, offset, length)
+
+
+def _rrelu(grad_y: Array | None, x: Array, lower: float, upper: float, seed: int, offset: int) -> Array:
+    number = device.code("rrelu", x)
+    runtime, x = device.of(x), contiguous(x)
+    out = runtime.empty(x.shape, x.dtype)
+    runtime.extension.rrelu(
+        number,
+        runtime.pointer(out),
+        runtime.pointer(grad_y),
+        runtime.pointer(x),
+        x.size,
+        lower,
+        upper,
+        seed,
+        offset,
+        runtime.stream(),
+    )
+    return out
+
+
+def rrelu_forward(x: Array, lower: float, upper: float, seed: int, offset: int) -> Array:
+    return _rrelu(None, x, lower, upper, seed, offset)
+
+
+def rrelu_backward(grad_y: Array, x: Array, lower: float, upper: float, seed: int, offset: int) -> Array:
+    device.code("rrelu_backward", x, grad_y)
+    device.same_shape("rrelu_backward", grad_y, x, "grad_y and x")
+    return _rrelu(contiguous(grad_y), x, lower, upper, seed, offset)

@@ -1,0 +1,182 @@
+"""Reductions; see :mod:`fastdl.kernels.reference.reduce`. Sums are accumulated in float32 (float64 in float64)."""
+
+from __future__ import annotations
+
+import math
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError
+from fastdl.kernels.cuda import device
+from fastdl.kernels.cuda.device import Array
+
+Axes = tuple[int, ...] | None
+
+__all__ = [
+    "amax_forward",
+    "amin_forward",
+    "broadcast_to",
+    "logsumexp_forward",
+    "max_forward",
+    "mean_forward",
+    "min_forward",
+    "norm_forward",
+    "prod_forward",
+    "sum_forward",
+    "sum_product_to",
+    "sum_to",
+    "var_forward",
+]
+
+
+class _Reduction:
+    """A reduction as the extension wants it, its scratch memory and the shape of its result."""
+
+    def __init__(self, op: str, x: Array, axes: Axes, keepdim: bool) -> None:
+        self.number = device.code(op, x)
+        self.runtime = runtime = device.of(x)
+        given = range(x.ndim) if axes is None else [a + x.ndim if a < 0 else a for a in axes]
+        chosen: list[int] = []
+        for i, a in enumerate(given):
+            named = a if axes is None else axes[i]
+            if not 0 <= a < x.ndim:
+                raise IndexError(f"{op}: axis {named} of an array with {x.ndim} axes")
+            if a in chosen:
+                raise ArgumentError(f"{op}: axis {named} is given twice")
+            chosen.append(a)
+        self.length = prod(x.shape[a] for a in chosen)
+        if keepdim:
+            self.shape = tuple(1 if a in chosen else n for a, n in enumerate(x.shape))
+        else:
+            self.shape = tuple(n for a, n in enumerate(x.shape) if a not in chosen)
+        self.problem = runtime.extension.Reduce((runtime.pointer(x), x.strides), x.shape, chosen, self.number)
+        size = runtime.extension.reduce_scratch(self.problem)
+        self._scratch = runtime.empty(size, np.dtype(np.uint8)) if size else None  # lives as long as the call
+        self.scratch = runtime.pointer(self._scratch)
+        self.dtype = x.dtype
+
+    def result(self, dtype: Any = None) -> Array:
+        return self.runtime.empty(self.shape, self.dtype if dtype is None else dtype)
+
+    def fold(self, op: str, scale: float = 1.0, p: float = 0.0, wide: bool = False) -> Array:
+        y = self.result(device.compute_dtype(self.dtype) if wide else None)
+        runtime = self.runtime
+        runtime.extension.fold(
+            op, self.number, runtime.pointer(y), wide, self.problem, scale, p, self.scratch, runtime.stream()
+        )
+        return y
+
+
+def total(x: Array) -> Array:
+    """The sum of all elements in the type that x is computed in."""
+    return _Reduction("sum", x, None, False).fold("sum", wide=True)
+
+
+def sum_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return _Reduction("sum", x, axes, keepdim).fold("sum")
+
+
+def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    reduction = _Reduction("mean", x, axes, keepdim)
+    return reduction.fold("sum", scale=1 / reduction.length if reduction.length else math.nan)
+
+
+def prod_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return _Reduction("prod", x, axes, keepdim).fold("prod")
+
+
+def amax_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return _Reduction("amax", x, axes, keepdim).fold("amax")
+
+
+def amin_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return _Reduction("amin", x, axes, keepdim).fold("amin")
+
+
+def norm_forward(x: Array, p: float, axes: Axes = None, keepdim: bool = False) -> Array:
+    reduction = _Reduction("norm", x, axes, keepdim)
+    if p == 0:
+        return reduction.fold("nonzero")
+    if math.isinf(p) and x.size == 0:
+        return reduction.fold("sum")
+    if math.isinf(p):
+        return reduction.fold("largest" if p > 0 else "smallest")
+    return reduction.fold("norm", p=p)
+
+
+def var_forward(x: Array, correction: float, axes: Axes = None, keepdim: bool = False) -> tuple[Array, Array]:
+    reduction = _Reduction("var", x, axes, keepdim)
+    var, mean = reduction.result(), reduction.result()
+    runtime = reduction.runtime
+    runtime.extension.moments(
+        reduction.number,
+        runtime.pointer(var),
+        runtime.pointer(mean),
+        reduction.problem,
+        correction,
+        reduction.scratch,
+        runtime.stream(),
+    )
+    return var, mean
+
+
+def logsumexp_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    reduction = _Reduction("logsumexp", x, axes, keepdim)
+    y = reduction.result()
+    runtime = reduction.runtime
+    runtime.extension.logsumexp(
+        reduction.number, runtime.pointer(y), reduction.problem, reduction.scratch, runtime.stream()
+    )
+    return y
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    shape = tuple(shape)
+    lead = x.ndim - len(shape)
+    if lead < 0 or any(n not in (1, x.shape[i + lead]) for i, n in enumerate(shape)):
+        raise ArgumentError(f"sum_to: shape {shape} does not broadcast to {x.shape}")
+    axes = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(shape) if n == 1)
+    return _Reduction("sum_to", x, axes, False).fold("sum").reshape(shape)
+
+
+def _extreme(op: str, largest: bool, x: Array, axis: int | None, keepdim: bool) -> tuple[Array, Array]:
+    if axis is None:
+        x = device.contiguous(x)
+    reduction = _Reduction(op, x, None if axis is None else (axis,), keepdim)
+    if reduction.length == 0:
+        raise ArgumentError(f"{op}: no elements to choose from")
+    values, indices = reduction.result(), reduction.result(np.dtype(np.int64))
+    runtime = reduction.runtime
+    runtime.extension.extreme(
+        largest,
+        reduction.number,
+        runtime.pointer(values),
+        runtime.pointer(indices),
+        reduction.problem,
+        reduction.scratch,
+        runtime.stream(),
+    )
+    return values, indices
+
+
+def max_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
+    return _extreme("max", True, x, axis, keepdim)
+
+
+def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
+    return _extreme("min", False, x, axis, keepdim)
+
+
+def sum_product_to(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
+    from fastdl.kernels.cuda.elementwise import mul_forward
+
+    return sum_to(mul_forward(x, y), shape)
+
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """A view of x with the given shape."""
+    if isinstance(x, np.ndarray):
+        return np.broadcast_to(x, shape)
+    return device.of(x).cupy.broadcast_to(x, shape)

@@ -1,0 +1,145 @@
+"""The emulator finds planted mistakes and leaves clean kernels alone (csrc/cuda/emulation/planted.cpp)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import emulation
+
+pytestmark = pytest.mark.skipif(
+    not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
+)
+
+ORDERS = pytest.mark.parametrize("order", emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
+X = np.arange(64, dtype=np.float32) - 30
+
+
+@pytest.fixture
+def extension():
+    module = emulation.extension()
+    yield module
+    module.set_order("random", 0)
+
+
+def run(module: Any, name: str, x: np.ndarray = X, threads: int = 64) -> np.ndarray:
+    y = np.zeros(64, np.float32)
+    module.run_planted(name, address(y), address(np.ascontiguousarray(x)), threads)
+    return y
+
+
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+CLEAN = {
+    "reversed": X[::-1],
+    "copied_async": X[::-1],
+    "sum_of_blocks": 4 * X,
+    "warp_sums": np.where(
+        np.arange(64) % 32 == 0, X.reshape(2, 32).sum(1).repeat(32), np.repeat([1, 32], 32)
+    ),
+}
+
+
+@ORDERS
+@pytest.mark.parametrize("name", CLEAN)
+def test_clean_kernels_do_not_alarm(extension, name, order):
+    extension.set_order(*order)
+    np.testing.assert_array_equal(run(extension, name), CLEAN[name])
+
+
+@ORDERS
+def test_a_missing_barrier_reads_what_is_not_there(extension, order):
+    extension.set_order(*order)
+    y = run(extension, "reversed_without_barrier")
+    assert np.isnan(y).sum() == 32, "half of the threads come before the one they read from"
+    read = ~np.isnan(y)
+    np.testing.assert_array_equal(y[read], X[::-1][read])
+
+
+@ORDERS
+def test_a_missing_barrier_between_rounds_mixes_them(extension, order):
+    extension.set_order(*order)
+    y = run(extension, "rounds_without_barrier")
+    right = 2 * X[::-1] + 1  # every order leaves some threads behind, which then read the next round's values
+    assert (y != right).any()
+    assert not np.isnan(y).any()
+
+
+@ORDERS
+def test_memory_that_nobody_wrote_is_nan(extension, order):
+    extension.set_order(*order)
+    assert np.flatnonzero(np.isnan(run(extension, "uninitialised_shared"))).tolist() == [5]
+    assert np.isnan(run(extension, "uninitialised_dynamic")).all()
+
+
+@ORDERS
+def test_a_copy_without_wait_has_not_arrived(extension, order):
+    extension.set_order(*order)
+    assert np.isnan(run(extension, "copied_without_wait")).any()
+
+
+@ORDERS
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("beyond_shared", r"shared array of 64 elements \(planted.cpp:\d+\): index 64"),
+        (
+            "divergent_barrier",
+            r"divergent_barrier: divergent barrier: thread \(\d+, 0, 0\) waits at the barrier in planted.cpp:(\d+), "
+            r"thread \(\d+, 0, 0\) came to the one in planted.cpp:(\d+)",
+        ),
+        (
+            "barrier_without_some",
+            r"divergent barrier: thread \(\d+, 0, 0\) waits .* in planted.cpp:\d+, while thread \(4\d, 0, 0\) has left",
+        ),
+        (
+            "partial_shuffle",
+            r"divergent warp operation: thread \(\d+, 0, 0\) waits .* in planted.cpp:\d+, while thread \(\d+, 0, 0\) "
+            "has left the kernel",
+        ),
+        (
+            "divergent_shuffle",
+            r"divergent warp operation: .* planted.cpp:\d+, .* came to the one in planted.cpp",
+        ),
+    ],
+)
+def test_reported_mistakes(extension, name, message, order):
+    extension.set_order(*order)
+    for _ in range(2):  # and the emulator works on after a report
+        with pytest.raises(RuntimeError, match=message):
+            run(extension, name)
+    np.testing.assert_array_equal(run(extension, "reversed"), X[::-1])
+
+
+@pytest.mark.parametrize("threads", [0, 31, 48, 1056])
+def test_blocks_are_whole_warps(extension, threads):
+    with pytest.raises(RuntimeError, match=f"32, 64, .. 1024 threads, not {threads}"):
+        run(extension, "reversed", threads=threads)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "tf32"])
+def test_matrix_instructions(extension, dtype):
+    """Fragments are laid out as the PTX manual says: a product through ldmatrix and mma is the matrix product."""
+    rng = np.random.default_rng(0)
+    c = np.full((16, 8), np.nan, np.float32)
+    if dtype == "tf32":
+        a, b = rng.integers(-9, 9, (16, 8)).astype(np.float32), rng.integers(-9, 9, (8, 8)).astype(np.float32)
+        want = a @ b
+    else:
+        kind = np.float16 if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+        a, b = rng.integers(-9, 9, (16, 16)).astype(kind), rng.integers(-9, 9, (8, 16)).astype(kind)
+        want = a.astype(np.float32) @ b.astype(np.float32).T
+    extension.product(dtype, address(c), address(a), address(b))
+    np.testing.assert_array_equal(c, want)
+
+
+def test_tf32_drops_thirteen_bits(extension):
+    a, b, c = np.zeros((16, 8), np.float32), np.eye(8, dtype=np.float32), np.zeros((16, 8), np.float32)
+    a[0] = [1 + 2**-10, 1 + 2**-11, 1 + 2**-12, 1 - 2**-12, np.pi, 3.0, -np.pi, 2**-130]
+    extension.product("tf32", address(c), address(a), address(b))
+    want = [1 + 2**-10, 1 + 2**-10, 1, 1, 3.140625, 3.0, -3.140625, 2**-130]
+    np.testing.assert_array_equal(c[0], want)

@@ -1,0 +1,246 @@
+"""CUDA kernels under emulation: 16-bit types, thread orders, reports of bad indices, wrong arguments.
+
+The families' own test files drive the same kernels in float32 and float64 beside the CPU's levels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import emulation
+from fastdl.kernels import reference
+
+pytestmark = pytest.mark.skipif(
+    not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
+)
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:
+    bfloat16 = None
+HALVES = [
+    pytest.param(np.float16, id="float16"),
+    pytest.param(
+        bfloat16, id="bfloat16", marks=pytest.mark.skipif(bfloat16 is None, reason="needs ml_dtypes")
+    ),
+]
+EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half an ulp of 1
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    return emulation.backend()
+
+
+@pytest.fixture(params=emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
+def order(request):
+    emulation.extension().set_order(*request.param)
+    yield request.param
+    emulation.extension().set_order("random", 0)
+
+
+def numbers(shape: Any, dtype: Any, seed: int = 0, scale: float = 1.0) -> Any:
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
+
+
+def wide(x: Any) -> Any:
+    return x.astype(np.float64) if hasattr(x, "dtype") and x.dtype.itemsize == 2 else x
+
+
+def check(got: Any, want: Any, factor: float = 1.0) -> None:
+    """A 16-bit result is the exact one rounded once, but for the float32 arithmetic before."""
+    if isinstance(got, tuple | list):
+        for g, w in zip(got, want, strict=True):
+            check(g, w, factor)
+        return
+    if got is None:
+        return
+    assert got.shape == np.shape(want)
+    eps = EPS.get(got.dtype.name, 2.0**-20) * factor
+    want = np.asarray(want, np.float64)
+    scale = np.maximum(np.abs(want), 0.02 * np.max(np.abs(want), initial=0.0))
+    assert np.all(np.abs(got.astype(np.float64) - want) <= eps * scale + 1e-7)
+
+
+def against_reference(cuda: Any, name: str, *arguments: Any, factor: float = 1.0) -> Any:
+    got = getattr(cuda, name)(*arguments)
+    check(got, getattr(reference, name)(*(wide(a) for a in arguments)), factor)
+    return got
+
+
+# Calls of every family: small shapes that reach lanes, blocks, long rows, columns, packs and single elements.
+def calls(dtype: Any) -> list[tuple[Any, ...]]:
+    rows, odd, column = numbers((6, 64), dtype), numbers((5, 37), dtype, 1), numbers((3, 20, 10), dtype, 2)
+    long = numbers((2, 1800), dtype, 3)
+    target = np.random.default_rng(0).integers(0, 37, 5)
+    planes, labels = odd[:, :, None].repeat(2, 2), target[:, None].repeat(2, 1)
+    weight, bias = numbers(64, dtype, 4) + np.asarray(1, dtype), numbers(64, dtype, 5)
+    image, scale = numbers((2, 4, 6, 8), dtype, 6), numbers(4, dtype, 7)
+    index = np.array([3, 0, 3, 3, 5, 1])
+    return [
+        ("exp_forward", rows),
+        ("add_forward", rows, rows[:1]),
+        ("mul_forward", column, column[:, :1]),
+        ("div_forward", odd, 3.0),
+        ("gelu_forward", odd),
+        ("silu_backward", odd, odd),
+        ("softmax_forward", rows, 1),
+        ("softmax_forward", odd, 1),
+        ("softmax_forward", long, 1),
+        ("softmax_forward", column, 1),
+        ("log_softmax_forward", long, 1),
+        ("softmax_backward", long, long, 1),
+        ("softmax_backward", column, column, 1),
+        ("cross_entropy_forward", odd, target, None, 1, -100, 0.1, "mean"),
+        ("cross_entropy_forward", planes, labels, None, 1, -100, 0.0, "sum"),
+        ("sum_forward", rows, (1,)),
+        ("sum_forward", column, (0, 2)),
+        ("mean_forward", long, None),
+        ("var_forward", column, 1, (1,)),
+        ("amax_forward", odd, (0,)),
+        ("logsumexp_forward", odd, (1,)),
+        ("layer_norm_forward", rows, weight, bias, 64, 1e-5),
+        ("rms_norm_forward", long, None, 1800, 1e-5),
+        ("group_norm_forward", image, scale, None, 2, 1e-5),
+        ("batch_norm_forward", image, scale, scale, 1e-5),
+        ("dropout_forward", odd, 0.3, 1 / 0.7, 7, 3),
+        ("embedding_forward", rows, index),
+        ("embedding_backward", rows, index, None, None, 7, -1, False),
+        ("max_pool_forward", image, (3, 3), (2, 2), (1, 1), (1, 1), (3, 4), True),
+        ("avg_pool_forward", image, (2, 2), (2, 2), (0, 0), (3, 4), True, None),
+        ("adaptive_avg_pool_forward", image, (4, 3)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    "number", range(len(calls(np.float16))), ids=lambda i: f"{i}-{calls(np.float16)[i][0]}"
+)
+def test_sixteen_bits(cuda, dtype, number):
+    name, *arguments = calls(dtype)[number]
+    against_reference(cuda, name, *arguments, factor=2.0)
+
+
+def test_every_order_of_threads_gives_the_same_bits(cuda, order):
+    for dtype in (np.float32, np.float16):
+        for name, *arguments in calls(dtype):
+            got = getattr(cuda, name)(*arguments)
+            emulation.extension().set_order("ascending", 0)
+            want = getattr(cuda, name)(*arguments)
+            emulation.extension().set_order(*order)
+            for g, w in zip(*((r if isinstance(r, tuple) else (r,)) for r in (got, want)), strict=True):
+                np.testing.assert_array_equal(g, w, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_norm_gradients_in_sixteen_bits(cuda, dtype):
+    x, g = numbers((6, 64), dtype), numbers((6, 64), dtype, 1)
+    weight = numbers(64, dtype, 2)
+    _, mean, var = cuda.layer_norm_forward(x, weight, None, 64, 1e-5)
+    against_reference(
+        cuda, "layer_norm_backward", g, x, weight, mean, var, 64, 1e-5, True, True, True, factor=4.0
+    )
+    image, grad, scale = numbers((2, 4, 6, 8), dtype), numbers((2, 4, 6, 8), dtype, 1), numbers(4, dtype, 2)
+    _, mean, var = cuda.batch_norm_forward(image, scale, None, 1e-5)
+    options = (1e-5, True, True, True, True)
+    against_reference(cuda, "batch_norm_backward", grad, image, scale, mean, var, *options, factor=4.0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_cross_entropy_gradient_in_sixteen_bits(cuda, dtype):
+    x, target = numbers((5, 37), dtype, scale=3), np.array([1, 36, -100, 0, 7])
+    options = (1, -100, 0.1, "mean")
+    _, statistics, normaliser = cuda.cross_entropy_forward(x, target, None, *options)
+    assert statistics.dtype == np.float32, "16-bit statistics would spoil the gradient"
+    got = cuda.cross_entropy_backward(np.asarray(1, dtype), x, target, None, statistics, normaliser, *options)
+    _, exact, divisor = reference.cross_entropy_forward(wide(x), target, None, *options)
+    want = reference.cross_entropy_backward(np.asarray(1.0), wide(x), target, None, exact, divisor, *options)
+    check(got, want, 2.0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_masks_are_the_cpus(cuda, dtype, p):
+    for n in (1, 7, 64, 1001):
+        kept = reference.dropout_forward(np.ones(n), p, 1.0, 11, 2)
+        np.testing.assert_array_equal(
+            cuda.dropout_forward(np.ones(n, dtype), p, 1.0, 11, 2).astype(float), kept
+        )
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_adam_in_sixteen_bits(cuda, dtype):
+    arrays = [[numbers(s, dtype, 10 * k + i) for i, s in enumerate([(3, 5), (64,), (1,)])] for k in range(2)]
+    state = [[np.zeros_like(p) for p in arrays[0]] for _ in range(2)]
+    steps = [np.zeros((), np.float32) for _ in arrays[0]]
+    want = [[wide(p) for p in group] for group in (*arrays, *state)]
+    options = (0.1, 0.9, 0.999, 1e-4, 0.01, False, True)
+    cuda.adam_step(*arrays, *state, None, steps, *options)
+    reference.adam_step(*want, None, [np.zeros(()) for _ in steps], *options)
+    assert [float(s) for s in steps] == [1, 1, 1]
+    for group, exact in zip((arrays[0], *state), (want[0], *want[2:]), strict=True):
+        check(group, exact, 2.0)
+
+
+def test_bad_labels_and_indices_are_raised_when_the_device_is_waited_for(cuda):
+    from fastdl.kernels.cuda import device
+
+    runtime = device.of(np.zeros(1))
+    device.raise_reports(runtime)  # nothing to report
+    x = numbers((3, 5), np.float32)
+    loss, *_ = cuda.cross_entropy_forward(x, np.array([1, 5, -100]), None, 1, -100, 0.0, "none")
+    assert loss[1] == 0
+    with pytest.raises(
+        IndexError, match=r"cross_entropy: target\[1\] \(flattened\) = 5 is out of range \[0, 5\)"
+    ):
+        device.raise_reports(runtime)
+    device.raise_reports(runtime)  # once
+    y = cuda.embedding_forward(x, np.array([2, -1]))
+    np.testing.assert_array_equal(y, [x[2], np.zeros(5)])
+    with pytest.raises(
+        IndexError, match=r"embedding: index\[1\] \(flattened\) = -1 is out of range \[0, 3\)"
+    ):
+        device.raise_reports(runtime)
+    grad = cuda.embedding_backward(x, np.array([2, 7, 0]), None, None, 4, -1, False)
+    np.testing.assert_array_equal(grad, [x[2], np.zeros(5), x[0], np.zeros(5)])
+    with pytest.raises(IndexError, match=r"embedding_backward: index\[1\] .* = 7 is out of range \[0, 4\)"):
+        device.raise_reports(runtime)
+
+
+def test_arrays_on_the_wrong_side_are_refused(cuda):
+    from fastdl.kernels.cuda import device
+
+    extension = emulation.extension()
+    device.emulate(None)
+    try:
+        with pytest.raises(
+            ValueError, match=r"received an array in the CPU's memory; move it with \.to\('cuda'\)"
+        ):
+            cuda.exp_forward(np.ones(3, np.float32))
+    finally:
+        device.emulate(extension)
+
+
+def test_wrong_arguments(cuda):
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(
+        TypeError, match="exp: input must be float32, float16, bfloat16 or float64, got int64"
+    ):
+        cuda.exp_forward(np.ones(3, np.int64))
+    with pytest.raises(TypeError, match="add: arrays must have one dtype, got float32 and float64"):
+        cuda.add_forward(x, x.astype(np.float64))
+    with pytest.raises(ValueError, match=r"add: shapes \(2, 3\) and \(2,\) do not broadcast"):
+        cuda.add_forward(x, x[:, 0])
+    with pytest.raises(ValueError, match=r"mul: out has shape \(3,\), the result \(2, 3\)"):
+        cuda.mul_forward(x, x, out=x[0])
+    with pytest.raises(IndexError, match="softmax: dim 2 is out of range for 2 dimensions"):
+        cuda.softmax_forward(x, 2)
+    with pytest.raises(ValueError, match=r"cross_entropy: target must have shape \(2,\), got \(3,\)"):
+        cuda.cross_entropy_forward(x, np.zeros(3, np.int64), None, 1, -100, 0.0, "mean")
+    with pytest.raises(ValueError, match="rows of 4 elements do not divide 6"):
+        cuda.layer_norm_forward(x, None, None, 4, 1e-5)
+    with pytest.raises(ValueError, match="at most 6 are supported on CUDA; make the arrays contiguous"):
+        cuda.exp_forward(np.ones((4,) * 7, np.float32)[(slice(None, None, 2),) * 7])
