@@ -10,6 +10,7 @@ import numpy as np
 
 from fastdl.autograd.functional import grad
 from fastdl.autograd.mode import enable_grad, no_grad
+from fastdl.dtypes import FLOATING
 from fastdl.tensor import Tensor
 
 
@@ -19,7 +20,7 @@ class GradcheckError(RuntimeError):
 
 def _outputs(result: Any) -> list[Tensor]:
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind == "f"]
+    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind in FLOATING]
 
 
 def _numerical(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: float) -> list[Any]:

@@ -12,12 +12,12 @@ import numpy as np
 
 from fastdl.dtypes import bool_, float32, float64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import is_array, on_device, select
 
 
-def empty(shape: Any, dtype: Any) -> Any:
-    """An uninitialised array in pooled memory."""
-    return select(None).empty(shape, dtype)
+def empty(shape: Any, dtype: Any, like: Any = None) -> Any:
+    """An uninitialised array in pooled memory, on the device of the array ``like`` (None: on the CPU)."""
+    return select(like).empty(shape, dtype)
 
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
@@ -36,9 +36,9 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
     return whole
 
 
-def zeros(shape: Any, dtype: Any) -> Any:
-    """An array of zeros in pooled memory."""
-    array = select(None).empty(shape, dtype)
+def zeros(shape: Any, dtype: Any, like: Any = None) -> Any:
+    """An array of zeros in pooled memory, on the device of the array ``like`` (None: on the CPU)."""
+    array = select(like).empty(shape, dtype)
     array.fill(0)
     return array
 
@@ -58,12 +58,12 @@ def cast(array: Any, dtype: Any) -> Any:
 
 def operand(value: Any, dtype: Any) -> Any:
     """An operand for a computation in ``dtype``: arrays converted, numbers kept for the kernels, wrapped
-    for NumPy."""
-    if isinstance(value, np.ndarray):
+    for NumPy and CuPy (as a scalar, which both take)."""
+    if is_array(value):
         return cast(value, dtype)
     if dtype is float32 or dtype is float64:
         return value
-    return np.asarray(value).astype(dtype)
+    return np.asarray(value).astype(dtype)[()]
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     """``ufunc(*operands)`` as ``dtype``, in pooled memory or ``out``."""
     shape = broadcast_shape(op, *[np.shape(o) for o in operands])
     if out is None:
-        out = select(None).empty(shape, dtype)
+        out = select(next(filter(on_device, operands), None)).empty(shape, dtype)
     elif out.shape != shape:
         raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
     with np.errstate(all="ignore"):
@@ -107,7 +107,7 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
         [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]
     )
     kept = [1 if i in repeated else extent for i, extent in enumerate(array.shape)]
-    return np.sum(array, repeated, keepdims=True, out=empty(kept, dtype)).reshape(shape)
+    return np.sum(array, repeated, keepdims=True, out=empty(kept, dtype, array)).reshape(shape)
 
 
 def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:

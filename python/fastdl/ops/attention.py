@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
 from fastdl.ops.shape import repeat_interleave
 from fastdl.ops.views import expand, reshape
@@ -84,7 +85,7 @@ def _check(query: Any, key: Any, value: Any, dropout_p: float) -> None:
             raise ValueError(
                 f"{op}: {name} must have at least 2 dimensions (..., length, size), got {x.shape}"
             )
-    if not query.dtype == key.dtype == value.dtype or query.dtype.kind != "f":
+    if not query.dtype == key.dtype == value.dtype or query.dtype.kind not in FLOATING:
         raise TypeError(
             f"{op}: query, key and value must share one dtype, float32 or float64, got {query.dtype}, "
             f"{key.dtype} and {value.dtype}; convert with .to(dtype)"

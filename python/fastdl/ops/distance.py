@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import div, sub
@@ -154,7 +155,7 @@ class TripletMarginLoss(Op):
 
 
 def _floating(op: str, name: str, tensor: Tensor) -> None:
-    if tensor._data.dtype.kind != "f":
+    if tensor._data.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: {name} must be float32 or float64, got {tensor._data.dtype}")
 
 

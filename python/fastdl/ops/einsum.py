@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -35,7 +36,7 @@ def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
 
 
 def _multiply(a: Any, b: Any) -> Any:
-    return select(a).matmul(a, b) if a.dtype.kind == "f" else np.matmul(a, b)
+    return select(a).matmul(a, b) if a.dtype.kind in FLOATING else np.matmul(a, b)
 
 
 def _reduce(array: Any, labels: Labels, keep: set[Any]) -> tuple[Any, Labels]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import maximum, minimum
 from fastdl.ops.arrays import empty, zeros
@@ -62,7 +62,7 @@ class Median(Amax):
 
     def forward(self, x: Any, axes: Any = None, keepdim: bool = False) -> Any:
         flat = x.reshape(-1)
-        missing = np.isnan(flat) if x.dtype.kind == "f" else np.zeros(0, np.bool_)
+        missing = np.isnan(flat) if x.dtype.kind in FLOATING else np.zeros(0, np.bool_)
         middle = np.nan if missing.any() else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]
         self.x, self.y = x, np.asarray(middle, x.dtype)
         return self.y
@@ -77,7 +77,7 @@ class Pick(Op):
         return values
 
     def backward(self, grad: Any) -> Any:
-        result = zeros(self.shape, grad.dtype)
+        result = zeros(self.shape, grad.dtype, grad)
         if result.ndim == 0:
             result[...] = grad
             return result
@@ -220,7 +220,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     x = input._data
     if dim is None:
         if x.size == 0:
-            return Tensor._wrap(np.full((), np.nan if x.dtype.kind == "f" else 0, x.dtype))
+            return Tensor._wrap(np.full((), np.nan if x.dtype.kind in FLOATING else 0, x.dtype))
         return Median.apply(input)
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))
@@ -228,7 +228,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
         return pick(input, x.copy(), np.zeros((), int64), 0)
     middle = (x.shape[axis] - 1) // 2
     indices = np.take(np.argpartition(x, middle, axis), [middle], axis)
-    if x.dtype.kind == "f":
+    if x.dtype.kind in FLOATING:
         missing = np.isnan(x)
         indices = np.where(missing.any(axis, keepdims=True), np.argmax(missing, axis, keepdims=True), indices)
     values = np.take_along_axis(x, indices, axis)

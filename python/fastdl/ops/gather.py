@@ -47,7 +47,7 @@ class IndexSelect(Op):
 
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.shape, grad.dtype)
+            whole = zeros(self.shape, grad.dtype, grad)
             add_at(whole, self.dim, self.index, grad)
             return whole
         return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
@@ -202,7 +202,7 @@ class TakeAlong(Op):
             part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
         if part.shape == self.shape:
             return part
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         whole[self.corner] = part
         return whole
 
@@ -276,7 +276,7 @@ class Scatter(Op):
                 rest[self.key] = 0
         part = None
         if self.needs[1]:
-            part = zeros(self.source_shape, grad.dtype)
+            part = zeros(self.source_shape, grad.dtype, grad)
             part[self.corner] = grad[self.key]
         return rest, part
 
@@ -408,7 +408,7 @@ class MaskedSelect(Op):
         return np.broadcast_to(x, mask.shape)[mask]
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.mask.shape, grad.dtype)
+        whole = zeros(self.mask.shape, grad.dtype, grad)
         whole[self.mask] = grad
         return sum_to(whole, self.shape)
 
@@ -434,7 +434,7 @@ class MaskedScatter(Op):
             rest = pooled_copy(grad)
             rest[self.mask] = 0
         if self.needs[1]:
-            part = zeros((prod(self.source_shape),), grad.dtype)
+            part = zeros((prod(self.source_shape),), grad.dtype, grad)
             part[: self.count] = grad[self.mask]
             part = part.reshape(self.source_shape)
         return rest, part

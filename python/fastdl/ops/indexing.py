@@ -15,6 +15,7 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
@@ -206,7 +207,7 @@ class Gather(Op):
             grad = pooled_copy(grad)
         grad = grad.reshape(rows)
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.merged, grad.dtype)
+            whole = zeros(self.merged, grad.dtype, grad)
             add_at(whole, first, index.reshape(-1), grad)
         else:
             whole = kernels.index_select_backward(grad, first, index.reshape(-1), self.merged[first])
@@ -285,7 +286,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         )
     region = data[basic]
     record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
-    record = record and data.dtype.kind == "f"
+    record = record and data.dtype.kind in FLOATING
     if record and input._path.__class__ is str:
         raise RuntimeError(
             f"setitem: this tensor {input._path} and cannot be changed in place while the graph is recorded; "

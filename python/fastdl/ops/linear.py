@@ -15,6 +15,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops import activation as activations
@@ -145,7 +146,7 @@ def _same_float(op: str, a: Any, b: Any) -> bool:
     """Whether both arrays are of one floating dtype; False for integers and bool; mixtures raise."""
     kind = a.dtype
     if kind is b.dtype or kind == b.dtype:
-        return kind.kind == "f"  # type: ignore[no-any-return]
+        return kind.kind in FLOATING  # type: ignore[no-any-return]
     raise RuntimeError(
         f"{op}: both matrices must have one dtype, got {kind} and {b.dtype}; convert one with .to(dtype)"
     )

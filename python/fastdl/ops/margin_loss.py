@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated, _same_shape
@@ -113,7 +114,7 @@ class MultilabelSoftMarginLoss(Op):
 
 def _classes(op: str, input: Tensor) -> tuple[int, ...]:
     x = input._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if x.ndim > 2 or (x.ndim and x.shape[-1] == 0):
         raise ArgumentError(f"{op}: input must be (N, C) or (C) with at least one class, got shape {x.shape}")

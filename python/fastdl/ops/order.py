@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, float16, float32, int64
+from fastdl.dtypes import FLOATING, as_dtype, float16, float32, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis, numpy_names
@@ -78,7 +78,7 @@ def topk(
     if not 0 <= k <= n:
         raise RuntimeError(f"topk: k must be in [0, {n}], the extent of dim {dim}, got {k}")
     if x.ndim == 0:
-        return _scalar(input) if k else pick(input, empty((0,), x.dtype), empty((0,), int64), 0)
+        return _scalar(input) if k else pick(input, empty((0,), x.dtype, x), empty((0,), int64), 0)
     if k == 0 or 4 * k >= n:
         return _taken(input, np.take(_order(x, axis, largest), range(k), axis), axis)
     at = n - k if largest else k - 1
@@ -124,7 +124,7 @@ def _reversed_sum(grad: Any, axis: int) -> Any:
 class Cumsum(Op):
     def forward(self, x: Any, axis: int) -> Any:
         self.axis = axis
-        return _accumulated(np.add, x, axis, x.dtype if x.dtype.kind == "f" else int64)
+        return _accumulated(np.add, x, axis, x.dtype if x.dtype.kind in FLOATING else int64)
 
     def backward(self, grad: Any) -> Any:
         return _reversed_sum(grad, self.axis)
@@ -135,7 +135,7 @@ class Cumprod(Op):
 
     def forward(self, x: Any, axis: int) -> Any:
         self.x, self.axis = x, axis
-        self.y = _accumulated(np.multiply, x, axis, x.dtype if x.dtype.kind == "f" else int64)
+        self.y = _accumulated(np.multiply, x, axis, x.dtype if x.dtype.kind in FLOATING else int64)
         return self.y
 
     def backward(self, grad: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis
@@ -37,7 +38,7 @@ class ScatterReduce(Op):
         ufunc.at(result, self.key, part)
         if reduce == "mean":
             count = np.maximum(self.counts + int(include_self), 1)
-            result = result / count if x.dtype.kind == "f" else result // count
+            result = result / count if x.dtype.kind in FLOATING else result // count
             result = result.astype(x.dtype, copy=False)
         self.y = result
         return result
@@ -62,7 +63,7 @@ class ScatterReduce(Op):
             np.add.at(count, key, ties)
             share = grad / np.maximum(count, 1)
             to_x, to_part = share * first, share[key] * ties
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part
         return np.asarray(to_x, grad.dtype), whole
 
@@ -72,7 +73,7 @@ def _identity(reduce: str, dtype: Any) -> Any:
         return 0
     if reduce == "prod":
         return 1
-    if dtype.kind == "f":
+    if dtype.kind in FLOATING:
         return -np.inf if reduce == "amax" else np.inf
     if dtype.kind == "b":
         return reduce == "amin"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to
@@ -225,7 +226,7 @@ class MarginRankingLoss(Op):
 def _pair(op: str, input: Tensor, target: Tensor, convert: bool = False, warn: bool = False) -> Tensor:
     """The target, of input's dtype and of a shape that broadcasts with it."""
     x, t = input._data, target._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if t.dtype != x.dtype:
         if not (convert and t.dtype.kind in "biu"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.dtypes import FLOATING
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
@@ -179,7 +180,7 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     if count < 0:
         raise RuntimeError(f"vander: N must not be negative, got {N}")
     powers = np.arange(count) if increasing else np.arange(count)[::-1]
-    if x._data.dtype.kind != "f":
+    if x._data.dtype.kind not in FLOATING:
         x = x.long()
     return pow(unsqueeze(x, 1), Tensor._wrap(powers.astype(x._data.dtype)))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdl import dtypes
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, bool_, float16, float32, float64, int64, uint8
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float16, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, empty, zeros
@@ -140,7 +140,7 @@ class Norm(Reduction):
         k, x, p = select(grad), self.x, self.p
         grad, y = self.with_axes(grad), self.with_axes(self.y)
         if p == 0:
-            return zeros(x.shape, x.dtype)
+            return zeros(x.shape, x.dtype, x)
         if p == 1:
             return k.mul_forward(k.sign_forward(x), grad)
         if p in (float("inf"), float("-inf")):
@@ -239,7 +239,7 @@ def _input(op: str, input: Any, dtype: Any = None) -> Any:
 
 def _floating(op: str, input: Any, dtype: Any = None) -> Any:
     input = _input(op, input, dtype)
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         hint = "pass dtype= or convert it first" if op in ("mean", "vector_norm") else "convert it first"
         raise RuntimeError(
             f"{op}: defined for floating-point tensors, got {input._data.dtype}; {hint}, e.g. x.float()"
@@ -286,7 +286,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False, **names: Any) -> T
     if names:
         dim, keepdim = numpy_names("logsumexp", names, dim, keepdim)
     input = _input("logsumexp", input)
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         input = input.to(dtypes.get_default_dtype())
     return _reduce(LogSumExp, input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 

@@ -205,12 +205,12 @@ class RepeatInterleave(Op):
     def backward(self, grad: Any) -> Any:
         if isinstance(self.repeats, int):
             if self.repeats == 0:
-                return zeros(self.shape, grad.dtype)
+                return zeros(self.shape, grad.dtype, grad)
             split = (*self.shape[: self.dim + 1], self.repeats, *self.shape[self.dim + 1 :])
             folded = np.ascontiguousarray(grad).reshape(split)
             kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
             return sum_to(folded, kept).reshape(self.shape)
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         filled = np.flatnonzero(self.repeats)
         starts = (np.cumsum(self.repeats) - self.repeats)[filled]
         if len(filled):
@@ -368,7 +368,7 @@ class DiagonalEmbed(Op):
     def forward(self, x: Any, offset: int) -> Any:
         self.offset = offset
         n = x.shape[-1] + abs(offset)
-        whole = zeros((*x.shape[:-1], n, n), x.dtype)
+        whole = zeros((*x.shape[:-1], n, n), x.dtype, x)
         self._band(whole)[...] = x
         return whole
 

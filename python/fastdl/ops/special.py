@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64, get_default_dtype
+from fastdl.dtypes import FLOATING, float32, float64, get_default_dtype
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast
@@ -21,7 +21,7 @@ from fastdl.tensor import Tensor
 
 
 def _float(x: Tensor) -> Tensor:
-    return x if x._data.dtype.kind == "f" else to(x, get_default_dtype())
+    return x if x._data.dtype.kind in FLOATING else to(x, get_default_dtype())
 
 
 def exp2(input: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
 
 def _same(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     dtype = common_dtype(input._data, other._data)
-    if dtype.kind != "f":
+    if dtype.kind not in FLOATING:
         dtype = get_default_dtype()
     return to(input, dtype), to(other, dtype)
 
@@ -190,7 +190,7 @@ def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other), 0 where input is 0 and other not NaN. See ``torch.xlogy``."""
     if not isinstance(other, Tensor):
         other = Tensor._wrap(
-            np.asarray(other, input._data.dtype if input._data.dtype.kind == "f" else float32)
+            np.asarray(other, input._data.dtype if input._data.dtype.kind in FLOATING else float32)
         )
     zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
     safe = where(zero, where(isnan(other), other, 1.0), other)
@@ -257,7 +257,7 @@ def i0(input: Tensor) -> Tensor:
 
 
 def _floating(op: str, input: Tensor) -> Any:
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"{op}: defined for floating-point tensors, got {input.dtype}")
     return input._data
 
@@ -287,7 +287,7 @@ def nan_to_num(
     See ``torch.nan_to_num``.
     """
     x = input._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         return input.clone()
     limits = np.finfo(x.dtype)
     result = where(isnan(input), 0.0 if nan is None else float(nan), input)

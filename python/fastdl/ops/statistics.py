@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import int64
+from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.arrays import zeros
@@ -35,13 +35,13 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
         >>> fastdl.nansum(fastdl.tensor([1.0, float("nan"), 2.0])).item()
         3.0
     """
-    x = input if input._data.dtype.kind != "f" else where(isnan(input), 0.0, input)
+    x = input if input._data.dtype.kind not in FLOATING else where(isnan(input), 0.0, input)
     return sum(x, dim, keepdim, dtype=dtype)
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The mean over ``dim`` of what is not NaN. See ``torch.nanmean``."""
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"nanmean: defined for floating-point tensors, got {input.dtype}")
     counts = sum(to(logical_not(isnan(input.detach())), input.dtype), dim, keepdim)
     return div(nansum(input, dim, keepdim, dtype=dtype), counts)
@@ -59,7 +59,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
         raise IndexError(f"nanmedian: dim {dim} of a tensor of shape {x.shape} is empty")
     order = np.argsort(x, axis, kind="stable")  # NaN comes last
     counts = x.shape[axis] - np.count_nonzero(
-        np.isnan(x) if x.dtype.kind == "f" else np.zeros_like(x), axis, keepdims=True
+        np.isnan(x) if x.dtype.kind in FLOATING else np.zeros_like(x), axis, keepdims=True
     )
     indices = np.take_along_axis(order, np.maximum(counts - 1, 0) // 2, axis)
     values = np.take_along_axis(x, indices, axis)
@@ -98,7 +98,7 @@ def _quantile(
     op: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpolation: str, skip: bool
 ) -> Tensor:
     dtype = input._data.dtype
-    if dtype.kind != "f":
+    if dtype.kind not in FLOATING:
         raise RuntimeError(f"{op}: input must be a floating-point tensor, got {dtype}")
     if interpolation not in _INTERPOLATIONS:
         raise RuntimeError(
@@ -191,7 +191,7 @@ class RunningPick(Op):
         return values
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         open_grid: list[Any] = list(np.ogrid[tuple([slice(n) for n in self.shape])])
         open_grid[self.axis] = self.indices
         np.add.at(whole, tuple(open_grid), grad)
@@ -234,7 +234,7 @@ class LogCumSumExp(Op):
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the running sums of exp along ``dim``, without overflow. See ``torch.logcumsumexp``."""
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"logcumsumexp: defined for floating-point tensors, got {input.dtype}")
     return LogCumSumExp.apply(input, axis=normal_axis("logcumsumexp", dim, input._data.ndim))  # type: ignore[no-any-return]
 
@@ -281,7 +281,7 @@ def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
     if x is not None and dx is not None:
         raise RuntimeError(f"{op}: give either x or dx, not both")
     axis = normal_axis(op, dim, y._data.ndim)
-    if y._data.dtype.kind != "f":
+    if y._data.dtype.kind not in FLOATING:
         y = y.float()
     count = max(y.shape[axis] - 1, 0)
     means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
@@ -302,7 +302,7 @@ def cov(
     rows = input if input._data.ndim == 2 else reshape(input, (1, input.numel()))
     if rows._data.dtype.kind == "b":
         raise RuntimeError("cov: not defined for bool tensors")
-    if rows._data.dtype.kind != "f":
+    if rows._data.dtype.kind not in FLOATING:
         rows = rows.float()
     weights = _weights(rows, fweights, aweights)
     if weights is None:
@@ -347,7 +347,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     See ``torch.histc``.
     """
     x = input._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise RuntimeError(f"histc: defined for floating-point tensors, got {x.dtype}")
     if bins <= 0:
         raise RuntimeError(f"histc: bins must be positive, got {bins}")

@@ -22,7 +22,7 @@ class Part(View):
     """A view that shows some of the elements, each once: the gradient of the others is zero."""
 
     def embed(self, grad: Any, shape: tuple[int, ...], **options: Any) -> Any:
-        whole = zeros(shape, grad.dtype)
+        whole = zeros(shape, grad.dtype, grad)
         type(self)().forward(whole, **options)[...] = grad
         return whole
 
@@ -618,7 +618,7 @@ class Windows(View):
         return _strided(x, [*shape, size], [*strides, stride], writeable=x.flags.writeable)
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         before = (slice(None),) * self.dim
         count = grad.shape[self.dim]
         if self.size <= count:
@@ -659,7 +659,7 @@ class Strided(View):
 
     def backward(self, grad: Any) -> Any:
         size, stride, offset = self.options
-        whole = zeros((prod(self.shape),), grad.dtype)
+        whole = zeros((prod(self.shape),), grad.dtype, grad)
         places = _strided(np.arange(whole.size)[offset:], size, [8 * s for s in stride])
         np.add.at(whole, places.ravel(), grad.ravel())  # elements may be seen more than once
         return whole.reshape(self.shape)

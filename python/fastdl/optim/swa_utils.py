@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import no_grad
+from fastdl.dtypes import FLOATING
 from fastdl.nn.modules.module import Module
 from fastdl.optim.lr_scheduler import LRScheduler, _per_group
 from fastdl.optim.optimizer import Optimizer
@@ -86,7 +87,7 @@ def _check_decay(decay: float) -> None:
 def _move_towards(averages: list[Tensor], currents: list[Tensor], weight: float) -> None:
     """average += weight * (current - average), in place."""
     for average, current in zip(averages, currents, strict=True):
-        if average._data.dtype.kind == "f":
+        if average._data.dtype.kind in FLOATING:
             average._data += average._data.dtype.type(weight) * (current._data - average._data)
         else:
             average._data[...] = current._data

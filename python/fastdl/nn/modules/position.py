@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.kernels import cpu
+from fastdl.dtypes import FLOATING
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops.attention import rotate
 from fastdl.tensor import Tensor
 
@@ -118,8 +118,7 @@ class LearnedPositionEmbedding(_AddedPosition):
         dtype: Any = None,
     ) -> None:
         super().__init__(max_length, embed_dim, batch_first)
-        kind = np.dtype(np.float32 if dtype is None else dtype)
-        self.weight = Parameter(cpu.empty((max_length, embed_dim), kind))
+        self.weight = Parameter(empty((max_length, embed_dim), dtype=dtype))
         init.normal_(self.weight, std=std)
 
     def _table(self) -> Tensor:
@@ -176,7 +175,7 @@ class RotaryEmbedding(Module):
         shape = input._data.shape
         if len(shape) < 2 or shape[-1] != self.dim:
             raise ValueError(f"RotaryEmbedding: input must be (..., L, {self.dim}), got {shape}")
-        if input._data.dtype.kind != "f":
+        if input._data.dtype.kind not in FLOATING:
             raise TypeError(f"RotaryEmbedding: input must be float32 or float64, got {input._data.dtype}")
         if offset < 0:
             raise ValueError(f"RotaryEmbedding: offset must not be negative, got {offset}")
