@@ -1,7 +1,7 @@
 """A stand-in for CuPy on machines without a GPU: its arrays, held in NumPy's memory behind a wall.
 
 ``install()`` puts it in place of ``cupy``, and puts the reference kernels, working behind the wall, in place of
-``fastdl.kernels.cuda``. What is imitated is what matters to a library above CuPy 14:
+``fastdl.kernels.cuda``; ``uninstall()`` takes both away. What is imitated is what matters to a library above CuPy 14:
 
 - An array never turns into NumPy's by itself (``np.asarray(x)`` raises); ``.get()`` copies it to the host.
 - NumPy's ufuncs (called, with ``out``, ``dtype`` and ``casting`` only) and functions (those CuPy has, with the
@@ -631,3 +631,13 @@ def install() -> types.ModuleType:
         sys.modules[module.__name__] = module
     sys.modules["fastdl.kernels.cuda"] = _backend()
     return cupy
+
+
+def uninstall() -> None:
+    """Undo :func:`install`: no GPU can be used any more."""
+    from fastdl import devices, kernels
+
+    for name in ("cupy", "fastdl._cuda", "fastdl.kernels.cuda"):
+        sys.modules.pop(name, None)
+    kernels.set_device_backend(kernels.NoDeviceArray, None)
+    devices._cupy = None

@@ -34,7 +34,7 @@ def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
         seed = select(array).empty(array.shape, array.dtype)
         seed.fill(1)
         return seed
-    seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
+    seed = gradient._data if isinstance(gradient, Tensor) else array(gradient)
     if seed.shape != array.shape:
         raise RuntimeError(
             f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"
@@ -141,7 +141,10 @@ def grad(
         return _batched_grad(roots, wanted, gradients, bool(retain_graph), allow_unused, materialize_grads)
     arrays = run(roots, _seeds("grad", roots, gradients), bool(retain_graph), wanted)
     if materialize_grads:
-        arrays = [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, wanted, strict=True)]
+        arrays = [
+            np.zeros(t.shape, t.dtype, like=t._data) if a is None else a
+            for a, t in zip(arrays, wanted, strict=True)
+        ]
     if not allow_unused:
         for i, array in enumerate(arrays):
             if array is None:
@@ -192,9 +195,12 @@ def _outputs_of(
 
 def _gradients(output: Tensor, leaves: list[Tensor], seed: Any) -> list[Any]:
     if not output._requires_grad:
-        return [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+        return [np.zeros(leaf.shape, leaf.dtype, like=leaf._data) for leaf in leaves]
     arrays = run([output], [seed], True, leaves)
-    return [np.zeros(t.shape, t.dtype) if a is None else a for a, t in zip(arrays, leaves, strict=True)]
+    return [
+        np.zeros(t.shape, t.dtype, like=t._data) if a is None else a
+        for a, t in zip(arrays, leaves, strict=True)
+    ]
 
 
 def vjp(
@@ -213,7 +219,7 @@ def vjp(
     seeds = [None] * len(outputs) if v is None else _sequence(v)
     arrays = run(outputs, _seeds("vjp", outputs, seeds), False, leaves)
     grads = [
-        Tensor._wrap(np.zeros(t.shape, t.dtype) if a is None else a)
+        Tensor._wrap(np.zeros(t.shape, t.dtype, like=t._data) if a is None else a)
         for a, t in zip(arrays, leaves, strict=True)
     ]
     values = [o.detach() for o in outputs]
@@ -242,9 +248,9 @@ def jacobian(
     leaves, outputs, one_input, one_output = _outputs_of("jacobian", func, inputs)
     result = []
     for output in outputs:
-        blocks = [select(None).empty((output.numel(), t.numel()), t.dtype) for t in leaves]
+        blocks = [select(t._data).empty((output.numel(), t.numel()), t.dtype) for t in leaves]
         for i in range(output.numel()):
-            seed = np.zeros(output.shape, output.dtype)
+            seed = np.zeros(output.shape, output.dtype, like=output._data)
             seed.reshape(-1)[i] = 1
             for block, grad in zip(blocks, _gradients(output, leaves, seed), strict=True):
                 block[i] = grad.reshape(-1)

@@ -11,6 +11,7 @@ import numpy as np
 from fastdl.autograd.functional import grad
 from fastdl.autograd.mode import enable_grad, no_grad
 from fastdl.dtypes import FLOATING
+from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor
 
 
@@ -101,7 +102,7 @@ def gradcheck(
                 UserWarning,
                 stacklevel=2,
             )
-        if not x._data.flags.writeable:
+        if not is_writable(x._data):
             raise RuntimeError(f"gradcheck: input {i} has repeated or read-only memory; pass x.clone()")
     try:
         with enable_grad():

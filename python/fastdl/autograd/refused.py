@@ -3,7 +3,7 @@
 Operations do not look at devices and half precision beforehand, which would cost every call. They run, and only when
 kernels, NumPy or CuPy raise is it asked why:
 
-- Inputs on several devices: numbers in tensors of 0 dimensions on the CPU go to the others' GPU, as in PyTorch; anything
+- Inputs on several devices: tensors of 0 dimensions on the CPU go to the GPU of the others, as in PyTorch; anything
   else is an error that names operation, arguments and devices.
 - Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided as _as_strided
 
 from fastdl import _cpuid
 
@@ -67,8 +68,11 @@ cpu: Backend = _load_best()
 _forced: Backend | None = None
 
 
-# Until there is a GPU in use no array has this class, and `select` answers as if it did not exist.
-_device_class: type = type("NoDeviceArray", (), {})
+class NoDeviceArray:
+    """The class of no array, until a GPU is in use: `select` then answers as if there were none."""
+
+
+_device_class: type = NoDeviceArray
 _device_backend: Backend = None
 
 
@@ -98,6 +102,27 @@ def is_array(value: Any) -> bool:
 def on_device(array: Any) -> bool:
     """Does this array lie in a GPU's memory?"""
     return array.__class__ is _device_class
+
+
+def is_writable(array: Any) -> bool:
+    """May the array's memory be written to? CuPy does not mark expanded views; their strides give them away."""
+    if array.__class__ is _device_class:
+        return not any(
+            [stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
+        )
+    return array.flags.writeable  # type: ignore[no-any-return]
+
+
+def strided(array: Any, shape: Any, strides: Any) -> Any:
+    """A view with any strides (in bytes), writable if ``array`` is."""
+    if array.__class__ is _device_class:
+        return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
+    return _as_strided(array, shape, strides, writeable=array.flags.writeable)
+
+
+def add_at(array: Any, key: Any, values: Any) -> None:
+    """``array[key] += values``, where the key may name an element several times."""
+    array_module(array).add.at(array, key, values)
 
 
 def select_either(x: Any, y: Any) -> Backend:

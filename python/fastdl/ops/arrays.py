@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import bool_, float32, float64
+from fastdl.dtypes import bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import array, is_array, on_device, select
+from fastdl.ops.axes import kept_shape
+from fastdl.tensor import pooled_copy
 
 
 def empty(shape: Any, dtype: Any, like: Any = None) -> Any:
@@ -118,6 +120,19 @@ def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:
     if grad.dtype is not dtype:
         grad = cast(grad, dtype)
     return grad
+
+
+def contiguous(array: Any, dtype: Any = None) -> Any:
+    """The array in C order and ``dtype`` (its own if None); itself if it is that already."""
+    if dtype is not None and array.dtype is not dtype:
+        return cast(array, dtype)
+    return array if array.flags.c_contiguous else pooled_copy(array)
+
+
+def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
+    """How many elements are not zero (True) over ``axes`` (None: all), int64."""
+    counts = array(np.count_nonzero(mask, axis=axes), mask, int64)
+    return counts.reshape(kept_shape(mask.shape, axes)) if keepdim else counts
 
 
 def as_bool(array: Any) -> Any:

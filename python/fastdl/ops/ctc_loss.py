@@ -10,6 +10,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
+from fastdl.ops.host import on_host
 from fastdl.ops.reduction import REDUCTIONS, check_reduction
 from fastdl.tensor import Tensor
 
@@ -82,6 +83,7 @@ def _padded(targets: Any, lengths: Any, batch: int) -> Any:
     return padded
 
 
+@on_host
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.kernels import select
+from fastdl.kernels import select, strided
 from fastdl.tensor import Tensor
 
 Labels = Sequence[Any]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
@@ -32,7 +32,7 @@ def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
         sum(s for s, own in zip(array.strides, labels, strict=True) if own == label) for label in unique
     ]
     shape = [array.shape[labels.index(label)] for label in unique]
-    return np.lib.stride_tricks.as_strided(array, shape, strides), unique
+    return strided(array, shape, strides), unique
 
 
 def _multiply(a: Any, b: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import float32, float64, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
@@ -67,7 +68,8 @@ class EmbeddingBag(Op):
             if empty.any():
                 grad, self.chosen = np.where(empty, 0, grad), np.where(empty, 0, self.chosen)
             return kernels.gather_backward(grad, 0, self.chosen, self.options[0]), None, None
-        bag = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        offsets = to_host(self.offsets)
+        bag = to_device(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), device_of(grad))
         grad_weight = grad_scale = None
         if self.needs[0]:
             scale = self.scale
@@ -185,7 +187,7 @@ def _bag_offsets(op: str, index: Any, offsets: Any, include_last_offset: bool) -
                 f"{op}: offsets must be None if input is 2-dimensional (each row is a bag), got input of "
                 f"shape {index.shape}"
             )
-        return np.arange(index.shape[0] + 1, dtype=int64) * index.shape[1]
+        return np.arange(index.shape[0] + 1, dtype=int64, like=index) * index.shape[1]
     if index.ndim != 1:
         raise ArgumentError(f"{op}: input must have 1 or 2 dimensions, got shape {index.shape}")
     if not isinstance(offsets, Tensor):

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from fastdl import kernels
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, int32, int64, uint8
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
-from fastdl.ops.arrays import filler, sum_to, zeros
+from fastdl.kernels import array, select
+from fastdl.ops.arrays import empty, filler, sum_to, zeros
 from fastdl.ops.common import as_array, axis
+from fastdl.ops.host import on_host
 from fastdl.ops.indexing import add_at
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
@@ -70,7 +72,7 @@ class IndexAdd(Op):
     def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any) -> Any:
         self.dim, self.index, self.alpha = dim, index, alpha
         result = pooled_copy(x)
-        add_at(result, dim, index, source if alpha == 1 else source * np.asarray(alpha, source.dtype))
+        add_at(result, dim, index, source if alpha == 1 else source * source.dtype.type(alpha))
         return result
 
     def backward(self, grad: Any) -> Any:
@@ -140,7 +142,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     extent = input._data.shape[d]
     indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
     check_range("index_fill", indices, extent)
-    mask = np.zeros(input._data.shape[d], np.bool_)
+    mask = np.zeros(input._data.shape[d], np.bool_, like=input._data)
     mask[indices.reshape(-1)] = True
     shape = [1] * input._data.ndim
     shape[d] = -1
@@ -159,7 +161,7 @@ def _gather_key(x_shape: tuple[int, ...], dim: int, index: Any) -> tuple[Any, ..
         else:
             shape = [1] * index.ndim
             shape[i] = extent
-            grids.append(np.arange(extent).reshape(shape))
+            grids.append(np.arange(extent, like=index).reshape(shape))
     return tuple(grids)
 
 
@@ -195,9 +197,9 @@ class TakeAlong(Op):
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
             part = zeros(
-                (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype
+                (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype, grad
             )
-            np.add.at(part, _gather_key(part.shape, self.dim, self.index), grad)
+            kernels.add_at(part, _gather_key(part.shape, self.dim, self.index), grad)
         else:
             part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
         if part.shape == self.shape:
@@ -264,7 +266,7 @@ class Scatter(Op):
             result[tuple([slice(0, n) for n in total.shape])] += total
         else:
             check_range("scatter_add", index, x.shape[dim])
-            np.add.at(result, self.key, part)
+            kernels.add_at(result, self.key, part)
         return result
 
     def backward(self, grad: Any) -> Any:
@@ -370,7 +372,7 @@ class MaskedFill(Op):
                 np.copyto(rest, 0, where=self.mask)
             rest = sum_to(rest, self.x_shape)
         if self.needs[1]:
-            part = np.asarray(np.sum(grad, where=self.mask))
+            part = array(np.where(self.mask, grad, grad.dtype.type(0)).sum(), grad)
         return rest, part
 
 
@@ -460,10 +462,10 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of elements that are not zero: an (n, ndim) tensor, or one tensor per axis. See ``torch.nonzero``."""
-    array = input._data
+    x = input._data
     if as_tuple:
-        return tuple([Tensor._wrap(i) for i in np.nonzero(array if array.ndim else array.reshape(1))])
-    return Tensor._wrap(pooled_copy(np.argwhere(array)))
+        return tuple([Tensor._wrap(i) for i in np.nonzero(x if x.ndim else x.reshape(1))])
+    return Tensor._wrap(pooled_copy(np.argwhere(x)))
 
 
 def argwhere(input: Tensor) -> Tensor:
@@ -509,11 +511,12 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes < 1:
         raise RuntimeError(f"one_hot: num_classes must be at least 1, got {num_classes}")
     check_range("one_hot", array, num_classes, "label")
-    flat = zeros((array.size, num_classes), int64)
-    flat[np.arange(array.size), array.reshape(-1)] = 1
+    flat = zeros((array.size, num_classes), int64, array)
+    flat[np.arange(array.size, like=array), array.reshape(-1)] = 1
     return Tensor._wrap(flat.reshape(*array.shape, num_classes))
 
 
+@on_host
 def searchsorted(
     sorted_sequence: Tensor,
     input: Any,
@@ -534,12 +537,12 @@ def searchsorted(
         rows = np.take_along_axis(rows, sorter._data, -1)
     dtype = int32 if out_int32 else int64
     if rows.ndim == 1:
-        return Tensor._wrap(np.asarray(np.searchsorted(rows, values, side), dtype))  # type: ignore[call-overload]
+        return Tensor._wrap(array(np.searchsorted(rows, values, side), rows, dtype))  # type: ignore[call-overload]
     if values.ndim != rows.ndim or values.shape[:-1] != rows.shape[:-1]:
         raise RuntimeError(
             f"searchsorted: shapes must agree but in the last dimension: {rows.shape} and {values.shape}"
         )
-    result = select(None).empty(values.shape, dtype)
+    result = empty(values.shape, dtype, values)
     for i in np.ndindex(rows.shape[:-1]):
         result[i] = np.searchsorted(rows[i], values[i], side)  # type: ignore[call-overload]
     return Tensor._wrap(result)

@@ -17,7 +17,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.einsum import contract, einsum
@@ -153,7 +153,7 @@ def _same_float(op: str, a: Any, b: Any) -> bool:
 
 
 def _integer_product(result: Any, dtype: Any) -> Tensor:
-    return Tensor._wrap(np.asarray(result).astype(dtype, copy=False))
+    return Tensor._wrap(array(result).astype(dtype, copy=False))
 
 
 def linear(
@@ -293,7 +293,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     _check_dims("outer", 1, input=input, vec2=vec2)
     a, b = input._data, vec2._data
     if not _same_float("outer", a, b):
-        return _integer_product(np.multiply.outer(a, b), a.dtype)
+        return _integer_product(a[:, None] * b, a.dtype)
     return Outer.apply(input, vec2)  # type: ignore[no-any-return]
 
 

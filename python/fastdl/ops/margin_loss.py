@@ -10,7 +10,8 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
+from fastdl.ops.host import on_host
 from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated, _same_shape
 from fastdl.ops.reduction import reduce_losses, same_dtype, upstream
 from fastdl.tensor import Tensor
@@ -98,7 +99,7 @@ class MultilabelSoftMarginLoss(Op):
         if reduction == "mean":
             return loss
         classes = x.dtype.type(x.shape[-1] if x.ndim else 1)
-        return np.asarray((loss.sum(-1) if reduction == "none" and x.ndim else loss) / classes)
+        return array((loss.sum(-1) if reduction == "none" and x.ndim else loss) / classes)
 
     def backward(self, grad_loss: Any) -> Any:
         x = self.arrays[0]
@@ -107,7 +108,7 @@ class MultilabelSoftMarginLoss(Op):
             if self.reduction == "none" and x.ndim:
                 grad_loss = np.broadcast_to(grad_loss[..., None], x.shape)
         grad_x = select(grad_loss).binary_cross_entropy_with_logits_backward(
-            np.asarray(grad_loss), *self.arrays, self.reduction
+            array(grad_loss), *self.arrays, self.reduction
         )
         return grad_x, None, None
 
@@ -163,6 +164,7 @@ def multi_margin_loss(
     )
 
 
+@on_host
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,

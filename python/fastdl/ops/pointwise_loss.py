@@ -13,7 +13,7 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
@@ -51,7 +51,7 @@ class PointwiseLoss(Op):
             g = upstream(grad_loss, self.x.shape, self.options[-1])
             with np.errstate(all="ignore"):  # infinite slopes at the ends of the domain
                 slope = self.slope_of_target(self.x, self.target)
-            grad_target = sum_to(np.asarray(g * slope, self.x.dtype), self.shapes_in[1])
+            grad_target = sum_to(array(g * slope, None, self.x.dtype), self.shapes_in[1])
         return grad_x, grad_target
 
     symmetric: ClassVar[bool] = False
@@ -100,11 +100,11 @@ class KlDivBatchMean(KlDiv):
         loss = super().forward(x, target, options=options)
         self.batch = loss.dtype.type(self.x.shape[0] if self.x.ndim else 1)
         with np.errstate(invalid="ignore"):  # an empty batch has no mean
-            return np.asarray(loss / self.batch)
+            return array(loss / self.batch)
 
     def backward(self, grad_loss: Any) -> Any:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return super().backward(np.asarray(grad_loss / self.batch))
+            return super().backward(array(grad_loss / self.batch))
 
 
 class PoissonNllLoss(PointwiseLoss):
@@ -144,7 +144,7 @@ class BinaryCrossEntropy(Op):
             g = upstream(grad_loss, x.shape, reduction)
             with np.errstate(divide="ignore"):
                 slope = np.log1p(-x) - np.log(x)
-            grad_target = np.asarray(g * (slope if weight is None else slope * weight), x.dtype)
+            grad_target = array(g * (slope if weight is None else slope * weight), None, x.dtype)
         return grad_x, grad_target, None
 
 
@@ -168,7 +168,7 @@ class BinaryCrossEntropyWithLogits(Op):
                 slope = slope + (pos_weight - 1) * np.logaddexp(0, -x)
             if weight is not None:
                 slope = slope * weight
-            grad_target = np.asarray(upstream(grad_loss, x.shape, self.reduction) * slope, x.dtype)
+            grad_target = array(upstream(grad_loss, x.shape, self.reduction) * slope, None, x.dtype)
         return grad_x, grad_target, None, None
 
 
@@ -516,7 +516,7 @@ def gaussian_nll_loss(
         variance = var
         same_dtype(op, "var", var, input)
     else:
-        variance = Tensor._wrap(np.full(shape, var, input._data.dtype))
+        variance = Tensor._wrap(np.full(shape, var, input._data.dtype, like=input._data))
     v = variance._data
     if v.shape != shape:
         if v.shape == shape[:-1]:

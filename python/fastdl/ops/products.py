@@ -13,6 +13,7 @@ from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import axes
+from fastdl.ops.host import on_host
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.shape import cat, stack
 from fastdl.ops.views import broadcast_tensors, permute, reshape, unbind, unsqueeze
@@ -20,7 +21,7 @@ from fastdl.tensor import Tensor
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return Tensor._wrap(arrays.zeros(shape, like._data.dtype))
+    return Tensor._wrap(arrays.zeros(shape, like._data.dtype, like._data))
 
 
 def inner(input: Tensor, other: Tensor) -> Tensor:
@@ -159,6 +160,7 @@ def block_diag(*tensors: Any) -> Tensor:
     return cat(rows, 0)
 
 
+@on_host
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """All choices of ``r`` elements of a vector, one in a row. See ``torch.combinations``."""
     if input._data.ndim != 1:
@@ -172,6 +174,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
     return input[Tensor._wrap(places)]
 
 
+@on_host
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """Powers of a vector as columns, falling unless ``increasing``. See ``torch.vander``."""
     if x._data.ndim != 1:

@@ -17,7 +17,7 @@ from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, get_default_dtype, int64
 from fastdl.kernels import select
 from fastdl.random import Generator, default_generator
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 
 def _draw(generator: Generator | None) -> tuple[int, int]:
@@ -314,9 +314,7 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
     """Overwrite with 1 with probability ``p`` (a number or a tensor), else 0; see ``torch.Tensor.bernoulli_``."""
     _check("bernoulli_", self)
     chances = p._data if isinstance(p, Tensor) else np.asarray(p, float32, like=self._data)
-    drawn = bernoulli(
-        Tensor._wrap(np.ascontiguousarray(np.broadcast_to(chances, self.shape))), generator=generator
-    )
+    drawn = bernoulli(Tensor._wrap(pooled_copy(np.broadcast_to(chances, self.shape))), generator=generator)
     return _store("bernoulli_", self, drawn._data)
 
 

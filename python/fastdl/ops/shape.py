@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
-from fastdl.ops.arrays import cast, sum_to, zeros
+from fastdl.kernels import add_at, select
+from fastdl.ops.arrays import cast, contiguous, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
@@ -37,7 +38,7 @@ class Cat(Op):
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
         self.extents = [a.shape[dim] for a in arrays]
-        return select(None).concat([cast(a, dtype) for a in arrays], dim)
+        return select(arrays[0]).concat([cast(a, dtype) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -101,7 +102,7 @@ class Stack(Op):
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
-        return select(None).concat([np.expand_dims(cast(a, dtype), dim) for a in arrays], dim)
+        return select(arrays[0]).concat([np.expand_dims(cast(a, dtype), dim) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -198,23 +199,21 @@ class RepeatInterleave(Op):
     def forward(self, x: Any, repeats: Any, dim: int) -> Any:
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
         places = np.repeat(np.arange(x.shape[dim]), repeats)
-        shape = list(x.shape)
-        shape[dim] = len(places)
-        return np.take(x, places, dim, out=select(x).empty(shape, x.dtype), mode="clip")
+        return select(x).index_select_forward(x, dim, to_device(places, device_of(x)))
 
     def backward(self, grad: Any) -> Any:
         if isinstance(self.repeats, int):
             if self.repeats == 0:
                 return zeros(self.shape, grad.dtype, grad)
             split = (*self.shape[: self.dim + 1], self.repeats, *self.shape[self.dim + 1 :])
-            folded = np.ascontiguousarray(grad).reshape(split)
+            folded = contiguous(grad).reshape(split)
             kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
             return sum_to(folded, kept).reshape(self.shape)
+        places = to_device(np.repeat(np.arange(self.shape[self.dim]), self.repeats), device_of(grad))
+        if grad.dtype.itemsize > 2:
+            return select(grad).index_select_backward(grad, self.dim, places, self.shape[self.dim])
         whole = zeros(self.shape, grad.dtype, grad)
-        filled = np.flatnonzero(self.repeats)
-        starts = (np.cumsum(self.repeats) - self.repeats)[filled]
-        if len(filled):
-            whole[(slice(None),) * self.dim + (filled,)] = np.add.reduceat(grad, starts, self.dim)
+        add_at(whole, (slice(None),) * self.dim + (places,), grad)
         return whole
 
 
@@ -226,11 +225,11 @@ def repeat_interleave(
     With counts alone: the place of every entry, that often. See ``torch.repeat_interleave``.
     """
     if repeats is None:
-        input, repeats, dim = Tensor._wrap(np.arange(input.numel())), input, 0
+        input, repeats, dim = Tensor._wrap(np.arange(input.numel(), like=input._data)), input, 0
     if dim is None:
         input, dim = reshape(input, (-1,)) if input.numel() else reshape(input, (0,)), 0
     d = axis("repeat_interleave", dim, input._data.ndim)
-    counts: Any = repeats._data if isinstance(repeats, Tensor) else repeats
+    counts: Any = to_host(repeats._data) if isinstance(repeats, Tensor) else repeats
     if not isinstance(counts, (int, np.integer)):
         counts = np.asarray(counts)
         if counts.dtype.kind not in "iu":
@@ -256,7 +255,7 @@ def repeat_interleave(
 class Flip(Op):
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
         self.dims = dims = dims if x.ndim else ()
-        return pooled_copy(np.asarray(np.flip(x, dims)))
+        return pooled_copy(np.flip(x, dims))
 
     def backward(self, grad: Any) -> Any:
         return pooled_copy(np.flip(grad, self.dims))
@@ -344,7 +343,7 @@ class Triangle(Op):
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
-    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_)
+    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_, like=x)
     out = pooled_copy(x)
     np.copyto(out, x.dtype.type(0), where=~kept if lower else kept)
     return out
@@ -379,7 +378,7 @@ class DiagonalEmbed(Op):
         return flat[..., first :: n + 1][..., : n - abs(self.offset)]
 
     def backward(self, grad: Any) -> Any:
-        return pooled_copy(self._band(np.ascontiguousarray(grad)))
+        return pooled_copy(self._band(contiguous(grad)))
 
 
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:

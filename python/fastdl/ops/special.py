@@ -15,6 +15,7 @@ from fastdl.ops.arrays import cast
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import abs, log, log1p, sin
 from fastdl.tensor import Tensor
@@ -35,21 +36,25 @@ def exp2(input: Tensor) -> Tensor:
     return pow(2.0, _float(input))
 
 
+@on_host
 def erfc(input: Tensor) -> Tensor:
     """1 - erf(input), also where erf is close to 1. See ``torch.erfc``."""
     return Tabled.apply(_float(input), function=math.erfc, slope=_erfc_slope)  # type: ignore[no-any-return]
 
 
+@on_host
 def erfinv(input: Tensor) -> Tensor:
     """The y whose erf is input; infinite at -1 and 1, NaN beyond. See ``torch.erfinv``."""
     return ErfInv.apply(_float(input))  # type: ignore[no-any-return]
 
 
+@on_host
 def lgamma(input: Tensor) -> Tensor:
     """The logarithm of the absolute value of the gamma function. See ``torch.lgamma``."""
     return Tabled.apply(_float(input), function=_lgamma, slope=_digamma)  # type: ignore[no-any-return]
 
 
+@on_host
 def digamma(input: Tensor) -> Tensor:
     """The derivative of :func:`lgamma`; no gradient. See ``torch.digamma``."""
     x = _float(input.detach())._data
@@ -167,12 +172,14 @@ class LogAddExp(Op):
         return sum_to(grad * share, x), sum_to(grad * (1 - share), y)
 
 
+@on_host
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow. See ``torch.logaddexp``."""
     x, y = _same(input, other)
     return LogAddExp.apply(x, y)  # type: ignore[no-any-return]
 
 
+@on_host
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
     x, y = _same(input, other)
@@ -197,6 +204,7 @@ def xlogy(input: Any, other: Any) -> Tensor:
     return mul(input, log(_float(safe)))
 
 
+@on_host
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The size of ``input`` with the sign of ``other``. See ``torch.copysign``."""
     x = _float(input)
@@ -215,6 +223,7 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
     return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
 
 
+@on_host
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero (and for NaN), ``values`` at zero, 1 above. See ``torch.heaviside``."""
     if input._data.dtype != values._data.dtype:
@@ -232,17 +241,20 @@ def float_power(input: Any, exponent: Any) -> Tensor:
     return pow(base, power)
 
 
+@on_host
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2^other. See ``torch.ldexp``."""
     return mul(input, pow(2.0, other))
 
 
+@on_host
 def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
     return Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32))
 
 
+@on_host
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after input in the direction of other. See ``torch.nextafter``."""
     return Tensor._wrap(
@@ -250,6 +262,7 @@ def nextafter(input: Tensor, other: Tensor) -> Tensor:
     )
 
 
+@on_host
 def i0(input: Tensor) -> Tensor:
     """The modified Bessel function of order 0; no gradient. See ``torch.i0``."""
     x = _float(input.detach())._data
@@ -262,11 +275,13 @@ def _floating(op: str, input: Tensor) -> Any:
     return input._data
 
 
+@on_host
 def gcd(input: Tensor, other: Tensor) -> Tensor:
     """The greatest common divisor of integers. See ``torch.gcd``."""
     return _integers("gcd", np.gcd, input, other)
 
 
+@on_host
 def lcm(input: Tensor, other: Tensor) -> Tensor:
     """The least common multiple of integers. See ``torch.lcm``."""
     return _integers("lcm", np.lcm, input, other)
@@ -297,9 +312,10 @@ def nan_to_num(
 
 def isreal(input: Tensor) -> Tensor:
     """True everywhere: there are no complex tensors. See ``torch.isreal``."""
-    return Tensor._wrap(np.ones(input._data.shape, np.bool_))
+    return Tensor._wrap(np.ones(input._data.shape, np.bool_, like=input._data))
 
 
+@on_host
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Which elements are among ``test_elements``. See ``torch.isin``."""
     first, second = [v._data if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements)]

@@ -18,6 +18,7 @@ from fastdl.ops.compare import isnan, logical_not
 from fastdl.ops.elementwise import clamp, lerp, where
 from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.ops.gather import gather
+from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
 from fastdl.ops.reduce import mean, sum, vector_norm
@@ -47,6 +48,7 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any
     return div(nansum(input, dim, keepdim, dtype=dtype), counts)
 
 
+@on_host
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower of the middle elements that are not NaN; with ``dim`` values and indices. See ``torch.nanmedian``."""
     x = input._data
@@ -71,6 +73,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
+@on_host
 def quantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -87,6 +90,7 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
+@on_host
 def nanquantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -148,6 +152,7 @@ def _quantile(
     return reshape(movedim(result, 1, 0), (shares.size, *shape))
 
 
+@on_host
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The most frequent element along ``dim`` (the smallest of equals), and its last place. See ``torch.mode``."""
     x = input._data
@@ -198,11 +203,13 @@ class RunningPick(Op):
         return whole
 
 
+@on_host
 def cummax(input: Tensor, dim: int) -> ValuesIndices:
     """The largest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummax``."""
     return _running_extreme("cummax", input, dim, np.maximum, np.greater_equal)
 
 
+@on_host
 def cummin(input: Tensor, dim: int) -> ValuesIndices:
     """The smallest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummin``."""
     return _running_extreme("cummin", input, dim, np.minimum, np.less_equal)
@@ -232,6 +239,7 @@ class LogCumSumExp(Op):
             )
 
 
+@on_host
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the running sums of exp along ``dim``, without overflow. See ``torch.logcumsumexp``."""
     if input._data.dtype.kind not in FLOATING:
@@ -293,6 +301,7 @@ def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
     return mul(means, diff(x, dim=dim))
 
 
+@on_host
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
 ) -> Tensor:
@@ -332,6 +341,7 @@ def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> 
     return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
 
 
+@on_host
 def corrcoef(input: Tensor) -> Tensor:
     """The matrix of correlation coefficients of variables in rows. See ``torch.corrcoef``."""
     c = cov(input)
@@ -341,6 +351,7 @@ def corrcoef(input: Tensor) -> Tensor:
     return clamp(div(div(c, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
 
 
+@on_host
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """How many elements fall into each of ``bins`` equal parts of [min, max]; by default of the whole range.
 
@@ -363,6 +374,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     return Tensor._wrap(np.histogram(x[np.isfinite(x)], bins, (low, high))[0].astype(x.dtype))
 
 
+@on_host
 def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:
