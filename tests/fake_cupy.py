@@ -9,20 +9,21 @@
   is a TypeError, numbers and NumPy scalars are not.
 - Reductions and indexing return arrays of 0 dimensions, never scalars; ``flags`` has no ``writeable``; there is no
   ``__index__``; an index that is out of bounds wraps around.
-- Streams, events, devices, the memory pool and graph capture have CuPy's names; a captured graph replays nothing, it
-  counts its launches.
+- Streams, events, devices, the memory pool and graph capture have CuPy's names. What is captured is not executed, and
+  a launch does it again on the same arrays.
 
 Transfers are counted (``transfers``), so that a test can say that a step makes none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.machinery
 import inspect
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,7 +33,10 @@ _ABSENT = set(
     "block geomspace insert nanpercentile nanquantile unstack histogram_bin_edges vecdot matvec spacing isnat".split()
 )
 _MISSING_ARGUMENTS: dict[str, set[str]] = {
-    **{name: {"where", "initial"} for name in "sum prod amax amin max min nansum nanprod nanmax nanmin".split()},
+    **{
+        name: {"where", "initial"}
+        for name in "sum prod amax amin max min nansum nanprod nanmax nanmin".split()
+    },
     **{name: {"where"} for name in "all any mean std var nanmean nanstd nanvar".split()},
     "count_nonzero": {"keepdims"},
     "argsort": {"order", "stable"},
@@ -110,6 +114,42 @@ def _wrap(result: Any, device_id: int | None = None) -> Any:
     return [_wrap(r, device_id) for r in result] if isinstance(result, list) else result
 
 
+def _run(compute: Any, *given: Any) -> Any:
+    """``compute()`` on the other side of the wall, as arrays; while a graph is captured, for the graph only."""
+    if not Stream.capturing:
+        return _as_arrays(compute())
+    before = [(a, a.copy()) for a in _flat(given)]
+    result = _as_arrays(compute())
+    for a, old in before:
+        if a.flags.writeable:
+            a[...] = old
+
+    def again() -> None:
+        for place, value in zip(_flat(result), _flat(_as_arrays(compute())), strict=True):
+            if place is not value and place.flags.writeable:
+                place[...] = value
+
+    Stream.tape.append(again)
+    return result
+
+
+def _as_arrays(result: Any) -> Any:
+    if isinstance(result, np.generic):
+        return np.asarray(result)
+    if isinstance(result, tuple):
+        parts = [_as_arrays(r) for r in result]
+        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+    return [_as_arrays(r) for r in result] if isinstance(result, list) else result
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, ndarray):
+        return [value._host]
+    return [a for v in value for a in _flat(v)] if isinstance(value, (list, tuple)) else []
+
+
 def _check_arguments(name: str, kwargs: dict[str, Any]) -> None:
     unknown = _MISSING_ARGUMENTS.get(name, set()) & set(kwargs)
     if unknown:
@@ -123,6 +163,8 @@ class ndarray:
         self._host = np.empty(shape, dtype, order)
         self._device_id = Device().id
         pool.used += self._host.nbytes
+        for hook in MemoryHook.active:
+            hook.malloc_postprocess(mem_size=self._host.nbytes)
 
     @classmethod
     def _of(cls, host: Any, device_id: int | None = None) -> ndarray:
@@ -157,7 +199,9 @@ class ndarray:
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
         if Stream.capturing:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
         transfers["to_host"] += 1
         if out is None:
             return self._host.copy(order)
@@ -188,12 +232,15 @@ class ndarray:
             if value.shape != ():
                 raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
             value = value.item()
-        self._host.fill(value)
+        _run(lambda: self._host.fill(value), self)
 
-    def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> ndarray:
+    def astype(
+        self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
+    ) -> ndarray:
+        if not copy and self.dtype == dtype:
+            return self
         with np.errstate(all="ignore"):
-            result = self._host.astype(dtype, order, copy=copy)
-        return self if result is self._host else _wrap(result, self._device_id)
+            return _wrap(_run(lambda: self._host.astype(dtype, order)), self._device_id)  # type: ignore[no-any-return]
 
     def __copy__(self) -> ndarray:
         return self.copy()  # type: ignore[no-any-return]
@@ -211,10 +258,12 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: Any) -> Any:
-        return _wrap(self._host[_wrapped(_key(key), self.shape)], self._device_id)
+        place = _wrapped(_key(key), self.shape)
+        return _wrap(_run(lambda: self._host[place]), self._device_id)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._host[_wrapped(_key(key), self.shape)] = _host(value)
+        place, given = _wrapped(_key(key), self.shape), _host(value)
+        _run(lambda: self._host.__setitem__(place, given), self)
 
     def __bool__(self) -> bool:
         return bool(self.get())
@@ -306,14 +355,17 @@ def _method(name: str) -> Any:
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         _check_arguments(name, kwargs)
         kwargs = {k: _host(v) for k, v in kwargs.items()}
-        result = getattr(self._host, name)(*[_host(a) for a in args], **kwargs)
+        given = [_host(a) for a in args]
+        result = _run(lambda: getattr(self._host, name)(*given, **kwargs), self, *kwargs.values())
         return _wrap(result, self._device_id)
 
     method.__name__ = name
     return method
 
 
-for _name in """all any argmax argmin argpartition argsort clip copy cumprod cumsum diagonal dot flatten max mean min
+for (
+    _name
+) in """all any argmax argmin argpartition argsort clip copy cumprod cumsum diagonal dot flatten max mean min
     nonzero partition prod ravel repeat reshape round sort squeeze std sum swapaxes take trace transpose var view
     searchsorted""".split():
     setattr(ndarray, _name, _method(_name))
@@ -334,8 +386,13 @@ def _ufunc(ufunc: Any, *inputs: Any, out: Any = None, dtype: Any = None, casting
     if ufunc.__name__ in ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal"):
         inputs = tuple([x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs])
     options = {"casting": casting} | ({} if dtype is None else {"dtype": dtype})
-    with np.errstate(all="ignore"):
-        result = ufunc(*[_host(x) for x in inputs], out=None if out is None else out._host, **options)
+    given, place = [_host(x) for x in inputs], None if out is None else out._host
+
+    def compute() -> Any:
+        with np.errstate(all="ignore"):
+            return ufunc(*given, out=place, **options)
+
+    result = _run(compute, *given, place)
     return out if out is not None else _wrap(result, _result_device(inputs))
 
 
@@ -347,8 +404,13 @@ def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
             raise AttributeError("'numpy.ndarray' object has no attribute '_c_contiguous'")
         if isinstance(source, np.ndarray) and source.size == 1:
             args = (destination, source.item(), *args[2:])
-    with np.errstate(all="ignore"):
-        result = func(*[_host(a) for a in args], **{k: _host(v) for k, v in kwargs.items()})
+    given, options = [_host(a) for a in args], {k: _host(v) for k, v in kwargs.items()}
+
+    def compute() -> Any:
+        with np.errstate(all="ignore"):
+            return func(*given, **options)
+
+    result = _run(compute, *given, *options.values())
     if kwargs.get("out") is not None:
         return kwargs["out"]
     return _wrap(result, _result_device((*args, *kwargs.values())))
@@ -364,15 +426,21 @@ def _create(func: Any, *args: Any, **kwargs: Any) -> Any:
     return ndarray._of(result)
 
 
-def array(obj: Any, dtype: Any = None, copy: Any = True, order: str = "K", *, blocking: bool = False) -> ndarray:
+def array(
+    obj: Any, dtype: Any = None, copy: Any = True, order: str = "K", *, blocking: bool = False
+) -> ndarray:
     if isinstance(obj, np.ndarray):
         transfers["to_device"] += 1
     if isinstance(obj, (list, tuple)) and any(isinstance(o, ndarray) for o in obj):
         obj = [_host(o) for o in obj]
-    return ndarray._of(np.array(_host(obj) if isinstance(obj, ndarray) else obj, dtype, copy=copy, order=order))
+    return ndarray._of(
+        np.array(_host(obj) if isinstance(obj, ndarray) else obj, dtype, copy=copy, order=order)
+    )
 
 
-def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
+def asarray(
+    a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False
+) -> ndarray:
     if isinstance(a, ndarray) and (dtype is None or a.dtype == dtype):
         return a
     return array(a, dtype, True, order or "K")
@@ -389,7 +457,9 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
     capsule = array.__dlpack__()
     if not isinstance(capsule, _Capsule):
-        raise TypeError("CPU arrays cannot be directly imported to CuPy. Use `cupy.array(numpy.from_dlpack(input))` instead.")
+        raise TypeError(
+            "CPU arrays cannot be directly imported to CuPy. Use `cupy.array(numpy.from_dlpack(input))` instead."
+        )
     return ndarray._of(capsule.array._host, capsule.array._device_id)
 
 
@@ -403,7 +473,8 @@ class _Ufunc:
         return _ufunc(self._ufunc, *args, **kwargs)
 
     def at(self, a: Any, indices: Any, b: Any = None) -> None:
-        self._ufunc.at(a._host, _key(indices), _host(b))
+        place, values = _key(indices), _host(b)
+        _run(lambda: self._ufunc.at(a._host, place, values), a)
 
 
 # ----------------------------------------------------------------------------------------------------------- cuda
@@ -441,11 +512,12 @@ class Device:
 
 
 class Graph:
-    def __init__(self) -> None:
-        self.launches = 0
+    def __init__(self, tape: list[Any]) -> None:
+        self.tape = tape
 
     def launch(self, stream: Any = None) -> None:
-        self.launches += 1
+        for step in self.tape:
+            step()
 
     def upload(self, stream: Any = None) -> None:
         pass
@@ -453,9 +525,12 @@ class Graph:
 
 class Stream:
     capturing = False
-    stack: list[Any] = []  # noqa: RUF012 - one for the process, as the thread's current stream
+    stack: ClassVar[list[Any]] = []
+    tape: ClassVar[list[Any]] = []
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None) -> None:
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
+    ) -> None:
         self.ptr = 0 if null else id(self)
         self.device_id = Device.current
 
@@ -484,11 +559,14 @@ class Stream:
         pass
 
     def begin_capture(self, mode: Any = None) -> None:
+        if self.ptr == 0:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the default stream cannot be captured")
         Stream.capturing = True
+        Stream.tape = []  # type: ignore[misc]
 
     def end_capture(self) -> Graph:
         Stream.capturing = False
-        return Graph()
+        return Graph(Stream.tape)
 
     def is_capturing(self) -> bool:
         return Stream.capturing
@@ -535,6 +613,20 @@ class MemoryPool:
     def free_all_blocks(self) -> None:
         self.used = 0
 
+    def malloc(self, size: int) -> Any:
+        raise AssertionError("the stand-in does not allocate by itself")
+
+
+class MemoryHook:
+    def __enter__(self) -> Any:
+        MemoryHook.active.append(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        MemoryHook.active.remove(self)
+
+    active: ClassVar[list[Any]] = []
+
 
 pool = MemoryPool()
 
@@ -544,7 +636,13 @@ def _get_elapsed_time(start: Event, end: Event) -> float:
 
 
 def _properties(device_id: int) -> dict[str, Any]:
-    return {"name": b"Stand-in GPU", "major": 9, "minor": 0, "totalGlobalMem": 4 << 30, "multiProcessorCount": 132}
+    return {
+        "name": b"Stand-in GPU",
+        "major": 9,
+        "minor": 0,
+        "totalGlobalMem": 4 << 30,
+        "multiProcessorCount": 132,
+    }
 
 
 def _backend() -> types.ModuleType:
@@ -564,7 +662,8 @@ def _backend() -> types.ModuleType:
                 return value if name == "batch_sizes" else _host(value)
 
             given = dict(zip(names, args, strict=False)) | kwargs
-            result = function(**{name: enter(name, value) for name, value in given.items()})
+            entered = {name: enter(name, value) for name, value in given.items()}
+            result = _run(lambda: function(**entered), *entered.values())
             for value in given.values():  # a result written to `out` is that array itself
                 if isinstance(value, ndarray) and result is value._host:
                     return value
@@ -606,6 +705,9 @@ def install() -> types.ModuleType:
         get_current_stream=lambda device_id=-1: Stream.stack[-1] if Stream.stack else Stream.null,
         get_elapsed_time=_get_elapsed_time,
         is_available=lambda: True,
+        MemoryPool=MemoryPool,
+        memory_hook=types.SimpleNamespace(MemoryHook=MemoryHook),
+        using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: Device.count,
             getDeviceProperties=_properties,
@@ -622,7 +724,10 @@ def install() -> types.ModuleType:
         )
     )
     cupy.linalg = types.SimpleNamespace(
-        **{name: functools.partial(_function, getattr(np.linalg, name)) for name in ("norm", "inv", "solve", "qr")}
+        **{
+            name: functools.partial(_function, getattr(np.linalg, name))
+            for name in ("norm", "inv", "solve", "qr")
+        }
     )
     cupy.__version__ = "14.0.0"
     extension = types.ModuleType("fastdl._cuda")
@@ -641,3 +746,5 @@ def uninstall() -> None:
         sys.modules.pop(name, None)
     kernels.set_device_backend(kernels.NoDeviceArray, None)
     devices._cupy = None
+    Device.current, Stream.capturing = 0, False
+    MemoryHook.active.clear()

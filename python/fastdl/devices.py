@@ -142,3 +142,18 @@ def make(where: device, function: str, *arguments: Any) -> Any:
 def devices_differ(arrays: Any) -> bool:
     """Do these arrays (None is left out) lie on more than one device?"""
     return len({device_of(a) for a in arrays if a is not None}) > 1
+
+
+def index(op: str, where: Any) -> int:
+    """The number of the GPU that ``where`` (None: the current one; a number, string or device) means."""
+    if where is None:
+        return cupy().cuda.Device().id  # type: ignore[no-any-return]
+    found = resolve(op, where)
+    if found.index is None:
+        raise ValueError(f"{op}: expected a GPU such as 0 or 'cuda:0', got {str(found)!r}")
+    return found.index
+
+
+def is_initialized() -> bool:
+    """Has a GPU been used?"""
+    return _cupy is not None
