@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from math import e, inf, nan, pi
 
-from fastdl import autograd, cuda, functions, linalg, methods, random, special, testing
+from fastdl import amp, autograd, cuda, functions, linalg, methods, random, special, testing
 from fastdl.autograd import (
     enable_grad,
     inference_mode,
@@ -158,6 +158,15 @@ from fastdl.nn.functional import (  # isort: skip
     triplet_margin_loss,
 )
 
+
+def __getattr__(name: str) -> object:
+    if name == "bfloat16":  # imports ml_dtypes, see fastdl.dtypes
+        from fastdl import dtypes
+
+        return dtypes.bfloat16
+    raise AttributeError(f"module 'fastdl' has no attribute {name!r}")
+
+
 __all__ = [
     "BoolTensor",
     "ByteTensor",
@@ -172,6 +181,7 @@ __all__ = [
     "Tensor",
     "adaptive_avg_pool1d",
     "adaptive_max_pool1d",
+    "amp",
     "arange",
     "are_deterministic_algorithms_enabled",
     "as_tensor",

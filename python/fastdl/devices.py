@@ -29,9 +29,14 @@ def _is_installed(module: str) -> bool:
         return module in sys.modules
 
 
+def is_built() -> bool:
+    """Does this build of fastdl contain CUDA kernels?"""
+    return _is_installed("fastdl._cuda")
+
+
 def missing() -> str | None:
     """What a GPU cannot be used for want of, in one sentence with the remedy; None if one can be used."""
-    if not _is_installed("fastdl._cuda"):
+    if not is_built():
         return (
             "this build of fastdl contains no CUDA kernels; build it on a machine with a CUDA compiler: "
             "pip install . -C cmake.define.FASTDL_CUDA=ON"

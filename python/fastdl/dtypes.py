@@ -72,6 +72,15 @@ def known_dtype(d: Any) -> dtype | None:
     return found
 
 
+def floating_info(d: dtype) -> Any:
+    """``numpy.finfo``, for bfloat16 as well."""
+    if d.kind == "V":
+        from ml_dtypes import finfo
+
+        return finfo(d)
+    return np.finfo(d)
+
+
 def can_store(source: dtype, target: dtype) -> bool:
     """May values of ``source`` be stored in place as ``target``: without losing their kind (float, int, bool)?"""
     if "V" in (source.kind, target.kind):  # bfloat16

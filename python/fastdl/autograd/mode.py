@@ -14,6 +14,8 @@ R = TypeVar("R")
 
 class _Mode(threading.local):
     enabled: bool = True
+    autocast: dict[str, Any] | None = None
+    """Device type -> (dtype, whether parameters are converted once), inside of :class:`fastdl.amp.autocast`."""
 
 
 mode = _current = _Mode()

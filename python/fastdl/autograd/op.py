@@ -30,6 +30,10 @@ new = object.__new__
 next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
 
 
+class NoKernel(TypeError):
+    """Raised by ``forward``: not on arrays of this dtype. Half precision is then computed in float32 (refused.py)."""
+
+
 class AccumulateGrad:
     """What stands for a leaf among ``next_functions``."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from fastdl.autograd.op import Op
 from fastdl.devices import device_of
 from fastdl.dtypes import CPU, FLOATING, float32
 from fastdl.kernels import is_array
@@ -27,7 +28,7 @@ def apply_otherwise(
     given = [t for t in inputs if t is not None]
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
-        return cls.apply(*_together(cls, inputs, devices), **options)
+        return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
         return _in_float32(cls, inputs, options, floating[0])
@@ -64,7 +65,9 @@ def _together(cls: Any, inputs: tuple[Tensor | None, ...], devices: set[Any]) ->
 
 def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], half: Any) -> Any:
     wide = [t.to(float32) if t is not None and t._data.dtype is half else t for t in inputs]
-    result = cls.apply(*wide, **{name: _widened(value) for name, value in options.items()})
+    # Not cls.apply: autocast would convert the inputs back.
+    widened = {name: _widened(value) for name, value in options.items()}
+    result = Op.apply.__func__(cls, *wide, **widened)  # type: ignore[attr-defined]
     if isinstance(result, tuple):
         return tuple([r.to(half) if r._data.dtype is float32 else r for r in result])
     return result.to(half) if result._data.dtype is float32 else result

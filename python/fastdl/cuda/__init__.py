@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastdl import devices
+from fastdl.cuda import amp
 from fastdl.cuda.graphs import (
     CUDAGraph,
     graph,
@@ -45,6 +46,7 @@ __all__ = [
     "Event",
     "ExternalStream",
     "Stream",
+    "amp",
     "current_device",
     "current_stream",
     "default_stream",

@@ -68,6 +68,16 @@ cpu: Backend = _load_best()
 _forced: Backend | None = None
 
 
+class _Precisions:
+    """How precisely the ``cuda`` backend computes products of float32 arrays: ``"highest"``, or TF32 otherwise."""
+
+    matmul = "highest"
+    convolution = "highest"
+
+
+precisions = _Precisions()
+
+
 class NoDeviceArray:
     """The class of no array, until a GPU is in use: `select` then answers as if there were none."""
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, float32, float64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array, is_array, select, select_either
+from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 
@@ -63,6 +63,13 @@ class Binary(Op):
         if self.floating:
             dtype = floating_dtype(dtype)
         self.check(x, y, dtype)
+        if (
+            dtype.itemsize == 2
+            and dtype.kind in FLOATING
+            and True in self.needs
+            and not on_device(x if is_array(x) else y)
+        ):
+            raise NoKernel(f"{self.label}: {dtype} has no gradient of its own on the CPU")
         return operand(x, dtype), operand(y, dtype), dtype
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:

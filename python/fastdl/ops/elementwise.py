@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import is_array, select
@@ -185,6 +185,8 @@ class Ternary(Op):
     def prepare(self, op: str, *arrays: Any) -> Any:
         self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
+        if dtype.itemsize == 2 and dtype.kind in FLOATING:
+            raise NoKernel(f"{op}: no kernel for {dtype}")
         if not (dtype is float32 or dtype is float64):
             raise RuntimeError(
                 f"{op}: defined for float32 and float64 tensors, got "

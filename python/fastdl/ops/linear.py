@@ -147,6 +147,8 @@ def _same_float(op: str, a: Any, b: Any) -> bool:
     kind = a.dtype
     if kind is b.dtype or kind == b.dtype:
         return kind.kind in FLOATING  # type: ignore[no-any-return]
+    if mode.autocast is not None and kind.kind in FLOATING and b.dtype.kind in FLOATING:
+        return True
     raise RuntimeError(
         f"{op}: both matrices must have one dtype, got {kind} and {b.dtype}; convert one with .to(dtype)"
     )

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import float32
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import cast
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
 
 Shape = int | Sequence[int]
@@ -25,6 +28,7 @@ class BatchNorm(Op):
     """With the batch's statistics (returned through ``statistics``), or with given ones."""
 
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(
         self,
@@ -55,6 +59,7 @@ class BatchNorm(Op):
 
 class LayerNorm(Op):
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(self, x: Any, weight: Any, bias: Any, length: int, eps: float) -> Any:
         self.x, self.weight, self.length, self.eps = x, weight, length, eps
@@ -76,6 +81,7 @@ class LayerNorm(Op):
 
 class RMSNorm(Op):
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(self, x: Any, weight: Any, length: int, eps: float) -> Any:
         self.x, self.weight, self.length, self.eps = x, weight, length, eps
@@ -95,6 +101,7 @@ class GroupNorm(Op):
     """Statistics of each group of each sample come back through ``statistics``."""
 
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(
         self, x: Any, weight: Any, bias: Any, groups: int, eps: float, statistics: list[Any] | None = None
@@ -144,7 +151,11 @@ def _update(running: Tensor | None, statistic: Any, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * statistic, in its own memory and outside the graph."""
     if running is not None:
         array = running._data
-        np.copyto(array, select(array).running_average(array, statistic, momentum))
+        if is_kernel_dtype(array.dtype) or on_device(array):
+            np.copyto(array, select(array).running_average(array, statistic, momentum))
+        else:  # half precision
+            wide = cast(array, float32)
+            np.copyto(array, select(wide).running_average(wide, statistic, momentum), casting="unsafe")
         running._bump_version()
 
 
@@ -258,7 +269,7 @@ def rms_norm(
     if length == 0:
         return input.clone()
     if eps is None:
-        eps = 2.0**-23 if input._data.dtype.itemsize == 4 else 2.0**-52
+        eps = 2.0**-52 if input._data.dtype.itemsize == 8 else 2.0**-23
     return RMSNorm.apply(input, weight, length=length, eps=eps)  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array
 from fastdl.tensor import Tensor
@@ -47,7 +48,7 @@ def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
 
 
 def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:
-    if tensor is not None and tensor._data.dtype != like._data.dtype:
+    if tensor is not None and tensor._data.dtype != like._data.dtype and mode.autocast is None:
         raise DtypeError(
             f"{op}: {name} must have input's dtype {like._data.dtype}, got {tensor._data.dtype}. "
             f"Use {name}.to(input.dtype)"

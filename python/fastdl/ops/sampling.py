@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
-from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
 from fastdl.kernels import select
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
@@ -220,8 +220,10 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
     x = input._data
     if p is not None:
         x = np.full_like(x, p, dtype=x.dtype if x.dtype.kind in FLOATING else get_default_dtype())
-    if x.dtype not in (float32, float64):
-        raise RuntimeError(f"bernoulli: probabilities must be float32 or float64, got {x.dtype}")
+    if x.dtype.kind not in FLOATING:
+        raise RuntimeError(f"bernoulli: probabilities must be floating-point, got {x.dtype}")
+    if x.dtype.itemsize == 2:
+        x = x.astype(float32)
     if x.size and not (x.min() >= 0 and x.max() <= 1):
         raise RuntimeError("bernoulli: probabilities must lie in [0, 1]")
     return Tensor._wrap(select(x).random_bernoulli(x, *_draw(generator)).astype(input.dtype, copy=False))
@@ -327,7 +329,7 @@ def random_(
     if to is None and from_ == 0:  # every value that the dtype represents exactly
         kind = self._data.dtype
         high = (
-            1 << (np.finfo(kind).nmant + 1)
+            1 << (floating_info(kind).nmant + 1)
             if kind.kind in FLOATING
             else int(np.iinfo(kind).max)
             if kind.kind != "b"

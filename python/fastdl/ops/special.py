@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, get_default_dtype
+from fastdl.dtypes import FLOATING, float32, float64, floating_info, get_default_dtype
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast
@@ -304,7 +304,7 @@ def nan_to_num(
     x = input._data
     if x.dtype.kind not in FLOATING:
         return input.clone()
-    limits = np.finfo(x.dtype)
+    limits = floating_info(x.dtype)
     result = where(isnan(input), 0.0 if nan is None else float(nan), input)
     result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
     return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]
