@@ -54,7 +54,7 @@ _MISSING_ARGUMENTS: dict[str, set[str]] = {
     "full_like": {"device"},
 }
 _NUMBERS = (bool, int, float, complex, np.generic)
-_CREATION = "array asarray asanyarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
+_CREATION = "array asarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
 
 
 class CUDARuntimeError(RuntimeError):
@@ -281,7 +281,8 @@ class ndarray:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array "
+            "explicitly."
         )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import device_cases
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
+from device_cases import CASES, ints, on
+from fastdl import nn
 
 
 @pytest.fixture(autouse=True)
@@ -23,18 +26,6 @@ def gpu() -> Iterator[Any]:
     """A machine with two GPUs."""
     yield fake_cupy.install()
     fake_cupy.uninstall()
-
-
-def on(
-    device: str, *shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0, grad: bool = True
-) -> Any:
-    values = np.random.default_rng(seed + len(shape)).uniform(low, high, shape).astype(np.float32)
-    t = fastdl.tensor(values, device=device)
-    return t.requires_grad_() if grad else t
-
-
-def ints(device: str, *shape: int, high: int = 5, seed: int = 0) -> Any:
-    return fastdl.tensor(np.random.default_rng(seed).integers(0, high, shape), device=device)
 
 
 def tensors(value: Any) -> list[Any]:
@@ -46,25 +37,15 @@ def tensors(value: Any) -> list[Any]:
 def run(case: Callable[[str], Any], device: str) -> list[Any]:
     """Results and gradients of a case, as NumPy arrays; all of them must have been on the device."""
     fastdl.manual_seed(3)
-    leaves: list[Any] = []
-    made = on
-
-    def tracked(*args: Any, **options: Any) -> Any:
-        leaves.append(made(*args, **options))
-        return leaves[-1]
-
-    globals()["on"] = tracked
-    try:
-        outputs = tensors(case(device))
-    finally:
-        globals()["on"] = made
+    device_cases.watched.clear()
+    outputs = tensors(case(device))
     scalars = [o.float().sum() for o in outputs if o.requires_grad]
     if scalars:
         total = scalars[0]
         for s in scalars[1:]:
             total = total + s
         total.backward()
-    found = outputs + [leaf.grad for leaf in leaves if leaf.grad is not None]
+    found = outputs + [leaf.grad for leaf in device_cases.watched if leaf.grad is not None]
     for t in found:
         assert t.device.type == device, f"a result is on {t.device}"
     return [t.detach().cpu().numpy() for t in found]
@@ -83,388 +64,216 @@ def check(case: Callable[[str], Any]) -> None:
         np.testing.assert_array_equal(a, e)
 
 
-UNARY = """abs neg sign floor ceil trunc round square sqrt rsqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan asin
-    acos atan sinh cosh asinh acosh atanh erf frac relu sigmoid tanh isnan isinf isfinite logical_not signbit isposinf
-    isneginf positive""".split()
-BINARY = """add sub mul div pow remainder fmod floor_divide atan2 hypot maximum minimum eq ne lt le gt ge logical_and
-    logical_or logical_xor""".split()
-ACTIVATIONS = """relu relu6 elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid leaky_relu
-    logsigmoid tanhshrink softshrink hardshrink sigmoid tanh""".split()
-
-CASES: dict[str, Callable[[str], Any]] = {}
-for name in UNARY:
-    CASES[name] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.1, high=0.9))
-    CASES[f"{name} of integers"] = lambda d, f=name: getattr(fastdl, f)(ints(d, 3, 4) + 1)
-for name in BINARY:
-    CASES[name] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.5), on(d, 4, low=0.5))
-    CASES[f"{name} with a number"] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.5), 1.5)
-    if name != "hypot":
-        CASES[f"{name} of integers"] = lambda d, f=name: getattr(fastdl, f)(
-            ints(d, 3, 4) + 1, ints(d, 4, seed=1) + 1
-        )
-        CASES[f"{name} of integers and a number"] = lambda d, f=name: getattr(fastdl, f)(ints(d, 3, 4) + 1, 2)
-for name in ACTIVATIONS:
-    CASES[f"F.{name}"] = lambda d, f=name: getattr(F, f)(on(d, 3, 4))
-CASES |= {
-    # numbers on the left, mixed dtypes, in place
-    "2 - x": lambda d: 2 - on(d, 3),
-    "2 / x": lambda d: 2 / on(d, 3, low=0.5),
-    "2 ** x": lambda d: 2 ** on(d, 3),
-    "x ** 2": lambda d: on(d, 3) ** 2,
-    "int + float": lambda d: ints(d, 3) + on(d, 3),
-    "float64 + float32": lambda d: on(d, 3).double() + on(d, 3),
-    "in place": lambda d: on(d, 3, grad=False).add_(1).mul_(2).clamp_(0, 3).neg_().exp_(),
-    "in place on a view": lambda d: (on(d, 3, 4) * 1)[1].mul_(3),
-    "fill": lambda d: (
-        on(d, 3, grad=False).fill_(2),
-        on(d, 3, grad=False).zero_(),
-        fastdl.full_like(on(d, 3), 2.0),
-    ),
-    "copy_": lambda d: (on(d, 3, 4) * 1).copy_(on(d, 4)),
-    "clamp": lambda d: (on(d, 9).clamp(-1, 1), on(d, 9).clamp(min=0), ints(d, 9).clamp(1, 3)),
-    "clamp by tensors": lambda d: on(d, 9).clamp(on(d, 9, seed=4), 1.0),
-    "where": lambda d: fastdl.where(on(d, 3, 4) > 0, on(d, 3, 4), 0.0),
-    "where of two": lambda d: fastdl.where(on(d, 3, 4) > 0, on(d, 3, 4), on(d, 4, seed=7)),
-    "where of integers": lambda d: fastdl.where(ints(d, 4) > 2, ints(d, 4), 7),
-    "addcmul": lambda d: (
-        fastdl.addcmul(on(d, 3), on(d, 3), on(d, 3)),
-        fastdl.lerp(on(d, 3), on(d, 3, seed=1), 0.3),
-    ),
-    "addcdiv": lambda d: fastdl.addcdiv(on(d, 3), on(d, 3), on(d, 3, low=0.5), value=2.0),
-    "isclose": lambda d: (
-        fastdl.isclose(on(d, 3), on(d, 3)),
-        fastdl.tensor(fastdl.allclose(on(d, 3), on(d, 3)), device=d),
-    ),
-    "bitwise": lambda d: (
-        ints(d, 4) & 3,
-        ints(d, 4) | 3,
-        ints(d, 4) ^ 1,
-        ~ints(d, 4),
-        ints(d, 4) << 1,
-        ints(d, 4) >> 1,
-    ),
-    # reductions
-    "sum": lambda d: (
-        on(d, 3, 4).sum(),
-        on(d, 3, 4).sum(0),
-        on(d, 3, 4).sum(1, keepdim=True),
-        ints(d, 3, 4).sum(0),
-    ),
-    "mean": lambda d: (on(d, 3, 4).mean(), on(d, 3, 4).mean((0, 1)), on(d, 3, 4).mean(-1)),
-    "prod": lambda d: (on(d, 3, 4).prod(), on(d, 3, 4).prod(1), ints(d, 3, 4).prod(0)),
-    "var std": lambda d: (on(d, 3, 4).var(), on(d, 3, 4).std(0), fastdl.var_mean(on(d, 3, 4), 1)),
-    "norm": lambda d: (on(d, 3, 4).norm(), on(d, 3, 4).norm(1, 1), on(d, 3, 4).norm(float("inf"), 0)),
-    "logsumexp": lambda d: on(d, 3, 4).logsumexp(1),
-    "any all": lambda d: ((on(d, 3, 4) > 0).any(1), (on(d, 3, 4) > 0).all(), on(d, 3, 4).count_nonzero(1)),
-    "max min": lambda d: (on(d, 3, 4).max(), on(d, 3, 4).max(1), on(d, 3, 4).min(0), ints(d, 3, 4).max(0)),
-    "amax": lambda d: (on(d, 3, 4).amax(1), on(d, 3, 4).amin((0, 1)), fastdl.aminmax(on(d, 3, 4))),
-    "argmax": lambda d: (on(d, 3, 4).argmax(), on(d, 3, 4).argmin(1), ints(d, 3, 4).argmax(0)),
-    "median": lambda d: (on(d, 5).median(), on(d, 3, 5).median(1)),
-    # order
-    "sort": lambda d: (on(d, 3, 4).sort(1), on(d, 3, 4).sort(0, descending=True), ints(d, 7).sort()),
-    "argsort": lambda d: (on(d, 3, 4).argsort(1), on(d, 5).argsort(descending=True)),
-    "topk": lambda d: (on(d, 3, 9).topk(2), on(d, 3, 9).topk(2, largest=False), on(d, 3, 9).kthvalue(2)),
-    "cumsum": lambda d: (on(d, 3, 4).cumsum(1), on(d, 3, 4).cumprod(0), ints(d, 5).cumsum(0)),
-    "unique": lambda d: (
-        fastdl.unique(ints(d, 9)),
-        fastdl.unique(ints(d, 9), return_inverse=True, return_counts=True),
-    ),
-    # shapes
-    "views": lambda d: (
-        on(d, 3, 4).T,
-        on(d, 3, 4).reshape(2, 6),
-        on(d, 3, 4).view(-1),
-        on(d, 1, 4).squeeze(0),
-        on(d, 3).unsqueeze(1),
-        on(d, 3, 4).permute(1, 0),
-        on(d, 3, 1).expand(3, 5),
-        on(d, 3, 4).narrow(1, 1, 2),
-        on(d, 3, 3).diagonal(),
-    ),
-    "splits": lambda d: (
-        on(d, 3, 4).unbind(0),
-        on(d, 6, 2).split(2),
-        on(d, 6, 2).chunk(3),
-        on(d, 9).unfold(0, 3, 2),
-    ),
-    "joins": lambda d: (fastdl.cat([on(d, 2, 3), on(d, 1, 3)]), fastdl.stack([on(d, 3), on(d, 3)], 1)),
-    "repeats": lambda d: (on(d, 3).repeat(2, 2), on(d, 3).tile(2), on(d, 3, 2).repeat_interleave(2, 0)),
-    "repeat_interleave by counts": lambda d: on(d, 3, 2).repeat_interleave(
-        fastdl.tensor([1, 0, 2], device=d), 0
-    ),
-    "flips": lambda d: (on(d, 3, 4).flip(0), on(d, 3, 4).roll(1, 0), on(d, 3, 4).rot90()),
-    "triangles": lambda d: (
-        on(d, 3, 3).tril(),
-        on(d, 3, 3).triu(1),
-        on(d, 3).diag(),
-        fastdl.diag_embed(on(d, 2, 3)),
-    ),
-    "as_strided": lambda d: on(d, 3, 4).as_strided((2, 2), (1, 2), 1),
-    "contiguous": lambda d: (on(d, 3, 4).T.contiguous(), on(d, 3, 4).clone(), on(d, 3, 4).T.reshape(12)),
-    "meshgrid": lambda d: fastdl.meshgrid(on(d, 3), on(d, 2), indexing="ij"),
-    "pad": lambda d: (F.pad(on(d, 2, 3), (1, 2)), F.pad(on(d, 1, 2, 4), (1, 1), mode="reflect")),
-    # indexing
-    "index": lambda d: (
-        on(d, 3, 4)[1],
-        on(d, 3, 4)[:, 1:3],
-        on(d, 3, 4)[..., None],
-        on(d, 9)[::2],
-        on(d, 3, 4)[-1, 2],
-    ),
-    "index by tensors": lambda d: (on(d, 5, 4)[ints(d, 3)], on(d, 5, 4)[ints(d, 3), ints(d, 3, high=4)]),
-    "index by lists": lambda d: (on(d, 5, 4)[[0, 2]], on(d, 5, 4)[:, [1, 1]]),
-    "index by a mask": lambda d: (
-        on(d, 3, 4)[on(d, 3, 4) > 0],
-        on(d, 3, 4)[fastdl.tensor([True, False, True], device=d)],
-    ),
-    "assignment": lambda d: [assigned(d)],
-    "select": lambda d: (
-        on(d, 5, 4).index_select(0, ints(d, 3)),
-        on(d, 5, 4).gather(1, ints(d, 5, 2, high=4)),
-        on(d, 9).take(ints(d, 3)),
-    ),
-    "scatter": lambda d: (
-        on(d, 5, 4).scatter(1, ints(d, 5, 1, high=4), on(d, 5, 1)),
-        on(d, 5, 4).scatter_add(0, ints(d, 2, 4), on(d, 2, 4)),
-    ),
-    "index_add": lambda d: (
-        on(d, 5, 4).index_add(0, ints(d, 2), on(d, 2, 4)),
-        on(d, 5, 4).index_fill(0, ints(d, 1), 2.0),
-    ),
-    "masked": lambda d: (
-        on(d, 3, 4).masked_fill(on(d, 3, 4) > 0, 1.0),
-        fastdl.masked_select(on(d, 3, 4), on(d, 3, 4) > 0),
-        on(d, 9).nonzero(),
-    ),
-    "one_hot": lambda d: (F.one_hot(ints(d, 4), 5), ints(d, 9).bincount()),
-    # products
-    "matmul": lambda d: (
-        on(d, 3, 4) @ on(d, 4, 2),
-        on(d, 4) @ on(d, 4),
-        on(d, 2, 3, 4) @ on(d, 4, 5),
-        on(d, 2, 3, 4).bmm(on(d, 2, 4, 3)),
-    ),
-    "linear": lambda d: (
-        F.linear(on(d, 3, 4), on(d, 5, 4), on(d, 5)),
-        F.linear(on(d, 3, 4), on(d, 5, 4), on(d, 5), "relu"),
-    ),
-    "addmm": lambda d: (
-        fastdl.addmm(on(d, 2), on(d, 3, 4), on(d, 4, 2)),
-        on(d, 3).outer(on(d, 2)),
-        fastdl.mv(on(d, 3, 4), on(d, 4)),
-    ),
-    "einsum": lambda d: (
-        fastdl.einsum("bij,bjk->bik", on(d, 2, 3, 4), on(d, 2, 4, 5)),
-        fastdl.einsum("ii", on(d, 3, 3)),
-    ),
-    "integer matmul": lambda d: ints(d, 3, 4) @ ints(d, 4, 2),
-    # layers
-    "conv": lambda d: (
-        F.conv1d(on(d, 2, 3, 9), on(d, 4, 3, 3)),
-        F.conv2d(on(d, 2, 4, 6, 6), on(d, 4, 2, 3, 3), on(d, 4), 2, 1, groups=2),
-    ),
-    "conv same": lambda d: F.conv2d(on(d, 2, 3, 6, 6), on(d, 4, 3, 3, 3), padding="same", dilation=2),
-    "conv_transpose": lambda d: F.conv_transpose2d(on(d, 2, 3, 4, 4), on(d, 3, 4, 3, 3), on(d, 4), 2, 1),
-    "pool": lambda d: (
-        F.max_pool2d(on(d, 2, 3, 6, 6), 2),
-        F.avg_pool2d(on(d, 2, 3, 6, 6), 3, 2, 1),
-        F.adaptive_avg_pool2d(on(d, 2, 3, 6, 6), 2),
-    ),
-    "max_pool indices": lambda d: F.max_pool2d(on(d, 2, 3, 6, 6), 2, return_indices=True),
-    "more pooling": lambda d: (
-        F.adaptive_max_pool2d(on(d, 2, 3, 6, 6), 2),
-        F.lp_pool2d(on(d, 2, 3, 6, 6), 2, 2),
-        F.max_pool1d(on(d, 2, 3, 6), 2),
-    ),
-    "softmax": lambda d: (
-        F.softmax(on(d, 3, 4), 1),
-        F.log_softmax(on(d, 3, 4), 0),
-        F.softmin(on(d, 3, 4), 1),
-    ),
-    "batch_norm": lambda d: F.batch_norm(
-        on(d, 4, 3, 5), on(d, 3, grad=False), on(d, 3, low=0.5, grad=False), on(d, 3), on(d, 3), True
-    ),
-    "batch_norm eval": lambda d: F.batch_norm(
-        on(d, 4, 3, 5), on(d, 3, grad=False), on(d, 3, low=0.5, grad=False), on(d, 3), on(d, 3)
-    ),
-    "norms": lambda d: (
-        F.layer_norm(on(d, 3, 4), (4,), on(d, 4), on(d, 4)),
-        F.group_norm(on(d, 2, 4, 5), 2, on(d, 4), on(d, 4)),
-        F.instance_norm(on(d, 2, 3, 5)),
-        F.rms_norm(on(d, 3, 4), (4,), on(d, 4)),
-        F.normalize(on(d, 3, 4)),
-        F.local_response_norm(on(d, 2, 4, 5), 3),
-    ),
-    "embedding": lambda d: (
-        F.embedding(ints(d, 3, 2), on(d, 5, 4)),
-        F.embedding_bag(ints(d, 3, 2), on(d, 5, 4), mode="mean"),
-    ),
-    "embedding_bag": lambda d: F.embedding_bag(
-        ints(d, 6), on(d, 5, 4), fastdl.tensor([0, 2], device=d), mode="sum"
-    ),
-    "dropout": lambda d: (
-        F.dropout(on(d, 9, 9), 0.5),
-        F.dropout2d(on(d, 2, 3, 4, 4)),
-        F.alpha_dropout(on(d, 9), 0.5, True),
-        F.rrelu(on(d, 9), training=True),
-    ),
-    "prelu": lambda d: (F.prelu(on(d, 3, 4), on(d, 1)), F.glu(on(d, 3, 4)), F.threshold(on(d, 9), 0.1, 2.0)),
-    "interpolate": lambda d: (
-        F.interpolate(on(d, 1, 2, 4, 4), scale_factor=2),
-        F.interpolate(on(d, 1, 2, 4, 4), size=(6, 5), mode="bilinear"),
-        F.pixel_shuffle(on(d, 1, 4, 2, 2), 2),
-    ),
-    "attention": lambda d: F.scaled_dot_product_attention(
-        on(d, 2, 3, 5, 4), on(d, 2, 3, 6, 4), on(d, 2, 3, 6, 4)
-    ),
-    "attention causal": lambda d: F.scaled_dot_product_attention(
-        on(d, 2, 3, 5, 4), on(d, 2, 3, 5, 4), on(d, 2, 3, 5, 4), is_causal=True
-    ),
-    "attention masked": lambda d: F.scaled_dot_product_attention(
-        on(d, 2, 3, 5, 4),
-        on(d, 2, 3, 5, 4),
-        on(d, 2, 3, 5, 4),
-        attn_mask=on(d, 5, 5, grad=False) > -1,
-        dropout_p=0.3,
-    ),
-    # losses
-    "cross_entropy": lambda d: (
-        F.cross_entropy(on(d, 4, 5), ints(d, 4)),
-        F.cross_entropy(on(d, 4, 5), ints(d, 4), on(d, 5, low=0.5, grad=False), label_smoothing=0.1),
-        F.cross_entropy(on(d, 4, 5), ints(d, 4), ignore_index=1, reduction="sum"),
-        F.cross_entropy(on(d, 4, 5, 3), ints(d, 4, 3)),
-        F.cross_entropy(on(d, 4, 5), F.softmax(on(d, 4, 5, seed=2), 1)),
-        F.nll_loss(F.log_softmax(on(d, 4, 5), 1), ints(d, 4)),
-    ),
-    "mse_loss": lambda d: (
-        F.mse_loss(on(d, 3, 4), on(d, 3, 4, seed=1)),
-        F.mse_loss(on(d, 3), on(d, 3, seed=1), reduction="none"),
-    ),
-    "pointwise losses": lambda d: (
-        F.l1_loss(on(d, 3), on(d, 3, seed=1)),
-        F.smooth_l1_loss(on(d, 3), on(d, 3, seed=1)),
-        F.huber_loss(on(d, 3), on(d, 3, seed=1)),
-        F.soft_margin_loss(on(d, 3), on(d, 3, seed=1, grad=False).sign()),
-        F.kl_div(F.log_softmax(on(d, 3, 4), 1), F.softmax(on(d, 3, 4, seed=1), 1), reduction="batchmean"),
-        F.poisson_nll_loss(on(d, 3), on(d, 3, low=0.5)),
-        F.gaussian_nll_loss(on(d, 3), on(d, 3, seed=1), on(d, 3, low=0.5)),
-    ),
-    "bce": lambda d: (
-        F.binary_cross_entropy_with_logits(
-            on(d, 3, 4), on(d, 3, 4, low=0.1, high=0.9, seed=1), pos_weight=on(d, 4, low=0.5, grad=False)
-        ),
-        F.binary_cross_entropy(on(d, 3, low=0.1, high=0.9), on(d, 3, low=0.1, high=0.9, seed=1)),
-    ),
-    "distance losses": lambda d: (
-        F.cosine_similarity(on(d, 3, 4), on(d, 3, 4, seed=1)),
-        F.pairwise_distance(on(d, 3, 4), on(d, 3, 4, seed=1)),
-        F.triplet_margin_loss(on(d, 3, 4), on(d, 3, 4, seed=1), on(d, 3, 4, seed=2)),
-        fastdl.cdist(on(d, 3, 4), on(d, 2, 4)),
-        F.cosine_embedding_loss(on(d, 3, 4), on(d, 3, 4, seed=1), ints(d, 3, high=2) * 2 - 1),
-        F.margin_ranking_loss(on(d, 3), on(d, 3, seed=1), on(d, 3, seed=2, grad=False).sign()),
-        F.hinge_embedding_loss(on(d, 3), on(d, 3, seed=1, grad=False).sign()),
-    ),
-    "margin losses": lambda d: (
-        F.multi_margin_loss(on(d, 3, 4), ints(d, 3, high=4)),
-        F.multilabel_margin_loss(on(d, 3, 4), ints(d, 3, 4, high=4)),
-    ),
-    "ctc_loss": lambda d: F.ctc_loss(
-        F.log_softmax(on(d, 6, 2, 4), 2),
-        fastdl.tensor([[1, 2], [3, 1]], device=d),
-        fastdl.tensor([6, 6], device=d),
-        fastdl.tensor([2, 1], device=d),
-    ),
-    # random numbers
-    "random": lambda d: (
-        fastdl.rand(3, device=d),
-        fastdl.randn(3, device=d),
-        fastdl.randint(0, 9, (3,), device=d),
-        fastdl.randperm(5, device=d),
-        fastdl.rand_like(on(d, 3)),
-        fastdl.randn_like(on(d, 3)),
-        fastdl.bernoulli(on(d, 3, low=0.1, high=0.9)),
-        fastdl.normal(on(d, 3), 1.0),
-        fastdl.multinomial(on(d, 5, low=0.1), 3),
-        on(d, 3, grad=False).uniform_(),
-        on(d, 3, grad=False).normal_(),
-        on(d, 3, grad=False).exponential_(),
-        fastdl.poisson(on(d, 3, low=0.1)),
-        on(d, 3, grad=False).bernoulli_(0.3),
-        on(d, 3, grad=False).random_(5),
-        F.gumbel_softmax(on(d, 3, 4), hard=True),
-    ),
-    # the long tail, some of it computed on the CPU
-    "special": lambda d: (
-        fastdl.lgamma(on(d, 3, low=0.5)),
-        fastdl.erfinv(on(d, 3, low=-0.9, high=0.9)),
-        fastdl.xlogy(on(d, 3), on(d, 3, low=0.5)),
-        on(d, 3).nan_to_num(),
-        fastdl.logaddexp(on(d, 3), on(d, 3, seed=1)),
-    ),
-    "statistics": lambda d: (
-        on(d, 9).quantile(0.3),
-        on(d, 3, 9).cummax(1),
-        on(d, 3, 4).logcumsumexp(1),
-        on(d, 9).diff(),
-        on(d, 3, 4).cov(),
-        on(d, 9).histc(4),
-        on(d, 3, 3).trace(),
-        on(d, 9).nanmedian(),
-        ints(d, 9).mode(),
-    ),
-    "products": lambda d: (
-        on(d, 2, 3).cross(on(d, 2, 3, seed=1), 1),
-        on(d, 2).kron(on(d, 3)),
-        on(d, 3).vdot(on(d, 3, seed=1)),
-        fastdl.vander(on(d, 3, grad=False)),
-    ),
-    "placement": lambda d: (
-        on(d, 5, 4).scatter_reduce(0, ints(d, 2, 4), on(d, 2, 4), "amax"),
-        on(d, 5, 4).index_put((ints(d, 3),), on(d, 3, 4), accumulate=True),
-    ),
-    "linalg": lambda d: (
-        fastdl.linalg.inv(on(d, 3, 3)),
-        fastdl.linalg.solve(on(d, 3, 3), on(d, 3, 2)),
-        fastdl.linalg.det(on(d, 3, 3)),
-        fastdl.linalg.svd(on(d, 3, 2), full_matrices=False),
-        fastdl.linalg.qr(on(d, 3, 2)),
-        fastdl.linalg.norm(on(d, 3, 2)),
-    ),
-    "grid_sample": lambda d: F.grid_sample(on(d, 1, 2, 4, 4), F.affine_grid(on(d, 1, 2, 3), (1, 2, 3, 3))),
-    "searchsorted": lambda d: (
-        fastdl.searchsorted(on(d, 9, grad=False).sort().values, on(d, 3, grad=False)),
-        fastdl.isin(ints(d, 9), ints(d, 2)),
-        fastdl.bucketize(on(d, 3), fastdl.tensor([0.0, 1.0], device=d)),
-    ),
-    "creation": lambda d: (
-        fastdl.zeros(3, device=d),
-        fastdl.ones(2, 2, device=d),
-        fastdl.full((2,), 7, device=d),
-        fastdl.arange(5, device=d),
-        fastdl.linspace(0, 1, 5, device=d),
-        fastdl.eye(3, device=d),
-        fastdl.logspace(0, 1, 3, device=d),
-        fastdl.tril_indices(3, 3, device=d),
-        on(d, 3).new_zeros(2),
-        on(d, 3).new_tensor([1, 2]),
-        on(d, 3).new_full((2,), 3),
-        fastdl.zeros_like(on(d, 3)),
-        fastdl.as_tensor([1.0], device=d),
-        fastdl.asarray([1.0], device=d),
-        fastdl.scalar_tensor(2, device=d),
-    ),
-}
-
-
-def assigned(device: str) -> Any:
-    x = on(device, 4, 3) * 1
-    x[1] = 7.0
-    x[0, :2] = on(device, 2)
-    x[ints(device, 2, high=4)] = 0.5
-    x[x > 1] = on(device, 1)[0]
-    return x
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_gives_the_same_on_the_device(name: str) -> None:
     check(CASES[name])
+
+
+# ----------------------------------------------------------------------------------------------- layers, training
+
+
+MODULES: dict[str, Callable[[str], Any]] = {
+    "Linear": lambda d: nn.Linear(4, 3, device=d)(on(d, 2, 4)),
+    "Bilinear": lambda d: nn.Bilinear(4, 3, 2, device=d)(on(d, 5, 4), on(d, 5, 3)),
+    "Conv2d": lambda d: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", device=d)(on(d, 2, 3, 5, 5)),
+    "ConvTranspose1d": lambda d: nn.ConvTranspose1d(3, 4, 3, device=d)(on(d, 2, 3, 5)),
+    "BatchNorm2d": lambda d: nn.BatchNorm2d(3, device=d)(on(d, 2, 3, 4, 4)),
+    "BatchNorm2d in evaluation": lambda d: nn.BatchNorm2d(3, device=d).eval()(on(d, 2, 3, 4, 4)),
+    "LayerNorm": lambda d: nn.LayerNorm(4, device=d)(on(d, 2, 4)),
+    "GroupNorm": lambda d: nn.GroupNorm(2, 4, device=d)(on(d, 2, 4, 3)),
+    "InstanceNorm2d": lambda d: nn.InstanceNorm2d(3, True, track_running_stats=True).to(d)(on(d, 2, 3, 4, 4)),
+    "PReLU": lambda d: nn.PReLU(3, device=d)(on(d, 2, 3, 4)),
+    "Embedding": lambda d: nn.Embedding(5, 3, padding_idx=0, device=d)(ints(d, 2, 4)),
+    "EmbeddingBag": lambda d: nn.EmbeddingBag(5, 3, mode="max", device=d)(ints(d, 2, 4)),
+    "LSTM": lambda d: nn.LSTM(3, 4, 2, bidirectional=True, dropout=0.3, device=d)(on(d, 5, 2, 3)),
+    "GRU": lambda d: nn.GRU(3, 4, batch_first=True, device=d)(on(d, 2, 5, 3), on(d, 1, 2, 4)),
+    "RNN": lambda d: nn.RNN(3, 4, nonlinearity="relu", device=d)(on(d, 5, 2, 3)),
+    "LSTM with projection": lambda d: nn.LSTM(3, 4, proj_size=2, device=d)(on(d, 5, 2, 3)),
+    "LSTMCell": lambda d: nn.LSTMCell(3, 4, device=d)(on(d, 2, 3)),
+    "GRUCell": lambda d: nn.GRUCell(3, 4, device=d)(on(d, 2, 3), on(d, 2, 4)),
+    "ConvLSTM2d": lambda d: nn.ConvLSTM2d(2, 3, 3, device=d)(on(d, 4, 2, 2, 5, 5)),
+    "packed sequences": lambda d: packed(d),
+    "MultiheadAttention": lambda d: nn.MultiheadAttention(8, 2, device=d)(*[on(d, 5, 2, 8)] * 3),
+    "MultiheadAttention, causal, without weights": lambda d: nn.MultiheadAttention(
+        8, 2, batch_first=True, device=d
+    )(*[on(d, 2, 5, 8)] * 3, need_weights=False, is_causal=True, attn_mask=causal(d, 5))[0],
+    "TransformerEncoderLayer": lambda d: nn.TransformerEncoderLayer(8, 2, 16, device=d)(on(d, 5, 2, 8)),
+    "Transformer": lambda d: nn.Transformer(8, 2, 1, 1, 16, device=d)(on(d, 5, 2, 8), on(d, 4, 2, 8)),
+    "position embeddings": lambda d: (
+        nn.SinusoidalPositionEmbedding(9, 4).to(d)(on(d, 2, 5, 4)),
+        nn.LearnedPositionEmbedding(9, 4).to(d)(on(d, 2, 5, 4)),
+        nn.RotaryEmbedding(4)(on(d, 2, 3, 5, 4)),
+    ),
+    "MaxUnpool2d": lambda d: nn.MaxUnpool2d(2)(*nn.MaxPool2d(2, return_indices=True)(on(d, 1, 2, 4, 4))),
+    "Fold": lambda d: nn.Fold((4, 4), 2)(nn.Unfold(2)(on(d, 1, 2, 4, 4))),
+    "Dropout": lambda d: nn.Sequential(nn.Dropout(0.4), nn.Dropout1d(0.4), nn.AlphaDropout(0.2))(
+        on(d, 3, 4, 5)
+    ),
+    "weight and spectral norm": lambda d: (
+        nn.utils.weight_norm(nn.Linear(4, 3).to(d))(on(d, 2, 4)),
+        nn.utils.spectral_norm(nn.Linear(4, 3).to(d))(on(d, 2, 4)),
+    ),
+    "lazy layers": lambda d: nn.Sequential(
+        nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2)
+    ).to(d)(on(d, 2, 2, 5, 5)),
+    "CTCLoss": lambda d: nn.CTCLoss()(
+        F.log_softmax(on(d, 6, 2, 4), 2), fastdl.tensor([[1, 2], [3, 1]], device=d), (6, 6), (2, 1)
+    ),
+    "clipped gradients": lambda d: clipped(d),
+}
+
+
+def causal(device: str, n: int) -> Any:
+    return nn.Transformer.generate_square_subsequent_mask(n, device=device)
+
+
+def packed(device: str) -> Any:
+    x = on(device, 5, 3, 2)
+    sequences = nn.utils.rnn.pack_padded_sequence(x, fastdl.tensor([3, 5, 1]), enforce_sorted=False)
+    y, h = nn.GRU(2, 4, device=device)(sequences)
+    padded, lengths = nn.utils.rnn.pad_packed_sequence(y)
+    assert lengths.device.type == "cpu"
+    return padded, h
+
+
+def clipped(device: str) -> Any:
+    layer = nn.Linear(4, 3, device=device)
+    layer(on(device, 2, 4)).square().sum().backward()
+    norm = nn.utils.clip_grad_norm_(layer.parameters(), 0.5)
+    nn.utils.clip_grad_value_(layer.parameters(), 0.1)
+    flat = nn.utils.parameters_to_vector(layer.parameters())
+    nn.utils.vector_to_parameters(flat * 2, layer.parameters())
+    return norm, layer.weight.grad, flat
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_layer_gives_the_same_on_the_device(name: str) -> None:
+    check(MODULES[name])
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "SGD": lambda p: fastdl.optim.SGD(p, lr=0.1),
+    "SGD with momentum": lambda p: fastdl.optim.SGD(
+        p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01
+    ),
+    "Adam": lambda p: fastdl.optim.Adam(p, lr=0.1, amsgrad=True),
+    "AdamW": lambda p: fastdl.optim.AdamW(p, lr=0.1),
+    "Adamax": lambda p: fastdl.optim.Adamax(p, lr=0.1),
+    "NAdam": lambda p: fastdl.optim.NAdam(p, lr=0.1),
+    "RAdam": lambda p: fastdl.optim.RAdam(p, lr=0.1),
+    "Adagrad": lambda p: fastdl.optim.Adagrad(p, lr=0.1),
+    "RMSprop": lambda p: fastdl.optim.RMSprop(p, lr=0.1, centered=True, momentum=0.5),
+    "Adadelta": lambda p: fastdl.optim.Adadelta(p, lr=1.0),
+    "Rprop": lambda p: fastdl.optim.Rprop(p, lr=0.1),
+    "ASGD": lambda p: fastdl.optim.ASGD(p, lr=0.1),
+    "LBFGS": lambda p: fastdl.optim.LBFGS(p, lr=0.5, line_search_fn="strong_wolfe"),
+}
+
+
+def trained(device: str, make: Callable[[Any], Any]) -> Any:
+    fastdl.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(device)
+    optimizer = make(model.parameters())
+    x, y = on(device, 6, 4, grad=False), ints(device, 6, high=3)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).detach() for _ in range(4)]
+    for state in optimizer.state.values():
+        for value in state.values():
+            assert not isinstance(value, fastdl.Tensor) or value.device.type == device
+    again = make(model.parameters())
+    again.load_state_dict(optimizer.state_dict())
+    return [*losses, *[p.detach() for p in model.parameters()], again.step(closure).detach()]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_gives_the_same_on_the_device(name: str) -> None:
+    check(lambda device: trained(device, OPTIMIZERS[name]))
+
+
+def lenet(device: str) -> Any:
+    fastdl.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 32), nn.Dropout(0.2), nn.Linear(32, 10),
+    ).to(device)  # fmt: skip
+    optimizer = fastdl.optim.Adam(model.parameters(), lr=1e-2)
+    x, y = on("cpu", 8, 1, 28, 28, grad=False), ints("cpu", 8, high=10)
+    loader = fastdl.utils.data.DataLoader(
+        fastdl.utils.data.TensorDataset(x, y), batch_size=4, shuffle=True, pin_memory=True
+    )
+    losses = []
+    for _ in range(2):
+        for images, labels in loader:
+            images, labels = images.to(device, non_blocking=True), labels.to(device)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+    return losses, list(model.state_dict().values())
+
+
+def characters(device: str) -> Any:
+    fastdl.manual_seed(2)
+    table, rnn, head = nn.Embedding(7, 5), nn.LSTM(5, 8), nn.Linear(8, 7)
+    model = nn.ModuleList([table, rnn, head]).to(device)
+    optimizer = fastdl.optim.RMSprop(model.parameters(), lr=1e-2)
+    text = ints(device, 6, 3, high=7)
+    losses, state = [], None
+    for _ in range(3):
+        y, state = rnn(table(text[:-1]), state)
+        state = tuple(s.detach() for s in state)
+        loss = F.cross_entropy(head(y).reshape(-1, 7), text[1:].reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def language_model(device: str) -> Any:
+    fastdl.manual_seed(3)
+    table, layer, head = (
+        nn.Embedding(7, 8),
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        nn.Linear(8, 7),
+    )
+    model = nn.ModuleList([table, layer, head]).to(device)
+    optimizer = fastdl.optim.AdamW(model.parameters(), lr=1e-2)
+    text = ints(device, 3, 6, high=7)
+    losses = []
+    for _ in range(3):
+        hidden = layer(table(text[:, :-1]), src_mask=causal(device, 5), is_causal=True)
+        loss = F.cross_entropy(head(hidden).reshape(-1, 7), text[:, 1:].reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+@pytest.mark.parametrize("train", [lenet, characters, language_model])
+def test_training_gives_the_same_on_the_device(train: Any) -> None:
+    check(train)
+
+
+def test_a_training_step_makes_no_transfers() -> None:
+    """Nothing that a step computes passes through the CPU, where every pass would wait for the GPU."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+    ).cuda()
+    optimizer = fastdl.optim.AdamW(model.parameters())
+    x, y = on("cuda", 4, 1, 8, 8, grad=False), ints("cuda", 4, high=3)
+    before = dict(fake_cupy.transfers)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert fake_cupy.transfers == before

@@ -119,7 +119,8 @@ class KVCache:
             scale = 1 / math.sqrt(query.shape[3])
         mask = None
         if before and new > 1:
-            mask = Tensor(np.arange(total) <= np.arange(before, total)[:, None])
+            at = np.arange(total, like=key._data)
+            mask = Tensor(at <= at[before:, None])
         return attend(query, key, value, mask, scale, is_causal=before == 0)
 
 
@@ -201,7 +202,9 @@ class MultiheadAttention(Module):
             self.v_proj_weight = _empty((embed_dim, self.vdim), device, dtype)
             self.register_parameter("in_proj_weight", None)
         self.register_parameter("in_proj_bias", _empty((3 * embed_dim,), device, dtype) if bias else None)
-        self.out_proj = NonDynamicallyQuantizableLinear(embed_dim, embed_dim, bias=bias, dtype=dtype)
+        self.out_proj = NonDynamicallyQuantizableLinear(
+            embed_dim, embed_dim, bias=bias, device=device, dtype=dtype
+        )
         if add_bias_kv:
             self.bias_k = _empty((1, 1, embed_dim), device, dtype)
             self.bias_v = _empty((1, 1, embed_dim), device, dtype)
@@ -352,9 +355,10 @@ class MultiheadAttention(Module):
         if causal:
             attn_mask = None
         elif is_causal and attn_mask is None:
-            attn_mask = Tensor(np.arange(keys) > np.arange(length)[:, None])
+            at = np.arange(max(keys, length), like=q._data)
+            attn_mask = Tensor(at[:keys] > at[:length, None])
         for name, m in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
-            if m is not None and m._data.dtype.kind not in "bf":
+            if m is not None and m._data.dtype.kind not in "bfV":
                 raise TypeError(f"MultiheadAttention: {name} must be bool or float, got {m._data.dtype}")
         mask: Any = None
         if attn_mask is not None:
@@ -389,14 +393,16 @@ class MultiheadAttention(Module):
         if self.bias_k is not None and self.bias_v is not None:
             appended.append([r.reshape(1, h, 1, d).expand(n, h, 1, d) for r in (self.bias_k, self.bias_v)])
         if self.add_zero_attn:
-            zero = Tensor(np.zeros((n, h, 1, d), k._data.dtype))
+            zero = Tensor(np.zeros((n, h, 1, d), k._data.dtype, like=k._data))
             appended.append([zero, zero])
         if not appended:
             return k, v, mask
         k, v = (cat([x, *[pair[i] for pair in appended]], 2) for i, x in enumerate((k, v)))
         if mask is not None:
             array = mask._data
-            visible = np.full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype)
+            visible = np.full(
+                (*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype, like=array
+            )
             mask = cat([mask, Tensor(visible)], mask.ndim - 1)
         return k, v, mask
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from fastdl.autograd.mode import mode
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter, empty
@@ -148,7 +149,7 @@ class RNNBase(Module):
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         name, shape, dtype = type(self).__name__, input._data.shape, input._data.dtype
         weight = getattr(self, str(self._all_weights[0][0]))._data
-        if dtype != weight.dtype:
+        if dtype != weight.dtype and mode.autocast is None:
             raise ValueError(
                 f"{name}: input is {dtype}, the weights are {weight.dtype}; convert one of them: "
                 f"input.to(fastdl.{weight.dtype}) or module.to(fastdl.{dtype})"
@@ -207,7 +208,7 @@ class RNNBase(Module):
         ):
             if state is not None:
                 self.check_hidden_size(state, wanted, what)
-                if state._data.dtype != input._data.dtype:
+                if state._data.dtype != input._data.dtype and mode.autocast is None:
                     raise ValueError(
                         f"{type(self).__name__}: {what} is {state._data.dtype}, input is {input._data.dtype}"
                     )
@@ -553,7 +554,7 @@ class RNNCellBase(Module):
             if state is not None and state._data.shape != expected:
                 raise RuntimeError(f"{name}: {what} must have shape {expected}, got {state._data.shape}")
         tensors = [self.weight_ih, *[s for s in states if s is not None]]
-        if any([t._data.dtype != input._data.dtype for t in tensors]):
+        if any([t._data.dtype != input._data.dtype for t in tensors]) and mode.autocast is None:
             raise ValueError(
                 f"{name}: input is {input._data.dtype}, weights and states are "
                 f"{', '.join(str(t._data.dtype) for t in tensors)}"

@@ -54,7 +54,8 @@ def _is_causal(mask: Tensor | None, is_causal: bool | None, length: int) -> bool
     array = mask._data
     if array.shape != (length, length):
         return False
-    future = np.arange(length) > np.arange(length)[:, None]
+    at = np.arange(length, like=array)
+    future = at > at[:, None]
     if array.dtype == bool:
         return bool((array == future).all())
     return bool((array == np.where(future, -np.inf, 0)).all())
