@@ -39,7 +39,7 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
     if dtype is None:
         dtype = own or canonical[array.dtype.newbyteorder("=")]
     if own is dtype:
-        if dtype.kind == "V":  # bfloat16: the CPU's kernel knows NumPy's own dtypes
+        if array.dtype.kind == "V":  # bfloat16: the CPU's kernel knows NumPy's own dtypes
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
     copy = select(array).empty(array.shape, dtype)
@@ -429,7 +429,7 @@ class Tensor(TensorMethods):
     def storage_offset(self) -> int:
         """Elements between the start of the base's memory and this view's first element."""
         base = self._data if self._base is None else self._base._data
-        return (self.data_ptr() - _address(base)) // self._data.itemsize
+        return (self.data_ptr() - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
 
     def data_ptr(self) -> int:
         """The address of the first element."""
@@ -441,7 +441,7 @@ class Tensor(TensorMethods):
 
     def is_floating_point(self) -> bool:
         """Is the dtype one of the floating-point types?"""
-        return self._data.dtype.kind in FLOATING  # type: ignore[no-any-return]
+        return self._data.dtype.kind in FLOATING
 
     def is_complex(self) -> bool:
         """Always False: complex numbers are not supported."""
@@ -478,14 +478,14 @@ class Tensor(TensorMethods):
 
     def cpu(self, memory_format: Any = None) -> Tensor:
         """This tensor in the CPU's memory; itself if it is there."""
-        return self.to("cpu")  # type: ignore[no-any-return]
+        return self.to("cpu")
 
     def cuda(self, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
         """This tensor on a GPU (the current one, or a certain one); itself if it is there.
 
         RuntimeError where no GPU can be used, with the reason.
         """
-        return self.to("cuda" if device is None else device, non_blocking=non_blocking)  # type: ignore[no-any-return]
+        return self.to("cuda" if device is None else device, non_blocking=non_blocking)
 
     def pin_memory(self, device: Any = None) -> Tensor:
         """This tensor: copies to a GPU go through CuPy's own pinned buffers, so there is nothing to prepare."""

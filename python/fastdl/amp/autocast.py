@@ -162,7 +162,7 @@ class autocast:
     ) -> None:
         if not isinstance(device_type, str):
             raise ValueError(f"autocast: device_type must be 'cuda' or 'cpu', got {device_type!r}")
-        kind = devices.device(device_type).type
+        kind = dtypes.device(device_type).type
         if kind not in ("cpu", "cuda"):
             raise RuntimeError(f"autocast: device_type must be 'cuda' or 'cpu', got {device_type!r}")
         if enabled and kind == "cuda" and (reason := devices.missing()) is not None:
@@ -245,7 +245,7 @@ def _lowered(t: Tensor | None, dtype: dtypes.dtype, cache: bool) -> Tensor | Non
     if t is None or t._data.dtype.kind not in FLOATING or t._data.dtype in (dtype, float64):
         return t
     if not cache or t._node is not None or not t._requires_grad or not mode.enabled:
-        return t.to(dtype)  # type: ignore[no-any-return]
+        return t.to(dtype)
     version = t._version_cell()[0]
     known = _weights.cache.get(id(t))
     if known is not None:
@@ -262,4 +262,4 @@ def _lowered(t: Tensor | None, dtype: dtypes.dtype, cache: bool) -> Tensor | Non
 def _widened(t: Tensor | None) -> Tensor | None:
     if t is None or t._data.dtype.itemsize != 2 or t._data.dtype.kind not in FLOATING:
         return t
-    return t.to(float32)  # type: ignore[no-any-return]
+    return t.to(float32)

@@ -108,7 +108,7 @@ def is_initialized() -> bool:
 
 def device_count() -> int:
     """The number of usable GPUs."""
-    return devices.cupy().cuda.runtime.getDeviceCount() if is_available() else 0  # type: ignore[no-any-return]
+    return devices.cupy().cuda.runtime.getDeviceCount() if is_available() else 0
 
 
 def current_device() -> int:

@@ -116,7 +116,7 @@ def on_device(array: Any) -> bool:
 
 def is_writable(array: Any) -> bool:
     """May the array's memory be written to? CuPy does not mark expanded views; their strides give them away."""
-    if array.__class__ is _device_class:
+    if on_device(array):
         return not any(
             [stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
         )
@@ -125,7 +125,7 @@ def is_writable(array: Any) -> bool:
 
 def strided(array: Any, shape: Any, strides: Any) -> Any:
     """A view with any strides (in bytes), writable if ``array`` is."""
-    if array.__class__ is _device_class:
+    if on_device(array):
         return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
     return _as_strided(array, shape, strides, writeable=array.flags.writeable)
 
@@ -150,9 +150,9 @@ def array(value: Any, like: Any = None, dtype: Any = None) -> Any:
 
     NumPy's reductions and indexing return scalars where CuPy's return arrays of 0 dimensions; this makes both arrays.
     """
-    if value.__class__ is _device_class:
+    if on_device(value):
         return value if dtype is None else value.astype(dtype, copy=False)
-    if like.__class__ is _device_class:
+    if on_device(like):
         return np.asarray(value, dtype, like=like)
     return np.asarray(value, dtype)
 

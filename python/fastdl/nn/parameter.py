@@ -87,9 +87,9 @@ class UninitializedParameter(Parameter):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        return memo.setdefault(
+        return memo.setdefault(  # type: ignore[no-any-return]
             id(self), UninitializedParameter(self._requires_grad, self.device, self._data.dtype)
-        )  # type: ignore[no-any-return]
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return UninitializedParameter, (self._requires_grad, self.device, self._data.dtype)

@@ -146,7 +146,7 @@ def _same_float(op: str, a: Any, b: Any) -> bool:
     """Whether both arrays are of one floating dtype; False for integers and bool; mixtures raise."""
     kind = a.dtype
     if kind is b.dtype or kind == b.dtype:
-        return kind.kind in FLOATING  # type: ignore[no-any-return]
+        return kind.kind in FLOATING
     if mode.autocast is not None and kind.kind in FLOATING and b.dtype.kind in FLOATING:
         return True
     raise RuntimeError(
