@@ -711,6 +711,7 @@ def install() -> types.ModuleType:
         using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: Device.count,
+            getDevice=lambda: Device.current,
             getDeviceProperties=_properties,
             deviceSynchronize=lambda: None,
             CUDARuntimeError=CUDARuntimeError,

@@ -252,6 +252,27 @@ def test_one_seed_gives_the_same_numbers_on_every_device(gpu: Any) -> None:
     assert fastdl.equal(first, fastdl.rand(3, device="cuda"))
 
 
+def test_what_has_no_cuda_kernel_is_computed_on_the_cpu(gpu: Any, monkeypatch: Any) -> None:
+    from fastdl.autograd import refused
+
+    def missing(*args: Any) -> Any:
+        raise NotImplementedError("conv has no CUDA kernel (not written yet)")
+
+    fastdl.zeros(1, device="cuda")
+    monkeypatch.setattr(fastdl.kernels.device_backend(), "conv_forward", missing)
+    monkeypatch.setattr(refused, "_told", set())
+    x, w = fastdl.rand(1, 2, 5, 5), fastdl.rand(3, 2, 3, 3)
+    a, b = x.cuda().requires_grad_(), w.cuda().requires_grad_()
+    with pytest.warns(UserWarning, match="conv has no CUDA kernel .*: computed on the CPU"):
+        y = F.conv2d(a, b)
+    F.conv2d(a, b)  # told once
+    y.sum().backward()
+    assert y.is_cuda
+    assert a.grad.is_cuda
+    assert b.grad.is_cuda
+    assert fastdl.equal(y.cpu().detach(), F.conv2d(x, w))
+
+
 # --------------------------------------------------------------------------------------- devices, streams, memory
 
 

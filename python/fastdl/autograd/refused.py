@@ -7,15 +7,18 @@ kernels, NumPy or CuPy raise is it asked why:
   else is an error that names operation, arguments and devices.
 - Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.
+- An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning the
+  first time, results and gradients copied back.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 from fastdl.autograd.op import Op
-from fastdl.devices import device_of
+from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor, pooled_copy
@@ -29,10 +32,35 @@ def apply_otherwise(
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
         return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]
+    if isinstance(error, NotImplementedError):
+        if devices == {CPU}:
+            raise error
+        return _on_cpu(cls, inputs, options, devices.pop(), error)
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
         return _in_float32(cls, inputs, options, floating[0])
     raise error
+
+
+def _on_cpu(
+    cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], where: Any, error: Exception
+) -> Any:
+    if cls not in _told:
+        _told.add(cls)
+        warnings.warn(f"{error}: computed on the CPU, with copies there and back", UserWarning, stacklevel=4)
+    moved = [None if t is None else t.to(CPU) for t in inputs]
+    result = Op.apply.__func__(cls, *moved, **{name: _hosted(value) for name, value in options.items()})  # type: ignore[attr-defined]
+    return tuple([r.to(where) for r in result]) if isinstance(result, tuple) else result.to(where)
+
+
+_told: set[Any] = set()
+
+
+def _hosted(value: Any) -> Any:
+    """An option with its arrays on the CPU."""
+    if isinstance(value, tuple):
+        return tuple([_hosted(v) for v in value])
+    return to_host(value) if is_array(value) else value
 
 
 def is_half(dtype: Any) -> bool:
