@@ -105,10 +105,8 @@ class Op:
             else:
                 op.needs = (False,) * len(inputs)
                 result = op.forward(*[t if t is None else t._data for t in inputs], **options)
-        except (
-            TypeError,
-            AttributeError,
-        ) as error:  # what kernels, NumPy and CuPy say to arrays they cannot take
+        except (TypeError, AttributeError, NotImplementedError) as error:
+            # What kernels, NumPy and CuPy say to arrays they cannot take.
             from fastdl.autograd.refused import apply_otherwise
 
             return apply_otherwise(cls, inputs, options, error)

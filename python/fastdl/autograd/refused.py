@@ -7,8 +7,8 @@ kernels, NumPy or CuPy raise is it asked why:
   else is an error that names operation, arguments and devices.
 - Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.
-- An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning the
-  first time, results and gradients copied back.
+- An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning
+  the first time, results and gradients copied back.
 """
 
 from __future__ import annotations
