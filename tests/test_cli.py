@@ -149,7 +149,6 @@ def test_bench_measures(tmp_path, capsys):
         assert result["ratio"] == pytest.approx(result["peer_us"] / result["fastdl_us"])
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
-
     # What was measured stays, the rest is added, the pictures are made anew.
     arguments[arguments.index("relu 16x16")] = "16x16"
     table = tmp_path / "out.md"

@@ -174,6 +174,7 @@ from fastdl.nn.functional import (  # isort: skip
     triplet_margin_loss,
 )
 
+
 __all__ = [
     "BoolTensor",
     "ByteTensor",
@@ -315,9 +316,13 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 
 def __getattr__(name: str) -> object:
-    """``fastdl.distributions`` is imported when somebody asks for it."""
+    """What costs time at import comes when somebody asks for it."""
     if name == "distributions":
         from importlib import import_module
 
         return import_module("fastdl.distributions")
+    if name == "bfloat16":  # imports ml_dtypes, see fastdl.dtypes
+        from fastdl import dtypes
+
+        return dtypes.bfloat16
     raise AttributeError(f"module 'fastdl' has no attribute {name!r}")

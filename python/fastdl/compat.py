@@ -1,10 +1,13 @@
-"""Switches that scripts written for PyTorch set, and that have nothing to switch here."""
+"""Switches that scripts written for PyTorch set; most have nothing to switch here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+
+from fastdl import devices
+from fastdl.kernels import precisions
 
 __all__ = [
     "are_deterministic_algorithms_enabled",
@@ -47,16 +50,45 @@ def are_deterministic_algorithms_enabled() -> bool:
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """Does nothing: float32 products are always computed in float32."""
+    """How float32 products are computed on a GPU: ``"highest"`` in float32, ``"high"`` and ``"medium"`` in TF32.
+
+    TF32 keeps float32's range and about three decimal digits, and is several times faster. The CPU always computes in
+    float32. See ``torch.set_float32_matmul_precision``.
+    """
     if precision not in ("highest", "high", "medium"):
         raise RuntimeError(
             f"set_float32_matmul_precision: precision must be 'highest', 'high' or 'medium', got {precision!r}"
         )
+    precisions.matmul = precision
 
 
 def get_float32_matmul_precision() -> str:
-    """``"highest"``: float32 products are computed in float32."""
-    return "highest"
+    """What :func:`set_float32_matmul_precision` set; ``"highest"`` at first."""
+    return precisions.matmul
+
+
+class _Matmul:
+    """``backends.cuda.matmul``: the older name of the switch above."""
+
+    @property
+    def allow_tf32(self) -> bool:
+        return precisions.matmul != "highest"
+
+    @allow_tf32.setter
+    def allow_tf32(self, allow: bool) -> None:
+        precisions.matmul = "high" if allow else "highest"
+
+
+class _Cudnn(SimpleNamespace):
+    """``backends.cudnn``: convolutions on a GPU; there is nothing to benchmark, and TF32 has a switch of its own."""
+
+    @property
+    def allow_tf32(self) -> bool:
+        return precisions.convolution != "highest"
+
+    @allow_tf32.setter
+    def allow_tf32(self, allow: bool) -> None:
+        precisions.convolution = "high" if allow else "highest"
 
 
 def compile(model: Any = None, **options: Any) -> Any:
@@ -67,13 +99,17 @@ def compile(model: Any = None, **options: Any) -> Any:
     return model
 
 
-def _backend(**switches: Any) -> SimpleNamespace:
-    return SimpleNamespace(is_available=lambda: False, **switches)
+def _is_available() -> bool:
+    return devices.missing() is None
+
+
+def _never() -> bool:
+    return False
 
 
 backends = SimpleNamespace(
-    cuda=_backend(matmul=SimpleNamespace(allow_tf32=False), is_built=lambda: False),
-    cudnn=_backend(benchmark=False, deterministic=True, enabled=False, allow_tf32=False),
-    mkl=_backend(),
-    mps=_backend(is_built=lambda: False),
+    cuda=SimpleNamespace(matmul=_Matmul(), is_available=_is_available, is_built=devices.is_built),
+    cudnn=_Cudnn(benchmark=False, deterministic=True, enabled=True, is_available=_is_available),
+    mkl=SimpleNamespace(is_available=_never),
+    mps=SimpleNamespace(is_available=_never, is_built=_never),
 )

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_device, to_host
 from fastdl.dtypes import (
+    CPU,
+    FLOATING,
     as_dtype,
     bool_,
-    check_device,
     float32,
     float64,
     get_default_dtype,
@@ -20,19 +22,19 @@ from fastdl.dtypes import (
     int64,
     uint8,
 )
-from fastdl.kernels import select
+from fastdl.kernels import array as as_array
+from fastdl.kernels import is_array
 from fastdl.ops.arrays import filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
 
-def finish(op: str, array: Any, device: Any, requires_grad: bool) -> Tensor:
-    """A tensor around a new array, after the checks that all creation functions share."""
-    check_device(op, device)
-    t = Tensor._wrap(array)
+def finish(op: str, array: Any, where: Any, requires_grad: bool) -> Tensor:
+    """A tensor on a resolved device around a new array, after the checks that all creation functions share."""
+    t = Tensor._wrap(to_device(array, where))
     if requires_grad:
-        if array.dtype.kind != "f":
+        if array.dtype.kind not in FLOATING:
             raise RuntimeError(
                 f"{op}: only floating-point tensors can require a gradient, got dtype {array.dtype}; pass "
                 "dtype=fastdl.float32"
@@ -43,8 +45,8 @@ def finish(op: str, array: Any, device: Any, requires_grad: bool) -> Tensor:
 
 def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     """An array from numbers and nested sequences of numbers, arrays and tensors, and the dtype it should have."""
-    if isinstance(data, (np.ndarray, np.generic)):
-        array = np.asarray(data)
+    if is_array(data) or isinstance(data, np.generic):
+        array = as_array(data)
         check_array(op, array.astype(array.dtype.newbyteorder("="), copy=False))
         return array, dtype
     types = _types(data)
@@ -63,7 +65,7 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     check_array(op, array)
     if (
         dtype is None
-        and array.dtype.kind == "f"
+        and array.dtype.kind in FLOATING
         and not any([issubclass(t, (np.ndarray, np.generic)) for t in types])
     ):
         dtype = get_default_dtype()
@@ -89,7 +91,7 @@ def _common_dtype(data: Any) -> Any:
 
 def _plain(data: Any) -> Any:
     if isinstance(data, Tensor):
-        return data._data
+        return to_host(data._data)
     return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
 
 
@@ -107,6 +109,7 @@ def tensor(
 
     Args:
         data: a number, a nested sequence, a NumPy array or a Tensor.
+        device: where; by default where ``data`` is.
         dtype: by default float32 (:func:`set_default_dtype`) for Python floats, int64 for ints, bool for bools, and
             the array's own for NumPy arrays and tensors.
         requires_grad: record operations on it; floating-point dtypes only.
@@ -129,9 +132,10 @@ def tensor(
         if not isinstance(data, (np.ndarray, list, tuple, int, float, np.generic)) and hasattr(
             data, "__dlpack__"
         ):
-            data = np.from_dlpack(data)
+            data = from_dlpack(data)._data
         array, wanted = _from_values("tensor", data, wanted)
-    return finish("tensor", pooled_copy(array, wanted), device, requires_grad)
+    where = device_of(array) if device is None else resolve("tensor", device)
+    return finish("tensor", pooled_copy(array, wanted), where, requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
@@ -139,13 +143,15 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
 
     See ``torch.as_tensor``.
     """
-    check_device("as_tensor", device)
     wanted = None if dtype is None else as_dtype("as_tensor", dtype)
     if isinstance(data, Tensor):
-        return data if wanted is None or data.dtype == wanted else data.to(wanted)
+        return data if wanted is None and device is None else data.to(device, wanted)
     if isinstance(data, np.ndarray) and (wanted is None or data.dtype == wanted) and data.dtype.isnative:
-        return from_numpy(data)
-    return tensor(data, dtype=wanted)
+        t = from_numpy(data)
+        return t if device is None else t.to(device)
+    if not isinstance(data, np.ndarray) and is_device_array(data):
+        return from_dlpack(data).to(device, wanted)
+    return tensor(data, dtype=wanted, device=device)
 
 
 def asarray(
@@ -158,8 +164,11 @@ def asarray(
         if not isinstance(obj, (Tensor, np.ndarray)) and hasattr(obj, "__dlpack__"):
             obj = from_dlpack(obj)
         result = as_tensor(obj, dtype, device)
+        given = obj._data if isinstance(obj, Tensor) else obj
         if copy is False and not (
-            isinstance(obj, (Tensor, np.ndarray)) and np.may_share_memory(result._data, _plain(obj))
+            is_array(given)
+            and device_of(given) is device_of(result._data)
+            and np.may_share_memory(result._data, given)
         ):
             raise ValueError("asarray: copy=False, but this conversion needs a copy")
     if requires_grad and result._node is None:
@@ -187,7 +196,7 @@ def from_numpy(ndarray: Any, /) -> Tensor:
 
 
 def from_dlpack(ext_tensor: Any, /) -> Tensor:
-    """A tensor on the memory of another library's tensor (NumPy, PyTorch, JAX, ..), without a copy.
+    """A tensor on the memory of another library's tensor (NumPy, CuPy, PyTorch, JAX, ..), without a copy.
 
     Example:
         >>> import fastdl, numpy
@@ -200,11 +209,17 @@ def from_dlpack(ext_tensor: Any, /) -> Tensor:
         raise TypeError(f"from_dlpack: {type(ext_tensor).__name__} has no __dlpack__ method")
     if isinstance(ext_tensor, np.ndarray):
         return from_numpy(ext_tensor)
+    if ext_tensor.__dlpack_device__()[0] == _DLPACK_CUDA:
+        array = ext_tensor._data if isinstance(ext_tensor, Tensor) else cupy().from_dlpack(ext_tensor)
+        return Tensor._wrap(check_array("from_dlpack", array))
     array = np.from_dlpack(ext_tensor)
     if not array.flags.writeable:
         # NumPy marks imports read-only where the exporter speaks an old protocol version, which cannot say.
         array = _writeable(array)
     return Tensor._wrap(check_array("from_dlpack", array))
+
+
+_DLPACK_CUDA = 2  # kDLCUDA
 
 
 class _Writeable:
@@ -224,7 +239,7 @@ def from_buffer(
 ) -> Tensor:
     """A one-dimensional tensor on a buffer's memory; see ``torch.frombuffer``."""
     array = np.frombuffer(buffer, as_dtype("frombuffer", dtype), count, offset)
-    return finish("frombuffer", array, None, requires_grad)
+    return finish("frombuffer", array, CPU, requires_grad)
 
 
 frombuffer = from_buffer
@@ -248,7 +263,8 @@ def empty(
     size = ignored.pop("size", size)
     _ignore("empty", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("empty", dtype)
-    return finish("empty", select(None).empty(shape_of("empty", size), d), device, requires_grad)
+    where = resolve("empty", device)
+    return finish("empty", make(where, "empty", shape_of("empty", size), d), where, requires_grad)
 
 
 def _ignore(op: str, options: dict[str, Any]) -> None:
@@ -263,9 +279,10 @@ def _ignore(op: str, options: dict[str, Any]) -> None:
 def _filled(
     op: str, shape: tuple[int, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
 ) -> Tensor:
-    array = select(None).empty(shape, dtype)
+    where = resolve(op, device)
+    array = make(where, "empty", shape, dtype)
     array.fill(filler(op, value, dtype))
-    return finish(op, array, device, requires_grad)
+    return finish(op, array, where, requires_grad)
 
 
 def zeros(
@@ -301,10 +318,14 @@ def full(
     return _filled("full", shape_of("full", (size,)), fill_value, d, device, requires_grad)
 
 
-def _like(op: str, input: Tensor, dtype: Any) -> Any:
+def _like(op: str, input: Tensor, dtype: Any, device: Any) -> Any:
+    """The dtype and the device."""
     if not isinstance(input, Tensor):
         raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
-    return input._data.dtype if dtype is None else as_dtype(op, dtype)
+    return (
+        input._data.dtype if dtype is None else as_dtype(op, dtype),
+        device_of(input._data) if device is None else resolve(op, device),
+    )
 
 
 def empty_like(
@@ -316,8 +337,8 @@ def empty_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Uninitialised, with the shape and dtype of ``input``; see ``torch.empty_like``."""
-    d = _like("empty_like", input, dtype)
-    return finish("empty_like", select(None).empty(input._data.shape, d), device, requires_grad)
+    d, where = _like("empty_like", input, dtype, device)
+    return finish("empty_like", make(where, "empty", input._data.shape, d), where, requires_grad)
 
 
 def zeros_like(
@@ -329,8 +350,8 @@ def zeros_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Zeros, with the shape and dtype of ``input``; see ``torch.zeros_like``."""
-    d = _like("zeros_like", input, dtype)
-    return _filled("zeros_like", input._data.shape, 0, d, device, requires_grad)
+    d, where = _like("zeros_like", input, dtype, device)
+    return _filled("zeros_like", input._data.shape, 0, d, where, requires_grad)
 
 
 def ones_like(
@@ -342,8 +363,8 @@ def ones_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Ones, with the shape and dtype of ``input``; see ``torch.ones_like``."""
-    d = _like("ones_like", input, dtype)
-    return _filled("ones_like", input._data.shape, 1, d, device, requires_grad)
+    d, where = _like("ones_like", input, dtype, device)
+    return _filled("ones_like", input._data.shape, 1, d, where, requires_grad)
 
 
 def full_like(
@@ -356,9 +377,9 @@ def full_like(
     memory_format: Any = None,
 ) -> Tensor:
     """One value, with the shape and dtype of ``input``; see ``torch.full_like``."""
-    d = _like("full_like", input, dtype)
+    d, where = _like("full_like", input, dtype, device)
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
-    return _filled("full_like", input._data.shape, value, d, device, requires_grad)
+    return _filled("full_like", input._data.shape, value, d, where, requires_grad)
 
 
 def _legacy(name: str, dtype: Any) -> Any:
@@ -387,30 +408,42 @@ ByteTensor, CharTensor, BoolTensor = [
 def new_tensor(
     self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """:func:`tensor` with this tensor's dtype."""
+    """:func:`tensor` with this tensor's dtype and device."""
     return tensor(
-        data, dtype=self.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad
+        data,
+        dtype=self.dtype if dtype is None else dtype,
+        device=self.device if device is None else device,
+        requires_grad=requires_grad,
     )
 
 
-def new_empty(self: Tensor, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
-    """:func:`empty` with this tensor's dtype."""
-    return empty(*size, dtype=self.dtype if dtype is None else dtype, **options)
+def _same(self: Tensor, dtype: Any, device: Any) -> dict[str, Any]:
+    return {
+        "dtype": self.dtype if dtype is None else dtype,
+        "device": self.device if device is None else device,
+    }
 
 
-def new_zeros(self: Tensor, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
-    """:func:`zeros` with this tensor's dtype."""
-    return zeros(*size, dtype=self.dtype if dtype is None else dtype, **options)
+def new_empty(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
+    """:func:`empty` with this tensor's dtype and device."""
+    return empty(*size, **_same(self, dtype, device), **options)
 
 
-def new_ones(self: Tensor, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
-    """:func:`ones` with this tensor's dtype."""
-    return ones(*size, dtype=self.dtype if dtype is None else dtype, **options)
+def new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
+    """:func:`zeros` with this tensor's dtype and device."""
+    return zeros(*size, **_same(self, dtype, device), **options)
 
 
-def new_full(self: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
-    """:func:`full` with this tensor's dtype."""
-    return full(size, fill_value, dtype=self.dtype if dtype is None else dtype, **options)
+def new_ones(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
+    """:func:`ones` with this tensor's dtype and device."""
+    return ones(*size, **_same(self, dtype, device), **options)
+
+
+def new_full(
+    self: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, **options: Any
+) -> Tensor:
+    """:func:`full` with this tensor's dtype and device."""
+    return full(size, fill_value, **_same(self, dtype, device), **options)
 
 
 # ---------------------------------------------------------------------------------------------------- sequences
@@ -432,7 +465,7 @@ def arange(
 ) -> Tensor:
     """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers.
 
-    See ``torch.arange``.
+    Computed on the CPU, so that every device has the same numbers. See ``torch.arange``.
     """
     _ignore("arange", ignored)
     if end is None:
@@ -450,7 +483,7 @@ def arange(
         )
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
     values = start + step * np.arange(count, dtype=np.int64 if whole else np.float64)
-    return finish("arange", pooled_copy(values, d), device, requires_grad)
+    return finish("arange", pooled_copy(values, d), resolve("arange", device), requires_grad)
 
 
 def linspace(
@@ -461,7 +494,7 @@ def linspace(
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
     values = np.linspace(_number(start), _number(end), int(steps))
-    return finish("linspace", pooled_copy(values, d), device, requires_grad)
+    return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
 
 
 def logspace(
@@ -479,7 +512,7 @@ def logspace(
         raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
     values = np.power(float(base), np.linspace(_number(start), _number(end), int(steps)))
-    return finish("logspace", pooled_copy(values, d), device, requires_grad)
+    return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
 
 
 def eye(
@@ -491,7 +524,7 @@ def eye(
         raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
     t = zeros(n, columns, dtype=dtype, device=device)
     t._data.reshape(-1)[:: columns + 1][: min(n, columns)] = 1
-    return finish("eye", t._data, device, requires_grad)
+    return finish("eye", t._data, device_of(t._data), requires_grad)
 
 
 def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:

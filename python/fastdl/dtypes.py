@@ -1,6 +1,8 @@
 """Element types and devices: what a tensor may hold, and where.
 
 A dtype is NumPy's (``fastdl.float32 == numpy.dtype("float32")``), so arrays and tensors speak of the same thing.
+NumPy has no bfloat16; ``fastdl.bfloat16`` is the dtype of the package ml_dtypes, which JAX and CuPy use too. It is
+imported when bfloat16 is first asked for or met, and nothing else needs it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,64 @@ dtype = np.dtype[Any]
 Size = tuple  # type: ignore[type-arg]
 """Shapes are tuples."""
 
+FLOATING = "fV"
+"""The kinds of floating-point dtypes: NumPy's own are "f", and bfloat16, foreign to NumPy, is "V"."""
+
 SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_)
+canonical: dict[Any, dtype] = {d: d for d in SUPPORTED}
+"""A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside
+tensors it is always the usual one, so that operations may compare dtypes with `is`."""
 _by_key: dict[Any, dtype] = {d: d for d in SUPPORTED}
 _by_key.update({d.type: d for d in SUPPORTED})
 _by_key.update({float: float64, int: int64, bool: bool_})  # dtype=float is float64, as in NumPy and torch
 _default: dtype = float32
+
+
+def _bfloat16() -> dtype | None:
+    """ml_dtypes' bfloat16, from now on a supported dtype; None if that package is not installed."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return None
+    d: dtype = np.dtype(bfloat16)
+    canonical[d] = _by_key[d] = _by_key[bfloat16] = d
+    return d
+
+
+def __getattr__(name: str) -> Any:
+    if name == "bfloat16":
+        d = _bfloat16()
+        if d is None:
+            raise AttributeError(f"fastdl.bfloat16: {_NO_BFLOAT16}")
+        return d
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_NO_BFLOAT16 = "NumPy has no bfloat16; the package ml_dtypes brings it: pip install ml_dtypes"
+
+
+def known_dtype(d: Any) -> dtype | None:
+    """The supported dtype that a NumPy dtype equals, or None."""
+    found = canonical.get(d)
+    if found is None and d.name == "bfloat16":
+        found = _bfloat16()
+    return found
+
+
+def floating_info(d: dtype) -> Any:
+    """``numpy.finfo``, for bfloat16 as well."""
+    if d.kind == "V":
+        from ml_dtypes import finfo
+
+        return finfo(d)
+    return np.finfo(d)
+
+
+def can_store(source: dtype, target: dtype) -> bool:
+    """May values of ``source`` be stored in place as ``target``: without losing their kind (float, int, bool)?"""
+    if "V" in (source.kind, target.kind):  # bfloat16
+        return target.kind in FLOATING
+    return np.can_cast(source, target, "same_kind")
 
 
 def get_default_dtype() -> dtype:
@@ -66,9 +121,13 @@ def as_dtype(op: str, d: Any) -> dtype:
         known = None
     if known is not None:
         return known
-    if d is not None:
+    if isinstance(d, str) and d == "bfloat16":
+        known = _bfloat16()
+        if known is None:
+            raise TypeError(f"{op}: {_NO_BFLOAT16}")
+    elif d is not None:
         try:
-            known = _by_key.get(np.dtype(d).newbyteorder("="))
+            known = known_dtype(np.dtype(d).newbyteorder("="))
         except TypeError:
             known = None
     if known is None:
@@ -77,7 +136,9 @@ def as_dtype(op: str, d: Any) -> dtype:
 
 
 class device:
-    """Where a tensor lives. Only ``"cpu"`` holds tensors in this build; see :func:`fastdl.cuda.is_available`.
+    """Where a tensor lives: ``"cpu"``, or ``"cuda"`` for the current GPU and ``"cuda:1"`` for a certain one.
+
+    See :func:`fastdl.cuda.is_available`.
 
     Example:
         >>> import fastdl
@@ -94,6 +155,8 @@ class device:
     def __init__(self, type: Any, index: int | None = None) -> None:
         if isinstance(type, device):
             type, index = type.type, type.index if index is None else index
+        if isinstance(type, int) and not isinstance(type, bool):  # torch's short form: the number of a GPU
+            type, index = "cuda", type
         if not isinstance(type, str):
             raise TypeError(f"device: expected a string such as 'cpu', got {type!r}")
         kind, colon, number = type.partition(":")
@@ -129,17 +192,3 @@ class device:
 
 
 CPU = device("cpu")
-
-
-def check_device(op: str, where: Any) -> None:
-    """Refuse every place but the CPU's memory."""
-    if where is None or where == "cpu" or where is CPU:
-        return
-    wanted = device(where)
-    if wanted.type != "cpu":
-        reason = f"{op}: device {str(wanted)!r} is not available: "
-        from fastdl import cuda
-
-        raise RuntimeError(
-            reason + (cuda.unavailable_reason() if wanted.type == "cuda" else "tensors live on 'cpu'")
-        )

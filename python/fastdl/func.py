@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastdl.nn.modules.module import Module
+from fastdl.ops.parts import select_dim
 from fastdl.ops.shape import stack
-from fastdl.ops.views import select_dim
 from fastdl.tensor import Tensor
 
 __all__ = ["functional_call", "vmap"]

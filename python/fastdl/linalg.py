@@ -17,6 +17,7 @@ import numpy as np
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.extreme import amax, amin
+from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.matrix import (
     Cholesky,
@@ -107,12 +108,14 @@ class LstsqResult(NamedTuple):
     singular_values: Tensor
 
 
+@on_host
 def inv(A: Tensor) -> Tensor:
     """The inverse; LinAlgError for a singular matrix. See ``torch.linalg.inv``."""
     check_matrix("inv", A)
     return Inverse.apply(A)  # type: ignore[no-any-return]
 
 
+@on_host
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X of A X = B (``left=False``: of X A = B); B is a matrix, or a vector. See ``torch.linalg.solve``."""
     check_matrix("solve", A)
@@ -143,18 +146,21 @@ def solve_triangular(
     return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT
 
 
+@on_host
 def det(A: Tensor) -> Tensor:
     """The determinant. See ``torch.linalg.det``."""
     check_matrix("det", A)
     return Determinant.apply(A)  # type: ignore[no-any-return]
 
 
+@on_host
 def slogdet(A: Tensor) -> SlogdetResult:
     """Sign of the determinant and logarithm of its absolute value. See ``torch.linalg.slogdet``."""
     check_matrix("slogdet", A)
     return SlogdetResult(*LogDeterminant.apply(A))
 
 
+@on_host
 def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     """L of A = L L^T, lower triangular (``upper``: its transpose), of a symmetric positive definite matrix.
 
@@ -165,6 +171,7 @@ def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     return lower.mT if upper else lower  # type: ignore[no-any-return]
 
 
+@on_host
 def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
     """Eigenvalues and eigenvectors of a symmetric matrix, read from one triangle. See ``torch.linalg.eigh``."""
     check_matrix("eigh", A)
@@ -173,11 +180,13 @@ def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
     return EighResult(*SymmetricEigen.apply(A, uplo=UPLO))
 
 
+@on_host
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
     return eigh(A, UPLO).eigenvalues
 
 
+@on_host
 def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
     """The singular value decomposition A = U diag(S) Vh. See ``torch.linalg.svd``.
 
@@ -191,11 +200,13 @@ def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
     return SvdResult(*SingularValues.apply(A))
 
 
+@on_host
 def svdvals(A: Tensor) -> Tensor:
     """The singular values, falling. See ``torch.linalg.svdvals``."""
     return svd(A, False).S
 
 
+@on_host
 def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     """A = Q R; ``mode`` reduced, complete or r. See ``torch.linalg.qr``."""
     check_matrix("qr", A, square=False)
@@ -210,6 +221,7 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     return QrResult(*[Tensor(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
 
 
+@on_host
 def pinv(A: Tensor, *, rtol: float | None = None) -> Tensor:
     """The pseudo-inverse; singular values below ``rtol`` of the largest count as 0. See ``torch.linalg.pinv``."""
     check_matrix("pinv", A, square=False)
@@ -225,6 +237,7 @@ def _tolerance(A: Tensor, rtol: float | None) -> float:
     return max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if rtol is None else rtol
 
 
+@on_host
 def matrix_rank(A: Tensor, *, rtol: float | None = None, hermitian: bool = False) -> Tensor:
     """How many singular values exceed ``rtol`` times the largest. See ``torch.linalg.matrix_rank``."""
     s = svdvals(A.detach())
@@ -233,6 +246,7 @@ def matrix_rank(A: Tensor, *, rtol: float | None = None, hermitian: bool = False
     return sum(s > _tolerance(A, rtol) * amax(s, -1, True), -1)
 
 
+@on_host
 def matrix_power(A: Tensor, n: int) -> Tensor:
     """A times itself ``n`` times; n below 0: of the inverse. See ``torch.linalg.matrix_power``."""
     check_matrix("matrix_power", A)
@@ -298,6 +312,7 @@ def multi_dot(tensors: Any) -> Tensor:
     return squeeze(result, 0) if row else result
 
 
+@on_host
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
     """The X that makes |A X - B| least. See ``torch.linalg.lstsq``."""
     check_matrix("lstsq", A, square=False)
@@ -366,6 +381,7 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
     return vector_norm(A, ord, axes, keepdim, dtype=dtype)
 
 
+@on_host
 def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition number |A| |A^-1|. See ``torch.linalg.cond``."""
     if p is None or p in (2, -2):

@@ -15,6 +15,7 @@ import numpy as np
 from fastdl import creation, matrices
 from fastdl.autograd import gradients
 from fastdl.autograd.view import in_place, shape_in_place
+from fastdl.kernels import is_array
 from fastdl.ops import (
     activation,
     cast,
@@ -60,7 +61,7 @@ _METHODS: dict[Any, str] = {
     parts: """narrow diagonal unbind split split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
         unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
-    cast: "to type_as double half long short char byte",
+    cast: "to type_as double half bfloat16 long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take nonzero
@@ -157,7 +158,9 @@ _UFUNCS: dict[Any, Callable[..., Any]] = {
 
 def _other(value: Any) -> Any:
     """An array as the other operand: on the same memory, without gradient."""
-    return creation.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return creation.from_numpy(value)
+    return Tensor(value) if is_array(value) else value
 
 
 def on_ufunc(ufunc: Any, inputs: Any) -> Any:
@@ -173,7 +176,7 @@ def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[.
         try:
             return function(other, self) if swapped else function(self, other)
         except TypeError:
-            if isinstance(other, np.ndarray):
+            if is_array(other):
                 return operator(self, _other(other))
             if isinstance(other, _OPERANDS):
                 raise

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import bool_, get_default_dtype, int64
+from fastdl.devices import device_of, to_host
+from fastdl.dtypes import CPU, FLOATING, bool_, get_default_dtype, int64
 
 _options: dict[str, Any] = {
     "precision": 4,
@@ -56,7 +57,7 @@ class _Formatter:
     """One notation and one width for all elements of a tensor."""
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
-        self.is_float = values.dtype.kind == "f"
+        self.is_float = values.dtype.kind in FLOATING
         self.whole = self.scientific = False
         self.width = 1
         if not self.is_float:
@@ -121,7 +122,8 @@ def _rows(array: Any, indent: int, summarise: bool, fmt: _Formatter) -> str:
 
 def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
     """``repr`` of a tensor."""
-    array = tensor._data
+    where = device_of(tensor._data)
+    array = to_host(tensor._data)
     indent = len(prefix)
     notes = []
     dtype = array.dtype
@@ -136,6 +138,8 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
         body = _rows(array, indent, summarise, _Formatter(_edges(array) if summarise else array))
         if dtype not in (get_default_dtype(), int64, bool_):
             notes.append(f"dtype={_dtype_name(dtype)}")
+    if where is not CPU:
+        notes.append(f"device='{where}'")
     if tensor._node is not None:
         notes.append(f"grad_fn=<{tensor._node.name}>")
     elif tensor._requires_grad:

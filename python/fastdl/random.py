@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.devices import to_host
 from fastdl.dtypes import device as make_device
-from fastdl.kernels import select
+from fastdl.kernels import cpu
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -36,11 +37,19 @@ _DEFAULT_SEED = 67280421310721  # of a Generator that nobody seeded, as in torch
 _LIMIT = 1 << 64
 
 
+class _Capture:
+    active = False
+
+
+capture = _Capture()
+"""Whether a CUDA graph is being recorded: :mod:`fastdl.cuda` says so."""
+
+
 class Generator:
     """A source of random numbers with a state of its own; see ``torch.Generator``.
 
     Args:
-        device: None or ``"cpu"``.
+        device: accepted for compatibility: a generator serves every device, with the same numbers.
 
     Example:
         >>> import fastdl
@@ -59,6 +68,11 @@ class Generator:
 
     def draw(self) -> tuple[int, int]:
         """The (seed, offset) of one random operation; the next call gives another offset."""
+        if capture.active:
+            raise RuntimeError(
+                "a random operation (dropout?) inside a CUDA graph would draw the same numbers in every replay; "
+                "keep it outside of the capture, or call eval() on the model"
+            )
         with self._lock:
             offset = self._offset
             self._offset = offset + 1
@@ -91,13 +105,13 @@ class Generator:
         """Seed and offset as a tensor of 16 bytes, for :meth:`set_state`."""
         with self._lock:
             state = self._seed.to_bytes(8, "little") + self._offset.to_bytes(8, "little")
-        array = select(None).empty((16,), np.dtype(np.uint8))
+        array = cpu.empty((16,), np.dtype(np.uint8))
         array[...] = np.frombuffer(state, np.uint8)
         return Tensor._wrap(array)
 
     def set_state(self, new_state: Tensor) -> None:
         """Continue where the generator stood when :meth:`get_state` was called."""
-        array = new_state._data if isinstance(new_state, Tensor) else np.asarray(new_state)
+        array = to_host(new_state._data) if isinstance(new_state, Tensor) else np.asarray(new_state)
         if array.dtype != np.uint8 or array.shape != (16,):
             raise TypeError(
                 "set_state: new_state must be a uint8 tensor of 16 elements as get_state() returns it, "

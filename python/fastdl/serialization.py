@@ -18,8 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from fastdl.devices import resolve, to_device, to_host
 from fastdl.dtypes import as_dtype
-from fastdl.kernels import select
+from fastdl.kernels import cpu, is_array
 from fastdl.tensor import Tensor
 
 __all__ = ["load", "save"]
@@ -52,6 +53,8 @@ _CODE_OF = {np.dtype(name): code for code, name in _CODES.items()}
 
 def save(obj: Any, f: Path | IO[bytes]) -> None:
     """Write a state dict or a nested checkpoint to a file in the safetensors format.
+
+    Tensors on a GPU are stored like those on the CPU: a file does not know where its tensors were.
 
     Args:
         obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays, numbers, text,
@@ -92,16 +95,21 @@ def _is_flat(obj: Any) -> bool:
         isinstance(obj, Mapping)
         and len(obj) > 0
         and all(
-            isinstance(k, str) and k != "__metadata__" and isinstance(v, (Tensor, np.ndarray))
+            isinstance(k, str) and k != "__metadata__" and (isinstance(v, Tensor) or is_array(v))
             for k, v in obj.items()
         )
     )
 
 
 def _checked(array: Any, path: str) -> Array:
-    if array.dtype.newbyteorder("=") not in _CODE_OF:
+    """The array in the CPU's memory, of a dtype that the format can hold."""
+    if _code(array.dtype) is None:
         raise TypeError(f"save: {path or 'obj'} has dtype {array.dtype}, which the format cannot hold")
-    return array  # type: ignore[no-any-return]
+    return to_host(array)  # type: ignore[no-any-return]
+
+
+def _code(dtype: Any) -> str | None:
+    return "BF16" if dtype.name == "bfloat16" else _CODE_OF.get(dtype.newbyteorder("="))
 
 
 def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any:
@@ -118,7 +126,7 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
-    if isinstance(value, (Tensor, np.ndarray)):
+    if isinstance(value, Tensor) or is_array(value):
         array = _checked(value._data if isinstance(value, Tensor) else value, path)
         name = path or "tensor"
         while name in arrays or name == "__metadata__":
@@ -162,7 +170,7 @@ def _write(file: IO[bytes], arrays: dict[str, Array], metadata: dict[str, str]) 
         offsets[name] = [begin, end]
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     for name, array in arrays.items():
-        code = _CODE_OF[array.dtype.newbyteorder("=")]
+        code = _code(array.dtype)
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": offsets[name]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -172,6 +180,8 @@ def _write(file: IO[bytes], arrays: dict[str, Array], metadata: dict[str, str]) 
     file.write(text)
     for name in order:
         array = arrays[name]
+        if array.dtype.kind == "V":  # bfloat16, whose bytes NumPy knows nothing of
+            array = array.view(np.uint16)
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         file.write(little.reshape(-1).view(np.uint8).data)
 
@@ -212,28 +222,33 @@ def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = 
 
     Args:
         f: a path, or a file open for reading in binary mode.
-        map_location: None or ``"cpu"``.
+        map_location: the device for all tensors; None: the CPU.
         weights_only: accepted for compatibility: a file never contains anything but data.
 
     Returns:
-        the object that was saved; a dict of name -> tensor for files of other programs. bfloat16 becomes float32.
+        the object that was saved; a dict of name -> tensor for files of other programs. bfloat16 becomes float32
+        (which holds all its values) unless the package ml_dtypes is installed.
 
     Raises:
         ValueError: the file is no safetensors file, or damaged; the message says where.
     """
-    if map_location is not None and str(map_location).partition(":")[0] != "cpu":
-        raise RuntimeError(f"load: map_location must be None or 'cpu', got {map_location!r}")
+    if callable(map_location) or isinstance(map_location, Mapping):
+        raise TypeError(
+            "load: map_location must be a device or None: a file does not know where its tensors were, so there is "
+            f"nothing to map; got {map_location!r}"
+        )
+    where = resolve("load", map_location)
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
-            return _read(file, os.fspath(f))
+            return _read(file, os.fspath(f), where)
     if hasattr(f, "read"):
-        return _read(f, getattr(f, "name", "the file"))
+        return _read(f, getattr(f, "name", "the file"), where)
     raise TypeError(f"load: f must be a path or a file open for reading, got {type(f).__name__}")
 
 
-def _read(file: IO[bytes], where: Any) -> Any:
+def _read(file: IO[bytes], path: Any, where: Any) -> Any:
     def damaged(reason: str) -> ValueError:
-        return ValueError(f"load: {where!s}: {reason}")
+        return ValueError(f"load: {path!s}: {reason}")
 
     start = file.tell()
     size = file.seek(0, os.SEEK_END) - start
@@ -261,9 +276,9 @@ def _read(file: IO[bytes], where: Any) -> Any:
         file.seek(start + 8 + length + begin)
         tensors[name] = _read_array(file, code, shape, end - begin, damaged)
     if _STRUCTURE not in metadata:
-        return {name: Tensor._wrap(array) for name, array in tensors.items()}
+        return {name: Tensor._wrap(to_device(array, where)) for name, array in tensors.items()}
     try:
-        return _restore(json.loads(metadata[_STRUCTURE]), tensors)
+        return _restore(json.loads(metadata[_STRUCTURE]), tensors, where)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise damaged(f"{_STRUCTURE} in the metadata is damaged ({error!r})") from error
 
@@ -326,7 +341,7 @@ def _are_sizes(values: Any) -> bool:
 
 def _read_array(file: IO[bytes], code: str, shape: tuple[int, ...], size: int, damaged: Any) -> Array:
     stored = np.dtype(np.uint16 if code == "BF16" else _CODES[code])
-    raw = select(None).empty((size,), np.dtype(np.uint8))
+    raw = cpu.empty((size,), np.dtype(np.uint8))
     view, have = memoryview(raw), 0
     while have < size:
         part = file.readinto(view[have:]) if hasattr(file, "readinto") else None
@@ -338,32 +353,35 @@ def _read_array(file: IO[bytes], code: str, shape: tuple[int, ...], size: int, d
             raise damaged("the file ended while it was read")
         have += part
     array: Array = raw.view(stored.newbyteorder("<")).reshape(shape)
-    if code == "BF16":  # the upper half of a float32
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    if code == "BF16":
+        try:
+            return array.astype(np.uint16, copy=False).view(as_dtype("load", "bfloat16"))
+        except TypeError:  # no ml_dtypes: the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
     if code == "BOOL":
         array = raw.reshape(shape) != 0
     return np.asarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _restore(value: Any, tensors: dict[str, Array]) -> Any:
+def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
     if isinstance(value, list):
-        return [_restore(v, tensors) for v in value]
+        return [_restore(v, tensors, where) for v in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         ((kind, content),) = value.items()
         if kind == "$tensor":
-            return Tensor._wrap(tensors[content])
+            return Tensor._wrap(to_device(tensors[content], where))
         if kind == "$array":
             return tensors[content]
         if kind == "$float":
             return float(content)
         if kind == "$tuple":
-            return tuple(_restore(v, tensors) for v in content)
+            return tuple(_restore(v, tensors, where) for v in content)
         if kind == "$dict":
-            return {_restore(k, tensors): _restore(v, tensors) for k, v in content}
+            return {_restore(k, tensors, where): _restore(v, tensors, where) for k, v in content}
         if kind == "$bytes":
             return base64.b64decode(content, validate=True)
         if kind == "$dtype":
             return as_dtype("load", content)
-    return {k: _restore(v, tensors) for k, v in value.items()}
+    return {k: _restore(v, tensors, where) for k, v in value.items()}

@@ -13,22 +13,34 @@ from weakref import ref
 
 import numpy as np
 
-from fastdl.dtypes import CPU, SUPPORTED, as_dtype, device, float32, float64, get_default_dtype
+from fastdl.devices import device_of, resolve, to_device, to_host
+from fastdl.dtypes import (
+    FLOATING,
+    SUPPORTED,
+    as_dtype,
+    canonical,
+    device,
+    float32,
+    float64,
+    get_default_dtype,
+    known_dtype,
+)
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array as as_array
+from fastdl.kernels import is_array, on_device, select
 from fastdl.printing import tensor_repr
 
-# A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside
-# tensors it is always the usual one, so that operations may compare dtypes with `is`.
-_canonical = {d: d for d in SUPPORTED}
+_uint16 = np.dtype(np.uint16)
 
 
 def pooled_copy(array: Any, dtype: Any = None) -> Any:
     """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
-    own = _canonical.get(array.dtype)
+    own = canonical.get(array.dtype)
     if dtype is None:
-        dtype = own or _canonical[array.dtype.newbyteorder("=")]
+        dtype = own or canonical[array.dtype.newbyteorder("=")]
     if own is dtype:
+        if array.dtype.kind == "V":  # bfloat16: the CPU's kernel knows NumPy's own dtypes
+            return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
     copy = select(array).empty(array.shape, dtype)
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
@@ -46,10 +58,10 @@ def add_arrays(x: Any, y: Any, out: Any) -> Any:
 
 def check_array(op: str, array: Any) -> Any:
     """The array, if a tensor can hold it: no objects, strings, complex numbers, dates, foreign byte order."""
-    dtype = _canonical.get(array.dtype)
+    dtype = known_dtype(array.dtype)
     if dtype is not None:
         return array if dtype is array.dtype else array.view(dtype)
-    if array.dtype.newbyteorder("=") in _canonical:
+    if array.dtype.newbyteorder("=") in canonical:
         raise TypeError(
             f"{op}: the array's byte order ({array.dtype.str}) is not this machine's; convert it with "
             "array.astype(array.dtype.newbyteorder('='))"
@@ -148,6 +160,9 @@ class Tensor(TensorMethods):
             if isinstance(values, np.ndarray):
                 self._data = check_array("Tensor", np.asarray(values))
                 return
+            if is_array(values):
+                self._data = check_array("Tensor", values)
+                return
             from fastdl.creation import tensor
 
             self._data = tensor(values, dtype=get_default_dtype())._data
@@ -204,7 +219,7 @@ class Tensor(TensorMethods):
                     "use x.detach()"
                 )
             return
-        if value and self._data.dtype.kind != "f":
+        if value and self._data.dtype.kind not in FLOATING:
             raise RuntimeError(
                 f"requires_grad: only floating-point tensors can require a gradient, got dtype {self._data.dtype}"
             )
@@ -237,6 +252,8 @@ class Tensor(TensorMethods):
                     f"grad: must have the tensor's shape {self.shape} and dtype {self.dtype}, got {value.shape} and "
                     f"{value.dtype}"
                 )
+            if value.device != self.device:
+                raise RuntimeError(f"grad: must be on the tensor's device {self.device}, got {value.device}")
         self._grad = value
 
     @grad.deleter
@@ -274,7 +291,7 @@ class Tensor(TensorMethods):
     def data(self, value: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"data: must be a Tensor, got {type(value).__name__}")
-        if self._requires_grad and value._data.dtype.kind != "f":
+        if self._requires_grad and value._data.dtype.kind not in FLOATING:
             raise RuntimeError(
                 f"data: a tensor that requires a gradient cannot hold dtype {value._data.dtype}"
             )
@@ -364,13 +381,18 @@ class Tensor(TensorMethods):
 
     @property
     def device(self) -> device:
-        """Where the data is: ``cpu``."""
-        return CPU
+        """Where the data is: ``cpu``, or ``cuda`` with the number of the GPU."""
+        return device_of(self._data)
 
     @property
     def is_cuda(self) -> bool:
-        """Is the data on a GPU? Never in this build."""
-        return False
+        """Is the data on a GPU?"""
+        return on_device(self._data)
+
+    @property
+    def is_cpu(self) -> bool:
+        """Is the data in the CPU's memory?"""
+        return not on_device(self._data)
 
     @property
     def itemsize(self) -> int:
@@ -416,11 +438,11 @@ class Tensor(TensorMethods):
     def storage_offset(self) -> int:
         """Elements between the start of the base's memory and this view's first element."""
         base = self._data if self._base is None else self._base._data
-        return (self.data_ptr() - base.__array_interface__["data"][0]) // self._data.itemsize  # type: ignore[no-any-return]
+        return (self.data_ptr() - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
 
     def data_ptr(self) -> int:
         """The address of the first element."""
-        return self._data.__array_interface__["data"][0]  # type: ignore[no-any-return]
+        return _address(self._data)
 
     def is_contiguous(self) -> bool:
         """Do the elements lie in C order without gaps?"""
@@ -428,7 +450,7 @@ class Tensor(TensorMethods):
 
     def is_floating_point(self) -> bool:
         """Is the dtype one of the floating-point types?"""
-        return self._data.dtype.kind == "f"  # type: ignore[no-any-return]
+        return self._data.dtype.kind in FLOATING
 
     def is_complex(self) -> bool:
         """Always False: complex numbers are not supported."""
@@ -439,9 +461,17 @@ class Tensor(TensorMethods):
     def numpy(self, *, force: bool = False) -> Any:
         """The NumPy array under this tensor: the same memory.
 
-        A tensor that requires a gradient refuses (changes to the array would escape autograd) unless ``force`` is True.
+        A tensor that requires a gradient refuses (changes to the array would escape autograd), and one on a GPU does
+        (the array is a copy), unless ``force`` is True.
         """
-        if self._requires_grad and not force:
+        if force:
+            return to_host(self._data)
+        if on_device(self._data):
+            raise TypeError(
+                f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+                "memory first."
+            )
+        if self._requires_grad:
             raise RuntimeError("numpy: this tensor requires a gradient; use x.detach().numpy()")
         return self._data
 
@@ -456,11 +486,18 @@ class Tensor(TensorMethods):
         return self._data.tolist()
 
     def cpu(self, memory_format: Any = None) -> Tensor:
-        """This tensor: it is there already."""
-        return self
+        """This tensor in the CPU's memory; itself if it is there."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
+        """This tensor on a GPU (the current one, or a certain one); itself if it is there.
+
+        RuntimeError where no GPU can be used, with the reason.
+        """
+        return self.to("cuda" if device is None else device, non_blocking=non_blocking)
 
     def pin_memory(self, device: Any = None) -> Tensor:
-        """This tensor: without a GPU there is nothing to pin memory for."""
+        """This tensor: copies to a GPU go through CuPy's own pinned buffers, so there is nothing to prepare."""
         return self
 
     def is_pinned(self, device: Any = None) -> bool:
@@ -472,14 +509,20 @@ class Tensor(TensorMethods):
         return self
 
     def get_device(self) -> int:
-        """-1: the data is on the CPU."""
-        return -1
+        """The number of the GPU that the data is on; -1 on the CPU."""
+        index = self.device.index
+        return -1 if index is None else index
 
-    def cuda(self, device: Any = None) -> Tensor:
-        """Refuses, and says why no GPU can be used."""
-        from fastdl.cuda import unavailable_reason
-
-        raise RuntimeError(f"cuda: {unavailable_reason()}")
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        """How CuPy, Numba and PyTorch see this tensor's memory on a GPU, without a copy."""
+        if not on_device(self._data):
+            raise AttributeError(
+                "__cuda_array_interface__: this tensor is on the CPU; only one on a GPU has it"
+            )
+        if self._requires_grad:
+            raise RuntimeError("__cuda_array_interface__: this tensor requires a gradient; use x.detach()")
+        return self._data.__cuda_array_interface__
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         array = self.numpy()
@@ -502,13 +545,13 @@ class Tensor(TensorMethods):
             result = on_ufunc(ufunc, inputs)
             if result is not None:
                 return result
-        arrays = [x.numpy() if isinstance(x, Tensor) else x for x in inputs]
+        arrays = [_for_numpy(x) for x in inputs]
         if "out" in options:
-            options["out"] = tuple([x.numpy() if isinstance(x, Tensor) else x for x in options["out"]])
+            options["out"] = tuple([_for_numpy(x) for x in options["out"]])
         result = getattr(ufunc, method)(*arrays, **options)
         if isinstance(result, tuple):
-            return tuple([Tensor._wrap(np.asarray(r)) for r in result])
-        return None if result is None else Tensor._wrap(np.asarray(result))
+            return tuple([Tensor._wrap(as_array(r)) for r in result])
+        return None if result is None else Tensor._wrap(as_array(result))
 
     def __dlpack__(self, **options: Any) -> Any:
         if self._requires_grad:
@@ -604,13 +647,27 @@ class Tensor(TensorMethods):
         extra = {k: v for k, v in self.__dict__.items() if k not in _FIELDS}
         return _rebuild, (
             type(self),
-            np.ascontiguousarray(self._data).reshape(self.shape),
+            np.ascontiguousarray(to_host(self._data)).reshape(self.shape),
             self._requires_grad,
             extra,
+            *([] if not on_device(self._data) else [self.device]),
         )
 
 
 _FIELDS = frozenset(Tensor.__annotations__)
+
+
+def _address(array: Any) -> int:
+    if on_device(array):
+        return array.data.ptr  # type: ignore[no-any-return]
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def _for_numpy(value: Any) -> Any:
+    """What NumPy's functions may work on: a tensor's array, wherever it is; tensors with a gradient refuse."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach()._data if on_device(value._data) and not value._requires_grad else value.numpy()
 
 
 def _copy_user_attributes(source: Tensor, target: Tensor) -> None:
@@ -619,9 +676,11 @@ def _copy_user_attributes(source: Tensor, target: Tensor) -> None:
             target.__dict__[name] = value
 
 
-def _rebuild(cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any]) -> Tensor:
+def _rebuild(
+    cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any], where: Any = None
+) -> Tensor:
     t = cls.__new__(cls)
-    t._data = pooled_copy(array)
+    t._data = pooled_copy(array) if where is None else to_device(array, resolve("unpickling a tensor", where))
     t._requires_grad = requires_grad
     t.__dict__.update(extra)
     return t

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 from fastdl import creation as _creation
+from fastdl import matrices as _matrices
 from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
 from fastdl.ops import cast as _cast
@@ -69,6 +70,7 @@ class TensorMethods:
     baddbmm = _linear.baddbmm
     bernoulli = _sampling.bernoulli
     bernoulli_ = _sampling.bernoulli_
+    bfloat16 = _cast.bfloat16
     bincount = _gather.bincount
     bitwise_and = _elementwise.bitwise_and
     bitwise_left_shift = _elementwise.bitwise_left_shift
@@ -83,6 +85,9 @@ class TensorMethods:
     cauchy_ = _sampling.cauchy_
     ceil = _elementwise.ceil
     char = _cast.char
+    cholesky = _matrices.cholesky
+    cholesky_inverse = _matrices.cholesky_inverse
+    cholesky_solve = _matrices.cholesky_solve
     chunk = _parts.chunk
     clamp = _elementwise.clamp
     clamp_max = _elementwise.clamp_max
@@ -103,6 +108,7 @@ class TensorMethods:
     cumprod = _order.cumprod
     cumsum = _order.cumsum
     deg2rad = _special.deg2rad
+    det = _matrices.det
     diag = _shape.diag
     diag_embed = _shape.diag_embed
     diagflat = _shape.diagflat
@@ -164,6 +170,7 @@ class TensorMethods:
     index_select = _gather.index_select
     inner = _products.inner
     int = _cast.int_
+    inverse = _matrices.inverse
     is_nonzero = _query.is_nonzero
     is_same_size = _query.is_same_size
     is_signed = _query.is_signed
@@ -192,6 +199,7 @@ class TensorMethods:
     logaddexp = _special.logaddexp
     logaddexp2 = _special.logaddexp2
     logcumsumexp = _statistics.logcumsumexp
+    logdet = _matrices.logdet
     logical_and = _elementwise.logical_and
     logical_not = _elementwise.logical_not
     logical_or = _elementwise.logical_or
@@ -204,6 +212,8 @@ class TensorMethods:
     masked_scatter = _masks.masked_scatter
     masked_select = _masks.masked_select
     matmul = _linear.matmul
+    matrix_exp = _matrices.matrix_exp
+    matrix_power = _matrices.matrix_power
     max = _extreme.max
     maximum = _elementwise.maximum
     mean = _reduce.mean
@@ -240,12 +250,14 @@ class TensorMethods:
     not_equal = _elementwise.not_equal
     outer = _linear.outer
     permute = _views.permute
+    pinverse = _matrices.pinverse
     positive = _elementwise.positive
     pow = _elementwise.pow
     prelu = _activation.prelu
     prod = _reduce.prod
     put = _placement.put
     put_ = _placement.put_
+    qr = _matrices.qr
     quantile = _statistics.quantile
     rad2deg = _special.rad2deg
     random_ = _sampling.random_
@@ -276,6 +288,7 @@ class TensorMethods:
     sinc = _special.sinc
     sinh = _elementwise.sinh
     slice_scatter = _placement.slice_scatter
+    slogdet = _matrices.slogdet
     softmax = _softmax.softmax_method
     sort = _order.sort
     split = _parts.split
@@ -288,6 +301,7 @@ class TensorMethods:
     subtract = _elementwise.subtract
     sum = _reduce.sum
     sum_to_size = _query.sum_to_size
+    svd = _matrices.svd
     swapaxes = _views.swapaxes
     swapdims = _views.swapdims
     t = _views.t

@@ -54,7 +54,7 @@ def assert_close(
         for a, b in zip(actual, expected, strict=True):
             assert_close(a, b, **options)
         return
-    x, y = [np.asarray(v.detach() if isinstance(v, Tensor) else v) for v in (actual, expected)]
+    x, y = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (actual, expected)]
     if x.shape != y.shape:
         raise AssertionError(msg or f"The shapes differ: {x.shape} and {y.shape}")
     if check_dtype and x.dtype != y.dtype:

@@ -10,6 +10,8 @@ import numpy as np
 
 from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, no_grad
+from fastdl.dtypes import FLOATING
+from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor
 
 
@@ -19,7 +21,7 @@ class GradcheckError(RuntimeError):
 
 def _outputs(result: Any) -> list[Tensor]:
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind == "f"]
+    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind in FLOATING]
 
 
 def _numerical(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: float) -> list[Any]:
@@ -100,7 +102,7 @@ def gradcheck(
                 UserWarning,
                 stacklevel=2,
             )
-        if not x._data.flags.writeable:
+        if not is_writable(x._data):
             raise RuntimeError(f"gradcheck: input {i} has repeated or read-only memory; pass x.clone()")
     try:
         with enable_grad():

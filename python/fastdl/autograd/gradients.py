@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fastdl.autograd.engine import run
 from fastdl.autograd.graph import run_graph, zeros
 from fastdl.autograd.mode import enable_grad
+from fastdl.kernels import array as as_array
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -35,7 +34,7 @@ def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
         seed = select(array).empty(array.shape, array.dtype)
         seed.fill(1)
         return seed
-    seed = gradient._data if isinstance(gradient, Tensor) else np.asarray(gradient)
+    seed = gradient._data if isinstance(gradient, Tensor) else as_array(gradient, tensor._data)
     if seed.shape != array.shape:
         raise RuntimeError(
             f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"

@@ -15,6 +15,8 @@ R = TypeVar("R")
 
 class _Mode(threading.local):
     enabled: bool = True
+    autocast: dict[str, Any] | None = None
+    """Device type -> (dtype, whether parameters are converted once), inside of :class:`fastdl.amp.autocast`."""
 
 
 mode = _current = _Mode()
@@ -111,7 +113,7 @@ def _decorate(function: Callable[P, R], enabled: bool) -> Callable[P, R]:
 
         @wraps(function)
         def generate(*args: P.args, **kwargs: P.kwargs) -> R:
-            return _generate(function(*args, **kwargs), enabled)  # type: ignore[return-value, arg-type]
+            return _generate(function(*args, **kwargs), enabled)  # type: ignore[return-value]
 
         return generate
 

@@ -26,6 +26,7 @@ from itertools import count
 from typing import Any, ClassVar
 
 from fastdl.autograd.mode import mode
+from fastdl.dtypes import FLOATING
 from fastdl.tensor import Tensor
 
 new = object.__new__
@@ -33,6 +34,10 @@ next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the 
 
 
 _NEVER = ([0], 0)  # the version of an input that was not given
+
+
+class NoKernel(TypeError):
+    """Raised by ``forward``: not on arrays of this dtype. Half precision is then computed in float32 (refused.py)."""
 
 
 class AccumulateGrad:
@@ -54,6 +59,9 @@ class Op:
     """Whether output arrays are kept for backward."""
     aliases_grad: ClassVar[bool] = False
     """Whether backward may return the incoming gradient, a view of it, or one array twice."""
+
+    mixes_dtypes: ClassVar[bool] = False
+    """Whether float32 inputs may stand beside a first one of half precision (normalisation: its weights)."""
 
     materialize: bool = True
     """Whether backward of several outputs gets zeros for outputs without a gradient, instead of None."""
@@ -127,14 +135,20 @@ class Op:
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Any:
         op = cls()
-        if mode.enabled:
-            op.needs = needs = tuple([t is not None and t._requires_grad for t in inputs])
-            result = op.forward(*[t if t is None else t._data for t in inputs], **options)
-            if True in needs:
-                return op.record(inputs, result)
-        else:
-            op.needs = (False,) * len(inputs)
-            result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+        try:  # costs nothing where nothing is raised
+            if mode.enabled:
+                op.needs = needs = tuple([t is not None and t._requires_grad for t in inputs])
+                result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+                if True in needs:
+                    return op.record(inputs, result)
+            else:
+                op.needs = (False,) * len(inputs)
+                result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+        except (TypeError, AttributeError, NotImplementedError) as error:
+            # What kernels, NumPy and CuPy say to arrays they cannot take.
+            from fastdl.autograd.refused import apply_otherwise
+
+            return apply_otherwise(cls, inputs, options, error)
         if result.__class__ is tuple:
             return tuple([Tensor._wrap(array) for array in result])
         output = new(Tensor)
@@ -163,7 +177,7 @@ class Op:
         if result.__class__ is not tuple:
             output = new(Tensor)
             output._data = result
-            if result.dtype.kind == "f":
+            if result.dtype.kind in FLOATING:
                 output._requires_grad = True
                 output._node = self
             if self.saves_output:
@@ -174,7 +188,7 @@ class Op:
         outputs = []
         for i, array in enumerate(result):
             output = Tensor._wrap(array)
-            if array.dtype.kind == "f":  # indices and masks carry no gradient
+            if array.dtype.kind in FLOATING:  # indices and masks carry no gradient
                 output._requires_grad = True
                 output._node = self
                 output._index = i

@@ -21,6 +21,8 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, new, next_order
+from fastdl.dtypes import can_store
+from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor, pooled_copy
 
 _NO_GRAD = "was made under no_grad()"
@@ -169,7 +171,7 @@ class Cast(Op):
 
 def check_writable(op: str, t: Tensor) -> None:
     """Refuse writes that would break autograd's or memory's rules."""
-    if not t._data.flags.writeable:
+    if not is_writable(t._data):
         raise RuntimeError(
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
@@ -213,7 +215,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
             f"{op}: the result has shape {array.shape} and does not fit in place into the tensor of "
             f"shape {target.shape}"
         )
-    if array.dtype != target.dtype and not np.can_cast(array.dtype, target.dtype, "same_kind"):
+    if array.dtype != target.dtype and not can_store(array.dtype, target.dtype):
         raise RuntimeError(
             f"{op}: the result has dtype {array.dtype} and cannot be stored in place in a tensor of "
             f"dtype {target.dtype}"
@@ -227,7 +229,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
         if array.dtype != target.dtype:
             result = Cast.apply(result, dtype=target.dtype)
         rebase(op, t, result)
-    np.copyto(target, array, casting="same_kind")
+    np.copyto(target, array, casting="unsafe")
     t._version_cell()[0] += 1
     return t
 

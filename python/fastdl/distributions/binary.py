@@ -12,8 +12,8 @@ from fastdl.distributions.common import logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.location_scale import _open_uniform
 from fastdl.ops.activation import sigmoid, softplus
+from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.cast import to
-from fastdl.ops.pointwise_loss import binary_cross_entropy_with_logits
 from fastdl.ops.sampling import bernoulli
 from fastdl.ops.unary import log, log1p
 from fastdl.ops.views import broadcast_tensors

@@ -10,8 +10,8 @@ from fastdl.distributions import constraints
 from fastdl.distributions.binary import Binary
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.location_scale import _open_uniform
+from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.elementwise import clamp, floor
-from fastdl.ops.pointwise_loss import binary_cross_entropy_with_logits
 from fastdl.ops.sampling import _draw, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt

@@ -2,7 +2,8 @@
 
 A *backend* is a module that offers the contract: the functions of :mod:`fastdl.kernels.reference`, with the same
 arguments and results. ``cpu`` is the extension module of the best instruction-set level this machine can run
-(``FASTDL_MAX_ISA=baseline|avx2|avx512`` caps it); ``reference`` is NumPy.
+(``FASTDL_MAX_ISA=baseline|avx2|avx512`` caps it); ``reference`` is NumPy; ``cuda`` works on CuPy's arrays and is
+imported by :mod:`fastdl.devices` when the first of them is made.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided as _as_strided
 
 from fastdl import _cpuid
 
@@ -63,14 +68,98 @@ cpu: Backend = _load_best()
 _forced: Backend | None = None
 
 
+class _Precisions:
+    """How precisely the ``cuda`` backend computes products of float32 arrays: ``"highest"``, or TF32 otherwise."""
+
+    matmul = "highest"
+    convolution = "highest"
+
+
+precisions = _Precisions()
+
+
+class NoDeviceArray:
+    """The class of no array, until a GPU is in use: `select` then answers as if there were none."""
+
+
+_device_class: type = NoDeviceArray
+_device_backend: Backend = None
+
+
 def select(array: Any) -> Backend:
-    """The backend that computes on ``array``."""
+    """The backend that computes on ``array``; None stands for an array on the CPU."""
+    if array.__class__ is _device_class:
+        return _device_backend
     return _forced or cpu
+
+
+def set_device_backend(array_class: type, backend: Backend) -> None:
+    """From now on ``backend`` computes on arrays of ``array_class`` (CuPy's)."""
+    global _device_class, _device_backend
+    _device_class, _device_backend = array_class, backend
+
+
+def device_backend() -> Backend:
+    """The backend that :func:`set_device_backend` named."""
+    return _device_backend
+
+
+def is_array(value: Any) -> bool:
+    """Is this an array, on whatever device, rather than a number?"""
+    return isinstance(value, np.ndarray) or value.__class__ is _device_class
+
+
+def on_device(array: Any) -> bool:
+    """Does this array lie in a GPU's memory?"""
+    return array.__class__ is _device_class
+
+
+def is_writable(array: Any) -> bool:
+    """May the array's memory be written to? CuPy does not mark expanded views; their strides give them away."""
+    if on_device(array):
+        return not any(
+            [stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
+        )
+    return array.flags.writeable  # type: ignore[no-any-return]
+
+
+def strided(array: Any, shape: Any, strides: Any) -> Any:
+    """A view with any strides (in bytes), writable if ``array`` is."""
+    if on_device(array):
+        return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
+    return _as_strided(array, shape, strides, writeable=array.flags.writeable)
+
+
+def add_at(array: Any, key: Any, values: Any) -> None:
+    """``array[key] += values``, where the key may name an element several times."""
+    array_module(array).add.at(array, key, values)
+
+
+def select_either(x: Any, y: Any) -> Backend:
+    """The backend for two operands, of which one may be a number."""
+    return select(x if is_array(x) else y)
+
+
+def array_module(array: Any) -> Any:
+    """The module NumPy, or CuPy for an array on a GPU: for the few functions that do not find it by themselves."""
+    return sys.modules[_device_class.__module__.partition(".")[0]] if on_device(array) else np
+
+
+def array(value: Any, like: Any = None, dtype: Any = None) -> Any:
+    """``value`` (a number, a NumPy array, an array already) as an array where ``like`` lies.
+
+    NumPy's reductions and indexing return scalars where CuPy's return arrays of 0 dimensions; this makes both arrays.
+    """
+    if on_device(value):
+        return value if dtype is None else value.astype(dtype, copy=False)
+    if on_device(like):
+        return np.asarray(value, dtype, like=like)
+    return np.asarray(value, dtype)
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run operations on another backend inside a ``with`` block; process-wide.
+    """Run operations on another CPU backend inside a ``with`` block; process-wide. Tensors on a GPU keep theirs.
 
     Args:
         name: ``"reference"`` (NumPy, to debug a model), ``"cpu"`` (the default), or ``"cpu:<level>"``.

@@ -1,7 +1,8 @@
 """Initial values for parameters, filled in place; see ``torch.nn.init``.
 
 Every function returns the tensor it filled, records nothing for backward, and takes tensors with any strides.
-Those that draw random numbers take a ``generator`` (default: the library's own, seeded by ``fastdl.manual_seed``).
+Random numbers are drawn on the CPU, so that every device gets the same; functions that draw take a ``generator``
+(default: the library's own, seeded by ``fastdl.manual_seed``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastdl.kernels import select
+from fastdl.devices import device_of, make, to_device
+from fastdl.dtypes import CPU, FLOATING
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -40,12 +42,12 @@ _F64 = np.dtype(np.float64)
 
 def _draw_uniform(shape: Any, low: float, high: float, generator: Any, dtype: Any = _F64) -> Any:
     draw = (default_generator if generator is None else generator).draw()
-    return select(None).random_uniform(shape, dtype, low, high, *draw)
+    return make(CPU, "random_uniform", shape, dtype, low, high, *draw)
 
 
 def _draw_normal(shape: Any, mean: float, std: float, generator: Any, dtype: Any = _F64) -> Any:
     draw = (default_generator if generator is None else generator).draw()
-    return select(None).random_normal(shape, dtype, mean, std, *draw)
+    return make(CPU, "random_normal", shape, dtype, mean, std, *draw)
 
 
 def _draw_dtype(tensor: Tensor) -> Any:
@@ -54,13 +56,14 @@ def _draw_dtype(tensor: Tensor) -> Any:
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
-    tensor._data[...] = values
+    array = tensor._data
+    array[...] = to_device(values, device_of(array)) if isinstance(values, np.ndarray) else values
     tensor._bump_version()
     return tensor
 
 
 def _check_float(op: str, tensor: Tensor) -> None:
-    if tensor._data.dtype.kind != "f":
+    if tensor._data.dtype.kind not in FLOATING:
         raise TypeError(f"{op}: tensor must be floating point, got dtype {tensor._data.dtype}")
 
 

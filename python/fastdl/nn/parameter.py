@@ -6,16 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.kernels import cpu
+from fastdl.devices import device_of, make, resolve
+from fastdl.dtypes import FLOATING, as_dtype, float32
+from fastdl.kernels import array as as_array
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
-__all__ = ["Buffer", "Parameter", "UninitializedParameter"]
+__all__ = ["Buffer", "Parameter", "UninitializedParameter", "empty"]
+
+
+def empty(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Any:
+    """An uninitialised array for a module's parameter or buffer, from the module's arguments device and dtype."""
+    return make(
+        resolve("device", device), "empty", shape, float32 if dtype is None else as_dtype("dtype", dtype)
+    )
 
 
 def _array_of(data: Any) -> Any:
     if data is None:
         return np.empty(0, np.float32)
-    return data._data if isinstance(data, Tensor) else check_array("Parameter", np.asarray(data))
+    return data._data if isinstance(data, Tensor) else check_array("Parameter", as_array(data))
 
 
 class Parameter(Tensor):
@@ -37,7 +46,7 @@ class Parameter(Tensor):
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         self._data = _array_of(data)
         if requires_grad:
-            if self._data.dtype.kind != "f":
+            if self._data.dtype.kind not in FLOATING:
                 raise RuntimeError(
                     f"Parameter: only floating-point tensors can require gradients, got dtype {self._data.dtype}; "
                     "pass requires_grad=False"
@@ -61,11 +70,12 @@ class UninitializedParameter(Parameter):
     """A parameter whose shape is not known yet, of a lazy layer. See ``torch.nn.UninitializedParameter``."""
 
     def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
-        super().__init__(np.empty(0, np.float32 if dtype is None else dtype), requires_grad)
+        super().__init__(empty((0,), device, dtype), requires_grad)
 
     def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
         """Become an ordinary parameter of this shape, with values yet to be drawn."""
-        self._data = cpu.empty(tuple(shape), self._data.dtype if dtype is None else np.dtype(dtype))
+        where = device_of(self._data) if device is None else device
+        self._data = empty(tuple(shape), where, self._data.dtype if dtype is None else dtype)
         self.__class__ = Parameter  # type: ignore[assignment]
 
     @property
@@ -77,10 +87,12 @@ class UninitializedParameter(Parameter):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
-        return memo.setdefault(id(self), UninitializedParameter(self._requires_grad, None, self._data.dtype))  # type: ignore[no-any-return]
+        return memo.setdefault(  # type: ignore[no-any-return]
+            id(self), UninitializedParameter(self._requires_grad, self.device, self._data.dtype)
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return UninitializedParameter, (self._requires_grad, None, self._data.dtype)
+        return UninitializedParameter, (self._requires_grad, self.device, self._data.dtype)
 
     def __repr__(self) -> str:
         return "<UninitializedParameter>"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.ops.binary import (
     Add,
@@ -64,7 +65,7 @@ def _constant(value: Any) -> Any:
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
     if alpha == 1:
         return other
-    if isinstance(alpha, float) and isinstance(other, Tensor) and other._data.dtype.kind != "f":
+    if isinstance(alpha, float) and isinstance(other, Tensor) and other._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"{op}: for integer tensors alpha must be an integer, got {alpha}")
     if not isinstance(other, Tensor):
         return other * alpha

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import bool_, float32, float64
+from fastdl.dtypes import bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array, is_array, on_device, select
+from fastdl.ops.axes import kept_shape
+from fastdl.tensor import pooled_copy
 
 
-def empty(shape: Any, dtype: Any) -> Any:
-    """An uninitialised array in pooled memory."""
-    return select(None).empty(shape, dtype)
+def empty(shape: Any, dtype: Any, like: Any = None) -> Any:
+    """An uninitialised array in pooled memory, on the device of the array ``like`` (None: on the CPU)."""
+    return select(like).empty(shape, dtype)
 
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
@@ -36,9 +38,9 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
     return whole
 
 
-def zeros(shape: Any, dtype: Any) -> Any:
-    """An array of zeros in pooled memory."""
-    array = select(None).empty(shape, dtype)
+def zeros(shape: Any, dtype: Any, like: Any = None) -> Any:
+    """An array of zeros in pooled memory, on the device of the array ``like`` (None: on the CPU)."""
+    array = select(like).empty(shape, dtype)
     array.fill(0)
     return array
 
@@ -58,12 +60,12 @@ def cast(array: Any, dtype: Any) -> Any:
 
 def operand(value: Any, dtype: Any) -> Any:
     """An operand for a computation in ``dtype``: arrays converted, numbers kept for the kernels, wrapped
-    for NumPy."""
-    if isinstance(value, np.ndarray):
+    for NumPy and CuPy (as a scalar, which both take)."""
+    if is_array(value):
         return cast(value, dtype)
     if dtype is float32 or dtype is float64:
         return value
-    return np.asarray(value).astype(dtype)
+    return np.asarray(value).astype(dtype)[()]
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,7 +89,7 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     """``ufunc(*operands)`` as ``dtype``, in pooled memory or ``out``."""
     shape = broadcast_shape(op, *[np.shape(o) for o in operands])
     if out is None:
-        out = select(None).empty(shape, dtype)
+        out = select(next(filter(on_device, operands), None)).empty(shape, dtype)
     elif out.shape != shape:
         raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
     with np.errstate(all="ignore"):
@@ -116,7 +118,7 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
         [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]
     )
     kept = [1 if i in repeated else extent for i, extent in enumerate(array.shape)]
-    return np.sum(array, repeated, keepdims=True, out=empty(kept, dtype)).reshape(shape)
+    return np.sum(array, repeated, keepdims=True, out=empty(kept, dtype, array)).reshape(shape)
 
 
 def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:
@@ -127,6 +129,19 @@ def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:
     if grad.dtype is not dtype:
         grad = cast(grad, dtype)
     return grad
+
+
+def contiguous(array: Any, dtype: Any = None) -> Any:
+    """The array in C order and ``dtype`` (its own if None); itself if it is that already."""
+    if dtype is not None and array.dtype is not dtype:
+        return cast(array, dtype)
+    return array if array.flags.c_contiguous else pooled_copy(array)
+
+
+def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
+    """How many elements are not zero (True) over ``axes`` (None: all), int64."""
+    counts = array(np.count_nonzero(mask, axis=axes), mask, int64)
+    return counts.reshape(kept_shape(mask.shape, axes)) if keepdim else counts
 
 
 def as_bool(array: Any) -> Any:

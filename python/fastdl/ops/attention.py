@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import replay
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
 from fastdl.ops.shape import repeat_interleave
 from fastdl.ops.softmax import softmax
@@ -131,7 +133,8 @@ def _check(query: Any, key: Any, value: Any, dropout_p: float) -> None:
             raise ValueError(
                 f"{op}: {name} must have at least 2 dimensions (..., length, size), got {x.shape}"
             )
-    if not query.dtype == key.dtype == value.dtype or query.dtype.kind != "f":
+    mixed = not query.dtype == key.dtype == value.dtype and mode.autocast is None
+    if mixed or query.dtype.kind not in FLOATING:
         raise TypeError(
             f"{op}: query, key and value must share one dtype, float32 or float64, got {query.dtype}, "
             f"{key.dtype} and {value.dtype}; convert with .to(dtype)"

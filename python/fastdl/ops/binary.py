@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
-from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64
+from fastdl.autograd.op import NoKernel, Op
+from fastdl.dtypes import FLOATING, float32, float64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
@@ -65,6 +65,13 @@ class Binary(Op):
         if self.floating:
             dtype = floating_dtype(dtype)
         self.check(x, y, dtype)
+        if (
+            dtype.itemsize == 2
+            and dtype.kind in FLOATING
+            and True in self.needs
+            and not on_device(x if is_array(x) else y)
+        ):
+            raise NoKernel(f"{self.label}: {dtype} has no gradient of its own on the CPU")
         return operand(x, dtype), operand(y, dtype), dtype
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
@@ -74,7 +81,7 @@ class Binary(Op):
         if out is not None and out.dtype is not dtype:
             return into(self.label, out, self.compute(x, y, dtype, None))
         if dtype is float32 or dtype is float64:
-            return getattr(select(x), self.kernel)(x, y, out)
+            return getattr(select_either(x, y), self.kernel)(x, y, out)
         return by_numpy(self.label, self.ufunc, dtype, out, x, y)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
@@ -111,7 +118,7 @@ class Binary(Op):
 
 def into(op: str, out: Any, result: Any) -> Any:
     """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
-    order = {"b": 0, "u": 1, "i": 1, "f": 2}
+    order = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
     if order[result.dtype.kind] > order[out.dtype.kind]:
         raise RuntimeError(
             f"{op}: the result has dtype {result.dtype} and cannot be stored in place in a tensor of dtype "
@@ -142,7 +149,7 @@ class Sub(Binary):
     aliases_grad = True
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        if any(isinstance(o, np.ndarray) and o.dtype.kind == "b" for o in (x, y)):
+        if any(is_array(o) and o.dtype.kind == "b" for o in (x, y)):
             raise RuntimeError(
                 "sub: bool tensors cannot be subtracted; use logical_xor (^) or logical_not (~)"
             )
@@ -214,7 +221,7 @@ class Mul(Saving):
 
 def _product_to(kernels: Any, grad: Any, factor: Any, like: Any) -> Any:
     """grad * factor, summed over what broadcasting repeated, without the product in memory."""
-    if grad.shape == like[0] or not isinstance(factor, np.ndarray):
+    if grad.shape == like[0] or not is_array(factor):
         return fit(kernels.mul_forward(grad, factor), like)
     return fit(kernels.sum_product_to(grad, factor, like[0]), like)
 
@@ -295,7 +302,7 @@ class FloorDivide(Binary):
         _check_integers(self.label, x, y, dtype)
 
     def backward(self, grad: Any) -> Any:
-        zero = zeros(grad.shape, grad.dtype)
+        zero = zeros(grad.shape, grad.dtype, grad)
         return self.give(zero, zero)
 
     def backward_graph(self, grad: Any) -> Any:
@@ -351,7 +358,7 @@ class Pow(Binary):
     kernel, ufunc = "pow_forward", np.power
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        if dtype.kind in "iu" and not isinstance(y, np.ndarray) and y < 0:
+        if dtype.kind in "iu" and not is_array(y) and y < 0:
             raise RuntimeError(
                 "pow: integers to negative integer powers are not integers; convert the base to float first"
             )
@@ -363,9 +370,9 @@ class Pow(Binary):
             self.saves = (0, 1)
             self.x, self.y = x, y
         kernel = dtype is float32 or dtype is float64
-        if kernel and not isinstance(y, np.ndarray) and (out is None or out.dtype is dtype):
+        if kernel and not is_array(y) and (out is None or out.dtype is dtype):
             return select(x).pow_scalar_forward(x, y, out)
-        if dtype.kind == "i" and np.any(np.asarray(y) < 0):
+        if dtype.kind == "i" and np.any(np.less(y, 0)):
             return self.integer(x, y, out)
         z = self.compute(x, y, dtype, out)
         if need_y:
@@ -377,20 +384,20 @@ class Pow(Binary):
         """Negative integer powers: 1 / x ** -y towards zero."""
         power = by_numpy("pow", np.power, x.dtype, out, x, np.abs(y))
         inverse = np.where(np.abs(power) == 1, power, 0)
-        np.copyto(power, inverse, where=np.asarray(y) < 0)
+        np.copyto(power, inverse, where=np.less(y, np.zeros((), y.dtype, like=power)))
         return power
 
     def backward(self, grad: Any) -> Any:
         kernels = select(grad)
         x, y = self.x, self.y
-        if not isinstance(y, np.ndarray):
+        if not is_array(y):
             return self.give(kernels.pow_scalar_backward(grad, x, y), None)
         grad_x = grad_y = None
         if self.needs[0]:  # grad y x ** (y - 1), and 0 where y is 0
             slope = kernels.mul_forward(y, kernels.pow_forward(x, kernels.sub_forward(y, 1.0)))
             grad_x = kernels.where_forward(kernels.eq_forward(y, 0.0), 0.0, kernels.mul_forward(grad, slope))
         if self.needs[1]:  # grad z log(x), and 0 where 0 ** y is flat
-            if isinstance(x, np.ndarray):
+            if is_array(x):
                 slope = kernels.mul_forward(self.z, kernels.log_forward(x))
                 flat = kernels.eq_forward(x, 0.0) & kernels.ge_forward(y, 0.0)
                 grad_y = kernels.where_forward(flat, 0.0, kernels.mul_forward(grad, slope))
@@ -430,7 +437,8 @@ class Atan2(Saving):
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         x, y, dtype = self.prepare(x, y, value)
-        self.x, self.y = np.asarray(x, dtype), np.asarray(y, dtype)
+        like = x if is_array(x) else y
+        self.x, self.y = array(x, like, dtype), array(y, like, dtype)
         self.saves = (0, 1)
         return self.compute(self.x, self.y, dtype, out)
 
@@ -452,7 +460,7 @@ class Hypot(Saving):
     kernel, ufunc = "hypot_forward", np.hypot
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
-        if dtype.kind != "f":
+        if dtype.kind not in FLOATING:
             raise RuntimeError(f"hypot: defined for floating-point tensors, got {dtype}")
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
@@ -476,7 +484,7 @@ class Hypot(Saving):
 def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
     quotient = np.floor_divide(x, y, out=out)
     # Floor and truncation differ by one where the signs differ and something remains.
-    np.add(quotient, 1, out=quotient, where=((x < 0) != (y < 0)) & (quotient * y != x))
+    quotient += ((x < 0) != (y < 0)) & (quotient * y != x)
     return quotient
 
 
@@ -491,6 +499,6 @@ class TruncDivide(FloorDivide):
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
         if not (dtype is float32 or dtype is float64) or (out is not None and out.dtype is not dtype):
             return super().compute(x, y, dtype, out)
-        kernels = select(x)
+        kernels = select_either(x, y)
         quotient = kernels.div_forward(x, y, out)
         return kernels.trunc_forward(quotient, quotient)

@@ -9,7 +9,7 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
 from fastdl.ops.reduction import reduce_graph, upstream, upstream_graph
@@ -32,7 +32,7 @@ class BinaryCrossEntropy(Op):
             g = upstream(grad_loss, x.shape, reduction)
             with np.errstate(divide="ignore"):
                 slope = np.log1p(-x) - np.log(x)
-            grad_target = np.asarray(g * (slope if weight is None else slope * weight), x.dtype)
+            grad_target = array(g * (slope if weight is None else slope * weight), None, x.dtype)
         return grad_x, grad_target, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
@@ -67,7 +67,7 @@ class BinaryCrossEntropyWithLogits(Op):
                 slope = slope + (pos_weight - 1) * np.logaddexp(0, -x)
             if weight is not None:
                 slope = slope * weight
-            grad_target = np.asarray(upstream(grad_loss, x.shape, self.reduction) * slope, x.dtype)
+            grad_target = array(upstream(grad_loss, x.shape, self.reduction) * slope, None, x.dtype)
         return grad_x, grad_target, None, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast
+from fastdl.devices import device_of, resolve, to_device
 from fastdl.dtypes import (
     as_dtype,
     bool_,
-    check_device,
     device,
     float16,
     float32,
@@ -24,26 +25,48 @@ from fastdl.dtypes import (
 from fastdl.tensor import Tensor
 
 
+class Move(Op):
+    """The values on another device; the gradient comes back."""
+
+    def forward(self, x: Any, where: device, non_blocking: bool = False) -> Any:
+        self.source = device_of(x)
+        return to_device(x, where, non_blocking)
+
+    def backward(self, grad: Any) -> Any:
+        return to_device(grad, self.source)
+
+
 def cast(input: Tensor, dtype: Any) -> Tensor:
     """``input`` in another dtype; itself if it has that dtype already."""
     return input if input._data.dtype == dtype else Cast.apply(input, dtype=dtype)
 
 
 def to(input: Tensor, *args: Any, **options: Any) -> Tensor:
-    """The tensor with another dtype: ``x.to(dtype)``, ``x.to(device)``, ``x.to(device, dtype)``, ``x.to(other)``.
+    """The tensor with another dtype, on another device: ``x.to(dtype)``, ``x.to(device)``, ``x.to(device, dtype)``,
+    ``x.to(other)``.
 
-    Returns the tensor itself where nothing changes, unless ``copy=True``. See ``torch.Tensor.to``.
+    Returns the tensor itself where nothing changes, unless ``copy=True``. With ``non_blocking=True`` a copy to a GPU
+    may still be running when this returns (in the order of the stream). See ``torch.Tensor.to``.
 
     Example:
         >>> import fastdl
         >>> fastdl.tensor([1.7]).to(fastdl.int64)
         tensor([1])
     """
+    dtype, where, non_blocking, copy = parse_to(args, options)
+    result = input if dtype is None or input._data.dtype == dtype else Cast.apply(input, dtype=dtype)
+    if where is not None and device_of(result._data) is not where:
+        result = Move.apply(result, where=where, non_blocking=non_blocking)
+    return result.clone() if copy and result is input else result
+
+
+def parse_to(args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any, bool, bool]:
+    """dtype, device (resolved), non_blocking and copy from the arguments of ``to``; None for what is not named."""
     dtype = options.pop("dtype", None)
     where = options.pop("device", None)
     other = options.pop("other", None)
     copy = options.pop("copy", False)
-    options.pop("non_blocking", None)
+    non_blocking = options.pop("non_blocking", False)
     options.pop("memory_format", None)
     if options:
         raise TypeError(f"to: unexpected argument {next(iter(options))!r}")
@@ -54,21 +77,29 @@ def to(input: Tensor, *args: Any, **options: Any) -> Tensor:
         elif isinstance(arg, (device, str)) and not _names_dtype(arg):
             where = arg
         elif isinstance(arg, bool):  # non_blocking, copy
-            copy, flags = (arg, flags + 1) if flags else (copy, 1)
+            if flags:
+                copy = arg
+            else:
+                non_blocking, flags = arg, 1
+        elif isinstance(arg, int):  # the number of a GPU
+            where = arg
         elif arg is not None:
             dtype = arg
     if other is not None:
-        dtype = other._data.dtype
-    check_device("to", where)
-    wanted = input._data.dtype if dtype is None else as_dtype("to", dtype)
-    if input._data.dtype == wanted:
-        return input.clone() if copy else input
-    return Cast.apply(input, dtype=wanted)  # type: ignore[no-any-return]
+        dtype, where = other._data.dtype, other.device
+    return (
+        None if dtype is None else as_dtype("to", dtype),
+        None if where is None else resolve("to", where),
+        non_blocking,
+        copy,
+    )
 
 
 def _names_dtype(arg: Any) -> bool:
     if not isinstance(arg, str) or arg.partition(":")[0] in ("cpu", "cuda", "meta", "mps"):
         return False
+    if arg == "bfloat16":
+        return True
     try:
         np.dtype(arg)
     except TypeError:
@@ -115,8 +146,13 @@ def double(input: Tensor) -> Tensor:
 
 
 def half(input: Tensor) -> Tensor:
-    """The tensor as float16: for storage; kernels compute in float32 and float64."""
+    """The tensor as float16."""
     return cast(input, float16)
+
+
+def bfloat16(input: Tensor) -> Tensor:
+    """The tensor as bfloat16; needs the package ml_dtypes."""
+    return cast(input, as_dtype("bfloat16", "bfloat16"))
 
 
 def long(input: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels import array
 from fastdl.tensor import Tensor, check_array
 
 
@@ -53,4 +54,4 @@ def as_array(op: str, value: Any) -> Any:
     """The array under a Tensor, or made from a number or sequence."""
     if isinstance(value, Tensor):
         return value._data
-    return check_array(op, np.asarray(value))
+    return check_array(op, array(value))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import bool_, float32, float64
-from fastdl.kernels import select
+from fastdl.dtypes import FLOATING, bool_, float32, float64
+from fastdl.kernels import array, is_array, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import by_numpy, operand
 from fastdl.ops.promotion import common_dtype
@@ -41,14 +41,14 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
     dtype = getattr(x, "dtype", None)
     if dtype is None or not (dtype is getattr(y, "dtype", dtype) and (dtype is float32 or dtype is float64)):
         dtype = common_dtype(x, y)
-        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
-            value = y if isinstance(x, np.ndarray) else x
+        if not is_array(x) or not is_array(y):
+            value = y if is_array(x) else x
             if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
         x, y = operand(x, dtype), operand(y, dtype)
     if (dtype is float32 or dtype is float64) and (out is None or out.dtype is bool_):
-        return getattr(select(x), name + "_forward")(x, y, out)
+        return getattr(select_either(x, y), name + "_forward")(x, y, out)
     return by_numpy(name, ufunc, bool_, out, x, y)
 
 
@@ -96,7 +96,7 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
         dtype = common_dtype(x, y)
-        if dtype.kind == "f":
+        if dtype.kind in FLOATING:
             raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
         return _result(by_numpy(name, ufunc, dtype, None, operand(x, dtype), operand(y, dtype)), out)
 
@@ -119,7 +119,7 @@ bitwise_right_shift = _bitwise(
 def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Every bit inverted; logical not for bools. See ``torch.bitwise_not``."""
     x = input._data
-    if x.dtype.kind == "f":
+    if x.dtype.kind in FLOATING:
         raise RuntimeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
     return _result(by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
@@ -141,7 +141,7 @@ isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "T
 isneginf = _test("isneginf", lambda x, out, casting: np.isneginf(x, out=out), "True where -inf.")
 signbit = _test(
     "signbit",
-    lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind == "f" else np.less(x, 0, out=out),
+    lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind in FLOATING else np.less(x, 0, out=out),
     "True where the sign bit is set (-0.0, too).",
 )
 
@@ -153,7 +153,7 @@ def isclose(
     x, y = input._data, other._data
     if x.dtype != y.dtype:
         raise RuntimeError(f"isclose: input and other must have the same dtype, got {x.dtype} and {y.dtype}")
-    return Tensor._wrap(np.asarray(np.isclose(x, y, rtol, atol, equal_nan)))
+    return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
 
 
 def allclose(

@@ -9,7 +9,9 @@ from operator import index
 from typing import Any
 
 from fastdl import kernels
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.conv_gradients import Geometry, gradients
@@ -236,12 +238,12 @@ def _check_tensors(op: str, input: Any, weight: Any, bias: Any) -> None:
         if not isinstance(t, Tensor) and not (t is None and name == "bias"):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(t).__name__}")
     dtype = input._data.dtype
-    if dtype.name not in ("float32", "float64"):
+    if dtype.kind not in FLOATING:
         raise DtypeError(
-            f"{op}: input must be float32 or float64, got {dtype}; convert it with input.to(weight.dtype)"
+            f"{op}: input must be floating-point, got {dtype}; convert it with input.to(weight.dtype)"
         )
     for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t._data.dtype != dtype:
+        if t is not None and t._data.dtype != dtype and mode.autocast is None:
             raise DtypeError(
                 f"{op}: input is {dtype} but {name} is {t._data.dtype}; give both the same dtype"
             )

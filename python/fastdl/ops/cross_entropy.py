@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_graph, same_dtype
@@ -162,7 +163,7 @@ def _check_input(op: str, input: Tensor, weight: Tensor | None) -> None:
         raise ArgumentError(
             f"{op}: input must be (C), (N, C) or (N, C, d1, ...) with C classes, got shape ()"
         )
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if weight is not None:
         classes = x.shape[1 if x.ndim > 1 else 0]
@@ -230,7 +231,7 @@ def cross_entropy(
         raise ArgumentError(f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}")
     x, t = input._data, target._data
     if t.shape == x.shape:
-        if t.dtype.kind != "f":
+        if t.dtype.kind not in FLOATING:
             raise DtypeError(
                 f"cross_entropy: target has input's shape {x.shape}, which means class probabilities, so it "
                 f"must be floating point, got {t.dtype}. Class indices would have shape "

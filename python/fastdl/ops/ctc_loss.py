@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
+from fastdl.ops.host import on_host
 from fastdl.ops.reduction import REDUCTIONS, check_reduction
 from fastdl.tensor import Tensor
 
@@ -87,6 +89,7 @@ def _padded(targets: Any, lengths: Any, batch: int) -> Any:
     return padded
 
 
+@on_host
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,
@@ -115,7 +118,7 @@ def ctc_loss(
     if reduction not in REDUCTIONS:
         reduction = check_reduction(op, None, None, reduction)
     x, labels = log_probs._data, targets._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: log_probs must be float32 or float64, got {x.dtype}")
     if labels.dtype.kind not in "iu":
         raise DtypeError(f"{op}: targets must be an integer tensor, got {labels.dtype}")

@@ -9,10 +9,12 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.creation import triu_indices
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.arithmetic import div, sub
-from fastdl.ops.arrays import sum_to
+from fastdl.ops.arrays import empty, sum_to
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp
 from fastdl.ops.gather import index_select
@@ -50,12 +52,12 @@ class CosineSimilarity(Op):
         dot, square1, square2 = select(x1).row_products_forward(self.x1, self.x2)
         self.norm1, self.norm2, self.eps = np.sqrt(square1), np.sqrt(square2), dot.dtype.type(eps)
         self.length1, self.length2 = np.maximum(self.norm1, self.eps), np.maximum(self.norm2, self.eps)
-        self.cosine = np.asarray(dot / (self.length1 * self.length2))
+        self.cosine = array(dot / (self.length1 * self.length2))
         return self.cosine
 
     def backward(self, grad: Any) -> Any:
         # cos = dot / (l1 l2): d cos / d(x . x) = -cos / (2 l^2), nothing where eps replaced the length.
-        grad_sums = np.empty((3, *grad.shape), grad.dtype)
+        grad_sums = empty((3, *grad.shape), grad.dtype, grad)
         grad_sums[0] = grad / (self.length1 * self.length2)
         share = grad * self.cosine * grad.dtype.type(-0.5)
         grad_sums[1] = np.where(self.norm1 > self.eps, share / (self.length1 * self.length1), 0)
@@ -117,11 +119,11 @@ class CosineEmbeddingLoss(Op):
         together, apart = target == 1, target == -1
         losses = np.where(together, 1 - cosine, 0) + np.where(apart, np.maximum(cosine - dtype(margin), 0), 0)
         self.slope = np.where(together, -1, 0) + np.where(apart & (cosine >= dtype(margin)), 1, 0)
-        return reduce_losses(np.asarray(losses, dot.dtype), reduction)
+        return reduce_losses(array(losses, None, dot.dtype), reduction)
 
     def backward(self, grad_loss: Any) -> Any:
         g = upstream(grad_loss, self.cosine.shape, self.reduction) * self.slope
-        grad_sums = np.empty((3, *self.cosine.shape), grad_loss.dtype)
+        grad_sums = empty((3, *self.cosine.shape), grad_loss.dtype, grad_loss)
         grad_sums[0] = g / self.length
         grad_sums[1] = g * self.cosine / (-2 * self.square1)
         grad_sums[2] = g * self.cosine / (-2 * self.square2)
@@ -164,15 +166,15 @@ class TripletMarginLoss(Op):
         gradient = select(grad_loss).pairwise_distance_backward
         a, p, n = self.arrays
         g = upstream(grad_loss, self.active.shape, self.reduction)
-        g = np.asarray(np.where(self.active, g, 0), grad_loss.dtype)
+        g = array(np.where(self.active, g, 0), None, grad_loss.dtype)
         grad_a = gradient(g, a, p, self.near, *self.norm)
         grad_p, grad_n = -grad_a, np.zeros_like(grad_a)
         g_far, g_other = g, None
         if self.other is not None:  # equal distances share the gradient
             half = grad_loss.dtype.type(0.5)
             g_far = np.where(self.far < self.other, g, np.where(self.far == self.other, g * half, 0))
-            g_other = np.asarray(g - g_far, g.dtype)
-        away = gradient(np.asarray(-g_far, g.dtype), a, n, self.far, *self.norm)
+            g_other = array(g - g_far, None, g.dtype)
+        away = gradient(array(-g_far, None, g.dtype), a, n, self.far, *self.norm)
         grad_a += away
         grad_n -= away
         if g_other is not None:
@@ -199,7 +201,7 @@ class TripletMarginLoss(Op):
 
 
 def _floating(op: str, name: str, tensor: Tensor) -> None:
-    if tensor._data.dtype.kind != "f":
+    if tensor._data.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: {name} must be float32 or float64, got {tensor._data.dtype}")
 
 
@@ -370,5 +372,5 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
         raise ArgumentError(f"pdist: expects a matrix, got shape {input.shape}")
     if p < 0:
         raise ArgumentError(f"pdist: p must not be negative, got {p}")
-    first, second = [Tensor._wrap(np.ascontiguousarray(i)) for i in np.triu_indices(input.shape[0], 1)]
+    first, second = triu_indices(input.shape[0], input.shape[0], 1, device=input.device)
     return vector_norm(sub(index_select(input, 0, first), index_select(input, 0, second)), p, 1)

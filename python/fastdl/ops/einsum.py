@@ -17,7 +17,8 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.kernels import select
+from fastdl.dtypes import FLOATING
+from fastdl.kernels import select, strided
 from fastdl.tensor import Tensor
 
 Labels = Sequence[Any]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
@@ -32,11 +33,11 @@ def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
         sum(s for s, own in zip(array.strides, labels, strict=True) if own == label) for label in unique
     ]
     shape = [array.shape[labels.index(label)] for label in unique]
-    return np.lib.stride_tricks.as_strided(array, shape, strides), unique
+    return strided(array, shape, strides), unique
 
 
 def _multiply(a: Any, b: Any) -> Any:
-    return select(a).matmul(a, b) if a.dtype.kind == "f" else np.matmul(a, b)
+    return select(a).matmul(a, b) if a.dtype.kind in FLOATING else np.matmul(a, b)
 
 
 def _reduce(array: Any, labels: Labels, keep: set[Any]) -> tuple[Any, Labels]:

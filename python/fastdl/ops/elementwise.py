@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import fitted, linear_backward
-from fastdl.autograd.op import Op
-from fastdl.dtypes import bool_, float32, float64, uint8
+from fastdl.autograd.op import NoKernel, Op
+from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import is_array, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, mul, number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
@@ -36,11 +36,9 @@ class Where(Op):
         x, y = values[0] if x is None else x, values[1] if y is None else y
         dtype = common_dtype(x, y)
         x, y = operand(x, dtype), operand(y, dtype)
-        if (dtype is float32 or dtype is float64) and (
-            isinstance(x, np.ndarray) or isinstance(y, np.ndarray)
-        ):
+        if (dtype is float32 or dtype is float64) and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
-        z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype)
+        z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype, condition)
         np.copyto(z, y)
         np.copyto(z, x, where=condition)
         return z
@@ -125,9 +123,9 @@ class Clamp(Op):
         lower, upper = self.bounds
         if dtype is float32 or dtype is float64:
             return select(x).clamp_forward(x, lower, upper, out)
-        result = empty(x.shape, dtype) if out is None else out
+        result = empty(x.shape, dtype, x) if out is None else out
         np.copyto(result, x)
-        if dtype.kind != "f":
+        if dtype.kind not in FLOATING:
             info = np.iinfo(dtype) if dtype.kind != "b" else None
             low, high = (0, 1) if info is None else (info.min, info.max)
             lower, upper = builtins.max(lower, low), builtins.min(upper, high)
@@ -157,10 +155,18 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         result = input
         if min is not None:
-            min = min if isinstance(min, Tensor) else Tensor._wrap(np.asarray(min, input._data.dtype))
+            min = (
+                min
+                if isinstance(min, Tensor)
+                else Tensor._wrap(np.asarray(min, input._data.dtype, like=input._data))
+            )
             result = where(logical_or(lt(result, min), isnan(min)), min, result)
         if max is not None:
-            max = max if isinstance(max, Tensor) else Tensor._wrap(np.asarray(max, input._data.dtype))
+            max = (
+                max
+                if isinstance(max, Tensor)
+                else Tensor._wrap(np.asarray(max, input._data.dtype, like=input._data))
+            )
             result = where(logical_or(gt(result, max), isnan(max)), max, result)
         if out is not None:
             np.copyto(out, result._data, casting="same_kind")
@@ -194,6 +200,8 @@ class Ternary(Op):
     def prepare(self, op: str, *arrays: Any) -> Any:
         self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
+        if dtype.itemsize == 2 and dtype.kind in FLOATING:
+            raise NoKernel(f"{op}: no kernel for {dtype}")
         if not (dtype is float32 or dtype is float64):
             raise RuntimeError(
                 f"{op}: defined for float32 and float64 tensors, got "
@@ -275,7 +283,7 @@ class Lerp(Ternary):
 
     def forward(self, x: Any, y: Any, w: Any, value: float | None = None, out: Any = None) -> Any:
         if w is None:
-            w = np.asarray(value, x.dtype)
+            w = np.asarray(value, x.dtype, like=x)
         return select(x).lerp_forward(*self.prepare("lerp", x, y, w), out)
 
     def backward(self, grad: Any) -> Any:

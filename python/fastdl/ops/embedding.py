@@ -8,10 +8,11 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64, int64
+from fastdl.devices import device_of, to_device, to_host
+from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
-from fastdl.ops.arrays import cast
+from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.gather import check_range
 from fastdl.tensor import Tensor
 
@@ -106,11 +107,11 @@ class EmbeddingBag(Op):
                 "gradient and scale_grad_by_freq"
             )
         index, bag = Tensor._wrap(self.index), Tensor._wrap(self._bags())
-        kept = Tensor._wrap(np.asarray(self.index != padding_idx, grad.dtype))
+        kept = Tensor._wrap((self.index != padding_idx).astype(grad.dtype))
 
         def composed(weight: Tensor, _: Any, scale: Any) -> Tensor:
             taken = weight.index_select(0, index) * (scale.reshape(-1) * kept).unsqueeze(1)
-            empty = Tensor._wrap(np.zeros(grad.shape, self.weight.dtype))
+            empty = Tensor._wrap(zeros(grad.shape, self.weight.dtype, self.weight))
             return empty.index_add(0, bag, taken)
 
         assert self.scale is not None
@@ -118,7 +119,8 @@ class EmbeddingBag(Op):
 
     def _bags(self) -> Any:
         """The bag of every entry."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        offsets = to_host(self.offsets)
+        return to_device(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), device_of(self.offsets))
 
     def linear(self, weight: Any, _: Any, scale: Any) -> Any:
         """In the one of weight and scale that needs a gradient."""
@@ -153,7 +155,7 @@ def _check_table(op: str, input: Any, weight: Any, sparse: bool) -> None:
         if weight._data.dtype.kind in "iu":
             hint = "; the order of arguments is (input, weight)"
         raise DtypeError(f"{op}: input must be integers (int64), got {input._data.dtype}{hint}")
-    if weight._data.dtype not in (float32, float64):
+    if weight._data.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: weight must be float32 or float64, got {weight._data.dtype}")
     if weight._data.ndim != 2:
         raise ArgumentError(
@@ -241,7 +243,7 @@ def _bag_offsets(op: str, index: Any, offsets: Any, include_last_offset: bool) -
                 f"{op}: offsets must be None if input is 2-dimensional (each row is a bag), got input of "
                 f"shape {index.shape}"
             )
-        return np.arange(index.shape[0] + 1, dtype=int64) * index.shape[1]
+        return np.arange(index.shape[0] + 1, dtype=int64, like=index) * index.shape[1]
     if index.ndim != 1:
         raise ArgumentError(f"{op}: input must have 1 or 2 dimensions, got shape {index.shape}")
     if not isinstance(offsets, Tensor):

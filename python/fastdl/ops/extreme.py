@@ -8,10 +8,10 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64, int64
-from fastdl.kernels import select
+from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.kernels import array, select
 from fastdl.ops.arithmetic import maximum, minimum
-from fastdl.ops.arrays import empty, zeros
+from fastdl.ops.arrays import count_true, empty, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, numpy_names, reduced_count, reduced_shape
 from fastdl.tensor import Tensor
 
@@ -28,7 +28,7 @@ class Amax(Op):
 
     saves, saves_output = (0,), True
     label: ClassVar[str] = "amax"
-    ufunc: ClassVar[Any] = np.maximum
+    reduce: ClassVar[Any] = staticmethod(np.max)
 
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         dtype = x.dtype
@@ -36,20 +36,18 @@ class Amax(Op):
         if dtype is float32 or dtype is float64:
             self.y = getattr(select(x), self.label + "_forward")(x, axes, keepdim)
         else:
-            self.y = empty(reduced_shape(x.shape, axes, keepdim), dtype)
-            self.ufunc.reduce(x, axis=axes, keepdims=keepdim, out=self.y)
+            self.y = empty(reduced_shape(x.shape, axes, keepdim), dtype, x)
+            self.reduce(x, axis=axes, keepdims=keepdim, out=self.y)
         return self.y
 
     def backward(self, grad: Any) -> Any:
         k, shape = select(grad), kept_shape(self.x.shape, self.axes)
         if grad.dtype.itemsize == 2:  # float16 has no kernels
             ties = self.x == self.y.reshape(shape)
-            return ties * (
-                grad.reshape(shape) / np.count_nonzero(ties, axis=self.axes, keepdims=True)
-            ).astype(grad.dtype)
+            return ties * (grad.reshape(shape) / count_true(ties, self.axes, True)).astype(grad.dtype)
         ties = k.eq_forward(self.x, self.y.reshape(shape))
-        count = np.count_nonzero(ties, axis=self.axes, keepdims=True)
-        return k.where_forward(ties, k.div_forward(grad.reshape(shape), np.asarray(count, grad.dtype)), 0.0)
+        count = count_true(ties, self.axes, True).astype(grad.dtype)
+        return k.where_forward(ties, k.div_forward(grad.reshape(shape), count), 0.0)
 
     def backward_graph(self, grad: Tensor) -> Any:
         # Where the extreme is is constant: the gradient of 1 says it.
@@ -58,7 +56,7 @@ class Amax(Op):
 
 
 class Amin(Amax):
-    label, ufunc = "amin", np.minimum
+    label, reduce = "amin", staticmethod(np.min)
 
 
 class Median(Amax):
@@ -68,9 +66,9 @@ class Median(Amax):
 
     def forward(self, x: Any, axes: Any = None, keepdim: bool = False) -> Any:
         flat = x.reshape(-1)
-        missing = np.isnan(flat) if x.dtype.kind == "f" else np.zeros(0, np.bool_)
-        middle = np.nan if missing.any() else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]
-        self.x, self.y = x, np.asarray(middle, x.dtype)
+        missing = x.dtype.kind in FLOATING and np.isnan(flat).any()
+        middle = np.nan if missing else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]
+        self.x, self.y = x, array(middle, x, x.dtype)
         return self.y
 
 
@@ -83,7 +81,7 @@ class Pick(Op):
         return values
 
     def backward(self, grad: Any) -> Any:
-        result = zeros(self.shape, grad.dtype)
+        result = zeros(self.shape, grad.dtype, grad)
         if result.ndim == 0:
             result[...] = grad
             return result
@@ -113,7 +111,7 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     if x.dtype is float32 or x.dtype is float64:
         return getattr(select(x), op + "_forward")(x, axis if x.ndim else None, keepdim)  # type: ignore[no-any-return]
     find = np.argmax if op == "max" else np.argmin
-    indices = np.asarray(find(x, axis=axis if x.ndim else None, keepdims=keepdim), dtype=int64)
+    indices = array(find(x, axis=axis if x.ndim else None, keepdims=keepdim), x, int64)
     if axis is None or x.ndim == 0:
         return x.reshape(-1)[indices.reshape(())].reshape(indices.shape), indices
     expanded = indices if keepdim else np.expand_dims(indices, axis)
@@ -234,15 +232,15 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     x = input._data
     if dim is None:
         if x.size == 0:
-            return Tensor._wrap(np.full((), np.nan if x.dtype.kind == "f" else 0, x.dtype))
+            return Tensor._wrap(np.full((), np.nan if x.dtype.kind in FLOATING else 0, x.dtype, like=x))
         return Median.apply(input)
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))
     if x.ndim == 0:
-        return pick(input, x.copy(), np.zeros((), int64), 0)
+        return pick(input, x.copy(), np.zeros((), int64, like=x), 0)
     middle = (x.shape[axis] - 1) // 2
     indices = np.take(np.argpartition(x, middle, axis), [middle], axis)
-    if x.dtype.kind == "f":
+    if x.dtype.kind in FLOATING:
         missing = np.isnan(x)
         indices = np.where(missing.any(axis, keepdims=True), np.argmax(missing, axis, keepdims=True), indices)
     values = np.take_along_axis(x, indices, axis)

@@ -10,6 +10,7 @@ from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
+from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
 from fastdl.ops.arrays import filler, sum_to, zeros
 from fastdl.ops.common import as_array
@@ -29,7 +30,7 @@ class Overwrite(Op):
         return filled
 
     def backward(self, grad: Any) -> Any:
-        before = zeros(grad.shape, grad.dtype) if self.needs[0] else None
+        before = zeros(grad.shape, grad.dtype, grad) if self.needs[0] else None
         if not self.needs[1]:
             return before, None
         return before, sum_to(grad, self.shape).astype(self.dtype, copy=False)
@@ -52,7 +53,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         ) from None
     if (
         mode.enabled
-        and self._data.dtype.kind == "f"
+        and self._data.dtype.kind in FLOATING
         and (self._requires_grad or (isinstance(src, Tensor) and src._requires_grad))
     ):
         source = src if isinstance(src, Tensor) else Tensor._wrap(array)

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from fastdl import kernels
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
-from fastdl.ops.arrays import zeros
+from fastdl.kernels import array, select
+from fastdl.ops.arrays import empty, zeros
 from fastdl.ops.common import as_array, axis
+from fastdl.ops.host import on_host
 from fastdl.ops.indexing import add_at
 from fastdl.ops.masks import masked_fill
 from fastdl.ops.promotion import is_kernel_dtype
@@ -48,7 +50,7 @@ class IndexSelect(Op):
 
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.shape, grad.dtype)
+            whole = zeros(self.shape, grad.dtype, grad)
             add_at(whole, self.dim, self.index, grad)
             return whole
         return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
@@ -76,7 +78,7 @@ class IndexAdd(Op):
 
     def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any) -> Any:
         self.dim, self.index, self.alpha = dim, index, alpha
-        part = source if alpha == 1 else source * np.asarray(alpha, source.dtype)
+        part = source if alpha == 1 else source * source.dtype.type(alpha)
         if is_kernel_dtype(x.dtype):
             kernels = select(x)
             return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]))
@@ -164,7 +166,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     extent = input._data.shape[d]
     indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
     check_range("index_fill", indices, extent)
-    mask = np.zeros(input._data.shape[d], np.bool_)
+    mask = np.zeros(input._data.shape[d], np.bool_, like=input._data)
     mask[indices.reshape(-1)] = True
     shape = [1] * input._data.ndim
     shape[d] = -1
@@ -183,7 +185,7 @@ def _gather_key(x_shape: tuple[int, ...], dim: int, index: Any) -> tuple[Any, ..
         else:
             shape = [1] * index.ndim
             shape[i] = extent
-            grids.append(np.arange(extent).reshape(shape))
+            grids.append(np.arange(extent, like=index).reshape(shape))
     return tuple(grids)
 
 
@@ -219,14 +221,14 @@ class TakeAlong(Op):
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
             part = zeros(
-                (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype
+                (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype, grad
             )
-            np.add.at(part, _gather_key(part.shape, self.dim, self.index), grad)
+            kernels.add_at(part, _gather_key(part.shape, self.dim, self.index), grad)
         else:
             part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
         if part.shape == self.shape:
             return part
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         whole[self.corner] = part
         return whole
 
@@ -294,7 +296,7 @@ class Scatter(Op):
             result[tuple([slice(0, n) for n in total.shape])] += total
         else:
             check_range("scatter_add", index, x.shape[dim])
-            np.add.at(result, _gather_key(x.shape, dim, index), part)
+            kernels.add_at(result, _gather_key(x.shape, dim, index), part)
         return result
 
     def backward(self, grad: Any) -> Any:
@@ -310,20 +312,21 @@ class Scatter(Op):
             taken = select(grad).gather_forward(grad[named], self.dim, self.index)
             if taken.shape == self.source_shape:
                 return rest, taken
-            part = zeros(self.source_shape, grad.dtype)
+            part = zeros(self.source_shape, grad.dtype, grad)
             part[self.corner] = taken
         return rest, part
 
     def linear(self, x: Any, source: Any) -> Any:
         if x is None:
-            result = zeros(self.shape, source.dtype)
+            result = zeros(self.shape, source.dtype, source)
         else:
             result = pooled_copy(x)
         part = 0 if source is None else source[self.corner]
+        key = _gather_key(result.shape, self.dim, self.index)
         if not self.add:
-            result[self.key] = part
+            result[key] = part
         elif source is not None:
-            np.add.at(result, self.key, part)
+            kernels.add_at(result, key, part)
         return result
 
     def backward_graph(self, grad: Tensor) -> Any:
@@ -393,10 +396,10 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of elements that are not zero: an (n, ndim) tensor, or one tensor per axis. See ``torch.nonzero``."""
-    array = input._data
+    x = input._data
     if as_tuple:
-        return tuple([Tensor._wrap(i) for i in np.nonzero(array if array.ndim else array.reshape(1))])
-    return Tensor._wrap(pooled_copy(np.argwhere(array)))
+        return tuple([Tensor._wrap(i) for i in np.nonzero(x if x.ndim else x.reshape(1))])
+    return Tensor._wrap(pooled_copy(np.argwhere(x)))
 
 
 def argwhere(input: Tensor) -> Tensor:
@@ -442,11 +445,12 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes < 1:
         raise RuntimeError(f"one_hot: num_classes must be at least 1, got {num_classes}")
     check_range("one_hot", array, num_classes, "label")
-    flat = zeros((array.size, num_classes), int64)
-    flat[np.arange(array.size), array.reshape(-1)] = 1
+    flat = zeros((array.size, num_classes), int64, array)
+    flat[np.arange(array.size, like=array), array.reshape(-1)] = 1
     return Tensor._wrap(flat.reshape(*array.shape, num_classes))
 
 
+@on_host
 def searchsorted(
     sorted_sequence: Tensor,
     input: Any,
@@ -467,12 +471,12 @@ def searchsorted(
         rows = np.take_along_axis(rows, sorter._data, -1)
     dtype = int32 if out_int32 else int64
     if rows.ndim == 1:
-        return Tensor._wrap(np.asarray(np.searchsorted(rows, values, side), dtype))  # type: ignore[call-overload]
+        return Tensor._wrap(array(np.searchsorted(rows, values, side), rows, dtype))  # type: ignore[call-overload]
     if values.ndim != rows.ndim or values.shape[:-1] != rows.shape[:-1]:
         raise RuntimeError(
             f"searchsorted: shapes must agree but in the last dimension: {rows.shape} and {values.shape}"
         )
-    result = select(None).empty(values.shape, dtype)
+    result = empty(values.shape, dtype, values)
     for i in np.ndindex(rows.shape[:-1]):
         result[i] = np.searchsorted(rows[i], values[i], side)  # type: ignore[call-overload]
     return Tensor._wrap(result)

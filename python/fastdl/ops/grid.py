@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.devices import to_device
 from fastdl.errors import ArgumentError
 from fastdl.ops.arithmetic import add, div, mul, remainder, sub
 from fastdl.ops.elementwise import clamp, where
@@ -15,7 +16,7 @@ from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
 from fastdl.ops.unary import abs, floor
 from fastdl.ops.views import reshape, unsqueeze
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 _MODES = ("bilinear", "nearest", "bicubic")
 _PADDINGS = ("zeros", "border", "reflection")
@@ -45,7 +46,7 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
         lines.append(line if align_corners else line * (extent - 1) / extent)
     grids = np.meshgrid(*lines, indexing="ij")[::-1]  # x first
     points = np.stack([*grids, np.ones_like(grids[0])], -1).reshape(-1, rank + 1).astype(theta.dtype)
-    moved = matmul(unsqueeze(Tensor._wrap(points), 0), theta.mT)
+    moved = matmul(unsqueeze(Tensor._wrap(to_device(points, theta.device)), 0), theta.mT)
     return reshape(moved, (size[0], *extents, rank))
 
 
@@ -108,7 +109,8 @@ def grid_sample(
     total: Any = None
     for corner in itertools.product(*taps):
         weight: Any = None
-        index, inside = np.zeros(grid.shape[:-1], np.int64), np.ones(grid.shape[:-1], np.bool_)
+        index = np.zeros(grid.shape[:-1], np.int64, like=grid._data)
+        inside = np.ones(grid.shape[:-1], np.bool_, like=grid._data)
         for (at, share), extent in zip(corner, extents, strict=True):
             if mode == "bicubic":
                 at = _padded(at, extent, padding_mode, bool(align_corners))
@@ -129,7 +131,7 @@ def _at(flat: Tensor, index: Any) -> Tensor:
     """(N, C, P) at the places (N, *out) gives (N, C, *out)."""
     n, c = flat.shape[:2]
     rows = Tensor._wrap(
-        np.ascontiguousarray(np.broadcast_to(index.reshape(n, 1, -1), (n, c, index[0].size if n else 0)))
+        pooled_copy(np.broadcast_to(index.reshape(n, 1, -1), (n, c, index[0].size if n else 0)))
     )
     return reshape(gather(flat, 2, rows), (n, c, *index.shape[1:]))
 

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from fastdl import kernels
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
+from fastdl.devices import device_of, to_device
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import select
+from fastdl.kernels import array as as_array
+from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.parts import Basic, Select
 from fastdl.tensor import Tensor, pooled_copy
@@ -27,11 +31,11 @@ _FULL = slice(None)
 
 def _index_array(item: Any) -> Any:
     """An index tensor's array, int64 or bool; or an int for one element without dimensions."""
-    array = item._data if isinstance(item, Tensor) else np.asarray(item)
+    array = item._data if isinstance(item, Tensor) else as_array(item)
     kind = array.dtype.kind
     if kind == "b":
         return array
-    if array.size == 0 and not isinstance(item, (Tensor, np.ndarray)):
+    if array.size == 0 and not (isinstance(item, Tensor) or is_array(item)):
         return array.astype(np.int64)
     if array.dtype == np.uint8:
         return array.astype(np.bool_)
@@ -89,7 +93,7 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
             advanced.append(np.zeros(int(item), np.int64))
             any_advanced = True
             continue
-        if isinstance(item, (Tensor, np.ndarray, list, tuple, range)):
+        if isinstance(item, (Tensor, list, tuple, range)) or is_array(item):
             array = _index_array(item)
             if isinstance(array, int):
                 basic.append(array)
@@ -124,6 +128,18 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
     return tuple(basic), tuple(advanced) if any_advanced else None
 
 
+def _beside(key: tuple[Any, ...], data: Any) -> tuple[Any, ...]:
+    """The index arrays where ``data`` is; from the CPU they are copied to its GPU."""
+    where = device_of(data)
+    for k in key:
+        if k is not _FULL and on_device(k) and device_of(k) is not where:
+            raise RuntimeError(
+                f"index: indices should be either on cpu or on the same device as the indexed tensor ({where}), "
+                f"got one on {device_of(k)}"
+            )
+    return tuple([k if k is _FULL else to_device(k, where) for k in key])
+
+
 def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
     dim = 0
     for item in basic:
@@ -136,7 +152,7 @@ def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
 
 def add_at(whole: Any, dim: int, index: Any, grad: Any) -> None:
     """``whole[.., index, ..] += grad`` along one axis, where an index may repeat."""
-    np.add.at(whole, (slice(None),) * dim + (index,), grad)
+    kernels.add_at(whole, (slice(None),) * dim + (index,), grad)
 
 
 def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any]:
@@ -200,17 +216,17 @@ class Gather(Op):
         return y.reshape(*x.shape[:first], *index.shape, *x.shape[last:])
 
     def backward(self, grad: Any) -> Any:
-        kernels = select(grad)
+        backend = select(grad)
         first, index = self.first, self.index
         rows = (*self.merged[:first], index.size, *self.merged[first + 1 :])
         if not grad.flags.c_contiguous:
             grad = pooled_copy(grad)
         grad = grad.reshape(rows)
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.merged, grad.dtype)
+            whole = zeros(self.merged, grad.dtype, grad)
             add_at(whole, first, index.reshape(-1), grad)
         else:
-            whole = kernels.index_select_backward(grad, first, index.reshape(-1), self.merged[first])
+            whole = backend.index_select_backward(grad, first, index.reshape(-1), self.merged[first])
         whole = whole.reshape(self.shape)
         return whole if self.moved is None else whole.transpose(self.moved)
 
@@ -295,6 +311,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
         return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
+    advanced = _beside(advanced, data)
     if any(k is not _FULL and k is not Ellipsis for k in basic):
         input = Basic.apply(input, key=basic)
     return Gather.apply(input, key=advanced)  # type: ignore[no-any-return]
@@ -305,14 +322,18 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     check_writable("setitem", input)
     data = input._data
     basic, advanced = _parse(data.shape, key)
-    array = value._data if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
+    array = value._data if isinstance(value, Tensor) else as_array(value)
+    if array.ndim == 0 and device_of(array) is not device_of(data):
+        array = to_device(array, device_of(data))
+    if array.dtype.kind not in "fiubV":
         raise DtypeError(
             f"setitem: cannot store a value of dtype {array.dtype} in a tensor of dtype {data.dtype}"
         )
+    if advanced is not None:
+        advanced = _beside(advanced, data)
     region = data[basic]
     record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
-    record = record and data.dtype.kind == "f"
+    record = record and data.dtype.kind in FLOATING
     if record and input._path.__class__ is str:
         raise RuntimeError(
             f"setitem: this tensor {input._path} and cannot be changed in place while the graph is recorded; "
@@ -329,6 +350,13 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         target = region.shape if advanced is None else region[advanced].shape
         raise RuntimeError(
             f"setitem: a value of shape {array.shape} cannot be broadcast to the indexed part, shape {target}"
+        ) from None
+    except (TypeError, AttributeError):
+        if device_of(array) is device_of(data):
+            raise
+        raise RuntimeError(
+            f"setitem: Expected all tensors to be on the same device, but found the tensor on {device_of(data)} and "
+            f"the value on {device_of(array)}; move it with .to(device)"
         ) from None
     except IndexError as error:
         raise IndexError(f"setitem: {error} (indexing a tensor of shape {data.shape})") from None

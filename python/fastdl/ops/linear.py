@@ -16,8 +16,9 @@ import numpy as np
 from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.einsum import contract, einsum
@@ -198,14 +199,16 @@ def _same_float(op: str, a: Any, b: Any) -> bool:
     """Whether both arrays are of one floating dtype; False for integers and bool; mixtures raise."""
     kind = a.dtype
     if kind is b.dtype or kind == b.dtype:
-        return kind.kind == "f"  # type: ignore[no-any-return]
+        return kind.kind in FLOATING
+    if mode.autocast is not None and kind.kind in FLOATING and b.dtype.kind in FLOATING:
+        return True
     raise RuntimeError(
         f"{op}: both matrices must have one dtype, got {kind} and {b.dtype}; convert one with .to(dtype)"
     )
 
 
 def _integer_product(result: Any, dtype: Any) -> Tensor:
-    return Tensor._wrap(np.asarray(result).astype(dtype, copy=False))
+    return Tensor._wrap(array(result).astype(dtype, copy=False))
 
 
 def linear(
@@ -345,7 +348,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     _check_dims("outer", 1, input=input, vec2=vec2)
     a, b = input._data, vec2._data
     if not _same_float("outer", a, b):
-        return _integer_product(np.multiply.outer(a, b), a.dtype)
+        return _integer_product(a[:, None] * b, a.dtype)
     return Outer.apply(input, vec2)  # type: ignore[no-any-return]
 
 

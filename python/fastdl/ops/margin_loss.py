@@ -9,10 +9,12 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.binary_cross_entropy import _same_shape
+from fastdl.ops.host import on_host
 from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
 from fastdl.ops.reduction import reduce_graph, reduce_losses, same_dtype, upstream, upstream_graph
 from fastdl.tensor import Tensor
@@ -122,7 +124,7 @@ class MultilabelSoftMarginLoss(Op):
         if reduction == "mean":
             return loss
         classes = x.dtype.type(x.shape[-1] if x.ndim else 1)
-        return np.asarray((loss.sum(-1) if reduction == "none" and x.ndim else loss) / classes)
+        return array((loss.sum(-1) if reduction == "none" and x.ndim else loss) / classes)
 
     def backward(self, grad_loss: Any) -> Any:
         x = self.arrays[0]
@@ -131,7 +133,7 @@ class MultilabelSoftMarginLoss(Op):
             if self.reduction == "none" and x.ndim:
                 grad_loss = np.broadcast_to(grad_loss[..., None], x.shape)
         grad_x = select(grad_loss).binary_cross_entropy_with_logits_backward(
-            np.asarray(grad_loss), *self.arrays, self.reduction
+            array(grad_loss), *self.arrays, self.reduction
         )
         return grad_x, None, None
 
@@ -150,7 +152,7 @@ class MultilabelSoftMarginLoss(Op):
 
 def _classes(op: str, input: Tensor) -> tuple[int, ...]:
     x = input._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if x.ndim > 2 or (x.ndim and x.shape[-1] == 0):
         raise ArgumentError(f"{op}: input must be (N, C) or (C) with at least one class, got shape {x.shape}")
@@ -199,6 +201,7 @@ def multi_margin_loss(
     )
 
 
+@on_host
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, uint8
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.arrays import filler, sum_to, zeros
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand
@@ -50,7 +50,7 @@ class MaskedFill(Op):
                 np.copyto(rest, 0, where=self.mask)
             rest = sum_to(rest, self.x_shape)
         if self.needs[1]:
-            part = np.asarray(np.sum(grad, where=self.mask))
+            part = array(np.where(self.mask, grad, grad.dtype.type(0)).sum(), grad)
         return rest, part
 
     def backward_graph(self, grad: Tensor) -> Any:
@@ -96,7 +96,7 @@ class MaskedSelect(Op):
         return np.broadcast_to(x, mask.shape)[mask]
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.mask.shape, grad.dtype)
+        whole = zeros(self.mask.shape, grad.dtype, grad)
         whole[self.mask] = grad
         return sum_to(whole, self.shape)
 
@@ -128,13 +128,13 @@ class MaskedScatter(Op):
             rest = pooled_copy(grad)
             rest[self.mask] = 0
         if self.needs[1]:
-            part = zeros((prod(self.source_shape),), grad.dtype)
+            part = zeros((prod(self.source_shape),), grad.dtype, grad)
             part[: self.count] = grad[self.mask]
             part = part.reshape(self.source_shape)
         return rest, part
 
     def linear(self, x: Any, source: Any) -> Any:
-        result = zeros(self.mask.shape, source.dtype) if x is None else pooled_copy(x)
+        result = zeros(self.mask.shape, source.dtype, source) if x is None else pooled_copy(x)
         result[self.mask] = 0 if source is None else source.reshape(-1)[: self.count]
         return result
 

@@ -284,9 +284,10 @@ def _mask(
     n, h, length, _ = q._data.shape
     keys = k._data.shape[2]
     if is_causal and attn_mask is None:
-        attn_mask = Tensor(np.arange(keys) > np.arange(length)[:, None])
+        at = np.arange(max(keys, length), like=q._data)
+        attn_mask = Tensor(at[:keys] > at[:length, None])
     for name, m in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
-        if m is not None and m._data.dtype.kind not in "bf":
+        if m is not None and m._data.dtype.kind not in "bfV":
             raise TypeError(f"{op}: {name} must be bool or float, got {m._data.dtype}")
     mask: Any = None
     if attn_mask is not None:
@@ -328,12 +329,12 @@ def _append_keys(
     if bias_k is not None and bias_v is not None:
         appended.append([r.reshape(1, h, 1, d).expand(n, h, 1, d) for r in (bias_k, bias_v)])
     if add_zero_attn:
-        zero = Tensor(np.zeros((n, h, 1, d), k._data.dtype))
+        zero = Tensor(np.zeros((n, h, 1, d), k._data.dtype, like=k._data))
         appended.append([zero, zero])
     k, v = (cat([x, *[pair[i] for pair in appended]], 2) for i, x in enumerate((k, v)))
     if mask is not None:
         array = mask._data
-        visible = np.full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype)
+        visible = np.full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype, like=array)
         mask = cat([mask, Tensor(visible)], mask.ndim - 1)
     return k, v, mask
 

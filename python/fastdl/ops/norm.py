@@ -15,8 +15,11 @@ import numpy as np
 
 from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.op import Op
+from fastdl.dtypes import float32
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import cast
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
 
@@ -27,6 +30,7 @@ class BatchNorm(Op):
     """With the batch's statistics (returned through ``statistics``), or with given ones."""
 
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(
         self,
@@ -90,6 +94,7 @@ def _bias(node: Op, x: Any, shape: tuple[int, ...]) -> Any:
 
 class LayerNorm(Op):
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(self, x: Any, weight: Any, bias: Any, length: int, eps: float) -> Any:
         self.x, self.weight, self.length, self.eps = x, weight, length, eps
@@ -121,6 +126,7 @@ class LayerNorm(Op):
 
 class RMSNorm(Op):
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(self, x: Any, weight: Any, length: int, eps: float) -> Any:
         self.x, self.weight, self.length, self.eps = x, weight, length, eps
@@ -150,6 +156,7 @@ class GroupNorm(Op):
     """Statistics of each group of each sample come back through ``statistics``."""
 
     saves = (0, 1)
+    mixes_dtypes = True
 
     def forward(
         self, x: Any, weight: Any, bias: Any, groups: int, eps: float, statistics: list[Any] | None = None
@@ -223,7 +230,11 @@ def _update(running: Tensor | None, statistic: Any, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * statistic, in its own memory and outside the graph."""
     if running is not None:
         array = running._data
-        np.copyto(array, select(array).running_average(array, statistic, momentum))
+        if is_kernel_dtype(array.dtype) or on_device(array):
+            np.copyto(array, select(array).running_average(array, statistic, momentum))
+        else:  # half precision
+            wide = cast(array, float32)
+            np.copyto(array, select(wide).running_average(wide, statistic, momentum), casting="unsafe")
         running._bump_version()
 
 
@@ -337,7 +348,7 @@ def rms_norm(
     if length == 0:
         return input.clone()
     if eps is None:
-        eps = 2.0**-23 if input._data.dtype.itemsize == 4 else 2.0**-52
+        eps = 2.0**-52 if input._data.dtype.itemsize == 8 else 2.0**-23
     return RMSNorm.apply(input, weight, length=length, eps=eps)  # type: ignore[no-any-return]
 
 

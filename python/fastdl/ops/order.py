@@ -8,9 +8,9 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, float16, float32, float64, int64
+from fastdl.dtypes import FLOATING, as_dtype, float32, float64, int64
 from fastdl.kernels import select
-from fastdl.ops.arrays import empty
+from fastdl.ops.arrays import contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import ValuesIndices, pick
@@ -27,12 +27,12 @@ def _order(x: Any, axis: int, descending: bool) -> Any:
 
 
 def _taken(input: Tensor, indices: Any, axis: int) -> ValuesIndices:
-    indices = np.ascontiguousarray(indices, dtype=int64)
+    indices = contiguous(indices, int64)
     return pick(input, np.take_along_axis(input._data, indices, axis), indices, axis)
 
 
 def _scalar(input: Tensor) -> ValuesIndices:
-    return pick(input, input._data.copy(), np.zeros((), int64), 0)
+    return pick(input, input._data.copy(), np.zeros((), int64, like=input._data), 0)
 
 
 def sort(
@@ -80,11 +80,11 @@ def topk(
     if not 0 <= k <= n:
         raise RuntimeError(f"topk: k must be in [0, {n}], the extent of dim {dim}, got {k}")
     if x.ndim == 0:
-        return _scalar(input) if k else pick(input, empty((0,), x.dtype), empty((0,), int64), 0)
+        return _scalar(input) if k else pick(input, empty((0,), x.dtype, x), empty((0,), int64, x), 0)
     if k == 0 or 4 * k >= n:
-        return _taken(input, np.take(_order(x, axis, largest), range(k), axis), axis)
+        return _taken(input, np.take(_order(x, axis, largest), list(range(k)), axis), axis)
     at = n - k if largest else k - 1
-    best = np.take(np.argpartition(x, at, axis), range(n - k, n) if largest else range(k), axis)
+    best = np.take(np.argpartition(x, at, axis), range(n - k, n) if largest else list(range(k)), axis)
     best.sort(axis)
     inner = _order(np.take_along_axis(x, best, axis), axis, largest)
     return _taken(input, np.take_along_axis(best, inner, axis), axis)
@@ -106,13 +106,14 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
     return pick(input, values, indices, axis)
 
 
-def _accumulated(ufunc: Any, x: Any, axis: int, dtype: Any) -> Any:
-    result = empty(x.shape, dtype)
+def _accumulated(run: Any, x: Any, axis: int, dtype: Any) -> Any:
+    """``numpy.cumsum`` or ``numpy.cumprod`` in pooled memory."""
+    result = empty(x.shape, dtype, x)
     if x.ndim == 0:
         result[...] = x
     else:
         with np.errstate(all="ignore"):
-            ufunc.accumulate(x, axis, dtype, result)
+            run(x, axis, dtype, result)
     return result
 
 
@@ -122,7 +123,7 @@ def _reversed_sum(grad: Any, axis: int) -> Any:
         return grad.copy()
     if grad.dtype is float32 or grad.dtype is float64:
         return select(grad).running_sum(grad, axis, True)
-    return np.flip(_accumulated(np.add, np.flip(grad, axis), axis, grad.dtype), axis)
+    return np.flip(_accumulated(np.cumsum, np.flip(grad, axis), axis, grad.dtype), axis)
 
 
 class Cumsum(Op):
@@ -130,7 +131,7 @@ class Cumsum(Op):
         self.axis = axis
         if x.ndim > 0 and (x.dtype is float32 or x.dtype is float64):
             return select(x).running_sum(x, axis)
-        return _accumulated(np.add, x, axis, x.dtype if x.dtype.kind == "f" else int64)
+        return _accumulated(np.cumsum, x, axis, x.dtype if x.dtype.kind in FLOATING else int64)
 
     def backward(self, grad: Any) -> Any:
         return _reversed_sum(grad, self.axis)
@@ -148,7 +149,7 @@ class Cumprod(Op):
 
     def forward(self, x: Any, axis: int) -> Any:
         self.x, self.axis = x, axis
-        self.y = _accumulated(np.multiply, x, axis, x.dtype if x.dtype.kind == "f" else int64)
+        self.y = _accumulated(np.cumprod, x, axis, x.dtype if x.dtype.kind in FLOATING else int64)
         return self.y
 
     def backward(self, grad: Any) -> Any:
@@ -166,7 +167,7 @@ class Cumprod(Op):
             return plain
         zeros_so_far = np.cumsum(zero, axis)
         first = zero & (zeros_so_far == 1)
-        without = _accumulated(np.multiply, np.where(first, x.dtype.type(1), x), axis, x.dtype)
+        without = _accumulated(np.cumprod, np.where(first, x.dtype.type(1), x), axis, x.dtype)
         at_first = _reversed_sum(k.mul_forward(grad, without), axis)
         return np.where(zeros_so_far == 0, plain, np.where(first, at_first, x.dtype.type(0)))
 
@@ -194,8 +195,8 @@ def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Te
     if dim is None:
         raise TypeError(f"{op}: dim is missing: the axis to run along")
     axis = normal_axis(op, dim, input._data.ndim)
-    if input._data.dtype is float16:  # computed in float32
-        return cast_tensor(kind.apply(cast_tensor(input, float32), axis=axis), float16)
+    if (d := input._data.dtype).itemsize == 2 and d.kind in FLOATING:  # computed in float32
+        return cast_tensor(kind.apply(cast_tensor(input, float32), axis=axis), d)
     return kind.apply(input, axis=axis)  # type: ignore[no-any-return]
 
 
@@ -231,4 +232,4 @@ def unique(
     results = list(found)
     if return_inverse:
         results[1] = results[1].reshape(x.shape if axis is None else (x.shape[axis],))
-    return tuple([Tensor._wrap(np.asarray(r, order="C")) for r in results])
+    return tuple([Tensor._wrap(contiguous(r)) for r in results])

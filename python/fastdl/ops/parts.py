@@ -7,11 +7,10 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided as _strided
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
-from fastdl.kernels import select
+from fastdl.kernels import add_at, select, strided
 from fastdl.ops.arrays import assign, zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import reshape
@@ -30,7 +29,7 @@ class Part(View):
         return linear_backward(self, grad)
 
     def embed(self, grad: Any, shape: tuple[int, ...], **options: Any) -> Any:
-        whole = zeros(shape, grad.dtype)
+        whole = zeros(shape, grad.dtype, grad)
         assign(type(self)().forward(whole, **options), grad)
         return whole
 
@@ -66,11 +65,10 @@ class Diagonal(Part):
         start[a], start[b] = slice(min(first_row, rows), None), slice(min(first_column, columns), None)
         corner = x[tuple(start)]
         others = [i for i in range(x.ndim) if i not in (a, b)]
-        return _strided(
+        return strided(
             corner,
             [x.shape[i] for i in others] + [length],
             [x.strides[i] for i in others] + [x.strides[a] + x.strides[b]],
-            writeable=x.flags.writeable,
         )
 
     def backward(self, grad: Any) -> Any:
@@ -269,10 +267,10 @@ class Windows(View):
         stride = strides[dim]
         shape[dim] = (shape[dim] - size) // step + 1
         strides[dim] = stride * step
-        return _strided(x, [*shape, size], [*strides, stride], writeable=x.flags.writeable)
+        return strided(x, [*shape, size], [*strides, stride])
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         before = (slice(None),) * self.dim
         count = grad.shape[self.dim]
         if self.size <= count:
@@ -315,13 +313,13 @@ class Strided(View):
     def forward(self, x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
         self.shape, self.options = x.shape, (size, stride, offset)
         flat = x.reshape(-1)
-        return _strided(flat[offset:], size, [s * x.itemsize for s in stride], writeable=x.flags.writeable)
+        return strided(flat[offset:], size, [s * x.itemsize for s in stride])
 
     def backward(self, grad: Any) -> Any:
         size, stride, offset = self.options
-        whole = zeros((prod(self.shape),), grad.dtype)
-        places = _strided(np.arange(whole.size)[offset:], size, [8 * s for s in stride])
-        np.add.at(whole, places.ravel(), grad.ravel())  # elements may be seen more than once
+        whole = zeros((prod(self.shape),), grad.dtype, grad)
+        places = strided(np.arange(whole.size, like=whole)[offset:], size, [8 * s for s in stride])
+        add_at(whole, places.ravel(), grad.ravel())  # elements may be seen more than once
         return whole.reshape(self.shape)
 
     def linear(self, x: Any) -> Any:

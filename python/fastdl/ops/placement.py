@@ -8,11 +8,13 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis
 from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, scatter_add
+from fastdl.ops.host import on_host
 from fastdl.ops.indexing import setitem
 from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
@@ -42,7 +44,7 @@ class ScatterReduce(Op):
         ufunc.at(result, self.key, part)
         if reduce == "mean":
             count = np.maximum(self.counts + int(include_self), 1)
-            result = result / count if x.dtype.kind == "f" else result // count
+            result = result / count if x.dtype.kind in FLOATING else result // count
             result = result.astype(x.dtype, copy=False)
         self.y = result
         return result
@@ -72,7 +74,7 @@ class ScatterReduce(Op):
                 np.add.at(count, key, ties)
             share = grad / np.maximum(count, 1)
             to_x, to_part = share * first, share[key] * ties
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part
         return np.asarray(to_x, grad.dtype), whole
 
@@ -109,7 +111,7 @@ def _identity(reduce: str, dtype: Any) -> Any:
         return 0
     if reduce == "prod":
         return 1
-    if dtype.kind == "f":
+    if dtype.kind in FLOATING:
         return -np.inf if reduce == "amax" else np.inf
     if dtype.kind == "b":
         return reduce == "amin"
@@ -117,6 +119,7 @@ def _identity(reduce: str, dtype: Any) -> Any:
     return limits.min if reduce == "amax" else limits.max
 
 
+@on_host
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -180,12 +183,13 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
         setitem(self, key, values)
         return self
     check_writable("index_put_", self)
-    places = Tensor._wrap(np.arange(self.numel()).reshape(self.shape))[key]
+    places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(self.shape))[key]
     flat = reshape(places, (-1,))
     spread = reshape(values.expand(places.shape), (-1,))
     return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))
 
 
+@on_host
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """:func:`index_put_` on a copy. See ``torch.index_put``."""
     return index_put_(input.clone(), indices, values, accumulate)
@@ -246,10 +250,10 @@ def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     if ndim > 2 and len(set(self.shape)) > 1:
         raise RuntimeError(f"fill_diagonal_: more than 2 dimensions must have one extent, got {self.shape}")
     rows, columns = self.shape[0], self.shape[-1]
-    along = np.arange(min(self.shape))
+    along = np.arange(min(self.shape), like=self._data)
     key: Any = (Tensor._wrap(along),) * ndim
     if wrap and ndim == 2 and rows > columns:
-        places = np.arange(0, rows * columns, columns + 1)
+        places = np.arange(0, rows * columns, columns + 1, like=self._data)
         key = (Tensor._wrap(places // columns), Tensor._wrap(places % columns))
     setitem(self, key, fill_value)
     return self
@@ -260,7 +264,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
     total = int(np.prod(sizes))
     check_range("unravel_index", indices._data, total)
-    return tuple([Tensor._wrap(np.asarray(i, np.int64)) for i in np.unravel_index(indices._data, sizes)])
+    return tuple([Tensor._wrap(array(i, None, np.int64)) for i in np.unravel_index(indices._data, sizes)])
 
 
 __all__ = [

@@ -13,8 +13,9 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import select
+from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast, to
@@ -59,7 +60,7 @@ class PointwiseLoss(Op):
             g = upstream(grad_loss, self.x.shape, self.options[-1])
             with np.errstate(all="ignore"):  # infinite slopes at the ends of the domain
                 slope = self.slope_of_target(self.x, self.target)
-            grad_target = sum_to(np.asarray(g * slope, self.x.dtype), self.shapes_in[1])
+            grad_target = sum_to(array(g * slope, None, self.x.dtype), self.shapes_in[1])
         return grad_x, grad_target
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
@@ -154,11 +155,11 @@ class KlDivBatchMean(KlDiv):
         loss = super().forward(x, target, options=options)
         self.batch = loss.dtype.type(self.x.shape[0] if self.x.ndim else 1)
         with np.errstate(invalid="ignore"):  # an empty batch has no mean
-            return np.asarray(loss / self.batch)
+            return array(loss / self.batch)
 
     def backward(self, grad_loss: Any) -> Any:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return super().backward(np.asarray(grad_loss / self.batch))
+            return super().backward(array(grad_loss / self.batch))
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
         return super().backward_graph(grad_loss / float(self.batch))
@@ -280,7 +281,7 @@ class MarginRankingLoss(Op):
 def _pair(op: str, input: Tensor, target: Tensor, convert: bool = False, warn: bool = False) -> Tensor:
     """The target, of input's dtype and of a shape that broadcasts with it."""
     x, t = input._data, target._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
     if t.dtype != x.dtype:
         if not (convert and t.dtype.kind in "biu"):
@@ -499,7 +500,7 @@ def gaussian_nll_loss(
         variance = var
         same_dtype(op, "var", var, input)
     else:
-        variance = Tensor._wrap(np.full(shape, var, input._data.dtype))
+        variance = Tensor._wrap(np.full(shape, var, input._data.dtype, like=input._data))
     v = variance._data
     if v.shape != shape:
         if v.shape == shape[:-1]:

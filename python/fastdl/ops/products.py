@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.dtypes import FLOATING
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import axes
+from fastdl.ops.host import on_host
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.parts import unbind
 from fastdl.ops.shape import cat, stack
@@ -20,7 +22,7 @@ from fastdl.tensor import Tensor
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return Tensor._wrap(arrays.zeros(shape, like._data.dtype))
+    return Tensor._wrap(arrays.zeros(shape, like._data.dtype, like._data))
 
 
 def inner(input: Tensor, other: Tensor) -> Tensor:
@@ -159,6 +161,7 @@ def block_diag(*tensors: Any) -> Tensor:
     return cat(rows, 0)
 
 
+@on_host
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """All choices of ``r`` elements of a vector, one in a row. See ``torch.combinations``."""
     if input._data.ndim != 1:
@@ -172,6 +175,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
     return input[Tensor._wrap(places)]
 
 
+@on_host
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """Powers of a vector as columns, falling unless ``increasing``. See ``torch.vander``."""
     if x._data.ndim != 1:
@@ -180,7 +184,7 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     if count < 0:
         raise RuntimeError(f"vander: N must not be negative, got {N}")
     powers = np.arange(count) if increasing else np.arange(count)[::-1]
-    if x._data.dtype.kind != "f":
+    if x._data.dtype.kind not in FLOATING:
         x = x.long()
     return pow(unsqueeze(x, 1), Tensor._wrap(powers.astype(x._data.dtype)))
 

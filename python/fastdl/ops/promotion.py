@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from fastdl import dtypes
-from fastdl.dtypes import as_dtype, bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
 from fastdl.errors import DtypeError
+from fastdl.kernels import is_array
 
-_KIND = {"b": 0, "u": 1, "i": 1, "f": 2}
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
 
 
 def is_kernel_dtype(dtype: Any) -> bool:
@@ -28,12 +29,16 @@ def is_kernel_dtype(dtype: Any) -> bool:
 def _common(a: Any, b: Any) -> Any:
     if a is b:
         return a
-    if a.kind == "f" and b.kind != "f":
+    if a.kind in FLOATING and b.kind not in FLOATING:
         return a
-    if b.kind == "f" and a.kind != "f":
+    if b.kind in FLOATING and a.kind not in FLOATING:
         return b
+    if "V" in (a.kind, b.kind):  # bfloat16, and of a different dtype the other one
+        return float32 if a.itemsize == b.itemsize else a if a.itemsize > b.itemsize else b
     common = np.promote_types(a, b)
-    if common.kind == "f" and a.kind != "f":  # uint64 with a signed integer: NumPy's answer is float64
+    if (
+        common.kind in FLOATING and a.kind not in FLOATING
+    ):  # uint64 with a signed integer: NumPy's answer is float64
         raise DtypeError(f"result_type: {a} and {b} have no common integer dtype; convert one of them first")
     return common
 
@@ -60,7 +65,7 @@ def common_dtype(*operands: Any) -> Any:
     """The dtype of a result of arrays and Python numbers."""
     with_dims = without = numbers = None
     for operand in operands:
-        if isinstance(operand, np.ndarray):
+        if is_array(operand):
             dtype = operand.dtype
             if operand.ndim:
                 with_dims = dtype if with_dims is None else _common(with_dims, dtype)
@@ -91,4 +96,4 @@ def result_type(tensor1: Any, tensor2: Any) -> Any:
 
 def floating_dtype(dtype: Any) -> Any:
     """``dtype`` itself if floating-point, else the default: what division or ``exp`` of integers gives."""
-    return dtype if dtype.kind == "f" else dtypes.get_default_dtype()
+    return dtype if dtype.kind in FLOATING else dtypes.get_default_dtype()

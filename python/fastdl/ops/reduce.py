@@ -13,10 +13,10 @@ import numpy as np
 from fastdl import dtypes
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import as_dtype, bool_, float16, float32, float64, int64, uint8
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float16, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
-from fastdl.ops.arrays import cast, empty, zeros
+from fastdl.ops.arrays import cast, count_true, empty, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import *
@@ -49,11 +49,11 @@ class Reduction(Op):
         return array.reshape(kept_shape(self.shape, self.axes))
 
 
-def numpy_reduce(ufunc: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> Any:
-    """``ufunc.reduce`` in ``dtype``, into pooled memory."""
-    out = empty(reduced_shape(x.shape, axes, keepdim), dtype)
+def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> Any:
+    """``numpy.sum`` or ``numpy.prod`` in ``dtype``, into pooled memory."""
+    out = empty(reduced_shape(x.shape, axes, keepdim), dtype, x)
     with np.errstate(all="ignore"):
-        ufunc.reduce(x, axis=axes, dtype=dtype, keepdims=keepdim, out=out)
+        reduce(x, axis=axes, dtype=dtype, keepdims=keepdim, out=out)
     return out
 
 
@@ -70,8 +70,8 @@ class Sum(Reduction):
         if dtype is float32 or dtype is float64:
             return select(x).sum_forward(x, axes, keepdim)
         if dtype.kind == "b":
-            return np.asarray(np.count_nonzero(x, axis=axes, keepdims=keepdim), dtype=int64)
-        return numpy_reduce(np.add, x, axes, keepdim, int64)
+            return count_true(x, axes, keepdim)
+        return numpy_reduce(np.sum, x, axes, keepdim, int64)
 
     def backward(self, grad: Any) -> Any:
         return self.spread(grad)
@@ -101,7 +101,7 @@ class Prod(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         if not _is_kernel_dtype(x.dtype):
-            return numpy_reduce(np.multiply, x, axes, keepdim, int64)
+            return numpy_reduce(np.prod, x, axes, keepdim, int64)
         self.x, self.y = x, select(x).prod_forward(x, axes, keepdim)
         return self.y
 
@@ -172,12 +172,12 @@ class Norm(Reduction):
         k, x, p = select(grad), self.x, self.p
         grad, y = self.with_axes(grad), self.with_axes(self.y)
         if p == 0:
-            return zeros(x.shape, x.dtype)
+            return zeros(x.shape, x.dtype, x)
         if p == 1:
             return k.mul_forward(k.sign_forward(x), grad)
         if p in (float("inf"), float("-inf")):
             ties = k.eq_forward(k.abs_forward(x), y)
-            share = grad / np.count_nonzero(ties, axis=self.axes, keepdims=True).astype(grad.dtype)
+            share = grad / count_true(ties, self.axes, True).astype(grad.dtype)
             return k.where_forward(ties, k.mul_forward(k.sign_forward(x), share), 0.0)
         if p == 2:
             factor = k.where_forward(k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, y))
@@ -306,7 +306,7 @@ def _input(op: str, input: Any, dtype: Any = None) -> Any:
 
 def _floating(op: str, input: Any, dtype: Any = None) -> Any:
     input = _input(op, input, dtype)
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         hint = "pass dtype= or convert it first" if op in ("mean", "vector_norm") else "convert it first"
         raise RuntimeError(
             f"{op}: defined for floating-point tensors, got {input._data.dtype}; {hint}, e.g. x.float()"
@@ -353,7 +353,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False, **names: Any) -> T
     if names:
         dim, keepdim = numpy_names("logsumexp", names, dim, keepdim)
     input = _input("logsumexp", input)
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         input = input.to(dtypes.get_default_dtype())
     return _reduce(LogSumExp, input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
@@ -472,27 +472,27 @@ def std_mean(
     return std(input, dim, None, keepdim, correction=correction), mean(input, dim, keepdim)
 
 
-def _truth(op: str, ufunc: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
+def _truth(op: str, reduce: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
     x = _input(op, input)._data
     axes = normal_axes(op, dim, x.ndim)
     # uint8 stays uint8, as in PyTorch.
-    return Tensor._wrap(
-        cast(numpy_reduce(ufunc, x, axes, keepdim, bool_), uint8 if x.dtype == uint8 else bool_)
-    )
+    out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
+    reduce(x, axis=axes, keepdims=keepdim, out=out)
+    return Tensor._wrap(cast(out, uint8 if x.dtype == uint8 else bool_))
 
 
 def all(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Is every element over ``dim`` not zero? See ``torch.all``."""
     if names:
         dim, keepdim = numpy_names("all", names, dim, keepdim)
-    return _truth("all", np.logical_and, input, dim, keepdim)
+    return _truth("all", np.all, input, dim, keepdim)
 
 
 def any(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Is any element over ``dim`` not zero? See ``torch.any``."""
     if names:
         dim, keepdim = numpy_names("any", names, dim, keepdim)
-    return _truth("any", np.logical_or, input, dim, keepdim)
+    return _truth("any", np.any, input, dim, keepdim)
 
 
 def count_nonzero(input: Tensor, dim: Any = None, **names: Any) -> Tensor:
@@ -500,6 +500,4 @@ def count_nonzero(input: Tensor, dim: Any = None, **names: Any) -> Tensor:
     if names:
         dim, _ = numpy_names("count_nonzero", names, dim)
     x = _input("count_nonzero", input)._data
-    return Tensor._wrap(
-        np.asarray(np.count_nonzero(x, axis=normal_axes("count_nonzero", dim, x.ndim)), dtype=int64)
-    )
+    return Tensor._wrap(count_true(x, normal_axes("count_nonzero", dim, x.ndim)))

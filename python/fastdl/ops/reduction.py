@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import array
 from fastdl.tensor import Tensor
 
 REDUCTIONS = frozenset(("none", "mean", "sum"))
@@ -33,7 +35,7 @@ def reduce_losses(losses: Any, reduction: str) -> Any:
     if reduction == "mean":
         with np.errstate(invalid="ignore", divide="ignore"):  # the mean of nothing is NaN
             total = total / np.float64(losses.size)
-    return np.asarray(total, losses.dtype)
+    return array(total, losses, losses.dtype)
 
 
 def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
@@ -42,7 +44,7 @@ def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
         return grad_loss
     if reduction == "mean":
         grad_loss = grad_loss / grad_loss.dtype.type(max(1, int(np.prod(losses))))
-    return np.broadcast_to(np.asarray(grad_loss), losses)
+    return np.broadcast_to(array(grad_loss), losses)
 
 
 def upstream_graph(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:
@@ -58,7 +60,7 @@ def reduce_graph(losses: Any, reduction: str) -> Any:
 
 
 def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:
-    if tensor is not None and tensor._data.dtype != like._data.dtype:
+    if tensor is not None and tensor._data.dtype != like._data.dtype and mode.autocast is None:
         raise DtypeError(
             f"{op}: {name} must have input's dtype {like._data.dtype}, got {tensor._data.dtype}. "
             f"Use {name}.to(input.dtype)"

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
@@ -65,7 +66,7 @@ class Pad(Op):
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
         # Numbers that are not floating-point are only copied: NumPy does that.
-        if x.dtype.kind != "f":
+        if x.dtype.kind not in FLOATING:
             from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
 
             return reference.pad_forward(x, padding, mode, value)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.devices import device_of, to_device
 from fastdl.kernels import select
 from fastdl.ops.rnn_steps import composed_direction
 from fastdl.ops.shape import cat, stack
@@ -132,7 +133,7 @@ class Recurrent(Op):
         flat: list[Any] = []
         for own, grads in zip((s[3] for s in self.saved), grad_weights, strict=True):
             flat += [None] * len(own) if grads is None else grads
-        join = select(self.batch_sizes).concat
+        join = select(self.saved[0][0]).concat
         return (
             grad.reshape(self.shape) if need_x else None,
             None if not need_h else grad_h0[0] if layers == 1 else join(grad_h0, 0),
@@ -229,9 +230,9 @@ class TakeRows(Op):
     """Rows ``index`` (each at most once) of x seen as rows: the first two axes are one."""
 
     def forward(self, x: Any, index: Any) -> Any:
-        self.index, self.shape = index, x.shape
+        self.index, self.shape = to_device(index, device_of(x)), x.shape
         x = x if x.flags.c_contiguous else pooled_copy(x)
-        return select(x).index_select_forward(x.reshape(-1, *x.shape[2:]), 0, index)
+        return select(x).index_select_forward(x.reshape(-1, *x.shape[2:]), 0, self.index)
 
     def backward(self, grad_y: Any) -> Any:
         grad_x = select(grad_y).empty(self.shape, grad_y.dtype)
@@ -247,10 +248,10 @@ class PlaceRows(Op):
     """An array of ``shape`` full of ``value`` with x's rows at ``index``: what TakeRows undoes."""
 
     def forward(self, x: Any, index: Any, shape: tuple[int, ...], value: float) -> Any:
-        self.index = index
+        self.index = to_device(index, device_of(x))
         y = select(x).empty(shape, x.dtype)
         y.fill(value)
-        y.reshape(-1, *shape[2:])[index] = x
+        y.reshape(-1, *shape[2:])[self.index] = x
         return y
 
     def backward(self, grad_y: Any) -> Any:

@@ -26,9 +26,9 @@ def composed_direction(
     w_ih, w_hh, b_ih, _, _ = weights
     batch, hidden = int(batch_sizes[0]), w_hh.shape[0] // _GATES.get(cell, 1)
     if h is None:
-        h = Tensor._wrap(np.zeros((batch, w_hh.shape[1]), x.dtype))
+        h = Tensor._wrap(np.zeros((batch, w_hh.shape[1]), x.dtype, like=x._data))
     if c is None:
-        c = Tensor._wrap(np.zeros((batch, hidden), x.dtype))
+        c = Tensor._wrap(np.zeros((batch, hidden), x.dtype, like=x._data))
     inputs = linear(x, w_ih, b_ih)
     ends = np.cumsum(batch_sizes)
     outputs: list[Any] = [None] * len(ends)

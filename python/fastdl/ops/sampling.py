@@ -13,10 +13,11 @@ import numpy as np
 
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
-from fastdl.dtypes import as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.devices import device_of, make, resolve, to_device, to_host
+from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
 from fastdl.kernels import select
 from fastdl.random import Generator, default_generator
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 
 def _draw(generator: Generator | None) -> tuple[int, int]:
@@ -25,27 +26,31 @@ def _draw(generator: Generator | None) -> tuple[int, int]:
 
 def _floating(op: str, dtype: Any) -> Any:
     d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
-    if d.kind != "f":
+    if d.kind not in FLOATING:
         raise RuntimeError(f"{op}: dtype must be floating-point, got {d}; use randint() for integers")
     return d
 
 
-def _uniform(shape: Any, dtype: Any, low: float, high: float, generator: Generator | None) -> Any:
+def _uniform(
+    shape: Any, dtype: Any, low: float, high: float, generator: Generator | None, where: Any = CPU
+) -> Any:
     seed, offset = _draw(generator)
     if dtype.itemsize == 2:
-        return select(None).random_uniform(shape, float32, low, high, seed, offset).astype(dtype)
-    return select(None).random_uniform(shape, dtype, low, high, seed, offset)
+        return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
+    return make(where, "random_uniform", shape, dtype, low, high, seed, offset)
 
 
-def _normal(shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None) -> Any:
+def _normal(
+    shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None, where: Any = CPU
+) -> Any:
     seed, offset = _draw(generator)
     if dtype.itemsize == 2:
-        return select(None).random_normal(shape, float32, mean, std, seed, offset).astype(dtype)
-    return select(None).random_normal(shape, dtype, mean, std, seed, offset)
+        return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
+    return make(where, "random_normal", shape, dtype, mean, std, seed, offset)
 
 
-def _integers(shape: Any, low: int, high: int, generator: Generator | None) -> Any:
-    return select(None).random_integers(shape, low, high, *_draw(generator))
+def _integers(shape: Any, low: int, high: int, generator: Generator | None, where: Any = CPU) -> Any:
+    return make(where, "random_integers", shape, low, high, *_draw(generator))
 
 
 def _named_size(op: str, size: Any, named: dict[str, Any]) -> Any:
@@ -75,12 +80,9 @@ def rand(
         True
     """
     size = _named_size("rand", size, named)
-    return finish(
-        "rand",
-        _uniform(shape_of("rand", size), _floating("rand", dtype), 0.0, 1.0, generator),
-        device,
-        requires_grad,
-    )
+    where = resolve("rand", device)
+    array = _uniform(shape_of("rand", size), _floating("rand", dtype), 0.0, 1.0, generator, where)
+    return finish("rand", array, where, requires_grad)
 
 
 def randn(
@@ -93,12 +95,9 @@ def randn(
 ) -> Tensor:
     """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``."""
     size = _named_size("randn", size, named)
-    return finish(
-        "randn",
-        _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator),
-        device,
-        requires_grad,
-    )
+    where = resolve("randn", device)
+    array = _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator, where)
+    return finish("randn", array, where, requires_grad)
 
 
 def randint(
@@ -120,9 +119,10 @@ def randint(
         raise TypeError("randint: high and size are needed: randint(high, size) or randint(low, high, size)")
     if low >= high:
         raise RuntimeError(f"randint: low must be below high, got {low} and {high}")
-    array = _integers(shape_of("randint", (size,)), int(low), int(high), generator)
+    where = resolve("randint", device)
+    array = _integers(shape_of("randint", (size,)), int(low), int(high), generator, where)
     d = int64 if dtype is None else as_dtype("randint", dtype)
-    return finish("randint", array if d is int64 else array.astype(d), device, requires_grad)
+    return finish("randint", array if d is int64 else array.astype(d), where, requires_grad)
 
 
 def randperm(
@@ -136,15 +136,20 @@ def randperm(
     """The integers 0 .. n - 1 in random order; see ``torch.randperm``."""
     if n < 0:
         raise RuntimeError(f"randperm: n must not be negative, got {n}")
-    array = select(None).random_permutation(int(n), *_draw(generator))
+    array = make(CPU, "random_permutation", int(n), *_draw(generator))
     d = int64 if dtype is None else as_dtype("randperm", dtype)
-    return finish("randperm", array if d is int64 else array.astype(d), device, requires_grad)
+    return finish(
+        "randperm", array if d is int64 else array.astype(d), resolve("randperm", device), requires_grad
+    )
 
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
     return rand(
-        input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad
+        input.shape,
+        dtype=input.dtype if dtype is None else dtype,
+        device=input.device if device is None else device,
+        requires_grad=requires_grad,
     )
 
 
@@ -153,7 +158,10 @@ def randn_like(
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
     return randn(
-        input.shape, dtype=input.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad
+        input.shape,
+        dtype=input.dtype if dtype is None else dtype,
+        device=input.device if device is None else device,
+        requires_grad=requires_grad,
     )
 
 
@@ -162,7 +170,12 @@ def randint_like(
 ) -> Tensor:
     """:func:`randint` with the shape and dtype of ``input``."""
     bounds = (0, low) if high is None else (low, high)
-    return randint(*bounds, input.shape, dtype=input.dtype if dtype is None else dtype, device=device)
+    return randint(
+        *bounds,
+        input.shape,
+        dtype=input.dtype if dtype is None else dtype,
+        device=input.device if device is None else device,
+    )
 
 
 def normal(
@@ -183,15 +196,17 @@ def normal(
         if size is None:
             raise TypeError("normal: size is needed if mean and std are numbers")
         _check_std("normal", std)
+        where = resolve("normal", device)
         array = _normal(
-            shape_of("normal", (size,)), _floating("normal", dtype), float(mean), float(std), generator
+            shape_of("normal", (size,)), _floating("normal", dtype), float(mean), float(std), generator, where
         )
-        return finish("normal", array, device, requires_grad)
+        return finish("normal", array, where, requires_grad)
     tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
     if isinstance(std, Tensor) and std.numel() and bool((std < 0).any()):
         raise RuntimeError("normal: std must not be negative")
     shape = np.broadcast_shapes(*[t.shape for t in tensors])
-    z = Tensor._wrap(_normal(shape, _floating("normal", tensors[0].dtype), 0.0, 1.0, generator))
+    where = tensors[0].device
+    z = Tensor._wrap(_normal(shape, _floating("normal", tensors[0].dtype), 0.0, 1.0, generator, where))
     return (z * std + mean).detach()  # type: ignore[no-any-return]
 
 
@@ -204,9 +219,11 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
     """1 with the probability that ``input`` (or ``p``) gives, else 0; see ``torch.bernoulli``."""
     x = input._data
     if p is not None:
-        x = np.full(x.shape, p, x.dtype if x.dtype.kind == "f" else get_default_dtype())
-    if x.dtype not in (float32, float64):
-        raise RuntimeError(f"bernoulli: probabilities must be float32 or float64, got {x.dtype}")
+        x = np.full_like(x, p, dtype=x.dtype if x.dtype.kind in FLOATING else get_default_dtype())
+    if x.dtype.kind not in FLOATING:
+        raise RuntimeError(f"bernoulli: probabilities must be floating-point, got {x.dtype}")
+    if x.dtype.itemsize == 2:
+        x = x.astype(float32)
     if x.size and not (x.min() >= 0 and x.max() <= 1):
         raise RuntimeError("bernoulli: probabilities must lie in [0, 1]")
     return Tensor._wrap(select(x).random_bernoulli(x, *_draw(generator)).astype(input.dtype, copy=False))
@@ -217,7 +234,8 @@ def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     if input.numel() and not bool((input >= 0).all()):
         raise RuntimeError("poisson: rates must not be negative")
     rng = np.random.Generator(np.random.Philox(key=np.array(_draw(generator), np.uint64)))
-    return Tensor._wrap(np.asarray(rng.poisson(input._data), input.dtype))
+    drawn = np.asarray(rng.poisson(to_host(input._data)), input.dtype)
+    return Tensor._wrap(to_device(drawn, device_of(input._data)))
 
 
 def multinomial(
@@ -229,8 +247,8 @@ def multinomial(
     after the other
     without putting back.
     """
-    weights = input._data
-    if weights.ndim not in (1, 2) or weights.dtype.kind != "f":
+    weights = to_host(input._data)
+    if weights.ndim not in (1, 2) or weights.dtype.kind not in FLOATING:
         raise RuntimeError(
             "multinomial: expects a floating-point vector or matrix of weights, got shape "
             f"{weights.shape}, {weights.dtype}"
@@ -258,9 +276,9 @@ def multinomial(
         with np.errstate(divide="ignore"):
             keys = np.log(rows) - np.log(-np.log(u))
         chosen = np.argsort(-keys, axis=-1, kind="stable")[:, :num_samples]
-    result = select(None).empty(chosen.shape, int64)
+    result = make(CPU, "empty", chosen.shape, int64)
     result[...] = chosen
-    return Tensor._wrap(result if weights.ndim == 2 else result[0])
+    return Tensor._wrap(to_device(result if weights.ndim == 2 else result[0], device_of(input._data)))
 
 
 # ------------------------------------------------------------------------------------------------ in-place methods
@@ -272,7 +290,7 @@ def _store(op: str, self: Tensor, array: Any) -> Tensor:
 
 def _check(op: str, self: Tensor) -> Any:
     check_writable(op, self)
-    return self._data.dtype if self._data.dtype.kind == "f" else float64
+    return self._data.dtype if self._data.dtype.kind in FLOATING else float64
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -280,7 +298,7 @@ def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generat
     dtype = _check("uniform_", self)
     if a > b:
         raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
-    return _store("uniform_", self, _uniform(self.shape, dtype, float(a), float(b), generator))
+    return _store("uniform_", self, _uniform(self.shape, dtype, float(a), float(b), generator, self.device))
 
 
 def normal_(
@@ -289,16 +307,16 @@ def normal_(
     """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
     dtype = _check("normal_", self)
     _check_std("normal_", std)
-    return _store("normal_", self, _normal(self.shape, dtype, float(mean), float(std), generator))
+    return _store(
+        "normal_", self, _normal(self.shape, dtype, float(mean), float(std), generator, self.device)
+    )
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Overwrite with 1 with probability ``p`` (a number or a tensor), else 0; see ``torch.Tensor.bernoulli_``."""
     _check("bernoulli_", self)
-    chances = p._data if isinstance(p, Tensor) else np.asarray(p, float32)
-    drawn = bernoulli(
-        Tensor._wrap(np.ascontiguousarray(np.broadcast_to(chances, self.shape))), generator=generator
-    )
+    chances = p._data if isinstance(p, Tensor) else np.asarray(p, float32, like=self._data)
+    drawn = bernoulli(Tensor._wrap(pooled_copy(np.broadcast_to(chances, self.shape))), generator=generator)
     return _store("bernoulli_", self, drawn._data)
 
 
@@ -311,8 +329,8 @@ def random_(
     if to is None and from_ == 0:  # every value that the dtype represents exactly
         kind = self._data.dtype
         high = (
-            1 << (np.finfo(kind).nmant + 1)
-            if kind.kind == "f"
+            1 << (floating_info(kind).nmant + 1)
+            if kind.kind in FLOATING
             else int(np.iinfo(kind).max)
             if kind.kind != "b"
             else 2
@@ -320,7 +338,7 @@ def random_(
     assert high is not None
     if low >= high:
         raise RuntimeError(f"random_: from must be below to, got {low} and {high}")
-    return _store("random_", self, _integers(self.shape, int(low), int(high), generator))
+    return _store("random_", self, _integers(self.shape, int(low), int(high), generator, self.device))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -328,7 +346,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     dtype = _check("exponential_", self)
     if lambd <= 0:
         raise RuntimeError(f"exponential_: lambd must be positive, got {lambd}")
-    u = _uniform(self.shape, dtype, 0.0, 1.0, generator)
+    u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
     return _store("exponential_", self, -np.log1p(-u) / lambd)
 
 
@@ -338,7 +356,11 @@ def log_normal_(
     """Overwrite with exp of normally distributed numbers; see ``torch.Tensor.log_normal_``."""
     dtype = _check("log_normal_", self)
     _check_std("log_normal_", std)
-    return _store("log_normal_", self, np.exp(_normal(self.shape, dtype, float(mean), float(std), generator)))
+    return _store(
+        "log_normal_",
+        self,
+        np.exp(_normal(self.shape, dtype, float(mean), float(std), generator, self.device)),
+    )
 
 
 def cauchy_(
@@ -346,5 +368,5 @@ def cauchy_(
 ) -> Tensor:
     """Overwrite with Cauchy-distributed numbers; see ``torch.Tensor.cauchy_``."""
     dtype = _check("cauchy_", self)
-    u = _uniform(self.shape, dtype, 0.0, 1.0, generator)
+    u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
     return _store("cauchy_", self, median + sigma * np.tan(math.pi * (u - 0.5)))

@@ -11,9 +11,10 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
+from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
-from fastdl.ops.arrays import cast, sum_to, zeros
+from fastdl.kernels import add_at, select
+from fastdl.ops.arrays import cast, contiguous, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
@@ -39,7 +40,7 @@ class Cat(Op):
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
         self.extents = [a.shape[dim] for a in arrays]
-        return select(None).concat([cast(a, dtype) for a in arrays], dim)
+        return select(arrays[0]).concat([cast(a, dtype) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -108,7 +109,7 @@ class Stack(Op):
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
-        return select(None).concat([np.expand_dims(cast(a, dtype), dim) for a in arrays], dim)
+        return select(arrays[0]).concat([np.expand_dims(cast(a, dtype), dim) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -215,23 +216,21 @@ class RepeatInterleave(Op):
     def forward(self, x: Any, repeats: Any, dim: int) -> Any:
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
         places = np.repeat(np.arange(x.shape[dim]), repeats)
-        shape = list(x.shape)
-        shape[dim] = len(places)
-        return np.take(x, places, dim, out=select(x).empty(shape, x.dtype), mode="clip")
+        return select(x).index_select_forward(x, dim, to_device(places, device_of(x)))
 
     def backward(self, grad: Any) -> Any:
         if isinstance(self.repeats, int):
             if self.repeats == 0:
-                return zeros(self.shape, grad.dtype)
+                return zeros(self.shape, grad.dtype, grad)
             split = (*self.shape[: self.dim + 1], self.repeats, *self.shape[self.dim + 1 :])
-            folded = np.ascontiguousarray(grad).reshape(split)
+            folded = contiguous(grad).reshape(split)
             kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
             return sum_to(folded, kept).reshape(self.shape)
-        whole = zeros(self.shape, grad.dtype)
-        filled = np.flatnonzero(self.repeats)
-        starts = (np.cumsum(self.repeats) - self.repeats)[filled]
-        if len(filled):
-            whole[(slice(None),) * self.dim + (filled,)] = np.add.reduceat(grad, starts, self.dim)
+        places = to_device(np.repeat(np.arange(self.shape[self.dim]), self.repeats), device_of(grad))
+        if grad.dtype.itemsize > 2:
+            return select(grad).index_select_backward(grad, self.dim, places, self.shape[self.dim])
+        whole = zeros(self.shape, grad.dtype, grad)
+        add_at(whole, (slice(None),) * self.dim + (places,), grad)
         return whole
 
     def linear(self, x: Any) -> Any:
@@ -249,11 +248,11 @@ def repeat_interleave(
     With counts alone: the place of every entry, that often. See ``torch.repeat_interleave``.
     """
     if repeats is None:
-        input, repeats, dim = Tensor._wrap(np.arange(input.numel())), input, 0
+        input, repeats, dim = Tensor._wrap(np.arange(input.numel(), like=input._data)), input, 0
     if dim is None:
         input, dim = reshape(input, (-1,)) if input.numel() else reshape(input, (0,)), 0
     d = axis("repeat_interleave", dim, input._data.ndim)
-    counts: Any = repeats._data if isinstance(repeats, Tensor) else repeats
+    counts: Any = to_host(repeats._data) if isinstance(repeats, Tensor) else repeats
     if not isinstance(counts, (int, np.integer)):
         counts = np.asarray(counts)
         if counts.dtype.kind not in "iu":
@@ -279,7 +278,7 @@ def repeat_interleave(
 class Flip(Op):
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
         self.dims = dims = dims if x.ndim else ()
-        return pooled_copy(np.asarray(np.flip(x, dims)))
+        return pooled_copy(np.flip(x, dims))
 
     def backward(self, grad: Any) -> Any:
         return pooled_copy(np.flip(grad, self.dims))
@@ -376,7 +375,7 @@ class Triangle(Op):
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
-    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_)
+    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_, like=x)
     out = pooled_copy(x)
     np.copyto(out, x.dtype.type(0), where=~kept if lower else kept)
     return out
@@ -400,7 +399,7 @@ class DiagonalEmbed(Op):
     def forward(self, x: Any, offset: int) -> Any:
         self.offset = offset
         n = x.shape[-1] + abs(offset)
-        whole = zeros((*x.shape[:-1], n, n), x.dtype)
+        whole = zeros((*x.shape[:-1], n, n), x.dtype, x)
         self._band(whole)[...] = x
         return whole
 
@@ -411,7 +410,7 @@ class DiagonalEmbed(Op):
         return flat[..., first :: n + 1][..., : n - abs(self.offset)]
 
     def backward(self, grad: Any) -> Any:
-        return pooled_copy(self._band(np.ascontiguousarray(grad)))
+        return pooled_copy(self._band(contiguous(grad)))
 
     def backward_graph(self, grad: Tensor) -> Any:
         return grad.diagonal(self.offset, -2, -1)

@@ -156,6 +156,6 @@ def gumbel_softmax(
     if not hard:
         return soft
     y = soft._data
-    one_hot = np.zeros(y.shape, y.dtype)
+    one_hot = np.zeros_like(y)
     np.put_along_axis(one_hot, np.argmax(y, dim, keepdims=True), 1, dim)
     return StraightThrough.apply(soft, value=one_hot)  # type: ignore[no-any-return]

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64, get_default_dtype
+from fastdl.dtypes import FLOATING, float32, float64, floating_info, get_default_dtype
 from fastdl.kernels import select
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import abs, log, log1p, sin
 from fastdl.tensor import Tensor
 
 
 def _float(x: Tensor) -> Tensor:
-    return x if x._data.dtype.kind == "f" else to(x, get_default_dtype())
+    return x if x._data.dtype.kind in FLOATING else to(x, get_default_dtype())
 
 
 def exp2(input: Tensor) -> Tensor:
@@ -35,21 +36,25 @@ def exp2(input: Tensor) -> Tensor:
     return pow(2.0, _float(input))
 
 
+@on_host
 def erfc(input: Tensor) -> Tensor:
     """1 - erf(input), also where erf is close to 1. See ``torch.erfc``."""
     return Tabled.apply(_float(input), function=math.erfc, slope=_erfc_slope)  # type: ignore[no-any-return]
 
 
+@on_host
 def erfinv(input: Tensor) -> Tensor:
     """The y whose erf is input; infinite at -1 and 1, NaN beyond. See ``torch.erfinv``."""
     return ErfInv.apply(_float(input))  # type: ignore[no-any-return]
 
 
+@on_host
 def lgamma(input: Tensor) -> Tensor:
     """The logarithm of the absolute value of the gamma function. See ``torch.lgamma``."""
     return Tabled.apply(_float(input), function=_lgamma, slope=_digamma)  # type: ignore[no-any-return]
 
 
+@on_host
 def digamma(input: Tensor) -> Tensor:
     """The derivative of :func:`lgamma`. See ``torch.digamma``."""
     return Digamma.apply(_float(input))  # type: ignore[no-any-return]
@@ -211,12 +216,14 @@ class LogAddExp(Op):
         return (grad * share).sum_to_size(x), (grad * (1 - share)).sum_to_size(y)
 
 
+@on_host
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow. See ``torch.logaddexp``."""
     x, y = _same(input, other)
     return LogAddExp.apply(x, y)  # type: ignore[no-any-return]
 
 
+@on_host
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
     x, y = _same(input, other)
@@ -225,7 +232,7 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
 
 def _same(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     dtype = common_dtype(input._data, other._data)
-    if dtype.kind != "f":
+    if dtype.kind not in FLOATING:
         dtype = get_default_dtype()
     return to(input, dtype), to(other, dtype)
 
@@ -234,13 +241,14 @@ def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other), 0 where input is 0 and other not NaN. See ``torch.xlogy``."""
     if not isinstance(other, Tensor):
         other = Tensor._wrap(
-            np.asarray(other, input._data.dtype if input._data.dtype.kind == "f" else float32)
+            np.asarray(other, input._data.dtype if input._data.dtype.kind in FLOATING else float32)
         )
     zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
     safe = where(zero, where(isnan(other), other, 1.0), other)
     return mul(input, log(_float(safe)))
 
 
+@on_host
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The size of ``input`` with the sign of ``other``. See ``torch.copysign``."""
     x = _float(input)
@@ -259,6 +267,7 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
     return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
 
 
+@on_host
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero (and for NaN), ``values`` at zero, 1 above. See ``torch.heaviside``."""
     if input._data.dtype != values._data.dtype:
@@ -276,17 +285,20 @@ def float_power(input: Any, exponent: Any) -> Tensor:
     return pow(base, power)
 
 
+@on_host
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2^other. See ``torch.ldexp``."""
     return mul(input, pow(2.0, other))
 
 
+@on_host
 def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
     return Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32))
 
 
+@on_host
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after input in the direction of other. See ``torch.nextafter``."""
     return Tensor._wrap(
@@ -294,6 +306,7 @@ def nextafter(input: Tensor, other: Tensor) -> Tensor:
     )
 
 
+@on_host
 def i0(input: Tensor) -> Tensor:
     """The modified Bessel function of order 0; no gradient. See ``torch.i0``."""
     x = _float(input.detach())._data
@@ -301,16 +314,18 @@ def i0(input: Tensor) -> Tensor:
 
 
 def _floating(op: str, input: Tensor) -> Any:
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"{op}: defined for floating-point tensors, got {input.dtype}")
     return input._data
 
 
+@on_host
 def gcd(input: Tensor, other: Tensor) -> Tensor:
     """The greatest common divisor of integers. See ``torch.gcd``."""
     return _integers("gcd", np.gcd, input, other)
 
 
+@on_host
 def lcm(input: Tensor, other: Tensor) -> Tensor:
     """The least common multiple of integers. See ``torch.lcm``."""
     return _integers("lcm", np.lcm, input, other)
@@ -331,9 +346,9 @@ def nan_to_num(
     See ``torch.nan_to_num``.
     """
     x = input._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         return input.clone()
-    limits = np.finfo(x.dtype)
+    limits = floating_info(x.dtype)
     result = where(isnan(input), 0.0 if nan is None else float(nan), input)
     result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
     return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]
@@ -341,9 +356,10 @@ def nan_to_num(
 
 def isreal(input: Tensor) -> Tensor:
     """True everywhere: there are no complex tensors. See ``torch.isreal``."""
-    return Tensor._wrap(np.ones(input._data.shape, np.bool_))
+    return Tensor._wrap(np.ones(input._data.shape, np.bool_, like=input._data))
 
 
+@on_host
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Which elements are among ``test_elements``. See ``torch.isin``."""
     first, second = [v._data if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import int64
+from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.arrays import zeros
@@ -19,6 +19,7 @@ from fastdl.ops.compare import isnan, logical_not
 from fastdl.ops.elementwise import clamp, lerp, where
 from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.ops.gather import gather
+from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
 from fastdl.ops.parts import diagonal, narrow
@@ -37,18 +38,19 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
         >>> fastdl.nansum(fastdl.tensor([1.0, float("nan"), 2.0])).item()
         3.0
     """
-    x = input if input._data.dtype.kind != "f" else where(isnan(input), 0.0, input)
+    x = input if input._data.dtype.kind not in FLOATING else where(isnan(input), 0.0, input)
     return sum(x, dim, keepdim, dtype=dtype)
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The mean over ``dim`` of what is not NaN. See ``torch.nanmean``."""
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"nanmean: defined for floating-point tensors, got {input.dtype}")
     counts = sum(to(logical_not(isnan(input.detach())), input.dtype), dim, keepdim)
     return div(nansum(input, dim, keepdim, dtype=dtype), counts)
 
 
+@on_host
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower of the middle elements that are not NaN; with ``dim`` values and indices. See ``torch.nanmedian``."""
     x = input._data
@@ -61,7 +63,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
         raise IndexError(f"nanmedian: dim {dim} of a tensor of shape {x.shape} is empty")
     order = np.argsort(x, axis, kind="stable")  # NaN comes last
     counts = x.shape[axis] - np.count_nonzero(
-        np.isnan(x) if x.dtype.kind == "f" else np.zeros_like(x), axis, keepdims=True
+        np.isnan(x) if x.dtype.kind in FLOATING else np.zeros_like(x), axis, keepdims=True
     )
     indices = np.take_along_axis(order, np.maximum(counts - 1, 0) // 2, axis)
     values = np.take_along_axis(x, indices, axis)
@@ -73,6 +75,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
+@on_host
 def quantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -89,6 +92,7 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
+@on_host
 def nanquantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -100,7 +104,7 @@ def _quantile(
     op: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpolation: str, skip: bool
 ) -> Tensor:
     dtype = input._data.dtype
-    if dtype.kind != "f":
+    if dtype.kind not in FLOATING:
         raise RuntimeError(f"{op}: input must be a floating-point tensor, got {dtype}")
     if interpolation not in _INTERPOLATIONS:
         raise RuntimeError(
@@ -150,6 +154,7 @@ def _quantile(
     return reshape(movedim(result, 1, 0), (shares.size, *shape))
 
 
+@on_host
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The most frequent element along ``dim`` (the smallest of equals), and its last place. See ``torch.mode``."""
     x = input._data
@@ -193,7 +198,7 @@ class RunningPick(Op):
         return values
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.shape, grad.dtype)
+        whole = zeros(self.shape, grad.dtype, grad)
         open_grid: list[Any] = list(np.ogrid[tuple([slice(n) for n in self.shape])])
         open_grid[self.axis] = self.indices
         np.add.at(whole, tuple(open_grid), grad)
@@ -206,11 +211,13 @@ class RunningPick(Op):
         return linear_backward(self, grad)
 
 
+@on_host
 def cummax(input: Tensor, dim: int) -> ValuesIndices:
     """The largest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummax``."""
     return _running_extreme("cummax", input, dim, np.maximum, np.greater_equal)
 
 
+@on_host
 def cummin(input: Tensor, dim: int) -> ValuesIndices:
     """The smallest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummin``."""
     return _running_extreme("cummin", input, dim, np.minimum, np.less_equal)
@@ -252,9 +259,10 @@ class LogCumSumExp(Op):
         return (shares * grad.unsqueeze(axis)).sum(axis + 1)
 
 
+@on_host
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the running sums of exp along ``dim``, without overflow. See ``torch.logcumsumexp``."""
-    if input._data.dtype.kind != "f":
+    if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"logcumsumexp: defined for floating-point tensors, got {input.dtype}")
     return LogCumSumExp.apply(input, axis=normal_axis("logcumsumexp", dim, input._data.ndim))  # type: ignore[no-any-return]
 
@@ -301,7 +309,7 @@ def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
     if x is not None and dx is not None:
         raise RuntimeError(f"{op}: give either x or dx, not both")
     axis = normal_axis(op, dim, y._data.ndim)
-    if y._data.dtype.kind != "f":
+    if y._data.dtype.kind not in FLOATING:
         y = y.float()
     count = max(y.shape[axis] - 1, 0)
     means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
@@ -313,6 +321,7 @@ def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
     return mul(means, diff(x, dim=dim))
 
 
+@on_host
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
 ) -> Tensor:
@@ -322,7 +331,7 @@ def cov(
     rows = input if input._data.ndim == 2 else reshape(input, (1, input.numel()))
     if rows._data.dtype.kind == "b":
         raise RuntimeError("cov: not defined for bool tensors")
-    if rows._data.dtype.kind != "f":
+    if rows._data.dtype.kind not in FLOATING:
         rows = rows.float()
     weights = _weights(rows, fweights, aweights)
     if weights is None:
@@ -352,6 +361,7 @@ def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> 
     return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
 
 
+@on_host
 def corrcoef(input: Tensor) -> Tensor:
     """The matrix of correlation coefficients of variables in rows. See ``torch.corrcoef``."""
     c = cov(input)
@@ -361,13 +371,14 @@ def corrcoef(input: Tensor) -> Tensor:
     return clamp(div(div(c, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
 
 
+@on_host
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """How many elements fall into each of ``bins`` equal parts of [min, max]; by default of the whole range.
 
     See ``torch.histc``.
     """
     x = input._data
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in FLOATING:
         raise RuntimeError(f"histc: defined for floating-point tensors, got {x.dtype}")
     if bins <= 0:
         raise RuntimeError(f"histc: bins must be positive, got {bins}")
@@ -383,6 +394,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     return Tensor._wrap(np.histogram(x[np.isfinite(x)], bins, (low, high))[0].astype(x.dtype))
 
 
+@on_host
 def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:

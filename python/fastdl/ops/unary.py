@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32, float64, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, empty, zeros
@@ -37,10 +37,10 @@ class Unary(Op):
             if out is not None and out.dtype is not dtype:
                 return into(self.label, out, self.compute(x, None))
             return self.keep(x, self.compute(x, out))
-        if self.integers == "float" and dtype.kind != "f":
+        if self.integers == "float" and dtype.kind not in FLOATING:
             return self.convert(x, out)
-        if self.integers == "copy" and dtype.kind != "f":
-            result = empty(x.shape, dtype) if out is None else out
+        if self.integers == "copy" and dtype.kind not in FLOATING:
+            result = empty(x.shape, dtype, x) if out is None else out
             np.copyto(result, x)
             return result
         if dtype.kind == "b" and self.label == "neg":
@@ -67,7 +67,7 @@ class Constant(Unary):
     """Flat between its jumps: the gradient is zero."""
 
     def backward(self, grad: Any) -> Any:
-        return zeros(grad.shape, grad.dtype)
+        return zeros(grad.shape, grad.dtype, grad)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return Tensor._wrap(zeros(grad._data.shape, grad._data.dtype))

@@ -232,7 +232,7 @@ class NAdam(Optimizer):
 
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
         if name == "mu_product":
-            return Tensor._wrap(np.ones((), np.float32))
+            return Tensor._wrap(np.ones((), np.float32, like=param._data))
         return super()._new_state(name, param, group)
 
     def _update(

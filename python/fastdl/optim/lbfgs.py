@@ -91,7 +91,7 @@ class LBFGS(Optimizer):
     def _flat_grad(self) -> Any:
         return np.concatenate(
             [
-                np.zeros(p.numel(), p.dtype) if p._grad is None else p._grad._data.reshape(-1)
+                np.zeros(p.numel(), p.dtype, like=p._data) if p._grad is None else p._grad._data.reshape(-1)
                 for p in self._params
             ]
         )

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import enable_grad
+from fastdl.devices import to_device
+from fastdl.dtypes import float32
+from fastdl.kernels import array as as_array
 from fastdl.kernels import select
-from fastdl.tensor import Tensor
+from fastdl.ops.arrays import zeros
+from fastdl.tensor import Tensor, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 Group = dict[str, Any]
@@ -146,10 +150,8 @@ class Optimizer:
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
         """The first value of a parameter's state: a count from 0 for ``step``, else zeros like the parameter."""
         if name == "step":
-            return Tensor._wrap(np.zeros((), np.float32))
-        array = select(param._data).empty(param._data.shape, param._data.dtype)
-        array.fill(0)
-        return Tensor._wrap(array)
+            return Tensor._wrap(zeros((), float32, param._data))
+        return Tensor._wrap(zeros(param._data.shape, param._data.dtype, param._data))
 
     def _update(
         self,
@@ -354,15 +356,13 @@ class Optimizer:
 
 
 def _load_value(name: str, value: Any, param: Tensor) -> Any:
-    """A copy of a saved value: counts as they are, other tensors in the parameter's dtype."""
+    """A copy of a saved value on the parameter's device: counts as they are, other tensors in its dtype."""
     if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
-        array = value._data if isinstance(value, Tensor) else np.asarray(value)
+        array = to_device(value._data if isinstance(value, Tensor) else as_array(value), param.device)
         dtype = array.dtype if name in ("step", "mu_product", "eta", "mu") else param._data.dtype
-        copy = select(array).empty(array.shape, dtype)
-        copy[...] = array
-        return Tensor._wrap(copy)
+        return Tensor._wrap(pooled_copy(array, dtype))
     if name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
-        return Tensor._wrap(np.full((), value, np.float32))
+        return Tensor._wrap(np.full((), value, float32, like=param._data))
     return deepcopy(value)
 
 

@@ -131,7 +131,9 @@ class ASGD(Optimizer):
 
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
         if name in ("eta", "mu"):
-            return Tensor._wrap(np.full((), group["lr"] if name == "eta" else 1, np.float32))
+            return Tensor._wrap(
+                np.full((), group["lr"] if name == "eta" else 1, np.float32, like=param._data)
+            )
         return super()._new_state(name, param, group)
 
     def _update(

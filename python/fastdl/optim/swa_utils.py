@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import no_grad
+from fastdl.devices import to_device
+from fastdl.dtypes import FLOATING
 from fastdl.nn.modules.module import Module
 from fastdl.optim.lr_scheduler import LRScheduler, _per_group
 from fastdl.optim.optimizer import Optimizer
@@ -86,10 +88,10 @@ def _check_decay(decay: float) -> None:
 def _move_towards(averages: list[Tensor], currents: list[Tensor], weight: float) -> None:
     """average += weight * (current - average), in place."""
     for average, current in zip(averages, currents, strict=True):
-        if average._data.dtype.kind == "f":
+        if average._data.dtype.kind in FLOATING:
             average._data += average._data.dtype.type(weight) * (current._data - average._data)
         else:
-            average._data[...] = current._data
+            average._data[...] = to_device(current._data, average.device)
         average._bump_version()
 
 
@@ -202,7 +204,7 @@ class AveragedModel(Module):
 
 def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
-        target._data[...] = source._data
+        target._data[...] = to_device(source._data, target.device)
         target._bump_version()
 
 

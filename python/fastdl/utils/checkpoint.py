@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from fastdl.autograd.function import Function
-from fastdl.autograd.functional import backward
+from fastdl.autograd.gradients import backward
 from fastdl.autograd.mode import enable_grad, is_grad_enabled
 from fastdl.random import get_rng_state, set_rng_state
 from fastdl.tensor import Tensor

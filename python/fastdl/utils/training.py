@@ -130,7 +130,7 @@ def evaluate(
     criterion = nn.functional.cross_entropy if loss is None else loss
     with fastdl.no_grad():
         value = float(criterion(outputs, targets).item())
-    return value, float(np.mean(outputs.numpy().argmax(1) == targets.numpy()))
+    return value, float(np.mean(outputs.cpu().numpy().argmax(1) == targets.cpu().numpy()))
 
 
 def confusion_matrix(predicted: Any, actual: Any, classes: int) -> np.ndarray[Any, Any]:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from fastdl.kernels import cpu
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops import activation as ops
 from fastdl.tensor import Tensor
 
@@ -388,7 +385,7 @@ class PReLU(Module):
     Args:
         num_parameters: 1, or one for each channel (axis 1 of the input).
         init: the weights' first value.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the weight, float32 by default.
 
     Parameters: ``weight`` (num_parameters,).
@@ -404,9 +401,7 @@ class PReLU(Module):
         super().__init__()
         self.num_parameters = num_parameters
         self.init = init
-        self.weight = Parameter(
-            cpu.empty((num_parameters,), np.dtype(np.float32 if dtype is None else dtype))
-        )
+        self.weight = Parameter(empty((num_parameters,), device, dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

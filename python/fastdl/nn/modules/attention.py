@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
-from fastdl.kernels import cpu
+from fastdl.kernels import select
 from fastdl.nn import init
 from fastdl.nn.modules.linear import Linear
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops.activation import tanh
 from fastdl.ops.attention import attend
 from fastdl.ops.linear import matmul
@@ -25,8 +25,8 @@ from fastdl.tensor import Tensor
 __all__ = ["AdditiveAttention", "KVCache", "MultiheadAttention", "MultiplicativeAttention"]
 
 
-def _empty(shape: tuple[int, ...], dtype: Any) -> Parameter:
-    return Parameter(cpu.empty(shape, np.dtype(np.float32 if dtype is None else dtype)))
+def _empty(shape: tuple[int, ...], device: Any, dtype: Any) -> Parameter:
+    return Parameter(empty(shape, device, dtype))
 
 
 class NonDynamicallyQuantizableLinear(Linear):
@@ -95,7 +95,7 @@ class KVCache:
             self._arrays = []
         if not self._arrays or self._arrays[0].shape[2] < end:
             room = max(end, self._max_length, 2 * start)
-            grown = [cpu.empty((*a.shape[:2], room, a.shape[3]), a.dtype) for a in new]
+            grown = [select(a).empty((*a.shape[:2], room, a.shape[3]), a.dtype) for a in new]
             for to, old in zip(grown, self._arrays, strict=False):
                 to[:, :, :start] = old[:, :, :start]
             self._arrays = grown
@@ -118,7 +118,8 @@ class KVCache:
             scale = 1 / math.sqrt(query.shape[3])
         mask = None
         if before and new > 1:
-            mask = Tensor(np.arange(total) <= np.arange(before, total)[:, None])
+            at = np.arange(total, like=key._data)
+            mask = Tensor(at <= at[before:, None])
         return attend(query, key, value, mask, scale, is_causal=before == 0)
 
 
@@ -137,7 +138,7 @@ class MultiheadAttention(Module):
         add_zero_attn: whether a key and value of zeros are appended.
         kdim, vdim: sizes of key and value inputs, embed_dim by default.
         batch_first: False: sequences are ``(L, N, E)``; True: ``(N, L, E)``.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Parameters: ``in_proj_weight`` (3 E, E), or ``q_proj_weight``, ``k_proj_weight``, ``v_proj_weight`` where kdim or
@@ -191,19 +192,21 @@ class MultiheadAttention(Module):
         self.batch_first = batch_first
         self.head_dim = embed_dim // num_heads
         if self._qkv_same_embed_dim:
-            self.in_proj_weight = _empty((3 * embed_dim, embed_dim), dtype)
+            self.in_proj_weight = _empty((3 * embed_dim, embed_dim), device, dtype)
             for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
                 self.register_parameter(name, None)
         else:
-            self.q_proj_weight = _empty((embed_dim, embed_dim), dtype)
-            self.k_proj_weight = _empty((embed_dim, self.kdim), dtype)
-            self.v_proj_weight = _empty((embed_dim, self.vdim), dtype)
+            self.q_proj_weight = _empty((embed_dim, embed_dim), device, dtype)
+            self.k_proj_weight = _empty((embed_dim, self.kdim), device, dtype)
+            self.v_proj_weight = _empty((embed_dim, self.vdim), device, dtype)
             self.register_parameter("in_proj_weight", None)
-        self.register_parameter("in_proj_bias", _empty((3 * embed_dim,), dtype) if bias else None)
-        self.out_proj = NonDynamicallyQuantizableLinear(embed_dim, embed_dim, bias=bias, dtype=dtype)
+        self.register_parameter("in_proj_bias", _empty((3 * embed_dim,), device, dtype) if bias else None)
+        self.out_proj = NonDynamicallyQuantizableLinear(
+            embed_dim, embed_dim, bias=bias, device=device, dtype=dtype
+        )
         if add_bias_kv:
-            self.bias_k = _empty((1, 1, embed_dim), dtype)
-            self.bias_v = _empty((1, 1, embed_dim), dtype)
+            self.bias_k = _empty((1, 1, embed_dim), device, dtype)
+            self.bias_v = _empty((1, 1, embed_dim), device, dtype)
         else:
             self.bias_k = self.bias_v = None
         self.add_zero_attn = add_zero_attn

@@ -6,12 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from fastdl.kernels import cpu
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops import conv
 from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
@@ -80,10 +77,9 @@ class _ConvNd(Module):
 
         outer, inner = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         shape = (outer, inner // groups, *self.kernel_size)
-        kind = np.dtype(np.float32 if dtype is None else dtype)
-        self.weight = Parameter(cpu.empty(shape, kind))
+        self.weight = Parameter(empty(shape, device, dtype))
         if bias:
-            self.bias = Parameter(cpu.empty((out_channels,), kind))
+            self.bias = Parameter(empty((out_channels,), device, dtype))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -183,7 +179,7 @@ class Conv2d(_Conv):
         groups: group i of the outputs sees group i of the inputs only.
         bias: whether the layer learns a bias (default True).
         padding_mode: what lies beyond the edges: ``"zeros"``, ``"reflect"``, ``"replicate"``, ``"circular"``.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Parameters: ``weight`` (out_channels, in_channels / groups, kH, kW) and ``bias`` (out_channels,),
@@ -297,7 +293,7 @@ class ConvTranspose2d(_ConvTranspose):
         output_padding: added to the output at its far ends; smaller than stride or dilation.
         bias: whether the layer learns a bias (default True).
         padding_mode: ``"zeros"``.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Parameters: ``weight`` (in_channels, out_channels / groups, kH, kW) and ``bias`` (out_channels,),

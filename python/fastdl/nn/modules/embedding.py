@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastdl.autograd.mode import no_grad
 from fastdl.errors import ArgumentError
-from fastdl.kernels import cpu
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops.embedding import embedding, embedding_bag, padding_row
 from fastdl.tensor import Tensor
 
@@ -30,7 +27,9 @@ class _Table(Module):
     sparse: bool
     weight: Tensor
 
-    def _build(self, weight: Tensor | None, padding_idx: int | None, freeze: bool, dtype: Any) -> None:
+    def _build(
+        self, weight: Tensor | None, padding_idx: int | None, freeze: bool, device: Any, dtype: Any
+    ) -> None:
         name, shape = type(self).__name__, (self.num_embeddings, self.embedding_dim)
         if self.sparse:
             raise ArgumentError(
@@ -38,8 +37,7 @@ class _Table(Module):
             )
         self.padding_idx = None if padding_idx is None else padding_row(name, padding_idx, shape[0])
         if weight is None:
-            kind = np.dtype(np.float32 if dtype is None else dtype)
-            self.weight = Parameter(cpu.empty(shape, kind), requires_grad=not freeze)
+            self.weight = Parameter(empty(shape, device, dtype), requires_grad=not freeze)
             self.reset_parameters()
             return
         if tuple(weight.shape) != shape:
@@ -75,7 +73,7 @@ class Embedding(_Table):
         norm_type: the p of that norm, 2 by default.
         scale_grad_by_freq: divide each row's gradient by how often the input names it.
         sparse: must be False.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the table, float32 by default.
 
     Shape: integers ``(*)`` -> ``(*, embedding_dim)``.
@@ -109,7 +107,7 @@ class Embedding(_Table):
         self.norm_type = norm_type
         self.scale_grad_by_freq = scale_grad_by_freq
         self.sparse = sparse
-        self._build(_weight, padding_idx, _freeze, dtype)
+        self._build(_weight, padding_idx, _freeze, device, dtype)
 
     @classmethod
     def from_pretrained(
@@ -178,7 +176,7 @@ class EmbeddingBag(_Table):
         sparse: must be False.
         include_last_offset: offsets end with the end of the last bag.
         padding_idx: entries with this index are left out; the row starts as zero.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the table, float32 by default.
 
     Shape: integers ``(B, N)``, or ``(N,)`` with offsets ``(B,)`` -> ``(B, embedding_dim)``.
@@ -219,7 +217,7 @@ class EmbeddingBag(_Table):
         self.mode = mode
         self.sparse = sparse
         self.include_last_offset = include_last_offset
-        self._build(_weight, padding_idx, False, dtype)
+        self._build(_weight, padding_idx, False, device, dtype)
 
     @classmethod
     def from_pretrained(

@@ -56,7 +56,7 @@ class _Lazy(Module):
         """Parameters without a shape in place of those that the layer has."""
         for name, parameter in list(self._parameters.items()):
             if parameter is not None:
-                setattr(self, name, UninitializedParameter(dtype=parameter.dtype))
+                setattr(self, name, UninitializedParameter(device=parameter.device, dtype=parameter.dtype))
 
     def has_uninitialized_params(self) -> bool:
         """Is the size of the input still unknown?"""

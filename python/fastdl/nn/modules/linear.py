@@ -5,21 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from fastdl.kernels import cpu
 from fastdl.nn import init
 from fastdl.nn.modules.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops.linear import bilinear, linear
 from fastdl.tensor import Tensor
 
 __all__ = ["Bilinear", "Linear"]
-
-
-def _empty(shape: tuple[int, ...], dtype: Any) -> Parameter:
-    return Parameter(cpu.empty(shape, np.dtype(np.float32 if dtype is None else dtype)))
 
 
 _FUSABLE: dict[type[Module], str] = {
@@ -48,7 +41,7 @@ class Linear(Module):
         in_features: length of the last axis of the input.
         out_features: length of the last axis of the output.
         bias: whether the layer learns ``b`` (default True).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Shape: ``(*, in_features)`` -> ``(*, out_features)``.
@@ -73,9 +66,9 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = _empty((out_features, in_features), dtype)
+        self.weight = Parameter(empty((out_features, in_features), device, dtype))
         if bias:
-            self.bias = _empty((out_features,), dtype)
+            self.bias = Parameter(empty((out_features,), device, dtype))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -103,7 +96,7 @@ class Bilinear(Module):
         in1_features, in2_features: lengths of the last axes of the inputs.
         out_features: length of the last axis of the output.
         bias: whether the layer learns ``b`` (default True).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Shape: ``(*, in1_features)``, ``(*, in2_features)`` -> ``(*, out_features)``; the leading axes are equal.
@@ -133,9 +126,9 @@ class Bilinear(Module):
         self.in1_features = in1_features
         self.in2_features = in2_features
         self.out_features = out_features
-        self.weight = _empty((out_features, in1_features, in2_features), dtype)
+        self.weight = Parameter(empty((out_features, in1_features, in2_features), device, dtype))
         if bias:
-            self.bias = _empty((out_features,), dtype)
+            self.bias = Parameter(empty((out_features,), device, dtype))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()

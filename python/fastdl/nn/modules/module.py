@@ -17,9 +17,12 @@ import numpy as np
 
 from fastdl.autograd.mode import no_grad
 from fastdl.autograd.op import Op
-from fastdl.kernels import select
+from fastdl.devices import to_device
+from fastdl.dtypes import FLOATING, as_dtype, can_store
+from fastdl.kernels import array as as_array
 from fastdl.nn.parameter import Buffer, Parameter
-from fastdl.tensor import Tensor
+from fastdl.ops.cast import parse_to
+from fastdl.tensor import Tensor, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 __all__ = ["Module"]
@@ -152,14 +155,14 @@ def _gate(
     return tuple(result), True
 
 
-def _cast(tensor: Tensor, dtype: Any) -> Tensor:
-    """The tensor itself, or a copy of it in another floating-point dtype."""
+def _convert(tensor: Tensor, dtype: Any, where: Any = None) -> Tensor:
+    """The tensor itself, or a copy of it in another floating-point dtype (None: its own), on another device."""
     array = tensor._data
-    if array.dtype.kind != "f" or array.dtype == dtype:
-        return tensor
-    copy = select(array).empty(array.shape, dtype)
-    copy[...] = array
-    return Tensor._wrap(copy)
+    if where is not None:
+        array = to_device(array, where)
+    if dtype is not None and array.dtype.kind in FLOATING and array.dtype != dtype:
+        array = pooled_copy(array, dtype)
+    return tensor if array is tensor._data else Tensor._wrap(array)
 
 
 def _indent_rest(text: str, spaces: int) -> str:
@@ -630,10 +633,15 @@ class Module:
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Convert parameters and buffers in place: ``to(dtype)``, ``to(device)``, ``to(tensor)``; returns the module.
 
-        Only floating-point ones change dtype. The one device is ``"cpu"``.
+        Only floating-point ones change dtype. Gradients go with their parameters. Move a module before its parameters
+        are handed to an optimizer whose state exists already: state stays where it is.
         """
-        dtype = _parse_to(args, kwargs)
-        return self if dtype is None else self._apply(lambda t: _cast(t, dtype))
+        dtype, where, _, _ = parse_to(args, kwargs)
+        if dtype is not None and dtype.kind not in FLOATING:
+            raise TypeError(f"to: a module converts to floating-point dtypes only, got {dtype}")
+        if dtype is None and where is None:
+            return self
+        return self._apply(lambda t: _convert(t, dtype, where))
 
     def type(self, dst_type: Any) -> Self:
         """Convert all parameters and buffers, integers too, to a dtype."""
@@ -642,25 +650,28 @@ class Module:
 
     def float(self) -> Self:
         """Convert floating-point parameters and buffers to float32."""
-        return self._apply(lambda t: _cast(t, np.dtype(np.float32)))
+        return self._apply(lambda t: _convert(t, np.dtype(np.float32)))
 
     def double(self) -> Self:
         """Convert floating-point parameters and buffers to float64."""
-        return self._apply(lambda t: _cast(t, np.dtype(np.float64)))
+        return self._apply(lambda t: _convert(t, np.dtype(np.float64)))
 
     def half(self) -> Self:
-        """Convert floating-point parameters and buffers to float16: for storage, kernels do not compute in it."""
-        return self._apply(lambda t: _cast(t, np.dtype(np.float16)))
+        """Convert floating-point parameters and buffers to float16."""
+        return self._apply(lambda t: _convert(t, np.dtype(np.float16)))
+
+    def bfloat16(self) -> Self:
+        """Convert floating-point parameters and buffers to bfloat16; needs the package ml_dtypes."""
+        dtype = as_dtype("bfloat16", "bfloat16")
+        return self._apply(lambda t: _convert(t, dtype))
 
     def cpu(self) -> Self:
-        """The module itself: it is on the CPU."""
-        return self
+        """Move parameters and buffers to the CPU's memory."""
+        return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Self:
-        """Refuses, and says why no GPU can be used."""
-        from fastdl.cuda import unavailable_reason
-
-        raise RuntimeError(f"cuda: {unavailable_reason()}")
+        """Move parameters and buffers to a GPU: the current one, or a certain one."""
+        return self.to("cuda" if device is None else device)
 
     def share_memory(self) -> Self:
         """The module itself; child processes get copies of what they change."""
@@ -783,7 +794,7 @@ class Module:
                     f"received {type(value)}"
                 )
                 continue
-            array = value._data if isinstance(value, Tensor) else np.asarray(value)
+            array = value._data if isinstance(value, Tensor) else as_array(value)
             if tensor._data.ndim == 0 and array.shape == (1,):
                 array = array[0]
             if array.shape != tensor._data.shape:
@@ -791,7 +802,7 @@ class Module:
                     f"size mismatch for {key}: copying a param with shape {array.shape} from checkpoint, the shape in "
                     f"current model is {tensor._data.shape}."
                 )
-            elif not np.can_cast(array.dtype, tensor._data.dtype, "same_kind") and not assign:
+            elif not can_store(array.dtype, tensor._data.dtype) and not assign:
                 error_msgs.append(
                     f"dtype mismatch for {key}: the checkpoint has {array.dtype}, the current model "
                     f"{tensor._data.dtype}."
@@ -803,7 +814,7 @@ class Module:
                     value = Parameter(value, tensor._requires_grad)
                 setattr(self, name, value)
             else:
-                tensor._data[...] = array
+                tensor._data[...] = to_device(array, tensor.device)
                 tensor._bump_version()
 
         extra = prefix + _EXTRA_STATE
@@ -891,13 +902,3 @@ class Module:
 def _type_name(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The dtype that ``Module.to``'s arguments ask for, or None; they are those of ``Tensor.to``."""
-    probe = Tensor._wrap(np.empty(0, np.bool_)).to(*args, **kwargs).dtype
-    if probe == np.bool_:
-        return None
-    if probe.kind != "f":
-        raise TypeError(f"to: a module converts to floating-point dtypes only, got {probe}")
-    return probe

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastdl.kernels import cpu
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops import norm as ops
 from fastdl.tensor import Tensor
 
@@ -28,8 +27,8 @@ __all__ = [
 ]
 
 
-def _filled(shape: tuple[int, ...], value: float, dtype: Any) -> Any:
-    array = cpu.empty(shape, np.dtype(np.float32 if dtype is None else dtype))
+def _filled(shape: tuple[int, ...], value: float, device: Any, dtype: Any) -> Any:
+    array = empty(shape, device, dtype)
     array.fill(value)
     return array
 
@@ -55,6 +54,7 @@ class _ChannelNorm(Module):
         momentum: float | None,
         affine: bool,
         track_running_stats: bool,
+        device: Any,
         dtype: Any,
         bias: bool,
     ) -> None:
@@ -65,12 +65,16 @@ class _ChannelNorm(Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         channels = (num_features,)
-        self.register_parameter("weight", Parameter(_filled(channels, 1, dtype)) if affine else None)
-        self.register_parameter("bias", Parameter(_filled(channels, 0, dtype)) if affine and bias else None)
+        self.register_parameter("weight", Parameter(_filled(channels, 1, device, dtype)) if affine else None)
+        self.register_parameter(
+            "bias", Parameter(_filled(channels, 0, device, dtype)) if affine and bias else None
+        )
         tracked = track_running_stats
-        self.register_buffer("running_mean", Tensor(_filled(channels, 0, dtype)) if tracked else None)
-        self.register_buffer("running_var", Tensor(_filled(channels, 1, dtype)) if tracked else None)
-        self.register_buffer("num_batches_tracked", Tensor(np.zeros((), np.int64)) if tracked else None)
+        self.register_buffer("running_mean", Tensor(_filled(channels, 0, device, dtype)) if tracked else None)
+        self.register_buffer("running_var", Tensor(_filled(channels, 1, device, dtype)) if tracked else None)
+        self.register_buffer(
+            "num_batches_tracked", Tensor(_filled((), 0, device, np.int64)) if tracked else None
+        )
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics: mean 0, variance 1, no batch seen."""
@@ -115,7 +119,7 @@ class _BatchNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         if input._data.ndim not in self._ranks:
@@ -154,7 +158,7 @@ _BATCH_DOC = """Normalises each channel of {layout} by the batch's mean and vari
         track_running_stats: whether running statistics are kept, for evaluation; without them evaluation
         uses the
             batch's own.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of parameters and statistics, float32 by default.
         bias: False: no bias is learned.
 
@@ -192,7 +196,7 @@ class _InstanceNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         rank = self._rank
@@ -228,7 +232,7 @@ _INSTANCE_DOC = """Normalises each channel of each sample of {layout} by itself.
         momentum: how far running statistics move.
         affine: whether a weight and a bias are learned (default False).
         track_running_stats: whether running statistics are kept, and used in evaluation (default False).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of parameters and statistics, float32 by default.
         bias: False: no bias is learned.
     """
@@ -263,7 +267,7 @@ class LayerNorm(Module):
         eps: added to the variance.
         elementwise_affine: whether weight and bias are learned (1 and 0 at first).
         bias: False: no bias is learned.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Parameters: ``weight`` and ``bias``, of shape normalized_shape.
@@ -288,9 +292,11 @@ class LayerNorm(Module):
         self.normalized_shape = shape = _shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        self.register_parameter("weight", Parameter(_filled(shape, 1, dtype)) if elementwise_affine else None)
         self.register_parameter(
-            "bias", Parameter(_filled(shape, 0, dtype)) if elementwise_affine and bias else None
+            "weight", Parameter(_filled(shape, 1, device, dtype)) if elementwise_affine else None
+        )
+        self.register_parameter(
+            "bias", Parameter(_filled(shape, 0, device, dtype)) if elementwise_affine and bias else None
         )
 
     def reset_parameters(self) -> None:
@@ -317,7 +323,7 @@ class RMSNorm(Module):
         normalized_shape: the last axes, as an int or a sequence.
         eps: added to the mean; None: the dtype's machine epsilon.
         elementwise_affine: whether a weight is learned (1 at first).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the weight, float32 by default.
 
     Parameters: ``weight``, of shape normalized_shape.
@@ -340,7 +346,9 @@ class RMSNorm(Module):
         self.normalized_shape = shape = _shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        self.register_parameter("weight", Parameter(_filled(shape, 1, dtype)) if elementwise_affine else None)
+        self.register_parameter(
+            "weight", Parameter(_filled(shape, 1, device, dtype)) if elementwise_affine else None
+        )
 
     def reset_parameters(self) -> None:
         """Weight 1."""
@@ -363,7 +371,7 @@ class GroupNorm(Module):
         num_channels: number of channels C.
         eps: added to the variance.
         affine: whether weight and bias are learned (1 and 0 at first).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
         bias: False: no bias is learned.
 
@@ -398,8 +406,10 @@ class GroupNorm(Module):
         self.eps = eps
         self.affine = affine
         shape = (num_channels,)
-        self.register_parameter("weight", Parameter(_filled(shape, 1, dtype)) if affine else None)
-        self.register_parameter("bias", Parameter(_filled(shape, 0, dtype)) if affine and bias else None)
+        self.register_parameter("weight", Parameter(_filled(shape, 1, device, dtype)) if affine else None)
+        self.register_parameter(
+            "bias", Parameter(_filled(shape, 0, device, dtype)) if affine and bias else None
+        )
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""

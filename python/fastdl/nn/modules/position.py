@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.kernels import cpu
+from fastdl.devices import to_device
+from fastdl.dtypes import FLOATING
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops.attention import rotate
 from fastdl.tensor import Tensor
 
@@ -118,8 +119,7 @@ class LearnedPositionEmbedding(_AddedPosition):
         dtype: Any = None,
     ) -> None:
         super().__init__(max_length, embed_dim, batch_first)
-        kind = np.dtype(np.float32 if dtype is None else dtype)
-        self.weight = Parameter(cpu.empty((max_length, embed_dim), kind))
+        self.weight = Parameter(empty((max_length, embed_dim), dtype=dtype))
         init.normal_(self.weight, std=std)
 
     def _table(self) -> Tensor:
@@ -161,14 +161,14 @@ class RotaryEmbedding(Module):
     def _angles_to(self, length: int) -> Any:
         return np.arange(length)[:, None] * self.base ** (-np.arange(0, self.dim, 2) / self.dim)
 
-    def _table(self, dtype: Any, end: int) -> Any:
-        """cos and sin of positions 0 .. end as one array (2, positions, dim / 2)."""
-        table = self._tables.get(dtype)
+    def _table(self, dtype: Any, where: Any, end: int) -> Any:
+        """cos and sin of positions 0 .. end on a device, as one array (2, positions, dim / 2)."""
+        table = self._tables.get((dtype, where))
         if table is None or table.shape[1] < end:
             if len(self._angles) < end:
                 self._angles = self._angles_to(max(end, 2 * len(self._angles)))
-            table = np.stack([np.cos(self._angles), np.sin(self._angles)]).astype(dtype)
-            self._tables[dtype] = table
+            table = to_device(np.stack([np.cos(self._angles), np.sin(self._angles)]).astype(dtype), where)
+            self._tables[dtype, where] = table
         return table
 
     def forward(self, input: Tensor, offset: int = 0) -> Tensor:
@@ -176,12 +176,12 @@ class RotaryEmbedding(Module):
         shape = input._data.shape
         if len(shape) < 2 or shape[-1] != self.dim:
             raise ValueError(f"RotaryEmbedding: input must be (..., L, {self.dim}), got {shape}")
-        if input._data.dtype.kind != "f":
+        if input._data.dtype.kind not in FLOATING:
             raise TypeError(f"RotaryEmbedding: input must be float32 or float64, got {input._data.dtype}")
         if offset < 0:
             raise ValueError(f"RotaryEmbedding: offset must not be negative, got {offset}")
         end = offset + shape[-2]
-        cos, sin = self._table(input._data.dtype, end)[:, offset:end]
+        cos, sin = self._table(input._data.dtype, input.device, end)[:, offset:end]
         return rotate(input, cos, sin, self.interleaved)
 
     def extra_repr(self) -> str:

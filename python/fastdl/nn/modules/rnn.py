@@ -7,12 +7,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from fastdl.kernels import cpu
+from fastdl.autograd.mode import mode
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
-from fastdl.nn.parameter import Parameter
+from fastdl.nn.parameter import Parameter, empty
 from fastdl.nn.utils.rnn import PackedSequence
 from fastdl.ops.conv import conv2d
 from fastdl.ops.parts import chunk
@@ -26,8 +24,8 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 
 
-def _parameter(shape: tuple[int, ...], dtype: Any) -> Parameter:
-    return Parameter(cpu.empty(shape, np.dtype(np.float32 if dtype is None else dtype)))
+def _parameter(shape: tuple[int, ...], device: Any, dtype: Any) -> Parameter:
+    return Parameter(empty(shape, device, dtype))
 
 
 def _uniform(module: Module, hidden_size: int) -> None:
@@ -56,7 +54,7 @@ class RNNBase(Module):
         bidirectional: a second direction reads each sequence from its end; outputs stand side by side
             (default False).
         proj_size: LSTM only: length of the output, a linear map of the hidden state; 0 (default) for none.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
     """
 
@@ -129,7 +127,7 @@ class RNNBase(Module):
                     ("weight_hr", (output, hidden_size), proj_size > 0),
                 ):
                     if there:
-                        setattr(self, f"{kind}_l{layer}{suffix}", _parameter(shape, dtype))
+                        setattr(self, f"{kind}_l{layer}{suffix}", _parameter(shape, device, dtype))
                     names.append(f"{kind}_l{layer}{suffix}" if there else None)
                 self._all_weights.append(names)
         self.reset_parameters()
@@ -151,7 +149,7 @@ class RNNBase(Module):
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         name, shape, dtype = type(self).__name__, input._data.shape, input._data.dtype
         weight = getattr(self, str(self._all_weights[0][0]))._data
-        if dtype != weight.dtype:
+        if dtype != weight.dtype and mode.autocast is None:
             raise ValueError(
                 f"{name}: input is {dtype}, the weights are {weight.dtype}; convert one of them: "
                 f"input.to(fastdl.{weight.dtype}) or module.to(fastdl.{dtype})"
@@ -210,7 +208,7 @@ class RNNBase(Module):
         ):
             if state is not None:
                 self.check_hidden_size(state, wanted, what)
-                if state._data.dtype != input._data.dtype:
+                if state._data.dtype != input._data.dtype and mode.autocast is None:
                     raise ValueError(
                         f"{type(self).__name__}: {what} is {state._data.dtype}, input is {input._data.dtype}"
                     )
@@ -317,7 +315,7 @@ class RNN(RNNBase):
         batch_first: the batch is the first axis of input and output (default False).
         dropout: probability of an element between two layers to be dropped in training (default 0).
         bidirectional: also read from the end (default False).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     {
@@ -388,7 +386,7 @@ class LSTM(RNNBase):
         dropout: probability of an element between two layers to be dropped in training (default 0).
         bidirectional: also read from the end (default False).
         proj_size: length P of the output if it is a linear map of h (default 0: none, P = H).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
         recurrent_dropout: probability of an element of h to be dropped, in training, where it enters the next
             step; one mask for all steps of a sequence (Gal and Ghahramani 2016). Not in torch; default 0.
@@ -455,7 +453,7 @@ class GRU(RNNBase):
         batch_first: the batch is the first axis of input and output (default False).
         dropout: probability of an element between two layers to be dropped in training (default 0).
         bidirectional: also read from the end (default False).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
         reset_after: False for the form above. Not in torch; default True.
 
@@ -519,10 +517,10 @@ class RNNCellBase(Module):
         self.hidden_size = hidden_size
         self.bias = bias
         rows = num_chunks * hidden_size
-        self.weight_ih = _parameter((rows, input_size), dtype)
-        self.weight_hh = _parameter((rows, hidden_size), dtype)
-        self.register_parameter("bias_ih", _parameter((rows,), dtype) if bias else None)
-        self.register_parameter("bias_hh", _parameter((rows,), dtype) if bias else None)
+        self.weight_ih = _parameter((rows, input_size), device, dtype)
+        self.weight_hh = _parameter((rows, hidden_size), device, dtype)
+        self.register_parameter("bias_ih", _parameter((rows,), device, dtype) if bias else None)
+        self.register_parameter("bias_hh", _parameter((rows,), device, dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -556,7 +554,7 @@ class RNNCellBase(Module):
             if state is not None and state._data.shape != expected:
                 raise RuntimeError(f"{name}: {what} must have shape {expected}, got {state._data.shape}")
         tensors = [self.weight_ih, *[s for s in states if s is not None]]
-        if any([t._data.dtype != input._data.dtype for t in tensors]):
+        if any([t._data.dtype != input._data.dtype for t in tensors]) and mode.autocast is None:
             raise ValueError(
                 f"{name}: input is {input._data.dtype}, weights and states are "
                 f"{', '.join(str(t._data.dtype) for t in tensors)}"
@@ -575,7 +573,7 @@ _CELL_DOC = """One step of :class:`{layer}`. See ``torch.nn.{layer}Cell``.
     Args:
         input_size, hidden_size: I and H.
         bias: whether biases are learned (default True).{more}
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Shape: input (B, I) or (I,), {states} (B, H) or (H,), zeros if not given; the same for {result}.
@@ -676,7 +674,7 @@ class ConvLSTM2d(Module):
         kernel_size: of both convolutions, odd: an int or (height, width).
         bias: whether a bias is learned (default True).
         batch_first: input and output are (B, T, ...) instead of (T, B, ...) (default False).
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Shape: input (T, B, C, height, width); output (T, B, H, height, width); states h and c (B, H, height, width),
@@ -720,9 +718,9 @@ class ConvLSTM2d(Module):
         self.kernel_size = kernel
         self.batch_first = batch_first
         rows = 4 * hidden_channels
-        self.weight_ih = _parameter((rows, in_channels, *kernel), dtype)
-        self.weight_hh = _parameter((rows, hidden_channels, *kernel), dtype)
-        self.register_parameter("bias", _parameter((rows,), dtype) if bias else None)
+        self.weight_ih = _parameter((rows, in_channels, *kernel), device, dtype)
+        self.weight_hh = _parameter((rows, hidden_channels, *kernel), device, dtype)
+        self.register_parameter("bias", _parameter((rows,), device, dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

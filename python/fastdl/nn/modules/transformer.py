@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.creation import tensor
+from fastdl.dtypes import float32
 from fastdl.nn import init
 from fastdl.nn.modules.attention import KVCache, MultiheadAttention
 from fastdl.nn.modules.container import ModuleList
@@ -52,7 +54,8 @@ def _is_causal(mask: Tensor | None, is_causal: bool | None, length: int) -> bool
     array = mask._data
     if array.shape != (length, length):
         return False
-    future = np.arange(length) > np.arange(length)[:, None]
+    at = np.arange(length, like=array)
+    future = at > at[:, None]
     if array.dtype == bool:
         return bool((array == future).all())
     return bool((array == np.where(future, -np.inf, 0)).all())
@@ -85,7 +88,7 @@ class TransformerEncoderLayer(Module):
         batch_first: True: ``(N, L, E)``; False: ``(L, N, E)``.
         norm_first: layer norm before attention and perceptron (pre-norm) instead of after the sum.
         bias: whether linear layers and layer norms have biases.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Example:
@@ -111,14 +114,14 @@ class TransformerEncoderLayer(Module):
     ) -> None:
         super().__init__()
         self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
         )
-        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
+        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, device=device, dtype=dtype)
         self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, device=device, dtype=dtype)
         self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
+        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, device=device, dtype=dtype)
         self.dropout1 = Dropout(dropout)
         self.dropout2 = Dropout(dropout)
         self.activation = _function(activation)
@@ -241,18 +244,18 @@ class TransformerDecoderLayer(Module):
     ) -> None:
         super().__init__()
         self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
         )
         self.multihead_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
         )
-        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
+        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, device=device, dtype=dtype)
         self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, device=device, dtype=dtype)
         self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
-        self.norm3 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
+        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.norm3 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, device=device, dtype=dtype)
         self.dropout1 = Dropout(dropout)
         self.dropout2 = Dropout(dropout)
         self.dropout3 = Dropout(dropout)
@@ -378,7 +381,7 @@ class Transformer(Module):
         dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias: as
             :class:`TransformerEncoderLayer`.
         custom_encoder, custom_decoder: modules to use instead.
-        device: None or ``"cpu"``.
+        device: where the parameters are; the CPU by default.
         dtype: of the parameters, float32 by default.
 
     Example:
@@ -415,11 +418,12 @@ class Transformer(Module):
             "batch_first": batch_first,
             "norm_first": norm_first,
             "bias": bias,
+            "device": device,
             "dtype": dtype,
         }
 
         def norm() -> LayerNorm:
-            return LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
+            return LayerNorm(d_model, eps=layer_norm_eps, bias=bias, device=device, dtype=dtype)
 
         self.encoder = (
             TransformerEncoder(TransformerEncoderLayer(d_model, nhead, **options), num_encoder_layers, norm())
@@ -481,7 +485,7 @@ class Transformer(Module):
     def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
         """The causal mask (sz, sz): 0 where query i may look at key j <= i, -inf elsewhere."""
         future = np.arange(sz) > np.arange(sz)[:, None]
-        return Tensor(np.where(future, -np.inf, 0).astype(np.float32 if dtype is None else dtype))
+        return tensor(np.where(future, -np.inf, 0), dtype=float32 if dtype is None else dtype, device=device)
 
     def _reset_parameters(self) -> None:
         for parameter in self.parameters():

@@ -7,7 +7,7 @@ from math import isfinite
 
 import numpy as np
 
-from fastdl.kernels import select
+from fastdl.kernels import array, on_device, select
 from fastdl.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
@@ -42,7 +42,7 @@ def get_total_norm(
             "be clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
             "`error_if_nonfinite=False`"
         )
-    return Tensor._wrap(np.array(norm, arrays[0].dtype))
+    return Tensor._wrap(array(norm, arrays[0], arrays[0].dtype))
 
 
 def clip_grads_with_norm_(
@@ -53,6 +53,12 @@ def clip_grads_with_norm_(
 ) -> None:
     """Scale the gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1."""
     grads = _gradients(parameters)
+    if grads and on_device(grads[0]._data):  # the GPU is not waited for
+        share = np.minimum(float(max_norm) / (total_norm._data + 1e-6), 1.0)
+        for g in grads:
+            np.multiply(g._data, share, out=g._data, casting="unsafe")
+            g._bump_version()
+        return
     factor = float(max_norm) / (float(total_norm._data) + 1e-6)
     if not grads or factor >= 1:
         return

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.devices import to_host
 from fastdl.ops.rnn import PlaceRows, TakeRows, packed_rows
 from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
@@ -73,7 +74,8 @@ class PackedSequence(_Fields):
 
     @property
     def is_cuda(self) -> bool:
-        return False
+        """Is ``data`` on a GPU? ``batch_sizes`` always is on the CPU."""
+        return self.data.is_cuda
 
     def is_pinned(self) -> bool:
         """False: there is no pinned memory."""
@@ -84,13 +86,20 @@ class PackedSequence(_Fields):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> PackedSequence:
-        """The same sequences with ``data`` converted; see ``Tensor.to``."""
+        """The same sequences with ``data`` converted, and the order with it on the device; see ``Tensor.to``."""
         data = self.data.to(*args, **kwargs)
-        return self if data is self.data else self._replace(data=data)
+        if data is self.data:
+            return self
+        order, inverse = [i if i is None else i.to(data.device) for i in self[2:]]
+        return self._replace(data=data, sorted_indices=order, unsorted_indices=inverse)
 
     def cpu(self) -> PackedSequence:
-        """Itself: tensors live on the CPU."""
-        return self
+        """The same sequences in the CPU's memory."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> PackedSequence:
+        """The same sequences on a GPU."""
+        return self.to("cuda" if device is None else device)
 
     def double(self) -> PackedSequence:
         """With ``data`` as float64."""
@@ -115,13 +124,13 @@ def invert_permutation(permutation: Tensor | None) -> Tensor | None:
     """
     if permutation is None:
         return None
-    inverse = np.empty(permutation._data.size, np.int64)
-    inverse[permutation._data] = np.arange(inverse.size)
+    inverse = np.empty(permutation._data.size, np.int64, like=permutation._data)
+    inverse[permutation._data] = np.arange(inverse.size, like=inverse)
     return Tensor(inverse)
 
 
 def _lengths(op: str, lengths: Any) -> Any:
-    array = lengths._data if isinstance(lengths, Tensor) else np.asarray(lengths)
+    array = to_host(lengths._data) if isinstance(lengths, Tensor) else np.asarray(lengths)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise RuntimeError(
             f"{op}: lengths must be a one-dimensional list or tensor of ints, got {array.dtype} of shape {array.shape}"
@@ -174,7 +183,7 @@ def pack_padded_sequence(
     if not enforce_sorted:
         order = np.argsort(-size, kind="stable")
         size = size[order]
-        sorted_indices = Tensor(order)
+        sorted_indices = Tensor(order).to(input.device)
     elif (np.diff(size) > 0).any():
         raise RuntimeError(
             f"{op}: lengths must not rise along the batch, got {size.tolist()}; sort the sequences by length, longest "
@@ -212,7 +221,7 @@ def pad_packed_sequence(
         steps = total_length
     order = np.arange(batch)
     if sequence.sorted_indices is not None:
-        order = sequence.sorted_indices._data
+        order = to_host(sequence.sorted_indices._data)
     rows = packed_rows(sizes, order, batch, steps, batch_first)
     shape = ((batch, steps) if batch_first else (steps, batch)) + sequence.data._data.shape[1:]
     lengths = np.empty(batch, np.int64)
@@ -276,7 +285,7 @@ def unpad_sequence(padded_sequences: Tensor, lengths: Any, batch_first: bool = F
     """
     if not batch_first:
         padded_sequences = padded_sequences.transpose(0, 1)
-    numbers = lengths._data if isinstance(lengths, Tensor) else lengths
+    numbers = lengths.tolist() if isinstance(lengths, Tensor) else lengths
     return [padded_sequences[i, : int(n)] for i, n in enumerate(numbers)]
 
 

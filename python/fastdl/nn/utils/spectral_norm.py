@@ -103,7 +103,7 @@ def spectral_norm(
     delattr(module, name)
     module.register_parameter(f"{name}_orig", weight)
     for suffix, size in (("u", rows), ("v", cols)):
-        vector = init.normal_(Tensor._wrap(np.empty(size, weight._data.dtype)))
+        vector = init.normal_(Tensor._wrap(np.empty(size, weight._data.dtype, like=weight._data)))
         module.register_buffer(f"{name}_{suffix}", Tensor._wrap(_unit(vector._data, eps)))
     hook.iterate(module, 15)
     setattr(module, name, hook.compute(module))

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.kernels import array
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter
 from fastdl.tensor import Tensor
@@ -19,7 +20,7 @@ M = TypeVar("M", bound=Module)
 
 def _norm(v: Any, axes: tuple[int, ...]) -> Any:
     """The norm over ``axes``: a number if these are all, else with the kept axes in place."""
-    return np.asarray(np.sqrt(np.square(v).sum(axis=axes, keepdims=len(axes) < v.ndim)))
+    return array(np.sqrt(np.square(v).sum(axis=axes, keepdims=len(axes) < v.ndim)))
 
 
 class _WeightNorm(Op):
@@ -35,7 +36,7 @@ class _WeightNorm(Op):
 
     def backward(self, grad_w: Any) -> Any:
         u = self.v / self.norm
-        grad_g = np.asarray((grad_w * u).sum(axis=self.axes, keepdims=self.g.ndim > 0))
+        grad_g = array((grad_w * u).sum(axis=self.axes, keepdims=self.g.ndim > 0))
         return (self.g / self.norm) * (grad_w - u * grad_g), grad_g
 
     def backward_graph(self, grad_w: Tensor) -> Any:

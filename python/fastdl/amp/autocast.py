@@ -1,0 +1,266 @@
+"""``autocast``: matrix products in half precision, sums and losses in float32, by PyTorch's lists.
+
+Operations do not ask whether autocast is on: entering it gives the classes in the lists below another ``apply``, which
+converts the inputs first, and leaving the last one takes that away again. A thread that did not enter sees no change.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from fastdl import devices, dtypes
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING, as_dtype, float16, float32, float64
+from fastdl.ops import (
+    activation,
+    attention,
+    binary,
+    binary_cross_entropy,
+    conv,
+    cross_entropy,
+    distance,
+    einsum,
+    linear,
+    margin_loss,
+    norm,
+    order,
+    pointwise_loss,
+    reduce,
+    rnn,
+    softmax,
+    unary,
+)
+from fastdl.tensor import Tensor
+
+LOW: tuple[type[Op], ...] = (
+    linear.Linear,
+    linear.LinearActivation,
+    linear.MatMul,
+    linear.AddMatMul,
+    linear.Outer,
+    linear.Bilinear,
+    einsum.Einsum,
+    conv.Conv,
+    conv.ConvTranspose,
+    attention.Attention,
+    rnn.Recurrent,
+    activation.Prelu,
+)
+"""Operations computed in the low precision."""
+
+_UNARY = [
+    "acos",
+    "asin",
+    "cosh",
+    "exp",
+    "expm1",
+    "log",
+    "log10",
+    "log1p",
+    "log2",
+    "reciprocal",
+    "rsqrt",
+    "sinh",
+    "tan",
+]
+WIDE: tuple[type[Op], ...] = (
+    softmax.Softmax,
+    softmax.LogSoftmax,
+    softmax.Softmin,
+    reduce.Sum,
+    reduce.Prod,
+    reduce.LogSumExp,
+    reduce.Norm,
+    order.Cumsum,
+    order.Cumprod,
+    binary.Pow,
+    norm.LayerNorm,
+    norm.GroupNorm,
+    norm.RMSNorm,
+    cross_entropy.CrossEntropy,
+    cross_entropy.CrossEntropyProbabilities,
+    cross_entropy.NllLoss,
+    pointwise_loss.MseLoss,
+    pointwise_loss.L1Loss,
+    pointwise_loss.SmoothL1Loss,
+    pointwise_loss.HuberLoss,
+    pointwise_loss.KlDiv,
+    pointwise_loss.KlDivBatchMean,
+    pointwise_loss.PoissonNllLoss,
+    pointwise_loss.SoftMarginLoss,
+    pointwise_loss.HingeEmbeddingLoss,
+    binary_cross_entropy.BinaryCrossEntropy,
+    binary_cross_entropy.BinaryCrossEntropyWithLogits,
+    pointwise_loss.GaussianNllLoss,
+    pointwise_loss.MarginRankingLoss,
+    margin_loss.MultiMarginLoss,
+    margin_loss.MultilabelMarginLoss,
+    margin_loss.MultilabelSoftMarginLoss,
+    distance.CosineSimilarity,
+    distance.PairwiseDistance,
+    distance.CosineEmbeddingLoss,
+    distance.TripletMarginLoss,
+    *[
+        kind
+        for base in unary.Unary.__subclasses__()
+        for kind in base.__subclasses__()
+        if kind.label in _UNARY
+    ],
+)
+"""Operations computed in float32: sums of many terms, and functions with a large range."""
+
+_lock = threading.Lock()
+_entered = 0  # contexts, in all threads
+
+
+class _Weights(threading.local):
+    """Parameters in low precision, converted once per autocast block: id -> (parameter, version, converted)."""
+
+    def __init__(self) -> None:
+        self.cache: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+
+_weights = _Weights()
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """Is there an autocast for this kind of device: ``"cpu"`` or ``"cuda"``?"""
+    return device_type in ("cpu", "cuda")
+
+
+class autocast:
+    """Run operations in the precision that suits them, in a ``with`` block or a decorated function.
+
+    Products (linear layers, convolutions, attention, recurrent layers) run in ``dtype``; softmax, normalisation,
+    losses, sums, powers and exponentials in float32; all others in the dtype that their inputs have. Parameters stay as
+    they are and receive gradients in their own dtype. Call ``backward()`` outside of the block.
+
+    Args:
+        device_type: ``"cuda"`` or ``"cpu"``: where the tensors are.
+        dtype: float16 or bfloat16; by default float16 on a GPU and bfloat16 (needs ml_dtypes) on the CPU.
+        enabled: False: an island of full precision within a block.
+        cache_enabled: convert every parameter only once in the block.
+
+    On the CPU half precision is computed in float32 and rounded: it saves no time there, but runs the same program.
+
+    Example:
+        >>> import fastdl
+        >>> x, w = fastdl.ones(2, 3), fastdl.ones(4, 3)
+        >>> with fastdl.amp.autocast("cpu", dtype=fastdl.float16):
+        ...     y = fastdl.nn.functional.linear(x, w)
+        ...     loss = fastdl.nn.functional.mse_loss(y, fastdl.zeros(2, 4))
+        >>> y.dtype, loss.dtype
+        (dtype('float16'), dtype('float32'))
+    """
+
+    def __init__(
+        self, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None
+    ) -> None:
+        if not isinstance(device_type, str):
+            raise ValueError(f"autocast: device_type must be 'cuda' or 'cpu', got {device_type!r}")
+        kind = dtypes.device(device_type).type
+        if kind not in ("cpu", "cuda"):
+            raise RuntimeError(f"autocast: device_type must be 'cuda' or 'cpu', got {device_type!r}")
+        if enabled and kind == "cuda" and (reason := devices.missing()) is not None:
+            warnings.warn(
+                f"autocast: device_type 'cuda' has no effect here: {reason}", UserWarning, stacklevel=2
+            )
+            enabled = False
+        if enabled:
+            wanted = dtype if dtype is not None else float16 if kind == "cuda" else "bfloat16"
+            dtype = as_dtype("autocast", wanted)
+            if dtype.itemsize != 2 or dtype.kind not in FLOATING:
+                raise TypeError(f"autocast: dtype must be float16 or bfloat16, got {dtype}")
+        self.device, self.fast_dtype = kind, dtype
+        self._enabled = bool(enabled)
+        self._cache = cache_enabled is None or cache_enabled
+        self._before: list[Any] = []
+
+    def __enter__(self) -> autocast:
+        before = mode.autocast
+        self._before.append(before)
+        mode.autocast = {
+            **(before or {}),
+            self.device: (self.fast_dtype, self._cache) if self._enabled else None,
+        }
+        _install(1)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _install(-1)
+        mode.autocast = self._before.pop()
+        if mode.autocast is None:
+            _weights.cache.clear()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def cast(*args: Any, **options: Any) -> Any:
+            with self:
+                return function(*args, **options)
+
+        return cast
+
+
+def _install(change: int) -> None:
+    global _entered
+    with _lock:
+        before = _entered
+        _entered += change
+        if before == 0:
+            for kinds, apply in ((LOW, _apply_low), (WIDE, _apply_wide)):
+                for kind in kinds:
+                    kind.apply = classmethod(apply)  # type: ignore[assignment]
+        elif _entered == 0:
+            for kind in (*LOW, *WIDE):
+                del kind.apply
+
+
+def _setting(inputs: Any) -> Any:
+    """(dtype, cache) of the autocast that these tensors are in, or None."""
+    settings = mode.autocast
+    if settings is None:
+        return None
+    first = next((t for t in inputs if t is not None), None)
+    return None if first is None else settings.get(first.device.type)
+
+
+def _apply_low(cls: type[Op], *inputs: Any, **options: Any) -> Any:
+    setting = _setting(inputs)
+    if setting is not None:
+        inputs = tuple([_lowered(t, *setting) for t in inputs])
+    return Op.apply.__func__(cls, *inputs, **options)  # type: ignore[attr-defined]
+
+
+def _apply_wide(cls: type[Op], *inputs: Any, **options: Any) -> Any:
+    if _setting(inputs) is not None:
+        inputs = tuple([_widened(t) for t in inputs])
+    return Op.apply.__func__(cls, *inputs, **options)  # type: ignore[attr-defined]
+
+
+def _lowered(t: Tensor | None, dtype: dtypes.dtype, cache: bool) -> Tensor | None:
+    if t is None or t._data.dtype.kind not in FLOATING or t._data.dtype in (dtype, float64):
+        return t
+    if not cache or t._node is not None or not t._requires_grad or not mode.enabled:
+        return t.to(dtype)
+    version = t._version_cell()[0]
+    known = _weights.cache.get(id(t))
+    if known is not None:
+        parameter, seen, converted = known
+        # Backward through the conversion ends it; and another dtype may have been asked for since.
+        alive = converted._node is not None and converted._node.edges is not None
+        if parameter is t and seen == version and alive and converted._data.dtype is dtype:
+            return converted
+    converted = t.to(dtype)
+    _weights.cache[id(t)] = t, version, converted
+    return converted
+
+
+def _widened(t: Tensor | None) -> Tensor | None:
+    if t is None or t._data.dtype.itemsize != 2 or t._data.dtype.kind not in FLOATING:
+        return t
+    return t.to(float32)

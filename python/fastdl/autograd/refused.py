@@ -1,0 +1,108 @@
+"""What becomes of an operation whose kernel refused its arrays: moved, computed in float32, or explained.
+
+Operations do not look at devices and half precision beforehand, which would cost every call. They run, and only when
+kernels, NumPy or CuPy raise is it asked why:
+
+- Inputs on several devices: tensors of 0 dimensions on the CPU go to the GPU of the others, as in PyTorch; anything
+  else is an error that names operation, arguments and devices.
+- Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
+  results converted. Gradients take the same way back.
+- An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning
+  the first time, results and gradients copied back.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from fastdl.autograd.op import Op
+from fastdl.devices import device_of, to_host
+from fastdl.dtypes import CPU, FLOATING, float32
+from fastdl.kernels import is_array
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def apply_otherwise(
+    cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], error: Exception
+) -> Any:
+    """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it."""
+    given = [t for t in inputs if t is not None]
+    devices = {device_of(t._data) for t in given}
+    if len(devices) > 1:
+        return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]
+    if isinstance(error, NotImplementedError):
+        if devices == {CPU}:
+            raise error
+        return _on_cpu(cls, inputs, options, devices.pop(), error)
+    floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
+    if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
+        return _in_float32(cls, inputs, options, floating[0])
+    raise error
+
+
+def _on_cpu(
+    cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], where: Any, error: Exception
+) -> Any:
+    if cls not in _told:
+        _told.add(cls)
+        warnings.warn(f"{error}: computed on the CPU, with copies there and back", UserWarning, stacklevel=4)
+    moved = [None if t is None else t.to(CPU) for t in inputs]
+    result = Op.apply.__func__(cls, *moved, **{name: _hosted(value) for name, value in options.items()})  # type: ignore[attr-defined]
+    return tuple([r.to(where) for r in result]) if isinstance(result, tuple) else result.to(where)
+
+
+_told: set[Any] = set()
+
+
+def _hosted(value: Any) -> Any:
+    """An option with its arrays on the CPU."""
+    if isinstance(value, tuple):
+        return tuple([_hosted(v) for v in value])
+    return to_host(value) if is_array(value) else value
+
+
+def is_half(dtype: Any) -> bool:
+    """float16 or bfloat16?"""
+    return dtype.itemsize == 2 and dtype.kind in FLOATING
+
+
+def _together(cls: Any, inputs: tuple[Tensor | None, ...], devices: set[Any]) -> list[Tensor | None]:
+    """The inputs on one device, if only tensors of 0 dimensions have to move there from the CPU."""
+    targets = devices - {CPU}
+    if len(targets) == 1:
+        (where,) = targets
+        moved = [
+            t.to(where) if t is not None and t._data.ndim == 0 and device_of(t._data) is CPU else t
+            for t in inputs
+        ]
+        if all(t is None or device_of(t._data) is where for t in moved):
+            return moved
+    names = list(inspect.signature(cls.forward).parameters)[1:]
+    told = [
+        f"{name} {t._data.shape} on {device_of(t._data)}"
+        for name, t in zip([*names, *["input"] * len(inputs)], inputs, strict=False)
+        if t is not None
+    ]
+    raise RuntimeError(
+        f"{cls.__name__.lower()}: Expected all tensors to be on the same device, but found {', '.join(told)}; move "
+        "them with .to(device)"
+    ) from None
+
+
+def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], half: Any) -> Any:
+    wide = [t.to(float32) if t is not None and t._data.dtype is half else t for t in inputs]
+    # Not cls.apply: autocast would convert the inputs back.
+    widened = {name: _widened(value) for name, value in options.items()}
+    result = Op.apply.__func__(cls, *wide, **widened)  # type: ignore[attr-defined]
+    if isinstance(result, tuple):
+        return tuple([r.to(half) if r._data.dtype is float32 else r for r in result])
+    return result.to(half) if result._data.dtype is float32 else result
+
+
+def _widened(value: Any) -> Any:
+    """An option with its arrays in float32."""
+    if isinstance(value, tuple):
+        return tuple([_widened(v) for v in value])
+    return pooled_copy(value, float32) if is_array(value) and is_half(value.dtype) else value

@@ -1,0 +1,23 @@
+"""PyTorch's older names: ``fastdl.cuda.amp.autocast()`` is ``fastdl.amp.autocast("cuda")``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdl import amp
+
+__all__ = ["GradScaler", "autocast"]
+
+
+class autocast(amp.autocast):
+    """:class:`fastdl.amp.autocast` for GPUs."""
+
+    def __init__(self, enabled: bool = True, dtype: Any = None, cache_enabled: bool = True) -> None:
+        super().__init__("cuda", dtype, enabled, cache_enabled)
+
+
+class GradScaler(amp.GradScaler):
+    """:class:`fastdl.amp.GradScaler` for GPUs."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__("cuda", *args, **options)

@@ -1,0 +1,164 @@
+"""Where arrays lie, and moving them: NumPy's on the CPU, CuPy's on a GPU.
+
+Nothing here or elsewhere imports CuPy before a GPU is asked for, or an array of CuPy's is handed in. Above this module
+and :mod:`fastdl.kernels` code does not ask for the device: NumPy's functions work on CuPy's arrays through NumPy's own
+protocols (``np.zeros(3, like=x)`` makes an array where x lies), and ``select(x)`` finds the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastdl import kernels
+from fastdl.dtypes import CPU, device
+from fastdl.kernels import cpu, on_device, select
+
+_cupy: Any = None
+_devices: dict[int, device] = {}
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # a module without a spec
+        return module in sys.modules
+
+
+def is_built() -> bool:
+    """Does this build of fastdl contain CUDA kernels?"""
+    return _is_installed("fastdl._cuda")
+
+
+def missing() -> str | None:
+    """What a GPU cannot be used for want of, in one sentence with the remedy; None if one can be used."""
+    if not is_built():
+        return (
+            "this build of fastdl contains no CUDA kernels; build it on a machine with a CUDA compiler: "
+            "pip install . -C cmake.define.FASTDL_CUDA=ON"
+        )
+    if not _is_installed("cupy"):
+        return "CuPy, whose arrays hold tensors on a GPU, is not installed: pip install fastdl[cuda13]"
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        return f"CuPy is installed but cannot be imported: {error}"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:  # CUDARuntimeError: no driver, or one too old
+        return f"no NVIDIA driver that works: {error}"
+    return None if count else "no NVIDIA GPU is visible (see CUDA_VISIBLE_DEVICES)"
+
+
+def cupy() -> Any:
+    """The module CuPy, with fastdl's kernels ready to compute on its arrays; RuntimeError if no GPU can be used."""
+    global _cupy
+    if _cupy is None:
+        reason = missing()
+        if reason is not None:
+            raise RuntimeError(f"cuda: {reason}")
+        module = importlib.import_module("cupy")
+        kernels.set_device_backend(module.ndarray, importlib.import_module("fastdl.kernels.cuda"))
+        _cupy = module
+    return _cupy
+
+
+def is_device_array(value: Any) -> bool:
+    """Is this an array in a GPU's memory, of CuPy or of another library that shares it (PyTorch, Numba, JAX)?
+
+    If it is, a GPU can be used from now on.
+    """
+    if on_device(value):
+        return True
+    if isinstance(value, type) or not hasattr(value, "__cuda_array_interface__"):
+        return False
+    cupy()
+    return True
+
+
+def device_of(array: Any) -> device:
+    """The device of an array."""
+    return _device(array.device.id) if on_device(array) else CPU
+
+
+def _device(index: int) -> device:
+    known = _devices.get(index)
+    if known is None:
+        known = _devices[index] = device("cuda", index)
+    return known
+
+
+def resolve(op: str, where: Any) -> device:
+    """``where`` (None, a string, a number or a device) as a device that can be used, GPUs with their index."""
+    if where is None or where is CPU:
+        return CPU
+    wanted = where if isinstance(where, device) else device(where)
+    if wanted.type == "cpu":
+        return CPU
+    if wanted.type != "cuda":
+        raise RuntimeError(f"{op}: device {str(wanted)!r} is not available: tensors live on 'cpu' and 'cuda'")
+    try:
+        xp = cupy()
+    except RuntimeError as error:
+        reason = str(error).removeprefix("cuda: ")
+        raise RuntimeError(f"{op}: device {str(wanted)!r} is not available: {reason}") from None
+    index = xp.cuda.Device().id if wanted.index is None else wanted.index
+    count = xp.cuda.runtime.getDeviceCount()
+    if index >= count:
+        raise RuntimeError(
+            f"{op}: device 'cuda:{index}' does not exist; this machine has {count}: "
+            + ", ".join(f"cuda:{i}" for i in range(count))
+        )
+    return _device(index)
+
+
+def to_host(array: Any) -> Any:
+    """The values as a NumPy array: the array itself, or a copy in pooled memory if it lies on a GPU."""
+    if not on_device(array):
+        return array
+    return array.get(out=cpu.empty(array.shape, array.dtype))
+
+
+def to_device(array: Any, where: device, non_blocking: bool = False) -> Any:
+    """The values on a resolved device; the array itself if it lies there, else a copy in C order."""
+    if where is CPU:
+        return to_host(array)
+    if device_of(array) is where:
+        return array
+    xp = cupy()
+    with xp.cuda.Device(where.index):
+        if on_device(array):
+            return xp.array(array, order="C")
+        return xp.asarray(np.ascontiguousarray(array).reshape(array.shape), blocking=not non_blocking)
+
+
+def make(where: device, function: str, *arguments: Any) -> Any:
+    """What a kernel function without array arguments (``empty``, ``random_uniform``) makes on a resolved device."""
+    if where is CPU:
+        return getattr(select(None), function)(*arguments)
+    with cupy().cuda.Device(where.index):
+        return getattr(kernels.device_backend(), function)(*arguments)
+
+
+def devices_differ(arrays: Any) -> bool:
+    """Do these arrays (None is left out) lie on more than one device?"""
+    return len({device_of(a) for a in arrays if a is not None}) > 1
+
+
+def index(op: str, where: Any) -> int:
+    """The number of the GPU that ``where`` (None: the current one; a number, string or device) means."""
+    if where is None:
+        return cupy().cuda.Device().id  # type: ignore[no-any-return]
+    found = resolve(op, where)
+    if found.index is None:
+        raise ValueError(f"{op}: expected a GPU such as 0 or 'cuda:0', got {str(found)!r}")
+    return found.index
+
+
+def is_initialized() -> bool:
+    """Has a GPU been used?"""
+    return _cupy is not None

@@ -1,0 +1,49 @@
+"""Operations that are computed on the CPU wherever their tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from fastdl.kernels import on_device
+from fastdl.tensor import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def on_host(function: Function) -> Function:
+    """A function that has no version for a GPU: tensors there are copied to the CPU, results and gradients back.
+
+    For rare operations, and those whose result has no fixed size. Every such copy waits for the GPU.
+    """
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        where = _device((*args, *options.values()))
+        if where is None:
+            return function(*args, **options)
+        options = {name: _moved(value, "cpu") for name, value in options.items()}
+        return _moved(function(*[_moved(a, "cpu") for a in args], **options), where)
+
+    return run  # type: ignore[return-value]
+
+
+def _device(values: Any) -> Any:
+    """The device of the first tensor on a GPU, None if all are on the CPU."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if on_device(value._data):
+                return value.device
+        elif isinstance(value, (list, tuple)) and (found := _device(value)) is not None:
+            return found
+    return None
+
+
+def _moved(value: Any, where: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(where)
+    if isinstance(value, (list, tuple)):
+        parts = [_moved(v, where) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value

@@ -1,0 +1,414 @@
+"""Operations as they are called, for a device: what ``test_device.py`` compares between devices and dtypes.
+
+A case makes its inputs with ``on`` (floating-point, with gradients) and ``ints``, and returns tensors, nested as it
+likes. The gradients of its inputs are compared, too: ``watched`` collects what ``on`` makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastdl
+import fastdl.nn.functional as F
+
+watched: list[Any] = []
+dtype: list[Any] = [fastdl.float32]  # of what `on` makes
+
+
+def on(
+    device: str, *shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0, grad: bool = True
+) -> Any:
+    values = np.random.default_rng(seed + len(shape)).uniform(low, high, shape).astype(np.float32)
+    t = fastdl.tensor(values, device=device, dtype=dtype[0])
+    if grad:
+        watched.append(t.requires_grad_())
+    return t
+
+
+def ints(device: str, *shape: int, high: int = 5, seed: int = 0) -> Any:
+    return fastdl.tensor(np.random.default_rng(seed).integers(0, high, shape), device=device)
+
+
+UNARY = """abs neg sign floor ceil trunc round square sqrt rsqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan
+    asin acos atan sinh cosh asinh acosh atanh erf frac relu sigmoid tanh isnan isinf isfinite logical_not signbit
+    isposinf isneginf positive""".split()
+BINARY = """add sub mul div pow remainder fmod floor_divide atan2 hypot maximum minimum eq ne lt le gt ge logical_and
+    logical_or logical_xor""".split()
+ACTIVATIONS = """relu relu6 elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid leaky_relu
+    logsigmoid tanhshrink softshrink hardshrink sigmoid tanh""".split()
+
+CASES: dict[str, Callable[[str], Any]] = {}
+for name in UNARY:
+    CASES[name] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.1, high=0.9))
+    CASES[f"{name} of integers"] = lambda d, f=name: getattr(fastdl, f)(ints(d, 3, 4) + 1)
+for name in BINARY:
+    CASES[name] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.5), on(d, 4, low=0.5))
+    CASES[f"{name} with a number"] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.5), 1.5)
+    if name != "hypot":
+        CASES[f"{name} of integers"] = lambda d, f=name: getattr(fastdl, f)(
+            ints(d, 3, 4) + 1, ints(d, 4, seed=1) + 1
+        )
+        CASES[f"{name} of integers and a number"] = lambda d, f=name: getattr(fastdl, f)(ints(d, 3, 4) + 1, 2)
+for name in ACTIVATIONS:
+    CASES[f"F.{name}"] = lambda d, f=name: getattr(F, f)(on(d, 3, 4))
+CASES |= {
+    # numbers on the left, mixed dtypes, in place
+    "2 - x": lambda d: 2 - on(d, 3),
+    "2 / x": lambda d: 2 / on(d, 3, low=0.5),
+    "2 ** x": lambda d: 2 ** on(d, 3),
+    "x ** 2": lambda d: on(d, 3) ** 2,
+    "int + float": lambda d: ints(d, 3) + on(d, 3),
+    "float64 + float32": lambda d: on(d, 3).double() + on(d, 3),
+    "in place": lambda d: on(d, 3, grad=False).add_(1).mul_(2).clamp_(0, 3).neg_().exp_(),
+    "in place on a view": lambda d: (on(d, 3, 4) * 1)[1].mul_(3),
+    "fill": lambda d: (
+        on(d, 3, grad=False).fill_(2),
+        on(d, 3, grad=False).zero_(),
+        fastdl.full_like(on(d, 3), 2.0),
+    ),
+    "copy_": lambda d: (on(d, 3, 4) * 1).copy_(on(d, 4)),
+    "clamp": lambda d: (on(d, 9).clamp(-1, 1), on(d, 9).clamp(min=0), ints(d, 9).clamp(1, 3)),
+    "clamp by tensors": lambda d: on(d, 9).clamp(on(d, 9, seed=4), 1.0),
+    "where": lambda d: fastdl.where(on(d, 3, 4) > 0, on(d, 3, 4), 0.0),
+    "where of two": lambda d: fastdl.where(on(d, 3, 4) > 0, on(d, 3, 4), on(d, 4, seed=7)),
+    "where of integers": lambda d: fastdl.where(ints(d, 4) > 2, ints(d, 4), 7),
+    "addcmul": lambda d: (
+        fastdl.addcmul(on(d, 3), on(d, 3), on(d, 3)),
+        fastdl.lerp(on(d, 3), on(d, 3, seed=1), 0.3),
+    ),
+    "addcdiv": lambda d: fastdl.addcdiv(on(d, 3), on(d, 3), on(d, 3, low=0.5), value=2.0),
+    "isclose": lambda d: (
+        fastdl.isclose(on(d, 3), on(d, 3)),
+        fastdl.tensor(fastdl.allclose(on(d, 3), on(d, 3)), device=d),
+    ),
+    "bitwise": lambda d: (
+        ints(d, 4) & 3,
+        ints(d, 4) | 3,
+        ints(d, 4) ^ 1,
+        ~ints(d, 4),
+        ints(d, 4) << 1,
+        ints(d, 4) >> 1,
+    ),
+    # reductions
+    "sum": lambda d: (
+        on(d, 3, 4).sum(),
+        on(d, 3, 4).sum(0),
+        on(d, 3, 4).sum(1, keepdim=True),
+        ints(d, 3, 4).sum(0),
+    ),
+    "mean": lambda d: (on(d, 3, 4).mean(), on(d, 3, 4).mean((0, 1)), on(d, 3, 4).mean(-1)),
+    "prod": lambda d: (on(d, 3, 4).prod(), on(d, 3, 4).prod(1), ints(d, 3, 4).prod(0)),
+    "var std": lambda d: (on(d, 3, 4).var(), on(d, 3, 4).std(0), fastdl.var_mean(on(d, 3, 4), 1)),
+    "norm": lambda d: (on(d, 3, 4).norm(), on(d, 3, 4).norm(1, 1), on(d, 3, 4).norm(float("inf"), 0)),
+    "logsumexp": lambda d: on(d, 3, 4).logsumexp(1),
+    "any all": lambda d: ((on(d, 3, 4) > 0).any(1), (on(d, 3, 4) > 0).all(), on(d, 3, 4).count_nonzero(1)),
+    "max min": lambda d: (on(d, 3, 4).max(), on(d, 3, 4).max(1), on(d, 3, 4).min(0), ints(d, 3, 4).max(0)),
+    "amax": lambda d: (on(d, 3, 4).amax(1), on(d, 3, 4).amin((0, 1)), fastdl.aminmax(on(d, 3, 4))),
+    "argmax": lambda d: (on(d, 3, 4).argmax(), on(d, 3, 4).argmin(1), ints(d, 3, 4).argmax(0)),
+    "median": lambda d: (on(d, 5).median(), on(d, 3, 5).median(1)),
+    # order
+    "sort": lambda d: (on(d, 3, 4).sort(1), on(d, 3, 4).sort(0, descending=True), ints(d, 7).sort()),
+    "argsort": lambda d: (on(d, 3, 4).argsort(1), on(d, 5).argsort(descending=True)),
+    "topk": lambda d: (on(d, 3, 9).topk(2), on(d, 3, 9).topk(2, largest=False), on(d, 3, 9).kthvalue(2)),
+    "cumsum": lambda d: (on(d, 3, 4).cumsum(1), on(d, 3, 4).cumprod(0), ints(d, 5).cumsum(0)),
+    "unique": lambda d: (
+        fastdl.unique(ints(d, 9)),
+        fastdl.unique(ints(d, 9), return_inverse=True, return_counts=True),
+    ),
+    # shapes
+    "views": lambda d: (
+        on(d, 3, 4).T,
+        on(d, 3, 4).reshape(2, 6),
+        on(d, 3, 4).view(-1),
+        on(d, 1, 4).squeeze(0),
+        on(d, 3).unsqueeze(1),
+        on(d, 3, 4).permute(1, 0),
+        on(d, 3, 1).expand(3, 5),
+        on(d, 3, 4).narrow(1, 1, 2),
+        on(d, 3, 3).diagonal(),
+    ),
+    "splits": lambda d: (
+        on(d, 3, 4).unbind(0),
+        on(d, 6, 2).split(2),
+        on(d, 6, 2).chunk(3),
+        on(d, 9).unfold(0, 3, 2),
+    ),
+    "joins": lambda d: (fastdl.cat([on(d, 2, 3), on(d, 1, 3)]), fastdl.stack([on(d, 3), on(d, 3)], 1)),
+    "repeats": lambda d: (on(d, 3).repeat(2, 2), on(d, 3).tile(2), on(d, 3, 2).repeat_interleave(2, 0)),
+    "repeat_interleave by counts": lambda d: on(d, 3, 2).repeat_interleave(
+        fastdl.tensor([1, 0, 2], device=d), 0
+    ),
+    "flips": lambda d: (on(d, 3, 4).flip(0), on(d, 3, 4).roll(1, 0), on(d, 3, 4).rot90()),
+    "triangles": lambda d: (
+        on(d, 3, 3).tril(),
+        on(d, 3, 3).triu(1),
+        on(d, 3).diag(),
+        fastdl.diag_embed(on(d, 2, 3)),
+    ),
+    "as_strided": lambda d: on(d, 3, 4).as_strided((2, 2), (1, 2), 1),
+    "contiguous": lambda d: (on(d, 3, 4).T.contiguous(), on(d, 3, 4).clone(), on(d, 3, 4).T.reshape(12)),
+    "meshgrid": lambda d: fastdl.meshgrid(on(d, 3), on(d, 2), indexing="ij"),
+    "pad": lambda d: (F.pad(on(d, 2, 3), (1, 2)), F.pad(on(d, 1, 2, 4), (1, 1), mode="reflect")),
+    # indexing
+    "index": lambda d: (
+        on(d, 3, 4)[1],
+        on(d, 3, 4)[:, 1:3],
+        on(d, 3, 4)[..., None],
+        on(d, 9)[::2],
+        on(d, 3, 4)[-1, 2],
+    ),
+    "index by tensors": lambda d: (on(d, 5, 4)[ints(d, 3)], on(d, 5, 4)[ints(d, 3), ints(d, 3, high=4)]),
+    "index by lists": lambda d: (on(d, 5, 4)[[0, 2]], on(d, 5, 4)[:, [1, 1]]),
+    "index by a mask": lambda d: (
+        on(d, 3, 4)[on(d, 3, 4) > 0],
+        on(d, 3, 4)[fastdl.tensor([True, False, True], device=d)],
+    ),
+    "assignment": lambda d: [assigned(d)],
+    "select": lambda d: (
+        on(d, 5, 4).index_select(0, ints(d, 3)),
+        on(d, 5, 4).gather(1, ints(d, 5, 2, high=4)),
+        on(d, 9).take(ints(d, 3)),
+    ),
+    "scatter": lambda d: (
+        on(d, 5, 4).scatter(1, ints(d, 5, 1, high=4), on(d, 5, 1)),
+        on(d, 5, 4).scatter_add(0, ints(d, 2, 4), on(d, 2, 4)),
+    ),
+    "index_add": lambda d: (
+        on(d, 5, 4).index_add(0, ints(d, 2), on(d, 2, 4)),
+        on(d, 5, 4).index_fill(0, ints(d, 1), 2.0),
+    ),
+    "masked": lambda d: (
+        on(d, 3, 4).masked_fill(on(d, 3, 4) > 0, 1.0),
+        fastdl.masked_select(on(d, 3, 4), on(d, 3, 4) > 0),
+        on(d, 9).nonzero(),
+    ),
+    "one_hot": lambda d: (F.one_hot(ints(d, 4), 5), ints(d, 9).bincount()),
+    # products
+    "matmul": lambda d: (
+        on(d, 3, 4) @ on(d, 4, 2),
+        on(d, 4) @ on(d, 4),
+        on(d, 2, 3, 4) @ on(d, 4, 5),
+        on(d, 2, 3, 4).bmm(on(d, 2, 4, 3)),
+    ),
+    "linear": lambda d: (
+        F.linear(on(d, 3, 4), on(d, 5, 4), on(d, 5)),
+        F.linear(on(d, 3, 4), on(d, 5, 4), on(d, 5), "relu"),
+    ),
+    "addmm": lambda d: (
+        fastdl.addmm(on(d, 2), on(d, 3, 4), on(d, 4, 2)),
+        on(d, 3).outer(on(d, 2)),
+        fastdl.mv(on(d, 3, 4), on(d, 4)),
+    ),
+    "einsum": lambda d: (
+        fastdl.einsum("bij,bjk->bik", on(d, 2, 3, 4), on(d, 2, 4, 5)),
+        fastdl.einsum("ii", on(d, 3, 3)),
+    ),
+    "integer matmul": lambda d: ints(d, 3, 4) @ ints(d, 4, 2),
+    # layers
+    "conv": lambda d: (
+        F.conv1d(on(d, 2, 3, 9), on(d, 4, 3, 3)),
+        F.conv2d(on(d, 2, 4, 6, 6), on(d, 4, 2, 3, 3), on(d, 4), 2, 1, groups=2),
+    ),
+    "conv same": lambda d: F.conv2d(on(d, 2, 3, 6, 6), on(d, 4, 3, 3, 3), padding="same", dilation=2),
+    "conv_transpose": lambda d: F.conv_transpose2d(on(d, 2, 3, 4, 4), on(d, 3, 4, 3, 3), on(d, 4), 2, 1),
+    "pool": lambda d: (
+        F.max_pool2d(on(d, 2, 3, 6, 6), 2),
+        F.avg_pool2d(on(d, 2, 3, 6, 6), 3, 2, 1),
+        F.adaptive_avg_pool2d(on(d, 2, 3, 6, 6), 2),
+    ),
+    "max_pool indices": lambda d: F.max_pool2d(on(d, 2, 3, 6, 6), 2, return_indices=True),
+    "more pooling": lambda d: (
+        F.adaptive_max_pool2d(on(d, 2, 3, 6, 6), 2),
+        F.lp_pool2d(on(d, 2, 3, 6, 6), 2, 2),
+        F.max_pool1d(on(d, 2, 3, 6), 2),
+    ),
+    "softmax": lambda d: (
+        F.softmax(on(d, 3, 4), 1),
+        F.log_softmax(on(d, 3, 4), 0),
+        F.softmin(on(d, 3, 4), 1),
+    ),
+    "batch_norm": lambda d: F.batch_norm(
+        on(d, 4, 3, 5), on(d, 3, grad=False), on(d, 3, low=0.5, grad=False), on(d, 3), on(d, 3), True
+    ),
+    "batch_norm eval": lambda d: F.batch_norm(
+        on(d, 4, 3, 5), on(d, 3, grad=False), on(d, 3, low=0.5, grad=False), on(d, 3), on(d, 3)
+    ),
+    "norms": lambda d: (
+        F.layer_norm(on(d, 3, 4), (4,), on(d, 4), on(d, 4)),
+        F.group_norm(on(d, 2, 4, 5), 2, on(d, 4), on(d, 4)),
+        F.instance_norm(on(d, 2, 3, 5)),
+        F.rms_norm(on(d, 3, 4), (4,), on(d, 4)),
+        F.normalize(on(d, 3, 4)),
+        F.local_response_norm(on(d, 2, 4, 5), 3),
+    ),
+    "embedding": lambda d: (
+        F.embedding(ints(d, 3, 2), on(d, 5, 4)),
+        F.embedding_bag(ints(d, 3, 2), on(d, 5, 4), mode="mean"),
+    ),
+    "embedding_bag": lambda d: F.embedding_bag(
+        ints(d, 6), on(d, 5, 4), fastdl.tensor([0, 2], device=d), mode="sum"
+    ),
+    "dropout": lambda d: (
+        F.dropout(on(d, 9, 9), 0.5),
+        F.dropout2d(on(d, 2, 3, 4, 4)),
+        F.alpha_dropout(on(d, 9), 0.5, True),
+        F.rrelu(on(d, 9), training=True),
+    ),
+    "prelu": lambda d: (F.prelu(on(d, 3, 4), on(d, 1)), F.glu(on(d, 3, 4)), F.threshold(on(d, 9), 0.1, 2.0)),
+    "interpolate": lambda d: (
+        F.interpolate(on(d, 1, 2, 4, 4), scale_factor=2),
+        F.interpolate(on(d, 1, 2, 4, 4), size=(6, 5), mode="bilinear"),
+        F.pixel_shuffle(on(d, 1, 4, 2, 2), 2),
+    ),
+    "attention": lambda d: F.scaled_dot_product_attention(
+        on(d, 2, 3, 5, 4), on(d, 2, 3, 6, 4), on(d, 2, 3, 6, 4)
+    ),
+    "attention causal": lambda d: F.scaled_dot_product_attention(
+        on(d, 2, 3, 5, 4), on(d, 2, 3, 5, 4), on(d, 2, 3, 5, 4), is_causal=True
+    ),
+    "attention masked": lambda d: F.scaled_dot_product_attention(
+        on(d, 2, 3, 5, 4),
+        on(d, 2, 3, 5, 4),
+        on(d, 2, 3, 5, 4),
+        attn_mask=on(d, 5, 5, grad=False) > -1,
+        dropout_p=0.3,
+    ),
+    # losses
+    "cross_entropy": lambda d: (
+        F.cross_entropy(on(d, 4, 5), ints(d, 4)),
+        F.cross_entropy(on(d, 4, 5), ints(d, 4), on(d, 5, low=0.5, grad=False), label_smoothing=0.1),
+        F.cross_entropy(on(d, 4, 5), ints(d, 4), ignore_index=1, reduction="sum"),
+        F.cross_entropy(on(d, 4, 5, 3), ints(d, 4, 3)),
+        F.cross_entropy(on(d, 4, 5), F.softmax(on(d, 4, 5, seed=2), 1)),
+        F.nll_loss(F.log_softmax(on(d, 4, 5), 1), ints(d, 4)),
+    ),
+    "mse_loss": lambda d: (
+        F.mse_loss(on(d, 3, 4), on(d, 3, 4, seed=1)),
+        F.mse_loss(on(d, 3), on(d, 3, seed=1), reduction="none"),
+    ),
+    "pointwise losses": lambda d: (
+        F.l1_loss(on(d, 3), on(d, 3, seed=1)),
+        F.smooth_l1_loss(on(d, 3), on(d, 3, seed=1)),
+        F.huber_loss(on(d, 3), on(d, 3, seed=1)),
+        F.soft_margin_loss(on(d, 3), on(d, 3, seed=1, grad=False).sign()),
+        F.kl_div(F.log_softmax(on(d, 3, 4), 1), F.softmax(on(d, 3, 4, seed=1), 1), reduction="batchmean"),
+        F.poisson_nll_loss(on(d, 3), on(d, 3, low=0.5)),
+        F.gaussian_nll_loss(on(d, 3), on(d, 3, seed=1), on(d, 3, low=0.5)),
+    ),
+    "bce": lambda d: (
+        F.binary_cross_entropy_with_logits(
+            on(d, 3, 4), on(d, 3, 4, low=0.1, high=0.9, seed=1), pos_weight=on(d, 4, low=0.5, grad=False)
+        ),
+        F.binary_cross_entropy(on(d, 3, low=0.1, high=0.9), on(d, 3, low=0.1, high=0.9, seed=1)),
+    ),
+    "distance losses": lambda d: (
+        F.cosine_similarity(on(d, 3, 4), on(d, 3, 4, seed=1)),
+        F.pairwise_distance(on(d, 3, 4), on(d, 3, 4, seed=1)),
+        F.triplet_margin_loss(on(d, 3, 4), on(d, 3, 4, seed=1), on(d, 3, 4, seed=2)),
+        fastdl.cdist(on(d, 3, 4), on(d, 2, 4)),
+        F.cosine_embedding_loss(on(d, 3, 4), on(d, 3, 4, seed=1), ints(d, 3, high=2) * 2 - 1),
+        F.margin_ranking_loss(on(d, 3), on(d, 3, seed=1), on(d, 3, seed=2, grad=False).sign()),
+        F.hinge_embedding_loss(on(d, 3), on(d, 3, seed=1, grad=False).sign()),
+    ),
+    "margin losses": lambda d: (
+        F.multi_margin_loss(on(d, 3, 4), ints(d, 3, high=4)),
+        F.multilabel_margin_loss(on(d, 3, 4), ints(d, 3, 4, high=4)),
+    ),
+    "ctc_loss": lambda d: F.ctc_loss(
+        F.log_softmax(on(d, 6, 2, 4), 2),
+        fastdl.tensor([[1, 2], [3, 1]], device=d),
+        fastdl.tensor([6, 6], device=d),
+        fastdl.tensor([2, 1], device=d),
+    ),
+    # random numbers
+    "random": lambda d: (
+        fastdl.rand(3, device=d),
+        fastdl.randn(3, device=d),
+        fastdl.randint(0, 9, (3,), device=d),
+        fastdl.randperm(5, device=d),
+        fastdl.rand_like(on(d, 3)),
+        fastdl.randn_like(on(d, 3)),
+        fastdl.bernoulli(on(d, 3, low=0.1, high=0.9)),
+        fastdl.normal(on(d, 3), 1.0),
+        fastdl.multinomial(on(d, 5, low=0.1), 3),
+        on(d, 3, grad=False).uniform_(),
+        on(d, 3, grad=False).normal_(),
+        on(d, 3, grad=False).exponential_(),
+        fastdl.poisson(on(d, 3, low=0.1)),
+        on(d, 3, grad=False).bernoulli_(0.3),
+        on(d, 3, grad=False).random_(5),
+        F.gumbel_softmax(on(d, 3, 4), hard=True),
+    ),
+    # the long tail, some of it computed on the CPU
+    "special": lambda d: (
+        fastdl.lgamma(on(d, 3, low=0.5)),
+        fastdl.erfinv(on(d, 3, low=-0.9, high=0.9)),
+        fastdl.xlogy(on(d, 3), on(d, 3, low=0.5)),
+        on(d, 3).nan_to_num(),
+        fastdl.logaddexp(on(d, 3), on(d, 3, seed=1)),
+    ),
+    "statistics": lambda d: (
+        on(d, 9).quantile(0.3),
+        on(d, 3, 9).cummax(1),
+        on(d, 3, 4).logcumsumexp(1),
+        on(d, 9).diff(),
+        on(d, 3, 4).cov(),
+        on(d, 9).histc(4),
+        on(d, 3, 3).trace(),
+        on(d, 9).nanmedian(),
+        ints(d, 9).mode(),
+    ),
+    "products": lambda d: (
+        on(d, 2, 3).cross(on(d, 2, 3, seed=1), 1),
+        on(d, 2).kron(on(d, 3)),
+        on(d, 3).vdot(on(d, 3, seed=1)),
+        fastdl.vander(on(d, 3, grad=False)),
+    ),
+    "placement": lambda d: (
+        on(d, 5, 4).scatter_reduce(0, ints(d, 2, 4), on(d, 2, 4), "amax"),
+        on(d, 5, 4).index_put((ints(d, 3),), on(d, 3, 4), accumulate=True),
+    ),
+    "linalg": lambda d: (
+        fastdl.linalg.inv(on(d, 3, 3)),
+        fastdl.linalg.solve(on(d, 3, 3), on(d, 3, 2)),
+        fastdl.linalg.det(on(d, 3, 3)),
+        fastdl.linalg.svd(on(d, 3, 2), full_matrices=False),
+        fastdl.linalg.qr(on(d, 3, 2)),
+        fastdl.linalg.norm(on(d, 3, 2)),
+    ),
+    "grid_sample": lambda d: F.grid_sample(on(d, 1, 2, 4, 4), F.affine_grid(on(d, 1, 2, 3), (1, 2, 3, 3))),
+    "searchsorted": lambda d: (
+        fastdl.searchsorted(on(d, 9, grad=False).sort().values, on(d, 3, grad=False)),
+        fastdl.isin(ints(d, 9), ints(d, 2)),
+        fastdl.bucketize(on(d, 3), fastdl.tensor([0.0, 1.0], device=d)),
+    ),
+    "creation": lambda d: (
+        fastdl.zeros(3, device=d),
+        fastdl.ones(2, 2, device=d),
+        fastdl.full((2,), 7, device=d),
+        fastdl.arange(5, device=d),
+        fastdl.linspace(0, 1, 5, device=d),
+        fastdl.eye(3, device=d),
+        fastdl.logspace(0, 1, 3, device=d),
+        fastdl.tril_indices(3, 3, device=d),
+        on(d, 3).new_zeros(2),
+        on(d, 3).new_tensor([1, 2]),
+        on(d, 3).new_full((2,), 3),
+        fastdl.zeros_like(on(d, 3)),
+        fastdl.as_tensor([1.0], device=d),
+        fastdl.asarray([1.0], device=d),
+        fastdl.scalar_tensor(2, device=d),
+    ),
+}
+
+
+def assigned(device: str) -> Any:
+    x = on(device, 4, 3) * 1
+    x[1] = 7.0
+    x[0, :2] = on(device, 2)
+    x[ints(device, 2, high=4)] = 0.5
+    x[x > 1] = on(device, 1)[0]
+    return x

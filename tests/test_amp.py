@@ -1,0 +1,409 @@
+"""Half precision on the CPU, ``autocast`` and ``GradScaler``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import device_cases
+import fastdl
+import fastdl.nn.functional as F
+from fastdl import nn
+from fastdl.amp import GradScaler, autocast
+
+HALVES = ["float16", "bfloat16"]
+
+
+@pytest.fixture(params=HALVES)
+def half(request: Any) -> Any:
+    if request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    return getattr(fastdl, request.param)
+
+
+def eps(dtype: Any) -> float:
+    return float(fastdl.finfo(dtype).eps)
+
+
+# ------------------------------------------------------------------------------------------------ half precision
+
+
+def test_creation_conversion_and_printing(half: Any) -> None:
+    x = fastdl.tensor([1.0, 2.5, -3.0], dtype=half)
+    assert x.dtype == half
+    assert x.itemsize == 2
+    assert x.is_floating_point()
+    assert x.tolist() == [1.0, 2.5, -3.0]
+    assert repr(x) == f"tensor([ 1.0000,  2.5000, -3.0000], dtype=fastdl.{half.name})"
+    for y in (
+        fastdl.zeros(2, dtype=half),
+        fastdl.ones_like(x),
+        x.clone(),
+        x[1:],
+        x.reshape(3, 1),
+        fastdl.rand(3, dtype=half),
+    ):
+        assert y.dtype == half
+    assert x.float().dtype == fastdl.float32
+    assert x.to(fastdl.int64).tolist() == [1, 2, -3]
+    assert fastdl.tensor([1.7]).to(half).dtype == half == nn.Linear(2, 2).to(half).weight.dtype
+    assert fastdl.tensor(x.numpy()).dtype == half == fastdl.from_numpy(x.numpy()).dtype
+    assert x.T.contiguous().dtype == half
+    assert fastdl.zeros(4, 4, dtype=half).T.contiguous().dtype == half
+
+
+def test_promotion(half: Any) -> None:
+    x = fastdl.ones(2, dtype=half)
+    assert (x + 1).dtype == (x * 0.5).dtype == (x + fastdl.ones(2, dtype=fastdl.int64)).dtype == half
+    assert (x + fastdl.ones(2)).dtype == fastdl.float32
+    assert (x + fastdl.ones(2).double()).dtype == fastdl.float64
+    assert (x + fastdl.tensor(1.0)).dtype == half
+    if half.name == "bfloat16":
+        assert (x + fastdl.ones(2, dtype=fastdl.float16)).dtype == fastdl.float32
+    with pytest.raises(RuntimeError, match="cannot be stored in place"):
+        fastdl.ones(2, dtype=fastdl.int64).add_(x)
+
+
+CASES = {
+    name: case
+    for name, case in device_cases.CASES.items()
+    # Not defined for half precision, or decided by rounding: order statistics, random numbers, jumps.
+    if not any(
+        word in name
+        for word in "linalg random creation statistics splits std sort topk argm floor ceil round trunc sign frac "
+        "remainder fmod unique special distance margin placement dropout masked interpolate grid rsqrt atanh".split()
+    )
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operations_are_those_of_float32_rounded(name: str, half: Any, monkeypatch: Any) -> None:
+    def run(dtype: Any) -> list[Any]:
+        monkeypatch.setattr(device_cases, "dtype", [dtype])
+        device_cases.watched.clear()
+        outputs: list[Any] = []
+
+        def collect(value: Any) -> None:
+            if isinstance(value, fastdl.Tensor):
+                outputs.append(value)
+            elif isinstance(value, (tuple, list)):
+                for v in value:
+                    collect(v)
+
+        with np.errstate(all="ignore"):
+            collect(CASES[name]("cpu"))
+            total = sum((o.float().sum() for o in outputs if o.requires_grad), fastdl.zeros(()))
+            if total.requires_grad:
+                total.backward()
+        return outputs + [leaf.grad for leaf in device_cases.watched if leaf.grad is not None]
+
+    expected, actual = run(fastdl.float32), run(half)
+    assert len(expected) == len(actual)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        if e.dtype.kind == "f":
+            # Inputs and intermediate results are rounded to half precision as well.
+            tolerance = (
+                60 * eps(half) * (1 + float(e.detach().abs().nan_to_num(0, 0, 0).max()) if e.numel() else 1)
+            )
+            assert np.allclose(
+                a.detach().float().numpy(), e.detach().numpy(), 60 * eps(half), tolerance, equal_nan=True
+            )
+
+
+def test_sums_do_not_stall_in_half_precision(half: Any) -> None:
+    """Long sums of small terms are taken in float32: in half precision they would stop growing."""
+    x = fastdl.full((20000,), 0.125, dtype=half, requires_grad=True)
+    assert x.mean().item() == 0.125
+    assert x.softmax(0).float().sum().item() == pytest.approx(1, rel=1e-2)
+    w = fastdl.full((1, 20000), 0.0078125, dtype=half)
+    assert F.linear(x, w).item() == pytest.approx(20000 / 1024, rel=eps(half))
+
+
+def test_a_network_trains_in_half_precision(half: Any) -> None:
+    fastdl.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).to(half)
+    x, y = fastdl.randn(8, 1, 6, 6, dtype=half), fastdl.randint(0, 3, (8,))
+    losses = []
+    for _ in range(15):
+        model.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        with fastdl.no_grad():
+            for p in model.parameters():
+                assert p.grad is not None
+                assert p.grad.dtype == half
+                p -= 0.05 * p.grad
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert model[1].running_mean.dtype == half
+    assert model(x).dtype == half
+
+
+def test_half_checkpoints(half: Any, tmp_path: Any) -> None:
+    model = nn.Linear(3, 2).to(half)
+    path = tmp_path / "half.safetensors"
+    fastdl.save(model.state_dict(), path)
+    assert (b"BF16" if half.name == "bfloat16" else b"F16") in path.read_bytes()[:200]
+    read = fastdl.load(path)
+    assert all(t.dtype == half for t in read.values())
+    assert fastdl.equal(read["weight"], model.weight.detach())
+    wide = nn.Linear(3, 2)
+    wide.load_state_dict(read)
+    assert wide.weight.dtype == fastdl.float32
+    assert fastdl.equal(wide.weight.detach(), read["weight"].float())
+
+
+def test_without_ml_dtypes_bfloat16_says_what_to_install(monkeypatch: Any) -> None:
+    monkeypatch.setattr("fastdl.dtypes._bfloat16", lambda: None)
+    monkeypatch.delitem(fastdl.dtypes._by_key, "bfloat16", raising=False)
+    with pytest.raises(AttributeError, match="pip install ml_dtypes"):
+        fastdl.bfloat16  # noqa: B018
+    with pytest.raises(TypeError, match="pip install ml_dtypes"):
+        fastdl.ones(2).to("bfloat16")
+    assert not hasattr(fastdl, "bfloat16")
+
+
+# ------------------------------------------------------------------------------------------------------ autocast
+
+
+def test_autocast_follows_the_lists(half: Any) -> None:
+    x, w, image = fastdl.rand(2, 4), fastdl.rand(3, 4), fastdl.rand(1, 2, 5, 5)
+    low = {
+        "linear": lambda: F.linear(x, w),
+        "matmul": lambda: x @ w.T,
+        "mixed": lambda: x.to(half) @ w.T,
+        "addmm": lambda: fastdl.addmm(fastdl.rand(3), x, w.T),
+        "conv": lambda: F.conv2d(image, fastdl.rand(3, 2, 3, 3)),
+        "conv_transpose": lambda: F.conv_transpose2d(image, fastdl.rand(2, 3, 3, 3)),
+        "attention": lambda: F.scaled_dot_product_attention(*[fastdl.rand(1, 2, 3, 4)] * 3),
+        "lstm": lambda: nn.LSTM(4, 3)(x)[0],
+        "einsum": lambda: fastdl.einsum("ij,kj->ik", x, w),
+    }
+    wide = {
+        "softmax": lambda: F.softmax(x.to(half), 1),
+        "layer_norm": lambda: F.layer_norm(x.to(half), (4,)),
+        "mse_loss": lambda: F.mse_loss(x.to(half), x),
+        "cross_entropy": lambda: F.cross_entropy(x.to(half), fastdl.tensor([0, 1])),
+        "sum": lambda: x.to(half).sum(),
+        "exp": lambda: x.to(half).exp(),
+        "log": lambda: x.to(half).log(),
+        "pow": lambda: x.to(half) ** 2,
+        "cumsum": lambda: x.to(half).cumsum(1),
+    }
+    same = {
+        "relu": lambda: F.relu(x.to(half)),
+        "add": lambda: x.to(half) + x.to(half),
+        "max": lambda: x.to(half).max(),
+    }
+    with autocast("cpu", dtype=half):
+        assert {name: f().dtype for name, f in low.items()} == dict.fromkeys(low, half)
+        assert {name: f().dtype for name, f in wide.items()} == dict.fromkeys(wide, fastdl.float32)
+        assert {name: f().dtype for name, f in same.items()} == dict.fromkeys(same, half)
+        assert (x.double() @ w.double().T).dtype == fastdl.float64
+        with autocast("cpu", enabled=False):
+            assert F.linear(x, w).dtype == fastdl.float32
+        assert F.linear(x, w).dtype == half
+    assert F.linear(x, w).dtype == fastdl.float32
+    assert F.softmax(x.to(half), 1).dtype == half
+
+
+def test_autocast_leaves_nothing_behind() -> None:
+    from fastdl.amp.autocast import LOW, WIDE
+
+    with pytest.raises(ZeroDivisionError), autocast("cpu", fastdl.float16), autocast("cpu", fastdl.float16):
+        1 / 0  # noqa: B018
+    assert all("apply" not in kind.__dict__ for kind in (*LOW, *WIDE))
+    with pytest.raises(RuntimeError, match="must have one dtype"):
+        fastdl.ones(2, 2) @ fastdl.ones(2, 2).half()
+
+
+def test_autocast_is_of_one_thread() -> None:
+    import threading
+
+    seen = []
+    with autocast("cpu", fastdl.float16):
+        thread = threading.Thread(target=lambda: seen.append((fastdl.ones(2, 2) @ fastdl.ones(2, 2)).dtype))
+        thread.start()
+        thread.join()
+    assert seen == [fastdl.float32]
+
+
+def test_autocast_decorates_and_refuses() -> None:
+    @autocast("cpu", dtype=fastdl.float16)
+    def product(x: Any) -> Any:
+        return x @ x
+
+    assert product(fastdl.ones(2, 2)).dtype == fastdl.float16
+    with pytest.raises(TypeError, match="float16 or bfloat16, got float32"):
+        autocast("cpu", dtype=fastdl.float32)
+    with pytest.raises(RuntimeError, match="device"):
+        autocast("tpu")
+    with pytest.raises(ValueError, match="device_type"):
+        autocast(fastdl.float16)
+
+
+def test_training_under_autocast() -> None:
+    """Parameters stay in float32 and get float32 gradients; a parameter used twice is converted once."""
+    fastdl.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = fastdl.optim.Adam(model.parameters(), lr=0.05)
+    x, y = fastdl.randn(6, 4), fastdl.randint(0, 3, (6,))
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        with autocast("cpu", fastdl.float16):
+            out = model(x)
+            loss = F.cross_entropy(out, y)
+        assert out.dtype == fastdl.float16
+        assert loss.dtype == fastdl.float32
+        loss.backward()
+        assert all(p.dtype == p.grad.dtype == fastdl.float32 for p in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    w = fastdl.ones(2, 2, requires_grad=True)
+    with autocast("cpu", fastdl.float16):
+        first, second = w @ w, w @ w
+        assert first._node.next_functions[0][0] is second._node.next_functions[1][0]
+        (first.sum() + second.sum()).backward()
+        assert w.grad is not None
+        assert w.grad.tolist() == [[8.0, 8.0], [8.0, 8.0]]
+        (w @ w).sum().backward()  # the conversion that backward ended is made anew
+
+
+# ---------------------------------------------------------------------------------------------------- GradScaler
+
+
+def scaled_step(scaler: Any, optimizer: Any, w: Any, factor: float = 1.0) -> None:
+    optimizer.zero_grad()
+    scaler.scale((w * factor).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def test_scaler_scales_unscales_and_grows() -> None:
+    w = nn.Parameter(fastdl.zeros(2))
+    optimizer = fastdl.optim.SGD([w], lr=1.0)
+    scaler = GradScaler("cpu", init_scale=8.0, growth_factor=4.0, growth_interval=2)
+    scaled = scaler.scale([fastdl.ones(1), (fastdl.ones(1),)])
+    assert scaled[0].item() == scaled[1][0].item() == 8.0
+    scaled_step(scaler, optimizer, w)
+    assert w.tolist() == [-1.0, -1.0]
+    assert w.grad.tolist() == [1.0, 1.0]
+    assert scaler.get_scale() == 8.0
+    scaled_step(scaler, optimizer, w)
+    assert scaler.get_scale() == 32.0
+    scaler.update(new_scale=2.0)
+    assert scaler.get_scale() == 2.0
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_scaler_skips_steps_that_overflowed(bad: float) -> None:
+    w = nn.Parameter(fastdl.zeros(2))
+    optimizer = fastdl.optim.Adam([w], lr=1.0)
+    scaler = GradScaler("cpu", init_scale=8.0, backoff_factor=0.25, growth_interval=1)
+    scaled_step(scaler, optimizer, w, bad)
+    assert w.tolist() == [0.0, 0.0]
+    assert scaler.get_scale() == 2.0
+    assert not optimizer.state
+    scaled_step(scaler, optimizer, w)
+    assert w.tolist() != [0.0, 0.0]
+    assert scaler.get_scale() == 4.0
+
+
+def test_scaler_with_clipping_and_several_optimizers() -> None:
+    a, b = nn.Parameter(fastdl.zeros(2)), nn.Parameter(fastdl.zeros(2))
+    first, second = fastdl.optim.SGD([a], lr=1.0), fastdl.optim.SGD([b], lr=1.0)
+    scaler = GradScaler("cpu", init_scale=4.0)
+    scaler.scale((3 * a).sum() + float("inf") * b.sum()).backward()
+    scaler.unscale_(first)
+    nn.utils.clip_grad_norm_([a], 1.0)
+    scaler.step(first)
+    scaler.step(second)
+    scaler.update()
+    assert a.tolist() == pytest.approx([-(0.5**0.5)] * 2, rel=1e-5)
+    assert b.tolist() == [0.0, 0.0]
+    assert scaler.get_scale() == 2.0  # one of them overflowed
+
+
+def test_scaler_refuses_wrong_orders() -> None:
+    w = nn.Parameter(fastdl.zeros(2))
+    optimizer = fastdl.optim.SGD([w], lr=1.0)
+    scaler = GradScaler("cpu")
+    with pytest.raises(RuntimeError, match="No inf checks were recorded"):
+        scaler.update()
+    scaler.scale(w.sum()).backward()
+    scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match="already been called on this optimizer"):
+        scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    with pytest.raises(RuntimeError, match="step\\(\\) has already been called"):
+        scaler.step(optimizer)
+    with pytest.raises(RuntimeError, match="being called after step"):
+        scaler.unscale_(optimizer)
+    with pytest.raises(RuntimeError, match="Closure"):
+        scaler.step(optimizer, lambda: None)
+    half = nn.Parameter(fastdl.zeros(2).half())
+    half.grad = fastdl.ones(2).half()
+    with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
+        GradScaler("cpu").unscale_(fastdl.optim.SGD([half], lr=1.0))
+    for options in ({"growth_factor": 1.0}, {"backoff_factor": 1.0}):
+        with pytest.raises(ValueError, match="GradScaler"):
+            GradScaler("cpu", **options)
+
+
+def test_scaler_state_and_disabled() -> None:
+    scaler = GradScaler("cpu", init_scale=16.0)
+    other = GradScaler("cpu")
+    other.load_state_dict(scaler.state_dict())
+    assert other.get_scale() == 16.0
+    assert other.state_dict() == scaler.state_dict()
+    assert set(scaler.state_dict()) == {
+        "scale",
+        "growth_factor",
+        "backoff_factor",
+        "growth_interval",
+        "_growth_tracker",
+    }
+    off = GradScaler("cpu", enabled=False)
+    loss = fastdl.ones(1)
+    assert off.scale(loss) is loss
+    assert off.state_dict() == {}
+    assert off.get_scale() == 1.0
+    with pytest.raises(RuntimeError, match="source state dict is empty"):
+        scaler.load_state_dict({})
+
+
+def test_scaler_against_torch() -> None:
+    torch = pytest.importorskip("torch")
+    w, v = nn.Parameter(fastdl.ones(3)), torch.nn.Parameter(torch.ones(3))
+    ours, theirs = fastdl.optim.SGD([w], lr=0.1), torch.optim.SGD([v], lr=0.1)
+    options = {"init_scale": 16.0, "growth_interval": 2, "growth_factor": 2.0, "backoff_factor": 0.5}
+    a, b = GradScaler("cpu", **options), torch.amp.GradScaler("cpu", **options)
+    for factor in (1.0, 2.0, float("inf"), 3.0, 1.0, 0.5, float("nan"), 1.0):
+        for scaler, optimizer, p in ((a, ours, w), (b, theirs, v)):
+            optimizer.zero_grad()
+            scaler.scale((p * p).sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert a.get_scale() == b.get_scale()
+        assert w.tolist() == pytest.approx(v.tolist(), rel=1e-6)
+
+
+def test_float32_matmul_precision_has_two_names() -> None:
+    assert fastdl.get_float32_matmul_precision() == "highest"
+    assert not fastdl.backends.cuda.matmul.allow_tf32
+    try:
+        fastdl.set_float32_matmul_precision("high")
+        assert fastdl.backends.cuda.matmul.allow_tf32
+        fastdl.backends.cuda.matmul.allow_tf32 = False
+        assert fastdl.get_float32_matmul_precision() == "highest"
+    finally:
+        fastdl.set_float32_matmul_precision("highest")
+    with pytest.raises(RuntimeError, match="precision must be"):
+        fastdl.set_float32_matmul_precision("low")
