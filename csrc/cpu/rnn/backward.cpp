@@ -163,18 +163,7 @@ class BackwardDirection {
     const bool adds = p_.cell >= RnnCell::gru;  // to what bypasses the product
     for (int64_t g = g0; g < g1; ++g) {
       const int64_t j = g * kNR<T>;
-#ifdef PF
-      if (stage == 0 && gates_.data) {
-        const int64_t r0 = b0 * blocks_.height, r1 = std::min(n, b1 * blocks_.height),
-                      row = p_.starts[size_t(t)];
-        const auto fetch = [&](const T* from) {
-          for (int64_t i = 0; i < (r1 - r0) * kNR<T>; i += 64 / int64_t(sizeof(T)))
-            __builtin_prefetch(from + i, 0, 2);
-        };
-        for (int c = 0; c < int(p_.columns()); ++c) fetch(gates_.at(g, c, row + r0));
-        if (cells_.data) fetch(cells_.at(g, 0, row + r0));
-      }
-#endif
+      if (stage == 0) fetch(g, b0 * blocks_.height, std::min(n, b1 * blocks_.height), p_.starts[size_t(t)]);
       const int cols = int(std::min<int64_t>(kNR<T>, units - j));
       if (stage == 1)
         second_->multiply(*inner_, blocks_, b0, b1, n, g, 0, inner_grad_.at(g, 0, 0), kNR<T>, false);
@@ -243,6 +232,16 @@ class BackwardDirection {
   void apply_mask(T* h, int64_t ld, int64_t row, int rows, int64_t j, int cols) const {
     for (int i = 0; i < rows; ++i)
       for (int k = 0; k < cols; ++k) h[i * ld + k] *= mask_[(row + i) * P + j + k];
+  }
+
+  // Asks for what finish() will read of rows [r0, r1) of the step at `row`, while the product is computed.
+  void fetch(int64_t group, int64_t r0, int64_t r1, int64_t row) const {
+    const auto lines = [&](const T* from) {
+      for (int64_t i = 0; i < (r1 - r0) * kNR<T>; i += 64 / int64_t(sizeof(T)))
+        __builtin_prefetch(from + i, 0, 2);
+    };
+    for (int c = 0; gates_.data && c < gates_.columns; ++c) lines(gates_.at(group, c, row + r0));
+    if (cells_.data) lines(cells_.at(group, 0, row + r0));
   }
 
   // The row of the sequence that holds the state before time t of sequence r; none (-1): the initial state.
