@@ -1,5 +1,7 @@
 """Helpers around modules and gradients; see ``torch.nn.utils``."""
 
+from typing import Any
+
 from fastdl.nn.utils import rnn as rnn
 from fastdl.nn.utils.clip_grad import *
 from fastdl.nn.utils.convert_parameters import *
@@ -8,7 +10,7 @@ from fastdl.nn.utils.spectral_norm import *
 from fastdl.nn.utils.weight_norm import *
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Modules that few programs need are imported when somebody asks for them."""
     if name in ("parametrizations", "parametrize", "prune"):
         from importlib import import_module
