@@ -415,7 +415,7 @@ def train(library, program, dtype, weights):
     return first, losses, grads, last
 
 
-@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")  # torch's fast path for padded batches
+@pytest.mark.filterwarnings("ignore:.*nested.tensor.*:UserWarning")  # torch's fast path for padded batches
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_program_follows_torch(program, dtype):

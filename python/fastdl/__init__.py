@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from math import e, inf, nan, pi
+from typing import Any
 
 from fastdl import (
     amp,
@@ -315,7 +316,7 @@ __all__ = [
 __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
     if name == "distributions":
         from importlib import import_module
