@@ -220,7 +220,11 @@ class Worker {
 
   void* shared(const void* key, size_t bytes) {
     Memory& memory = shared_[key];
-    if (!memory) memory = poisoned(bytes);
+    if (!memory) {
+      memory = poisoned(bytes);
+      release(memory.get());
+    }
+    acquire(memory.get());  // to ThreadSanitizer allocation is a write: it comes before everything else
     return memory.get();
   }
   void* dynamic_shared() { return dynamic_.get(); }
