@@ -67,6 +67,7 @@ class TensorMethods:
     baddbmm = _linear.baddbmm
     bernoulli = _sampling.bernoulli
     bernoulli_ = _sampling.bernoulli_
+    bfloat16 = _cast.bfloat16
     bincount = _gather.bincount
     bitwise_and = _elementwise.bitwise_and
     bitwise_left_shift = _elementwise.bitwise_left_shift
