@@ -18,6 +18,7 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
+from fastdl.kernels import array as array_of
 from fastdl.kernels import select, strided
 from fastdl.tensor import Tensor
 
@@ -115,7 +116,7 @@ class Einsum(Op):
         self.arrays, self.labels, self.output = arrays, labels, output
         views = [_diagonal(array, own) for array, own in zip(arrays, labels, strict=True)]
         y = contract([view for view, _ in views], [own for _, own in views], output)
-        return y.copy() if len(arrays) == 1 and np.may_share_memory(y, arrays[0]) else y
+        return y.copy() if len(arrays) == 1 and np.may_share_memory(y, arrays[0]) else array_of(y)
 
     def backward(self, grad: Any) -> Any:
         views = [_diagonal(array, own) for array, own in zip(self.arrays, self.labels, strict=True)]

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import replay
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, as_dtype, float32, float64, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
-from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
@@ -108,6 +107,8 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
 
 def _accumulated(run: Any, x: Any, axis: int, dtype: Any) -> Any:
     """``numpy.cumsum`` or ``numpy.cumprod`` in pooled memory."""
+    if dtype.itemsize == 2 and dtype.kind in FLOATING:
+        raise NoKernel(f"running sums and products are not taken in {dtype}")
     result = empty(x.shape, dtype, x)
     if x.ndim == 0:
         result[...] = x
@@ -195,8 +196,6 @@ def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Te
     if dim is None:
         raise TypeError(f"{op}: dim is missing: the axis to run along")
     axis = normal_axis(op, dim, input._data.ndim)
-    if (d := input._data.dtype).itemsize == 2 and d.kind in FLOATING:  # computed in float32
-        return cast_tensor(kind.apply(cast_tensor(input, float32), axis=axis), d)
     return kind.apply(input, axis=axis)  # type: ignore[no-any-return]
 
 

@@ -13,12 +13,11 @@ import numpy as np
 from fastdl import dtypes
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, as_dtype, bool_, float16, float32, float64, int64, uint8
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, count_true, empty, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
-from fastdl.ops.cast import cast as cast_tensor
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
 from fastdl.ops.shape import cat
@@ -67,7 +66,7 @@ class Sum(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         dtype = x.dtype
-        if dtype is float32 or dtype is float64:
+        if dtype is float32 or dtype is float64 or dtype.kind in FLOATING:
             return select(x).sum_forward(x, axes, keepdim)
         if dtype.kind == "b":
             return count_true(x, axes, keepdim)
@@ -100,7 +99,7 @@ class Prod(Reduction):
 
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
-        if not _is_kernel_dtype(x.dtype):
+        if x.dtype.kind not in FLOATING:
             return numpy_reduce(np.prod, x, axes, keepdim, int64)
         self.x, self.y = x, select(x).prod_forward(x, axes, keepdim)
         return self.y
@@ -284,18 +283,6 @@ class Std(Spread):
 # ------------------------------------------------------------------------------------------- public functions
 
 
-def _reduce(kind: type[Op], input: Tensor, **options: Any) -> Any:
-    """Apply a reduction; float16 is computed in float32."""
-    if input._data.dtype is not float16:
-        return kind.apply(input, **options)
-    result = kind.apply(cast_tensor(input, float32), **options)
-    return (
-        tuple([cast_tensor(r, float16) for r in result])
-        if type(result) is tuple
-        else cast_tensor(result, float16)
-    )
-
-
 def _input(op: str, input: Any, dtype: Any = None) -> Any:
     if not isinstance(input, Tensor):
         raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
@@ -327,7 +314,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     if names:
         dim, keepdim = numpy_names("sum", names, dim, keepdim)
     input = _input("sum", input, dtype)
-    result = _reduce(Sum, input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)
+    result = Sum.apply(input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)
     return result if dtype is None else _input("sum", result, dtype)  # type: ignore[no-any-return]
 
 
@@ -336,7 +323,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if names:
         dim, keepdim = numpy_names("mean", names, dim, keepdim)
     input = _floating("mean", input, dtype)
-    return _reduce(Mean, input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return Mean.apply(input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Tensor:
@@ -344,7 +331,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if names:
         dim, keepdim = numpy_names("prod", names, dim, keepdim)
     input = _input("prod", input, dtype)
-    result = _reduce(Prod, input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)
+    result = Prod.apply(input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)
     return result if dtype is None else _input("prod", result, dtype)  # type: ignore[no-any-return]
 
 
@@ -355,7 +342,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False, **names: Any) -> T
     input = _input("logsumexp", input)
     if input._data.dtype.kind not in FLOATING:
         input = input.to(dtypes.get_default_dtype())
-    return _reduce(LogSumExp, input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return LogSumExp.apply(input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def vector_norm(
@@ -368,7 +355,7 @@ def vector_norm(
     axes = normal_axes("vector_norm", dim, x._data.ndim)
     if ord in (float("inf"), float("-inf")) and reduced_count(x._data.shape, axes) == 0:
         raise RuntimeError(f"vector_norm: ord {ord} of no elements is not defined, got shape {x._data.shape}")
-    return _reduce(Norm, x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
+    return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def norm(
@@ -409,8 +396,8 @@ def var(
         dim, keepdim = numpy_names("var", names, dim, keepdim)
     dim, correction = _spread_arguments("var", dim, unbiased, correction)
     input = _floating("var", input)
-    return _reduce(  # type: ignore[no-any-return]
-        Var, input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction
+    return Var.apply(  # type: ignore[no-any-return]
+        input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction
     )
 
 
@@ -428,8 +415,8 @@ def std(
         dim, keepdim = numpy_names("std", names, dim, keepdim)
     dim, correction = _spread_arguments("std", dim, unbiased, correction)
     input = _floating("std", input)
-    return _reduce(  # type: ignore[no-any-return]
-        Std, input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction
+    return Std.apply(  # type: ignore[no-any-return]
+        input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction
     )
 
 
@@ -447,8 +434,7 @@ def var_mean(
         dim, keepdim = numpy_names("var_mean", names, dim, keepdim)
     dim, correction = _spread_arguments("var_mean", dim, unbiased, correction)
     input = _floating("var_mean", input)
-    return _reduce(  # type: ignore[no-any-return]
-        VarMean,
+    return VarMean.apply(  # type: ignore[no-any-return]
         input,
         axes=normal_axes("var_mean", dim, input._data.ndim),
         keepdim=keepdim,
