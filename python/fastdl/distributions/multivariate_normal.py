@@ -12,10 +12,10 @@ from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution
 from fastdl.ops.linear import matmul
 from fastdl.ops.parts import diagonal
-from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
 from fastdl.ops.unary import log, square
+from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.tensor import Tensor
 
 __all__ = ["MultivariateNormal"]
