@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from functools import wraps
 from inspect import isgeneratorfunction
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,7 +113,7 @@ def _decorate(function: Callable[P, R], enabled: bool) -> Callable[P, R]:
 
         @wraps(function)
         def generate(*args: P.args, **kwargs: P.kwargs) -> R:
-            return _generate(function(*args, **kwargs), enabled)  # type: ignore[return-value]
+            return cast(R, _generate(cast(Any, function)(*args, **kwargs), enabled))
 
         return generate
 
