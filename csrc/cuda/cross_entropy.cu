@@ -90,7 +90,7 @@ __device__ __forceinline__ Compute<T> target_logit(const Loss<T>& loss, const T*
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 512 : 256)
+__global__ void __launch_bounds__(kBlock ? 512 : 256, kBlock ? 1 : 2)
     cross_entropy_rows(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss, int group,
                        bool packed, Report report) {
   using C = Compute<T>;
@@ -211,7 +211,7 @@ __device__ __forceinline__ C slope(const Loss<T>& loss, const Upstream<C>& u, C 
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 512 : 256)
+__global__ void __launch_bounds__(kBlock ? 512 : 256, kBlock ? 1 : 2)
     cross_entropy_backward_rows(T* grad_x, const T* grad_loss, const T* x, const Compute<T>* statistics,
                                 const Compute<T>* normaliser, Loss<T> loss, Reduction reduction, int group,
                                 bool packed) {

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(256) gather_rows(Word* y, const Word* weight, 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kLanes* kTeams)
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
     sum_bags(T* y, const T* weight, const int64_t* index, const int64_t* offsets, int64_t bags,
              const T* scale, bool mean, Embedding e, Report report) {
   using C = Compute<T>;
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kLanes* kTeams)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kLanes* kTeams)
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
     max_bags(T* y, int64_t* chosen, const T* weight, const int64_t* index, const int64_t* offsets,
              int64_t bags, Embedding e, Report report) {
   using C = Compute<T>;
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(32)
 
 // The team at the head of each run of equal keys adds it up.
 template <class T>
-__global__ void __launch_bounds__(kLanes* kTeams)
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
     sum_runs(T* grad_weight, const T* grad_y, Keys keys, const int64_t* bag, int64_t grad_rows,
              const T* scale, bool by_frequency, Embedding e) {
   using C = Compute<T>;

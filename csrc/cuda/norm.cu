@@ -44,7 +44,7 @@ struct Affine {  // of a row
 };
 
 template <class T, bool kBlock, bool kFits>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock ? 1 : 2)
     row_norm(T* y, double* mean, double* var, const T* x, Affine<T> affine, int64_t rows, int64_t length,
              Compute<T> eps, int group, bool packed) {
   using C = Compute<T>;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
 }
 
 template <class T, bool kBlock, bool kFits>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock ? 1 : 2)
     row_norm_grad_x(T* grad_x, const T* grad_y, const T* x, const double* mean, const double* var,
                     Affine<T> affine, int64_t rows, int64_t length, Compute<T> eps, int group, bool packed) {
   using C = Compute<T>;

@@ -40,7 +40,7 @@ Places places(int64_t planes, int64_t d, int64_t h, int64_t w) {
 }
 
 template <class T, class Offset>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     max_forward(T* y, Offset* offsets, const T* x, PoolProblem p, Places outputs) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, class Offset>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     max_backward(T* grad_x, const T* grad_y, const Offset* offsets, PoolProblem p, Places inputs) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Offset>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     max_indices(int64_t* indices, const Offset* offsets, PoolProblem p, Places outputs) {
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
     const Place o = place_of(outputs, i);
@@ -106,7 +106,7 @@ __device__ __forceinline__ C covered(const PoolProblem& p, int64_t d, int64_t h,
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     avg_forward(T* y, const T* x, PoolProblem p, Places outputs, bool include_pad, int64_t divisor) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
@@ -124,8 +124,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) avg_backward(T* grad_x, const T* grad_y, PoolProblem p,
-                                                         Places inputs, bool include_pad, int64_t divisor) {
+__global__ void __launch_bounds__(kThreads, 2)
+    avg_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs, bool include_pad,
+                 int64_t divisor) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
     const Place at = place_of(inputs, i);
@@ -151,7 +152,7 @@ __device__ __forceinline__ int64_t window_end(int64_t o, const PoolAxis& a) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     adaptive_forward(T* y, const T* x, PoolProblem p, Places outputs) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     adaptive_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {

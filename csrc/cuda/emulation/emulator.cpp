@@ -163,6 +163,8 @@ struct Launch {
   size_t shared_bytes;
   void (*body)(void*);
   void* context;
+  // Threads come after what the host did before, the host after the threads, but no thread after another.
+  mutable char started = 0, finished = 0;
 };
 
 // The fibers of one block at a time, on one host thread.
@@ -284,7 +286,7 @@ void Worker::entry() {
 #ifdef FASTDL_ASAN
   __sanitizer_finish_switch_fiber(nullptr, &w.scheduler_bottom_, &w.scheduler_size_);
 #endif
-  acquire(const_cast<Launch*>(&w.launch_));
+  acquire(&w.launch_.started);
   try {
     w.launch_.body(w.launch_.context);
     if (!w.fiber().copies.empty()) {  // a copy that nobody waited for arrives all the same
@@ -294,7 +296,7 @@ void Worker::entry() {
   } catch (...) {
     w.error_ = std::current_exception();
   }
-  release(const_cast<Launch*>(&w.launch_));
+  release(&w.launch_.finished);
   w.running_->state = State::done;
   w.to_scheduler(true);
 }
@@ -378,7 +380,6 @@ void Worker::run_block(uint64_t block) {
   }
   std::mt19937_64 random(order_seed ^ (block * 0x9E3779B97F4A7C15u));
   if (order_of_threads == Order::descending) std::reverse(order_.begin(), order_.end());
-  release(const_cast<Launch*>(&launch_));
 
   for (size_t done = 0; done < fibers_.size() && !error_;) {
     if (order_of_threads == Order::random) std::shuffle(order_.begin(), order_.end(), random);
@@ -399,7 +400,6 @@ void Worker::run_block(uint64_t block) {
     }
   }
   here = nullptr;
-  acquire(const_cast<Launch*>(&launch_));
 #ifdef FASTDL_TSAN
   for (Fiber& f : fibers_) __tsan_destroy_fiber(f.tsan);
 #endif
@@ -506,6 +506,7 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
     throw Error(std::string(name) + ": the grid is empty or too large");
   if (shared_bytes > (227 << 10)) throw Error(std::string(name) + ": too much shared memory");
   const Launch launch{name, grid, block, shared_bytes, body, context};
+  release(&launch.started);
   std::atomic<uint64_t> next{0};
   std::exception_ptr error;
   std::mutex mutex;
@@ -526,6 +527,7 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
   for (uint64_t i = 1; i < host; ++i) helpers.emplace_back(work);
   work();
   for (std::thread& helper : helpers) helper.join();
+  acquire(&launch.finished);
   if (error) std::rethrow_exception(error);
 }
 
