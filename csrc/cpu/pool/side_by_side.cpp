@@ -57,6 +57,7 @@ template <class T>
     Vec<T> x[w];
     for (int i = 0; i < w; ++i) {
       Vec<Int<T>> lane{};
+#pragma GCC unroll 8
       for (int j = 0; j < packed && i * packed + j < left; ++j)
         lane |= load<Int<T>>(labels + (i * packed + j) * w) << 8 * j;
       x[i] = (Vec<T>)lane;
@@ -75,6 +76,7 @@ template <class T>
     for (int i = 0; i < w; ++i) x[i] = i < count ? load_bytes<T>(from + i * plane, left) : Vec<T>{};
     tile::transpose<T>(x);
     for (int i = 0; i < w; ++i)
+#pragma GCC unroll 8
       for (int j = 0; j < packed && i * packed + j < left; ++j)
         store<Int<T>>(labels + (i * packed + j) * w, ((Vec<Int<T>>)x[i] >> 8 * j) & 255);
   }
