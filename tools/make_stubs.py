@@ -28,7 +28,7 @@ def signature(function: object) -> str:
         (r"(?:typing\.)?Annotated\[(.*?\]), \"FixedSize\(\d+\)\"\]", r"\1"),
         (r"numpy\.ndarray", "Array"),
         (r"numpy\.dtype", "np.dtype[Any]"),
-        (r"(typing|collections\.abc)\.", ""),
+        (r"(typing|collections\.abc|fastdl\._cuda)\.", ""),
         (r"SupportsInt \| SupportsIndex|SupportsInt", "int"),
         (r"SupportsFloat \| SupportsIndex|SupportsFloat", "float"),
         (r"\bdict\b(?!\[)", "dict[str, Any]"),
