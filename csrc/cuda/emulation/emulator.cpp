@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -175,7 +174,13 @@ class Worker {
     fibers_.resize(threads);
     while (stacks().size() < threads) stacks().push_back(std::make_unique<Stack>());
     order_.resize(threads);
+    shared_.reserve(64);  // by the host, not by a thread
   }
+
+  // Now the host comes after the threads, and may free what they used.
+  ~Worker() { acquire(&launch_.finished); }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
 
   void run_block(uint64_t block);
 
@@ -221,13 +226,16 @@ class Worker {
   }
 
   void* shared(const void* key, size_t bytes) {
-    Memory& memory = shared_[key];
-    if (!memory) {
-      memory = poisoned(bytes);
-      release(memory.get());
+    auto found =
+        std::find_if(shared_.begin(), shared_.end(), [key](const auto& s) { return s.first == key; });
+    if (found == shared_.end()) {
+      shared_.emplace_back(key, poisoned(bytes));
+      found = shared_.end() - 1;
+      release(found->second.get());
     }
-    acquire(memory.get());  // to ThreadSanitizer allocation is a write: it comes before everything else
-    return memory.get();
+    acquire(
+        found->second.get());  // to ThreadSanitizer allocation is a write: it comes before everything else
+    return found->second.get();
   }
   void* dynamic_shared() { return dynamic_.get(); }
 
@@ -264,7 +272,8 @@ class Worker {
   std::vector<Fiber> fibers_;
   std::vector<uint32_t> order_;
   std::vector<Gathering> gatherings_;
-  std::map<const void*, Memory> shared_;
+  std::vector<std::pair<const void*, Memory>> shared_;
+  std::vector<Memory> retired_;
   Memory dynamic_;
   Fiber* running_ = nullptr;
   size_t at_barrier_ = 0;
@@ -348,6 +357,10 @@ void Worker::deadlock() {
 
 void Worker::run_block(uint64_t block) {
   *slot() = this;
+#ifdef FASTDL_TSAN  // freed when the host comes after the threads, not between blocks
+  for (auto& [key, memory] : shared_) retired_.push_back(std::move(memory));
+  retired_.push_back(std::move(dynamic_));
+#endif
   shared_.clear();
   dynamic_ = poisoned(launch_.shared_bytes);
   gatherings_.assign(fibers_.size() / 32, {});
