@@ -27,6 +27,7 @@ def signature(function: object) -> str:
     for pattern, replacement in (
         (r"(?:typing\.)?Annotated\[(.*?\]), \"FixedSize\(\d+\)\"\]", r"\1"),
         (r"numpy\.ndarray", "Array"),
+        (r"\bfastdl\.(?:\w+\.)*(\w+)", r"\1"),  # classes of the module itself
         (r"numpy\.dtype", "np.dtype[Any]"),
         (r"(typing|collections\.abc|fastdl\._cuda)\.", ""),
         (r"SupportsInt \| SupportsIndex|SupportsInt", "int"),

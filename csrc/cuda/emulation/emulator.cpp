@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -70,7 +69,11 @@ thread_local const Here* here = nullptr;
 
 namespace {
 
+#ifdef FASTDL_TSAN
+constexpr size_t kStackBytes = 64 << 10;  // mapped anew for each block
+#else
 constexpr size_t kStackBytes = 256 << 10;
+#endif
 constexpr size_t kGuardBytes = 4096;
 constexpr int kPoison = 0xFF;  // NaN in every floating-point format, -1 in integers
 
@@ -100,6 +103,11 @@ class Stack {
   ~Stack() { munmap(base_, kStackBytes); }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
+  // Fresh memory at the same place: to ThreadSanitizer the next thread's, ordered after no earlier one.
+  void renew() {
+    mmap(base_ + kGuardBytes, kStackBytes - kGuardBytes, PROT_READ | PROT_WRITE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  }
   std::byte* base() const { return base_; }
   std::byte* top() const { return base_ + kStackBytes; }
 
@@ -175,7 +183,13 @@ class Worker {
     fibers_.resize(threads);
     while (stacks().size() < threads) stacks().push_back(std::make_unique<Stack>());
     order_.resize(threads);
+    shared_.reserve(64);  // by the host, not by a thread
   }
+
+  // Now the host comes after the threads, and may free what they used.
+  ~Worker() { acquire(&launch_.finished); }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
 
   void run_block(uint64_t block);
 
@@ -221,13 +235,16 @@ class Worker {
   }
 
   void* shared(const void* key, size_t bytes) {
-    Memory& memory = shared_[key];
-    if (!memory) {
-      memory = poisoned(bytes);
-      release(memory.get());
+    auto found =
+        std::find_if(shared_.begin(), shared_.end(), [key](const auto& s) { return s.first == key; });
+    if (found == shared_.end()) {
+      shared_.emplace_back(key, poisoned(bytes));
+      found = shared_.end() - 1;
+      release(found->second.get());
     }
-    acquire(memory.get());  // to ThreadSanitizer allocation is a write: it comes before everything else
-    return memory.get();
+    acquire(
+        found->second.get());  // to ThreadSanitizer allocation is a write: it comes before everything else
+    return found->second.get();
   }
   void* dynamic_shared() { return dynamic_.get(); }
 
@@ -264,7 +281,8 @@ class Worker {
   std::vector<Fiber> fibers_;
   std::vector<uint32_t> order_;
   std::vector<Gathering> gatherings_;
-  std::map<const void*, Memory> shared_;
+  std::vector<std::pair<const void*, Memory>> shared_;
+  std::vector<Memory> retired_;
   Memory dynamic_;
   Fiber* running_ = nullptr;
   size_t at_barrier_ = 0;
@@ -348,6 +366,10 @@ void Worker::deadlock() {
 
 void Worker::run_block(uint64_t block) {
   *slot() = this;
+#ifdef FASTDL_TSAN  // freed when the host comes after the threads, not between blocks
+  for (auto& [key, memory] : shared_) retired_.push_back(std::move(memory));
+  retired_.push_back(std::move(dynamic_));
+#endif
   shared_.clear();
   dynamic_ = poisoned(launch_.shared_bytes);
   gatherings_.assign(fibers_.size() / 32, {});
@@ -368,6 +390,7 @@ void Worker::run_block(uint64_t block) {
     __asan_unpoison_memory_region(f.stack->base() + kGuardBytes, kStackBytes - kGuardBytes);
 #endif
 #ifdef FASTDL_TSAN
+    f.stack->renew();
     f.tsan = __tsan_create_fiber(0);
 #endif
     // As fastdl_switch_stack leaves it: six registers and a return address. The ABI wants the stack pointer
