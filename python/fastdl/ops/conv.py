@@ -240,7 +240,7 @@ def _check_tensors(op: str, input: Any, weight: Any, bias: Any) -> None:
     dtype = input._data.dtype
     if dtype.kind not in FLOATING:
         raise DtypeError(
-            f"{op}: input must be floating-point, got {dtype}; convert it with input.to(weight.dtype)"
+            f"{op}: input must be float32 or float64, got {dtype}; convert it with input.to(weight.dtype)"
         )
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t._data.dtype != dtype and mode.autocast is None:
