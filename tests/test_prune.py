@@ -16,7 +16,7 @@ def pair():
     theirs = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).double()
     ours = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
     ours.load_state_dict({k: v.numpy().copy() for k, v in theirs.state_dict().items()})
-    return torch.nn.utils.prune, torch, ours, theirs
+    return pytest.importorskip("torch.nn.utils.prune"), torch, ours, theirs
 
 
 def same(ours, theirs):

@@ -14,4 +14,4 @@ fi
 cmake -S . -B build/develop -G Ninja -DFASTDL_LEVELS="${1:-}" -DFASTDL_CUDA="${FASTDL_CUDA:-OFF}" -DSKBUILD_PROJECT_VERSION=0.0.0 \
   -DPython_EXECUTABLE="$(command -v python)" "${launcher[@]}" >/dev/null
 cmake --build build/develop -j "$(nproc)"
-cp build/develop/*.so python/fastdl/
+cp --remove-destination build/develop/*.so python/fastdl/ # a new file: processes that run keep theirs

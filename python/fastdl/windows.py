@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.creation import finish
+from fastdl.devices import resolve
 from fastdl.dtypes import as_dtype, get_default_dtype
 from fastdl.tensor import Tensor
 
@@ -19,12 +20,13 @@ def _cosines(
     """The sum of (-1)^k weights[k] cos(2 pi k n / N)."""
     if length < 0:
         raise RuntimeError(f"{op}: window_length must not be negative, got {length}")
+    where = resolve(op, device)
     kind = get_default_dtype() if dtype is None else as_dtype(op, dtype)
     if length == 1:
-        return finish(op, np.ones(1, kind), device, grad)
+        return finish(op, np.ones(1, kind), where, grad)
     x = np.arange(length) * (2 * np.pi / max(length - 1 + periodic, 1))
     total = sum([(-1) ** k * w * np.cos(k * x) for k, w in enumerate(weights)])
-    return finish(op, np.asarray(total, kind), device, grad)
+    return finish(op, np.asarray(total, kind), where, grad)
 
 
 def hann_window(

@@ -35,6 +35,9 @@ class Move(Op):
     def backward(self, grad: Any) -> Any:
         return to_device(grad, self.source)
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return to(grad, self.source)
+
 
 def cast(input: Tensor, dtype: Any) -> Tensor:
     """``input`` in another dtype; itself if it has that dtype already."""

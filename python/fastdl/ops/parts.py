@@ -149,9 +149,11 @@ class Split(MultiView):
         if len(came) == len(grads):
             return select(came[0]).concat(came, self.dim)
         whole = select(came[0]).empty(self.shape, came[0].dtype)
-        nothing = whole.dtype.type(0)
         for part, grad in zip(self._parts(whole), grads, strict=True):
-            assign(part, np.broadcast_to(nothing, part.shape) if grad is None else grad)
+            if grad is None:
+                part[...] = 0
+            else:
+                assign(part, grad)
         return whole
 
     def backward_graph(self, *grads: Tensor | None) -> Any:

@@ -278,10 +278,10 @@ def repeat_interleave(
 class Flip(Op):
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
         self.dims = dims = dims if x.ndim else ()
-        return pooled_copy(np.flip(x, dims))
+        return pooled_copy(np.flip(x, dims) if dims else x)
 
     def backward(self, grad: Any) -> Any:
-        return pooled_copy(np.flip(grad, self.dims))
+        return pooled_copy(np.flip(grad, self.dims) if self.dims else grad)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return Flip.apply(grad, dims=self.dims)
