@@ -28,6 +28,11 @@ namespace fastdl::binding {
 namespace py = pybind11;
 using Shape = std::vector<int64_t>;
 
+// A ValueError "op: rule" unless the rule holds.
+inline void require(bool holds, const char* op, const char* rule) {
+  if (!holds) throw py::value_error(std::string(op) + ": " + rule);
+}
+
 inline Shape shape_of(const py::array& array) {
   return Shape(array.shape(), array.shape() + array.ndim());
 }

@@ -120,7 +120,7 @@ attention::Problem problem_of(const char* op, const HeadsIn<T>& query, const Hea
           is_causal, scale, p,      {seed, offset}};
 }
 
-py::tuple bind_forward(const py::array& query, const py::array& key, const py::array& value,
+py::tuple bind_attention_forward(const py::array& query, const py::array& key, const py::array& value,
                        const std::optional<py::array>& mask, bool is_causal, double scale, double p,
                        uint64_t seed, uint64_t offset) {
   const char* op = "attention_forward";
@@ -137,7 +137,7 @@ py::tuple bind_forward(const py::array& query, const py::array& key, const py::a
   });
 }
 
-py::tuple bind_backward(const py::array& grad_y, const py::array& query, const py::array& key,
+py::tuple bind_attention_backward(const py::array& grad_y, const py::array& query, const py::array& key,
                         const py::array& value, const std::optional<py::array>& mask, const py::array& y,
                         const py::array& lse, bool is_causal, double scale, double p, uint64_t seed,
                         uint64_t offset, bool need_mask) {
@@ -182,10 +182,10 @@ py::tuple bind_backward(const py::array& grad_y, const py::array& query, const p
 }  // namespace
 
 void register_attention(py::module_& m) {
-  m.def("attention_forward", &bind_forward, py::arg("query"), py::arg("key"), py::arg("value"),
+  m.def("attention_forward", &bind_attention_forward, py::arg("query"), py::arg("key"), py::arg("value"),
         py::arg("mask"), py::arg("is_causal"), py::arg("scale"), py::arg("p"), py::arg("seed"),
         py::arg("offset"));
-  m.def("attention_backward", &bind_backward, py::arg("grad_y"), py::arg("query"), py::arg("key"),
+  m.def("attention_backward", &bind_attention_backward, py::arg("grad_y"), py::arg("query"), py::arg("key"),
         py::arg("value"), py::arg("mask"), py::arg("y"), py::arg("lse"), py::arg("is_causal"),
         py::arg("scale"), py::arg("p"), py::arg("seed"), py::arg("offset"), py::arg("need_mask"));
 }

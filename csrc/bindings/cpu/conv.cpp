@@ -35,7 +35,7 @@ Shape image_shape(int64_t batch, int64_t channels, const Extent& extent, const p
   return shape;
 }
 
-py::array forward(const py::array& x, const py::array& weight, const OptionalArray& bias, Ints stride,
+py::array bind_conv_forward(const py::array& x, const py::array& weight, const OptionalArray& bias, Ints stride,
                   Ints padding, Ints dilation, int64_t groups) {
   constexpr const char* op = "conv_forward";
   return by_dtype(op, x, [&]<class T>(T) {
@@ -49,7 +49,7 @@ py::array forward(const py::array& x, const py::array& weight, const OptionalArr
   });
 }
 
-py::tuple backward(const py::array& grad_y, const py::array& x, const py::array& weight, Ints stride,
+py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const py::array& weight, Ints stride,
                    Ints padding, Ints dilation, int64_t groups, Needs needs) {
   constexpr const char* op = "conv_backward";
   return by_dtype(op, grad_y, [&]<class T>(T) {
@@ -137,9 +137,9 @@ ConvPass pass_of(const std::string& name) {
 void register_conv(py::module_& m) {
   using py::arg;
   constexpr Needs all{true, true, true};
-  m.def("conv_forward", &forward, arg("x"), arg("weight"), arg("bias").none(true), arg("stride"),
+  m.def("conv_forward", &bind_conv_forward, arg("x"), arg("weight"), arg("bias").none(true), arg("stride"),
         arg("padding"), arg("dilation"), arg("groups"));
-  m.def("conv_backward", &backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"), arg("padding"),
+  m.def("conv_backward", &bind_conv_backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"), arg("padding"),
         arg("dilation"), arg("groups"), arg("needs") = all);
   m.def("conv_transpose_forward", &transpose_forward, arg("x"), arg("weight"), arg("bias").none(true),
         arg("stride"), arg("padding"), arg("output_padding"), arg("dilation"), arg("groups"));

@@ -5,10 +5,6 @@
 namespace fastdl::binding {
 namespace {
 
-void require(bool ok, const char* op, const char* rule) {
-  if (!ok) throw py::value_error(std::string(op) + ": " + rule);
-}
-
 py::array bind_embedding_forward(const py::array& weight, const py::array& index) {
   constexpr const char* op = "embedding";
   return by_dtype(op, weight, [&]<class T>(T) {

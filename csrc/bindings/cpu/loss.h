@@ -16,10 +16,6 @@ inline Reduction reduction_of(std::string_view name, const char* op) {
                         std::string(name) + "'");
 }
 
-inline void require(bool holds, const char* op, const char* rule) {
-  if (!holds) throw py::value_error(std::string(op) + ": " + rule);
-}
-
 // The gradient of a loss: one number when reduced, else of the losses' shape.
 template <class T>
 In<T> upstream(const py::array& grad_loss, Reduction reduction, std::span<const int64_t> shape,

@@ -10,9 +10,6 @@ namespace {
 
 using Optional = std::optional<py::array>;
 
-void require(bool fits, const char* op, const char* rule) {
-  if (!fits) throw py::value_error(std::string(op) + ": " + rule);
-}
 void require_size(const Optional& array, int64_t size, const char* op, const char* name) {
   if (array && array->size() != size)
     throw py::value_error(std::string(op) + ": " + name + " must have " + std::to_string(size) +

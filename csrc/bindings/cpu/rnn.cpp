@@ -111,7 +111,7 @@ int64_t work(const RnnProblem& p) {
   return p.rows() * (p.input + p.output) * p.gates() * p.hidden / 16;
 }
 
-py::tuple forward(const std::string& cell, const py::array& x, const py::array& batch_sizes,
+py::tuple bind_rnn_forward(const std::string& cell, const py::array& x, const py::array& batch_sizes,
                   const std::optional<py::array>& h0, const std::optional<py::array>& c0,
                   const Arrays& weights, const std::optional<py::array>& mask, bool keep) {
   constexpr const char* op = "rnn_forward";
@@ -147,7 +147,7 @@ py::tuple forward(const std::string& cell, const py::array& x, const py::array& 
   });
 }
 
-py::tuple backward(const std::string& cell, const std::optional<py::array>& grad_y,
+py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::array>& grad_y,
                    const std::optional<py::array>& grad_h_n, const std::optional<py::array>& grad_c_n,
                    const py::array& x, const py::array& batch_sizes, const std::optional<py::array>& h0,
                    const std::optional<py::array>& c0, const Arrays& weights,
@@ -215,9 +215,9 @@ py::tuple backward(const std::string& cell, const std::optional<py::array>& grad
 
 void register_rnn(py::module_& m) {
   using py::arg;
-  m.def("rnn_forward", &forward, arg("cell"), arg("x"), arg("batch_sizes"), arg("h0"), arg("c0"),
+  m.def("rnn_forward", &bind_rnn_forward, arg("cell"), arg("x"), arg("batch_sizes"), arg("h0"), arg("c0"),
         arg("weights"), arg("mask"), arg("keep"));
-  m.def("rnn_backward", &backward, arg("cell"), arg("grad_y"), arg("grad_h_n"), arg("grad_c_n"), arg("x"),
+  m.def("rnn_backward", &bind_rnn_backward, arg("cell"), arg("grad_y"), arg("grad_h_n"), arg("grad_c_n"), arg("x"),
         arg("batch_sizes"), arg("h0"), arg("c0"), arg("weights"), arg("mask"), arg("y"), arg("gates"),
         arg("cells"), arg("need_x"), arg("need_state"), arg("need_weights"));
 }
