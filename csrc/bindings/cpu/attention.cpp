@@ -121,8 +121,8 @@ attention::Problem problem_of(const char* op, const HeadsIn<T>& query, const Hea
 }
 
 py::tuple bind_attention_forward(const py::array& query, const py::array& key, const py::array& value,
-                       const std::optional<py::array>& mask, bool is_causal, double scale, double p,
-                       uint64_t seed, uint64_t offset) {
+                                 const std::optional<py::array>& mask, bool is_causal, double scale, double p,
+                                 uint64_t seed, uint64_t offset) {
   const char* op = "attention_forward";
   return by_dtype(op, query, [&]<class T>(T) {
     const HeadsIn<T> q(query, op, "query"), k(key, op, "key"), v(value, op, "value");
@@ -138,9 +138,9 @@ py::tuple bind_attention_forward(const py::array& query, const py::array& key, c
 }
 
 py::tuple bind_attention_backward(const py::array& grad_y, const py::array& query, const py::array& key,
-                        const py::array& value, const std::optional<py::array>& mask, const py::array& y,
-                        const py::array& lse, bool is_causal, double scale, double p, uint64_t seed,
-                        uint64_t offset, bool need_mask) {
+                                  const py::array& value, const std::optional<py::array>& mask,
+                                  const py::array& y, const py::array& lse, bool is_causal, double scale,
+                                  double p, uint64_t seed, uint64_t offset, bool need_mask) {
   const char* op = "attention_backward";
   return by_dtype(op, query, [&]<class T>(T) {
     const HeadsIn<T> q(query, op, "query"), k(key, op, "key"), v(value, op, "value"), out(y, op, "y"),

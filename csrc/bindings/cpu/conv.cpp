@@ -35,8 +35,8 @@ Shape image_shape(int64_t batch, int64_t channels, const Extent& extent, const p
   return shape;
 }
 
-py::array bind_conv_forward(const py::array& x, const py::array& weight, const OptionalArray& bias, Ints stride,
-                  Ints padding, Ints dilation, int64_t groups) {
+py::array bind_conv_forward(const py::array& x, const py::array& weight, const OptionalArray& bias,
+                            Ints stride, Ints padding, Ints dilation, int64_t groups) {
   constexpr const char* op = "conv_forward";
   return by_dtype(op, x, [&]<class T>(T) {
     const In<T> in(x, op, "x"), w(weight, op, "weight");
@@ -49,8 +49,8 @@ py::array bind_conv_forward(const py::array& x, const py::array& weight, const O
   });
 }
 
-py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const py::array& weight, Ints stride,
-                   Ints padding, Ints dilation, int64_t groups, Needs needs) {
+py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
+                             Ints stride, Ints padding, Ints dilation, int64_t groups, Needs needs) {
   constexpr const char* op = "conv_backward";
   return by_dtype(op, grad_y, [&]<class T>(T) {
     const In<T> g(grad_y, op, "grad_y"), in(x, op, "x"), w(weight, op, "weight");
@@ -139,8 +139,8 @@ void register_conv(py::module_& m) {
   constexpr Needs all{true, true, true};
   m.def("conv_forward", &bind_conv_forward, arg("x"), arg("weight"), arg("bias").none(true), arg("stride"),
         arg("padding"), arg("dilation"), arg("groups"));
-  m.def("conv_backward", &bind_conv_backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"), arg("padding"),
-        arg("dilation"), arg("groups"), arg("needs") = all);
+  m.def("conv_backward", &bind_conv_backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"),
+        arg("padding"), arg("dilation"), arg("groups"), arg("needs") = all);
   m.def("conv_transpose_forward", &transpose_forward, arg("x"), arg("weight"), arg("bias").none(true),
         arg("stride"), arg("padding"), arg("output_padding"), arg("dilation"), arg("groups"));
   m.def("conv_transpose_backward", &transpose_backward, arg("grad_y"), arg("x"), arg("weight"), arg("stride"),

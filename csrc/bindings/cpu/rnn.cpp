@@ -112,8 +112,8 @@ int64_t work(const RnnProblem& p) {
 }
 
 py::tuple bind_rnn_forward(const std::string& cell, const py::array& x, const py::array& batch_sizes,
-                  const std::optional<py::array>& h0, const std::optional<py::array>& c0,
-                  const Arrays& weights, const std::optional<py::array>& mask, bool keep) {
+                           const std::optional<py::array>& h0, const std::optional<py::array>& c0,
+                           const Arrays& weights, const std::optional<py::array>& mask, bool keep) {
   constexpr const char* op = "rnn_forward";
   return by_dtype(op, x, [&]<class T>(T) -> py::tuple {
     const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
@@ -148,12 +148,13 @@ py::tuple bind_rnn_forward(const std::string& cell, const py::array& x, const py
 }
 
 py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::array>& grad_y,
-                   const std::optional<py::array>& grad_h_n, const std::optional<py::array>& grad_c_n,
-                   const py::array& x, const py::array& batch_sizes, const std::optional<py::array>& h0,
-                   const std::optional<py::array>& c0, const Arrays& weights,
-                   const std::optional<py::array>& mask, const py::array& y,
-                   const std::optional<py::array>& gates, const std::optional<py::array>& cells, bool need_x,
-                   bool need_state, bool need_weights) {
+                            const std::optional<py::array>& grad_h_n,
+                            const std::optional<py::array>& grad_c_n, const py::array& x,
+                            const py::array& batch_sizes, const std::optional<py::array>& h0,
+                            const std::optional<py::array>& c0, const Arrays& weights,
+                            const std::optional<py::array>& mask, const py::array& y,
+                            const std::optional<py::array>& gates, const std::optional<py::array>& cells,
+                            bool need_x, bool need_state, bool need_weights) {
   constexpr const char* op = "rnn_backward";
   return by_dtype(op, x, [&]<class T>(T) -> py::tuple {
     const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
@@ -217,9 +218,9 @@ void register_rnn(py::module_& m) {
   using py::arg;
   m.def("rnn_forward", &bind_rnn_forward, arg("cell"), arg("x"), arg("batch_sizes"), arg("h0"), arg("c0"),
         arg("weights"), arg("mask"), arg("keep"));
-  m.def("rnn_backward", &bind_rnn_backward, arg("cell"), arg("grad_y"), arg("grad_h_n"), arg("grad_c_n"), arg("x"),
-        arg("batch_sizes"), arg("h0"), arg("c0"), arg("weights"), arg("mask"), arg("y"), arg("gates"),
-        arg("cells"), arg("need_x"), arg("need_state"), arg("need_weights"));
+  m.def("rnn_backward", &bind_rnn_backward, arg("cell"), arg("grad_y"), arg("grad_h_n"), arg("grad_c_n"),
+        arg("x"), arg("batch_sizes"), arg("h0"), arg("c0"), arg("weights"), arg("mask"), arg("y"),
+        arg("gates"), arg("cells"), arg("need_x"), arg("need_state"), arg("need_weights"));
 }
 
 }  // namespace fastdl::binding

@@ -1,8 +1,8 @@
 // The thread pool. One job at a time: the caller publishes (task, context, count) under a new epoch, each
-// thread takes the indices of its own share and then what is left of the others', the caller waits until every
-// worker has left the job. Shares keep data in a core's cache: what thread t wrote in one operation it reads in
-// the next one. A second caller that comes meanwhile (another Python thread) does not queue: it runs its own
-// job inline.
+// thread takes the indices of its own share and then what is left of the others', the caller waits until
+// every worker has left the job. Shares keep data in a core's cache: what thread t wrote in one operation it
+// reads in the next one. A second caller that comes meanwhile (another Python thread) does not queue: it runs
+// its own job inline.
 //
 // A worker may join a job only while `open` says so; the caller closes the job before it waits, so that
 // nobody can touch a context that is about to leave the stack. state = (epoch << 16 | workers inside), one

@@ -9,10 +9,10 @@
 //   parallel_tasks(count, f)      f(task) for task in [0, count), each worth 10 us or more.
 //
 // Ranges depend only on (n, grain, thread count), never on timing; a thread does its own share of them first,
-// then what others left: the same inputs on the same number of threads give the same bits. Nested calls run inline. Exceptions
-// thrown by f come back to the caller (the first one). No thread exists before the first call that needs one;
-// idle workers spin briefly, then sleep; after fork the child starts with an empty pool. Workers flush
-// denormals (see denormals.h).
+// then what others left: the same inputs on the same number of threads give the same bits. Nested calls run
+// inline. Exceptions thrown by f come back to the caller (the first one). No thread exists before the first
+// call that needs one; idle workers spin briefly, then sleep; after fork the child starts with an empty pool.
+// Workers flush denormals (see denormals.h).
 #pragma once
 
 #include <algorithm>
