@@ -601,7 +601,7 @@ def operations() -> Iterator[type[Op]]:
                 yield kind
 
 
-# Bases, what has no gradient at all, and what is refused: a recording on a GPU, samples (their slope is a number), digamma.
+# Bases, what has no gradient at all, and what is refused: a recording on a GPU, samples of gamma, digamma.
 NO_RULE = "MaximumZero Binary Saving Ternary Reduction Spread Unary MultiView View _Elementwise".split()
 NO_RULE += ["_Replayed", "_StandardGamma", "Digamma"]
 
