@@ -164,6 +164,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     return loaded
 
 
+def begin(given: argparse.Namespace) -> tuple[Path, dict[str, Any] | None, dict[str, Any]]:
+    """The folder for results, the checkpoint to go on from (None: train anew), and the settings to train with."""
+    folder = Path(given.out)
+    checkpoint = load_checkpoint(folder) if given.resume else None
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, checkpoint, vars(given) if checkpoint is None else checkpoint["config"]
+
+
 def restore(checkpoint: dict[str, Any], model: Any, optimizer: Any) -> None:
     """Put model, optimizer and random numbers into the state of ``checkpoint``."""
     model.load_state_dict(checkpoint["model"])
@@ -216,12 +224,17 @@ def plot_losses(
         low, high = np.quantile(losses, [0.0, 0.995])  # the first steps would leave the rest no room
         axes.set_ylim(max(0.0, low - 0.1 * (high - low)), high + 0.05 * (high - low))
     axes.set_xlim(0, len(losses))
-    axes.grid(color="0.92")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    bare_frame(axes)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return [path]
+
+
+def bare_frame(axes: Any) -> None:
+    """A light grid, and no lines at the top and the right."""
+    axes.grid(color="0.92")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def report_written(folder: Path, paths: Sequence[Path]) -> None:

@@ -124,9 +124,7 @@ def plot(
     below.set_ylabel("forecast \u2212 truth")
     below.set_xlim(dates[0], dates[-1])
     for axes in (above, below):
-        axes.grid(color="0.92")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        common.bare_frame(axes)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return [path]

@@ -211,10 +211,7 @@ def options(arguments: list[str] | None) -> Any:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Train, write text, a checkpoint and two pictures; returns what the last checkpoint holds."""
     given = options(arguments)
-    folder = Path(given.out)
-    checkpoint = common.load_checkpoint(folder) if given.resume else None
-    config = vars(given) if checkpoint is None else checkpoint["config"]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, checkpoint, config = common.begin(given)
 
     text = common.read_text(config["text"])
     alphabet = common.Alphabet.of(text)

@@ -212,10 +212,7 @@ def options(arguments: list[str] | None) -> Any:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Train, count right answers, translate, draw; returns losses, model and accuracy."""
     given = options(arguments)
-    folder = Path(given.out)
-    checkpoint = common.load_checkpoint(folder) if given.resume else None
-    config = vars(given) if checkpoint is None else checkpoint["config"]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, checkpoint, config = common.begin(given)
 
     fastdl.manual_seed(config["seed"])
     model = Translator(config["size"], config["score"])

@@ -141,11 +141,12 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
   });
 }
 
-Activation activation_named(const std::string& name) {
-  static constexpr std::pair<const char*, Activation> names[] = {
-      {"none", Activation::none},          {"relu", Activation::relu}, {"sigmoid", Activation::sigmoid},
-      {"tanh", Activation::tanh},          {"silu", Activation::silu}, {"gelu", Activation::gelu},
-      {"gelu_tanh", Activation::gelu_tanh}};
+GemmActivation activation_named(const std::string& name) {
+  static constexpr std::pair<const char*, GemmActivation> names[] = {
+      {"none", GemmActivation::none},          {"relu", GemmActivation::relu},
+      {"sigmoid", GemmActivation::sigmoid},    {"tanh", GemmActivation::tanh},
+      {"silu", GemmActivation::silu},          {"gelu", GemmActivation::gelu},
+      {"gelu_tanh", GemmActivation::gelu_tanh}};
   for (const auto& [known, value] : names)
     if (name == known) return value;
   throw py::value_error(
@@ -176,7 +177,7 @@ py::array bind_linear_forward(const py::array& x, const py::array& weight,
     Shape shape = shape_of(x);
     shape.back() = w.rows;
     py::array y = empty<T>(shape);
-    const Activation act = activation_named(activation);
+    const GemmActivation act = activation_named(activation);
     KernelScope scope(in.rows * in.cols + w.rows * w.cols);
     gemm<T>(in.rows, w.rows, in.cols, T(1), in.view, w.view.transposed(), T(0), data<T>(y), w.rows,
             {nullptr, b, act});

@@ -110,7 +110,7 @@ template <class T>
                                            int vectors, T* c, int64_t ld, bool add) {
   const int cols = vectors * kWidth<T>;
   tile::kernel_for<T>(rows, cols)(k, a, kStrip<T>, b, b_step, cols,
-                                  {c, ld, T(1), add ? T(1) : T(0), nullptr, nullptr, Activation::none});
+                                  {c, ld, T(1), add ? T(1) : T(0), nullptr, nullptr, GemmActivation::none});
 }
 
 // out_rows (step apart) of `count` lanes = transposed tile (size x lanes, row stride kLanes) * factor per

@@ -101,7 +101,7 @@ void convolve(const Shape& s, T* y, const T* x, const Weights<T>& weights, const
             tile::kernel_for<T>(int(rows), count)(steps, from + e * plan.v.point + t, plan.v.row,
                                                   u + e * plan.u.point, plan.u.row, count,
                                                   {sums + e * plan.m.point + t * plan.m.row, plan.m.row, T(1),
-                                                   T(c0 > 0), nullptr, nullptr, Activation::none});
+                                                   T(c0 > 0), nullptr, nullptr, GemmActivation::none});
           }
       }
     for (int64_t k = p0 * width; k < std::min(p1 * width, s.out_channels); k += w)
@@ -246,7 +246,7 @@ void grad_w_once(const Shape& s, T* gw, const T* gy, const T* x) {
         tile::kernel_for<T>(int(std::min<int64_t>(mr, outputs - q * mr)), count)(
             tiles, a + (q * kPoints + e) * mr * lanes, mr, b + (c0 / nr * kPoints + e) * nr * lanes, nr,
             count,
-            {d + ((q - q0) * kPoints + e) * mr * nr, nr, T(1), T(0), nullptr, nullptr, Activation::none});
+            {d + ((q - q0) * kPoints + e) * mr * nr, nr, T(1), T(0), nullptr, nullptr, GemmActivation::none});
     for (int64_t k = q0 * mr; k < std::min(q1 * mr, outputs); ++k)
       for (int c = 0; c < count; c += w)
         transform_weight_grad<T>(gw + (k * channels + c0 + c) * 9,

@@ -14,14 +14,14 @@
 
 namespace fastdl {
 
-enum class Activation : int { none, relu, sigmoid, tanh, silu, gelu, gelu_tanh };
+enum class GemmActivation : int { none, relu, sigmoid, tanh, silu, gelu, gelu_tanh };
 
 // What happens to a finished element (i, j) of C before it is stored.
 template <class T>
 struct GemmEpilogue {
   const T* bias_row = nullptr;  // M numbers: bias_row[i] is added
   const T* bias_col = nullptr;  // N numbers: bias_col[j] is added
-  Activation activation = Activation::none;
+  GemmActivation activation = GemmActivation::none;
 };
 
 // A matrix of any strides: element (i, j) is data[i * row + j * col].

@@ -174,7 +174,7 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, T alpha, 
                     first ? beta : T(1),
                     last && epilogue.bias_row ? epilogue.bias_row + i : nullptr,
                     last && epilogue.bias_col ? epilogue.bias_col + j : nullptr,
-                    last ? epilogue.activation : Activation::none,
+                    last ? epilogue.activation : GemmActivation::none,
                     q + 1 < q1 ? shared_panel + SP * kc + (p - p0) * SP * kc / (p1 - p0) : nullptr,
                     q + 1 < q1 ? SP * int64_t(sizeof(T)) / (p1 - p0) : 0};
                 kernel_for<T>(rows_here, cols_here)(kc, kShareB ? own_panel : shared_panel, kMR<T>,

@@ -43,7 +43,7 @@ struct Product {
                 k0 == 0 ? beta : T(1),
                 last && epilogue.bias_row ? epilogue.bias_row + row : nullptr,
                 last && epilogue.bias_col ? epilogue.bias_col + col : nullptr,
-                last ? epilogue.activation : Activation::none};
+                last ? epilogue.activation : GemmActivation::none};
     to.transposed = transposed;
     return to;
   }

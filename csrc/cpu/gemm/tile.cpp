@@ -80,7 +80,8 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
   constexpr bool masked = kBytes == 64;
   const int lanes = cols - (V - 1) * w;
   const bool plain = (masked || lanes == w) && store_to.alpha == T(1) && !store_to.bias_row &&
-                     !store_to.bias_col && store_to.activation == Activation::none && !store_to.transposed;
+                     !store_to.bias_col && store_to.activation == GemmActivation::none &&
+                     !store_to.transposed;
   const auto put = [&](int i, int v, Vec<T> x) __attribute__((always_inline)) {
     if (masked && v == V - 1)
       store_n(c + i * ldc + v * w, x, lanes);
@@ -163,19 +164,19 @@ template <class T>
     finish_as(tile, ld, rows, cols, s, [f](Vec<T> x) __attribute__((always_inline)) { return f.forward(x); });
   };
   switch (s.activation) {
-    case Activation::none:
+    case GemmActivation::none:
       return finish_as(tile, ld, rows, cols, s, [](Vec<T> x) { return x; });
-    case Activation::relu:
+    case GemmActivation::relu:
       return with(Relu<T>{});
-    case Activation::sigmoid:
+    case GemmActivation::sigmoid:
       return with(Sigmoid<T>{});
-    case Activation::tanh:
+    case GemmActivation::tanh:
       return with(Tanh<T>{});
-    case Activation::silu:
+    case GemmActivation::silu:
       return with(Silu<T>{});
-    case Activation::gelu:
+    case GemmActivation::gelu:
       return with(Gelu<T>{});
-    case Activation::gelu_tanh:
+    case GemmActivation::gelu_tanh:
       return with(GeluTanh<T>{});
   }
 }

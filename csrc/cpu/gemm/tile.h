@@ -43,7 +43,7 @@ struct Store {
   T alpha, beta;
   const T* bias_row;
   const T* bias_col;
-  Activation activation;
+  GemmActivation activation;
   const T* next = nullptr;
   int64_t next_step = 0;
   bool transposed = false;

@@ -167,7 +167,7 @@ class Panels {
         else
           tile::kernel_for<T>(here, cols)(
               kc, from, kMR<T>, panel + k * kNR<T>, kNR<T>, cols,
-              {to, ldc, T(1), add || k > 0 ? T(1) : T(0), nullptr, nullptr, Activation::none});
+              {to, ldc, T(1), add || k > 0 ? T(1) : T(0), nullptr, nullptr, GemmActivation::none});
       }
     }
   }

@@ -130,7 +130,7 @@ class Exponential(Distribution):
 
 
 class _LocationScale(Distribution):
-    """``loc`` and ``scale`` of a distribution on the real line that is sampled by its quantiles."""
+    """``loc`` and ``scale``; sampled by its quantiles, on the real line with its mode at ``loc`` unless overridden."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
+from fastdl.distributions.location_scale import _LocationScale
 from fastdl.ops.elementwise import where
 from fastdl.ops.sampling import randn
 from fastdl.ops.special import erfinv
@@ -18,7 +19,7 @@ __all__ = ["HalfNormal", "LogNormal", "Normal"]
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class Normal(Distribution):
+class Normal(_LocationScale):
     """log p(x) = -(x - loc)^2 / (2 scale^2) - log(scale) - log(2 pi) / 2. See ``torch.distributions.Normal``.
 
     Args:
@@ -30,27 +31,8 @@ class Normal(Distribution):
         4.0
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
-    has_rsample = True
-    _fields = ("loc", "scale")
-
-    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, (), validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
-
     @property
     def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
         return self.loc
 
     @property
@@ -80,19 +62,8 @@ class Normal(Distribution):
         return log(self.scale) + (0.5 + _HALF_LOG_2PI)
 
 
-class LogNormal(Distribution):
+class LogNormal(_LocationScale):
     """exp of a normal variable. See ``torch.distributions.LogNormal``."""
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
-    has_rsample = True
-    _fields = ("loc", "scale")
-
-    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, (), validate_args)
 
     @property
     def base_dist(self) -> Normal:

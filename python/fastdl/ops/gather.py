@@ -11,7 +11,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array, select
+from fastdl.kernels import array, is_array, select
 from fastdl.ops.arrays import empty, zeros
 from fastdl.ops.common import as_array, axis
 from fastdl.ops.host import on_host
@@ -289,15 +289,19 @@ class Scatter(Op):
             self.source_shape = source.shape
             self.corner = tuple([slice(0, n) for n in index.shape])
             part = source[self.corner]
-        if not add:
-            result[_gather_key(x.shape, dim, index)] = part
-        elif source is not None and is_kernel_dtype(x.dtype):
-            total = select(x).gather_backward(part, dim, index, x.shape[dim])
+        self._place(result, part)
+        return result
+
+    def _place(self, result: Any, part: Any) -> None:
+        """Write ``part`` (an array or a number), or add it, where the index says."""
+        if not self.add:
+            result[_gather_key(result.shape, self.dim, self.index)] = part
+        elif is_array(part) and is_kernel_dtype(result.dtype):
+            total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
         else:
-            check_range("scatter_add", index, x.shape[dim])
-            kernels.add_at(result, _gather_key(x.shape, dim, index), part)
-        return result
+            check_range("scatter_add", self.index, result.shape[self.dim])
+            kernels.add_at(result, _gather_key(result.shape, self.dim, self.index), part)
 
     def backward(self, grad: Any) -> Any:
         rest = None
@@ -321,12 +325,8 @@ class Scatter(Op):
             result = zeros(self.shape, source.dtype, source)
         else:
             result = pooled_copy(x)
-        part = 0 if source is None else source[self.corner]
-        key = _gather_key(result.shape, self.dim, self.index)
-        if not self.add:
-            result[key] = part
-        elif source is not None:
-            kernels.add_at(result, key, part)
+        if source is not None or not self.add:
+            self._place(result, 0 if source is None else source[self.corner])
         return result
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -10,7 +10,7 @@ from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array, select
+from fastdl.kernels import add_at, array, select
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis
 from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, scatter_add
@@ -37,7 +37,7 @@ class ScatterReduce(Op):
         ufunc = _REDUCTIONS[reduce]
         self.counts = np.zeros(x.shape, np.int64)
         if reduce in ("mean", "prod") or not include_self:
-            np.add.at(self.counts, self.key, 1)
+            add_at(self.counts, self.key, 1)
         result = pooled_copy(x)
         if not include_self:
             result[self.counts > 0] = _identity(reduce, x.dtype)
@@ -71,7 +71,7 @@ class ScatterReduce(Op):
                 total = select(grad).gather_backward(ones, self.dim, self.index, grad.shape[self.dim])
                 count[tuple([slice(0, n) for n in total.shape])] += total
             else:
-                np.add.at(count, key, ties)
+                add_at(count, key, ties)
             share = grad / np.maximum(count, 1)
             to_x, to_part = share * first, share[key] * ties
         whole = zeros(self.shape, grad.dtype, grad)

@@ -11,6 +11,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError
+from fastdl.kernels import add_at
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.arrays import zeros
 from fastdl.ops.axes import normal_axis
@@ -201,7 +202,7 @@ class RunningPick(Op):
         whole = zeros(self.shape, grad.dtype, grad)
         open_grid: list[Any] = list(np.ogrid[tuple([slice(n) for n in self.shape])])
         open_grid[self.axis] = self.indices
-        np.add.at(whole, tuple(open_grid), grad)
+        add_at(whole, tuple(open_grid), grad)
         return whole
 
     def linear(self, x: Any) -> Any:

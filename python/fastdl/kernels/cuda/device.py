@@ -174,8 +174,14 @@ def copy(x: Array) -> Array:
     """A copy in C order."""
     if x.ndim > 6 or x.dtype.itemsize not in (1, 2, 4, 8):  # beyond csrc/cuda/map.h
         return x.copy(order="C")
+    y = of(x).empty(x.shape, x.dtype)
+    copy_to(y, x)
+    return y
+
+
+def copy_to(y: Array, x: Array) -> None:
+    """``y[...] = x``, of one shape and dtype, by the kernel: at most 6 axes, elements of 1, 2, 4 or 8 bytes."""
     runtime = of(x)
-    y = runtime.empty(x.shape, x.dtype)
     runtime.extension.copy(
         x.dtype.itemsize,
         x.shape,
@@ -183,7 +189,6 @@ def copy(x: Array) -> Array:
         operand(runtime, x, x.shape),
         runtime.stream(),
     )
-    return y
 
 
 def same_shape(op: str, a: Array, b: Array, names: str) -> None:

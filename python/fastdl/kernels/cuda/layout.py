@@ -10,7 +10,7 @@ from math import prod
 
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
-from fastdl.kernels.cuda.device import Array, operand
+from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.embedding import embedding_backward, gather_rows
 
 __all__ = ["concat", "contiguous", "index_select_backward", "index_select_forward"]
@@ -19,17 +19,6 @@ __all__ = ["concat", "contiguous", "index_select_backward", "index_select_forwar
 def contiguous(array: Array) -> Array:
     """A C-order copy."""
     return device.copy(array)
-
-
-def _copy_to(y: Array, x: Array) -> None:
-    runtime = device.of(x)
-    runtime.extension.copy(
-        x.dtype.itemsize,
-        x.shape,
-        operand(runtime, y, x.shape),
-        operand(runtime, x, x.shape),
-        runtime.stream(),
-    )
 
 
 def concat(arrays: Sequence[Array], dim: int) -> Array:
@@ -51,7 +40,7 @@ def concat(arrays: Sequence[Array], dim: int) -> Array:
     y = device.of(first).empty(shape, first.dtype)
     start = 0
     for a in arrays:
-        _copy_to(y[(slice(None),) * dim + (slice(start, start + a.shape[dim]),)], a)
+        device.copy_to(y[(slice(None),) * dim + (slice(start, start + a.shape[dim]),)], a)
         start += a.shape[dim]
     return y
 
