@@ -5,6 +5,7 @@ Without pytest: a sanitizer's report ends the process, and nothing else should r
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import numpy as np
@@ -30,5 +31,6 @@ def main(what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(emulation.ROOT / "python")]
+    if importlib.util.find_spec("fastdl") is None:  # not installed, then built in place
+        sys.path.insert(0, str(emulation.ROOT / "python"))
     main(sys.argv[1])
