@@ -454,7 +454,7 @@ def _number(value: Any) -> Any:
 
 
 def arange(
-    start: Any,
+    start: Any = 0,
     end: Any = None,
     step: Any = 1,
     *,
@@ -471,6 +471,8 @@ def arange(
     if end is None:
         start, end = 0, start
     start, end, step = _number(start), _number(end), _number(step)
+    if dtype is not None and as_dtype("arange", dtype).kind in "iu":
+        start, end, step = int(start), int(end), int(step)
     whole = all(isinstance(v, int) for v in (start, end, step))
     d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
     if step == 0:
@@ -486,6 +488,13 @@ def arange(
     return finish("arange", pooled_copy(values, d), resolve("arange", device), requires_grad)
 
 
+def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
+    """In float64; for an integer ``dtype`` between whole ends, as PyTorch has it."""
+    if dtype.kind in "iu":
+        start, end = int(start), int(end)
+    return np.linspace(start, end, steps)
+
+
 def linspace(
     start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -493,7 +502,7 @@ def linspace(
     if steps < 0:
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
-    values = np.linspace(_number(start), _number(end), int(steps))
+    values = _evenly_spaced(_number(start), _number(end), int(steps), d)
     return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
 
 
@@ -511,7 +520,7 @@ def logspace(
     if steps < 0:
         raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
-    values = np.power(float(base), np.linspace(_number(start), _number(end), int(steps)))
+    values = np.power(float(base), _evenly_spaced(_number(start), _number(end), int(steps), d))
     return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
 
 

@@ -1,6 +1,6 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import placement, products, special, statistics
+from fastdl.ops import calculus, placement, products, special, statistics
 from fastdl.ops.activation import (
     celu,
     celu_,
@@ -17,6 +17,7 @@ from fastdl.ops.activation import (
     threshold,
     threshold_,
 )
+from fastdl.ops.calculus import *
 from fastdl.ops.conv import (
     conv_algorithm,
 )
@@ -156,6 +157,7 @@ from fastdl.ops.gather import (
     take_along_dim,
 )
 from fastdl.ops.linear import (
+    addbmm,
     addmm,
     addmv,
     baddbmm,
@@ -217,7 +219,6 @@ from fastdl.ops.reduce import (
     count_nonzero,
     logsumexp,
     mean,
-    norm,
     prod,
     std,
     std_mean,
@@ -290,7 +291,7 @@ from fastdl.ops.views import (
     unsqueeze,
 )
 
-trapz = statistics.trapezoid
+trapz = calculus.trapezoid
 ger = outer
 
 __all__ = [
@@ -299,6 +300,7 @@ __all__ = [
     "acos",
     "acosh",
     "add",
+    "addbmm",
     "addcdiv",
     "addcmul",
     "addmm",
@@ -460,7 +462,6 @@ __all__ = [
     "neg",
     "negative",
     "nonzero",
-    "norm",
     "normal",
     "not_equal",
     "numel",
@@ -550,4 +551,4 @@ __all__ = [
     "vstack",
     "where",
 ]
-__all__ += placement.__all__ + products.__all__ + special.__all__ + statistics.__all__
+__all__ += calculus.__all__ + placement.__all__ + products.__all__ + special.__all__ + statistics.__all__

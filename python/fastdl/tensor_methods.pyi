@@ -7,6 +7,7 @@ from fastdl import creation as _creation
 from fastdl import matrices as _matrices
 from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
+from fastdl.ops import calculus as _calculus
 from fastdl.ops import cast as _cast
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
@@ -38,6 +39,7 @@ class TensorMethods:
     acos = _elementwise.acos
     acosh = _elementwise.acosh
     add = _elementwise.add
+    addbmm = _linear.addbmm
     addcdiv = _elementwise.addcdiv
     addcmul = _elementwise.addcmul
     addmm = _linear.addmm
@@ -114,7 +116,7 @@ class TensorMethods:
     diagflat = _shape.diagflat
     diagonal = _parts.diagonal
     diagonal_scatter = _placement.diagonal_scatter
-    diff = _statistics.diff
+    diff = _calculus.diff
     digamma = _special.digamma
     dist = _statistics.dist
     div = _elementwise.div
@@ -159,6 +161,7 @@ class TensorMethods:
     hardshrink = _activation.hardshrink
     heaviside = _special.heaviside
     histc = _statistics.histc
+    histogram = _statistics.histogram
     hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0
@@ -245,7 +248,7 @@ class TensorMethods:
     new_zeros = _creation.new_zeros
     nextafter = _special.nextafter
     nonzero = _gather.nonzero
-    norm = _reduce.norm
+    norm = _matrices.norm
     normal_ = _sampling.normal_
     not_equal = _elementwise.not_equal
     outer = _linear.outer
@@ -343,6 +346,7 @@ class TensorMethods:
     acos_ = _in_place(_elementwise.acos)
     acosh_ = _in_place(_elementwise.acosh)
     add_ = _in_place(_elementwise.add)
+    addbmm_ = _in_place(_linear.addbmm)
     addcdiv_ = _in_place(_elementwise.addcdiv)
     addcmul_ = _in_place(_elementwise.addcmul)
     addmm_ = _in_place(_linear.addmm)

@@ -298,8 +298,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """
     x = input._data
     if x.ndim == 0:
-        input, dimension = reshape(input, (1,)), 0
-        x = input._data
+        return reshape(unfold(reshape(input, (1,)), dimension, size, step), (size,))
     d = axis("unfold", dimension, x.ndim, "dimension")
     if size < 0 or step < 1 or size > x.shape[d]:
         raise RuntimeError(

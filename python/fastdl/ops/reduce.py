@@ -358,19 +358,6 @@ def vector_norm(
     return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
-def norm(
-    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any
-) -> Tensor:
-    """The p-norm of all elements, or over ``dim``; ``"fro"`` is p = 2. See ``torch.norm``."""
-    if names:
-        dim, keepdim = numpy_names("norm", names, dim, keepdim)
-    if p is None or p == "fro":
-        p = 2
-    if isinstance(p, str):
-        raise ArgumentError(f"norm: p must be a number or 'fro', got {p!r}")
-    return vector_norm(input, p, dim, keepdim, dtype=dtype)
-
-
 def _spread_arguments(op: str, dim: Any, unbiased: Any, correction: Any) -> tuple[Any, float]:
     """var(x, False) means unbiased=False, as in PyTorch."""
     if isinstance(dim, bool):

@@ -191,9 +191,9 @@ class Repeat(Op):
         return reshape(grad, paired).sum(tuple(range(0, len(paired), 2)))
 
 
-def repeat(input: Tensor, *repeats: Any) -> Tensor:
+def repeat(input: Tensor, *sizes: Any, repeats: Any = None) -> Tensor:
     """The tensor repeated ``repeats`` times along every axis, new axes in front; see ``torch.Tensor.repeat``."""
-    sizes = ints(repeats)
+    sizes = ints(sizes if repeats is None else (repeats,))
     shape = input._data.shape
     if len(sizes) < len(shape):
         raise RuntimeError(
@@ -206,9 +206,9 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     return Repeat.apply(input, sizes=sizes)  # type: ignore[no-any-return]
 
 
-def tile(input: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, *sizes: Any, dims: Any = None) -> Tensor:
     """:func:`repeat`, with missing entries taken as 1; see ``torch.tile``."""
-    sizes = ints(dims)
+    sizes = ints(sizes if dims is None else (dims,))
     return repeat(input, (1,) * (input._data.ndim - len(sizes)) + sizes)
 
 
@@ -287,9 +287,10 @@ class Flip(Op):
         return Flip.apply(grad, dims=self.dims)
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *reversed_axes: Any, dims: Any = None) -> Tensor:
     """Reversed along ``dims``: a copy; see ``torch.flip``."""
-    return Flip.apply(input, dims=axes("flip", ints(dims), input._data.ndim))  # type: ignore[no-any-return]
+    chosen = ints(reversed_axes if dims is None else (dims,))
+    return Flip.apply(input, dims=axes("flip", chosen, input._data.ndim))  # type: ignore[no-any-return]
 
 
 def fliplr(input: Tensor) -> Tensor:
