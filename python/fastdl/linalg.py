@@ -346,8 +346,8 @@ def multi_dot(tensors: Any) -> Tensor:
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
     """The X that makes |A X - B| least. See ``torch.linalg.lstsq``.
 
-    ``driver`` gelsy (the default), gelsd, gelss or gels decides, as in PyTorch, whether residuals (not for
-    gelsy), rank (not for gels) and singular values (for gelsd, gelss) come with it; the way to the solution is the same.
+    ``driver`` gelsy (the default), gelsd, gelss or gels decides, as in PyTorch, whether residuals (not for gelsy),
+    rank (not for gels) and singular values (for gelsd, gelss) come with it; the solution is found the same way.
     """
     check_matrix("lstsq", A, square=False)
     if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
