@@ -34,6 +34,8 @@ def train(name, **options):
         return loss
     for _ in range(3 if name == "LBFGS" else 20): o.step(closure)
     return [*ps, len(o.state_dict()["state"])]
+def fill(module):
+    for i, p in enumerate(module.parameters()): p.data.copy_(reals(*p.shape, seed=i) * 0.3)
 nan = float("nan"); gap = L.tensor([[1.0, nan, 3.0], [nan, 5.0, 4.0]])
 """
 
@@ -68,6 +70,15 @@ TABLES = {
         L.stack([reals(2), reals(2)], axis=1)
         L.zeros(size=(2, 3)), L.randint(1, size=(2,)), L.randint(low=1, high=2, size=(3,)), L.rand(size=(2,)).shape
         reals(2).sum(axes=0)
+    """,
+    "softmax over many classes": """
+        m = L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 9], div_value=2.0, head_bias=True).double(); fill(m); x = leaf(6, 8); out, loss = m(x, L.tensor([0, 2, 5, 12, 19, 3])); grads(out, x, *m.parameters())
+        m = L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 9], div_value=2.0).double(); fill(m); [m.log_prob(reals(30, 8)), m.predict(reals(30, 8) * 3), *m(reals(8), L.tensor(4)), list(m.state_dict())]
+        L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 20])
+        L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 9]).double()(reals(2, 8), L.tensor([0, 20]))
+        m = L.nn.LinearCrossEntropyLoss(8, 5, bias=True, label_smoothing=0.1).double(); fill(m); x = leaf(3, 8); grads(m(x, L.tensor([0, 4, -100])), x, *m.parameters())
+        m = L.nn.LinearCrossEntropyLoss(8, 5, out_features=(2,), reduction="none").double(); fill(m); [m(reals(3, 8), L.tensor([[0, 1], [4, 2], [3, 3]])), list(m.state_dict())]
+        x = reals(2, 3); [x.mH, x.real, x.conj(), L.real(x), L.resolve_conj(x)]
     """,
     "lists as keywords": """
         reals(2, 3, 4).permute(dims=(2, 0, 1)), L.permute(reals(2, 3), dims=(1, 0)), L.flip(reals(2, 3), dims=[0, -1]), reals(2, 3).flip(dims=(0,))

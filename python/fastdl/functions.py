@@ -203,6 +203,8 @@ from fastdl.ops.promotion import (
 )
 from fastdl.ops.query import (
     can_cast,
+    conj,
+    conj_physical,
     finfo,
     iinfo,
     is_complex,
@@ -212,6 +214,8 @@ from fastdl.ops.query import (
     is_signed,
     is_tensor,
     numel,
+    real,
+    resolve_conj,
 )
 from fastdl.ops.reduce import (
     all,
@@ -361,6 +365,8 @@ __all__ = [
     "column_stack",
     "concat",
     "concatenate",
+    "conj",
+    "conj_physical",
     "conv_algorithm",
     "cos",
     "cosh",
@@ -482,12 +488,14 @@ __all__ = [
     "randn_like",
     "randperm",
     "ravel",
+    "real",
     "reciprocal",
     "relu",
     "relu_",
     "remainder",
     "repeat_interleave",
     "reshape",
+    "resolve_conj",
     "result_type",
     "roll",
     "rot90",

@@ -81,7 +81,7 @@ _METHODS: dict[Any, str] = {
         fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
         slogdet svd""",
-    query: "is_nonzero is_same_size is_signed sum_to_size",
+    query: "conj conj_physical resolve_conj is_nonzero is_same_size is_signed sum_to_size",
 }
 
 
@@ -102,7 +102,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__pos__": elementwise.positive,
     "__invert__": elementwise.bitwise_not,
 }
-_PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
+_PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
 _IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
 logical_xor logical_not bitwise_and
     bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu

@@ -96,6 +96,8 @@ class TensorMethods:
     clamp_min = _elementwise.clamp_min
     clip = _elementwise.clip
     clone = _views.clone
+    conj = _query.conj
+    conj_physical = _query.conj_physical
     contiguous = _views.contiguous
     copy_ = _fill.copy_
     copysign = _special.copysign
@@ -273,6 +275,7 @@ class TensorMethods:
     repeat_interleave = _shape.repeat_interleave
     reshape = _views.reshape
     reshape_as = _views.reshape_as
+    resolve_conj = _query.resolve_conj
     roll = _shape.roll
     rot90 = _shape.rot90
     round = _elementwise.round
@@ -464,7 +467,11 @@ class TensorMethods:
     @property
     def T(self) -> Tensor: ...
     @property
+    def mH(self) -> Tensor: ...
+    @property
     def mT(self) -> Tensor: ...
+    @property
+    def real(self) -> Tensor: ...
     def __getitem__(self, key: Any) -> Tensor: ...
     def __setitem__(self, key: Any, value: Any) -> None: ...
     def __abs__(self) -> Tensor: ...

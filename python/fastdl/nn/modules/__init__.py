@@ -20,4 +20,5 @@ from fastdl.nn.modules.resample import *
 from fastdl.nn.modules.rnn import *
 from fastdl.nn.modules.rnn_cell import *
 from fastdl.nn.modules.softmax import *
+from fastdl.nn.modules.softmax_loss import *
 from fastdl.nn.modules.transformer import *
