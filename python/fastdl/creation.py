@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -493,7 +494,7 @@ def linspace(
     if steps < 0:
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
-    values = np.linspace(_number(start), _number(end), int(steps))
+    values = np.linspace(_number(start), _number(end), index(steps))
     return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
 
 
@@ -511,7 +512,7 @@ def logspace(
     if steps < 0:
         raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
-    values = np.power(float(base), np.linspace(_number(start), _number(end), int(steps)))
+    values = np.power(float(base), np.linspace(_number(start), _number(end), index(steps)))
     return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
 
 
