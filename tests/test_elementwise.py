@@ -656,3 +656,64 @@ def test_out():
     x.requires_grad = True
     with pytest.raises(RuntimeError, match="out=: cannot be differentiated"):
         E.add(x, 1.0, out=out)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y, out: E.clamp(x, -0.5, 0.5, out=out),
+        lambda x, y, out: E.clamp(x, y, out=out),
+        lambda x, y, out: E.addcmul(x, y, y, value=2, out=out),
+        lambda x, y, out: E.addcdiv(x, y, y, value=2, out=out),
+        lambda x, y, out: E.lerp(x, y, 0.25, out=out),
+        lambda x, y, out: E.lerp(x, y, y, out=out),
+        lambda x, y, out: E.round(x, decimals=1, out=out),
+        lambda x, y, out: E.round(x * 100, decimals=-1, out=out),
+    ],
+)
+def test_out_of_three_operands(function):
+    rng = np.random.default_rng(3)
+    x, y = (Tensor(rng.standard_normal((3, 4))) for _ in range(2))
+    want = function(x, y, None).numpy()
+    for out in (Tensor(np.zeros((3, 4))), fastdl.empty(0, dtype=fastdl.float64)):
+        version = out._version_cell()[0]
+        assert function(x, y, out) is out
+        np.testing.assert_array_equal(out.numpy(), want)
+        assert out._version_cell()[0] > version
+    with pytest.raises(ValueError, match="but out has shape"):
+        function(x, y, Tensor(np.zeros(5)))
+    assert function(x, y, x) is x  # the result over an operand
+    np.testing.assert_array_equal(x.numpy(), want)
+    with pytest.raises(RuntimeError, match="out=: cannot be differentiated"):
+        function(x.clone().requires_grad_(), y, Tensor(np.zeros((3, 4))))
+
+
+def test_in_place_division_reads_before_it_writes():
+    x = np.array([7, -7, 8, -8, 0, -1])
+    y = np.array([2, 2, -3, 3, 5, -1])
+    for mode in ("trunc", "floor", None):
+        got = Tensor(x.copy() if mode else x.astype(np.float64))
+        want = E.div(got, Tensor(y), rounding_mode=mode).numpy()
+        got.div_(Tensor(y), rounding_mode=mode)
+        np.testing.assert_array_equal(got.numpy(), want)
+    z = Tensor(np.array([1.26, -2.34]))
+    np.testing.assert_allclose(z.round_(decimals=1).numpy(), [1.3, -2.3], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["fmax", "fmin", "logaddexp", "logaddexp2", "heaviside", "gcd", "lcm", "nextafter", "isclose"]
+)
+def test_two_tensors_are_asked_for(name):
+    x = Tensor(np.array([1, 2]) if name in ("gcd", "lcm") else np.ones(2))
+    function = getattr(fastdl, name)
+    function(x, x)
+    with pytest.raises(TypeError, match="must be a Tensor, got int"):
+        function(x, 2)
+    for call in (lambda: fastdl.clamp(2, 3), lambda: fastdl.copysign(2, 3), lambda: fastdl.xlogy(2, 3)):
+        with pytest.raises(TypeError, match="input must be a Tensor, got int"):
+            call()
+    with pytest.raises(TypeError, match="gelu: expected a Tensor, got list"):
+        fastdl.nn.functional.gelu([1.0])
+    for tolerance in ({"rtol": -1.0}, {"atol": -1.0}):
+        with pytest.raises(RuntimeError, match="must not be negative"):
+            fastdl.isclose(Tensor(np.ones(2)), Tensor(np.ones(2)), **tolerance)

@@ -456,6 +456,11 @@ def test_torch_rearrangements() -> None:
         (lambda x: F.pad(x, (6, 0, 0, 0), "circular"), ValueError, "can pad axis 3 .* by at most 5"),
         (lambda x: F.pad(x, (1, 1, 0, 0), "reflect", 2.0), ValueError, "value goes with mode 'constant'"),
         (lambda x: F.pad(x, (-3, -3)), ValueError, "cuts off more than axis 3"),
+        (
+            lambda x: fastdl.nn.CircularPad1d(1)(x),
+            ValueError,
+            r"CircularPad1d: expected 2D or 3D input \(got 4D input\)",
+        ),
         (lambda x: F.unfold(x, 5), ValueError, "the window is larger than the padded image"),
         (
             lambda x: F.unfold(x, 0),

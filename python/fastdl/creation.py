@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -502,7 +503,7 @@ def linspace(
     if steps < 0:
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
-    values = _evenly_spaced(_number(start), _number(end), int(steps), d)
+    values = _evenly_spaced(_number(start), _number(end), index(steps), d)
     return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
 
 
@@ -520,7 +521,7 @@ def logspace(
     if steps < 0:
         raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
-    values = np.power(float(base), _evenly_spaced(_number(start), _number(end), int(steps), d))
+    values = np.power(float(base), _evenly_spaced(_number(start), _number(end), index(steps), d))
     return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
 
 

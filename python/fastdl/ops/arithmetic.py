@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.mode import mode
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.ops.binary import (
@@ -24,6 +23,8 @@ from fastdl.ops.binary import (
     Remainder,
     Sub,
     TruncDivide,
+    constant,
+    store,
 )
 from fastdl.tensor import Tensor
 
@@ -40,7 +41,9 @@ def number(op: str, value: Any) -> Any:
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor (then returned)."""
     if isinstance(out, Tensor):
-        apply(op, _constant(input), _constant(other), out._data)
+        if out._data.size == 0:
+            return store(op.label, out, apply(op, input, other))
+        apply(op, constant(input), constant(other), out._data)
         out._bump_version()
         return out
     if isinstance(other, Tensor):
@@ -53,13 +56,6 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
             f"{type(other).__name__}"
         )
     return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
-
-
-def _constant(value: Any) -> Any:
-    """``value``, after a check that nothing will be recorded for it."""
-    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
-        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
-    return value
 
 
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, float32, float64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select, select_either
-from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
+from fastdl.ops.arrays import by_numpy, cast, empty, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
@@ -130,6 +131,26 @@ def into(op: str, out: Any, result: Any) -> Any:
         )
     with np.errstate(all="ignore"):
         np.copyto(out, result, casting="unsafe")
+    return out
+
+
+def constant(value: Any) -> Any:
+    """``value``, after a check that nothing will be recorded for it."""
+    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
+        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
+    return value
+
+
+def store(op: str, out: Tensor, result: Tensor) -> Tensor:
+    """``result`` written into the tensor ``out``, which is returned; an empty one takes the result's shape."""
+    constant(result)
+    array = result._data
+    if out._data.size == 0:
+        out._data = empty(array.shape, out._data.dtype, array)
+    if out._data.shape != array.shape:
+        raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
+    into(op, out._data, array)
+    out._bump_version()
     return out
 
 
@@ -482,10 +503,10 @@ class Hypot(Saving):
 
 
 def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
-    quotient = np.floor_divide(x, y, out=out)
+    quotient = np.floor_divide(x, y)  # not yet into out, which may be x
     # Floor and truncation differ by one where the signs differ and something remains.
-    quotient += ((x < 0) != (y < 0)) & (quotient * y != x)
-    return quotient
+    np.add(quotient, ((x < 0) != (y < 0)) & (quotient * y != x), out=out, casting=casting)  # type: ignore[call-overload]
+    return out
 
 
 class TruncDivide(FloorDivide):

@@ -239,6 +239,11 @@ def cross_entropy(
                 f"{x.shape[:1] + x.shape[2:]}"
             )
         same_dtype("cross_entropy", "target", target, input)
+        if ignore_index >= 0:
+            raise ArgumentError(
+                f"cross_entropy: ignore_index is for targets of class indices, got {ignore_index} with probabilities; "
+                "give positions to ignore a row of zeros"
+            )
         return CrossEntropyProbabilities.apply(  # type: ignore[no-any-return]
             input, target, weight, smoothing=label_smoothing, reduction=reduction
         )

@@ -309,6 +309,10 @@ def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> 
             raise RuntimeError(
                 f"cov: {name} must have one entry for each of {rows.shape[1]} columns, got {w.shape}"
             )
+        if w is not None and (w._data < 0).any():
+            raise RuntimeError(f"cov: {name} must not be negative, got {w.min().item()}")
+    if fweights is not None and fweights._data.dtype.kind not in "iu":
+        raise RuntimeError(f"cov: fweights count observations and must be integers, got {fweights.dtype}")
     given = [to(w, rows.dtype) for w in (fweights, aweights) if w is not None]
     return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
 

@@ -1,29 +1,39 @@
-"""Adafactor: adaptive steps whose second moments are kept as one row and one column of a matrix."""
+"""Adafactor: Adam's scaling with second moments kept as one row and one column per matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import float32
+from fastdl.dtypes import floating_info
 from fastdl.ops.arrays import zeros
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_lr
 from fastdl.tensor import Tensor
 
 __all__ = ["Adafactor"]
 
 
 class Adafactor(Optimizer):
-    """Shazeer and Stern (2018): memory for n + m numbers instead of n m for each matrix.
+    """u = g / sqrt(v);  p -= max(eps2, rms(p)) min(lr, 1 / sqrt(t)) / max(1, rms(u) / d) u.  Shazeer, Stern (2018).
 
-        r = lerp(r, mean over columns of g^2, t^beta2_decay);  c likewise over rows;  v = r c / mean(r)
-        u = g / sqrt(max(v, eps1^2));  p -= max(eps2, rms(p)) min(lr, 1 / sqrt(t)) * u / max(1, rms(u) / d)
+    v is the running mean of g^2, with 1 - beta2 = t^beta2_decay; of parameters of two and more dimensions only its
+    means R over columns and C over rows are kept, and v = R C / mean(R). Before the update p shrinks by
+    ``lr * weight_decay``. See ``torch.optim.Adafactor``; ``foreach`` chooses nothing here. Computed by NumPy.
 
-    after ``p *= 1 - lr * weight_decay``. Tensors of more than two dimensions are factored along the last two; vectors
-    keep all of v. ``eps`` is (eps1, eps2), eps1 None meaning the dtype's precision. See ``torch.optim.Adafactor``.
+    Args:
+        lr: the largest step relative to the parameter's own size.
+        eps: the smallest sqrt(v) (None: the dtype's machine epsilon), and the smallest size of a parameter.
+        d: how large an update's root mean square may be.
+
+    Example:
+        >>> import fastdl
+        >>> p = fastdl.nn.Parameter(fastdl.ones(2))
+        >>> p.sum().backward()
+        >>> fastdl.optim.Adafactor([p], lr=0.1).step()
+        >>> round(p[0].item(), 4)
+        0.9
     """
 
     def __init__(
@@ -38,11 +48,17 @@ class Adafactor(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
     ) -> None:
-        check_options(lr=lr, weight_decay=weight_decay, eps2=eps[1], eps1=0.0 if eps[0] is None else eps[0])
+        check_lr(lr)
         if not beta2_decay <= 0:
             raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
+        if eps[0] is not None and not eps[0] >= 0:
+            raise ValueError(f"epsilon1 should be >= 0 but is: {eps[0]}")
+        if not eps[1] >= 0:
+            raise ValueError(f"epsilon2 should be >= 0 but is: {eps[1]}")
         if not d >= 1:
             raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay should be >= 0 but is: {weight_decay}")
         super().__init__(
             params,
             {
@@ -57,19 +73,16 @@ class Adafactor(Optimizer):
         )
 
     def _state_names(self, group: Group) -> tuple[str, ...]:
-        return ()  # matrices and vectors have different state: made below
+        return ("step",)  # what else there is depends on the parameter's shape: see _mean
 
-    def _state_of(self, param: Tensor, grad: Any) -> dict[str, Any]:
+    def _mean(self, param: Tensor, name: str, now: Any, share: float) -> Any:
+        """The running mean ``name`` of a parameter, moved towards ``now``; from zeros at first."""
         state = self._state[param]
-        if not state:
-            state["step"] = Tensor._wrap(np.zeros((), float32))
-            shape = grad.shape
-            shapes = {"variance": shape}
-            if grad.ndim > 1:
-                shapes = {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
-            for name, extents in shapes.items():
-                state[name] = Tensor._wrap(zeros(extents, grad.dtype, grad))
-        return state
+        if name not in state:
+            state[name] = Tensor._wrap(zeros(now.shape, now.dtype, now))
+        mean = state[name]._data
+        mean += (now - mean) * now.dtype.type(share)
+        return mean
 
     def _update(
         self,
@@ -80,33 +93,30 @@ class Adafactor(Optimizer):
         state: list[Any],
         cached: _Cached,
     ) -> None:
-        lr, decay, (eps1, eps2) = float(group["lr"]), group["weight_decay"], group["eps"]
-        for param, p, grad in zip(cached.params, arrays, grads, strict=True):
-            own = self._state_of(param, grad)
-            own["step"]._data += 1
-            if p.size == 0:
+        lr, (least_root, least_size) = float(group["lr"]), group["eps"]
+        for param, p, grad, count in zip(cached.params, arrays, grads, state[0], strict=True):
+            count += 1
+            if not p.size:
                 continue
-            t = float(own["step"]._data)
-            newest = t ** group["beta2_decay"]
-            least = float(np.finfo(p.dtype).eps) if eps1 is None else eps1
-            alpha = max(eps2, _rms(p)) * min(lr, 1 / sqrt(t))
-            if decay:
-                p *= 1 - lr * decay
-            squares = grad * grad
-            if grad.ndim > 1:
-                row, column = own["row_var"]._data, own["col_var"]._data
-                row += (squares.mean(-1, keepdims=True) - row) * newest
-                column += (squares.mean(-2, keepdims=True) - column) * newest
-                v = row * column
-                v /= np.maximum(row.mean(-2, keepdims=True), least)
+            steps = count.item()
+            number = p.dtype.type
+            epsilon = float(floating_info(p.dtype).eps) if least_root is None else least_root
+            share = steps ** group["beta2_decay"]
+            rate = max(least_size, _rms(p)) * min(lr, steps**-0.5)
+            if group["weight_decay"]:
+                p *= number(1 - lr * group["weight_decay"])
+            g = -grad if group["maximize"] else grad
+            square = g * g
+            if g.ndim > 1:
+                rows = self._mean(param, "row_var", square.mean(-1, keepdims=True), share)
+                columns = self._mean(param, "col_var", square.mean(-2, keepdims=True), share)
+                v = rows * columns / np.maximum(rows.mean(-2, keepdims=True), number(epsilon))
             else:
-                variance = own["variance"]._data
-                variance += (squares - variance) * newest
-                v = variance
-            update = grad / np.sqrt(np.maximum(v, least * least))
-            alpha /= max(1.0, _rms(update) / group["d"])
-            p -= update * (-alpha if group["maximize"] else alpha)
+                v = self._mean(param, "variance", square, share)
+            update = g / np.sqrt(np.maximum(v, number(epsilon * epsilon)))
+            p -= update * number(rate / max(1.0, _rms(update) / group["d"]))
 
 
-def _rms(x: Any) -> float:
-    return sqrt(float(np.square(x, dtype=np.float64).sum()) / x.size)
+def _rms(array: Any) -> float:
+    """The root of the mean square."""
+    return float(np.sqrt(np.mean(np.square(array), dtype=np.float64)))

@@ -1,38 +1,41 @@
-"""Muon: momentum whose updates are made (nearly) orthogonal, for the weight matrices of hidden layers."""
+"""Muon: momentum whose matrices are made orthogonal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_lr
 
 __all__ = ["Muon"]
 
 
 class Muon(Optimizer):
-    """m = lerp(m, g, 1 - momentum);  p -= ratio lr * orthogonal(lerp(g, m, momentum)).  Jordan et al. (2024).
+    """b += (1 - momentum)(g - b);  u = orthogonal(b), or of g + momentum (b - g) with ``nesterov``;
+    p = (1 - lr weight_decay) p - lr s u.  Jordan et al. (2024).
 
-    For matrices only: biases, norms and embeddings go to another optimizer. ``orthogonal`` takes the singular values
-    of a matrix near 1 by ``ns_steps`` of x = a x + (b x x^T + c (x x^T)^2) x (Newton-Schulz) from x / max(|x|, eps).
-    Before, ``p *= 1 - lr weight_decay``. See ``torch.optim.Muon``, which rounds the products to bfloat16.
+    For matrices only: hidden layers' weights. Everything else (biases, embeddings, normalisation) belongs to another
+    optimizer, usually :class:`AdamW`. ``orthogonal`` brings all singular values near 1 by ``ns_steps`` of the
+    Newton-Schulz iteration X = a X + (b A + c A^2) X with A = X X^T, from X = u / max(norm(u), eps). It is computed in
+    the parameter's dtype (PyTorch takes bfloat16, which is faster only where there is hardware for it).
 
     Args:
-        nesterov: without it the update is orthogonal(m).
-        ns_coefficients: a, b, c.
-        adjust_lr_fn: ``"original"`` (the default): ratio = sqrt(max(1, rows / columns)); ``"match_rms_adamw"``:
-            0.2 sqrt(max(rows, columns)), for learning rates and weight decays tuned for AdamW.
+        ns_coefficients: a, b, c. The default rises steeply from 0 and ends in [0.7, 1.2] rather than at 1.
+        adjust_lr_fn: the factor s for a matrix (A, B): ``"original"`` or None sqrt(max(1, A / B));
+            ``"match_rms_adamw"`` 0.2 sqrt(max(A, B)), with which AdamW's rates can be kept.
+
+    See ``torch.optim.Muon``.
 
     Example:
         >>> import fastdl
-        >>> w = fastdl.nn.Parameter(fastdl.ones(2, 3))
-        >>> w.grad = fastdl.tensor([[1.0, 0.0, 0.0], [0.0, 0.1, 0.0]])
-        >>> fastdl.optim.Muon([w], lr=0.1, weight_decay=0.0).step()
-        >>> bool((w[0, 0] < 0.95) & (w[1, 1] < 0.95))  # both directions count alike
-        True
+        >>> p = fastdl.nn.Parameter(fastdl.zeros(2, 2))
+        >>> (p * fastdl.tensor([[3.0, 0.0], [0.0, 0.1]])).sum().backward()
+        >>> fastdl.optim.Muon([p], lr=1.0).step()
+        >>> (p.abs() > 0.5).tolist()
+        [[True, False], [False, True]]
     """
 
     def __init__(
@@ -47,15 +50,17 @@ class Muon(Optimizer):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
     ) -> None:
-        check_options(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        check_lr(lr)
+        if not momentum >= 0:
+            raise ValueError(f"momentum should be >= 0 but is: {momentum}")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight decay should be >= 0 but is: {weight_decay}")
         if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
-            raise ValueError(
-                f"Muon: adjust_lr_fn must be None, 'original' or 'match_rms_adamw', got {adjust_lr_fn!r}"
-            )
-        if ns_steps >= 100 or len(ns_coefficients) != 3:
-            raise ValueError(
-                f"Muon: needs fewer than 100 ns_steps and 3 ns_coefficients, got {ns_steps}, {ns_coefficients}"
-            )
+            raise ValueError(f"Adjust learning rate function {adjust_lr_fn} is not supported")
+        if len(ns_coefficients) != 3:
+            raise ValueError("Coefficients must be a tuple of exactly 3 values")
+        if ns_steps >= 100:
+            raise ValueError("Number of steps must be less than 100 for computational efficiency")
         super().__init__(
             params,
             {
@@ -71,11 +76,14 @@ class Muon(Optimizer):
         )
 
     def add_param_group(self, param_group: Group) -> None:
+        """Add a group of matrices: a dict with ``"params"`` and any options that differ from the defaults."""
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
+        for p in param_group["params"]:
             if p.ndim != 2:
+                self.param_groups.pop()
                 raise ValueError(
-                    f"Muon: optimizes matrices, got a parameter of shape {tuple(p.shape)}; use another optimizer for it"
+                    f"Muon only supports 2D parameters whereas we found a parameter with size: {tuple(p.shape)}; give "
+                    "biases, embeddings and the like to another optimizer"
                 )
 
     def _state_names(self, group: Group) -> tuple[str, ...]:
@@ -91,24 +99,28 @@ class Muon(Optimizer):
         cached: _Cached,
     ) -> None:
         lr, momentum = float(group["lr"]), group["momentum"]
-        for p, grad, buffer in zip(arrays, grads, state[0], strict=True):
-            buffer += (grad - buffer) * (1 - momentum)
-            update = grad + (buffer - grad) * momentum if group["nesterov"] else buffer
+        for p, g, b in zip(arrays, grads, state[0], strict=True):
+            if not p.size:
+                continue
+            number = p.dtype.type
+            b += (g - b) * number(1 - momentum)
+            update = g + (b - g) * number(momentum) if group["nesterov"] else b
+            update = _orthogonal(kernels, update, group["ns_coefficients"], group["ns_steps"], group["eps"])
             rows, columns = p.shape
-            ratio = sqrt(max(1.0, rows / columns)) if columns else 1.0
             if group["adjust_lr_fn"] == "match_rms_adamw":
-                ratio = 0.2 * sqrt(max(rows, columns))
-            p *= 1 - lr * group["weight_decay"]
-            p -= _orthogonal(kernels, update, group) * (lr * ratio)
+                scale = 0.2 * math.sqrt(max(rows, columns))
+            else:
+                scale = math.sqrt(max(1, rows / columns))
+            p *= number(1 - lr * group["weight_decay"])
+            p -= update * number(lr * scale)
 
 
-def _orthogonal(kernels: Any, x: Any, group: Group) -> Any:
-    a, b, c = group["ns_coefficients"]
-    tall = x.shape[0] > x.shape[1]
-    if tall:  # the smaller of x x^T and x^T x
-        x = x.T
-    x = x / max(float(np.sqrt(np.square(x).sum())), group["eps"])
-    for _ in range(group["ns_steps"]):
+def _orthogonal(kernels: Any, matrix: Any, coefficients: tuple[float, ...], steps: int, eps: float) -> Any:
+    """U V^T of the matrix U S V^T, nearly; on the side of it whose Gram matrix is small."""
+    a, b, c = map(matrix.dtype.type, coefficients)
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / matrix.dtype.type(max(float(np.linalg.norm(x)), eps))
+    for _ in range(steps):
         gram = kernels.matmul(x, x.T)
-        x = kernels.matmul(kernels.matmul(gram, gram, gram, c, b), x, x, 1.0, a)
-    return x.T if tall else x
+        x = kernels.matmul(kernels.matmul(gram, gram) * c + gram * b, x) + x * a
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
