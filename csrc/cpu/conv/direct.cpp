@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "cpu/conv/bands.h"
+#include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
 #include "cpu/conv/tap_tile.h"
 #include "cpu/gemm/pack.h"
@@ -41,6 +42,29 @@ template <class T>
 constexpr int kLanes = kTileVectors * kWidth<T>;
 constexpr int64_t kTilesPerTask = 8;
 constexpr int64_t kStoreCost = 4;  // of a vector of pixels, in products
+
+// to[j * step] = x[j] for j < count.
+template <class T, int... L>
+[[gnu::always_inline]] inline Vec<T> twice(Vec<T> x, int half, std::integer_sequence<int, L...>) {
+  constexpr int w = kWidth<T>;
+  return half == 0 ? __builtin_shufflevector(x, x, (L / 2)...)
+                   : __builtin_shufflevector(x, x, (w / 2 + L / 2)...);
+}
+template <class T>
+[[gnu::always_inline]] inline void store_steps(T* to, int64_t step, Vec<T> x, int count) {
+  constexpr int w = kWidth<T>;
+  if (step == 1) return count == w ? store<T>(to, x) : store_n(to, x, count);
+  if (step == 2) {
+    constexpr auto lanes = std::make_integer_sequence<int, w>{};
+    constexpr unsigned even = 0x55555555;
+    Lanes<T>(even & ((1u << std::min(2 * count, w)) - 1)).store(to, twice<T>(x, 0, lanes));
+    if (2 * count > w) Lanes<T>(even & ((1u << (2 * count - w)) - 1)).store(to + w, twice<T>(x, 1, lanes));
+    return;
+  }
+  T line[w];
+  store<T>(line, x);
+  for (int j = 0; j < count; ++j) to[j * step] = line[j];
+}
 
 // y[channel][pixel * step] = bias[channel] + sums[pixel][channel].
 template <class T>
@@ -60,13 +84,7 @@ void store_transposed(T* y, int64_t size, int64_t step, const T* sums, int pixel
       for (int i = 0; i < w; ++i) {
         if (c0 + i >= channels) break;
         if (bias) x[i] += bias[c0 + i];
-        if (step == 1) {
-          store_n(to + i * size, x[i], count);
-        } else {
-          T line[w];
-          store<T>(line, x[i]);
-          for (int j = 0; j < count; ++j) to[i * size + j * step] = line[j];
-        }
+        store_steps(to + i * size, step, x[i], count);
       }
     }
 }
@@ -126,12 +144,10 @@ void store_rows(const Pass<T>& pass, const Lattice& lattice, T* y, int64_t d, in
     T* to = y + lattice.element(pass.extent, d, h, w0);
     for (int i = 0; i < channels; ++i, to += size, sum += ld) {
       const T b = bias ? bias[i] : T(0);
-      if (step == 1) {
-        int64_t j = 0;
-        for (; j + kWidth<T> <= w1 - w0; j += kWidth<T>) store<T>(to + j, load(sum + j) + b);
-        if (const int rest = int(w1 - w0 - j)) store_n(to + j, load_n(sum + j, rest) + b, rest);
-      } else {
-        for (int64_t j = 0; j < w1 - w0; ++j) to[j * step] = sum[j] + b;
+      for (int64_t j = 0; j < w1 - w0; j += kWidth<T>) {
+        const int count = int(std::min<int64_t>(kWidth<T>, w1 - w0 - j));
+        store_steps(to + j * step, step, (count == kWidth<T> ? load(sum + j) : load_n(sum + j, count)) + b,
+                    count);
       }
     }
   }
@@ -278,19 +294,21 @@ const char* refusal(const ConvProblem&) {
   return nullptr;
 }
 // Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With
-// few positions a pass is all about its weights or sums, which im2col's panels handle better.
+// few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
+// there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
   if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
     case ConvPass::forward:
-      return true;
+      return weights <= 2 * many || p.out_size() > few;
     case ConvPass::grad_x:  // weights are packed tap by tap, which takes some positions to pay
-      return positions >= 32 || weights < (64 << 10);
+      return (positions >= 32 || weights < (64 << 10)) && (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
-      return weights <= 4096 || positions >= 2048 || (positions >= 256 && p.batch > 1);
+      return weights <= 4096 || (weights <= many && (positions >= 2048 || (positions >= 256 && p.batch > 1)));
   }
   return true;
 }

@@ -89,11 +89,11 @@ struct GradWeight {
   static int64_t sums_size(const ConvProblem& p) { return pairs(p) * out_panels(p) * lanes; }
   static size_t grad_size(const ConvProblem& p) { return size_t(out_panels(p) * lanes * p.out_size()); }
 
-  // grad_y, whose channels are `channel` apart, with positions outermost: panels q0..q1 of output channels.
-  void transpose(T* to, const T* gy, int64_t channel, int64_t q0, int64_t q1) const {
-    for (int64_t q = q0; q < q1; ++q)
-      tile::pack_panel<T, lanes>(to + q * p.out_size() * lanes, gy + q * lanes * channel, channel, 1,
-                                 int(std::min<int64_t>(lanes, p.group_out() - q * lanes)), p.out_size());
+  // grad_y, whose channels are `channel` apart, with positions outermost: panel q of output channels.
+  void transpose(T* to, const T* gy, int64_t channel, int64_t q, int64_t first, int64_t last) const {
+    tile::pack_panel<T, lanes>(to + (q * p.out_size() + first) * lanes, gy + q * lanes * channel + first,
+                               channel, 1, int(std::min<int64_t>(lanes, p.group_out() - q * lanes)),
+                               last - first);
   }
 
   // Adds into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some positions at a time, so that
@@ -158,8 +158,9 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       memory::Buffer<T> buffer(size_t(planes.size() + kWidth<T>)), grad(Sums::grad_size(q));
       std::fill_n(buffer.get(), planes.size() + kWidth<T>, T(0));
       planes.copy(buffer, x + n * p.in_channels * p.in_size() + band.x, 0, p.group_in());
-      work.transpose(grad, gy + n * p.out_channels * p.out_size() + band.y, p.out_size(), 0,
-                     Sums::out_panels(p));
+      for (int64_t panel = 0; panel < Sums::out_panels(p); ++panel)
+        work.transpose(grad, gy + n * p.out_channels * p.out_size() + band.y, p.out_size(), panel, 0,
+                       q.out_size());
       work.add(mine, buffer, grad, 0, ceil_div(p.patch(), kRows));
       row += count;
     }
@@ -178,12 +179,21 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   memory::Buffer<T> sums(size_t(Sums::sums_size(p))), buffer(buffer_size), grad(Sums::grad_size(p));
   std::fill_n(sums.get(), Sums::sums_size(p), T(0));
   std::fill_n(buffer.get(), buffer_size, T(0));
+  // Pieces of grad_y that take about as long as a channel of x.
+  const Pieces pieces(p.out_size(), std::max<int64_t>(16, planes.channel_size() / Sums::lanes));
+  const int64_t transposes = out_panels * pieces.pieces;
   for (int64_t n = 0; n < p.batch; ++n) {
-    parallel_for(p.group_in() + out_panels, 4, [&](int64_t begin, int64_t end) {
-      planes.copy(buffer, x + n * p.in_channels * p.in_size(), begin, std::min(end, p.group_in()));
-      work.transpose(grad, gy + n * p.out_channels * p.out_size(), p.out_size(),
-                     std::max<int64_t>(begin - p.group_in(), 0), end - p.group_in());
-    });
+    const T *image = x + n * p.in_channels * p.in_size(),
+            *grad_image = gy + n * p.out_channels * p.out_size();
+    parallel_for(transposes + p.group_in(), std::max<int64_t>(1, 16384 / planes.channel_size()),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin; i < std::min(end, transposes); ++i) {
+                     const int64_t piece = i % pieces.pieces;
+                     work.transpose(grad, grad_image, p.out_size(), i / pieces.pieces, pieces.begin(piece),
+                                    pieces.begin(piece + 1));
+                   }
+                   planes.copy(buffer, image, std::max<int64_t>(begin - transposes, 0), end - transposes);
+                 });
     const int64_t macs = kRows * out_panels * Sums::lanes * p.out_size();
     parallel_for(ceil_div(p.patch(), kRows), std::max<int64_t>(1, 400000 / macs),
                  [&](int64_t begin, int64_t end) { work.add(sums, buffer, grad, begin, end); });

@@ -115,9 +115,15 @@ class Planes {
   // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
   // images.
   void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
+    constexpr int64_t ahead = 2, line = 64 / int64_t(sizeof(T));
     for (int64_t c = c0; c < c1; ++c)
       for_rows([&](int64_t plane, int64_t source, int64_t count) {
-        copy_row(to + c * channel_size() + plane, image + c * source_size() + source, count, stride());
+        const T* from = image + c * source_size() + source;
+        // Rows of a band are short, and from one channel to the next is further than hardware fetches ahead.
+        if (c + ahead < c1)
+          for (int64_t i = 0; i < count * stride(); i += line)
+            __builtin_prefetch(from + ahead * source_size() + i);
+        copy_row(to + c * channel_size() + plane, from, count, stride());
       });
   }
 
