@@ -141,12 +141,25 @@ void copy_elements(char* to, const char* from, Axis* axes, int count) {
     });
     return;
   }
+  if (inner.extent < 4) {  // as with the colours of images: long runs along the axis before, one per element
+    const Axis run = axes[count - 2];
+    const int64_t runs = combinations(axes, count - 2);
+    parallel_for(runs, std::max<int64_t>(1, kGrainBytes / 4 / (run.extent * inner.extent * item)),
+                 [&](int64_t begin, int64_t end) {
+                   for_each(axes, count - 2, begin, end, [&](int64_t t, int64_t f) {
+                     for (int64_t i = 0; i < inner.extent; ++i)
+                       copy_row<T>(to + t + i * item, from + f + i * inner.from, run.extent, run.to,
+                                   run.from);
+                   });
+                 });
+    return;
+  }
   // The axis along which the source is densest.
   int near = count - 1;
   for (int i = 0; i < count - 1; ++i)
     if (std::abs(axes[i].from) < std::abs(axes[near].from) && axes[i].from != 0 && axes[i].extent > 1)
       near = i;
-  if (near == count - 1 || inner.from == 0 || inner.extent < 4 || axes[near].extent < 4) {
+  if (near == count - 1 || inner.from == 0 || axes[near].extent < 4) {
     const int64_t rows = combinations(axes, count - 1);
     parallel_for(rows, std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
                  [&](int64_t begin, int64_t end) {
@@ -221,8 +234,18 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
 }
 
 void clear(char* to, int64_t bytes) {
-  parallel_for(bytes, 2 * kGrainBytes,
-               [&](int64_t begin, int64_t end) { std::memset(to + begin, 0, size_t(end - begin)); });
+  const bool past = past_caches(bytes);
+  parallel_for((bytes + 63) / 64, kGrainBytes / 64, [&](int64_t begin, int64_t end) {
+    constexpr simd::Vec<char> zero{};
+    int64_t i = begin * 64;
+    const int64_t stop = std::min(bytes, end * 64);
+    if (past) {  // `to` comes from the pool: aligned
+      for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::stream_store(to + i, zero);
+      simd::fence();
+    }
+    for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::store(to + i, zero);
+    std::memset(to + i, 0, size_t(stop - i));
+  });
 }
 
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer) {

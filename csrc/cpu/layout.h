@@ -10,7 +10,7 @@ namespace fastdl {
 void copy_strided(char* to, const char* from, const int64_t* shape, const int64_t* strides, int ndim,
                   int64_t item);
 
-// Zeros in `bytes` bytes.
+// Zeros in `bytes` bytes of the pool's.
 void clear(char* to, int64_t bytes);
 
 // y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other.

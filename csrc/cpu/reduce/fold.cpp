@@ -88,7 +88,7 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
     case Fold::sum_deviation:
       return run_two<T, double, double>(p, out, [](D x, D y) { return (x - y) * (x - y); });
     case Fold::sum_exp:
-      return run_two<T, T, T>(p, out, [](auto x, auto y) { return simd::exp<T>(x - y); });
+      return run_two<T, T, T>(p, out, [](auto x, auto y) { return simd::exp<Lane<decltype(x)>>(x - y); });
   }
 }
 

@@ -24,18 +24,20 @@ struct ColumnFolder : Folder<T, U, C, second, Join, Map> {
   void fold_rows(const char* x, const char* y, int64_t count, int64_t row_x, int64_t row_y, int64_t columns,
                  double* acc) const {
     constexpr int64_t item = sizeof(T), y_item = second == Second::each ? sizeof(U) : 0;
+    // Asked for ahead: the next rows, or where there are none, the columns of the next task.
+    const int64_t ahead = count > kDepth ? kDepth * row_x : kPage;
     for (int64_t rows; count > 0; count -= rows, x += rows * row_x, y += rows * row_y) {
       rows = std::min(count, kDepth);
       int64_t c = 0;
       for (; c + 4 * v <= columns; c += 4 * v) {
         V sums[4];
-        this->chain(sums, x + c * item, y + c * y_item, row_x, row_y, rows);
+        this->chain(sums, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) Base::flush(acc + c + j * v, sums[j]);
       }
       for (; c + v <= columns; c += v) {
         V sum[1];
-        this->chain(sum, x + c * item, y + c * y_item, row_x, row_y, rows);
+        this->chain(sum, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);
         Base::flush(acc + c, sum[0]);
       }
       if (c == columns) continue;

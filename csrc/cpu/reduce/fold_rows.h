@@ -23,7 +23,7 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     while (n >= 4 * v) {
       const int64_t count = std::min(n / (4 * v), kDepth);
       V sums[4];
-      this->chain(sums, x, y, 4 * v * item, 4 * v * y_item, count);
+      this->chain(sums, x, y, 4 * v * item, 4 * v * y_item, count, kPage);
       Base::flush(acc, Join::join(Join::join(sums[0], sums[1]), Join::join(sums[2], sums[3])));
       x += count * 4 * v * item;
       y += count * 4 * v * y_item;
@@ -31,7 +31,7 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     }
     if (n == 0) return;
     V sum = broadcast<C>(C(Join::start));
-    for (; n >= v; n -= v, x += v * item, y += v * y_item) sum = Join::join(sum, at(x, y, 0));
+    for (; n >= v; n -= v, x += v * item, y += v * y_item) sum = Join::join(sum, at(x, y, 0, kPage));
     if (n > 0) sum = Join::join(sum, at_n(x, y, int(n), broadcast<C>(C(Join::start))));
     Base::flush(acc, sum);
   }

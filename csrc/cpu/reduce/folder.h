@@ -19,6 +19,7 @@ using D = Vec<double>;
 constexpr int w = kWidth<double>;
 constexpr int64_t kGrain = 16384;  // elements worth about 10 us
 constexpr int64_t kDepth = 8;      // additions before a chain goes to double
+constexpr int64_t kPage = 4096;
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // join works on vectors and on single numbers.
@@ -150,12 +151,12 @@ struct Folder {
   const Map map;
   const Output<T> out;
 
-  // Element i of a piece and those behind it, mapped. Memory is asked for a page ahead: additions alone do
-  // not fill the instruction window, and hardware starts anew at every page.
-  [[gnu::always_inline]] V at(const char* x, const char* y, int64_t i) const {
+  // Element i of a piece and those behind it, mapped. What lies `ahead` bytes further is asked for: additions
+  // alone do not fill the instruction window, and hardware's own prefetching starts anew at every page.
+  [[gnu::always_inline]] V at(const char* x, const char* y, int64_t i, int64_t ahead) const {
     const auto* px = reinterpret_cast<const T*>(x);
     const auto* py = reinterpret_cast<const U*>(y);
-    prefetch_ahead(px + i);
+    __builtin_prefetch(x + i * int64_t(sizeof(T)) + ahead);
     if constexpr (second == Second::each)
       return map(load_as<C>(px + i), load_as<C>(py + i));
     else if constexpr (second == Second::constant)
@@ -173,18 +174,17 @@ struct Folder {
     return first_lanes<C>(map(load_as_n<C>(px, n), second_value), rest, n);
   }
 
-  // Joins `count` pieces, x_step and y_step bytes apart, each kChains vectors wide. Memory is asked for a
-  // page ahead: additions alone do not fill the instruction window, and hardware starts anew at every page.
+  // Joins `count` pieces, x_step and y_step bytes apart, each kChains vectors wide.
   template <int kChains>
   [[gnu::always_inline]] void chain(V (&sums)[kChains], const char* x, const char* y, int64_t x_step,
-                                    int64_t y_step, int64_t count) const {
+                                    int64_t y_step, int64_t count, int64_t ahead) const {
 #pragma GCC unroll 4
-    for (int j = 0; j < kChains; ++j) sums[j] = at(x, y, j * v);
+    for (int j = 0; j < kChains; ++j) sums[j] = at(x, y, j * v, ahead);
     for (; count > 1; --count) {
       x += x_step;
       y += y_step;
 #pragma GCC unroll 4
-      for (int j = 0; j < kChains; ++j) sums[j] = Join::join(sums[j], at(x, y, j * v));
+      for (int j = 0; j < kChains; ++j) sums[j] = Join::join(sums[j], at(x, y, j * v, ahead));
     }
   }
 

@@ -84,7 +84,7 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
-_LOUD = frozenset("divide floor_divide remainder fmod power".split())
+_LOUD = frozenset(["divide", "floor_divide", "remainder", "fmod", "power"])
 
 
 def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
@@ -95,7 +95,11 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
         out = select(next(filter(on_device, operands), None)).empty(shape, dtype)
     elif out.shape != shape:
         raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
-    if dtype.kind in "biu" and ufunc.__name__ not in _LOUD and getattr(operands[0], "dtype", dtype).kind in "biu":
+    if (
+        dtype.kind in "biu"
+        and ufunc.__name__ not in _LOUD
+        and getattr(operands[0], "dtype", dtype).kind in "biu"
+    ):
         ufunc(*operands, out=out, casting="unsafe")  # nothing to warn of
     else:
         with np.errstate(all="ignore"):

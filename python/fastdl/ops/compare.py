@@ -50,9 +50,9 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
         x, y = operand(x, dtype), operand(y, dtype)
-    if (
-        dtype is float32 or dtype is float64 or (dtype is int64 and not (on_device(x) or on_device(y)))
-    ) and (out is None or out.dtype is bool_):
+    if (dtype is float32 or dtype is float64 or (dtype is int64 and not (on_device(x) or on_device(y)))) and (
+        out is None or out.dtype is bool_
+    ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)
     return by_numpy(name, ufunc, bool_, out, x, y)
 

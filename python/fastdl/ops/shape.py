@@ -13,7 +13,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at, select
+from fastdl.kernels import add_at, on_device, select
 from fastdl.ops.arrays import assign, cast, contiguous, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
@@ -385,7 +385,11 @@ class Triangle(Op):
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
-    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_, like=x)
+    last = diagonal if lower else diagonal - 1  # row i keeps (or loses) columns up to i + last
+    if on_device(x):
+        kept = np.tri(rows, columns, last, dtype=np.bool_, like=x)
+    else:
+        kept = select(x).ge_forward(np.arange(last, last + rows)[:, None], np.arange(columns))
     if is_kernel_dtype(x.dtype):
         return select(x).where_forward(kept, *((x, 0.0) if lower else (0.0, x)))
     out = pooled_copy(x)
