@@ -258,6 +258,73 @@ def test_any_layout(level, shape):
         np.testing.assert_array_equal(target, want)
 
 
+@pytest.mark.parametrize("level", backends())
+def test_rows_beside_constants_and_strides(level):
+    """Short rows are taken several at once, long ones in blocks: every mixture of operands."""
+    kernel = load(level)
+    draw = np.random.default_rng(2).standard_normal
+    for rows, n in (
+        (1000, 1),
+        (700, 3),
+        (300, 10),
+        (65, 127),
+        (33, 129),
+        (20, 256),
+        (9, 257),
+        (5, 1000),
+        (3, 5000),
+    ):
+        x = draw((rows, n)).astype(np.float32)
+        wide = draw((rows, 2 * n)).astype(np.float32)
+        others = [x[:1], x[:, :1], wide[:, ::2], wide[:, :n], np.asfortranarray(x), x[::-1], 1.5]
+        for y in others:
+            np.testing.assert_array_equal(kernel.sub_forward(x, y), x - np.float32(y))
+            np.testing.assert_array_equal(kernel.lt_forward(x, y), x < np.float32(y))
+            out = np.empty((rows, 2 * n), np.float32)[:, ::2]
+            np.testing.assert_array_equal(kernel.add_forward(x, y, out), x + np.float32(y))
+            np.testing.assert_array_equal(
+                kernel.where_forward(x > 0, x, y), np.where(x > 0, x, np.float32(y))
+            )
+
+
+@pytest.mark.parametrize("level", backends())
+def test_integers(level):
+    kernel = load(level)
+    big = np.array([2**63 - 1, -(2**63), 2**53 + 1, -1, 0, 7, 3, 2**53], np.int64)
+    x = np.random.default_rng(3).integers(-5, 5, (3, 70))
+    for a, b in (
+        (big, big[::-1]),
+        (x, x[:, ::-1]),
+        (x, x[:1]),
+        (x, x[:, :1]),
+        (x, 3),
+        (big, 2**53 + 1),
+        (x[:, ::2], 0),
+    ):
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(kernel.add_forward(a, b), a + b)
+            np.testing.assert_array_equal(kernel.sub_forward(a, b), a - b)
+            np.testing.assert_array_equal(kernel.mul_forward(a, b), a * b)
+        for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+            short = {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt"}
+            got = getattr(kernel, short.get(name, "ge") + "_forward")(a, b)
+            np.testing.assert_array_equal(got, getattr(np, name)(a, b))
+    with pytest.raises(TypeError, match=r"div: (x|input) must be"):
+        kernel.div_forward(x, x)
+    with pytest.raises(TypeError, match="y must be an array or a number"):
+        kernel.add_forward(x, 2**64)
+
+
+def test_powers_of_negative_numbers():
+    x = np.array([-2.0, -1.5, -1.0, -0.5, 3.0, 8.0] * 8, np.float32)
+    for y in (0.0, 1.0, -1.0, 2.0, 3.0, -3.0, 5.0, 7.0, 10.0, 2.5, -0.5, 1e9, 16777217.0, -16777216.0):
+        exponents = np.full_like(x, y)
+        with np.errstate(all="ignore"):
+            want = np.power(x.astype(np.float64), exponents.astype(np.float64)).astype(np.float32)
+        for level in backends():
+            assert_close(load(level).pow_forward(x, exponents), want)
+
+
 def test_other_byte_order_is_refused_by_kernels_and_computed_by_no_one_silently():
     x = np.arange(3, dtype=">f4")
     with pytest.raises(TypeError, match="native byte order"):

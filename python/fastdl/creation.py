@@ -478,14 +478,17 @@ def arange(
     d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
     if step == 0:
         raise RuntimeError("arange: step must not be 0")
-    if not all(np.isfinite(v) for v in (start, end, step)):
+    if not whole and not all(np.isfinite(v) for v in (start, end, step)):
         raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
     if (end - start) * step < 0:
         raise RuntimeError(
             f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
         )
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
-    values = start + step * np.arange(count, dtype=np.int64 if whole else np.float64)
+    if whole:
+        values = np.arange(start, start + count * step, step, np.int64)
+    else:
+        values = start + step * np.arange(count, dtype=np.float64)
     return finish("arange", pooled_copy(values, d), resolve("arange", device), requires_grad)
 
 

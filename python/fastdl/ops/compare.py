@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array, is_array, select_either
+from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import by_numpy, operand
 from fastdl.ops.binary import store
@@ -38,7 +38,10 @@ def _result(op: str, array: Any, out: Tensor | None) -> Tensor:
 def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
     """x op y as a bool array, after promotion."""
     dtype = getattr(x, "dtype", None)
-    if dtype is None or not (dtype is getattr(y, "dtype", dtype) and (dtype is float32 or dtype is float64)):
+    if dtype is None or not (
+        dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)
+        and (dtype is float32 or dtype is float64 or dtype is int64)
+    ):
         dtype = common_dtype(x, y)
         if not is_array(x) or not is_array(y):
             value = y if is_array(x) else x
@@ -46,7 +49,9 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
         x, y = operand(x, dtype), operand(y, dtype)
-    if (dtype is float32 or dtype is float64) and (out is None or out.dtype is bool_):
+    if (dtype is float32 or dtype is float64 or (dtype is int64 and not (on_device(x) or on_device(y)))) and (
+        out is None or out.dtype is bool_
+    ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)
     return by_numpy(name, ufunc, bool_, out, x, y)
 
@@ -133,7 +138,14 @@ def _test(name: str, ufunc: Any, text: str) -> Callable[[Tensor], Tensor]:
     return function
 
 
-isnan = _test("isnan", np.isnan, "True where NaN.")
+def isnan(input: Tensor) -> Tensor:
+    """True where NaN. See ``torch.isnan``."""
+    x = input._data
+    if x.dtype is float32 or x.dtype is float64:
+        return Tensor._wrap(select(x).ne_forward(x, x))
+    return Tensor._wrap(by_numpy("isnan", np.isnan, bool_, None, x))
+
+
 isinf = _test("isinf", np.isinf, "True where infinite.")
 isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.")
 isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "True where +inf.")

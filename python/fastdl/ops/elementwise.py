@@ -111,7 +111,9 @@ class Clamp(Op):
     saves = (0,)
 
     def forward(self, x: Any, min: Any, max: Any, out: Any = None) -> Any:
-        dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
+        dtype = x.dtype
+        if not (dtype is float32 or dtype is float64):
+            dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
         lower, upper = float("-inf") if min is None else min, float("inf") if max is None else max
         self.x, self.bounds, self.dtype = x, (lower, upper), x.dtype
         if dtype is not x.dtype:

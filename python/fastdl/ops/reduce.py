@@ -450,7 +450,11 @@ def _truth(op: str, reduce: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
     axes = normal_axes(op, dim, x.ndim)
     # uint8 stays uint8, as in PyTorch.
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
-    reduce(x, axis=axes, keepdims=keepdim, out=out)
+    if axes is None:  # NumPy stops at the first that decides
+        reduce(x, axis=axes, keepdims=keepdim, out=out)
+    else:
+        counts = count_true(x, axes, keepdim)
+        np.greater_equal(counts, 1 if reduce is np.any else reduced_count(x.shape, axes), out=out)
     return Tensor._wrap(cast(out, uint8 if x.dtype == uint8 else bool_))
 
 
