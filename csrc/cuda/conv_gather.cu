@@ -1,0 +1,207 @@
+// Convolution and its gradient of x as implicit products.
+//
+//   y[n, m, j] = bias[m] + sum over taps, c of  w[m, tap, c] * x[n, source(j, tap), c]
+//
+// with source = j * stride - pad + tap * dilation per axis. Rows of the product are output channels (of one
+// group), columns pixels of all images, summands a tap's channels in chunks of 16 bytes; a pixel's chunk is
+// copied to shared memory from where the tap sees it, or zeros outside. The gradient of x is the same sum
+// over the positions of y that see an input: for stride s these are s interleaved images per axis
+// (*classes*), each with every period-th tap, so nothing is multiplied by the zeros between strided
+// positions. A class is a layer of the grid.
+//
+// Memory: x was turned to channels last before (read, written), is read here once from memory and again for
+// each tap and tile of rows from the caches; y is written once, through shared memory, so rows of pixels are
+// written side by side. Neighbouring blocks share their pixels.
+#include <algorithm>
+
+#include "cuda/conv.h"
+#include "cuda/conv_axis.h"
+#include "cuda/conv_tile.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kOutside = -(1 << 30);
+constexpr int kLines = kConvThreads / 4;  // filled at a time, by four chunks each
+
+struct Gather {
+  ConvAxes axes;
+  bool transposed;
+  int batch, groups, rows, chunks;  // rows: of a group; chunks: of a tap
+  Divisor row_tiles;
+};
+
+// One axis of a class: target j is at first + j * spacing, tap t of it is the kernel's tap + t * period, and
+// meets source j * step + origin + t * move.
+struct Class {
+  int source, target, count, first, spacing, step, origin, move, taps, tap, period, kernel;
+};
+__device__ __forceinline__ Class class_of(const ConvAxis& a, bool transposed, int residue) {
+  if (!transposed) return {a.in, a.out, a.out, 0, 1, a.stride, -a.pad, a.dilation, a.kernel, 0, 1, a.kernel};
+  Class c{a.out, a.in, 0, residue, a.stride, 1, 0, 0, 0, 0, a.period, a.kernel};
+  if (residue < a.in) c.count = (a.in - residue + a.stride - 1) / a.stride;
+  const int last = a.kernel < a.period ? a.kernel : a.period;
+  while (c.tap < last && (residue + a.pad - c.tap * a.dilation) % a.stride != 0) ++c.tap;
+  if (c.tap < last) c.taps = (a.kernel - c.tap + a.period - 1) / a.period;
+  c.origin = (residue + a.pad - c.tap * a.dilation) / a.stride;
+  c.move = -(a.period * a.dilation / a.stride);
+  return c;
+}
+
+struct Pixel {
+  int image, d, h, w;
+};
+__device__ __forceinline__ Pixel pixel_of(int i, const Class& d, const Class& h, const Class& w) {
+  Pixel p;
+  p.w = i % w.count;
+  i /= w.count;
+  p.h = i % h.count;
+  i /= h.count;
+  p.d = i % d.count;
+  p.image = i / d.count;
+  return p;
+}
+
+template <class T, bool kTensor, int kRows>
+__global__ void __launch_bounds__(kConvThreads, 2)
+    gather_product(T* y, const T* x, const T* weight, const T* bias, Gather p) {
+  using C = Compute<T>;
+  constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
+  FASTDL_DYNAMIC_SHARED(T, shared);
+  const int group = int(blockIdx.z) % p.groups;
+  int residue = int(blockIdx.z) / p.groups;
+  const Class w = class_of(p.axes.w, p.transposed, p.transposed ? residue % p.axes.w.stride : 0);
+  residue /= p.axes.w.stride;
+  const Class h = class_of(p.axes.h, p.transposed, p.transposed ? residue % p.axes.h.stride : 0);
+  residue /= p.axes.h.stride;
+  const Class d = class_of(p.axes.d, p.transposed, p.transposed ? residue : 0);
+  const int pixels = p.batch * d.count * h.count * w.count;
+  const uint32_t tile = p.row_tiles.quotient(blockIdx.x);
+  const int row0 = int(blockIdx.x - tile * p.row_tiles.divisor) * kRows;
+  if (tile * uint32_t(kN) >= uint32_t(pixels)) return;
+  const int column0 = int(tile) * kN;
+
+  // What this thread copies: chunk `chunk` of some lines.
+  const int chunk = int(threadIdx.x) % 4, line = int(threadIdx.x) / 4;
+  Pixel at[kN / kLines];
+  FASTDL_UNROLL
+  for (int i = 0; i < kN / kLines; ++i) {
+    const int pixel = column0 + line + kLines * i;
+    at[i] = {0, kOutside, 0, 0};
+    if (pixel < pixels) {
+      const Pixel j = pixel_of(pixel, d, h, w);
+      at[i] = {j.image, j.d * d.step + d.origin, j.h * h.step + h.origin, j.w * w.step + w.origin};
+    }
+  }
+  int c = 0, td = 0, th = 0, tw = 0;  // which chunk of which tap comes next
+  const auto advance = [&](int by) {
+    for (c += by; c >= p.chunks; c -= p.chunks)
+      if (++tw == w.taps) {
+        tw = 0;
+        if (++th == h.taps) th = 0, ++td;
+      }
+  };
+  advance(chunk);
+  const int line_of_weight = d.kernel * h.kernel * w.kernel * p.chunks;
+  const auto load = [&](int, int stage) {
+    T* const a = shared + stage * kStage;
+    T* const b = a + kRows * kDepth<T>;
+    const bool more = td < d.taps;
+    const int tap =
+        ((d.tap + td * d.period) * h.kernel + h.tap + th * h.period) * w.kernel + w.tap + tw * w.period;
+    FASTDL_UNROLL
+    for (int i = 0; i < kRows / kLines; ++i) {
+      const int r = row0 + line + kLines * i;
+      const bool present = more && r < p.rows;
+      const int64_t from =
+          present ? int64_t(group * p.rows + r) * line_of_weight + tap * p.chunks + c : int64_t(0);
+      cp_async_16_or_zeros(a + along<T>(line + kLines * i, chunk), weight + from * kChunk<T>, present);
+    }
+    FASTDL_UNROLL
+    for (int i = 0; i < kN / kLines; ++i) {
+      const int sd = at[i].d + td * d.move, sh = at[i].h + th * h.move, sw = at[i].w + tw * w.move;
+      const bool present = more && uint32_t(sd) < uint32_t(d.source) && uint32_t(sh) < uint32_t(h.source) &&
+                           uint32_t(sw) < uint32_t(w.source);
+      int64_t from = 0;
+      if (present) {
+        const int64_t pixel = ((at[i].image * d.source + sd) * h.source + sh) * w.source + sw;
+        from = ((pixel * p.groups + group) * p.chunks + c) * kChunk<T>;
+      }
+      cp_async_16_or_zeros(b + along<T>(line + kLines * i, chunk), x + from, present);
+    }
+    advance(4);
+  };
+  ConvProduct<T, kTensor, true, kRows> product;
+  pipeline((d.taps * h.taps * w.taps * p.chunks + 3) / 4, load, [&](int stage) {
+    product.add(shared + stage * kStage, shared + stage * kStage + kRows * kDepth<T>);
+  });
+
+  // Through shared memory: every thread writes some rows of one pixel.
+  constexpr int kPitch = kN + 8;
+  C* const sums = reinterpret_cast<C*>(shared);
+  product.for_each([&](int m, int n, C sum) { sums[m * kPitch + n] = sum; });
+  sync_threads();
+  const int column = int(threadIdx.x) % kN;
+  if (column0 + column >= pixels) return;
+  const Pixel j = pixel_of(column0 + column, d, h, w);
+  const int position = ((d.first + j.d * d.spacing) * h.target + h.first + j.h * h.spacing) * w.target +
+                       w.first + j.w * w.spacing;
+  const int64_t size = int64_t(d.target) * h.target * w.target;
+  const int channel0 = group * p.rows + row0;
+  T* to = y + (int64_t(j.image) * p.groups * p.rows + channel0) * size + position;
+  const int rows = p.rows - row0 < kRows ? p.rows - row0 : kRows;
+  for (int m = int(threadIdx.x) / kN; m < rows; m += kConvThreads / kN) {
+    const C b = bias != nullptr ? C(widen(bias[channel0 + m])) : C(0);
+    to[m * size] = narrow<T>(sums[m * kPitch + column] + b);
+  }
+}
+
+template <class T, bool kTensor, int kRows>
+void launch_gather(void* y, const void* x, const void* weight, const void* bias, Gather p, int64_t pixels,
+                   int64_t layers, Stream stream) {
+  constexpr int kN = kColumns<T>;
+  const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = (pixels + kN - 1) / kN;
+  if (row_tiles * tiles >= int64_t(1) << 31 || layers > 65535)
+    throw std::invalid_argument("convolution on CUDA: too many tiles, or groups times strides above 65535");
+  p.row_tiles = Divisor(uint32_t(row_tiles));
+  const size_t stages = size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T);
+  const size_t sums = size_t(kRows) * (kN + 8) * sizeof(Compute<T>);
+  launch("conv", gather_product<T, kTensor, kRows>, dim3(unsigned(row_tiles * tiles), 1, unsigned(layers)),
+         dim3(kConvThreads), std::max(stages, sums), stream, static_cast<T*>(y), static_cast<const T*>(x),
+         static_cast<const T*>(weight), static_cast<const T*>(bias), p);
+}
+
+}  // namespace
+
+int64_t conv_padded(Dtype dtype, int64_t channels) {
+  const int64_t chunk = dtype == Dtype::float64 ? 2 : dtype == Dtype::float32 ? 4 : 8;
+  return (channels + chunk - 1) / chunk * chunk;
+}
+
+void conv_gather(Dtype dtype, bool tensor, void* y, const void* x, const void* weight, const void* bias,
+                 const ConvProblem& problem, bool transposed, Stream stream) {
+  Gather p;
+  p.axes = conv_axes(problem);
+  p.transposed = transposed;
+  p.batch = int(problem.batch);
+  p.groups = int(problem.groups);
+  p.rows = int(transposed ? problem.group_in() : problem.group_out());
+  const int64_t summed = transposed ? problem.group_out() : problem.group_in();
+  int64_t pixels = problem.batch * problem.out_size(), layers = problem.groups;
+  if (transposed) {  // of the largest class
+    pixels = problem.batch;
+    for (size_t i = 0; i < kSpatial; ++i) {
+      pixels *= (problem.in[i] + problem.stride[i] - 1) / problem.stride[i];
+      layers *= problem.stride[i];
+    }
+  }
+  if (pixels * p.rows == 0) return;
+  by_arithmetic(dtype, tensor, [&]<class T, bool kTensor>(T, std::bool_constant<kTensor>) {
+    p.chunks = int(conv_padded(dtype, summed) / kChunk<T>);
+    if constexpr (kTensor)  // twice the rows: each pixel's chunk is copied half as often
+      if (p.rows > 64) return launch_gather<T, kTensor, 128>(y, x, weight, bias, p, pixels, layers, stream);
+    launch_gather<T, kTensor, 64>(y, x, weight, bias, p, pixels, layers, stream);
+  });
+}
+
+}  // namespace fastdl::cuda
