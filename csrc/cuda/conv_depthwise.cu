@@ -43,7 +43,7 @@ __device__ __forceinline__ Element element_of(uint32_t i, const Depthwise& p) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     depthwise_y(T* y, const T* x, const T* weight, const T* bias, Depthwise p) {
   using C = Compute<T>;
   const ConvAxis d = p.axes.d, h = p.axes.h, w = p.axes.w;
@@ -80,7 +80,7 @@ __device__ __forceinline__ int seen_by(int at, int k, const ConvAxis& a, const D
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     depthwise_x(T* grad_x, const T* grad_y, const T* weight, const T* bias, Depthwise p) {
   using C = Compute<T>;
   const ConvAxis d = p.axes.d, h = p.axes.h, w = p.axes.w;
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Grid: output channels, groups of taps, parts of a channel's pixels.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     depthwise_weight(Compute<T>* parts, const T* grad_y, const T* x, Depthwise p) {
   using C = Compute<T>;
   FASTDL_SHARED(C, sums, kTaps * kThreads / 32);

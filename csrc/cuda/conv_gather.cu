@@ -34,11 +34,11 @@ struct Gather {
 // One axis of a class: target j is at first + j * spacing, tap t of it is the kernel's tap + t * period, and
 // meets source j * step + origin + t * move.
 struct Class {
-  int source, target, count, first, spacing, step, origin, move, taps, tap, period, kernel;
+  int source, move, taps, tap, period, kernel, target, count, first, spacing, step, origin;
 };
 __device__ __forceinline__ Class class_of(const ConvAxis& a, bool transposed, int residue) {
-  if (!transposed) return {a.in, a.out, a.out, 0, 1, a.stride, -a.pad, a.dilation, a.kernel, 0, 1, a.kernel};
-  Class c{a.out, a.in, 0, residue, a.stride, 1, 0, 0, 0, 0, a.period, a.kernel};
+  if (!transposed) return {a.in, a.dilation, a.kernel, 0, 1, a.kernel, a.out, a.out, 0, 1, a.stride, -a.pad};
+  Class c{a.out, 0, 0, 0, a.period, a.kernel, a.in, 0, residue, a.stride, 1, 0};
   if (residue < a.in) c.count = (a.in - residue + a.stride - 1) / a.stride;
   const int last = a.kernel < a.period ? a.kernel : a.period;
   while (c.tap < last && (residue + a.pad - c.tap * a.dilation) % a.stride != 0) ++c.tap;
@@ -68,13 +68,20 @@ __global__ void __launch_bounds__(kConvThreads, 2)
   using C = Compute<T>;
   constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
   FASTDL_DYNAMIC_SHARED(T, shared);
+  // The axes' classes are the same for all threads and too many numbers for everybody's registers.
+  FASTDL_SHARED(Class, classes, 3);
   const int group = int(blockIdx.z) % p.groups;
-  int residue = int(blockIdx.z) / p.groups;
-  const Class w = class_of(p.axes.w, p.transposed, p.transposed ? residue % p.axes.w.stride : 0);
-  residue /= p.axes.w.stride;
-  const Class h = class_of(p.axes.h, p.transposed, p.transposed ? residue % p.axes.h.stride : 0);
-  residue /= p.axes.h.stride;
-  const Class d = class_of(p.axes.d, p.transposed, p.transposed ? residue : 0);
+  if (threadIdx.x < 3) {
+    int residue = int(blockIdx.z) / p.groups;
+    if (threadIdx.x < 2) residue /= p.axes.w.stride;
+    if (threadIdx.x < 1) residue /= p.axes.h.stride;
+    ConvAxis axis = p.axes.w;
+    if (threadIdx.x == 1) axis = p.axes.h;
+    if (threadIdx.x == 0) axis = p.axes.d;
+    classes[threadIdx.x] = class_of(axis, p.transposed, residue % axis.stride);
+  }
+  sync_threads();
+  const Class &d = classes[0], &h = classes[1], &w = classes[2];
   const int pixels = p.batch * d.count * h.count * w.count;
   const uint32_t tile = p.row_tiles.quotient(blockIdx.x);
   const int row0 = int(blockIdx.x - tile * p.row_tiles.divisor) * kRows;

@@ -22,7 +22,7 @@ __device__ __forceinline__ T prepared(T x, bool tf32) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTile* kTileRows)
+__global__ void __launch_bounds__(kTile* kTileRows, 2)
     turn_channels_last(T* to, const T* x, int64_t images, int channels, int groups, int padded, int size,
                        Divisor tiles, bool tf32) {
   FASTDL_SHARED(T, tile, kTile * (kTile + 1));

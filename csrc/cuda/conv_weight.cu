@@ -19,7 +19,6 @@
 namespace fastdl::cuda {
 namespace {
 
-constexpr int kRows = 64;
 constexpr int64_t kLongest = 4096;  // pixels of a part
 constexpr int64_t kBlocks = 512;    // wanted
 
@@ -30,20 +29,20 @@ struct WeightSums {
   Divisor row_tiles, d, h, w;            // outputs per axis
 };
 
-template <class T, bool kTensor>
+template <class T, bool kTensor, int kRows>
 __global__ void __launch_bounds__(kConvThreads, 2)
     weight_product(Compute<T>* parts, const T* grad_y, const T* x, WeightSums p) {
   using C = Compute<T>;
   constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
-  constexpr int kChunksA = kRows / kChunk<T>, kChunksB = kN / kChunk<T>, kLinesB = kConvThreads / kChunksB;
-  static_assert(kDepth<T> * kChunksA == kConvThreads);
+  constexpr int kChunksA = kRows / kChunk<T>, kLinesA = kConvThreads / kChunksA;
+  constexpr int kChunksB = kN / kChunk<T>, kLinesB = kConvThreads / kChunksB;
   FASTDL_DYNAMIC_SHARED(T, shared);
   const uint32_t tile = p.row_tiles.quotient(blockIdx.x);
   const int row0 = int(blockIdx.x - tile * p.row_tiles.divisor) * kRows, column0 = int(tile) * kN;
   const int split = int(blockIdx.y), group = int(blockIdx.z);
   const int begin = split * p.part, end = p.pixels - begin < p.part ? p.pixels : begin + p.part;
 
-  // What this thread copies: of A one chunk a stage, of B one chunk of some lines.
+  // What this thread copies: a chunk of some lines of each.
   const int chunk_a = int(threadIdx.x) % kChunksA, line_a = int(threadIdx.x) / kChunksA;
   const int chunk_b = int(threadIdx.x) % kChunksB, line_b = int(threadIdx.x) / kChunksB;
   const int row_chunk = row0 / kChunk<T> + chunk_a, column_chunk = column0 / kChunk<T> + chunk_b;
@@ -57,12 +56,14 @@ __global__ void __launch_bounds__(kConvThreads, 2)
     T* const a = shared + stage * kStage;
     T* const b = a + kRows * kDepth<T>;
     const int first = begin + step * kDepth<T>;
-    {
-      const int pixel = first + line_a;
+    FASTDL_UNROLL
+    for (int i = 0; i < kDepth<T> / kLinesA; ++i) {
+      const int pixel = first + line_a + kLinesA * i;
       const bool present = pixel < end && row_chunk < p.row_chunks;
       const int64_t from =
           present ? (int64_t(pixel) * p.groups + group) * p.row_chunks + row_chunk : int64_t(0);
-      cp_async_16_or_zeros(a + across<T, kRows>(line_a, chunk_a), grad_y + from * kChunk<T>, present);
+      cp_async_16_or_zeros(a + across<T, kRows>(line_a + kLinesA * i, chunk_a), grad_y + from * kChunk<T>,
+                           present);
     }
     FASTDL_UNROLL
     for (int i = 0; i < kDepth<T> / kLinesB; ++i) {
@@ -119,10 +120,22 @@ int64_t depth_of(Dtype dtype) {
 int64_t part_of(Dtype dtype, const ConvProblem& p) {
   const int64_t pixels = p.batch * p.out_size(), depth = depth_of(dtype);
   const int64_t columns = p.taps() * conv_padded(dtype, p.group_in());
-  const int64_t tiles = p.groups * ((p.group_out() + kRows - 1) / kRows) * ((columns + 127) / 128);
+  const int64_t tiles = p.groups * ((p.group_out() + 63) / 64) * ((columns + 127) / 128);
   int64_t part = std::min(kLongest, pixels / std::max<int64_t>(1, kBlocks / tiles) + 1);
   part = std::max({part, 8 * depth, (pixels + 65534) / 65535});
   return (part + depth - 1) / depth * depth;
+}
+
+template <class T, bool kTensor, int kRows>
+void launch_product(Compute<T>* parts, const T* grad_y, const T* x, WeightSums p, int splits, Stream stream) {
+  constexpr int kN = kColumns<T>;
+  const ConvAxes& a = p.axes;
+  const int64_t columns = int64_t(a.d.kernel) * a.h.kernel * a.w.kernel * p.chunks * kChunk<T>;
+  const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = row_tiles * ((columns + kN - 1) / kN);
+  p.row_tiles = Divisor(uint32_t(row_tiles));
+  launch("conv_grad_weight", weight_product<T, kTensor, kRows>,
+         dim3(unsigned(tiles), unsigned(splits), unsigned(p.groups)), dim3(kConvThreads),
+         size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T), stream, parts, grad_y, x, p);
 }
 
 }  // namespace
@@ -147,17 +160,14 @@ void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* g
   if (problem.groups > 65535) throw std::invalid_argument("convolution on CUDA: more than 65535 groups");
   const int splits = int(conv_weight_splits(dtype, problem));
   by_arithmetic(dtype, tensor, [&]<class T, bool kTensor>(T, std::bool_constant<kTensor>) {
-    constexpr int kN = kColumns<T>;
     auto* parts = static_cast<Compute<T>*>(scratch);
     p.chunks = int(conv_padded(dtype, problem.group_in()) / kChunk<T>);
     p.row_chunks = int(conv_padded(dtype, p.rows) / kChunk<T>);
-    const int64_t columns = problem.taps() * p.chunks * kChunk<T>;
-    const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = row_tiles * ((columns + kN - 1) / kN);
-    p.row_tiles = Divisor(uint32_t(row_tiles));
-    launch("conv_grad_weight", weight_product<T, kTensor>,
-           dim3(unsigned(tiles), unsigned(splits), unsigned(p.groups)), dim3(kConvThreads),
-           size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T), stream, parts,
-           static_cast<const T*>(grad_y), static_cast<const T*>(x), p);
+    const auto* g = static_cast<const T*>(grad_y);
+    if (kTensor && p.rows > 64)
+      launch_product<T, kTensor, kTensor ? 128 : 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
+    else
+      launch_product<T, kTensor, 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
     const int64_t items = problem.out_channels * problem.patch();
     launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0,
            stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(parts), splits,

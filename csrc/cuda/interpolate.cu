@@ -152,7 +152,7 @@ __device__ __forceinline__ void for_each_use(const ResampleTable& t, int i, F&& 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_boxes(T* y, const T* x, Boxes b) {
+__global__ void __launch_bounds__(kThreads, 2) sum_boxes(T* y, const T* x, Boxes b) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < b.items; i += gridDim.x * kThreads) {
     const Spot s = spot_of(i, b);
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads) sum_boxes(T* y, const T* x, Boxes b)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_uses(T* grad_x, const T* grad_y, Boxes b) {
+__global__ void __launch_bounds__(kThreads, 2) sum_uses(T* grad_x, const T* grad_y, Boxes b) {
   using C = Compute<T>;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < b.items; i += gridDim.x * kThreads) {
     const Spot s = spot_of(i, b);

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     fold_kernel(T* x, const T* columns, PoolProblem p, int64_t items) {
   using C = Compute<T>;
   const int64_t outputs = p.out_plane(), taps = p.taps();

@@ -35,7 +35,7 @@ __device__ __forceinline__ int64_t end_of(int64_t at, int64_t n, int64_t pieces)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     adaptive_max(T* y, int64_t* indices, const T* x, PoolProblem p, int64_t items) {
   using C = Compute<T>;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < items;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     adaptive_max_gradient(T* grad_x, const T* grad_y, const int64_t* indices, PoolProblem p, int64_t items,
                           int64_t outputs, Report report) {
   using C = Compute<T>;

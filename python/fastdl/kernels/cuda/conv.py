@@ -67,7 +67,7 @@ class _Convolution:
             return "it has no CUDA kernels; those are direct, pointwise, depthwise and im2col"
         return None
 
-    def choose(self, part: str) -> str:
+    def choose(self, part: str, bias: bool = False) -> str:
         """The algorithm of ``part``: forward, grad_x or grad_weight."""
         forced: str = kernels.cpu.conv_algorithm()
         if forced != "auto":
@@ -79,8 +79,10 @@ class _Convolution:
             return forced
         if self.groups > 1 and self.group_in == 1:
             return "depthwise"
-        # One product over all pixels is better than one per image and a sum of them.
-        if part != "grad_weight" and not self.tf32 and self.refusal("pointwise") is None:
+        # One product over all pixels is better than one per image and a sum of them. TF32 has a switch of its own,
+        # and a bias added to sums of 16 bits would add their rounding.
+        fused = self.tf32 or (bias and self.dtype.itemsize == 2)
+        if part != "grad_weight" and not fused and self.refusal("pointwise") is None:
             return "pointwise"
         classes = prod(self.problem.stride) if part == "grad_x" else 1
         if classes > _CLASSES or classes * self.groups > 65535:
@@ -130,7 +132,7 @@ class _Convolution:
             return y
         if self.group_in * self.size_in == 0:
             return self._constant(y, bias)
-        name = self.choose("forward")
+        name = self.choose("forward", bias is not None)
         if name == "depthwise":
             self._run("depthwise_forward", y, x, weight, bias, self.problem)
             return y
@@ -142,7 +144,7 @@ class _Convolution:
             self._run("conv_gather", self.tf32, y, last, packed, bias, self.problem, False)
             return y
         patches = x if name == "pointwise" else self._unfold(x)
-        product = matmul(self._weight(weight), self._grouped(patches, self.group_in * self.taps))
+        product = self._product(self._weight(weight), self._grouped(patches, self.group_in * self.taps))
         return self._biased(product.reshape(y.shape), bias)
 
     def grad_x(self, grad_x: Array, grad_y: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -150,7 +152,7 @@ class _Convolution:
             return grad_x
         if self.group_out * self.size_out == 0:
             return self._constant(grad_x, bias)
-        name = self.choose("grad_x")
+        name = self.choose("grad_x", bias is not None)
         if name == "depthwise":
             self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
             return grad_x
@@ -161,7 +163,7 @@ class _Convolution:
             last = self.last(grad_y, self.group_out, self.size_out)
             self._run("conv_gather", self.tf32, grad_x, last, packed, bias, self.problem, True)
             return grad_x
-        product = matmul(self._weight(weight).swapaxes(-1, -2), self._grouped(grad_y, self.group_out))
+        product = self._product(self._weight(weight).swapaxes(-1, -2), self._grouped(grad_y, self.group_out))
         if name == "pointwise":
             return self._biased(product.reshape(grad_x.shape), bias)
         self._run("fold", grad_x, contiguous(product), self.columns())
@@ -187,13 +189,17 @@ class _Convolution:
             self._run("conv_grad_weight", self.tf32, grad_weight, last_y, last_x, scratch, self.problem)
             return grad_weight
         patches = self._grouped(x if name == "pointwise" else self._unfold(x), self.group_in * self.taps)
-        product = matmul(self._grouped(grad_y, self.group_out), patches.swapaxes(-1, -2))
+        product = self._product(self._grouped(grad_y, self.group_out), patches.swapaxes(-1, -2))
         return sum_forward(product, (0,)).reshape(grad_weight.shape)
 
     def grad_bias(self, grad_y: Array) -> Array:
         return sum_forward(grad_y, (0, *range(2, grad_y.ndim)))
 
     # ---- plain products
+
+    def _product(self, a: Array, b: Array) -> Array:
+        y = matmul(a, b)
+        return y if y.dtype == self.dtype else y.astype(self.dtype)  # NumPy multiplies bfloat16 into float32
 
     def _weight(self, weight: Array) -> Array:
         return weight.reshape(self.groups, self.group_out, self.group_in * self.taps)
