@@ -460,6 +460,17 @@ def test_cuda_rounds_to_tf32_once_where_that_is_allowed(geometry, monkeypatch):
 
 
 @emulated
+def test_cuda_tall_tiles(monkeypatch):
+    """Tiles of 128 rows, which are taken where there are enough of them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 5, 106, 107)).astype(np.float32)
+    w = rng.standard_normal((130, 5, 1, 1)).astype(np.float32)
+    monkeypatch.setattr(kernels.precisions, "convolution", "high")
+    y = emulation.backend().conv_forward(x, w, None, (1, 1), (0, 0), (1, 1), 1)
+    assert_close(y, reference.conv_forward(*wide(tf32(x), tf32(w)), None, (1, 1), (0, 0), (1, 1), 1), 5)
+
+
+@emulated
 def test_cuda_long_sums_are_cut_into_parts():
     """A weight gradient over 60,000 pixels that have a mean, in parts added in order."""
     rng = np.random.default_rng(0)

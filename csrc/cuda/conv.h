@@ -17,9 +17,11 @@ void channels_last(Dtype dtype, bool tf32, void* to, const void* x, int64_t imag
 void conv_pack_weight(Dtype dtype, bool tf32, void* to, const void* weight, const ConvProblem& problem,
                       bool transposed, Stream stream);
 // y = convolution of x, both arguments prepared; transposed: the gradient of x (y) from that of y (x).
-// tensor: float32 by TF32 tensor cores; other types have one way. bias may be null.
+// tensor: float32 by TF32 tensor cores; other types have one way. bias may be null. Where there are few tiles
+// the sum is cut into parts, and scratch has as many times y's elements (float, for float64 double).
+int64_t conv_gather_splits(Dtype dtype, const ConvProblem& problem, bool transposed);
 void conv_gather(Dtype dtype, bool tensor, void* y, const void* x, const void* weight, const void* bias,
-                 const ConvProblem& problem, bool transposed, Stream stream);
+                 void* scratch, const ConvProblem& problem, bool transposed, Stream stream);
 // Into how many parts the sum over pixels is cut; scratch has that many times
 // out_channels * taps * padded(in_channels / groups) sums (float, for float64 double).
 int64_t conv_weight_splits(Dtype dtype, const ConvProblem& problem);

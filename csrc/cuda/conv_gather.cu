@@ -11,8 +11,10 @@
 //
 // Memory: x was turned to channels last before (read, written), is read here once from memory and again for
 // each tap and tile of rows from the caches; y is written once, through shared memory, so rows of pixels are
-// written side by side. Neighbouring blocks share their pixels.
+// written side by side. Neighbouring blocks share their pixels. Where tiles are too few for a device, the sum
+// is cut into parts, which depend on the problem only and are added in order by a second kernel.
 #include <algorithm>
+#include <numeric>
 
 #include "cuda/conv.h"
 #include "cuda/conv_axis.h"
@@ -22,12 +24,13 @@ namespace fastdl::cuda {
 namespace {
 
 constexpr int kOutside = -(1 << 30);
-constexpr int kLines = kConvThreads / 4;  // filled at a time, by four chunks each
+constexpr int kLines = kConvThreads / 4;                           // filled at a time, by four chunks each
+constexpr int64_t kEnough = 132, kPlenty = 264, kMostSplits = 16;  // blocks; parts
 
 struct Gather {
   ConvAxes axes;
   bool transposed;
-  int batch, groups, rows, chunks;  // rows: of a group; chunks: of a tap
+  int batch, groups, rows, chunks, splits;  // rows: of a group; chunks: of a tap
   Divisor row_tiles;
 };
 
@@ -64,7 +67,7 @@ __device__ __forceinline__ Pixel pixel_of(int i, const Class& d, const Class& h,
 
 template <class T, bool kTensor, int kRows>
 __global__ void __launch_bounds__(kConvThreads, 2)
-    gather_product(T* y, const T* x, const T* weight, const T* bias, Gather p) {
+    gather_product(T* y, Compute<T>* parts, const T* x, const T* weight, const T* bias, Gather p) {
   using C = Compute<T>;
   constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
   FASTDL_DYNAMIC_SHARED(T, shared);
@@ -108,7 +111,9 @@ __global__ void __launch_bounds__(kConvThreads, 2)
         if (++th == h.taps) th = 0, ++td;
       }
   };
-  advance(chunk);
+  const int all = (d.taps * h.taps * w.taps * p.chunks + 3) / 4, part = (all + p.splits - 1) / p.splits;
+  const int begin = part * int(blockIdx.y), steps = all - begin < part ? all - begin : part;
+  advance(chunk + 4 * begin);
   const int line_of_weight = d.kernel * h.kernel * w.kernel * p.chunks;
   const auto load = [&](int, int stage) {
     T* const a = shared + stage * kStage;
@@ -139,7 +144,7 @@ __global__ void __launch_bounds__(kConvThreads, 2)
     advance(4);
   };
   ConvProduct<T, kTensor, true, kRows> product;
-  pipeline((d.taps * h.taps * w.taps * p.chunks + 3) / 4, load, [&](int stage) {
+  pipeline(steps, load, [&](int stage) {
     product.add(shared + stage * kStage, shared + stage * kStage + kRows * kDepth<T>);
   });
 
@@ -155,27 +160,77 @@ __global__ void __launch_bounds__(kConvThreads, 2)
                        w.first + j.w * w.spacing;
   const int64_t size = int64_t(d.target) * h.target * w.target;
   const int channel0 = group * p.rows + row0;
-  T* to = y + (int64_t(j.image) * p.groups * p.rows + channel0) * size + position;
+  const int64_t first = (int64_t(j.image) * p.groups * p.rows + channel0) * size + position;
   const int rows = p.rows - row0 < kRows ? p.rows - row0 : kRows;
+  if (p.splits > 1) {
+    C* to = parts + blockIdx.y * (int64_t(p.batch) * p.groups * p.rows * size) + first;
+    for (int m = int(threadIdx.x) / kN; m < rows; m += kConvThreads / kN)
+      to[m * size] = sums[m * kPitch + column];
+    return;
+  }
   for (int m = int(threadIdx.x) / kN; m < rows; m += kConvThreads / kN) {
     const C b = bias != nullptr ? C(widen(bias[channel0 + m])) : C(0);
-    to[m * size] = narrow<T>(sums[m * kPitch + column] + b);
+    y[first + m * size] = narrow<T>(sums[m * kPitch + column] + b);
   }
 }
 
+template <class T>
+__global__ void __launch_bounds__(kConvThreads)
+    add_gather_parts(T* y, const Compute<T>* parts, const T* bias, int64_t items, int splits, Divisor size,
+                     Divisor channels) {
+  for (uint32_t i = blockIdx.x * kConvThreads + threadIdx.x; i < items; i += gridDim.x * kConvThreads) {
+    Compute<T> sum = 0;
+    for (int s = 0; s < splits; ++s) sum += parts[s * items + i];
+    if (bias != nullptr) {
+      const uint32_t plane = size.quotient(i);
+      sum += Compute<T>(widen(bias[plane - channels.quotient(plane) * channels.divisor]));
+    }
+    y[i] = narrow<T>(sum);
+  }
+}
+
+struct Tiling {
+  int64_t pixels, layers;  // of the largest class; classes times groups
+  int splits;
+  bool tall;  // enough tiles of 128 rows
+};
+Tiling tiling_of(Dtype dtype, const ConvProblem& p, bool transposed) {
+  Tiling t{p.batch * p.out_size(), p.groups, 1, false};
+  int64_t taps = p.taps();
+  if (transposed) {
+    t.pixels = p.batch;
+    taps = 1;
+    for (size_t i = 0; i < kSpatial; ++i) {
+      const int64_t period = p.stride[i] / std::gcd(p.stride[i], p.dilation[i]);
+      t.pixels *= (p.in[i] + p.stride[i] - 1) / p.stride[i];
+      t.layers *= p.stride[i];
+      taps *= (p.kernel[i] + period - 1) / period;
+    }
+  }
+  const int64_t rows = transposed ? p.group_in() : p.group_out();
+  const int64_t channels = conv_padded(dtype, transposed ? p.group_out() : p.group_in());
+  const int64_t steps = taps * channels / (4 * conv_padded(dtype, 1));
+  const int64_t column_tiles = t.layers * ((t.pixels + 127) / 128);
+  const int64_t blocks = std::max<int64_t>(1, column_tiles * ((rows + 63) / 64));
+  t.tall = rows > 64 && column_tiles * ((rows + 127) / 128) >= kPlenty;
+  if (blocks < kEnough)
+    t.splits = int(std::max<int64_t>(1, std::min({kPlenty / blocks, steps / 8, kMostSplits})));
+  return t;
+}
+
 template <class T, bool kTensor, int kRows>
-void launch_gather(void* y, const void* x, const void* weight, const void* bias, Gather p, int64_t pixels,
-                   int64_t layers, Stream stream) {
+void launch_gather(T* y, Compute<T>* parts, const T* x, const T* weight, const T* bias, Gather p,
+                   const Tiling& t, Stream stream) {
   constexpr int kN = kColumns<T>;
-  const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = (pixels + kN - 1) / kN;
-  if (row_tiles * tiles >= int64_t(1) << 31 || layers > 65535)
+  const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = (t.pixels + kN - 1) / kN;
+  if (row_tiles * tiles >= int64_t(1) << 31 || t.layers > 65535)
     throw std::invalid_argument("convolution on CUDA: too many tiles, or groups times strides above 65535");
   p.row_tiles = Divisor(uint32_t(row_tiles));
   const size_t stages = size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T);
   const size_t sums = size_t(kRows) * (kN + 8) * sizeof(Compute<T>);
-  launch("conv", gather_product<T, kTensor, kRows>, dim3(unsigned(row_tiles * tiles), 1, unsigned(layers)),
-         dim3(kConvThreads), std::max(stages, sums), stream, static_cast<T*>(y), static_cast<const T*>(x),
-         static_cast<const T*>(weight), static_cast<const T*>(bias), p);
+  launch("conv", gather_product<T, kTensor, kRows>,
+         dim3(unsigned(row_tiles * tiles), unsigned(p.splits), unsigned(t.layers)), dim3(kConvThreads),
+         std::max(stages, sums), stream, y, parts, x, weight, bias, p);
 }
 
 }  // namespace
@@ -185,29 +240,42 @@ int64_t conv_padded(Dtype dtype, int64_t channels) {
   return (channels + chunk - 1) / chunk * chunk;
 }
 
-void conv_gather(Dtype dtype, bool tensor, void* y, const void* x, const void* weight, const void* bias,
-                 const ConvProblem& problem, bool transposed, Stream stream) {
+int64_t conv_gather_splits(Dtype dtype, const ConvProblem& problem, bool transposed) {
+  return tiling_of(dtype, problem, transposed).splits;
+}
+
+void conv_gather(Dtype dtype, bool tensor, void* to, const void* from, const void* weights,
+                 const void* biases, void* scratch, const ConvProblem& problem, bool transposed,
+                 Stream stream) {
+  const Tiling t = tiling_of(dtype, problem, transposed);
+  const int64_t channels = transposed ? problem.in_channels : problem.out_channels;
+  const int64_t size = transposed ? problem.in_size() : problem.out_size();
+  const int64_t items = problem.batch * channels * size;
+  if (items == 0) return;
+  if (t.splits > 1 && items >= int64_t(1) << 31)
+    throw std::invalid_argument("convolution on CUDA: too large");
   Gather p;
   p.axes = conv_axes(problem);
   p.transposed = transposed;
   p.batch = int(problem.batch);
   p.groups = int(problem.groups);
   p.rows = int(transposed ? problem.group_in() : problem.group_out());
-  const int64_t summed = transposed ? problem.group_out() : problem.group_in();
-  int64_t pixels = problem.batch * problem.out_size(), layers = problem.groups;
-  if (transposed) {  // of the largest class
-    pixels = problem.batch;
-    for (size_t i = 0; i < kSpatial; ++i) {
-      pixels *= (problem.in[i] + problem.stride[i] - 1) / problem.stride[i];
-      layers *= problem.stride[i];
-    }
-  }
-  if (pixels * p.rows == 0) return;
+  p.splits = t.splits;
   by_arithmetic(dtype, tensor, [&]<class T, bool kTensor>(T, std::bool_constant<kTensor>) {
-    p.chunks = int(conv_padded(dtype, summed) / kChunk<T>);
-    if constexpr (kTensor)  // twice the rows: each pixel's chunk is copied half as often
-      if (p.rows > 64) return launch_gather<T, kTensor, 128>(y, x, weight, bias, p, pixels, layers, stream);
-    launch_gather<T, kTensor, 64>(y, x, weight, bias, p, pixels, layers, stream);
+    p.chunks = int(conv_padded(dtype, transposed ? problem.group_out() : problem.group_in()) / kChunk<T>);
+    T* const y = static_cast<T*>(to);
+    auto* const parts = static_cast<Compute<T>*>(scratch);
+    const T *x = static_cast<const T*>(from), *weight = static_cast<const T*>(weights),
+            *bias = static_cast<const T*>(biases);
+    // Tall tiles of the tensor cores: each pixel's chunk is copied half as often.
+    if (kTensor && t.tall)
+      launch_gather<T, kTensor, kTensor ? 128 : 64>(y, parts, x, weight, bias, p, t, stream);
+    else
+      launch_gather<T, kTensor, 64>(y, parts, x, weight, bias, p, t, stream);
+    if (p.splits > 1)
+      launch("conv", add_gather_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0, stream,
+             y, static_cast<const Compute<T>*>(parts), bias, items, p.splits, Divisor(uint32_t(size)),
+             Divisor(uint32_t(channels)));
   });
 }
 

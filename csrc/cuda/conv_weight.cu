@@ -164,8 +164,9 @@ void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* g
     p.chunks = int(conv_padded(dtype, problem.group_in()) / kChunk<T>);
     p.row_chunks = int(conv_padded(dtype, p.rows) / kChunk<T>);
     const auto* g = static_cast<const T*>(grad_y);
-    if (kTensor && p.rows > 64)
-      launch_product<T, kTensor, kTensor ? 128 : 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
+    constexpr int kTall = sizeof(T) == 2 ? 128 : 64;  // more than 64 rows of TF32 do not fit the registers
+    if (p.rows > 64)
+      launch_product<T, kTensor, kTall>(parts, g, static_cast<const T*>(x), p, splits, stream);
     else
       launch_product<T, kTensor, 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
     const int64_t items = problem.out_channels * problem.patch();

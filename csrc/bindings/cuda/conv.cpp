@@ -59,10 +59,13 @@ void register_conv(py::module_& m) {
     cuda::conv_pack_weight(Dtype(dtype), tf32, pointer(to), pointer(weight), p, transposed,
                            stream_of(stream));
   });
+  m.def("conv_gather_splits", [](int dtype, const ConvProblem& p, bool transposed) {
+    return cuda::conv_gather_splits(Dtype(dtype), p, transposed);
+  });
   m.def("conv_gather", [](int dtype, bool tensor, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
-                          const ConvProblem& p, bool transposed, uintptr_t stream) {
-    cuda::conv_gather(Dtype(dtype), tensor, pointer(y), pointer(x), pointer(weight), pointer(bias), p,
-                      transposed, stream_of(stream));
+                          uintptr_t scratch, const ConvProblem& p, bool transposed, uintptr_t stream) {
+    cuda::conv_gather(Dtype(dtype), tensor, pointer(y), pointer(x), pointer(weight), pointer(bias),
+                      pointer(scratch), p, transposed, stream_of(stream));
   });
   m.def("conv_weight_splits",
         [](int dtype, const ConvProblem& p) { return cuda::conv_weight_splits(Dtype(dtype), p); });

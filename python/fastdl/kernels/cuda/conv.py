@@ -137,12 +137,7 @@ class _Convolution:
             self._run("depthwise_forward", y, x, weight, bias, self.problem)
             return y
         if name == "direct":
-            padded = self.runtime.extension.conv_padded(self.number, self.group_in)
-            packed = self.empty((self.problem.out_channels, self.taps, padded))
-            self._run("conv_pack_weight", self.tf32, packed, weight, self.problem, False)
-            last = self.last(x, self.group_in, self.size_in)
-            self._run("conv_gather", self.tf32, y, last, packed, bias, self.problem, False)
-            return y
+            return self._gather(y, x, weight, bias, False)
         patches = x if name == "pointwise" else self._unfold(x)
         product = self._product(self._weight(weight), self._grouped(patches, self.group_in * self.taps))
         return self._biased(product.reshape(y.shape), bias)
@@ -157,12 +152,7 @@ class _Convolution:
             self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
             return grad_x
         if name == "direct":
-            padded = self.runtime.extension.conv_padded(self.number, self.group_out)
-            packed = self.empty((self.problem.in_channels, self.taps, padded))
-            self._run("conv_pack_weight", self.tf32, packed, weight, self.problem, True)
-            last = self.last(grad_y, self.group_out, self.size_out)
-            self._run("conv_gather", self.tf32, grad_x, last, packed, bias, self.problem, True)
-            return grad_x
+            return self._gather(grad_x, grad_y, weight, bias, True)
         product = self._product(self._weight(weight).swapaxes(-1, -2), self._grouped(grad_y, self.group_out))
         if name == "pointwise":
             return self._biased(product.reshape(grad_x.shape), bias)
@@ -194,6 +184,21 @@ class _Convolution:
 
     def grad_bias(self, grad_y: Array) -> Array:
         return sum_forward(grad_y, (0, *range(2, grad_y.ndim)))
+
+    def _gather(self, y: Array, x: Array, weight: Array, bias: Array | None, transposed: bool) -> Array:
+        """The implicit product for y, summed over the channels of x."""
+        extension, problem = self.runtime.extension, self.problem
+        if transposed:
+            rows, channels, size = problem.in_channels, self.group_out, self.size_out
+        else:
+            rows, channels, size = problem.out_channels, self.group_in, self.size_in
+        packed = self.empty((rows, self.taps, extension.conv_padded(self.number, channels)))
+        self._run("conv_pack_weight", self.tf32, packed, weight, problem, transposed)
+        last = self.last(x, channels, size)
+        splits = extension.conv_gather_splits(self.number, problem, transposed)
+        scratch = self.scratch(splits * y.size) if splits > 1 else None
+        self._run("conv_gather", self.tf32, y, last, packed, bias, scratch, problem, transposed)
+        return y
 
     # ---- plain products
 
