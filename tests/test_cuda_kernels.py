@@ -239,6 +239,26 @@ def test_bad_labels_and_indices_are_raised_when_the_device_is_waited_for(cuda):
         device.raise_reports(runtime)
 
 
+def test_bad_places_are_raised_when_the_device_is_waited_for(cuda):
+    from fastdl.kernels.cuda import device
+
+    runtime = device.of(np.zeros(1))
+    device.raise_reports(runtime)
+    x = numbers((2, 3), np.float32)
+    at = np.array([[0, 16, 4], [2, 1, 1]])
+    y = cuda.max_unpool_forward(x, at, (16,))
+    np.testing.assert_array_equal(y[:, :5], [[x[0, 0], 0, 0, 0, x[0, 2]], [0, x[1, 2], x[1, 0], 0, 0]])
+    with pytest.raises(IndexError, match=r"max_unpool: indices\[1\] .* = 16 is out of range \[0, 16\)"):
+        device.raise_reports(runtime)
+    grad = cuda.max_unpool_backward(numbers((2, 16), np.float32), at, 1)
+    assert grad[0, 1] == 0
+    with pytest.raises(IndexError, match="max_unpool_backward: indices"):
+        device.raise_reports(runtime)
+    cuda.adaptive_max_pool_backward(x, at, (16,))
+    with pytest.raises(IndexError, match="adaptive_max_pool_backward: indices"):
+        device.raise_reports(runtime)
+
+
 def test_arrays_on_the_wrong_side_are_refused(cuda):
     from fastdl.kernels.cuda import device
 

@@ -122,7 +122,8 @@ __global__ void __launch_bounds__(kConvThreads, 2)
     const int tap =
         ((d.tap + td * d.period) * h.kernel + h.tap + th * h.period) * w.kernel + w.tap + tw * w.period;
     FASTDL_UNROLL
-    for (int i = 0; i < kRows / kLines; ++i) {
+    for (int i = 0; i < (kRows + kLines - 1) / kLines; ++i) {
+      if (kRows < kLines && line >= kRows) break;
       const int r = row0 + line + kLines * i;
       const bool present = more && r < p.rows;
       const int64_t from =
@@ -267,8 +268,11 @@ void conv_gather(Dtype dtype, bool tensor, void* to, const void* from, const voi
     auto* const parts = static_cast<Compute<T>*>(scratch);
     const T *x = static_cast<const T*>(from), *weight = static_cast<const T*>(weights),
             *bias = static_cast<const T*>(biases);
-    // Tall tiles of the tensor cores: each pixel's chunk is copied half as often.
-    if (kTensor && t.tall)
+    // Tall tiles of the tensor cores copy each pixel's chunk half as often; low ones are for small groups and
+    // for the gradients of images.
+    if (p.rows <= 16)
+      launch_gather<T, kTensor, 16>(y, parts, x, weight, bias, p, t, stream);
+    else if (kTensor && t.tall)
       launch_gather<T, kTensor, kTensor ? 128 : 64>(y, parts, x, weight, bias, p, t, stream);
     else
       launch_gather<T, kTensor, 64>(y, parts, x, weight, bias, p, t, stream);

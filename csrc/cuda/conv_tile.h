@@ -6,8 +6,9 @@
 // change places within a line so that eight lines' chunks, as ldmatrix and 16-byte loads want them, lie in
 // different banks. A stage is kDepth summands; asynchronous copies fill it kStages - 1 rounds ahead.
 //
-// Products: mma.sync of 16-bit types and TF32 (operands rounded before they come here) with 8 warps of 2 x 4,
-// or FMAs in float and double, a register tile for each thread. Both sum in float (double).
+// Products: mma.sync of 16-bit types and TF32 (operands rounded before they come here) with 8 warps, 2 x 4
+// (1 x 8 over 16 rows), or FMAs in float and double, a register tile for each thread. Both sum in float
+// (double).
 #pragma once
 
 #include "cuda/numeric.h"
@@ -45,11 +46,12 @@ __device__ __forceinline__ void tensor_product(float (&d)[4], const uint32_t (&a
 
 template <class T, bool kAlong, int kRows>
 struct TensorProduct {
-  static constexpr int kN = kColumns<T>, kWarpM = kRows / 2, kWarpN = kN / 4;
+  static constexpr int kN = kColumns<T>, kWarpsM = kRows < 32 ? 1 : 2, kWarpsN = 8 / kWarpsM;
+  static constexpr int kWarpM = kRows / kWarpsM, kWarpN = kN / kWarpsN;
   float sums[kWarpM / 16][kWarpN / 8][4] = {};
 
-  __device__ __forceinline__ static int row() { return int(threadIdx.x) / 128 * kWarpM; }
-  __device__ __forceinline__ static int column() { return int(threadIdx.x) / 32 % 4 * kWarpN; }
+  __device__ __forceinline__ static int row() { return int(threadIdx.x) / 32 / kWarpsN * kWarpM; }
+  __device__ __forceinline__ static int column() { return int(threadIdx.x) / 32 % kWarpsN * kWarpN; }
 
   // Rows m .. m + 15 and two chunks of summands (for TF32 a half of them each).
   __device__ __forceinline__ static void load_a(uint32_t (&to)[4], const T* a, int m, int step) {

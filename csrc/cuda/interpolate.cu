@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) make_table(ResampleTable t, Resample
             inverse = step >= 1 ? C(1) / step : C(1);
     const C middle = rounded_product(step, C(o) + C(0.5));
     start = int64_t(middle - support + C(0.5));
-    if (start < 0) start = 0;
+    start = start < 0 ? 0 : start > in ? in : start;
     int64_t stop = int64_t(middle + support + C(0.5));
     if (stop > in) stop = in;
     count = int(stop < start ? 0 : stop - start > t.taps ? t.taps : stop - start);
