@@ -89,6 +89,7 @@ def test_a_copy_without_wait_has_not_arrived(extension, order):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("static_and_dynamic", "static and dynamic shared memory together are more than 48 KiB"),
         ("beyond_shared", r"shared array of 64 elements \(planted.cpp:\d+\): index 64"),
         (
             "divergent_barrier",

@@ -70,9 +70,10 @@ __global__ void __launch_bounds__(kConvThreads, 2)
     gather_product(T* y, Compute<T>* parts, const T* x, const T* weight, const T* bias, Gather p) {
   using C = Compute<T>;
   constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
-  FASTDL_DYNAMIC_SHARED(T, shared);
   // The axes' classes are the same for all threads and too many numbers for everybody's registers.
-  FASTDL_SHARED(Class, classes, 3);
+  FASTDL_DYNAMIC_SHARED(Class, classes);
+  T* const shared = reinterpret_cast<T*>(classes + 3);
+  static_assert(3 * sizeof(Class) % 16 == 0);
   const int group = int(blockIdx.z) % p.groups;
   if (threadIdx.x < 3) {
     int residue = int(blockIdx.z) / p.groups;
@@ -231,7 +232,7 @@ void launch_gather(T* y, Compute<T>* parts, const T* x, const T* weight, const T
   const size_t sums = size_t(kRows) * (kN + 8) * sizeof(Compute<T>);
   launch("conv", gather_product<T, kTensor, kRows>,
          dim3(unsigned(row_tiles * tiles), unsigned(p.splits), unsigned(t.layers)), dim3(kConvThreads),
-         std::max(stages, sums), stream, y, parts, x, weight, bias, p);
+         3 * sizeof(Class) + std::max(stages, sums), stream, y, parts, x, weight, bias, p);
 }
 
 }  // namespace

@@ -75,6 +75,13 @@ __global__ void largest(float* y, const float* x) {
   sync_threads();
   y[threadIdx.x] = float(best[0]);
 }
+// With the 256 dynamic bytes of all these kernels more than a launch gives unasked.
+__global__ void static_and_dynamic(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, (48 << 10) / 4);
+  FASTDL_DYNAMIC_SHARED(float, more);
+  tile[threadIdx.x] = more[threadIdx.x] = x[threadIdx.x];
+  y[threadIdx.x] = tile[threadIdx.x];
+}
 __global__ void divergent_barrier(float* y, const float* x) {
   if (threadIdx.x < 32)
     sync_threads();
@@ -165,6 +172,7 @@ constexpr Planted kPlanted[] = {
     {"copied_or_zeros", copied_or_zeros<true>, 1},
     {"copied_or_zeros_without_wait", copied_or_zeros<false>, 1},
     {"largest", largest, 1},
+    {"static_and_dynamic", static_and_dynamic, 1},
     {"divergent_barrier", divergent_barrier, 1},
     {"barrier_without_some", barrier_without_some, 1},
     {"partial_shuffle", partial_shuffle, 1},
