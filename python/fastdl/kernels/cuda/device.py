@@ -27,6 +27,9 @@ OPERATIONS = {
     2: ("nll_loss", "target"),
     3: ("embedding", "index"),
     4: ("embedding_backward", "index"),
+    20: ("max_unpool", "indices"),
+    21: ("max_unpool_backward", "indices"),
+    22: ("adaptive_max_pool_backward", "indices"),
 }
 
 
