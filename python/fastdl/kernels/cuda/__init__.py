@@ -13,6 +13,7 @@ from typing import Any
 from fastdl.kernels import reference
 from fastdl.kernels.cuda.activation import *
 from fastdl.kernels.cuda.cross_entropy import *
+from fastdl.kernels.cuda.device import empty, raise_reports
 from fastdl.kernels.cuda.elementwise import *
 from fastdl.kernels.cuda.embedding import *
 from fastdl.kernels.cuda.layout import *
