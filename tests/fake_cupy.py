@@ -53,6 +53,8 @@ _MISSING_ARGUMENTS: dict[str, set[str]] = {
     "ones_like": {"device"},
     "full_like": {"device"},
 }
+# Arguments of kernels that may be NumPy arrays: the host reads them.
+_HOST_ARGUMENTS = ("batch_sizes", "steps", "mu_products", "input_lengths", "target_lengths")
 _NUMBERS = (bool, int, float, complex, np.generic)
 _CREATION = "array asarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
 
@@ -671,7 +673,7 @@ def _backend() -> types.ModuleType:
             def enter(name: str, value: Any) -> Any:
                 if isinstance(value, (list, tuple)):
                     return type(value)([enter(name, v) for v in value])
-                on_host = name in ("batch_sizes", "steps", "mu_products") and isinstance(value, np.ndarray)
+                on_host = name in _HOST_ARGUMENTS and isinstance(value, np.ndarray)
                 return value if on_host else _host(value)
 
             given = dict(zip(names, args, strict=False)) | kwargs

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-ON_HOST = ("steps", "mu_products", "batch_sizes")  # parameters that are read by the host
+ON_HOST = (
+    "steps",
+    "mu_products",
+    "batch_sizes",
+    "input_lengths",
+    "target_lengths",
+)  # parameters that are read by the host
 
 
 class Backend:

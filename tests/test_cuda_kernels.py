@@ -80,6 +80,8 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     weight, bias = numbers(64, dtype, 4) + np.asarray(1, dtype), numbers(64, dtype, 5)
     image, scale = numbers((2, 4, 6, 8), dtype, 6), numbers(4, dtype, 7)
     index = np.array([3, 0, 3, 3, 5, 1])
+    odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
+    many = numbers(4100, dtype, 8, 0.01)
     return [
         ("exp_forward", rows),
         ("add_forward", rows, rows[:1]),
@@ -107,6 +109,18 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("group_norm_forward", image, scale, None, 2, 1e-5),
         ("batch_norm_forward", image, scale, scale, 1e-5),
         ("dropout_forward", odd, 0.3, 1 / 0.7, 7, 3),
+        ("gather_forward", odd, 1, odd_index),
+        ("gather_backward", odd, 1, odd_index, 5),
+        ("gather_backward", column.reshape(3, 4, 50), 1, wide_index, 3),
+        ("gather_backward", many, 0, np.arange(4100) % 7, 7),
+        ("running_sum", odd, 1, True),
+        ("running_sum", column, 1),
+        ("running_sum", numbers((1, 16500), dtype, 8, 0.01), 1),
+        ("row_products_forward", odd, odd[::-1]),
+        ("row_products_forward", long, long[::-1]),
+        ("row_products_backward", numbers((3, 5), dtype, 9), odd, odd[::-1], (True, True)),
+        ("pairwise_distance_forward", long, long[::-1], 2.0, 1e-6),
+        ("pairwise_distance_forward", odd, odd[::-1], np.inf, 0.0),
         ("embedding_forward", rows, index),
         ("embedding_backward", rows, index, None, None, 7, -1, False),
         ("max_pool_forward", image, (3, 3), (2, 2), (1, 1), (1, 1), (3, 4), True),

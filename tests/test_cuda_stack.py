@@ -65,12 +65,22 @@ def test_a_layer(name: str) -> None:
     check(test_device.MODULES[name])
 
 
-@pytest.mark.parametrize("name", test_device.OPTIMIZERS)
+# The line search of LBFGS branches on rounding.
+@pytest.mark.parametrize("name", [n for n in test_device.OPTIMIZERS if n != "LBFGS"])
 def test_an_optimizer(name: str) -> None:
     check(lambda device: test_device.trained(device, test_device.OPTIMIZERS[name]))
 
 
-@pytest.mark.parametrize("train", [test_device.lenet, test_device.characters, test_device.language_model])
+@pytest.mark.parametrize(
+    "train",
+    [
+        # Its losses only: Adam makes steps of noise for a bias before batch norm, whose gradient is 0 but for rounding.
+        lambda device: test_device.lenet(device)[0],
+        test_device.characters,
+        test_device.language_model,
+    ],
+    ids=["lenet", "characters", "language_model"],
+)
 def test_training(train: Any) -> None:
     check(train)
 

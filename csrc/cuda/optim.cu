@@ -204,42 +204,10 @@ __global__ void __launch_bounds__(64) factors_kernel(C (*factors)[kFactors], Cou
   for (int k = 0; k < kFactors; ++k) factors[i][k] = C(f[k]);
 }
 
-template <class T, int N>
-struct Moved {  // a pack of one array
-  static __device__ __forceinline__ Values<Compute<T>, N> load(const T* from, int64_t first, int64_t size,
-                                                               bool packed) {
-    Values<Compute<T>, N> v;
-    if (packed && first + N <= size) {
-      const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + first);
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) v.v[k] = widen(pack.v[k]);
-    } else {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        v.v[k] = first + k < size ? Compute<T>(widen(from[first + k])) : Compute<T>(0);
-    }
-    return v;
-  }
-  static __device__ __forceinline__ void store(T* to, int64_t first, int64_t size, bool packed,
-                                               const Values<Compute<T>, N>& v) {
-    if (packed && first + N <= size) {
-      Pack<T, N> pack;
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(v.v[k]);
-      *reinterpret_cast<Pack<T, N>*>(to + first) = pack;
-    } else {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        if (first + k < size) to[first + k] = narrow<T>(v.v[k]);
-    }
-  }
-};
-
 template <class T, Rule kRule>
 __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<Compute<T>> numbers) {
   using C = Compute<T>;
   constexpr int N = sizeof(T) == 8 ? 2 : 4, S = Update<kRule>::kStates;
-  using Move = Moved<T, N>;
   // The first parameter whose blocks end behind this one: the same for all threads.
   int t = 0;
   for (int width = 32; width > 0; width /= 2)
@@ -251,19 +219,19 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
   T* const param = table.param[t];
   const C* const factors = table.computed != nullptr ? table.computed + t * kFactors : table.factors[t];
   for (int64_t first = start + threadIdx.x * N; first < stop; first += kThreads * N) {
-    auto p = Move::load(param, first, size, packed);
+    auto p = load_run<N>(param, first, size, packed);
     if constexpr (kRule == Rule::scale) {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) p.v[k] *= numbers.a;
     } else {
-      const auto g = Move::load(table.grad[t], first, size, packed);
+      const auto g = load_run<N>(table.grad[t], first, size, packed);
       Values<C, N> s[S];
       bool present[S];
       FASTDL_UNROLL
       for (int i = 0; i < S; ++i) {
         present[i] = table.states[i][t] != nullptr;
         if (present[i])
-          s[i] = Move::load(table.states[i][t], first, size, packed);
+          s[i] = load_run<N>(table.states[i][t], first, size, packed);
         else
           s[i] = {};
       }
@@ -283,9 +251,9 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
       }
       FASTDL_UNROLL
       for (int i = 0; i < S; ++i)
-        if (present[i]) Move::store(table.states[i][t], first, size, packed, s[i]);
+        if (present[i]) store_run<N>(table.states[i][t], first, size, packed, s[i]);
     }
-    Move::store(param, first, size, packed, p);
+    store_run<N>(param, first, size, packed, p);
   }
 }
 

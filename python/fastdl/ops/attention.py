@@ -37,9 +37,10 @@ class Attention(Op):
             self.mask_shape = mask.shape
             if mask.ndim < 4:
                 mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+        forward = select(query).attention_forward  # before drawing: where there is none, the CPU will draw
         seed, offset = default_generator.draw() if p > 0 else (0, 0)
         self.options = is_causal, scale, p, seed, offset
-        y, lse = select(query).attention_forward(query, key, value, mask, *self.options)
+        y, lse = forward(query, key, value, mask, *self.options)
         if True in self.needs:
             self.saved = query, key, value, mask, y, lse
         return y

@@ -27,6 +27,9 @@ OPERATIONS = {
     2: ("nll_loss", "target"),
     3: ("embedding", "index"),
     4: ("embedding_backward", "index"),
+    5: ("gather", "index"),
+    6: ("gather_backward", "index"),
+    7: ("ctc_loss", "targets"),
 }
 
 
@@ -56,6 +59,9 @@ class _Emulated(Runtime):
     def empty(self, shape: Any, dtype: Any) -> Array:
         return np.empty(shape, dtype)
 
+    def from_host(self, array: Any) -> Array:
+        return array
+
     def zeros(self, shape: Any, dtype: Any) -> Array:
         return np.zeros(shape, dtype)
 
@@ -80,6 +86,9 @@ class _CuPy(Runtime):
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         return self.cupy.empty(shape, dtype)
+
+    def from_host(self, array: Any) -> Array:
+        return self.cupy.asarray(array)
 
     def zeros(self, shape: Any, dtype: Any) -> Array:
         return self.cupy.zeros(shape, dtype)

@@ -298,6 +298,7 @@ def adamax_step(
         grads,
         [exp_avgs, exp_infs],
         factors,
+        lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
         a=1 - beta1,
