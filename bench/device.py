@@ -33,7 +33,6 @@ MORE: dict[str, list[tuple[str, str]]] = {
     "attention": [("torch", "flash"), ("torch", "cudnn")],
     "train": [("fastdl", "captured"), ("torch", "captured"), ("torch", "compiled")],
 }
-HOLD_BYTES = 256 << 20
 MOST_COPIES = 32
 CALLS = 10  # submitted before the host waits
 
@@ -111,11 +110,11 @@ class Timer:
             runs = [captured(cuda, run) for run in runs]
         self.rotation = itertools.cycle(runs)
         self.estimate = min(by_clock(cuda, self.rotation, 3) for _ in range(2))
-        self.hold = None if case.mode == "step" else self._hold(lib)
+        self.hold = None if case.mode == "step" else self._hold(lib, 5 * cache)
 
-    def _hold(self, lib: Library) -> Run:
-        """Reads of a large array that last as long as the host takes to submit a call; at most eight."""
-        big = lib.module.zeros(HOLD_BYTES // 4, device=lib.device)
+    def _hold(self, lib: Library, size: int) -> Run:
+        """Reads of an array of ``size`` bytes that last as long as the host takes to submit a call; at most eight."""
+        big = lib.module.zeros(max(1, size // 4), device=lib.device)
         big.sum()
         self.cuda.synchronize()
         start = time.perf_counter()

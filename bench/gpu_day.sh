@@ -33,7 +33,7 @@ if [ $# -lt 1 ]; then
 fi
 out=$1
 shift
-state=build/gpu_day${dry:+_dry}
+state=${GPU_DAY_STATE:-build/gpu_day${dry:+_dry}}
 mkdir -p "$out" "$state/results"
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}" PYTHONFAULTHANDLER=1
 python=${PYTHON:-python3}
@@ -54,8 +54,6 @@ bench() {
       --json "$state/results/$name.json" --against torch "$@"
   fi
 }
-small() { [ -z "${dry:-}" ] || echo "--case $1"; }
-
 part_build() {
   nvidia-smi || true
   nvcc --version || true
@@ -108,10 +106,7 @@ part_attention() {
 }
 part_conv() { bench conv --family conv --how eager && bench conv --family conv --dtype bfloat16 --how eager; }
 part_rnn() { bench rnn --family rnn --how eager && bench rnn --family rnn --dtype bfloat16 --how eager; }
-part_losses() {
-  # shellcheck disable=SC2046
-  bench losses --family loss $(small "cross_entropy 128x10")
-}
+part_losses() { bench losses --family loss ${dry:+--case "cross_entropy 128x10"}; }
 part_memory() {
   bench memory --family pool --family norm --family elementwise --family reduce --family activation --family dropout \
     --family embedding --family layout --family resample --family linear
@@ -122,10 +117,7 @@ part_train() {
   bench train --family train --how captured && bench train --family train --dtype bfloat16 --how captured
 }
 part_compiled() { bench compiled --family train --how compiled; }
-part_crossover() {
-  # shellcheck disable=SC2046
-  bench crossover --family crossover --against cpu $(small "1024")
-}
+part_crossover() { bench crossover --family crossover --against cpu ${dry:+--case "softmax 4096"}; }
 
 part_render() {
   local files=() name

@@ -655,7 +655,7 @@ def _properties(device_id: int) -> dict[str, Any]:
         "minor": 0,
         "totalGlobalMem": 4 << 30,
         "multiProcessorCount": 132,
-        "l2CacheSize": 50 << 20,
+        "l2CacheSize": 64 << 10,
     }
 
 

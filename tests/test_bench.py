@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -286,14 +287,12 @@ def test_a_library_places_tensors_and_modules():
 
 
 def day(out: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         ["bash", ROOT / "bench" / "gpu_day.sh", "--dry-run", str(out), *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | environment,
+        env=os.environ | environment | {"GPU_DAY_STATE": str(out / "state")},
     )
 
 

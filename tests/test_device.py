@@ -17,6 +17,7 @@ import device_cases
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
+import test_second_order
 from device_cases import CASES, ints, on
 from fastdl import nn
 from fastdl.optim.optimizer import COUNTS
@@ -279,3 +280,53 @@ def test_a_training_step_makes_no_transfers() -> None:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert fake_cupy.transfers == before
+
+
+# --------------------------------------------------------------------------------------------- second derivatives
+
+
+def second(name: str, device: str) -> list[Any]:
+    """Values, slopes and second derivatives of a case of ``test_second_order``, its inputs on a device."""
+    function, inputs = test_second_order.CASES[name]
+    moved = [
+        x.detach().to(device).requires_grad_(x.requires_grad) if isinstance(x, fastdl.Tensor) else x
+        for x in inputs
+    ]
+    leaves = [x for x in moved if isinstance(x, fastdl.Tensor) and x.requires_grad]
+    fastdl.manual_seed(0)
+    values = [v for v in tensors(function(*moved)) if v.requires_grad]
+    total = sum((v * v).sum() for v in values)
+    slopes = fastdl.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+    curved = [g for g in slopes if g is not None and g.requires_grad]
+    found = [*values, *[g for g in slopes if g is not None]]
+    if curved:
+        found += [
+            g
+            for g in fastdl.autograd.grad(sum((g * g).sum() for g in curved), leaves, allow_unused=True)
+            if g is not None
+        ]
+    for t in found:
+        assert t.device.type == device
+    return [t.detach().cpu().numpy() for t in found]
+
+
+@pytest.mark.parametrize("name", test_second_order.CASES)
+def test_a_second_derivative_gives_the_same_on_the_device(name: str, monkeypatch: Any) -> None:
+    """What a rule makes beside its operands (ones, masks, ranges) lies where they do."""
+    with np.errstate(all="ignore"), fastdl.use_backend("reference"):
+        expected = second(name, "cpu")
+        for constant, value in vars(test_second_order).items():
+            if isinstance(value, nn.Module):
+                value.to("cuda")
+            elif isinstance(value, fastdl.Tensor) and constant != "PACKED":
+                monkeypatch.setattr(test_second_order, constant, value.cuda())
+        monkeypatch.setattr(test_second_order, "ints", lambda *v: fastdl.tensor(v, device="cuda"))
+        try:
+            actual = second(name, "cuda")
+        finally:
+            for value in vars(test_second_order).values():
+                if isinstance(value, nn.Module):
+                    value.cpu()
+    assert len(actual) == len(expected) > 0
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-12)

@@ -15,7 +15,6 @@ from fastdl.kernels.cuda.device import Array
 Axes = tuple[int, ...] | None
 
 __all__ = [
-    "running_sum",
     "amax_forward",
     "amin_forward",
     "broadcast_to",
@@ -25,6 +24,7 @@ __all__ = [
     "min_forward",
     "norm_forward",
     "prod_forward",
+    "running_sum",
     "sum_forward",
     "sum_product_to",
     "sum_to",
