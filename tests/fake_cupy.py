@@ -30,14 +30,20 @@ import numpy as np
 transfers = {"to_device": 0, "to_host": 0}
 
 _ABSENT = set(
-    "block geomspace insert nanpercentile nanquantile unstack histogram_bin_edges vecdot matvec spacing isnat".split()
+    """asmatrix block bmat einsum_path frompyfunc geomspace histogram_bin_edges insert isnat matvec nanpercentile
+    nanquantile nested_iters polyder polydiv polyint spacing unstack vecdot vecmat""".split()
 )
 _MISSING_ARGUMENTS: dict[str, set[str]] = {
     **{
         name: {"where", "initial"}
         for name in "sum prod amax amin max min nansum nanprod nanmax nanmin".split()
     },
-    **{name: {"where"} for name in "all any mean std var nanmean nanstd nanvar".split()},
+    **{name: {"where"} for name in "all any mean nanmean".split()},
+    **{name: {"where", "correction", "mean"} for name in "std var nanstd nanvar".split()},
+    "clip": {"min", "max", "casting", "dtype", "where"},
+    "percentile": {"weights"},
+    "quantile": {"weights"},
+    "unique": {"sorted"},
     "count_nonzero": {"keepdims"},
     "argsort": {"order", "stable"},
     "sort": {"order", "stable"},

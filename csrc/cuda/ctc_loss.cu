@@ -11,6 +11,8 @@
 // state of a label adds up all of that label, in order, so the bits are the same every time.
 #include "cuda/ctc_loss.h"
 
+#include <algorithm>
+
 #include "cuda/errors.h"
 #include "cuda/rows.h"
 
@@ -99,9 +101,10 @@ __global__ void __launch_bounds__(kThreads)
     ctc_gradient(T* grad, const T* grad_loss, const T* log_probs, const Compute<T>* loss,
                  const Compute<T>* alpha, const Compute<T>* beta, bool zero_infinity, Ctc c, int64_t width) {
   using C = Compute<T>;
-  for (int64_t item = blockIdx.x; item < c.frames * c.batch; item += gridDim.x) {
-    const int64_t t = item / c.batch;
-    const Sequence q(c, item - t * c.batch);
+  const int64_t t = blockIdx.x;
+  for (int64_t b = blockIdx.y; b < c.batch; b += gridDim.y) {
+    const Sequence q(c, b);
+    const int64_t item = t * c.batch + b;
     T* const to = grad + item * c.classes;
     const T* const from = log_probs + item * c.classes;
     const C l = loss[q.b], g = C(widen(grad_loss[q.b]));
@@ -161,8 +164,9 @@ void ctc_loss_backward(Dtype dtype, void* grad, void* beta, const void* grad_los
     launch("ctc_loss_beta", state_sums<T, true>, dim3(unsigned(c.batch)), dim3(kThreads), 0, stream,
            static_cast<C*>(beta), static_cast<C*>(nullptr), static_cast<const T*>(log_probs), c, c.states(),
            Report{nullptr, kCtc});
-    launch("ctc_loss_backward", ctc_gradient<T>, dim3(grid_for(c.frames * c.batch, 1, 16)), dim3(kThreads), 0,
-           stream, static_cast<T*>(grad), static_cast<const T*>(grad_loss), static_cast<const T*>(log_probs),
+    launch("ctc_loss_backward", ctc_gradient<T>,
+           dim3(unsigned(c.frames), unsigned(std::min<int64_t>(c.batch, 65535))), dim3(kThreads), 0, stream,
+           static_cast<T*>(grad), static_cast<const T*>(grad_loss), static_cast<const T*>(log_probs),
            static_cast<const C*>(loss), static_cast<const C*>(alpha), static_cast<const C*>(beta),
            zero_infinity, c, c.states());
   });

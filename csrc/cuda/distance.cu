@@ -4,10 +4,14 @@
 // twice for the gradient of p = inf, which counts the largest first. Sums have a fixed order.
 #include "cuda/distance.h"
 
+#include <algorithm>
+
 #include "cuda/rows.h"
 
 namespace fastdl::cuda {
 namespace {
+
+constexpr int kMostThreads = 512;  // of a block with a row: powers in double take many registers
 
 enum class Norm { zero, one, two, infinite, any };
 Norm norm_of(double p) {
@@ -19,7 +23,7 @@ Norm norm_of(double p) {
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
     products(T* sums, const T* x1, const T* x2, Rows r, int group, bool packed) {
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
@@ -47,7 +51,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
     products_backward(T* grad_x1, T* grad_x2, const T* grad_sums, const T* x1, const T* x2, Rows r, int group,
                       bool packed) {
   using C = Compute<T>;
@@ -88,7 +92,7 @@ __device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance 
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
     distances(T* distance, const T* x1, const T* x2, Norm norm, Compute<T> p, Compute<T> eps, Rows r,
               int group, bool packed) {
   using C = Compute<T>;
@@ -115,7 +119,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
     distances_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance,
                        Norm norm, Compute<T> p, Compute<T> eps, Rows r, int group, bool packed) {
   using C = Compute<T>;
@@ -168,7 +172,8 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
 // Calls f<kBlock>(grid, threads, group).
 template <class T, class F>
 void by_plan(const Rows& r, F&& f) {
-  const RowPlan plan = plan_rows(r.rows, r.length, kRowValues<T>);
+  RowPlan plan = plan_rows(r.rows, r.length, kRowValues<T>);
+  plan.threads = std::min(plan.threads, kMostThreads);
   if (plan.block)
     f(std::true_type{}, plan);
   else

@@ -32,11 +32,12 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    gather_add_columns(Compute<T>* grad_x, const T* grad_y, const int64_t* index, Gather g, Report report) {
-  const int64_t columns = g.outer * g.inner;
-  for (int64_t column = int64_t(blockIdx.x) * kThreads + threadIdx.x; column < columns;
-       column += int64_t(gridDim.x) * kThreads) {
-    const int64_t o = column / g.inner, i = column - o * g.inner;
+    gather_add_columns(Compute<T>* grad_x, const T* grad_y, const int64_t* index, Gather g, Divisor inner,
+                       Report report) {
+  const uint32_t columns = uint32_t(g.outer * g.inner);
+  for (uint32_t column = blockIdx.x * kThreads + threadIdx.x; column < columns;
+       column += gridDim.x * kThreads) {
+    const int64_t o = inner.quotient(column), i = column - o * g.inner;
     for (int64_t j = 0; j < g.count; ++j) {
       const int64_t at = (o * g.count + j) * g.inner + i, e = index[at];
       if (!report.out_of_range(at, e, g.extent))
@@ -196,9 +197,9 @@ void gather_backward(Dtype dtype, void* grad_x, const void* grad_y, const int64_
   by_dtype(dtype, [&]<class T>(T) {
     auto* to = static_cast<Compute<T>*>(grad_x);
     const auto* from = static_cast<const T*>(grad_y);
-    if (g.inner >= 32)
+    if (g.inner >= 32 && columns < int64_t(1) << 31)
       launch("gather_backward", gather_add_columns<T>, dim3(grid_for(columns, kThreads)), dim3(kThreads), 0,
-             stream, to, from, index, g, bad);
+             stream, to, from, index, g, Divisor(uint32_t(g.inner)), bad);
     else
       launch("gather_backward", gather_add_warps<T>, dim3(grid_for(columns, kThreads / 32)), dim3(kThreads),
              0, stream, to, from, index, g, bad);

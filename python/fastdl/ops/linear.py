@@ -61,7 +61,7 @@ def _linear_gradients(node: Any, grad_y: Any) -> Any:
     if need_weight:
         x = node.saved_input(0, node.x)
         if rows is None:
-            grad_weight = Tensor._wrap(np.zeros(node.weight.shape, node.weight.dtype))
+            grad_weight = Tensor._wrap(np.zeros(node.weight.shape, node.weight.dtype, like=node.weight))
         else:
             grad_weight = rows.mT @ x.reshape(-1, x.shape[-1])
     if need_bias:
