@@ -54,6 +54,15 @@ bench() {
       --json "$state/results/$name.json" --against torch "$@"
   fi
 }
+has() { "$python" -c "import $1" 2>/dev/null; }
+# pytest, on several processes where that is installed. Other versions of libraries may warn of what is to come.
+run_tests() {
+  local workers=$1
+  shift
+  if has xdist; then set -- -n "$workers" "$@"; fi
+  "$python" -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning --continue-on-collection-errors "$@"
+}
+
 part_build() {
   nvidia-smi || true
   nvcc --version || true
@@ -76,14 +85,14 @@ part_build() {
 # The families' parity tests, and operations, layers and training from top to bottom, on the device itself.
 part_parity() {
   if [ -n "${dry:-}" ]; then
-    "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_kernels.py -k "sixteen_bits and softmax"
+    run_tests 2 tests/test_cuda_kernels.py -k "sixteen_bits and softmax"
     return
   fi
-  FASTDL_TEST_GPU=1 "$python" -m pytest -q -n 8 -k cuda tests --ignore tests/test_device.py --ignore tests/test_cuda.py \
+  FASTDL_TEST_GPU=1 run_tests 8 -k cuda tests --ignore tests/test_device.py --ignore tests/test_cuda.py \
     --ignore tests/test_cuda_emulator.py --ignore tests/test_cuda_budget.py
 }
 
-part_suite() { "$python" -m pytest -q -n "$cores" tests --ignore tests/test_cuda_budget.py --ignore tests/test_wheel.py; }
+part_suite() { run_tests "$cores" tests --ignore tests/test_cuda_budget.py --ignore tests/test_wheel.py; }
 
 part_sanitize() {
   if ! command -v compute-sanitizer >/dev/null; then
@@ -120,18 +129,22 @@ part_compiled() { bench compiled --family train --how compiled; }
 part_crossover() { bench crossover --family crossover --against cpu ${dry:+--case "softmax 4096"}; }
 
 part_render() {
-  local files=() name
+  local files=() name draw=
+  if has matplotlib; then draw=yes; else echo "no matplotlib here: draw with fastdl bench --render FILE --plot FILE"; fi
   for name in "$state"/results/*.json; do
     case $name in
       *crossover.json)
-        "$python" -m fastdl.cli bench --render "$name" --markdown "$state/results/crossover.md" --plot "$state/results/crossover.png"
+        "$python" -m fastdl.cli bench --render "$name" --markdown "$state/results/crossover.md" \
+          ${draw:+--plot "$state/results/crossover.png"}
         ;;
       *.json) files+=(--render "$name") ;;
     esac
   done
   if [ "${#files[@]}" -gt 0 ]; then
     "$python" -m fastdl.cli bench "${files[@]}" --markdown "$state/results/gpu.md" --summary
-    if [ -z "${dry:-}" ]; then "$python" -m fastdl.cli bench "${files[@]}" --plot "$state/results/gpu.png"; fi
+    if [ -n "$draw" ] && [ -z "${dry:-}" ]; then
+      "$python" -m fastdl.cli bench "${files[@]}" --plot "$state/results/gpu.png"
+    fi
   fi
 }
 

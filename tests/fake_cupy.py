@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 transfers = {"to_device": 0, "to_host": 0}
+compute_types: dict[Any, int] = {}  # what set_compute_type was told
 
 _ABSENT = set(
     """asmatrix block bmat einsum_path frompyfunc geomspace histogram_bin_edges insert isnat matvec nanpercentile
@@ -780,6 +781,10 @@ def install(emulated: bool = False) -> types.ModuleType:
         }
     )
     cupy.__version__ = "14.0.0"
+    linalg = types.ModuleType("cupy._core._routines_linalg")
+    linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32 = 0, 4  # type: ignore[attr-defined]
+    linalg.set_compute_type = compute_types.__setitem__  # type: ignore[attr-defined]
+    sys.modules[linalg.__name__] = linalg
     extension = types.ModuleType("fastdl._cuda")
     for module in (cupy, extension):
         module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
@@ -801,7 +806,7 @@ def uninstall() -> None:
     real = sys.modules.pop("fastdl.kernels.cuda", None)
     if real is not None and hasattr(real, "device"):
         real.device.emulate(None)
-    for name in ("cupy", "fastdl._cuda"):
+    for name in ("cupy", "cupy._core._routines_linalg", "fastdl._cuda"):
         sys.modules.pop(name, None)
     kernels.set_device_backend(kernels.NoDeviceArray, None)
     devices._cupy = None

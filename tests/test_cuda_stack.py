@@ -152,3 +152,19 @@ def test_new_tensors() -> None:
     assert fastdl.zeros(2, 3, device="cuda").tolist() == [[0.0] * 3] * 2
     assert fastdl.empty(4, device="cuda").shape == (4,)
     assert fastdl.ones(3, dtype=fastdl.float16, device="cuda").tolist() == [1.0] * 3
+
+
+@pytest.mark.skipif(emulation.on_gpu(), reason="looks at the stand-in")
+def test_products_in_tf32_only_where_they_are_allowed() -> None:
+    x = fastdl.ones(2, 2, device="cuda")
+    fake_cupy.compute_types.clear()
+    x @ x
+    assert fake_cupy.compute_types == {}, "CuPy's own choice is left alone"
+    try:
+        fastdl.set_float32_matmul_precision("high")
+        F.linear(x, x)
+        assert fake_cupy.compute_types == {np.dtype(np.float32): 4}
+    finally:
+        fastdl.set_float32_matmul_precision("highest")
+    x @ x
+    assert fake_cupy.compute_types == {np.dtype(np.float32): 0}

@@ -139,7 +139,7 @@ class EmbeddingBag(Op):
             if scale_grad_by_freq:
                 factors = factors / np.bincount(self.index, minlength=rows)[self.index].astype(weight.dtype)
         return kernels.embedding_bag_forward(
-            weight, self.index, self.offsets, np.ascontiguousarray(factors), padding_idx, self.mode == "mean"
+            weight, self.index, self.offsets, factors, padding_idx, self.mode == "mean"
         )
 
 

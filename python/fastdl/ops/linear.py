@@ -442,7 +442,7 @@ class Bilinear(Op):
             return y if bias is None else y + bias
 
         shape1, shape2 = self.shapes_of
-        bias = stand_in(self.weight.shape[:1], self.weight.dtype) if self.has_bias else None
+        bias = stand_in(self.weight.shape[:1], self.weight.dtype, self.weight) if self.has_bias else None
         x1, x2 = self.x1.reshape(shape1), self.x2.reshape(shape2)
         return replay(self, grad, composed, x1, x2, self.weight, bias)
 
