@@ -122,7 +122,7 @@ part_memory() {
 }
 part_optim() { bench optim --family optim; }
 part_train() {
-  if [ -n "${dry:-}" ]; then bench train --family train --case "MLP 784-256-128-10 B1" --how eager; return; fi
+  if [ -n "${dry:-}" ]; then bench train --family train --case "MLP 784-256-128-10 B1" --how captured; return; fi
   bench train --family train --how captured && bench train --family train --dtype bfloat16 --how captured
 }
 part_compiled() { bench compiled --family train --how compiled; }

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+import fake_cupy
 from fastdl import cli
 from fastdl.bench import device, report, runner
-from fastdl.bench.case import Case, Library
+from fastdl.bench.case import Case, Library, forward
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -305,3 +306,38 @@ def test_a_day_survives_parts_that_fail(tmp_path):
     late = day(tmp_path, "losses", GPU_DAY_SECONDS="20", PYTHON="false")
     assert late.returncode == 3
     assert "left for another call: losses" in late.stdout
+
+
+@pytest.fixture
+def gpu():
+    yield fake_cupy.install()
+    fake_cupy.uninstall()
+
+
+def test_a_case_is_timed_on_a_gpu(gpu):
+    import fastdl
+
+    lib = Library("fastdl", "cuda")
+    case = forward("exp", lambda lib: lib.module.exp, lambda rng: [rng.standard_normal(1000)])
+    with device.prepare(lib):
+        timer = device.Timer(lib, case)
+        on_device, on_host = timer.sample(0.001)
+        assert timer.peak_memory() >= 0
+    fastdl.backends.cuda.matmul.allow_tf32 = fastdl.backends.cudnn.allow_tf32 = False
+    assert len(on_device) >= 1
+    assert set(on_device) == {0.0005}, "the stand-in's clock"
+    assert min(on_host) > 0
+    turns = list(map(id, itertools.islice(timer.rotation, 2 * device.MOST_COPIES)))
+    assert len(set(turns)) == device.MOST_COPIES, "arrays copied to the stand-in are not counted"
+    assert turns[: device.MOST_COPIES] == turns[device.MOST_COPIES :]
+
+
+def test_a_call_is_recorded_and_replayed(gpu):
+    import fastdl
+
+    x, y = fastdl.ones(3, device="cuda"), fastdl.zeros(3, device="cuda")
+    replay = device.captured(fastdl.cuda, lambda: y.copy_(x * 2))
+    x.fill_(5)
+    assert y.tolist() == [2.0] * 3
+    replay()
+    assert y.tolist() == [10.0] * 3
