@@ -322,7 +322,7 @@ def test_a_case_is_timed_on_a_gpu(gpu):
     with device.prepare(lib):
         timer = device.Timer(lib, case)
         on_device, on_host = timer.sample(0.001)
-        assert timer.peak_memory() >= 0
+        assert isinstance(timer.peak_memory(), int)
     fastdl.backends.cuda.matmul.allow_tf32 = fastdl.backends.cudnn.allow_tf32 = False
     assert len(on_device) >= 1
     assert set(on_device) == {0.0005}, "the stand-in's clock"

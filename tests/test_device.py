@@ -288,11 +288,6 @@ def test_a_training_step_makes_no_transfers() -> None:
 def second(name: str, device: str) -> list[Any]:
     """Values, slopes and second derivatives of a case of ``test_second_order``, its inputs on a device."""
     function, inputs = test_second_order.CASES[name]
-    for cell in getattr(function, "__closure__", None) or ():
-        if isinstance(cell.cell_contents, fastdl.Tensor):
-            cell.cell_contents = cell.cell_contents.to(device)
-    if isinstance(function, nn.Module):
-        function.to(device)
     moved = [
         x.detach().to(device).requires_grad_(x.requires_grad) if isinstance(x, fastdl.Tensor) else x
         for x in inputs
@@ -315,6 +310,16 @@ def second(name: str, device: str) -> list[Any]:
     return [t.detach().cpu().numpy() for t in found]
 
 
+def move_own(name: str, device: str) -> None:
+    """Move what a case's function holds: its parameters, and tensors around it."""
+    function = test_second_order.CASES[name][0]
+    for cell in getattr(function, "__closure__", None) or ():
+        if isinstance(cell.cell_contents, fastdl.Tensor):
+            cell.cell_contents = cell.cell_contents.to(device)
+    if isinstance(function, nn.Module):
+        function.to(device)
+
+
 OWN_TENSORS = {"prod with zeros", "cumprod with zeros"}  # made in the case, on the CPU
 
 
@@ -329,9 +334,11 @@ def test_a_second_derivative_gives_the_same_on_the_device(name: str, monkeypatch
             elif isinstance(value, fastdl.Tensor) and constant != "PACKED":
                 monkeypatch.setattr(test_second_order, constant, value.cuda())
         monkeypatch.setattr(test_second_order, "ints", lambda *v: fastdl.tensor(v, device="cuda"))
+        move_own(name, "cuda")
         try:
             actual = second(name, "cuda")
         finally:
+            move_own(name, "cpu")
             for value in vars(test_second_order).values():
                 if isinstance(value, nn.Module):
                     value.cpu()

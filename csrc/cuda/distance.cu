@@ -23,7 +23,7 @@ Norm norm_of(double p) {
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
+__global__ void __launch_bounds__(kBlock ? 1024 : 256)
     products(T* sums, const T* x1, const T* x2, Rows r, int group, bool packed) {
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
+__global__ void __launch_bounds__(kBlock ? 1024 : 256)
     products_backward(T* grad_x1, T* grad_x2, const T* grad_sums, const T* x1, const T* x2, Rows r, int group,
                       bool packed) {
   using C = Compute<T>;
@@ -77,7 +77,16 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
   }
 }
 
-template <class C>
+// x^p for x >= 0; what is rounded to 16 bits can do with less.
+template <class T>
+__device__ __forceinline__ Compute<T> power(Compute<T> x, Compute<T> p) {
+  if constexpr (sizeof(T) == 2)
+    return std::exp2(p * std::log2(x));
+  else
+    return std::pow(x, p);
+}
+
+template <class T, class C>
 __device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance adds up
   switch (norm) {
     case Norm::zero:
@@ -85,7 +94,7 @@ __device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance 
     case Norm::two:
       return size * size;
     case Norm::any:
-      return std::pow(size, p);
+      return size == 0 ? C(0) : power<T>(size, p);
     default:
       return size;
   }
@@ -107,7 +116,7 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
                  b = slice.load(x2 + team.row * r.length, j, eps);  // beyond the end the difference is 0
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) {
-        const C v = term(std::fabs(a.v[k] - b.v[k] + eps), norm, p);
+        const C v = term<T>(std::fabs(a.v[k] - b.v[k] + eps), norm, p);
         s = norm == Norm::infinite ? larger(s, v) : s + v;
       }
     }
@@ -128,7 +137,7 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
   const int64_t packs = slice.packs();
   for (; team.any_row(r.rows); team.row += team.step) {
     const bool mine = team.row < r.rows;
-    const C length = mine ? C(widen(distance[team.row])) : C(0);
+    const C length = mine ? C(widen(distance[team.row])) : C(0), inverse = 1 / length;
     C g = mine ? C(widen(grad_distance[team.row])) : C(0);
     const auto difference = [&](int64_t j) {
       const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
@@ -157,9 +166,9 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
         const C v = d.v[k], sign = v > 0 ? C(1) : v < 0 ? C(-1) : v;
         C slope = sign;
         if (norm == Norm::two)
-          slope = v / length;
+          slope = v * inverse;
         else if (norm == Norm::any)
-          slope = v == 0 ? C(0) : sign * std::pow(std::fabs(v) / length, p - 1);
+          slope = v == 0 ? C(0) : sign * power<T>(std::fabs(v) * inverse, p - 1);
         else if (norm == Norm::infinite)
           slope = is_largest(v) ? sign : C(0);
         d.v[k] = length == 0 || norm == Norm::zero ? C(0) : g * slope;

@@ -16,7 +16,7 @@ from fastdl.ops.sampling import _draw, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt
 from fastdl.ops.views import broadcast_tensors
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = ["Binomial", "Geometric", "Poisson"]
 
@@ -90,7 +90,7 @@ class Geometric(Binary):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         probs = self.probs.detach()
-        u = _open_uniform(self._extended_shape(sample_shape), probs.dtype)
+        u = _open_uniform(self._extended_shape(sample_shape), probs)
         return floor(u.log() / log1p(-probs))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Poisson(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         rates = np.broadcast_to(self.rate._data, self._extended_shape(sample_shape))
-        return poisson(Tensor._wrap(np.ascontiguousarray(rates)))
+        return poisson(Tensor._wrap(pooled_copy(rates)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

@@ -298,7 +298,7 @@ class StudentT(Distribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        x = randn(shape, dtype=self.df.dtype)
+        x = randn(shape, dtype=self.df.dtype, device=self.df.device)
         z = 2 * _standard_gamma(self.df / 2, shape)
         return self.loc + self.scale * (x * rsqrt(z / self.df))
 
