@@ -139,7 +139,9 @@ def _measure(options: argparse.Namespace, families: Sequence[str]) -> dict[str, 
     print(f"{place}: {measured['gflops']:.0f} GFLOP/s, {measured['gbs']:.0f} GB/s")
     document: dict[str, Any] = {"machine": described, "results": []}
     if options.resume and os.path.exists(options.json):
-        document["results"] = json.loads(Path(options.json).read_text())["results"]
+        before = json.loads(Path(options.json).read_text())
+        document["results"] = before["results"]
+        described["versions"] = before["machine"]["versions"] | described["versions"]
     done = {report.key(r) for r in document["results"]}
     hows = options.how or list(device.HOWS)
     crew = runner.Crew(options.threads)

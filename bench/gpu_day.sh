@@ -35,6 +35,7 @@ out=$1
 shift
 state=${GPU_DAY_STATE:-build/gpu_day${dry:+_dry}}
 mkdir -p "$out" "$state/results"
+export PATH="$PATH:/usr/local/cuda/bin"
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}" PYTHONFAULTHANDLER=1
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || python=python

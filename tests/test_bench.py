@@ -262,8 +262,12 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     )
     command = ["bench", "--family", "overhead", "--json", str(tmp_path / "x.json"), "--resume"]
     assert cli.main(command) == 130
+    kept = json.loads((tmp_path / "x.json").read_text())
+    kept["machine"]["versions"]["torch"] = "9"
+    (tmp_path / "x.json").write_text(json.dumps(kept))
     assert cli.main([*command, "--markdown", str(tmp_path / "x.md"), "--summary"]) == 0
     assert asked == ["a", "b", "b", "c"]
+    assert json.loads((tmp_path / "x.json").read_text())["machine"]["versions"]["torch"] == "9"
     assert [r["case"] for r in json.loads((tmp_path / "x.json").read_text())["results"]] == ["a", "b", "c"]
     assert "overhead" in capsys.readouterr().out
 
