@@ -153,6 +153,73 @@ def test_a_layer_gives_the_same_on_the_device(name: str) -> None:
     check(MODULES[name])
 
 
+def orthogonal(device: str, **options: Any) -> Any:
+    fastdl.manual_seed(0)
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4).to(device), **options)
+    return layer(on(device, 2, 4)), layer.weight
+
+
+def pruned(device: str, how: Callable[..., Any], **options: Any) -> Any:
+    fastdl.manual_seed(0)
+    layer = nn.Linear(4, 3).to(device)
+    how(layer, "weight", amount=0.5, **options)
+    return layer(on(device, 2, 4))
+
+
+def initialised(device: str, how: str, *shape: int, **options: Any) -> Any:
+    return getattr(nn.init, how)(fastdl.empty(*shape, device=device), **options)
+
+
+D, P, A = fastdl.distributions, nn.utils.prune, fastdl.autograd.functional
+UTILITIES: dict[str, Callable[[str], Any]] = {
+    "prune by size": lambda d: pruned(d, P.l1_unstructured),
+    "prune at random": lambda d: pruned(d, P.random_unstructured),
+    "prune rows": lambda d: pruned(d, P.ln_structured, n=2, dim=0),
+    "orthogonal": lambda d: orthogonal(d),
+    "orthogonal by matrix_exp": lambda d: orthogonal(d, orthogonal_map="matrix_exp"),
+    "orthogonal by cayley": lambda d: orthogonal(d, orthogonal_map="cayley"),
+    "spectral_norm parametrization": lambda d: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4).to(d))(
+        on(d, 2, 4)
+    ),
+    "jacobian": lambda d: A.jacobian(lambda a: a.exp() * a, on(d, 3, grad=False)),
+    "hessian": lambda d: A.hessian(lambda a: (a.exp() * a).sum(), on(d, 3, grad=False)),
+    "jvp": lambda d: A.jvp(lambda a: a.exp(), on(d, 3, grad=False), on(d, 3, grad=False)),
+    "vmap": lambda d: fastdl.vmap(lambda a, b: (a * b).sum())(on(d, 3, 4), on(d, 3, 4)),
+    "initial values": lambda d: (
+        initialised(d, "orthogonal_", 3, 3),
+        initialised(d, "trunc_normal_", 3, 3),
+        initialised(d, "sparse_", 4, 4, sparsity=0.5),
+        initialised(d, "eye_", 3, 3),
+        initialised(d, "dirac_", 3, 3, 3),
+    ),
+    "Gamma": lambda d: D.Gamma(on(d, 3, low=0.5), 1.0).rsample(),
+    "Beta, Dirichlet": lambda d: (
+        D.Beta(on(d, 3, low=0.5), 2.0).sample(),
+        D.Dirichlet(on(d, 3, low=0.5)).sample(),
+    ),
+    "StudentT": lambda d: D.StudentT(on(d, 3, low=3, high=4)).sample(),
+    "MultivariateNormal": lambda d: D.MultivariateNormal(on(d, 3), fastdl.eye(3, device=d)).sample(),
+    "Binomial, Multinomial": lambda d: (
+        D.Binomial(5, on(d, 3, low=0.2, high=0.8)).sample(),
+        D.Multinomial(5, on(d, 3, low=0.2)).sample(),
+    ),
+    "Gumbel, Geometric": lambda d: (
+        D.Gumbel(on(d, 3), on(d, 3, low=0.5)).sample(),
+        D.Geometric(on(d, 3, low=0.2, high=0.8)).sample(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UTILITIES)
+def test_a_utility_gives_the_same_on_the_device(name: str) -> None:
+    check(UTILITIES[name])
+
+
+def test_gradients_can_be_checked_on_the_device() -> None:
+    x = on("cuda", 3, grad=False).double().requires_grad_()
+    assert fastdl.autograd.gradcheck(lambda a: a * a, (x,))
+
+
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "SGD": lambda p: fastdl.optim.SGD(p, lr=0.1),
     "SGD with momentum": lambda p: fastdl.optim.SGD(
