@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def _symmetric_positive(a: np.ndarray) -> np.ndarray:
     return np.asarray(symmetric & (lowest > 0))
 
 
-def _sums_to_one(a: np.ndarray) -> np.ndarray:
+def _sums_to_one(a: Any) -> Any:
     return as_array((a >= 0).all(axis=-1) & (np.abs(a.sum(axis=-1) - 1) < 1e-6))
 
 
@@ -93,7 +94,7 @@ def independent(base: Constraint, ndims: int) -> Constraint:
     if ndims == 0:
         return base
 
-    def test(x: np.ndarray) -> np.ndarray:
+    def test(x: Any) -> Any:
         inner = base._test(x)
         return as_array(inner.all(axis=tuple(range(-ndims, 0))))
 
