@@ -21,14 +21,14 @@ def main(what: str) -> None:
         addresses = [a.__array_interface__["data"][0] for a in (y, x)]
         extension.run_planted(what, *addresses, 64)
         return
-    from test_cuda_kernels import calls
+    from test_cuda_kernels import calls, further
 
     cuda = emulation.backend()
     dtypes = (np.float32, np.float16) if what == "calls" else (np.float16,)
     for dtype in dtypes:
-        for name, *arguments in calls(dtype):
+        for name, *arguments in calls(dtype) + further(dtype):
             getattr(cuda, name)(*arguments)
-    print(f"{len(calls(np.float32))} calls in {len(dtypes)} dtypes: nothing to report")
+    print(f"{len(calls(np.float32) + further(np.float32))} calls in {len(dtypes)} dtypes: nothing to report")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,26 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
+def further(dtype: type) -> list[tuple[Any, ...]]:
+    """Calls with infinities, integers or saved values: run in all orders of threads and under the sanitizers, too."""
+    x, y = numbers((5, 37), dtype), numbers((5, 37), dtype, 1)
+    logits = reference.log_softmax_forward(numbers((9, 3, 6), np.float64), 2)
+    labels = np.array([[1, 1, 2], [5, 3, 0], [4, 0, 0]])
+    lengths = np.array([9, 7, 9]), np.array([3, 2, 0])
+    loss, alpha = reference.ctc_loss_forward(logits, labels, *lengths, 0)
+    wide_type = np.float64 if dtype == np.float64 else np.float32
+    saved = loss.astype(wide_type), alpha.astype(wide_type)
+    distance = reference.pairwise_distance_forward(x, y, np.inf, 0.0)
+    return [
+        ("ctc_loss_forward", logits.astype(dtype), labels, *lengths, 0),
+        ("ctc_loss_backward", numbers(3, dtype), logits.astype(dtype), labels, *lengths, *saved, 0, True),
+        ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, np.inf, 0.0),
+        ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, 1.5, 0.0),
+        ("random_integers", (77,), -3, 9, 5, 6),
+        ("philox_words", 77, 5, 6),
+    ]
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
     "number", range(len(calls(np.float16))), ids=lambda i: f"{i}-{calls(np.float16)[i][0]}"
@@ -144,7 +164,7 @@ emulated_only = pytest.mark.skipif(emulation.on_gpu(), reason="about the emulati
 @emulated_only
 def test_every_order_of_threads_gives_the_same_bits(cuda, order):
     for dtype in (np.float32, np.float16):
-        for name, *arguments in calls(dtype):
+        for name, *arguments in calls(dtype) + further(dtype):
             got = getattr(cuda, name)(*arguments)
             emulation.extension().set_order("ascending", 0)
             want = getattr(cuda, name)(*arguments)
