@@ -45,7 +45,7 @@ def _broadcast(label: str, x: tuple[int, ...], y: tuple[int, ...]) -> list[Case]
 
 
 def _where(lib: Library) -> Any:
-    condition = lib.module.from_numpy(np.random.default_rng(2).random(N) > 0.5)
+    condition = lib.tensor(np.random.default_rng(2).random(N) > 0.5)
     return lambda x, y: lib.module.where(condition, x, y)
 
 

@@ -17,7 +17,7 @@ def _index(lib: Library, shape: tuple[int, ...], rows: int, zipf: bool) -> Any:
     """Uniform, or as frequent as words are: index k with weight 1 / (k + 1)."""
     draw = np.random.default_rng(1).random(shape)
     index = np.exp(draw * np.log(rows)) - 1 if zipf else draw * rows
-    return lib.module.from_numpy(index.astype(np.int64))
+    return lib.tensor(index.astype(np.int64))
 
 
 def lookup(shape: tuple[int, ...], rows: int, width: int, zipf: bool = False) -> list[Case]:

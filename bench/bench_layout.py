@@ -18,7 +18,7 @@ def floats(*shapes: tuple[int, ...]) -> Arrays:
 
 
 def _integers(lib: Library, below: int, shape: tuple[int, ...]) -> Any:
-    return lib.module.from_numpy(np.random.default_rng(1).integers(0, below, shape))
+    return lib.tensor(np.random.default_rng(1).integers(0, below, shape))
 
 
 def _rows(lib: Library) -> Any:
@@ -32,7 +32,7 @@ def _gather(lib: Library) -> Any:
 
 
 def _masked(lib: Library) -> Any:
-    mask = lib.module.from_numpy(np.random.default_rng(1).random(IMAGES) > 0.5)
+    mask = lib.tensor(np.random.default_rng(1).random(IMAGES) > 0.5)
     return lambda x: x.masked_fill(mask, 0.0)
 
 

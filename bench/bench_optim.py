@@ -67,7 +67,7 @@ def load(samples: int, features: int, batch: int) -> Case:
 
         return run
 
-    return Case(f"DataLoader {samples}x{features} batches of {batch}", "step", make)
+    return Case(f"DataLoader {samples}x{features} batches of {batch}", "step", make, only="cpu")
 
 
 CASES = [

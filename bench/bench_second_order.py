@@ -23,7 +23,7 @@ def gradient_penalty(images: int, width: int, norm: str) -> Callable[[Library], 
                 layers += [nn.InstanceNorm2d(width << i, affine=True)]
             layers += [nn.LeakyReLU(0.2)]
             channels = width << i
-        critic = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 16, 1))
+        critic = lib.place(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 16, 1)))
         x = lib.tensor(np.random.default_rng(0).standard_normal((images, 3, 32, 32)), requires_grad=True)
         update = lib.optim.Adam(critic.parameters(), lr=1e-4)
 
@@ -44,13 +44,15 @@ def physics(points: int, width: int) -> Callable[[Library], Callable[[], Any]]:
 
     def make(lib: Library) -> Callable[[], Any]:
         nn, grad = lib.nn, lib.module.autograd.grad
-        net = nn.Sequential(
-            nn.Linear(2, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+        net = lib.place(
+            nn.Sequential(
+                nn.Linear(2, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+            )
         )
         rng = np.random.default_rng(0)
         t, x = [lib.tensor(rng.random((points, 1)), requires_grad=True) for _ in range(2)]
         update = lib.optim.Adam(net.parameters())
-        ones = lib.module.ones(points, 1)
+        ones = lib.tensor(np.ones((points, 1)))
 
         def run() -> None:
             update.zero_grad()
@@ -70,7 +72,9 @@ def hessian_product(rows: int, width: int) -> Callable[[Library], Callable[[], A
 
     def make(lib: Library) -> Callable[[], Any]:
         nn, grad = lib.nn, lib.module.autograd.grad
-        net = nn.Sequential(nn.Linear(64, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, 10))
+        net = lib.place(
+            nn.Sequential(nn.Linear(64, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, 10))
+        )
         rng = np.random.default_rng(0)
         x, labels = lib.tensor(rng.standard_normal((rows, 64))), lib.tensor(rng.integers(0, 10, rows))
         parameters = list(net.parameters())

@@ -47,6 +47,37 @@ def small_vgg(lib: Library) -> Any:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
+def resnet18(lib: Library) -> Any:
+    """ResNet-18 for 224 x 224 images."""
+    nn = lib.nn
+
+    def normed(inputs: int, outputs: int, kernel: int, stride: int) -> list[Any]:
+        return [
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
+
+    class Block(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                *normed(inputs, outputs, 3, stride), nn.ReLU(), *normed(outputs, outputs, 3, 1)
+            )
+            self.skip = nn.Identity()
+            if stride > 1 or inputs != outputs:
+                self.skip = nn.Sequential(*normed(inputs, outputs, 1, stride))
+
+        def forward(self, x: Any) -> Any:
+            return lib.F.relu(self.body(x) + self.skip(x))
+
+    blocks, channels = [], 64
+    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [Block(channels, width, stride), Block(width, width, 1)]
+        channels = width
+    stem = [*normed(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+
+
 def char_lstm(lib: Library) -> Any:
     """Two layers of 256 over an alphabet of 100; characters (T, B) -> scores (T * B, 100)."""
     nn = lib.nn
@@ -89,14 +120,21 @@ def gpt(lib: Library) -> Any:
             self.norm, self.head = nn.LayerNorm(256), nn.Linear(256, 8192, bias=False)
 
         def forward(self, symbols: Any) -> Any:
-            x = self.symbol(symbols) + self.position(lib.module.arange(symbols.shape[1]))
+            x = self.symbol(symbols) + self.position(
+                lib.module.arange(symbols.shape[1], device=symbols.device)
+            )
             return self.head(self.norm(self.blocks(x))).flatten(0, 1)
 
     return GPT()
 
 
 def step(
-    name: str, build: Callable[[Library], Any], shape: tuple[int, ...], optimizer: str, target: float = 0.0
+    name: str,
+    build: Callable[[Library], Any],
+    shape: tuple[int, ...],
+    optimizer: str,
+    target: float = 0.0,
+    only: str = "",
 ) -> Case:
     """A training step on one fixed batch of random inputs of ``shape`` with ten classes."""
 
@@ -104,12 +142,11 @@ def step(
         rng = np.random.default_rng(0)
         inputs = lib.tensor(rng.standard_normal(shape))
         labels = lib.tensor(rng.integers(0, 10, shape[0]))
-        model = build(lib)
-        update = getattr(lib.optim, optimizer)(model.parameters(), lr=1e-4)
-
+        model = lib.place(build(lib))
+        update = optimizer_of(lib, optimizer, model)
         return training(lib, model, inputs, labels, update)
 
-    return Case(f"{name} B{shape[0]} {optimizer}", "step", make, target=target)
+    return Case(f"{name} B{shape[0]} {optimizer}", "step", make, target=target, only=only)
 
 
 def language_step(
@@ -118,7 +155,8 @@ def language_step(
     shape: tuple[int, int],
     symbols: int,
     optimizer: str,
-    target: float,
+    target: float = 0.0,
+    only: str = "",
 ) -> Case:
     """A training step on one fixed batch of random symbols of ``shape``, each with a random next one."""
 
@@ -126,11 +164,16 @@ def language_step(
         rng = np.random.default_rng(0)
         inputs = lib.tensor(rng.integers(0, symbols, shape))
         targets = lib.tensor(rng.integers(0, symbols, shape[0] * shape[1]))
-        model = build(lib)
-        update = getattr(lib.optim, optimizer)(model.parameters(), lr=1e-4)
+        model = lib.place(build(lib))
+        update = optimizer_of(lib, optimizer, model)
         return training(lib, model, inputs, targets, update)
 
-    return Case(f"{name} {optimizer}", "step", make, target=target)
+    return Case(f"{name} {optimizer}", "step", make, target=target, only=only)
+
+
+def optimizer_of(lib: Library, name: str, model: Any) -> Any:
+    captured = {"capturable": True} if lib.how == "captured" and name != "SGD" else {}
+    return getattr(lib.optim, name)(model.parameters(), lr=1e-4, **captured)
 
 
 def training(lib: Library, model: Any, inputs: Any, targets: Any, optimizer: Any) -> Callable[[], Any]:
@@ -155,4 +198,6 @@ CASES = [
     language_step("char-LSTM 2xH256 V100 B1 T25", char_lstm, (25, 1), 100, "Adam", target=2.0),
     language_step("char-LSTM 2xH256 V100 B32 T64", char_lstm, (64, 32), 100, "Adam", target=1.6),
     language_step("GPT d256 L4 heads 4 V8192 B8 T256", gpt, (8, 256), 8192, "AdamW", target=1.4),
+    step("ResNet-18 on 224x224", resnet18, (64, 3, 224, 224), "SGD", only="cuda"),
+    language_step("GPT d256 L4 heads 4 V8192 B64 T256", gpt, (64, 256), 8192, "AdamW", only="cuda"),
 ]

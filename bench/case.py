@@ -19,22 +19,39 @@ import numpy as np
 
 
 class Library:
-    """What a case sees of fastdl or its peer: ``lib.F``, ``lib.nn``, ``lib.optim``, ``lib.tensor``, ``lib.module``."""
+    """What a case sees of fastdl or its peer: ``lib.F``, ``lib.nn``, ``lib.optim``, ``lib.tensor``, ``lib.module``.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+        name: the module, ``"fastdl"`` or ``"torch"``.
+        device: where tensors and modules go.
+        dtype: of floating-point tensors and of modules.
+        how: ``"eager"``, or a way of running that ``device.HOWS`` describes; ``"compiled"`` changes what
+            :meth:`place` returns.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", dtype: str = "float32", how: str = "eager") -> None:
+        self.name, self.device, self.how = name, device, how
         self.module = importlib.import_module(name)
         self.nn = importlib.import_module(f"{name}.nn")
         self.F = importlib.import_module(f"{name}.nn.functional")
         self.optim = importlib.import_module(f"{name}.optim")
+        self.dtype = getattr(self.module, dtype)
 
     def tensor(self, array: np.ndarray[Any, Any], requires_grad: bool = False) -> Any:
-        """A tensor with a copy of ``array``; float64 becomes float32."""
-        array = np.array(array, dtype=np.float32 if array.dtype == np.float64 else array.dtype)
-        tensor = self.module.from_numpy(array)
+        """A tensor with a copy of ``array``; floating-point arrays get the library's dtype here."""
+        floating = array.dtype.kind == "f"
+        tensor = self.module.from_numpy(np.array(array, dtype=np.float32 if floating else array.dtype))
+        if self.device != "cpu" or (floating and self.dtype != self.module.float32):
+            tensor = tensor.to(self.device, self.dtype if floating else tensor.dtype)
         if requires_grad:
             tensor.requires_grad_(True)
         return tensor
+
+    def place(self, module: Any) -> Any:
+        """A module with its parameters on the device and in the dtype."""
+        if self.device != "cpu" or self.dtype != self.module.float32:
+            module = module.to(self.device, self.dtype)
+        return self.module.compile(module) if self.how == "compiled" else module
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,13 @@ class Case:
         mode: ``"f"`` forward, ``"fb"`` forward and backward, ``"step"`` a whole training step.
         make: builds inputs, returns the function to time.
         flops: floating-point operations of one call, 0 if the case is not about arithmetic.
-        bytes: bytes that must move between memory and CPU at the least, 0 if it is not about bandwidth.
-        target: ratio to the peer that the project wants to reach, 0 if none was set.
+        bytes: bytes that must move between memory and processor at the least, in float32; 0 if it is not about
+            bandwidth.
+        target: ratio to the peer that the project wants to reach on a CPU, 0 if none was set.
         memory: whether to measure how much memory a call needs, too.
+        only: the only device that the case is for, empty: all.
+        series: cases of one series differ in ``size`` alone, see ``report.crossings``.
+        size: elements of the largest array.
     """
 
     name: str
@@ -58,6 +79,9 @@ class Case:
     bytes: float = 0.0
     target: float = 0.0
     memory: bool = False
+    only: str = ""
+    series: str = ""
+    size: int = 0
 
 
 Arrays = Callable[[np.random.Generator], Sequence[Any]]
@@ -68,7 +92,7 @@ def forward(name: str, function: Callable[[Library], Any], arrays: Arrays, **num
 
     def make(lib: Library) -> Callable[[], Any]:
         inputs = [_input(lib, a, False) for a in arrays(np.random.default_rng(0))]
-        call = function(lib)
+        call = _placed(lib, function(lib))
 
         def run() -> Any:
             with lib.module.no_grad():
@@ -84,7 +108,7 @@ def forward_backward(name: str, function: Callable[[Library], Any], arrays: Arra
 
     def make(lib: Library) -> Callable[[], Any]:
         inputs = [_input(lib, a, True) for a in arrays(np.random.default_rng(0))]
-        call = function(lib)
+        call = _placed(lib, function(lib))
         leaves = [t for t in inputs if getattr(t, "requires_grad", False)]
         if isinstance(call, lib.nn.Module):
             leaves += list(call.parameters())
@@ -101,6 +125,10 @@ def forward_backward(name: str, function: Callable[[Library], Any], arrays: Arra
         return run
 
     return Case(name, "fb", make, **numbers)
+
+
+def _placed(lib: Library, call: Any) -> Any:
+    return lib.place(call) if isinstance(call, lib.nn.Module) else call
 
 
 def _input(lib: Library, value: Any, requires_grad: bool) -> Any:

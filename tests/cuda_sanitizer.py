@@ -1,6 +1,7 @@
-"""Calls of the CUDA kernels under emulation for tools/sanitize_cuda.sh: ``calls``, or the name of a planted kernel.
+"""Calls of the CUDA kernels for sanitizers: ``calls``, ``short`` (one dtype), or the name of a planted kernel.
 
-Without pytest: a sanitizer's report ends the process, and nothing else should run beside the kernels.
+Under emulation for tools/sanitize_cuda.sh, or on a GPU (``FASTDL_TEST_GPU=1``) for NVIDIA's compute-sanitizer. Without
+pytest: a sanitizer's report ends the process, and nothing else should run beside the kernels.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import emulation
 
 
 def main(what: str) -> None:
-    extension = emulation.extension()
-    if what != "calls":
+    if what not in ("calls", "short"):
+        extension = emulation.extension()
         x, y = np.ones(64, np.float32), np.zeros(64, np.float32)
         addresses = [a.__array_interface__["data"][0] for a in (y, x)]
         extension.run_planted(what, *addresses, 64)
         return
-    from test_cuda_kernels import calls
+    from test_cuda_kernels import calls, further
 
     cuda = emulation.backend()
-    extension.set_order("random", 0)
-    for dtype in (np.float32, np.float16):
-        for name, *arguments in calls(dtype):
+    dtypes = (np.float32, np.float16) if what == "calls" else (np.float16,)
+    for dtype in dtypes:
+        for name, *arguments in calls(dtype) + further(dtype):
             getattr(cuda, name)(*arguments)
-    print(f"{len(calls(np.float32))} calls in two dtypes: nothing to report")
+    print(f"{len(calls(np.float32) + further(np.float32))} calls in {len(dtypes)} dtypes: nothing to report")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ BINARY = """add sub mul div pow remainder fmod floor_divide atan2 hypot maximum 
 ACTIVATIONS = """relu relu6 elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid leaky_relu
     logsigmoid tanhshrink softshrink hardshrink sigmoid tanh""".split()
 
+SAMPLED: list[Callable[[Any], Any]] = [
+    lambda p: p.sample((2,)),
+    lambda p: p.log_prob(p.sample()),
+    lambda p: p.enumerate_support(),
+]
+
 CASES: dict[str, Callable[[str], Any]] = {}
 for name in UNARY:
     CASES[name] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.1, high=0.9))
@@ -341,6 +347,13 @@ CASES |= {
         on(d, 3, grad=False).bernoulli_(0.3),
         on(d, 3, grad=False).random_(5),
         F.gumbel_softmax(on(d, 3, 4), hard=True),
+    ),
+    "distributions": lambda d: (
+        *[f(b) for b in [fastdl.distributions.Bernoulli(on(d, 3, low=0.1, high=0.9))] for f in SAMPLED],
+        *[f(c) for c in [fastdl.distributions.Categorical(logits=on(d, 2, 4))] for f in SAMPLED],
+        *[f(c) for c in [fastdl.distributions.OneHotCategorical(logits=on(d, 2, 4))] for f in SAMPLED],
+        *[f(p) for p in [fastdl.distributions.Poisson(on(d, 3, low=0.5))] for f in SAMPLED[:2]],
+        *[f(n) for n in [fastdl.distributions.Normal(on(d, 3), on(d, 3, low=0.5))] for f in SAMPLED[:2]],
     ),
     # the long tail, some of it computed on the CPU
     "special": lambda d: (

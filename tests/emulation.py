@@ -1,7 +1,8 @@
 """The CUDA kernels on the CPU: builds ``_cuda_emulated`` once when a test first needs it, and gives it NumPy arrays.
 
 Needs x86-64, cmake 3.26, ninja, pybind11 and the CUDA toolkit's headers (nvcc on the PATH, or CUDA_HOME).
-``FASTDL_CUDA_EMULATED`` names a folder with a module that is built already; tools/sanitize_cuda.sh uses that.
+``FASTDL_CUDA_EMULATED`` names a folder with a module that is built already; tools/sanitize_cuda.sh uses that. With
+``FASTDL_TEST_GPU=1`` a real GPU takes the emulation's place.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def tools() -> bool:
 
 
 def available() -> bool:
-    """Can the kernels be built (or are they built) here?"""
+    """Can the kernels be built (or are they built) here, or is there a GPU to use?"""
+    if on_gpu():
+        return True
     if os.environ.get("FASTDL_CUDA_EMULATED"):
         return True
     toolkit = os.environ.get("CUDA_HOME") or shutil.which("nvcc")
@@ -63,9 +66,18 @@ def extension() -> ModuleType:
     return module
 
 
+def on_gpu() -> bool:
+    """Are the tests to use a real GPU (``FASTDL_TEST_GPU=1``) instead of the emulation?"""
+    return os.environ.get("FASTDL_TEST_GPU") == "1"
+
+
 @functools.cache
 def backend() -> Any:
-    """``fastdl.kernels.cuda``, working on NumPy arrays."""
+    """``fastdl.kernels.cuda``, working on NumPy arrays: emulated, or with copies to a GPU and back."""
+    if on_gpu():
+        import gpu_backend
+
+        return gpu_backend.Backend()
     from fastdl.kernels import cuda
     from fastdl.kernels.cuda import device
 

@@ -28,16 +28,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 transfers = {"to_device": 0, "to_host": 0}
+compute_types: dict[Any, int] = {}  # what set_compute_type was told
 
 _ABSENT = set(
-    "block geomspace insert nanpercentile nanquantile unstack histogram_bin_edges vecdot matvec spacing isnat".split()
+    """asmatrix block bmat einsum_path frompyfunc geomspace histogram_bin_edges insert isnat matvec nanpercentile
+    nanquantile nested_iters polyder polydiv polyint spacing unstack vecdot vecmat""".split()
 )
 _MISSING_ARGUMENTS: dict[str, set[str]] = {
     **{
         name: {"where", "initial"}
         for name in "sum prod amax amin max min nansum nanprod nanmax nanmin".split()
     },
-    **{name: {"where"} for name in "all any mean std var nanmean nanstd nanvar".split()},
+    **{name: {"where"} for name in "all any mean nanmean".split()},
+    **{name: {"where", "correction", "mean"} for name in "std var nanstd nanvar".split()},
+    "clip": {"min", "max", "casting", "dtype", "where"},
+    "percentile": {"weights"},
+    "quantile": {"weights"},
+    "unique": {"sorted"},
     "count_nonzero": {"keepdims"},
     "argsort": {"order", "stable"},
     "sort": {"order", "stable"},
@@ -53,6 +60,8 @@ _MISSING_ARGUMENTS: dict[str, set[str]] = {
     "ones_like": {"device"},
     "full_like": {"device"},
 }
+# Arguments of kernels that may be NumPy arrays: the host reads them.
+_HOST_ARGUMENTS = ("batch_sizes", "steps", "mu_products", "input_lengths", "target_lengths")
 _NUMBERS = (bool, int, float, complex, np.generic)
 _CREATION = "array asarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
 
@@ -162,6 +171,8 @@ class ndarray:
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, order: str = "C") -> None:
         self._host = np.empty(shape, dtype, order)
         self._device_id = Device().id
+        if Stream.capturing:  # a graph's memory is its own
+            Stream.tape.append(functools.partial(id, self))
         pool.used += self._host.nbytes
         for hook in MemoryHook.active:
             hook.malloc_postprocess(mem_size=self._host.nbytes)
@@ -618,6 +629,14 @@ class MemoryPool:
         raise AssertionError("the stand-in does not allocate by itself")
 
 
+class PinnedMemory(np.ndarray):
+    """What ``alloc_pinned_memory`` returns: a buffer with an address."""
+
+    @property
+    def ptr(self) -> int:
+        return self.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
 class MemoryHook:
     def __enter__(self) -> Any:
         MemoryHook.active.append(self)
@@ -643,6 +662,7 @@ def _properties(device_id: int) -> dict[str, Any]:
         "minor": 0,
         "totalGlobalMem": 4 << 30,
         "multiProcessorCount": 132,
+        "l2CacheSize": 64 << 10,
     }
 
 
@@ -660,7 +680,8 @@ def _backend() -> types.ModuleType:
             def enter(name: str, value: Any) -> Any:
                 if isinstance(value, (list, tuple)):
                     return type(value)([enter(name, v) for v in value])
-                return value if name == "batch_sizes" else _host(value)
+                on_host = name in _HOST_ARGUMENTS and isinstance(value, np.ndarray)
+                return value if on_host else _host(value)
 
             given = dict(zip(names, args, strict=False)) | kwargs
             entered = {name: enter(name, value) for name, value in given.items()}
@@ -677,11 +698,36 @@ def _backend() -> types.ModuleType:
         if inspect.isfunction(function) and not name.startswith("_"):
             setattr(module, name, behind(function))
     module.empty = empty  # type: ignore[attr-defined]
+    module.raise_reports = lambda: None  # type: ignore[attr-defined]
     return module
 
 
-def install() -> types.ModuleType:
-    """Make ``import cupy`` find this module, and fastdl its kernels; before the first tensor on a GPU."""
+class _Taped:
+    """The emulated extension; what is called while a graph is captured runs at once, and again when it is launched."""
+
+    def __init__(self, extension: Any) -> None:
+        self._extension = extension
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._extension, name)
+        if isinstance(function, type):
+            return function
+
+        def call(*args: Any) -> Any:
+            result = function(*args)
+            if Stream.capturing and result is None:
+                Stream.tape.append(lambda: function(*args))
+            return result
+
+        return call
+
+
+def install(emulated: bool = False) -> types.ModuleType:
+    """Make ``import cupy`` find this module, and fastdl its kernels; before the first tensor on a GPU.
+
+    Args:
+        emulated: use ``fastdl.kernels.cuda`` itself, with the kernels compiled for the CPU (``emulation.py``).
+    """
     this = sys.modules[__name__]
     cupy = types.ModuleType("cupy")
     ndarray.__module__ = "cupy"
@@ -706,12 +752,15 @@ def install() -> types.ModuleType:
         get_current_stream=lambda device_id=-1: Stream.stack[-1] if Stream.stack else Stream.null,
         get_elapsed_time=_get_elapsed_time,
         is_available=lambda: True,
+        alloc_pinned_memory=lambda size: np.zeros(size, np.uint8).view(PinnedMemory),
         MemoryPool=MemoryPool,
         memory_hook=types.SimpleNamespace(MemoryHook=MemoryHook),
         using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: Device.count,
             getDevice=lambda: Device.current,
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
             getDeviceProperties=_properties,
             deviceSynchronize=lambda: None,
             CUDARuntimeError=CUDARuntimeError,
@@ -732,11 +781,21 @@ def install() -> types.ModuleType:
         }
     )
     cupy.__version__ = "14.0.0"
+    linalg = types.ModuleType("cupy._core._routines_linalg")
+    linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32 = 0, 4  # type: ignore[attr-defined]
+    linalg.set_compute_type = compute_types.__setitem__  # type: ignore[attr-defined]
+    sys.modules[linalg.__name__] = linalg
     extension = types.ModuleType("fastdl._cuda")
     for module in (cupy, extension):
         module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
         sys.modules[module.__name__] = module
-    sys.modules["fastdl.kernels.cuda"] = _backend()
+    if emulated:
+        import emulation
+        from fastdl.kernels.cuda import device
+
+        device.emulate(_Taped(emulation.extension()), numpy=False)  # type: ignore[arg-type]
+    else:
+        sys.modules["fastdl.kernels.cuda"] = _backend()
     return cupy
 
 
@@ -744,7 +803,10 @@ def uninstall() -> None:
     """Undo :func:`install`: no GPU can be used any more."""
     from fastdl import devices, kernels
 
-    for name in ("cupy", "fastdl._cuda", "fastdl.kernels.cuda"):
+    real = sys.modules.pop("fastdl.kernels.cuda", None)
+    if real is not None and hasattr(real, "device"):
+        real.device.emulate(None)
+    for name in ("cupy", "cupy._core._routines_linalg", "fastdl._cuda"):
         sys.modules.pop(name, None)
     kernels.set_device_backend(kernels.NoDeviceArray, None)
     devices._cupy = None

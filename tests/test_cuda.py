@@ -336,7 +336,7 @@ def model_and_data() -> Any:
     batches = [
         (fastdl.randn(5, 4, device="cuda"), fastdl.randint(0, 3, (5,), device="cuda")) for _ in range(5)
     ]
-    return model, fastdl.optim.Adam(model.parameters(), lr=0.05), batches
+    return model, fastdl.optim.Adam(model.parameters(), lr=0.05, capturable=True), batches
 
 
 def step(model: Any, optimizer: Any, x: Any, y: Any) -> Any:
@@ -379,6 +379,15 @@ def test_graphed_callables_train_as_the_module_does(gpu: Any) -> None:
 
 
 def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
+    for make, remedy in ((fastdl.optim.Adam, "capturable=True"), (fastdl.optim.Adagrad, "SGD")):
+        model, _, (batch, *_) = model_and_data()
+        optimizer = make(model.parameters())
+        step(model, optimizer, *batch)
+        with (
+            pytest.raises(RuntimeError, match=f"every replay would be the same step.*{remedy}"),
+            fastdl.cuda.graph(fastdl.cuda.CUDAGraph()),
+        ):
+            step(model, optimizer, *batch)
     x = fastdl.ones(4, device="cuda")
     captured = fastdl.cuda.CUDAGraph()
     with pytest.raises(RuntimeError, match="nothing was recorded yet"):

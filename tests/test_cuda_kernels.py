@@ -86,6 +86,8 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     wide_image, wide_filters = numbers((1, 80, 5, 5), dtype, 14), numbers((80, 80, 3, 3), dtype, 15, 0.1)
     columns = numbers((2, 18, 48), dtype, 16)
     same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
+    odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
+    many = numbers(4100, dtype, 8, 0.01)
     return [
         ("exp_forward", rows),
         ("add_forward", rows, rows[:1]),
@@ -113,6 +115,18 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("group_norm_forward", image, scale, None, 2, 1e-5),
         ("batch_norm_forward", image, scale, scale, 1e-5),
         ("dropout_forward", odd, 0.3, 1 / 0.7, 7, 3),
+        ("gather_forward", odd, 1, odd_index),
+        ("gather_backward", odd, 1, odd_index, 5),
+        ("gather_backward", column.reshape(3, 4, 50), 1, wide_index, 3),
+        ("gather_backward", many, 0, np.arange(4100) % 7, 7),
+        ("running_sum", odd, 1, True),
+        ("running_sum", column, 1),
+        ("running_sum", numbers((1, 16500), dtype, 8, 0.01), 1),
+        ("row_products_forward", odd, odd[::-1]),
+        ("row_products_forward", long, long[::-1]),
+        ("row_products_backward", numbers((3, 5), dtype, 9), odd, odd[::-1], (True, True)),
+        ("pairwise_distance_forward", long, long[::-1], 2.0, 1e-6),
+        ("pairwise_distance_forward", odd, odd[::-1], np.inf, 0.0),
         ("embedding_forward", rows, index),
         ("embedding_backward", rows, index, None, None, 7, -1, False),
         ("max_pool_forward", image, (3, 3), (2, 2), (1, 1), (1, 1), (3, 4), True),
@@ -144,6 +158,26 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
+def further(dtype: type) -> list[tuple[Any, ...]]:
+    """Calls with infinities, integers or saved values: run in all orders of threads and under the sanitizers, too."""
+    x, y = numbers((5, 37), dtype), numbers((5, 37), dtype, 1)
+    logits = reference.log_softmax_forward(numbers((9, 3, 6), np.float64), 2)
+    labels = np.array([[1, 1, 2], [5, 3, 0], [4, 0, 0]])
+    lengths = np.array([9, 7, 9]), np.array([3, 2, 0])
+    loss, alpha = reference.ctc_loss_forward(logits, labels, *lengths, 0)
+    wide_type = np.float64 if dtype == np.float64 else np.float32
+    saved = loss.astype(wide_type), alpha.astype(wide_type)
+    distance = reference.pairwise_distance_forward(x, y, np.inf, 0.0)
+    return [
+        ("ctc_loss_forward", logits.astype(dtype), labels, *lengths, 0),
+        ("ctc_loss_backward", numbers(3, dtype), logits.astype(dtype), labels, *lengths, *saved, 0, True),
+        ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, np.inf, 0.0),
+        ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, 1.5, 0.0),
+        ("random_integers", (77,), -3, 9, 5, 6),
+        ("philox_words", 77, 5, 6),
+    ]
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
     "number", range(len(calls(np.float16))), ids=lambda i: f"{i}-{calls(np.float16)[i][0]}"
@@ -153,9 +187,13 @@ def test_sixteen_bits(cuda, dtype, number):
     against_reference(cuda, name, *arguments, factor=2.0)
 
 
+emulated_only = pytest.mark.skipif(emulation.on_gpu(), reason="about the emulation")
+
+
+@emulated_only
 def test_every_order_of_threads_gives_the_same_bits(cuda, order):
     for dtype in (np.float32, np.float16):
-        for name, *arguments in calls(dtype):
+        for name, *arguments in calls(dtype) + further(dtype):
             got = getattr(cuda, name)(*arguments)
             emulation.extension().set_order("ascending", 0)
             want = getattr(cuda, name)(*arguments)
@@ -217,48 +255,48 @@ def test_adam_in_sixteen_bits(cuda, dtype):
 def test_bad_labels_and_indices_are_raised_when_the_device_is_waited_for(cuda):
     from fastdl.kernels.cuda import device
 
-    runtime = device.of(np.zeros(1))
-    device.raise_reports(runtime)  # nothing to report
+    device.raise_reports()  # nothing to report
     x = numbers((3, 5), np.float32)
     loss, *_ = cuda.cross_entropy_forward(x, np.array([1, 5, -100]), None, 1, -100, 0.0, "none")
     assert loss[1] == 0
     with pytest.raises(
         IndexError, match=r"cross_entropy: target\[1\] \(flattened\) = 5 is out of range \[0, 5\)"
     ):
-        device.raise_reports(runtime)
-    device.raise_reports(runtime)  # once
+        device.raise_reports()
+    device.raise_reports()  # once
     y = cuda.embedding_forward(x, np.array([2, -1]))
     np.testing.assert_array_equal(y, [x[2], np.zeros(5)])
     with pytest.raises(
         IndexError, match=r"embedding: index\[1\] \(flattened\) = -1 is out of range \[0, 3\)"
     ):
-        device.raise_reports(runtime)
+        device.raise_reports()
     grad = cuda.embedding_backward(x, np.array([2, 7, 0]), None, None, 4, -1, False)
     np.testing.assert_array_equal(grad, [x[2], np.zeros(5), x[0], np.zeros(5)])
     with pytest.raises(IndexError, match=r"embedding_backward: index\[1\] .* = 7 is out of range \[0, 4\)"):
-        device.raise_reports(runtime)
+        device.raise_reports()
 
 
 def test_bad_places_are_raised_when_the_device_is_waited_for(cuda):
     from fastdl.kernels.cuda import device
 
     runtime = device.of(np.zeros(1))
-    device.raise_reports(runtime)
+    device.raise_reports()
     x = numbers((2, 3), np.float32)
     at = np.array([[0, 16, 4], [2, 1, 1]])
     y = cuda.max_unpool_forward(x, at, (16,))
     np.testing.assert_array_equal(y[:, :5], [[x[0, 0], 0, 0, 0, x[0, 2]], [0, x[1, 2], x[1, 0], 0, 0]])
     with pytest.raises(IndexError, match=r"max_unpool: indices\[1\] .* = 16 is out of range \[0, 16\)"):
-        device.raise_reports(runtime)
+        device.raise_reports()
     grad = cuda.max_unpool_backward(numbers((2, 16), np.float32), at, 1)
     assert grad[0, 1] == 0
     with pytest.raises(IndexError, match="max_unpool_backward: indices"):
-        device.raise_reports(runtime)
+        device.raise_reports()
     cuda.adaptive_max_pool_backward(x, at, (16,))
     with pytest.raises(IndexError, match="adaptive_max_pool_backward: indices"):
-        device.raise_reports(runtime)
+        device.raise_reports()
 
 
+@emulated_only
 def test_arrays_on_the_wrong_side_are_refused(cuda):
     from fastdl.kernels.cuda import device
 

@@ -17,8 +17,10 @@ import device_cases
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
+import test_second_order
 from device_cases import CASES, ints, on
 from fastdl import nn
+from fastdl.optim.optimizer import COUNTS
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +153,73 @@ def test_a_layer_gives_the_same_on_the_device(name: str) -> None:
     check(MODULES[name])
 
 
+def orthogonal(device: str, **options: Any) -> Any:
+    fastdl.manual_seed(0)
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4).to(device), **options)
+    return layer(on(device, 2, 4)), layer.weight
+
+
+def pruned(device: str, how: Callable[..., Any], **options: Any) -> Any:
+    fastdl.manual_seed(0)
+    layer = nn.Linear(4, 3).to(device)
+    how(layer, "weight", amount=0.5, **options)
+    return layer(on(device, 2, 4))
+
+
+def initialised(device: str, how: str, *shape: int, **options: Any) -> Any:
+    return getattr(nn.init, how)(fastdl.empty(*shape, device=device), **options)
+
+
+D, P, A = fastdl.distributions, nn.utils.prune, fastdl.autograd.functional
+UTILITIES: dict[str, Callable[[str], Any]] = {
+    "prune by size": lambda d: pruned(d, P.l1_unstructured),
+    "prune at random": lambda d: pruned(d, P.random_unstructured),
+    "prune rows": lambda d: pruned(d, P.ln_structured, n=2, dim=0),
+    "orthogonal": lambda d: orthogonal(d),
+    "orthogonal by matrix_exp": lambda d: orthogonal(d, orthogonal_map="matrix_exp"),
+    "orthogonal by cayley": lambda d: orthogonal(d, orthogonal_map="cayley"),
+    "spectral_norm parametrization": lambda d: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4).to(d))(
+        on(d, 2, 4)
+    ),
+    "jacobian": lambda d: A.jacobian(lambda a: a.exp() * a, on(d, 3, grad=False)),
+    "hessian": lambda d: A.hessian(lambda a: (a.exp() * a).sum(), on(d, 3, grad=False)),
+    "jvp": lambda d: A.jvp(lambda a: a.exp(), on(d, 3, grad=False), on(d, 3, grad=False)),
+    "vmap": lambda d: fastdl.vmap(lambda a, b: (a * b).sum())(on(d, 3, 4), on(d, 3, 4)),
+    "initial values": lambda d: (
+        initialised(d, "orthogonal_", 3, 3),
+        initialised(d, "trunc_normal_", 3, 3),
+        initialised(d, "sparse_", 4, 4, sparsity=0.5),
+        initialised(d, "eye_", 3, 3),
+        initialised(d, "dirac_", 3, 3, 3),
+    ),
+    "Gamma": lambda d: D.Gamma(on(d, 3, low=0.5), 1.0).rsample(),
+    "Beta, Dirichlet": lambda d: (
+        D.Beta(on(d, 3, low=0.5), 2.0).sample(),
+        D.Dirichlet(on(d, 3, low=0.5)).sample(),
+    ),
+    "StudentT": lambda d: D.StudentT(on(d, 3, low=3, high=4)).sample(),
+    "MultivariateNormal": lambda d: D.MultivariateNormal(on(d, 3), fastdl.eye(3, device=d)).sample(),
+    "Binomial, Multinomial": lambda d: (
+        D.Binomial(5, on(d, 3, low=0.2, high=0.8)).sample(),
+        D.Multinomial(5, on(d, 3, low=0.2)).sample(),
+    ),
+    "Gumbel, Geometric": lambda d: (
+        D.Gumbel(on(d, 3), on(d, 3, low=0.5)).sample(),
+        D.Geometric(on(d, 3, low=0.2, high=0.8)).sample(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UTILITIES)
+def test_a_utility_gives_the_same_on_the_device(name: str) -> None:
+    check(UTILITIES[name])
+
+
+def test_gradients_can_be_checked_on_the_device() -> None:
+    x = on("cuda", 3, grad=False).double().requires_grad_()
+    assert fastdl.autograd.gradcheck(lambda a: a * a, (x,))
+
+
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "SGD": lambda p: fastdl.optim.SGD(p, lr=0.1),
     "SGD with momentum": lambda p: fastdl.optim.SGD(
@@ -184,8 +253,9 @@ def trained(device: str, make: Callable[[Any], Any]) -> Any:
 
     losses = [optimizer.step(closure).detach() for _ in range(4)]
     for state in optimizer.state.values():
-        for value in state.values():
-            assert not isinstance(value, fastdl.Tensor) or value.device.type == device
+        for name, value in state.items():
+            where = "cpu" if name in COUNTS else device  # counting on the GPU would wait for it
+            assert not isinstance(value, fastdl.Tensor) or value.device.type == where
     again = make(model.parameters())
     again.load_state_dict(optimizer.state_dict())
     return [*losses, *[p.detach() for p in model.parameters()], again.step(closure).detach()]
@@ -277,3 +347,68 @@ def test_a_training_step_makes_no_transfers() -> None:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert fake_cupy.transfers == before
+
+
+# --------------------------------------------------------------------------------------------- second derivatives
+
+
+def second(name: str, device: str) -> list[Any]:
+    """Values, slopes and second derivatives of a case of ``test_second_order``, its inputs on a device."""
+    function, inputs = test_second_order.CASES[name]
+    moved = [
+        x.detach().to(device).requires_grad_(x.requires_grad) if isinstance(x, fastdl.Tensor) else x
+        for x in inputs
+    ]
+    leaves = [x for x in moved if isinstance(x, fastdl.Tensor) and x.requires_grad]
+    fastdl.manual_seed(0)
+    values = [v for v in tensors(function(*moved)) if v.requires_grad]
+    total = sum((v * v).sum() for v in values)
+    slopes = fastdl.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+    curved = [g for g in slopes if g is not None and g.requires_grad]
+    found = [*values, *[g for g in slopes if g is not None]]
+    if curved:
+        found += [
+            g
+            for g in fastdl.autograd.grad(sum((g * g).sum() for g in curved), leaves, allow_unused=True)
+            if g is not None
+        ]
+    for t in found:
+        assert t.device.type == device
+    return [t.detach().cpu().numpy() for t in found]
+
+
+def move_own(name: str, device: str) -> None:
+    """Move what a case's function holds: its parameters, and tensors around it."""
+    function = test_second_order.CASES[name][0]
+    for cell in getattr(function, "__closure__", None) or ():
+        if isinstance(cell.cell_contents, fastdl.Tensor):
+            cell.cell_contents = cell.cell_contents.to(device)
+    if isinstance(function, nn.Module):
+        function.to(device)
+
+
+OWN_TENSORS = {"prod with zeros", "cumprod with zeros"}  # made in the case, on the CPU
+
+
+@pytest.mark.parametrize("name", [n for n in test_second_order.CASES if n not in OWN_TENSORS])
+def test_a_second_derivative_gives_the_same_on_the_device(name: str, monkeypatch: Any) -> None:
+    """What a rule makes beside its operands (ones, masks, ranges) lies where they do."""
+    with np.errstate(all="ignore"), fastdl.use_backend("reference"):
+        expected = second(name, "cpu")
+        for constant, value in vars(test_second_order).items():
+            if isinstance(value, nn.Module):
+                value.to("cuda")
+            elif isinstance(value, fastdl.Tensor) and constant != "PACKED":
+                monkeypatch.setattr(test_second_order, constant, value.cuda())
+        monkeypatch.setattr(test_second_order, "ints", lambda *v: fastdl.tensor(v, device="cuda"))
+        move_own(name, "cuda")
+        try:
+            actual = second(name, "cuda")
+        finally:
+            move_own(name, "cpu")
+            for value in vars(test_second_order).values():
+                if isinstance(value, nn.Module):
+                    value.cpu()
+    assert len(actual) == len(expected) > 0
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-12)

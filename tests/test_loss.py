@@ -181,15 +181,15 @@ def test_pointwise_kernels(any_module, dtype, name):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(6, 1), (5, 3), (4, 16), (3, 33), (2, 5000), (0, 4), (4, 0), (2, 3, 17)])
-def test_distance_kernels(module, dtype, shape):
+def test_distance_kernels(any_module, dtype, shape):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, *shape)).astype(dtype)
     b[..., :1] = a[..., :1]  # a difference of zero
-    sums = module.row_products_forward(a, b)
+    sums = any_module.row_products_forward(a, b)
     assert_close(sums, reference.row_products_forward(*wide((a, b))), reduction=shape[-1])
     g = rng.standard_normal(sums.shape).astype(dtype)
     for needs in ((True, True), (True, False), (False, True)):
-        got = module.row_products_backward(g, a, b, needs)
+        got = any_module.row_products_backward(g, a, b, needs)
         want = reference.row_products_backward(*wide((g, a, b)), needs)
         for one, other in zip(got, want, strict=True):
             assert (one is None) == (other is None)
@@ -197,11 +197,11 @@ def test_distance_kernels(module, dtype, shape):
                 assert_close(one, other)
     for p in (2.0, 1.0, np.inf, 3.0, 1.5, 0.0):
         for eps in (0.0, 0.25):
-            r = module.pairwise_distance_forward(a, b, p, eps)
+            r = any_module.pairwise_distance_forward(a, b, p, eps)
             exact = reference.pairwise_distance_forward(*wide((a, b)), p, eps)
             assert_close(r, exact, reduction=shape[-1])
             g = rng.standard_normal(r.shape).astype(dtype)
-            got = module.pairwise_distance_backward(g, a, b, r, p, eps)
+            got = any_module.pairwise_distance_backward(g, a, b, r, p, eps)
             with np.errstate(divide="ignore"):
                 want = reference.pairwise_distance_backward(g, a, b, r, p, eps)
             assert_close(got, want, reduction=shape[-1])
@@ -211,19 +211,19 @@ def test_distance_kernels(module, dtype, shape):
 @pytest.mark.parametrize(
     ("frames", "batch", "classes", "longest"), [(1, 1, 2, 1), (12, 4, 5, 5), (40, 3, 30, 18)]
 )
-def test_ctc_kernels(module, dtype, frames, batch, classes, longest):
+def test_ctc_kernels(any_module, dtype, frames, batch, classes, longest):
     rng = np.random.default_rng(0)
     for blank in (0, classes - 1):
         x = reference.log_softmax_forward(rng.standard_normal((frames, batch, classes)), 2)
         labels = rng.choice([c for c in range(classes) if c != blank], (batch, longest))
         inputs, lengths = rng.integers(1, frames + 1, batch), rng.integers(0, longest + 1, batch)
         arguments = (labels, inputs, lengths)
-        loss, alpha = module.ctc_loss_forward(x.astype(dtype), *arguments, blank)
+        loss, alpha = any_module.ctc_loss_forward(x.astype(dtype), *arguments, blank)
         want, want_alpha = reference.ctc_loss_forward(x, *arguments, blank)
         assert_close(loss, want, reduction=frames)
         g = rng.standard_normal(batch)
         for zero in (False, True):
-            got = module.ctc_loss_backward(
+            got = any_module.ctc_loss_backward(
                 g.astype(dtype), x.astype(dtype), *arguments, loss, alpha, blank, zero
             )
             exact = reference.ctc_loss_backward(g, x, *arguments, want, want_alpha, blank, zero)

@@ -139,34 +139,28 @@ __global__ void __launch_bounds__(kColumns* kSplit)
                           Report report) {
   using C = Compute<T>;
   const Classes shape = loss.shape;
-  const int64_t positions = shape.positions();
   const bool sums = loss.probabilities != nullptr || loss.even != 0;
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
-       first += int64_t(gridDim.x) * kColumns) {
-    const int64_t p = first + threadIdx.x;
-    const bool mine = p < positions;
-    const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
-    const int64_t end = mine ? shape.classes : 0;
+  for_each_column(shape, [&](const Column& column) {
     Gathered<C> all;
-    const C shift = mine && sums ? shift_of(C(widen(x[base]))) : C(0);
-    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
-      const C v = C(widen(x[base + c * shape.inner]));
+    const C shift = column.mine && sums ? shift_of(C(widen(x[column.base]))) : C(0);
+    column.each([&](int64_t c, int64_t at) {
+      const C v = C(widen(x[at]));
       all.online.add(Values<C, 1>{{v}});
-      if (!sums) continue;
+      if (!sums) return;
       C wq = loss.weight_of(c);
-      if (loss.probabilities != nullptr)
-        wq *= loss.sure * C(widen(loss.probabilities[base + c * shape.inner])) + loss.even;
+      if (loss.probabilities != nullptr) wq *= loss.sure * C(widen(loss.probabilities[at])) + loss.even;
       all.weighted += wq * (v - shift);
       all.mass += wq;
-    }
+    });
     split_reduce(all.online);
     if (sums) {
       all.weighted = split_reduce(all.weighted, Plus{});
       all.mass = split_reduce(all.mass, Plus{});
     }
-    if (mine && threadIdx.y == 0)
-      finish(loss, losses, statistics, p, target_logit(loss, x + base, p, shape.inner), shift, all, report);
-  }
+    if (column.mine && threadIdx.y == 0)
+      finish(loss, losses, statistics, column.position,
+             target_logit(loss, x + column.base, column.position, shape.inner), shift, all, report);
+  });
 }
 
 // What a position's gradients have in common.

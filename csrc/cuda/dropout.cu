@@ -24,37 +24,6 @@ struct Factors {
   }
 };
 
-template <class T>
-__device__ __forceinline__ Values<Compute<T>, kRun<T>> load(const T* x, int64_t first, int64_t size,
-                                                            bool packed) {
-  constexpr int N = kRun<T>;
-  Values<Compute<T>, N> v;
-  if (packed && first + N <= size) {
-    const auto pack = *reinterpret_cast<const Pack<T, N>*>(x + first);
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v.v[k] = widen(pack.v[k]);
-  } else {
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v.v[k] = first + k < size ? Compute<T>(widen(x[first + k])) : Compute<T>(0);
-  }
-  return v;
-}
-template <class T>
-__device__ __forceinline__ void store(T* y, int64_t first, int64_t size, bool packed,
-                                      const Values<Compute<T>, kRun<T>>& v) {
-  constexpr int N = kRun<T>;
-  if (packed && first + N <= size) {
-    Pack<T, N> pack;
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(v.v[k]);
-    *reinterpret_cast<Pack<T, N>*>(y + first) = pack;
-  } else {
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k)
-      if (first + k < size) y[first + k] = narrow<T>(v.v[k]);
-  }
-}
-
 // kSingle: a decision for every element, else one for each run of `length`.
 template <class T, bool kSingle>
 __global__ void __launch_bounds__(kThreads) dropout_kernel(T* y, const T* x, int64_t size, int64_t length,
@@ -62,7 +31,7 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(T* y, const T* x, int
   constexpr int N = kRun<T>;
   const int64_t step = int64_t(gridDim.x) * kThreads * N;
   for (int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N; first < size; first += step) {
-    auto v = load(x, first, size, packed);
+    auto v = load_run<N>(x, first, size, packed);
     if constexpr (kSingle) {
       FASTDL_UNROLL
       for (int call = 0; call < N / 4; ++call) {
@@ -87,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(T* y, const T* x, int
         --left;
       }
     }
-    store(y, first, size, packed, v);
+    store_run<N>(y, first, size, packed, v);
   }
 }
 

@@ -64,6 +64,38 @@ inline bool aligned(const void* p, size_t bytes) {
   return reinterpret_cast<uintptr_t>(p) % bytes == 0;
 }
 
+// N elements of an array from `first` on: by one access where `packed` says that packs are aligned, else one
+// by one; beyond its end 0, and nothing is written.
+template <int N, class T>
+__device__ __forceinline__ Values<Compute<T>, N> load_run(const T* from, int64_t first, int64_t size,
+                                                          bool packed) {
+  Values<Compute<T>, N> v;
+  if (packed && first + N <= size) {
+    const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + first);
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) v.v[k] = widen(pack.v[k]);
+  } else {
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      v.v[k] = first + k < size ? Compute<T>(widen(from[first + k])) : Compute<T>(0);
+  }
+  return v;
+}
+template <int N, class T>
+__device__ __forceinline__ void store_run(T* to, int64_t first, int64_t size, bool packed,
+                                          const Values<Compute<T>, N>& v) {
+  if (packed && first + N <= size) {
+    Pack<T, N> pack;
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(v.v[k]);
+    *reinterpret_cast<Pack<T, N>*>(to + first) = pack;
+  } else {
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (first + k < size) to[first + k] = narrow<T>(v.v[k]);
+  }
+}
+
 template <class C>
 __device__ __forceinline__ C infinity() {
   if constexpr (std::is_same_v<C, double>)

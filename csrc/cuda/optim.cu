@@ -1,7 +1,8 @@
 // Optimizer updates, in place, for many parameters in one launch: blocks of kChunk elements, each finds its
 // parameter in a table that travels as a kernel argument. Every array is read once and written once; p is the
 // parameter, g the gradient as the formulas of the reference use it. factors are what depends on the step
-// count, computed by the host.
+// count: computed by the host, or, where the counts are on the device (a step recorded in a graph), by a
+// kernel that goes before and counts.
 #include "cuda/optim.h"
 
 #include "cuda/numeric.h"
@@ -145,48 +146,68 @@ struct Table {
   uint32_t end[kTensors];  // blocks of this parameter and those before it
   int64_t size[kTensors];
   Compute<T> factors[kTensors][kFactors];
+  const Compute<T>* computed;  // the factors on the device, null: those above
   bool packed[kTensors];
   int count;
 };
 static_assert(sizeof(Table<double>) + sizeof(Numbers<double>) < 4096,
               "kernel arguments are limited to 4 KiB");
 
-template <class T, int N>
-struct Moved {  // a pack of one array
-  static __device__ __forceinline__ Values<Compute<T>, N> load(const T* from, int64_t first, int64_t size,
-                                                               bool packed) {
-    Values<Compute<T>, N> v;
-    if (packed && first + N <= size) {
-      const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + first);
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) v.v[k] = widen(pack.v[k]);
-    } else {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        v.v[k] = first + k < size ? Compute<T>(widen(from[first + k])) : Compute<T>(0);
-    }
-    return v;
-  }
-  static __device__ __forceinline__ void store(T* to, int64_t first, int64_t size, bool packed,
-                                               const Values<Compute<T>, N>& v) {
-    if (packed && first + N <= size) {
-      Pack<T, N> pack;
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(v.v[k]);
-      *reinterpret_cast<Pack<T, N>*>(to + first) = pack;
-    } else {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        if (first + k < size) to[first + k] = narrow<T>(v.v[k]);
-    }
-  }
+// Counts of one table's parameters, one thread each.
+template <class C>
+struct Counts {
+  float *step[kTensors], *mu_product[kTensors];
+  int count;
+  Rule rule;
+  double lr, a, beta1, beta2, momentum_decay;
 };
+
+template <class C>
+__global__ void __launch_bounds__(64) factors_kernel(C (*factors)[kFactors], Counts<C> n) {
+  const int i = int(threadIdx.x);
+  if (i >= n.count) return;
+  const double t = double(*n.step[i]) + 1;
+  *n.step[i] = float(t);
+  double f[kFactors] = {};
+  const double power2 = std::pow(n.beta2, t);
+  switch (n.rule) {
+    case Rule::adam:
+      f[0] = n.lr / (1 - std::pow(n.beta1, t));
+      f[1] = 1 / std::sqrt(1 - power2);
+      break;
+    case Rule::adamax:
+      f[0] = n.lr / (1 - std::pow(n.beta1, t));
+      break;
+    case Rule::nadam: {
+      const double mu = n.beta1 * (1 - 0.5 * std::pow(0.96, t * n.momentum_decay)),
+                   next = n.beta1 * (1 - 0.5 * std::pow(0.96, (t + 1) * n.momentum_decay));
+      const float kept = float(double(*n.mu_product[i]) * mu);
+      *n.mu_product[i] = kept;
+      const double product = double(kept);
+      f[0] = n.lr * (1 - mu) / (1 - product);
+      f[1] = n.lr * next / (1 - product * next);
+      f[2] = 1 / (1 - power2);
+      break;
+    }
+    case Rule::radam: {
+      const double limit = 2 / (1 - n.beta2) - 1, rho = limit - 2 * t * power2 / (1 - power2);
+      f[0] = n.lr / (1 - std::pow(n.beta1, t));
+      if (rho > 5)
+        f[1] = std::sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)) *
+               std::sqrt(1 - power2);
+      break;
+    }
+    default:  // rmsprop and adadelta only count
+      f[0] = 1 - n.a;
+  }
+  FASTDL_UNROLL
+  for (int k = 0; k < kFactors; ++k) factors[i][k] = C(f[k]);
+}
 
 template <class T, Rule kRule>
 __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<Compute<T>> numbers) {
   using C = Compute<T>;
   constexpr int N = sizeof(T) == 8 ? 2 : 4, S = Update<kRule>::kStates;
-  using Move = Moved<T, N>;
   // The first parameter whose blocks end behind this one: the same for all threads.
   int t = 0;
   for (int width = 32; width > 0; width /= 2)
@@ -196,20 +217,21 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
   const int64_t stop = start + kChunk < size ? start + kChunk : size;
   const bool packed = table.packed[t];
   T* const param = table.param[t];
+  const C* const factors = table.computed != nullptr ? table.computed + t * kFactors : table.factors[t];
   for (int64_t first = start + threadIdx.x * N; first < stop; first += kThreads * N) {
-    auto p = Move::load(param, first, size, packed);
+    auto p = load_run<N>(param, first, size, packed);
     if constexpr (kRule == Rule::scale) {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) p.v[k] *= numbers.a;
     } else {
-      const auto g = Move::load(table.grad[t], first, size, packed);
+      const auto g = load_run<N>(table.grad[t], first, size, packed);
       Values<C, N> s[S];
       bool present[S];
       FASTDL_UNROLL
       for (int i = 0; i < S; ++i) {
         present[i] = table.states[i][t] != nullptr;
         if (present[i])
-          s[i] = Move::load(table.states[i][t], first, size, packed);
+          s[i] = load_run<N>(table.states[i][t], first, size, packed);
         else
           s[i] = {};
       }
@@ -223,20 +245,20 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
         C state[S];
         FASTDL_UNROLL
         for (int i = 0; i < S; ++i) state[i] = s[i].v[k];
-        Update<kRule>{}(p.v[k], grad, state, present, numbers, table.factors[t]);
+        Update<kRule>{}(p.v[k], grad, state, present, numbers, factors);
         FASTDL_UNROLL
         for (int i = 0; i < S; ++i) s[i].v[k] = state[i];
       }
       FASTDL_UNROLL
       for (int i = 0; i < S; ++i)
-        if (present[i]) Move::store(table.states[i][t], first, size, packed, s[i]);
+        if (present[i]) store_run<N>(table.states[i][t], first, size, packed, s[i]);
     }
-    Move::store(param, first, size, packed, p);
+    store_run<N>(param, first, size, packed, p);
   }
 }
 
 template <class T, Rule kRule>
-void step(const std::vector<Parameter>& parameters, const Settings& s, Stream stream) {
+void step(const std::vector<Parameter>& parameters, const Settings& s, void* scratch, Stream stream) {
   using C = Compute<T>;
   const Numbers<C> numbers{C(s.lr),
                            C(s.weight_decay),
@@ -250,11 +272,20 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, Stream st
                            s.nesterov,
                            s.first};
   Table<T> table{};
+  Counts<C> counts{{}, {}, 0, kRule, s.lr, s.a, s.beta1, s.b, s.momentum_decay};
+  auto* factors = static_cast<C(*)[kFactors]>(scratch);
   uint32_t blocks = 0;
   const auto flush = [&] {
-    if (table.count > 0)
+    if (table.count > 0) {
+      if (factors != nullptr) {
+        counts.count = table.count;
+        launch("optimizer_factors", factors_kernel<C>, dim3(1), dim3(64), 0, stream, factors, counts);
+        table.computed = *factors;
+        factors += table.count;
+      }
       launch("optimizer_step", step_kernel<T, kRule>, dim3(blocks), dim3(kThreads), 0, stream, table,
              numbers);
+    }
     table = {};
     blocks = 0;
   };
@@ -274,6 +305,8 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, Stream st
     table.packed[i] = packed;
     table.end[i] = blocks += uint32_t(wanted);
     for (int k = 0; k < kFactors; ++k) table.factors[i][k] = C(p.factors[k]);
+    counts.step[i] = p.step;
+    counts.mu_product[i] = p.mu_product;
   }
   flush();
 }
@@ -281,12 +314,12 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, Stream st
 }  // namespace
 
 void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
-                    const Settings& settings, Stream stream) {
+                    const Settings& settings, void* scratch, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     switch (rule) {
 #define FASTDL_CUDA_STEP(name) \
   case Rule::name:             \
-    return step<T, Rule::name>(parameters, settings, stream);
+    return step<T, Rule::name>(parameters, settings, scratch, stream);
       FASTDL_CUDA_RULE(FASTDL_CUDA_STEP)
     }
   });

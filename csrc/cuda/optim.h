@@ -19,16 +19,21 @@ struct Parameter {
   void *param, *states[kStates];
   const void* grad;
   int64_t size;
-  double factors[kFactors];
+  double factors[kFactors];  // not used where the step is counted on the device:
+  float* step;               // the count, null: counted by the host
+  float* mu_product;         // nadam's
 };
 // What all parameters share; the rule decides what it means (optim.cu).
 struct Settings {
   double lr, weight_decay;
   bool maximize, decoupled, nesterov, first;
   double a, b, eps;
+  double beta1, momentum_decay;  // for factors that are computed on the device
 };
 
+// scratch: kFactors numbers (float, for float64 double) for each parameter, if steps are counted on the
+// device; else null.
 void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
-                    const Settings& settings, Stream stream);
+                    const Settings& settings, void* scratch, Stream stream);
 
 }  // namespace fastdl::cuda

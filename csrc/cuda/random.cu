@@ -95,6 +95,38 @@ __global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t 
   }
 }
 
+__global__ void __launch_bounds__(kThreads) words_kernel(uint32_t* y, int64_t size, Philox philox) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i * 4 < size;
+       i += int64_t(gridDim.x) * kThreads) {
+    uint32_t words[4];
+    philox(uint64_t(i), words);
+    FASTDL_UNROLL
+    for (int k = 0; k < 4; ++k)
+      if (i * 4 + k < size) y[i * 4 + k] = words[k];
+  }
+}
+
+// The upper 64 bits of a product.
+__device__ __forceinline__ uint64_t upper_half(uint64_t a, uint64_t b) {
+  const uint64_t a0 = uint32_t(a), a1 = a >> 32, b0 = uint32_t(b), b1 = b >> 32;
+  const uint64_t middle = a1 * b0 + (a0 * b0 >> 32);  // at most 2^64 - 2^33 + 1 + 2^32 - 2
+  return a1 * b1 + (middle >> 32) + ((a0 * b1 + uint32_t(middle)) >> 32);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    integers_kernel(int64_t* y, int64_t size, int64_t low, uint64_t range, Philox philox) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i * 2 < size;
+       i += int64_t(gridDim.x) * kThreads) {
+    uint32_t words[4];
+    philox(uint64_t(i), words);
+    FASTDL_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      const uint64_t bits = words[2 * k] | uint64_t(words[2 * k + 1]) << 32;
+      if (i * 2 + k < size) y[i * 2 + k] = int64_t(uint64_t(low) + upper_half(bits, range));
+    }
+  }
+}
+
 template <class T, class F>
 void launch_fill(const char* op, void* y, int64_t size, const F& f, uint64_t seed, uint64_t offset,
                  Stream stream) {
@@ -131,6 +163,19 @@ void random_bernoulli(Dtype dtype, void* y, const void* p, int64_t size, uint64_
            dim3(kThreads), 0, stream, static_cast<T*>(y), static_cast<const T*>(p), size,
            Philox{seed, offset});
   });
+}
+
+void philox_words(uint32_t* words, int64_t size, uint64_t seed, uint64_t offset, Stream stream) {
+  if (size == 0) return;
+  launch("philox_words", words_kernel, dim3(grid_for(size, kThreads * 4)), dim3(kThreads), 0, stream, words,
+         size, Philox{seed, offset});
+}
+
+void random_integers(int64_t* y, int64_t size, int64_t low, uint64_t range, uint64_t seed, uint64_t offset,
+                     Stream stream) {
+  if (size == 0) return;
+  launch("random_integers", integers_kernel, dim3(grid_for(size, kThreads * 2)), dim3(kThreads), 0, stream, y,
+         size, low, range, Philox{seed, offset});
 }
 
 }  // namespace fastdl::cuda

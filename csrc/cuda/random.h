@@ -13,5 +13,9 @@ void random_normal(Dtype dtype, void* y, int64_t size, double mean, double std, 
 // 1 with probability p[i], else 0
 void random_bernoulli(Dtype dtype, void* y, const void* p, int64_t size, uint64_t seed, uint64_t offset,
                       Stream stream);
+// The words of the stream themselves; integers in [low, low + range).
+void philox_words(uint32_t* words, int64_t size, uint64_t seed, uint64_t offset, Stream stream);
+void random_integers(int64_t* y, int64_t size, int64_t low, uint64_t range, uint64_t seed, uint64_t offset,
+                     Stream stream);
 
 }  // namespace fastdl::cuda

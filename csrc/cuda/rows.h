@@ -243,6 +243,29 @@ __device__ __forceinline__ void split_reduce(Online<C>& o) {
   o.s = split_reduce(o.s, Plus{});
 }
 
+// A position and the part of its classes that this thread has.
+struct Column {
+  int64_t position, base, inner, end;
+  bool mine;  // else there is no such position, but the thread takes part in reductions
+
+  // Calls f(class, its place in x).
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) const {
+    for (int64_t c = threadIdx.y; c < end; c += kSplit) f(c, base + c * inner);
+  }
+};
+template <class F>
+__device__ __forceinline__ void for_each_column(const Classes& shape, F&& f) {
+  const int64_t positions = shape.positions();
+  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
+       first += int64_t(gridDim.x) * kColumns) {
+    const int64_t p = first + threadIdx.x;
+    const bool mine = p < positions;
+    f(Column{p, mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0, shape.inner,
+             mine ? shape.classes : 0, mine});
+  }
+}
+
 inline unsigned columns_grid(int64_t positions) {
   return grid_for(positions, kColumns);
 }

@@ -79,23 +79,14 @@ template <class T>
 __global__ void __launch_bounds__(kColumns* kSplit)
     softmax_columns(T* y, const T* x, Classes shape, bool log) {
   using C = Compute<T>;
-  const int64_t positions = shape.positions();
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
-       first += int64_t(gridDim.x) * kColumns) {
-    const int64_t p = first + threadIdx.x;
-    const bool mine = p < positions;
-    const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
-    const int64_t end = mine ? shape.classes : 0;
+  for_each_column(shape, [&](const Column& column) {
     Online<C> o;
-    for (int64_t c = threadIdx.y; c < end; c += kSplit)
-      o.add(Values<C, 1>{{C(widen(x[base + c * shape.inner]))}});
+    column.each([&](int64_t, int64_t at) { o.add(Values<C, 1>{{C(widen(x[at]))}}); });
     split_reduce(o);
     const C inverse = 1 / o.s, log_s = log ? std::log(o.s) : C(0);
-    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
-      const int64_t at = base + c * shape.inner;
-      y[at] = narrow<T>(result(C(widen(x[at])), o.m, inverse, log_s, log));
-    }
-  }
+    column.each(
+        [&](int64_t, int64_t at) { y[at] = narrow<T>(result(C(widen(x[at])), o.m, inverse, log_s, log)); });
+  });
 }
 
 template <class C>
@@ -156,24 +147,16 @@ template <class T>
 __global__ void __launch_bounds__(kColumns* kSplit)
     softmax_backward_columns(T* grad_x, const T* grad_y, const T* y, Classes shape, bool log) {
   using C = Compute<T>;
-  const int64_t positions = shape.positions();
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
-       first += int64_t(gridDim.x) * kColumns) {
-    const int64_t p = first + threadIdx.x;
-    const bool mine = p < positions;
-    const int64_t base = mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0;
-    const int64_t end = mine ? shape.classes : 0;
+  for_each_column(shape, [&](const Column& column) {
     C sum = 0;
-    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
-      const int64_t at = base + c * shape.inner;
+    column.each([&](int64_t, int64_t at) {
       sum += log ? C(widen(grad_y[at])) : C(widen(grad_y[at])) * C(widen(y[at]));
-    }
+    });
     sum = split_reduce(sum, Plus{});
-    for (int64_t c = threadIdx.y; c < end; c += kSplit) {
-      const int64_t at = base + c * shape.inner;
+    column.each([&](int64_t, int64_t at) {
       grad_x[at] = narrow<T>(slope(C(widen(grad_y[at])), C(widen(y[at])), sum, log));
-    }
-  }
+    });
+  });
 }
 
 }  // namespace

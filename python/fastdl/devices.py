@@ -120,7 +120,14 @@ def to_host(array: Any) -> Any:
     """The values as a NumPy array: the array itself, or a copy in pooled memory if it lies on a GPU."""
     if not on_device(array):
         return array
-    return array.get(out=cpu.empty(array.shape, array.dtype))
+    copy = array.get(out=cpu.empty(array.shape, array.dtype))
+    raise_reports()
+    return copy
+
+
+def raise_reports() -> None:
+    """Raise what kernels on GPUs reported (a label out of range); to be called where the host has just waited."""
+    kernels.device_backend().raise_reports()
 
 
 def to_device(array: Any, where: device, non_blocking: bool = False) -> Any:

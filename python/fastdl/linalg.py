@@ -282,7 +282,7 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     check_matrix("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
-    result = Tensor(np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype), A.shape).copy())
+    result = Tensor._wrap(np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype, like=A._data), A.shape).copy())
     first = True
     while n:
         if n % 2:
@@ -294,10 +294,10 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
 def matrix_exp(A: Tensor) -> Tensor:
     """The sum of A^k / k!, by squaring the exponential of A / 2^s. See ``torch.linalg.matrix_exp``."""
     check_matrix("matrix_exp", A)
-    size = np.abs(A._data).sum(axis=-2).max(initial=0.0)
+    size = float(np.abs(A._data).sum(axis=-2).max()) if A._data.size else 0.0
     squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
     x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
-    one = Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    one = Tensor._wrap(np.eye(A.shape[-1], dtype=A.dtype, like=A._data))
     result = one + x / 14
     for k in range(13, 0, -1):
         result = one + matmul(x, result) / k

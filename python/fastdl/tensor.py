@@ -483,11 +483,11 @@ class Tensor(TensorMethods):
         """The value of a tensor of one element, as a Python number."""
         if self._data.size != 1:
             raise ArgumentError(f"item: only a tensor of one element has a value, got shape {self.shape}")
-        return self._data.item()
+        return to_host(self._data).item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
-        return self._data.tolist()
+        return to_host(self._data).tolist()
 
     def cpu(self, memory_format: Any = None) -> Tensor:
         """This tensor in the CPU's memory; itself if it is there."""
@@ -584,7 +584,7 @@ class Tensor(TensorMethods):
             raise RuntimeError(
                 f"bool: the truth value of a tensor of shape {self.shape} is ambiguous; use x.any() or x.all()"
             )
-        return bool(self._data.item())
+        return bool(to_host(self._data).item())
 
     def __int__(self) -> int:
         return int(self.item())
@@ -598,7 +598,7 @@ class Tensor(TensorMethods):
     def __index__(self) -> int:
         if self._data.dtype.kind not in "iub" or self._data.size != 1:
             raise TypeError("index: only an integer tensor of one element can be an index")
-        return int(self._data.item())
+        return int(to_host(self._data).item())
 
     def __reversed__(self) -> Tensor:
         from fastdl.ops.shape import flip

@@ -3,17 +3,6 @@
 #include "bindings/cuda/arguments.h"
 
 namespace fastdl::binding {
-namespace {
-
-int64_t* integers(uintptr_t address) {
-  return static_cast<int64_t*>(pointer(address));
-}
-uint64_t* words(uintptr_t address) {
-  return static_cast<uint64_t*>(pointer(address));
-}
-
-}  // namespace
-
 void register_embedding(py::module_& m) {
   using cuda::Embedding;
   py::class_<Embedding>(m, "Embedding")

@@ -17,6 +17,14 @@ void register_random(py::module_& m) {
                                uint64_t offset, uintptr_t stream) {
     cuda::random_bernoulli(Dtype(dtype), pointer(y), pointer(p), size, seed, offset, stream_of(stream));
   });
+  m.def("philox_words", [](uintptr_t words, int64_t size, uint64_t seed, uint64_t offset, uintptr_t stream) {
+    cuda::philox_words(static_cast<uint32_t*>(pointer(words)), size, seed, offset, stream_of(stream));
+  });
+  m.def("random_integers", [](uintptr_t y, int64_t size, int64_t low, uint64_t range, uint64_t seed,
+                              uint64_t offset, uintptr_t stream) {
+    cuda::random_integers(static_cast<int64_t*>(pointer(y)), size, low, range, seed, offset,
+                          stream_of(stream));
+  });
 }
 
 }  // namespace fastdl::binding

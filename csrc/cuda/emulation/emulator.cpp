@@ -235,6 +235,14 @@ class Worker {
     for (int lane = 0; lane < 32; ++lane) warp[lane].state = State::ready;
   }
 
+  // A collective that also orders the warp's accesses to memory, as shuffles and votes do not.
+  void warp_barrier(const Site& site) {
+    void* const order = &gatherings_[size_t(running_ - fibers_.data()) / 32];
+    release(order);
+    collective(nullptr, [](void* const*) {}, site);
+    acquire(order);
+  }
+
   void* shared(const void* key, size_t bytes) {
     auto found =
         std::find_if(shared_.begin(), shared_.end(), [key](const auto& s) { return s.first == key; });
@@ -455,6 +463,9 @@ void barrier(const Site& site) {
 }
 void collective(void* argument, void (*work)(void* const[32]), const Site& site) {
   Worker::current()->collective(argument, work, site);
+}
+void warp_barrier(const Site& site) {
+  Worker::current()->warp_barrier(site);
 }
 void* shared(const void* key, size_t bytes) {
   return Worker::current()->shared(key, bytes);

@@ -76,6 +76,7 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
 void barrier(const Site& site);
 // Waits for all lanes of the warp at the same site; the last one calls work with the 32 arguments.
 void collective(void* argument, void (*work)(void* const arguments[32]), const Site& site);
+void warp_barrier(const Site& site);
 // The block's shared array of that key, made and poisoned by the first thread that asks.
 void* shared(const void* key, size_t bytes);
 void* dynamic_shared();
@@ -161,7 +162,7 @@ inline void sync_threads(const Site& site = Site::current()) {
   emulation::barrier(site);
 }
 inline void sync_warp(const Site& site = Site::current()) {
-  emulation::collective(nullptr, [](void* const*) {}, site);
+  emulation::warp_barrier(site);
 }
 inline void thread_fence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);

@@ -75,7 +75,9 @@ def _vectors(op: str, v: Any, like: Sequence[Tensor], name: str) -> list[Tensor]
     if v is None:
         if len(like) != 1 or like[0].numel() != 1:
             raise RuntimeError(f"{op}: v can be left out only if {name} is a single number")
-        return [Tensor._wrap(zeros(like[0].shape, like[0].dtype)._data + like[0].dtype.type(1))]
+        return [
+            Tensor._wrap(zeros(like[0].shape, like[0].dtype, like[0]._data)._data + like[0].dtype.type(1))
+        ]
     vectors, _ = _tensors(op, "v", v)
     shapes, expected = [tuple(t.shape) for t in vectors], [tuple(t.shape) for t in like]
     if shapes != expected:
@@ -102,7 +104,7 @@ def _gradients(
     for i, (g, x) in enumerate(zip(found, inputs, strict=True)):
         if strict and (g is None or (create_graph and not g._requires_grad)):
             raise RuntimeError(f"{op}: {what} does not depend on input {i}, which strict=True refuses")
-        result.append(zeros(x._data.shape, x._data.dtype) if g is None else g)
+        result.append(zeros(x._data.shape, x._data.dtype, x._data) if g is None else g)
     return result
 
 
@@ -153,7 +155,7 @@ def jvp(
         xs, _ = _inputs("jvp", inputs, create_graph)
         vectors = _vectors("jvp", v, xs, "the inputs")
         ys, one_output = _call("jvp", func, xs, strict)
-        us = [zeros(y._data.shape, y._data.dtype).requires_grad_() for y in ys]
+        us = [zeros(y._data.shape, y._data.dtype, y._data).requires_grad_() for y in ys]
         through = _gradients("jvp", ys, xs, us, True, strict)
         pairs = [(t, w) for t, w in zip(through, vectors, strict=True) if t._requires_grad]
         found: Sequence[Tensor | None] = [None] * len(us)
@@ -161,7 +163,8 @@ def jvp(
             roots, seeds = zip(*pairs, strict=True)
             found = grad(roots, us, seeds, True, create_graph, allow_unused=True)
         products = [
-            zeros(y._data.shape, y._data.dtype) if p is None else p for p, y in zip(found, ys, strict=True)
+            zeros(y._data.shape, y._data.dtype, y._data) if p is None else p
+            for p, y in zip(found, ys, strict=True)
         ]
         if strict and create_graph:
             for i, p in enumerate(products):
@@ -210,9 +213,9 @@ def _rows(op: str, y: Tensor, xs: Sequence[Tensor], create_graph: bool, strict: 
 
     size, shape = y.numel(), tuple(y.shape)
     columns: list[list[Tensor]] = [[] for _ in xs]
-    blocks = [select(None).empty((size, x.numel()), x.dtype) for x in xs]
+    blocks = [select(x._data).empty((size, x.numel()), x.dtype) for x in xs]
     for i in range(size):
-        seed = zeros(shape, y._data.dtype)
+        seed = zeros(shape, y._data.dtype, y._data)
         seed._data.reshape(-1)[i] = 1
         row = _gradients(op, [y], xs, [seed], create_graph, strict)
         for block, column, g in zip(blocks, columns, row, strict=True):

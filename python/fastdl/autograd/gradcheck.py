@@ -10,6 +10,7 @@ import numpy as np
 
 from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, no_grad
+from fastdl.devices import to_host
 from fastdl.dtypes import FLOATING
 from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor
@@ -31,9 +32,9 @@ def _numerical(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: 
         for place in np.ndindex(x.shape):
             kept = x._data[place]
             x._data[place] = kept + eps
-            high = [o._data.astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
+            high = [to_host(o._data).astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
             x._data[place] = kept - eps
-            low = [o._data.astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
+            low = [to_host(o._data).astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
             x._data[place] = kept
             rows.append([(h - w) / (2 * eps) for h, w in zip(high, low, strict=True)])
     if not rows:
@@ -47,15 +48,15 @@ def _analytical(output: Tensor, x: Tensor) -> Any:
     if not output._requires_grad:
         return columns
     for i in range(output.numel()):
-        seed = np.zeros(output.shape, output.dtype)
+        seed = np.zeros(output.shape, output.dtype, like=output._data)
         seed.reshape(-1)[i] = 1
-        (g,) = grad(output, x, Tensor(seed), retain_graph=True, allow_unused=True)
+        (g,) = grad(output, x, Tensor._wrap(seed), retain_graph=True, allow_unused=True)
         if g is not None:
             if g.shape != x.shape or g.dtype != x.dtype:
                 raise GradcheckError(
                     f"gradcheck: a gradient has shape {g.shape} and dtype {g.dtype}, its input {x.shape} and {x.dtype}"
                 )
-            columns[:, i] = g._data.reshape(-1)
+            columns[:, i] = to_host(g._data).reshape(-1)
     return columns
 
 

@@ -180,7 +180,7 @@ def grad(
 
 
 def _zeros_like(t: Tensor) -> Tensor:
-    return zeros(t._data.shape, t._data.dtype)
+    return zeros(t._data.shape, t._data.dtype, t._data)
 
 
 def _batched_grad(

@@ -123,15 +123,16 @@ def _filled(node: Op, grads: list[Tensor | None]) -> list[Tensor | None]:
     """Zeros in place of gradients that never came, for nodes of several outputs that ask for them."""
     if node.outputs == 1 or not node.materialize:
         return grads
+    like = next(grad._data for grad in grads if grad is not None)
     return [
-        zeros(shape, dtype) if grad is None and dtype.kind == "f" else grad
+        zeros(shape, dtype, like) if grad is None and dtype.kind == "f" else grad
         for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
     ]
 
 
-def zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
-    """A constant of zeros: the gradient of what does not change."""
-    array = select(None).empty(shape, dtype)
+def zeros(shape: tuple[int, ...], dtype: Any, like: Any) -> Tensor:
+    """A constant of zeros where the array ``like`` lies: the gradient of what does not change."""
+    array = select(like).empty(shape, dtype)
     array.fill(0)
     return Tensor._wrap(array)
 
@@ -174,9 +175,9 @@ def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> 
     return tuple([next(found) if yes else None for yes in asked])
 
 
-def stand_in(shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array for an input of :func:`replay` whose values do not matter."""
-    array = select(None).empty(shape, dtype)
+def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
+    """An array where ``like`` lies, for an input of :func:`replay` whose values do not matter."""
+    array = select(like).empty(shape, dtype)
     array.fill(0)
     return array
 

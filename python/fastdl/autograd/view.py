@@ -137,7 +137,7 @@ class CopySlices(Op):
         return rest if self.needs[0] else None, written
 
     def linear(self, base: Any, written: Any) -> Any:
-        whole = zeros(self.like[0], self.like[1])._data if base is None else pooled_copy(base)
+        whole = zeros(*self.like, written)._data if base is None else pooled_copy(base)
         region = whole
         for cls, options in self.steps:
             region = cls().forward(region, **options)

@@ -148,6 +148,7 @@ def get_device_properties(device: Any = None) -> Any:
         minor=found["minor"],
         total_memory=found["totalGlobalMem"],
         multi_processor_count=found["multiProcessorCount"],
+        L2_cache_size=found["l2CacheSize"],
     )
 
 

@@ -35,6 +35,7 @@ class Stream:
     def synchronize(self) -> None:
         """Wait until all work of the stream is done."""
         self._stream.synchronize()
+        devices.raise_reports()
 
     def query(self) -> bool:
         """Is all work of the stream done?"""
@@ -110,6 +111,7 @@ class Event:
     def synchronize(self) -> None:
         """Wait for the event."""
         self._event.synchronize()
+        devices.raise_reports()
 
     def elapsed_time(self, end_event: Event) -> float:
         """Milliseconds between this event and a later one; both made with ``enable_timing=True``, and passed."""
@@ -141,3 +143,4 @@ def synchronize(device: Any = None) -> None:
     cuda = devices.cupy().cuda
     with cuda.Device(devices.index("synchronize", device)):
         cuda.runtime.deviceSynchronize()
+    devices.raise_reports()

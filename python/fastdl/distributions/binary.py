@@ -17,7 +17,7 @@ from fastdl.ops.cast import to
 from fastdl.ops.sampling import bernoulli
 from fastdl.ops.unary import log, log1p
 from fastdl.ops.views import broadcast_tensors
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = ["Bernoulli", "RelaxedBernoulli"]
 
@@ -90,8 +90,7 @@ class Bernoulli(Binary):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        chances = np.ascontiguousarray(np.broadcast_to(self.probs._data, shape))
-        return bernoulli(Tensor._wrap(chances))
+        return bernoulli(Tensor._wrap(pooled_copy(np.broadcast_to(self.probs._data, shape))))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -105,9 +104,13 @@ class Bernoulli(Binary):
         return binary_cross_entropy_with_logits(self.logits, self.probs, reduction="none")
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = np.arange(2).astype(self.probs.dtype).reshape(2, *[1] * len(self._batch_shape))
+        values = (
+            np.arange(2, like=self.probs._data)
+            .astype(self.probs.dtype)
+            .reshape(2, *[1] * len(self._batch_shape))
+        )
         if expand:
-            values = np.ascontiguousarray(np.broadcast_to(values, (2, *self._batch_shape)))
+            values = pooled_copy(np.broadcast_to(values, (2, *self._batch_shape)))
         return Tensor._wrap(values)
 
 
@@ -127,7 +130,7 @@ class RelaxedBernoulli(Binary):
         return constraints.unit_interval
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        u = _open_uniform(self._extended_shape(sample_shape), self.logits.dtype)
+        u = _open_uniform(self._extended_shape(sample_shape), self.logits)
         return sigmoid((self.logits + log(u) - log1p(-u)) / self.temperature)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from fastdl.ops.softmax import log_softmax_method, softmax_method
 from fastdl.ops.special import lgamma
 from fastdl.ops.unary import log
 from fastdl.ops.views import broadcast_tensors, reshape, squeeze, unsqueeze
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = [
     "Categorical",
@@ -136,9 +136,9 @@ class Categorical(_OverClasses):
         return squeeze(gather(logits, -1, index), -1)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = np.arange(self._num_events).reshape(-1, *[1] * len(self._batch_shape))
+        values = np.arange(self._num_events, like=self.probs._data).reshape(-1, *[1] * len(self._batch_shape))
         if expand:
-            values = np.ascontiguousarray(np.broadcast_to(values, (self._num_events, *self._batch_shape)))
+            values = pooled_copy(np.broadcast_to(values, (self._num_events, *self._batch_shape)))
         return Tensor._wrap(values)
 
 
@@ -176,9 +176,11 @@ class OneHotCategorical(_OverClasses):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         n = self._num_events
-        values = np.eye(n, dtype=self.probs.dtype).reshape(n, *[1] * len(self._batch_shape), n)
+        values = np.eye(n, dtype=self.probs.dtype, like=self.probs._data).reshape(
+            n, *[1] * len(self._batch_shape), n
+        )
         if expand:
-            values = np.ascontiguousarray(np.broadcast_to(values, (n, *self._batch_shape, n)))
+            values = pooled_copy(np.broadcast_to(values, (n, *self._batch_shape, n)))
         return Tensor._wrap(values)
 
 
@@ -207,7 +209,7 @@ class RelaxedOneHotCategorical(_OverClasses):
         return constraints.simplex
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        u = _open_uniform(self._extended_shape(sample_shape), self.logits.dtype)
+        u = _open_uniform(self._extended_shape(sample_shape), self.logits)
         return softmax_method((self.logits - log(-log(u))) / self.temperature, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:

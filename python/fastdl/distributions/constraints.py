@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from fastdl.devices import to_host
+from fastdl.kernels import array as as_array
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -44,20 +47,21 @@ class Constraint:
 
     def check(self, value: Tensor) -> Tensor:
         """True where the value satisfies the constraint."""
-        return Tensor._wrap(np.asarray(self._test(value._data)))
+        return Tensor._wrap(as_array(self._test(value._data)))
 
     def __repr__(self) -> str:
         return self.name
 
 
 def _symmetric_positive(a: np.ndarray) -> np.ndarray:
+    a = to_host(a)
     symmetric = np.isclose(a, np.swapaxes(a, -1, -2), atol=1e-6).all(axis=(-2, -1))
     lowest = np.linalg.eigvalsh(np.where(np.isfinite(a), a, 0)).min(axis=-1, initial=np.inf)
     return np.asarray(symmetric & (lowest > 0))
 
 
-def _sums_to_one(a: np.ndarray) -> np.ndarray:
-    return np.asarray((a >= 0).all(axis=-1) & (np.abs(a.sum(axis=-1) - 1) < 1e-6))
+def _sums_to_one(a: Any) -> Any:
+    return as_array((a >= 0).all(axis=-1) & (np.abs(a.sum(axis=-1) - 1) < 1e-6))
 
 
 real = Constraint("Real()", lambda x: x == x)
@@ -90,8 +94,8 @@ def independent(base: Constraint, ndims: int) -> Constraint:
     if ndims == 0:
         return base
 
-    def test(x: np.ndarray) -> np.ndarray:
+    def test(x: Any) -> Any:
         inner = base._test(x)
-        return np.asarray(inner.all(axis=tuple(range(-ndims, 0))))
+        return as_array(inner.all(axis=tuple(range(-ndims, 0))))
 
     return Constraint(f"IndependentConstraint({base}, {ndims})", test, base.event_dim + ndims)

@@ -6,17 +6,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.binary import Binary
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.location_scale import _open_uniform
+from fastdl.kernels import array as as_array
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.elementwise import clamp, floor
 from fastdl.ops.sampling import _draw, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt
 from fastdl.ops.views import broadcast_tensors
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = ["Binomial", "Geometric", "Poisson"]
 
@@ -53,9 +55,9 @@ class Binomial(Binary):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         rng = np.random.Generator(np.random.Philox(key=np.array(_draw(None), np.uint64)))
-        p = self.probs._data
-        drawn = rng.binomial(self.total_count._data.astype(np.int64), p, self._extended_shape(sample_shape))
-        return Tensor._wrap(np.asarray(drawn, p.dtype))
+        p, count = self.probs._data, to_host(self.total_count._data).astype(np.int64)
+        drawn = rng.binomial(count, to_host(p), self._extended_shape(sample_shape))
+        return Tensor._wrap(as_array(drawn, p, p.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -90,7 +92,7 @@ class Geometric(Binary):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         probs = self.probs.detach()
-        u = _open_uniform(self._extended_shape(sample_shape), probs.dtype)
+        u = _open_uniform(self._extended_shape(sample_shape), probs)
         return floor(u.log() / log1p(-probs))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ class Poisson(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         rates = np.broadcast_to(self.rate._data, self._extended_shape(sample_shape))
-        return poisson(Tensor._wrap(np.ascontiguousarray(rates)))
+        return poisson(Tensor._wrap(pooled_copy(rates)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

@@ -9,6 +9,7 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.distributions.constraints import Constraint
 from fastdl.dtypes import Size, get_default_dtype
+from fastdl.kernels import array as as_array
 from fastdl.ops.unary import exp, sqrt
 from fastdl.ops.views import broadcast_tensors
 from fastdl.tensor import Tensor
@@ -178,7 +179,8 @@ def broadcast_all(*values: Any) -> list[Tensor]:
     for value in values:
         if not isinstance(value, (Tensor, int, float, np.number)):
             raise ValueError(f"parameters must be numbers or tensors, got {type(value).__name__}")
-    made = [v if isinstance(v, Tensor) else Tensor._wrap(np.asarray(v, dtype)) for v in values]
+    like = tensors[0]._data if tensors else None
+    made = [v if isinstance(v, Tensor) else Tensor._wrap(as_array(v, like, dtype)) for v in values]
     shape = made[0]._data.shape
     if all([t._data.shape == shape for t in made]):
         return made

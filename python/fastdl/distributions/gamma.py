@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
+from fastdl.kernels import array as as_array
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import _draw, randn
 from fastdl.ops.shape import stack
@@ -85,12 +87,12 @@ class _StandardGamma(Op):
     def forward(self, a: Any) -> Any:
         rng = np.random.Generator(np.random.Philox(key=np.array(_draw(None), np.uint64)))
         tiny = np.finfo(a.dtype).tiny
-        self.a, self.x = a, np.maximum(np.asarray(rng.standard_gamma(a), a.dtype), tiny)
+        self.a, self.x = a, np.maximum(as_array(rng.standard_gamma(to_host(a)), a, a.dtype), tiny)
         return self.x
 
     def backward(self, grad: Any) -> Any:
-        slope = gamma_slope(self.a.astype(np.float64), self.x.astype(np.float64))
-        return (grad * slope).astype(grad.dtype)
+        slope = gamma_slope(*[to_host(v).astype(np.float64) for v in (self.a, self.x)])
+        return (grad * as_array(slope, grad)).astype(grad.dtype)
 
 
 def _standard_gamma(a: Tensor, shape: Any) -> Tensor:
@@ -298,7 +300,7 @@ class StudentT(Distribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        x = randn(shape, dtype=self.df.dtype)
+        x = randn(shape, dtype=self.df.dtype, device=self.df.device)
         z = 2 * _standard_gamma(self.df / 2, shape)
         return self.loc + self.scale * (x * rsqrt(z / self.df))
 

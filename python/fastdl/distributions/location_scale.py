@@ -17,10 +17,12 @@ from fastdl.tensor import Tensor
 __all__ = ["Cauchy", "Exponential", "Gumbel", "Laplace", "Uniform"]
 
 
-def _open_uniform(shape: Any, dtype: Any) -> Tensor:
-    """Uniform in (0, 1), both ends excluded: their logarithms are finite."""
-    eps = float(np.finfo(dtype).tiny)
-    return rand(shape, dtype=dtype).clamp(eps, 1 - float(np.finfo(dtype).epsneg))
+def _open_uniform(shape: Any, like: Tensor) -> Tensor:
+    """Uniform in (0, 1), both ends excluded: their logarithms are finite. In dtype and place those of ``like``."""
+    limits = np.finfo(like.dtype)
+    return rand(shape, dtype=like.dtype, device=like.device).clamp(
+        float(limits.tiny), 1 - float(limits.epsneg)
+    )
 
 
 class Uniform(Distribution):
@@ -61,7 +63,7 @@ class Uniform(Distribution):
         return (self.high - self.low) / math.sqrt(12)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        u = rand(self._extended_shape(sample_shape), dtype=self.low.dtype)
+        u = rand(self._extended_shape(sample_shape), dtype=self.low.dtype, device=self.low.device)
         return self.low + u * (self.high - self.low)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -112,7 +114,10 @@ class Exponential(Distribution):
         return 1 / square(self.rate)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return -log1p(-rand(self._extended_shape(sample_shape), dtype=self.rate.dtype)) / self.rate
+        return (
+            -log1p(-rand(self._extended_shape(sample_shape), dtype=self.rate.dtype, device=self.rate.device))
+            / self.rate
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -152,7 +157,7 @@ class _LocationScale(Distribution):
         return self.loc
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc.dtype))
+        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
 
 
 class Laplace(_LocationScale):

@@ -97,7 +97,7 @@ class MultivariateNormal(Distribution):
         return sum(square(self.scale_tril), -1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        noise = randn(self._extended_shape(sample_shape), dtype=self.loc.dtype)
+        noise = randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + squeeze(matmul(self.scale_tril, unsqueeze(noise, -1)), -1)
 
     def _half_log_det(self) -> Tensor:

@@ -44,7 +44,7 @@ class Normal(_LocationScale):
         return square(self.scale)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        noise = randn(self._extended_shape(sample_shape), dtype=self.loc.dtype)
+        noise = randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + self.scale * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -134,7 +134,10 @@ class HalfNormal(Distribution):
         return square(self.scale) * (1 - 2 / math.pi)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return abs(self.scale * randn(self._extended_shape(sample_shape), dtype=self.scale.dtype))
+        return abs(
+            self.scale
+            * randn(self._extended_shape(sample_shape), dtype=self.scale.dtype, device=self.scale.device)
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastdl.devices import device_of, make, to_device
 from fastdl.dtypes import CPU, FLOATING
+from fastdl.kernels import array as as_array
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -315,5 +316,5 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     order = np.argsort(
         _draw_uniform((rows, cols), 0.0, 1.0, generator), axis=0
     )  # a permutation in each column
-    np.put_along_axis(tensor._data, order[:zeros], 0, axis=0)
+    np.put_along_axis(tensor._data, as_array(order[:zeros], tensor._data), 0, axis=0)
     return tensor

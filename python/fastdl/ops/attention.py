@@ -37,9 +37,10 @@ class Attention(Op):
             self.mask_shape = mask.shape
             if mask.ndim < 4:
                 mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+        forward = select(query).attention_forward  # before drawing: where there is none, the CPU will draw
         seed, offset = default_generator.draw() if p > 0 else (0, 0)
         self.options = is_causal, scale, p, seed, offset
-        y, lse = select(query).attention_forward(query, key, value, mask, *self.options)
+        y, lse = forward(query, key, value, mask, *self.options)
         if True in self.needs:
             self.saved = query, key, value, mask, y, lse
         return y
@@ -61,14 +62,14 @@ class Attention(Op):
             if heads != groups:
                 k, v = (repeat_interleave(t, heads // groups, dim=1) for t in (k, v))
             scores = (q @ k.transpose(-1, -2)) * scale
-            hidden = np.zeros((1, 1, 1, 1), np.bool_)
+            hidden = np.zeros((1, 1, 1, 1), np.bool_, like=q._data)
             if mask is not None and mask._data.dtype.kind == "b":
                 hidden = ~mask._data.reshape((1,) * (4 - mask.ndim) + mask.shape)
             elif mask is not None:
                 scores = scores + mask
             if is_causal:
-                rows, columns = np.ogrid[: scores.shape[-2], : scores.shape[-1]]
-                hidden = hidden | (columns > rows)
+                rows, columns = [np.arange(n, like=q._data) for n in scores.shape[-2:]]
+                hidden = hidden | (columns > rows[:, None])
             # A row that may look at nothing gives zeros: it gets any scores and is zeroed afterwards.
             hidden = np.broadcast_to(hidden, scores.shape) | (scores._data == -np.inf)
             blind = hidden.all(-1, keepdims=True)
@@ -86,10 +87,10 @@ class Attention(Op):
         """The factors of dropout: the weights themselves come out where every value is a unit vector."""
         _, _, p, seed, offset = self.options
         b, h, rows, columns = shape
-        backend = select(self.saved[0])
-        nothing = np.zeros((b, h, rows, 1), dtype), np.zeros((b, h, columns, 1), dtype)
-        units = np.broadcast_to(np.eye(columns, dtype=dtype), (b, h, columns, columns))
-        y, _ = backend.attention_forward(*nothing, units, None, False, 1.0, p, seed, offset)
+        like = self.saved[0]
+        nothing = [np.zeros((b, h, n, 1), dtype, like=like) for n in (rows, columns)]
+        units = np.broadcast_to(np.eye(columns, dtype=dtype, like=like), (b, h, columns, columns))
+        y, _ = select(like).attention_forward(*nothing, units, None, False, 1.0, p, seed, offset)
         return y * dtype.type(columns)
 
 

@@ -314,7 +314,7 @@ class Maximum(Saving):
 
     def backward_graph(self, grad: Any) -> Any:
         # Who wins is constant: the gradient of 1 says it, ties and broadcasting included.
-        ones = np.ones(grad._data.shape, grad._data.dtype)
+        ones = np.ones(grad._data.shape, grad._data.dtype, like=grad._data)
         share = getattr(select(ones), f"{self.label}_backward")(ones, self.x, self.y)
         return self.give_graph(grad * Tensor._wrap(share[0]), lambda: grad * Tensor._wrap(share[1]))
 
@@ -342,7 +342,7 @@ class FloorDivide(Binary):
         return self.give(zero, zero)
 
     def backward_graph(self, grad: Any) -> Any:
-        zero = Tensor._wrap(zeros(grad._data.shape, grad._data.dtype))
+        zero = Tensor._wrap(zeros(grad._data.shape, grad._data.dtype, grad._data))
         return self.give_graph(zero, zero)
 
     aliases_grad = True

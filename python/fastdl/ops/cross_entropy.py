@@ -10,6 +10,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import array as as_array
 from fastdl.kernels import select
 from fastdl.ops.linear import linear
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_graph, same_dtype
@@ -68,7 +69,7 @@ def _per_class(
     """w_c q_c for every position, the classes as axis 1 (0 for a single position); zero where ignored."""
     counted = target != ignore_index
     index = np.where(counted, target, 0)
-    q = (1 - smoothing) * (index[..., None] == np.arange(classes)) + smoothing / max(classes, 1)
+    q = (1 - smoothing) * (index[..., None] == np.arange(classes, like=target)) + smoothing / max(classes, 1)
     if weight is not None:
         q = q * weight
     return np.moveaxis((q * counted[..., None]).astype(dtype), -1, 1 if target.ndim else 0)
@@ -78,7 +79,7 @@ def _upstream_graph(grad_loss: Any, normaliser: Any, reduction: str, axis: int) 
     """The gradient of every position's loss, with an axis for the classes."""
     if reduction == "none":
         return grad_loss.unsqueeze(axis)
-    return grad_loss / Tensor._wrap(np.asarray(normaliser)) if reduction == "mean" else grad_loss
+    return grad_loss / Tensor._wrap(as_array(normaliser)) if reduction == "mean" else grad_loss
 
 
 class CrossEntropyProbabilities(Op):

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import array as as_array
 from fastdl.kernels import select
-from fastdl.ops.host import on_host
 from fastdl.ops.reduction import REDUCTIONS, check_reduction
 from fastdl.tensor import Tensor
 
@@ -38,16 +39,19 @@ class CtcLoss(Op):
         if reduction == "none":
             return losses.copy()
         if reduction == "sum":
-            return np.asarray(losses.sum(dtype=np.float64), losses.dtype)
+            return as_array(losses.sum(dtype=np.float64), losses, losses.dtype)
         # The mean of losses per label.
-        self.scale = (1 / (np.maximum(target_lengths, 1) * max(len(losses), 1))).astype(losses.dtype)
-        total = (losses.astype(np.float64) / np.maximum(target_lengths, 1)).sum()
-        return np.asarray(total / len(losses) if len(losses) else np.nan, losses.dtype)
+        labels = as_array(np.maximum(target_lengths, 1), losses)
+        self.scale = (1 / (labels * max(len(losses), 1))).astype(losses.dtype)
+        total = (losses.astype(np.float64) / labels).sum()
+        return as_array(total / len(losses) if len(losses) else np.nan, losses, losses.dtype)
 
     def backward(self, grad_loss: Any) -> Any:
         losses = self.saved[0]
         g = grad_loss * self.scale if self.reduction == "mean" else np.broadcast_to(grad_loss, losses.shape)
-        return select(grad_loss).ctc_loss_backward(np.asarray(g, losses.dtype), *self.arrays, *self.saved)
+        return select(grad_loss).ctc_loss_backward(
+            as_array(g, losses, losses.dtype), *self.arrays, *self.saved
+        )
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
         raise NotImplementedError(
@@ -57,7 +61,7 @@ class CtcLoss(Op):
 
 
 def _lengths(name: str, value: Any, batch: int) -> Any:
-    lengths = np.asarray(value._data if isinstance(value, Tensor) else value)
+    lengths = to_host(value._data) if isinstance(value, Tensor) else np.asarray(value)
     if lengths.dtype.kind not in "iu" and lengths.size:
         raise DtypeError(f"ctc_loss: {name} must be integers, got {lengths.dtype}")
     lengths = lengths.reshape(-1).astype(np.int64)
@@ -82,6 +86,7 @@ def _padded(targets: Any, lengths: Any, batch: int) -> Any:
             f"ctc_loss: targets must be (batch, longest) or the {lengths.sum()} labels of all sequences in "
             f"one row, got shape {targets.shape}"
         )
+    targets = to_host(targets)
     padded = np.zeros((batch, longest), np.int64)
     ends = np.cumsum(lengths)
     for row, end, length in zip(padded, ends, lengths, strict=True):
@@ -89,7 +94,6 @@ def _padded(targets: Any, lengths: Any, batch: int) -> Any:
     return padded
 
 
-@on_host
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,
@@ -111,7 +115,7 @@ def ctc_loss(
             infinity.
 
     The gradient is that for the logits before the log_softmax, as in PyTorch. Labels out of range raise
-    IndexError.
+    IndexError. Lengths are needed on the CPU: as tensors on a GPU they are waited for.
     See ``torch.nn.functional.ctc_loss``.
     """
     op = "ctc_loss"
@@ -136,7 +140,7 @@ def ctc_loss(
     if batch and target_lengths.min() < 0:
         raise ArgumentError(f"{op}: target_lengths must not be negative, got {target_lengths.tolist()}")
     options = {
-        "targets": _padded(labels, target_lengths, batch),
+        "targets": to_device(_padded(labels, target_lengths, batch), device_of(x)),
         "input_lengths": input_lengths,
         "target_lengths": target_lengths,
         "blank": blank,

@@ -133,7 +133,9 @@ class CosineEmbeddingLoss(Op):
         )
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
-        slope = Tensor._wrap(np.asarray(self.slope, grad_loss.dtype))  # of the loss for the cosine: constant
+        slope = Tensor._wrap(
+            array(self.slope, self.x1, grad_loss.dtype)
+        )  # of the loss for the cosine: constant
 
         def composed(x1: Any, x2: Any, _: Any) -> Any:
             squares = ((x1 * x1).sum(-1) + 1e-12) * ((x2 * x2).sum(-1) + 1e-12)

@@ -132,7 +132,8 @@ class Clamp(Op):
             info = np.iinfo(dtype) if dtype.kind != "b" else None
             low, high = (0, 1) if info is None else (info.min, info.max)
             lower, upper = builtins.max(lower, low), builtins.min(upper, high)
-        np.clip(result, lower, upper, out=result, casting="unsafe")
+        for bound, limit in ((np.maximum, lower), (np.minimum, upper)):  # CuPy's clip casts nothing
+            bound(result, limit, out=result, casting="unsafe")
         return result
 
     def backward(self, grad: Any) -> Any:

@@ -133,11 +133,13 @@ class EmbeddingBag(Op):
         if scale is not None:
             weight, factors = self.weight, scale.reshape(-1)
         else:
-            factors = np.ones(self.index.shape, weight.dtype) if self.scale is None else self.scale
+            factors = (
+                np.ones(self.index.shape, weight.dtype, like=weight) if self.scale is None else self.scale
+            )
             if scale_grad_by_freq:
                 factors = factors / np.bincount(self.index, minlength=rows)[self.index].astype(weight.dtype)
         return kernels.embedding_bag_forward(
-            weight, self.index, self.offsets, np.ascontiguousarray(factors), padding_idx, self.mode == "mean"
+            weight, self.index, self.offsets, factors, padding_idx, self.mode == "mean"
         )
 
 

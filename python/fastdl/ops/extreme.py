@@ -51,7 +51,7 @@ class Amax(Op):
 
     def backward_graph(self, grad: Tensor) -> Any:
         # Where the extreme is is constant: the gradient of 1 says it.
-        slope = self.backward(np.ones(grad.shape, self.x.dtype))
+        slope = self.backward(np.ones(grad.shape, self.x.dtype, like=self.x))
         return grad.reshape(kept_shape(self.x.shape, self.axes)) * Tensor._wrap(slope)
 
 

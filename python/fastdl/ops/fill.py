@@ -36,7 +36,9 @@ class Overwrite(Op):
         return before, sum_to(grad, self.shape).astype(self.dtype, copy=False)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        before = Tensor._wrap(zeros(grad._data.shape, grad._data.dtype)) if self.needs[0] else None
+        before = (
+            Tensor._wrap(zeros(grad._data.shape, grad._data.dtype, grad._data)) if self.needs[0] else None
+        )
         return before, fitted(grad, (self.shape, self.dtype)) if self.needs[1] else None
 
 

@@ -400,7 +400,7 @@ def scatter(
 
         values = given
         if not isinstance(given, Tensor):
-            values = Tensor._wrap(np.full(index._data.shape, given, input._data.dtype))
+            values = Tensor._wrap(np.full(index._data.shape, given, input._data.dtype, like=input._data))
         return scatter_reduce(input, dim, index, values, "prod")
     raise ArgumentError(f"scatter: reduce must be None, 'add' or 'multiply', got {reduce!r}")
 

@@ -280,7 +280,7 @@ class Put(Op):
         return rest, written
 
     def linear(self, x: Any, value: Any) -> Any:
-        result = zeros(*self.whole) if x is None else pooled_copy(x)
+        result = zeros(*self.whole, value) if x is None else pooled_copy(x)
         region = result[self.basic]
         if value is None:
             region[... if self.advanced is None else self.advanced] = 0

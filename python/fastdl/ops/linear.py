@@ -62,7 +62,7 @@ def _linear_gradients(node: Any, grad_y: Any) -> Any:
     if need_weight:
         x = node.saved_input(0, node.x)
         if rows is None:
-            grad_weight = Tensor._wrap(np.zeros(node.weight.shape, node.weight.dtype))
+            grad_weight = Tensor._wrap(np.zeros(node.weight.shape, node.weight.dtype, like=node.weight))
         else:
             grad_weight = rows.mT @ x.reshape(-1, x.shape[-1])
     if need_bias:
@@ -456,7 +456,7 @@ class Bilinear(Op):
             return y if bias is None else y + bias
 
         shape1, shape2 = self.shapes_of
-        bias = stand_in(self.weight.shape[:1], self.weight.dtype) if self.has_bias else None
+        bias = stand_in(self.weight.shape[:1], self.weight.dtype, self.weight) if self.has_bias else None
         x1, x2 = self.x1.reshape(shape1), self.x2.reshape(shape2)
         return replay(self, grad, composed, x1, x2, self.weight, bias)
 

@@ -89,7 +89,7 @@ def _scaled(y: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
 
 def _bias(node: Op, x: Any, shape: tuple[int, ...]) -> Any:
     """A stand-in for the bias, whose values no gradient depends on, if it needs one."""
-    return stand_in(shape, x.dtype) if node.needs[2] else None
+    return stand_in(shape, x.dtype, x) if node.needs[2] else None
 
 
 class LayerNorm(Op):

@@ -160,8 +160,9 @@ class Split(MultiView):
     def backward_graph(self, *grads: Tensor | None) -> Any:
         from fastdl.ops.shape import Cat
 
+        like = next(grad._data for grad in grads if grad is not None)
         filled = [
-            Tensor._wrap(zeros(shape, dtype)) if grad is None else grad
+            Tensor._wrap(zeros(shape, dtype, like)) if grad is None else grad
             for grad, (shape, dtype) in zip(grads, self.shapes, strict=True)
         ]
         return Cat.apply(*filled, dim=self.dim, dtype=filled[0]._data.dtype)

@@ -122,7 +122,7 @@ class Prod(Reduction):
 
     def backward_graph(self, grad: Tensor) -> Any:
         if not self.x.size:
-            return Tensor._wrap(zeros(self.x.shape, self.x.dtype))
+            return Tensor._wrap(zeros(self.x.shape, self.x.dtype, self.x))
         axes = tuple(range(self.x.ndim)) if self.axes is None else self.axes
 
         def composed(x: Any) -> Any:
@@ -193,9 +193,9 @@ class Norm(Reduction):
     def backward_graph(self, grad: Tensor) -> Any:
         p = self.p
         if p == 0:
-            return Tensor._wrap(zeros(self.x.shape, self.x.dtype))
+            return Tensor._wrap(zeros(self.x.shape, self.x.dtype, self.x))
         if p in (1, float("inf"), float("-inf")):  # the slope is constant
-            whole = np.ones(grad.shape, self.x.dtype)
+            whole = np.ones(grad.shape, self.x.dtype, like=self.x)
             return self.with_axes(grad) * Tensor._wrap(self.backward(whole))
         x, y = self.saved_input(0, self.x), self.with_axes(self.saved_output(self.y))
         nothing: Any = y == 0

@@ -160,7 +160,7 @@ class Recurrent(Op):
         last_c: list[Any] = []
         for layer, (_, _, _, _, mask, _, _, _, drawn) in enumerate(self.saved):
             if drawn is not None:
-                ones = np.ones(x.shape, x.dtype)
+                ones = np.ones(x.shape, x.dtype, like=x._data)
                 x = x * Tensor._wrap(select(ones).dropout_forward(ones, *drawn))
             outputs = []
             for d in range(directions):

@@ -69,7 +69,7 @@ class Constant(Unary):
         return zeros(grad.shape, grad.dtype, grad)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        return Tensor._wrap(zeros(grad._data.shape, grad._data.dtype))
+        return Tensor._wrap(zeros(grad._data.shape, grad._data.dtype, grad._data))
 
 
 class FromInput(Unary):

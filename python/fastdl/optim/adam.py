@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
 from fastdl.tensor import Tensor
 
@@ -24,7 +22,8 @@ class Adam(Optimizer):
 
     g is the gradient plus ``weight_decay * p`` (with ``decoupled_weight_decay`` p shrinks by ``lr * weight_decay``
     instead), negated first with ``maximize``; with ``amsgrad`` v is replaced by its maximum over time. Kingma and Ba
-    (2014). See ``torch.optim.Adam``; ``foreach``, ``capturable``, ``differentiable`` and ``fused`` choose nothing here.
+    (2014). See ``torch.optim.Adam``; ``foreach``, ``differentiable`` and ``fused`` choose nothing here. ``capturable``
+    keeps the counts of steps on the GPU, which recording a step in a CUDA graph needs.
     """
 
     def __init__(
@@ -231,9 +230,10 @@ class NAdam(Optimizer):
         return ("step", "mu_product", "exp_avg", "exp_avg_sq")
 
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
+        state = super()._new_state(name, param, group)
         if name == "mu_product":
-            return Tensor._wrap(np.ones((), np.float32, like=param._data))
-        return super()._new_state(name, param, group)
+            state._data.fill(1)
+        return state
 
     def _update(
         self,

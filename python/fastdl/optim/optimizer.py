@@ -13,14 +13,16 @@ import numpy as np
 
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
-from fastdl.dtypes import float32
+from fastdl.dtypes import CPU, float32
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
 from fastdl.ops.arrays import zeros
+from fastdl.random import capture
 from fastdl.tensor import Tensor, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 Group = dict[str, Any]
+COUNTS = ("step", "mu_product", "eta", "mu")  # state that is one number, which depends on the count of steps
 
 
 class _Required:
@@ -152,9 +154,12 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} defines neither step nor _state_names")
 
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
-        """The first value of a parameter's state: a count from 0 for ``step``, else zeros like the parameter."""
-        if name == "step":
-            return Tensor._wrap(zeros((), float32, param._data))
+        """The first value of a parameter's state: 0 for what is counted, else zeros like the parameter.
+
+        Counts are in the CPU's memory, so that no step waits for a GPU, unless the group is ``capturable``.
+        """
+        if name in COUNTS:
+            return Tensor._wrap(zeros((), float32, param._data if group.get("capturable") else None))
         return Tensor._wrap(zeros(param._data.shape, param._data.dtype, param._data))
 
     def _update(
@@ -210,6 +215,16 @@ class Optimizer:
             if not params:
                 continue
             names = self._state_names(group)
+            if capture.active and "step" in names and not group.get("capturable"):
+                raise RuntimeError(
+                    f"{type(self).__name__}: a step cannot be recorded in a CUDA graph as long as its count is in the "
+                    "CPU's memory: every replay would be the same step. "
+                    + (
+                        "Pass capturable=True"
+                        if "capturable" in group
+                        else "Use Adam(capturable=True) or SGD"
+                    )
+                )
             cached = self._cache.get(index)
             if (
                 cached is None
@@ -330,13 +345,20 @@ class Optimizer:
                     f"group {i} has {len(numbers)} instead of {len(group['params'])} parameters"
                 )
             params.update(zip(numbers, group["params"], strict=True))
+        capturable = {
+            p
+            for options, group in zip(saved, self.param_groups, strict=True)
+            if options.get("capturable", group.get("capturable"))
+            for p in group["params"]
+        }
         state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         for number, values in state_dict["state"].items():
             p = params.get(number)
             if p is None:
                 state[number] = values
             else:
-                state[p] = {name: _load_value(name, v, p) for name, v in values.items()}
+                where = CPU if p not in capturable else p.device
+                state[p] = {name: _load_value(name, v, p, where) for name, v in values.items()}
         for group, options in zip(self.param_groups, saved, strict=True):
             names = group.get("param_names")
             kept = group["params"]
@@ -359,14 +381,17 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _load_value(name: str, value: Any, param: Tensor) -> Any:
-    """A copy of a saved value on the parameter's device: counts as they are, other tensors in its dtype."""
+def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
+    """A copy of a saved value: counts as they are but on ``where``, other tensors like the parameter."""
     if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
-        array = to_device(value._data if isinstance(value, Tensor) else as_array(value), param.device)
-        dtype = array.dtype if name in ("step", "mu_product", "eta", "mu") else param._data.dtype
-        return Tensor._wrap(pooled_copy(array, dtype))
+        count = name in COUNTS
+        array = to_device(
+            value._data if isinstance(value, Tensor) else as_array(value), where if count else param.device
+        )
+        kept = array.dtype if where is CPU else float32
+        return Tensor._wrap(pooled_copy(array, kept if count else param._data.dtype))
     if name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
-        return Tensor._wrap(np.full((), value, float32, like=param._data))
+        return Tensor._wrap(to_device(np.full((), value, float32), where))
     return deepcopy(value)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels import on_device
 from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
 from fastdl.tensor import Tensor
 
@@ -130,11 +131,10 @@ class ASGD(Optimizer):
         return ("step", "eta", "mu", "ax")
 
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
+        state = super()._new_state(name, param, group)
         if name in ("eta", "mu"):
-            return Tensor._wrap(
-                np.full((), group["lr"] if name == "eta" else 1, np.float32, like=param._data)
-            )
-        return super()._new_state(name, param, group)
+            state._data.fill(float(group["lr"]) if name == "eta" else 1)
+        return state
 
     def _update(
         self,
@@ -151,10 +151,11 @@ class ASGD(Optimizer):
             g = -grad if group["maximize"] else grad
             if group["weight_decay"]:
                 g = g + group["weight_decay"] * p
-            rate = eta.item()
+            rate, share, steps = (
+                [eta, mu, count] if on_device(count) else [eta.item(), mu.item(), count.item()]
+            )
             p *= 1 - lambd * rate
             p -= rate * g
-            average += (p - average) * mu.item()
-            steps = count.item()
-            eta.fill(lr / (1 + lambd * lr * steps) ** group["alpha"])
-            mu.fill(1 / max(1, steps - group["t0"]))
+            average += (p - average) * share
+            eta[...] = lr / (1 + lambd * lr * steps) ** group["alpha"]
+            mu[...] = 1 / np.maximum(1, steps - group["t0"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from functools import cache
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ OPERATIONS = {
     20: ("max_unpool", "indices"),
     21: ("max_unpool_backward", "indices"),
     22: ("adaptive_max_pool_backward", "indices"),
+    5: ("gather", "index"),
+    6: ("gather_backward", "index"),
+    7: ("ctc_loss", "targets"),
 }
 
 
@@ -40,13 +43,27 @@ class Runtime:
         self.extension: Any = extension
 
 
+class Report:
+    """Four words that kernels write to and the host reads, see :func:`raise_reports`."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+        self.words = np.frombuffer(memory, np.uint64, 4)
+        self.words[...] = 0
+        self.__array_interface__ = self.words.__array_interface__
+        self.data = SimpleNamespace(ptr=self.words.__array_interface__["data"][0])
+
+
 class _Emulated(Runtime):
     def __init__(self, extension: ModuleType) -> None:
         super().__init__(extension)
-        self.words = np.zeros(4, np.uint64)
+        self.words = Report(bytearray(32))
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         return np.empty(shape, dtype)
+
+    def from_host(self, array: Any) -> Array:
+        return array
 
     def zeros(self, shape: Any, dtype: Any) -> Array:
         return np.zeros(shape, dtype)
@@ -57,18 +74,28 @@ class _Emulated(Runtime):
     def stream(self) -> int:
         return 0
 
-    def report(self) -> Array:
+    def allow_tf32(self, allowed: bool) -> None:
+        pass
+
+    def report(self) -> Report:
         return self.words
+
+    def reports(self) -> list[Report]:
+        return [self.words]
 
 
 class _CuPy(Runtime):
     def __init__(self) -> None:
-        super().__init__(_emulated.extension if _emulated else importlib.import_module("fastdl._cuda"))
+        super().__init__(_stand_in or importlib.import_module("fastdl._cuda"))
         self.cupy = importlib.import_module("cupy")
-        self.words: dict[int, Array] = {}
+        self.words: dict[int, Report] = {}
+        self._tf32_chosen = False
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         return self.cupy.empty(shape, dtype)
+
+    def from_host(self, array: Any) -> Array:
+        return self.cupy.asarray(array)
 
     def zeros(self, shape: Any, dtype: Any) -> Array:
         return self.cupy.zeros(shape, dtype)
@@ -76,14 +103,26 @@ class _CuPy(Runtime):
     def pointer(self, array: Array | None) -> int:
         return 0 if array is None else int(array.data.ptr)
 
+    def allow_tf32(self, allowed: bool) -> None:
+        """Whether cuBLAS may multiply float32 in TF32 from now on; not touched before it is allowed first."""
+        if allowed or self._tf32_chosen:
+            self._tf32_chosen = True
+            linalg = importlib.import_module("cupy._core._routines_linalg")
+            kind = linalg.COMPUTE_TYPE_TF32 if allowed else linalg.COMPUTE_TYPE_DEFAULT
+            linalg.set_compute_type(np.dtype(np.float32), kind)
+
     def stream(self) -> int:
         return int(self.cupy.cuda.get_current_stream().ptr)
 
-    def report(self) -> Array:
+    def report(self) -> Report:
+        """Words in the host's memory that the device writes to: the host reads them without a copy."""
         device = self.cupy.cuda.runtime.getDevice()
         if device not in self.words:
-            self.words[device] = self.cupy.zeros(4, np.uint64)
+            self.words[device] = Report(self.cupy.cuda.alloc_pinned_memory(32))
         return self.words[device]
+
+    def reports(self) -> list[Report]:
+        return list(self.words.values())
 
 
 @cache
@@ -92,13 +131,18 @@ def _cupy() -> _CuPy:
 
 
 _emulated: _Emulated | None = None
+_stand_in: ModuleType | None = None  # the extension, if not fastdl._cuda
 
 
-def emulate(extension: ModuleType | None) -> None:
-    """Send NumPy arrays to this build of the kernels for the CPU (``None``: refuse them again)."""
-    global _emulated
+def emulate(extension: ModuleType | None, numpy: bool = True) -> None:
+    """Send NumPy arrays (``numpy=False``: those of a stand-in for CuPy only) to this build of the kernels for the CPU.
+
+    With None as the extension NumPy arrays are refused again.
+    """
+    global _emulated, _stand_in
     _cupy.cache_clear()
-    _emulated = None if extension is None else _Emulated(extension)
+    _stand_in = extension
+    _emulated = None if extension is None or not numpy else _Emulated(extension)
 
 
 def of(array: Array) -> Any:
@@ -118,16 +162,23 @@ def default() -> Any:
     return _emulated or _cupy()
 
 
-def raise_reports(runtime: Any) -> None:
+def empty(shape: Any, dtype: Any) -> Array:
+    """An uninitialised array."""
+    return default().empty(shape, dtype)
+
+
+def raise_reports() -> None:
     """Raise what kernels have reported since the last call: a label or an index out of range.
 
-    Reading the report waits for the device, so this belongs where one waits anyway (a copy to the CPU,
-    ``synchronize``); kernels themselves never wait. What an operation with a bad index computed is unspecified, but
-    it touched no memory that was not its own.
+    To be called where the host has just waited for the device (a copy to the CPU, ``synchronize``): the report is in
+    the host's memory, looking at it costs nothing, and kernels themselves never wait. What an operation with a bad
+    index computed is unspecified, but it touched no memory that was not its own.
     """
-    words = runtime.report()
-    operation, position, value, extent = (int(w) for w in words.astype(np.int64).tolist())
-    if operation:
+    for report in default().reports():
+        words = report.words
+        if not words[0]:
+            continue
+        operation, position, value, extent = (int(w) for w in words.astype(np.int64).tolist())
         words[...] = 0
         name, argument = OPERATIONS[operation]
         raise IndexError(

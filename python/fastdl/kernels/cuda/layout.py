@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
+from fastdl.kernels.cuda.elementwise import convert
 from fastdl.kernels.cuda.embedding import embedding_backward, gather_rows
 
-__all__ = ["concat", "contiguous", "index_select_backward", "index_select_forward"]
+__all__ = [
+    "concat",
+    "contiguous",
+    "gather_backward",
+    "gather_forward",
+    "index_select_backward",
+    "index_select_forward",
+]
 
 
 def contiguous(array: Array) -> Array:
@@ -68,3 +79,74 @@ def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) ->
     rows = moved.reshape(moved.shape[0], prod(moved.shape[1:]))
     grad = embedding_backward(rows, index, None, None, extent, -1, False)
     return device.contiguous(grad.reshape(extent, *moved.shape[1:]).transpose(_back(grad_y.ndim, dim)))
+
+
+# With fewer columns than this, and more entries in each than that, entries are sorted.
+_FEW_COLUMNS, _MANY_ENTRIES = 64, 4096
+
+
+def _gather_problem(op: str, runtime: Any, shape: tuple[int, ...], dim: int, index: Array) -> Any:
+    """The sizes of x and index, which agree but for ``dim``."""
+    device.axis(op, dim, len(shape))
+    if index.dtype != np.int64:
+        raise DtypeError(f"{op}: index must be int64, got {index.dtype}")
+    if index.ndim != len(shape) or any(
+        n != m for d, (n, m) in enumerate(zip(shape, index.shape, strict=True)) if d != dim
+    ):
+        raise ArgumentError(
+            f"{op}: x and index must have equal extents beside dimension {dim}, got {shape} and {index.shape}"
+        )
+    return runtime.extension.Gather(prod(shape[:dim]), shape[dim], index.shape[dim], prod(shape[dim + 1 :]))
+
+
+def gather_forward(x: Array, dim: int, index: Array) -> Array:
+    op, runtime = "gather", device.of(x)
+    if x.dtype.kind in "Oc" or x.dtype.itemsize not in (1, 2, 4, 8):
+        raise DtypeError(f"{op}: no kernel for {x.dtype}")
+    problem = _gather_problem(op, runtime, x.shape, dim, index)
+    x, index = device.contiguous(x), device.contiguous(index)
+    y = runtime.empty(index.shape, x.dtype)
+    runtime.extension.gather_forward(
+        x.dtype.itemsize,
+        runtime.pointer(y),
+        runtime.pointer(x),
+        runtime.pointer(index),
+        problem,
+        runtime.pointer(runtime.report()),
+        runtime.stream(),
+    )
+    return y
+
+
+def gather_backward(grad_y: Array, dim: int, index: Array, extent: int) -> Array:
+    op, runtime = "gather_backward", device.of(grad_y)
+    number = device.code(op, grad_y)
+    device.axis(op, dim, grad_y.ndim)
+    if grad_y.shape != index.shape:
+        raise ArgumentError(
+            f"{op}: grad_y and index must have the same shape, got {grad_y.shape} and {index.shape}"
+        )
+    shape = (*grad_y.shape[:dim], extent, *grad_y.shape[dim + 1 :])
+    problem = _gather_problem(op, runtime, shape, dim, index)
+    grad_y, index = device.contiguous(grad_y), device.contiguous(index)
+    count = index.shape[dim]
+    report, stream = runtime.pointer(runtime.report()), runtime.stream()
+    if count > _MANY_ENTRIES and index.size < _FEW_COLUMNS * count:
+        places = runtime.empty((index.size,), np.dtype(np.int64))
+        runtime.extension.gather_places(
+            runtime.pointer(places), runtime.pointer(index), problem, report, stream
+        )
+        return embedding_backward(grad_y.reshape(-1, 1), places, None, None, prod(shape), -1, False).reshape(
+            shape
+        )
+    grad_x = runtime.empty(shape, device.compute_dtype(grad_y.dtype))
+    runtime.extension.gather_backward(
+        number,
+        runtime.pointer(grad_x),
+        runtime.pointer(grad_y),
+        runtime.pointer(index),
+        problem,
+        report,
+        stream,
+    )
+    return grad_x if grad_x.dtype == grad_y.dtype else convert(grad_x, grad_y.dtype)

@@ -1,11 +1,15 @@
 """Matrix products and the linear layer; see :mod:`fastdl.kernels.reference.linear`.
 
-Products without anything to fuse go to the array's own library: for CuPy that is cuBLAS.
+Products without anything to fuse go to the array's own library: for CuPy that is cuBLAS, which multiplies float32 in
+TF32 if ``set_float32_matmul_precision`` allows it.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastdl.errors import ArgumentError
+from fastdl.kernels import precisions
 from fastdl.kernels.cuda import activation as functions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
@@ -17,11 +21,17 @@ __all__ = ["linear_backward", "linear_forward", "matmul"]
 _ACTIVATIONS = ("none", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh")
 
 
+def _product(a: Array, b: Array) -> Array:
+    if a.dtype == np.float32:
+        device.of(a).allow_tf32(precisions.matmul != "highest")
+    return a @ b
+
+
 def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta: float = 1.0) -> Array:
     device.code("matmul", a, b)
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ArgumentError(f"matmul: shapes {a.shape} and {b.shape} cannot be multiplied")
-    y = a @ b
+    y = _product(a, b)
     if alpha == 0:
         y = device.of(a).zeros(y.shape, y.dtype)
     elif alpha != 1:
@@ -35,7 +45,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str 
         raise ArgumentError(
             f"linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '{activation}'"
         )
-    y = x @ weight.T
+    y = _product(x, weight.T)
     if bias is not None:
         y = add_forward(y, bias)
     return y if activation == "none" else getattr(functions, f"{activation}_forward")(y)
@@ -48,7 +58,7 @@ def linear_backward(
     rows = device.contiguous(grad_y).reshape(-1, weight.shape[0])
     columns = device.contiguous(x).reshape(-1, weight.shape[1])
     return (
-        grad_y @ weight if need_x else None,
-        rows.T @ columns if need_weight else None,
+        _product(grad_y, weight) if need_x else None,
+        _product(rows.T, columns) if need_weight else None,
         sum_forward(rows, (0,)) if need_bias else None,
     )

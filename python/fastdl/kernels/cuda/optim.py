@@ -1,6 +1,7 @@
 """Optimizer updates; see :mod:`fastdl.kernels.reference.optim`. All parameters of a dtype go in few launches.
 
-``steps`` are read by the host: keep them in the CPU's memory, or each update waits for the device.
+``steps`` (and ``mu_products``) lie in the CPU's memory, as NumPy arrays: then the host computes what depends on them.
+Or they lie on the device, as float32, and the device computes it, which a CUDA graph can record.
 """
 
 from __future__ import annotations
@@ -48,10 +49,15 @@ def _run(
     a: float = 0.0,
     b: float = 0.0,
     eps: float = 0.0,
+    steps: Arrays | None = None,
+    mu_products: Arrays | None = None,
+    beta1: float = 0.0,
+    momentum_decay: float = 0.0,
 ) -> None:
-    for group in (grads, *states):
+    for group in (grads, *states, steps, mu_products):
         if group is not None and len(group) != len(params):
             raise ArgumentError(f"{rule}: {len(params)} parameters, but a list of {len(group)} arrays")
+    counted = _on_device(rule, steps, mu_products)
     by_dtype: dict[int, list[Any]] = {}
     strided: list[tuple[Array, Array]] = []  # arrays updated through a copy in C order
     gradients = [device.contiguous(grad) for grad in grads]
@@ -75,10 +81,14 @@ def _run(
             runtime.pointer(gradients[i]),
             pointers,
             param.size,
-            factors(i),
+            () if counted else factors(i),
+            runtime.pointer(steps[i]) if counted and steps is not None else 0,
+            runtime.pointer(mu_products[i]) if counted and mu_products is not None else 0,
         )
         by_dtype.setdefault(number, []).append(entry)
     for number, entries in by_dtype.items():
+        kind = np.dtype(np.float64 if number == device.DTYPES["float64"] else np.float32)
+        scratch = runtime.empty((len(entries), 3), kind) if counted else None
         runtime.extension.optimizer_step(
             rule,
             number,
@@ -92,10 +102,22 @@ def _run(
             a,
             b,
             eps,
+            beta1,
+            momentum_decay,
+            runtime.pointer(scratch),
             runtime.stream(),
         )
     for array, copy in strided:
         array[...] = copy
+
+
+def _on_device(rule: str, *counts: Arrays | None) -> bool:
+    """Do the counts lie on the device? All of them, as float32, or none."""
+    found = [c for group in counts if group is not None for c in group]
+    on_device = [c for c in found if not isinstance(c, np.ndarray)]
+    if on_device and (len(on_device) < len(found) or any(c.dtype != np.float32 for c in found)):
+        raise ArgumentError(f"{rule}: counts of steps on the device must all be there, as float32")
+    return bool(on_device)
 
 
 def _advance(step: Array) -> float:
@@ -167,6 +189,8 @@ def adam_step(
         a=1 - beta1,
         b=beta2,
         eps=eps,
+        steps=steps,
+        beta1=beta1,
     )
 
 
@@ -217,6 +241,7 @@ def rmsprop_step(
         a=alpha,
         b=momentum,
         eps=eps,
+        steps=steps,
     )
 
 
@@ -247,6 +272,7 @@ def adadelta_step(
         maximize=maximize,
         a=rho,
         eps=eps,
+        steps=steps,
     )
 
 
@@ -272,11 +298,14 @@ def adamax_step(
         grads,
         [exp_avgs, exp_infs],
         factors,
+        lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
         a=1 - beta1,
         b=beta2,
         eps=eps,
+        steps=steps,
+        beta1=beta1,
     )
 
 
@@ -316,6 +345,10 @@ def nadam_step(
         a=1 - beta1,
         b=beta2,
         eps=eps,
+        steps=steps,
+        mu_products=mu_products,
+        beta1=beta1,
+        momentum_decay=momentum_decay,
     )
 
 
@@ -357,6 +390,8 @@ def radam_step(
         a=1 - beta1,
         b=beta2,
         eps=eps,
+        steps=steps,
+        beta1=beta1,
     )
 
 
@@ -364,7 +399,15 @@ def total_norm(arrays: Arrays, p: float) -> float:
     """Waits for the device: the result is a Python number."""
     if not arrays:
         return 0.0
-    norms = np.array([float(norm_forward(a, p)) for a in arrays if a.size])
+    by_dtype: dict[str, list[Array]] = {}
+    for array in arrays:
+        if array.size:
+            by_dtype.setdefault(array.dtype.name, []).append(norm_forward(array, p))
+    norms = np.empty(0)
+    for group in by_dtype.values():  # the host waits once for each
+        stacked = np.stack(group)
+        host = stacked.get() if hasattr(stacked, "get") else stacked
+        norms = np.append(norms, host.astype(np.float64))
     if math.isinf(p):
         return float(norms.max(initial=0) if p > 0 else norms.min(initial=math.inf))
     return float(norms.sum() if p == 0 else (norms**p).sum() ** (1 / p))

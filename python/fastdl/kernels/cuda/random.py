@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 
 from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import cpu
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
 
 __all__ = [
     "dropout_backward",
     "dropout_forward",
+    "philox_words",
     "random_bernoulli",
+    "random_integers",
     "random_normal",
+    "random_permutation",
     "random_uniform",
     "rrelu_backward",
     "rrelu_forward",
@@ -56,6 +60,29 @@ def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
         number, runtime.pointer(y), runtime.pointer(p), p.size, seed, offset, runtime.stream()
     )
     return y
+
+
+def philox_words(n: int, seed: int, offset: int) -> Array:
+    runtime = device.default()
+    words = runtime.empty((n,), np.dtype(np.uint32))
+    runtime.extension.philox_words(runtime.pointer(words), n, seed, offset, runtime.stream())
+    return words
+
+
+def random_integers(shape: Any, low: int, high: int, seed: int, offset: int) -> Array:
+    if low >= high:
+        raise ArgumentError("random_integers: low must be below high")
+    runtime = device.default()
+    y = runtime.empty(shape, np.dtype(np.int64))
+    runtime.extension.random_integers(
+        runtime.pointer(y), y.size, low, high - low, seed, offset, runtime.stream()
+    )
+    return y
+
+
+def random_permutation(n: int, seed: int, offset: int) -> Array:
+    """Drawn on the CPU and copied: every exchange depends on those before it."""
+    return device.default().from_host(cpu.random_permutation(n, seed, offset))
 
 
 def dropout_forward(

@@ -24,6 +24,7 @@ __all__ = [
     "min_forward",
     "norm_forward",
     "prod_forward",
+    "running_sum",
     "sum_forward",
     "sum_product_to",
     "sum_to",
@@ -180,3 +181,24 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
     if isinstance(x, np.ndarray):
         return np.broadcast_to(x, shape)
     return device.of(x).cupy.broadcast_to(x, shape)
+
+
+def running_sum(x: Array, axis: int, from_end: bool = False) -> Array:
+    if not 0 <= axis < x.ndim:
+        raise IndexError(f"running_sum: axis {axis} of an array with {x.ndim} axes")
+    number = device.code("running_sum", x)
+    runtime, x = device.of(x), device.contiguous(x)
+    y = runtime.empty(x.shape, x.dtype)
+    sizes = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+    needed = runtime.extension.running_sum_scratch(*sizes)
+    scratch = runtime.empty(needed, device.compute_dtype(x.dtype)) if needed else None
+    runtime.extension.running_sum(
+        number,
+        runtime.pointer(y),
+        runtime.pointer(x),
+        *sizes,
+        from_end,
+        runtime.pointer(scratch),
+        runtime.stream(),
+    )
+    return y

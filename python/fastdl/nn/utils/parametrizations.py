@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastdl import linalg
+from fastdl.devices import to_host
 from fastdl.nn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastdl.nn.modules.module import Module
 from fastdl.nn.utils.parametrize import register_parametrization
@@ -15,7 +16,7 @@ from fastdl.nn.utils.weight_norm import _norm, _WeightNorm
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
 from fastdl.ops.shape import cat, tril
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
 
@@ -93,7 +94,7 @@ class _Spectral(Module):
         if ndim > 1:
             rows, columns = _matrix(weight._data, self.dim).shape
             for name, n in (("_u", rows), ("_v", columns)):
-                start = randn(n, dtype=weight.dtype)
+                start = randn(n, dtype=weight.dtype, device=weight.device)
                 self.register_buffer(name, Tensor(_unit(start._data, eps)))
             self._iterate(weight, 15)
 
@@ -163,16 +164,16 @@ class _Orthogonal(Module):
             a = tril(x, -1)
             q = linalg.householder_product(a, 2.0 / (1.0 + sum(a * a, -2)))
             signs = np.trunc(np.diagonal(x._data, axis1=-2, axis2=-1)).astype(x.dtype)
-            q = q * Tensor(np.ascontiguousarray(signs[..., None, :]))
+            q = q * Tensor._wrap(pooled_copy(signs[..., None, :]))
         else:
             x = tril(x)
             if n != k:
-                x = cat([x, Tensor(np.zeros((*x.shape[:-1], n - k), x.dtype))], -1)
+                x = cat([x, Tensor._wrap(np.zeros((*x.shape[:-1], n - k), x.dtype, like=x._data))], -1)
             a = x - x.mT
             if self.orthogonal_map == "matrix_exp":
                 q = linalg.matrix_exp(a)
             else:
-                one = Tensor(np.eye(n, dtype=x.dtype))
+                one = Tensor._wrap(np.eye(n, dtype=x.dtype, like=x._data))
                 q = linalg.solve((one - 0.5 * a).contiguous(), (one + 0.5 * a).contiguous())
             q = q[..., :k] if n != k else q
         if self.use_trivialization:
@@ -185,7 +186,7 @@ class _Orthogonal(Module):
             raise ValueError(
                 f"Expected a matrix or batch of matrices of shape {self.shape}. Got {weight.shape}."
             )
-        a = weight._data
+        a = to_host(weight._data)
         wide = a.shape[-2] < a.shape[-1]
         a = np.swapaxes(a, -1, -2) if wide else a
         n, k = a.shape[-2:]
@@ -196,7 +197,7 @@ class _Orthogonal(Module):
                     "use_trivialization=False."
                 )
             raw = _reflectors(a)
-            return Tensor(np.ascontiguousarray(np.swapaxes(raw, -1, -2) if wide else raw))
+            return Tensor(np.ascontiguousarray(np.swapaxes(raw, -1, -2) if wide else raw)).to(weight.device)
         if n == k:
             eye = np.eye(n, dtype=a.dtype)
             near = np.allclose(np.swapaxes(a, -1, -2) @ a, eye, atol=10 * n * np.finfo(a.dtype).eps)
@@ -204,11 +205,11 @@ class _Orthogonal(Module):
         else:
             rest = randn((*a.shape[:-1], n - k), dtype=a.dtype)._data
             base = _orthogonalized(np.concatenate([a, rest], -1))
-        self.base = Tensor(np.ascontiguousarray(base, a.dtype))
+        self.base = Tensor(np.ascontiguousarray(base, a.dtype)).to(weight.device)
         start = np.zeros(self.shape, a.dtype)
         index = np.arange(min(self.shape[-2:]))
         start[..., index, index] = -1
-        return Tensor(start)
+        return Tensor(start).to(weight.device)
 
 
 def _reflectors(a: Any) -> Any:

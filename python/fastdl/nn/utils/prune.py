@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdl.nn.modules.module import Module
 from fastdl.ops.sampling import randperm
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = [
     "custom_from_mask",
@@ -67,7 +67,7 @@ def _importance(module: Module, name: str, scores: Tensor | None) -> Any:
 
 
 def _apply(module: M, name: str, mask: Any) -> M:
-    mask = Tensor(np.ascontiguousarray(mask))
+    mask = Tensor._wrap(pooled_copy(mask))
     if f"{name}_mask" in module._buffer_names:
         setattr(module, f"{name}_mask", mask)
     else:

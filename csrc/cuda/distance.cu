@@ -1,0 +1,251 @@
+// Rows of two arrays against each other. row_products: x1 . x2, x1 . x1 and x2 . x2 in one pass. The distance
+// is r = (sum |d|^p)^(1/p) with d = x1 - x2 + eps; its gradient g sign(d) (|d| / r)^(p - 1), for p = inf g
+// sign(d) shared by the largest. Groups of lanes or blocks take rows (rows.h); both arrays are read once, but
+// twice for the gradient of p = inf, which counts the largest first. Sums have a fixed order.
+#include "cuda/distance.h"
+
+#include <algorithm>
+
+#include "cuda/rows.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kMostThreads = 512;  // of a block with a row: powers in double take many registers
+
+enum class Norm { zero, one, two, infinite, any };
+Norm norm_of(double p) {
+  return p == 0                      ? Norm::zero
+         : p == 1                    ? Norm::one
+         : p == 2                    ? Norm::two
+         : p == __builtin_huge_val() ? Norm::infinite
+                                     : Norm::any;
+}
+
+template <class T, bool kBlock>
+__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+    products(T* sums, const T* x1, const T* x2, Rows r, int group, bool packed) {
+  using C = Compute<T>;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, r.length, packed);
+  const int64_t packs = slice.packs();
+  for (; team.any_row(r.rows); team.row += team.step) {
+    const bool mine = team.row < r.rows;
+    C s[3] = {};
+    for (int64_t j = 0; mine && j < packs; ++j) {
+      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
+                 b = slice.load(x2 + team.row * r.length, j, C(0));
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) {
+        s[0] += a.v[k] * b.v[k];
+        s[1] += a.v[k] * a.v[k];
+        s[2] += b.v[k] * b.v[k];
+      }
+    }
+    FASTDL_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      s[i] = team.sum(s[i]);
+      if (mine && team.index == 0) sums[i * r.rows + team.row] = narrow<T>(s[i]);
+    }
+  }
+}
+
+template <class T, bool kBlock>
+__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+    products_backward(T* grad_x1, T* grad_x2, const T* grad_sums, const T* x1, const T* x2, Rows r, int group,
+                      bool packed) {
+  using C = Compute<T>;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, r.length, packed);
+  const int64_t packs = slice.packs();
+  for (; team.row < r.rows; team.row += team.step) {
+    C g[3];
+    FASTDL_UNROLL
+    for (int i = 0; i < 3; ++i) g[i] = C(widen(grad_sums[i * r.rows + team.row]));
+    for (int64_t j = 0; j < packs; ++j) {
+      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
+                 b = slice.load(x2 + team.row * r.length, j, C(0));
+      Values<C, kWidest<T>> to1, to2;
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) {
+        to1.v[k] = g[0] * b.v[k] + 2 * g[1] * a.v[k];
+        to2.v[k] = g[0] * a.v[k] + 2 * g[2] * b.v[k];
+      }
+      if (grad_x1 != nullptr) slice.store(grad_x1 + team.row * r.length, j, to1);
+      if (grad_x2 != nullptr) slice.store(grad_x2 + team.row * r.length, j, to2);
+    }
+  }
+}
+
+// x^p for x >= 0; what is rounded to 16 bits can do with less.
+template <class T>
+__device__ __forceinline__ Compute<T> power(Compute<T> x, Compute<T> p) {
+  if constexpr (sizeof(T) == 2)
+    return std::exp2(p * std::log2(x));
+  else
+    return std::pow(x, p);
+}
+
+template <class T, class C>
+__device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance adds up
+  switch (norm) {
+    case Norm::zero:
+      return size != 0 ? C(1) : C(0);
+    case Norm::two:
+      return size * size;
+    case Norm::any:
+      return size == 0 ? C(0) : power<T>(size, p);
+    default:
+      return size;
+  }
+}
+
+template <class T, bool kBlock>
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
+    distances(T* distance, const T* x1, const T* x2, Norm norm, Compute<T> p, Compute<T> eps, Rows r,
+              int group, bool packed) {
+  using C = Compute<T>;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, r.length, packed);
+  const int64_t packs = slice.packs();
+  for (; team.any_row(r.rows); team.row += team.step) {
+    const bool mine = team.row < r.rows;
+    C s = 0;
+    for (int64_t j = 0; mine && j < packs; ++j) {
+      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
+                 b = slice.load(x2 + team.row * r.length, j, eps);  // beyond the end the difference is 0
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) {
+        const C v = term<T>(std::fabs(a.v[k] - b.v[k] + eps), norm, p);
+        s = norm == Norm::infinite ? larger(s, v) : s + v;
+      }
+    }
+    s = norm == Norm::infinite ? team.reduce(s, C(0), Larger{}) : team.sum(s);
+    if (norm == Norm::two) s = std::sqrt(s);
+    if (norm == Norm::any) s = std::pow(s, 1 / p);
+    if (mine && team.index == 0) distance[team.row] = narrow<T>(s);
+  }
+}
+
+template <class T, bool kBlock>
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
+    distances_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance,
+                       Norm norm, Compute<T> p, Compute<T> eps, Rows r, int group, bool packed) {
+  using C = Compute<T>;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, r.length, packed);
+  const int64_t packs = slice.packs();
+  for (; team.any_row(r.rows); team.row += team.step) {
+    const bool mine = team.row < r.rows;
+    const C length = mine ? C(widen(distance[team.row])) : C(0), inverse = 1 / length;
+    C g = mine ? C(widen(grad_distance[team.row])) : C(0);
+    const auto difference = [&](int64_t j) {
+      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
+                 b = slice.load(x2 + team.row * r.length, j, eps);
+      Values<C, kWidest<T>> d;
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) d.v[k] = a.v[k] - b.v[k] + eps;
+      return d;
+    };
+    // The distance was rounded to T: so is what is compared with it.
+    const auto is_largest = [&](C d) { return C(widen(narrow<T>(std::fabs(d)))) == length; };
+    if (norm == Norm::infinite) {
+      C count = 0;
+      for (int64_t j = 0; mine && j < packs; ++j) {
+        const auto d = difference(j);
+        FASTDL_UNROLL
+        for (int k = 0; k < kWidest<T>; ++k) count += is_largest(d.v[k]) && length != 0 ? C(1) : C(0);
+      }
+      g /= team.sum(count);
+    }
+    if (!mine) continue;
+    for (int64_t j = 0; j < packs; ++j) {
+      auto d = difference(j);
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) {
+        const C v = d.v[k], sign = v > 0 ? C(1) : v < 0 ? C(-1) : v;
+        C slope = sign;
+        if (norm == Norm::two)
+          slope = v * inverse;
+        else if (norm == Norm::any)
+          slope = v == 0 ? C(0) : sign * power<T>(std::fabs(v) * inverse, p - 1);
+        else if (norm == Norm::infinite)
+          slope = is_largest(v) ? sign : C(0);
+        d.v[k] = length == 0 || norm == Norm::zero ? C(0) : g * slope;
+      }
+      slice.store(grad_x1 + team.row * r.length, j, d);
+    }
+  }
+}
+
+// Calls f<kBlock>(grid, threads, group).
+template <class T, class F>
+void by_plan(const Rows& r, F&& f) {
+  RowPlan plan = plan_rows(r.rows, r.length, kRowValues<T>);
+  plan.threads = std::min(plan.threads, kMostThreads);
+  if (plan.block)
+    f(std::true_type{}, plan);
+  else
+    f(std::false_type{}, plan);
+}
+
+}  // namespace
+
+void row_products_forward(Dtype dtype, void* sums, const void* x1, const void* x2, const Rows& r,
+                          Stream stream) {
+  if (r.rows == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    const bool packed = rows_packed<T>(r.length, {x1, x2});
+    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
+      launch("row_products", products<T, B::value>, dim3(plan.grid), dim3(unsigned(plan.threads)), 0, stream,
+             static_cast<T*>(sums), static_cast<const T*>(x1), static_cast<const T*>(x2), r, plan.group,
+             packed);
+    });
+  });
+}
+
+void row_products_backward(Dtype dtype, void* grad_x1, void* grad_x2, const void* grad_sums, const void* x1,
+                           const void* x2, const Rows& r, Stream stream) {
+  if (r.rows * r.length == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    const bool packed = rows_packed<T>(r.length, {x1, x2, grad_x1, grad_x2});
+    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
+      launch("row_products_backward", products_backward<T, B::value>, dim3(plan.grid),
+             dim3(unsigned(plan.threads)), 0, stream, static_cast<T*>(grad_x1), static_cast<T*>(grad_x2),
+             static_cast<const T*>(grad_sums), static_cast<const T*>(x1), static_cast<const T*>(x2), r,
+             plan.group, packed);
+    });
+  });
+}
+
+void pairwise_distance_forward(Dtype dtype, void* distance, const void* x1, const void* x2, double p,
+                               double eps, const Rows& r, Stream stream) {
+  if (r.rows == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const bool packed = rows_packed<T>(r.length, {x1, x2});
+    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
+      launch("pairwise_distance", distances<T, B::value>, dim3(plan.grid), dim3(unsigned(plan.threads)), 0,
+             stream, static_cast<T*>(distance), static_cast<const T*>(x1), static_cast<const T*>(x2),
+             norm_of(p), C(p), C(eps), r, plan.group, packed);
+    });
+  });
+}
+
+void pairwise_distance_backward(Dtype dtype, void* grad_x1, const void* grad_distance, const void* x1,
+                                const void* x2, const void* distance, double p, double eps, const Rows& r,
+                                Stream stream) {
+  if (r.rows * r.length == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const bool packed = rows_packed<T>(r.length, {x1, x2, grad_x1});
+    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
+      launch("pairwise_distance_backward", distances_backward<T, B::value>, dim3(plan.grid),
+             dim3(unsigned(plan.threads)), 0, stream, static_cast<T*>(grad_x1),
+             static_cast<const T*>(grad_distance), static_cast<const T*>(x1), static_cast<const T*>(x2),
+             static_cast<const T*>(distance), norm_of(p), C(p), C(eps), r, plan.group, packed);
+    });
+  });
+}
+
+}  // namespace fastdl::cuda
