@@ -8,7 +8,7 @@
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
-//   rounded_product(a, b)  multiply_high(a, b)
+//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)
 //   atomic_add(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
@@ -141,6 +141,13 @@ __device__ __forceinline__ double rounded_product(double a, double b) {
 }
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
   return __umulhi(a, b);
+}
+
+// 2^x within 2^-22 of it; 0 instead of numbers below the normal ones.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {

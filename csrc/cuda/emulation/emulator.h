@@ -225,6 +225,10 @@ inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return uint32_t(uint64_t(a) * b >> 32);
 }
 
+inline float exp2_approximate(float x) {
+  return std::exp2(x);
+}
+
 // 16 bytes from global to shared memory, there after the wait.
 inline void cp_async_16(void* to, const void* from) {
   emulation::cp_async(to, from, 16);

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastdl.kernels import reference
 from fastdl.kernels.cuda.activation import *
+from fastdl.kernels.cuda.attention import *
 from fastdl.kernels.cuda.cross_entropy import *
 from fastdl.kernels.cuda.elementwise import *
 from fastdl.kernels.cuda.embedding import *

@@ -1,0 +1,248 @@
+// Tiles in shared memory and fragments for the tensor cores (PTX ISA, mma.m16n8k16 for 16-bit types and
+// m16n8k8 for TF32), for attention.
+//
+// In bytes both types are alike: a step of a product takes 32 bytes of each row, two chunks of 16. Chunk c of
+// row r lies at place c ^ (r % 8), so that eight rows' equal chunks, which ldmatrix reads together, are in
+// different banks. Accumulators of a product serve as the first operand of the next one in place; for TF32,
+// whose layouts differ, its keys are taken in another order, the same for both operands.
+#pragma once
+
+#include "cuda/attention_scores.h"
+
+namespace fastdl::cuda {
+
+constexpr int kTensorThreads = 128, kWarps = 4;
+
+template <class T>
+constexpr int kStepSize = int(32 / sizeof(T));  // elements of a sum that one mma adds up
+
+// Rows of a head from one of them on: where row r is, null beyond the last.
+template <class T>
+struct RowsOf {
+  const T* first;
+  int64_t step;
+  int count;
+  __device__ __forceinline__ RowsOf(const Heads& x, int batch, int head, int row, int rows)
+      : first(head_of<const T>(x, batch, head) + row * x.row), step(x.row), count(rows - row) {}
+  __device__ __forceinline__ const T* operator()(int r) const {
+    return r < count ? first + r * step : nullptr;
+  }
+};
+
+// Rows of kD elements.
+template <class T, int kD>
+struct Tile {
+  static constexpr int kChunks = int(kD * sizeof(T) / 16), kPer = int(16 / sizeof(T));
+  T* data;
+
+  __device__ __forceinline__ T* chunk(int row, int c) const {
+    return data + (row * kChunks + (c ^ (row & 7))) * kPer;
+  }
+  __device__ __forceinline__ T at(int row, int column) const {
+    return chunk(row, column / kPer)[column % kPer];
+  }
+
+  // Rows 0 .. kRows of row(r), null for none, `size` elements each; the rest is 0. Whole packs go
+  // asynchronously.
+  template <int kRows, class Row>
+  __device__ __forceinline__ void load(Row row, int size, bool async) const {
+    constexpr int kAll = kRows * kChunks;
+    FASTDL_UNROLL
+    for (int n = int(threadIdx.x); n < kAll; n += kTensorThreads) {
+      const int r = n / kChunks, c = n % kChunks;
+      const T* from = row(r);
+      T* const to = chunk(r, c);
+      if (from != nullptr && async && c * kPer < size) {
+        cp_async_16(to, from + c * kPer);
+      } else {
+        Pack<T, kPer> pack;
+        FASTDL_UNROLL
+        for (int k = 0; k < kPer; ++k)
+          pack.v[k] = from != nullptr && c * kPer + k < size ? from[c * kPer + k] : T(0.0f);
+        *reinterpret_cast<Pack<T, kPer>*>(to) = pack;
+      }
+    }
+  }
+};
+
+__device__ __forceinline__ uint32_t float_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+template <class T>
+__device__ __forceinline__ void round_fragment(uint32_t (&x)[4]) {
+  if constexpr (std::is_same_v<T, float>) {
+    FASTDL_UNROLL
+    for (uint32_t& bits : x) {
+      float value;
+      memcpy(&value, &bits, 4);
+      bits = to_tf32(value);
+    }
+  }
+}
+
+// First operand: rows row .. row + 15 of the tile, step k.
+template <class T, int kD>
+__device__ __forceinline__ void load_a(uint32_t (&a)[4], const Tile<T, kD>& tile, int row, int k) {
+  const int lane = lane_id();
+  ldmatrix_x4<false>(a, tile.chunk(row + lane % 16, 2 * k + lane / 16));
+  round_fragment<T>(a);
+}
+// Second operand of sums along rows, for columns = rows n .. n + 15 of the tile: b[0 .. 1] for the first
+// eight.
+template <class T, int kD>
+__device__ __forceinline__ void load_b(uint32_t (&b)[4], const Tile<T, kD>& tile, int n, int k) {
+  const int lane = lane_id();
+  ldmatrix_x4<false>(b, tile.chunk(n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+  round_fragment<T>(b);
+}
+// Second operand of sums over the tile's rows, row .. row + kStepSize - 1, for columns n .. n + 15.
+template <class T, int kD>
+__device__ __forceinline__ void load_b_rows(uint32_t (&b)[4], const Tile<T, kD>& tile, int row, int n) {
+  const int lane = lane_id();
+  if constexpr (std::is_same_v<T, float>) {
+    FASTDL_UNROLL
+    for (int k = 0; k < 4; ++k) b[k] = to_tf32(tile.at(row + lane % 4 * 2 + k % 2, n + lane / 4 + k / 2 * 8));
+  } else {
+    ldmatrix_x4<true>(b, tile.chunk(row + lane % 16, n / 8 + lane / 16));
+  }
+}
+// First operand from accumulators of neighbouring column tiles of eight: step k of them.
+template <class T, int N>
+__device__ __forceinline__ void a_from_sums(uint32_t (&a)[4], const float (&sums)[N][4], int k) {
+  if constexpr (std::is_same_v<T, float>) {
+    a[0] = to_tf32(sums[k][0]), a[1] = to_tf32(sums[k][2]);
+    a[2] = to_tf32(sums[k][1]), a[3] = to_tf32(sums[k][3]);
+  } else {
+    FASTDL_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      const float* pair = &sums[2 * k + n / 2][n % 2 * 2];
+      Pack<T, 2> both{{narrow<T>(pair[0]), narrow<T>(pair[1])}};
+      memcpy(&a[n], &both, 4);
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  const uint32_t b[2] = {b0, b1};
+  if constexpr (std::is_same_v<T, float>)
+    mma_m16n8k8_tf32(d, a, b);
+  else
+    mma_m16n8k16<T>(d, a, b);
+}
+
+// sums += rows row .. of x times rows of y.
+template <class T, int kD, int kM, int N>
+__device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Tile<T, kD>& x, int row,
+                                              const Tile<T, kD>& y) {
+  FASTDL_UNROLL
+  for (int k = 0; k < kD / kStepSize<T>; ++k) {
+    uint32_t a[kM][4];
+    FASTDL_UNROLL
+    for (int m = 0; m < kM; ++m) load_a(a[m], x, row + 16 * m, k);
+    FASTDL_UNROLL
+    for (int n = 0; n < N; n += 2) {
+      uint32_t b[4];
+      load_b(b, y, 8 * n, k);
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        multiply_add<T>(sums[m][n], a[m], b[0], b[1]);
+        multiply_add<T>(sums[m][n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+// result += weights times the rows of y.
+template <class T, int kD, int kM, int N>
+__device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const float (&weights)[kM][N][4],
+                                         const Tile<T, kD>& y) {
+  FASTDL_UNROLL
+  for (int k = 0; k < 8 * N / kStepSize<T>; ++k) {
+    uint32_t a[kM][4];
+    FASTDL_UNROLL
+    for (int m = 0; m < kM; ++m) a_from_sums<T>(a[m], weights[m], k);
+    FASTDL_UNROLL
+    for (int n = 0; n < kD / 8; n += 2) {
+      uint32_t b[4];
+      load_b_rows(b, y, k * kStepSize<T>, 8 * n);
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        multiply_add<T>(result[m][n], a[m], b[0], b[1]);
+        multiply_add<T>(result[m][n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Which of a fragment's four elements dropout keeps, as bits. Four queries share a call of the generator;
+// each lane makes one call and lanes exchange words. Rows are queries row .. row + 15, columns keys column ..
+// column + 7:
+template <class T>
+__device__ __forceinline__ uint32_t kept_by_query(const Scores<T>& scores, int64_t head, int row,
+                                                  int column) {
+  // Lanes with the same keys and rows 4 a .. 4 a + 3 make the calls for two keys and two quads of rows ..
+  const int lane = lane_id(), mine = lane / 4 % 4;
+  uint32_t w[4];
+  scores.words(head, column + lane % 4 * 2 + mine % 2, row / 4 + mine / 2 * 2 + lane / 16, w);
+  // .. and transpose: lane `mine` gets word `mine` of all four.
+  const bool odd = mine % 2 != 0, high = mine >= 2;
+  const uint32_t s0 = shuffle_xor(odd ? w[0] : w[1], 4), s1 = shuffle_xor(odd ? w[2] : w[3], 4);
+  if (odd)
+    w[0] = s0, w[2] = s1;
+  else
+    w[1] = s0, w[3] = s1;
+  const uint32_t s2 = shuffle_xor(high ? w[0] : w[2], 8), s3 = shuffle_xor(high ? w[1] : w[3], 8);
+  if (high)
+    w[0] = s2, w[1] = s3;
+  else
+    w[2] = s2, w[3] = s3;
+  uint32_t bits = 0;
+  FASTDL_UNROLL
+  for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(w[k])) << k;
+  return bits;
+}
+// Rows are keys row .. row + 15, columns queries column .. column + 7:
+template <class T>
+__device__ __forceinline__ uint32_t kept_by_key(const Scores<T>& scores, int64_t head, int row, int column) {
+  // Two lanes share four queries of keys g and g + 8: the even one calls for the first.
+  const int lane = lane_id();
+  const bool odd = lane % 2 != 0;
+  uint32_t w[4];
+  scores.words(head, row + lane / 4 + (odd ? 8 : 0), column / 4 + lane / 2 % 2, w);
+  const uint32_t s0 = shuffle_xor(odd ? w[0] : w[2], 1), s1 = shuffle_xor(odd ? w[1] : w[3], 1);
+  const uint32_t mine[4] = {odd ? s0 : w[0], odd ? s1 : w[1], odd ? w[2] : s0, odd ? w[3] : s1};
+  uint32_t bits = 0;
+  FASTDL_UNROLL
+  for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(mine[k])) << k;
+  return bits;
+}
+
+// Two neighbouring elements of a row, by one access where that is possible.
+template <class T>
+__device__ __forceinline__ void store_pair(T* row, int column, int size, bool paired, float a, float b) {
+  if (paired && column < size) {
+    *reinterpret_cast<Pack<T, 2>*>(row + column) = Pack<T, 2>{{narrow<T>(a), narrow<T>(b)}};
+  } else {
+    if (column < size) row[column] = narrow<T>(a);
+    if (column + 1 < size) row[column + 1] = narrow<T>(b);
+  }
+}
+
+// The instantiations: head sizes are rounded up to 64, 128 or 256, TF32's to 64 or 128.
+template <class T, class F>
+void by_size(int size, F&& f) {
+  if (size <= 64)
+    f(std::integral_constant<int, 64>{});
+  else if (size <= 128)
+    f(std::integral_constant<int, 128>{});
+  else if constexpr (!std::is_same_v<T, float>)
+    f(std::integral_constant<int, 256>{});
+}
+// 16-row tiles of a warp.
+template <class T, int kD>
+constexpr int kRowTiles = kD * sizeof(T) <= 256 ? 2 : 1;
+
+}  // namespace fastdl::cuda
