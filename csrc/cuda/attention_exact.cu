@@ -334,7 +334,7 @@ __global__ void __launch_bounds__(kThreads)
 // A block has a tile of the mask (or, where that has one row, 64 columns of it) and goes through the heads,
 // batches and rows that share it: numbers part, part + parts, .. of them.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     exact_mask_gradient(Compute<T>* partial, const AttentionBackward<T> f, MaskShape shape, int parts) {
   using C = Compute<T>;
   FASTDL_DYNAMIC_SHARED(C, operands);

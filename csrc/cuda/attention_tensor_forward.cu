@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
       if (kQueriesHeld<T, kD> && j == begin) {
         FASTDL_UNROLL
         for (int m = 0; m < (kQueriesHeld<T, kD> ? kM : 0); ++m) FASTDL_UNROLL
-        for (int k = 0; k < kSteps; ++k) load_a(held[m][k], queries, own + 16 * m, k);
+        for (int k = 0; k < kSteps; ++k) load_a<T>(held[m][k], queries, own + 16 * m, k);
       }
       FASTDL_UNROLL
       for (int k = 0; k < kSteps; ++k) {
@@ -70,13 +70,13 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
             FASTDL_UNROLL
             for (int n = 0; n < 4; ++n) a[m][n] = held[m][k][n];
           } else {
-            load_a(a[m], queries, own + 16 * m, k);
+            load_a<T>(a[m], queries, own + 16 * m, k);
           }
         }
         FASTDL_UNROLL
         for (int n = 0; n < kColumns; n += 2) {
           uint32_t b[4];
-          load_b(b, keys, 8 * n, k);
+          load_b<T>(b, keys, 8 * n, k);
           FASTDL_UNROLL
           for (int m = 0; m < kM; ++m) {
             multiply_add<T>(z[m][n], a[m], b[0], b[1]);

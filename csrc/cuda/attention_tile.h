@@ -1,20 +1,15 @@
-// Tiles in shared memory and fragments for the tensor cores (PTX ISA, mma.m16n8k16 for 16-bit types and
-// m16n8k8 for TF32), for attention.
+// Tiles of attention's operands in shared memory, and products of them on the tensor cores.
 //
-// In bytes both types are alike: a step of a product takes 32 bytes of each row, two chunks of 16. Chunk c of
-// row r lies at place c ^ (r % 8), so that eight rows' equal chunks, which ldmatrix reads together, are in
-// different banks. Accumulators of a product serve as the first operand of the next one in place; for TF32,
-// whose layouts differ, its keys are taken in another order, the same for both operands.
+// Chunk c of 16 bytes of row r lies at place c ^ (r % 8), so that eight rows' equal chunks, which ldmatrix
+// reads together, are in different banks.
 #pragma once
 
 #include "cuda/attention_scores.h"
+#include "cuda/fragments.h"
 
 namespace fastdl::cuda {
 
 constexpr int kTensorThreads = 128, kWarps = 4;
-
-template <class T>
-constexpr int kStepSize = int(32 / sizeof(T));  // elements of a sum that one mma adds up
 
 // Rows of a head from one of them on: where row r is, null beyond the last.
 template <class T>
@@ -65,75 +60,6 @@ struct Tile {
   }
 };
 
-__device__ __forceinline__ uint32_t float_bits(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits;
-}
-template <class T>
-__device__ __forceinline__ void round_fragment(uint32_t (&x)[4]) {
-  if constexpr (std::is_same_v<T, float>) {
-    FASTDL_UNROLL
-    for (uint32_t& bits : x) {
-      float value;
-      memcpy(&value, &bits, 4);
-      bits = to_tf32(value);
-    }
-  }
-}
-
-// First operand: rows row .. row + 15 of the tile, step k.
-template <class T, int kD>
-__device__ __forceinline__ void load_a(uint32_t (&a)[4], const Tile<T, kD>& tile, int row, int k) {
-  const int lane = lane_id();
-  ldmatrix_x4<false>(a, tile.chunk(row + lane % 16, 2 * k + lane / 16));
-  round_fragment<T>(a);
-}
-// Second operand of sums along rows, for columns = rows n .. n + 15 of the tile: b[0 .. 1] for the first
-// eight.
-template <class T, int kD>
-__device__ __forceinline__ void load_b(uint32_t (&b)[4], const Tile<T, kD>& tile, int n, int k) {
-  const int lane = lane_id();
-  ldmatrix_x4<false>(b, tile.chunk(n + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
-  round_fragment<T>(b);
-}
-// Second operand of sums over the tile's rows, row .. row + kStepSize - 1, for columns n .. n + 15.
-template <class T, int kD>
-__device__ __forceinline__ void load_b_rows(uint32_t (&b)[4], const Tile<T, kD>& tile, int row, int n) {
-  const int lane = lane_id();
-  if constexpr (std::is_same_v<T, float>) {
-    FASTDL_UNROLL
-    for (int k = 0; k < 4; ++k) b[k] = to_tf32(tile.at(row + lane % 4 * 2 + k % 2, n + lane / 4 + k / 2 * 8));
-  } else {
-    ldmatrix_x4<true>(b, tile.chunk(row + lane % 16, n / 8 + lane / 16));
-  }
-}
-// First operand from accumulators of neighbouring column tiles of eight: step k of them.
-template <class T, int N>
-__device__ __forceinline__ void a_from_sums(uint32_t (&a)[4], const float (&sums)[N][4], int k) {
-  if constexpr (std::is_same_v<T, float>) {
-    a[0] = to_tf32(sums[k][0]), a[1] = to_tf32(sums[k][2]);
-    a[2] = to_tf32(sums[k][1]), a[3] = to_tf32(sums[k][3]);
-  } else {
-    FASTDL_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      const float* pair = &sums[2 * k + n / 2][n % 2 * 2];
-      Pack<T, 2> both{{narrow<T>(pair[0]), narrow<T>(pair[1])}};
-      memcpy(&a[n], &both, 4);
-    }
-  }
-}
-
-template <class T>
-__device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                             uint32_t b1) {
-  const uint32_t b[2] = {b0, b1};
-  if constexpr (std::is_same_v<T, float>)
-    mma_m16n8k8_tf32(d, a, b);
-  else
-    mma_m16n8k16<T>(d, a, b);
-}
-
 // sums += rows row .. of x times rows of y.
 template <class T, int kD, int kM, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Tile<T, kD>& x, int row,
@@ -142,11 +68,11 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Til
   for (int k = 0; k < kD / kStepSize<T>; ++k) {
     uint32_t a[kM][4];
     FASTDL_UNROLL
-    for (int m = 0; m < kM; ++m) load_a(a[m], x, row + 16 * m, k);
+    for (int m = 0; m < kM; ++m) load_a<T>(a[m], x, row + 16 * m, k);
     FASTDL_UNROLL
     for (int n = 0; n < N; n += 2) {
       uint32_t b[4];
-      load_b(b, y, 8 * n, k);
+      load_b<T>(b, y, 8 * n, k);
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) {
         multiply_add<T>(sums[m][n], a[m], b[0], b[1]);
@@ -167,7 +93,7 @@ __device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const f
     FASTDL_UNROLL
     for (int n = 0; n < kD / 8; n += 2) {
       uint32_t b[4];
-      load_b_rows(b, y, k * kStepSize<T>, 8 * n);
+      load_b_rows<T>(b, y, k * kStepSize<T>, 8 * n);
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) {
         multiply_add<T>(result[m][n], a[m], b[0], b[1]);

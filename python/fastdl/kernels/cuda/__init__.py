@@ -24,6 +24,7 @@ from fastdl.kernels.cuda.pointwise_loss import *
 from fastdl.kernels.cuda.pool import *
 from fastdl.kernels.cuda.random import *
 from fastdl.kernels.cuda.reduce import *
+from fastdl.kernels.cuda.rnn import *
 from fastdl.kernels.cuda.softmax import *
 
 # Functions of the contract without a CUDA kernel, with what to know about it. tests/test_contract.py holds this
