@@ -267,6 +267,65 @@ def test_kernel_errors(level):
         backward(q, q, q, q, np.ones((1, 1, 5, 5), bool), y, lse, *options, True)
 
 
+# Tensor cores ---------------------------------------------------------------------------------------------
+
+# What an operand is rounded to: half an ulp of 1. Weights are rounded, too, before they meet values.
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}
+TENSOR_SHAPES = [
+    (2, 3, 3, 5, 7, 8, 8),
+    (1, 2, 1, 33, 45, 17, 5),  # odd sizes: no packs, no pairs
+    (2, 4, 2, 64, 64, 64, 64),
+    (1, 2, 2, 140, 200, 24, 40),  # several tiles of both
+    (1, 1, 1, 70, 100, 64, 128),
+    (1, 4, 4, 1, 600, 64, 64),  # keys in parts
+    (1, 8, 2, 2, 700, 16, 24),  # in parts, and the heads of a group together
+    (1, 2, 2, 70, 70, 130, 40),  # sizes up to 256; not for TF32
+    (1, 1, 1, 30, 20, 300, 31),  # too large for tensor cores
+]
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("name", ROUNDING)
+@pytest.mark.parametrize("kind", ["none", "bool", "float", "padding"])
+@pytest.mark.parametrize("shape", TENSOR_SHAPES)
+def test_tensor_cores(monkeypatch, name, kind, shape):
+    module = load("cuda")
+    dtype = np.float32 if name == "tf32" else np.float16
+    if name == "tf32":
+        monkeypatch.setattr(kernels.precisions, "matmul", "high")
+    if name == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    (q, k, v, g), rng = inputs(shape, dtype)
+    mask = mask_of(kind, shape, dtype, rng)
+    for causal, p in ((False, 0.0), (True, 0.3)):
+        options = (causal, 0.3, p, 5, 7)
+        need = kind == "float"
+        y, lse = module.attention_forward(q, k, v, mask, *options)
+        want, want_lse = reference.attention_forward(*map(wide, (q, k, v, mask)), *options)
+        assert (y.dtype, lse.dtype) == (dtype, np.float32)
+        np.testing.assert_array_equal(np.isinf(lse), np.isinf(want_lse))
+        got = module.attention_backward(g, q, k, v, mask, y, lse, *options, need)
+        grads = reference.attention_backward(*map(wide, (g, q, k, v, mask)), want, want_lse, *options, need)
+        for a, b in zip((y, *got), (want, *grads), strict=True):
+            if b is not None:
+                # Gradients of scores are small differences of numbers that were rounded.
+                bound = 16 * ROUNDING[name] * max(1.0, np.abs(b).max())
+                assert np.abs(a.astype(np.float64) - b).max(initial=0.0) <= bound
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+def test_float32_is_exact_unless_tf32_is_allowed(monkeypatch):
+    module = load("cuda")
+    (q, k, v, _), _ = inputs((1, 1, 1, 40, 90, 32, 32), np.float32)
+    want = reference.attention_forward(*map(wide, (q, k, v)), None, False, 0.2, 0.0, 0, 0)[0]
+    errors = {}
+    for precision in ("highest", "high"):
+        monkeypatch.setattr(kernels.precisions, "matmul", precision)
+        y = module.attention_forward(q, k, v, None, False, 0.2, 0.0, 0, 0)[0]
+        errors[precision] = np.abs(y - want).max()
+    assert errors["highest"] < 1e-6 < 1e-5 < errors["high"] < 1e-3
+
+
 # The function ------------------------------------------------------------------------------------------
 
 

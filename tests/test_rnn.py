@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastdl
-from fastdl import nn
+from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn.utils import rnn as sequences
 from parity import THREADS, assert_close, backends, check_gradient, load
@@ -284,6 +284,60 @@ def test_binding_refuses(level):
     gru, _ = problem("lengths", "gru", np.float32)
     with pytest.raises(ValueError, match="LSTM's"):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
+def test_tensor_cores(monkeypatch, kind, cell, name):
+    """16-bit types and TF32: each step rounds the state, and errors add up over the steps."""
+    module = load("cuda")
+    dtype = np.float32 if kind == "tf32" else np.float16
+    if kind == "tf32":
+        monkeypatch.setattr(kernels.precisions, "matmul", "high")
+    if kind == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+
+    def exact(value):
+        if isinstance(value, list):
+            return [exact(v) for v in value]
+        floating = isinstance(value, np.ndarray) and value.dtype != np.int64
+        return value.astype(np.float64) if floating else value
+
+    rounding = 2.0**-8 if kind == "bfloat16" else 2.0**-11
+    projection = {"proj": PROBLEMS[name][2] // 2} if cell == "lstm" else {}
+    for options in ({"directions": 2}, {"states": False, "bias": False, **projection}):
+        arguments, grads = problem(name, cell, np.float64, **options)
+        arguments = [a if isinstance(a, str) or i == 2 else narrow(a, dtype) for i, a in enumerate(arguments)]
+        grads = narrow(grads, dtype)
+        y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
+        got = [
+            y,
+            h_n,
+            c_n,
+            module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, True),
+        ]
+        wide_arguments, wide_grads = exact(arguments), exact(grads)
+        forward = reference.rnn_forward(*wide_arguments, True)
+        kept = [forward[0], *forward[3:]]
+        if cell == "rnn_relu":  # the same side of the kink as the rounded state
+            kept[0] = exact(y)
+        want = [
+            *forward[:3],
+            reference.rnn_backward(cell, *wide_grads, *wide_arguments[1:], *kept, True, True, True),
+        ]
+        for a, b in zip(flat(got), flat(want), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                bound = 8 * rounding * max(1.0, np.abs(b).max())
+                assert np.abs(a.astype(np.float64) - b).max() <= bound
+
+
+def narrow(value, dtype):
+    if isinstance(value, list):
+        return [narrow(v, dtype) for v in value]
+    return None if value is None else value.astype(dtype)
 
 
 # ------------------------------------------------------------------------------------------ layers

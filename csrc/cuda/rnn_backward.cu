@@ -1,4 +1,5 @@
-// Recurrent layers back through time: one launch for each step, or two for cells with two products in a step.
+// Recurrent layers back through time: one launch for all steps (rnn_resident.h) or one for each step, or two
+// for cells with two products in a step.
 //
 //   all cells             sums = W_hh^T (gradients of the step after), which makes the gradient of h
 //   complete; then
@@ -11,7 +12,7 @@
 // part of h's that does not pass through W_hh, are carried in the type computed in.
 #include <algorithm>
 
-#include "cuda/rnn_step.h"
+#include "cuda/rnn_resident.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -28,7 +29,9 @@ struct Backward {
   int hidden, output;
   RnnStep before, now, after;  // in the order of the forward pass; backward, `after` is done
   bool second;                 // the step's second product
-  bool async;
+  bool async, reverse;
+  T* tile;  // with resident weights: where the next product finds this step's gradients
+  int tile_row, tile_pitch;
 
   __device__ __forceinline__ C state(int r, int unit) const {
     if (r < before.rows) return widen(y[(before.start + r) * y_step + unit]);
@@ -43,6 +46,7 @@ struct Backward {
     const int64_t at = ((now.start + r) * count + g) * hidden + unit;
     grad_a[at] = narrow<T>(a);
     if (grad_b != grad_a) grad_b[at] = narrow<T>(b);
+    if (tile != nullptr) tile[(r - tile_row) * tile_pitch + g * hidden + unit] = narrow<T>(b);
   }
   __device__ __forceinline__ void give(int g, int r, int unit, C a) const { give(g, r, unit, a, a); }
 
@@ -70,8 +74,24 @@ struct Backward {
     if (product != nullptr) product[(now.start + r) * hidden + unit] = narrow<T>(o * t);
   }
 
+  // For rnn_resident: the forward pass's steps from the last to the first, and once more for the state
+  // before.
+  __device__ __forceinline__ void begin(int n, int steps, int batch) {
+    const int last = steps - 2;
+    const auto step = [&](int k) -> RnnStep {
+      if (k < 0 || k > last) return {0, 0};
+      return {batch, int64_t(reverse ? last - k : k) * batch};
+    };
+    before = step(last - n - 1), now = step(last - n), after = step(last - n + 1);
+  }
+  __device__ __forceinline__ T initial(int, int) const { return T(0.0f); }
+  template <class Sum>
+  __device__ __forceinline__ void finish(int r, int unit, Sum sum) const {
+    finish_sum(r, unit, sum(0));
+  }
+
   // What follows the product, of row r and `unit`.
-  __device__ __forceinline__ void finish(int r, int unit, C total) const {
+  __device__ __forceinline__ void finish_sum(int r, int unit, C total) const {
     const int64_t at = int64_t(r) * output + unit;  // output == hidden unless an LSTM projects
     if (second) {
       if (cell == RnnCell::lstm) return lstm(r, unit, total);
@@ -153,7 +173,7 @@ __global__ void __launch_bounds__(kStepThreads)
   const C* const sums = reinterpret_cast<const C*>(shared);
   for (int n = int(threadIdx.x); n < rows * kColumns; n += kStepThreads) {
     const int r = n / kColumns, u = n % kColumns;
-    if (first_unit + u < columns) f.finish(first_row + r, first_unit + u, sums[r * kSumStep + u]);
+    if (first_unit + u < columns) f.finish_sum(first_row + r, first_unit + u, sums[r * kSumStep + u]);
   }
 }
 
@@ -203,7 +223,15 @@ void rnn_backward(Dtype dtype, const RnnProblem& p, bool reverse, const RnnBackw
                        rnn_step(p, reverse, n),
                        rnn_step(p, reverse, n + 1),
                        false,
-                       async};
+                       async,
+                       reverse,
+                       nullptr,
+                       0,
+                       0};
+      if (n == p.steps() - 1 && !twice &&
+          run_resident<T, Tensor::value>("rnn_backward", step, in(f.w_hh), P, width, P, int(p.steps()) + 1, p,
+                                         stream))
+        return;
       const auto run = [&](int rows, int columns, int size) {
         launch("rnn_backward", rnn_backward_step<T, Tensor::value>,
                dim3(unsigned((columns + kColumns - 1) / kColumns), unsigned((rows + kRows - 1) / kRows)),

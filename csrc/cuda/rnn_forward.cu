@@ -1,5 +1,5 @@
-// Recurrent layers forward: one launch for each step, or two where a step has two products that depend on
-// each other.
+// Recurrent layers forward: one launch for all steps (rnn_resident.h) or one for each step, or two where a
+// step has two products that depend on each other.
 //
 //   all cells but these   sums = W_hh (masked h), then all gates and the new state of a block's units
 //   gru_before            sums for r and z, then r h to memory; sums = W_hn (r h), then the new state
@@ -8,7 +8,7 @@
 // W_ih x + b_ih of all rows is there already. The state is read where the step before wrote it, in y. c is
 // carried in the type computed in. Saved for backward: gates (a plane of N x H each; the GRU's fourth is W_hn
 // h + b_hn) and cells.
-#include "cuda/rnn_step.h"
+#include "cuda/rnn_resident.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -25,7 +25,9 @@ struct Forward {
   int hidden, output;
   RnnStep before, now, after;
   bool second;  // the step's second product
-  bool async;
+  bool async, reverse;
+  T* tile;  // with resident weights: where the next product finds this step's (masked) state
+  int tile_row, tile_pitch;
 
   __device__ __forceinline__ C state(int r, int unit) const {
     if (r < before.rows) return widen(y[(before.start + r) * y_step + unit]);
@@ -36,8 +38,26 @@ struct Forward {
     y[(now.start + r) * y_step + unit] = value;
     const int64_t at = int64_t(r) * output + unit;
     if (r >= after.rows) h_n[at] = value;  // the sequence's last step
-    if (mask != nullptr) next_masked[at] = narrow<T>(C(widen(value)) * C(widen(mask[at])));
+    const T seen = mask != nullptr ? narrow<T>(C(widen(value)) * C(widen(mask[at]))) : value;
+    if (tile != nullptr)
+      tile[(r - tile_row) * tile_pitch + unit] = seen;
+    else if (mask != nullptr)
+      next_masked[at] = seen;
   }
+
+  // For rnn_resident: step n of sequences of one length.
+  __device__ __forceinline__ void begin(int n, int steps, int batch) {
+    const auto step = [&](int k) -> RnnStep {
+      if (k < 0 || k >= steps) return {0, 0};
+      return {batch, int64_t(reverse ? steps - 1 - k : k) * batch};
+    };
+    before = step(n - 1), now = step(n), after = step(n + 1);
+  }
+  __device__ __forceinline__ T initial(int r, int e) const {
+    const T* const from = mask != nullptr ? masked_h0 : h0;
+    return from != nullptr ? from[int64_t(r) * output + e] : T(0.0f);
+  }
+
   __device__ __forceinline__ void keep(int gate, int r, int unit, C value) const {
     if (gates != nullptr) gates[(gate * all_rows + now.start + r) * hidden + unit] = narrow<T>(value);
   }
@@ -170,7 +190,15 @@ void rnn_forward(Dtype dtype, const RnnProblem& p, bool reverse, const RnnForwar
                       rnn_step(p, reverse, n),
                       rnn_step(p, reverse, n + 1),
                       false,
-                      async};
+                      async,
+                      reverse,
+                      nullptr,
+                      0,
+                      0};
+      if (n == 0 && !twice &&
+          run_resident<T, Tensor::value>("rnn", step, in(f.w_hh), int(p.gates()) * H, P, H, int(p.steps()), p,
+                                         stream))
+        return;
       // Of a product: gates, columns of a gate, elements of the sum.
       const auto run = [&](int gates, int columns, int size) {
         const int units = kColumns / gates;

@@ -15,8 +15,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
-from fastdl.kernels.cuda.elementwise import convert, mul_forward
-from fastdl.kernels.cuda.linear import linear_forward
+from fastdl.kernels.cuda.elementwise import add_forward, convert, mul_forward
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["rnn_backward", "rnn_forward"]
@@ -132,6 +131,11 @@ def _of(array: Array | None, d: int) -> Array | None:
     return None if array is None else array[d]
 
 
+def _product(a: Array, b: Array) -> Array:
+    """By the array's own library; NumPy's product of bfloat16 is float32."""
+    return convert(a @ b, a.dtype)
+
+
 def rnn_forward(
     cell: str,
     x: Array,
@@ -158,7 +162,7 @@ def rnn_forward(
             "c_n": _of(c_n, d),
             "gates": _of(gates, d),
             "cells": _of(cells, d),
-            "a": linear_forward(x, w_ih, b_ih),
+            "a": _product(x, w_ih.T) if b_ih is None else add_forward(_product(x, w_ih.T), b_ih),
             "h0": own_h0,
             "c0": _of(a.c0, d),
             "mask": own_mask,
@@ -246,8 +250,8 @@ def rnn_backward(
         if grad_c0 is not None:
             device.copy_to(grad_c0[d], convert(cell_sum, a.dtype))
         if need_x:
-            part = grad_a @ w_ih
-            grad_x = part if grad_x is None else grad_x + part
+            part = _product(grad_a, w_ih)
+            grad_x = part if grad_x is None else add_forward(grad_x, part)
         if need_weights:
             grad_weights += _weights_of(arrays, x, cell, hidden, b_ih is not None)
     return (
@@ -267,14 +271,14 @@ def _weights_of(
     before: Any = arrays["before"]
     if cell == "gru_before":  # n's weights meet r h
         grad_hh = device.of(x).empty((3 * hidden, hidden), x.dtype)
-        device.copy_to(grad_hh[: 2 * hidden], grad_b[:, : 2 * hidden].T @ before)
-        device.copy_to(grad_hh[2 * hidden :], grad_b[:, 2 * hidden :].T @ arrays["reset"])
+        device.copy_to(grad_hh[: 2 * hidden], _product(grad_b[:, : 2 * hidden].T, before))
+        device.copy_to(grad_hh[2 * hidden :], _product(grad_b[:, 2 * hidden :].T, arrays["reset"]))
     else:
-        grad_hh = grad_b.T @ before
+        grad_hh = _product(grad_b.T, before)
     grad_b_ih = sum_forward(grad_a, (0,)) if bias else None
     grad_b_hh = None
     if bias:
         grad_b_hh = sum_forward(grad_b, (0,)) if grad_b is not grad_a else device.copy(grad_b_ih)
     output: Any = arrays["output"]
-    grad_hr = None if output is None else output.T @ arrays["product"]
-    return [grad_a.T @ x, grad_hh, grad_b_ih, grad_b_hh, grad_hr]
+    grad_hr = None if output is None else _product(output.T, arrays["product"])
+    return [_product(grad_a.T, x), grad_hh, grad_b_ih, grad_b_hh, grad_hr]
