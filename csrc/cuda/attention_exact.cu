@@ -129,20 +129,16 @@ __device__ __forceinline__ uint32_t kept_bits(const Scores<T>& scores, int64_t h
                                               int stream) {
   using C = Compute<T>;
   uint32_t words[4], bits = 0;
-  if (own_keys) {
-    FASTDL_UNROLL
-    for (int r = 0; r < kRows<C>; ++r) {
-      scores.words(head, own + own_row<C>() + r, (stream + own_column()) / 4, words);
+  FASTDL_ROLLED  // the generator is long
+      for (int k = 0; k < kRows<C>; ++k) {
+    if (own_keys) {  // call k: four queries of row k's key
+      scores.words(head, own + own_row<C>() + k, (stream + own_column()) / 4, words);
       FASTDL_UNROLL
-      for (int c = 0; c < 4; ++c) bits |= uint32_t(scores.keeps(words[c])) << (4 * r + c);
-    }
-  } else {
-    FASTDL_UNROLL
-    for (int c = 0; c < 4; ++c) FASTDL_UNROLL
-    for (int quad = 0; quad < kRows<C> / 4; ++quad) {
-      scores.words(head, stream + own_column() + c, (own + own_row<C>()) / 4 + quad, words);
+      for (int c = 0; c < 4; ++c) bits |= uint32_t(scores.keeps(words[c])) << (4 * k + c);
+    } else {  // four rows of column k % 4's key
+      scores.words(head, stream + own_column() + k % 4, (own + own_row<C>()) / 4 + k / 4, words);
       FASTDL_UNROLL
-      for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(words[k])) << (4 * (4 * quad + k) + c);
+      for (int r = 0; r < 4; ++r) bits |= uint32_t(scores.keeps(words[r])) << (4 * (k / 4 * 4 + r) + k % 4);
     }
   }
   return bits;
@@ -180,7 +176,8 @@ __global__ void __launch_bounds__(kThreads) exact_forward_kernel(const Attention
       C most = top[r];
       FASTDL_UNROLL
       for (int c = 0; c < 4; ++c) {
-        z[r][c] = f.scores(z[r][c], mask, row < count ? f.rows.query(row) : count, j + own_column() + c);
+        z[r][c] =
+            f.scores(z[r][c], mask, row < count ? f.rows.query(row) : f.scores.queries, j + own_column() + c);
         most = larger(most, z[r][c]);
       }
       most = lanes_reduce(most, 16, Larger{});

@@ -44,18 +44,19 @@ struct Scores {
   __device__ __forceinline__ bool masked() const { return added != nullptr || allowed != nullptr; }
   __device__ __forceinline__ int64_t mask_at(int b, int h) const { return b * mask_batch + h * mask_head; }
 
-  // Of query i and key j, neither of which need exist. `at`: mask_at of their head.
+  // Neither need exist.
+  __device__ __forceinline__ bool hides(int i, int j) const {
+    return j >= keys || i >= queries || (causal && j > i);
+  }
+  // What the mask adds to a score that is not hidden. `at`: mask_at of the head.
+  __device__ __forceinline__ C term(int64_t at, int i, int j) const {
+    const int64_t place = at + i * mask_row + j * mask_col;
+    if (added != nullptr) return C(widen(added[place])) * C(kLog2E);
+    return allowed[place] != 0 ? C(0) : -infinity<C>();
+  }
   __device__ __forceinline__ C operator()(C raw, int64_t at, int i, int j) const {
-    C z = raw * factor;
-    const bool there = j < keys && !(causal && j > i);
-    if (masked() && there && i < queries) {
-      const int64_t place = at + i * mask_row + j * mask_col;
-      if (added != nullptr)
-        z += C(widen(added[place])) * C(kLog2E);
-      else if (allowed[place] == 0)
-        z = -infinity<C>();
-    }
-    return there ? z : -infinity<C>();
+    if (hides(i, j)) return -infinity<C>();
+    return masked() ? raw * factor + term(at, i, j) : raw * factor;
   }
 
   // The words of queries 4 * quad .. 4 * quad + 3 and key j. `head`: b * heads + h.

@@ -29,17 +29,13 @@ constexpr int kBackwardBytes =
 template <class T, int kD, int kM>
 __device__ __forceinline__ void store_rows(const Heads& to, int batch, int head, int first, int count,
                                            int size, const float (&result)[kM][kD / 8][4], float factor) {
-  const bool paired = size % 2 == 0 && to.row % 2 == 0 && to.head % 2 == 0 && to.batch % 2 == 0;
+  const bool paired = whole_pairs(to, size);
   FASTDL_UNROLL
   for (int m = 0; m < kM; ++m) FASTDL_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int row = first + 16 * m + 8 * half + lane_id() / 4;
     if (row >= count) continue;
-    T* const out = head_of<T>(to, batch, head) + row * to.row;
-    FASTDL_UNROLL
-    for (int n = 0; n < kD / 8; ++n)
-      store_pair(out, 8 * n + lane_id() % 4 * 2, size, paired, result[m][n][2 * half] * factor,
-                 result[m][n][2 * half + 1] * factor);
+    store_row(head_of<T>(to, batch, head) + row * to.row, size, paired, result[m], 2 * half, factor);
   }
 }
 
@@ -89,6 +85,9 @@ __global__ void __launch_bounds__(kTensorThreads)
                   f.statistics_of(batch, h) + (row + int(threadIdx.x) * 2) * 2);
   };
 
+  const auto of_query = [=](int stage, int n, int c) {  // of a stream query
+    return statistics + (stage * kStream + 8 * n + lane % 4 * 2 + c % 2) * 2;
+  };
   float lse[kM][2], center[kM][2];  // of own queries
   if constexpr (!kOwnKeys) {
     FASTDL_UNROLL
@@ -118,37 +117,41 @@ __global__ void __launch_bounds__(kTensorThreads)
                        !(f.scores.causal && (kOwnKeys ? stream + kStream <= own : stream >= own + 16 * kM));
     if (works) {
       const int own_tile = own - block_row;
-      float p[kM][kColumns][4] = {}, dz[kM][kColumns][4] = {};
+      float p[kM][kColumns][4] = {};
       multiply_rows<T, kD, kM, kColumns>(p, x1, own_tile, y1(stage));
-      if constexpr (kFirst) multiply_rows<T, kD, kM, kColumns>(dz, x2, own_tile, y2(stage));
-
-      const int64_t mask = f.scores.mask_at(batch, h);
-      const bool plain =
-          !f.scores.masked() && own + 16 * kM <= own_count && stream + kStream <= stream_count &&
-          !(f.scores.causal && (kOwnKeys ? stream < own + 16 * kM - 1 : stream + kStream > own + 1));
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) FASTDL_UNROLL
-      for (int n = 0; n < kColumns; ++n) {
-        uint32_t kept = 15;
-        if (f.scores.threshold != 0) {
-          const int64_t number = int64_t(batch) * f.scores.heads + h;
-          kept = kOwnKeys ? kept_by_key(f.scores, number, own + 16 * m, stream + 8 * n)
-                          : kept_by_query(f.scores, number, own + 16 * m, stream + 8 * n);
-        }
+      for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
+      for (int c = 0; c < 4; ++c) p[m][n][c] *= f.scores.factor;
+      // Own rows beyond the last are not stored; queries there have no weights, as their lse is infinite.
+      const bool crosses =
+          f.scores.causal && (kOwnKeys ? stream < own + 16 * kM - 1 : stream + kStream > own + 1);
+      if (f.scores.masked() || crosses || stream + kStream > stream_count)
+        mask_scores<kOwnKeys>(p, f.scores, stream,
+                              [&](int r) { return OwnPlace{own + r, f.scores.mask_at(batch, h)}; });
+      const bool drops = f.scores.threshold != 0;
+      uint32_t kept[kM] = {};
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        if (drops)
+          kept[m] = kept_weights<kOwnKeys, T, kColumns>(f.scores, int64_t(batch) * f.scores.heads + h,
+                                                        own + 16 * m, stream);
         FASTDL_UNROLL
-        for (int c = 0; c < 4; ++c) {
-          const int mine = own + 16 * m + c / 2 * 8 + lane / 4, column = 8 * n + lane % 4 * 2 + c % 2;
-          const int other = stream + column;
-          const int i = kOwnKeys ? other : mine, j = kOwnKeys ? mine : other;
-          const float* of_query = statistics + (stage * kStream + column) * 2;
-          const float sum = kOwnKeys ? of_query[0] : lse[m][c / 2];
-          const float z = plain ? p[m][n][c] * f.scores.factor : f.scores(p[m][n][c], mask, i, j);
-          const float weight = power_of_two(z - sum);
-          const float factor = f.scores.threshold == 0 ? 1.0f : kept >> c & 1 ? f.scores.kept : 0.0f;
-          if constexpr (kFirst)
-            dz[m][n][c] = weight * (factor * dz[m][n][c] - (kOwnKeys ? of_query[1] : center[m][c / 2]));
-          if constexpr (kSecond) p[m][n][c] = weight * factor;
-        }
+        for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
+        for (int c = 0; c < 4; ++c)
+          p[m][n][c] = power_of_two(p[m][n][c] - (kOwnKeys ? of_query(stage, n, c)[0] : lse[m][c / 2]));
+      }
+      float dz[kM][kColumns][4] = {};
+      if constexpr (kFirst) multiply_rows<T, kD, kM, kColumns>(dz, x2, own_tile, y2(stage));
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+      for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
+      for (int c = 0; c < 4; ++c) {
+        const float factor = !drops ? 1.0f : kept[m] >> (4 * n + c) & 1 ? f.scores.kept : 0.0f;
+        if constexpr (kFirst)
+          dz[m][n][c] =
+              p[m][n][c] * (factor * dz[m][n][c] - (kOwnKeys ? of_query(stage, n, c)[1] : center[m][c / 2]));
+        if constexpr (kSecond) p[m][n][c] *= factor;
       }
       if constexpr (kSecond) add_rows<T, kD, kM, kColumns>(second, p, y2(stage));
       if constexpr (kFirst) add_rows<T, kD, kM, kColumns>(first, dz, y1(stage));

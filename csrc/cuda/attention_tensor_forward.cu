@@ -4,8 +4,7 @@
 // Scores, weights and the result stay in registers: a score's accumulators are the second product's operand
 // in place. Running maximum m and sum l of each row as in attention_exact.cu; the result is rescaled only
 // when a maximum rose. Keys and values are on their way into shared memory while the other one's product
-// runs: the next keys come during the product with values, values during the product with keys. Queries are
-// held in registers where they fit, else read again.
+// runs: the next keys come during the product with values, values during the product with keys.
 #include "cuda/attention_tile.h"
 
 namespace fastdl::cuda {
@@ -16,15 +15,13 @@ constexpr int kKeyTile = kD <= 64 ? 64 : 32;
 template <class T, int kD>
 constexpr int kQueryTile = 16 * kWarps * kRowTiles<T, kD>;
 template <class T, int kD>
-constexpr bool kQueriesHeld = kD * sizeof(T) <= 128;
-
-template <class T, int kD>
 constexpr int kForwardBytes = int(sizeof(T)) * kD * (kQueryTile<T, kD> + 2 * kKeyTile<T, kD>);
 
+// The maximum ignores NaN, the sum does not.
 template <class T, int kD>
 __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const AttentionForward<T> f) {
   constexpr int kM = kRowTiles<T, kD>, kKeys = kKeyTile<T, kD>, kRows = kQueryTile<T, kD>;
-  constexpr int kSteps = kD / kStepSize<T>, kColumns = kKeys / 8;
+  constexpr int kColumns = kKeys / 8;
   FASTDL_DYNAMIC_SHARED(T, shared);
   const Tile<T, kD> queries{shared}, keys{shared + kRows * kD}, values{shared + (kRows + kKeys) * kD};
   const auto at = f.place(blockIdx.x, kRows);
@@ -40,7 +37,6 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
   float top[kM][2], total[kM][2] = {};
   FASTDL_UNROLL
   for (int m = 0; m < kM; ++m) top[m][0] = top[m][1] = -infinity<float>();
-  uint32_t held[kQueriesHeld<T, kD> ? kM : 1][kQueriesHeld<T, kD> ? kSteps : 1][4];
 
   const int begin = f.parts == 1 ? 0 : at.part * f.per_part, end = f.last_key(at, kRows);
   queries.template load<kRows>(
@@ -56,58 +52,27 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
     const bool works = active && !(f.scores.causal && f.rows.pack == 1 && j >= first_query + 16 * kM);
     float z[kM][kColumns][4] = {};
     if (works) {
-      if (kQueriesHeld<T, kD> && j == begin) {
-        FASTDL_UNROLL
-        for (int m = 0; m < (kQueriesHeld<T, kD> ? kM : 0); ++m) FASTDL_UNROLL
-        for (int k = 0; k < kSteps; ++k) load_a<T>(held[m][k], queries, own + 16 * m, k);
-      }
+      multiply_rows<T, kD, kM, kColumns>(z, queries, own, keys);
       FASTDL_UNROLL
-      for (int k = 0; k < kSteps; ++k) {
-        uint32_t a[kM][4];
-        FASTDL_UNROLL
-        for (int m = 0; m < kM; ++m) {
-          if constexpr (kQueriesHeld<T, kD>) {
-            FASTDL_UNROLL
-            for (int n = 0; n < 4; ++n) a[m][n] = held[m][k][n];
-          } else {
-            load_a<T>(a[m], queries, own + 16 * m, k);
-          }
-        }
-        FASTDL_UNROLL
-        for (int n = 0; n < kColumns; n += 2) {
-          uint32_t b[4];
-          load_b<T>(b, keys, 8 * n, k);
-          FASTDL_UNROLL
-          for (int m = 0; m < kM; ++m) {
-            multiply_add<T>(z[m][n], a[m], b[0], b[1]);
-            multiply_add<T>(z[m][n + 1], a[m], b[2], b[3]);
-          }
-        }
-      }
-      const bool plain = !f.scores.masked() && j + kKeys <= f.scores.keys &&
-                         !(f.scores.causal && j + kKeys > first_query + 1);
+      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+      for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
+      for (int c = 0; c < 4; ++c) z[m][n][c] *= f.scores.factor;
+      if (f.scores.masked() || j + kKeys > f.scores.keys || (f.scores.causal && j + kKeys > first_query + 1))
+        mask_scores<false>(z, f.scores, j, [&](int r) {
+          const int row = at.row + own + r, there = row < count ? row : 0;
+          return OwnPlace{f.rows.query(there), f.scores.mask_at(at.batch, at.head + f.rows.head(there))};
+        });
       bool rose = false;
       float shrink[kM][2];
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) FASTDL_UNROLL
       for (int half = 0; half < 2; ++half) {
-        int query = 0;
-        int64_t mask = 0;
-        if (!plain) {
-          const int row = at.row + own + 16 * m + 8 * half + lane / 4;
-          query = row < count ? f.rows.query(row) : f.scores.queries;
-          mask = f.scores.mask_at(at.batch, at.head + f.rows.head(row < count ? row : 0));
-        }
         float most = top[m][half];
         FASTDL_UNROLL
-        for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
-        for (int c = 2 * half; c < 2 * half + 2; ++c) {
-          z[m][n][c] = plain ? z[m][n][c] * f.scores.factor
-                             : f.scores(z[m][n][c], mask, query, j + 8 * n + lane % 4 * 2 + c % 2);
-          most = larger(most, z[m][n][c]);
-        }
-        most = larger(most, shuffle_xor(most, 1));
-        most = larger(most, shuffle_xor(most, 2));
+        for (int n = 0; n < kColumns; ++n)
+          most = std::fmax(most, std::fmax(z[m][n][2 * half], z[m][n][2 * half + 1]));
+        most = std::fmax(most, shuffle_xor(most, 1));
+        most = std::fmax(most, shuffle_xor(most, 2));
         const float base = most == -infinity<float>() ? 0.0f : most;
         shrink[m][half] = power_of_two(top[m][half] - base);
         rose |= most != top[m][half];
@@ -129,12 +94,12 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
       }
       if (f.scores.threshold != 0) {
         FASTDL_UNROLL
-        for (int m = 0; m < kM; ++m) FASTDL_UNROLL
-        for (int n = 0; n < kColumns; ++n) {
-          const uint32_t kept = kept_by_query(f.scores, int64_t(at.batch) * f.scores.heads + at.head,
-                                              first_query + 16 * m, j + 8 * n);
+        for (int m = 0; m < kM; ++m) {
+          const uint32_t kept = kept_weights<false, T, kColumns>(
+              f.scores, int64_t(at.batch) * f.scores.heads + at.head, first_query + 16 * m, j);
           FASTDL_UNROLL
-          for (int c = 0; c < 4; ++c) z[m][n][c] = kept >> c & 1 ? z[m][n][c] : 0.0f;
+          for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
+          for (int c = 0; c < 4; ++c) z[m][n][c] = kept >> (4 * n + c) & 1 ? z[m][n][c] : 0.0f;
         }
       }
     }
@@ -146,7 +111,7 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
   }
 
   if (!active) return;
-  const bool paired = f.value_size % 2 == 0 && f.y.row % 2 == 0 && f.y.head % 2 == 0 && f.y.batch % 2 == 0;
+  const bool paired = whole_pairs(f.y, f.value_size), partial_pairs = f.value_size % 2 == 0;
   FASTDL_UNROLL
   for (int m = 0; m < kM; ++m) FASTDL_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -162,17 +127,11 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
     if (f.parts == 1) {
       if (lane % 4 == 0) f.lse[flat] = lse;
       T* const out = head_of<T>(f.y, at.batch, at.head + f.rows.head(row)) + f.rows.query(row) * f.y.row;
-      FASTDL_UNROLL
-      for (int n = 0; n < kD / 8; ++n)
-        store_pair(out, 8 * n + lane % 4 * 2, f.value_size, paired, y[m][n][2 * half] * inverse,
-                   y[m][n][2 * half + 1] * inverse);
+      store_row(out, f.value_size, paired, y[m], 2 * half, inverse);
     } else {
       const int64_t place = at.part * f.partial.rows + flat;
       if (lane % 4 == 0) f.partial.lse[place] = empty ? -lse : lse;
-      FASTDL_UNROLL
-      for (int n = 0; n < kD / 8; ++n)
-        store_pair(f.partial.o + place * f.value_size, 8 * n + lane % 4 * 2, f.value_size,
-                   f.value_size % 2 == 0, y[m][n][2 * half] * inverse, y[m][n][2 * half + 1] * inverse);
+      store_row(f.partial.o + place * f.value_size, f.value_size, partial_pairs, y[m], 2 * half, inverse);
     }
   }
 }

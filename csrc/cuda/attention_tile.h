@@ -42,19 +42,23 @@ struct Tile {
   template <int kRows, class Row>
   __device__ __forceinline__ void load(Row row, int size, bool async) const {
     constexpr int kAll = kRows * kChunks;
-    FASTDL_UNROLL
-    for (int n = int(threadIdx.x); n < kAll; n += kTensorThreads) {
-      const int r = n / kChunks, c = n % kChunks;
-      const T* from = row(r);
-      T* const to = chunk(r, c);
-      if (from != nullptr && async && c * kPer < size) {
-        cp_async_16(to, from + c * kPer);
-      } else {
-        Pack<T, kPer> pack;
-        FASTDL_UNROLL
-        for (int k = 0; k < kPer; ++k)
-          pack.v[k] = from != nullptr && c * kPer + k < size ? from[c * kPer + k] : T(0.0f);
-        *reinterpret_cast<Pack<T, kPer>*>(to) = pack;
+    static_assert(kAll % kTensorThreads == 0);
+    if (async) {
+      FASTDL_UNROLL
+      for (int k = 0; k < kAll / kTensorThreads; ++k) {
+        const int n = int(threadIdx.x) + k * kTensorThreads, r = n / kChunks, c = n % kChunks;
+        const T* from = row(r);
+        if (from != nullptr && c * kPer < size)
+          cp_async_16(chunk(r, c), from + c * kPer);
+        else
+          *reinterpret_cast<Pack<T, kPer>*>(chunk(r, c)) = Pack<T, kPer>{};
+      }
+    } else {
+      FASTDL_ROLLED
+      for (int n = int(threadIdx.x); n < kAll * kPer; n += kTensorThreads) {
+        const int r = n / (kChunks * kPer), e = n % (kChunks * kPer);
+        const T* from = row(r);
+        chunk(r, e / kPer)[e % kPer] = from != nullptr && e < size ? from[e] : T(0.0f);
       }
     }
   }
@@ -146,15 +150,72 @@ __device__ __forceinline__ uint32_t kept_by_key(const Scores<T>& scores, int64_t
   return bits;
 }
 
-// Two neighbouring elements of a row, by one access where that is possible.
-template <class T>
-__device__ __forceinline__ void store_pair(T* row, int column, int size, bool paired, float a, float b) {
-  if (paired && column < size) {
-    *reinterpret_cast<Pack<T, 2>*>(row + column) = Pack<T, 2>{{narrow<T>(a), narrow<T>(b)}};
-  } else {
-    if (column < size) row[column] = narrow<T>(a);
-    if (column + 1 < size) row[column + 1] = narrow<T>(b);
+struct OwnPlace {
+  int own;
+  int64_t mask;
+};
+
+// Hides and masks scores of own rows from `own` and of the other side from `other`. place(row) gives an own
+// row's query or key and its mask's offset.
+template <bool kOwnKeys, class T, int kM, int N, class Place>
+__device__ __forceinline__ void mask_scores(float (&z)[kM][N][4], const Scores<T>& scores, int other,
+                                            Place place) {
+  const bool masked = scores.masked();
+  FASTDL_UNROLL
+  for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const auto [own, mask] = place(16 * m + 8 * half + lane_id() / 4);
+    FASTDL_UNROLL
+    for (int n = 0; n < N; ++n) FASTDL_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      float& score = z[m][n][2 * half + c];
+      const int column = other + 8 * n + lane_id() % 4 * 2 + c;
+      const int i = kOwnKeys ? column : own, j = kOwnKeys ? own : column;
+      if (scores.hides(i, j))
+        score = -infinity<float>();
+      else if (masked)
+        score += scores.term(mask, i, j);
+    }
   }
+}
+
+// Which of a warp's weights stay, four bits for each tile of eight columns. The generator is long: it is
+// called in a loop.
+template <bool kOwnKeys, class T, int N>
+__device__ __forceinline__ uint32_t kept_weights(const Scores<T>& scores, int64_t head, int row, int column) {
+  static_assert(N <= 8);
+  uint32_t bits = 0;
+  FASTDL_ROLLED
+  for (int n = 0; n < N; ++n)
+    bits |= (kOwnKeys ? kept_by_key(scores, head, row, column + 8 * n)
+                      : kept_by_query(scores, head, row, column + 8 * n))
+            << (4 * n);
+  return bits;
+}
+
+// A row of a result: elements 8 n + 2 (lane % 4) and the next, from sums[n][first] and [first + 1].
+template <class T, int N>
+__device__ __forceinline__ void store_row(T* row, int size, bool paired, const float (&sums)[N][4], int first,
+                                          float factor) {
+  const int lane_column = lane_id() % 4 * 2;
+  if (paired) {
+    FASTDL_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const int column = 8 * n + lane_column;
+      if (column < size)
+        *reinterpret_cast<Pack<T, 2>*>(row + column) =
+            Pack<T, 2>{{narrow<T>(sums[n][first] * factor), narrow<T>(sums[n][first + 1] * factor)}};
+    }
+  } else {
+    FASTDL_UNROLL
+    for (int n = 0; n < N; ++n) FASTDL_UNROLL
+    for (int c = 0; c < 2; ++c)
+      if (8 * n + lane_column + c < size)
+        row[8 * n + lane_column + c] = narrow<T>(sums[n][first + c] * factor);
+  }
+}
+inline __device__ bool whole_pairs(const Heads& x, int size) {
+  return size % 2 == 0 && x.row % 2 == 0 && x.head % 2 == 0 && x.batch % 2 == 0;
 }
 
 // The instantiations: head sizes are rounded up to 64, 128 or 256, TF32's to 64 or 128.

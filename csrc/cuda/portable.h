@@ -5,7 +5,7 @@
 // blockIdx, blockDim, gridDim, __global__, __device__, __launch_bounds__ and vector types, and from here:
 //
 //   launch(name, kernel, grid, block, shared_bytes, stream, arguments...)   a failure names the kernel
-//   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL
+//   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL  FASTDL_ROLLED
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
 //   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)
@@ -32,6 +32,7 @@
 #include <utility>
 
 #define FASTDL_UNROLL _Pragma("unroll")
+#define FASTDL_ROLLED _Pragma("unroll 1")
 #define FASTDL_SHARED(T, name, size) __shared__ T name[size]
 // One untyped symbol for all: templates of different element types would otherwise declare it twice.
 #define FASTDL_DYNAMIC_SHARED(T, name)                        \

@@ -53,24 +53,45 @@ struct LineTile {
   }
 };
 
-template <class T, class Row>
-__device__ __forceinline__ void load_lines(unsigned char* to, Row row, int lines, int first, int size,
-                                           bool async) {
-  constexpr int kPer = int(16 / sizeof(T));
-  for (int n = int(threadIdx.x); n < lines * (kLine / 16); n += kStepThreads) {
-    const int line = n / (kLine / 16), c = n % (kLine / 16), e = first + c * kPer;
-    const T* from = row(line);
-    unsigned char* const at = to + line * kPitch + c * 16;
-    if (async && from != nullptr && e < size) {
-      cp_async_16(at, from + e);
-    } else {
-      Pack<T, kPer> pack;
-      FASTDL_UNROLL
-      for (int k = 0; k < kPer; ++k) pack.v[k] = from != nullptr && e + k < size ? from[e + k] : T(0.0f);
+// A thread moves one chunk of every line_of_thread() + 16 k: where those lines come from, null for zeros.
+template <class T>
+struct LineSources {
+  static constexpr int kCount = (kRows + kColumns) / 16, kPer = int(16 / sizeof(T));
+  static_assert(kStepThreads / 16 == kLine / 16);
+  const T* from[kCount];
+
+  template <class A, class B>
+  __device__ __forceinline__ LineSources(A a, B b) {
+    FASTDL_UNROLL
+    for (int k = 0; k < kCount; ++k) {
+      const int line = int(threadIdx.x) / (kLine / 16) + 16 * k;
+      if (16 * k < kRows)
+        from[k] = a(line);
+      else
+        from[k] = b(line - kRows);
+    }
+  }
+  // Elements `first` .. of all lines, of `size`.
+  __device__ __forceinline__ void load(unsigned char* to, int first, int size, bool async) const {
+    const int c = int(threadIdx.x) % (kLine / 16), e = first + c * kPer;
+    to += int(threadIdx.x) / (kLine / 16) * kPitch + c * 16;
+    FASTDL_UNROLL
+    for (int k = 0; k < kCount; ++k) {
+      unsigned char* const at = to + 16 * k * kPitch;
+      if (async && from[k] != nullptr && e < size) {
+        cp_async_16(at, from[k] + e);
+        continue;
+      }
+      Pack<T, kPer> pack{};
+      if (!async && from[k] != nullptr) {
+        FASTDL_UNROLL
+        for (int n = 0; n < kPer; ++n)
+          if (e + n < size) pack.v[n] = from[k][e + n];
+      }
       *reinterpret_cast<Pack<T, kPer>*>(at) = pack;
     }
   }
-}
+};
 
 // sums[r * kSumStep + c] = a(r) . b(c), sums over `size` elements; the block may read them afterwards.
 template <class T, bool kTensor, class A, class B>
@@ -79,12 +100,9 @@ __device__ __forceinline__ void step_product(unsigned char* shared, A a, B b, in
   using C = Compute<T>;
   constexpr int kPer = int(16 / sizeof(T)), kLineSize = int(kLine / sizeof(T));
   const int lines = (size + kLineSize - 1) / kLineSize;
+  const LineSources<T> sources(a, b);
   const auto load = [&](int line) {
-    if (line < lines) {
-      unsigned char* const to = shared + line % kStages * kStageBytes;
-      load_lines<T>(to, a, kRows, line * kLineSize, size, async);
-      load_lines<T>(to + kRows * kPitch, b, kColumns, line * kLineSize, size, async);
-    }
+    if (line < lines) sources.load(shared + line % kStages * kStageBytes, line * kLineSize, size, async);
     cp_async_commit();
   };
   const int warp = int(threadIdx.x) / 32, tx = int(threadIdx.x) % 16, ty = int(threadIdx.x) / 16;

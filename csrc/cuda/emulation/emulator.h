@@ -40,6 +40,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define FASTDL_UNROLL
+#define FASTDL_ROLLED
 #define FASTDL_UNINSTRUMENTED __attribute__((no_sanitize_thread))
 
 namespace fastdl {

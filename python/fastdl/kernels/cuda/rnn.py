@@ -63,7 +63,7 @@ class _Layer:
         self.input = x.shape[1]
         for d in range(self.directions):
             self._weights(d, weights[_PER_DIRECTION * d : _PER_DIRECTION * (d + 1)])
-        self.weights = [
+        self.weights: list[list[Any]] = [
             [None if w is None else device.contiguous(w) for w in weights[_PER_DIRECTION * d :][:5]]
             for d in range(self.directions)
         ]
