@@ -15,37 +15,28 @@ namespace {
 
 enum : int { kQueryGradient = 1, kKeyGradient = 2, kValueGradient = 4 };
 
-template <class T, int kD>
-constexpr int kOwnTiles = kD * sizeof(T) <= 128 ? 2 : 1;  // 16-row tiles of a warp
-template <class T, int kD>
-constexpr int kOwnRows = 16 * kWarps * kOwnTiles<T, kD>;
+// 16-row tiles of a warp. More would share each load of the other side, but two results of 128 rows leave no
+// registers.
+template <class T, int kD, int kGradients>
+constexpr int kOwnTiles = kD * sizeof(T) <= 128 && kGradients == kQueryGradient ? 2 : 1;
+template <class T, int kD, int kGradients>
+constexpr int kOwnRows = 16 * kWarps * kOwnTiles<T, kD, kGradients>;
 template <class T, int kD>
 constexpr int kStreamRows = kD * sizeof(T) <= 256 ? 32 : 16;
 
-template <class T, int kD>
+template <class T, int kD, int kGradients>
 constexpr int kBackwardBytes =
-    int(sizeof(T)) * kD * 2 * (kOwnRows<T, kD> + 2 * kStreamRows<T, kD>)+4 * kStreamRows<T, kD> * 4;
-
-template <class T, int kD, int kM>
-__device__ __forceinline__ void store_rows(const Heads& to, int batch, int head, int first, int count,
-                                           int size, const float (&result)[kM][kD / 8][4], float factor) {
-  const bool paired = whole_pairs(to, size);
-  FASTDL_UNROLL
-  for (int m = 0; m < kM; ++m) FASTDL_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const int row = first + 16 * m + 8 * half + lane_id() / 4;
-    if (row >= count) continue;
-    store_row(head_of<T>(to, batch, head) + row * to.row, size, paired, result[m], 2 * half, factor);
-  }
-}
+    int(sizeof(T)) * kD * 2 * (kOwnRows<T, kD, kGradients> + 2 * kStreamRows<T, kD>)+4 * kStreamRows<T, kD> *
+    4;
 
 template <class T, int kD, int kGradients>
-__global__ void __launch_bounds__(kTensorThreads)
+__global__ void __launch_bounds__(kTensorThreads, 2)
     tensor_backward_kernel(const AttentionBackward<T> f, int tiles) {
   constexpr bool kOwnKeys = kGradients != kQueryGradient;
   constexpr bool kFirst = (kGradients & (kQueryGradient | kKeyGradient)) != 0;  // dZ times Y1
   constexpr bool kSecond = (kGradients & kValueGradient) != 0;                  // P K times Y2
-  constexpr int kM = kOwnTiles<T, kD>, kRows = kOwnRows<T, kD>, kStream = kStreamRows<T, kD>;
+  constexpr int kM = kOwnTiles<T, kD, kGradients>, kRows = kOwnRows<T, kD, kGradients>,
+                kStream = kStreamRows<T, kD>;
   constexpr int kColumns = kStream / 8;
   FASTDL_DYNAMIC_SHARED(T, shared);
   const Tile<T, kD> x1{shared}, x2{shared + kRows * kD};
@@ -159,21 +150,28 @@ __global__ void __launch_bounds__(kTensorThreads)
     sync_threads();  // this tile has been read
   }
 
-  if constexpr (kFirst)
-    store_rows<T, kD, kM>(kOwnKeys ? f.grad_key : f.grad_query, batch, head, own, own_count, f.size, first,
-                          f.scale);
-  if constexpr (kSecond)
-    store_rows<T, kD, kM>(f.grad_value, batch, head, own, own_count, f.value_size, second, 1.0f);
+  cp_async_wait<0>();
+  sync_threads();  // nothing is on its way to where results go
+  if (own >= own_count) return;
+  const auto store = [&](const Heads& to, const float (&result)[kM][kD / 8][4], int size, float factor) {
+    store_rows<T, kD, kM>(
+        x1, own - block_row, result, size, stores_packs<T>(to, size), [=](int, int) { return factor; },
+        [&](int r) {
+          return own + r < own_count ? head_of<T>(to, batch, head) + (own + r) * to.row : nullptr;
+        });
+  };
+  if constexpr (kFirst) store(kOwnKeys ? f.grad_key : f.grad_query, first, f.size, f.scale);
+  if constexpr (kSecond) store(f.grad_value, second, f.value_size, 1.0f);
 }
 
 template <class T, int kD, int kGradients>
 void run(const AttentionBackward<T>& f, Stream stream) {
   constexpr bool kOwnKeys = kGradients != kQueryGradient;
-  const int tiles = ceil_div(kOwnKeys ? f.scores.keys : f.scores.queries, kOwnRows<T, kD>);
+  const int tiles = ceil_div(kOwnKeys ? f.scores.keys : f.scores.queries, kOwnRows<T, kD, kGradients>);
   const int64_t blocks = int64_t(f.batch) * (kOwnKeys ? f.groups : f.scores.heads) * tiles;
   if (blocks > 0)
     launch("attention_backward", tensor_backward_kernel<T, kD, kGradients>, dim3(unsigned(blocks)),
-           dim3(kTensorThreads), kBackwardBytes<T, kD>, stream, f, tiles);
+           dim3(kTensorThreads), kBackwardBytes<T, kD, kGradients>, stream, f, tiles);
 }
 
 }  // namespace

@@ -110,30 +110,46 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
     if (works) add_rows<T, kD, kM, kColumns>(y, z, values);
   }
 
+  cp_async_wait<0>();
+  sync_threads();  // nothing is on its way to where the result goes
   if (!active) return;
-  const bool paired = whole_pairs(f.y, f.value_size), partial_pairs = f.value_size % 2 == 0;
+  float inverse[kM][2];
   FASTDL_UNROLL
   for (int m = 0; m < kM; ++m) FASTDL_UNROLL
   for (int half = 0; half < 2; ++half) {
     float sum = total[m][half];
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
+    const bool empty = sum == 0;
+    inverse[m][half] = empty ? 0.0f : (f.scores.threshold != 0 ? f.scores.kept : 1.0f) / sum;
+    const float lse = empty ? infinity<float>() : top[m][half] + std::log2(sum);
     const int row = at.row + own + 16 * m + 8 * half + lane / 4;
     if (row >= count) continue;
-    const bool empty = sum == 0;
-    const float inverse = empty ? 0.0f : (f.scores.threshold != 0 ? f.scores.kept : 1.0f) / sum;
-    const float lse = empty ? infinity<float>() : top[m][half] + std::log2(sum);
-    const int64_t flat = f.flat_row(at, row);
-    if (f.parts == 1) {
-      if (lane % 4 == 0) f.lse[flat] = lse;
-      T* const out = head_of<T>(f.y, at.batch, at.head + f.rows.head(row)) + f.rows.query(row) * f.y.row;
-      store_row(out, f.value_size, paired, y[m], 2 * half, inverse);
-    } else {
-      const int64_t place = at.part * f.partial.rows + flat;
-      if (lane % 4 == 0) f.partial.lse[place] = empty ? -lse : lse;
-      store_row(f.partial.o + place * f.value_size, f.value_size, partial_pairs, y[m], 2 * half, inverse);
+    const int64_t flat = f.flat_row(at, row), place = at.part * f.partial.rows + flat;
+    if (lane % 4 == 0) {
+      if (f.parts == 1)
+        f.lse[flat] = lse;
+      else
+        f.partial.lse[place] = empty ? -lse : lse;
+    }
+    if (f.parts == 1) continue;
+    float* const out = f.partial.o + place * f.value_size;
+    FASTDL_UNROLL
+    for (int n = 0; n < kD / 8; ++n) FASTDL_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      const int column = 8 * n + lane % 4 * 2 + c;
+      if (column < f.value_size) out[column] = y[m][n][2 * half + c] * inverse[m][half];
     }
   }
+  if (f.parts == 1)
+    store_rows<T, kD, kM>(
+        queries, own, y, f.value_size, stores_packs<T>(f.y, f.value_size),
+        [&](int m, int half) { return inverse[m][half]; },
+        [&](int r) -> T* {
+          const int row = at.row + own + r;
+          if (row >= count) return nullptr;
+          return head_of<T>(f.y, at.batch, at.head + f.rows.head(row)) + f.rows.query(row) * f.y.row;
+        });
 }
 
 }  // namespace

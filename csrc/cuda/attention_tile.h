@@ -193,29 +193,50 @@ __device__ __forceinline__ uint32_t kept_weights(const Scores<T>& scores, int64_
   return bits;
 }
 
-// A row of a result: elements 8 n + 2 (lane % 4) and the next, from sums[n][first] and [first + 1].
-template <class T, int N>
-__device__ __forceinline__ void store_row(T* row, int size, bool paired, const float (&sums)[N][4], int first,
-                                          float factor) {
-  const int lane_column = lane_id() % 4 * 2;
-  if (paired) {
-    FASTDL_UNROLL
-    for (int n = 0; n < N; ++n) {
-      const int column = 8 * n + lane_column;
-      if (column < size)
-        *reinterpret_cast<Pack<T, 2>*>(row + column) =
-            Pack<T, 2>{{narrow<T>(sums[n][first] * factor), narrow<T>(sums[n][first + 1] * factor)}};
-    }
-  } else {
-    FASTDL_UNROLL
-    for (int n = 0; n < N; ++n) FASTDL_UNROLL
-    for (int c = 0; c < 2; ++c)
-      if (8 * n + lane_column + c < size)
-        row[8 * n + lane_column + c] = narrow<T>(sums[n][first + c] * factor);
-  }
+// May rows of x be stored by packs of 16 bytes?
+template <class T>
+__device__ __forceinline__ bool stores_packs(const Heads& x, int size) {
+  constexpr int kPer = int(16 / sizeof(T));
+  return size % kPer == 0 && x.row % kPer == 0 && x.head % kPer == 0 && x.batch % kPer == 0 &&
+         reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
 }
-inline __device__ bool whole_pairs(const Heads& x, int size) {
-  return size % 2 == 0 && x.row % 2 == 0 && x.head % 2 == 0 && x.batch % 2 == 0;
+
+// A warp's rows of a result, times factor(m, half) each, by way of its own rows of a tile, from `row` on,
+// that nobody needs any more. out(r): where row r goes, null for nowhere.
+template <class T, int kD, int kM, class Factor, class Out>
+__device__ __forceinline__ void store_rows(const Tile<T, kD>& tile, int row,
+                                           const float (&result)[kM][kD / 8][4], int size, bool packs,
+                                           Factor factor, Out out) {
+  constexpr int kPer = Tile<T, kD>::kPer, kChunks = Tile<T, kD>::kChunks;
+  const int lane = lane_id();
+  sync_warp();  // the tile has been read
+  FASTDL_UNROLL
+  for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const float by = factor(m, half);
+    FASTDL_UNROLL
+    for (int n = 0; n < kD / 8; ++n) {
+      const int column = 8 * n + lane % 4 * 2;
+      T* const at = tile.chunk(row + 16 * m + 8 * half + lane / 4, column / kPer) + column % kPer;
+      *reinterpret_cast<Pack<T, 2>*>(at) =
+          Pack<T, 2>{{narrow<T>(result[m][n][2 * half] * by), narrow<T>(result[m][n][2 * half + 1] * by)}};
+    }
+  }
+  sync_warp();
+  FASTDL_ROLLED
+  for (int n = lane; n < 16 * kM * kChunks; n += 32) {
+    const int r = n / kChunks, c = n % kChunks;
+    T* const to = out(r);
+    if (to == nullptr || c * kPer >= size) continue;
+    const auto pack = *reinterpret_cast<const Pack<T, kPer>*>(tile.chunk(row + r, c));
+    if (packs) {
+      *reinterpret_cast<Pack<T, kPer>*>(to + c * kPer) = pack;
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < kPer; ++k)
+        if (c * kPer + k < size) to[c * kPer + k] = pack.v[k];
+    }
+  }
 }
 
 // The instantiations: head sizes are rounded up to 64, 128 or 256, TF32's to 64 or 128.
