@@ -11,7 +11,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load, thread_counts
 
 DTYPES = (np.float32, np.float64)
 # batch, heads, groups, queries, keys, size, value_size
@@ -63,12 +63,12 @@ def wide(x):
     return x if x is None or x.dtype == bool else x.astype(np.float64)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernel_agrees_with_definition(level, dtype, kind, shape):
-    module = kernels.load(level)
+    module = load(level)
     (q, k, v, g), rng = inputs(shape, dtype)
     mask = mask_of(kind, shape, dtype, rng)
     reduction = max(shape[3:])
@@ -88,7 +88,7 @@ def test_kernel_agrees_with_definition(level, dtype, kind, shape):
                 assert_close(a, b, reduction=reduction)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize(
     "axes",
     [(), (0,), (1,), (2,), (3,), (0, 1), (0, 1, 2), (1, 3), (2, 3), (0, 1, 2, 3)],
@@ -96,31 +96,26 @@ def test_kernel_agrees_with_definition(level, dtype, kind, shape):
 )
 def test_masks_broadcast_along_any_axes(level, axes):
     """Read with strides of 0, its gradient summed; several threads, so that owners of the mask differ."""
-    module = kernels.load(level)
+    module = load(level)
     shape = (3, 4, 2, 35, 50, 8, 8)
     (q, k, v, g), rng = inputs(shape, np.float64)
     full = (3, 4, 35, 50)
     mask = rng.standard_normal([1 if i in axes else n for i, n in enumerate(full)])
     options = (False, 0.3, 0.0, 0, 0)
-    before = module.num_threads()
-    try:
-        for threads in (1, 4):
-            module.set_num_threads(threads)
-            y, lse = module.attention_forward(q, k, v, mask, *options)
-            assert_close(y, reference.attention_forward(q, k, v, mask, *options)[0], reduction=50)
-            got = module.attention_backward(g, q, k, v, mask, y, lse, *options, True)
-            want = reference.attention_backward(g, q, k, v, mask, y, lse, *options, True)
-            for a, b in zip(got, want, strict=True):
-                assert a.shape == b.shape
-                assert_close(a, b, reduction=3 * 4 * 35 * 50)
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        y, lse = module.attention_forward(q, k, v, mask, *options)
+        assert_close(y, reference.attention_forward(q, k, v, mask, *options)[0], reduction=50)
+        got = module.attention_backward(g, q, k, v, mask, y, lse, *options, True)
+        want = reference.attention_backward(g, q, k, v, mask, y, lse, *options, True)
+        for a, b in zip(got, want, strict=True):
+            assert a.shape == b.shape
+            assert_close(a, b, reduction=3 * 4 * 35 * 50)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_strided_inputs_and_masks(level):
     """Heads as a linear layer leaves them, transposed and reversed axes, a mask that is a transposed view."""
-    module = kernels.load(level)
+    module = load(level)
     rng = np.random.default_rng(3)
     packed = rng.standard_normal((2, 40, 3, 4, 16)).astype(np.float32)
     q, k, v = (packed[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
@@ -177,12 +172,12 @@ def test_threads_and_repeats_agree(level, shape):
         module.set_num_threads(before)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 40])
 def test_extreme_scores(level, dtype, rows):
     """Weights of 0 and 1, huge common offsets, infinities and NaN; each row only harms itself."""
-    module = kernels.load(level)
+    module = load(level)
     rng = np.random.default_rng(0)
     k = rng.standard_normal((1, 1, 300, 8)).astype(dtype)
     v = rng.standard_normal((1, 1, 300, 8)).astype(dtype)
@@ -208,10 +203,10 @@ def test_extreme_scores(level, dtype, rows):
     assert_close(y[0, 0, others], np.concatenate([plain] * 3, axis=2)[0, 0, others], reduction=300)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_hidden_and_open_regions(level):
     """Blocks that a mask hides wholly, or leaves alone, are told apart and come out as if cut away."""
-    module = kernels.load(level)
+    module = load(level)
     (q, k, v, g), _ = inputs((1, 1, 1, 70, 900, 16, 16), np.float32)
     options = (False, 0.25, 0.0, 0, 0)
     cut = [x[:, :, :440] for x in (k, v)]
@@ -242,9 +237,9 @@ def test_memory_grows_with_the_length(level):
     assert module.memory_stats()["in_use_peak"] - start < 6 << 20
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_kernel_errors(level):
-    module = kernels.load(level)
+    module = load(level)
     q = np.zeros((2, 4, 5, 8))
     options = (False, 1.0, 0.0, 0, 0)
     forward = module.attention_forward
@@ -270,6 +265,65 @@ def test_kernel_errors(level):
         backward(q, q, q, q, None, y, lse[:1], *options, False)
     with pytest.raises(ValueError, match="bool mask has no gradient"):
         backward(q, q, q, q, np.ones((1, 1, 5, 5), bool), y, lse, *options, True)
+
+
+# Tensor cores ---------------------------------------------------------------------------------------------
+
+# What an operand is rounded to: half an ulp of 1. Weights are rounded, too, before they meet values.
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-11}
+TENSOR_SHAPES = [
+    (2, 3, 3, 5, 7, 8, 8),
+    (1, 2, 1, 33, 45, 17, 5),  # odd sizes: no packs, no pairs
+    (2, 4, 2, 64, 64, 64, 64),
+    (1, 2, 2, 140, 200, 24, 40),  # several tiles of both
+    (1, 1, 1, 70, 100, 64, 128),
+    (1, 4, 4, 1, 600, 64, 64),  # keys in parts
+    (1, 8, 2, 2, 700, 16, 24),  # in parts, and the heads of a group together
+    (1, 2, 2, 70, 70, 130, 40),  # sizes up to 256; not for TF32
+    (1, 1, 1, 30, 20, 300, 31),  # too large for tensor cores
+]
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("name", ROUNDING)
+@pytest.mark.parametrize("kind", ["none", "bool", "float", "padding"])
+@pytest.mark.parametrize("shape", TENSOR_SHAPES)
+def test_tensor_cores(monkeypatch, name, kind, shape):
+    module = load("cuda")
+    dtype = np.float32 if name == "tf32" else np.float16
+    if name == "tf32":
+        monkeypatch.setattr(kernels.precisions, "matmul", "high")
+    if name == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    (q, k, v, g), rng = inputs(shape, dtype)
+    mask = mask_of(kind, shape, dtype, rng)
+    for causal, p in ((False, 0.0), (True, 0.3)):
+        options = (causal, 0.3, p, 5, 7)
+        need = kind == "float"
+        y, lse = module.attention_forward(q, k, v, mask, *options)
+        want, want_lse = reference.attention_forward(*map(wide, (q, k, v, mask)), *options)
+        assert (y.dtype, lse.dtype) == (dtype, np.float32)
+        np.testing.assert_array_equal(np.isinf(lse), np.isinf(want_lse))
+        got = module.attention_backward(g, q, k, v, mask, y, lse, *options, need)
+        grads = reference.attention_backward(*map(wide, (g, q, k, v, mask)), want, want_lse, *options, need)
+        for a, b in zip((y, *got), (want, *grads), strict=True):
+            if b is not None:
+                # Gradients of scores are small differences of numbers that were rounded.
+                bound = 16 * ROUNDING[name] * max(1.0, np.abs(b).max())
+                assert np.abs(a.astype(np.float64) - b).max(initial=0.0) <= bound
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+def test_float32_is_exact_unless_tf32_is_allowed(monkeypatch):
+    module = load("cuda")
+    (q, k, v, _), _ = inputs((1, 1, 1, 40, 90, 32, 32), np.float32)
+    want = reference.attention_forward(*map(wide, (q, k, v)), None, False, 0.2, 0.0, 0, 0)[0]
+    errors = {}
+    for precision in ("highest", "high"):
+        monkeypatch.setattr(kernels.precisions, "matmul", precision)
+        y = module.attention_forward(q, k, v, None, False, 0.2, 0.0, 0, 0)[0]
+        errors[precision] = np.abs(y - want).max()
+    assert errors["highest"] < 1e-6 < 1e-5 < errors["high"] < 1e-3
 
 
 # The function ------------------------------------------------------------------------------------------

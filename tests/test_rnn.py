@@ -11,7 +11,7 @@ import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn.utils import rnn as sequences
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load
 
 DTYPES = (np.float32, np.float64)
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
@@ -106,13 +106,15 @@ def expected(arguments, grads, got):
 
 
 def check(level, name, cell, dtype, threads=THREADS, **options):
-    module = kernels.load(level)
+    module = load(level)
     arguments, grads = problem(name, cell, dtype, **options)
     sizes, inputs, hidden = PROBLEMS[name]
-    before = module.num_threads()
+    counted = hasattr(module, "num_threads")
+    before = module.num_threads() if counted else None
     try:
-        for count in threads:
-            module.set_num_threads(count)
+        for count in threads if counted else (None,):
+            if counted:
+                module.set_num_threads(count)
             got = compute(module, arguments, grads)
             for a, b in zip(compute(module, arguments, grads), got, strict=True):
                 assert a is None or np.array_equal(a, b, equal_nan=True), "another run, other bits"
@@ -122,10 +124,11 @@ def check(level, name, cell, dtype, threads=THREADS, **options):
                     # One step sums over inputs and hidden units, weights' gradients over rows; steps add up.
                     assert_close(a, b, reduction=(inputs + hidden) * len(sizes) + sum(sizes))
     finally:
-        module.set_num_threads(before)
+        if counted:
+            module.set_num_threads(before)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -135,7 +138,7 @@ def test_kernels(name, cell, dtype, level):
     check(level, name, cell, dtype, threads=(2,), directions=2)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [n for n in PROBLEMS if n != "one"])
 def test_lstm_kernels_with_projection_and_mask(name, dtype, level):
@@ -177,7 +180,7 @@ def test_pieces_of_a_long_sequence(cell, level):
             del PROBLEMS["pieces"]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("cell", CELLS)
 def test_five_hundred_steps(cell, level):
     PROBLEMS["500"] = ([3] * 500, 4, 24)
@@ -187,12 +190,12 @@ def test_five_hundred_steps(cell, level):
         del PROBLEMS["500"]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("scale", [1e4, 1e-30])
 def test_saturated_and_denormal_gates(scale, cell, level):
     """Gates at their ends, and products too small for a normal number: finite, and what the definition says."""
-    module = kernels.load(level)
+    module = load(level)
     arguments, grads = problem("lengths", cell, np.float32, scale=1.0)
     arguments[5] = [None if w is None else w * np.float32(scale) for w in arguments[5]]
     if cell == "rnn_relu" and scale > 1:  # nothing saturates: it would overflow
@@ -208,9 +211,9 @@ def test_saturated_and_denormal_gates(scale, cell, level):
             assert_close(a, b, reduction=24, scale=max(1.0, scale, np.abs(b).max()) if scale > 1 else None)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nothing_is_kept_without_need(level):
-    module = kernels.load(level)
+    module = load(level)
     for cell in CELLS:
         arguments, _ = problem("lengths, tall", cell, np.float32, directions=2)
         with_all, without = module.rnn_forward(*arguments, True), module.rnn_forward(*arguments, False)
@@ -220,9 +223,9 @@ def test_nothing_is_kept_without_need(level):
             assert a is None or np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_needs(level):
-    module = kernels.load(level)
+    module = load(level)
     for cell in CELLS:
         arguments, grads = problem("lengths", cell, np.float64)
         everything = compute(module, arguments, grads)
@@ -244,9 +247,9 @@ def test_needs(level):
             assert p is None or np.array_equal(p, q)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_binding_refuses(level):
-    module = kernels.load(level)
+    module = load(level)
     arguments, grads = problem("lengths", "lstm", np.float32)
     y, _, _, gates, cells = module.rnn_forward(*arguments, True)
 
@@ -281,6 +284,60 @@ def test_binding_refuses(level):
     gru, _ = problem("lengths", "gru", np.float32)
     with pytest.raises(ValueError, match="LSTM's"):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
+def test_tensor_cores(monkeypatch, kind, cell, name):
+    """16-bit types and TF32: each step rounds the state, and errors add up over the steps."""
+    module = load("cuda")
+    dtype = np.float32 if kind == "tf32" else np.float16
+    if kind == "tf32":
+        monkeypatch.setattr(kernels.precisions, "matmul", "high")
+    if kind == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+
+    def exact(value):
+        if isinstance(value, list):
+            return [exact(v) for v in value]
+        floating = isinstance(value, np.ndarray) and value.dtype != np.int64
+        return value.astype(np.float64) if floating else value
+
+    rounding = 2.0**-8 if kind == "bfloat16" else 2.0**-11
+    projection = {"proj": PROBLEMS[name][2] // 2} if cell == "lstm" else {}
+    for options in ({"directions": 2}, {"states": False, "bias": False, **projection}):
+        arguments, grads = problem(name, cell, np.float64, **options)
+        arguments = [a if isinstance(a, str) or i == 2 else narrow(a, dtype) for i, a in enumerate(arguments)]
+        grads = narrow(grads, dtype)
+        y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
+        got = [
+            y,
+            h_n,
+            c_n,
+            module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, True),
+        ]
+        wide_arguments, wide_grads = exact(arguments), exact(grads)
+        forward = reference.rnn_forward(*wide_arguments, True)
+        kept = [forward[0], *forward[3:]]
+        if cell == "rnn_relu":  # the same side of the kink as the rounded state
+            kept[0] = exact(y)
+        want = [
+            *forward[:3],
+            reference.rnn_backward(cell, *wide_grads, *wide_arguments[1:], *kept, True, True, True),
+        ]
+        for a, b in zip(flat(got), flat(want), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                bound = 8 * rounding * max(1.0, np.abs(b).max())
+                assert np.abs(a.astype(np.float64) - b).max() <= bound
+
+
+def narrow(value, dtype):
+    if isinstance(value, list):
+        return [narrow(v, dtype) for v in value]
+    return None if value is None else value.astype(dtype)
 
 
 # ------------------------------------------------------------------------------------------ layers

@@ -5,10 +5,10 @@
 // blockIdx, blockDim, gridDim, __global__, __device__, __launch_bounds__ and vector types, and from here:
 //
 //   launch(name, kernel, grid, block, shared_bytes, stream, arguments...)   a failure names the kernel
-//   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL
+//   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL  FASTDL_ROLLED
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
-//   rounded_product(a, b)  multiply_high(a, b)
+//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   cp_async_16_or_zeros(shared, global, present)
@@ -33,6 +33,7 @@
 #include <utility>
 
 #define FASTDL_UNROLL _Pragma("unroll")
+#define FASTDL_ROLLED _Pragma("unroll 1")
 #define FASTDL_SHARED(T, name, size) __shared__ T name[size]
 // One untyped symbol for all: templates of different element types would otherwise declare it twice.
 #define FASTDL_DYNAMIC_SHARED(T, name)                        \
@@ -145,6 +146,13 @@ __device__ __forceinline__ double rounded_product(double a, double b) {
 }
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
   return __umulhi(a, b);
+}
+
+// 2^x within 2^-22 of it; 0 instead of numbers below the normal ones.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {

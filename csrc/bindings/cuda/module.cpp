@@ -6,6 +6,8 @@ namespace fastdl::binding {
 void register_elementwise(py::module_& m);
 void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
+void register_attention(py::module_& m);
+void register_rnn(py::module_& m);
 void register_cross_entropy(py::module_& m);
 void register_reduce(py::module_& m);
 void register_dropout(py::module_& m);
@@ -31,6 +33,8 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_elementwise(m);
   register_activation(m);
   register_softmax(m);
+  register_attention(m);
+  register_rnn(m);
   register_cross_entropy(m);
   register_reduce(m);
   register_dropout(m);

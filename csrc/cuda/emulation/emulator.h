@@ -40,6 +40,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define FASTDL_UNROLL
+#define FASTDL_ROLLED
 #define FASTDL_UNINSTRUMENTED __attribute__((no_sanitize_thread))
 
 namespace fastdl {
@@ -231,6 +232,10 @@ inline double rounded_product(double a, double b) {
 }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return uint32_t(uint64_t(a) * b >> 32);
+}
+
+inline float exp2_approximate(float x) {
+  return std::exp2(x);
 }
 
 // 16 bytes from global to shared memory, there after the wait.

@@ -1,0 +1,53 @@
+#include "cuda/rnn.h"
+
+#include "bindings/cuda/arguments.h"
+
+namespace fastdl::binding {
+namespace {
+
+// The addresses of a direction's arrays, by name; those that are not named are not there.
+class Arrays {
+ public:
+  explicit Arrays(const py::dict& arrays) : arrays_(arrays) {}
+  void* operator[](const char* name) const {
+    return arrays_.contains(name) ? pointer(arrays_[name].cast<uintptr_t>()) : nullptr;
+  }
+
+ private:
+  const py::dict& arrays_;
+};
+
+}  // namespace
+
+void register_rnn(py::module_& m) {
+  py::class_<RnnProblem>(m, "RnnProblem")
+      .def(py::init([](const std::string& cell, int64_t input, int64_t hidden, int64_t output, int directions,
+                       std::vector<int64_t> batch_sizes) {
+        static constexpr const char* names[] = {"rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before"};
+        RnnProblem p{named<RnnCell>(names, cell), input, hidden, output, directions,
+                     std::move(batch_sizes),      {0}};
+        for (const int64_t n : p.batch_sizes) p.starts.push_back(p.starts.back() + n);
+        return p;
+      }));
+  m.def("rnn_forward", [](int dtype, const RnnProblem& p, bool reverse, const py::dict& arrays,
+                          int64_t y_step, bool tf32, uintptr_t stream) {
+    const Arrays a(arrays);
+    cuda::rnn_forward(Dtype(dtype), p, reverse,
+                      {a["y"], a["h_n"], a["c_n"], y_step, a["gates"], a["cells"], a["carry"], a["update"],
+                       a["between"], a["masked"], a["a"], a["h0"], a["c0"], a["masked_h0"], a["mask"],
+                       a["w_hh"], a["b_hh"], a["w_hr"], tf32},
+                      stream_of(stream));
+  });
+  m.def("rnn_backward", [](int dtype, const RnnProblem& p, bool reverse, const py::dict& arrays,
+                           int64_t grad_y_step, int64_t y_step, bool tf32, uintptr_t stream) {
+    const Arrays a(arrays);
+    cuda::rnn_backward(Dtype(dtype), p, reverse,
+                       {a["grad_a"],   a["grad_b"],   a["grad_h0"], a["cell"],    a["direct"], a["sum"],
+                        a["before"],   a["reset"],    a["output"],  a["product"], a["grad_y"], grad_y_step,
+                        a["grad_h_n"], a["grad_c_n"], a["y"],       y_step,       a["gates"],  a["cells"],
+                        a["h0"],       a["c0"],       a["mask"],    a["w_hh"],    a["w_hr"],   tf32},
+                       stream_of(stream));
+  });
+}
+
+}  // namespace fastdl::binding

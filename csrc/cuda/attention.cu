@@ -1,0 +1,199 @@
+// Attention: which kernels do it (attention.h), how keys are split for few queries, what backward needs of
+// each row.
+//
+// Few blocks of queries do not fill the device; then each looks at a part of the keys, and `combine` adds the
+// parts' results in their order, weighted by 2^(lse of the part). A block of few queries takes all heads of a
+// group together.
+#include "cuda/attention_scores.h"
+#include "cuda/rows.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kThreads = 128, kMostParts = 64;
+constexpr int kPadding = 128;  // the largest tile of rows
+constexpr int kMaskTile = 64;
+
+int rows_of_block(Dtype dtype, const Attention& a) {
+  const int rows = tensor_rows(dtype, a);
+  return rows > 0 ? rows : exact_rows(dtype);
+}
+// Heads whose queries share a block. Dropout's words come by four queries of one head.
+int heads_of_block(Dtype dtype, const Attention& a) {
+  const int64_t ratio = a.heads / a.groups;
+  return a.p == 0 && ratio * a.queries <= rows_of_block(dtype, a) ? int(ratio) : 1;
+}
+
+// One block per row: y = sum_part 2^(lse_part - lse) o_part.
+template <class T>
+__global__ void __launch_bounds__(kThreads) combine(const AttentionForward<T> f) {
+  using C = Compute<T>;
+  const int64_t row = blockIdx.x;
+  C top = -infinity<C>(), total = 0;
+  for (int part = 0; part < f.parts; ++part) top = larger(top, f.partial.lse[part * f.partial.rows + row]);
+  const bool empty = top == -infinity<C>();
+  const C base = empty ? C(0) : top;
+  for (int part = 0; part < f.parts; ++part)
+    total += power_of_two(f.partial.lse[part * f.partial.rows + row] - base);
+  const C inverse = empty ? C(0) : 1 / total;
+  const int i = int(row % f.scores.queries);
+  const int64_t head = row / f.scores.queries;
+  T* const y = head_of<T>(f.y, head / f.scores.heads, head % f.scores.heads) + i * f.y.row;
+  for (int column = int(threadIdx.x); column < f.value_size; column += kThreads) {
+    C sum = 0;
+    for (int part = 0; part < f.parts; ++part) {
+      const int64_t at = part * f.partial.rows + row;
+      sum += power_of_two(f.partial.lse[at] - base) * f.partial.o[at * f.value_size + column];
+    }
+    y[column] = narrow<T>(sum * inverse);
+  }
+  if (threadIdx.x == 0) f.lse[row] = empty ? infinity<C>() : top + std::log2(total);
+}
+
+// One warp per padded row: (lse, rowsum(grad_y y)).
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    row_statistics(Compute<T>* statistics, const Compute<T>* lse, Heads grad_y, Heads y, int heads,
+                   int queries, int padded, int size, int64_t rows) {
+  using C = Compute<T>;
+  const int64_t row = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t head = row / padded;
+  const int i = int(row % padded);
+  const bool there = row < rows && i < queries;
+  C sum = 0;
+  if (there) {
+    const T* g = head_of<const T>(grad_y, head / heads, head % heads) + i * grad_y.row;
+    const T* out = head_of<const T>(y, head / heads, head % heads) + i * y.row;
+    for (int e = lane_id(); e < size; e += 32) sum += C(widen(g[e])) * C(widen(out[e]));
+  }
+  sum = warp_reduce(sum, Plus{});
+  if (row < rows && lane_id() == 0) {
+    statistics[2 * row] = there ? lse[head * queries + i] : infinity<C>();
+    statistics[2 * row + 1] = sum;
+  }
+}
+
+template <class T>
+AttentionBackward<T> backward_of(const Heads& grad_query, const Heads& grad_key, const Heads& grad_value,
+                                 const Heads& grad_y, const Heads& query, const Heads& key,
+                                 const Heads& value, const AttentionMask& mask, const void* statistics,
+                                 const Attention& a) {
+  using C = Compute<T>;
+  const bool async = whole_packs(query, a.size, sizeof(T)) && whole_packs(key, a.size, sizeof(T)) &&
+                     whole_packs(value, a.value_size, sizeof(T)) &&
+                     whole_packs(grad_y, a.value_size, sizeof(T));
+  return {grad_query,
+          grad_key,
+          grad_value,
+          grad_y,
+          query,
+          key,
+          value,
+          static_cast<const C*>(statistics),
+          Scores<T>(mask, a),
+          int(a.batch),
+          int(a.groups),
+          int(a.size),
+          int(a.value_size),
+          int(a.heads / a.groups),
+          int(attention_padded(a.queries)),
+          C(a.scale),
+          async};
+}
+
+}  // namespace
+
+int64_t attention_padded(int64_t queries) {
+  return (queries + kPadding - 1) / kPadding * kPadding;
+}
+
+int attention_parts(Dtype dtype, const Attention& a) {
+  if (a.rows() == 0) return 1;
+  const int pack = heads_of_block(dtype, a);
+  const int64_t blocks = a.batch * a.heads / pack * ceil_div(a.queries * pack, rows_of_block(dtype, a));
+  const int64_t keys = a.causal && a.queries < a.keys ? a.queries : a.keys;
+  const int64_t wanted = 2 * multiprocessors() / blocks, most = keys / 256;  // less is not worth combining
+  const int64_t parts = wanted < most ? wanted : most;
+  return int(parts < 1 ? 1 : parts < kMostParts ? parts : kMostParts);
+}
+
+void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& query, const Heads& key,
+                       const Heads& value, const AttentionMask& mask, const Attention& a, int parts,
+                       void* scratch, Stream stream) {
+  if (a.rows() == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const int pack = heads_of_block(dtype, a), rows = rows_of_block(dtype, a);
+    C* const o = static_cast<C*>(scratch);
+    const bool async = whole_packs(query, a.size, sizeof(T)) && whole_packs(key, a.size, sizeof(T)) &&
+                       whole_packs(value, a.value_size, sizeof(T));
+    const AttentionForward<T> f{y,
+                                query,
+                                key,
+                                value,
+                                static_cast<C*>(lse),
+                                {o, parts > 1 ? o + parts * a.rows() * a.value_size : nullptr, a.rows()},
+                                Scores<T>(mask, a),
+                                int(a.groups),
+                                int(a.size),
+                                int(a.value_size),
+                                int(a.heads / a.groups),
+                                {int(a.queries), pack},
+                                ceil_div(a.queries * pack, rows),
+                                parts,
+                                ceil_div(ceil_div(a.keys, parts), 64) * 64,
+                                async};
+    if constexpr (!std::is_same_v<T, double>) {
+      if (tensor_rows(dtype, a) > 0)
+        tensor_forward<T>(f, a, stream);
+      else
+        exact_forward<T>(f, a, stream);
+    } else {
+      exact_forward<T>(f, a, stream);
+    }
+    if (parts > 1)
+      launch("attention_combine", combine<T>, dim3(unsigned(a.rows())), dim3(kThreads), 0, stream, f);
+  });
+}
+
+void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_key, const Heads& grad_value,
+                        const Heads& grad_y, const Heads& query, const Heads& key, const Heads& value,
+                        const AttentionMask& mask, const Heads& y, const void* lse, void* statistics,
+                        const Attention& a, Stream stream) {
+  if (a.batch * a.heads == 0) return;
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const int64_t padded = attention_padded(a.queries), rows = a.batch * a.heads * padded;
+    if (rows > 0)
+      launch("attention_statistics", row_statistics<T>, dim3(unsigned(ceil_div(rows, kThreads / 32))),
+             dim3(kThreads), 0, stream, static_cast<C*>(statistics), static_cast<const C*>(lse), grad_y, y,
+             int(a.heads), int(a.queries), int(padded), int(a.value_size), rows);
+    const auto f =
+        backward_of<T>(grad_query, grad_key, grad_value, grad_y, query, key, value, mask, statistics, a);
+    if constexpr (!std::is_same_v<T, double>) {
+      if (tensor_rows(dtype, a) > 0) return tensor_backward<T>(f, stream);
+    }
+    exact_backward<T>(f, stream);
+  });
+}
+
+int attention_mask_parts(const Attention& a, const MaskShape& shape) {
+  const int64_t blocks =
+      shape.batch * shape.heads * ceil_div(shape.rows, kMaskTile) * ceil_div(a.keys, kMaskTile);
+  const int64_t shared = (shape.batch == 1 ? a.batch : 1) * (shape.heads == 1 ? a.heads : 1) *
+                         (shape.rows == 1 ? ceil_div(a.queries, kMaskTile) : 1);
+  const int64_t wanted = blocks == 0 ? 1 : 2 * multiprocessors() / blocks;
+  return int(wanted < 1 ? 1 : wanted < shared ? wanted : shared < 1 ? 1 : shared);
+}
+
+void attention_mask_gradient(Dtype dtype, void* partial, const MaskShape& shape, int parts,
+                             const Heads& grad_y, const Heads& query, const Heads& key, const Heads& value,
+                             const AttentionMask& mask, const void* statistics, const Attention& a,
+                             Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    exact_mask<T>(partial, shape, parts,
+                  backward_of<T>({}, {}, {}, grad_y, query, key, value, mask, statistics, a), stream);
+  });
+}
+
+}  // namespace fastdl::cuda

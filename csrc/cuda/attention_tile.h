@@ -1,0 +1,256 @@
+// Tiles of attention's operands in shared memory, and products of them on the tensor cores.
+//
+// Chunk c of 16 bytes of row r lies at place c ^ (r % 8), so that eight rows' equal chunks, which ldmatrix
+// reads together, are in different banks.
+#pragma once
+
+#include "cuda/attention_scores.h"
+#include "cuda/fragments.h"
+
+namespace fastdl::cuda {
+
+constexpr int kTensorThreads = 128, kWarps = 4;
+
+// Rows of a head from one of them on: where row r is, null beyond the last.
+template <class T>
+struct RowsOf {
+  const T* first;
+  int64_t step;
+  int count;
+  __device__ __forceinline__ RowsOf(const Heads& x, int batch, int head, int row, int rows)
+      : first(head_of<const T>(x, batch, head) + row * x.row), step(x.row), count(rows - row) {}
+  __device__ __forceinline__ const T* operator()(int r) const {
+    return r < count ? first + r * step : nullptr;
+  }
+};
+
+// Rows of kD elements.
+template <class T, int kD>
+struct Tile {
+  static constexpr int kChunks = int(kD * sizeof(T) / 16), kPer = int(16 / sizeof(T));
+  T* data;
+
+  __device__ __forceinline__ T* chunk(int row, int c) const {
+    return data + (row * kChunks + (c ^ (row & 7))) * kPer;
+  }
+  __device__ __forceinline__ T at(int row, int column) const {
+    return chunk(row, column / kPer)[column % kPer];
+  }
+
+  // Rows 0 .. kRows of row(r), null for none, `size` elements each; the rest is 0. Whole packs go
+  // asynchronously.
+  template <int kRows, class Row>
+  __device__ __forceinline__ void load(Row row, int size, bool async) const {
+    constexpr int kAll = kRows * kChunks;
+    static_assert(kAll % kTensorThreads == 0);
+    if (async) {
+      FASTDL_UNROLL
+      for (int k = 0; k < kAll / kTensorThreads; ++k) {
+        const int n = int(threadIdx.x) + k * kTensorThreads, r = n / kChunks, c = n % kChunks;
+        const T* from = row(r);
+        if (from != nullptr && c * kPer < size)
+          cp_async_16(chunk(r, c), from + c * kPer);
+        else
+          *reinterpret_cast<Pack<T, kPer>*>(chunk(r, c)) = Pack<T, kPer>{};
+      }
+    } else {
+      FASTDL_ROLLED
+      for (int n = int(threadIdx.x); n < kAll * kPer; n += kTensorThreads) {
+        const int r = n / (kChunks * kPer), e = n % (kChunks * kPer);
+        const T* from = row(r);
+        chunk(r, e / kPer)[e % kPer] = from != nullptr && e < size ? from[e] : T(0.0f);
+      }
+    }
+  }
+};
+
+// sums += rows row .. of x times rows of y.
+template <class T, int kD, int kM, int N>
+__device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Tile<T, kD>& x, int row,
+                                              const Tile<T, kD>& y) {
+  FASTDL_UNROLL
+  for (int k = 0; k < kD / kStepSize<T>; ++k) {
+    uint32_t a[kM][4];
+    FASTDL_UNROLL
+    for (int m = 0; m < kM; ++m) load_a<T>(a[m], x, row + 16 * m, k);
+    FASTDL_UNROLL
+    for (int n = 0; n < N; n += 2) {
+      uint32_t b[4];
+      load_b<T>(b, y, 8 * n, k);
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        multiply_add<T>(sums[m][n], a[m], b[0], b[1]);
+        multiply_add<T>(sums[m][n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+// result += weights times the rows of y.
+template <class T, int kD, int kM, int N>
+__device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const float (&weights)[kM][N][4],
+                                         const Tile<T, kD>& y) {
+  FASTDL_UNROLL
+  for (int k = 0; k < 8 * N / kStepSize<T>; ++k) {
+    uint32_t a[kM][4];
+    FASTDL_UNROLL
+    for (int m = 0; m < kM; ++m) a_from_sums<T>(a[m], weights[m], k);
+    FASTDL_UNROLL
+    for (int n = 0; n < kD / 8; n += 2) {
+      uint32_t b[4];
+      load_b_rows<T>(b, y, k * kStepSize<T>, 8 * n);
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        multiply_add<T>(result[m][n], a[m], b[0], b[1]);
+        multiply_add<T>(result[m][n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// Which of a fragment's four elements dropout keeps, as bits. Four queries share a call of the generator;
+// each lane makes one call and lanes exchange words. Rows are queries row .. row + 15, columns keys column ..
+// column + 7:
+template <class T>
+__device__ __forceinline__ uint32_t kept_by_query(const Scores<T>& scores, int64_t head, int row,
+                                                  int column) {
+  // Lanes with the same keys and rows 4 a .. 4 a + 3 make the calls for two keys and two quads of rows ..
+  const int lane = lane_id(), mine = lane / 4 % 4;
+  uint32_t w[4];
+  scores.words(head, column + lane % 4 * 2 + mine % 2, row / 4 + mine / 2 * 2 + lane / 16, w);
+  // .. and transpose: lane `mine` gets word `mine` of all four.
+  const bool odd = mine % 2 != 0, high = mine >= 2;
+  const uint32_t s0 = shuffle_xor(odd ? w[0] : w[1], 4), s1 = shuffle_xor(odd ? w[2] : w[3], 4);
+  if (odd)
+    w[0] = s0, w[2] = s1;
+  else
+    w[1] = s0, w[3] = s1;
+  const uint32_t s2 = shuffle_xor(high ? w[0] : w[2], 8), s3 = shuffle_xor(high ? w[1] : w[3], 8);
+  if (high)
+    w[0] = s2, w[1] = s3;
+  else
+    w[2] = s2, w[3] = s3;
+  uint32_t bits = 0;
+  FASTDL_UNROLL
+  for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(w[k])) << k;
+  return bits;
+}
+// Rows are keys row .. row + 15, columns queries column .. column + 7:
+template <class T>
+__device__ __forceinline__ uint32_t kept_by_key(const Scores<T>& scores, int64_t head, int row, int column) {
+  // Two lanes share four queries of keys g and g + 8: the even one calls for the first.
+  const int lane = lane_id();
+  const bool odd = lane % 2 != 0;
+  uint32_t w[4];
+  scores.words(head, row + lane / 4 + (odd ? 8 : 0), column / 4 + lane / 2 % 2, w);
+  const uint32_t s0 = shuffle_xor(odd ? w[0] : w[2], 1), s1 = shuffle_xor(odd ? w[1] : w[3], 1);
+  const uint32_t mine[4] = {odd ? s0 : w[0], odd ? s1 : w[1], odd ? w[2] : s0, odd ? w[3] : s1};
+  uint32_t bits = 0;
+  FASTDL_UNROLL
+  for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(mine[k])) << k;
+  return bits;
+}
+
+struct OwnPlace {
+  int own;
+  int64_t mask;
+};
+
+// Hides and masks scores of own rows from `own` and of the other side from `other`. place(row) gives an own
+// row's query or key and its mask's offset.
+template <bool kOwnKeys, class T, int kM, int N, class Place>
+__device__ __forceinline__ void mask_scores(float (&z)[kM][N][4], const Scores<T>& scores, int other,
+                                            Place place) {
+  const bool masked = scores.masked();
+  FASTDL_UNROLL
+  for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const auto [own, mask] = place(16 * m + 8 * half + lane_id() / 4);
+    FASTDL_UNROLL
+    for (int n = 0; n < N; ++n) FASTDL_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      float& score = z[m][n][2 * half + c];
+      const int column = other + 8 * n + lane_id() % 4 * 2 + c;
+      const int i = kOwnKeys ? column : own, j = kOwnKeys ? own : column;
+      if (scores.hides(i, j))
+        score = -infinity<float>();
+      else if (masked)
+        score += scores.term(mask, i, j);
+    }
+  }
+}
+
+// Which of a warp's weights stay, four bits for each tile of eight columns. The generator is long: it is
+// called in a loop.
+template <bool kOwnKeys, class T, int N>
+__device__ __forceinline__ uint32_t kept_weights(const Scores<T>& scores, int64_t head, int row, int column) {
+  static_assert(N <= 8);
+  uint32_t bits = 0;
+  FASTDL_ROLLED
+  for (int n = 0; n < N; ++n)
+    bits |= (kOwnKeys ? kept_by_key(scores, head, row, column + 8 * n)
+                      : kept_by_query(scores, head, row, column + 8 * n))
+            << (4 * n);
+  return bits;
+}
+
+// May rows of x be stored by packs of 16 bytes?
+template <class T>
+__device__ __forceinline__ bool stores_packs(const Heads& x, int size) {
+  constexpr int kPer = int(16 / sizeof(T));
+  return size % kPer == 0 && x.row % kPer == 0 && x.head % kPer == 0 && x.batch % kPer == 0 &&
+         reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+}
+
+// A warp's rows of a result, times factor(m, half) each, by way of its own rows of a tile, from `row` on,
+// that nobody needs any more. out(r): where row r goes, null for nowhere.
+template <class T, int kD, int kM, class Factor, class Out>
+__device__ __forceinline__ void store_rows(const Tile<T, kD>& tile, int row,
+                                           const float (&result)[kM][kD / 8][4], int size, bool packs,
+                                           Factor factor, Out out) {
+  constexpr int kPer = Tile<T, kD>::kPer, kChunks = Tile<T, kD>::kChunks;
+  const int lane = lane_id();
+  sync_warp();  // the tile has been read
+  FASTDL_UNROLL
+  for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const float by = factor(m, half);
+    FASTDL_UNROLL
+    for (int n = 0; n < kD / 8; ++n) {
+      const int column = 8 * n + lane % 4 * 2;
+      T* const at = tile.chunk(row + 16 * m + 8 * half + lane / 4, column / kPer) + column % kPer;
+      *reinterpret_cast<Pack<T, 2>*>(at) =
+          Pack<T, 2>{{narrow<T>(result[m][n][2 * half] * by), narrow<T>(result[m][n][2 * half + 1] * by)}};
+    }
+  }
+  sync_warp();
+  FASTDL_ROLLED
+  for (int n = lane; n < 16 * kM * kChunks; n += 32) {
+    const int r = n / kChunks, c = n % kChunks;
+    T* const to = out(r);
+    if (to == nullptr || c * kPer >= size) continue;
+    const auto pack = *reinterpret_cast<const Pack<T, kPer>*>(tile.chunk(row + r, c));
+    if (packs) {
+      *reinterpret_cast<Pack<T, kPer>*>(to + c * kPer) = pack;
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < kPer; ++k)
+        if (c * kPer + k < size) to[c * kPer + k] = pack.v[k];
+    }
+  }
+}
+
+// The instantiations: head sizes are rounded up to 64, 128 or 256, TF32's to 64 or 128.
+template <class T, class F>
+void by_size(int size, F&& f) {
+  if (size <= 64)
+    f(std::integral_constant<int, 64>{});
+  else if (size <= 128)
+    f(std::integral_constant<int, 128>{});
+  else if constexpr (!std::is_same_v<T, float>)
+    f(std::integral_constant<int, 256>{});
+}
+// 16-row tiles of a warp.
+template <class T, int kD>
+constexpr int kRowTiles = kD * sizeof(T) <= 256 ? 2 : 1;
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,209 @@
+"""Scaled dot-product attention; see :mod:`fastdl.kernels.reference.attention`.
+
+16-bit types go through the tensor cores, float32 does where TF32 is allowed (``set_float32_matmul_precision``).
+``lse`` is float32 for 16-bit types. The gradient of a mask is summed over what was broadcast in a fixed order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import precisions
+from fastdl.kernels.cuda import device
+from fastdl.kernels.cuda.device import Array
+from fastdl.kernels.cuda.elementwise import convert
+from fastdl.kernels.cuda.reduce import sum_forward
+
+__all__ = ["attention_backward", "attention_forward"]
+
+
+def _rows(x: Array) -> Array:
+    """x itself where its last axis is contiguous and its strides are whole elements, or a copy."""
+    item = x.dtype.itemsize
+    whole = all(s % item == 0 for s in x.strides)
+    return x if whole and (x.shape[3] <= 1 or x.strides[3] == item) else device.copy(x)
+
+
+def _empty_like(runtime: Any, like: Array, size: int) -> Array:
+    """A new (B, heads, rows, size) whose axes lie in memory in the order in which those of ``like`` do."""
+    order = sorted(range(3), key=lambda axis: -like.strides[axis] if like.shape[axis] > 1 else 0)
+    if any(like.shape[axis] <= 1 or like.strides[axis] <= 0 for axis in range(3)):
+        # Axes that do not matter stay where they are.
+        free = [axis for axis in range(3) if like.shape[axis] > 1 and like.strides[axis] > 0]
+        moved = iter(sorted(free, key=lambda axis: -like.strides[axis]))
+        order = [next(moved) if axis in free else axis for axis in range(3)]
+    made = runtime.empty((*(like.shape[axis] for axis in order), size), like.dtype)
+    return made.transpose([order.index(axis) for axis in range(3)] + [3])
+
+
+def _argument(runtime: Any, x: Array | None) -> Any:
+    return None if x is None else (runtime.pointer(x), x.strides)
+
+
+class _Problem:
+    """The checked arguments that forward and backward share, as the extension takes them."""
+
+    def __init__(
+        self,
+        op: str,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        is_causal: bool,
+        scale: float,
+        p: float,
+        seed: int,
+        offset: int,
+    ) -> None:
+        self.number = device.code(op, query)
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.dtype != query.dtype:
+                raise DtypeError(f"{op}: {name} must be {query.dtype}, got {x.dtype}")
+            if x.ndim != 4:
+                raise ArgumentError(f"{op}: {name} must have 4 dimensions, got shape {x.shape}")
+        if not 0 <= p <= 1:
+            raise ArgumentError(f"{op}: p must be between 0 and 1")
+        batch, heads, queries, size = query.shape
+        _, groups, keys, value_size = value.shape
+        if (
+            key.shape != (batch, groups, keys, size)
+            or value.shape[0] != batch
+            or (heads % groups if groups else heads)
+        ):
+            raise ArgumentError(f"{op}: query is {query.shape}, key {key.shape}, value {value.shape}")
+        self.runtime = device.of(query)
+        self.query, self.key, self.value = _rows(query), _rows(key), _rows(value)
+        self.allowed = False
+        self.mask = None
+        if mask is not None:
+            self.allowed = mask.dtype == np.bool_
+            if not self.allowed and mask.dtype != query.dtype:
+                raise DtypeError(f"{op}: mask must be bool or of query's dtype, got {mask.dtype}")
+            full = (batch, heads, queries, keys)
+            if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape, full, strict=True)):
+                raise ArgumentError(f"{op}: mask {mask.shape} does not broadcast to {full}")
+            if any(s % mask.dtype.itemsize for s in mask.strides):
+                mask = device.copy(mask)
+            self.mask = (self.runtime.pointer(mask), device.strides(mask, full))
+            self.kept = mask  # alive as long as its address
+        if groups == 0:  # no heads: nothing to do, and nothing to divide by
+            groups = 1
+        tf32 = precisions.matmul != "highest"
+        self.description = self.runtime.extension.Attention(
+            batch, heads, groups, queries, keys, size, value_size, is_causal, scale, p, seed, offset, tf32
+        )
+        self.compute = device.compute_dtype(query.dtype)
+
+    def inputs(self) -> tuple[Any, Any, Any]:
+        return (
+            _argument(self.runtime, self.query),
+            _argument(self.runtime, self.key),
+            _argument(self.runtime, self.value),
+        )
+
+
+def attention_forward(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    is_causal: bool,
+    scale: float,
+    p: float,
+    seed: int,
+    offset: int,
+) -> tuple[Array, Array]:
+    a = _Problem("attention_forward", query, key, value, mask, is_causal, scale, p, seed, offset)
+    runtime, extension = a.runtime, a.runtime.extension
+    y = _empty_like(runtime, query, value.shape[3])
+    lse = runtime.empty(query.shape[:3], a.compute)
+    parts = extension.attention_parts(a.number, a.description)
+    scratch = runtime.empty((parts, lse.size, value.shape[3] + 1), a.compute) if parts > 1 else None
+    extension.attention_forward(
+        a.number,
+        _argument(runtime, y),
+        runtime.pointer(lse),
+        *a.inputs(),
+        a.mask,
+        a.allowed,
+        a.description,
+        parts,
+        runtime.pointer(scratch),
+        runtime.stream(),
+    )
+    return y, lse
+
+
+def attention_backward(
+    grad_y: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    y: Array,
+    lse: Array,
+    is_causal: bool,
+    scale: float,
+    p: float,
+    seed: int,
+    offset: int,
+    need_mask: bool,
+) -> tuple[Array, Array, Array, Array | None]:
+    op = "attention_backward"
+    a = _Problem(op, query, key, value, mask, is_causal, scale, p, seed, offset)
+    runtime, extension = a.runtime, a.runtime.extension
+    if not grad_y.shape == y.shape == (*query.shape[:3], value.shape[3]):
+        raise ArgumentError(
+            f"{op}: y is {y.shape}, grad_y {grad_y.shape}, query {query.shape}, value {value.shape}"
+        )
+    device.code(op, query, grad_y, y)
+    if lse.shape != query.shape[:3]:
+        raise ArgumentError(f"{op}: lse is {lse.shape}, query {query.shape}")
+    if lse.dtype != a.compute:
+        raise DtypeError(f"{op}: lse must be {a.compute}, got {lse.dtype}")
+    if need_mask and a.allowed:
+        raise ArgumentError(f"{op}: a bool mask has no gradient")
+    grad_y, y, lse = _rows(grad_y), _rows(y), device.contiguous(lse)
+    grads = [_empty_like(runtime, x, x.shape[3]) for x in (query, key, value)]
+    batch, heads, queries = query.shape[:3]
+    padded = extension.attention_padded(queries)
+    statistics = runtime.empty((batch, heads, padded, 2), a.compute)
+    extension.attention_backward(
+        a.number,
+        *(_argument(runtime, g) for g in grads),
+        _argument(runtime, grad_y),
+        *a.inputs(),
+        a.mask,
+        a.allowed,
+        _argument(runtime, y),
+        runtime.pointer(lse),
+        runtime.pointer(statistics),
+        a.description,
+        runtime.stream(),
+    )
+    grad_mask = None
+    if need_mask and mask is not None:
+        shape = mask.shape[:3]
+        parts = extension.attention_mask_parts(a.description, *shape)
+        partial = runtime.empty((parts, *shape, key.shape[2]), a.compute)
+        extension.attention_mask_gradient(
+            a.number,
+            runtime.pointer(partial),
+            *shape,
+            parts,
+            _argument(runtime, grad_y),
+            *a.inputs(),
+            a.mask,
+            runtime.pointer(statistics),
+            a.description,
+            runtime.stream(),
+        )
+        # Parts, and keys where the mask is the same for all of them.
+        axes = (0, 4) if mask.shape[3] == 1 else (0,)
+        summed = sum_forward(partial, axes).reshape(mask.shape)
+        grad_mask = convert(summed, query.dtype) if summed.dtype != query.dtype else summed
+    return grads[0], grads[1], grads[2], grad_mask

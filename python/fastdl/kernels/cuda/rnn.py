@@ -1,0 +1,284 @@
+"""Recurrent layers; see :mod:`fastdl.kernels.reference.rnn`.
+
+Inputs of all rows meet their weights in one product before the steps, and gradients of weights and inputs are products
+over all rows after them; in between there are one or two launches for each step. Gates and cells for backward are
+planes: (D, 1, gates, N, H) and (D, 1, N, H).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import precisions
+from fastdl.kernels.cuda import device
+from fastdl.kernels.cuda.device import Array
+from fastdl.kernels.cuda.elementwise import add_forward, convert, mul_forward
+from fastdl.kernels.cuda.reduce import sum_forward
+
+__all__ = ["rnn_backward", "rnn_forward"]
+
+_GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_before": 3}
+_KEPT = {"lstm": 4, "gru": 4, "gru_before": 3}  # planes that backward needs
+_PER_DIRECTION = 5
+_NAMES = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
+
+
+class _Layer:
+    """The checked arguments that forward and backward share."""
+
+    def __init__(
+        self,
+        cell: str,
+        x: Array,
+        batch_sizes: Any,
+        h0: Array | None,
+        c0: Array | None,
+        weights: Any,
+        mask: Array | None,
+    ) -> None:
+        if cell not in _GATES:
+            raise ArgumentError(
+                f"rnn: cell must be rnn_tanh, rnn_relu, lstm, gru or gru_before, got '{cell}'"
+            )
+        if len(weights) not in (_PER_DIRECTION, 2 * _PER_DIRECTION):
+            raise ArgumentError(f"rnn: weights must be 5 for each of 1 or 2 directions, got {len(weights)}")
+        if batch_sizes.dtype != np.int64:
+            raise DtypeError(f"rnn: batch_sizes must be int64, got {batch_sizes.dtype}")
+        if batch_sizes.ndim != 1 or batch_sizes.size == 0:
+            raise ArgumentError("rnn: batch_sizes must have one entry per step and at least one")
+        sizes = batch_sizes.tolist()
+        for t, n in enumerate(sizes):
+            if n < 1 or (t and n > sizes[t - 1]):
+                raise ArgumentError(f"rnn: batch_sizes must be positive and never rise, got {n} in step {t}")
+        self.number = device.code("rnn", x, *(w for w in weights if w is not None))
+        if x.ndim != 2 or x.shape[0] != sum(sizes):
+            raise ArgumentError(
+                f"rnn: x must be (rows, input), with as many rows as batch_sizes add up to: {sum(sizes)}"
+            )
+        self.cell, self.gates, self.lstm = cell, _GATES[cell], cell == "lstm"
+        self.directions, self.batch, self.rows = len(weights) // _PER_DIRECTION, sizes[0], x.shape[0]
+        self.input = x.shape[1]
+        for d in range(self.directions):
+            self._weights(d, weights[_PER_DIRECTION * d : _PER_DIRECTION * (d + 1)])
+        self.weights: list[list[Any]] = [
+            [None if w is None else device.contiguous(w) for w in weights[_PER_DIRECTION * d :][:5]]
+            for d in range(self.directions)
+        ]
+        self.runtime = device.of(x)
+        self.compute = device.compute_dtype(x.dtype)
+        self.dtype = x.dtype
+        self.problem = self.runtime.extension.RnnProblem(
+            cell, self.input, self.hidden, self.output, self.directions, sizes
+        )
+        self.tf32 = precisions.matmul != "highest"
+        self.h0, self.c0 = self.states(h0, c0, "h0", "c0")
+        self._shape(mask, (self.directions, self.batch, self.output), "mask")
+        if mask is not None and not self.lstm:
+            raise ArgumentError("rnn: c0 and mask are the LSTM's")
+        self.mask = None if mask is None else device.contiguous(mask)
+
+    def _weights(self, d: int, own: Any) -> None:
+        w_ih, w_hh, b_ih, b_hh, w_hr = own
+        if w_ih is None or w_hh is None or w_ih.ndim != 2 or w_hh.ndim != 2:
+            raise ArgumentError("rnn: w_ih and w_hh must be matrices")
+        if d == 0:
+            self.hidden, self.output = w_hh.shape[0] // self.gates, w_hh.shape[1]
+            if self.hidden < 1 or self.output < 1:
+                raise ArgumentError("rnn: w_hh must not be empty")
+        rows = self.gates * self.hidden
+        shapes = ((rows, self.input), (rows, self.output), (rows,), (rows,), (self.output, self.hidden))
+        for name, array, shape in zip(_NAMES, own, shapes, strict=True):
+            if array is not None and array.shape != shape:
+                raise ArgumentError(f"rnn: {name} must have shape {shape}, got {array.shape}")
+        if (b_ih is None) != (b_hh is None):
+            raise ArgumentError("rnn: b_ih and b_hh must both be given, or neither")
+        projected = self.output != self.hidden
+        if (w_hr is not None) != projected or (projected and not self.lstm):
+            raise ArgumentError(
+                "rnn: w_hr must be given where an LSTM's w_hh has fewer columns than hidden units"
+            )
+
+    def _shape(self, array: Array | None, shape: tuple[int, ...], name: str) -> None:
+        if array is None:
+            return
+        if array.shape != shape:
+            raise ArgumentError(f"rnn: {name} must have shape {shape}, got {array.shape}")
+        if array.dtype != self.dtype:
+            raise DtypeError(f"rnn: {name} must be {self.dtype}, got {array.dtype}")
+
+    def states(self, h: Array | None, c: Array | None, h_name: str, c_name: str) -> tuple[Any, Any]:
+        self._shape(h, (self.directions, self.batch, self.output), h_name)
+        self._shape(c, (self.directions, self.batch, self.hidden), c_name)
+        if c is not None and not self.lstm:
+            raise ArgumentError(f"rnn: {c_name} and mask are the LSTM's")
+        return (None if h is None else device.contiguous(h)), (None if c is None else device.contiguous(c))
+
+    def empty(self, *shape: int) -> Array:
+        return self.runtime.empty(shape, self.dtype)
+
+    def wide(self) -> Array:
+        """A number for each sequence and unit, in the type computed in."""
+        return self.runtime.empty((self.batch, self.hidden), self.compute)
+
+    def addresses(self, arrays: dict[str, Array | None]) -> dict[str, int]:
+        return {name: self.runtime.pointer(array) for name, array in arrays.items() if array is not None}
+
+
+def _of(array: Array | None, d: int) -> Array | None:
+    return None if array is None else array[d]
+
+
+def _product(a: Array, b: Array) -> Array:
+    """By the array's own library; NumPy's product of bfloat16 is float32."""
+    return convert(a @ b, a.dtype)
+
+
+def rnn_forward(
+    cell: str,
+    x: Array,
+    batch_sizes: Any,
+    h0: Array | None,
+    c0: Array | None,
+    weights: Any,
+    mask: Array | None,
+    keep: bool,
+) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    a = _Layer(cell, x, batch_sizes, h0, c0, weights, mask)
+    directions, batch, rows, hidden, output = a.directions, a.batch, a.rows, a.hidden, a.output
+    x = device.contiguous(x)
+    y, h_n = a.empty(rows, directions * output), a.empty(directions, batch, output)
+    c_n = a.empty(directions, batch, hidden) if a.lstm else None
+    gates = a.empty(directions, 1, _KEPT[cell], rows, hidden) if keep and cell in _KEPT else None
+    cells = a.empty(directions, 1, rows, hidden) if keep and a.lstm else None
+    for d in range(directions):
+        w_ih, w_hh, b_ih, b_hh, w_hr = a.weights[d]
+        own_mask, own_h0 = _of(a.mask, d), _of(a.h0, d)
+        arrays = {
+            "y": y[:, d * output :],
+            "h_n": h_n[d],
+            "c_n": _of(c_n, d),
+            "gates": _of(gates, d),
+            "cells": _of(cells, d),
+            "a": _product(x, w_ih.T) if b_ih is None else add_forward(_product(x, w_ih.T), b_ih),
+            "h0": own_h0,
+            "c0": _of(a.c0, d),
+            "mask": own_mask,
+            "w_hh": w_hh,
+            "b_hh": b_hh,
+            "w_hr": w_hr,
+            "carry": a.wide() if a.lstm else None,
+            "update": a.wide() if cell == "gru_before" else None,
+            "between": a.empty(batch, hidden) if cell == "gru_before" or w_hr is not None else None,
+            "masked": None if own_mask is None else a.empty(2, batch, output),
+            "masked_h0": None if own_mask is None or own_h0 is None else mul_forward(own_h0, own_mask),
+        }
+        a.runtime.extension.rnn_forward(
+            a.number, a.problem, d == 1, a.addresses(arrays), directions * output, a.tf32, a.runtime.stream()
+        )
+    return y, h_n, c_n, gates, cells
+
+
+def rnn_backward(
+    cell: str,
+    grad_y: Array | None,
+    grad_h_n: Array | None,
+    grad_c_n: Array | None,
+    x: Array,
+    batch_sizes: Any,
+    h0: Array | None,
+    c0: Array | None,
+    weights: Any,
+    mask: Array | None,
+    y: Array,
+    gates: Any,
+    cells: Any,
+    need_x: bool,
+    need_state: bool,
+    need_weights: bool,
+) -> tuple[Array | None, Array | None, Array | None, list[Array | None] | None]:
+    a = _Layer(cell, x, batch_sizes, h0, c0, weights, mask)
+    directions, batch, rows, hidden, output = a.directions, a.batch, a.rows, a.hidden, a.output
+    grad_h_n, grad_c_n = a.states(grad_h_n, grad_c_n, "grad_h_n", "grad_c_n")
+    a._shape(y, (rows, directions * output), "y")
+    a._shape(grad_y, (rows, directions * output), "grad_y")
+    if (gates is not None) != (cell in _KEPT) or (cells is not None) != a.lstm:
+        raise ArgumentError("rnn_backward: gates and cells must be what rnn_forward returned with keep=True")
+    if gates is not None:
+        a._shape(gates, (directions, 1, _KEPT[cell], rows, hidden), "gates")
+    a._shape(cells, (directions, 1, rows, hidden), "cells")
+    x, y = device.contiguous(x), device.contiguous(y)
+    grad_y = None if grad_y is None else device.contiguous(grad_y)
+    grad_h0 = a.empty(directions, batch, output)
+    grad_c0 = a.empty(directions, batch, hidden) if need_state and a.lstm else None
+    grad_x = None
+    grad_weights: list[Array | None] = []
+    step = directions * output
+    for d in range(directions):
+        w_ih, w_hh, b_ih, _, w_hr = a.weights[d]
+        grad_a = a.empty(rows, a.gates * hidden)
+        grad_b = a.empty(rows, a.gates * hidden) if cell == "gru" else grad_a
+        cell_sum = a.wide() if a.lstm else None
+        arrays = {
+            "grad_a": grad_a,
+            "grad_b": grad_b,
+            "grad_h0": grad_h0[d],
+            "cell": cell_sum,
+            "direct": a.wide() if cell.startswith("gru") else None,
+            "sum": a.wide() if cell == "gru_before" else None,
+            "before": a.empty(rows, output) if need_weights else None,
+            "reset": a.empty(rows, hidden) if need_weights and cell == "gru_before" else None,
+            "output": a.empty(rows, output) if w_hr is not None else None,
+            "product": a.empty(rows, hidden) if need_weights and w_hr is not None else None,
+            "grad_y": None if grad_y is None else grad_y[:, d * output :],
+            "grad_h_n": _of(grad_h_n, d),
+            "grad_c_n": _of(grad_c_n, d),
+            "y": y[:, d * output :],
+            "gates": _of(gates, d),
+            "cells": _of(cells, d),
+            "h0": _of(a.h0, d),
+            "c0": _of(a.c0, d),
+            "mask": _of(a.mask, d),
+            "w_hh": device.copy(w_hh.T),
+            "w_hr": None if w_hr is None else device.copy(w_hr.T),
+        }
+        a.runtime.extension.rnn_backward(
+            a.number, a.problem, d == 1, a.addresses(arrays), step, step, a.tf32, a.runtime.stream()
+        )
+        if grad_c0 is not None:
+            device.copy_to(grad_c0[d], convert(cell_sum, a.dtype))
+        if need_x:
+            part = _product(grad_a, w_ih)
+            grad_x = part if grad_x is None else add_forward(grad_x, part)
+        if need_weights:
+            grad_weights += _weights_of(arrays, x, cell, hidden, b_ih is not None)
+    return (
+        grad_x if need_x else None,
+        grad_h0 if need_state else None,
+        grad_c0,
+        grad_weights if need_weights else None,
+    )
+
+
+def _weights_of(
+    arrays: dict[str, Array | None], x: Array, cell: str, hidden: int, bias: bool
+) -> list[Array | None]:
+    """Gradients of one direction's weights: products over all rows."""
+    grad_a: Any = arrays["grad_a"]
+    grad_b: Any = arrays["grad_b"]
+    before: Any = arrays["before"]
+    if cell == "gru_before":  # n's weights meet r h
+        grad_hh = device.of(x).empty((3 * hidden, hidden), x.dtype)
+        device.copy_to(grad_hh[: 2 * hidden], _product(grad_b[:, : 2 * hidden].T, before))
+        device.copy_to(grad_hh[2 * hidden :], _product(grad_b[:, 2 * hidden :].T, arrays["reset"]))
+    else:
+        grad_hh = _product(grad_b.T, before)
+    grad_b_ih = sum_forward(grad_a, (0,)) if bias else None
+    grad_b_hh = None
+    if bias:
+        grad_b_hh = sum_forward(grad_b, (0,)) if grad_b is not grad_a else device.copy(grad_b_ih)
+    output: Any = arrays["output"]
+    grad_hr = None if output is None else _product(output.T, arrays["product"])
+    return [_product(grad_a.T, x), grad_hh, grad_b_ih, grad_b_hh, grad_hr]
