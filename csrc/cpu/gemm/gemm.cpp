@@ -40,7 +40,7 @@ constexpr int64_t kSmallPanels = 24576;  // elements of A's panels, and of a pan
 
 // Products too small to share: A read in place, or its panels packed on the stack, B read in place where its
 // rows are contiguous. Panels are equally high: a last one of two rows would take
-// as long as one of eight. One block of k, so that the bits are those of the large case.
+// as long as one of eight.
 template <class T>
 void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta, T* c,
                     int64_t ldc, const GemmEpilogue<T>& e) {
@@ -91,9 +91,9 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
 
 template <class T>
 bool is_small(int64_t m, int64_t n, int64_t k) {
-  // Alone some 10 us; where nobody can help, as far as panels and B fit L1 and L2.
-  const int64_t limit = num_threads() == 1 || detail::in_parallel() ? 1 << 21 : 1 << 19;
-  return m * n * k <= limit && k <= tile::kMaxKC<T> && tile::kNR<T> * k <= kSmallPanels &&
+  // Alone some 5 us; where nobody can help, as far as panels and B fit L1 and L2.
+  const int64_t alone = num_threads() == 1 || detail::in_parallel() ? 1 << 21 : simd::kWidth<T> << 15;
+  return m * n * k < alone && k <= tile::kMaxKC<T> && tile::kNR<T> * k <= kSmallPanels &&
          tile::ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
 }
 

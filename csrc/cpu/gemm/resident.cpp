@@ -70,19 +70,16 @@ void for_blocks(int64_t first, int64_t last, int64_t k, int64_t depth, bool all_
 }
 
 // f(first panel, last panel, first other, last other): panels of the passing operand over threads, and, where
-// they are fewer than threads, ranges of the other's.
+// they are fewer than threads, ranges of the other's. Where what stays does not fit with all of k, each task
+// reads all of it again, so there is one per thread.
 template <class T, class F>
-void for_tasks(const Product<T>& p, int64_t panels, int64_t others, F&& f) {
+void for_tasks(const Product<T>& p, int64_t panels, int64_t others, bool all_fits, F&& f) {
   const int64_t threads = fastdl::detail::in_parallel() ? 1 : num_threads();
   const int64_t parts = panels < threads ? std::min(others, ceil_div(2 * threads, panels)) : 1;
   int64_t ranges = threads == 1 ? 1 : std::min(panels, std::max<int64_t>(4 * threads / parts, 1));
-  if (ranges > threads) ranges -= ranges % threads;
-  // Threads that take tasks in turn get neighbours: where their columns of C meet, they wait for each other's
-  // lines.
-  const int64_t tasks = ranges * parts, turns = tasks % threads == 0 ? tasks / threads : tasks;
-  share(tasks, product_microseconds<T>(p.m, p.n, p.k), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t t = turns == tasks ? i : i % threads * turns + i / threads;
+  if (ranges > threads) ranges = all_fits ? ranges - ranges % threads : threads;
+  share(ranges * parts, product_microseconds<T>(p.m, p.n, p.k), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
       const int64_t r = t / parts, s = t % parts;
       f(panels * r / ranges, panels * (r + 1) / ranges, others * s / parts, others * (s + 1) / parts);
     }
@@ -101,7 +98,7 @@ void b_stays(const Product<T>& p, int64_t depth) {
   const bool rows = p.a.col == 1, in_place = rows || (p.a.row == 1 && columns == 1);
   const int64_t panels = ceil_div(p.m, rows_of_a_tile(p.a)), height = ceil_div(p.m, panels);
   const bool all_fits = p.n * p.k * int64_t(sizeof(T)) <= kResidentBytes;
-  for_tasks<T>(p, panels, columns, [&](int64_t first, int64_t last, int64_t q0, int64_t q1) {
+  for_tasks<T>(p, panels, columns, all_fits, [&](int64_t first, int64_t last, int64_t q0, int64_t q1) {
     alignas(64) T panel[mr * kMaxKC<T>];
     for_blocks(first, last, p.k, depth, all_fits, [&](int64_t p0, int64_t p1, int64_t k0, int64_t kc) {
       for (int64_t i = p0 * height; i < std::min(p.m, p1 * height); i += height) {
@@ -115,8 +112,13 @@ void b_stays(const Product<T>& p, int64_t depth) {
         for (int64_t q = q0; q < q1; ++q) {
           const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
           const T* b = b_lies ? p.b.data + k0 * p.b.row + q * nr : packed.get() + k0 * whole + q * nr * kc;
-          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(
-              kc, source, step, b, b_lies ? p.b.row : nr, cols, p.store(i, q * nr, k0, kc));
+          Store<T> store = p.store(i, q * nr, k0, kc);
+          if (rows && all_fits && p.a.row == p.k) {  // the next panel's rows lie next: a part with each tile
+            store.next = p.a.data + (i + height) * p.k + height * (k0 + (q - q0) * kc / (q1 - q0));
+            store.next_step = height * int64_t(sizeof(T)) / (q1 - q0);
+          }
+          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, source, step, b,
+                                                                      b_lies ? p.b.row : nr, cols, store);
         }
       }
     });
@@ -136,7 +138,7 @@ void a_stays(const Product<T>& p, int64_t depth) {
   const int64_t tiles = ceil_div(p.m, height);
   const int64_t step = rows ? p.a.row : in_place ? p.a.col : mr;
   const bool all_fits = p.m * p.k * int64_t(sizeof(T)) <= kResidentBytes;
-  for_tasks<T>(p, columns, tiles, [&](int64_t first, int64_t last, int64_t t0, int64_t t1) {
+  for_tasks<T>(p, columns, tiles, all_fits, [&](int64_t first, int64_t last, int64_t t0, int64_t t1) {
     alignas(64) T panel[nr * kMaxKC<T>];
     for_blocks(first, last, p.k, depth, all_fits, [&](int64_t q0, int64_t q1, int64_t k0, int64_t kc) {
       for (int64_t q = q0; q < q1; ++q) {
@@ -182,7 +184,7 @@ bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a
   const int64_t depth = depth_for<T>(n, k);
   if (depth == 0) return false;
   // B would be packed by one thread and fetched from its cache by the others: rather a panel each.
-  if (b.row == 1 && b.col != 1 && product_microseconds<T>(m, n, k) < 200 && depth_for<T>(m, k) == depth)
+  if (b.row == 1 && b.col != 1 && depth_for<T>(m, k) == depth)
     a_stays(plain, depth);
   else
     b_stays(plain, depth);

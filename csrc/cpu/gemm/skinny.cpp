@@ -209,7 +209,10 @@ void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, T
   const int groups = (s + kAxpyRows - 1) / kAxpyRows;
   const int64_t depth =
       n <= kMostColumns * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
-  const int64_t block = std::max<int64_t>(kSums / int64_t(sizeof(T)) / s / unit, 1) * unit;
+  // Equal blocks: a last one of a few columns would read a few lines of every row, all over the memory of y.
+  const int64_t most = std::max<int64_t>(kSums / int64_t(sizeof(T)) / s, unit);
+  const int64_t blocks = std::max<int64_t>((n + most / 2) / most, 1), per_unit = blocks * unit;
+  const int64_t block = (n + per_unit - 1) / per_unit * unit;
   for (int64_t j = 0; j < n; j += block)
     for (int64_t p = 0; p < k; p += depth)
       for (int g = 0; g < groups; ++g) {

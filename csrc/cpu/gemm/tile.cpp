@@ -4,6 +4,7 @@
 // pass through a tile in L1.
 #include "cpu/gemm/tile.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "cpu/activation/functions.h"
@@ -35,26 +36,41 @@ template <class T>
     }
 }
 
+// Steps of k per turn of the loop: the loop's own instructions take places that multiply-adds want, the more
+// the shorter the vectors.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int kUnroll = 4;
+#else
+constexpr int kUnroll = 1;
+#endif
+// Sums that must be in the making at a time: two multiply-adds a cycle, each of which takes four.
+constexpr int kChains = 8;
+
 template <class T, int R, int V, Form form>
 void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, int cols,
             const Store<T>& store_to) {
   constexpr int w = kWidth<T>;
+  // Low tiles: even and odd steps by themselves.
+  constexpr int kSets = kRows > 4 && R * V < kChains ? 2 : 1;
+  constexpr int kSteps = std::max(kSets, kUnroll);
   // Rows: one pointer for each four of them, so that few registers reach all.
   constexpr int kBases = form == Form::rows ? (R + 3) / 4 : 1;
   const T* base[kBases];
 #pragma GCC unroll 4
   for (int q = 0; q < kBases; ++q) base[q] = a + 4 * q * a_step;
   const int64_t two = 2 * a_step, three = 3 * a_step;
-  const auto element = [&](int i) __attribute__((always_inline)) {
+  const auto element = [&](int i, int step) __attribute__((always_inline)) {
     if constexpr (form == Form::panel) return base[0][i];
-    const T* from = base[i / 4];
+    const T* from = base[i / 4] + step;
     return i % 4 == 0 ? from[0] : i % 4 == 1 ? from[a_step] : i % 4 == 2 ? from[two] : from[three];
   };
-  Vec<T> acc[R][V];
+  Vec<T> acc[kSets][R][V];
+#pragma GCC unroll 2
+  for (int set = 0; set < kSets; ++set)
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i)
+    for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[i][v] = Vec<T>{};
+      for (int v = 0; v < V; ++v) acc[set][i][v] = Vec<T>{};
   T* c = store_to.c;
   const int64_t ldc = store_to.ldc;
   if (!store_to.transposed)
@@ -62,7 +78,7 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     for (int i = 0; i < R; ++i)
       for (int v = 0; v < V; ++v) __builtin_prefetch(c + i * ldc + v * w, 1);
   const char* next = reinterpret_cast<const char*>(store_to.next ? store_to.next : a);
-  for (int64_t p = 0; p < k; ++p) {
+  const auto advance = [&](int step) __attribute__((always_inline)) {
     __builtin_prefetch(next, 0, 2);
     next += store_to.next_step;
     Vec<T> row[V];
@@ -71,11 +87,31 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[i][v] += element(i) * row[v];
-#pragma GCC unroll 4
-    for (int q = 0; q < kBases; ++q) base[q] += form == Form::rows ? 1 : a_step;
+      for (int v = 0; v < V; ++v) acc[step % kSets][i][v] += element(i, step) * row[v];
     b += b_step;
+    if constexpr (form == Form::panel) base[0] += a_step;
+  };
+  const auto move_on = [&](int steps) __attribute__((always_inline)) {
+    if constexpr (form == Form::rows)
+#pragma GCC unroll 4
+      for (int q = 0; q < kBases; ++q) base[q] += steps;
+  };
+  int64_t left = k;
+  for (; left >= kSteps; left -= kSteps) {
+#pragma GCC unroll 4
+    for (int step = 0; step < kSteps; ++step) advance(step);
+    move_on(kSteps);
   }
+  if constexpr (kSteps > 1)
+    for (; left > 0; --left) {
+      advance(0);
+      move_on(1);
+    }
+  if constexpr (kSets > 1)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[0][i][v] += acc[kSets - 1][i][v];
   // Masked stores are as cheap as whole ones, where there are any; else partial tiles leave through memory.
   constexpr bool masked = kBytes == 64;
   const int lanes = cols - (V - 1) * w;
@@ -95,18 +131,18 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) put(i, v, acc[i][v]);
+      for (int v = 0; v < V; ++v) put(i, v, acc[0][i][v]);
   } else if (plain && store_to.beta == T(1)) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) put(i, v, get(i, v) + acc[i][v]);
+      for (int v = 0; v < V; ++v) put(i, v, get(i, v) + acc[0][i][v]);
   } else {
     alignas(64) T spill[R * V * w];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store<T>(spill + (i * V + v) * w, acc[i][v]);
+      for (int v = 0; v < V; ++v) store<T>(spill + (i * V + v) * w, acc[0][i][v]);
     if (store_to.transposed)
       finish_transposed<T>(spill, V * w, R, cols, store_to);
     else

@@ -74,7 +74,7 @@ class Pool {
  public:
   void run(int64_t count, detail::Task task, void* context, bool worth_waking, int threads) {
     std::unique_lock<std::mutex> lock(launch_, std::try_to_lock);
-    if (!lock.owns_lock() || (!worth_waking && spinning_.load(std::memory_order_relaxed) == 0)) {
+    if (!lock.owns_lock() || (!worth_waking && sleeping_.load(std::memory_order_relaxed) >= started())) {
       if (lock.owns_lock()) lock.unlock();
       run_inline(count, task, context);
       return;
@@ -171,18 +171,13 @@ class Pool {
 
   uint32_t wait_for_epoch(uint32_t seen) {
     using clock = std::chrono::steady_clock;
-    spinning_.fetch_add(1, std::memory_order_relaxed);
     const auto deadline = clock::now() + std::chrono::microseconds(200);
     for (int i = 1;; ++i) {
       const uint32_t epoch = epoch_.load(std::memory_order_acquire);
-      if (epoch != seen) {
-        spinning_.fetch_sub(1, std::memory_order_relaxed);
-        return epoch;
-      }
+      if (epoch != seen) return epoch;
       pause();
       if (i % 64 == 0 && clock::now() > deadline) break;
     }
-    spinning_.fetch_sub(1, std::memory_order_relaxed);
     sleeping_.fetch_add(1, std::memory_order_seq_cst);
     epoch_.wait(seen, std::memory_order_seq_cst);
     sleeping_.fetch_sub(1, std::memory_order_relaxed);
@@ -201,7 +196,7 @@ class Pool {
   std::unique_ptr<Share[]> shares_;
   alignas(64) std::atomic<uint64_t> state_{0};
   alignas(64) std::atomic<uint32_t> epoch_{0};
-  std::atomic<int> sleeping_{0}, spinning_{0}, started_{0};
+  std::atomic<int> sleeping_{0}, started_{0};
 };
 
 // Leaked on purpose: workers may outlive static destruction, and after fork the parent's pool cannot be
