@@ -41,6 +41,14 @@ struct Statistics {
 // each_block(begin, count) runs while that part of the row is in L1.
 template <class T, class F>
 Statistics<T> row_statistics(const T* x, int64_t n, F each_block) {
+  if (n <= kWidth<T>) {  // one vector
+    const Vec<T> v = load_n(x, int(n)), least = broadcast<T>(-kInfinity<T>);
+    const T top = reduce_max<T>(max(keep_first<T>(v, int(n), -kInfinity<T>), least));  // passes over NaN
+    const T shift = top == -kInfinity<T> ? T(0) : top;
+    const T total = reduce_add<T>(keep_first<T>(exp_bounded<T>(v - shift), int(n), T(0)));
+    each_block(0, n);
+    return {top, log<T>(broadcast<T>(total))[0]};
+  }
   T maximum = -kInfinity<T>;
   double sum = 0;
   for (int64_t begin = 0; begin < n; begin += kRowBlock) {

@@ -80,6 +80,13 @@ void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int6
     for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, &value, sizeof(T));
     return;
   }
+  if (from_stride == -int64_t(sizeof(T)) && to_stride == int64_t(sizeof(T))) {  // flipped: vectors
+    typedef T Element __attribute__((aligned(1), may_alias));
+    auto* __restrict y = reinterpret_cast<Element*>(to);
+    const auto* __restrict x = reinterpret_cast<const Element*>(from);
+    for (int64_t i = 0; i < count; ++i) y[i] = x[-i];
+    return;
+  }
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
 }
 

@@ -94,12 +94,14 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
           char* from = here[i] + done * step[i];
           const bool in_place = step[i] == bytes && (rows == 1 || next == n * bytes);
           operands[i] = in_place ? from : blocks[i];
-          if (!in_place && i >= elements.outputs)
-            for (int64_t r = 0; r < rows; ++r)
-              if (step[i] == 0)
-                repeat(blocks[i] + r * n * bytes, from + r * next, count, bytes);
-              else
-                copy(blocks[i] + r * n * bytes, bytes, from + r * next, step[i], count, bytes);
+          if (in_place || i < elements.outputs) continue;
+          for (int64_t r = 0; r < rows; ++r) {
+            char* to = blocks[i] + r * n * bytes;
+            if (step[i] == 0)
+              repeat(to, from + r * next, count, bytes);
+            else
+              copy(to, bytes, from + r * next, step[i], count, bytes);
+          }
         }
         run(f, rows * count, operands, 1, loop.stride[1]);
         for (int i = 0; i < elements.outputs; ++i)
