@@ -53,6 +53,24 @@ def _expression(lib: Library) -> Any:
     return lambda x, y: (x * y + x) / (y + 1.0) - 0.5 * x**2
 
 
+def _integers(name: str, n: int) -> Any:
+    def function(lib: Library) -> Any:
+        x, y = [lib.module.from_numpy(np.random.default_rng(seed).integers(0, 100, n)) for seed in (1, 2)]
+        return lambda _: getattr(lib.module, name)(x, y)
+
+    return function
+
+
+def _converted(source: str, target: str) -> Any:
+    def function(lib: Library) -> Any:
+        x = lib.module.from_numpy(np.random.default_rng(1).integers(0, 3, 1_000_000)).to(
+            getattr(lib.module, source)
+        )
+        return lambda _: x.to(getattr(lib.module, target))
+
+    return function
+
+
 def _small(name: str, function: Any, operands: int) -> list[Case]:
     arrays = _positive(*[(16, 16)] * operands)
     return [
@@ -83,10 +101,21 @@ CASES: list[Case] = [
     *_broadcast("row 12000x1000 + 1000", (12000, 1000), (1000,)),
     *_broadcast("row 400000x10 + 10", (400_000, 10), (10,)),
     *_broadcast("column 12000x1000 + 12000x1", (12000, 1000), (12000, 1)),
+    *_broadcast("column 400000x10 + 400000x1", (400_000, 10), (400_000, 1)),
+    *_broadcast("column 64x512 + 64x1", (64, 512), (64, 1)),
     *_broadcast("channels 32x64x56x56 + 64x1x1", (32, 64, 56, 56), (64, 1, 1)),
     forward_backward(
         "expression of six operations, 1M", _expression, _positive((1_000_000,), (1_000_000,)), target=1.3
     ),
+    *[
+        forward(f"{name} of int64 {n}", _integers(name, n), _positive((1,)), target=1.0)
+        for name in ("add", "eq")
+        for n in (1000, 1_000_000)
+    ],
+    *[
+        forward(f"{source} to {target} 1M", _converted(source, target), _positive((1,)), target=1.0)
+        for source, target in (("float32", "float64"), ("int64", "float32"), ("float32", "bool"))
+    ],
     *_small("x + y", lambda lib: lambda x, y: x + y, 2),
     *_small("x * y", lambda lib: lambda x, y: x * y, 2),
     *_small("x * 2", lambda lib: lambda x: x * 2.0, 1),

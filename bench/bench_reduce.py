@@ -49,6 +49,23 @@ def _gradient(name: str, dim: Any, shape: tuple[int, ...], target: float = 1.0) 
     return forward_backward(f"{name} {size}, dim {dim}", function, _numbers(*shape), target=target)
 
 
+def _of_bools(name: str, dim: int) -> Case:
+    def function(lib: Any) -> Any:
+        return lambda x: getattr(x > 0, name)(dim)
+
+    return forward(f"{name} of x > 0, 400000x10, dim {dim}", function, _numbers(400_000, 10), target=1.0)
+
+
+def _best(rows: int, n: int, k: int) -> Case:
+    return forward(
+        f"topk {k} of {rows}x{n}",
+        lambda lib: lambda x: lib.module.topk(x, k),
+        _numbers(rows, n),
+        bytes=4.0 * rows * n,
+        target=1.0,
+    )
+
+
 CASES: list[Case] = [
     *[_over("sum", dim) for dim in (None, 0, 1, 2, (0, 2), (0, 1))],
     *[_over(name, dim) for name in ("mean", "amax") for dim in (None, 1, 2)],
@@ -58,6 +75,12 @@ CASES: list[Case] = [
     _over("norm", None),
     *[_rows("sum", 11_520_000 // n, n, dim) for n in (3, 10, 64, 200) for dim in (0, 1)],
     *[_rows("amax", 11_520_000 // n, n, 1) for n in (10, 64)],
+    *[_rows("sum", 4_000_000 // n, n, 1) for n in (16, 33)],  # in the last-level cache
+    *[_rows(name, 400_000, 10, 1) for name in ("argmax", "logsumexp", "cumsum")],
+    *[_rows(name, 4000, 1000, 1) for name in ("logsumexp", "cumsum")],
+    *[_of_bools(name, dim) for name in ("sum", "any", "all") for dim in (0, 1)],
+    *[_rows("sort", 4096, 768, 1), _rows("sort", 1, 1_000_000, 1)],
+    *[_best(rows, n, k) for rows, n, k in ((64, 50257, 50), (512, 100, 5))],
     forward(
         "sum 32x64x56x56, dim 0, 2, 3",
         lambda lib: lambda x: x.sum((0, 2, 3)),

@@ -34,6 +34,8 @@ def train(name, **options):
         return loss
     for _ in range(3 if name == "LBFGS" else 20): o.step(closure)
     return [*ps, len(o.state_dict()["state"])]
+def fill(module):
+    for i, p in enumerate(module.parameters()): p.data.copy_(reals(*p.shape, seed=i) * 0.3)
 nan = float("nan"); gap = L.tensor([[1.0, nan, 3.0], [nan, 5.0, 4.0]])
 """
 
@@ -69,6 +71,28 @@ TABLES = {
         L.zeros(size=(2, 3)), L.randint(1, size=(2,)), L.randint(low=1, high=2, size=(3,)), L.rand(size=(2,)).shape
         reals(2).sum(axes=0)
     """,
+    "softmax over many classes": """
+        m = L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 9], div_value=2.0, head_bias=True).double(); fill(m); x = leaf(6, 8); out, loss = m(x, L.tensor([0, 2, 5, 12, 19, 3])); grads(out, x, *m.parameters())
+        m = L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 9], div_value=2.0).double(); fill(m); [m.log_prob(reals(30, 8)), m.predict(reals(30, 8) * 3), *m(reals(8), L.tensor(4)), list(m.state_dict())]
+        L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 20])
+        L.nn.AdaptiveLogSoftmaxWithLoss(8, 20, [3, 9]).double()(reals(2, 8), L.tensor([0, 20]))
+        m = L.nn.LinearCrossEntropyLoss(8, 5, bias=True, label_smoothing=0.1).double(); fill(m); x = leaf(3, 8); grads(m(x, L.tensor([0, 4, -100])), x, *m.parameters())
+        m = L.nn.LinearCrossEntropyLoss(8, 5, out_features=(2,), reduction="none").double(); fill(m); [m(reals(3, 8), L.tensor([[0, 1], [4, 2], [3, 3]])), list(m.state_dict())]
+        x = reals(2, 3); [x.mH, x.real, x.conj(), L.real(x), L.resolve_conj(x)]
+    """,
+    "lists as keywords": """
+        reals(2, 3, 4).permute(dims=(2, 0, 1)), L.permute(reals(2, 3), dims=(1, 0)), L.flip(reals(2, 3), dims=[0, -1]), reals(2, 3).flip(dims=(0,))
+        L.tile(reals(2, 3), dims=(2,)), reals(2, 3).tile(dims=(2, 1)), reals(2, 3).repeat(repeats=(1, 2))
+        reals(2, 3).view(size=(6,)), reals(2, 3).reshape(shape=(3, 2)), L.reshape(reals(2, 3), shape=(6,)), reals(2, 1).expand(size=(2, 3)), L.broadcast_to(reals(3), size=(2, 3))
+        L.arange(end=3), L.arange(-0.9, 2.1, 2.0, dtype=L.int64), L.arange(0.0, -8.1, -4.0, dtype=L.int64), L.linspace(4.3, -3, 5, dtype=L.int64)
+    """,
+    "numbers as rows": """
+        L.tensor(2.0).index_add(0, L.tensor([0]), L.tensor(3.0), alpha=2), L.tensor(2.0).index_copy(0, L.tensor([0]), L.tensor(3.0))
+        L.tensor(2.0).index_fill(0, L.tensor([0]), 5.0), L.tensor(2.0).index_fill(0, L.tensor([0]), L.tensor(4.0))
+        L.tensor(2.0).scatter(0, L.tensor(0), L.tensor(3.0)), L.tensor(2.0).scatter(0, L.tensor(0), 1.5), L.tensor(2.0).scatter_add(0, L.tensor([0]), L.tensor([3.0]))
+        L.tensor(2.0).scatter_reduce(0, L.tensor(0), L.tensor(3.0), "sum"), L.tensor(3).unfold(0, 1, 1)
+        x, y = leaf(), leaf(seed=1); grads(x.scatter_add(0, L.tensor(0), y), x, y)
+    """,
     "special": """
         [f(reals(7) * 2) for f in (L.exp2, L.erfc, L.lgamma, L.digamma, L.sinc, L.deg2rad, L.rad2deg, L.i0)]
         L.erfinv(L.tensor([-1.0, -0.99, -0.3, 0.0, 1e-6, 0.7, 1.0, 1.5], dtype=L.float64))
@@ -94,6 +118,18 @@ TABLES = {
         L.quantile(reals(3, 5), L.tensor([0.1, 0.5, 1.0], dtype=L.float64), dim=1, keepdim=True), gap.nanquantile(0.4, 1)
         gap.quantile(0.5, 0)
         x = leaf(3, 4); grads(x.quantile(0.3, 1), x)
+        x, q = leaf(3, 4), L.tensor([0.1, 0.5, 1.0], dtype=L.float64, requires_grad=True); grads(x.quantile(q, 1), x, q)
+        q = L.tensor([0.0, 1 / 3, 1.0], dtype=L.float64, requires_grad=True); grads(reals(4).quantile(q), q)
+        L.histogram(reals(20), 4), L.histogram(reals(20), L.tensor([-1.0, 0.0, 2.0], dtype=L.float64)), L.histogram(reals(9), 3, range=(-1, 1), weight=reals(9, seed=1), density=True)
+        L.gradient(reals(4, 5)), L.gradient(reals(5), spacing=0.5, edge_order=2), L.gradient(reals(4, 3), dim=1, spacing=2.0)
+        L.gradient(reals(4), spacing=(L.tensor([0.0, 1.0, 1.5, 4.0], dtype=L.float64),)), L.gradient(reals(4), spacing=[L.tensor([0.0, 1.0, 1.5, 4.0], dtype=L.float64)], edge_order=2)
+        x = leaf(4, 3); grads(L.gradient(x, dim=0, edge_order=2)[0], x)
+        x, w = leaf(2, 4), L.tensor([0.5, 1, 2, 1], dtype=L.float64, requires_grad=True); grads(L.cov(x, aweights=w), x, w)
+        reals(3).diff(n=0, prepend=reals(1)), L.tensor([-math.inf, -math.inf, 1.0]).logcumsumexp(0)
+        x = leaf(2, 3); grads(x.scatter_reduce(1, L.tensor([[0, 0], [1, 2]]), L.tensor([[0.0, 2.0], [0.0, 0.0]], dtype=L.float64), "prod"), x)
+        x = L.tensor([0.0, 2.0, 3.0, 0.0], requires_grad=True); grads(L.ones(2).scatter_reduce(0, L.tensor([0, 0, 1, 1]), x, "prod"), x)
+        x = L.tensor([0.0, 2.0, 3.0, 0.0], requires_grad=True); grads(L.ones(2).scatter_reduce(0, L.tensor([0, 0, 0, 0]), x, "prod", include_self=False), x)
+        L.take_along_dim(reals(3, 4), L.tensor([[-1, 0]]), 1)
         [tuple(ints(4, 3).mode(d)) for d in (0, 1)]
         [tuple(x) for x in (ints(4, 3).cummax(0), ints(4, 3).cummin(1), gap.cummax(1), gap.cummin(0))]
         x = leaf(3, 4); grads(x.cummax(1)[0] + x.cummin(0)[0], x)
@@ -102,6 +138,11 @@ TABLES = {
         L.trapezoid(reals(3, 4)), L.trapezoid(reals(4), dx=0.5), L.cumulative_trapezoid(reals(3, 4), reals(4, seed=1))
         L.cov(reals(3, 6)), L.cov(reals(6)), L.corrcoef(reals(3, 6)), L.cov(reals(2, 3), correction=0)
         L.cov(reals(2, 4), fweights=L.tensor([1, 2, 1, 3]), aweights=L.tensor([0.5, 1, 2, 1], dtype=L.float64))
+        L.cov(reals(2, 2), fweights=L.tensor([1.5, 1.0]))
+        L.cov(reals(2, 2), fweights=L.tensor([-1, 2]))
+        L.cov(reals(2, 2), aweights=L.tensor([1.0, -2.0]))
+        L.tensor(3.0).unfold(0, 1, 1), L.linspace(0, 1, 3.0)
+        [getattr(L.tensor(1.5), name)(memory_format=L.preserve_format) for name in ("double", "float", "long", "bool", "byte")]
         L.histc(reals(50), bins=7), L.histc(reals(50), 4, -1, 1)
         L.unique_consecutive(L.tensor([1, 1, 2, 1]), return_inverse=True, return_counts=True)
         L.unique_consecutive(L.tensor([[1, 1], [1, 1], [2, 1]]), dim=0), L.unique(L.tensor(3), return_inverse=True)
@@ -117,6 +158,11 @@ TABLES = {
         L.combinations(ints(3), with_replacement=True), L.vander(reals(3), 2, increasing=True)
         L.cdist(reals(4, 3), reals(5, 3, seed=1)), F.pdist(reals(4, 3), 1.0)
         x, y = leaf(3, 2), leaf(4, 2, seed=1); grads(L.cdist(x, y, 3.0), x, y)
+        x, y, c = leaf(2, 3, 4), leaf(2, 4, 5, seed=1), leaf(5, seed=2); grads(L.addbmm(c, x, y, beta=2, alpha=0.5), x, y, c)
+        L.tensordot(reals(1, 3, 1), reals(2, 3, 4), dims=([0, 1], [0, 1])), L.linalg.vecdot(reals(3, 4), reals(4)), L.linalg.vander(reals(3), N=2)
+        x, y = leaf(5, 2, 0), leaf(0, 3); grads(x @ y, x, y)
+        x, w, b = leaf(4, 3), leaf(5, 3, seed=1), leaf(5, seed=2); grads(F.linear_cross_entropy(x, w, L.tensor([0, 4, 2, -100]), linear_bias=b, label_smoothing=0.1), x, w, b)
+        F.linear_cross_entropy(reals(2, 3), reals(4, 2, 3), L.tensor([[0, 3], [1, 2]]), reduction="none")
     """,
     "linear algebra": """
         a = square(3); grads(L.linalg.inv(a), a)
@@ -130,6 +176,13 @@ TABLES = {
         a = leaf(4, 3); u, s, v = L.linalg.svd(a, full_matrices=False); grads((u * s) @ v * s, a)
         a = leaf(4, 3); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
         a = leaf(4, 3); grads(L.linalg.pinv(a), a)
+        a = leaf(3, 5); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
+        a = leaf(4, 3); u, s, v = L.linalg.svd(a); grads((u[:, :3] * s) @ v * s, a)
+        a = square(4); grads(L.linalg.pinv(a, hermitian=True), a)
+        a = reals(4, 3); L.linalg.pinv(a, rtol=0.5), L.linalg.pinv(a, atol=1.0), L.pinverse(a, 0.4)
+        a = reals(4, 3); L.linalg.matrix_rank(a, atol=1.0), L.linalg.matrix_rank(a, 1.5), L.linalg.matrix_rank(a, rtol=0.9), L.linalg.matrix_rank(a @ a.T, hermitian=True)
+        [tuple(L.linalg.lstsq(reals(5, 2), reals(5, 3, seed=1), driver=d)) for d in ("gels", "gelsy", "gelsd")]
+        a = square(6).detach().reshape(2, 3, 6); L.linalg.tensorinv(a), L.linalg.tensorsolve(a, reals(2, 3)), L.norm(a[0], "nuc"), L.norm(a, "nuc", dim=(0, 2))
         [L.linalg.matrix_norm(reals(2, 3, 4), o) for o in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf)]
         L.linalg.norm(reals(3, 4)), L.linalg.norm(reals(3), 1), L.linalg.norm(reals(3, 4), "nuc"), L.linalg.norm(reals(3, 4), 2, 1)
         L.linalg.matrix_power(reals(3, 3), 5), L.linalg.matrix_power(square(3).detach(), -2), L.linalg.matrix_power(reals(2, 2), 0)
@@ -196,6 +249,12 @@ TABLES = {
         train("ASGD", maximize=True)
         train("Rprop", lr=0.1, etas=(0.4, 1.3), step_sizes=(1e-3, 1))
         train("Rprop", maximize=True)
+        train("Adafactor")
+        train("Adafactor", lr=0.5, beta2_decay=-0.3, eps=(1e-2, 0.1), d=1.5, weight_decay=0.1, maximize=True)
+        L.optim.Adafactor([leaf(1)], d=0.5)
+        L.optim.Adafactor([leaf(1)], eps=(None, -1.0))
+        L.optim.Muon([leaf(3)])
+        L.optim.Muon([leaf(2, 2)], adjust_lr_fn="arbitrary")
         train("LBFGS", lr=0.5, max_iter=5)
         train("LBFGS", history_size=2, max_iter=4, max_eval=6)
         train("LBFGS", line_search_fn="strong_wolfe", max_iter=4)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import emulation
 import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
@@ -70,6 +71,14 @@ GEOMETRIES = {
     "1d causal": ((2, 4, 31), (4, 4, 3), (1,), (4, 0), (2,), 1),
     "1d depthwise": ((2, 7, 65), (7, 1, 4), (1,), (3, 0), (1,), 7),
     "1d stride": ((2, 1, 400), (8, 1, 25), (10,), (0,), (1,), 1),
+    "bands 1d": ((2, 40, 3001), (17, 40, 5), (1,), (2,), (1,), 1),
+    "bands 1d stride": ((1, 33, 4000), (9, 33, 4), (3,), (1, 7), (2,), 1),
+    "bands 1d few outputs": ((1, 8, 20011), (3, 8, 2), (5,), (0,), (1,), 1),
+    "bands 1d groups padding": ((1, 48, 2500), (6, 24, 1), (1,), (400,), (1,), 2),
+    "bands 2d": ((2, 40, 50, 45), (18, 40, 3, 4), (1, 1), (2, 1), (2, 1), 1),
+    "bands 2d stride": ((1, 48, 50, 45), (9, 48, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "bands 2d stride beyond kernel": ((1, 50, 49, 47), (7, 50, 2, 2), (3, 3), (0, 1), (1, 1), 1),
+    "bands 3d": ((1, 24, 18, 13, 15), (10, 24, 3, 2, 3), (1, 2, 1), (2, 1, 0), (1, 1, 2), 1),
     "3d": ((2, 3, 6, 7, 8), (5, 3, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
     "3d all": ((1, 4, 9, 8, 11), (6, 2, 3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 2), 2),
     "3d 3x3x3": ((2, 16, 4, 9, 8), (18, 16, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
@@ -77,6 +86,7 @@ GEOMETRIES = {
     "3d depthwise": ((1, 4, 5, 6, 7), (4, 1, 3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), 4),
     "3d 1x1": ((2, 5, 3, 4, 5), (6, 5, 1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
 }
+# "bands": planes of more than the 256 kB that the direct algorithm takes at a time.
 # Winograd's transforms magnify rounding: they add terms up to about 10 times the result. See the file's head.
 FACTORS = {"winograd": 128.0, "as_3x3": 128.0}
 
@@ -404,6 +414,120 @@ def test_the_binding_checks_the_other_arrays(backend):
         backend.conv_transpose_backward(x[:, :, 3:], y, w, stride, padding, dilation, groups)
     with pytest.raises(ValueError, match=r"must be one of auto, .*im2col, got 'fft'"):
         backend.set_conv_algorithm("fft")
+
+
+# ------------------------------------------------------------------------------------------ CUDA, under emulation
+
+emulated = pytest.mark.skipif(
+    not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
+)
+
+
+def cuda_algorithms(geometry):
+    """The algorithms that do this on CUDA (fastdl/kernels/cuda/conv.py)."""
+    _, weight, stride, padding, _, _ = GEOMETRIES[geometry]
+    names = ["direct", "im2col"]
+    if set(weight[2:]) == set(stride) == {1} and not any(padding):
+        names.append("pointwise")
+    if weight[1] == 1:
+        names.append("depthwise")
+    return names
+
+
+def tf32(x):
+    """Rounded to TF32's 10 bits, ties away from zero."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32)
+
+
+@emulated
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_every_cuda_algorithm_matches_the_reference(geometry, dtype):
+    for name in [*cuda_algorithms(geometry), "auto"]:
+        with fastdl.conv_algorithm(name):
+            check(emulation.backend(), geometry, dtype)
+
+
+@emulated
+@pytest.mark.parametrize(
+    "geometry", ["1x1 wide", "3x3 some tiles", "3x3 stride", "all at once", "3d all", "stride beyond kernel"]
+)
+def test_cuda_rounds_to_tf32_once_where_that_is_allowed(geometry, monkeypatch):
+    cuda = emulation.backend()
+    x, w, b, options = problem(geometry, np.float32)
+    exact = cuda.conv_forward(x, w, b, *options)
+    g = np.random.default_rng(1).standard_normal(exact.shape).astype(np.float32)
+    monkeypatch.setattr(kernels.precisions, "convolution", "high")
+    y = cuda.conv_forward(x, w, b, *options)
+    assert np.max(np.abs(y - exact)) > 1e-5, "tensor cores were not used"
+    x_, w_, g_ = tf32(x), tf32(w), tf32(g)
+    assert_close(y, reference.conv_forward(*wide(x_, w_, b), *options), w[0].size)
+    got = cuda.conv_backward(g, x, w, *options)
+    for a, e in zip(got[:2], reference.conv_backward(*wide(g_, x_, w_), *options)[:2], strict=True):
+        assert_close(a, e, g.size // g.shape[1])
+
+
+@emulated
+def test_cuda_tall_tiles(monkeypatch):
+    """Tiles of 128 rows, which are taken where there are enough of them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 5, 106, 107)).astype(np.float32)
+    w = rng.standard_normal((130, 5, 1, 1)).astype(np.float32)
+    monkeypatch.setattr(kernels.precisions, "convolution", "high")
+    y = emulation.backend().conv_forward(x, w, None, (1, 1), (0, 0), (1, 1), 1)
+    assert_close(y, reference.conv_forward(*wide(tf32(x), tf32(w)), None, (1, 1), (0, 0), (1, 1), 1), 5)
+
+
+@emulated
+def test_cuda_long_sums_are_cut_into_parts():
+    """A weight gradient over 60,000 pixels that have a mean, in parts added in order."""
+    rng = np.random.default_rng(0)
+    cuda = emulation.backend()
+    for w_shape, groups in (((4, 3, 3, 3), 1), ((3, 1, 3, 3), 3)):
+        x = (rng.standard_normal((6, 3, 100, 100)) + 1).astype(np.float32)
+        w = rng.standard_normal(w_shape).astype(np.float32)
+        g = (rng.standard_normal((6, w_shape[0], 100, 100)) + 1).astype(np.float32)
+        arguments = ((1, 1), (1, 1), (1, 1), groups, (False, True, True))
+        want = reference.conv_backward(*wide(g, x, w), *arguments)
+        got = cuda.conv_backward(g, x, w, *arguments)
+        for a, e in zip(got[1:], want[1:], strict=True):
+            assert np.max(np.abs(a - e)) <= 2e-6 * np.max(np.abs(e))
+
+
+@emulated
+def test_cuda_takes_what_the_cpu_takes():
+    cuda = emulation.backend()
+    test_empty_batch_and_no_channels(cuda)
+    test_only_needed_gradients_are_made(cuda)
+    test_strided_and_readonly_inputs(cuda)
+    # 49 by 2 interleaved images: too many, so the gradient of x goes by columns.
+    check(cuda, ((2, 3, 60, 9), (4, 3, 49, 2), (49, 2), (2, 1), (1, 1), 1), np.float32)
+
+
+@emulated
+def test_cuda_refuses_what_does_not_fit():
+    cuda = emulation.backend()
+    x, w, b, options = problem("3x3", np.float32)
+    with pytest.raises(ValueError, match="bias must have one entry per output channel"):
+        cuda.conv_forward(x, w, b[1:], *options)
+    with pytest.raises(TypeError, match="weight must be float32"):
+        cuda.conv_forward(x, w.astype(np.float64), b, *options)
+    with pytest.raises(ValueError, match="the input's channels differ"):
+        cuda.conv_forward(x[:, 1:], w, b, *options)
+    with pytest.raises(ValueError, match="grad_y has the wrong shape"):
+        cuda.conv_backward(x[:, 1:], x, w, *options)
+    with pytest.raises(ValueError, match="grad_y has the wrong shape"):
+        cuda.conv_transpose_backward(
+            x[:, :, 3:], cuda.conv_forward(x, w, b, *options), w, *options[:3], options[3]
+        )
+    for name, reason in (
+        ("winograd", "it has no CUDA kernels; those are direct, pointwise, depthwise and im2col"),
+        ("pointwise", "1x1 kernels with stride 1"),
+        ("depthwise", "groups of one input channel"),
+    ):
+        with fastdl.conv_algorithm(name), pytest.raises(ValueError, match=reason):
+            cuda.conv_forward(x, w, b, *options)
 
 
 # -------------------------------------------------------------------------------- operations, against torch

@@ -181,6 +181,7 @@ MISTAKES = [
     (lambda x: x.expand(4, 3), RuntimeError, "axis 0 has extent 2, only 1 can be repeated"),
     (lambda x: x.expand(3), RuntimeError, "fewer axes"),
     (lambda x: x.narrow(0, 1, 2), RuntimeError, r"narrow: start \(1\) \+ length \(2\) exceeds dim 0"),
+    (lambda x: x.narrow(0, 0.5, 1), TypeError, "cannot be interpreted as an integer"),
     (lambda x: x.select(0, 2), IndexError, "select: index 2 is out of range for dim 0"),
     (lambda x: x[2], IndexError, "index: 2 is out of range for dim 0 of extent 2"),
     (lambda x: x[0, 0, 0], IndexError, "3 indices for a tensor of 2 dimensions"),

@@ -37,6 +37,8 @@ def address(array: np.ndarray) -> int:
 CLEAN = {
     "reversed": X[::-1],
     "copied_async": X[::-1],
+    "copied_or_zeros": np.where(np.arange(64) < 32, X, 0),
+    "largest": np.full(64, 33.0),
     "sum_of_blocks": 4 * X,
     "warp_sums": np.where(
         np.arange(64) % 32 == 0, X.reshape(2, 32).sum(1).repeat(32), np.repeat([1, 32], 32)
@@ -80,12 +82,14 @@ def test_memory_that_nobody_wrote_is_nan(extension, order):
 def test_a_copy_without_wait_has_not_arrived(extension, order):
     extension.set_order(*order)
     assert np.isnan(run(extension, "copied_without_wait")).any()
+    assert np.isnan(run(extension, "copied_or_zeros_without_wait")).any()
 
 
 @ORDERS
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("static_and_dynamic", "static and dynamic shared memory together are more than 48 KiB"),
         ("beyond_shared", r"shared array of 64 elements \(planted.cpp:\d+\): index 64"),
         (
             "divergent_barrier",

@@ -82,6 +82,12 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     index = np.array([3, 0, 3, 3, 5, 1])
     odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
     many = numbers(4100, dtype, 8, 0.01)
+    spots = reference.adaptive_max_pool_forward(wide(image), (2, 3))[1]
+    twice = np.random.default_rng(2).integers(0, 90, (2, 4, 6, 8))
+    filters, filters8 = numbers((6, 4, 3, 3), dtype, 12, 0.3), numbers((8, 1, 3, 3), dtype, 13)
+    wide_image, wide_filters = numbers((1, 80, 5, 5), dtype, 14), numbers((80, 80, 3, 3), dtype, 15, 0.1)
+    columns = numbers((2, 18, 48), dtype, 16)
+    same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
     return [
         ("exp_forward", rows),
         ("add_forward", rows, rows[:1]),
@@ -126,6 +132,29 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("max_pool_forward", image, (3, 3), (2, 2), (1, 1), (1, 1), (3, 4), True),
         ("avg_pool_forward", image, (2, 2), (2, 2), (0, 0), (3, 4), True, None),
         ("adaptive_avg_pool_forward", image, (4, 3)),
+        ("adaptive_max_pool_forward", image, (4, 3)),
+        ("adaptive_max_pool_backward", image[:, :, :2, :3], spots, (6, 8)),
+        ("max_unpool_forward", image, twice, (9, 10)),
+        ("max_unpool_backward", image, spots, 2),
+        ("conv_forward", image, filters, bias[:6], (1, 1), (1, 0), (1, 2), 1),
+        ("conv_forward", wide_image, wide_filters, None, (1, 1), (1, 1), (1, 1), 1),
+        ("conv_forward", image, filters[:4, :2], bias[:4], (2, 1), (2, 1), (1, 1), 2),
+        ("conv_forward", image, filters[:4, :1], bias[:4], (1, 1), (1, 1), (1, 1), 4),
+        ("conv_forward", image, filters[:, :, :1, :1], None, (1, 1), (0, 0), (1, 1), 1),
+        ("conv_backward", numbers((2, 6, 6, 6), dtype, 9), image, filters, (1, 1), (1, 0), (1, 1), 1),
+        ("conv_backward", wide_image, wide_image[:, :70], wide_filters[:, :70], *same, 1),
+        ("conv_backward", numbers((2, 8, 3, 8), dtype, 10), image, filters8, (2, 1), (1, 1), (1, 1), 4),
+        ("conv_transpose_forward", image, filters[:4], bias[:4], (2, 3), (1, 0), (1, 2), (1, 1), 1),
+        ("conv_transpose_backward", numbers((2, 4, 13, 24), dtype, 11), image, filters[:4], *strided, 1),
+        ("interpolate_forward", image, (9, 5), (0.0, 0.0), "linear", False, False),
+        ("interpolate_forward", image, (4, 11), (0.0, 0.0), "cubic", False, True),
+        ("interpolate_backward", image, (4, 11), (0.0, 0.0), "cubic", True, False),
+        ("interpolate_backward", image, (13, 4), (0.0, 0.0), "linear", False, True),
+        ("pad_forward", image, [(0, 0), (0, 0), (2, 1), (3, 0)], "reflect", 0.0),
+        ("pad_backward", image, (2, 4, 4, 6), [(0, 0), (0, 0), (1, 1), (-1, 3)], "circular"),
+        ("unfold_forward", image, (3, 2), (1, 2), (1, 0), (2, 1)),
+        ("fold_forward", columns, (6, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+        ("pixel_shuffle_forward", image, 2),
     ]  # fmt: skip
 
 
@@ -244,6 +273,25 @@ def test_bad_labels_and_indices_are_raised_when_the_device_is_waited_for(cuda):
     grad = cuda.embedding_backward(x, np.array([2, 7, 0]), None, None, 4, -1, False)
     np.testing.assert_array_equal(grad, [x[2], np.zeros(5), x[0], np.zeros(5)])
     with pytest.raises(IndexError, match=r"embedding_backward: index\[1\] .* = 7 is out of range \[0, 4\)"):
+        device.raise_reports()
+
+
+def test_bad_places_are_raised_when_the_device_is_waited_for(cuda):
+    from fastdl.kernels.cuda import device
+
+    device.raise_reports()
+    x = numbers((2, 3), np.float32)
+    at = np.array([[0, 16, 4], [2, 1, 1]])
+    y = cuda.max_unpool_forward(x, at, (16,))
+    np.testing.assert_array_equal(y[:, :5], [[x[0, 0], 0, 0, 0, x[0, 2]], [0, x[1, 2], x[1, 0], 0, 0]])
+    with pytest.raises(IndexError, match=r"max_unpool: indices\[1\] .* = 16 is out of range \[0, 16\)"):
+        device.raise_reports()
+    grad = cuda.max_unpool_backward(numbers((2, 16), np.float32), at, 1)
+    assert grad[0, 1] == 0
+    with pytest.raises(IndexError, match="max_unpool_backward: indices"):
+        device.raise_reports()
+    cuda.adaptive_max_pool_backward(x, at, (16,))
+    with pytest.raises(IndexError, match="adaptive_max_pool_backward: indices"):
         device.raise_reports()
 
 

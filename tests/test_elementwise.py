@@ -258,6 +258,73 @@ def test_any_layout(level, shape):
         np.testing.assert_array_equal(target, want)
 
 
+@pytest.mark.parametrize("level", backends())
+def test_rows_beside_constants_and_strides(level):
+    """Short rows are taken several at once, long ones in blocks: every mixture of operands."""
+    kernel = load(level)
+    draw = np.random.default_rng(2).standard_normal
+    for rows, n in (
+        (1000, 1),
+        (700, 3),
+        (300, 10),
+        (65, 127),
+        (33, 129),
+        (20, 256),
+        (9, 257),
+        (5, 1000),
+        (3, 5000),
+    ):
+        x = draw((rows, n)).astype(np.float32)
+        wide = draw((rows, 2 * n)).astype(np.float32)
+        others = [x[:1], x[:, :1], wide[:, ::2], wide[:, :n], np.asfortranarray(x), x[::-1], 1.5]
+        for y in others:
+            np.testing.assert_array_equal(kernel.sub_forward(x, y), x - np.float32(y))
+            np.testing.assert_array_equal(kernel.lt_forward(x, y), x < np.float32(y))
+            out = np.empty((rows, 2 * n), np.float32)[:, ::2]
+            np.testing.assert_array_equal(kernel.add_forward(x, y, out), x + np.float32(y))
+            np.testing.assert_array_equal(
+                kernel.where_forward(x > 0, x, y), np.where(x > 0, x, np.float32(y))
+            )
+
+
+@pytest.mark.parametrize("level", backends())
+def test_integers(level):
+    kernel = load(level)
+    big = np.array([2**63 - 1, -(2**63), 2**53 + 1, -1, 0, 7, 3, 2**53], np.int64)
+    x = np.random.default_rng(3).integers(-5, 5, (3, 70))
+    for a, b in (
+        (big, big[::-1]),
+        (x, x[:, ::-1]),
+        (x, x[:1]),
+        (x, x[:, :1]),
+        (x, 3),
+        (big, 2**53 + 1),
+        (x[:, ::2], 0),
+    ):
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(kernel.add_forward(a, b), a + b)
+            np.testing.assert_array_equal(kernel.sub_forward(a, b), a - b)
+            np.testing.assert_array_equal(kernel.mul_forward(a, b), a * b)
+        for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+            short = {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt"}
+            got = getattr(kernel, short.get(name, "ge") + "_forward")(a, b)
+            np.testing.assert_array_equal(got, getattr(np, name)(a, b))
+    with pytest.raises(TypeError, match=r"div: (x|input) must be"):
+        kernel.div_forward(x, x)
+    with pytest.raises(TypeError, match="y must be an array or a number"):
+        kernel.add_forward(x, 2**64)
+
+
+def test_powers_of_negative_numbers():
+    x = np.array([-2.0, -1.5, -1.0, -0.5, 3.0, 8.0] * 8, np.float32)
+    for y in (0.0, 1.0, -1.0, 2.0, 3.0, -3.0, 5.0, 7.0, 10.0, 2.5, -0.5, 1e9, 16777217.0, -16777216.0):
+        exponents = np.full_like(x, y)
+        with np.errstate(all="ignore"):
+            want = np.power(x.astype(np.float64), exponents.astype(np.float64)).astype(np.float32)
+        for level in backends():
+            assert_close(load(level).pow_forward(x, exponents), want)
+
+
 def test_other_byte_order_is_refused_by_kernels_and_computed_by_no_one_silently():
     x = np.arange(3, dtype=">f4")
     with pytest.raises(TypeError, match="native byte order"):
@@ -656,3 +723,64 @@ def test_out():
     x.requires_grad = True
     with pytest.raises(RuntimeError, match="out=: cannot be differentiated"):
         E.add(x, 1.0, out=out)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y, out: E.clamp(x, -0.5, 0.5, out=out),
+        lambda x, y, out: E.clamp(x, y, out=out),
+        lambda x, y, out: E.addcmul(x, y, y, value=2, out=out),
+        lambda x, y, out: E.addcdiv(x, y, y, value=2, out=out),
+        lambda x, y, out: E.lerp(x, y, 0.25, out=out),
+        lambda x, y, out: E.lerp(x, y, y, out=out),
+        lambda x, y, out: E.round(x, decimals=1, out=out),
+        lambda x, y, out: E.round(x * 100, decimals=-1, out=out),
+    ],
+)
+def test_out_of_three_operands(function):
+    rng = np.random.default_rng(3)
+    x, y = (Tensor(rng.standard_normal((3, 4))) for _ in range(2))
+    want = function(x, y, None).numpy()
+    for out in (Tensor(np.zeros((3, 4))), fastdl.empty(0, dtype=fastdl.float64)):
+        version = out._version_cell()[0]
+        assert function(x, y, out) is out
+        np.testing.assert_array_equal(out.numpy(), want)
+        assert out._version_cell()[0] > version
+    with pytest.raises(ValueError, match="but out has shape"):
+        function(x, y, Tensor(np.zeros(5)))
+    assert function(x, y, x) is x  # the result over an operand
+    np.testing.assert_array_equal(x.numpy(), want)
+    with pytest.raises(RuntimeError, match="out=: cannot be differentiated"):
+        function(x.clone().requires_grad_(), y, Tensor(np.zeros((3, 4))))
+
+
+def test_in_place_division_reads_before_it_writes():
+    x = np.array([7, -7, 8, -8, 0, -1])
+    y = np.array([2, 2, -3, 3, 5, -1])
+    for mode in ("trunc", "floor", None):
+        got = Tensor(x.copy() if mode else x.astype(np.float64))
+        want = E.div(got, Tensor(y), rounding_mode=mode).numpy()
+        got.div_(Tensor(y), rounding_mode=mode)
+        np.testing.assert_array_equal(got.numpy(), want)
+    z = Tensor(np.array([1.26, -2.34]))
+    np.testing.assert_allclose(z.round_(decimals=1).numpy(), [1.3, -2.3], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["fmax", "fmin", "logaddexp", "logaddexp2", "heaviside", "gcd", "lcm", "nextafter", "isclose"]
+)
+def test_two_tensors_are_asked_for(name):
+    x = Tensor(np.array([1, 2]) if name in ("gcd", "lcm") else np.ones(2))
+    function = getattr(fastdl, name)
+    function(x, x)
+    with pytest.raises(TypeError, match="must be a Tensor, got int"):
+        function(x, 2)
+    for call in (lambda: fastdl.clamp(2, 3), lambda: fastdl.copysign(2, 3), lambda: fastdl.xlogy(2, 3)):
+        with pytest.raises(TypeError, match="input must be a Tensor, got int"):
+            call()
+    with pytest.raises(TypeError, match="gelu: expected a Tensor, got list"):
+        fastdl.nn.functional.gelu([1.0])
+    for tolerance in ({"rtol": -1.0}, {"atol": -1.0}):
+        with pytest.raises(RuntimeError, match="must not be negative"):
+            fastdl.isclose(Tensor(np.ones(2)), Tensor(np.ones(2)), **tolerance)

@@ -90,6 +90,29 @@ def test_contiguous_of_large_arrays(backend):
         np.testing.assert_array_equal(backend.contiguous(constant), constant)
 
 
+@pytest.mark.parametrize("source", ["?", "u1", "i8", "f4", "f8"])
+@pytest.mark.parametrize("target", ["?", "i8", "f4", "f8"])
+def test_convert(backend, source, target):
+    draw = np.random.default_rng(4)
+    for shape in ((), (0,), (1,), (3, 21), (64,), (100_003,)):
+        x = np.asarray(draw.standard_normal(shape) * 50).astype("f8")
+        x = (np.abs(x) if source == "u1" else x * (np.abs(x) > 10)).astype(source)
+        got = backend.convert(x, np.dtype(target))
+        np.testing.assert_array_equal(got, reference.convert(x, np.dtype(target)))
+        assert got.dtype == target
+        assert got.shape == shape
+    assert backend.convert(np.ones((4, 4), source)[:, ::2], np.dtype(target)) is None  # only C order
+    assert backend.convert(np.ones(4, source), np.dtype("i4")) is None
+
+
+def test_zeros(backend):
+    for shape, dtype in (((), "f4"), ((0, 3), "i8"), ((7, 9), "?"), ((5_000_001,), "f4"), ((33_333,), "f8")):
+        x = backend.zeros(shape, np.dtype(dtype))
+        assert x.shape == shape
+        assert x.dtype == dtype
+        assert not x.any()
+
+
 def test_contiguous_of_unaligned_elements(backend):
     fields = np.zeros(1000, "i1,f4")
     fields["f1"] = np.arange(1000)
@@ -109,6 +132,8 @@ def test_concat(any_backend, dtype):
         ((4, 3, 1), 2, (6, 1)),
         ((0, 1), 1, (2, 3)),
         ((2, 1), 1, (4,)),
+        ((1, 1101), 0, (2000, 2300)),  # larger than the caches
+        ((3000, 1, 301), 1, (2, 3)),
     ):
         parts = [rng.integers(0, 100, (*shape[:dim], n, *shape[dim + 1 :])).astype(dtype) for n in extents]
         want = reference.concat(parts, dim)

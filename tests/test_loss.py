@@ -483,6 +483,8 @@ def test_pointwise_losses_against_torch(shape, reduction):
             compare("gaussian_nll_loss", [x, t, p], [0, 1, 2], full=full, **r)
             compare("gaussian_nll_loss", [x, t, p[..., :1]], [0, 1, 2], eps=0.5, **r)
             compare("gaussian_nll_loss", [x, t, p[..., 0]], [0, 2], full=full, **r)
+            if len(shape) > 1:
+                compare("gaussian_nll_loss", [x, t, p[:1]], [0, 1, 2], full=full, **r)
     compare("soft_margin_loss", [x, signs], [0], **r)
     compare("hinge_embedding_loss", [x, signs], [0], margin=0.5, **r)
     compare("margin_ranking_loss", [x, t, signs], [0, 1], margin=0.3, **r)
@@ -824,6 +826,17 @@ def labels(*values: int) -> fastdl.Tensor:
             lambda: F.gaussian_nll_loss(t(2, 3), t(2, 3), t(3)),
             ValueError,
             r"var must have input's shape \(2, 3\)",
+        ),
+        (
+            lambda: F.gaussian_nll_loss(t(2, 3), t(2, 3), t(1, 1)),
+            ValueError,
+            r"var must have input's shape \(2, 3\), or one dimension 1",
+        ),
+        (lambda: nn.HuberLoss(delta=1j), TypeError, r"delta must be a float or int, got complex"),
+        (
+            lambda: F.cross_entropy(t(2, 3), t(2, 3), ignore_index=1),
+            RuntimeError,
+            r"ignore_index is for targets of class indices, got 1",
         ),
         (lambda: F.margin_ranking_loss(t(2), t(2, 1), t(2)), ValueError, r"as many dimensions"),
         (

@@ -548,6 +548,8 @@ def test_messages():
         (r"running_mean must have one element .* 3 channels", lambda: nn.BatchNorm1d(4, affine=False)(x)),
         (r"batch_norm: weight must have one element", lambda: F.batch_norm(x, c, c, fastdl.ones(4))),
         (r"must be given when training is False", lambda: F.batch_norm(x, None, None)),
+        (r"eps must be positive .* got 0", lambda: nn.BatchNorm1d(3, eps=0.0)(x)),
+        (r"eps must be positive .* got -1", lambda: F.batch_norm(x, c, c, eps=-1.0)),
         (r"batch_norm: input must be \(N, C, ...\), got shape \(3,\)", lambda: F.batch_norm(c, c, c)),
         (
             r"layer_norm: the last axes .* normalized_shape=\(3,\), got .* \(2, 3, 4\)",

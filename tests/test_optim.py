@@ -317,6 +317,15 @@ def test_named_parameters():
     assert opt.state_dict()["param_groups"][0]["param_names"] == ["a", "b"]
     with pytest.raises(ValueError, match="with/without names"):
         opt.add_param_group({"params": with_gradients([1.0])})
+    torch = pytest.importorskip("torch")
+    groups = []
+    for library, make in (
+        (optim, nn.Parameter),
+        (torch.optim, lambda a: torch.nn.Parameter(torch.from_numpy(a))),
+    ):
+        a, b = (make(np.ones(1, np.float32)) for _ in range(2))
+        groups.append(library.Adam([{"params": [("a", a)], "lr": 0.5}, {"params": [("b", b)]}]))
+    assert repr(groups[0]) == repr(groups[1])
 
 
 @pytest.mark.parametrize(
@@ -516,3 +525,87 @@ def test_reference_backend_trains_too():
     other = with_gradients([1.0, 2.0])
     optim.AdamW(other, lr=0.1).step()
     assert_close(params[0].detach(), other[0].detach())
+
+
+# Adafactor and Muon -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lr": 0.3, "beta2_decay": -0.5, "eps": (1e-3, 0.1), "d": 2.0, "weight_decay": 0.1, "maximize": True},
+    ],
+)
+def test_adafactor_equals_torchs(options, dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(4)
+    start = parameters(dtype, rng, [(3,), (), (17, 5), (2, 3, 4), (1, 6)])
+    ours = [nn.Parameter(a.copy()) for a in start]
+    theirs = [torch.nn.Parameter(torch.from_numpy(a.copy())) for a in start]
+    a, b = optim.Adafactor(ours, **options), torch.optim.Adafactor(theirs, **options)
+    for step in range(12):
+        if step == 6:  # over a checkpoint
+            state = a.state_dict()
+            a = optim.Adafactor(ours, **options)
+            a.load_state_dict(state)
+        for p, q in zip(ours, theirs, strict=True):
+            g = np.asarray(np.sin(3 * p.detach().numpy()) + rng.standard_normal(p.shape), dtype)
+            p.grad, q.grad = fastdl.Tensor(g), torch.from_numpy(g.copy())
+        a.step()
+        b.step()
+    tolerance = 2e-6 if dtype is np.float32 else 1e-13
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), rtol=tolerance, atol=tolerance)
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    for i, values in theirs["state"].items():
+        assert set(ours["state"][i]) == set(values)
+        for name, value in values.items():
+            np.testing.assert_allclose(ours["state"][i][name].numpy(), value.numpy(), rtol=1e-4, err_msg=name)
+
+
+def test_adafactor_leaves_empty_parameters_alone():
+    (p,) = with_gradients(np.zeros((0, 4)))
+    optim.Adafactor([p]).step()
+    assert p.shape == (0, 4)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (9, 5), (1, 4)])
+def test_muon_steps_along_the_orthogonal_factor(shape):
+    rng = np.random.default_rng(5)
+    start, g = rng.standard_normal(shape), rng.standard_normal(shape)
+    (p,) = with_gradients(start, dtype=np.float64)
+    p.grad = fastdl.Tensor(g)
+    # Coefficients of the cubic iteration, which ends at 1 and not only near it.
+    opt = optim.Muon([p], lr=0.1, ns_coefficients=(1.5, -0.5, 0.0), ns_steps=60)
+    opt.step()
+    u, _, v = np.linalg.svd(g, full_matrices=False)
+    scale = max(1, shape[0] / shape[1]) ** 0.5
+    np.testing.assert_allclose(p.detach().numpy(), start * (1 - 0.1 * 0.1) - 0.1 * scale * (u @ v), atol=1e-9)
+    buffer = opt.state_dict()["state"][0]["momentum_buffer"]
+    np.testing.assert_allclose(buffer.numpy(), 0.05 * g, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"nesterov": False, "momentum": 0.5, "adjust_lr_fn": "match_rms_adamw"}]
+)
+def test_muon_is_torchs_up_to_bfloat16(options):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(6)
+    start = rng.standard_normal((8, 5)).astype(np.float32)
+    p, q = nn.Parameter(start.copy()), torch.nn.Parameter(torch.from_numpy(start.copy()))
+    a, b = optim.Muon([p], lr=0.1, **options), torch.optim.Muon([q], lr=0.1, **options)
+    assert repr(a) == repr(b)
+    for _ in range(3):
+        g = rng.standard_normal((8, 5)).astype(np.float32)
+        p.grad, q.grad = fastdl.Tensor(g), torch.from_numpy(g.copy())
+        a.step()
+        b.step()
+    moved = q.detach().numpy() - start
+    assert np.linalg.norm(p.detach().numpy() - q.detach().numpy()) < 0.02 * np.linalg.norm(moved)
+    assert a.state_dict()["state"][0].keys() == b.state_dict()["state"][0].keys()
+    with pytest.raises(ValueError, match=r"only supports 2D parameters .* size: \(3,\)"):
+        a.add_param_group({"params": with_gradients(np.ones(3))})
+    assert len(a.param_groups) == 1

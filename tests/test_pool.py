@@ -179,10 +179,10 @@ def test_adaptive_avg_parity(level: str, case: tuple[Any, ...]) -> None:
         )
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("case", ADAPTIVE, ids=str)
 def test_adaptive_max_parity(level: str, case: tuple[Any, ...]) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(3)
     leading, size, output = case
     for dtype in DTYPES:
@@ -200,9 +200,9 @@ def test_adaptive_max_parity(level: str, case: tuple[Any, ...]) -> None:
             )
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_unpool_parity(level: str) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(4)
     for dtype, shape, output in (
         (np.float32, (2, 3, 5), (11,)),

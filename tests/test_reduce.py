@@ -524,6 +524,67 @@ def test_the_first_of_equal_extremes_in_rows_of_any_length(level, dtype, name):
                 np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_every_length(level, dtype):
+    kernel = load(level)
+    for n in [*range(1, 70), 127, 128, 129, 255, 256, 257, 1000]:
+        x = numbers((37, n), dtype)
+        for name in FOLDS:
+            for axis in (0, 1):
+                got = getattr(kernel, name + "_forward")(x, (axis,))
+                close(got, getattr(reference, name + "_forward")(x, (axis,)), x)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_counts(level):
+    kernel = load(level)
+    for shape in [*SHAPES, (3, 100_000), (100_000, 3), (600, 1100), (1, 1_000_000), *EMPTY]:
+        x = np.asarray(np.random.default_rng(1).integers(0, 3, shape) > 0)
+        for axis, keepdim in itertools.product([None, *range(len(shape))], [False, True]):
+            for view in (x, x[..., ::-1] if shape else x):
+                got = kernel.count_true(view, axis, keepdim)
+                np.testing.assert_array_equal(got, reference.count_true(view, axis, keepdim))
+                assert got.dtype == np.int64
+    ones = np.full((1000, 300), 2, np.uint8).view(np.bool_)  # any byte that is not zero counts
+    assert (kernel.count_true(ones, 0) == 1000).all()
+    assert (kernel.count_true(ones, 1) == 300).all()
+    with pytest.raises(TypeError, match="count_true: x must be bool"):
+        kernel.count_true(np.ones(3))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sorted_rows(level, dtype):
+    kernel = load(level)
+    for rows, n in (
+        (1, 1),
+        (3, 2),
+        (5, 17),
+        (4, 64),
+        (3, 255),
+        (2, 256),
+        (3, 1000),
+        (1, 70_000),
+        (2, 0),
+        (0, 4),
+    ):
+        x = numbers((rows, n), dtype)
+        ties = np.rint(x * 2)
+        ties[x > 2] = np.inf
+        ties[x < -2] = -np.inf
+        ties[np.abs(x) < 0.05] = np.nan
+        ties[(x > 0.1) & (x < 0.3)] = -0.0  # equal to the others that were rounded to 0
+        for array, descending in itertools.product((x, ties, np.zeros_like(x)), (False, True)):
+            for k in sorted({0, min(1, n), n // 10, n // 4, n}):
+                values, indices = kernel.sort_forward(array, k, descending)
+                want_values, want_indices = reference.sort_forward(array, k, descending)
+                np.testing.assert_array_equal(indices, want_indices)
+                np.testing.assert_array_equal(values, want_values)
+    with pytest.raises(ValueError, match=r"sort: k must be in \[0, n\]"):
+        kernel.sort_forward(numbers((2, 3), dtype), 4, True)
+
+
 def test_messages():
     x = Tensor(np.ones((3, 4), np.float32))
     with pytest.raises(

@@ -14,7 +14,7 @@ import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, check_gradient
+from parity import THREADS, assert_close, backends, check_gradient, load
 
 DTYPES = (np.float32, np.float64)
 
@@ -44,10 +44,10 @@ MODES = [  # mode, align_corners, antialias
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_interpolate_parity(level: str, mode: tuple[str, bool, bool]) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(0)
     for (size, output), dtype, leading in itertools.product(RESIZES, DTYPES, ((2, 3), (0, 2))):
         x = rng.standard_normal((*leading, *size)).astype(dtype)
@@ -60,9 +60,9 @@ def test_interpolate_parity(level: str, mode: tuple[str, bool, bool]) -> None:
             assert_close(backend.interpolate_backward(grad, size, scale, *mode), want, reduction=256)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nan_stays_where_it_is(level: str) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     x = np.arange(70, dtype=np.float32).reshape(1, 7, 10)
     x[0, 3, 4] = np.nan
     x[0, 6, 9] = -np.inf
@@ -91,10 +91,10 @@ PADS = [  # shape, pairs of all axes
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
 def test_pad_parity(level: str, mode: str) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(1)
     for (shape, pairs), dtype in itertools.product(PADS, DTYPES):
         x = rng.standard_normal(shape).astype(dtype)
@@ -121,10 +121,10 @@ WINDOWS = [  # shape, kernel, dilation, padding, stride
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("case", WINDOWS, ids=str)
 def test_unfold_and_fold_parity(level: str, case: tuple[Any, ...]) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(2)
     shape, *options = case
     for dtype in DTYPES:
@@ -136,9 +136,9 @@ def test_unfold_and_fold_parity(level: str, case: tuple[Any, ...]) -> None:
         assert_close(backend.fold_forward(y, shape[-2:], *options), want, reduction=16)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_shuffle_parity(level: str) -> None:
-    backend = kernels.load(level)
+    backend = load(level)
     rng = np.random.default_rng(3)
     for shape, r in (
         ((4, 2, 3), 2),
@@ -456,6 +456,11 @@ def test_torch_rearrangements() -> None:
         (lambda x: F.pad(x, (6, 0, 0, 0), "circular"), ValueError, "can pad axis 3 .* by at most 5"),
         (lambda x: F.pad(x, (1, 1, 0, 0), "reflect", 2.0), ValueError, "value goes with mode 'constant'"),
         (lambda x: F.pad(x, (-3, -3)), ValueError, "cuts off more than axis 3"),
+        (
+            lambda x: fastdl.nn.CircularPad1d(1)(x),
+            ValueError,
+            r"CircularPad1d: expected 2D or 3D input \(got 4D input\)",
+        ),
         (lambda x: F.unfold(x, 5), ValueError, "the window is larger than the padded image"),
         (
             lambda x: F.unfold(x, 0),

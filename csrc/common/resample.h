@@ -49,25 +49,25 @@ struct ResampleProblem {
 
 enum class Resampling { nearest, nearest_exact, linear, cubic, lanczos };
 
-namespace resampling {
+namespace resampling {  // constexpr: device code may call them, too
 
 template <class T>
-T cubic_near(T x, T a) {
+constexpr T cubic_near(T x, T a) {
   return ((a + 2) * x - (a + 3)) * x * x + 1;
 }
 template <class T>
-T cubic_far(T x, T a) {
+constexpr T cubic_far(T x, T a) {
   return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
 }
 template <class T>
-T sinc(T x) {
+constexpr T sinc(T x) {
   if (x == 0) return T(1);
   x *= T(3.14159265358979323846);
   return std::sin(x) / x;
 }
 // The antialiasing filters: a triangle, Keys' cubic with a = -1/2, Lanczos with three lobes.
 template <class T>
-T filter(Resampling mode, T x) {
+constexpr T filter(Resampling mode, T x) {
   x = std::abs(x);
   if (mode == Resampling::linear) return x < 1 ? 1 - x : T(0);
   if (mode == Resampling::cubic)

@@ -27,8 +27,8 @@ inline constexpr int64_t kGrain = 16384;     // elements worth about 10 us
 inline constexpr int64_t kRowBlock = 4096;   // elements of a row swept twice while in L1
 inline constexpr int64_t kColumnBlock = 16;  // classes of a column group, likewise
 
-inline int64_t grain_for(int64_t item) {
-  return std::max<int64_t>(1, kGrain / std::max<int64_t>(item, 1));
+inline int64_t grain_for(int64_t item) {  // a row has fixed costs of some 64 elements
+  return std::max<int64_t>(1, kGrain / (item + 64));
 }
 
 // ---------------------------------------------------------------- rows
@@ -47,14 +47,14 @@ Statistics<T> row_statistics(const T* x, int64_t n, F each_block) {
     const int64_t count = std::min(kRowBlock, n - begin);
     const T block = row_maximum(x + begin, count);
     if (block > maximum) {
-      sum *= std::exp(double(maximum) - double(block));
+      if (begin > 0) sum *= std::exp(double(maximum) - double(block));
       maximum = block;
     }
     const T shift = maximum == -kInfinity<T> ? T(0) : maximum;
     sum += double(row_sum<T>(count, [=](Vec<T> v) { return exp_bounded<T>(v - shift); }, x + begin));
     each_block(begin, count);
   }
-  return {maximum, T(std::log(sum))};
+  return {maximum, log<T>(broadcast<T>(T(sum)))[0]};
 }
 
 template <class T, class F>

@@ -77,7 +77,9 @@ enum class Unary {
 // out = x op y
 template <class T>
 void binary_forward(Binary op, const StridedLoop<3>& loop);
-// out = x op y ? 1 : 0, one byte each
+// The same for int64, of which there are add, sub and mul; overflow wraps around
+void integer_forward(Binary op, const StridedLoop<3>& loop);
+// out = x op y ? 1 : 0, one byte each; also for int64
 template <class T>
 void compare(Compare op, const StridedLoop<3>& loop);
 // out = f(x)

@@ -10,6 +10,9 @@ namespace fastdl {
 void copy_strided(char* to, const char* from, const int64_t* shape, const int64_t* strides, int ndim,
                   int64_t item);
 
+// Zeros in `bytes` bytes of the pool's.
+void clear(char* to, int64_t bytes);
+
 // y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other.
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
 

@@ -47,6 +47,7 @@ enum class Fold {
   sum,          // x
   sum_abs,      // |x|
   sum_product,  // x y
+  sum_exp,      // exp(x - y)
   maximum,      // NaN wins
   minimum,
   maximum_abs,
@@ -55,7 +56,6 @@ enum class Fold {
   sum_square,     // x^2
   sum_power,      // |x|^parameter
   sum_deviation,  // (x - y)^2, y double
-  sum_exp,        // exp(x - y), y double
   nonzero,        // x != 0 ? 1 : 0
   product,        // x, multiplied
 };
@@ -68,7 +68,7 @@ struct FoldOutput {
   double scale = 1;
 };
 
-// out[kept] = scale * fold over reduced. y is T for sum_product and double for sum_deviation and sum_exp.
+// out[kept] = scale * fold over reduced. y is T for sum_product and sum_exp, double for sum_deviation.
 template <class T>
 void fold(Fold op, const ReduceProblem& problem, double parameter, const FoldOutput& out);
 
@@ -77,6 +77,9 @@ void fold(Fold op, const ReduceProblem& problem, double parameter, const FoldOut
 template <class T>
 void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
                    int64_t* indices);
+
+// out[o, c] = how many of the bytes x[o, :, c] of a C-order array (outer, n, inner) are not zero.
+void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner);
 
 // y[o, i, c] = the sum of x[o, 0 .. i, c], or with from_end of x[o, i .. n - 1, c].
 template <class T>

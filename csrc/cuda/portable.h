@@ -9,8 +9,9 @@
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
 //   rounded_product(a, b)  multiply_high(a, b)
-//   atomic_add(p, v)  atomic_cas(p, expected, desired)
+//   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
+//   cp_async_16_or_zeros(shared, global, present)
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
 //   multiprocessors()  capability()  zero(pointer, bytes, stream)                   of the current device
 //
@@ -128,6 +129,9 @@ template <class T>
 __device__ __forceinline__ T atomic_add(T* at, T value) {
   return atomicAdd(at, value);
 }
+__device__ __forceinline__ int atomic_max(int* at, int value) {
+  return atomicMax(at, value);
+}
 __device__ __forceinline__ uint64_t atomic_cas(uint64_t* at, uint64_t expected, uint64_t desired) {
   return atomicCAS(reinterpret_cast<unsigned long long*>(at), expected, desired);
 }
@@ -148,6 +152,12 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 }
 __device__ __forceinline__ void cp_async_16(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+// Zeros where there is nothing to copy; `from` is an address all the same, but not read.
+__device__ __forceinline__ void cp_async_16_or_zeros(void* to, const void* from, bool present) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(present ? 16 : 0)
+               : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -454,7 +455,7 @@ def _number(value: Any) -> Any:
 
 
 def arange(
-    start: Any,
+    start: Any = 0,
     end: Any = None,
     step: Any = 1,
     *,
@@ -471,19 +472,31 @@ def arange(
     if end is None:
         start, end = 0, start
     start, end, step = _number(start), _number(end), _number(step)
+    if dtype is not None and as_dtype("arange", dtype).kind in "iu":
+        start, end, step = int(start), int(end), int(step)
     whole = all(isinstance(v, int) for v in (start, end, step))
     d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
     if step == 0:
         raise RuntimeError("arange: step must not be 0")
-    if not all(np.isfinite(v) for v in (start, end, step)):
+    if not whole and not all(np.isfinite(v) for v in (start, end, step)):
         raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
     if (end - start) * step < 0:
         raise RuntimeError(
             f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
         )
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
-    values = start + step * np.arange(count, dtype=np.int64 if whole else np.float64)
+    if whole:
+        values = np.arange(start, start + count * step, step, np.int64)
+    else:
+        values = start + step * np.arange(count, dtype=np.float64)
     return finish("arange", pooled_copy(values, d), resolve("arange", device), requires_grad)
+
+
+def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
+    """In float64; for an integer ``dtype`` between whole ends, as PyTorch has it."""
+    if dtype.kind in "iu":
+        start, end = int(start), int(end)
+    return np.linspace(start, end, steps)
 
 
 def linspace(
@@ -493,7 +506,7 @@ def linspace(
     if steps < 0:
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
-    values = np.linspace(_number(start), _number(end), int(steps))
+    values = _evenly_spaced(_number(start), _number(end), index(steps), d)
     return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
 
 
@@ -511,7 +524,7 @@ def logspace(
     if steps < 0:
         raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
-    values = np.power(float(base), np.linspace(_number(start), _number(end), int(steps)))
+    values = np.power(float(base), _evenly_spaced(_number(start), _number(end), index(steps), d))
     return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
 
 

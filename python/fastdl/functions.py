@@ -1,6 +1,6 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import placement, products, special, statistics
+from fastdl.ops import calculus, placement, products, special, statistics
 from fastdl.ops.activation import (
     celu,
     celu_,
@@ -17,6 +17,7 @@ from fastdl.ops.activation import (
     threshold,
     threshold_,
 )
+from fastdl.ops.calculus import *
 from fastdl.ops.conv import (
     conv_algorithm,
 )
@@ -156,6 +157,7 @@ from fastdl.ops.gather import (
     take_along_dim,
 )
 from fastdl.ops.linear import (
+    addbmm,
     addmm,
     addmv,
     baddbmm,
@@ -201,6 +203,8 @@ from fastdl.ops.promotion import (
 )
 from fastdl.ops.query import (
     can_cast,
+    conj,
+    conj_physical,
     finfo,
     iinfo,
     is_complex,
@@ -210,6 +214,8 @@ from fastdl.ops.query import (
     is_signed,
     is_tensor,
     numel,
+    real,
+    resolve_conj,
 )
 from fastdl.ops.reduce import (
     all,
@@ -217,7 +223,6 @@ from fastdl.ops.reduce import (
     count_nonzero,
     logsumexp,
     mean,
-    norm,
     prod,
     std,
     std_mean,
@@ -290,7 +295,7 @@ from fastdl.ops.views import (
     unsqueeze,
 )
 
-trapz = statistics.trapezoid
+trapz = calculus.trapezoid
 ger = outer
 
 __all__ = [
@@ -299,6 +304,7 @@ __all__ = [
     "acos",
     "acosh",
     "add",
+    "addbmm",
     "addcdiv",
     "addcmul",
     "addmm",
@@ -359,6 +365,8 @@ __all__ = [
     "column_stack",
     "concat",
     "concatenate",
+    "conj",
+    "conj_physical",
     "conv_algorithm",
     "cos",
     "cosh",
@@ -460,7 +468,6 @@ __all__ = [
     "neg",
     "negative",
     "nonzero",
-    "norm",
     "normal",
     "not_equal",
     "numel",
@@ -481,12 +488,14 @@ __all__ = [
     "randn_like",
     "randperm",
     "ravel",
+    "real",
     "reciprocal",
     "relu",
     "relu_",
     "remainder",
     "repeat_interleave",
     "reshape",
+    "resolve_conj",
     "result_type",
     "roll",
     "rot90",
@@ -550,4 +559,4 @@ __all__ = [
     "vstack",
     "where",
 ]
-__all__ += placement.__all__ + products.__all__ + special.__all__ + statistics.__all__
+__all__ += calculus.__all__ + placement.__all__ + products.__all__ + special.__all__ + statistics.__all__

@@ -10,12 +10,13 @@ Example:
 from __future__ import annotations
 
 import builtins
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdl.ops.axes import normal_axis
-from fastdl.ops.elementwise import where
+from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -66,6 +67,10 @@ __all__ = [
     "solve_triangular",
     "svd",
     "svdvals",
+    "tensorinv",
+    "tensorsolve",
+    "vander",
+    "vecdot",
     "vector_norm",
 ]
 
@@ -190,14 +195,10 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
 def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
     """The singular value decomposition A = U diag(S) Vh. See ``torch.linalg.svd``.
 
-    With ``full_matrices`` U and Vh are square; a matrix that is not square then has no gradient.
+    With ``full_matrices`` U and Vh are square; gradients of what they then have more are ignored.
     """
     check_matrix("svd", A, square=False)
-    if full_matrices and A.shape[-1] != A.shape[-2]:
-        if A.requires_grad:
-            raise RuntimeError("svd: the gradient needs full_matrices=False")
-        return SvdResult(*[Tensor(np.ascontiguousarray(a)) for a in np.linalg.svd(A._data)])
-    return SvdResult(*SingularValues.apply(A))
+    return SvdResult(*SingularValues.apply(A, full=full_matrices))
 
 
 @on_host
@@ -222,28 +223,57 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
 
 
 @on_host
-def pinv(A: Tensor, *, rtol: float | None = None) -> Tensor:
-    """The pseudo-inverse; singular values below ``rtol`` of the largest count as 0. See ``torch.linalg.pinv``."""
-    check_matrix("pinv", A, square=False)
+def pinv(
+    A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+) -> Tensor:
+    """The pseudo-inverse; singular values up to ``max(atol, rtol * the largest)`` count as 0.
+
+    ``rtol`` (also ``rcond``) is max(m, n) * eps, or 0 if ``atol`` is given. ``hermitian``: A is symmetric.
+    See ``torch.linalg.pinv``.
+    """
+    check_matrix("pinv", A, square=hermitian)
+    if hermitian:
+        values, vectors = eigh((A + A.mT) * 0.5)
+        if values.shape[-1] == 0:
+            return A.mT.clone()
+        small = abs(values) <= _tolerance(
+            A, amax(abs(values), -1, True), atol, rtol if rcond is None else rcond
+        )
+        inverse = where(small, 0.0, 1.0 / where(small, 1.0, values))
+        return matmul(vectors * unsqueeze(inverse, -2), vectors.mT)
     u, s, vh = svd(A, False)
     if s.shape[-1] == 0:
         return A.mT.clone()
-    small = s <= _tolerance(A, rtol) * amax(s, -1, True)
+    small = s <= _tolerance(A, amax(s, -1, True), atol, rtol if rcond is None else rcond)
     inverse = where(small, 0.0, 1.0 / where(small, 1.0, s))
     return matmul(vh.mT * unsqueeze(inverse, -2), u.mT)
 
 
-def _tolerance(A: Tensor, rtol: float | None) -> float:
-    return max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if rtol is None else rtol
+def _tolerance(A: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
+    """Up to where a singular value counts as 0; ``largest`` (..., 1)."""
+    if rtol is None:
+        rtol = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if atol is None else 0.0
+    relative = largest.detach() * (unsqueeze(rtol, -1) if isinstance(rtol, Tensor) else rtol)
+    if atol is None:
+        return relative
+    return clamp(relative, min=unsqueeze(atol, -1) if isinstance(atol, Tensor) else atol)
 
 
 @on_host
-def matrix_rank(A: Tensor, *, rtol: float | None = None, hermitian: bool = False) -> Tensor:
-    """How many singular values exceed ``rtol`` times the largest. See ``torch.linalg.matrix_rank``."""
-    s = svdvals(A.detach())
+def matrix_rank(
+    A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+) -> Tensor:
+    """How many singular values exceed ``max(atol, rtol * the largest)``. See ``torch.linalg.matrix_rank``.
+
+    ``tol`` is ``atol`` with ``rtol=0``; ``rtol`` is max(m, n) * eps unless one of them is given.
+    """
+    check_matrix("matrix_rank", A, square=hermitian)
+    s = abs(eigvalsh(A.detach())) if hermitian else svdvals(A.detach())
     if s.shape[-1] == 0:
         return Tensor(np.zeros(s.shape[:-1], np.int64))
-    return sum(s > _tolerance(A, rtol) * amax(s, -1, True), -1)
+    if tol is not None:
+        atol, rtol = tol, 0.0
+    return sum(s > _tolerance(A, amax(s, -1, True), atol, rtol), -1)
 
 
 @on_host
@@ -314,17 +344,26 @@ def multi_dot(tensors: Any) -> Tensor:
 
 @on_host
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
-    """The X that makes |A X - B| least. See ``torch.linalg.lstsq``."""
+    """The X that makes |A X - B| least. See ``torch.linalg.lstsq``.
+
+    ``driver`` gelsy (the default), gelsd, gelss or gels decides, as in PyTorch, whether residuals (not for gelsy),
+    rank (not for gels) and singular values (for gelsd, gelss) come with it; the solution is found the same way.
+    """
     check_matrix("lstsq", A, square=False)
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(f"lstsq: driver must be gels, gelsy, gelsd or gelss, got {driver!r}")
     vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
     right = unsqueeze(B, -1) if vector else B
     solution = matmul(pinv(A, rtol=rcond), right)
     rows, columns = A.shape[-2:]
     rank = matrix_rank(A, rtol=rcond)
-    residuals = Tensor(np.empty(0, A.dtype))
-    if rows > columns and bool((rank == columns).all()):
+    residuals = values = Tensor(np.empty(0, A.dtype))
+    if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
         residuals = sum((matmul(A, solution) - right).square(), -2)
-    values = svdvals(A.detach())
+    if driver in ("gelsd", "gelss"):
+        values = svdvals(A.detach())
+    if driver == "gels":
+        rank = Tensor(np.empty(0, np.int64))
     return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
 
 
@@ -389,3 +428,42 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
         large, small = amax(values, -1), amin(values, -1)
         return small / large if p == -2 else large / small
     return matrix_norm(A, p) * matrix_norm(inv(A), p)
+
+
+def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
+    """The inner products of vectors along ``dim``, which broadcast. See ``torch.linalg.vecdot``."""
+    return sum(x * y, dim)
+
+
+def vander(x: Tensor, *, N: int | None = None) -> Tensor:
+    """Rising powers 0 .. N - 1 of the last axis's elements, as a new last axis. See ``torch.linalg.vander``."""
+    count = N if N is not None else x.shape[-1] if x.ndim else 1
+    if count < 1:
+        raise RuntimeError(f"vander: N must be positive, got {count}")
+    return unsqueeze(x if x.ndim else unsqueeze(x, 0), -1) ** Tensor(np.arange(count))
+
+
+def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
+    """The inverse for ``tensordot(.., ind)``; the first ``ind`` extents multiply to the same as the others.
+
+    See ``torch.linalg.tensorinv``.
+    """
+    if ind <= 0:
+        raise RuntimeError(f"tensorinv: ind must be positive, got {ind}")
+    first, rest = A.shape[:ind], A.shape[ind:]
+    if prod(first) != prod(rest):
+        raise RuntimeError(f"tensorinv: {first} and {rest} must have as many elements")
+    return inv(A.reshape(prod(first), prod(rest))).reshape(*rest, *first)
+
+
+def tensorsolve(A: Tensor, B: Tensor, dims: Any = None) -> Tensor:
+    """X with ``tensordot(A, X, X.ndim) = B``; ``dims`` of A are moved to its end first.
+
+    See ``torch.linalg.tensorsolve``.
+    """
+    if dims is not None:
+        A = movedim(A, dims, tuple(range(A.ndim - len(dims), A.ndim)))
+    rest = A.shape[B.ndim :]
+    if prod(rest) != B.numel():
+        raise RuntimeError(f"tensorsolve: A of shape {A.shape} does not fit B of shape {B.shape}")
+    return solve(A.reshape(B.numel(), prod(rest)), B.reshape(-1)).reshape(rest)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastdl import linalg
+from fastdl.errors import ArgumentError
 from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, qr, slogdet
 from fastdl.linalg import inv as inverse
 from fastdl.linalg import pinv as pinverse
+from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
 from fastdl.ops.linear import matmul
+from fastdl.ops.reduce import vector_norm
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "logdet",
     "matrix_exp",
     "matrix_power",
+    "norm",
     "pinverse",
     "qr",
     "slogdet",
@@ -66,3 +70,21 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """The inverse of L L^T (``upper``: of L^T L). See ``torch.cholesky_inverse``."""
     inverted = linalg.inv((L.mT if upper else L).tril())
     return matmul(inverted.mT, inverted)
+
+
+def norm(
+    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any
+) -> Tensor:
+    """The p-norm of all elements, or over ``dim``; ``"fro"`` is p = 2, ``"nuc"`` the sum of a matrix's singular values.
+
+    See ``torch.norm``.
+    """
+    if names:
+        dim, keepdim = numpy_names("norm", names, dim, keepdim)
+    if p == "nuc":
+        return linalg.matrix_norm(input, p, (-2, -1) if dim is None else dim, keepdim, dtype=dtype)
+    if p is None or p == "fro":
+        p = 2
+    if isinstance(p, str):
+        raise ArgumentError(f"norm: p must be a number, 'fro' or 'nuc', got {p!r}")
+    return vector_norm(input, p, dim, keepdim, dtype=dtype)

@@ -18,6 +18,7 @@ from fastdl.autograd.view import in_place, shape_in_place
 from fastdl.kernels import is_array
 from fastdl.ops import (
     activation,
+    calculus,
     cast,
     elementwise,
     extreme,
@@ -53,7 +54,7 @@ _COMPARE = """eq ne lt le gt ge not_equal less less_equal greater greater_equal 
 _METHODS: dict[Any, str] = {
     elementwise: f"""{_UNARY} {_BINARY} {_COMPARE} frac positive maximum minimum isnan isinf isfinite isposinf isneginf
         signbit isclose allclose equal clamp clamp_min clamp_max clip addcmul addcdiv lerp""",
-    reduce: "sum mean prod logsumexp norm var std all any count_nonzero",
+    reduce: "sum mean prod logsumexp var std all any count_nonzero",
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
@@ -68,18 +69,19 @@ _METHODS: dict[Any, str] = {
         argwhere bincount""",
     masks: "masked_fill masked_select masked_scatter",
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
-    linear: "matmul mm bmm mv dot outer addmm addmv baddbmm",
+    linear: "matmul mm bmm mv dot outer addbmm addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
     special: """exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg logaddexp logaddexp2 xlogy copysign fmax fmin
         heaviside float_power ldexp frexp nextafter i0 gcd lcm nan_to_num isreal""",
-    statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp diff cov corrcoef histc
-        unique_consecutive msort trace dist renorm""",
+    statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp cov corrcoef histc
+        histogram unique_consecutive msort trace dist renorm""",
+    calculus: "diff",
     products: "inner vdot addr cross kron",
     placement: """scatter_reduce index_put index_put_ put put_ select_scatter slice_scatter diagonal_scatter
         fill_diagonal_""",
-    matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power pinverse qr slogdet
-        svd""",
-    query: "is_nonzero is_same_size is_signed sum_to_size",
+    matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
+        slogdet svd""",
+    query: "conj conj_physical resolve_conj is_nonzero is_same_size is_signed sum_to_size",
 }
 
 
@@ -100,12 +102,12 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__pos__": elementwise.positive,
     "__invert__": elementwise.bitwise_not,
 }
-_PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T}
+_PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
 _IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
 logical_xor logical_not bitwise_and
     bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
     index_add index_copy index_fill scatter scatter_add scatter_reduce masked_fill masked_scatter addmm addmv addr
-    baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
+    addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
     heaviside ldexp nextafter gcd lcm nan_to_num i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 

@@ -42,6 +42,10 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         if array.dtype.kind == "V":  # bfloat16: the CPU's kernel knows NumPy's own dtypes
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
+    if array.__class__ is np.ndarray:
+        converted = select(array).convert(array, dtype)
+        if converted is not None:
+            return converted
     copy = select(array).empty(array.shape, dtype)
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(copy, array, casting="unsafe")

@@ -7,6 +7,7 @@ from fastdl import creation as _creation
 from fastdl import matrices as _matrices
 from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
+from fastdl.ops import calculus as _calculus
 from fastdl.ops import cast as _cast
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
@@ -38,6 +39,7 @@ class TensorMethods:
     acos = _elementwise.acos
     acosh = _elementwise.acosh
     add = _elementwise.add
+    addbmm = _linear.addbmm
     addcdiv = _elementwise.addcdiv
     addcmul = _elementwise.addcmul
     addmm = _linear.addmm
@@ -94,6 +96,8 @@ class TensorMethods:
     clamp_min = _elementwise.clamp_min
     clip = _elementwise.clip
     clone = _views.clone
+    conj = _query.conj
+    conj_physical = _query.conj_physical
     contiguous = _views.contiguous
     copy_ = _fill.copy_
     copysign = _special.copysign
@@ -114,7 +118,7 @@ class TensorMethods:
     diagflat = _shape.diagflat
     diagonal = _parts.diagonal
     diagonal_scatter = _placement.diagonal_scatter
-    diff = _statistics.diff
+    diff = _calculus.diff
     digamma = _special.digamma
     dist = _statistics.dist
     div = _elementwise.div
@@ -159,6 +163,7 @@ class TensorMethods:
     hardshrink = _activation.hardshrink
     heaviside = _special.heaviside
     histc = _statistics.histc
+    histogram = _statistics.histogram
     hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0
@@ -245,7 +250,7 @@ class TensorMethods:
     new_zeros = _creation.new_zeros
     nextafter = _special.nextafter
     nonzero = _gather.nonzero
-    norm = _reduce.norm
+    norm = _matrices.norm
     normal_ = _sampling.normal_
     not_equal = _elementwise.not_equal
     outer = _linear.outer
@@ -270,6 +275,7 @@ class TensorMethods:
     repeat_interleave = _shape.repeat_interleave
     reshape = _views.reshape
     reshape_as = _views.reshape_as
+    resolve_conj = _query.resolve_conj
     roll = _shape.roll
     rot90 = _shape.rot90
     round = _elementwise.round
@@ -343,6 +349,7 @@ class TensorMethods:
     acos_ = _in_place(_elementwise.acos)
     acosh_ = _in_place(_elementwise.acosh)
     add_ = _in_place(_elementwise.add)
+    addbmm_ = _in_place(_linear.addbmm)
     addcdiv_ = _in_place(_elementwise.addcdiv)
     addcmul_ = _in_place(_elementwise.addcmul)
     addmm_ = _in_place(_linear.addmm)
@@ -460,7 +467,11 @@ class TensorMethods:
     @property
     def T(self) -> Tensor: ...
     @property
+    def mH(self) -> Tensor: ...
+    @property
     def mT(self) -> Tensor: ...
+    @property
+    def real(self) -> Tensor: ...
     def __getitem__(self, key: Any) -> Tensor: ...
     def __setitem__(self, key: Any, value: Any) -> None: ...
     def __abs__(self) -> Tensor: ...

@@ -20,17 +20,24 @@ std::pair<Operand*, int64_t> input(Source<T>& source) {
 }
 
 py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {
-  return by_dtype_of(name, {x, y}, [&]<class T>(T) {
+  const auto run = [&]<class T>(T) {
     Source<T> a(x, name, "x"), b(y, name, "y");
     Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
-    launch(loop, [&] { binary_forward<T>(op, loop); });
+    launch(loop, [&] {
+      if constexpr (std::is_same_v<T, int64_t>)
+        integer_forward(op, loop);
+      else
+        binary_forward<T>(op, loop);
+    });
     return z.array();
-  });
+  };
+  const bool integers = op == Binary::add || op == Binary::sub || op == Binary::mul;
+  return integers ? by_dtype_or_int64(name, {x, y}, run) : by_dtype_of(name, {x, y}, run);
 }
 
 py::array bind_compare(Compare op, const char* name, const Object& x, const Object& y, const Object& out) {
-  return by_dtype_of(name, {x, y}, [&]<class T>(T) {
+  return by_dtype_or_int64(name, {x, y}, [&]<class T>(T) {
     Source<T> a(x, name, "x"), b(y, name, "y");
     Result<bool> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});

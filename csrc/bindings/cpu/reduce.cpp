@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "bindings/cpu/strided.h"
+#include "cpu/order.h"
 #include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
@@ -123,17 +124,17 @@ void fold_into(const FoldOutput& out, Fold op, Operand& x, const Plan& plan, dou
   KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
   fold<T>(op, problem, parameter, out);
 }
-// One fold of an array beside one double per output.
-template <class T>
-void fold_beside(double* out, Fold op, Operand& x, const double* beside, const Plan& plan) {
+// One fold of an array beside one number per output.
+template <class T, class Beside>
+void fold_beside(double* out, Fold op, Operand& x, const Beside* beside, const Plan& plan) {
   int64_t stride[kMaxAxes];
   for (int axis = 0; axis < x.ndim; ++axis)
-    stride[axis] = plan.reduced[axis] ? 0 : plan.out_stride[axis] * int64_t(sizeof(double));
+    stride[axis] = plan.reduced[axis] ? 0 : plan.out_stride[axis] * int64_t(sizeof(Beside));
   ReduceProblem problem;
   const auto* y = reinterpret_cast<const char*>(beside);
-  if (!describe(x, sizeof(T), y, stride, sizeof(double), plan, problem)) {
+  if (!describe(x, sizeof(T), y, stride, sizeof(Beside), plan, problem)) {
     to_c_order(x);
-    describe(x, sizeof(T), y, stride, sizeof(double), plan, problem);
+    describe(x, sizeof(T), y, stride, sizeof(Beside), plan, problem);
   }
   KernelScope scope(plan.kept_size * std::max<int64_t>(plan.reduced_size, 1));
   fold<T>(op, problem, 0, {out, true});
@@ -210,7 +211,7 @@ py::tuple bind_var(const py::array& x, double correction, const Axes& axes, bool
     const Plan plan("var", in, axes, keepdim);
     memory::Buffer<double> mean(size_t(plan.kept_size)), deviation(size_t(plan.kept_size));
     fold_into<T>({mean.get(), true, 1.0 / double(plan.reduced_size)}, Fold::sum, in, plan);
-    fold_beside<T>(deviation, Fold::sum_deviation, in, mean, plan);
+    fold_beside<T>(deviation.get(), Fold::sum_deviation, in, mean.get(), plan);
     const double degrees = std::max(0.0, double(plan.reduced_size) - correction);
     py::array var = finish<T>(plan, [&](int64_t k) { return deviation[k] / degrees; });
     return py::make_tuple(std::move(var), finish<T>(plan, [&](int64_t k) { return mean[k]; }));
@@ -221,12 +222,13 @@ py::array bind_logsumexp(const py::array& x, const Axes& axes, bool keepdim) {
   return by_dtype("logsumexp", x, [&]<class T>(T) {
     Operand in = array_of<T>(x, "logsumexp", "x");
     const Plan plan("logsumexp", in, axes, keepdim);
-    memory::Buffer<double> shift(size_t(plan.kept_size)), sum(size_t(plan.kept_size));
-    fold_into<T>({shift.get(), true}, Fold::maximum, in, plan);
+    memory::Buffer<double> sum(size_t(plan.kept_size));
+    memory::Buffer<T> shift(size_t(plan.kept_size));
+    fold_into<T>({shift.get(), false}, Fold::maximum, in, plan);
     for (int64_t k = 0; k < plan.kept_size; ++k)
       if (std::isinf(shift[k])) shift[k] = 0;  // inf - inf would be NaN
-    fold_beside<T>(sum, Fold::sum_exp, in, shift, plan);
-    return finish<T>(plan, [&](int64_t k) { return std::log(sum[k]) + shift[k]; });
+    fold_beside<T>(sum.get(), Fold::sum_exp, in, shift.get(), plan);
+    return finish<T>(plan, [&](int64_t k) { return std::log(sum[k]) + double(shift[k]); });
   });
 }
 
@@ -264,56 +266,88 @@ py::array bind_sum_product_to(const py::array& x, const py::array& y, const Shap
   });
 }
 
+// One axis of a C-order array, or all of it flattened, as (outer, n, inner); and the shape without it.
+struct Along {
+  int64_t outer = 1, n, inner = 1;
+  Shape shape;
+
+  template <class T>
+  Along(const char* op, const In<T>& in, std::optional<int64_t> axis, bool keepdim) : n(in.size()) {
+    if (!axis) {
+      if (keepdim) shape.assign(size_t(in.ndim()), 1);
+      return;
+    }
+    const int64_t at = *axis < 0 ? *axis + in.ndim() : *axis;
+    if (at < 0 || at >= in.ndim())
+      throw py::index_error(std::string(op) + ": axis " + std::to_string(*axis) + " of an array with " +
+                            std::to_string(in.ndim()) + " axes");
+    n = in.dim(int(at));
+    for (int a = 0; a < in.ndim(); ++a) {
+      if (a != at) (a < at ? outer : inner) *= in.dim(a);
+      if (a != at)
+        shape.push_back(in.dim(a));
+      else if (keepdim)
+        shape.push_back(1);
+    }
+  }
+};
+
 // Values and first places of the extremes along `axis`, or of the flattened array when it is None.
 template <bool largest>
 py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
   constexpr const char* name = largest ? "max" : "min";
   return by_dtype(name, x, [&]<class T>(T) {
     const In<T> in(x, name, "x");
-    Shape shape;
-    int64_t outer = 1, n = in.size(), inner = 1;
-    if (axis) {
-      const int64_t at = *axis < 0 ? *axis + in.ndim() : *axis;
-      if (at < 0 || at >= in.ndim())
-        throw py::index_error(std::string(name) + ": axis " + std::to_string(*axis) + " of an array with " +
-                              std::to_string(in.ndim()) + " axes");
-      n = in.dim(int(at));
-      for (int a = 0; a < in.ndim(); ++a) {
-        if (a != at) (a < at ? outer : inner) *= in.dim(a);
-        if (a != at)
-          shape.push_back(in.dim(a));
-        else if (keepdim)
-          shape.push_back(1);
-      }
-    } else if (keepdim) {
-      shape.assign(size_t(in.ndim()), 1);
-    }
-    if (n == 0 && outer * inner > 0)
+    const Along a(name, in, axis, keepdim);
+    if (a.n == 0 && a.outer * a.inner > 0)
       throw py::value_error(std::string(name) + ": no elements to choose from");
-    py::array values = empty<T>(shape), indices = empty<int64_t>(shape);
-    if (n > 0) {
+    py::array values = empty<T>(a.shape), indices = empty<int64_t>(a.shape);
+    if (a.n > 0) {
       KernelScope scope(in.size());
-      extreme_index<T>(largest, in, outer, n, inner, data<T>(values), data<int64_t>(indices));
+      extreme_index<T>(largest, in, a.outer, a.n, a.inner, data<T>(values), data<int64_t>(indices));
     }
     return py::make_tuple(std::move(values), std::move(indices));
   });
+}
+
+py::array bind_count_true(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
+  const In<bool> in(x, "count_true", "x");
+  const Along a("count_true", in, axis, keepdim);
+  py::array counts = empty<int64_t>(a.shape);
+  KernelScope scope(in.size());
+  count_true(data<int64_t>(counts), reinterpret_cast<const uint8_t*>(in.get()), a.outer, a.n, a.inner);
+  return counts;
 }
 
 py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
   const char* name = "running_sum";
   return by_dtype(name, x, [&]<class T>(T) {
     const In<T> in(x, name, "x");
-    if (axis < 0 || axis >= in.ndim())
-      throw py::index_error(std::string(name) + ": axis " + std::to_string(axis) + " of an array with " +
-                            std::to_string(in.ndim()) + " axes");
-    int64_t outer = 1, inner = 1;
-    for (int a = 0; a < in.ndim(); ++a)
-      if (a != axis) (a < axis ? outer : inner) *= in.dim(a);
+    const Along a(name, in, axis, true);
     py::array y = empty<T>(in.shape());
     T* out = data<T>(y);
     KernelScope scope(in.size());
-    running_sum<T>(out, in, outer, in.dim(int(axis)), inner, from_end);
+    running_sum<T>(out, in, a.outer, a.n, a.inner, from_end);
     return y;
+  });
+}
+
+// The first k along the last axis in order, and where they were.
+py::tuple bind_sort(const py::array& x, int64_t k, bool descending) {
+  const char* name = "sort";
+  return by_dtype(name, x, [&]<class T>(T) {
+    const In<T> in(x, name, "x");
+    require(in.ndim() > 0, name, "x must have an axis to sort along");
+    Shape shape = in.shape();
+    const int64_t n = shape.back(), rows = size_of(std::span<const int64_t>(shape).first(shape.size() - 1));
+    require(k >= 0 && k <= n && n < (int64_t(1) << 31), name, "k must be in [0, n], n below 2^31");
+    shape.back() = k;
+    py::array values = empty<T>(shape), indices = empty<int64_t>(shape);
+    {
+      KernelScope scope(in.size());
+      sort_rows<T>(data<T>(values), data<int64_t>(indices), in, rows, n, k, descending);
+    }
+    return py::make_tuple(std::move(values), std::move(indices));
   });
 }
 
@@ -359,7 +393,9 @@ void register_reduce(py::module_& m) {
   m.def("sum_product_to", &bind_sum_product_to, py::arg("x"), py::arg("y"), py::arg("shape"));
   m.def("max_forward", &bind_extreme<true>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("min_forward", &bind_extreme<false>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
+  m.def("count_true", &bind_count_true, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
+  m.def("sort_forward", &bind_sort, py::arg("x"), py::arg("k"), py::arg("descending"));
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
 }
 

@@ -56,8 +56,12 @@ class Source : public Operand {
         raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
       static_cast<Operand&>(*this) = operand_of(array);
     } else {
-      const double value = PyFloat_AsDouble(object.ptr());
-      if (value == -1.0 && PyErr_Occurred()) {
+      std::conditional_t<std::is_same_v<T, int64_t>, int64_t, double> value;
+      if constexpr (std::is_same_v<T, int64_t>)
+        value = PyLong_AsLongLong(object.ptr());
+      else
+        value = PyFloat_AsDouble(object.ptr());
+      if (value == -1 && PyErr_Occurred()) {
         PyErr_Clear();
         throw py::type_error(std::string(op) + ": " + argument + " must be an array or a number, got " +
                              py::str(py::type::handle_of(object)).template cast<std::string>());
@@ -137,6 +141,15 @@ auto by_dtype_of(const char* op, std::initializer_list<py::handle> objects, F&& 
   for (py::handle object : objects)
     if (is_array(object)) return by_dtype(op, reinterpret_cast<const py::array&>(object), f);
   throw py::type_error(std::string(op) + ": at least one operand must be an array");
+}
+
+// The same with int64, for the operations that have it.
+template <class F>
+auto by_dtype_or_int64(const char* op, std::initializer_list<py::handle> objects, F&& f) {
+  for (py::handle object : objects)
+    if (is_array(object) && is_dtype<int64_t>(reinterpret_cast<const py::array&>(object)))
+      return f(int64_t{});
+  return by_dtype_of(op, objects, f);
 }
 
 }  // namespace fastdl::binding

@@ -17,6 +17,8 @@ void register_optim(py::module_& m);
 void register_norm(py::module_& m);
 void register_embedding(py::module_& m);
 void register_pool(py::module_& m);
+void register_conv(py::module_& m);
+void register_resample(py::module_& m);
 void register_pointwise_loss(py::module_& m);
 #ifdef FASTDL_EMULATED
 void register_emulation(py::module_& m);
@@ -40,6 +42,8 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_norm(m);
   register_embedding(m);
   register_pool(m);
+  register_conv(m);
+  register_resample(m);
   register_pointwise_loss(m);
 #ifdef FASTDL_EMULATED
   register_emulation(m);

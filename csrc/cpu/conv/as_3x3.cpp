@@ -269,17 +269,23 @@ const char* refusal(const ConvProblem& p) {
 }
 
 // Winograd makes half to two thirds of its saving good, beside transforms and copies, which want many
-// channels on both sides; copies of every second or third column cost more.
+// channels on both sides; copies of every second or third column cost more. Transforms and copies wait for
+// the caches, products for the multipliers: with vectors of half the length products take twice as long, the
+// rest does not, so a smaller saving pays, and dilation 2 does, too (4 does not).
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  constexpr bool wide = kWidth<float> >= 16;
   if (p.group_in() < 16 || p.group_out() < 16) return false;
   const As3x3 form(p);
   const ConvProblem q = form.problem(p.batch);
   const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
   const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
-  // Dilated kernels: a quarter faster at best (weight gradient, dilation 2), a third slower at worst
-  // (dilation 4).
-  const bool dilated = p.dilation != Extent{1, 1, 1};
-  return tiles >= kEnoughTiles && !dilated && saved > (pass == ConvPass::grad_w ? 2.5 : 3) &&
+  const bool few_channels = p.group_in() < 32 || p.group_out() < 32;
+  const double enough = pass == ConvPass::grad_w ? (wide || few_channels ? 2.5 : 2.1)
+                        : wide                   ? 3.3
+                        : few_channels           ? 3
+                                                 : 2.5;
+  const int64_t largest = *std::max_element(p.dilation.begin(), p.dilation.end());
+  return tiles >= kEnoughTiles && largest <= (wide ? 1 : 2) && saved > enough &&
          conv_winograd<float>().worthwhile(q, pass);
 }
 

@@ -326,7 +326,7 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
   if (with_plane<T>(p, adjoint_shape(p),
                     [&](const auto& plane) { plane_grad_x<T>(p, plane, gx, gy, w, bias); }))
     return;
-  const auto [planes, lattices] = grad_lattices<T>(p);
+  const auto [planes, lattices] = grad_lattices<T>(p, p.out_size());
   const int64_t multiplier = p.group_out();
   int64_t covered = 0, longest = 0;
   for (const Lattice& lattice : lattices) {

@@ -16,12 +16,15 @@
 //   pixel lanes     output channels, broadcast, x vectors of flat positions. For few channels. Wastes the
 //                   columns between the rows (planes.h).
 //
-// Work: over images if they can be shared out evenly, else over tiles inside each image. Weights are packed
-// once per call in panels [panel][channel][tap][lane or row].
+// Images whose padded copy would leave L2 are taken in bands (bands.h). Work: over images and bands if they
+// can be shared out evenly, else over tiles inside each. Weights are packed once per call in panels
+// [panel][channel][tap][lane or row].
 #include "cpu/conv/direct.h"
 
 #include <vector>
 
+#include "cpu/conv/bands.h"
+#include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
 #include "cpu/conv/tap_tile.h"
 #include "cpu/gemm/pack.h"
@@ -39,6 +42,29 @@ template <class T>
 constexpr int kLanes = kTileVectors * kWidth<T>;
 constexpr int64_t kTilesPerTask = 8;
 constexpr int64_t kStoreCost = 4;  // of a vector of pixels, in products
+
+// to[j * step] = x[j] for j < count.
+template <class T, int... L>
+[[gnu::always_inline]] inline Vec<T> twice(Vec<T> x, int half, std::integer_sequence<int, L...>) {
+  constexpr int w = kWidth<T>;
+  return half == 0 ? __builtin_shufflevector(x, x, (L / 2)...)
+                   : __builtin_shufflevector(x, x, (w / 2 + L / 2)...);
+}
+template <class T>
+[[gnu::always_inline]] inline void store_steps(T* to, int64_t step, Vec<T> x, int count) {
+  constexpr int w = kWidth<T>;
+  if (step == 1) return count == w ? store<T>(to, x) : store_n(to, x, count);
+  if (step == 2) {
+    constexpr auto lanes = std::make_integer_sequence<int, w>{};
+    constexpr unsigned even = 0x55555555;
+    Lanes<T>(even & ((1u << std::min(2 * count, w)) - 1)).store(to, twice<T>(x, 0, lanes));
+    if (2 * count > w) Lanes<T>(even & ((1u << (2 * count - w)) - 1)).store(to + w, twice<T>(x, 1, lanes));
+    return;
+  }
+  T line[w];
+  store<T>(line, x);
+  for (int j = 0; j < count; ++j) to[j * step] = line[j];
+}
 
 // y[channel][pixel * step] = bias[channel] + sums[pixel][channel].
 template <class T>
@@ -58,13 +84,7 @@ void store_transposed(T* y, int64_t size, int64_t step, const T* sums, int pixel
       for (int i = 0; i < w; ++i) {
         if (c0 + i >= channels) break;
         if (bias) x[i] += bias[c0 + i];
-        if (step == 1) {
-          store_n(to + i * size, x[i], count);
-        } else {
-          T line[w];
-          store<T>(line, x[i]);
-          for (int j = 0; j < count; ++j) to[i * size + j * step] = line[j];
-        }
+        store_steps(to + i * size, step, x[i], count);
       }
     }
 }
@@ -75,7 +95,7 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
   constexpr int lanes = kLanes<T>;
   const Pieces columns(lattice.count[2], kTileRows);
   const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
-  const int64_t size = volume(pass.extent), step = pass.weights.taps * lanes;
+  const int64_t size = pass.size, step = pass.weights.taps * lanes;
   // A task: some neighbouring tiles, whose pixels stay in L2, with some panels of weights, each of which is
   // read once per task.
   const Pieces groups(tiles, kTilesPerTask);
@@ -116,7 +136,7 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
 template <class T>
 void store_rows(const Pass<T>& pass, const Lattice& lattice, T* y, int64_t d, int64_t f0, int64_t f1,
                 const T* sums, int64_t ld, int channels, const T* bias) {
-  const int64_t size = volume(pass.extent), width = pass.planes.width(), step = lattice.step[2];
+  const int64_t size = pass.size, width = pass.planes.width(), step = lattice.step[2];
   for (int64_t h = f0 / width; h * width < f1; ++h) {
     const int64_t w0 = std::max<int64_t>(f0 - h * width, 0), w1 = std::min(f1 - h * width, lattice.count[2]);
     if (w0 >= w1) continue;
@@ -124,12 +144,10 @@ void store_rows(const Pass<T>& pass, const Lattice& lattice, T* y, int64_t d, in
     T* to = y + lattice.element(pass.extent, d, h, w0);
     for (int i = 0; i < channels; ++i, to += size, sum += ld) {
       const T b = bias ? bias[i] : T(0);
-      if (step == 1) {
-        int64_t j = 0;
-        for (; j + kWidth<T> <= w1 - w0; j += kWidth<T>) store<T>(to + j, load(sum + j) + b);
-        if (const int rest = int(w1 - w0 - j)) store_n(to + j, load_n(sum + j, rest) + b, rest);
-      } else {
-        for (int64_t j = 0; j < w1 - w0; ++j) to[j * step] = sum[j] + b;
+      for (int64_t j = 0; j < w1 - w0; j += kWidth<T>) {
+        const int count = int(std::min<int64_t>(kWidth<T>, w1 - w0 - j));
+        store_steps(to + j * step, step, (count == kWidth<T> ? load(sum + j) : load_n(sum + j, count)) + b,
+                    count);
       }
     }
   }
@@ -142,7 +160,7 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
   const int most = tile_vectors(rows.largest());
   const int64_t flat = (lattice.count[1] - 1) * pass.planes.width() + lattice.count[2];
   const int64_t strips = ceil_div(flat, most * kWidth<T>), tiles = lattice.count[0] * strips;
-  const int64_t size = volume(pass.extent), step = pass.weights.taps * rows.largest();
+  const int64_t size = pass.size, step = pass.weights.taps * rows.largest();
   tile::share(
       rows.pieces * tiles,
       tile::product_microseconds<T>(pass.out, tiles * most * kWidth<T>,
@@ -196,67 +214,101 @@ Costs costs(const Pass<T>& pass) {
   return sum;
 }
 
+// A band's pass and where its operands begin in a channel.
 template <class T>
-void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in_size, const T* bias) {
-  const Costs cost = costs(pass);
+struct Part {
+  Pass<T> pass;
+  int64_t from, to;
+};
+
+// part_of(band) for the bands of one image.
+template <class T, class F>
+std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, F&& part_of) {
+  const auto bytes = [&](const ConvProblem& q) {
+    return part_of(Band{q, 0, 0}).pass.planes.size() * int64_t(sizeof(T));
+  };
+  const Bands bands(p, pass);
+  const int64_t length = bands.length(), size = bands.thickness(kBandBytes, bytes);
+  std::vector<Part<T>> parts;
+  for (int64_t first = 0; first < length; first += size)
+    parts.push_back(part_of(bands.band(first, std::min(first + size, length))));
+  return parts;
+}
+
+template <class T>
+void run(const ConvProblem& p, const std::vector<Part<T>>& parts, T* y, const T* x, int64_t in_size,
+         const T* bias) {
+  const Pass<T>& first = parts.front().pass;
+  const Costs cost = costs(first);
   const bool by_channel = cost.channel_lanes < cost.pixel_lanes;
-  const int64_t width = by_channel ? kLanes<T> : Pieces(pass.out, kTileRows).largest();
-  const int64_t group_weights = ceil_div(pass.out, width) * width * pass.in * pass.weights.taps;
+  const int64_t width = by_channel ? kLanes<T> : Pieces(first.out, kTileRows).largest();
+  const int64_t group_weights = ceil_div(first.out, width) * width * first.in * first.weights.taps;
   memory::Buffer<T> weights(size_t(p.groups * group_weights));
   for (int64_t g = 0; g < p.groups; ++g)
-    pack_weights(weights + g * group_weights, pass.weights.of_group(p, g), pass.in, pass.out, width);
-  const int64_t images = p.batch * p.groups, size = volume(pass.extent);
-  const bool covered = pass.covered();
+    pack_weights(weights + g * group_weights, first.weights.of_group(p, g), first.in, first.out, width);
+  const int64_t images = p.batch * p.groups, bands = int64_t(parts.size());
+  int64_t largest = 0;
+  for (const Part<T>& part : parts) largest = std::max(largest, part.pass.planes.size());
 
   const auto work = [&](int64_t begin, int64_t end) {
-    const size_t buffer_size = size_t(pass.planes.size() + kTileRows * kLanes<T>);
-    memory::Buffer<T> buffer(buffer_size);
-    std::fill_n(buffer.get(), buffer_size, T(0));
+    memory::Buffer<T> buffer(size_t(largest + kTileRows * kLanes<T>));
     for (int64_t index = begin; index < end; ++index) {
-      const int64_t g = index % p.groups;
-      const T* image = x + index * pass.in * in_size;
-      T* to = y + index * pass.out * size;
+      const int64_t image = index / bands, g = image % p.groups;
+      const Part<T>& part = parts[size_t(index % bands)];
+      const Pass<T>& pass = part.pass;
+      if (index == begin || bands > 1)  // bands differ in where their padding is
+        std::fill_n(buffer.get(), pass.planes.size() + kTileRows * kLanes<T>, T(0));
+      const T* from = x + image * pass.in * in_size + part.from;
+      T* to = y + image * pass.out * pass.size + part.to;
       const T* group_bias = bias ? bias + g * pass.out : nullptr;
-      if (!covered)
+      if (!pass.covered())
         for (int64_t k = 0; k < pass.out; ++k)
-          std::fill_n(to + k * size, size, group_bias ? group_bias[k] : T(0));
+          std::fill_n(to + k * pass.size, volume(pass.extent), group_bias ? group_bias[k] : T(0));
       parallel_for(pass.in, std::max<int64_t>(1, 16384 / pass.planes.channel_size()),
-                   [&](int64_t c0, int64_t c1) { pass.planes.copy(buffer, image, c0, c1); });
+                   [&](int64_t c0, int64_t c1) { pass.planes.copy(buffer, from, c0, c1); });
       for (const Lattice& lattice : pass.lattices)
         (by_channel ? channel_lanes<T> : pixel_lanes<T>)(pass, lattice, buffer, weights + g * group_weights,
                                                          to, group_bias);
     }
   };
-  share_images(images, p.macs(), work);
+  share_images(images * bands, p.macs(), work);
 }
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  run<T>(p, Pass<T>::forward(p, w), y, x, p.in_size(), bias);
+  const auto parts = parts_of<T>(p, ConvPass::forward, [&](const Band& band) {
+    return Part<T>{Pass<T>::forward(band.problem, w, p), band.x, band.y};
+  });
+  run<T>(p, parts, y, x, p.in_size(), bias);
 }
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
-  run<T>(p, Pass<T>::grad_x(p, w), gx, gy, p.out_size(), bias);
+  const auto parts = parts_of<T>(p, ConvPass::grad_x, [&](const Band& band) {
+    return Part<T>{Pass<T>::grad_x(band.problem, w, p), band.y, band.x};
+  });
+  run<T>(p, parts, gx, gy, p.out_size(), bias);
 }
 
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
 // Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With
-// few positions a pass is all about its weights or sums, which im2col's panels handle better.
+// few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
+// there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
   if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
     case ConvPass::forward:
-      return true;
+      return weights <= 2 * many || p.out_size() > few;
     case ConvPass::grad_x:  // weights are packed tap by tap, which takes some positions to pay
-      return positions >= 32 || weights < (64 << 10);
+      return (positions >= 32 || weights < (64 << 10)) && (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
-      return weights <= 4096 || positions >= 2048 || (positions >= 256 && p.batch > 1);
+      return weights <= 4096 || (weights <= many && (positions >= 2048 || (positions >= 256 && p.batch > 1)));
   }
   return true;
 }

@@ -21,27 +21,38 @@ struct Weights {
   }
 };
 
-// A pass over one group: `in` channels of planes through lattices to `out` channels of `extent`.
+// A pass over one group: `in` channels of planes through lattices to `out` channels of `extent`, which lie
+// `size` elements apart. p may be a band of the problem `whole` (bands.h).
 template <class T>
 struct Pass {
   int64_t in, out;
   Extent extent;
+  int64_t size;
   Planes<T> planes;
   std::vector<Lattice> lattices;
   Weights<T> weights;
 
-  static Pass forward(const ConvProblem& p, const T* w) {
-    const auto planes = Planes<T>::of_input(p);
+  static Pass forward(const ConvProblem& p, const T* w) { return forward(p, w, p); }
+  static Pass forward(const ConvProblem& p, const T* w, const ConvProblem& whole) {
+    const auto planes = Planes<T>::of_input(p, whole.in_size());
     return {p.group_in(),
             p.group_out(),
             p.out,
+            whole.out_size(),
             planes,
             {forward_lattice(p, planes.tap_offsets())},
             {w, p.patch(), p.taps(), p.taps()}};
   }
-  static Pass grad_x(const ConvProblem& p, const T* w) {
-    const auto [planes, lattices] = grad_lattices<T>(p);
-    return {p.group_out(), p.group_in(), p.in, planes, lattices, {w, p.taps(), p.patch(), p.taps()}};
+  static Pass grad_x(const ConvProblem& p, const T* w) { return grad_x(p, w, p); }
+  static Pass grad_x(const ConvProblem& p, const T* w, const ConvProblem& whole) {
+    const auto [planes, lattices] = grad_lattices<T>(p, whole.out_size());
+    return {p.group_out(),
+            p.group_in(),
+            p.in,
+            whole.in_size(),
+            planes,
+            lattices,
+            {w, p.taps(), p.patch(), p.taps()}};
   }
   // Where no tap meets a lattice it is left out, and the result is the bias.
   bool covered() const {
@@ -80,7 +91,7 @@ class TapList {
         inner_.high[a] = std::min(inner_.high[a], lattice.inside[r].high[a]);
       }
     }
-    some_.reserve(all_.size());
+    some_ = all_;
   }
 
   View all() const { return {all_.data(), int64_t(all_.size())}; }
@@ -90,14 +101,15 @@ class TapList {
     bool inner = true;
     for (size_t a = 0; a < kSpatial; ++a) inner &= inner_.low[a] <= first[a] && last[a] <= inner_.high[a];
     if (inner) return all();
-    some_.clear();
-    for (size_t r = 0; r < all_.size(); ++r) {
+    size_t count = 0;
+    for (size_t r = 0; r < all_.size(); ++r) {  // without branches: which taps meet is hard to predict
       const Lattice::Range& range = lattice_.inside[r];
       bool meets = true;
-      for (size_t a = 0; a < kSpatial; ++a) meets &= first[a] < range.high[a] && range.low[a] < last[a];
-      if (meets) some_.push_back(all_[r]);
+      for (size_t a = 0; a < kSpatial; ++a) meets &= (first[a] < range.high[a]) & (range.low[a] < last[a]);
+      some_[count] = all_[r];
+      count += meets;
     }
-    return {some_.data(), int64_t(some_.size())};
+    return {some_.data(), int64_t(count)};
   }
 
  private:

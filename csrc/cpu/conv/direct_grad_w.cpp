@@ -6,8 +6,9 @@
 // Registers: kRows (channel, tap) pairs x kGradVectors vectors of output channels; pixels are broadcast, so
 // that neither rows nor their ends need alignment.
 //
-// Work: over images and rows with one partial result per chunk, or, where that is large, over (channel, tap)
-// pairs.
+// Work: over images and rows, in bands (bands.h), with one partial result per chunk, or, where that is large,
+// over (channel, tap) pairs.
+#include "cpu/conv/bands.h"
 #include "cpu/conv/direct.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/runtime/memory.h"
@@ -75,123 +76,145 @@ void pair_kernel(T* sums, const T* const* pixels, const T* grad, int64_t grad_st
   }
 }
 
-// Output channels in panels of `lanes`; pairs (channel, tap) in panels of kRows; one image and group.
+// Output channels in panels of `lanes`; pairs (channel, tap) in panels of kRows; one image, or a band of one,
+// and group.
 template <class T, int V>
 struct GradWeight {
   static constexpr int lanes = V * kWidth<T>;
   const ConvProblem& p;
   const Planes<T>& planes;
 
-  int64_t grad_size() const { return ceil_div(p.group_out(), lanes) * lanes * p.out_size(); }
-  int64_t sums_size() const {
-    return ceil_div(p.patch(), kRows) * kRows * ceil_div(p.group_out(), lanes) * lanes;
+  static int64_t pairs(const ConvProblem& p) { return ceil_div(p.patch(), kRows) * kRows; }
+  static int64_t out_panels(const ConvProblem& p) { return ceil_div(p.group_out(), lanes); }
+  static int64_t sums_size(const ConvProblem& p) { return pairs(p) * out_panels(p) * lanes; }
+  static size_t grad_size(const ConvProblem& p) { return size_t(out_panels(p) * lanes * p.out_size()); }
+
+  // grad_y, whose channels are `channel` apart, with positions outermost: panel q of output channels.
+  void transpose(T* to, const T* gy, int64_t channel, int64_t q, int64_t first, int64_t last) const {
+    tile::pack_panel<T, lanes>(to + (q * p.out_size() + first) * lanes, gy + q * lanes * channel + first,
+                               channel, 1, int(std::min<int64_t>(lanes, p.group_out() - q * lanes)),
+                               last - first);
   }
 
-  // grad_y with positions outermost: rows [h0, h1) of every depth, panels q0..q1 of output channels.
-  void transpose(T* to, const T* gy, int64_t q0, int64_t q1, int64_t h0, int64_t h1) const {
-    const int64_t size = p.out_size();
-    for (int64_t q = q0; q < q1; ++q)
-      for (int64_t d = 0; d < p.out[0]; ++d) {
-        const int64_t first = (d * p.out[1] + h0) * p.out[2];
-        tile::pack_panel<T, lanes>(to + (q * size + first) * lanes, gy + q * lanes * size + first, size, 1,
-                                   int(std::min<int64_t>(lanes, p.group_out() - q * lanes)),
-                                   (h1 - h0) * p.out[2]);
-      }
-  }
-
-  // Adds rows [h0, h1) of every depth into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some
-  // rows at a time, so that grad_y's vectors stay in L1 while the pairs go by.
-  void add(T* sums, const T* image, const T* grad, int64_t i0, int64_t i1, int64_t h0, int64_t h1) const {
-    const int64_t pairs = ceil_div(p.patch(), kRows) * kRows, panels = ceil_div(p.group_out(), lanes);
-    const Pieces chunks(h1 - h0, std::max<int64_t>(1, kPositions / p.out[2]));
+  // Adds into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some positions at a time, so that
+  // grad_y's vectors stay in L1 while the pairs go by.
+  void add(T* sums, const T* image, const T* grad, int64_t i0, int64_t i1) const {
+    const Pieces rows(p.out[1], std::max<int64_t>(1, kPositions / p.out[2])), columns(p.out[2], kPositions);
     for (int64_t d = 0; d < p.out[0]; ++d)
-      for (int64_t chunk = 0; chunk < chunks.pieces; ++chunk)
-        for (int64_t q = 0; q < panels; ++q)
+      for (int64_t piece = 0; piece < rows.pieces * columns.pieces; ++piece)
+        for (int64_t q = 0; q < out_panels(p); ++q)
           for (int64_t i = i0; i < i1; ++i) {
-            const int64_t h = h0 + chunks.begin(chunk);
+            const int64_t row = piece / columns.pieces, column = piece % columns.pieces;
+            const int64_t h = rows.begin(row), w = columns.begin(column);
             const T* pixels[kRows];
             for (int j = 0; j < kRows; ++j) {  // those beyond the last compute it again
               const int64_t pair = std::min(i * kRows + j, p.patch() - 1);
               pixels[j] = image + pair / p.taps() * planes.channel_size() +
-                          planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, 0);
+                          planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, w);
             }
-            pair_kernel<T, kRows, V>(sums + (q * pairs + i * kRows) * lanes, pixels,
-                                     grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2]) * lanes, lanes,
-                                     chunks.size(chunk), p.out[2], planes.width());
+            pair_kernel<T, kRows, V>(sums + (q * pairs(p) + i * kRows) * lanes, pixels,
+                                     grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2] + w) * lanes,
+                                     lanes, rows.size(row), columns.size(column), planes.width());
           }
-  }
-
-  // gw[k][pair] = sum of `parts` partial sums.
-  void finish(T* gw, const T* sums, int64_t parts) const {
-    const int64_t pairs = ceil_div(p.patch(), kRows) * kRows;
-    for (int64_t k = 0; k < p.group_out(); ++k)
-      for (int64_t pair = 0; pair < p.patch(); ++pair) {
-        T sum = 0;
-        for (int64_t part = 0; part < parts; ++part)
-          sum += sums[part * sums_size() + (k / lanes * pairs + pair) * lanes + k % lanes];
-        gw[k * p.patch() + pair] = sum;
-      }
-  }
-
-  void run(T* gw, const T* gy, const T* x) const {
-    const int64_t in_image = p.group_in() * p.in_size(), out_image = p.group_out() * p.out_size();
-    const int64_t pair_panels = ceil_div(p.patch(), kRows), out_panels = ceil_div(p.group_out(), lanes);
-    const size_t buffer_size = size_t(planes.size() + kWidth<T>);
-    const bool few = sums_size() * int64_t(sizeof(T)) <= (256 << 10);
-    for (int64_t g = 0; g < p.groups; ++g) {
-      const T* group_x = x + g * in_image;
-      const T* group_gy = gy + g * out_image;
-      T* group_gw = gw + g * p.group_out() * p.patch();
-      if (few) {  // chunks of rows of images, a partial result each
-        const int64_t rows = p.batch * p.out[1];
-        const int64_t grain =
-            std::max<int64_t>(1, int64_t(400000 * double(rows) * double(p.groups) / p.macs()));
-        const int64_t parts = chunk_count(rows, grain);
-        memory::Buffer<T> sums(size_t(parts * sums_size()));
-        parallel_chunks(rows, grain, [&](int64_t part, int64_t begin, int64_t end) {
-          memory::Buffer<T> buffer(buffer_size), grad(static_cast<size_t>(grad_size()));
-          std::fill_n(buffer.get(), buffer_size, T(0));
-          T* mine = sums + part * sums_size();
-          std::fill_n(mine, sums_size(), T(0));
-          for (int64_t row = begin; row < end;) {
-            const int64_t n = row / p.out[1], h0 = row % p.out[1], h1 = std::min(p.out[1], h0 + end - row);
-            planes.copy(buffer, group_x + n * p.groups * in_image, 0, p.group_in());
-            transpose(grad, group_gy + n * p.groups * out_image, 0, out_panels, h0, h1);
-            add(mine, buffer, grad, 0, pair_panels, h0, h1);
-            row += h1 - h0;
-          }
-        });
-        finish(group_gw, sums, parts);
-      } else {  // one result, shared out by pairs
-        memory::Buffer<T> sums(static_cast<size_t>(sums_size())), buffer(buffer_size),
-            grad(static_cast<size_t>(grad_size()));
-        std::fill_n(sums.get(), sums_size(), T(0));
-        std::fill_n(buffer.get(), buffer_size, T(0));
-        for (int64_t n = 0; n < p.batch; ++n) {
-          parallel_for(p.group_in() + out_panels, 4, [&](int64_t begin, int64_t end) {
-            planes.copy(buffer, group_x + n * p.groups * in_image, begin, std::min(end, p.group_in()));
-            transpose(grad, group_gy + n * p.groups * out_image, std::max<int64_t>(begin - p.group_in(), 0),
-                      end - p.group_in(), 0, p.out[1]);
-          });
-          const int64_t macs = kRows * out_panels * lanes * p.out_size();
-          parallel_for(pair_panels, std::max<int64_t>(1, 400000 / macs),
-                       [&](int64_t begin, int64_t end) { add(sums, buffer, grad, begin, end, 0, p.out[1]); });
-        }
-        finish(group_gw, sums, 1);
-      }
-    }
   }
 };
+
+// gw[k][pair] = sum of `parts` partial sums.
+template <class T, int V>
+void finish(const ConvProblem& p, T* gw, const T* sums, int64_t parts) {
+  using Sums = GradWeight<T, V>;
+  constexpr int lanes = Sums::lanes;
+  for (int64_t k = 0; k < p.group_out(); ++k)
+    for (int64_t pair = 0; pair < p.patch(); ++pair) {
+      T sum = 0;
+      for (int64_t part = 0; part < parts; ++part)
+        sum += sums[part * Sums::sums_size(p) + (k / lanes * Sums::pairs(p) + pair) * lanes + k % lanes];
+      gw[k * p.patch() + pair] = sum;
+    }
+}
+
+// One group, few sums: a partial result per chunk of rows of images (a row: what Bands cuts).
+template <class T, int V>
+void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  using Sums = GradWeight<T, V>;
+  const Bands bands(p, ConvPass::grad_w);
+  const int64_t most = bands.thickness(kBandBytes, [&](const ConvProblem& q) {
+    return Planes<T>::of_input(q, p.in_size()).size() * int64_t(sizeof(T));
+  });
+  const int64_t length = bands.length(), rows = p.batch * length, sums_size = Sums::sums_size(p);
+  const int64_t grain = std::max<int64_t>(1, int64_t(400000 * double(rows) * double(p.groups) / p.macs()));
+  const int64_t parts = chunk_count(rows, grain);
+  memory::Buffer<T> sums(size_t(parts * sums_size));
+  parallel_chunks(rows, grain, [&](int64_t part, int64_t begin, int64_t end) {
+    T* mine = sums + part * sums_size;
+    std::fill_n(mine, sums_size, T(0));
+    for (int64_t row = begin; row < end;) {
+      const int64_t n = row / length, first = row % length,
+                    count = std::min({length - first, end - row, most});
+      const Band band = bands.band(first, first + count);
+      const ConvProblem& q = band.problem;
+      const auto planes = Planes<T>::of_input(q, p.in_size());
+      const Sums work{q, planes};
+      memory::Buffer<T> buffer(size_t(planes.size() + kWidth<T>)), grad(Sums::grad_size(q));
+      std::fill_n(buffer.get(), planes.size() + kWidth<T>, T(0));
+      planes.copy(buffer, x + n * p.in_channels * p.in_size() + band.x, 0, p.group_in());
+      for (int64_t panel = 0; panel < Sums::out_panels(p); ++panel)
+        work.transpose(grad, gy + n * p.out_channels * p.out_size() + band.y, p.out_size(), panel, 0,
+                       q.out_size());
+      work.add(mine, buffer, grad, 0, ceil_div(p.patch(), kRows));
+      row += count;
+    }
+  });
+  finish<T, V>(p, gw, sums, parts);
+}
+
+// One group, many sums: one result, shared out by pairs.
+template <class T, int V>
+void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  using Sums = GradWeight<T, V>;
+  const auto planes = Planes<T>::of_input(p);
+  const Sums work{p, planes};
+  const size_t buffer_size = size_t(planes.size() + kWidth<T>);
+  const int64_t out_panels = Sums::out_panels(p);
+  memory::Buffer<T> sums(size_t(Sums::sums_size(p))), buffer(buffer_size), grad(Sums::grad_size(p));
+  std::fill_n(sums.get(), Sums::sums_size(p), T(0));
+  std::fill_n(buffer.get(), buffer_size, T(0));
+  // Pieces of grad_y that take about as long as a channel of x.
+  const Pieces pieces(p.out_size(), std::max<int64_t>(16, planes.channel_size() / Sums::lanes));
+  const int64_t transposes = out_panels * pieces.pieces;
+  for (int64_t n = 0; n < p.batch; ++n) {
+    const T *image = x + n * p.in_channels * p.in_size(),
+            *grad_image = gy + n * p.out_channels * p.out_size();
+    parallel_for(transposes + p.group_in(), std::max<int64_t>(1, 16384 / planes.channel_size()),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin; i < std::min(end, transposes); ++i) {
+                     const int64_t piece = i % pieces.pieces;
+                     work.transpose(grad, grad_image, p.out_size(), i / pieces.pieces, pieces.begin(piece),
+                                    pieces.begin(piece + 1));
+                   }
+                   planes.copy(buffer, image, std::max<int64_t>(begin - transposes, 0), end - transposes);
+                 });
+    const int64_t macs = kRows * out_panels * Sums::lanes * p.out_size();
+    parallel_for(ceil_div(p.patch(), kRows), std::max<int64_t>(1, 400000 / macs),
+                 [&](int64_t begin, int64_t end) { work.add(sums, buffer, grad, begin, end); });
+  }
+  finish<T, V>(p, gw, sums.get(), 1);
+}
+
+template <class T, int V>
+void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const bool few = GradWeight<T, V>::sums_size(p) * int64_t(sizeof(T)) <= (256 << 10);
+  for (int64_t g = 0; g < p.groups; ++g)
+    (few ? sum_by_rows<T, V> : sum_by_pairs<T, V>)(p, gw + g * p.group_out() * p.patch(),
+                                                   gy + g * p.group_out() * p.out_size(),
+                                                   x + g * p.group_in() * p.in_size());
+}
 
 }  // namespace
 
 template <class T>
 void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  const auto planes = Planes<T>::of_input(p);
-  if (p.group_out() <= kWidth<T>)
-    GradWeight<T, 1>{p, planes}.run(gw, gy, x);
-  else
-    GradWeight<T, kGradVectors>{p, planes}.run(gw, gy, x);
+  (p.group_out() <= kWidth<T> ? grad_w<T, 1> : grad_w<T, kGradVectors>)(p, gw, gy, x);
 }
 
 template <class T>

@@ -56,9 +56,12 @@ template <class T>
 class Planes {
  public:
   // For forward and grad_w: the input of one group of p. tap_offsets() then has one entry per tap.
-  static Planes of_input(const ConvProblem& p) {
+  // source_size: elements from one channel of the input to the next, for a part of one (bands.h).
+  static Planes of_input(const ConvProblem& p) { return of_input(p, p.in_size()); }
+  static Planes of_input(const ConvProblem& p, int64_t source_size) {
     Planes planes;
     planes.channels_ = p.group_in();
+    planes.source_size_ = source_size;
     std::vector<int64_t> plane[kSpatial], shift[kSpatial];
     for (size_t a = 0; a < kSpatial; ++a) {
       Axis& axis = planes.axes_[a];
@@ -85,9 +88,11 @@ class Planes {
   }
 
   // For grad_x: grad_y of one group, as it is but with `before` and `after` zeros around it.
-  static Planes of_grad(const ConvProblem& p, const Extent& before, const Extent& after) {
+  static Planes of_grad(const ConvProblem& p, const Extent& before, const Extent& after,
+                        int64_t source_size) {
     Planes planes;
     planes.channels_ = p.group_out();
+    planes.source_size_ = source_size;
     for (size_t a = 0; a < kSpatial; ++a)
       planes.axes_[a] = {p.out[a], 1, before[a], before[a] + p.out[a] + after[a], {0}};
     return planes;
@@ -110,9 +115,15 @@ class Planes {
   // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
   // images.
   void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
+    constexpr int64_t ahead = 2, line = 64 / int64_t(sizeof(T));
     for (int64_t c = c0; c < c1; ++c)
       for_rows([&](int64_t plane, int64_t source, int64_t count) {
-        copy_row(to + c * channel_size() + plane, image + c * source_size() + source, count, stride());
+        const T* from = image + c * source_size() + source;
+        // Rows of a band are short, and from one channel to the next is further than hardware fetches ahead.
+        if (c + ahead < c1)
+          for (int64_t i = 0; i < count * stride(); i += line)
+            __builtin_prefetch(from + ahead * source_size() + i);
+        copy_row(to + c * channel_size() + plane, from, count, stride());
       });
   }
 
@@ -138,7 +149,7 @@ class Planes {
         }
   }
   int64_t stride() const { return axes_[2].stride; }
-  int64_t source_size() const { return axes_[0].size * axes_[1].size * axes_[2].size; }
+  int64_t source_size() const { return source_size_; }
 
  private:
   struct Axis {
@@ -154,7 +165,7 @@ class Planes {
     }
   };
 
-  int64_t channels_ = 0;
+  int64_t channels_ = 0, source_size_ = 0;
   std::array<Axis, kSpatial> axes_;
   std::vector<int64_t> offsets_;
 };
@@ -217,7 +228,7 @@ inline std::vector<LatticeAxis> lattice_axes(const ConvProblem& p, size_t a) {
 
 // grad_x: grad_y with a border wide enough for every shift, and the lattices that some tap meets.
 template <class T>
-std::pair<Planes<T>, std::vector<Lattice>> grad_lattices(const ConvProblem& p) {
+std::pair<Planes<T>, std::vector<Lattice>> grad_lattices(const ConvProblem& p, int64_t source_size) {
   std::vector<LatticeAxis> axes[kSpatial];
   Extent before{}, after{};
   for (size_t a = 0; a < kSpatial; ++a) {
@@ -228,7 +239,7 @@ std::pair<Planes<T>, std::vector<Lattice>> grad_lattices(const ConvProblem& p) {
         after[a] = std::max(after[a], axis.count + shift - p.out[a]);
       }
   }
-  auto planes = Planes<T>::of_grad(p, before, after);
+  auto planes = Planes<T>::of_grad(p, before, after, source_size);
   std::vector<Lattice> lattices;
   for (const LatticeAxis& d : axes[0])
     for (const LatticeAxis& h : axes[1])

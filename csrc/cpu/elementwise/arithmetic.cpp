@@ -104,6 +104,20 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
   }
 }
 
+// Lanes are moved as doubles, whose loads and stores do not look at what they carry.
+void integer_forward(Binary op, const StridedLoop<3>& loop) {
+  using V = Vec<double>;
+  using U = Vec<uint64_t>;
+  switch (op) {
+    case Binary::add:
+      return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x + (U)y); });
+    case Binary::sub:
+      return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x - (U)y); });
+    default:
+      return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x * (U)y); });
+  }
+}
+
 template <class T>
 void mul_backward(const StridedLoop<5>& loop) {
   using V = Vec<T>;

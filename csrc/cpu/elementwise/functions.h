@@ -13,10 +13,28 @@
 
 namespace fastdl::simd {
 
-template <class T>
-struct HalfOf {
-  typedef T type __attribute__((vector_size(kBytes / 2)));
-};
+// Half a vector of float, as many lanes as a vector of double. The levels' own conversions: the compiler
+// takes
+// __builtin_convertvector apart.
+typedef float Half __attribute__((vector_size(kBytes / 2)));
+[[gnu::always_inline]] inline Vec<double> to_double(Half x) {
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_cvtps_pd((__m256)x);
+#elif defined(__AVX2__)
+  return (Vec<double>)_mm256_cvtps_pd((__m128)x);
+#else
+  return __builtin_convertvector(x, Vec<double>);
+#endif
+}
+[[gnu::always_inline]] inline Half to_single(Vec<double> x) {
+#if defined(__AVX512F__)
+  return (Half)_mm512_cvtpd_ps((__m512d)x);
+#elif defined(__AVX2__)
+  return (Half)_mm256_cvtpd_ps((__m256d)x);
+#else
+  return __builtin_convertvector(x, Half);
+#endif
+}
 
 // f applied by itself to every lane.
 template <class T, class F, class... V>
@@ -36,16 +54,14 @@ template <class T, class F, class... V>
 
 template <int half>
 [[gnu::always_inline]] inline Vec<double> widen(Vec<float> x) {
-  typename HalfOf<float>::type part;
-  std::memcpy(&part, reinterpret_cast<const char*>(&x) + half * sizeof part, sizeof part);
-  return __builtin_convertvector(part, Vec<double>);
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return to_double(__builtin_shufflevector(x, x, (half * kWidth<double> + i)...));
+  }(std::make_integer_sequence<int, kWidth<double>>());
 }
 [[gnu::always_inline]] inline Vec<float> narrow(Vec<double> low, Vec<double> high) {
-  const typename HalfOf<float>::type parts[2] = {__builtin_convertvector(low, typename HalfOf<float>::type),
-                                                 __builtin_convertvector(high, typename HalfOf<float>::type)};
-  Vec<float> y;
-  std::memcpy(&y, parts, sizeof y);
-  return y;
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(to_single(low), to_single(high), i...);
+  }(std::make_integer_sequence<int, kWidth<float>>());
 }
 // f on doubles, for floats.
 template <class F, class... V>
@@ -252,16 +268,29 @@ template <class T>
   return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y);
 }
 
-// x ** y. Single precision: exp(y log x) in double where all x are positive and finite; anything else lane by
-// lane.
+// x ** y. Single precision: exp(y log |x|) in double, with the sign of x where y is odd and NaN where y is no
+// integer; lanes of zeros and of what is not finite go through the C library.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> power(Vec<T> x, Vec<T> y) {
   if constexpr (sizeof(T) == 4) {
     constexpr T most = std::numeric_limits<T>::max();
-    const auto plain = (x > T(0)) & (x <= most) & (abs<T>(y) <= most);
+    const auto plain = (x != T(0)) & (abs<T>(x) <= most) & (abs<T>(y) <= most);
     if (!any(~plain))
-      return in_double([](Vec<double> a, Vec<double> b) { return exp<double>(b * log_of_double<true>(a)); },
-                       x, y);
+      return in_double(
+          [](Vec<double> a, Vec<double> b) {
+            using V = Vec<double>;
+            constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
+            const V size = exp<double>(b * log_of_double<true>(abs<double>(a)));
+            const V half = 0.5 * b, top = (half + broadcast<double>(rounder)) - rounder;
+            const auto large = abs<double>(b) >= 16777216.0;  // 2^24: even, and as a float no fraction
+            const V whole = (b + broadcast<double>(rounder)) - rounder;
+            const auto odd = (half != top) & ~large, fraction = (whole != b) & ~large;
+            const V signed_size = odd ? -size : size;
+            const V below =
+                fraction ? broadcast<double>(std::numeric_limits<double>::quiet_NaN()) : signed_size;
+            return a < 0.0 ? below : size;
+          },
+          x, y);
   }
   return per_lane_call<T>([](T a, T b) { return std::pow(a, b); }, x, y);
 }

@@ -17,9 +17,23 @@ void copy_of_size(char* to, int64_t to_stride, const char* from, int64_t from_st
   for (; n > 0; --n, to += to_stride, from += from_stride) std::memcpy(to, from, size);
 }
 void copy(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t n, int size) {
+  if (to_stride == size && from_stride == size) return void(std::memcpy(to, from, size_t(n * size)));
   if (size == 4) return copy_of_size<4>(to, to_stride, from, from_stride, n);
   if (size == 8) return copy_of_size<8>(to, to_stride, from, from_stride, n);
   copy_of_size<1>(to, to_stride, from, from_stride, n);
+}
+// The element at `from`, n times; up to a vector more is written behind them.
+template <class T>
+void repeat_as(char* to, const char* from, int64_t n) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  const Vec<T> all = broadcast(value);
+  for (int64_t i = 0; i < n; i += kWidth<T>) store(reinterpret_cast<T*>(to) + i, all);
+}
+void repeat(char* to, const char* from, int64_t n, int size) {
+  if (size == 4) return repeat_as<int32_t>(to, from, n);
+  if (size == 8) return repeat_as<int64_t>(to, from, n);
+  std::memset(to, *from, size_t(n));
 }
 
 // One range of the flattened space, on one thread.
@@ -28,10 +42,11 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
                 Run<N> run, const void* f) {
   const int64_t row = loop.axes > 0 ? loop.extent[0] : 1;
   int64_t step[N];  // strides along the innermost axis
-  bool direct = true;
+  bool direct = true, constants = true;
   for (int i = 0; i < N; ++i) {
     step[i] = loop.axes > 0 ? loop.stride[0][i] : elements.bytes[i];
     direct &= step[i] == elements.bytes[i];
+    constants &= step[i] == elements.bytes[i] || (step[i] == 0 && i >= elements.outputs);
   }
 
   // Where `begin` is: index[] of the outer axes, and the operands' row starts.
@@ -45,30 +60,53 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
     for (int i = 0; i < N; ++i) start[i] += index[axis] * loop.stride[axis][i];
   }
 
-  alignas(64) char blocks[N][kBlock * sizeof(double)];  // touched only for operands that need one
+  alignas(64) char blocks[N][(kBlock + kWidth<float>)*sizeof(double)];  // touched only where one is needed
   char* operands[N];
   for (int64_t position = begin; position < end;) {
     const int64_t n = std::min(row - column, end - position);
-    int64_t rows = 1;  // taken at once: whole ones along the next axis
+    // Whole rows along the next axis may be taken at once.
+    int64_t rows =
+        n == row && loop.axes > 1 ? std::min(loop.extent[1] - index[1], (end - position) / row) : 1;
+    char* here[N];
+    for (int i = 0; i < N; ++i) here[i] = start[i] + column * step[i];
     if (direct) {
-      if (n == row && loop.axes > 1) rows = std::min(loop.extent[1] - index[1], (end - position) / row);
-      for (int i = 0; i < N; ++i) operands[i] = start[i] + column * elements.bytes[i];
-      run(f, n, operands, rows, loop.stride[1]);
+      run(f, n, here, rows, loop.stride[1]);
+    } else if (constants && n > kBlock) {
+      // One block of each constant serves all of a row, as rows of kBlock elements and what is left.
+      rows = 1;
+      int64_t pitch[N];
+      for (int i = 0; i < N; ++i) {
+        pitch[i] = kBlock * step[i];
+        operands[i] = step[i] == 0 ? blocks[i] : here[i];
+        if (step[i] == 0) repeat(blocks[i], here[i], kBlock, elements.bytes[i]);
+      }
+      run(f, kBlock, operands, n / kBlock, pitch);
+      for (int i = 0; i < N; ++i) operands[i] += n / kBlock * pitch[i];
+      if (n % kBlock > 0) run(f, n % kBlock, operands, 1, pitch);
     } else {
+      // Pieces of a row, or as many short rows as fit into a block.
+      rows = std::clamp<int64_t>(rows, 1, std::max<int64_t>(1, kBlock / n));
       for (int64_t done = 0; done < n; done += kBlock) {
         const int64_t count = std::min(kBlock, n - done);
         for (int i = 0; i < N; ++i) {
-          char* here = start[i] + (column + done) * step[i];
-          operands[i] = step[i] == elements.bytes[i] ? here : blocks[i];
-          if (i < elements.outputs || operands[i] == here) continue;
-          if (step[i] != 0 || done == 0)
-            copy(blocks[i], elements.bytes[i], here, step[i], count, elements.bytes[i]);
+          const int bytes = elements.bytes[i];
+          const int64_t next = rows > 1 ? loop.stride[1][i] : 0;
+          char* from = here[i] + done * step[i];
+          const bool in_place = step[i] == bytes && (rows == 1 || next == n * bytes);
+          operands[i] = in_place ? from : blocks[i];
+          if (!in_place && i >= elements.outputs)
+            for (int64_t r = 0; r < rows; ++r)
+              if (step[i] == 0)
+                repeat(blocks[i] + r * n * bytes, from + r * next, count, bytes);
+              else
+                copy(blocks[i] + r * n * bytes, bytes, from + r * next, step[i], count, bytes);
         }
-        run(f, count, operands, 1, loop.stride[1]);
+        run(f, rows * count, operands, 1, loop.stride[1]);
         for (int i = 0; i < elements.outputs; ++i)
           if (operands[i] == blocks[i])
-            copy(start[i] + (column + done) * step[i], step[i], blocks[i], elements.bytes[i], count,
-                 elements.bytes[i]);
+            for (int64_t r = 0; r < rows; ++r)
+              copy(here[i] + done * step[i] + (rows > 1 ? r * loop.stride[1][i] : 0), step[i],
+                   blocks[i] + r * n * elements.bytes[i], elements.bytes[i], count, elements.bytes[i]);
       }
     }
     position += rows * n;
@@ -88,8 +126,10 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
 template <int N>
 void walk(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t grain, Run<N> run, const void* f,
           bool streams) {
-  parallel_for(loop.size, grain, [&](int64_t begin, int64_t end) {
-    walk_range(loop, elements, begin, end, run, f);
+  // Ranges begin where a vector would: in between, each of its loads and stores would touch two lines.
+  constexpr int64_t kUnit = 64;
+  parallel_for((loop.size + kUnit - 1) / kUnit, grain / kUnit, [&](int64_t begin, int64_t end) {
+    walk_range(loop, elements, begin * kUnit, std::min(end * kUnit, loop.size), run, f);
     if (streams) fence();
   });
 }

@@ -43,23 +43,27 @@ void compare_all(const StridedLoop<3>& loop, F f) {
 
 template <class T>
 void compare(Compare op, const StridedLoop<3>& loop) {
-  using V = Vec<T>;
-  using M = Vec<Int<T>>;
+  // Lanes of int64 are moved as doubles.
+  using S = std::conditional_t<std::is_same_v<T, int64_t>, double, T>;
+  using V = Vec<S>;
+  using X = Vec<T>;
+  using M = Vec<Int<S>>;
   switch (op) {
     case Compare::eq:
-      return compare_all<T>(loop, [](V x, V y) { return (M)(x == y); });
+      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x == (X)y); });
     case Compare::ne:
-      return compare_all<T>(loop, [](V x, V y) { return (M)(x != y); });
+      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x != (X)y); });
     case Compare::lt:
-      return compare_all<T>(loop, [](V x, V y) { return (M)(x < y); });
+      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x < (X)y); });
     case Compare::le:
-      return compare_all<T>(loop, [](V x, V y) { return (M)(x <= y); });
+      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x <= (X)y); });
     case Compare::gt:
-      return compare_all<T>(loop, [](V x, V y) { return (M)(x > y); });
+      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x > (X)y); });
     case Compare::ge:
-      return compare_all<T>(loop, [](V x, V y) { return (M)(x >= y); });
+      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x >= (X)y); });
   }
 }
+template void compare<int64_t>(Compare, const StridedLoop<3>&);
 
 template <class T>
 void where_forward(const StridedLoop<4>& loop) {

@@ -111,6 +111,12 @@ struct Tiles {
   }
 };
 
+// f(first, last) over ranges of channels, whose columns' parts from all tile rows are merged.
+template <class F>
+void for_channels(const BatchNormProblem& p, const Tiles& tiles, F&& f) {
+  parallel_for(p.channels, std::max<int64_t>(1, kGrain / 4 / (tiles.down * p.inner)), f);
+}
+
 // f(column, lanes) over [begin, end) in steps of one vector.
 template <class T, class F>
 [[gnu::always_inline]] inline void for_column_vectors(int64_t begin, int64_t end, F&& f) {
@@ -180,25 +186,28 @@ void column_moments(double* mean, double* var, const T* x, const BatchNormProble
   });
   // The common mean first, then every part's squares about it: no division in the loops, tile rows in order.
   const double total = double(p.batch * p.inner);
-  const auto parts = [&](auto&& add) {
-    for (int64_t down = 0; down < tiles.down; ++down) {
-      const T* in = partial.get() + down * 3 * m;
-      const double count = double(std::min(p.batch, (down + 1) * kTileRows) - down * kTileRows);
-      for (int64_t c = 0; c < p.channels; ++c)
-        for (int64_t i = c * p.inner; i < (c + 1) * p.inner; ++i)
-          add(c, count, 1 / count, double(in[i]), double(in[m + i]), double(in[2 * m + i]));
-    }
-  };
-  std::fill_n(mean, p.channels, 0.0);
-  std::fill_n(var, p.channels, 0.0);
-  parts(
-      [&](int64_t c, double count, double, double pivot, double d, double) { mean[c] += pivot * count + d; });
-  for (int64_t c = 0; c < p.channels; ++c) mean[c] /= total;
-  parts([&](int64_t c, double count, double share, double pivot, double d, double q) {
-    const double off = pivot + d * share - mean[c];
-    var[c] += std::max(q - d * d * share, q * 0) + count * off * off;
+  for_channels(p, tiles, [&](int64_t first, int64_t last) {
+    const auto parts = [&](auto&& add) {
+      for (int64_t down = 0; down < tiles.down; ++down) {
+        const T* in = partial.get() + down * 3 * m;
+        const double count = double(std::min(p.batch, (down + 1) * kTileRows) - down * kTileRows);
+        for (int64_t c = first; c < last; ++c)
+          for (int64_t i = c * p.inner; i < (c + 1) * p.inner; ++i)
+            add(c, count, 1 / count, double(in[i]), double(in[m + i]), double(in[2 * m + i]));
+      }
+    };
+    std::fill(mean + first, mean + last, 0.0);
+    std::fill(var + first, var + last, 0.0);
+    parts([&](int64_t c, double count, double, double pivot, double d, double) {
+      mean[c] += pivot * count + d;
+    });
+    for (int64_t c = first; c < last; ++c) mean[c] /= total;
+    parts([&](int64_t c, double count, double share, double pivot, double d, double q) {
+      const double off = pivot + d * share - mean[c];
+      var[c] += std::max(q - d * d * share, q * 0) + count * off * off;
+    });
+    for (int64_t c = first; c < last; ++c) var[c] /= total;
   });
-  for (int64_t c = 0; c < p.channels; ++c) var[c] /= total;
 }
 
 template <class T>
@@ -244,20 +253,22 @@ void backward_columns(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_y, 
     std::copy_n(sums[1], c1 - c0, out + m);
   });
   std::vector<GradSums> sums(static_cast<size_t>(p.channels));
-  for (int64_t down = 0; down < tiles.down; ++down) {
-    const T* in = partial.get() + down * 2 * m;
-    for (int64_t c = 0; c < p.channels; ++c)
-      for (int64_t i = c * p.inner; i < (c + 1) * p.inner; ++i)
-        sums[size_t(c)].add({double(in[i]), double(in[m + i])});
-  }
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const Combination<T> f =
-        combination_of(sums[size_t(c)], mean[c], var[c], p.eps, double(p.batch * p.inner), weight, c,
-                       training, grad_weight, grad_bias);
-    std::fill_n(a + c * p.inner, p.inner, f.a);
-    std::fill_n(b + c * p.inner, p.inner, f.b);
-    std::fill_n(shift + c * p.inner, p.inner, f.c);
-  }
+  for_channels(p, tiles, [&](int64_t first, int64_t last) {
+    for (int64_t down = 0; down < tiles.down; ++down) {
+      const T* in = partial.get() + down * 2 * m;
+      for (int64_t c = first; c < last; ++c)
+        for (int64_t i = c * p.inner; i < (c + 1) * p.inner; ++i)
+          sums[size_t(c)].add({double(in[i]), double(in[m + i])});
+    }
+    for (int64_t c = first; c < last; ++c) {
+      const Combination<T> f =
+          combination_of(sums[size_t(c)], mean[c], var[c], p.eps, double(p.batch * p.inner), weight, c,
+                         training, grad_weight, grad_bias);
+      std::fill_n(a + c * p.inner, p.inner, f.a);
+      std::fill_n(b + c * p.inner, p.inner, f.b);
+      std::fill_n(shift + c * p.inner, p.inner, f.c);
+    }
+  });
   if (!grad_x) return;
   tiles.for_each(p, [&](int64_t, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
     for (int64_t r = r0; r < r1; ++r)

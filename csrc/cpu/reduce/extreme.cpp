@@ -2,9 +2,8 @@
 // beats everything, the first NaN wins, as in PyTorch.
 //
 //   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end
-//   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited
-//   in order, only a strictly
-//               better value replaces: the first of equals stays
+//   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only
+//               a strictly better value replaces: the first of equals stays
 //
 // Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once.
 #include <algorithm>
@@ -57,7 +56,7 @@ template <bool largest, class T, int step = kWidth<T> / 2>
   }
 }
 
-// C vectors wide, C * kWidth<T> <= n < 2^31.
+// C vectors wide; C * kWidth<T> <= n < 2^31.
 template <bool largest, int C, class T>
 int64_t first_extreme_of(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
@@ -65,6 +64,10 @@ int64_t first_extreme_of(const T* x, int64_t n) {
   using M = Vec<Int<T>>;
   M lane;
   for (int i = 0; i < width; ++i) lane[i] = i;
+  // The end of a row, filled up with what loses against everything but itself, and then by its place.
+  const auto load_end = [&](const T* p, int64_t count) __attribute__((always_inline)) {
+    return lane < Int<T>(count) ? load_n(p, int(count)) : broadcast<T>(worst);
+  };
   Best<T> best[C];
 #pragma GCC unroll 4
   for (int j = 0; j < C; ++j) best[j] = {load(x + j * width), lane + Int<T>(j * width)};
@@ -80,23 +83,50 @@ int64_t first_extreme_of(const T* x, int64_t n) {
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) take(j, load(x + i + j * width), i + j * width);
   for (; i + width <= n; i += width) take(0, load(x + i), i);
-  if (i < n) {
-    T rest[width];
-    std::fill_n(rest, width, worst);
-    std::copy_n(x + i, n - i, rest);
-    take(0, load(rest), i);
-  }
+  if (i < n) take(0, load_end(x + i, n - i), i);
 #pragma GCC unroll 4
   for (int j = 1; j < C; ++j) best[0] = better_of<largest, T>(best[0], best[j]);
   return best_lane<largest, T>(best[0]);
+}
+
+// The extreme lane, joined in halves.
+template <class V, int step, class Better>
+[[gnu::always_inline]] inline auto join_lanes(V v, Better better) {
+  if constexpr (step == 0) {
+    return v[0];
+  } else {
+    constexpr int w = int(sizeof(V) / sizeof(v[0]));
+    const V turned = [&]<int... i>(std::integer_sequence<int, i...>) {
+      return __builtin_shufflevector(v, v, ((i + step) % w)...);
+    }(std::make_integer_sequence<int, w>());
+    return join_lanes<V, step / 2>(better(v, turned) ? v : turned, better);
+  }
+}
+// A row of one vector or less: its elements as integers of the same order, NaN largest of all or smallest.
+template <bool largest, class T>
+[[gnu::always_inline]] inline int64_t first_extreme_of_few(const T* x, int64_t n) {
+  constexpr int w = kWidth<T>;
+  using I = Int<T>;
+  using M = Vec<I>;
+  constexpr I most = std::numeric_limits<I>::max();
+  M lane;
+  for (int i = 0; i < w; ++i) lane[i] = i;
+  const Vec<T> v = load_n(x, int(n)) + T(0);  // -0 becomes 0
+  M key = (M)v ^ (((M)v >> (8 * int(sizeof(T)) - 1)) & most);
+  if constexpr (!largest) key = ~key;
+  key = v != v ? broadcast<I>(most) : key;
+  key = lane < I(n) ? key : broadcast<I>(-most - 1);
+  const I best = join_lanes<M, w / 2>(key, [](M a, M b) { return a > b; });
+  return join_lanes<M, w / 2>(key == best ? lane : broadcast<I>(most), [](M a, M b) { return a < b; });
 }
 
 template <bool largest, class T>
 int64_t first_extreme(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
   if (n <= std::numeric_limits<int32_t>::max()) {
+    if (n < width) return first_extreme_of_few<largest>(x, n);
     if (n >= 8 * width) return first_extreme_of<largest, 4>(x, n);
-    if (n >= 2 * width) return first_extreme_of<largest, 1>(x, n);
+    return first_extreme_of<largest, 1>(x, n);
   }
   T best = x[0];
   int64_t at = 0;

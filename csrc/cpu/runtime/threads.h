@@ -37,7 +37,9 @@ inline int64_t chunk_count(int64_t n, int64_t grain) {
   const int64_t by_grain = (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1);
   const int threads = num_threads();
   if (threads == 1) return n > 0 ? 1 : 0;
-  return std::min<int64_t>(by_grain, threads * detail::kChunksPerThread);
+  // As many for each thread: seven chunks would keep one of two threads a seventh longer than the other.
+  const int64_t even = by_grain < threads ? by_grain : by_grain / threads * threads;
+  return std::min<int64_t>(even, threads * detail::kChunksPerThread);
 }
 
 template <class F>
@@ -62,10 +64,11 @@ void parallel_chunks(int64_t n, int64_t grain, F&& f) {
   }
   auto body = [&](int64_t chunk) { f(chunk, n * chunk / chunks, n * (chunk + 1) / chunks); };
   using Callable = decltype(body);
-  // Waking a sleeping thread costs 40-60 us: worth it from some 50 us of work, that is, from 5 grains.
+  // Waking a sleeping thread costs 40-60 us: worth it from some 50 us of work, that is, from 5 grains, or from
+  // any two items so large that no grain holds one.
   detail::run(
       chunks, [](void* context, int64_t index) { (*static_cast<Callable*>(context))(index); }, &body,
-      n / std::max<int64_t>(grain, 1) >= 5);
+      grain <= 1 || n / grain >= 5);
 }
 
 template <class F>

@@ -205,15 +205,19 @@ template <class T>
 [[gnu::always_inline]] inline T reduce_add(Vec<T> v) {
   return fold_halves<kWidth<T>>(v, std::make_index_sequence<kWidth<T> / 2>());
 }
+template <int N, class V, std::size_t... I>
+[[gnu::always_inline]] inline auto max_halves(V v, std::index_sequence<I...>) {
+  if constexpr (N == 2) {
+    return v[0] > v[1] ? v[0] : v[1];
+  } else {
+    const auto low = __builtin_shufflevector(v, v, int(I)...),
+               high = __builtin_shufflevector(v, v, int(I + N / 2)...);
+    return max_halves<N / 2>(low > high ? low : high, std::make_index_sequence<N / 4>());
+  }
+}
 template <class T>
 [[gnu::always_inline]] inline T reduce_max(Vec<T> v) {
-  T lanes[kWidth<T>];
-  std::memcpy(lanes, &v, sizeof lanes);
-#pragma GCC unroll 8
-  for (int step = kWidth<T> / 2; step > 0; step /= 2)
-#pragma GCC unroll 16
-    for (int i = 0; i < step; ++i) lanes[i] = lanes[i] > lanes[i + step] ? lanes[i] : lanes[i + step];
-  return lanes[0];
+  return max_halves<kWidth<T>>(v, std::make_index_sequence<kWidth<T> / 2>());
 }
 
 #if defined(__AVX512F__)

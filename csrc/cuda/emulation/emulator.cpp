@@ -75,7 +75,8 @@ constexpr size_t kStackBytes = 64 << 10;  // mapped anew for each block
 constexpr size_t kStackBytes = 256 << 10;
 #endif
 constexpr size_t kGuardBytes = 4096;
-constexpr int kPoison = 0xFF;  // NaN in every floating-point format, -1 in integers
+constexpr size_t kPlainShared = 48 << 10;  // what a kernel may have without asking
+constexpr int kPoison = 0xFF;              // NaN in every floating-point format, -1 in integers
 
 Order order_of_threads = Order::ascending;
 uint64_t order_seed = 0;
@@ -246,6 +247,11 @@ class Worker {
     auto found =
         std::find_if(shared_.begin(), shared_.end(), [key](const auto& s) { return s.first == key; });
     if (found == shared_.end()) {
+      static_bytes_ += bytes;
+      if (launch_.shared_bytes <= kPlainShared && static_bytes_ + launch_.shared_bytes > kPlainShared)
+        throw Error(std::string(launch_.name) +
+                    ": static and dynamic shared memory together are more than 48 KiB, which launch() asks "
+                    "for by the dynamic size alone");
       shared_.emplace_back(key, poisoned(bytes));
       found = shared_.end() - 1;
       release(found->second.get());
@@ -290,6 +296,7 @@ class Worker {
   std::vector<uint32_t> order_;
   std::vector<Gathering> gatherings_;
   std::vector<std::pair<const void*, Memory>> shared_;
+  size_t static_bytes_ = 0;  // of those
   std::vector<Memory> retired_;
   Memory dynamic_;
   Fiber* running_ = nullptr;
@@ -379,6 +386,7 @@ void Worker::run_block(uint64_t block) {
   retired_.push_back(std::move(dynamic_));
 #endif
   shared_.clear();
+  static_bytes_ = 0;
   dynamic_ = poisoned(launch_.shared_bytes);
   gatherings_.assign(fibers_.size() / 32, {});
   at_barrier_ = 0;

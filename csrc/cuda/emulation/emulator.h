@@ -211,6 +211,13 @@ T atomic_add(T* at, T value) {
     return ref.fetch_add(value);
   }
 }
+inline int atomic_max(int* at, int value) {
+  std::atomic_ref<int> ref(*at);
+  int old = ref.load();
+  while (old < value && !ref.compare_exchange_weak(old, value)) {
+  }
+  return old;
+}
 inline uint64_t atomic_cas(uint64_t* at, uint64_t expected, uint64_t desired) {
   std::atomic_ref<uint64_t>(*at).compare_exchange_strong(expected, desired);
   return expected;
@@ -229,6 +236,10 @@ inline uint32_t multiply_high(uint32_t a, uint32_t b) {
 // 16 bytes from global to shared memory, there after the wait.
 inline void cp_async_16(void* to, const void* from) {
   emulation::cp_async(to, from, 16);
+}
+inline void cp_async_16_or_zeros(void* to, const void* from, bool present) {
+  static constexpr uint64_t kZeros[2] = {0, 0};
+  emulation::cp_async(to, present ? from : kZeros, 16);
 }
 inline void cp_async_commit() {
   emulation::cp_async_commit();

@@ -54,6 +54,34 @@ __global__ void copied_async(float* y, const float* x) {
   sync_threads();
   y[threadIdx.x] = tile[63 - threadIdx.x];
 }
+// Elements 0 .. 31 of x, then zeros; x is not read beyond. Without the wait: NaN.
+template <bool kWaits>
+__global__ void copied_or_zeros(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  const bool present = threadIdx.x < 8;
+  if (threadIdx.x < 16)
+    cp_async_16_or_zeros(tile + 4 * threadIdx.x, x + (present ? 4 * threadIdx.x : 1024), present);
+  cp_async_commit();
+  if (kWaits) cp_async_wait<0>();
+  sync_threads();
+  y[threadIdx.x] = tile[threadIdx.x];
+}
+// The largest x, as an integer, whoever comes first.
+__global__ void largest(float* y, const float* x) {
+  FASTDL_SHARED(int, best, 1);
+  if (threadIdx.x == 0) best[0] = -1000;
+  sync_threads();
+  atomic_max(best.data(), int(x[threadIdx.x]));
+  sync_threads();
+  y[threadIdx.x] = float(best[0]);
+}
+// With the 256 dynamic bytes of all these kernels more than a launch gives unasked.
+__global__ void static_and_dynamic(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, (48 << 10) / 4);
+  FASTDL_DYNAMIC_SHARED(float, more);
+  tile[threadIdx.x] = more[threadIdx.x] = x[threadIdx.x];
+  y[threadIdx.x] = tile[threadIdx.x];
+}
 __global__ void divergent_barrier(float* y, const float* x) {
   if (threadIdx.x < 32)
     sync_threads();
@@ -141,6 +169,10 @@ constexpr Planted kPlanted[] = {
     {"uninitialised_dynamic", uninitialised_dynamic, 1},
     {"copied_async", copied_async<true>, 1},
     {"copied_without_wait", copied_async<false>, 1},
+    {"copied_or_zeros", copied_or_zeros<true>, 1},
+    {"copied_or_zeros_without_wait", copied_or_zeros<false>, 1},
+    {"largest", largest, 1},
+    {"static_and_dynamic", static_and_dynamic, 1},
     {"divergent_barrier", divergent_barrier, 1},
     {"barrier_without_some", barrier_without_some, 1},
     {"partial_shuffle", partial_shuffle, 1},

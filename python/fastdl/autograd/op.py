@@ -136,14 +136,25 @@ class Op:
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Any:
         op = cls()
         try:  # costs nothing where nothing is raised
+            # Two tensors or one, the common case, without the lists' cost.
+            needs: tuple[bool, ...]
+            if len(inputs) == 2:
+                x, y = inputs
+                arrays: Any = x if x is None else x._data, y if y is None else y._data
+                needs = x is not None and x._requires_grad, y is not None and y._requires_grad
+            elif len(inputs) == 1 and (x := inputs[0]) is not None:
+                arrays, needs = (x._data,), (x._requires_grad,)
+            else:
+                arrays = [t if t is None else t._data for t in inputs]
+                needs = tuple([t is not None and t._requires_grad for t in inputs])
             if mode.enabled:
-                op.needs = needs = tuple([t is not None and t._requires_grad for t in inputs])
-                result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+                op.needs = needs
+                result = op.forward(*arrays, **options)
                 if True in needs:
                     return op.record(inputs, result)
             else:
                 op.needs = (False,) * len(inputs)
-                result = op.forward(*[t if t is None else t._data for t in inputs], **options)
+                result = op.forward(*arrays, **options)
         except (TypeError, AttributeError, NotImplementedError) as error:
             # What kernels, NumPy and CuPy say to arrays they cannot take.
             from fastdl.autograd.refused import apply_otherwise

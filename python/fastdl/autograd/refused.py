@@ -29,6 +29,9 @@ def apply_otherwise(
 ) -> Any:
     """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it."""
     given = [t for t in inputs if t is not None]
+    for t in given:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{cls.__name__.lower()}: expected a Tensor, got {type(t).__name__}") from None
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
         return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ from fastdl.ops.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
-from fastdl.ops.cross_entropy import cross_entropy, nll_loss
+from fastdl.ops.cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
     cdist,
@@ -194,6 +194,7 @@ __all__ = [
     "leaky_relu",
     "leaky_relu_",
     "linear",
+    "linear_cross_entropy",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.mode import mode
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.ops.binary import (
@@ -24,13 +23,15 @@ from fastdl.ops.binary import (
     Remainder,
     Sub,
     TruncDivide,
+    constant,
+    store,
 )
 from fastdl.tensor import Tensor
 
 
 def number(op: str, value: Any) -> Any:
     """A Python number, or a TypeError."""
-    if isinstance(value, bool | int | float):
+    if isinstance(value, (float, int)):  # bool is an int
         return value
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
@@ -39,8 +40,10 @@ def number(op: str, value: Any) -> Any:
 
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor (then returned)."""
-    if isinstance(out, Tensor):
-        apply(op, _constant(input), _constant(other), out._data)
+    if out is not None and isinstance(out, Tensor):
+        if out._data.size == 0:
+            return store(op.label, out, apply(op, input, other))
+        apply(op, constant(input), constant(other), out._data)
         out._bump_version()
         return out
     if isinstance(other, Tensor):
@@ -52,14 +55,9 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
             f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and "
             f"{type(other).__name__}"
         )
+    if out is None:
+        return op.apply(input, None, value=number(op.label, other))  # type: ignore[no-any-return]
     return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
-
-
-def _constant(value: Any) -> Any:
-    """``value``, after a check that nothing will be recorded for it."""
-    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
-        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
-    return value
 
 
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
@@ -86,14 +84,14 @@ def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
         >>> fastdl.add(fastdl.Tensor([1.0, 2.0]), 10).tolist()
         [11.0, 12.0]
     """
-    return apply(Add, input, scaled("add", input, other, alpha), out)
+    return apply(Add, input, other if alpha == 1 else scaled("add", input, other, alpha), out)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
     """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``."""
     if isinstance(other, bool) or isinstance(input, bool):
         raise RuntimeError("sub: a bool cannot be subtracted, nor subtracted from; use 0 or 1")
-    return apply(Sub, input, scaled("sub", input, other, alpha), out)
+    return apply(Sub, input, other if alpha == 1 else scaled("sub", input, other, alpha), out)
 
 
 def rsub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:

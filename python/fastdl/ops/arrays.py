@@ -40,6 +40,8 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
 
 def zeros(shape: Any, dtype: Any, like: Any = None) -> Any:
     """An array of zeros in pooled memory, on the device of the array ``like`` (None: on the CPU)."""
+    if not on_device(like):
+        return select(like).zeros(shape, dtype)
     array = select(like).empty(shape, dtype)
     array.fill(0)
     return array
@@ -52,10 +54,7 @@ def cast(array: Any, dtype: Any) -> Any:
     """
     if array.dtype is dtype or array.dtype == dtype:
         return array
-    result = select(array).empty(array.shape, dtype)
-    with np.errstate(all="ignore"):  # float to int out of range
-        np.copyto(result, array, casting="unsafe")
-    return result
+    return pooled_copy(array, dtype)
 
 
 def operand(value: Any, dtype: Any) -> Any:
@@ -85,15 +84,26 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
+_LOUD = frozenset(["divide", "floor_divide", "remainder", "fmod", "power"])
+
+
 def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     """``ufunc(*operands)`` as ``dtype``, in pooled memory or ``out``."""
-    shape = broadcast_shape(op, *[np.shape(o) for o in operands])
+    shapes = [o.shape if is_array(o) else () for o in operands]
+    shape = shapes[0] if len(set(shapes)) == 1 else broadcast_shape(op, *shapes)
     if out is None:
         out = select(next(filter(on_device, operands), None)).empty(shape, dtype)
     elif out.shape != shape:
         raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
-    with np.errstate(all="ignore"):
-        ufunc(*operands, out=out, casting="unsafe")
+    if (
+        dtype.kind in "biu"
+        and ufunc.__name__ not in _LOUD
+        and getattr(operands[0], "dtype", dtype).kind in "biu"
+    ):
+        ufunc(*operands, out=out, casting="unsafe")  # nothing to warn of
+    else:
+        with np.errstate(all="ignore"):
+            ufunc(*operands, out=out, casting="unsafe")
     return out
 
 
@@ -140,6 +150,13 @@ def contiguous(array: Any, dtype: Any = None) -> Any:
 
 def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
     """How many elements are not zero (True) over ``axes`` (None: all), int64."""
+    if (axes is None or len(axes) == 1) and not on_device(mask):
+        dtype = mask.dtype
+        if dtype is float32 or dtype is float64:
+            mask = select(mask).ne_forward(mask, 0.0)
+        elif dtype is not bool_:
+            mask = by_numpy("count_nonzero", np.not_equal, bool_, None, mask, 0)
+        return select(mask).count_true(mask, None if axes is None else axes[0], keepdim)
     counts = array(np.count_nonzero(mask, axis=axes), mask, int64)
     return counts.reshape(kept_shape(mask.shape, axes)) if keepdim else counts
 

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, float32, float64
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select, select_either
-from fastdl.ops.arrays import by_numpy, cast, fit, operand, zeros
+from fastdl.ops.arrays import by_numpy, cast, empty, fit, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
@@ -36,6 +37,7 @@ class Binary(Op):
     label: ClassVar[str]
     ufunc: ClassVar[Any]
     floating: ClassVar[bool] = False  # integers are converted to the default dtype
+    integers: ClassVar[bool] = False  # the CPU's kernel takes int64, too
     likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
 
     def __init_subclass__(cls) -> None:
@@ -80,16 +82,25 @@ class Binary(Op):
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
         if out is not None and out.dtype is not dtype:
             return into(self.label, out, self.compute(x, y, dtype, None))
-        if dtype is float32 or dtype is float64:
+        if (
+            dtype is float32
+            or dtype is float64
+            or (dtype is int64 and self.integers and not (on_device(x) or on_device(y)))
+        ):
             return getattr(select_either(x, y), self.kernel)(x, y, out)
         return by_numpy(self.label, self.ufunc, dtype, out, x, y)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        if value is None and out is None:  # the common case, without the calls below
+        if out is None and x is not None:  # the common cases, without the calls below
             dtype = x.dtype
-            if dtype is y.dtype and (dtype is float32 or dtype is float64):
-                self.likes = (x.shape, dtype), (y.shape, dtype)
-                return getattr(select(x), self.kernel)(x, y)
+            if dtype is float32 or dtype is float64:
+                if y is None:
+                    self.likes = (x.shape, dtype), None
+                    return getattr(select(x), self.kernel)(x, value)
+                if dtype is y.dtype:
+                    if True in self.needs:
+                        self.likes = (x.shape, dtype), (y.shape, dtype)
+                    return getattr(select(x), self.kernel)(x, y)
         return self.compute(*self.prepare(x, y, value), out)
 
     def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
@@ -133,8 +144,29 @@ def into(op: str, out: Any, result: Any) -> Any:
     return out
 
 
+def constant(value: Any) -> Any:
+    """``value``, after a check that nothing will be recorded for it."""
+    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
+        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
+    return value
+
+
+def store(op: str, out: Tensor, result: Tensor) -> Tensor:
+    """``result`` written into the tensor ``out``, which is returned; an empty one takes the result's shape."""
+    constant(result)
+    array = result._data
+    if out._data.size == 0:
+        out._data = empty(array.shape, out._data.dtype, array)
+    if out._data.shape != array.shape:
+        raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
+    into(op, out._data, array)
+    out._bump_version()
+    return out
+
+
 class Add(Binary):
     kernel, ufunc = "add_forward", np.add
+    integers = True
     aliases_grad = True
 
     def backward(self, grad: Any) -> Any:
@@ -146,6 +178,7 @@ class Add(Binary):
 
 class Sub(Binary):
     kernel, ufunc = "sub_forward", np.subtract
+    integers = True
     aliases_grad = True
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
@@ -177,6 +210,8 @@ class Saving(Binary):
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         needs = self.needs
+        if out is None and True not in needs:
+            return super().forward(x, y, value)
         self.saves = _SAVED[needs]
         if value is None and out is None:  # the common case, without the calls below
             dtype = x.dtype
@@ -197,6 +232,7 @@ class Saving(Binary):
 
 class Mul(Saving):
     kernel, ufunc = "mul_forward", np.multiply
+    integers = True
 
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
@@ -482,10 +518,10 @@ class Hypot(Saving):
 
 
 def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
-    quotient = np.floor_divide(x, y, out=out)
+    quotient = np.floor_divide(x, y)  # not yet into out, which may be x
     # Floor and truncation differ by one where the signs differ and something remains.
-    quotient += ((x < 0) != (y < 0)) & (quotient * y != x)
-    return quotient
+    np.add(quotient, ((x < 0) != (y < 0)) & (quotient * y != x), out=out, casting=casting)  # type: ignore[call-overload]
+    return out
 
 
 class TruncDivide(FloorDivide):

@@ -133,56 +133,59 @@ def type_(input: Tensor, dtype: Any = None) -> Any:
     return cast(input, as_dtype("type", dtype))
 
 
+# ``memory_format`` is accepted and ignored below: tensors lie in C order.
+
+
 def type_as(input: Tensor, other: Tensor) -> Tensor:
     """``input`` in the dtype of ``other``."""
     return cast(input, other._data.dtype)
 
 
-def float_(input: Tensor) -> Tensor:
+def float_(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as float32."""
     return cast(input, float32)
 
 
-def double(input: Tensor) -> Tensor:
+def double(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as float64."""
     return cast(input, float64)
 
 
-def half(input: Tensor) -> Tensor:
+def half(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as float16."""
     return cast(input, float16)
 
 
-def bfloat16(input: Tensor) -> Tensor:
+def bfloat16(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as bfloat16; needs the package ml_dtypes."""
     return cast(input, as_dtype("bfloat16", "bfloat16"))
 
 
-def long(input: Tensor) -> Tensor:
+def long(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as int64; fractions are cut off."""
     return cast(input, int64)
 
 
-def int_(input: Tensor) -> Tensor:
+def int_(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as int32; fractions are cut off."""
     return cast(input, int32)
 
 
-def short(input: Tensor) -> Tensor:
+def short(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as int16."""
     return cast(input, int16)
 
 
-def char(input: Tensor) -> Tensor:
+def char(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as int8."""
     return cast(input, int8)
 
 
-def byte(input: Tensor) -> Tensor:
+def byte(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as uint8."""
     return cast(input, uint8)
 
 
-def to_bool(input: Tensor) -> Tensor:
+def to_bool(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as bool: True where not zero."""
     return cast(input, bool_)

@@ -50,6 +50,13 @@ def ints(args: Any) -> tuple[int, ...]:
     return tuple([to_int(a) for a in args])
 
 
+def check_tensors(op: str, **given: Any) -> None:
+    """Raise TypeError for an argument that is not a tensor."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
 def as_array(op: str, value: Any) -> Any:
     """The array under a Tensor, or made from a number or sequence."""
     if isinstance(value, Tensor):

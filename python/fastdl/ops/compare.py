@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64
-from fastdl.kernels import array, is_array, select_either
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
+from fastdl.errors import ArgumentError
+from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import by_numpy, operand
+from fastdl.ops.binary import store
+from fastdl.ops.common import check_tensors
 from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
 
@@ -27,19 +30,18 @@ def _arrays(op: str, input: Any, other: Any) -> tuple[Any, Any]:
     )
 
 
-def _result(array: Any, out: Tensor | None) -> Tensor:
-    if out is None:
-        return Tensor._wrap(array)
-    out._bump_version()
-    if array is not out._data:
-        np.copyto(out._data, array, casting="unsafe")
-    return out
+def _result(op: str, array: Any, out: Tensor | None) -> Tensor:
+    result = Tensor._wrap(array)
+    return result if out is None else store(op, out, result)
 
 
 def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
     """x op y as a bool array, after promotion."""
     dtype = getattr(x, "dtype", None)
-    if dtype is None or not (dtype is getattr(y, "dtype", dtype) and (dtype is float32 or dtype is float64)):
+    if dtype is None or not (
+        dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)
+        and (dtype is float32 or dtype is float64 or dtype is int64)
+    ):
         dtype = common_dtype(x, y)
         if not is_array(x) or not is_array(y):
             value = y if is_array(x) else x
@@ -47,14 +49,16 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
         x, y = operand(x, dtype), operand(y, dtype)
-    if (dtype is float32 or dtype is float64) and (out is None or out.dtype is bool_):
+    if (dtype is float32 or dtype is float64 or (dtype is int64 and not (on_device(x) or on_device(y)))) and (
+        out is None or out.dtype is bool_
+    ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)
     return by_numpy(name, ufunc, bool_, out, x, y)
 
 
 def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        return _result(compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
+        return _result(name, compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
@@ -75,7 +79,7 @@ not_equal, less, less_equal, greater, greater_equal = ne, lt, le, gt, ge
 def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
-        return _result(by_numpy(name, ufunc, bool_, None, x, y), out)
+        return _result(name, by_numpy(name, ufunc, bool_, None, x, y), out)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text}, elementwise; numbers count as True where not 0. See ``torch.{name}``."
@@ -89,7 +93,7 @@ logical_xor = _logical("logical_xor", np.logical_xor, "Exactly one")
 
 def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """True where ``input`` is zero or False. See ``torch.logical_not``."""
-    return _result(by_numpy("logical_not", np.logical_not, bool_, None, input._data), out)
+    return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, input._data), out)
 
 
 def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
@@ -98,7 +102,7 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
         dtype = common_dtype(x, y)
         if dtype.kind in FLOATING:
             raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
-        return _result(by_numpy(name, ufunc, dtype, None, operand(x, dtype), operand(y, dtype)), out)
+        return _result(name, by_numpy(name, ufunc, dtype, None, operand(x, dtype), operand(y, dtype)), out)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text}, for integers and bools. See ``torch.{name}``."
@@ -121,7 +125,7 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     x = input._data
     if x.dtype.kind in FLOATING:
         raise RuntimeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
-    return _result(by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
+    return _result("bitwise_not", by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
 
 def _test(name: str, ufunc: Any, text: str) -> Callable[[Tensor], Tensor]:
@@ -134,7 +138,14 @@ def _test(name: str, ufunc: Any, text: str) -> Callable[[Tensor], Tensor]:
     return function
 
 
-isnan = _test("isnan", np.isnan, "True where NaN.")
+def isnan(input: Tensor) -> Tensor:
+    """True where NaN. See ``torch.isnan``."""
+    x = input._data
+    if x.dtype is float32 or x.dtype is float64:
+        return Tensor._wrap(select(x).ne_forward(x, x))
+    return Tensor._wrap(by_numpy("isnan", np.isnan, bool_, None, x))
+
+
 isinf = _test("isinf", np.isinf, "True where infinite.")
 isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.")
 isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "True where +inf.")
@@ -150,6 +161,9 @@ def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:
     """|input - other| <= atol + rtol * |other|, elementwise. See ``torch.isclose``."""
+    check_tensors("isclose", input=input, other=other)
+    if rtol < 0 or atol < 0:
+        raise ArgumentError(f"isclose: rtol and atol must not be negative, got {rtol} and {atol}")
     x, y = input._data, other._data
     if x.dtype != y.dtype:
         raise RuntimeError(f"isclose: input and other must have the same dtype, got {x.dtype} and {y.dtype}")

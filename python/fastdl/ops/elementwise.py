@@ -14,9 +14,10 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import is_array, select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import add, mul, number
+from fastdl.ops.arithmetic import add, mul, number, store
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
 from fastdl.ops.binary import into
+from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
 from fastdl.ops.promotion import common_dtype
@@ -110,7 +111,9 @@ class Clamp(Op):
     saves = (0,)
 
     def forward(self, x: Any, min: Any, max: Any, out: Any = None) -> Any:
-        dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
+        dtype = x.dtype
+        if not (dtype is float32 or dtype is float64):
+            dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
         lower, upper = float("-inf") if min is None else min, float("inf") if max is None else max
         self.x, self.bounds, self.dtype = x, (lower, upper), x.dtype
         if dtype is not x.dtype:
@@ -151,6 +154,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
 
     Where min > max the result is max.
     """
+    check_tensors("clamp", input=input)
     if min is None and max is None:
         raise ArgumentError("clamp: at least one of min and max must be given")
     if isinstance(min, Tensor) or isinstance(max, Tensor):
@@ -169,15 +173,14 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
                 else Tensor._wrap(np.asarray(max, input._data.dtype, like=input._data))
             )
             result = where(logical_or(gt(result, max), isnan(max)), max, result)
-        if out is not None:
-            np.copyto(out, result._data, casting="same_kind")
-        return result
+        return result if out is None else store("clamp", out, result)
     min = min if min is None else number("clamp", min)
     max = max if max is None else number("clamp", max)
     if min != min or max != max:  # a bound that is NaN makes all NaN
         min = max = float("nan")
         input = mul(input, min)
-    return Clamp.apply(input, min=min, max=max, out=out)  # type: ignore[no-any-return]
+    result = Clamp.apply(input, min=min, max=max)
+    return result if out is None else store("clamp", out, result)  # type: ignore[no-any-return]
 
 
 def clamp_min(input: Tensor, min: Any) -> Tensor:
@@ -304,18 +307,22 @@ class Lerp(Ternary):
 
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
     """input + value * tensor1 * tensor2, in one pass. See ``torch.addcmul``."""
-    if input._data.dtype.kind in "iu" and out is None:
-        return add(input, mul(mul(tensor1, tensor2), value))
-    return Addcmul.apply(input, tensor1, tensor2, value=value, out=out)  # type: ignore[no-any-return]
+    if input._data.dtype.kind in "iu":
+        return add(input, mul(mul(tensor1, tensor2), value), out=out)
+    result = Addcmul.apply(input, tensor1, tensor2, value=value)
+    return result if out is None else store("addcmul", out, result)  # type: ignore[no-any-return]
 
 
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
     """input + value * tensor1 / tensor2, in one pass. See ``torch.addcdiv``."""
-    return Addcdiv.apply(input, tensor1, tensor2, value=value, out=out)  # type: ignore[no-any-return]
+    result = Addcdiv.apply(input, tensor1, tensor2, value=value)
+    return result if out is None else store("addcdiv", out, result)  # type: ignore[no-any-return]
 
 
 def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
     """input + weight * (end - input); ``weight`` is a number or a tensor. See ``torch.lerp``."""
     if isinstance(weight, Tensor):
-        return Lerp.apply(input, end, weight, out=out)  # type: ignore[no-any-return]
-    return Lerp.apply(input, end, None, value=number("lerp", weight), out=out)  # type: ignore[no-any-return]
+        result = Lerp.apply(input, end, weight)
+    else:
+        result = Lerp.apply(input, end, None, value=number("lerp", weight))
+    return result if out is None else store("lerp", out, result)  # type: ignore[no-any-return]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, select
 from fastdl.ops.arrays import empty, zeros
 from fastdl.ops.common import as_array, axis
+from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
 from fastdl.ops.indexing import add_at
 from fastdl.ops.masks import masked_fill
@@ -27,6 +30,8 @@ def _index(op: str, index: Any) -> Any:
     if not isinstance(index, Tensor):
         raise TypeError(f"{op}: index must be a Tensor, got {type(index).__name__}")
     array = index._data
+    if array.size == 0:
+        return array.astype(int64)
     if array.dtype not in (int64, int32):
         raise RuntimeError(f"{op}: index must have dtype int64 or int32, got {array.dtype}")
     return array.astype(int64, copy=False)
@@ -38,6 +43,22 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
         return
     where = tuple(int(i) for i in np.argwhere((index < 0) | (index >= extent))[0])
     raise IndexError(f"{op}: {what}{list(where)} = {index[where]} is out of range [0, {extent})")
+
+
+def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give ``function(input, dim, index, ...)`` a tensor of 0 dimensions as one of a single element."""
+
+    def row(value: Any) -> Any:
+        return reshape(value, (-1,)) if isinstance(value, Tensor) and value._data.ndim == 0 else value
+
+    @wraps(function)
+    def run(input: Tensor, dim: int, index: Tensor, *rest: Any, **options: Any) -> Tensor:
+        if not isinstance(input, Tensor) or input._data.ndim:
+            return function(input, dim, index, *rest, **options)
+        options = {name: row(value) for name, value in options.items()}
+        return reshape(function(row(input), dim, row(index), *map(row, rest), **options), ())
+
+    return run
 
 
 # ------------------------------------------------------------------------------------------- entries along an axis
@@ -62,11 +83,10 @@ class IndexSelect(Op):
         return linear_backward(self, grad)
 
 
+@number_as_row
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The entries ``index`` (one-dimensional) along ``dim``, in that order, as a copy; see ``torch.index_select``."""
     indices = _index("index_select", index)
-    if input._data.ndim == 0:
-        return reshape(index_select(reshape(input, (1,)), 0, index), ())
     if indices.ndim > 1:
         raise IndexError(f"index_select: index must have one dimension, got shape {indices.shape}")
     d = axis("index_select", dim, input._data.ndim)
@@ -118,6 +138,7 @@ def _source(op: str, input: Tensor, dim: int, index: Any, source: Tensor) -> int
     return d
 
 
+@number_as_row
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """``alpha * source`` added to the entries ``index`` along ``dim``; repeated indices add up.
 
@@ -152,6 +173,7 @@ class IndexCopy(Op):
         )
 
 
+@number_as_row
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """The entries ``index`` along ``dim`` replaced by those of ``source``; see ``torch.index_copy``."""
     indices = _index("index_copy", index)
@@ -161,6 +183,8 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """The entries ``index`` along ``dim`` set to one value; see ``torch.index_fill``."""
+    if input._data.ndim == 0:
+        return reshape(index_fill(reshape(input, (1,)), dim, index, value), ())
     indices = _index("index_fill", index)
     d = axis("index_fill", dim, input._data.ndim)
     extent = input._data.shape[d]
@@ -263,7 +287,10 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """:func:`gather` with input and indices broadcast to each other; see ``torch.take_along_dim``."""
+    """:func:`gather` with input and indices broadcast to each other, indices below 0 counting from the end.
+
+    See ``torch.take_along_dim``.
+    """
     if dim is None:
         return gather(reshape(input, (input.numel(),)), 0, reshape(indices, (indices.numel(),)))
     d = axis("take_along_dim", dim, input._data.ndim)
@@ -273,6 +300,8 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
             f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions"
         )
     common = list(np.broadcast_shapes((*x[:d], 1, *x[d + 1 :]), (*i[:d], 1, *i[d + 1 :])))
+    if indices.numel() and (indices._data < 0).any():
+        indices = where(indices < 0, indices + x[d], indices)
     return gather(
         expand(input, [*common[:d], x[d], *common[d + 1 :]]),
         d,
@@ -351,6 +380,7 @@ def _scatter(op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: boo
     return Scatter.apply(input, None, dim=d, index=indices, value=src, add=add)  # type: ignore[no-any-return]
 
 
+@number_as_row
 def scatter(
     input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
@@ -375,6 +405,7 @@ def scatter(
     raise ArgumentError(f"scatter: reduce must be None, 'add' or 'multiply', got {reduce!r}")
 
 
+@number_as_row
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """out[index[i][j]][j] += src[i][j] for dim 0; repeated indices add up. See ``torch.scatter_add``."""
     if not isinstance(src, Tensor):

@@ -174,17 +174,18 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
             arrays.extend(np.nonzero(k))
         else:
             arrays.append(k)
-    flat: Any = 0
+    flat: Any = None
     for axis, k in enumerate(arrays, first):
         extent = shape[axis]
-        if k.size and (k.min() < -extent or k.max() >= extent):
+        low = k.min() if k.size else 0
+        if k.size and (low < -extent or k.max() >= extent):
             place = tuple(np.argwhere((k < -extent) | (k >= extent))[0].tolist())
             raise IndexError(
                 f"{op}: index{list(place)} = {k[place]} is out of bounds for dim {axis} of extent {extent}"
             )
-        wrapped = np.where(k < 0, k + extent, k) if k.size and k.min() < 0 else k
+        wrapped = np.where(k < 0, k + extent, k) if low < 0 else k
         try:
-            flat = flat * extent + wrapped
+            flat = wrapped if flat is None else flat * extent + wrapped
         except ValueError:
             shapes = ", ".join(str(a.shape) for a in arrays)
             raise IndexError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,8 @@ def _matmul_grads(
         grad_a = _sum_to(kernels.matmul(grad, b.swapaxes(-1, -2), None, alpha), a.shape)
     if need_b:
         if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole batch: its gradient is a single long product
-            a, grad = a.reshape(-1, a.shape[-1]), grad.reshape(-1, grad.shape[-1])
+            rows = prod(a.shape[:-1])
+            a, grad = a.reshape(rows, a.shape[-1]), grad.reshape(rows, grad.shape[-1])
         grad_b = _sum_to(kernels.matmul(a.swapaxes(-1, -2), grad, None, alpha), b.shape)
     return grad_a, grad_b
 
@@ -396,6 +398,18 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """``beta * input + alpha * batch1 @ batch2`` for batches of matrices. See ``torch.baddbmm``."""
     return _add_matmul("baddbmm", 3, input, batch1, batch2, beta, alpha)
+
+
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta * input + alpha * sum over the batch of batch1 @ batch2``. See ``torch.addbmm``."""
+    _check_dims("addbmm", 3, batch1=batch1, batch2=batch2)
+    if batch1._data.shape[0] != batch2._data.shape[0]:
+        raise RuntimeError(f"addbmm: the batches must have one size: {_shapes(batch1, batch2)}")
+    # One product: the batch becomes part of the summed axis.
+    rows, columns = batch1._data.shape[1], batch2._data.shape[2]
+    wide = batch1.transpose(0, 1).reshape(rows, batch1._data.shape[0] * batch1._data.shape[2])
+    tall = batch2.reshape(batch2._data.shape[0] * batch2._data.shape[1], columns)
+    return _add_matmul("addbmm", 2, input, wide, tall, beta, alpha)
 
 
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

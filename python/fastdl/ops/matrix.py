@@ -169,18 +169,18 @@ class SymmetricEigen(Op):
 
 
 class SingularValues(Op):
-    """The reduced singular value decomposition: u, s, vh."""
+    """The singular value decomposition u, s, vh; ``full``: with square u and vh, gradients only of the reduced part."""
 
     saves_output = True
 
-    def forward(self, a: Any) -> Any:
-        u, s, vh = np.linalg.svd(a, full_matrices=False)
+    def forward(self, a: Any, full: bool = False) -> Any:
+        u, s, vh = np.linalg.svd(a, full_matrices=full)
         self.u, self.s, self.vh = np.ascontiguousarray(u), s, np.ascontiguousarray(vh)
         return self.u, self.s, self.vh
 
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
-        u, s, vh = self.u, self.s, self.vh
-        k = s.shape[-1]
+        s, k = self.s, self.s.shape[-1]
+        u, grad_u, vh, grad_vh = self.u[..., :k], grad_u[..., :k], self.vh[..., :k, :], grad_vh[..., :k, :]
         eye = np.eye(k, dtype=u.dtype)
         squares = s * s
         gaps = squares[..., None, :] - squares[..., :, None]
@@ -199,6 +199,8 @@ class SingularValues(Op):
 
     def backward_graph(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         u, s, vh = [self.saved_output(a, i) for i, a in enumerate((self.u, self.s, self.vh))]
+        k = self.s.shape[-1]
+        u, grad_u, vh, grad_vh = u[..., :k], grad_u[..., :k], vh[..., :k, :], grad_vh[..., :k, :]
         rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
         f = _inverse_gaps(s * s)
         of_u, of_v = u.mT @ grad_u, vh @ grad_vh.mT
@@ -226,30 +228,37 @@ def _inverse_gaps(values: Any) -> Any:
 
 
 class Orthogonal(Op):
-    """The reduced QR decomposition of a matrix with at least as many rows as columns."""
+    """The reduced QR decomposition.
 
-    saves_output = True
+    A wide matrix is (X | Y) = Q (U | V) with X = Q U square, V = Q^T Y: the gradient of Y is Q grad_V, and Q receives
+    Y grad_V^T beside its own.
+    """
+
+    saves, saves_output = (0,), True
 
     def forward(self, a: Any) -> Any:
+        self.a = a
         q, r = np.linalg.qr(a)
         self.q, self.r = np.ascontiguousarray(q), np.ascontiguousarray(r)
         return self.q, self.r
 
     def backward(self, grad_q: Any, grad_r: Any) -> Any:
-        q, r = self.q, self.r
-        if q.shape[-1] != r.shape[-1]:
-            raise RuntimeError(
-                "qr: the gradient is defined for matrices with at least as many rows as columns"
-            )
+        k = self.q.shape[-1]
+        if k == self.r.shape[-1]:
+            return self._tall(self.q, self.r, grad_q, grad_r)
+        grad_v = grad_r[..., k:]
+        of_x = self._tall(self.q, self.r[..., :k], grad_q + self.a[..., k:] @ _t(grad_v), grad_r[..., :k])
+        return np.concatenate([of_x, self.q @ grad_v], -1)
+
+    @staticmethod
+    def _tall(q: Any, r: Any, grad_q: Any, grad_r: Any) -> Any:
         m = r @ _t(grad_r) - _t(grad_q) @ q
         symmetric = np.tril(m) + _t(np.tril(m, -1))
         return _t(np.linalg.solve(r, _t(grad_q + q @ symmetric)))
 
     def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
         if self.q.shape[-1] != self.r.shape[-1]:
-            raise RuntimeError(
-                "qr: the gradient is defined for matrices with at least as many rows as columns"
-            )
+            raise NotImplementedError("qr: has no second derivative (create_graph=True) for a wide matrix")
         q, r = self.saved_output(self.q, 0), self.saved_output(self.r, 1)
         m = r @ grad_r.mT - grad_q.mT @ q
         symmetric = m.tril() + m.tril(-1).mT

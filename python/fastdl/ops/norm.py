@@ -263,6 +263,8 @@ def batch_norm(
     Raises:
         ValueError: for shapes that do not fit, and in training for a single value per channel.
     """
+    if eps < 0 or (training and eps == 0):
+        raise ArgumentError(f"batch_norm: eps must be positive (0 is allowed in evaluation), got {eps}")
     channels = _check_channels("batch_norm", input, _NAMES, running_mean, running_var, weight, bias)
     if not training:
         if running_mean is None or running_var is None:

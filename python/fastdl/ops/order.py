@@ -9,7 +9,7 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, as_dtype, float32, float64, int64
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.extreme import ValuesIndices, pick
@@ -30,6 +30,18 @@ def _taken(input: Tensor, indices: Any, axis: int) -> ValuesIndices:
     return pick(input, np.take_along_axis(input._data, indices, axis), indices, axis)
 
 
+def _first(input: Tensor, k: int, axis: int, descending: bool) -> ValuesIndices | None:
+    """The first ``k`` in order by the CPU's kernel; None where it does not apply."""
+    x = input._data
+    if not (x.dtype is float32 or x.dtype is float64) or on_device(x) or x.shape[axis] >= 2**31:
+        return None
+    last = axis == x.ndim - 1
+    values, indices = select(x).sort_forward(x if last else np.moveaxis(x, axis, -1), k, descending)
+    if not last:
+        values, indices = [contiguous(np.moveaxis(a, -1, axis)) for a in (values, indices)]
+    return pick(input, values, indices, axis)
+
+
 def _scalar(input: Tensor) -> ValuesIndices:
     return pick(input, input._data.copy(), np.zeros((), int64, like=input._data), 0)
 
@@ -47,12 +59,11 @@ def sort(
     """
     if names:
         dim, _ = numpy_names("sort", names, dim)
-    axis = normal_axis("sort", dim, input._data.ndim)
-    return (
-        _scalar(input)
-        if input._data.ndim == 0
-        else _taken(input, _order(input._data, axis, descending), axis)
-    )
+    x = input._data
+    axis = normal_axis("sort", dim, x.ndim)
+    if x.ndim == 0:
+        return _scalar(input)
+    return _first(input, x.shape[axis], axis, descending) or _taken(input, _order(x, axis, descending), axis)
 
 
 def argsort(
@@ -80,6 +91,9 @@ def topk(
         raise RuntimeError(f"topk: k must be in [0, {n}], the extent of dim {dim}, got {k}")
     if x.ndim == 0:
         return _scalar(input) if k else pick(input, empty((0,), x.dtype, x), empty((0,), int64, x), 0)
+    found = _first(input, k, axis, largest)
+    if found is not None:
+        return found
     if k == 0 or 4 * k >= n:
         return _taken(input, np.take(_order(x, axis, largest), list(range(k)), axis), axis)
     at = n - k if largest else k - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
+from operator import index as to_int
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     if not shape:
         raise RuntimeError("narrow: a tensor of 0 dimensions cannot be narrowed")
     d = axis("narrow", dim, len(shape))
-    first = int(start)
+    first = to_int(start)
     if first < 0:
         first += shape[d]
     if length < 0 or not 0 <= first <= shape[d] - length:
@@ -298,9 +299,8 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     See ``torch.Tensor.unfold``.
     """
     x = input._data
-    if x.ndim == 0:
-        input, dimension = reshape(input, (1,)), 0
-        x = input._data
+    if x.ndim == 0:  # one window of one element, without an axis that counts windows
+        return unfold(reshape(input, (1,)), axis("unfold", dimension, 0, "dimension"), size, step)[0]  # type: ignore[no-any-return]
     d = axis("unfold", dimension, x.ndim, "dimension")
     if size < 0 or step < 1 or size > x.shape[d]:
         raise RuntimeError(

@@ -58,11 +58,15 @@ class ScatterReduce(Op):
             share = grad / np.maximum(self.counts + int(self.include), 1).astype(grad.dtype)
             to_x, to_part = share * kept, share[key]
         elif self.reduce == "prod":
-            with np.errstate(all="ignore"):
-                to_x = np.where(self.counts == 0, grad, grad * y / x) * kept
-                to_part = grad[key] * y[key] / part
-            if not (x.all() and part.all()):
-                raise RuntimeError("scatter_reduce: the gradient of a product with zeros is not defined here")
+            # The others' product: of all that are not 0, unless another one is 0.
+            zeros_in = ((x == 0) & kept).astype(np.int64)
+            add_at(zeros_in, key, part == 0)
+            x, part = np.where(x == 0, 1, x), np.where(part == 0, 1, part)
+            y = np.where(kept, x, 1).astype(grad.dtype)
+            np.multiply.at(y, key, part)
+            of_x, of_part = self.x == 0, self.part == 0
+            to_x = grad * kept * np.where(zeros_in == of_x, y / x, 0)
+            to_part = grad[key] * np.where(zeros_in[key] == of_part, y[key] / part, 0)
         else:
             first, ties = (x == y) & kept, part == y[key]
             count = first.astype(grad.dtype)
@@ -86,7 +90,9 @@ class ScatterReduce(Op):
             spread[self.corner()] = grad[self.places()]
             return grad * Tensor._wrap(to_x), spread * Tensor._wrap(to_part)
         if not (self.x.all() and self.part.all()):
-            raise RuntimeError("scatter_reduce: the gradient of a product with zeros is not defined here")
+            raise RuntimeError(
+                "scatter_reduce: a product with zeros has no second derivative (create_graph=True)"
+            )
         product = grad * self.saved_output(self.y)
         to_x = grad
         if self.include:

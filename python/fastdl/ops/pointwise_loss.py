@@ -488,8 +488,7 @@ def gaussian_nll_loss(
 ) -> Tensor:
     """(log v + (x - t)^2 / v) / 2 with v = max(var, eps); ``full`` adds log(2 pi) / 2.
 
-    ``var`` is a number or a tensor of input's shape, of input's shape without the last dimension, or with
-    that
+    ``var`` is a number or a tensor of input's shape, of input's shape without the last dimension, or with one
     dimension 1. See ``torch.nn.functional.gaussian_nll_loss``.
     """
     op = "gaussian_nll_loss"
@@ -505,10 +504,9 @@ def gaussian_nll_loss(
     if v.shape != shape:
         if v.shape == shape[:-1]:
             variance = variance.unsqueeze(-1)
-        elif not (v.ndim == len(shape) and v.shape[:-1] == shape[:-1] and v.shape[-1] == 1):
+        elif v.ndim != len(shape) or [b for a, b in zip(shape, v.shape, strict=True) if a != b] != [1]:
             raise ArgumentError(
-                f"{op}: var must have input's shape {shape}, or its last dimension 1 or missing, "
-                f"got {v.shape}"
+                f"{op}: var must have input's shape {shape}, or one dimension 1, or the last one missing, got {v.shape}"
             )
     if np.any(v < 0):
         raise ArgumentError(f"{op}: var must not be negative, its smallest entry is {v.min()}")

@@ -16,6 +16,7 @@ from fastdl.ops.common import axes
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.parts import unbind
+from fastdl.ops.reduce import sum as sum_over
 from fastdl.ops.shape import cat, stack
 from fastdl.ops.views import broadcast_tensors, permute, reshape, unsqueeze
 from fastdl.tensor import Tensor
@@ -60,6 +61,13 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
             )
         first, second = list(range(a._data.ndim - dims, a._data.ndim)), list(range(dims))
     summed_a, summed_b = axes("tensordot", first, a._data.ndim), axes("tensordot", second, b._data.ndim)
+    for i, j in zip(
+        summed_a, summed_b, strict=False
+    ):  # an extent of 1 broadcasts, that is, the other is summed
+        if a.shape[i] == 1 and b.shape[j] != 1:
+            b = sum_over(b, j, True)
+        elif b.shape[j] == 1 and a.shape[i] != 1:
+            a = sum_over(a, i, True)
     if [a.shape[i] for i in summed_a] != [b.shape[i] for i in summed_b]:
         raise RuntimeError(
             f"tensordot: shapes {a.shape} and {b.shape} do not agree along axes {first} and {second}"

@@ -13,6 +13,8 @@ from fastdl.tensor import Tensor
 
 __all__ = [
     "can_cast",
+    "conj",
+    "conj_physical",
     "finfo",
     "iinfo",
     "is_complex",
@@ -22,6 +24,8 @@ __all__ = [
     "is_signed",
     "is_tensor",
     "numel",
+    "real",
+    "resolve_conj",
     "sum_to_size",
 ]
 
@@ -39,6 +43,19 @@ def is_tensor(obj: object) -> bool:
 def numel(input: Tensor) -> int:
     """The number of elements of ``input``."""
     return input.numel()
+
+
+def real(input: Tensor) -> Tensor:
+    """The tensor itself: none is complex. See ``torch.real``."""
+    return input
+
+
+def conj(input: Tensor) -> Tensor:
+    """The tensor itself: none is complex. See ``torch.conj``; also ``conj_physical`` and ``resolve_conj``."""
+    return input
+
+
+conj_physical = resolve_conj = conj
 
 
 def is_floating_point(input: Tensor) -> bool:

@@ -358,19 +358,6 @@ def vector_norm(
     return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
-def norm(
-    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any
-) -> Tensor:
-    """The p-norm of all elements, or over ``dim``; ``"fro"`` is p = 2. See ``torch.norm``."""
-    if names:
-        dim, keepdim = numpy_names("norm", names, dim, keepdim)
-    if p is None or p == "fro":
-        p = 2
-    if isinstance(p, str):
-        raise ArgumentError(f"norm: p must be a number or 'fro', got {p!r}")
-    return vector_norm(input, p, dim, keepdim, dtype=dtype)
-
-
 def _spread_arguments(op: str, dim: Any, unbiased: Any, correction: Any) -> tuple[Any, float]:
     """var(x, False) means unbiased=False, as in PyTorch."""
     if isinstance(dim, bool):
@@ -463,7 +450,11 @@ def _truth(op: str, reduce: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
     axes = normal_axes(op, dim, x.ndim)
     # uint8 stays uint8, as in PyTorch.
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
-    reduce(x, axis=axes, keepdims=keepdim, out=out)
+    if axes is None:  # NumPy stops at the first that decides
+        reduce(x, axis=axes, keepdims=keepdim, out=out)
+    else:
+        counts = count_true(x, axes, keepdim)
+        np.greater_equal(counts, 1 if reduce is np.any else reduced_count(x.shape, axes), out=out)
     return Tensor._wrap(cast(out, uint8 if x.dtype == uint8 else bool_))
 
 

@@ -13,17 +13,20 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at, select
-from fastdl.ops.arrays import cast, contiguous, sum_to, zeros
+from fastdl.kernels import add_at, on_device, select
+from fastdl.ops.arrays import assign, cast, contiguous, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor, pooled_copy
 
 
 def _tensors(op: str, tensors: Any) -> list[Tensor]:
-    if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
+    if not isinstance(tensors, (list, tuple)) and (
+        isinstance(tensors, Tensor) or not isinstance(tensors, Sequence)
+    ):
         raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
     if not tensors:
         raise ArgumentError(f"{op}: expects at least one tensor")
@@ -38,9 +41,10 @@ class Cat(Op):
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
-        self.dtypes = [a.dtype for a in arrays]
-        self.extents = [a.shape[dim] for a in arrays]
-        return select(arrays[0]).concat([cast(a, dtype) for a in arrays], dim)
+        if True in self.needs:
+            self.dtypes = [a.dtype for a in arrays]
+            self.extents = [a.shape[dim] for a in arrays]
+        return select(arrays[0]).concat([a if a.dtype is dtype else cast(a, dtype) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -71,10 +75,16 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     if names:
         dim, _ = numpy_names("cat", names, dim)
     parts = _tensors("cat", tensors)
+    first, dtype = parts[0]._data.shape, parts[0]._data.dtype
+    if len(first) > 1:  # alike in everything: the common case, without the checks below
+        for t in parts:
+            if t._data.shape != first or t._data.dtype is not dtype:
+                break
+        else:
+            return Cat.apply(*parts, dim=axis("cat", dim, len(first)), dtype=dtype)  # type: ignore[no-any-return]
     shapes = [t._data.shape for t in parts]
-    first = shapes[0]
     dtype = _common_dtype(parts)
-    if any(s == (0,) for s in shapes):
+    if (0,) in shapes:
         kept = [t for t in parts if t._data.shape != (0,)]
         if kept and kept[0]._data.ndim != 1:
             parts = kept
@@ -95,12 +105,12 @@ concat = concatenate = cat
 
 
 def _common_dtype(parts: list[Tensor]) -> Any:
-    dtype = parts[0]._data.dtype
-    if all(t._data.dtype == dtype for t in parts):
-        return dtype
+    dtypes = [t._data.dtype for t in parts]
+    if len(set(map(id, dtypes))) == 1 or len(set(dtypes)) == 1:
+        return dtypes[0]
     from fastdl.ops.promotion import promote_types
 
-    return reduce(promote_types, [t._data.dtype for t in parts])
+    return reduce(promote_types, dtypes)
 
 
 class Stack(Op):
@@ -109,7 +119,8 @@ class Stack(Op):
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
         self.dtypes = [a.dtype for a in arrays]
-        return select(arrays[0]).concat([np.expand_dims(cast(a, dtype), dim) for a in arrays], dim)
+        one = (slice(None),) * dim + (None,)
+        return select(arrays[0]).concat([cast(a, dtype)[one] for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -173,9 +184,8 @@ class Repeat(Op):
         self.shape, self.sizes = x.shape, sizes
         # (s0, n0, s1, n1, ..): the copies are a broadcast axis before each axis.
         paired = tuple([v for pair in zip(sizes, x.shape, strict=True) for v in pair])
-        out = select(x).empty(paired, x.dtype)
-        out[...] = x.reshape([v for n in x.shape for v in (1, n)])
-        return out.reshape([s * n for s, n in zip(sizes, x.shape, strict=True)])
+        copies = np.broadcast_to(x.reshape([v for n in x.shape for v in (1, n)]), paired)
+        return pooled_copy(copies).reshape([s * n for s, n in zip(sizes, x.shape, strict=True)])
 
     def backward(self, grad: Any) -> Any:
         paired = [v for pair in zip(self.sizes, self.shape, strict=True) for v in pair]
@@ -191,9 +201,9 @@ class Repeat(Op):
         return reshape(grad, paired).sum(tuple(range(0, len(paired), 2)))
 
 
-def repeat(input: Tensor, *repeats: Any) -> Tensor:
+def repeat(input: Tensor, *sizes: Any, repeats: Any = None) -> Tensor:
     """The tensor repeated ``repeats`` times along every axis, new axes in front; see ``torch.Tensor.repeat``."""
-    sizes = ints(repeats)
+    sizes = ints(sizes if repeats is None else (repeats,))
     shape = input._data.shape
     if len(sizes) < len(shape):
         raise RuntimeError(
@@ -206,9 +216,9 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     return Repeat.apply(input, sizes=sizes)  # type: ignore[no-any-return]
 
 
-def tile(input: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, *sizes: Any, dims: Any = None) -> Tensor:
     """:func:`repeat`, with missing entries taken as 1; see ``torch.tile``."""
-    sizes = ints(dims)
+    sizes = ints(sizes if dims is None else (dims,))
     return repeat(input, (1,) * (input._data.ndim - len(sizes)) + sizes)
 
 
@@ -287,9 +297,10 @@ class Flip(Op):
         return Flip.apply(grad, dims=self.dims)
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *reversed_axes: Any, dims: Any = None) -> Tensor:
     """Reversed along ``dims``: a copy; see ``torch.flip``."""
-    return Flip.apply(input, dims=axes("flip", ints(dims), input._data.ndim))  # type: ignore[no-any-return]
+    chosen = ints(reversed_axes if dims is None else (dims,))
+    return Flip.apply(input, dims=axes("flip", chosen, input._data.ndim))  # type: ignore[no-any-return]
 
 
 def fliplr(input: Tensor) -> Tensor:
@@ -324,8 +335,8 @@ def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
         extent = x.shape[dim]
         shift = shift % extent if extent else 0
         before = (slice(None),) * dim
-        out[(*before, slice(shift, None))] = x[(*before, slice(None, extent - shift))]
-        out[(*before, slice(None, shift))] = x[(*before, slice(extent - shift, None))]
+        assign(out[(*before, slice(shift, None))], x[(*before, slice(None, extent - shift))])
+        assign(out[(*before, slice(None, shift))], x[(*before, slice(extent - shift, None))])
         x = out
     return x if dims else pooled_copy(x)
 
@@ -375,7 +386,13 @@ class Triangle(Op):
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
-    kept = np.tri(rows, columns, diagonal if lower else diagonal - 1, dtype=np.bool_, like=x)
+    last = diagonal if lower else diagonal - 1  # row i keeps (or loses) columns up to i + last
+    if on_device(x):
+        kept = np.tri(rows, columns, last, dtype=np.bool_, like=x)
+    else:
+        kept = select(x).ge_forward(np.arange(last, last + rows)[:, None], np.arange(columns))
+    if is_kernel_dtype(x.dtype):
+        return select(x).where_forward(kept, *((x, 0.0) if lower else (0.0, x)))
     out = pooled_copy(x)
     np.copyto(out, x.dtype.type(0), where=~kept if lower else kept)
     return out

@@ -13,6 +13,7 @@ from fastdl.kernels import select
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast
 from fastdl.ops.cast import to
+from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.host import on_host
@@ -219,18 +220,19 @@ class LogAddExp(Op):
 @on_host
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow. See ``torch.logaddexp``."""
-    x, y = _same(input, other)
+    x, y = _same("logaddexp", input, other)
     return LogAddExp.apply(x, y)  # type: ignore[no-any-return]
 
 
 @on_host
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
-    x, y = _same(input, other)
+    x, y = _same("logaddexp2", input, other)
     return div(logaddexp(mul(x, math.log(2)), mul(y, math.log(2))), math.log(2))
 
 
-def _same(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    check_tensors(op, input=input, other=other)
     dtype = common_dtype(input._data, other._data)
     if dtype.kind not in FLOATING:
         dtype = get_default_dtype()
@@ -240,6 +242,7 @@ def _same(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other), 0 where input is 0 and other not NaN. See ``torch.xlogy``."""
     if not isinstance(other, Tensor):
+        check_tensors("xlogy", input=input)
         other = Tensor._wrap(
             np.asarray(other, input._data.dtype if input._data.dtype.kind in FLOATING else float32)
         )
@@ -251,6 +254,7 @@ def xlogy(input: Any, other: Any) -> Tensor:
 @on_host
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The size of ``input`` with the sign of ``other``. See ``torch.copysign``."""
+    check_tensors("copysign", input=input)
     x = _float(input)
     signs = other._data if isinstance(other, Tensor) else np.asarray(other)
     direction = Tensor._wrap(np.asarray(np.where(np.signbit(signs), -1, 1), x._data.dtype))
@@ -259,17 +263,20 @@ def copysign(input: Tensor, other: Any) -> Tensor:
 
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The larger of both; of a number and NaN the number. See ``torch.fmax``."""
+    check_tensors("fmax", input=input, other=other)
     return where(logical_or(isnan(other), ge(input, other)), input, other)  # type: ignore[no-any-return]
 
 
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of both; of a number and NaN the number. See ``torch.fmin``."""
+    check_tensors("fmin", input=input, other=other)
     return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
 
 
 @on_host
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero (and for NaN), ``values`` at zero, 1 above. See ``torch.heaviside``."""
+    check_tensors("heaviside", input=input, values=values)
     if input._data.dtype != values._data.dtype:
         raise RuntimeError(
             f"heaviside: input and values must have one dtype, got {input.dtype} and {values.dtype}"
@@ -314,6 +321,7 @@ def i0(input: Tensor) -> Tensor:
 
 
 def _floating(op: str, input: Tensor) -> Any:
+    check_tensors(op, input=input)
     if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"{op}: defined for floating-point tensors, got {input.dtype}")
     return input._data
@@ -332,6 +340,7 @@ def lcm(input: Tensor, other: Tensor) -> Tensor:
 
 
 def _integers(op: str, ufunc: Any, input: Tensor, other: Tensor) -> Tensor:
+    check_tensors(op, input=input, other=other)
     dtype = common_dtype(input._data, other._data)
     if dtype.kind not in "iu":
         raise RuntimeError(f"{op}: defined for integer tensors, got {input.dtype} and {other.dtype}")

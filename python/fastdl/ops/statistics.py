@@ -1,9 +1,9 @@
-"""Descriptions of data: quantiles, modes, covariances, histograms, running extremes, differences."""
+"""Descriptions of data: quantiles, modes, covariances, histograms, running extremes."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,8 @@ from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
-from fastdl.ops.parts import diagonal, narrow
+from fastdl.ops.parts import diagonal
 from fastdl.ops.reduce import mean, sum, vector_norm
-from fastdl.ops.shape import cat
 from fastdl.ops.unary import sqrt
 from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
 from fastdl.tensor import Tensor
@@ -114,6 +113,7 @@ def _quantile(
     if isinstance(q, Tensor) and q._data.dtype != dtype:
         raise RuntimeError(f"{op}: q must have input's dtype {dtype}, got {q.dtype}")
     shares = np.asarray(q._data if isinstance(q, Tensor) else q, np.float64)
+    learned = isinstance(q, Tensor) and q.requires_grad and interpolation == "linear"
     if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
         raise RuntimeError(f"{op}: q must be a number or a one-dimensional tensor, in [0, 1], got {q}")
     if input.numel() == 0:
@@ -144,12 +144,15 @@ def _quantile(
     if interpolation == "higher":
         below = above
     low = gather(ordered, 1, Tensor._wrap(below))
-    if (below == above).all():
+    if (below == above).all() and not learned:
         result = low
     else:
         weight = np.full(places.shape, 0.5) if interpolation == "midpoint" else places - below
-        weight = np.where(below == above, 0, weight)
-        result = lerp(low, gather(ordered, 1, Tensor._wrap(above)), Tensor._wrap(weight.astype(dtype)))
+        weight = Tensor._wrap(np.where(below == above, 0, weight).astype(dtype))
+        if learned:  # the place between the two neighbours moves with q
+            row, steps = reshape(q, (1, -1)), Tensor._wrap(last.reshape(-1, 1).astype(dtype))
+            weight = add(weight, mul(sub(row, row.detach()), steps))
+        result = lerp(low, gather(ordered, 1, Tensor._wrap(above)), weight)
     if shares.ndim == 0:
         return reshape(result, shape)
     return reshape(movedim(result, 1, 0), (shares.size, *shape))
@@ -234,18 +237,21 @@ class LogCumSumExp(Op):
         return self.y
 
     def backward(self, grad: Any) -> Any:
-        # sum over later j of grad[j] exp(x - y[j])
-        if grad.ndim == 0:
+        # sum over later j of grad[j] exp(x - y[j]): a running log-sum-exp from the end, of positive and of negative
+        # gradients by themselves
+        if grad.ndim == 0 or grad.size == 0:
             return grad.copy()
         with np.errstate(all="ignore"):
-            shares = np.exp(np.expand_dims(self.x, self.axis + 1) - np.expand_dims(self.y, self.axis))
-            later = np.arange(grad.shape[self.axis])
-            shape = [1] * shares.ndim
-            shape[self.axis], shape[self.axis + 1] = -1, later.size
-            mask = (later[:, None] <= later).reshape(shape)
-            return np.sum(
-                np.where(mask, shares * np.expand_dims(grad, self.axis), 0), self.axis + 1, grad.dtype
-            )
+            part = [
+                np.exp(
+                    np.flip(
+                        np.logaddexp.accumulate(np.flip(np.log(g) - self.y, self.axis), self.axis), self.axis
+                    )
+                    + self.x
+                )
+                for g in (np.maximum(grad, 0), np.maximum(-grad, 0))
+            ]
+        return part[0] - part[1]
 
     def backward_graph(self, grad: Tensor) -> Any:
         if grad.ndim == 0:
@@ -268,60 +274,6 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     return LogCumSumExp.apply(input, axis=normal_axis("logcumsumexp", dim, input._data.ndim))  # type: ignore[no-any-return]
 
 
-def diff(
-    input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
-) -> Tensor:
-    """Differences of neighbours along ``dim``, ``n`` times over. See ``torch.diff``.
-
-    Example:
-        >>> import fastdl
-        >>> fastdl.diff(fastdl.tensor([1, 3, 6])).tolist()
-        [2, 3]
-    """
-    if input._data.ndim == 0:
-        raise RuntimeError("diff: expects a tensor of at least 1 dimension")
-    if n < 0:
-        raise RuntimeError(f"diff: n must not be negative, got {n}")
-    axis = normal_axis("diff", dim, input._data.ndim)
-    parts = [p for p in (prepend, input, append) if p is not None]
-    result = cat(parts, axis) if len(parts) > 1 else input
-    for _ in range(n):
-        extent = max(result.shape[axis] - 1, 0)
-        later = narrow(result, axis, min(1, result.shape[axis]), extent)
-        earlier = narrow(result, axis, 0, extent)
-        result = later ^ earlier if result._data.dtype.kind == "b" else sub(later, earlier)
-    return result if n else result.clone()
-
-
-def trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:
-    """The integral of samples ``y`` along ``dim`` by the trapezoidal rule, at places ``x`` or ``dx`` apart.
-
-    See ``torch.trapezoid``.
-    """
-    return sum(_trapezoids("trapezoid", y, x, dx, dim), dim)
-
-
-def cumulative_trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:
-    """The running integral by the trapezoidal rule. See ``torch.cumulative_trapezoid``."""
-    return _trapezoids("cumulative_trapezoid", y, x, dx, dim).cumsum(dim)
-
-
-def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
-    if x is not None and dx is not None:
-        raise RuntimeError(f"{op}: give either x or dx, not both")
-    axis = normal_axis(op, dim, y._data.ndim)
-    if y._data.dtype.kind not in FLOATING:
-        y = y.float()
-    count = max(y.shape[axis] - 1, 0)
-    means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
-    if x is None:
-        return mul(means, 1 if dx is None else dx)
-    if x.ndim == 1:
-        steps = diff(x)
-        return mul(means, reshape(steps, [-1 if i == axis else 1 for i in range(y.ndim)]))
-    return mul(means, diff(x, dim=dim))
-
-
 @on_host
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
@@ -337,19 +289,18 @@ def cov(
     weights = _weights(rows, fweights, aweights)
     if weights is None:
         centred = sub(rows, mean(rows, 1, True))
-        degrees = float(rows.shape[1])
+        degrees: Any = max(rows.shape[1] - correction, 0)
         weighted = centred
     else:
         total = sum(weights)
         centred = sub(rows, div(sum(mul(rows, weights), 1, True), total))
         weighted = mul(centred, weights)
-        degrees = total.item()
-        if aweights is not None and correction:
-            degrees -= correction * (sum(mul(weights, aweights)) / total).item() - correction
-    scale = max(degrees - correction, 0.0)
-    product = matmul(weighted, centred.t())
-    result = div(product, scale)
-    return squeeze(result)
+        degrees = total
+        if correction:
+            lost = 1 if aweights is None else div(sum(mul(weights, aweights)), total)
+            degrees = sub(total, mul(lost, correction) if isinstance(lost, Tensor) else lost * correction)
+        degrees = clamp(degrees, min=0)
+    return squeeze(div(matmul(weighted, centred.t()), degrees))
 
 
 def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> Tensor | None:
@@ -358,6 +309,10 @@ def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> 
             raise RuntimeError(
                 f"cov: {name} must have one entry for each of {rows.shape[1]} columns, got {w.shape}"
             )
+        if w is not None and (w._data < 0).any():
+            raise RuntimeError(f"cov: {name} must not be negative, got {w.min().item()}")
+    if fweights is not None and fweights._data.dtype.kind not in "iu":
+        raise RuntimeError(f"cov: fweights count observations and must be integers, got {fweights.dtype}")
     given = [to(w, rows.dtype) for w in (fweights, aweights) if w is not None]
     return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
 
@@ -393,6 +348,49 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if low > high:
         raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
     return Tensor._wrap(np.histogram(x[np.isfinite(x)], bins, (low, high))[0].astype(x.dtype))
+
+
+class Histogram(NamedTuple):
+    """Counts (or weights, or densities) and the edges between which they are."""
+
+    hist: Tensor
+    bin_edges: Tensor
+
+
+@on_host
+def histogram(
+    input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None, density: bool = False
+) -> Histogram:
+    """How many elements lie in each bin: ``bins`` equal ones over ``range`` (by default all), or between given edges.
+
+    ``weight``: what every element counts. ``density``: so that the integral is 1. See ``torch.histogram``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.histogram(fastdl.tensor([1.0, 2.0, 1.0]), bins=4, range=(0.0, 3.0)).hist
+        tensor([0., 2., 1., 0.])
+    """
+    x = input._data
+    if x.dtype.kind not in FLOATING:
+        raise RuntimeError(f"histogram: defined for floating-point tensors, got {x.dtype}")
+    if weight is not None and weight._data.shape != x.shape:
+        raise RuntimeError(f"histogram: weight must have input's shape {x.shape}, got {weight.shape}")
+    if isinstance(bins, Tensor):
+        edges = bins._data
+        if edges.ndim != 1 or edges.size < 2 or (np.diff(edges) < 0).any():
+            raise RuntimeError(f"histogram: edges must rise in one dimension, got {edges}")
+    else:
+        if bins <= 0:
+            raise RuntimeError(f"histogram: bins must be positive, got {bins}")
+        low, high = range if range is not None else (x.min(), x.max()) if x.size else (0.0, 1.0)
+        if not (np.isfinite(low) and np.isfinite(high)) or low > high:
+            raise RuntimeError(f"histogram: range must be finite and rise, got [{low}, {high}]")
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, bins + 1)
+    weights = None if weight is None else weight._data.reshape(-1)
+    counts = np.histogram(x.reshape(-1), edges, weights=weights, density=density)[0]
+    return Histogram(Tensor._wrap(counts.astype(x.dtype)), Tensor._wrap(edges.astype(x.dtype)))
 
 
 @on_host
@@ -450,10 +448,9 @@ __all__ = [
     "cov",
     "cummax",
     "cummin",
-    "cumulative_trapezoid",
-    "diff",
     "dist",
     "histc",
+    "histogram",
     "logcumsumexp",
     "mode",
     "msort",
@@ -464,6 +461,5 @@ __all__ = [
     "quantile",
     "renorm",
     "trace",
-    "trapezoid",
     "unique_consecutive",
 ]

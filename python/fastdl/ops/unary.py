@@ -13,10 +13,9 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
-from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, empty, zeros
-from fastdl.ops.binary import into
+from fastdl.ops.binary import constant, into, store
 from fastdl.ops.promotion import floating_dtype
 from fastdl.tensor import Tensor
 
@@ -169,7 +168,9 @@ def _function(
             raise TypeError(f"{name}: input must be a Tensor, got {type(input).__name__}")
         if out is None:
             return op.apply(input)  # type: ignore[no-any-return]
-        op.apply(input.detach(), out=out._data)
+        if out._data.size == 0:
+            return store(name, out, op.apply(input))
+        op.apply(constant(input), out=out._data)
         out._bump_version()
         return out
 
@@ -237,12 +238,12 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
     """
     if decimals == 0:
         return _round(input, out=out)
-    if out is not None:
-        raise ArgumentError("round: out= and decimals cannot be combined")
     from fastdl.ops.arithmetic import div, mul
 
     scale = 10.0 ** (decimals if decimals > 0 else -decimals)
-    return div(_round(mul(input, scale)), scale) if decimals > 0 else mul(_round(div(input, scale)), scale)
+    if decimals > 0:
+        return div(_round(mul(input, scale)), scale, out=out)
+    return mul(_round(div(input, scale)), scale, out=out)
 
 
 def frac(input: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _is_viewable(x: Any, shape: tuple[int, ...]) -> bool:
     return x.flags.c_contiguous or x.size == 0 or _view_strides(x.shape, x.strides, shape) is not None
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     """The same elements in another shape: a view if memory order allows, else a copy; one extent may be -1.
 
     See ``torch.reshape``; ``reshape(x, (2, 3))``, ``x.reshape(2, 3)`` and ``x.reshape((2, 3))`` are the same.
@@ -122,13 +122,13 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
                 [3, 4, 5]])
     """
     x = input._data
-    new = _resolve("reshape", x.size, ints(shape), x.shape)
+    new = _resolve("reshape", x.size, ints(sizes if shape is None else (shape,)), x.shape)
     if not _is_viewable(x, new) or (x.size == 0 and not x.flags.c_contiguous):
         input = Clone.apply(input)
     return Reshape.apply(input, shape=new)  # type: ignore[no-any-return]
 
 
-def view(input: Tensor, *shape: Any, dtype: Any = None) -> Tensor:
+def view(input: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Tensor:
     """The same memory in another shape; an error where that takes a copy. See ``torch.Tensor.view``.
 
     With a dtype instead of a shape, the same bytes read as that type (no gradient).
@@ -136,6 +136,8 @@ def view(input: Tensor, *shape: Any, dtype: Any = None) -> Tensor:
     x = input._data
     if dtype is not None:
         shape = (as_dtype("view", dtype),)
+    elif size is not None:
+        shape = (size,)
     if len(shape) == 1 and isinstance(shape[0], (np.dtype, type)):
         try:
             output = Tensor._wrap(x.view(shape[0]))
@@ -288,9 +290,9 @@ class Transpose(View):
         return Transpose.apply(grad, a=self.a, b=self.b)
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
     """Axes in the order ``dims``; see ``torch.permute``."""
-    order = ints(dims)
+    order = ints(axes_in_order if dims is None else (dims,))
     ndim = input._data.ndim
     if len(order) != ndim:
         raise RuntimeError(f"permute: dims must name all {ndim} axes of the tensor, got {order}")
@@ -360,12 +362,12 @@ class Expand(View):
         return grad.sum_to_size(self.shape)
 
 
-def expand(input: Tensor, *sizes: Any) -> Tensor:
+def expand(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
     """Axes of extent 1 repeated without a copy; -1 keeps an extent, new axes come in front.
 
     See ``torch.Tensor.expand``.
     """
-    shape, new = input._data.shape, ints(sizes)
+    shape, new = input._data.shape, ints(sizes if size is None else (size,))
     lead = len(new) - len(shape)
     if lead < 0:
         raise RuntimeError(f"expand: sizes {new} name fewer axes than the tensor of shape {shape} has")
@@ -387,9 +389,9 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
     return expand(input, other._data.shape)
 
 
-def broadcast_to(input: Tensor, *size: Any) -> Tensor:
+def broadcast_to(input: Tensor, size: Any) -> Tensor:
     """``input.expand(size)``; see ``torch.broadcast_to``."""
-    return expand(input, *size)
+    return expand(input, size)
 
 
 def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """Optimizers under PyTorch's names; learning-rate schedules in ``lr_scheduler``, averaged models in ``swa_utils``."""
 
+from fastdl.optim.adafactor import *
 from fastdl.optim.adagrad import *
 from fastdl.optim.adam import *
 from fastdl.optim.lbfgs import *
+from fastdl.optim.muon import *
 from fastdl.optim.optimizer import Optimizer as Optimizer
 from fastdl.optim.rprop import *
 from fastdl.optim.sgd import *

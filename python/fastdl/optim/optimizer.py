@@ -138,7 +138,11 @@ class Optimizer:
             warnings.warn("optimizer contains a parameter group with duplicate parameters", stacklevel=3)
         for group in self.param_groups:
             if ("param_names" in group) != ("param_names" in param_group):
-                raise ValueError("all optimizer param groups should be with/without names")
+                named = "with names" if "param_names" in param_group else "without names"
+                raise ValueError(
+                    "all optimizer param groups should be with/without names. cannot add param group with "
+                    f"{named} to the optimizer"
+                )
             if not ids.isdisjoint(id(p) for p in group["params"]):
                 raise ValueError("some parameters appear in more than one parameter group")
         self.param_groups.append(param_group)
@@ -372,7 +376,7 @@ class Optimizer:
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
+            lines += ["", f"Parameter Group {i}"] if i else [f"Parameter Group {i}"]
             lines.extend(f"    {key}: {group[key]}" for key in sorted(group) if key != "params")
         return "\n".join([*lines, ")"])
 
@@ -389,6 +393,14 @@ def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
     if name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
         return Tensor._wrap(to_device(np.full((), value, float32), where))
     return deepcopy(value)
+
+
+def check_lr(lr: Any) -> None:
+    """Raise ValueError for a rate that is negative, NaN or several."""
+    if isinstance(lr, Tensor) and lr._data.size != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if not float(lr) >= 0:
+        raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
 
 
 def check_options(**values: Any) -> None:

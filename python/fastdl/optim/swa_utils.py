@@ -13,7 +13,7 @@ from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import FLOATING
 from fastdl.nn.modules.module import Module
-from fastdl.optim.lr_scheduler import LRScheduler, _per_group
+from fastdl.optim.lr_scheduler.base import LRScheduler, _per_group
 from fastdl.optim.optimizer import Optimizer
 from fastdl.tensor import Tensor
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastdl.kernels import reference
 from fastdl.kernels.cuda.activation import *
+from fastdl.kernels.cuda.conv import *
 from fastdl.kernels.cuda.cross_entropy import *
 from fastdl.kernels.cuda.ctc_loss import *
 from fastdl.kernels.cuda.device import empty, raise_reports
@@ -26,6 +27,7 @@ from fastdl.kernels.cuda.pointwise_loss import *
 from fastdl.kernels.cuda.pool import *
 from fastdl.kernels.cuda.random import *
 from fastdl.kernels.cuda.reduce import *
+from fastdl.kernels.cuda.resample import *
 from fastdl.kernels.cuda.softmax import *
 
 # Functions of the contract without a CUDA kernel, with what to know about it. tests/test_contract.py holds this

@@ -17,11 +17,15 @@ Sizes = Sequence[int]
 __all__ = [
     "adaptive_avg_pool_backward",
     "adaptive_avg_pool_forward",
+    "adaptive_max_pool_backward",
+    "adaptive_max_pool_forward",
     "avg_pool_backward",
     "avg_pool_forward",
     "max_pool_backward",
     "max_pool_forward",
     "max_pool_indices",
+    "max_unpool_backward",
+    "max_unpool_forward",
 ]
 
 
@@ -191,5 +195,88 @@ def adaptive_avg_pool_backward(grad_y: Array, size: Sizes) -> Array:
     grad_x = runtime.empty((*leading, *size), grad_y.dtype)
     runtime.extension.adaptive_avg_pool_backward(
         number, runtime.pointer(grad_x), runtime.pointer(grad_y), problem, runtime.stream()
+    )
+    return grad_x
+
+
+def adaptive_max_pool_forward(x: Array, output: Sizes) -> tuple[Array, Array]:
+    op, rank = "adaptive_max_pool", len(output)
+    number, leading = device.code(op, x), _leading(op, x, rank)
+    runtime, x, ones = device.of(x), contiguous(x), (1,) * rank
+    problem = _problem(op, runtime, leading, x.shape[x.ndim - rank :], output, ones, ones, (0,) * rank, ones)
+    y = runtime.empty((*leading, *output), x.dtype)
+    indices = runtime.empty(y.shape, np.dtype(np.int64))
+    runtime.extension.adaptive_max_pool_forward(
+        number, runtime.pointer(y), runtime.pointer(indices), runtime.pointer(x), problem, runtime.stream()
+    )
+    return y, indices
+
+
+def _indices(op: str, indices: Array) -> Array:
+    if indices.dtype != np.int64:
+        raise DtypeError(f"{op}: indices must be int64, got {indices.dtype}")
+    return contiguous(indices)
+
+
+def adaptive_max_pool_backward(grad_y: Array, indices: Array, size: Sizes) -> Array:
+    """``indices`` are forward's: each lies in its own window, and is looked for there only."""
+    op, rank = "adaptive_max_pool_backward", len(size)
+    number, leading = device.code(op, grad_y), _leading(op, grad_y, rank)
+    device.same_shape(op, grad_y, indices, "grad_y and indices")
+    runtime, grad_y, indices, ones = device.of(grad_y), contiguous(grad_y), _indices(op, indices), (1,) * rank
+    output = grad_y.shape[grad_y.ndim - rank :]
+    problem = _problem(op, runtime, leading, size, output, ones, ones, (0,) * rank, ones)
+    grad_x = runtime.empty((*leading, *size), grad_y.dtype)
+    runtime.extension.adaptive_max_pool_backward(
+        number,
+        runtime.pointer(grad_x),
+        runtime.pointer(grad_y),
+        runtime.pointer(indices),
+        problem,
+        runtime.pointer(runtime.report()),
+        runtime.stream(),
+    )
+    return grad_x
+
+
+def max_unpool_forward(x: Array, indices: Array, output: Sizes) -> Array:
+    op, rank = "max_unpool", len(output)
+    number, leading = device.code(op, x), _leading(op, x, rank)
+    device.same_shape(op, x, indices, "x and indices")
+    runtime, x, indices = device.of(x), contiguous(x), _indices(op, indices)
+    y = runtime.empty((*leading, *output), x.dtype)
+    owners = runtime.zeros(y.shape, np.dtype(np.int32))
+    runtime.extension.max_unpool_forward(
+        number,
+        runtime.pointer(y),
+        runtime.pointer(x),
+        runtime.pointer(indices),
+        runtime.pointer(owners),
+        prod(leading),
+        prod(x.shape[x.ndim - rank :]),
+        prod(output),
+        runtime.pointer(runtime.report()),
+        runtime.stream(),
+    )
+    return y
+
+
+def max_unpool_backward(grad_y: Array, indices: Array, rank: int) -> Array:
+    op = "max_unpool_backward"
+    number, leading = device.code(op, grad_y), _leading(op, grad_y, rank)
+    if _leading(op, indices, rank) != leading:
+        raise ArgumentError(f"{op}: indices of shape {indices.shape} do not fit grad_y's {grad_y.shape}")
+    runtime, grad_y, indices = device.of(grad_y), contiguous(grad_y), _indices(op, indices)
+    grad_x = runtime.empty(indices.shape, grad_y.dtype)
+    runtime.extension.max_unpool_backward(
+        number,
+        runtime.pointer(grad_x),
+        runtime.pointer(grad_y),
+        runtime.pointer(indices),
+        prod(leading),
+        prod(indices.shape[indices.ndim - rank :]),
+        prod(grad_y.shape[grad_y.ndim - rank :]),
+        runtime.pointer(runtime.report()),
+        runtime.stream(),
     )
     return grad_x

@@ -3,7 +3,7 @@
 These modules are the contract: a backend has the same functions with the same parameters and results.
 """
 
-from numpy import empty
+from numpy import empty, zeros
 
 from fastdl.kernels.reference.activation import *
 from fastdl.kernels.reference.attention import *

@@ -23,6 +23,12 @@ def contiguous(array: Array) -> Array:
     return np.array(array, order="C")
 
 
+def convert(array: Array, dtype: Any) -> Array:
+    """A C-order copy in another dtype: values as C converts them, to bool whether they are not zero."""
+    with np.errstate(all="ignore"):  # float to int out of range
+        return array.astype(dtype, order="C")
+
+
 def concat(arrays: Sequence[Array], dim: int) -> Array:
     """Arrays of one dtype, one after the other along ``dim``."""
     return np.concatenate(arrays, dim)

@@ -13,6 +13,7 @@ __all__ = [
     "amax_forward",
     "amin_forward",
     "broadcast_to",
+    "count_true",
     "logsumexp_forward",
     "max_forward",
     "mean_forward",
@@ -20,6 +21,7 @@ __all__ = [
     "norm_forward",
     "prod_forward",
     "running_sum",
+    "sort_forward",
     "sum_forward",
     "sum_product_to",
     "sum_to",
@@ -128,6 +130,23 @@ def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tup
     NaN counts as smallest.
     """
     return _extreme(np.argmin, x, axis, keepdim)
+
+
+def count_true(x: Array, axis: int | None = None, keepdim: bool = False) -> Array:
+    """How many elements of the bool array x are True along ``axis``, or in all of it; int64."""
+    return np.asarray(x.sum(axis, np.int64, keepdims=keepdim))
+
+
+def sort_forward(x: Array, k: int, descending: bool) -> tuple[Array, Array]:
+    """The first k along the last axis in rising (or falling) order, and where they were. Equal elements keep
+    their order; NaN counts as largest.
+    """
+    if descending:  # reversed twice
+        order = x.shape[-1] - 1 - np.argsort(x[..., ::-1], -1, kind="stable")[..., ::-1]
+    else:
+        order = np.argsort(x, -1, kind="stable")
+    indices = order[..., :k].astype(np.int64)
+    return np.take_along_axis(x, indices, -1), indices
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:

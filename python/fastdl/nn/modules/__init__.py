@@ -4,6 +4,7 @@ from fastdl.nn.modules.activation import *
 from fastdl.nn.modules.attention import *
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
+from fastdl.nn.modules.conv_lstm import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.embedding import *
 from fastdl.nn.modules.flatten import *
@@ -17,5 +18,7 @@ from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.position import *
 from fastdl.nn.modules.resample import *
 from fastdl.nn.modules.rnn import *
+from fastdl.nn.modules.rnn_cell import *
 from fastdl.nn.modules.softmax import *
+from fastdl.nn.modules.softmax_loss import *
 from fastdl.nn.modules.transformer import *

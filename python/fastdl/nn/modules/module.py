@@ -3,42 +3,28 @@
 Parameters, buffers and submodules live in the instance's ``__dict__`` like any attribute (reading ``self.weight`` costs
 nothing extra); three dictionaries beside them hold only their names: ``_parameter_names``, ``_buffer_names`` (name ->
 persistent) and ``_module_names``. ``_parameters``, ``_buffers`` and ``_modules``, known from PyTorch, are live mappings
-made from both when somebody asks for them.
+made from both when somebody asks for them. Calling and hooks are in ``calls.py``, state dicts in ``state.py``.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from fastdl.autograd.mode import no_grad
-from fastdl.autograd.op import Op
 from fastdl.devices import to_device
-from fastdl.dtypes import FLOATING, as_dtype, can_store
-from fastdl.kernels import array as as_array
+from fastdl.dtypes import FLOATING, as_dtype
+from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
 from fastdl.tensor import Tensor, pooled_copy
-from fastdl.utils.hooks import RemovableHandle, add_hook
 
 __all__ = ["Module"]
 
 _EXTRA_STATE = "_extra_state"
 M = TypeVar("M", bound="Module")
-
-
-class _IncompatibleKeys(NamedTuple):
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-    def __repr__(self) -> str:
-        if not self.missing_keys and not self.unexpected_keys:
-            return "<All keys matched successfully>"
-        return f"_IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
 class _Registry(MutableMapping[str, Any]):
@@ -72,89 +58,6 @@ class _Registry(MutableMapping[str, Any]):
         return repr(dict(self))
 
 
-class _Hook(NamedTuple):
-    function: Callable[..., Any]
-    with_kwargs: bool = False
-    always_call: bool = False
-
-
-class _BackwardHooks:
-    """One call's full backward hooks: what the two gates below share."""
-
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.grad_output: tuple[Tensor | None, ...] = ()
-
-    def outputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
-        """Run the backward pre-hooks; returns the gradients to go on with."""
-        full: list[Tensor | None] = [None] * count
-        for position, grad in zip(positions, grads, strict=True):
-            full[position] = grad
-        self.grad_output = tuple(full)
-        for hook in list(self.module._backward_pre_hooks.values()):
-            changed = hook(self.module, self.grad_output)
-            if changed is not None:
-                self.grad_output = changed if isinstance(changed, tuple) else (changed,)
-                if len(self.grad_output) != count:
-                    raise RuntimeError(
-                        f"backward pre-hook of {self.module._get_name()}: returned {len(self.grad_output)} "
-                        f"gradients, the module has {count} outputs"
-                    )
-        return [self.grad_output[i] for i in positions]
-
-    def inputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
-        """Run the backward hooks; returns the gradients to go on with."""
-        full: list[Tensor | None] = [None] * count
-        for position, grad in zip(positions, grads, strict=True):
-            full[position] = grad
-        grad_input = tuple(full)
-        for hook in list(self.module._backward_hooks.values()):
-            changed = hook(self.module, grad_input, self.grad_output)
-            if changed is not None:
-                grad_input = changed if isinstance(changed, tuple) else (changed,)
-                if len(grad_input) != count:
-                    raise RuntimeError(
-                        f"backward hook of {self.module._get_name()}: returned {len(grad_input)} gradients, "
-                        f"the module has {count} inputs"
-                    )
-        return [grad_input[i] for i in positions]
-
-
-class _Gate(Op):
-    """The identity on several tensors; backward waits for all their gradients and passes them through ``arrived``."""
-
-    aliases_grad = True
-
-    def forward(self, *arrays: Any, arrived: Callable[[list[Tensor]], list[Tensor | None]]) -> Any:
-        self.arrived = arrived
-        return arrays if len(arrays) > 1 else arrays[0]
-
-    def backward(self, *grads: Any) -> Any:
-        arrived = self.arrived([Tensor._wrap(g) for g in grads])
-        return tuple([None if g is None else g._data for g in arrived])
-
-    def backward_graph(self, *grads: Any) -> Any:
-        return tuple(self.arrived(list(grads)))
-
-
-def _gate(
-    values: tuple[Any, ...], arrived: Callable[[list[Any], list[int], int], list[Any]]
-) -> tuple[tuple[Any, ...], bool]:
-    """Pass the differentiable tensors among ``values`` through one gate; also says whether there were any."""
-    positions = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v._requires_grad]
-    if not positions:
-        return values, False
-    tensors = [values[i] for i in positions]
-    gated = _Gate.apply(*tensors, arrived=lambda grads: arrived(grads, positions, len(values)))
-    result = list(values)
-    for i, tensor, new in zip(
-        positions, tensors, gated if isinstance(gated, tuple) else (gated,), strict=True
-    ):
-        new._version = tensor._version_cell()
-        result[i] = new
-    return tuple(result), True
-
-
 def _convert(tensor: Tensor, dtype: Any, where: Any = None) -> Tensor:
     """The tensor itself, or a copy of it in another floating-point dtype (None: its own), on another device."""
     array = tensor._data
@@ -170,7 +73,7 @@ def _indent_rest(text: str, spaces: int) -> str:
     return "\n".join([first] + [" " * spaces + line for line in rest])
 
 
-class Module:
+class Module(State):
     """Base class of layers and models: assign parameters, buffers and submodules as attributes, define ``forward``.
 
     See ``torch.nn.Module``; names, order of parameters, keys of ``state_dict`` and ``repr`` are the same.
@@ -190,12 +93,6 @@ class Module:
     """
 
     training: bool
-    _parameter_names: dict[str, None]
-    _buffer_names: dict[str, bool]
-    _module_names: dict[str, None]
-    _hooked: bool = (
-        False  # may a forward or backward hook be registered? False: the fast way through __call__
-    )
 
     def __init__(self) -> None:
         own = self.__dict__
@@ -203,152 +100,6 @@ class Module:
         own["_parameter_names"] = {}
         own["_buffer_names"] = {}
         own["_module_names"] = {}
-
-    # Calling --------------------------------------------------------------------------------------
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What calling the module computes; subclasses define it."""
-        raise NotImplementedError(
-            f'Module [{type(self).__name__}] is missing the required "forward" function'
-        )
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._hooked:
-            return self._call_with_hooks(args, kwargs)
-        return self.forward(*args, **kwargs)
-
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not (
-            self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        ):
-            self._hooked = False  # all have been removed
-            return self.forward(*args, **kwargs)
-        called: set[int] = set()
-        try:
-            return self._run_hooks(args, kwargs, called)
-        except Exception:
-            for key, hook in list(self._forward_hooks.items()):
-                if hook.always_call and key not in called:
-                    try:
-                        if hook.with_kwargs:
-                            hook.function(self, args, kwargs, None)
-                        else:
-                            hook.function(self, args, None)
-                    except Exception as error:  # the first error is the one to report
-                        warnings.warn(
-                            f"forward hook with always_call=True of {self._get_name()} raised an error that was "
-                            f"silenced because forward had raised another: {error}",
-                            stacklevel=3,
-                        )
-            raise
-
-    def _run_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], called: set[int]) -> Any:
-        for hook in list(self._forward_pre_hooks.values()):
-            if hook.with_kwargs:
-                changed = hook.function(self, args, kwargs)
-                if changed is not None:
-                    if not (isinstance(changed, tuple) and len(changed) == 2):
-                        raise RuntimeError(
-                            "forward pre-hook with kwargs must return None or a tuple of (new_args, new_kwargs), "
-                            f"got {changed!r}"
-                        )
-                    args, kwargs = changed
-            else:
-                changed = hook.function(self, args)
-                if changed is not None:
-                    args = changed if isinstance(changed, tuple) else (changed,)
-        backward: _BackwardHooks | None = None
-        gated = False
-        if self._backward_hooks or self._backward_pre_hooks:
-            backward = _BackwardHooks(self)
-            args, gated = _gate(args, backward.inputs_arrived)
-        result = self.forward(*args, **kwargs)
-        for key, hook in list(self._forward_hooks.items()):
-            called.add(key)
-            if hook.with_kwargs:
-                changed = hook.function(self, args, kwargs, result)
-            else:
-                changed = hook.function(self, args, result)
-            if changed is not None:
-                result = changed
-        if backward is not None:
-            result = self._gate_result(backward, result, gated, len(args))
-        return result
-
-    def _gate_result(self, backward: _BackwardHooks, result: Any, inputs_gated: bool, inputs: int) -> Any:
-        def arrived(grads: list[Any], positions: list[int], count: int) -> list[Any]:
-            passed = backward.outputs_arrived(grads, positions, count)
-            if not inputs_gated:  # no input needs a gradient: nothing else would call the hooks
-                backward.inputs_arrived([], [], inputs)
-            return passed
-
-        if isinstance(result, tuple):
-            return _gate(result, arrived)[0]
-        return _gate((result,), arrived)[0][0]
-
-    def _hook_registry(self, name: str) -> OrderedDict[int, Any]:
-        registry = self.__dict__.get(name)
-        if registry is None:
-            self.__dict__[name] = registry = OrderedDict()
-        return registry
-
-    @property
-    def _forward_hooks(self) -> OrderedDict[int, _Hook]:
-        return self._hook_registry("_forward_hooks")
-
-    @property
-    def _forward_pre_hooks(self) -> OrderedDict[int, _Hook]:
-        return self._hook_registry("_forward_pre_hooks")
-
-    @property
-    def _backward_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
-        return self._hook_registry("_backward_hooks")
-
-    @property
-    def _backward_pre_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
-        return self._hook_registry("_backward_pre_hooks")
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(module, args)`` before ``forward``; what it returns (if anything) replaces the arguments.
-
-        With ``with_kwargs`` it is ``hook(module, args, kwargs)`` and returns None or ``(args, kwargs)``.
-        """
-        self._hooked = True
-        return add_hook(self._forward_pre_hooks, _Hook(hook, with_kwargs), prepend)
-
-    def register_forward_hook(
-        self,
-        hook: Callable[..., Any],
-        *,
-        prepend: bool = False,
-        with_kwargs: bool = False,
-        always_call: bool = False,
-    ) -> RemovableHandle:
-        """Call ``hook(module, args, output)`` after ``forward``; what it returns (if anything) replaces the output.
-
-        With ``with_kwargs`` it is ``hook(module, args, kwargs, output)``. With ``always_call`` it is called (with
-        output None) even when ``forward`` raises.
-        """
-        self._hooked = True
-        return add_hook(self._forward_hooks, _Hook(hook, with_kwargs, always_call), prepend)
-
-    def register_full_backward_pre_hook(
-        self, hook: Callable[..., Any], prepend: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(module, grad_output)`` when the gradients of the outputs are known; it may replace them."""
-        self._hooked = True
-        return add_hook(self._backward_pre_hooks, hook, prepend)
-
-    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(module, grad_input, grad_output)`` when the gradients of the inputs are known.
-
-        Both are tuples with one entry per positional argument and output, None where there is no gradient. What the
-        hook returns (if anything) replaces ``grad_input``.
-        """
-        self._hooked = True
-        return add_hook(self._backward_hooks, hook, prepend)
 
     # Attributes -----------------------------------------------------------------------------------
 
@@ -709,182 +460,7 @@ class Module:
                     param.grad = param.grad.detach()
                     param.grad._data.fill(0)
 
-    # Saving and loading ---------------------------------------------------------------------------
-
-    def get_extra_state(self) -> Any:
-        """What a subclass wants in the state dict beside its tensors; see :meth:`set_extra_state`."""
-        raise RuntimeError(f"{self._get_name()}: get_extra_state is not defined")
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take back what :meth:`get_extra_state` returned; subclasses define both or neither."""
-        raise RuntimeError(f"{self._get_name()}: set_extra_state is not defined")
-
-    def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call ``hook(module, prefix, keep_vars)`` before ``state_dict``."""
-        return add_hook(self._hook_registry("_state_dict_pre_hooks"), hook)
-
-    def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call ``hook(module, state_dict, prefix, local_metadata)`` after ``state_dict``; it may change it in place."""
-        return add_hook(self._hook_registry("_state_dict_hooks"), hook)
-
-    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call ``hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)``
-        before this module loads its part."""
-        return add_hook(self._hook_registry("_load_state_dict_pre_hooks"), hook)
-
-    def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call ``hook(module, incompatible_keys)`` after loading; it may change the lists of keys in place."""
-        return add_hook(self._hook_registry("_load_state_dict_post_hooks"), hook)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        own = self.__dict__
-        persistent = [name for name, keep in self._buffer_names.items() if keep]
-        for name in [*self._parameter_names, *persistent]:
-            tensor = own[name]
-            if tensor is not None:
-                destination[prefix + name] = tensor if keep_vars else tensor.detach()
-        if type(self).get_extra_state is not Module.get_extra_state:
-            destination[prefix + _EXTRA_STATE] = self.get_extra_state()
-
-    def state_dict(
-        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
-    ) -> dict[str, Any]:
-        """All parameters and persistent buffers by path. The tensors share the module's memory."""
-        if destination is None:
-            destination = OrderedDict()
-        for hook in self.__dict__.get("_state_dict_pre_hooks", {}).values():
-            hook(self, prefix, keep_vars)
-        self._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._module_names:
-            child = self.__dict__[name]
-            if child is not None:
-                child.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        for hook in self.__dict__.get("_state_dict_hooks", {}).values():
-            if hook(self, destination, prefix, {}) is not None:
-                raise RuntimeError("state_dict post-hook must return None")
-        return destination  # type: ignore[no-any-return]
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Load this module's own tensors (not those below it); collects errors instead of raising."""
-        for hook in self.__dict__.get("_load_state_dict_pre_hooks", {}).values():
-            hook(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        own = self.__dict__
-        assign = local_metadata.get("assign_to_params_buffers", False)
-        persistent = [name for name, keep in self._buffer_names.items() if keep]
-        names = [name for name in [*self._parameter_names, *persistent] if own[name] is not None]
-        for name in names:
-            key = prefix + name
-            if key not in state_dict:
-                if strict:
-                    missing_keys.append(key)
-                continue
-            value, tensor = state_dict[key], own[name]
-            if not (isinstance(value, Tensor) or hasattr(value, "__array__")):
-                error_msgs.append(
-                    f'While copying the parameter named "{key}", expected a tensor or array from the checkpoint but '
-                    f"received {type(value)}"
-                )
-                continue
-            array = value._data if isinstance(value, Tensor) else as_array(value)
-            if tensor._data.ndim == 0 and array.shape == (1,):
-                array = array[0]
-            if array.shape != tensor._data.shape:
-                error_msgs.append(
-                    f"size mismatch for {key}: copying a param with shape {array.shape} from checkpoint, the shape in "
-                    f"current model is {tensor._data.shape}."
-                )
-            elif not can_store(array.dtype, tensor._data.dtype) and not assign:
-                error_msgs.append(
-                    f"dtype mismatch for {key}: the checkpoint has {array.dtype}, the current model "
-                    f"{tensor._data.dtype}."
-                )
-            elif assign:
-                if not isinstance(value, Tensor):
-                    value = Tensor._wrap(array)
-                if isinstance(tensor, Parameter) and not isinstance(value, Parameter):
-                    value = Parameter(value, tensor._requires_grad)
-                setattr(self, name, value)
-            else:
-                tensor._data[...] = to_device(array, tensor.device)
-                tensor._bump_version()
-
-        extra = prefix + _EXTRA_STATE
-        if type(self).set_extra_state is not Module.set_extra_state:
-            if extra in state_dict:
-                self.set_extra_state(state_dict[extra])
-            elif strict:
-                missing_keys.append(extra)
-        elif strict and extra in state_dict:
-            unexpected_keys.append(extra)
-        if strict:
-            for key in state_dict:
-                if not key.startswith(prefix) or key == extra:
-                    continue
-                name, dot, _ = key[len(prefix) :].partition(".")
-                if name not in (self._module_names if dot else names):
-                    unexpected_keys.append(key)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> _IncompatibleKeys:
-        """Copy tensors by path into this module and those below it.
-
-        Args:
-            state_dict: path -> tensor, NumPy array, or anything with ``__array__`` (a torch tensor on the CPU too).
-            strict: whether missing and unexpected keys are errors (default True). Wrong shapes always are.
-            assign: put the given tensors themselves in place (their dtype too) instead of copying their values.
-
-        Returns:
-            a named tuple with ``missing_keys`` and ``unexpected_keys``.
-
-        Raises:
-            RuntimeError: lists every missing key, unexpected key and wrong shape at once. What did fit is loaded.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
-        missing: list[str] = []
-        unexpected: list[str] = []
-        errors: list[str] = []
-
-        def load(module: Module, state: dict[str, Any], prefix: str) -> None:
-            metadata = {"assign_to_params_buffers": assign}
-            module._load_from_state_dict(state, prefix, metadata, True, missing, unexpected, errors)
-            for name in module._module_names:
-                child = module.__dict__[name]
-                if child is not None:
-                    below = f"{prefix}{name}."
-                    load(child, {k: v for k, v in state.items() if k.startswith(below)}, below)
-            for hook in module.__dict__.get("_load_state_dict_post_hooks", {}).values():
-                if hook(module, _IncompatibleKeys(missing, unexpected)) is not None:
-                    raise RuntimeError(
-                        "load_state_dict post-hook must return None; change the lists of keys in place instead"
-                    )
-
-        load(self, dict(state_dict), "")
-        if strict:
-            for title, keys in (("Unexpected", unexpected), ("Missing", missing)):
-                if keys:
-                    listed = ", ".join(f'"{key}"' for key in keys)
-                    errors.insert(0, f"{title} key(s) in state_dict: {listed}. ")
-        if errors:
-            raise RuntimeError(
-                f"Error(s) in loading state_dict for {self._get_name()}:\n\t" + "\n\t".join(errors)
-            )
-        return _IncompatibleKeys(missing, unexpected)
-
     # Printing -------------------------------------------------------------------------------------
-
-    def _get_name(self) -> str:
-        return type(self).__name__
 
     def extra_repr(self) -> str:
         """What a layer shows of itself between the parentheses of its ``repr``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from fastdl.errors import ArgumentError
 from fastdl.nn.modules.module import Module
 from fastdl.ops import resample as ops
 from fastdl.tensor import Tensor
@@ -208,24 +209,32 @@ class ReplicationPad3d(_Pad):
     rank = 3
 
 
-class CircularPad1d(_Pad):
+class _CircularPad(_Pad):
+    mode = "circular"
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim - self.rank not in (1, 2):
+            raise ArgumentError(
+                f"{type(self).__name__}: expected {self.rank + 1}D or {self.rank + 2}D input (got {input.ndim}D input)"
+            )
+        return super().forward(input)
+
+
+class CircularPad1d(_CircularPad):
     """Pads the last axis with the other end's values; see ``torch.nn.CircularPad1d``."""
 
-    mode = "circular"
     rank = 1
 
 
-class CircularPad2d(_Pad):
+class CircularPad2d(_CircularPad):
     """Pads the last two axes with the other end's values; see ``torch.nn.CircularPad2d``."""
 
-    mode = "circular"
     rank = 2
 
 
-class CircularPad3d(_Pad):
+class CircularPad3d(_CircularPad):
     """Pads the last three axes with the other end's values; see ``torch.nn.CircularPad3d``."""
 
-    mode = "circular"
     rank = 3
 
 

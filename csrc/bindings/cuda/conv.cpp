@@ -1,0 +1,95 @@
+#include "cuda/conv.h"
+
+#include "bindings/cuda/arguments.h"
+
+namespace fastdl::binding {
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+// The gradient's problem of a transposed convolution: output_padding shows in grad_y's shape.
+ConvProblem transpose_gradient_problem(const char* op, const Ints& y, const Ints& weight,
+                                       const ConvOptions& options, const Ints& grad_y) {
+  ConvProblem p = conv_transpose_problem(op, y, weight, options, Ints(options.stride.size(), 0));
+  const auto wrong = [&] { return py::value_error(std::string(op) + ": grad_y has the wrong shape"); };
+  if (grad_y.size() != y.size() || grad_y[0] != p.batch || grad_y[1] != p.in_channels) throw wrong();
+  const Extent least = p.in;
+  p.in = conv_detail::extents(op, grad_y);
+  for (size_t axis = 0; axis < kSpatial; ++axis)
+    if (p.in[axis] < least[axis]) throw wrong();
+  return p;
+}
+
+}  // namespace
+
+void register_conv(py::module_& m) {
+  py::class_<ConvProblem>(m, "ConvProblem")
+      .def_readonly("batch", &ConvProblem::batch)
+      .def_readonly("in_channels", &ConvProblem::in_channels)
+      .def_readonly("out_channels", &ConvProblem::out_channels)
+      .def_readonly("groups", &ConvProblem::groups)
+      .def_readonly("inputs", &ConvProblem::in)
+      .def_readonly("outputs", &ConvProblem::out)
+      .def_readonly("kernel", &ConvProblem::kernel)
+      .def_readonly("stride", &ConvProblem::stride)
+      .def_readonly("padding", &ConvProblem::pad)
+      .def_readonly("dilation", &ConvProblem::dilation);
+  m.def("conv_problem", [](const char* op, const Ints& x, const Ints& weight, const Ints& stride,
+                           const Ints& padding, const Ints& dilation, int64_t groups) {
+    return conv_problem(op, x, weight, {stride, padding, dilation, groups});
+  });
+  m.def("conv_transpose_problem",
+        [](const char* op, const Ints& x, const Ints& weight, const Ints& stride, const Ints& padding,
+           const Ints& output_padding, const Ints& dilation, int64_t groups) {
+          return conv_transpose_problem(op, x, weight, {stride, padding, dilation, groups}, output_padding);
+        });
+  m.def("conv_transpose_gradient_problem",
+        [](const char* op, const Ints& x, const Ints& weight, const Ints& stride, const Ints& padding,
+           const Ints& dilation, int64_t groups, const Ints& grad_y) {
+          return transpose_gradient_problem(op, x, weight, {stride, padding, dilation, groups}, grad_y);
+        });
+  m.def("conv_padded", [](int dtype, int64_t channels) { return cuda::conv_padded(Dtype(dtype), channels); });
+  m.def("channels_last", [](int dtype, bool tf32, uintptr_t to, uintptr_t x, int64_t images, int64_t channels,
+                            int64_t groups, int64_t size, uintptr_t stream) {
+    cuda::channels_last(Dtype(dtype), tf32, pointer(to), pointer(x), images, channels, groups, size,
+                        stream_of(stream));
+  });
+  m.def("conv_pack_weight", [](int dtype, bool tf32, uintptr_t to, uintptr_t weight, const ConvProblem& p,
+                               bool transposed, uintptr_t stream) {
+    cuda::conv_pack_weight(Dtype(dtype), tf32, pointer(to), pointer(weight), p, transposed,
+                           stream_of(stream));
+  });
+  m.def("conv_gather_splits", [](int dtype, const ConvProblem& p, bool transposed) {
+    return cuda::conv_gather_splits(Dtype(dtype), p, transposed);
+  });
+  m.def("conv_gather", [](int dtype, bool tensor, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
+                          uintptr_t scratch, const ConvProblem& p, bool transposed, uintptr_t stream) {
+    cuda::conv_gather(Dtype(dtype), tensor, pointer(y), pointer(x), pointer(weight), pointer(bias),
+                      pointer(scratch), p, transposed, stream_of(stream));
+  });
+  m.def("conv_weight_splits",
+        [](int dtype, const ConvProblem& p) { return cuda::conv_weight_splits(Dtype(dtype), p); });
+  m.def("conv_grad_weight", [](int dtype, bool tensor, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x,
+                               uintptr_t scratch, const ConvProblem& p, uintptr_t stream) {
+    cuda::conv_grad_weight(Dtype(dtype), tensor, pointer(grad_weight), pointer(grad_y), pointer(x),
+                           pointer(scratch), p, stream_of(stream));
+  });
+  m.def("depthwise_forward", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
+                                const ConvProblem& p, uintptr_t stream) {
+    cuda::depthwise_forward(Dtype(dtype), pointer(y), pointer(x), pointer(weight), pointer(bias), p,
+                            stream_of(stream));
+  });
+  m.def("depthwise_grad_x", [](int dtype, uintptr_t grad_x, uintptr_t grad_y, uintptr_t weight,
+                               uintptr_t bias, const ConvProblem& p, uintptr_t stream) {
+    cuda::depthwise_grad_x(Dtype(dtype), pointer(grad_x), pointer(grad_y), pointer(weight), pointer(bias), p,
+                           stream_of(stream));
+  });
+  m.def("depthwise_splits", &cuda::depthwise_splits);
+  m.def("depthwise_grad_weight", [](int dtype, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x,
+                                    uintptr_t scratch, const ConvProblem& p, uintptr_t stream) {
+    cuda::depthwise_grad_weight(Dtype(dtype), pointer(grad_weight), pointer(grad_y), pointer(x),
+                                pointer(scratch), p, stream_of(stream));
+  });
+}
+
+}  // namespace fastdl::binding

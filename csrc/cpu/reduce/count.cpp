@@ -1,0 +1,102 @@
+// How many bytes along the middle axis of (outer, n, inner) are not zero: sums of bools, any and all.
+//
+//   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up
+//   inner > 1   a tile of columns' counts as bytes in the first-level cache, for 255 rows at a time
+//
+// Work: outer positions and tiles over threads; where those are too few, n is cut into slices as well, whose
+// counts are added up. Passes: x once.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "cpu/reduce.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+#include "cpu/simd/simd.h"
+
+namespace fastdl {
+namespace {
+
+using namespace simd;
+using Bytes = Vec<uint8_t>;
+constexpr int64_t kGrain = 1 << 17;  // bytes worth about 10 us
+constexpr int64_t kMost = 255;       // counts that a byte holds
+constexpr int64_t kTile = 1024;
+
+// The sum of all bytes.
+int64_t sum_of(Bytes bytes) {
+  auto v = (Vec<uint64_t>)bytes;
+  constexpr uint64_t every_other = 0x00ff00ff00ff00ff;
+  v = (v & every_other) + (v >> 8 & every_other);
+  v += v >> 32;
+  v += v >> 16;
+  return int64_t(reduce_add<uint64_t>(v & 0xffff));
+}
+
+int64_t count_row(const uint8_t* x, int64_t n) {
+  int64_t total = 0, i = 0;
+  while (i + kBytes <= n) {
+    Bytes counts{};
+    for (const int64_t end = std::min(n, i + kMost * kBytes); i + kBytes <= end; i += kBytes)
+      counts -= (Bytes)(load(x + i) != 0);
+    total += sum_of(counts);
+  }
+  for (; i + 8 <= n; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, x + i, sizeof word);
+    constexpr uint64_t low = 0x7f7f7f7f7f7f7f7f;
+    total += std::popcount((((word & low) + low) | word) & ~low);  // the top bits of bytes that are not zero
+  }
+  for (; i < n; ++i) total += x[i] != 0;
+  return total;
+}
+
+// out[c] = the count in column c of n rows that are `pitch` bytes apart.
+void count_columns(int64_t* out, const uint8_t* x, int64_t n, int64_t pitch, int64_t columns) {
+  alignas(64) uint8_t counts[kTile];
+  std::fill_n(out, columns, 0);
+  for (int64_t r = 0; r < n;) {
+    std::fill_n(counts, columns, uint8_t(0));
+    for (const int64_t end = std::min(n, r + kMost); r < end; ++r) {
+      const uint8_t* row = x + r * pitch;
+      int64_t c = 0;
+      for (; c + kBytes <= columns; c += kBytes)
+        store<uint8_t>(counts + c, load(counts + c) - (Bytes)(load(row + c) != 0));
+      for (; c < columns; ++c) counts[c] = uint8_t(counts[c] + (row[c] != 0));
+    }
+    for (int64_t c = 0; c < columns; ++c) out[c] += counts[c];
+  }
+}
+
+}  // namespace
+
+void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
+  const int64_t size = outer * inner, tiles = (inner + kTile - 1) / kTile;
+  if (size == 0) return;
+  const int64_t wanted = num_threads() * fastdl::detail::kChunksPerThread;
+  int64_t slices = 1;
+  if (outer * tiles * 2 < wanted)
+    slices = std::clamp<int64_t>(size * n / kGrain, 1, wanted / (outer * tiles));
+  memory::Buffer<int64_t> partial(slices > 1 ? size_t(slices * size) : 0);
+  int64_t* to = slices > 1 ? partial.get() : out;
+  const int64_t tasks = slices * outer * tiles;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (size * n / tasks + 64));
+  parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
+      const int64_t first = n * slice / slices, count = n * (slice + 1) / slices - first;
+      int64_t* here = to + slice * size + o * inner + column;
+      const uint8_t* from = x + (o * n + first) * inner + column;
+      if (inner == 1)
+        *here = count_row(from, count);
+      else
+        count_columns(here, from, count, inner, std::min(kTile, inner - column));
+    }
+  });
+  if (slices == 1) return;
+  std::copy_n(to, size, out);
+  for (int64_t s = 1; s < slices; ++s)
+    for (int64_t k = 0; k < size; ++k) out[k] += partial[s * size + k];
+}
+
+}  // namespace fastdl

@@ -1,0 +1,109 @@
+// Folds whose innermost axis is kept. A task owns kTile columns and their double accumulators in the
+// first-level cache; kDepth rows at a time are joined in registers, four vectors of columns side by side, and
+// added to them. Few columns are repeated side by side, so that vectors are full, and folded at the end.
+//
+// Work: tiles of columns (and outer kept axes) over threads; where those are too few, the rows are cut into
+// slices as well, joined in order. Passes: x (and y) once.
+#pragma once
+
+#include "cpu/reduce/folder.h"
+
+namespace fastdl {
+namespace {
+
+constexpr int64_t kTile = 1024;  // columns that a task holds accumulators for
+constexpr int64_t kWide = 256;   // fewer columns are repeated up to this width
+
+template <class T, class U, class C, Second second, class Join, class Map>
+struct ColumnFolder : Folder<T, U, C, second, Join, Map> {
+  using Base = Folder<T, U, C, second, Join, Map>;
+  using Base::p, Base::out, Base::at_n, Base::v;
+  using typename Base::V;
+
+  // acc[c] = join with `count` rows of `columns` elements, row_x and row_y bytes apart.
+  void fold_rows(const char* x, const char* y, int64_t count, int64_t row_x, int64_t row_y, int64_t columns,
+                 double* acc) const {
+    constexpr int64_t item = sizeof(T), y_item = second == Second::each ? sizeof(U) : 0;
+    // Asked for ahead: the next rows, or where there are none, the columns of the next task.
+    const int64_t ahead = count > kDepth ? kDepth * row_x : kPage;
+    for (int64_t rows; count > 0; count -= rows, x += rows * row_x, y += rows * row_y) {
+      rows = std::min(count, kDepth);
+      int64_t c = 0;
+      for (; c + 4 * v <= columns; c += 4 * v) {
+        V sums[4];
+        this->chain(sums, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) Base::flush(acc + c + j * v, sums[j]);
+      }
+      for (; c + v <= columns; c += v) {
+        V sum[1];
+        this->chain(sum, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);
+        Base::flush(acc + c, sum[0]);
+      }
+      if (c == columns) continue;
+      V sum = broadcast<C>(C(Join::start));  // acc has room for a whole vector
+      for (int64_t r = 0; r < rows; ++r)
+        sum = Join::join(sum, at_n(x + r * row_x + c * item, y + r * row_y + c * y_item, int(columns - c),
+                                   broadcast<C>(C(Join::start))));
+      Base::flush(acc + c, sum);
+    }
+  }
+
+  // One task: `columns` columns from `x`, positions [begin, end) of the reduced space; results to `acc`.
+  void fold_tile(const char* x, const char* y, int64_t columns, int64_t begin, int64_t end,
+                 double* acc) const {
+    const auto* inner = p.reduced_axes > 0 ? &p.reduced[p.reduced_axes - 1] : nullptr;
+    // Rows that follow each other in memory form one long row of `repeats` times the columns.
+    int64_t repeats = 1;
+    if (inner && inner->x == columns * int64_t(sizeof(T)) && columns <= kWide / 2 &&
+        (second == Second::none || (second == Second::each && inner->y == columns * int64_t(sizeof(U)))))
+      repeats = std::clamp<int64_t>((end - begin) / kDepth, 1, kWide / columns);
+    std::fill_n(acc, columns * repeats + v, Join::start);
+    this->walk(begin, end, x, y, [&](const char* xr, const char* yr, int64_t count) {
+      const int64_t row_x = inner ? inner->x : 0, row_y = inner ? inner->y : 0;
+      const int64_t blocks = count / repeats, done = blocks * repeats;
+      fold_rows(xr, yr, blocks, row_x * repeats, row_y * repeats, columns * repeats, acc);
+      fold_rows(xr + done * row_x, yr + done * row_y, count - done, row_x, row_y, columns, acc);
+    });
+    for (int64_t j = 1; j < repeats; ++j) {
+      const double* other = acc + j * columns;
+      int64_t c = 0;
+      for (; c + w <= columns; c += w) store(acc + c, Join::join(load(acc + c), load(other + c)));
+      for (; c < columns; ++c) acc[c] = Join::join(acc[c], other[c]);
+    }
+  }
+
+  void run() const {
+    const auto& inner = p.kept[p.kept_axes - 1];
+    const int64_t outer = p.kept_size / inner.extent;
+    const int64_t tiles = (inner.extent + kTile - 1) / kTile;
+    const int64_t slices = this->slice_count(outer * tiles);
+    memory::Buffer<double> partial(slices > 1 ? size_t(slices * p.kept_size) : 0);
+    const int64_t tasks = outer * tiles * slices;
+    const int64_t work = p.kept_size * p.reduced_size / tasks;
+    parallel_for(tasks, std::max<int64_t>(1, kGrain / (work + 32)), [&](int64_t first, int64_t last) {
+      alignas(64) double acc[kTile + kWidth<float>];
+      for (int64_t task = first; task < last; ++task) {
+        const int64_t slice = task % slices, tile = task / slices % tiles;
+        const char *x, *y;
+        int64_t place;
+        this->locate(task / slices / tiles, p.kept_axes - 1, x, y, place);
+        const int64_t column = inner.extent * tile / tiles,
+                      count = inner.extent * (tile + 1) / tiles - column;
+        fold_tile(x + column * inner.x, y + column * inner.y, count, p.reduced_size * slice / slices,
+                  p.reduced_size * (slice + 1) / slices, acc);
+        place += column * inner.out;
+        if (slices == 1) {
+          out.put(place, inner.out, acc, count);
+        } else {
+          double* to = partial + slice * p.kept_size + place;
+          for (int64_t c = 0; c < count; ++c) to[c * inner.out] = acc[c];
+        }
+      }
+    });
+    if (slices > 1) this->join_slices(partial, slices);
+  }
+};
+
+}  // namespace
+}  // namespace fastdl

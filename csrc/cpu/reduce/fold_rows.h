@@ -1,0 +1,120 @@
+// Folds whose innermost axis is reduced. Four chains of vectors run along a row; the lanes of several rows
+// are joined together, which takes a few instructions a row instead of a chain that waits for itself.
+//
+// Work: outputs over threads; where those are too few, the reduced space is cut into slices as well, whose
+// partial results are joined in slice order. Passes: x (and y) once, in the order of memory.
+#pragma once
+
+#include "cpu/reduce/folder.h"
+
+namespace fastdl {
+namespace {
+
+constexpr int64_t kShortRow = 2 * w;
+
+template <class T, class U, class C, Second second, class Join, class Map>
+struct RowFolder : Folder<T, U, C, second, Join, Map> {
+  using Base = Folder<T, U, C, second, Join, Map>;
+  using Base::p, Base::out, Base::at, Base::at_n, Base::v;
+  using typename Base::V;
+
+  [[gnu::always_inline]] void fold_row(const char* x, const char* y, int64_t n, D (&acc)[2]) const {
+    constexpr int64_t item = sizeof(T), y_item = second == Second::each ? sizeof(U) : 0;
+    while (n >= 4 * v) {
+      const int64_t count = std::min(n / (4 * v), kDepth);
+      V sums[4];
+      this->chain(sums, x, y, 4 * v * item, 4 * v * y_item, count, kPage);
+      Base::flush(acc, Join::join(Join::join(sums[0], sums[1]), Join::join(sums[2], sums[3])));
+      x += count * 4 * v * item;
+      y += count * 4 * v * y_item;
+      n -= count * 4 * v;
+    }
+    if (n == 0) return;
+    V sum = broadcast<C>(C(Join::start));
+    for (; n >= v; n -= v, x += v * item, y += v * y_item) sum = Join::join(sum, at(x, y, 0, kPage));
+    if (n > 0) sum = Join::join(sum, at_n(x, y, int(n), broadcast<C>(C(Join::start))));
+    Base::flush(acc, sum);
+  }
+
+  // The joined positions [begin, end) of one output, spread over the lanes.
+  [[gnu::always_inline]] D fold_lanes(const char* x, const char* y, int64_t begin, int64_t end) const {
+    D acc[2] = {broadcast<double>(Join::start), broadcast<double>(Join::start)};
+    if (p.reduced_axes == 1 && begin == 0)
+      fold_row(x, y, end, acc);
+    else
+      this->walk(begin, end, x, y,
+                 [&](const char* xr, const char* yr, int64_t n) { fold_row(xr, yr, n, acc); });
+    return sizeof(C) == 8 ? acc[0] : Join::join(acc[0], acc[1]);
+  }
+  double fold_one(const char* x, const char* y, int64_t begin, int64_t end) const {
+    return join_lanes<Join>(fold_lanes(x, y, begin, end));
+  }
+
+  // Outputs k .. k + w - 1.
+  [[gnu::noinline]] void fold_several(int64_t k) const {
+    D lanes[w];
+    int64_t place[w];
+#pragma GCC unroll 1
+    for (int i = 0; i < w; ++i) {
+      const char *x, *y;
+      this->locate(k + i, p.kept_axes, x, y, place[i]);
+      lanes[i] = fold_lanes(x, y, 0, p.reduced_size);
+    }
+    double values[w];
+    store(values, join_transposed<Join>(lanes));
+    if (p.kept_axes == 1)
+      out.put(place[0], p.kept[0].out, values, w);
+    else
+      for (int i = 0; i < w; ++i) out.put(place[i], values[i]);
+  }
+
+  // Outputs k .. k + w - 1, each a row shorter than kShortRow: one output per lane, no joining of lanes.
+  void fold_short_rows(int64_t k) const {
+    const auto& kept = p.kept[0];
+    const auto& reduced = p.reduced[0];
+    const char *x = p.x + k * kept.x, *y = p.y + k * kept.y;
+    D acc = broadcast<double>(Join::start);
+    for (int64_t r = 0; r < reduced.extent; ++r, x += reduced.x, y += reduced.y) {
+      D vx, vy{};
+#pragma GCC unroll 8
+      for (int i = 0; i < w; ++i) {
+        vx[i] = double(*reinterpret_cast<const T*>(x + i * kept.x));
+        if constexpr (second != Second::none) vy[i] = double(*reinterpret_cast<const U*>(y + i * kept.y));
+      }
+      acc = Join::join(acc, this->map(vx, vy));
+    }
+    double values[w];
+    store(values, acc);
+    out.put(k * kept.out, kept.out, values, w);
+  }
+
+  void run() const {
+    const int64_t slices = this->slice_count(p.kept_size);
+    if (slices > 1) {
+      memory::Buffer<double> partial(size_t(slices * p.kept_size));
+      parallel_tasks(slices * p.kept_size, [&](int64_t task) {
+        const int64_t slice = task % slices;
+        const char *x, *y;
+        int64_t place;
+        this->locate(task / slices, p.kept_axes, x, y, place);
+        partial[slice * p.kept_size + place] =
+            fold_one(x, y, p.reduced_size * slice / slices, p.reduced_size * (slice + 1) / slices);
+      });
+      return this->join_slices(partial, slices);
+    }
+    const bool are_short = p.kept_axes == 1 && p.reduced_axes == 1 && p.reduced_size < kShortRow;
+    parallel_for(p.kept_size, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)),
+                 [&](int64_t k, int64_t end) {
+                   for (; k + w <= end; k += w) are_short ? fold_short_rows(k) : fold_several(k);
+                   for (; k < end; ++k) {
+                     const char *x, *y;
+                     int64_t place;
+                     this->locate(k, p.kept_axes, x, y, place);
+                     out.put(place, fold_one(x, y, 0, p.reduced_size));
+                   }
+                 });
+  }
+};
+
+}  // namespace
+}  // namespace fastdl

@@ -1,0 +1,41 @@
+// Convolution on CUDA; the geometry is common/conv.h's. The implicit products take their operands with the
+// channels last: (batch, positions, groups, padded channels of a group), in multiples of 16 bytes, zeros
+// behind the group's own; kernels write plain (batch, channels, positions).
+#pragma once
+
+#include "common/conv.h"
+#include "cuda/types.h"
+
+namespace fastdl::cuda {
+
+// Channels of a group in such an array.
+int64_t conv_padded(Dtype dtype, int64_t channels);
+// to: (images, size, groups, padded) from x (images, groups * channels, size). tf32: rounded to TF32.
+void channels_last(Dtype dtype, bool tf32, void* to, const void* x, int64_t images, int64_t channels,
+                   int64_t groups, int64_t size, Stream stream);
+// to: (out_channels, taps, padded inputs of a group), or transposed (in_channels, taps, padded outputs).
+void conv_pack_weight(Dtype dtype, bool tf32, void* to, const void* weight, const ConvProblem& problem,
+                      bool transposed, Stream stream);
+// y = convolution of x, both arguments prepared; transposed: the gradient of x (y) from that of y (x).
+// tensor: float32 by TF32 tensor cores; other types have one way. bias may be null. Where there are few tiles
+// the sum is cut into parts, and scratch has as many times y's elements (float, for float64 double).
+int64_t conv_gather_splits(Dtype dtype, const ConvProblem& problem, bool transposed);
+void conv_gather(Dtype dtype, bool tensor, void* y, const void* x, const void* weight, const void* bias,
+                 void* scratch, const ConvProblem& problem, bool transposed, Stream stream);
+// Into how many parts the sum over pixels is cut; scratch has that many times
+// out_channels * taps * padded(in_channels / groups) sums (float, for float64 double).
+int64_t conv_weight_splits(Dtype dtype, const ConvProblem& problem);
+void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* grad_y, const void* x,
+                      void* scratch, const ConvProblem& problem, Stream stream);
+
+// One input channel in each group: plain arrays.
+void depthwise_forward(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,
+                       const ConvProblem& problem, Stream stream);
+void depthwise_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* weight, const void* bias,
+                      const ConvProblem& problem, Stream stream);
+// scratch: depthwise_splits * out_channels * taps sums.
+int64_t depthwise_splits(const ConvProblem& problem);
+void depthwise_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y, const void* x, void* scratch,
+                           const ConvProblem& problem, Stream stream);
+
+}  // namespace fastdl::cuda

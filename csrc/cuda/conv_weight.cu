@@ -1,0 +1,179 @@
+// The gradient of convolution's weights as an implicit product over pixels.
+//
+//   grad_w[m, tap, c] = sum over images n, positions o of  grad_y[n, o, m] * x[n, source(o, tap), c]
+//
+// Rows of the product are output channels, columns a tap's input channels in chunks of 16 bytes, summands
+// pixels; both operands have the channels last, so a pixel's chunk is one asynchronous copy, zeros where the
+// tap sees nothing. The sum is cut into parts that depend on the problem only; the second kernel adds them in
+// order and puts the weights into their own order. The same bits every time, and no running sum is longer
+// than some thousand pixels.
+//
+// Memory: x and grad_y were turned to channels last before; each is read again for every tile of columns or
+// rows, mostly from the caches. Parts are written and read once.
+#include <algorithm>
+
+#include "cuda/conv.h"
+#include "cuda/conv_axis.h"
+#include "cuda/conv_tile.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int64_t kLongest = 4096;  // pixels of a part
+constexpr int64_t kBlocks = 512;    // wanted
+
+struct WeightSums {
+  ConvAxes axes;
+  int groups, rows, chunks, row_chunks;  // chunks of a pixel in a group: of x, of grad_y
+  int pixels, part;                      // part: a multiple of kDepth
+  Divisor row_tiles, d, h, w;            // outputs per axis
+};
+
+template <class T, bool kTensor, int kRows>
+__global__ void __launch_bounds__(kConvThreads, 2)
+    weight_product(Compute<T>* parts, const T* grad_y, const T* x, WeightSums p) {
+  using C = Compute<T>;
+  constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
+  constexpr int kChunksA = kRows / kChunk<T>, kLinesA = kConvThreads / kChunksA;
+  constexpr int kChunksB = kN / kChunk<T>, kLinesB = kConvThreads / kChunksB;
+  FASTDL_DYNAMIC_SHARED(T, shared);
+  const uint32_t tile = p.row_tiles.quotient(blockIdx.x);
+  const int row0 = int(blockIdx.x - tile * p.row_tiles.divisor) * kRows, column0 = int(tile) * kN;
+  const int split = int(blockIdx.y), group = int(blockIdx.z);
+  const int begin = split * p.part, end = p.pixels - begin < p.part ? p.pixels : begin + p.part;
+
+  // What this thread copies: a chunk of some lines of each.
+  const int chunk_a = int(threadIdx.x) % kChunksA, line_a = int(threadIdx.x) / kChunksA;
+  const int chunk_b = int(threadIdx.x) % kChunksB, line_b = int(threadIdx.x) / kChunksB;
+  const int row_chunk = row0 / kChunk<T> + chunk_a, column_chunk = column0 / kChunk<T> + chunk_b;
+  const int tap = column_chunk / p.chunks, c = column_chunk % p.chunks;
+  const ConvAxis &ad = p.axes.d, &ah = p.axes.h, &aw = p.axes.w;
+  const bool counts = tap < ad.kernel * ah.kernel * aw.kernel;
+  const int from_d = tap / aw.kernel / ah.kernel * ad.dilation - ad.pad,
+            from_h = tap / aw.kernel % ah.kernel * ah.dilation - ah.pad,
+            from_w = tap % aw.kernel * aw.dilation - aw.pad;
+  const auto load = [&](int step, int stage) {
+    T* const a = shared + stage * kStage;
+    T* const b = a + kRows * kDepth<T>;
+    const int first = begin + step * kDepth<T>;
+    FASTDL_UNROLL
+    for (int i = 0; i < kDepth<T> / kLinesA; ++i) {
+      const int pixel = first + line_a + kLinesA * i;
+      const bool present = pixel < end && row_chunk < p.row_chunks;
+      const int64_t from =
+          present ? (int64_t(pixel) * p.groups + group) * p.row_chunks + row_chunk : int64_t(0);
+      cp_async_16_or_zeros(a + across<T, kRows>(line_a + kLinesA * i, chunk_a), grad_y + from * kChunk<T>,
+                           present);
+    }
+    FASTDL_UNROLL
+    for (int i = 0; i < kDepth<T> / kLinesB; ++i) {
+      const int pixel = first + line_b + kLinesB * i;
+      int64_t from = 0;
+      bool present = counts && pixel < end;
+      if (present) {
+        const uint32_t qw = p.w.quotient(uint32_t(pixel)), qh = p.h.quotient(qw), image = p.d.quotient(qh);
+        const int sw = int(uint32_t(pixel) - qw * p.w.divisor) * aw.stride + from_w,
+                  sh = int(qw - qh * p.h.divisor) * ah.stride + from_h,
+                  sd = int(qh - image * p.d.divisor) * ad.stride + from_d;
+        present = uint32_t(sd) < uint32_t(ad.in) && uint32_t(sh) < uint32_t(ah.in) &&
+                  uint32_t(sw) < uint32_t(aw.in);
+        if (present) {
+          const int64_t source = ((int(image) * ad.in + sd) * ah.in + sh) * aw.in + sw;
+          from = ((source * p.groups + group) * p.chunks + c) * kChunk<T>;
+        }
+      }
+      cp_async_16_or_zeros(b + across<T, kN>(line_b + kLinesB * i, chunk_b), x + from, present);
+    }
+  };
+  ConvProduct<T, kTensor, false, kRows> product;
+  pipeline((end - begin + kDepth<T> - 1) / kDepth<T>, load, [&](int stage) {
+    product.add(shared + stage * kStage, shared + stage * kStage + kRows * kDepth<T>);
+  });
+
+  const int columns = ad.kernel * ah.kernel * aw.kernel * p.chunks * kChunk<T>;
+  C* const to = parts + (int64_t(split) * p.groups + group) * p.rows * columns;
+  product.for_each([&](int m, int n, C sum) {
+    if (row0 + m < p.rows && column0 + n < columns) to[int64_t(row0 + m) * columns + column0 + n] = sum;
+  });
+}
+
+// grad_w[row, c, tap] = the parts' [row, tap, c], added up.
+template <class T>
+__global__ void __launch_bounds__(kConvThreads) add_parts(T* grad_weight, const Compute<T>* parts, int splits,
+                                                          int64_t rows, int taps, int channels, int padded) {
+  const int64_t part = rows * taps * padded, items = rows * taps * channels;
+  for (int64_t i = int64_t(blockIdx.x) * kConvThreads + threadIdx.x; i < items;
+       i += int64_t(gridDim.x) * kConvThreads) {
+    const int c = int(i % channels);
+    const int64_t line = i / channels;
+    Compute<T> sum = 0;
+    for (int s = 0; s < splits; ++s) sum += parts[s * part + line * padded + c];
+    grad_weight[(line / taps * channels + c) * taps + line % taps] = narrow<T>(sum);
+  }
+}
+
+int64_t depth_of(Dtype dtype) {
+  return 4 * conv_padded(dtype, 1);
+}
+
+// Pixels of a part.
+int64_t part_of(Dtype dtype, const ConvProblem& p) {
+  const int64_t pixels = p.batch * p.out_size(), depth = depth_of(dtype);
+  const int64_t columns = p.taps() * conv_padded(dtype, p.group_in());
+  const int64_t tiles = p.groups * ((p.group_out() + 63) / 64) * ((columns + 127) / 128);
+  int64_t part = std::min(kLongest, pixels / std::max<int64_t>(1, kBlocks / tiles) + 1);
+  part = std::max({part, 8 * depth, (pixels + 65534) / 65535});
+  return (part + depth - 1) / depth * depth;
+}
+
+template <class T, bool kTensor, int kRows>
+void launch_product(Compute<T>* parts, const T* grad_y, const T* x, WeightSums p, int splits, Stream stream) {
+  constexpr int kN = kColumns<T>;
+  const ConvAxes& a = p.axes;
+  const int64_t columns = int64_t(a.d.kernel) * a.h.kernel * a.w.kernel * p.chunks * kChunk<T>;
+  const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = row_tiles * ((columns + kN - 1) / kN);
+  p.row_tiles = Divisor(uint32_t(row_tiles));
+  launch("conv_grad_weight", weight_product<T, kTensor, kRows>,
+         dim3(unsigned(tiles), unsigned(splits), unsigned(p.groups)), dim3(kConvThreads),
+         size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T), stream, parts, grad_y, x, p);
+}
+
+}  // namespace
+
+int64_t conv_weight_splits(Dtype dtype, const ConvProblem& p) {
+  const int64_t part = part_of(dtype, p);
+  return std::max<int64_t>(1, (p.batch * p.out_size() + part - 1) / part);
+}
+
+void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* grad_y, const void* x,
+                      void* scratch, const ConvProblem& problem, Stream stream) {
+  if (problem.out_channels * problem.patch() == 0) return;
+  WeightSums p;
+  p.axes = conv_axes(problem);
+  p.groups = int(problem.groups);
+  p.rows = int(problem.group_out());
+  p.pixels = int(problem.batch * problem.out_size());
+  p.part = int(part_of(dtype, problem));
+  p.d = Divisor(uint32_t(p.axes.d.out));
+  p.h = Divisor(uint32_t(p.axes.h.out));
+  p.w = Divisor(uint32_t(p.axes.w.out));
+  if (problem.groups > 65535) throw std::invalid_argument("convolution on CUDA: more than 65535 groups");
+  const int splits = int(conv_weight_splits(dtype, problem));
+  by_arithmetic(dtype, tensor, [&]<class T, bool kTensor>(T, std::bool_constant<kTensor>) {
+    auto* parts = static_cast<Compute<T>*>(scratch);
+    p.chunks = int(conv_padded(dtype, problem.group_in()) / kChunk<T>);
+    p.row_chunks = int(conv_padded(dtype, p.rows) / kChunk<T>);
+    const auto* g = static_cast<const T*>(grad_y);
+    constexpr int kTall = sizeof(T) == 2 ? 128 : 64;  // more than 64 rows of TF32 do not fit the registers
+    if (p.rows > 64)
+      launch_product<T, kTensor, kTall>(parts, g, static_cast<const T*>(x), p, splits, stream);
+    else
+      launch_product<T, kTensor, 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
+    const int64_t items = problem.out_channels * problem.patch();
+    launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0,
+           stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(parts), splits,
+           problem.out_channels, int(problem.taps()), int(problem.group_in()), p.chunks * kChunk<T>);
+  });
+}
+
+}  // namespace fastdl::cuda

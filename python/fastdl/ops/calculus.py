@@ -1,0 +1,136 @@
+"""Differences, derivatives and integrals of samples along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastdl.dtypes import FLOATING
+from fastdl.ops.arithmetic import add, div, mul, sub
+from fastdl.ops.axes import normal_axes, normal_axis
+from fastdl.ops.parts import narrow
+from fastdl.ops.reduce import sum
+from fastdl.ops.shape import cat
+from fastdl.ops.views import reshape
+from fastdl.tensor import Tensor
+
+
+def diff(
+    input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
+    """Differences of neighbours along ``dim``, ``n`` times over. See ``torch.diff``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.diff(fastdl.tensor([1, 3, 6])).tolist()
+        [2, 3]
+    """
+    if input._data.ndim == 0:
+        raise RuntimeError("diff: expects a tensor of at least 1 dimension")
+    if n < 0:
+        raise RuntimeError(f"diff: n must not be negative, got {n}")
+    axis = normal_axis("diff", dim, input._data.ndim)
+    if n == 0:
+        return input.clone()
+    parts = [p for p in (prepend, input, append) if p is not None]
+    result = cat(parts, axis) if len(parts) > 1 else input
+    for _ in range(n):
+        extent = max(result.shape[axis] - 1, 0)
+        later = narrow(result, axis, min(1, result.shape[axis]), extent)
+        earlier = narrow(result, axis, 0, extent)
+        result = later ^ earlier if result._data.dtype.kind == "b" else sub(later, earlier)
+    return result
+
+
+def trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:
+    """The integral of samples ``y`` along ``dim`` by the trapezoidal rule, at places ``x`` or ``dx`` apart.
+
+    See ``torch.trapezoid``.
+    """
+    return sum(_trapezoids("trapezoid", y, x, dx, dim), dim)
+
+
+def cumulative_trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:
+    """The running integral by the trapezoidal rule. See ``torch.cumulative_trapezoid``."""
+    return _trapezoids("cumulative_trapezoid", y, x, dx, dim).cumsum(dim)
+
+
+def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
+    if x is not None and dx is not None:
+        raise RuntimeError(f"{op}: give either x or dx, not both")
+    axis = normal_axis(op, dim, y._data.ndim)
+    if y._data.dtype.kind not in FLOATING:
+        y = y.float()
+    count = max(y.shape[axis] - 1, 0)
+    means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
+    if x is None:
+        return mul(means, 1 if dx is None else dx)
+    if x.ndim == 1:
+        steps = diff(x)
+        return mul(means, reshape(steps, [-1 if i == axis else 1 for i in range(y.ndim)]))
+    return mul(means, diff(x, dim=dim))
+
+
+def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> tuple[Tensor, ...]:
+    """The derivative of samples along every axis of ``dim`` (all of them), a tensor for each.
+
+    Inside by central differences of second order; at both ends by one-sided ones of order ``edge_order`` (1 or 2).
+
+    Args:
+        spacing: how far apart samples are: a number, one for each axis, or for each axis a tensor of their places.
+
+    See ``torch.gradient``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.gradient(fastdl.tensor([1.0, 4.0, 9.0, 16.0]))[0].tolist()
+        [3.0, 4.0, 6.0, 7.0]
+    """
+    ndim = input._data.ndim
+    axes = normal_axes("gradient", dim, ndim) or tuple(range(ndim))
+    if edge_order not in (1, 2):
+        raise RuntimeError(f"gradient: edge_order must be 1 or 2, got {edge_order}")
+    for axis in axes:
+        if input.shape[axis] <= edge_order:
+            raise RuntimeError(
+                f"gradient: each dimension must have more than edge_order ({edge_order}) samples, got {input.shape}"
+            )
+    if isinstance(spacing, Sequence) or (isinstance(spacing, Tensor) and spacing.ndim):
+        steps = [spacing] if isinstance(spacing, Tensor) else list(spacing)
+    else:
+        steps = [1 if spacing is None else spacing] * len(axes)
+    if len(steps) != len(axes):
+        raise RuntimeError(f"gradient: spacing has {len(steps)} entries for {len(axes)} axes")
+    x = input if input._data.dtype.kind in FLOATING else input.float()
+    return tuple([_derivative(x, axis, step, edge_order) for axis, step in zip(axes, steps, strict=True)])
+
+
+def _derivative(x: Tensor, axis: int, spacing: Any, edge_order: int) -> Tensor:
+    count = x.shape[axis]
+    slopes = diff(x, dim=axis)
+    if isinstance(spacing, Tensor) and spacing.ndim:
+        if spacing.shape != (count,):
+            raise RuntimeError(
+                f"gradient: expects {count} places along axis {axis}, got shape {spacing.shape}"
+            )
+        gaps = reshape(diff(spacing), [-1 if i == axis else 1 for i in range(x.ndim)])
+    else:
+        gaps = reshape(x.new_ones(1) * spacing, [1] * x.ndim)
+    slopes = slopes / gaps
+    gaps = gaps.expand([count - 1 if i == axis else 1 for i in range(x.ndim)])
+    first, last = narrow(slopes, axis, 0, 1), narrow(slopes, axis, count - 2, 1)
+    if count == 2:
+        return cat([first, last], axis)
+    # A parabola through three neighbours: slopes of both sides, each weighted by the other side's gap.
+    left, right = narrow(slopes, axis, 0, count - 2), narrow(slopes, axis, 1, count - 2)
+    before, after = narrow(gaps, axis, 0, count - 2), narrow(gaps, axis, 1, count - 2)
+    both = before + after
+    if edge_order == 2:  # the same parabola's slope at its ends
+        bend = (right - left) / both
+        first = first - narrow(bend, axis, 0, 1) * narrow(gaps, axis, 0, 1)
+        last = last + narrow(bend, axis, count - 3, 1) * narrow(gaps, axis, count - 2, 1)
+    parts = [first, (left * after + right * before) / both, last]
+    return cat(parts, axis)
+
+
+__all__ = ["cumulative_trapezoid", "diff", "gradient", "trapezoid"]

@@ -1,0 +1,108 @@
+"""What every schedule does: sets the rates of an optimizer's groups, saves and loads its place."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from fastdl.optim.optimizer import Optimizer
+
+__all__ = ["LRScheduler"]
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+
+
+def _per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
+    """One value for each parameter group."""
+    groups = len(optimizer.param_groups)
+    if not isinstance(value, (list, tuple)):
+        return [value] * groups
+    if len(value) != groups:
+        raise ValueError(
+            f"{name} must have the same length as optimizer.param_groups: {len(value)} != {groups}"
+        )
+    return list(value)
+
+
+class LRScheduler:
+    """Base class: sets the rate of every group to what ``get_lr`` computes from ``last_epoch``.
+
+    ``last_epoch=-1`` starts anew: the groups' present rates become their ``initial_lr``. Another value continues from
+    there, with the ``initial_lr`` that the groups then have to have.
+    """
+
+    _unsaved: tuple[str, ...] = ("optimizer",)  # attributes that state_dict leaves out
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        _check_optimizer(optimizer)
+        self.optimizer = optimizer
+        for i, group in enumerate(optimizer.param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", float(group["lr"]))
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"param 'initial_lr' is not specified in param_groups[{i}] when resuming scheduler with "
+                    "last_epoch >= 0; load the optimizer's state first"
+                )
+        self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._last_lr: list[float] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._step_count = 0
+        self._starting = True
+        try:
+            self.step()
+        finally:
+            self._starting = False
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def get_last_lr(self) -> list[float]:
+        """The rates that the last step set, one per group."""
+        return self._last_lr
+
+    def get_lr(self) -> list[float]:
+        """The rates for ``last_epoch``, given those of the epoch before."""
+        raise NotImplementedError
+
+    def _closed_lr(self) -> list[float]:
+        """The rates for ``last_epoch``, whatever came before."""
+        return self.get_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next epoch (or to ``epoch``) and set its rates."""
+        ours = type(self.optimizer).step is Optimizer.step
+        if self._step_count == 1 and ours and not self.optimizer._stepped:
+            warnings.warn(
+                "Detected call of `lr_scheduler.step()` before `optimizer.step()`: call them in the opposite order, or "
+                "the first value of the schedule is skipped",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._step_count += 1
+        self._update(epoch)
+
+    def _update(self, epoch: int | None = None) -> None:
+        if epoch is None:
+            self.last_epoch += 1
+            rates = self.get_lr()
+        else:
+            self.last_epoch = epoch
+            rates = self._closed_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = self._rates()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer and functions, for :meth:`load_state_dict` (and ``fastdl.save``)."""
+        return {k: v for k, v in self.__dict__.items() if k not in self._unsaved}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned. Load the optimizer's state as well."""
+        self.__dict__.update(state_dict)
