@@ -27,12 +27,12 @@ OPERATIONS = {
     2: ("nll_loss", "target"),
     3: ("embedding", "index"),
     4: ("embedding_backward", "index"),
-    20: ("max_unpool", "indices"),
-    21: ("max_unpool_backward", "indices"),
-    22: ("adaptive_max_pool_backward", "indices"),
     5: ("gather", "index"),
     6: ("gather_backward", "index"),
     7: ("ctc_loss", "targets"),
+    20: ("max_unpool", "indices"),
+    21: ("max_unpool_backward", "indices"),
+    22: ("adaptive_max_pool_backward", "indices"),
 }
 
 
