@@ -279,11 +279,10 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const ConvProblem q = form.problem(p.batch);
   const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
   const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
-  const bool few_channels = p.group_in() < 32 || p.group_out() < 32;
-  const double enough = pass == ConvPass::grad_w ? (wide || few_channels ? 2.5 : 2.1)
-                        : wide                   ? 3.3
-                        : few_channels           ? 3
-                                                 : 2.5;
+  const bool narrow = !wide && p.group_in() >= 32 && p.group_out() >= 32;
+  double enough = wide ? 3.3 : narrow ? 2.5 : 3;
+  if (pass == ConvPass::grad_x && narrow) enough = 3;  // it adds up what x' has more than once
+  if (pass == ConvPass::grad_w) enough = narrow ? 2.1 : 2.5;
   const int64_t largest = *std::max_element(p.dilation.begin(), p.dilation.end());
   return tiles >= kEnoughTiles && largest <= (wide ? 1 : 2) && saved > enough &&
          conv_winograd<float>().worthwhile(q, pass);

@@ -179,18 +179,18 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   memory::Buffer<T> sums(size_t(Sums::sums_size(p))), buffer(buffer_size), grad(Sums::grad_size(p));
   std::fill_n(sums.get(), Sums::sums_size(p), T(0));
   std::fill_n(buffer.get(), buffer_size, T(0));
-  // Pieces of grad_y that take about as long as a channel of x.
-  const Pieces pieces(p.out_size(), std::max<int64_t>(16, planes.channel_size() / Sums::lanes));
-  const int64_t transposes = out_panels * pieces.pieces;
+  // Pieces of grad_y that take about as long as a channel of x, in whole vectors of positions.
+  const int64_t piece_size = ceil_div(ceil_div(planes.channel_size(), Sums::lanes), 64) * 64;
+  const int64_t pieces = ceil_div(p.out_size(), piece_size), transposes = out_panels * pieces;
   for (int64_t n = 0; n < p.batch; ++n) {
     const T *image = x + n * p.in_channels * p.in_size(),
             *grad_image = gy + n * p.out_channels * p.out_size();
     parallel_for(transposes + p.group_in(), std::max<int64_t>(1, 16384 / planes.channel_size()),
                  [&](int64_t begin, int64_t end) {
                    for (int64_t i = begin; i < std::min(end, transposes); ++i) {
-                     const int64_t piece = i % pieces.pieces;
-                     work.transpose(grad, grad_image, p.out_size(), i / pieces.pieces, pieces.begin(piece),
-                                    pieces.begin(piece + 1));
+                     const int64_t first = i % pieces * piece_size;
+                     work.transpose(grad, grad_image, p.out_size(), i / pieces, first,
+                                    std::min(first + piece_size, p.out_size()));
                    }
                    planes.copy(buffer, image, std::max<int64_t>(begin - transposes, 0), end - transposes);
                  });
