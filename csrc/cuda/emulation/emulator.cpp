@@ -8,6 +8,7 @@
 
 #include <sys/mman.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -122,6 +123,8 @@ struct Copy {
   size_t bytes;
 };
 
+constexpr size_t kCopiesInFlight = 256, kGroupsInFlight = 64;  // of a thread
+
 enum class State { ready, waiting, done };
 
 struct Fiber : Here {
@@ -130,7 +133,10 @@ struct Fiber : Here {
   const Site* site = nullptr;  // where it waits
   const char* kind = "";       // for what
   void* argument = nullptr;
-  std::vector<std::vector<Copy>> copies;  // groups, the last one open; none before the first use
+  // Asynchronous copies: a ring of those under way, and where the committed groups end in it.
+  Copy* copies = nullptr;
+  size_t issued = 0, delivered = 0, committed = 0, waited = 0;
+  std::array<size_t, kGroupsInFlight> ends;
   Stack* stack = nullptr;
   void* tsan = nullptr;
 };
@@ -185,6 +191,7 @@ class Worker {
     while (stacks().size() < threads) stacks().push_back(std::make_unique<Stack>());
     order_.resize(threads);
     shared_.reserve(64);  // by the host, not by a thread
+    copies_.reset(new Copy[threads * kCopiesInFlight]);
   }
 
   // Now the host comes after the threads, and may free what they used.
@@ -297,6 +304,7 @@ class Worker {
   std::vector<Gathering> gatherings_;
   std::vector<std::pair<const void*, Memory>> shared_;
   size_t static_bytes_ = 0;  // of those
+  std::unique_ptr<Copy[]> copies_;
   std::vector<Memory> retired_;
   Memory dynamic_;
   Fiber* running_ = nullptr;
@@ -322,7 +330,7 @@ void Worker::entry() {
   acquire(&w.launch_.started);
   try {
     w.launch_.body(w.launch_.context);
-    if (!w.fiber().copies.empty()) {  // a copy that nobody waited for arrives all the same
+    if (w.fiber().delivered < w.fiber().issued) {  // a copy that nobody waited for arrives all the same
       cp_async_commit();
       cp_async_wait(0);
     }
@@ -401,6 +409,7 @@ void Worker::run_block(uint64_t block) {
     f.grid_dim = g;
     f.lane = int(i % 32);
     f.stack = stacks()[i].get();
+    f.copies = copies_.get() + i * kCopiesInFlight;
     order_[i] = uint32_t(i);
 #ifdef FASTDL_ASAN
     __asan_unpoison_memory_region(f.stack->base() + kGuardBytes, kStackBytes - kGuardBytes);
@@ -478,21 +487,22 @@ void cp_async(void* to, const void* from, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
     throw Error("cp_async: addresses must be multiples of " + std::to_string(bytes));
   std::memset(to, kPoison, bytes);
-  auto& groups = Worker::current()->fiber().copies;
-  if (groups.empty()) groups.emplace_back();
-  groups.back().push_back({to, from, bytes});
+  Fiber& f = Worker::current()->fiber();
+  if (f.issued - f.delivered == kCopiesInFlight) throw Error("cp_async: too many copies in flight");
+  f.copies[f.issued++ % kCopiesInFlight] = {to, from, bytes};
 }
 void cp_async_commit() {
-  auto& groups = Worker::current()->fiber().copies;
-  if (groups.empty()) groups.emplace_back();
-  groups.emplace_back();
+  Fiber& f = Worker::current()->fiber();
+  if (f.committed - f.waited == kGroupsInFlight) throw Error("cp_async: too many groups in flight");
+  f.ends[f.committed++ % kGroupsInFlight] = f.issued;
 }
 void cp_async_wait(int groups_in_flight) {
-  auto& groups = Worker::current()->fiber().copies;
-  while (groups.size() > size_t(groups_in_flight) + 1) {  // the last one is still open
-    for (const Copy& c : groups.front()) std::memcpy(c.to, c.from, c.bytes);
-    groups.erase(groups.begin());
-  }
+  Fiber& f = Worker::current()->fiber();
+  for (; f.committed - f.waited > size_t(groups_in_flight); ++f.waited)
+    for (const size_t end = f.ends[f.waited % kGroupsInFlight]; f.delivered < end; ++f.delivered) {
+      const Copy& c = f.copies[f.delivered % kCopiesInFlight];
+      std::memcpy(c.to, c.from, c.bytes);
+    }
 }
 
 float widen_bf16(uint32_t bits) {
