@@ -28,6 +28,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 transfers = {"to_device": 0, "to_host": 0}
+_replaced: list[
+    tuple[Any, Any]
+] = []  # the real wrappers' device module and what it emulated, while installed
 compute_types: dict[Any, int] = {}  # what set_compute_type was told
 
 _ABSENT = set(
@@ -793,6 +796,7 @@ def install(emulated: bool = False) -> types.ModuleType:
         import emulation
         from fastdl.kernels.cuda import device
 
+        _replaced.append((device, device._emulated))
         device.emulate(_Taped(emulation.extension()), numpy=False)  # type: ignore[arg-type]
     else:
         sys.modules["fastdl.kernels.cuda"] = _backend()
@@ -803,9 +807,11 @@ def uninstall() -> None:
     """Undo :func:`install`: no GPU can be used any more."""
     from fastdl import devices, kernels
 
-    real = sys.modules.pop("fastdl.kernels.cuda", None)
-    if real is not None and hasattr(real, "device"):
-        real.device.emulate(None)
+    if _replaced:  # NumPy arrays go where they went before
+        device, before = _replaced.pop()
+        device.emulate(None if before is None else before.extension)
+    else:
+        sys.modules.pop("fastdl.kernels.cuda", None)
     for name in ("cupy", "cupy._core._routines_linalg", "fastdl._cuda"):
         sys.modules.pop(name, None)
     kernels.set_device_backend(kernels.NoDeviceArray, None)

@@ -21,10 +21,10 @@ using cuda::Strided;
 inline void* pointer(uintptr_t address) {
   return reinterpret_cast<void*>(address);
 }
-inline int64_t* integers(uintptr_t address) {
+inline int64_t* int64s(uintptr_t address) {
   return static_cast<int64_t*>(pointer(address));
 }
-inline uint64_t* words(uintptr_t address) {
+inline uint64_t* report_words(uintptr_t address) {
   return static_cast<uint64_t*>(pointer(address));
 }
 inline Stream stream_of(uintptr_t stream) {

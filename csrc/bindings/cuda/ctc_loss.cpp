@@ -14,14 +14,14 @@ void register_ctc_loss(py::module_& m) {
                    classes,
                    longest,
                    blank,
-                   integers(targets),
-                   integers(input_lengths),
-                   integers(target_lengths)};
+                   int64s(targets),
+                   int64s(input_lengths),
+                   int64s(target_lengths)};
       }));
   m.def("ctc_loss_forward", [](int dtype, uintptr_t loss, uintptr_t alpha, uintptr_t log_probs,
                                const Ctc& problem, uintptr_t report, uintptr_t stream) {
     cuda::ctc_loss_forward(Dtype(dtype), pointer(loss), pointer(alpha), pointer(log_probs), problem,
-                           words(report), stream_of(stream));
+                           report_words(report), stream_of(stream));
   });
   m.def("ctc_loss_backward",
         [](int dtype, uintptr_t grad, uintptr_t beta, uintptr_t grad_loss, uintptr_t log_probs,
