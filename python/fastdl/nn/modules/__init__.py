@@ -8,8 +8,10 @@ from fastdl.nn.modules.conv_lstm import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.embedding import *
 from fastdl.nn.modules.flatten import *
+from fastdl.nn.modules.fractional_pool import *
 from fastdl.nn.modules.lazy import *
 from fastdl.nn.modules.linear import *
+from fastdl.nn.modules.linear_cross_entropy import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
