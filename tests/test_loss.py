@@ -948,3 +948,72 @@ def test_reference_backend_raises_the_same(function):
         pytest.raises(IndexError, match=r"target\[1\] = 3 is out of range for 3 classes"),
     ):
         function(t(2, 3), labels(0, 3))
+
+
+@pytest.mark.parametrize("out_features", [(), (3,), (2, 3)])
+def test_linear_cross_entropy_is_torchs(out_features):
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch.nn, "LinearCrossEntropyLoss"):
+        pytest.skip("an older torch")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6, 4))
+    target = rng.integers(0, 5, (6, *out_features))
+    probabilities = rng.random((6, 5, *out_features))
+    weight = rng.random(5)
+    for options, t in [
+        ({}, target),
+        ({"bias": True, "reduction": "sum", "ignore_index": 2}, target),
+        ({"bias": True, "label_smoothing": 0.2, "reduction": "none"}, target),
+        ({}, probabilities),
+    ]:
+        results = []
+        layers = []
+        for library in (fastdl, torch):
+            layer = library.nn.LinearCrossEntropyLoss(
+                4,
+                5,
+                out_features=out_features,
+                weight=library.from_numpy(weight),
+                dtype=library.float64,
+                **options,
+            )
+            if layers:
+                layer.load_state_dict(
+                    {k: torch.from_numpy(v.numpy()) for k, v in layers[0].state_dict().items()}
+                )
+            layers.append(layer)
+            leaf = library.from_numpy(x.copy()).requires_grad_()
+            loss = layer(leaf, library.from_numpy(t))
+            loss.sum().backward()
+            results.append([loss.detach(), leaf.grad, *[p.grad for p in layer.parameters()]])
+        assert repr(layers[0]) == repr(layers[1])
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, w, t: F.linear_cross_entropy(x[None], w, t), "input must be"),
+        (lambda x, w, t: F.linear_cross_entropy(x, w[:, 1:], t), r"linear_weight must be \(C, ..., 4\)"),
+        (
+            lambda x, w, t: F.linear_cross_entropy(x, w, t, linear_bias=w[0]),
+            r"linear_bias must have shape \(5,\)",
+        ),
+        (lambda x, w, t: F.linear_cross_entropy(x[0], w[:, None], t), r"input must be \(N, 4\) with"),
+        (lambda x, w, t: F.linear_cross_entropy(x, w, t, options=1), "options must be None"),
+        (lambda x, w, t: nn.LinearCrossEntropyLoss(4, 5, weight=w[0]), r"weight must have shape \(5,\)"),
+        (lambda x, w, t: nn.LinearCrossEntropyLoss(4, 5, label_smoothing=2.0), "label_smoothing must lie"),
+    ],
+)
+def test_linear_cross_entropy_messages(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call(fastdl.ones(3, 4), fastdl.ones(5, 4), fastdl.tensor([0, 1, 2]))
+
+
+def test_kl_div_gradient_of_the_target_is_nan_where_the_loss_is():
+    x, t = fastdl.zeros(4), fastdl.tensor([-0.5, 0.0, 0.5, float("nan")]).requires_grad_()
+    loss = F.kl_div(x, t, reduction="none")
+    loss.sum().backward()
+    np.testing.assert_array_equal(np.isnan(loss.detach().numpy()), [True, False, False, True])
+    np.testing.assert_array_equal(np.isnan(t.grad.numpy()), [True, False, False, True])

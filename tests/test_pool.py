@@ -671,3 +671,83 @@ def test_torch_unpool_layers(rank: int) -> None:
     assert repr(ours) == repr(theirs)
     want = theirs(torch.tensor(y.numpy()), torch.tensor(at.numpy()), output_size=x.shape)
     np.testing.assert_array_equal(ours(y, at, output_size=x.shape).numpy(), want.numpy())
+
+
+# Fractional pooling -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 3, 9, 7), {"kernel_size": 2, "output_size": (5, 4)}),
+        ((2, 3, 9, 7), {"kernel_size": (3, 2), "output_ratio": (0.5, 0.6)}),
+        ((3, 8, 8), {"kernel_size": 2, "output_size": 1}),
+        ((2, 2, 6, 7, 8), {"kernel_size": (2, 3, 1), "output_size": (3, 4, 7)}),
+        ((2, 6, 7, 8), {"kernel_size": 2, "output_ratio": 0.5}),
+    ],
+)
+def test_fractional_max_pool_is_torchs(shape: Any, options: Any, dtype: Any) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    rank = 3 if shape[-1] == 8 and len(shape) > 3 else 2
+    lead = (1, *shape)[-rank - 2 : -rank]
+    samples, x = rng.random((*lead, rank)).astype(dtype), rng.standard_normal(shape).astype(dtype)
+    name = f"fractional_max_pool{rank}d"
+    ours, theirs = fastdl.from_numpy(x.copy()).requires_grad_(), torch.from_numpy(x.copy()).requires_grad_()
+    got = getattr(F, name)(ours, **options, return_indices=True, _random_samples=fastdl.from_numpy(samples))
+    want = getattr(torch.nn.functional, name)(
+        theirs, **options, return_indices=True, _random_samples=torch.from_numpy(samples)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+    g = rng.standard_normal(got[0].shape).astype(dtype)
+    got[0].backward(fastdl.from_numpy(g))
+    want[0].backward(torch.from_numpy(g))
+    assert_close(ours.grad, theirs.grad.numpy(), reduction=8)
+    layers = [
+        getattr(library.nn, f"FractionalMaxPool{rank}d")(
+            **options, _random_samples=library.from_numpy(samples)
+        )
+        for library in (fastdl, torch)
+    ]
+    np.testing.assert_array_equal(layers[0](ours).detach().numpy(), want[0].detach().numpy())
+    assert repr(layers[0]) == repr(layers[1])
+    assert list(layers[0].state_dict()) == list(layers[1].state_dict())
+
+
+def test_fractional_max_pool_draws_from_the_generator() -> None:
+    x = fastdl.randn(1, 2, 12, 12)
+    results = []
+    for seed in (0, 0, 1):
+        fastdl.manual_seed(seed)
+        y, indices = F.fractional_max_pool2d_with_indices(x, 3, output_size=7)
+        np.testing.assert_array_equal(
+            x.flatten(2).gather(2, indices.flatten(2)).numpy(), y.flatten(2).numpy()
+        )
+        results.append(indices.numpy())
+    assert (results[0] == results[1]).all()
+    assert (results[0] != results[2]).any()
+    samples, values = (
+        fastdl.full((1, 1, 3), 0.4),
+        np.random.default_rng(0).permutation(64).reshape(1, 1, 4, 4, 4),
+    )
+    check_gradient(
+        lambda x: F.fractional_max_pool3d(x, 2, 2, _random_samples=samples), values.astype(np.float64)
+    )
+    for call, message in [
+        (lambda: F.fractional_max_pool2d(x, 3), "output_size or output_ratio must be given"),
+        (lambda: F.fractional_max_pool2d(x, 3, 11), "at most the input's extent"),
+        (lambda: F.fractional_max_pool2d(x, 3, 0), "must be positive"),
+        (lambda: F.fractional_max_pool2d(x, 3, output_ratio=(0.5, 0.5, 0.5)), "a number or 2 numbers"),
+        (
+            lambda: F.fractional_max_pool2d(x, 3, 4, _random_samples=fastdl.rand(1, 2, 3)),
+            r"must have shape \(1, 2, 2\)",
+        ),
+        (lambda: fastdl.nn.FractionalMaxPool2d(3), "requires specifying either"),
+        (lambda: fastdl.nn.FractionalMaxPool2d(3, 4, 0.5), "only one of"),
+        (lambda: fastdl.nn.FractionalMaxPool2d(3, output_ratio=1.5), "between 0 and 1"),
+        (lambda: fastdl.nn.FractionalMaxPool3d(0, 4), "greater than 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -55,7 +55,7 @@ from fastdl.ops.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
-from fastdl.ops.cross_entropy import cross_entropy, linear_cross_entropy, nll_loss
+from fastdl.ops.cross_entropy import cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
     cdist,
@@ -76,9 +76,16 @@ from fastdl.ops.dropout import (
     feature_alpha_dropout,
 )
 from fastdl.ops.embedding import embedding, embedding_bag
+from fastdl.ops.fractional_pool import (
+    fractional_max_pool2d,
+    fractional_max_pool2d_with_indices,
+    fractional_max_pool3d,
+    fractional_max_pool3d_with_indices,
+)
 from fastdl.ops.gather import one_hot
 from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.linear import bilinear, linear
+from fastdl.ops.linear_cross_entropy import linear_cross_entropy
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from fastdl.ops.multi_head_attention import multi_head_attention_forward
 from fastdl.ops.norm import (
@@ -173,6 +180,10 @@ __all__ = [
     "embedding_bag",
     "feature_alpha_dropout",
     "fold",
+    "fractional_max_pool2d",
+    "fractional_max_pool2d_with_indices",
+    "fractional_max_pool3d",
+    "fractional_max_pool3d_with_indices",
     "gaussian_nll_loss",
     "gelu",
     "glu",

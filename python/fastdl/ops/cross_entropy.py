@@ -12,7 +12,6 @@ from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
-from fastdl.ops.linear import linear
 from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_graph, same_dtype
 from fastdl.ops.softmax import LogSoftmax, Softmax
 from fastdl.tensor import Tensor
@@ -251,37 +250,6 @@ def cross_entropy(
     _check_indices("cross_entropy", x, t, f". Class probabilities would have shape {x.shape}")
     return CrossEntropy.apply(  # type: ignore[no-any-return]
         input, target, weight, ignore_index=ignore_index, smoothing=label_smoothing, reduction=reduction
-    )
-
-
-def linear_cross_entropy(
-    input: Tensor,
-    linear_weight: Tensor,
-    target: Tensor,
-    *,
-    linear_bias: Tensor | None = None,
-    weight: Tensor | None = None,
-    reduction: str = "mean",
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """:func:`cross_entropy` of ``linear(input, linear_weight, linear_bias)``.
-
-    ``linear_weight`` is (C, in_features), or (C, d1, ..., in_features) for logits of shape (N, C, d1, ...).
-    See ``torch.nn.functional.linear_cross_entropy`` (without ``options``).
-    """
-    classes = linear_weight.shape[:-1]
-    if len(classes) > 1:
-        linear_weight = linear_weight.flatten(0, -2)
-        linear_bias = None if linear_bias is None else linear_bias.flatten()
-    logits = linear(input, linear_weight, linear_bias)
-    return cross_entropy(
-        logits.unflatten(-1, classes) if len(classes) > 1 else logits,
-        target,
-        weight,
-        ignore_index=-100 if ignore_index is None else ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
     )
 
 

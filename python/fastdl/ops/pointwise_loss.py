@@ -139,12 +139,12 @@ class KlDiv(PointwiseLoss):
     def slope_of_target(self, x: Any, target: Any) -> Any:
         if self.options[0]:
             return np.exp(target) * (target - x + 1)
-        return np.where(target > 0, np.log(target) + 1 - x, -x)
+        return np.where(target == 0, -x, np.log(target) + 1 - x)  # NaN where the loss is
 
     def losses(self, x: Any, target: Any) -> Any:
         if self.options[0]:
             return target.exp() * (target - x)
-        nothing = target <= 0
+        nothing = target == 0
         return (target * target.masked_fill(nothing, 1.0).log()).masked_fill(nothing, 0.0) - target * x
 
 

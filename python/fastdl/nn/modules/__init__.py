@@ -1,6 +1,7 @@
 """Layers, by family."""
 
 from fastdl.nn.modules.activation import *
+from fastdl.nn.modules.adaptive_softmax import *
 from fastdl.nn.modules.attention import *
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
@@ -8,8 +9,10 @@ from fastdl.nn.modules.conv_lstm import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.embedding import *
 from fastdl.nn.modules.flatten import *
+from fastdl.nn.modules.fractional_pool import *
 from fastdl.nn.modules.lazy import *
 from fastdl.nn.modules.linear import *
+from fastdl.nn.modules.linear_cross_entropy import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
@@ -20,5 +23,4 @@ from fastdl.nn.modules.resample import *
 from fastdl.nn.modules.rnn import *
 from fastdl.nn.modules.rnn_cell import *
 from fastdl.nn.modules.softmax import *
-from fastdl.nn.modules.softmax_loss import *
 from fastdl.nn.modules.transformer import *

@@ -1,8 +1,7 @@
-"""Layers that end in a softmax and its loss: the output of models with many classes."""
+"""``AdaptiveLogSoftmaxWithLoss``: the output layer of models with very many classes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +10,12 @@ import numpy as np
 from fastdl.nn.modules.container import ModuleList, Sequential
 from fastdl.nn.modules.linear import Linear
 from fastdl.nn.modules.module import Module
-from fastdl.ops.cross_entropy import linear_cross_entropy
 from fastdl.ops.gather import gather, index_copy, index_select
-from fastdl.ops.reduction import check_reduction
 from fastdl.ops.shape import cat
 from fastdl.ops.softmax import log_softmax
 from fastdl.tensor import Tensor
 
-__all__ = ["AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss"]
+__all__ = ["AdaptiveLogSoftmaxWithLoss"]
 
 
 class _Output(NamedTuple):
@@ -141,76 +138,3 @@ class AdaptiveLogSoftmaxWithLoss(Module):
             return best
         places = self._index(here, best)
         return index_copy(best, 0, places, self.log_prob(index_select(input, 0, places)).argmax(1))
-
-
-class LinearCrossEntropyLoss(Module):
-    """A linear layer and :func:`fastdl.nn.functional.cross_entropy` of what it gives, in one.
-
-    See ``torch.nn.LinearCrossEntropyLoss`` (without ``options``).
-
-    Args:
-        num_classes: C; out_features: further extents (d1, ...) of logits (N, C, d1, ...).
-        bias: whether the layer has one (default False).
-
-    Shape: input (N, in_features), target as of cross entropy. The layer's parameters are ``linear.weight`` and
-    ``linear.bias``.
-
-    Example:
-        >>> import fastdl
-        >>> loss = fastdl.nn.LinearCrossEntropyLoss(8, 10)
-        >>> loss(fastdl.randn(3, 8), fastdl.tensor([1, 2, 3])).ndim
-        0
-    """
-
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        *,
-        out_features: tuple[int, ...] = (),
-        bias: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        reduction: str = "mean",
-        weight: Tensor | None = None,
-        ignore_index: int | None = None,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_reduction("LinearCrossEntropyLoss", None, None, reduction)
-        if weight is not None and weight.shape != (num_classes,):
-            raise RuntimeError(
-                f"LinearCrossEntropyLoss: weight must have shape ({num_classes},), got {weight.shape}"
-            )
-        self.register_buffer("weight", weight)
-        self.reduction = reduction
-        self.num_classes = num_classes
-        self.out_features = out_features
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-        self.linear = Linear(
-            in_features, math.prod(out_features, start=num_classes), bias=bias, device=device, dtype=dtype
-        )
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        classes = (self.num_classes, *self.out_features)
-        weight, bias = self.linear.weight, self.linear.bias
-        return linear_cross_entropy(
-            input,
-            weight.reshape(*classes, self.linear.in_features),
-            target,
-            linear_bias=None if bias is None else bias.reshape(classes),
-            weight=self.weight,
-            reduction=self.reduction,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.linear.in_features}, num_classes={self.num_classes}, "
-            f"out_features={self.out_features}, bias={self.linear.bias is not None}, reduction={self.reduction}, "
-            f"ignore_index={self.ignore_index}, label_smoothing={self.label_smoothing}"
-        )
