@@ -96,7 +96,7 @@ def test_convert(backend, source, target):
     draw = np.random.default_rng(4)
     for shape in ((), (0,), (1,), (3, 21), (64,), (100_003,)):
         x = np.asarray(draw.standard_normal(shape) * 50).astype("f8")
-        x = (np.abs(x) if source == "u1" else x * (np.abs(x) > 10)).astype(source)
+        x = np.asarray(np.abs(x) if source == "u1" else x * (np.abs(x) > 10)).astype(source)
         got = backend.convert(x, np.dtype(target))
         np.testing.assert_array_equal(got, reference.convert(x, np.dtype(target)))
         assert got.dtype == target

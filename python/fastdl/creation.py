@@ -486,7 +486,7 @@ def arange(
         )
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
     if whole:
-        values = np.arange(start, start + count * step, step, np.int64)
+        values = np.arange(start, start + count * step, step, dtype=np.int64)
     else:
         values = start + step * np.arange(count, dtype=np.float64)
     return finish("arange", pooled_copy(values, d), resolve("arange", device), requires_grad)
