@@ -14,9 +14,9 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import is_array, select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import add, mul, number, store
+from fastdl.ops.arithmetic import add, mul, number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
-from fastdl.ops.binary import into
+from fastdl.ops.binary import into, store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
@@ -180,7 +180,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
         min = max = float("nan")
         input = mul(input, min)
     result = Clamp.apply(input, min=min, max=max)
-    return result if out is None else store("clamp", out, result)  # type: ignore[no-any-return]
+    return result if out is None else store("clamp", out, result)
 
 
 def clamp_min(input: Tensor, min: Any) -> Tensor:
@@ -310,13 +310,13 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
     if input._data.dtype.kind in "iu":
         return add(input, mul(mul(tensor1, tensor2), value), out=out)
     result = Addcmul.apply(input, tensor1, tensor2, value=value)
-    return result if out is None else store("addcmul", out, result)  # type: ignore[no-any-return]
+    return result if out is None else store("addcmul", out, result)
 
 
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
     """input + value * tensor1 / tensor2, in one pass. See ``torch.addcdiv``."""
     result = Addcdiv.apply(input, tensor1, tensor2, value=value)
-    return result if out is None else store("addcdiv", out, result)  # type: ignore[no-any-return]
+    return result if out is None else store("addcdiv", out, result)
 
 
 def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
@@ -325,4 +325,4 @@ def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
         result = Lerp.apply(input, end, weight)
     else:
         result = Lerp.apply(input, end, None, value=number("lerp", weight))
-    return result if out is None else store("lerp", out, result)  # type: ignore[no-any-return]
+    return result if out is None else store("lerp", out, result)

@@ -300,7 +300,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """
     x = input._data
     if x.ndim == 0:  # one window of one element, without an axis that counts windows
-        return unfold(reshape(input, (1,)), axis("unfold", dimension, 0, "dimension"), size, step)[0]  # type: ignore[no-any-return]
+        return unfold(reshape(input, (1,)), axis("unfold", dimension, 0, "dimension"), size, step)[0]
     d = axis("unfold", dimension, x.ndim, "dimension")
     if size < 0 or step < 1 or size > x.shape[d]:
         raise RuntimeError(

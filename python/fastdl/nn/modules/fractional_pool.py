@@ -40,9 +40,11 @@ class _FractionalMaxPool(Module):
         self.output_size = None if output_size is None else _tuple(output_size, self.rank)
         self.output_ratio: tuple[float, ...] | None = None
         if output_ratio is not None:
-            single = isinstance(output_ratio, (int, float))
-            self.output_ratio = (output_ratio,) * self.rank if single else tuple(output_ratio)  # type: ignore[arg-type, assignment]
-            if not all(0 < ratio < 1 for ratio in self.output_ratio):
+            if isinstance(output_ratio, (int, float)):
+                output_ratio = (output_ratio,) * self.rank
+            ratios = tuple(output_ratio)
+            self.output_ratio = ratios
+            if not all(0 < ratio < 1 for ratio in ratios):
                 raise ValueError(f"{name}: output_ratio must be between 0 and 1 (got {output_ratio})")
 
     def forward(self, input: Tensor) -> Any:
