@@ -74,11 +74,11 @@ class Pool {
  public:
   void run(int64_t count, detail::Task task, void* context, bool worth_waking, int threads) {
     std::unique_lock<std::mutex> lock(launch_, std::try_to_lock);
-    if (!lock.owns_lock() || (!worth_waking && sleeping_.load(std::memory_order_relaxed) >= started())) {
-      if (lock.owns_lock()) lock.unlock();
-      run_inline(count, task, context);
-      return;
+    if (lock.owns_lock() && !worth_waking && sleeping_.load(std::memory_order_relaxed) >= started()) {
+      worth_waking = one_of_many();
+      if (!worth_waking) lock.unlock();
     }
+    if (!lock.owns_lock()) return run_inline(count, task, context);
     start_workers(threads - 1);
     task_ = task;
     context_ = context;
@@ -111,6 +111,15 @@ class Pool {
 
  private:
   static constexpr uint64_t kOpen = 0x8000, kInside = 0x7fff;
+
+  // Whether many short jobs came straight one after another, all threads asleep: one that is woken for this
+  // one is there for the next ones. (launch_ is held.)
+  bool one_of_many() {
+    const auto now = std::chrono::steady_clock::now();
+    in_a_row_ = now - last_short_ < std::chrono::microseconds(100) ? in_a_row_ + 1 : 0;
+    last_short_ = now;
+    return in_a_row_ >= 16;
+  }
 
   static void run_inline(int64_t count, detail::Task task, void* context) {
     for (int64_t i = 0; i < count; ++i) task(context, i);
@@ -188,7 +197,8 @@ class Pool {
   std::exception_ptr error_;
   detail::Task task_ = nullptr;
   void* context_ = nullptr;
-  int wanted_ = 0, share_count_ = 0;
+  int wanted_ = 0, share_count_ = 0, in_a_row_ = 0;
+  std::chrono::steady_clock::time_point last_short_{};
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};
     int64_t end = 0;
