@@ -10,7 +10,7 @@
 namespace fastdl {
 namespace {
 
-constexpr int64_t kShortRow = w + 8;
+constexpr int64_t kShortRow = 16;
 
 template <class T, class U, class C, Second second, class Join, class Map>
 struct RowFolder : Folder<T, U, C, second, Join, Map> {

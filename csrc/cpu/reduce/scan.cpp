@@ -1,6 +1,8 @@
 // Running sums along the middle axis of (outer, n, inner), forwards or from the end; kept in double.
 //
-//   inner = 1   along a row, the sums within a vector in log2(width) steps
+//   inner = 1   along a row, the sums within a vector in log2(width) steps; short rows four at a time, one
+//   chain of
+//               additions each
 //   inner > 1   a tile of columns' sums in the first-level cache, rows in order
 //
 // Work: rows and tiles over threads (a single row runs on one). Passes: one read, one write.
@@ -17,6 +19,7 @@ namespace {
 
 using namespace simd;
 constexpr int64_t kGrain = 8192;  // elements worth about 10 us
+constexpr int64_t kShortRow = 16;
 
 // kWidth<double> elements as doubles, and back.
 template <class T>
@@ -48,29 +51,51 @@ template <int step, bool from_end>
   }(std::make_integer_sequence<int, kWidth<double>>());
 }
 
-// One row. The sums within a vector do not depend on those before it: only one addition waits for another.
+// R rows, n apart.
+template <int R, bool from_end, class T>
+void scan_short_rows(T* y, const T* x, int64_t n) {
+  double sum[R] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t at = from_end ? n - 1 - i : i;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) y[r * n + at] = T(sum[r] += double(x[r * n + at]));
+  }
+}
+
+// One row. Sums within a vector do not depend on those before it: from vector to vector one addition waits
+// for another.
 template <bool from_end, class T>
 void scan_row(T* y, const T* x, int64_t n) {
   constexpr int w = kWidth<double>;
-  double before = 0;
+  Vec<double> before{};  // the same in all lanes
   const auto vector = [&](int64_t i) {
     Vec<double> v = load_wide(x + i);
     v += moved<1, from_end>(v);
     if constexpr (w > 2) v += moved<2, from_end>(v);
     if constexpr (w > 4) v += moved<4, from_end>(v);
-    v += before;
-    store_narrow(y + i, v);
-    before = v[from_end ? 0 : w - 1];
+    store_narrow(y + i, v + before);
+    before += broadcast<double>(v[from_end ? 0 : w - 1]);
   };
   if constexpr (from_end) {
     int64_t i = n;
     for (; i >= w; i -= w) vector(i - w);
-    while (i-- > 0) y[i] = T(before += double(x[i]));
+    for (double sum = before[0]; i-- > 0;) y[i] = T(sum += double(x[i]));
   } else {
     int64_t i = 0;
     for (; i + w <= n; i += w) vector(i);
-    for (; i < n; ++i) y[i] = T(before += double(x[i]));
+    for (double sum = before[0]; i < n; ++i) y[i] = T(sum += double(x[i]));
   }
+}
+
+template <bool from_end, class T>
+void scan_rows(T* y, const T* x, int64_t outer, int64_t n) {
+  parallel_for((outer + 3) / 4, std::max<int64_t>(1, kGrain / (4 * n)), [&](int64_t begin, int64_t end) {
+    int64_t o = begin * 4;
+    const int64_t last = std::min(outer, end * 4);
+    if (n < kShortRow)
+      for (; o + 4 <= last; o += 4) scan_short_rows<4, from_end>(y + o * n, x + o * n, n);
+    for (; o < last; ++o) scan_row<from_end>(y + o * n, x + o * n, n);
+  });
 }
 
 // `count` sums in double += a row, and the row of sums as T.
@@ -93,11 +118,7 @@ void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   if (outer * n * inner == 0) return;
   const int64_t first = from_end ? n - 1 : 0, step = from_end ? -1 : 1;
   if (inner == 1) {
-    parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o)
-        from_end ? scan_row<true>(y + o * n, x + o * n, n) : scan_row<false>(y + o * n, x + o * n, n);
-    });
-    return;
+    return from_end ? scan_rows<true>(y, x, outer, n) : scan_rows<false>(y, x, outer, n);
   }
   constexpr int64_t tile = 512;
   const int64_t tiles = (inner + tile - 1) / tile;
