@@ -74,7 +74,8 @@ CASES = {
     if not any(
         word in name
         for word in "linalg random creation statistics splits std sort topk argm floor ceil round trunc sign frac "
-        "remainder fmod unique special distance margin placement dropout masked interpolate grid rsqrt atanh distributions".split()
+        "remainder fmod unique special distance margin placement dropout masked interpolate grid rsqrt atanh "
+        "distributions".split()
     )
 }
 
