@@ -64,8 +64,8 @@ void parallel_chunks(int64_t n, int64_t grain, F&& f) {
   }
   auto body = [&](int64_t chunk) { f(chunk, n * chunk / chunks, n * (chunk + 1) / chunks); };
   using Callable = decltype(body);
-  // Waking a sleeping thread costs 40-60 us: worth it from some 50 us of work, that is, from 5 grains, or from
-  // any two items so large that no grain holds one.
+  // Waking a sleeping thread costs 40-60 us: worth it from some 50 us of work, that is, from 5 grains, or
+  // from any two items so large that no grain holds one.
   detail::run(
       chunks, [](void* context, int64_t index) { (*static_cast<Callable*>(context))(index); }, &body,
       grain <= 1 || n / grain >= 5);
