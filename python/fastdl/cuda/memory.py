@@ -51,6 +51,7 @@ def max_memory_allocated(device: Any = None) -> int:
     It is counted from the first call of either function on: before, allocations are not watched.
     """
     _watch()
+    _Peak.peak = max(_Peak.peak, memory_allocated())
     return _Peak.peak
 
 
@@ -62,7 +63,7 @@ def max_memory_reserved(device: Any = None) -> int:
 def reset_peak_memory_stats(device: Any = None) -> None:
     """Measure the peak anew from now on."""
     _watch()
-    _Peak.peak = _Peak.used
+    _Peak.used = _Peak.peak = memory_allocated()  # what other threads allocate and free does not reach the hook
 
 
 def memory_stats(device: Any = None) -> dict[str, int]:
