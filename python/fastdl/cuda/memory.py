@@ -63,7 +63,8 @@ def max_memory_reserved(device: Any = None) -> int:
 def reset_peak_memory_stats(device: Any = None) -> None:
     """Measure the peak anew from now on."""
     _watch()
-    _Peak.used = _Peak.peak = memory_allocated()  # what other threads allocate and free does not reach the hook
+    # Counted anew, too: what other threads allocate and free does not reach the hook.
+    _Peak.used = _Peak.peak = memory_allocated()
 
 
 def memory_stats(device: Any = None) -> dict[str, int]:
