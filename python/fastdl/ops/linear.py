@@ -22,6 +22,7 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
+from fastdl.ops.arrays import sum_to
 from fastdl.ops.einsum import contract, einsum
 from fastdl.tensor import Tensor
 
@@ -89,17 +90,6 @@ class LinearActivation(Op):
         return _linear_gradients(self, activations.from_output(f"{self.activation}_forward", grad_y, y))
 
 
-def _sum_to(array: Any, shape: tuple[int, ...]) -> Any:
-    """The gradient of a broadcast: ``array`` summed over the axes along which ``shape`` was stretched."""
-    if array.shape == shape:
-        return array
-    extra = array.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(
-        [i + extra for i, n in enumerate(shape) if n == 1 and array.shape[i + extra] != 1]
-    )
-    return array.sum(axes).reshape(shape)
-
-
 def _matmul_grads(
     a: Any, b: Any, grad: Any, need_a: bool, need_b: bool, alpha: float = 1.0
 ) -> tuple[Any, Any]:
@@ -107,12 +97,12 @@ def _matmul_grads(
     kernels = select(grad)
     grad_a = grad_b = None
     if need_a:
-        grad_a = _sum_to(kernels.matmul(grad, b.swapaxes(-1, -2), None, alpha), a.shape)
+        grad_a = sum_to(kernels.matmul(grad, b.swapaxes(-1, -2), None, alpha), a.shape)
     if need_b:
         if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole batch: its gradient is a single long product
             rows = prod(a.shape[:-1])
             a, grad = a.reshape(rows, a.shape[-1]), grad.reshape(rows, grad.shape[-1])
-        grad_b = _sum_to(kernels.matmul(a.swapaxes(-1, -2), grad, None, alpha), b.shape)
+        grad_b = sum_to(kernels.matmul(a.swapaxes(-1, -2), grad, None, alpha), b.shape)
     return grad_a, grad_b
 
 
@@ -182,7 +172,7 @@ class AddMatMul(Op):
     def backward(self, grad: Any) -> Any:
         grad_c = None
         if self.needs[0]:
-            grad_c = _sum_to(grad, self.shape)
+            grad_c = sum_to(grad, self.shape)
             if self.beta != 1:
                 grad_c = grad_c * grad.dtype.type(self.beta)
         return (grad_c, *_matmul_grads(self.a, self.b, grad, self.needs[1], self.needs[2], self.alpha))

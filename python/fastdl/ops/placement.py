@@ -13,7 +13,7 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import add_at, array, select
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis
-from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, scatter_add
+from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, number_as_row, scatter_add
 from fastdl.ops.host import on_host
 from fastdl.ops.indexing import setitem
 from fastdl.ops.parts import diagonal, select_dim
@@ -125,6 +125,7 @@ def _identity(reduce: str, dtype: Any) -> Any:
     return limits.min if reduce == "amax" else limits.max
 
 
+@number_as_row
 @on_host
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
@@ -147,16 +148,6 @@ def scatter_reduce(
         raise RuntimeError(f"scatter_reduce: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
     if reduce == "sum" and include_self:
         return scatter_add(input, dim, index, src)
-    if input._data.ndim == 0:
-        flat = scatter_reduce(
-            reshape(input, (1,)),
-            dim,
-            reshape(index, (-1,)),
-            reshape(src, (-1,)),
-            reduce,
-            include_self=include_self,
-        )
-        return reshape(flat, ())
     indices = _index("scatter_reduce", index)
     if indices.size == 0:
         return input.clone()
