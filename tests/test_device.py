@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import derivative_cases
 import device_cases
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
-import test_second_order
 from device_cases import CASES, ints, on
 from fastdl import nn
 from fastdl.optim.optimizer import COUNTS
@@ -353,8 +353,8 @@ def test_a_training_step_makes_no_transfers() -> None:
 
 
 def second(name: str, device: str) -> list[Any]:
-    """Values, slopes and second derivatives of a case of ``test_second_order``, its inputs on a device."""
-    function, inputs = test_second_order.CASES[name]
+    """Values, slopes and second derivatives of a case of ``derivative_cases``, its inputs on a device."""
+    function, inputs = derivative_cases.CASES[name]
     moved = [
         x.detach().to(device).requires_grad_(x.requires_grad) if isinstance(x, fastdl.Tensor) else x
         for x in inputs
@@ -379,7 +379,7 @@ def second(name: str, device: str) -> list[Any]:
 
 def move_own(name: str, device: str) -> None:
     """Move what a case's function holds: its parameters, and tensors around it."""
-    function = test_second_order.CASES[name][0]
+    function = derivative_cases.CASES[name][0]
     for cell in getattr(function, "__closure__", None) or ():
         if isinstance(cell.cell_contents, fastdl.Tensor):
             cell.cell_contents = cell.cell_contents.to(device)
@@ -390,23 +390,23 @@ def move_own(name: str, device: str) -> None:
 OWN_TENSORS = {"prod with zeros", "cumprod with zeros"}  # made in the case, on the CPU
 
 
-@pytest.mark.parametrize("name", [n for n in test_second_order.CASES if n not in OWN_TENSORS])
+@pytest.mark.parametrize("name", [n for n in derivative_cases.CASES if n not in OWN_TENSORS])
 def test_a_second_derivative_gives_the_same_on_the_device(name: str, monkeypatch: Any) -> None:
     """What a rule makes beside its operands (ones, masks, ranges) lies where they do."""
     with np.errstate(all="ignore"), fastdl.use_backend("reference"):
         expected = second(name, "cpu")
-        for constant, value in vars(test_second_order).items():
+        for constant, value in vars(derivative_cases).items():
             if isinstance(value, nn.Module):
                 value.to("cuda")
             elif isinstance(value, fastdl.Tensor) and constant != "PACKED":
-                monkeypatch.setattr(test_second_order, constant, value.cuda())
-        monkeypatch.setattr(test_second_order, "ints", lambda *v: fastdl.tensor(v, device="cuda"))
+                monkeypatch.setattr(derivative_cases, constant, value.cuda())
+        monkeypatch.setattr(derivative_cases, "ints", lambda *v: fastdl.tensor(v, device="cuda"))
         move_own(name, "cuda")
         try:
             actual = second(name, "cuda")
         finally:
             move_own(name, "cpu")
-            for value in vars(test_second_order).values():
+            for value in vars(derivative_cases).values():
                 if isinstance(value, nn.Module):
                     value.cpu()
     assert len(actual) == len(expected) > 0

@@ -10,7 +10,8 @@ import pytest
 import fastdl
 from fastdl import nn
 from parity import assert_close, check_gradient
-from test_attention import arrays_of, run_both, twin
+from test_attention import arrays_of
+from test_multihead_attention import run_both, twin
 
 F64 = {"dtype": fastdl.float64}
 

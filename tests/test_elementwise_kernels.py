@@ -1,0 +1,428 @@
+"""Elementwise kernels against NumPy's definition on every level and on CUDA: layouts, integers, special values."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastdl import kernels
+from fastdl.kernels import reference
+from fastdl.ops import elementwise as E
+from fastdl.tensor import Tensor
+from parity import THREADS, assert_close, backends, load
+
+BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "floor_divide",
+    "remainder",
+    "fmod",
+    "pow",
+    "maximum",
+    "minimum",
+    "atan2",
+    "hypot",
+]
+COMPARE = ["eq", "ne", "lt", "le", "gt", "ge"]
+UNARY = (
+    "neg abs sign floor ceil round trunc square sqrt rsqrt reciprocal exp expm1 log log1p log2 log10 sin cos "
+    "tan asin acos atan sinh cosh asinh acosh atanh erf"
+).split()
+FLAT = "neg sign floor ceil round trunc".split()  # their gradient needs no kernel
+SAVES_OUTPUT = "sqrt rsqrt reciprocal exp expm1 tan".split()
+
+# x and y shapes: equal, rows, columns, channels, outer products, scalars, none; lengths around the vector
+# width.
+SHAPES = [
+    ((1,), (1,)),
+    ((15,), (15,)),
+    ((16,), (16,)),
+    ((17,), (17,)),
+    ((1031,), (1031,)),
+    ((5, 7), (7,)),
+    ((5, 300), (5, 1)),
+    ((3, 4, 5, 6), (4, 1, 1)),
+    ((6, 1), (1, 9)),
+    ((), (4, 3)),
+    ((2, 3), ()),
+    ((), ()),
+    ((2, 1, 40), (3, 1)),
+    ((0, 3), (3,)),
+    ((2, 1, 3), (1, 0, 3)),
+    ((40000,), (40000,)),
+]
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 3.0, -2.5, 1e-3, -1e-3, 100.0, -100.0, 1e30, -1e30]
+SPECIAL += [1e-30, 88.8, -88.8, 720.0, -720.0, 1e6, -1e6, np.inf, -np.inf, np.nan]
+
+
+def numbers(shape, dtype, seed=0):
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape) * 3, dtype=dtype)
+
+
+def domain(name, x):
+    """Values for which the function is defined and moderate."""
+    magnitude = np.abs(x) + x.dtype.type(0.1)
+    if name in ("sqrt", "rsqrt", "log", "log2", "log10", "log1p", "reciprocal", "pow"):
+        return magnitude
+    if name in ("asin", "acos", "atanh"):
+        return np.tanh(x) * x.dtype.type(0.9)
+    if name == "acosh":
+        return magnitude + 1
+    if name == "tan":
+        return np.tanh(x)
+    return x
+
+
+# ---------------------------------------------------------------------------------------------------- kernels
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_binary_kernels(level, dtype):
+    kernel = load(level)
+    for name, (x_shape, y_shape) in itertools.product(BINARY, SHAPES):
+        x, y = domain(name, numbers(x_shape, dtype)), numbers(y_shape, dtype, 1)
+        want = getattr(reference, name + "_forward")(x.astype(np.float64), y.astype(np.float64)).astype(dtype)
+        got = getattr(kernel, name + "_forward")(x, y)
+        assert got.dtype == dtype
+        if name in ("floor_divide", "remainder", "fmod"):  # exact, but for quotients at an integer's edge
+            want = getattr(reference, name + "_forward")(x, y)
+        # pow to 10^4: the scale of the largest result would hide errors of the others.
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps, err_msg=name)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_special_values(level, dtype):
+    """NaN, infinities, signed zeros and the ends of the domains: the same as NumPy."""
+    kernel = load(level)
+    x, y = [np.ravel(a) for a in np.meshgrid(np.array(SPECIAL, dtype), np.array(SPECIAL, dtype))]
+    with np.errstate(all="ignore"):
+        for name in BINARY:
+            if name == "floor_divide":
+                continue  # its huge quotients are rounded as torch does, not as NumPy (test below)
+            want = getattr(reference, name + "_forward")(x, y)
+            got = getattr(kernel, name + "_forward")(x, y)
+            tiny = float(np.finfo(dtype).tiny)  # results below it may be flushed
+            np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps, atol=tiny, err_msg=name)
+            same = want == 0
+            if name not in ("maximum", "minimum"):  # either zero may be the larger one
+                np.testing.assert_array_equal(np.signbit(got[same]), np.signbit(want[same]), err_msg=name)
+        for name in COMPARE:
+            np.testing.assert_array_equal(
+                getattr(kernel, name + "_forward")(x, y), getattr(reference, name + "_forward")(x, y)
+            )
+        x = np.array(SPECIAL, dtype)
+        for name in UNARY:
+            want = getattr(reference, name + "_forward")(x.astype(np.float64)).astype(dtype)
+            got = getattr(kernel, name + "_forward")(x)
+            tiny = float(np.finfo(dtype).tiny)  # results below it may be flushed
+            np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps, atol=tiny, err_msg=name)
+            same = (want == 0) & (x == 0)
+            np.testing.assert_array_equal(np.signbit(got[same]), np.signbit(want[same]), err_msg=name)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unary_kernels(level, dtype):
+    kernel = load(level)
+    for name, size in itertools.product(UNARY, [0, 1, 7, 16, 33, 4000]):
+        x = domain(name, numbers((size,), dtype))
+        wide = x.astype(np.float64)
+        got = getattr(kernel, name + "_forward")(x)
+        want = getattr(reference, name + "_forward")(wide)
+        # 5 ulp: simd/math.h promises 4 at most, and the reference is rounded once.
+        np.testing.assert_allclose(got, want, rtol=5 * np.finfo(dtype).eps, atol=1e-300, err_msg=name)
+        if name in FLAT:
+            continue
+        grad = numbers((size,), dtype, 2)
+        saved = (want if name in SAVES_OUTPUT else wide).astype(dtype)
+        slope = getattr(reference, name + "_backward")(grad.astype(np.float64), saved.astype(np.float64))
+        mine = getattr(kernel, name + "_backward")(grad, saved)
+        # 1 - x^2 and the like amplify roundings, by 1 / (1 - 0.9^2) at most here; y + 1 of expm1 by 1 / (y +
+        # 1).
+        if name == "expm1":
+            mine, slope = mine[saved > -0.9], slope[saved > -0.9]
+        np.testing.assert_allclose(
+            mine, slope, rtol=40 * np.finfo(dtype).eps, atol=np.finfo(dtype).tiny, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("level", backends())
+def test_trigonometry_over_the_whole_range(level):
+    """Small and huge arguments, beside multiples of pi/2, on both sides of the limit of the vector
+    routine."""
+    kernel = kernels.load(level)
+    x = np.concatenate([np.arange(-300, 300) * (np.pi / 2), np.logspace(-10, 30, 400), [799999.5, 800000.5]])
+    for dtype in (np.float32, np.float64):
+        values = x.astype(dtype)
+        for name in ("sin", "cos", "tan"):
+            want = getattr(np, name)(values.astype(np.float64))
+            got = getattr(kernel, name + "_forward")(values)
+            # In double near a multiple of pi/2 beyond 10^5: 1e-11 of the argument's reduction.
+            rtol = 2 * np.finfo(dtype).eps
+            np.testing.assert_allclose(
+                got, want, rtol=rtol, atol=1e-11 if dtype == np.float64 else 0, err_msg=name
+            )
+
+
+def test_floor_division_is_exact():
+    x = np.array([7, -7, 7, -7, 1, 0.3, -0.3, 1e8, 5, -5, 0.0, -0.0], np.float32)
+    y = np.array([2, 2, -2, -2, 0.1, 0.1, 0.1, 3, 0, 0, 3, 3], np.float32)
+    quotient = kernels.cpu.floor_divide_forward(x, y)
+    exact = [3, -4, -4, 3, 9, 3, -4, 33333334, np.inf, -np.inf, 0, -0.0]
+    np.testing.assert_array_equal(quotient, np.array(exact, np.float32))
+    torch = pytest.importorskip("torch")
+    np.testing.assert_array_equal(
+        quotient, torch.floor_divide(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+    )
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kernels_with_other_operands(level, dtype):
+    kernel = load(level)
+    for x_shape, y_shape in SHAPES:
+        x, y = numbers(x_shape, dtype), numbers(y_shape, dtype, 1)
+        condition = np.asarray(numbers(np.broadcast_shapes(x_shape, y_shape), dtype, 2) > 0)
+        grad = numbers(condition.shape, dtype, 3)
+        calls = [
+            ("where_forward", (condition, x, y)),
+            ("where_forward", (condition, x, 0.5)),
+            ("where_backward", (grad, condition)),
+            ("mul_backward", (grad, x, y)),
+            ("div_backward", (grad, y, np.asarray(x / y, dtype))),
+            ("maximum_backward", (grad, np.asarray(np.rint(x)), np.asarray(np.rint(y)))),
+            ("minimum_backward", (grad, np.asarray(np.rint(x)), np.asarray(np.rint(y)))),
+            ("clamp_forward", (x, -1.0, 0.5)),
+            ("clamp_backward", (numbers(x_shape, dtype, 4), x, -1.0, 0.5)),
+            ("addcmul_forward", (x, y, grad, 0.3)),
+            ("addcdiv_forward", (grad, x, y, 0.3)),
+            ("lerp_forward", (x, y, grad)),
+        ]
+        calls += [("pow_scalar_forward", (np.asarray(np.abs(x)), e)) for e in (0, 0.5, 1, 2, 3, -1, -2, 2.5)]
+        calls += [
+            ("pow_scalar_backward", (numbers(x_shape, dtype, 4), np.asarray(np.abs(x)), e))
+            for e in (0, 0.5, 1, 2, 3, -1, 2.5)
+        ]
+        calls += [(name + "_forward", (x, y)) for name in COMPARE]
+        calls += [("eq_forward", (np.asarray(np.rint(x)), 1.0)), ("lt_forward", (0.5, x))]
+        for name, arguments in calls:
+            got, want = getattr(kernel, name)(*arguments), getattr(reference, name)(*arguments)
+            for g, w in zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]:
+                assert g.dtype == w.dtype, name
+                assert_close(g, w)
+
+
+def layouts(x):
+    """The same values in other places: transposed, reversed, every second one, Fortran, read-only,
+    misaligned."""
+    spread = np.zeros([2 * n for n in x.shape], x.dtype)
+    spread[tuple([slice(None, None, 2)] * x.ndim)] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    raw = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    raw[...] = x
+    return [
+        np.ascontiguousarray(x.T).T,
+        np.ascontiguousarray(x[::-1])[::-1],
+        spread[tuple([slice(None, None, 2)] * x.ndim)],
+        np.asfortranarray(x),
+        frozen,
+        raw,
+    ]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("shape", [(7, 33), (3, 4, 5), (300, 40)])
+def test_any_layout(level, shape):
+    kernel = kernels.load(level)
+    x, y = numbers(shape, np.float32), numbers(shape, np.float32, 1)
+    want = kernel.sub_forward(x, y)
+    for a, b in itertools.product(layouts(x), layouts(y)):
+        np.testing.assert_array_equal(kernel.sub_forward(a, b), want)
+    for target in layouts(np.zeros_like(x))[:4]:
+        target.flags.writeable = True
+        returned = kernel.sub_forward(x, y, target)
+        assert returned is target
+        np.testing.assert_array_equal(target, want)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_rows_beside_constants_and_strides(level):
+    """Short rows are taken several at once, long ones in blocks: every mixture of operands."""
+    kernel = load(level)
+    draw = np.random.default_rng(2).standard_normal
+    for rows, n in (
+        (1000, 1),
+        (700, 3),
+        (300, 10),
+        (65, 127),
+        (33, 129),
+        (20, 256),
+        (9, 257),
+        (5, 1000),
+        (3, 5000),
+    ):
+        x = draw((rows, n)).astype(np.float32)
+        wide = draw((rows, 2 * n)).astype(np.float32)
+        others = [x[:1], x[:, :1], wide[:, ::2], wide[:, :n], np.asfortranarray(x), x[::-1], 1.5]
+        for y in others:
+            np.testing.assert_array_equal(kernel.sub_forward(x, y), x - np.float32(y))
+            np.testing.assert_array_equal(kernel.lt_forward(x, y), x < np.float32(y))
+            out = np.empty((rows, 2 * n), np.float32)[:, ::2]
+            np.testing.assert_array_equal(kernel.add_forward(x, y, out), x + np.float32(y))
+            np.testing.assert_array_equal(
+                kernel.where_forward(x > 0, x, y), np.where(x > 0, x, np.float32(y))
+            )
+
+
+@pytest.mark.parametrize("level", backends())
+def test_integers(level):
+    kernel = load(level)
+    big = np.array([2**63 - 1, -(2**63), 2**53 + 1, -1, 0, 7, 3, 2**53], np.int64)
+    x = np.random.default_rng(3).integers(-5, 5, (3, 70))
+    for a, b in (
+        (big, big[::-1]),
+        (x, x[:, ::-1]),
+        (x, x[:1]),
+        (x, x[:, :1]),
+        (x, 3),
+        (big, 2**53 + 1),
+        (x[:, ::2], 0),
+    ):
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(kernel.add_forward(a, b), a + b)
+            np.testing.assert_array_equal(kernel.sub_forward(a, b), a - b)
+            np.testing.assert_array_equal(kernel.mul_forward(a, b), a * b)
+        for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+            short = {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt"}
+            got = getattr(kernel, short.get(name, "ge") + "_forward")(a, b)
+            np.testing.assert_array_equal(got, getattr(np, name)(a, b))
+    with pytest.raises(TypeError, match=r"div: (x|input) must be"):
+        kernel.div_forward(x, x)
+    with pytest.raises(TypeError, match="y must be an array or a number"):
+        kernel.add_forward(x, 2**64)
+
+
+def test_powers_of_negative_numbers():
+    x = np.array([-2.0, -1.5, -1.0, -0.5, 3.0, 8.0] * 8, np.float32)
+    for y in (0.0, 1.0, -1.0, 2.0, 3.0, -3.0, 5.0, 7.0, 10.0, 2.5, -0.5, 1e9, 16777217.0, -16777216.0):
+        exponents = np.full_like(x, y)
+        with np.errstate(all="ignore"):
+            want = np.power(x.astype(np.float64), exponents.astype(np.float64)).astype(np.float32)
+        for level in backends():
+            assert_close(load(level).pow_forward(x, exponents), want)
+
+
+def test_other_byte_order_is_refused_by_kernels_and_computed_by_no_one_silently():
+    x = np.arange(3, dtype=">f4")
+    with pytest.raises(TypeError, match="native byte order"):
+        kernels.cpu.add_forward(x, x)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_writing_over_an_operand(level):
+    kernel = kernels.load(level)
+    x = numbers((50, 20), np.float32)
+    y = x.copy()
+    kernel.add_forward(y, y, y)
+    np.testing.assert_array_equal(y, x + x)
+    y = x.copy()
+    kernel.add_forward(y, y[0], y)  # the row is read before it is overwritten
+    np.testing.assert_array_equal(y, x + x[0])
+    y = x.copy()
+    kernel.sub_forward(y[1:], y[:-1], y[1:])  # overlapping by all but a row
+    np.testing.assert_array_equal(y[1:], x[1:] - x[:-1])
+    flat = numbers((100,), np.float32)
+    y = flat.copy()
+    kernel.add_forward(y[::-1], 0.0, y)
+    np.testing.assert_array_equal(y, flat[::-1])
+
+
+@pytest.mark.parametrize("level", backends())
+def test_refused_outputs(level):
+    kernel = kernels.load(level)
+    x = numbers((4, 3), np.float32)
+    with pytest.raises(ValueError, match=r"add: the result has shape \(4, 3\), but out has shape \(3,\)"):
+        kernel.add_forward(x, x, x[0].copy())
+    with pytest.raises(TypeError, match="out must be float32"):
+        kernel.add_forward(x, x, x.astype(np.float64))
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="writable"):
+        kernel.add_forward(x, x, frozen)
+    with pytest.raises(ValueError, match="share one place"):
+        kernel.add_forward(x, x, np.lib.stride_tricks.as_strided(x, (4, 3), (0, 4)))
+    with pytest.raises(TypeError, match="must be an array or a number, got"):
+        kernel.add_forward(x, "1")
+    with pytest.raises(TypeError, match="y must be float32"):
+        kernel.add_forward(x, x.astype(np.float64))
+    with pytest.raises(TypeError, match="at least one operand"):
+        kernel.add_forward(1.0, 2.0)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_threads_and_repetition_do_not_change_bits(level):
+    kernel = kernels.load(level)
+    before = kernel.num_threads()
+    x, y = numbers((300, 1000), np.float32), numbers((1000,), np.float32, 1)
+    results = []
+    try:
+        for threads in (*THREADS, *THREADS):
+            kernel.set_num_threads(threads)
+            results.append([kernel.mul_forward(x, y), kernel.sin_forward(x), kernel.exp_forward(x.T)])
+    finally:
+        kernel.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_results_larger_than_the_caches():
+    """Streaming stores: odd starts, several rows, beside the plain path."""
+    x = np.arange(6_000_007, dtype=np.float32)
+    np.testing.assert_array_equal(kernels.cpu.add_forward(x, 1.0), x + 1)
+    rows = x[: 600 * 10_000].reshape(600, 10_000)
+    np.testing.assert_array_equal(kernels.cpu.mul_forward(rows, rows[0]), rows * rows[0])
+    target = x.copy()
+    kernels.cpu.add_forward(x[1:], 1.0, target[1:])
+    np.testing.assert_array_equal(target[1:], x[1:] + 1)
+    assert target[0] == 0
+
+
+extents = st.lists(st.integers(0, 5), max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    extents,
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=4, max_size=4),
+    st.integers(0, 4),
+    st.integers(0, 4),
+)
+def test_any_broadcast(shape, ones, cut_x, cut_y):
+    """Shapes derived from one by ones and by leading axes left out broadcast; the result is NumPy's."""
+    x_shape = [1 if flags[0] else n for n, flags in zip(shape, ones, strict=False)][min(cut_x, len(shape)) :]
+    y_shape = [1 if flags[1] else n for n, flags in zip(shape, ones, strict=False)][min(cut_y, len(shape)) :]
+    x, y = numbers(x_shape, np.float32), numbers(y_shape, np.float32, 1)
+    np.testing.assert_array_equal(kernels.cpu.sub_forward(x, y), np.asarray(x - y))
+    a, b = Tensor(x), Tensor(y)
+    a.requires_grad = b.requires_grad = True
+    z = E.mul(a, b)
+    z.backward(Tensor(np.ones(z.shape, np.float32)))
+    for tensor, other in ((a, y), (b, x)):
+        full = np.broadcast_to(other, z.shape)
+        lead = full.ndim - tensor.ndim
+        axes = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(tensor.shape) if n == 1)
+        assert_close(
+            tensor.grad, full.sum(axes, dtype=np.float64).reshape(tensor.shape).astype(np.float32), full.size
+        )

@@ -1,0 +1,342 @@
+"""Reductions' kernels against NumPy on every level and on CUDA: layouts, accuracy, threads, counts, order."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastdl
+from fastdl import kernels
+from fastdl.kernels import reference
+from fastdl.ops import reduce as R
+from fastdl.tensor import Tensor
+from parity import THREADS, backends, load, tolerance
+
+SHAPES = [
+    (),
+    (1,),
+    (17,),
+    (1000,),
+    (7, 9),
+    (3, 700),
+    (700, 3),
+    (257, 40),
+    (2, 3, 4, 5),
+    (4, 200, 3),
+    (33, 5, 65),
+]
+EMPTY = [(0,), (0, 3), (3, 0), (2, 0, 3)]
+FOLDS = ["sum", "prod", "amax", "amin", "mean", "logsumexp"]
+
+
+def numbers(shape, dtype, seed=0):
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype=dtype)
+
+
+def subsets(ndim):
+    return [None] + [axes for n in range(ndim + 1) for axes in itertools.combinations(range(ndim), n)]
+
+
+def views(x):
+    """x in memory orders that a kernel has to see through."""
+    yield x
+    if x.ndim:
+        yield np.ascontiguousarray(x.T).T
+        yield np.ascontiguousarray(x[::-1])[::-1]
+        yield np.repeat(x, 2, -1)[..., ::2]
+    if x.ndim > 2:
+        yield np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def close(got, want, x):
+    """Within roundings of the largest and of the sum of magnitudes, which is what sums can promise."""
+    assert got.dtype == x.dtype
+    assert got.shape == want.shape
+    scale = max(1.0, float(np.abs(x[np.isfinite(x)]).sum()) / max(want.size, 1))
+    np.testing.assert_allclose(got, want, rtol=tolerance(x.dtype), atol=tolerance(x.dtype) * scale)
+
+
+# ---------------------------------------------------------------------------------------------------- kernels
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_folds(level, dtype):
+    kernel = load(level)
+    for shape in SHAPES:
+        base = numbers(shape, dtype)
+        for x, axes in itertools.product(views(base), subsets(len(shape))):
+            keepdim = axes is not None and len(axes) % 2 == 1
+            for name in FOLDS:
+                got = getattr(kernel, name + "_forward")(x, axes, keepdim)
+                close(got, getattr(reference, name + "_forward")(base, axes, keepdim), base)
+            for p in (0, 1, 2, 3, 0.5, np.inf, -np.inf):
+                close(
+                    kernel.norm_forward(x, p, axes, keepdim),
+                    reference.norm_forward(base, p, axes, keepdim),
+                    base,
+                )
+            for mine, plain in zip(
+                kernel.var_forward(x, 0, axes, keepdim),
+                reference.var_forward(base, 0, axes, keepdim),
+                strict=True,
+            ):
+                close(mine, plain, base)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_places_of_extremes(level):
+    kernel = load(level)
+    for shape, dtype in itertools.product(
+        [s for s in SHAPES if s] + [(300, 3), (5, 70000)], [np.float32, np.float64]
+    ):
+        ties = np.rint(numbers(shape, dtype) * 2)
+        missing = ties.copy()
+        missing.flat[[missing.size // 2, missing.size - 1]] = np.nan
+        for x, axis, keepdim in itertools.product(
+            [ties, missing, ties.T], [None, *range(len(shape))], [False, True]
+        ):
+            for name in ("max", "min"):
+                values, indices = getattr(kernel, name + "_forward")(x, axis, keepdim)
+                want_values, want_indices = getattr(reference, name + "_forward")(x, axis, keepdim)
+                np.testing.assert_array_equal(values, want_values)
+                np.testing.assert_array_equal(indices, want_indices)
+                assert indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_to_a_shape(level, dtype):
+    kernel = load(level)
+    for shape in SHAPES:
+        x = numbers(shape, dtype)
+        for kept in itertools.product([False, True], repeat=len(shape)):
+            target = tuple(n if k else 1 for n, k in zip(shape, kept, strict=True))
+            for short in {target, target[next((i for i, k in enumerate(kept) if k), len(kept)) :]}:
+                close(kernel.sum_to(x, short), reference.sum_to(x, short), x)
+                for y in (x, x[:1], x[..., :1]) if shape else (x,):
+                    got = kernel.sum_product_to(x, y, short)
+                    close(got, reference.sum_product_to(x, y, short), x * y)
+    with pytest.raises(ValueError, match=r"sum_to: shape \(2,\) does not broadcast to \(3, 4\)"):
+        kernel.sum_to(numbers((3, 4), dtype), (2,))
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_nothing_to_reduce(level):
+    kernel = load(level)
+    with np.errstate(all="ignore"):
+        for shape in EMPTY:
+            x = np.zeros(shape, np.float32)
+            for name, axes in itertools.product(FOLDS, subsets(len(shape))):
+                np.testing.assert_array_equal(
+                    getattr(kernel, name + "_forward")(x, axes),
+                    getattr(reference, name + "_forward")(x, axes),
+                )
+    with pytest.raises(ValueError, match="max: no elements to choose from"):
+        kernel.max_forward(np.zeros((3, 0), np.float32), 1)
+    with pytest.raises(IndexError, match="sum: axis 2 of an array with 2 axes"):
+        kernel.sum_forward(np.zeros((3, 2), np.float32), (2,))
+    with pytest.raises(ValueError, match="axis -1 is given twice"):
+        kernel.sum_forward(np.zeros((3, 2), np.float32), (1, -1))
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_nan_and_infinities(level):
+    kernel = load(level)
+    for place, shape in itertools.product([0, 5, 20, 63, 130], [(200,), (200, 3), (3, 200)]):
+        x = numbers(shape, np.float32)
+        x.flat[place] = np.nan
+        axis = shape.index(200)
+        for name in FOLDS:
+            got = getattr(kernel, name + "_forward")(x, (axis,))
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(x).any(axis))
+        x.flat[place] = np.inf
+        for name in ("sum", "amax", "logsumexp", "mean"):
+            np.testing.assert_array_equal(
+                np.isposinf(getattr(kernel, name + "_forward")(x, (axis,))), np.isinf(x).any(axis)
+            )
+    assert kernel.logsumexp_forward(np.full(9, -np.inf, np.float32)) == -np.inf
+    assert np.isnan(kernel.sum_forward(np.array([np.inf, -np.inf], np.float32)))
+
+
+def test_long_float32_sums_are_accurate():
+    x = np.full(20_000_000, 0.1, np.float32)
+    exact = float(np.float32(0.1)) * x.size
+    assert abs(float(kernels.cpu.sum_forward(x)) - exact) <= exact * np.finfo(np.float32).eps
+    columns = x.reshape(-1, 4)
+    np.testing.assert_allclose(
+        kernels.cpu.sum_forward(columns, (0,)), exact / 4, rtol=np.finfo(np.float32).eps
+    )
+
+
+def test_variance_far_from_zero():
+    x = (np.arange(1000) % 7 + 1e6).astype(np.float32)
+    var, mean = kernels.cpu.var_forward(x, 1)
+    np.testing.assert_allclose(var, x.astype(np.float64).var(ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(), rtol=1e-7)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_threads_and_repetition(level):
+    """The same thread count gives the same bits; any count gives the sum."""
+    kernel = kernels.load(level)
+    before = kernel.num_threads()
+    x = numbers((400, 900), np.float32)
+    try:
+        for threads in THREADS:
+            kernel.set_num_threads(threads)
+            for axes in (None, (0,), (1,)):
+                first, second = kernel.sum_forward(x, axes), kernel.sum_forward(x, axes)
+                assert first.tobytes() == second.tobytes()
+                close(first, reference.sum_forward(x, axes), x)
+                assert kernel.norm_forward(x, 2, axes).tobytes() == kernel.norm_forward(x, 2, axes).tobytes()
+                places = kernel.max_forward(x, None if axes is None else axes[0])[1]
+                np.testing.assert_array_equal(places, np.argmax(x, None if axes is None else axes[0]))
+    finally:
+        kernel.set_num_threads(before)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(0, 15),
+    st.permutations(range(4)),
+    st.booleans(),
+)
+def test_any_shape_axes_and_order(shape, mask, order, reverse):
+    base = numbers(shape, np.float32)
+    x = base.transpose([i for i in order if i < base.ndim])
+    if reverse:
+        x = x[::-1]
+    axes = tuple(i for i in range(x.ndim) if mask >> i & 1)
+    for name in ("sum", "amax", "logsumexp"):
+        close(
+            getattr(kernels.cpu, name + "_forward")(x, axes),
+            getattr(reference, name + "_forward")(x, axes),
+            x,
+        )
+
+
+def test_broadcast_view():
+    x = numbers((3, 1), np.float32)
+    view = kernels.cpu.broadcast_to(x, (2, 3, 4))
+    np.testing.assert_array_equal(view, np.broadcast_to(x, (2, 3, 4)))
+    assert not view.flags.writeable
+    assert np.shares_memory(view, x)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        kernels.cpu.broadcast_to(x, (3, -1))
+    with pytest.raises(ValueError, match="does not broadcast"):
+        kernels.cpu.broadcast_to(x, (4,))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_first_of_equal_extremes_in_rows_of_any_length(level, dtype, name):
+    """Ties, NaN and infinities in every lane and step of the vectors; few different values make many ties."""
+    kernel, rng = kernels.load(level), np.random.default_rng(0)
+    function = getattr(kernel, f"{name}_forward")
+    definition = getattr(reference, f"{name}_forward")
+    for n in [*range(1, 40), 63, 64, 65, 127, 128, 129, 200, 300, 1000]:
+        x = rng.integers(-1, 2, (9, n)).astype(dtype)
+        x[1, rng.integers(n)] = np.nan
+        x[2, rng.integers(n, size=3)] = np.nan
+        x[3] = -np.inf
+        x[4] = np.inf
+        for values in (x, np.ascontiguousarray(x.T)):
+            axis = 1 if values is x else 0
+            for got, want in zip(function(values, axis), definition(values, axis), strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_every_length(level, dtype):
+    kernel = load(level)
+    for n in [*range(1, 70), 127, 128, 129, 255, 256, 257, 1000]:
+        x = numbers((37, n), dtype)
+        for name in FOLDS:
+            for axis in (0, 1):
+                got = getattr(kernel, name + "_forward")(x, (axis,))
+                close(got, getattr(reference, name + "_forward")(x, (axis,)), x)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_counts(level):
+    kernel = load(level)
+    for shape in [*SHAPES, (3, 100_000), (100_000, 3), (600, 1100), (1, 1_000_000), *EMPTY]:
+        x = np.asarray(np.random.default_rng(1).integers(0, 3, shape) > 0)
+        for axis, keepdim in itertools.product([None, *range(len(shape))], [False, True]):
+            for view in (x, x[..., ::-1] if shape else x):
+                got = kernel.count_true(view, axis, keepdim)
+                np.testing.assert_array_equal(got, reference.count_true(view, axis, keepdim))
+                assert got.dtype == np.int64
+    ones = np.full((1000, 300), 2, np.uint8).view(np.bool_)  # any byte that is not zero counts
+    assert (kernel.count_true(ones, 0) == 1000).all()
+    assert (kernel.count_true(ones, 1) == 300).all()
+    with pytest.raises(TypeError, match="count_true: x must be bool"):
+        kernel.count_true(np.ones(3))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sorted_rows(level, dtype):
+    kernel = load(level)
+    for rows, n in (
+        (1, 1),
+        (3, 2),
+        (5, 17),
+        (4, 64),
+        (3, 255),
+        (2, 256),
+        (3, 1000),
+        (1, 70_000),
+        (2, 0),
+        (0, 4),
+    ):
+        x = numbers((rows, n), dtype)
+        ties = np.rint(x * 2)
+        ties[x > 2] = np.inf
+        ties[x < -2] = -np.inf
+        ties[np.abs(x) < 0.05] = np.nan
+        ties[(x > 0.1) & (x < 0.3)] = -0.0  # equal to the others that were rounded to 0
+        for array, descending in itertools.product((x, ties, np.zeros_like(x)), (False, True)):
+            for k in sorted({0, min(1, n), n // 10, n // 4, n}):
+                values, indices = kernel.sort_forward(array, k, descending)
+                want_values, want_indices = reference.sort_forward(array, k, descending)
+                np.testing.assert_array_equal(indices, want_indices)
+                np.testing.assert_array_equal(values, want_values)
+    with pytest.raises(ValueError, match=r"sort: k must be in \[0, n\]"):
+        kernel.sort_forward(numbers((2, 3), dtype), 4, True)
+
+
+def test_messages():
+    x = Tensor(np.ones((3, 4), np.float32))
+    with pytest.raises(
+        IndexError, match=r"sum: dim 2 is out of range for a tensor of 2 dimensions; it must be in \[-2, 1\]"
+    ):
+        R.sum(x, 2)
+    with pytest.raises(IndexError, match=r"max: dim -3 is out of range"):
+        R.max(x, -3)
+    with pytest.raises(RuntimeError, match=r"sum: dim \(0, -2\) names an axis twice"):
+        R.sum(x, (0, -2))
+    with pytest.raises(RuntimeError, match="mean: defined for floating-point tensors, got int64"):
+        R.mean(Tensor(np.array([1, 2])))
+    with pytest.raises(
+        IndexError, match=r"amax: there is no element to choose from in a tensor of shape \(3, 0\)"
+    ):
+        R.amax(Tensor(np.zeros((3, 0), np.float32)), 1)
+    with pytest.raises(RuntimeError, match=r"topk: k must be in \[0, 4\], the extent of dim -1, got 5"):
+        R.topk(x, 5)
+    with pytest.raises(RuntimeError, match=r"kthvalue: k must be in \[1, 4\], the extent of dim -1, got 0"):
+        R.kthvalue(x, 0)
+    with pytest.raises(ValueError, match="var: give either unbiased or correction, not both"):
+        R.var(x, 0, True, correction=1)
+    with pytest.raises(ValueError, match="norm: p must be a number, 'fro' or 'nuc', got 'max'"):
+        fastdl.norm(x, "max")
+    with pytest.raises(TypeError, match="sum: input must be a Tensor, got list"):
+        R.sum([1.0])

@@ -1,0 +1,331 @@
+"""Kernels of recurrent layers against their definitions on every level and on CUDA."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastdl import kernels
+from fastdl.kernels import reference
+from parity import THREADS, assert_close, backends, load
+from test_rnn import narrow
+
+DTYPES = (np.float32, np.float64)
+CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
+GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
+
+# batch sizes of the steps, input, hidden: one of everything, sizes around vectors and register tiles, thin and
+# tall batches, sequences that end (or, backwards, start) in the middle of a block and of the batch.
+PROBLEMS = {
+    "one": ([1], 1, 1),
+    "one step": ([5], 3, 17),
+    "one row": ([1] * 6, 5, 33),
+    "two rows": ([2] * 4, 4, 40),
+    "three rows": ([3] * 4, 7, 15),
+    "four rows": ([4] * 3, 2, 16),
+    "block": ([14] * 3, 6, 32),
+    "more than a block": ([15] * 3, 6, 31),
+    "tall": ([70] * 3, 9, 50),
+    "deep": ([5] * 3, 3, 300),
+    "lengths": ([6, 6, 4, 3, 1, 1], 4, 20),
+    "lengths, thin": ([3, 2, 2, 1], 4, 20),
+    "lengths, tall": ([40, 33, 29, 28, 15, 14, 3, 1], 5, 34),
+    "long": ([2] * 70, 3, 8),
+}
+
+
+def problem(name, cell, dtype, directions=1, bias=True, states=True, mask=False, proj=0, scale=1.0):
+    """Arguments of rnn_forward but for `keep`, and gradients of its results."""
+    sizes, inputs, hidden = PROBLEMS[name]
+    rng = np.random.default_rng(0)
+    rows, batch, output = sum(sizes), sizes[0], proj or hidden
+    gates = GATES.get(cell, 1)
+
+    def draw(*shape, by=1.0):
+        return (rng.standard_normal(shape) * by).astype(dtype)
+
+    weights = []
+    bound = scale / np.sqrt(hidden)
+    for _ in range(directions):
+        weights += [draw(gates * hidden, inputs, by=bound), draw(gates * hidden, output, by=bound)]
+        weights += [draw(gates * hidden, by=bound) if bias else None for _ in range(2)]
+        weights.append(draw(output, hidden, by=bound) if proj else None)
+    lstm = cell == "lstm"
+    h0 = draw(directions, batch, output) if states else None
+    c0 = draw(directions, batch, hidden) if states and lstm else None
+    masks = ((rng.random((directions, batch, output)) < 0.7) / 0.7).astype(dtype) if mask else None
+    arguments = [cell, draw(rows, inputs), np.array(sizes), h0, c0, weights, masks]
+    grads = [draw(rows, directions * output), draw(directions, batch, output)]
+    grads.append(draw(directions, batch, hidden) if lstm else None)
+    return arguments, grads
+
+
+def wide(value):
+    if isinstance(value, list):
+        return [wide(v) for v in value]
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+
+
+def flat(results):
+    """Arrays of nested results, None where there is none."""
+    out = []
+    for r in results:
+        out += flat(r) if isinstance(r, (list, tuple)) else [r]
+    return out
+
+
+def rowwise(kept, hidden):
+    """What forward keeps, from the kernels' panels (D, groups of units, gates, N, width) to (D, N, gates * hidden)."""
+    rows = np.moveaxis(kept, 3, 1).swapaxes(2, 3)
+    return rows.reshape(*rows.shape[:3], -1)[..., :hidden].reshape(*rows.shape[:2], -1)
+
+
+def compute(module, arguments, grads, needs=(True, True, True)):
+    y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
+    backward = module.rnn_backward(arguments[0], *grads, *arguments[1:], y, gates, cells, *needs)
+    hidden = arguments[5][0].shape[0] // GATES.get(arguments[0], 1)
+    if gates is not None:
+        gates = rowwise(gates, hidden)
+    if cells is not None:
+        cells = rowwise(cells[:, :, None], hidden)
+    return flat([y, h_n, c_n, gates, cells, backward])
+
+
+def expected(arguments, grads, got):
+    """What the definition says in float64; its backward starts from what was kept, so that no h is on the other
+    side of relu's kink."""
+    forward = reference.rnn_forward(*wide(arguments), True)
+    kept = wide([got[0], got[3], got[4]])
+    backward = reference.rnn_backward(
+        arguments[0], *wide(grads), *wide(arguments[1:]), *kept, True, True, True
+    )
+    return flat([forward, backward])
+
+
+def check(level, name, cell, dtype, threads=THREADS, **options):
+    module = load(level)
+    arguments, grads = problem(name, cell, dtype, **options)
+    sizes, inputs, hidden = PROBLEMS[name]
+    counted = hasattr(module, "num_threads")
+    before = module.num_threads() if counted else None
+    try:
+        for count in threads if counted else (None,):
+            if counted:
+                module.set_num_threads(count)
+            got = compute(module, arguments, grads)
+            for a, b in zip(compute(module, arguments, grads), got, strict=True):
+                assert a is None or np.array_equal(a, b, equal_nan=True), "another run, other bits"
+            for a, b in zip(got, expected(arguments, grads, got), strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    # One step sums over inputs and hidden units, weights' gradients over rows; steps add up.
+                    assert_close(a, b, reduction=(inputs + hidden) * len(sizes) + sum(sizes))
+    finally:
+        if counted:
+            module.set_num_threads(before)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_kernels(name, cell, dtype, level):
+    check(level, name, cell, dtype)
+    check(level, name, cell, dtype, directions=2, bias=False, states=False)
+    check(level, name, cell, dtype, threads=(2,), directions=2)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n in PROBLEMS if n != "one"])
+def test_lstm_kernels_with_projection_and_mask(name, dtype, level):
+    hidden = PROBLEMS[name][2]
+    for proj in {1, hidden // 2, hidden - 1}:
+        check(level, name, "lstm", dtype, threads=(1, 5), proj=proj, directions=2)
+    check(level, name, "lstm", dtype, mask=True, directions=2)
+    check(level, name, "lstm", dtype, mask=True, states=False)
+    check(level, name, "lstm", dtype, threads=(2,), mask=True, proj=(hidden + 1) // 2, bias=False)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("batch", "inputs", "hidden", "steps"), [(64, 32, 256, 9), (33, 20, 520, 3), (1, 8, 128, 25)]
+)
+def test_kernels_with_many_threads(batch, inputs, hidden, steps, cell, level):
+    """Sizes that are shared out: by hidden units, by rows, by both, with more threads than parts."""
+    PROBLEMS["shared"] = ([batch] * steps, inputs, hidden)
+    try:
+        check(level, "shared", cell, np.float32, threads=(2, 3, 16))
+        check(level, "shared", cell, np.float32, threads=(2, 7), directions=2, states=False)
+    finally:
+        del PROBLEMS["shared"]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("cell", CELLS)
+def test_pieces_of_a_long_sequence(cell, level):
+    """Gates beyond the piece that is held in cache; sequences that end at different steps of it."""
+    sizes = [40] * 30 + [17] * 25 + [3] * 6
+    # Thousands of units beside relu's corner: float32 may step over it, and a gradient is there or not.
+    dtype = np.float64 if cell == "rnn_relu" else np.float32
+    for directions in (1, 2):
+        PROBLEMS["pieces"] = (sizes, 5, 1100 if cell.startswith("rnn") else 300)
+        try:
+            check(level, "pieces", cell, dtype, threads=(2,), directions=directions)
+        finally:
+            del PROBLEMS["pieces"]
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("cell", CELLS)
+def test_five_hundred_steps(cell, level):
+    PROBLEMS["500"] = ([3] * 500, 4, 24)
+    try:
+        check(level, "500", cell, np.float64, threads=(1, 2), directions=2)
+    finally:
+        del PROBLEMS["500"]
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("scale", [1e4, 1e-30])
+def test_saturated_and_denormal_gates(scale, cell, level):
+    """Gates at their ends, and products too small for a normal number: finite, and what the definition says."""
+    module = load(level)
+    arguments, grads = problem("lengths", cell, np.float32, scale=1.0)
+    arguments[5] = [None if w is None else w * np.float32(scale) for w in arguments[5]]
+    if cell == "rnn_relu" and scale > 1:  # nothing saturates: it would overflow
+        return
+    got = compute(module, arguments, grads)
+    want = expected(arguments, grads, got)
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        if a is None:
+            continue
+        assert np.isfinite(a).all()
+        if i < 5:
+            # a sum of 1e4-sized terms near zero is off by 1e4 eps, and so is the gate
+            assert_close(a, b, reduction=24, scale=max(1.0, scale, np.abs(b).max()) if scale > 1 else None)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_nothing_is_kept_without_need(level):
+    module = load(level)
+    for cell in CELLS:
+        arguments, _ = problem("lengths, tall", cell, np.float32, directions=2)
+        with_all, without = module.rnn_forward(*arguments, True), module.rnn_forward(*arguments, False)
+        assert without[3] is None
+        assert without[4] is None
+        for a, b in zip(with_all[:3], without[:3], strict=True):
+            assert a is None or np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_needs(level):
+    module = load(level)
+    for cell in CELLS:
+        arguments, grads = problem("lengths", cell, np.float64)
+        everything = compute(module, arguments, grads)
+        for needs in ((True, False, False), (False, True, False), (False, False, True)):
+            y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+            gx, gh, gc, gw = module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, *needs)
+            assert (gx is not None, gh is not None, gw is not None) == needs
+            assert (gc is not None) == (needs[1] and cell == "lstm")
+            for a, b in zip(flat([gx, gh, gc, gw if gw else [None] * 5]), everything[5:], strict=True):
+                assert a is None or np.array_equal(a, b)
+        # No gradient at all from some outputs: the same as zeros.
+        y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+        zeros = [None if g is None else np.zeros_like(g) for g in grads]
+        a = module.rnn_backward(cell, None, grads[1], None, *arguments[1:], y, gates, cells, True, True, True)
+        b = module.rnn_backward(
+            cell, zeros[0], grads[1], zeros[2], *arguments[1:], y, gates, cells, True, True, True
+        )
+        for p, q in zip(flat(a), flat(b), strict=True):
+            assert p is None or np.array_equal(p, q)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_binding_refuses(level):
+    module = load(level)
+    arguments, grads = problem("lengths", "lstm", np.float32)
+    y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+
+    def replaced(at, value):
+        return [*arguments[:at], value, *arguments[at + 1 :]]
+
+    sizes = arguments[2]
+    bad = [
+        replaced(0, "elman"),
+        replaced(1, arguments[1][:-1]),
+        replaced(1, arguments[1][0]),
+        replaced(2, sizes[::-1].copy()),
+        replaced(2, np.append(sizes, 0)),
+        replaced(2, np.zeros(0, np.int64)),
+        replaced(3, arguments[3][:, :-1]),
+        replaced(4, arguments[4][:, :, :-1]),
+        replaced(5, arguments[5][:4]),
+        replaced(5, [None, *arguments[5][1:]]),
+        replaced(5, [*arguments[5][:2], None, *arguments[5][3:]]),
+        replaced(5, [arguments[5][0], arguments[5][1][:, :-1], *arguments[5][2:]]),
+        replaced(6, np.ones((1, 2, 3), np.float32)),
+    ]
+    for wrong in bad:
+        with pytest.raises(ValueError, match="rnn: "):
+            module.rnn_forward(*wrong, True)
+    for wrong in (replaced(2, sizes.astype(np.int32)), replaced(3, arguments[3].astype(np.float64))):
+        with pytest.raises(TypeError):
+            module.rnn_forward(*wrong, True)
+    for given in ((y[:-1], gates, cells), (y, None, cells), (y, gates, None), (y, gates[:, :-1], cells)):
+        with pytest.raises(ValueError, match="rnn"):
+            module.rnn_backward("lstm", *grads, *arguments[1:], *given, True, True, True)
+    gru, _ = problem("lengths", "gru", np.float32)
+    with pytest.raises(ValueError, match="LSTM's"):
+        module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
+def test_tensor_cores(monkeypatch, kind, cell, name):
+    """16-bit types and TF32: each step rounds the state, and errors add up over the steps."""
+    module = load("cuda")
+    dtype = np.float32 if kind == "tf32" else np.float16
+    if kind == "tf32":
+        monkeypatch.setattr(kernels.precisions, "matmul", "high")
+    if kind == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+
+    def exact(value):
+        if isinstance(value, list):
+            return [exact(v) for v in value]
+        floating = isinstance(value, np.ndarray) and value.dtype != np.int64
+        return value.astype(np.float64) if floating else value
+
+    rounding = 2.0**-8 if kind == "bfloat16" else 2.0**-11
+    projection = {"proj": PROBLEMS[name][2] // 2} if cell == "lstm" else {}
+    for options in ({"directions": 2}, {"states": False, "bias": False, **projection}):
+        arguments, grads = problem(name, cell, np.float64, **options)
+        arguments = [a if isinstance(a, str) or i == 2 else narrow(a, dtype) for i, a in enumerate(arguments)]
+        grads = narrow(grads, dtype)
+        y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
+        got = [
+            y,
+            h_n,
+            c_n,
+            module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, True),
+        ]
+        wide_arguments, wide_grads = exact(arguments), exact(grads)
+        forward = reference.rnn_forward(*wide_arguments, True)
+        kept = [forward[0], *forward[3:]]
+        if cell == "rnn_relu":  # the same side of the kink as the rounded state
+            kept[0] = exact(y)
+        want = [
+            *forward[:3],
+            reference.rnn_backward(cell, *wide_grads, *wide_arguments[1:], *kept, True, True, True),
+        ]
+        for a, b in zip(flat(got), flat(want), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                bound = 8 * rounding * max(1.0, np.abs(b).max())
+                assert np.abs(a.astype(np.float64) - b).max() <= bound
