@@ -398,12 +398,7 @@ def test_flipped_bytes_never_do_worse_than_an_error(position, value):
 
 
 def test_other_files_are_refused_with_a_hint(tmp_path):
-    torch = pytest.importorskip("torch")
     path = tmp_path / "model.pt"
-    for new in (True, False):
-        torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=new)
-        with pytest.raises(ValueError, match=r"written by torch\.save.*safetensors\.torch\.save_file"):
-            fastdl.load(path)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="0 bytes, at least 8"):
         fastdl.load(path)

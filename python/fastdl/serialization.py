@@ -218,7 +218,10 @@ def _write_atomically(path: str, arrays: dict[str, Array], metadata: dict[str, s
 
 
 def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = True) -> Any:
-    """Read what :func:`save`, or another program, wrote in the safetensors format.
+    """Read what :func:`save`, or another program, wrote in the safetensors format, or what ``torch.save`` wrote.
+
+    Of ``torch.save``'s files (.pt, .pth) tensors, numbers, text, lists and dicts are read, without PyTorch; what could
+    run code is refused, so that no file has to be trusted.
 
     Args:
         f: a path, or a file open for reading in binary mode.
@@ -230,7 +233,7 @@ def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = 
         (which holds all its values) unless the package ml_dtypes is installed.
 
     Raises:
-        ValueError: the file is no safetensors file, or damaged; the message says where.
+        ValueError: the file is damaged, of another format, or holds more than data; the message says where.
     """
     if callable(map_location) or isinstance(map_location, Mapping):
         raise TypeError(
@@ -258,11 +261,16 @@ def _read(file: IO[bytes], path: Any, where: Any) -> Any:
     head = file.read(8)
     length = int.from_bytes(head, "little")
     if length > min(_MAX_HEADER, size - 8):
-        if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-            raise damaged(
-                "this was written by torch.save (pickle), which is not read because it can run code. Convert it once "
-                "where torch is installed: safetensors.torch.save_file(torch.load(path), new_path)"
-            )
+        if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # a zip archive or a pickle
+            from fastdl.torch_format import (
+                read_torch_file,
+            )  # brings zipfile and pickle along, which takes time
+
+            file.seek(start)
+            try:
+                return read_torch_file(file, where)
+            except ValueError as error:
+                raise damaged(str(error)) from error
         raise damaged(
             f"not a safetensors file, or truncated: the header should have {length} bytes, the file has {size}"
         )
