@@ -1,4 +1,4 @@
-"""Models of the textbooks, built from the layers."""
+"""LeNet-5."""
 
 from __future__ import annotations
 
