@@ -10,24 +10,6 @@ import numpy as np
 from fastdl.bench.case import Case, Library
 
 
-def lenet(lib: Library) -> Any:
-    nn = lib.nn
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(400, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, 10),
-    )
-
-
 def mlp(lib: Library) -> Any:
     nn = lib.nn
     return nn.Sequential(
@@ -45,37 +27,6 @@ def small_vgg(lib: Library) -> Any:
             channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
-
-
-def resnet18(lib: Library) -> Any:
-    """ResNet-18 for 224 x 224 images."""
-    nn = lib.nn
-
-    def normed(inputs: int, outputs: int, kernel: int, stride: int) -> list[Any]:
-        return [
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs),
-        ]
-
-    class Block(nn.Module):  # type: ignore[name-defined, misc]
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-            super().__init__()
-            self.body = nn.Sequential(
-                *normed(inputs, outputs, 3, stride), nn.ReLU(), *normed(outputs, outputs, 3, 1)
-            )
-            self.skip = nn.Identity()
-            if stride > 1 or inputs != outputs:
-                self.skip = nn.Sequential(*normed(inputs, outputs, 1, stride))
-
-        def forward(self, x: Any) -> Any:
-            return lib.F.relu(self.body(x) + self.skip(x))
-
-    blocks, channels = [], 64
-    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        blocks += [Block(channels, width, stride), Block(width, width, 1)]
-        channels = width
-    stem = [*normed(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
 
 
 def char_lstm(lib: Library) -> Any:
@@ -188,16 +139,16 @@ def training(lib: Library, model: Any, inputs: Any, targets: Any, optimizer: Any
 
 
 CASES = [
-    step("LeNet-5", lenet, (1, 1, 28, 28), "Adam", target=3.0),
-    step("LeNet-5", lenet, (32, 1, 28, 28), "Adam", target=2.0),
-    step("LeNet-5", lenet, (256, 1, 28, 28), "Adam", target=2.5),
-    step("LeNet-5", lenet, (32, 1, 28, 28), "SGD"),
+    step("LeNet-5", lambda lib: lib.models.LeNet5(), (1, 1, 28, 28), "Adam", target=3.0),
+    step("LeNet-5", lambda lib: lib.models.LeNet5(), (32, 1, 28, 28), "Adam", target=2.0),
+    step("LeNet-5", lambda lib: lib.models.LeNet5(), (256, 1, 28, 28), "Adam", target=2.5),
+    step("LeNet-5", lambda lib: lib.models.LeNet5(), (32, 1, 28, 28), "SGD"),
     step("MLP 784-256-128-10", mlp, (1, 784), "Adam"),
     step("MLP 784-256-128-10", mlp, (64, 784), "Adam"),
     step("VGG-like 32-64-128 on 32x32", small_vgg, (32, 3, 32, 32), "Adam"),
     language_step("char-LSTM 2xH256 V100 B1 T25", char_lstm, (25, 1), 100, "Adam", target=2.0),
     language_step("char-LSTM 2xH256 V100 B32 T64", char_lstm, (64, 32), 100, "Adam", target=1.6),
     language_step("GPT d256 L4 heads 4 V8192 B8 T256", gpt, (8, 256), 8192, "AdamW", target=1.4),
-    step("ResNet-18 on 224x224", resnet18, (64, 3, 224, 224), "SGD", only="cuda"),
+    step("ResNet-18 on 224x224", lambda lib: lib.models.resnet18(), (64, 3, 224, 224), "SGD", only="cuda"),
     language_step("GPT d256 L4 heads 4 V8192 B64 T256", gpt, (64, 256), 8192, "AdamW", only="cuda"),
 ]

@@ -10,16 +10,19 @@ returns the function to time::
 
 from __future__ import annotations
 
+import functools
 import importlib
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
 class Library:
-    """What a case sees of fastdl or its peer: ``lib.F``, ``lib.nn``, ``lib.optim``, ``lib.tensor``, ``lib.module``.
+    """What a case sees of fastdl or its peer: ``lib.F``, ``nn``, ``optim``, ``models``, ``tensor``, ``module``.
 
     Args:
         name: the module, ``"fastdl"`` or ``"torch"``.
@@ -36,6 +39,21 @@ class Library:
         self.F = importlib.import_module(f"{name}.nn.functional")
         self.optim = importlib.import_module(f"{name}.optim")
         self.dtype = getattr(self.module, dtype)
+
+    @functools.cached_property
+    def models(self) -> Any:
+        """``fastdl.models``, and for a peer the same sources with its name in them: they use nothing else of fastdl."""
+        from fastdl import models
+
+        if self.name == "fastdl":
+            return models
+        found = types.SimpleNamespace()
+        for path in sorted(Path(models.__file__).parent.glob("[!_]*.py")):
+            source = path.read_text().replace("fastdl.tensor", self.name).replace("fastdl", self.name)
+            scope: dict[str, Any] = {"__name__": path.stem}
+            exec(compile(source, str(path), "exec"), scope)
+            vars(found).update({name: scope[name] for name in scope["__all__"]})
+        return found
 
     def tensor(self, array: np.ndarray[Any, Any], requires_grad: bool = False) -> Any:
         """A tensor with a copy of ``array``; floating-point arrays get the library's dtype here."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastdl
 from fastdl import models
+from fastdl.bench.case import Library
 
 # name -> number of parameters, and a digest of the state dict's keys and shapes, both of torchvision 0.29.
 PUBLISHED = {
@@ -40,23 +38,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def under_torch():
-    """The modules of ``fastdl.models`` with ``torch`` in place of ``fastdl``: their code uses nothing of its own."""
-    torch = pytest.importorskip("torch")
-    names = types.SimpleNamespace()
-    for path in sorted(Path(models.__file__).parent.glob("[!_]*.py")):
-        source = path.read_text().replace("from fastdl.tensor import Tensor", "from torch import Tensor")
-        source = source.replace("from fastdl import nn", "from torch import nn").replace(
-            "import fastdl", "import torch"
-        )
-        scope = {"__name__": path.stem}
-        exec(compile(source.replace("fastdl.", "torch."), str(path), "exec"), scope)
-        vars(names).update({name: scope[name] for name in scope["__all__"]})
-    assert "fastdl" in sys.modules
-    return torch, names
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_keys_shapes_and_sizes_are_torchvisions(name):
     parameters, digest = PUBLISHED[name]
@@ -67,10 +48,11 @@ def test_keys_shapes_and_sizes_are_torchvisions(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_training_follows_torch(name, under_torch):
-    torch, theirs = under_torch
+def test_training_follows_torch(name):
+    """The same sources run by PyTorch, in which nothing but the library's name changes."""
+    torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    peer = SMALL[name](theirs).double()
+    peer = SMALL[name](Library("torch").models).double()
     with torch.no_grad():
         for parameter in peer.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # also where a model begins with zeros
