@@ -1,10 +1,11 @@
-"""Every example in a docstring runs and prints what it says."""
+"""Every example in a docstring runs and prints what it says; so do the pages for readers."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,16 @@ def test_method_stubs_are_current(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
     stubs = importlib.import_module("make_method_stubs")
     assert stubs.TARGET.read_text() == stubs.stubs(), "run python tools/make_method_stubs.py"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/devices.md"])
+def test_pages_run(page, tmp_path, monkeypatch):
+    """The Python blocks of a page, one after the other in one namespace, as a reader types them."""
+    text = (Path(__file__).parents[1] / page).read_text()
+    blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in blocks:
+        lines_before = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * lines_before + block[1], page, "exec"), scope)
