@@ -40,6 +40,7 @@ from fastdl.ops import (
     statistics,
     views,
 )
+from fastdl.published import method
 from fastdl.tensor import Tensor
 
 # Elementwise functions that can write their result into memory that is there (out=), by number of operands.
@@ -177,7 +178,7 @@ def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[.
     def operator(self: Tensor, other: Any) -> Any:
         try:
             return function(other, self) if swapped else function(self, other)
-        except TypeError:
+        except (TypeError, AttributeError):
             if is_array(other):
                 return operator(self, _other(other))
             if isinstance(other, _OPERANDS):
@@ -191,7 +192,7 @@ def attach() -> None:
     """Give ``Tensor`` its methods; called once, at import."""
     for module, names in _METHODS.items():
         for name in names.split():
-            setattr(Tensor, name, getattr(module, name))
+            setattr(Tensor, name, method(getattr(module, name)))
     for name, function in _RENAMED.items():
         setattr(Tensor, name, function)
     for name, function in _PROPERTIES.items():

@@ -7,6 +7,7 @@ from fastdl.ops.softmax import log_softmax_method as log_softmax
 from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import digamma, erfc, erfinv, exp2, i0, logit, sinc, xlogy
 from fastdl.ops.special import lgamma as gammaln
+from fastdl.published import publish
 
 psi = digamma
 
@@ -30,3 +31,5 @@ __all__ = [
     "softmax",
     "xlogy",
 ]
+
+publish(globals(), __all__, "digamma erfc erfinv exp2 expit gammaln i0 logit logsumexp psi sinc xlogy")

@@ -14,12 +14,14 @@ kernels, NumPy or CuPy raise is it asked why:
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from typing import Any
 
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -31,7 +33,7 @@ def apply_otherwise(
     given = [t for t in inputs if t is not None]
     for t in given:
         if not isinstance(t, Tensor):
-            raise TypeError(f"{cls.__name__.lower()}: expected a Tensor, got {type(t).__name__}") from None
+            raise not_a_tensor(*_called(cls.__name__.lower(), t), t) from None
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
         return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]
@@ -43,6 +45,15 @@ def apply_otherwise(
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
         return _in_float32(cls, inputs, options, floating[0])
     raise error
+
+
+def _called(op: str, value: Any) -> tuple[str, str]:
+    """The function that applied an operation to ``value``, and its name for that."""
+    frame: Any = sys._getframe(3)  # of whoever called Op.apply
+    for name in frame.f_code.co_varnames[: frame.f_code.co_argcount]:
+        if frame.f_locals.get(name) is value:
+            return frame.f_code.co_name, name
+    return op, "input"
 
 
 def _on_cpu(

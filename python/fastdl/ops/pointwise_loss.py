@@ -17,6 +17,7 @@ from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
+from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
@@ -499,7 +500,7 @@ def gaussian_nll_loss(
         variance = var
         same_dtype(op, "var", var, input)
     else:
-        variance = Tensor._wrap(np.full(shape, var, input._data.dtype, like=input._data))
+        variance = Tensor._wrap(np.full(shape, number(op, var, "var"), input._data.dtype, like=input._data))
     v = variance._data
     if v.shape != shape:
         if v.shape == shape[:-1]:

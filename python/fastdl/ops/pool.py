@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -153,7 +153,7 @@ def _check_shape(op: str, shape: Sizes, rank: int) -> None:
 def _checked(x: Any, op: str, name: str = "input") -> Any:
     """The tensor's array, if it is one of floating-point numbers."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: {name} must be a Tensor, got {type(x).__name__}")
+        raise not_a_tensor(op, name, x)
     return x._data
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.tensor import Tensor, pooled_copy
@@ -164,7 +164,7 @@ class ChannelShuffle(Op):
 
 def _array(x: Any, op: str) -> Any:
     if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: input must be a Tensor, got {type(x).__name__}")
+        raise not_a_tensor(op, "input", x)
     return x._data
 
 
