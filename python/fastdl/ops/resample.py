@@ -40,8 +40,16 @@ class Interpolate(Op):
         return linear_backward(self, grad_y)
 
 
+class InterpolateNearest(Interpolate):
+    """Copies elements: integers stay exact."""
+
+    integers = True
+
+
 class Repeat(Op):
     """Nearest interpolation by whole factors: average pooling's gradient with divisor 1, and the other way round."""
+
+    integers = True
 
     def forward(self, x: Any, output: Sizes) -> Any:
         self.size = size = x.shape[2:]
@@ -120,6 +128,8 @@ class Fold(Op):
 
 
 class PixelShuffle(Op):
+    integers = True
+
     def forward(self, x: Any, factor: int) -> Any:
         self.factor = factor
         return select(x).pixel_shuffle_forward(x, factor)
@@ -132,6 +142,8 @@ class PixelShuffle(Op):
 
 
 class PixelUnshuffle(Op):
+    integers = True
+
     def forward(self, x: Any, factor: int) -> Any:
         self.factor = factor
         return select(x).pixel_unshuffle_forward(x, factor)
@@ -285,7 +297,8 @@ def interpolate(
         [o % n == 0 and s in (0.0, o // n) for n, o, s in zip(shape[2:], output, scale, strict=True)]
     ):
         return Repeat.apply(input, output=output)  # type: ignore[no-any-return]
-    return Interpolate.apply(  # type: ignore[no-any-return]
+    node = InterpolateNearest if mode.startswith("nearest") else Interpolate
+    return node.apply(  # type: ignore[no-any-return]
         input,
         output=output,
         scale=scale,
