@@ -19,7 +19,7 @@ import sys
 import warnings
 from typing import Any
 
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import NoKernel, Op
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32, float64, int64
 from fastdl.errors import not_a_tensor
@@ -45,6 +45,8 @@ def apply_otherwise(
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
         return _in_float32(cls, inputs, options, floating[0])
+    if isinstance(error, NoKernel):  # half precision beside a float32 number of 0 dimensions
+        return _in_float32(cls, inputs, options, next(filter(is_half, floating)))
     if cls.integers and not floating and len({t._data.dtype for t in given}) == 1:
         return _in_float64(cls, inputs, options, given[0]._data.dtype, error)
     raise error
