@@ -58,6 +58,17 @@ for _name in "sqrt rsqrt log log1p log2 log10 exp2 sinc".split():
     case(_name, getattr(fastdl, _name), positive(3, 4))
 for _name in "asin acos atanh erfinv logit".split():
     case(_name, getattr(fastdl, _name), unit(3, 4))
+for _name in "lgamma digamma".split():
+    case(_name, getattr(fastdl, _name), positive(3, 4))
+for _name in "i0 i0e i1 i1e erfcx ndtr log_ndtr".split():
+    case(_name, getattr(fastdl.special, _name), real(3, 4))
+case("ndtri", lambda x: fastdl.special.ndtri((x + 1) / 2), unit(3, 4))
+case("entr", fastdl.special.entr, positive(3, 4))
+case("polygamma", lambda x: fastdl.polygamma(2, x), positive(3, 4))
+case("mvlgamma", lambda x: fastdl.mvlgamma(x + 1, 2), positive(3, 4))
+case("zeta", lambda x: fastdl.special.zeta(2.5, x), positive(3, 4))
+case("igamma", lambda x: fastdl.igamma(fastdl.tensor(1.7, dtype=x.dtype), x), positive(3, 4))
+case("xlog1py", fastdl.special.xlog1py, positive(3, 4), positive(4))
 case("acosh", fastdl.acosh, real(3, 4, low=1.2, high=3.0))
 
 for _name in "add sub mul maximum minimum logaddexp fmax fmin hypot".split():

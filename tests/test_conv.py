@@ -211,7 +211,7 @@ def test_messages(name, x, w, options, message):
 
 def test_type_messages():
     x, w = np.zeros(X, np.float32), np.zeros(W, np.float32)
-    with pytest.raises(TypeError, match="conv2d: input must be a Tensor, got ndarray"):
+    with pytest.raises(TypeError, match="conv2d: input must be a Tensor, got numpy"):
         F.conv2d(x, tensor(w))
     with pytest.raises(TypeError, match="conv2d: weight must be a Tensor, got NoneType"):
         F.conv2d(tensor(x), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -28,7 +29,9 @@ def examples(name):
     seen = set()
     for test in finder.find(module, name):
         seen.add(test.name)
-        yield test
+        function = inspect.unwrap(getattr(module, test.name.rpartition(".")[2], None))
+        if getattr(function, "__globals__", vars(module)) is vars(module):  # no wrapper of another module's
+            yield test
     for attribute, value in vars(module).items():
         made_here = callable(value) and getattr(value, "__module__", None) == name
         if made_here and f"{name}.{attribute}" not in seen and "Example:" in (value.__doc__ or ""):

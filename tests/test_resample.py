@@ -476,7 +476,7 @@ def test_torch_rearrangements() -> None:
         (lambda x: F.pixel_shuffle(x, 2), ValueError, "C divisible by upscale_factor squared"),
         (lambda x: F.pixel_unshuffle(x, 2), ValueError, "H and W divisible by downscale_factor"),
         (lambda x: F.channel_shuffle(x, 2), ValueError, "C divisible by groups"),
-        (lambda x: F.pad(x.numpy(), (1, 1)), TypeError, "pad: input must be a Tensor, got ndarray"),
+        (lambda x: F.pad(x.numpy(), (1, 1)), TypeError, "pad: input must be a Tensor, got numpy"),
     ],
 )
 def test_messages(call: Any, error: type[Exception], message: str) -> None:

@@ -118,6 +118,8 @@ from fastdl.matrices import *
 from fastdl.printing import (
     set_printoptions,
 )
+from fastdl.published import MADE as _MADE
+from fastdl.published import publish
 from fastdl.random import (
     Generator,
     default_generator,
@@ -175,6 +177,8 @@ from fastdl.nn.functional import (  # isort: skip
     triplet_margin_loss,
 )
 
+
+publish(globals(), _MADE, " ".join(_MADE))
 
 __all__ = [
     "BoolTensor",

@@ -23,6 +23,7 @@ from fastdl.dtypes import (
     int64,
     uint8,
 )
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array
 from fastdl.ops.arrays import filler
@@ -322,7 +323,7 @@ def full(
 def _like(op: str, input: Tensor, dtype: Any, device: Any) -> Any:
     """The dtype and the device."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
+        raise not_a_tensor(op, "input", input)
     return (
         input._data.dtype if dtype is None else as_dtype(op, dtype),
         device_of(input._data) if device is None else resolve(op, device),

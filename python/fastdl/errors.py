@@ -4,6 +4,8 @@ PyTorch reports most wrong arguments as RuntimeError where Python's own habit is
 for either catches these.
 """
 
+from typing import Any
+
 __all__ = ["ArgumentError", "DtypeError"]
 
 
@@ -13,3 +15,16 @@ class ArgumentError(ValueError, RuntimeError):
 
 class DtypeError(TypeError, RuntimeError):
     """An argument has a dtype that the operation cannot work with."""
+
+
+def not_a_tensor(op: str, name: str, value: Any, rule: str = "a Tensor") -> TypeError:
+    """The error for an argument that should be a tensor: what came instead, and how to make it one."""
+    cls = type(value)
+    came = cls.__name__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__name__}"
+    hint = ""
+    if hasattr(value, "__array__"):
+        came += f" of shape {value.shape}" if hasattr(value, "shape") else ""
+        hint = "; use fastdl.tensor(x) (a copy) or fastdl.from_numpy(x) (the same memory)"
+    elif isinstance(value, (list, tuple, int, float)):
+        hint = "; use fastdl.tensor(x)"
+    return TypeError(f"{op}: {name} must be {rule}, got {came}{hint}")

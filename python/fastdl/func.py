@@ -1,16 +1,33 @@
-"""Functions of modules; see ``torch.func``."""
+"""Functions of functions: derivatives, maps over slices, calls of modules with other parameters; see ``torch.func``.
+
+All derivatives go by reverse mode and may be nested. Arguments are tensors, or dictionaries, lists and tuples of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fastdl.autograd import enable_grad, no_grad
+from fastdl.autograd import grad as _gradients
+from fastdl.errors import not_a_tensor
 from fastdl.nn.modules.module import Module
 from fastdl.ops.parts import select_dim
 from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
-__all__ = ["functional_call", "vmap"]
+__all__ = [
+    "functional_call",
+    "grad",
+    "grad_and_value",
+    "hessian",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "stack_module_state",
+    "vjp",
+    "vmap",
+]
 
 
 def functional_call(
@@ -76,7 +93,7 @@ def vmap(
     """``func`` for each slice of its arguments, the results stacked. It is called once per slice.
 
     Args:
-        func: a function of tensors that returns a tensor or a tuple of tensors.
+        func: a function of tensors (or dictionaries, lists, tuples of them) that returns such.
         in_dims: which axis of each argument to slice; None: the argument is passed whole. One for all, or a tuple.
         out_dims: where the results' new axis goes.
         randomness, chunk_size: accepted for compatibility.
@@ -93,19 +110,299 @@ def vmap(
         axes = in_dims if isinstance(in_dims, (tuple, list)) else (in_dims,) * len(args)
         if len(axes) != len(args):
             raise ValueError(f"vmap: in_dims has {len(axes)} entries for {len(args)} arguments")
-        pairs = [(a, None if not isinstance(a, Tensor) else d) for a, d in zip(args, axes, strict=True)]
-        sizes = {a.shape[d] for a, d in pairs if d is not None}
+        leaves = [(t, d) for a, d in zip(args, axes, strict=True) for t in _tensors(a) if d is not None]
+        sizes = {t.shape[d] for t, d in leaves}
         if len(sizes) != 1:
             raise ValueError(
                 "vmap: the arguments must have one size along the mapped axes, got "
                 + (", ".join(map(str, sorted(sizes))) or "no mapped tensor")
             )
+
+        def sliced(value: Any, d: int | None, i: int) -> Any:
+            if d is None:
+                return value
+            return _rebuilt(value, iter([select_dim(t, d, i) for t in _tensors(value)]))
+
         results = [
-            func(*[a if d is None else select_dim(a, d, i) for a, d in pairs], **kwargs)
+            func(*[sliced(a, d, i) for a, d in zip(args, axes, strict=True)], **kwargs)
             for i in range(sizes.pop())
         ]
-        if isinstance(results[0], tuple):
-            return tuple([stack(list(part), out_dims) for part in zip(*results, strict=True)])
-        return stack(results, out_dims)
+        parts = zip(*[_tensors(r) for r in results], strict=True)
+        return _rebuilt(results[0], iter([stack(list(part), out_dims) for part in parts]))
 
     return mapped
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in nested dictionaries, lists and tuples, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [t for part in value for t in _tensors(part)]
+
+
+def _rebuilt(value: Any, tensors: Iterator[Any]) -> Any:
+    """``value`` with its tensors replaced, in the order of :func:`_tensors`."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, Mapping):
+        return type(value)((k, _rebuilt(v, tensors)) for k, v in value.items())  # type: ignore[call-arg]
+    if isinstance(value, (list, tuple)):
+        parts = [_rebuilt(v, tensors) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def _input(x: Tensor) -> Tensor:
+    """``x`` as the variable of one derivative: another tensor, that an outer derivative still sees through."""
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+def _depends_on_others(result: Tensor, inputs: list[Tensor]) -> bool:
+    """Leads the graph of ``result`` to leaves besides ``inputs``, so that somebody else may differentiate it?"""
+    own = {id(x) for x in inputs}
+    seen: set[int] = set()
+    todo = [result._node]
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        for edge in node.edges or ():
+            if edge is not None and edge[1] >= 0:
+                todo.append(edge[0])
+            elif edge is not None and id(edge[0]) not in own:
+                return True
+    return False
+
+
+def _chosen(op: str, args: tuple[Any, ...], argnums: int | tuple[int, ...]) -> tuple[Any, list[Tensor], Any]:
+    """The arguments with new tensors at ``argnums``, those tensors, and what stood there."""
+    many = argnums if isinstance(argnums, tuple) else (argnums,)
+    for n in many:
+        if not -len(args) <= n < len(args):
+            raise ValueError(f"{op}: argnums {argnums} does not name one of {len(args)} arguments")
+    places = [n % len(args) for n in many]
+    wanted = tuple([args[n] for n in places])
+    inputs = [_input(x) for x in _tensors(wanted)]
+    if not inputs:
+        raise not_a_tensor(op, f"argument {places[0]}", wanted[0])
+    given = dict(zip(places, _rebuilt(wanted, iter(inputs)), strict=True))
+    new = [given.get(i, a) for i, a in enumerate(args)]
+    return new, inputs, wanted if isinstance(argnums, tuple) else wanted[0]
+
+
+def _with_aux(op: str, result: Any, has_aux: bool, inputs: list[Tensor]) -> tuple[Any, Any]:
+    if not has_aux:
+        return result, None
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise RuntimeError(f"{op}: with has_aux=True the function must return (output, aux)")
+    return result[0], _settled_all(result[1], inputs)
+
+
+def _settled(result: Tensor, inputs: list[Tensor]) -> Tensor:
+    """A result without history, if only this derivative's own variables are in it."""
+    return result if result.requires_grad and _depends_on_others(result, inputs) else result.detach()
+
+
+def _settled_all(value: Any, inputs: list[Tensor]) -> Any:
+    return _rebuilt(value, iter([_settled(t, inputs) for t in _tensors(value)]))
+
+
+def _gradient(output: Tensor, inputs: list[Tensor], weights: Tensor | None = None) -> list[Tensor]:
+    """The gradients of one output, zeros where it does not depend on an input; they can be differentiated again."""
+    found: Any = [None] * len(inputs)
+    if output.requires_grad:
+        found = _gradients(output, inputs, weights, retain_graph=True, create_graph=True, allow_unused=True)
+    return [x.new_zeros(x.shape) if g is None else g for g, x in zip(found, inputs, strict=True)]
+
+
+def grad_and_value(
+    func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """As :func:`grad`; the function made returns (gradient, value), or (gradient, (value, aux)).
+
+    See ``torch.func.grad_and_value``.
+    """
+
+    def differentiated(*args: Any, **kwargs: Any) -> Any:
+        with enable_grad():
+            new, inputs, wanted = _chosen("grad", args, argnums)
+            value, aux = _with_aux("grad", func(*new, **kwargs), has_aux, inputs)
+            if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 0:
+                shape = f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__
+                raise RuntimeError(f"grad: func must return a tensor of 0 dimensions, got {shape}")
+            found = [_settled(g, inputs) for g in _gradient(value, inputs)]
+            value = _settled(value, inputs)
+        gradient = _rebuilt(wanted, iter(found))
+        return (gradient, (value, aux)) if has_aux else (gradient, value)
+
+    return differentiated
+
+
+def grad(
+    func: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """The function that computes the gradient of ``func``, which must return a tensor of 0 dimensions.
+
+    Args:
+        func: a function of tensors (or dictionaries, lists, tuples of tensors).
+        argnums: the argument to differentiate by, or a tuple of several.
+        has_aux: ``func`` returns (value, anything); the second is returned beside the gradient.
+
+    See ``torch.func.grad``.
+
+    Example:
+        >>> import fastdl
+        >>> cube = lambda x: x**3
+        >>> fastdl.func.grad(cube)(fastdl.tensor(2.0)).item(), fastdl.func.grad(grad(cube))(fastdl.tensor(2.0)).item()
+        (12.0, 12.0)
+    """
+    both = grad_and_value(func, argnums, has_aux)
+
+    def differentiated(*args: Any, **kwargs: Any) -> Any:
+        gradient, value = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return differentiated
+
+
+def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+    """(output, function of cotangents): the product of a vector, shaped as the output, with the Jacobian of ``func``.
+
+    That function returns one gradient per primal, in a tuple. See ``torch.func.vjp``.
+
+    Example:
+        >>> import fastdl
+        >>> y, pull = fastdl.func.vjp(fastdl.sin, fastdl.zeros(2))
+        >>> pull(fastdl.ones(2))
+        (tensor([1., 1.]),)
+    """
+    with enable_grad():
+        new, inputs, wanted = _chosen("vjp", primals, tuple(range(len(primals))))
+        output, aux = _with_aux("vjp", func(*new), has_aux, inputs)
+
+    def pull(cotangents: Any) -> Any:
+        total = [x.new_zeros(x.shape) for x in inputs]
+        with enable_grad():
+            for y, v in zip(_tensors(output), _tensors(cotangents), strict=True):
+                total = [a + b for a, b in zip(total, _gradient(y, inputs, v), strict=True)]
+            return _rebuilt(wanted, iter([_settled(g, inputs) for g in total]))
+
+    result = (_settled_all(output, inputs), pull)
+    return (*result, aux) if has_aux else result
+
+
+def jvp(
+    func: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...], *, has_aux: bool = False
+) -> Any:
+    """(output, the Jacobian of ``func`` times the tangents), by differentiating backward twice.
+
+    See ``torch.func.jvp``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.func.jvp(fastdl.square, (fastdl.tensor(3.0),), (fastdl.tensor(1.0),))
+        (tensor(9.), tensor(6.))
+    """
+    with enable_grad():
+        new, inputs, _ = _chosen("jvp", primals, tuple(range(len(primals))))
+        output, aux = _with_aux("jvp", func(*new), has_aux, inputs)
+        along = []
+        for y in _tensors(output):
+            # The gradient for weights is linear in them: its own gradient is the product wanted.
+            weights = y.detach().new_zeros(y.shape).requires_grad_()
+            pulled = _gradient(y, inputs, weights)
+            total = weights.new_zeros(y.shape)
+            for g, v in zip(pulled, _tensors(tangents), strict=True):
+                if g.requires_grad:
+                    total = total + _gradient(g, [weights], v)[0]
+            along.append(_settled(total, [*inputs, weights]))
+    result = (_settled_all(output, inputs), _rebuilt(output, iter(along)))
+    return (*result, aux) if has_aux else result
+
+
+def jacrev(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    has_aux: bool = False,
+    chunk_size: Any = None,
+) -> Callable[..., Any]:
+    """The function that computes the Jacobian of ``func``: of shape output's + input's, row by row.
+
+    Args are those of :func:`grad`; ``chunk_size`` is accepted for compatibility. See ``torch.func.jacrev``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.func.jacrev(lambda x: x * x)(fastdl.tensor([1.0, 2.0])).tolist()
+        [[2.0, 0.0], [0.0, 4.0]]
+    """
+
+    def differentiated(*args: Any, **kwargs: Any) -> Any:
+        with enable_grad():
+            new, inputs, wanted = _chosen("jacrev", args, argnums)
+            output, aux = _with_aux("jacrev", func(*new, **kwargs), has_aux, inputs)
+            tables = []
+            for y in _tensors(output):
+                rows = [_gradient(part, inputs) for part in y.reshape(-1)]
+                columns: Any = zip(*rows, strict=True) if rows else [[]] * len(inputs)
+                parts = [
+                    stack(list(c)).reshape(*y.shape, *x.shape) if rows else x.new_zeros((*y.shape, *x.shape))
+                    for c, x in zip(columns, inputs, strict=True)
+                ]
+                tables.append(_rebuilt(wanted, iter([_settled(p, inputs) for p in parts])))
+        result = _rebuilt(output, iter(tables))
+        return (result, aux) if has_aux else result
+
+    return differentiated
+
+
+def jacfwd(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    *,
+    randomness: str = "error",
+) -> Callable[..., Any]:
+    """:func:`jacrev` under its other name: there is no forward mode. See ``torch.func.jacfwd``."""
+    return jacrev(func, argnums, has_aux=has_aux)
+
+
+def hessian(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
+    """The function that computes the Jacobian of the Jacobian of ``func``. See ``torch.func.hessian``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.func.hessian(lambda x: (x**3).sum())(fastdl.tensor([1.0, 2.0])).tolist()
+        [[6.0, 0.0], [0.0, 12.0]]
+    """
+    return jacrev(jacrev(func, argnums), argnums)
+
+
+def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and buffers of models of one architecture, stacked: an ensemble for :func:`vmap`.
+
+    See ``torch.func.stack_module_state``.
+    """
+    if not models:
+        raise RuntimeError("stack_module_state: expected at least one model, got 0")
+    if any(m.training != models[0].training for m in models) or any(
+        type(m) is not type(models[0]) for m in models
+    ):
+        raise RuntimeError(
+            "stack_module_state: the models must be of one class, and all training or all evaluating"
+        )
+    with no_grad():
+        parameters = {
+            name: stack([dict(m.named_parameters())[name] for m in models]).requires_grad_(p.requires_grad)
+            for name, p in models[0].named_parameters()
+        }
+        buffers = {
+            name: stack([dict(m.named_buffers())[name] for m in models])
+            for name, _ in models[0].named_buffers()
+        }
+    return parameters, buffers

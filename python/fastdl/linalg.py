@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.ops.axes import normal_axis
+from fastdl.ops.common import check_tensors
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
@@ -39,6 +40,7 @@ from fastdl.ops.reduce import sum, vector_norm
 from fastdl.ops.shape import tril, triu
 from fastdl.ops.unary import abs
 from fastdl.ops.views import movedim, squeeze, unsqueeze
+from fastdl.published import publish
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -432,6 +434,7 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
 
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """The inner products of vectors along ``dim``, which broadcast. See ``torch.linalg.vecdot``."""
+    check_tensors("vecdot", x=x, y=y)
     return sum(x * y, dim)
 
 
@@ -467,3 +470,8 @@ def tensorsolve(A: Tensor, B: Tensor, dims: Any = None) -> Tensor:
     if prod(rest) != B.numel():
         raise RuntimeError(f"tensorsolve: A of shape {A.shape} does not fit B of shape {B.shape}")
     return solve(A.reshape(B.numel(), prod(rest)), B.reshape(-1)).reshape(rest)
+
+
+_OUT = """cholesky cond cross det eigh eigvalsh householder_product inv matmul matrix_norm matrix_power matrix_rank
+multi_dot norm pinv qr slogdet solve solve_triangular svd svdvals tensorinv tensorsolve vecdot vector_norm lstsq"""
+publish(globals(), __all__, _OUT)

@@ -13,6 +13,7 @@ from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
 from fastdl.ops.linear import matmul
 from fastdl.ops.reduce import vector_norm
+from fastdl.published import publish
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -88,3 +89,10 @@ def norm(
     if isinstance(p, str):
         raise ArgumentError(f"norm: p must be a number, 'fro' or 'nuc', got {p!r}")
     return vector_norm(input, p, dim, keepdim, dtype=dtype)
+
+
+publish(
+    globals(),
+    __all__,
+    "cholesky cholesky_inverse cholesky_solve inverse matrix_power norm qr slogdet svd",
+)

@@ -23,6 +23,7 @@ from fastdl.ops import (
     elementwise,
     extreme,
     fill,
+    gamma,
     gather,
     indexing,
     linear,
@@ -40,6 +41,7 @@ from fastdl.ops import (
     statistics,
     views,
 )
+from fastdl.published import method
 from fastdl.tensor import Tensor
 
 # Elementwise functions that can write their result into memory that is there (out=), by number of operands.
@@ -71,7 +73,8 @@ _METHODS: dict[Any, str] = {
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
     linear: "matmul mm bmm mv dot outer addbmm addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
-    special: """exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg logaddexp logaddexp2 xlogy copysign fmax fmin
+    special: """exp2 erfc erfinv lgamma digamma igamma igammac mvlgamma sinc logit deg2rad rad2deg
+        logaddexp logaddexp2 xlogy copysign fmax fmin
         heaviside float_power ldexp frexp nextafter i0 gcd lcm nan_to_num isreal""",
     statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp cov corrcoef histc
         histogram unique_consecutive msort trace dist renorm""",
@@ -92,6 +95,7 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "bool": cast.to_bool,
     "type": cast.type_,
     "where": elementwise.where_method,
+    "polygamma": gamma.polygamma_method,
     "backward": gradients.tensor_backward,
     "softmax": softmax.softmax_method,
     "log_softmax": softmax.log_softmax_method,
@@ -108,7 +112,7 @@ logical_xor logical_not bitwise_and
     bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
     index_add index_copy index_fill scatter scatter_add scatter_reduce masked_fill masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
-    heaviside ldexp nextafter gcd lcm nan_to_num i0 renorm"""
+    heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 
 # Python's operators: dunder name without underscores -> function of two operands.
@@ -177,7 +181,7 @@ def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[.
     def operator(self: Tensor, other: Any) -> Any:
         try:
             return function(other, self) if swapped else function(self, other)
-        except TypeError:
+        except (TypeError, AttributeError):
             if is_array(other):
                 return operator(self, _other(other))
             if isinstance(other, _OPERANDS):
@@ -191,7 +195,7 @@ def attach() -> None:
     """Give ``Tensor`` its methods; called once, at import."""
     for module, names in _METHODS.items():
         for name in names.split():
-            setattr(Tensor, name, getattr(module, name))
+            setattr(Tensor, name, method(getattr(module, name)))
     for name, function in _RENAMED.items():
         setattr(Tensor, name, function)
     for name, function in _PROPERTIES.items():

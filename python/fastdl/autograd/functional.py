@@ -75,9 +75,7 @@ def _vectors(op: str, v: Any, like: Sequence[Tensor], name: str) -> list[Tensor]
     if v is None:
         if len(like) != 1 or like[0].numel() != 1:
             raise RuntimeError(f"{op}: v can be left out only if {name} is a single number")
-        return [
-            Tensor._wrap(zeros(like[0].shape, like[0].dtype, like[0]._data)._data + like[0].dtype.type(1))
-        ]
+        return [like[0].new_ones(like[0].shape)]
     vectors, _ = _tensors(op, "v", v)
     shapes, expected = [tuple(t.shape) for t in vectors], [tuple(t.shape) for t in like]
     if shapes != expected:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastdl.autograd.engine import run
 from fastdl.autograd.graph import run_graph, zeros
 from fastdl.autograd.mode import enable_grad
 from fastdl.kernels import array as as_array
-from fastdl.kernels import select
+from fastdl.kernels import is_array, select
 from fastdl.tensor import Tensor
 
 
 def _sequence(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    """One tensor, or any iterable of them (also ``model.parameters()`` and a dictionary's values)."""
+    single = isinstance(value, Tensor) or is_array(value) or not isinstance(value, Iterable)
+    return [value] if single else list(value)
 
 
 def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:

@@ -7,6 +7,7 @@ kernels, NumPy or CuPy raise is it asked why:
   else is an error that names operation, arguments and devices.
 - Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.
+- Integers, where PyTorch takes them too (``Op.integers``): computed in float64, results truncated to their dtype.
 - An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning
   the first time, results and gradients copied back.
 """
@@ -14,12 +15,14 @@ kernels, NumPy or CuPy raise is it asked why:
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from typing import Any
 
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import NoKernel, Op
 from fastdl.devices import device_of, to_host
-from fastdl.dtypes import CPU, FLOATING, float32
+from fastdl.dtypes import CPU, FLOATING, float32, float64, int64
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -31,7 +34,7 @@ def apply_otherwise(
     given = [t for t in inputs if t is not None]
     for t in given:
         if not isinstance(t, Tensor):
-            raise TypeError(f"{cls.__name__.lower()}: expected a Tensor, got {type(t).__name__}") from None
+            raise not_a_tensor(*_called(cls.__name__.lower(), t), t) from None
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
         return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]
@@ -42,7 +45,20 @@ def apply_otherwise(
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
         return _in_float32(cls, inputs, options, floating[0])
+    if isinstance(error, NoKernel):  # half precision beside a float32 number of 0 dimensions
+        return _in_float32(cls, inputs, options, next(filter(is_half, floating)))
+    if cls.integers and not floating and len({t._data.dtype for t in given}) == 1:
+        return _in_float64(cls, inputs, options, given[0]._data.dtype, error)
     raise error
+
+
+def _called(op: str, value: Any) -> tuple[str, str]:
+    """The function that applied an operation to ``value``, and its name for that."""
+    frame: Any = sys._getframe(3)  # of whoever called Op.apply
+    for name in frame.f_code.co_varnames[: frame.f_code.co_argcount]:
+        if frame.f_locals.get(name) is value:
+            return frame.f_code.co_name, name
+    return op, "input"
 
 
 def _on_cpu(
@@ -102,6 +118,19 @@ def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, 
     if isinstance(result, tuple):
         return tuple([r.to(half) if r._data.dtype is float32 else r for r in result])
     return result.to(half) if result._data.dtype is float32 else result
+
+
+def _in_float64(
+    cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], dtype: Any, error: Exception
+) -> Any:
+    if dtype.kind not in "iu":
+        raise error
+    result = Op.apply.__func__(cls, *[None if t is None else t.to(float64) for t in inputs], **options)  # type: ignore[attr-defined]
+    results = [
+        r.to(int64).to(dtype) if r._data.dtype is float64 else r  # a sum too large wraps as integers do
+        for r in (result if isinstance(result, tuple) else (result,))
+    ]
+    return tuple(results) if isinstance(result, tuple) else results[0]
 
 
 def _widened(value: Any) -> Any:

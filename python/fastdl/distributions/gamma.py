@@ -17,10 +17,11 @@ from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.kernels import array as as_array
+from fastdl.ops.gamma import digamma, lgamma, lgamma_of
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import _draw, randn
 from fastdl.ops.shape import stack
-from fastdl.ops.special import _lgamma, digamma, lgamma, xlogy
+from fastdl.ops.special import xlogy
 from fastdl.ops.unary import log, log1p, rsqrt, square
 from fastdl.tensor import Tensor
 
@@ -59,7 +60,7 @@ def _above(a: Any, x: Any) -> Any:
 
 def _log_mass(a: Any, x: Any, part: Any) -> Any:
     """log F or log Q: the density x^(a-1) e^-x / Gamma(a) times F / f or Q / f."""
-    gammas = np.reshape([_lgamma(v) for v in a.reshape(-1).tolist()], a.shape)
+    gammas = np.reshape([lgamma_of(v) for v in a.reshape(-1).tolist()], a.shape)
     return (a - 1) * np.log(x) - x - gammas + np.log(part(a, x))
 
 

@@ -136,6 +136,7 @@ from fastdl.ops.resample import (
 )
 from fastdl.ops.softmax import gumbel_softmax, log_softmax, softmax, softmin
 from fastdl.ops.unpool import max_unpool1d, max_unpool2d, max_unpool3d
+from fastdl.published import publish
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -267,3 +268,5 @@ __all__ = [
     "upsample_bilinear",
     "upsample_nearest",
 ]
+
+publish(globals(), __all__)

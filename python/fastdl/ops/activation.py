@@ -143,7 +143,8 @@ class Softplus(_OfInput, kernel="softplus"):
         return scaled.sigmoid().masked_fill(scaled > threshold, 1.0)
 
 
-class Hardtanh(_Pieces, kernel="hardtanh"): ...
+class Hardtanh(_Pieces, kernel="hardtanh"):
+    integers = True
 
 
 class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
@@ -175,7 +176,8 @@ class Logsigmoid(_OfInput, kernel="logsigmoid"):
         return (-x).sigmoid()
 
 
-class Threshold(_Pieces, kernel="threshold"): ...
+class Threshold(_Pieces, kernel="threshold"):
+    integers = True
 
 
 class Prelu(Op):
@@ -241,7 +243,7 @@ class MaximumZero(Op):
         return np.maximum(x, 0, out=select(x).empty(x.shape, x.dtype))
 
 
-def _floating(input: Tensor) -> Tensor:
+def floating(input: Tensor) -> Tensor:
     """Integers and booleans as the default floating dtype, for functions that torch promotes."""
     return input if input._data.dtype.kind in FLOATING else Cast.apply(input, dtype=get_default_dtype())
 
@@ -263,12 +265,12 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-x)). See ``torch.sigmoid``."""
-    return Sigmoid.apply(_floating(input))  # type: ignore[no-any-return]
+    return Sigmoid.apply(floating(input))  # type: ignore[no-any-return]
 
 
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent. See ``torch.tanh``."""
-    return Tanh.apply(_floating(input))  # type: ignore[no-any-return]
+    return Tanh.apply(floating(input))  # type: ignore[no-any-return]
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -387,12 +389,12 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 def tanhshrink(input: Tensor) -> Tensor:
     """x - tanh(x). See ``torch.nn.functional.tanhshrink``."""
-    return Tanhshrink.apply(input)  # type: ignore[no-any-return]
+    return Tanhshrink.apply(floating(input))  # type: ignore[no-any-return]
 
 
 def softsign(input: Tensor) -> Tensor:
     """x / (1 + |x|). See ``torch.nn.functional.softsign``."""
-    return Softsign.apply(input)  # type: ignore[no-any-return]
+    return Softsign.apply(floating(input))  # type: ignore[no-any-return]
 
 
 def logsigmoid(input: Tensor) -> Tensor:

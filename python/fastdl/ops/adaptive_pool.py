@@ -14,6 +14,8 @@ from fastdl.tensor import Tensor
 
 
 class AdaptiveAvgPool(Op):
+    integers = True
+
     def forward(self, x: Any, output: Sizes) -> Any:
         self.output = output
         self.size = x.shape[x.ndim - len(output) :]
@@ -31,6 +33,8 @@ class AdaptiveAvgPool(Op):
 
 class AdaptiveMaxPool(Op):
     """Saves the winners' positions."""
+
+    integers = True
 
     def forward(self, x: Any, output: Sizes, return_indices: bool) -> Any:
         self.size = x.shape[x.ndim - len(output) :]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.ops.binary import (
     Add,
     Atan2,
@@ -29,13 +29,13 @@ from fastdl.ops.binary import (
 from fastdl.tensor import Tensor
 
 
-def number(op: str, value: Any) -> Any:
+def number(op: str, value: Any, name: str = "other") -> Any:
     """A Python number, or a TypeError."""
     if isinstance(value, (float, int)):  # bool is an int
         return value
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
-    raise TypeError(f"{op}: expected a Tensor or a number, got {type(value).__name__}")
+    raise not_a_tensor(op, name, value, "a Tensor or a number")
 
 
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
@@ -49,12 +49,9 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):
             return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]
-        return op.apply(None, other, value=number(op.label, input), out=out)  # type: ignore[no-any-return]
+        return op.apply(None, other, value=number(op.label, input, "input"), out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
-        raise TypeError(
-            f"{op.label}: at least one operand must be a Tensor, got {type(input).__name__} and "
-            f"{type(other).__name__}"
-        )
+        raise not_a_tensor(op.label, "input", input)
     if out is None:
         return op.apply(input, None, value=number(op.label, other))  # type: ignore[no-any-return]
     return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]

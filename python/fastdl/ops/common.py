@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import array
 from fastdl.tensor import Tensor, check_array
 
@@ -54,7 +55,7 @@ def check_tensors(op: str, **given: Any) -> None:
     """Raise TypeError for an argument that is not a tensor."""
     for name, value in given.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+            raise not_a_tensor(op, name, value)
 
 
 def as_array(op: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import by_numpy, operand
@@ -20,12 +20,9 @@ from fastdl.tensor import Tensor
 
 def _arrays(op: str, input: Any, other: Any) -> tuple[Any, Any]:
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
-        raise TypeError(
-            f"{op}: at least one operand must be a Tensor, got {type(input).__name__} and "
-            f"{type(other).__name__}"
-        )
+        raise not_a_tensor(op, "input", input)
     return (
-        input._data if isinstance(input, Tensor) else number(op, input),
+        input._data if isinstance(input, Tensor) else number(op, input, "input"),
         other._data if isinstance(other, Tensor) else number(op, other),
     )
 

@@ -12,7 +12,7 @@ from fastdl import kernels
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError, DtypeError
+from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.conv_gradients import Geometry, gradients
 from fastdl.tensor import Tensor
@@ -26,6 +26,7 @@ _KERNEL = ("", "kL", "kH, kW", "kD, kH, kW")
 
 
 class Conv(Op):
+    integers = True
     saves = (0, 1)
 
     def forward(self, x: Any, weight: Any, bias: Any, *, options: tuple[Any, ...], batched: bool) -> Any:
@@ -48,6 +49,7 @@ class Conv(Op):
 
 
 class ConvTranspose(Op):
+    integers = True
     saves = (0, 1)
 
     def forward(
@@ -236,9 +238,9 @@ def _check_tensors(op: str, input: Any, weight: Any, bias: Any) -> None:
     """Types and dtypes."""
     for name, t in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(t, Tensor) and not (t is None and name == "bias"):
-            raise TypeError(f"{op}: {name} must be a Tensor, got {type(t).__name__}")
+            raise not_a_tensor(op, name, t)
     dtype = input._data.dtype
-    if dtype.kind not in FLOATING:
+    if dtype.kind not in FLOATING and (dtype.kind == "b" or weight._data.dtype != dtype):
         raise DtypeError(
             f"{op}: input must be float32 or float64, got {dtype}; convert it with input.to(weight.dtype)"
         )

@@ -13,6 +13,7 @@ from fastdl.creation import triu_indices
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
+from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, sub
 from fastdl.ops.arrays import empty, sum_to
 from fastdl.ops.common import axis
@@ -202,11 +203,6 @@ class TripletMarginLoss(Op):
 # ------------------------------------------------------------------------------------------ functions
 
 
-def _floating(op: str, name: str, tensor: Tensor) -> None:
-    if tensor._data.dtype.kind not in FLOATING:
-        raise DtypeError(f"{op}: {name} must be float32 or float64, got {tensor._data.dtype}")
-
-
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """x1 . x2 / (max(|x1|, eps) max(|x2|, eps)) along ``dim``; shapes broadcast.
     See ``torch.nn.functional.cosine_similarity``.
@@ -218,8 +214,9 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
         tensor([1., 0.])
     """
     op = "cosine_similarity"
-    _floating(op, "x1", x1)
     same_dtype(op, "x2", x2, x1)
+    if x1._data.dtype.kind not in FLOATING:
+        raise DtypeError(f"{op}: x1 must be float32 or float64, got {x1._data.dtype}")
     ndim = max(x1._data.ndim, x2._data.ndim)
     if ndim == 0:
         raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
@@ -232,7 +229,7 @@ def pairwise_distance(
     """|x1 - x2 + eps|_p over the last dimension; shapes broadcast.
     See ``torch.nn.functional.pairwise_distance``."""
     op = "pairwise_distance"
-    _floating(op, "x1", x1)
+    x1, x2 = floating(x1), floating(x2)
     same_dtype(op, "x2", x2, x1)
     if max(x1._data.ndim, x2._data.ndim) == 0:
         raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
@@ -257,7 +254,7 @@ def cosine_embedding_loss(
     op = "cosine_embedding_loss"
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction(op, size_average, reduce, reduction)
-    _floating(op, "input1", input1)
+    input1, input2 = floating(input1), floating(input2)
     same_dtype(op, "input2", input2, input1)
     a, b, t = input1._data, input2._data, target._data
     if t.ndim > 1 or a.ndim != t.ndim + 1 or a.shape != b.shape or a.shape[:-1] != t.shape:
@@ -298,7 +295,7 @@ def triplet_margin_loss(
             f"{op}: anchor, positive and negative must have as many dimensions, at least one; got "
             f"{shapes[0]}, {shapes[1]} and {shapes[2]}"
         )
-    _floating(op, "anchor", anchor)
+    anchor, positive, negative = floating(anchor), floating(positive), floating(negative)
     same_dtype(op, "positive", positive, anchor)
     same_dtype(op, "negative", negative, anchor)
     return TripletMarginLoss.apply(  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from typing import Any
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
@@ -50,6 +50,8 @@ def _apply(
 ) -> Tensor:
     if not 0.0 <= p <= 1.0:
         raise ArgumentError(f"{op}: p, the probability of being dropped, must be between 0 and 1, got {p}")
+    if not isinstance(input, Tensor):
+        raise not_a_tensor(op, "input", input)
     if not training or p == 0.0:
         return input
     if inplace:

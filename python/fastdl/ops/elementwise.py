@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, mul, number
@@ -84,7 +84,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         [0.0, 2.0]
     """
     if not isinstance(condition, Tensor):
-        raise TypeError(f"where: condition must be a Tensor, got {type(condition).__name__}")
+        raise not_a_tensor("where", "condition", condition)
     if input is None and other is None:
         return tuple([Tensor._wrap(index) for index in np.nonzero(condition._data)])
     if condition._data.dtype is uint8:
@@ -94,9 +94,9 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
             f"where: condition must be a bool tensor, got {condition._data.dtype}; compare it, e.g. x > 0"
         )
     tensors, values = [], []
-    for side in (input, other):
+    for name, side in (("input", input), ("other", other)):
         tensors.append(side if isinstance(side, Tensor) else None)
-        values.append(None if isinstance(side, Tensor) else number("where", side))
+        values.append(None if isinstance(side, Tensor) else number("where", side, name))
     return Where.apply(condition, *tensors, values=tuple(values))
 
 
@@ -174,8 +174,8 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
             )
             result = where(logical_or(gt(result, max), isnan(max)), max, result)
         return result if out is None else store("clamp", out, result)
-    min = min if min is None else number("clamp", min)
-    max = max if max is None else number("clamp", max)
+    min = min if min is None else number("clamp", min, "min")
+    max = max if max is None else number("clamp", max, "max")
     if min != min or max != max:  # a bound that is NaN makes all NaN
         min = max = float("nan")
         input = mul(input, min)
@@ -324,5 +324,5 @@ def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
     if isinstance(weight, Tensor):
         result = Lerp.apply(input, end, weight)
     else:
-        result = Lerp.apply(input, end, None, value=number("lerp", weight))
+        result = Lerp.apply(input, end, None, value=number("lerp", weight, "weight"))
     return result if out is None else store("lerp", out, result)

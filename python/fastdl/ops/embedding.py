@@ -10,7 +10,7 @@ from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import FLOATING, int64
-from fastdl.errors import ArgumentError, DtypeError
+from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.gather import check_range
@@ -149,7 +149,7 @@ class EmbeddingBag(Op):
 def _check_table(op: str, input: Any, weight: Any, sparse: bool) -> None:
     for name, tensor in (("input", input), ("weight", weight)):
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+            raise not_a_tensor(op, name, tensor)
     if sparse:
         raise ArgumentError(f"{op}: sparse=True is not supported; gradients are dense arrays (sparse=False)")
     if input._data.dtype.kind not in "iu":

@@ -12,7 +12,7 @@ from fastdl import kernels
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, select
 from fastdl.ops.arrays import empty, zeros
 from fastdl.ops.common import as_array, axis
@@ -28,7 +28,7 @@ from fastdl.tensor import Tensor, pooled_copy
 def _index(op: str, index: Any) -> Any:
     """An index tensor's array, checked to be integer, as int64."""
     if not isinstance(index, Tensor):
-        raise TypeError(f"{op}: index must be a Tensor, got {type(index).__name__}")
+        raise not_a_tensor(op, "index", index)
     array = index._data
     if array.size == 0:
         return array.astype(int64)
@@ -409,7 +409,7 @@ def scatter(
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """out[index[i][j]][j] += src[i][j] for dim 0; repeated indices add up. See ``torch.scatter_add``."""
     if not isinstance(src, Tensor):
-        raise TypeError(f"scatter_add: src must be a Tensor, got {type(src).__name__}")
+        raise not_a_tensor("scatter_add", "src", src)
     return _scatter("scatter_add", input, dim, index, src, True)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
+from fastdl.errors import not_a_tensor
 from fastdl.tensor import Tensor
 
 LinAlgError = np.linalg.LinAlgError
@@ -25,7 +26,7 @@ def _t(a: Any) -> Any:
 def check_matrix(op: str, a: Any, square: bool = True) -> None:
     """Refuse what is no (square) floating-point matrix."""
     if not isinstance(a, Tensor):
-        raise TypeError(f"{op}: expects a Tensor, got {type(a).__name__}")
+        raise not_a_tensor(op, "A", a)
     if a._data.dtype.kind not in FLOATING or a._data.dtype.itemsize == 2:
         raise RuntimeError(f"{op}: defined for float32 and float64 tensors, got {a.dtype}")
     shape = a._data.shape

@@ -9,10 +9,10 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at, array, select
 from fastdl.ops.arrays import zeros
-from fastdl.ops.common import axis
+from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, number_as_row, scatter_add
 from fastdl.ops.host import on_host
 from fastdl.ops.indexing import setitem
@@ -143,7 +143,7 @@ def scatter_reduce(
     if reduce not in _REDUCTIONS:
         raise ArgumentError(f"scatter_reduce: reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
     if not isinstance(src, Tensor):
-        raise TypeError(f"scatter_reduce: src must be a Tensor, got {type(src).__name__}")
+        raise not_a_tensor("scatter_reduce", "src", src)
     if src.dtype != input.dtype:
         raise RuntimeError(f"scatter_reduce: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
     if reduce == "sum" and include_self:
@@ -171,7 +171,7 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     """
     key = tuple([slice(None) if i is None else i for i in indices])
     if not isinstance(values, Tensor):
-        raise TypeError(f"index_put_: values must be a Tensor, got {type(values).__name__}")
+        raise not_a_tensor("index_put_", "values", values)
     if values.dtype != self.dtype:
         raise RuntimeError(
             f"index_put_: values must have the tensor's dtype {self.dtype}, got {values.dtype}"
@@ -210,6 +210,7 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
 
 
 def _replaced(op: str, input: Tensor, view: Any, src: Tensor) -> Tensor:
+    check_tensors(op, src=src)
     copy = input.clone()
     part = view(copy)
     if part.shape != src.shape:

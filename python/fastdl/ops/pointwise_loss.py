@@ -16,7 +16,8 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
-from fastdl.ops.activation import logsigmoid
+from fastdl.ops.activation import floating, logsigmoid
+from fastdl.ops.arithmetic import number, sub
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
@@ -409,6 +410,8 @@ def _symmetric(
     if input._data.dtype is not target._data.dtype:
         dtype = promote_types(input._data.dtype, target._data.dtype)
         input, target = to(input, dtype), to(target, dtype)
+    if node is L1Loss and weight is None and reduction != "mean" and input._data.dtype.kind in "iu":
+        return reduce_graph(sub(input, target).abs(), reduction)  # type: ignore[no-any-return]
     target = _pair(op, input, target, warn=True)
     if weight is None:
         return node.apply(input, target, options=(*options, reduction))  # type: ignore[no-any-return]
@@ -472,6 +475,7 @@ def poisson_nll_loss(
     See ``torch.nn.functional.poisson_nll_loss``."""
     op = "poisson_nll_loss"
     reduction = _reduction(op, size_average, reduce, reduction)
+    input = floating(input)
     target = _pair(op, input, target, convert=True)
     return PoissonNllLoss.apply(  # type: ignore[no-any-return]
         input, target, options=(log_input, full, eps, reduction)
@@ -499,7 +503,7 @@ def gaussian_nll_loss(
         variance = var
         same_dtype(op, "var", var, input)
     else:
-        variance = Tensor._wrap(np.full(shape, var, input._data.dtype, like=input._data))
+        variance = Tensor._wrap(np.full(shape, number(op, var, "var"), input._data.dtype, like=input._data))
     v = variance._data
     if v.shape != shape:
         if v.shape == shape[:-1]:
@@ -563,6 +567,7 @@ def margin_ranking_loss(
             f"{op}: input1, input2 and target must have as many dimensions as each other, got shapes "
             f"{input1._data.shape}, {input2._data.shape}, {target._data.shape}"
         )
+    input1, input2 = floating(input1), floating(input2)
     same_dtype(op, "input2", input2, input1)
     target = _pair(op, input1, target, convert=True)
     _pair(op, input1, input2)

@@ -12,8 +12,9 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
+from fastdl.ops.activation import floating
 from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]
@@ -33,6 +34,8 @@ class Plan(NamedTuple):
 
 class MaxPool(Op):
     """Saves the number of the winning tap of each window, not the input."""
+
+    integers = True
 
     def forward(self, x: Any, plan: Plan, return_indices: bool) -> Any:
         self.plan = plan
@@ -59,6 +62,8 @@ class MaxPool(Op):
 
 
 class AvgPool(Op):
+    integers = True
+
     def forward(self, x: Any, plan: Plan, count_include_pad: bool, divisor: int | None) -> Any:
         self.plan, self.count_include_pad, self.divisor = plan, count_include_pad, divisor
         _size, kernel, stride, padding, _dilation, output = plan
@@ -153,7 +158,7 @@ def _check_shape(op: str, shape: Sizes, rank: int) -> None:
 def _checked(x: Any, op: str, name: str = "input") -> Any:
     """The tensor's array, if it is one of floating-point numbers."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: {name} must be a Tensor, got {type(x).__name__}")
+        raise not_a_tensor(op, name, x)
     return x._data
 
 
@@ -425,7 +430,7 @@ def _lp_pool(
         return MaxPool.apply(input.abs(), plan=plan, return_indices=False)  # type: ignore[no-any-return]
     if p == -float("inf"):
         return -MaxPool.apply(-input.abs(), plan=plan, return_indices=False)  # type: ignore[no-any-return]
-    return LpPool.apply(input, plan=plan, p=p)  # type: ignore[no-any-return]
+    return LpPool.apply(floating(input), plan=plan, p=p)  # type: ignore[no-any-return]
 
 
 def lp_pool1d(

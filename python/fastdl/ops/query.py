@@ -8,7 +8,7 @@ import numpy as np
 from numpy import iinfo
 
 from fastdl.dtypes import as_dtype, floating_info, get_default_dtype
-from fastdl.ops.common import ints
+from fastdl.ops.common import check_tensors, ints
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -47,11 +47,13 @@ def numel(input: Tensor) -> int:
 
 def real(input: Tensor) -> Tensor:
     """The tensor itself: none is complex. See ``torch.real``."""
+    check_tensors("real", input=input)
     return input
 
 
 def conj(input: Tensor) -> Tensor:
     """The tensor itself: none is complex. See ``torch.conj``; also ``conj_physical`` and ``resolve_conj``."""
+    check_tensors("conj", input=input)
     return input
 
 
@@ -70,16 +72,19 @@ def can_cast(from_: Any, to: Any) -> bool:
 
 def is_complex(input: Tensor) -> bool:
     """Always False: complex numbers are not supported."""
+    check_tensors("is_complex", input=input)
     return False
 
 
 def is_nonzero(input: Tensor) -> bool:
     """Is the one element of ``input`` not zero?"""
+    check_tensors("is_nonzero", input=input)
     return bool(input)
 
 
 def is_same_size(input: Tensor, other: Tensor) -> bool:
     """Have both tensors the same shape?"""
+    check_tensors("is_same_size", input=input, other=other)
     return input.shape == other.shape
 
 

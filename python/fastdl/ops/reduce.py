@@ -14,7 +14,7 @@ from fastdl import dtypes
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64, uint8
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, count_true, empty, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
@@ -285,7 +285,7 @@ class Std(Spread):
 
 def _input(op: str, input: Any, dtype: Any = None) -> Any:
     if not isinstance(input, Tensor):
-        raise TypeError(f"{op}: input must be a Tensor, got {type(input).__name__}")
+        raise not_a_tensor(op, "input", input)
     if dtype is not None and input._data.dtype != dtype:
         return input.to(as_dtype(op, dtype))
     return input

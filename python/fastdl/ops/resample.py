@@ -11,7 +11,7 @@ from typing import Any
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.tensor import Tensor, pooled_copy
@@ -40,8 +40,16 @@ class Interpolate(Op):
         return linear_backward(self, grad_y)
 
 
+class InterpolateNearest(Interpolate):
+    """Copies elements: integers stay exact."""
+
+    integers = True
+
+
 class Repeat(Op):
     """Nearest interpolation by whole factors: average pooling's gradient with divisor 1, and the other way round."""
+
+    integers = True
 
     def forward(self, x: Any, output: Sizes) -> Any:
         self.size = size = x.shape[2:]
@@ -120,6 +128,8 @@ class Fold(Op):
 
 
 class PixelShuffle(Op):
+    integers = True
+
     def forward(self, x: Any, factor: int) -> Any:
         self.factor = factor
         return select(x).pixel_shuffle_forward(x, factor)
@@ -132,6 +142,8 @@ class PixelShuffle(Op):
 
 
 class PixelUnshuffle(Op):
+    integers = True
+
     def forward(self, x: Any, factor: int) -> Any:
         self.factor = factor
         return select(x).pixel_unshuffle_forward(x, factor)
@@ -164,7 +176,7 @@ class ChannelShuffle(Op):
 
 def _array(x: Any, op: str) -> Any:
     if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: input must be a Tensor, got {type(x).__name__}")
+        raise not_a_tensor(op, "input", x)
     return x._data
 
 
@@ -285,7 +297,8 @@ def interpolate(
         [o % n == 0 and s in (0.0, o // n) for n, o, s in zip(shape[2:], output, scale, strict=True)]
     ):
         return Repeat.apply(input, output=output)  # type: ignore[no-any-return]
-    return Interpolate.apply(  # type: ignore[no-any-return]
+    node = InterpolateNearest if mode.startswith("nearest") else Interpolate
+    return node.apply(  # type: ignore[no-any-return]
         input,
         output=output,
         scale=scale,

@@ -16,6 +16,7 @@ from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
 from fastdl.kernels import select
+from fastdl.ops.common import check_tensors
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -145,6 +146,7 @@ def randperm(
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
+    check_tensors("rand_like", input=input)
     return rand(
         input.shape,
         dtype=input.dtype if dtype is None else dtype,
@@ -157,6 +159,7 @@ def randn_like(
     input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
+    check_tensors("randn_like", input=input)
     return randn(
         input.shape,
         dtype=input.dtype if dtype is None else dtype,
@@ -169,6 +172,7 @@ def randint_like(
     input: Tensor, low: int, high: int | None = None, *, dtype: Any = None, device: Any = None
 ) -> Tensor:
     """:func:`randint` with the shape and dtype of ``input``."""
+    check_tensors("randint_like", input=input)
     bounds = (0, low) if high is None else (low, high)
     return randint(
         *bounds,

@@ -1,4 +1,7 @@
-"""Functions of one and two operands that are composed of others: logarithms of sums, angles, signs, missing values."""
+"""Functions of one and two operands that are composed of others: logarithms of sums, angles, signs, missing values.
+
+Gamma, Bessel and error functions have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,20 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, floating_info, get_default_dtype
-from fastdl.kernels import select
+from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast
+from fastdl.ops.bessel import i0
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
-from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_or, lt
+from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_and, logical_not, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.error_functions import erfc, erfinv
+from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import abs, log, log1p, sin
 from fastdl.tensor import Tensor
-
-
-def _float(x: Tensor) -> Tensor:
-    return x if x._data.dtype.kind in FLOATING else to(x, get_default_dtype())
 
 
 def exp2(input: Tensor) -> Tensor:
@@ -34,149 +36,19 @@ def exp2(input: Tensor) -> Tensor:
         >>> fastdl.exp2(fastdl.tensor([0.0, 3.0])).tolist()
         [1.0, 8.0]
     """
-    return pow(2.0, _float(input))
-
-
-@on_host
-def erfc(input: Tensor) -> Tensor:
-    """1 - erf(input), also where erf is close to 1. See ``torch.erfc``."""
-    return Tabled.apply(_float(input), function=math.erfc, slope=_erfc_slope)  # type: ignore[no-any-return]
-
-
-@on_host
-def erfinv(input: Tensor) -> Tensor:
-    """The y whose erf is input; infinite at -1 and 1, NaN beyond. See ``torch.erfinv``."""
-    return ErfInv.apply(_float(input))  # type: ignore[no-any-return]
-
-
-@on_host
-def lgamma(input: Tensor) -> Tensor:
-    """The logarithm of the absolute value of the gamma function. See ``torch.lgamma``."""
-    return Tabled.apply(_float(input), function=_lgamma, slope=_digamma)  # type: ignore[no-any-return]
-
-
-@on_host
-def digamma(input: Tensor) -> Tensor:
-    """The derivative of :func:`lgamma`. See ``torch.digamma``."""
-    return Digamma.apply(_float(input))  # type: ignore[no-any-return]
-
-
-class Digamma(Op):
-    """In double precision; the gradient is the trigamma function."""
-
-    saves = (0,)
-
-    def forward(self, x: Any) -> Any:
-        self.x = x
-        return _digamma(x.astype(float64)).astype(x.dtype)
-
-    def backward(self, grad: Any) -> Any:
-        return (grad * _trigamma(self.x.astype(float64))).astype(grad.dtype)
-
-
-class Tabled(Op):
-    """A function of Python's math module, element by element in double precision."""
-
-    saves = (0,)
-
-    def forward(self, x: Any, function: Any, slope: Any) -> Any:
-        self.x, self.slope = x, slope
-        values = np.fromiter(map(function, x.reshape(-1).tolist()), float64, x.size)
-        return values.astype(x.dtype).reshape(x.shape)
-
-    def backward(self, grad: Any) -> Any:
-        return (grad * self.slope(self.x.astype(float64))).astype(grad.dtype)
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        x = self.saved_input(0, self.x)
-        if self.slope is _erfc_slope:
-            return grad * ((-(x * x)).exp() * (-2 / math.sqrt(math.pi)))
-        raise NotImplementedError(
-            "lgamma: has no second derivative (create_graph=True): that of digamma is not defined here; detach() it"
-        )
-
-
-def _erfc_slope(x: Any) -> Any:
-    return np.exp(-x * x) * (-2 / math.sqrt(math.pi))
-
-
-def _lgamma(x: float) -> float:
-    if x == -math.inf or (x <= 0 and x == math.floor(x)):
-        return math.inf
-    return math.lgamma(x)
-
-
-def _digamma(x: Any) -> Any:
-    """Reflected to x > 0, moved up to x >= 10 by digamma(x) = digamma(x + 1) - 1 / x, then the asymptotic series."""
-    with np.errstate(all="ignore"):
-        pole = (x <= 0) & (x == np.floor(x))
-        low = x < 0.5
-        y = np.where(low, 1 - x, x)
-        result = np.zeros_like(y)
-        for _ in range(10):
-            small = y < 10
-            result = np.where(small, result - 1 / y, result)
-            y = np.where(small, y + 1, y)
-        z = 1 / (y * y)
-        series = z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132)))))
-        result = result + np.log(y) - 0.5 / y - series
-        result = np.where(low, result - np.pi / np.tan(np.pi * x), result)
-    return np.where(pole, np.where(x == 0, np.copysign(np.inf, -x), np.nan), result)
-
-
-def _trigamma(x: Any) -> Any:
-    """As :func:`_digamma`: trigamma(x) = trigamma(x + 1) + 1 / x^2; for low x (pi / sin(pi x))^2 - trigamma(1 - x)."""
-    with np.errstate(all="ignore"):
-        low = x < 0.5
-        y = np.where(low, 1 - x, x)
-        result = np.zeros_like(y)
-        for _ in range(10):
-            small = y < 10
-            result = np.where(small, result + 1 / (y * y), result)
-            y = np.where(small, y + 1, y)
-        z = 1 / (y * y)
-        series = z * (1 / 6 - z * (1 / 30 - z * (1 / 42 - z * (1 / 30 - z * (5 / 66)))))
-        result = result + (1 + 0.5 / y + series) / y
-        return np.where(low, (np.pi / np.sin(np.pi * x)) ** 2 - result, result)
-
-
-class ErfInv(Op):
-    """Winitzki's approximation, then Newton's steps on erf in double precision."""
-
-    saves_output = True
-
-    def forward(self, x: Any) -> Any:
-        wide = x.astype(float64)
-        with np.errstate(all="ignore"):
-            a = 0.147
-            log_term = np.log1p(-wide * wide)
-            first = 2 / (np.pi * a) + log_term / 2
-            y = np.sign(wide) * np.sqrt(np.sqrt(first * first - log_term / a) - first)
-            kernels = select(wide)
-            for _ in range(4):
-                step = (kernels.erf_forward(np.asarray(y)) - wide) / (2 / np.sqrt(np.pi) * np.exp(-y * y))
-                y = np.where(np.isfinite(step), y - step / (1 + y * step), y)
-            y = np.where(np.abs(wide) == 1, np.copysign(np.inf, wide), np.where(np.abs(wide) > 1, np.nan, y))
-        self.y = y.astype(x.dtype).reshape(x.shape)
-        return self.y
-
-    def backward(self, grad: Any) -> Any:
-        return (grad * (np.exp(self.y.astype(float64) ** 2) * (math.sqrt(math.pi) / 2))).astype(grad.dtype)
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        return grad * (self.saved_output(self.y).square().exp() * (math.sqrt(math.pi) / 2))
+    return pow(2.0, floating(input))
 
 
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
-    angle = mul(_float(input), math.pi)
+    angle = mul(floating(input), math.pi)
     zero = eq(angle, 0)
     return where(zero, 1.0, div(sin(angle), where(zero, 1.0, angle)))  # type: ignore[no-any-return]
 
 
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)), with x limited to [eps, 1 - eps] if ``eps`` is given. See ``torch.logit``."""
-    x = _float(input)
+    x = floating(input)
     if eps is not None:
         x = clamp(x, eps, 1 - eps)
     return sub(log(x), log1p(mul(x, -1.0)))
@@ -184,12 +56,12 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 def deg2rad(input: Tensor) -> Tensor:
     """Degrees to radians. See ``torch.deg2rad``."""
-    return mul(_float(input), math.pi / 180)
+    return mul(floating(input), math.pi / 180)
 
 
 def rad2deg(input: Tensor) -> Tensor:
     """Radians to degrees. See ``torch.rad2deg``."""
-    return mul(_float(input), 180 / math.pi)
+    return mul(floating(input), 180 / math.pi)
 
 
 class LogAddExp(Op):
@@ -209,7 +81,7 @@ class LogAddExp(Op):
         with np.errstate(all="ignore"):
             share = np.where(self.x == self.y, 0.5, 1 / (1 + np.exp(self.y - self.x))).astype(grad.dtype)
         x, y = self.likes
-        return sum_to(grad * share, x), sum_to(grad * (1 - share), y)
+        return sum_to(np.asarray(grad * share), x), sum_to(np.asarray(grad * (1 - share)), y)
 
     def backward_graph(self, grad: Tensor) -> Any:
         share = (self.saved_input(0, self.x) - self.saved_input(1, self.y)).sigmoid()
@@ -248,14 +120,39 @@ def xlogy(input: Any, other: Any) -> Tensor:
         )
     zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
     safe = where(zero, where(isnan(other), other, 1.0), other)
-    return mul(input, log(_float(safe)))
+    return mul(input, log(floating(safe)))
 
 
 @on_host
+def xlog1py(input: Any, other: Any) -> Tensor:
+    """input * log(1 + other), 0 where input is 0 and other not NaN. See ``torch.special.xlog1py``."""
+    if not isinstance(other, Tensor):
+        check_tensors("xlog1py", input=input)
+        other = Tensor._wrap(np.asarray(other, floating(input)._data.dtype, like=input._data))
+    if not isinstance(input, Tensor):
+        input = Tensor._wrap(np.asarray(input, floating(other)._data.dtype, like=other._data))
+    zero = logical_and(eq(input, 0), logical_not(isnan(other)))
+    return mul(input, log1p(where(zero, 0.0, other)))
+
+
+def entr(input: Tensor) -> Tensor:
+    """-x log(x), 0 at 0, minus infinity below: what a probability adds to an entropy. See ``torch.special.entr``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.special.entr(fastdl.tensor([0.0, 1.0, -1.0])).tolist()
+        [0.0, -0.0, -inf]
+    """
+    x = floating(input)
+    inside = where(x <= 0, 1.0, x)
+    result = mul(mul(x, log(inside)), -1.0)
+    return where(lt(x, 0), -math.inf, where(eq(x, 0), 0.0, result))  # type: ignore[no-any-return]
+
+
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The size of ``input`` with the sign of ``other``. See ``torch.copysign``."""
     check_tensors("copysign", input=input)
-    x = _float(input)
+    x = floating(input)
     signs = other._data if isinstance(other, Tensor) else np.asarray(other)
     direction = Tensor._wrap(np.asarray(np.where(np.signbit(signs), -1, 1), x._data.dtype))
     return mul(abs(x), direction)
@@ -311,13 +208,6 @@ def nextafter(input: Tensor, other: Tensor) -> Tensor:
     return Tensor._wrap(
         np.asarray(np.nextafter(_floating("nextafter", input), _floating("nextafter", other)))
     )
-
-
-@on_host
-def i0(input: Tensor) -> Tensor:
-    """The modified Bessel function of order 0; no gradient. See ``torch.i0``."""
-    x = _float(input.detach())._data
-    return Tensor._wrap(np.asarray(np.i0(x.astype(float64)), x.dtype).reshape(x.shape))
 
 
 def _floating(op: str, input: Tensor) -> Any:
@@ -389,6 +279,8 @@ __all__ = [
     "gcd",
     "heaviside",
     "i0",
+    "igamma",
+    "igammac",
     "isin",
     "isreal",
     "lcm",
@@ -397,8 +289,10 @@ __all__ = [
     "logaddexp",
     "logaddexp2",
     "logit",
+    "mvlgamma",
     "nan_to_num",
     "nextafter",
+    "polygamma",
     "rad2deg",
     "sinc",
     "xlogy",

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, empty, zeros
 from fastdl.ops.binary import constant, into, store
@@ -165,7 +166,7 @@ def _function(
 ) -> Callable[..., Tensor]:
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if not isinstance(input, Tensor):
-            raise TypeError(f"{name}: input must be a Tensor, got {type(input).__name__}")
+            raise not_a_tensor(name, "input", input)
         if out is None:
             return op.apply(input)  # type: ignore[no-any-return]
         if out._data.size == 0:
@@ -255,6 +256,8 @@ def frac(input: Tensor) -> Tensor:
 
 def positive(input: Tensor) -> Tensor:
     """The tensor itself: unary +. See ``torch.positive``."""
+    if not isinstance(input, Tensor):
+        raise not_a_tensor("positive", "input", input)
     if input._data.dtype.kind == "b":
         raise RuntimeError("positive: not defined for bool tensors")
     return input

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastdl.autograd.op import Op
+from fastdl.published import explain
 from fastdl.tensor import Tensor
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
@@ -113,7 +114,11 @@ class Calls:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._hooked:
             return self._call_with_hooks(args, kwargs)
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        except AttributeError as error:
+            explain(self._get_name(), type(self).forward, args, kwargs, error, skip=1)
+            raise
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not (

@@ -152,8 +152,8 @@ class DataLoader:
             return repeat(None if batches is None else (self.batch_size, self.drop_last))
         if batches is None:
             return iter(sampler)
-        if type(batches) is BatchSampler and type(sampler) in (SequentialSampler, RandomSampler):
-            return self._slices(sampler, batches)
+        if type(batches) is BatchSampler and type(batches.sampler) in (SequentialSampler, RandomSampler):
+            return self._slices(batches.sampler, batches)  # not self.sampler: batches may be the caller's
         return iter(batches)
 
     @staticmethod

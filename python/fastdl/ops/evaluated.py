@@ -1,0 +1,54 @@
+"""``Evaluated``: functions that NumPy computes by element in double precision, with derivatives of any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import no_grad
+from fastdl.autograd.op import Op
+from fastdl.dtypes import float64
+from fastdl.tensor import Tensor
+
+
+class Evaluated(Op):
+    """y = function(x), float64 arrays in and out; ``slope`` computes dy/dx of a tensor, in operations."""
+
+    saves = (0,)
+
+    def forward(
+        self, x: Any, function: Callable[[Any], Any], slope: Callable[[Tensor], Tensor] | None = None
+    ) -> Any:
+        self.x, self.slope = x, slope
+        with np.errstate(all="ignore"):
+            return np.asarray(function(x.astype(float64)), x.dtype).reshape(x.shape)
+
+    def backward(self, grad: Any) -> Any:
+        with no_grad():
+            return self.backward_graph(Tensor._wrap(grad))._data
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        if self.slope is None:
+            raise NotImplementedError(
+                "special: this function has no derivative here; detach() its input, or compute without it"
+            )
+        x = self.saved_input(0, self.x) if self.edges is not None else Tensor._wrap(self.x)
+        return grad * self.slope(x)
+
+
+def evaluated(
+    function: Callable[[Any], Any], x: Tensor, slope: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """``function`` of a floating-point tensor; see :class:`Evaluated`."""
+    return Evaluated.apply(x, function=function, slope=slope)  # type: ignore[no-any-return]
+
+
+def by_element(function: Callable[[float], float]) -> Callable[[Any], Any]:
+    """A function of one Python number as a function of an array."""
+
+    def run(x: Any) -> Any:
+        return np.fromiter(map(function, x.reshape(-1).tolist()), float64, x.size).reshape(x.shape)
+
+    return run

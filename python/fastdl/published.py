@@ -1,0 +1,180 @@
+"""What all public functions share: an explanation where something came that is no tensor, and ``out=``.
+
+Looking at every argument's type would cost every call. So :func:`publish` puts a function into a namespace that runs it
+and looks only when it raised: where an argument that should be a tensor is none, that is the error. Functions that
+look themselves, the elementwise ones, stay as they are, and so does what operations and modules call among each other.
+
+``out=`` is the same wrapper's: the result is computed and stored there. (Elementwise functions write to it directly.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import Parameter, signature, unwrap
+from typing import Any
+
+from fastdl.errors import not_a_tensor
+from fastdl.tensor import Tensor
+
+Function = Callable[..., Any]
+
+_OUT = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation="Tensor | None")
+_REFUSED = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
+_done: dict[Function, Function] = {}
+_done_out: dict[Function, Function] = {}
+_wrapped: dict[Function, Function] = {}  # wrapper -> the function that it calls
+
+
+def publish(namespace: dict[str, Any], names: Iterable[str], out: str = "") -> None:
+    """Replace the functions ``names`` in a module's ``namespace`` by wrappers; those named in ``out`` take ``out=``."""
+    takes_out = frozenset(out.split())
+    for name in names:
+        function = namespace[name]
+        if isinstance(function, type) or not callable(function):
+            continue
+        function = _wrapped.get(function, function)
+        if name in takes_out:
+            namespace[name] = with_out(function, name, namespace["__name__"])
+        else:
+            namespace[name] = explaining(function, name, namespace["__name__"])
+
+
+def method(function: Function) -> Function:
+    """``function`` as a method: the first argument is a tensor, only others are explained."""
+    function = _wrapped.get(function, function)
+    code = unwrap(function).__code__
+    others = code.co_varnames[1 : code.co_argcount]
+    if any("Tensor" in str(unwrap(function).__annotations__.get(name)) for name in others):
+        return explaining(function)
+    return function
+
+
+def _looks_itself(function: Function) -> bool:
+    """Does it check its operands itself, as the elementwise functions do (and those of two operands all)?"""
+    module = function.__module__
+    return module in ("fastdl.ops.unary", "fastdl.ops.arithmetic") or (
+        module == "fastdl.ops.compare" and function.__annotations__.get("input") == "Any"
+    )
+
+
+def explaining(function: Function, name: str = "", module: str = "") -> Function:
+    """``function``, with an error that says so where an argument that must be a tensor is none."""
+    if _looks_itself(function):
+        return function
+    if function in _done:
+        return _named(_done[function], name, module)
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except _REFUSED as error:
+            explain(call.__name__, function, args, options, error)
+            raise
+
+    _done[function] = call
+    _wrapped[call] = function
+    return _named(call, name, module)
+
+
+def with_out(function: Function, name: str, module: str) -> Function:
+    """As :func:`explaining`, with the keyword ``out``."""
+    if function in _done_out:
+        return _done_out[function]
+
+    @wraps(function)
+    def call(*args: Any, out: Any = None, **options: Any) -> Any:
+        try:
+            if out is None:
+                return function(*args, **options)
+            return call_into(call.__name__, function, args, options, out)
+        except _REFUSED as error:
+            explain(call.__name__, function, args, options, error)
+            raise
+
+    own = signature(function)
+    parameters = list(own.parameters.values())
+    at = len(parameters) - (bool(parameters) and parameters[-1].kind is Parameter.VAR_KEYWORD)
+    call.__signature__ = own.replace(parameters=[*parameters[:at], _OUT, *parameters[at:]])  # type: ignore[attr-defined]
+    _done_out[function] = call
+    _wrapped[call] = function
+    return _named(call, name, module)
+
+
+def _named(call: Function, name: str, module: str) -> Function:
+    """A wrapper by the name under which it is public first: pickle finds a function there."""
+    if name and call.__module__ == _wrapped[call].__module__:
+        call.__name__ = call.__qualname__ = name
+        call.__module__ = module
+    return call
+
+
+def explain(
+    op: str, function: Function, args: Any, options: dict[str, Any], error: Exception, skip: int = 0
+) -> None:
+    """Raise a TypeError if an argument of the call that raised ``error`` should be a tensor and is none.
+
+    ``args`` begin after ``skip`` parameters of the function (1 for a method: self).
+    """
+    function = unwrap(function)
+    code = function.__code__
+    annotations = function.__annotations__
+    names = list(code.co_varnames[skip : code.co_argcount])
+    names += ["an argument"] * (len(args) - len(names))  # those that a *args took
+    for name, value in (*zip(names, args, strict=False), *options.items()):
+        if isinstance(value, Tensor):
+            continue
+        annotation = annotations.get(name)
+        if annotation == "Tensor" or (annotation == "Tensor | None" and value is not None):
+            raise not_a_tensor(op, name, value) from None
+        if was_taken_for_tensor(value, error):
+            raise not_a_tensor(op, name, value) from None
+
+
+def was_taken_for_tensor(value: Any, error: Exception) -> bool:
+    """Did ``error`` come from asking ``value`` for what only a tensor has?"""
+    return (
+        isinstance(error, AttributeError)
+        and error.obj is value
+        and (error.name == "_data" or hasattr(Tensor, error.name))
+    )
+
+
+def call_into(op: str, function: Function, args: Any, options: dict[str, Any], out: Any) -> Any:
+    """The result of a call stored in the tensor ``out``, or in several, which are returned."""
+    from fastdl.ops.binary import constant, store
+
+    several = isinstance(out, (tuple, list))
+    for i, tensor in enumerate(out if several else (out,)):
+        if not isinstance(tensor, Tensor):
+            raise not_a_tensor(op, f"out[{i}]" if several else "out", tensor)
+        constant(tensor)
+    if op in MADE:
+        options = {"dtype": out.dtype, "device": out.device, **options}
+    result = function(*args, **options)
+    if isinstance(result, Tensor) and not several:
+        return store(op, out, result)
+    if not several or isinstance(result, Tensor) or len(out) != len(result):
+        count = 1 if isinstance(result, Tensor) else len(result)
+        wanted = "a Tensor" if count == 1 else "a tuple of as many"
+        raise TypeError(f"{op}: gives {count} tensor{'s' * (count > 1)}, so out must be {wanted}")
+    stored = [store(op, into, part) for into, part in zip(out, result, strict=True)]
+    return type(result)(*stored) if hasattr(result, "_fields") else tuple(stored)
+
+
+# Functions that make a tensor from numbers: its dtype is that of out.
+MADE = [
+    "arange",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "logspace",
+    "ones",
+    "rand",
+    "randint",
+    "randn",
+    "randperm",
+    "zeros",
+]

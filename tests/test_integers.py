@@ -1,0 +1,86 @@
+"""Integers where PyTorch's CPU takes them: convolution, pooling, linear, piecewise activations, losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastdl
+
+torch = pytest.importorskip("torch")
+rng = np.random.default_rng(0)
+
+
+def _array(*shape):
+    return rng.integers(-5, 6, shape)
+
+
+X1, X2, X3 = _array(2, 4, 9), _array(2, 4, 6, 7), _array(1, 2, 5, 5, 5)
+W1, W2, W3, BIAS = _array(3, 4, 3), _array(3, 4, 3, 3), _array(3, 2, 2, 2, 2), _array(3)
+M, N, SIGNS = _array(5, 4), _array(5, 4), np.sign(_array(5) * 2 + 1)
+CALLS = {
+    "linear": lambda F, t: F.linear(t(M), t(W1[:, :, 0]), t(BIAS)),
+    "conv1d": lambda F, t: F.conv1d(t(X1), t(W1), t(BIAS), padding=1),
+    "conv2d": lambda F, t: F.conv2d(t(X2), t(W2), stride=2, dilation=2),
+    "conv2d groups": lambda F, t: F.conv2d(t(X2), t(W2[:2, :2].copy()), groups=2, padding="same"),
+    "conv3d": lambda F, t: F.conv3d(t(X3), t(W3), t(BIAS)),
+    "conv_transpose1d": lambda F, t: F.conv_transpose1d(
+        t(X1), t(W1.transpose(1, 0, 2).copy()), t(BIAS), stride=2
+    ),
+    "conv_transpose2d": lambda F, t: F.conv_transpose2d(
+        t(X2), t(W2.transpose(1, 0, 2, 3).copy()), output_padding=1, stride=2
+    ),
+    "max_pool2d": lambda F, t: F.max_pool2d(t(X2), 3, 2, 1, return_indices=True),
+    "max_pool3d": lambda F, t: F.max_pool3d(t(X3), 2),
+    "avg_pool1d": lambda F, t: F.avg_pool1d(t(X1), 3, 2, 1),
+    "avg_pool2d": lambda F, t: F.avg_pool2d(t(X2), 2, count_include_pad=False, padding=1),
+    "hardtanh": lambda F, t: F.hardtanh(t(M), -2, 3),
+    "relu6": lambda F, t: F.relu6(t(M)),
+    "threshold": lambda F, t: F.threshold(t(M), 1, 7),
+    "softsign": lambda F, t: F.softsign(t(M)),
+    "tanhshrink": lambda F, t: F.tanhshrink(t(M)),
+    "pixel_shuffle": lambda F, t: F.pixel_shuffle(t(X2), 2),
+    "pixel_unshuffle": lambda F, t: F.pixel_unshuffle(t(X2[:, :, :, :6].copy()), 2),
+    "l1_loss none": lambda F, t: F.l1_loss(t(M), t(N), reduction="none"),
+    "l1_loss sum": lambda F, t: F.l1_loss(t(M), t(N), reduction="sum"),
+    "poisson_nll_loss": lambda F, t: F.poisson_nll_loss(t(M), t(N)),
+    "margin_ranking_loss": lambda F, t: F.margin_ranking_loss(
+        t(M[:, 0].copy()), t(N[:, 0].copy()), t(SIGNS), 0.5
+    ),
+    "triplet_margin_loss": lambda F, t: F.triplet_margin_loss(t(M), t(N), t(M + 1)),
+    "cosine_embedding_loss": lambda F, t: F.cosine_embedding_loss(t(M), t(N), t(SIGNS)),
+    "pairwise_distance": lambda F, t: F.pairwise_distance(t(M), t(N)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_integers_are_torch_s(name):
+    got = CALLS[name](fastdl.nn.functional, fastdl.tensor)
+    expected = CALLS[name](torch.nn.functional, torch.tensor)
+    for a, b in zip(*[v if isinstance(v, tuple) else (v,) for v in (got, expected)], strict=True):
+        assert str(a.dtype) == str(b.dtype).removeprefix("torch.")
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(12, 14), (5, 4)])
+def test_images_of_bytes_are_resized(size):
+    image = rng.integers(0, 256, (1, 3, 6, 7)).astype(np.uint8)
+    got = fastdl.nn.functional.interpolate(fastdl.tensor(image), size)
+    expected = torch.nn.functional.interpolate(torch.tensor(image), size)
+    assert got.dtype == fastdl.uint8
+    np.testing.assert_array_equal(got.numpy(), expected.numpy())
+
+
+def test_sums_too_large_wrap():
+    x, w = np.full((1, 4), 100, np.uint8), np.full((1, 4), 3, np.uint8)
+    got = fastdl.nn.functional.linear(fastdl.tensor(x), fastdl.tensor(w))
+    assert got.item() == torch.nn.functional.linear(torch.tensor(x), torch.tensor(w)).item() == 1200 % 256
+
+
+def test_what_is_refused_says_so():
+    x, w = fastdl.tensor(X2), fastdl.tensor(W2)
+    with pytest.raises(TypeError, match=r"conv2d: input must be float32 or float64, got int64; convert it"):
+        fastdl.nn.functional.conv2d(x, w.float())
+    for call in (lambda: fastdl.nn.Linear(4, 3)(fastdl.tensor(M)), lambda: fastdl.nn.functional.gelu(x)):
+        with pytest.raises(TypeError):
+            call()
