@@ -103,10 +103,13 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__invert__": elementwise.bitwise_not,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
-_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
+# Others that take out=: in place they need no second pass.
+_IN_PLACE_OUT = """clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add index_copy scatter scatter_add
+    masked_fill"""
+_IN_PLACE = """sigmoid tanh logical_and logical_or
 logical_xor logical_not bitwise_and
-    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
-    index_add index_copy index_fill scatter scatter_add scatter_reduce masked_fill masked_scatter addmm addmv addr
+    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge frac tril triu
+    index_fill scatter_reduce masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
     heaviside ldexp nextafter gcd lcm nan_to_num i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
@@ -198,6 +201,9 @@ def attach() -> None:
         setattr(Tensor, name, property(function, doc=function.__doc__))
     for name in f"{_UNARY} {_BINARY}".split():
         setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
+    for name in _IN_PLACE_OUT.split():
+        setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_", writes_out=True))
+    Tensor.relu_ = activation.relu_  # type: ignore[method-assign]
     for name in _IN_PLACE.split():
         setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_"))
     for name in _SHAPE_IN_PLACE.split():

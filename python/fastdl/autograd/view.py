@@ -16,14 +16,12 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
-import numpy as np
-
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, new, next_order
 from fastdl.dtypes import can_store
 from fastdl.kernels import is_writable
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 _NO_GRAD = "was made under no_grad()"
 _MULTIPLE = "is one of several views that one call returned"
@@ -229,7 +227,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
         if array.dtype != target.dtype:
             result = Cast.apply(result, dtype=target.dtype)
         rebase(op, t, result)
-    np.copyto(target, array, casting="unsafe")
+    assign(target, array)
     t._version_cell()[0] += 1
     return t
 
@@ -255,7 +253,8 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
         check_writable(name, self)
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
             if writes_out:
-                return function(self, *args, out=self, **options)  # type: ignore[no-any-return]
+                function(self, *args, out=self, **options)
+                return self
             return write(name, self, function(self, *args, **options))
         before = alias(self)
         result = function(before, *args, **options)

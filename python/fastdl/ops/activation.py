@@ -19,6 +19,7 @@ from fastdl.dtypes import FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.common import axis
+from fastdl.ops.elementwise import clamp_min
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
@@ -261,6 +262,10 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     return Relu.apply(input)  # type: ignore[no-any-return]
 
 
+def _relu_into(input: Tensor, out: Tensor | None = None) -> Tensor:
+    return relu(input) if out is None else clamp_min(input, 0, out=out)
+
+
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-x)). See ``torch.sigmoid``."""
     return Sigmoid.apply(_floating(input))  # type: ignore[no-any-return]
@@ -463,7 +468,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return Glu.apply(input, dim=d)  # type: ignore[no-any-return]
 
 
-relu_ = in_place(relu, "relu_")
+relu_ = in_place(_relu_into, "relu_", writes_out=True)
 leaky_relu_ = in_place(leaky_relu, "leaky_relu_")
 silu_ = in_place(silu, "silu_")
 mish_ = in_place(mish, "mish_")

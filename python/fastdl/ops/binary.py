@@ -164,6 +164,17 @@ def store(op: str, out: Tensor, result: Tensor) -> Tensor:
     return out
 
 
+def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **options: Any) -> Tensor:
+    """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input."""
+    if out is None:
+        return op.apply(*inputs, **options)  # type: ignore[no-any-return]
+    if out is not inputs[0] or (mode.enabled and any([t is not None and t._requires_grad for t in inputs])):
+        return store(op.__name__, out, op.apply(*inputs, **options))
+    op.apply(*inputs, **options, out=out._data)
+    out._bump_version()
+    return out
+
+
 class Add(Binary):
     kernel, ufunc = "add_forward", np.add
     integers = True
