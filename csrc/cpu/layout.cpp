@@ -279,6 +279,26 @@ void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t colum
                });
 }
 
+namespace {
+
+// Rows of one element each: blocks of them, one part after the other.
+template <class T>
+void interleave(char* y, const char* const* parts, int64_t count, int64_t outer) {
+  auto* to = reinterpret_cast<T*>(y);
+  parallel_for(outer, std::max<int64_t>(1, kGrainBytes / 4 / (count * int64_t(sizeof(T)))),
+               [&](int64_t begin, int64_t end) {
+                 constexpr int64_t kBlock = 512;
+                 for (int64_t block = begin; block < end; block += kBlock)
+                   for (int64_t i = 0; i < count; ++i) {
+                     const auto* from = reinterpret_cast<const T*>(parts[i]);
+                     for (int64_t o = block; o < std::min(end, block + kBlock); ++o)
+                       to[o * count + i] = from[o];
+                   }
+               });
+}
+
+}  // namespace
+
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer) {
   int64_t total = 0;
   for (int64_t i = 0; i < count; ++i) total += row_bytes[i];
@@ -293,6 +313,10 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t
     }
     return;
   }
+  if (total == 4 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 4; }))
+    return interleave<uint32_t>(y, parts, count, outer);
+  if (total == 8 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 8; }))
+    return interleave<uint64_t>(y, parts, count, outer);
   parallel_for(outer, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(total, 1)),
                [&](int64_t begin, int64_t end) {
                  for (int64_t o = begin; o < end; ++o) {
@@ -435,7 +459,10 @@ void index_add(T* y, const T* source, const int64_t* index, const IndexProblem& 
       [&](int64_t o, int64_t j) {
         T* to = y + (o * p.extent + index[j]) * p.inner;
         const T* from = source + (o * p.count + j) * p.inner;
-        for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
+        if (p.inner == 1)
+          *to += *from;
+        else
+          for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
       });
 }
 

@@ -62,6 +62,9 @@ def assign(to: Any, array: Any) -> None:
         if to.size >= 32768 and (dtype is float32 or dtype is float64):
             kernels.mul_forward(array, 1.0, to)
             return
+    if dtype == array.dtype:
+        to[...] = array
+        return
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(to, array, casting="unsafe")
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+from numpy import ndarray
+
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, new, next_order
@@ -169,7 +171,8 @@ class Cast(Op):
 
 def check_writable(op: str, t: Tensor) -> None:
     """Refuse writes that would break autograd's or memory's rules."""
-    if not is_writable(t._data):
+    data = t._data
+    if not (data.flags.writeable if data.__class__ is ndarray else is_writable(data)):
         raise RuntimeError(
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
@@ -304,4 +307,6 @@ def _any_requires_grad(args: tuple[Any, ...], options: dict[str, Any]) -> bool:
     for a in args:
         if isinstance(a, Tensor) and a._requires_grad:
             return True
-    return any([isinstance(a, Tensor) and a._requires_grad for a in options.values()])
+    if options:
+        return any([isinstance(a, Tensor) and a._requires_grad for a in options.values()])
+    return False

@@ -46,8 +46,11 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     if out is not None and isinstance(out, Tensor):
         if out._data.size == 0:
             return store(op.label, out, apply(op, input, other))
-        apply(op, constant(input), constant(other), out._data)
-        out._bump_version()
+        if mode.enabled:
+            constant(input), constant(other)
+        apply(op, input, other, out._data)
+        if out._version is not None:
+            out._version[0] += 1
         return out
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):

@@ -110,7 +110,7 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
 
 def fill(out: Any, value: Any) -> None:
     """Every element of an array becomes ``value``."""
-    if on_device(out):
+    if out.size < 1024 or on_device(out):
         out.fill(value)
     else:
         select(out).fill(out, value)

@@ -91,16 +91,16 @@ class Binary(Op):
         return by_numpy(self.label, self.ufunc, dtype, out, x, y)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        if out is None and x is not None:  # the common cases, without the calls below
+        if x is not None:  # the common cases, without the calls below
             dtype = x.dtype
-            if dtype is float32 or dtype is float64:
+            if (dtype is float32 or dtype is float64) and (out is None or out.dtype is dtype):
                 if y is None:
                     self.likes = (x.shape, dtype), None
-                    return getattr(select(x), self.kernel)(x, value)
+                    return getattr(select(x), self.kernel)(x, value, out)
                 if dtype is y.dtype:
                     if True in self.needs:
                         self.likes = (x.shape, dtype), (y.shape, dtype)
-                    return getattr(select(x), self.kernel)(x, y)
+                    return getattr(select(x), self.kernel)(x, y, out)
         return self.compute(*self.prepare(x, y, value), out)
 
     def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:

@@ -325,7 +325,9 @@ class Scatter(Op):
         dtype = result.dtype
         if not on_device(result) and (is_kernel_dtype(dtype) if self.add else dtype.kind != "V"):
             kernels = select(result)
-            corner = tuple([slice(None) if i == self.dim else slice(0, n) for i, n in enumerate(self.index.shape)])
+            corner = tuple(
+                [slice(None) if i == self.dim else slice(0, n) for i, n in enumerate(self.index.shape)]
+            )
             written(
                 kernels.scatter_add if self.add else kernels.scatter,
                 result[corner],

@@ -336,7 +336,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
                 return IndexSelect.apply(input, dim=0, index=index)  # type: ignore[no-any-return]
             except IndexError:
                 pass  # indices from the end, or wrong ones: below
-        elif index.dtype is bool_ and 0 < index.ndim and index.shape == data.shape[: index.ndim]:
+        elif index.dtype is bool_ and index.ndim > 0 and index.shape == data.shape[: index.ndim]:
             return MaskedSelect.apply(input, mask=index)  # type: ignore[no-any-return]
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
