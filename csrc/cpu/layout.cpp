@@ -450,20 +450,27 @@ void index_copy(char* y, const char* source, const int64_t* index, const IndexPr
 
 template <class T>
 void index_add(T* y, const T* source, const int64_t* index, const IndexProblem& p, bool from_zero) {
-  for_each_row(
-      index, p,
-      [&](int64_t o, int64_t begin, int64_t end) {
-        T* slice = y + o * p.extent * p.inner;
-        if (from_zero) std::fill(slice + begin * p.inner, slice + end * p.inner, T(0));
-      },
-      [&](int64_t o, int64_t j) {
-        T* to = y + (o * p.extent + index[j]) * p.inner;
-        const T* from = source + (o * p.count + j) * p.inner;
-        if (p.inner == 1)
-          *to += *from;
-        else
-          for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
-      });
+  const auto clear = [&](int64_t o, int64_t begin, int64_t end) {
+    T* slice = y + o * p.extent * p.inner;
+    if (from_zero) std::fill(slice + begin * p.inner, slice + end * p.inner, T(0));
+  };
+  if (p.inner == 1)
+    return for_each_part(p.outer, p.extent, p.outer * (p.count + p.extent),
+                         [&](int64_t o, int64_t begin, int64_t end) {
+                           clear(o, begin, end);
+                           T* __restrict slice = y + o * p.extent;
+                           const T* from = source + o * p.count;
+                           if (begin == 0 && end == p.extent)
+                             for (int64_t j = 0; j < p.count; ++j) slice[index[j]] += from[j];
+                           else
+                             for (int64_t j = 0; j < p.count; ++j)
+                               if (index[j] >= begin && index[j] < end) slice[index[j]] += from[j];
+                         });
+  for_each_row(index, p, clear, [&](int64_t o, int64_t j) {
+    T* to = y + (o * p.extent + index[j]) * p.inner;
+    const T* from = source + (o * p.count + j) * p.inner;
+    for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
+  });
 }
 
 bool gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {

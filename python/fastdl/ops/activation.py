@@ -20,6 +20,7 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp_min
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
@@ -263,7 +264,15 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _relu_into(input: Tensor, out: Tensor | None = None) -> Tensor:
-    return relu(input) if out is None else clamp_min(input, 0, out=out)
+    """``relu``; with ``out``, which is the input then, in its memory: nothing is recorded."""
+    if out is None:
+        return relu(input)
+    x = input._data
+    if not is_kernel_dtype(x.dtype):
+        return clamp_min(input, 0, out=out)
+    select(x).clamp_forward(x, 0.0, math.inf, x)
+    out._bump_version()
+    return out
 
 
 def sigmoid(input: Tensor) -> Tensor:

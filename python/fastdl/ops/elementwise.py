@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import fitted, linear_backward
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import add, mul, number
+from fastdl.ops.arithmetic import add, maximum, minimum, mul, number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand, places
 from fastdl.ops.binary import apply_into, into, store
 from fastdl.ops.common import check_tensors
@@ -163,6 +164,12 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
         raise ArgumentError("clamp: at least one of min and max must be given")
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         result = input
+        if all([bound is None or isinstance(bound, Tensor) for bound in (min, max)]) and not (
+            mode.enabled and any([t is not None and t._requires_grad for t in (input, min, max)])
+        ):  # with a gradient these would share ties
+            result = input if min is None else maximum(input, min)
+            result = result if max is None else minimum(result, max)
+            return result if out is None else store("clamp", out, result)
         if min is not None:
             min = (
                 min

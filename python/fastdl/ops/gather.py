@@ -31,6 +31,8 @@ def _index(op: str, index: Any) -> Any:
     if not isinstance(index, Tensor):
         raise TypeError(f"{op}: index must be a Tensor, got {type(index).__name__}")
     array = index._data
+    if array.dtype is int64:
+        return array
     if array.size == 0:
         return array.astype(int64)
     if array.dtype not in (int64, int32):
@@ -439,12 +441,12 @@ def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened tensor; negative indices count from the end. See ``torch.take``."""
     indices = _index("take", index)
     n = input.numel()
-    if indices.size and indices.min() < 0:
+    flat = reshape(input, (n,))
+    try:
+        return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
+    except IndexError:  # some count from the end, or are wrong
         check_range("take", indices + n, 2 * n)
-        indices = np.where(indices < 0, indices + n, indices)
-    else:
-        check_range("take", indices, n)
-    return reshape(IndexSelect.apply(reshape(input, (n,)), dim=0, index=indices.reshape(-1)), indices.shape)
+    return reshape(IndexSelect.apply(flat, dim=0, index=(indices % max(n, 1)).reshape(-1)), indices.shape)
 
 
 # ------------------------------------------------------------------------------------------ places and counts

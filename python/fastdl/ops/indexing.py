@@ -22,10 +22,10 @@ from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import sum_to, written, zeros
+from fastdl.ops.arrays import fill, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 _FULL = slice(None)
 
@@ -370,8 +370,10 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             "use x.clone() first"
         )
     try:
-        if advanced is None:
-            region[...] = _fitting(array, region.ndim)
+        if advanced is None and array.ndim == 0 and region.size >= 4096:
+            fill(region, array)
+        elif advanced is None:
+            assign(region, _fitting(array, region.ndim))
         elif _put_by_kernel(region, advanced, array):
             pass
         elif array.ndim > 1:

@@ -101,6 +101,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
 
 
 def _broadcasts(op: str, mask: Any, x: Any) -> None:
+    if mask.shape == x.shape:
+        return
     try:
         np.broadcast_shapes(mask.shape, x.shape)
     except ValueError:
