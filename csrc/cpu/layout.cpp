@@ -15,7 +15,11 @@
 //   gather backward        as above; what is added to one element comes from its own column (o, i). Work:
 //   outer slices,
 //                          or ranges of columns.
+//   index_copy, index_add, scatter, scatter_add    the same walks on an array that is there. Masks are in
+//   mask.cpp.
 #include "cpu/layout.h"
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -240,20 +244,60 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
   }
 }
 
-void clear(char* to, int64_t bytes) {
-  const bool past = past_caches(bytes);
-  parallel_for((bytes + 63) / 64, kGrainBytes / 64, [&](int64_t begin, int64_t end) {
-    constexpr simd::Vec<char> zero{};
+void fill(char* to, int64_t bytes, uint64_t pattern) {
+  // Nothing is read: as long as the last cache holds the result it is the better place for it.
+  static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  const bool past = bytes >= std::max(simd::kStreamBytes, last_cache / 2) &&
+                    reinterpret_cast<uintptr_t>(to) % simd::kBytes == 0;
+  parallel_for((bytes + 63) / 64, 2 * kGrainBytes / 64, [&](int64_t begin, int64_t end) {
+    const auto all = (simd::Vec<char>)simd::broadcast(pattern);
     int64_t i = begin * 64;
     const int64_t stop = std::min(bytes, end * 64);
-    if (past) {  // `to` comes from the pool: aligned
-      for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::stream_store(to + i, zero);
+    if (past) {
+      for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::stream_store(to + i, all);
       simd::fence();
     }
-    for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::store(to + i, zero);
-    std::memset(to + i, 0, size_t(stop - i));
+    for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::store(to + i, all);
+    std::memcpy(to + i, &all, size_t(stop - i));
   });
 }
+
+void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t columns, int64_t diagonal,
+              bool lower, int64_t item) {
+  const int64_t bytes = columns * item;
+  parallel_for(outer * rows, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(bytes, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t n = begin; n < end; ++n) {
+                   // The lower triangle ends behind the diagonal, the upper one begins at it.
+                   const int64_t edge =
+                       item * std::clamp<int64_t>(n % rows + diagonal + (lower ? 1 : 0), 0, columns);
+                   const int64_t from = lower ? 0 : edge, to = lower ? edge : bytes;
+                   char* row = y + n * bytes;
+                   if (x != y) std::memcpy(row + from, x + n * bytes + from, size_t(to - from));
+                   std::memset(lower ? row + to : row, 0, size_t(bytes - (to - from)));
+                 }
+               });
+}
+
+namespace {
+
+// Rows of one element each: blocks of them, one part after the other.
+template <class T>
+void interleave(char* y, const char* const* parts, int64_t count, int64_t outer) {
+  auto* to = reinterpret_cast<T*>(y);
+  parallel_for(outer, std::max<int64_t>(1, kGrainBytes / 4 / (count * int64_t(sizeof(T)))),
+               [&](int64_t begin, int64_t end) {
+                 constexpr int64_t kBlock = 512;
+                 for (int64_t block = begin; block < end; block += kBlock)
+                   for (int64_t i = 0; i < count; ++i) {
+                     const auto* from = reinterpret_cast<const T*>(parts[i]);
+                     for (int64_t o = block; o < std::min(end, block + kBlock); ++o)
+                       to[o * count + i] = from[o];
+                   }
+               });
+}
+
+}  // namespace
 
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer) {
   int64_t total = 0;
@@ -269,6 +313,10 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t
     }
     return;
   }
+  if (total == 4 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 4; }))
+    return interleave<uint32_t>(y, parts, count, outer);
+  if (total == 8 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 8; }))
+    return interleave<uint64_t>(y, parts, count, outer);
   parallel_for(outer, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(total, 1)),
                [&](int64_t begin, int64_t end) {
                  for (int64_t o = begin; o < end; ++o) {
@@ -375,25 +423,54 @@ void index_select_forward(char* y, const char* x, const int64_t* index, const In
                });
 }
 
-template <class T>
-void index_select_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
+namespace {
+
+// f(o, j) in the order of j for every row j of slice o, by the thread that owns the row's destination; before
+// that, once, begin(o, first, last) for the destinations that a thread owns.
+template <class Begin, class F>
+void for_each_row(const int64_t* index, const IndexProblem& p, Begin&& begin_part, F&& f) {
   for_each_part(p.outer, p.extent, p.outer * (p.count + p.extent) * p.inner,
                 [&](int64_t o, int64_t begin, int64_t end) {
-                  T* slice = grad_x + o * p.extent * p.inner;
-                  std::fill(slice + begin * p.inner, slice + end * p.inner, T(0));
-                  const T* rows = grad_y + o * p.count * p.inner;
-                  if (p.inner == 1) {
-                    for (int64_t j = 0; j < p.count; ++j)
-                      if (index[j] >= begin && index[j] < end) slice[index[j]] += rows[j];
-                    return;
-                  }
-                  for (int64_t j = 0; j < p.count; ++j) {
-                    if (index[j] < begin || index[j] >= end) continue;
-                    T* to = slice + index[j] * p.inner;
-                    const T* from = rows + j * p.inner;
-                    for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
-                  }
+                  begin_part(o, begin, end);
+                  for (int64_t j = 0; j < p.count; ++j)
+                    if (index[j] >= begin && index[j] < end) f(o, j);
                 });
+}
+
+}  // namespace
+
+void index_copy(char* y, const char* source, const int64_t* index, const IndexProblem& p, int64_t item) {
+  const int64_t bytes = p.inner * item;
+  for_each_row(
+      index, p, [](int64_t, int64_t, int64_t) {},
+      [&](int64_t o, int64_t j) {
+        std::memcpy(y + (o * p.extent + index[j]) * bytes, source + (o * p.count + j) * bytes, size_t(bytes));
+      });
+}
+
+template <class T>
+void index_add(T* y, const T* source, const int64_t* index, const IndexProblem& p, bool from_zero) {
+  const auto clear = [&](int64_t o, int64_t begin, int64_t end) {
+    T* slice = y + o * p.extent * p.inner;
+    if (from_zero) std::fill(slice + begin * p.inner, slice + end * p.inner, T(0));
+  };
+  if (p.inner == 1)
+    return for_each_part(p.outer, p.extent, p.outer * (p.count + p.extent),
+                         [&](int64_t o, int64_t begin, int64_t end) {
+                           clear(o, begin, end);
+                           T* __restrict slice = y + o * p.extent;
+                           const T* from = source + o * p.count;
+                           if (begin == 0 && end == p.extent)
+                             for (int64_t j = 0; j < p.count; ++j) slice[index[j]] += from[j];
+                           else
+                             for (int64_t j = 0; j < p.count; ++j)
+                               if (index[j] >= begin && index[j] < end) slice[index[j]] += from[j];
+                         });
+  for_each_row(index, p, clear, [&](int64_t o, int64_t j) {
+    T* to = y + (o * p.extent + index[j]) * p.inner;
+    const T* from = source + (o * p.count + j) * p.inner;
+    for (int64_t i = 0; i < p.inner; ++i) to[i] += from[i];
+  });
 }
 
 bool gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {
@@ -409,20 +486,23 @@ bool gather_forward(char* y, const char* x, const int64_t* index, const IndexPro
   }
 }
 
-template <class T>
-bool gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p) {
+namespace {
+
+// put(to, from) for every element of the source in order, to the place that its index names. Columns (o, i)
+// belong to one thread, which calls begin(o, first, last) for those it owns. Indices are checked before their
+// use.
+template <class T, class Begin, class Put>
+bool scatter_elements(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+                      Begin&& begin_part, Put&& put) {
   std::atomic<bool> inside{true};
+  const int64_t step = repeated ? 0 : 1;
   for_each_part(p.outer, p.inner, p.outer * (p.count + p.extent) * p.inner,
                 [&](int64_t o, int64_t begin, int64_t end) {
                   const int64_t inner = p.inner, rows = inner == 1 ? kIndexBlock : 1;
-                  T* slice = grad_x + o * p.extent * inner;
-                  const T* from = grad_y + o * p.count * inner;
+                  T* slice = y + o * p.extent * inner;
+                  const T* from = source + o * p.count * inner * step;
                   const int64_t* at = index + o * p.count * inner;
-                  if (begin == 0 && end == inner)
-                    std::fill(slice, slice + p.extent * inner, T(0));
-                  else
-                    for (int64_t e = 0; e < p.extent; ++e)
-                      std::fill(slice + e * inner + begin, slice + e * inner + end, T(0));
+                  begin_part(slice, begin, end);
                   for (int64_t j = 0; j < p.count; j += rows) {
                     const int64_t count = std::min(rows, p.count - j);
                     if (!all_inside(at + j * inner + begin, inner == 1 ? count : end - begin, p.extent)) {
@@ -430,13 +510,51 @@ bool gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const Ind
                       return;
                     }
                     if (inner == 1)
-                      for (int64_t i = j; i < j + count; ++i) slice[at[i]] += from[i];
+                      for (int64_t i = j; i < j + count; ++i) put(slice[at[i]], from[i * step]);
                     else
                       for (int64_t i = begin; i < end; ++i)
-                        slice[at[j * inner + i] * inner + i] += from[j * inner + i];
+                        put(slice[at[j * inner + i] * inner + i], from[(j * inner + i) * step]);
                   }
                 });
   return inside.load(std::memory_order_relaxed);
+}
+
+template <class T>
+bool assign_elements(char* y, const char* source, bool repeated, const int64_t* index,
+                     const IndexProblem& p) {
+  return scatter_elements(
+      reinterpret_cast<T*>(y), reinterpret_cast<const T*>(source), repeated, index, p,
+      [](T*, int64_t, int64_t) {}, [](T& to, T from) { to = from; });
+}
+
+}  // namespace
+
+bool scatter(char* y, const char* source, bool repeated, const int64_t* index, const IndexProblem& p,
+             int64_t item) {
+  switch (item) {
+    case 1:
+      return assign_elements<uint8_t>(y, source, repeated, index, p);
+    case 2:
+      return assign_elements<uint16_t>(y, source, repeated, index, p);
+    case 4:
+      return assign_elements<uint32_t>(y, source, repeated, index, p);
+    default:
+      return assign_elements<uint64_t>(y, source, repeated, index, p);
+  }
+}
+
+template <class T>
+bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+                 bool from_zero) {
+  return scatter_elements(
+      y, source, repeated, index, p,
+      [&](T* slice, int64_t begin, int64_t end) {
+        if (!from_zero) return;
+        if (begin == 0 && end == p.inner) return void(std::fill(slice, slice + p.extent * p.inner, T(0)));
+        for (int64_t e = 0; e < p.extent; ++e)
+          std::fill(slice + e * p.inner + begin, slice + e * p.inner + end, T(0));
+      },
+      [](T& to, T from) { to += from; });
 }
 
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
@@ -460,9 +578,11 @@ int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   return -1;
 }
 
-template void index_select_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
-template void index_select_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
-template bool gather_backward<float>(float*, const float*, const int64_t*, const IndexProblem&);
-template bool gather_backward<double>(double*, const double*, const int64_t*, const IndexProblem&);
+#define FASTDL_INSTANTIATE(T)                                                          \
+  template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool); \
+  template bool scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl

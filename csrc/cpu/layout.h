@@ -10,8 +10,13 @@ namespace fastdl {
 void copy_strided(char* to, const char* from, const int64_t* shape, const int64_t* strides, int ndim,
                   int64_t item);
 
-// Zeros in `bytes` bytes of the pool's.
-void clear(char* to, int64_t bytes);
+// `pattern`, again and again, in `bytes` bytes.
+void fill(char* to, int64_t bytes, uint64_t pattern);
+
+// One side of a diagonal of (outer, rows, columns), the rest zero: the lower one, columns up to row +
+// diagonal, or the upper one, from there on. y may be x.
+void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t columns, int64_t diagonal,
+              bool lower, int64_t item);
 
 // y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other.
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
@@ -25,15 +30,21 @@ struct IndexProblem {
 
 // y[o, j, i] = x[o, index[j], i]
 void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
-// grad_x[o, index[j], i] += grad_y[o, j, i], from zero
+// y[o, index[j], i] = source[o, j, i]; of equal indices the last one counts
+void index_copy(char* y, const char* source, const int64_t* index, const IndexProblem& p, int64_t item);
+// y[o, index[j], i] += source[o, j, i]
 template <class T>
-void index_select_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
+void index_add(T* y, const T* source, const int64_t* index, const IndexProblem& p, bool from_zero);
 
 // y[o, j, i] = x[o, index[o, j, i], i]
 bool gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
-// grad_x[o, index[o, j, i], i] += grad_y[o, j, i], from zero
+// y[o, index[o, j, i], i] = source[o, j, i]; `repeated`: the source is one element
+bool scatter(char* y, const char* source, bool repeated, const int64_t* index, const IndexProblem& p,
+             int64_t item);
+// y[o, index[o, j, i], i] += source[o, j, i]
 template <class T>
-bool gather_backward(T* grad_x, const T* grad_y, const int64_t* index, const IndexProblem& p);
+bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+                 bool from_zero);
 
 // The position of the first index outside [0, extent), or -1.
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);

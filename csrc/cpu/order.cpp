@@ -95,18 +95,17 @@ template <class T>
 void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Int<T> invert) {
   constexpr int w = kWidth<T>;
   const int64_t room = 2 * k + 64;
-  int64_t count = std::min(n, k), i = count;
-  make_entries(kept, x, count, invert);
-  Int<T> worst = key_of(*std::max_element(kept, kept + count));
+  // The best of more than k elements: a bound that few of the others pass.
+  const int64_t sample = std::min(n, 2 * k + 32);
+  make_entries(kept, x, sample, invert);
+  std::nth_element(kept, kept + k - 1, kept + sample);
+  Int<T> worst = key_of(kept[k - 1]);
+  int64_t count = k, i = sample;
   for (; i < n; i += w) {
     const int here = int(std::min<int64_t>(w, n - i));
     const auto keys = keys_of<T>(here == w ? load(x + i) : load_n(x + i, here), invert);
     // A later element as good as the worst kept one does not replace it.
-    const auto better = (Vec<int64_t>)(keys < worst);
-    int64_t any = 0;
-#pragma GCC unroll 8
-    for (int j = 0; j < kWidth<int64_t>; ++j) any |= better[j];
-    if (any == 0) continue;
+    if (!any(keys < worst)) continue;
     for (int j = 0; j < here; ++j)
       if (keys[j] < worst) kept[count++] = Entry<T>::of(keys[j], i + j);
     if (count < room) continue;

@@ -84,5 +84,7 @@ void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_
 // y[o, i, c] = the sum of x[o, 0 .. i, c], or with from_end of x[o, i .. n - 1, c].
 template <class T>
 void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end);
+template <class T>
+void running_product(T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
 
 }  // namespace fastdl

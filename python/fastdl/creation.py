@@ -26,7 +26,7 @@ from fastdl.dtypes import (
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array
-from fastdl.ops.arrays import filler
+from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
 from fastdl.tensor import Tensor, check_array, pooled_copy
@@ -283,7 +283,7 @@ def _filled(
 ) -> Tensor:
     where = resolve(op, device)
     array = make(where, "empty", shape, dtype)
-    array.fill(filler(op, value, dtype))
+    fill(array, filler(op, value, dtype))
     return finish(op, array, where, requires_grad)
 
 

@@ -14,8 +14,11 @@ import numpy as np
 
 from fastdl import creation, matrices
 from fastdl.autograd import gradients
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import new
 from fastdl.autograd.view import in_place, shape_in_place
-from fastdl.kernels import is_array
+from fastdl.dtypes import float32, float64
+from fastdl.kernels import is_array, select
 from fastdl.ops import (
     activation,
     calculus,
@@ -107,10 +110,13 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__invert__": elementwise.bitwise_not,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
-_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
+# Others that take out=: in place they need no second pass.
+_IN_PLACE_OUT = """clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add index_copy scatter scatter_add
+    masked_fill"""
+_IN_PLACE = """sigmoid tanh logical_and logical_or
 logical_xor logical_not bitwise_and
-    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
-    index_add index_copy index_fill scatter scatter_add scatter_reduce masked_fill masked_scatter addmm addmv addr
+    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge frac tril triu
+    index_fill scatter_reduce masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
     heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
@@ -191,6 +197,31 @@ def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[.
     return wraps(function)(operator)
 
 
+def _direct(general: Callable[..., Any], kernel: str) -> Callable[..., Any]:
+    """An operator that goes straight to its kernel where no graph and no conversion asks for more: half of the time."""
+
+    def operator(self: Tensor, other: Any) -> Any:
+        x = self._data
+        dtype = x.dtype
+        if (dtype is float32 or dtype is float64) and x.__class__ is np.ndarray:
+            if other.__class__ is float or other.__class__ is int:
+                plain, y = not (self._requires_grad and mode.enabled), other
+            elif other.__class__ is Tensor:
+                y = other._data
+                plain = y.__class__ is np.ndarray and y.dtype is dtype
+                if (self._requires_grad or other._requires_grad) and mode.enabled:
+                    plain = False
+            else:
+                plain = False
+            if plain:
+                result = new(Tensor)
+                result._data = getattr(select(x), kernel)(x, y)
+                return result
+        return general(self, other)
+
+    return wraps(general)(operator)
+
+
 def attach() -> None:
     """Give ``Tensor`` its methods; called once, at import."""
     for module, names in _METHODS.items():
@@ -202,6 +233,9 @@ def attach() -> None:
         setattr(Tensor, name, property(function, doc=function.__doc__))
     for name in f"{_UNARY} {_BINARY}".split():
         setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
+    for name in _IN_PLACE_OUT.split():
+        setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_", writes_out=True))
+    Tensor.relu_ = activation.relu_  # type: ignore[method-assign]
     for name in _IN_PLACE.split():
         setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_"))
     for name in _SHAPE_IN_PLACE.split():
@@ -212,6 +246,9 @@ def attach() -> None:
         if name != "matmul":  # torch has none either: x @= y makes a new tensor
             writes_out = function.__name__ in _BINARY.split()
             setattr(Tensor, f"__i{name}__", in_place(function, f"__i{name}__", writes_out))
+    for name in ("add", "sub", "mul", "truediv"):
+        kernel = name.removeprefix("true") + "_forward"
+        setattr(Tensor, f"__{name}__", _direct(getattr(Tensor, f"__{name}__"), kernel))
     for name, function in _COMPARISONS.items():
         setattr(Tensor, f"__{name}__", _operator(function))
 

@@ -52,6 +52,23 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
     return copy
 
 
+def assign(to: Any, array: Any) -> None:
+    """``to[...] = array``, with any broadcasting and conversion. Large ones are worth every thread."""
+    dtype = to.dtype
+    if to.size >= 4096 and dtype is array.dtype and not (on_device(to) or on_device(array)):
+        kernels = select(to)
+        if kernels.copy_into(to, array if array.shape == to.shape else np.broadcast_to(array, to.shape)):
+            return
+        if to.size >= 32768 and (dtype is float32 or dtype is float64):
+            kernels.mul_forward(array, 1.0, to)
+            return
+    if dtype == array.dtype:
+        to[...] = array
+        return
+    with np.errstate(all="ignore"):  # float to int out of range: what C gives
+        np.copyto(to, array, casting="unsafe")
+
+
 def add_arrays(x: Any, y: Any, out: Any) -> Any:
     """x + y of one shape, written to ``out``: gradients that meet. Large ones are worth every thread."""
     dtype = out.dtype

@@ -1,6 +1,7 @@
 #include "cpu/layout.h"
 
 #include "bindings/cpu/index.h"
+#include "cpu/mask.h"
 
 namespace fastdl::binding {
 
@@ -114,7 +115,7 @@ py::array bind_index_select_backward(const py::array& grad_y, int64_t dim, const
     py::array grad_x = empty<T>(shape);
     T* out = data<T>(grad_x);
     KernelScope scope(g.size() + size_of(shape));
-    index_select_backward<T>(out, g, at, p);
+    index_add<T>(out, g, at, p, true);
     return grad_x;
   });
 }
@@ -163,11 +164,182 @@ py::array bind_gather_backward(const py::array& grad_y, int64_t dim, const py::a
     bool inside;
     {
       KernelScope scope(g.size() + size_of(shape));
-      inside = gather_backward<T>(out, g, at, p);
+      inside = scatter_add<T>(out, g, false, at, p, true);
     }
     if (!inside) check_index(op, at, extent);  // raises
     return grad_x;
   });
+}
+
+// The data of an array that is written in place.
+char* writable_data(const char* op, py::array& out) {
+  constexpr int wanted =
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((py::detail::array_proxy(out.ptr())->flags & wanted) != wanted || !out.writeable())
+    throw py::value_error(std::string(op) + ": out must be writable and in C order");
+  return static_cast<char*>(out.mutable_data());
+}
+
+// An input that is read while `out` is written: a copy where they have memory in common.
+py::array apart(const py::array& input, const py::array& out) {
+  const char *low = bytes(input), *high = low + input.itemsize();
+  for (int i = 0; i < int(input.ndim()); ++i) {
+    if (input.shape(i) == 0) return input;
+    (input.strides(i) < 0 ? low : high) += (input.shape(i) - 1) * input.strides(i);
+  }
+  return low < bytes(out) + out.nbytes() && bytes(out) < high ? contiguous_copy(input) : input;
+}
+
+void check_source(const char* op, const py::array& out, const py::array& source) {
+  if (!source.dtype().equal(out.dtype()))
+    throw py::type_error(std::string(op) + ": source must have the dtype of out");
+}
+
+// kernel(y, source, index, problem) for rows along an axis: index_copy and index_add.
+template <class F>
+void on_rows(const char* op, py::array& out, int64_t dim, const py::array& index, const py::array& source,
+             F&& kernel) {
+  char* y = writable_data(op, out);
+  Shape shape = shape_of(out);
+  const int axis = checked_dim(op, shape, dim);
+  check_source(op, out, source);
+  const In<int64_t> at(apart(index, out), op, "index");
+  const int64_t extent = shape[size_t(axis)];
+  shape[size_t(axis)] = at.size();
+  if (at.ndim() != 1 || shape_of(source) != shape)
+    throw py::value_error(std::string(op) +
+                          ": source must have the shape of out but for dim, with one entry for each index");
+  check_index(op, at, extent);
+  const py::array from = in_c_order(apart(source, out), op);
+  const IndexProblem p = problem(shape, axis, extent, at.size());
+  KernelScope scope(from.size());
+  if (from.size() > 0) kernel(y, bytes(from), at.get(), p);
+}
+
+void bind_index_copy(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
+  on_rows("index_copy", out, dim, index, source,
+          [item = out.itemsize()](char* y, const char* from, const int64_t* at, const IndexProblem& p) {
+            index_copy(y, from, at, p, item);
+          });
+}
+
+void bind_index_add(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
+  by_dtype("index_add", out, [&]<class T>(T) {
+    on_rows("index_add", out, dim, index, source,
+            [](char* y, const char* from, const int64_t* at, const IndexProblem& p) {
+              index_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), at, p, false);
+            });
+  });
+}
+
+// kernel(y, source, repeated, index, problem) for elements: scatter and scatter_add. A source of no
+// dimensions is one element for all.
+template <class F>
+void on_elements(const char* op, py::array& out, int64_t dim, const py::array& index, const py::array& source,
+                 F&& kernel) {
+  char* y = writable_data(op, out);
+  const Shape shape = shape_of(out);
+  const int axis = checked_dim(op, shape, dim);
+  check_source(op, out, source);
+  const In<int64_t> at(apart(index, out), op, "index");
+  check_same(op, shape, at.shape(), axis);
+  const bool repeated = source.ndim() == 0;
+  if (!repeated && shape_of(source) != at.shape())
+    throw py::value_error(std::string(op) + ": source must have the shape of index");
+  check_index(op, at, shape[size_t(axis)]);
+  const py::array from = in_c_order(apart(source, out), op);
+  const IndexProblem p = problem(shape, axis, shape[size_t(axis)], at.dim(axis));
+  KernelScope scope(at.size());
+  if (at.size() > 0) kernel(y, bytes(from), repeated, at.get(), p);
+}
+
+void bind_scatter(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
+  on_elements("scatter", out, dim, index, source,
+              [item = out.itemsize()](char* y, const char* from, bool repeated, const int64_t* at,
+                                      const IndexProblem& p) { scatter(y, from, repeated, at, p, item); });
+}
+
+void bind_scatter_add(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
+  by_dtype("scatter_add", out, [&]<class T>(T) {
+    on_elements("scatter_add", out, dim, index, source,
+                [](char* y, const char* from, bool repeated, const int64_t* at, const IndexProblem& p) {
+                  scatter_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated, at, p,
+                                 false);
+                });
+  });
+}
+
+// A mask over the first axes of `x`, and how many bytes each of its elements stands for.
+struct Masked {
+  In<bool> mask;
+  int64_t row;
+  MaskBlocks blocks;
+  Masked(const char* op, const py::array& x, const py::array& given) : mask(given, op, "mask") {
+    const Shape shape = shape_of(x), covered = mask.shape();
+    if (covered.size() > shape.size() || !std::equal(covered.begin(), covered.end(), shape.begin()))
+      throw py::value_error(std::string(op) + ": mask must have the extents of the array's first axes");
+    row = size_of(std::span<const int64_t>(shape).subspan(covered.size())) * x.itemsize();
+    KernelScope scope(mask.size());
+    count_blocks(bytes(), mask.size(), blocks);
+  }
+  const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(mask.get()); }
+};
+
+py::array bind_masked_select(const py::array& x, const py::array& mask) {
+  const Masked m("masked_select", x, mask);
+  const py::array in = in_c_order(x, "masked_select");
+  Shape shape = shape_of(x);
+  shape.erase(shape.begin(), shape.begin() + m.mask.ndim());
+  shape.insert(shape.begin(), m.blocks.total());
+  py::array y = empty_array(x.dtype(), shape);
+  char* out = static_cast<char*>(y.mutable_data());
+  const char* from = bytes(in);
+  KernelScope scope(m.blocks.n);
+  if (m.row > 0) masked_select(out, from, m.bytes(), m.blocks, m.row);
+  return y;
+}
+
+void bind_masked_put(py::array& out, const py::array& mask, const py::array& source) {
+  const char* op = "masked_put";
+  char* y = writable_data(op, out);
+  const Masked m(op, out, apart(mask, out));
+  check_source(op, out, source);
+  const py::array from = in_c_order(apart(source, out), op);
+  const int64_t size = int64_t(from.nbytes());
+  const bool repeated = source.ndim() == 0 && m.row == out.itemsize();
+  if (!repeated && size < m.blocks.total() * m.row)
+    throw py::value_error(std::string(op) + ": the mask names " + std::to_string(m.blocks.total()) +
+                          " entries, source has fewer elements than they have");
+  KernelScope scope(m.blocks.n);
+  if (m.row > 0) masked_put(y, bytes(from), repeated, m.bytes(), m.blocks, m.row);
+}
+
+py::array bind_nonzero(const py::array& mask) {
+  const Masked m("nonzero", mask, mask);
+  const Shape shape = m.mask.shape();
+  if (shape.empty()) throw py::value_error("nonzero: mask must have at least one axis");
+  py::array y = empty<int64_t>({m.blocks.total(), int64_t(shape.size())});
+  auto* out = data<int64_t>(y);
+  KernelScope scope(m.blocks.n);
+  nonzero(out, m.bytes(), m.blocks, shape.data(), int(shape.size()));
+  return y;
+}
+
+py::array bind_triangle(const py::array& x, int64_t diagonal, bool lower) {
+  const char* op = "triangle";
+  const py::array in = in_c_order(x, op);
+  const Shape shape = shape_of(x);
+  if (shape.size() < 2) throw py::value_error("triangle: x must have at least two axes");
+  py::array y = empty_array(x.dtype(), shape);
+  char* out = static_cast<char*>(y.mutable_data());
+  const int64_t rows = shape[shape.size() - 2], columns = shape.back(), size = size_of(shape);
+  const int64_t item = x.itemsize();
+  const char* from = bytes(in);
+  KernelScope scope(size);
+  if (size > 0)
+    triangle(out, from, size / (rows * columns), rows, columns, std::clamp(diagonal, -rows, columns), lower,
+             item);
+  return y;
 }
 
 }  // namespace
@@ -180,6 +352,18 @@ void register_layout(py::module_& m) {
   m.def("gather_forward", &bind_gather_forward, py::arg("x"), py::arg("dim"), py::arg("index"));
   m.def("gather_backward", &bind_gather_backward, py::arg("grad_y"), py::arg("dim"), py::arg("index"),
         py::arg("extent"));
+
+  const auto in_place = [&](const char* name, auto function) {
+    m.def(name, function, py::arg("out"), py::arg("dim"), py::arg("index"), py::arg("source"));
+  };
+  in_place("index_copy", &bind_index_copy);
+  in_place("index_add", &bind_index_add);
+  in_place("scatter", &bind_scatter);
+  in_place("scatter_add", &bind_scatter_add);
+  m.def("masked_select", &bind_masked_select, py::arg("x"), py::arg("mask"));
+  m.def("masked_put", &bind_masked_put, py::arg("out"), py::arg("mask"), py::arg("source"));
+  m.def("nonzero", &bind_nonzero, py::arg("mask"));
+  m.def("triangle", &bind_triangle, py::arg("x"), py::arg("diagonal"), py::arg("lower"));
 }
 
 }  // namespace fastdl::binding

@@ -55,15 +55,17 @@ std::string text(const Shape& shape) {
 // The batch axes of `shape` from which a and b are broadcast: one offset per matrix of the result.
 template <class T>
 std::vector<int64_t> batch_offsets(const Matrices<T>& x, std::span<const int64_t> batch) {
-  std::vector<int64_t> offsets(size_t(size_of(batch)), 0);
   const int own = x.ndim() - 2, missing = int(batch.size()) - own;
-  int64_t inner = 1;
-  for (int axis = int(batch.size()) - 1; axis >= missing; --axis) {
-    const int64_t step = x.dim(axis - missing) == 1 ? 0 : x.stride(axis - missing);
-    if (step != 0)
-      for (size_t i = 0; i < offsets.size(); ++i)
-        offsets[i] += int64_t(i) / inner % batch[size_t(axis)] * step;
-    inner *= batch[size_t(axis)];
+  std::vector<int64_t> offsets(size_t(size_of(batch)), 0);
+  // From the outermost axis inwards: every offset so far becomes a row of them. The last one first, in place.
+  int64_t count = 1;
+  for (int axis = 0; axis < int(batch.size()); ++axis) {
+    const int64_t extent = batch[size_t(axis)];
+    const int64_t step = axis < missing || x.dim(axis - missing) == 1 ? 0 : x.stride(axis - missing);
+    for (int64_t i = count - 1; i >= 0; --i)
+      for (int64_t e = extent - 1; e >= 0; --e)
+        offsets[size_t(i * extent + e)] = offsets[size_t(i)] + e * step;
+    count *= extent;
   }
   return offsets;
 }

@@ -319,16 +319,28 @@ py::array bind_count_true(const py::array& x, std::optional<int64_t> axis, bool 
   return counts;
 }
 
-py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
-  const char* name = "running_sum";
-  return by_dtype(name, x, [&]<class T>(T) {
+// kernel(T{}, y, x, a) for float, double and int64.
+template <class F>
+py::array running(const char* name, const py::array& x, int64_t axis, F&& kernel) {
+  const auto run = [&]<class T>(T) {
     const In<T> in(x, name, "x");
     const Along a(name, in, axis, true);
     py::array y = empty<T>(in.shape());
     T* out = data<T>(y);
     KernelScope scope(in.size());
-    running_sum<T>(out, in, a.outer, a.n, a.inner, from_end);
+    kernel(out, in.get(), a);
     return y;
+  };
+  return is_dtype<int64_t>(x) ? run(int64_t{}) : by_dtype(name, x, run);
+}
+py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
+  return running("running_sum", x, axis, [from_end]<class T>(T* y, const T* in, const Along& a) {
+    running_sum<T>(y, in, a.outer, a.n, a.inner, from_end);
+  });
+}
+py::array bind_running_product(const py::array& x, int64_t axis) {
+  return running("running_product", x, axis, []<class T>(T* y, const T* in, const Along& a) {
+    running_product<T>(y, in, a.outer, a.n, a.inner);
   });
 }
 
@@ -395,6 +407,7 @@ void register_reduce(py::module_& m) {
   m.def("min_forward", &bind_extreme<false>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("count_true", &bind_count_true, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
+  m.def("running_product", &bind_running_product, py::arg("x"), py::arg("axis"));
   m.def("sort_forward", &bind_sort, py::arg("x"), py::arg("k"), py::arg("descending"));
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
 }

@@ -12,24 +12,49 @@ py::array bind_zeros(const Shape& shape, const py::dtype& dtype) {
   const int64_t bytes = array.nbytes();
   char* to = static_cast<char*>(array.mutable_data());
   KernelScope scope(bytes / 4);
-  clear(to, bytes);
+  fill(to, bytes, 0);
   return array;
+}
+
+bool is_plain(const py::array& array) {
+  constexpr int wanted =
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  return (py::detail::array_proxy(array.ptr())->flags & wanted) == wanted;
+}
+
+// NumPy writes the first element; it knows all dtypes and how a number becomes one.
+void bind_fill(const py::array& out, const py::object& value) {
+  const int64_t bytes = out.nbytes(), item = out.itemsize();
+  if (bytes < 4096 || !is_plain(out) || !(item == 1 || item == 2 || item == 4 || item == 8)) {
+    out.attr("fill")(value);
+    return;
+  }
+  if (!out.writeable()) throw py::value_error("fill: out is read-only");
+  char* to = static_cast<char*>(const_cast<void*>(out.data()));
+  py::array(out.dtype(), Shape{1}, to, out).attr("fill")(value);  // a view
+  uint64_t pattern;
+  for (int64_t i = 0; i < 8; i += item) std::memcpy(reinterpret_cast<char*>(&pattern) + i, to, size_t(item));
+  KernelScope scope(bytes / 4);
+  fill(to, bytes, pattern);
 }
 
 std::optional<Number> number_of(const py::dtype& dtype) {
   if (dtype.byteorder() != '=' && dtype.byteorder() != '|') return std::nullopt;
   const auto item = dtype.itemsize();
+  const auto of = [item](auto size, Number number) {
+    return item == size ? std::optional(number) : std::nullopt;
+  };
   switch (dtype.kind()) {
     case 'b':
       return Number::boolean;
     case 'u':
-      return item == 1 ? std::optional(Number::uint8) : std::nullopt;
+      return of(1, Number::uint8);
     case 'i':
-      return item == 8 ? std::optional(Number::int64) : std::nullopt;
+      return item == 4 ? Number::int32 : of(8, Number::int64);
     case 'f':
-      return item == 4   ? std::optional(Number::float32)
-             : item == 8 ? std::optional(Number::float64)
-                         : std::nullopt;
+      return item == 2 ? Number::float16 : item == 4 ? Number::float32 : of(8, Number::float64);
+    case 'V':  // the only dtype of this kind that a tensor can have
+      return of(2, Number::bfloat16);
     default:
       return std::nullopt;
   }
@@ -37,19 +62,35 @@ std::optional<Number> number_of(const py::dtype& dtype) {
 
 py::object bind_convert(const py::array& array, const py::dtype& dtype) {
   const auto from = number_of(array.dtype()), to = number_of(dtype);
-  constexpr int wanted =
-      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if (!from || !to || to == Number::uint8 || (py::detail::array_proxy(array.ptr())->flags & wanted) != wanted)
-    return py::none();
+  if (!from || !to || !is_plain(array)) return py::none();
   py::array result = empty_array(dtype, shape_of(array));
   void* y = result.mutable_data();
   const void* x = array.data();
   const int64_t n = array.size();
+  bool known;
   {
     KernelScope scope(n);
-    convert(y, *to, x, *from, n);
+    known = convert(y, *to, x, *from, n);
   }
-  return result;
+  return known ? py::object(result) : py::none();
+}
+
+// out[...] = array, or false where it takes more than a copy: other dtypes or shapes, memory in common.
+bool bind_copy_into(py::array& out, const py::array& array) {
+  if (!is_plain(out) || !out.writeable() || !array.dtype().equal(out.dtype()) || array.dtype().kind() == 'O')
+    return false;
+  const Shape shape = shape_of(out), strides(array.strides(), array.strides() + array.ndim());
+  if (shape != shape_of(array)) return false;
+  const int64_t n = out.size(), item = out.itemsize();
+  if (n == 0) return true;
+  char* to = static_cast<char*>(out.mutable_data());
+  const char* from = static_cast<const char*>(array.data());
+  const char *low = from, *high = from + item;
+  for (size_t i = 0; i < shape.size(); ++i) (strides[i] < 0 ? low : high) += (shape[i] - 1) * strides[i];
+  if (low < to + n * item && to < high) return false;
+  KernelScope scope(n);
+  copy_strided(to, from, shape.data(), strides.data(), int(shape.size()), item);
+  return true;
 }
 
 }  // namespace
@@ -64,6 +105,10 @@ void register_runtime(py::module_& m) {
       py::arg("shape"), py::arg("dtype"), "An uninitialised C-order array in pooled memory.");
   m.def("zeros", &bind_zeros, py::arg("shape"), py::arg("dtype"),
         "A C-order array of zeros in pooled memory.");
+  m.def("fill", &bind_fill, py::arg("out"), py::arg("value"), "Every element of an array set to a number.");
+  m.def(
+      "copy_into", &bind_copy_into, py::arg("out"), py::arg("array"),
+      "out[...] = array for a C-order out of the same shape and dtype; False, and nothing done, for others.");
   m.def("contiguous", &contiguous_copy, py::arg("array"), "A C-order copy in pooled memory.");
   m.def("convert", &bind_convert, py::arg("array"), py::arg("dtype"),
         "A C-order copy in another dtype in pooled memory; None for a pair of dtypes that it does not know.");

@@ -1,9 +1,9 @@
 // Elementary functions beyond simd/math.h, on Vec<T>.
 //
-// Single precision is computed in double: a shorter polynomial and no care for cancellation give results
-// within 0.51 units in the last place, at about the price of a careful single-precision routine. Double
-// precision has its own vector code where it is common (log, sin, cos) and otherwise goes lane by lane
-// through the C library.
+// Single precision is computed in double, but for sin and cos: a shorter polynomial and no care for
+// cancellation give results within 0.51 units in the last place, at about the price of a careful
+// single-precision routine. Double precision has its own vector code where it is common (log, sin, cos) and
+// otherwise goes lane by lane through the C library.
 #pragma once
 
 #include <cmath>
@@ -67,16 +67,6 @@ template <int half>
 template <class F, class... V>
 [[gnu::always_inline]] inline Vec<float> in_double(F f, V... x) {
   return narrow(f(widen<0>(x)...), f(widen<1>(x)...));
-}
-
-// Is any lane of a comparison's result true?
-template <class Mask>
-[[gnu::always_inline]] inline bool any(Mask mask) {
-  const auto words = (Vec<int64_t>)mask;
-  int64_t all = 0;
-#pragma GCC unroll 8
-  for (int i = 0; i < kWidth<int64_t>; ++i) all |= words[i];
-  return all != 0;
 }
 
 [[gnu::always_inline]] inline Vec<double> horner(Vec<double>, double last) {
@@ -161,6 +151,30 @@ template <bool terms_for_float, int quadrant_shift>
   return (V)((I)y ^ ((quadrant & 2) << 62));
 }
 
+// The same for floats: only x - n pi/2, which must keep its relative accuracy where it is nearly zero, is
+// computed in double. Errors up to one and a half units in the last place.
+template <int quadrant_shift>
+[[gnu::always_inline]] inline Vec<float> sin_of_single(Vec<float> x) {
+  using V = Vec<float>;
+  using I = Vec<int32_t>;
+  constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52
+  const auto reduce = [](Vec<double> v, Vec<double>& n) {
+    n = (v * 0.63661977236758134308 + broadcast<double>(rounder)) - rounder;
+    v = v - n * 1.57079632673412561417e+00;
+    return v - n * 6.07710050650619224932e-11;
+  };
+  Vec<double> n_low, n_high;
+  const Vec<double> low = reduce(widen<0>(x), n_low), high = reduce(widen<1>(x), n_high);
+  const V r = narrow(low, high), n = narrow(n_low, n_high);
+  const I quadrant =
+      (I)(n + broadcast<float>(12582912.0f)) + quadrant_shift;  // 1.5 * 2^23: n in the low bits
+  const V z = r * r;
+  const V s = r + r * z * ((-0.00019517f * z + 0.00833217f) * z - 0.16666655f);
+  const V c = (1.0f - 0.5f * z) + z * z * ((2.44377245e-05f * z - 1.38873614e-03f) * z + 4.16666467e-02f);
+  const V y = (quadrant & 1) != 0 ? c : s;
+  return (V)((I)y ^ ((quadrant & 2) << 30));
+}
+
 template <class T>
 [[gnu::always_inline]] inline Vec<T> square_root(Vec<T> x) {
 #if defined(__AVX512F__)
@@ -182,7 +196,7 @@ template <class T>
 [[gnu::always_inline]] inline Vec<T> sine(Vec<T> x) {
   if (any(abs<T>(x) > T(kSinLimit))) return per_lane_call<T>([](T v) { return std::sin(v); }, x);
   if constexpr (sizeof(T) == 4)
-    return in_double([](Vec<double> v) { return v == 0.0 ? v : sin_of_double<true, 0>(v); }, x);
+    return x == T(0) ? x : sin_of_single<0>(x);
   else
     return x == 0 ? x : sin_of_double<false, 0>(x);
 }
@@ -190,7 +204,7 @@ template <class T>
 [[gnu::always_inline]] inline Vec<T> cosine(Vec<T> x) {
   if (any(abs<T>(x) > T(kSinLimit))) return per_lane_call<T>([](T v) { return std::cos(v); }, x);
   if constexpr (sizeof(T) == 4)
-    return in_double([](Vec<double> v) { return sin_of_double<true, 1>(v); }, x);
+    return sin_of_single<1>(x);
   else
     return sin_of_double<false, 1>(x);
 }

@@ -4,6 +4,7 @@
 #include "cpu/gemm/panels.h"
 #include "cpu/gemm/resident.h"
 #include "cpu/gemm/skinny.h"
+#include "cpu/gemm/tiny.h"
 
 namespace fastdl {
 namespace {
@@ -104,6 +105,10 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
           int64_t ldc, const GemmEpilogue<T>& epilogue) {
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc, epilogue);
+  const bool plain =
+      beta == T(0) && !epilogue.bias_row && !epilogue.bias_col && epilogue.activation == GemmActivation::none;
+  if (plain && b.col == 1 && tile::is_tiny<T>(m, n, k))
+    return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
   const bool small = is_small<T>(m, n, k);
   if (small && n >= 8 && m >= (b.col == 1 ? 4 : 8))
     return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);

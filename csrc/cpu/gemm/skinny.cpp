@@ -87,6 +87,22 @@ void dot_tile(const T* x, int64_t x_step, const T* const* y, int64_t k, T* out) 
   add_lanes<T, S * R>(acc, out);
 }
 
+// A single row of each: four chains of additions.
+template <class T>
+T dot_of_two(const T* x, const T* y, int64_t k) {
+  constexpr int w = kWidth<T>;
+  Vec<T> sum[4] = {};
+  int64_t p = 0;
+  for (; p + 4 * w <= k; p += 4 * w)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sum[i] += load(x + p + i * w) * load(y + p + i * w);
+  for (; p < k; p += w) {
+    const int rest = int(std::min<int64_t>(w, k - p));
+    sum[0] += load_n(x + p, rest) * load_n(y + p, rest);
+  }
+  return reduce_add<T>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
 // R rows of y against S of x over steps [0, k): adds to (or sets) raw(i, j).
 template <class T, int S>
 void dot_rows(const T* x, int64_t x_step, const T* y, int64_t y_step, int64_t rows, int64_t k, bool add,
@@ -107,6 +123,7 @@ void dot_rows(const T* x, int64_t x_step, const T* y, int64_t y_step, int64_t ro
 template <class T>
 void dot(int s, int64_t n, int64_t k, const T* x, int64_t x_step, const T* y, int64_t y_step, T* raw,
          int64_t ld) {
+  if (s == 1 && n == 1) return void(*raw = dot_of_two(x, y, k));
   const int64_t depth = s <= kDotRows ? k : kDotDepth, block = s <= kDotRows ? n : 8;
   for (int64_t j = 0; j < n; j += block) {
     const int64_t rows = std::min(block, n - j);

@@ -68,6 +68,19 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
       for (int i = 0; i < w; ++i) out.put(place[i], values[i]);
   }
 
+  // Elements `stride` bytes apart as doubles; floats are put together first and converted as one.
+  template <class E>
+  [[gnu::always_inline]] static D column(const char* from, int64_t stride) {
+    std::conditional_t<std::is_same_v<E, float>, Half, D> v;
+#pragma GCC unroll 8
+    for (int i = 0; i < w; ++i)
+      v[i] = std::remove_reference_t<decltype(v[0])>(*reinterpret_cast<const E*>(from + i * stride));
+    if constexpr (std::is_same_v<E, float>)
+      return to_double(v);
+    else
+      return v;
+  }
+
   // Outputs k .. k + w - 1, each a row shorter than kShortRow: one output per lane, no joining of lanes.
   void fold_short_rows(int64_t k) const {
     const auto& kept = p.kept[0];
@@ -75,13 +88,9 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     const char *x = p.x + k * kept.x, *y = p.y + k * kept.y;
     D acc = broadcast<double>(Join::start);
     for (int64_t r = 0; r < reduced.extent; ++r, x += reduced.x, y += reduced.y) {
-      D vx, vy{};
-#pragma GCC unroll 8
-      for (int i = 0; i < w; ++i) {
-        vx[i] = double(*reinterpret_cast<const T*>(x + i * kept.x));
-        if constexpr (second != Second::none) vy[i] = double(*reinterpret_cast<const U*>(y + i * kept.y));
-      }
-      acc = Join::join(acc, this->map(vx, vy));
+      D vy{};
+      if constexpr (second != Second::none) vy = column<U>(y, kept.y);
+      acc = Join::join(acc, this->map(column<T>(x, kept.x), vy));
     }
     double values[w];
     store(values, acc);

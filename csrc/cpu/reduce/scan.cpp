@@ -133,6 +133,56 @@ void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   });
 }
 
+// Rows of T, four chains at a time, or rows of columns; accumulated in A by f.
+template <class T, class A, class F>
+void scan_chains(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end, A start, F f) {
+  if (outer * n * inner == 0) return;
+  const int64_t first = from_end ? n - 1 : 0, step = from_end ? -1 : 1;
+  if (inner == 1) {
+    parallel_for((outer + 3) / 4, std::max<int64_t>(1, kGrain / (4 * n)), [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin * 4; o < std::min(outer, end * 4); o += 4) {
+        A sum[4] = {start, start, start, start};
+        const int rows = int(std::min<int64_t>(4, outer - o));
+        for (int64_t i = 0, at = o * n + first; i < n; ++i, at += step)
+          if (rows == 4)
+#pragma GCC unroll 4
+            for (int r = 0; r < 4; ++r) y[at + r * n] = T(sum[r] = f(sum[r], A(x[at + r * n])));
+          else
+            for (int r = 0; r < rows; ++r) y[at + r * n] = T(sum[r] = f(sum[r], A(x[at + r * n])));
+      }
+    });
+    return;
+  }
+  constexpr int64_t tile = 256;
+  const int64_t tiles = (inner + tile - 1) / tile;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(tile, inner)));
+  parallel_for(outer * tiles, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      A sums[tile];
+      const int64_t c = task % tiles * tile, base = task / tiles * n * inner + c;
+      const int64_t count = std::min(tile, inner - c);
+      std::fill(sums, sums + count, start);
+      for (int64_t i = 0, at = base + first * inner; i < n; ++i, at += step * inner)
+        for (int64_t j = 0; j < count; ++j) y[at + j] = T(sums[j] = f(sums[j], A(x[at + j])));
+    }
+  });
+}
+
+template <>
+void running_sum<int64_t>(int64_t* y, const int64_t* x, int64_t outer, int64_t n, int64_t inner,
+                          bool from_end) {
+  scan_chains(y, x, outer, n, inner, from_end, uint64_t{0}, [](uint64_t a, uint64_t b) { return a + b; });
+}
+
+template <class T>
+void running_product(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
+  using A = std::conditional_t<std::is_same_v<T, int64_t>, uint64_t, double>;  // overflow wraps
+  scan_chains(y, x, outer, n, inner, false, A(1), [](A a, A b) { return a * b; });
+}
+template void running_product<int64_t>(int64_t*, const int64_t*, int64_t, int64_t, int64_t);
+template void running_product<float>(float*, const float*, int64_t, int64_t, int64_t);
+template void running_product<double>(double*, const double*, int64_t, int64_t, int64_t);
+
 template void running_sum<float>(float*, const float*, int64_t, int64_t, int64_t, bool);
 template void running_sum<double>(double*, const double*, int64_t, int64_t, int64_t, bool);
 

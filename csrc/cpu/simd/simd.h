@@ -280,6 +280,19 @@ template <class T>  // T of 8 bytes
 #endif
 }
 
+// Is any lane of a comparison's result true?
+template <class Mask>
+[[gnu::always_inline]] inline bool any(Mask mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8((__m256i)mask) != 0;
+#else
+  const auto words = (Vec<int64_t>)mask;
+  return (words[0] | words[1]) != 0;
+#endif
+}
+
 template <class T>
 [[gnu::always_inline]] inline Vec<Int<T>> to_int(Vec<T> v) {
   return __builtin_convertvector(v, Vec<Int<T>>);

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
-import numpy as np
+from numpy import ndarray
 
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, new, next_order
 from fastdl.dtypes import can_store
 from fastdl.kernels import is_writable
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 _NO_GRAD = "was made under no_grad()"
 _MULTIPLE = "is one of several views that one call returned"
@@ -171,7 +171,8 @@ class Cast(Op):
 
 def check_writable(op: str, t: Tensor) -> None:
     """Refuse writes that would break autograd's or memory's rules."""
-    if not is_writable(t._data):
+    data = t._data
+    if not (data.flags.writeable if data.__class__ is ndarray else is_writable(data)):
         raise RuntimeError(
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
@@ -229,7 +230,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
         if array.dtype != target.dtype:
             result = Cast.apply(result, dtype=target.dtype)
         rebase(op, t, result)
-    np.copyto(target, array, casting="unsafe")
+    assign(target, array)
     t._version_cell()[0] += 1
     return t
 
@@ -255,7 +256,8 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
         check_writable(name, self)
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
             if writes_out:
-                return function(self, *args, out=self, **options)  # type: ignore[no-any-return]
+                function(self, *args, out=self, **options)
+                return self
             return write(name, self, function(self, *args, **options))
         before = alias(self)
         result = function(before, *args, **options)
@@ -305,4 +307,6 @@ def _any_requires_grad(args: tuple[Any, ...], options: dict[str, Any]) -> bool:
     for a in args:
         if isinstance(a, Tensor) and a._requires_grad:
             return True
-    return any([isinstance(a, Tensor) and a._requires_grad for a in options.values()])
+    if options:
+        return any([isinstance(a, Tensor) and a._requires_grad for a in options.values()])
+    return False

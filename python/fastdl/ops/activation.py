@@ -19,6 +19,8 @@ from fastdl.dtypes import FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.common import axis
+from fastdl.ops.elementwise import clamp_min
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
@@ -263,6 +265,18 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     return Relu.apply(input)  # type: ignore[no-any-return]
 
 
+def _relu_into(input: Tensor, out: Tensor | None = None) -> Tensor:
+    """``relu``; with ``out``, which is the input then, in its memory: nothing is recorded."""
+    if out is None:
+        return relu(input)
+    x = input._data
+    if not is_kernel_dtype(x.dtype):
+        return clamp_min(input, 0, out=out)
+    select(x).clamp_forward(x, 0.0, math.inf, x)
+    out._bump_version()
+    return out
+
+
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-x)). See ``torch.sigmoid``."""
     return Sigmoid.apply(floating(input))  # type: ignore[no-any-return]
@@ -465,7 +479,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return Glu.apply(input, dim=d)  # type: ignore[no-any-return]
 
 
-relu_ = in_place(relu, "relu_")
+relu_ = in_place(_relu_into, "relu_", writes_out=True)
 leaky_relu_ = in_place(leaky_relu, "leaky_relu_")
 silu_ = in_place(silu, "silu_")
 mish_ = in_place(mish, "mish_")

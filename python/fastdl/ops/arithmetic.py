@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.kernels import on_device, select
 from fastdl.ops.binary import (
     Add,
     Atan2,
@@ -26,6 +28,7 @@ from fastdl.ops.binary import (
     constant,
     store,
 )
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
 
 
@@ -43,8 +46,11 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     if out is not None and isinstance(out, Tensor):
         if out._data.size == 0:
             return store(op.label, out, apply(op, input, other))
-        apply(op, constant(input), constant(other), out._data)
-        out._bump_version()
+        if mode.enabled:
+            constant(input), constant(other)
+        apply(op, input, other, out._data)
+        if out._version is not None:
+            out._version[0] += 1
         return out
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):
@@ -73,6 +79,25 @@ def _scaled_bool(input: Any, other: Tensor, alpha: Any) -> Any:
     return other.to(dtype) * dtype.type(alpha).item()
 
 
+def _added(input: Any, other: Any, alpha: Any, out: Any) -> Tensor | None:
+    """input + alpha * other in one pass; None where something is recorded or more than arithmetic is to be done."""
+    if not (input.__class__ is Tensor is other.__class__) or (
+        mode.enabled and (input._requires_grad or other._requires_grad)
+    ):
+        return None
+    x, y = input._data, other._data
+    dtype = x.dtype
+    if not (dtype is y.dtype and is_kernel_dtype(dtype) and alpha.__class__ in (int, float)) or on_device(x):
+        return None
+    if out is None:
+        return Tensor._wrap(select(x).addcmul_forward(x, y, alpha, 1.0))
+    if out.__class__ is not Tensor or out._data.dtype is not dtype or out._data.size == 0:
+        return None
+    select(x).addcmul_forward(x, y, alpha, 1.0, out._data)
+    out._bump_version()
+    return out
+
+
 def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
     """input + alpha * other, with broadcasting and type promotion. See ``torch.add``.
 
@@ -81,6 +106,8 @@ def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
         >>> fastdl.add(fastdl.Tensor([1.0, 2.0]), 10).tolist()
         [11.0, 12.0]
     """
+    if alpha != 1 and (result := _added(input, other, alpha, out)) is not None:
+        return result
     return apply(Add, input, other if alpha == 1 else scaled("add", input, other, alpha), out)
 
 
@@ -88,6 +115,8 @@ def sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
     """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``."""
     if isinstance(other, bool) or isinstance(input, bool):
         raise RuntimeError("sub: a bool cannot be subtracted, nor subtracted from; use 0 or 1")
+    if alpha != 1 and (result := _added(input, other, -alpha, out)) is not None:
+        return result
     return apply(Sub, input, other if alpha == 1 else scaled("sub", input, other, alpha), out)
 
 

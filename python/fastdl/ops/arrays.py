@@ -6,6 +6,7 @@ Operands are arrays of one dtype (or Python numbers); operations convert to the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from fastdl.dtypes import bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
-from fastdl.tensor import pooled_copy
+from fastdl.tensor import assign, pooled_copy
 
 
 def empty(shape: Any, dtype: Any, like: Any = None) -> Any:
@@ -107,13 +108,23 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     return out
 
 
-def assign(to: Any, array: Any) -> None:
-    """``to[...] = array`` for one shape and dtype. Large ones are worth every thread."""
-    dtype = to.dtype
-    if to.size >= 32768 and (dtype is float32 or dtype is float64):
-        select(to).mul_forward(array, 1.0, to)
+def fill(out: Any, value: Any) -> None:
+    """Every element of an array becomes ``value``."""
+    if out.size < 1024 or on_device(out):
+        out.fill(value)
     else:
-        to[...] = array
+        select(out).fill(out, value)
+
+
+def written(kernel: Callable[..., None], array: Any, *arguments: Any) -> Any:
+    """``kernel(array, ...)``, which writes to its first argument in C order, on an array of any strides."""
+    if array.flags.c_contiguous:
+        kernel(array, *arguments)
+    else:
+        copy = pooled_copy(array)
+        kernel(copy, *arguments)
+        assign(array, copy)
+    return array
 
 
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
@@ -159,6 +170,15 @@ def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
         return select(mask).count_true(mask, None if axes is None else axes[0], keepdim)
     counts = array(np.count_nonzero(mask, axis=axes), mask, int64)
     return counts.reshape(kept_shape(mask.shape, axes)) if keepdim else counts
+
+
+def places(array: Any) -> tuple[Any, ...]:
+    """The indices of elements that are not zero, one array per axis; a number counts as one element."""
+    array = array if array.ndim else array.reshape(1)
+    if on_device(array):
+        return tuple(np.nonzero(array))
+    found = select(array).nonzero(as_bool(array))
+    return tuple([pooled_copy(found[:, i]) for i in range(array.ndim)])
 
 
 def as_bool(array: Any) -> Any:

@@ -91,16 +91,16 @@ class Binary(Op):
         return by_numpy(self.label, self.ufunc, dtype, out, x, y)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        if out is None and x is not None:  # the common cases, without the calls below
+        if x is not None:  # the common cases, without the calls below
             dtype = x.dtype
-            if dtype is float32 or dtype is float64:
+            if (dtype is float32 or dtype is float64) and (out is None or out.dtype is dtype):
                 if y is None:
                     self.likes = (x.shape, dtype), None
-                    return getattr(select(x), self.kernel)(x, value)
+                    return getattr(select(x), self.kernel)(x, value, out)
                 if dtype is y.dtype:
                     if True in self.needs:
                         self.likes = (x.shape, dtype), (y.shape, dtype)
-                    return getattr(select(x), self.kernel)(x, y)
+                    return getattr(select(x), self.kernel)(x, y, out)
         return self.compute(*self.prepare(x, y, value), out)
 
     def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
@@ -160,6 +160,17 @@ def store(op: str, out: Tensor, result: Tensor) -> Tensor:
     if out._data.shape != array.shape:
         raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
     into(op, out._data, array)
+    out._bump_version()
+    return out
+
+
+def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **options: Any) -> Tensor:
+    """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input."""
+    if out is None:
+        return op.apply(*inputs, **options)  # type: ignore[no-any-return]
+    if out is not inputs[0] or (mode.enabled and any([t is not None and t._requires_grad for t in inputs])):
+        return store(op.__name__, out, op.apply(*inputs, **options))
+    op.apply(*inputs, **options, out=out._data)
     out._bump_version()
     return out
 

@@ -10,8 +10,9 @@ and the other operands.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,16 +21,17 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.kernels import array as array_of
 from fastdl.kernels import select, strided
+from fastdl.ops.views import permute
 from fastdl.tensor import Tensor
 
-Labels = Sequence[Any]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
+Labels = tuple[Any, ...]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
 
 
 def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
     """A view with every label once: axes that share a label become their common diagonal."""
-    unique = tuple(dict.fromkeys(labels))
-    if len(unique) == len(labels):
+    if len(set(labels)) == len(labels):
         return array, labels
+    unique = tuple(dict.fromkeys(labels))
     strides = [
         sum(s for s, own in zip(array.strides, labels, strict=True) if own == label) for label in unique
     ]
@@ -41,11 +43,11 @@ def _multiply(a: Any, b: Any) -> Any:
     return select(a).matmul(a, b) if a.dtype.kind in FLOATING else np.matmul(a, b)
 
 
-def _reduce(array: Any, labels: Labels, keep: set[Any]) -> tuple[Any, Labels]:
+def _reduce(array: Any, labels: Labels, keep: frozenset[Any]) -> tuple[Any, Labels]:
     """Sum over labels outside ``keep``."""
-    axes = tuple(i for i, label in enumerate(labels) if label not in keep)
-    if not axes:
+    if keep.issuperset(labels):
         return array, labels
+    axes = tuple(i for i, label in enumerate(labels) if label not in keep)
     return array.sum(axes, dtype=array.dtype), tuple(label for label in labels if label in keep)
 
 
@@ -61,31 +63,65 @@ def _squeeze(array: Any, labels: Labels, other: Any, other_labels: Labels) -> tu
     return array.squeeze(axes), tuple(label for i, label in enumerate(labels) if i not in axes)
 
 
-def _pair(a: Any, la: Labels, b: Any, lb: Labels, keep: set[Any]) -> tuple[Any, Labels]:
-    """Contract two operands; labels outside ``keep`` are summed."""
-    (a, la), (b, lb) = _squeeze(a, la, b, lb), _squeeze(b, lb, a, la)
-    a, la = _reduce(a, la, keep | set(lb))
-    b, lb = _reduce(b, lb, keep | set(la))
+class _Product(NamedTuple):
+    """How two operands become one product: the order of their axes, and how many of each kind there are."""
+
+    order_a: list[int]  # batch, left, inner
+    order_b: list[int]  # batch, inner, right
+    batch: int
+    left: int
+    inner: int
+    right: int
+    labels: Labels
+
+
+@lru_cache(maxsize=1024)
+def _product(la: Labels, lb: Labels, keep: frozenset[Any]) -> _Product:
     batch = tuple(label for label in la if label in lb and label in keep)
     inner = tuple(label for label in la if label in lb and label not in keep)
     left = tuple(label for label in la if label not in lb)
     right = tuple(label for label in lb if label not in la)
-    size = dict(zip(la, a.shape, strict=True)) | dict(zip(lb, b.shape, strict=True))
-    shape = [size[label] for label in batch]
-    m, n, k = (prod(size[label] for label in group) for group in (left, right, inner))
-    a = a.transpose([la.index(label) for label in batch + left + inner])
-    b = b.transpose([lb.index(label) for label in batch + inner + right])
-    if inner:
-        y = _multiply(a.reshape([*shape, m, k]), b.reshape([*shape, k, n]))
+    return _Product(
+        [la.index(label) for label in batch + left + inner],
+        [lb.index(label) for label in batch + inner + right],
+        len(batch),
+        len(left),
+        len(inner),
+        len(right),
+        batch + left + right,
+    )
+
+
+def _pair(a: Any, la: Labels, b: Any, lb: Labels, keep: frozenset[Any]) -> tuple[Any, Labels]:
+    """Contract two operands; labels outside ``keep`` are summed."""
+    if 1 in a.shape or 1 in b.shape:
+        (a, la), (b, lb) = _squeeze(a, la, b, lb), _squeeze(b, lb, a, la)
+    a, la = _reduce(a, la, keep.union(lb))
+    b, lb = _reduce(b, lb, keep.union(la))
+    p = _product(la, lb, keep)
+    a, b = a.transpose(p.order_a), b.transpose(p.order_b)
+    batch, left = a.shape[: p.batch], a.shape[p.batch : p.batch + p.left]
+    right = b.shape[p.batch + p.inner :]
+    if p.inner:
+        if not (p.left == p.inner == p.right == 1):
+            m, n, k = prod(left), prod(right), prod(a.shape[p.batch + p.left :])
+            a, b = a.reshape((*batch, m, k)), b.reshape((*batch, k, n))
+        y = _multiply(a, b)
+    elif a.dtype.kind in FLOATING and a.dtype.itemsize > 2:
+        y = select(a).mul_forward(
+            a.reshape(a.shape + (1,) * p.right), b.reshape((*batch, *[1] * p.left, *right))
+        )
     else:
-        y = a.reshape([*shape, m, 1]) * b.reshape([*shape, 1, n])
-    labels = batch + left + right
-    return y.reshape([size[label] for label in labels]), labels
+        y = a.reshape(a.shape + (1,) * p.right) * b.reshape((*batch, *[1] * p.left, *right))
+    shape = (*batch, *left, *right)
+    return y if y.shape == shape else y.reshape(shape), p.labels
 
 
 def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) -> Any:
     """The einsum of arrays; in one operand no label occurs twice, those of ``output`` occur in some."""
     parts = list(zip(arrays, labels, strict=True))
+    if len(parts) == 2:
+        return _ordered(*_pair(*parts[0], *parts[1], frozenset(output)), output)
     size: dict[Any, int] = {}
     for array, own in parts:
         for label, extent in zip(own, array.shape, strict=True):
@@ -101,10 +137,15 @@ def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) ->
         assert best is not None
         _, i, j = best
         rest = [part for p, part in enumerate(parts) if p not in (i, j)]
-        keep = set(output).union(*(own for _, own in rest))
+        keep = frozenset(output).union(*(own for _, own in rest))
         parts = [*rest[:i], _pair(*parts[i], *parts[j], keep), *rest[i:]]
-    array, own = _reduce(*parts[0], set(output))
-    return array.transpose([own.index(label) for label in output])
+    return _ordered(*parts[0], output)
+
+
+def _ordered(array: Any, labels: Labels, output: Labels) -> Any:
+    """The axes as the result has them; what it lacks is summed over."""
+    array, labels = _reduce(array, labels, frozenset(output))
+    return array if labels == output else array.transpose([labels.index(label) for label in output])
 
 
 class Einsum(Op):
@@ -191,15 +232,14 @@ class Einsum(Op):
         return Einsum.apply(*views, labels=labels, output=self.output)
 
 
-def _parse(equation: str, arrays: Sequence[Any]) -> tuple[list[Labels], Labels]:
-    """Labels of every operand and of the result."""
+@lru_cache(maxsize=1024)
+def _parse(equation: str, ndims: tuple[int, ...]) -> tuple[tuple[Labels, ...], Labels]:
+    """Labels of every operand, by its number of axes, and of the result."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    if len(terms) != len(arrays):
-        raise RuntimeError(
-            f"einsum: the equation '{equation}' names {len(terms)} operands, got {len(arrays)}"
-        )
-    labels = [_expand(equation, term, array.ndim) for term, array in zip(terms, arrays, strict=True)]
+    if len(terms) != len(ndims):
+        raise RuntimeError(f"einsum: the equation '{equation}' names {len(terms)} operands, got {len(ndims)}")
+    labels = tuple([_expand(equation, term, ndim) for term, ndim in zip(terms, ndims, strict=True)])
     longest = max([sum(isinstance(label, tuple) for label in own) for own in labels])
     ellipsis = tuple(("...", i) for i in range(longest, 0, -1))
     if arrow:
@@ -289,7 +329,7 @@ def einsum(*args: Any) -> Tensor:
         if not operands:
             raise RuntimeError("einsum: at least one operand is needed")
         arrays = [t._data for t in operands]
-        labels, output = _parse(args[0], arrays)
+        labels, output = _parse(args[0], tuple([array.ndim for array in arrays]))
     else:
         if len(args) < 2:
             raise RuntimeError(
@@ -297,6 +337,8 @@ def einsum(*args: Any) -> Tensor:
             )
         operands, labels, output = _from_sublists(args)
         arrays = [t._data for t in operands]
+    if len(operands) == 1 and (view := _as_view(operands[0], labels[0], output)) is not None:
+        return view
     if len(set(output)) != len(output):
         raise RuntimeError(f"einsum: a label occurs more than once in the result: {_text(output)}")
     size: dict[Any, int] = {}
@@ -324,6 +366,13 @@ def einsum(*args: Any) -> Tensor:
             f"einsum: operands must have one dtype, got {', '.join(str(a.dtype) for a in arrays)}"
         )
     return Einsum.apply(*operands, labels=labels, output=output)  # type: ignore[no-any-return]
+
+
+def _as_view(x: Tensor, labels: Labels, output: Labels) -> Tensor | None:
+    """The einsum of one operand that only exchanges axes; None for others."""
+    if len(labels) != len(output) or len(set(labels)) != len(labels) or set(labels) != set(output):
+        return None
+    return permute(x, [labels.index(label) for label in output])
 
 
 def _text(labels: Labels) -> str:

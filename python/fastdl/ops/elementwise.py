@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import fitted, linear_backward
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import is_array, select
+from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import add, mul, number
-from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand
-from fastdl.ops.binary import into, store
+from fastdl.ops.arithmetic import add, maximum, minimum, mul, number
+from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand, places
+from fastdl.ops.binary import apply_into, into, store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
@@ -39,6 +40,10 @@ class Where(Op):
         x, y = operand(x, dtype), operand(y, dtype)
         if (dtype is float32 or dtype is float64) and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
+        if dtype.itemsize >= 4 and not on_device(condition):  # bits are moved, whatever they mean
+            bits = float32 if dtype.itemsize == 4 else float64
+            x, y = [np.asarray(side, dtype).view(bits) for side in (x, y)]
+            return select(condition).where_forward(condition, x, y).view(dtype)
         z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype, condition)
         np.copyto(z, y)
         np.copyto(z, x, where=condition)
@@ -86,7 +91,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     if not isinstance(condition, Tensor):
         raise not_a_tensor("where", "condition", condition)
     if input is None and other is None:
-        return tuple([Tensor._wrap(index) for index in np.nonzero(condition._data)])
+        return tuple([Tensor._wrap(index) for index in places(condition._data)])
     if condition._data.dtype is uint8:
         condition = Tensor._wrap(cast(condition._data, bool_))
     if condition._data.dtype is not bool_:
@@ -159,6 +164,12 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
         raise ArgumentError("clamp: at least one of min and max must be given")
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         result = input
+        if all([bound is None or isinstance(bound, Tensor) for bound in (min, max)]) and not (
+            mode.enabled and any([t is not None and t._requires_grad for t in (input, min, max)])
+        ):  # with a gradient these would share ties
+            result = input if min is None else maximum(input, min)
+            result = result if max is None else minimum(result, max)
+            return result if out is None else store("clamp", out, result)
         if min is not None:
             min = (
                 min
@@ -179,18 +190,17 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
     if min != min or max != max:  # a bound that is NaN makes all NaN
         min = max = float("nan")
         input = mul(input, min)
-    result = Clamp.apply(input, min=min, max=max)
-    return result if out is None else store("clamp", out, result)
+    return apply_into(out, Clamp, input, min=min, max=max)
 
 
-def clamp_min(input: Tensor, min: Any) -> Tensor:
+def clamp_min(input: Tensor, min: Any, *, out: Any = None) -> Tensor:
     """max(input, min). See ``torch.clamp_min``."""
-    return clamp(input, min=min)
+    return clamp(input, min=min, out=out)
 
 
-def clamp_max(input: Tensor, max: Any) -> Tensor:
+def clamp_max(input: Tensor, max: Any, *, out: Any = None) -> Tensor:
     """min(input, max). See ``torch.clamp_max``."""
-    return clamp(input, max=max)
+    return clamp(input, max=max, out=out)
 
 
 clip = clamp
@@ -309,20 +319,16 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1
     """input + value * tensor1 * tensor2, in one pass. See ``torch.addcmul``."""
     if input._data.dtype.kind in "iu":
         return add(input, mul(mul(tensor1, tensor2), value), out=out)
-    result = Addcmul.apply(input, tensor1, tensor2, value=value)
-    return result if out is None else store("addcmul", out, result)
+    return apply_into(out, Addcmul, input, tensor1, tensor2, value=value)
 
 
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
     """input + value * tensor1 / tensor2, in one pass. See ``torch.addcdiv``."""
-    result = Addcdiv.apply(input, tensor1, tensor2, value=value)
-    return result if out is None else store("addcdiv", out, result)
+    return apply_into(out, Addcdiv, input, tensor1, tensor2, value=value)
 
 
 def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
     """input + weight * (end - input); ``weight`` is a number or a tensor. See ``torch.lerp``."""
     if isinstance(weight, Tensor):
-        result = Lerp.apply(input, end, weight)
-    else:
-        result = Lerp.apply(input, end, None, value=number("lerp", weight, "weight"))
-    return result if out is None else store("lerp", out, result)
+        return apply_into(out, Lerp, input, end, weight)
+    return apply_into(out, Lerp, input, end, None, value=number("lerp", weight, "weight"))

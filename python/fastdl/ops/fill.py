@@ -12,9 +12,9 @@ from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
-from fastdl.ops.arrays import filler, sum_to, zeros
+from fastdl.ops.arrays import fill, filler, sum_to, zeros
 from fastdl.ops.common import as_array
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, assign
 
 
 class Overwrite(Op):
@@ -23,10 +23,10 @@ class Overwrite(Op):
     def forward(self, old: Any, new: Any, value: Any = None) -> Any:
         filled = select(old).empty(old.shape, old.dtype)
         if new is None:
-            filled.fill(value)
+            fill(filled, value)
         else:
             self.shape, self.dtype = new.shape, new.dtype
-            np.copyto(filled, new, casting="unsafe")
+            assign(filled, new)
         return filled
 
     def backward(self, grad: Any) -> Any:
@@ -60,7 +60,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     ):
         source = src if isinstance(src, Tensor) else Tensor._wrap(array)
         return write("copy_", self, Overwrite.apply(alias(self), source))
-    np.copyto(self._data, array, casting="unsafe")
+    assign(self._data, array)
     self._version_cell()[0] += 1
     return self
 
@@ -77,7 +77,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     value = filler("fill_", value, self._data.dtype)
     if mode.enabled and self._requires_grad:
         return write("fill_", self, Overwrite.apply(alias(self), None, value=value))
-    self._data.fill(value)
+    fill(self._data, value)
     self._version_cell()[0] += 1
     return self
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from fastdl import kernels
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import array, is_array, select
-from fastdl.ops.arrays import empty, zeros
+from fastdl.kernels import add_at as add_each
+from fastdl.kernels import array, is_array, on_device, select
+from fastdl.ops.arrays import as_bool, empty, places, written, zeros
+from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import as_array, axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
-from fastdl.ops.indexing import add_at
+from fastdl.ops.indexing import IndexSelect, add_at
 from fastdl.ops.masks import masked_fill
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
@@ -30,6 +31,8 @@ def _index(op: str, index: Any) -> Any:
     if not isinstance(index, Tensor):
         raise not_a_tensor(op, "index", index)
     array = index._data
+    if array.dtype is int64:
+        return array
     if array.size == 0:
         return array.astype(int64)
     if array.dtype not in (int64, int32):
@@ -64,25 +67,6 @@ def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # ------------------------------------------------------------------------------------------- entries along an axis
 
 
-class IndexSelect(Op):
-    def forward(self, x: Any, dim: int, index: Any) -> Any:
-        self.shape, self.dim, self.index = x.shape, dim, index
-        return select(x).index_select_forward(x, dim, index)
-
-    def backward(self, grad: Any) -> Any:
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.shape, grad.dtype, grad)
-            add_at(whole, self.dim, self.index, grad)
-            return whole
-        return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
-
-    def linear(self, x: Any) -> Any:
-        return select(x).index_select_forward(x, self.dim, self.index)
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        return linear_backward(self, grad)
-
-
 @number_as_row
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The entries ``index`` (one-dimensional) along ``dim``, in that order, as a copy; see ``torch.index_select``."""
@@ -96,13 +80,15 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
 class IndexAdd(Op):
     aliases_grad = True
 
-    def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any) -> Any:
+    def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any, out: Any = None) -> Any:
         self.dim, self.index, self.alpha = dim, index, alpha
         part = source if alpha == 1 else source * source.dtype.type(alpha)
-        if is_kernel_dtype(x.dtype):
+        if is_kernel_dtype(x.dtype) and on_device(x):
             kernels = select(x)
-            return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]))
-        result = pooled_copy(x)
+            return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]), out)
+        result = pooled_copy(x) if out is None else out
+        if is_kernel_dtype(x.dtype):
+            return written(select(x).index_add, result, dim, index, part)
         add_at(result, dim, index, part)
         return result
 
@@ -139,20 +125,24 @@ def _source(op: str, input: Tensor, dim: int, index: Any, source: Tensor) -> int
 
 
 @number_as_row
-def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+def index_add(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1, out: Tensor | None = None
+) -> Tensor:
     """``alpha * source`` added to the entries ``index`` along ``dim``; repeated indices add up.
 
     See ``torch.index_add``.
     """
     indices = _index("index_add", index)
     d = _source("index_add", input, dim, indices, source)
-    return IndexAdd.apply(input, source, dim=d, index=indices.reshape(-1), alpha=alpha)  # type: ignore[no-any-return]
+    return apply_into(out, IndexAdd, input, source, dim=d, index=indices.reshape(-1), alpha=alpha)
 
 
 class IndexCopy(Op):
-    def forward(self, x: Any, source: Any, dim: int, index: Any) -> Any:
+    def forward(self, x: Any, source: Any, dim: int, index: Any, out: Any = None) -> Any:
         self.dim, self.index = dim, index
-        result = pooled_copy(x)
+        result = pooled_copy(x) if out is None else out
+        if not on_device(x) and x.dtype.kind != "V":
+            return written(select(x).index_copy, result, dim, index, source)
         result[(slice(None),) * dim + (index,)] = source
         return result
 
@@ -162,7 +152,7 @@ class IndexCopy(Op):
             rest = pooled_copy(grad)
             rest[(slice(None),) * self.dim + (self.index,)] = 0
         if self.needs[1]:
-            part = np.take(grad, self.index, self.dim)
+            part = select(grad).index_select_forward(grad, self.dim, self.index)
         return rest, part
 
     def backward_graph(self, grad: Tensor) -> Any:
@@ -174,11 +164,13 @@ class IndexCopy(Op):
 
 
 @number_as_row
-def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+def index_copy(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, *, out: Tensor | None = None
+) -> Tensor:
     """The entries ``index`` along ``dim`` replaced by those of ``source``; see ``torch.index_copy``."""
     indices = _index("index_copy", index)
     d = _source("index_copy", input, dim, indices, source)
-    return IndexCopy.apply(input, source, dim=d, index=indices.reshape(-1))  # type: ignore[no-any-return]
+    return apply_into(out, IndexCopy, input, source, dim=d, index=indices.reshape(-1))
 
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
@@ -230,7 +222,7 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
             )
-    if op not in ("gather", "scatter_add"):  # these kernels check
+    if op not in ("gather", "scatter", "scatter_add") or on_device(x):  # the CPU's kernels check
         check_range(op, index, x.shape[d])
     return d
 
@@ -247,7 +239,7 @@ class TakeAlong(Op):
             part = zeros(
                 (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype, grad
             )
-            kernels.add_at(part, _gather_key(part.shape, self.dim, self.index), grad)
+            add_each(part, _gather_key(part.shape, self.dim, self.index), grad)
         else:
             part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
         if part.shape == self.shape:
@@ -310,9 +302,18 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
 
 
 class Scatter(Op):
-    def forward(self, x: Any, source: Any, dim: int, index: Any, value: Any = None, add: bool = False) -> Any:
+    def forward(
+        self,
+        x: Any,
+        source: Any,
+        dim: int,
+        index: Any,
+        value: Any = None,
+        add: bool = False,
+        out: Any = None,
+    ) -> Any:
         self.dim, self.index, self.add = dim, index, add
-        result = pooled_copy(x)
+        result = pooled_copy(x) if out is None else out
         part: Any = value
         if source is not None:
             self.source_shape = source.shape
@@ -323,14 +324,27 @@ class Scatter(Op):
 
     def _place(self, result: Any, part: Any) -> None:
         """Write ``part`` (an array or a number), or add it, where the index says."""
-        if not self.add:
+        dtype = result.dtype
+        if not on_device(result) and (is_kernel_dtype(dtype) if self.add else dtype.kind != "V"):
+            kernels = select(result)
+            corner = tuple(
+                [slice(None) if i == self.dim else slice(0, n) for i, n in enumerate(self.index.shape)]
+            )
+            written(
+                kernels.scatter_add if self.add else kernels.scatter,
+                result[corner],
+                self.dim,
+                self.index,
+                part if is_array(part) else np.asarray(part).astype(dtype),
+            )
+        elif not self.add:
             result[_gather_key(result.shape, self.dim, self.index)] = part
         elif is_array(part) and is_kernel_dtype(result.dtype):
             total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
         else:
             check_range("scatter_add", self.index, result.shape[self.dim])
-            kernels.add_at(result, _gather_key(result.shape, self.dim, self.index), part)
+            add_each(result, _gather_key(result.shape, self.dim, self.index), part)
 
     def backward(self, grad: Any) -> Any:
         rest = None
@@ -338,7 +352,7 @@ class Scatter(Op):
             rest = grad
             if not self.add:
                 rest = pooled_copy(grad)
-                rest[_gather_key(grad.shape, self.dim, self.index)] = 0
+                self._place(rest, 0)
         part = None
         if self.needs[1]:
             named = tuple([slice(None) if i == self.dim else s for i, s in enumerate(self.corner)])
@@ -367,22 +381,31 @@ class Scatter(Op):
     aliases_grad = True
 
 
-def _scatter(op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: bool) -> Tensor:
+def _scatter(
+    op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: bool, out: Tensor | None
+) -> Tensor:
     indices = _index(op, index)
     if isinstance(src, Tensor):
         if src.dtype != input.dtype:
             raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
         if indices.size == 0:
-            return input.clone()
+            return input.clone() if out is None else out.copy_(input)
         d = _check_gather(op, input._data, dim, indices, src._data)
-        return Scatter.apply(input, src, dim=d, index=indices, add=add)  # type: ignore[no-any-return]
+        return apply_into(out, Scatter, input, src, dim=d, index=indices, add=add)
     d = _check_gather(op, input._data, dim, indices)
-    return Scatter.apply(input, None, dim=d, index=indices, value=src, add=add)  # type: ignore[no-any-return]
+    return apply_into(out, Scatter, input, None, dim=d, index=indices, value=src, add=add)
 
 
 @number_as_row
 def scatter(
-    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    *,
+    value: Any = None,
+    reduce: str | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """out[index[i][j]][j] = src[i][j] for dim 0, the rest from input; ``src`` may be a number.
 
@@ -392,33 +415,37 @@ def scatter(
     if given is None:
         raise TypeError("scatter: one of src and value must be given")
     if reduce is None:
-        return _scatter("scatter", input, dim, index, given, False)
+        return _scatter("scatter", input, dim, index, given, False, out)
     if reduce == "add":
-        return _scatter("scatter", input, dim, index, given, True)
+        return _scatter("scatter_add", input, dim, index, given, True, out)
     if reduce == "multiply":
         from fastdl.ops.placement import scatter_reduce
 
         values = given
         if not isinstance(given, Tensor):
             values = Tensor._wrap(np.full(index._data.shape, given, input._data.dtype, like=input._data))
-        return scatter_reduce(input, dim, index, values, "prod")
+        result = scatter_reduce(input, dim, index, values, "prod")
+        return result if out is None else store("scatter", out, result)
     raise ArgumentError(f"scatter: reduce must be None, 'add' or 'multiply', got {reduce!r}")
 
 
 @number_as_row
-def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor, *, out: Tensor | None = None) -> Tensor:
     """out[index[i][j]][j] += src[i][j] for dim 0; repeated indices add up. See ``torch.scatter_add``."""
     if not isinstance(src, Tensor):
         raise not_a_tensor("scatter_add", "src", src)
-    return _scatter("scatter_add", input, dim, index, src, True)
+    return _scatter("scatter_add", input, dim, index, src, True, out)
 
 
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened tensor; negative indices count from the end. See ``torch.take``."""
     indices = _index("take", index)
     n = input.numel()
-    check_range("take", indices + n, 2 * n)
     flat = reshape(input, (n,))
+    try:
+        return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
+    except IndexError:  # some count from the end, or are wrong
+        check_range("take", indices + n, 2 * n)
     return reshape(IndexSelect.apply(flat, dim=0, index=(indices % max(n, 1)).reshape(-1)), indices.shape)
 
 
@@ -429,8 +456,10 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of elements that are not zero: an (n, ndim) tensor, or one tensor per axis. See ``torch.nonzero``."""
     x = input._data
     if as_tuple:
-        return tuple([Tensor._wrap(i) for i in np.nonzero(x if x.ndim else x.reshape(1))])
-    return Tensor._wrap(pooled_copy(np.argwhere(x)))
+        return tuple([Tensor._wrap(index) for index in places(x)])
+    if on_device(x) or x.ndim == 0:
+        return Tensor._wrap(pooled_copy(np.argwhere(x)))
+    return Tensor._wrap(select(x).nonzero(as_bool(x)))
 
 
 def argwhere(input: Tensor) -> Tensor:

@@ -18,13 +18,14 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.devices import device_of, to_device
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.arrays import fill, sum_to, written, zeros
+from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 _FULL = slice(None)
 
@@ -200,6 +201,25 @@ def _together(key: tuple[Any, ...]) -> bool:
     return places[-1] - places[0] + 1 == len(places)
 
 
+class IndexSelect(Op):
+    def forward(self, x: Any, dim: int, index: Any) -> Any:
+        self.shape, self.dim, self.index = x.shape, dim, index
+        return select(x).index_select_forward(x, dim, index)
+
+    def backward(self, grad: Any) -> Any:
+        if grad.dtype.itemsize == 2:  # float16 has no kernels
+            whole = zeros(self.shape, grad.dtype, grad)
+            add_at(whole, self.dim, self.index, grad)
+            return whole
+        return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
+
+    def linear(self, x: Any) -> Any:
+        return select(x).index_select_forward(x, self.dim, self.index)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
+
+
 class Gather(Op):
     """The elements that index arrays name; each may be named several times.
 
@@ -309,6 +329,15 @@ def getitem(input: Tensor, key: Any) -> Tensor:
         if not -extent <= key < extent:
             raise IndexError(f"index: {key} is out of range for dim 0 of extent {extent}")
         return Select.apply(input, dim=0, index=key)  # type: ignore[no-any-return]
+    if key.__class__ is Tensor and key._data.__class__ is np.ndarray is data.__class__:  # the common cases
+        index = key._data
+        if index.dtype is int64 and index.ndim == 1 and data.ndim:
+            try:
+                return IndexSelect.apply(input, dim=0, index=index)  # type: ignore[no-any-return]
+            except IndexError:
+                pass  # indices from the end, or wrong ones: below
+        elif index.dtype is bool_ and index.ndim > 0 and index.shape == data.shape[: index.ndim]:
+            return MaskedSelect.apply(input, mask=index)  # type: ignore[no-any-return]
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
         return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
@@ -341,8 +370,12 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             "use x.clone() first"
         )
     try:
-        if advanced is None:
-            region[...] = _fitting(array, region.ndim)
+        if advanced is None and array.ndim == 0 and region.size >= 4096:
+            fill(region, array)
+        elif advanced is None:
+            assign(region, _fitting(array, region.ndim))
+        elif _put_by_kernel(region, advanced, array):
+            pass
         elif array.ndim > 1:
             region[advanced] = _fitting(array, _ndim_of(region, advanced))
         else:
@@ -368,6 +401,31 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         value = value if isinstance(value, Tensor) else None
         op.needs = (input._requires_grad, value is not None and value._requires_grad)
         rebase("setitem", input, op.record((input, value), data))
+
+
+def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
+    """``region[key] = array`` where one mask or index says where and nothing has to be broadcast; False for others."""
+    index = key[0]
+    if index is _FULL or any([k is not _FULL for k in key[1:]]) or on_device(region) or region.size < 256:
+        return False
+    rest = region.shape[index.ndim :] if index.dtype is bool_ else region.shape[1:]
+    if index.dtype is bool_:
+        if index.shape != region.shape[: index.ndim]:
+            return False
+        if array.ndim == 0 and not rest:
+            put(region, index, array.astype(region.dtype))
+            return True
+        if array.dtype != region.dtype or array.shape != (np.count_nonzero(index), *rest):
+            return False
+        put(region, index, array)
+        return True
+    if index.ndim != 1 or array.dtype != region.dtype or array.shape != (index.size, *rest):
+        return False
+    low, high = (index.min(), index.max()) if index.size else (0, -1)
+    if low < 0 or high >= region.shape[0] or region.dtype.kind == "V":
+        return False
+    written(select(region).index_copy, region, 0, index.astype(np.int64, copy=False), array)
+    return True
 
 
 def _ndim_of(region: Any, advanced: tuple[Any, ...]) -> int:

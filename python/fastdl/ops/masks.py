@@ -10,8 +10,9 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, uint8
-from fastdl.kernels import array, select
-from fastdl.ops.arrays import filler, sum_to, zeros
+from fastdl.kernels import array, on_device, select
+from fastdl.ops.arrays import filler, sum_to, written, zeros
+from fastdl.ops.binary import apply_into
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand
 from fastdl.tensor import Tensor, pooled_copy
@@ -27,18 +28,36 @@ def _mask(op: str, mask: Any) -> Any:
     return mask._data
 
 
+def put(array: Any, mask: Any, values: Any) -> Any:
+    """``array[mask] = values``, of the array's dtype; returns the array."""
+    if on_device(array) or array.dtype.kind == "V":
+        array[mask] = values
+        return array
+    return written(select(array).masked_put, array, mask, values)
+
+
+def pick(array: Any, mask: Any) -> Any:
+    """``array[mask]`` for a mask over the first axes."""
+    if on_device(array) or array.dtype.kind == "V":
+        return array[mask]
+    return select(array).masked_select(array, mask)
+
+
 class MaskedFill(Op):
-    def forward(self, x: Any, value: Any, mask: Any, number: Any = None) -> Any:
+    def forward(self, x: Any, value: Any, mask: Any, number: Any = None, out: Any = None) -> Any:
         self.mask, self.x_shape = mask, x.shape
         if value is not None:
             self.value_dtype = value.dtype
-        if is_kernel_dtype(x.dtype):
+        if out is None and is_kernel_dtype(x.dtype):
             return select(x).where_forward(mask, number if value is None else value.astype(x.dtype), x)
         if mask.shape != x.shape:
-            x = np.broadcast_to(x, np.broadcast_shapes(x.shape, mask.shape))
-        result = pooled_copy(x)
-        np.copyto(result, number if value is None else value, where=mask, casting="unsafe")
-        return result
+            shape = np.broadcast_shapes(x.shape, mask.shape)
+            x, mask = np.broadcast_to(x, shape), np.broadcast_to(mask, shape)
+        result = pooled_copy(x) if out is None else out
+        if on_device(x) or x.dtype.kind == "V" or result.shape != x.shape:
+            np.copyto(result, number if value is None else value, where=mask, casting="unsafe")
+            return result
+        return put(result, mask, np.asarray(number if value is None else value).astype(x.dtype))
 
     def backward(self, grad: Any) -> Any:
         rest = part = None
@@ -62,7 +81,7 @@ class MaskedFill(Op):
         return rest, part
 
 
-def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
     """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
     where = _mask("masked_fill", mask)
     _broadcasts("masked_fill", where, input._data)
@@ -76,12 +95,14 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
             raise RuntimeError(
                 f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}"
             )
-        return MaskedFill.apply(input, value, mask=where)  # type: ignore[no-any-return]
+        return apply_into(out, MaskedFill, input, value, mask=where)
     value = filler("masked_fill", value, input.dtype)
-    return MaskedFill.apply(input, None, mask=where, number=value)  # type: ignore[no-any-return]
+    return apply_into(out, MaskedFill, input, None, mask=where, number=value)
 
 
 def _broadcasts(op: str, mask: Any, x: Any) -> None:
+    if mask.shape == x.shape:
+        return
     try:
         np.broadcast_shapes(mask.shape, x.shape)
     except ValueError:
@@ -91,17 +112,22 @@ def _broadcasts(op: str, mask: Any, x: Any) -> None:
 
 
 class MaskedSelect(Op):
+    """x[mask]: the mask covers the first axes, and x may have to be broadcast to it."""
+
     def forward(self, x: Any, mask: Any) -> Any:
         self.mask, self.shape = mask, x.shape
-        return np.broadcast_to(x, mask.shape)[mask]
+        return self.linear(x)
 
     def backward(self, grad: Any) -> Any:
-        whole = zeros(self.mask.shape, grad.dtype, grad)
-        whole[self.mask] = grad
-        return sum_to(whole, self.shape)
+        shape = (*self.mask.shape, *grad.shape[1:])
+        whole = zeros(shape, grad.dtype, grad)
+        return sum_to(put(whole, self.mask, grad), self.shape)
 
     def linear(self, x: Any) -> Any:
-        return np.broadcast_to(x, self.mask.shape)[self.mask]
+        mask = self.mask
+        if x.shape[: mask.ndim] != mask.shape:
+            x = np.broadcast_to(x, mask.shape)
+        return pick(x, mask)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return linear_backward(self, grad)
@@ -118,18 +144,15 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 class MaskedScatter(Op):
     def forward(self, x: Any, source: Any, mask: Any) -> Any:
         self.mask, self.source_shape, self.count = mask, source.shape, int(mask.sum())
-        result = pooled_copy(x)
-        result[mask] = source.reshape(-1)[: self.count]
-        return result
+        return put(pooled_copy(x), mask, source.reshape(-1)[: self.count])
 
     def backward(self, grad: Any) -> Any:
         rest = part = None
         if self.needs[0]:
-            rest = pooled_copy(grad)
-            rest[self.mask] = 0
+            rest = put(pooled_copy(grad), self.mask, np.zeros_like(grad, shape=()))
         if self.needs[1]:
             part = zeros((prod(self.source_shape),), grad.dtype, grad)
-            part[: self.count] = grad[self.mask]
+            part[: self.count] = pick(grad, self.mask)
             part = part.reshape(self.source_shape)
         return rest, part
 

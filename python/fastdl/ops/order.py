@@ -10,7 +10,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, as_dtype, float32, float64, int64
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import contiguous, empty
+from fastdl.ops.arrays import cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.extreme import ValuesIndices, pick
 from fastdl.ops.shape import stack
@@ -146,6 +146,8 @@ class Cumsum(Op):
         self.axis = axis
         if x.ndim > 0 and (x.dtype is float32 or x.dtype is float64):
             return select(x).running_sum(x, axis)
+        if x.ndim > 0 and x.dtype.kind not in FLOATING and not on_device(x):
+            return select(x).running_sum(cast(x, int64), axis)
         return _accumulated(np.cumsum, x, axis, x.dtype if x.dtype.kind in FLOATING else int64)
 
     def backward(self, grad: Any) -> Any:
@@ -159,12 +161,19 @@ def _reversed_sum_graph(grad: Tensor, axis: int) -> Any:
     return grad.flip(axis).cumsum(axis).flip(axis) if grad.ndim else grad
 
 
+def _products(x: Any, axis: int) -> Any:
+    dtype = x.dtype if x.dtype.kind in FLOATING else int64
+    if x.ndim > 0 and dtype.itemsize >= 4 and not on_device(x):
+        return select(x).running_product(cast(x, dtype), axis)
+    return _accumulated(np.cumprod, x, axis, dtype)
+
+
 class Cumprod(Op):
     saves, saves_output = (0,), True
 
     def forward(self, x: Any, axis: int) -> Any:
         self.x, self.axis = x, axis
-        self.y = _accumulated(np.cumprod, x, axis, x.dtype if x.dtype.kind in FLOATING else int64)
+        self.y = _products(x, axis)
         return self.y
 
     def backward(self, grad: Any) -> Any:
@@ -182,7 +191,7 @@ class Cumprod(Op):
             return plain
         zeros_so_far = np.cumsum(zero, axis)
         first = zero & (zeros_so_far == 1)
-        without = _accumulated(np.cumprod, np.where(first, x.dtype.type(1), x), axis, x.dtype)
+        without = _products(np.where(first, x.dtype.type(1), x), axis)
         at_first = _reversed_sum(k.mul_forward(grad, without), axis)
         return np.where(zeros_so_far == 0, plain, np.where(first, at_first, x.dtype.type(0)))
 

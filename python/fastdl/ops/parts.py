@@ -52,6 +52,8 @@ class Basic(Part):
         return x[key]
 
     def backward(self, grad: Any) -> Any:
+        if grad.size == prod(self.shape):  # nothing was left out
+            return grad.reshape(self.shape)
         return self.embed(grad, self.shape, **self.options)
 
 

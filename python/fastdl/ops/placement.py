@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import add_at, array, select
+from fastdl.kernels import add_at, array, on_device, select
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, number_as_row, scatter_add
@@ -199,6 +200,16 @@ def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
         raise IndexError(f"put_: source has {source.numel()} elements, index {index.numel()}")
     if source.dtype != self.dtype:
         raise RuntimeError(f"put_: source must have the tensor's dtype {self.dtype}, got {source.dtype}")
+    data, places = self._data, index._data.reshape(-1)
+    recorded = mode.enabled and (self._requires_grad or source._requires_grad)
+    if not (recorded or accumulate or on_device(data)) and data.flags.c_contiguous and data.dtype.kind != "V":
+        places = places.astype(np.int64, copy=False)
+        if places.size and places.min() < 0:
+            places = np.where(places < 0, places + data.size, places)
+        check_range("put_", places, data.size)
+        select(data).scatter(data.reshape(-1), 0, places, source._data.reshape(-1))
+        self._version_cell()[0] += 1
+        return self
     flat = reshape(self.clone(), (-1,))
     flat = index_put(flat, (reshape(index, (-1,)),), reshape(source, (-1,)), accumulate)
     return self.copy_(reshape(flat, self.shape))

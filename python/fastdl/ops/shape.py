@@ -385,12 +385,11 @@ class Triangle(Op):
 
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
+    if not on_device(x):
+        return select(x).triangle(x, diagonal, lower)
     rows, columns = x.shape[-2:]
     last = diagonal if lower else diagonal - 1  # row i keeps (or loses) columns up to i + last
-    if on_device(x):
-        kept = np.tri(rows, columns, last, dtype=np.bool_, like=x)
-    else:
-        kept = select(x).ge_forward(np.arange(last, last + rows)[:, None], np.arange(columns))
+    kept = np.tri(rows, columns, last, dtype=np.bool_, like=x)
     if is_kernel_dtype(x.dtype):
         return select(x).where_forward(kept, *((x, 0.0) if lower else (0.0, x)))
     out = pooled_copy(x)

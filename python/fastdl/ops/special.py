@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, floating_info, get_default_dtype
+from fastdl.kernels import on_device
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast
@@ -248,6 +249,8 @@ def nan_to_num(
     if x.dtype.kind not in FLOATING:
         return input.clone()
     limits = floating_info(x.dtype)
+    if not on_device(x) and np.isfinite(x).all():  # the usual case
+        return input.clone()
     result = where(isnan(input), 0.0 if nan is None else float(nan), input)
     result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
     return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]

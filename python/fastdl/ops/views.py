@@ -134,6 +134,8 @@ def view(input: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Ten
     With a dtype instead of a shape, the same bytes read as that type (no gradient).
     """
     x = input._data
+    if len(shape) == 1 and shape[0] == -1 and shape[0].__class__ is int and x.flags.c_contiguous and x.size:
+        return Reshape.apply(input, shape=(x.size,))  # type: ignore[no-any-return]
     if dtype is not None:
         shape = (as_dtype("view", dtype),)
     elif size is not None:

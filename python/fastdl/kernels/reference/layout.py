@@ -29,6 +29,22 @@ def convert(array: Array, dtype: Any) -> Array:
         return array.astype(dtype, order="C")
 
 
+def copy_into(out: Array, array: Array) -> bool:
+    """``out[...] = array``; a backend may refuse with False, having done nothing."""
+    out[...] = array
+    return True
+
+
+def fill(out: Array, value: Any) -> None:
+    """Every element of ``out`` becomes ``value``."""
+    out.fill(value)
+
+
+def triangle(x: Array, diagonal: int, lower: bool) -> Array:
+    """The lower triangle of the last two axes, columns up to row + diagonal, or the upper one, from there on."""
+    return np.tril(x, diagonal) if lower else np.triu(x, diagonal)
+
+
 def concat(arrays: Sequence[Array], dim: int) -> Array:
     """Arrays of one dtype, one after the other along ``dim``."""
     return np.concatenate(arrays, dim)
@@ -67,3 +83,46 @@ def gather_backward(grad_y: Array, dim: int, index: Array, extent: int) -> Array
     grad_x = np.zeros((*grad_y.shape[:dim], extent, *grad_y.shape[dim + 1 :]), grad_y.dtype)
     np.add.at(grad_x, _grids(index, dim), grad_y)
     return grad_x
+
+
+def index_copy(out: Array, dim: int, index: Array, source: Array) -> None:
+    """out[.., index[j], ..] = source[.., j, ..] along ``dim``; of equal indices the last one counts."""
+    _check("index_copy", index, out.shape[dim])
+    for j, place in enumerate(index):
+        key: Any = (slice(None),) * dim
+        out[(*key, place)] = source[(*key, j)]
+
+
+def index_add(out: Array, dim: int, index: Array, source: Array) -> None:
+    """out[.., index[j], ..] += source[.., j, ..] along ``dim``."""
+    _check("index_add", index, out.shape[dim])
+    key: Any = (slice(None),) * dim + (index,)
+    np.add.at(out, key, source)
+
+
+def scatter(out: Array, dim: int, index: Array, source: Array) -> None:
+    """out[.., index[.., j, ..], ..] = source[.., j, ..]; a source of no dimensions is one element for all."""
+    _check("scatter", index, out.shape[dim])
+    out[_grids(index, dim)] = source
+
+
+def scatter_add(out: Array, dim: int, index: Array, source: Array) -> None:
+    """out[.., index[.., j, ..], ..] += source[.., j, ..]; a source of no dimensions is one element for all."""
+    _check("scatter_add", index, out.shape[dim])
+    np.add.at(out, _grids(index, dim), source)
+
+
+def masked_select(x: Array, mask: Array) -> Array:
+    """x[mask]: the entries along the first axes, which the mask covers."""
+    return x[mask]
+
+
+def masked_put(out: Array, mask: Array, source: Array) -> None:
+    """out[mask] = source, in order; the source may have more elements; one of no dimensions stands for all."""
+    kept = out[mask]
+    out[mask] = source if source.ndim == 0 else source.reshape(-1)[: kept.size].reshape(kept.shape)
+
+
+def nonzero(mask: Array) -> Array:
+    """The subscripts of what is True, one element in a row."""
+    return np.argwhere(mask)

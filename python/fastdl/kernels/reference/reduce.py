@@ -20,6 +20,7 @@ __all__ = [
     "min_forward",
     "norm_forward",
     "prod_forward",
+    "running_product",
     "running_sum",
     "sort_forward",
     "sum_forward",
@@ -45,6 +46,12 @@ def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
 
 def prod_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
     return np.asarray(_wide(x).prod(axes, keepdims=keepdim), dtype=x.dtype)
+
+
+def running_product(x: Array, axis: int) -> Array:
+    """y[i] = x[0] x[1] .. x[i] along an axis."""
+    wide = x if x.dtype.kind == "i" else x.astype(np.float64)
+    return np.cumprod(wide, axis).astype(x.dtype)
 
 
 def running_sum(x: Array, axis: int, from_end: bool = False) -> Array:

@@ -1,0 +1,74 @@
+// Products so small that choosing, packing and a general tile would cost more than the arithmetic: rows of C
+// in registers, rows of B (contiguous) read from where they lie, elements of A broadcast. The last vector of
+// a row is masked; there is no epilogue but alpha.
+#include "cpu/gemm/tiny.h"
+
+#include <algorithm>
+
+#include "cpu/simd/simd.h"
+
+namespace fastdl::tile {
+namespace {
+
+using namespace simd;
+
+// R rows by C vectors, of which the last one has `last` lanes.
+template <class T, int R, int C>
+void tiny_block(int64_t k, T alpha, const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t b_row,
+                int last, T* c, int64_t ldc) {
+  constexpr int w = kWidth<T>;
+  Vec<T> sum[R * C] = {};
+  for (int64_t p = 0; p < k; ++p, a += a_col, b += b_row) {
+    Vec<T> row[C];
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) row[v] = v + 1 < C ? load(b + v * w) : load_n(b + v * w, last);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const T x = a[r * a_row];
+#pragma GCC unroll 8
+      for (int v = 0; v < C; ++v) sum[r * C + v] += x * row[v];
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) {
+      const Vec<T> y = alpha * sum[r * C + v];
+      if (v + 1 < C)
+        store<T>(c + r * ldc + v * w, y);
+      else
+        store_n(c + r * ldc + v * w, y, last);
+    }
+}
+
+template <class T, int R>
+void tiny_rows(int64_t n, int64_t k, T alpha, const T* a, int64_t a_row, int64_t a_col, const T* b,
+               int64_t b_row, T* c, int64_t ldc) {
+  constexpr int w = kWidth<T>, most = R == 1 ? 8 : 2;
+  int64_t j = 0;
+  for (; n - j >= most * w; j += most * w)
+    tiny_block<T, R, most>(k, alpha, a, a_row, a_col, b + j, b_row, w, c + j, ldc);
+  for (; j < n; j += w)
+    tiny_block<T, R, 1>(k, alpha, a, a_row, a_col, b + j, b_row, int(std::min<int64_t>(w, n - j)), c + j,
+                        ldc);
+}
+
+}  // namespace
+
+template <class T>
+void multiply_tiny(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T* c,
+                   int64_t ldc) {
+  int64_t i = 0;
+  for (; i + 4 <= m; i += 4)
+    tiny_rows<T, 4>(n, k, alpha, a.data + i * a.row, a.row, a.col, b.data, b.row, c + i * ldc, ldc);
+  for (; i < m; ++i)
+    tiny_rows<T, 1>(n, k, alpha, a.data + i * a.row, a.row, a.col, b.data, b.row, c + i * ldc, ldc);
+}
+
+#define FASTDL_INSTANTIATE(T) \
+  template void multiply_tiny<T>(int64_t, int64_t, int64_t, T, MatrixView<T>, MatrixView<T>, T*, int64_t);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl::tile
