@@ -31,7 +31,7 @@ import emulation
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
-BUILD = ROOT / "build" / "cuda"
+BUILD = ROOT / "build" / "budget"
 LIMITS = ("registers", "stack", "spilled", "local")  # no more than these; of opcodes no fewer
 ACCESS = re.compile(r"(LDG|STG)\.E(?:\.\w+)*\.128\b")
 NOTED = re.compile(r"HMMA|HGMMA|LDSM|LDGSTS|UTMALDG|LDL|STL")

@@ -74,9 +74,6 @@ class _Emulated(Runtime):
     def stream(self) -> int:
         return 0
 
-    def allow_tf32(self, allowed: bool) -> None:
-        pass
-
     def report(self) -> Report:
         return self.words
 
@@ -89,7 +86,6 @@ class _CuPy(Runtime):
         super().__init__(_stand_in or importlib.import_module("fastdl._cuda"))
         self.cupy = importlib.import_module("cupy")
         self.words: dict[int, Report] = {}
-        self._tf32_chosen = False
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         return self.cupy.empty(shape, dtype)
@@ -103,13 +99,9 @@ class _CuPy(Runtime):
     def pointer(self, array: Array | None) -> int:
         return 0 if array is None else int(array.data.ptr)
 
-    def allow_tf32(self, allowed: bool) -> None:
-        """Whether cuBLAS may multiply float32 in TF32 from now on; not touched before it is allowed first."""
-        if allowed or self._tf32_chosen:
-            self._tf32_chosen = True
-            linalg = importlib.import_module("cupy._core._routines_linalg")
-            kind = linalg.COMPUTE_TYPE_TF32 if allowed else linalg.COMPUTE_TYPE_DEFAULT
-            linalg.set_compute_type(np.dtype(np.float32), kind)
+    def cublas(self) -> tuple[Any, int]:
+        """cuBLAS's functions, and the handle of the current device."""
+        return self.cupy.cuda.cublas, self.cupy.cuda.get_cublas_handle()
 
     def stream(self) -> int:
         return int(self.cupy.cuda.get_current_stream().ptr)
