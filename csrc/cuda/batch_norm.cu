@@ -57,8 +57,8 @@ struct Slabs {
 
 // Partials (slabs, 2, channels); neighbouring teams have neighbouring channels.
 template <class T, bool kMoments, bool kBlock>
-__global__ void __launch_bounds__(256) plane_sums(Compute<T>* partials, Terms<T, kMoments> terms, Grid grid,
-                                                  Slabs slabs, int group, bool packed) {
+__global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms<T, kMoments> terms,
+                                                     Grid grid, Slabs slabs, int group, bool packed) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);

@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kLanes* kTeams, 2)
 
 // A block at the second piece of each long run adds its pieces, the teams every eighth.
 template <class T>
-__global__ void __launch_bounds__(kLanes* kTeams)
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
     join_pieces(T* grad_weight, const Compute<T>* partials, const uint32_t* key, bool by_frequency,
                 Embedding e) {
   using C = Compute<T>;

@@ -41,8 +41,11 @@ def linear_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     device.code("linear_backward", grad_y, x, weight)
     grad_rows = rows_of(grad_y)
+    grad_x = product("linear_backward", grad_rows, weight) if need_x else None
+    if grad_x is not None and x.ndim != 2:
+        grad_x = grad_x.reshape(x.shape)
     return (
-        product("linear_backward", grad_rows, weight).reshape(x.shape) if need_x else None,
+        grad_x,
         product("linear_backward", grad_rows.T, rows_of(x)) if need_weight else None,
         sum_forward(grad_rows, (0,)) if need_bias else None,
     )

@@ -22,80 +22,80 @@ from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 
-# cuBLAS's numbers of element types, and of what products are computed in.
-_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
-_IN_FLOAT32, _IN_FLOAT64, _IN_TF32 = 68, 70, 77
+# Of each dtype, as the extension numbers them: cuBLAS's numbers of it and of what is computed in, and zero and one,
+# which lie in the host's memory and are read during a call.
+_FLOAT32, _FLOAT64 = (c_float(0), c_float(1)), (c_double(0), c_double(1))
+_KINDS = {0: (0, 68, _FLOAT32), 1: (2, 68, _FLOAT32), 2: (14, 68, _FLOAT32), 3: (1, 70, _FLOAT64)}
+_IN_TF32 = 77
 _DEFAULT_ALGORITHM = -1
-# Factors lie in the host's memory and are read during the call.
-_SCALARS = {kind: (kind(0), kind(1)) for kind in (c_float, c_double)}
 
 
 def product(op: str, a: Array, b: Array, alpha: float = 1.0) -> Array:
     """``alpha * a @ b`` of one dtype, the axes before the last two broadcast; sums in float32 or float64."""
-    device.code(op, a, b)
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise ArgumentError(f"{op}: shapes {a.shape} and {b.shape} cannot be multiplied")
+    number = device.code(op, a, b)
+    a_shape, b_shape = a.shape, b.shape
+    if len(a_shape) < 2 or len(b_shape) < 2 or a_shape[-1] != b_shape[-2]:
+        raise ArgumentError(f"{op}: shapes {a_shape} and {b_shape} cannot be multiplied")
     if isinstance(a, np.ndarray):
         compute = device.compute_dtype(a.dtype)
         y = np.matmul(a.astype(compute, copy=False), b.astype(compute, copy=False))
         return (y if alpha == 1 else alpha * y).astype(a.dtype, copy=False)
-    if a.ndim > 2 and b.ndim == 2:  # one long product
-        rows = device.contiguous(a).reshape(-1, a.shape[-1])
-        return product(op, rows, b, alpha).reshape(*a.shape[:-1], b.shape[-1])
+    if len(a_shape) > 2 and len(b_shape) == 2:  # one long product
+        return product(op, rows_of(a), b, alpha).reshape(*a_shape[:-1], b_shape[1])
     batch: tuple[int, ...] = ()
-    if b.ndim > 2:
+    if len(b_shape) > 2:
         try:
-            batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
         except ValueError:
-            raise ArgumentError(f"{op}: shapes {a.shape} and {b.shape} do not broadcast") from None
+            raise ArgumentError(f"{op}: shapes {a_shape} and {b_shape} do not broadcast") from None
     runtime = device.of(a)
-    shape = (*batch, a.shape[-2], b.shape[-1])
-    if alpha == 0 or a.shape[-1] == 0:
+    shape = (*batch, a_shape[-2], b_shape[-1])
+    if alpha == 0 or a_shape[-1] == 0:
         return runtime.zeros(shape, a.dtype)
     y = runtime.empty(shape, a.dtype)
     if 0 not in shape:
-        _multiply(runtime, y, a, b, batch, alpha)
+        _multiply(runtime, number, y, a, b, batch, alpha)
     return y
 
 
-def _multiply(runtime: Any, y: Array, a: Array, b: Array, batch: tuple[int, ...], alpha: float) -> None:
+def _multiply(
+    runtime: Any, number: int, y: Array, a: Array, b: Array, batch: tuple[int, ...], alpha: float
+) -> None:
     a, turn_a, step_a = _matrix(a)
     b, turn_b, step_b = _matrix(b)
+    kind, compute, (zero, factor) = _KINDS[number]
+    if number == 0 and precisions.matmul != "highest":
+        compute = _IN_TF32
+    if alpha != 1:
+        factor = type(zero)(alpha)
+    rows, inner = a.shape[-2:]
+    columns = b.shape[-1]
+    cublas, handle = runtime.cublas()
+    if not batch:
+        cublas.gemmEx(
+            *(handle, turn_b, turn_a, columns, rows, inner, addressof(factor)),
+            *(runtime.pointer(b), kind, step_b, runtime.pointer(a), kind, step_a),
+            *(addressof(zero), runtime.pointer(y), kind, columns, compute, _DEFAULT_ALGORITHM),
+        )
+        return
     axes = _batch_axes(batch, y, a, b)
     if len(axes) > 1:  # dense operands may be one batch
         a, b = (x if x.flags.c_contiguous else device.copy(x) for x in (a, b))
-        turn_a, step_a, turn_b, step_b = 0, a.shape[-1], 0, b.shape[-1]
+        turn_a, step_a, turn_b, step_b = 0, inner, 0, columns
         axes = _batch_axes(batch, y, a, b)
     axes.sort()
     count, *steps = axes.pop() if axes else (1, 0, 0, 0)
-
-    name = a.dtype.name
-    kind = _TYPES[name]
-    compute = _IN_FLOAT64 if name == "float64" else _IN_FLOAT32
-    if name == "float32" and precisions.matmul != "highest":
-        compute = _IN_TF32
-    scalar: Any = c_double if name == "float64" else c_float
-    zero, factor = _SCALARS[scalar]
-    if alpha != 1:
-        factor = scalar(alpha)
-    problem = (turn_b, turn_a, b.shape[-1], a.shape[-2], a.shape[-1], addressof(factor))
-    cublas, handle = runtime.cublas()
+    to_step, left_step, right_step = (step // a.itemsize for step in steps)
     for place in itertools.product(*(range(extent) for extent, *_ in axes)):
         to, left, right = (
             runtime.pointer(x) + sum(i * axis[which] for i, axis in zip(place, axes, strict=True))
             for which, x in enumerate((y, a, b), 1)
         )
-        if count == 1:
-            cublas.gemmEx(
-                *(handle, *problem, right, kind, step_b, left, kind, step_a),
-                *(addressof(zero), to, kind, b.shape[-1], compute, _DEFAULT_ALGORITHM),
-            )
-        else:
-            to_step, left_step, right_step = (step // a.itemsize for step in steps)
-            cublas.gemmStridedBatchedEx(
-                *(handle, *problem, right, kind, step_b, right_step, left, kind, step_a, left_step),
-                *(addressof(zero), to, kind, b.shape[-1], to_step, count, compute, _DEFAULT_ALGORITHM),
-            )
+        cublas.gemmStridedBatchedEx(
+            *(handle, turn_b, turn_a, columns, rows, inner, addressof(factor)),
+            *(right, kind, step_b, right_step, left, kind, step_a, left_step),
+            *(addressof(zero), to, kind, columns, to_step, count, compute, _DEFAULT_ALGORITHM),
+        )
 
 
 def _matrix(x: Array) -> tuple[Array, int, int]:
