@@ -18,7 +18,9 @@ Transfers are counted (``transfers``), so that a test can say that a step makes 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import importlib
 import importlib.machinery
 import inspect
 import sys
@@ -31,7 +33,7 @@ transfers = {"to_device": 0, "to_host": 0}
 _replaced: list[
     tuple[Any, Any]
 ] = []  # the real wrappers' device module and what it emulated, while installed
-compute_types: dict[Any, int] = {}  # what set_compute_type was told
+multiplied_in: list[int] = []  # cuBLAS's numbers of what products were computed in
 
 _ABSENT = set(
     """asmatrix block bmat einsum_path frompyfunc geomspace histogram_bin_edges insert isnat matvec nanpercentile
@@ -705,6 +707,54 @@ def _backend() -> types.ModuleType:
     return module
 
 
+# --------------------------------------------------------------------------------------------------------- cuBLAS
+
+
+def _gemm_batched(
+    handle: int, turn_a: int, turn_b: int, m: int, n: int, k: int, alpha: int,
+    a: int, a_type: int, a_ld: int, a_step: int, b: int, b_type: int, b_ld: int, b_step: int, beta: int,
+    c: int, c_type: int, c_ld: int, c_step: int, count: int, compute: int, algorithm: int,
+) -> None:  # fmt: skip
+    """``c = alpha op(a) op(b) + beta c`` of ``count`` matrices, all as columns, in the host's memory."""
+    scalar = ctypes.c_double if compute == 70 else ctypes.c_float
+    wide = np.float64 if compute == 70 else np.float32
+    factors = scalar.from_address(alpha).value, scalar.from_address(beta).value
+
+    def matrices(start: int, kind: int, ld: int, step: int, rows: int, columns: int) -> Any:
+        if ld < max(1, rows):
+            raise CUDARuntimeError("CUBLAS_STATUS_INVALID_VALUE")
+        dtype = np.dtype(
+            {0: "f4", 1: "f8", 2: "f2"}.get(kind) or importlib.import_module("ml_dtypes").bfloat16
+        )
+        reach = ((count - 1) * step + (columns - 1) * ld + rows) * dtype.itemsize
+        flat = np.frombuffer((ctypes.c_ubyte * reach).from_address(start), dtype)
+        steps = [s * dtype.itemsize for s in (step, 1, ld)]
+        return np.lib.stride_tricks.as_strided(flat, (count, rows, columns), steps)
+
+    def run() -> None:
+        left = matrices(a, a_type, a_ld, a_step, *((k, m) if turn_a else (m, k))).astype(wide)
+        right = matrices(b, b_type, b_ld, b_step, *((n, k) if turn_b else (k, n))).astype(wide)
+        to = matrices(c, c_type, c_ld, c_step, m, n)
+        with np.errstate(all="ignore"):
+            product = np.matmul(left.mT if turn_a else left, right.mT if turn_b else right)
+            to[...] = factors[0] * product + (factors[1] * to.astype(wide) if factors[1] else 0)
+
+    multiplied_in.append(compute)
+    run()
+    if Stream.capturing:
+        Stream.tape.append(run)
+
+
+def _gemm(
+    handle: int, turn_a: int, turn_b: int, m: int, n: int, k: int, alpha: int, a: int, a_type: int, a_ld: int,
+    b: int, b_type: int, b_ld: int, beta: int, c: int, c_type: int, c_ld: int, compute: int, algorithm: int,
+) -> None:  # fmt: skip
+    _gemm_batched(
+        handle, turn_a, turn_b, m, n, k, alpha, a, a_type, a_ld, 0, b, b_type, b_ld, 0, beta, c, c_type, c_ld, 0, 1,
+        compute, algorithm,
+    )  # fmt: skip
+
+
 class _Taped:
     """The emulated extension; what is called while a graph is captured runs at once, and again when it is launched."""
 
@@ -758,6 +808,8 @@ def install(emulated: bool = False) -> types.ModuleType:
         alloc_pinned_memory=lambda size: np.zeros(size, np.uint8).view(PinnedMemory),
         MemoryPool=MemoryPool,
         memory_hook=types.SimpleNamespace(MemoryHook=MemoryHook),
+        cublas=types.SimpleNamespace(gemmEx=_gemm, gemmStridedBatchedEx=_gemm_batched),
+        get_cublas_handle=lambda: 1,
         using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: Device.count,
@@ -784,10 +836,6 @@ def install(emulated: bool = False) -> types.ModuleType:
         }
     )
     cupy.__version__ = "14.0.0"
-    linalg = types.ModuleType("cupy._core._routines_linalg")
-    linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32 = 0, 4  # type: ignore[attr-defined]
-    linalg.set_compute_type = compute_types.__setitem__  # type: ignore[attr-defined]
-    sys.modules[linalg.__name__] = linalg
     extension = types.ModuleType("fastdl._cuda")
     for module in (cupy, extension):
         module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
@@ -812,7 +860,7 @@ def uninstall() -> None:
         device.emulate(None if before is None else before.extension)
     else:
         sys.modules.pop("fastdl.kernels.cuda", None)
-    for name in ("cupy", "cupy._core._routines_linalg", "fastdl._cuda"):
+    for name in ("cupy", "fastdl._cuda"):
         sys.modules.pop(name, None)
     kernels.set_device_backend(kernels.NoDeviceArray, None)
     devices._cupy = None

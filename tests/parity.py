@@ -114,3 +114,16 @@ def check_gradient(
     # Central differences in float64 with step 1e-6: about 1e-10 of rounding over the step, relative to the values.
     scale = max(1.0, abs(numeric), abs(along(0.0)))
     assert abs(numeric - analytic) <= 1e-7 * scale, f"numeric {numeric}, analytic {analytic}"
+
+
+def assert_same_sums(backend: Any, got: Any, want: Any, index: Any, dim: int = 0) -> None:
+    """Places along ``dim`` are sums of the entries that ``index`` names, added in its order: the same bits.
+
+    On CUDA those of more than 256 entries are added in pieces.
+    """
+    entries = np.bincount(index.ravel(), minlength=got.shape[dim])
+    in_order = (
+        np.flatnonzero(entries <= 256) if backend.__name__.endswith("cuda") else np.arange(len(entries))
+    )
+    np.testing.assert_array_equal(got.take(in_order, dim), want.take(in_order, dim))
+    assert_close(got, want, reduction=max(1, index.size))

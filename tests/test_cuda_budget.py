@@ -1,17 +1,29 @@
-"""What nvcc makes of each CUDA kernel: no more registers, stack or spills than tests/cuda_budget.json allows.
+"""What nvcc makes of each CUDA kernel, against tests/cuda_budget.json: registers, stack, spills and opcodes.
 
 ``python tests/test_cuda_budget.py`` measures and writes the file anew: do that when a change is meant, and look at the
-difference. Kernels are grouped by name (and, for elementwise maps, by function); the largest instantiation counts.
+difference. Kernels are grouped by name (and, for elementwise maps, by function). The module is built once as it is
+shipped, for 8.0 and 9.0a. Of a group the file holds:
+
+- registers: the most of an instantiation for 9.0a; stack, spilled: the most bytes for either architecture.
+- opcodes: how many instantiations for 9.0a have them. Fewer means that an access or a product has fallen apart:
+  products on tensor cores (HMMA, HGMMA), their operands (LDSM), copies to shared memory that pass registers by
+  (LDGSTS, UTMALDG), and accesses of 16 bytes to global memory (LDG.128, STG.128).
+- local: how many of them touch memory of a thread's own (LDL, STL), spills or arrays that are indexed; none if absent.
+
+Opcodes are read with the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm, and not held where these are missing.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +31,10 @@ import emulation
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
-BUILD = ROOT / "build" / "cuda"
+BUILD = ROOT / "build" / "budget"
+LIMITS = ("registers", "stack", "spilled", "local")  # no more than these; of opcodes no fewer
+ACCESS = re.compile(r"(LDG|STG)\.E(?:\.\w+)*\.128\b")
+NOTED = re.compile(r"HMMA|HGMMA|LDSM|LDGSTS|UTMALDG|LDL|STL")
 
 
 LAUNCH = """
@@ -37,11 +52,14 @@ except RuntimeError as error:
 
 
 def build() -> str:
-    """The log of building ``_cuda`` for one architecture, with what ptxas says about each kernel."""
-    options = ["-DFASTDL_CUDA=ON", "-DFASTDL_CUDA_ARCHITECTURES=90a-real", "-DFASTDL_LEVELS=baseline"]
+    """The log of building ``_cuda``, with what ptxas says about each kernel. Ninja keeps commands' output apart."""
+    options = ["-DFASTDL_CUDA=ON", "-DFASTDL_LEVELS=baseline"]
     options += ["-DCMAKE_CUDA_FLAGS=-Xptxas=-v", "-DSKBUILD_PROJECT_VERSION=0.0.0"]
-    configure = ["cmake", "-S", ROOT, "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}", *options]
-    for command in (configure, ["cmake", "--build", BUILD, "--clean-first", "--target", "_cuda", "-j", "2"]):
+    configure = ["cmake", "-G", "Ninja", "-S", ROOT, "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in (
+        [*configure, *options],
+        ["cmake", "--build", BUILD, "--clean-first", "--target", "_cuda", "-j", "2"],
+    ):
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -49,17 +67,75 @@ def build() -> str:
     return done.stdout
 
 
-def resources(log: str) -> list[tuple[str, int, int, int]]:
-    """Of each kernel: mangled name, registers, bytes of stack, bytes spilled."""
-    found = re.findall(
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill "
-        r"loads.*?Used (\d+) registers",
-        log,
-        re.DOTALL,
-    )
-    return [
-        (name, int(regs), int(stack), int(stores) + int(loads)) for name, stack, stores, loads, regs in found
-    ]
+def module() -> Path:
+    (path,) = BUILD.glob("_cuda.*.so")
+    return path
+
+
+def resources(log: str) -> dict[str, Counter[str]]:
+    """Of each kernel, by its mangled name: registers, bytes of stack, bytes spilled."""
+    kernels: dict[str, Counter[str]] = {}
+    for name, architecture, report in re.findall(
+        r"Compiling entry function '(\w+)' for '(sm_\w+)'(.*?Used \d+ registers)", log, re.DOTALL
+    ):
+        stack, stores, loads, registers = (
+            int(n)
+            for n in re.findall(
+                r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*Used (\d+) reg",
+                report,
+                re.DOTALL,
+            )[0]
+        )
+        kernel = kernels.setdefault(name, Counter())
+        kernel |= Counter({"stack": stack, "spilled": stores + loads})
+        if architecture == "sm_90a":
+            kernel["registers"] = registers
+    return kernels
+
+
+def disassembler() -> dict[str, str] | None:
+    """cuobjdump's path and the environment in which it finds nvdisasm; None if either is missing."""
+    try:
+        files = [
+            file
+            for tool in ("cuobjdump", "nvdisasm")
+            for file in importlib.metadata.files(f"nvidia-cuda-{tool}") or []
+            if file.stem == tool
+        ]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return {file.stem: str(file.locate()) for file in files}
+
+
+def noted(instruction: str) -> str | None:
+    """The name under which the budget counts an instruction of the disassembly, or None."""
+    found = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", instruction)
+    if found is None:
+        return None
+    if access := ACCESS.match(found[1]):
+        return f"{access[1]}.128"
+    base = found[1].split(".")[0]
+    return None if NOTED.fullmatch(base) is None else "local" if base in ("LDL", "STL") else base
+
+
+def opcodes(tools: dict[str, str]) -> dict[str, set[str]]:
+    """Of each kernel's machine code for 9.0a the opcodes that the budget counts."""
+    found: dict[str, set[str]] = {}
+    here: set[str] = set()
+    with subprocess.Popen(
+        [tools["cuobjdump"], "--dump-sass", "--gpu-architecture", "sm_90a", module()],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": str(Path(tools["nvdisasm"]).parent)},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if kernel := re.match(r"\s+Function : (\w+)", line):
+                here = found.setdefault(kernel[1], set())
+            elif name := noted(line):
+                here.add(name)
+    assert process.returncode == 0
+    return found
 
 
 def group(demangled: str) -> str:
@@ -71,38 +147,58 @@ def group(demangled: str) -> str:
     return f"{kernel} {function[1]}" if function else kernel
 
 
-def measure() -> dict[str, dict[str, int]]:
-    """Per group the registers, and the bytes of stack and of spills."""
+def measure(tools: dict[str, str] | None) -> dict[str, dict[str, Any]]:
+    """The budget that the module as it is now would just keep; opcodes if there are tools."""
     kernels = resources(build())
+    code = opcodes(tools) if tools else {}
+    assert not code or set(code) == set(kernels)
     names = subprocess.run(
-        ["c++filt"], input="\n".join(k[0] for k in kernels), capture_output=True, text=True, check=True
+        ["c++filt"], input="\n".join(kernels), capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    groups: dict[str, dict[str, int]] = {}
-    for name, (_, *used) in zip(names, kernels, strict=True):
+    groups: dict[str, dict[str, Any]] = {}
+    for (mangled, used), name in zip(kernels.items(), names, strict=True):
         entry = groups.setdefault(group(name), {"registers": 0, "stack": 0, "spilled": 0})
-        for what, amount in zip(entry, used, strict=True):
-            entry[what] = max(entry[what], amount)
+        for what in ("registers", "stack", "spilled"):
+            entry[what] = max(entry[what], used[what])
+        for opcode in code.get(mangled, ()):
+            counts = entry if opcode == "local" else entry.setdefault("opcodes", {})
+            counts[opcode] = counts.get(opcode, 0) + 1
+    for entry in groups.values():
+        if "opcodes" in entry:
+            entry["opcodes"] = dict(sorted(entry.pop("opcodes").items()))
     return dict(sorted(groups.items()))
+
+
+def beyond(measured: dict[str, Any], budget: dict[str, Any], with_opcodes: bool) -> bool:
+    """Does a group use more than it may, or lack what it should have?"""
+    return any(measured.get(what, 0) > budget.get(what, 0) for what in LIMITS) or (
+        with_opcodes
+        and any(measured.get("opcodes", {}).get(o, 0) < n for o, n in budget.get("opcodes", {}).items())
+    )
 
 
 @pytest.mark.skipif(
     shutil.which("nvcc") is None or shutil.which("c++filt") is None or not emulation.tools(),
     reason="needs nvcc, c++filt, cmake, ninja and pybind11",
 )
-def test_registers_spills_and_import():
-    measured = measure()
+def test_registers_spills_opcodes_and_import():
+    tools = disassembler()
+    measured = measure(tools)
     budget = json.loads(BUDGET.read_text())
     assert set(measured) == set(budget), "run python tests/test_cuda_budget.py and look at the difference"
     over = {
         name: (used, budget[name])
         for name, used in measured.items()
-        if any(used[what] > budget[name][what] for what in used)
+        if beyond(used, budget[name], tools is not None)
     }
-    assert over == {}, "more registers, stack or spills than budgeted: (measured, budget)"
+    assert over == {}, "more registers, stack, spills or local memory, or fewer opcodes: (measured, budget)"
     # The module just built imports without a driver; a launch there says what is missing.
-    (module,) = BUILD.glob("_cuda.*.so")
-    done = subprocess.run([sys.executable, "-c", LAUNCH, module], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, module()], capture_output=True, text=True, check=True
+    )
     assert "CUDA: " in done.stdout or "launched" in done.stdout
+    if tools is None:
+        pytest.skip("all but the opcodes, which need nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm")
 
 
 def test_groups():
@@ -111,8 +207,61 @@ def test_groups():
     assert group(f"void fastdl::cuda::map_kernel<4, {hidden}Pair<float>, float>(X)") == "map_kernel Pair"
 
 
+def test_report():
+    log = """ptxas info    : Compiling entry function 'f' for 'sm_80'
+ptxas info    : Function properties for f
+    8 bytes stack frame, 4 bytes spill stores, 2 bytes spill loads
+ptxas info    : Used 99 registers, used 1 barriers, 652 bytes cmem[0]
+ptxas info    : Compiling entry function 'f' for 'sm_90a'
+ptxas info    : Function properties for f
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 652 bytes cmem[0]
+"""
+    assert resources(log) == {"f": {"registers": 40, "stack": 8, "spilled": 6}}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "name"),
+    [
+        (
+            "        /*0080*/                   LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;  /* 0x1 */",
+            "LDG.128",
+        ),
+        ("        /*1a080*/             @!P0 STG.E.128 desc[UR4][R2.64], R4 ;  /* 0x1 */", "STG.128"),
+        ("        /*0080*/                   LDG.E.64 R4, desc[UR4][R2.64] ;", None),
+        ("        /*0080*/               @P1 LDGSTS.E.BYPASS.128 [R3], desc[UR4][R2.64] ;", "LDGSTS"),
+        ("        /*0080*/                   HMMA.16816.F32 R4, R8, R12, R4 ;", "HMMA"),
+        ("        /*0080*/             @UP0 UTMALDG.3D [UR8], [UR4] ;", "UTMALDG"),
+        ("        /*0080*/                   STL.64 [R1], R2 ;", "local"),
+        ("                                                    /* 0x000fe20000000800 */", None),
+    ],
+)
+def test_opcodes(instruction, name):
+    assert noted(instruction) == name
+
+
+def test_what_breaks_a_budget():
+    budget = {"registers": 40, "stack": 0, "spilled": 0, "opcodes": {"HMMA": 2}}
+    fine = {**budget, "opcodes": {"HMMA": 3, "LDSM": 1}}
+    assert not beyond(fine, budget, True)
+    for change in (
+        {"registers": 41},
+        {"spilled": 4},
+        {"local": 1},
+        {"opcodes": {"HMMA": 1}},
+        {"opcodes": {}},
+    ):
+        assert beyond({**fine, **change}, budget, True)
+    assert not beyond({**fine, "opcodes": {}}, budget, False)  # not read
+
+
 if __name__ == "__main__":
-    groups = measure()
+    tools = disassembler()
+    if tools is None:
+        sys.exit(
+            "needs the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm: the budget holds opcodes, too"
+        )
+    groups = measure(tools)
     BUDGET.write_text(
         "{\n" + ",\n".join(f"  {json.dumps(n)}: {json.dumps(g)}" for n, g in groups.items()) + "\n}\n"
     )

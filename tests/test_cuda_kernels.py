@@ -182,7 +182,9 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
 
 
 def further(dtype: type) -> list[tuple[Any, ...]]:
-    """Calls with infinities, integers or saved values: run in all orders of threads and under the sanitizers, too."""
+    """Calls with infinities, integers, saved values, or cut into parts: in all orders and under the sanitizers."""
+    from test_cuda_divided import calls as divided
+
     x, y = numbers((5, 37), dtype), numbers((5, 37), dtype, 1)
     logits = reference.log_softmax_forward(numbers((9, 3, 6), np.float64), 2)
     labels = np.array([[1, 1, 2], [5, 3, 0], [4, 0, 0]])
@@ -198,6 +200,7 @@ def further(dtype: type) -> list[tuple[Any, ...]]:
         ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, 1.5, 0.0),
         ("random_integers", (77,), -3, 9, 5, 6),
         ("philox_words", 77, 5, 6),
+        *divided(dtype),
     ]
 
 

@@ -1,9 +1,10 @@
 // Batch norm: h = (x - mean) / sqrt(var + eps), y = h w + b per channel; and the gradients of weights of
 // every norm, grad_w = sum g h, grad_b = sum g.
 //
-// Channels are summed by planes, or by columns where inner = 1, in slabs that a second launch adds in order.
-// Variances are of x minus a first element, never of x itself. x is read once for the moments and once for y;
-// backward twice, with the gradient.
+// Channels are summed by planes, or by columns where inner = 1, in slabs that a second launch adds in order:
+// a slab is some planes where there are many, a slice of one where there are few, so that the device is full
+// and slabs are no more than that takes. Variances are of x minus a first element, never of x itself. x is
+// read once for the moments and once for y; backward twice, with the gradient.
 #include <algorithm>
 
 #include "cuda/norm_statistics.h"
@@ -49,35 +50,46 @@ struct Terms {
   }
 };
 
-// A team for each plane (n, c); partials (batch, 2, channels).
+// What a team adds of a channel: planes of `batches` of the batch, of each the elements of one slice.
+struct Slabs {
+  int64_t count, batches, slices, length;
+};
+
+// Partials (slabs, 2, channels); neighbouring teams have neighbouring channels.
 template <class T, bool kMoments, bool kBlock>
-__global__ void __launch_bounds__(256)
-    plane_sums(Compute<T>* partials, Terms<T, kMoments> terms, Grid grid, int group, bool packed) {
+__global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms<T, kMoments> terms,
+                                                     Grid grid, Slabs slabs, int group, bool packed) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);
-  const int64_t planes = grid.batch * grid.channels;
-  const RowSlice<T> slice(team, grid.inner, packed);
-  const int64_t packs = slice.packs();
-  for (; team.any_row(planes); team.row += team.step) {
+  const int64_t rows = slabs.count * grid.channels;
+  for (; team.any_row(rows); team.row += team.step) {
     C sums[2] = {0, 0};
-    const bool mine = team.row < planes;
-    const int64_t n = mine ? team.row / grid.channels : 0, c = team.row - n * grid.channels;
+    const bool mine = team.row < rows;
+    const int64_t slab = team.row / grid.channels, c = team.row - slab * grid.channels;
     if (mine) {
-      const auto channel = terms.channel(grid, n, c);
-      for (int64_t j = 0; j < packs; ++j) {
-        const auto a = slice.load(terms.x + team.row * grid.inner, j, C(0));
-        const auto b = kMoments ? a : slice.load(terms.g + team.row * grid.inner, j, C(0));
-        FASTDL_UNROLL
-        for (int k = 0; k < N; ++k)
-          if (slice.element(j, k) < grid.inner) terms.add(sums, channel, a.v[k], b.v[k]);
+      const int64_t first = slab / slabs.slices, start = (slab - first * slabs.slices) * slabs.length;
+      const int64_t length = std::min(slabs.length, grid.inner - start);
+      const int64_t end = std::min(grid.batch, (first + 1) * slabs.batches);
+      const RowSlice<T> slice(team, length, packed);
+      const int64_t packs = slice.packs();
+      for (int64_t n = first * slabs.batches; n < end; ++n) {
+        const auto channel = terms.channel(grid, n, c);
+        const int64_t base = (n * grid.channels + c) * grid.inner + start;
+        for (int64_t j = 0; j < packs; ++j) {
+          const auto a = slice.load(terms.x + base, j, C(0));
+          const auto b = kMoments ? a : slice.load(terms.g + base, j, C(0));
+          FASTDL_UNROLL
+          for (int k = 0; k < N; ++k)
+            if (slice.element(j, k) < length) terms.add(sums, channel, a.v[k], b.v[k]);
+        }
       }
     }
     sums[0] = team.sum(sums[0]);
     sums[1] = team.sum(sums[1]);
     if (mine && team.index == 0) {
-      partials[2 * n * grid.channels + c] = sums[0];
-      partials[(2 * n + 1) * grid.channels + c] = sums[1];
+      partials[2 * slab * grid.channels + c] = sums[0];
+      partials[(2 * slab + 1) * grid.channels + c] = sums[1];
     }
   }
 }
@@ -198,11 +210,41 @@ Grid grid_of(const ChannelNorm& p, int64_t width) {
           Divisor(uint32_t(std::max<int64_t>(1, p.inner / width))),
           Divisor(uint32_t(std::max<int64_t>(1, p.channels)))};
 }
-int64_t slabs_of(const ChannelNorm& p) {
-  if (p.inner > 1) return p.batch;
-  const int64_t groups = (p.channels + kColumns - 1) / kColumns;
-  return std::max<int64_t>(1, std::min({4 * int64_t(multiprocessors()) / std::max<int64_t>(1, groups),
-                                        (p.batch + 63) / 64, int64_t(65535)}));
+
+constexpr int64_t kLongest =
+    1024;  // planes up to here go to groups of lanes; elements a thread adds in a slab
+
+// Lanes of a group, 0: a block.
+template <class T>
+int group_of(const ChannelNorm& p) {
+  if (p.inner > kLongest) return 0;
+  int group = 1;
+  while (group < 32 && group * kWidest<T> < p.inner) group *= 2;
+  return group;
+}
+
+template <class T>
+Slabs slabs_of(const ChannelNorm& p) {
+  const auto ratio = [](int64_t a, int64_t b) { return (a + b - 1) / std::max<int64_t>(1, b); };
+  const int64_t blocks = 4 * int64_t(multiprocessors());
+  if (p.inner == 1) {
+    const int64_t groups = ratio(p.channels, kColumns);
+    const int64_t count = std::max<int64_t>(
+        1, std::min({blocks / std::max<int64_t>(1, groups), ratio(p.batch, 64), int64_t(65535)}));
+    return {count, ratio(p.batch, count), 1, 1};
+  }
+  const int group = group_of<T>(p);
+  const int64_t wanted = group == 0 ? blocks : blocks * (256 / group);
+  const int64_t most =
+      std::max<int64_t>(1, kLongest * (group == 0 ? 256 : group) / std::max<int64_t>(1, p.inner));
+  const int64_t batches = std::max<int64_t>(1, std::min(most, p.batch * p.channels / wanted));
+  int64_t length = p.inner;
+  if (batches == 1 && group == 0) {  // slices of whole packs
+    const int64_t slices = std::min(ratio(wanted, p.batch * p.channels), p.inner / kLongest);
+    length = ratio(ratio(p.inner, std::max<int64_t>(1, slices)), 8) * 8;
+  }
+  const int64_t slices = ratio(p.inner, length);
+  return {ratio(p.batch, batches) * slices, batches, slices, length};
 }
 
 // Partial sums of all channels; returns how many slabs there are.
@@ -210,28 +252,28 @@ template <class T, bool kMoments>
 int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const ChannelNorm& p,
                      Compute<T>* partials, Stream stream) {
   const Grid grid = grid_of(p, 1);
-  const int64_t slabs = slabs_of(p);
+  const Slabs slabs = slabs_of<T>(p);
   if (p.inner > 1) {
-    const int64_t planes = p.batch * p.channels;
+    const int group = group_of<T>(p);
     const bool packed = rows_packed<T>(p.inner, {terms.x, terms.g});
-    const bool block = p.inner > 1024;
-    int group = 1;
-    while (group < 32 && group * kWidest<T> < p.inner) group *= 2;
-    launch(op, block ? plane_sums<T, kMoments, true> : plane_sums<T, kMoments, false>,
-           dim3(block ? grid_for(planes, 1) : grid_for(planes, 256 / group)), dim3(256), 0, stream, partials,
-           terms, grid, group, packed);
+    launch(op, group == 0 ? plane_sums<T, kMoments, true> : plane_sums<T, kMoments, false>,
+           dim3(grid_for(slabs.count * p.channels, group == 0 ? 1 : 256 / group)), dim3(256), 0, stream,
+           partials, terms, grid, slabs, group, packed);
   } else {
-    const int64_t slab = (p.batch + slabs - 1) / slabs;
     launch(op, column_sums<T, kMoments>,
-           dim3(unsigned((p.channels + kColumns - 1) / kColumns), unsigned(slabs)), dim3(kColumns, kSplit), 0,
-           stream, partials, terms, grid, slab);
+           dim3(unsigned((p.channels + kColumns - 1) / kColumns), unsigned(slabs.count)),
+           dim3(kColumns, kSplit), 0, stream, partials, terms, grid, slabs.batches);
   }
-  return slabs;
+  return slabs.count;
 }
 }  // namespace
 
 int64_t channel_scratch(Dtype dtype, const ChannelNorm& p) {
-  return (slabs_of(p) + 1) * 2 * p.channels * (dtype == Dtype::float64 ? 8 : 4);
+  int64_t bytes = 0;
+  by_dtype(dtype, [&]<class T>(T) {
+    bytes = (slabs_of<T>(p).count + 1) * 2 * p.channels * int64_t(sizeof(Compute<T>));
+  });
+  return bytes;
 }
 
 void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* grad_y, const void* x,

@@ -178,15 +178,14 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
   }
 }
 
-// Calls f<kBlock>(grid, threads, group).
-template <class T, class F>
-void by_plan(const Rows& r, F&& f) {
-  RowPlan plan = plan_rows(r.rows, r.length, kRowValues<T>);
-  plan.threads = std::min(plan.threads, kMostThreads);
-  if (plan.block)
-    f(std::true_type{}, plan);
-  else
-    f(std::false_type{}, plan);
+// The kernel for blocks or that for groups of lanes, with what both take last.
+template <class T, class... P, class... A>
+void launch_rows(const char* op, void (*blocks)(P...), void (*groups)(P...), const Rows& r,
+                 std::initializer_list<const void*> arrays, Stream stream, A... arguments) {
+  const RowPlan plan = plan_rows(r.rows, r.length, kRowValues<T>);
+  launch(op, plan.block ? blocks : groups, dim3(plan.grid),
+         dim3(unsigned(std::min(plan.threads, kMostThreads))), 0, stream, arguments..., r, plan.group,
+         rows_packed<T>(r.length, arrays));
 }
 
 }  // namespace
@@ -195,12 +194,8 @@ void row_products_forward(Dtype dtype, void* sums, const void* x1, const void* x
                           Stream stream) {
   if (r.rows == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
-    const bool packed = rows_packed<T>(r.length, {x1, x2});
-    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
-      launch("row_products", products<T, B::value>, dim3(plan.grid), dim3(unsigned(plan.threads)), 0, stream,
-             static_cast<T*>(sums), static_cast<const T*>(x1), static_cast<const T*>(x2), r, plan.group,
-             packed);
-    });
+    launch_rows<T>("row_products", products<T, true>, products<T, false>, r, {x1, x2}, stream,
+                   static_cast<T*>(sums), static_cast<const T*>(x1), static_cast<const T*>(x2));
   });
 }
 
@@ -208,13 +203,9 @@ void row_products_backward(Dtype dtype, void* grad_x1, void* grad_x2, const void
                            const void* x2, const Rows& r, Stream stream) {
   if (r.rows * r.length == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
-    const bool packed = rows_packed<T>(r.length, {x1, x2, grad_x1, grad_x2});
-    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
-      launch("row_products_backward", products_backward<T, B::value>, dim3(plan.grid),
-             dim3(unsigned(plan.threads)), 0, stream, static_cast<T*>(grad_x1), static_cast<T*>(grad_x2),
-             static_cast<const T*>(grad_sums), static_cast<const T*>(x1), static_cast<const T*>(x2), r,
-             plan.group, packed);
-    });
+    launch_rows<T>("row_products_backward", products_backward<T, true>, products_backward<T, false>, r,
+                   {x1, x2, grad_x1, grad_x2}, stream, static_cast<T*>(grad_x1), static_cast<T*>(grad_x2),
+                   static_cast<const T*>(grad_sums), static_cast<const T*>(x1), static_cast<const T*>(x2));
   });
 }
 
@@ -223,12 +214,9 @@ void pairwise_distance_forward(Dtype dtype, void* distance, const void* x1, cons
   if (r.rows == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
-    const bool packed = rows_packed<T>(r.length, {x1, x2});
-    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
-      launch("pairwise_distance", distances<T, B::value>, dim3(plan.grid), dim3(unsigned(plan.threads)), 0,
-             stream, static_cast<T*>(distance), static_cast<const T*>(x1), static_cast<const T*>(x2),
-             norm_of(p), C(p), C(eps), r, plan.group, packed);
-    });
+    launch_rows<T>("pairwise_distance", distances<T, true>, distances<T, false>, r, {x1, x2}, stream,
+                   static_cast<T*>(distance), static_cast<const T*>(x1), static_cast<const T*>(x2),
+                   norm_of(p), C(p), C(eps));
   });
 }
 
@@ -238,13 +226,10 @@ void pairwise_distance_backward(Dtype dtype, void* grad_x1, const void* grad_dis
   if (r.rows * r.length == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
-    const bool packed = rows_packed<T>(r.length, {x1, x2, grad_x1});
-    by_plan<T>(r, [&]<class B>(B, const RowPlan& plan) {
-      launch("pairwise_distance_backward", distances_backward<T, B::value>, dim3(plan.grid),
-             dim3(unsigned(plan.threads)), 0, stream, static_cast<T*>(grad_x1),
-             static_cast<const T*>(grad_distance), static_cast<const T*>(x1), static_cast<const T*>(x2),
-             static_cast<const T*>(distance), norm_of(p), C(p), C(eps), r, plan.group, packed);
-    });
+    launch_rows<T>("pairwise_distance_backward", distances_backward<T, true>, distances_backward<T, false>, r,
+                   {x1, x2, grad_x1}, stream, static_cast<T*>(grad_x1), static_cast<const T*>(grad_distance),
+                   static_cast<const T*>(x1), static_cast<const T*>(x2), static_cast<const T*>(distance),
+                   norm_of(p), C(p), C(eps));
   });
 }
 

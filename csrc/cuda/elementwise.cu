@@ -279,12 +279,6 @@ struct Where {
   __device__ __forceinline__ C operator()(bool condition, C x, C y) const { return condition ? x : y; }
 };
 
-template <class T>
-struct Identity {
-  static constexpr int kPack = kWidest<T>;
-  __device__ __forceinline__ T operator()(T x) const { return x; }
-};
-
 template <class To, class From>
 struct Convert {
   static constexpr int kPack = kShort<To> < kShort<From> ? kShort<To> : kShort<From>;
@@ -342,21 +336,6 @@ void where(Dtype dtype, const Shape& shape, const Strided& out, const Strided& c
            const Strided& y, Stream stream) {
   by_dtype(dtype,
            [&]<class T>(T) { map<T, bool, T, T>("where", shape, Where<T>{}, out, stream, condition, x, y); });
-}
-
-void copy(int bytes, const Shape& shape, const Strided& y, const Strided& x, Stream stream) {
-  const auto run = [&]<class T>(T) { map<T, T>("copy", shape, Identity<T>{}, y, stream, x); };
-  switch (bytes) {
-    case 1:
-      return run(uint8_t{});
-    case 2:
-      return run(uint16_t{});
-    case 4:
-      return run(uint32_t{});
-    case 8:
-      return run(uint64_t{});
-  }
-  throw std::invalid_argument("copy: elements must have 1, 2, 4 or 8 bytes, not " + std::to_string(bytes));
 }
 
 void convert(Dtype to, Dtype from, const Shape& shape, const Strided& y, const Strided& x, Stream stream) {

@@ -2,9 +2,10 @@
 //
 // The gradient adds rows of grad_y that have the same index. Atomic additions would add them in any order;
 // instead the entries are sorted by index, stably, and each run of equal indices is summed in order by the
-// threads that own its columns: the same bits every time, each row of the table written once. The sort is a
-// radix sort, 8 bits a pass, one warp per tile: a lane finds how many before it have its digit from 8 votes,
-// so nothing depends on timing.
+// threads that own its columns: the same bits every time, each row of the table written once. Long runs are
+// cut into pieces of one length, which are added in order afterwards. The sort is a radix sort, 8 bits a
+// pass, one warp per tile: a lane finds how many before it have its digit from 8 votes, so nothing depends on
+// timing.
 #include "cuda/embedding.h"
 
 #include <algorithm>
@@ -16,8 +17,10 @@ namespace fastdl::cuda {
 namespace {
 
 constexpr uint64_t kForward = 3, kBackward = 4;
-constexpr int kDigits = 256, kTile = 1024;  // entries of a warp
-constexpr int kLanes = 32, kTeams = 8;      // a block: 8 outputs, their columns side by side
+constexpr int kDigits = 256, kTile = 1024;              // entries of a warp
+constexpr int kLanes = 32, kTeams = 8;                  // a block: 8 outputs, their columns side by side
+constexpr int64_t kPart = 256;                          // sorted entries that a team adds at most
+static_assert(kLanes == kColumns && kTeams == kSplit);  // split_reduce
 
 template <class Word>
 __global__ void __launch_bounds__(256) gather_rows(Word* y, const Word* weight, const int64_t* index,
@@ -161,28 +164,119 @@ __global__ void __launch_bounds__(32)
   }
 }
 
-// The team at the head of each run of equal keys adds it up.
+// What the sorted entries add to a column of their row.
+template <class T>
+struct Entries {
+  Keys keys;
+  const T *grad_y, *scale;
+  const int64_t* bag;
+  int64_t grad_rows;
+
+  __device__ __forceinline__ Compute<T> sum(int64_t start, int64_t end, int64_t d, int64_t width) const {
+    using C = Compute<T>;
+    C sum = 0;
+    for (int64_t r = start; r < end; ++r) {
+      const uint32_t j = keys.entry[r];
+      const int64_t row = bag != nullptr ? bag[j] : int64_t(j);
+      if (row < 0 || row >= grad_rows) continue;
+      const C g = C(widen(grad_y[row * width + d]));
+      sum += scale != nullptr ? C(widen(scale[j])) * g : g;
+    }
+    return sum;
+  }
+};
+
+// The team at the head of each run of equal keys adds up to kPart entries: all, or else its first piece.
+// Partials: of each part, kPart places of the sorted entries, the piece that begins in it and does not begin
+// a run (2 part), and the first piece of a run that begins in it (2 part + 1); there is one of either at
+// most.
 template <class T>
 __global__ void __launch_bounds__(kLanes* kTeams, 2)
-    sum_runs(T* grad_weight, const T* grad_y, Keys keys, const int64_t* bag, int64_t grad_rows,
-             const T* scale, bool by_frequency, Embedding e) {
+    sum_runs(T* grad_weight, Compute<T>* partials, Entries<T> entries, bool by_frequency, Embedding e) {
   using C = Compute<T>;
+  const uint32_t* key = entries.keys.key;
   for (int64_t i = int64_t(blockIdx.x) * kTeams + threadIdx.y; i < e.entries;
        i += int64_t(gridDim.x) * kTeams) {
-    const uint32_t key = keys.key[i];
-    if (key == uint32_t(e.rows) || (i > 0 && keys.key[i - 1] == key)) continue;
+    const uint32_t mine = key[i];
+    if (mine == uint32_t(e.rows) || (i > 0 && key[i - 1] == mine)) continue;
+    const int64_t most = std::min(e.entries, i + kPart);
     int64_t end = i + 1;
-    while (end < e.entries && keys.key[end] == key) ++end;
+    while (end < most && key[end] == mine) ++end;
+    const bool whole = end == e.entries || key[end] != mine;
     for (int64_t d = threadIdx.x; d < e.width; d += kLanes) {
+      const C sum = entries.sum(i, end, d, e.width);
+      if (whole)
+        grad_weight[int64_t(mine) * e.width + d] = narrow<T>(by_frequency ? sum / C(end - i) : sum);
+      else
+        partials[(2 * (i / kPart) + 1) * e.width + d] = sum;
+    }
+  }
+}
+
+// The first place in [low, high) whose key is at least `least`: keys rise.
+__device__ __forceinline__ int64_t first_place(const uint32_t* key, int64_t low, int64_t high,
+                                               uint32_t least) {
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (key[middle] < least)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// The run across the beginning of a part: where it begins, and its first piece from there on. start < 0:
+// none.
+struct Across {
+  int64_t start = -1, piece = 0;
+  uint32_t key = 0;
+
+  __device__ __forceinline__ Across(const uint32_t* keys, int64_t part, const Embedding& e) {
+    const int64_t cut = part * kPart;
+    key = keys[cut];
+    if (key == uint32_t(e.rows) || keys[cut - 1] != key) return;
+    start = first_place(keys, 0, cut, key);
+    piece = start + (cut - start + kPart - 1) / kPart * kPart;
+    if (piece >= e.entries || keys[piece] != key) start = -1;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
+    sum_pieces(Compute<T>* partials, Entries<T> entries, Embedding e) {
+  const uint32_t* key = entries.keys.key;
+  for (int64_t part = int64_t(blockIdx.x) * kTeams + threadIdx.y + 1; part * kPart < e.entries;
+       part += int64_t(gridDim.x) * kTeams) {
+    const Across run(key, part, e);
+    if (run.start < 0) continue;
+    const int64_t end = first_place(key, run.piece, std::min(e.entries, run.piece + kPart), run.key + 1);
+    for (int64_t d = threadIdx.x; d < e.width; d += kLanes)
+      partials[2 * part * e.width + d] = entries.sum(run.piece, end, d, e.width);
+  }
+}
+
+// A block at the second piece of each long run adds its pieces, the teams every eighth.
+template <class T>
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
+    join_pieces(T* grad_weight, const Compute<T>* partials, const uint32_t* key, bool by_frequency,
+                Embedding e) {
+  using C = Compute<T>;
+  for (int64_t part = int64_t(blockIdx.x) + 1; part * kPart < e.entries; part += gridDim.x) {
+    const Across run(key, part, e);
+    if (run.start < 0 || run.piece != run.start + kPart) continue;
+    const int64_t end = first_place(key, run.piece, e.entries, run.key + 1);
+    const int64_t pieces = (end - run.start + kPart - 1) / kPart;
+    for (int64_t column = 0; column < e.width; column += kLanes) {
+      const int64_t d = column + threadIdx.x;
       C sum = 0;
-      for (int64_t r = i; r < end; ++r) {
-        const uint32_t j = keys.entry[r];
-        const int64_t row = bag != nullptr ? bag[j] : int64_t(j);
-        if (row < 0 || row >= grad_rows) continue;
-        const C g = C(widen(grad_y[row * e.width + d]));
-        sum += scale != nullptr ? C(widen(scale[j])) * g : g;
-      }
-      grad_weight[int64_t(key) * e.width + d] = narrow<T>(by_frequency ? sum / C(end - i) : sum);
+      if (d < e.width)
+        for (int64_t p = threadIdx.y; p < pieces; p += kTeams)
+          sum += partials[(2 * (part - 1 + p) + (p == 0)) * e.width + d];
+      sum = split_reduce(sum, Plus{});
+      if (threadIdx.y == 0 && d < e.width)
+        grad_weight[int64_t(run.key) * e.width + d] =
+            narrow<T>(by_frequency ? sum / C(end - run.start) : sum);
     }
   }
 }
@@ -241,7 +335,8 @@ void embedding_bag_max_forward(Dtype dtype, void* y, int64_t* chosen, const void
 }
 
 int64_t embedding_scratch(const Embedding& e) {
-  return 4 * (4 * e.entries + kDigits * tiles_of(e));
+  const int64_t parts = (e.entries + kPart - 1) / kPart;
+  return 4 * (4 * e.entries + kDigits * tiles_of(e)) + 2 * parts * e.width * int64_t(sizeof(double));
 }
 
 void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int64_t grad_rows,
@@ -270,9 +365,18 @@ void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int6
     std::swap(from, to);
   }
   by_dtype(dtype, [&]<class T>(T) {
-    launch("embedding_backward", sum_runs<T>, dim3(grid_for(n, kTeams)), dim3(kLanes, kTeams), 0, stream,
-           static_cast<T*>(grad_weight), static_cast<const T*>(grad_y), from, bag, grad_rows,
-           static_cast<const T*>(scale), by_frequency, e);
+    T* to = static_cast<T*>(grad_weight);
+    auto* partials = reinterpret_cast<Compute<T>*>(counts + kDigits * tiles);
+    const Entries<T> entries{from, static_cast<const T*>(grad_y), static_cast<const T*>(scale), bag,
+                             grad_rows};
+    launch("embedding_backward", sum_runs<T>, dim3(grid_for(n, kTeams)), dim3(kLanes, kTeams), 0, stream, to,
+           partials, entries, by_frequency, e);
+    if (n <= kPart) return;
+    launch("embedding_backward", sum_pieces<T>, dim3(grid_for(n / kPart, kTeams)), dim3(kLanes, kTeams), 0,
+           stream, partials, entries, e);
+    launch("embedding_backward", join_pieces<T>, dim3(grid_for(n / kPart, 1)), dim3(kLanes, kTeams), 0,
+           stream, to, static_cast<const Compute<T>*>(partials), static_cast<const uint32_t*>(from.key),
+           by_frequency, e);
   });
 }
 

@@ -151,39 +151,29 @@ __device__ __forceinline__ void for_each_use(const ResampleTable& t, int i, F&& 
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2) sum_boxes(T* y, const T* x, Boxes b) {
+// Outputs are sums over inputs, kBackward: gradients of inputs are sums over outputs.
+template <class T, bool kBackward>
+__global__ void __launch_bounds__(kThreads, 2) sum_boxes(T* to, const T* from, Boxes b) {
   using C = Compute<T>;
+  const auto each = [](const ResampleTable& t, int i, auto&& f) {
+    if constexpr (kBackward)
+      for_each_use<C>(t, i, f);
+    else
+      for_each_tap<C>(t, i, f);
+  };
+  const auto extent = [](const ResampleTable& t) { return kBackward ? t.out : t.in; };
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < b.items; i += gridDim.x * kThreads) {
     const Spot s = spot_of(i, b);
-    const T* plane = x + s.plane * b.d.in * b.h.in * b.w.in;
+    const T* plane = from + s.plane * extent(b.d) * extent(b.h) * extent(b.w);
     C sum = 0;
-    for_each_tap<C>(b.d, s.d, [&](int d, C wd) {
-      for_each_tap<C>(b.h, s.h, [&](int h, C wh) {
-        const T* row = plane + (int64_t(d) * b.h.in + h) * b.w.in;
+    each(b.d, s.d, [&](int d, C wd) {
+      each(b.h, s.h, [&](int h, C wh) {
+        const T* row = plane + (int64_t(d) * extent(b.h) + h) * extent(b.w);
         const C outer = wd * wh;
-        for_each_tap<C>(b.w, s.w, [&](int w, C ww) { sum += outer * ww * C(widen(row[w])); });
+        each(b.w, s.w, [&](int w, C ww) { sum += outer * ww * C(widen(row[w])); });
       });
     });
-    y[i] = narrow<T>(sum);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2) sum_uses(T* grad_x, const T* grad_y, Boxes b) {
-  using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < b.items; i += gridDim.x * kThreads) {
-    const Spot s = spot_of(i, b);
-    const T* plane = grad_y + s.plane * b.d.out * b.h.out * b.w.out;
-    C sum = 0;
-    for_each_use<C>(b.d, s.d, [&](int d, C wd) {
-      for_each_use<C>(b.h, s.h, [&](int h, C wh) {
-        const T* row = plane + (int64_t(d) * b.h.out + h) * b.w.out;
-        const C outer = wd * wh;
-        for_each_use<C>(b.w, s.w, [&](int w, C ww) { sum += outer * ww * C(widen(row[w])); });
-      });
-    });
-    grad_x[i] = narrow<T>(sum);
+    to[i] = narrow<T>(sum);
   }
 }
 
@@ -233,24 +223,29 @@ void resample_table(Dtype dtype, const ResampleTable& t, const ResamplePlan& p, 
     launch("interpolate", make_ranges, dim3(blocks(p.in)), dim3(kThreads), 0, stream, t);
 }
 
-void interpolate(Dtype dtype, void* y, const void* x, int64_t planes, const ResampleTable (&tables)[3],
-                 Stream stream) {
-  const Boxes b = boxes(planes, tables, false);
+namespace {
+
+template <bool kBackward>
+void launch_boxes(const char* op, Dtype dtype, void* to, const void* from, int64_t planes,
+                  const ResampleTable (&tables)[3], Stream stream) {
+  const Boxes b = boxes(planes, tables, kBackward);
   if (b.items == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
-    launch("interpolate", sum_boxes<T>, dim3(grid_for(b.items, kThreads)), dim3(kThreads), 0, stream,
-           static_cast<T*>(y), static_cast<const T*>(x), b);
+    launch(op, sum_boxes<T, kBackward>, dim3(grid_for(b.items, kThreads)), dim3(kThreads), 0, stream,
+           static_cast<T*>(to), static_cast<const T*>(from), b);
   });
+}
+
+}  // namespace
+
+void interpolate(Dtype dtype, void* y, const void* x, int64_t planes, const ResampleTable (&tables)[3],
+                 Stream stream) {
+  launch_boxes<false>("interpolate", dtype, y, x, planes, tables, stream);
 }
 
 void interpolate_backward(Dtype dtype, void* grad_x, const void* grad_y, int64_t planes,
                           const ResampleTable (&tables)[3], Stream stream) {
-  const Boxes b = boxes(planes, tables, true);
-  if (b.items == 0) return;
-  by_dtype(dtype, [&]<class T>(T) {
-    launch("interpolate_backward", sum_uses<T>, dim3(grid_for(b.items, kThreads)), dim3(kThreads), 0, stream,
-           static_cast<T*>(grad_x), static_cast<const T*>(grad_y), b);
-  });
+  launch_boxes<true>("interpolate_backward", dtype, grad_x, grad_y, planes, tables, stream);
 }
 
 }  // namespace fastdl::cuda

@@ -3,9 +3,9 @@
 // side by side, else to one warp, which takes 32 entries at a time and adds those of one index one after the
 // other. (Few long columns go to the sort of embedding.cu instead: gather_places numbers what is added to.)
 //
-// running_sum: y[o, k, i] = x[o, 0, i] + .. + x[o, k, i]. Along the last axis a block scans a row, or, where
-// rows are few and long, a chunk of it: then the chunks' sums are scanned before, and x is read twice. Along
-// another axis a thread has a column.
+// running_sum: y[o, k, i] = x[o, 0, i] + .. + x[o, k, i]. Along the last axis a block scans a row, along
+// another one a thread a column. Where these are few and long, they are cut into chunks: then the chunks'
+// sums are scanned before, and x is read twice.
 #include "cuda/layout.h"
 
 #include <algorithm>
@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- running sums
 
-constexpr int64_t kChunk = 8192;
+constexpr int64_t kChunk = 8192;  // of a row
+constexpr int64_t kLeast = 32;    // elements of a column's chunk
 
 struct Scan {
   int64_t rows, length, chunk, chunks;
@@ -143,25 +144,50 @@ __global__ void __launch_bounds__(1024) scan_rows(T* y, const T* x, const Comput
   }
 }
 
+// Along another axis than the last: neighbouring threads have neighbouring columns.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    scan_columns(T* y, const T* x, int64_t outer, int64_t length, int64_t inner, bool from_end) {
+    column_chunk_sums(Compute<T>* sums, const T* x, Scan s, int64_t inner) {
   using C = Compute<T>;
-  for (int64_t column = int64_t(blockIdx.x) * kThreads + threadIdx.x; column < outer * inner;
-       column += int64_t(gridDim.x) * kThreads) {
-    const int64_t o = column / inner, base = o * length * inner + (column - o * inner);
+  const int64_t items = s.rows * s.chunks * inner;
+  for (int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x; item < items;
+       item += int64_t(gridDim.x) * kThreads) {
+    const int64_t part = item / inner, row = part / s.chunks, start = (part - row * s.chunks) * s.chunk;
+    const int64_t end = std::min(s.length, start + s.chunk);
     C sum = 0;
-    for (int64_t k = 0; k < length; ++k) {
-      const int64_t at = base + (from_end ? length - 1 - k : k) * inner;
+    for (int64_t k = start; k < end; ++k) sum += C(widen(x[s.at(row, k) * inner + (item - part * inner)]));
+    sums[item] = sum;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    scan_columns(T* y, const T* x, const Compute<T>* before, Scan s, int64_t inner) {
+  using C = Compute<T>;
+  const int64_t items = s.rows * s.chunks * inner;
+  for (int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x; item < items;
+       item += int64_t(gridDim.x) * kThreads) {
+    const int64_t part = item / inner, row = part / s.chunks, c = part - row * s.chunks;
+    const int64_t end = std::min(s.length, (c + 1) * s.chunk);
+    C sum = before != nullptr && c > 0 ? before[item - inner] : C(0);
+    for (int64_t k = c * s.chunk; k < end; ++k) {
+      const int64_t at = s.at(row, k) * inner + (item - part * inner);
       sum += C(widen(x[at]));
       y[at] = narrow<T>(sum);
     }
   }
 }
 
-// Rows are cut where there are too few for the device.
-int64_t chunks_of(int64_t rows, int64_t length) {
-  return length > 2 * kChunk && rows < 2 * multiprocessors() ? (length + kChunk - 1) / kChunk : 1;
+// Rows, or columns, are cut where there are too few for the device.
+Scan scan_of(int64_t rows, int64_t length, int64_t inner, bool from_end) {
+  int64_t chunk = length;
+  if (inner == 1) {
+    if (length > 2 * kChunk && rows < 2 * multiprocessors()) chunk = kChunk;
+  } else if (const int64_t wanted = 1024 * int64_t(multiprocessors()); 2 * rows * inner <= wanted) {
+    const int64_t chunks = std::min(wanted / std::max<int64_t>(1, rows * inner), length / kLeast);
+    if (chunks > 1) chunk = (length + chunks - 1) / chunks;
+  }
+  return {rows, length, chunk, chunk == 0 ? 0 : (length + chunk - 1) / chunk, from_end};
 }
 
 template <class T>
@@ -214,30 +240,37 @@ void gather_places(int64_t* keys, const int64_t* index, const Gather& g, uint64_
 }
 
 int64_t running_sum_scratch(int64_t outer, int64_t length, int64_t inner) {
-  const int64_t chunks = inner == 1 ? chunks_of(outer, length) : 1;
-  return chunks == 1 ? 0 : outer * chunks;
+  const Scan s = scan_of(outer, length, inner, false);
+  return s.chunks <= 1 ? 0 : outer * s.chunks * inner;
 }
 
 void running_sum(Dtype dtype, void* y, const void* x, int64_t outer, int64_t length, int64_t inner,
                  bool from_end, void* scratch, Stream stream) {
   if (outer * length * inner == 0) return;
+  const Scan s = scan_of(outer, length, inner, from_end);
+  const Scan of_chunks{outer, s.chunks, s.chunks, 1, false};
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
     auto* to = static_cast<T*>(y);
     const auto* from = static_cast<const T*>(x);
-    if (inner > 1) {
-      launch("running_sum", scan_columns<T>, dim3(grid_for(outer * inner, kThreads)), dim3(kThreads), 0,
-             stream, to, from, outer, length, inner, from_end);
-      return;
+    auto* sums = s.chunks == 1 ? nullptr : static_cast<C*>(scratch);
+    if (inner == 1) {
+      if (sums != nullptr) {
+        launch("running_sum_chunks", chunk_sums<T>, dim3(grid_for(outer * s.chunks, 1)), dim3(kThreads), 0,
+               stream, sums, from, s);
+        launch_scan<C>(sums, sums, nullptr, of_chunks, stream);
+      }
+      return launch_scan<T>(to, from, sums, s, stream);
     }
-    const int64_t chunks = chunks_of(outer, length);
-    const Scan s{outer, length, chunks == 1 ? length : kChunk, chunks, from_end};
-    if (chunks == 1) return launch_scan<T>(to, from, nullptr, s, stream);
-    auto* sums = static_cast<C*>(scratch);
-    launch("running_sum_chunks", chunk_sums<T>, dim3(grid_for(outer * chunks, 1)), dim3(kThreads), 0, stream,
-           sums, from, s);
-    launch_scan<C>(sums, sums, nullptr, Scan{outer, chunks, chunks, 1, false}, stream);
-    launch_scan<T>(to, from, sums, s, stream);
+    const dim3 grid(grid_for(outer * s.chunks * inner, kThreads));
+    if (sums != nullptr) {
+      launch("running_sum_chunks", column_chunk_sums<T>, grid, dim3(kThreads), 0, stream, sums, from, s,
+             inner);
+      launch("running_sum_chunks", scan_columns<C>, dim3(grid_for(outer * inner, kThreads)), dim3(kThreads),
+             0, stream, sums, static_cast<const C*>(sums), static_cast<const C*>(nullptr), of_chunks, inner);
+    }
+    launch("running_sum", scan_columns<T>, grid, dim3(kThreads), 0, stream, to, from,
+           static_cast<const C*>(sums), s, inner);
   });
 }
 

@@ -55,6 +55,8 @@ class Report:
 
 
 class _Emulated(Runtime):
+    ndarray = np.ndarray
+
     def __init__(self, extension: ModuleType) -> None:
         super().__init__(extension)
         self.words = Report(bytearray(32))
@@ -74,9 +76,6 @@ class _Emulated(Runtime):
     def stream(self) -> int:
         return 0
 
-    def allow_tf32(self, allowed: bool) -> None:
-        pass
-
     def report(self) -> Report:
         return self.words
 
@@ -87,12 +86,11 @@ class _Emulated(Runtime):
 class _CuPy(Runtime):
     def __init__(self) -> None:
         super().__init__(_stand_in or importlib.import_module("fastdl._cuda"))
-        self.cupy = importlib.import_module("cupy")
+        self.cupy = cupy = importlib.import_module("cupy")
         self.words: dict[int, Report] = {}
-        self._tf32_chosen = False
-
-    def empty(self, shape: Any, dtype: Any) -> Array:
-        return self.cupy.empty(shape, dtype)
+        # What is called for every operation, without looking it up each time.
+        self.ndarray = self.empty = cupy.ndarray  # an array that is not initialised, by its shape and dtype
+        self._current_stream = cupy.cuda.get_current_stream
 
     def from_host(self, array: Any) -> Array:
         return self.cupy.asarray(array)
@@ -101,18 +99,14 @@ class _CuPy(Runtime):
         return self.cupy.zeros(shape, dtype)
 
     def pointer(self, array: Array | None) -> int:
-        return 0 if array is None else int(array.data.ptr)
+        return 0 if array is None else array.data.ptr
 
-    def allow_tf32(self, allowed: bool) -> None:
-        """Whether cuBLAS may multiply float32 in TF32 from now on; not touched before it is allowed first."""
-        if allowed or self._tf32_chosen:
-            self._tf32_chosen = True
-            linalg = importlib.import_module("cupy._core._routines_linalg")
-            kind = linalg.COMPUTE_TYPE_TF32 if allowed else linalg.COMPUTE_TYPE_DEFAULT
-            linalg.set_compute_type(np.dtype(np.float32), kind)
+    def cublas(self) -> tuple[Any, int]:
+        """cuBLAS's functions, and the handle of the current device."""
+        return self.cupy.cuda.cublas, self.cupy.cuda.get_cublas_handle()
 
     def stream(self) -> int:
-        return int(self.cupy.cuda.get_current_stream().ptr)
+        return self._current_stream().ptr  # type: ignore[no-any-return]
 
     def report(self) -> Report:
         """Words in the host's memory that the device writes to: the host reads them without a copy."""
@@ -187,20 +181,26 @@ def raise_reports() -> None:
         )
 
 
-def code(op: str, *arrays: Array) -> int:
+_numbers: dict[Any, int] = {}  # of the dtypes that have come: their names take long to make
+
+
+def code(op: str, first: Array, *others: Array) -> int:
     """The extension's number of the arrays' common element type."""
-    name = arrays[0].dtype.name
-    if name not in DTYPES:
-        raise DtypeError(f"{op}: input must be float32, float16, bfloat16 or float64, got {name}")
-    for other in arrays[1:]:
-        if other.dtype.name != name:
-            raise DtypeError(f"{op}: arrays must have one dtype, got {name} and {other.dtype.name}")
-    return DTYPES[name]
+    dtype = first.dtype
+    number = _numbers.get(dtype)
+    if number is None:
+        if dtype.name not in DTYPES:
+            raise DtypeError(f"{op}: input must be float32, float16, bfloat16 or float64, got {dtype.name}")
+        number = _numbers[dtype] = DTYPES[dtype.name]
+    for other in others:
+        if other.dtype != dtype:
+            raise DtypeError(f"{op}: arrays must have one dtype, got {dtype.name} and {other.dtype.name}")
+    return number
 
 
 def compute_dtype(dtype: Any) -> Any:
     """What values of a dtype are computed and summed in."""
-    return np.dtype(np.float64) if dtype.name == "float64" else np.dtype(np.float32)
+    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
 def strides(array: Array, shape: Sequence[int]) -> tuple[int, ...]:
@@ -214,8 +214,8 @@ def strides(array: Array, shape: Sequence[int]) -> tuple[int, ...]:
 
 def operand(runtime: Any, x: Any, shape: Sequence[int]) -> Any:
     """An argument of the extension's elementwise functions: a number, or an array broadcast to ``shape``."""
-    if hasattr(x, "strides") and not isinstance(x, np.generic):
-        return runtime.pointer(x), strides(x, shape)
+    if isinstance(x, runtime.ndarray):
+        return runtime.pointer(x), x.strides if x.shape == shape else strides(x, shape)
     return float(x)
 
 

@@ -15,20 +15,22 @@ from fastdl.kernels.cuda.device import Array, operand
 __all__ = list(reference.elementwise.__all__)
 
 
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "strides") and not isinstance(x, np.generic)
+_NUMBERS = (float, int, np.generic)
 
 
 def _prepare(op: str, *inputs: Any) -> tuple[Any, int, Any, tuple[int, ...]]:
     """The runtime, the number of the dtype, the dtype, and the broadcast shape."""
-    arrays = [x for x in inputs if _is_array(x)]
+    arrays = [x for x in inputs if not isinstance(x, _NUMBERS)]
     if not arrays:
         raise DtypeError(f"{op}: at least one operand must be an array")
     number = device.code(op, *arrays)
     shape = arrays[0].shape
-    if any(a.shape != shape for a in arrays[1:]):
+    for array in arrays[1:]:
+        other = array.shape
+        if other == shape or other == shape[len(shape) - len(other) :]:
+            continue
         try:
-            shape = np.broadcast_shapes(*(a.shape for a in arrays))
+            shape = np.broadcast_shapes(shape, other)
         except ValueError:
             shapes = " and ".join(str(a.shape) for a in arrays)
             raise ArgumentError(f"{op}: shapes {shapes} do not broadcast") from None

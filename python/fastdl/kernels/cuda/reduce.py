@@ -38,21 +38,22 @@ class _Reduction:
     def __init__(self, op: str, x: Array, axes: Axes, keepdim: bool) -> None:
         self.number = device.code(op, x)
         self.runtime = runtime = device.of(x)
-        given = range(x.ndim) if axes is None else [a + x.ndim if a < 0 else a for a in axes]
+        shape = x.shape
+        ndim = len(shape)
         chosen: list[int] = []
-        for i, a in enumerate(given):
-            named = a if axes is None else axes[i]
-            if not 0 <= a < x.ndim:
-                raise IndexError(f"{op}: axis {named} of an array with {x.ndim} axes")
+        for named in range(ndim) if axes is None else axes:
+            a = named + ndim if named < 0 else named
+            if not 0 <= a < ndim:
+                raise IndexError(f"{op}: axis {named} of an array with {ndim} axes")
             if a in chosen:
                 raise ArgumentError(f"{op}: axis {named} is given twice")
             chosen.append(a)
-        self.length = prod(x.shape[a] for a in chosen)
+        self.length = prod([shape[a] for a in chosen])
         if keepdim:
-            self.shape = tuple(1 if a in chosen else n for a, n in enumerate(x.shape))
+            self.shape = tuple([1 if a in chosen else n for a, n in enumerate(shape)])
         else:
-            self.shape = tuple(n for a, n in enumerate(x.shape) if a not in chosen)
-        self.problem = runtime.extension.Reduce((runtime.pointer(x), x.strides), x.shape, chosen, self.number)
+            self.shape = tuple([n for a, n in enumerate(shape) if a not in chosen])
+        self.problem = runtime.extension.Reduce((runtime.pointer(x), x.strides), shape, chosen, self.number)
         size = runtime.extension.reduce_scratch(self.problem)
         self._scratch = runtime.empty(size, np.dtype(np.uint8)) if size else None  # lives as long as the call
         self.scratch = runtime.pointer(self._scratch)

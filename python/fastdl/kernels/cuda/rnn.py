@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import precisions
-from fastdl.kernels.cuda import device
+from fastdl.kernels.cuda import device, products
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import add_forward, convert, mul_forward
 from fastdl.kernels.cuda.reduce import sum_forward
@@ -132,8 +132,7 @@ def _of(array: Array | None, d: int) -> Array | None:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """By the array's own library; NumPy's product of bfloat16 is float32."""
-    return convert(a @ b, a.dtype)
+    return products.product("rnn", a, b)
 
 
 def rnn_forward(
