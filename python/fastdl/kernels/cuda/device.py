@@ -41,6 +41,7 @@ class Runtime:
 
     def __init__(self, extension: ModuleType) -> None:
         self.extension: Any = extension
+        self.emulated = hasattr(extension, "set_order")
 
 
 class Report:
@@ -76,6 +77,15 @@ class _Emulated(Runtime):
     def stream(self) -> int:
         return 0
 
+    def to_host(self, array: Array) -> Any:
+        return array
+
+    def device(self) -> int:
+        return 0
+
+    def capturing(self) -> bool:
+        return False
+
     def report(self) -> Report:
         return self.words
 
@@ -105,12 +115,23 @@ class _CuPy(Runtime):
         """cuBLAS's functions, and the handle of the current device."""
         return self.cupy.cuda.cublas, self.cupy.cuda.get_cublas_handle()
 
+    def to_host(self, array: Array) -> Any:
+        return self.cupy.asnumpy(array)
+
+    def device(self) -> int:
+        """The current device's number."""
+        return int(self.cupy.cuda.runtime.getDevice())
+
+    def capturing(self) -> bool:
+        """Is the current stream being recorded? Then nothing may wait for it."""
+        return bool(self._current_stream().is_capturing())
+
     def stream(self) -> int:
         return self._current_stream().ptr  # type: ignore[no-any-return]
 
     def report(self) -> Report:
         """Words in the host's memory that the device writes to: the host reads them without a copy."""
-        device = self.cupy.cuda.runtime.getDevice()
+        device = self.device()
         if device not in self.words:
             self.words[device] = Report(self.cupy.cuda.alloc_pinned_memory(32))
         return self.words[device]
