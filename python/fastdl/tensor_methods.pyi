@@ -12,6 +12,7 @@ from fastdl.ops import cast as _cast
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
+from fastdl.ops import gamma as _gamma
 from fastdl.ops import gather as _gather
 from fastdl.ops import linear as _linear
 from fastdl.ops import masks as _masks
@@ -167,6 +168,8 @@ class TensorMethods:
     hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0
+    igamma = _special.igamma
+    igammac = _special.igammac
     index_add = _gather.index_add
     index_copy = _gather.index_copy
     index_fill = _gather.index_fill
@@ -234,6 +237,7 @@ class TensorMethods:
     multinomial = _sampling.multinomial
     multiply = _elementwise.multiply
     mv = _linear.mv
+    mvlgamma = _special.mvlgamma
     nan_to_num = _special.nan_to_num
     nanmean = _statistics.nanmean
     nanmedian = _statistics.nanmedian
@@ -256,6 +260,7 @@ class TensorMethods:
     outer = _linear.outer
     permute = _views.permute
     pinverse = _matrices.pinverse
+    polygamma = _gamma.polygamma_method
     positive = _elementwise.positive
     pow = _elementwise.pow
     prelu = _activation.prelu
@@ -350,8 +355,6 @@ class TensorMethods:
     acosh_ = _in_place(_elementwise.acosh)
     add_ = _in_place(_elementwise.add)
     addbmm_ = _in_place(_linear.addbmm)
-    addcdiv_ = _in_place(_elementwise.addcdiv)
-    addcmul_ = _in_place(_elementwise.addcmul)
     addmm_ = _in_place(_linear.addmm)
     addmv_ = _in_place(_linear.addmv)
     addr_ = _in_place(_products.addr)
@@ -375,10 +378,6 @@ class TensorMethods:
     bitwise_right_shift_ = _in_place(_elementwise.bitwise_right_shift)
     bitwise_xor_ = _in_place(_elementwise.bitwise_xor)
     ceil_ = _in_place(_elementwise.ceil)
-    clamp_ = _in_place(_elementwise.clamp)
-    clamp_max_ = _in_place(_elementwise.clamp_max)
-    clamp_min_ = _in_place(_elementwise.clamp_min)
-    clip_ = _in_place(_elementwise.clip)
     copysign_ = _in_place(_special.copysign)
     cos_ = _in_place(_elementwise.cos)
     cosh_ = _in_place(_elementwise.cosh)
@@ -407,13 +406,12 @@ class TensorMethods:
     heaviside_ = _in_place(_special.heaviside)
     hypot_ = _in_place(_elementwise.hypot)
     i0_ = _in_place(_special.i0)
-    index_add_ = _in_place(_gather.index_add)
-    index_copy_ = _in_place(_gather.index_copy)
+    igamma_ = _in_place(_special.igamma)
+    igammac_ = _in_place(_special.igammac)
     index_fill_ = _in_place(_gather.index_fill)
     lcm_ = _in_place(_special.lcm)
     ldexp_ = _in_place(_special.ldexp)
     le_ = _in_place(_elementwise.le)
-    lerp_ = _in_place(_elementwise.lerp)
     lgamma_ = _in_place(_special.lgamma)
     log_ = _in_place(_elementwise.log)
     log10_ = _in_place(_elementwise.log10)
@@ -425,10 +423,10 @@ class TensorMethods:
     logical_xor_ = _in_place(_elementwise.logical_xor)
     logit_ = _in_place(_special.logit)
     lt_ = _in_place(_elementwise.lt)
-    masked_fill_ = _in_place(_masks.masked_fill)
     masked_scatter_ = _in_place(_masks.masked_scatter)
     mul_ = _in_place(_elementwise.mul)
     multiply_ = _in_place(_elementwise.multiply)
+    mvlgamma_ = _in_place(_special.mvlgamma)
     nan_to_num_ = _in_place(_special.nan_to_num)
     ne_ = _in_place(_elementwise.ne)
     neg_ = _in_place(_elementwise.neg)
@@ -437,13 +435,10 @@ class TensorMethods:
     pow_ = _in_place(_elementwise.pow)
     rad2deg_ = _in_place(_special.rad2deg)
     reciprocal_ = _in_place(_elementwise.reciprocal)
-    relu_ = _in_place(_activation.relu)
     remainder_ = _in_place(_elementwise.remainder)
     renorm_ = _in_place(_statistics.renorm)
     round_ = _in_place(_elementwise.round)
     rsqrt_ = _in_place(_elementwise.rsqrt)
-    scatter_ = _in_place(_gather.scatter)
-    scatter_add_ = _in_place(_gather.scatter_add)
     scatter_reduce_ = _in_place(_placement.scatter_reduce)
     sgn_ = _in_place(_elementwise.sgn)
     sigmoid_ = _in_place(_activation.sigmoid)
