@@ -15,8 +15,8 @@
 //              place c ^ (r % 8), which the copy engine does by itself (Swizzle::bytes128) and threads by
 //              swizzled(). Along: a row holds summands. Across: a row holds 64 of m or n for one summand.
 //
-// Waits are bounded. One that polled in vain for about a second traps, so that a mistake is an error of the
-// launch and no wrong number or hung device; between hopper_trial_begin and hopper_trial_end, which answers
+// Waits are bounded. One that polled in vain for about a second ends the launch, so that a mistake is an
+// error and no wrong number or hung device; between hopper_trial_begin and hopper_trial_end, which answers
 // whether one did, it gives up instead (kernels/cuda/hopper.py: how a device earns trust).
 #pragma once
 
@@ -70,7 +70,7 @@ __device__ __forceinline__ void barrier_arrive(Barrier& barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
 }
 
-// Of this file's kernels. 0: a wait in vain traps; 1: during a trial it gives up; 2: one has.
+// Of this file's kernels. 0: a wait in vain is an error; 1: during a trial it gives up; 2: one has.
 static __device__ unsigned int waits_in_vain;
 
 __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity) {
@@ -84,6 +84,14 @@ __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity
       : "memory");
   return passed != 0;
 }
+// Ends the launch with an error, by a store to no address. (A trap is another way out of the kernel, and
+// beside one ptxas runs the products around a wait one after the other.)
+__device__ __forceinline__ bool wait_in_vain() {
+  volatile unsigned int* const state = &waits_in_vain;
+  const uint64_t to = *state == 0 ? 0 : reinterpret_cast<uint64_t>(state);
+  asm volatile("st.volatile.u32 [%0], 2;" ::"l"(to) : "memory");
+  return false;
+}
 // Until the phase of that parity is complete; 1 on a fresh barrier returns at once. False: gave up.
 __device__ __forceinline__ bool barrier_wait(Barrier& barrier, uint32_t parity) {
   const uint32_t address = shared_address(&barrier);
@@ -92,8 +100,7 @@ __device__ __forceinline__ bool barrier_wait(Barrier& barrier, uint32_t parity) 
     if (barrier_passed(address, parity)) return true;
     if (poll % 4096 == 4095 && *static_cast<volatile unsigned int*>(&waits_in_vain) == 2) return false;
   }
-  if (atomicCAS(&waits_in_vain, 1u, 2u) == 0) __trap();
-  return false;
+  return wait_in_vain();
 }
 
 // Barriers of some of the block's warps: id 1 to 15, `threads` of them come, arriving or waiting.
@@ -258,8 +265,42 @@ template <int kInFlight>
 __device__ __forceinline__ void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kInFlight) : "memory");
 }
+// The same without a map: bytes one after the other, addresses and `bytes` multiples of 16. The second adds
+// float32 numbers to those that are there, in the second-level cache.
+__device__ __forceinline__ void bulk_store(void* to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_add(float* to, const float* from, uint32_t bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
 __device__ __forceinline__ void bulk_prefetch(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
+}
+
+// Turns: blocks that write the same memory do so one after the other. A number in global memory says whose
+// turn it is; the thread that waits for its number writes by bulk copies, waits for them and passes on. Its
+// block must have begun after the block it waits for, which a counter ensures and the number of the block
+// does not.
+__device__ __forceinline__ bool turn_wait(const uint32_t& turn, uint32_t mine) {
+  FASTDL_ROLLED
+  for (int poll = 0; poll < 1 << 22; ++poll) {
+    uint32_t now;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(&turn) : "memory");
+    if (now == mine) {
+      asm volatile("fence.proxy.async.global;" ::: "memory");  // bulk copies come after it
+      return true;
+    }
+    if (poll % 4096 == 4095 && *static_cast<volatile unsigned int*>(&waits_in_vain) == 2) return false;
+  }
+  return wait_in_vain();
+}
+__device__ __forceinline__ void turn_pass(uint32_t& turn, uint32_t next) {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(&turn), "r"(next) : "memory");
 }
 
 // Tiles.
@@ -306,14 +347,17 @@ __device__ __forceinline__ void wgmma_touch(float (&d)[kCount]) {
 #define FASTDL_TEXT_96 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R8(4)
 #define FASTDL_TEXT_128 \
   FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R4(6)
-#define FASTDL_TEXT_192                                                                             \
-  FASTDL_R10()                                                                                      \
-  FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) \
-      FASTDL_R10(8) FASTDL_R6(9)
+#define FASTDL_TEXT_192 \
+  FASTDL_R10()          \
+  FASTDL_R10(1)         \
+  FASTDL_R10(2)         \
+  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R6(9)
 #define FASTDL_TEXT_256                                                                             \
   FASTDL_R10()                                                                                      \
-  FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) \
-      FASTDL_R10(8) FASTDL_R10(9) FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
+  FASTDL_R10(1)                                                                                     \
+  FASTDL_R10(2)                                                                                     \
+  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) \
+      FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
 #define FASTDL_SUMS_32 FASTDL_D8(0), FASTDL_D8(8)
 #define FASTDL_SUMS_64 FASTDL_D32(0)
 #define FASTDL_SUMS_96 FASTDL_D32(0), FASTDL_D8(32), FASTDL_D8(40)
