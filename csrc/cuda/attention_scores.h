@@ -180,4 +180,10 @@ void tensor_forward(const AttentionForward<T>& f, const Attention& a, Stream str
 template <class T>
 void tensor_backward(const AttentionBackward<T>& f, Stream stream);
 
+// On Hopper, 16-bit types. Bytes of scratch for this problem, 0 if it is not one for them.
+template <class T>
+int64_t hopper_backward_scratch(const AttentionBackward<T>& f);
+template <class T>
+void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream);
+
 }  // namespace fastdl::cuda

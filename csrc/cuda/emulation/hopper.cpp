@@ -43,6 +43,10 @@ uintptr_t number_of(const void* p) {
   return reinterpret_cast<uintptr_t>(p);
 }
 
+int registers_of_thread(size_t threads) {  // when a kernel starts
+  return std::min(kRegisters / int(threads) / 8 * 8, 256);
+}
+
 struct SharedBarrier {
   const Barrier* place;
   int arrivals, pending, initialiser;
@@ -136,8 +140,7 @@ struct Warpgroup {
 class Hopper {
  public:
   Hopper() : threads(size_t(threads_of_block())), warpgroups(threads.size() / kWarpgroup) {
-    const int each = kRegisters / int(threads.size()) / 8 * 8;
-    for (Thread& t : threads) t.registers = std::min(each, 256);
+    for (Thread& t : threads) t.registers = registers_of_thread(threads.size());
   }
   Thread& thread() { return threads[size_t(running_thread())]; }
 
@@ -323,15 +326,16 @@ void hopper_leave_thread(Hopper& hopper) {
 void hopper_leave_block(Hopper& hopper) {
   if (!hopper.loads.empty())
     fail("bulk_load", hopper.loads.front().site, "the kernel ends without barrier_wait for it");
+  const int pool = registers_of_thread(hopper.threads.size()) * int(hopper.threads.size());
   int registers = 0;
   for (size_t t = 0; t < hopper.threads.size(); ++t) {
     registers += hopper.threads[t].registers;
     if (hopper.threads[t].registers != hopper.threads[t / kWarpgroup * kWarpgroup].registers)
       throw Error("registers_more, registers_fewer: not by the whole warpgroup");
   }
-  if (registers > kRegisters)
+  if (registers > pool)  // what a block starts with is all that it can share out
     throw Error("registers_more, registers_fewer: " + std::to_string(registers) + " registers of " +
-                std::to_string(kRegisters));
+                std::to_string(pool));
   hopper.left = true;
 }
 // Threads whose turn it is wake up. Blocks whose turn is earlier run on other host threads.

@@ -172,16 +172,22 @@ def attention_backward(
     batch, heads, queries = query.shape[:3]
     padded = extension.attention_padded(queries)
     statistics = runtime.empty((batch, heads, padded, 2), a.compute)
-    extension.attention_backward(
-        a.number,
+    arrays = (
         *(_argument(runtime, g) for g in grads),
         _argument(runtime, grad_y),
         *a.inputs(),
         a.mask,
         a.allowed,
+    )
+    needed = extension.attention_backward_scratch(a.number, *arrays, a.description)
+    scratch = runtime.empty((needed,), np.uint8) if needed else None
+    extension.attention_backward(
+        a.number,
+        *arrays,
         _argument(runtime, y),
         runtime.pointer(lse),
         runtime.pointer(statistics),
+        runtime.pointer(scratch),
         a.description,
         runtime.stream(),
     )
