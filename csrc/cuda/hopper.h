@@ -15,9 +15,9 @@
 //              place c ^ (r % 8), which the copy engine does by itself (Swizzle::bytes128) and threads by
 //              swizzled(). Along: a row holds summands. Across: a row holds 64 of m or n for one summand.
 //
-// Waits are bounded. One that polled in vain for about a second ends the launch, so that a mistake is an
-// error and no wrong number or hung device; between hopper_trial_begin and hopper_trial_end, which answers
-// whether one did, it gives up instead (kernels/cuda/hopper.py: how a device earns trust).
+// Waits are bounded. One that polled in vain for about a second writes to address 0, so that a mistake is an
+// error of the launch and no wrong number or hung device; between hopper_trial_begin and hopper_trial_end,
+// which answers whether one did, it gives up instead (kernels/cuda/hopper.py: how a device earns trust).
 #pragma once
 
 #include "cuda/portable.h"
@@ -70,7 +70,7 @@ __device__ __forceinline__ void barrier_arrive(Barrier& barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
 }
 
-// Of this file's kernels. 0: a wait in vain is an error; 1: during a trial it gives up; 2: one has.
+// Of this file's kernels. 0: a wait in vain is an illegal access; 1: during a trial it gives up; 2: one has.
 static __device__ unsigned int waits_in_vain;
 
 __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity) {
@@ -84,12 +84,10 @@ __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity
       : "memory");
   return passed != 0;
 }
-// Ends the launch with an error, by a store to no address. (A trap is another way out of the kernel, and
-// beside one ptxas runs the products around a wait one after the other.)
 __device__ __forceinline__ bool wait_in_vain() {
-  volatile unsigned int* const state = &waits_in_vain;
-  const uint64_t to = *state == 0 ? 0 : reinterpret_cast<uint64_t>(state);
-  asm volatile("st.volatile.u32 [%0], 2;" ::"l"(to) : "memory");
+  // Not __trap: with that in it ptxas takes registers_more for less, spills and serialises wgmma.
+  const bool trial = atomicCAS(&waits_in_vain, 1u, 2u) != 0;
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(trial ? &waits_in_vain : nullptr), "r"(2) : "memory");
   return false;
 }
 // Until the phase of that parity is complete; 1 on a fresh barrier returns at once. False: gave up.
@@ -332,6 +330,12 @@ __device__ __forceinline__ void wgmma_touch(float (&d)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// x from here on is unknown to the compiler, which so cannot keep in registers what follows from it, loops
+// around this place long.
+__device__ __forceinline__ void opaque(int& x) {
+  asm volatile("" : "+r"(x));
+}
+
 #define FASTDL_R2(t) "%" #t "0,%" #t "1"
 #define FASTDL_R4(t) FASTDL_R2(t) ",%" #t "2,%" #t "3"
 #define FASTDL_R6(t) FASTDL_R4(t) ",%" #t "4,%" #t "5"
@@ -347,19 +351,16 @@ __device__ __forceinline__ void wgmma_touch(float (&d)[kCount]) {
 #define FASTDL_TEXT_96 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R8(4)
 #define FASTDL_TEXT_128 \
   FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R4(6)
-#define FASTDL_TEXT_192 \
-  FASTDL_R10()          \
-  FASTDL_R10(1)         \
-  FASTDL_R10(2)         \
-  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R6(9)
-#define FASTDL_TEXT_256                                                                               \
-  FASTDL_R10()                                                                                        \
-  FASTDL_R10(1)                                                                                       \
-  FASTDL_R10(2)                                                                                       \
-  FASTDL_R10(3)                                                                                       \
-  FASTDL_R10(4)                                                                                       \
-  FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) FASTDL_R10(10) FASTDL_R10(11) \
-      FASTDL_R8(12)
+#define FASTDL_TEXT_192                                                                             \
+  FASTDL_R10()                                                                                      \
+  FASTDL_R10(1)                                                                                     \
+  FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) \
+      FASTDL_R6(9)
+#define FASTDL_TEXT_256                                                                             \
+  FASTDL_R10()                                                                                      \
+  FASTDL_R10(1)                                                                                     \
+  FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) \
+      FASTDL_R10(9) FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
 #define FASTDL_SUMS_32 FASTDL_D8(0), FASTDL_D8(8)
 #define FASTDL_SUMS_64 FASTDL_D32(0)
 #define FASTDL_SUMS_96 FASTDL_D32(0), FASTDL_D8(32), FASTDL_D8(40)
