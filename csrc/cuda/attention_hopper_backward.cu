@@ -217,9 +217,9 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
   const int key = work.key_tile * P::kKeys;
   const uint8_t* const key_rows = tiles + P::kKey + own * kLine;
   const uint8_t* const value_rows = tiles + P::kValue + own * kLine;
-  const auto place = [=](uint8_t* lines, int half, int n) {  // of columns 8 n + .. in rows of accumulators
-    return reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(swizzled(lines, row + 8 * half, n)) +
-                                       lane % 4 * 4);
+  // Columns 8 n + .. of this thread's row, or of the one eight further, in rows of accumulators.
+  const auto place = [=](uint8_t* lines, int half, int n) {
+    return static_cast<uint32_t*>(swizzled(lines + half * 8 * kLine, row, n)) + lane % 4;
   };
 
   float dk[kD / 2] = {}, dv[kD / 2] = {};
