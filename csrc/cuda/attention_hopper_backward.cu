@@ -203,6 +203,7 @@ __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uin
         bulk_wait<0>();
         turn_pass(task.turns[at], uint32_t(work.key_tile + 1));
       }
+      sync_warp();
     }
   }
 }
