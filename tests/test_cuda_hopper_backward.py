@@ -10,12 +10,13 @@ import pytest
 
 import emulation
 from fastdl.kernels import reference
+from fastdl.kernels.cuda import hopper
 from parity import backends, load
 
 pytestmark = pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
 emulated_only = pytest.mark.skipif(emulation.on_gpu(), reason="about the emulation")
 
-ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-23}
 # batch, heads, groups, queries, keys: tiles are 128 keys by 64 or 128 queries
 SHAPES = [
     (1, 1, 1, 1, 1),
@@ -58,7 +59,8 @@ def gradients(q, k, v, g, causal=False, scale=0.2, mask=None, p=0.0):
     module = load("cuda")
     options = (causal, scale, p, 5, 7)
     y, lse = module.attention_forward(q, k, v, mask, *options)
-    return module.attention_backward(g, q, k, v, mask, y, lse, *options, False)[:3]
+    with hopper.choose(True):
+        return module.attention_backward(g, q, k, v, mask, y, lse, *options, False)[:3]
 
 
 def check(got, q, k, v, g, causal=False, scale=0.2, mask=None, p=0.0):
@@ -73,7 +75,7 @@ def check(got, q, k, v, g, causal=False, scale=0.2, mask=None, p=0.0):
         np.testing.assert_allclose(a.astype(np.float64), b, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("name", ROUNDING)
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,14 +94,13 @@ def test_scales(scratches, size, scale):
     assert scratches[0] > 0
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_very_negative_scores(scratches, causal):
+def test_very_negative_scores(scratches):
     """2^(0 - lse) is infinite in float16: keys beyond the last, whose scores are 0, must not count."""
     q, k, v, g = inputs((1, 1, 1, 70, 150), 64, np.float16)
-    q[...], k[:, :, :, 0] = 4.0, k[:, :, :, 0] - 40.0
-    got = gradients(q, k, v, g, causal, 0.125)
+    q[..., 0], k[..., 0] = 160.0, -2.0
+    got = gradients(q, k, v, g, False, 0.125)
     assert all(np.isfinite(a).all() for a in got)
-    check(got, q, k, v, g, causal, 0.125)
+    check(got, q, k, v, g, False, 0.125)
     assert scratches[0] > 0
 
 
@@ -130,11 +131,13 @@ def test_strides_of_other_kernels(scratches):
     assert scratches == [0, 0]
 
 
-@pytest.mark.parametrize("kind", ["mask", "dropout", "size", "value_size", "no_keys", "no_queries"])
+@pytest.mark.parametrize(
+    "kind", ["mask", "dropout", "size", "value_size", "no_keys", "no_queries", "float32"]
+)
 def test_problems_of_other_kernels(scratches, kind):
     size = 96 if kind == "size" else 64
     shape = (1, 2, 1, 0 if kind == "no_queries" else 40, 0 if kind == "no_keys" else 50)
-    q, k, v, g = inputs(shape, size, np.float16)
+    q, k, v, g = inputs(shape, size, np.float32 if kind == "float32" else np.float16)
     if kind == "value_size":
         v, g = v[..., :32], g[..., :32]
     mask = np.random.default_rng(1).random((1, 1, 40, 50)) < 0.7 if kind == "mask" else None
@@ -146,9 +149,10 @@ def test_problems_of_other_kernels(scratches, kind):
 @emulated_only
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_same_bits_in_all_orders_of_threads(scratches, size, causal):
-    """Three blocks and more add to each tile of the queries' gradient, on several host threads."""
-    arrays = inputs((2, 4, 2, 200, 400), size, np.float16)
+@pytest.mark.parametrize("shape", [(2, 4, 2, 200, 400), (1, 1, 1, 70, 2900)], ids=["heads", "blocks"])
+def test_the_same_bits_in_all_orders_of_threads(scratches, size, causal, shape):
+    """Several blocks add to each tile of the queries' gradient: 4 of each head, or 23, on several host threads."""
+    arrays = inputs(shape, size, np.float16)
     want = None
     for order in emulation.ORDERS:
         emulation.extension().set_order(*order)
@@ -156,6 +160,7 @@ def test_the_same_bits_in_all_orders_of_threads(scratches, size, causal):
         for a, b in zip(got, want or got, strict=True):
             np.testing.assert_array_equal(a, b)
         want = got
+    check(want, *arrays, causal)
     assert min(scratches) > 0
 
 

@@ -512,4 +512,11 @@ template int64_t hopper_backward_scratch<__nv_bfloat16>(const AttentionBackward<
 template void hopper_backward<__nv_bfloat16>(const AttentionBackward<__nv_bfloat16>&, void*, Stream);
 #endif
 
+void hopper_backward_trial_begin() {
+  hopper_trial_begin();
+}
+bool hopper_backward_trial_end(Stream stream) {
+  return hopper_trial_end(stream);
+}
+
 }  // namespace fastdl::cuda

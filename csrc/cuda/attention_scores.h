@@ -41,7 +41,7 @@ struct Scores {
         threshold(a.p < 1 ? uint32_t(a.p * 0x1p31 + 0.5) : 0x80000000u),
         kept(a.p < 1 ? C(1 / (1 - a.p)) : C(0)) {}
 
-  __device__ __forceinline__ bool masked() const { return added != nullptr || allowed != nullptr; }
+  __host__ __device__ __forceinline__ bool masked() const { return added != nullptr || allowed != nullptr; }
   __device__ __forceinline__ int64_t mask_at(int b, int h) const { return b * mask_batch + h * mask_head; }
 
   // Neither need exist.
@@ -180,7 +180,11 @@ void tensor_forward(const AttentionForward<T>& f, const Attention& a, Stream str
 template <class T>
 void tensor_backward(const AttentionBackward<T>& f, Stream stream);
 
-// On Hopper, 16-bit types. Bytes of scratch for this problem, 0 if it is not one for them.
+bool hopper_forward_wanted(Dtype dtype, const Attention& a);  // but for masks and strides
+template <class T>
+bool hopper_forward(const AttentionForward<T>& f, const Attention& a,
+                    Stream stream);  // false: not these strides
+// Bytes of scratch, 0 if this is not a problem for them. T has 16 bits.
 template <class T>
 int64_t hopper_backward_scratch(const AttentionBackward<T>& f);
 template <class T>
