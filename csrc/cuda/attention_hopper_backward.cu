@@ -10,7 +10,7 @@
 // 650 TFLOP/s of the best forward kernels, 460 of what counts. Partial dQ in memory would be a tile for each
 // pair of tiles, keys / 128 times dQ. So blocks add to one float32 dQ in the second-level cache (32 KiB for
 // each 10.5 MFLOP), *in the order of their keys*, so that the bits are the same every time: each tile of dQ
-// says whose turn it is. A warp of its own waits for that, while the others are one tile ahead.
+// says whose turn it is. A warp of its own waits for that, while the others are up to two tiles ahead.
 // - No deadlock: blocks take their work from a counter, and wait for work of smaller numbers only. Whoever
 //   has the smallest number among the unfinished waits for nobody.
 // - Little waiting: all pass over queries from the last to the first. So causal blocks of one head are at the
@@ -18,10 +18,11 @@
 //   alternate between as many heads as the cache holds, which keeps the chain of waiting blocks short.
 //
 // Registers, 240 a thread: size 128 with 64 queries dK, dV 64 each, S, dP 32, P as an operand 16; size 64
-// with 128 queries 32 each, 64, 32 (64 queries at a time), 32. dS takes P's place, dQ dP's. Shared memory,
-// 227 KiB: K, V 64 (size 64: 32), three tiles of Q and two of dY 16 each, two of dS 16 (32) each, as the
-// other warpgroup may still read the last, dQ 32: 208. wgmma reads at most 128 bytes of it a cycle, which for
-// a step's five products of 2560 cycles takes 2048 (size 128); other accesses take some 900.
+// with 128 queries 32 each, 64, 32 (64 queries at a time), 32. dS takes P's place, dQ dP's.
+//
+// Shared memory, 227 KiB: K, V 64 (size 64: 32), three tiles of Q and two of dY 16 each, dS 16 (32), two
+// tiles of dQ 32 each: 224. wgmma reads at most 128 bytes of it a cycle, which for a step's five products of
+// 2560 cycles takes 2048 (size 128); other accesses take some 900.
 #include "cuda/attention_scores.h"
 #include "cuda/hopper.h"
 
@@ -32,7 +33,8 @@ constexpr int kGroups = 2, kGroupThreads = 128, kWorkers = kGroups * kGroupThrea
 constexpr int kThreads = kGroupThreads + kWorkers;  // the first warpgroup loads and adds
 constexpr int kLine = 128;                          // bytes of 64 elements, a row of a swizzled tile
 constexpr int64_t kCache = 24 << 20;                // bytes of it for what the blocks under way share
-enum : int { kScoresThere = 1, kSumsThere, kSumsFree, kGroupDone };  // named barriers; two of the last
+// Named barriers, one of the first and two of each other.
+enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
 
 // Tiles are blocks of lines: 64 columns each, one block after the other.
 template <int kD>
@@ -43,7 +45,7 @@ struct Plan {
   static constexpr int kKeyBytes = kBlocks * kKeyBlock, kQueryBytes = kBlocks * kQueryBlock;
   static constexpr int kScoreBytes = kQueryBlocks * kKeyBlock, kSumBytes = kQueries * kD * 4;
   static constexpr int kStatisticBytes = kQueries * 8;
-  static constexpr int kQueryStages = 3, kGradStages = 2, kScoreStages = 2;
+  static constexpr int kQueryStages = 3, kGradStages = 2, kSumStages = 2;
 
   struct Signals {
     Barrier keys_full, query_full[kQueryStages], query_free[kQueryStages], grad_full[kGradStages],
@@ -53,8 +55,8 @@ struct Plan {
   // Where they are in shared memory.
   static constexpr int kKey = 0, kValue = kKey + kKeyBytes, kQuery = kValue + kKeyBytes,
                        kGrad = kQuery + kQueryStages * kQueryBytes,
-                       kScores = kGrad + kGradStages * kQueryBytes,
-                       kSums = kScores + kScoreStages * kScoreBytes, kStatistics = kSums + kSumBytes,
+                       kScores = kGrad + kGradStages * kQueryBytes, kSums = kScores + kScoreBytes,
+                       kStatistics = kSums + kSumStages * kSumBytes,
                        kSignals = kStatistics + kQueryStages * kStatisticBytes,
                        kBytes = kSignals + int(sizeof(Signals));
 };
@@ -177,34 +179,36 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const W
 template <int kD>
 __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uint8_t* tiles) {
   using P = Plan<kD>;
-  const float* const from = reinterpret_cast<const float*>(tiles + P::kSums);
-  arrive_named(kSumsFree, 32 + kWorkers);
+  FASTDL_UNROLL
+  for (int stage = 0; stage < P::kSumStages; ++stage)
+    if (stage < work.steps) arrive_named(kSumsFree + stage, 32 + kWorkers);
+  Ring<P::kSumStages> ring;
+  int head = work.batch * task.heads + work.group * task.ratio, tile = task.query_tiles - 1;
   FASTDL_ROLLED
-  for (int h = 0; h < task.ratio; ++h) {
-    const int64_t head = int64_t(work.batch) * task.heads + work.group * task.ratio + h;
-    FASTDL_ROLLED
-    for (int tile = task.query_tiles - 1; tile >= work.first; --tile) {
-      const int64_t at = head * task.query_tiles + tile;
-      float* const to = task.sums + at * (P::kSumBytes / 4);
-      sync_named(kSumsThere, 32 + kWorkers);
-      if (lane_id() == 0) {
-        if (work.key_tile == 0) {
-          bulk_store(to, from, P::kSumBytes);
-        } else {
-          turn_wait(task.turns[at], uint32_t(work.key_tile));
-          bulk_add(to, from, P::kSumBytes);
-        }
-        bulk_commit();
-        bulk_wait_read<0>();
+  for (int step = 0; step < work.steps; ++step) {
+    const int64_t at = int64_t(head) * task.query_tiles + tile;
+    float* const to = task.sums + at * (P::kSumBytes / 4);
+    const float* const from = reinterpret_cast<const float*>(tiles + P::kSums + ring.stage * P::kSumBytes);
+    sync_named(kSumsThere + ring.stage, 32 + kWorkers);
+    if (lane_id() == 0) {
+      if (work.key_tile == 0) {
+        bulk_store(to, from, P::kSumBytes);
+      } else {
+        turn_wait(task.turns[at], uint32_t(work.key_tile));
+        bulk_add(to, from, P::kSumBytes);
       }
-      sync_warp();
-      if (h + 1 < task.ratio || tile > work.first) arrive_named(kSumsFree, 32 + kWorkers);
-      if (lane_id() == 0) {
-        bulk_wait<0>();
-        turn_pass(task.turns[at], uint32_t(work.key_tile + 1));
-      }
-      sync_warp();
+      bulk_commit();
+      bulk_wait_read<0>();
     }
+    sync_warp();
+    if (step + P::kSumStages < work.steps) arrive_named(kSumsFree + ring.stage, 32 + kWorkers);
+    if (lane_id() == 0) {
+      bulk_wait<0>();
+      turn_pass(task.turns[at], uint32_t(work.key_tile + 1));
+    }
+    sync_warp();
+    ring.next();
+    if (--tile < work.first) tile = task.query_tiles - 1, ++head;
   }
 }
 
@@ -226,14 +230,13 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
   float dk[kD / 2] = {}, dv[kD / 2] = {};
   Ring<P::kQueryStages> q;
   Ring<P::kGradStages> g;
-  Ring<P::kScoreStages> d;
+  Ring<P::kSumStages> d;
   if (work.steps > 0) barrier_wait(signals.keys_full, 0);
   int tile = task.query_tiles - 1, last_stage = 0;
   FASTDL_ROLLED
   for (int step = 0; step < work.steps; ++step) {
     const uint8_t* const query = tiles + P::kQuery + q.stage * P::kQueryBytes;
     const uint8_t* const grad = tiles + P::kGrad + g.stage * P::kQueryBytes;
-    uint8_t* const scores = tiles + P::kScores + d.stage * P::kScoreBytes;
     const uint8_t* const statistics = tiles + P::kStatistics + q.stage * P::kStatisticBytes;
     const auto of_queries = [=](int n) {  // lse, delta of columns 8 n + .., lse, delta of the next
       return reinterpret_cast<const Pack<float, 4>*>(statistics)[4 * n + lane % 4];
@@ -300,7 +303,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
       FASTDL_UNROLL
       for (int n = 0; n < 8; ++n) FASTDL_UNROLL
       for (int half = 0; half < 2; ++half)
-        *place(scores + part * P::kKeyBlock, half, n) = ds[4 * part + n / 2][n % 2 * 2 + half];
+        *place(tiles + P::kScores + part * P::kKeyBlock, half, n) = ds[4 * part + n / 2][n % 2 * 2 + half];
     }
     if (lane == 0) barrier_arrive(signals.grad_free[g.stage]);
     fence_async_shared();
@@ -308,7 +311,8 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
 
     // A 64 x 64 part of dQ for each warpgroup: half of the queries, or half of the columns.
     float dq[32];
-    const uint64_t ds_lines = matrix_across(scores + (kD == 64 ? group : 0) * P::kKeyBlock, P::kKeyBlock);
+    const uint64_t ds_lines =
+        matrix_across(tiles + P::kScores + (kD == 64 ? group : 0) * P::kKeyBlock, P::kKeyBlock);
     const uint64_t key_lines =
         matrix_across(tiles + P::kKey + (kD == 64 ? 0 : group) * P::kKeyBlock, P::kKeyBlock);
     wgmma_fence();
@@ -322,13 +326,15 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
 
     wgmma_wait<1>();
     wgmma_touch(dq);
-    sync_named(kSumsFree, 32 + kWorkers);
+    // Here both warpgroups have their dQ: neither dS nor keys are needed any more.
+    sync_named(kSumsFree + d.stage, 32 + kWorkers);
+    auto* const sums = reinterpret_cast<Pack<float, 4>*>(tiles + P::kSums + d.stage * P::kSumBytes);
     FASTDL_UNROLL
     for (int k = 0; k < 8; ++k)
-      reinterpret_cast<Pack<float, 4>*>(tiles + P::kSums)[(8 * group + k) * kGroupThreads + thread] = {
+      sums[(8 * group + k) * kGroupThreads + thread] = {
           {dq[4 * k], dq[4 * k + 1], dq[4 * k + 2], dq[4 * k + 3]}};
     fence_async_shared();
-    arrive_named(kSumsThere, 32 + kWorkers);
+    arrive_named(kSumsThere + d.stage, 32 + kWorkers);
     sync_warp();  // the statistics have been read by all lanes: soon their stage is free
     last_stage = q.stage;
     q.next(), g.next(), d.next();
@@ -338,7 +344,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
   wgmma_touch(dk);
   wgmma_touch(dv);
 
-  sync_named(kScoresThere, kWorkers);  // keys and values have been read: results take their places
+  // Results take the places of keys and values.
   FASTDL_UNROLL
   for (int n = 0; n < kD / 8; ++n) FASTDL_UNROLL
   for (int half = 0; half < 2; ++half) {
