@@ -75,6 +75,23 @@ def check(got, q, k, v, g, causal=False, scale=0.2, mask=None, p=0.0):
         np.testing.assert_allclose(a.astype(np.float64), b, rtol=0, atol=bound)
 
 
+def calls(dtype: Any) -> list[tuple[Any, ...]]:
+    """For the sanitizers (cuda_sanitizer.py), inside ``hopper.choose(True)``; 24 blocks are on two host threads."""
+    made = []
+    for shape, size, causal in [
+        ((1, 4, 2, 130, 257), 64, True),
+        ((1, 1, 1, 70, 300), 128, False),
+        ((1, 1, 1, 70, 2900), 64, False),
+    ]:
+        q, k, v, g = inputs(shape, size, dtype)
+        options = (causal, 0.2, 0.0, 0, 0)
+        y, lse = reference.attention_forward(*(a.astype(np.float64) for a in (q, k, v)), None, *options)
+        made.append(
+            ("attention_backward", g, q, k, v, None, y.astype(dtype), lse.astype(np.float32), *options, False)
+        )
+    return made
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("causal", [False, True])

@@ -191,11 +191,7 @@ def further(dtype: type) -> list[tuple[Any, ...]]:
     wide_type = np.float64 if dtype == np.float64 else np.float32
     saved = loss.astype(wide_type), alpha.astype(wide_type)
     distance = reference.pairwise_distance_forward(x, y, np.inf, 0.0)
-    scores = [numbers(s, dtype, 8) for s in ((1, 2, 140, 64), (1, 1, 260, 64), (1, 1, 260, 64))]
-    seen = reference.attention_forward(*(wide(a) for a in scores), None, True, 0.3, 0.0, 0, 0)
-    weights = seen[0].astype(dtype), seen[1].astype(wide_type)
     return [
-        ("attention_backward", scores[0], *scores, None, *weights, True, 0.3, 0.0, 0, 0, False),
         ("ctc_loss_forward", logits.astype(dtype), labels, *lengths, 0),
         ("ctc_loss_backward", numbers(3, dtype), logits.astype(dtype), labels, *lengths, *saved, 0, True),
         ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, np.inf, 0.0),
