@@ -161,7 +161,7 @@ def attention_forward(
     return y, lse
 
 
-def _problems(runtime: Any) -> Iterator[tuple[list[Array], tuple[Any, ...]]]:
+def _problems(runtime: Any) -> Iterator[tuple[list[Array], tuple[bool, float, float, int, int]]]:
     """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone.
 
     Query, key, value, an array like query, and the other arguments.
