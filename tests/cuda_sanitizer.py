@@ -21,11 +21,15 @@ def main(what: str) -> None:
         if hasattr(extension.Mistake, what):
             multiply(extension, "float16", "mixed", 64, 64, 304, what)
             return
-        x, y = np.ones(64, np.float32), np.zeros(64, np.float32)
+        x, y = (np.ones(s, np.float32) for s in ((150, 64) if what == "add_without_turns" else 64, 64))
         addresses = [a.__array_interface__["data"][0] for a in (y, x)]
-        extension.run_planted(what, *addresses, 64)
+        if what == "add_without_turns":
+            extension.add_without_turns(*addresses, len(x))
+        else:
+            extension.run_planted(what, *addresses, 64)
         return
     import test_cuda_hopper
+    import test_cuda_hopper_backward
     from fastdl.kernels.cuda import hopper
     from test_cuda_kernels import calls, further
 
@@ -35,7 +39,9 @@ def main(what: str) -> None:
         for name, *arguments in calls(dtype) + further(dtype):
             getattr(cuda, name)(*arguments)
     with hopper.choose(True):
-        for name, *arguments in test_cuda_hopper.calls(np.float16):
+        for name, *arguments in test_cuda_hopper.calls(np.float16) + test_cuda_hopper_backward.calls(
+            np.float16
+        ):
             getattr(cuda, name)(*arguments)
     if not emulation.on_gpu():
         for form in ("along", "across", "registers"):

@@ -162,10 +162,24 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
   });
 }
 
+int64_t attention_backward_scratch(Dtype dtype, const Heads& grad_query, const Heads& grad_key,
+                                   const Heads& grad_value, const Heads& grad_y, const Heads& query,
+                                   const Heads& key, const Heads& value, const AttentionMask& mask,
+                                   const Attention& a) {
+  int64_t bytes = 0;
+  if (!a.hopper) return bytes;
+  by_dtype(dtype, [&]<class T>(T) {
+    if constexpr (sizeof(T) == 2)
+      bytes = hopper_backward_scratch<T>(
+          backward_of<T>(grad_query, grad_key, grad_value, grad_y, query, key, value, mask, nullptr, a));
+  });
+  return bytes;
+}
+
 void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_key, const Heads& grad_value,
                         const Heads& grad_y, const Heads& query, const Heads& key, const Heads& value,
                         const AttentionMask& mask, const Heads& y, const void* lse, void* statistics,
-                        const Attention& a, Stream stream) {
+                        void* scratch, const Attention& a, Stream stream) {
   if (a.batch * a.heads == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
@@ -176,6 +190,9 @@ void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_
              int(a.heads), int(a.queries), int(padded), int(a.value_size), rows);
     const auto f =
         backward_of<T>(grad_query, grad_key, grad_value, grad_y, query, key, value, mask, statistics, a);
+    if constexpr (sizeof(T) == 2) {
+      if (scratch != nullptr) return hopper_backward<T>(f, scratch, stream);
+    }
     if constexpr (!std::is_same_v<T, double>) {
       if (tensor_rows(dtype, a) > 0) return tensor_backward<T>(f, stream);
     }

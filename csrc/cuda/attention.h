@@ -50,14 +50,22 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
 // A trial of the kernels for compute capability 9.0 (hopper.h): did every wait end? Waits for the stream.
 void hopper_forward_trial_begin();
 bool hopper_forward_trial_end(Stream stream);
+void hopper_backward_trial_begin();
+bool hopper_backward_trial_end(Stream stream);
 
 // Rows of a head in `statistics`, an array (B, H, that, 2) of the type computed in that backward needs.
 int64_t attention_padded(int64_t queries);
 
+// Bytes of scratch with which backward uses the kernels for compute capability 9.0; 0: they cannot do this.
+int64_t attention_backward_scratch(Dtype dtype, const Heads& grad_query, const Heads& grad_key,
+                                   const Heads& grad_value, const Heads& grad_y, const Heads& query,
+                                   const Heads& key, const Heads& value, const AttentionMask& mask,
+                                   const Attention& a);
+
 void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_key, const Heads& grad_value,
                         const Heads& grad_y, const Heads& query, const Heads& key, const Heads& value,
                         const AttentionMask& mask, const Heads& y, const void* lse, void* statistics,
-                        const Attention& a, Stream stream);
+                        void* scratch, const Attention& a, Stream stream);
 
 // After backward, which left `statistics`: the gradient of an added mask of shape (b, h, l, S), each of the
 // first three either the problem's or 1, as partial sums (parts, b, h, l, S) in the type computed in.

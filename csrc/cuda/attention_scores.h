@@ -184,5 +184,10 @@ bool hopper_forward_wanted(Dtype dtype, const Attention& a);  // but for masks a
 template <class T>
 bool hopper_forward(const AttentionForward<T>& f, const Attention& a,
                     Stream stream);  // false: not these strides
+// Bytes of scratch, 0 if this is not a problem for them. T has 16 bits.
+template <class T>
+int64_t hopper_backward_scratch(const AttentionBackward<T>& f);
+template <class T>
+void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream);
 
 }  // namespace fastdl::cuda

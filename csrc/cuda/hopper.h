@@ -85,6 +85,12 @@ __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity
       : "memory");
   return passed != 0;
 }
+__device__ __forceinline__ bool wait_in_vain() {
+  // Not __trap: with that in it ptxas takes registers_more for less, spills and serialises wgmma.
+  const bool trial = atomicCAS(&waits_in_vain, 1u, 2u) != 0;
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(trial ? &waits_in_vain : nullptr), "r"(2) : "memory");
+  return false;
+}
 // Until the phase of that parity is complete; 1 on a fresh barrier returns at once. False: gave up.
 __device__ __forceinline__ bool barrier_wait(Barrier& barrier, uint32_t parity) {
   const uint32_t address = shared_address(&barrier);
@@ -93,10 +99,7 @@ __device__ __forceinline__ bool barrier_wait(Barrier& barrier, uint32_t parity) 
     if (barrier_passed(address, parity)) return true;
     if (poll % 4096 == 4095 && *static_cast<volatile unsigned int*>(&waits_in_vain) == 2) return false;
   }
-  // Not __trap: with that in it ptxas takes registers_more for less, spills and serialises wgmma.
-  const bool trial = atomicCAS(&waits_in_vain, 1u, 2u) != 0;
-  asm volatile("st.global.u32 [%0], %1;" ::"l"(trial ? &waits_in_vain : nullptr), "r"(2) : "memory");
-  return false;
+  return wait_in_vain();
 }
 
 // Barriers of some of the block's warps: id 1 to 15, `threads` of them come, arriving or waiting.
@@ -261,8 +264,42 @@ template <int kInFlight>
 __device__ __forceinline__ void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kInFlight) : "memory");
 }
+// The same without a map: bytes one after the other, addresses and `bytes` multiples of 16. The second adds
+// float32 numbers to those that are there, in the second-level cache.
+__device__ __forceinline__ void bulk_store(void* to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_add(float* to, const float* from, uint32_t bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
 __device__ __forceinline__ void bulk_prefetch(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
+}
+
+// Turns: blocks that write the same memory do so one after the other. A number in global memory says whose
+// turn it is; the thread that waits for its number writes by bulk copies, waits for them and passes on. Its
+// block must have begun after the block it waits for, which a counter ensures and the number of the block
+// does not.
+__device__ __forceinline__ bool turn_wait(const uint32_t& turn, uint32_t mine) {
+  FASTDL_ROLLED
+  for (int poll = 0; poll < 1 << 22; ++poll) {
+    uint32_t now;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(&turn) : "memory");
+    if (now == mine) {
+      asm volatile("fence.proxy.async.global;" ::: "memory");  // bulk copies come after it
+      return true;
+    }
+    if (poll % 4096 == 4095 && *static_cast<volatile unsigned int*>(&waits_in_vain) == 2) return false;
+  }
+  return wait_in_vain();
+}
+__device__ __forceinline__ void turn_pass(uint32_t& turn, uint32_t next) {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(&turn), "r"(next) : "memory");
 }
 
 // Tiles.

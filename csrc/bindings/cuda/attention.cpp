@@ -42,6 +42,9 @@ void register_attention(py::module_& m) {
   m.def("attention_forward_trial_begin", cuda::hopper_forward_trial_begin);
   m.def("attention_forward_trial_end",
         [](uintptr_t stream) { return cuda::hopper_forward_trial_end(stream_of(stream)); });
+  m.def("attention_backward_trial_begin", cuda::hopper_backward_trial_begin);
+  m.def("attention_backward_trial_end",
+        [](uintptr_t stream) { return cuda::hopper_backward_trial_end(stream_of(stream)); });
   m.def("attention_padded", cuda::attention_padded);
   m.def("attention_forward",
         [](int dtype, const py::object& y, uintptr_t lse, const py::object& query, const py::object& key,
@@ -51,15 +54,25 @@ void register_attention(py::module_& m) {
                                   heads(key, dtype), heads(value, dtype), mask_of(mask, allowed, dtype), a,
                                   parts, pointer(scratch), stream_of(stream));
         });
+  m.def("attention_backward_scratch",
+        [](int dtype, const py::object& grad_query, const py::object& grad_key, const py::object& grad_value,
+           const py::object& grad_y, const py::object& query, const py::object& key, const py::object& value,
+           const py::object& mask, bool allowed, const Attention& a) {
+          return cuda::attention_backward_scratch(
+              Dtype(dtype), heads(grad_query, dtype), heads(grad_key, dtype), heads(grad_value, dtype),
+              heads(grad_y, dtype), heads(query, dtype), heads(key, dtype), heads(value, dtype),
+              mask_of(mask, allowed, dtype), a);
+        });
   m.def("attention_backward",
         [](int dtype, const py::object& grad_query, const py::object& grad_key, const py::object& grad_value,
            const py::object& grad_y, const py::object& query, const py::object& key, const py::object& value,
            const py::object& mask, bool allowed, const py::object& y, uintptr_t lse, uintptr_t statistics,
-           const Attention& a, uintptr_t stream) {
+           uintptr_t scratch, const Attention& a, uintptr_t stream) {
           cuda::attention_backward(Dtype(dtype), heads(grad_query, dtype), heads(grad_key, dtype),
                                    heads(grad_value, dtype), heads(grad_y, dtype), heads(query, dtype),
                                    heads(key, dtype), heads(value, dtype), mask_of(mask, allowed, dtype),
-                                   heads(y, dtype), pointer(lse), pointer(statistics), a, stream_of(stream));
+                                   heads(y, dtype), pointer(lse), pointer(statistics), pointer(scratch), a,
+                                   stream_of(stream));
         });
   m.def("attention_mask_parts", [](const Attention& a, int64_t batch, int64_t heads, int64_t rows) {
     return cuda::attention_mask_parts(a, {batch, heads, rows});

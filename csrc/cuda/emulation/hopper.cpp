@@ -6,8 +6,10 @@
 // reads shared memory at its wait. So a missing wait, or a tile overwritten too early, shows as a wrong
 // value.
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <deque>
+#include <thread>
 #include <vector>
 
 #include "cuda/emulation/machine.h"
@@ -20,6 +22,7 @@ constexpr int kPoison = 0xFF, kWarpgroup = 128, kRegisters = 65536;
 constexpr uint64_t kMark = 0xBA00'0000'0000'0000u;  // in a barrier's word, above its number
 const char* const kBarrierWait = "barrier_wait";
 const char* const kWgmmaWait = "wgmma_wait";
+const char* const kTurnWait = "turn_wait";
 constexpr const char* kNamed[16] = {
     "named barrier 0",  "named barrier 1",  "named barrier 2",  "named barrier 3",
     "named barrier 4",  "named barrier 5",  "named barrier 6",  "named barrier 7",
@@ -32,8 +35,16 @@ constexpr const char* kNamed[16] = {
 bool same(const Site& a, const Site& b) {
   return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
 }
+std::atomic<int> failures{0};  // blocks that ended by an error
+uint32_t now(const uint32_t& turn) {
+  return std::atomic_ref<uint32_t>(const_cast<uint32_t&>(turn)).load();
+}
 uintptr_t number_of(const void* p) {
   return reinterpret_cast<uintptr_t>(p);
+}
+
+int registers_of_thread(size_t threads) {  // when a kernel starts
+  return std::min(kRegisters / int(threads) / 8 * 8, 256);
 }
 
 struct SharedBarrier {
@@ -54,6 +65,7 @@ struct Box {
   std::byte* shared;
   Site site;
   SharedBarrier* barrier = nullptr;
+  bool adds = false;  // a store: float32 numbers, to what is there
 
   size_t row_bytes() const { return size_t(map.box[0]) * map.bytes; }
   size_t bytes() const {
@@ -105,6 +117,8 @@ struct Issued {
 struct Thread {
   const SharedBarrier* waits_for = nullptr;
   uint32_t parity = 0;
+  const uint32_t* turn = nullptr;  // and it is `mine` that this one waits for
+  uint32_t mine = 0;
   int registers = 0;
   bool fenced = false;
   std::deque<Issued> issued;
@@ -126,8 +140,7 @@ struct Warpgroup {
 class Hopper {
  public:
   Hopper() : threads(size_t(threads_of_block())), warpgroups(threads.size() / kWarpgroup) {
-    const int each = kRegisters / int(threads.size()) / 8 * 8;
-    for (Thread& t : threads) t.registers = std::min(each, 256);
+    for (Thread& t : threads) t.registers = registers_of_thread(threads.size());
   }
   Thread& thread() { return threads[size_t(running_thread())]; }
 
@@ -160,14 +173,18 @@ class Hopper {
     return result;
   }
   void execute(int warpgroup, size_t groups, const Site& site);
+  bool take_turns();
+  bool wait_for_turns();
 
   std::deque<SharedBarrier> barriers;  // never moves them
   std::array<NamedBarrier, 16> named;
   std::deque<Box> loads;
   std::vector<Thread> threads;
   std::vector<Warpgroup> warpgroups;
+  bool left = false;  // all threads have, without an error
 
  private:
+  const int failures_before = failures;
   // Element (row, k) of an operand, from its descriptor.
   const std::byte* element(uint64_t descriptor, bool across, int row, int k, int bytes,
                            const Issued& of) const {
@@ -292,6 +309,7 @@ void Hopper::execute(int warpgroup, size_t groups, const Site& site) {
 
 void FreeHopper::operator()(Hopper* hopper) const {
   const Unseen unseen;
+  if (!hopper->left) ++failures;
   delete hopper;
 }
 HopperOfBlock make_hopper() {
@@ -308,19 +326,44 @@ void hopper_leave_thread(Hopper& hopper) {
 void hopper_leave_block(Hopper& hopper) {
   if (!hopper.loads.empty())
     fail("bulk_load", hopper.loads.front().site, "the kernel ends without barrier_wait for it");
+  const int pool = registers_of_thread(hopper.threads.size()) * int(hopper.threads.size());
   int registers = 0;
   for (size_t t = 0; t < hopper.threads.size(); ++t) {
     registers += hopper.threads[t].registers;
     if (hopper.threads[t].registers != hopper.threads[t / kWarpgroup * kWarpgroup].registers)
       throw Error("registers_more, registers_fewer: not by the whole warpgroup");
   }
-  if (registers > kRegisters)
+  if (registers > pool)  // what a block starts with is all that it can share out
     throw Error("registers_more, registers_fewer: " + std::to_string(registers) + " registers of " +
-                std::to_string(kRegisters));
+                std::to_string(pool));
+  hopper.left = true;
 }
+// Threads whose turn it is wake up. Blocks whose turn is earlier run on other host threads.
+bool Hopper::take_turns() {
+  bool found = false;
+  for (size_t t = 0; t < threads.size(); ++t)
+    if (threads[t].turn != nullptr && sleeps(int(t), kTurnWait) && now(*threads[t].turn) == threads[t].mine) {
+      wake(int(t));
+      found = true;
+    }
+  return found;
+}
+bool Hopper::wait_for_turns() {
+  if (std::none_of(threads.begin(), threads.end(), [](const Thread& t) { return t.turn != nullptr; }))
+    return false;
+  const auto start = std::chrono::steady_clock::now();
+  while (!take_turns()) {
+    if (failures != failures_before) return false;  // the one before may never pass on
+    if (std::chrono::steady_clock::now() - start > std::chrono::minutes(2)) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
 bool hopper_deliver(Hopper& hopper, uint64_t random) {
+  if (hopper.take_turns()) return true;
   const size_t count = hopper.loads.size();
-  if (count == 0) return false;
+  if (count == 0) return hopper.wait_for_turns();
   const Unseen unseen;
   const auto it = hopper.loads.begin() + std::ptrdiff_t(random == ~uint64_t(0) ? count - 1 : random % count);
   it->chunks([bytes = it->map.bytes](std::byte* to, const std::byte* from) {
@@ -337,6 +380,8 @@ bool hopper_deliver(Hopper& hopper, uint64_t random) {
 }
 std::string hopper_waits(Hopper& hopper, int thread) {
   const Thread& t = hopper.threads[size_t(thread)];
+  if (sleeps(thread, kTurnWait))
+    return " (for " + std::to_string(t.mine) + ", it is the turn of " + std::to_string(now(*t.turn)) + ")";
   if (!sleeps(thread, kBarrierWait) || t.waits_for == nullptr) return "";
   return " (parity " + std::to_string(t.parity) + "; missing: " + std::to_string(t.waits_for->pending) +
          " arrivals, " + std::to_string(t.waits_for->bytes) + " bytes)";
@@ -375,6 +420,19 @@ void barrier_wait(Barrier& barrier, uint32_t parity, const Site& site) {
   }
   t.waits_for = nullptr;
   acquire(&b);
+}
+
+void turn_wait(const uint32_t& turn, uint32_t mine, const Site& site) {
+  Thread& t = hopper_of_block().thread();
+  t.turn = &turn;
+  t.mine = mine;
+  if (now(turn) != mine) sleep(kTurnWait, site);
+  t.turn = nullptr;
+  acquire(const_cast<uint32_t*>(&turn));
+}
+void turn_pass(uint32_t& turn, uint32_t next) {
+  release(&turn);
+  std::atomic_ref<uint32_t>(turn).store(next);
 }
 
 void named_barrier(int id, int threads, bool waits, const Site& site) {
@@ -422,6 +480,22 @@ void bulk_store(const TensorMap& map, const void* from, const int* at, int rank,
   h.thread().stores.push_back(h.box(map, at, rank, from, "bulk_store", site));
   ++h.thread().stores_uncommitted;
 }
+void bulk_store(void* to, const void* from, uint32_t bytes, bool adds, const Site& site) {
+  if (number_of(to) % 16 != 0 || bytes % 16 != 0 || bytes >= 1 << 18)
+    fail("bulk_store", site, "the address and the bytes must be multiples of 16, fewer than 2^18");
+  TensorMap map{};
+  map.data = static_cast<std::byte*>(to);
+  map.sizes[0] = bytes / 4;
+  map.box[0] = uint16_t(bytes / 4);
+  map.rank = 1;
+  map.bytes = 4;
+  const int at[] = {0};
+  Hopper& h = hopper_of_block();
+  const Unseen unseen;
+  h.thread().stores.push_back(h.box(map, at, 1, from, "bulk_store", site));
+  h.thread().stores.back().adds = adds;
+  ++h.thread().stores_uncommitted;
+}
 void bulk_commit() {
   const Unseen unseen;
   Thread& t = hopper_of_block().thread();
@@ -434,10 +508,13 @@ void bulk_wait(int in_flight) {
     for (size_t i = t.store_groups.front(); i > 0; --i) {
       const Box& box = t.stores.front();
       will_read(box.shared, box.bytes());
-      box.chunks([bytes = box.map.bytes](const std::byte* from, std::byte* to) {
+      box.chunks([bytes = box.map.bytes, adds = box.adds](const std::byte* from, std::byte* to) {
         if (to == nullptr) return;
         will_write(to, bytes);
-        std::memcpy(to, from, bytes);
+        if (adds)
+          *reinterpret_cast<float*>(to) += *reinterpret_cast<const float*>(from);
+        else
+          std::memcpy(to, from, bytes);
       });
       const Unseen unseen;
       t.stores.pop_front();

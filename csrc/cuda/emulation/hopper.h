@@ -36,8 +36,11 @@ void named_barrier(int id, int threads, bool waits, const Site& site);
 void registers(int count, bool more, const Site& site);
 void bulk_load(void* to, const TensorMap& map, const int* at, int rank, Barrier& barrier, const Site& site);
 void bulk_store(const TensorMap& map, const void* from, const int* at, int rank, const Site& site);
+void bulk_store(void* to, const void* from, uint32_t bytes, bool adds, const Site& site);
 void bulk_commit();
 void bulk_wait(int in_flight);
+void turn_wait(const uint32_t& turn, uint32_t mine, const Site& site);
+void turn_pass(uint32_t& turn, uint32_t next);
 uint32_t tile_offset(const void* shared);
 struct Wgmma {
   Number number;
@@ -96,6 +99,19 @@ template <int kRank>
 void bulk_store(const TensorMap& map, const void* from, const int (&at)[kRank],
                 const Site& site = Site::current()) {
   emulation::bulk_store(map, from, at, kRank, site);
+}
+inline void bulk_store(void* to, const void* from, uint32_t bytes, const Site& site = Site::current()) {
+  emulation::bulk_store(to, from, bytes, false, site);
+}
+inline void bulk_add(float* to, const float* from, uint32_t bytes, const Site& site = Site::current()) {
+  emulation::bulk_store(to, from, bytes, true, site);
+}
+inline bool turn_wait(const uint32_t& turn, uint32_t mine, const Site& site = Site::current()) {
+  emulation::turn_wait(turn, mine, site);
+  return true;
+}
+inline void turn_pass(uint32_t& turn, uint32_t next) {
+  emulation::turn_pass(turn, next);
 }
 inline void bulk_commit() {
   emulation::bulk_commit();

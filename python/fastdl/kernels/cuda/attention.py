@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import convert
-from fastdl.kernels.cuda.hopper import family, half_types, hopper_trusted
+from fastdl.kernels.cuda.hopper import choose, family, half_types, hopper_trusted
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["attention_backward", "attention_forward"]
@@ -160,19 +161,37 @@ def attention_forward(
     return y, lse
 
 
-@family("attention_forward")
-def _problem(runtime: Any) -> list[Array]:
-    """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone."""
+def _problems(runtime: Any) -> Iterator[tuple[list[Array], tuple[bool, float, float, int, int]]]:
+    """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone.
+
+    Query, key, value, an array like query, and the other arguments.
+    """
     heads = 2 * (1 + runtime.extension.multiprocessors() // 3)
-    results: list[Array] = []
     for dtype in half_types():
         for size, is_causal in ((64, False), (128, True)):
             rng = np.random.default_rng(size)
-            query, key, value = (
+            arrays = [
                 runtime.from_host(rng.standard_normal((1, n, rows, size), np.float32).astype(dtype))
-                for n, rows in ((heads, 280), (heads // 2, 345), (heads // 2, 345))
-            )
-            results += attention_forward(query, key, value, None, is_causal, size**-0.5, 0.0, 0, 0)
+                for n, rows in ((heads, 280), (heads // 2, 345), (heads // 2, 345), (heads, 280))
+            ]
+            yield arrays, (is_causal, size**-0.5, 0.0, 0, 0)
+
+
+@family("attention_forward")
+def _forward_trial(runtime: Any) -> list[Array]:
+    results: list[Array] = []
+    for (query, key, value, _), options in _problems(runtime):
+        results += attention_forward(query, key, value, None, *options)
+    return results
+
+
+@family("attention_backward")
+def _backward_trial(runtime: Any) -> list[Array]:
+    results: list[Array] = []
+    for (query, key, value, grad_y), options in _problems(runtime):
+        with choose(hopper=False):  # forward has a trial of its own
+            y, lse = attention_forward(query, key, value, None, *options)
+        results += attention_backward(grad_y, query, key, value, None, y, lse, *options, False)[:3]
     return results
 
 
@@ -210,16 +229,22 @@ def attention_backward(
     batch, heads, queries = query.shape[:3]
     padded = extension.attention_padded(queries)
     statistics = runtime.empty((batch, heads, padded, 2), a.compute)
-    extension.attention_backward(
-        a.number,
+    arrays = (
         *(_argument(runtime, g) for g in grads),
         _argument(runtime, grad_y),
         *a.inputs(),
         a.mask,
         a.allowed,
+    )
+    needed = extension.attention_backward_scratch(a.number, *arrays, a.description)
+    scratch = runtime.empty((needed,), np.uint8) if needed else None
+    extension.attention_backward(
+        a.number,
+        *arrays,
         _argument(runtime, y),
         runtime.pointer(lse),
         runtime.pointer(statistics),
+        runtime.pointer(scratch),
         a.description,
         runtime.stream(),
     )

@@ -1,0 +1,528 @@
+// Attention's backward pass on Hopper: wgmma, bulk copies, a warp that loads, two warpgroups that compute.
+// 16-bit types, sizes 64 and 128, no mask, no dropout; the rest is attention_tensor_backward.cu's.
+//
+// A block owns 128 keys and passes over tiles of queries, of each head of the keys' group: S^T = K Q^T and
+// dP^T = V dY^T, P = 2^(factor S - lse), dS = P (dP - delta), dV += P^T dY, dK += dS^T Q, dQ = dS K. Rows of
+// accumulators are keys, so P^T and dS^T are operands in place; dS goes through shared memory only for dQ,
+// which sums over the keys of both warpgroups.
+//
+// Why five products. Two kernels without sums across blocks (one owns keys, one queries) make seven: at the
+// 650 TFLOP/s of the best forward kernels, 460 of what counts. Partial dQ in memory would be a tile for each
+// pair of tiles, keys / 128 times dQ. So blocks add to one float32 dQ in the second-level cache (32 KiB for
+// each 10.5 MFLOP), *in the order of their keys*, so that the bits are the same every time: each tile of dQ
+// says whose turn it is. A warp of its own waits for that, while the others are up to two tiles ahead.
+// - No deadlock: blocks take their work from a counter, and wait for work of smaller numbers only. Whoever
+//   has the smallest number among the unfinished waits for nobody.
+// - Little waiting: all pass over queries from the last to the first. So causal blocks of one head are at the
+//   same tile at the same time, and those that see few queries end early instead of beginning late. Numbers
+//   alternate between as many heads as the cache holds, which keeps the chain of waiting blocks short.
+//
+// Registers, 240 a thread: size 128 with 64 queries dK, dV 64 each, S, dP 32, P as an operand 16; size 64
+// with 128 queries 32 each, 64, 32 (64 queries at a time), 32. dS takes P's place, dQ dP's.
+//
+// Shared memory, 227 KiB: K, V 64 (size 64: 32), three tiles of Q and two of dY 16 each, dS 16 (32), two
+// tiles of dQ 32 each: 224. wgmma reads at most 128 bytes of it a cycle, which for a step's five products of
+// 2560 cycles takes 2048 (size 128); other accesses take some 900.
+#include "cuda/attention_scores.h"
+#include "cuda/hopper.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kGroups = 2, kGroupThreads = 128, kWorkers = kGroups * kGroupThreads;
+constexpr int kThreads = kGroupThreads + kWorkers;  // the first warpgroup loads and adds
+constexpr int kLine = 128;                          // bytes of 64 elements, a row of a swizzled tile
+constexpr int64_t kCache = 24 << 20;                // bytes of it for what the blocks under way share
+// Named barriers, one of the first and two of each other.
+enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
+
+// Tiles are blocks of lines: 64 columns each, one block after the other.
+template <int kD>
+struct Plan {
+  static constexpr int kKeys = kGroups * 64, kQueries = kD == 64 ? 128 : 64;
+  static constexpr int kBlocks = kD / 64, kQueryBlocks = kQueries / 64;
+  static constexpr int kKeyBlock = kKeys * kLine, kQueryBlock = kQueries * kLine;
+  static constexpr int kKeyBytes = kBlocks * kKeyBlock, kQueryBytes = kBlocks * kQueryBlock;
+  static constexpr int kScoreBytes = kQueryBlocks * kKeyBlock, kSumBytes = kQueries * kD * 4;
+  static constexpr int kStatisticBytes = kQueries * 8;
+  static constexpr int kQueryStages = 3, kGradStages = 2, kSumStages = 2;
+
+  struct Signals {
+    Barrier keys_full, query_full[kQueryStages], query_free[kQueryStages], grad_full[kGradStages],
+        grad_free[kGradStages];
+    uint32_t number;
+  };
+  // Where they are in shared memory.
+  static constexpr int kKey = 0, kValue = kKey + kKeyBytes, kQuery = kValue + kKeyBytes,
+                       kGrad = kQuery + kQueryStages * kQueryBytes,
+                       kScores = kGrad + kGradStages * kQueryBytes, kSums = kScores + kScoreBytes,
+                       kStatistics = kSums + kSumStages * kSumBytes,
+                       kSignals = kStatistics + kQueryStages * kStatisticBytes,
+                       kBytes = kSignals + int(sizeof(Signals));
+};
+
+struct Maps {
+  TensorMap query, key, value, grad_y, statistics, grad_key, grad_value;
+};
+
+struct Task {
+  float* sums;      // (B, H, tiles, tile in the order of accumulators): dQ / scale
+  uint32_t* turns;  // (B, H, tiles): the keys' tile that may add
+  uint32_t* next;   // number of the next block
+  int heads, groups, ratio, pairs, keys, query_tiles, key_tiles, together;  // pairs: B * groups
+  bool causal;
+  float factor, scale;
+};
+
+// What block `number` works on: all tiles of keys of `together` pairs alternately, then the next pairs. Its
+// steps are tiles of queries, from the last to the first, of each head of the group.
+struct Work {
+  int batch, group, key_tile, first, steps;
+  __device__ __forceinline__ Work(const Task& task, int number, int keys, int queries) {
+    const int chunk = number / (task.together * task.key_tiles), start = chunk * task.together;
+    const int rest = number - start * task.key_tiles;
+    const int width = start + task.together < task.pairs ? task.together : task.pairs - start;
+    const int pair = start + rest % width;
+    key_tile = rest / width, batch = pair / task.groups, group = pair % task.groups;
+    first = task.causal ? key_tile * keys / queries : 0;
+    steps = first < task.query_tiles ? (task.query_tiles - first) * task.ratio : 0;
+  }
+};
+
+// A place in a ring of stages, and the parity of how often it has been passed.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+template <class T>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+  const Pack<T, 2> both{{narrow<T>(low), narrow<T>(high)}};
+  uint32_t bits;
+  memcpy(&bits, &both, 4);
+  return bits;
+}
+// Accumulators as first operands of steps of 16 summands.
+template <class T, int N>
+__device__ __forceinline__ void pack_operands(uint32_t (*to)[4], const float (&sums)[N]) {
+  FASTDL_UNROLL
+  for (int k = 0; k < N / 2; ++k) to[k / 4][k % 4] = packed<T>(sums[2 * k], sums[2 * k + 1]);
+}
+// d = 64 rows of x times kN rows of y, over kBlocks blocks of columns.
+template <class T, int kN, int kBlocks>
+__device__ __forceinline__ void multiply_rows(float (&d)[kN / 2], const uint8_t* x, int x_block,
+                                              const uint8_t* y, int y_block) {
+  FASTDL_UNROLL
+  for (int block = 0; block < kBlocks; ++block) {
+    const uint64_t a = matrix_along(x + block * x_block), b = matrix_along(y + block * y_block);
+    FASTDL_UNROLL
+    for (int k = 0; k < 4; ++k)
+      wgmma<T, kN>(d, matrix_advance(a, 32 * k), matrix_advance(b, 32 * k), block + k > 0);
+  }
+}
+// d += weights, 64 rows, times 16 kSteps lines of y.
+template <class T, int kN, int kSteps>
+__device__ __forceinline__ void add_lines(float (&d)[kN / 2], const uint32_t (&weights)[kSteps][4],
+                                          const uint8_t* y, int y_block) {
+  const uint64_t b = matrix_across(y, y_block);
+  FASTDL_UNROLL
+  for (int k = 0; k < kSteps; ++k) wgmma<T, kN, true>(d, weights[k], matrix_advance(b, 16 * kLine * k), true);
+}
+
+// One thread.
+template <int kD>
+__device__ __forceinline__ void load(const Maps& maps, const Task& task, const Work& work, uint8_t* tiles,
+                                     typename Plan<kD>::Signals& signals) {
+  using P = Plan<kD>;
+  const int key = work.key_tile * P::kKeys;
+  barrier_expect(signals.keys_full, 2 * P::kKeyBytes);
+  FASTDL_UNROLL
+  for (int b = 0; b < P::kBlocks; ++b) {
+    const int at[] = {64 * b, key, work.group, work.batch};
+    bulk_load(tiles + P::kKey + b * P::kKeyBlock, maps.key, at, signals.keys_full);
+    bulk_load(tiles + P::kValue + b * P::kKeyBlock, maps.value, at, signals.keys_full);
+  }
+  Ring<P::kQueryStages> q;
+  Ring<P::kGradStages> g;
+  FASTDL_ROLLED
+  for (int h = 0; h < task.ratio; ++h) {
+    const int head = work.group * task.ratio + h;
+    FASTDL_ROLLED
+    for (int tile = task.query_tiles - 1; tile >= work.first; --tile) {
+      const int row = tile * P::kQueries;
+      Barrier& query_full = signals.query_full[q.stage];
+      barrier_wait(signals.query_free[q.stage], q.parity ^ 1);
+      barrier_expect(query_full, P::kQueryBytes + P::kStatisticBytes);
+      FASTDL_UNROLL
+      for (int b = 0; b < P::kBlocks; ++b)
+        bulk_load(tiles + P::kQuery + q.stage * P::kQueryBytes + b * P::kQueryBlock, maps.query,
+                  {64 * b, row, head, work.batch}, query_full);
+      bulk_load(tiles + P::kStatistics + q.stage * P::kStatisticBytes, maps.statistics,
+                {2 * row, work.batch * task.heads + head}, query_full);
+      Barrier& grad_full = signals.grad_full[g.stage];
+      barrier_wait(signals.grad_free[g.stage], g.parity ^ 1);
+      barrier_expect(grad_full, P::kQueryBytes);
+      FASTDL_UNROLL
+      for (int b = 0; b < P::kBlocks; ++b)
+        bulk_load(tiles + P::kGrad + g.stage * P::kQueryBytes + b * P::kQueryBlock, maps.grad_y,
+                  {64 * b, row, head, work.batch}, grad_full);
+      q.next(), g.next();
+    }
+  }
+}
+
+// One warp: what the workers leave of dQ goes to memory.
+template <int kD>
+__device__ __forceinline__ void add_sums(const Task& task, const Work& work, uint8_t* tiles) {
+  using P = Plan<kD>;
+  FASTDL_UNROLL
+  for (int stage = 0; stage < P::kSumStages; ++stage)
+    if (stage < work.steps) arrive_named(kSumsFree + stage, 32 + kWorkers);
+  Ring<P::kSumStages> ring;
+  int head = work.batch * task.heads + work.group * task.ratio, tile = task.query_tiles - 1;
+  FASTDL_ROLLED
+  for (int step = 0; step < work.steps; ++step) {
+    const int64_t at = int64_t(head) * task.query_tiles + tile;
+    float* const to = task.sums + at * (P::kSumBytes / 4);
+    const float* const from = reinterpret_cast<const float*>(tiles + P::kSums + ring.stage * P::kSumBytes);
+    sync_named(kSumsThere + ring.stage, 32 + kWorkers);
+    if (lane_id() == 0) {
+      if (work.key_tile == 0) {
+        bulk_store(to, from, P::kSumBytes);
+      } else {
+        turn_wait(task.turns[at], uint32_t(work.key_tile));
+        bulk_add(to, from, P::kSumBytes);
+      }
+      bulk_commit();
+      bulk_wait_read<0>();
+    }
+    sync_warp();
+    if (step + P::kSumStages < work.steps) arrive_named(kSumsFree + ring.stage, 32 + kWorkers);
+    if (lane_id() == 0) {
+      bulk_wait<0>();
+      turn_pass(task.turns[at], uint32_t(work.key_tile + 1));
+    }
+    sync_warp();
+    ring.next();
+    if (--tile < work.first) tile = task.query_tiles - 1, ++head;
+  }
+}
+
+// A warpgroup: 64 keys.
+template <class T, int kD>
+__device__ __forceinline__ void compute(const Maps& maps, const Task& task, const Work& work, uint8_t* tiles,
+                                        typename Plan<kD>::Signals& signals, int group) {
+  using P = Plan<kD>;
+  const int thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
+  const int own = 64 * group, row = own + thread / 32 * 16 + lane / 4;  // of the block's keys
+  const int key = work.key_tile * P::kKeys;
+  const uint8_t* const key_rows = tiles + P::kKey + own * kLine;
+  const uint8_t* const value_rows = tiles + P::kValue + own * kLine;
+  // Columns 8 n + .. of this thread's row, or of the one eight further, in rows of accumulators.
+  const auto place = [=](uint8_t* lines, int half, int n) {
+    return static_cast<uint32_t*>(swizzled(lines + half * 8 * kLine, row, n)) + lane % 4;
+  };
+
+  float dk[kD / 2] = {}, dv[kD / 2] = {};
+  Ring<P::kQueryStages> q;
+  Ring<P::kGradStages> g;
+  Ring<P::kSumStages> d;
+  if (work.steps > 0) barrier_wait(signals.keys_full, 0);
+  int tile = task.query_tiles - 1, last_stage = 0;
+  FASTDL_ROLLED
+  for (int step = 0; step < work.steps; ++step) {
+    const uint8_t* const query = tiles + P::kQuery + q.stage * P::kQueryBytes;
+    const uint8_t* const grad = tiles + P::kGrad + g.stage * P::kQueryBytes;
+    const uint8_t* const statistics = tiles + P::kStatistics + q.stage * P::kStatisticBytes;
+    const auto of_queries = [=](int n) {  // lse, delta of columns 8 n + .., lse, delta of the next
+      return reinterpret_cast<const Pack<float, 4>*>(statistics)[4 * n + lane % 4];
+    };
+
+    float s[P::kQueries / 2], dp[32];
+    const auto start_dp = [&](int part) {  // of 64 queries
+      wgmma_fence();
+      multiply_rows<T, 64, P::kBlocks>(dp, value_rows, P::kKeyBlock, grad + part * 64 * kLine,
+                                       P::kQueryBlock);
+      wgmma_commit();
+    };
+    barrier_wait(signals.query_full[q.stage], q.parity);
+    wgmma_fence();
+    multiply_rows<T, P::kQueries, P::kBlocks>(s, key_rows, P::kKeyBlock, query, P::kQueryBlock);
+    wgmma_commit();
+    wgmma_wait<1>();  // dK of the last step
+    if (step > 0 && lane == 0) barrier_arrive(signals.query_free[last_stage]);
+    barrier_wait(signals.grad_full[g.stage], g.parity);
+    start_dp(0);
+
+    wgmma_wait<1>();
+    wgmma_touch(s);
+    FASTDL_UNROLL
+    for (int n = 0; n < P::kQueries / 8; ++n) {
+      const auto of = of_queries(n);
+      FASTDL_UNROLL
+      for (int c = 0; c < 4; ++c) s[4 * n + c] = power_of_two(s[4 * n + c] * task.factor - of.v[c % 2 * 2]);
+    }
+    // Queries beyond the last have no weights, as their lse is infinite.
+    const int first_query = tile * P::kQueries;
+    if (key + own + 64 > task.keys || (task.causal && first_query < key + own + 63)) {
+      FASTDL_UNROLL
+      for (int n = 0; n < P::kQueries / 8; ++n) FASTDL_UNROLL
+      for (int c = 0; c < 4; ++c) {
+        const int i = first_query + 8 * n + lane % 4 * 2 + c % 2, j = key + row + c / 2 * 8;
+        if (j >= task.keys || (task.causal && j > i)) s[4 * n + c] = 0;
+      }
+    }
+    uint32_t p[P::kQueries / 16][4], ds[P::kQueries / 16][4];
+    pack_operands<T>(p, s);
+    wgmma_fence();
+    add_lines<T, kD>(dv, p, grad, P::kQueryBlock);
+    wgmma_commit();
+
+    FASTDL_UNROLL
+    for (int part = 0; part < P::kQueryBlocks; ++part) {
+      if (part == 0)
+        wgmma_wait<1>();
+      else
+        wgmma_wait<0>();
+      wgmma_touch(dp);
+      FASTDL_UNROLL
+      for (int n = 0; n < 8; ++n) {
+        const auto of = of_queries(8 * part + n);
+        FASTDL_UNROLL
+        for (int c = 0; c < 4; ++c)
+          dp[4 * n + c] = s[32 * part + 4 * n + c] * (dp[4 * n + c] - of.v[c % 2 * 2 + 1]);
+      }
+      if (part == 0) wgmma_wait<0>();  // dV: there are no registers for dS beside its operands
+      pack_operands<T>(&ds[4 * part], dp);
+      if (part + 1 < P::kQueryBlocks) start_dp(part + 1);
+      // Lines of keys: across, to the product that sums over them.
+      FASTDL_UNROLL
+      for (int n = 0; n < 8; ++n) FASTDL_UNROLL
+      for (int half = 0; half < 2; ++half)
+        *place(tiles + P::kScores + part * P::kKeyBlock, half, n) = ds[4 * part + n / 2][n % 2 * 2 + half];
+    }
+    if (lane == 0) barrier_arrive(signals.grad_free[g.stage]);
+    fence_async_shared();
+    sync_named(kScoresThere, kWorkers);
+
+    // A 64 x 64 part of dQ for each warpgroup: half of the queries, or half of the columns.
+    float dq[32];
+    const uint64_t ds_lines =
+        matrix_across(tiles + P::kScores + (kD == 64 ? group : 0) * P::kKeyBlock, P::kKeyBlock);
+    const uint64_t key_lines =
+        matrix_across(tiles + P::kKey + (kD == 64 ? 0 : group) * P::kKeyBlock, P::kKeyBlock);
+    wgmma_fence();
+    FASTDL_UNROLL
+    for (int k = 0; k < P::kKeys / 16; ++k)
+      wgmma<T, 64, true, true>(dq, matrix_advance(ds_lines, 16 * kLine * k),
+                               matrix_advance(key_lines, 16 * kLine * k), k > 0);
+    wgmma_commit();
+    add_lines<T, kD>(dk, ds, query, P::kQueryBlock);
+    wgmma_commit();
+
+    wgmma_wait<1>();
+    wgmma_touch(dq);
+    // Here both warpgroups have their dQ: neither dS nor keys are needed any more.
+    sync_named(kSumsFree + d.stage, 32 + kWorkers);
+    auto* const sums = reinterpret_cast<Pack<float, 4>*>(tiles + P::kSums + d.stage * P::kSumBytes);
+    FASTDL_UNROLL
+    for (int k = 0; k < 8; ++k)
+      sums[(8 * group + k) * kGroupThreads + thread] = {
+          {dq[4 * k], dq[4 * k + 1], dq[4 * k + 2], dq[4 * k + 3]}};
+    fence_async_shared();
+    arrive_named(kSumsThere + d.stage, 32 + kWorkers);
+    sync_warp();  // the statistics have been read by all lanes: soon their stage is free
+    last_stage = q.stage;
+    q.next(), g.next(), d.next();
+    tile = tile > work.first ? tile - 1 : task.query_tiles - 1;
+  }
+  wgmma_wait<0>();
+  wgmma_touch(dk);
+  wgmma_touch(dv);
+
+  // Results take the places of keys and values.
+  FASTDL_UNROLL
+  for (int n = 0; n < kD / 8; ++n) FASTDL_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int i = 4 * n + 2 * half, block = n / 8 * P::kKeyBlock;
+    *place(tiles + P::kKey + block, half, n % 8) = packed<T>(dk[i] * task.scale, dk[i + 1] * task.scale);
+    *place(tiles + P::kValue + block, half, n % 8) = packed<T>(dv[i], dv[i + 1]);
+  }
+  fence_async_shared();
+  sync_named(kGroupDone + group, kGroupThreads);
+  if (thread == 0) {
+    FASTDL_UNROLL
+    for (int b = 0; b < P::kBlocks; ++b) {
+      const int at[] = {64 * b, key + own, work.group, work.batch};
+      bulk_store(maps.grad_key, key_rows + b * P::kKeyBlock, at);
+      bulk_store(maps.grad_value, value_rows + b * P::kKeyBlock, at);
+    }
+    bulk_commit();
+    bulk_wait<0>();
+  }
+}
+
+template <class T, int kD>
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_backward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const Task task) {
+  if constexpr (kHopperCode) {
+    using P = Plan<kD>;
+    FASTDL_TILES_SHARED(tiles);
+    auto& signals = *reinterpret_cast<typename P::Signals*>(tiles + P::kSignals);
+    if (threadIdx.x == 0) {
+      signals.number = atomic_add(task.next, 1u);
+      barrier_init(signals.keys_full, 1);
+      FASTDL_UNROLL
+      for (int i = 0; i < P::kQueryStages; ++i)
+        barrier_init(signals.query_full[i], 1), barrier_init(signals.query_free[i], kWorkers / 32);
+      FASTDL_UNROLL
+      for (int i = 0; i < P::kGradStages; ++i)
+        barrier_init(signals.grad_full[i], 1), barrier_init(signals.grad_free[i], kWorkers / 32);
+      barrier_init_fence();
+    }
+    sync_threads();
+    const Work work(task, int(signals.number), P::kKeys, P::kQueries);
+    const int warp = shuffle(int(threadIdx.x) / 32, 0);  // to the compiler the same in all lanes
+    if (warp < kGroupThreads / 32) {
+      registers_fewer<24>();
+      if (warp == 0 && lane_id() == 0 && work.steps > 0) load<kD>(maps, task, work, tiles, signals);
+      if (warp == 1 && work.steps > 0) add_sums<kD>(task, work, tiles);
+      return;
+    }
+    registers_more<240>();
+    compute<T, kD>(maps, task, work, tiles, signals, warp / 4 - 1);
+  }
+}
+
+// grad_query = scale * sums. A block has the 64 x 64 of a warpgroup, a thread eight neighbours of two rows.
+template <class T, int kD>
+__global__ void __launch_bounds__(256)
+    query_gradient(Heads to, const float* sums, int heads, int queries, int tiles, float scale) {
+  const int part = int(blockIdx.x % 2), tile = int(blockIdx.x / 2 % unsigned(tiles));
+  const int64_t head = blockIdx.x / 2 / unsigned(tiles);
+  const int n = int(threadIdx.x) % 8, r = int(threadIdx.x) / 8;
+  const auto* from = reinterpret_cast<const Pack<float, 4>*>(sums) +
+                     (int64_t(blockIdx.x) * 8 + n) * kGroupThreads + r / 8 * 32 + r % 8 * 4;
+  Pack<T, 8> low, high;
+  FASTDL_UNROLL
+  for (int pair = 0; pair < 4; ++pair) {
+    const Pack<float, 4> four = from[pair];
+    FASTDL_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      low.v[2 * pair + c] = narrow<T>(four.v[c] * scale);
+      high.v[2 * pair + c] = narrow<T>(four.v[2 + c] * scale);
+    }
+  }
+  const int row = tile * Plan<kD>::kQueries + (kD == 64 ? 64 * part : 0) + r / 8 * 16 + r % 8;
+  T* const at =
+      head_of<T>(to, head / heads, head % heads) + row * to.row + (kD == 64 ? 0 : 64 * part) + 8 * n;
+  if (row < queries) *reinterpret_cast<Pack<T, 8>*>(at) = low;
+  if (row + 8 < queries) *reinterpret_cast<Pack<T, 8>*>(at + 8 * to.row) = high;
+}
+
+// The copy engine's view of an array: boxes of 64 columns and box_rows rows.
+template <class T>
+struct View {
+  const void* data;
+  int64_t sizes[4], strides[3];
+  int box[4];
+  View(const Heads& x, int64_t size, int64_t rows, int64_t heads, int64_t batch, int box_rows)
+      : data(x.data),
+        sizes{size, rows, heads, batch},
+        strides{x.row * int64_t(sizeof(T)), x.head * int64_t(sizeof(T)), x.batch * int64_t(sizeof(T))},
+        box{64, box_rows, 1, 1} {}
+  bool possible() const {
+    return tensor_map_possible(data, int(sizeof(T)), 4, sizes, strides, box, Swizzle::bytes128);
+  }
+  TensorMap map() const { return tensor_map<T>(data, 4, sizes, strides, box, Swizzle::bytes128); }
+};
+template <class T>
+View<T> query_view(const AttentionBackward<T>& f, const Heads& x, int box_rows) {
+  return {x, f.size, f.scores.queries, f.scores.heads, f.batch, box_rows};
+}
+template <class T>
+View<T> key_view(const AttentionBackward<T>& f, const Heads& x, int box_rows) {
+  return {x, f.size, f.scores.keys, f.groups, f.batch, box_rows};
+}
+
+template <class T>
+int64_t query_tiles(const AttentionBackward<T>& f) {  // of all heads
+  return int64_t(f.batch) * f.scores.heads *
+         ceil_div(f.scores.queries, f.size == 64 ? Plan<64>::kQueries : Plan<128>::kQueries);
+}
+
+template <class T, int kD>
+void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
+  using P = Plan<kD>;
+  const Scores<T>& s = f.scores;
+  const int64_t tiles = query_tiles(f);
+  const int pairs = f.batch * f.groups, key_tiles = ceil_div(s.keys, P::kKeys);
+  const int tiles_of_head = ceil_div(s.queries, P::kQueries);
+  float* const sums = static_cast<float*>(scratch);
+  uint32_t* const turns = reinterpret_cast<uint32_t*>(sums + tiles * (P::kSumBytes / 4));
+  zero(turns, size_t(tiles + 1) * 4, stream);
+  // A pair's blocks share queries, grad_y and sums.
+  const int64_t fit = kCache / (int64_t(s.queries) * f.ratio * kD * (2 + 2 + 4));
+  const int together = int(fit < 1 ? 1 : fit < pairs ? fit : pairs);
+  const int64_t sizes[] = {2 * int64_t(f.padded), int64_t(f.batch) * s.heads};
+  const int64_t stride = int64_t(f.padded) * 8;
+  const int box[] = {2 * P::kQueries, 1};
+  const Maps maps{query_view(f, f.query, P::kQueries).map(),
+                  key_view(f, f.key, P::kKeys).map(),
+                  key_view(f, f.value, P::kKeys).map(),
+                  query_view(f, f.grad_y, P::kQueries).map(),
+                  tensor_map<float>(f.statistics, 2, sizes, &stride, box, Swizzle::none),
+                  key_view(f, f.grad_key, 64).map(),
+                  key_view(f, f.grad_value, 64).map()};
+  const Task task{sums,   turns,         turns + tiles, s.heads,  f.groups, f.ratio,  pairs,
+                  s.keys, tiles_of_head, key_tiles,     together, s.causal, s.factor, f.scale};
+  launch("attention_backward", hopper_backward_kernel<T, kD>, dim3(unsigned(pairs * key_tiles)),
+         dim3(kThreads), P::kBytes, stream, maps, task);
+  launch("attention_query_gradient", query_gradient<T, kD>, dim3(unsigned(2 * tiles)), dim3(256), 0, stream,
+         f.grad_query, sums, s.heads, s.queries, tiles_of_head, f.scale);
+}
+
+}  // namespace
+
+template <class T>
+int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
+  const Scores<T>& s = f.scores;
+  if (capability() / 10 != 9 || (f.size != 64 && f.size != 128) || f.value_size != f.size) return 0;
+  if (s.added != nullptr || s.allowed != nullptr || s.threshold != 0) return 0;
+  if (s.queries == 0 || s.keys == 0 || !whole_packs(f.grad_query, f.size, sizeof(T))) return 0;
+  for (const Heads* x : {&f.query, &f.grad_y})
+    if (!query_view(f, *x, 64).possible()) return 0;
+  for (const Heads* x : {&f.key, &f.value, &f.grad_key, &f.grad_value})
+    if (!key_view(f, *x, 64).possible()) return 0;
+  const int64_t tiles = query_tiles(f), blocks = int64_t(f.batch) * f.groups * ceil_div(s.keys, 128);
+  if (2 * tiles > INT32_MAX || blocks > INT32_MAX) return 0;
+  return tiles * (Plan<64>::kSumBytes + 4) + 4;  // a tile's sums are as large with size 128
+}
+
+template <class T>
+void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream) {
+  if (f.size == 64)
+    run<T, 64>(f, scratch, stream);
+  else
+    run<T, 128>(f, scratch, stream);
+}
+
+template int64_t hopper_backward_scratch<__half>(const AttentionBackward<__half>&);
+template void hopper_backward<__half>(const AttentionBackward<__half>&, void*, Stream);
+#ifndef FASTDL_FEW_DTYPES
+template int64_t hopper_backward_scratch<__nv_bfloat16>(const AttentionBackward<__nv_bfloat16>&);
+template void hopper_backward<__nv_bfloat16>(const AttentionBackward<__nv_bfloat16>&, void*, Stream);
+#endif
+
+void hopper_backward_trial_begin() {
+  hopper_trial_begin();
+}
+bool hopper_backward_trial_end(Stream stream) {
+  return hopper_trial_end(stream);
+}
+
+}  // namespace fastdl::cuda
