@@ -62,7 +62,7 @@ def test_without_kernels_the_message_says_so(monkeypatch: Any) -> None:
 
 def test_without_cupy_the_message_names_the_extra(monkeypatch: Any) -> None:
     monkeypatch.setattr("fastdl.devices._is_installed", lambda module: module != "cupy")
-    assert "pip install fastdl[cuda13]" in fastdl.cuda.unavailable_reason()
+    assert "pip install 'fastdl[cuda13]'" in fastdl.cuda.unavailable_reason()
 
 
 def test_without_a_driver_the_message_says_what_cuda_says(gpu: Any, monkeypatch: Any) -> None:
@@ -70,7 +70,9 @@ def test_without_a_driver_the_message_says_what_cuda_says(gpu: Any, monkeypatch:
         raise fake_cupy.CUDARuntimeError("cudaErrorInsufficientDriver: driver version is insufficient")
 
     monkeypatch.setattr(gpu.cuda.runtime, "getDeviceCount", fail)
-    with pytest.raises(RuntimeError, match="no NVIDIA driver that works: cudaErrorInsufficientDriver"):
+    with pytest.raises(
+        RuntimeError, match=r"driver is missing or too old for this CuPy \(cudaErrorInsufficientDriver"
+    ):
         fastdl.ones(2).cuda()
     monkeypatch.setattr(gpu.cuda.runtime, "getDeviceCount", lambda: 0)
     assert "CUDA_VISIBLE_DEVICES" in fastdl.cuda.unavailable_reason()
@@ -293,7 +295,9 @@ def test_devices(gpu: Any) -> None:
     with pytest.raises(ValueError, match="expected a GPU"):
         fastdl.cuda.set_device("cpu")
     assert fastdl.backends.cuda.is_built()
-    assert "available" in fastdl.runtime.config()
+    assert "Stand-in GPU (9.0, 4 GB), Stand-in GPU (9.0, 4 GB); CuPy 14.0.0, driver for CUDA 13.0" in (
+        fastdl.runtime.config()
+    )
 
 
 def test_streams_and_events(gpu: Any) -> None:

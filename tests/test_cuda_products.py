@@ -106,6 +106,19 @@ def test_shapes_that_do_not_match(cupy: Any) -> None:
         cuda.matmul(cupy.empty((2, 2), "f4"), cupy.empty((2, 2), "f2"))
 
 
+@pytest.mark.skipif(emulation.on_gpu(), reason="replaces the stand-in's cuBLAS")
+def test_without_cublas_the_message_says_what_to_install(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise ImportError("libcublas.so.13 not found")
+
+    monkeypatch.setattr(cupy.cuda, "get_cublas_handle", fail)
+    x = fastdl.ones(2, 2, device="cuda")
+    with pytest.raises(
+        RuntimeError, match=r"pip install 'cupy-cuda13x\[ctk\]' \(libcublas.so.13 not found\)"
+    ):
+        x @ x
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 5, 7)])
 def test_linear(shape: tuple[int, ...], dtype: Any, cupy: Any) -> None:

@@ -42,7 +42,7 @@ def missing() -> str | None:
             "pip install . -C cmake.define.FASTDL_CUDA=ON"
         )
     if not _is_installed("cupy"):
-        return "CuPy, whose arrays hold tensors on a GPU, is not installed: pip install fastdl[cuda13]"
+        return "CuPy, whose arrays hold tensors on a GPU, is not installed: pip install 'fastdl[cuda13]'"
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
@@ -50,7 +50,10 @@ def missing() -> str | None:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except RuntimeError as error:  # CUDARuntimeError: no driver, or one too old
-        return f"no NVIDIA driver that works: {error}"
+        return (
+            f"the NVIDIA driver is missing or too old for this CuPy ({error}); CUDA 13 takes version 580 or newer, "
+            "nvidia-smi shows which one is installed"
+        )
     return None if count else "no NVIDIA GPU is visible (see CUDA_VISIBLE_DEVICES)"
 
 

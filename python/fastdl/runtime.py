@@ -72,6 +72,19 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def _gpus() -> str:
+    """The usable GPUs, and what they are used with; empty if there are none."""
+    from fastdl import cuda, devices
+
+    if not cuda.is_available():
+        return ""
+    xp = devices.cupy()
+    version = xp.cuda.runtime.driverGetVersion()
+    found = [cuda.get_device_properties(i) for i in range(cuda.device_count())]
+    names = ", ".join(f"{p.name} ({p.major}.{p.minor}, {p.total_memory >> 30} GB)" for p in found)
+    return f"{names}; CuPy {xp.__version__}, driver for CUDA {version // 1000}.{version % 1000 // 10}"
+
+
 def config() -> str:
     """What :func:`show_config` prints."""
     from fastdl import __version__, cuda
@@ -89,7 +102,7 @@ def config() -> str:
             f"{stats['in_use'] >> 20} MB in use, {stats['cached'] >> 20} MB cached (limit "
             f"{stats['cache_limit'] >> 20} MB)",
         ),
-        ("CUDA", "available" if cuda.is_available() else f"no: {cuda.unavailable_reason()}"),
+        ("CUDA", _gpus() or f"no: {cuda.unavailable_reason()}"),
     ]
     return "\n".join(f"{name:8} {value}" for name, value in rows)
 

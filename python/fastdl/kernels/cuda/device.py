@@ -113,7 +113,13 @@ class _CuPy(Runtime):
 
     def cublas(self) -> tuple[Any, int]:
         """cuBLAS's functions, and the handle of the current device."""
-        return self.cupy.cuda.cublas, self.cupy.cuda.get_cublas_handle()
+        try:
+            return self.cupy.cuda.cublas, self.cupy.cuda.get_cublas_handle()
+        except ImportError as error:
+            raise RuntimeError(
+                "matrix products on CUDA are cuBLAS's, which CuPy does not find; install CUDA's libraries: "
+                f"pip install 'cupy-cuda13x[ctk]' ({error})"
+            ) from None
 
     def to_host(self, array: Array) -> Any:
         return self.cupy.asnumpy(array)
