@@ -22,11 +22,24 @@ void conv_pack_weight(Dtype dtype, bool tf32, void* to, const void* weight, cons
 int64_t conv_gather_splits(Dtype dtype, const ConvProblem& problem, bool transposed);
 void conv_gather(Dtype dtype, bool tensor, void* y, const void* x, const void* weight, const void* bias,
                  void* scratch, const ConvProblem& problem, bool transposed, Stream stream);
+// The same by wgmma on devices of compute capability 9.x, for problems that fit; float32 by TF32.
+bool conv_gather_fits_hopper(Dtype dtype, bool tensor, const ConvProblem& problem, bool transposed);
+int64_t conv_gather_hopper_splits(Dtype dtype, const ConvProblem& problem, bool transposed);
+void conv_gather_hopper(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,
+                        void* scratch, const ConvProblem& problem, bool transposed, Stream stream);
 // Into how many parts the sum over pixels is cut; scratch has that many times
 // out_channels * taps * padded(in_channels / groups) sums (float, for float64 double).
 int64_t conv_weight_splits(Dtype dtype, const ConvProblem& problem);
 void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* grad_y, const void* x,
                       void* scratch, const ConvProblem& problem, Stream stream);
+// The same by wgmma, in 16 bits.
+bool conv_weight_fits_hopper(Dtype dtype, const ConvProblem& problem);
+int64_t conv_weight_hopper_splits(const ConvProblem& problem);
+void conv_grad_weight_hopper(Dtype dtype, void* grad_weight, const void* grad_y, const void* x, void* scratch,
+                             const ConvProblem& problem, Stream stream);
+// grad_weight from the parts in scratch.
+void conv_add_parts(Dtype dtype, void* grad_weight, const void* scratch, int64_t splits,
+                    const ConvProblem& problem, Stream stream);
 
 // One input channel in each group: plain arrays.
 void depthwise_forward(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,

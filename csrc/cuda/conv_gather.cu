@@ -14,10 +14,9 @@
 // written side by side. Neighbouring blocks share their pixels. Where tiles are too few for a device, the sum
 // is cut into parts, which depend on the problem only and are added in order by a second kernel.
 #include <algorithm>
-#include <numeric>
 
 #include "cuda/conv.h"
-#include "cuda/conv_axis.h"
+#include "cuda/conv_class.h"
 #include "cuda/conv_tile.h"
 
 namespace fastdl::cuda {
@@ -28,42 +27,10 @@ constexpr int kLines = kConvThreads / 4;                           // filled at 
 constexpr int64_t kEnough = 132, kPlenty = 264, kMostSplits = 16;  // blocks; parts
 
 struct Gather {
-  ConvAxes axes;
-  bool transposed;
+  ConvClasses classes;
   int batch, groups, rows, chunks, splits;  // rows: of a group; chunks: of a tap
   Divisor row_tiles;
 };
-
-// One axis of a class: target j is at first + j * spacing, tap t of it is the kernel's tap + t * period, and
-// meets source j * step + origin + t * move.
-struct Class {
-  int source, move, taps, tap, period, kernel, target, count, first, spacing, step, origin;
-};
-__device__ __forceinline__ Class class_of(const ConvAxis& a, bool transposed, int residue) {
-  if (!transposed) return {a.in, a.dilation, a.kernel, 0, 1, a.kernel, a.out, a.out, 0, 1, a.stride, -a.pad};
-  Class c{a.out, 0, 0, 0, a.period, a.kernel, a.in, 0, residue, a.stride, 1, 0};
-  if (residue < a.in) c.count = (a.in - residue + a.stride - 1) / a.stride;
-  const int last = a.kernel < a.period ? a.kernel : a.period;
-  while (c.tap < last && (residue + a.pad - c.tap * a.dilation) % a.stride != 0) ++c.tap;
-  if (c.tap < last) c.taps = (a.kernel - c.tap + a.period - 1) / a.period;
-  c.origin = (residue + a.pad - c.tap * a.dilation) / a.stride;
-  c.move = -(a.period * a.dilation / a.stride);
-  return c;
-}
-
-struct Pixel {
-  int image, d, h, w;
-};
-__device__ __forceinline__ Pixel pixel_of(int i, const Class& d, const Class& h, const Class& w) {
-  Pixel p;
-  p.w = i % w.count;
-  i /= w.count;
-  p.h = i % h.count;
-  i /= h.count;
-  p.d = i % d.count;
-  p.image = i / d.count;
-  return p;
-}
 
 template <class T, bool kTensor, int kRows>
 __global__ void __launch_bounds__(kConvThreads, 2)
@@ -75,15 +42,7 @@ __global__ void __launch_bounds__(kConvThreads, 2)
   T* const shared = reinterpret_cast<T*>(classes + 3);
   static_assert(3 * sizeof(Class) % 16 == 0);
   const int group = int(blockIdx.z) % p.groups;
-  if (threadIdx.x < 3) {
-    int residue = int(blockIdx.z) / p.groups;
-    if (threadIdx.x < 2) residue /= p.axes.w.stride;
-    if (threadIdx.x < 1) residue /= p.axes.h.stride;
-    ConvAxis axis = p.axes.w;
-    if (threadIdx.x == 1) axis = p.axes.h;
-    if (threadIdx.x == 0) axis = p.axes.d;
-    classes[threadIdx.x] = class_of(axis, p.transposed, residue % axis.stride);
-  }
+  make_classes(classes, p.classes, int(blockIdx.z) / p.groups);
   sync_threads();
   const Class &d = classes[0], &h = classes[1], &w = classes[2];
   const int pixels = p.batch * d.count * h.count * w.count;
@@ -158,8 +117,7 @@ __global__ void __launch_bounds__(kConvThreads, 2)
   const int column = int(threadIdx.x) % kN;
   if (column0 + column >= pixels) return;
   const Pixel j = pixel_of(column0 + column, d, h, w);
-  const int position = ((d.first + j.d * d.spacing) * h.target + h.first + j.h * h.spacing) * w.target +
-                       w.first + j.w * w.spacing;
+  const int position = target_of(j, d, h, w);
   const int64_t size = int64_t(d.target) * h.target * w.target;
   const int channel0 = group * p.rows + row0;
   const int64_t first = (int64_t(j.image) * p.groups * p.rows + channel0) * size + position;
@@ -197,21 +155,11 @@ struct Tiling {
   bool tall;  // enough tiles of 128 rows
 };
 Tiling tiling_of(Dtype dtype, const ConvProblem& p, bool transposed) {
-  Tiling t{p.batch * p.out_size(), p.groups, 1, false};
-  int64_t taps = p.taps();
-  if (transposed) {
-    t.pixels = p.batch;
-    taps = 1;
-    for (size_t i = 0; i < kSpatial; ++i) {
-      const int64_t period = p.stride[i] / std::gcd(p.stride[i], p.dilation[i]);
-      t.pixels *= (p.in[i] + p.stride[i] - 1) / p.stride[i];
-      t.layers *= p.stride[i];
-      taps *= (p.kernel[i] + period - 1) / period;
-    }
-  }
+  const ClassSizes sizes = class_sizes(p, transposed);
+  Tiling t{sizes.pixels, sizes.classes * p.groups, 1, false};
   const int64_t rows = transposed ? p.group_in() : p.group_out();
   const int64_t channels = conv_padded(dtype, transposed ? p.group_out() : p.group_in());
-  const int64_t steps = taps * channels / (4 * conv_padded(dtype, 1));
+  const int64_t steps = sizes.taps * channels / (4 * conv_padded(dtype, 1));
   const int64_t column_tiles = t.layers * ((t.pixels + 127) / 128);
   const int64_t blocks = std::max<int64_t>(1, column_tiles * ((rows + 63) / 64));
   t.tall = rows > 64 && column_tiles * ((rows + 127) / 128) >= kPlenty;
@@ -257,8 +205,7 @@ void conv_gather(Dtype dtype, bool tensor, void* to, const void* from, const voi
   if (t.splits > 1 && items >= int64_t(1) << 31)
     throw std::invalid_argument("convolution on CUDA: too large");
   Gather p;
-  p.axes = conv_axes(problem);
-  p.transposed = transposed;
+  p.classes = conv_classes(problem, transposed);
   p.batch = int(problem.batch);
   p.groups = int(problem.groups);
   p.rows = int(transposed ? problem.group_in() : problem.group_out());

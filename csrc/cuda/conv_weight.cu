@@ -169,10 +169,18 @@ void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* g
       launch_product<T, kTensor, kTall>(parts, g, static_cast<const T*>(x), p, splits, stream);
     else
       launch_product<T, kTensor, 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
-    const int64_t items = problem.out_channels * problem.patch();
+  });
+  conv_add_parts(dtype, grad_weight, scratch, splits, problem, stream);
+}
+
+void conv_add_parts(Dtype dtype, void* grad_weight, const void* scratch, int64_t splits,
+                    const ConvProblem& problem, Stream stream) {
+  const int64_t items = problem.out_channels * problem.patch();
+  by_dtype(dtype, [&]<class T>(T) {
     launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0,
-           stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(parts), splits,
-           problem.out_channels, int(problem.taps()), int(problem.group_in()), p.chunks * kChunk<T>);
+           stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(scratch), int(splits),
+           problem.out_channels, int(problem.taps()), int(problem.group_in()),
+           int(conv_padded(dtype, problem.group_in())));
   });
 }
 

@@ -246,6 +246,9 @@ inline void cp_async_16_or_zeros(void* to, const void* from, bool present) {
   static constexpr uint64_t kZeros[2] = {0, 0};
   emulation::cp_async(to, present ? from : kZeros, 16);
 }
+inline void cp_async_16_or_zeros_cached(void* to, const void* from, bool present) {
+  cp_async_16_or_zeros(to, from, present);
+}
 inline void cp_async_commit() {
   emulation::cp_async_commit();
 }
