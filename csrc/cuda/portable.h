@@ -15,7 +15,7 @@
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
 //   multiprocessors()  capability()  zero(pointer, bytes, stream)                   of the current device
 //
-// This is the only file with inline assembly and launches.
+// With hopper.h the only file with inline assembly and launches.
 #pragma once
 
 #ifdef FASTDL_EMULATED

@@ -4,7 +4,7 @@
 // thread as a fiber of its own without order between them, and barriers as release and acquire. This file
 // itself must be compiled without ThreadSanitizer (it moves between stacks), but with FASTDL_TSAN to make
 // those calls.
-#include "cuda/emulation/emulator.h"
+#include "cuda/emulation/machine.h"
 
 #include <sys/mman.h>
 
@@ -30,6 +30,8 @@ void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
+void __tsan_read_range(void* address, unsigned long bytes);
+void __tsan_write_range(void* address, unsigned long bytes);
 void AnnotateIgnoreWritesBegin(const char* file, int line);
 void AnnotateIgnoreWritesEnd(const char* file, int line);
 }
@@ -68,6 +70,39 @@ namespace fastdl::emulation {
 
 thread_local const Here* here = nullptr;
 
+void acquire([[maybe_unused]] void* address) {
+#ifdef FASTDL_TSAN
+  __tsan_acquire(address);
+#endif
+}
+void release([[maybe_unused]] void* address) {
+#ifdef FASTDL_TSAN
+  __tsan_release(address);
+#endif
+}
+void will_read([[maybe_unused]] const void* from, [[maybe_unused]] size_t bytes) {
+#ifdef FASTDL_TSAN
+  __tsan_read_range(const_cast<void*>(from), bytes);
+#endif
+}
+void will_write([[maybe_unused]] void* to, [[maybe_unused]] size_t bytes) {
+#ifdef FASTDL_TSAN
+  __tsan_write_range(to, bytes);
+#endif
+}
+
+#ifdef FASTDL_TSAN
+Unseen::Unseen() {
+  AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+}
+Unseen::~Unseen() {
+  AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+}
+#else
+Unseen::Unseen() = default;
+Unseen::~Unseen() = default;
+#endif
+
 namespace {
 
 #ifdef FASTDL_TSAN
@@ -81,17 +116,6 @@ constexpr int kPoison = 0xFF;              // NaN in every floating-point format
 
 Order order_of_threads = Order::ascending;
 uint64_t order_seed = 0;
-
-void acquire([[maybe_unused]] void* address) {
-#ifdef FASTDL_TSAN
-  __tsan_acquire(address);
-#endif
-}
-void release([[maybe_unused]] void* address) {
-#ifdef FASTDL_TSAN
-  __tsan_release(address);
-#endif
-}
 
 class Stack {
  public:
@@ -159,9 +183,9 @@ struct FreeAligned {
 using Memory = std::unique_ptr<std::byte, FreeAligned>;
 
 Memory poisoned(size_t bytes) {
-  // Exactly as large as asked for, so that AddressSanitizer sees the end.
+  // Exactly as large as asked for, so that AddressSanitizer sees the end. Aligned for tiles (hopper.h).
   void* p = nullptr;
-  if (posix_memalign(&p, 128, std::max<size_t>(bytes, 1)) != 0) throw std::bad_alloc();
+  if (posix_memalign(&p, 1024, std::max<size_t>(bytes, 1)) != 0) throw std::bad_alloc();
 #ifdef FASTDL_TSAN
   AnnotateIgnoreWritesBegin(__FILE__, __LINE__);  // no thread's doing
 #endif
@@ -203,6 +227,12 @@ class Worker {
 
   static Worker* current() { return *slot(); }
   Fiber& fiber() { return *running_; }
+  std::vector<Fiber>& fibers() { return fibers_; }
+  size_t dynamic_bytes() const { return launch_.shared_bytes; }
+  Hopper& hopper() {
+    if (!hopper_) hopper_ = make_hopper();
+    return *hopper_;
+  }
 
   void wait(const char* kind, const Site& site) {
     Fiber& f = *running_;
@@ -294,6 +324,7 @@ class Worker {
   }
 
   [[noreturn]] void deadlock();
+  [[noreturn]] void stuck();
   void to_scheduler(bool last);
   void switch_to(Fiber& f);
   static void entry();
@@ -311,6 +342,7 @@ class Worker {
   size_t at_barrier_ = 0;
   const Site* barrier_site_ = nullptr;
   std::exception_ptr error_;
+  HopperOfBlock hopper_;
   void* scheduler_stack_ = nullptr;
 #ifdef FASTDL_ASAN
   void* scheduler_fake_ = nullptr;
@@ -334,6 +366,7 @@ void Worker::entry() {
       cp_async_commit();
       cp_async_wait(0);
     }
+    if (w.hopper_) hopper_leave_thread(*w.hopper_);
   } catch (...) {
     w.error_ = std::current_exception();
   }
@@ -377,7 +410,8 @@ void Worker::deadlock() {
   const Fiber* waiting = nullptr;
   for (const Fiber& f : fibers_)
     if (f.state == State::waiting && waiting == nullptr) waiting = &f;
-  const bool warp = std::strcmp(waiting->kind, "barrier") != 0;
+  const bool warp = std::strcmp(waiting->kind, "warp operation") == 0;
+  if (!warp && std::strcmp(waiting->kind, "barrier") != 0) stuck();
   const Fiber* first = warp ? waiting - waiting->lane : fibers_.data();
   const size_t count = warp ? 32 : fibers_.size();
   for (size_t i = 0; i < count; ++i)
@@ -385,6 +419,20 @@ void Worker::deadlock() {
       throw Error(std::string(launch_.name) + ": divergent " + waiting->kind + ": " + state_of(*waiting) +
                   ", while " + state_of(first[i]));
   throw Error(std::string(launch_.name) + ": threads wait for ever; " + state_of(*waiting));
+}
+
+// Where all the threads are: one of each place.
+void Worker::stuck() {
+  std::string all;
+  std::vector<const Fiber*> places;
+  for (const Fiber& f : fibers_) {
+    if (f.state != State::waiting ||
+        std::any_of(places.begin(), places.end(), [&f](const Fiber* p) { return same(*p->site, *f.site); }))
+      continue;
+    places.push_back(&f);
+    all += "; " + state_of(f) + (hopper_ ? hopper_waits(*hopper_, int(&f - fibers_.data())) : "");
+  }
+  throw Error(std::string(launch_.name) + ": threads wait for ever" + all);
 }
 
 void Worker::run_block(uint64_t block) {
@@ -396,6 +444,7 @@ void Worker::run_block(uint64_t block) {
   shared_.clear();
   static_bytes_ = 0;
   dynamic_ = poisoned(launch_.shared_bytes);
+  hopper_.reset();
   gatherings_.assign(fibers_.size() / 32, {});
   at_barrier_ = 0;
   barrier_site_ = nullptr;
@@ -440,13 +489,21 @@ void Worker::run_block(uint64_t block) {
       if (error_) break;
     }
     if (!moved) {
+      const uint64_t which = order_of_threads == Order::ascending    ? 0
+                             : order_of_threads == Order::descending ? ~uint64_t(0)
+                                                                     : random();
       try {
-        deadlock();
+        if (!hopper_ || !hopper_deliver(*hopper_, which)) deadlock();
       } catch (...) {
         error_ = std::current_exception();
       }
     }
   }
+  if (!error_ && hopper_) try {
+      hopper_leave_block(*hopper_);
+    } catch (...) {
+      error_ = std::current_exception();
+    }
   here = nullptr;
 #ifdef FASTDL_TSAN
   for (Fiber& f : fibers_) __tsan_destroy_fiber(f.tsan);
@@ -481,6 +538,33 @@ void* shared(const void* key, size_t bytes) {
 }
 void* dynamic_shared() {
   return Worker::current()->dynamic_shared();
+}
+
+int running_thread() {
+  return int(&Worker::current()->fiber() - Worker::current()->fibers().data());
+}
+int threads_of_block() {
+  return int(Worker::current()->fibers().size());
+}
+std::string name_of_thread(int thread) {
+  return name_of(Worker::current()->fibers()[size_t(thread)]);
+}
+std::span<std::byte> dynamic_memory() {
+  Worker* const w = Worker::current();
+  return {static_cast<std::byte*>(w->dynamic_shared()), w->dynamic_bytes()};
+}
+void sleep(const char* kind, const Site& site) {
+  Worker::current()->wait(kind, site);
+}
+bool sleeps(int thread, const char* kind) {
+  const Fiber& f = Worker::current()->fibers()[size_t(thread)];
+  return f.state == State::waiting && std::strcmp(f.kind, kind) == 0;
+}
+void wake(int thread) {
+  Worker::current()->fibers()[size_t(thread)].state = State::ready;
+}
+Hopper& hopper_of_block() {
+  return Worker::current()->hopper();
 }
 
 void cp_async(void* to, const void* from, size_t bytes) {

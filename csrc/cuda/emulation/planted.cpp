@@ -187,7 +187,10 @@ constexpr Planted kPlanted[] = {
 
 namespace binding {
 
+void register_planted_hopper(py::module_& m);
+
 void register_emulation(py::module_& m) {
+  register_planted_hopper(m);
   m.def("set_order", [](const std::string& order, uint64_t seed) {
     using emulation::Order;
     emulation::set_order(order == "ascending"    ? Order::ascending
