@@ -22,6 +22,9 @@ void conv_pack_weight(Dtype dtype, bool tf32, void* to, const void* weight, cons
 int64_t conv_gather_splits(Dtype dtype, const ConvProblem& problem, bool transposed);
 void conv_gather(Dtype dtype, bool tensor, void* y, const void* x, const void* weight, const void* bias,
                  void* scratch, const ConvProblem& problem, bool transposed, Stream stream);
+// y from the parts in scratch, of `items` elements each.
+void conv_add_gather_parts(Dtype dtype, void* y, const void* scratch, const void* bias, int64_t items,
+                           int splits, int64_t size, int64_t channels, Stream stream);
 // The same by wgmma on devices of compute capability 9.x, for problems that fit; float32 by TF32.
 bool conv_gather_fits_hopper(Dtype dtype, bool tensor, const ConvProblem& problem, bool transposed);
 int64_t conv_gather_hopper_splits(Dtype dtype, const ConvProblem& problem, bool transposed);

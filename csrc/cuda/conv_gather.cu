@@ -202,8 +202,6 @@ void conv_gather(Dtype dtype, bool tensor, void* to, const void* from, const voi
   const int64_t size = transposed ? problem.in_size() : problem.out_size();
   const int64_t items = problem.batch * channels * size;
   if (items == 0) return;
-  if (t.splits > 1 && items >= int64_t(1) << 31)
-    throw std::invalid_argument("convolution on CUDA: too large");
   Gather p;
   p.classes = conv_classes(problem, transposed);
   p.batch = int(problem.batch);
@@ -224,10 +222,18 @@ void conv_gather(Dtype dtype, bool tensor, void* to, const void* from, const voi
       launch_gather<T, kTensor, kTensor ? 128 : 64>(y, parts, x, weight, bias, p, t, stream);
     else
       launch_gather<T, kTensor, 64>(y, parts, x, weight, bias, p, t, stream);
-    if (p.splits > 1)
-      launch("conv", add_gather_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0, stream,
-             y, static_cast<const Compute<T>*>(parts), bias, items, p.splits, Divisor(uint32_t(size)),
-             Divisor(uint32_t(channels)));
+  });
+  if (t.splits > 1)
+    conv_add_gather_parts(dtype, to, scratch, biases, items, t.splits, size, channels, stream);
+}
+
+void conv_add_gather_parts(Dtype dtype, void* y, const void* scratch, const void* bias, int64_t items,
+                           int splits, int64_t size, int64_t channels, Stream stream) {
+  if (items >= int64_t(1) << 31) throw std::invalid_argument("convolution on CUDA: too large");
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("conv", add_gather_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0, stream,
+           static_cast<T*>(y), static_cast<const Compute<T>*>(scratch), static_cast<const T*>(bias), items,
+           splits, Divisor(uint32_t(size)), Divisor(uint32_t(channels)));
   });
 }
 

@@ -338,6 +338,10 @@ void conv_gather_hopper(Dtype dtype, void* to, const void* from, const void* wei
   by_dtype(dtype, [&]<class T>(T one) {
     if constexpr (sizeof(T) < 8) run(one);
   });
+  const int64_t channels = transposed ? problem.in_channels : problem.out_channels;
+  if (t.splits > 1)
+    conv_add_gather_parts(dtype, to, scratch, biases, problem.batch * channels * size, t.splits, size,
+                          channels, stream);
 }
 
 }  // namespace fastdl::cuda

@@ -13,6 +13,7 @@ convolution, its gradient of x (which is also the transposed convolution) and th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -46,6 +47,7 @@ class _Convolution:
         # Tensor cores round float32 to TF32, once, when the operands are prepared.
         self.tf32 = self.dtype == np.float32 and kernels.precisions.convolution != "highest"
         self.groups: int = problem.groups
+        self.hopper = bool(int(os.environ.get("FASTDL_HOPPER", "0")))
         self.taps = prod(problem.kernel)
         self.size_in, self.size_out = prod(problem.inputs), prod(problem.outputs)
         self.group_in: int = problem.in_channels // problem.groups
@@ -165,19 +167,12 @@ class _Convolution:
         if self.problem.batch * self.size_out * self.size_in == 0:
             return self.runtime.zeros(grad_weight.shape, self.dtype)
         name = self.choose("grad_weight")
-        extension = self.runtime.extension
         if name == "depthwise":
-            scratch = self.scratch(extension.depthwise_splits(self.problem) * grad_weight.size)
+            scratch = self.scratch(self.runtime.extension.depthwise_splits(self.problem) * grad_weight.size)
             self._run("depthwise_grad_weight", grad_weight, grad_y, x, scratch, self.problem)
             return grad_weight
         if name == "direct":
-            padded = extension.conv_padded(self.number, self.group_in)
-            splits = extension.conv_weight_splits(self.number, self.problem)
-            scratch = self.scratch(splits * self.problem.out_channels * self.taps * padded)
-            last_y = self.last(grad_y, self.group_out, self.size_out)
-            last_x = self.last(x, self.group_in, self.size_in)
-            self._run("conv_grad_weight", self.tf32, grad_weight, last_y, last_x, scratch, self.problem)
-            return grad_weight
+            return self._sum_pixels(grad_weight, grad_y, x)
         patches = self._grouped(x if name == "pointwise" else self._unfold(x), self.group_in * self.taps)
         product = self._product(self._grouped(grad_y, self.group_out), patches.swapaxes(-1, -2))
         return sum_forward(product, (0,)).reshape(grad_weight.shape)
@@ -195,10 +190,35 @@ class _Convolution:
         packed = self.empty((rows, self.taps, extension.conv_padded(self.number, channels)))
         self._run("conv_pack_weight", self.tf32, packed, weight, problem, transposed)
         last = self.last(x, channels, size)
-        splits = extension.conv_gather_splits(self.number, problem, transposed)
+        hopper = self.hopper and extension.conv_gather_fits_hopper(
+            self.number, self.tf32, problem, transposed
+        )
+        count = extension.conv_gather_hopper_splits if hopper else extension.conv_gather_splits
+        splits = count(self.number, problem, transposed)
         scratch = self.scratch(splits * y.size) if splits > 1 else None
-        self._run("conv_gather", self.tf32, y, last, packed, bias, scratch, problem, transposed)
+        if hopper:
+            self._run("conv_gather_hopper", y, last, packed, bias, scratch, problem, transposed)
+        else:
+            self._run("conv_gather", self.tf32, y, last, packed, bias, scratch, problem, transposed)
         return y
+
+    def _sum_pixels(self, grad_weight: Array, grad_y: Array, x: Array) -> Array:
+        """The implicit product for the gradient of the weights."""
+        extension, problem = self.runtime.extension, self.problem
+        hopper = self.hopper and extension.conv_weight_fits_hopper(self.number, problem)
+        if hopper:
+            splits = extension.conv_weight_hopper_splits(problem)
+        else:
+            splits = extension.conv_weight_splits(self.number, problem)
+        padded = extension.conv_padded(self.number, self.group_in)
+        scratch = self.scratch(splits * problem.out_channels * self.taps * padded)
+        last_y = self.last(grad_y, self.group_out, self.size_out)
+        last_x = self.last(x, self.group_in, self.size_in)
+        if hopper:
+            self._run("conv_grad_weight_hopper", grad_weight, last_y, last_x, scratch, problem)
+        else:
+            self._run("conv_grad_weight", self.tf32, grad_weight, last_y, last_x, scratch, problem)
+        return grad_weight
 
     # ---- plain products
 
