@@ -9,8 +9,8 @@
 // tile's pixels and their neighbours, some 50 KB, stay in the first-level cache, and x is read from the
 // second-level one about once instead of once for each tap.
 //
-// Memory: as conv_gather.cu. Sums are turned between the lanes of a warp, so that a warp writes 128 bytes of
-// one channel at a time.
+// Memory: as conv_gather.cu. Sums are turned between the lanes of a warp, so that a warp writes 32 pixels of
+// two channels at a time.
 #include "cuda/conv_class.h"
 #include "cuda/conv_hopper.h"
 
@@ -24,7 +24,7 @@ struct Gather {
   int batch, groups, rows;  // rows: of a group
   int chunks, lines;        // of 16 and of 128 bytes: a pixel's channels in a group
   int splits;
-  bool pairs;  // neighbouring pixels may be written by one access
+  bool pairs;
   Divisor row_tiles;
 };
 
@@ -48,76 +48,76 @@ __device__ __forceinline__ Origin origin_of(int pixel, const Class& d, const Cla
   return origin;
 }
 
-// Two neighbouring sums as they are written.
-template <class T>
-__device__ __forceinline__ auto pair_of(float a, float b) {
-  if constexpr (sizeof(T) == 2) {
-    const Pack<T, 2> both{{narrow<T>(a), narrow<T>(b)}};
-    uint32_t word;
-    memcpy(&word, &both, 4);
-    return word;
-  } else {
-    return Pack<float, 2>{{a, b}};
-  }
-}
-// w[j] of the lanes whose bits 2, 3, .. are i goes to w[i] of those with j.
-template <int N, class W>
-__device__ __forceinline__ void turn(W (&w)[N]) {
+// Sums of two neighbouring pixels.
+using Pair = Pack<float, 2>;
+
+// pairs[j] of the lanes whose bits from 2 on are i goes to pairs[i] of those with j.
+template <int N>
+__device__ __forceinline__ void turn(Pair (&pairs)[N]) {
   FASTDL_UNROLL
   for (int bit = 1; bit < N; bit *= 2) {
     const bool high = (lane_id() / 4 & bit) != 0;
     FASTDL_UNROLL
     for (int j = 0; j < N; ++j) {
       if (j & bit) continue;
-      const W theirs = shuffle_xor(high ? w[j] : w[j | bit], 4 * bit);
-      if (high)
-        w[j] = theirs;
-      else
-        w[j | bit] = theirs;
+      const Pair theirs = shuffle_xor(high ? pairs[j] : pairs[j | bit], 4 * bit);
+      (high ? pairs[j] : pairs[j | bit]) = theirs;
     }
   }
 }
 
-// A warpgroup's 64 x N sums to their places: channels channel0 .. of rows, pixels pixel0 .. of `pixels`.
+// Where a warpgroup's sums go: its channels and pixels of y, or of a part.
+struct Target {
+  int channel0, rows, pixel0, pixels;  // rows and pixels that exist, from there on and at all
+  int64_t image, size;                 // elements of an image, of a channel
+  bool pairs;                          // neighbouring pixels may be written by one access
+};
+// Four rows from to + place of first and second pixel on, as many as there are.
+template <class T>
+__device__ __forceinline__ void put(T* to, const Pair (&pairs)[4], const int64_t (&places)[2],
+                                    const bool (&exist)[2], int rows, const Target& t) {
+  if (t.pairs) {
+    FASTDL_UNROLL
+    for (int j = 0; j < 4; ++j)
+      if (exist[0] && j < rows)
+        *reinterpret_cast<Pack<T, 2>*>(to + places[0] + j * t.size) =
+            Pack<T, 2>{{narrow<T>(pairs[j].v[0]), narrow<T>(pairs[j].v[1])}};
+  } else {
+    FASTDL_UNROLL
+    for (int e = 0; e < 2; ++e) FASTDL_UNROLL
+    for (int j = 0; j < 4; ++j)
+      if (exist[e] && j < rows) to[places[e] + j * t.size] = narrow<T>(pairs[j].v[e]);
+  }
+}
 template <class T, int N>
-__device__ __forceinline__ void write(T* to, const float (&sums)[N / 2], const float (&bias)[2], int channel0,
-                                      int channels, int rows, int pixel0, int pixels, bool pairs,
-                                      const Class& d, const Class& h, const Class& w) {
-  constexpr int kTurned = sizeof(T) == 2 ? 8 : 4;  // then a warp has 128 bytes of one row, or of two
-  const int lane = lane_id(), warp = int(threadIdx.x) / 32 % 4;
-  const int64_t size = int64_t(d.target) * h.target * w.target;
-  const auto place = [&](int pixel) {
-    const Pixel j = pixel_of(pixel, d, h, w);
-    return (int64_t(j.image) * channels + channel0) * size + target_of(j, d, h, w);
-  };
+__device__ __forceinline__ void write(T* y, float* part, const float (&sums)[N / 2], const float (&bias)[2],
+                                      const Target& t, const Class& d, const Class& h, const Class& w) {
+  const int lane = lane_id(), row0 = int(threadIdx.x) / 32 % 4 * 16 + (lane / 4 & 4);
   FASTDL_UNROLL
-  for (int i = 0; i < N / 8; i += kTurned) {
-    const int pixel = pixel0 + 8 * (i + lane / 4 % kTurned) + lane % 4 * 2;
-    const bool first = pixel < pixels, second = pixel + 1 < pixels;
-    const int64_t place0 = first ? place(pixel) : 0, place1 = second && !pairs ? place(pixel + 1) : 0;
+  for (int i = 0; i < N / 8; i += 4) {
+    const int pixel = t.pixel0 + 8 * (i + lane / 4 % 4) + lane % 4 * 2;
+    const bool exist[2] = {pixel < t.pixels, pixel + 1 < t.pixels};
+    int64_t places[2] = {0, 0};
+    FASTDL_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      if (!exist[e] || (e == 1 && t.pairs)) continue;
+      const Pixel j = pixel_of(pixel + e, d, h, w);
+      places[e] = j.image * t.image + (t.channel0 + row0) * t.size + target_of(j, d, h, w);
+    }
     FASTDL_UNROLL
     for (int half = 0; half < 2; ++half) {
-      decltype(pair_of<T>(0, 0)) words[kTurned];
+      Pair pairs[4];
       FASTDL_UNROLL
-      for (int j = 0; j < kTurned; ++j) {
-        const float* both = &sums[4 * (i + j) + 2 * half];
-        words[j] = pair_of<T>(both[0] + bias[half], both[1] + bias[half]);
+      for (int j = 0; j < 4; ++j) {
+        const float* const both = &sums[4 * (i + j) + 2 * half];
+        pairs[j] = Pair{{both[0] + bias[half], both[1] + bias[half]}};
       }
-      turn(words);
-      FASTDL_UNROLL
-      for (int j = 0; j < kTurned; ++j) {
-        const int row = 16 * warp + 8 * half + lane / 4 / kTurned * kTurned + j;
-        if (row >= rows) continue;
-        Pack<T, 2> both;
-        memcpy(static_cast<void*>(&both), &words[j], sizeof(both));
-        T* const at = to + row * size;
-        if (pairs) {
-          if (first) *reinterpret_cast<Pack<T, 2>*>(at + place0) = both;
-        } else {
-          if (first) at[place0] = both.v[0];
-          if (second) at[place1] = both.v[1];
-        }
-      }
+      turn(pairs);
+      if (part != nullptr)
+        put(part, pairs, places, exist, t.rows - row0 - 8 * half, t);
+      else
+        put(y, pairs, places, exist, t.rows - row0 - 8 * half, t);
+      places[0] += 8 * t.size, places[1] += 8 * t.size;
     }
   }
 }
@@ -158,14 +158,19 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
         int row0, pixel0;
         tile_of(tile, row0, pixel0);
         // A warp's lines are four in each sixteen: its lanes find their origins and exchange them.
-        Origin mine[kPixels / 128], at[kPixels / kAtOnce];
+        Origin mine[kPixels / 128];
+        int64_t places[kPixels / kAtOnce];  // in bytes
+        uint32_t seen[kPixels / kAtOnce];
         FASTDL_UNROLL
         for (int j = 0; j < kPixels / 128; ++j) {
           const int pixel = pixel0 + line / 4 * 4 + lane % 4 + kAtOnce * (lane / 4 + 8 * j);
           mine[j] = pixel < pixels ? origin_of(pixel, d, h, w) : Origin{0, 0};
         }
         FASTDL_UNROLL
-        for (int i = 0; i < kPixels / kAtOnce; ++i) at[i] = shuffle(mine[i / 8], i % 8 * 4 + lane / 8);
+        for (int i = 0; i < kPixels / kAtOnce; ++i) {
+          const Origin at = shuffle(mine[i / 8], i % 8 * 4 + lane / 8);
+          places[i] = at.place * pitch, seen[i] = at.seen;
+        }
 
         int block = taps > 0 ? begin / taps : 0, bit = begin - block * taps;  // which channels, which tap
         int td = 0, th = 0, tw = 0;
@@ -186,9 +191,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
           auto* const to = static_cast<unsigned char*>(swizzled(b, line, chunk));
           FASTDL_UNROLL
           for (int i = 0; i < kPixels / kAtOnce; ++i) {
-            const bool present = channels && (at[i].seen >> bit & 1) != 0;
-            cp_async_16_or_zeros_cached(to + i * kAtOnce * kLineBytes,
-                                        present ? from + at[i].place * pitch : source, present);
+            const bool present = channels && (seen[i] >> bit & 1) != 0;
+            cp_async_16_or_zeros_cached(to + i * kAtOnce * kLineBytes, present ? from + places[i] : source,
+                                        present);
           }
           ring.copied();
           if (++bit == taps) bit = 0, ++block;
@@ -221,20 +226,17 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       int row0, pixel0;
       tile_of(tile, row0, pixel0);
       row0 += my_row, pixel0 += my_pixel;
-      const int rows = p.rows - row0, channel0 = group * p.rows + row0, channels = p.groups * p.rows;
+      Target t{group * p.rows + row0, p.rows - row0, pixel0, pixels, 0, 0, p.pairs};
+      t.size = int64_t(d.target) * h.target * w.target;
+      t.image = p.groups * p.rows * t.size;
       float biases[2] = {0, 0};
-      if (p.splits > 1) {
-        const int64_t size = int64_t(d.target) * h.target * w.target;
-        write<float, N>(parts + blockIdx.y * (int64_t(p.batch) * channels * size), sums, biases, channel0,
-                        channels, rows, pixel0, pixels, p.pairs, d, h, w);
-        continue;
-      }
       FASTDL_UNROLL
       for (int i = 0; i < 2; ++i) {
         const int row = int(threadIdx.x) / 32 % 4 * 16 + lane_id() / 4 + 8 * i;
-        if (bias != nullptr && row < rows) biases[i] = widen(bias[channel0 + row]);
+        if (bias != nullptr && p.splits == 1 && row < t.rows) biases[i] = widen(bias[t.channel0 + row]);
       }
-      write<T, N>(y, sums, biases, channel0, channels, rows, pixel0, pixels, p.pairs, d, h, w);
+      float* const part_of_y = p.splits > 1 ? parts + blockIdx.y * (p.batch * t.image) : nullptr;
+      write<T, N>(y, part_of_y, sums, biases, t, d, h, w);
     }
   }
 }
