@@ -1,6 +1,7 @@
 // Convolution on CUDA; the geometry is common/conv.h's. The implicit products take their operands with the
-// channels last: (batch, positions, groups, padded channels of a group), in multiples of 16 bytes, zeros
-// behind the group's own; kernels write plain (batch, channels, positions).
+// channels last: (batch, positions, groups, padded channels of a group), in multiples of 16 bytes (*chunks*),
+// or 8 bytes where a group has few, zeros behind the group's own; kernels write plain (batch, channels,
+// positions).
 #pragma once
 
 #include "common/conv.h"
@@ -8,8 +9,9 @@
 
 namespace fastdl::cuda {
 
-// Channels of a group in such an array.
-int64_t conv_padded(Dtype dtype, int64_t channels);
+int64_t conv_chunk(Dtype dtype);                     // elements
+bool conv_few(Dtype dtype, int64_t channels);        // do they fit half a chunk?
+int64_t conv_padded(Dtype dtype, int64_t channels);  // channels of a group in such an array
 // to: (images, size, groups, padded) from x (images, groups * channels, size). tf32: rounded to TF32.
 void channels_last(Dtype dtype, bool tf32, void* to, const void* x, int64_t images, int64_t channels,
                    int64_t groups, int64_t size, Stream stream);

@@ -249,8 +249,7 @@ struct Tiling {
 };
 Tiling tiling_of(Dtype dtype, const ConvProblem& p, bool transposed) {
   const int64_t rows = transposed ? p.group_in() : p.group_out();
-  const int64_t chunks =
-      conv_padded(dtype, transposed ? p.group_out() : p.group_in()) / conv_padded(dtype, 1);
+  const int64_t chunks = conv_padded(dtype, transposed ? p.group_out() : p.group_in()) / conv_chunk(dtype);
   Tiling t{class_sizes(p, transposed), 0, (chunks + kLineChunks - 1) / kLineChunks, 64, 256, 1};
   t.layers = t.sizes.classes * p.groups;
   const auto blocks = [&] {

@@ -11,6 +11,7 @@
 // (double).
 #pragma once
 
+#include "cuda/conv.h"
 #include "cuda/numeric.h"
 
 namespace fastdl::cuda {
@@ -21,6 +22,9 @@ template <class T>
 constexpr int kChunk = kWidest<T>;  // elements
 template <class T>
 constexpr int kDepth = 4 * kChunk<T>;
+// What one copy brings: a chunk, or half of one where a tap has so few channels. Then chunks hold two taps.
+template <class T, bool kFew>
+constexpr int kPiece = kFew ? kChunk<T> / 2 : kChunk<T>;
 template <class T>
 constexpr int kColumns = sizeof(T) == 8 ? 64 : 128;
 
@@ -33,6 +37,14 @@ template <class T, int kSize>
 __device__ __forceinline__ int across(int line, int chunk) {
   const int moved = sizeof(T) == 2 ? line & 7 : 2 * (line & 3);
   return line * kSize + ((chunk ^ moved) * kChunk<T>);
+}
+
+template <bool kFew>
+__device__ __forceinline__ void copy_piece(void* to, const void* from, bool present) {
+  if constexpr (kFew)
+    cp_async_8_or_zeros(to, from, present);
+  else
+    cp_async_16_or_zeros(to, from, present);
 }
 
 template <class T>

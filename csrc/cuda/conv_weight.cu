@@ -24,29 +24,30 @@ constexpr int64_t kBlocks = 512;    // wanted
 
 struct WeightSums {
   ConvAxes axes;
-  int groups, rows, chunks, row_chunks;  // chunks of a pixel in a group: of x, of grad_y
+  int groups, rows, pieces, row_pieces;  // pieces of a pixel in a group: of x, of grad_y
   int pixels, part;                      // part: a multiple of kDepth
   Divisor row_tiles, d, h, w;            // outputs per axis
 };
 
-template <class T, bool kTensor, int kRows>
+template <class T, bool kTensor, int kRows, bool kFew>
 __global__ void __launch_bounds__(kConvThreads, 2)
     weight_product(Compute<T>* parts, const T* grad_y, const T* x, WeightSums p) {
   using C = Compute<T>;
   constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
-  constexpr int kChunksA = kRows / kChunk<T>, kLinesA = kConvThreads / kChunksA;
-  constexpr int kChunksB = kN / kChunk<T>, kLinesB = kConvThreads / kChunksB;
+  constexpr int kE = kPiece<T, kFew>;
+  constexpr int kPiecesA = kRows / kE, kLinesA = kConvThreads / kPiecesA;
+  constexpr int kPiecesB = kN / kE, kLinesB = kConvThreads / kPiecesB;
   FASTDL_DYNAMIC_SHARED(T, shared);
   const uint32_t tile = p.row_tiles.quotient(blockIdx.x);
   const int row0 = int(blockIdx.x - tile * p.row_tiles.divisor) * kRows, column0 = int(tile) * kN;
   const int split = int(blockIdx.y), group = int(blockIdx.z);
   const int begin = split * p.part, end = p.pixels - begin < p.part ? p.pixels : begin + p.part;
 
-  // What this thread copies: a chunk of some lines of each.
-  const int chunk_a = int(threadIdx.x) % kChunksA, line_a = int(threadIdx.x) / kChunksA;
-  const int chunk_b = int(threadIdx.x) % kChunksB, line_b = int(threadIdx.x) / kChunksB;
-  const int row_chunk = row0 / kChunk<T> + chunk_a, column_chunk = column0 / kChunk<T> + chunk_b;
-  const int tap = column_chunk / p.chunks, c = column_chunk % p.chunks;
+  // What this thread copies: a piece of some lines of each.
+  const int piece_a = int(threadIdx.x) % kPiecesA, line_a = int(threadIdx.x) / kPiecesA;
+  const int piece_b = int(threadIdx.x) % kPiecesB, line_b = int(threadIdx.x) / kPiecesB;
+  const int row_piece = row0 / kE + piece_a, column_piece = column0 / kE + piece_b;
+  const int tap = column_piece / p.pieces, c = column_piece % p.pieces;
   const ConvAxis &ad = p.axes.d, &ah = p.axes.h, &aw = p.axes.w;
   const bool counts = tap < ad.kernel * ah.kernel * aw.kernel;
   const int from_d = tap / aw.kernel / ah.kernel * ad.dilation - ad.pad,
@@ -59,11 +60,12 @@ __global__ void __launch_bounds__(kConvThreads, 2)
     FASTDL_UNROLL
     for (int i = 0; i < kDepth<T> / kLinesA; ++i) {
       const int pixel = first + line_a + kLinesA * i;
-      const bool present = pixel < end && row_chunk < p.row_chunks;
+      const bool present = pixel < end && row_piece < p.row_pieces;
       const int64_t from =
-          present ? (int64_t(pixel) * p.groups + group) * p.row_chunks + row_chunk : int64_t(0);
-      cp_async_16_or_zeros(a + across<T, kRows>(line_a + kLinesA * i, chunk_a), grad_y + from * kChunk<T>,
-                           present);
+          present ? (int64_t(pixel) * p.groups + group) * p.row_pieces + row_piece : int64_t(0);
+      copy_piece<kFew>(
+          a + across<T, kRows>(line_a + kLinesA * i, piece_a * kE / kChunk<T>) + piece_a * kE % kChunk<T>,
+          grad_y + from * kE, present);
     }
     FASTDL_UNROLL
     for (int i = 0; i < kDepth<T> / kLinesB; ++i) {
@@ -79,10 +81,12 @@ __global__ void __launch_bounds__(kConvThreads, 2)
                   uint32_t(sw) < uint32_t(aw.in);
         if (present) {
           const int64_t source = ((int(image) * ad.in + sd) * ah.in + sh) * aw.in + sw;
-          from = ((source * p.groups + group) * p.chunks + c) * kChunk<T>;
+          from = ((source * p.groups + group) * p.pieces + c) * kE;
         }
       }
-      cp_async_16_or_zeros(b + across<T, kN>(line_b + kLinesB * i, chunk_b), x + from, present);
+      copy_piece<kFew>(
+          b + across<T, kN>(line_b + kLinesB * i, piece_b * kE / kChunk<T>) + piece_b * kE % kChunk<T>,
+          x + from, present);
     }
   };
   ConvProduct<T, kTensor, false, kRows> product;
@@ -90,7 +94,7 @@ __global__ void __launch_bounds__(kConvThreads, 2)
     product.add(shared + stage * kStage, shared + stage * kStage + kRows * kDepth<T>);
   });
 
-  const int columns = ad.kernel * ah.kernel * aw.kernel * p.chunks * kChunk<T>;
+  const int columns = ad.kernel * ah.kernel * aw.kernel * p.pieces * kE;
   C* const to = parts + (int64_t(split) * p.groups + group) * p.rows * columns;
   product.for_each([&](int m, int n, C sum) {
     if (row0 + m < p.rows && column0 + n < columns) to[int64_t(row0 + m) * columns + column0 + n] = sum;
@@ -113,7 +117,7 @@ __global__ void __launch_bounds__(kConvThreads) add_parts(T* grad_weight, const 
 }
 
 int64_t depth_of(Dtype dtype) {
-  return 4 * conv_padded(dtype, 1);
+  return 4 * conv_chunk(dtype);
 }
 
 // Pixels of a part.
@@ -126,14 +130,14 @@ int64_t part_of(Dtype dtype, const ConvProblem& p) {
   return (part + depth - 1) / depth * depth;
 }
 
-template <class T, bool kTensor, int kRows>
+template <class T, bool kTensor, int kRows, bool kFew>
 void launch_product(Compute<T>* parts, const T* grad_y, const T* x, WeightSums p, int splits, Stream stream) {
   constexpr int kN = kColumns<T>;
   const ConvAxes& a = p.axes;
-  const int64_t columns = int64_t(a.d.kernel) * a.h.kernel * a.w.kernel * p.chunks * kChunk<T>;
+  const int64_t columns = int64_t(a.d.kernel) * a.h.kernel * a.w.kernel * p.pieces * kPiece<T, kFew>;
   const int64_t row_tiles = (p.rows + kRows - 1) / kRows, tiles = row_tiles * ((columns + kN - 1) / kN);
   p.row_tiles = Divisor(uint32_t(row_tiles));
-  launch("conv_grad_weight", weight_product<T, kTensor, kRows>,
+  launch("conv_grad_weight", weight_product<T, kTensor, kRows, kFew>,
          dim3(unsigned(tiles), unsigned(splits), unsigned(p.groups)), dim3(kConvThreads),
          size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T), stream, parts, grad_y, x, p);
 }
@@ -161,14 +165,22 @@ void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* g
   const int splits = int(conv_weight_splits(dtype, problem));
   by_arithmetic(dtype, tensor, [&]<class T, bool kTensor>(T, std::bool_constant<kTensor>) {
     auto* parts = static_cast<Compute<T>*>(scratch);
-    p.chunks = int(conv_padded(dtype, problem.group_in()) / kChunk<T>);
-    p.row_chunks = int(conv_padded(dtype, p.rows) / kChunk<T>);
-    const auto* g = static_cast<const T*>(grad_y);
+    const auto *g = static_cast<const T*>(grad_y), *values = static_cast<const T*>(x);
+    const auto pieces = [&](int size) {
+      p.pieces = int(conv_padded(dtype, problem.group_in()) / size);
+      p.row_pieces = int(conv_padded(dtype, p.rows) / size);
+    };
+    if constexpr (sizeof(T) < 8)
+      if (conv_few(dtype, problem.group_in()) || conv_few(dtype, p.rows)) {
+        pieces(kPiece<T, true>);
+        return launch_product<T, kTensor, 64, true>(parts, g, values, p, splits, stream);
+      }
+    pieces(kChunk<T>);
     constexpr int kTall = sizeof(T) == 2 ? 128 : 64;  // more than 64 rows of TF32 do not fit the registers
     if (p.rows > 64)
-      launch_product<T, kTensor, kTall>(parts, g, static_cast<const T*>(x), p, splits, stream);
+      launch_product<T, kTensor, kTall, false>(parts, g, values, p, splits, stream);
     else
-      launch_product<T, kTensor, 64>(parts, g, static_cast<const T*>(x), p, splits, stream);
+      launch_product<T, kTensor, 64, false>(parts, g, values, p, splits, stream);
   });
   conv_add_parts(dtype, grad_weight, scratch, splits, problem, stream);
 }
