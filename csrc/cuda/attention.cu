@@ -110,6 +110,7 @@ int64_t attention_padded(int64_t queries) {
 int attention_parts(Dtype dtype, const Attention& a) {
   if (a.rows() == 0) return 1;
   const int pack = heads_of_block(dtype, a);
+  if (pack == 1 && hopper_forward_wanted(dtype, a)) return 1;
   const int64_t blocks = a.batch * a.heads / pack * ceil_div(a.queries * pack, rows_of_block(dtype, a));
   const int64_t keys = a.causal && a.queries < a.keys ? a.queries : a.keys;
   const int64_t wanted = 2 * multiprocessors() / blocks, most = keys / 256;  // less is not worth combining
@@ -143,6 +144,11 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
                                 parts,
                                 ceil_div(ceil_div(a.keys, parts), 64) * 64,
                                 async};
+    if constexpr (sizeof(T) == 2) {
+      if (pack == 1 && parts == 1 && !f.scores.masked() && hopper_forward_wanted(dtype, a) &&
+          hopper_forward<T>(f, a, stream))
+        return;
+    }
     if constexpr (!std::is_same_v<T, double>) {
       if (tensor_rows(dtype, a) > 0)
         tensor_forward<T>(f, a, stream);

@@ -2,9 +2,10 @@
 // queries, G heads of keys and values (each serves H / G heads of queries in a row), L queries, S keys, E and
 // V the sizes of a query and of a value.
 //
-//   attention_tensor.cu   16-bit types, and float32 where TF32 is allowed: tensor cores, sizes up to 256
-//   (TF32: 128) attention_exact.cu    everything else in the type's own arithmetic, any size; the gradient of
-//   masks
+//   attention_hopper_*.cu  16-bit types on compute capability 9.0, sizes 64 and 128, no mask or dropout
+//   attention_tensor_*.cu  16-bit types, and float32 where TF32 is allowed: tensor cores, sizes up to 256
+//                          (TF32: 128)
+//   attention_exact.cu     everything else in the type's own arithmetic, any size; the gradient of masks
 #pragma once
 
 #include "common/philox.h"
@@ -30,7 +31,8 @@ struct Attention {
   bool causal;  // query i sees keys 0 .. i
   double scale, p;
   uint64_t seed, offset;
-  bool tf32;  // may float32 be computed by tensor cores?
+  bool tf32;    // may float32 be computed by tensor cores?
+  bool hopper;  // may the kernels for compute capability 9.0 be used?
 
   int64_t rows() const { return batch * heads * queries; }
 };
@@ -44,6 +46,10 @@ int attention_parts(Dtype dtype, const Attention& a);
 void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& query, const Heads& key,
                        const Heads& value, const AttentionMask& mask, const Attention& a, int parts,
                        void* scratch, Stream stream);
+
+// A trial of the kernels for compute capability 9.0 (hopper.h): did every wait end? Waits for the stream.
+void hopper_forward_trial_begin();
+bool hopper_forward_trial_end(Stream stream);
 
 // Rows of a head in `statistics`, an array (B, H, that, 2) of the type computed in that backward needs.
 int64_t attention_padded(int64_t queries);

@@ -41,7 +41,7 @@ struct Scores {
         threshold(a.p < 1 ? uint32_t(a.p * 0x1p31 + 0.5) : 0x80000000u),
         kept(a.p < 1 ? C(1 / (1 - a.p)) : C(0)) {}
 
-  __device__ __forceinline__ bool masked() const { return added != nullptr || allowed != nullptr; }
+  __host__ __device__ __forceinline__ bool masked() const { return added != nullptr || allowed != nullptr; }
   __device__ __forceinline__ int64_t mask_at(int b, int h) const { return b * mask_batch + h * mask_head; }
 
   // Neither need exist.
@@ -179,5 +179,10 @@ template <class T>
 void tensor_forward(const AttentionForward<T>& f, const Attention& a, Stream stream);
 template <class T>
 void tensor_backward(const AttentionBackward<T>& f, Stream stream);
+
+bool hopper_forward_wanted(Dtype dtype, const Attention& a);  // but for masks and strides
+template <class T>
+bool hopper_forward(const AttentionForward<T>& f, const Attention& a,
+                    Stream stream);  // false: not these strides
 
 }  // namespace fastdl::cuda

@@ -33,12 +33,15 @@ void register_attention(py::module_& m) {
   py::class_<Attention>(m, "Attention")
       .def(py::init([](int64_t batch, int64_t heads, int64_t groups, int64_t queries, int64_t keys,
                        int64_t size, int64_t value_size, bool causal, double scale, double p, uint64_t seed,
-                       uint64_t offset, bool tf32) {
+                       uint64_t offset, bool tf32, bool hopper) {
         return Attention{batch,  heads, groups, queries, keys,   size, value_size,
-                         causal, scale, p,      seed,    offset, tf32};
+                         causal, scale, p,      seed,    offset, tf32, hopper};
       }));
   m.def("attention_parts",
         [](int dtype, const Attention& a) { return cuda::attention_parts(Dtype(dtype), a); });
+  m.def("attention_forward_trial_begin", cuda::hopper_forward_trial_begin);
+  m.def("attention_forward_trial_end",
+        [](uintptr_t stream) { return cuda::hopper_forward_trial_end(stream_of(stream)); });
   m.def("attention_padded", cuda::attention_padded);
   m.def("attention_forward",
         [](int dtype, const py::object& y, uintptr_t lse, const py::object& query, const py::object& key,

@@ -3,6 +3,7 @@
 #include "bindings/cuda/arguments.h"
 
 namespace fastdl::binding {
+void register_device(py::module_& m);
 void register_elementwise(py::module_& m);
 void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
@@ -30,6 +31,7 @@ void register_emulation(py::module_& m);
 PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   using namespace fastdl::binding;
   m.doc() = "fastdl's CUDA kernels.";
+  register_device(m);
   register_elementwise(m);
   register_activation(m);
   register_softmax(m);

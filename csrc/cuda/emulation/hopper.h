@@ -123,6 +123,8 @@ void wgmma_wait(const Site& site = Site::current()) {
 template <int kCount>
 void wgmma_touch(float (&)[kCount]) {}
 
+inline void opaque(int&) {}
+
 namespace hopper {
 
 template <class T>

@@ -15,6 +15,7 @@ from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import convert
+from fastdl.kernels.cuda.hopper import family, half_types, hopper_trusted
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["attention_backward", "attention_forward"]
@@ -93,8 +94,29 @@ class _Problem:
         if groups == 0:  # no heads: nothing to do, and nothing to divide by
             groups = 1
         tf32 = precisions.matmul != "highest"
+        hopper = (
+            query.dtype.itemsize == 2
+            and size == value_size
+            and size in (64, 128)
+            and mask is None
+            and p == 0
+            and hopper_trusted(op, self.runtime)
+        )
         self.description = self.runtime.extension.Attention(
-            batch, heads, groups, queries, keys, size, value_size, is_causal, scale, p, seed, offset, tf32
+            batch,
+            heads,
+            groups,
+            queries,
+            keys,
+            size,
+            value_size,
+            is_causal,
+            scale,
+            p,
+            seed,
+            offset,
+            tf32,
+            hopper,
         )
         self.compute = device.compute_dtype(query.dtype)
 
@@ -136,6 +158,22 @@ def attention_forward(
         runtime.stream(),
     )
     return y, lse
+
+
+@family("attention_forward")
+def _problem(runtime: Any) -> list[Array]:
+    """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone."""
+    heads = 2 * (1 + runtime.extension.multiprocessors() // 3)
+    results: list[Array] = []
+    for dtype in half_types():
+        for size, is_causal in ((64, False), (128, True)):
+            rng = np.random.default_rng(size)
+            query, key, value = (
+                runtime.from_host(rng.standard_normal((1, n, rows, size), np.float32).astype(dtype))
+                for n, rows in ((heads, 280), (heads // 2, 345), (heads // 2, 345))
+            )
+            results += attention_forward(query, key, value, None, is_causal, size**-0.5, 0.0, 0, 0)
+    return results
 
 
 def attention_backward(

@@ -41,6 +41,7 @@ class Runtime:
 
     def __init__(self, extension: ModuleType) -> None:
         self.extension: Any = extension
+        self.emulated = hasattr(extension, "set_order")
 
 
 class Report:
@@ -73,6 +74,15 @@ class _Emulated(Runtime):
 
     def stream(self) -> int:
         return 0
+
+    def to_host(self, array: Array) -> Any:
+        return array
+
+    def device(self) -> int:
+        return 0
+
+    def capturing(self) -> bool:
+        return False
 
     def allow_tf32(self, allowed: bool) -> None:
         pass
@@ -111,12 +121,23 @@ class _CuPy(Runtime):
             kind = linalg.COMPUTE_TYPE_TF32 if allowed else linalg.COMPUTE_TYPE_DEFAULT
             linalg.set_compute_type(np.dtype(np.float32), kind)
 
+    def to_host(self, array: Array) -> Any:
+        return self.cupy.asnumpy(array)
+
+    def device(self) -> int:
+        """The current device's number."""
+        return int(self.cupy.cuda.runtime.getDevice())
+
+    def capturing(self) -> bool:
+        """Is the current stream being recorded? Then nothing may wait for it."""
+        return bool(self.cupy.cuda.get_current_stream().is_capturing())
+
     def stream(self) -> int:
         return int(self.cupy.cuda.get_current_stream().ptr)
 
     def report(self) -> Report:
         """Words in the host's memory that the device writes to: the host reads them without a copy."""
-        device = self.cupy.cuda.runtime.getDevice()
+        device = self.device()
         if device not in self.words:
             self.words[device] = Report(self.cupy.cuda.alloc_pinned_memory(32))
         return self.words[device]

@@ -1,0 +1,409 @@
+// Attention's forward pass with wgmma and bulk copies, for 16-bit types and heads of 64 or 128 (after
+// FlashAttention-3, Shah et al. 2024); see attention.h.
+//
+// A block has one warpgroup that only loads and kGroups that compute 64 queries each. Keys and values come in
+// tiles of 128 rows through rings of kStages, each with a barrier that says it is full and one that it may be
+// filled again. Scores S = Q K^T come from shared memory into registers; weights P stay there as the first
+// operand of P V. Two things hide the exponentials: a warpgroup computes them while its product with the
+// values before runs, and warpgroups take turns at the tensor cores (a ring of named barriers). Tiles go from
+// the last to the first, so those that need hiding (the diagonal, the keys' end) come first; a score is
+// hidden by setting it to -infinity. Blocks stay and take one tile of queries after the other, the longest
+// first, with the loads of the next under way; q and y have places of their own in shared memory for that.
+//
+// Limits, of a multiprocessor per 64 x 128 scores at 4096 operations a cycle: products 1024 cycles for heads
+// of 128, 512 for 64; exponentials 512 at 16 a cycle; shared memory for the products, 128 bytes a cycle, 640
+// and 384. So heads of 128 are bound by products, at best near the device's 989 TFLOP/s; of 64 by whichever
+// of products and exponentials is hidden worse. Registers: 65536 = 128 * 24 + 256 * 240 for 128 (scores 64,
+// result 64, weights 32), 128 * 32 + 384 * 160 for 64. Shared memory: 192 KiB and 176 KiB.
+#include "cuda/attention_scores.h"
+#include "cuda/hopper.h"
+
+namespace fastdl::cuda {
+namespace {
+
+constexpr int kGroupThreads = 128, kGroupRows = 64, kKeys = 128;
+constexpr int kLine = 128, kColumns = 64;  // bytes and elements of a row in a tile: half of a head of 128
+constexpr int kTurn = 1, kOwn = 4;         // the first of the named barriers
+constexpr int64_t kCache = 32 << 20;       // keys and values that the second-level cache should hold
+
+template <int kD>
+struct Plan {
+  static constexpr int kGroups = kD == 64 ? 3 : 2, kRows = kGroups * kGroupRows;
+  static constexpr int kThreads = (1 + kGroups) * kGroupThreads, kStages = kD == 64 ? 4 : 2;
+  static constexpr int kFewer = kD == 64 ? 32 : 24, kMore = kD == 64 ? 160 : 240;
+  static constexpr int kBlocks = kD / kColumns;  // of columns, each kLine wide
+  static constexpr int kQueryBlock = kRows * kLine, kKeyBlock = kKeys * kLine;
+  static constexpr int kQueryBytes = kBlocks * kQueryBlock, kKeyBytes = kBlocks * kKeyBlock;
+};
+
+struct Maps {
+  TensorMap query, key, value, y;
+};
+struct HopperForward {
+  float* lse;
+  float factor;  // scale * log2(e)
+  int heads, ratio, queries, keys, tiles, all_heads, section;
+  bool causal;
+
+  struct Place {
+    int row, head, batch, steps;  // steps: tiles of keys
+  };
+  // Item n: sections of heads whose keys and values fit into the cache, in them the longest rows first.
+  __device__ __forceinline__ Place place(int n, int rows) const {
+    const int first = n / (section * tiles) * section, within = n % (section * tiles);
+    const int count = section < all_heads - first ? section : all_heads - first;
+    const int head = first + within % count, row = (tiles - 1 - within / count) * rows;
+    const int seen = causal && row + rows < keys ? row + rows : keys;
+    return {row, head % heads, head / heads, (seen + kKeys - 1) / kKeys};
+  }
+};
+
+// Calls f(place) for every item of this block. There and back over the blocks, so that none has the longer
+// rows in every round.
+template <int kRows, class F>
+__device__ __forceinline__ void for_items(const HopperForward& f, F each) {
+  const int total = f.all_heads * f.tiles, grid = int(gridDim.x), block = int(blockIdx.x);
+  for (int first = 0, odd = 0; first < total; first += grid, odd ^= 1) {
+    const int n = first + (odd ? grid - 1 - block : block);
+    if (n < total) each(f.place(n, kRows));
+  }
+}
+
+// Where a ring stands: the stage in use, and the parity of its barriers' phases.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ Ring next() const {
+    const bool around = stage == kStages - 1;
+    return {around ? 0 : stage + 1, around ? parity ^ 1 : parity};
+  }
+};
+
+template <class T>
+__device__ __forceinline__ uint32_t narrow_pair(float a, float b) {
+  uint32_t bits;
+  if constexpr (std::is_same_v<T, __half>) {
+    const __half2 pair = __floats2half2_rn(a, b);
+    memcpy(&bits, &pair, 4);
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+    memcpy(&bits, &pair, 4);
+  }
+  return bits;
+}
+
+// Of a thread's two rows: the running maximum of scores, times factor, the sum of weights over this thread's
+// columns, and what the result has to be multiplied by after the last tile.
+struct Rows {
+  float base[2], total[2], shrink[2];
+};
+
+// Scores become weights.
+__device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const HopperForward& f, int row,
+                                      int column) {
+  const int lane = lane_id();
+  if (column + kKeys > f.keys || (f.causal && column + kKeys > row + 1)) {
+    FASTDL_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int own = row + lane / 4 + 8 * half;
+      const int last = (f.causal && own < f.keys - 1 ? own : f.keys - 1) - column - lane % 4 * 2;
+      FASTDL_UNROLL
+      for (int i = 0; i < kKeys / 8; ++i) FASTDL_UNROLL
+      for (int c = 0; c < 2; ++c)
+        if (8 * i + c > last) s[4 * i + 2 * half + c] = -infinity<float>();
+    }
+  }
+  FASTDL_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    float most = -infinity<float>();
+    FASTDL_UNROLL
+    for (int i = 2 * half; i < kKeys / 2; i += 4) most = std::fmax(most, std::fmax(s[i], s[i + 1]));
+    most = std::fmax(most, shuffle_xor(most, 1));
+    most = std::fmax(most, shuffle_xor(most, 2));
+    most = std::fmax(rows.base[half], most * f.factor);
+    const float base = most == -infinity<float>() ? 0.0f : most;
+    rows.shrink[half] = exp2_approximate(rows.base[half] - base);
+    rows.base[half] = most;
+    float sum = 0;
+    FASTDL_UNROLL
+    for (int i = 2 * half; i < kKeys / 2; i += 4) FASTDL_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      s[i + c] = exp2_approximate(s[i + c] * f.factor - base);
+      sum += s[i + c];
+    }
+    rows.total[half] = rows.total[half] * rows.shrink[half] + sum;
+  }
+}
+template <class T>
+__device__ __forceinline__ void narrow_weights(uint32_t (&p)[kKeys / 16][4], const float (&s)[kKeys / 2]) {
+  FASTDL_UNROLL
+  for (int k = 0; k < kKeys / 16; ++k) FASTDL_UNROLL
+  for (int i = 0; i < 4; ++i) p[k][i] = narrow_pair<T>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+}
+
+template <int kD>
+struct Shared {
+  using P = Plan<kD>;
+  unsigned char queries[P::kQueryBytes], results[P::kQueryBytes];
+  unsigned char keys[P::kStages][P::kKeyBytes], values[P::kStages][P::kKeyBytes];
+  Barrier key_full[P::kStages], key_empty[P::kStages], value_full[P::kStages], value_empty[P::kStages];
+  Barrier query_full, query_empty;
+};
+
+// One thread keeps everything loaded that there is room for.
+template <int kD>
+__device__ __forceinline__ void load_items(Shared<kD>& shared, const Maps& maps, const HopperForward& f) {
+  using P = Plan<kD>;
+  Ring<P::kStages> key, value;
+  uint32_t parity = 1;
+  for_items<P::kRows>(f, [&](const HopperForward::Place& at) {
+    const auto load = [&](unsigned char* to, int block_bytes, const TensorMap& map, int row, int head,
+                          Barrier& full) {
+      barrier_expect(full, uint32_t(P::kBlocks * block_bytes));
+      FASTDL_UNROLL
+      for (int block = 0; block < P::kBlocks; ++block)
+        bulk_load(to + block * block_bytes, map, {block * kColumns, row, head, at.batch}, full);
+    };
+    const int group = at.head / f.ratio;
+    const auto load_keys = [&](int step) {
+      barrier_wait(shared.key_empty[key.stage], key.parity ^ 1);
+      load(shared.keys[key.stage], P::kKeyBlock, maps.key, step * kKeys, group, shared.key_full[key.stage]);
+      key = key.next();
+    };
+    load_keys(at.steps - 1);
+    barrier_wait(shared.query_empty, parity);
+    parity ^= 1;
+    load(shared.queries, P::kQueryBlock, maps.query, at.row, at.head, shared.query_full);
+    FASTDL_ROLLED
+    for (int step = at.steps - 1; step >= 0; --step) {
+      if (step > 0) load_keys(step - 1);
+      barrier_wait(shared.value_empty[value.stage], value.parity ^ 1);
+      load(shared.values[value.stage], P::kKeyBlock, maps.value, step * kKeys, group,
+           shared.value_full[value.stage]);
+      value = value.next();
+    }
+  });
+}
+
+// A warpgroup's 64 rows of every item.
+template <class T, int kD>
+struct Group {
+  using P = Plan<kD>;
+  Shared<kD>& shared;
+  const int me, thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
+
+  __device__ __forceinline__ void take_turn() const {
+    sync_named(kTurn + me, 2 * kGroupThreads);
+    wgmma_fence();
+  }
+  __device__ __forceinline__ void pass_turn() const {
+    arrive_named(kTurn + (me + 1) % P::kGroups, 2 * kGroupThreads);
+  }
+  __device__ __forceinline__ void free(Barrier& empty) const {
+    if (lane == 0) barrier_arrive(empty);
+  }
+  __device__ __forceinline__ void multiply_keys(float (&s)[kKeys / 2], int stage) const {
+    const uint64_t a = matrix_along(shared.queries + me * kGroupRows * kLine),
+                   b = matrix_along(shared.keys[stage]);
+    FASTDL_UNROLL
+    for (int k = 0; k < kD / 16; ++k)
+      wgmma<T, kKeys>(s, matrix_advance(a, k / 4 * P::kQueryBlock + k % 4 * 32),
+                      matrix_advance(b, k / 4 * P::kKeyBlock + k % 4 * 32), k > 0);
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void add_values(float (&y)[kD / 2], const uint32_t (&p)[kKeys / 16][4],
+                                             int stage) const {
+    const uint64_t b = matrix_across(shared.values[stage], P::kKeyBlock);
+    FASTDL_UNROLL
+    for (int k = 0; k < kKeys / 16; ++k) wgmma<T, kD, true>(y, p[k], matrix_advance(b, 2048 * k), true);
+    wgmma_commit();
+  }
+
+  __device__ __forceinline__ void compute_items(const TensorMap& y_map, const HopperForward& f) const {
+    if (me == P::kGroups - 1) pass_turn();
+    Ring<P::kStages> value;  // keys are one tile further
+    uint32_t parity = 0;
+    float s[kKeys / 2] = {};
+    uint32_t p[kKeys / 16][4];
+    for_items<P::kRows>(f, [&](const HopperForward::Place& at) {
+      const int first = at.row + me * kGroupRows, row = first + thread / 32 * 16;  // the group's, the warp's
+      Rows rows{{-infinity<float>(), -infinity<float>()}, {0, 0}, {0, 0}};
+      float y[kD / 2] = {};
+      int step = at.steps - 1;
+      barrier_wait(shared.query_full, parity);
+      parity ^= 1;
+      barrier_wait(shared.key_full[value.stage], value.parity);
+      take_turn();
+      multiply_keys(s, value.stage);
+      pass_turn();
+      wgmma_wait<0>();
+      wgmma_touch(s);
+      free(shared.key_empty[value.stage]);
+      weigh(s, rows, f, row, step * kKeys);
+      narrow_weights<T>(p, s);
+      FASTDL_ROLLED
+      for (--step; step >= 0; --step) {
+        const auto key = value.next();
+        barrier_wait(shared.key_full[key.stage], key.parity);
+        barrier_wait(shared.value_full[value.stage], value.parity);
+        take_turn();
+        multiply_keys(s, key.stage);
+        add_values(y, p, value.stage);
+        pass_turn();
+        wgmma_wait<1>();
+        wgmma_touch(s);
+        free(shared.key_empty[key.stage]);
+        weigh(s, rows, f, row, step * kKeys);
+        wgmma_wait<0>();
+        wgmma_touch(y);
+        wgmma_touch(s);  // no weights are narrowed before the product with the last ones is over
+        free(shared.value_empty[value.stage]);
+        value = key;
+        FASTDL_UNROLL
+        for (int i = 0; i < kD / 2; ++i) y[i] *= rows.shrink[i / 2 % 2];
+        narrow_weights<T>(p, s);
+      }
+      free(shared.query_empty);
+      barrier_wait(shared.value_full[value.stage], value.parity);
+      take_turn();
+      add_values(y, p, value.stage);
+      pass_turn();
+      wgmma_wait<0>();
+      wgmma_touch(y);
+      free(shared.value_empty[value.stage]);
+      value = value.next();
+      finish(y, rows, y_map, f, at, first);
+    });
+    if (thread == 0) bulk_wait<0>();
+  }
+
+  __device__ __forceinline__ void finish(const float (&y)[kD / 2], const Rows& rows, const TensorMap& y_map,
+                                         const HopperForward& f, const HopperForward::Place& at,
+                                         int first) const {
+    float inverse[2];
+    FASTDL_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      float sum = rows.total[half];
+      sum += shuffle_xor(sum, 1);
+      sum += shuffle_xor(sum, 2);
+      const bool empty = sum == 0;
+      inverse[half] = empty ? 0.0f : 1.0f / sum;
+      const int i = first + thread / 32 * 16 + lane / 4 + 8 * half;
+      if (lane % 4 == 0 && i < f.queries)
+        f.lse[(int64_t(at.batch) * f.heads + at.head) * f.queries + i] =
+            empty ? infinity<float>() : rows.base[half] + std::log2(sum);
+    }
+    unsigned char* const to = shared.results + me * kGroupRows * kLine;
+    if (thread == 0) bulk_wait_read<0>();  // the result before has left
+    sync_named(kOwn + me, kGroupThreads);
+    int line = (thread / 32 * 16 + lane / 4) * kLine + lane / 4 * 16 + lane % 4 * 4;  // in chunk 0
+    opaque(line);
+    FASTDL_UNROLL
+    for (int i = 0; i < kD / 2; i += 2) {
+      const int chunk = i / 4 % 8, half = i / 2 % 2;
+      *reinterpret_cast<uint32_t*>(to + (line ^ chunk * 16) + half * 8 * kLine + i / 32 * P::kQueryBlock) =
+          narrow_pair<T>(y[i] * inverse[half], y[i + 1] * inverse[half]);
+    }
+    fence_async_shared();
+    sync_named(kOwn + me, kGroupThreads);
+    if (thread != 0 || first >= f.queries) return;
+    FASTDL_UNROLL
+    for (int block = 0; block < P::kBlocks; ++block)
+      bulk_store(y_map, to + block * P::kQueryBlock, {block * kColumns, first, at.head, at.batch});
+    bulk_commit();
+  }
+};
+
+template <class T, int kD>
+__global__ void __launch_bounds__(Plan<kD>::kThreads, 1)
+    hopper_forward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const HopperForward f) {
+  if constexpr (kHopperCode) {
+    using P = Plan<kD>;
+    FASTDL_TILES_SHARED(memory);
+    auto& shared = *reinterpret_cast<Shared<kD>*>(memory);
+    if (threadIdx.x == 0) {
+      for (int s = 0; s < P::kStages; ++s) {
+        barrier_init(shared.key_full[s], 1);
+        barrier_init(shared.value_full[s], 1);
+        barrier_init(shared.key_empty[s], 4 * P::kGroups);
+        barrier_init(shared.value_empty[s], 4 * P::kGroups);
+      }
+      barrier_init(shared.query_full, 1);
+      barrier_init(shared.query_empty, 4 * P::kGroups);
+      barrier_init_fence();
+    }
+    sync_threads();
+    const int warpgroup = int(threadIdx.x) / kGroupThreads;
+    if (warpgroup == 0) {
+      registers_fewer<P::kFewer>();
+      if (threadIdx.x == 0) load_items<kD>(shared, maps, f);
+    } else {
+      registers_more<P::kMore>();
+      Group<T, kD>{shared, warpgroup - 1}.compute_items(maps.y, f);
+    }
+  }
+}
+
+// Boxes of 64 columns and `rows` rows of a head of x (batch, heads, length, size).
+struct Boxes {
+  int64_t sizes[4], strides[3];
+  int box[4];
+  const void* data;
+  Boxes(const Heads& x, const Attention& a, int64_t heads, int64_t length, int rows)
+      : sizes{a.size, length, heads, a.batch},
+        strides{x.row * 2, x.head * 2, x.batch * 2},
+        box{kColumns, rows, 1, 1},
+        data(x.data) {}
+  bool possible() const { return tensor_map_possible(data, 2, 4, sizes, strides, box, Swizzle::bytes128); }
+  template <class T>
+  TensorMap map() const {
+    return tensor_map<T>(data, 4, sizes, strides, box, Swizzle::bytes128);
+  }
+};
+
+template <class T, int kD>
+bool start(const AttentionForward<T>& f, const Attention& a, Stream stream) {
+  using P = Plan<kD>;
+  const Boxes query(f.query, a, a.heads, a.queries, P::kRows), y(f.y, a, a.heads, a.queries, kGroupRows);
+  const Boxes key(f.key, a, a.groups, a.keys, kKeys), value(f.value, a, a.groups, a.keys, kKeys);
+  if (!query.possible() || !key.possible() || !value.possible() || !y.possible()) return false;
+  const int64_t all_heads = a.batch * a.heads, tiles = ceil_div(a.queries, P::kRows);
+  const int64_t held = kCache / (4 * a.keys * a.size) * f.ratio;  // heads
+  const int64_t section = !a.causal || held < 1 ? 1 : held < all_heads ? held : all_heads;
+  const int64_t grid = all_heads * tiles < multiprocessors() ? all_heads * tiles : multiprocessors();
+  launch("attention_hopper", hopper_forward_kernel<T, kD>, dim3(unsigned(grid)), dim3(P::kThreads),
+         sizeof(Shared<kD>), stream, Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
+         HopperForward{f.lse, f.scores.factor, int(a.heads), f.ratio, int(a.queries), int(a.keys), int(tiles),
+                       int(all_heads), int(section), a.causal});
+  return true;
+}
+
+}  // namespace
+
+bool hopper_forward_wanted(Dtype dtype, const Attention& a) {
+  if (!a.hopper || (dtype != Dtype::float16 && dtype != Dtype::bfloat16)) return false;
+  if (a.size != a.value_size || (a.size != 64 && a.size != 128) || a.keys == 0) return false;
+  if (a.p != 0 || !(a.scale > 0)) return false;  // the largest score is found before scaling
+  const int64_t items = a.batch * a.heads * ceil_div(a.queries, a.size == 64 ? 192 : 128);
+  return 2 * items >= multiprocessors() && items < int64_t(1) << 30;
+}
+
+template <class T>
+bool hopper_forward(const AttentionForward<T>& f, const Attention& a, Stream stream) {
+  return a.size == 64 ? start<T, 64>(f, a, stream) : start<T, 128>(f, a, stream);
+}
+
+template bool hopper_forward<__half>(const AttentionForward<__half>&, const Attention&, Stream);
+#ifndef FASTDL_FEW_DTYPES
+template bool hopper_forward<__nv_bfloat16>(const AttentionForward<__nv_bfloat16>&, const Attention&, Stream);
+#endif
+
+void hopper_forward_trial_begin() {
+  hopper_trial_begin();
+}
+bool hopper_forward_trial_end(Stream stream) {
+  return hopper_trial_end(stream);
+}
+
+}  // namespace fastdl::cuda

@@ -1,0 +1,127 @@
+"""Which operations may use the kernels for compute capability 9.0 (csrc/cuda/hopper.h), and how they earn it.
+
+Those kernels were written and tested without a GPU. So each family proves itself on the device at hand: at its first
+use in a process a small problem is computed both ways, by these kernels and by those for every capability. They are
+used from then on if the results agree and no kernel waited in vain; otherwise one ``RuntimeWarning`` says so and the
+others stay in use. It takes some milliseconds, once. ``FASTDL_HOPPER=0`` never uses these kernels, ``FASTDL_HOPPER=1``
+uses them without the trial.
+
+A family is a function that computes its problem by the family's public wrappers, registered by :func:`family`; the
+wrapper asks :func:`hopper_trusted` where its problem is one for these kernels, and the extension has
+``<family>_trial_begin()`` and ``<family>_trial_end(stream)``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+Problem = Callable[[Any], list[Any]]
+_families: dict[str, Problem] = {}
+_verdicts: dict[tuple[str, int], bool] = {}
+_lock = threading.Lock()
+_choice: ContextVar[bool | None] = ContextVar("hopper", default=None)
+
+
+def family(name: str) -> Callable[[Problem], Problem]:
+    """Register the decorated function, ``problem(runtime)`` -> arrays, as what decides about family ``name``.
+
+    Its sizes should give every multiprocessor (``runtime.extension.multiprocessors()``) more than one tile, with ragged
+    edges. float32 results may differ by 2^-8 of the largest, others by 2^-6.
+    """
+
+    def register(problem: Problem) -> Problem:
+        _families[name] = problem
+        return problem
+
+    return register
+
+
+def half_types() -> list[Any]:
+    """The 16-bit dtypes that are there, for problems."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return [np.dtype(np.float16)]
+    return [np.dtype(np.float16), np.dtype(bfloat16)]
+
+
+@contextmanager
+def choose(hopper: bool) -> Iterator[None]:
+    """Inside, every family of this thread uses (or does not use) the kernels, whatever else is said."""
+    token = _choice.set(hopper)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def hopper_trusted(name: str, runtime: Any) -> bool:
+    """May family ``name`` use its kernels for capability 9.0 now? Under emulation: only inside :func:`choose`."""
+    chosen = _choice.get()
+    if chosen is not None:
+        return chosen
+    if runtime.emulated:
+        return False
+    return _decided(name, runtime)
+
+
+def _decided(name: str, runtime: Any) -> bool:
+    known = _verdicts.get((name, runtime.device()))
+    if known is not None:
+        return known
+    with _lock:
+        key = name, runtime.device()
+        if key in _verdicts:
+            return _verdicts[key]
+        setting = os.environ.get("FASTDL_HOPPER", "").strip()
+        if setting not in ("", "0", "1"):
+            raise ValueError(
+                f"FASTDL_HOPPER must be 0 (never), 1 (without a trial) or unset, got {setting!r}"
+            )
+        if setting == "0" or runtime.extension.capability() // 10 != 9:
+            _verdicts[key] = False
+        elif setting == "1":
+            _verdicts[key] = True
+        elif runtime.capturing():
+            return False  # a trial waits for the stream: the next call decides
+        else:
+            objection = trial(name, runtime)
+            _verdicts[key] = objection is None
+            if objection is not None:
+                warnings.warn(
+                    f"{name}: the kernels for compute capability 9.0 failed their trial on this device ({objection}); "
+                    "slower ones are used instead. Please report this; FASTDL_HOPPER=0 silences it.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        return _verdicts[key]
+
+
+def trial(name: str, runtime: Any) -> str | None:
+    """Compute the family's problem both ways; None if all is well, or what is not."""
+    extension, problem = runtime.extension, _families[name]
+    with choose(False):
+        want = problem(runtime)
+    try:
+        getattr(extension, f"{name}_trial_begin")()
+        with choose(True):
+            got = problem(runtime)
+        if not getattr(extension, f"{name}_trial_end")(runtime.stream()):
+            return "a kernel waited in vain"
+    except RuntimeError as error:
+        return str(error)
+    for number, (a, b) in enumerate(zip(got, want, strict=True)):
+        x, y = (np.asarray(runtime.to_host(array)).astype(np.float64) for array in (a, b))
+        tolerance = 2.0**-8 if a.dtype.name == "float32" else 2.0**-6
+        error_of_largest = np.max(np.abs(x - y), initial=0.0) / max(np.max(np.abs(y), initial=0.0), 1e-30)
+        if not error_of_largest <= tolerance:
+            return f"result {number} differs by {error_of_largest:.2g} of the largest element"
+    return None
