@@ -45,6 +45,11 @@ void conv_grad_weight_hopper(Dtype dtype, void* grad_weight, const void* grad_y,
 // grad_weight from the parts in scratch.
 void conv_add_parts(Dtype dtype, void* grad_weight, const void* scratch, int64_t splits,
                     const ConvProblem& problem, Stream stream);
+// Trials of these kernels, see cuda/hopper.h.
+void conv_trial_begin();
+bool conv_trial_end(Stream stream);
+void conv_grad_weight_trial_begin();
+bool conv_grad_weight_trial_end(Stream stream);
 
 // One input channel in each group: plain arrays.
 void depthwise_forward(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,

@@ -345,4 +345,11 @@ void conv_gather_hopper(Dtype dtype, void* to, const void* from, const void* wei
                           channels, stream);
 }
 
+void conv_trial_begin() {
+  hopper_trial_begin();
+}
+bool conv_trial_end(Stream stream) {
+  return hopper_trial_end(stream);
+}
+
 }  // namespace fastdl::cuda

@@ -224,4 +224,11 @@ void conv_grad_weight_hopper(Dtype dtype, void* grad_weight, const void* grad_y,
   conv_add_parts(dtype, grad_weight, scratch, conv_weight_hopper_splits(problem), problem, stream);
 }
 
+void conv_grad_weight_trial_begin() {
+  hopper_trial_begin();
+}
+bool conv_grad_weight_trial_end(Stream stream) {
+  return hopper_trial_end(stream);
+}
+
 }  // namespace fastdl::cuda

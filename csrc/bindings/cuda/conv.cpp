@@ -93,6 +93,11 @@ void register_conv(py::module_& m) {
     cuda::conv_grad_weight_hopper(Dtype(dtype), pointer(grad_weight), pointer(grad_y), pointer(x),
                                   pointer(scratch), p, stream_of(stream));
   });
+  m.def("conv_trial_begin", &cuda::conv_trial_begin);
+  m.def("conv_trial_end", [](uintptr_t stream) { return cuda::conv_trial_end(stream_of(stream)); });
+  m.def("conv_grad_weight_trial_begin", &cuda::conv_grad_weight_trial_begin);
+  m.def("conv_grad_weight_trial_end",
+        [](uintptr_t stream) { return cuda::conv_grad_weight_trial_end(stream_of(stream)); });
   m.def("depthwise_forward", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
                                 const ConvProblem& p, uintptr_t stream) {
     cuda::depthwise_forward(Dtype(dtype), pointer(y), pointer(x), pointer(weight), pointer(bias), p,

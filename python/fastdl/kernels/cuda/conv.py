@@ -5,6 +5,7 @@ convolution, its gradient of x (which is also the transposed convolution) and th
 
 - ``direct``: an implicit product on tensor cores (16-bit types; float32 if TF32 is allowed) or by FMAs. Arrays are
   turned to channels last first, so x crosses memory four times in all and y once; the gradients share the copies.
+  On Hopper there are two kinds of kernels for tensor cores, see :mod:`fastdl.kernels.cuda.hopper`.
 - ``pointwise``: 1x1 kernels are plain products by the array's own library.
 - ``depthwise``: groups of one input channel, read and written as they are.
 - ``im2col``: windows as explicit columns and plain products: the readable base, and what remains for strides so large
@@ -13,7 +14,6 @@ convolution, its gradient of x (which is also the transposed convolution) and th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -25,6 +25,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
 from fastdl.kernels.cuda.elementwise import add_forward
+from fastdl.kernels.cuda.hopper import family, half_types, hopper_trusted
 from fastdl.kernels.cuda.linear import matmul
 from fastdl.kernels.cuda.reduce import sum_forward
 
@@ -47,7 +48,6 @@ class _Convolution:
         # Tensor cores round float32 to TF32, once, when the operands are prepared.
         self.tf32 = self.dtype == np.float32 and kernels.precisions.convolution != "highest"
         self.groups: int = problem.groups
-        self.hopper = bool(int(os.environ.get("FASTDL_HOPPER", "0")))
         self.taps = prod(problem.kernel)
         self.size_in, self.size_out = prod(problem.inputs), prod(problem.outputs)
         self.group_in: int = problem.in_channels // problem.groups
@@ -190,9 +190,9 @@ class _Convolution:
         packed = self.empty((rows, self.taps, extension.conv_padded(self.number, channels)))
         self._run("conv_pack_weight", self.tf32, packed, weight, problem, transposed)
         last = self.last(x, channels, size)
-        hopper = self.hopper and extension.conv_gather_fits_hopper(
+        hopper = extension.conv_gather_fits_hopper(
             self.number, self.tf32, problem, transposed
-        )
+        ) and hopper_trusted("conv", self.runtime)
         count = extension.conv_gather_hopper_splits if hopper else extension.conv_gather_splits
         splits = count(self.number, problem, transposed)
         scratch = self.scratch(splits * y.size) if splits > 1 else None
@@ -205,7 +205,9 @@ class _Convolution:
     def _sum_pixels(self, grad_weight: Array, grad_y: Array, x: Array) -> Array:
         """The implicit product for the gradient of the weights."""
         extension, problem = self.runtime.extension, self.problem
-        hopper = self.hopper and extension.conv_weight_fits_hopper(self.number, problem)
+        hopper = extension.conv_weight_fits_hopper(self.number, problem) and hopper_trusted(
+            "conv_grad_weight", self.runtime
+        )
         if hopper:
             splits = extension.conv_weight_hopper_splits(problem)
         else:
@@ -243,6 +245,44 @@ class _Convolution:
 
     def _constant(self, y: Array, bias: Array | None) -> Array:
         return self._biased(self.runtime.zeros(y.shape, self.dtype), bias)
+
+
+def _trials(runtime: Any) -> list[tuple[_Convolution, Array, Array, Array]]:
+    """Problems for a trial, with x, weights and y's gradient: all types; tiles of each size and more than one for each
+    multiprocessor, with ragged edges; strides and dilation."""
+    trials = []
+    for dtype in (*half_types(), np.dtype(np.float32)):
+        rng = np.random.default_rng(0)
+        for images, out_channels, stride, dilation in (
+            (runtime.extension.multiprocessors() + 1, 64, (1, 1), (1, 1)),
+            (runtime.extension.multiprocessors() + 1, 192, (1, 2), (2, 1)),
+            (1 + runtime.extension.multiprocessors() // 4, 192, (1, 1), (1, 1)),
+        ):
+            shapes = (images, 64, 17, 17), (out_channels, 64, 3, 3)
+            problem = runtime.extension.conv_problem("conv", *shapes, stride, (1, 1), dilation, 1)
+            y = (images, out_channels, *problem.outputs[1:])
+            x, weight, grad_y = (
+                runtime.from_host(rng.standard_normal(s, np.float32).astype(dtype)) for s in (*shapes, y)
+            )
+            c = _Convolution("conv", problem, x, weight)
+            c.tf32 = dtype == np.float32
+            trials.append((c, x, weight, grad_y))
+    return trials
+
+
+@family("conv")
+def _problem(runtime: Any) -> list[Array]:
+    results = []
+    for c, x, weight, grad_y in _trials(runtime):
+        results.append(c._gather(c.empty(grad_y.shape), x, weight, None, False))
+        results.append(c._gather(c.empty(x.shape), grad_y, weight, None, True))
+    return results
+
+
+@family("conv_grad_weight")
+def _problem_of_weights(runtime: Any) -> list[Array]:
+    trials = [t for t in _trials(runtime) if t[1].dtype.itemsize == 2]
+    return [c._sum_pixels(c.empty(weight.shape), grad_y, x) for c, x, weight, grad_y in trials]
 
 
 def _bias(op: str, bias: Array | None, like: Array, channels: int) -> Array | None:
