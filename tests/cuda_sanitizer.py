@@ -12,15 +12,21 @@ import sys
 import numpy as np
 
 import emulation
+from test_cuda_emulator_hopper import multiply
 
 
 def main(what: str) -> None:
     if what not in ("calls", "short"):
         extension = emulation.extension()
+        if hasattr(extension.Mistake, what):
+            multiply(extension, "float16", "mixed", 64, 64, 304, what)
+            return
         x, y = np.ones(64, np.float32), np.zeros(64, np.float32)
         addresses = [a.__array_interface__["data"][0] for a in (y, x)]
         extension.run_planted(what, *addresses, 64)
         return
+    import test_cuda_hopper
+    from fastdl.kernels.cuda import hopper
     from test_cuda_kernels import calls, further
 
     cuda = emulation.backend()
@@ -28,6 +34,12 @@ def main(what: str) -> None:
     for dtype in dtypes:
         for name, *arguments in calls(dtype) + further(dtype):
             getattr(cuda, name)(*arguments)
+    with hopper.choose(True):
+        for name, *arguments in test_cuda_hopper.calls(np.float16):
+            getattr(cuda, name)(*arguments)
+    if not emulation.on_gpu():
+        for form in ("along", "across", "registers"):
+            multiply(emulation.extension(), "float16", form, 80, 72, 304)
     print(f"{len(calls(np.float32) + further(np.float32))} calls in {len(dtypes)} dtypes: nothing to report")
 
 

@@ -50,6 +50,11 @@ def attention_arguments(heads, groups, queries, keys, size, causal, dtype) -> tu
     return (*arrays, None, causal, 0.9 * size**-0.5, 0.0, 0, 0)
 
 
+def calls(dtype: Any) -> list[tuple[Any, ...]]:
+    """For the sanitizers (cuda_sanitizer.py), inside ``hopper.choose(True)``."""
+    return [("attention_forward", *attention_arguments(*case, dtype)) for case in ATTENTION[:4]]
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("case", ATTENTION, ids=str)
 def test_attention_forward(cuda, case, dtype):

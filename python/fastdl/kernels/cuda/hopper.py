@@ -68,7 +68,7 @@ def hopper_trusted(name: str, runtime: Any) -> bool:
     chosen = _choice.get()
     if chosen is not None:
         return chosen
-    if runtime.emulated:
+    if runtime.emulated or name not in _families:
         return False
     return _decided(name, runtime)
 
