@@ -26,6 +26,8 @@ def main(what: str) -> None:
         extension.run_planted(what, *addresses, 64)
         return
     import test_cuda_hopper
+    import test_cuda_hopper_conv
+    from fastdl import kernels
     from fastdl.kernels.cuda import hopper
     from test_cuda_kernels import calls, further
 
@@ -34,8 +36,12 @@ def main(what: str) -> None:
     for dtype in dtypes:
         for name, *arguments in calls(dtype) + further(dtype):
             getattr(cuda, name)(*arguments)
+    kernels.precisions.convolution = "high"
     with hopper.choose(True):
-        for name, *arguments in test_cuda_hopper.calls(np.float16):
+        for name, *arguments in (
+            *test_cuda_hopper.calls(np.float16),
+            *(call for dtype in dtypes for call in test_cuda_hopper_conv.calls(dtype)),
+        ):
             getattr(cuda, name)(*arguments)
     if not emulation.on_gpu():
         for form in ("along", "across", "registers"):

@@ -42,6 +42,18 @@ CASES: dict[str, Any] = {
 }
 
 
+def calls(dtype: Any) -> list[tuple[Any, ...]]:
+    """For sanitizers: tiles of 64 and of 128 rows with ragged edges, classes, groups, parts; all gradients."""
+    made: list[tuple[Any, ...]] = []
+    for case in ("some channels", "stride", "groups", "parts"):
+        x_shape, w_shape, *options, _ = CASES[case]
+        x, w, bias = numbers(x_shape, dtype), numbers(w_shape, dtype, 1, 0.1), numbers(w_shape[0], dtype, 2)
+        made.append(("conv_forward", x, w, bias, *options))
+        y_shape = reference.conv_forward(*wide([x, w]), None, *options).shape
+        made.append(("conv_backward", numbers(y_shape, dtype, 3), x, w, *options))
+    return made
+
+
 @pytest.fixture(scope="module")
 def cuda() -> Any:
     return emulation.backend()
@@ -139,6 +151,56 @@ def test_tiles_of_128_by_256(cuda, launched):
         y = cuda.conv_forward(x, w, None, *options)
     assert "conv_gather_hopper" in launched
     check([y], [reference.conv_forward(*wide([x, w]), None, *options)])
+
+
+@pytest.mark.parametrize("hopper_too", [False, True])
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float64])
+@pytest.mark.parametrize("size", [(8, 8), (6, 10), (25,), (2, 2, 3)], ids=str)
+def test_weights_of_1x1_kernels_from_plain_arrays(cuda, launched, size, dtype, hopper_too):
+    """Sizes that are a multiple of a copy, of half of one, and none."""
+    for channels, out_channels, groups in ((64, 64, 1), (12, 20, 2), (130, 136, 1)):
+        x = numbers((5, channels, *size), dtype)
+        w = numbers((out_channels, channels // groups, *[1] * len(size)), dtype)
+        grad_y = numbers((5, out_channels, *size), dtype, 2)
+        ones = (1,) * len(size)
+        options = (ones, (0,) * len(size), ones, groups)
+        with hopper.choose(hopper_too):
+            got = cuda.conv_backward(grad_y, x, w, *options, (False, True, False))[1]
+        want = reference.conv_backward(
+            rounded(grad_y), rounded(x), rounded(w), *options, (False, True, False)
+        )
+        check([got], [want[1]])
+        whole = np.prod(size) % (2 if dtype == np.float64 else 4) == 0
+        assert ("conv_grad_weight_pointwise" in launched) == whole
+        launched.clear()
+
+
+def test_weights_of_1x1_kernels_from_arrays_that_copies_cannot_take(cuda, launched):
+    """Two bytes from where a copy may begin."""
+    x, w = numbers((3, 64, 8, 8), np.float16), numbers((64, 64, 1, 1), np.float16, 1)
+    grad_y = np.empty(3 * 64 * 64 + 1, np.float16)[1:].reshape(x.shape)
+    grad_y[...] = numbers(x.shape, np.float16, 2)
+    options = ((1, 1), (0, 0), (1, 1), 1, (False, True, False))
+    got = cuda.conv_backward(grad_y, x, w, *options)[1]
+    assert "conv_grad_weight_pointwise" not in launched
+    check([got], [reference.conv_backward(rounded(grad_y), rounded(x), rounded(w), *options)[1]])
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float64])
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "kernel", "stride"),
+    [(3, 64, 7, 2), (1, 6, 5, 1), (4, 20, 3, 1), (2, 2, 4, 3), (40, 3, 3, 1), (12, 2, 2, 2)],
+)
+def test_few_channels(cuda, launched, channels, out_channels, kernel, stride, dtype):
+    """Half a chunk for a tap, of x, of y or of both."""
+    x = numbers((2, channels, 19, 18), dtype)
+    w = numbers((out_channels, channels, kernel, kernel), dtype, 1, 0.1)
+    options = ((stride, stride), (1, 2), (1, 1), 1)
+    y = cuda.conv_forward(x, w, None, *options)
+    grad_y = numbers(y.shape, dtype, 2)
+    got = [y, *cuda.conv_backward(grad_y, x, w, *options, (True, True, False))[:2]]
+    want = reference.conv_backward(rounded(grad_y), rounded(x), rounded(w), *options, (True, True, False))
+    check(got, [reference.conv_forward(rounded(x), rounded(w), None, *options), *want[:2]])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -37,6 +37,10 @@ void conv_gather_hopper(Dtype dtype, void* y, const void* x, const void* weight,
 int64_t conv_weight_splits(Dtype dtype, const ConvProblem& problem);
 void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* grad_y, const void* x,
                       void* scratch, const ConvProblem& problem, Stream stream);
+// The same from plain arrays (batch, channels, positions): 1x1 kernels, and images that copies can take.
+bool conv_pointwise_fits(Dtype dtype, const ConvProblem& problem, const void* grad_y, const void* x);
+void conv_grad_weight_pointwise(Dtype dtype, bool tensor, void* grad_weight, const void* grad_y,
+                                const void* x, void* scratch, const ConvProblem& problem, Stream stream);
 // The same by wgmma, in 16 bits.
 bool conv_weight_fits_hopper(Dtype dtype, const ConvProblem& problem);
 int64_t conv_weight_hopper_splits(const ConvProblem& problem);

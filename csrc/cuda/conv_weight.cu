@@ -8,8 +8,11 @@
 // order and puts the weights into their own order. The same bits every time, and no running sum is longer
 // than some thousand pixels.
 //
-// Memory: x and grad_y were turned to channels last before; each is read again for every tile of columns or
-// rows, mostly from the caches. Parts are written and read once.
+// 1x1 kernels of stride 1 sum over positions of the same number: there both operands are read as they are,
+// with the positions along, if an image's positions are a multiple of a copy.
+//
+// Memory: x and grad_y were turned to channels last before (but for 1x1); each is read again for every tile
+// of columns or rows, mostly from the caches. Parts are written and read once.
 #include <algorithm>
 
 #include "cuda/conv.h"
@@ -101,6 +104,53 @@ __global__ void __launch_bounds__(kConvThreads, 2)
   });
 }
 
+struct PointwiseSums {
+  int groups, rows, channels, size, columns;  // columns: channels of a line of the parts
+  int pieces, part;                           // of all images' positions, of a part
+  Divisor row_tiles, image;                   // image: pieces of one
+};
+
+template <class T, bool kTensor, int kRows, bool kHalf>
+__global__ void __launch_bounds__(kConvThreads, 2)
+    pointwise_product(Compute<T>* parts, const T* grad_y, const T* x, PointwiseSums p) {
+  using C = Compute<T>;
+  constexpr int kN = kColumns<T>, kStage = (kRows + kN) * kDepth<T>;
+  constexpr int kE = kPiece<T, kHalf>, kPieces = kDepth<T> / kE, kLines = kConvThreads / kPieces;
+  FASTDL_DYNAMIC_SHARED(T, shared);
+  const uint32_t tile = p.row_tiles.quotient(blockIdx.x);
+  const int row0 = int(blockIdx.x - tile * p.row_tiles.divisor) * kRows, column0 = int(tile) * kN;
+  const int split = int(blockIdx.y), group = int(blockIdx.z);
+  const int begin = split * p.part, end = p.pieces - begin < p.part ? p.pieces : begin + p.part;
+  const int piece = int(threadIdx.x) % kPieces, line = int(threadIdx.x) / kPieces;
+  const auto load = [&](int step, int stage) {
+    T* const a = shared + stage * kStage;
+    const int at = begin + step * kPieces + piece;
+    const uint32_t image = p.image.quotient(uint32_t(at));
+    const int position = (at - int(image * p.image.divisor)) * kE;
+    const auto copy = [&]<int kCount>(std::integral_constant<int, kCount>, T* to, const T* from, int first,
+                                      int all) {
+      const T* const start = from + ((int64_t(image) * p.groups + group) * all + first) * p.size + position;
+      FASTDL_UNROLL
+      for (int i = 0; i < kCount / kLines; ++i) {
+        const int r = line + kLines * i;
+        const bool present = at < end && first + r < all;
+        copy_piece<kHalf>(to + along<T>(r, piece * kE / kChunk<T>) + piece * kE % kChunk<T>,
+                          present ? start + int64_t(r) * p.size : from, present);
+      }
+    };
+    copy(std::integral_constant<int, kRows>{}, a, grad_y, row0, p.rows);
+    copy(std::integral_constant<int, kN>{}, a + kRows * kDepth<T>, x, column0, p.channels);
+  };
+  ConvProduct<T, kTensor, true, kRows, true> product;
+  pipeline((end - begin + kPieces - 1) / kPieces, load, [&](int stage) {
+    product.add(shared + stage * kStage, shared + stage * kStage + kRows * kDepth<T>);
+  });
+  C* const to = parts + (int64_t(split) * p.groups + group) * p.rows * p.columns;
+  product.for_each([&](int m, int n, C sum) {
+    if (row0 + m < p.rows && column0 + n < p.channels) to[int64_t(row0 + m) * p.columns + column0 + n] = sum;
+  });
+}
+
 // grad_w[row, c, tap] = the parts' [row, tap, c], added up.
 template <class T>
 __global__ void __launch_bounds__(kConvThreads) add_parts(T* grad_weight, const Compute<T>* parts, int splits,
@@ -181,6 +231,48 @@ void conv_grad_weight(Dtype dtype, bool tensor, void* grad_weight, const void* g
       launch_product<T, kTensor, kTall, false>(parts, g, values, p, splits, stream);
     else
       launch_product<T, kTensor, 64, false>(parts, g, values, p, splits, stream);
+  });
+  conv_add_parts(dtype, grad_weight, scratch, splits, problem, stream);
+}
+
+bool conv_pointwise_fits(Dtype dtype, const ConvProblem& p, const void* grad_y, const void* x) {
+  if (p.taps() != 1 || p.stride != Extent{1, 1, 1} || p.pad != Extent{0, 0, 0} || p.in != p.out) return false;
+  const int64_t size = p.in_size(), whole = conv_chunk(dtype), least = whole == 8 ? 4 : whole;
+  const size_t bytes = size % whole == 0 ? 16 : 8;
+  return size % least == 0 && aligned(grad_y, bytes) && aligned(x, bytes);
+}
+
+void conv_grad_weight_pointwise(Dtype dtype, bool tensor, void* grad_weight, const void* grad_y,
+                                const void* x, void* scratch, const ConvProblem& problem, Stream stream) {
+  PointwiseSums p;
+  p.groups = int(problem.groups);
+  p.rows = int(problem.group_out());
+  p.channels = int(problem.group_in());
+  p.size = int(problem.in_size());
+  p.columns = int(conv_padded(dtype, p.channels));
+  const int splits = int(conv_weight_splits(dtype, problem));
+  const bool half = p.size % conv_chunk(dtype) != 0;
+  const int piece = int(conv_chunk(dtype)) / (half ? 2 : 1);
+  p.image = Divisor(uint32_t(p.size / piece));
+  p.pieces = int(problem.batch * (p.size / piece));
+  p.part = int(part_of(dtype, problem)) / piece;
+  if (problem.batch * p.size >= int64_t(1) << 30 || problem.groups > 65535)
+    throw std::invalid_argument("convolution on CUDA is limited to 2^30 pixels and 65535 groups in one call");
+  by_arithmetic(dtype, tensor, [&]<class T, bool kTensor>(T, std::bool_constant<kTensor>) {
+    const auto run = [&]<int kRows, bool kHalf>() {
+      constexpr int kN = kColumns<T>;
+      const int64_t row_tiles = (p.rows + kRows - 1) / kRows;
+      p.row_tiles = Divisor(uint32_t(row_tiles));
+      launch("conv_grad_weight", pointwise_product<T, kTensor, kRows, kHalf>,
+             dim3(unsigned(row_tiles * ((p.channels + kN - 1) / kN)), unsigned(splits), unsigned(p.groups)),
+             dim3(kConvThreads), size_t(kStages) * (kRows + kN) * kDepth<T> * sizeof(T), stream,
+             static_cast<Compute<T>*>(scratch), static_cast<const T*>(grad_y), static_cast<const T*>(x), p);
+    };
+    constexpr int kTall = sizeof(T) == 2 ? 128 : 64;
+    if constexpr (sizeof(T) == 2)
+      if (half)
+        return p.rows > 64 ? run.template operator()<kTall, true>() : run.template operator()<64, true>();
+    return p.rows > 64 ? run.template operator()<kTall, false>() : run.template operator()<64, false>();
   });
   conv_add_parts(dtype, grad_weight, scratch, splits, problem, stream);
 }

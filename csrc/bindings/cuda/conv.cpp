@@ -85,6 +85,15 @@ void register_conv(py::module_& m) {
     cuda::conv_grad_weight(Dtype(dtype), tensor, pointer(grad_weight), pointer(grad_y), pointer(x),
                            pointer(scratch), p, stream_of(stream));
   });
+  m.def("conv_pointwise_fits", [](int dtype, const ConvProblem& p, uintptr_t grad_y, uintptr_t x) {
+    return cuda::conv_pointwise_fits(Dtype(dtype), p, pointer(grad_y), pointer(x));
+  });
+  m.def("conv_grad_weight_pointwise",
+        [](int dtype, bool tensor, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x, uintptr_t scratch,
+           const ConvProblem& p, uintptr_t stream) {
+          cuda::conv_grad_weight_pointwise(Dtype(dtype), tensor, pointer(grad_weight), pointer(grad_y),
+                                           pointer(x), pointer(scratch), p, stream_of(stream));
+        });
   m.def("conv_weight_fits_hopper",
         [](int dtype, const ConvProblem& p) { return cuda::conv_weight_fits_hopper(Dtype(dtype), p); });
   m.def("conv_weight_hopper_splits", &cuda::conv_weight_hopper_splits);
