@@ -22,8 +22,10 @@ constexpr int kRing = 4, kLag = 2;  // stages
 static_assert(kLag + 2 <= kRing, "who copies and who multiplies would wait for each other");
 constexpr int kLineBytes = 128, kLineChunks = 8;
 constexpr int kMultiprocessors = 132;  // of the device that tiles and parts are cut for, whichever runs them
-// Registers of a thread (65536 for all): the sums of 64 x 256, or addresses.
-constexpr int kRegistersToMultiply = 208, kRegistersToCopy = 96;
+// Registers of a thread: the sums of 64 x 256, or addresses. More than the launch has would be waited for for
+// ever.
+constexpr int kRegistersToMultiply = 200, kRegistersToCopy = 104;
+static_assert(2 * kRegistersToMultiply + kRegistersToCopy <= 3 * (65536 / kHopperThreads / 8 * 8));
 
 // A thread's view of the ring: the stage it is at.
 class Ring {
