@@ -30,6 +30,8 @@ def main(what: str) -> None:
         return
     import test_cuda_hopper
     import test_cuda_hopper_backward
+    import test_cuda_hopper_conv
+    from fastdl import kernels
     from fastdl.kernels.cuda import hopper
     from test_cuda_kernels import calls, further
 
@@ -38,9 +40,12 @@ def main(what: str) -> None:
     for dtype in dtypes:
         for name, *arguments in calls(dtype) + further(dtype):
             getattr(cuda, name)(*arguments)
+    kernels.precisions.convolution = "high"
     with hopper.choose(True):
-        for name, *arguments in test_cuda_hopper.calls(np.float16) + test_cuda_hopper_backward.calls(
-            np.float16
+        for name, *arguments in (
+            *test_cuda_hopper.calls(np.float16),
+            *test_cuda_hopper_backward.calls(np.float16),
+            *(call for dtype in dtypes for call in test_cuda_hopper_conv.calls(dtype)),
         ):
             getattr(cuda, name)(*arguments)
     if not emulation.on_gpu():

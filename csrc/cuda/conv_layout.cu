@@ -1,14 +1,15 @@
 // What convolution's implicit products need first: images with the channels last, weights with a tap's
-// channels side by side, both padded to 16 bytes with zeros and, for TF32, rounded once here instead of at
-// every use. Arrays are read and written once; images through a tile in shared memory, so that both sides
-// are neighbours for neighbouring threads.
+// channels side by side, both padded to 16 bytes (few channels: to 8) with zeros and, for TF32, rounded once
+// here instead of at every use. Arrays are read and written once. Images go through a tile in shared memory:
+// warps read 64 positions of a channel and write 128 bytes of a position's channels, and a thread has all its
+// reads under way before it stores the first. A few channels are one thread's for a position.
 #include "cuda/conv.h"
 #include "cuda/numeric.h"
 
 namespace fastdl::cuda {
 namespace {
 
-constexpr int kTile = 32, kTileRows = 8;
+constexpr int kThreads = 256, kPositions = 64;
 
 template <class T>
 __device__ __forceinline__ T prepared(T x, bool tf32) {
@@ -21,31 +22,74 @@ __device__ __forceinline__ T prepared(T x, bool tf32) {
   return x;
 }
 
+// paired: neighbouring positions of x are read by one access of two 16-bit elements.
 template <class T>
-__global__ void __launch_bounds__(kTile* kTileRows, 2)
+__global__ void __launch_bounds__(kThreads, 2)
     turn_channels_last(T* to, const T* x, int64_t images, int channels, int groups, int padded, int size,
-                       Divisor tiles, bool tf32) {
-  FASTDL_SHARED(T, tile, kTile * (kTile + 1));
+                       Divisor tiles, bool tf32, bool paired) {
+  constexpr int kE = kWidest<T>, kChannels = 8 * kE, kPer = sizeof(T) == 2 ? 2 : 1;
+  constexpr int kPitch = kPositions + kPer, kReads = kChannels * kPositions / kPer / kThreads;
+  FASTDL_SHARED(T, tile, kChannels * kPitch);
+  using Unit = Pack<T, kPer>;
   const uint32_t group = tiles.quotient(blockIdx.y);
-  const int channel0 = int(blockIdx.y - group * tiles.divisor) * kTile;
-  const int64_t position0 = int64_t(blockIdx.x) * kTile;
-  const int column = int(threadIdx.x);
+  const int channel0 = int(blockIdx.y - group * tiles.divisor) * kChannels;
+  const int64_t position0 = int64_t(blockIdx.x) * kPositions;
+  const int column = int(threadIdx.x) % (kPositions / kPer) * kPer,
+            row = int(threadIdx.x) / (kPositions / kPer);
   for (int64_t n = blockIdx.z; n < images; n += gridDim.z) {
-    const T* from = x + (n * groups + group) * channels * size;
-    for (int r = int(threadIdx.y); r < kTile; r += kTileRows) {
-      const int64_t position = position0 + column;
-      tile[r * (kTile + 1) + column] = channel0 + r < channels && position < size
-                                           ? from[int64_t(channel0 + r) * size + position]
-                                           : T(0.0f);
+    const T* const from = x + ((n * groups + group) * channels + channel0) * size + position0;
+    Unit units[kReads];
+    FASTDL_UNROLL
+    for (int k = 0; k < kReads; ++k) {
+      const int r = row + k * (kThreads * kPer / kPositions);
+      const bool there = channel0 + r < channels;
+      const T* const at = from + int64_t(r) * size + column;
+      if (paired && there && position0 + column < size) {
+        units[k] = *reinterpret_cast<const Unit*>(at);
+      } else {
+        FASTDL_UNROLL
+        for (int e = 0; e < kPer; ++e)
+          units[k].v[e] = there && position0 + column + e < size ? at[e] : T(0.0f);
+      }
+    }
+    FASTDL_UNROLL
+    for (int k = 0; k < kReads; ++k)
+      *reinterpret_cast<Unit*>(&tile[(row + k * (kThreads * kPer / kPositions)) * kPitch + column]) =
+          units[k];
+    sync_threads();
+    for (int i = int(threadIdx.x); i < 8 * kPositions; i += kThreads) {
+      const int channel = channel0 + i % 8 * kE;
+      const int64_t position = position0 + i / 8;
+      if (position >= size || channel >= padded) continue;
+      Pack<T, kE> chunk;
+      FASTDL_UNROLL
+      for (int e = 0; e < kE; ++e) chunk.v[e] = prepared(tile[(i % 8 * kE + e) * kPitch + i / 8], tf32);
+      T* const at = to + ((n * size + position) * groups + group) * padded + channel;
+      if (padded % kE == 0) {
+        *reinterpret_cast<Pack<T, kE>*>(at) = chunk;
+      } else {
+        FASTDL_UNROLL
+        for (int e = 0; e < kE; ++e)
+          if (channel + e < padded) at[e] = chunk.v[e];
+      }
     }
     sync_threads();
-    for (int r = int(threadIdx.y); r < kTile; r += kTileRows) {
-      const int64_t position = position0 + r;
-      if (position < size && channel0 + column < padded)
-        to[((n * size + position) * groups + group) * padded + channel0 + column] =
-            prepared(tile[column * (kTile + 1) + r], tf32);
-    }
-    sync_threads();
+  }
+}
+
+// At most kOut channels, one group.
+template <class T, int kOut>
+__global__ void __launch_bounds__(kThreads)
+    few_channels_last(T* to, const T* x, int64_t positions, int channels, Divisor size, bool tf32) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < positions;
+       i += int64_t(gridDim.x) * kThreads) {
+    const uint32_t n = size.quotient(uint32_t(i));
+    const T* const from = x + int64_t(n) * (channels - 1) * size.divisor + i;
+    Pack<T, kOut> all;
+    FASTDL_UNROLL
+    for (int c = 0; c < kOut; ++c)
+      all.v[c] = c < channels ? prepared(from[int64_t(c) * size.divisor], tf32) : T(0.0f);
+    *reinterpret_cast<Pack<T, kOut>*>(to + i * kOut) = all;
   }
 }
 
@@ -66,18 +110,40 @@ __global__ void __launch_bounds__(256) pack_weight(T* to, const T* weight, int64
 
 }  // namespace
 
+int64_t conv_chunk(Dtype dtype) {
+  return dtype == Dtype::float64 ? 2 : dtype == Dtype::float32 ? 4 : 8;
+}
+int64_t conv_padded(Dtype dtype, int64_t channels) {
+  const int64_t chunk = conv_chunk(dtype);
+  return conv_few(dtype, channels) ? chunk / 2 : (channels + chunk - 1) / chunk * chunk;
+}
+bool conv_few(Dtype dtype, int64_t channels) {
+  return dtype != Dtype::float64 && 2 * channels <= conv_chunk(dtype);
+}
+
 void channels_last(Dtype dtype, bool tf32, void* to, const void* x, int64_t images, int64_t channels,
                    int64_t groups, int64_t size, Stream stream) {
-  const int64_t padded = conv_padded(dtype, channels), tiles = (padded + kTile - 1) / kTile;
-  if (images * groups * padded * size == 0) return;
-  if (size >= int64_t(1) << 30 || tiles * groups > 65535)
-    throw std::invalid_argument("convolution on CUDA: too many channels, or more than 2^30 pixels");
-  const dim3 grid(unsigned((size + kTile - 1) / kTile), unsigned(tiles * groups),
-                  unsigned(images < 65535 ? images : 65535));
+  int64_t line = conv_padded(dtype, channels);
+  if (images * groups * line * size == 0) return;
+  if (line == channels) line = channels *= groups, groups = 1;  // nothing between the groups
+  const int64_t wide = 8 * conv_chunk(dtype), tiles = (line + wide - 1) / wide;
+  if (images * size >= int64_t(1) << 31 || tiles * groups > 65535)
+    throw std::invalid_argument("convolution on CUDA: too many channels, or more than 2^31 pixels");
   by_dtype(dtype, [&]<class T>(T) {
-    launch("channels_last", turn_channels_last<T>, grid, dim3(kTile, kTileRows), 0, stream,
-           static_cast<T*>(to), static_cast<const T*>(x), images, int(channels), int(groups), int(padded),
-           int(size), Divisor(uint32_t(tiles)), tf32);
+    T* const out = static_cast<T*>(to);
+    const T* const in = static_cast<const T*>(x);
+    const auto few = [&]<int kOut>() {
+      launch("channels_last", few_channels_last<T, kOut>, dim3(grid_for(images * size, kThreads)),
+             dim3(kThreads), 0, stream, out, in, images * size, int(channels), Divisor(uint32_t(size)), tf32);
+    };
+    if (groups == 1 && line == kWidest<T>) return few.template operator()<kWidest<T>>();
+    if constexpr (sizeof(T) < 8)
+      if (groups == 1 && line == kWidest<T> / 2) return few.template operator()<kWidest<T> / 2>();
+    const dim3 grid(unsigned((size + kPositions - 1) / kPositions), unsigned(tiles * groups),
+                    unsigned(images < 65535 ? images : 65535));
+    launch("channels_last", turn_channels_last<T>, grid, dim3(kThreads), 0, stream, out, in, images,
+           int(channels), int(groups), int(line), int(size), Divisor(uint32_t(tiles)), tf32,
+           size % 2 == 0 && aligned(x, 2 * sizeof(T)));
   });
 }
 

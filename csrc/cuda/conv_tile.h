@@ -6,11 +6,12 @@
 // change places within a line so that eight lines' chunks, as ldmatrix and 16-byte loads want them, lie in
 // different banks. A stage is kDepth summands; asynchronous copies fill it kStages - 1 rounds ahead.
 //
-// Products: mma.sync of 16-bit types and TF32 (operands rounded before they come here) with 8 warps, 2 x 4
-// (1 x 8 over 16 rows), or FMAs in float and double, a register tile for each thread. Both sum in float
-// (double).
+// Products: mma.sync of 16-bit types and TF32 (operands rounded before they come here, or each time they are
+// read) with 8 warps, 2 x 4 (1 x 8 over 16 rows), or FMAs in float and double, a register tile for each
+// thread. Both sum in float (double).
 #pragma once
 
+#include "cuda/conv.h"
 #include "cuda/numeric.h"
 
 namespace fastdl::cuda {
@@ -21,6 +22,9 @@ template <class T>
 constexpr int kChunk = kWidest<T>;  // elements
 template <class T>
 constexpr int kDepth = 4 * kChunk<T>;
+// What one copy brings: a chunk, or half of one where a tap has so few channels. Then chunks hold two taps.
+template <class T, bool kFew>
+constexpr int kPiece = kFew ? kChunk<T> / 2 : kChunk<T>;
 template <class T>
 constexpr int kColumns = sizeof(T) == 8 ? 64 : 128;
 
@@ -35,6 +39,14 @@ __device__ __forceinline__ int across(int line, int chunk) {
   return line * kSize + ((chunk ^ moved) * kChunk<T>);
 }
 
+template <bool kFew>
+__device__ __forceinline__ void copy_piece(void* to, const void* from, bool present) {
+  if constexpr (kFew)
+    cp_async_8_or_zeros(to, from, present);
+  else
+    cp_async_16_or_zeros(to, from, present);
+}
+
 template <class T>
 __device__ __forceinline__ void tensor_product(float (&d)[4], const uint32_t (&a)[4],
                                                const uint32_t (&b)[2]) {
@@ -44,7 +56,8 @@ __device__ __forceinline__ void tensor_product(float (&d)[4], const uint32_t (&a
     mma_m16n8k8_tf32(d, a, b);
 }
 
-template <class T, bool kAlong, int kRows>
+// kRound: float32 comes as it is.
+template <class T, bool kAlong, int kRows, bool kRound>
 struct TensorProduct {
   static constexpr int kN = kColumns<T>, kWarpsM = kRows < 32 ? 1 : 2, kWarpsN = 8 / kWarpsM;
   static constexpr int kWarpM = kRows / kWarpsM, kWarpN = kN / kWarpsN;
@@ -53,6 +66,16 @@ struct TensorProduct {
   __device__ __forceinline__ static int row() { return int(threadIdx.x) / 32 / kWarpsN * kWarpM; }
   __device__ __forceinline__ static int column() { return int(threadIdx.x) / 32 % kWarpsN * kWarpN; }
 
+  __device__ __forceinline__ static void round(uint32_t (&x)[4]) {
+    if constexpr (kRound && sizeof(T) == 4) {
+      FASTDL_UNROLL
+      for (uint32_t& bits : x) {
+        float value;
+        memcpy(&value, &bits, 4);
+        bits = to_tf32(value);
+      }
+    }
+  }
   // Rows m .. m + 15 and two chunks of summands (for TF32 a half of them each).
   __device__ __forceinline__ static void load_a(uint32_t (&to)[4], const T* a, int m, int step) {
     const int lane = lane_id();
@@ -92,12 +115,14 @@ struct TensorProduct {
       for (int j = 0; j < kWarpN / 8; j += 2) {
         uint32_t four[4];
         load_b(four, b, column() + 8 * j, step);
+        round(four);
         fb[j][0] = four[0], fb[j][1] = four[1], fb[j + 1][0] = four[2], fb[j + 1][1] = four[3];
       }
       FASTDL_UNROLL
       for (int i = 0; i < kWarpM / 16; ++i) {
         uint32_t fa[4];
         load_a(fa, a, row() + 16 * i, step);
+        round(fa);
         FASTDL_UNROLL
         for (int j = 0; j < kWarpN / 8; ++j) tensor_product<T>(sums[i][j], fa, fb[j]);
       }
@@ -169,9 +194,9 @@ struct FmaProduct {
   }
 };
 
-template <class T, bool kTensor, bool kAlong, int kRows>
+template <class T, bool kTensor, bool kAlong, int kRows, bool kRound = false>
 using ConvProduct =
-    std::conditional_t<kTensor, TensorProduct<T, kAlong, kRows>, FmaProduct<T, kAlong, kRows>>;
+    std::conditional_t<kTensor, TensorProduct<T, kAlong, kRows, kRound>, FmaProduct<T, kAlong, kRows>>;
 
 // load(step, stage) starts copies of every step in order, use(stage) multiplies; ends with a barrier.
 template <class Load, class Use>

@@ -12,6 +12,7 @@
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   cp_async_16_or_zeros(shared, global, present)
+//   cp_async_16_or_zeros_cached, cp_async_8_or_zeros        through the first-level cache
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
 //   multiprocessors()  capability()  zero(pointer, bytes, stream)                   of the current device
 //
@@ -165,6 +166,16 @@ __device__ __forceinline__ void cp_async_16(void* to, const void* from) {
 __device__ __forceinline__ void cp_async_16_or_zeros(void* to, const void* from, bool present) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                "r"(present ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void cp_async_16_or_zeros_cached(void* to, const void* from, bool present) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(present ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void cp_async_8_or_zeros(void* to, const void* from, bool present) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(present ? 8 : 0)
                : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() {

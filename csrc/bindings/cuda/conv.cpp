@@ -67,6 +67,17 @@ void register_conv(py::module_& m) {
     cuda::conv_gather(Dtype(dtype), tensor, pointer(y), pointer(x), pointer(weight), pointer(bias),
                       pointer(scratch), p, transposed, stream_of(stream));
   });
+  m.def("conv_gather_fits_hopper", [](int dtype, bool tensor, const ConvProblem& p, bool transposed) {
+    return cuda::conv_gather_fits_hopper(Dtype(dtype), tensor, p, transposed);
+  });
+  m.def("conv_gather_hopper_splits", [](int dtype, const ConvProblem& p, bool transposed) {
+    return cuda::conv_gather_hopper_splits(Dtype(dtype), p, transposed);
+  });
+  m.def("conv_gather_hopper", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
+                                 uintptr_t scratch, const ConvProblem& p, bool transposed, uintptr_t stream) {
+    cuda::conv_gather_hopper(Dtype(dtype), pointer(y), pointer(x), pointer(weight), pointer(bias),
+                             pointer(scratch), p, transposed, stream_of(stream));
+  });
   m.def("conv_weight_splits",
         [](int dtype, const ConvProblem& p) { return cuda::conv_weight_splits(Dtype(dtype), p); });
   m.def("conv_grad_weight", [](int dtype, bool tensor, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x,
@@ -74,6 +85,28 @@ void register_conv(py::module_& m) {
     cuda::conv_grad_weight(Dtype(dtype), tensor, pointer(grad_weight), pointer(grad_y), pointer(x),
                            pointer(scratch), p, stream_of(stream));
   });
+  m.def("conv_pointwise_fits", [](int dtype, const ConvProblem& p, uintptr_t grad_y, uintptr_t x) {
+    return cuda::conv_pointwise_fits(Dtype(dtype), p, pointer(grad_y), pointer(x));
+  });
+  m.def("conv_grad_weight_pointwise",
+        [](int dtype, bool tensor, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x, uintptr_t scratch,
+           const ConvProblem& p, uintptr_t stream) {
+          cuda::conv_grad_weight_pointwise(Dtype(dtype), tensor, pointer(grad_weight), pointer(grad_y),
+                                           pointer(x), pointer(scratch), p, stream_of(stream));
+        });
+  m.def("conv_weight_fits_hopper",
+        [](int dtype, const ConvProblem& p) { return cuda::conv_weight_fits_hopper(Dtype(dtype), p); });
+  m.def("conv_weight_hopper_splits", &cuda::conv_weight_hopper_splits);
+  m.def("conv_grad_weight_hopper", [](int dtype, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x,
+                                      uintptr_t scratch, const ConvProblem& p, uintptr_t stream) {
+    cuda::conv_grad_weight_hopper(Dtype(dtype), pointer(grad_weight), pointer(grad_y), pointer(x),
+                                  pointer(scratch), p, stream_of(stream));
+  });
+  m.def("conv_trial_begin", &cuda::conv_trial_begin);
+  m.def("conv_trial_end", [](uintptr_t stream) { return cuda::conv_trial_end(stream_of(stream)); });
+  m.def("conv_grad_weight_trial_begin", &cuda::conv_grad_weight_trial_begin);
+  m.def("conv_grad_weight_trial_end",
+        [](uintptr_t stream) { return cuda::conv_grad_weight_trial_end(stream_of(stream)); });
   m.def("depthwise_forward", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
                                 const ConvProblem& p, uintptr_t stream) {
     cuda::depthwise_forward(Dtype(dtype), pointer(y), pointer(x), pointer(weight), pointer(bias), p,

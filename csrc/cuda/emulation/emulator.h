@@ -242,9 +242,15 @@ inline float exp2_approximate(float x) {
 inline void cp_async_16(void* to, const void* from) {
   emulation::cp_async(to, from, 16);
 }
+alignas(16) inline constexpr uint64_t kZerosToCopy[2] = {0, 0};
 inline void cp_async_16_or_zeros(void* to, const void* from, bool present) {
-  static constexpr uint64_t kZeros[2] = {0, 0};
-  emulation::cp_async(to, present ? from : kZeros, 16);
+  emulation::cp_async(to, present ? from : kZerosToCopy, 16);
+}
+inline void cp_async_8_or_zeros(void* to, const void* from, bool present) {
+  emulation::cp_async(to, present ? from : kZerosToCopy, 8);
+}
+inline void cp_async_16_or_zeros_cached(void* to, const void* from, bool present) {
+  cp_async_16_or_zeros(to, from, present);
 }
 inline void cp_async_commit() {
   emulation::cp_async_commit();

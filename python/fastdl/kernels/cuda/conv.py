@@ -5,7 +5,9 @@ convolution, its gradient of x (which is also the transposed convolution) and th
 
 - ``direct``: an implicit product on tensor cores (16-bit types; float32 if TF32 is allowed) or by FMAs. Arrays are
   turned to channels last first, so x crosses memory four times in all and y once; the gradients share the copies.
-- ``pointwise``: 1x1 kernels are plain products by the array's own library.
+  On Hopper there are two kinds of kernels for tensor cores, see :mod:`fastdl.kernels.cuda.hopper`.
+- ``pointwise``: 1x1 kernels are plain products by the array's own library. (Their gradient of the weights is the
+  direct one, which reads the arrays as they are where an image's size is a multiple of 4.)
 - ``depthwise``: groups of one input channel, read and written as they are.
 - ``im2col``: windows as explicit columns and plain products: the readable base, and what remains for strides so large
   that the gradient of x would fall into very many classes.
@@ -24,6 +26,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
 from fastdl.kernels.cuda.elementwise import add_forward
+from fastdl.kernels.cuda.hopper import family, half_types, hopper_trusted
 from fastdl.kernels.cuda.linear import matmul
 from fastdl.kernels.cuda.reduce import sum_forward
 
@@ -165,19 +168,12 @@ class _Convolution:
         if self.problem.batch * self.size_out * self.size_in == 0:
             return self.runtime.zeros(grad_weight.shape, self.dtype)
         name = self.choose("grad_weight")
-        extension = self.runtime.extension
         if name == "depthwise":
-            scratch = self.scratch(extension.depthwise_splits(self.problem) * grad_weight.size)
+            scratch = self.scratch(self.runtime.extension.depthwise_splits(self.problem) * grad_weight.size)
             self._run("depthwise_grad_weight", grad_weight, grad_y, x, scratch, self.problem)
             return grad_weight
         if name == "direct":
-            padded = extension.conv_padded(self.number, self.group_in)
-            splits = extension.conv_weight_splits(self.number, self.problem)
-            scratch = self.scratch(splits * self.problem.out_channels * self.taps * padded)
-            last_y = self.last(grad_y, self.group_out, self.size_out)
-            last_x = self.last(x, self.group_in, self.size_in)
-            self._run("conv_grad_weight", self.tf32, grad_weight, last_y, last_x, scratch, self.problem)
-            return grad_weight
+            return self._sum_pixels(grad_weight, grad_y, x)
         patches = self._grouped(x if name == "pointwise" else self._unfold(x), self.group_in * self.taps)
         product = self._product(self._grouped(grad_y, self.group_out), patches.swapaxes(-1, -2))
         return sum_forward(product, (0,)).reshape(grad_weight.shape)
@@ -195,10 +191,47 @@ class _Convolution:
         packed = self.empty((rows, self.taps, extension.conv_padded(self.number, channels)))
         self._run("conv_pack_weight", self.tf32, packed, weight, problem, transposed)
         last = self.last(x, channels, size)
-        splits = extension.conv_gather_splits(self.number, problem, transposed)
+        hopper = extension.conv_gather_fits_hopper(
+            self.number, self.tf32, problem, transposed
+        ) and hopper_trusted("conv", self.runtime)
+        count = extension.conv_gather_hopper_splits if hopper else extension.conv_gather_splits
+        splits = count(self.number, problem, transposed)
         scratch = self.scratch(splits * y.size) if splits > 1 else None
-        self._run("conv_gather", self.tf32, y, last, packed, bias, scratch, problem, transposed)
+        if hopper:
+            self._run("conv_gather_hopper", y, last, packed, bias, scratch, problem, transposed)
+        else:
+            self._run("conv_gather", self.tf32, y, last, packed, bias, scratch, problem, transposed)
         return y
+
+    def _sum_pixels(self, grad_weight: Array, grad_y: Array, x: Array) -> Array:
+        """The implicit product for the gradient of the weights."""
+        extension, problem = self.runtime.extension, self.problem
+        hopper = extension.conv_weight_fits_hopper(self.number, problem) and hopper_trusted(
+            "conv_grad_weight", self.runtime
+        )
+        plain = self.runtime.pointer(grad_y), self.runtime.pointer(x)
+        pointwise = extension.conv_pointwise_fits(self.number, problem, *plain)
+        if pointwise and hopper:
+            # Arrays as they are save a copy, 4 bytes * (out + in) a pixel; wgmma saves half the time of 2 * out * in
+            # operations. By public figures (2.5 TB/s, 600 TFLOP/s) the two are equal here.
+            out, into = self.group_out, self.group_in
+            pointwise = out * into <= 480 * (out + into)
+        if hopper and not pointwise:
+            splits = extension.conv_weight_hopper_splits(problem)
+        else:
+            splits = extension.conv_weight_splits(self.number, problem)
+        padded = extension.conv_padded(self.number, self.group_in)
+        scratch = self.scratch(splits * problem.out_channels * self.taps * padded)
+        if pointwise:
+            self._run("conv_grad_weight_pointwise", self.tf32, grad_weight, grad_y, x, scratch, problem)
+            return grad_weight
+        last_y = self.last(grad_y, self.group_out, self.size_out)
+        last_x = self.last(x, self.group_in, self.size_in)
+        if hopper:
+            self._run("conv_grad_weight_hopper", grad_weight, last_y, last_x, scratch, problem)
+        else:
+            self._run("conv_grad_weight", self.tf32, grad_weight, last_y, last_x, scratch, problem)
+        return grad_weight
 
     # ---- plain products
 
@@ -223,6 +256,44 @@ class _Convolution:
 
     def _constant(self, y: Array, bias: Array | None) -> Array:
         return self._biased(self.runtime.zeros(y.shape, self.dtype), bias)
+
+
+def _trials(runtime: Any) -> list[tuple[_Convolution, Array, Array, Array]]:
+    """Problems for a trial, with x, weights and y's gradient: all types; tiles of each size and more than one for each
+    multiprocessor, with ragged edges; strides and dilation."""
+    trials = []
+    for dtype in (*half_types(), np.dtype(np.float32)):
+        rng = np.random.default_rng(0)
+        for images, out_channels, stride, dilation in (
+            (runtime.extension.multiprocessors() + 1, 64, (1, 1), (1, 1)),
+            (runtime.extension.multiprocessors() + 1, 192, (1, 2), (2, 1)),
+            (1 + runtime.extension.multiprocessors() // 4, 192, (1, 1), (1, 1)),
+        ):
+            shapes = (images, 64, 17, 17), (out_channels, 64, 3, 3)
+            problem = runtime.extension.conv_problem("conv", *shapes, stride, (1, 1), dilation, 1)
+            y = (images, out_channels, *problem.outputs[1:])
+            x, weight, grad_y = (
+                runtime.from_host(rng.standard_normal(s, np.float32).astype(dtype)) for s in (*shapes, y)
+            )
+            c = _Convolution("conv", problem, x, weight)
+            c.tf32 = dtype == np.float32
+            trials.append((c, x, weight, grad_y))
+    return trials
+
+
+@family("conv")
+def _problem(runtime: Any) -> list[Array]:
+    results = []
+    for c, x, weight, grad_y in _trials(runtime):
+        results.append(c._gather(c.empty(grad_y.shape), x, weight, None, False))
+        results.append(c._gather(c.empty(x.shape), grad_y, weight, None, True))
+    return results
+
+
+@family("conv_grad_weight")
+def _problem_of_weights(runtime: Any) -> list[Array]:
+    trials = [t for t in _trials(runtime) if t[1].dtype.itemsize == 2]
+    return [c._sum_pixels(c.empty(weight.shape), grad_y, x) for c, x, weight, grad_y in trials]
 
 
 def _bias(op: str, bias: Array | None, like: Array, channels: int) -> Array | None:
