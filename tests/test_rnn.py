@@ -8,14 +8,39 @@ import numpy as np
 import pytest
 
 import fastdl
+import parity
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn.utils import rnn as sequences
-from parity import THREADS, assert_close, backends, check_gradient, load
+from fastdl.kernels.cuda import rnn as cuda_rnn
+from parity import THREADS, assert_close, check_gradient
 
 DTYPES = (np.float32, np.float64)
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
+
+# How the CUDA kernels compute the steps, which the problem chooses otherwise (csrc/cuda/rnn_launch.h).
+LAUNCHES = ("resident", "grid", "steps")
+
+
+def backends(cuda=False):
+    levels = parity.backends(cuda)
+    ways = [f"cuda-{way}" for way in LAUNCHES] if "cuda" in levels else []
+    return [level for level in levels if level != "cuda"] + ways
+
+
+@pytest.fixture(autouse=True)
+def as_the_problem_chooses():
+    yield
+    cuda_rnn.LAUNCHES = LAUNCHES[0]
+
+
+def load(level):
+    if not level.startswith("cuda"):
+        return parity.load(level)
+    cuda_rnn.LAUNCHES = level.removeprefix("cuda-")
+    return parity.load("cuda")
+
 
 # batch sizes of the steps, input, hidden: one of everything, sizes around vectors and register tiles, thin and
 # tall batches, sequences that end (or, backwards, start) in the middle of a block and of the batch.
@@ -286,13 +311,14 @@ def test_binding_refuses(level):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
 
 
-@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
-def test_tensor_cores(monkeypatch, kind, cell, name):
+@pytest.mark.parametrize("way", LAUNCHES)
+def test_tensor_cores(monkeypatch, kind, cell, name, way):
     """16-bit types and TF32: each step rounds the state, and errors add up over the steps."""
-    module = load("cuda")
+    module = load(f"cuda-{way}")
     dtype = np.float32 if kind == "tf32" else np.float16
     if kind == "tf32":
         monkeypatch.setattr(kernels.precisions, "matmul", "high")
