@@ -7,12 +7,13 @@ import threading
 import numpy as np
 import pytest
 
+import emulation
 import fastdl
 import parity
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from fastdl.nn.utils import rnn as sequences
 from fastdl.kernels.cuda import rnn as cuda_rnn
+from fastdl.nn.utils import rnn as sequences
 from parity import THREADS, assert_close, check_gradient
 
 DTYPES = (np.float32, np.float64)
@@ -59,6 +60,7 @@ PROBLEMS = {
     "lengths, thin": ([3, 2, 2, 1], 4, 20),
     "lengths, tall": ([40, 33, 29, 28, 15, 14, 3, 1], 5, 34),
     "long": ([2] * 70, 3, 8),
+    "wide": ([18] * 2, 2, 120),
 }
 
 
@@ -309,6 +311,23 @@ def test_binding_refuses(level):
     gru, _ = problem("lengths", "gru", np.float32)
     with pytest.raises(ValueError, match="LSTM's"):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
+
+
+@pytest.mark.skipif(
+    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
+)
+@pytest.mark.parametrize("cell", CELLS)
+def test_launches_are_chosen_by_the_problem(cell):
+    """A launch of blocks that meet where weights are too many for a block or a step has two products, but not too many
+    for all blocks, and there is more than one step: for each direction, or for both if there are blocks enough."""
+    module = load("cuda-resident")
+    count = emulation.extension().cooperative_launches
+    many, twice = cell in ("lstm", "gru_before"), cell == "gru_before"
+    for name, times in {"wide": 2 * many, "deep": 0, "one step": 0, "lengths": int(twice)}.items():
+        arguments, grads = problem(name, cell, np.float32, directions=2)
+        before = count()
+        compute(module, arguments, grads)
+        assert count() - before == 2 * times, name  # forward and backward
 
 
 @pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")

@@ -33,13 +33,9 @@ struct Backward : RnnBody<T> {
     C carried, grad, mask, h, y, gate[4], c, c_before, later;
   };
 
-  static constexpr int iterations(int steps) { return steps + 1; }
-  template <class Table>
-  __host__ __device__ __forceinline__ RnnSteps steps(const Table& table, int k) const {
-    const int n = table.steps - 1 - k;
-    return {table.at(n - 1, this->reverse), table.at(n, this->reverse), table.at(n + 1, this->reverse)};
-  }
-  // In the order of the forward pass; `after` is done.
+  // Iterations, and the step of the k-th.
+  __host__ __device__ __forceinline__ static int iterations(int steps) { return steps + 1; }
+  __host__ __device__ __forceinline__ static int step(int steps, int k) { return steps - 1 - k; }
   __host__ __device__ __forceinline__ int rows(const RnnSteps& s, int phase) const {
     return phase == 1 || s.now.rows > s.after.rows ? s.now.rows : s.after.rows;
   }

@@ -27,11 +27,9 @@ struct Forward : RnnBody<T> {
     C input[4], bias, h, carried, mask;
   };
 
-  static constexpr int iterations(int steps) { return steps; }
-  template <class Table>
-  __host__ __device__ __forceinline__ RnnSteps steps(const Table& table, int k) const {
-    return {table.at(k - 1, this->reverse), table.at(k, this->reverse), table.at(k + 1, this->reverse)};
-  }
+  // Iterations, and the step of the k-th.
+  __host__ __device__ __forceinline__ static int iterations(int steps) { return steps; }
+  __host__ __device__ __forceinline__ static int step(int, int k) { return k; }
   __host__ __device__ __forceinline__ int rows(const RnnSteps& s, int) const { return s.now.rows; }
   __device__ __forceinline__ T initial(int r, int unit) const {
     const int64_t at = int64_t(r) * output + unit;

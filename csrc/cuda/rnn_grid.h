@@ -33,17 +33,22 @@ constexpr int kGridRows = 16, kGridUnits = kGridThreads / kGridRows, kGridColumn
 constexpr int kGridStep = 32;          // bytes of a line that one step of the tensor cores takes
 constexpr int kCounterStep = 128 / 4;  // counters in cache lines of their own
 
+// A block's part of a product's weights, in bytes.
+struct GridSlice {
+  int columns, pitch, at;
+};
 // How a block's shared memory is used, in bytes: weights of both products, sums of the warps, lines.
 struct GridPlan {
-  int units;                 // of a block
-  int columns[2], pitch[2];  // of the weights, bytes
-  int weight[2], sums, sum_step, lines;
+  int units;  // of a block
+  GridSlice slice[2];
+  int sums, sum_step, lines;
   int line_shift;  // a line has 2^line_shift chunks of 16 bytes
   int64_t bytes;
   unsigned blocks, groups;  // of a direction: blocks that share sequences, groups of sequences
   double cycles;            // of a step, estimated, to choose between plans
 
-  __host__ __device__ __forceinline__ int line_pitch() const { return (16 << line_shift) + 16; }
+  // Not by an index: the compiler would copy the plan to memory.
+  __device__ __forceinline__ GridSlice of(int phase) const { return phase == 0 ? slice[0] : slice[1]; }
 };
 
 // The state on its way to a warp: of each pass and each line of it 16 rows, two lines ahead.
@@ -202,16 +207,18 @@ __global__ void __launch_bounds__(kGridThreads)
   const Body& body = layer.of[blockIdx.z];
   counters += (blockIdx.z * gridDim.y + blockIdx.y) * kCounterStep;
   const int warp = int(threadIdx.x) / 32, units = plan.units, first_unit = int(blockIdx.x) * units;
-  for (int phase = 0; phase < body.products; ++phase)
-    load_weights<T, kTensor>(
-        {reinterpret_cast<T*>(shared + plan.weight[phase]), plan.pitch[phase] / int(sizeof(T))},
-        body.product[phase], plan.columns[phase], units, first_unit);
+  for (int phase = 0; phase < body.products; ++phase) {
+    const GridSlice slice = plan.of(phase);
+    load_weights<T, kTensor>({reinterpret_cast<T*>(shared + slice.at), slice.pitch / int(sizeof(T))},
+                             body.product[phase], slice.columns, units, first_unit);
+  }
   C* const sums = reinterpret_cast<C*>(shared + plan.sums);
+  const int sum_step = plan.sum_step, line_pitch = (16 << plan.line_shift) + 16;
   const int own_row = int(threadIdx.x) / units, own_column = int(threadIdx.x) % units;
   const int first_row = int(blockIdx.y) * kGridRows, row_step = int(gridDim.y) * kGridRows;
   uint32_t met = 0;  // signals of the group when all blocks have come so far
   for (int k = 0; k < Body::iterations(table.steps); ++k) {
-    const RnnSteps steps = body.steps(table, k);
+    const RnnSteps steps = table.around(Body::step(table.steps, k), body.reverse);
     for (int phase = 0; phase < body.products; ++phase) {
       const StepProduct<T>& product = body.product[phase];
       const int rows = first_unit < product.units ? body.rows(steps, phase) : 0,
@@ -224,28 +231,28 @@ __global__ void __launch_bounds__(kGridThreads)
       if (threadIdx.x == 0) wait_for(counters, met);
       sync_threads();
 
-      const int all = plan.pitch[phase] / kGridStep;  // steps of the sum; the pitch has half of one more
+      const GridSlice slice = plan.of(phase);
+      const int all = slice.pitch / kGridStep;  // steps of the sum; the pitch has half of one more
       const int begin = all * warp / kGridWarps * kGridStep;
-      WarpLines lines{shared + plan.lines + warp * 2 * kGridRows * plan.line_pitch(),
+      WarpLines lines{shared + plan.lines + warp * 2 * kGridRows * line_pitch,
                       reinterpret_cast<const unsigned char*>(body.state(phase, k)) + begin,
                       int64_t(product.pitch) * int64_t(sizeof(T)),
                       all * (warp + 1) / kGridWarps * kGridStep - begin,
                       plan.line_shift,
-                      plan.line_pitch(),
+                      line_pitch,
                       rows,
                       row_step,
                       first_row,
                       0,
                       0};
-      const Lines<T> weight{reinterpret_cast<T*>(shared + plan.weight[phase] + begin),
-                            plan.pitch[phase] / int(sizeof(T))};
+      const Lines<T> weight{reinterpret_cast<T*>(shared + slice.at + begin), slice.pitch / int(sizeof(T))};
       lines.load();
       lines.load();
       int copy = 0;
       for (int row = first_row; row < rows; row += row_step) {
         if (row != first_row && present(row)) item = body.load(steps, phase, row + own_row, unit);
-        warp_product<T, kTensor>(sums + warp * kGridRows * plan.sum_step, plan.sum_step, lines, copy, weight,
-                                 plan.columns[phase], lines.count(row));
+        warp_product<T, kTensor>(sums + warp * kGridRows * sum_step, sum_step, lines, copy, weight,
+                                 slice.columns, lines.count(row));
         sync_threads();
         if (present(row))
           body.finish(
@@ -254,7 +261,7 @@ __global__ void __launch_bounds__(kGridThreads)
                 C total = 0;
                 FASTDL_UNROLL
                 for (int part = 0; part < kGridWarps; ++part)
-                  total += sums[(part * kGridRows + own_row) * plan.sum_step + gate * units + own_column];
+                  total += sums[(part * kGridRows + own_row) * sum_step + gate * units + own_column];
                 return total;
               },
               body.next(phase, k));
@@ -277,13 +284,12 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
   for (int phase = 0; phase < body.products; ++phase) {
     const StepProduct<T>& product = body.product[phase];
     const int steps = int((int64_t(product.size) * int64_t(sizeof(T)) + kGridStep - 1) / kGridStep);
-    plan.columns[phase] = (product.gates * units + 15) / 16 * 16;
-    plan.pitch[phase] = steps * kGridStep + 16;
-    plan.weight[phase] = int(bytes);
-    bytes += int64_t(plan.columns[phase]) * plan.pitch[phase];
+    GridSlice& slice = plan.slice[phase];
+    slice = {(product.gates * units + 15) / 16 * 16, steps * kGridStep + 16, int(bytes)};
+    bytes += int64_t(slice.columns) * slice.pitch;
     if (bytes > shared_memory()) return std::nullopt;
     most = std::max(most, product.units);
-    columns = std::max(columns, plan.columns[phase]);
+    columns = std::max(columns, slice.columns);
     last = std::max(last, (steps + kGridWarps - 1) / kGridWarps);
   }
   plan.blocks = unsigned((most + units - 1) / units);
@@ -294,7 +300,7 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
   plan.line_shift = 1;
   while (16 << plan.line_shift < last * kGridStep) ++plan.line_shift;
   for (; plan.line_shift > 0; --plan.line_shift) {
-    plan.bytes = bytes + int64_t(kGridWarps) * 2 * kGridRows * plan.line_pitch();
+    plan.bytes = bytes + int64_t(kGridWarps) * 2 * kGridRows * ((16 << plan.line_shift) + 16);
     if (plan.bytes <= shared_memory()) return plan;
   }
   return std::nullopt;
@@ -315,7 +321,7 @@ std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
     if (plan->groups == 0) continue;
     const int passes = (tiles + int(plan->groups) - 1) / int(plan->groups);
     for (int phase = 0; phase < body.products; ++phase) {
-      const double size = body.product[phase].size, columns = plan->columns[phase];
+      const double size = body.product[phase].size, columns = plan->slice[phase].columns;
       const double rows = body.batch < kGridRows && !kTensor ? body.batch : kGridRows;
       plan->cycles += kMeeting + passes * size *
                                      (rows * columns / kRate + columns * sizeof(T) / kFromShared +

@@ -65,7 +65,9 @@ template <class T, bool kTensor, class Body>
 void run_steps(const char* name, const Body& body, const RnnProblem& p, Stream stream) {
   const StepList list{p, int(p.steps())};
   for (int k = 0; k < Body::iterations(list.steps); ++k) {
-    const RnnSteps steps = body.steps(list, k);
+    const int n = Body::step(list.steps, k);
+    const RnnSteps steps{list.at(n - 1, body.reverse), list.at(n, body.reverse),
+                         list.at(n + 1, body.reverse)};
     for (int phase = 0; phase < body.products; ++phase) {
       const int rows = body.rows(steps, phase), units = kColumns / body.product[phase].gates;
       if (rows == 0) continue;

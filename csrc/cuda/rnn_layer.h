@@ -15,7 +15,7 @@
 
 namespace fastdl::cuda {
 
-// Steps are numbered in the order in which they are computed forward.
+// Steps are numbered in the order in which they are computed forward. Backward, `after` is done.
 struct RnnStep {
   int rows;
   int64_t start;
@@ -32,7 +32,7 @@ struct StepTable {
   int end[kRuns], rows[kRuns];  // the step after the run; rows of its steps
   int64_t start[kRuns];         // where step 0 would start if all had as many rows
 
-  __host__ __device__ __forceinline__ RnnStep at(int n, bool reverse) const {
+  __device__ __forceinline__ RnnStep at(int n, bool reverse) const {
     if (n < 0 || n >= steps) return {0, 0};
     const int t = reverse ? steps - 1 - n : n;
     int first = 0, last = runs - 1;
@@ -44,6 +44,9 @@ struct StepTable {
         first = middle + 1;
     }
     return {rows[first], start[first] + int64_t(t) * rows[first]};
+  }
+  __device__ __forceinline__ RnnSteps around(int n, bool reverse) const {
+    return {at(n - 1, reverse), at(n, reverse), at(n + 1, reverse)};
   }
 };
 

@@ -14,10 +14,10 @@ constexpr int kResidentThreads = 256;
 template <bool kTensor>
 constexpr int kResidentRows = kTensor ? 16 : 8;
 
-// sums[r * step + c] = state(r) . weight(c) for all columns.
+// sums[r * step + c] = state(r) . weight(c) for all columns of the first `rows` rows.
 template <class T, bool kTensor>
 __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, const Lines<T>& state,
-                                                 const Lines<T>& weight, int columns, int size) {
+                                                 const Lines<T>& weight, int columns, int size, int rows) {
   using C = Compute<T>;
   constexpr int kPer = int(16 / sizeof(T));
   if constexpr (kTensor) {
@@ -39,7 +39,7 @@ __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, con
   } else {
     constexpr int kWidth = kResidentThreads / 2;  // two threads share a column, four rows each
     const int first = int(threadIdx.x) / kWidth * 4, packs = (size + kPer - 1) / kPer;
-    for (int c = int(threadIdx.x) % kWidth; c < columns; c += 2 * kWidth) {
+    for (int c = int(threadIdx.x) % kWidth; c < columns && first < rows; c += 2 * kWidth) {
       const int other = c + kWidth < columns ? c + kWidth : c;
       C sum[4][2] = {};
       for (int k = 0; k < packs; ++k) {
@@ -47,6 +47,7 @@ __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, con
         const auto w1 = *reinterpret_cast<const Pack<T, kPer>*>(weight.chunk(other, k));
         FASTDL_UNROLL
         for (int r = 0; r < 4; ++r) {
+          if (first + r >= rows) break;
           const auto x = *reinterpret_cast<const Pack<T, kPer>*>(state.chunk(first + r, k));
           FASTDL_UNROLL
           for (int e = 0; e < kPer; ++e) {
@@ -106,11 +107,11 @@ __global__ void __launch_bounds__(kResidentThreads)
   }
   const NextRows<T> next{state.data, first_row, plan.pitch};
   for (int k = 0; k < Body::iterations(table.steps); ++k) {
-    const RnnSteps steps = body.steps(table, k);
+    const RnnSteps steps = table.around(Body::step(table.steps, k), body.reverse);
     const int all = body.rows(steps, 0);
     const int rows = all - first_row < kCount ? all - first_row : kCount;
     sync_threads();  // the state is complete
-    resident_product<T, kTensor>(sums, plan.sum_step, state, weight, plan.columns, plan.size);
+    resident_product<T, kTensor>(sums, plan.sum_step, state, weight, plan.columns, plan.size, rows);
     sync_threads();
     for (int n = int(threadIdx.x); n < rows * plan.units; n += kResidentThreads) {
       const int r = n / plan.units, unit = n % plan.units;

@@ -7,6 +7,8 @@ namespace emulation {
 
 constexpr int kResidentBlocks = 8;  // few, so that small tests find grids that do not fit
 
+int64_t cooperative_launches();  // so far
+
 // A thread that waits for a counter gives way to all others of all blocks; if none can go on, that is an
 // error.
 void signal(uint32_t* counter);

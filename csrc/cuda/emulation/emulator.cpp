@@ -510,9 +510,12 @@ void Worker::end() {
   if (error_) std::rethrow_exception(error_);
 }
 
+std::atomic<int64_t> cooperative_count{0};
+
 // All blocks alive at once, on one host thread. Each goes as far as it can, so that a block that does not
 // wait for another is far ahead of it, or behind.
 void run_cooperative(const Launch& launch, uint64_t blocks) {
+  ++cooperative_count;
   const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
   std::vector<std::unique_ptr<Worker>> workers;
   for (uint64_t b = 0; b < blocks; ++b) {
@@ -569,6 +572,9 @@ void collective(void* argument, void (*work)(void* const[32]), const Site& site)
 }
 void warp_barrier(const Site& site) {
   Worker::current()->warp_barrier(site);
+}
+int64_t cooperative_launches() {
+  return cooperative_count;
 }
 void signal(uint32_t* counter) {
   release(counter);

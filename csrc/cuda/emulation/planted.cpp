@@ -215,6 +215,7 @@ void register_emulation(py::module_& m) {
                                                  : Order::random,
                          seed);
   });
+  m.def("cooperative_launches", emulation::cooperative_launches);
   m.def("run_planted", [](const std::string& name, uintptr_t y, uintptr_t x, unsigned threads) {
     for (const Planted& p : kPlanted)
       if (p.name == name) {
