@@ -60,6 +60,7 @@ PROBLEMS = {
     "lengths, thin": ([3, 2, 2, 1], 4, 20),
     "lengths, tall": ([40, 33, 29, 28, 15, 14, 3, 1], 5, 34),
     "long": ([2] * 70, 3, 8),
+    "many lengths": (list(range(66, 0, -1)), 2, 4),
     "wide": ([18] * 2, 2, 120),
 }
 

@@ -16,11 +16,11 @@ enum class RnnLaunches : int { resident, grid, steps };
 struct RnnForward {
   void *y, *h_n, *c_n;  // N x P, rows y_step elements apart; B x P; B x H
   int64_t y_step;
-  void *gates, *cells;         // for backward: columns() x N x H, N x H
-  void *carry, *update;        // C, B x H: the LSTM's c; gru_before's z
-  const void* a;               // N x G H: W_ih x + b_ih
-  const void *h0, *c0, *mask;  // B x P, B x H, B x P
-  const void *w_hh, *b_hh, *w_hr;
+  void *gates, *cells;                    // for backward: columns() x N x H, N x H
+  void *carry, *update;                   // C, B x H: the LSTM's c; gru_before's z
+  const void* a;                          // N x G H: W_ih x
+  const void *h0, *c0, *mask;             // B x P, B x H, B x P
+  const void *w_hh, *b_ih, *b_hh, *w_hr;  // biases: both or neither
 };
 
 struct RnnBackward {

@@ -4,7 +4,7 @@
 //   gru_before            sums for r and z, then r h for the second product; sums = W_hn (r h), then the
 //   state projecting LSTM       gates, then m = o tanh(c) for the second product; sums = W_hr m
 //
-// W_ih x + b_ih of all rows is there already. c is carried in the type computed in. Saved for backward: gates
+// W_ih x of all rows is there already. c is carried in the type computed in. Saved for backward: gates
 // (a plane of N x H each; the GRU's fourth is W_hn h + b_hn) and cells.
 #include "cuda/rnn_launch.h"
 
@@ -19,10 +19,10 @@ struct Forward : RnnBody<T> {
   using RnnBody<T>::output;
   T *y, *h_n, *c_n, *gates, *cells;
   C *carry, *update;
-  const T *a, *h0, *c0, *mask, *b_hh;
+  const T *a, *h0, *c0, *mask, *b_ih, *b_hh;
   int64_t y_step;
 
-  // Of a row and a unit: gates' inputs with their biases, but that of the GRU's n; the state before.
+  // Of a row and a unit: gates' inputs with their biases, but for W_hh's of the GRU's n; the state before.
   struct Item {
     C input[4], bias, h, carried, mask;
   };
@@ -48,6 +48,7 @@ struct Forward : RnnBody<T> {
       if (gate >= count || later || projects) continue;
       x.input[gate] = widen(a[(s.now.start + r) * count * hidden + gate * hidden + unit]);
       if (b_hh == nullptr) continue;
+      x.input[gate] += widen(b_ih[gate * hidden + unit]);
       const C bias = widen(b_hh[gate * hidden + unit]);
       if (cell == RnnCell::gru && gate == 2)
         x.bias = bias;
@@ -163,7 +164,7 @@ void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>
       body.gates = out(f.gates), body.cells = out(f.cells);
       body.carry = static_cast<C*>(f.carry), body.update = static_cast<C*>(f.update);
       body.a = in(f.a), body.h0 = in(f.h0), body.c0 = in(f.c0), body.mask = in(f.mask),
-      body.b_hh = in(f.b_hh);
+      body.b_ih = in(f.b_ih), body.b_hh = in(f.b_hh);
       body.y_step = f.y_step;
       ++layer.count;
     }

@@ -309,9 +309,9 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
 // The best plan for so many directions in a launch, by cycles of a step.
 template <class T, bool kTensor, class Body>
 std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
-  constexpr double kMeeting = 2500, kFromCache = 64, kFromShared = 128;  // bytes a cycle
-  constexpr double kRate = sizeof(T) == 2 ? 512 : sizeof(T) == 8 ? 64 : kTensor ? 256 : 128;
+  constexpr double kMeeting = 2500, kFromShared = 128, kRate = kMultiplyAdds<T, kTensor>;
   const int tiles = (body.batch + kGridRows - 1) / kGridRows;
+  const double rows = kTensor ? kGridRows : std::min(body.batch, kGridRows);
   std::optional<GridPlan> best;
   for (int units = kGridUnits; units >= 4; units /= 2) {
     auto plan = grid_plan<T, kTensor>(body, units);
@@ -322,7 +322,6 @@ std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
     const int passes = (tiles + int(plan->groups) - 1) / int(plan->groups);
     for (int phase = 0; phase < body.products; ++phase) {
       const double size = body.product[phase].size, columns = plan->slice[phase].columns;
-      const double rows = body.batch < kGridRows && !kTensor ? body.batch : kGridRows;
       plan->cycles += kMeeting + passes * size *
                                      (rows * columns / kRate + columns * sizeof(T) / kFromShared +
                                       rows * sizeof(T) / kFromCache);
@@ -332,22 +331,24 @@ std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
   return best;
 }
 
-// Starts the kernel, if it fits: for both directions at once, or one after the other where that is less work.
+// Starts the kernel, if it fits and takes less than `limit` cycles for a step of all directions: of both at
+// once, or one after the other where that is less work.
 template <class T, bool kTensor, class Body>
 bool run_grid(const char* name, const Directions<Body>& layer, const StepTable& table, uint32_t* counters,
-              Stream stream) {
-  auto one = grid_plan_of<T, kTensor>(layer.of[0], 1);
+              double limit, Stream stream) {
+  const auto one = grid_plan_of<T, kTensor>(layer.of[0], 1);
   if (!one) return false;
   std::optional<GridPlan> both;
   if (layer.count == 2) both = grid_plan_of<T, kTensor>(layer.of[0], 2);
   if (both && both->cycles > 2 * one->cycles) both.reset();
   const GridPlan& plan = both ? *both : *one;
-  for (int d = 0; d < layer.count; ++d) {
+  const int launches = both ? 1 : layer.count;
+  if (plan.cycles * launches > limit) return false;
+  for (int d = 0; d < launches; ++d) {
     const Directions<Body> part = both ? layer : Directions<Body>{{layer.of[d], {}}, 1};
     launch_cooperative(name, rnn_grid<T, kTensor, Body>, dim3(plan.blocks, plan.groups, unsigned(part.count)),
                        dim3(kGridThreads), size_t(plan.bytes), stream, part, table, plan,
                        counters + d * int64_t(plan.groups) * kCounterStep);
-    if (both) break;
   }
   return true;
 }

@@ -1,8 +1,11 @@
 // How a direction's steps are computed, by the problem alone: by one launch of independent blocks where the
 // weights fit into one block's shared memory (rnn_resident.h), by one of blocks that meet in each step where
-// they fit into all blocks' together (rnn_grid.h), else by a launch for each product (rnn_step.h).
+// they fit into all blocks' together (rnn_grid.h), else, and for very many sequences, by a launch for each
+// product (rnn_step.h).
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "cuda/rnn_grid.h"
@@ -61,6 +64,22 @@ struct StepList {
   }
 };
 
+// Estimated cycles of a step with a launch for each product.
+template <class T, bool kTensor, class Body>
+double step_cycles(const Body& body) {
+  constexpr double kLaunch = 6000;
+  constexpr double kOfElement =
+      std::max(kRows * kColumns / kMultiplyAdds<T, kTensor>, (kRows + kColumns) * sizeof(T) / kFromCache);
+  double cycles = 0;
+  for (int phase = 0; phase < body.products; ++phase) {
+    const StepProduct<T>& product = body.product[phase];
+    const int units = kColumns / product.gates, all = multiprocessors();
+    const int64_t blocks = int64_t((product.units + units - 1) / units) * ((body.batch + kRows - 1) / kRows);
+    cycles += kLaunch + double((blocks + all - 1) / all) * product.size * kOfElement;
+  }
+  return cycles;
+}
+
 template <class T, bool kTensor, class Body>
 void run_steps(const char* name, const Body& body, const RnnProblem& p, Stream stream) {
   const StepList list{p, int(p.steps())};
@@ -100,8 +119,10 @@ void run_layer(const char* name, const RnnProblem& p, Directions<Body>& layer, b
          dim3(unsigned(std::min<int64_t>((elements + kThreads - 1) / kThreads, 4 * multiprocessors())),
               unsigned(layer.count)),
          dim3(kThreads), 0, stream, layer, counters, int(layer.count * sizes.counters()));
+  const double limit = launches == RnnLaunches::grid ? std::numeric_limits<double>::infinity()
+                                                     : layer.count * step_cycles<T, kTensor>(layer.of[0]);
   if (table && p.steps() > 1 && launches <= RnnLaunches::grid &&
-      run_grid<T, kTensor>(name, layer, *table, counters, stream))
+      run_grid<T, kTensor>(name, layer, *table, counters, limit, stream))
     return;
   for (int d = 0; d < layer.count; ++d) run_steps<T, kTensor>(name, layer.of[d], p, stream);
 }

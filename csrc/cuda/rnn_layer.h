@@ -98,6 +98,15 @@ struct Directions {
   int count;
 };
 
+// For choosing how to launch, by estimates: of a multiprocessor, multiply-adds in a cycle (half of the tensor
+// cores' peak) and bytes from the second-level cache.
+template <class T, bool kTensor>
+constexpr double kMultiplyAdds = sizeof(T) == 2   ? 512
+                                 : sizeof(T) == 8 ? 64
+                                 : kTensor        ? 256
+                                                  : 128;
+constexpr double kFromCache = 64;
+
 template <class C>
 __device__ __forceinline__ C sigmoid(C x) {
   return 1 / (1 + std::exp(-x));

@@ -59,7 +59,7 @@ __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, con
       FASTDL_UNROLL
       for (int r = 0; r < 4; ++r) {
         sums[(first + r) * step + c] = sum[r][0];
-        sums[(first + r) * step + other] = sum[r][c == other ? 0 : 1];
+        sums[(first + r) * step + other] = c == other ? sum[r][0] : sum[r][1];
       }
     }
   }

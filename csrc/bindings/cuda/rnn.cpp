@@ -40,7 +40,7 @@ void register_rnn(py::module_& m) {
     for (const py::dict& direction : arrays) {
       const Arrays a(direction);
       directions.push_back({a["y"], a["h_n"], a["c_n"], y_step, a["gates"], a["cells"], a["carry"],
-                            a["update"], a["a"], a["h0"], a["c0"], a["mask"], a["w_hh"], a["b_hh"],
+                            a["update"], a["a"], a["h0"], a["c0"], a["mask"], a["w_hh"], a["b_ih"], a["b_hh"],
                             a["w_hr"]});
     }
     cuda::rnn_forward(Dtype(dtype), p, directions, pointer(scratch), tf32,

@@ -210,7 +210,7 @@ class Worker {
   bool failed() const { return error_ != nullptr; }
   bool waits_for_counter() const;
   bool round();
-  void stuck();
+  void explain();
   void end();
 
   static Worker* current() { return *slot(); }
@@ -425,7 +425,7 @@ void Worker::deadlock() {
 void Worker::run_block(uint64_t block) {
   begin(block);
   while (!over())
-    if (!round()) stuck();
+    if (!round()) explain();
   end();
 }
 
@@ -495,7 +495,7 @@ bool Worker::round() {
   return moved;
 }
 
-void Worker::stuck() {
+void Worker::explain() {
   try {
     deadlock();
   } catch (...) {
@@ -540,7 +540,7 @@ void run_cooperative(const Launch& launch, uint64_t blocks) {
     // Others wait for signals that a block's mistake keeps away: that block explains it.
     const auto culprit =
         std::find_if(turns.begin(), turns.end(), [](Worker* w) { return !w->waits_for_counter(); });
-    (culprit != turns.end() ? *culprit : turns.front())->stuck();
+    (culprit != turns.end() ? *culprit : turns.front())->explain();
     failed = true;
   }
   std::exception_ptr error;
