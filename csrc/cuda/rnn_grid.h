@@ -297,10 +297,11 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
   plan.sum_step = columns + 8;  // pairs of four rows are in different banks
   bytes += int64_t(kGridWarps) * kGridRows * plan.sum_step * int64_t(sizeof(Compute<T>));
   plan.lines = int(bytes);
-  plan.line_shift = 1;
-  while (16 << plan.line_shift < last * kGridStep) ++plan.line_shift;
-  for (; plan.line_shift > 0; --plan.line_shift) {
-    plan.bytes = bytes + int64_t(kGridWarps) * 2 * kGridRows * ((16 << plan.line_shift) + 16);
+  for (int shift = 5; shift > 0; --shift) {  // 512 to 32 bytes
+    const int line = 16 << shift;
+    if (shift > 1 && line / 2 >= last * kGridStep) continue;  // half of it is all of a warp's part
+    plan.line_shift = shift;
+    plan.bytes = bytes + int64_t(kGridWarps) * 2 * kGridRows * (line + 16);
     if (plan.bytes <= shared_memory()) return plan;
   }
   return std::nullopt;
@@ -342,13 +343,17 @@ bool run_grid(const char* name, const Directions<Body>& layer, const StepTable& 
   if (layer.count == 2) both = grid_plan_of<T, kTensor>(layer.of[0], 2);
   if (both && both->cycles > 2 * one->cycles) both.reset();
   const GridPlan& plan = both ? *both : *one;
-  const int launches = both ? 1 : layer.count;
-  if (plan.cycles * launches > limit) return false;
-  for (int d = 0; d < launches; ++d) {
-    const Directions<Body> part = both ? layer : Directions<Body>{{layer.of[d], {}}, 1};
+  if (plan.cycles * (both ? 1 : layer.count) > limit) return false;
+  const auto start = [&](const Directions<Body>& part, int first) {
     launch_cooperative(name, rnn_grid<T, kTensor, Body>, dim3(plan.blocks, plan.groups, unsigned(part.count)),
                        dim3(kGridThreads), size_t(plan.bytes), stream, part, table, plan,
-                       counters + d * int64_t(plan.groups) * kCounterStep);
+                       counters + first * int(plan.groups) * kCounterStep);
+  };
+  if (both || layer.count == 1) {
+    start(layer, 0);
+  } else {
+    start({{layer.of[0], {}}, 1}, 0);
+    start({{layer.of[1], {}}, 1}, 1);
   }
   return true;
 }
