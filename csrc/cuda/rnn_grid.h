@@ -33,7 +33,7 @@ constexpr int kGridRows = 16, kGridUnits = kGridThreads / kGridRows, kGridColumn
 constexpr int kGridStep = 32;          // bytes of a line that one step of the tensor cores takes
 constexpr int kCounterStep = 128 / 4;  // counters in cache lines of their own
 
-// A block's part of a product's weights, in bytes.
+// A block's part of a product's weights: columns in whole tiles of eight; bytes.
 struct GridSlice {
   int columns, pitch, at;
 };
@@ -102,11 +102,13 @@ __device__ __forceinline__ void warp_product(Compute<T>* sums, int step, WarpLin
         FASTDL_UNROLL
         for (int n = 0; n < kGridColumns / 16; ++n) {
           if (16 * n >= columns) break;
-          uint32_t b[4];  // weights are rounded already
+          // Weights are rounded already. Columns beyond are the first again, and not used.
+          const int column = 16 * n + lane % 8 + lane / 16 * 8;
+          uint32_t b[4];
           ldmatrix_x4<false>(
-              b, weight.chunk(16 * n + lane % 8 + lane / 16 * 8, (at + k * kGridStep) / 16 + lane / 8 % 2));
+              b, weight.chunk(column < columns ? column : 0, (at + k * kGridStep) / 16 + lane / 8 % 2));
           multiply_add<T>(fragment[2 * n], a, b[0], b[1]);
-          multiply_add<T>(fragment[2 * n + 1], a, b[2], b[3]);
+          if (16 * n + 8 < columns) multiply_add<T>(fragment[2 * n + 1], a, b[2], b[3]);
         }
       }
     } else {
@@ -285,7 +287,7 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
     const StepProduct<T>& product = body.product[phase];
     const int steps = int((int64_t(product.size) * int64_t(sizeof(T)) + kGridStep - 1) / kGridStep);
     GridSlice& slice = plan.slice[phase];
-    slice = {(product.gates * units + 15) / 16 * 16, steps * kGridStep + 16, int(bytes)};
+    slice = {(product.gates * units + 7) / 8 * 8, steps * kGridStep + 16, int(bytes)};
     bytes += int64_t(slice.columns) * slice.pitch;
     if (bytes > shared_memory()) return std::nullopt;
     most = std::max(most, product.units);
@@ -294,7 +296,7 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
   }
   plan.blocks = unsigned((most + units - 1) / units);
   plan.sums = int(bytes);
-  plan.sum_step = columns + 8;  // pairs of four rows are in different banks
+  plan.sum_step = columns / 16 * 16 + 8;  // pairs of four rows are in different banks
   bytes += int64_t(kGridWarps) * kGridRows * plan.sum_step * int64_t(sizeof(Compute<T>));
   plan.lines = int(bytes);
   for (int shift = 5; shift > 0; --shift) {  // 512 to 32 bytes
