@@ -119,6 +119,35 @@ def test_reported_mistakes(extension, name, message, order):
     np.testing.assert_array_equal(run(extension, "reversed"), X[::-1])
 
 
+@ORDERS
+def test_blocks_of_a_cooperative_grid_meet(extension, order):
+    extension.set_order(*order)
+    y = run(extension, "meeting_of_blocks")
+    np.testing.assert_array_equal(y[:32], X[:32])
+    np.testing.assert_array_equal(y[32:48], np.roll(X[:32].reshape(4, 8), -1, 0)[:, :4].ravel())
+    # Whoever comes first reads what is not there yet.
+    assert (run(extension, "meeting_without_wait")[32:48] != y[32:48]).any()
+
+
+@ORDERS
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "meeting_with_nobody",
+            r"thread \(0, 0, 0\) of block \d waits for ever in planted.cpp:\d+: for 5 signals, of which 4 came",
+        ),
+        ("meeting_without_launch", r"wait_for in planted.cpp:\d+ needs launch_cooperative"),
+        ("meeting_of_too_many", "9 blocks do not fit at once, only 8"),
+    ],
+)
+def test_blocks_that_wait_in_vain(extension, name, message, order):
+    extension.set_order(*order)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=message):
+            run(extension, name)
+
+
 @pytest.mark.parametrize("threads", [0, 31, 48, 1056])
 def test_blocks_are_whole_warps(extension, threads):
     with pytest.raises(RuntimeError, match=f"32, 64, .. 1024 threads, not {threads}"):

@@ -178,7 +178,25 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("attention_forward", one[0][..., :16], *one[1:], None, False, 0.3, 0.0, 0, 0),
         ("attention_backward", y, query, key, value, bias_of_scores, y, lse, True, 0.3, 0.2, 5, 7, True),
         ("rnn_forward", "gru", numbers((14, 8), dtype, 14), steps, None, None, list(gates), None, False),
+        *recurrent(dtype)[:2],
     ]  # fmt: skip
+
+
+def recurrent(dtype: Any) -> list[tuple[Any, ...]]:
+    """A layer whose blocks meet in each step, and one of a single step."""
+    x, sizes, units = numbers((14, 8), dtype, 14), np.array([5, 5, 3, 1]), 20
+    shapes = ((3 * units, 8), (3 * units, units), 3 * units, 3 * units)
+    weights = [*(numbers(s, dtype, 20 + k, 0.3) for k, s in enumerate(shapes)), None]
+    layer = ["gru_before", x, sizes, None, None, weights, None]
+    y, _, _, gates, _ = reference.rnn_forward(*(wide(a) for a in layer), True)
+    planes = np.moveaxis(gates.reshape(1, 1, 14, 3, units), 3, 2).astype(dtype)
+    grads = (None, numbers((1, 5, units), dtype), None)
+    return [
+        ("rnn_forward", *layer, False),
+        ("rnn_forward", "gru_before", x[:5], sizes[:1], *layer[3:], False),
+        ("rnn_forward", *layer, True),
+        ("rnn_backward", "gru_before", *grads, *layer[1:], y.astype(dtype), planes, None, True, True, True),
+    ]
 
 
 def further(dtype: type) -> list[tuple[Any, ...]]:
@@ -198,6 +216,7 @@ def further(dtype: type) -> list[tuple[Any, ...]]:
         ("ctc_loss_backward", numbers(3, dtype), logits.astype(dtype), labels, *lengths, *saved, 0, True),
         ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, np.inf, 0.0),
         ("pairwise_distance_backward", numbers(5, dtype), x, y, distance, 1.5, 0.0),
+        *recurrent(dtype)[2:],
         ("random_integers", (77,), -3, 9, 5, 6),
         ("philox_words", 77, 5, 6),
         *divided(dtype),
@@ -218,6 +237,12 @@ def test_sixteen_bits(cuda, dtype, number):
     against_reference(cuda, name, *arguments, factor=ROUNDED_BETWEEN.get(name, 2.0))
 
 
+def flat(results: Any) -> list[Any]:
+    if isinstance(results, tuple | list):
+        return [array for r in results for array in flat(r)]
+    return [results]
+
+
 emulated_only = pytest.mark.skipif(emulation.on_gpu(), reason="about the emulation")
 
 
@@ -229,7 +254,7 @@ def test_every_order_of_threads_gives_the_same_bits(cuda, order):
             emulation.extension().set_order("ascending", 0)
             want = getattr(cuda, name)(*arguments)
             emulation.extension().set_order(*order)
-            for g, w in zip(*((r if isinstance(r, tuple) else (r,)) for r in (got, want)), strict=True):
+            for g, w in zip(flat(got), flat(want), strict=True):
                 np.testing.assert_array_equal(g, w, err_msg=name)
 
 

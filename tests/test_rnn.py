@@ -12,13 +12,6 @@ from fastdl import nn
 from fastdl.nn.utils import rnn as sequences
 from parity import assert_close, check_gradient
 
-
-def narrow(value, dtype):
-    if isinstance(value, list):
-        return [narrow(v, dtype) for v in value]
-    return None if value is None else value.astype(dtype)
-
-
 # ------------------------------------------------------------------------------------------ layers
 
 

@@ -5,14 +5,39 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import emulation
+import parity
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, load
-from test_rnn import narrow
+from fastdl.kernels.cuda import rnn as cuda_rnn
+from parity import THREADS, assert_close
 
 DTYPES = (np.float32, np.float64)
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
+
+# How the CUDA kernels compute the steps, which the problem chooses otherwise (csrc/cuda/rnn_launch.h).
+LAUNCHES = ("resident", "grid", "steps")
+
+
+def backends(cuda=False):
+    levels = parity.backends(cuda)
+    ways = [f"cuda-{way}" for way in LAUNCHES] if "cuda" in levels else []
+    return [level for level in levels if level != "cuda"] + ways
+
+
+@pytest.fixture(autouse=True)
+def as_the_problem_chooses():
+    yield
+    cuda_rnn.LAUNCHES = LAUNCHES[0]
+
+
+def load(level):
+    if not level.startswith("cuda"):
+        return parity.load(level)
+    cuda_rnn.LAUNCHES = level.removeprefix("cuda-")
+    return parity.load("cuda")
+
 
 # batch sizes of the steps, input, hidden: one of everything, sizes around vectors and register tiles, thin and
 # tall batches, sequences that end (or, backwards, start) in the middle of a block and of the batch.
@@ -31,6 +56,8 @@ PROBLEMS = {
     "lengths, thin": ([3, 2, 2, 1], 4, 20),
     "lengths, tall": ([40, 33, 29, 28, 15, 14, 3, 1], 5, 34),
     "long": ([2] * 70, 3, 8),
+    "many lengths": (list(range(66, 0, -1)), 2, 4),
+    "wide": ([18] * 2, 2, 120),
 }
 
 
@@ -283,13 +310,31 @@ def test_binding_refuses(level):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
 
 
-@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.skipif(
+    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
+)
+@pytest.mark.parametrize("cell", CELLS)
+def test_launches_are_chosen_by_the_problem(cell):
+    """A launch of blocks that meet where weights are too many for a block or a step has two products, but not too many
+    for all blocks, and there is more than one step: for each direction, or for both if there are blocks enough."""
+    module = load("cuda-resident")
+    count = emulation.extension().cooperative_launches
+    many, twice = cell in ("lstm", "gru_before"), cell == "gru_before"
+    for name, times in {"wide": 2 * many, "deep": 0, "one step": 0, "lengths": int(twice)}.items():
+        arguments, grads = problem(name, cell, np.float32, directions=2)
+        before = count()
+        compute(module, arguments, grads)
+        assert count() - before == 2 * times, name  # forward and backward
+
+
+@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
-def test_tensor_cores(monkeypatch, kind, cell, name):
+@pytest.mark.parametrize("way", LAUNCHES)
+def test_tensor_cores(monkeypatch, kind, cell, name, way):
     """16-bit types and TF32: each step rounds the state, and errors add up over the steps."""
-    module = load("cuda")
+    module = load(f"cuda-{way}")
     dtype = np.float32 if kind == "tf32" else np.float16
     if kind == "tf32":
         monkeypatch.setattr(kernels.precisions, "matmul", "high")
@@ -329,3 +374,9 @@ def test_tensor_cores(monkeypatch, kind, cell, name):
             if a is not None:
                 bound = 8 * rounding * max(1.0, np.abs(b).max())
                 assert np.abs(a.astype(np.float64) - b).max() <= bound
+
+
+def narrow(value, dtype):
+    if isinstance(value, list):
+        return [narrow(v, dtype) for v in value]
+    return None if value is None else value.astype(dtype)

@@ -5,6 +5,8 @@
 // blockIdx, blockDim, gridDim, __global__, __device__, __launch_bounds__ and vector types, and from here:
 //
 //   launch(name, kernel, grid, block, shared_bytes, stream, arguments...)   a failure names the kernel
+//   launch_cooperative(as launch)   resident_blocks(kernel, threads, shared_bytes)  all blocks at once
+//   signal(counter)  wait_for(counter, count)                          between the blocks of such a grid
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL  FASTDL_ROLLED
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
@@ -30,6 +32,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -63,6 +66,23 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
   check(cudaGetLastError(), name);
 }
 
+// All blocks of the grid are there at once, so they may wait for each other; an error where they do not fit.
+template <class... P, class... A>
+void launch_cooperative(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                        Stream stream, A&&... arguments) {
+  if (shared_bytes > (48 << 10))
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), name);
+  std::tuple<P...> parameters(std::forward<A>(arguments)...);
+  std::apply(
+      [&](P&... p) {
+        void* addresses[] = {&p...};
+        check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), grid, block, addresses,
+                                          shared_bytes, stream),
+              name);
+      },
+      parameters);
+}
+
 // An attribute of the current device. Asking takes some tens of nanoseconds.
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -76,6 +96,18 @@ inline int multiprocessors() {
 inline int capability() {
   return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
          device_attribute(cudaDevAttrComputeCapabilityMinor);
+}
+// How many blocks of a kernel the device can have at once.
+template <class... P>
+int resident_blocks(void (*kernel)(P...), int threads, size_t shared_bytes) {
+  if (device_attribute(cudaDevAttrCooperativeLaunch) == 0) return 0;
+  int blocks = 0;
+  if (shared_bytes > (48 << 10))
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
+          "cudaFuncSetAttribute");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return blocks * multiprocessors();
 }
 inline void zero(void* to, size_t bytes, Stream stream) {
   check(cudaMemsetAsync(to, 0, bytes, stream), "cudaMemsetAsync");
@@ -91,6 +123,16 @@ __device__ __forceinline__ void sync_warp() {
 }
 __device__ __forceinline__ void thread_fence() {
   __threadfence();
+}
+// A block meets others: sync_threads(), one thread signals, waits for the others' signals, sync_threads().
+// What a block wrote before is then visible to all. Counters only rise.
+__device__ __forceinline__ void signal(uint32_t* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+__device__ __forceinline__ void wait_for(const uint32_t* counter, uint32_t count) {
+  uint32_t now;
+  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  while (int32_t(now - count) < 0);
 }
 __device__ __forceinline__ int lane_id() {
   int lane;

@@ -1,5 +1,5 @@
-// Recurrent layers on CUDA, one direction of one layer: all steps of it, and back through time. The cells and
-// the packed layout are those of common/rnn.h and kernels/reference/rnn.py. Products over all rows at once
+// Recurrent layers on CUDA: all steps of a layer, and back through time. The cells and the packed layout are
+// those of common/rnn.h and kernels/reference/rnn.py. Products over all rows at once
 // (inputs by W_ih, gradients of weights and of inputs) are the caller's.
 #pragma once
 
@@ -8,18 +8,19 @@
 
 namespace fastdl::cuda {
 
+// Which launches compute the steps: the first of these that the problem fits, but none before the one asked
+// for.
+enum class RnnLaunches : int { resident, grid, steps };
+
 // Element type T, computed in C; N rows, B sequences, G gates, H hidden units, P = output. Null: not there.
 struct RnnForward {
   void *y, *h_n, *c_n;  // N x P, rows y_step elements apart; B x P; B x H
   int64_t y_step;
-  void *gates, *cells;                     // for backward: columns() x N x H, N x H
-  void *carry, *update;                    // C, B x H: the LSTM's c; gru_before's z
-  void* between;                           // B x H: what a second product of a step multiplies
-  void* masked;                            // 2 x B x P: states times the mask
-  const void* a;                           // N x G H: W_ih x + b_ih
-  const void *h0, *c0, *masked_h0, *mask;  // B x P, B x H; h0 times the mask; B x P
-  const void *w_hh, *b_hh, *w_hr;
-  bool tf32;
+  void *gates, *cells;                    // for backward: columns() x N x H, N x H
+  void *carry, *update;                   // C, B x H: the LSTM's c; gru_before's z
+  const void* a;                          // N x G H: W_ih x
+  const void *h0, *c0, *mask;             // B x P, B x H, B x P
+  const void *w_hh, *b_ih, *b_hh, *w_hr;  // biases: both or neither
 };
 
 struct RnnBackward {
@@ -35,10 +36,14 @@ struct RnnBackward {
   int64_t y_step;
   const void *gates, *cells, *h0, *c0, *mask;
   const void *w_hh, *w_hr;  // transposed: P x G H, H x P
-  bool tf32;
 };
 
-void rnn_forward(Dtype dtype, const RnnProblem& p, bool reverse, const RnnForward& f, Stream stream);
-void rnn_backward(Dtype dtype, const RnnProblem& p, bool reverse, const RnnBackward& f, Stream stream);
+// Bytes of `scratch`.
+int64_t rnn_scratch(Dtype dtype, const RnnProblem& p, bool backward);
+// An entry for each direction; the second one is the reverse.
+void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>& f, void* scratch, bool tf32,
+                 RnnLaunches launches, Stream stream);
+void rnn_backward(Dtype dtype, const RnnProblem& p, const std::vector<RnnBackward>& f, void* scratch,
+                  bool tf32, RnnLaunches launches, Stream stream);
 
 }  // namespace fastdl::cuda

@@ -1,217 +1,174 @@
-// Recurrent layers forward: one launch for all steps (rnn_resident.h) or one for each step, or two where a
-// step has two products that depend on each other.
+// Recurrent layers forward: what becomes of a step's sums, and where its products find what they multiply.
 //
-//   all cells but these   sums = W_hh (masked h), then all gates and the new state of a block's units
-//   gru_before            sums for r and z, then r h to memory; sums = W_hn (r h), then the new state
-//   projecting LSTM       gates, then m = o tanh(c) to memory; sums = W_hr m
+//   all cells but these   sums = W_hh (masked h), then all gates and the new state
+//   gru_before            sums for r and z, then r h for the second product; sums = W_hn (r h), then the
+//   state projecting LSTM       gates, then m = o tanh(c) for the second product; sums = W_hr m
 //
-// W_ih x + b_ih of all rows is there already. The state is read where the step before wrote it, in y. c is
-// carried in the type computed in. Saved for backward: gates (a plane of N x H each; the GRU's fourth is W_hn
-// h + b_hn) and cells.
-#include "cuda/rnn_resident.h"
+// W_ih x of all rows is there already. c is carried in the type computed in. Saved for backward: gates
+// (a plane of N x H each; the GRU's fourth is W_hn h + b_hn) and cells.
+#include "cuda/rnn_launch.h"
 
 namespace fastdl::cuda {
 namespace {
 
 template <class T>
-struct Forward {
+struct Forward : RnnBody<T> {
   using C = Compute<T>;
-  T *y, *h_n, *c_n, *gates, *cells, *between;
+  using RnnBody<T>::cell;
+  using RnnBody<T>::hidden;
+  using RnnBody<T>::output;
+  T *y, *h_n, *c_n, *gates, *cells;
   C *carry, *update;
-  T *masked, *next_masked;  // states of the step before times the mask, and where this step's go
-  const T *a, *h0, *c0, *masked_h0, *mask, *w_hh, *b_hh, *w_hr;
-  int64_t y_step, all_rows;
-  RnnCell cell;
-  int hidden, output;
-  RnnStep before, now, after;
-  bool second;  // the step's second product
-  bool async, reverse;
-  T* tile;  // with resident weights: where the next product finds this step's (masked) state
-  int tile_row, tile_pitch;
+  const T *a, *h0, *c0, *mask, *b_ih, *b_hh;
+  int64_t y_step;
 
-  __device__ __forceinline__ C state(int r, int unit) const {
-    if (r < before.rows) return widen(y[(before.start + r) * y_step + unit]);
-    return h0 != nullptr ? C(widen(h0[int64_t(r) * output + unit])) : C(0);
-  }
-  __device__ __forceinline__ void emit(int r, int unit, C h) const {
-    const T value = narrow<T>(h);
-    y[(now.start + r) * y_step + unit] = value;
+  // Of a row and a unit: gates' inputs with their biases, but for W_hh's of the GRU's n; the state before.
+  struct Item {
+    C input[4], bias, h, carried, mask;
+  };
+
+  // Iterations, and the step of the k-th.
+  __host__ __device__ __forceinline__ static int iterations(int steps) { return steps; }
+  __host__ __device__ __forceinline__ static int step(int, int k) { return k; }
+  __host__ __device__ __forceinline__ int rows(const RnnSteps& s, int) const { return s.now.rows; }
+  __device__ __forceinline__ T initial(int r, int unit) const {
     const int64_t at = int64_t(r) * output + unit;
-    if (r >= after.rows) h_n[at] = value;  // the sequence's last step
-    const T seen = mask != nullptr ? narrow<T>(C(widen(value)) * C(widen(mask[at]))) : value;
-    if (tile != nullptr)
-      tile[(r - tile_row) * tile_pitch + unit] = seen;
-    else if (mask != nullptr)
-      next_masked[at] = seen;
+    if (h0 == nullptr) return T(0.0f);
+    return mask != nullptr ? narrow<T>(C(widen(h0[at])) * C(widen(mask[at]))) : h0[at];
   }
 
-  // For rnn_resident: step n of sequences of one length.
-  __device__ __forceinline__ void begin(int n, int steps, int batch) {
-    const auto step = [&](int k) -> RnnStep {
-      if (k < 0 || k >= steps) return {0, 0};
-      return {batch, int64_t(reverse ? steps - 1 - k : k) * batch};
-    };
-    before = step(n - 1), now = step(n), after = step(n + 1);
-  }
-  __device__ __forceinline__ T initial(int r, int e) const {
-    const T* const from = mask != nullptr ? masked_h0 : h0;
-    return from != nullptr ? from[int64_t(r) * output + e] : T(0.0f);
-  }
-
-  __device__ __forceinline__ void keep(int gate, int r, int unit, C value) const {
-    if (gates != nullptr) gates[(gate * all_rows + now.start + r) * hidden + unit] = narrow<T>(value);
-  }
-
-  // What follows the product, of row r and `unit`; sum(gate) is W_hh h there.
-  template <class Sum>
-  __device__ __forceinline__ void finish(int r, int unit, Sum sum) const {
+  __device__ __forceinline__ Item load(const RnnSteps& s, int phase, int r, int unit) const {
     const int count = cell == RnnCell::lstm ? 4 : cell >= RnnCell::gru ? 3 : 1;
-    const auto input = [&](int gate) -> C {
-      return widen(a[(now.start + r) * count * hidden + gate * hidden + unit]);
-    };
-    const auto recurrent = [&](int gate) -> C {
-      return sum(gate) + (b_hh != nullptr ? C(widen(b_hh[gate * hidden + unit])) : C(0));
-    };
+    const int64_t at = int64_t(r) * hidden + unit, state = int64_t(r) * output + unit;
+    Item x{};
+    const bool projects = phase == 1 && cell == RnnCell::lstm;
+    FASTDL_UNROLL
+    for (int gate = 0; gate < 4; ++gate) {
+      const bool later = cell == RnnCell::gru_before && (gate == 2) != (phase == 1);
+      if (gate >= count || later || projects) continue;
+      x.input[gate] = widen(a[(s.now.start + r) * count * hidden + gate * hidden + unit]);
+      if (b_hh == nullptr) continue;
+      x.input[gate] += widen(b_ih[gate * hidden + unit]);
+      const C bias = widen(b_hh[gate * hidden + unit]);
+      if (cell == RnnCell::gru && gate == 2)
+        x.bias = bias;
+      else
+        x.input[gate] += bias;
+    }
+    if (cell == RnnCell::gru || cell == RnnCell::gru_before) {
+      if (r < s.before.rows)
+        x.h = widen(y[(s.before.start + r) * y_step + unit]);
+      else if (h0 != nullptr)
+        x.h = widen(h0[state]);
+      if (phase == 1) x.carried = update[at];
+    }
+    if (cell == RnnCell::lstm && phase == 0) {
+      if (r < s.before.rows)
+        x.carried = carry[at];
+      else if (c0 != nullptr)
+        x.carried = widen(c0[at]);
+    }
+    if (mask != nullptr && phase + 1 == this->products) x.mask = widen(mask[state]);
+    return x;
+  }
+
+  __device__ __forceinline__ void emit(const RnnSteps& s, int r, int unit, const Item& x, C h,
+                                       const NextRows<T>& next) const {
+    const T value = narrow<T>(h);
+    y[(s.now.start + r) * y_step + unit] = value;
+    if (r >= s.after.rows) h_n[int64_t(r) * output + unit] = value;  // the sequence's last step
+    next.at(r, unit) = mask != nullptr ? narrow<T>(C(widen(value)) * x.mask) : value;
+  }
+  __device__ __forceinline__ void keep(const RnnSteps& s, int gate, int r, int unit, C value) const {
+    if (gates != nullptr) gates[(gate * this->all_rows + s.now.start + r) * hidden + unit] = narrow<T>(value);
+  }
+
+  // sum(gate) is the product of row r for `unit`.
+  template <class Sum>
+  __device__ __forceinline__ void finish(const RnnSteps& s, int phase, int r, int unit, const Item& x,
+                                         Sum sum, const NextRows<T>& next) const {
     const int64_t at = int64_t(r) * hidden + unit;
     switch (cell) {
       case RnnCell::tanh:
-        return emit(r, unit, std::tanh(input(0) + recurrent(0)));
+        return emit(s, r, unit, x, std::tanh(x.input[0] + sum(0)), next);
       case RnnCell::relu: {
-        const C x = input(0) + recurrent(0);
-        return emit(r, unit, x > 0 || x != x ? x : C(0));
+        const C v = x.input[0] + sum(0);
+        return emit(s, r, unit, x, v > 0 || v != v ? v : C(0), next);
       }
       case RnnCell::lstm: {
-        if (second) return emit(r, unit, sum(0));
-        const C i = sigmoid(input(0) + recurrent(0)), f = sigmoid(input(1) + recurrent(1));
-        const C g = std::tanh(input(2) + recurrent(2)), o = sigmoid(input(3) + recurrent(3));
-        C c = r < before.rows ? carry[at] : c0 != nullptr ? C(widen(c0[at])) : C(0);
-        c = f * c + i * g;
+        if (phase == 1) return emit(s, r, unit, x, sum(0), next);
+        const C i = sigmoid(x.input[0] + sum(0)), f = sigmoid(x.input[1] + sum(1));
+        const C g = std::tanh(x.input[2] + sum(2)), o = sigmoid(x.input[3] + sum(3));
+        const C c = f * x.carried + i * g, m = o * std::tanh(c);
         carry[at] = c;
-        if (r >= after.rows) c_n[at] = narrow<T>(c);
-        keep(0, r, unit, i), keep(1, r, unit, f), keep(2, r, unit, g), keep(3, r, unit, o);
-        if (cells != nullptr) cells[(now.start + r) * hidden + unit] = narrow<T>(c);
-        const C m = o * std::tanh(c);
-        if (w_hr == nullptr) return emit(r, unit, m);
-        between[at] = narrow<T>(m);
+        if (r >= s.after.rows) c_n[at] = narrow<T>(c);
+        keep(s, 0, r, unit, i), keep(s, 1, r, unit, f), keep(s, 2, r, unit, g), keep(s, 3, r, unit, o);
+        if (cells != nullptr) cells[(s.now.start + r) * hidden + unit] = narrow<T>(c);
+        if (this->products == 1) return emit(s, r, unit, x, m, next);
+        next.at(r, unit) = narrow<T>(m);
         return;
       }
       case RnnCell::gru: {
-        const C reset = sigmoid(input(0) + recurrent(0)), z = sigmoid(input(1) + recurrent(1));
-        const C q = recurrent(2), n = std::tanh(input(2) + reset * q);
-        keep(0, r, unit, reset), keep(1, r, unit, z), keep(2, r, unit, n), keep(3, r, unit, q);
-        return emit(r, unit, (1 - z) * n + z * state(r, unit));
+        const C reset = sigmoid(x.input[0] + sum(0)), z = sigmoid(x.input[1] + sum(1));
+        const C q = sum(2) + x.bias, n = std::tanh(x.input[2] + reset * q);
+        keep(s, 0, r, unit, reset), keep(s, 1, r, unit, z), keep(s, 2, r, unit, n), keep(s, 3, r, unit, q);
+        return emit(s, r, unit, x, (1 - z) * n + z * x.h, next);
       }
       case RnnCell::gru_before: {
-        if (!second) {
-          const C reset = sigmoid(input(0) + recurrent(0)), z = sigmoid(input(1) + recurrent(1));
-          keep(0, r, unit, reset), keep(1, r, unit, z);
+        if (phase == 0) {
+          const C reset = sigmoid(x.input[0] + sum(0)), z = sigmoid(x.input[1] + sum(1));
+          keep(s, 0, r, unit, reset), keep(s, 1, r, unit, z);
           update[at] = z;
-          between[at] = narrow<T>(reset * state(r, unit));
+          next.at(r, unit) = narrow<T>(reset * x.h);
           return;
         }
-        const C bias = b_hh != nullptr ? C(widen(b_hh[2 * hidden + unit])) : C(0);
-        const C n = std::tanh(input(2) + sum(0) + bias), z = update[at];
-        keep(2, r, unit, n);
-        return emit(r, unit, (1 - z) * state(r, unit) + z * n);
+        const C n = std::tanh(x.input[2] + sum(0)), z = x.carried;
+        keep(s, 2, r, unit, n);
+        return emit(s, r, unit, x, (1 - z) * x.h + z * n, next);
       }
     }
   }
 };
 
-template <class T, bool kTensor>
-__global__ void __launch_bounds__(kStepThreads)
-    rnn_forward_step(const Forward<T> f, int gates, int units, int columns, int size) {
-  using C = Compute<T>;
-  FASTDL_DYNAMIC_SHARED(unsigned char, shared);
-  const int first_row = int(blockIdx.y) * kRows, first_unit = int(blockIdx.x) * units;
-  const int rows = f.now.rows - first_row < kRows ? f.now.rows - first_row : kRows;
-  const bool masked = f.mask != nullptr;
-  StateRows<T> state;
-  if (f.second)
-    state = {f.between, nullptr, f.hidden, 0, f.now.rows, f.now.rows};
-  else if (masked)
-    state = {f.masked, f.masked_h0, f.output, f.output, f.before.rows, f.now.rows};
-  else
-    state = {f.y + f.before.start * f.y_step, f.h0, f.y_step, f.output, f.before.rows, f.now.rows};
-  const T* weight = f.w_hh;
-  if (f.second) weight = f.cell == RnnCell::lstm ? f.w_hr : f.w_hh + 2 * int64_t(f.hidden) * f.output;
-  const GateRows<T> weights{weight, size, gates, units, first_unit, columns};
-  step_product<T, kTensor>(shared, [&](int r) { return state(first_row + r); }, weights, rows, size, f.async);
-  const C* const sums = reinterpret_cast<const C*>(shared);
-  for (int n = int(threadIdx.x); n < rows * units; n += kStepThreads) {
-    const int r = n / units, u = n % units;
-    if (first_unit + u < columns)
-      f.finish(first_row + r, first_unit + u,
-               [&](int gate) { return sums[r * kSumStep + gate * units + u]; });
-  }
-}
-
 }  // namespace
 
-void rnn_forward(Dtype dtype, const RnnProblem& p, bool reverse, const RnnForward& f, Stream stream) {
-  by_dtype_and_unit(dtype, f.tf32, [&]<class T, class Tensor>(T, Tensor) {
+int64_t rnn_scratch(Dtype dtype, const RnnProblem& p, bool backward) {
+  const int64_t item = dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+  return RnnScratch(item, p, backward).bytes(p.directions);
+}
+
+void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>& directions, void* scratch,
+                 bool tf32, RnnLaunches launches, Stream stream) {
+  by_dtype_and_unit(dtype, tf32, [&]<class T, class Tensor>(T, Tensor) {
     using C = Compute<T>;
     const auto in = [](const void* x) { return static_cast<const T*>(x); };
     const auto out = [](void* x) { return static_cast<T*>(x); };
-    const int H = int(p.hidden), P = int(p.output);
-    const bool twice = p.cell == RnnCell::gru_before || f.w_hr != nullptr;
-    const auto packs = [](int64_t n) { return n * int64_t(sizeof(T)) % 16 == 0; };
-    bool async = packs(H) && packs(P) && packs(f.y_step);
-    for (const void* x :
-         {static_cast<const void*>(f.y), f.h0, f.masked_h0, static_cast<const void*>(f.masked),
-          static_cast<const void*>(f.between), f.w_hh, f.w_hr})
-      async = async && aligned(x, 16);
-    T* masked[2] = {out(f.masked), f.masked != nullptr ? out(f.masked) + p.batch() * P : nullptr};
-    for (int64_t n = 0; n < p.steps(); ++n) {
-      Forward<T> step{out(f.y),
-                      out(f.h_n),
-                      out(f.c_n),
-                      out(f.gates),
-                      out(f.cells),
-                      out(f.between),
-                      static_cast<C*>(f.carry),
-                      static_cast<C*>(f.update),
-                      masked[n % 2],
-                      masked[(n + 1) % 2],
-                      in(f.a),
-                      in(f.h0),
-                      in(f.c0),
-                      in(f.masked_h0),
-                      in(f.mask),
-                      in(f.w_hh),
-                      in(f.b_hh),
-                      in(f.w_hr),
-                      f.y_step,
-                      p.rows(),
-                      p.cell,
-                      H,
-                      P,
-                      rnn_step(p, reverse, n - 1),
-                      rnn_step(p, reverse, n),
-                      rnn_step(p, reverse, n + 1),
-                      false,
-                      async,
-                      reverse,
-                      nullptr,
-                      0,
-                      0};
-      if (n == 0 && !twice &&
-          run_resident<T, Tensor::value>("rnn", step, in(f.w_hh), int(p.gates()) * H, P, H, int(p.steps()), p,
-                                         stream))
-        return;
-      // Of a product: gates, columns of a gate, elements of the sum.
-      const auto run = [&](int gates, int columns, int size) {
-        const int units = kColumns / gates;
-        launch("rnn", rnn_forward_step<T, Tensor::value>,
-               dim3(unsigned((columns + units - 1) / units), unsigned((step.now.rows + kRows - 1) / kRows)),
-               dim3(kStepThreads), kStepBytes, stream, step, gates, units, columns, size);
+    const int H = int(p.hidden), P = int(p.output), gates = int(p.gates());
+    const bool before = p.cell == RnnCell::gru_before;
+    Directions<Forward<T>> layer{};
+    for (const RnnForward& f : directions) {
+      Forward<T>& body = layer.of[layer.count];
+      const auto product = [&](const T* weight, int gates, int units, int size) {
+        return StepProduct<T>{weight,  size, gates, units, size, packed(weight, size, size, sizeof(T)),
+                              nullptr, 0};
       };
-      run(p.cell == RnnCell::gru_before ? 2 : int(p.gates()), H, P);
-      if (twice) {
-        step.second = true;
-        run(1, p.cell == RnnCell::lstm ? P : H, H);
-      }
+      body.product[0] = product(in(f.w_hh), before ? 2 : gates, H, P);
+      if (before)
+        body.product[1] = product(in(f.w_hh) + 2 * p.hidden * P, 1, H, H);
+      else
+        body.product[1] = product(in(f.w_hr), 1, P, H);
+      body.products = before || p.projected() ? 2 : 1;
+      body.batch = int(p.batch()), body.cell = p.cell, body.hidden = H, body.output = P;
+      body.reverse = layer.count == 1, body.all_rows = p.rows();
+      body.y = out(f.y), body.h_n = out(f.h_n), body.c_n = out(f.c_n);
+      body.gates = out(f.gates), body.cells = out(f.cells);
+      body.carry = static_cast<C*>(f.carry), body.update = static_cast<C*>(f.update);
+      body.a = in(f.a), body.h0 = in(f.h0), body.c0 = in(f.c0), body.mask = in(f.mask),
+      body.b_ih = in(f.b_ih), body.b_hh = in(f.b_hh);
+      body.y_step = f.y_step;
+      ++layer.count;
     }
+    run_layer<T, Tensor::value>("rnn", p, layer, false, scratch, launches, stream);
   });
 }
 

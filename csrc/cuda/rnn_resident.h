@@ -2,12 +2,11 @@
 //
 // A block has a few sequences and all units. Its weights come to shared memory once, the state (backward: the
 // gates' gradients) stays there between steps; only inputs and results of a step pass through global memory.
-// So a step costs about a microsecond instead of a launch, and blocks need not wait for each other. For
-// sequences of one length and cells with one product in a step. Lines of both operands are 16 bytes longer
-// than the sum, in whole steps of the tensor cores: eight lines' chunks are in different banks.
+// So a step costs about a microsecond instead of a launch, and blocks need not wait for each other. For cells
+// with one product in a step.
 #pragma once
 
-#include "cuda/rnn_step.h"
+#include "cuda/rnn_layer.h"
 
 namespace fastdl::cuda {
 
@@ -15,19 +14,10 @@ constexpr int kResidentThreads = 256;
 template <bool kTensor>
 constexpr int kResidentRows = kTensor ? 16 : 8;
 
-template <class T>
-struct Lines {
-  T* data;
-  int pitch;  // elements
-  __device__ __forceinline__ T* chunk(int row, int c) const {
-    return data + row * pitch + c * int(16 / sizeof(T));
-  }
-};
-
-// sums[r * step + c] = state(r) . weight(c) for all columns.
+// sums[r * step + c] = state(r) . weight(c) for all columns of the first `rows` rows.
 template <class T, bool kTensor>
 __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, const Lines<T>& state,
-                                                 const Lines<T>& weight, int columns, int size) {
+                                                 const Lines<T>& weight, int columns, int size, int rows) {
   using C = Compute<T>;
   constexpr int kPer = int(16 / sizeof(T));
   if constexpr (kTensor) {
@@ -49,7 +39,7 @@ __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, con
   } else {
     constexpr int kWidth = kResidentThreads / 2;  // two threads share a column, four rows each
     const int first = int(threadIdx.x) / kWidth * 4, packs = (size + kPer - 1) / kPer;
-    for (int c = int(threadIdx.x) % kWidth; c < columns; c += 2 * kWidth) {
+    for (int c = int(threadIdx.x) % kWidth; c < columns && first < rows; c += 2 * kWidth) {
       const int other = c + kWidth < columns ? c + kWidth : c;
       C sum[4][2] = {};
       for (int k = 0; k < packs; ++k) {
@@ -57,6 +47,7 @@ __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, con
         const auto w1 = *reinterpret_cast<const Pack<T, kPer>*>(weight.chunk(other, k));
         FASTDL_UNROLL
         for (int r = 0; r < 4; ++r) {
+          if (first + r >= rows) break;
           const auto x = *reinterpret_cast<const Pack<T, kPer>*>(state.chunk(first + r, k));
           FASTDL_UNROLL
           for (int e = 0; e < kPer; ++e) {
@@ -68,7 +59,7 @@ __device__ __forceinline__ void resident_product(Compute<T>* sums, int step, con
       FASTDL_UNROLL
       for (int r = 0; r < 4; ++r) {
         sums[(first + r) * step + c] = sum[r][0];
-        sums[(first + r) * step + other] = sum[r][c == other ? 0 : 1];
+        sums[(first + r) * step + other] = c == other ? sum[r][0] : sum[r][1];
       }
     }
   }
@@ -93,60 +84,56 @@ struct ResidentPlan {
   }
 };
 
-// Shared memory that every device of this generation gives a block (CUDA programming guide, compute
-// capabilities).
-inline int64_t shared_memory() {
-  const int version = capability();
-  return int64_t(version == 90 || version == 100 ? 227 : version == 80 || version == 87 ? 163 : 99) << 10;
-}
-
-// Body: begin(n) makes step n the present one, or tells that it is the last; initial(r, e) is the state
-// before the first step, finish(r, unit, sum) what follows the product, sum(column) being of row r. It writes
-// the next state through `tile` (rows from tile_row, tile_pitch apart).
 template <class T, bool kTensor, class Body>
 __global__ void __launch_bounds__(kResidentThreads)
-    rnn_resident(Body body, const T* weights, ResidentPlan<T, kTensor> plan, int steps, int batch) {
+    rnn_resident(const Directions<Body> layer, const StepTable table, ResidentPlan<T, kTensor> plan) {
   using C = Compute<T>;
   constexpr int kCount = kResidentRows<kTensor>;
   FASTDL_DYNAMIC_SHARED(unsigned char, shared);
+  const Body& body = layer.of[blockIdx.y];
+  const StepProduct<T>& product = body.product[0];
   C* const sums = reinterpret_cast<C*>(shared);
   const Lines<T> weight{reinterpret_cast<T*>(sums + kCount * plan.sum_step), plan.pitch};
   const Lines<T> state{weight.data + plan.padded * plan.pitch, plan.pitch};
   const int first_row = int(blockIdx.x) * kCount;
-  const int rows = batch - first_row < kCount ? batch - first_row : kCount;
   for (int n = int(threadIdx.x); n < plan.padded * plan.pitch; n += kResidentThreads) {
     const int c = n / plan.pitch, e = n % plan.pitch;
-    weight.data[n] = c < plan.columns && e < plan.size ? weights[int64_t(c) * plan.size + e] : T(0.0f);
+    weight.data[n] =
+        c < plan.columns && e < plan.size ? product.weight[int64_t(c) * product.weight_step + e] : T(0.0f);
   }
   for (int n = int(threadIdx.x); n < kCount * plan.pitch; n += kResidentThreads) {
     const int r = n / plan.pitch, e = n % plan.pitch;
-    state.data[n] = r < rows && e < plan.size ? body.initial(first_row + r, e) : T(0.0f);
+    state.data[n] = first_row + r < body.batch && e < plan.size ? body.initial(first_row + r, e) : T(0.0f);
   }
-  body.tile = state.data;
-  body.tile_row = first_row;
-  body.tile_pitch = plan.pitch;
-  for (int n = 0; n < steps; ++n) {
-    body.begin(n, steps, batch);
+  const NextRows<T> next{state.data, first_row, plan.pitch};
+  for (int k = 0; k < Body::iterations(table.steps); ++k) {
+    const RnnSteps steps = table.around(Body::step(table.steps, k), body.reverse);
+    const int all = body.rows(steps, 0);
+    const int rows = all - first_row < kCount ? all - first_row : kCount;
     sync_threads();  // the state is complete
-    resident_product<T, kTensor>(sums, plan.sum_step, state, weight, plan.columns, plan.size);
+    resident_product<T, kTensor>(sums, plan.sum_step, state, weight, plan.columns, plan.size, rows);
     sync_threads();
-    for (int k = int(threadIdx.x); k < rows * plan.units; k += kResidentThreads) {
-      const int r = k / plan.units, unit = k % plan.units;
-      body.finish(first_row + r, unit,
-                  [&](int gate) { return sums[r * plan.sum_step + gate * plan.units + unit]; });
+    for (int n = int(threadIdx.x); n < rows * plan.units; n += kResidentThreads) {
+      const int r = n / plan.units, unit = n % plan.units;
+      const auto item = body.load(steps, 0, first_row + r, unit);
+      body.finish(
+          steps, 0, first_row + r, unit, item,
+          [&](int gate) { return sums[r * plan.sum_step + gate * plan.units + unit]; }, next);
     }
   }
 }
 
 // Starts the kernel, if the weights fit.
 template <class T, bool kTensor, class Body>
-bool run_resident(const char* name, const Body& body, const T* weights, int columns, int size, int units,
-                  int steps, const RnnProblem& p, Stream stream) {
-  const ResidentPlan<T, kTensor> plan(columns, size, units);
-  if (!p.uniform() || plan.bytes() > shared_memory()) return false;
+bool run_resident(const char* name, const Directions<Body>& layer, const StepTable& table, Stream stream) {
+  const Body& body = layer.of[0];
+  const StepProduct<T>& product = body.product[0];
+  const ResidentPlan<T, kTensor> plan(product.gates * product.units, product.size, product.units);
+  if (body.products > 1 || plan.bytes() > shared_memory()) return false;
   constexpr int kCount = kResidentRows<kTensor>;
-  launch(name, rnn_resident<T, kTensor, Body>, dim3(unsigned((p.batch() + kCount - 1) / kCount)),
-         dim3(kResidentThreads), size_t(plan.bytes()), stream, body, weights, plan, steps, int(p.batch()));
+  launch(name, rnn_resident<T, kTensor, Body>,
+         dim3(unsigned((body.batch + kCount - 1) / kCount), unsigned(layer.count)), dim3(kResidentThreads),
+         size_t(plan.bytes()), stream, layer, table, plan);
   return true;
 }
 

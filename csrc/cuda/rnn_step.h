@@ -1,15 +1,14 @@
-// One step of a recurrent layer: a product of a few rows with the recurrent weights, in a block's shared
-// memory.
+// One step of a recurrent layer by a launch: a product of a few rows with the recurrent weights, in a block's
+// shared memory, and what follows it.
 //
-// A block has kRows rows and kColumns columns: 64 / G hidden units with all G of their gates, so that what
+// A block has kRows rows and kColumns columns: 64 / gates hidden units with all of their gates, so that what
 // follows the product needs nothing of another block. Both operands lie along the sum: lines of 128 bytes of
 // them come to shared memory asynchronously, three lines deep, 144 bytes apart (eight lines' chunks are in
 // different banks). 16-bit types and, where it is allowed, TF32 go through the tensor cores, others by 4 x 4
 // numbers a thread.
 #pragma once
 
-#include "cuda/fragments.h"
-#include "cuda/rnn.h"
+#include "cuda/rnn_layer.h"
 
 namespace fastdl::cuda {
 
@@ -20,30 +19,6 @@ constexpr int kStepBytes = kStages * kStageBytes;
 constexpr int kSumStep = kColumns + 2;
 static_assert(kStepBytes >= kRows * kSumStep * int(sizeof(double)));
 
-// Rows of the first operand: the first `count` at `first`, the others at `rest`, zeros where there is none.
-template <class T>
-struct StateRows {
-  const T *first, *rest;
-  int64_t first_step, rest_step;
-  int count, rows;
-  __device__ __forceinline__ const T* operator()(int r) const {
-    if (r >= rows) return nullptr;
-    if (r < count) return first + r * first_step;
-    return rest != nullptr ? rest + r * rest_step : nullptr;
-  }
-};
-// Rows of weights: column c of the tile is gate c / units, unit first + c % units.
-template <class T>
-struct GateRows {
-  const T* weight;
-  int64_t step;
-  int gates, units, first, hidden;
-  __device__ __forceinline__ const T* operator()(int c) const {
-    const int gate = c / units, unit = first + c % units;
-    return gate < gates && unit < hidden ? weight + (int64_t(gate) * hidden + unit) * step : nullptr;
-  }
-};
-
 // Lines in shared memory as fragments.h wants them.
 template <class T>
 struct LineTile {
@@ -53,7 +28,7 @@ struct LineTile {
   }
 };
 
-// A thread moves one chunk of every line_of_thread() + 16 k: where those lines come from, null for zeros.
+// A thread moves one chunk of every line threadIdx.x / 8 + 16 k: where those lines come from, null for zeros.
 template <class T>
 struct LineSources {
   static constexpr int kCount = (kRows + kColumns) / 16, kPer = int(16 / sizeof(T));
@@ -71,19 +46,21 @@ struct LineSources {
         from[k] = b(line - kRows);
     }
   }
-  // Elements `first` .. of all lines, of `size`.
+  // Elements `first` .. of all lines, of `size`. Rows of the state end with zeros, weights may begin
+  // anywhere.
   __device__ __forceinline__ void load(unsigned char* to, int first, int size, bool async) const {
     const int c = int(threadIdx.x) % (kLine / 16), e = first + c * kPer;
     to += int(threadIdx.x) / (kLine / 16) * kPitch + c * 16;
     FASTDL_UNROLL
     for (int k = 0; k < kCount; ++k) {
       unsigned char* const at = to + 16 * k * kPitch;
-      if (async && from[k] != nullptr && e < size) {
+      const bool whole = async || 16 * k < kRows;
+      if (whole && from[k] != nullptr && e < size) {
         cp_async_16(at, from[k] + e);
         continue;
       }
       Pack<T, kPer> pack{};
-      if (!async && from[k] != nullptr) {
+      if (!whole && from[k] != nullptr) {
         FASTDL_UNROLL
         for (int n = 0; n < kPer; ++n)
           if (e + n < size) pack.v[n] = from[k][e + n];
@@ -166,34 +143,53 @@ __device__ __forceinline__ void step_product(unsigned char* shared, A a, B b, in
   sync_threads();
 }
 
-// Steps in the order in which they are computed: their rows and where these start.
-struct RnnStep {
-  int rows;
-  int64_t start;
-};
-inline RnnStep rnn_step(const RnnProblem& p, bool reverse, int64_t n) {
-  if (n < 0 || n >= p.steps()) return {0, 0};
-  const auto t = size_t(reverse ? p.steps() - 1 - n : n);
-  return {int(p.batch_sizes[t]), p.starts[t]};
+// Iteration k of the layer's steps, from which on the launch before has left the state.
+template <class T, bool kTensor, class Body>
+__global__ void __launch_bounds__(kStepThreads)
+    rnn_step(const Body body, const RnnSteps steps, int phase, int k, int units) {
+  using C = Compute<T>;
+  FASTDL_DYNAMIC_SHARED(unsigned char, shared);
+  const StepProduct<T> product = body.product[phase];
+  const int first_row = int(blockIdx.y) * kRows, first_unit = int(blockIdx.x) * units;
+  const int all = body.rows(steps, phase), rows = all - first_row < kRows ? all - first_row : kRows;
+  const T* const state = body.state(phase, k) + int64_t(first_row) * product.pitch;
+  step_product<T, kTensor>(
+      shared, [&](int r) { return r < rows ? state + int64_t(r) * product.pitch : nullptr; },
+      [&](int c) {
+        const int gate = c / units, unit = first_unit + c % units;
+        return gate < product.gates && unit < product.units
+                   ? product.weight + (int64_t(gate) * product.units + unit) * product.weight_step
+                   : nullptr;
+      },
+      rows, product.size, product.async);
+  const C* const sums = reinterpret_cast<const C*>(shared);
+  for (int n = int(threadIdx.x); n < rows * units; n += kStepThreads) {
+    const int r = n / units, u = n % units;
+    if (first_unit + u >= product.units) continue;
+    const auto item = body.load(steps, phase, first_row + r, first_unit + u);
+    body.finish(
+        steps, phase, first_row + r, first_unit + u, item,
+        [&](int gate) { return sums[r * kSumStep + gate * units + u]; }, body.next(phase, k));
+  }
 }
 
-template <class C>
-__device__ __forceinline__ C sigmoid(C x) {
-  return 1 / (1 + std::exp(-x));
-}
-
-// f(T{}, whether by tensor cores)
-template <class F>
-void by_dtype_and_unit(Dtype dtype, bool tf32, F&& f) {
-  by_dtype(dtype, [&]<class T>(T) {
-    if constexpr (sizeof(T) == 2) {
-      f(T{}, std::true_type{});
-    } else {
-      if constexpr (sizeof(T) == 4)
-        if (tf32) return f(T{}, std::true_type{});
-      f(T{}, std::false_type{});
+// Before the first step: the state in both copies (a sequence may begin later), zeros behind it and in the
+// counters.
+template <class T, class Body>
+__global__ void rnn_begin(const Directions<Body> layer, uint32_t* counters, int count) {
+  const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t all = int64_t(gridDim.x) * blockDim.x;
+  if (blockIdx.y == 0)
+    for (int64_t n = first; n < count; n += all) counters[n] = 0;
+  const Body& body = layer.of[blockIdx.y];
+  for (int phase = 0; phase < body.products; ++phase) {
+    const StepProduct<T>& product = body.product[phase];
+    const int64_t rows = 2 * int64_t(body.batch);
+    for (int64_t n = first; n < rows * product.pitch; n += all) {
+      const int r = int(n / product.pitch % body.batch), e = int(n % product.pitch);
+      product.state[n] = phase == 0 && e < product.size ? body.initial(r, e) : T(0.0f);
     }
-  });
+  }
 }
 
 }  // namespace fastdl::cuda

@@ -17,6 +17,8 @@ class Arrays {
   const py::dict& arrays_;
 };
 
+constexpr const char* kLaunches[] = {"resident", "grid", "steps"};
+
 }  // namespace
 
 void register_rnn(py::module_& m) {
@@ -29,25 +31,36 @@ void register_rnn(py::module_& m) {
         for (const int64_t n : p.batch_sizes) p.starts.push_back(p.starts.back() + n);
         return p;
       }));
-  m.def("rnn_forward", [](int dtype, const RnnProblem& p, bool reverse, const py::dict& arrays,
-                          int64_t y_step, bool tf32, uintptr_t stream) {
-    const Arrays a(arrays);
-    cuda::rnn_forward(Dtype(dtype), p, reverse,
-                      {a["y"], a["h_n"], a["c_n"], y_step, a["gates"], a["cells"], a["carry"], a["update"],
-                       a["between"], a["masked"], a["a"], a["h0"], a["c0"], a["masked_h0"], a["mask"],
-                       a["w_hh"], a["b_hh"], a["w_hr"], tf32},
-                      stream_of(stream));
+  m.def("rnn_scratch", [](int dtype, const RnnProblem& p, bool backward) {
+    return cuda::rnn_scratch(Dtype(dtype), p, backward);
   });
-  m.def("rnn_backward", [](int dtype, const RnnProblem& p, bool reverse, const py::dict& arrays,
-                           int64_t grad_y_step, int64_t y_step, bool tf32, uintptr_t stream) {
-    const Arrays a(arrays);
-    cuda::rnn_backward(Dtype(dtype), p, reverse,
-                       {a["grad_a"],   a["grad_b"],   a["grad_h0"], a["cell"],    a["direct"], a["sum"],
-                        a["before"],   a["reset"],    a["output"],  a["product"], a["grad_y"], grad_y_step,
-                        a["grad_h_n"], a["grad_c_n"], a["y"],       y_step,       a["gates"],  a["cells"],
-                        a["h0"],       a["c0"],       a["mask"],    a["w_hh"],    a["w_hr"],   tf32},
-                       stream_of(stream));
+  m.def("rnn_forward", [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays, int64_t y_step,
+                          uintptr_t scratch, bool tf32, const std::string& launches, uintptr_t stream) {
+    std::vector<cuda::RnnForward> directions;
+    for (const py::dict& direction : arrays) {
+      const Arrays a(direction);
+      directions.push_back({a["y"], a["h_n"], a["c_n"], y_step, a["gates"], a["cells"], a["carry"],
+                            a["update"], a["a"], a["h0"], a["c0"], a["mask"], a["w_hh"], a["b_ih"], a["b_hh"],
+                            a["w_hr"]});
+    }
+    cuda::rnn_forward(Dtype(dtype), p, directions, pointer(scratch), tf32,
+                      named<cuda::RnnLaunches>(kLaunches, launches), stream_of(stream));
   });
+  m.def("rnn_backward",
+        [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays, int64_t grad_y_step,
+           int64_t y_step, uintptr_t scratch, bool tf32, const std::string& launches, uintptr_t stream) {
+          std::vector<cuda::RnnBackward> directions;
+          for (const py::dict& direction : arrays) {
+            const Arrays a(direction);
+            directions.push_back({a["grad_a"], a["grad_b"], a["grad_h0"],  a["cell"],     a["direct"],
+                                  a["sum"],    a["before"], a["reset"],    a["output"],   a["product"],
+                                  a["grad_y"], grad_y_step, a["grad_h_n"], a["grad_c_n"], a["y"],
+                                  y_step,      a["gates"],  a["cells"],    a["h0"],       a["c0"],
+                                  a["mask"],   a["w_hh"],   a["w_hr"]});
+          }
+          cuda::rnn_backward(Dtype(dtype), p, directions, pointer(scratch), tf32,
+                             named<cuda::RnnLaunches>(kLaunches, launches), stream_of(stream));
+        });
 }
 
 }  // namespace fastdl::binding

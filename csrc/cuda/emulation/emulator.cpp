@@ -157,6 +157,8 @@ struct Fiber : Here {
   const Site* site = nullptr;  // where it waits
   const char* kind = "";       // for what
   void* argument = nullptr;
+  const uint32_t* counter = nullptr;  // of a cooperative grid: what it waits for, and until when
+  uint32_t awaited = 0;
   // Asynchronous copies: a ring of those under way, and where the committed groups end in it.
   Copy* copies = nullptr;
   size_t issued = 0, delivered = 0, committed = 0, waited = 0;
@@ -202,6 +204,7 @@ struct Launch {
   size_t shared_bytes;
   void (*body)(void*);
   void* context;
+  bool cooperative;
   // Threads come after what the host did before, the host after the threads, but no thread after another.
   mutable char started = 0, finished = 0;
 };
@@ -209,10 +212,10 @@ struct Launch {
 // The fibers of one block at a time, on one host thread.
 class Worker {
  public:
-  explicit Worker(const Launch& launch) : launch_(launch) {
+  explicit Worker(const Launch& launch, size_t first_stack = 0) : launch_(launch), first_stack_(first_stack) {
     const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
     fibers_.resize(threads);
-    while (stacks().size() < threads) stacks().push_back(std::make_unique<Stack>());
+    while (stacks().size() < first_stack + threads) stacks().push_back(std::make_unique<Stack>());
     order_.resize(threads);
     shared_.reserve(64);  // by the host, not by a thread
     copies_.reset(new Copy[threads * kCopiesInFlight]);
@@ -224,6 +227,16 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   void run_block(uint64_t block);
+  // The same in pieces, for blocks that take turns: a round lets every thread that can go on do so, and tells
+  // whether there was one.
+  void begin(uint64_t block);
+  bool over() const { return done_ == fibers_.size() || error_ != nullptr; }
+  bool failed() const { return error_ != nullptr; }
+  bool waits_for_counter() const;
+  bool round();
+  uint64_t late();
+  void explain();
+  void end();
 
   static Worker* current() { return *slot(); }
   Fiber& fiber() { return *running_; }
@@ -270,6 +283,17 @@ class Worker {
     work(arguments);
     g = {};
     for (int lane = 0; lane < 32; ++lane) warp[lane].state = State::ready;
+  }
+
+  void wait_for(const uint32_t* counter, uint32_t count, const Site& site) {
+    if (!launch_.cooperative)
+      throw Error(std::string(launch_.name) + ": wait_for in " + describe(site) +
+                  " needs launch_cooperative");
+    running_->counter = counter;
+    running_->awaited = count;
+    if (!reached(*running_)) wait("counter", site);
+    running_->counter = nullptr;
+    acquire(const_cast<uint32_t*>(counter));
   }
 
   // A collective that also orders the warp's accesses to memory, as shuffles and votes do not.
@@ -323,6 +347,9 @@ class Worker {
                     name_of(*running_) + " came to the one in " + describe(site));
   }
 
+  static bool reached(const Fiber& f) {
+    return int32_t(__atomic_load_n(f.counter, __ATOMIC_RELAXED) - f.awaited) >= 0;
+  }
   [[noreturn]] void deadlock();
   [[noreturn]] void stuck();
   void to_scheduler(bool last);
@@ -330,6 +357,10 @@ class Worker {
   static void entry();
 
   const Launch& launch_;
+  const size_t first_stack_;
+  uint64_t block_ = 0;
+  size_t done_ = 0;
+  std::mt19937_64 random_;
   std::vector<Fiber> fibers_;
   std::vector<uint32_t> order_;
   std::vector<Gathering> gatherings_;
@@ -409,7 +440,12 @@ void Worker::deadlock() {
   // Two threads that explain it: one that waits, one that will not come there.
   const Fiber* waiting = nullptr;
   for (const Fiber& f : fibers_)
-    if (f.state == State::waiting && waiting == nullptr) waiting = &f;
+    if (f.state == State::waiting && (waiting == nullptr || f.counter != nullptr)) waiting = &f;
+  if (waiting->counter != nullptr)
+    throw Error(std::string(launch_.name) + ": " + name_of(*waiting) + " of block " + std::to_string(block_) +
+                " waits for ever in " + describe(*waiting->site) + ": for " +
+                std::to_string(waiting->awaited) + " signals, of which " +
+                std::to_string(__atomic_load_n(waiting->counter, __ATOMIC_RELAXED)) + " came");
   const bool warp = std::strcmp(waiting->kind, "warp operation") == 0;
   if (!warp && std::strcmp(waiting->kind, "barrier") != 0) stuck();
   const Fiber* first = warp ? waiting - waiting->lane : fibers_.data();
@@ -436,7 +472,15 @@ void Worker::stuck() {
 }
 
 void Worker::run_block(uint64_t block) {
-  *slot() = this;
+  begin(block);
+  while (!over())
+    if (!round() && !error_) explain();
+  end();
+}
+
+void Worker::begin(uint64_t block) {
+  block_ = block;
+  done_ = 0;
 #ifdef FASTDL_TSAN  // freed when the host comes after the threads, not between blocks
   for (auto& [key, memory] : shared_) retired_.push_back(std::move(memory));
   retired_.push_back(std::move(dynamic_));
@@ -457,7 +501,7 @@ void Worker::run_block(uint64_t block) {
     f.block_dim = b;
     f.grid_dim = g;
     f.lane = int(i % 32);
-    f.stack = stacks()[i].get();
+    f.stack = stacks()[first_stack_ + i].get();
     f.copies = copies_.get() + i * kCopiesInFlight;
     order_[i] = uint32_t(i);
 #ifdef FASTDL_ASAN
@@ -475,41 +519,101 @@ void Worker::run_block(uint64_t block) {
     for (int r = 0; r < 6; ++r) *--frame = nullptr;
     f.stack_pointer = frame;
   }
-  std::mt19937_64 random(order_seed ^ (block * 0x9E3779B97F4A7C15u));
+  random_.seed(order_seed ^ (block * 0x9E3779B97F4A7C15u));
   if (order_of_threads == Order::descending) std::reverse(order_.begin(), order_.end());
+}
 
-  for (size_t done = 0; done < fibers_.size() && !error_;) {
-    if (order_of_threads == Order::random) std::shuffle(order_.begin(), order_.end(), random);
-    bool moved = false;
-    for (uint32_t i : order_) {
-      if (fibers_[i].state != State::ready) continue;
-      moved = true;
-      switch_to(fibers_[i]);
-      done += fibers_[i].state == State::done;
-      if (error_) break;
-    }
-    if (!moved) {
-      const uint64_t which = order_of_threads == Order::ascending    ? 0
-                             : order_of_threads == Order::descending ? ~uint64_t(0)
-                                                                     : random();
-      try {
-        if (!hopper_ || !hopper_deliver(*hopper_, which)) deadlock();
-      } catch (...) {
-        error_ = std::current_exception();
-      }
-    }
+bool Worker::waits_for_counter() const {
+  return std::any_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.counter != nullptr; });
+}
+
+bool Worker::round() {
+  *slot() = this;
+  if (order_of_threads == Order::random) std::shuffle(order_.begin(), order_.end(), random_);
+  bool moved = false;
+  for (uint32_t i : order_) {
+    Fiber& f = fibers_[i];
+    if (f.state == State::waiting && f.counter != nullptr && reached(f)) f.state = State::ready;
+    if (f.state != State::ready) continue;
+    moved = true;
+    switch_to(f);
+    done_ += f.state == State::done;
+    if (error_) break;
   }
   if (!error_ && hopper_) try {
-      hopper_leave_block(*hopper_);
+      if (!moved) moved = hopper_deliver(*hopper_, late());
+      if (over()) hopper_leave_block(*hopper_);
     } catch (...) {
       error_ = std::current_exception();
     }
   here = nullptr;
+  *slot() = nullptr;
+  return moved;
+}
+
+// Which of several things on their way arrives: as the order of threads has it.
+uint64_t Worker::late() {
+  if (order_of_threads == Order::random) return random_();
+  return order_of_threads == Order::ascending ? 0 : ~uint64_t(0);
+}
+
+void Worker::explain() {
+  *slot() = this;
+  try {
+    deadlock();
+  } catch (...) {
+    error_ = std::current_exception();
+  }
+  *slot() = nullptr;
+}
+
+void Worker::end() {
 #ifdef FASTDL_TSAN
   for (Fiber& f : fibers_) __tsan_destroy_fiber(f.tsan);
 #endif
-  *slot() = nullptr;
   if (error_) std::rethrow_exception(error_);
+}
+
+std::atomic<int64_t> cooperative_count{0};
+
+// All blocks alive at once, on one host thread. Each goes as far as it can, so that a block that does not
+// wait for another is far ahead of it, or behind.
+void run_cooperative(const Launch& launch, uint64_t blocks) {
+  ++cooperative_count;
+  const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
+  std::vector<std::unique_ptr<Worker>> workers;
+  for (uint64_t b = 0; b < blocks; ++b) {
+    workers.push_back(std::make_unique<Worker>(launch, b * threads));
+    workers.back()->begin(b);
+  }
+  std::vector<Worker*> turns;
+  for (auto& worker : workers) turns.push_back(worker.get());
+  if (order_of_threads == Order::descending) std::reverse(turns.begin(), turns.end());
+  std::mt19937_64 random(order_seed);
+  for (bool failed = false; !failed;) {
+    turns.erase(std::remove_if(turns.begin(), turns.end(), [](Worker* w) { return w->over(); }), turns.end());
+    if (turns.empty()) break;
+    if (order_of_threads == Order::random) std::shuffle(turns.begin(), turns.end(), random);
+    bool moved = false;
+    for (Worker* w : turns) {
+      while (!w->over() && w->round()) moved = true;
+      failed |= w->failed();
+      if (failed) break;
+    }
+    if (moved) continue;
+    // Others wait for signals that a block's mistake keeps away: that block explains it.
+    const auto culprit =
+        std::find_if(turns.begin(), turns.end(), [](Worker* w) { return !w->waits_for_counter(); });
+    (culprit != turns.end() ? *culprit : turns.front())->explain();
+    failed = true;
+  }
+  std::exception_ptr error;
+  for (auto& worker : workers) try {
+      worker->end();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace
@@ -532,6 +636,16 @@ void collective(void* argument, void (*work)(void* const[32]), const Site& site)
 }
 void warp_barrier(const Site& site) {
   Worker::current()->warp_barrier(site);
+}
+int64_t cooperative_launches() {
+  return cooperative_count;
+}
+void signal(uint32_t* counter) {
+  release(counter);
+  __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+}
+void wait_for(const uint32_t* counter, uint32_t count, const Site& site) {
+  Worker::current()->wait_for(counter, count, site);
 }
 void* shared(const void* key, size_t bytes) {
   return Worker::current()->shared(key, bytes);
@@ -633,7 +747,8 @@ void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
     }
 }
 
-void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context) {
+void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context,
+         bool cooperative) {
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z;
   if (threads == 0 || threads > 1024 || threads % 32 != 0)
     throw Error(std::string(name) + ": blocks must have 32, 64, .. 1024 threads, not " +
@@ -641,8 +756,16 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
   if (blocks == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535)
     throw Error(std::string(name) + ": the grid is empty or too large");
   if (shared_bytes > (227 << 10)) throw Error(std::string(name) + ": too much shared memory");
-  const Launch launch{name, grid, block, shared_bytes, body, context};
+  const Launch launch{name, grid, block, shared_bytes, body, context, cooperative};
   release(&launch.started);
+  if (cooperative) {
+    if (blocks > kResidentBlocks)
+      throw Error(std::string(name) + ": " + std::to_string(blocks) + " blocks do not fit at once, only " +
+                  std::to_string(kResidentBlocks));
+    run_cooperative(launch, blocks);
+    acquire(&launch.finished);
+    return;
+  }
   std::atomic<uint64_t> next{0};
   std::exception_ptr error;
   std::mutex mutex;

@@ -71,7 +71,9 @@ enum class Order { ascending, descending, random };
 void set_order(Order order, uint64_t seed);
 
 // Runs body(context) in every thread of the grid; returns when all are done, or throws the first error.
-void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context);
+// A cooperative grid's blocks take turns on one host thread, the others come one after the other.
+void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context,
+         bool cooperative = false);
 
 // Waits for all threads of the block; all must come to the same site.
 void barrier(const Site& site);
@@ -158,6 +160,11 @@ inline void zero(void* to, size_t bytes, Stream) {
 }
 
 using emulation::Site;
+}  // namespace fastdl
+
+#include "cuda/emulation/cooperative.h"
+
+namespace fastdl {
 
 inline void sync_threads(const Site& site = Site::current()) {
   emulation::barrier(site);

@@ -127,6 +127,20 @@ __global__ void sum_of_blocks(float* y, const float* x) {
   atomic_add(&y[threadIdx.x], x[threadIdx.x]);
 }
 
+// 4 blocks at once, y[63] counts: each takes what the next one wrote, after they have met.
+template <bool kWaits, int kMore>
+__global__ void meeting_of_blocks(float* y, const float* x) {
+  uint32_t* const counter = reinterpret_cast<uint32_t*>(y + 63);
+  if (threadIdx.x < 8) y[8 * blockIdx.x + threadIdx.x] = x[8 * blockIdx.x + threadIdx.x];
+  sync_threads();
+  if (threadIdx.x == 0) {
+    signal(counter);
+    if (kWaits) wait_for(counter, gridDim.x + kMore);
+  }
+  sync_threads();
+  if (threadIdx.x < 4) y[32 + 4 * blockIdx.x + threadIdx.x] = y[(8 * blockIdx.x + threadIdx.x + 8) % 32];
+}
+
 // One warp: a (16, 16) row-major times b (16, 8), b given as (8, 16). Through shared memory, as attention
 // does it.
 template <class T>
@@ -159,6 +173,7 @@ struct Planted {
   const char* name;
   void (*kernel)(float*, const float*);
   unsigned blocks;
+  bool cooperative = false;
 };
 constexpr Planted kPlanted[] = {
     {"reversed_without_barrier", reversed_without_barrier, 1},
@@ -181,6 +196,11 @@ constexpr Planted kPlanted[] = {
     {"beyond_global", beyond_global, 1},
     {"race_of_blocks", race_of_blocks, 4},
     {"sum_of_blocks", sum_of_blocks, 4},
+    {"meeting_of_blocks", meeting_of_blocks<true, 0>, 4, true},
+    {"meeting_without_wait", meeting_of_blocks<false, 0>, 4, true},
+    {"meeting_with_nobody", meeting_of_blocks<true, 1>, 4, true},
+    {"meeting_without_launch", meeting_of_blocks<true, 0>, 4},
+    {"meeting_of_too_many", meeting_of_blocks<true, 0>, 9, true},
 };
 
 }  // namespace
@@ -200,11 +220,17 @@ void register_emulation(py::module_& m) {
                                                  : Order::random,
                          seed);
   });
+  m.def("cooperative_launches", emulation::cooperative_launches);
   m.def("run_planted", [](const std::string& name, uintptr_t y, uintptr_t x, unsigned threads) {
     for (const Planted& p : kPlanted)
-      if (p.name == name)
-        return launch(p.name, p.kernel, dim3(p.blocks), dim3(threads), 256, nullptr,
-                      static_cast<float*>(pointer(y)), static_cast<const float*>(pointer(x)));
+      if (p.name == name) {
+        const auto run = [&](auto start) {
+          start(p.name, p.kernel, dim3(p.blocks), dim3(threads), size_t(256), nullptr,
+                static_cast<float*>(pointer(y)), static_cast<const float*>(pointer(x)));
+        };
+        if (p.cooperative) return run([](auto&&... a) { launch_cooperative(a...); });
+        return run([](auto&&... a) { launch(a...); });
+      }
     throw py::key_error(name);
   });
   m.def("product", [](const std::string& type, uintptr_t c, uintptr_t a, uintptr_t b) {

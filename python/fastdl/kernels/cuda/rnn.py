@@ -1,12 +1,15 @@
 """Recurrent layers; see :mod:`fastdl.kernels.reference.rnn`.
 
 Inputs of all rows meet their weights in one product before the steps, and gradients of weights and inputs are products
-over all rows after them; in between there are one or two launches for each step. Gates and cells for backward are
+over all rows after them. In between, one launch does all steps where the recurrent weights fit into the
+multiprocessors' memory; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
+(``resident``, ``grid``, ``steps``) leaves out the ways before the one it names. Gates and cells for backward are
 planes: (D, 1, gates, N, H) and (D, 1, N, H).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,12 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device, products
 from fastdl.kernels.cuda.device import Array
-from fastdl.kernels.cuda.elementwise import add_forward, convert, mul_forward
+from fastdl.kernels.cuda.elementwise import add_forward, convert
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["rnn_backward", "rnn_forward"]
+
+LAUNCHES = os.environ.get("FASTDL_CUDA_RNN", "resident")
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_before": 3}
 _KEPT = {"lstm": 4, "gru": 4, "gru_before": 3}  # planes that backward needs
@@ -123,6 +128,10 @@ class _Layer:
         """A number for each sequence and unit, in the type computed in."""
         return self.runtime.empty((self.batch, self.hidden), self.compute)
 
+    def scratch(self, backward: bool) -> Array:
+        size = self.runtime.extension.rnn_scratch(self.number, self.problem, backward)
+        return self.runtime.empty((size,), np.uint8)
+
     def addresses(self, arrays: dict[str, Array | None]) -> dict[str, int]:
         return {name: self.runtime.pointer(array) for name, array in arrays.items() if array is not None}
 
@@ -152,31 +161,38 @@ def rnn_forward(
     c_n = a.empty(directions, batch, hidden) if a.lstm else None
     gates = a.empty(directions, 1, _KEPT[cell], rows, hidden) if keep and cell in _KEPT else None
     cells = a.empty(directions, 1, rows, hidden) if keep and a.lstm else None
+    directed = []
     for d in range(directions):
         w_ih, w_hh, b_ih, b_hh, w_hr = a.weights[d]
-        own_mask, own_h0 = _of(a.mask, d), _of(a.h0, d)
         arrays = {
             "y": y[:, d * output :],
             "h_n": h_n[d],
             "c_n": _of(c_n, d),
             "gates": _of(gates, d),
             "cells": _of(cells, d),
-            "a": _product(x, w_ih.T) if b_ih is None else add_forward(_product(x, w_ih.T), b_ih),
-            "h0": own_h0,
+            "a": _product(x, w_ih.T),
+            "h0": _of(a.h0, d),
             "c0": _of(a.c0, d),
-            "mask": own_mask,
+            "mask": _of(a.mask, d),
             "w_hh": w_hh,
+            "b_ih": b_ih,
             "b_hh": b_hh,
             "w_hr": w_hr,
             "carry": a.wide() if a.lstm else None,
             "update": a.wide() if cell == "gru_before" else None,
-            "between": a.empty(batch, hidden) if cell == "gru_before" or w_hr is not None else None,
-            "masked": None if own_mask is None else a.empty(2, batch, output),
-            "masked_h0": None if own_mask is None or own_h0 is None else mul_forward(own_h0, own_mask),
         }
-        a.runtime.extension.rnn_forward(
-            a.number, a.problem, d == 1, a.addresses(arrays), directions * output, a.tf32, a.runtime.stream()
-        )
+        directed.append(arrays)
+    scratch = a.scratch(False)
+    a.runtime.extension.rnn_forward(
+        a.number,
+        a.problem,
+        [a.addresses(arrays) for arrays in directed],
+        directions * output,
+        a.runtime.pointer(scratch),
+        a.tf32,
+        LAUNCHES,
+        a.runtime.stream(),
+    )
     return y, h_n, c_n, gates, cells
 
 
@@ -213,18 +229,17 @@ def rnn_backward(
     grad_h0 = a.empty(directions, batch, output)
     grad_c0 = a.empty(directions, batch, hidden) if need_state and a.lstm else None
     grad_x = None
-    grad_weights: list[Array | None] = []
     step = directions * output
+    directed: list[dict[str, Array | None]] = []
     for d in range(directions):
-        w_ih, w_hh, b_ih, _, w_hr = a.weights[d]
+        _, w_hh, _, _, w_hr = a.weights[d]
         grad_a = a.empty(rows, a.gates * hidden)
         grad_b = a.empty(rows, a.gates * hidden) if cell == "gru" else grad_a
-        cell_sum = a.wide() if a.lstm else None
         arrays = {
             "grad_a": grad_a,
             "grad_b": grad_b,
             "grad_h0": grad_h0[d],
-            "cell": cell_sum,
+            "cell": a.wide() if a.lstm else None,
             "direct": a.wide() if cell.startswith("gru") else None,
             "sum": a.wide() if cell == "gru_before" else None,
             "before": a.empty(rows, output) if need_weights else None,
@@ -243,11 +258,25 @@ def rnn_backward(
             "w_hh": device.copy(w_hh.T),
             "w_hr": None if w_hr is None else device.copy(w_hr.T),
         }
-        a.runtime.extension.rnn_backward(
-            a.number, a.problem, d == 1, a.addresses(arrays), step, step, a.tf32, a.runtime.stream()
-        )
+        directed.append(arrays)
+    scratch = a.scratch(True)
+    a.runtime.extension.rnn_backward(
+        a.number,
+        a.problem,
+        [a.addresses(arrays) for arrays in directed],
+        step,
+        step,
+        a.runtime.pointer(scratch),
+        a.tf32,
+        LAUNCHES,
+        a.runtime.stream(),
+    )
+    grad_weights: list[Array | None] = []
+    for d, arrays in enumerate(directed):
+        w_ih, _, b_ih, _, _ = a.weights[d]
+        grad_a = arrays["grad_a"]
         if grad_c0 is not None:
-            device.copy_to(grad_c0[d], convert(cell_sum, a.dtype))
+            device.copy_to(grad_c0[d], convert(arrays["cell"], a.dtype))
         if need_x:
             part = _product(grad_a, w_ih)
             grad_x = part if grad_x is None else add_forward(grad_x, part)
