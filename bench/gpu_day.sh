@@ -143,6 +143,7 @@ part_render() {
   local files=() name draw=
   if has matplotlib; then draw=yes; else echo "no matplotlib here: draw with fastdl bench --render FILE --plot FILE"; fi
   for name in "$state"/results/*.json; do
+    [ -e "$name" ] || continue # no results yet
     case $name in
       *crossover.json)
         "$python" -m fastdl.cli bench --render "$name" --markdown "$state/results/crossover.md" \
