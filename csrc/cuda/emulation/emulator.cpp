@@ -496,11 +496,13 @@ bool Worker::round() {
 }
 
 void Worker::explain() {
+  *slot() = this;
   try {
     deadlock();
   } catch (...) {
     error_ = std::current_exception();
   }
+  *slot() = nullptr;
 }
 
 void Worker::end() {
