@@ -107,7 +107,8 @@ __device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const H
     FASTDL_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int own = row + lane / 4 + 8 * half;
-      const int last = (f.causal && own < f.keys - 1 ? own : f.keys - 1) - column - lane % 4 * 2;
+      int last = (f.causal && own < f.keys - 1 ? own : f.keys - 1) - column - lane % 4 * 2;
+      opaque(last);  // else the compiler takes this for short and does it without a branch
       FASTDL_UNROLL
       for (int i = 0; i < kKeys / 8; ++i) FASTDL_UNROLL
       for (int c = 0; c < 2; ++c)
@@ -155,6 +156,9 @@ struct Shared {
 template <int kD>
 __device__ __forceinline__ void load_items(Shared<kD>& shared, const Maps& maps, const HopperForward& f) {
   using P = Plan<kD>;
+  bulk_prefetch(maps.query);
+  bulk_prefetch(maps.key);
+  bulk_prefetch(maps.value);
   Ring<P::kStages> key, value;
   uint32_t parity = 1;
   for_items<P::kRows>(f, [&](const HopperForward::Place& at) {
@@ -258,10 +262,13 @@ struct Group {
         wgmma_wait<0>();
         wgmma_touch(y);
         wgmma_touch(s);  // no weights are narrowed before the product with the last ones is over
+        for (auto& step_weights : p) wgmma_touch(step_weights);
         free(shared.value_empty[value.stage]);
         value = key;
-        FASTDL_UNROLL
-        for (int i = 0; i < kD / 2; ++i) y[i] *= rows.shrink[i / 2 % 2];
+        if (ballot(rows.shrink[0] != 1 || rows.shrink[1] != 1) != 0) {  // a maximum rose
+          FASTDL_UNROLL
+          for (int i = 0; i < kD / 2; ++i) y[i] *= rows.shrink[i / 2 % 2];
+        }
         narrow_weights<T>(p, s);
       }
       free(shared.query_empty);

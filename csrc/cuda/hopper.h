@@ -293,6 +293,11 @@ __device__ __forceinline__ void wgmma_touch(float (&d)[kCount]) {
   FASTDL_UNROLL
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
+// The same of a first operand in registers: it must not have been overwritten.
+__device__ __forceinline__ void wgmma_touch(uint32_t (&a)[4]) {
+  FASTDL_UNROLL
+  for (uint32_t& bits : a) asm volatile("" : "+r"(bits)::"memory");
+}
 
 // x from here on is unknown to the compiler, which so cannot keep in registers what follows from it, loops
 // around this place long.
@@ -315,16 +320,17 @@ __device__ __forceinline__ void opaque(int& x) {
 #define FASTDL_TEXT_96 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R8(4)
 #define FASTDL_TEXT_128 \
   FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R4(6)
-#define FASTDL_TEXT_192                                                                             \
-  FASTDL_R10()                                                                                      \
-  FASTDL_R10(1)                                                                                     \
-  FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) \
-      FASTDL_R6(9)
+#define FASTDL_TEXT_192 \
+  FASTDL_R10()          \
+  FASTDL_R10(1)         \
+  FASTDL_R10(2)         \
+  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R6(9)
 #define FASTDL_TEXT_256                                                                             \
   FASTDL_R10()                                                                                      \
   FASTDL_R10(1)                                                                                     \
-  FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) \
-      FASTDL_R10(9) FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
+  FASTDL_R10(2)                                                                                     \
+  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) \
+      FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
 #define FASTDL_SUMS_32 FASTDL_D8(0), FASTDL_D8(8)
 #define FASTDL_SUMS_64 FASTDL_D32(0)
 #define FASTDL_SUMS_96 FASTDL_D32(0), FASTDL_D8(32), FASTDL_D8(40)

@@ -122,6 +122,7 @@ void wgmma_wait(const Site& site = Site::current()) {
 }
 template <int kCount>
 void wgmma_touch(float (&)[kCount]) {}
+inline void wgmma_touch(uint32_t (&)[4]) {}
 
 inline void opaque(int&) {}
 

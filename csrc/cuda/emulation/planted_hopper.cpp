@@ -115,6 +115,7 @@ __global__ void multiply(const FASTDL_GRID_CONSTANT TensorMap a, const FASTDL_GR
     if (mistake == Mistake::product_left) return;
     if (mistake != Mistake::no_wait_for_product) wgmma_wait<0>();
     wgmma_touch(d);
+    if constexpr (kRegisters) sync_warp();  // other lanes have read the tile, too
     if (mistake != Mistake::stage_freed_early && thread % 32 == 0) barrier_arrive(empty[stage]);
   }
   // The sums, as two boxes of 64 rows and 32 columns.
