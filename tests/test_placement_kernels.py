@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fastdl
 from fastdl.kernels import load, reference
 from parity import THREADS, backends
 
@@ -221,3 +222,35 @@ def test_bfloat16(backend):
     got = backend.convert(x, dtype)
     np.testing.assert_array_equal(got.view("u2"), x.astype(dtype).view("u2"))
     assert np.isnan(backend.convert(np.float32([np.nan]), dtype).astype("f4")).all()
+
+
+def test_tensors_written_from_their_own_memory():
+    x = fastdl.arange(600, dtype=fastdl.float32).reshape(300, 2)
+    wanted = x.numpy()[::-1].copy()
+    x[fastdl.arange(299, -1, -1)] = x
+    np.testing.assert_array_equal(x.numpy(), wanted)
+    places = fastdl.arange(400).flip(0)
+    places.scatter_(0, places, places)
+    np.testing.assert_array_equal(places.numpy(), np.arange(400))
+    mask = fastdl.ones(500, dtype=fastdl.bool)
+    mask.masked_fill_(mask, False)
+    assert not mask.any()
+
+
+@pytest.mark.parametrize("operator", ["__add__", "__sub__", "__mul__", "__truediv__"])
+def test_operators_without_a_graph(operator):
+    """The short way to a kernel gives what the graph's way gives: values, dtypes, and no gradient where none is."""
+    draw = np.random.default_rng(0)
+    x, row = fastdl.tensor(draw.random((3, 4))), fastdl.tensor(draw.random(4))
+    kept = fastdl.tensor(draw.random((3, 4)), requires_grad=True)
+    for other in (row, 2, 0.5, fastdl.tensor(3), row.float(), np.float64(2), kept):
+        got = getattr(x, operator)(other)
+        with fastdl.enable_grad():
+            wanted = getattr(x.detach().requires_grad_(), operator)(other)
+        np.testing.assert_array_equal(got.detach().numpy(), wanted.detach().numpy())
+        assert got.dtype == wanted.dtype
+        assert got.requires_grad == (other is kept)
+    with fastdl.no_grad():
+        assert not getattr(kept, operator)(row).requires_grad
+    with pytest.raises(ValueError, match="do not broadcast"):
+        getattr(x, operator)(fastdl.ones(5, dtype=fastdl.float64))

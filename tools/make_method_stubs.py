@@ -41,7 +41,9 @@ def stubs() -> str:
         attached[name] = f"_{short}.{function.__name__}"
     dunders = {name for name in attached if name.startswith("__")}
     lines += [f"    {name} = {attached[name]}" for name in sorted(attached.keys() - dunders)]
-    for name in sorted(f"{methods._UNARY} {methods._BINARY} {methods._IN_PLACE}".split()):
+    for name in sorted(
+        f"{methods._UNARY} {methods._BINARY} {methods._IN_PLACE_OUT} {methods._IN_PLACE}".split()
+    ):
         if f"{name}_" not in attached:
             lines.append(f"    {name}_ = _in_place({attached[name]})")
     lines += [f"    @property\n    def {name}(self) -> Tensor: ..." for name in sorted(methods._PROPERTIES)]

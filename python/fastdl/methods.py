@@ -115,7 +115,7 @@ _IN_PLACE_OUT = """clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add
     masked_fill"""
 _IN_PLACE = """sigmoid tanh logical_and logical_or
 logical_xor logical_not bitwise_and
-    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge frac tril triu
+    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
     index_fill scatter_reduce masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
     heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
@@ -235,9 +235,9 @@ def attach() -> None:
         setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
     for name in _IN_PLACE_OUT.split():
         setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_", writes_out=True))
-    Tensor.relu_ = activation.relu_  # type: ignore[method-assign]
     for name in _IN_PLACE.split():
-        setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_"))
+        made = activation.relu_ if name == "relu" else in_place(getattr(Tensor, name), name + "_")
+        setattr(Tensor, name + "_", made)
     for name in _SHAPE_IN_PLACE.split():
         setattr(Tensor, name + "_", shape_in_place(getattr(views, name), name + "_"))
     for name, function in _OPERATORS.items():

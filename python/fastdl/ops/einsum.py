@@ -24,7 +24,7 @@ from fastdl.kernels import select, strided
 from fastdl.ops.views import permute
 from fastdl.tensor import Tensor
 
-Labels = tuple[Any, ...]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
+Labels = Sequence[Any]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
 
 
 def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
@@ -324,6 +324,7 @@ def einsum(*args: Any) -> Tensor:
         >>> fastdl.einsum("ii->i", m), fastdl.einsum("ij,j->i", m, m[0])
         (tensor([1., 4.]), tensor([ 5., 11.]))
     """
+    labels: Sequence[Labels]
     if args and isinstance(args[0], str):
         operands = list(args[1]) if len(args) == 2 and isinstance(args[1], (list, tuple)) else list(args[1:])
         if not operands:

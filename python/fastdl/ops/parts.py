@@ -12,10 +12,10 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import add_at, select, strided
-from fastdl.ops.arrays import assign, zeros
+from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import reshape
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 
 class Part(View):

@@ -14,13 +14,13 @@ from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
 from fastdl.kernels import add_at, on_device, select
-from fastdl.ops.arrays import assign, cast, contiguous, sum_to, zeros
+from fastdl.ops.arrays import cast, contiguous, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 
 def _tensors(op: str, tensors: Any) -> list[Tensor]:

@@ -35,7 +35,11 @@ from fastdl.kernels.cuda.softmax import *
 # Functions of the contract without a CUDA kernel, with what to know about it. tests/test_contract.py holds this
 # against the reference, so nothing is missing silently.
 _NOT_YET = "not written yet"
-_NEVER = {"vector_math": "it shows the CPU's vectorised functions to tests; a GPU has its own"}
+_NEVER = {
+    "vector_math": "it shows the CPU's vectorised functions to tests; a GPU has its own",
+    "copy_into": "CuPy copies",
+    "fill": "CuPy fills",
+}
 ABSENT: dict[str, str] = {
     name: _NEVER.get(name, _NOT_YET)
     for name, value in vars(reference).items()
