@@ -12,6 +12,7 @@ from fastdl.ops import cast as _cast
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
+from fastdl.ops import gamma as _gamma
 from fastdl.ops import gather as _gather
 from fastdl.ops import linear as _linear
 from fastdl.ops import masks as _masks
@@ -167,6 +168,8 @@ class TensorMethods:
     hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0
+    igamma = _special.igamma
+    igammac = _special.igammac
     index_add = _gather.index_add
     index_copy = _gather.index_copy
     index_fill = _gather.index_fill
@@ -234,6 +237,7 @@ class TensorMethods:
     multinomial = _sampling.multinomial
     multiply = _elementwise.multiply
     mv = _linear.mv
+    mvlgamma = _special.mvlgamma
     nan_to_num = _special.nan_to_num
     nanmean = _statistics.nanmean
     nanmedian = _statistics.nanmedian
@@ -256,6 +260,7 @@ class TensorMethods:
     outer = _linear.outer
     permute = _views.permute
     pinverse = _matrices.pinverse
+    polygamma = _gamma.polygamma_method
     positive = _elementwise.positive
     pow = _elementwise.pow
     prelu = _activation.prelu
@@ -407,6 +412,8 @@ class TensorMethods:
     heaviside_ = _in_place(_special.heaviside)
     hypot_ = _in_place(_elementwise.hypot)
     i0_ = _in_place(_special.i0)
+    igamma_ = _in_place(_special.igamma)
+    igammac_ = _in_place(_special.igammac)
     index_add_ = _in_place(_gather.index_add)
     index_copy_ = _in_place(_gather.index_copy)
     index_fill_ = _in_place(_gather.index_fill)
@@ -429,6 +436,7 @@ class TensorMethods:
     masked_scatter_ = _in_place(_masks.masked_scatter)
     mul_ = _in_place(_elementwise.mul)
     multiply_ = _in_place(_elementwise.multiply)
+    mvlgamma_ = _in_place(_special.mvlgamma)
     nan_to_num_ = _in_place(_special.nan_to_num)
     ne_ = _in_place(_elementwise.ne)
     neg_ = _in_place(_elementwise.neg)

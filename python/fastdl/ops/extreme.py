@@ -113,7 +113,7 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     find = np.argmax if op == "max" else np.argmin
     indices = array(find(x, axis=axis if x.ndim else None, keepdims=keepdim), x, int64)
     if axis is None or x.ndim == 0:
-        return x.reshape(-1)[indices.reshape(())].reshape(indices.shape), indices
+        return array(x.reshape(-1)[indices.reshape(())], x).reshape(indices.shape), indices
     expanded = indices if keepdim else np.expand_dims(indices, axis)
     return np.take_along_axis(x, expanded, axis).reshape(indices.shape), indices
 
