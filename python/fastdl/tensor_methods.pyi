@@ -157,6 +157,7 @@ class TensorMethods:
     gather = _gather.gather
     gcd = _special.gcd
     ge = _elementwise.ge
+    ger = _linear.ger
     greater = _elementwise.greater
     greater_equal = _elementwise.greater_equal
     gt = _elementwise.gt
@@ -175,6 +176,7 @@ class TensorMethods:
     index_fill = _gather.index_fill
     index_put = _placement.index_put
     index_put_ = _placement.index_put_
+    index_reduce = _placement.index_reduce
     index_select = _gather.index_select
     inner = _products.inner
     int = _cast.int_
@@ -408,6 +410,8 @@ class TensorMethods:
     frac_ = _in_place(_elementwise.frac)
     gcd_ = _in_place(_special.gcd)
     ge_ = _in_place(_elementwise.ge)
+    greater_ = _in_place(_elementwise.greater)
+    greater_equal_ = _in_place(_elementwise.greater_equal)
     gt_ = _in_place(_elementwise.gt)
     heaviside_ = _in_place(_special.heaviside)
     hypot_ = _in_place(_elementwise.hypot)
@@ -417,10 +421,13 @@ class TensorMethods:
     index_add_ = _in_place(_gather.index_add)
     index_copy_ = _in_place(_gather.index_copy)
     index_fill_ = _in_place(_gather.index_fill)
+    index_reduce_ = _in_place(_placement.index_reduce)
     lcm_ = _in_place(_special.lcm)
     ldexp_ = _in_place(_special.ldexp)
     le_ = _in_place(_elementwise.le)
     lerp_ = _in_place(_elementwise.lerp)
+    less_ = _in_place(_elementwise.less)
+    less_equal_ = _in_place(_elementwise.less_equal)
     lgamma_ = _in_place(_special.lgamma)
     log_ = _in_place(_elementwise.log)
     log10_ = _in_place(_elementwise.log10)
@@ -442,6 +449,7 @@ class TensorMethods:
     neg_ = _in_place(_elementwise.neg)
     negative_ = _in_place(_elementwise.negative)
     nextafter_ = _in_place(_special.nextafter)
+    not_equal_ = _in_place(_elementwise.not_equal)
     pow_ = _in_place(_elementwise.pow)
     rad2deg_ = _in_place(_special.rad2deg)
     reciprocal_ = _in_place(_elementwise.reciprocal)

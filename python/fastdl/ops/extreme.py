@@ -43,8 +43,8 @@ class Amax(Op):
     def backward(self, grad: Any) -> Any:
         k, shape = select(grad), kept_shape(self.x.shape, self.axes)
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            ties = self.x == self.y.reshape(shape)
-            return ties * (grad.reshape(shape) / count_true(ties, self.axes, True)).astype(grad.dtype)
+            ties = array(self.x == self.y.reshape(shape), self.x)
+            return array(ties * (grad.reshape(shape) / count_true(ties, self.axes, True)), grad, grad.dtype)
         ties = k.eq_forward(self.x, self.y.reshape(shape))
         count = count_true(ties, self.axes, True).astype(grad.dtype)
         return k.where_forward(ties, k.div_forward(grad.reshape(shape), count), 0.0)

@@ -345,6 +345,9 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     return Outer.apply(input, vec2)  # type: ignore[no-any-return]
 
 
+ger = outer
+
+
 class Outer(Op):
     saves = (0, 1)
 
