@@ -48,7 +48,7 @@ def _tensors(value):
 
 @pytest.mark.filterwarnings("ignore")
 def test_results_of_no_dimensions_are_arrays():
-    """NumPy's operators make scalars of arrays of 0 dimensions: a tensor that held one would fail in the next kernel."""
+    """NumPy's operators make scalars of arrays of 0 dimensions: a tensor that held one fails in the next kernel."""
     makers = [lambda v=v: fastdl.tensor(v) for v in (0.5, [0.5], 2, True, np.float16(0.5))]
     found, tried = set(), 0
     for module in (fastdl, F, fastdl.linalg, fastdl.special):

@@ -80,8 +80,8 @@ _METHODS: dict[Any, str] = {
         histogram unique_consecutive msort trace dist renorm""",
     calculus: "diff",
     products: "inner vdot addr cross kron",
-    placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter diagonal_scatter
-        fill_diagonal_""",
+    placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter
+        diagonal_scatter fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
         slogdet svd""",
     query: "conj conj_physical resolve_conj is_nonzero is_same_size is_signed sum_to_size",
@@ -107,12 +107,13 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__invert__": elementwise.bitwise_not,
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
-_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or
-logical_xor logical_not bitwise_and
-    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge not_equal less less_equal greater greater_equal relu frac tril triu
-    index_add index_copy index_fill index_reduce scatter scatter_add scatter_reduce masked_fill masked_scatter addmm addmv addr
-    addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
-    heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
+_IN_PLACE = """sigmoid tanh clamp clamp_min clamp_max clip addcmul addcdiv lerp logical_and logical_or logical_xor
+    logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq
+    ne lt le gt ge not_equal less less_equal greater greater_equal relu frac tril triu index_add
+    index_copy index_fill index_reduce scatter scatter_add scatter_reduce masked_fill masked_scatter addmm
+    addmv addr addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg
+    xlogy copysign float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0
+    renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 
 # Python's operators: dunder name without underscores -> function of two operands.
