@@ -151,14 +151,14 @@ def test_samples_have_the_moments(name):
     n = 20000
     sample = ours.sample((n,)).numpy().astype(np.float64)
     checked = np.isfinite(mean) & np.isfinite(variance)
-    error = np.abs(sample.mean(0) - mean) / np.sqrt(variance / n)
-    assert (error[checked] < 5).all()
+    error = np.abs(sample.mean(0) - mean)[checked] / np.sqrt(variance[checked] / n)
+    assert (error < 5).all()
 
 
 @pytest.mark.parametrize(
     "name",
-    ["Normal", "Uniform", "Exponential", "Laplace", "Cauchy", "Gumbel", "HalfNormal", "LogNormal"]
-    + ["Pareto", "Weibull", "HalfCauchy", "InverseGamma"],
+    """Normal Uniform Exponential Laplace Cauchy Gumbel HalfNormal LogNormal Pareto Weibull HalfCauchy
+    InverseGamma""".split(),
 )
 def test_samples_follow_the_cdf(name):
     fastdl.manual_seed(2)
