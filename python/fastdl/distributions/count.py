@@ -189,5 +189,6 @@ class NegativeBinomial(Binary):
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         n, logits = self.total_count, self.logits
-        choose = lgamma(n + value) - lgamma(1 + value) - lgamma(n)
-        return n * logsigmoid(-logits) + value * logsigmoid(logits) + where(n + value == 0, 0.0, choose)
+        choose: Tensor = lgamma(n + value) - lgamma(1 + value) - lgamma(n)
+        choose = where(n + value == 0, 0.0, choose)
+        return n * logsigmoid(-logits) + value * logsigmoid(logits) + choose

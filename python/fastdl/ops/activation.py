@@ -144,7 +144,7 @@ class Softplus(_OfInput, kernel="softplus"):
 
 
 class Hardtanh(_Pieces, kernel="hardtanh"):
-    integers = True
+    wide_integers = True
 
 
 class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
@@ -177,7 +177,7 @@ class Logsigmoid(_OfInput, kernel="logsigmoid"):
 
 
 class Threshold(_Pieces, kernel="threshold"):
-    integers = True
+    wide_integers = True
 
 
 class Prelu(Op):

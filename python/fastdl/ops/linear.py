@@ -41,7 +41,7 @@ _FROM_OUTPUT = ("relu", "sigmoid", "tanh")
 
 class Linear(Op):
     saves = (0, 1)
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, weight: Any, bias: Any) -> Any:
         self.x, self.weight = x, weight
