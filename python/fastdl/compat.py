@@ -17,9 +17,12 @@ __all__ = [
     "compile",
     "contiguous_format",
     "get_float32_matmul_precision",
+    "get_num_interop_threads",
     "memory_format",
     "preserve_format",
     "set_float32_matmul_precision",
+    "set_flush_denormal",
+    "set_num_interop_threads",
     "strided",
     "use_deterministic_algorithms",
 ]
@@ -46,6 +49,20 @@ def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None
 
 def are_deterministic_algorithms_enabled() -> bool:
     """True: every result is bitwise repeatable for one number of threads."""
+    return True
+
+
+def set_num_interop_threads(int: int) -> None:
+    """Does nothing: operations run one after another, each on all threads. See ``torch.set_num_interop_threads``."""
+
+
+def get_num_interop_threads() -> int:
+    """1: operations run one after another. See ``torch.get_num_interop_threads``."""
+    return 1
+
+
+def set_flush_denormal(mode: bool) -> bool:
+    """Does nothing: kernels always flush denormal numbers. See ``torch.set_flush_denormal``."""
     return True
 
 

@@ -163,6 +163,7 @@ from fastdl.ops.linear import (
     baddbmm,
     bmm,
     dot,
+    ger,
     matmul,
     mm,
     mv,
@@ -186,6 +187,7 @@ from fastdl.ops.parts import (
     hsplit,
     narrow,
     split,
+    split_with_sizes,
     tensor_split,
     unbind,
     unsafe_chunk,
@@ -297,7 +299,6 @@ from fastdl.ops.views import (
 from fastdl.published import publish
 
 trapz = calculus.trapezoid
-ger = outer
 
 __all__ = [
     "abs",
@@ -521,6 +522,7 @@ __all__ = [
     "softmax",
     "sort",
     "split",
+    "split_with_sizes",
     "sqrt",
     "square",
     "squeeze",

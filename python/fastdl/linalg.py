@@ -21,15 +21,14 @@ from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
+from fastdl.ops.lu import lu, lu_factor, lu_factor_ex, lu_solve
 from fastdl.ops.matrix import (
     Cholesky,
     Determinant,
-    Inverse,
     LinAlgError,
     LogDeterminant,
     Orthogonal,
     SingularValues,
-    Solve,
     SymmetricEigen,
     check_matrix,
 )
@@ -37,7 +36,8 @@ from fastdl.ops.parts import diagonal
 from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
 from fastdl.ops.reduce import sum, vector_norm
-from fastdl.ops.shape import tril, triu
+from fastdl.ops.shape import tril
+from fastdl.ops.solve import cholesky_ex, inv, inv_ex, solve, solve_ex, solve_triangular
 from fastdl.ops.unary import abs
 from fastdl.ops.views import movedim, squeeze, unsqueeze
 from fastdl.published import publish
@@ -46,6 +46,7 @@ from fastdl.tensor import Tensor
 __all__ = [
     "LinAlgError",
     "cholesky",
+    "cholesky_ex",
     "cond",
     "cross",
     "det",
@@ -54,7 +55,12 @@ __all__ = [
     "eigvalsh",
     "householder_product",
     "inv",
+    "inv_ex",
     "lstsq",
+    "lu",
+    "lu_factor",
+    "lu_factor_ex",
+    "lu_solve",
     "matmul",
     "matrix_exp",
     "matrix_norm",
@@ -66,6 +72,7 @@ __all__ = [
     "qr",
     "slogdet",
     "solve",
+    "solve_ex",
     "solve_triangular",
     "svd",
     "svdvals",
@@ -113,44 +120,6 @@ class LstsqResult(NamedTuple):
     residuals: Tensor
     rank: Tensor
     singular_values: Tensor
-
-
-@on_host
-def inv(A: Tensor) -> Tensor:
-    """The inverse; LinAlgError for a singular matrix. See ``torch.linalg.inv``."""
-    check_matrix("inv", A)
-    return Inverse.apply(A)  # type: ignore[no-any-return]
-
-
-@on_host
-def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
-    """X of A X = B (``left=False``: of X A = B); B is a matrix, or a vector. See ``torch.linalg.solve``."""
-    check_matrix("solve", A)
-    if not left:
-        return solve(A.mT, B.mT).mT
-    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
-    rows = B.shape[-1 if vector else -2]
-    if rows != A.shape[-1]:
-        raise RuntimeError(f"solve: A of shape {A.shape} does not fit B of shape {B.shape}")
-    if A.dtype != B.dtype:
-        raise RuntimeError(f"solve: A and B must have one dtype, got {A.dtype} and {B.dtype}")
-    return squeeze(Solve.apply(A, unsqueeze(B, -1)), -1) if vector else Solve.apply(A, B)
-
-
-def solve_triangular(
-    A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
-) -> Tensor:
-    """X of A X = B (``left=False``: of X A = B) with one triangle of A, the rest being ignored.
-
-    ``unitriangular``: the diagonal is taken as ones. See ``torch.linalg.solve_triangular``.
-    """
-    check_matrix("solve_triangular", A)
-    triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
-    if unitriangular:
-        triangle = triangle + Tensor(np.eye(A.shape[-1], dtype=A.dtype))
-    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-    triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
-    return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT
 
 
 @on_host
@@ -472,6 +441,9 @@ def tensorsolve(A: Tensor, B: Tensor, dims: Any = None) -> Tensor:
     return solve(A.reshape(B.numel(), prod(rest)), B.reshape(-1)).reshape(rest)
 
 
-_OUT = """cholesky cond cross det eigh eigvalsh householder_product inv matmul matrix_norm matrix_power matrix_rank
-multi_dot norm pinv qr slogdet solve solve_triangular svd svdvals tensorinv tensorsolve vecdot vector_norm lstsq"""
+_OUT = """
+cholesky cholesky_ex cond cross det eigh eigvalsh householder_product inv inv_ex lstsq lu lu_factor
+lu_factor_ex lu_solve matmul matrix_norm matrix_power matrix_rank multi_dot norm pinv qr slogdet solve
+solve_ex solve_triangular svd svdvals tensorinv tensorsolve vecdot vector_norm
+"""
 publish(globals(), __all__, _OUT)

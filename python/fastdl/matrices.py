@@ -12,6 +12,7 @@ from fastdl.linalg import pinv as pinverse
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
 from fastdl.ops.linear import matmul
+from fastdl.ops.lu import lu_unpack
 from fastdl.ops.reduce import vector_norm
 from fastdl.published import publish
 from fastdl.tensor import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "det",
     "inverse",
     "logdet",
+    "lu_unpack",
     "matrix_exp",
     "matrix_power",
     "norm",
@@ -94,5 +96,5 @@ def norm(
 publish(
     globals(),
     __all__,
-    "cholesky cholesky_inverse cholesky_solve inverse matrix_power norm qr slogdet svd",
+    "cholesky cholesky_inverse cholesky_solve inverse lu_unpack matrix_power norm qr slogdet svd",
 )

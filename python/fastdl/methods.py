@@ -74,7 +74,7 @@ _METHODS: dict[Any, str] = {
         argwhere bincount""",
     masks: "masked_fill masked_select masked_scatter",
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
-    linear: "matmul mm bmm mv dot outer addbmm addmm addmv baddbmm",
+    linear: "matmul mm bmm mv dot outer ger addbmm addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
     special: """exp2 erfc erfinv lgamma digamma igamma igammac mvlgamma sinc logit deg2rad rad2deg
         logaddexp logaddexp2 xlogy copysign fmax fmin
@@ -83,8 +83,8 @@ _METHODS: dict[Any, str] = {
         histogram unique_consecutive msort trace dist renorm""",
     calculus: "diff",
     products: "inner vdot addr cross kron",
-    placement: """scatter_reduce index_put index_put_ put put_ select_scatter slice_scatter diagonal_scatter
-        fill_diagonal_""",
+    placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter
+        diagonal_scatter fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
         slogdet svd""",
     query: "conj conj_physical resolve_conj is_nonzero is_same_size is_signed sum_to_size",
@@ -113,12 +113,11 @@ _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "
 # Others that take out=: in place they need no second pass.
 _IN_PLACE_OUT = """clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add index_copy scatter scatter_add
     masked_fill"""
-_IN_PLACE = """sigmoid tanh logical_and logical_or
-logical_xor logical_not bitwise_and
-    bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu frac tril triu
-    index_fill scatter_reduce masked_scatter addmm addmv addr
-    addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign float_power
-    heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
+_IN_PLACE = """sigmoid tanh logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor
+    bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge not_equal less less_equal greater
+    greater_equal relu frac tril triu index_fill index_reduce scatter_reduce masked_scatter addmm addmv addr
+    addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign
+    float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 
 # Python's operators: dunder name without underscores -> function of two operands.

@@ -137,7 +137,7 @@ def was_taken_for_tensor(value: Any, error: Exception) -> bool:
     return (
         isinstance(error, AttributeError)
         and error.obj is value
-        and (error.name == "_data" or hasattr(Tensor, error.name))
+        and (error.name == "_data" or hasattr(Tensor, str(error.name)))
     )
 
 

@@ -63,7 +63,7 @@ class Op:
     mixes_dtypes: ClassVar[bool] = False
     """Whether float32 inputs may stand beside a first one of half precision (normalisation: its weights)."""
 
-    integers: ClassVar[bool] = False
+    wide_integers: ClassVar[bool] = False
     """Whether integers, which kernels do not know, are computed in float64 and truncated (exact below 2^53)."""
 
     materialize: bool = True

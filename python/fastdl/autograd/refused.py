@@ -7,7 +7,7 @@ kernels, NumPy or CuPy raise is it asked why:
   else is an error that names operation, arguments and devices.
 - Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.
-- Integers, where PyTorch takes them too (``Op.integers``): computed in float64, results truncated to their dtype.
+- Integers, where PyTorch takes them too (``Op.wide_integers``): computed in float64, results truncated to their dtype.
 - An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning
   the first time, results and gradients copied back.
 """
@@ -47,7 +47,7 @@ def apply_otherwise(
         return _in_float32(cls, inputs, options, floating[0])
     if isinstance(error, NoKernel):  # half precision beside a float32 number of 0 dimensions
         return _in_float32(cls, inputs, options, next(filter(is_half, floating)))
-    if cls.integers and not floating and len({t._data.dtype for t in given}) == 1:
+    if cls.wide_integers and not floating and len({t._data.dtype for t in given}) == 1:
         return _in_float64(cls, inputs, options, given[0]._data.dtype, error)
     raise error
 

@@ -20,4 +20,5 @@ from fastdl.distributions.kl import *
 from fastdl.distributions.location_scale import *
 from fastdl.distributions.multivariate_normal import *
 from fastdl.distributions.normal import *
+from fastdl.distributions.positive import *
 from fastdl.distributions.transforms import *

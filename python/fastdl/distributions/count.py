@@ -1,4 +1,4 @@
-"""Distributions on 0, 1, 2, ..: binomial, geometric, Poisson."""
+"""Distributions on 0, 1, 2, ..: binomial, geometric, negative binomial, Poisson."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.binary import Binary
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.location_scale import _open_uniform
 from fastdl.kernels import array as as_array
+from fastdl.ops.activation import logsigmoid
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
-from fastdl.ops.elementwise import clamp, floor
+from fastdl.ops.elementwise import clamp, floor, where
 from fastdl.ops.sampling import _draw, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt
 from fastdl.ops.views import broadcast_tensors
 from fastdl.tensor import Tensor, pooled_copy
 
-__all__ = ["Binomial", "Geometric", "Poisson"]
+__all__ = ["Binomial", "Geometric", "NegativeBinomial", "Poisson"]
 
 
 class Binomial(Binary):
@@ -141,3 +143,52 @@ class Poisson(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         return xlogy(value, self.rate) - self.rate - lgamma(value + 1)
+
+
+class NegativeBinomial(Binary):
+    """How many trials succeed, each with ``probs``, before ``total_count`` have failed.
+
+    See ``torch.distributions.NegativeBinomial``.
+    """
+
+    _fields = ("total_count", "probs", "logits")
+
+    def __init__(
+        self, total_count: Any, probs: Any = None, logits: Any = None, validate_args: bool | None = None
+    ) -> None:
+        super().__init__(probs, logits, validate_args)
+        given = "probs" if probs is not None else "logits"
+        self.total_count, parameter = broadcast_all(total_count, self.__dict__[given])
+        self.__dict__[given] = parameter
+        Distribution.__init__(self, parameter.shape, (), validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.nonnegative_integer
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total_count * exp(self.logits)
+
+    @property
+    def mode(self) -> Tensor:
+        return clamp(floor((self.total_count - 1) * exp(self.logits)), min=0)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean / (1 - self.probs)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        from fastdl.distributions.gamma import Gamma
+
+        with no_grad():
+            return poisson(
+                Gamma(self.total_count, exp(-self.logits), validate_args=False).sample(sample_shape)
+            )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        n, logits = self.total_count, self.logits
+        choose: Tensor = lgamma(n + value) - lgamma(1 + value) - lgamma(n)
+        choose = where(n + value == 0, 0.0, choose)
+        return n * logsigmoid(-logits) + value * logsigmoid(logits) + choose

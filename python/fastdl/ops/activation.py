@@ -146,7 +146,7 @@ class Softplus(_OfInput, kernel="softplus"):
 
 
 class Hardtanh(_Pieces, kernel="hardtanh"):
-    integers = True
+    wide_integers = True
 
 
 class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
@@ -179,7 +179,7 @@ class Logsigmoid(_OfInput, kernel="logsigmoid"):
 
 
 class Threshold(_Pieces, kernel="threshold"):
-    integers = True
+    wide_integers = True
 
 
 class Prelu(Op):

@@ -14,7 +14,7 @@ from fastdl.tensor import Tensor
 
 
 class AdaptiveAvgPool(Op):
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, output: Sizes) -> Any:
         self.output = output
@@ -34,7 +34,7 @@ class AdaptiveAvgPool(Op):
 class AdaptiveMaxPool(Op):
     """Saves the winners' positions."""
 
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, output: Sizes, return_indices: bool) -> Any:
         self.size = x.shape[x.ndim - len(output) :]

@@ -26,7 +26,7 @@ _KERNEL = ("", "kL", "kH, kW", "kD, kH, kW")
 
 
 class Conv(Op):
-    integers = True
+    wide_integers = True
     saves = (0, 1)
 
     def forward(self, x: Any, weight: Any, bias: Any, *, options: tuple[Any, ...], batched: bool) -> Any:
@@ -49,7 +49,7 @@ class Conv(Op):
 
 
 class ConvTranspose(Op):
-    integers = True
+    wide_integers = True
     saves = (0, 1)
 
     def forward(

@@ -13,7 +13,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand, places
@@ -55,8 +55,8 @@ class Where(Op):
         if grad.dtype.itemsize == 2:  # float16 has no kernels
             return (
                 None,
-                fit(grad * self.condition, x) if need_x else None,
-                fit(grad * ~self.condition, y) if need_y else None,
+                fit(array(grad * self.condition, grad), x) if need_x else None,
+                fit(array(grad * ~self.condition, grad), y) if need_y else None,
             )
         kernels = select(grad)
         if need_x and need_y:
@@ -144,7 +144,7 @@ class Clamp(Op):
     def backward(self, grad: Any) -> Any:
         lower, upper = self.bounds
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            return grad * ((self.x >= lower) & (self.x <= upper))
+            return array(grad * ((self.x >= lower) & (self.x <= upper)), grad)
         return select(grad).clamp_backward(grad, self.x, lower, upper)
 
     linear = backward  # which elements pass is constant

@@ -43,8 +43,8 @@ class Amax(Op):
     def backward(self, grad: Any) -> Any:
         k, shape = select(grad), kept_shape(self.x.shape, self.axes)
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            ties = self.x == self.y.reshape(shape)
-            return ties * (grad.reshape(shape) / count_true(ties, self.axes, True)).astype(grad.dtype)
+            ties = array(self.x == self.y.reshape(shape), self.x)
+            return array(ties * (grad.reshape(shape) / count_true(ties, self.axes, True)), grad, grad.dtype)
         ties = k.eq_forward(self.x, self.y.reshape(shape))
         count = count_true(ties, self.axes, True).astype(grad.dtype)
         return k.where_forward(ties, k.div_forward(grad.reshape(shape), count), 0.0)
@@ -113,7 +113,7 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     find = np.argmax if op == "max" else np.argmin
     indices = array(find(x, axis=axis if x.ndim else None, keepdims=keepdim), x, int64)
     if axis is None or x.ndim == 0:
-        return x.reshape(-1)[indices.reshape(())].reshape(indices.shape), indices
+        return array(x.reshape(-1)[indices.reshape(())], x).reshape(indices.shape), indices
     expanded = indices if keepdim else np.expand_dims(indices, axis)
     return np.take_along_axis(x, expanded, axis).reshape(indices.shape), indices
 

@@ -41,7 +41,7 @@ _FROM_OUTPUT = ("relu", "sigmoid", "tanh")
 
 class Linear(Op):
     saves = (0, 1)
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, weight: Any, bias: Any) -> Any:
         self.x, self.weight = x, weight
@@ -343,6 +343,9 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     if not _same_float("outer", a, b):
         return _integer_product(a[:, None] * b, a.dtype)
     return Outer.apply(input, vec2)  # type: ignore[no-any-return]
+
+
+ger = outer
 
 
 class Outer(Op):

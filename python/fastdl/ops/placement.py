@@ -159,6 +159,34 @@ def scatter_reduce(
     )
 
 
+def index_reduce(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Slices of ``source`` along ``dim`` reduced into those that ``index`` names: prod, mean, amax or amin.
+
+    See ``torch.index_reduce`` and :func:`scatter_reduce`, whose index has an entry for every element.
+
+    Example:
+        >>> import fastdl
+        >>> x, rows = fastdl.ones(2, 2), fastdl.tensor([[2.0, 3.0], [4.0, 5.0]])
+        >>> fastdl.index_reduce(x, 0, fastdl.tensor([1, 1]), rows, "prod").tolist()
+        [[1.0, 1.0], [8.0, 15.0]]
+    """
+    if reduce not in ("prod", "mean", "amax", "amin"):
+        raise ArgumentError(f"index_reduce: reduce must be one of prod, mean, amax, amin, got {reduce!r}")
+    check_tensors("index_reduce", input=input, index=index, source=source)
+    d = axis("index_reduce", dim, input._data.ndim)
+    if index._data.ndim != 1 or source._data.ndim != input._data.ndim or source.shape[d] != index.shape[0]:
+        raise ArgumentError(
+            f"index_reduce: index must be a vector with an entry for each slice of source along dim {d}, got shapes "
+            f"{index.shape} and {source.shape}"
+        )
+    shape = [1] * source._data.ndim
+    shape[d] = index.shape[0]
+    places = reshape(index, shape).expand(source.shape)
+    return scatter_reduce(input, d, places, source, reduce, include_self=include_self)
+
+
 def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """``self[indices] = values``, or added to what is there, where an index may repeat.
 
@@ -279,6 +307,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
 __all__ = [
     "diagonal_scatter",
     "index_put",
+    "index_reduce",
     "put",
     "scatter_reduce",
     "select_scatter",

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 class MaxPool(Op):
     """Saves the number of the winning tap of each window, not the input."""
 
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, plan: Plan, return_indices: bool) -> Any:
         self.plan = plan
@@ -62,7 +62,7 @@ class MaxPool(Op):
 
 
 class AvgPool(Op):
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, plan: Plan, count_include_pad: bool, divisor: int | None) -> Any:
         self.plan, self.count_include_pad, self.divisor = plan, count_include_pad, divisor

@@ -43,13 +43,13 @@ class Interpolate(Op):
 class InterpolateNearest(Interpolate):
     """Copies elements: integers stay exact."""
 
-    integers = True
+    wide_integers = True
 
 
 class Repeat(Op):
     """Nearest interpolation by whole factors: average pooling's gradient with divisor 1, and the other way round."""
 
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, output: Sizes) -> Any:
         self.size = size = x.shape[2:]
@@ -128,7 +128,7 @@ class Fold(Op):
 
 
 class PixelShuffle(Op):
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, factor: int) -> Any:
         self.factor = factor
@@ -142,7 +142,7 @@ class PixelShuffle(Op):
 
 
 class PixelUnshuffle(Op):
-    integers = True
+    wide_integers = True
 
     def forward(self, x: Any, factor: int) -> Any:
         self.factor = factor

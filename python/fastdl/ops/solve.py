@@ -1,0 +1,157 @@
+"""Solving: inverses, linear equations, triangles; and the ``_ex`` forms, which report instead of raising."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdl.ops.elementwise import where
+from fastdl.ops.host import on_host
+from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, check_matrix
+from fastdl.ops.shape import tril, triu
+from fastdl.ops.views import squeeze, unsqueeze
+from fastdl.tensor import Tensor
+
+
+class InvExResult(NamedTuple):
+    """The inverse, and 0 or the number of the first pivot that is 0."""
+
+    inverse: Tensor
+    info: Tensor
+
+
+class SolveExResult(NamedTuple):
+    """The solution, and 0 or the number of the first pivot that is 0."""
+
+    result: Tensor
+    info: Tensor
+
+
+class CholeskyExResult(NamedTuple):
+    """L, and 0 or the order of the first leading minor that is not positive definite."""
+
+    L: Tensor
+    info: Tensor
+
+
+@on_host
+def inv(A: Tensor) -> Tensor:
+    """The inverse; LinAlgError for a singular matrix. See ``torch.linalg.inv``."""
+    check_matrix("inv", A)
+    return Inverse.apply(A)  # type: ignore[no-any-return]
+
+
+@on_host
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    """X of A X = B (``left=False``: of X A = B); B is a matrix, or a vector. See ``torch.linalg.solve``."""
+    check_matrix("solve", A)
+    if not left:
+        return solve(A.mT, B.mT).mT
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    rows = B.shape[-1 if vector else -2]
+    if rows != A.shape[-1]:
+        raise RuntimeError(f"solve: A of shape {A.shape} does not fit B of shape {B.shape}")
+    if A.dtype != B.dtype:
+        raise RuntimeError(f"solve: A and B must have one dtype, got {A.dtype} and {B.dtype}")
+    return squeeze(Solve.apply(A, unsqueeze(B, -1)), -1) if vector else Solve.apply(A, B)
+
+
+def solve_triangular(
+    A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Tensor:
+    """X of A X = B (``left=False``: of X A = B) with one triangle of A, the rest being ignored.
+
+    ``unitriangular``: the diagonal is taken as ones. See ``torch.linalg.solve_triangular``.
+    """
+    check_matrix("solve_triangular", A)
+    triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
+    if unitriangular:
+        triangle = triangle + Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
+    return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT
+
+
+def _replaced(A: Tensor, failed: Any) -> Tensor:
+    """The identity in the places of matrices that cannot be inverted."""
+    return where(Tensor(failed[..., None, None]), Tensor(np.eye(A.shape[-1], dtype=A.dtype)), A)  # type: ignore[no-any-return]
+
+
+def _check(op: str, info: Any, check_errors: bool, what: str) -> None:
+    if check_errors and info.any():
+        at = tuple(int(i) for i in np.argwhere(info)[0]) if info.ndim else ()
+        where = f" of the matrix at {at}" if at else ""
+        raise LinAlgError(f"{op}: {what} {int(info[at])}{where}")
+
+
+def _first_zero_pivot(A: Tensor) -> Any:
+    """1-based number of the first pivot that is exactly 0, 0 if none is."""
+    from fastdl.ops.lu import eliminate
+
+    diagonal = np.diagonal(eliminate(A._data)[0], axis1=-2, axis2=-1)
+    zero = diagonal == 0
+    return np.where(zero.any(-1), zero.argmax(-1) + 1, 0).astype(np.int32)
+
+
+@on_host
+def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
+    """The inverse, NaN where there is none, and which pivot was 0. See ``torch.linalg.inv_ex``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.linalg.inv_ex(fastdl.zeros(2, 2)).info.item()
+        1
+    """
+    check_matrix("inv_ex", A)
+    info = _first_zero_pivot(A)
+    _check("inv_ex", info, check_errors, "singular: pivot")
+    failed = info != 0
+    inverse = inv(_replaced(A, failed) if failed.any() else A)
+    if failed.any():
+        inverse = where(Tensor(failed[..., None, None]), float("nan"), inverse)
+    return InvExResult(inverse, Tensor(np.asarray(info)))
+
+
+@on_host
+def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> SolveExResult:
+    """:func:`solve`, NaN where A is singular, and which pivot was 0. See ``torch.linalg.solve_ex``."""
+    check_matrix("solve_ex", A)
+    info = _first_zero_pivot(A)
+    _check("solve_ex", info, check_errors, "singular: pivot")
+    failed = info != 0
+    result = solve(_replaced(A, failed) if failed.any() else A, B, left=left)
+    if failed.any():
+        vector = result.ndim == A.ndim - 1
+        result = where(Tensor(failed[..., None] if vector else failed[..., None, None]), float("nan"), result)
+    return SolveExResult(result, Tensor(np.asarray(info)))
+
+
+@on_host
+def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> CholeskyExResult:
+    """:func:`fastdl.linalg.cholesky`, NaN where A is not positive definite, and the order of the minor that is not.
+
+    See ``torch.linalg.cholesky_ex``.
+    """
+    check_matrix("cholesky_ex", A)
+    shape = A.shape[:-2]
+    info = np.asarray([_minor(a) for a in A._data.reshape(-1, *A.shape[-2:])], np.int32).reshape(shape)
+    _check("cholesky_ex", info, check_errors, "not positive definite: leading minor")
+    failed = info != 0
+    lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)
+    if failed.any():
+        lower = where(Tensor(failed[..., None, None]), float("nan"), lower)
+    return CholeskyExResult(lower.mT if upper else lower, Tensor(info))
+
+
+def _minor(a: Any) -> int:
+    """The order of the first leading minor that has no Cholesky factor, 0 if all have one: by bisection."""
+    low, high = 0, a.shape[-1] + 1  # the largest order known to have one, the smallest not
+    while high - low > 1:
+        middle = high - 1 if low == 0 and high == a.shape[-1] + 1 else (low + high) // 2
+        try:
+            np.linalg.cholesky(a[:middle, :middle])
+            low = middle
+        except LinAlgError:
+            high = middle
+    return 0 if high == a.shape[-1] + 1 else high
