@@ -94,7 +94,7 @@ MISTAKES = {
     "store_overwritten": "",
     "load_left": r"bulk_load in planted_hopper.cpp:\d+: the kernel ends without barrier_wait for it",
     "unaligned_tile": "the tile is not at a multiple of 1024 bytes, or not advanced by whole steps",
-    "too_many_registers": r"\d+ registers of 65536",
+    "too_many_registers": r"\d+ registers of 64512",
     "registers_of_half": "not by the whole warpgroup",
     "no_named_barrier": "",
     "wrong_named_count": r"named barrier 1 in planted_hopper.cpp:\d+: \d+ threads, others said \d+",
