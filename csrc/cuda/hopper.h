@@ -362,12 +362,13 @@ __device__ __forceinline__ void opaque(int& x) {
   FASTDL_R10(1)         \
   FASTDL_R10(2)         \
   FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R6(9)
-#define FASTDL_TEXT_256                                                                             \
-  FASTDL_R10()                                                                                      \
-  FASTDL_R10(1)                                                                                     \
-  FASTDL_R10(2)                                                                                     \
-  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) \
-      FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
+#define FASTDL_TEXT_256                                                                              \
+  FASTDL_R10()                                                                                       \
+  FASTDL_R10(1)                                                                                      \
+  FASTDL_R10(2)                                                                                      \
+  FASTDL_R10(3)                                                                                      \
+  FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) FASTDL_R10(10) \
+      FASTDL_R10(11) FASTDL_R8(12)
 #define FASTDL_SUMS_32 FASTDL_D8(0), FASTDL_D8(8)
 #define FASTDL_SUMS_64 FASTDL_D32(0)
 #define FASTDL_SUMS_96 FASTDL_D32(0), FASTDL_D8(32), FASTDL_D8(40)

@@ -600,7 +600,7 @@ void run_cooperative(const Launch& launch, uint64_t blocks) {
       failed |= w->failed();
       if (failed) break;
     }
-    if (moved) continue;
+    if (moved || failed) continue;
     // Others wait for signals that a block's mistake keeps away: that block explains it.
     const auto culprit =
         std::find_if(turns.begin(), turns.end(), [](Worker* w) { return !w->waits_for_counter(); });
