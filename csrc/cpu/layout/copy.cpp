@@ -1,0 +1,301 @@
+// Copies of whole arrays: strided ones, fills, triangles, concatenation. One read and one write each.
+//
+//   copy_strided   any strides -> C order. Axes that lie together in both arrays are merged first. Where the
+//                  source's nearest neighbours are the result's (stride == item) rows are copied whole;
+//                  otherwise (a transpose) tiles of 16 x 16 elements, so that each cache line, read or
+//                  written, is used completely while it is in L1. Work: rows or tile rows.
+//   concat         one memcpy per part and outer slice, long ones cut. Work: slices, or pieces of a part.
+#include "cpu/layout.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/layout/copy_bytes.h"
+#include "cpu/runtime/threads.h"
+#include "cpu/simd/map.h"
+
+namespace fastdl {
+namespace {
+
+constexpr int kMaxAxes = 64;
+constexpr int64_t kTile = 16;
+
+struct Axis {
+  int64_t extent, to, from;  // strides in bytes
+};
+
+// Axes from the outermost to the innermost, merged; returns how many.
+int merged_axes(const int64_t* shape, const int64_t* strides, int ndim, int64_t item, Axis* axes) {
+  int64_t to = item;
+  int count = 0;
+  for (int i = ndim - 1; i >= 0; --i) {  // innermost first
+    if (shape[i] != 1) {
+      Axis* inner = count ? &axes[count - 1] : nullptr;
+      if (inner && strides[i] == inner->from * inner->extent)
+        inner->extent *= shape[i];
+      else
+        axes[count++] = {shape[i], to, strides[i]};
+    }
+    to *= shape[i];
+  }
+  std::reverse(axes, axes + count);
+  return count;
+}
+
+template <class T>
+void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int64_t from_stride) {
+  if (from_stride == 0) {
+    T value;
+    std::memcpy(&value, from, sizeof(T));
+    for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, &value, sizeof(T));
+    return;
+  }
+  if (from_stride == -int64_t(sizeof(T)) && to_stride == int64_t(sizeof(T))) {  // flipped: vectors
+    typedef T Element __attribute__((aligned(1), may_alias));
+    auto* __restrict y = reinterpret_cast<Element*>(to);
+    const auto* __restrict x = reinterpret_cast<const Element*>(from);
+    for (int64_t i = 0; i < count; ++i) y[i] = x[-i];
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
+}
+
+// A tile: both strides of the result and of the source; its columns are the source's nearest neighbours.
+template <class T>
+void copy_tile(char* to, const char* from, int64_t rows, int64_t columns, int64_t to_row, int64_t to_column,
+               int64_t from_row, int64_t from_column) {
+  if (rows == kTile && columns == kTile && to_row == int64_t(sizeof(T)) &&
+      from_column == int64_t(sizeof(T))) {
+    T block[kTile][kTile];
+    for (int64_t r = 0; r < kTile; ++r) std::memcpy(block[r], from + r * from_row, sizeof(block[r]));
+    for (int64_t c = 0; c < kTile; ++c) {
+      T line[kTile];
+      for (int64_t r = 0; r < kTile; ++r) line[r] = block[r][c];
+      std::memcpy(to + c * to_column, line, sizeof(line));
+    }
+    return;
+  }
+  for (int64_t c = 0; c < columns; ++c)
+    copy_row<T>(to + c * to_column, from + c * from_column, rows, to_row, from_row);
+}
+
+// Calls f(to offset, from offset) for every combination of the outer axes in [begin, end).
+template <class F>
+void for_each(const Axis* axes, int count, int64_t begin, int64_t end, F&& f) {
+  int64_t place[kMaxAxes], to = 0, from = 0, rest = begin;
+  for (int i = count - 1; i >= 0; --i) {
+    place[i] = rest % axes[i].extent;
+    rest /= axes[i].extent;
+    to += place[i] * axes[i].to;
+    from += place[i] * axes[i].from;
+  }
+  for (int64_t n = begin; n < end; ++n) {
+    f(to, from);
+    for (int i = count - 1; i >= 0; --i) {
+      to += axes[i].to;
+      from += axes[i].from;
+      if (++place[i] < axes[i].extent) break;
+      to -= axes[i].to * axes[i].extent;
+      from -= axes[i].from * axes[i].extent;
+      place[i] = 0;
+    }
+  }
+}
+
+int64_t combinations(const Axis* axes, int count) {
+  int64_t n = 1;
+  for (int i = 0; i < count; ++i) n *= axes[i].extent;
+  return n;
+}
+
+template <class T>
+void copy_elements(char* to, const char* from, Axis* axes, int count) {
+  constexpr int64_t item = sizeof(T);
+  const Axis inner = axes[count - 1];
+  if (count == 1) {
+    parallel_for(inner.extent, kGrainBytes / 4 / item, [&](int64_t begin, int64_t end) {
+      copy_row<T>(to + begin * item, from + begin * inner.from, end - begin, item, inner.from);
+    });
+    return;
+  }
+  if (inner.extent < 4) {  // as with the colours of images: long runs along the axis before, one per element
+    const Axis run = axes[count - 2];
+    const int64_t runs = combinations(axes, count - 2);
+    parallel_for(runs, std::max<int64_t>(1, kGrainBytes / 4 / (run.extent * inner.extent * item)),
+                 [&](int64_t begin, int64_t end) {
+                   for_each(axes, count - 2, begin, end, [&](int64_t t, int64_t f) {
+                     for (int64_t i = 0; i < inner.extent; ++i)
+                       copy_row<T>(to + t + i * item, from + f + i * inner.from, run.extent, run.to,
+                                   run.from);
+                   });
+                 });
+    return;
+  }
+  // The axis along which the source is densest.
+  int near = count - 1;
+  for (int i = 0; i < count - 1; ++i)
+    if (std::abs(axes[i].from) < std::abs(axes[near].from) && axes[i].from != 0 && axes[i].extent > 1)
+      near = i;
+  if (near == count - 1 || inner.from == 0 || axes[near].extent < 4) {
+    const int64_t rows = combinations(axes, count - 1);
+    parallel_for(rows, std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
+                 [&](int64_t begin, int64_t end) {
+                   for_each(axes, count - 1, begin, end, [&](int64_t t, int64_t f) {
+                     copy_row<T>(to + t, from + f, inner.extent, item, inner.from);
+                   });
+                 });
+    return;
+  }
+  const Axis columns = axes[near];
+  std::copy(axes + near + 1, axes + count - 1, axes + near);  // the others remain
+  const int others = count - 2;
+  const int64_t strips = (columns.extent + kTile - 1) / kTile;
+  const int64_t work = combinations(axes, others) * strips;
+  const int64_t strip_bytes = kTile * inner.extent * item;
+  parallel_for(work, std::max<int64_t>(1, kGrainBytes / 2 / strip_bytes), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t first = n % strips * kTile, width = std::min(kTile, columns.extent - first);
+      for_each(axes, others, n / strips, n / strips + 1, [&](int64_t t, int64_t f) {
+        for (int64_t row = 0; row < inner.extent; row += kTile)
+          copy_tile<T>(
+              to + t + first * columns.to + row * item, from + f + first * columns.from + row * inner.from,
+              std::min(kTile, inner.extent - row), width, item, columns.to, inner.from, columns.from);
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void copy_strided(char* to, const char* from, const int64_t* shape, const int64_t* strides, int ndim,
+                  int64_t item) {
+  for (int i = 0; i < ndim; ++i)
+    if (shape[i] == 0) return;
+  Axis axes[kMaxAxes];
+  int count = merged_axes(shape, strides, ndim, item, axes);
+  if (count == 0) {
+    std::memcpy(to, from, size_t(item));
+    return;
+  }
+  if (axes[count - 1].from == item) {
+    const int64_t bytes = axes[count - 1].extent * item;
+    const int64_t rows = combinations(axes, count - 1);
+    const bool past = past_caches(rows * bytes);
+    if (count == 1) {
+      parallel_for(bytes, kGrainBytes, [&](int64_t begin, int64_t end) {
+        copy_bytes(to + begin, from + begin, end - begin, past);
+        if (past) simd::fence();
+      });
+      return;
+    }
+    parallel_for(rows, std::max<int64_t>(1, kGrainBytes / bytes), [&](int64_t begin, int64_t end) {
+      for_each(axes, count - 1, begin, end,
+               [&](int64_t t, int64_t f) { copy_bytes(to + t, from + f, bytes, past); });
+      if (past) simd::fence();
+    });
+    return;
+  }
+  switch (item) {
+    case 1:
+      return copy_elements<uint8_t>(to, from, axes, count);
+    case 2:
+      return copy_elements<uint16_t>(to, from, axes, count);
+    case 4:
+      return copy_elements<uint32_t>(to, from, axes, count);
+    case 8:
+      return copy_elements<uint64_t>(to, from, axes, count);
+    default:
+      for_each(axes, count, 0, combinations(axes, count),
+               [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
+  }
+}
+
+void fill(char* to, int64_t bytes, uint64_t pattern) {
+  // Nothing is read: as long as the last cache holds the result it is the better place for it.
+  static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  const bool past = bytes >= std::max(simd::kStreamBytes, last_cache / 2) &&
+                    reinterpret_cast<uintptr_t>(to) % simd::kBytes == 0;
+  parallel_for((bytes + 63) / 64, 2 * kGrainBytes / 64, [&](int64_t begin, int64_t end) {
+    const auto all = (simd::Vec<char>)simd::broadcast(pattern);
+    int64_t i = begin * 64;
+    const int64_t stop = std::min(bytes, end * 64);
+    if (past) {
+      for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::stream_store(to + i, all);
+      simd::fence();
+    }
+    for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::store(to + i, all);
+    std::memcpy(to + i, &all, size_t(stop - i));
+  });
+}
+
+void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t columns, int64_t diagonal,
+              bool lower, int64_t item) {
+  const int64_t bytes = columns * item;
+  parallel_for(outer * rows, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(bytes, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t n = begin; n < end; ++n) {
+                   // The lower triangle ends behind the diagonal, the upper one begins at it.
+                   const int64_t edge =
+                       item * std::clamp<int64_t>(n % rows + diagonal + (lower ? 1 : 0), 0, columns);
+                   const int64_t from = lower ? 0 : edge, to = lower ? edge : bytes;
+                   char* row = y + n * bytes;
+                   if (x != y) std::memcpy(row + from, x + n * bytes + from, size_t(to - from));
+                   std::memset(lower ? row + to : row, 0, size_t(bytes - (to - from)));
+                 }
+               });
+}
+
+namespace {
+
+// Rows of one element each: blocks of them, one part after the other.
+template <class T>
+void interleave(char* y, const char* const* parts, int64_t count, int64_t outer) {
+  auto* to = reinterpret_cast<T*>(y);
+  parallel_for(outer, std::max<int64_t>(1, kGrainBytes / 4 / (count * int64_t(sizeof(T)))),
+               [&](int64_t begin, int64_t end) {
+                 constexpr int64_t kBlock = 512;
+                 for (int64_t block = begin; block < end; block += kBlock)
+                   for (int64_t i = 0; i < count; ++i) {
+                     const auto* from = reinterpret_cast<const T*>(parts[i]);
+                     for (int64_t o = block; o < std::min(end, block + kBlock); ++o)
+                       to[o * count + i] = from[o];
+                   }
+               });
+}
+
+}  // namespace
+
+void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += row_bytes[i];
+  const bool past = past_caches(outer * total);
+  if (outer == 1) {
+    for (int64_t i = 0; i < count; ++i) {
+      parallel_for(row_bytes[i], kGrainBytes, [&](int64_t begin, int64_t end) {
+        copy_bytes(y + begin, parts[i] + begin, end - begin, past);
+        if (past) simd::fence();
+      });
+      y += row_bytes[i];
+    }
+    return;
+  }
+  if (total == 4 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 4; }))
+    return interleave<uint32_t>(y, parts, count, outer);
+  if (total == 8 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 8; }))
+    return interleave<uint64_t>(y, parts, count, outer);
+  parallel_for(outer, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(total, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t o = begin; o < end; ++o) {
+                   char* to = y + o * total;
+                   for (int64_t i = 0; i < count; ++i) {
+                     copy_bytes(to, parts[i] + o * row_bytes[i], row_bytes[i], past);
+                     to += row_bytes[i];
+                   }
+                 }
+                 if (past) simd::fence();
+               });
+}
+
+}  // namespace fastdl
