@@ -21,6 +21,7 @@ from fastdl.ops.calculus import *
 from fastdl.ops.conv import (
     conv_algorithm,
 )
+from fastdl.ops.counting import argwhere, bincount, bucketize, nonzero, searchsorted
 from fastdl.ops.distance import cosine_similarity, pairwise_distance
 from fastdl.ops.dropout import (
     alpha_dropout,
@@ -141,18 +142,13 @@ from fastdl.ops.extreme import (
     min,
 )
 from fastdl.ops.gather import (
-    argwhere,
-    bincount,
-    bucketize,
     gather,
     index_add,
     index_copy,
     index_fill,
     index_select,
-    nonzero,
     scatter,
     scatter_add,
-    searchsorted,
     take,
     take_along_dim,
 )

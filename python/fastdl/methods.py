@@ -23,6 +23,7 @@ from fastdl.ops import (
     activation,
     calculus,
     cast,
+    counting,
     elementwise,
     extreme,
     fill,
@@ -70,8 +71,8 @@ _METHODS: dict[Any, str] = {
     cast: "to type_as double half bfloat16 long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
-    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take nonzero
-        argwhere bincount""",
+    gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take""",
+    counting: "nonzero argwhere bincount",
     masks: "masked_fill masked_select masked_scatter",
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
     linear: "matmul mm bmm mv dot outer ger addbmm addmm addmv baddbmm",

@@ -9,6 +9,7 @@ from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
 from fastdl.ops import calculus as _calculus
 from fastdl.ops import cast as _cast
+from fastdl.ops import counting as _counting
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
@@ -62,7 +63,7 @@ class TensorMethods:
     argmax = _extreme.argmax
     argmin = _extreme.argmin
     argsort = _order.argsort
-    argwhere = _gather.argwhere
+    argwhere = _counting.argwhere
     as_strided = _parts.as_strided
     asin = _elementwise.asin
     asinh = _elementwise.asinh
@@ -74,7 +75,7 @@ class TensorMethods:
     bernoulli = _sampling.bernoulli
     bernoulli_ = _sampling.bernoulli_
     bfloat16 = _cast.bfloat16
-    bincount = _gather.bincount
+    bincount = _counting.bincount
     bitwise_and = _elementwise.bitwise_and
     bitwise_left_shift = _elementwise.bitwise_left_shift
     bitwise_not = _elementwise.bitwise_not
@@ -255,7 +256,7 @@ class TensorMethods:
     new_tensor = _creation.new_tensor
     new_zeros = _creation.new_zeros
     nextafter = _special.nextafter
-    nonzero = _gather.nonzero
+    nonzero = _counting.nonzero
     norm = _matrices.norm
     normal_ = _sampling.normal_
     not_equal = _elementwise.not_equal

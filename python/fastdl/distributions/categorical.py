@@ -12,9 +12,10 @@ from fastdl.distributions.common import logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
 from fastdl.distributions.location_scale import _open_uniform
 from fastdl.ops.cast import to
+from fastdl.ops.counting import one_hot
 from fastdl.ops.elementwise import clamp, eq, where
 from fastdl.ops.extreme import argmax
-from fastdl.ops.gather import gather, one_hot
+from fastdl.ops.gather import gather
 from fastdl.ops.reduce import logsumexp, sum
 from fastdl.ops.sampling import multinomial
 from fastdl.ops.softmax import log_softmax_method, softmax_method

@@ -55,6 +55,7 @@ from fastdl.ops.conv import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from fastdl.ops.counting import one_hot
 from fastdl.ops.cross_entropy import cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
@@ -82,7 +83,6 @@ from fastdl.ops.fractional_pool import (
     fractional_max_pool3d,
     fractional_max_pool3d_with_indices,
 )
-from fastdl.ops.gather import one_hot
 from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.linear_cross_entropy import linear_cross_entropy

@@ -1,0 +1,112 @@
+"""Places and counts: where elements are not zero, how many there are of each, between which bounds they lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.dtypes import int32, int64
+from fastdl.kernels import array, on_device, select
+from fastdl.ops.arrays import as_bool, empty, places, zeros
+from fastdl.ops.common import as_array
+from fastdl.ops.gather import check_range
+from fastdl.ops.host import on_host
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """The indices of elements that are not zero: an (n, ndim) tensor, or one tensor per axis. See ``torch.nonzero``."""
+    x = input._data
+    if as_tuple:
+        return tuple([Tensor._wrap(index) for index in places(x)])
+    if on_device(x) or x.ndim == 0:
+        return Tensor._wrap(pooled_copy(np.argwhere(x)))
+    return Tensor._wrap(select(x).nonzero(as_bool(x)))
+
+
+def argwhere(input: Tensor) -> Tensor:
+    """The indices of elements that are not zero, one in a row; see ``torch.argwhere``."""
+    return nonzero(input)  # type: ignore[no-any-return]
+
+
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often every integer from 0 on occurs, or the sum of its weights; see ``torch.bincount``."""
+    array = input._data
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise RuntimeError(
+            f"bincount: expects a one-dimensional integer tensor, got shape {array.shape}, dtype {array.dtype}"
+        )
+    if array.size and array.min() < 0:
+        raise RuntimeError("bincount: the integers must not be negative")
+    if minlength < 0:
+        raise RuntimeError(f"bincount: minlength must not be negative, got {minlength}")
+    if weights is None:
+        return Tensor._wrap(np.bincount(array, minlength=minlength))
+    if weights._data.shape != array.shape:
+        raise RuntimeError(f"bincount: weights have shape {weights.shape}, the integers {array.shape}")
+    counts = np.bincount(array, weights._data, minlength)
+    return Tensor._wrap(counts.astype(np.float32) if weights.dtype == np.float32 else counts)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Integers as rows with a single 1; the classes are counted if not given. See ``torch.nn.functional.one_hot``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.functional.one_hot(fastdl.tensor([0, 2]))
+        tensor([[1, 0, 0],
+                [0, 0, 1]])
+    """
+    array = tensor._data
+    if array.dtype != int64:
+        raise RuntimeError(f"one_hot: expects an int64 tensor, got dtype {array.dtype}")
+    if num_classes == -1:
+        if array.size == 0:
+            raise RuntimeError("one_hot: num_classes must be given for an empty tensor")
+        num_classes = int(array.max()) + 1
+    if num_classes < 1:
+        raise RuntimeError(f"one_hot: num_classes must be at least 1, got {num_classes}")
+    check_range("one_hot", array, num_classes, "label")
+    flat = zeros((array.size, num_classes), int64, array)
+    flat[np.arange(array.size, like=array), array.reshape(-1)] = 1
+    return Tensor._wrap(flat.reshape(*array.shape, num_classes))
+
+
+@on_host
+def searchsorted(
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """Where values would have to be inserted to keep rows sorted; see ``torch.searchsorted``."""
+    if side not in (None, "left", "right") or (side == "left" and right):
+        raise RuntimeError(
+            f"searchsorted: side must be 'left' or 'right' and agree with right, got {side!r}, {right}"
+        )
+    side = "right" if right or side == "right" else "left"
+    rows, values = sorted_sequence._data, as_array("searchsorted", input)
+    if sorter is not None:
+        rows = np.take_along_axis(rows, sorter._data, -1)
+    dtype = int32 if out_int32 else int64
+    if rows.ndim == 1:
+        return Tensor._wrap(array(np.searchsorted(rows, values, side), rows, dtype))  # type: ignore[call-overload]
+    if values.ndim != rows.ndim or values.shape[:-1] != rows.shape[:-1]:
+        raise RuntimeError(
+            f"searchsorted: shapes must agree but in the last dimension: {rows.shape} and {values.shape}"
+        )
+    result = empty(values.shape, dtype, values)
+    for i in np.ndindex(rows.shape[:-1]):
+        result[i] = np.searchsorted(rows[i], values[i], side)  # type: ignore[call-overload]
+    return Tensor._wrap(result)
+
+
+def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """The bucket between ``boundaries`` (sorted) that each value falls into; see ``torch.bucketize``."""
+    if boundaries._data.ndim != 1:
+        raise RuntimeError(f"bucketize: boundaries must have one dimension, got shape {boundaries.shape}")
+    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
