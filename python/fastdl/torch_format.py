@@ -123,10 +123,8 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch", "device"):
             return _device
         if module == "torch._utils":
-            if name == "_rebuild_tensor_v2":
+            if name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3"):
                 return self._tensor
-            if name == "_rebuild_tensor_v3":
-                return self._tensor_of_dtype
             if name == "_rebuild_parameter":
                 return _parameter
         raise _Refused(
@@ -152,29 +150,11 @@ class _Unpickler(pickle.Unpickler):
         return self._storage(_STORAGES[kind.name], key, count)
 
     def _tensor(
-        self,
-        storage: Any,
-        offset: int,
-        size: Any,
-        stride: Any,
-        requires_grad: bool,
-        hooks: Any,
-        metadata: Any = None,
+        self, storage: Any, offset: int, size: Any, stride: Any, requires_grad: bool, hooks: Any, *rest: Any
     ) -> Any:
-        return _Tensor(storage, storage.dtype, offset, size, stride, requires_grad)
-
-    def _tensor_of_dtype(
-        self,
-        storage: Any,
-        offset: int,
-        size: Any,
-        stride: Any,
-        requires_grad: bool,
-        hooks: Any,
-        dtype: Any,
-        metadata: Any = None,
-    ) -> Any:
-        return _Tensor(storage, dtype.name, offset, size, stride, requires_grad)
+        """The second version's metadata may follow; the third version's dtype, and its metadata, do."""
+        dtype = rest[0].name if rest and isinstance(rest[0], _Class) else storage.dtype
+        return _Tensor(storage, dtype, offset, size, stride, requires_grad)
 
 
 class _Tensor:
