@@ -263,12 +263,12 @@ def _read(file: IO[bytes], path: Any, where: Any) -> Any:
     if length > min(_MAX_HEADER, size - 8):
         if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # a zip archive or a pickle
             from fastdl.torch_format import (
-                read_torch_file,
+                read_pickled,
             )  # brings zipfile and pickle along, which takes time
 
             file.seek(start)
             try:
-                return read_torch_file(file, where)
+                return read_pickled(file, where)
             except ValueError as error:
                 raise damaged(str(error)) from error
         raise damaged(

@@ -24,7 +24,7 @@ from fastdl.devices import to_device
 from fastdl.dtypes import as_dtype
 from fastdl.tensor import Tensor
 
-__all__ = ["read_torch_file"]
+__all__ = ["read_pickled"]
 
 Array = np.ndarray[Any, Any]
 
@@ -69,7 +69,7 @@ class _Class:
         self.name = name
 
 
-def read_torch_file(file: IO[bytes], where: Any) -> Any:
+def read_pickled(file: IO[bytes], where: Any) -> Any:
     """The object in ``file``, its tensors on ``where``.
 
     Raises:
