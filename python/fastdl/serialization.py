@@ -262,7 +262,7 @@ def _read(file: IO[bytes], path: Any, where: Any) -> Any:
     length = int.from_bytes(head, "little")
     if length > min(_MAX_HEADER, size - 8):
         if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # a zip archive or a pickle
-            from fastdl.torch_format import (
+            from fastdl.pickled import (
                 read_pickled,
             )  # brings zipfile and pickle along, which takes time
 
