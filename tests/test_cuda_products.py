@@ -5,6 +5,7 @@ The stand-in multiplies what the addresses, steps and numbers of a call say. Wit
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -117,6 +118,40 @@ def test_without_cublas_the_message_says_what_to_install(cupy: Any, monkeypatch:
         RuntimeError, match=r"pip install 'cupy-cuda13x\[ctk\]' \(libcublas.so.13 not found\)"
     ):
         x @ x
+
+
+@pytest.mark.skipif(emulation.on_gpu(), reason="replaces the stand-in's cuBLAS")
+@pytest.mark.parametrize("operands", ["matrices", "batches transposed"])
+def test_products_are_recorded_although_cupys_binding_refuses(
+    operands: str, cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastdl.kernels.cuda import device
+
+    plain, streams = cupy.cuda.cublas, []
+
+    def refuse(*arguments: Any) -> None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+
+    def function(run: Callable[..., None]) -> Callable[..., int]:
+        return lambda *arguments: run(*arguments) or 0
+
+    def library(name: str) -> Any:
+        assert name == "libcublas.so.13"
+        return types.SimpleNamespace(
+            cublasSetStream_v2=function(lambda handle, stream: streams.append(stream)),
+            cublasGemmEx=function(plain.gemmEx),
+            cublasGemmStridedBatchedEx=function(plain.gemmStridedBatchedEx),
+        )
+
+    refusing = types.SimpleNamespace(
+        gemmEx=refuse, gemmStridedBatchedEx=refuse, getVersion=lambda handle: 130002
+    )
+    monkeypatch.setattr(cupy.cuda, "cublas", refusing)
+    monkeypatch.setattr(device, "CDLL", library)
+    a, b = (x.astype("f4") for x in OPERANDS[operands]())
+    y = fastdl.tensor(a, device="cuda") @ fastdl.tensor(b, device="cuda")
+    np.testing.assert_allclose(y.cpu().numpy(), a @ b, rtol=1e-6)
+    assert streams == [cupy.cuda.get_current_stream().ptr]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,8 @@ CuPy until a CuPy array comes.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ctypes import CDLL, c_int, c_longlong, c_void_p
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -120,6 +121,25 @@ class _CuPy(Runtime):
                 "matrix products on CUDA are cuBLAS's, which CuPy does not find; install CUDA's libraries: "
                 f"pip install 'cupy-cuda13x[ctk]' ({error})"
             ) from None
+
+    def recorded_cublas(self, name: str) -> Callable[..., None]:
+        """cuBLAS's function itself, for a stream that is being recorded, which CuPy's binding refuses."""
+        cublas, handle = self.cublas()
+        library = CDLL(f"libcublas.so.{cublas.getVersion(handle) // 10000}")  # which CuPy has loaded
+        set_stream = library.cublasSetStream_v2
+        set_stream.argtypes = [c_void_p, c_void_p]
+        function = getattr(library, f"cublas{name[0].upper()}{name[1:]}")
+        batched = name == "gemmStridedBatchedEx"
+        matrix = [c_void_p, c_int, c_int, *[c_longlong] * batched]
+        numbers = [c_int] * (2 + batched)
+        function.argtypes = [c_void_p, *[c_int] * 5, c_void_p, *matrix * 2, c_void_p, *matrix, *numbers]
+
+        def call(*arguments: Any) -> None:
+            status = set_stream(handle, self.stream()) or function(*arguments)
+            if status != 0:
+                raise RuntimeError(f"cuBLAS: {name} failed while a graph was recorded (status {status})")
+
+        return call
 
     def to_host(self, array: Array) -> Any:
         return self.cupy.asnumpy(array)

@@ -72,7 +72,8 @@ def _multiply(
     columns = b.shape[-1]
     cublas, handle = runtime.cublas()
     if not batch:
-        cublas.gemmEx(
+        _call(
+            *(runtime, cublas, "gemmEx"),
             *(handle, turn_b, turn_a, columns, rows, inner, addressof(factor)),
             *(runtime.pointer(b), kind, step_b, runtime.pointer(a), kind, step_a),
             *(addressof(zero), runtime.pointer(y), kind, columns, compute, _DEFAULT_ALGORITHM),
@@ -91,11 +92,19 @@ def _multiply(
             runtime.pointer(x) + sum(i * axis[which] for i, axis in zip(place, axes, strict=True))
             for which, x in enumerate((y, a, b), 1)
         )
-        cublas.gemmStridedBatchedEx(
+        _call(
+            *(runtime, cublas, "gemmStridedBatchedEx"),
             *(handle, turn_b, turn_a, columns, rows, inner, addressof(factor)),
             *(right, kind, step_b, right_step, left, kind, step_a, left_step),
             *(addressof(zero), to, kind, columns, to_step, count, compute, _DEFAULT_ALGORITHM),
         )
+
+
+def _call(runtime: Any, cublas: Any, name: str, *arguments: Any) -> None:
+    try:
+        getattr(cublas, name)(*arguments)
+    except NotImplementedError:  # CuPy's binding refuses a stream that is being recorded; cuBLAS does not
+        runtime.recorded_cublas(name)(*arguments)
 
 
 def _matrix(x: Array) -> tuple[Array, int, int]:
