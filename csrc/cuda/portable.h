@@ -55,11 +55,21 @@ inline void check(cudaError_t status, const char* what) {
                            cudaGetErrorName(status) + ")");
 }
 
+// More than every kernel may have has to be asked for. Never less than before: a recorded graph, or another
+// thread about to launch, may need it.
+template <class... P>
+void allow_shared(const char* name, void (*kernel)(P...), size_t bytes) {
+  if (bytes <= (48 << 10)) return;
+  cudaFuncAttributes now;
+  check(cudaFuncGetAttributes(&now, kernel), name);
+  if (now.maxDynamicSharedSizeBytes < int(bytes))
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), name);
+}
+
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
             A&&... arguments) {
-  if (shared_bytes > (48 << 10))  // more than every kernel may have has to be asked for
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), name);
+  allow_shared(name, kernel, shared_bytes);
   // clang-format off
   kernel<<<grid, block, shared_bytes, stream>>>(std::forward<A>(arguments)...);
   // clang-format on
@@ -70,8 +80,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 template <class... P, class... A>
 void launch_cooperative(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
                         Stream stream, A&&... arguments) {
-  if (shared_bytes > (48 << 10))
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), name);
+  allow_shared(name, kernel, shared_bytes);
   std::tuple<P...> parameters(std::forward<A>(arguments)...);
   std::apply(
       [&](P&... p) {
@@ -102,9 +111,7 @@ template <class... P>
 int resident_blocks(void (*kernel)(P...), int threads, size_t shared_bytes) {
   if (device_attribute(cudaDevAttrCooperativeLaunch) == 0) return 0;
   int blocks = 0;
-  if (shared_bytes > (48 << 10))
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
-          "cudaFuncSetAttribute");
+  allow_shared("cudaFuncSetAttribute", kernel, shared_bytes);
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   return blocks * multiprocessors();
