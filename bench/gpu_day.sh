@@ -61,7 +61,7 @@ run_tests() {
   local workers=$1
   shift
   if has xdist; then set -- -n "$workers" "$@"; fi
-  "$python" -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning --continue-on-collection-errors "$@"
+  "$python" -m pytest -q -p no:benchmark -W ignore::DeprecationWarning -W ignore::FutureWarning --continue-on-collection-errors "$@"
 }
 
 part_build() {

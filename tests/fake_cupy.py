@@ -434,6 +434,10 @@ def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _create(func: Any, *args: Any, **kwargs: Any) -> Any:
+    if (
+        func.__name__ in ("ones", "full", "eye", "identity") and "device" in kwargs
+    ):  # as NumPy calls them for like=
+        raise TypeError(f"{func.__name__}() got an unexpected keyword argument 'device'")
     if isinstance(args[0], np.ndarray):
         transfers["to_device"] += 1
     given = [a._host if isinstance(a, ndarray) else a for a in args]

@@ -467,7 +467,8 @@ def arange(
 ) -> Tensor:
     """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers.
 
-    Computed on the CPU, so that every device has the same numbers. See ``torch.arange``.
+    Whole numbers are counted on the device, which a CUDA graph can record; others come from the CPU, so that every
+    device has the same. See ``torch.arange``.
     """
     _ignore("arange", ignored)
     if end is None:
@@ -486,11 +487,17 @@ def arange(
             f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
         )
     count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
+    where = resolve("arange", device)
+    if whole and where is not CPU:
+        xp = cupy()
+        with xp.cuda.Device(where.index):
+            values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)
+        return finish("arange", values, where, requires_grad)
     if whole:
         values = np.arange(start, start + count * step, step, dtype=np.int64)
     else:
         values = start + step * np.arange(count, dtype=np.float64)
-    return finish("arange", pooled_copy(values, d), resolve("arange", device), requires_grad)
+    return finish("arange", pooled_copy(values, d), where, requires_grad)
 
 
 def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.elementwise import clamp, where
@@ -253,7 +254,7 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     check_matrix("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
-    result = Tensor._wrap(np.broadcast_to(np.eye(A.shape[-1], dtype=A.dtype, like=A._data), A.shape).copy())
+    result = Tensor._wrap(np.broadcast_to(eye(A.shape[-1], A.dtype, A._data), A.shape).copy())
     first = True
     while n:
         if n % 2:
@@ -268,7 +269,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     size = float(np.abs(A._data).sum(axis=-2).max()) if A._data.size else 0.0
     squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
     x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
-    one = Tensor._wrap(np.eye(A.shape[-1], dtype=A.dtype, like=A._data))
+    one = Tensor._wrap(eye(A.shape[-1], A.dtype, A._data))
     result = one + x / 14
     for k in range(13, 0, -1):
         result = one + matmul(x, result) / k

@@ -262,9 +262,7 @@ def _read(file: IO[bytes], path: Any, where: Any) -> Any:
     length = int.from_bytes(head, "little")
     if length > min(_MAX_HEADER, size - 8):
         if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # a zip archive or a pickle
-            from fastdl.pickled import (
-                read_pickled,
-            )  # brings zipfile and pickle along, which takes time
+            from fastdl.pickled import read_pickled  # not at import: zipfile and pickle take time
 
             file.seek(start)
             try:

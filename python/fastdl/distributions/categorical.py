@@ -11,6 +11,7 @@ from fastdl.distributions import constraints
 from fastdl.distributions.common import logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
 from fastdl.distributions.location_scale import _open_uniform
+from fastdl.ops.arrays import eye
 from fastdl.ops.cast import to
 from fastdl.ops.counting import one_hot
 from fastdl.ops.elementwise import clamp, eq, where
@@ -177,9 +178,7 @@ class OneHotCategorical(_OverClasses):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         n = self._num_events
-        values = np.eye(n, dtype=self.probs.dtype, like=self.probs._data).reshape(
-            n, *[1] * len(self._batch_shape), n
-        )
+        values = eye(n, self.probs.dtype, self.probs._data).reshape(n, *[1] * len(self._batch_shape), n)
         if expand:
             values = pooled_copy(np.broadcast_to(values, (n, *self._batch_shape, n)))
         return Tensor._wrap(values)

@@ -48,6 +48,20 @@ def zeros(shape: Any, dtype: Any, like: Any = None) -> Any:
     return array
 
 
+def full(shape: Any, value: Any, dtype: Any, like: Any = None) -> Any:
+    """An array of one value in pooled memory, where ``like`` is (CuPy refuses np.ones and np.full with like=)."""
+    array = select(like).empty(shape, dtype)
+    array.fill(value)
+    return array
+
+
+def eye(n: int, dtype: Any, like: Any = None) -> Any:
+    """The unit matrix in pooled memory, on the device of the array ``like``."""
+    array = zeros((n, n), dtype, like)
+    array.reshape(-1)[:: n + 1] = 1
+    return array
+
+
 def cast(array: Any, dtype: Any) -> Any:
     """``array`` in another dtype, itself if it has it.
 

@@ -17,6 +17,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
+from fastdl.ops.arrays import eye
 from fastdl.ops.shape import repeat_interleave
 from fastdl.ops.softmax import softmax
 from fastdl.ops.views import expand, reshape
@@ -89,7 +90,7 @@ class Attention(Op):
         b, h, rows, columns = shape
         like = self.saved[0]
         nothing = [np.zeros((b, h, n, 1), dtype, like=like) for n in (rows, columns)]
-        units = np.broadcast_to(np.eye(columns, dtype=dtype, like=like), (b, h, columns, columns))
+        units = np.broadcast_to(eye(columns, dtype, like), (b, h, columns, columns))
         y, _ = select(like).attention_forward(*nothing, units, None, False, 1.0, p, seed, offset)
         return y * dtype.type(columns)
 
@@ -116,7 +117,7 @@ class Rotate(Op):
             (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
         )
         a, b = x[..., first], x[..., second]
-        y = np.empty_like(x, subok=False)  # in x's own order of axes
+        y = np.empty_like(x)  # in x's own order of axes
         np.subtract(a * cos, b * sin, out=y[..., first])
         np.add(a * sin, b * cos, out=y[..., second])
         return y

@@ -18,7 +18,7 @@ from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select, select_either
-from fastdl.ops.arrays import by_numpy, cast, empty, fit, operand, zeros
+from fastdl.ops.arrays import by_numpy, cast, empty, fit, full, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
@@ -325,7 +325,7 @@ class Maximum(Saving):
 
     def backward_graph(self, grad: Any) -> Any:
         # Who wins is constant: the gradient of 1 says it, ties and broadcasting included.
-        ones = np.ones(grad._data.shape, grad._data.dtype, like=grad._data)
+        ones = full(grad._data.shape, 1, grad._data.dtype, grad._data)
         share = getattr(select(ones), f"{self.label}_backward")(ones, self.x, self.y)
         return self.give_graph(grad * Tensor._wrap(share[0]), lambda: grad * Tensor._wrap(share[1]))
 

@@ -12,7 +12,7 @@ from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
-from fastdl.ops.arrays import cast, zeros
+from fastdl.ops.arrays import cast, full, zeros
 from fastdl.ops.gather import check_range
 from fastdl.tensor import Tensor
 
@@ -133,9 +133,7 @@ class EmbeddingBag(Op):
         if scale is not None:
             weight, factors = self.weight, scale.reshape(-1)
         else:
-            factors = (
-                np.ones(self.index.shape, weight.dtype, like=weight) if self.scale is None else self.scale
-            )
+            factors = full(self.index.shape, 1, weight.dtype, weight) if self.scale is None else self.scale
             if scale_grad_by_freq:
                 factors = factors / np.bincount(self.index, minlength=rows)[self.index].astype(weight.dtype)
         return kernels.embedding_bag_forward(

@@ -11,7 +11,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.kernels import array, select
 from fastdl.ops.arithmetic import maximum, minimum
-from fastdl.ops.arrays import count_true, empty, zeros
+from fastdl.ops.arrays import count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, numpy_names, reduced_count, reduced_shape
 from fastdl.tensor import Tensor
 
@@ -51,7 +51,7 @@ class Amax(Op):
 
     def backward_graph(self, grad: Tensor) -> Any:
         # Where the extreme is is constant: the gradient of 1 says it.
-        slope = self.backward(np.ones(grad.shape, self.x.dtype, like=self.x))
+        slope = self.backward(full(grad.shape, 1, self.x.dtype, self.x))
         return grad.reshape(kept_shape(self.x.shape, self.axes)) * Tensor._wrap(slope)
 
 
@@ -232,7 +232,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     x = input._data
     if dim is None:
         if x.size == 0:
-            return Tensor._wrap(np.full((), np.nan if x.dtype.kind in FLOATING else 0, x.dtype, like=x))
+            return Tensor._wrap(full((), np.nan if x.dtype.kind in FLOATING else 0, x.dtype, x))
         return Median.apply(input)
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))

@@ -14,7 +14,7 @@ from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at as add_each
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import written, zeros
+from fastdl.ops.arrays import full, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
@@ -422,7 +422,7 @@ def scatter(
 
         values = given
         if not isinstance(given, Tensor):
-            values = Tensor._wrap(np.full(index._data.shape, given, input._data.dtype, like=input._data))
+            values = Tensor._wrap(full(index._data.shape, given, input._data.dtype, input._data))
         result = scatter_reduce(input, dim, index, values, "prod")
         return result if out is None else store("scatter", out, result)
     raise ArgumentError(f"scatter: reduce must be None, 'add' or 'multiply', got {reduce!r}")

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.devices import to_device
+from fastdl.dtypes import bool_
 from fastdl.errors import ArgumentError
 from fastdl.ops.arithmetic import add, div, mul, remainder, sub
+from fastdl.ops.arrays import full
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
@@ -110,7 +112,7 @@ def grid_sample(
     for corner in itertools.product(*taps):
         weight: Any = None
         index = np.zeros(grid.shape[:-1], np.int64, like=grid._data)
-        inside = np.ones(grid.shape[:-1], np.bool_, like=grid._data)
+        inside = full(grid.shape[:-1], True, bool_, grid._data)
         for (at, share), extent in zip(corner, extents, strict=True):
             if mode == "bicubic":
                 at = _padded(at, extent, padding_mode, bool(align_corners))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.ops.arrays import full
 from fastdl.ops.attention import attend
 from fastdl.ops.dropout import dropout
 from fastdl.ops.linear import linear, matmul
@@ -334,7 +335,7 @@ def _append_keys(
     k, v = (cat([x, *[pair[i] for pair in appended]], 2) for i, x in enumerate((k, v)))
     if mask is not None:
         array = mask._data
-        visible = np.full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype, like=array)
+        visible = full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype, array)
         mask = cat([mask, Tensor(visible)], mask.ndim - 1)
     return k, v, mask
 

@@ -18,6 +18,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import floating, logsigmoid
 from fastdl.ops.arithmetic import number, sub
+from fastdl.ops.arrays import full as filled
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
@@ -503,7 +504,7 @@ def gaussian_nll_loss(
         variance = var
         same_dtype(op, "var", var, input)
     else:
-        variance = Tensor._wrap(np.full(shape, number(op, var, "var"), input._data.dtype, like=input._data))
+        variance = Tensor._wrap(filled(shape, number(op, var, "var"), input._data.dtype, input._data))
     v = variance._data
     if v.shape != shape:
         if v.shape == shape[:-1]:

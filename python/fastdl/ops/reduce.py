@@ -16,7 +16,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
-from fastdl.ops.arrays import cast, count_true, empty, zeros
+from fastdl.ops.arrays import cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
@@ -195,7 +195,7 @@ class Norm(Reduction):
         if p == 0:
             return Tensor._wrap(zeros(self.x.shape, self.x.dtype, self.x))
         if p in (1, float("inf"), float("-inf")):  # the slope is constant
-            whole = np.ones(grad.shape, self.x.dtype, like=self.x)
+            whole = full(grad.shape, 1, self.x.dtype, self.x)
             return self.with_axes(grad) * Tensor._wrap(self.backward(whole))
         x, y = self.saved_input(0, self.x), self.with_axes(self.saved_output(self.y))
         nothing: Any = y == 0

@@ -14,6 +14,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device
 from fastdl.kernels import select
+from fastdl.ops.arrays import full
 from fastdl.ops.rnn_steps import composed_direction
 from fastdl.ops.shape import cat, stack
 from fastdl.random import default_generator
@@ -160,7 +161,7 @@ class Recurrent(Op):
         last_c: list[Any] = []
         for layer, (_, _, _, _, mask, _, _, _, drawn) in enumerate(self.saved):
             if drawn is not None:
-                ones = np.ones(x.shape, x.dtype, like=x._data)
+                ones = full(x.shape, 1, x.dtype, x._data)
                 x = x * Tensor._wrap(select(ones).dropout_forward(ones, *drawn))
             outputs = []
             for d in range(directions):

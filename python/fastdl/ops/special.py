@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, floating_info, get_default_dtype
+from fastdl.dtypes import FLOATING, bool_, float32, float64, floating_info, get_default_dtype
 from fastdl.kernels import on_device
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
-from fastdl.ops.arrays import cast
+from fastdl.ops.arrays import cast, full
 from fastdl.ops.bessel import i0
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
@@ -258,7 +258,7 @@ def nan_to_num(
 
 def isreal(input: Tensor) -> Tensor:
     """True everywhere: there are no complex tensors. See ``torch.isreal``."""
-    return Tensor._wrap(np.ones(input._data.shape, np.bool_, like=input._data))
+    return Tensor._wrap(full(input._data.shape, True, bool_, input._data))
 
 
 @on_host

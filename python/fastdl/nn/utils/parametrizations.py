@@ -13,6 +13,7 @@ from fastdl.nn.modules.module import Module
 from fastdl.nn.utils.parametrize import register_parametrization
 from fastdl.nn.utils.spectral_norm import _DivideBySigma, _matrix, _unit
 from fastdl.nn.utils.weight_norm import _norm, _WeightNorm
+from fastdl.ops.arrays import eye
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
 from fastdl.ops.shape import cat, tril
@@ -173,7 +174,7 @@ class _Orthogonal(Module):
             if self.orthogonal_map == "matrix_exp":
                 q = linalg.matrix_exp(a)
             else:
-                one = Tensor._wrap(np.eye(n, dtype=x.dtype, like=x._data))
+                one = Tensor._wrap(eye(n, x.dtype, x._data))
                 q = linalg.solve((one - 0.5 * a).contiguous(), (one + 0.5 * a).contiguous())
             q = q[..., :k] if n != k else q
         if self.use_trivialization:
