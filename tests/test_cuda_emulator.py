@@ -10,7 +10,8 @@ import pytest
 import emulation
 
 pytestmark = pytest.mark.skipif(
-    not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
+    not emulation.available() or emulation.on_gpu(),
+    reason="needs the CUDA toolkit's headers, cmake and pybind11",
 )
 
 ORDERS = pytest.mark.parametrize("order", emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
