@@ -139,6 +139,7 @@ def test_strides(scratches):
         np.testing.assert_array_equal(a, b)
 
 
+@emulated_only
 def test_strides_of_other_kernels(scratches):
     """What the copy engine cannot take: heads that are one, addresses that are no multiples of 16 bytes."""
     q, k, v, g = inputs((1, 2, 2, 70, 90), 64, np.float16)
