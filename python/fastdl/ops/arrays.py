@@ -43,15 +43,13 @@ def zeros(shape: Any, dtype: Any, like: Any = None) -> Any:
     """An array of zeros in pooled memory, on the device of the array ``like`` (None: on the CPU)."""
     if not on_device(like):
         return select(like).zeros(shape, dtype)
-    array = select(like).empty(shape, dtype)
-    array.fill(0)
-    return array
+    return full(shape, 0, dtype, like)
 
 
 def full(shape: Any, value: Any, dtype: Any, like: Any = None) -> Any:
     """An array of one value in pooled memory, where ``like`` is (CuPy refuses np.ones and np.full with like=)."""
     array = select(like).empty(shape, dtype)
-    array.fill(value)
+    fill(array, value)
     return array
 
 
