@@ -677,7 +677,7 @@ def _properties(device_id: int) -> dict[str, Any]:
 
 def _backend() -> types.ModuleType:
     """The reference kernels behind the wall."""
-    from fastdl.kernels import reference
+    from fastdl.kernels import RecordedSeed, reference
 
     module = types.ModuleType("fastdl.kernels.cuda")
 
@@ -694,7 +694,16 @@ def _backend() -> types.ModuleType:
 
             given = dict(zip(names, args, strict=False)) | kwargs
             entered = {name: enter(name, value) for name, value in given.items()}
-            result = _run(lambda: function(**entered), *entered.values())
+
+            def run() -> Any:
+                seed = entered.get("seed")
+                if not isinstance(seed, RecordedSeed):
+                    return function(**entered)
+                words = seed.state._host.tolist()
+                drawn = {"seed": words[0], "offset": words[1] + entered["offset"]}
+                return function(**(entered | drawn))
+
+            result = _run(run, *entered.values())
             for value in given.values():  # a result written to `out` is that array itself
                 if isinstance(value, ndarray) and result is value._host:
                     return value
@@ -708,6 +717,11 @@ def _backend() -> types.ModuleType:
             setattr(module, name, behind(function))
     module.empty = empty  # type: ignore[attr-defined]
     module.raise_reports = lambda: None  # type: ignore[attr-defined]
+
+    def set_random_state(state: ndarray, seed: int, offset: int) -> None:
+        state._host[...] = seed, offset
+
+    module.set_random_state = set_random_state  # type: ignore[attr-defined]
     return module
 
 

@@ -78,6 +78,18 @@ class _Precisions:
 precisions = _Precisions()
 
 
+class RecordedSeed:
+    """Takes a seed's place in a CUDA graph: two words on the device, a seed and what is added to the offset.
+
+    ``set_random_state`` of the backend sets them before each replay.
+    """
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+
 class NoDeviceArray:
     """The class of no array, until a GPU is in use: `select` then answers as if there were none."""
 
