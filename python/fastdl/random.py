@@ -98,8 +98,8 @@ class Generator:
             if on_device(array):
                 return self.record()
             raise RuntimeError(
-                "this random operation (dropout in attention? numbers drawn on the CPU?) inside a CUDA graph would draw "
-                "the same numbers in every replay; keep it outside of the capture, or call eval() on the model"
+                "this random operation (dropout in attention? numbers drawn on the CPU?) inside a CUDA graph would "
+                "draw the same numbers in every replay; keep it outside of the capture, or call eval() on the model"
             )
         with self._lock:
             offset = self._offset

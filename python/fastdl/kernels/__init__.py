@@ -90,6 +90,16 @@ class RecordedSeed:
         self.state = state
 
 
+class Remembered(list[Any]):
+    """Arrays that a caller passes again and again: a backend keeps here what it has found out about them."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, arrays: Any) -> None:
+        super().__init__(arrays)
+        self.plan: Any = None
+
+
 class NoDeviceArray:
     """The class of no array, until a GPU is in use: `select` then answers as if there were none."""
 

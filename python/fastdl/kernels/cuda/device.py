@@ -75,6 +75,9 @@ class _Emulated(Runtime):
     def pointer(self, array: Array | None) -> int:
         return 0 if array is None else int(array.__array_interface__["data"][0])
 
+    def pointers(self, arrays: Sequence[Array]) -> list[int]:
+        return [self.pointer(array) for array in arrays]
+
     def stream(self) -> int:
         return 0
 
@@ -111,6 +114,9 @@ class _CuPy(Runtime):
 
     def pointer(self, array: Array | None) -> int:
         return 0 if array is None else array.data.ptr
+
+    def pointers(self, arrays: Sequence[Array]) -> list[int]:
+        return [array.data.ptr for array in arrays]
 
     def cublas(self) -> tuple[Any, int]:
         """cuBLAS's functions, and the handle of the current device."""
