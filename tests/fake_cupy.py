@@ -759,8 +759,6 @@ def _gemm_batched(
 
     multiplied_in.append(compute)
     run()
-    if Stream.capturing:
-        Stream.tape.append(run)
 
 
 def _gemm(
@@ -773,6 +771,39 @@ def _gemm(
     )  # fmt: skip
 
 
+def _library(name: str) -> types.SimpleNamespace:
+    """cuBLAS as a shared library: functions with addresses. Streams and workspaces change nothing."""
+    assert name == "libcublas.so.13"
+    pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+
+    def function(run: Any, *kinds: Any) -> Any:
+        def call(*arguments: Any) -> int:
+            run(*arguments)
+            return 0
+
+        made = ctypes.CFUNCTYPE(integer, *kinds)(call)
+        _functions.append(made)
+        return made
+
+    matrix, one = [pointer, integer, integer], [pointer, *[integer] * 5, pointer]
+    many = [pointer, integer, integer, long]
+    return types.SimpleNamespace(
+        cublasSetStream_v2=function(lambda handle, stream: streams.append(stream or 0), pointer, pointer),
+        cublasSetWorkspace_v2=function(
+            lambda handle, memory, size: workspaces.append(size), pointer, pointer, ctypes.c_size_t
+        ),
+        cublasGemmEx=function(_gemm, *one, *matrix, *matrix, pointer, *matrix, integer, integer),
+        cublasGemmStridedBatchedEx=function(
+            _gemm_batched, *one, *many, *many, pointer, *many, integer, integer, integer
+        ),
+    )
+
+
+streams: list[int] = []  # that products were computed in
+workspaces: list[int] = []  # bytes that cuBLAS was given for products
+_functions: list[Any] = []  # that live as long as their addresses are known
+
+
 class _Taped:
     """The emulated extension; what is called while a graph is captured runs at once, and again when it is launched."""
 
@@ -781,12 +812,14 @@ class _Taped:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._extension, name)
+        if name == "Blas":
+            return lambda *addresses: _Taped(function(*addresses))
         if isinstance(function, type):
             return function
 
         def call(*args: Any) -> Any:
             result = function(*args)
-            if Stream.capturing and result is None:
+            if Stream.capturing and (result is None or result is True):
                 Stream.tape.append(lambda: function(*args))
             return result
 
@@ -826,7 +859,7 @@ def install(emulated: bool = False) -> types.ModuleType:
         alloc_pinned_memory=lambda size: np.zeros(size, np.uint8).view(PinnedMemory),
         MemoryPool=MemoryPool,
         memory_hook=types.SimpleNamespace(MemoryHook=MemoryHook),
-        cublas=types.SimpleNamespace(gemmEx=_gemm, gemmStridedBatchedEx=_gemm_batched),
+        cublas=types.SimpleNamespace(getVersion=lambda handle: 130002),
         get_cublas_handle=lambda: 1,
         using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(
@@ -863,6 +896,7 @@ def install(emulated: bool = False) -> types.ModuleType:
         from fastdl.kernels.cuda import device
 
         _replaced.append((device, device._emulated))
+        device.CDLL = _library  # type: ignore[misc, assignment]
         device.emulate(_Taped(emulation.extension()), numpy=False)  # type: ignore[arg-type]
     else:
         sys.modules["fastdl.kernels.cuda"] = _backend()
@@ -875,6 +909,7 @@ def uninstall() -> None:
 
     if _replaced:  # NumPy arrays go where they went before
         device, before = _replaced.pop()
+        device.CDLL = ctypes.CDLL
         device.emulate(None if before is None else before.extension)
     else:
         sys.modules.pop("fastdl.kernels.cuda", None)

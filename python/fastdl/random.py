@@ -19,7 +19,7 @@ import numpy as np
 
 from fastdl.devices import to_host
 from fastdl.dtypes import device as make_device
-from fastdl.kernels import RecordedSeed, cpu, device_backend, on_device
+from fastdl.kernels import RecordedSeed, capture, cpu, device_backend, on_device
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -35,15 +35,6 @@ __all__ = [
 
 _DEFAULT_SEED = 67280421310721  # of a Generator that nobody seeded, as in torch
 _LIMIT = 1 << 64
-
-
-class _Capture:
-    active = False
-    streams: dict[Generator, RecordedStream]
-
-
-capture = _Capture()
-"""Whether a CUDA graph is being recorded, and what it draws from: :mod:`fastdl.cuda` says so."""
 
 
 class RecordedStream:

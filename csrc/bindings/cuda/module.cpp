@@ -5,6 +5,7 @@
 namespace fastdl::binding {
 void register_device(py::module_& m);
 void register_elementwise(py::module_& m);
+void register_products(py::module_& m);
 void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
 void register_attention(py::module_& m);
@@ -34,6 +35,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   m.doc() = "fastdl's CUDA kernels.";
   register_device(m);
   register_elementwise(m);
+  register_products(m);
   register_activation(m);
   register_softmax(m);
   register_attention(m);

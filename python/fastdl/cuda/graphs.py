@@ -15,7 +15,8 @@ from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad
 from fastdl.autograd.op import Op
 from fastdl.cuda.streams import Stream, current_stream, synchronize
-from fastdl.random import RecordedStream, capture
+from fastdl.kernels import capture
+from fastdl.random import RecordedStream
 from fastdl.tensor import Tensor
 
 

@@ -78,6 +78,17 @@ class _Precisions:
 precisions = _Precisions()
 
 
+class _Capture:
+    active = False
+    streams: dict[
+        Any, Any
+    ]  # of generators: what the recording draws from them (fastdl.random.RecordedStream)
+
+
+capture = _Capture()
+"""Whether a CUDA graph is being recorded: :mod:`fastdl.cuda` says so."""
+
+
 class RecordedSeed:
     """Takes a seed's place in a CUDA graph: two words on the device, a seed and what is added to the offset.
 

@@ -15,9 +15,9 @@ from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
-from fastdl.kernels import select
+from fastdl.kernels import capture, select
 from fastdl.ops.common import check_tensors
-from fastdl.random import Generator, capture, default_generator
+from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
 
 

@@ -14,10 +14,9 @@ import numpy as np
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32
-from fastdl.kernels import Remembered, on_device, select
+from fastdl.kernels import Remembered, capture, on_device, select
 from fastdl.kernels import array as as_array
 from fastdl.ops.arrays import zeros
-from fastdl.random import capture
 from fastdl.tensor import Tensor, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
