@@ -11,6 +11,36 @@
 
 #include "cuda/types.h"
 
+// Shapes and strides come with every call, several of them: tuples of Python's integers are read directly,
+// where the caster of pybind11/stl.h asks the sequence protocol for each.
+template <>
+struct pybind11::detail::type_caster<std::vector<int64_t>> {
+  PYBIND11_TYPE_CASTER(std::vector<int64_t>, const_name("collections.abc.Sequence[int]"));
+
+  bool load(handle from, bool) {
+    const bool is_tuple = PyTuple_CheckExact(from.ptr());
+    if (!is_tuple && (!PySequence_Check(from.ptr()) || PyUnicode_Check(from.ptr()))) return false;
+    const object kept = is_tuple ? object() : reinterpret_steal<object>(PySequence_Tuple(from.ptr()));
+    PyObject* const tuple = is_tuple ? from.ptr() : kept.ptr();
+    if (tuple == nullptr) return PyErr_Clear(), false;
+    const Py_ssize_t size = PyTuple_GET_SIZE(tuple);
+    value.resize(size_t(size));
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      PyObject* const item = PyTuple_GET_ITEM(tuple, i);
+      if (!PyIndex_Check(item)) return false;
+      value[size_t(i)] = PyLong_AsLongLong(item);
+      if (value[size_t(i)] == -1 && PyErr_Occurred()) return PyErr_Clear(), false;
+    }
+    return true;
+  }
+  static handle cast(const std::vector<int64_t>& from, return_value_policy, handle) {
+    list result(from.size());
+    for (size_t i = 0; i < from.size(); ++i)
+      PyList_SET_ITEM(result.ptr(), Py_ssize_t(i), PyLong_FromLongLong(from[i]));
+    return result.release();
+  }
+};
+
 namespace fastdl::binding {
 
 namespace py = pybind11;
@@ -41,9 +71,9 @@ inline Strided strided(const py::object& array, int64_t item) {
     s.value = array.cast<double>();
     return s;
   }
-  const auto pair = py::reinterpret_borrow<py::tuple>(array);
-  s.data = pointer(pair[0].cast<uintptr_t>());
-  s.strides = pair[1].cast<std::vector<int64_t>>();
+  if (PyTuple_GET_SIZE(array.ptr()) != 2) throw py::type_error("an array is a pair (address, strides)");
+  s.data = pointer(py::handle(PyTuple_GET_ITEM(array.ptr(), 0)).cast<uintptr_t>());
+  s.strides = py::handle(PyTuple_GET_ITEM(array.ptr(), 1)).cast<std::vector<int64_t>>();
   for (int64_t& stride : s.strides) {
     if (stride % item != 0) throw py::value_error("strides must be multiples of the element size");
     stride /= item;
