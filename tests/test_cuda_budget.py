@@ -44,7 +44,7 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 try:
     module.softmax_forward(False, 0, 0, 0, 0, 1, 1, 0)  # nothing to do
-    module.random_uniform(0, 0, 1, 0.0, 1.0, 0, 0, 0)
+    module.random_uniform(0, 0, 1, 0.0, 1.0, 0, 0, 0, 0)
     print("launched")
 except RuntimeError as error:
     print(error)
