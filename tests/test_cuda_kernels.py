@@ -148,6 +148,7 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("pairwise_distance_forward", odd, odd[::-1], np.inf, 0.0),
         ("embedding_forward", rows, index),
         ("embedding_backward", rows, index, None, None, 7, -1, False),
+        ("embedding_backward", many.reshape(4100, 1), np.arange(4100) % 7, None, None, 7, -1, True),
         ("max_pool_forward", image, (3, 3), (2, 2), (1, 1), (1, 1), (3, 4), True),
         ("avg_pool_forward", image, (2, 2), (2, 2), (0, 0), (3, 4), True, None),
         ("adaptive_avg_pool_forward", image, (4, 3)),

@@ -5,7 +5,8 @@
 // threads that own its columns: the same bits every time, each row of the table written once. Long runs are
 // cut into pieces of one length, which are added in order afterwards. The sort is a radix sort, 8 bits a
 // pass, one warp per tile: a lane finds how many before it have its digit from 8 votes, so nothing depends on
-// timing.
+// timing. Up to kFew entries need no sort: a block for each entry looks through all of them, one launch
+// instead of ten.
 #include "cuda/embedding.h"
 
 #include <algorithm>
@@ -17,9 +18,11 @@ namespace fastdl::cuda {
 namespace {
 
 constexpr uint64_t kForward = 3, kBackward = 4;
-constexpr int kDigits = 256, kTile = 1024;              // entries of a warp
-constexpr int kLanes = 32, kTeams = 8;                  // a block: 8 outputs, their columns side by side
-constexpr int64_t kPart = 256;                          // sorted entries that a team adds at most
+constexpr int kDigits = 256, kTile = 1024;  // entries of a warp
+constexpr int kLanes = 32, kTeams = 8;      // a block: 8 outputs, their columns side by side
+constexpr int64_t kPart = 256;              // sorted entries that a team adds at most
+constexpr int64_t kFew =
+    2048;  // 16 kB of indices, read by as many blocks: some 30 MB of the second-level cache
 static_assert(kLanes == kColumns && kTeams == kSplit);  // split_reduce
 
 template <class Word>
@@ -281,6 +284,70 @@ __global__ void __launch_bounds__(kLanes* kTeams, 2)
   }
 }
 
+// The entries in [begin, end) with this index, added in order for column d; by a whole warp.
+template <class T>
+struct Matching {
+  const T *grad_y, *scale;
+  const int64_t *index, *bag;
+  int64_t grad_rows, mine;
+
+  __device__ __forceinline__ Compute<T> sum(int64_t begin, int64_t end, int64_t d, int64_t width) const {
+    using C = Compute<T>;
+    C sum = 0;
+    for (int64_t first = begin; first < end; first += kLanes) {
+      const int64_t at = first + threadIdx.x;
+      const uint32_t hits = ballot(at < end && index[at] == mine);
+      for (int k = 0; k < kLanes && hits >> k != 0; ++k) {
+        const int64_t j = first + k, row = (hits >> k & 1) == 0 ? -1 : bag != nullptr ? bag[j] : j;
+        if (row < 0 || row >= grad_rows || d >= width) continue;
+        const C g = C(widen(grad_y[row * width + d]));
+        sum += scale != nullptr ? C(widen(scale[j])) * g : g;
+      }
+    }
+    return sum;
+  }
+};
+
+// Few entries: the block of the first entry with an index adds all that have it. Up to kPart are added in
+// order, the teams beside each other; more by all teams, each a slice of the entries.
+template <class T>
+__global__ void __launch_bounds__(kLanes* kTeams, 2)
+    sum_few(T* grad_weight, const T* grad_y, int64_t grad_rows, const int64_t* index, const int64_t* bag,
+            const T* scale, bool by_frequency, Embedding e, Report report) {
+  using C = Compute<T>;
+  FASTDL_SHARED(int, found, 2);  // entries with the index before this one, and all
+  const int64_t i = blockIdx.x, mine = index[i];
+  if (report.out_of_range(i, mine, e.rows) || mine == e.padding_idx) return;
+  const int team = int(threadIdx.y), thread = team * kLanes + int(threadIdx.x);
+  if (thread < 2) found[thread] = 0;
+  sync_threads();
+  for (int64_t j = thread; j < e.entries; j += kLanes * kTeams) {
+    if (index[j] != mine) continue;
+    atomic_add(&found[1], 1);
+    if (j < i) atomic_add(&found[0], 1);
+  }
+  sync_threads();
+  if (found[0] != 0) return;
+  const int count = found[1];
+  const Matching<T> entries{grad_y, scale, index, bag, grad_rows, mine};
+  T* const to = grad_weight + mine * e.width;
+  const auto write = [&](int64_t d, C sum) { to[d] = narrow<T>(by_frequency ? sum / C(count) : sum); };
+  if (count <= kPart) {
+    for (int64_t column = team * kLanes; column < e.width; column += kLanes * kTeams) {
+      const int64_t d = column + threadIdx.x;
+      const C sum = entries.sum(i, e.entries, d, e.width);
+      if (d < e.width) write(d, sum);
+    }
+    return;
+  }
+  const int64_t slice = (e.entries + kTeams - 1) / kTeams, begin = team * slice;
+  for (int64_t column = 0; column < e.width; column += kLanes) {
+    const int64_t d = column + threadIdx.x;
+    const C sum = split_reduce(entries.sum(begin, std::min(e.entries, begin + slice), d, e.width), Plus{});
+    if (team == 0 && d < e.width) write(d, sum);
+  }
+}
+
 int64_t tiles_of(const Embedding& e) {
   return (e.entries + kTile - 1) / kTile;
 }
@@ -335,6 +402,7 @@ void embedding_bag_max_forward(Dtype dtype, void* y, int64_t* chosen, const void
 }
 
 int64_t embedding_scratch(const Embedding& e) {
+  if (e.entries <= kFew) return 0;
   const int64_t parts = (e.entries + kPart - 1) / kPart;
   return 4 * (4 * e.entries + kDigits * tiles_of(e)) + 2 * parts * e.width * int64_t(sizeof(double));
 }
@@ -350,6 +418,14 @@ void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int6
   if (e.entries * e.width == 0) return;
   if (e.entries >= int64_t(1) << 31 || e.rows >= int64_t(1) << 31)
     throw std::invalid_argument("embedding_backward on CUDA is limited to 2^31 entries and rows");
+  if (e.entries <= kFew) {
+    by_dtype(dtype, [&]<class T>(T) {
+      launch("embedding_backward", sum_few<T>, dim3(unsigned(e.entries)), dim3(kLanes, kTeams), 0, stream,
+             static_cast<T*>(grad_weight), static_cast<const T*>(grad_y), grad_rows, index, bag,
+             static_cast<const T*>(scale), by_frequency, e, Report{report, kBackward});
+    });
+    return;
+  }
   uint32_t* words = static_cast<uint32_t*>(scratch);
   const int64_t n = e.entries;
   Keys from{words, words + n}, to{words + 2 * n, words + 3 * n};
@@ -371,7 +447,6 @@ void embedding_backward(Dtype dtype, void* grad_weight, const void* grad_y, int6
                              grad_rows};
     launch("embedding_backward", sum_runs<T>, dim3(grid_for(n, kTeams)), dim3(kLanes, kTeams), 0, stream, to,
            partials, entries, by_frequency, e);
-    if (n <= kPart) return;
     launch("embedding_backward", sum_pieces<T>, dim3(grid_for(n / kPart, kTeams)), dim3(kLanes, kTeams), 0,
            stream, partials, entries, e);
     launch("embedding_backward", join_pieces<T>, dim3(grid_for(n / kPart, 1)), dim3(kLanes, kTeams), 0,

@@ -82,7 +82,8 @@ def embedding_backward(
         scale = contiguous(scale)
     grad_weight = runtime.empty((rows, grad_y.shape[1]), grad_y.dtype)
     problem = runtime.extension.Embedding(index.size, rows, grad_y.shape[1], padding_idx)
-    scratch = runtime.empty(runtime.extension.embedding_scratch(problem), np.dtype(np.uint8))
+    size = runtime.extension.embedding_scratch(problem)
+    scratch = runtime.empty(size, np.dtype(np.uint8)) if size else None
     runtime.extension.embedding_backward(
         number,
         runtime.pointer(grad_weight),
