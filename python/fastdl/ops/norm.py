@@ -239,7 +239,7 @@ def _update(
 
     Var is of ``count`` values, and biased.
     """
-    running = [None if t is None else t._data for t in (running_mean, running_var)]
+    running: list[Any] = [None if t is None else t._data for t in (running_mean, running_var)]
     kept = running
     if not on_device(mean) and any([r is not None and not is_kernel_dtype(r.dtype) for r in running]):
         kept = [None if r is None else cast(r, float32) for r in running]  # half precision
@@ -316,7 +316,8 @@ def counted_batch_norm(
         return BatchNorm.apply(input, weight, bias, eps=eps)  # type: ignore[no-any-return]
     statistics: list[Any] = []
     y = BatchNorm.apply(input, weight, bias, eps=eps, statistics=statistics)
-    _update(running_mean, running_var, *statistics, momentum, count, batches)
+    mean, var = statistics
+    _update(running_mean, running_var, mean, var, momentum, count, batches)
     return y  # type: ignore[no-any-return]
 
 

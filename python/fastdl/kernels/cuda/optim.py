@@ -94,12 +94,15 @@ class _Plan:
 
     def serves(self, rule: str, given: Sequence[Arrays | None]) -> bool:
         """Are the states and counts still the same arrays?"""
-        return rule == self.rule and all(
-            [
-                (mine is None) == (theirs is None) and (mine is None or all(map(is_, mine, theirs)))
-                for mine, theirs in zip(self.given, given, strict=True)
-            ]
-        )
+        if rule != self.rule:
+            return False
+        for mine, theirs in zip(self.given, given, strict=True):
+            if mine is None or theirs is None:
+                if mine is not theirs:
+                    return False
+            elif len(mine) != len(theirs) or not all(map(is_, mine, theirs)):
+                return False
+        return True
 
     def gradients(self, grads: Arrays) -> Arrays:
         """The gradients, checked, dense."""
