@@ -11,7 +11,7 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels.cuda import activation as functions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
-from fastdl.kernels.cuda.elementwise import add_forward, addcmul_forward
+from fastdl.kernels.cuda.elementwise import addcmul_forward
 from fastdl.kernels.cuda.products import Matrix, multiply, product, rows_of, turned
 
 __all__ = ["linear_backward", "linear_forward", "matmul"]
@@ -43,14 +43,20 @@ def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str 
         raise ArgumentError(
             f"linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '{activation}'"
         )
-    number = device.code("linear", x, weight)
+    number = device.code("linear", x, weight) if bias is None else device.code("linear", x, weight, bias)
     rows, columns = rows_of(x), rows_of(weight)
     outputs, inputs = columns[1]
     if rows[1][1] != inputs:
         raise ArgumentError(f"linear: x of shape {x.shape} does not fit a weight of shape {weight.shape}")
-    y = multiply(device.of(x), number, (*x.shape[:-1], outputs), rows, turned(columns))
+    runtime = device.of(x)
+    y = multiply(runtime, number, (*x.shape[:-1], outputs), rows, turned(columns))
     if bias is not None:
-        y = add_forward(y, bias, y)
+        if bias.shape != (outputs,):
+            raise ArgumentError(f"linear: bias must have shape ({outputs},), got {bias.shape}")
+        item = x.itemsize
+        sums = runtime.pointer(y), (outputs * item, item)
+        added = runtime.pointer(bias), (0, *bias.strides)
+        runtime.extension.binary("add", number, (rows[1][0], outputs), sums, sums, added, runtime.stream())
     return y if activation == "none" else getattr(functions, f"{activation}_forward")(y)
 
 
