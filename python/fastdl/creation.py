@@ -524,7 +524,7 @@ def _number(value: Any) -> Any:
 
 
 def arange(
-    start: Any = 0,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,
@@ -539,8 +539,10 @@ def arange(
     device has the same. See ``torch.arange``.
     """
     _ignore("arange", ignored)
-    if end is None:
-        start, end = 0, start
+    if start is None or end is None:
+        start, end = 0, start if end is None else end
+        if end is None:
+            raise TypeError("arange: needs at least the end, as in arange(5)")
     start, end, step = _number(start), _number(end), _number(step)
     if dtype is not None and as_dtype("arange", dtype).kind in "iu":
         start, end, step = int(start), int(end), int(step)

@@ -117,8 +117,6 @@ def resolve(op: str, where: Any) -> device:
     """``where`` (None, a string, a number or a device) as a device that can be used, GPUs with their index."""
     if where is None:
         return defaults[-1]
-    if where is CPU:
-        return CPU
     wanted = where if isinstance(where, device) else device(where)
     if wanted.type == "cpu":
         return CPU

@@ -8,7 +8,7 @@ imported when bfloat16 is first asked for or met, and nothing else needs it.
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -43,11 +43,15 @@ class Size(tuple[int, ...]):
         """The number of elements: the product of the extents."""
         return prod(self)
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> Size: ...
+    def __getitem__(self, key: Any, /) -> Any:
         part = tuple.__getitem__(self, key)
         return Size(part) if part.__class__ is tuple else part
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: tuple[int, ...], /) -> Size:  # type: ignore[override]
         return Size(tuple.__add__(self, other))
 
 

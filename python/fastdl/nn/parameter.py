@@ -17,6 +17,8 @@ __all__ = ["Buffer", "Parameter", "UninitializedParameter", "empty"]
 def empty(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Any:
     """An uninitialised array for a module's parameter or buffer, from the module's arguments device and dtype."""
     d = get_default_dtype() if dtype is None else as_dtype("dtype", dtype)
+    if not all([isinstance(n, (int, np.integer)) for n in shape]):
+        raise TypeError(f"Parameter: the sizes of a layer must be integers, got a shape of {shape}")
     return make(resolve("device", device), "empty", shape, d)
 
 

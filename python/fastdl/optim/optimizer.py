@@ -62,6 +62,12 @@ class Optimizer:
                 "params argument given to the optimizer should be an iterable of Tensors or dicts, "
                 "but got a single Tensor; pass [tensor]"
             )
+        if not isinstance(params, Iterable):
+            hint = "; pass its parameters()" if hasattr(params, "parameters") else ""
+            raise TypeError(
+                f"params argument given to the optimizer should be an iterable of Tensors or dicts, "
+                f"but got {type(params).__name__}{hint}"
+            )
         if defaults.get("differentiable"):
             raise ValueError(f"{type(self).__name__}: differentiable=True is not supported")
         self.defaults = defaults
@@ -399,6 +405,8 @@ def check_lr(lr: Any) -> None:
     """Raise ValueError for a rate that is negative, NaN or several."""
     if isinstance(lr, Tensor) and lr._data.size != 1:
         raise ValueError("Tensor lr must be 1-element")
+    if isinstance(lr, str):
+        raise TypeError(f"lr must be a number, got {lr!r}")
     if not float(lr) >= 0:
         raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
 
