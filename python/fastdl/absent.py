@@ -24,12 +24,15 @@ _WHY = {
     "Python's own cProfile and time.perf_counter measure it; fastdl bench measures operations": "profiler",
     "pass padded tensors and masks": "nested masked",
     "axes go by number": "names rename rename_ refine_names align_to",
-    "call the method with the underscore": "exp_ relu_ sigmoid_ tanh_ sqrt_ dropout_ clamp_ abs_ neg_",
 }
 _HINTS = {name: why for why, names in _WHY.items() for name in names.split()}
 
 
 def hint(name: str) -> str:
     """Why there is no ``name``, and what to use; empty where it is no name of PyTorch's that was left out."""
+    from fastdl.tensor import Tensor
+
     why = _HINTS.get(name)
+    if name.endswith("_") and callable(getattr(Tensor, name, None)):
+        why = f"what works in place is a method, x.{name}()"
     return "" if why is None else f": {why} (docs/differences.md)"

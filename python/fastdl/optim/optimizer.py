@@ -405,8 +405,6 @@ def check_lr(lr: Any) -> None:
     """Raise ValueError for a rate that is negative, NaN or several."""
     if isinstance(lr, Tensor) and lr._data.size != 1:
         raise ValueError("Tensor lr must be 1-element")
-    if isinstance(lr, str):
-        raise TypeError(f"lr must be a number, got {lr!r}")
     if not float(lr) >= 0:
         raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
 
@@ -414,6 +412,8 @@ def check_lr(lr: Any) -> None:
 def check_options(**values: Any) -> None:
     """Raise ValueError for options that no optimizer accepts: negative or NaN ones, betas outside [0, 1)."""
     for name, value in values.items():
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a number, got {value!r}")
         if name == "betas":
             for i, beta in enumerate(value):
                 if not 0.0 <= float(beta) < 1.0:
