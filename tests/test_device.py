@@ -412,3 +412,32 @@ def test_a_second_derivative_gives_the_same_on_the_device(name: str, monkeypatch
     assert len(actual) == len(expected) > 0
     for a, e in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-12)
+
+
+def test_the_default_device():
+    layer = nn.Linear(2, 3)
+    with fastdl.device("cuda:1") as where:
+        assert fastdl.get_default_device() == where == fastdl.device("cuda:1")
+        made = [
+            fastdl.ones(2),
+            fastdl.tensor([1.0]),
+            fastdl.randn(2),
+            fastdl.arange(3),
+            nn.Linear(2, 3).weight,
+        ]
+        assert {t.device for t in made} == {where}
+        with fastdl.device("cpu"):
+            assert fastdl.zeros(2).device.type == "cpu"
+        assert fastdl.tensor(layer.weight.detach()).device.type == "cpu"
+        assert fastdl.from_numpy(np.ones(2)).device.type == "cpu"
+        assert fastdl.zeros_like(layer.weight).device.type == "cpu"
+    assert fastdl.ones(2).device.type == fastdl.get_default_device().type == "cpu"
+    fastdl.set_default_device("cuda")
+    try:
+        assert fastdl.empty(2).device == fastdl.device("cuda:0")
+        assert nn.BatchNorm1d(2)(fastdl.rand(4, 2)).device == fastdl.device("cuda:0")
+    finally:
+        fastdl.set_default_device(None)
+    with pytest.raises(RuntimeError, match="set_default_device: device 'cuda:7' does not exist"):
+        fastdl.set_default_device("cuda:7")
+    assert fastdl.get_default_device().type == "cpu"

@@ -66,6 +66,14 @@ def test_method_stubs_are_current(monkeypatch):
     assert stubs.TARGET.read_text() == stubs.stubs(), "run python tools/make_method_stubs.py"
 
 
+@pytest.mark.parametrize("name", ["functions", "linalg", "special"])
+def test_function_stubs_are_current(name, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
+    stubs = importlib.import_module("make_function_stubs")
+    expected = stubs.stub(importlib.import_module(f"fastdl.{name}"))
+    assert (stubs.PACKAGE / f"{name}.pyi").read_text() == expected, "run python tools/make_function_stubs.py"
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/devices.md"])
 def test_pages_run(page, tmp_path, monkeypatch):
     """The Python blocks of a page, one after the other in one namespace, as a reader types them."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastdl
+from fastdl import absent, nn
+from fastdl.kernels import precisions
 from fastdl.nn import functional as F
 from fastdl.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+
+ABSENT = (Path(__file__).parents[1] / "docs" / "differences.md").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -73,3 +81,169 @@ def test_results_of_no_dimensions_are_arrays():
                         }
     assert not found
     assert tried > 2000
+
+
+def test_shapes_count_and_make_tensors():
+    x = fastdl.ones(2, 3, 4)
+    assert x.shape.numel() == 24
+    assert x.size()[1:].numel() == 12
+    assert (x.shape[:1] + x.shape[2:]).numel() == 8
+    assert fastdl.Tensor(x.size()).shape == (2, 3, 4)
+    assert fastdl.Tensor((2, 3)).tolist() == [2.0, 3.0]
+    assert (repr(x.shape), x.shape[-1], hash(x.shape)) == ("(2, 3, 4)", 4, hash((2, 3, 4)))
+    assert pickle.loads(pickle.dumps(x.shape)) == (2, 3, 4)
+    assert fastdl.Size([1, 2]) == (1, 2)
+
+
+def test_modules_follow_the_default_dtype():
+    fastdl.set_default_dtype(fastdl.float64)
+    try:
+        modules = [nn.Linear(2, 2), nn.BatchNorm1d(2), nn.LSTM(2, 2), nn.Embedding(2, 2), nn.LazyLinear(2)]
+        found = {p.dtype for m in modules for p in [*m.parameters(), *m.buffers()] if p.is_floating_point()}
+        assert found == {fastdl.float64}
+        assert nn.Transformer.generate_square_subsequent_mask(2).dtype == fastdl.float64
+        assert modules[0](fastdl.rand(1, 2)).dtype == fastdl.float64
+    finally:
+        fastdl.set_default_tensor_type("torch.FloatTensor")
+    assert fastdl.get_default_dtype() == nn.Linear(1, 1).weight.dtype == fastdl.float32
+
+
+def test_types_of_tensors_in_the_older_notation():
+    x = fastdl.tensor([1.5, 2.0])
+    assert x.type(fastdl.LongTensor).tolist() == [1, 2]
+    assert isinstance(x, fastdl.FloatTensor)
+    assert not isinstance(x, fastdl.LongTensor)
+    assert not isinstance([1.5], fastdl.FloatTensor)
+    assert x.long().new(2, 3).dtype == fastdl.LongTensor(3).dtype == fastdl.int64
+    assert x.new([1, 2]).tolist() == [1.0, 2.0]
+    assert (x.layout, x.is_sparse, x.is_quantized) == (fastdl.strided, False, False)
+
+
+def test_the_older_order_of_arguments():
+    x, y = fastdl.tensor([1.0, 2.0]), fastdl.tensor([3.0, 5.0])
+    with pytest.warns(UserWarning, match="older order"):
+        assert fastdl.add(x, 2, y).tolist() == [7.0, 12.0]
+    with pytest.warns(UserWarning, match="older order"):
+        assert x.clone().add_(-0.5, y).tolist() == [-0.5, -0.5]
+    with pytest.warns(UserWarning, match="older order"):
+        assert x.sub(2, y).tolist() == [-5.0, -8.0]
+    with pytest.warns(UserWarning, match="older order"):
+        assert x.addcmul(2, y, y).tolist() == [19.0, 52.0]
+    with pytest.warns(UserWarning, match="older order"):
+        assert x.clone().addcdiv_(-1, y, y).tolist() == [0.0, 1.0]
+    for call in (
+        lambda: fastdl.add(x, y, y),
+        lambda: x.add(1, 2),
+        lambda: x.addcmul(1, y),
+        lambda: x.add(1, y, y),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_limits_are_python_numbers():
+    info = fastdl.finfo(fastdl.float16)
+    assert (info.max, info.min, info.bits, info.dtype) == (65504.0, -65504.0, 16, "float16")
+    assert type(info.eps) is float
+    assert info.tiny == info.smallest_normal == 2.0**-14
+    assert fastdl.finfo().eps == 2.0**-23
+    with pytest.raises(TypeError, match="only floating-point dtypes"):
+        fastdl.finfo(fastdl.int8)
+
+
+def test_integers_that_do_not_fit_are_refused():
+    assert fastdl.tensor(-1, dtype=fastdl.uint8).item() == 255
+    for values, dtype in (
+        (300, fastdl.uint8),
+        ([1, -256], fastdl.uint8),
+        (128, fastdl.int8),
+        (2**40, fastdl.int32),
+    ):
+        with pytest.raises(RuntimeError, match="numbers of dtype"):
+            fastdl.tensor(values, dtype=dtype)
+
+
+def test_backends_are_modules():
+    cudnn = importlib.import_module("fastdl.backends.cudnn")
+    cudnn.benchmark, before = True, cudnn.allow_tf32
+    try:
+        for allow in (True, False):
+            fastdl.backends.cudnn.allow_tf32 = allow
+            assert cudnn.allow_tf32 is allow
+            assert (precisions.convolution == "high") is allow
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = False, before
+    assert not fastdl.backends.mps.is_available()
+    with importlib.import_module("fastdl.nn.attention").sdpa_kernel([nn.attention.SDPBackend.MATH]):
+        assert F.scaled_dot_product_attention(*[fastdl.ones(1, 2, 4)] * 3).shape == (1, 2, 4)
+
+
+def test_map_location_leads_to_a_device(tmp_path):
+    fastdl.save({"x": fastdl.ones(2)}, tmp_path / "file")
+    for where in (lambda storage, loc: storage, lambda storage, loc: "cpu", {"cuda:0": "cpu"}, "cpu", None):
+        assert fastdl.load(tmp_path / "file", map_location=where)["x"].device.type == "cpu"
+    with pytest.raises(ValueError, match="must name one device"):
+        fastdl.load(tmp_path / "file", map_location={"cuda:0": "cuda:1", "cuda:1": "cuda:0"})
+
+
+def test_names_that_are_not_there_say_why():
+    x = fastdl.ones(2)
+    for call, text in (
+        (lambda: fastdl.jit, "fastdl.compile"),
+        (lambda: fastdl.fft, "numpy.fft"),
+        (lambda: x.to_sparse(), "no sparse tensors"),
+        (lambda: x.storage(), r"x\.numpy\(\)"),
+        (lambda: fastdl.exp_(x), r"x\.exp_\(\)"),
+        (lambda: x.nonsense, "no attribute 'nonsense'$"),
+        (lambda: fastdl.nonsense, "no attribute 'nonsense'$"),
+        (lambda: x.__cuda_array_interface__, "on the CPU"),
+    ):
+        with pytest.raises(AttributeError, match=text):
+            call()
+    names = [name for name in absent._HINTS if hasattr(fastdl, name) or hasattr(x, name)]
+    assert names == []
+    assert [name for name in absent._HINTS if not re.search(rf"\b{name}\b", ABSENT)] == []
+
+
+def test_mistakes_are_explained():
+    x = fastdl.ones(2, 3)
+    for call, error, text in (
+        (lambda: x @ 3, TypeError, "unsupported operand"),
+        (lambda: ~x, TypeError, "bitwise_not"),
+        (lambda: nn.Linear("3", 2), TypeError, "sizes of a layer must be integers"),
+        (lambda: nn.Sequential(nn.ReLU), TypeError, r"ReLU\(\) makes a layer"),
+        (lambda: nn.Sequential(fastdl.relu), TypeError, r"nn.ReLU\(\) for relu"),
+        (lambda: x.squeeze(1.5), TypeError, "squeeze: dim must be an integer"),
+        (lambda: x.sum("a"), TypeError, "sum: dim must be an integer"),
+        (lambda: fastdl.arange(), TypeError, "arange: needs at least the end"),
+        (lambda: fastdl.optim.Adam(None), TypeError, "got NoneType"),
+        (lambda: fastdl.optim.SGD(nn.ReLU(), 0.1), TypeError, r"pass its parameters\(\)"),
+        (lambda: fastdl.optim.SGD([x], lr="0.1"), TypeError, "lr must be a number"),
+        (lambda: DataLoader(3), TypeError, "DataLoader: dataset must have"),
+        (lambda: nn.utils.rnn.pad_packed_sequence(x), TypeError, "must be a PackedSequence"),
+        (lambda: F.triplet_margin_loss(x, x, fastdl.ones(2, 4)), ValueError, "do not broadcast"),
+        (
+            lambda: fastdl.linalg.solve(fastdl.zeros(2, 2), fastdl.ones(2)),
+            np.linalg.LinAlgError,
+            "solve: A of shape",
+        ),
+        (
+            lambda: fastdl.linalg.inv(fastdl.zeros(1, 2, 2)),
+            np.linalg.LinAlgError,
+            "inv: A of shape .* holds a matrix",
+        ),
+    ):
+        with pytest.raises(error, match=text):
+            call()
+
+
+def test_vmap_takes_an_axis_for_each_result():
+    a, b = fastdl.func.vmap(lambda v: (v, v.sum()), out_dims=(1, 0))(fastdl.ones(2, 3))
+    assert (a.shape, b.tolist()) == ((3, 2), [3.0, 3.0])
+    with pytest.raises(ValueError, match="out_dims has 2 entries, func returned one Tensor"):
+        fastdl.func.vmap(lambda v: v, out_dims=(1, 0))(fastdl.ones(2, 3))
+
+
+def test_the_graph_s_nodes_have_names():
+    x = fastdl.ones(2, requires_grad=True)
+    assert (x * 2).grad_fn.name() == "MulBackward"

@@ -28,7 +28,6 @@ from fastdl.autograd import (
 )
 from fastdl.compat import (
     are_deterministic_algorithms_enabled,
-    backends,
     channels_last,
     channels_last_3d,
     compile,
@@ -37,6 +36,7 @@ from fastdl.compat import (
     get_num_interop_threads,
     memory_format,
     preserve_format,
+    set_default_tensor_type,
     set_float32_matmul_precision,
     set_flush_denormal,
     set_num_interop_threads,
@@ -49,6 +49,7 @@ from fastdl.creation import (
     CharTensor,
     DoubleTensor,
     FloatTensor,
+    HalfTensor,
     IntTensor,
     LongTensor,
     ShortTensor,
@@ -74,6 +75,7 @@ from fastdl.creation import (
     zeros,
     zeros_like,
 )
+from fastdl.devices import get_default_device, set_default_device
 from fastdl.dtypes import (
     Size,
     device,
@@ -190,6 +192,7 @@ __all__ = [
     "DoubleTensor",
     "FloatTensor",
     "Generator",
+    "HalfTensor",
     "IntTensor",
     "LongTensor",
     "ShortTensor",
@@ -205,7 +208,6 @@ __all__ = [
     "autocast",
     "autograd",
     "avg_pool1d",
-    "backends",
     "batch_norm",
     "bilinear",
     "binary_cross_entropy_with_logits",
@@ -245,6 +247,7 @@ __all__ = [
     "full",
     "full_like",
     "func",
+    "get_default_device",
     "get_default_dtype",
     "get_float32_matmul_precision",
     "get_num_interop_threads",
@@ -295,7 +298,9 @@ __all__ = [
     "save",
     "scalar_tensor",
     "seed",
+    "set_default_device",
     "set_default_dtype",
+    "set_default_tensor_type",
     "set_float32_matmul_precision",
     "set_flush_denormal",
     "set_grad_enabled",
@@ -328,12 +333,14 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
-    if name == "distributions":
+    if name in ("backends", "distributions"):
         from importlib import import_module
 
-        return import_module("fastdl.distributions")
+        return import_module(f"fastdl.{name}")
     if name == "bfloat16":  # imports ml_dtypes, see fastdl.dtypes
         from fastdl import dtypes
 
         return dtypes.bfloat16
-    raise AttributeError(f"module 'fastdl' has no attribute {name!r}")
+    from fastdl.absent import hint
+
+    raise AttributeError(f"module 'fastdl' has no attribute {name!r}{hint(name)}")

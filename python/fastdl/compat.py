@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
-from fastdl import devices
+from fastdl.dtypes import set_default_dtype
 from fastdl.kernels import precisions
 
 __all__ = [
     "are_deterministic_algorithms_enabled",
-    "backends",
     "channels_last",
     "channels_last_3d",
     "compile",
@@ -20,6 +18,7 @@ __all__ = [
     "get_num_interop_threads",
     "memory_format",
     "preserve_format",
+    "set_default_tensor_type",
     "set_float32_matmul_precision",
     "set_flush_denormal",
     "set_num_interop_threads",
@@ -41,6 +40,15 @@ class memory_format:
 contiguous_format, preserve_format = memory_format("contiguous_format"), memory_format("preserve_format")
 channels_last, channels_last_3d = memory_format("channels_last"), memory_format("channels_last_3d")
 strided = memory_format("strided")
+
+
+def set_default_tensor_type(t: Any, /) -> None:
+    """The older form of :func:`fastdl.set_default_dtype`: a type such as ``FloatTensor``, or its name."""
+    if isinstance(t, str):
+        from fastdl import creation
+
+        t = getattr(creation, t.rpartition(".")[2], t)
+    set_default_dtype(getattr(t, "dtype", t))
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
@@ -84,49 +92,9 @@ def get_float32_matmul_precision() -> str:
     return precisions.matmul
 
 
-class _Matmul:
-    """``backends.cuda.matmul``: the older name of the switch above."""
-
-    @property
-    def allow_tf32(self) -> bool:
-        return precisions.matmul != "highest"
-
-    @allow_tf32.setter
-    def allow_tf32(self, allow: bool) -> None:
-        precisions.matmul = "high" if allow else "highest"
-
-
-class _Cudnn(SimpleNamespace):
-    """``backends.cudnn``: convolutions on a GPU; there is nothing to benchmark, and TF32 has a switch of its own."""
-
-    @property
-    def allow_tf32(self) -> bool:
-        return precisions.convolution != "highest"
-
-    @allow_tf32.setter
-    def allow_tf32(self, allow: bool) -> None:
-        precisions.convolution = "high" if allow else "highest"
-
-
 def compile(model: Any = None, **options: Any) -> Any:
     """The model or function itself: there is no compiler, and none is needed for the fused layers. Also a decorator."""
     if model is None:
         identity: Callable[[Any], Any] = compile
         return identity
     return model
-
-
-def _is_available() -> bool:
-    return devices.missing() is None
-
-
-def _never() -> bool:
-    return False
-
-
-backends = SimpleNamespace(
-    cuda=SimpleNamespace(matmul=_Matmul(), is_available=_is_available, is_built=devices.is_built),
-    cudnn=_Cudnn(benchmark=False, deterministic=True, enabled=True, is_available=_is_available),
-    mkl=SimpleNamespace(is_available=_never),
-    mps=SimpleNamespace(is_available=_never, is_built=_never),
-)

@@ -14,6 +14,7 @@ from fastdl.dtypes import (
     FLOATING,
     as_dtype,
     bool_,
+    float16,
     float32,
     float64,
     get_default_dtype,
@@ -23,7 +24,7 @@ from fastdl.dtypes import (
     int64,
     uint8,
 )
-from fastdl.errors import not_a_tensor
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array
 from fastdl.ops.arrays import fill, filler
@@ -65,6 +66,14 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     if array.dtype.kind == "O":
         raise TypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
     check_array(op, array)
+    if dtype is not None and dtype.kind in "iu" and array.dtype.kind in "iu" and dtype.itemsize < 8:
+        limits = np.iinfo(dtype)
+        low = limits.min or -limits.max  # as in C and PyTorch, -1 is the largest of the unsigned
+        beyond = array[(array < low) | (array > limits.max)]
+        if beyond.size:
+            raise ArgumentError(
+                f"{op}: numbers of dtype {dtype} are in [{limits.min}, {limits.max}], got {beyond[0]}"
+            )
     if (
         dtype is None
         and array.dtype.kind in FLOATING
@@ -136,7 +145,9 @@ def tensor(
         ):
             data = from_dlpack(data)._data
         array, wanted = _from_values("tensor", data, wanted)
-    where = device_of(array) if device is None else resolve("tensor", device)
+    where = device_of(array) if is_array(data) or isinstance(data, Tensor) else CPU
+    if device is not None or (where is CPU and not isinstance(data, Tensor)):
+        where = resolve("tensor", device)
     return finish("tensor", pooled_copy(array, wanted), where, requires_grad)
 
 
@@ -384,27 +395,84 @@ def full_like(
     return _filled("full_like", input._data.shape, value, d, where, requires_grad)
 
 
-def _legacy(name: str, dtype: Any) -> Any:
-    def make(*data: Any) -> Tensor:
-        array = Tensor(*data)._data if data else Tensor()._data
-        return Tensor._wrap(pooled_copy(array, dtype))
+class _OfDtype(type):
+    """The type of the types below: a tensor of their dtype is an instance."""
 
-    make.__name__ = make.__qualname__ = name
-    make.__doc__ = (
-        f"A tensor of dtype {dtype} from values or of a shape; PyTorch's older name for :func:`tensor`."
-    )
-    return make
+    dtype: Any
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, Tensor) and value._data.dtype is cls.dtype
+
+    def __call__(cls, *data: Any) -> Tensor:
+        return Tensor._wrap(pooled_copy(Tensor(*data)._data, cls.dtype))
 
 
-FloatTensor, DoubleTensor = _legacy("FloatTensor", float32), _legacy("DoubleTensor", float64)
-LongTensor, IntTensor, ShortTensor = [
-    _legacy(name, dtype)
-    for name, dtype in (("LongTensor", int64), ("IntTensor", int32), ("ShortTensor", int16))
-]
-ByteTensor, CharTensor, BoolTensor = [
-    _legacy(name, dtype)
-    for name, dtype in (("ByteTensor", uint8), ("CharTensor", int8), ("BoolTensor", bool_))
-]
+class FloatTensor(metaclass=_OfDtype):
+    """PyTorch's older notation of a dtype, here float32: makes tensors from values or of a shape.
+
+    Also for ``x.type(FloatTensor)`` and ``isinstance``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.LongTensor([1, 2])
+        >>> x.type(fastdl.FloatTensor), isinstance(x, fastdl.FloatTensor)
+        (tensor([1., 2.]), False)
+    """
+
+    dtype = float32
+
+
+class DoubleTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for float64."""
+
+    dtype = float64
+
+
+class HalfTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for float16."""
+
+    dtype = float16
+
+
+class LongTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for int64."""
+
+    dtype = int64
+
+
+class IntTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for int32."""
+
+    dtype = int32
+
+
+class ShortTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for int16."""
+
+    dtype = int16
+
+
+class CharTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for int8."""
+
+    dtype = int8
+
+
+class ByteTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for uint8."""
+
+    dtype = uint8
+
+
+class BoolTensor(metaclass=_OfDtype):
+    """As :class:`FloatTensor`, for bools."""
+
+    dtype = bool_
+
+
+def new(self: Tensor, *data: Any) -> Tensor:
+    """A tensor of this one's dtype and device, from values or of a shape: the older form of ``new_tensor``."""
+    return Tensor._wrap(to_device(pooled_copy(Tensor(*data)._data, self._data.dtype), self.device))
 
 
 def new_tensor(
@@ -456,7 +524,7 @@ def _number(value: Any) -> Any:
 
 
 def arange(
-    start: Any = 0,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,
@@ -471,8 +539,10 @@ def arange(
     device has the same. See ``torch.arange``.
     """
     _ignore("arange", ignored)
-    if end is None:
-        start, end = 0, start
+    if start is None or end is None:
+        start, end = 0, start if end is None else end
+        if end is None:
+            raise TypeError("arange: needs at least the end, as in arange(5)")
     start, end, step = _number(start), _number(end), _number(step)
     if dtype is not None and as_dtype("arange", dtype).kind in "iu":
         start, end, step = int(start), int(end), int(step)

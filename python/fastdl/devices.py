@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastdl import kernels
-from fastdl.dtypes import CPU, device
+from fastdl.dtypes import CPU, defaults, device
 from fastdl.kernels import cpu, on_device, select
 
 _cupy: Any = None
@@ -95,10 +95,28 @@ def _device(index: int) -> device:
     return known
 
 
+def set_default_device(device: Any, /) -> None:
+    """Where tensors and modules are made from now on if no device is given; None: the CPU. Also ``with device:``.
+
+    See ``torch.set_default_device``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.set_default_device("cuda" if fastdl.cuda.is_available() else "cpu")
+        >>> fastdl.set_default_device(None)
+    """
+    defaults[0] = CPU if device is None else resolve("set_default_device", device)
+
+
+def get_default_device() -> device:
+    """Where tensors are made if no device is given; the CPU at first."""
+    return defaults[-1]
+
+
 def resolve(op: str, where: Any) -> device:
     """``where`` (None, a string, a number or a device) as a device that can be used, GPUs with their index."""
-    if where is None or where is CPU:
-        return CPU
+    if where is None:
+        return defaults[-1]
     wanted = where if isinstance(where, device) else device(where)
     if wanted.type == "cpu":
         return CPU

@@ -7,7 +7,8 @@ imported when bfloat16 is first asked for or met, and nothing else needs it.
 
 from __future__ import annotations
 
-from typing import Any
+from math import prod
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -25,8 +26,34 @@ uint64 = np.dtype(np.uint64)
 bool_ = np.dtype(np.bool_)  # fastdl.bool
 
 dtype = np.dtype[Any]
-Size = tuple  # type: ignore[type-arg]
-"""Shapes are tuples."""
+
+
+class Size(tuple[int, ...]):
+    """The shape of a tensor: a tuple, also in print, that can count. See ``torch.Size``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.ones(2, 3, 4).shape[:-1].numel()
+        6
+    """
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        """The number of elements: the product of the extents."""
+        return prod(self)
+
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> Size: ...
+    def __getitem__(self, key: Any, /) -> Any:
+        part = tuple.__getitem__(self, key)
+        return Size(part) if part.__class__ is tuple else part
+
+    def __add__(self, other: tuple[int, ...], /) -> Size:  # type: ignore[override]
+        return Size(tuple.__add__(self, other))
+
 
 FLOATING = "fV"
 """The kinds of floating-point dtypes: NumPy's own are "f", and bfloat16, foreign to NumPy, is "V"."""
@@ -70,6 +97,31 @@ def known_dtype(d: Any) -> dtype | None:
     if found is None and d.name == "bfloat16":
         found = _bfloat16()
     return found
+
+
+class finfo:
+    """The limits of a floating-point dtype as Python numbers, by default of the default dtype. See ``torch.finfo``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.finfo(fastdl.float16).max
+        65504.0
+    """
+
+    def __init__(self, type: Any = None) -> None:
+        d = _default if type is None else as_dtype("finfo", type)
+        if d.kind not in FLOATING:
+            raise TypeError(f"finfo: only floating-point dtypes have one, got {d}; use iinfo()")
+        limits = floating_info(d)
+        self.bits = int(limits.bits)
+        self.eps, self.resolution = float(limits.eps), float(limits.resolution)
+        self.min, self.max = float(limits.min), float(limits.max)
+        self.tiny = self.smallest_normal = float(limits.smallest_normal)
+        self.dtype = d.name
+
+    def __repr__(self) -> str:
+        names = "resolution", "min", "max", "eps", "smallest_normal", "tiny"
+        return f"finfo({', '.join(f'{n}={getattr(self, n):g}' for n in names)}, dtype={self.dtype})"
 
 
 def floating_info(d: dtype) -> Any:
@@ -187,8 +239,20 @@ class device:
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
+    def __enter__(self) -> device:
+        """Make tensors and modules here if no other device is given."""
+        from fastdl.devices import resolve
+
+        defaults.append(resolve("device", self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        defaults.pop()
+
     def __reduce__(self) -> Any:
         return device, (self.type, self.index)
 
 
 CPU = device("cpu")
+defaults = [CPU]
+"""Where tensors are made if no device is given: the last one, of ``with device:`` inside ``set_default_device``."""

@@ -85,7 +85,7 @@ def functional_call(
 def vmap(
     func: Callable[..., Any],
     in_dims: Any = 0,
-    out_dims: int = 0,
+    out_dims: Any = 0,
     randomness: str = "error",
     *,
     chunk_size: Any = None,
@@ -95,7 +95,7 @@ def vmap(
     Args:
         func: a function of tensors (or dictionaries, lists, tuples of them) that returns such.
         in_dims: which axis of each argument to slice; None: the argument is passed whole. One for all, or a tuple.
-        out_dims: where the results' new axis goes.
+        out_dims: where the results' new axis goes. One for all, or a tuple with one for each result.
         randomness, chunk_size: accepted for compatibility.
 
     See ``torch.func.vmap``.
@@ -127,10 +127,21 @@ def vmap(
             func(*[sliced(a, d, i) for a, d in zip(args, axes, strict=True)], **kwargs)
             for i in range(sizes.pop())
         ]
+        first = results[0]
+        if isinstance(out_dims, (tuple, list)):
+            if not isinstance(first, (tuple, list)) or len(first) != len(out_dims):
+                raise ValueError(f"vmap: out_dims has {len(out_dims)} entries, func returned {_count(first)}")
+            dims = [d for part, d in zip(first, out_dims, strict=True) for _ in _tensors(part)]
+        else:
+            dims = [out_dims] * len(_tensors(first))
         parts = zip(*[_tensors(r) for r in results], strict=True)
-        return _rebuilt(results[0], iter([stack(list(part), out_dims) for part in parts]))
+        return _rebuilt(first, iter([stack(list(part), d) for part, d in zip(parts, dims, strict=True)]))
 
     return mapped
+
+
+def _count(result: Any) -> str:
+    return f"{len(result)} results" if isinstance(result, (tuple, list)) else f"one {type(result).__name__}"
 
 
 def _tensors(value: Any) -> list[Tensor]:

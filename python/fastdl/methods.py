@@ -70,7 +70,7 @@ _METHODS: dict[Any, str] = {
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half bfloat16 long short char byte",
     fill: "copy_ fill_ zero_",
-    creation: "new_tensor new_empty new_zeros new_ones new_full",
+    creation: "new new_tensor new_empty new_zeros new_ones new_full",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take""",
     counting: "nonzero argwhere bincount",
     masks: "masked_fill masked_select masked_scatter",
@@ -190,7 +190,9 @@ def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[.
         except (TypeError, AttributeError):
             if is_array(other):
                 return operator(self, _other(other))
-            if isinstance(other, _OPERANDS):
+            if isinstance(other, _OPERANDS) and function is not linear.matmul:
+                raise
+            if isinstance(other, Tensor):
                 raise
             return NotImplemented
 

@@ -141,7 +141,7 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
     if where is not CPU:
         notes.append(f"device='{where}'")
     if tensor._node is not None:
-        notes.append(f"grad_fn=<{tensor._node.name}>")
+        notes.append(f"grad_fn=<{tensor._node.name()}>")
     elif tensor._requires_grad:
         notes.append("requires_grad=True")
     text = prefix + body

@@ -19,7 +19,10 @@ from fastdl.tensor import Tensor
 
 Function = Callable[..., Any]
 
-_OUT = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation="Tensor | None")
+_OUT = {
+    "Tensor": "Tensor | None",
+    "Any": "Any",
+}  # the annotation of out, by that of the result; else several tensors
 _REFUSED = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
 _done: dict[Function, Function] = {}
 _done_out: dict[Function, Function] = {}
@@ -96,7 +99,9 @@ def with_out(function: Function, name: str, module: str) -> Function:
     own = signature(function)
     parameters = list(own.parameters.values())
     at = len(parameters) - (bool(parameters) and parameters[-1].kind is Parameter.VAR_KEYWORD)
-    call.__signature__ = own.replace(parameters=[*parameters[:at], _OUT, *parameters[at:]])  # type: ignore[attr-defined]
+    kind = _OUT.get(str(own.return_annotation), "Sequence[Tensor] | None")
+    out = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    call.__signature__ = own.replace(parameters=[*parameters[:at], out, *parameters[at:]])  # type: ignore[attr-defined]
     _done_out[function] = call
     _wrapped[call] = function
     return _named(call, name, module)

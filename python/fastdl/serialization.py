@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastdl.devices import resolve, to_device, to_host
-from fastdl.dtypes import as_dtype
+from fastdl.dtypes import CPU, as_dtype
 from fastdl.kernels import cpu, is_array
 from fastdl.tensor import Tensor
 
@@ -225,7 +225,8 @@ def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = 
 
     Args:
         f: a path, or a file open for reading in binary mode.
-        map_location: the device for all tensors; None: the CPU.
+        map_location: the device for all tensors; None: the CPU. A function of (tensor, "cpu") or a dictionary of
+            devices is understood as the device that it leads to: files do not say where their tensors were.
         weights_only: accepted for compatibility: a file never contains anything but data.
 
     Returns:
@@ -235,18 +236,29 @@ def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = 
     Raises:
         ValueError: the file is damaged, of another format, or holds more than data; the message says where.
     """
-    if callable(map_location) or isinstance(map_location, Mapping):
-        raise TypeError(
-            "load: map_location must be a device or None: a file does not know where its tensors were, so there is "
-            f"nothing to map; got {map_location!r}"
-        )
-    where = resolve("load", map_location)
+    where = CPU if map_location is None else resolve("load", _target(map_location))
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
             return _read(file, os.fspath(f), where)
     if hasattr(f, "read"):
         return _read(f, getattr(f, "name", "the file"), where)
     raise TypeError(f"load: f must be a path or a file open for reading, got {type(f).__name__}")
+
+
+def _target(map_location: Any) -> Any:
+    """The device that ``map_location`` leads to."""
+    if isinstance(map_location, Mapping):
+        targets = set(map_location.values())
+        if len(targets) != 1:
+            raise ValueError(
+                "load: a file does not say where its tensors were, so map_location must name one device, got "
+                f"{map_location!r}"
+            )
+        return targets.pop()
+    if callable(map_location):
+        moved = map_location(Tensor._wrap(np.empty(0, np.float32)), "cpu")
+        return moved.device if isinstance(moved, Tensor) else moved
+    return map_location
 
 
 def _read(file: IO[bytes], path: Any, where: Any) -> Any:

@@ -17,6 +17,7 @@ from fastdl.devices import device_of, resolve, to_device, to_host
 from fastdl.dtypes import (
     FLOATING,
     SUPPORTED,
+    Size,
     as_dtype,
     canonical,
     device,
@@ -175,7 +176,7 @@ class Tensor(TensorMethods):
     __array_priority__ = 1000.0  # numpy_array + tensor asks the tensor first
 
     def __init__(self, *data: Any) -> None:
-        if len(data) == 1 and not isinstance(data[0], (int, np.integer)):
+        if len(data) == 1 and not isinstance(data[0], (int, np.integer, Size)):
             (values,) = data
             if isinstance(values, Tensor):
                 self._data = values._data
@@ -190,7 +191,8 @@ class Tensor(TensorMethods):
 
             self._data = tensor(values, dtype=get_default_dtype())._data
         else:
-            self._data = select(None).empty(data or (0,), get_default_dtype())
+            shape = data[0] if data and isinstance(data[0], Size) else data or (0,)
+            self._data = select(None).empty(tuple(shape), get_default_dtype())
 
     @staticmethod
     def _wrap(array: Any) -> Tensor:
@@ -388,9 +390,9 @@ class Tensor(TensorMethods):
     # -------------------------------------------------------------------------------------- shape and storage
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Size:
         """The extents of all axes."""
-        return self._data.shape  # type: ignore[no-any-return]
+        return Size(self._data.shape)
 
     @property
     def dtype(self) -> Any:
@@ -418,6 +420,15 @@ class Tensor(TensorMethods):
         return not on_device(self._data)
 
     @property
+    def layout(self) -> Any:
+        """``fastdl.strided``, the only layout."""
+        from fastdl.compat import strided
+
+        return strided
+
+    is_sparse = is_quantized = is_meta = is_mps = is_nested = False
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return self._data.itemsize  # type: ignore[no-any-return]
@@ -431,7 +442,7 @@ class Tensor(TensorMethods):
         """The shape, or the extent of one axis."""
         shape = self._data.shape
         if dim is None:
-            return shape
+            return Size(shape)
         if not -len(shape) <= dim < len(shape):
             raise IndexError(f"size: dim {dim} is out of range for a tensor of {len(shape)} dimensions")
         return shape[dim]
@@ -467,8 +478,8 @@ class Tensor(TensorMethods):
         """The address of the first element."""
         return _address(self._data)
 
-    def is_contiguous(self) -> bool:
-        """Do the elements lie in C order without gaps?"""
+    def is_contiguous(self, memory_format: Any = None) -> bool:
+        """Do the elements lie in C order without gaps? That is fastdl's only order, whatever ``memory_format`` says."""
         return self._data.flags.c_contiguous  # type: ignore[no-any-return]
 
     def is_floating_point(self) -> bool:
@@ -629,6 +640,17 @@ class Tensor(TensorMethods):
         return bool((self._data == other).any())
 
     __hash__ = object.__hash__
+
+    if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
+
+        def __getattr__(self, name: str) -> Any:
+            """Of a name that is not there: say why, if it is PyTorch's."""
+            if hasattr(type(self), name):  # a property that raised AttributeError: its own message
+                return object.__getattribute__(self, name)
+            from fastdl.absent import hint
+
+            text = f"{type(self).__name__!r} object has no attribute {name!r}{hint(name)}"
+            raise AttributeError(text, name=name, obj=self)
 
     def __format__(self, spec: str) -> str:
         if self._data.ndim == 0:

@@ -250,6 +250,7 @@ class TensorMethods:
     ne = _elementwise.ne
     neg = _elementwise.neg
     negative = _elementwise.negative
+    new = _creation.new
     new_empty = _creation.new_empty
     new_full = _creation.new_full
     new_ones = _creation.new_ones

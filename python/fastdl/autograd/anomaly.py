@@ -79,4 +79,4 @@ def check(node: Any, result: Any) -> None:
     """Raise if a gradient that ``node`` returned has a NaN."""
     for i, grad in enumerate(result if isinstance(result, tuple) else (result,)):
         if grad is not None and grad.dtype.kind in FLOATING and np.isnan(grad).any():
-            raise RuntimeError(f"Function '{node.name}' returned nan values in its {i}th output.")
+            raise RuntimeError(f"Function '{node.name()}' returned nan values in its {i}th output.")

@@ -147,7 +147,7 @@ def check_released(node: Op) -> Sequence[Any]:
     """The node's edges, or an error if an earlier backward freed it."""
     if node.edges is None:
         raise RuntimeError(
-            f"{node.name}: trying to backward through the graph a second time (its saved values were freed by "
+            f"{node.name()}: trying to backward through the graph a second time (its saved values were freed by "
             "the first). Call backward(retain_graph=True) the first time if the graph is needed again"
         )
     return node.edges

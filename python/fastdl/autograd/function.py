@@ -74,7 +74,6 @@ class _Node(Op):
     arguments: int
     likes: list[tuple[tuple[int, ...], Any]]  # shape and dtype of the tensor inputs
 
-    @property
     def name(self) -> str:
         return f"{self.function.__name__}Backward" if "function" in self.__dict__ else "FunctionBackward"
 

@@ -120,8 +120,8 @@ class Op:
             tensor._version = self.versions[len(self.saves) + index][0]
         return tensor
 
-    @property
     def name(self) -> str:
+        """What prints as the graph's node: ``"AddBackward"``."""
         return f"{type(self).__name__}Backward"
 
     @property

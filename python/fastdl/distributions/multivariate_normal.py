@@ -108,7 +108,7 @@ class MultivariateNormal(Distribution):
         difference = unsqueeze(value - self.loc, -1)
         lower = self.scale_tril.expand((*difference.shape[:-2], *self.scale_tril.shape[-2:])).contiguous()
         m = sum(square(linalg.solve_triangular(lower, difference, upper=False)), (-2, -1))
-        return -0.5 * (self._event_shape[0] * math.log(2 * math.pi) + m) - self._half_log_det()  # type: ignore[no-any-return]
+        return -0.5 * (self._event_shape[0] * math.log(2 * math.pi) + m) - self._half_log_det()
 
     def entropy(self) -> Tensor:
-        return 0.5 * self._event_shape[0] * (1.0 + math.log(2 * math.pi)) + self._half_log_det()  # type: ignore[no-any-return]
+        return 0.5 * self._event_shape[0] * (1.0 + math.log(2 * math.pi)) + self._half_log_det()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.devices import device_of, make, resolve
-from fastdl.dtypes import FLOATING, as_dtype, float32
+from fastdl.dtypes import FLOATING, Size, as_dtype, get_default_dtype
 from fastdl.kernels import array as as_array
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
@@ -16,14 +16,15 @@ __all__ = ["Buffer", "Parameter", "UninitializedParameter", "empty"]
 
 def empty(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Any:
     """An uninitialised array for a module's parameter or buffer, from the module's arguments device and dtype."""
-    return make(
-        resolve("device", device), "empty", shape, float32 if dtype is None else as_dtype("dtype", dtype)
-    )
+    d = get_default_dtype() if dtype is None else as_dtype("dtype", dtype)
+    if not all([isinstance(n, (int, np.integer)) for n in shape]):
+        raise TypeError(f"Parameter: the sizes of a layer must be integers, got a shape of {shape}")
+    return make(resolve("device", device), "empty", shape, d)
 
 
 def _array_of(data: Any) -> Any:
     if data is None:
-        return np.empty(0, np.float32)
+        return np.empty(0, get_default_dtype())
     return data._data if isinstance(data, Tensor) else check_array("Parameter", as_array(data))
 
 
@@ -79,7 +80,7 @@ class UninitializedParameter(Parameter):
         self.__class__ = Parameter  # type: ignore[assignment]
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Size:
         """Not known yet: an error."""
         raise RuntimeError(
             "UninitializedParameter: the shape is not known before the lazy layer's first call; run one batch through "

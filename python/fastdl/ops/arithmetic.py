@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -98,21 +99,47 @@ def _added(input: Any, other: Any, alpha: Any, out: Any) -> Tensor | None:
     return out
 
 
-def add(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
+def older_order(op: str, factor: Any, tensors: tuple[Any, ...], count: int, now: str) -> None:
+    """Accept a number before ``count`` tensors, as PyTorch's older signatures have it, with a warning."""
+    if (
+        len(tensors) != count
+        or isinstance(factor, Tensor)
+        or not all([isinstance(t, Tensor) for t in tensors])
+    ):
+        raise TypeError(f"{op}: expected {op}({now}), got {len(tensors) + 2} arguments by place")
+    warnings.warn(
+        f"{op}: a factor before the tensors is PyTorch's older order; call {op}({now})",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def add(input: Any, other: Any, *older: Any, alpha: float = 1, out: Any = None) -> Tensor:
     """input + alpha * other, with broadcasting and type promotion. See ``torch.add``.
+
+    PyTorch's older order ``add(input, alpha, other)`` is understood.
 
     Example:
         >>> import fastdl
         >>> fastdl.add(fastdl.Tensor([1.0, 2.0]), 10).tolist()
         [11.0, 12.0]
     """
+    if older:
+        older_order("add", other, older, 1, "input, other, *, alpha=1")
+        alpha, (other,) = other, older
     if alpha != 1 and (result := _added(input, other, alpha, out)) is not None:
         return result
     return apply(Add, input, other if alpha == 1 else scaled("add", input, other, alpha), out)
 
 
-def sub(input: Any, other: Any, *, alpha: float = 1, out: Any = None) -> Tensor:
-    """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``."""
+def sub(input: Any, other: Any, *older: Any, alpha: float = 1, out: Any = None) -> Tensor:
+    """input - alpha * other, with broadcasting and type promotion. See ``torch.sub``.
+
+    PyTorch's older order ``sub(input, alpha, other)`` is understood.
+    """
+    if older:
+        older_order("sub", other, older, 1, "input, other, *, alpha=1")
+        alpha, (other,) = other, older
     if isinstance(other, bool) or isinstance(input, bool):
         raise RuntimeError("sub: a bool cannot be subtracted, nor subtracted from; use 0 or 1")
     if alpha != 1 and (result := _added(input, other, -alpha, out)) is not None:

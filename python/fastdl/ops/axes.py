@@ -9,7 +9,10 @@ from typing import Any
 
 def normal_axis(op: str, dim: Any, ndim: int) -> int:
     """One dim, counted from the front; an IndexError outside the range. A 0-dim tensor has one axis here."""
-    axis = to_int(dim)
+    try:
+        axis = to_int(dim)
+    except TypeError:
+        raise TypeError(f"{op}: dim must be an integer, got {dim!r}") from None
     span = ndim or 1
     if not -span <= axis < span:
         raise IndexError(

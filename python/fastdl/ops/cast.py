@@ -124,12 +124,17 @@ _TYPE_NAMES = {
 
 
 def type_(input: Tensor, dtype: Any = None) -> Any:
-    """The dtype's name in PyTorch's old notation (``'fastdl.FloatTensor'``), or the tensor in another dtype."""
+    """The dtype's name in PyTorch's old notation (``'fastdl.FloatTensor'``), or the tensor in another dtype.
+
+    The other dtype may be given in that notation, too.
+    """
     if dtype is None:
         names = {v: k for k, v in _TYPE_NAMES.items()}
         return f"fastdl.{names.get(input._data.dtype, str(input._data.dtype))}"
     if isinstance(dtype, str):
         dtype = _TYPE_NAMES.get(dtype.rpartition(".")[2], dtype)
+    elif isinstance(dtype, type):
+        dtype = getattr(dtype, "dtype", dtype)  # fastdl.FloatTensor and its siblings
     return cast(input, as_dtype("type", dtype))
 
 

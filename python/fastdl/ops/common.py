@@ -15,7 +15,10 @@ from fastdl.tensor import Tensor, check_array
 
 def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:
     """``dim`` counted from the front, checked."""
-    d = to_int(dim)
+    try:
+        d = to_int(dim)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {dim!r}") from None
     if d < 0:
         d += ndim
     if not 0 <= d < ndim:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import by_numpy, operand
@@ -121,7 +121,7 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Every bit inverted; logical not for bools. See ``torch.bitwise_not``."""
     x = input._data
     if x.dtype.kind in FLOATING:
-        raise RuntimeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
+        raise DtypeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
     return _result("bitwise_not", by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
 

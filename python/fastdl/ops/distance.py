@@ -295,6 +295,12 @@ def triplet_margin_loss(
             f"{op}: anchor, positive and negative must have as many dimensions, at least one; got "
             f"{shapes[0]}, {shapes[1]} and {shapes[2]}"
         )
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ArgumentError(
+            f"{op}: anchor, positive and negative of shapes {shapes[0]}, {shapes[1]} and {shapes[2]} do not broadcast"
+        ) from None
     anchor, positive, negative = floating(anchor), floating(positive), floating(negative)
     same_dtype(op, "positive", positive, anchor)
     same_dtype(op, "negative", negative, anchor)

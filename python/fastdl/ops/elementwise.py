@@ -15,7 +15,7 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arithmetic import *
-from fastdl.ops.arithmetic import add, maximum, minimum, mul, number
+from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand, places
 from fastdl.ops.binary import apply_into, into, store
 from fastdl.ops.common import check_tensors
@@ -315,15 +315,25 @@ class Lerp(Ternary):
         )
 
 
-def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
+def addcmul(
+    input: Tensor, tensor1: Tensor, tensor2: Tensor, *older: Tensor, value: float = 1, out: Any = None
+) -> Tensor:
     """input + value * tensor1 * tensor2, in one pass. See ``torch.addcmul``."""
+    if older:  # (input, value, tensor1, tensor2)
+        older_order("addcmul", tensor1, (tensor2, *older), 2, "input, tensor1, tensor2, *, value=1")
+        value, tensor1, (tensor2,) = tensor1, tensor2, older  # type: ignore[assignment]
     if input._data.dtype.kind in "iu":
         return add(input, mul(mul(tensor1, tensor2), value), out=out)
     return apply_into(out, Addcmul, input, tensor1, tensor2, value=value)
 
 
-def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1, out: Any = None) -> Tensor:
+def addcdiv(
+    input: Tensor, tensor1: Tensor, tensor2: Tensor, *older: Tensor, value: float = 1, out: Any = None
+) -> Tensor:
     """input + value * tensor1 / tensor2, in one pass. See ``torch.addcdiv``."""
+    if older:  # (input, value, tensor1, tensor2)
+        older_order("addcdiv", tensor1, (tensor2, *older), 2, "input, tensor1, tensor2, *, value=1")
+        value, tensor1, (tensor2,) = tensor1, tensor2, older  # type: ignore[assignment]
     return apply_into(out, Addcdiv, input, tensor1, tensor2, value=value)
 
 

@@ -36,11 +36,21 @@ def check_matrix(op: str, a: Any, square: bool = True) -> None:
         )
 
 
+def _solved(op: str, function: Any, a: Any, *others: Any) -> Any:
+    try:
+        return function(a, *others)
+    except LinAlgError:
+        raise LinAlgError(
+            f"{op}: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} singular; "
+            "linalg.lstsq and linalg.pinv work on singular matrices, too"
+        ) from None
+
+
 class Inverse(Op):
     saves_output = True
 
     def forward(self, a: Any) -> Any:
-        self.y = np.linalg.inv(a)
+        self.y = _solved("inv", np.linalg.inv, a)
         return self.y
 
     def backward(self, grad: Any) -> Any:
@@ -58,7 +68,7 @@ class Solve(Op):
 
     def forward(self, a: Any, b: Any) -> Any:
         self.a, self.b_shape = a, b.shape
-        self.x = np.linalg.solve(a, b)
+        self.x = _solved("solve", np.linalg.solve, a, b)
         return self.x
 
     def backward(self, grad: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy import iinfo
 
-from fastdl.dtypes import as_dtype, floating_info, get_default_dtype
+from fastdl.dtypes import as_dtype, finfo
 from fastdl.ops.common import check_tensors, ints
 from fastdl.tensor import Tensor
 
@@ -28,11 +28,6 @@ __all__ = [
     "resolve_conj",
     "sum_to_size",
 ]
-
-
-def finfo(dtype: Any = None) -> Any:
-    """The limits of a floating-point dtype, by default of the default dtype; see ``torch.finfo``."""
-    return floating_info(get_default_dtype() if dtype is None else as_dtype("finfo", dtype))
 
 
 def is_tensor(obj: object) -> bool:

@@ -68,6 +68,12 @@ class Optimizer:
                 "params argument given to the optimizer should be an iterable of Tensors or dicts, "
                 "but got a single Tensor; pass [tensor]"
             )
+        if not isinstance(params, Iterable):
+            hint = "; pass its parameters()" if hasattr(params, "parameters") else ""
+            raise TypeError(
+                f"params argument given to the optimizer should be an iterable of Tensors or dicts, "
+                f"but got {type(params).__name__}{hint}"
+            )
         if defaults.get("differentiable"):
             raise ValueError(f"{type(self).__name__}: differentiable=True is not supported")
         self.defaults = defaults
@@ -415,6 +421,8 @@ def check_lr(lr: Any) -> None:
 def check_options(**values: Any) -> None:
     """Raise ValueError for options that no optimizer accepts: negative or NaN ones, betas outside [0, 1)."""
     for name, value in values.items():
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a number, got {value!r}")
         if name == "betas":
             for i, beta in enumerate(value):
                 if not 0.0 <= float(beta) < 1.0:

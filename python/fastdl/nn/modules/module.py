@@ -218,7 +218,12 @@ class Module(State):
         """Add a submodule under ``name``."""
         names = self._names("_module_names", "module")
         if module is not None and not isinstance(module, Module):
-            raise TypeError(f"{_type_name(module)} is not a Module subclass")
+            hint = ""
+            if isinstance(module, type) and issubclass(module, Module):
+                hint = f"; {module.__name__} is the class, {module.__name__}() makes a layer"
+            elif callable(module):
+                hint = "; a function is called in forward, or has a layer: nn.ReLU() for relu"
+            raise TypeError(f"add_module: {_type_name(module)} is not a Module subclass{hint}")
         self._check_name("module", name, names)
         names[name] = None
         self.__dict__[name] = module

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.creation import tensor
-from fastdl.dtypes import float32
+from fastdl.dtypes import get_default_dtype
 from fastdl.nn import init
 from fastdl.nn.modules.attention import KVCache, MultiheadAttention
 from fastdl.nn.modules.container import ModuleList
@@ -485,7 +485,9 @@ class Transformer(Module):
     def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
         """The causal mask (sz, sz): 0 where query i may look at key j <= i, -inf elsewhere."""
         future = np.arange(sz) > np.arange(sz)[:, None]
-        return tensor(np.where(future, -np.inf, 0), dtype=float32 if dtype is None else dtype, device=device)
+        return tensor(
+            np.where(future, -np.inf, 0), dtype=get_default_dtype() if dtype is None else dtype, device=device
+        )
 
     def _reset_parameters(self) -> None:
         for parameter in self.parameters():

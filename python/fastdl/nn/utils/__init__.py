@@ -6,6 +6,7 @@ from fastdl.nn.utils import rnn as rnn
 from fastdl.nn.utils.clip_grad import *
 from fastdl.nn.utils.convert_parameters import *
 from fastdl.nn.utils.fusion import *
+from fastdl.nn.utils.init import *
 from fastdl.nn.utils.spectral_norm import *
 from fastdl.nn.utils.weight_norm import *
 

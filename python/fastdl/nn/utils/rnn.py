@@ -211,6 +211,11 @@ def pad_packed_sequence(
     Raises:
         ValueError: if ``total_length`` is too short.
     """
+    if not isinstance(sequence, PackedSequence):
+        raise TypeError(
+            f"pad_packed_sequence: sequence must be a PackedSequence, got {type(sequence).__name__}; a recurrent layer "
+            "returns one if it was given one"
+        )
     sizes = sequence.batch_sizes._data
     steps, batch = len(sizes), int(sizes[0])
     if total_length is not None:

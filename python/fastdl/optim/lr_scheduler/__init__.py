@@ -24,6 +24,8 @@ from fastdl.optim.lr_scheduler.decay import (
 from fastdl.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from fastdl.optim.lr_scheduler.several import ChainedScheduler, SequentialLR
 
+_LRScheduler = LRScheduler  # its older name, which schedulers written for PyTorch import
+
 __all__ = [
     "ChainedScheduler",
     "ConstantLR",

@@ -71,6 +71,11 @@ class DataLoader:
         in_order: bool = True,
         worker_kind: Literal["process", "thread"] = "process",
     ) -> None:
+        if not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__"):
+            raise TypeError(
+                "DataLoader: dataset must have __getitem__ and __len__, or be an IterableDataset, got "
+                f"{type(dataset).__name__}"
+            )
         if num_workers < 0:
             raise ValueError(
                 "num_workers option should be non-negative; use num_workers=0 to disable multiprocessing."

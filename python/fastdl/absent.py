@@ -1,0 +1,38 @@
+"""What PyTorch has and fastdl has not: the sentence that the error of a missing name ends with."""
+
+from __future__ import annotations
+
+_SPARSE = "there are no sparse tensors; index_add, scatter_add and Embedding compute the same densely"
+_QUANTISED = "there are no quantised tensors; float16 and bfloat16 halve the memory"
+_COMPLEX = "there are no complex numbers; numpy.fft works on x.numpy()"
+_STORAGE = "a tensor lies in a NumPy array: x.numpy() is that memory, x.data_ptr() its address"
+_PROCESSES = (
+    "one process trains, with all CPUs or on one GPU; DataLoader(num_workers=...) has processes of its own"
+)
+_WHY = {
+    _SPARSE: """sparse sparse_coo_tensor sparse_csr_tensor to_sparse to_sparse_csr to_dense coalesce sparse_coo
+        smm sspaddmm sparse_mask""",
+    _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
+        q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
+    _COMPLEX: """fft complex complex32 complex64 complex128 cfloat cdouble stft istft polar view_as_complex
+        view_as_real angle imag ComplexFloatTensor""",
+    _STORAGE: "storage untyped_storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
+    _PROCESSES: "distributed multiprocessing",
+    "models run as they are; fastdl.compile returns its argument": "jit fx export",
+    "save the state_dict (safetensors) and load it where the export is to be made": "onnx",
+    "download the file and pass it to fastdl.load": "hub",
+    "Python's own cProfile and time.perf_counter measure it; fastdl bench measures operations": "profiler",
+    "pass padded tensors and masks": "nested masked",
+    "axes go by number": "names rename rename_ refine_names align_to",
+}
+_HINTS = {name: why for why, names in _WHY.items() for name in names.split()}
+
+
+def hint(name: str) -> str:
+    """Why there is no ``name``, and what to use; empty where it is no name of PyTorch's that was left out."""
+    from fastdl.tensor import Tensor
+
+    why = _HINTS.get(name)
+    if name.endswith("_") and callable(getattr(Tensor, name, None)):
+        why = f"what works in place is a method, x.{name}()"
+    return "" if why is None else f": {why} (docs/differences.md)"

@@ -1,0 +1,434 @@
+"""Linear algebra, what :mod:`fastdl.linalg` offers: matrices are the last two axes, the others a batch."""
+
+from __future__ import annotations
+
+import builtins
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdl.ops.arrays import eye
+from fastdl.ops.axes import normal_axis
+from fastdl.ops.common import check_tensors
+from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.extreme import amax, amin
+from fastdl.ops.host import on_host
+from fastdl.ops.linear import matmul
+from fastdl.ops.lu import lu, lu_factor, lu_factor_ex, lu_solve
+from fastdl.ops.matrix import (
+    Cholesky,
+    Determinant,
+    LinAlgError,
+    LogDeterminant,
+    Orthogonal,
+    SingularValues,
+    SymmetricEigen,
+    check_matrix,
+)
+from fastdl.ops.parts import diagonal
+from fastdl.ops.products import chain_matmul
+from fastdl.ops.products import cross as _cross
+from fastdl.ops.reduce import sum, vector_norm
+from fastdl.ops.shape import tril
+from fastdl.ops.solve import cholesky_ex, inv, inv_ex, solve, solve_ex, solve_triangular
+from fastdl.ops.unary import abs
+from fastdl.ops.views import movedim, squeeze, unsqueeze
+from fastdl.tensor import Tensor
+
+__all__ = [
+    "LinAlgError",
+    "cholesky",
+    "cholesky_ex",
+    "cond",
+    "cross",
+    "det",
+    "diagonal",
+    "eigh",
+    "eigvalsh",
+    "householder_product",
+    "inv",
+    "inv_ex",
+    "lstsq",
+    "lu",
+    "lu_factor",
+    "lu_factor_ex",
+    "lu_solve",
+    "matmul",
+    "matrix_exp",
+    "matrix_norm",
+    "matrix_power",
+    "matrix_rank",
+    "multi_dot",
+    "norm",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "solve_ex",
+    "solve_triangular",
+    "svd",
+    "svdvals",
+    "tensorinv",
+    "tensorsolve",
+    "vander",
+    "vecdot",
+    "vector_norm",
+]
+
+
+class SlogdetResult(NamedTuple):
+    """Sign and logarithm of the absolute value."""
+
+    sign: Tensor
+    logabsdet: Tensor
+
+
+class EighResult(NamedTuple):
+    """Eigenvalues, rising, and eigenvectors in columns."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+
+class SvdResult(NamedTuple):
+    """a = U diag(S) Vh."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+class QrResult(NamedTuple):
+    """a = Q R, the columns of Q orthonormal, R upper triangular."""
+
+    Q: Tensor
+    R: Tensor
+
+
+class LstsqResult(NamedTuple):
+    """The solution and what came with it."""
+
+    solution: Tensor
+    residuals: Tensor
+    rank: Tensor
+    singular_values: Tensor
+
+
+@on_host
+def det(A: Tensor) -> Tensor:
+    """The determinant. See ``torch.linalg.det``."""
+    check_matrix("det", A)
+    return Determinant.apply(A)  # type: ignore[no-any-return]
+
+
+@on_host
+def slogdet(A: Tensor) -> SlogdetResult:
+    """Sign of the determinant and logarithm of its absolute value. See ``torch.linalg.slogdet``."""
+    check_matrix("slogdet", A)
+    return SlogdetResult(*LogDeterminant.apply(A))
+
+
+@on_host
+def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
+    """L of A = L L^T, lower triangular (``upper``: its transpose), of a symmetric positive definite matrix.
+
+    See ``torch.linalg.cholesky``.
+    """
+    check_matrix("cholesky", A)
+    lower = Cholesky.apply(A)
+    return lower.mT if upper else lower  # type: ignore[no-any-return]
+
+
+@on_host
+def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
+    """Eigenvalues and eigenvectors of a symmetric matrix, read from one triangle. See ``torch.linalg.eigh``."""
+    check_matrix("eigh", A)
+    if UPLO not in ("L", "U"):
+        raise RuntimeError(f"eigh: UPLO must be 'L' or 'U', got {UPLO!r}")
+    return EighResult(*SymmetricEigen.apply(A, uplo=UPLO))
+
+
+@on_host
+def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
+    """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
+    return eigh(A, UPLO).eigenvalues
+
+
+@on_host
+def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
+    """The singular value decomposition A = U diag(S) Vh. See ``torch.linalg.svd``.
+
+    With ``full_matrices`` U and Vh are square; gradients of what they then have more are ignored.
+    """
+    check_matrix("svd", A, square=False)
+    return SvdResult(*SingularValues.apply(A, full=full_matrices))
+
+
+@on_host
+def svdvals(A: Tensor) -> Tensor:
+    """The singular values, falling. See ``torch.linalg.svdvals``."""
+    return svd(A, False).S
+
+
+@on_host
+def qr(A: Tensor, mode: str = "reduced") -> QrResult:
+    """A = Q R; ``mode`` reduced, complete or r. See ``torch.linalg.qr``."""
+    check_matrix("qr", A, square=False)
+    if mode == "reduced":
+        return QrResult(*Orthogonal.apply(A))
+    if mode not in ("complete", "r"):
+        raise RuntimeError(f"qr: mode must be 'reduced', 'complete' or 'r', got {mode!r}")
+    if A.requires_grad:
+        raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
+    if mode == "r":
+        return QrResult(Tensor(np.empty(0, A.dtype)), Tensor(np.linalg.qr(A._data, "r")))
+    return QrResult(*[Tensor(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
+
+
+@on_host
+def pinv(
+    A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+) -> Tensor:
+    """The pseudo-inverse; singular values up to ``max(atol, rtol * the largest)`` count as 0.
+
+    ``rtol`` (also ``rcond``) is max(m, n) * eps, or 0 if ``atol`` is given. ``hermitian``: A is symmetric.
+    See ``torch.linalg.pinv``.
+    """
+    check_matrix("pinv", A, square=hermitian)
+    if hermitian:
+        values, vectors = eigh((A + A.mT) * 0.5)
+        if values.shape[-1] == 0:
+            return A.mT.clone()
+        small = abs(values) <= _tolerance(
+            A, amax(abs(values), -1, True), atol, rtol if rcond is None else rcond
+        )
+        inverse = where(small, 0.0, 1.0 / where(small, 1.0, values))
+        return matmul(vectors * unsqueeze(inverse, -2), vectors.mT)
+    u, s, vh = svd(A, False)
+    if s.shape[-1] == 0:
+        return A.mT.clone()
+    small = s <= _tolerance(A, amax(s, -1, True), atol, rtol if rcond is None else rcond)
+    inverse = where(small, 0.0, 1.0 / where(small, 1.0, s))
+    return matmul(vh.mT * unsqueeze(inverse, -2), u.mT)
+
+
+def _tolerance(A: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
+    """Up to where a singular value counts as 0; ``largest`` (..., 1)."""
+    if rtol is None:
+        rtol = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if atol is None else 0.0
+    relative = largest.detach() * (unsqueeze(rtol, -1) if isinstance(rtol, Tensor) else rtol)
+    if atol is None:
+        return relative
+    return clamp(relative, min=unsqueeze(atol, -1) if isinstance(atol, Tensor) else atol)
+
+
+@on_host
+def matrix_rank(
+    A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+) -> Tensor:
+    """How many singular values exceed ``max(atol, rtol * the largest)``. See ``torch.linalg.matrix_rank``.
+
+    ``tol`` is ``atol`` with ``rtol=0``; ``rtol`` is max(m, n) * eps unless one of them is given.
+    """
+    check_matrix("matrix_rank", A, square=hermitian)
+    s = abs(eigvalsh(A.detach())) if hermitian else svdvals(A.detach())
+    if s.shape[-1] == 0:
+        return Tensor(np.zeros(s.shape[:-1], np.int64))
+    if tol is not None:
+        atol, rtol = tol, 0.0
+    return sum(s > _tolerance(A, amax(s, -1, True), atol, rtol), -1)
+
+
+@on_host
+def matrix_power(A: Tensor, n: int) -> Tensor:
+    """A times itself ``n`` times; n below 0: of the inverse. See ``torch.linalg.matrix_power``."""
+    check_matrix("matrix_power", A)
+    if n < 0:
+        return matrix_power(inv(A), -n)
+    result = Tensor._wrap(np.broadcast_to(eye(A.shape[-1], A.dtype, A._data), A.shape).copy())
+    first = True
+    while n:
+        if n % 2:
+            result, first = (A if first else matmul(result, A)), False
+        A, n = (matmul(A, A) if n > 1 else A), n // 2
+    return result
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    """The sum of A^k / k!, by squaring the exponential of A / 2^s. See ``torch.linalg.matrix_exp``."""
+    check_matrix("matrix_exp", A)
+    size = float(np.abs(A._data).sum(axis=-2).max()) if A._data.size else 0.0
+    squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
+    x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
+    one = Tensor._wrap(eye(A.shape[-1], A.dtype, A._data))
+    result = one + x / 14
+    for k in range(13, 0, -1):
+        result = one + matmul(x, result) / k
+    for _ in range(squarings):
+        result = matmul(result, result)
+    return result
+
+
+def householder_product(A: Tensor, tau: Tensor) -> Tensor:
+    """The first columns of H_1 H_2 .. with H_i = I - tau_i v_i v_i^T.
+
+    v_i is 0 above the diagonal of column i of ``A``, 1 on it and the column below it. See
+    ``torch.linalg.householder_product``.
+    """
+    m, n = A.shape[-2:]
+    if m < n or tau.shape[-1] > n:
+        raise RuntimeError(
+            f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
+        )
+    eye = Tensor(np.eye(m, n, dtype=A.dtype))
+    vectors = tril(A, -1) + eye
+    q = eye.expand((*A.shape[:-2], m, n))
+    for i in reversed(range(tau.shape[-1])):
+        v = vectors[..., i : i + 1]
+        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mT, q))
+    return q
+
+
+def multi_dot(tensors: Any) -> Tensor:
+    """The product of matrices in the cheapest order; first and last may be vectors. See ``torch.linalg.multi_dot``."""
+    parts = list(tensors)
+    if len(parts) < 2:
+        raise RuntimeError(f"multi_dot: expects at least 2 tensors, got {len(parts)}")
+    row, column = parts[0].ndim == 1, parts[-1].ndim == 1
+    if row:
+        parts[0] = unsqueeze(parts[0], 0)
+    if column:
+        parts[-1] = unsqueeze(parts[-1], 1)
+    result = chain_matmul(*parts)
+    if column:
+        result = squeeze(result, 1)
+    return squeeze(result, 0) if row else result
+
+
+@on_host
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
+    """The X that makes |A X - B| least. See ``torch.linalg.lstsq``.
+
+    ``driver`` gelsy (the default), gelsd, gelss or gels decides, as in PyTorch, whether residuals (not for gelsy),
+    rank (not for gels) and singular values (for gelsd, gelss) come with it; the solution is found the same way.
+    """
+    check_matrix("lstsq", A, square=False)
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(f"lstsq: driver must be gels, gelsy, gelsd or gelss, got {driver!r}")
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    right = unsqueeze(B, -1) if vector else B
+    solution = matmul(pinv(A, rtol=rcond), right)
+    rows, columns = A.shape[-2:]
+    rank = matrix_rank(A, rtol=rcond)
+    residuals = values = Tensor(np.empty(0, A.dtype))
+    if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
+        residuals = sum((matmul(A, solution) - right).square(), -2)
+    if driver in ("gelsd", "gelss"):
+        values = svdvals(A.detach())
+    if driver == "gels":
+        rank = Tensor(np.empty(0, np.int64))
+    return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
+
+
+def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
+    """The cross product along ``dim``. See ``torch.linalg.cross``."""
+    return _cross(input, other, dim)
+
+
+def matrix_norm(
+    A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
+    """A matrix norm: fro, nuc, 1, -1, 2, -2, inf or -inf. See ``torch.linalg.matrix_norm``."""
+    if len(dim) != 2:
+        raise RuntimeError(f"matrix_norm: dim must name two axes, got {dim}")
+    if dtype is not None:
+        A = A.to(dtype)
+    rows, columns = [normal_axis("matrix_norm", d, A.ndim) for d in dim]
+    if rows == columns:
+        raise RuntimeError(f"matrix_norm: dim must name two axes, got {dim}")
+    if ord == "fro":
+        return vector_norm(A, 2, (rows, columns), keepdim)
+    inf = float("inf")
+    if ord in (1, -1, inf, -inf):
+        summed = rows if builtins.abs(ord) == 1 else columns
+        other = columns if summed == rows else rows
+        totals = sum(abs(A), summed, True)
+        result = (amax if ord > 0 else amin)(totals, other, True)
+    elif ord in (2, -2, "nuc"):
+        values = svdvals(movedim(A, (rows, columns), (-2, -1)))
+        result = sum(values, -1) if ord == "nuc" else (amax if ord == 2 else amin)(values, -1)
+        for d in sorted((rows, columns)):
+            result = unsqueeze(result, d)
+    else:
+        raise RuntimeError(f"matrix_norm: ord must be fro, nuc, 1, -1, 2, -2, inf or -inf, got {ord!r}")
+    return result if keepdim else squeeze(result, (rows, columns))
+
+
+def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """A vector norm of all elements or along one axis, or a matrix norm. See ``torch.linalg.norm``.
+
+    Without ``ord`` the 2-norm of all elements (or along ``dim``); with ``ord`` and no ``dim`` of a vector or matrix.
+    """
+    if ord is None:
+        return vector_norm(A, 2, dim, keepdim, dtype=dtype)
+    axes = (dim,) if isinstance(dim, int) else dim
+    if axes is None:
+        if A.ndim not in (1, 2):
+            raise RuntimeError(
+                f"norm: with ord and no dim, A must be a vector or a matrix, got shape {A.shape}"
+            )
+        axes = tuple(range(A.ndim))
+    if len(axes) == 2:
+        return matrix_norm(A, ord, axes, keepdim, dtype=dtype)
+    return vector_norm(A, ord, axes, keepdim, dtype=dtype)
+
+
+@on_host
+def cond(A: Tensor, p: Any = None) -> Tensor:
+    """The condition number |A| |A^-1|. See ``torch.linalg.cond``."""
+    if p is None or p in (2, -2):
+        values = svdvals(A)
+        large, small = amax(values, -1), amin(values, -1)
+        return small / large if p == -2 else large / small
+    return matrix_norm(A, p) * matrix_norm(inv(A), p)
+
+
+def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
+    """The inner products of vectors along ``dim``, which broadcast. See ``torch.linalg.vecdot``."""
+    check_tensors("vecdot", x=x, y=y)
+    return sum(x * y, dim)
+
+
+def vander(x: Tensor, *, N: int | None = None) -> Tensor:
+    """Rising powers 0 .. N - 1 of the last axis's elements, as a new last axis. See ``torch.linalg.vander``."""
+    count = N if N is not None else x.shape[-1] if x.ndim else 1
+    if count < 1:
+        raise RuntimeError(f"vander: N must be positive, got {count}")
+    return unsqueeze(x if x.ndim else unsqueeze(x, 0), -1) ** Tensor(np.arange(count))
+
+
+def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
+    """The inverse for ``tensordot(.., ind)``; the first ``ind`` extents multiply to the same as the others.
+
+    See ``torch.linalg.tensorinv``.
+    """
+    if ind <= 0:
+        raise RuntimeError(f"tensorinv: ind must be positive, got {ind}")
+    first, rest = A.shape[:ind], A.shape[ind:]
+    if prod(first) != prod(rest):
+        raise RuntimeError(f"tensorinv: {first} and {rest} must have as many elements")
+    return inv(A.reshape(prod(first), prod(rest))).reshape(*rest, *first)
+
+
+def tensorsolve(A: Tensor, B: Tensor, dims: Any = None) -> Tensor:
+    """X with ``tensordot(A, X, X.ndim) = B``; ``dims`` of A are moved to its end first.
+
+    See ``torch.linalg.tensorsolve``.
+    """
+    if dims is not None:
+        A = movedim(A, dims, tuple(range(A.ndim - len(dims), A.ndim)))
+    rest = A.shape[B.ndim :]
+    if prod(rest) != B.numel():
+        raise RuntimeError(f"tensorsolve: A of shape {A.shape} does not fit B of shape {B.shape}")
+    return solve(A.reshape(B.numel(), prod(rest)), B.reshape(-1)).reshape(rest)
