@@ -61,7 +61,14 @@ struct Axis {
 };
 struct Pool {
   Axis d, h, w;
-  int64_t in_plane, out_plane;
+
+  // The row of the input, or of the output, by its number in the whole array.
+  __device__ __forceinline__ uint32_t in_row(int plane, int d, int h) const {
+    return uint32_t((plane * this->d.in + d) * this->h.in + h);
+  }
+  __device__ __forceinline__ uint32_t out_row(int plane, int d, int h) const {
+    return uint32_t((plane * this->d.out + d) * this->h.out + h);
+  }
 };
 
 // Numbers of places (plane, d, h, w) and back.
@@ -83,37 +90,51 @@ __device__ __forceinline__ void for_each_place(const Places& places, F&& f) {
     f(i, place_of(places, i));
 }
 
-// Calls take(value, tap, inside) for the taps of output o, in order: of windows of kH x kW taps in a slice,
-// or any (0, 0). Those that are not inside have the value `absent`, or are passed over.
+// Calls take(value, tap) for the taps of output o, in order: of windows of kH x kW taps in a slice, or any
+// (0, 0). Those outside have the value `absent`, or are passed over.
 template <int kH, int kW, class T, class F>
-__device__ __forceinline__ void for_each_tap(const T* plane, const Pool& p, const Place& o, Compute<T> absent,
+__device__ __forceinline__ void for_each_tap(const T* x, const Pool& p, const Place& o, Compute<T> absent,
                                              F&& take) {
   using C = Compute<T>;
   const int d0 = p.d.start(o.d), h0 = p.h.start(o.h), w0 = p.w.start(o.w);
   for (int kd = p.d.first_tap(d0), ed = p.d.end_tap(d0); kd < ed; ++kd) {
-    const T* slice = plane + (d0 + kd * p.d.dilation) * p.h.in * p.w.in;
+    const uint32_t slice = p.in_row(o.plane, d0 + kd * p.d.dilation, 0);
     if constexpr (kH > 0) {
       C values[kH * kW];
-      uint32_t inside = 0;
       FASTDL_UNROLL
-      for (int i = 0; i < kH; ++i) FASTDL_UNROLL
-      for (int j = 0; j < kW; ++j) {
-        const int h = h0 + i * p.h.dilation, w = w0 + j * p.w.dilation;
-        const bool in = uint32_t(h) < uint32_t(p.h.in) && uint32_t(w) < uint32_t(p.w.in);
-        values[i * kW + j] = in ? C(widen(slice[h * p.w.in + w])) : absent;
-        inside |= uint32_t(in) << (i * kW + j);
+      for (int i = 0; i < kH; ++i) {
+        const int h = h0 + i * p.h.dilation;
+        const uint32_t row = (slice + uint32_t(h)) * uint32_t(p.w.in);
+        FASTDL_UNROLL
+        for (int j = 0; j < kW; ++j) {
+          const int w = w0 + j * p.w.dilation;
+          const bool inside = uint32_t(h) < uint32_t(p.h.in) && uint32_t(w) < uint32_t(p.w.in);
+          values[i * kW + j] = inside ? C(widen(x[row + uint32_t(w)])) : absent;
+        }
       }
       FASTDL_UNROLL
-      for (int t = 0; t < kH * kW; ++t) take(values[t], kd * (kH * kW) + t, (inside >> t & 1) != 0);
+      for (int t = 0; t < kH * kW; ++t) take(values[t], kd * (kH * kW) + t);
     } else {
       const int first = p.w.first_tap(w0), end = p.w.end_tap(w0);
       for (int kh = p.h.first_tap(h0), eh = p.h.end_tap(h0); kh < eh; ++kh) {
-        const T* row = slice + (h0 + kh * p.h.dilation) * p.w.in + w0;
+        const uint32_t row = (slice + uint32_t(h0 + kh * p.h.dilation)) * uint32_t(p.w.in) + uint32_t(w0);
         const int tap = (kd * p.h.kernel + kh) * p.w.kernel;
-        for (int kw = first; kw < end; ++kw) take(C(widen(row[kw * p.w.dilation])), tap + kw, true);
+        for (int kw = first; kw < end; ++kw) take(C(widen(x[row + uint32_t(kw * p.w.dilation)])), tap + kw);
       }
     }
   }
+}
+
+// The first tap of output o that is inside, 0 if none is.
+__device__ __forceinline__ int first_inside(const Pool& p, const Place& o) {
+  const auto first = [](const Axis& a, int at, bool& any) {
+    const int start = a.start(at), tap = a.first_tap(start);
+    any = any && tap < a.end_tap(start);
+    return tap;
+  };
+  bool any = true;
+  const int kd = first(p.d, o.d, any), kh = first(p.h, o.h, any), kw = first(p.w, o.w, any);
+  return any ? (kd * p.h.kernel + kh) * p.w.kernel + kw : 0;
 }
 
 template <class T, class Offset, int kH, int kW>
@@ -123,14 +144,15 @@ __global__ void __launch_bounds__(kThreads)
   for_each_place(outputs, [&](uint32_t i, const Place& o) {
     C best = -infinity<C>();
     int tap = -1;
-    for_each_tap<kH, kW>(x + o.plane * p.in_plane, p, o, best, [&](C v, int t, bool inside) {
-      if ((inside && tap < 0) || v > best || v != v) {  // the first of equals, the last NaN
+    for_each_tap<kH, kW>(x, p, o, best, [&](C v, int t) {
+      if (v > best || v != v) {  // the first of equals, the last NaN
         best = v;
         tap = t;
       }
     });
+    if (tap < 0) tap = first_inside(p, o);  // -inf everywhere
     y[i] = narrow<T>(best);
-    if (offsets != nullptr) offsets[i] = Offset(tap < 0 ? 0 : tap);
+    if (offsets != nullptr) offsets[i] = Offset(tap);
   });
 }
 
@@ -165,7 +187,7 @@ __global__ void __launch_bounds__(kThreads)
   using C = Compute<T>;
   for_each_place(outputs, [&](uint32_t i, const Place& o) {
     C sum = 0;
-    for_each_tap<kH, kW>(x + o.plane * p.in_plane, p, o, C(0), [&](C v, int, bool) { sum += v; });
+    for_each_tap<kH, kW>(x, p, o, C(0), [&](C v, int) { sum += v; });
     y[i] = narrow<T>(sum / average.covered<C>(p, o.d, o.h, o.w));
   });
 }
@@ -182,12 +204,12 @@ __device__ __forceinline__ void gather_strips(T* grad_x, const Pool& p, const Pl
     Values<C, kStrip> sums{};
     p.d.for_each_hit(at.d, [&](int od, int kd) {
       p.h.for_each_hit(at.h, [&](int oh, int kh) {
-        const int64_t row = at.plane * p.out_plane + (od * p.h.out + oh) * p.w.out;
+        const uint32_t row = p.out_row(at.plane, od, oh) * uint32_t(p.w.out);
         for (int ow = begin; ow < end; ow += kAhead) {
           typename Gather::Loaded loaded[kAhead];
           FASTDL_UNROLL
           for (int k = 0; k < kAhead; ++k)
-            if (ow + k < end) loaded[k] = gather.load(row + ow + k);
+            if (ow + k < end) loaded[k] = gather.load(row + uint32_t(ow + k));
           FASTDL_UNROLL
           for (int k = 0; k < kAhead; ++k)
             if (ow + k < end)
@@ -196,7 +218,7 @@ __device__ __forceinline__ void gather_strips(T* grad_x, const Pool& p, const Pl
         }
       });
     });
-    T* to = grad_x + at.plane * p.in_plane + (at.d * p.h.in + at.h) * p.w.in;
+    T* to = grad_x + int64_t(p.in_row(at.plane, at.d, at.h) * uint32_t(p.w.in));
     store_run<kStrip>(to, int64_t(w), int64_t(p.w.in), packed, sums);
   });
 }
@@ -211,15 +233,14 @@ struct MaxGather {
   const T* grad_y;
   const Offset* offsets;
 
-  __device__ __forceinline__ Loaded load(int64_t o) const { return {C(widen(grad_y[o])), int(offsets[o])}; }
+  __device__ __forceinline__ Loaded load(uint32_t o) const { return {C(widen(grad_y[o])), int(offsets[o])}; }
   // first_tap: of the row that the strip is in; start: of the window, from the strip's first input on
   __device__ __forceinline__ void add(Values<C, kStrip>& sums, const Pool& p, const Loaded& from, int, int,
                                       int, int first_tap, int start) const {
     const int kw = from.tap - first_tap;
     if (uint32_t(kw) >= uint32_t(p.w.kernel)) return;
     FASTDL_UNROLL
-    for (int k = 0; k < kStrip; ++k)
-      sums.v[k] += start + kw * p.w.dilation == k ? from.g : C(0);
+    for (int k = 0; k < kStrip; ++k) sums.v[k] += start + kw * p.w.dilation == k ? from.g : C(0);
   }
 };
 template <class T>
@@ -229,7 +250,7 @@ struct AverageGather {
   const T* grad_y;
   Average average;
 
-  __device__ __forceinline__ C load(int64_t o) const { return C(widen(grad_y[o])); }
+  __device__ __forceinline__ C load(uint32_t o) const { return C(widen(grad_y[o])); }
   __device__ __forceinline__ void add(Values<C, kStrip>& sums, const Pool& p, C g, int od, int oh, int ow,
                                       int, int start) const {
     g /= average.covered<C>(p, od, oh, ow);
@@ -276,7 +297,7 @@ struct AdaptiveAxis {
 };
 struct AdaptivePool {
   AdaptiveAxis d, h, w;
-  int64_t in_plane, out_plane;
+  uint32_t in_plane, out_plane;
 };
 
 template <class T>
@@ -284,7 +305,7 @@ __global__ void __launch_bounds__(kThreads)
     adaptive_forward(T* y, const T* x, AdaptivePool p, Places outputs) {
   using C = Compute<T>;
   for_each_place(outputs, [&](uint32_t i, const Place& o) {
-    const T* plane = x + o.plane * p.in_plane;
+    const T* plane = x + uint32_t(o.plane) * p.in_plane;
     const int d0 = p.d.window_start(o.d), d1 = p.d.window_end(o.d), h0 = p.h.window_start(o.h),
               h1 = p.h.window_end(o.h), w0 = p.w.window_start(o.w), w1 = p.w.window_end(o.w);
     C sum = 0;
@@ -321,7 +342,7 @@ __global__ void __launch_bounds__(kThreads)
     adaptive_backward(T* grad_x, const T* grad_y, AdaptivePool p, Places inputs) {
   using C = Compute<T>;
   for_each_place(inputs, [&](uint32_t i, const Place& at) {
-    const T* plane = grad_y + at.plane * p.out_plane;
+    const T* plane = grad_y + uint32_t(at.plane) * p.out_plane;
     C sum = 0;
     for (int d = p.d.first_hit(at.d), ed = p.d.end_hit(at.d); d < ed; ++d)
       for (int h = p.h.first_hit(at.h), eh = p.h.end_hit(at.h); h < eh; ++h)
@@ -352,7 +373,6 @@ Places inputs_of(const PoolProblem& p) {
   return places(p.planes, p.d.in, p.h.in, p.w.in);
 }
 Places strips_of(const PoolProblem& p) {
-  outputs_of(p);  // are as limited
   return places(p.planes, p.d.in, p.h.in, (p.w.in + kStrip - 1) / kStrip);
 }
 
@@ -372,8 +392,8 @@ Axis axis_of(const PoolAxis& a) {
           Divisor(uint32_t(dilation))};
 }
 Pool pool_of(const PoolProblem& p) {
-  if (p.in_plane() >= kLimit || p.out_plane() >= kLimit || p.taps() >= kLimit) too_large();
-  return {axis_of(p.d), axis_of(p.h), axis_of(p.w), p.in_plane(), p.out_plane()};
+  if (std::max(p.planes * std::max(p.in_plane(), p.out_plane()), p.taps()) >= kLimit) too_large();
+  return {axis_of(p.d), axis_of(p.h), axis_of(p.w)};
 }
 AdaptiveAxis adaptive_axis(const PoolAxis& a) {
   const bool wide = (a.in + 1) * (a.out + 1) >= kLimit;
@@ -381,14 +401,15 @@ AdaptiveAxis adaptive_axis(const PoolAxis& a) {
           Divisor(uint32_t(std::max<int64_t>(1, a.out)))};
 }
 AdaptivePool adaptive_pool(const PoolProblem& p) {
-  if (p.in_plane() >= kLimit || p.out_plane() >= kLimit) too_large();
-  return {adaptive_axis(p.d), adaptive_axis(p.h), adaptive_axis(p.w), p.in_plane(), p.out_plane()};
+  if (p.planes * std::max(p.in_plane(), p.out_plane()) >= kLimit) too_large();
+  return {adaptive_axis(p.d), adaptive_axis(p.h), adaptive_axis(p.w), uint32_t(p.in_plane()),
+          uint32_t(p.out_plane())};
 }
 
 template <class... P, class... A>
 void launch_over(const char* op, void (*kernel)(P...), const Places& places, Stream stream, A... arguments) {
   if (places.count == 0) return;
-  launch(op, kernel, dim3(grid_for(places.count, kThreads, 32)), dim3(kThreads), 0, stream, arguments...);
+  launch(op, kernel, dim3(grid_for(places.count, kThreads, 64)), dim3(kThreads), 0, stream, arguments...);
 }
 
 // Calls f with the type of offsets.
@@ -499,7 +520,6 @@ void adaptive_avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolPr
 void adaptive_avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p,
                                 Stream stream) {
   const Places i = inputs_of(p);
-  outputs_of(p);
   const AdaptivePool pool = adaptive_pool(p);
   by_dtype(dtype, [&]<class T>(T) {
     launch_over("adaptive_avg_pool_backward", adaptive_backward<T>, i, stream, static_cast<T*>(grad_x),
