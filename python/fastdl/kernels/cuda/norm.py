@@ -22,6 +22,7 @@ __all__ = [
     "layer_norm_forward",
     "local_response_norm_backward",
     "local_response_norm_forward",
+    "move_running",
     "rms_norm_backward",
     "rms_norm_forward",
     "running_average",
@@ -102,21 +103,30 @@ class _Rows:
         mean = None if mean is None else _statistic(self.op, "mean", mean, self.rows)
         var = _statistic(self.op, "var", var, self.rows)
         pointer = runtime.pointer
-        grad_x = grad_weight = grad_bias = None
+        grad_x = grad_weight = grad_bias = scratch = None
         if need_x:
             grad_x = runtime.empty(x.shape, x.dtype)
+            if need_weight or need_bias:
+                size = runtime.extension.row_norm_scratch(self.number, *self.problem)
+                if size:  # one pass for all gradients
+                    scratch = runtime.empty(size, np.dtype(np.uint8))
+                    grad_weight = runtime.empty(self.channels, x.dtype) if need_weight else None
+                    grad_bias = runtime.empty(self.channels, x.dtype) if need_bias else None
             runtime.extension.row_norm_backward(
                 self.number,
                 pointer(grad_x),
+                pointer(grad_weight),
+                pointer(grad_bias),
                 pointer(grad_y),
                 pointer(x),
                 pointer(weight),
                 pointer(mean),
                 pointer(var),
                 *self.problem,
+                pointer(scratch),
                 runtime.stream(),
             )
-        if need_weight or need_bias:
+        if scratch is None and (need_weight or need_bias):
             problem = runtime.extension.ChannelNorm(*self.parameters, self.eps)
             grad_weight, grad_bias, _ = _channel_gradients(
                 self.number, runtime, grad_y, x, mean, var, problem, self.channels, need_weight, need_bias
@@ -352,6 +362,37 @@ def running_average(running: Array, statistic: Array, momentum: float) -> Array:
             f"running_average: running and statistic differ in size: {running.size} and {statistic.size}"
         )
     return convert(lerp_forward(convert(running, _DOUBLE), statistic, momentum), running.dtype)
+
+
+def move_running(
+    running_mean: Array | None,
+    running_var: Array | None,
+    mean: Array,
+    var: Array,
+    correction: float,
+    momentum: float,
+) -> None:
+    """Move running statistics to a batch's, in place, by one launch: running_average beyond the contract.
+
+    ``running = (1 - momentum) * running + momentum * statistic``, of the variance times ``correction``.
+    """
+    op, size = "move_running", mean.size
+    arrays = [a for a in (running_mean, running_var) if a is not None]
+    runtime, number = device.of(mean), device.code(op, *arrays)
+    mean, var = _statistic(op, "mean", mean, size), _statistic(op, "var", var, size)
+    if any(a.size != size or not a.flags.c_contiguous for a in arrays):
+        raise ArgumentError(f"{op}: running statistics must be dense arrays of {size} elements")
+    runtime.extension.move_running(
+        number,
+        runtime.pointer(running_mean),
+        runtime.pointer(running_var),
+        runtime.pointer(mean),
+        runtime.pointer(var),
+        size,
+        correction,
+        momentum,
+        runtime.stream(),
+    )
 
 
 def _local(op: str, x: Array, size: int) -> tuple[int, int, int, int]:
