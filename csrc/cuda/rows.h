@@ -285,6 +285,11 @@ struct ShiftedSlice {
   }
 };
 
+// May a ShiftedSlice of one array serve the other: do packs of 16 bytes lie alike in both?
+inline bool start_alike(const void* a, const void* b) {
+  return (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % 16 == 0;
+}
+
 // A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are
 // not the last one. Neighbouring threads read neighbouring positions.
 constexpr int kColumns = 32, kSplit = 8;
