@@ -50,6 +50,8 @@ struct Terms {
   }
 };
 
+constexpr int kAhead = 4;  // packs, or rows of columns, that a thread loads before it adds them
+
 // What a team adds of a channel: planes of `batches` of the batch, of each the elements of one slice.
 struct Slabs {
   int64_t count, batches, slices, length;
@@ -57,10 +59,11 @@ struct Slabs {
 
 // Partials (slabs, 2, channels); neighbouring teams have neighbouring channels.
 template <class T, bool kMoments, bool kBlock>
-__global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms<T, kMoments> terms,
-                                                     Grid grid, Slabs slabs, int group, bool packed) {
+__global__ void __launch_bounds__(256, kBlock && sizeof(Compute<T>) == 4 ? 3 : 2)
+    plane_sums(Compute<T>* partials, Terms<T, kMoments> terms, Grid grid, Slabs slabs, int group,
+               bool vectors) {
   using C = Compute<T>;
-  constexpr int N = kWidest<T>;
+  constexpr int N = kWidest<T>, kPacks = kMoments ? kAhead : kAhead / 2;
   RowTeam<kBlock> team(group);
   const int64_t rows = slabs.count * grid.channels;
   for (; team.any_row(rows); team.row += team.step) {
@@ -68,20 +71,33 @@ __global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms
     const bool mine = team.row < rows;
     const int64_t slab = team.row / grid.channels, c = team.row - slab * grid.channels;
     if (mine) {
-      const int64_t first = slab / slabs.slices, start = (slab - first * slabs.slices) * slabs.length;
+      const int64_t batches = slab / slabs.slices, start = (slab - batches * slabs.slices) * slabs.length;
       const int64_t length = std::min(slabs.length, grid.inner - start);
-      const int64_t end = std::min(grid.batch, (first + 1) * slabs.batches);
-      const RowSlice<T> slice(team, length, packed);
-      const int64_t packs = slice.packs();
-      for (int64_t n = first * slabs.batches; n < end; ++n) {
+      const int64_t end = std::min(grid.batch, (batches + 1) * slabs.batches);
+      for (int64_t n = batches * slabs.batches; n < end; ++n) {
         const auto channel = terms.channel(grid, n, c);
         const int64_t base = (n * grid.channels + c) * grid.inner + start;
-        for (int64_t j = 0; j < packs; ++j) {
-          const auto a = slice.load(terms.x + base, j, C(0));
-          const auto b = kMoments ? a : slice.load(terms.g + base, j, C(0));
+        const T *x = terms.x + base, *g = kMoments ? x : terms.g + base;
+        const ShiftedSlice<T> slice(team, length, x, vectors);
+        const int64_t packs = slice.packs();
+        for (int64_t j = 0; j < packs; j += kPacks) {
+          Pack<T, N> a[kPacks], b[kPacks];
           FASTDL_UNROLL
-          for (int k = 0; k < N; ++k)
-            if (slice.element(j, k) < length) terms.add(sums, channel, a.v[k], b.v[k]);
+          for (int i = 0; i < kPacks; ++i) {
+            a[i] = slice.fetch(x, slice.first(j + i));
+            if constexpr (!kMoments) b[i] = slice.fetch(g, slice.first(j + i));
+          }
+          FASTDL_UNROLL
+          for (int i = 0; i < kPacks; ++i) {
+            const int64_t first = slice.first(j + i);
+            const bool all = first >= 0 && first + N <= length;
+            FASTDL_UNROLL
+            for (int k = 0; k < N; ++k) {
+              if (!all && (first + k < 0 || first + k >= length)) continue;
+              const C value = C(widen(a[i].v[k]));
+              terms.add(sums, channel, value, kMoments ? value : C(widen(b[i].v[k])));
+            }
+          }
         }
       }
     }
@@ -94,7 +110,6 @@ __global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms
   }
 }
 
-constexpr int kAhead = 4;  // rows that a thread loads before it adds them
 // inner = 1: neighbouring threads have neighbouring channels; partials (slabs, 2, channels).
 template <class T, bool kMoments>
 __global__ void __launch_bounds__(kColumns* kSplit)
@@ -310,10 +325,10 @@ int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const Chan
   const Slabs slabs = slabs_of<T>(p);
   if (p.inner > 1) {
     const int group = group_of<T>(p);
-    const bool packed = rows_packed<T>(p.inner, {terms.x, terms.g});
+    const bool vectors = kMoments || start_alike(terms.x, terms.g);
     launch(op, group == 0 ? plane_sums<T, kMoments, true> : plane_sums<T, kMoments, false>,
            dim3(grid_for(slabs.count * p.channels, group == 0 ? 1 : 256 / group)), dim3(256), 0, stream,
-           partials, terms, grid, slabs, group, packed);
+           partials, terms, grid, slabs, group, vectors);
   } else {
     launch(op, column_sums<T, kMoments>,
            dim3(unsigned((p.channels + kColumns - 1) / kColumns), unsigned(slabs.count)),
