@@ -155,15 +155,25 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   for_each_column(shape, [&](const Column& column) {
     Gathered<C> all;
     const C shift = column.mine && sums ? shift_of(C(widen(x[column.base]))) : C(0);
-    column.each([&](int64_t c, int64_t at) {
-      const C v = C(widen(x[at]));
-      all.online.add(Values<C, 1>{{v}});
-      if (!sums) return;
-      C wq = loss.weight_of(c);
-      if (loss.probabilities != nullptr) wq *= loss.sure * C(widen(loss.probabilities[at])) + loss.even;
-      all.weighted += wq * (v - shift);
-      all.mass += wq;
-    });
+    column.each(
+        [&](int64_t first, const auto& loaded) {
+          Values<C, Column::kClasses<T>> v;
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i)
+            v.v[i] = column.has(first, i) ? C(widen(loaded.v[i])) : -infinity<C>();
+          all.online.add(v);
+          if (!sums) return;
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i) {
+            if (!column.has(first, i)) continue;
+            C wq = loss.weight_of(first + i * kSplit);
+            if (loss.probabilities != nullptr)
+              wq *= loss.sure * C(widen(loss.probabilities[column.place(first, i)])) + loss.even;
+            all.weighted += wq * (v.v[i] - shift);
+            all.mass += wq;
+          }
+        },
+        x);
     split_reduce(all.online);
     if (sums) {
       all.weighted = split_reduce(all.weighted, Plus{});
@@ -271,16 +281,20 @@ __global__ void __launch_bounds__(kColumns* kSplit)
                                    const Compute<T>* normaliser, Loss<T> loss, Reduction reduction) {
   using C = Compute<T>;
   const Classes shape = loss.shape;
-  const int64_t positions = shape.positions();
-  for (int64_t p = int64_t(blockIdx.x) * kColumns + threadIdx.x; p < positions;
-       p += int64_t(gridDim.x) * kColumns) {
-    const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, p);
-    const int64_t base = p / shape.inner * shape.classes * shape.inner + p % shape.inner;
-    for (int64_t c = threadIdx.y; c < shape.classes; c += kSplit) {
-      const int64_t at = base + c * shape.inner;
-      grad_x[at] = narrow<T>(slope(loss, u, C(widen(x[at])), c, at));
-    }
-  }
+  for_each_column(shape, [&](const Column& column) {
+    if (!column.mine) return;
+    const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, column.position);
+    column.each(
+        [&](int64_t first, const auto& loaded) {
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i) {
+            if (!column.has(first, i)) continue;
+            const int64_t at = column.place(first, i);
+            grad_x[at] = narrow<T>(slope(loss, u, C(widen(loaded.v[i])), first + i * kSplit, at));
+          }
+        },
+        x);
+  });
 }
 
 template <class T>
@@ -292,7 +306,7 @@ __global__ void __launch_bounds__(256) nll_rows(Compute<T>* losses, const T* x, 
     const int64_t t = loss.target[p];
     C value = 0;
     if (t != loss.ignore_index && !report.out_of_range(p, t, shape.classes)) {
-      const int64_t at = p / shape.inner * shape.classes * shape.inner + t * shape.inner + p % shape.inner;
+      const int64_t at = position_start(shape, p) + t * shape.inner;
       value = -loss.weight_of(t) * C(widen(x[at]));
     }
     losses[p] = value;
@@ -310,8 +324,7 @@ __global__ void __launch_bounds__(256)
   for (int64_t p = int64_t(blockIdx.x) * 256 + threadIdx.x; p < positions; p += int64_t(gridDim.x) * 256) {
     const auto u = upstream(loss, grad_loss, static_cast<const C*>(nullptr), normaliser, reduction, p);
     if (!u.counts) continue;
-    const int64_t at =
-        p / shape.inner * shape.classes * shape.inner + u.target * shape.inner + p % shape.inner;
+    const int64_t at = position_start(shape, p) + u.target * shape.inner;
     grad_x[at] = narrow<T>(-u.g * loss.weight_of(u.target));
   }
 }

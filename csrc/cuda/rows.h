@@ -312,15 +312,37 @@ __device__ __forceinline__ void split_reduce(Online<C>& o) {
   o.s = split_reduce(o.s, Plus{});
 }
 
-// A position and the part of its classes that this thread has.
+// Where position p starts: (p / inner) * classes * inner + p % inner.
+__device__ __forceinline__ int64_t position_start(const Classes& shape, int64_t p) {
+  const bool narrow = shape.positions() < int64_t(1)
+                                              << 31;  // 64-bit divisions take some hundred instructions
+  const int64_t outer = narrow ? int64_t(uint32_t(p) / uint32_t(shape.inner)) : p / shape.inner;
+  return outer * (shape.classes - 1) * shape.inner + p;
+}
+
+// A position and the part of its classes that this thread has, a few at a time: class c + i kSplit is number
+// i.
 struct Column {
+  template <class T>
+  static constexpr int kClasses = sizeof(T) == 8 ? 2 : 4;
   int64_t position, base, inner, end;
   bool mine;  // else there is no such position, but the thread takes part in reductions
 
-  // Calls f(class, its place in x).
-  template <class F>
-  __device__ __forceinline__ void each(F&& f) const {
-    for (int64_t c = threadIdx.y; c < end; c += kSplit) f(c, base + c * inner);
+  __device__ __forceinline__ bool has(int64_t c, int i) const { return c + i * kSplit < end; }
+  __device__ __forceinline__ int64_t place(int64_t c, int i) const { return base + (c + i * kSplit) * inner; }
+  // Calls f(first class, values of each array there, as many as it has): all are loaded before one is used.
+  template <class F, class T, class... More>
+  __device__ __forceinline__ void each(F&& f, const T* array, const More*... arrays) const {
+    for (int64_t c = threadIdx.y; c < end; c += kClasses<T> * kSplit)
+      f(c, load(array, c), load(arrays, c)...);
+  }
+  template <class T>
+  __device__ __forceinline__ Pack<T, kClasses<T>> load(const T* array, int64_t c) const {
+    Pack<T, kClasses<T>> r{};
+    FASTDL_UNROLL
+    for (int i = 0; i < kClasses<T>; ++i)
+      if (has(c, i)) r.v[i] = array[place(c, i)];
+    return r;
   }
 };
 template <class F>
@@ -330,8 +352,7 @@ __device__ __forceinline__ void for_each_column(const Classes& shape, F&& f) {
        first += int64_t(gridDim.x) * kColumns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
-    f(Column{p, mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0, shape.inner,
-             mine ? shape.classes : 0, mine});
+    f(Column{p, mine ? position_start(shape, p) : 0, shape.inner, mine ? shape.classes : 0, mine});
   }
 }
 
