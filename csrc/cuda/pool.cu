@@ -338,7 +338,7 @@ __global__ void __launch_bounds__(256)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     adaptive_backward(T* grad_x, const T* grad_y, AdaptivePool p, Places inputs) {
   using C = Compute<T>;
   for_each_place(inputs, [&](uint32_t i, const Place& at) {

@@ -257,21 +257,15 @@ def _channels(op: str, x: Array, eps: float) -> tuple[Any, Any, int]:
 
 
 def _apply(
-    op: str,
-    x: Array,
-    mean: Array,
-    var: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float,
+    op: str, number: int, given: Any, x: Array, mean: Array, var: Array, weight: Any, bias: Any
 ) -> Array:
-    runtime, problem, channels = _channels(op, x, eps)
+    runtime, problem, channels = given
     weight = _parameter(op, "weight", weight, channels, x.dtype)
     bias = _parameter(op, "bias", bias, channels, x.dtype)
     y = runtime.empty(x.shape, x.dtype)
     pointer = runtime.pointer
     runtime.extension.batch_norm_apply(
-        device.code(op, x),
+        number,
         pointer(y),
         pointer(x),
         pointer(mean),
@@ -289,7 +283,7 @@ def batch_norm_forward(
 ) -> tuple[Array, Array, Array]:
     op, x = "batch_norm", contiguous(x)
     number = device.code(op, x)
-    runtime, problem, channels = _channels(op, x, eps)
+    given = runtime, problem, channels = _channels(op, x, eps)
     mean, var = runtime.empty(channels, _DOUBLE), runtime.empty(channels, _DOUBLE)
     scratch = runtime.empty(runtime.extension.channel_scratch(number, problem), np.dtype(np.uint8))
     runtime.extension.batch_moments(
@@ -301,17 +295,16 @@ def batch_norm_forward(
         runtime.pointer(scratch),
         runtime.stream(),
     )
-    return _apply(op, x, mean, var, weight, bias, eps), mean, var
+    return _apply(op, number, given, x, mean, var, weight, bias), mean, var
 
 
 def batch_norm_inference(
     x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
 ) -> Array:
     op, x = "batch_norm", contiguous(x)
-    device.code(op, x)
-    channels = _channels(op, x, eps)[2]
-    mean, var = (_statistic(op, n, convert(s, _DOUBLE), channels) for n, s in (("mean", mean), ("var", var)))
-    return _apply(op, x, mean, var, weight, bias, eps)
+    number, given = device.code(op, x), _channels(op, x, eps)
+    mean, var = (_statistic(op, n, convert(s, _DOUBLE), given[2]) for n, s in (("mean", mean), ("var", var)))
+    return _apply(op, number, given, x, mean, var, weight, bias)
 
 
 def batch_norm_backward(
