@@ -145,7 +145,7 @@ def group(demangled: str) -> str:
         r"_GLOBAL__N__\w+?_cu_\w{8}::|\(anonymous namespace\)::|fastdl::cuda::|^void ", "", demangled
     )
     kernel = re.split(r"[<(]", name)[0]
-    function = re.match(r"map_kernel<\(?(?:int\))?\d+, (\w+)", name)
+    function = re.match(r"(?:map_kernel|dense_map)<(?:(?:\(int\))?\d+, )+(\w+)", name)
     return f"{kernel} {function[1]}" if function else kernel
 
 

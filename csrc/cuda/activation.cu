@@ -28,6 +28,7 @@ constexpr double kGeluCubic = 0.044715, kTwiceGeluFactor = 2 * 0.797884560802865
 template <class T>
 struct Forward {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_ACTIVATION(FASTDL_CUDA_COUNT);
   using C = Compute<T>;
   Activation op;
   C a, b, c;
@@ -80,6 +81,8 @@ struct Forward {
 template <class T>
 struct Backward {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_ACTIVATION(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = sizeof(T) == 2 ? 2 : 1;
   using C = Compute<T>;
   Activation op;
   C a, b, c;
@@ -144,6 +147,8 @@ struct Backward {
 template <class T>
 struct Pair {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_ACTIVATION_PAIR(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = sizeof(T) == 2 ? 2 : 1;
   using C = Compute<T>;
   ActivationPair op;
 
@@ -163,6 +168,8 @@ struct Pair {
 template <class T>
 struct Triple {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_ACTIVATION_TRIPLE(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = sizeof(T) == 2 ? 2 : 1;
   using C = Compute<T>;
   ActivationTriple op;
 

@@ -50,6 +50,8 @@ struct Terms {
   }
 };
 
+constexpr int kAhead = 4;  // packs, or rows of columns, that a thread loads before it adds them
+
 // What a team adds of a channel: planes of `batches` of the batch, of each the elements of one slice.
 struct Slabs {
   int64_t count, batches, slices, length;
@@ -57,10 +59,11 @@ struct Slabs {
 
 // Partials (slabs, 2, channels); neighbouring teams have neighbouring channels.
 template <class T, bool kMoments, bool kBlock>
-__global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms<T, kMoments> terms,
-                                                     Grid grid, Slabs slabs, int group, bool packed) {
+__global__ void __launch_bounds__(256, kBlock && sizeof(Compute<T>) == 4 ? 3 : 2)
+    plane_sums(Compute<T>* partials, Terms<T, kMoments> terms, Grid grid, Slabs slabs, int group,
+               bool vectors) {
   using C = Compute<T>;
-  constexpr int N = kWidest<T>;
+  constexpr int N = kWidest<T>, kPacks = kMoments ? kAhead : kAhead / 2;
   RowTeam<kBlock> team(group);
   const int64_t rows = slabs.count * grid.channels;
   for (; team.any_row(rows); team.row += team.step) {
@@ -68,20 +71,33 @@ __global__ void __launch_bounds__(256, 4) plane_sums(Compute<T>* partials, Terms
     const bool mine = team.row < rows;
     const int64_t slab = team.row / grid.channels, c = team.row - slab * grid.channels;
     if (mine) {
-      const int64_t first = slab / slabs.slices, start = (slab - first * slabs.slices) * slabs.length;
+      const int64_t batches = slab / slabs.slices, start = (slab - batches * slabs.slices) * slabs.length;
       const int64_t length = std::min(slabs.length, grid.inner - start);
-      const int64_t end = std::min(grid.batch, (first + 1) * slabs.batches);
-      const RowSlice<T> slice(team, length, packed);
-      const int64_t packs = slice.packs();
-      for (int64_t n = first * slabs.batches; n < end; ++n) {
+      const int64_t end = std::min(grid.batch, (batches + 1) * slabs.batches);
+      for (int64_t n = batches * slabs.batches; n < end; ++n) {
         const auto channel = terms.channel(grid, n, c);
         const int64_t base = (n * grid.channels + c) * grid.inner + start;
-        for (int64_t j = 0; j < packs; ++j) {
-          const auto a = slice.load(terms.x + base, j, C(0));
-          const auto b = kMoments ? a : slice.load(terms.g + base, j, C(0));
+        const T *x = terms.x + base, *g = kMoments ? x : terms.g + base;
+        const ShiftedSlice<T> slice(team, length, x, vectors);
+        const int64_t packs = slice.packs();
+        for (int64_t j = 0; j < packs; j += kPacks) {
+          Pack<T, N> a[kPacks], b[kPacks];
           FASTDL_UNROLL
-          for (int k = 0; k < N; ++k)
-            if (slice.element(j, k) < length) terms.add(sums, channel, a.v[k], b.v[k]);
+          for (int i = 0; i < kPacks; ++i) {
+            a[i] = slice.fetch(x, slice.first(j + i));
+            if constexpr (!kMoments) b[i] = slice.fetch(g, slice.first(j + i));
+          }
+          FASTDL_UNROLL
+          for (int i = 0; i < kPacks; ++i) {
+            const int64_t first = slice.first(j + i);
+            const bool all = first >= 0 && first + N <= length;
+            FASTDL_UNROLL
+            for (int k = 0; k < N; ++k) {
+              if (!all && (first + k < 0 || first + k >= length)) continue;
+              const C value = C(widen(a[i].v[k]));
+              terms.add(sums, channel, value, kMoments ? value : C(widen(b[i].v[k])));
+            }
+          }
         }
       }
     }
@@ -105,10 +121,21 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   if (mine) {
     const int64_t start = int64_t(blockIdx.y) * slab, end = std::min(grid.batch, start + slab);
     auto channel = terms.channel(grid, 0, c);
-    for (int64_t n = start + threadIdx.y; n < end; n += kSplit) {
-      if (!kMoments && grid.per_batch != 0) channel = terms.channel(grid, n, c);
-      const C a = C(widen(terms.x[n * grid.channels + c]));
-      terms.add(sums, channel, a, kMoments ? a : C(widen(terms.g[n * grid.channels + c])));
+    for (int64_t first = start + threadIdx.y; first < end; first += kAhead * kSplit) {
+      C a[kAhead], b[kAhead];
+      FASTDL_UNROLL
+      for (int k = 0; k < kAhead; ++k) {
+        const int64_t n = first + k * kSplit, at = n * grid.channels + c;
+        a[k] = n < end ? C(widen(terms.x[at])) : C(0);
+        b[k] = kMoments || n >= end ? a[k] : C(widen(terms.g[at]));
+      }
+      FASTDL_UNROLL
+      for (int k = 0; k < kAhead; ++k) {
+        const int64_t n = first + k * kSplit;
+        if (n >= end) break;
+        if (!kMoments && grid.per_batch != 0) channel = terms.channel(grid, n, c);
+        terms.add(sums, channel, a[k], b[k]);
+      }
     }
   }
   sums[0] = split_reduce(sums[0], Plus{});
@@ -119,48 +146,56 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   }
 }
 
-// A warp adds a channel's slabs.
-template <class C>
-__device__ __forceinline__ void add_slabs(double (&sums)[2], const C* partials, int64_t slabs,
-                                          int64_t channels, int64_t c) {
-  sums[0] = sums[1] = 0;
-  for (int64_t s = lane_id(); s < slabs; s += 32) {
-    sums[0] += double(partials[2 * s * channels + c]);
-    sums[1] += double(partials[(2 * s + 1) * channels + c]);
-  }
-  sums[0] = warp_reduce(sums[0], Plus{});
-  sums[1] = warp_reduce(sums[1], Plus{});
+// A block adds the slabs of kColumns channels: neighbouring threads have neighbouring channels, so whole
+// lines are read, and the rows of threads share the slabs. f(channel, sums) by one thread each.
+constexpr int kFinishRows = 16;
+template <class C, class F>
+__device__ __forceinline__ void finish_slabs(const C* partials, int64_t slabs, int64_t channels, F&& f) {
+  FASTDL_SHARED(double, rows, 2 * kFinishRows * kColumns);
+  const int64_t c = int64_t(blockIdx.x) * kColumns + threadIdx.x;
+  double sums[2] = {0, 0};
+  if (c < channels)
+    for (int64_t s = threadIdx.y; s < slabs; s += kFinishRows) {
+      sums[0] += double(partials[2 * s * channels + c]);
+      sums[1] += double(partials[(2 * s + 1) * channels + c]);
+    }
+  FASTDL_UNROLL
+  for (int which = 0; which < 2; ++which)
+    rows[(which * kFinishRows + int(threadIdx.y)) * kColumns + int(threadIdx.x)] = sums[which];
+  sync_threads();
+  if (threadIdx.y != 0 || c >= channels) return;
+  FASTDL_UNROLL
+  for (int which = 0; which < 2; ++which)
+    for (int y = 1; y < kFinishRows; ++y)
+      sums[which] += rows[(which * kFinishRows + y) * kColumns + int(threadIdx.x)];
+  f(c, sums);
 }
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(kColumns* kFinishRows)
     finish_gradients(T* grad_weight, T* grad_bias, Compute<T>* sums, const Compute<T>* partials,
                      int64_t slabs, int64_t channels) {
-  for (int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; c < channels; c += int64_t(gridDim.x) * 8) {
-    double both[2];
-    add_slabs(both, partials, slabs, channels, c);
-    if (lane_id() != 0) continue;
+  finish_slabs(partials, slabs, channels, [&](int64_t c, const double (&both)[2]) {
     if (grad_bias != nullptr) grad_bias[c] = narrow<T>(Compute<T>(both[0]));
     if (grad_weight != nullptr) grad_weight[c] = narrow<T>(Compute<T>(both[1]));
     sums[c] = Compute<T>(both[0]);
     sums[channels + c] = Compute<T>(both[1]);
-  }
+  });
 }
 template <class T>
-__global__ void __launch_bounds__(256) finish_moments(double* mean, double* var, const Compute<T>* partials,
-                                                      const T* x, int64_t slabs, Grid grid) {
+__global__ void __launch_bounds__(kColumns* kFinishRows)
+    finish_moments(double* mean, double* var, const Compute<T>* partials, const T* x, int64_t slabs,
+                   Grid grid) {
   const double count = double(grid.batch * grid.inner);
-  for (int64_t c = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; c < grid.channels;
-       c += int64_t(gridDim.x) * 8) {
-    double both[2];
-    add_slabs(both, partials, slabs, grid.channels, c);
-    if (lane_id() != 0) continue;
+  finish_slabs(partials, slabs, grid.channels, [&](int64_t c, const double (&both)[2]) {
     const double shift = both[0] / count;
     mean[c] = double(widen(x[c * grid.inner])) + shift;
     var[c] = larger(both[1] / count - shift * shift, 0.0);
-  }
+  });
 }
 
-// y or grad_x of batch norm: one element after the other, in packs where these lie in one channel.
+// y or grad_x of batch norm: one element after the other, in packs where these lie in one channel. A thread
+// loads two before it looks at its channels' statistics.
+constexpr int kItems = 2;
 template <class T, bool kGradient>
 __global__ void __launch_bounds__(256)
     batch_apply(T* out, const T* grad_y, const T* x, const double* mean, const double* var, const T* weight,
@@ -179,21 +214,40 @@ __global__ void __launch_bounds__(256)
       return s.normalised(a) * w + (bias != nullptr ? C(widen(bias[c])) : C(0));
     }
   };
-  const int64_t width = packed ? N : 1, items = size / width, step = int64_t(gridDim.x) * 256;
-  for (int64_t item = int64_t(blockIdx.x) * 256 + threadIdx.x; item < items; item += step) {
-    const uint32_t plane = grid.by_inner.quotient(uint32_t(item));
-    const uint32_t c = plane - grid.by_channels.quotient(plane) * grid.by_channels.divisor;
-    const auto s = statistics<C>(mean, var, c, eps);
-    if (packed) {
-      const auto a = *reinterpret_cast<const Pack<T, N>*>(x + item * N);
-      const auto g = kGradient ? *reinterpret_cast<const Pack<T, N>*>(grad_y + item * N) : a;
-      Pack<T, N> r;
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) r.v[k] = narrow<T>(element(C(widen(g.v[k])), C(widen(a.v[k])), c, s));
-      *reinterpret_cast<Pack<T, N>*>(out + item * N) = r;
-    } else {
-      const C a = C(widen(x[item])), g = kGradient ? C(widen(grad_y[item])) : a;
-      out[item] = narrow<T>(element(g, a, c, s));
+  const uint32_t items = uint32_t(size / (packed ? N : 1)), step = gridDim.x * (kItems * 256);
+  for (uint32_t first = blockIdx.x * (kItems * 256) + threadIdx.x; first < items; first += step) {
+    Pack<T, N> a[kItems], g[kItems];  // of packs, or single elements
+    FASTDL_UNROLL
+    for (int i = 0; i < kItems; ++i) {
+      const uint32_t item = first + i * 256;
+      if (item >= items) break;
+      if (packed) {
+        a[i] = reinterpret_cast<const Pack<T, N>*>(x)[item];
+        if (kGradient) g[i] = reinterpret_cast<const Pack<T, N>*>(grad_y)[item];
+      } else {
+        a[i].v[0] = x[item];
+        if (kGradient) g[i].v[0] = grad_y[item];
+      }
+    }
+    FASTDL_UNROLL
+    for (int i = 0; i < kItems; ++i) {
+      const uint32_t item = first + i * 256;
+      if (item >= items) break;
+      const uint32_t plane = grid.by_inner.quotient(item);
+      const uint32_t c = plane - grid.by_channels.quotient(plane) * grid.by_channels.divisor;
+      const auto s = statistics<C>(mean, var, c, eps);
+      const auto result = [&](int k) {
+        const C value = C(widen(a[i].v[k]));
+        return narrow<T>(element(kGradient ? C(widen(g[i].v[k])) : value, value, c, s));
+      };
+      if (packed) {
+        Pack<T, N> r;
+        FASTDL_UNROLL
+        for (int k = 0; k < N; ++k) r.v[k] = result(k);
+        reinterpret_cast<Pack<T, N>*>(out)[item] = r;
+      } else {
+        out[item] = result(0);
+      }
     }
   }
 }
@@ -247,6 +301,10 @@ Slabs slabs_of(const ChannelNorm& p) {
   return {ratio(p.batch, batches) * slices, batches, slices, length};
 }
 
+dim3 finish_grid(int64_t channels) {
+  return dim3(unsigned((channels + kColumns - 1) / kColumns));
+}
+
 // Partial sums of all channels; returns how many slabs there are.
 template <class T, bool kMoments>
 int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const ChannelNorm& p,
@@ -255,10 +313,10 @@ int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const Chan
   const Slabs slabs = slabs_of<T>(p);
   if (p.inner > 1) {
     const int group = group_of<T>(p);
-    const bool packed = rows_packed<T>(p.inner, {terms.x, terms.g});
+    const bool vectors = kMoments || start_alike(terms.x, terms.g);
     launch(op, group == 0 ? plane_sums<T, kMoments, true> : plane_sums<T, kMoments, false>,
            dim3(grid_for(slabs.count * p.channels, group == 0 ? 1 : 256 / group)), dim3(256), 0, stream,
-           partials, terms, grid, slabs, group, packed);
+           partials, terms, grid, slabs, group, vectors);
   } else {
     launch(op, column_sums<T, kMoments>,
            dim3(unsigned((p.channels + kColumns - 1) / kColumns), unsigned(slabs.count)),
@@ -282,16 +340,25 @@ void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const vo
   if (p.channels == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
-    C *sums = static_cast<C*>(scratch), *partials = sums + 2 * p.channels;
+    C* partials = static_cast<C*>(scratch) + 2 * p.channels;
     int64_t slabs = 0;
     if (p.batch * p.inner > 0) {
       const Terms<T, false> terms{static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var,
                                   C(p.eps)};
       slabs = sum_channels("norm_gradients", terms, p, partials, stream);
     }
-    launch("norm_gradients", finish_gradients<T>, dim3(grid_for(p.channels, 8)), dim3(256), 0, stream,
-           static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), sums, static_cast<const C*>(partials),
-           slabs, p.channels);
+    finish_channel_gradients(dtype, grad_weight, grad_bias, scratch, slabs, p.channels, stream);
+  });
+}
+
+void finish_channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, void* scratch, int64_t slabs,
+                              int64_t channels, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    C* sums = static_cast<C*>(scratch);
+    launch("norm_gradients", finish_gradients<T>, finish_grid(channels), dim3(kColumns, kFinishRows), 0,
+           stream, static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), sums,
+           static_cast<const C*>(sums + 2 * channels), slabs, channels);
   });
 }
 
@@ -303,8 +370,9 @@ void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const 
     C* partials = static_cast<C*>(scratch) + 2 * p.channels;
     const Terms<T, true> terms{nullptr, static_cast<const T*>(x), nullptr, nullptr, C(0)};
     const int64_t slabs = sum_channels("batch_norm_moments", terms, p, partials, stream);
-    launch("batch_norm_moments", finish_moments<T>, dim3(grid_for(p.channels, 8)), dim3(256), 0, stream, mean,
-           var, static_cast<const C*>(partials), static_cast<const T*>(x), slabs, grid_of(p, 1));
+    launch("batch_norm_moments", finish_moments<T>, finish_grid(p.channels), dim3(kColumns, kFinishRows), 0,
+           stream, mean, var, static_cast<const C*>(partials), static_cast<const T*>(x), slabs,
+           grid_of(p, 1));
   });
 }
 
@@ -319,8 +387,8 @@ void apply_batch(const char* op, Dtype dtype, void* out, const void* grad_y, con
   by_dtype(dtype, [&]<class T>(T) {
     const bool packed = rows_packed<T>(p.inner, {out, grad_y, x});
     const int64_t width = packed ? kWidest<T> : 1;
-    launch(op, batch_apply<T, kGradient>, dim3(grid_for(size / width, 256)), dim3(256), 0, stream,
-           static_cast<T*>(out), static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var,
+    launch(op, batch_apply<T, kGradient>, dim3(grid_for(size / width, kItems * 256, 32)), dim3(256), 0,
+           stream, static_cast<T*>(out), static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var,
            static_cast<const T*>(weight), static_cast<const T*>(bias), static_cast<const Compute<T>*>(sums),
            grid_of(p, width), Compute<T>(p.eps), size, packed);
   });

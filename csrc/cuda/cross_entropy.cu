@@ -3,9 +3,10 @@
 //   grad_x_c = g (exp(x_c - m - log s) sum_k w_k q_k - w_c q_c)
 //
 // Forward reads the logits once, with an online maximum and sum, and stores two numbers per position;
-// backward reads them once and writes the gradient. Nothing of the logits' size is stored in between. Rows go
-// to groups of lanes or blocks (rows.h), positions of inner > 1 side by side. With smoothing, sum w_c x_c is
-// taken relative to the first logit, so that it does not cancel with m.
+// backward reads them once and writes the gradient. Threads load kAhead packs before they compute, which is
+// what fills the memory's pipe; rows may start anywhere (a vocabulary of odd size). Nothing of the logits'
+// size is stored in between. Rows go to groups of lanes or blocks (rows.h), positions of inner > 1 side by
+// side. With smoothing, sum w_c x_c is taken relative to the first logit, so that it does not cancel with m.
 #include "cuda/cross_entropy.h"
 
 #include "cuda/errors.h"
@@ -89,36 +90,47 @@ __device__ __forceinline__ Compute<T> target_logit(const Loss<T>& loss, const T*
   return t >= 0 && t < loss.shape.classes ? Compute<T>(widen(x[t * stride])) : Compute<T>(0);
 }
 
+constexpr int kAhead = 4;  // packs that a thread loads before it computes
+
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 512 : 256, kBlock ? 1 : 2)
+__global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 1 : 2)
     cross_entropy_rows(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss, int group,
-                       bool packed, Report report) {
+                       bool vectors, Report report) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);
   const int64_t rows = loss.shape.outer, length = loss.shape.classes;
-  const RowSlice<T> slice(team, length, packed);
-  const int64_t packs = slice.packs();
   const bool sums = loss.probabilities != nullptr || loss.even != 0;
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
-    const T* row = x + team.row * length;
+    const T* row = x + (mine ? team.row : 0) * length;
+    const ShiftedSlice<T> slice(team, length, row, vectors);
     Gathered<C> all;
     C shift = 0;
     if (mine) {
       if (sums) shift = shift_of(C(widen(row[0])));
-      for (int64_t j = 0; j < packs; ++j) {
-        const auto v = slice.load(row, j, -infinity<C>());
+      const int64_t packs = slice.packs();
+      for (int64_t j = 0; j < packs; j += kAhead) {
+        Pack<T, N> loaded[kAhead];
+        FASTDL_UNROLL
+        for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(row, slice.first(j + i));
+        Values<C, N * kAhead> v;
+        FASTDL_UNROLL
+        for (int i = 0; i < kAhead; ++i) {
+          const auto part = slice.values(loaded[i], slice.first(j + i), -infinity<C>());
+          FASTDL_UNROLL
+          for (int k = 0; k < N; ++k) v.v[i * N + k] = part.v[k];
+        }
         all.online.add(v);
         if (!sums) continue;
         FASTDL_UNROLL
-        for (int k = 0; k < N; ++k) {
-          const int64_t c = slice.element(j, k);
-          if (c >= length) continue;
+        for (int i = 0; i < N * kAhead; ++i) {
+          const int64_t c = slice.first(j + i / N) + i % N;
+          if (c < 0 || c >= length) continue;
           C wq = loss.weight_of(c);
           if (loss.probabilities != nullptr)
             wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
-          all.weighted += wq * (v.v[k] - shift);
+          all.weighted += wq * (v.v[i] - shift);
           all.mass += wq;
         }
       }
@@ -143,15 +155,25 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   for_each_column(shape, [&](const Column& column) {
     Gathered<C> all;
     const C shift = column.mine && sums ? shift_of(C(widen(x[column.base]))) : C(0);
-    column.each([&](int64_t c, int64_t at) {
-      const C v = C(widen(x[at]));
-      all.online.add(Values<C, 1>{{v}});
-      if (!sums) return;
-      C wq = loss.weight_of(c);
-      if (loss.probabilities != nullptr) wq *= loss.sure * C(widen(loss.probabilities[at])) + loss.even;
-      all.weighted += wq * (v - shift);
-      all.mass += wq;
-    });
+    column.each(
+        [&](int64_t first, const auto& loaded) {
+          Values<C, Column::kClasses<T>> v;
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i)
+            v.v[i] = column.has(first, i) ? C(widen(loaded.v[i])) : -infinity<C>();
+          all.online.add(v);
+          if (!sums) return;
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i) {
+            if (!column.has(first, i)) continue;
+            C wq = loss.weight_of(first + i * kSplit);
+            if (loss.probabilities != nullptr)
+              wq *= loss.sure * C(widen(loss.probabilities[column.place(first, i)])) + loss.even;
+            all.weighted += wq * (v.v[i] - shift);
+            all.mass += wq;
+          }
+        },
+        x);
     split_reduce(all.online);
     if (sums) {
       all.weighted = split_reduce(all.weighted, Plus{});
@@ -204,28 +226,50 @@ __device__ __forceinline__ C slope(const Loss<T>& loss, const Upstream<C>& u, C 
   return u.g * (std::exp(x - u.m - u.log_s) * u.mass - (q == 0 ? C(0) : loss.weight_of(c) * q));
 }
 
+// The slopes of one pack; of labels without smoothing all but the target's are alike.
+template <class T, class C, int N>
+__device__ __forceinline__ void slopes(const Loss<T>& loss, const Upstream<C>& u, Values<C, N>& v,
+                                       int64_t first, int64_t base) {
+  if (loss.probabilities == nullptr && loss.even == 0) {
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) {
+      const C e = std::exp(v.v[k] - u.m - u.log_s) * u.mass;
+      v.v[k] = u.counts ? u.g * (e - (first + k == u.target ? u.mass : C(0))) : C(0);
+    }
+  } else {
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) {
+      const int64_t c = first + k;
+      if (c >= 0 && c < loss.shape.classes) v.v[k] = slope(loss, u, v.v[k], c, base + c);
+    }
+  }
+}
+
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 512 : 256, kBlock ? 1 : 2)
+__global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 1 : 2)
     cross_entropy_backward_rows(T* grad_x, const T* grad_loss, const T* x, const Compute<T>* statistics,
                                 const Compute<T>* normaliser, Loss<T> loss, Reduction reduction, int group,
-                                bool packed) {
+                                bool vectors) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);
   const int64_t rows = loss.shape.outer, length = loss.shape.classes;
-  const RowSlice<T> slice(team, length, packed);
-  const int64_t packs = slice.packs();
   for (; team.row < rows; team.row += team.step) {
-    const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, team.row);
     const int64_t base = team.row * length;
-    for (int64_t j = 0; j < packs; ++j) {
-      auto v = slice.load(x + base, j, C(0));
+    const ShiftedSlice<T> slice(team, length, x + base, vectors);
+    const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, team.row);
+    const int64_t packs = slice.packs();
+    for (int64_t j = 0; j < packs; j += kAhead) {
+      Pack<T, N> loaded[kAhead];
       FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) {
-        const int64_t c = slice.element(j, k);
-        if (c < length) v.v[k] = slope(loss, u, v.v[k], c, base + c);
+      for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(x + base, slice.first(j + i));
+      FASTDL_UNROLL
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t first = slice.first(j + i);
+        auto v = slice.values(loaded[i], first, C(0));
+        slopes(loss, u, v, first, base);
+        slice.store(grad_x + base, first, v);
       }
-      slice.store(grad_x + base, j, v);
     }
   }
 }
@@ -237,16 +281,20 @@ __global__ void __launch_bounds__(kColumns* kSplit)
                                    const Compute<T>* normaliser, Loss<T> loss, Reduction reduction) {
   using C = Compute<T>;
   const Classes shape = loss.shape;
-  const int64_t positions = shape.positions();
-  for (int64_t p = int64_t(blockIdx.x) * kColumns + threadIdx.x; p < positions;
-       p += int64_t(gridDim.x) * kColumns) {
-    const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, p);
-    const int64_t base = p / shape.inner * shape.classes * shape.inner + p % shape.inner;
-    for (int64_t c = threadIdx.y; c < shape.classes; c += kSplit) {
-      const int64_t at = base + c * shape.inner;
-      grad_x[at] = narrow<T>(slope(loss, u, C(widen(x[at])), c, at));
-    }
-  }
+  for_each_column(shape, [&](const Column& column) {
+    if (!column.mine) return;
+    const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, column.position);
+    column.each(
+        [&](int64_t first, const auto& loaded) {
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i) {
+            if (!column.has(first, i)) continue;
+            const int64_t at = column.place(first, i);
+            grad_x[at] = narrow<T>(slope(loss, u, C(widen(loaded.v[i])), first + i * kSplit, at));
+          }
+        },
+        x);
+  });
 }
 
 template <class T>
@@ -258,7 +306,7 @@ __global__ void __launch_bounds__(256) nll_rows(Compute<T>* losses, const T* x, 
     const int64_t t = loss.target[p];
     C value = 0;
     if (t != loss.ignore_index && !report.out_of_range(p, t, shape.classes)) {
-      const int64_t at = p / shape.inner * shape.classes * shape.inner + t * shape.inner + p % shape.inner;
+      const int64_t at = position_start(shape, p) + t * shape.inner;
       value = -loss.weight_of(t) * C(widen(x[at]));
     }
     losses[p] = value;
@@ -276,8 +324,7 @@ __global__ void __launch_bounds__(256)
   for (int64_t p = int64_t(blockIdx.x) * 256 + threadIdx.x; p < positions; p += int64_t(gridDim.x) * 256) {
     const auto u = upstream(loss, grad_loss, static_cast<const C*>(nullptr), normaliser, reduction, p);
     if (!u.counts) continue;
-    const int64_t at =
-        p / shape.inner * shape.classes * shape.inner + u.target * shape.inner + p % shape.inner;
+    const int64_t at = position_start(shape, p) + u.target * shape.inner;
     grad_x[at] = narrow<T>(-u.g * loss.weight_of(u.target));
   }
 }
@@ -347,9 +394,9 @@ void cross_entropy_forward(Dtype dtype, void* losses, void* statistics, const vo
       return launch("cross_entropy_columns", cross_entropy_columns<T>, dim3(columns_grid(shape.positions())),
                     dim3(kColumns, kSplit), 0, stream, to, saved, from, loss, words);
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
-    const bool packed = rows_packed<T>(shape.classes, {x});
+    const bool vectors = start_alike(x, x);
     launch("cross_entropy_rows", plan.block ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>,
-           dim3(plan.grid), dim3(plan.threads), 0, stream, to, saved, from, loss, plan.group, packed, words);
+           dim3(plan.grid), dim3(plan.threads), 0, stream, to, saved, from, loss, plan.group, vectors, words);
   });
 }
 
@@ -369,11 +416,11 @@ void cross_entropy_backward(Dtype dtype, void* grad_x, const void* grad_loss, co
                     dim3(columns_grid(shape.positions())), dim3(kColumns, kSplit), 0, stream, to, g, from,
                     saved, divisor, loss, reduction);
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
-    const bool packed = rows_packed<T>(shape.classes, {x, grad_x});
+    const bool vectors = start_alike(x, grad_x);
     launch("cross_entropy_backward_rows",
            plan.block ? cross_entropy_backward_rows<T, true> : cross_entropy_backward_rows<T, false>,
            dim3(plan.grid), dim3(plan.threads), 0, stream, to, g, from, saved, divisor, loss, reduction,
-           plan.group, packed);
+           plan.group, vectors);
   });
 }
 

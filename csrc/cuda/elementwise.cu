@@ -10,6 +10,7 @@ namespace {
 template <class T>
 struct UnaryOf {
   static constexpr int kPack = kWidest<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_UNARY(FASTDL_CUDA_COUNT);
   using C = Compute<T>;
   Unary op;
   C a, b;
@@ -54,6 +55,8 @@ struct UnaryOf {
 template <class T>
 struct FunctionOf {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_FUNCTION(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = 1;
   using C = Compute<T>;
   Function op;
   C a;
@@ -102,6 +105,8 @@ struct FunctionOf {
 template <class T>
 struct GradientOf {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_GRADIENT(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = sizeof(T) == 2 ? 2 : 1;
   using C = Compute<T>;
   Gradient op;
   C a, b;
@@ -168,6 +173,7 @@ struct GradientOf {
 template <class T>
 struct BinaryOf {
   static constexpr int kPack = kWidest<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_BINARY(FASTDL_CUDA_COUNT);
   using C = Compute<T>;
   Binary op;
 
@@ -193,6 +199,8 @@ struct BinaryOf {
 template <class T>
 struct BinaryFunctionOf {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_BINARY_FUNCTION(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = 1;
   using C = Compute<T>;
   BinaryFunction op;
 
@@ -224,6 +232,7 @@ struct BinaryFunctionOf {
 template <class T>
 struct CompareOf {
   static constexpr int kPack = kWidest<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_COMPARE(FASTDL_CUDA_COUNT);
   using C = Compute<T>;
   Compare op;
 
@@ -249,6 +258,8 @@ struct CompareOf {
 template <class T>
 struct TernaryOf {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_TERNARY(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = 1;
   using C = Compute<T>;
   Ternary op;
   C a;

@@ -1,10 +1,15 @@
 // y[i] = f(x0[i], x1[i], ..) over arrays with strides: the loop under every elementwise kernel.
 //
-// The host merges axes that lie behind one another in all arrays; what remains is one inner axis and at most
-// kOuter outer ones, so contiguous arrays have the inner one only. A thread takes a pack of consecutive
-// elements of the inner axis: one 16-byte access where an array is dense and aligned, one broadcast element
-// where its stride is 0, single elements otherwise (and at the end of a row). Outer coordinates cost one
-// multiplication each (Divisor), per pack. Arrays are read and written once.
+// The host merges axes that lie behind one another in all arrays. What remains is usually one axis, dense or
+// broadcast in every array (`dense_map`): a thread loads kUnrolled packs of 16 bytes of each array, 256 packs
+// apart, before it computes, so that enough bytes are on their way; there is no loop. Otherwise
+// (`map_kernel`) there are one inner axis and at most kOuter outer ones: a pack is one access where an array
+// is dense and aligned, one broadcast element where its stride is 0, single elements otherwise (and at the
+// end of a row). Outer coordinates cost one multiplication each (Divisor), per pack. Arrays are read and
+// written once.
+//
+// A functor whose `op` is one of kOperations numbers is branched on once for all elements of a thread, and
+// computed with the number known to the compiler (with_operation).
 #pragma once
 
 #include <utility>
@@ -17,6 +22,9 @@ namespace fastdl::cuda {
 // access.
 template <class T>
 constexpr int kShort = kWidest<T> < 4 ? kWidest<T> : 4;
+
+// A list of operations X(name) X(name) .. as how many they are: kOperations = 0 LIST(FASTDL_CUDA_COUNT).
+#define FASTDL_CUDA_COUNT(name) +1
 
 constexpr int kOuter = 5;
 constexpr int kMapThreads = 256;
@@ -113,12 +121,37 @@ __device__ __forceinline__ void write(const Geometry& g, const Position& p, cons
   }
 }
 
+// Calls body(f) with an f whose operation is a constant.
+template <int kFirst, int kEnd, class F, class Body>
+__device__ __forceinline__ void choose_operation(const F& f, Body&& body) {
+  if constexpr (kEnd - kFirst == 1) {
+    F fixed = f;
+    fixed.op = decltype(fixed.op)(kFirst);
+    body(fixed);
+  } else {
+    constexpr int kMiddle = (kFirst + kEnd) / 2;
+    if (int(f.op) < kMiddle)
+      choose_operation<kFirst, kMiddle>(f, body);
+    else
+      choose_operation<kMiddle, kEnd>(f, body);
+  }
+}
+template <class F, class Body>
+__device__ __forceinline__ void with_operation(const F& f, Body&& body) {
+  if constexpr (requires { F::kOperations; })
+    choose_operation<0, F::kOperations>(f, body);
+  else
+    body(f);
+}
+
 template <int N, class F, class Out, class... V>
 __device__ __forceinline__ void apply(const Geometry& g, const Position& p, const F& f, const Operand<Out>& y,
                                       const V&... x) {
   Values<Compute<Out>, N> r;
-  FASTDL_UNROLL
-  for (int k = 0; k < N; ++k) r.v[k] = f(x.v[k]...);
+  with_operation(f, [&](const auto& fixed) {
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) r.v[k] = fixed(x.v[k]...);
+  });
   write<N>(g, p, y, r);
 }
 
@@ -130,6 +163,88 @@ __global__ void __launch_bounds__(kMapThreads)
     const Position p = locate<N>(g, pack);
     apply<N>(g, p, f, y, read<N, In>(g, p, x)...);
   }
+}
+
+// One axis, every array dense and aligned, or broadcast.
+struct Dense {
+  uint32_t packs, whole;  // the last may not be whole
+  int rest;               // elements of that one
+
+  template <int N>
+  __device__ __forceinline__ int elements(uint32_t pack) const {
+    return pack < whole ? N : pack < packs ? rest : 0;
+  }
+};
+
+// A pack as it lies in memory (nothing waits for it yet), or a number.
+template <class T, int N>
+struct Fetched {
+  Pack<T, N> pack;
+  Compute<T> value;
+  bool number;
+
+  __device__ __forceinline__ Compute<T> operator[](int k) const {
+    return number ? value : Compute<T>(widen(pack.v[k]));
+  }
+};
+template <int N, class T>
+__device__ __forceinline__ Fetched<T, N> fetch(const Dense& g, const Operand<const T>& x, uint32_t pack) {
+  Fetched<T, N> r{{}, x.value, x.data == nullptr};
+  if (r.number || pack >= g.packs) return r;
+  if (x.inner == 0) {
+    const T one = *x.data;
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) r.pack.v[k] = one;
+  } else if (pack < g.whole) {
+    r.pack = reinterpret_cast<const Pack<T, N>*>(x.data)[pack];
+  } else {
+    FASTDL_UNROLL
+    for (int k = 0; k < N - 1; ++k)
+      if (k < g.rest) r.pack.v[k] = x.data[int64_t(pack) * N + k];
+  }
+  return r;
+}
+template <int N, class T>
+__device__ __forceinline__ void put(const Dense& g, const Operand<T>& y, uint32_t pack,
+                                    const Values<Compute<T>, N>& values) {
+  if (pack < g.whole) {
+    Pack<T, N> narrowed;
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) narrowed.v[k] = narrow<T>(values.v[k]);
+    reinterpret_cast<Pack<T, N>*>(y.data)[pack] = narrowed;
+  } else if (pack < g.packs) {
+    FASTDL_UNROLL
+    for (int k = 0; k < N - 1; ++k)
+      if (k < g.rest) y.data[int64_t(pack) * N + k] = narrow<T>(values.v[k]);
+  }
+}
+
+// Packs of each array that a thread loads at once. Functors of much code have one.
+template <class F>
+constexpr int unrolled() {
+  if constexpr (requires { F::kUnrolled; })
+    return F::kUnrolled;
+  else
+    return 2;
+}
+
+template <int N, int U, class F, class Out, class... In>
+__global__ void __launch_bounds__(kMapThreads)
+    dense_map(Dense g, F f, Operand<Out> y, Operand<const In>... x) {
+  const uint32_t first = blockIdx.x * (U * kMapThreads) + threadIdx.x;
+  std::tuple<Fetched<In, N>...> loaded[U];
+  FASTDL_UNROLL
+  for (int u = 0; u < U; ++u)
+    loaded[u] = std::tuple<Fetched<In, N>...>(fetch<N>(g, x, first + u * kMapThreads)...);
+  Values<Compute<Out>, N> r[U];
+  with_operation(f, [&](const auto& fixed) {
+    FASTDL_UNROLL
+    for (int u = 0; u < U; ++u) FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      r[u].v[k] = std::apply([&](const auto&... packs) { return fixed(packs[k]...); }, loaded[u]);
+  });
+  FASTDL_UNROLL
+  for (int u = 0; u < U; ++u) put<N>(g, y, first + u * kMapThreads, r[u]);
 }
 
 // ---- on the host
@@ -196,13 +311,34 @@ Geometry geometry_of(const char* op, int64_t size, const Merged& m) {
   return g;
 }
 
+template <class... T>
+bool all_dense(const Merged& m, const Operand<T>&... x) {
+  return m.extents.size() == 1 && ((x.data == nullptr || x.inner == 0 || x.packed) && ...);
+}
+template <int N>
+Dense dense_of(const Geometry& g) {
+  return {g.packs, uint32_t(g.inner / N), int(g.inner % N)};
+}
+
+template <int N, class F, class Out, class... In>
+void launch_map(const char* op, int64_t size, const F& f, Stream stream, const Merged& m,
+                const Operand<Out>& y, const Operand<const In>&... x) {
+  const Geometry g = geometry_of<N>(op, size, m);
+  if (y.inner == 0 || !all_dense(m, y, x...))
+    return launch(op, map_kernel<N, F, Out, In...>, dim3(grid_for(g.packs, kMapThreads)), dim3(kMapThreads),
+                  0, stream, g, f, y, x...);
+  constexpr int U = unrolled<F>();
+  const unsigned blocks = (g.packs + U * kMapThreads - 1) / (U * kMapThreads);
+  launch(op, dense_map<N, U, F, Out, In...>, dim3(blocks), dim3(kMapThreads), 0, stream, dense_of<N>(g), f, y,
+         x...);
+}
+
 template <class Out, class... In, class F, class... X, size_t... I>
 void map_merged(const char* op, int64_t size, const F& f, Stream stream, const Merged& m,
                 std::index_sequence<I...>, const Strided& y, const X&... x) {
   constexpr int N = F::kPack;
-  const Geometry g = geometry_of<N>(op, size, m);
-  launch(op, map_kernel<N, F, Out, In...>, dim3(grid_for(g.packs, kMapThreads)), dim3(kMapThreads), 0, stream,
-         g, f, operand<N, Out>(y, m, 0), operand<N, const In>(x, m, I + 1)...);
+  launch_map<N, F, Out, In...>(op, size, f, stream, m, operand<N, Out>(y, m, 0),
+                               operand<N, const In>(x, m, I + 1)...);
 }
 
 // Launches y = f(x..) over shape. Elements per thread and pack: F::kPack.

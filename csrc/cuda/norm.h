@@ -15,8 +15,12 @@ struct RowNorm {
 // mean == null: RMS norm, var is the mean square then.
 void row_norm_forward(Dtype dtype, void* y, double* mean, double* var, const void* x, const void* weight,
                       const void* bias, const RowNorm& problem, Stream stream);
-void row_norm_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const void* weight,
-                       const double* mean, const double* var, const RowNorm& problem, Stream stream);
+// Bytes of scratch with which row_norm_backward also makes the gradients of weight and bias (in the same pass
+// over memory); 0: channel_gradients has to.
+int64_t row_norm_scratch(Dtype dtype, const RowNorm& problem);
+void row_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_bias, const void* grad_y,
+                       const void* x, const void* weight, const double* mean, const double* var,
+                       const RowNorm& problem, void* scratch, Stream stream);
 
 // x (batch, channels, inner). The statistics of element (n, c, i) are number n * per_batch + c / per_group.
 struct ChannelNorm {
@@ -30,6 +34,9 @@ int64_t channel_scratch(Dtype dtype, const ChannelNorm& problem);
 void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* grad_y, const void* x,
                        const double* mean, const double* var, const ChannelNorm& problem, void* scratch,
                        Stream stream);
+// Its second half: scratch has 2 * channels numbers, then `slabs` partial sums (2, channels).
+void finish_channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, void* scratch, int64_t slabs,
+                              int64_t channels, Stream stream);
 // Batch norm: statistics per channel; y from them; grad_x, with the sums of channel_gradients (null:
 // statistics were given, no gradient flows through them).
 void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& problem,

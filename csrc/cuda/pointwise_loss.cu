@@ -28,6 +28,8 @@ __device__ __forceinline__ C clip(C x, C bound) {
 template <class T>
 struct ValueOf {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_LOSS(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = sizeof(T) == 2 ? 2 : 1;
   using C = Compute<T>;
   PointwiseLoss op;
   bool first, second;
@@ -77,6 +79,8 @@ struct ValueOf {
 template <class T>
 struct SlopeOf {
   static constexpr int kPack = kShort<T>;
+  static constexpr int kOperations = 0 FASTDL_CUDA_LOSS(FASTDL_CUDA_COUNT);
+  static constexpr int kUnrolled = sizeof(T) == 2 ? 2 : 1;
   using C = Compute<T>;
   PointwiseLoss op;
   bool first;
@@ -121,11 +125,13 @@ struct SlopeOf {
 };
 
 template <int N, class C, class F, class... V>
-__device__ __forceinline__ C sum_pack(const Position& p, const F& f, const V&... x) {
+__device__ __forceinline__ C sum_pack(int count, const F& f, const V&... x) {
   C sum = 0;
-  FASTDL_UNROLL
-  for (int k = 0; k < N; ++k)
-    if (k < p.count) sum += f(x.v[k]...);
+  with_operation(f, [&](const auto& fixed) {
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (k < count) sum += fixed(x.v[k]...);
+  });
   return sum;
 }
 
@@ -138,8 +144,42 @@ __global__ void __launch_bounds__(kMapThreads)
   for (uint32_t pack = blockIdx.x * kMapThreads + threadIdx.x; pack < g.packs;
        pack += gridDim.x * kMapThreads) {
     const Position p = locate<N>(g, pack);
-    sum += double(sum_pack<N, Compute<T>>(p, f, read<N, T>(g, p, x), read<N, T>(g, p, t), read<N, T>(g, p, u),
-                                          read<N, T>(g, p, v)));
+    sum += double(sum_pack<N, Compute<T>>(p.count, f, read<N, T>(g, p, x), read<N, T>(g, p, t),
+                                          read<N, T>(g, p, u), read<N, T>(g, p, v)));
+  }
+  sum = block_reduce(sum, 0.0, Plus{});
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+// The same sums where all arrays are dense or broadcast: a thread's next packs are loaded together.
+template <class T>
+__global__ void __launch_bounds__(kMapThreads)
+    loss_sums_dense(double* partials, Dense g, ValueOf<T> f, Operand<const T> x, Operand<const T> t,
+                    Operand<const T> u, Operand<const T> v) {
+  constexpr int N = ValueOf<T>::kPack, U = 2;
+  double sum = 0;
+  for (uint32_t first = blockIdx.x * (U * kMapThreads) + threadIdx.x; first < g.packs;
+       first += gridDim.x * (U * kMapThreads)) {
+    Fetched<T, N> packs[U][4];
+    FASTDL_UNROLL
+    for (int j = 0; j < U; ++j) {
+      const uint32_t pack = first + j * kMapThreads;
+      packs[j][0] = fetch<N>(g, x, pack);
+      packs[j][1] = fetch<N>(g, t, pack);
+      packs[j][2] = fetch<N>(g, u, pack);
+      packs[j][3] = fetch<N>(g, v, pack);
+    }
+    Compute<T> sums[U] = {};
+    with_operation(f, [&](const auto& fixed) {
+      FASTDL_UNROLL
+      for (int j = 0; j < U; ++j) {
+        const int count = g.elements<N>(first + j * kMapThreads);
+        FASTDL_UNROLL
+        for (int k = 0; k < N; ++k)
+          if (k < count) sums[j] += fixed(packs[j][0][k], packs[j][1][k], packs[j][2][k], packs[j][3][k]);
+      }
+    });
+    FASTDL_UNROLL
+    for (int j = 0; j < U; ++j) sum += double(sums[j]);
   }
   sum = block_reduce(sum, 0.0, Plus{});
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
@@ -175,11 +215,18 @@ void pointwise_loss_sum(Dtype dtype, void* loss, double* scratch, const LossProb
     if (size > 0) {
       const Merged m = merge("pointwise_loss", p.shape, {&p.x, &p.target, &p.third, &p.fourth});
       const Geometry g = geometry_of<N>("pointwise_loss", size, m);
+      const Operand<const T> x = operand<N, const T>(p.x, m, 0), t = operand<N, const T>(p.target, m, 1),
+                             u = operand<N, const T>(p.third, m, 2), v = operand<N, const T>(p.fourth, m, 3);
       blocks = grid_for(g.packs, kMapThreads);
       if (blocks > kSumBlocks) blocks = kSumBlocks;
-      launch("pointwise_loss", loss_sums<T>, dim3(blocks), dim3(kMapThreads), 0, stream, scratch, g, f,
-             operand<N, const T>(p.x, m, 0), operand<N, const T>(p.target, m, 1),
-             operand<N, const T>(p.third, m, 2), operand<N, const T>(p.fourth, m, 3));
+      const auto run = [&](auto kernel, const auto& geometry) {
+        launch("pointwise_loss", kernel, dim3(blocks), dim3(kMapThreads), 0, stream, scratch, geometry, f, x,
+               t, u, v);
+      };
+      if (all_dense(m, x, t, u, v))
+        run(loss_sums_dense<T>, dense_of<N>(g));
+      else
+        run(loss_sums<T>, g);
     }
     launch("pointwise_loss", loss_total<T>, dim3(1), dim3(kSumBlocks), 0, stream, static_cast<T*>(loss),
            static_cast<const double*>(scratch), int(blocks), scale);

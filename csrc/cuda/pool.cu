@@ -1,207 +1,415 @@
-// Pooling: a thread for each output forward, a thread for each input backward, which gathers from the windows
-// that cover it, in order: no atomics, the same bits every time. Neighbouring threads have neighbouring
-// places of a row, so taps are read side by side and overlapping windows come from the caches; x, y and the
-// offsets cross memory once.
+// Pooling: forward a thread has an output, backward a strip of four neighbouring inputs of a row, for which
+// it gathers from the windows that cover them, in order: no atomics, the same bits every time. x, y and the
+// offsets cross memory once; windows that overlap meet in the caches.
+//
+// What limits a window of few taps is bytes only if places cost few instructions: coordinates are 32-bit
+// within a plane, and divisions (by extents, strides and dilations) are multiplications. Windows of 2 and 3
+// taps an axis are unrolled, so that all their loads are on their way before the first value is compared; a
+// strip loads three outputs at a time and decodes its coordinates and rows of outputs once for four inputs,
+// which are written by one access.
 #include "cuda/pool.h"
 
+#include <algorithm>
+
 #include "cuda/numeric.h"
+#include "cuda/rows.h"
 
 namespace fastdl::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kStrip = 4;  // inputs of a thread backward
+constexpr int kAhead = 3;  // outputs it loads before it looks at them
+
+// PoolAxis in 32 bits, without divisions.
+struct Axis {
+  int in, out, kernel, stride, pad, dilation, reach;  // reach: from the first tap to the last
+  Divisor by_stride, by_dilation;
+
+  __device__ __forceinline__ int start(int o) const { return o * stride - pad; }
+  __device__ __forceinline__ int rounded_up(int distance) const {
+    return int(by_dilation.quotient(uint32_t(distance + dilation - 1)));
+  }
+  // Taps [first_tap, end_tap) of the window at `start` lie inside; there may be none.
+  __device__ __forceinline__ int first_tap(int start) const {
+    return start >= 0 ? 0 : smaller(kernel, rounded_up(-start));
+  }
+  __device__ __forceinline__ int end_tap(int start) const {
+    return in <= start ? 0 : smaller(kernel, rounded_up(in - start));
+  }
+  __device__ __forceinline__ int count(int start, bool include_pad) const {
+    if (include_pad) return smaller(start + kernel, in + pad) - start;
+    const int taps = end_tap(start) - first_tap(start);
+    return taps < 0 ? 0 : taps;
+  }
+  // Outputs [first_hit, last_hit] have x between their first and last tap.
+  __device__ __forceinline__ int first_hit(int x) const {
+    const int beyond = x + pad - reach;
+    return beyond <= 0 ? 0 : int(by_stride.quotient(uint32_t(beyond + stride - 1)));
+  }
+  __device__ __forceinline__ int last_hit(int x) const {
+    return smaller(out - 1, int(by_stride.quotient(uint32_t(x + pad))));
+  }
+  // Calls f(o, tap) for every output o that covers x, in rising order.
+  template <class F>
+  __device__ __forceinline__ void for_each_hit(int x, F&& f) const {
+    for (int o = first_hit(x), last = last_hit(x); o <= last; ++o) {
+      const int distance = x - start(o), tap = int(by_dilation.quotient(uint32_t(distance)));
+      if (tap * dilation == distance) f(o, tap);
+    }
+  }
+};
+struct Pool {
+  Axis d, h, w;
+
+  // The row of the input, or of the output, by its number in the whole array.
+  __device__ __forceinline__ uint32_t in_row(int plane, int d, int h) const {
+    return uint32_t((plane * this->d.in + d) * this->h.in + h);
+  }
+  __device__ __forceinline__ uint32_t out_row(int plane, int d, int h) const {
+    return uint32_t((plane * this->d.out + d) * this->h.out + h);
+  }
+};
 
 // Numbers of places (plane, d, h, w) and back.
 struct Places {
   uint32_t count;
-  int64_t plane_size;
   Divisor d, h, w;
 };
 struct Place {
-  int64_t plane, d, h, w;
+  int plane, d, h, w;
 };
 __device__ __forceinline__ Place place_of(const Places& p, uint32_t i) {
-  Place r;
-  uint32_t q = p.w.quotient(i);
-  r.w = i - q * p.w.divisor;
-  uint32_t s = p.h.quotient(q);
-  r.h = q - s * p.h.divisor;
-  const uint32_t t = p.d.quotient(s);
-  r.d = s - t * p.d.divisor;
-  r.plane = t;
-  return r;
+  const uint32_t rows = p.w.quotient(i), slices = p.h.quotient(rows), planes = p.d.quotient(slices);
+  return {int(planes), int(slices - planes * p.d.divisor), int(rows - slices * p.h.divisor),
+          int(i - rows * p.w.divisor)};
 }
-Places places(int64_t planes, int64_t d, int64_t h, int64_t w) {
-  const int64_t count = planes * d * h * w;
-  if (count >= int64_t(1) << 31)
-    throw std::invalid_argument("pooling on CUDA is limited to 2^31 elements in one call");
-  const auto by = [](int64_t n) { return Divisor(uint32_t(n > 0 ? n : 1)); };
-  return {uint32_t(count), d * h * w, by(d), by(h), by(w)};
+template <class F>
+__device__ __forceinline__ void for_each_place(const Places& places, F&& f) {
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < places.count; i += gridDim.x * kThreads)
+    f(i, place_of(places, i));
 }
 
-template <class T, class Offset>
-__global__ void __launch_bounds__(kThreads, 2)
-    max_forward(T* y, Offset* offsets, const T* x, PoolProblem p, Places outputs) {
+// Calls take(value, tap) for the taps of output o, in order: of windows of kH x kW taps in a slice, or any
+// (0, 0). Those outside have the value `absent`, or are passed over.
+template <int kH, int kW, class T, class F>
+__device__ __forceinline__ void for_each_tap(const T* x, const Pool& p, const Place& o, Compute<T> absent,
+                                             F&& take) {
   using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
-    const Place o = place_of(outputs, i);
-    const T* plane = x + o.plane * p.in_plane();
-    C best = -infinity<C>();
-    int64_t tap = -1;
-    for (int64_t kd = p.d.first_tap(o.d), ed = p.d.end_tap(o.d); kd < ed; ++kd)
-      for (int64_t kh = p.h.first_tap(o.h), eh = p.h.end_tap(o.h); kh < eh; ++kh) {
-        const int64_t d = p.d.start(o.d) + kd * p.d.dilation, h = p.h.start(o.h) + kh * p.h.dilation;
-        const T* row = plane + (d * p.h.in + h) * p.w.in + p.w.start(o.w);
-        for (int64_t kw = p.w.first_tap(o.w), ew = p.w.end_tap(o.w); kw < ew; ++kw) {
-          const C v = C(widen(row[kw * p.w.dilation]));
-          if (tap < 0 || v > best || v != v) {  // the first of equals, the last NaN
-            best = v;
-            tap = (kd * p.h.kernel + kh) * p.w.kernel + kw;
-          }
+  const int d0 = p.d.start(o.d), h0 = p.h.start(o.h), w0 = p.w.start(o.w);
+  for (int kd = p.d.first_tap(d0), ed = p.d.end_tap(d0); kd < ed; ++kd) {
+    const uint32_t slice = p.in_row(o.plane, d0 + kd * p.d.dilation, 0);
+    if constexpr (kH > 0) {
+      C values[kH * kW];
+      FASTDL_UNROLL
+      for (int i = 0; i < kH; ++i) {
+        const int h = h0 + i * p.h.dilation;
+        const uint32_t row = (slice + uint32_t(h)) * uint32_t(p.w.in);
+        FASTDL_UNROLL
+        for (int j = 0; j < kW; ++j) {
+          const int w = w0 + j * p.w.dilation;
+          const bool inside = uint32_t(h) < uint32_t(p.h.in) && uint32_t(w) < uint32_t(p.w.in);
+          values[i * kW + j] = inside ? C(widen(x[row + uint32_t(w)])) : absent;
         }
       }
-    y[i] = narrow<T>(best);
-    if (offsets != nullptr) offsets[i] = Offset(tap < 0 ? 0 : tap);
+      FASTDL_UNROLL
+      for (int t = 0; t < kH * kW; ++t) take(values[t], kd * (kH * kW) + t);
+    } else {
+      const int first = p.w.first_tap(w0), end = p.w.end_tap(w0);
+      for (int kh = p.h.first_tap(h0), eh = p.h.end_tap(h0); kh < eh; ++kh) {
+        const uint32_t row = (slice + uint32_t(h0 + kh * p.h.dilation)) * uint32_t(p.w.in) + uint32_t(w0);
+        const int tap = (kd * p.h.kernel + kh) * p.w.kernel;
+        for (int kw = first; kw < end; ++kw) take(C(widen(x[row + uint32_t(kw * p.w.dilation)])), tap + kw);
+      }
+    }
   }
 }
 
-template <class T, class Offset>
-__global__ void __launch_bounds__(kThreads, 2)
-    max_backward(T* grad_x, const T* grad_y, const Offset* offsets, PoolProblem p, Places inputs) {
+// The first tap of output o that is inside, 0 if none is.
+__device__ __forceinline__ int first_inside(const Pool& p, const Place& o) {
+  const auto first = [](const Axis& a, int at, bool& any) {
+    const int start = a.start(at), tap = a.first_tap(start);
+    any = any && tap < a.end_tap(start);
+    return tap;
+  };
+  bool any = true;
+  const int kd = first(p.d, o.d, any), kh = first(p.h, o.h, any), kw = first(p.w, o.w, any);
+  return any ? (kd * p.h.kernel + kh) * p.w.kernel + kw : 0;
+}
+
+template <class T, class Offset, int kH, int kW>
+__global__ void __launch_bounds__(kThreads)
+    max_forward(T* y, Offset* offsets, const T* x, Pool p, Places outputs) {
   using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
-    const Place at = place_of(inputs, i);
-    const int64_t base = at.plane * p.out_plane();
-    C sum = 0;
-    p.d.for_each_hit(at.d, [&](int64_t od, int64_t kd) {
-      p.h.for_each_hit(at.h, [&](int64_t oh, int64_t kh) {
-        p.w.for_each_hit(at.w, [&](int64_t ow, int64_t kw) {
-          const int64_t o = base + (od * p.h.out + oh) * p.w.out + ow;
-          if (int64_t(offsets[o]) == (kd * p.h.kernel + kh) * p.w.kernel + kw) sum += C(widen(grad_y[o]));
-        });
-      });
+  for_each_place(outputs, [&](uint32_t i, const Place& o) {
+    C best = -infinity<C>();
+    int tap = -1;
+    for_each_tap<kH, kW>(x, p, o, best, [&](C v, int t) {
+      if (v > best || v != v) {  // the first of equals, the last NaN
+        best = v;
+        tap = t;
+      }
     });
-    grad_x[i] = narrow<T>(sum);
-  }
+    if (tap < 0) tap = first_inside(p, o);  // -inf everywhere
+    y[i] = narrow<T>(best);
+    if (offsets != nullptr) offsets[i] = Offset(tap);
+  });
 }
 
 template <class Offset>
-__global__ void __launch_bounds__(kThreads, 2)
-    max_indices(int64_t* indices, const Offset* offsets, PoolProblem p, Places outputs) {
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
-    const Place o = place_of(outputs, i);
-    const int64_t tap = int64_t(offsets[i]), kw = tap % p.w.kernel, kh = tap / p.w.kernel % p.h.kernel,
-                  kd = tap / p.w.kernel / p.h.kernel;
-    const int64_t d = p.d.start(o.d) + kd * p.d.dilation, h = p.h.start(o.h) + kh * p.h.dilation,
-                  w = p.w.start(o.w) + kw * p.w.dilation;
+__global__ void __launch_bounds__(kThreads)
+    max_indices(int64_t* indices, const Offset* offsets, Pool p, Places outputs) {
+  for_each_place(outputs, [&](uint32_t i, const Place& o) {
+    const int tap = int(offsets[i]), row = tap / p.w.kernel, kw = tap - row * p.w.kernel,
+              kd = row / p.h.kernel, kh = row - kd * p.h.kernel;
+    const int d = p.d.start(o.d) + kd * p.d.dilation, h = p.h.start(o.h) + kh * p.h.dilation,
+              w = p.w.start(o.w) + kw * p.w.dilation;
     indices[i] = (d * p.h.in + h) * p.w.in + w;
+  });
+}
+
+// What an output is divided by.
+struct Average {
+  bool include_pad;
+  int64_t divisor;  // 0: the places that its window covers
+
+  template <class C>
+  __device__ __forceinline__ C covered(const Pool& p, int d, int h, int w) const {
+    if (divisor != 0) return C(divisor);
+    return C(p.d.count(p.d.start(d), include_pad) * p.h.count(p.h.start(h), include_pad) *
+             p.w.count(p.w.start(w), include_pad));
   }
-}
+};
 
-template <class C>
-__device__ __forceinline__ C covered(const PoolProblem& p, int64_t d, int64_t h, int64_t w, bool include_pad,
-                                     int64_t divisor) {
-  return divisor != 0 ? C(divisor)
-                      : C(p.d.count(d, include_pad) * p.h.count(h, include_pad) * p.w.count(w, include_pad));
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    avg_forward(T* y, const T* x, PoolProblem p, Places outputs, bool include_pad, int64_t divisor) {
+template <class T, int kH, int kW>
+__global__ void __launch_bounds__(kThreads)
+    avg_forward(T* y, const T* x, Pool p, Places outputs, Average average) {
   using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
-    const Place o = place_of(outputs, i);
-    const T* plane = x + o.plane * p.in_plane();
+  for_each_place(outputs, [&](uint32_t i, const Place& o) {
     C sum = 0;
-    for (int64_t kd = p.d.first_tap(o.d), ed = p.d.end_tap(o.d); kd < ed; ++kd)
-      for (int64_t kh = p.h.first_tap(o.h), eh = p.h.end_tap(o.h); kh < eh; ++kh) {
-        const T* row =
-            plane + ((p.d.start(o.d) + kd) * p.h.in + p.h.start(o.h) + kh) * p.w.in + p.w.start(o.w);
-        for (int64_t kw = p.w.first_tap(o.w), ew = p.w.end_tap(o.w); kw < ew; ++kw) sum += C(widen(row[kw]));
-      }
-    y[i] = narrow<T>(sum / covered<C>(p, o.d, o.h, o.w, include_pad, divisor));
-  }
+    for_each_tap<kH, kW>(x, p, o, C(0), [&](C v, int) { sum += v; });
+    y[i] = narrow<T>(sum / average.covered<C>(p, o.d, o.h, o.w));
+  });
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    avg_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs, bool include_pad,
-                 int64_t divisor) {
+// Of each strip of inputs all outputs that may cover some of it, in rising order: Gather loads what an output
+// has to say (`load`), and adds it to the inputs that it is about (`add`).
+template <class T, class Gather>
+__device__ __forceinline__ void gather_strips(T* grad_x, const Pool& p, const Places& strips, bool packed,
+                                              const Gather& gather) {
   using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
-    const Place at = place_of(inputs, i);
-    const int64_t base = at.plane * p.out_plane();
-    C sum = 0;
-    p.d.for_each_hit(at.d, [&](int64_t od, int64_t) {
-      p.h.for_each_hit(at.h, [&](int64_t oh, int64_t) {
-        p.w.for_each_hit(at.w, [&](int64_t ow, int64_t) {
-          const C g = C(widen(grad_y[base + (od * p.h.out + oh) * p.w.out + ow]));
-          sum += g / covered<C>(p, od, oh, ow, include_pad, divisor);
-        });
+  for_each_place(strips, [&](uint32_t, const Place& at) {
+    const int w = at.w * kStrip, begin = p.w.first_hit(w);
+    const int end = p.w.last_hit(smaller(w + kStrip, p.w.in) - 1) + 1;
+    Values<C, kStrip> sums{};
+    p.d.for_each_hit(at.d, [&](int od, int kd) {
+      p.h.for_each_hit(at.h, [&](int oh, int kh) {
+        const uint32_t row = p.out_row(at.plane, od, oh) * uint32_t(p.w.out);
+        for (int ow = begin; ow < end; ow += kAhead) {
+          typename Gather::Loaded loaded[kAhead];
+          FASTDL_UNROLL
+          for (int k = 0; k < kAhead; ++k)
+            if (ow + k < end) loaded[k] = gather.load(row + uint32_t(ow + k));
+          FASTDL_UNROLL
+          for (int k = 0; k < kAhead; ++k)
+            if (ow + k < end)
+              gather.add(sums, p, loaded[k], od, oh, ow + k, (kd * p.h.kernel + kh) * p.w.kernel,
+                         p.w.start(ow + k) - w);
+        }
       });
     });
-    grad_x[i] = narrow<T>(sum);
-  }
+    T* to = grad_x + int64_t(p.in_row(at.plane, at.d, at.h) * uint32_t(p.w.in));
+    store_run<kStrip>(to, int64_t(w), int64_t(p.w.in), packed, sums);
+  });
 }
 
-__device__ __forceinline__ int64_t window_start(int64_t o, const PoolAxis& a) {
-  return o * a.in / a.out;
+template <class T, class Offset>
+struct MaxGather {
+  using C = Compute<T>;
+  struct Loaded {
+    C g;
+    int tap;
+  };
+  const T* grad_y;
+  const Offset* offsets;
+
+  __device__ __forceinline__ Loaded load(uint32_t o) const { return {C(widen(grad_y[o])), int(offsets[o])}; }
+  // first_tap: of the row that the strip is in; start: of the window, from the strip's first input on
+  __device__ __forceinline__ void add(Values<C, kStrip>& sums, const Pool& p, const Loaded& from, int, int,
+                                      int, int first_tap, int start) const {
+    const int kw = from.tap - first_tap;
+    if (uint32_t(kw) >= uint32_t(p.w.kernel)) return;
+    FASTDL_UNROLL
+    for (int k = 0; k < kStrip; ++k) sums.v[k] += start + kw * p.w.dilation == k ? from.g : C(0);
+  }
+};
+template <class T>
+struct AverageGather {
+  using C = Compute<T>;
+  using Loaded = C;
+  const T* grad_y;
+  Average average;
+
+  __device__ __forceinline__ C load(uint32_t o) const { return C(widen(grad_y[o])); }
+  __device__ __forceinline__ void add(Values<C, kStrip>& sums, const Pool& p, C g, int od, int oh, int ow,
+                                      int, int start) const {
+    g /= average.covered<C>(p, od, oh, ow);
+    FASTDL_UNROLL
+    for (int k = 0; k < kStrip; ++k)
+      if (uint32_t(k - start) < uint32_t(p.w.kernel)) sums.v[k] += g;
+  }
+};
+
+template <class T, class Offset>
+__global__ void __launch_bounds__(kThreads)
+    max_backward(T* grad_x, const T* grad_y, const Offset* offsets, Pool p, Places strips, bool packed) {
+  gather_strips(grad_x, p, strips, packed, MaxGather<T, Offset>{grad_y, offsets});
 }
-__device__ __forceinline__ int64_t window_end(int64_t o, const PoolAxis& a) {
-  return ((o + 1) * a.in + a.out - 1) / a.out;
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    avg_backward(T* grad_x, const T* grad_y, Pool p, Places strips, bool packed, Average average) {
+  gather_strips(grad_x, p, strips, packed, AverageGather<T>{grad_y, average});
 }
+
+// ---- adaptive windows [o in / out, (o + 1) in / out), rounded outwards
+
+struct AdaptiveAxis {
+  int in, out;
+  bool wide;  // in * out is too much for 32 bits
+  Divisor by_in, by_out;
+
+  __device__ __forceinline__ int window_start(int o) const {
+    return wide ? int(int64_t(o) * in / out) : int(by_out.quotient(uint32_t(o * in)));
+  }
+  __device__ __forceinline__ int window_end(int o) const {
+    return wide ? int((int64_t(o + 1) * in + out - 1) / out)
+                : int(by_out.quotient(uint32_t((o + 1) * in + out - 1)));
+  }
+  __device__ __forceinline__ int taps(int o) const { return window_end(o) - window_start(o); }
+  // Outputs over x: from x out / in to (x + 1) out / in, rounded outwards.
+  __device__ __forceinline__ int first_hit(int x) const {
+    return wide ? int(int64_t(x) * out / in) : int(by_in.quotient(uint32_t(x * out)));
+  }
+  __device__ __forceinline__ int end_hit(int x) const {
+    return wide ? int((int64_t(x + 1) * out + in - 1) / in)
+                : int(by_in.quotient(uint32_t((x + 1) * out + in - 1)));
+  }
+};
+struct AdaptivePool {
+  AdaptiveAxis d, h, w;
+  uint32_t in_plane, out_plane;
+};
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    adaptive_forward(T* y, const T* x, PoolProblem p, Places outputs) {
+__global__ void __launch_bounds__(kThreads)
+    adaptive_forward(T* y, const T* x, AdaptivePool p, Places outputs) {
   using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < outputs.count; i += gridDim.x * kThreads) {
-    const Place o = place_of(outputs, i);
-    const T* plane = x + o.plane * p.in_plane();
-    const int64_t d0 = window_start(o.d, p.d), d1 = window_end(o.d, p.d), h0 = window_start(o.h, p.h),
-                  h1 = window_end(o.h, p.h), w0 = window_start(o.w, p.w), w1 = window_end(o.w, p.w);
+  for_each_place(outputs, [&](uint32_t i, const Place& o) {
+    const T* plane = x + uint32_t(o.plane) * p.in_plane;
+    const int d0 = p.d.window_start(o.d), d1 = p.d.window_end(o.d), h0 = p.h.window_start(o.h),
+              h1 = p.h.window_end(o.h), w0 = p.w.window_start(o.w), w1 = p.w.window_end(o.w);
     C sum = 0;
-    for (int64_t d = d0; d < d1; ++d)
-      for (int64_t h = h0; h < h1; ++h)
-        for (int64_t w = w0; w < w1; ++w) sum += C(widen(plane[(d * p.h.in + h) * p.w.in + w]));
+    for (int d = d0; d < d1; ++d)
+      for (int h = h0; h < h1; ++h)
+        for (int w = w0; w < w1; ++w) sum += C(widen(plane[(d * p.h.in + h) * p.w.in + w]));
     y[i] = narrow<T>(sum / C((d1 - d0) * (h1 - h0) * (w1 - w0)));
+  });
+}
+
+// One output a plane: rows of a matrix.
+template <class T, bool kBlock>
+__global__ void __launch_bounds__(256)
+    plane_means(T* y, const T* x, int64_t planes, int64_t size, int group, bool packed) {
+  using C = Compute<T>;
+  RowTeam<kBlock> team(group);
+  const RowSlice<T> slice(team, size, packed);
+  const int64_t packs = slice.packs();
+  for (; team.any_row(planes); team.row += team.step) {
+    const bool mine = team.row < planes;
+    C sum = 0;
+    for (int64_t j = 0; mine && j < packs; ++j) {
+      const auto v = slice.load(x + team.row * size, j, C(0));
+      FASTDL_UNROLL
+      for (int k = 0; k < kWidest<T>; ++k) sum += v.v[k];
+    }
+    sum = team.sum(sum);
+    if (mine && team.index == 0) y[team.row] = narrow<T>(sum / C(size));
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    adaptive_backward(T* grad_x, const T* grad_y, PoolProblem p, Places inputs) {
+__global__ void __launch_bounds__(kThreads, 3)
+    adaptive_backward(T* grad_x, const T* grad_y, AdaptivePool p, Places inputs) {
   using C = Compute<T>;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < inputs.count; i += gridDim.x * kThreads) {
-    const Place at = place_of(inputs, i);
-    const T* plane = grad_y + at.plane * p.out_plane();
-    // The windows over a place are those from x out / in to (x + 1) out / in, rounded outwards.
-    const auto first = [](int64_t x, const PoolAxis& a) { return x * a.out / a.in; };
-    const auto last = [](int64_t x, const PoolAxis& a) { return ((x + 1) * a.out + a.in - 1) / a.in; };
+  for_each_place(inputs, [&](uint32_t i, const Place& at) {
+    const T* plane = grad_y + uint32_t(at.plane) * p.out_plane;
     C sum = 0;
-    for (int64_t d = first(at.d, p.d), ed = last(at.d, p.d); d < ed; ++d)
-      for (int64_t h = first(at.h, p.h), eh = last(at.h, p.h); h < eh; ++h)
-        for (int64_t w = first(at.w, p.w), ew = last(at.w, p.w); w < ew; ++w) {
-          const int64_t taps = (window_end(d, p.d) - window_start(d, p.d)) *
-                               (window_end(h, p.h) - window_start(h, p.h)) *
-                               (window_end(w, p.w) - window_start(w, p.w));
-          sum += C(widen(plane[(d * p.h.out + h) * p.w.out + w])) / C(taps);
-        }
+    for (int d = p.d.first_hit(at.d), ed = p.d.end_hit(at.d); d < ed; ++d)
+      for (int h = p.h.first_hit(at.h), eh = p.h.end_hit(at.h); h < eh; ++h)
+        for (int w = p.w.first_hit(at.w), ew = p.w.end_hit(at.w); w < ew; ++w)
+          sum +=
+              C(widen(plane[(d * p.h.out + h) * p.w.out + w])) / C(p.d.taps(d) * p.h.taps(h) * p.w.taps(w));
     grad_x[i] = narrow<T>(sum);
-  }
+  });
 }
 
+// ---- on the host
+
+constexpr int64_t kLimit = int64_t(1) << 31;
+
+[[noreturn]] void too_large() {
+  throw std::invalid_argument("pooling on CUDA is limited to 2^31 elements in one call, and windows to 2^30");
+}
+Places places(int64_t planes, int64_t d, int64_t h, int64_t w) {
+  const int64_t count = planes * d * h * w;
+  if (count >= kLimit) too_large();
+  const auto by = [](int64_t n) { return Divisor(uint32_t(n > 0 ? n : 1)); };
+  return {uint32_t(count), by(d), by(h), by(w)};
+}
 Places outputs_of(const PoolProblem& p) {
   return places(p.planes, p.d.out, p.h.out, p.w.out);
 }
 Places inputs_of(const PoolProblem& p) {
   return places(p.planes, p.d.in, p.h.in, p.w.in);
 }
+Places strips_of(const PoolProblem& p) {
+  return places(p.planes, p.d.in, p.h.in, (p.w.in + kStrip - 1) / kStrip);
+}
+
+Axis axis_of(const PoolAxis& a) {
+  const int64_t most = kLimit / 2;
+  // Strides and dilations so large that there is one output or one tap can be anything.
+  const int64_t stride = std::min(a.stride, most), dilation = std::min(a.dilation, most);
+  if (a.in + 2 * a.pad >= most || a.kernel >= most || (a.kernel - 1) * dilation >= most) too_large();
+  return {int(a.in),
+          int(a.out),
+          int(a.kernel),
+          int(stride),
+          int(a.pad),
+          int(dilation),
+          int((a.kernel - 1) * dilation),
+          Divisor(uint32_t(stride)),
+          Divisor(uint32_t(dilation))};
+}
+Pool pool_of(const PoolProblem& p) {
+  if (std::max(p.planes * std::max(p.in_plane(), p.out_plane()), p.taps()) >= kLimit) too_large();
+  return {axis_of(p.d), axis_of(p.h), axis_of(p.w)};
+}
+AdaptiveAxis adaptive_axis(const PoolAxis& a) {
+  const bool wide = (a.in + 1) * (a.out + 1) >= kLimit;
+  return {int(a.in), int(a.out), wide, Divisor(uint32_t(std::max<int64_t>(1, a.in))),
+          Divisor(uint32_t(std::max<int64_t>(1, a.out)))};
+}
+AdaptivePool adaptive_pool(const PoolProblem& p) {
+  if (p.planes * std::max(p.in_plane(), p.out_plane()) >= kLimit) too_large();
+  return {adaptive_axis(p.d), adaptive_axis(p.h), adaptive_axis(p.w), uint32_t(p.in_plane()),
+          uint32_t(p.out_plane())};
+}
 
 template <class... P, class... A>
 void launch_over(const char* op, void (*kernel)(P...), const Places& places, Stream stream, A... arguments) {
   if (places.count == 0) return;
-  launch(op, kernel, dim3(grid_for(places.count, kThreads)), dim3(kThreads), 0, stream, arguments...);
+  launch(op, kernel, dim3(grid_for(places.count, kThreads, 64)), dim3(kThreads), 0, stream, arguments...);
 }
 
 // Calls f with the type of offsets.
@@ -213,70 +421,109 @@ void by_offset(const PoolProblem& p, F&& f) {
     f(int32_t{});
 }
 
+template <int kH, int kW>
+struct Window {};
+// Calls f with the window's size within a slice if it is one that is unrolled.
+template <class F>
+void by_window(const PoolProblem& p, F&& f) {
+  const auto is = [&](int64_t h, int64_t w) { return p.h.kernel == h && p.w.kernel == w && p.taps() <= 256; };
+  if (is(2, 2)) return f(Window<2, 2>{});
+  if (is(3, 3)) return f(Window<3, 3>{});
+  if (is(1, 2)) return f(Window<1, 2>{});
+  if (is(1, 3)) return f(Window<1, 3>{});
+  f(Window<0, 0>{});
+}
+
+template <class T>
+bool strips_packed(const void* grad_x, const PoolProblem& p) {
+  return p.w.in % kStrip == 0 && aligned(grad_x, sizeof(T) * kStrip);
+}
+
 }  // namespace
 
 void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const PoolProblem& p,
                       Stream stream) {
   const Places o = outputs_of(p);
+  const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    by_offset(p, [&]<class Offset>(Offset) {
-      launch_over("max_pool", max_forward<T, Offset>, o, stream, static_cast<T*>(y),
-                  static_cast<Offset*>(offsets), static_cast<const T*>(x), p, o);
-    });
+    const auto run = [&]<class Offset, int kH, int kW>(Offset, Window<kH, kW>) {
+      launch_over("max_pool", max_forward<T, Offset, kH, kW>, o, stream, static_cast<T*>(y),
+                  static_cast<Offset*>(offsets), static_cast<const T*>(x), pool, o);
+    };
+    if (p.taps() > 256) return run(int32_t{}, Window<0, 0>{});
+    by_window(p, [&](auto window) { run(uint8_t{}, window); });
   });
 }
 
 void max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* offsets,
                        const PoolProblem& p, Stream stream) {
-  const Places i = inputs_of(p);
+  const Places strips = strips_of(p);
+  const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
     by_offset(p, [&]<class Offset>(Offset) {
-      launch_over("max_pool_backward", max_backward<T, Offset>, i, stream, static_cast<T*>(grad_x),
-                  static_cast<const T*>(grad_y), static_cast<const Offset*>(offsets), p, i);
+      launch_over("max_pool_backward", max_backward<T, Offset>, strips, stream, static_cast<T*>(grad_x),
+                  static_cast<const T*>(grad_y), static_cast<const Offset*>(offsets), pool, strips,
+                  strips_packed<T>(grad_x, p));
     });
   });
 }
 
 void max_pool_indices(int64_t* indices, const void* offsets, const PoolProblem& p, Stream stream) {
   const Places o = outputs_of(p);
+  const Pool pool = pool_of(p);
   by_offset(p, [&]<class Offset>(Offset) {
     launch_over("max_pool_indices", max_indices<Offset>, o, stream, indices,
-                static_cast<const Offset*>(offsets), p, o);
+                static_cast<const Offset*>(offsets), pool, o);
   });
 }
 
 void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, bool include_pad,
                       int64_t divisor, Stream stream) {
   const Places o = outputs_of(p);
+  const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    launch_over("avg_pool", avg_forward<T>, o, stream, static_cast<T*>(y), static_cast<const T*>(x), p, o,
-                include_pad, divisor);
+    by_window(p, [&]<int kH, int kW>(Window<kH, kW>) {
+      launch_over("avg_pool", avg_forward<T, kH, kW>, o, stream, static_cast<T*>(y), static_cast<const T*>(x),
+                  pool, o, Average{include_pad, divisor});
+    });
   });
 }
 
 void avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p, bool include_pad,
                        int64_t divisor, Stream stream) {
-  const Places i = inputs_of(p);
+  const Places strips = strips_of(p);
+  const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    launch_over("avg_pool_backward", avg_backward<T>, i, stream, static_cast<T*>(grad_x),
-                static_cast<const T*>(grad_y), p, i, include_pad, divisor);
+    launch_over("avg_pool_backward", avg_backward<T>, strips, stream, static_cast<T*>(grad_x),
+                static_cast<const T*>(grad_y), pool, strips, strips_packed<T>(grad_x, p),
+                Average{include_pad, divisor});
   });
 }
 
 void adaptive_avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, Stream stream) {
   const Places o = outputs_of(p);
+  const AdaptivePool pool = adaptive_pool(p);
+  if (o.count == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
-    launch_over("adaptive_avg_pool", adaptive_forward<T>, o, stream, static_cast<T*>(y),
-                static_cast<const T*>(x), p, o);
+    T* to = static_cast<T*>(y);
+    const T* from = static_cast<const T*>(x);
+    const int64_t size = p.in_plane();
+    if (p.out_plane() > 1)
+      return launch_over("adaptive_avg_pool", adaptive_forward<T>, o, stream, to, from, pool, o);
+    RowPlan plan = plan_rows(p.planes, size, 32);
+    if (plan.block && plan.threads > 256) plan.threads = 256;
+    launch("adaptive_avg_pool", plan.block ? plane_means<T, true> : plane_means<T, false>, dim3(plan.grid),
+           dim3(plan.threads), 0, stream, to, from, p.planes, size, plan.group, rows_packed<T>(size, {x}));
   });
 }
 
 void adaptive_avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p,
                                 Stream stream) {
   const Places i = inputs_of(p);
+  const AdaptivePool pool = adaptive_pool(p);
   by_dtype(dtype, [&]<class T>(T) {
     launch_over("adaptive_avg_pool_backward", adaptive_backward<T>, i, stream, static_cast<T*>(grad_x),
-                static_cast<const T*>(grad_y), p, i);
+                static_cast<const T*>(grad_y), pool, i);
   });
 }
 

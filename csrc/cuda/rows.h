@@ -146,8 +146,11 @@ inline RowPlan plan_rows(int64_t rows, int64_t length, int values) {
     const int64_t most = int64_t(multiprocessors()) * (2048 / p.threads);
     p.grid = unsigned(rows < most ? rows : most);
   } else {
-    p.group = 1;  // about four elements a lane
-    while (p.group < 32 && int64_t(p.group) * 4 < length) p.group *= 2;
+    // As few lanes as hold the row, so that none has packs beyond its end, but lines of 128 bytes side by
+    // side.
+    p.group = 1;
+    while (p.group < 32 && (int64_t(p.group) * values < length || (p.group < 8 && p.group * 4 < length)))
+      p.group *= 2;
     p.threads = 256;
     p.fits = true;
     p.grid = grid_for(rows, p.threads / p.group);
@@ -181,6 +184,10 @@ struct RowSlice {
   }
   __device__ __forceinline__ int64_t element(int64_t j, int k) const {
     return packed ? (j * size + index) * N + k : (j * N + k) * size + index;
+  }
+  // Is element k of pack j one of the row? Packs as a whole, where they are moved as one.
+  __device__ __forceinline__ bool inside(int64_t j, int k) const {
+    return (packed ? element(j, 0) : element(j, k)) < length;
   }
   __device__ __forceinline__ Values<C, N> load(const T* row, int64_t j, C fill) const {
     Values<C, N> r;
@@ -221,6 +228,68 @@ struct RowSlice {
   }
 };
 
+// Packs of any row, for passes that keep nothing of it in registers: a row that starts within 16 bytes has
+// `skew` places before its first element, so that packs are aligned all the same; those at its ends are moved
+// element by element. Arrays used with one slice must start alike.
+template <class T>
+struct ShiftedSlice {
+  static constexpr int N = kWidest<T>;
+  using C = Compute<T>;
+  int64_t length;
+  int size, index, skew;
+  bool vectors;  // else all elements are moved by themselves
+
+  template <bool kBlock>
+  __device__ __forceinline__ ShiftedSlice(const RowTeam<kBlock>& team, int64_t length, const T* row,
+                                          bool vectors)
+      : length(length),
+        size(team.size),
+        index(team.index),
+        skew(vectors ? int(reinterpret_cast<uintptr_t>(row) / sizeof(T) % N) : 0),
+        vectors(vectors) {}
+  __device__ __forceinline__ int64_t packs() const {
+    return (length + skew + int64_t(size) * N - 1) / (int64_t(size) * N);
+  }
+  __device__ __forceinline__ int64_t first(int64_t j) const { return (j * size + index) * N - skew; }
+  __device__ __forceinline__ bool whole(int64_t first) const {
+    return vectors && first >= 0 && first + N <= length;
+  }
+  // As they lie in memory: nothing waits for them yet.
+  __device__ __forceinline__ Pack<T, N> fetch(const T* row, int64_t first) const {
+    if (whole(first)) return *reinterpret_cast<const Pack<T, N>*>(row + first);
+    Pack<T, N> r{};
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (first + k >= 0 && first + k < length) r.v[k] = row[first + k];
+    return r;
+  }
+  __device__ __forceinline__ Values<C, N> values(const Pack<T, N>& pack, int64_t first, C fill) const {
+    Values<C, N> r;
+    const bool all = first >= 0 && first + N <= length;
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      r.v[k] = all || (first + k >= 0 && first + k < length) ? C(widen(pack.v[k])) : fill;
+    return r;
+  }
+  __device__ __forceinline__ void store(T* row, int64_t first, const Values<C, N>& x) const {
+    if (whole(first)) {
+      Pack<T, N> pack;
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
+      *reinterpret_cast<Pack<T, N>*>(row + first) = pack;
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k)
+        if (first + k >= 0 && first + k < length) row[first + k] = narrow<T>(x.v[k]);
+    }
+  }
+};
+
+// May a ShiftedSlice of one array serve the other: do packs of 16 bytes lie alike in both?
+inline bool start_alike(const void* a, const void* b) {
+  return (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % 16 == 0;
+}
+
 // A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are
 // not the last one. Neighbouring threads read neighbouring positions.
 constexpr int kColumns = 32, kSplit = 8;
@@ -243,15 +312,37 @@ __device__ __forceinline__ void split_reduce(Online<C>& o) {
   o.s = split_reduce(o.s, Plus{});
 }
 
-// A position and the part of its classes that this thread has.
+// Where position p starts: (p / inner) * classes * inner + p % inner.
+__device__ __forceinline__ int64_t position_start(const Classes& shape, int64_t p) {
+  const bool narrow = shape.positions() < int64_t(1)
+                                              << 31;  // 64-bit divisions take some hundred instructions
+  const int64_t outer = narrow ? int64_t(uint32_t(p) / uint32_t(shape.inner)) : p / shape.inner;
+  return outer * (shape.classes - 1) * shape.inner + p;
+}
+
+// A position and the part of its classes that this thread has, a few at a time: class c + i kSplit is number
+// i.
 struct Column {
+  template <class T>
+  static constexpr int kClasses = sizeof(T) == 8 ? 2 : 4;
   int64_t position, base, inner, end;
   bool mine;  // else there is no such position, but the thread takes part in reductions
 
-  // Calls f(class, its place in x).
-  template <class F>
-  __device__ __forceinline__ void each(F&& f) const {
-    for (int64_t c = threadIdx.y; c < end; c += kSplit) f(c, base + c * inner);
+  __device__ __forceinline__ bool has(int64_t c, int i) const { return c + i * kSplit < end; }
+  __device__ __forceinline__ int64_t place(int64_t c, int i) const { return base + (c + i * kSplit) * inner; }
+  // Calls f(first class, values of each array there, as many as it has): all are loaded before one is used.
+  template <class F, class T, class... More>
+  __device__ __forceinline__ void each(F&& f, const T* array, const More*... arrays) const {
+    for (int64_t c = threadIdx.y; c < end; c += kClasses<T> * kSplit)
+      f(c, load(array, c), load(arrays, c)...);
+  }
+  template <class T>
+  __device__ __forceinline__ Pack<T, kClasses<T>> load(const T* array, int64_t c) const {
+    Pack<T, kClasses<T>> r{};
+    FASTDL_UNROLL
+    for (int i = 0; i < kClasses<T>; ++i)
+      if (has(c, i)) r.v[i] = array[place(c, i)];
+    return r;
   }
 };
 template <class F>
@@ -261,8 +352,7 @@ __device__ __forceinline__ void for_each_column(const Classes& shape, F&& f) {
        first += int64_t(gridDim.x) * kColumns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
-    f(Column{p, mine ? p / shape.inner * shape.classes * shape.inner + p % shape.inner : 0, shape.inner,
-             mine ? shape.classes : 0, mine});
+    f(Column{p, mine ? position_start(shape, p) : 0, shape.inner, mine ? shape.classes : 0, mine});
   }
 }
 

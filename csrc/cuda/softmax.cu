@@ -81,11 +81,25 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   using C = Compute<T>;
   for_each_column(shape, [&](const Column& column) {
     Online<C> o;
-    column.each([&](int64_t, int64_t at) { o.add(Values<C, 1>{{C(widen(x[at]))}}); });
+    column.each(
+        [&](int64_t c, const auto& loaded) {
+          Values<C, Column::kClasses<T>> v;
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i)
+            v.v[i] = column.has(c, i) ? C(widen(loaded.v[i])) : -infinity<C>();
+          o.add(v);
+        },
+        x);
     split_reduce(o);
     const C inverse = 1 / o.s, log_s = log ? std::log(o.s) : C(0);
     column.each(
-        [&](int64_t, int64_t at) { y[at] = narrow<T>(result(C(widen(x[at])), o.m, inverse, log_s, log)); });
+        [&](int64_t c, const auto& loaded) {
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i)
+            if (column.has(c, i))
+              y[column.place(c, i)] = narrow<T>(result(C(widen(loaded.v[i])), o.m, inverse, log_s, log));
+        },
+        x);
   });
 }
 
@@ -149,13 +163,22 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   using C = Compute<T>;
   for_each_column(shape, [&](const Column& column) {
     C sum = 0;
-    column.each([&](int64_t, int64_t at) {
-      sum += log ? C(widen(grad_y[at])) : C(widen(grad_y[at])) * C(widen(y[at]));
-    });
+    column.each(
+        [&](int64_t, const auto& g, const auto& v) {  // beyond the end g is 0
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i)
+            sum += log ? C(widen(g.v[i])) : C(widen(g.v[i])) * C(widen(v.v[i]));
+        },
+        grad_y, y);
     sum = split_reduce(sum, Plus{});
-    column.each([&](int64_t, int64_t at) {
-      grad_x[at] = narrow<T>(slope(C(widen(grad_y[at])), C(widen(y[at])), sum, log));
-    });
+    column.each(
+        [&](int64_t c, const auto& g, const auto& v) {
+          FASTDL_UNROLL
+          for (int i = 0; i < Column::kClasses<T>; ++i)
+            if (column.has(c, i))
+              grad_x[column.place(c, i)] = narrow<T>(slope(C(widen(g.v[i])), C(widen(v.v[i])), sum, log));
+        },
+        grad_y, y);
   });
 }
 

@@ -20,13 +20,18 @@ void register_norm(py::module_& m) {
     cuda::row_norm_forward(Dtype(dtype), pointer(y), doubles(mean), doubles(var), pointer(x), pointer(weight),
                            pointer(bias), {rows, length, groups, inner, eps}, stream_of(stream));
   });
-  m.def("row_norm_backward", [](int dtype, uintptr_t grad_x, uintptr_t grad_y, uintptr_t x, uintptr_t weight,
-                                uintptr_t mean, uintptr_t var, int64_t rows, int64_t length, int64_t groups,
-                                int64_t inner, double eps, uintptr_t stream) {
-    cuda::row_norm_backward(Dtype(dtype), pointer(grad_x), pointer(grad_y), pointer(x), pointer(weight),
-                            doubles(mean), doubles(var), {rows, length, groups, inner, eps},
-                            stream_of(stream));
-  });
+  m.def("row_norm_scratch",
+        [](int dtype, int64_t rows, int64_t length, int64_t groups, int64_t inner, double eps) {
+          return cuda::row_norm_scratch(Dtype(dtype), {rows, length, groups, inner, eps});
+        });
+  m.def("row_norm_backward",
+        [](int dtype, uintptr_t grad_x, uintptr_t grad_weight, uintptr_t grad_bias, uintptr_t grad_y,
+           uintptr_t x, uintptr_t weight, uintptr_t mean, uintptr_t var, int64_t rows, int64_t length,
+           int64_t groups, int64_t inner, double eps, uintptr_t scratch, uintptr_t stream) {
+          cuda::row_norm_backward(Dtype(dtype), pointer(grad_x), pointer(grad_weight), pointer(grad_bias),
+                                  pointer(grad_y), pointer(x), pointer(weight), doubles(mean), doubles(var),
+                                  {rows, length, groups, inner, eps}, pointer(scratch), stream_of(stream));
+        });
   py::class_<ChannelNorm>(m, "ChannelNorm")
       .def(py::init(
           [](int64_t batch, int64_t channels, int64_t inner, int64_t per_batch, int64_t per_group,

@@ -241,7 +241,10 @@ def _update(
     """
     running: list[Any] = [None if t is None else t._data for t in (running_mean, running_var)]
     kept = running
-    if not on_device(mean) and any([r is not None and not is_kernel_dtype(r.dtype) for r in running]):
+    if on_device(mean):
+        if any([r is not None and not r.flags.c_contiguous for r in running]):
+            kept = [None if r is None else r.copy() for r in running]
+    elif any([r is not None and not is_kernel_dtype(r.dtype) for r in running]):
         kept = [None if r is None else cast(r, float32) for r in running]  # half precision
     select(mean).update_running(
         *kept, mean, var, momentum, count / (count - 1), None if batches is None else batches._data

@@ -102,21 +102,30 @@ class _Rows:
         mean = None if mean is None else _statistic(self.op, "mean", mean, self.rows)
         var = _statistic(self.op, "var", var, self.rows)
         pointer = runtime.pointer
-        grad_x = grad_weight = grad_bias = None
+        grad_x = grad_weight = grad_bias = scratch = None
         if need_x:
             grad_x = runtime.empty(x.shape, x.dtype)
+            if need_weight or need_bias:
+                size = runtime.extension.row_norm_scratch(self.number, *self.problem)
+                if size:  # one pass for all gradients
+                    scratch = runtime.empty(size, np.dtype(np.uint8))
+                    grad_weight = runtime.empty(self.channels, x.dtype) if need_weight else None
+                    grad_bias = runtime.empty(self.channels, x.dtype) if need_bias else None
             runtime.extension.row_norm_backward(
                 self.number,
                 pointer(grad_x),
+                pointer(grad_weight),
+                pointer(grad_bias),
                 pointer(grad_y),
                 pointer(x),
                 pointer(weight),
                 pointer(mean),
                 pointer(var),
                 *self.problem,
+                pointer(scratch),
                 runtime.stream(),
             )
-        if need_weight or need_bias:
+        if scratch is None and (need_weight or need_bias):
             problem = runtime.extension.ChannelNorm(*self.parameters, self.eps)
             grad_weight, grad_bias, _ = _channel_gradients(
                 self.number, runtime, grad_y, x, mean, var, problem, self.channels, need_weight, need_bias
@@ -247,21 +256,15 @@ def _channels(op: str, x: Array, eps: float) -> tuple[Any, Any, int]:
 
 
 def _apply(
-    op: str,
-    x: Array,
-    mean: Array,
-    var: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float,
+    op: str, number: int, given: Any, x: Array, mean: Array, var: Array, weight: Any, bias: Any
 ) -> Array:
-    runtime, problem, channels = _channels(op, x, eps)
+    runtime, problem, channels = given
     weight = _parameter(op, "weight", weight, channels, x.dtype)
     bias = _parameter(op, "bias", bias, channels, x.dtype)
     y = runtime.empty(x.shape, x.dtype)
     pointer = runtime.pointer
     runtime.extension.batch_norm_apply(
-        device.code(op, x),
+        number,
         pointer(y),
         pointer(x),
         pointer(mean),
@@ -279,7 +282,7 @@ def batch_norm_forward(
 ) -> tuple[Array, Array, Array]:
     op, x = "batch_norm", contiguous(x)
     number = device.code(op, x)
-    runtime, problem, channels = _channels(op, x, eps)
+    given = runtime, problem, channels = _channels(op, x, eps)
     mean, var = runtime.empty(channels, _DOUBLE), runtime.empty(channels, _DOUBLE)
     scratch = runtime.empty(runtime.extension.channel_scratch(number, problem), np.dtype(np.uint8))
     runtime.extension.batch_moments(
@@ -291,17 +294,16 @@ def batch_norm_forward(
         runtime.pointer(scratch),
         runtime.stream(),
     )
-    return _apply(op, x, mean, var, weight, bias, eps), mean, var
+    return _apply(op, number, given, x, mean, var, weight, bias), mean, var
 
 
 def batch_norm_inference(
     x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
 ) -> Array:
     op, x = "batch_norm", contiguous(x)
-    device.code(op, x)
-    channels = _channels(op, x, eps)[2]
-    mean, var = (_statistic(op, n, convert(s, _DOUBLE), channels) for n, s in (("mean", mean), ("var", var)))
-    return _apply(op, x, mean, var, weight, bias, eps)
+    number, given = device.code(op, x), _channels(op, x, eps)
+    mean, var = (_statistic(op, n, convert(s, _DOUBLE), given[2]) for n, s in (("mean", mean), ("var", var)))
+    return _apply(op, number, given, x, mean, var, weight, bias)
 
 
 def batch_norm_backward(
