@@ -17,6 +17,7 @@
 
 #include "cuda/conv.h"
 #include "cuda/conv_axis.h"
+#include "cuda/conv_parts.h"
 #include "cuda/conv_tile.h"
 
 namespace fastdl::cuda {
@@ -153,17 +154,13 @@ __global__ void __launch_bounds__(kConvThreads, 2)
 
 // grad_w[row, c, tap] = the parts' [row, tap, c], added up.
 template <class T>
-__global__ void __launch_bounds__(kConvThreads) add_parts(T* grad_weight, const Compute<T>* parts, int splits,
+__global__ void __launch_bounds__(kPartThreads) add_parts(T* grad_weight, const Compute<T>* parts, int splits,
                                                           int64_t rows, int taps, int channels, int padded) {
-  const int64_t part = rows * taps * padded, items = rows * taps * channels;
-  for (int64_t i = int64_t(blockIdx.x) * kConvThreads + threadIdx.x; i < items;
-       i += int64_t(gridDim.x) * kConvThreads) {
-    const int c = int(i % channels);
-    const int64_t line = i / channels;
-    Compute<T> sum = 0;
-    for (int s = 0; s < splits; ++s) sum += parts[s * part + line * padded + c];
-    grad_weight[(line / taps * channels + c) * taps + line % taps] = narrow<T>(sum);
-  }
+  add_parts_in_order(parts, rows * taps * padded, splits, [&](int64_t i, Compute<T> sum) {
+    const int c = int(i % padded);
+    const int64_t line = i / padded;
+    if (c < channels) grad_weight[(line / taps * channels + c) * taps + line % taps] = narrow<T>(sum);
+  });
 }
 
 int64_t depth_of(Dtype dtype) {
@@ -279,12 +276,12 @@ void conv_grad_weight_pointwise(Dtype dtype, bool tensor, void* grad_weight, con
 
 void conv_add_parts(Dtype dtype, void* grad_weight, const void* scratch, int64_t splits,
                     const ConvProblem& problem, Stream stream) {
-  const int64_t items = problem.out_channels * problem.patch();
+  const int64_t padded = conv_padded(dtype, problem.group_in());
+  const int64_t items = problem.out_channels * problem.taps() * padded;
   by_dtype(dtype, [&]<class T>(T) {
-    launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0,
-           stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(scratch), int(splits),
-           problem.out_channels, int(problem.taps()), int(problem.group_in()),
-           int(conv_padded(dtype, problem.group_in())));
+    launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kPartItems)), dim3(kPartThreads), 0, stream,
+           static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(scratch), int(splits),
+           problem.out_channels, int(problem.taps()), int(problem.group_in()), int(padded));
   });
 }
 

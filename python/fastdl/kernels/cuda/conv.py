@@ -8,7 +8,8 @@ convolution, its gradient of x (which is also the transposed convolution) and th
   On Hopper there are two kinds of kernels for tensor cores, see :mod:`fastdl.kernels.cuda.hopper`.
 - ``pointwise``: 1x1 kernels are plain products by the array's own library. (Their gradient of the weights is the
   direct one, which reads the arrays as they are where an image's size is a multiple of 4.)
-- ``depthwise``: groups of one input channel, read and written as they are.
+- ``depthwise``: groups of few channels, read and written as they are, without tensor cores: kernels for the usual
+  shapes (square, 3 to 7 wide, stride 1 or 2, no dilation), others for groups of one input channel of any shape.
 - ``im2col``: windows as explicit columns and plain products: the readable base, and what remains for strides so large
   that the gradient of x would fall into very many classes.
 """
@@ -35,6 +36,7 @@ __all__ = ["conv_backward", "conv_forward", "conv_transpose_backward", "conv_tra
 Ints = Sequence[int]
 Gradients = tuple[Array | None, Array | None, Array | None]
 
+_PARTS = {"forward": 0, "grad_x": 1, "grad_weight": 2}
 _CLASSES = 64  # interleaved images of a gradient of x; kernels that do not overlap are better as columns
 
 
@@ -53,6 +55,7 @@ class _Convolution:
         self.size_in, self.size_out = prod(problem.inputs), prod(problem.outputs)
         self.group_in: int = problem.in_channels // problem.groups
         self.group_out: int = problem.out_channels // problem.groups
+        self.planes: bool = self.runtime.extension.conv_planes_exist(self.number, problem)
         self._last: dict[int, Array] = {}
 
     # ---- the choice
@@ -64,8 +67,8 @@ class _Convolution:
             if self.taps != 1 or set(p.stride) != {1} or any(p.padding) or p.inputs != p.outputs:
                 return "it takes 1x1 kernels with stride 1 and no padding"
         elif name == "depthwise":
-            if self.group_in != 1:
-                return "it takes groups of one input channel"
+            if self.group_in != 1 and not self.planes:
+                return "it takes groups of one input channel, or of few channels with kernels 3, 5 or 7 wide"
         elif name not in ("direct", "im2col"):
             return "it has no CUDA kernels; those are direct, pointwise, depthwise and im2col"
         return None
@@ -81,6 +84,8 @@ class _Convolution:
                 )
             return forced
         if self.groups > 1 and self.group_in == 1:
+            return "depthwise"
+        if self.planes and self.runtime.extension.conv_planes_suit(self.number, self.problem, _PARTS[part]):
             return "depthwise"
         # One product over all pixels is better than one per image and a sum of them. TF32 has a switch of its own,
         # and a bias added to sums of 16 bits would add their rounding.
@@ -137,7 +142,10 @@ class _Convolution:
             return self._constant(y, bias)
         name = self.choose("forward", bias is not None)
         if name == "depthwise":
-            self._run("depthwise_forward", y, x, weight, bias, self.problem)
+            if self.planes:
+                self._run("conv_planes", y, x, weight, bias, self.problem, False)
+            else:
+                self._run("depthwise_forward", y, x, weight, bias, self.problem)
             return y
         if name == "direct":
             return self._gather(y, x, weight, bias, False)
@@ -152,7 +160,10 @@ class _Convolution:
             return self._constant(grad_x, bias)
         name = self.choose("grad_x", bias is not None)
         if name == "depthwise":
-            self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
+            if self.planes:
+                self._run("conv_planes", grad_x, grad_y, weight, bias, self.problem, True)
+            else:
+                self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
             return grad_x
         if name == "direct":
             return self._gather(grad_x, grad_y, weight, bias, True)
@@ -169,8 +180,12 @@ class _Convolution:
             return self.runtime.zeros(grad_weight.shape, self.dtype)
         name = self.choose("grad_weight")
         if name == "depthwise":
-            scratch = self.scratch(self.runtime.extension.depthwise_splits(self.problem) * grad_weight.size)
-            self._run("depthwise_grad_weight", grad_weight, grad_y, x, scratch, self.problem)
+            extension = self.runtime.extension
+            if self.planes:
+                splits, kernel = extension.conv_planes_splits(self.number, self.problem), "conv_planes_grad_weight"
+            else:
+                splits, kernel = extension.depthwise_splits(self.problem), "depthwise_grad_weight"
+            self._run(kernel, grad_weight, grad_y, x, self.scratch(splits * grad_weight.size), self.problem)
             return grad_weight
         if name == "direct":
             return self._sum_pixels(grad_weight, grad_y, x)
