@@ -677,7 +677,7 @@ def _properties(device_id: int) -> dict[str, Any]:
 
 def _backend() -> types.ModuleType:
     """The reference kernels behind the wall."""
-    from fastdl.kernels import reference
+    from fastdl.kernels import RecordedSeed, reference
 
     module = types.ModuleType("fastdl.kernels.cuda")
 
@@ -694,7 +694,16 @@ def _backend() -> types.ModuleType:
 
             given = dict(zip(names, args, strict=False)) | kwargs
             entered = {name: enter(name, value) for name, value in given.items()}
-            result = _run(lambda: function(**entered), *entered.values())
+
+            def run() -> Any:
+                seed = entered.get("seed")
+                if not isinstance(seed, RecordedSeed):
+                    return function(**entered)
+                words = seed.state._host.tolist()
+                drawn = {"seed": words[0], "offset": words[1] + entered["offset"]}
+                return function(**(entered | drawn))
+
+            result = _run(run, *entered.values())
             for value in given.values():  # a result written to `out` is that array itself
                 if isinstance(value, ndarray) and result is value._host:
                     return value
@@ -708,6 +717,11 @@ def _backend() -> types.ModuleType:
             setattr(module, name, behind(function))
     module.empty = empty  # type: ignore[attr-defined]
     module.raise_reports = lambda: None  # type: ignore[attr-defined]
+
+    def set_random_state(state: ndarray, seed: int, offset: int) -> None:
+        state._host[...] = seed, offset
+
+    module.set_random_state = set_random_state  # type: ignore[attr-defined]
     return module
 
 
@@ -745,8 +759,6 @@ def _gemm_batched(
 
     multiplied_in.append(compute)
     run()
-    if Stream.capturing:
-        Stream.tape.append(run)
 
 
 def _gemm(
@@ -759,6 +771,39 @@ def _gemm(
     )  # fmt: skip
 
 
+def _library(name: str) -> types.SimpleNamespace:
+    """cuBLAS as a shared library: functions with addresses. Streams and workspaces change nothing."""
+    assert name == "libcublas.so.13"
+    pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+
+    def function(run: Any, *kinds: Any) -> Any:
+        def call(*arguments: Any) -> int:
+            run(*arguments)
+            return 0
+
+        made = ctypes.CFUNCTYPE(integer, *kinds)(call)
+        _functions.append(made)
+        return made
+
+    matrix, one = [pointer, integer, integer], [pointer, *[integer] * 5, pointer]
+    many = [pointer, integer, integer, long]
+    return types.SimpleNamespace(
+        cublasSetStream_v2=function(lambda handle, stream: streams.append(stream or 0), pointer, pointer),
+        cublasSetWorkspace_v2=function(
+            lambda handle, memory, size: workspaces.append(size), pointer, pointer, ctypes.c_size_t
+        ),
+        cublasGemmEx=function(_gemm, *one, *matrix, *matrix, pointer, *matrix, integer, integer),
+        cublasGemmStridedBatchedEx=function(
+            _gemm_batched, *one, *many, *many, pointer, *many, integer, integer, integer
+        ),
+    )
+
+
+streams: list[int] = []  # that products were computed in
+workspaces: list[int] = []  # bytes that cuBLAS was given for products
+_functions: list[Any] = []  # that live as long as their addresses are known
+
+
 class _Taped:
     """The emulated extension; what is called while a graph is captured runs at once, and again when it is launched."""
 
@@ -767,12 +812,14 @@ class _Taped:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._extension, name)
+        if name == "Blas":
+            return lambda *addresses: _Taped(function(*addresses))
         if isinstance(function, type):
             return function
 
         def call(*args: Any) -> Any:
             result = function(*args)
-            if Stream.capturing and result is None:
+            if Stream.capturing and (result is None or result is True):
                 Stream.tape.append(lambda: function(*args))
             return result
 
@@ -812,7 +859,7 @@ def install(emulated: bool = False) -> types.ModuleType:
         alloc_pinned_memory=lambda size: np.zeros(size, np.uint8).view(PinnedMemory),
         MemoryPool=MemoryPool,
         memory_hook=types.SimpleNamespace(MemoryHook=MemoryHook),
-        cublas=types.SimpleNamespace(gemmEx=_gemm, gemmStridedBatchedEx=_gemm_batched),
+        cublas=types.SimpleNamespace(getVersion=lambda handle: 130002),
         get_cublas_handle=lambda: 1,
         using_allocator=lambda allocator: contextlib.nullcontext(),
         runtime=types.SimpleNamespace(
@@ -849,6 +896,7 @@ def install(emulated: bool = False) -> types.ModuleType:
         from fastdl.kernels.cuda import device
 
         _replaced.append((device, device._emulated))
+        device.CDLL = _library  # type: ignore[misc, assignment]
         device.emulate(_Taped(emulation.extension()), numpy=False)  # type: ignore[arg-type]
     else:
         sys.modules["fastdl.kernels.cuda"] = _backend()
@@ -861,6 +909,7 @@ def uninstall() -> None:
 
     if _replaced:  # NumPy arrays go where they went before
         device, before = _replaced.pop()
+        device.CDLL = ctypes.CDLL
         device.emulate(None if before is None else before.extension)
     else:
         sys.modules.pop("fastdl.kernels.cuda", None)

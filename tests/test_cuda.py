@@ -402,8 +402,116 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
         pytest.raises(RuntimeError, match="would draw the same numbers in every replay"),
         fastdl.cuda.graph(captured),
     ):
+        F.scaled_dot_product_attention(*[fastdl.ones(1, 1, 4, 4, device="cuda")] * 3, dropout_p=0.5)
+
+    def seeding() -> None:
         F.dropout(x)
+        fastdl.manual_seed(3)
+        F.dropout(x)
+
+    with pytest.raises(RuntimeError, match="cannot seed the generator"), fastdl.cuda.graph(captured):
+        seeding()
     with pytest.raises(RuntimeError, match="stream is capturing"), fastdl.cuda.graph(captured):
         x.sum().item()
     assert not fastdl.cuda.is_current_stream_capturing()
     assert F.dropout(x).shape == (4,)
+
+
+# ------------------------------------------------------------------------------------- random numbers in a graph
+
+
+def noisy(x: Any) -> Any:
+    """Several random operations, one after the other."""
+    y = F.dropout(x, 0.3) + fastdl.rand(x.shape, device="cuda")
+    return F.rrelu(F.dropout2d(y.reshape(1, 5, 2, 2), 0.5), training=True) + fastdl.randn(
+        1, 5, 2, 2, device="cuda"
+    )
+
+
+def test_a_replay_draws_what_the_operations_would_draw(gpu: Any) -> None:
+    x = fastdl.randn(5, 4, device="cuda")
+    captured = fastdl.cuda.CUDAGraph()
+    state = fastdl.get_rng_state()
+    with fastdl.cuda.graph(captured):
+        y = noisy(x)
+    assert fastdl.equal(fastdl.get_rng_state(), state)  # recording draws nothing
+    fastdl.manual_seed(7)
+    results = []
+    for _ in range(3):
+        captured.replay()
+        results.append(y.clone())
+        fastdl.rand(1)  # what is drawn between replays moves them on
+    fastdl.manual_seed(7)
+    for result in results:
+        assert fastdl.equal(result, noisy(x))
+        fastdl.rand(1)
+    assert not fastdl.equal(results[0], results[1])
+    fastdl.manual_seed(7)
+    captured.replay()
+    assert fastdl.equal(y, results[0])
+
+
+def test_generators_of_a_graph_are_their_own(gpu: Any) -> None:
+    generator = fastdl.Generator("cuda").manual_seed(5)
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        y = fastdl.rand(4, device="cuda", generator=generator) + fastdl.rand(4, device="cuda")
+    for seed in (1, 2):
+        fastdl.manual_seed(seed)
+        captured.replay()
+        fastdl.manual_seed(seed)
+        other = fastdl.Generator().manual_seed(5)
+        for _ in range(seed):
+            first = fastdl.rand(4, device="cuda", generator=other)
+        assert fastdl.equal(y, first + fastdl.rand(4, device="cuda"))
+
+
+def dropping_model() -> Any:
+    fastdl.manual_seed(1)
+    layers = nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
+    model = nn.Sequential(*layers).to("cuda")
+    return model, fastdl.optim.Adam(model.parameters(), lr=0.05, capturable=True)
+
+
+def test_captured_steps_with_dropout_train_as_steps_do(gpu: Any) -> None:
+    _, _, batches = model_and_data()
+    x, y = batches[0]
+
+    def losses(graphed: str) -> list[float]:
+        model, optimizer = dropping_model()
+        found = [step(model, optimizer, x, y).item()]
+        fastdl.manual_seed(4)
+        if graphed == "callable":
+            model = fastdl.cuda.make_graphed_callables(model, (x,), num_warmup_iters=0)
+        captured = fastdl.cuda.CUDAGraph()
+        if graphed == "step":
+            with fastdl.cuda.graph(captured):
+                loss = step(model, optimizer, x, y)
+        for _ in range(4):
+            if graphed == "step":
+                captured.replay()
+            else:
+                loss = step(model, optimizer, x, y)
+            found.append(loss.item())
+        return found
+
+    assert losses("step") == losses("") == losses("callable")
+    assert len(set(losses(""))) == 5
+
+
+def test_a_checkpoint_in_a_graph_drops_the_same_again(gpu: Any) -> None:
+    x = fastdl.ones(64, device="cuda", requires_grad=True)
+
+    def run() -> Any:
+        x.grad = None
+        y = fastdl.utils.checkpoint.checkpoint(lambda t: F.dropout(t, 0.5), x)
+        y.sum().backward()
+        return y, x.grad
+
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        y, gradient = run()
+    for _ in range(2):
+        captured.replay()
+        assert fastdl.equal(y.detach(), gradient)
+        assert 0 < (gradient == 0).sum().item() < 64

@@ -5,7 +5,7 @@ The stand-in multiplies what the addresses, steps and numbers of a call say. Wit
 
 from __future__ import annotations
 
-import types
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,38 +120,35 @@ def test_without_cublas_the_message_says_what_to_install(cupy: Any, monkeypatch:
         x @ x
 
 
-@pytest.mark.skipif(emulation.on_gpu(), reason="replaces the stand-in's cuBLAS")
+@pytest.mark.skipif(emulation.on_gpu(), reason="looks at the stand-in")
 @pytest.mark.parametrize("operands", ["matrices", "batches transposed"])
-def test_products_are_recorded_although_cupys_binding_refuses(
-    operands: str, cupy: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recorded_products_bring_their_workspace(operands: str) -> None:
+    a, b = (fastdl.tensor(x.astype("f4"), device="cuda") for x in OPERANDS[operands]())
+    fake_cupy.workspaces.clear()
+    fake_cupy.streams.clear()
+    a @ b
+    assert fake_cupy.streams == [0]
+    assert not fake_cupy.workspaces
+    graph = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(graph):
+        y = a @ b
+    assert fake_cupy.workspaces == [32 << 20]
+    a += 1
+    graph.replay()
+    np.testing.assert_allclose(y.numpy(force=True), (a @ b).numpy(force=True), rtol=1e-6)
+    assert fake_cupy.streams[1] == fake_cupy.streams[2] != 0
+
+
+@pytest.mark.skipif(emulation.on_gpu(), reason="looks at the stand-in")
+def test_an_error_of_cublas_is_raised(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdl.kernels.cuda import device
 
-    plain, streams = cupy.cuda.cublas, []
-
-    def refuse(*arguments: Any) -> None:
-        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-
-    def function(run: Callable[..., None]) -> Callable[..., int]:
-        return lambda *arguments: run(*arguments) or 0
-
-    def library(name: str) -> Any:
-        assert name == "libcublas.so.13"
-        return types.SimpleNamespace(
-            cublasSetStream_v2=function(lambda handle, stream: streams.append(stream)),
-            cublasGemmEx=function(plain.gemmEx),
-            cublasGemmStridedBatchedEx=function(plain.gemmStridedBatchedEx),
-        )
-
-    refusing = types.SimpleNamespace(
-        gemmEx=refuse, gemmStridedBatchedEx=refuse, getVersion=lambda handle: 130002
-    )
-    monkeypatch.setattr(cupy.cuda, "cublas", refusing)
-    monkeypatch.setattr(device, "CDLL", library)
-    a, b = (x.astype("f4") for x in OPERANDS[operands]())
-    y = fastdl.tensor(a, device="cuda") @ fastdl.tensor(b, device="cuda")
-    np.testing.assert_allclose(y.cpu().numpy(), a @ b, rtol=1e-6)
-    assert streams == [cupy.cuda.get_current_stream().ptr]
+    library = fake_cupy._library("libcublas.so.13")
+    library.cublasGemmEx = ctypes.CFUNCTYPE(ctypes.c_int)(lambda *arguments: 13)
+    monkeypatch.setattr(device, "CDLL", lambda name: library)
+    x = fastdl.ones(2, 2, device="cuda")
+    with pytest.raises(RuntimeError, match="cublasGemmEx failed with status 13"):
+        x @ x
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -17,6 +17,7 @@ import emulation
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
+import test_cuda
 import test_device
 from device_cases import ints, on
 from fastdl import nn
@@ -167,3 +168,15 @@ def test_products_in_tf32_only_where_they_are_allowed() -> None:
         fastdl.set_float32_matmul_precision("highest")
     x @ x
     assert fake_cupy.multiplied_in == [float32, tf32, 70, float32]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_cuda.test_a_replay_draws_what_the_operations_would_draw,
+        test_cuda.test_generators_of_a_graph_are_their_own,
+        test_cuda.test_a_checkpoint_in_a_graph_drops_the_same_again,
+    ],
+)
+def test_random_numbers_in_a_graph(test: Any) -> None:
+    test(None)

@@ -239,15 +239,28 @@ def test_constant_and_not_finite(level):
 
 @pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_running_average(dtype, level):
-    running, statistic = np.linspace(-2, 3, 37).astype(dtype), np.linspace(1, 9, 37)
-    for momentum in (0.0, 0.1, 1.0):
-        got = load(level).running_average(running, statistic, momentum)
-        # Two float64 products of size 9 at most, rounded once more or less with FMA; then to dtype.
-        want = reference.running_average(running, statistic, momentum)
-        np.testing.assert_allclose(got, want, rtol=np.finfo(dtype).eps, atol=4 * 9 * np.finfo(np.float64).eps)
-    with pytest.raises(ValueError, match="differ in size"):
-        load(level).running_average(running, statistic[:3], 0.1)
+def test_running_statistics(dtype, level):
+    update = load(level).update_running
+    rng = np.random.default_rng(0)
+    for channels in (1, 37, 300):
+        mean, var = rng.uniform(1, 9, (2, channels))
+        for momentum in (0.0, 0.1, 1.0):
+            got, want = ([np.linspace(-2, 3, channels).astype(dtype) for _ in range(2)] for _ in range(2))
+            counts = np.array(6), np.array(6)
+            update(*got, mean, var, momentum, 1.25, counts[0])
+            reference.update_running(*want, mean, var, momentum, 1.25, counts[1])
+            assert counts[0] == counts[1] == 7
+            # Products of float64 up to 12, rounded once more or less with FMA; then to dtype.
+            np.testing.assert_allclose(
+                got, want, rtol=np.finfo(dtype).eps, atol=4 * 12 * np.finfo(np.float64).eps
+            )
+            update(None, got[1], mean, var, momentum, 1.25, None)
+            reference.update_running(None, want[1], mean, var, momentum, 1.25, None)
+            np.testing.assert_allclose(
+                got, want, rtol=2 * np.finfo(dtype).eps, atol=8 * 12 * np.finfo(np.float64).eps
+            )
+    with pytest.raises(ValueError, match=r"of one size|differ in size"):
+        update(got[0], None, mean[:3], var[:3], 0.1, 1.0, None)
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

@@ -3,7 +3,6 @@
 // x is read and y written once.
 #include "cuda/dropout.h"
 
-#include "common/philox.h"
 #include "cuda/numeric.h"
 
 namespace fastdl::cuda {
@@ -26,8 +25,9 @@ struct Factors {
 
 // kSingle: a decision for every element, else one for each run of `length`.
 template <class T, bool kSingle>
-__global__ void __launch_bounds__(kThreads) dropout_kernel(T* y, const T* x, int64_t size, int64_t length,
-                                                           Philox philox, Factors<T> factors, bool packed) {
+__global__ void __launch_bounds__(kThreads)
+    dropout_kernel(T* y, const T* x, int64_t size, int64_t length, Key key, Factors<T> factors, bool packed) {
+  const Philox philox = key.philox();
   constexpr int N = kRun<T>;
   const int64_t step = int64_t(gridDim.x) * kThreads * N;
   for (int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N; first < size; first += step) {
@@ -62,8 +62,9 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(T* y, const T* x, int
 
 // A thread has two elements: one call of Philox, 53 bits for each.
 template <class T>
-__global__ void __launch_bounds__(kThreads) rrelu_kernel(T* out, const T* grad_y, const T* x, int64_t size,
-                                                         double lower, double range, Philox philox) {
+__global__ void __launch_bounds__(kThreads)
+    rrelu_kernel(T* out, const T* grad_y, const T* x, int64_t size, double lower, double range, Key key) {
+  const Philox philox = key.philox();
   using C = Compute<T>;
   const int64_t step = int64_t(gridDim.x) * kThreads * 2;
   for (int64_t first = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * 2; first < size; first += step) {
@@ -93,17 +94,17 @@ void dropout(Dtype dtype, void* y, const void* x, const Dropout& d, Stream strea
     const bool packed = aligned(y, sizeof(T) * N) && aligned(x, sizeof(T) * N);
     launch("dropout", d.length == 1 ? dropout_kernel<T, true> : dropout_kernel<T, false>,
            dim3(grid_for(d.size, kThreads * N)), dim3(kThreads), 0, stream, static_cast<T*>(y),
-           static_cast<const T*>(x), d.size, d.length, Philox{d.seed, d.offset}, factors, packed);
+           static_cast<const T*>(x), d.size, d.length, d.key, factors, packed);
   });
 }
 
 void rrelu(Dtype dtype, void* out, const void* grad_y, const void* x, int64_t size, double lower,
-           double upper, uint64_t seed, uint64_t offset, Stream stream) {
+           double upper, Key key, Stream stream) {
   if (size == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch("rrelu", rrelu_kernel<T>, dim3(grid_for(size, kThreads * 2)), dim3(kThreads), 0, stream,
            static_cast<T*>(out), static_cast<const T*>(grad_y), static_cast<const T*>(x), size, lower,
-           upper - lower, Philox{seed, offset});
+           upper - lower, key);
   });
 }
 

@@ -1,8 +1,7 @@
 // Optimizer updates, in place, for many parameters in one launch: blocks of kChunk elements, each finds its
 // parameter in a table that travels as a kernel argument. Every array is read once and written once; p is the
 // parameter, g the gradient as the formulas of the reference use it. factors are what depends on the step
-// count: computed by the host, or, where the counts are on the device (a step recorded in a graph), by a
-// kernel that goes before and counts.
+// count: computed where the counts are, by the host, or (a step recorded in a graph) by a kernel before.
 #include "cuda/optim.h"
 
 #include "cuda/numeric.h"
@@ -153,27 +152,24 @@ struct Table {
 static_assert(sizeof(Table<double>) + sizeof(Numbers<double>) < 4096,
               "kernel arguments are limited to 4 KiB");
 
-// Counts of one table's parameters, one thread each.
-template <class C>
-struct Counts {
-  float *step[kTensors], *mu_product[kTensors];
-  int count;
+// What factors are made of, beside a parameter's count.
+struct Counting {
   Rule rule;
   double lr, a, beta1, beta2, momentum_decay;
 };
 
-template <class C>
-__global__ void __launch_bounds__(64) factors_kernel(C (*factors)[kFactors], Counts<C> n) {
-  const int i = int(threadIdx.x);
-  if (i >= n.count) return;
-  const double t = double(*n.step[i]) + 1;
-  *n.step[i] = float(t);
-  double f[kFactors] = {};
+// The factors of step t (the first is 1). float powers would be off by more than float's rounding.
+__host__ __device__ inline void factors_of(const Counting& n, double t, float* mu_product,
+                                           double (&f)[kFactors]) {
   const double power2 = std::pow(n.beta2, t);
+  f[0] = f[1] = f[2] = 0;
   switch (n.rule) {
     case Rule::adam:
       f[0] = n.lr / (1 - std::pow(n.beta1, t));
       f[1] = 1 / std::sqrt(1 - power2);
+      break;
+    case Rule::adagrad:
+      f[0] = n.lr / (1 + (t - 1) * n.a);
       break;
     case Rule::adamax:
       f[0] = n.lr / (1 - std::pow(n.beta1, t));
@@ -181,8 +177,8 @@ __global__ void __launch_bounds__(64) factors_kernel(C (*factors)[kFactors], Cou
     case Rule::nadam: {
       const double mu = n.beta1 * (1 - 0.5 * std::pow(0.96, t * n.momentum_decay)),
                    next = n.beta1 * (1 - 0.5 * std::pow(0.96, (t + 1) * n.momentum_decay));
-      const float kept = float(double(*n.mu_product[i]) * mu);
-      *n.mu_product[i] = kept;
+      const float kept = float(double(*mu_product) * mu);
+      *mu_product = kept;
       const double product = double(kept);
       f[0] = n.lr * (1 - mu) / (1 - product);
       f[1] = n.lr * next / (1 - product * next);
@@ -200,9 +196,45 @@ __global__ void __launch_bounds__(64) factors_kernel(C (*factors)[kFactors], Cou
     default:  // rmsprop and adadelta only count
       f[0] = 1 - n.a;
   }
+}
+
+// Counts of one table's parameters, one thread each.
+struct Counts {
+  float *step[kTensors], *mu_product[kTensors];
+  int count;
+  Counting counting;
+};
+
+template <class C>
+__global__ void __launch_bounds__(64) factors_kernel(C (*factors)[kFactors], Counts n) {
+  const int i = int(threadIdx.x);
+  if (i >= n.count) return;
+  const double t = double(*n.step[i]) + 1;
+  *n.step[i] = float(t);
+  double f[kFactors];
+  factors_of(n.counting, t, n.mu_product[i], f);
   FASTDL_UNROLL
   for (int k = 0; k < kFactors; ++k) factors[i][k] = C(f[k]);
 }
+
+// The same in the host's memory. Parameters mostly have one count, and without a product of their own one
+// computation serves them all.
+class HostFactors {
+ public:
+  explicit HostFactors(const Counting& counting) : counting_(counting) {}
+
+ const double (&next(const Parameter& p)) [kFactors] {
+   if (p.step == nullptr) return factors_;
+   const double t = double(*p.step) + 1;
+   *p.step = float(t);
+   if (t != at_ || counting_.rule == Rule::nadam) factors_of(counting_, t, p.mu_product, factors_);
+   at_ = t;
+   return factors_;
+ }
+
+ private : Counting counting_;
+  double at_ = 0, factors_[kFactors] = {};
+};
 
 template <class T, Rule kRule>
 __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<Compute<T>> numbers) {
@@ -258,7 +290,8 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
 }
 
 template <class T, Rule kRule>
-void step(const std::vector<Parameter>& parameters, const Settings& s, void* scratch, Stream stream) {
+void step(const std::vector<Parameter>& parameters, const std::vector<const void*>& grads, const Settings& s,
+          void* scratch, Stream stream) {
   using C = Compute<T>;
   const Numbers<C> numbers{C(s.lr),
                            C(s.weight_decay),
@@ -272,7 +305,9 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, void* scr
                            s.nesterov,
                            s.first};
   Table<T> table{};
-  Counts<C> counts{{}, {}, 0, kRule, s.lr, s.a, s.beta1, s.b, s.momentum_decay};
+  const Counting counting{kRule, s.lr, s.a, s.beta1, s.b, s.momentum_decay};
+  Counts counts{{}, {}, 0, counting};
+  HostFactors host(counting);
   auto* factors = static_cast<C(*)[kFactors]>(scratch);
   uint32_t blocks = 0;
   const auto flush = [&] {
@@ -289,14 +324,16 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, void* scr
     table = {};
     blocks = 0;
   };
-  for (const Parameter& p : parameters) {
+  for (size_t n = 0; n < parameters.size(); ++n) {
+    const Parameter& p = parameters[n];
+    const double* const f = factors == nullptr ? host.next(p) : nullptr;
     if (p.size == 0) continue;
     const int64_t wanted = (p.size + kChunk - 1) / kChunk;
     if (table.count == kTensors || blocks + wanted >= int64_t(1) << 31) flush();
     const int i = table.count++;
-    bool packed = aligned(p.param, 16) && aligned(p.grad, 16);
+    bool packed = aligned(p.param, 16) && aligned(grads[n], 16);
     table.param[i] = static_cast<T*>(p.param);
-    table.grad[i] = static_cast<const T*>(p.grad);
+    table.grad[i] = static_cast<const T*>(grads[n]);
     for (int k = 0; k < kStates; ++k) {
       table.states[k][i] = static_cast<T*>(p.states[k]);
       packed = packed && aligned(p.states[k], 16);
@@ -304,7 +341,7 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, void* scr
     table.size[i] = p.size;
     table.packed[i] = packed;
     table.end[i] = blocks += uint32_t(wanted);
-    for (int k = 0; k < kFactors; ++k) table.factors[i][k] = C(p.factors[k]);
+    for (int k = 0; k < kFactors && f != nullptr; ++k) table.factors[i][k] = C(f[k]);
     counts.step[i] = p.step;
     counts.mu_product[i] = p.mu_product;
   }
@@ -314,12 +351,13 @@ void step(const std::vector<Parameter>& parameters, const Settings& s, void* scr
 }  // namespace
 
 void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
-                    const Settings& settings, void* scratch, Stream stream) {
+                    const std::vector<const void*>& grads, const Settings& settings, void* scratch,
+                    Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     switch (rule) {
 #define FASTDL_CUDA_STEP(name) \
   case Rule::name:             \
-    return step<T, Rule::name>(parameters, settings, scratch, stream);
+    return step<T, Rule::name>(parameters, grads, settings, scratch, stream);
       FASTDL_CUDA_RULE(FASTDL_CUDA_STEP)
     }
   });

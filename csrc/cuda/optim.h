@@ -14,26 +14,26 @@ enum class Rule : int { FASTDL_CUDA_RULE(FASTDL_CUDA_ENUMERATOR) };
 constexpr int kStates = 3;   // state arrays of a parameter, at most
 constexpr int kFactors = 3;  // numbers that depend on a parameter's step count
 
-// Addresses of one parameter's arrays (a state may be null), their size, and its numbers.
+// Addresses of one parameter's arrays (a state may be null), their size, and its counts: both in the host's
+// memory or both on the device.
 struct Parameter {
   void *param, *states[kStates];
-  const void* grad;
   int64_t size;
-  double factors[kFactors];  // not used where the step is counted on the device:
-  float* step;               // the count, null: counted by the host
-  float* mu_product;         // nadam's
+  float* step;        // null for rules that do not count
+  float* mu_product;  // nadam's
 };
 // What all parameters share; the rule decides what it means (optim.cu).
 struct Settings {
   double lr, weight_decay;
   bool maximize, decoupled, nesterov, first;
   double a, b, eps;
-  double beta1, momentum_decay;  // for factors that are computed on the device
+  double beta1, momentum_decay;  // for factors
 };
 
-// scratch: kFactors numbers (float, for float64 double) for each parameter, if steps are counted on the
-// device; else null.
+// grads: one for each parameter. scratch: kFactors numbers (float, for float64 double) for each parameter if
+// steps are counted on the device; null if the host counts.
 void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
-                    const Settings& settings, void* scratch, Stream stream);
+                    const std::vector<const void*>& grads, const Settings& settings, void* scratch,
+                    Stream stream);
 
 }  // namespace fastdl::cuda

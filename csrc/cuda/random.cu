@@ -3,7 +3,6 @@
 // Muller. Only y is written.
 #include "cuda/random.h"
 
-#include "common/philox.h"
 #include "cuda/numeric.h"
 
 namespace fastdl::cuda {
@@ -62,7 +61,8 @@ struct Normal64 {
 };
 
 template <class T, class F>
-__global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, Philox philox, F f) {
+__global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, Key key, F f) {
+  const Philox philox = key.philox();
   using C = Compute<T>;
   constexpr int N = kPerCall<C>;
   const int64_t calls = (size + N - 1) / N;
@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, Philox phil
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t size, Philox philox) {
+__global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t size, Key key) {
+  const Philox philox = key.philox();
   using C = Compute<T>;
   constexpr int N = kPerCall<C>;
   const int64_t calls = (size + N - 1) / N;
@@ -95,7 +96,8 @@ __global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t 
   }
 }
 
-__global__ void __launch_bounds__(kThreads) words_kernel(uint32_t* y, int64_t size, Philox philox) {
+__global__ void __launch_bounds__(kThreads) words_kernel(uint32_t* y, int64_t size, Key key) {
+  const Philox philox = key.philox();
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i * 4 < size;
        i += int64_t(gridDim.x) * kThreads) {
     uint32_t words[4];
@@ -114,7 +116,8 @@ __device__ __forceinline__ uint64_t upper_half(uint64_t a, uint64_t b) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    integers_kernel(int64_t* y, int64_t size, int64_t low, uint64_t range, Philox philox) {
+    integers_kernel(int64_t* y, int64_t size, int64_t low, uint64_t range, Key key) {
+  const Philox philox = key.philox();
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i * 2 < size;
        i += int64_t(gridDim.x) * kThreads) {
     uint32_t words[4];
@@ -127,55 +130,57 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void state_kernel(uint64_t* state, uint64_t seed, uint64_t offset) {
+  if (threadIdx.x == 0) state[0] = seed, state[1] = offset;
+}
+
 template <class T, class F>
-void launch_fill(const char* op, void* y, int64_t size, const F& f, uint64_t seed, uint64_t offset,
-                 Stream stream) {
+void launch_fill(const char* op, void* y, int64_t size, const F& f, Key key, Stream stream) {
   if (size == 0) return;
   launch(op, fill<T, F>, dim3(grid_for(size, kThreads * kPerCall<Compute<T>>)), dim3(kThreads), 0, stream,
-         static_cast<T*>(y), size, Philox{seed, offset}, f);
+         static_cast<T*>(y), size, key, f);
 }
 
 }  // namespace
 
-void random_uniform(Dtype dtype, void* y, int64_t size, double low, double high, uint64_t seed,
-                    uint64_t offset, Stream stream) {
+void set_random_state(uint64_t* state, uint64_t seed, uint64_t offset, Stream stream) {
+  launch("set_random_state", state_kernel, dim3(1), dim3(32), 0, stream, state, seed, offset);
+}
+
+void random_uniform(Dtype dtype, void* y, int64_t size, double low, double high, Key key, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
-    launch_fill<T>("random_uniform", y, size, Uniform<T>{C(low), C(high)}, seed, offset, stream);
+    launch_fill<T>("random_uniform", y, size, Uniform<T>{C(low), C(high)}, key, stream);
   });
 }
 
-void random_normal(Dtype dtype, void* y, int64_t size, double mean, double std, uint64_t seed,
-                   uint64_t offset, Stream stream) {
+void random_normal(Dtype dtype, void* y, int64_t size, double mean, double std, Key key, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) == 8)
-      launch_fill<T>("random_normal", y, size, Normal64{mean, std}, seed, offset, stream);
+      launch_fill<T>("random_normal", y, size, Normal64{mean, std}, key, stream);
     else
-      launch_fill<T>("random_normal", y, size, Normal32{float(mean), float(std)}, seed, offset, stream);
+      launch_fill<T>("random_normal", y, size, Normal32{float(mean), float(std)}, key, stream);
   });
 }
 
-void random_bernoulli(Dtype dtype, void* y, const void* p, int64_t size, uint64_t seed, uint64_t offset,
-                      Stream stream) {
+void random_bernoulli(Dtype dtype, void* y, const void* p, int64_t size, Key key, Stream stream) {
   if (size == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch("random_bernoulli", bernoulli<T>, dim3(grid_for(size, kThreads * kPerCall<Compute<T>>)),
-           dim3(kThreads), 0, stream, static_cast<T*>(y), static_cast<const T*>(p), size,
-           Philox{seed, offset});
+           dim3(kThreads), 0, stream, static_cast<T*>(y), static_cast<const T*>(p), size, key);
   });
 }
 
-void philox_words(uint32_t* words, int64_t size, uint64_t seed, uint64_t offset, Stream stream) {
+void philox_words(uint32_t* words, int64_t size, Key key, Stream stream) {
   if (size == 0) return;
   launch("philox_words", words_kernel, dim3(grid_for(size, kThreads * 4)), dim3(kThreads), 0, stream, words,
-         size, Philox{seed, offset});
+         size, key);
 }
 
-void random_integers(int64_t* y, int64_t size, int64_t low, uint64_t range, uint64_t seed, uint64_t offset,
-                     Stream stream) {
+void random_integers(int64_t* y, int64_t size, int64_t low, uint64_t range, Key key, Stream stream) {
   if (size == 0) return;
   launch("random_integers", integers_kernel, dim3(grid_for(size, kThreads * 2)), dim3(kThreads), 0, stream, y,
-         size, low, range, Philox{seed, offset});
+         size, low, range, key);
 }
 
 }  // namespace fastdl::cuda

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastdl.devices import to_host
 from fastdl.dtypes import device as make_device
-from fastdl.kernels import cpu
+from fastdl.kernels import RecordedSeed, capture, cpu, device_backend, on_device
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -37,12 +37,25 @@ _DEFAULT_SEED = 67280421310721  # of a Generator that nobody seeded, as in torch
 _LIMIT = 1 << 64
 
 
-class _Capture:
-    active = False
+class RecordedStream:
+    """What a recorded graph draws from one generator: ``used`` offsets from ``start`` on, others in every replay.
 
+    Recording moves the generator on as running would, so that :func:`fork_rng` and checkpoints find the same offsets
+    again, and moves it back at the end. A replay takes the generator's next ``used`` offsets.
+    """
 
-capture = _Capture()
-"""Whether a CUDA graph is being recorded: :mod:`fastdl.cuda` says so."""
+    def __init__(self, generator: Generator) -> None:
+        self.generator, self.start, self.used = generator, generator.get_state(), 0
+        self.seed, self.offset = generator._seed, generator._offset
+        self.state = device_backend().empty((2,), np.dtype(np.uint64))
+
+    def end(self) -> None:
+        """Recording is over."""
+        self.generator.set_state(self.start)
+
+    def replay(self) -> None:
+        """Let the graph draw the generator's next numbers."""
+        device_backend().set_random_state(self.state, *self.generator.reserve(self.used))
 
 
 class Generator:
@@ -66,17 +79,45 @@ class Generator:
         self._seed = _DEFAULT_SEED
         self._offset = 0
 
-    def draw(self) -> tuple[int, int]:
-        """The (seed, offset) of one random operation; the next call gives another offset."""
+    def draw(self, array: Any = None) -> tuple[Any, int]:
+        """The (seed, offset) of one random operation; the next call gives another offset.
+
+        Args:
+            array: where the numbers are made, by kernels that a CUDA graph can record; None: elsewhere.
+        """
         if capture.active:
+            if on_device(array):
+                return self.record()
             raise RuntimeError(
-                "a random operation (dropout?) inside a CUDA graph would draw the same numbers in every replay; "
-                "keep it outside of the capture, or call eval() on the model"
+                "this random operation (dropout in attention? numbers drawn on the CPU?) inside a CUDA graph would "
+                "draw the same numbers in every replay; keep it outside of the capture, or call eval() on the model"
             )
         with self._lock:
             offset = self._offset
             self._offset = offset + 1
             return self._seed, offset
+
+    def reserve(self, count: int) -> tuple[int, int]:
+        """The (seed, offset) of the first of ``count`` random operations."""
+        with self._lock:
+            offset = self._offset
+            self._offset = offset + count
+            return self._seed, offset
+
+    def record(self) -> tuple[RecordedSeed, int]:
+        """What stands for (seed, offset) in the CUDA graph that is being recorded."""
+        stream = capture.streams.get(self)
+        if stream is None:
+            stream = capture.streams[self] = RecordedStream(self)
+        seed, offset = self.reserve(1)
+        place = offset - stream.offset
+        if seed != stream.seed or place < 0:
+            raise RuntimeError(
+                "a CUDA graph draws from its generator's state at the time of a replay: it cannot seed the generator "
+                "itself. Call manual_seed() outside of the capture"
+            )
+        stream.used = max(stream.used, place + 1)
+        return RecordedSeed(stream.state), place
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from ``seed``, an integer in [-2^63, 2^64); negative ones count from 2^64.

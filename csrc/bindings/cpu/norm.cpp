@@ -110,16 +110,28 @@ py::tuple bind_batch_norm_backward(const py::array& grad_y, const py::array& x, 
   });
 }
 
-py::array bind_running_average(const py::array& running, const py::array& statistic, double momentum) {
-  constexpr const char* op = "running_average";
-  return by_dtype(op, running, [&]<class T>(T) {
-    const In<T> r(running, op, "running");
-    const In<double> s(statistic, op, "statistic");
-    require(r.size() == s.size(), op, "running and statistic differ in size");
-    py::array y = empty<T>(r.shape());
-    running_average<T>(data<T>(y), r, s, r.size(), momentum);
-    return y;
+void update_one(const Optional& running, const py::array& statistic, double momentum, double factor) {
+  constexpr const char* op = "update_running";
+  if (!running) return;
+  by_dtype(op, *running, [&]<class T>(T) {
+    const In<double> s(statistic, op, "mean and var");
+    py::array r = *running;
+    require(r.ndim() == 1 && r.size() == s.size(), op, "running and batch's statistics differ in size");
+    update_running<T>(static_cast<T*>(r.mutable_data()), r.strides(0) / int64_t(sizeof(T)), s, s.size(),
+                      momentum, factor);
   });
+}
+
+void bind_update_running(const Optional& running_mean, const Optional& running_var, const py::array& mean,
+                         const py::array& var, double momentum, double unbias, const Optional& batches) {
+  if (batches && (!is_dtype<int64_t>(*batches) || batches->size() != 1))
+    throw py::type_error("update_running: batches must be one int64");
+  update_one(running_mean, mean, momentum, 1);
+  update_one(running_var, var, momentum, unbias);
+  if (batches) {
+    py::array count = *batches;
+    *static_cast<int64_t*>(count.mutable_data()) += 1;
+  }
 }
 
 int64_t rows_of(int64_t size, int64_t length, const char* op) {
@@ -305,8 +317,8 @@ void register_norm(py::module_& m) {
   m.def("batch_norm_inference", &bind_batch_norm_inference, x, mean, var, weight, bias, eps);
   m.def("batch_norm_backward", &bind_batch_norm_backward, g, x, weight, mean, var, eps, py::arg("training"),
         need_x, need_weight, need_bias);
-  m.def("running_average", &bind_running_average, py::arg("running"), py::arg("statistic"),
-        py::arg("momentum"));
+  m.def("update_running", &bind_update_running, py::arg("running_mean"), py::arg("running_var"), mean, var,
+        py::arg("momentum"), py::arg("unbias"), py::arg("batches"));
   m.def("layer_norm_forward", &bind_layer_norm_forward, x, weight, bias, length, eps);
   m.def("layer_norm_backward", &bind_layer_norm_backward, g, x, weight, mean, var, length, eps, need_x,
         need_weight, need_bias);

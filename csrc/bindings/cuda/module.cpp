@@ -5,6 +5,7 @@
 namespace fastdl::binding {
 void register_device(py::module_& m);
 void register_elementwise(py::module_& m);
+void register_products(py::module_& m);
 void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
 void register_attention(py::module_& m);
@@ -18,6 +19,7 @@ void register_distance(py::module_& m);
 void register_ctc_loss(py::module_& m);
 void register_optim(py::module_& m);
 void register_norm(py::module_& m);
+void register_running(py::module_& m);
 void register_embedding(py::module_& m);
 void register_pool(py::module_& m);
 void register_conv(py::module_& m);
@@ -33,6 +35,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   m.doc() = "fastdl's CUDA kernels.";
   register_device(m);
   register_elementwise(m);
+  register_products(m);
   register_activation(m);
   register_softmax(m);
   register_attention(m);
@@ -46,6 +49,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_ctc_loss(m);
   register_optim(m);
   register_norm(m);
+  register_running(m);
   register_embedding(m);
   register_pool(m);
   register_conv(m);

@@ -8,34 +8,42 @@ namespace {
 #define FASTDL_CUDA_NAME(name) #name,
 constexpr const char* kRule[] = {FASTDL_CUDA_RULE(FASTDL_CUDA_NAME)};
 
+// What stays from step to step: everything but the gradients and the settings.
+struct Parameters {
+  Dtype dtype;
+  std::vector<cuda::Parameter> list;
+};
+
 }  // namespace
 
 void register_optim(py::module_& m) {
-  // Each parameter: (param, grad, states, size, factors, step, mu_product), addresses as integers.
+  // Each parameter: (param, states, size, step, mu_product), addresses as integers.
+  py::class_<Parameters>(m, "OptimizedParameters").def(py::init([](int dtype, const py::list& list) {
+    Parameters result{Dtype(dtype), {}};
+    for (const py::handle item : list) {
+      const auto entry = item.cast<py::tuple>();
+      cuda::Parameter p{};
+      p.param = pointer(entry[0].cast<uintptr_t>());
+      const auto states = entry[1].cast<py::tuple>();
+      for (size_t i = 0; i < states.size() && i < cuda::kStates; ++i)
+        p.states[i] = pointer(states[i].cast<uintptr_t>());
+      p.size = entry[2].cast<int64_t>();
+      p.step = static_cast<float*>(pointer(entry[3].cast<uintptr_t>()));
+      p.mu_product = static_cast<float*>(pointer(entry[4].cast<uintptr_t>()));
+      result.list.push_back(p);
+    }
+    return result;
+  }));
   m.def("optimizer_step",
-        [](std::string_view rule, int dtype, const py::list& list, double lr, double weight_decay,
-           bool maximize, bool decoupled, bool nesterov, bool first, double a, double b, double eps,
-           double beta1, double momentum_decay, uintptr_t scratch, uintptr_t stream) {
-          std::vector<cuda::Parameter> parameters;
-          parameters.reserve(list.size());
-          for (const py::handle item : list) {
-            const auto entry = item.cast<py::tuple>();
-            cuda::Parameter p{};
-            p.param = pointer(entry[0].cast<uintptr_t>());
-            p.grad = pointer(entry[1].cast<uintptr_t>());
-            const auto states = entry[2].cast<py::tuple>();
-            for (size_t i = 0; i < states.size() && i < cuda::kStates; ++i)
-              p.states[i] = pointer(states[i].cast<uintptr_t>());
-            p.size = entry[3].cast<int64_t>();
-            const auto factors = entry[4].cast<py::tuple>();
-            for (size_t i = 0; i < factors.size() && i < cuda::kFactors; ++i)
-              p.factors[i] = factors[i].cast<double>();
-            p.step = static_cast<float*>(pointer(entry[5].cast<uintptr_t>()));
-            p.mu_product = static_cast<float*>(pointer(entry[6].cast<uintptr_t>()));
-            parameters.push_back(p);
-          }
+        [](std::string_view rule, const Parameters& parameters, const py::list& grads, double lr,
+           double weight_decay, bool maximize, bool decoupled, bool nesterov, bool first, double a, double b,
+           double eps, double beta1, double momentum_decay, uintptr_t scratch, uintptr_t stream) {
+          if (grads.size() != parameters.list.size()) throw py::value_error("a gradient for each parameter");
+          std::vector<const void*> addresses;
+          addresses.reserve(grads.size());
+          for (const py::handle grad : grads) addresses.push_back(pointer(grad.cast<uintptr_t>()));
           cuda::optimizer_step(
-              named<cuda::Rule>(kRule, rule), Dtype(dtype), parameters,
+              named<cuda::Rule>(kRule, rule), parameters.dtype, parameters.list, addresses,
               {lr, weight_decay, maximize, decoupled, nesterov, first, a, b, eps, beta1, momentum_decay},
               pointer(scratch), stream_of(stream));
         });

@@ -359,8 +359,12 @@ void batch_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
 }
 
 template <class T>
-void running_average(T* y, const T* running, const double* statistic, int64_t n, double momentum) {
-  for (int64_t i = 0; i < n; ++i) y[i] = T((1 - momentum) * double(running[i]) + momentum * statistic[i]);
+void update_running(T* running, int64_t step, const double* statistic, int64_t n, double momentum,
+                    double factor) {
+  for (int64_t i = 0; i < n; ++i) {
+    T& r = running[i * step];
+    r = T((1 - momentum) * double(r) + momentum * (statistic[i] * factor));
+  }
 }
 
 #define FASTDL_INSTANTIATE(T)                                                                           \
@@ -370,7 +374,7 @@ void running_average(T* y, const T* running, const double* statistic, int64_t n,
                                         const BatchNormProblem&);                                       \
   template void batch_norm_backward<T>(T*, T*, T*, const T*, const T*, const T*, const double*,         \
                                        const double*, bool, const BatchNormProblem&);                   \
-  template void running_average<T>(T*, const T*, const double*, int64_t, double);
+  template void update_running<T>(T*, int64_t, const double*, int64_t, double, double);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 #undef FASTDL_INSTANTIATE

@@ -28,9 +28,10 @@ void batch_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
                          const T* weight, const double* mean, const double* var, bool training,
                          const BatchNormProblem& problem);
 
-// y = (1 - momentum) * running + momentum * statistic
+// running = (1 - momentum) * running + momentum * statistic * factor, elements `step` apart
 template <class T>
-void running_average(T* y, const T* running, const double* statistic, int64_t n, double momentum);
+void update_running(T* running, int64_t step, const double* statistic, int64_t n, double momentum,
+                    double factor);
 
 // Rows of `length` numbers, each normalised by itself; weight and bias (length). mean == null: RMS norm,
 // where `var` is the mean of the squares and nothing is subtracted.

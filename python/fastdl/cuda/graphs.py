@@ -15,7 +15,8 @@ from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad
 from fastdl.autograd.op import Op
 from fastdl.cuda.streams import Stream, current_stream, synchronize
-from fastdl.random import capture
+from fastdl.kernels import capture
+from fastdl.random import RecordedStream
 from fastdl.tensor import Tensor
 
 
@@ -33,13 +34,15 @@ class CUDAGraph:
     """A recorded piece of a program; see :class:`graph` for how to record it, and ``torch.cuda.CUDAGraph``.
 
     What is recorded must not wait for the GPU (``.item()``, ``.cpu()``, printing, ``x[mask]``, indices checked on the
-    CPU) and must not draw random numbers, which would be the same in every replay.
+    CPU). Dropout and other random operations on the GPU draw new numbers in every replay: those that they would draw if
+    they ran then, so ``manual_seed`` before a replay repeats them. Dropout inside attention cannot be recorded.
     """
 
     def __init__(self, keep_graph: bool = False) -> None:
         self._graph: Any = None
         self._pool: Any = None
         self._recording: Any = None
+        self._random: list[RecordedStream] = []
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         """Record from now on what goes to the current stream, which must not be the default one."""
@@ -59,7 +62,7 @@ class CUDAGraph:
         except BaseException:
             allocator.__exit__(None, None, None)
             raise
-        capture.active = True
+        capture.active, capture.streams = True, {}
         self._recording = stream, allocator
 
     def capture_end(self) -> None:
@@ -69,6 +72,9 @@ class CUDAGraph:
         stream, allocator = self._recording
         self._recording = None
         capture.active = False
+        self._random = list(capture.streams.values())
+        for drawn in self._random:
+            drawn.end()
         try:
             self._graph = stream.end_capture()
         finally:
@@ -78,11 +84,14 @@ class CUDAGraph:
         """Run the recorded work once, in the current stream."""
         if self._graph is None:
             raise RuntimeError("CUDAGraph: nothing was recorded yet")
+        for drawn in self._random:
+            drawn.replay()
         self._graph.launch(devices.cupy().cuda.get_current_stream())
 
     def reset(self) -> None:
         """Forget the recording and its memory."""
         self._graph = self._pool = None
+        self._random = []
 
     def pool(self) -> Any:
         """The memory pool, for another graph that is never replayed at the same time."""

@@ -78,6 +78,39 @@ class _Precisions:
 precisions = _Precisions()
 
 
+class _Capture:
+    active = False
+    streams: dict[
+        Any, Any
+    ]  # of generators: what the recording draws from them (fastdl.random.RecordedStream)
+
+
+capture = _Capture()
+"""Whether a CUDA graph is being recorded: :mod:`fastdl.cuda` says so."""
+
+
+class RecordedSeed:
+    """Takes a seed's place in a CUDA graph: two words on the device, a seed and what is added to the offset.
+
+    ``set_random_state`` of the backend sets them before each replay.
+    """
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+
+class Remembered(list[Any]):
+    """Arrays that a caller passes again and again: a backend keeps here what it has found out about them."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, arrays: Any) -> None:
+        super().__init__(arrays)
+        self.plan: Any = None
+
+
 class NoDeviceArray:
     """The class of no array, until a GPU is in use: `select` then answers as if there were none."""
 

@@ -460,7 +460,7 @@ def rrelu(
         raise ArgumentError(f"rrelu: lower must not exceed upper, got lower={lower}, upper={upper}")
     if not training:
         return LeakyRelu.apply(input, parameters=((lower + upper) / 2,))  # type: ignore[no-any-return]
-    drawn = (default_generator if generator is None else generator).draw()
+    drawn = (default_generator if generator is None else generator).draw(input._data)
     return Rrelu.apply(input, parameters=(lower, upper, *drawn))  # type: ignore[no-any-return]
 
 

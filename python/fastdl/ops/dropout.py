@@ -32,7 +32,7 @@ class Dropout(Op):
     def forward(
         self, x: Any, p: float, scale: float, length: int, kept_bias: float = 0.0, dropped_bias: float = 0.0
     ) -> Any:
-        seed, offset = default_generator.draw()
+        seed, offset = default_generator.draw(x)
         self.drawn = (p, scale, seed, offset, length)
         return select(x).dropout_forward(x, p, scale, seed, offset, length, kept_bias, dropped_bias)
 

@@ -226,16 +226,31 @@ def _check_channels(op: str, input: Tensor, names: str, *vectors: Tensor | None)
 _NAMES = "running_mean running_var weight bias"
 
 
-def _update(running: Tensor | None, statistic: Any, momentum: float) -> None:
-    """running = (1 - momentum) * running + momentum * statistic, in its own memory and outside the graph."""
-    if running is not None:
-        array = running._data
-        if is_kernel_dtype(array.dtype) or on_device(array):
-            np.copyto(array, select(array).running_average(array, statistic, momentum))
-        else:  # half precision
-            wide = cast(array, float32)
-            np.copyto(array, select(wide).running_average(wide, statistic, momentum), casting="unsafe")
-        running._bump_version()
+def _update(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Any,
+    var: Any,
+    momentum: float,
+    count: int,
+    batches: Tensor | None = None,
+) -> None:
+    """Move running statistics towards a batch's, in their own memory and outside the graph, and count the batch.
+
+    Var is of ``count`` values, and biased.
+    """
+    running = [None if t is None else t._data for t in (running_mean, running_var)]
+    kept = running
+    if not on_device(mean) and any([r is not None and not is_kernel_dtype(r.dtype) for r in running]):
+        kept = [None if r is None else cast(r, float32) for r in running]  # half precision
+    select(mean).update_running(
+        *kept, mean, var, momentum, count / (count - 1), None if batches is None else batches._data
+    )
+    for tensor, wide in zip((running_mean, running_var), kept, strict=True):
+        if tensor is not None:
+            if wide is not tensor._data:
+                np.copyto(tensor._data, wide, casting="unsafe")
+            tensor._bump_version()
 
 
 def batch_norm(
@@ -263,6 +278,21 @@ def batch_norm(
     Raises:
         ValueError: for shapes that do not fit, and in training for a single value per channel.
     """
+    return counted_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps, None)
+
+
+def counted_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    batches: Tensor | None,
+) -> Tensor:
+    """:func:`batch_norm`, which counts up ``batches`` where it moves the running statistics."""
     if eps < 0 or (training and eps == 0):
         raise ArgumentError(f"batch_norm: eps must be positive (0 is allowed in evaluation), got {eps}")
     channels = _check_channels("batch_norm", input, _NAMES, running_mean, running_var, weight, bias)
@@ -281,12 +311,12 @@ def batch_norm(
             f"{tuple(input.shape)}"
         )
     if (running_mean is None and running_var is None) or size == 0:
+        if batches is not None:
+            np.add(batches._data, 1, out=batches._data)
         return BatchNorm.apply(input, weight, bias, eps=eps)  # type: ignore[no-any-return]
     statistics: list[Any] = []
     y = BatchNorm.apply(input, weight, bias, eps=eps, statistics=statistics)
-    mean, var = statistics
-    _update(running_mean, mean, momentum)
-    _update(running_var, var * (count / (count - 1)), momentum)
+    _update(running_mean, running_var, *statistics, momentum, count, batches)
     return y  # type: ignore[no-any-return]
 
 
@@ -426,8 +456,7 @@ def instance_norm(
     statistics: list[Any] = []
     y = GroupNorm.apply(input, weight, bias, groups=channels, eps=eps, statistics=statistics)
     mean, var = statistics
-    _update(running_mean, mean.mean(0), momentum)
-    _update(running_var, var.mean(0) * (count / (count - 1)), momentum)
+    _update(running_mean, running_var, mean.mean(0), var.mean(0), momentum, count)
     return y  # type: ignore[no-any-return]
 
 

@@ -27,7 +27,7 @@ PER_DIRECTION = (
 
 def _drop(array: Any, p: float) -> tuple[Any, tuple[Any, ...]]:
     """The array with elements dropped, and what its gradient needs."""
-    seed, offset = default_generator.draw()
+    seed, offset = default_generator.draw(array)
     drawn = (p, 1.0 / (1.0 - p) if p < 1.0 else 0.0, seed, offset, 1)
     return select(array).dropout_forward(array, *drawn), drawn
 

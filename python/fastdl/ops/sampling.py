@@ -15,14 +15,16 @@ from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
-from fastdl.kernels import select
+from fastdl.kernels import capture, select
 from fastdl.ops.common import check_tensors
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
 
 
-def _draw(generator: Generator | None) -> tuple[int, int]:
-    return (default_generator if generator is None else generator).draw()
+def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
+    """The key of one random operation on a device."""
+    generator = default_generator if generator is None else generator
+    return generator.record() if capture.active and where is not CPU else generator.draw()
 
 
 def _floating(op: str, dtype: Any) -> Any:
@@ -35,7 +37,7 @@ def _floating(op: str, dtype: Any) -> Any:
 def _uniform(
     shape: Any, dtype: Any, low: float, high: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
-    seed, offset = _draw(generator)
+    seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
     return make(where, "random_uniform", shape, dtype, low, high, seed, offset)
@@ -44,14 +46,14 @@ def _uniform(
 def _normal(
     shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
-    seed, offset = _draw(generator)
+    seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
     return make(where, "random_normal", shape, dtype, mean, std, seed, offset)
 
 
 def _integers(shape: Any, low: int, high: int, generator: Generator | None, where: Any = CPU) -> Any:
-    return make(where, "random_integers", shape, low, high, *_draw(generator))
+    return make(where, "random_integers", shape, low, high, *_draw(generator, where))
 
 
 def _named_size(op: str, size: Any, named: dict[str, Any]) -> Any:

@@ -14,10 +14,9 @@ import numpy as np
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32
+from fastdl.kernels import Remembered, capture, on_device, select
 from fastdl.kernels import array as as_array
-from fastdl.kernels import select
 from fastdl.ops.arrays import zeros
-from fastdl.random import capture
 from fastdl.tensor import Tensor, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
@@ -43,6 +42,13 @@ class _Cached:
         self.names = names
         self.columns: list[list[Tensor]] = []  # one list of state tensors per name
         self.fresh: list[bool] = []  # which parameters' state has just been made; empty if none
+        self._arrays = Remembered([])
+
+    def remembered(self, arrays: list[Any]) -> list[Any]:
+        """The parameters' arrays, in the same list as before if they are the same."""
+        if len(self._arrays) != len(arrays) or not all(map(is_, self._arrays, arrays)):
+            self._arrays = Remembered(arrays)
+        return self._arrays
 
 
 class Optimizer:
@@ -234,7 +240,10 @@ class Optimizer:
             ):
                 self._cache[index] = cached = self._fill_cache(group, list(params), names)
             state = [[t._data for t in column] for column in cached.columns]
-            self._update(select(grads[0]), group, [p._data for p in params], grads, state, cached)
+            arrays = [p._data for p in params]
+            if on_device(arrays[0]):
+                arrays = cached.remembered(arrays)
+            self._update(select(grads[0]), group, arrays, grads, state, cached)
             if cached.fresh:
                 cached.fresh = []
             for p in params:

@@ -8,8 +8,8 @@ CuPy until a CuPy array comes.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from ctypes import CDLL, c_int, c_longlong, c_void_p
+from collections.abc import Sequence
+from ctypes import CDLL, c_void_p, cast
 from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import capture
 
 Array = Any  # cupy.ndarray, or numpy.ndarray under emulation
+
+_WORKSPACE = 32 << 20  # bytes, what cuBLAS recommends for Hopper
 
 # Element types as the extension numbers them (csrc/cuda/types.h).
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
@@ -75,6 +78,9 @@ class _Emulated(Runtime):
     def pointer(self, array: Array | None) -> int:
         return 0 if array is None else int(array.__array_interface__["data"][0])
 
+    def pointers(self, arrays: Sequence[Array]) -> list[int]:
+        return [self.pointer(array) for array in arrays]
+
     def stream(self) -> int:
         return 0
 
@@ -99,6 +105,7 @@ class _CuPy(Runtime):
         super().__init__(_stand_in or importlib.import_module("fastdl._cuda"))
         self.cupy = cupy = importlib.import_module("cupy")
         self.words: dict[int, Report] = {}
+        self._blas: Any = None
         # What is called for every operation, without looking it up each time.
         self.ndarray = self.empty = cupy.ndarray  # an array that is not initialised, by its shape and dtype
         self._current_stream = cupy.cuda.get_current_stream
@@ -112,34 +119,32 @@ class _CuPy(Runtime):
     def pointer(self, array: Array | None) -> int:
         return 0 if array is None else array.data.ptr
 
+    def pointers(self, arrays: Sequence[Array]) -> list[int]:
+        return [array.data.ptr for array in arrays]
+
     def cublas(self) -> tuple[Any, int]:
-        """cuBLAS's functions, and the handle of the current device."""
+        """cuBLAS's products, and the handle of the current device and thread."""
         try:
-            return self.cupy.cuda.cublas, self.cupy.cuda.get_cublas_handle()
+            handle = self.cupy.cuda.get_cublas_handle()
+            if self._blas is None:
+                self._blas = self._load_cublas(handle)
         except ImportError as error:
             raise RuntimeError(
                 "matrix products on CUDA are cuBLAS's, which CuPy does not find; install CUDA's libraries: "
                 f"pip install 'cupy-cuda13x[ctk]' ({error})"
             ) from None
+        return self._blas, handle
 
-    def recorded_cublas(self, name: str) -> Callable[..., None]:
-        """cuBLAS's function itself, for a stream that is being recorded, which CuPy's binding refuses."""
-        cublas, handle = self.cublas()
-        library = CDLL(f"libcublas.so.{cublas.getVersion(handle) // 10000}")  # which CuPy has loaded
-        set_stream = library.cublasSetStream_v2
-        set_stream.argtypes = [c_void_p, c_void_p]
-        function = getattr(library, f"cublas{name[0].upper()}{name[1:]}")
-        batched = name == "gemmStridedBatchedEx"
-        matrix = [c_void_p, c_int, c_int, *[c_longlong] * batched]
-        numbers = [c_int] * (2 + batched)
-        function.argtypes = [c_void_p, *[c_int] * 5, c_void_p, *matrix * 2, c_void_p, *matrix, *numbers]
+    def _load_cublas(self, handle: int) -> Any:
+        version = self.cupy.cuda.cublas.getVersion(handle)
+        library = CDLL(f"libcublas.so.{version // 10000}")  # which CuPy has loaded
+        names = "SetStream_v2", "SetWorkspace_v2", "GemmEx", "GemmStridedBatchedEx"
+        functions = [getattr(library, f"cublas{name}") for name in names]
+        return self.extension.Blas(*[cast(function, c_void_p).value for function in functions])
 
-        def call(*arguments: Any) -> None:
-            status = set_stream(handle, self.stream()) or function(*arguments)
-            if status != 0:
-                raise RuntimeError(f"cuBLAS: {name} failed while a graph was recorded (status {status})")
-
-        return call
+    def cublas_workspace(self) -> Array | None:
+        """Memory for a product that is being recorded: without it cuBLAS would record an allocation for each."""
+        return self.empty(_WORKSPACE, np.dtype(np.uint8)) if capture.active else None
 
     def to_host(self, array: Array) -> Any:
         return self.cupy.asnumpy(array)

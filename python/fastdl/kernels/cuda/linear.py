@@ -5,16 +5,18 @@ Products are cuBLAS's (``products.py``), which multiplies float32 in TF32 if ``s
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastdl.errors import ArgumentError
 from fastdl.kernels.cuda import activation as functions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import add_forward, addcmul_forward
-from fastdl.kernels.cuda.products import product, rows_of
-from fastdl.kernels.cuda.reduce import sum_forward
+from fastdl.kernels.cuda.products import Matrix, multiply, product, rows_of, turned
 
 __all__ = ["linear_backward", "linear_forward", "matmul"]
 
+_FIRST, _BYTES = [0], np.dtype(np.uint8)
 _ACTIVATIONS = ("none", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh")
 
 
@@ -23,29 +25,45 @@ def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta:
     return y if c is None or beta == 0 else addcmul_forward(y, c, 1.0, beta)
 
 
+def column_sums(matrix: Matrix) -> Array:
+    """The sum of a matrix's rows, as :func:`fastdl.kernels.cuda.reduce.sum_forward` makes it."""
+    x, shape, strides = matrix
+    number, runtime = device.code("sum", x), device.of(x)
+    extension, pointer = runtime.extension, runtime.pointer
+    problem = extension.Reduce((pointer(x), strides), shape, _FIRST, number)
+    size = extension.reduce_scratch(problem)
+    scratch = runtime.empty(size, _BYTES) if size else None
+    y = runtime.empty(shape[1:], x.dtype)
+    extension.fold("sum", number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream())
+    return y
+
+
 def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str = "none") -> Array:
     if activation not in _ACTIVATIONS:
         raise ArgumentError(
             f"linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '{activation}'"
         )
-    y = product("linear", rows_of(x), weight.T)
+    number = device.code("linear", x, weight)
+    rows, columns = rows_of(x), rows_of(weight)
+    outputs, inputs = columns[1]
+    if rows[1][1] != inputs:
+        raise ArgumentError(f"linear: x of shape {x.shape} does not fit a weight of shape {weight.shape}")
+    y = multiply(device.of(x), number, (*x.shape[:-1], outputs), rows, turned(columns))
     if bias is not None:
         y = add_forward(y, bias, y)
-    if activation != "none":
-        y = getattr(functions, f"{activation}_forward")(y)
-    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[0])
+    return y if activation == "none" else getattr(functions, f"{activation}_forward")(y)
 
 
 def linear_backward(
     grad_y: Array, x: Array, weight: Array, need_x: bool, need_weight: bool, need_bias: bool
 ) -> tuple[Array | None, Array | None, Array | None]:
-    device.code("linear_backward", grad_y, x, weight)
+    number, runtime = device.code("linear_backward", grad_y, x, weight), device.of(x)
     grad_rows = rows_of(grad_y)
-    grad_x = product("linear_backward", grad_rows, weight) if need_x else None
-    if grad_x is not None and x.ndim != 2:
-        grad_x = grad_x.reshape(x.shape)
-    return (
-        grad_x,
-        product("linear_backward", grad_rows.T, rows_of(x)) if need_weight else None,
-        sum_forward(grad_rows, (0,)) if need_bias else None,
-    )
+    grad_x = grad_weight = grad_bias = None
+    if need_x:
+        grad_x = multiply(runtime, number, x.shape, grad_rows, rows_of(weight))
+    if need_weight:
+        grad_weight = multiply(runtime, number, weight.shape, turned(grad_rows), rows_of(x))
+    if need_bias:
+        grad_bias = column_sums(grad_rows)
+    return grad_x, grad_weight, grad_bias

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.errors import ArgumentError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
-from fastdl.kernels.cuda.elementwise import convert, lerp_forward
+from fastdl.kernels.cuda.elementwise import convert
 
 __all__ = [
     "batch_norm_backward",
@@ -24,7 +24,7 @@ __all__ = [
     "local_response_norm_forward",
     "rms_norm_backward",
     "rms_norm_forward",
-    "running_average",
+    "update_running",
 ]
 
 _DOUBLE = np.dtype(np.float64)
@@ -346,12 +346,33 @@ def batch_norm_backward(
     return grad_x, grad_weight, grad_bias
 
 
-def running_average(running: Array, statistic: Array, momentum: float) -> Array:
-    if running.size != statistic.size:
-        raise ArgumentError(
-            f"running_average: running and statistic differ in size: {running.size} and {statistic.size}"
-        )
-    return convert(lerp_forward(convert(running, _DOUBLE), statistic, momentum), running.dtype)
+def update_running(
+    running_mean: Array | None,
+    running_var: Array | None,
+    mean: Array,
+    var: Array,
+    momentum: float,
+    unbias: float,
+    batches: Array | None,
+) -> None:
+    op = "update_running"
+    running = [r for r in (running_mean, running_var) if r is not None]
+    if any([r.size != mean.size or not r.flags.c_contiguous for r in running]) or mean.size != var.size:
+        raise ArgumentError(f"{op}: running and batch's statistics must be dense and of one size")
+    runtime = device.of(mean)
+    pointer = runtime.pointer
+    runtime.extension.update_running(
+        device.code(op, *running) if running else 0,
+        pointer(running_mean),
+        pointer(running_var),
+        pointer(mean),
+        pointer(var),
+        mean.size,
+        momentum,
+        unbias,
+        pointer(batches),
+        runtime.stream(),
+    )
 
 
 def _local(op: str, x: Array, size: int) -> tuple[int, int, int, int]:

@@ -1,18 +1,21 @@
 """Optimizer updates; see :mod:`fastdl.kernels.reference.optim`. All parameters of a dtype go in few launches.
 
 ``steps`` (and ``mu_products``) lie in the CPU's memory, as NumPy arrays: then the host computes what depends on them.
-Or they lie on the device, as float32, and the device computes it, which a CUDA graph can record.
+Or they lie on the device, as float32, and the device computes it, which a CUDA graph can record. Addresses are gathered
+once where an optimizer says that it keeps its arrays (:class:`fastdl.kernels.Remembered`); a step then looks at the
+gradients alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from operator import is_
 
 import numpy as np
 
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, DtypeError
+from fastdl.kernels import Remembered
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.reduce import norm_forward
@@ -33,12 +36,101 @@ __all__ = [
 ]
 
 
+class _Plan:
+    """Parameters, their states and counts as the extension's lists, one for each dtype.
+
+    Arrays that are not dense, and counts on the host that are not float32, take part as copies; such a plan serves
+    one step.
+    """
+
+    def __init__(
+        self, rule: str, params: Arrays, states: Sequence[Arrays | None], counts: Sequence[Arrays | None]
+    ) -> None:
+        for group in (*states, *counts):
+            if group is not None and len(group) != len(params):
+                raise ArgumentError(f"{rule}: {len(params)} parameters, but a list of {len(group)} arrays")
+        self.rule, self.given = rule, [*states, *counts]
+        self.runtime = runtime = device.of(params[0])
+        self.copies: list[tuple[Array, Array]] = []
+        self.shapes = [param.shape for param in params]
+        self.strides = [param.strides for param in params]
+        self.dtypes = [param.dtype for param in params]
+        self.counted = _on_device(rule, *counts)
+        by_dtype: dict[int, list[int]] = {}
+        entries = []
+        for i, param in enumerate(params):
+            mine = [None if state is None else state[i] for state in states]
+            present = [state for state in mine if state is not None]
+            by_dtype.setdefault(device.code(rule, param, *present), []).append(i)
+            for other in present:
+                device.same_shape(rule, param, other, "a parameter and its state")
+            entries.append(
+                (
+                    self._dense(param),
+                    tuple([0 if state is None else self._dense(state) for state in mine]),
+                    param.size,
+                    *[0 if group is None else self._count(group[i]) for group in counts],
+                )
+            )
+        self.groups = [
+            (number, places, runtime.extension.OptimizedParameters(number, [entries[i] for i in places]))
+            for number, places in by_dtype.items()
+        ]
+
+    def _dense(self, array: Array) -> int:
+        """The address of an array in C order."""
+        if not array.flags.c_contiguous:
+            self.copies.append((array, device.contiguous(array)))
+            array = self.copies[-1][1]
+        return self.runtime.pointer(array)  # type: ignore[no-any-return]
+
+    def _count(self, count: Array) -> int:
+        if self.counted:
+            return self.runtime.pointer(count)  # type: ignore[no-any-return]
+        if count.dtype != np.float32 or not (count.flags.writeable and count.flags.aligned):
+            self.copies.append((count, count.astype(np.float32)))
+            count = self.copies[-1][1]
+        return int(count.__array_interface__["data"][0])
+
+    def serves(self, rule: str, given: Sequence[Arrays | None]) -> bool:
+        """Are the states and counts still the same arrays?"""
+        return rule == self.rule and all(
+            [
+                (mine is None) == (theirs is None) and (mine is None or all(map(is_, mine, theirs)))
+                for mine, theirs in zip(self.given, given, strict=True)
+            ]
+        )
+
+    def gradients(self, grads: Arrays) -> Arrays:
+        """The gradients, checked, dense."""
+        if (
+            [g.shape for g in grads] == self.shapes
+            and [g.strides for g in grads] == self.strides  # dense as the parameters are
+            and [g.dtype for g in grads] == self.dtypes
+            and not self.copies
+        ):
+            return grads
+        if len(grads) != len(self.shapes):
+            raise ArgumentError(
+                f"{self.rule}: {len(self.shapes)} parameters, but a list of {len(grads)} arrays"
+            )
+        for grad, shape, dtype in zip(grads, self.shapes, self.dtypes, strict=True):
+            if grad.shape != shape:
+                raise ArgumentError(
+                    f"{self.rule}: a parameter and its gradient differ in shape: {shape} and {grad.shape}"
+                )
+            if grad.dtype != dtype:
+                raise DtypeError(
+                    f"{self.rule}: arrays must have one dtype, got {dtype.name} and {grad.dtype.name}"
+                )
+        return [device.contiguous(grad) for grad in grads]
+
+
 def _run(
     rule: str,
     params: Arrays,
     grads: Arrays,
     states: Sequence[Arrays | None],
-    factors: Callable[[int], tuple[float, ...]],
     *,
     lr: float = 0.0,
     weight_decay: float = 0.0,
@@ -54,45 +146,24 @@ def _run(
     beta1: float = 0.0,
     momentum_decay: float = 0.0,
 ) -> None:
-    for group in (grads, *states, steps, mu_products):
-        if group is not None and len(group) != len(params):
-            raise ArgumentError(f"{rule}: {len(params)} parameters, but a list of {len(group)} arrays")
-    counted = _on_device(rule, steps, mu_products)
-    by_dtype: dict[int, list[Any]] = {}
-    strided: list[tuple[Array, Array]] = []  # arrays updated through a copy in C order
-    gradients = [device.contiguous(grad) for grad in grads]
-
-    def dense(array: Array) -> Array:
-        if array.flags.c_contiguous:
-            return array
-        copy = device.contiguous(array)
-        strided.append((array, copy))
-        return copy
-
-    for i, param in enumerate(params):
-        mine = [state[i] for state in states if state is not None]
-        number = device.code(rule, param, grads[i], *mine)
-        for other in (grads[i], *mine):
-            device.same_shape(rule, param, other, "a parameter and its gradient or state")
-        runtime = device.of(param)
-        pointers = tuple(0 if state is None else runtime.pointer(dense(state[i])) for state in states)
-        entry = (
-            runtime.pointer(dense(param)),
-            runtime.pointer(gradients[i]),
-            pointers,
-            param.size,
-            () if counted else factors(i),
-            runtime.pointer(steps[i]) if counted and steps is not None else 0,
-            runtime.pointer(mu_products[i]) if counted and mu_products is not None else 0,
-        )
-        by_dtype.setdefault(number, []).append(entry)
-    for number, entries in by_dtype.items():
+    if not params:
+        return
+    counts = steps, mu_products
+    plan = params.plan if isinstance(params, Remembered) else None
+    if plan is None or not plan.serves(rule, [*states, *counts]):
+        plan = _Plan(rule, params, states, counts)
+        if isinstance(params, Remembered) and not plan.copies:
+            params.plan = plan
+    runtime = plan.runtime
+    dense = plan.gradients(grads)
+    addresses = runtime.pointers(dense)
+    for number, places, parameters in plan.groups:
         kind = np.dtype(np.float64 if number == device.DTYPES["float64"] else np.float32)
-        scratch = runtime.empty((len(entries), 3), kind) if counted else None
+        scratch = runtime.empty((len(places), 3), kind) if plan.counted else None
         runtime.extension.optimizer_step(
             rule,
-            number,
-            entries,
+            parameters,
+            addresses if len(places) == len(addresses) else [addresses[i] for i in places],
             lr,
             weight_decay,
             maximize,
@@ -107,7 +178,7 @@ def _run(
             runtime.pointer(scratch),
             runtime.stream(),
         )
-    for array, copy in strided:
+    for array, copy in plan.copies:
         array[...] = copy
 
 
@@ -118,15 +189,6 @@ def _on_device(rule: str, *counts: Arrays | None) -> bool:
     if on_device and (len(on_device) < len(found) or any(c.dtype != np.float32 for c in found)):
         raise ArgumentError(f"{rule}: counts of steps on the device must all be there, as float32")
     return bool(on_device)
-
-
-def _advance(step: Array) -> float:
-    step += 1
-    return float(step)
-
-
-def _none(i: int) -> tuple[float, ...]:
-    return ()
 
 
 def sgd_step(
@@ -146,7 +208,6 @@ def sgd_step(
         params,
         grads,
         [momentum_buffers],
-        _none,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -172,16 +233,11 @@ def adam_step(
     maximize: bool,
     decoupled: bool,
 ) -> None:
-    def factors(i: int) -> tuple[float, ...]:
-        t = _advance(steps[i])
-        return lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
-
     _run(
         "adam",
         params,
         grads,
         [exp_avgs, exp_avg_sqs, max_exp_avg_sqs],
-        factors,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -205,10 +261,18 @@ def adagrad_step(
     weight_decay: float,
     maximize: bool,
 ) -> None:
-    def factors(i: int) -> tuple[float, ...]:
-        return (lr / (1 + (_advance(steps[i]) - 1) * lr_decay),)
-
-    _run("adagrad", params, grads, [sums], factors, weight_decay=weight_decay, maximize=maximize, eps=eps)
+    _run(
+        "adagrad",
+        params,
+        grads,
+        [sums],
+        lr=lr,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        a=lr_decay,
+        eps=eps,
+        steps=steps,
+    )
 
 
 def rmsprop_step(
@@ -225,16 +289,11 @@ def rmsprop_step(
     momentum: float,
     maximize: bool,
 ) -> None:
-    def factors(i: int) -> tuple[float, ...]:
-        _advance(steps[i])
-        return (1 - alpha,)
-
     _run(
         "rmsprop",
         params,
         grads,
         [square_avgs, momentum_buffers, grad_avgs],
-        factors,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -257,16 +316,11 @@ def adadelta_step(
     weight_decay: float,
     maximize: bool,
 ) -> None:
-    def factors(i: int) -> tuple[float, ...]:
-        _advance(steps[i])
-        return (1 - rho,)
-
     _run(
         "adadelta",
         params,
         grads,
         [square_avgs, acc_deltas],
-        factors,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -289,15 +343,11 @@ def adamax_step(
     weight_decay: float,
     maximize: bool,
 ) -> None:
-    def factors(i: int) -> tuple[float, ...]:
-        return (lr / (1 - beta1 ** _advance(steps[i])),)
-
     _run(
         "adamax",
         params,
         grads,
         [exp_avgs, exp_infs],
-        factors,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -325,19 +375,11 @@ def nadam_step(
     maximize: bool,
     decoupled: bool,
 ) -> None:
-    def factors(i: int) -> tuple[float, ...]:
-        t = _advance(steps[i])
-        mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (k * momentum_decay)) for k in (t, t + 1))
-        mu_products[i] *= mu
-        product = float(mu_products[i])
-        return lr * (1 - mu) / (1 - product), lr * mu_next / (1 - product * mu_next), 1 / (1 - beta2**t)
-
     _run(
         "nadam",
         params,
         grads,
         [exp_avgs, exp_avg_sqs],
-        factors,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -366,23 +408,11 @@ def radam_step(
     maximize: bool,
     decoupled: bool,
 ) -> None:
-    limit = 2 / (1 - beta2) - 1
-
-    def factors(i: int) -> tuple[float, ...]:
-        t = _advance(steps[i])
-        rho = limit - 2 * t * beta2**t / (1 - beta2**t)
-        rectified = 0.0
-        if rho > 5:
-            r = math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
-            rectified = r * math.sqrt(1 - beta2**t)
-        return lr / (1 - beta1**t), rectified
-
     _run(
         "radam",
         params,
         grads,
         [exp_avgs, exp_avg_sqs],
-        factors,
         lr=lr,
         weight_decay=weight_decay,
         maximize=maximize,
@@ -414,4 +444,4 @@ def total_norm(arrays: Arrays, p: float) -> float:
 
 
 def scale_arrays(arrays: Arrays, factor: float) -> None:
-    _run("scale", arrays, arrays, [], _none, a=factor)
+    _run("scale", arrays, arrays, [], a=factor)

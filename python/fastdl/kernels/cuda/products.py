@@ -11,7 +11,6 @@ places and nothing moves. A matrix needs one axis of neighbours; batches need eq
 from __future__ import annotations
 
 import itertools
-from ctypes import addressof, c_double, c_float
 from math import prod
 from typing import Any
 
@@ -22,12 +21,66 @@ from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 
-# Of each dtype, as the extension numbers them: cuBLAS's numbers of it and of what is computed in, and zero and one,
-# which lie in the host's memory and are read during a call.
-_FLOAT32, _FLOAT64 = (c_float(0), c_float(1)), (c_double(0), c_double(1))
-_KINDS = {0: (0, 68, _FLOAT32), 1: (2, 68, _FLOAT32), 2: (14, 68, _FLOAT32), 3: (1, 70, _FLOAT64)}
-_IN_TF32 = 77
-_DEFAULT_ALGORITHM = -1
+Matrix = tuple[
+    Array, tuple[int, ...], tuple[int, ...]
+]  # an array's memory as rows and columns: shape, strides
+
+
+def rows_of(x: Array) -> Matrix:
+    """x as a matrix: its last axis, and all others as one."""
+    shape = x.shape
+    if len(shape) == 2:
+        return x, shape, x.strides
+    x = device.contiguous(x)
+    item = x.itemsize
+    return x, (prod(shape[:-1]), shape[-1]), (shape[-1] * item, item)
+
+
+def turned(matrix: Matrix) -> Matrix:
+    """The transposed matrix."""
+    x, (rows, columns), (down, across) = matrix
+    return x, (columns, rows), (across, down)
+
+
+def multiply(
+    runtime: Any, number: int, shape: tuple[int, ...], left: Matrix, right: Matrix, alpha: float = 1.0
+) -> Array:
+    """``alpha * left @ right`` as an array of ``shape``: two matrices that fit, of the dtype with that number."""
+    a, a_shape, a_strides = left
+    b, b_shape, b_strides = right
+    if isinstance(a, np.ndarray):
+        x, w = (np.lib.stride_tricks.as_strided(*matrix, writeable=False) for matrix in (left, right))
+        return _on_host(x, w, alpha).reshape(shape)
+    if alpha == 0 or a_shape[1] == 0:
+        return runtime.zeros(shape, a.dtype)
+    y = runtime.empty(shape, a.dtype)
+    if a_shape[0] == 0 or b_shape[1] == 0:
+        return y
+    blas, handle = runtime.cublas()
+    workspace = runtime.cublas_workspace()
+    pointer = runtime.pointer
+    if not blas.matrix(
+        *(handle, number, precisions.matmul != "highest", alpha, pointer(y)),
+        *(pointer(a), a_shape, a_strides, pointer(b), b_shape, b_strides),
+        *(pointer(workspace), 0 if workspace is None else workspace.size, runtime.stream()),
+    ):
+        return multiply(runtime, number, shape, _dense(left), _dense(right), alpha)
+    return y
+
+
+def _dense(matrix: Matrix) -> Matrix:
+    """The matrix with neighbours side by side, copied unless its array is dense."""
+    x, shape, strides = matrix
+    if x.flags.c_contiguous:
+        return matrix
+    rows = rows_of(device.copy(x))
+    return rows if (shape, strides) == (x.shape, x.strides) else turned(rows)
+
+
+def _on_host(a: Array, b: Array, alpha: float) -> Array:
+    compute = device.compute_dtype(a.dtype)
+    y = np.matmul(a.astype(compute, copy=False), b.astype(compute, copy=False))
+    return (y if alpha == 1 else alpha * y).astype(a.dtype, copy=False)
 
 
 def product(op: str, a: Array, b: Array, alpha: float = 1.0) -> Array:
@@ -37,84 +90,61 @@ def product(op: str, a: Array, b: Array, alpha: float = 1.0) -> Array:
     if len(a_shape) < 2 or len(b_shape) < 2 or a_shape[-1] != b_shape[-2]:
         raise ArgumentError(f"{op}: shapes {a_shape} and {b_shape} cannot be multiplied")
     if isinstance(a, np.ndarray):
-        compute = device.compute_dtype(a.dtype)
-        y = np.matmul(a.astype(compute, copy=False), b.astype(compute, copy=False))
-        return (y if alpha == 1 else alpha * y).astype(a.dtype, copy=False)
-    if len(a_shape) > 2 and len(b_shape) == 2:  # one long product
-        return product(op, rows_of(a), b, alpha).reshape(*a_shape[:-1], b_shape[1])
-    batch: tuple[int, ...] = ()
-    if len(b_shape) > 2:
-        try:
-            batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
-        except ValueError:
-            raise ArgumentError(f"{op}: shapes {a_shape} and {b_shape} do not broadcast") from None
+        return _on_host(a, b, alpha)
     runtime = device.of(a)
-    shape = (*batch, a_shape[-2], b_shape[-1])
+    shape = (*a_shape[:-1], b_shape[-1])
+    if len(b_shape) == 2:  # one long product
+        return multiply(runtime, number, shape, rows_of(a), (b, b_shape, b.strides), alpha)
+    try:
+        batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
+    except ValueError:
+        raise ArgumentError(f"{op}: shapes {a_shape} and {b_shape} do not broadcast") from None
+    shape = (*batch, *shape[-2:])
     if alpha == 0 or a_shape[-1] == 0:
         return runtime.zeros(shape, a.dtype)
     y = runtime.empty(shape, a.dtype)
     if 0 not in shape:
-        _multiply(runtime, number, y, a, b, batch, alpha)
+        _multiply_batch(runtime, number, y, a, b, batch, alpha)
     return y
 
 
-def _multiply(
+def _multiply_batch(
     runtime: Any, number: int, y: Array, a: Array, b: Array, batch: tuple[int, ...], alpha: float
 ) -> None:
-    a, turn_a, step_a = _matrix(a)
-    b, turn_b, step_b = _matrix(b)
-    kind, compute, (zero, factor) = _KINDS[number]
-    if number == 0 and precisions.matmul != "highest":
-        compute = _IN_TF32
-    if alpha != 1:
-        factor = type(zero)(alpha)
+    a, turn_a, row_a = _matrix(a)
+    b, turn_b, row_b = _matrix(b)
     rows, inner = a.shape[-2:]
     columns = b.shape[-1]
-    cublas, handle = runtime.cublas()
-    if not batch:
-        _call(
-            *(runtime, cublas, "gemmEx"),
-            *(handle, turn_b, turn_a, columns, rows, inner, addressof(factor)),
-            *(runtime.pointer(b), kind, step_b, runtime.pointer(a), kind, step_a),
-            *(addressof(zero), runtime.pointer(y), kind, columns, compute, _DEFAULT_ALGORITHM),
-        )
-        return
     axes = _batch_axes(batch, y, a, b)
     if len(axes) > 1:  # dense operands may be one batch
         a, b = (x if x.flags.c_contiguous else device.copy(x) for x in (a, b))
-        turn_a, step_a, turn_b, step_b = 0, inner, 0, columns
+        turn_a, row_a, turn_b, row_b = False, inner, False, columns
         axes = _batch_axes(batch, y, a, b)
     axes.sort()
     count, *steps = axes.pop() if axes else (1, 0, 0, 0)
     to_step, left_step, right_step = (step // a.itemsize for step in steps)
+    blas, handle = runtime.cublas()
+    workspace = runtime.cublas_workspace()
     for place in itertools.product(*(range(extent) for extent, *_ in axes)):
         to, left, right = (
             runtime.pointer(x) + sum(i * axis[which] for i, axis in zip(place, axes, strict=True))
             for which, x in enumerate((y, a, b), 1)
         )
-        _call(
-            *(runtime, cublas, "gemmStridedBatchedEx"),
-            *(handle, turn_b, turn_a, columns, rows, inner, addressof(factor)),
-            *(right, kind, step_b, right_step, left, kind, step_a, left_step),
-            *(addressof(zero), to, kind, columns, to_step, count, compute, _DEFAULT_ALGORITHM),
+        blas.batch(
+            *(handle, number, precisions.matmul != "highest", alpha, (rows, inner, columns), count),
+            *(to, to_step, left, turn_a, row_a, left_step, right, turn_b, row_b, right_step),
+            *(runtime.pointer(workspace), 0 if workspace is None else workspace.size, runtime.stream()),
         )
 
 
-def _call(runtime: Any, cublas: Any, name: str, *arguments: Any) -> None:
-    try:
-        getattr(cublas, name)(*arguments)
-    except NotImplementedError:  # CuPy's binding refuses a stream that is being recorded; cuBLAS does not
-        runtime.recorded_cublas(name)(*arguments)
-
-
-def _matrix(x: Array) -> tuple[Array, int, int]:
+def _matrix(x: Array) -> tuple[Array, bool, int]:
     """x or a copy of it, whether rows are the axis of neighbours, and the step along the other axis in elements."""
     (rows, columns), (down, across), item = x.shape[-2:], x.strides[-2:], x.itemsize
     if (across == item or columns == 1) and (rows == 1 or down >= columns * item):
-        return x, 0, columns if rows == 1 else down // item
+        return x, False, columns if rows == 1 else down // item
     if (down == item or rows == 1) and (columns == 1 or across >= rows * item):
-        return x, 1, rows if columns == 1 else across // item
-    return device.copy(x), 0, columns
+        return x, True, rows if columns == 1 else across // item
+    return device.copy(x), False, columns
 
 
 def _batch_axes(batch: tuple[int, ...], *arrays: Array) -> list[tuple[int, ...]]:
@@ -129,8 +159,3 @@ def _batch_axes(batch: tuple[int, ...], *arrays: Array) -> list[tuple[int, ...]]
             axis = (axes.pop()[0] * axis[0], *axis[1:])
         axes.append(axis)
     return axes
-
-
-def rows_of(x: Array) -> Array:
-    """x as a matrix: its last axis, and all others as one."""
-    return x if x.ndim == 2 else device.contiguous(x).reshape(prod(x.shape[:-1]), x.shape[-1])

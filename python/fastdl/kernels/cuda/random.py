@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import cpu
+from fastdl.kernels import RecordedSeed, cpu
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
 
@@ -25,7 +25,21 @@ __all__ = [
     "random_uniform",
     "rrelu_backward",
     "rrelu_forward",
+    "set_random_state",
 ]
+
+
+def _key(runtime: Any, seed: Any, offset: int) -> tuple[int, int, int]:
+    """Seed, offset, and the address of what takes their place in a recorded graph (0: nothing does)."""
+    if seed.__class__ is RecordedSeed:
+        return 0, offset, runtime.pointer(seed.state)
+    return seed, offset, 0
+
+
+def set_random_state(state: Array, seed: int, offset: int) -> None:
+    """What recorded operations with ``RecordedSeed(state)`` draw from when they run next, in the current stream."""
+    runtime = device.of(state)
+    runtime.extension.set_random_state(runtime.pointer(state), seed, offset, runtime.stream())
 
 
 def _new(op: str, shape: Any, dtype: Any) -> tuple[Any, int, Array]:
@@ -39,7 +53,7 @@ def _new(op: str, shape: Any, dtype: Any) -> tuple[Any, int, Array]:
 def random_uniform(shape: Any, dtype: Any, low: float, high: float, seed: int, offset: int) -> Array:
     runtime, number, y = _new("random_uniform", shape, dtype)
     runtime.extension.random_uniform(
-        number, runtime.pointer(y), y.size, low, high, seed, offset, runtime.stream()
+        number, runtime.pointer(y), y.size, low, high, *_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -47,7 +61,7 @@ def random_uniform(shape: Any, dtype: Any, low: float, high: float, seed: int, o
 def random_normal(shape: Any, dtype: Any, mean: float, std: float, seed: int, offset: int) -> Array:
     runtime, number, y = _new("random_normal", shape, dtype)
     runtime.extension.random_normal(
-        number, runtime.pointer(y), y.size, mean, std, seed, offset, runtime.stream()
+        number, runtime.pointer(y), y.size, mean, std, *_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -57,7 +71,7 @@ def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
     runtime, p = device.of(p), contiguous(p)
     y = runtime.empty(p.shape, p.dtype)
     runtime.extension.random_bernoulli(
-        number, runtime.pointer(y), runtime.pointer(p), p.size, seed, offset, runtime.stream()
+        number, runtime.pointer(y), runtime.pointer(p), p.size, *_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -65,7 +79,7 @@ def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
 def philox_words(n: int, seed: int, offset: int) -> Array:
     runtime = device.default()
     words = runtime.empty((n,), np.dtype(np.uint32))
-    runtime.extension.philox_words(runtime.pointer(words), n, seed, offset, runtime.stream())
+    runtime.extension.philox_words(runtime.pointer(words), n, *_key(runtime, seed, offset), runtime.stream())
     return words
 
 
@@ -75,7 +89,7 @@ def random_integers(shape: Any, low: int, high: int, seed: int, offset: int) -> 
     runtime = device.default()
     y = runtime.empty(shape, np.dtype(np.int64))
     runtime.extension.random_integers(
-        runtime.pointer(y), y.size, low, high - low, seed, offset, runtime.stream()
+        runtime.pointer(y), y.size, low, high - low, *_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -112,8 +126,7 @@ def dropout_forward(
         scale,
         kept_bias,
         dropped_bias,
-        seed,
-        offset,
+        *_key(runtime, seed, offset),
         runtime.stream(),
     )
     return y
@@ -135,8 +148,7 @@ def _rrelu(grad_y: Array | None, x: Array, lower: float, upper: float, seed: int
         x.size,
         lower,
         upper,
-        seed,
-        offset,
+        *_key(runtime, seed, offset),
         runtime.stream(),
     )
     return out

@@ -20,7 +20,7 @@ __all__ = [
     "local_response_norm_forward",
     "rms_norm_backward",
     "rms_norm_forward",
-    "running_average",
+    "update_running",
 ]
 
 
@@ -98,9 +98,22 @@ def batch_norm_backward(
     return grad_x, grad_weight, grad_bias
 
 
-def running_average(running: Array, statistic: Array, momentum: float) -> Array:
-    """Running statistics after one more batch, in their own dtype."""
-    return ((1 - momentum) * running.astype(np.float64) + momentum * statistic).astype(running.dtype)
+def update_running(
+    running_mean: Array | None,
+    running_var: Array | None,
+    mean: Array,
+    var: Array,
+    momentum: float,
+    unbias: float,
+    batches: Array | None,
+) -> None:
+    """One more batch, in place: running = (1 - momentum) running + momentum * statistic, the variance times
+    ``unbias``; ``batches`` (int64, one number) counts. What is None is left out."""
+    for running, statistic in ((running_mean, mean), (running_var, var * unbias)):
+        if running is not None:
+            running[...] = (1 - momentum) * running.astype(np.float64) + momentum * statistic
+    if batches is not None:
+        batches += 1
 
 
 def layer_norm_forward(

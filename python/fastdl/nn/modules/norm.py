@@ -127,16 +127,16 @@ class _BatchNorm(_ChannelNorm):
             raise ValueError(f"{type(self).__name__}: expected {wanted} input (got {input.ndim}D input)")
         momentum = self.momentum
         training = self.training
-        if training:
-            counter = self.num_batches_tracked
-            if counter is not None:
-                np.add(counter._data, 1, out=counter._data)
-                if momentum is None:  # the plain average of all batches
-                    momentum = 1.0 / float(counter._data)
         mean, var = self.running_mean, self.running_var
+        batches = self.num_batches_tracked if training else None
+        if batches is not None and (momentum is None or (mean is None and var is None)):
+            np.add(batches._data, 1, out=batches._data)
+            if momentum is None:  # the plain average of all batches
+                momentum = 1.0 / float(batches._data)
+            batches = None
         if mean is None and var is None:
             training = True
-        return ops.batch_norm(
+        return ops.counted_batch_norm(
             input,
             mean,
             var,
@@ -145,6 +145,7 @@ class _BatchNorm(_ChannelNorm):
             training,
             0.0 if momentum is None else momentum,
             self.eps,
+            batches,
         )
 
 
