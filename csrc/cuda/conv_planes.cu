@@ -17,6 +17,8 @@
 namespace fastdl::cuda {
 namespace {
 
+constexpr int64_t kMostWeights = 8192;  // in shared memory
+
 struct Planes {
   PlaneAxis h, w;
   int units, sources, results;  // channels of a unit
@@ -157,8 +159,10 @@ Tiling tiling_of(Dtype dtype, const ConvProblem& problem, bool transposed, int64
   };
   p.whole = unit <= most && p.sources * size <= 16384;
   if (p.whole) {
+    const int64_t weights = int64_t(p.results) * p.sources * problem.taps();
     p.block_units =
-        int(std::min<int64_t>(std::max(1, p.units), std::min(most / unit, 16384 / (p.sources * size))));
+        int(std::clamp<int64_t>(std::min({most / unit, 16384 / (p.sources * size), kMostWeights / weights}),
+                                1, std::max(1, p.units)));
     p.block_results = p.results;
     p.run = int(size), p.out_run = int(out_size);
     in_elements = pitch(p.block_units * p.sources * size);
@@ -212,11 +216,13 @@ bool conv_planes_exist(Dtype dtype, const ConvProblem& p) {
     return false;
   if (!((stride == 1 && kernel == 7) || ((kernel == 3 || kernel == 5) && (stride == 1 || stride == 2))))
     return false;
-  // A strip of the longest rows has to fit shared memory, twice for the weights' gradient.
-  const int64_t row = std::max(p.in[2], p.out[2]) + 16, element = dtype == Dtype::float32 ? 4 : 2;
-  const int64_t planes = (std::max(p.group_in(), p.group_out()) + 2) * (2 * kHigh + kernel) * row * element;
+  // What a strip sees of the longest rows has to fit shared memory, with the weights.
+  const int64_t seen = (kHigh - 1) * stride + kernel, seen_back = stride == 1 ? seen : kHigh / 2 + kernel / 2;
+  const int64_t rows =
+      std::max(p.group_in() * seen * (p.in[2] + 16), p.group_out() * seen_back * (p.out[2] + 16)) +
+      2 * (seen + kHigh) * (std::max(p.in[2], p.out[2]) + 16);
   constexpr int64_t kFar = 1 << 20;
-  return planes + p.group_out() * p.patch() * 4 <= 96 << 10 &&
+  return rows * (dtype == Dtype::float32 ? 4 : 2) <= 96 << 10 && p.group_out() * p.patch() <= kMostWeights &&
          std::max({p.pad[1], p.pad[2], p.in[1], p.out[1]}) < kFar &&
          std::max({p.batch * std::max(p.in_channels, p.out_channels), p.out_channels * p.patch(),
                    p.batch * p.out[1]}) < kFar * 1024;
@@ -234,9 +240,9 @@ bool conv_planes_suit(Dtype dtype, const ConvProblem& p, ConvPart part) {
   const int64_t each = divided(p.taps(), spread ? stride * stride : 1) + divided(3 * seen, kHigh * kWide);
   const int64_t position = p.group_out() * p.group_in() * each;
   const int64_t positions = p.batch * p.groups * (part == ConvPart::grad_x ? p.in_size() : p.out_size());
-  // An H200 took some 40 cycles of a multiprocessor (4 instructions each) for a position's tile on tensor
-  // cores, and 14 microseconds for the smallest problems.
-  return position <= 1800 || position * positions <= 100'000'000;
+  // Tiles on tensor cores took an H200 some 40 cycles of a multiprocessor (of 128 instructions) for a
+  // position of few channels, and the smallest problems 14 microseconds.
+  return position <= 3000 || position * positions <= 150'000'000;
 }
 
 void conv_planes(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,

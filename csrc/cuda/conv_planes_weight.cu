@@ -32,7 +32,7 @@ struct PairSums {
 };
 
 template <class T, int K, int kDown>
-__global__ void __launch_bounds__(threads_for(K), K == 5 ? 2 : 3)
+__global__ void __launch_bounds__(threads_for(K), K == 3 ? 3 : 2)
     planes_weight(float* parts, const T* grad_y, const T* x, PairSums p) {
   using W = Window<K, kDown, 1>;
   constexpr int kTaps = K * K, kRows = W::sources(kHigh), kColumns = W::sources(kWide);
