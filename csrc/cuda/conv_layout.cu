@@ -2,7 +2,8 @@
 // channels side by side, both padded to 16 bytes (few channels: to 8) with zeros and, for TF32, rounded once
 // here instead of at every use. Arrays are read and written once. Images go through a tile in shared memory:
 // warps read 64 positions of a channel and write 128 bytes of a position's channels, and a thread has all its
-// reads under way before it stores the first. A few channels are one thread's for a position.
+// reads under way before it stores the first. A few channels are one thread's for a position. Weights are
+// transposed through a tile, too.
 #include "cuda/conv.h"
 #include "cuda/numeric.h"
 
