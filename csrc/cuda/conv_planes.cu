@@ -189,7 +189,8 @@ Tiling tiling_of(Dtype dtype, const ConvProblem& problem, bool transposed, int64
   p.by_group = Divisor(uint32_t(problem.groups));
   p.by_source = Divisor(uint32_t(p.sources));
   const int64_t items = p.block_units * p.block_results * strips * row;
-  t.threads = int(std::min<int64_t>(kPlaneThreads, divided(items, 32) * 32));
+  const int64_t rounds = divided(items, kPlaneThreads);  // of all threads
+  t.threads = int(divided(divided(items, rounds), 32) * 32);
   const int64_t lines = int64_t(p.block_units) * p.block_results * p.sources;
   t.shared = size_t(divided(lines * problem.taps(), 4) * 16 +
                     (in_elements + out_elements) * (dtype == Dtype::float32 ? 4 : 2));
@@ -197,12 +198,14 @@ Tiling tiling_of(Dtype dtype, const ConvProblem& problem, bool transposed, int64
   return t;
 }
 
-// As large as leaves every multiprocessor two blocks.
+// Two rounds of 256 threads, whose start is then paid once and whose copies are more at a time, if that
+// leaves eight blocks for a multiprocessor; else as large as leaves two.
 Tiling best_tiling(Dtype dtype, const ConvProblem& problem, bool transposed) {
-  const int64_t enough = 2 * int64_t(multiprocessors());
-  for (int64_t most = kPlaneThreads;; most /= 2) {
+  const int64_t available = multiprocessors();
+  for (int64_t most = 2 * kPlaneThreads;; most /= 2) {
     const Tiling t = tiling_of(dtype, problem, transposed, most);
-    if (most == 64 || t.blocks * divided(t.planes.results, t.planes.block_results) >= enough) return t;
+    const int64_t blocks = t.blocks * divided(t.planes.results, t.planes.block_results);
+    if (most == 64 || blocks >= (most > kPlaneThreads ? 8 : 2) * available) return t;
   }
 }
 
