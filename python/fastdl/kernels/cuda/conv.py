@@ -91,7 +91,8 @@ class _Convolution:
     @property
     def launches(self) -> int:
         """Of products for all groups and images: one takes either of them."""
-        return min(self.groups, self.problem.batch)
+        batch: int = self.problem.batch
+        return min(self.groups, batch)
 
     def choose(self, part: str) -> str:
         """The algorithm of ``part``: forward, grad_x or grad_weight."""
