@@ -196,9 +196,10 @@ def test_few_channels(cuda, launched, channels, out_channels, kernel, stride, dt
     x = numbers((2, channels, 19, 18), dtype)
     w = numbers((out_channels, channels, kernel, kernel), dtype, 1, 0.1)
     options = ((stride, stride), (1, 2), (1, 1), 1)
-    y = cuda.conv_forward(x, w, None, *options)
-    grad_y = numbers(y.shape, dtype, 2)
-    got = [y, *cuda.conv_backward(grad_y, x, w, *options, (True, True, False))[:2]]
+    with fast_algorithm():
+        y = cuda.conv_forward(x, w, None, *options)
+        grad_y = numbers(y.shape, dtype, 2)
+        got = [y, *cuda.conv_backward(grad_y, x, w, *options, (True, True, False))[:2]]
     want = reference.conv_backward(rounded(grad_y), rounded(x), rounded(w), *options, (True, True, False))
     check(got, [reference.conv_forward(rounded(x), rounded(w), None, *options), *want[:2]])
 

@@ -88,6 +88,7 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     wide_image, wide_filters = numbers((1, 80, 5, 5), dtype, 14), numbers((80, 80, 3, 3), dtype, 15, 0.1)
     columns = numbers((2, 18, 48), dtype, 16)
     same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
+    halved = ((2, 2), (1, 1), (1, 1))
     odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
     many = numbers(4100, dtype, 8, 0.01)
     query, key, value = (numbers(s, dtype, 8) for s in ((1, 4, 20, 24), (1, 2, 70, 24), (1, 2, 70, 16)))
@@ -164,6 +165,9 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("conv_backward", numbers((2, 6, 6, 6), dtype, 9), image, filters, (1, 1), (1, 0), (1, 1), 1),
         ("conv_backward", wide_image, wide_image[:, :70], wide_filters[:, :70], *same, 1),
         ("conv_backward", numbers((2, 8, 3, 8), dtype, 10), image, filters8, (2, 1), (1, 1), (1, 1), 4),
+        ("conv_forward", wide_image[:, :8], wide_filters[:12, :4], bias[:12], *same, 2),
+        ("conv_backward", wide_image[:, :12], wide_image[:, :8], wide_filters[:12, :4], *same, 2),
+        ("conv_backward", wide_image[:, :12, :3, :3], wide_image[:, :12], wide_filters[:12, :1], *halved, 12),
         ("conv_transpose_forward", image, filters[:4], bias[:4], (2, 3), (1, 0), (1, 2), (1, 1), 1),
         ("conv_transpose_backward", numbers((2, 4, 13, 24), dtype, 11), image, filters[:4], *strided, 1),
         ("interpolate_forward", image, (9, 5), (0.0, 0.0), "linear", False, False),

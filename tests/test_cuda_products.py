@@ -170,6 +170,40 @@ def test_linear(shape: tuple[int, ...], dtype: Any, cupy: Any) -> None:
         np.testing.assert_allclose(g.get().astype(np.float64), w, rtol=eps, atol=eps * np.max(np.abs(w)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "out", "groups", "calls"),
+    [((3, 8, 6, 6), 12, 1, 2), ((3, 8, 4, 2), 16, 2, 4), ((2, 12, 4, 2), 12, 3, 4), ((5, 8, 1, 1), 12, 1, 3)],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_convolution_by_1x1_kernels(
+    shape: tuple[int, ...], out: int, groups: int, calls: int, dtype: Any, cupy: Any
+) -> None:
+    """Products of images as they are, with the bias, and of one pixel each a linear layer."""
+    from fastdl.kernels import cuda
+
+    arrays = (
+        numbers(*shape),
+        numbers(out, shape[1] // groups, 1, 1),
+        numbers(out),
+        numbers(shape[0], out, *shape[2:]),
+    )
+    x, w, b, g = (cupy.array(a.astype(dtype)) for a in arrays)
+    options = (1, 1), (0, 0), (1, 1), groups
+    if not emulation.on_gpu():
+        fake_cupy.multiplied_in.clear()
+    got = [cuda.conv_forward(x, w, b, *options), *cuda.conv_backward(g, x, w, *options)[:2]]
+    if not emulation.on_gpu():
+        assert len(fake_cupy.multiplied_in) == calls
+    wants = (
+        reference.conv_forward(*arrays[:3], *options),
+        *reference.conv_backward(arrays[3], *arrays[:2], *options)[:2],
+    )
+    for a, want in zip(got, wants, strict=True):
+        assert a.dtype == dtype
+        eps = EPS[np.dtype(dtype).name]
+        np.testing.assert_allclose(a.get().astype(np.float64), want, rtol=eps, atol=eps)
+
+
 def test_a_layer_in_bfloat16_has_gradients_in_bfloat16() -> None:
     layer = nn.Linear(6, 4).to("cuda", fastdl.bfloat16)
     x = fastdl.ones(2, 3, 6, device="cuda", dtype=fastdl.bfloat16, requires_grad=True)

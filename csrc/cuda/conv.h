@@ -55,7 +55,19 @@ bool conv_trial_end(Stream stream);
 void conv_grad_weight_trial_begin();
 bool conv_grad_weight_trial_end(Stream stream);
 
-// One input channel in each group: plain arrays.
+// Few channels in a group and kernels of usual shape, on plain arrays. exist: is there a kernel; suit: and is
+// it the best way for that part. y (transposed: the gradient of x) may have a bias. The gradient of the
+// weights has scratch for conv_planes_splits times the weights, in float.
+enum class ConvPart { forward, grad_x, grad_weight };
+bool conv_planes_exist(Dtype dtype, const ConvProblem& problem);
+bool conv_planes_suit(Dtype dtype, const ConvProblem& problem, ConvPart part);
+void conv_planes(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,
+                 const ConvProblem& problem, bool transposed, Stream stream);
+int64_t conv_planes_splits(Dtype dtype, const ConvProblem& problem);
+void conv_planes_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y, const void* x, void* scratch,
+                             const ConvProblem& problem, Stream stream);
+
+// One input channel in each group, of any shape: plain arrays.
 void depthwise_forward(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,
                        const ConvProblem& problem, Stream stream);
 void depthwise_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* weight, const void* bias,

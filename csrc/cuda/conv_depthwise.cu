@@ -1,4 +1,5 @@
-// Depthwise convolution: one input channel in each group, `multiplier` output channels.
+// Depthwise convolution: one input channel in each group, `multiplier` output channels. This is for shapes
+// that conv_planes.cu does not have: one and three axes, dilation, other kernels and strides, float64.
 //
 // Nothing is shared between channels, so there is no product to make: forward and the gradient of x take a
 // thread for each element, which gathers its taps; neighbours read side by side and overlap in the caches, so
@@ -8,6 +9,7 @@
 
 #include "cuda/conv.h"
 #include "cuda/conv_axis.h"
+#include "cuda/conv_parts.h"
 #include "cuda/numeric.h"
 
 namespace fastdl::cuda {
@@ -163,14 +165,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPartThreads)
     add_depthwise_parts(T* grad_weight, const Compute<T>* parts, int64_t splits, int64_t weights) {
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < weights;
-       i += int64_t(gridDim.x) * kThreads) {
-    Compute<T> sum = 0;
-    for (int64_t s = 0; s < splits; ++s) sum += parts[s * weights + i];
-    grad_weight[i] = narrow<T>(sum);
-  }
+  add_parts_in_order(parts, weights, splits,
+                     [&](int64_t i, Compute<T> sum) { grad_weight[i] = narrow<T>(sum); });
 }
 
 // For kernels that write arrays of these extents and this many channels per image.
@@ -230,8 +228,9 @@ void depthwise_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y, c
     launch("depthwise_grad_weight", depthwise_weight<T>,
            dim3(unsigned(problem.out_channels), unsigned(groups), unsigned(splits)), dim3(kThreads), 0,
            stream, parts, static_cast<const T*>(grad_y), static_cast<const T*>(x), p);
-    launch("depthwise_grad_weight", add_depthwise_parts<T>, dim3(grid_for(weights, kThreads)), dim3(kThreads),
-           0, stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(parts), splits, weights);
+    launch("depthwise_grad_weight", add_depthwise_parts<T>, dim3(grid_for(weights, kPartItems)),
+           dim3(kPartThreads), 0, stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(parts),
+           splits, weights);
   });
 }
 

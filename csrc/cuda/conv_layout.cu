@@ -2,7 +2,8 @@
 // channels side by side, both padded to 16 bytes (few channels: to 8) with zeros and, for TF32, rounded once
 // here instead of at every use. Arrays are read and written once. Images go through a tile in shared memory:
 // warps read 64 positions of a channel and write 128 bytes of a position's channels, and a thread has all its
-// reads under way before it stores the first. A few channels are one thread's for a position.
+// reads under way before it stores the first. A few channels are one thread's for a position. Weights are
+// transposed through a tile, too.
 #include "cuda/conv.h"
 #include "cuda/numeric.h"
 
@@ -93,19 +94,31 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// to[group, row, tap, c] = weight[group, row, c, tap], or transposed weight[group, c, row, tap].
+// to[b, m, c] = weight[b, c, m], of `count` b, `channels` c (then zeros up to `padded`) and `columns` m.
+// Tiles pass through shared memory: read along m (few columns are read whole, as one run), written along c.
+constexpr int kPackChannels = 128, kPackColumns = 32;
 template <class T>
-__global__ void __launch_bounds__(256) pack_weight(T* to, const T* weight, int64_t items, int rows, int taps,
-                                                   int channels, int padded, bool transposed, bool tf32) {
-  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < items; i += int64_t(gridDim.x) * 256) {
-    const int c = int(i % padded);
-    int64_t q = i / padded;
-    const int tap = int(q % taps);
-    q /= taps;
-    const int64_t group = q / rows, row = q % rows;
-    const int64_t line = transposed ? (group * channels + c) * rows + row : q * channels + c;
-    to[i] = c < channels ? prepared(weight[line * taps + tap], tf32) : T(0.0f);
+__global__ void __launch_bounds__(kThreads)
+    pack_weight(T* to, const T* weight, int channels, int columns, int padded, Divisor column_tiles,
+                Divisor channel_tiles, bool tf32) {
+  constexpr int kPitch = kPackChannels + (sizeof(T) == 2 ? 2 : 1);
+  FASTDL_SHARED(T, tile, kPackColumns * kPitch);
+  const uint32_t q = column_tiles.quotient(blockIdx.x), b = channel_tiles.quotient(q);
+  const int m0 = int(blockIdx.x - q * column_tiles.divisor) * kPackColumns,
+            c0 = int(q - b * channel_tiles.divisor) * kPackChannels;
+  const int wide = columns - m0 < kPackColumns ? columns - m0 : kPackColumns,
+            high = channels - c0 < kPackChannels ? channels - c0 : kPackChannels;
+  const T* const from = weight + (int64_t(b) * channels + c0) * columns + m0;
+  for (int i = int(threadIdx.x); i < high * wide; i += kThreads) {
+    const int c = int(uint32_t(i) / uint32_t(wide)), m = i - c * wide;
+    tile[m * kPitch + c] = prepared(from[int64_t(c) * columns + m], tf32);
   }
+  sync_threads();
+  const int line = int(threadIdx.x) % kPackChannels;
+  if (c0 + line >= padded) return;
+  T* const at = to + (int64_t(b) * columns + m0) * padded + c0 + line;
+  for (int m = int(threadIdx.x) / kPackChannels; m < wide; m += kThreads / kPackChannels)
+    at[int64_t(m) * padded] = line < high ? tile[m * kPitch + line] : T(0.0f);
 }
 
 }  // namespace
@@ -151,12 +164,18 @@ void conv_pack_weight(Dtype dtype, bool tf32, void* to, const void* weight, cons
                       bool transposed, Stream stream) {
   const int64_t rows = transposed ? p.group_in() : p.group_out(),
                 channels = transposed ? p.group_out() : p.group_in(), padded = conv_padded(dtype, channels);
-  const int64_t items = p.groups * rows * p.taps() * padded;
-  if (items == 0) return;
+  if (p.groups * rows * p.taps() * padded == 0) return;
+  // Weights are (groups, rows, channels, taps), or transposed (groups, channels, rows, taps).
+  const int64_t count = transposed ? p.groups : p.groups * rows, columns = p.taps() * (transposed ? rows : 1);
+  const int64_t column_tiles = (columns + kPackColumns - 1) / kPackColumns,
+                channel_tiles = (padded + kPackChannels - 1) / kPackChannels;
+  const int64_t blocks = count * column_tiles * channel_tiles;
+  if (blocks >= int64_t(1) << 31)
+    throw std::invalid_argument("convolution on CUDA: too many weights in one call");
   by_dtype(dtype, [&]<class T>(T) {
-    launch("conv_pack_weight", pack_weight<T>, dim3(grid_for(items, 256)), dim3(256), 0, stream,
-           static_cast<T*>(to), static_cast<const T*>(weight), items, int(rows), int(p.taps()), int(channels),
-           int(padded), transposed, tf32);
+    launch("conv_pack_weight", pack_weight<T>, dim3(unsigned(blocks)), dim3(kThreads), 0, stream,
+           static_cast<T*>(to), static_cast<const T*>(weight), int(channels), int(columns), int(padded),
+           Divisor(uint32_t(column_tiles)), Divisor(uint32_t(channel_tiles)), tf32);
   });
 }
 

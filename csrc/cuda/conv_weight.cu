@@ -17,6 +17,7 @@
 
 #include "cuda/conv.h"
 #include "cuda/conv_axis.h"
+#include "cuda/conv_parts.h"
 #include "cuda/conv_tile.h"
 
 namespace fastdl::cuda {
@@ -151,19 +152,35 @@ __global__ void __launch_bounds__(kConvThreads, 2)
   });
 }
 
-// grad_w[row, c, tap] = the parts' [row, tap, c], added up.
+// grad_w[row, c, tap] = the parts' [row, tap, c], added up. Where weights are many: a block has 32 channels
+// of a row and writes their taps side by side; its warps have a tap each.
 template <class T>
-__global__ void __launch_bounds__(kConvThreads) add_parts(T* grad_weight, const Compute<T>* parts, int splits,
-                                                          int64_t rows, int taps, int channels, int padded) {
-  const int64_t part = rows * taps * padded, items = rows * taps * channels;
-  for (int64_t i = int64_t(blockIdx.x) * kConvThreads + threadIdx.x; i < items;
-       i += int64_t(gridDim.x) * kConvThreads) {
-    const int c = int(i % channels);
-    const int64_t line = i / channels;
+__global__ void __launch_bounds__(kConvThreads)
+    add_wide_parts(T* grad_weight, const Compute<T>* parts, int splits, int taps, int channels, int padded,
+                   int64_t part, Divisor tiles) {
+  FASTDL_DYNAMIC_SHARED(T, tile);
+  const uint32_t row = tiles.quotient(blockIdx.x);
+  const int c0 = int(blockIdx.x - row * tiles.divisor) * 32, lane = int(threadIdx.x) % 32;
+  const int wide = std::min(32, channels - c0);
+  const Compute<T>* const from = parts + int64_t(row) * taps * padded + c0 + lane;
+  for (int tap = int(threadIdx.x) / 32; tap < taps && lane < wide; tap += kConvThreads / 32) {
     Compute<T> sum = 0;
-    for (int s = 0; s < splits; ++s) sum += parts[s * part + line * padded + c];
-    grad_weight[(line / taps * channels + c) * taps + line % taps] = narrow<T>(sum);
+    for (int s = 0; s < splits; ++s) sum += from[s * part + int64_t(tap) * padded];
+    tile[lane * taps + tap] = narrow<T>(sum);
   }
+  sync_threads();
+  T* const to = grad_weight + (int64_t(row) * channels + c0) * taps;
+  for (int i = int(threadIdx.x); i < wide * taps; i += kConvThreads) to[i] = tile[i];
+}
+// Where they are few: parts are many.
+template <class T>
+__global__ void __launch_bounds__(kPartThreads) add_parts(T* grad_weight, const Compute<T>* parts, int splits,
+                                                          int64_t rows, int taps, int channels, int padded) {
+  add_parts_in_order(parts, rows * taps * padded, splits, [&](int64_t i, Compute<T> sum) {
+    const uint32_t line = uint32_t(i) / uint32_t(padded), row = line / uint32_t(taps);
+    const int c = int(uint32_t(i) - line * uint32_t(padded)), tap = int(line - row * uint32_t(taps));
+    if (c < channels) grad_weight[(int64_t(row) * channels + c) * taps + tap] = narrow<T>(sum);
+  });
 }
 
 int64_t depth_of(Dtype dtype) {
@@ -279,12 +296,20 @@ void conv_grad_weight_pointwise(Dtype dtype, bool tensor, void* grad_weight, con
 
 void conv_add_parts(Dtype dtype, void* grad_weight, const void* scratch, int64_t splits,
                     const ConvProblem& problem, Stream stream) {
-  const int64_t items = problem.out_channels * problem.patch();
+  const int64_t channels = problem.group_in(), padded = conv_padded(dtype, channels), taps = problem.taps();
+  const int64_t rows = problem.out_channels, items = rows * taps * padded, tiles = (channels + 31) / 32;
+  if (items >= int64_t(1) << 32 || rows * tiles >= int64_t(1) << 31)
+    throw std::invalid_argument("convolution on CUDA is limited to 2^31 weights in one call");
   by_dtype(dtype, [&]<class T>(T) {
-    launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kConvThreads)), dim3(kConvThreads), 0,
-           stream, static_cast<T*>(grad_weight), static_cast<const Compute<T>*>(scratch), int(splits),
-           problem.out_channels, int(problem.taps()), int(problem.group_in()),
-           int(conv_padded(dtype, problem.group_in())));
+    auto* const to = static_cast<T*>(grad_weight);
+    const auto* const parts = static_cast<const Compute<T>*>(scratch);
+    if (splits <= 8 && channels >= 16 && taps > 1 && taps <= 128)
+      launch("conv_grad_weight", add_wide_parts<T>, dim3(unsigned(rows * tiles)), dim3(kConvThreads),
+             size_t(32 * taps) * sizeof(T), stream, to, parts, int(splits), int(taps), int(channels),
+             int(padded), items, Divisor(uint32_t(tiles)));
+    else
+      launch("conv_grad_weight", add_parts<T>, dim3(grid_for(items, kPartItems)), dim3(kPartThreads), 0,
+             stream, to, parts, int(splits), rows, int(taps), int(channels), int(padded));
   });
 }
 

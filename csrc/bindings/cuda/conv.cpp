@@ -107,6 +107,23 @@ void register_conv(py::module_& m) {
   m.def("conv_grad_weight_trial_begin", &cuda::conv_grad_weight_trial_begin);
   m.def("conv_grad_weight_trial_end",
         [](uintptr_t stream) { return cuda::conv_grad_weight_trial_end(stream_of(stream)); });
+  m.def("conv_planes_exist",
+        [](int dtype, const ConvProblem& p) { return cuda::conv_planes_exist(Dtype(dtype), p); });
+  m.def("conv_planes_suit", [](int dtype, const ConvProblem& p, int part) {
+    return cuda::conv_planes_suit(Dtype(dtype), p, cuda::ConvPart(part));
+  });
+  m.def("conv_planes", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
+                          const ConvProblem& p, bool transposed, uintptr_t stream) {
+    cuda::conv_planes(Dtype(dtype), pointer(y), pointer(x), pointer(weight), pointer(bias), p, transposed,
+                      stream_of(stream));
+  });
+  m.def("conv_planes_splits",
+        [](int dtype, const ConvProblem& p) { return cuda::conv_planes_splits(Dtype(dtype), p); });
+  m.def("conv_planes_grad_weight", [](int dtype, uintptr_t grad_weight, uintptr_t grad_y, uintptr_t x,
+                                      uintptr_t scratch, const ConvProblem& p, uintptr_t stream) {
+    cuda::conv_planes_grad_weight(Dtype(dtype), pointer(grad_weight), pointer(grad_y), pointer(x),
+                                  pointer(scratch), p, stream_of(stream));
+  });
   m.def("depthwise_forward", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t weight, uintptr_t bias,
                                 const ConvProblem& p, uintptr_t stream) {
     cuda::depthwise_forward(Dtype(dtype), pointer(y), pointer(x), pointer(weight), pointer(bias), p,

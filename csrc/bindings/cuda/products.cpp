@@ -70,13 +70,14 @@ class Blas {
     return true;
   }
 
-  // The same for `count` matrices with equal steps from each to the next, all in elements.
+  // The same, and beta y added to it, for `count` matrices with equal steps from each to the next, all in
+  // elements.
   void batch(uintptr_t handle, int dtype, bool tf32, double alpha, const std::array<int64_t, 3>& sizes,
              int64_t count, uintptr_t y, int64_t y_step, uintptr_t a, bool turn_a, int64_t a_row,
              int64_t a_step, uintptr_t b, bool turn_b, int64_t b_row, int64_t b_step, uintptr_t workspace,
-             size_t workspace_bytes, uintptr_t stream) const {
+             size_t workspace_bytes, uintptr_t stream, double beta) const {
     const auto [rows, inner, columns] = sizes;
-    const Factors factors(dtype, alpha);
+    const Factors factors(dtype, alpha, beta);
     const int type = kTypes[dtype];
     begin(handle, workspace, workspace_bytes, stream);
     check(gemm_batched_(pointer(handle), turn_b, turn_a, narrow(columns), narrow(rows), narrow(inner),
@@ -95,10 +96,10 @@ class Blas {
                               const void*, int, int, long long, const void*, void*, int, int, long long, int,
                               int, int);
 
-  // alpha and 0 in the type that is computed in; read during the call.
+  // alpha and beta in the type that is computed in; read during the call.
   struct Factors {
-    Factors(int dtype, double alpha)
-        : wide(Dtype(dtype) == Dtype::float64), double_{alpha, 0}, float_{float(alpha), 0} {}
+    Factors(int dtype, double alpha, double beta = 0)
+        : wide(Dtype(dtype) == Dtype::float64), double_{alpha, beta}, float_{float(alpha), float(beta)} {}
     const void* alpha() const { return wide ? static_cast<const void*>(double_) : float_; }
     const void* beta() const { return wide ? static_cast<const void*>(double_ + 1) : float_ + 1; }
     bool wide;
@@ -133,7 +134,11 @@ void register_products(py::module_& m) {
   py::class_<Blas>(m, "Blas")
       .def(py::init<uintptr_t, uintptr_t, uintptr_t, uintptr_t>())
       .def("matrix", &Blas::matrix)
-      .def("batch", &Blas::batch);
+      .def("batch", &Blas::batch, py::arg("handle"), py::arg("dtype"), py::arg("tf32"), py::arg("alpha"),
+           py::arg("sizes"), py::arg("count"), py::arg("y"), py::arg("y_step"), py::arg("a"),
+           py::arg("turn_a"), py::arg("a_row"), py::arg("a_step"), py::arg("b"), py::arg("turn_b"),
+           py::arg("b_row"), py::arg("b_step"), py::arg("workspace"), py::arg("workspace_bytes"),
+           py::arg("stream"), py::arg("beta") = 0.0);
 }
 
 }  // namespace fastdl::binding

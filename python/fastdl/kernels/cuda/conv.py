@@ -6,9 +6,10 @@ convolution, its gradient of x (which is also the transposed convolution) and th
 - ``direct``: an implicit product on tensor cores (16-bit types; float32 if TF32 is allowed) or by FMAs. Arrays are
   turned to channels last first, so x crosses memory four times in all and y once; the gradients share the copies.
   On Hopper there are two kinds of kernels for tensor cores, see :mod:`fastdl.kernels.cuda.hopper`.
-- ``pointwise``: 1x1 kernels are plain products by the array's own library. (Their gradient of the weights is the
-  direct one, which reads the arrays as they are where an image's size is a multiple of 4.)
-- ``depthwise``: groups of one input channel, read and written as they are.
+- ``pointwise``: 1x1 kernels are cuBLAS's products of the weights and each image as it is. (Their gradient of the
+  weights is the direct one, which reads the arrays as they are where an image's size is a multiple of 4.)
+- ``depthwise``: groups of few channels, read and written as they are, without tensor cores: kernels for the usual
+  shapes (square, 3 to 7 wide, stride 1 or 2, no dilation), others for groups of one input channel of any shape.
 - ``im2col``: windows as explicit columns and plain products: the readable base, and what remains for strides so large
   that the gradient of x would fall into very many classes.
 """
@@ -28,6 +29,7 @@ from fastdl.kernels.cuda.device import Array, contiguous
 from fastdl.kernels.cuda.elementwise import add_forward
 from fastdl.kernels.cuda.hopper import family, half_types, hopper_trusted
 from fastdl.kernels.cuda.linear import matmul
+from fastdl.kernels.cuda.products import multiply_dense
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["conv_backward", "conv_forward", "conv_transpose_backward", "conv_transpose_forward"]
@@ -35,6 +37,7 @@ __all__ = ["conv_backward", "conv_forward", "conv_transpose_backward", "conv_tra
 Ints = Sequence[int]
 Gradients = tuple[Array | None, Array | None, Array | None]
 
+_PARTS = {"forward": 0, "grad_x": 1, "grad_weight": 2}
 _CLASSES = 64  # interleaved images of a gradient of x; kernels that do not overlap are better as columns
 
 
@@ -53,6 +56,7 @@ class _Convolution:
         self.size_in, self.size_out = prod(problem.inputs), prod(problem.outputs)
         self.group_in: int = problem.in_channels // problem.groups
         self.group_out: int = problem.out_channels // problem.groups
+        self.planes: bool = self.runtime.extension.conv_planes_exist(self.number, problem)
         self._last: dict[int, Array] = {}
 
     # ---- the choice
@@ -64,13 +68,33 @@ class _Convolution:
             if self.taps != 1 or set(p.stride) != {1} or any(p.padding) or p.inputs != p.outputs:
                 return "it takes 1x1 kernels with stride 1 and no padding"
         elif name == "depthwise":
-            if self.group_in != 1:
-                return "it takes groups of one input channel"
+            if self.group_in != 1 and not self.planes:
+                return "it takes groups of one input channel, or of few channels with kernels 3, 5 or 7 wide"
         elif name not in ("direct", "im2col"):
             return "it has no CUDA kernels; those are direct, pointwise, depthwise and im2col"
         return None
 
-    def choose(self, part: str, bias: bool = False) -> str:
+    def pointwise_is_best(self, part: str) -> bool:
+        """Are cuBLAS's products better than a direct 1x1 convolution, which crosses memory twice more for x and has two
+        launches more, but takes arrays of any alignment?"""
+        if self.size_out == 1:
+            return self.groups == 1  # a linear layer
+        if part == "grad_weight":
+            return False  # one product over all pixels is better than one per image and a sum of them
+        tensor = self.tf32 or self.dtype.itemsize == 2
+        if not tensor:
+            return True
+        # Tensor cores' operands come in pieces of 8 or 16 bytes, or else slowly; and each group is a launch.
+        sizes = self.size_out, self.group_in, self.group_out
+        return all(n * self.dtype.itemsize % 8 == 0 for n in sizes) and self.launches <= 4
+
+    @property
+    def launches(self) -> int:
+        """Of products for all groups and images: one takes either of them."""
+        batch: int = self.problem.batch
+        return min(self.groups, batch)
+
+    def choose(self, part: str) -> str:
         """The algorithm of ``part``: forward, grad_x or grad_weight."""
         forced: str = kernels.cpu.conv_algorithm()
         if forced != "auto":
@@ -82,10 +106,9 @@ class _Convolution:
             return forced
         if self.groups > 1 and self.group_in == 1:
             return "depthwise"
-        # One product over all pixels is better than one per image and a sum of them. TF32 has a switch of its own,
-        # and a bias added to sums of 16 bits would add their rounding.
-        fused = self.tf32 or (bias and self.dtype.itemsize == 2)
-        if part != "grad_weight" and not fused and self.refusal("pointwise") is None:
+        if self.planes and self.runtime.extension.conv_planes_suit(self.number, self.problem, _PARTS[part]):
+            return "depthwise"
+        if self.refusal("pointwise") is None and self.pointwise_is_best(part):
             return "pointwise"
         classes = prod(self.problem.stride) if part == "grad_x" else 1
         if classes > _CLASSES or classes * self.groups > 65535:
@@ -135,30 +158,37 @@ class _Convolution:
             return y
         if self.group_in * self.size_in == 0:
             return self._constant(y, bias)
-        name = self.choose("forward", bias is not None)
+        name = self.choose("forward")
         if name == "depthwise":
-            self._run("depthwise_forward", y, x, weight, bias, self.problem)
+            if self.planes:
+                self._run("conv_planes", y, x, weight, bias, self.problem, False)
+            else:
+                self._run("depthwise_forward", y, x, weight, bias, self.problem)
             return y
         if name == "direct":
             return self._gather(y, x, weight, bias, False)
-        patches = x if name == "pointwise" else self._unfold(x)
-        product = self._product(self._weight(weight), self._grouped(patches, self.group_in * self.taps))
-        return self._biased(product.reshape(y.shape), bias)
+        if name == "pointwise":
+            return self._multiply_images(y, x, weight, bias, False)
+        patches = self._grouped(self._unfold(x), self.group_in * self.taps)
+        return self._biased(self._product(self._weight(weight), patches).reshape(y.shape), bias)
 
     def grad_x(self, grad_x: Array, grad_y: Array, weight: Array, bias: Array | None = None) -> Array:
         if grad_x.size == 0:
             return grad_x
         if self.group_out * self.size_out == 0:
             return self._constant(grad_x, bias)
-        name = self.choose("grad_x", bias is not None)
+        name = self.choose("grad_x")
         if name == "depthwise":
-            self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
+            if self.planes:
+                self._run("conv_planes", grad_x, grad_y, weight, bias, self.problem, True)
+            else:
+                self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
             return grad_x
         if name == "direct":
             return self._gather(grad_x, grad_y, weight, bias, True)
-        product = self._product(self._weight(weight).swapaxes(-1, -2), self._grouped(grad_y, self.group_out))
         if name == "pointwise":
-            return self._biased(product.reshape(grad_x.shape), bias)
+            return self._multiply_images(grad_x, grad_y, weight, bias, True)
+        product = self._product(self._weight(weight).swapaxes(-1, -2), self._grouped(grad_y, self.group_out))
         self._run("fold", grad_x, contiguous(product), self.columns())
         return self._biased(grad_x, bias)
 
@@ -169,11 +199,22 @@ class _Convolution:
             return self.runtime.zeros(grad_weight.shape, self.dtype)
         name = self.choose("grad_weight")
         if name == "depthwise":
-            scratch = self.scratch(self.runtime.extension.depthwise_splits(self.problem) * grad_weight.size)
-            self._run("depthwise_grad_weight", grad_weight, grad_y, x, scratch, self.problem)
+            extension = self.runtime.extension
+            if self.planes:
+                splits, kernel = (
+                    extension.conv_planes_splits(self.number, self.problem),
+                    "conv_planes_grad_weight",
+                )
+            else:
+                splits, kernel = extension.depthwise_splits(self.problem), "depthwise_grad_weight"
+            self._run(kernel, grad_weight, grad_y, x, self.scratch(splits * grad_weight.size), self.problem)
             return grad_weight
         if name == "direct":
             return self._sum_pixels(grad_weight, grad_y, x)
+        if name == "pointwise" and self.size_out == 1 and self.groups == 1:
+            sizes = self.group_out, self.problem.batch, self.group_in
+            self._multiply(grad_weight, grad_y, x, sizes, turned=(True, False))
+            return grad_weight
         patches = self._grouped(x if name == "pointwise" else self._unfold(x), self.group_in * self.taps)
         product = self._product(self._grouped(grad_y, self.group_out), patches.swapaxes(-1, -2))
         return sum_forward(product, (0,)).reshape(grad_weight.shape)
@@ -234,6 +275,48 @@ class _Convolution:
         return grad_weight
 
     # ---- plain products
+
+    def _multiply(self, y: Array, left: Array, right: Array, sizes: tuple[int, int, int], **how: Any) -> None:
+        multiply_dense(self.runtime, self.number, y, left, right, sizes, tf32=self.tf32, **how)
+
+    def _multiply_images(
+        self, y: Array, x: Array, weight: Array, bias: Array | None, transposed: bool
+    ) -> Array:
+        """y of a 1x1 convolution, or its gradient of x: y[n] = weight x[n] of each group. On top of the bias, which is
+        written first, so that there is one rounding."""
+        batch, groups, size = self.problem.batch, self.groups, self.size_out
+        rows, inner = (self.group_in, self.group_out) if transposed else (self.group_out, self.group_in)
+        if bias is not None:
+            runtime, item = self.runtime, self.dtype.itemsize
+            channels = groups * rows
+            runtime.extension.copy(
+                *(item, (batch, channels, size)),
+                (runtime.pointer(y), (channels * size * item, size * item, item)),
+                (runtime.pointer(bias), (0, item, 0)),
+                runtime.stream(),
+            )
+        beta = 0.0 if bias is None else 1.0
+        if size == 1 and groups == 1:
+            self._multiply(y, x, weight, (batch, inner, rows), turned=(False, not transposed), beta=beta)
+            return y
+        image, group = (
+            (groups * rows * size, 0, groups * inner * size),
+            (rows * size, rows * inner, inner * size),
+        )
+        over, launches = (
+            ((batch, image), (groups, group)) if groups <= batch else ((groups, group), (batch, image))
+        )
+        for i in range(launches[0]):
+            starts = tuple(i * step for step in launches[1])
+            self._multiply(
+                *(y, weight, x, (rows, inner, size)),
+                turned=(transposed, False),
+                count=over[0],
+                steps=over[1],
+                starts=starts,
+                beta=beta,
+            )
+        return y
 
     def _product(self, a: Array, b: Array) -> Array:
         y = matmul(a, b)

@@ -159,3 +159,50 @@ def _batch_axes(batch: tuple[int, ...], *arrays: Array) -> list[tuple[int, ...]]
             axis = (axes.pop()[0] * axis[0], *axis[1:])
         axes.append(axis)
     return axes
+
+
+def multiply_dense(
+    runtime: Any,
+    number: int,
+    y: Array,
+    left: Array,
+    right: Array,
+    sizes: tuple[int, int, int],
+    *,
+    turned: tuple[bool, bool] = (False, False),
+    count: int = 1,
+    steps: tuple[int, int, int] = (0, 0, 0),
+    starts: tuple[int, int, int] = (0, 0, 0),
+    tf32: bool = False,
+    beta: float = 0.0,
+) -> None:
+    """``y = left @ right + beta * y`` of matrices without gaps in dense arrays: rows, summands and columns, in
+    ``sizes``; ``turned`` ones lie transposed. ``count`` of them, ``steps`` apart in y, left and right, from ``starts``
+    on, in elements. The sum is rounded once."""
+    rows, inner, columns = sizes
+    left_row, right_row = rows if turned[0] else inner, inner if turned[1] else columns
+    if not isinstance(y, np.ndarray):
+        blas, handle = runtime.cublas()
+        workspace = runtime.cublas_workspace()
+        pointer, item = runtime.pointer, y.itemsize
+        blas.batch(
+            *(handle, number, tf32, 1.0, sizes, count, pointer(y) + starts[0] * item, steps[0]),
+            *(pointer(left) + starts[1] * item, turned[0], left_row, steps[1]),
+            *(pointer(right) + starts[2] * item, turned[1], right_row, steps[2]),
+            *(pointer(workspace), 0 if workspace is None else workspace.size, runtime.stream(), beta),
+        )
+        return
+
+    def matrices(x: Array, which: int, rows: int, columns: int, turned: bool) -> Array:
+        if turned:
+            return matrices(x, which, columns, rows, False).swapaxes(-1, -2)
+        strides = [n * x.itemsize for n in (steps[which], columns, 1)]
+        return np.lib.stride_tricks.as_strided(
+            x.reshape(-1)[starts[which] :], (count, rows, columns), strides
+        )
+
+    to = matrices(y, 0, rows, columns, False)
+    wide = device.compute_dtype(y.dtype)
+    a = matrices(left, 1, rows, inner, turned[0]).astype(wide, copy=False)
+    product = np.matmul(a, matrices(right, 2, inner, columns, turned[1]).astype(wide, copy=False))
+    to[...] = product + beta * to.astype(wide) if beta else product
