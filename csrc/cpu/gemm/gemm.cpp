@@ -1,9 +1,12 @@
 // Chooses how to multiply: see gemm.h for what, panels.h for the large case, resident.cpp for the middle.
 #include "cpu/gemm/gemm.h"
 
+#include <cmath>
+
 #include "cpu/gemm/panels.h"
 #include "cpu/gemm/resident.h"
 #include "cpu/gemm/skinny.h"
+#include "cpu/gemm/streamed.h"
 #include "cpu/gemm/tiny.h"
 
 namespace fastdl {
@@ -27,7 +30,9 @@ void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc, const GemmEpilogue<T
 // ones side by side.
 template <class T, class F>
 void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
-  const double microseconds = tile::product_microseconds<T>(m, n, k);
+  // Short sides wait for their operands: 20 GB/s.
+  const double bytes = double(m * k + k * n + m * n) * double(sizeof(T));
+  const double microseconds = std::max(tile::product_microseconds<T>(m, n, k), 5e-5 * bytes);
   if (batch < num_threads() || microseconds > 2000) {
     for (int64_t i = 0; i < batch; ++i) one(i);
     return;
@@ -90,6 +95,17 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
   tile::finish<T>(sum, n, int(m), int(n), {c, ldc, alpha, beta, e.bias_row, e.bias_col, e.activation});
 }
 
+constexpr int64_t kTurned = 128;  // elements of a B whose rows are made contiguous on the stack
+
+// Whether a product of n columns with contiguous k costs less as dot products than in tiles. Cycles per row:
+// the one adds up lanes (2.2 per sum) and multiplies n * k / (2 w) vectors, the other wastes lanes of its
+// vectors.
+template <class T>
+bool better_as_dots(int64_t n, int64_t k) {
+  constexpr double w = simd::kWidth<T>;
+  return double(n) * (2.2 + double(k) / (2 * w)) < std::ceil(double(n) / w) * double(k) / 2;
+}
+
 template <class T>
 bool is_small(int64_t m, int64_t n, int64_t k) {
   // Alone some 5 us; where nobody can help, as far as panels and B fit L1 and L2.
@@ -107,8 +123,15 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc, epilogue);
   const bool plain =
       beta == T(0) && !epilogue.bias_row && !epilogue.bias_col && epilogue.activation == GemmActivation::none;
-  if (plain && b.col == 1 && tile::is_tiny<T>(m, n, k))
-    return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
+  if (plain && tile::is_tiny<T>(m, n, k)) {
+    if (b.col == 1) return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
+    if (n > 1 && k * n <= kTurned) {
+      T turned[kTurned];
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t p = 0; p < k; ++p) turned[p * n + j] = b.data[p * b.row + j * b.col];
+      return tile::multiply_tiny<T>(m, n, k, alpha, a, matrix(static_cast<const T*>(turned), n), c, ldc);
+    }
+  }
   const bool small = is_small<T>(m, n, k);
   if (small && n >= 8 && m >= (b.col == 1 ? 4 : 8))
     return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
@@ -119,9 +142,14 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
     return tile::multiply_skinny<T>(1, m, k, b.transposed(), a, false, alpha, beta, c, m,
                                     {epilogue.bias_col, epilogue.bias_row, epilogue.activation});
   // (Contiguous rows of A against more than 12 columns cost less in tiles, which read them once.)
-  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || n <= 12))
+  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || (n <= 12 && better_as_dots<T>(n, k))))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
+  if (tile::is_streamed(m, n, k, b))
+    return tile::multiply_streamed<T>(m, n, k, a, b, false, alpha, beta, c, ldc, epilogue);
+  if (tile::is_streamed(n, m, k, a.transposed()))
+    return tile::multiply_streamed<T>(n, m, k, b.transposed(), a.transposed(), true, alpha, beta, c, ldc,
+                                      epilogue);
   const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
   if (tiles < num_threads() * int64_t{4} && ranges > 1)

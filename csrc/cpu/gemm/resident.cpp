@@ -22,6 +22,7 @@ namespace {
 
 constexpr int64_t kResidentBytes = 384 << 10;  // part of L2
 constexpr int64_t kInPlaceBytes = 256 << 10;   // of a block that is spread over no more than this
+constexpr int64_t kShort = 32;                 // steps of k
 constexpr int64_t kPackedBytes = 8 << 20;      // of all blocks of k together
 
 template <class T>
@@ -90,10 +91,12 @@ template <class T>
 void b_stays(const Product<T>& p, int64_t depth) {
   constexpr int mr = kMR<T>, nr = kNR<T>;
   const int64_t columns = ceil_div(p.n, nr), whole = columns * nr;
-  const bool b_lies =
-      p.b.col == 1 && p.n % simd::kWidth<T> == 0 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
-  memory::Buffer<T> packed(b_lies ? 0 : size_t(whole * p.k));
-  if (!b_lies) detail::pack_all<T, nr>(packed.get(), PackB<T>{p.b}, 0, p.n, 0, p.k, depth);
+  const bool b_lies = p.b.col == 1 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
+  // What is packed: all columns, none, or the last ones, of which the kernel would read too many.
+  const int64_t lying = !b_lies ? 0 : p.n % simd::kWidth<T> == 0 ? columns : columns - 1;
+  memory::Buffer<T> packed(size_t((whole - lying * nr) * p.k));
+  if (lying < columns)
+    detail::pack_all<T, nr>(packed.get(), PackB<T>{p.b}, lying * nr, p.n - lying * nr, 0, p.k, depth);
 
   const bool rows = p.a.col == 1, in_place = rows || (p.a.row == 1 && columns == 1);
   const int64_t panels = ceil_div(p.m, rows_of_a_tile(p.a)), height = ceil_div(p.m, panels);
@@ -111,14 +114,16 @@ void b_stays(const Product<T>& p, int64_t depth) {
         }
         for (int64_t q = q0; q < q1; ++q) {
           const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
-          const T* b = b_lies ? p.b.data + k0 * p.b.row + q * nr : packed.get() + k0 * whole + q * nr * kc;
+          const bool lies = q < lying;
+          const T* b = lies ? p.b.data + k0 * p.b.row + q * nr
+                            : packed.get() + k0 * (whole - lying * nr) + (q - lying) * nr * kc;
           Store<T> store = p.store(i, q * nr, k0, kc);
           if (rows && all_fits && p.a.row == p.k) {  // the next panel's rows lie next: a part with each tile
             store.next = p.a.data + (i + height) * p.k + height * (k0 + (q - q0) * kc / (q1 - q0));
             store.next_step = height * int64_t(sizeof(T)) / (q1 - q0);
           }
           kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, source, step, b,
-                                                                      b_lies ? p.b.row : nr, cols, store);
+                                                                      lies ? p.b.row : nr, cols, store);
         }
       }
     });
@@ -183,8 +188,9 @@ bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a
   }
   const int64_t depth = depth_for<T>(n, k);
   if (depth == 0) return false;
-  // B would be packed by one thread and fetched from its cache by the others: rather a panel each.
-  if (b.row == 1 && b.col != 1 && depth_for<T>(m, k) == depth)
+  // B would be packed by one thread and fetched from its cache by the others: rather a panel each, unless
+  // sums are so short that writing C, which goes best along its rows, is what takes the time.
+  if (b.row == 1 && b.col != 1 && k > kShort && depth_for<T>(m, k) == depth)
     a_stays(plain, depth);
   else
     b_stays(plain, depth);
