@@ -221,14 +221,24 @@ struct Part {
   int64_t from, to;
 };
 
-// part_of(band) for the bands of one image.
+// part_of(band) for the bands of one image. A few more than L2 asks for where that gives every thread as
+// many: then each copies what it uses.
 template <class T, class F>
 std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, F&& part_of) {
   const auto bytes = [&](const ConvProblem& q) {
     return part_of(Band{q, 0, 0}).pass.planes.size() * int64_t(sizeof(T));
   };
   const Bands bands(p, pass);
-  const int64_t length = bands.length(), size = bands.thickness(kBandBytes, bytes);
+  const int64_t length = bands.length(), images = p.batch * p.groups;
+  int64_t size = bands.thickness(kBandBytes, bytes);
+  if (p.macs() > 1e6 && !shares_evenly(images * ceil_div(length, size)))
+    for (int64_t count = ceil_div(length, size) + 1;; ++count) {
+      const int64_t thinner = bands.of_count(count);
+      if (thinner < 2 * bands.thinnest()) break;  // too much would be copied twice
+      if (!shares_evenly(images * ceil_div(length, thinner))) continue;
+      size = thinner;
+      break;
+    }
   std::vector<Part<T>> parts;
   for (int64_t first = 0; first < length; first += size)
     parts.push_back(part_of(bands.band(first, std::min(first + size, length))));
@@ -303,10 +313,12 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
-    case ConvPass::forward:
-      return weights <= 2 * many || p.out_size() > few;
-    case ConvPass::grad_x:  // weights are packed tap by tap, which takes some positions to pay
-      return (positions >= 32 || weights < (64 << 10)) && (weights <= 4 * many || p.in_size() > few);
+    case ConvPass::forward:  // sums of a few steps do not make up for copying and transposing
+      return (p.patch() > 32 || p.group_out() < 32) && (weights <= 2 * many || p.out_size() > few);
+    case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
+                            // takes some positions to pay
+      return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
+             (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
       return weights <= 4096 || (weights <= many && (positions >= 2048 || (positions >= 256 && p.batch > 1)));
   }
