@@ -300,6 +300,22 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
   run<T>(p, parts, gx, gy, p.out_size(), bias);
 }
 
+// How many of all products with taps do not meet padding.
+double inside(const ConvProblem& p) {
+  double part = 1;
+  for (size_t a = 0; a < kSpatial; ++a) {
+    int64_t sum = 0;
+    for (int64_t r = 0; r < p.kernel[a]; ++r) {
+      const int64_t start = r * p.dilation[a] - p.pad[a];
+      const int64_t low = start < 0 ? ceil_div(-start, p.stride[a]) : 0;
+      const int64_t high = start < p.in[a] ? (p.in[a] - 1 - start) / p.stride[a] + 1 : 0;
+      sum += std::clamp<int64_t>(std::min(high, p.out[a]) - low, 0, p.out[a]);
+    }
+    part *= double(sum) / double(p.kernel[a] * p.out[a]);
+  }
+  return part;
+}
+
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
@@ -313,8 +329,14 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
-    case ConvPass::forward:  // sums of a few steps do not make up for copying and transposing
-      return (p.patch() > 32 || p.group_out() < 32) && (weights <= 2 * many || p.out_size() > few);
+    case ConvPass::forward:
+      // Sums of a few steps do not make up for copying and transposing.
+      if (p.patch() <= 32 && p.group_out() >= 32) return false;
+      // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
+      // products, and those that meet padding are left out.
+      if (p.group_out() >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55)
+        return false;
+      return weights <= 2 * many || p.out_size() > few;
     case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
                             // takes some positions to pay
       return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&

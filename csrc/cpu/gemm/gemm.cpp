@@ -27,13 +27,15 @@ void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc, const GemmEpilogue<T
 }
 
 // one(i) for all of a batch. Products large enough to occupy all threads come one after the other, smaller
-// ones side by side.
+// ones side by side, unless some threads would have nothing to do meanwhile.
 template <class T, class F>
 void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
   // Short sides wait for their operands: 20 GB/s.
   const double bytes = double(m * k + k * n + m * n) * double(sizeof(T));
   const double microseconds = std::max(tile::product_microseconds<T>(m, n, k), 5e-5 * bytes);
-  if (batch < num_threads() || microseconds > 2000) {
+  const int64_t threads = num_threads(), rounds = tile::ceil_div(batch, threads);
+  const bool uneven = microseconds > 100 && 10 * batch < 9 * rounds * threads;
+  if (batch < threads || microseconds > 2000 || uneven) {
     for (int64_t i = 0; i < batch; ++i) one(i);
     return;
   }

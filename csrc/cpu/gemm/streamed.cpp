@@ -25,21 +25,13 @@ using namespace simd;
 constexpr int64_t kDepth = 64;       // a tile's steps fetch as many lines: 4 kB
 constexpr int64_t kRunBytes = 4096;  // of a row
 
-// kc rows of `count` columns from y on, in panels of kNR columns.
+// kc rows of `count` < kNR columns from y on as a panel: the kernel would read too many of a row.
 template <class T>
-void pack_rows(T* out, const T* y, int64_t y_step, int64_t count, int64_t kc) {
+void pack_rim(T* out, const T* y, int64_t y_step, int count, int64_t kc) {
   constexpr int nr = kNR<T>, w = kWidth<T>;
-  for (int64_t p = 0; p < kc; ++p, y += y_step) {
-    int64_t j = 0;
-    T* to = out + p * nr;
-    for (; j + nr <= count; j += nr, to += kc * nr)
-#pragma GCC unroll 4
-      for (int v = 0; v < nr; v += w) store<T>(to + v, load(y + j + v));
-    for (int v = 0; j + v < count; v += w) {
-      const int lanes = int(std::min<int64_t>(w, count - j - v));
-      store_n(to + v, load_n(y + j + v, lanes), lanes);
-    }
-  }
+  for (int64_t p = 0; p < kc; ++p, y += y_step, out += nr)
+    for (int v = 0; v < count; v += w)
+      store<T>(out + v, count - v < w ? load_n(y + v, count - v) : load(y + v));
 }
 
 // `count` columns of sums (whole vectors of rows lie there) to their place in C or its transpose.
@@ -87,12 +79,18 @@ void multiply_streamed(int64_t s, int64_t n, int64_t k, MatrixView<T> x, MatrixV
   const int64_t width = ceil_div(ceil_div(n, wanted), nr) * nr, pieces = ceil_div(n, width);
   share(pieces, product_microseconds<T>(s, n, k), [&](int64_t begin, int64_t end) {
     const int64_t ld = width + w;  // not a power of two
-    memory::Buffer<T> sums(size_t(ceil_div(s, w) * w * ld)), block(size_t(width * kDepth));
+    memory::Buffer<T> sums(size_t(ceil_div(s, w) * w * ld)), rim(size_t(nr * kDepth));
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t j0 = piece * width, count = std::min(width, n - j0);
       for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
         const int64_t kc = std::min(kDepth, k - k0), after = k0 + kc;
-        pack_rows<T>(block.get(), y.data + k0 * y.row + j0, y.row, count, kc);
+        const T* block = y.data + k0 * y.row + j0;
+        if (k0 == 0)
+          for (int64_t p = 0; p < kc; ++p)
+            for (int64_t j = 0; j < count; j += 64 / int64_t(sizeof(T)))
+              __builtin_prefetch(block + p * y.row + j, 0, 2);
+        const int left = int(count % nr);
+        if (left % w != 0) pack_rim<T>(rim.get(), block + count - left, y.row, left, kc);
         int64_t row = after;  // of the next block, to be fetched
         for (int64_t j = 0; j < count; j += nr)
           for (int64_t t = 0; t < tiles; ++t, ++row) {
@@ -109,8 +107,9 @@ void multiply_streamed(int64_t s, int64_t n, int64_t k, MatrixView<T> x, MatrixV
               store.next = y.data + row * y.row + j0;
               store.next_step = count * int64_t(sizeof(T)) / kc;
             }
-            kernel_for<T>(rows, cols)(kc, panels.get() + (k0 * tiles + t * kc) * mr, mr, block.get() + j * kc,
-                                      nr, cols, store);
+            const bool lies = cols % w == 0;
+            kernel_for<T>(rows, cols)(kc, panels.get() + (k0 * tiles + t * kc) * mr, mr,
+                                      lies ? block + j : rim.get(), lies ? y.row : nr, cols, store);
           }
       }
       Store<T> to{transposed ? c + j0 * ldc : c + j0,
