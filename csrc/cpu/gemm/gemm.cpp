@@ -77,6 +77,8 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
   }
 }
 
+constexpr int64_t kSumBytes = 512 << 10;  // of a thread's partial C, in L2
+
 // A small C and a long sum: ranges of k over threads, their partial results added up in order. How many
 // ranges there are depends on the shape and the thread count alone.
 template <class T>
@@ -92,8 +94,10 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
       tile::gemm_panels<T>(m, n, k1 - k0, tile::PackA<T>{left}, tile::PackB<T>{right}, T(1), T(0), to, n);
   });
   T* sum = partial.get();
-  for (int64_t r = 1; r < ranges; ++r)
-    for (int64_t i = 0; i < size; ++i) sum[i] += sum[r * size + i];
+  parallel_for(size, std::max<int64_t>(1, 65536 / ranges), [=](int64_t begin, int64_t end) {
+    for (int64_t r = 1; r < ranges; ++r)
+      for (int64_t i = begin; i < end; ++i) sum[i] += sum[r * size + i];
+  });
   tile::finish<T>(sum, n, int(m), int(n), {c, ldc, alpha, beta, e.bias_row, e.bias_col, e.activation});
 }
 
@@ -154,7 +158,9 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
                                       epilogue);
   const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
-  if (tiles < num_threads() * int64_t{4} && ranges > 1)
+  // A C that each thread can keep for itself: it reads no operand that another reads.
+  const bool own_sums = ranges == num_threads() && m * n * int64_t(sizeof(T)) <= kSumBytes;
+  if (ranges > 1 && (tiles < num_threads() * int64_t{4} || own_sums))
     return multiply_long<T>(ranges, m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   if (tile::multiply_resident<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue)) return;
   tile::gemm_panels<T>(m, n, k, tile::PackA<T>{a}, tile::PackB<T>{b}, alpha, beta, c, ldc, epilogue);

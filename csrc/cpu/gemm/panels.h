@@ -118,11 +118,10 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, T alpha, 
   const int64_t all_shared = ceil_div(shared_size, SP) * SP, all_own = ceil_div(own_size, PP) * PP;
 
   int64_t shared_step = all_shared, k_step = k;
-  if constexpr (!packed) {
-    shared_step =
-        std::min(all_shared, std::max<int64_t>(kSharedBytes / int64_t(depth * sizeof(T)) / SP, 1) * SP);
-    k_step =
-        std::min(k, std::max<int64_t>(kSharedBytes / int64_t(sizeof(T)) / (shared_step * depth), 1) * depth);
+  if constexpr (!packed) {  // alone, it need not leave this thread's cache
+    const int64_t most = fastdl::detail::in_parallel() ? kSharedBytes / 8 : kSharedBytes;
+    shared_step = std::min(all_shared, std::max<int64_t>(most / int64_t(depth * sizeof(T)) / SP, 1) * SP);
+    k_step = std::min(k, std::max<int64_t>(most / int64_t(sizeof(T)) / (shared_step * depth), 1) * depth);
   }
   memory::Buffer<T> buffer(packed ? 0 : size_t(shared_step * k_step));
 
