@@ -330,8 +330,6 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
     case ConvPass::forward:
-      // Sums of a few steps do not make up for copying and transposing.
-      if (p.patch() <= 32 && p.group_out() >= 32) return false;
       // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
       // products, and those that meet padding are left out.
       if (p.group_out() >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55)
