@@ -92,6 +92,10 @@ def test_layouts(backend, dtype, shape):
         (300, 300, 3),
         (30, 3000, 20),
         (3000, 30, 20),
+        (30, 2600, 270),  # some rows with a large matrix
+        (2600, 30, 270),
+        (130, 200, 1024),  # rows 4 kB apart
+        (1000, 9, 10),  # sums too short for dot products
     ],
 )
 def test_shapes_that_choose_differently(backend, threads, shape):

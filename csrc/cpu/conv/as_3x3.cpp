@@ -283,6 +283,9 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   double enough = wide ? 3.3 : narrow ? 2.5 : 3;
   if (pass == ConvPass::grad_x && narrow) enough = 3;  // it adds up what x' has more than once
   if (pass == ConvPass::grad_w) enough = narrow ? 2.1 : 2.5;
+  // Writing and transforming x' takes as long as the products of some 44 output channels.
+  const double others = double(pass == ConvPass::grad_x ? p.group_in() : p.group_out());
+  if (saved < 1.4 * (1 + 44 / others)) return false;
   const int64_t largest = *std::max_element(p.dilation.begin(), p.dilation.end());
   return tiles >= kEnoughTiles && largest <= (wide ? 1 : 2) && saved > enough &&
          conv_winograd<float>().worthwhile(q, pass);

@@ -35,14 +35,21 @@ class Bands {
   // shares with its neighbour; in grad_x all begin at the same remainder by the stride.
   template <class F>
   int64_t thickness(int64_t most, F&& bytes) const {
-    const int64_t stride = p_.stride[axis_], reach = p_.dilation[axis_] * (p_.kernel[axis_] - 1);
-    const int64_t unit = pass_ == ConvPass::grad_x ? stride : 1;
-    const int64_t thinnest = std::max(reach, stride) * unit / stride;
     int64_t size = length();
-    for (int64_t count = 2; size > thinnest && bytes(band(0, size).problem) > most;
+    for (int64_t count = 2; size > thinnest() && bytes(band(0, size).problem) > most;
          count += ceil_div(count, 4))
-      size = std::max({ceil_div(ceil_div(length(), count), unit) * unit, thinnest / unit * unit, unit});
+      size = of_count(count);
     return size;
+  }
+
+  // As much as a band shares with its neighbour, and that of `count` equal bands.
+  int64_t thinnest() const {
+    const int64_t stride = p_.stride[axis_], reach = p_.dilation[axis_] * (p_.kernel[axis_] - 1);
+    return std::max(reach, stride) * unit() / stride;
+  }
+  int64_t of_count(int64_t count) const {
+    return std::max(
+        {ceil_div(ceil_div(length(), count), unit()) * unit(), thinnest() / unit() * unit(), unit()});
   }
 
   // [first, last) and what it meets.
@@ -65,6 +72,8 @@ class Bands {
   }
 
  private:
+  int64_t unit() const { return pass_ == ConvPass::grad_x ? p_.stride[axis_] : 1; }
+
   const ConvProblem& p_;
   ConvPass pass_;
   size_t axis_ = 0;

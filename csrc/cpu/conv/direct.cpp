@@ -221,14 +221,24 @@ struct Part {
   int64_t from, to;
 };
 
-// part_of(band) for the bands of one image.
+// part_of(band) for the bands of one image. A few more than L2 asks for where that gives every thread as
+// many: then each copies what it uses.
 template <class T, class F>
 std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, F&& part_of) {
   const auto bytes = [&](const ConvProblem& q) {
     return part_of(Band{q, 0, 0}).pass.planes.size() * int64_t(sizeof(T));
   };
   const Bands bands(p, pass);
-  const int64_t length = bands.length(), size = bands.thickness(kBandBytes, bytes);
+  const int64_t length = bands.length(), images = p.batch * p.groups;
+  int64_t size = bands.thickness(kBandBytes, bytes);
+  if (p.macs() > 1e6 && !shares_evenly(images * ceil_div(length, size)))
+    for (int64_t count = ceil_div(length, size) + 1;; ++count) {
+      const int64_t thinner = bands.of_count(count);
+      if (thinner < 2 * bands.thinnest()) break;  // too much would be copied twice
+      if (!shares_evenly(images * ceil_div(length, thinner))) continue;
+      size = thinner;
+      break;
+    }
   std::vector<Part<T>> parts;
   for (int64_t first = 0; first < length; first += size)
     parts.push_back(part_of(bands.band(first, std::min(first + size, length))));
@@ -290,6 +300,22 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
   run<T>(p, parts, gx, gy, p.out_size(), bias);
 }
 
+// How many of all products with taps do not meet padding.
+double inside(const ConvProblem& p) {
+  double part = 1;
+  for (size_t a = 0; a < kSpatial; ++a) {
+    int64_t sum = 0;
+    for (int64_t r = 0; r < p.kernel[a]; ++r) {
+      const int64_t start = r * p.dilation[a] - p.pad[a];
+      const int64_t low = start < 0 ? ceil_div(-start, p.stride[a]) : 0;
+      const int64_t high = start < p.in[a] ? (p.in[a] - 1 - start) / p.stride[a] + 1 : 0;
+      sum += std::clamp<int64_t>(std::min(high, p.out[a]) - low, 0, p.out[a]);
+    }
+    part *= double(sum) / double(p.kernel[a] * p.out[a]);
+  }
+  return part;
+}
+
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
@@ -304,9 +330,15 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
     case ConvPass::forward:
+      // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
+      // products, and those that meet padding are left out.
+      if (p.group_out() >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55)
+        return false;
       return weights <= 2 * many || p.out_size() > few;
-    case ConvPass::grad_x:  // weights are packed tap by tap, which takes some positions to pay
-      return (positions >= 32 || weights < (64 << 10)) && (weights <= 4 * many || p.in_size() > few);
+    case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
+                            // takes some positions to pay
+      return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
+             (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
       return weights <= 4096 || (weights <= many && (positions >= 2048 || (positions >= 256 && p.batch > 1)));
   }

@@ -118,13 +118,18 @@ class TapList {
   std::vector<Tap> all_, some_;
 };
 
+// Whether so many images give all threads nearly as much.
+inline bool shares_evenly(int64_t images) {
+  const int64_t threads = num_threads();
+  return 10 * images >= 9 * ceil_div(images, threads) * threads;
+}
+
 // f(begin, end) over images: shared out where they come out nearly even, else on this thread, so that f's own
 // parallel loops have all of them.
 template <class F>
 void share_images(int64_t images, double macs, F&& f) {
-  const int64_t threads = num_threads();
-  if (10 * images < 9 * ceil_div(images, threads) * threads) return f(int64_t{0}, images);
-  if (images <= threads && macs >= 5e6)  // few long tasks
+  if (!shares_evenly(images)) return f(int64_t{0}, images);
+  if (images <= num_threads() && macs >= 5e6)  // few long tasks
     return parallel_tasks(images, [&](int64_t i) { f(i, i + 1); });
   parallel_for(images, std::max<int64_t>(1, int64_t(400000 * double(images) / macs)), f);
 }

@@ -16,6 +16,7 @@
 // keep all threads busy) or, where there are many images, over images; grad_x over images and blocks of input
 // channels, each of which owns its part of grad_x, so nothing is added up across threads.
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/planes.h"
 #include "cpu/gemm/panels.h"
 
 namespace fastdl {
@@ -71,7 +72,8 @@ Span span_of(const ConvProblem& p, const Segment& s, const Row& row) {
   return {((row.channel * p.in[0] + d) * p.in[1] + h) * p.in[2] + w, begin, std::max(begin, end)};
 }
 
-// B panels of the patch matrix: lanes are positions.
+// B panels of the patch matrix: lanes are positions. Tap by tap, so that where a tap meets the image is found
+// once for all channels.
 template <class T>
 struct PackPatches {
   const ConvProblem& p;
@@ -82,18 +84,19 @@ struct PackPatches {
     Segment segments[lanes];
     int n = 0;
     for_segments(p, first, count, [&](const Segment& s) { segments[n++] = s; });
+    const int64_t taps = p.taps(), size = p.in_size();
     Row row(p, k0);
-    for (int64_t k = 0; k < kc; ++k, row.next(p), panel += lanes)
-      for (int i = 0; i < n; ++i) {
-        const Segment& s = segments[i];
+    for (int64_t i = 0; i < std::min(taps, kc); ++i, row.next(p))
+      for (int j = 0; j < n; ++j) {
+        const Segment& s = segments[j];
         const Span span = span_of(p, s, row);
-        T* to = panel + s.lane;
-        for (int64_t j = 0; j < span.begin; ++j) to[j] = 0;
-        if (p.stride[2] == 1)
-          for (int64_t j = span.begin; j < span.end; ++j) to[j] = x[span.source + j];
-        else
-          for (int64_t j = span.begin; j < span.end; ++j) to[j] = x[span.source + j * p.stride[2]];
-        for (int64_t j = span.end; j < s.count; ++j) to[j] = 0;
+        const T* from = x + span.source + span.begin * p.stride[2];
+        T* to = panel + i * lanes + s.lane;
+        for (int64_t k = i; k < kc; k += taps, to += taps * lanes, from += size) {
+          for (int64_t lane = 0; lane < span.begin; ++lane) to[lane] = 0;
+          copy_row(to + span.begin, from, span.end - span.begin, p.stride[2]);
+          for (int64_t lane = span.end; lane < s.count; ++lane) to[lane] = 0;
+        }
       }
   }
 };

@@ -1,9 +1,12 @@
 // Chooses how to multiply: see gemm.h for what, panels.h for the large case, resident.cpp for the middle.
 #include "cpu/gemm/gemm.h"
 
+#include <cmath>
+
 #include "cpu/gemm/panels.h"
 #include "cpu/gemm/resident.h"
 #include "cpu/gemm/skinny.h"
+#include "cpu/gemm/streamed.h"
 #include "cpu/gemm/tiny.h"
 
 namespace fastdl {
@@ -24,11 +27,15 @@ void scale(int64_t m, int64_t n, T beta, T* c, int64_t ldc, const GemmEpilogue<T
 }
 
 // one(i) for all of a batch. Products large enough to occupy all threads come one after the other, smaller
-// ones side by side.
+// ones side by side, unless some threads would have nothing to do meanwhile.
 template <class T, class F>
 void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
-  const double microseconds = tile::product_microseconds<T>(m, n, k);
-  if (batch < num_threads() || microseconds > 2000) {
+  // Short sides wait for their operands: 20 GB/s.
+  const double bytes = double(m * k + k * n + m * n) * double(sizeof(T));
+  const double microseconds = std::max(tile::product_microseconds<T>(m, n, k), 5e-5 * bytes);
+  const int64_t threads = num_threads(), rounds = tile::ceil_div(batch, threads);
+  const bool uneven = microseconds > 100 && 10 * batch < 9 * rounds * threads;
+  if (batch < threads || microseconds > 2000 || uneven) {
     for (int64_t i = 0; i < batch; ++i) one(i);
     return;
   }
@@ -70,6 +77,8 @@ void multiply_small(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, M
   }
 }
 
+constexpr int64_t kSumBytes = 512 << 10;  // of a thread's partial C, in L2
+
 // A small C and a long sum: ranges of k over threads, their partial results added up in order. How many
 // ranges there are depends on the shape and the thread count alone.
 template <class T>
@@ -85,9 +94,22 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
       tile::gemm_panels<T>(m, n, k1 - k0, tile::PackA<T>{left}, tile::PackB<T>{right}, T(1), T(0), to, n);
   });
   T* sum = partial.get();
-  for (int64_t r = 1; r < ranges; ++r)
-    for (int64_t i = 0; i < size; ++i) sum[i] += sum[r * size + i];
+  parallel_for(size, std::max<int64_t>(1, 65536 / ranges), [=](int64_t begin, int64_t end) {
+    for (int64_t r = 1; r < ranges; ++r)
+      for (int64_t i = begin; i < end; ++i) sum[i] += sum[r * size + i];
+  });
   tile::finish<T>(sum, n, int(m), int(n), {c, ldc, alpha, beta, e.bias_row, e.bias_col, e.activation});
+}
+
+constexpr int64_t kTurned = 128;  // elements of a B whose rows are made contiguous on the stack
+
+// Whether a product of n columns with contiguous k costs less as dot products than in tiles. Cycles per row:
+// the one adds up lanes (2.2 per sum) and multiplies n * k / (2 w) vectors, the other wastes lanes of its
+// vectors.
+template <class T>
+bool better_as_dots(int64_t n, int64_t k) {
+  constexpr double w = simd::kWidth<T>;
+  return double(n) * (2.2 + double(k) / (2 * w)) < std::ceil(double(n) / w) * double(k) / 2;
 }
 
 template <class T>
@@ -107,8 +129,15 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc, epilogue);
   const bool plain =
       beta == T(0) && !epilogue.bias_row && !epilogue.bias_col && epilogue.activation == GemmActivation::none;
-  if (plain && b.col == 1 && tile::is_tiny<T>(m, n, k))
-    return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
+  if (plain && tile::is_tiny<T>(m, n, k)) {
+    if (b.col == 1) return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
+    if (n > 1 && k * n <= kTurned) {
+      T turned[kTurned];
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t p = 0; p < k; ++p) turned[p * n + j] = b.data[p * b.row + j * b.col];
+      return tile::multiply_tiny<T>(m, n, k, alpha, a, matrix(static_cast<const T*>(turned), n), c, ldc);
+    }
+  }
   const bool small = is_small<T>(m, n, k);
   if (small && n >= 8 && m >= (b.col == 1 ? 4 : 8))
     return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
@@ -119,12 +148,19 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
     return tile::multiply_skinny<T>(1, m, k, b.transposed(), a, false, alpha, beta, c, m,
                                     {epilogue.bias_col, epilogue.bias_row, epilogue.activation});
   // (Contiguous rows of A against more than 12 columns cost less in tiles, which read them once.)
-  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || n <= 12))
+  if (n <= tile::kSkinny && unit(a) && (a.col != 1 || (n <= 12 && better_as_dots<T>(n, k))))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
+  if (tile::is_streamed(m, n, k, b))
+    return tile::multiply_streamed<T>(m, n, k, a, b, false, alpha, beta, c, ldc, epilogue);
+  if (tile::is_streamed(n, m, k, a.transposed()))
+    return tile::multiply_streamed<T>(n, m, k, b.transposed(), a.transposed(), true, alpha, beta, c, ldc,
+                                      epilogue);
   const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
-  if (tiles < num_threads() * int64_t{4} && ranges > 1)
+  // A C that each thread can keep for itself: it reads no operand that another reads.
+  const bool own_sums = ranges == num_threads() && m * n * int64_t(sizeof(T)) <= kSumBytes;
+  if (ranges > 1 && (tiles < num_threads() * int64_t{4} || own_sums))
     return multiply_long<T>(ranges, m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   if (tile::multiply_resident<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue)) return;
   tile::gemm_panels<T>(m, n, k, tile::PackA<T>{a}, tile::PackB<T>{b}, alpha, beta, c, ldc, epilogue);

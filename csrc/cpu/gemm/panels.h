@@ -118,11 +118,10 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, T alpha, 
   const int64_t all_shared = ceil_div(shared_size, SP) * SP, all_own = ceil_div(own_size, PP) * PP;
 
   int64_t shared_step = all_shared, k_step = k;
-  if constexpr (!packed) {
-    shared_step =
-        std::min(all_shared, std::max<int64_t>(kSharedBytes / int64_t(depth * sizeof(T)) / SP, 1) * SP);
-    k_step =
-        std::min(k, std::max<int64_t>(kSharedBytes / int64_t(sizeof(T)) / (shared_step * depth), 1) * depth);
+  if constexpr (!packed) {  // alone, it need not leave this thread's cache
+    const int64_t most = fastdl::detail::in_parallel() ? kSharedBytes / 8 : kSharedBytes;
+    shared_step = std::min(all_shared, std::max<int64_t>(most / int64_t(depth * sizeof(T)) / SP, 1) * SP);
+    k_step = std::min(k, std::max<int64_t>(most / int64_t(sizeof(T)) / (shared_step * depth), 1) * depth);
   }
   memory::Buffer<T> buffer(packed ? 0 : size_t(shared_step * k_step));
 
@@ -130,10 +129,12 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, T alpha, 
   const int64_t block_limit = std::max<int64_t>(kPrivateBytes / int64_t(PP * depth * sizeof(T)), 1);
   for (int64_t s0 = 0; s0 < shared_size; s0 += shared_step) {
     const int64_t s_size = std::min(shared_step, shared_size - s0), s_panels = ceil_div(s_size, SP);
-    // Enough tasks for four per thread, private blocks no larger than their cache, and, where the private
-    // side is too short for that, several ranges of shared panels (each packs the private block again).
-    const int64_t want = fastdl::detail::in_parallel() || num_threads() == 1 ? 1 : num_threads() * int64_t{4};
-    const int64_t rows = std::max(ceil_div(own_panels, block_limit), std::min(own_panels, want));
+    // Two tasks per thread (each reads all that is shared), private blocks no larger than their cache, and,
+    // where the private side is too short for that, several ranges of shared panels (each packs the private
+    // block again).
+    const int64_t want = fastdl::detail::in_parallel() || num_threads() == 1 ? 1 : num_threads() * int64_t{2};
+    const int64_t blocks = std::max(ceil_div(own_panels, block_limit), std::min(own_panels, want));
+    const int64_t rows = blocks < want ? blocks : std::min(own_panels, ceil_div(blocks, want) * want);
     const int64_t columns = std::min(s_panels, ceil_div(want, rows));
     const int64_t tasks = rows * columns;
     for (int64_t k0 = 0; k0 < k; k0 += k_step) {

@@ -22,6 +22,7 @@ namespace {
 
 constexpr int64_t kResidentBytes = 384 << 10;  // part of L2
 constexpr int64_t kInPlaceBytes = 256 << 10;   // of a block that is spread over no more than this
+constexpr int64_t kShort = 32;                 // steps of k
 constexpr int64_t kPackedBytes = 8 << 20;      // of all blocks of k together
 
 template <class T>
@@ -90,13 +91,17 @@ template <class T>
 void b_stays(const Product<T>& p, int64_t depth) {
   constexpr int mr = kMR<T>, nr = kNR<T>;
   const int64_t columns = ceil_div(p.n, nr), whole = columns * nr;
-  const bool b_lies =
-      p.b.col == 1 && p.n % simd::kWidth<T> == 0 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
-  memory::Buffer<T> packed(b_lies ? 0 : size_t(whole * p.k));
-  if (!b_lies) detail::pack_all<T, nr>(packed.get(), PackB<T>{p.b}, 0, p.n, 0, p.k, depth);
+  const bool b_lies = p.b.col == 1 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
+  // What is packed: all columns, none, or the last ones, of which the kernel would read too many.
+  const int64_t lying = !b_lies ? 0 : p.n % simd::kWidth<T> == 0 ? columns : columns - 1;
+  memory::Buffer<T> packed(size_t((whole - lying * nr) * p.k));
+  if (lying < columns)
+    detail::pack_all<T, nr>(packed.get(), PackB<T>{p.b}, lying * nr, p.n - lying * nr, 0, p.k, depth);
 
-  const bool rows = p.a.col == 1, in_place = rows || (p.a.row == 1 && columns == 1);
-  const int64_t panels = ceil_div(p.m, rows_of_a_tile(p.a)), height = ceil_div(p.m, panels);
+  // Rows that compete for one set of L1 are copied where a panel of them is used often enough.
+  const bool low = rows_of_a_tile(p.a) < mr, rows = p.a.col == 1 && !(low && columns >= 4);
+  const bool in_place = rows || (p.a.row == 1 && columns == 1);
+  const int64_t panels = ceil_div(p.m, rows ? rows_of_a_tile(p.a) : mr), height = ceil_div(p.m, panels);
   const bool all_fits = p.n * p.k * int64_t(sizeof(T)) <= kResidentBytes;
   for_tasks<T>(p, panels, columns, all_fits, [&](int64_t first, int64_t last, int64_t q0, int64_t q1) {
     alignas(64) T panel[mr * kMaxKC<T>];
@@ -111,14 +116,16 @@ void b_stays(const Product<T>& p, int64_t depth) {
         }
         for (int64_t q = q0; q < q1; ++q) {
           const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
-          const T* b = b_lies ? p.b.data + k0 * p.b.row + q * nr : packed.get() + k0 * whole + q * nr * kc;
+          const bool lies = q < lying;
+          const T* b = lies ? p.b.data + k0 * p.b.row + q * nr
+                            : packed.get() + k0 * (whole - lying * nr) + (q - lying) * nr * kc;
           Store<T> store = p.store(i, q * nr, k0, kc);
           if (rows && all_fits && p.a.row == p.k) {  // the next panel's rows lie next: a part with each tile
             store.next = p.a.data + (i + height) * p.k + height * (k0 + (q - q0) * kc / (q1 - q0));
             store.next_step = height * int64_t(sizeof(T)) / (q1 - q0);
           }
           kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, source, step, b,
-                                                                      b_lies ? p.b.row : nr, cols, store);
+                                                                      lies ? p.b.row : nr, cols, store);
         }
       }
     });
@@ -129,12 +136,12 @@ template <class T>
 void a_stays(const Product<T>& p, int64_t depth) {
   constexpr int mr = kMR<T>, nr = kNR<T>;
   const int64_t columns = ceil_div(p.n, nr), whole = ceil_div(p.m, mr) * mr;
-  const bool rows = p.a.col == 1;
+  const bool rows = p.a.col == 1 && rows_of_a_tile(p.a) == mr;
   const bool in_place = rows || (p.a.row == 1 && p.a.col * depth * int64_t(sizeof(T)) <= kInPlaceBytes / 2);
   memory::Buffer<T> packed(in_place ? 0 : size_t(whole * p.k));
   if (!in_place) detail::pack_all<T, mr>(packed.get(), PackA<T>{p.a}, 0, p.m, 0, p.k, depth);
 
-  const int64_t height = in_place ? ceil_div(p.m, ceil_div(p.m, rows_of_a_tile(p.a))) : mr;
+  const int64_t height = in_place ? ceil_div(p.m, ceil_div(p.m, mr)) : mr;
   const int64_t tiles = ceil_div(p.m, height);
   const int64_t step = rows ? p.a.row : in_place ? p.a.col : mr;
   const bool all_fits = p.m * p.k * int64_t(sizeof(T)) <= kResidentBytes;
@@ -168,13 +175,10 @@ bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a
                        T* c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
   const Product<T> plain{m, n, k, a, b, alpha, beta, c, ldc, epilogue, false};
   if (const int64_t depth = depth_for<T>(m, k); depth && m < n) {
-    // Cycles: transposing takes some 0.4 per element, turning a tile of C likewise, a wait some 20,000; low
-    // tiles a seventh more than high ones.
-    const bool low = rows_of_a_tile(b.transposed()) < kMR<T>;
-    const double saved = 0.4 * double(k) * double(n - m) / num_threads();
-    const double turning = (low ? 0.8 : 0.4) * double(m) * double(n) / num_threads() + 20000;
-    const double price =
-        turning + (low ? double(m) * double(n) * double(k) / (7 * kNR<T> * num_threads()) : 0);
+    // Cycles: transposing takes half a one per element, turning C's tiles and writing them by columns some
+    // eight, a wait 20,000.
+    const double saved = 0.5 * double(k) * double(n - m) / num_threads();
+    const double price = 8 * double(m) * double(n) / num_threads() + 20000;
     if (b.row == 1 && b.col != 1 && saved > price)
       b_stays<T>({n, m, k, b.transposed(), a.transposed(), alpha, beta, c, ldc, epilogue, true}, depth);
     else
@@ -183,8 +187,9 @@ bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a
   }
   const int64_t depth = depth_for<T>(n, k);
   if (depth == 0) return false;
-  // B would be packed by one thread and fetched from its cache by the others: rather a panel each.
-  if (b.row == 1 && b.col != 1 && depth_for<T>(m, k) == depth)
+  // B would be packed by one thread and fetched from its cache by the others: rather a panel each, unless
+  // sums are so short that writing C, which goes best along its rows, is what takes the time.
+  if (b.row == 1 && b.col != 1 && k > kShort && depth_for<T>(m, k) == depth)
     a_stays(plain, depth);
   else
     b_stays(plain, depth);

@@ -116,7 +116,7 @@ class Pool {
   // one is there for the next ones. (launch_ is held.)
   bool one_of_many() {
     const auto now = std::chrono::steady_clock::now();
-    in_a_row_ = now - last_short_ < std::chrono::microseconds(100) ? in_a_row_ + 1 : 0;
+    in_a_row_ = now - last_short_ < std::chrono::microseconds(200) ? in_a_row_ + 1 : 0;
     last_short_ = now;
     return in_a_row_ >= 16;
   }
