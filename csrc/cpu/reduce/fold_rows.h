@@ -12,11 +12,12 @@ namespace {
 
 constexpr int64_t kShortRow = 16;
 
-// The arithmetic as the frame calls it.
+// The arithmetic as the frame calls it; several and short_rows (rows shorter than kShortRow) take w outputs
+// at a time from k on while there are as many before `end`, and return where they stopped.
 struct RowLoops {
   double (*one)(const FoldFrame&, const char* x, const char* y, int64_t begin, int64_t end);
-  void (*several)(const FoldFrame&, int64_t k);     // outputs k .. k + w - 1
-  void (*short_rows)(const FoldFrame&, int64_t k);  // the same where rows are shorter than kShortRow
+  int64_t (*several)(const FoldFrame&, int64_t k, int64_t end);
+  int64_t (*short_rows)(const FoldFrame&, int64_t k, int64_t end);
 };
 
 template <class T, class U, class C, Second second, class Join, class Map>
@@ -112,8 +113,14 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
       [](const FoldFrame& f, const char* x, const char* y, int64_t begin, int64_t end) {
         return static_cast<const RowFolder&>(f).fold_one(x, y, begin, end);
       },
-      [](const FoldFrame& f, int64_t k) { static_cast<const RowFolder&>(f).fold_several(k); },
-      [](const FoldFrame& f, int64_t k) { static_cast<const RowFolder&>(f).fold_short_rows(k); }};
+      [](const FoldFrame& f, int64_t k, int64_t end) {
+        for (; k + w <= end; k += w) static_cast<const RowFolder&>(f).fold_several(k);
+        return k;
+      },
+      [](const FoldFrame& f, int64_t k, int64_t end) {
+        for (; k + w <= end; k += w) static_cast<const RowFolder&>(f).fold_short_rows(k);
+        return k;
+      }};
 };
 
 void fold_rows(const FoldFrame& f, const RowLoops& loops) {
@@ -135,8 +142,7 @@ void fold_rows(const FoldFrame& f, const RowLoops& loops) {
   const auto together = are_short ? loops.short_rows : loops.several;
   parallel_for(p.kept_size, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)),
                [&](int64_t k, int64_t end) {
-                 for (; k + w <= end; k += w) together(f, k);
-                 for (; k < end; ++k) {
+                 for (k = together(f, k, end); k < end; ++k) {
                    const char *x, *y;
                    int64_t place;
                    f.locate(k, p.kept_axes, x, y, place);
