@@ -36,7 +36,7 @@ class Where(Op):
         self.condition = condition
         self.likes = tuple([None if a is None else (a.shape, a.dtype) for a in (x, y)])
         x, y = values[0] if x is None else x, values[1] if y is None else y
-        dtype = getattr(x, "dtype", None)
+        dtype: Any = getattr(x, "dtype", None)
         if dtype is None or dtype is not getattr(y, "dtype", None):
             dtype = common_dtype(x, y)
             x, y = operand(x, dtype), operand(y, dtype)

@@ -52,7 +52,8 @@ def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> A
     """``numpy.sum`` or ``numpy.prod`` in ``dtype``, into pooled memory."""
     out = empty(reduced_shape(x.shape, axes, keepdim), dtype, x)
     if x.__class__ is np.ndarray and x.dtype.kind in "iu":  # nothing to warn of
-        (np.add if reduce is np.sum else np.multiply).reduce(x, axes, dtype, out, keepdim)
+        ufunc: Any = np.add if reduce is np.sum else np.multiply
+        ufunc.reduce(x, axes, dtype, out, keepdim)
         return out
     with np.errstate(all="ignore"):
         reduce(x, axis=axes, dtype=dtype, keepdims=keepdim, out=out)

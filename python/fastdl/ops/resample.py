@@ -80,7 +80,7 @@ class Pad(Op):
         self.size, self.padding, self.mode = x.shape, padding, mode
         # Numbers that are not floating-point are only copied: as floats of their width, or by NumPy.
         if x.dtype.kind not in FLOATING:
-            bits = _BITS.get(x.dtype)
+            bits: Any = _BITS.get(x.dtype)
             if bits is not None and (bits is float64 or not value) and not on_device(x):
                 fill = np.asarray(value).astype(x.dtype).view(bits).item()
                 return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
