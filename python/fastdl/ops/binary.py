@@ -352,6 +352,12 @@ class FloorDivide(Binary):
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         _check_integers(self.label, x, y, dtype)
 
+    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if dtype is int64 and not is_array(y) and x.size > 1024 and (out is None or out.dtype is dtype):
+            # By one number NumPy divides with a multiplication: faster than every thread's divisions.
+            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+        return super().compute(x, y, dtype, out)
+
     def backward(self, grad: Any) -> Any:
         zero = zeros(grad.shape, grad.dtype, grad)
         return self.give(zero, zero)
