@@ -97,6 +97,26 @@ def test_made_like_torch(make):
     assert repr(got) == repr(want).replace("torch.", "fastdl.")
 
 
+@pytest.mark.parametrize("count", [16_383, 16_384, 50_001])  # the last two are counted by several threads
+def test_long_progressions(count):
+    for start, step in ((0, 1), (7, 3), (10**12, -(10**7))):
+        stop = start + count * step
+        np.testing.assert_array_equal(fastdl.arange(start, stop, step).numpy(), np.arange(start, stop, step))
+    for dtype in (fastdl.float32, fastdl.float64, fastdl.int32):
+        np.testing.assert_array_equal(
+            fastdl.arange(count, dtype=dtype).numpy(), np.arange(count).astype(dtype)
+        )
+    halves = fastdl.arange(-3.0, count / 2 - 3, 0.5, dtype=fastdl.float64)
+    np.testing.assert_array_equal(halves.numpy(), -3 + 0.5 * np.arange(count))
+    for start, end in ((0.0, 1.0), (5.1, -2.7), (2.0, 2.0), (-1e-310, 1e-310), (-1e305, 1e305)):
+        with np.errstate(all="ignore"):
+            want = np.linspace(start, end, count)
+        got = fastdl.linspace(start, end, count, dtype=fastdl.float64)
+        np.testing.assert_array_equal(got.numpy(), want)
+    whole = fastdl.linspace(0, 10 * count, count, dtype=fastdl.int64)
+    np.testing.assert_array_equal(whole.numpy(), np.linspace(0, 10 * count, count).astype(np.int64))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [

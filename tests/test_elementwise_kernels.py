@@ -303,6 +303,11 @@ def test_integers(level):
             np.testing.assert_array_equal(kernel.add_forward(a, b), a + b)
             np.testing.assert_array_equal(kernel.sub_forward(a, b), a - b)
             np.testing.assert_array_equal(kernel.mul_forward(a, b), a * b)
+            np.testing.assert_array_equal(kernel.maximum_forward(a, b), np.maximum(a, b))
+            np.testing.assert_array_equal(kernel.minimum_forward(a, b), np.minimum(a, b))
+            # Division by zero is zero; the smallest number by -1 wraps.
+            np.testing.assert_array_equal(kernel.floor_divide_forward(a, b), np.floor_divide(a, b))
+            np.testing.assert_array_equal(kernel.remainder_forward(a, b), np.remainder(a, b))
         for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
             short = {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt"}
             got = getattr(kernel, short.get(name, "ge") + "_forward")(a, b)
@@ -311,6 +316,30 @@ def test_integers(level):
         kernel.div_forward(x, x)
     with pytest.raises(TypeError, match="y must be an array or a number"):
         kernel.add_forward(x, 2**64)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_results_lie_as_their_inputs_do(level):
+    kernel = load(level)
+    x = np.random.default_rng(4).standard_normal((5, 6, 7)).astype(np.float32)
+    for order in ((1, 0, 2), (2, 1, 0), (0, 2, 1), (2, 0, 1)):
+        y = x.transpose(order)
+        one = y[:1]  # broadcast: has no say
+        for got, want in (
+            (kernel.sqrt_forward(y * y), np.abs(y)),
+            (kernel.sub_forward(y, 2.0), y - np.float32(2)),
+            (kernel.add_forward(y, y), y + y),
+            (kernel.sub_forward(y, one), y - one),
+            (kernel.lt_forward(y, 0.5), y < 0.5),
+            (kernel.addcmul_forward(y, y, one, 2.0), y + 2 * y * one),
+        ):
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+            assert got.transpose(np.argsort(order)).flags.c_contiguous
+        in_order = np.ascontiguousarray(y)
+        assert kernel.add_forward(y, in_order).flags.c_contiguous  # no agreement: C order
+        assert kernel.neg_forward(y[:, ::2]).flags.c_contiguous  # not dense
+        np.testing.assert_array_equal(kernel.neg_forward(y[:, ::-1]), -y[:, ::-1])
+    assert kernel.neg_forward(np.broadcast_to(x[:1], x.shape)).flags.c_contiguous
 
 
 def test_powers_of_negative_numbers():

@@ -405,6 +405,15 @@ def test_pad_of_other_numbers() -> None:
         got = F.pad(tensor(array), (1, 2), value=1)
         assert got.dtype == array.dtype
         np.testing.assert_array_equal(got.numpy(), np.pad(array, [(0, 0), (1, 2)], constant_values=1))
+    # Moved as floats of their width, whatever number their bits are: NaN, infinity or a denormal.
+    for dtype in (np.int64, np.int32):
+        info = np.iinfo(dtype)
+        array = np.array([[info.min, info.min + 1, -1], [info.max, 1, 0x7F800001]], dtype)
+        for value in (0, -100, 1, 2**31 - 1, -(2**31)):
+            got = F.pad(tensor(array), (1, 2), value=value).numpy()
+            np.testing.assert_array_equal(got, np.pad(array, [(0, 0), (1, 2)], constant_values=value))
+        got = F.pad(tensor(array[None]), (2, 1), mode="reflect").numpy()
+        np.testing.assert_array_equal(got, np.pad(array[None], [(0, 0), (0, 0), (2, 1)], mode="reflect"))
 
 
 def test_torch_rearrangements() -> None:

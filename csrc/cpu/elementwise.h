@@ -77,7 +77,11 @@ enum class Unary {
 // out = x op y
 template <class T>
 void binary_forward(Binary op, const StridedLoop<3>& loop);
-// The same for int64, of which there are add, sub and mul; overflow wraps around
+// The same for int64, for some operations; overflow wraps around, and division by zero gives zero
+constexpr bool has_integers(Binary op) {
+  return op == Binary::add || op == Binary::sub || op == Binary::mul || op == Binary::floor_divide ||
+         op == Binary::remainder || op == Binary::maximum || op == Binary::minimum;
+}
 void integer_forward(Binary op, const StridedLoop<3>& loop);
 // out = x op y ? 1 : 0, one byte each; also for int64
 template <class T>

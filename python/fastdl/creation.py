@@ -26,7 +26,7 @@ from fastdl.dtypes import (
 )
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array as as_array
-from fastdl.kernels import is_array
+from fastdl.kernels import is_array, select
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
@@ -564,17 +564,48 @@ def arange(
             values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)
         return finish("arange", values, where, requires_grad)
     if whole:
-        values = np.arange(start, start + count * step, step, dtype=np.int64)
+        values = _counted(count, int64, start, step)
+        if d is not int64:
+            values = pooled_copy(values, d)
     else:
-        values = start + step * np.arange(count, dtype=np.float64)
-    return finish("arange", pooled_copy(values, d), where, requires_grad)
+        values = pooled_copy(_progression(start, step, count), d)
+    return finish("arange", values, where, requires_grad)
+
+
+_ROW = 4096
+
+
+def _counted(count: int, dtype: Any, start: int = 0, step: int = 1) -> Any:
+    """``start + step * i``, whole numbers: many of them as the sum of a column and a row, by every thread."""
+    if count < 4 * _ROW:
+        return pooled_copy(np.arange(start, start + count * step, step, dtype=dtype))
+    values = select(None).empty((count,), dtype)
+    rows = count // _ROW
+    row = np.arange(_ROW, dtype=dtype) * dtype.type(step)
+    column = start + np.arange(rows, dtype=dtype).reshape(rows, 1) * dtype.type(step * _ROW)
+    select(None).add_forward(column, row, values[: rows * _ROW].reshape(rows, _ROW))
+    values[rows * _ROW :] = start + np.arange(rows * _ROW, count, dtype=dtype) * dtype.type(step)
+    return values
+
+
+def _progression(start: Any, step: Any, count: int) -> Any:
+    """``start + step * i`` in float64."""
+    if count < 4 * _ROW:
+        return start + step * np.arange(count, dtype=np.float64)
+    kernels, values = select(None), _counted(count, float64)
+    return kernels.add_forward(kernels.mul_forward(values, step, values), start, values)
 
 
 def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
     """In float64; for an integer ``dtype`` between whole ends, as PyTorch has it."""
     if dtype.kind in "iu":
         start, end = int(start), int(end)
-    return np.linspace(start, end, steps)
+    step = (end - start) / (steps - 1) if steps > 1 else 0
+    if steps < 4 * _ROW or not 1e-300 < abs(step) < 1e300:  # denormals, infinities
+        return np.linspace(start, end, steps)
+    values = _progression(start, step, steps)
+    values[-1] = end
+    return values
 
 
 def linspace(

@@ -3,7 +3,7 @@
 #include "cpu/layout.h"
 
 namespace fastdl::binding {
-py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape) {
+py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape, const int64_t* strides) {
   int64_t bytes = dtype.itemsize();
   for (int64_t extent : shape) {
     if (extent < 0) throw py::value_error("empty: negative dimension " + std::to_string(extent));
@@ -14,8 +14,8 @@ py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape) {
   auto& api = py::detail::npy_api::get();
   py::object array = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
       api.PyArray_Type_, py::dtype(dtype).release().ptr(), int(shape.size()),
-      reinterpret_cast<const Py_intptr_t*>(shape.data()), nullptr, memory,
-      py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_, nullptr));
+      reinterpret_cast<const Py_intptr_t*>(shape.data()), reinterpret_cast<const Py_intptr_t*>(strides),
+      memory, py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_, nullptr));
   if (!array) throw py::error_already_set();
   if (api.PyArray_SetBaseObject_(array.ptr(), owner.release().ptr()) != 0) throw py::error_already_set();
   return py::reinterpret_steal<py::array>(array.release());

@@ -43,8 +43,9 @@ inline int64_t size_of(std::span<const int64_t> shape) {
 }
 
 // A new uninitialised array whose memory belongs to the pool and returns to it with the array's last
-// reference.
-py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape);
+// reference. `strides` (bytes): of a dense array in another order than C's.
+py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape,
+                      const int64_t* strides = nullptr);
 // A C-order copy in the pool of an array with any strides.
 py::array contiguous_copy(const py::array& array);
 

@@ -13,9 +13,8 @@ void launch(const Loop& loop, F&& kernel) {
   kernel();
 }
 
-// An input beside others: the bytes it may not share with out.
 template <class T>
-std::pair<Operand*, int64_t> input(Source<T>& source) {
+Input input(Source<T>& source) {
   return {&source, int64_t(sizeof(T))};
 }
 
@@ -32,7 +31,7 @@ py::array bind_binary(Binary op, const char* name, const Object& x, const Object
     });
     return z.array();
   };
-  const bool integers = op == Binary::add || op == Binary::sub || op == Binary::mul;
+  const bool integers = has_integers(op);
   return integers ? by_dtype_or_int64(name, {x, y}, run) : by_dtype_of(name, {x, y}, run);
 }
 

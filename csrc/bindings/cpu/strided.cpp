@@ -77,6 +77,40 @@ Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> oper
   return shape;
 }
 
+bool order_of(std::initializer_list<Input> inputs, const Shape& shape, int64_t item, Shape& strides) {
+  const int ndim = int(shape.size());
+  const Operand* first = nullptr;
+  for (const auto& [operand, bytes] : inputs) {
+    if (operand->ndim != ndim || !std::equal(shape.begin(), shape.end(), operand->shape)) continue;
+    if (first) {  // another one: it must lie as the first does
+      for (int axis = 0; axis < ndim; ++axis)
+        if (shape[size_t(axis)] > 1 && operand->strides[axis] * item != strides[size_t(axis)] * bytes)
+          return false;
+      continue;
+    }
+    first = operand;
+    int64_t expected = bytes;
+    bool in_order = true;
+    for (int axis = ndim - 1; axis >= 0; --axis) {
+      in_order &= shape[size_t(axis)] == 1 || operand->strides[axis] == expected;
+      expected *= shape[size_t(axis)];
+    }
+    if (in_order || expected == 0) return false;
+    // Dense in some order: from the smallest stride on, each is the product of the extents before it.
+    strides.assign(size_t(ndim), item);
+    int64_t reached = bytes;
+    for (int found = 0; found < ndim; ++found) {
+      int next = 0;
+      while (next < ndim && (shape[size_t(next)] == 1 || operand->strides[next] != reached)) ++next;
+      if (next == ndim) break;
+      strides[size_t(next)] = reached / bytes * item;
+      reached *= shape[size_t(next)];
+    }
+    if (reached != expected) return false;
+  }
+  return first != nullptr;
+}
+
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item) {
   if (!input.owner || (item == input_item && same_layout(out, input))) return;
   const auto [first, last] = range(out, item);

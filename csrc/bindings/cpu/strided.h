@@ -77,6 +77,14 @@ class Source : public Operand {
   T number_;
 };
 
+// An input beside others, and the bytes of its elements.
+using Input = std::pair<Operand*, int64_t>;
+
+// Strides for a new result of `item` bytes an element, where the inputs of its shape agree on another order
+// of axes than C's (the transposes of arrays in C order, say); false if they do not. Then reading and writing
+// follow memory, and so will whatever reads the result beside them.
+bool order_of(std::initializer_list<Input> inputs, const Shape& shape, int64_t item, Shape& strides);
+
 template <int N>
 StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const Operand*, N>& operands) {
   StridedLoop<N> loop;
@@ -106,11 +114,12 @@ StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const 
 template <class Out>
 class Result {
  public:
-  Result(const char* op, Shape shape, py::handle out,
-         std::initializer_list<std::pair<Operand*, int64_t>> inputs)
+  Result(const char* op, Shape shape, py::handle out, std::initializer_list<Input> inputs)
       : shape_(std::move(shape)) {
     if (out.is_none() || !out) {
-      array_ = empty<Out>(shape_);
+      Shape strides;
+      const bool reordered = order_of(inputs, shape_, sizeof(Out), strides);
+      array_ = empty_array(dtype_of<Out>(), shape_, reordered ? strides.data() : nullptr);
       operand_ = operand_of(array_);
       return;
     }

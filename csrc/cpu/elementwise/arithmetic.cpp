@@ -108,13 +108,36 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
 void integer_forward(Binary op, const StridedLoop<3>& loop) {
   using V = Vec<double>;
   using U = Vec<uint64_t>;
+  using I = Vec<int64_t>;
   switch (op) {
     case Binary::add:
       return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x + (U)y); });
     case Binary::sub:
       return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x - (U)y); });
-    default:
+    case Binary::mul:
       return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x * (U)y); });
+    case Binary::maximum:
+      return map<double>(loop, kGrain, [](V x, V y) { return (I)x > (I)y ? x : y; });
+    case Binary::minimum:
+      return map<double>(loop, kGrain, [](V x, V y) { return (I)x < (I)y ? x : y; });
+    default:  // one division for both
+      return for_each_run<1, int64_t, int64_t, int64_t>(
+          loop, kGrainSlow,
+          [quotients = op == Binary::floor_divide](int64_t n, int64_t* z, const int64_t* x,
+                                                   const int64_t* y) {
+            for (int64_t i = 0; i < n; ++i) {
+              // By -1 as by 1 of the negative number, which may wrap; the instruction would trap.
+              const int64_t b = y[i] == -1 ? 1 : y[i];
+              const int64_t a = y[i] == -1 ? int64_t(-uint64_t(x[i])) : x[i];
+              if (b == 0) {
+                z[i] = 0;
+                continue;
+              }
+              const int64_t q = a / b, r = a - q * b;
+              const bool lower = r != 0 && (r < 0) != (b < 0);
+              z[i] = quotients ? q - lower : lower ? r + b : r;
+            }
+          });
   }
 }
 

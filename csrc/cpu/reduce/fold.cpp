@@ -15,10 +15,13 @@ template <class T, class U, class C, Second second, class Join, class Map>
 void run(const ReduceProblem& p, Map map, const FoldOutput& out) {
   const bool inner_is_kept = p.kept_axes > 0 && p.kept[p.kept_axes - 1].x == int64_t(sizeof(T)) &&
                              !(p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T)));
-  if (inner_is_kept)
-    ColumnFolder<T, U, C, second, Join, Map>{{p, map, {out}}}.run();
-  else
-    RowFolder<T, U, C, second, Join, Map>{{p, map, {out}}}.run();
+  if (inner_is_kept) {
+    using Folding = ColumnFolder<T, U, C, second, Join, Map>;
+    fold_columns(Folding(p, out, map), Folding::loop);
+  } else {
+    using Folding = RowFolder<T, U, C, second, Join, Map>;
+    fold_rows(Folding(p, out, map), Folding::loops);
+  }
 }
 // map(x) computed in C.
 template <class T, class C, class Join, class Map>
@@ -58,7 +61,11 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
     if (op == Fold::product) start = Multiply::start;
     if (op == Fold::maximum || op == Fold::maximum_abs) start = Max::start;
     if (op == Fold::minimum || op == Fold::minimum_abs) start = Min::start;
-    for (int64_t k = 0; k < p.kept_size; ++k) Output<T>{out}.put(k, start);
+    for (int64_t k = 0; k < p.kept_size; ++k)
+      if (out.as_double)
+        static_cast<double*>(out.data)[k] = start * out.scale;
+      else
+        static_cast<T*>(out.data)[k] = T(start * out.scale);
     return;
   }
   switch (op) {

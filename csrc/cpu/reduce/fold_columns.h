@@ -14,13 +14,17 @@ namespace {
 constexpr int64_t kTile = 1024;  // columns that a task holds accumulators for
 constexpr int64_t kWide = 256;   // fewer columns are repeated up to this width
 
+// The arithmetic as the frame calls it: acc[c] = join with `count` rows of `columns` elements, row_x and
+// row_y bytes apart.
+using ColumnLoop = void (*)(const FoldFrame&, const char* x, const char* y, int64_t count, int64_t row_x,
+                            int64_t row_y, int64_t columns, double* acc);
+
 template <class T, class U, class C, Second second, class Join, class Map>
 struct ColumnFolder : Folder<T, U, C, second, Join, Map> {
   using Base = Folder<T, U, C, second, Join, Map>;
-  using Base::p, Base::out, Base::at_n, Base::v;
+  using Base::at_n, Base::v, Base::Base;
   using typename Base::V;
 
-  // acc[c] = join with `count` rows of `columns` elements, row_x and row_y bytes apart.
   void fold_rows(const char* x, const char* y, int64_t count, int64_t row_x, int64_t row_y, int64_t columns,
                  double* acc) const {
     constexpr int64_t item = sizeof(T), y_item = second == Second::each ? sizeof(U) : 0;
@@ -49,61 +53,62 @@ struct ColumnFolder : Folder<T, U, C, second, Join, Map> {
     }
   }
 
-  // One task: `columns` columns from `x`, positions [begin, end) of the reduced space; results to `acc`.
-  void fold_tile(const char* x, const char* y, int64_t columns, int64_t begin, int64_t end,
-                 double* acc) const {
-    const auto* inner = p.reduced_axes > 0 ? &p.reduced[p.reduced_axes - 1] : nullptr;
-    // Rows that follow each other in memory form one long row of `repeats` times the columns.
-    int64_t repeats = 1;
-    if (inner && inner->x == columns * int64_t(sizeof(T)) && columns <= kWide / 2 &&
-        (second == Second::none || (second == Second::each && inner->y == columns * int64_t(sizeof(U)))))
-      repeats = std::clamp<int64_t>((end - begin) / kDepth, 1, kWide / columns);
-    std::fill_n(acc, columns * repeats + v, Join::start);
-    this->walk(begin, end, x, y, [&](const char* xr, const char* yr, int64_t count) {
-      const int64_t row_x = inner ? inner->x : 0, row_y = inner ? inner->y : 0;
-      const int64_t blocks = count / repeats, done = blocks * repeats;
-      fold_rows(xr, yr, blocks, row_x * repeats, row_y * repeats, columns * repeats, acc);
-      fold_rows(xr + done * row_x, yr + done * row_y, count - done, row_x, row_y, columns, acc);
-    });
-    for (int64_t j = 1; j < repeats; ++j) {
-      const double* other = acc + j * columns;
-      int64_t c = 0;
-      for (; c + w <= columns; c += w) store(acc + c, Join::join(load(acc + c), load(other + c)));
-      for (; c < columns; ++c) acc[c] = Join::join(acc[c], other[c]);
-    }
-  }
-
-  void run() const {
-    const auto& inner = p.kept[p.kept_axes - 1];
-    const int64_t outer = p.kept_size / inner.extent;
-    const int64_t tiles = (inner.extent + kTile - 1) / kTile;
-    const int64_t slices = this->slice_count(outer * tiles);
-    memory::Buffer<double> partial(slices > 1 ? size_t(slices * p.kept_size) : 0);
-    const int64_t tasks = outer * tiles * slices;
-    const int64_t work = p.kept_size * p.reduced_size / tasks;
-    parallel_for(tasks, std::max<int64_t>(1, kGrain / (work + 32)), [&](int64_t first, int64_t last) {
-      alignas(64) double acc[kTile + kWidth<float>];
-      for (int64_t task = first; task < last; ++task) {
-        const int64_t slice = task % slices, tile = task / slices % tiles;
-        const char *x, *y;
-        int64_t place;
-        this->locate(task / slices / tiles, p.kept_axes - 1, x, y, place);
-        const int64_t column = inner.extent * tile / tiles,
-                      count = inner.extent * (tile + 1) / tiles - column;
-        fold_tile(x + column * inner.x, y + column * inner.y, count, p.reduced_size * slice / slices,
-                  p.reduced_size * (slice + 1) / slices, acc);
-        place += column * inner.out;
-        if (slices == 1) {
-          out.put(place, inner.out, acc, count);
-        } else {
-          double* to = partial + slice * p.kept_size + place;
-          for (int64_t c = 0; c < count; ++c) to[c * inner.out] = acc[c];
-        }
-      }
-    });
-    if (slices > 1) this->join_slices(partial, slices);
+  static void loop(const FoldFrame& f, const char* x, const char* y, int64_t count, int64_t row_x,
+                   int64_t row_y, int64_t columns, double* acc) {
+    static_cast<const ColumnFolder&>(f).fold_rows(x, y, count, row_x, row_y, columns, acc);
   }
 };
+
+// One task: `columns` columns from `x`, positions [begin, end) of the reduced space; results to `acc`.
+void fold_tile(const FoldFrame& f, ColumnLoop loop, const char* x, const char* y, int64_t columns,
+               int64_t begin, int64_t end, double* acc) {
+  const ReduceProblem& p = f.p;
+  const auto* inner = p.reduced_axes > 0 ? &p.reduced[p.reduced_axes - 1] : nullptr;
+  // Rows that follow each other in memory form one long row of `repeats` times the columns.
+  int64_t repeats = 1;
+  if (inner && inner->x == columns * f.x_item && columns <= kWide / 2 &&
+      (f.y_comes == Second::none || (f.y_comes == Second::each && inner->y == columns * f.y_item)))
+    repeats = std::clamp<int64_t>((end - begin) / kDepth, 1, kWide / columns);
+  std::fill_n(acc, columns * repeats + kWidth<float>, f.start);
+  f.walk(begin, end, x, y, [&](const char* xr, const char* yr, int64_t count) {
+    const int64_t row_x = inner ? inner->x : 0, row_y = inner ? inner->y : 0;
+    const int64_t blocks = count / repeats, done = blocks * repeats;
+    loop(f, xr, yr, blocks, row_x * repeats, row_y * repeats, columns * repeats, acc);
+    loop(f, xr + done * row_x, yr + done * row_y, count - done, row_x, row_y, columns, acc);
+  });
+  for (int64_t j = 1; j < repeats; ++j) f.merge(acc, acc + j * columns, columns);
+}
+
+void fold_columns(const FoldFrame& f, ColumnLoop loop) {
+  const ReduceProblem& p = f.p;
+  const auto& inner = p.kept[p.kept_axes - 1];
+  const int64_t outer = p.kept_size / inner.extent;
+  const int64_t tiles = (inner.extent + kTile - 1) / kTile;
+  const int64_t slices = f.slice_count(outer * tiles);
+  memory::Buffer<double> partial(slices > 1 ? size_t(slices * p.kept_size) : 0);
+  const int64_t tasks = outer * tiles * slices;
+  const int64_t work = p.kept_size * p.reduced_size / tasks;
+  parallel_for(tasks, std::max<int64_t>(1, kGrain / (work + 32)), [&](int64_t first, int64_t last) {
+    alignas(64) double acc[kTile + kWidth<float>];
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t slice = task % slices, tile = task / slices % tiles;
+      const char *x, *y;
+      int64_t place;
+      f.locate(task / slices / tiles, p.kept_axes - 1, x, y, place);
+      const int64_t column = inner.extent * tile / tiles, count = inner.extent * (tile + 1) / tiles - column;
+      fold_tile(f, loop, x + column * inner.x, y + column * inner.y, count, p.reduced_size * slice / slices,
+                p.reduced_size * (slice + 1) / slices, acc);
+      place += column * inner.out;
+      if (slices == 1) {
+        f.put(place, inner.out, acc, count);
+      } else {
+        double* to = partial + slice * p.kept_size + place;
+        for (int64_t c = 0; c < count; ++c) to[c * inner.out] = acc[c];
+      }
+    }
+  });
+  if (slices > 1) f.join_slices(partial, slices);
+}
 
 }  // namespace
 }  // namespace fastdl

@@ -12,10 +12,18 @@ namespace {
 
 constexpr int64_t kShortRow = 16;
 
+// The arithmetic as the frame calls it; several and short_rows (rows shorter than kShortRow) take w outputs
+// at a time from k on while there are as many before `end`, and return where they stopped.
+struct RowLoops {
+  double (*one)(const FoldFrame&, const char* x, const char* y, int64_t begin, int64_t end);
+  int64_t (*several)(const FoldFrame&, int64_t k, int64_t end);
+  int64_t (*short_rows)(const FoldFrame&, int64_t k, int64_t end);
+};
+
 template <class T, class U, class C, Second second, class Join, class Map>
 struct RowFolder : Folder<T, U, C, second, Join, Map> {
   using Base = Folder<T, U, C, second, Join, Map>;
-  using Base::p, Base::out, Base::at, Base::at_n, Base::v;
+  using Base::p, Base::at, Base::at_n, Base::v, Base::Base;
   using typename Base::V;
 
   [[gnu::always_inline]] void fold_row(const char* x, const char* y, int64_t n, D (&acc)[2]) const {
@@ -36,22 +44,26 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     Base::flush(acc, sum);
   }
 
+  // Of several axes' pieces: out of line, the loop is long.
+  [[gnu::noinline]] void fold_piece(const char* x, const char* y, int64_t n, D (&acc)[2]) const {
+    fold_row(x, y, n, acc);
+  }
+
   // The joined positions [begin, end) of one output, spread over the lanes.
-  [[gnu::always_inline]] D fold_lanes(const char* x, const char* y, int64_t begin, int64_t end) const {
+  [[gnu::noinline]] D fold_lanes(const char* x, const char* y, int64_t begin, int64_t end) const {
     D acc[2] = {broadcast<double>(Join::start), broadcast<double>(Join::start)};
     if (p.reduced_axes == 1 && begin == 0)
       fold_row(x, y, end, acc);
     else
       this->walk(begin, end, x, y,
-                 [&](const char* xr, const char* yr, int64_t n) { fold_row(xr, yr, n, acc); });
+                 [&](const char* xr, const char* yr, int64_t n) { fold_piece(xr, yr, n, acc); });
     return sizeof(C) == 8 ? acc[0] : Join::join(acc[0], acc[1]);
   }
   double fold_one(const char* x, const char* y, int64_t begin, int64_t end) const {
     return join_lanes<Join>(fold_lanes(x, y, begin, end));
   }
 
-  // Outputs k .. k + w - 1.
-  [[gnu::noinline]] void fold_several(int64_t k) const {
+  void fold_several(int64_t k) const {
     D lanes[w];
     int64_t place[w];
 #pragma GCC unroll 1
@@ -63,9 +75,9 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     double values[w];
     store(values, join_transposed<Join>(lanes));
     if (p.kept_axes == 1)
-      out.put(place[0], p.kept[0].out, values, w);
+      this->put(place[0], p.kept[0].out, values, w);
     else
-      for (int i = 0; i < w; ++i) out.put(place[i], values[i]);
+      for (int i = 0; i < w; ++i) this->put(place[i], values[i]);
   }
 
   // Elements `stride` bytes apart as doubles; floats are put together first and converted as one.
@@ -81,7 +93,7 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
       return v;
   }
 
-  // Outputs k .. k + w - 1, each a row shorter than kShortRow: one output per lane, no joining of lanes.
+  // One output per lane, no joining of lanes.
   void fold_short_rows(int64_t k) const {
     const auto& kept = p.kept[0];
     const auto& reduced = p.reduced[0];
@@ -94,36 +106,50 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     }
     double values[w];
     store(values, acc);
-    out.put(k * kept.out, kept.out, values, w);
+    this->put(k * kept.out, kept.out, values, w);
   }
 
-  void run() const {
-    const int64_t slices = this->slice_count(p.kept_size);
-    if (slices > 1) {
-      memory::Buffer<double> partial(size_t(slices * p.kept_size));
-      parallel_tasks(slices * p.kept_size, [&](int64_t task) {
-        const int64_t slice = task % slices;
-        const char *x, *y;
-        int64_t place;
-        this->locate(task / slices, p.kept_axes, x, y, place);
-        partial[slice * p.kept_size + place] =
-            fold_one(x, y, p.reduced_size * slice / slices, p.reduced_size * (slice + 1) / slices);
-      });
-      return this->join_slices(partial, slices);
-    }
-    const bool are_short = p.kept_axes == 1 && p.reduced_axes == 1 && p.reduced_size < kShortRow;
-    parallel_for(p.kept_size, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)),
-                 [&](int64_t k, int64_t end) {
-                   for (; k + w <= end; k += w) are_short ? fold_short_rows(k) : fold_several(k);
-                   for (; k < end; ++k) {
-                     const char *x, *y;
-                     int64_t place;
-                     this->locate(k, p.kept_axes, x, y, place);
-                     out.put(place, fold_one(x, y, 0, p.reduced_size));
-                   }
-                 });
-  }
+  static constexpr RowLoops loops = {
+      [](const FoldFrame& f, const char* x, const char* y, int64_t begin, int64_t end) {
+        return static_cast<const RowFolder&>(f).fold_one(x, y, begin, end);
+      },
+      [](const FoldFrame& f, int64_t k, int64_t end) {
+        for (; k + w <= end; k += w) static_cast<const RowFolder&>(f).fold_several(k);
+        return k;
+      },
+      [](const FoldFrame& f, int64_t k, int64_t end) {
+        for (; k + w <= end; k += w) static_cast<const RowFolder&>(f).fold_short_rows(k);
+        return k;
+      }};
 };
+
+void fold_rows(const FoldFrame& f, const RowLoops& loops) {
+  const ReduceProblem& p = f.p;
+  const int64_t slices = f.slice_count(p.kept_size);
+  if (slices > 1) {
+    memory::Buffer<double> partial(size_t(slices * p.kept_size));
+    parallel_tasks(slices * p.kept_size, [&](int64_t task) {
+      const int64_t slice = task % slices;
+      const char *x, *y;
+      int64_t place;
+      f.locate(task / slices, p.kept_axes, x, y, place);
+      partial[slice * p.kept_size + place] =
+          loops.one(f, x, y, p.reduced_size * slice / slices, p.reduced_size * (slice + 1) / slices);
+    });
+    return f.join_slices(partial, slices);
+  }
+  const bool are_short = p.kept_axes == 1 && p.reduced_axes == 1 && p.reduced_size < kShortRow;
+  const auto together = are_short ? loops.short_rows : loops.several;
+  parallel_for(p.kept_size, std::max<int64_t>(1, kGrain / (p.reduced_size + 32)),
+               [&](int64_t k, int64_t end) {
+                 for (k = together(f, k, end); k < end; ++k) {
+                   const char *x, *y;
+                   int64_t place;
+                   f.locate(k, p.kept_axes, x, y, place);
+                   f.put(place, loops.one(f, x, y, 0, p.reduced_size));
+                 }
+               });
+}
 
 }  // namespace
 }  // namespace fastdl

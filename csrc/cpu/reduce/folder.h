@@ -1,6 +1,8 @@
-// What both directions of a fold share (fold_rows.h, fold_columns.h): how elements are joined, how they are
-// read, where results go, and the walk over the reduced axes. The chains of additions are here as well: up to
-// kDepth vectors are joined in the computation's own type, then a chain goes to double accumulators.
+// What both directions of a fold share (fold_rows.h, fold_columns.h). FoldFrame is what surrounds the
+// arithmetic: the walk over the reduced axes, where results go, how partial results are joined. It knows no
+// types and is compiled once; the loops that do are reached through pointers, for several rows at a time.
+// Folder is the arithmetic: how elements are read, and the chains of additions: up to kDepth vectors are
+// joined in the computation's own type, then a chain goes to double accumulators.
 #pragma once
 
 #include <algorithm>
@@ -115,77 +117,42 @@ template <class Join>
 // How y comes: not at all, one per element, or one for the whole row.
 enum class Second { none, each, constant };
 
-// Where results go: doubles, or T.
-template <class T>
-struct Output {
+// acc[0 .. n) = join with other[0 .. n).
+template <class Join>
+void merge(double* acc, const double* other, int64_t n) {
+  int64_t i = 0;
+  for (; i + w <= n; i += w) store(acc + i, Join::join(load(acc + i), load(other + i)));
+  for (; i < n; ++i) acc[i] = Join::join(acc[i], other[i]);
+}
+
+struct FoldFrame {
+  const ReduceProblem& p;
   const FoldOutput& to;
+  bool to_single;  // results are floats
+  int64_t x_item, y_item;
+  Second y_comes;
+  double start;  // of a fold: what changes nothing
+  void (*merge)(double*, const double*, int64_t);
+
   void put(int64_t place, double value) const {
-    if (to.as_double)
-      static_cast<double*>(to.data)[place] = value * to.scale;
+    if (to_single)
+      static_cast<float*>(to.data)[place] = float(value * to.scale);
     else
-      static_cast<T*>(to.data)[place] = T(value * to.scale);
+      static_cast<double*>(to.data)[place] = value * to.scale;
   }
   void put(int64_t place, int64_t stride, const double* values, int64_t count) const {
     int64_t i = 0;
-    if (stride == 1 && !to.as_double) {
-      for (T* out = static_cast<T*>(to.data) + place; i + w <= count; i += w) {
+    if (stride == 1)
+      for (; i + w <= count; i += w) {
         const D scaled = load(values + i) * to.scale;
-        if constexpr (sizeof(T) == 8) {
-          store(out + i, scaled);
+        if (to_single) {
+          const Half part = simd::to_single(scaled);
+          std::memcpy(static_cast<float*>(to.data) + place + i, &part, sizeof part);
         } else {
-          const Half part = to_single(scaled);
-          std::memcpy(out + i, &part, sizeof part);
+          store(static_cast<double*>(to.data) + place + i, scaled);
         }
       }
-    }
     for (; i < count; ++i) put(place + i * stride, values[i]);
-  }
-};
-
-// T, U: elements of x and y; C: what map is computed in (T or double).
-template <class T, class U, class C, Second second, class Join, class Map>
-struct Folder {
-  static constexpr int v = kWidth<C>;
-  using V = Vec<C>;
-  const ReduceProblem& p;
-  const Map map;
-  const Output<T> out;
-
-  // Element i of a piece and those behind it, mapped. What lies `ahead` bytes further is asked for: additions
-  // alone do not fill the instruction window, and hardware's own prefetching starts anew at every page.
-  [[gnu::always_inline]] V at(const char* x, const char* y, int64_t i, int64_t ahead) const {
-    const auto* px = reinterpret_cast<const T*>(x);
-    const auto* py = reinterpret_cast<const U*>(y);
-    __builtin_prefetch(x + i * int64_t(sizeof(T)) + ahead);
-    if constexpr (second == Second::each)
-      return map(load_as<C>(px + i), load_as<C>(py + i));
-    else if constexpr (second == Second::constant)
-      return map(load_as<C>(px + i), broadcast<C>(C(*py)));
-    else
-      return map(load_as<C>(px + i), V{});
-  }
-  // The first n < v of them, `rest` in the other lanes.
-  [[gnu::always_inline]] V at_n(const char* x, const char* y, int n, V rest) const {
-    const auto* px = reinterpret_cast<const T*>(x);
-    const auto* py = reinterpret_cast<const U*>(y);
-    V second_value{};
-    if constexpr (second == Second::each) second_value = load_as_n<C>(py, n);
-    if constexpr (second == Second::constant) second_value = broadcast<C>(C(*py));
-    return first_lanes<C>(map(load_as_n<C>(px, n), second_value), rest, n);
-  }
-
-  // Joins `count` pieces, x_step and y_step bytes apart, each kChains vectors wide.
-  template <int kChains>
-  [[gnu::always_inline]] void chain(V (&sums)[kChains], const char* x, const char* y, int64_t x_step,
-                                    int64_t y_step, int64_t count, int64_t ahead) const {
-#pragma GCC unroll 4
-    for (int j = 0; j < kChains; ++j) sums[j] = at(x, y, j * v, ahead);
-    for (; count > 1; --count) {
-      x += x_step;
-      y += y_step;
-#pragma GCC unroll 4
-      for (int j = 0; j < kChains; ++j) sums[j] = Join::join(sums[j], at(x, y, j * v, ahead));
-    }
   }
 
   // Walks the reduced space from flat position `begin` to `end`, calling row(x, y, count) for runs of its
@@ -238,6 +205,76 @@ struct Folder {
     }
   }
 
+  // Into how many slices the reduced space is cut, given `tasks` pieces of work without slicing.
+  int64_t slice_count(int64_t tasks) const {
+    const int64_t wanted = fastdl::detail::kChunksPerThread * num_threads();
+    if (num_threads() == 1 || tasks * 2 >= wanted) return 1;
+    // Less than five grains would not wake a thread.
+    const int64_t by_work =
+        p.kept_size * p.reduced_size < 5 * kGrain ? 1 : p.kept_size * p.reduced_size / kGrain;
+    return std::clamp<int64_t>(std::min(wanted / tasks, by_work), 1, p.reduced_size);
+  }
+  void join_slices(double* partial, int64_t slices) const {
+    for (int64_t s = 1; s < slices; ++s) merge(partial, partial + s * p.kept_size, p.kept_size);
+    put(0, 1, partial, p.kept_size);
+  }
+};
+
+// T, U: elements of x and y; C: what map is computed in (T or double).
+template <class T, class U, class C, Second second, class Join, class Map>
+struct Folder : FoldFrame {
+  static constexpr int v = kWidth<C>;
+  using V = Vec<C>;
+  const Map map;
+
+  Folder(const ReduceProblem& problem, const FoldOutput& out, Map f)
+      : FoldFrame{problem,
+                  out,
+                  sizeof(T) == 4 && !out.as_double,
+                  sizeof(T),
+                  sizeof(U),
+                  second,
+                  Join::start,
+                  fastdl::merge<Join>},
+        map(f) {}
+
+  // Element i of a piece and those behind it, mapped. What lies `ahead` bytes further is asked for: additions
+  // alone do not fill the instruction window, and hardware's own prefetching starts anew at every page.
+  [[gnu::always_inline]] V at(const char* x, const char* y, int64_t i, int64_t ahead) const {
+    const auto* px = reinterpret_cast<const T*>(x);
+    const auto* py = reinterpret_cast<const U*>(y);
+    __builtin_prefetch(x + i * int64_t(sizeof(T)) + ahead);
+    if constexpr (second == Second::each)
+      return map(load_as<C>(px + i), load_as<C>(py + i));
+    else if constexpr (second == Second::constant)
+      return map(load_as<C>(px + i), broadcast<C>(C(*py)));
+    else
+      return map(load_as<C>(px + i), V{});
+  }
+  // The first n < v of them, `rest` in the other lanes.
+  [[gnu::always_inline]] V at_n(const char* x, const char* y, int n, V rest) const {
+    const auto* px = reinterpret_cast<const T*>(x);
+    const auto* py = reinterpret_cast<const U*>(y);
+    V second_value{};
+    if constexpr (second == Second::each) second_value = load_as_n<C>(py, n);
+    if constexpr (second == Second::constant) second_value = broadcast<C>(C(*py));
+    return first_lanes<C>(map(load_as_n<C>(px, n), second_value), rest, n);
+  }
+
+  // Joins `count` pieces, x_step and y_step bytes apart, each kChains vectors wide.
+  template <int kChains>
+  [[gnu::always_inline]] void chain(V (&sums)[kChains], const char* x, const char* y, int64_t x_step,
+                                    int64_t y_step, int64_t count, int64_t ahead) const {
+#pragma GCC unroll 4
+    for (int j = 0; j < kChains; ++j) sums[j] = at(x, y, j * v, ahead);
+    for (; count > 1; --count) {
+      x += x_step;
+      y += y_step;
+#pragma GCC unroll 4
+      for (int j = 0; j < kChains; ++j) sums[j] = Join::join(sums[j], at(x, y, j * v, ahead));
+    }
+  }
+
   // acc[0 .. v) = join with the lanes of value, as doubles.
   [[gnu::always_inline]] static void flush(D (&acc)[2], V value) {
     if constexpr (sizeof(C) == 8) {
@@ -253,23 +290,6 @@ struct Folder {
     } else {
       store(acc, Join::join(load(acc), widen<0>(value)));
       store(acc + w, Join::join(load(acc + w), widen<1>(value)));
-    }
-  }
-
-  // Into how many slices the reduced space is cut, given `tasks` pieces of work without slicing.
-  int64_t slice_count(int64_t tasks) const {
-    const int64_t wanted = fastdl::detail::kChunksPerThread * num_threads();
-    if (num_threads() == 1 || tasks * 2 >= wanted) return 1;
-    // Less than five grains would not wake a thread.
-    const int64_t by_work =
-        p.kept_size * p.reduced_size < 5 * kGrain ? 1 : p.kept_size * p.reduced_size / kGrain;
-    return std::clamp<int64_t>(std::min(wanted / tasks, by_work), 1, p.reduced_size);
-  }
-  void join_slices(const double* partial, int64_t slices) const {
-    for (int64_t k = 0; k < p.kept_size; ++k) {
-      double all = partial[k];
-      for (int64_t s = 1; s < slices; ++s) all = Join::join(all, partial[s * p.kept_size + k]);
-      out.put(k, all);
     }
   }
 };

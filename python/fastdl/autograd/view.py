@@ -38,8 +38,12 @@ class View(Op):
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         (input,) = inputs
         op = cls()
+        return op.attach(input, op.forward(input._data, **options), options)
+
+    def attach(self, input: Tensor, array: Any, options: dict[str, Any]) -> Tensor:
+        """The tensor of ``array``, which is what ``forward(input, **options)`` gives, and its place in the graph."""
         output = new(Tensor)
-        output._data = op.forward(input._data, **options)
+        output._data = array
         base = input._base
         if base is None:
             base = input
@@ -52,14 +56,14 @@ class View(Op):
             base._version = cell = [0]
         output._version = cell
         if mode.enabled:
-            output._path = path if path.__class__ is str else (path, cls, options)
+            output._path = path if path.__class__ is str else (path, self.__class__, options)
             _register(base, output)
             if input._requires_grad:
-                op.needs = (True,)
-                op.order = next_order()
-                op.edges = (_edge(input),)
+                self.needs = (True,)
+                self.order = next_order()
+                self.edges = (_edge(input),)
                 output._requires_grad = True
-                output._node = op
+                output._node = self
         else:
             output._path = _NO_GRAD
         return output

@@ -70,6 +70,9 @@ def cast(array: Any, dtype: Any) -> Any:
     return pooled_copy(array, dtype)
 
 
+_WORD = 1 << 63
+
+
 def operand(value: Any, dtype: Any) -> Any:
     """An operand for a computation in ``dtype``: arrays converted, numbers kept for the kernels, wrapped
     for NumPy and CuPy (as a scalar, which both take)."""
@@ -77,6 +80,8 @@ def operand(value: Any, dtype: Any) -> Any:
         return cast(value, dtype)
     if dtype is float32 or dtype is float64:
         return value
+    if dtype is int64 and value.__class__ is int and -_WORD <= value < _WORD:
+        return int64.type(value)
     return np.asarray(value).astype(dtype)[()]
 
 

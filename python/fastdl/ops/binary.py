@@ -63,7 +63,8 @@ class Binary(Op):
             self.likes = (x.shape, dtype), (y.shape, y.dtype)
             if dtype is y.dtype and (dtype is float32 or dtype is float64):
                 return x, y, dtype
-        dtype = common_dtype(x, y)
+        if not (dtype is int64 and y.__class__ is int):
+            dtype = common_dtype(x, y)
         if self.floating:
             dtype = floating_dtype(dtype)
         self.check(x, y, dtype)
@@ -313,6 +314,7 @@ class Div(Binary):
 
 class Maximum(Saving):
     kernel = "maximum_forward"
+    integers = True
     ufunc: ClassVar[Any] = np.maximum
 
     def backward(self, grad: Any) -> Any:
@@ -337,16 +339,24 @@ class Minimum(Maximum):
 def _check_integers(op: str, x: Any, y: Any, dtype: Any) -> None:
     if dtype.kind == "b":
         raise RuntimeError(f"{op}: not defined for bool tensors; convert them to integers first")
-    if dtype.kind in "iu" and np.size(x) and not np.all(y):
+    zero = not np.all(y) if is_array(y) else not y
+    if zero and dtype.kind in "iu" and np.size(x):
         raise RuntimeError(f"{op}: division by zero; integer tensors have no infinity to answer with")
 
 
 class FloorDivide(Binary):
     kernel = "floor_divide_forward"
+    integers = True
     ufunc: ClassVar[Any] = np.floor_divide
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         _check_integers(self.label, x, y, dtype)
+
+    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if dtype is int64 and not is_array(y) and x.size > 1024 and (out is None or out.dtype is dtype):
+            # By one number NumPy divides with a multiplication: faster than every thread's divisions.
+            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+        return super().compute(x, y, dtype, out)
 
     def backward(self, grad: Any) -> Any:
         zero = zeros(grad.shape, grad.dtype, grad)
@@ -363,6 +373,7 @@ class Remainder(Saving):
     """Python's %: the result has the sign of y. z = x - y floor(x / y)."""
 
     kernel = "remainder_forward"
+    integers = True
     ufunc: ClassVar[Any] = np.remainder
     aliases_grad = True
     round = "floor_forward"
@@ -398,6 +409,7 @@ class Fmod(Remainder):
     """C's fmod: the result has the sign of x. z = x - y trunc(x / y)."""
 
     kernel, ufunc = "fmod_forward", np.fmod
+    integers = False
     round = "trunc_forward"
 
 
@@ -419,7 +431,9 @@ class Pow(Binary):
         kernel = dtype is float32 or dtype is float64
         if kernel and not is_array(y) and (out is None or out.dtype is dtype):
             return select(x).pow_scalar_forward(x, y, out)
-        if dtype.kind == "i" and np.any(np.less(y, 0)):
+        if dtype is int64 and not is_array(y) and y == 2 and out is None and not on_device(x):
+            return select(x).mul_forward(x, x)
+        if dtype.kind == "i" and (np.any(np.less(y, 0)) if is_array(y) else y < 0):
             return self.integer(x, y, out)
         z = self.compute(x, y, dtype, out)
         if need_y:
@@ -538,6 +552,7 @@ def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
 class TruncDivide(FloorDivide):
     """The quotient without its fraction."""
 
+    integers = False
     ufunc = staticmethod(_truncated)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:

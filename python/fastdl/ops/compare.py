@@ -32,10 +32,15 @@ def _result(op: str, array: Any, out: Tensor | None) -> Tensor:
     return result if out is None else store(op, out, result)
 
 
+_WORD = 1 << 63
+
+
 def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
     """x op y as a bool array, after promotion."""
     dtype = getattr(x, "dtype", None)
-    if dtype is None or not (
+    if dtype is int64 and y.__class__ is int and -_WORD <= y < _WORD:
+        pass
+    elif dtype is None or not (
         dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)
         and (dtype is float32 or dtype is float64 or dtype is int64)
     ):

@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, bool_, float32, float64, uint8
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arithmetic import *
@@ -36,8 +36,10 @@ class Where(Op):
         self.condition = condition
         self.likes = tuple([None if a is None else (a.shape, a.dtype) for a in (x, y)])
         x, y = values[0] if x is None else x, values[1] if y is None else y
-        dtype = common_dtype(x, y)
-        x, y = operand(x, dtype), operand(y, dtype)
+        dtype: Any = getattr(x, "dtype", None)
+        if dtype is None or dtype is not getattr(y, "dtype", None):
+            dtype = common_dtype(x, y)
+            x, y = operand(x, dtype), operand(y, dtype)
         if (dtype is float32 or dtype is float64) and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
         if dtype.itemsize >= 4 and not on_device(condition):  # bits are moved, whatever they mean
@@ -98,6 +100,8 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         raise RuntimeError(
             f"where: condition must be a bool tensor, got {condition._data.dtype}; compare it, e.g. x > 0"
         )
+    if input.__class__ is Tensor is other.__class__:
+        return Where.apply(condition, input, other)
     tensors, values = [], []
     for name, side in (("input", input), ("other", other)):
         tensors.append(side if isinstance(side, Tensor) else None)
@@ -131,6 +135,8 @@ class Clamp(Op):
         lower, upper = self.bounds
         if dtype is float32 or dtype is float64:
             return select(x).clamp_forward(x, lower, upper, out)
+        if dtype is int64 and not on_device(x):
+            return self.limit(select(x), x, out)
         result = empty(x.shape, dtype, x) if out is None else out
         np.copyto(result, x)
         if dtype.kind not in FLOATING:
@@ -140,6 +146,15 @@ class Clamp(Op):
         for bound, limit in ((np.maximum, lower), (np.minimum, upper)):  # CuPy's clip casts nothing
             bound(result, limit, out=result, casting="unsafe")
         return result
+
+    def limit(self, kernels: Any, x: Any, out: Any) -> Any:
+        """int64: the bounds are integers, or infinite."""
+        low, high = -(1 << 63), (1 << 63) - 1
+        lower, upper = [builtins.min(builtins.max(bound, low), high) for bound in self.bounds]
+        if lower == low:
+            return kernels.minimum_forward(x, upper, out)
+        result = kernels.maximum_forward(x, lower, out)
+        return result if upper == high else kernels.minimum_forward(result, upper, result)
 
     def backward(self, grad: Any) -> Any:
         lower, upper = self.bounds

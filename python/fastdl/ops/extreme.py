@@ -110,12 +110,17 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     """Extreme values of an array and their first places along ``axis``, or in the flattened array."""
     if x.dtype is float32 or x.dtype is float64:
         return getattr(select(x), op + "_forward")(x, axis if x.ndim else None, keepdim)  # type: ignore[no-any-return]
-    find = np.argmax if op == "max" else np.argmin
-    indices = array(find(x, axis=axis if x.ndim else None, keepdims=keepdim), x, int64)
+    indices = _search_place(op, x, axis, keepdim)
     if axis is None or x.ndim == 0:
         return array(x.reshape(-1)[indices.reshape(())], x).reshape(indices.shape), indices
     expanded = indices if keepdim else np.expand_dims(indices, axis)
     return np.take_along_axis(x, expanded, axis).reshape(indices.shape), indices
+
+
+def _search_place(op: str, x: Any, axis: int | None, keepdim: bool) -> Any:
+    """The places alone, by NumPy."""
+    find = np.argmax if op == "max" else np.argmin
+    return array(find(x, axis=axis if x.ndim else None, keepdims=keepdim), x, int64)
 
 
 def _check_some(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> None:
@@ -219,7 +224,9 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = input._data
     axis = None if dim is None else normal_axis(op, dim, x.ndim)
     _check_some(op, x.shape, None if axis is None else (axis,))
-    return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
+    if x.dtype is float32 or x.dtype is float64:
+        return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
+    return Tensor._wrap(_search_place(op[3:], x, axis, keepdim))
 
 
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names: Any) -> Any:

@@ -178,8 +178,12 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
     flat: Any = None
     for axis, k in enumerate(arrays, first):
         extent = shape[axis]
-        low = k.min() if k.size else 0
-        if k.size and (low < -extent or k.max() >= extent):
+        if k.dtype is int64 and k.__class__ is np.ndarray and k.size:  # one look for both ends
+            in_range = np.maximum.reduce(k.view(np.uint64), None) < extent
+        else:
+            in_range = False
+        low = 0 if in_range else k.min() if k.size else 0
+        if not in_range and k.size and (low < -extent or k.max() >= extent):
             place = tuple(np.argwhere((k < -extent) | (k >= extent))[0].tolist())
             raise IndexError(
                 f"{op}: index{list(place)} = {k[place]} is out of bounds for dim {axis} of extent {extent}"

@@ -51,6 +51,10 @@ class Reduction(Op):
 def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> Any:
     """``numpy.sum`` or ``numpy.prod`` in ``dtype``, into pooled memory."""
     out = empty(reduced_shape(x.shape, axes, keepdim), dtype, x)
+    if x.__class__ is np.ndarray and x.dtype.kind in "iu":  # nothing to warn of
+        ufunc: Any = np.add if reduce is np.sum else np.multiply
+        ufunc.reduce(x, axes, dtype, out, keepdim)
+        return out
     with np.errstate(all="ignore"):
         reduce(x, axis=axes, dtype=dtype, keepdims=keepdim, out=out)
     return out

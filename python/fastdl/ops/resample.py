@@ -8,11 +8,13 @@ from functools import lru_cache
 from operator import index
 from typing import Any
 
+import numpy as np
+
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, float32, float64, int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -70,11 +72,18 @@ class Repeat(Op):
         return linear_backward(self, grad_y)
 
 
+_BITS = {int64: float64, int32: float32}
+
+
 class Pad(Op):
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
-        # Numbers that are not floating-point are only copied: NumPy does that.
+        # Numbers that are not floating-point are only copied: as floats of their width, or by NumPy.
         if x.dtype.kind not in FLOATING:
+            bits: Any = _BITS.get(x.dtype)
+            if bits is not None and (bits is float64 or not value) and not on_device(x):
+                fill = np.asarray(value).astype(x.dtype).view(bits).item()
+                return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
             from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
 
             return reference.pad_forward(x, padding, mode, value)

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import as_dtype
-from fastdl.kernels import strided
+from fastdl.kernels import expanded, strided
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor, pooled_copy
@@ -110,6 +110,21 @@ def _is_viewable(x: Any, shape: tuple[int, ...]) -> bool:
     return x.flags.c_contiguous or x.size == 0 or _view_strides(x.shape, x.strides, shape) is not None
 
 
+def _reshaped(input: Tensor, sizes: tuple[Any, ...]) -> Tensor | None:
+    """The view of a tensor in C order, by NumPy's own checks; None for whatever else comes."""
+    x = input._data
+    try:
+        shape = sizes[0] if len(sizes) == 1 and sizes[0].__class__ is tuple else sizes
+        if not (x.flags.c_contiguous and x.size and min(shape) >= -1):  # to NumPy -2 is the same as -1
+            return None
+        array = x.reshape(shape)
+    except (TypeError, ValueError):
+        return None
+    op = Reshape()
+    op.shape = x.shape
+    return op.attach(input, array, {"shape": array.shape})
+
+
 def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     """The same elements in another shape: a view if memory order allows, else a copy; one extent may be -1.
 
@@ -121,6 +136,8 @@ def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
         tensor([[0, 1, 2],
                 [3, 4, 5]])
     """
+    if (output := _reshaped(input, sizes)) is not None:
+        return output
     x = input._data
     new = _resolve("reshape", x.size, ints(sizes if shape is None else (shape,)), x.shape)
     if not _is_viewable(x, new) or (x.size == 0 and not x.flags.c_contiguous):
@@ -133,9 +150,9 @@ def view(input: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Ten
 
     With a dtype instead of a shape, the same bytes read as that type (no gradient).
     """
+    if (output := _reshaped(input, shape)) is not None:
+        return output
     x = input._data
-    if len(shape) == 1 and shape[0] == -1 and shape[0].__class__ is int and x.flags.c_contiguous and x.size:
-        return Reshape.apply(input, shape=(x.size,))  # type: ignore[no-any-return]
     if dtype is not None:
         shape = (as_dtype("view", dtype),)
     elif size is not None:
@@ -170,6 +187,13 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Axes ``start_dim`` to ``end_dim`` become one; see ``torch.flatten``."""
     shape = input._data.shape
+    if (
+        start_dim == 0
+        and end_dim == -1
+        and len(shape) > 1
+        and (output := _reshaped(input, (-1,))) is not None
+    ):
+        return output
     if not shape:
         axis("flatten", start_dim, 0), axis("flatten", end_dim, 0)
         return reshape(input, (1,))
@@ -204,13 +228,17 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     if dim is None:
         new = tuple([s for s in shape if s != 1])
     else:
-        gone = axes("squeeze", dim, len(shape))
+        gone = (
+            (axis("squeeze", dim, len(shape)),) if dim.__class__ is int else axes("squeeze", dim, len(shape))
+        )
         new = tuple([s for i, s in enumerate(shape) if s != 1 or i not in gone])
     return _reshape_ones(input, new)
 
 
 def _reshape_ones(input: Tensor, new: tuple[int, ...]) -> Tensor:
     """Only axes of extent 1 come or go: always a view."""
+    if new and (output := _reshaped(input, new)) is not None:
+        return output
     return Reshape.apply(input, shape=new) if input._data.size else Squeezed.apply(input, shape=new)  # type: ignore[no-any-return]
 
 
@@ -294,8 +322,21 @@ class Transpose(View):
 
 def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
     """Axes in the order ``dims``; see ``torch.permute``."""
-    order = ints(axes_in_order if dims is None else (dims,))
-    ndim = input._data.ndim
+    order = axes_in_order if dims is None else (dims,)
+    if len(order) == 1 and order[0].__class__ is tuple:
+        (order,) = order
+    x = input._data
+    ndim = x.ndim
+    if len(order) == ndim > 0:
+        try:
+            array = x.transpose(order)
+        except (TypeError, ValueError):  # explained below
+            pass
+        else:
+            op = Permute()
+            op.dims = order
+            return op.attach(input, array, {"dims": order})
+    order = ints(order)
     if len(order) != ndim:
         raise RuntimeError(f"permute: dims must name all {ndim} axes of the tensor, got {order}")
     return Permute.apply(input, dims=axes("permute", order, ndim))  # type: ignore[no-any-return]
@@ -355,7 +396,7 @@ def _mT(input: Tensor) -> Tensor:
 class Expand(View):
     def forward(self, x: Any, shape: tuple[int, ...]) -> Any:
         self.shape = x.shape
-        return np.broadcast_to(x, shape)
+        return expanded(x, shape)
 
     def backward(self, grad: Any) -> Any:
         return sum_to(grad, self.shape)
