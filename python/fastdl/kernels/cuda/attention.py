@@ -99,8 +99,6 @@ class _Problem:
             query.dtype.itemsize == 2
             and size == value_size
             and size in (64, 128)
-            and mask is None
-            and p == 0
             and hopper_trusted(op, self.runtime)
         )
         self.description = self.runtime.extension.Attention(
@@ -144,8 +142,8 @@ def attention_forward(
     runtime, extension = a.runtime, a.runtime.extension
     y = _empty_like(runtime, query, value.shape[3])
     lse = runtime.empty(query.shape[:3], a.compute)
-    parts = extension.attention_parts(a.number, a.description)
-    scratch = runtime.empty((parts, lse.size, value.shape[3] + 1), a.compute) if parts > 1 else None
+    parts, needed = extension.attention_parts(a.number, a.description)
+    scratch = runtime.empty((needed,), np.uint8) if needed else None
     extension.attention_forward(
         a.number,
         _argument(runtime, y),
