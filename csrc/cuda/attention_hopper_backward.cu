@@ -1,5 +1,5 @@
 // Attention's backward pass on Hopper: wgmma, bulk copies, a warp that loads, two warpgroups that compute.
-// 16-bit types, sizes 64 and 128; the rest is attention_tensor_backward.cu's.
+// 16-bit types, sizes 64 and 128, no dropout; the rest is attention_tensor_backward.cu's.
 //
 // A block owns 128 keys and passes over tiles of queries, of each head of the keys' group: S^T = K Q^T and
 // dP^T = V dY^T, P = 2^(factor S - lse), dS = P (dP - delta), dV += P^T dY, dK += dS^T Q, dQ = dS K. Rows of
@@ -36,7 +36,7 @@ constexpr int64_t kCache = 24 << 20;                // bytes of it for what the 
 enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
 
 // Tiles are blocks of lines: 64 columns each, one block after the other.
-// kMasking: there may be a mask, dropout, or both. A tile of a mask has the place of a third of Q.
+// kMasking: there is a mask. A tile of a mask has the place of a third of Q.
 template <int kD, bool kMasking>
 struct Plan {
   static constexpr int kKeys = kGroups * 64, kQueries = kD == 64 ? 128 : 64;
@@ -171,11 +171,9 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
       bulk_load(tiles + P::kStatistics + q.stage * P::kStatisticBytes, maps.statistics,
                 {2 * row, work.batch * task.heads + head}, query_full);
       if constexpr (kMasking) {
-        if (options.scores.masked()) {
-          barrier_wait(signals.mask_free, parity);
-          options.load(tiles + P::kMask, P::kMaskBlock, work.batch, head, row, key, signals.mask_full);
-          parity ^= 1;
-        }
+        barrier_wait(signals.mask_free, parity);
+        options.load(tiles + P::kMask, P::kMaskBlock, work.batch, head, row, key, signals.mask_full);
+        parity ^= 1;
       }
       Barrier& grad_full = signals.grad_full[g.stage];
       barrier_wait(signals.grad_free[g.stage], g.parity ^ 1);
@@ -247,7 +245,6 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
   Ring<P::kSumStages> d;
   if (work.steps > 0) barrier_wait(signals.keys_full, 0);
   int tile = task.query_tiles - 1, last_stage = 0;
-  int head = work.batch * task.heads + work.group * task.ratio;  // of the whole batch
   FASTDL_ROLLED
   for (int step = 0; step < work.steps; ++step) {
     const uint8_t* const query = tiles + P::kQuery + q.stage * P::kQueryBytes;
@@ -274,27 +271,14 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     start_dp(0);
 
     float factor = task.factor;
-    uint32_t kept[P::kQueryBlocks] = {};  // which weights stay, as bits: four for each eight queries
-    if constexpr (kMasking) {
-      FASTDL_UNROLL
-      for (int part = 0; part < P::kQueryBlocks; ++part) {
-        kept[part] = ~0u;
-        if (options.scores.threshold != 0)
-          kept[part] = kept_weights<true, T, 8>(options.scores, head, key + row - lane / 4,
-                                                tile * P::kQueries + 64 * part);
-      }
-    }
     wgmma_wait<1>();
     wgmma_touch(s);
     if constexpr (kMasking) {
-      const bool masked = options.scores.masked();
-      if (masked) barrier_wait(signals.mask_full, step % 2);
+      barrier_wait(signals.mask_full, step % 2);
       options.template apply_to_keys<P::kQueries>(s, tiles + P::kMask, P::kMaskBlock, row - lane / 4);
-      if (masked) {
-        fence_async_shared();
-        sync_warp();
-        if (lane == 0) barrier_arrive(signals.mask_free);
-      }
+      fence_async_shared();
+      sync_warp();
+      if (lane == 0) barrier_arrive(signals.mask_free);
       factor = 1;
     }
     FASTDL_UNROLL
@@ -314,19 +298,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
       }
     }
     uint32_t p[P::kQueries / 16][4], ds[P::kQueries / 16][4];
-    // Dropout's factor of score i of 64 queries. (To choose between a product's result and 0 would be done in
-    // the result's register, and ptxas then makes products wait.)
-    const auto stays = [&](int part, int i) {
-      if constexpr (kMasking) return kept[part] >> i & 1 ? options.scores.kept : 0.0f;
-    };
-    if constexpr (kMasking) {
-      FASTDL_UNROLL
-      for (int k = 0; k < P::kQueries / 4; ++k)
-        p[k / 4][k % 4] = packed<T>(s[2 * k] * stays(k / 16, k % 16 * 2),
-                                    s[2 * k + 1] * stays(k / 16, k % 16 * 2 + 1));
-    } else {
-      pack_operands<T>(p, s);
-    }
+    pack_operands<T>(p, s);
     wgmma_fence();
     add_lines<T, kD>(dv, p, grad, P::kQueryBlock);
     wgmma_commit();
@@ -342,11 +314,8 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
       for (int n = 0; n < 8; ++n) {
         const auto of = of_queries(8 * part + n);
         FASTDL_UNROLL
-        for (int c = 0; c < 4; ++c) {
-          float weight_gradient = dp[4 * n + c];
-          if constexpr (kMasking) weight_gradient *= stays(part, 4 * n + c);
-          dp[4 * n + c] = s[32 * part + 4 * n + c] * (weight_gradient - of.v[c % 2 * 2 + 1]);
-        }
+        for (int c = 0; c < 4; ++c)
+          dp[4 * n + c] = s[32 * part + 4 * n + c] * (dp[4 * n + c] - of.v[c % 2 * 2 + 1]);
       }
       if (part == 0) wgmma_wait<0>();  // dV: there are no registers for dS beside its operands
       pack_operands<T>(&ds[4 * part], dp);
@@ -390,7 +359,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     sync_warp();  // the statistics have been read by all lanes: soon their stage is free
     last_stage = q.stage;
     q.next(), g.next(), d.next();
-    if (--tile < work.first) tile = task.query_tiles - 1, ++head;
+    tile = tile > work.first ? tile - 1 : task.query_tiles - 1;
   }
   wgmma_wait<0>();
   wgmma_touch(dk);
@@ -553,7 +522,7 @@ template <class T>
 int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
   const Scores<T>& s = f.scores;
   if (capability() / 10 != 9 || (f.size != 64 && f.size != 128) || f.value_size != f.size) return 0;
-  if (!MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
+  if (s.threshold != 0 || !MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
   if (s.queries == 0 || s.keys == 0 || !whole_packs(f.grad_query, f.size, sizeof(T))) return 0;
   for (const Heads* x : {&f.query, &f.grad_y})
     if (!query_view(f, *x, 64).possible()) return 0;
@@ -566,7 +535,7 @@ int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
 
 template <class T>
 void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream) {
-  const bool masking = f.scores.masked() || f.scores.threshold != 0;
+  const bool masking = f.scores.masked();
   if (f.size == 64)
     masking ? run<T, 64, true>(f, scratch, stream) : run<T, 64, false>(f, scratch, stream);
   else

@@ -68,16 +68,17 @@ struct HopperForward {
 };
 
 // The numbers of this block's items. The first is the block's own; the others come from a counter where items
-// differ in length and are many, so that who has worked on short ones takes more. Else there and back over the
-// blocks, so that none has the longer rows in both of two rounds.
+// differ in length and are many, so that who has worked on short ones takes more. Else there and back over
+// the blocks, so that none has the longer rows in both of two rounds.
 struct Numbers {
   int now = int(blockIdx.x), round = 0;
   __device__ __forceinline__ void next(const HopperForward& f) {
     const int grid = int(gridDim.x), block = int(blockIdx.x);
+    ++round;
     if (f.taken != nullptr)
       now = grid + int(atomic_add(f.taken, 1u));
     else
-      now = ++round * grid + (round % 2 != 0 ? grid - 1 - block : block);
+      now = round * grid + (round % 2 != 0 ? grid - 1 - block : block);
   }
 };
 
@@ -162,11 +163,10 @@ struct MaskTiles {
 struct NoMaskTiles {};
 
 template <int kD, bool kMasking>
-struct Shared
-    : std::conditional_t<kMasking,
-                         MaskTiles<Plan<kD, kMasking>::kGroups, Plan<kD, kMasking>::kMaskStages,
-                                   2 * Plan<kD, kMasking>::kMaskBlock>,
-                         NoMaskTiles> {
+struct Shared : std::conditional_t<kMasking,
+                                   MaskTiles<Plan<kD, kMasking>::kGroups, Plan<kD, kMasking>::kMaskStages,
+                                             2 * Plan<kD, kMasking>::kMaskBlock>,
+                                   NoMaskTiles> {
   using P = Plan<kD, kMasking>;
   unsigned char queries[P::kQueryBytes], results[P::kQueryBytes];
   unsigned char keys[P::kStages][P::kKeyBytes], values[P::kStages][P::kKeyBytes];
@@ -508,8 +508,7 @@ bool start(const AttentionForward<T>& f, const Attention& a, void* counter, Stre
   const int64_t grid = all_heads * tiles < multiprocessors() ? all_heads * tiles : multiprocessors();
   if (counter != nullptr) zero(counter, sizeof(uint32_t), stream);
   launch("attention_hopper", hopper_forward_kernel<T, kD, kMasking>, dim3(unsigned(grid)), dim3(P::kThreads),
-         sizeof(Shared<kD, kMasking>), stream,
-         Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
+         sizeof(Shared<kD, kMasking>), stream, Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
          HopperForward{f.lse, static_cast<uint32_t*>(counter), f.scores.factor, int(a.heads), f.ratio,
                        int(a.queries), int(a.keys), int(tiles), int(all_heads), int(section), a.causal},
          options());
@@ -517,7 +516,8 @@ bool start(const AttentionForward<T>& f, const Attention& a, void* counter, Stre
 }
 
 int64_t items(const Attention& a) {
-  return a.batch * a.heads * ceil_div(a.queries, a.size == 64 ? Plan<64, false>::kRows : Plan<128, false>::kRows);
+  return a.batch * a.heads *
+         ceil_div(a.queries, a.size == 64 ? Plan<64, false>::kRows : Plan<128, false>::kRows);
 }
 
 }  // namespace

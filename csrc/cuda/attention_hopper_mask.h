@@ -2,8 +2,9 @@
 //
 // The copy engine brings what scores' tiles need of a mask into shared memory, as lines of 128 bytes: 64
 // elements that are added, so that 128 keys are two blocks of lines, or 128 bytes of a boolean mask. Along
-// axes over which the mask is broadcast its map has one element and boxes start at 0; the same for all queries
-// it is a single line. Threads then read their elements without bank conflicts, as lines are swizzled.
+// axes over which the mask is broadcast its map has one element and boxes start at 0; the same for all
+// queries it is a single line. Threads then read their elements without bank conflicts, as lines are
+// swizzled.
 #pragma once
 
 #include "cuda/attention_scores.h"
@@ -42,7 +43,8 @@ struct Masking {
       for (int n = 0; n < kMaskKeys / 8; ++n) FASTDL_UNROLL
       for (int half = 0; half < 2; ++half)
         add(s[4 * n + 2 * half], s[4 * n + 2 * half + 1],
-            *reinterpret_cast<const uint32_t*>(tile + n / 8 * block_bytes + (line ^ n % 8 * 16) + half * down));
+            *reinterpret_cast<const uint32_t*>(tile + n / 8 * block_bytes + (line ^ n % 8 * 16) +
+                                               half * down));
     } else if (scores.allowed != nullptr) {
       int line = row * (first * kMaskLine + lane / 4 * (kMaskLine + 16)) + lane % 4 * 2;
       opaque(line);

@@ -66,9 +66,9 @@ struct Scores {
   __device__ __forceinline__ bool keeps(uint32_t word) const { return (word >> 1) >= threshold; }
 };
 
-// Which of the four elements that a lane has of a fragment (fragments.h) dropout keeps, as bits. Four queries share a call of the generator;
-// each lane makes one call and lanes exchange words. Rows are queries row .. row + 15, columns keys column ..
-// column + 7:
+// Which of the four elements that a lane has of a fragment (fragments.h) dropout keeps, as bits. Four queries
+// share a call of the generator; each lane makes one call and lanes exchange words. Rows are queries row ..
+// row + 15, columns keys column .. column + 7:
 template <class T>
 __device__ __forceinline__ uint32_t kept_by_query(const Scores<T>& scores, int64_t head, int row,
                                                   int column) {
@@ -238,7 +238,7 @@ template <class T>
 void tensor_backward(const AttentionBackward<T>& f, Stream stream);
 
 bool hopper_forward_wanted(Dtype dtype, const Attention& a);  // but for strides
-int64_t hopper_forward_scratch(const Attention& a);  // bytes that it wants
+int64_t hopper_forward_scratch(const Attention& a);           // bytes that it wants
 template <class T>
 bool hopper_forward(const AttentionForward<T>& f, const Attention& a, void* scratch,
                     Stream stream);  // false: not these strides
