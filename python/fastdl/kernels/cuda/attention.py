@@ -204,7 +204,9 @@ def _problems(
                 for n, rows in ((heads, queries), (heads // 2, keys), (heads // 2, keys), (heads, queries))
             ]
             made = None if mask is None else rng.standard_normal(mask, np.float32)
-            if made is not None:  # added, or, if the same for all heads, boolean
+            if made is not None:
+                made[..., 0] = 1  # everyone sees something
+                # Added, or, if the same for all heads, boolean
                 made = runtime.from_host(made > -1 if mask[1] == 1 else made.astype(dtype))
             yield [x.transpose(0, 2, 1, 3) for x in arrays], made, (is_causal, size**-0.5, p, 5, 7)
 
