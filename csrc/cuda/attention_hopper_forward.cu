@@ -7,7 +7,8 @@
 // operand of P V. Two things hide the exponentials: a warpgroup computes them while its product with the
 // values before runs, and warpgroups take turns at the tensor cores (a ring of named barriers). Tiles go from
 // the last to the first, so those that need hiding (the diagonal, the keys' end) come first; a score is
-// hidden by setting it to -infinity. Blocks stay and take one tile of queries after the other, the longest
+// hidden by setting it to -infinity. Masks come by a thread of their own, dropout's words are made beside the
+// products (attention_hopper_mask.h). Blocks stay and take one tile of queries after the other, the longest
 // first, with the loads of the next under way; q and y have places of their own in shared memory for that.
 //
 // Limits, of a multiprocessor per 64 x 128 scores at 4096 operations a cycle: products 1024 cycles for heads

@@ -206,7 +206,7 @@ def _problems(
             made = None if mask is None else rng.standard_normal(mask, np.float32)
             if made is not None:
                 made[..., 0] = 1  # everyone sees something
-                # Added, or, if the same for all heads, boolean
+                # One mask for all heads is boolean, others are added.
                 made = runtime.from_host(made > -1 if mask[1] == 1 else made.astype(dtype))
             yield [x.transpose(0, 2, 1, 3) for x in arrays], made, (is_causal, size**-0.5, p, 5, 7)
 
