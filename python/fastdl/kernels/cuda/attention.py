@@ -191,13 +191,14 @@ def _problems(
     heads = 2 * (1 + runtime.extension.multiprocessors() // 6)
     queries, keys = 280, 345
     for dtype in half_types():
-        for size, is_causal, mask, p in (
+        cases: list[tuple[int, bool, tuple[int, ...] | None, float]] = [
             (64, False, None, 0.0),
             (128, True, None, 0.0),
             (64, True, (2, 1, queries, keys), 0.1),
             (128, False, (1, heads, queries, keys), 0.0),
             (128, False, (2, 1, 1, keys), 0.2),
-        ):
+        ]
+        for size, is_causal, mask, p in cases:
             rng = np.random.default_rng(size)
             arrays = [
                 runtime.from_host(rng.standard_normal((2, rows, n, size), np.float32).astype(dtype))
