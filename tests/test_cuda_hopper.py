@@ -14,7 +14,7 @@ import pytest
 import emulation
 from fastdl.kernels import reference
 from fastdl.kernels.cuda import device, hopper
-from test_cuda_kernels import HALVES, against_reference, numbers
+from test_cuda_kernels import HALVES, against_reference, check, numbers, wide
 
 pytestmark = pytest.mark.skipif(
     not emulation.available() or emulation.on_gpu(), reason="needs the emulation of the CUDA kernels"
@@ -52,7 +52,89 @@ def attention_arguments(heads, groups, queries, keys, size, causal, dtype) -> tu
 
 def calls(dtype: Any) -> list[tuple[Any, ...]]:
     """For the sanitizers (cuda_sanitizer.py), inside ``hopper.choose(True)``."""
-    return [("attention_forward", *attention_arguments(*case, dtype)) for case in ATTENTION[:4]]
+    made = [("attention_forward", *attention_arguments(*case, dtype)) for case in ATTENTION[:4]]
+    for case, kind in ((ATTENTION[0], "added"), (ATTENTION[3], "allowed")):
+        q, k, v, _, causal, scale, *_ = attention_arguments(*case, dtype)
+        mask = mask_of(kind, (2, 1, q.shape[2], k.shape[2]), dtype)
+        made.append(("attention_forward", q, k, v, mask, causal, scale, 0.2, 5, 7))
+    return made
+
+
+def mask_of(kind: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Of that shape: numbers to be added, some of them -infinity, or which keys are visible."""
+    rng = np.random.default_rng(11)
+    visible = rng.random(shape) < 0.7
+    if kind == "allowed":
+        return visible
+    return np.where(visible, rng.standard_normal(shape), -np.inf).astype(np.float32).astype(dtype)
+
+
+def compare(y: Any, lse: Any, *arguments: Any) -> None:
+    """With the definition; rows that see nothing have an infinite lse."""
+    want, want_lse = reference.attention_forward(*(wide(a) for a in arguments))
+    check(y, want, factor=64.0)
+    np.testing.assert_allclose(lse, want_lse, atol=1e-5)
+
+
+BROADCAST = [
+    (2, 4, 140, 150),
+    (1, 1, 140, 150),
+    (2, 1, 1, 150),
+    (1, 4, 140, 150),
+    (2, 1, 140, 1),
+    (1, 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("kind", ["added", "allowed"])
+@pytest.mark.parametrize("shape", BROADCAST, ids=str)
+def test_attention_forward_masks(cuda, size, kind, shape):
+    """Of each kind of broadcasting, causal or not, with dropout or not; the same weights are dropped."""
+    number = BROADCAST.index(shape)
+    q, k, v, _, causal, scale, *_ = attention_arguments(4, 2, 140, 150, size, number % 2 == 1, np.float16)
+    arguments = (q, k, v, mask_of(kind, shape, np.float16), causal, scale, 0.3 * (number % 3), 5, 7)
+    with hopper.choose(True):
+        y, lse = cuda.attention_forward(*arguments)
+    compare(y, lse, *arguments)
+    with hopper.choose(False):
+        other_y, other_lse = cuda.attention_forward(*arguments)
+    assert number == 5 or not np.array_equal(lse, other_lse), "both kernels were at work"
+    np.testing.assert_allclose(lse, other_lse, atol=1e-5)
+    np.testing.assert_allclose(y.astype(float), other_y.astype(float), atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["added", "allowed"])
+def test_attention_forward_masks_of_any_strides(cuda, kind):
+    """Dense rows of a multiple of 16 bytes are taken as they are, others by way of a copy."""
+    q, k, v, *_ = attention_arguments(2, 2, 140, 160, 64, False, np.float16)
+    mask = mask_of(kind, (2, 2, 140, 160), np.float16)
+    mask[0, 1, 7] = 0 if kind == "allowed" else -np.inf  # a row that sees nothing
+    options = (False, 0.1, 0.0, 0, 0)
+    part = np.zeros((2, 2, 141, 192), mask.dtype)[:, :, 1:, 16:176]
+    part[...] = mask
+    turned = np.ascontiguousarray(mask.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    with hopper.choose(True):
+        y, lse = cuda.attention_forward(q, k, v, mask, *options)
+        for other in (part, turned, mask[::-1][::-1]):
+            for a, b in zip((y, lse), cuda.attention_forward(q, k, v, other, *options), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert (y[0, 1, 7] == 0).all()
+    assert np.isposinf(lse[0, 1, 7])
+    compare(y, lse, q, k, v, mask, *options)
+
+
+def test_attention_forward_takes_items_in_every_order(cuda, order):
+    """Causal, with many more items than multiprocessors: a counter says who works on what."""
+    heads = 2 * emulation.extension().multiprocessors() + 2
+    q, k, v, *rest = attention_arguments(heads, heads, 300, 300, 64, True, np.float16)
+    with hopper.choose(True):
+        y, lse = cuda.attention_forward(q[:1], k[:1], v[:1], *rest)
+        for head in (0, heads // 2, heads - 1):
+            one = slice(head, head + 1)
+            few = [np.repeat(x[:1, one], 3, axis=1) for x in (q, k, v)]
+            for a, b in zip((y, lse), cuda.attention_forward(*few, *rest), strict=True):
+                np.testing.assert_array_equal(a[:, one], b[:, 1:2])
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -70,8 +152,11 @@ def test_attention_forward(cuda, case, dtype):
 
 
 def test_attention_forward_in_every_order_of_threads(cuda, order):
-    for case in ATTENTION[1:4]:
-        arguments = attention_arguments(*case, np.float16)
+    for case, p in zip(ATTENTION[1:4], (0.0, 0.2, 0.0), strict=True):
+        q, k, v, *rest = attention_arguments(*case, np.float16)
+        rest[3] = p
+        mask = None if case[1] == 1 else mask_of("added", (2, 1, q.shape[2], k.shape[2]), np.float16)
+        arguments = (q, k, v, mask, *rest[1:])
         with hopper.choose(True):
             got = cuda.attention_forward(*arguments)
             emulation.extension().set_order("ascending", 0)
@@ -119,14 +204,14 @@ def test_attention_forward_of_scores_that_are_infinite(cuda):
 
 @pytest.mark.parametrize(
     "change",
-    [{"scale": -0.1}, {"scale": 0.0}, {"p": 0.5}, {"size": 80}, {"keys": 0}],
+    [{"scale": -0.1}, {"scale": 0.0}, {"size": 80}, {"keys": 0}],
     ids=str,
 )
 def test_what_the_kernels_cannot_do_goes_another_way(cuda, change):
     q, k, v, *_ = attention_arguments(
         2, 2, 150, change.get("keys", 150), change.get("size", 64), False, np.float16
     )
-    options = (None, False, change.get("scale", 0.1), change.get("p", 0.0), 3, 4)
+    options = (None, False, change.get("scale", 0.1), 0.0, 3, 4)
     results = []
     for chosen in (True, False):
         with hopper.choose(chosen):
@@ -219,8 +304,32 @@ def test_the_environment_decides(monkeypatch):
         hopper.hopper_trusted("attention_forward", never)
 
 
-def test_nothing_is_decided_while_a_graph_is_recorded(cuda):
+def test_nothing_is_decided_while_a_graph_is_recorded(cuda, monkeypatch):
     recording = Device()
     recording.capturing = lambda: True
     assert not hopper.hopper_trusted("attention_forward", recording)
     assert hopper._verdicts == {}
+
+    def another_stream() -> None:
+        raise RuntimeError("CUDA: hopper_trial_begin: .. (cudaErrorStreamCaptureImplicit)")
+
+    monkeypatch.setattr(hopper, "_families", {"attention_forward": lambda runtime: []})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not hopper.hopper_trusted(
+            "attention_forward", Device(attention_forward_trial_begin=another_stream)
+        )
+    assert hopper._verdicts == {}
+
+
+def test_a_device_that_failed_cannot_go_on(cuda, monkeypatch):
+    """An illegal access stays for the rest of the process: every call after it fails."""
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("CUDA: an illegal memory access was encountered (cudaErrorIllegalAddress)")
+
+    broken = Device(attention_forward_trial_end=fails)
+    broken.zeros = fails
+    monkeypatch.setattr(hopper, "_families", {"attention_forward": lambda runtime: []})
+    with pytest.raises(RuntimeError, match=r"attention_forward: .*IllegalAddress.* FASTDL_HOPPER=0"):
+        hopper.hopper_trusted("attention_forward", broken)

@@ -13,6 +13,7 @@ import emulation
 from fastdl.kernels import reference
 from fastdl.kernels.cuda import hopper
 from parity import backends, load
+from test_cuda_hopper import mask_of
 
 pytestmark = pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
 emulated_only = pytest.mark.skipif(emulation.on_gpu(), reason="about the emulation")
@@ -27,6 +28,8 @@ SHAPES = [
     (1, 3, 1, 300, 60),
     (2, 1, 1, 129, 400),  # causal: keys that nobody sees
 ]
+# Along which of batch, heads, queries and keys a mask differs.
+BROADCAST = [(1, 1, 1, 1), (0, 0, 1, 1), (1, 0, 0, 1), (0, 1, 1, 1), (1, 0, 1, 0), (0, 0, 0, 0)]
 
 
 def type_of(name: str) -> Any:
@@ -81,16 +84,20 @@ def check(got, q, k, v, g, causal=False, scale=0.2, mask=None, p=0.0):
 def calls(dtype: Any) -> list[tuple[Any, ...]]:
     """For the sanitizers (cuda_sanitizer.py), inside ``hopper.choose(True)``; 24 blocks are on two host threads."""
     made = []
-    for shape, size, causal in [
-        ((1, 4, 2, 130, 257), 64, True),
-        ((1, 1, 1, 70, 300), 128, False),
-        ((1, 1, 1, 70, 2900), 64, False),
+    for shape, size, causal, kind in [
+        ((1, 4, 2, 130, 257), 64, True, None),
+        ((1, 1, 1, 70, 300), 128, False, None),
+        ((1, 1, 1, 70, 2900), 64, False, None),
+        ((1, 4, 2, 70, 257), 64, True, "allowed"),
+        ((1, 1, 1, 130, 300), 128, False, "added"),
     ]:
         q, k, v, g = inputs(shape, size, dtype)
+        mask = None if kind is None else mask_of(kind, (1, 1, shape[3], shape[4]), dtype)
         options = (causal, 0.2, 0.0, 0, 0)
-        y, lse = reference.attention_forward(*(a.astype(np.float64) for a in (q, k, v)), None, *options)
+        wide = [a if a is None or a.dtype == bool else a.astype(np.float64) for a in (q, k, v, mask)]
+        y, lse = reference.attention_forward(*wide, *options)
         made.append(
-            ("attention_backward", g, q, k, v, None, y.astype(dtype), lse.astype(np.float32), *options, False)
+            ("attention_backward", g, q, k, v, mask, y.astype(dtype), lse.astype(np.float32), *options, False)
         )
     return made
 
@@ -103,6 +110,37 @@ def test_parity(scratches, name, size, causal, shape):
     arrays = inputs(shape, size, type_of(name))
     check(gradients(*arrays, causal), *arrays, causal)
     assert scratches[0] > 0
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("kind", ["added", "allowed"])
+@pytest.mark.parametrize("broadcast", BROADCAST, ids=str)
+def test_masks(scratches, name, size, kind, broadcast):
+    """Of each kind of broadcasting, causal or not; one query sees nothing."""
+    dtype, number = type_of(name), BROADCAST.index(broadcast)
+    arrays = inputs((2, 4, 2, 140, 150), size, dtype)
+    shape = tuple(n if there else 1 for n, there in zip((2, 4, 140, 150), broadcast, strict=True))
+    mask = mask_of(kind, shape, dtype)
+    if broadcast[2] and broadcast[3]:
+        mask[0, 0, 77] = 0 if kind == "allowed" else -np.inf
+    options = (number % 2 == 1, 0.2, mask)
+    check(gradients(*arrays, *options), *arrays, *options)
+    assert scratches[0] > 0
+
+
+def test_gradient_of_a_mask(scratches):
+    """After these kernels, by the exact ones, which take the statistics that were left."""
+    q, k, v, g = inputs((2, 4, 2, 70, 90), 64, np.float16)
+    mask = mask_of("added", (2, 1, 70, 90), np.float16)
+    module, options = load("cuda"), (False, 0.2, 0.0, 0, 0)
+    y, lse = module.attention_forward(q, k, v, mask, *options)
+    results = []
+    for chosen in (True, False):
+        with hopper.choose(chosen):
+            results.append(module.attention_backward(g, q, k, v, mask, y, lse, *options, True)[3])
+    assert scratches[0] > 0
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -152,18 +190,15 @@ def test_strides_of_other_kernels(scratches):
     assert scratches == [0, 0]
 
 
-@pytest.mark.parametrize(
-    "kind", ["mask", "dropout", "size", "value_size", "no_keys", "no_queries", "float32"]
-)
+@pytest.mark.parametrize("kind", ["dropout", "size", "value_size", "no_keys", "no_queries", "float32"])
 def test_problems_of_other_kernels(scratches, kind):
     size = 96 if kind == "size" else 64
     shape = (1, 2, 1, 0 if kind == "no_queries" else 40, 0 if kind == "no_keys" else 50)
     q, k, v, g = inputs(shape, size, np.float32 if kind == "float32" else np.float16)
     if kind == "value_size":
         v, g = v[..., :32], g[..., :32]
-    mask = np.random.default_rng(1).random((1, 1, 40, 50)) < 0.7 if kind == "mask" else None
     p = 0.3 if kind == "dropout" else 0.0
-    check(gradients(q, k, v, g, mask=mask, p=p), q, k, v, g, mask=mask, p=p)
+    check(gradients(q, k, v, g, p=p), q, k, v, g, p=p)
     assert scratches == [0]
 
 
@@ -174,14 +209,15 @@ def test_problems_of_other_kernels(scratches, kind):
 def test_the_same_bits_in_all_orders_of_threads(scratches, size, causal, shape):
     """Several blocks add to each tile of the queries' gradient: 4 of each head, or 23, on several host threads."""
     arrays = inputs(shape, size, np.float16)
+    masking = {} if causal else {"mask": mask_of("added", (1, 1, *shape[3:]), np.float16)}
     want = None
     for order in emulation.ORDERS:
         emulation.extension().set_order(*order)
-        got = gradients(*arrays, causal)
+        got = gradients(*arrays, causal, **masking)
         for a, b in zip(got, want or got, strict=True):
             np.testing.assert_array_equal(a, b)
         want = got
-    check(want, *arrays, causal)
+    check(want, *arrays, causal, **masking)
     assert min(scratches) > 0
 
 

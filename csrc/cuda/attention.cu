@@ -118,6 +118,11 @@ int attention_parts(Dtype dtype, const Attention& a) {
   return int(parts < 1 ? 1 : parts < kMostParts ? parts : kMostParts);
 }
 
+int64_t attention_forward_scratch(Dtype dtype, const Attention& a, int parts) {
+  if (parts > 1) return parts * a.rows() * (a.value_size + 1) * (dtype == Dtype::float64 ? 8 : 4);
+  return hopper_forward_wanted(dtype, a) ? hopper_forward_scratch(a) : 0;
+}
+
 void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& query, const Heads& key,
                        const Heads& value, const AttentionMask& mask, const Attention& a, int parts,
                        void* scratch, Stream stream) {
@@ -145,8 +150,8 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
                                 ceil_div(ceil_div(a.keys, parts), 64) * 64,
                                 async};
     if constexpr (sizeof(T) == 2) {
-      if (pack == 1 && parts == 1 && !f.scores.masked() && hopper_forward_wanted(dtype, a) &&
-          hopper_forward<T>(f, a, stream))
+      if (pack == 1 && parts == 1 && hopper_forward_wanted(dtype, a) &&
+          hopper_forward<T>(f, a, scratch, stream))
         return;
     }
     if constexpr (!std::is_same_v<T, double>) {

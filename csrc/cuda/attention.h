@@ -2,7 +2,7 @@
 // queries, G heads of keys and values (each serves H / G heads of queries in a row), L queries, S keys, E and
 // V the sizes of a query and of a value.
 //
-//   attention_hopper_*.cu  16-bit types on compute capability 9.0, sizes 64 and 128, no mask or dropout
+//   attention_hopper_*.cu  16-bit types on compute capability 9.0, sizes 64 and 128
 //   attention_tensor_*.cu  16-bit types, and float32 where TF32 is allowed: tensor cores, sizes up to 256
 //                          (TF32: 128)
 //   attention_exact.cu     everything else in the type's own arithmetic, any size; the gradient of masks
@@ -37,9 +37,9 @@ struct Attention {
   int64_t rows() const { return batch * heads * queries; }
 };
 
-// Into how many parts the keys are split, so that few queries fill the device. More than one needs scratch in
-// the type computed in: parts * rows() * (value_size + 1) elements.
+// Into how many parts the keys are split, so that few queries fill the device, and bytes of scratch for that.
 int attention_parts(Dtype dtype, const Attention& a);
+int64_t attention_forward_scratch(Dtype dtype, const Attention& a, int parts);
 
 // lse (B, H, L), in the type computed in: base-2 logarithm of sum_j exp(score_ij), infinite for a row that
 // sees nothing, whose y is 0.

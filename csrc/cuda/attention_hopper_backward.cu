@@ -1,5 +1,5 @@
 // Attention's backward pass on Hopper: wgmma, bulk copies, a warp that loads, two warpgroups that compute.
-// 16-bit types, sizes 64 and 128, no mask, no dropout; the rest is attention_tensor_backward.cu's.
+// 16-bit types, sizes 64 and 128, no dropout; the rest is attention_tensor_backward.cu's.
 //
 // A block owns 128 keys and passes over tiles of queries, of each head of the keys' group: S^T = K Q^T and
 // dP^T = V dY^T, P = 2^(factor S - lse), dS = P (dP - delta), dV += P^T dY, dK += dS^T Q, dQ = dS K. Rows of
@@ -23,8 +23,7 @@
 // Shared memory, 227 KiB: K, V 64 (size 64: 32), three tiles of Q and two of dY 16 each, dS 16 (32), two
 // tiles of dQ 32 each: 224. wgmma reads at most 128 bytes of it a cycle, which for a step's five products of
 // 2560 cycles takes 2048 (size 128); other accesses take some 900.
-#include "cuda/attention_scores.h"
-#include "cuda/hopper.h"
+#include "cuda/attention_hopper_mask.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -37,7 +36,8 @@ constexpr int64_t kCache = 24 << 20;                // bytes of it for what the 
 enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
 
 // Tiles are blocks of lines: 64 columns each, one block after the other.
-template <int kD>
+// kMasking: there is a mask. A tile of a mask has the place of a third of Q.
+template <int kD, bool kMasking>
 struct Plan {
   static constexpr int kKeys = kGroups * 64, kQueries = kD == 64 ? 128 : 64;
   static constexpr int kBlocks = kD / 64, kQueryBlocks = kQueries / 64;
@@ -45,18 +45,19 @@ struct Plan {
   static constexpr int kKeyBytes = kBlocks * kKeyBlock, kQueryBytes = kBlocks * kQueryBlock;
   static constexpr int kScoreBytes = kQueryBlocks * kKeyBlock, kSumBytes = kQueries * kD * 4;
   static constexpr int kStatisticBytes = kQueries * 8;
-  static constexpr int kQueryStages = 3, kGradStages = 2, kSumStages = 2;
+  static constexpr int kMaskBlock = kQueries * kLine, kMaskBytes = kMasking ? 2 * kMaskBlock : 0;
+  static constexpr int kQueryStages = kMasking ? 2 : 3, kGradStages = 2, kSumStages = 2;
 
   struct Signals {
     Barrier keys_full, query_full[kQueryStages], query_free[kQueryStages], grad_full[kGradStages],
-        grad_free[kGradStages];
+        grad_free[kGradStages], mask_full, mask_free;
     uint32_t number;
   };
   // Where they are in shared memory.
   static constexpr int kKey = 0, kValue = kKey + kKeyBytes, kQuery = kValue + kKeyBytes,
                        kGrad = kQuery + kQueryStages * kQueryBytes,
                        kScores = kGrad + kGradStages * kQueryBytes, kSums = kScores + kScoreBytes,
-                       kStatistics = kSums + kSumStages * kSumBytes,
+                       kMask = kSums + kSumStages * kSumBytes, kStatistics = kMask + kMaskBytes,
                        kSignals = kStatistics + kQueryStages * kStatisticBytes,
                        kBytes = kSignals + int(sizeof(Signals));
 };
@@ -64,6 +65,10 @@ struct Plan {
 struct Maps {
   TensorMap query, key, value, grad_y, statistics, grad_key, grad_value;
 };
+
+struct Nothing {};
+template <class T, bool kMasking>
+using Options = std::conditional_t<kMasking, Masking<T>, Nothing>;
 
 struct Task {
   float* sums;      // (B, H, tiles, tile in the order of accumulators): dQ / scale
@@ -134,10 +139,11 @@ __device__ __forceinline__ void add_lines(float (&d)[kN / 2], const uint32_t (&w
 }
 
 // One thread.
-template <int kD>
-__device__ __forceinline__ void load(const Maps& maps, const Task& task, const Work& work, uint8_t* tiles,
-                                     typename Plan<kD>::Signals& signals) {
-  using P = Plan<kD>;
+template <class T, int kD, bool kMasking>
+__device__ __forceinline__ void load(const Maps& maps, const Task& task, const Options<T, kMasking>& options,
+                                     const Work& work, uint8_t* tiles,
+                                     typename Plan<kD, kMasking>::Signals& signals) {
+  using P = Plan<kD, kMasking>;
   const int key = work.key_tile * P::kKeys;
   barrier_expect(signals.keys_full, 2 * P::kKeyBytes);
   FASTDL_UNROLL
@@ -148,6 +154,7 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const W
   }
   Ring<P::kQueryStages> q;
   Ring<P::kGradStages> g;
+  uint32_t parity = 1;
   FASTDL_ROLLED
   for (int h = 0; h < task.ratio; ++h) {
     const int head = work.group * task.ratio + h;
@@ -163,6 +170,11 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const W
                   {64 * b, row, head, work.batch}, query_full);
       bulk_load(tiles + P::kStatistics + q.stage * P::kStatisticBytes, maps.statistics,
                 {2 * row, work.batch * task.heads + head}, query_full);
+      if constexpr (kMasking) {
+        barrier_wait(signals.mask_free, parity);
+        options.load(tiles + P::kMask, P::kMaskBlock, work.batch, head, row, key, signals.mask_full);
+        parity ^= 1;
+      }
       Barrier& grad_full = signals.grad_full[g.stage];
       barrier_wait(signals.grad_free[g.stage], g.parity ^ 1);
       barrier_expect(grad_full, P::kQueryBytes);
@@ -176,9 +188,8 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const W
 }
 
 // One warp: what the workers leave of dQ goes to memory.
-template <int kD>
+template <class P>
 __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uint8_t* tiles) {
-  using P = Plan<kD>;
   FASTDL_UNROLL
   for (int stage = 0; stage < P::kSumStages; ++stage)
     if (stage < work.steps) arrive_named(kSumsFree + stage, 32 + kWorkers);
@@ -213,10 +224,11 @@ __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uin
 }
 
 // A warpgroup: 64 keys.
-template <class T, int kD>
-__device__ __forceinline__ void compute(const Maps& maps, const Task& task, const Work& work, uint8_t* tiles,
-                                        typename Plan<kD>::Signals& signals, int group) {
-  using P = Plan<kD>;
+template <class T, int kD, bool kMasking>
+__device__ __forceinline__ void compute(const Maps& maps, const Task& task,
+                                        const Options<T, kMasking>& options, const Work& work, uint8_t* tiles,
+                                        typename Plan<kD, kMasking>::Signals& signals, int group) {
+  using P = Plan<kD, kMasking>;
   const int thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
   const int own = 64 * group, row = own + thread / 32 * 16 + lane / 4;  // of the block's keys
   const int key = work.key_tile * P::kKeys;
@@ -258,13 +270,22 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
     barrier_wait(signals.grad_full[g.stage], g.parity);
     start_dp(0);
 
+    float factor = task.factor;
     wgmma_wait<1>();
     wgmma_touch(s);
+    if constexpr (kMasking) {
+      barrier_wait(signals.mask_full, step % 2);
+      options.template apply_to_keys<P::kQueries>(s, tiles + P::kMask, P::kMaskBlock, row - lane / 4);
+      fence_async_shared();
+      sync_warp();
+      if (lane == 0) barrier_arrive(signals.mask_free);
+      factor = 1;
+    }
     FASTDL_UNROLL
     for (int n = 0; n < P::kQueries / 8; ++n) {
       const auto of = of_queries(n);
       FASTDL_UNROLL
-      for (int c = 0; c < 4; ++c) s[4 * n + c] = power_of_two(s[4 * n + c] * task.factor - of.v[c % 2 * 2]);
+      for (int c = 0; c < 4; ++c) s[4 * n + c] = power_of_two(s[4 * n + c] * factor - of.v[c % 2 * 2]);
     }
     // Queries beyond the last have no weights, as their lse is infinite.
     const int first_query = tile * P::kQueries;
@@ -366,11 +387,12 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task, cons
   }
 }
 
-template <class T, int kD>
+template <class T, int kD, bool kMasking>
 __global__ void __launch_bounds__(kThreads, 1)
-    hopper_backward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const Task task) {
+    hopper_backward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const Task task,
+                           const FASTDL_GRID_CONSTANT Options<T, kMasking> options) {
   if constexpr (kHopperCode) {
-    using P = Plan<kD>;
+    using P = Plan<kD, kMasking>;
     FASTDL_TILES_SHARED(tiles);
     auto& signals = *reinterpret_cast<typename P::Signals*>(tiles + P::kSignals);
     if (threadIdx.x == 0) {
@@ -382,6 +404,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       FASTDL_UNROLL
       for (int i = 0; i < P::kGradStages; ++i)
         barrier_init(signals.grad_full[i], 1), barrier_init(signals.grad_free[i], kWorkers / 32);
+      barrier_init(signals.mask_full, 1), barrier_init(signals.mask_free, kWorkers / 32);
       barrier_init_fence();
     }
     sync_threads();
@@ -389,12 +412,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int warp = shuffle(int(threadIdx.x) / 32, 0);  // to the compiler the same in all lanes
     if (warp < kGroupThreads / 32) {
       registers_fewer<24>();
-      if (warp == 0 && lane_id() == 0 && work.steps > 0) load<kD>(maps, task, work, tiles, signals);
-      if (warp == 1 && work.steps > 0) add_sums<kD>(task, work, tiles);
+      if (warp == 0 && lane_id() == 0 && work.steps > 0)
+        load<T, kD, kMasking>(maps, task, options, work, tiles, signals);
+      if (warp == 1 && work.steps > 0) add_sums<P>(task, work, tiles);
       return;
     }
     registers_more<240>();
-    compute<T, kD>(maps, task, work, tiles, signals, warp / 4 - 1);
+    compute<T, kD, kMasking>(maps, task, options, work, tiles, signals, warp / 4 - 1);
   }
 }
 
@@ -417,7 +441,7 @@ __global__ void __launch_bounds__(256)
       high.v[2 * pair + c] = narrow<T>(four.v[2 + c] * scale);
     }
   }
-  const int row = tile * Plan<kD>::kQueries + (kD == 64 ? 64 * part : 0) + r / 8 * 16 + r % 8;
+  const int row = tile * Plan<kD, false>::kQueries + (kD == 64 ? 64 * part : 0) + r / 8 * 16 + r % 8;
   T* const at =
       head_of<T>(to, head / heads, head % heads) + row * to.row + (kD == 64 ? 0 : 64 * part) + 8 * n;
   if (row < queries) *reinterpret_cast<Pack<T, 8>*>(at) = low;
@@ -452,12 +476,12 @@ View<T> key_view(const AttentionBackward<T>& f, const Heads& x, int box_rows) {
 template <class T>
 int64_t query_tiles(const AttentionBackward<T>& f) {  // of all heads
   return int64_t(f.batch) * f.scores.heads *
-         ceil_div(f.scores.queries, f.size == 64 ? Plan<64>::kQueries : Plan<128>::kQueries);
+         ceil_div(f.scores.queries, f.size == 64 ? Plan<64, false>::kQueries : Plan<128, false>::kQueries);
 }
 
-template <class T, int kD>
+template <class T, int kD, bool kMasking>
 void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
-  using P = Plan<kD>;
+  using P = Plan<kD, kMasking>;
   const Scores<T>& s = f.scores;
   const int64_t tiles = query_tiles(f);
   const int pairs = f.batch * f.groups, key_tiles = ceil_div(s.keys, P::kKeys);
@@ -480,8 +504,14 @@ void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
                   key_view(f, f.grad_value, 64).map()};
   const Task task{sums,   turns,         turns + tiles, s.heads,  f.groups, f.ratio,  pairs,
                   s.keys, tiles_of_head, key_tiles,     together, s.causal, s.factor, f.scale};
-  launch("attention_backward", hopper_backward_kernel<T, kD>, dim3(unsigned(pairs * key_tiles)),
-         dim3(kThreads), P::kBytes, stream, maps, task);
+  const auto options = [&]() -> Options<T, kMasking> {
+    if constexpr (kMasking)
+      return MaskBoxes<T>(s, f.batch, P::kQueries).argument(s);
+    else
+      return {};
+  };
+  launch("attention_backward", hopper_backward_kernel<T, kD, kMasking>, dim3(unsigned(pairs * key_tiles)),
+         dim3(kThreads), P::kBytes, stream, maps, task, options());
   launch("attention_query_gradient", query_gradient<T, kD>, dim3(unsigned(2 * tiles)), dim3(256), 0, stream,
          f.grad_query, sums, s.heads, s.queries, tiles_of_head, f.scale);
 }
@@ -492,7 +522,7 @@ template <class T>
 int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
   const Scores<T>& s = f.scores;
   if (capability() / 10 != 9 || (f.size != 64 && f.size != 128) || f.value_size != f.size) return 0;
-  if (s.added != nullptr || s.allowed != nullptr || s.threshold != 0) return 0;
+  if (s.threshold != 0 || !MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
   if (s.queries == 0 || s.keys == 0 || !whole_packs(f.grad_query, f.size, sizeof(T))) return 0;
   for (const Heads* x : {&f.query, &f.grad_y})
     if (!query_view(f, *x, 64).possible()) return 0;
@@ -500,15 +530,16 @@ int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
     if (!key_view(f, *x, 64).possible()) return 0;
   const int64_t tiles = query_tiles(f), blocks = int64_t(f.batch) * f.groups * ceil_div(s.keys, 128);
   if (2 * tiles > INT32_MAX || blocks > INT32_MAX) return 0;
-  return tiles * (Plan<64>::kSumBytes + 4) + 4;  // a tile's sums are as large with size 128
+  return tiles * (Plan<64, false>::kSumBytes + 4) + 4;  // a tile's sums are as large with size 128
 }
 
 template <class T>
 void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream) {
+  const bool masking = f.scores.masked();
   if (f.size == 64)
-    run<T, 64>(f, scratch, stream);
+    masking ? run<T, 64, true>(f, scratch, stream) : run<T, 64, false>(f, scratch, stream);
   else
-    run<T, 128>(f, scratch, stream);
+    masking ? run<T, 128, true>(f, scratch, stream) : run<T, 128, false>(f, scratch, stream);
 }
 
 template int64_t hopper_backward_scratch<__half>(const AttentionBackward<__half>&);

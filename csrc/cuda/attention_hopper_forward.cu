@@ -7,7 +7,8 @@
 // operand of P V. Two things hide the exponentials: a warpgroup computes them while its product with the
 // values before runs, and warpgroups take turns at the tensor cores (a ring of named barriers). Tiles go from
 // the last to the first, so those that need hiding (the diagonal, the keys' end) come first; a score is
-// hidden by setting it to -infinity. Blocks stay and take one tile of queries after the other, the longest
+// hidden by setting it to -infinity. Masks come by a thread of their own, dropout's words are made beside the
+// products (attention_hopper_mask.h). Blocks stay and take one tile of queries after the other, the longest
 // first, with the loads of the next under way; q and y have places of their own in shared memory for that.
 //
 // Limits, of a multiprocessor per 64 x 128 scores at 4096 operations a cycle: products 1024 cycles for heads
@@ -15,8 +16,7 @@
 // and 384. So heads of 128 are bound by products, at best near the device's 989 TFLOP/s; of 64 by whichever
 // of products and exponentials is hidden worse. Registers: 65536 = 128 * 24 + 256 * 240 for 128 (scores 64,
 // result 64, weights 32), 128 * 32 + 384 * 160 for 64. Shared memory: 192 KiB and 176 KiB.
-#include "cuda/attention_scores.h"
-#include "cuda/hopper.h"
+#include "cuda/attention_hopper_mask.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -26,25 +26,35 @@ constexpr int kLine = 128, kColumns = 64;  // bytes and elements of a row in a t
 constexpr int kTurn = 1, kOwn = 4;         // the first of the named barriers
 constexpr int64_t kCache = 32 << 20;       // keys and values that the second-level cache should hold
 
-template <int kD>
+// kMasking: there may be a mask, dropout, or both.
+template <int kD, bool kMasking>
 struct Plan {
-  static constexpr int kGroups = kD == 64 ? 3 : 2, kRows = kGroups * kGroupRows;
+  static constexpr int kGroups = kD == 64 && !kMasking ? 3 : 2, kRows = kGroups * kGroupRows;
   static constexpr int kThreads = (1 + kGroups) * kGroupThreads, kStages = kD == 64 ? 4 : 2;
-  static constexpr int kFewer = kD == 64 ? 32 : 24, kMore = kD == 64 ? 160 : 240;
+  static constexpr int kFewer = kMasking ? 40 : kD == 64 ? 32 : 24;
+  static constexpr int kMore = kMasking ? 232 : kD == 64 ? 160 : 240;
   static constexpr int kBlocks = kD / kColumns;  // of columns, each kLine wide
   static constexpr int kQueryBlock = kRows * kLine, kKeyBlock = kKeys * kLine;
   static constexpr int kQueryBytes = kBlocks * kQueryBlock, kKeyBytes = kBlocks * kKeyBlock;
+  // Of a mask for a warpgroup's scores of a tile: two blocks of 64 keys, or one of 128 bytes.
+  static constexpr int kMaskStages = kD == 64 ? 2 : 1, kMaskBlock = kGroupRows * kLine;
 };
 
 struct Maps {
   TensorMap query, key, value, y;
 };
+struct Nothing {};
+template <class T, bool kMasking>
+using Options = std::conditional_t<kMasking, Masking<T>, Nothing>;
+
 struct HopperForward {
   float* lse;
-  float factor;  // scale * log2(e)
+  uint32_t* taken;  // items that blocks have taken beside their first; null: they follow from the block
+  float factor;     // scale * log2(e)
   int heads, ratio, queries, keys, tiles, all_heads, section;
   bool causal;
 
+  __device__ __forceinline__ int items() const { return all_heads * tiles; }
   struct Place {
     int row, head, batch, steps;  // steps: tiles of keys
   };
@@ -58,16 +68,20 @@ struct HopperForward {
   }
 };
 
-// Calls f(place) for every item of this block. There and back over the blocks, so that none has the longer
-// rows in every round.
-template <int kRows, class F>
-__device__ __forceinline__ void for_items(const HopperForward& f, F each) {
-  const int total = f.all_heads * f.tiles, grid = int(gridDim.x), block = int(blockIdx.x);
-  for (int first = 0, odd = 0; first < total; first += grid, odd ^= 1) {
-    const int n = first + (odd ? grid - 1 - block : block);
-    if (n < total) each(f.place(n, kRows));
+// The numbers of this block's items. The first is the block's own; the others come from a counter where items
+// differ in length and are many, so that who has worked on short ones takes more. Else there and back over
+// the blocks, so that none has the longer rows in both of two rounds.
+struct Numbers {
+  int now = int(blockIdx.x), round = 0;
+  __device__ __forceinline__ void next(const HopperForward& f) {
+    const int grid = int(gridDim.x), block = int(blockIdx.x);
+    ++round;
+    if (f.taken != nullptr)
+      now = grid + int(atomic_add(f.taken, 1u));
+    else
+      now = round * grid + (round % 2 != 0 ? grid - 1 - block : block);
   }
-}
+};
 
 // Where a ring stands: the stage in use, and the parity of its barriers' phases.
 template <int kStages>
@@ -99,9 +113,9 @@ struct Rows {
   float base[2], total[2], shrink[2];
 };
 
-// Scores become weights.
-__device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const HopperForward& f, int row,
-                                      int column) {
+// Scores, times factor in units of log 2, become weights.
+__device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const HopperForward& f, float factor,
+                                      int row, int column) {
   const int lane = lane_id();
   if (column + kKeys > f.keys || (f.causal && column + kKeys > row + 1)) {
     FASTDL_UNROLL
@@ -122,7 +136,7 @@ __device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const H
     for (int i = 2 * half; i < kKeys / 2; i += 4) most = std::fmax(most, std::fmax(s[i], s[i + 1]));
     most = std::fmax(most, shuffle_xor(most, 1));
     most = std::fmax(most, shuffle_xor(most, 2));
-    most = std::fmax(rows.base[half], most * f.factor);
+    most = std::fmax(rows.base[half], most * factor);
     const float base = most == -infinity<float>() ? 0.0f : most;
     rows.shrink[half] = exp2_approximate(rows.base[half] - base);
     rows.base[half] = most;
@@ -130,7 +144,7 @@ __device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const H
     FASTDL_UNROLL
     for (int i = 2 * half; i < kKeys / 2; i += 4) FASTDL_UNROLL
     for (int c = 0; c < 2; ++c) {
-      s[i + c] = exp2_approximate(s[i + c] * f.factor - base);
+      s[i + c] = exp2_approximate(s[i + c] * factor - base);
       sum += s[i + c];
     }
     rows.total[half] = rows.total[half] * rows.shrink[half] + sum;
@@ -143,25 +157,45 @@ __device__ __forceinline__ void narrow_weights(uint32_t (&p)[kKeys / 16][4], con
   for (int i = 0; i < 4; ++i) p[k][i] = narrow_pair<T>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
 }
 
-template <int kD>
-struct Shared {
-  using P = Plan<kD>;
+template <int kGroups, int kStages, int kBytes>
+struct MaskTiles {
+  unsigned char masks[kGroups][kStages][kBytes];
+};
+struct NoMaskTiles {};
+
+template <int kD, bool kMasking>
+struct Shared : std::conditional_t<kMasking,
+                                   MaskTiles<Plan<kD, kMasking>::kGroups, Plan<kD, kMasking>::kMaskStages,
+                                             2 * Plan<kD, kMasking>::kMaskBlock>,
+                                   NoMaskTiles> {
+  using P = Plan<kD, kMasking>;
   unsigned char queries[P::kQueryBytes], results[P::kQueryBytes];
   unsigned char keys[P::kStages][P::kKeyBytes], values[P::kStages][P::kKeyBytes];
   Barrier key_full[P::kStages], key_empty[P::kStages], value_full[P::kStages], value_empty[P::kStages];
-  Barrier query_full, query_empty;
+  Barrier query_full, query_empty, mask_full[P::kGroups][P::kMaskStages],
+      mask_empty[P::kGroups][P::kMaskStages];
+  int item;  // whose queries query_full announces; none are left where it is too large
 };
 
-// One thread keeps everything loaded that there is room for.
-template <int kD>
-__device__ __forceinline__ void load_items(Shared<kD>& shared, const Maps& maps, const HopperForward& f) {
-  using P = Plan<kD>;
+// One thread keeps everything but masks loaded that there is room for.
+template <int kD, bool kMasking>
+__device__ __forceinline__ void load_items(Shared<kD, kMasking>& shared, const Maps& maps,
+                                           const HopperForward& f) {
+  using P = Plan<kD, kMasking>;
   bulk_prefetch(maps.query);
   bulk_prefetch(maps.key);
   bulk_prefetch(maps.value);
   Ring<P::kStages> key, value;
   uint32_t parity = 1;
-  for_items<P::kRows>(f, [&](const HopperForward::Place& at) {
+  const auto announce = [&](int number) {
+    barrier_wait(shared.query_empty, parity);
+    parity ^= 1;
+    shared.item = number;
+  };
+  Numbers numbers;
+  FASTDL_ROLLED
+  for (; numbers.now < f.items(); numbers.next(f)) {
+    const auto at = f.place(numbers.now, P::kRows);
     const auto load = [&](unsigned char* to, int block_bytes, const TensorMap& map, int row, int head,
                           Barrier& full) {
       barrier_expect(full, uint32_t(P::kBlocks * block_bytes));
@@ -176,8 +210,7 @@ __device__ __forceinline__ void load_items(Shared<kD>& shared, const Maps& maps,
       key = key.next();
     };
     load_keys(at.steps - 1);
-    barrier_wait(shared.query_empty, parity);
-    parity ^= 1;
+    announce(numbers.now);
     load(shared.queries, P::kQueryBlock, maps.query, at.row, at.head, shared.query_full);
     FASTDL_ROLLED
     for (int step = at.steps - 1; step >= 0; --step) {
@@ -187,14 +220,45 @@ __device__ __forceinline__ void load_items(Shared<kD>& shared, const Maps& maps,
            shared.value_full[value.stage]);
       value = value.next();
     }
-  });
+  }
+  announce(numbers.now);
+  barrier_arrive(shared.query_full);
+}
+
+// Another one loads masks, for each warpgroup by itself.
+template <class T, int kD>
+__device__ __forceinline__ void load_masks(Shared<kD, true>& shared, const Masking<T>& masking,
+                                           const HopperForward& f) {
+  using P = Plan<kD, true>;
+  Ring<P::kMaskStages> mask;
+  uint32_t parity = 0;
+  FASTDL_ROLLED
+  for (;; parity ^= 1) {
+    barrier_wait(shared.query_full, parity);
+    const int number = shared.item;
+    barrier_arrive(shared.query_empty);
+    if (number >= f.items()) return;
+    const auto at = f.place(number, P::kRows);
+    if (!masking.scores.masked()) continue;
+    FASTDL_ROLLED
+    for (int step = at.steps - 1; step >= 0; --step) {
+      FASTDL_ROLLED
+      for (int group = 0; group < P::kGroups; ++group) {
+        barrier_wait(shared.mask_empty[group][mask.stage], mask.parity ^ 1);
+        masking.load(shared.masks[group][mask.stage], P::kMaskBlock, at.batch, at.head,
+                     at.row + group * kGroupRows, step * kKeys, shared.mask_full[group][mask.stage]);
+      }
+      mask = mask.next();
+    }
+  }
 }
 
 // A warpgroup's 64 rows of every item.
-template <class T, int kD>
+template <class T, int kD, bool kMasking>
 struct Group {
-  using P = Plan<kD>;
-  Shared<kD>& shared;
+  using P = Plan<kD, kMasking>;
+  Shared<kD, kMasking>& shared;
+  const Options<T, kMasking>& options;
   const int me, thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
 
   __device__ __forceinline__ void take_turn() const {
@@ -224,27 +288,72 @@ struct Group {
     wgmma_commit();
   }
 
+  // Which weights of a tile stay, as bits: four for each eight columns.
+  struct Kept {
+    uint32_t bits[kKeys / 64];
+  };
+  __device__ __forceinline__ Kept keep(const HopperForward& f, const HopperForward::Place& at, int row,
+                                       int column) const {
+    Kept kept{};
+    if constexpr (kMasking) {
+      if (options.scores.threshold != 0) {
+        FASTDL_UNROLL
+        for (int k = 0; k < kKeys / 64; ++k)
+          kept.bits[k] = kept_weights<false, T, 8>(options.scores, int64_t(at.batch) * f.heads + at.head, row,
+                                                   column + 64 * k);
+      }
+    }
+    return kept;
+  }
+  __device__ __forceinline__ void mask_and_weigh(float (&s)[kKeys / 2], Rows& rows, const HopperForward& f,
+                                                 int row, int column, Ring<P::kMaskStages>& mask,
+                                                 const Kept& kept) const {
+    if constexpr (kMasking) {
+      const bool masked = options.scores.masked();
+      if (masked) barrier_wait(shared.mask_full[me][mask.stage], mask.parity);
+      options.apply_to_queries(s, shared.masks[me][mask.stage], P::kMaskBlock, thread / 32 * 16);
+      if (masked) {
+        fence_async_shared();
+        sync_warp();
+        free(shared.mask_empty[me][mask.stage]);
+        mask = mask.next();
+      }
+      weigh(s, rows, f, 1.0f, row, column);
+      if (options.scores.threshold != 0) {
+        FASTDL_UNROLL
+        for (int i = 0; i < kKeys / 2; ++i) s[i] = kept.bits[i / 32] >> i % 32 & 1 ? s[i] : 0.0f;
+      }
+    } else {
+      weigh(s, rows, f, f.factor, row, column);
+    }
+  }
+
   __device__ __forceinline__ void compute_items(const TensorMap& y_map, const HopperForward& f) const {
     if (me == P::kGroups - 1) pass_turn();
     Ring<P::kStages> value;  // keys are one tile further
+    Ring<P::kMaskStages> mask;
     uint32_t parity = 0;
     float s[kKeys / 2] = {};
     uint32_t p[kKeys / 16][4];
-    for_items<P::kRows>(f, [&](const HopperForward::Place& at) {
+    FASTDL_ROLLED
+    for (;; parity ^= 1) {
+      barrier_wait(shared.query_full, parity);
+      const int number = shuffle(shared.item, 0);  // to the compiler the same in all lanes
+      if (number >= f.items()) break;
+      const auto at = f.place(number, P::kRows);
       const int first = at.row + me * kGroupRows, row = first + thread / 32 * 16;  // the group's, the warp's
       Rows rows{{-infinity<float>(), -infinity<float>()}, {0, 0}, {0, 0}};
       float y[kD / 2] = {};
       int step = at.steps - 1;
-      barrier_wait(shared.query_full, parity);
-      parity ^= 1;
       barrier_wait(shared.key_full[value.stage], value.parity);
       take_turn();
       multiply_keys(s, value.stage);
       pass_turn();
+      Kept kept = keep(f, at, row, step * kKeys);
       wgmma_wait<0>();
       wgmma_touch(s);
       free(shared.key_empty[value.stage]);
-      weigh(s, rows, f, row, step * kKeys);
+      mask_and_weigh(s, rows, f, row, step * kKeys, mask, kept);
       narrow_weights<T>(p, s);
       FASTDL_ROLLED
       for (--step; step >= 0; --step) {
@@ -255,10 +364,11 @@ struct Group {
         multiply_keys(s, key.stage);
         add_values(y, p, value.stage);
         pass_turn();
+        kept = keep(f, at, row, step * kKeys);  // beside the products
         wgmma_wait<1>();
         wgmma_touch(s);
         free(shared.key_empty[key.stage]);
-        weigh(s, rows, f, row, step * kKeys);
+        mask_and_weigh(s, rows, f, row, step * kKeys, mask, kept);
         wgmma_wait<0>();
         wgmma_touch(y);
         wgmma_touch(s);  // no weights are narrowed before the product with the last ones is over
@@ -281,7 +391,7 @@ struct Group {
       free(shared.value_empty[value.stage]);
       value = value.next();
       finish(y, rows, y_map, f, at, first);
-    });
+    }
     if (thread == 0) bulk_wait<0>();
   }
 
@@ -296,6 +406,7 @@ struct Group {
       sum += shuffle_xor(sum, 2);
       const bool empty = sum == 0;
       inverse[half] = empty ? 0.0f : 1.0f / sum;
+      if constexpr (kMasking) inverse[half] *= options.scores.kept;  // 1 without dropout
       const int i = first + thread / 32 * 16 + lane / 4 + 8 * half;
       if (lane % 4 == 0 && i < f.queries)
         f.lse[(int64_t(at.batch) * f.heads + at.head) * f.queries + i] =
@@ -322,13 +433,14 @@ struct Group {
   }
 };
 
-template <class T, int kD>
-__global__ void __launch_bounds__(Plan<kD>::kThreads, 1)
-    hopper_forward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const HopperForward f) {
+template <class T, int kD, bool kMasking>
+__global__ void __launch_bounds__(Plan<kD, kMasking>::kThreads, 1)
+    hopper_forward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const HopperForward f,
+                          const FASTDL_GRID_CONSTANT Options<T, kMasking> options) {
   if constexpr (kHopperCode) {
-    using P = Plan<kD>;
+    using P = Plan<kD, kMasking>;
     FASTDL_TILES_SHARED(memory);
-    auto& shared = *reinterpret_cast<Shared<kD>*>(memory);
+    auto& shared = *reinterpret_cast<Shared<kD, kMasking>*>(memory);
     if (threadIdx.x == 0) {
       for (int s = 0; s < P::kStages; ++s) {
         barrier_init(shared.key_full[s], 1);
@@ -337,17 +449,25 @@ __global__ void __launch_bounds__(Plan<kD>::kThreads, 1)
         barrier_init(shared.value_empty[s], 4 * P::kGroups);
       }
       barrier_init(shared.query_full, 1);
-      barrier_init(shared.query_empty, 4 * P::kGroups);
+      barrier_init(shared.query_empty, 4 * P::kGroups + int(kMasking));
+      if constexpr (kMasking) {
+        for (int g = 0; g < P::kGroups; ++g)
+          for (int s = 0; s < P::kMaskStages; ++s)
+            barrier_init(shared.mask_full[g][s], 1), barrier_init(shared.mask_empty[g][s], 4);
+      }
       barrier_init_fence();
     }
     sync_threads();
     const int warpgroup = int(threadIdx.x) / kGroupThreads;
     if (warpgroup == 0) {
       registers_fewer<P::kFewer>();
-      if (threadIdx.x == 0) load_items<kD>(shared, maps, f);
+      if (threadIdx.x == 0) load_items<kD, kMasking>(shared, maps, f);
+      if constexpr (kMasking) {
+        if (threadIdx.x == 32) load_masks<T, kD>(shared, options, f);
+      }
     } else {
       registers_more<P::kMore>();
-      Group<T, kD>{shared, warpgroup - 1}.compute_items(maps.y, f);
+      Group<T, kD, kMasking>{shared, options, warpgroup - 1}.compute_items(maps.y, f);
     }
   }
 }
@@ -369,21 +489,36 @@ struct Boxes {
   }
 };
 
-template <class T, int kD>
-bool start(const AttentionForward<T>& f, const Attention& a, Stream stream) {
-  using P = Plan<kD>;
+template <class T, int kD, bool kMasking>
+bool start(const AttentionForward<T>& f, const Attention& a, void* counter, Stream stream) {
+  using P = Plan<kD, kMasking>;
   const Boxes query(f.query, a, a.heads, a.queries, P::kRows), y(f.y, a, a.heads, a.queries, kGroupRows);
   const Boxes key(f.key, a, a.groups, a.keys, kKeys), value(f.value, a, a.groups, a.keys, kKeys);
-  if (!query.possible() || !key.possible() || !value.possible() || !y.possible()) return false;
+  const MaskBoxes<T> mask(f.scores, a.batch, kGroupRows);
+  if (!query.possible() || !key.possible() || !value.possible() || !y.possible() || !mask.possible())
+    return false;
+  const auto options = [&]() -> Options<T, kMasking> {
+    if constexpr (kMasking)
+      return mask.argument(f.scores);
+    else
+      return {};
+  };
   const int64_t all_heads = a.batch * a.heads, tiles = ceil_div(a.queries, P::kRows);
   const int64_t held = kCache / (4 * a.keys * a.size) * f.ratio;  // heads
   const int64_t section = !a.causal || held < 1 ? 1 : held < all_heads ? held : all_heads;
   const int64_t grid = all_heads * tiles < multiprocessors() ? all_heads * tiles : multiprocessors();
-  launch("attention_hopper", hopper_forward_kernel<T, kD>, dim3(unsigned(grid)), dim3(P::kThreads),
-         sizeof(Shared<kD>), stream, Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
-         HopperForward{f.lse, f.scores.factor, int(a.heads), f.ratio, int(a.queries), int(a.keys), int(tiles),
-                       int(all_heads), int(section), a.causal});
+  if (counter != nullptr) zero(counter, sizeof(uint32_t), stream);
+  launch("attention_hopper", hopper_forward_kernel<T, kD, kMasking>, dim3(unsigned(grid)), dim3(P::kThreads),
+         sizeof(Shared<kD, kMasking>), stream, Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
+         HopperForward{f.lse, static_cast<uint32_t*>(counter), f.scores.factor, int(a.heads), f.ratio,
+                       int(a.queries), int(a.keys), int(tiles), int(all_heads), int(section), a.causal},
+         options());
   return true;
+}
+
+int64_t items(const Attention& a) {
+  return a.batch * a.heads *
+         ceil_div(a.queries, a.size == 64 ? Plan<64, false>::kRows : Plan<128, false>::kRows);
 }
 
 }  // namespace
@@ -391,19 +526,27 @@ bool start(const AttentionForward<T>& f, const Attention& a, Stream stream) {
 bool hopper_forward_wanted(Dtype dtype, const Attention& a) {
   if (!a.hopper || (dtype != Dtype::float16 && dtype != Dtype::bfloat16)) return false;
   if (a.size != a.value_size || (a.size != 64 && a.size != 128) || a.keys == 0) return false;
-  if (a.p != 0 || !(a.scale > 0)) return false;  // the largest score is found before scaling
-  const int64_t items = a.batch * a.heads * ceil_div(a.queries, a.size == 64 ? 192 : 128);
-  return 2 * items >= multiprocessors() && items < int64_t(1) << 30;
+  if (!(a.scale > 0)) return false;  // the largest score is found before scaling
+  return 2 * items(a) >= multiprocessors() && items(a) < int64_t(1) << 30;
+}
+
+int64_t hopper_forward_scratch(const Attention& a) {
+  return a.causal && items(a) > 2 * multiprocessors() ? sizeof(uint32_t) : 0;
 }
 
 template <class T>
-bool hopper_forward(const AttentionForward<T>& f, const Attention& a, Stream stream) {
-  return a.size == 64 ? start<T, 64>(f, a, stream) : start<T, 128>(f, a, stream);
+bool hopper_forward(const AttentionForward<T>& f, const Attention& a, void* counter, Stream stream) {
+  if (f.scores.masked() || f.scores.threshold != 0)
+    return a.size == 64 ? start<T, 64, true>(f, a, counter, stream)
+                        : start<T, 128, true>(f, a, counter, stream);
+  return a.size == 64 ? start<T, 64, false>(f, a, counter, stream)
+                      : start<T, 128, false>(f, a, counter, stream);
 }
 
-template bool hopper_forward<__half>(const AttentionForward<__half>&, const Attention&, Stream);
+template bool hopper_forward<__half>(const AttentionForward<__half>&, const Attention&, void*, Stream);
 #ifndef FASTDL_FEW_DTYPES
-template bool hopper_forward<__nv_bfloat16>(const AttentionForward<__nv_bfloat16>&, const Attention&, Stream);
+template bool hopper_forward<__nv_bfloat16>(const AttentionForward<__nv_bfloat16>&, const Attention&, void*,
+                                            Stream);
 #endif
 
 void hopper_forward_trial_begin() {

@@ -107,49 +107,6 @@ __device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const f
   }
 }
 
-// Which of a fragment's four elements dropout keeps, as bits. Four queries share a call of the generator;
-// each lane makes one call and lanes exchange words. Rows are queries row .. row + 15, columns keys column ..
-// column + 7:
-template <class T>
-__device__ __forceinline__ uint32_t kept_by_query(const Scores<T>& scores, int64_t head, int row,
-                                                  int column) {
-  // Lanes with the same keys and rows 4 a .. 4 a + 3 make the calls for two keys and two quads of rows ..
-  const int lane = lane_id(), mine = lane / 4 % 4;
-  uint32_t w[4];
-  scores.words(head, column + lane % 4 * 2 + mine % 2, row / 4 + mine / 2 * 2 + lane / 16, w);
-  // .. and transpose: lane `mine` gets word `mine` of all four.
-  const bool odd = mine % 2 != 0, high = mine >= 2;
-  const uint32_t s0 = shuffle_xor(odd ? w[0] : w[1], 4), s1 = shuffle_xor(odd ? w[2] : w[3], 4);
-  if (odd)
-    w[0] = s0, w[2] = s1;
-  else
-    w[1] = s0, w[3] = s1;
-  const uint32_t s2 = shuffle_xor(high ? w[0] : w[2], 8), s3 = shuffle_xor(high ? w[1] : w[3], 8);
-  if (high)
-    w[0] = s2, w[1] = s3;
-  else
-    w[2] = s2, w[3] = s3;
-  uint32_t bits = 0;
-  FASTDL_UNROLL
-  for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(w[k])) << k;
-  return bits;
-}
-// Rows are keys row .. row + 15, columns queries column .. column + 7:
-template <class T>
-__device__ __forceinline__ uint32_t kept_by_key(const Scores<T>& scores, int64_t head, int row, int column) {
-  // Two lanes share four queries of keys g and g + 8: the even one calls for the first.
-  const int lane = lane_id();
-  const bool odd = lane % 2 != 0;
-  uint32_t w[4];
-  scores.words(head, row + lane / 4 + (odd ? 8 : 0), column / 4 + lane / 2 % 2, w);
-  const uint32_t s0 = shuffle_xor(odd ? w[0] : w[2], 1), s1 = shuffle_xor(odd ? w[1] : w[3], 1);
-  const uint32_t mine[4] = {odd ? s0 : w[0], odd ? s1 : w[1], odd ? w[2] : s0, odd ? w[3] : s1};
-  uint32_t bits = 0;
-  FASTDL_UNROLL
-  for (int k = 0; k < 4; ++k) bits |= uint32_t(scores.keeps(mine[k])) << k;
-  return bits;
-}
-
 struct OwnPlace {
   int own;
   int64_t mask;
@@ -177,20 +134,6 @@ __device__ __forceinline__ void mask_scores(float (&z)[kM][N][4], const Scores<T
         score += scores.term(mask, i, j);
     }
   }
-}
-
-// Which of a warp's weights stay, four bits for each tile of eight columns. The generator is long: it is
-// called in a loop.
-template <bool kOwnKeys, class T, int N>
-__device__ __forceinline__ uint32_t kept_weights(const Scores<T>& scores, int64_t head, int row, int column) {
-  static_assert(N <= 8);
-  uint32_t bits = 0;
-  FASTDL_ROLLED
-  for (int n = 0; n < N; ++n)
-    bits |= (kOwnKeys ? kept_by_key(scores, head, row, column + 8 * n)
-                      : kept_by_query(scores, head, row, column + 8 * n))
-            << (4 * n);
-  return bits;
 }
 
 // May rows of x be stored by packs of 16 bytes?

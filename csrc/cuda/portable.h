@@ -38,7 +38,7 @@
 
 #define FASTDL_UNROLL _Pragma("unroll")
 #define FASTDL_ROLLED _Pragma("unroll 1")
-#define FASTDL_SHARED(T, name, size) __shared__ T name[size]
+#define FASTDL_SHARED(T, name, size) __shared__ __align__(16) T name[size]
 // One untyped symbol for all: templates of different element types would otherwise declare it twice.
 #define FASTDL_DYNAMIC_SHARED(T, name)                        \
   extern __shared__ __align__(16) unsigned char name##_raw[]; \

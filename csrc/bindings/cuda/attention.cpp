@@ -37,8 +37,10 @@ void register_attention(py::module_& m) {
         return Attention{batch,  heads, groups, queries, keys,   size, value_size,
                          causal, scale, p,      seed,    offset, tf32, hopper};
       }));
-  m.def("attention_parts",
-        [](int dtype, const Attention& a) { return cuda::attention_parts(Dtype(dtype), a); });
+  m.def("attention_parts", [](int dtype, const Attention& a) {
+    const int parts = cuda::attention_parts(Dtype(dtype), a);
+    return std::make_pair(parts, cuda::attention_forward_scratch(Dtype(dtype), a, parts));
+  });
   m.def("attention_forward_trial_begin", cuda::hopper_forward_trial_begin);
   m.def("attention_forward_trial_end",
         [](uintptr_t stream) { return cuda::hopper_forward_trial_end(stream_of(stream)); });

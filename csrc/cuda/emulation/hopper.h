@@ -26,7 +26,7 @@ static_assert(sizeof(TensorMap) <= 128);
 
 namespace emulation {
 
-enum class Number : int { float16, bfloat16, tf32 };
+enum class Number : int { float16, bfloat16, tf32, byte };  // bytes: of maps only
 
 void barrier_init(Barrier& barrier, int arrivals, const Site& site);
 void barrier_init_fence();
@@ -149,6 +149,7 @@ constexpr emulation::Number element_type() {
   if constexpr (std::is_same_v<T, __half>) return emulation::Number::float16;
   if constexpr (std::is_same_v<T, __nv_bfloat16>) return emulation::Number::bfloat16;
   if constexpr (std::is_same_v<T, float>) return emulation::Number::tf32;
+  if constexpr (std::is_same_v<T, uint8_t>) return emulation::Number::byte;
 }
 inline uint32_t tile_offset(const void* shared) {
   return emulation::tile_offset(shared);
@@ -175,7 +176,7 @@ inline TensorMap make_tensor_map(emulation::Number number, const void* data, int
   TensorMap map{};
   map.data = static_cast<std::byte*>(const_cast<void*>(data));
   map.rank = uint8_t(rank);
-  map.bytes = number == emulation::Number::tf32 ? 4 : 2;
+  map.bytes = number == emulation::Number::tf32 ? 4 : number == emulation::Number::byte ? 1 : 2;
   map.swizzled = swizzle == Swizzle::bytes128;
   for (int i = 0; i < rank; ++i) {
     map.sizes[i] = sizes[i];

@@ -24,13 +24,16 @@ __all__ = ["attention_backward", "attention_forward"]
 
 def _rows(x: Array) -> Array:
     """x itself where its last axis is contiguous and its strides are whole elements, or a copy."""
-    item = x.dtype.itemsize
-    whole = all(s % item == 0 for s in x.strides)
-    return x if whole and (x.shape[3] <= 1 or x.strides[3] == item) else device.copy(x)
+    item, strides = x.dtype.itemsize, x.strides
+    whole = (strides[0] | strides[1] | strides[2]) % item == 0
+    return x if whole and (strides[3] == item or x.shape[3] <= 1) else device.copy(x)
 
 
 def _empty_like(runtime: Any, like: Array, size: int) -> Array:
     """A new (B, heads, rows, size) whose axes lie in memory in the order in which those of ``like`` do."""
+    first, second, third = like.strides[:3]
+    if first >= second >= third > 0:
+        return runtime.empty((*like.shape[:3], size), like.dtype)
     order = sorted(range(3), key=lambda axis: -like.strides[axis] if like.shape[axis] > 1 else 0)
     if any(like.shape[axis] <= 1 or like.strides[axis] <= 0 for axis in range(3)):
         # Axes that do not matter stay where they are.
@@ -43,6 +46,21 @@ def _empty_like(runtime: Any, like: Array, size: int) -> Array:
 
 def _argument(runtime: Any, x: Array | None) -> Any:
     return None if x is None else (runtime.pointer(x), x.strides)
+
+
+def _boxed(runtime: Any, mask: Array, keys: int) -> Array:
+    """A mask of four axes, of which the copy engine can take boxes: its rows dense and multiples of 16 bytes apart."""
+    item = mask.dtype.itemsize
+    fits = mask.shape[3] == keys and mask.strides[3] == item and runtime.pointer(mask) % 16 == 0
+    if fits and all(
+        n == 1 or (s > 0 and s % 16 == 0) for n, s in zip(mask.shape[:3], mask.strides[:3], strict=True)
+    ):
+        return mask
+    per = 16 // item
+    boxed = runtime.empty((*mask.shape[:3], (keys + per - 1) // per * per), mask.dtype)[..., :keys]
+    to, start = (device.operand(runtime, x, boxed.shape) for x in (boxed, mask))
+    runtime.extension.copy(item, boxed.shape, to, start, runtime.stream())
+    return boxed
 
 
 class _Problem:
@@ -79,6 +97,14 @@ class _Problem:
             raise ArgumentError(f"{op}: query is {query.shape}, key {key.shape}, value {value.shape}")
         self.runtime = device.of(query)
         self.query, self.key, self.value = _rows(query), _rows(key), _rows(value)
+        tf32 = precisions.matmul != "highest"
+        hopper = (
+            query.dtype.itemsize == 2
+            and size == value_size
+            and size in (64, 128)
+            and (p == 0 or op == "attention_forward")
+            and hopper_trusted(op, self.runtime)
+        )
         self.allowed = False
         self.mask = None
         if mask is not None:
@@ -90,19 +116,12 @@ class _Problem:
                 raise ArgumentError(f"{op}: mask {mask.shape} does not broadcast to {full}")
             if any(s % mask.dtype.itemsize for s in mask.strides):
                 mask = device.copy(mask)
+            if hopper and keys > 0:
+                mask = _boxed(self.runtime, mask, keys)
             self.mask = (self.runtime.pointer(mask), device.strides(mask, full))
             self.kept = mask  # alive as long as its address
         if groups == 0:  # no heads: nothing to do, and nothing to divide by
             groups = 1
-        tf32 = precisions.matmul != "highest"
-        hopper = (
-            query.dtype.itemsize == 2
-            and size == value_size
-            and size in (64, 128)
-            and mask is None
-            and p == 0
-            and hopper_trusted(op, self.runtime)
-        )
         self.description = self.runtime.extension.Attention(
             batch,
             heads,
@@ -144,8 +163,8 @@ def attention_forward(
     runtime, extension = a.runtime, a.runtime.extension
     y = _empty_like(runtime, query, value.shape[3])
     lse = runtime.empty(query.shape[:3], a.compute)
-    parts = extension.attention_parts(a.number, a.description)
-    scratch = runtime.empty((parts, lse.size, value.shape[3] + 1), a.compute) if parts > 1 else None
+    parts, needed = extension.attention_parts(a.number, a.description)
+    scratch = runtime.empty((needed,), np.uint8) if needed else None
     extension.attention_forward(
         a.number,
         _argument(runtime, y),
@@ -161,37 +180,53 @@ def attention_forward(
     return y, lse
 
 
-def _problems(runtime: Any) -> Iterator[tuple[list[Array], tuple[bool, float, float, int, int]]]:
-    """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone.
+def _problems(
+    runtime: Any,
+) -> Iterator[tuple[list[Array], Array | None, tuple[bool, float, float, int, int]]]:
+    """Both sizes and types, causal and not, ragged, masks and dropout, two heads of queries for one of keys, some tiles
+    for everyone; heads lie inside of rows, as projections make them.
 
-    Query, key, value, an array like query, and the other arguments.
+    Query, key, value, an array like query; a mask; and the other arguments.
     """
-    heads = 2 * (1 + runtime.extension.multiprocessors() // 3)
+    heads = 2 * (1 + runtime.extension.multiprocessors() // 6)
+    queries, keys = 280, 345
     for dtype in half_types():
-        for size, is_causal in ((64, False), (128, True)):
+        cases: list[tuple[int, bool, tuple[int, ...] | None, float]] = [
+            (64, False, None, 0.0),
+            (128, True, None, 0.0),
+            (64, True, (2, 1, queries, keys), 0.1),
+            (128, False, (1, heads, queries, keys), 0.0),
+            (128, False, (2, 1, 1, keys), 0.2),
+        ]
+        for size, is_causal, mask, p in cases:
             rng = np.random.default_rng(size)
             arrays = [
-                runtime.from_host(rng.standard_normal((1, n, rows, size), np.float32).astype(dtype))
-                for n, rows in ((heads, 280), (heads // 2, 345), (heads // 2, 345), (heads, 280))
+                runtime.from_host(rng.standard_normal((2, rows, n, size), np.float32).astype(dtype))
+                for n, rows in ((heads, queries), (heads // 2, keys), (heads // 2, keys), (heads, queries))
             ]
-            yield arrays, (is_causal, size**-0.5, 0.0, 0, 0)
+            made = None if mask is None else rng.standard_normal(mask, np.float32)
+            if made is not None:
+                made[..., 0] = 1  # everyone sees something
+                # One mask for all heads is boolean, others are added.
+                made = runtime.from_host(made > -1 if mask[1] == 1 else made.astype(dtype))
+            yield [x.transpose(0, 2, 1, 3) for x in arrays], made, (is_causal, size**-0.5, p, 5, 7)
 
 
 @family("attention_forward")
 def _forward_trial(runtime: Any) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, _), options in _problems(runtime):
-        results += attention_forward(query, key, value, None, *options)
+    for (query, key, value, _), mask, options in _problems(runtime):
+        results += attention_forward(query, key, value, mask, *options)
     return results
 
 
 @family("attention_backward")
 def _backward_trial(runtime: Any) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, grad_y), options in _problems(runtime):
+    for (query, key, value, grad_y), mask, options in _problems(runtime):
         with choose(hopper=False):  # forward has a trial of its own
-            y, lse = attention_forward(query, key, value, None, *options)
-        results += attention_backward(grad_y, query, key, value, None, y, lse, *options, False)[:3]
+            y, lse = attention_forward(query, key, value, mask, *options)
+        results += attention_backward(grad_y, query, key, value, mask, y, lse, *options, False)[:3]
     return results
 
 

@@ -94,6 +94,8 @@ def _decided(name: str, runtime: Any) -> bool:
             return False  # a trial waits for the stream: the next call decides
         else:
             objection = trial(name, runtime)
+            if objection is not None and "cudaErrorStreamCapture" in objection:
+                return False  # another stream is being recorded: the next call decides
             _verdicts[key] = objection is None
             if objection is not None:
                 warnings.warn(
@@ -117,6 +119,15 @@ def trial(name: str, runtime: Any) -> str | None:
         if not getattr(extension, f"{name}_trial_end")(runtime.stream()):
             return "a kernel waited in vain"
     except RuntimeError as error:
+        try:
+            runtime.to_host(runtime.zeros((1,), np.float32))
+        except RuntimeError:
+            if "cudaErrorStreamCapture" not in str(error):
+                raise RuntimeError(
+                    f"{name}: the kernels for compute capability 9.0 made this device fail in their trial ({error}); "
+                    "CUDA cannot go on in a process after that. Start it again with FASTDL_HOPPER=0 in the "
+                    "environment, which uses slower kernels, and please report this"
+                ) from error
         return str(error)
     for number, (a, b) in enumerate(zip(got, want, strict=True)):
         x, y = (np.asarray(runtime.to_host(array)).astype(np.float64) for array in (a, b))
