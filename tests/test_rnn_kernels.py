@@ -29,7 +29,7 @@ def backends(cuda=False):
 @pytest.fixture(autouse=True)
 def as_the_problem_chooses():
     yield
-    cuda_rnn.LAUNCHES = LAUNCHES[0]
+    cuda_rnn.LAUNCHES = "auto"
 
 
 def load(level):
@@ -314,17 +314,25 @@ def test_binding_refuses(level):
     "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_launches_are_chosen_by_the_problem(cell):
-    """A launch of blocks that meet where weights are too many for a block or a step has two products, but not too many
-    for all blocks, and there is more than one step: for each direction, or for both if there are blocks enough."""
-    module = load("cuda-resident")
+@pytest.mark.parametrize(
+    ("way", "launches"),
+    [
+        ("resident", {"wide": 0, "lengths": 0}),
+        ("grid", {"wide": 2, "deep": 0, "one step": 0, "lengths": 1}),
+        ("auto", {"lengths": 0, "one step": 0}),
+    ],
+)
+def test_launches_are_chosen_by_the_problem(way, launches, cell):
+    """Launches of blocks that meet, forward and backward each: where weights do not fit into registers or these are
+    not wanted, but into all blocks, and there is more than one step; for each direction, or for both if there are
+    blocks enough."""
+    module = load(f"cuda-{way}")
     count = emulation.extension().cooperative_launches
-    many, twice = cell in ("lstm", "gru_before"), cell == "gru_before"
-    for name, times in {"wide": 2 * many, "deep": 0, "one step": 0, "lengths": int(twice)}.items():
+    for name, times in launches.items():
         arguments, grads = problem(name, cell, np.float32, directions=2)
         before = count()
         compute(module, arguments, grads)
-        assert count() - before == 2 * times, name  # forward and backward
+        assert count() - before == 2 * times, name
 
 
 @pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")

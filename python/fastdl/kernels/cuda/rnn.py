@@ -1,9 +1,9 @@
 """Recurrent layers; see :mod:`fastdl.kernels.reference.rnn`.
 
 Inputs of all rows meet their weights in one product before the steps, and gradients of weights and inputs are products
-over all rows after them. In between, one launch does all steps where the recurrent weights fit into the
-multiprocessors' memory; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
-(``resident``, ``grid``, ``steps``) leaves out the ways before the one it names. Gates and cells for backward are
+over all rows after them. In between, one launch does all steps where the recurrent weights fit into registers or
+memory of the multiprocessors; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
+(``resident``, ``grid``, ``steps``) names the first of these ways to be tried, ``auto`` takes the fastest by estimates. Gates and cells for backward are
 planes: (D, 1, gates, N, H) and (D, 1, N, H).
 """
 
@@ -23,7 +23,7 @@ from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["rnn_backward", "rnn_forward"]
 
-LAUNCHES = os.environ.get("FASTDL_CUDA_RNN", "resident")
+LAUNCHES = os.environ.get("FASTDL_CUDA_RNN", "auto")
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_before": 3}
 _KEPT = {"lstm": 4, "gru": 4, "gru_before": 3}  # planes that backward needs
@@ -128,9 +128,10 @@ class _Layer:
         """A number for each sequence and unit, in the type computed in."""
         return self.runtime.empty((self.batch, self.hidden), self.compute)
 
-    def scratch(self, backward: bool) -> Array:
-        size = self.runtime.extension.rnn_scratch(self.number, self.problem, backward)
-        return self.runtime.empty((size,), np.uint8)
+    def scratch(self, backward: bool) -> Array | None:
+        """None where one launch keeps the recurrent weights in registers."""
+        size = self.runtime.extension.rnn_scratch(self.number, self.problem, backward, self.tf32, LAUNCHES)
+        return self.runtime.empty((size,), np.uint8) if size else None
 
     def addresses(self, arrays: dict[str, Array | None]) -> dict[str, int]:
         return {name: self.runtime.pointer(array) for name, array in arrays.items() if array is not None}
@@ -231,8 +232,9 @@ def rnn_backward(
     grad_x = None
     step = directions * output
     directed: list[dict[str, Array | None]] = []
+    scratch = a.scratch(True)
     for d in range(directions):
-        _, w_hh, _, _, w_hr = a.weights[d]
+        w_hh, w_hr = a.weights[d][1], a.weights[d][4]
         grad_a = a.empty(rows, a.gates * hidden)
         grad_b = a.empty(rows, a.gates * hidden) if cell == "gru" else grad_a
         arrays = {
@@ -255,11 +257,10 @@ def rnn_backward(
             "h0": _of(a.h0, d),
             "c0": _of(a.c0, d),
             "mask": _of(a.mask, d),
-            "w_hh": device.copy(w_hh.T),
-            "w_hr": None if w_hr is None else device.copy(w_hr.T),
+            "w_hh": w_hh if scratch is None else device.copy(w_hh.T),
+            "w_hr": w_hr if scratch is None or w_hr is None else device.copy(w_hr.T),
         }
         directed.append(arrays)
-    scratch = a.scratch(True)
     a.runtime.extension.rnn_backward(
         a.number,
         a.problem,
