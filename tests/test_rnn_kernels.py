@@ -335,6 +335,27 @@ def test_launches_are_chosen_by_the_problem(way, launches, cell):
         assert count() - before == 2 * times, name
 
 
+@pytest.mark.skipif(
+    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
+)
+@pytest.mark.parametrize("name", ["wide", "deep", "cluster"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_clusters_in_any_order(monkeypatch, cell, name):
+    """Blocks that give each other their results, sequences that begin late and end early: the same bits whichever
+    thread or block comes first."""
+    monkeypatch.setitem(PROBLEMS, "cluster", ([9, 9, 5, 2, 1], 3, 110))
+    module = load("cuda-resident")
+    arguments, grads = problem(name, cell, np.float32, directions=2)
+    results = []
+    for order in ("ascending", "descending", "random"):
+        emulation.extension().set_order(order, 5)
+        results.append(compute(module, arguments, grads))
+    emulation.extension().set_order("ascending", 0)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
 @pytest.mark.parametrize("cell", CELLS)

@@ -12,12 +12,13 @@
 //             barrier, some 400 more
 // so about 0.5 us, 0.8 in a cluster, and 0.25 more for every other sequence.
 //
-// Eight lanes hold a cell of the weights, 8 columns (units of one gate) x 128 elements of the sum (32 of
-// doubles), sixteen elements a lane; they halve the columns among each other as they add, until each has the
-// sum of one. A block's 48 cells are tiles of columns times parts of the sum; `finish` adds the parts in
-// order. Products of a step that depend on each other have cells in warps of their own. Thread (row, unit)
-// finishes the same element in every step, so it may read what it wrote, and what does not depend on the
-// product is fetched before it. Sequences are dealt out in turn: packed ones are of falling length.
+// Eight lanes hold a cell of the weights, 8 columns (units of one gate) x 128 elements of the sum (96 of
+// 16-bit types, 32 of doubles), sixteen elements a lane; they halve the columns among each other as they add,
+// until each has the sum of one. A block's 48 cells are tiles of columns times parts of the sum; `finish`
+// adds the parts in order. Products of a step that depend on each other have cells in warps of their own.
+// Thread (row, unit) finishes the same element in every step, so it may read what it wrote, and what does not
+// depend on the product is fetched before it. Sequences are dealt out in turn: packed ones are of falling
+// length.
 #pragma once
 
 #include <algorithm>
@@ -32,12 +33,15 @@ constexpr int kCells = kResidentThreads / kCellLanes, kWarpCells = 32 / kCellLan
 constexpr int kResidentStatic = 8 << 10;  // more than a block's static shared memory
 template <class C>
 constexpr int kChunk = int(16 / sizeof(C));
-template <class C>
-constexpr int kCellChunks = sizeof(C) == 4 ? 4 : 2;
-template <class C>
-constexpr int kCellSize = kCellLanes * kCellChunks<C> * kChunk<C>;
-template <class C>
-using Cell = C[kCellChunks<C>][kChunk<C>][kCellColumns];
+// As many as leave registers for everything else.
+template <class T>
+constexpr int kCellChunks = sizeof(T) == 4   ? 4
+                            : sizeof(T) == 2 ? 3
+                                             : 2;
+template <class T>
+constexpr int kCellSize = kCellLanes * kCellChunks<T> * kChunk<Compute<T>>;
+template <class T>
+using Cell = Compute<T>[kCellChunks<T>][kChunk<Compute<T>>][kCellColumns];
 
 // A block's part of a product: units (of each gate), tiles of columns, parts of the sum; its first cell.
 struct ResidentSlice {
@@ -84,14 +88,14 @@ struct ClusterRow {
 
 // The lane's weights of a cell, zeros beyond: columns of units `unit`, ..., elements `first`, ...
 template <class T, class C = Compute<T>>
-__device__ __forceinline__ void load_cell(Cell<C>& cell, const StepProduct<T>& product, int gate, int unit,
+__device__ __forceinline__ void load_cell(Cell<T>& cell, const StepProduct<T>& product, int gate, int unit,
                                           int first) {
   const int lane = lane_id() % kCellLanes;
   const T* const weight = product.weight + (int64_t(gate) * product.units + unit) * product.weight_step;
   const auto element = [&](int i) { return first + (i * kCellLanes + lane) * kChunk<C>; };
   if (product.async && product.element_step == 1) {
     FASTDL_UNROLL
-    for (int i = 0; i < kCellChunks<C>; ++i) FASTDL_UNROLL
+    for (int i = 0; i < kCellChunks<T>; ++i) FASTDL_UNROLL
     for (int c = 0; c < kCellColumns; ++c) {
       Pack<T, kChunk<C>> pack{};
       if (unit + c < product.units && element(i) < product.size)
@@ -102,7 +106,7 @@ __device__ __forceinline__ void load_cell(Cell<C>& cell, const StepProduct<T>& p
   } else if (product.async) {
     constexpr int kPer = int(16 / sizeof(T));
     FASTDL_UNROLL
-    for (int i = 0; i < kCellChunks<C>; ++i) FASTDL_UNROLL
+    for (int i = 0; i < kCellChunks<T>; ++i) FASTDL_UNROLL
     for (int e = 0; e < kChunk<C>; ++e) FASTDL_UNROLL
     for (int c = 0; c < kCellColumns; c += kPer) {
       Pack<T, kPer> pack{};
@@ -113,7 +117,7 @@ __device__ __forceinline__ void load_cell(Cell<C>& cell, const StepProduct<T>& p
     }
   } else {
     FASTDL_UNROLL
-    for (int i = 0; i < kCellChunks<C>; ++i) FASTDL_UNROLL
+    for (int i = 0; i < kCellChunks<T>; ++i) FASTDL_UNROLL
     for (int e = 0; e < kChunk<C>; ++e) FASTDL_UNROLL
     for (int c = 0; c < kCellColumns; ++c)
       cell[i][e][c] = unit + c < product.units && element(i) + e < product.size
@@ -123,12 +127,12 @@ __device__ __forceinline__ void load_cell(Cell<C>& cell, const StepProduct<T>& p
 }
 
 // The product of a cell with a row's part of the state: a lane has the sum of the column of its number.
-template <class C>
-__device__ __forceinline__ C cell_product(const Cell<C>& cell, const C* state) {
+template <class T, class C = Compute<T>>
+__device__ __forceinline__ C cell_product(const Cell<T>& cell, const C* state) {
   const int lane = lane_id() % kCellLanes;
   C sum[kCellColumns] = {};
   FASTDL_UNROLL
-  for (int i = 0; i < kCellChunks<C>; ++i) {
+  for (int i = 0; i < kCellChunks<T>; ++i) {
     const auto x = *reinterpret_cast<const Pack<C, kChunk<C>>*>(state + (i * kCellLanes + lane) * kChunk<C>);
     FASTDL_UNROLL
     for (int e = 0; e < kChunk<C>; ++e) FASTDL_UNROLL
@@ -170,7 +174,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
   // Rows of the state are read by whole cells.
   const auto state = [&](int phase, int copy, int r) {
     const ResidentSlice slice = plan.of(phase);
-    return shared + slice.state + ((copy & 1) * plan.rows + r) * slice.parts * kCellSize<C>;
+    return shared + slice.state + ((copy & 1) * plan.rows + r) * slice.parts * kCellSize<T>;
   };
   const int size = body.product[0].size;
   for (int n = int(threadIdx.x); n < plan.rows * size; n += kResidentThreads) {
@@ -187,7 +191,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
     }
   }
 
-  Cell<C> cell;
+  Cell<T> cell;
   {
     const int own_cell = int(threadIdx.x) / kCellLanes;
     const int phase = body.products > 1 && own_cell >= plan.slice[1].first ? 1 : 0;
@@ -195,11 +199,11 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
     const int tile = (own_cell - slice.first) % slice.tiles, part = (own_cell - slice.first) / slice.tiles;
     const int columns = slice.tiles * kCellColumns, column = tile * kCellColumns;
     const bool works = part < slice.parts;  // else it stays with its warp, whose shuffles need all lanes
-    own_work[threadIdx.x] = {ballot(works) != 0 ? phase : -1, works ? part * kCellSize<C> : 0,
+    own_work[threadIdx.x] = {ballot(works) != 0 ? phase : -1, works ? part * kCellSize<T> : 0,
                              works ? part * plan.rows * columns + column + lane_id() % kCellLanes : -1};
     load_cell<T>(cell, body.product[phase], column / slice.units,
                  works ? rank * slice.units + column % slice.units : body.product[phase].units,
-                 part * kCellSize<C>);
+                 part * kCellSize<T>);
   }
 
   typename Body::Item item{};
@@ -239,8 +243,8 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
       C* to = sums + work.to;
       const C* from = state(phase, k, 0) + work.from;
       FASTDL_ROLLED
-      for (int r = 0; r < count; ++r, to += slice.tiles * kCellColumns, from += slice.parts * kCellSize<C>) {
-        const C sum = cell_product<C>(cell, from);
+      for (int r = 0; r < count; ++r, to += slice.tiles * kCellColumns, from += slice.parts * kCellSize<T>) {
+        const C sum = cell_product<T>(cell, from);
         if (work.to >= 0) *to = sum;
       }
     }
@@ -286,15 +290,15 @@ std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int 
   for (int phase = 0; phase < body.products; ++phase) {
     const StepProduct<T>& product = body.product[phase];
     ResidentSlice& slice = plan.slice[phase];
-    if (product.units > kCells * kCellColumns * cluster || product.size > kCells * kCellSize<C> * cluster)
+    if (product.units > kCells * kCellColumns * cluster || product.size > kCells * kCellSize<T> * cluster)
       return std::nullopt;
     slice.units = ((product.units + cluster - 1) / cluster + kCellColumns - 1) / kCellColumns * kCellColumns;
     slice.tiles = product.gates * slice.units / kCellColumns;
-    slice.parts = (product.size + kCellSize<C> - 1) / kCellSize<C>;
+    slice.parts = (product.size + kCellSize<T> - 1) / kCellSize<T>;
     slice.first = (cells + kWarpCells - 1) / kWarpCells * kWarpCells;
     cells = slice.first + slice.tiles * slice.parts;
     if (cells > kCells || (cluster - 1) * slice.units >= product.units) return std::nullopt;
-    row += 2 * slice.parts * kCellSize<C>;
+    row += 2 * slice.parts * kCellSize<T>;
     biases += slice.tiles * kCellColumns;
     plan.partial = std::max(plan.partial, slice.parts * slice.tiles * kCellColumns);
   }
@@ -313,7 +317,7 @@ std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int 
   for (int phase = 0; phase < body.products; ++phase) {
     ResidentSlice& slice = plan.slice[phase];
     slice.state = at;
-    at += 2 * plan.rows * slice.parts * kCellSize<C>;
+    at += 2 * plan.rows * slice.parts * kCellSize<T>;
     const int warps = (slice.tiles * slice.parts + kWarpCells - 1) / kWarpCells;
     plan.cycles += kStep + (cluster > 1 ? kCluster : 0) + plan.rows * ((warps + 3) / 4) * kRow;
   }

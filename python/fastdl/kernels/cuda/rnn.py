@@ -3,8 +3,8 @@
 Inputs of all rows meet their weights in one product before the steps, and gradients of weights and inputs are products
 over all rows after them. In between, one launch does all steps where the recurrent weights fit into registers or
 memory of the multiprocessors; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
-(``resident``, ``grid``, ``steps``) names the first of these ways to be tried, ``auto`` takes the fastest by estimates. Gates and cells for backward are
-planes: (D, 1, gates, N, H) and (D, 1, N, H).
+(``resident``, ``grid``, ``steps``) names the first of these ways to be tried, ``auto`` takes the fastest by estimates.
+Gates and cells for backward are planes: (D, 1, gates, N, H) and (D, 1, N, H).
 """
 
 from __future__ import annotations
@@ -231,20 +231,24 @@ def rnn_backward(
     grad_c0 = a.empty(directions, batch, hidden) if need_state and a.lstm else None
     grad_x = None
     step = directions * output
+    # Of W_ih x and of W_hh h, which only the GRU tells apart; what all directions have is in one array.
+    grads = a.empty(2 if cell == "gru" else 1, directions, rows, a.gates * hidden)
+    before = a.empty(directions, rows, output) if need_weights else None
+    own_cell = grad_c0
+    if a.lstm and (grad_c0 is None or a.compute != a.dtype):
+        own_cell = a.runtime.empty((directions, batch, hidden), a.compute)
     directed: list[dict[str, Array | None]] = []
     scratch = a.scratch(True)
     for d in range(directions):
         w_hh, w_hr = a.weights[d][1], a.weights[d][4]
-        grad_a = a.empty(rows, a.gates * hidden)
-        grad_b = a.empty(rows, a.gates * hidden) if cell == "gru" else grad_a
         arrays = {
-            "grad_a": grad_a,
-            "grad_b": grad_b,
+            "grad_a": grads[0, d],
+            "grad_b": grads[-1, d],
             "grad_h0": grad_h0[d],
-            "cell": a.wide() if a.lstm else None,
+            "cell": own_cell[d] if a.lstm else None,
             "direct": a.wide() if cell.startswith("gru") else None,
             "sum": a.wide() if cell == "gru_before" else None,
-            "before": a.empty(rows, output) if need_weights else None,
+            "before": _of(before, d),
             "reset": a.empty(rows, hidden) if need_weights and cell == "gru_before" else None,
             "output": a.empty(rows, output) if w_hr is not None else None,
             "product": a.empty(rows, hidden) if need_weights and w_hr is not None else None,
@@ -272,42 +276,49 @@ def rnn_backward(
         LAUNCHES,
         a.runtime.stream(),
     )
-    grad_weights: list[Array | None] = []
-    for d, arrays in enumerate(directed):
-        w_ih, _, b_ih, _, _ = a.weights[d]
-        grad_a = arrays["grad_a"]
-        if grad_c0 is not None:
-            device.copy_to(grad_c0[d], convert(arrays["cell"], a.dtype))
-        if need_x:
-            part = _product(grad_a, w_ih)
+    if grad_c0 is not None and own_cell is not grad_c0:
+        device.copy_to(grad_c0, convert(own_cell, a.dtype))
+    if need_x:
+        for d in range(directions):
+            part = _product(grads[0, d], a.weights[d][0])
             grad_x = part if grad_x is None else add_forward(grad_x, part)
-        if need_weights:
-            grad_weights += _weights_of(arrays, x, cell, hidden, b_ih is not None)
     return (
-        grad_x if need_x else None,
+        grad_x,
         grad_h0 if need_state else None,
         grad_c0,
-        grad_weights if need_weights else None,
+        _weights_of(a, x, grads, before, directed) if need_weights else None,
     )
 
 
 def _weights_of(
-    arrays: dict[str, Array | None], x: Array, cell: str, hidden: int, bias: bool
+    a: _Layer, x: Array, grads: Array, before: Any, directed: list[dict[str, Array | None]]
 ) -> list[Array | None]:
-    """Gradients of one direction's weights: products over all rows."""
-    grad_a: Any = arrays["grad_a"]
-    grad_b: Any = arrays["grad_b"]
-    before: Any = arrays["before"]
-    if cell == "gru_before":  # n's weights meet r h
-        grad_hh = device.of(x).empty((3 * hidden, hidden), x.dtype)
-        device.copy_to(grad_hh[: 2 * hidden], _product(grad_b[:, : 2 * hidden].T, before))
-        device.copy_to(grad_hh[2 * hidden :], _product(grad_b[:, 2 * hidden :].T, arrays["reset"]))
+    """Gradients of weights: products over all rows, of both directions at once."""
+    directions, hidden = a.directions, a.hidden
+    grad_ih = _over_rows(grads[0], x[None])
+    if a.cell == "gru_before":  # n's weights meet r h
+        grad_hh = a.empty(directions, 3 * hidden, hidden)
+        for d, arrays in enumerate(directed):
+            grad_b = grads[0, d]
+            device.copy_to(grad_hh[d, : 2 * hidden], _product(grad_b[:, : 2 * hidden].T, before[d]))
+            device.copy_to(grad_hh[d, 2 * hidden :], _product(grad_b[:, 2 * hidden :].T, arrays["reset"]))
     else:
-        grad_hh = _product(grad_b.T, before)
-    grad_b_ih = sum_forward(grad_a, (0,)) if bias else None
-    grad_b_hh = None
-    if bias:
-        grad_b_hh = sum_forward(grad_b, (0,)) if grad_b is not grad_a else device.copy(grad_b_ih)
-    output: Any = arrays["output"]
-    grad_hr = None if output is None else _product(output.T, arrays["product"])
-    return [_product(grad_a.T, x), grad_hh, grad_b_ih, grad_b_hh, grad_hr]
+        grad_hh = _over_rows(grads[-1], before)
+    biases: Any = None
+    if any(own[2] is not None for own in a.weights):
+        sums = sum_forward(grads, (2,))
+        biases = (sums[0], sums[1] if a.cell == "gru" else device.copy(sums[0]))
+    result: list[Array | None] = []
+    for d, arrays in enumerate(directed):
+        output: Any = arrays["output"]
+        grad_hr = None if output is None else _product(output.T, arrays["product"])
+        own = (None, None) if a.weights[d][2] is None else (biases[0][d], biases[1][d])
+        result += [grad_ih[d], grad_hh[d], *own, grad_hr]
+    return result
+
+
+def _over_rows(grads: Array, x: Array) -> Array:
+    """``grads[d].T @ x[d]`` of all directions d, as one product; x has one matrix for all, or one for each."""
+    if grads.shape[0] == 1:
+        return _product(grads[0].T, x[0])[None]
+    return _product(grads.transpose(0, 2, 1), x)
