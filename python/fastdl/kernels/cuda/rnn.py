@@ -234,7 +234,7 @@ def rnn_backward(
     # Of W_ih x and of W_hh h, which only the GRU tells apart; what all directions have is in one array.
     grads = a.empty(2 if cell == "gru" else 1, directions, rows, a.gates * hidden)
     before = a.empty(directions, rows, output) if need_weights else None
-    own_cell = grad_c0
+    own_cell: Any = grad_c0
     if a.lstm and (grad_c0 is None or a.compute != a.dtype):
         own_cell = a.runtime.empty((directions, batch, hidden), a.compute)
     directed: list[dict[str, Array | None]] = []
