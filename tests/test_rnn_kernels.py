@@ -29,7 +29,7 @@ def backends(cuda=False):
 @pytest.fixture(autouse=True)
 def as_the_problem_chooses():
     yield
-    cuda_rnn.LAUNCHES = LAUNCHES[0]
+    cuda_rnn.LAUNCHES = "auto"
 
 
 def load(level):
@@ -314,17 +314,46 @@ def test_binding_refuses(level):
     "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
 )
 @pytest.mark.parametrize("cell", CELLS)
-def test_launches_are_chosen_by_the_problem(cell):
-    """A launch of blocks that meet where weights are too many for a block or a step has two products, but not too many
-    for all blocks, and there is more than one step: for each direction, or for both if there are blocks enough."""
-    module = load("cuda-resident")
+@pytest.mark.parametrize(
+    ("way", "launches"),
+    [
+        ("resident", {"wide": 0, "lengths": 0}),
+        ("grid", {"wide": 2, "deep": 0, "one step": 0, "lengths": 1}),
+        ("auto", {"lengths": 0, "one step": 0}),
+    ],
+)
+def test_launches_are_chosen_by_the_problem(way, launches, cell):
+    """Launches of blocks that meet, forward and backward each: where weights do not fit into registers or these are
+    not wanted, but into all blocks, and there is more than one step; for each direction, or for both if there are
+    blocks enough."""
+    module = load(f"cuda-{way}")
     count = emulation.extension().cooperative_launches
-    many, twice = cell in ("lstm", "gru_before"), cell == "gru_before"
-    for name, times in {"wide": 2 * many, "deep": 0, "one step": 0, "lengths": int(twice)}.items():
+    for name, times in launches.items():
         arguments, grads = problem(name, cell, np.float32, directions=2)
         before = count()
         compute(module, arguments, grads)
-        assert count() - before == 2 * times, name  # forward and backward
+        assert count() - before == 2 * times, name
+
+
+@pytest.mark.skipif(
+    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
+)
+@pytest.mark.parametrize("name", ["wide", "deep", "cluster"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_clusters_in_any_order(monkeypatch, cell, name):
+    """Blocks that give each other their results, sequences that begin late and end early: the same bits whichever
+    thread or block comes first."""
+    monkeypatch.setitem(PROBLEMS, "cluster", ([9, 9, 5, 2, 1], 3, 110))
+    module = load("cuda-resident")
+    arguments, grads = problem(name, cell, np.float32, directions=2)
+    results = []
+    for order in ("ascending", "descending", "random"):
+        emulation.extension().set_order(order, 5)
+        results.append(compute(module, arguments, grads))
+    emulation.extension().set_order("ascending", 0)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")

@@ -7,6 +7,8 @@
 //   launch(name, kernel, grid, block, shared_bytes, stream, arguments...)   a failure names the kernel
 //   launch_cooperative(as launch)   resident_blocks(kernel, threads, shared_bytes)  all blocks at once
 //   signal(counter)  wait_for(counter, count)                          between the blocks of such a grid
+//   launch_clusters(name, kernel, blocks, as launch)  resident_clusters  largest_cluster    blocks of 9.0a
+//   cluster_sync()  inbox_begin  inbox_expect  store_in_cluster  inbox_wait      between a cluster's blocks
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL  FASTDL_ROLLED
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
@@ -116,6 +118,45 @@ int resident_blocks(void (*kernel)(P...), int threads, size_t shared_bytes) {
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   return blocks * multiprocessors();
 }
+// Clusters need code for 9.0a: other devices get that of 8.0. Not all devices have the largest ones.
+inline int largest_cluster() {
+  return capability() == 90 ? 16 : 1;
+}
+template <class... P>
+cudaLaunchConfig_t cluster_launch(const char* name, void (*kernel)(P...), int blocks, dim3 grid, dim3 block,
+                                  size_t shared_bytes, Stream stream, cudaLaunchAttribute& attribute) {
+  allow_shared(name, kernel, shared_bytes);
+  if (blocks > 8)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = unsigned(blocks);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream, config.attrs = &attribute, config.numAttrs = 1;
+  return config;
+}
+// How many clusters of so many blocks the device can have at once.
+template <class... P>
+int resident_clusters(void (*kernel)(P...), int blocks, int threads, size_t shared_bytes) {
+  cudaLaunchAttribute attribute;
+  const auto config =
+      cluster_launch("cudaFuncSetAttribute", kernel, blocks, dim3(unsigned(blocks * multiprocessors())),
+                     dim3(unsigned(threads)), shared_bytes, nullptr, attribute);
+  int clusters = 0;
+  check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config), "cudaOccupancyMaxActiveClusters");
+  return clusters;
+}
+// Every so many neighbours along x are a cluster.
+template <class... P, class... A>
+void launch_clusters(const char* name, void (*kernel)(P...), int blocks, dim3 grid, dim3 block,
+                     size_t shared_bytes, Stream stream, A&&... arguments) {
+  if (blocks == 1)
+    return launch(name, kernel, grid, block, shared_bytes, stream, std::forward<A>(arguments)...);
+  cudaLaunchAttribute attribute;
+  const auto config = cluster_launch(name, kernel, blocks, grid, block, shared_bytes, stream, attribute);
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<A>(arguments)...), name);
+}
 inline void zero(void* to, size_t bytes, Stream stream) {
   check(cudaMemsetAsync(to, 0, bytes, stream), "cudaMemsetAsync");
 }
@@ -207,6 +248,59 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
+}
+// All threads of a cluster meet; what was written before is visible to all.
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+// Blocks of a cluster give each other values without a barrier: stores to the same place of another block's
+// dynamic shared memory count their bytes at an inbox there, a word of shared memory that one thread begins
+// and, once for each exchange, tells how many bytes to expect. Exchange n is over when they have come; `total`
+// are the bytes of all exchanges up to it.
+__device__ __forceinline__ void inbox_begin([[maybe_unused]] uint64_t* inbox) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(inbox)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void inbox_expect([[maybe_unused]] uint64_t* inbox, [[maybe_unused]] uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(inbox)), "r"(bytes)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void inbox_wait([[maybe_unused]] uint64_t* inbox, [[maybe_unused]] uint32_t n,
+                                           [[maybe_unused]] uint32_t total) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t over;
+  do
+    asm volatile(
+        "{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(over)
+        : "r"(shared_address(inbox)), "r"(n & 1)
+        : "memory");
+  while (over == 0);
+#endif
+}
+template <class T>
+__device__ __forceinline__ void store_in_cluster([[maybe_unused]] T* place, [[maybe_unused]] int block,
+                                                 [[maybe_unused]] T value, [[maybe_unused]] uint64_t* inbox) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t to, counts;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(place)), "r"(block));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counts) : "r"(shared_address(inbox)), "r"(block));
+  if constexpr (sizeof(T) == 8)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(to),
+                 "l"(__double_as_longlong(value)), "r"(counts)
+                 : "memory");
+  else
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+                 "r"(__float_as_uint(value)), "r"(counts)
+                 : "memory");
+#endif
 }
 __device__ __forceinline__ void cp_async_16(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");

@@ -8,9 +8,9 @@
 
 namespace fastdl::cuda {
 
-// Which launches compute the steps: the first of these that the problem fits, but none before the one asked
-// for.
-enum class RnnLaunches : int { resident, grid, steps };
+// Which launches compute the steps: those estimated to be the fastest, or the first of these that the problem
+// fits, but none before the one asked for.
+enum class RnnLaunches : int { automatic, resident, grid, steps };
 
 // Element type T, computed in C; N rows, B sequences, G gates, H hidden units, P = output. Null: not there.
 struct RnnForward {
@@ -35,11 +35,12 @@ struct RnnBackward {
   const void *grad_h_n, *grad_c_n, *y;
   int64_t y_step;
   const void *gates, *cells, *h0, *c0, *mask;
-  const void *w_hh, *w_hr;  // transposed: P x G H, H x P
+  const void *w_hh, *w_hr;  // transposed, P x G H and H x P, where there is scratch
 };
 
-// Bytes of `scratch`.
-int64_t rnn_scratch(Dtype dtype, const RnnProblem& p, bool backward);
+// Bytes of `scratch`, 0 for one launch with the weights in registers.
+int64_t rnn_forward_scratch(Dtype dtype, const RnnProblem& p, bool tf32, RnnLaunches launches);
+int64_t rnn_backward_scratch(Dtype dtype, const RnnProblem& p, bool tf32, RnnLaunches launches);
 // An entry for each direction; the second one is the reverse.
 void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>& f, void* scratch, bool tf32,
                  RnnLaunches launches, Stream stream);

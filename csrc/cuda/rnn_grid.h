@@ -32,6 +32,7 @@ constexpr int kGridThreads = 256, kGridWarps = kGridThreads / 32;
 constexpr int kGridRows = 16, kGridUnits = kGridThreads / kGridRows, kGridColumns = 4 * kGridUnits;
 constexpr int kGridStep = 32;          // bytes of a line that one step of the tensor cores takes
 constexpr int kCounterStep = 128 / 4;  // counters in cache lines of their own
+constexpr double kMeeting = 2500;      // cycles, estimated
 
 // A block's part of a product's weights: columns in whole tiles of eight; bytes.
 struct GridSlice {
@@ -229,7 +230,13 @@ __global__ void __launch_bounds__(kGridThreads)
         return own_row < kGridRows && row + own_row < rows && unit < product.units;
       };
       typename Body::Item item{};
-      if (present(first_row)) item = body.load(steps, phase, first_row + own_row, unit);
+      C bias[4] = {};
+      if (present(first_row)) {
+        item = body.load(steps, phase, first_row + own_row, unit);
+        FASTDL_UNROLL
+        for (int gate = 0; gate < 4; ++gate)
+          if (gate < product.gates) bias[gate] = body.bias(phase, gate, unit);
+      }
       if (threadIdx.x == 0) wait_for(counters, met);
       sync_threads();
 
@@ -260,7 +267,7 @@ __global__ void __launch_bounds__(kGridThreads)
           body.finish(
               steps, phase, row + own_row, unit, item,
               [&](int gate) {
-                C total = 0;
+                C total = bias[gate];
                 FASTDL_UNROLL
                 for (int part = 0; part < kGridWarps; ++part)
                   total += sums[(part * kGridRows + own_row) * sum_step + gate * units + own_column];
@@ -312,7 +319,7 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
 // The best plan for so many directions in a launch, by cycles of a step.
 template <class T, bool kTensor, class Body>
 std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
-  constexpr double kMeeting = 2500, kFromShared = 128, kRate = kMultiplyAdds<T, kTensor>;
+  constexpr double kFromShared = 128, kRate = kMultiplyAdds<T, kTensor>;
   const int tiles = (body.batch + kGridRows - 1) / kGridRows;
   const double rows = kTensor ? kGridRows : std::min(body.batch, kGridRows);
   std::optional<GridPlan> best;
@@ -334,30 +341,36 @@ std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
   return best;
 }
 
-// Starts the kernel, if it fits and takes less than `limit` cycles for a step of all directions: of both at
-// once, or one after the other where that is less work.
+// The plan for all directions: of both at once, or one after the other where that is less work; cycles of a
+// step of all.
+struct GridChoice {
+  GridPlan plan;
+  bool together;
+  double cycles;
+};
 template <class T, bool kTensor, class Body>
-bool run_grid(const char* name, const Directions<Body>& layer, const StepTable& table, uint32_t* counters,
-              double limit, Stream stream) {
-  const auto one = grid_plan_of<T, kTensor>(layer.of[0], 1);
-  if (!one) return false;
-  std::optional<GridPlan> both;
-  if (layer.count == 2) both = grid_plan_of<T, kTensor>(layer.of[0], 2);
-  if (both && both->cycles > 2 * one->cycles) both.reset();
-  const GridPlan& plan = both ? *both : *one;
-  if (plan.cycles * (both ? 1 : layer.count) > limit) return false;
+std::optional<GridChoice> grid_choice(const Body& body, int directions) {
+  const auto one = grid_plan_of<T, kTensor>(body, 1);
+  if (!one) return std::nullopt;
+  if (directions == 2) {
+    const auto both = grid_plan_of<T, kTensor>(body, 2);
+    if (both && both->cycles <= 2 * one->cycles) return GridChoice{*both, true, both->cycles};
+  }
+  return GridChoice{*one, directions == 1, directions * one->cycles};
+}
+
+template <class T, bool kTensor, class Body>
+void run_grid(const char* name, const Directions<Body>& layer, const StepTable& table, uint32_t* counters,
+              const GridChoice& choice, Stream stream) {
+  const GridPlan& plan = choice.plan;
   const auto start = [&](const Directions<Body>& part, int first) {
     launch_cooperative(name, rnn_grid<T, kTensor, Body>, dim3(plan.blocks, plan.groups, unsigned(part.count)),
                        dim3(kGridThreads), size_t(plan.bytes), stream, part, table, plan,
                        counters + first * int(plan.groups) * kCounterStep);
   };
-  if (both || layer.count == 1) {
-    start(layer, 0);
-  } else {
-    start({{layer.of[0], {}}, 1}, 0);
-    start({{layer.of[1], {}}, 1}, 1);
-  }
-  return true;
+  if (choice.together) return start(layer, 0);
+  start({{layer.of[0], {}}, 1}, 0);
+  start({{layer.of[1], {}}, 1}, 1);
 }
 
 }  // namespace fastdl::cuda

@@ -1,11 +1,10 @@
-// How a direction's steps are computed, by the problem alone: by one launch of independent blocks where the
-// weights fit into one block's shared memory (rnn_resident.h), by one of blocks that meet in each step where
-// they fit into all blocks' together (rnn_grid.h), else, and for very many sequences, by a launch for each
-// product (rnn_step.h).
+// How a direction's steps are computed, by the problem and the device alone: by one launch of clusters that
+// do not wait for each other, with the weights in registers (rnn_resident.h), or by one of blocks that meet
+// in each step, with the weights in all blocks' shared memory (rnn_grid.h), where they fit and as estimates
+// of a step's cycles have it; else, and for very many sequences, by a launch for each product (rnn_step.h).
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 
 #include "cuda/rnn_grid.h"
@@ -98,9 +97,23 @@ void run_steps(const char* name, const Body& body, const RnnProblem& p, Stream s
   }
 }
 
+// The plan that keeps the weights in registers, if that is the way to go.
+template <class T, bool kTensor, class Body>
+std::optional<ResidentPlan> resident_way(const Body& body, const RnnProblem& p, RnnLaunches launches) {
+  if (launches > RnnLaunches::resident || !step_table(p)) return std::nullopt;
+  const auto plan = resident_plan_of<T>(body, p.directions);
+  if (!plan || launches == RnnLaunches::resident || plan->cycles <= body.products * kMeeting) return plan;
+  if (plan->cycles > p.directions * step_cycles<T, kTensor>(body)) return std::nullopt;
+  if (p.steps() == 1) return plan;
+  const auto other = grid_choice<T, kTensor>(body, p.directions);
+  return other && other->cycles < plan->cycles ? std::nullopt : plan;
+}
+
 template <class T, bool kTensor, class Body>
 void run_layer(const char* name, const RnnProblem& p, Directions<Body>& layer, bool backward, void* scratch,
-               RnnLaunches launches, Stream stream) {
+               const std::optional<ResidentPlan>& resident, RnnLaunches launches, Stream stream) {
+  const auto table = step_table(p);
+  if (resident) return run_resident<T>(name, layer, *table, *resident, stream);
   const RnnScratch sizes(sizeof(T), p, backward);
   auto* at = static_cast<unsigned char*>(scratch);
   for (int d = 0; d < layer.count; ++d)
@@ -110,20 +123,18 @@ void run_layer(const char* name, const RnnProblem& p, Directions<Body>& layer, b
       at += sizes.exchange(phase);
     }
   auto* const counters = reinterpret_cast<uint32_t*>(at);
-  const auto table = step_table(p);
-  if (table && launches <= RnnLaunches::resident && run_resident<T, kTensor>(name, layer, *table, stream))
-    return;
   constexpr unsigned kThreads = 256;
   const int64_t elements = 2 * p.batch() * sizes.pitch(0);
   launch(name, rnn_begin<T, Body>,
          dim3(unsigned(std::min<int64_t>((elements + kThreads - 1) / kThreads, 4 * multiprocessors())),
               unsigned(layer.count)),
          dim3(kThreads), 0, stream, layer, counters, int(layer.count * sizes.counters()));
-  const double limit = launches == RnnLaunches::grid ? std::numeric_limits<double>::infinity()
-                                                     : layer.count * step_cycles<T, kTensor>(layer.of[0]);
-  if (table && p.steps() > 1 && launches <= RnnLaunches::grid &&
-      run_grid<T, kTensor>(name, layer, *table, counters, limit, stream))
-    return;
+  if (table && p.steps() > 1 && launches <= RnnLaunches::grid) {
+    const auto choice = grid_choice<T, kTensor>(layer.of[0], layer.count);
+    if (choice && (launches == RnnLaunches::grid ||
+                   choice->cycles <= layer.count * step_cycles<T, kTensor>(layer.of[0])))
+      return run_grid<T, kTensor>(name, layer, *table, counters, *choice, stream);
+  }
   for (int d = 0; d < layer.count; ++d) run_steps<T, kTensor>(name, layer.of[d], p, stream);
 }
 
@@ -139,11 +150,6 @@ void by_dtype_and_unit(Dtype dtype, bool tf32, F&& f) {
       f(T{}, std::false_type{});
     }
   });
-}
-
-// Whether rows of `size` elements, `step` apart, can be read by 16 bytes.
-inline bool packed(const void* data, int64_t size, int64_t step, int64_t item) {
-  return aligned(data, 16) && size * item % 16 == 0 && step * item % 16 == 0;
 }
 
 }  // namespace fastdl::cuda

@@ -54,20 +54,27 @@ struct StepTable {
 template <class T>
 struct StepProduct {
   const T* weight;  // of a unit's gate: row gate * units + unit, rows weight_step elements apart
-  int64_t weight_step;
+  int64_t weight_step, element_step;  // one of them is 1; element_step but for backward's resident weights
   int gates, units, size;
-  bool async;  // whether weights can be copied by 16 bytes
+  bool async;  // whether weights can be read by 16 bytes, along the step of 1
   T* state;    // two copies of a row for each sequence
   int pitch;   // elements between rows
+
+  void read(const T* from) {
+    const int64_t line = element_step == 1 ? size : units,
+                  step = element_step == 1 ? weight_step : element_step;
+    weight = from;
+    async = aligned(from, 16) && line * int64_t(sizeof(T)) % 16 == 0 && step * int64_t(sizeof(T)) % 16 == 0;
+  }
 };
 
 // Rows that a step writes for the next product.
 template <class T>
 struct NextRows {
   T* data;
-  int first, pitch;
-  __device__ __forceinline__ T& at(int r, int element) const {
-    return data[int64_t(r - first) * pitch + element];
+  int pitch;
+  __device__ __forceinline__ void put(int r, int element, T value) const {
+    data[int64_t(r) * pitch + element] = value;
   }
 };
 
@@ -80,6 +87,11 @@ struct RnnBody {
   bool reverse;
   int64_t all_rows;
 
+  void describe(const RnnProblem& p, bool in_reverse) {
+    products = p.cell == RnnCell::gru_before || p.projected() ? 2 : 1;
+    batch = int(p.batch()), cell = p.cell, hidden = int(p.hidden), output = int(p.output);
+    reverse = in_reverse, all_rows = p.rows();
+  }
   __device__ __forceinline__ const T* state(int phase, int k) const {
     return product[phase].state + int64_t(k % 2) * batch * product[phase].pitch;
   }
@@ -87,7 +99,7 @@ struct RnnBody {
   __device__ __forceinline__ NextRows<T> next(int phase, int k) const {
     const bool last = phase + 1 == products;
     const StepProduct<T>& to = product[last ? 0 : 1];
-    return {to.state + int64_t((last ? k + 1 : k) % 2) * batch * to.pitch, 0, to.pitch};
+    return {to.state + int64_t((last ? k + 1 : k) % 2) * batch * to.pitch, to.pitch};
   }
 };
 

@@ -1,140 +1,354 @@
-// All steps of a recurrent layer in one launch, where the recurrent weights fit into a block's shared memory.
+// All steps of a recurrent layer in one launch, with the recurrent weights in registers: of one block, or of
+// the blocks of a cluster, which give each other their results through distributed shared memory.
 //
-// A block has a few sequences and all units. Its weights come to shared memory once, the state (backward: the
-// gates' gradients) stays there between steps; only inputs and results of a step pass through global memory.
-// So a step costs about a microsecond instead of a launch, and blocks need not wait for each other. For cells
-// with one product in a step.
+// A cluster has a few sequences of one direction and all units. What a step must take at least, for one
+// sequence and a full block (GRU of 128 units in float32: 49152 weights, 192 KiB):
+//   weights   from shared memory at 128 bytes a cycle 1536 cycles, for every tile of sequences; from
+//   registers
+//             none, so a block does with one sequence what FMAs need: 49152 / 128 = 384 cycles
+//   state     every thread reads 16 elements, four accesses of 16 bytes: 48 a block, some 200 cycles
+//   sums      7 shuffles a warp, partial sums through shared memory, two barriers: some 200 cycles
+//   gates     a chain of exp, divide, tanh: some 250 cycles; in a cluster a store to the others and its
+//             barrier, some 400 more
+// so about 0.5 us, 0.8 in a cluster, and 0.25 more for every other sequence.
+//
+// Eight lanes hold a cell of the weights, 8 columns (units of one gate) x 128 elements of the sum (96 of
+// 16-bit types, 32 of doubles), sixteen elements a lane; they halve the columns among each other as they add,
+// until each has the sum of one. A block's 48 cells are tiles of columns times parts of the sum; `finish`
+// adds the parts in order. Products of a step that depend on each other have cells in warps of their own.
+// Thread (row, unit) finishes the same element in every step, so it may read what it wrote, and what does not
+// depend on the product is fetched before it. Sequences are dealt out in turn: packed ones are of falling
+// length.
 #pragma once
+
+#include <algorithm>
+#include <optional>
 
 #include "cuda/rnn_layer.h"
 
 namespace fastdl::cuda {
 
-constexpr int kResidentThreads = 256;
-template <bool kTensor>
-constexpr int kResidentRows = kTensor ? 16 : 8;
+constexpr int kResidentThreads = 384, kCellLanes = 8, kCellColumns = 8;
+constexpr int kCells = kResidentThreads / kCellLanes, kWarpCells = 32 / kCellLanes;
+constexpr int kResidentStatic = 8 << 10;  // more than a block's static shared memory
+template <class C>
+constexpr int kChunk = int(16 / sizeof(C));
+// As many as leave registers for everything else.
+template <class T>
+constexpr int kCellChunks = sizeof(T) == 4   ? 4
+                            : sizeof(T) == 2 ? 3
+                                             : 2;
+template <class T>
+constexpr int kCellSize = kCellLanes * kCellChunks<T> * kChunk<Compute<T>>;
+template <class T>
+using Cell = Compute<T>[kCellChunks<T>][kChunk<Compute<T>>][kCellColumns];
 
-// sums[r * step + c] = state(r) . weight(c) for all columns of the first `rows` rows.
-template <class T, bool kTensor>
-__device__ __forceinline__ void resident_product(Compute<T>* sums, int step, const Lines<T>& state,
-                                                 const Lines<T>& weight, int columns, int size, int rows) {
-  using C = Compute<T>;
-  constexpr int kPer = int(16 / sizeof(T));
-  if constexpr (kTensor) {
-    const int steps = (size + kStepSize<T> - 1) / kStepSize<T>;
-    for (int n = int(threadIdx.x) / 32 * 16; n < columns; n += kResidentThreads / 32 * 16) {
-      float sum[2][4] = {};
-      for (int k = 0; k < steps; ++k) {
-        uint32_t a[4], b[4];
-        load_a<T>(a, state, 0, k);
-        load_b<T>(b, weight, n, k);
-        multiply_add<T>(sum[0], a, b[0], b[1]);
-        multiply_add<T>(sum[1], a, b[2], b[3]);
-      }
-      FASTDL_UNROLL
-      for (int j = 0; j < 2; ++j) FASTDL_UNROLL
-      for (int c = 0; c < 4; ++c)
-        sums[(c / 2 * 8 + lane_id() / 4) * step + n + 8 * j + lane_id() % 4 * 2 + c % 2] = sum[j][c];
-    }
-  } else {
-    constexpr int kWidth = kResidentThreads / 2;  // two threads share a column, four rows each
-    const int first = int(threadIdx.x) / kWidth * 4, packs = (size + kPer - 1) / kPer;
-    for (int c = int(threadIdx.x) % kWidth; c < columns && first < rows; c += 2 * kWidth) {
-      const int other = c + kWidth < columns ? c + kWidth : c;
-      C sum[4][2] = {};
-      for (int k = 0; k < packs; ++k) {
-        const auto w0 = *reinterpret_cast<const Pack<T, kPer>*>(weight.chunk(c, k));
-        const auto w1 = *reinterpret_cast<const Pack<T, kPer>*>(weight.chunk(other, k));
-        FASTDL_UNROLL
-        for (int r = 0; r < 4; ++r) {
-          if (first + r >= rows) break;
-          const auto x = *reinterpret_cast<const Pack<T, kPer>*>(state.chunk(first + r, k));
-          FASTDL_UNROLL
-          for (int e = 0; e < kPer; ++e) {
-            sum[r][0] += C(widen(x.v[e])) * C(widen(w0.v[e]));
-            sum[r][1] += C(widen(x.v[e])) * C(widen(w1.v[e]));
-          }
-        }
-      }
-      FASTDL_UNROLL
-      for (int r = 0; r < 4; ++r) {
-        sums[(first + r) * step + c] = sum[r][0];
-        sums[(first + r) * step + other] = c == other ? sum[r][0] : sum[r][1];
-      }
-    }
-  }
-}
-
-// Sizes of a block's shared memory, for the host and the kernel.
-template <class T, bool kTensor>
+// A block's part of a product: units (of each gate), tiles of columns, parts of the sum; its first cell.
+struct ResidentSlice {
+  int units, tiles, parts, first;
+  int state, bias;  // where the state is in shared memory, two copies, and what is added to sums, in elements
+};
 struct ResidentPlan {
-  int columns, size, units;  // of the product; columns of `finish`
-  int padded, pitch, sum_step;
+  ResidentSlice slice[2];
+  int cluster, groups, rows;  // blocks of a cluster; clusters of a direction, sequences of each
+  int partial;                // sums of a row
+  int zeros, inbox, sums;     // in shared memory: the first is where what begins as zeros ends
+  int64_t bytes;
+  double cycles;  // of a step, estimated
 
-  ResidentPlan(int columns, int size, int units)
-      : columns(columns),
-        size(size),
-        units(units),
-        padded((columns + 15) / 16 * 16),
-        pitch((size + kStepSize<T> - 1) / kStepSize<T> * kStepSize<T> + int(16 / sizeof(T))),
-        sum_step(padded + 2) {}
-  int64_t bytes() const {
-    const int64_t rows = kResidentRows<kTensor>;
-    return int64_t(sizeof(Compute<T>)) * rows * sum_step + int64_t(sizeof(T)) * (padded + rows) * pitch;
+  // Sequences of a group among the first `rows`.
+  __device__ __forceinline__ int count(int rows, int group) const {
+    return (rows - group + groups - 1) / groups;
+  }
+  __device__ __forceinline__ ResidentSlice of(int phase) const { return phase == 0 ? slice[0] : slice[1]; }
+};
+
+// In which product a thread has weights, where its part of the state begins, where its column's sums go (-1:
+// nowhere).
+struct ResidentWork {
+  int phase, from, to;
+};
+
+// The next state's row in all blocks of the cluster.
+template <class T>
+struct ClusterRow {
+  Compute<T>* data;
+  int cluster;
+  uint64_t* inbox;
+  __device__ __forceinline__ void put(int, int element, T value) const {
+    if (cluster == 1) {
+      data[element] = widen(value);
+      return;
+    }
+    FASTDL_ROLLED
+    for (int block = 0; block < cluster; ++block)
+      store_in_cluster<Compute<T>>(data + element, block, widen(value), inbox);
   }
 };
 
-template <class T, bool kTensor, class Body>
-__global__ void __launch_bounds__(kResidentThreads)
-    rnn_resident(const Directions<Body> layer, const StepTable table, ResidentPlan<T, kTensor> plan) {
-  using C = Compute<T>;
-  constexpr int kCount = kResidentRows<kTensor>;
-  FASTDL_DYNAMIC_SHARED(unsigned char, shared);
-  const Body& body = layer.of[blockIdx.y];
-  const StepProduct<T>& product = body.product[0];
-  C* const sums = reinterpret_cast<C*>(shared);
-  const Lines<T> weight{reinterpret_cast<T*>(sums + kCount * plan.sum_step), plan.pitch};
-  const Lines<T> state{weight.data + plan.padded * plan.pitch, plan.pitch};
-  const int first_row = int(blockIdx.x) * kCount;
-  for (int n = int(threadIdx.x); n < plan.padded * plan.pitch; n += kResidentThreads) {
-    const int c = n / plan.pitch, e = n % plan.pitch;
-    weight.data[n] =
-        c < plan.columns && e < plan.size ? product.weight[int64_t(c) * product.weight_step + e] : T(0.0f);
-  }
-  for (int n = int(threadIdx.x); n < kCount * plan.pitch; n += kResidentThreads) {
-    const int r = n / plan.pitch, e = n % plan.pitch;
-    state.data[n] = first_row + r < body.batch && e < plan.size ? body.initial(first_row + r, e) : T(0.0f);
-  }
-  const NextRows<T> next{state.data, first_row, plan.pitch};
-  for (int k = 0; k < Body::iterations(table.steps); ++k) {
-    const RnnSteps steps = table.around(Body::step(table.steps, k), body.reverse);
-    const int all = body.rows(steps, 0);
-    const int rows = all - first_row < kCount ? all - first_row : kCount;
-    sync_threads();  // the state is complete
-    resident_product<T, kTensor>(sums, plan.sum_step, state, weight, plan.columns, plan.size, rows);
-    sync_threads();
-    for (int n = int(threadIdx.x); n < rows * plan.units; n += kResidentThreads) {
-      const int r = n / plan.units, unit = n % plan.units;
-      const auto item = body.load(steps, 0, first_row + r, unit);
-      body.finish(
-          steps, 0, first_row + r, unit, item,
-          [&](int gate) { return sums[r * plan.sum_step + gate * plan.units + unit]; }, next);
+// The lane's weights of a cell, zeros beyond: columns of units `unit`, ..., elements `first`, ...
+template <class T, class C = Compute<T>>
+__device__ __forceinline__ void load_cell(Cell<T>& cell, const StepProduct<T>& product, int gate, int unit,
+                                          int first) {
+  const int lane = lane_id() % kCellLanes;
+  const T* const weight = product.weight + (int64_t(gate) * product.units + unit) * product.weight_step;
+  const auto element = [&](int i) { return first + (i * kCellLanes + lane) * kChunk<C>; };
+  if (product.async && product.element_step == 1) {
+    FASTDL_UNROLL
+    for (int i = 0; i < kCellChunks<T>; ++i) FASTDL_UNROLL
+    for (int c = 0; c < kCellColumns; ++c) {
+      Pack<T, kChunk<C>> pack{};
+      if (unit + c < product.units && element(i) < product.size)
+        pack = *reinterpret_cast<const Pack<T, kChunk<C>>*>(weight + c * product.weight_step + element(i));
+      FASTDL_UNROLL
+      for (int e = 0; e < kChunk<C>; ++e) cell[i][e][c] = widen(pack.v[e]);
     }
+  } else if (product.async) {
+    constexpr int kPer = int(16 / sizeof(T));
+    FASTDL_UNROLL
+    for (int i = 0; i < kCellChunks<T>; ++i) FASTDL_UNROLL
+    for (int e = 0; e < kChunk<C>; ++e) FASTDL_UNROLL
+    for (int c = 0; c < kCellColumns; c += kPer) {
+      Pack<T, kPer> pack{};
+      if (unit + c < product.units && element(i) + e < product.size)
+        pack = *reinterpret_cast<const Pack<T, kPer>*>(weight + c + (element(i) + e) * product.element_step);
+      FASTDL_UNROLL
+      for (int n = 0; n < kPer; ++n) cell[i][e][c + n] = widen(pack.v[n]);
+    }
+  } else {
+    FASTDL_UNROLL
+    for (int i = 0; i < kCellChunks<T>; ++i) FASTDL_UNROLL
+    for (int e = 0; e < kChunk<C>; ++e) FASTDL_UNROLL
+    for (int c = 0; c < kCellColumns; ++c)
+      cell[i][e][c] = unit + c < product.units && element(i) + e < product.size
+                          ? widen(weight[c * product.weight_step + (element(i) + e) * product.element_step])
+                          : C(0);
   }
 }
 
-// Starts the kernel, if the weights fit.
-template <class T, bool kTensor, class Body>
-bool run_resident(const char* name, const Directions<Body>& layer, const StepTable& table, Stream stream) {
-  const Body& body = layer.of[0];
-  const StepProduct<T>& product = body.product[0];
-  const ResidentPlan<T, kTensor> plan(product.gates * product.units, product.size, product.units);
-  if (body.products > 1 || plan.bytes() > shared_memory()) return false;
-  constexpr int kCount = kResidentRows<kTensor>;
-  launch(name, rnn_resident<T, kTensor, Body>,
-         dim3(unsigned((body.batch + kCount - 1) / kCount), unsigned(layer.count)), dim3(kResidentThreads),
-         size_t(plan.bytes()), stream, layer, table, plan);
-  return true;
+// The product of a cell with a row's part of the state: a lane has the sum of the column of its number.
+template <class T, class C = Compute<T>>
+__device__ __forceinline__ C cell_product(const Cell<T>& cell, const C* state) {
+  const int lane = lane_id() % kCellLanes;
+  C sum[kCellColumns] = {};
+  FASTDL_UNROLL
+  for (int i = 0; i < kCellChunks<T>; ++i) {
+    const auto x = *reinterpret_cast<const Pack<C, kChunk<C>>*>(state + (i * kCellLanes + lane) * kChunk<C>);
+    FASTDL_UNROLL
+    for (int e = 0; e < kChunk<C>; ++e) FASTDL_UNROLL
+    for (int c = 0; c < kCellColumns; ++c) sum[c] += x.v[e] * cell[i][e][c];
+  }
+  FASTDL_UNROLL
+  for (int half = kCellLanes / 2; half > 0; half /= 2) {
+    const bool upper = lane & half;
+    FASTDL_UNROLL
+    for (int c = 0; c < half; ++c) {
+      const C other = shuffle_xor(upper ? sum[c] : sum[c + half], half);
+      sum[c] = (upper ? sum[c + half] : sum[c]) + other;
+    }
+  }
+  return sum[0];
+}
+
+// Block (x, y): block x % cluster of group x / cluster of sequences, direction y.
+template <class T, class Body>
+__global__ void __launch_bounds__(kResidentThreads, 1)
+    rnn_resident(const Directions<Body> layer, const StepTable table, const ResidentPlan plan) {
+  using C = Compute<T>;
+  FASTDL_DYNAMIC_SHARED(C, shared);
+  // Registers are the weights': what else is kept from step to step is in shared memory.
+  FASTDL_SHARED(Body, own_body, 1);
+  FASTDL_SHARED(RnnSteps, around, 4);
+  FASTDL_SHARED(ResidentWork, own_work, kResidentThreads);
+  uint64_t* const inbox = reinterpret_cast<uint64_t*>(shared + plan.inbox);
+  const int iterations = Body::iterations(table.steps);
+  if (threadIdx.x == 0) {
+    own_body[0] = layer.of[blockIdx.y];
+    around[0] = table.around(Body::step(table.steps, 0), own_body[0].reverse);
+    inbox_begin(inbox);
+  }
+  for (int n = int(threadIdx.x); n < plan.zeros; n += kResidentThreads) shared[n] = 0;
+  sync_threads();
+  const Body& body = own_body[0];
+  const int rank = int(blockIdx.x) % plan.cluster, group = int(blockIdx.x) / plan.cluster;
+  // Rows of the state are read by whole cells.
+  const auto state = [&](int phase, int copy, int r) {
+    const ResidentSlice slice = plan.of(phase);
+    return shared + slice.state + ((copy & 1) * plan.rows + r) * slice.parts * kCellSize<T>;
+  };
+  const int size = body.product[0].size;
+  for (int n = int(threadIdx.x); n < plan.rows * size; n += kResidentThreads) {
+    const int r = n / size, e = n % size, row = group + r * plan.groups;
+    if (row < body.batch) *(state(0, 0, r) + e) = *(state(0, 1, r) + e) = widen(body.initial(row, e));
+  }
+
+  for (int phase = 0; phase < body.products; ++phase) {
+    const ResidentSlice slice = plan.of(phase);
+    for (int n = int(threadIdx.x); n < slice.tiles * kCellColumns; n += kResidentThreads) {
+      const int unit = rank * slice.units + n % slice.units;
+      shared[slice.bias + n] =
+          unit < body.product[phase].units ? body.bias(phase, n / slice.units, unit) : C(0);
+    }
+  }
+
+  Cell<T> cell;
+  {
+    const int own_cell = int(threadIdx.x) / kCellLanes;
+    const int phase = body.products > 1 && own_cell >= plan.slice[1].first ? 1 : 0;
+    const ResidentSlice slice = plan.of(phase);
+    const int tile = (own_cell - slice.first) % slice.tiles, part = (own_cell - slice.first) / slice.tiles;
+    const int columns = slice.tiles * kCellColumns, column = tile * kCellColumns;
+    const bool works = part < slice.parts;  // else it stays with its warp, whose shuffles need all lanes
+    own_work[threadIdx.x] = {ballot(works) != 0 ? phase : -1, works ? part * kCellSize<T> : 0,
+                             works ? part * plan.rows * columns + column + lane_id() % kCellLanes : -1};
+    load_cell<T>(cell, body.product[phase], column / slice.units,
+                 works ? rank * slice.units + column % slice.units : body.product[phase].units,
+                 part * kCellSize<T>);
+  }
+
+  typename Body::Item item{};
+  const auto fetch = [&](const RnnSteps& steps, int phase, int n) {
+    const int units = plan.of(phase).units, r = n / units;
+    const int row = group + r * plan.groups, unit = rank * units + n % units;
+    if (row < body.rows(steps, phase) && unit < body.product[phase].units)
+      item = body.load(steps, phase, row, unit);
+  };
+  if (plan.cluster > 1) cluster_sync();
+  uint32_t exchanges = 0, bytes = 0;  // of the cluster, so far
+  for (int k = 0, phase = 0; k < iterations;) {
+    const RnnSteps& steps = around[k & 3];
+    fetch(steps, phase, int(threadIdx.x));
+    if (plan.cluster == 1)
+      sync_threads();
+    else if (exchanges > 0)
+      inbox_wait(inbox, exchanges - 1, bytes);
+    const int count = plan.count(body.rows(steps, phase), group);
+    const ResidentSlice slice = plan.of(phase);
+    const bool last = phase + 1 == body.products;
+    // Some threads may still read the sums and the steps of the iteration before.
+    const int copy = (body.products == 1 ? k : phase) & 1;
+    C* const sums = shared + plan.sums + copy * plan.rows * plan.partial;
+    if (last && threadIdx.x == 0)
+      around[(k + 1) & 3] = table.around(Body::step(table.steps, k + 1), body.reverse);
+    if (plan.cluster > 1) {
+      const uint32_t given =
+          uint32_t(plan.count(steps.now.rows, group) * body.product[last ? 0 : 1].size) * uint32_t(sizeof(C));
+      if (given > 0) {
+        if (threadIdx.x == 0) inbox_expect(inbox, given);
+        ++exchanges, bytes += given;
+      }
+    }
+    const ResidentWork work = own_work[threadIdx.x];
+    if (phase == work.phase) {
+      C* to = sums + work.to;
+      const C* from = state(phase, k, 0) + work.from;
+      FASTDL_ROLLED
+      for (int r = 0; r < count; ++r, to += slice.tiles * kCellColumns, from += slice.parts * kCellSize<T>) {
+        const C sum = cell_product<T>(cell, from);
+        if (work.to >= 0) *to = sum;
+      }
+    }
+    sync_threads();
+    FASTDL_ROLLED
+    for (int n = int(threadIdx.x); n < count * slice.units; n += kResidentThreads) {
+      const int r = n / slice.units, u = n % slice.units;
+      const int row = group + r * plan.groups, unit = rank * slice.units + u;
+      if (unit >= body.product[phase].units) continue;
+      if (n >= kResidentThreads) fetch(steps, phase, n);
+      body.finish(
+          steps, phase, row, unit, item,
+          [&](int gate) {
+            const int step = slice.tiles * kCellColumns, column = gate * slice.units + u;
+            C total = shared[slice.bias + column];
+            FASTDL_ROLLED
+            for (int part = 0; part < slice.parts; part += 4) {
+              C sum[4];
+              FASTDL_UNROLL
+              for (int i = 0; i < 4; ++i)
+                sum[i] = part + i < slice.parts ? sums[((part + i) * plan.rows + r) * step + column] : C(0);
+              total += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            }
+            return total;
+          },
+          ClusterRow<T>{state(last ? 0 : 1, last ? k + 1 : k, r), plan.cluster, inbox});
+    }
+    phase = last ? 0 : 1;
+    k += last;
+  }
+  if (plan.cluster > 1) cluster_sync();  // nobody writes to a block that has left
+}
+
+// The plan with clusters of that many blocks: one sequence each where there are enough of them.
+template <class T, class Body>
+std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int cluster) {
+  using C = Compute<T>;
+  // Of a step and its product: cycles apart from the products; of a row, for each warp of a scheduler.
+  constexpr double kStep = 800, kCluster = 300, kRow = 190;
+  ResidentPlan plan{};
+  plan.cluster = cluster;
+  int cells = 0, row = 0, biases = 0;
+  for (int phase = 0; phase < body.products; ++phase) {
+    const StepProduct<T>& product = body.product[phase];
+    ResidentSlice& slice = plan.slice[phase];
+    if (product.units > kCells * kCellColumns * cluster || product.size > kCells * kCellSize<T> * cluster)
+      return std::nullopt;
+    slice.units = ((product.units + cluster - 1) / cluster + kCellColumns - 1) / kCellColumns * kCellColumns;
+    slice.tiles = product.gates * slice.units / kCellColumns;
+    slice.parts = (product.size + kCellSize<T> - 1) / kCellSize<T>;
+    slice.first = (cells + kWarpCells - 1) / kWarpCells * kWarpCells;
+    cells = slice.first + slice.tiles * slice.parts;
+    if (cells > kCells || (cluster - 1) * slice.units >= product.units) return std::nullopt;
+    row += 2 * slice.parts * kCellSize<T>;
+    biases += slice.tiles * kCellColumns;
+    plan.partial = std::max(plan.partial, slice.parts * slice.tiles * kCellColumns);
+  }
+  const int clusters = cluster == 1 ? multiprocessors()
+                                    : resident_clusters(rnn_resident<T, Body>, cluster, kResidentThreads,
+                                                        size_t(shared_memory() - kResidentStatic));
+  plan.groups = std::min(body.batch, clusters / directions);
+  if (plan.groups == 0) return std::nullopt;
+  plan.rows = (body.batch + plan.groups - 1) / plan.groups;
+  plan.groups = (body.batch + plan.rows - 1) / plan.rows;
+  plan.bytes = (int64_t(plan.rows) * (row + 2 * plan.partial) + biases) * int64_t(sizeof(C)) + 8;
+  // launch() asks for more than 48 KiB by the dynamic size alone.
+  if (plan.bytes + kResidentStatic > (48 << 10)) plan.bytes = std::max<int64_t>(plan.bytes, (48 << 10) + 16);
+  if (plan.bytes > shared_memory() - kResidentStatic) return std::nullopt;
+  int at = 0;
+  for (int phase = 0; phase < body.products; ++phase) {
+    ResidentSlice& slice = plan.slice[phase];
+    slice.state = at;
+    at += 2 * plan.rows * slice.parts * kCellSize<T>;
+    const int warps = (slice.tiles * slice.parts + kWarpCells - 1) / kWarpCells;
+    plan.cycles += kStep + (cluster > 1 ? kCluster : 0) + plan.rows * ((warps + 3) / 4) * kRow;
+  }
+  plan.zeros = at;
+  for (int phase = 0; phase < body.products; ++phase) {
+    plan.slice[phase].bias = at;
+    at += plan.slice[phase].tiles * kCellColumns;
+  }
+  plan.inbox = at;
+  plan.sums = at + int(8 / sizeof(C));
+  return plan;
+}
+
+// The best plan by cycles of a step, if the weights fit.
+template <class T, class Body>
+std::optional<ResidentPlan> resident_plan_of(const Body& body, int directions) {
+  std::optional<ResidentPlan> best;
+  for (int cluster = 1; cluster <= largest_cluster(); cluster *= 2) {
+    const auto plan = resident_plan<T>(body, directions, cluster);
+    if (plan && (!best || plan->cycles < best->cycles)) best = plan;
+    if (best && best->rows == 1) break;  // more blocks would only meet more slowly
+  }
+  return best;
+}
+
+template <class T, class Body>
+void run_resident(const char* name, const Directions<Body>& layer, const StepTable& table,
+                  const ResidentPlan& plan, Stream stream) {
+  launch_clusters(name, rnn_resident<T, Body>, plan.cluster,
+                  dim3(unsigned(plan.groups * plan.cluster), unsigned(layer.count)), dim3(kResidentThreads),
+                  size_t(plan.bytes), stream, layer, table, plan);
 }
 
 }  // namespace fastdl::cuda

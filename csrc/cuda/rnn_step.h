@@ -169,7 +169,10 @@ __global__ void __launch_bounds__(kStepThreads)
     const auto item = body.load(steps, phase, first_row + r, first_unit + u);
     body.finish(
         steps, phase, first_row + r, first_unit + u, item,
-        [&](int gate) { return sums[r * kSumStep + gate * units + u]; }, body.next(phase, k));
+        [&](int gate) {
+          return sums[r * kSumStep + gate * units + u] + body.bias(phase, gate, first_unit + u);
+        },
+        body.next(phase, k));
   }
 }
 

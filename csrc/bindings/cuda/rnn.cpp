@@ -17,7 +17,7 @@ class Arrays {
   const py::dict& arrays_;
 };
 
-constexpr const char* kLaunches[] = {"resident", "grid", "steps"};
+constexpr const char* kLaunches[] = {"auto", "resident", "grid", "steps"};
 
 }  // namespace
 
@@ -31,9 +31,11 @@ void register_rnn(py::module_& m) {
         for (const int64_t n : p.batch_sizes) p.starts.push_back(p.starts.back() + n);
         return p;
       }));
-  m.def("rnn_scratch", [](int dtype, const RnnProblem& p, bool backward) {
-    return cuda::rnn_scratch(Dtype(dtype), p, backward);
-  });
+  m.def("rnn_scratch",
+        [](int dtype, const RnnProblem& p, bool backward, bool tf32, const std::string& launches) {
+          return (backward ? cuda::rnn_backward_scratch : cuda::rnn_forward_scratch)(
+              Dtype(dtype), p, tf32, named<cuda::RnnLaunches>(kLaunches, launches));
+        });
   m.def("rnn_forward", [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays, int64_t y_step,
                           uintptr_t scratch, bool tf32, const std::string& launches, uintptr_t stream) {
     std::vector<cuda::RnnForward> directions;

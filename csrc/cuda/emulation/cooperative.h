@@ -1,5 +1,5 @@
-// Cooperative launches under emulation: blocks that are alive at once and wait for each other. Part of
-// emulator.h.
+// Cooperative launches and clusters under emulation: blocks that are alive at once and wait for each other.
+// Part of emulator.h.
 #pragma once
 
 namespace fastdl {
@@ -14,6 +14,13 @@ int64_t cooperative_launches();  // so far
 void signal(uint32_t* counter);
 void wait_for(const uint32_t* counter, uint32_t count, const Site& site);
 
+constexpr int kLargestCluster = 4;
+// Runs a grid cluster by cluster.
+void run_clusters(const char* name, int blocks, dim3 grid, dim3 block, size_t shared_bytes,
+                  void (*body)(void*), void* context);
+void cluster_sync(const Site& site);
+void store_in_cluster(void* to, const void* from, uint32_t bytes, int block, void* inbox);
+
 }  // namespace emulation
 
 template <class... P, class... A>
@@ -27,6 +34,39 @@ void launch_cooperative(const char* name, void (*kernel)(P...), dim3 grid, dim3 
 template <class... P>
 int resident_blocks(void (*)(P...), int, size_t) {
   return emulation::kResidentBlocks;
+}
+
+template <class... P, class... A>
+void launch_clusters(const char* name, void (*kernel)(P...), int blocks, dim3 grid, dim3 block,
+                     size_t shared_bytes, Stream stream, A&&... arguments) {
+  if (blocks == 1)
+    return launch(name, kernel, grid, block, shared_bytes, stream, std::forward<A>(arguments)...);
+  std::tuple<P...> parameters(std::forward<A>(arguments)...);
+  auto body = [&] { std::apply(kernel, parameters); };
+  emulation::run_clusters(
+      name, blocks, grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
+}
+inline int largest_cluster() {
+  return emulation::kLargestCluster;
+}
+template <class... P>
+int resident_clusters(void (*)(P...), int blocks, int, size_t) {
+  return emulation::kResidentBlocks / blocks;
+}
+inline void cluster_sync(const Site& site = Site::current()) {
+  emulation::cluster_sync(site);
+}
+// An inbox counts all bytes that have come.
+inline void inbox_begin(uint64_t* inbox) {
+  *inbox = 0;
+}
+inline void inbox_expect(uint64_t*, uint32_t) {}
+inline void inbox_wait(uint64_t* inbox, uint32_t, uint32_t total, const Site& site = Site::current()) {
+  emulation::wait_for(reinterpret_cast<uint32_t*>(inbox), total, site);
+}
+template <class T>
+void store_in_cluster(T* place, int block, T value, uint64_t* inbox) {
+  emulation::store_in_cluster(place, &value, sizeof(T), block, inbox);
 }
 
 inline void signal(uint32_t* counter) {

@@ -9,18 +9,25 @@ namespace {
 
 std::atomic<int64_t> cooperative_count{0};
 
-// All blocks alive at once, on one host thread. Each goes as far as it can, so that a block that does not
-// wait for another is far ahead of it, or behind.
-void run_cooperative(const Launch& launch, uint64_t blocks) {
-  ++cooperative_count;
+// The running cluster: its blocks, and how many of their threads have come to its barriers.
+struct Cluster {
+  std::vector<Worker*> blocks;
+  uint32_t arrived = 0;
+};
+thread_local Cluster cluster;
+
+// Blocks `first` .. alive at once, on one host thread. Each goes as far as it can, so that a block that does
+// not wait for another is far ahead of it, or behind.
+void run_together(const Launch& launch, uint64_t first, uint64_t blocks) {
   const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
   std::vector<std::unique_ptr<Worker>> workers;
   for (uint64_t b = 0; b < blocks; ++b) {
     workers.push_back(std::make_unique<Worker>(launch, b * threads));
-    workers.back()->begin(b);
+    workers.back()->begin(first + b);
   }
   std::vector<Worker*> turns;
   for (auto& worker : workers) turns.push_back(worker.get());
+  cluster = {turns, 0};
   if (order_of_threads == Order::descending) std::reverse(turns.begin(), turns.end());
   std::mt19937_64 random(order_seed);
   for (bool failed = false; !failed;) {
@@ -47,6 +54,19 @@ void run_cooperative(const Launch& launch, uint64_t blocks) {
       error = std::current_exception();
     }
   if (error) std::rethrow_exception(error);
+}
+
+// The same place of another block's dynamic shared memory.
+void* in_cluster(void* place, int block) {
+  const auto offset = static_cast<std::byte*>(place) - dynamic_memory().data();
+  if (offset < 0 || size_t(offset) >= dynamic_memory().size())
+    throw Error("in_cluster: the place is not in dynamic shared memory");
+  if (block < 0 || size_t(block) >= cluster.blocks.size())
+    throw Error("in_cluster: block " + std::to_string(block) + " of a cluster of " +
+                std::to_string(cluster.blocks.size()));
+  if (cluster.blocks[size_t(block)]->over())
+    throw Error("in_cluster: block " + std::to_string(block) + " has left the kernel");
+  return static_cast<std::byte*>(cluster.blocks[size_t(block)]->dynamic_shared()) + offset;
 }
 
 }  // namespace
@@ -79,6 +99,18 @@ void signal(uint32_t* counter) {
 }
 void wait_for(const uint32_t* counter, uint32_t count, const Site& site) {
   Worker::current()->wait_for(counter, count, site);
+}
+void store_in_cluster(void* to, const void* from, uint32_t bytes, int block, void* inbox) {
+  auto* const count = static_cast<uint32_t*>(in_cluster(inbox, block));
+  std::memcpy(in_cluster(to, block), from, bytes);
+  release(count);
+  __atomic_fetch_add(count, bytes, __ATOMIC_RELAXED);
+}
+void cluster_sync(const Site& site) {
+  const uint32_t all = uint32_t(cluster.blocks.size()) * uint32_t(threads_of_block());
+  release(&cluster.arrived);
+  const uint32_t count = (cluster.arrived++ / all + 1) * all;
+  wait_for(&cluster.arrived, count, site);
 }
 void* shared(const void* key, size_t bytes) {
   return Worker::current()->shared(key, bytes);
@@ -180,8 +212,9 @@ void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
     }
 }
 
-void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context,
-         bool cooperative) {
+namespace {
+
+uint64_t checked_blocks(const char* name, dim3 grid, dim3 block, size_t shared_bytes) {
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z;
   if (threads == 0 || threads > 1024 || threads % 32 != 0)
     throw Error(std::string(name) + ": blocks must have 32, 64, .. 1024 threads, not " +
@@ -189,13 +222,34 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
   if (blocks == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535)
     throw Error(std::string(name) + ": the grid is empty or too large");
   if (shared_bytes > (227 << 10)) throw Error(std::string(name) + ": too much shared memory");
+  return blocks;
+}
+
+}  // namespace
+
+void run_clusters(const char* name, int blocks, dim3 grid, dim3 block, size_t shared_bytes,
+                  void (*body)(void*), void* context) {
+  const uint64_t all = checked_blocks(name, grid, block, shared_bytes);
+  if (blocks > kLargestCluster || grid.x % unsigned(blocks) != 0)
+    throw Error(std::string(name) + ": clusters of " + std::to_string(blocks) + " blocks do not fit");
+  const Launch launch{name, grid, block, shared_bytes, body, context, true};
+  release(&launch.started);
+  for (uint64_t first = 0; first < all; first += uint64_t(blocks))
+    run_together(launch, first, uint64_t(blocks));
+  acquire(&launch.finished);
+}
+
+void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context,
+         bool cooperative) {
+  const uint64_t blocks = checked_blocks(name, grid, block, shared_bytes);
   const Launch launch{name, grid, block, shared_bytes, body, context, cooperative};
   release(&launch.started);
   if (cooperative) {
     if (blocks > kResidentBlocks)
       throw Error(std::string(name) + ": " + std::to_string(blocks) + " blocks do not fit at once, only " +
                   std::to_string(kResidentBlocks));
-    run_cooperative(launch, blocks);
+    ++cooperative_count;
+    run_together(launch, 0, blocks);
     acquire(&launch.finished);
     return;
   }
@@ -212,6 +266,7 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
         if (!error) error = std::current_exception();
       }
   };
+  const uint64_t threads = uint64_t(block.x) * block.y * block.z;
   // Starting a thread costs as much as some thousand fibers.
   const uint64_t host =
       std::min<uint64_t>({std::thread::hardware_concurrency(), blocks, 1 + blocks * threads / 8192});

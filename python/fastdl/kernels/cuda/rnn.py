@@ -1,10 +1,10 @@
 """Recurrent layers; see :mod:`fastdl.kernels.reference.rnn`.
 
 Inputs of all rows meet their weights in one product before the steps, and gradients of weights and inputs are products
-over all rows after them. In between, one launch does all steps where the recurrent weights fit into the
-multiprocessors' memory; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
-(``resident``, ``grid``, ``steps``) leaves out the ways before the one it names. Gates and cells for backward are
-planes: (D, 1, gates, N, H) and (D, 1, N, H).
+over all rows after them. In between, one launch does all steps where the recurrent weights fit into registers or
+memory of the multiprocessors; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
+(``resident``, ``grid``, ``steps``) names the first of these ways to be tried, ``auto`` takes the fastest by estimates.
+Gates and cells for backward are planes: (D, 1, gates, N, H) and (D, 1, N, H).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["rnn_backward", "rnn_forward"]
 
-LAUNCHES = os.environ.get("FASTDL_CUDA_RNN", "resident")
+LAUNCHES = os.environ.get("FASTDL_CUDA_RNN", "auto")
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "gru_before": 3}
 _KEPT = {"lstm": 4, "gru": 4, "gru_before": 3}  # planes that backward needs
@@ -128,9 +128,10 @@ class _Layer:
         """A number for each sequence and unit, in the type computed in."""
         return self.runtime.empty((self.batch, self.hidden), self.compute)
 
-    def scratch(self, backward: bool) -> Array:
-        size = self.runtime.extension.rnn_scratch(self.number, self.problem, backward)
-        return self.runtime.empty((size,), np.uint8)
+    def scratch(self, backward: bool) -> Array | None:
+        """None where one launch keeps the recurrent weights in registers."""
+        size = self.runtime.extension.rnn_scratch(self.number, self.problem, backward, self.tf32, LAUNCHES)
+        return self.runtime.empty((size,), np.uint8) if size else None
 
     def addresses(self, arrays: dict[str, Array | None]) -> dict[str, int]:
         return {name: self.runtime.pointer(array) for name, array in arrays.items() if array is not None}
@@ -230,19 +231,24 @@ def rnn_backward(
     grad_c0 = a.empty(directions, batch, hidden) if need_state and a.lstm else None
     grad_x = None
     step = directions * output
+    # Of W_ih x and of W_hh h, which only the GRU tells apart; what all directions have is in one array.
+    grads = a.empty(2 if cell == "gru" else 1, directions, rows, a.gates * hidden)
+    before = a.empty(directions, rows, output) if need_weights else None
+    own_cell: Any = grad_c0
+    if a.lstm and (grad_c0 is None or a.compute != a.dtype):
+        own_cell = a.runtime.empty((directions, batch, hidden), a.compute)
     directed: list[dict[str, Array | None]] = []
+    scratch = a.scratch(True)
     for d in range(directions):
-        _, w_hh, _, _, w_hr = a.weights[d]
-        grad_a = a.empty(rows, a.gates * hidden)
-        grad_b = a.empty(rows, a.gates * hidden) if cell == "gru" else grad_a
+        w_hh, w_hr = a.weights[d][1], a.weights[d][4]
         arrays = {
-            "grad_a": grad_a,
-            "grad_b": grad_b,
+            "grad_a": grads[0, d],
+            "grad_b": grads[-1, d],
             "grad_h0": grad_h0[d],
-            "cell": a.wide() if a.lstm else None,
+            "cell": own_cell[d] if a.lstm else None,
             "direct": a.wide() if cell.startswith("gru") else None,
             "sum": a.wide() if cell == "gru_before" else None,
-            "before": a.empty(rows, output) if need_weights else None,
+            "before": _of(before, d),
             "reset": a.empty(rows, hidden) if need_weights and cell == "gru_before" else None,
             "output": a.empty(rows, output) if w_hr is not None else None,
             "product": a.empty(rows, hidden) if need_weights and w_hr is not None else None,
@@ -255,11 +261,10 @@ def rnn_backward(
             "h0": _of(a.h0, d),
             "c0": _of(a.c0, d),
             "mask": _of(a.mask, d),
-            "w_hh": device.copy(w_hh.T),
-            "w_hr": None if w_hr is None else device.copy(w_hr.T),
+            "w_hh": w_hh if scratch is None else device.copy(w_hh.T),
+            "w_hr": w_hr if scratch is None or w_hr is None else device.copy(w_hr.T),
         }
         directed.append(arrays)
-    scratch = a.scratch(True)
     a.runtime.extension.rnn_backward(
         a.number,
         a.problem,
@@ -271,42 +276,49 @@ def rnn_backward(
         LAUNCHES,
         a.runtime.stream(),
     )
-    grad_weights: list[Array | None] = []
-    for d, arrays in enumerate(directed):
-        w_ih, _, b_ih, _, _ = a.weights[d]
-        grad_a = arrays["grad_a"]
-        if grad_c0 is not None:
-            device.copy_to(grad_c0[d], convert(arrays["cell"], a.dtype))
-        if need_x:
-            part = _product(grad_a, w_ih)
+    if grad_c0 is not None and own_cell is not grad_c0:
+        device.copy_to(grad_c0, convert(own_cell, a.dtype))
+    if need_x:
+        for d in range(directions):
+            part = _product(grads[0, d], a.weights[d][0])
             grad_x = part if grad_x is None else add_forward(grad_x, part)
-        if need_weights:
-            grad_weights += _weights_of(arrays, x, cell, hidden, b_ih is not None)
     return (
-        grad_x if need_x else None,
+        grad_x,
         grad_h0 if need_state else None,
         grad_c0,
-        grad_weights if need_weights else None,
+        _weights_of(a, x, grads, before, directed) if need_weights else None,
     )
 
 
 def _weights_of(
-    arrays: dict[str, Array | None], x: Array, cell: str, hidden: int, bias: bool
+    a: _Layer, x: Array, grads: Array, before: Any, directed: list[dict[str, Array | None]]
 ) -> list[Array | None]:
-    """Gradients of one direction's weights: products over all rows."""
-    grad_a: Any = arrays["grad_a"]
-    grad_b: Any = arrays["grad_b"]
-    before: Any = arrays["before"]
-    if cell == "gru_before":  # n's weights meet r h
-        grad_hh = device.of(x).empty((3 * hidden, hidden), x.dtype)
-        device.copy_to(grad_hh[: 2 * hidden], _product(grad_b[:, : 2 * hidden].T, before))
-        device.copy_to(grad_hh[2 * hidden :], _product(grad_b[:, 2 * hidden :].T, arrays["reset"]))
+    """Gradients of weights: products over all rows, of both directions at once."""
+    directions, hidden = a.directions, a.hidden
+    grad_ih = _over_rows(grads[0], x[None])
+    if a.cell == "gru_before":  # n's weights meet r h
+        grad_hh = a.empty(directions, 3 * hidden, hidden)
+        for d, arrays in enumerate(directed):
+            grad_b = grads[0, d]
+            device.copy_to(grad_hh[d, : 2 * hidden], _product(grad_b[:, : 2 * hidden].T, before[d]))
+            device.copy_to(grad_hh[d, 2 * hidden :], _product(grad_b[:, 2 * hidden :].T, arrays["reset"]))
     else:
-        grad_hh = _product(grad_b.T, before)
-    grad_b_ih = sum_forward(grad_a, (0,)) if bias else None
-    grad_b_hh = None
-    if bias:
-        grad_b_hh = sum_forward(grad_b, (0,)) if grad_b is not grad_a else device.copy(grad_b_ih)
-    output: Any = arrays["output"]
-    grad_hr = None if output is None else _product(output.T, arrays["product"])
-    return [_product(grad_a.T, x), grad_hh, grad_b_ih, grad_b_hh, grad_hr]
+        grad_hh = _over_rows(grads[-1], before)
+    biases: Any = None
+    if any(own[2] is not None for own in a.weights):
+        sums = sum_forward(grads, (2,))
+        biases = (sums[0], sums[1] if a.cell == "gru" else device.copy(sums[0]))
+    result: list[Array | None] = []
+    for d, arrays in enumerate(directed):
+        output: Any = arrays["output"]
+        grad_hr = None if output is None else _product(output.T, arrays["product"])
+        own = (None, None) if a.weights[d][2] is None else (biases[0][d], biases[1][d])
+        result += [grad_ih[d], grad_hh[d], *own, grad_hr]
+    return result
+
+
+def _over_rows(grads: Array, x: Array) -> Array:
+    """``grads[d].T @ x[d]`` of all directions d, as one product; x has one matrix for all, or one for each."""
+    if grads.shape[0] == 1:
+        return _product(grads[0].T, x[0])[None]
+    return _product(grads.transpose(0, 2, 1), x)
