@@ -271,12 +271,12 @@ def test_a_failing_trial_warns_once_and_decides(cuda, monkeypatch, family):
             results[-1].reshape(-1)[-1] = np.nan
         return results
 
-    problem = hopper._families[family]
+    problem, kernel = hopper._families[family], family.split()[0]
     fast = {family: lambda runtime: [np.ones(3, np.float16)]}
     for tampered, families, objection in [
         (Device(), {family: spoils}, r"result \d+ differs by nan"),
-        (Device(**{f"{family}_trial_end": lambda stream: False}), fast, "a kernel waited in vain"),
-        (Device(**{f"{family}_trial_begin": refuses}), fast, "CUDA: no such thing"),
+        (Device(**{f"{kernel}_trial_end": lambda stream: False}), fast, "a kernel waited in vain"),
+        (Device(**{f"{kernel}_trial_begin": refuses}), fast, "CUDA: no such thing"),
     ]:
         monkeypatch.setattr(hopper, "_verdicts", {})
         monkeypatch.setattr(hopper, "_families", families)

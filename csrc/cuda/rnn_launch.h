@@ -97,12 +97,14 @@ void run_steps(const char* name, const Body& body, const RnnProblem& p, Stream s
   }
 }
 
-// The plan that keeps the weights in registers, if that is the way to go.
+// The plan that keeps the weights in registers, if that is the way to go. Clusters of more than one block are
+// for who asks for them: no GPU has confirmed their cycles yet.
 template <class T, bool kTensor, class Body>
 std::optional<ResidentPlan> resident_way(const Body& body, const RnnProblem& p, RnnLaunches launches) {
   if (launches > RnnLaunches::resident || !step_table(p)) return std::nullopt;
-  const auto plan = resident_plan_of<T>(body, p.directions);
-  if (!plan || launches == RnnLaunches::resident || plan->cycles <= body.products * kMeeting) return plan;
+  const bool forced = launches == RnnLaunches::resident;
+  const auto plan = resident_plan_of<T>(body, p.directions, forced ? largest_cluster() : 1);
+  if (!plan || forced || plan->cycles <= body.products * kMeeting) return plan;
   if (plan->cycles > p.directions * step_cycles<T, kTensor>(body)) return std::nullopt;
   if (p.steps() == 1) return plan;
   const auto other = grid_choice<T, kTensor>(body, p.directions);

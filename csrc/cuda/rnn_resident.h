@@ -331,11 +331,11 @@ std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int 
   return plan;
 }
 
-// The best plan by cycles of a step, if the weights fit.
+// The best plan by cycles of a step with clusters of at most that many blocks, if the weights fit.
 template <class T, class Body>
-std::optional<ResidentPlan> resident_plan_of(const Body& body, int directions) {
+std::optional<ResidentPlan> resident_plan_of(const Body& body, int directions, int largest) {
   std::optional<ResidentPlan> best;
-  for (int cluster = 1; cluster <= largest_cluster(); cluster *= 2) {
+  for (int cluster = 1; cluster <= largest; cluster *= 2) {
     const auto plan = resident_plan<T>(body, directions, cluster);
     if (plan && (!best || plan->cycles < best->cycles)) best = plan;
     if (best && best->rows == 1) break;  // more blocks would only meet more slowly

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class _Problem:
             and size == value_size
             and size in (64, 128)
             and (p == 0 or op == "attention_forward")
-            and hopper_trusted(op, self.runtime)
+            and hopper_trusted(op if mask is None and p == 0 else f"{op} with masks", self.runtime)
         )
         self.allowed = False
         self.mask = None
@@ -181,12 +182,12 @@ def attention_forward(
 
 
 def _problems(
-    runtime: Any,
+    runtime: Any, masks: bool
 ) -> Iterator[tuple[list[Array], Array | None, tuple[bool, float, float, int, int]]]:
-    """Both sizes and types, causal and not, ragged, masks and dropout, two heads of queries for one of keys, some tiles
-    for everyone; heads lie inside of rows, as projections make them.
+    """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone.
 
-    Query, key, value, an array like query; a mask; and the other arguments.
+    Heads lie inside of rows, as projections make them. With ``masks``: masks of each kind and dropout.
+    Gives query, key, value, an array like query; a mask; and the other arguments.
     """
     heads = 2 * (1 + runtime.extension.multiprocessors() // 6)
     queries, keys = 280, 345
@@ -194,10 +195,13 @@ def _problems(
         cases: list[tuple[int, bool, tuple[int, ...] | None, float]] = [
             (64, False, None, 0.0),
             (128, True, None, 0.0),
-            (64, True, (2, 1, queries, keys), 0.1),
-            (128, False, (1, heads, queries, keys), 0.0),
-            (128, False, (2, 1, 1, keys), 0.2),
         ]
+        if masks:
+            cases = [
+                (64, True, (2, 1, queries, keys), 0.1),
+                (128, False, (1, heads, queries, keys), 0.0),
+                (128, False, (2, 1, 1, keys), 0.2),
+            ]
         for size, is_causal, mask, p in cases:
             rng = np.random.default_rng(size)
             arrays = [
@@ -212,22 +216,27 @@ def _problems(
             yield [x.transpose(0, 2, 1, 3) for x in arrays], made, (is_causal, size**-0.5, p, 5, 7)
 
 
-@family("attention_forward")
-def _forward_trial(runtime: Any) -> list[Array]:
+def _forward_trial(runtime: Any, masks: bool) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, _), mask, options in _problems(runtime):
+    for (query, key, value, _), mask, options in _problems(runtime, masks):
         results += attention_forward(query, key, value, mask, *options)
     return results
 
 
-@family("attention_backward")
-def _backward_trial(runtime: Any) -> list[Array]:
+def _backward_trial(runtime: Any, masks: bool) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, grad_y), mask, options in _problems(runtime):
+    for (query, key, value, grad_y), mask, (is_causal, scale, _, *rest) in _problems(runtime, masks):
+        options = (is_causal, scale, 0.0, *rest)  # the kernels have no dropout
         with choose(hopper=False):  # forward has a trial of its own
             y, lse = attention_forward(query, key, value, mask, *options)
         results += attention_backward(grad_y, query, key, value, mask, y, lse, *options, False)[:3]
     return results
+
+
+family("attention_forward")(partial(_forward_trial, masks=False))
+family("attention_forward with masks")(partial(_forward_trial, masks=True))
+family("attention_backward")(partial(_backward_trial, masks=False))
+family("attention_backward with masks")(partial(_backward_trial, masks=True))
 
 
 def attention_backward(

@@ -8,7 +8,8 @@ uses them without the trial.
 
 A family is a function that computes its problem by the family's public wrappers, registered by :func:`family`; the
 wrapper asks :func:`hopper_trusted` where its problem is one for these kernels, and the extension has
-``<family>_trial_begin()`` and ``<family>_trial_end(stream)``.
+``<family>_trial_begin()`` and ``<family>_trial_end(stream)``, by the first word of the family's name: kernels that
+stand apart ("with masks") have a trial of their own, so that one's failure leaves the others in use.
 """
 
 from __future__ import annotations
@@ -109,14 +110,14 @@ def _decided(name: str, runtime: Any) -> bool:
 
 def trial(name: str, runtime: Any) -> str | None:
     """Compute the family's problem both ways; None if all is well, or what is not."""
-    extension, problem = runtime.extension, _families[name]
+    extension, problem, kernel = runtime.extension, _families[name], name.split()[0]
     with choose(False):
         want = problem(runtime)
     try:
-        getattr(extension, f"{name}_trial_begin")()
+        getattr(extension, f"{kernel}_trial_begin")()
         with choose(True):
             got = problem(runtime)
-        if not getattr(extension, f"{name}_trial_end")(runtime.stream()):
+        if not getattr(extension, f"{kernel}_trial_end")(runtime.stream()):
             return "a kernel waited in vain"
     except RuntimeError as error:
         try:
