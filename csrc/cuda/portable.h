@@ -252,20 +252,22 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 // All threads of a cluster meet; what was written before is visible to all.
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
 #endif
 }
 // Blocks of a cluster give each other values without a barrier: stores to the same place of another block's
 // dynamic shared memory count their bytes at an inbox there, a word of shared memory that one thread begins
-// and, once for each exchange, tells how many bytes to expect. Exchange n is over when they have come; `total`
-// are the bytes of all exchanges up to it.
+// and, once for each exchange, tells how many bytes to expect. Exchange n is over when they have come;
+// `total` are the bytes of all exchanges up to it.
 __device__ __forceinline__ void inbox_begin([[maybe_unused]] uint64_t* inbox) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(inbox)) : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ void inbox_expect([[maybe_unused]] uint64_t* inbox, [[maybe_unused]] uint32_t bytes) {
+__device__ __forceinline__ void inbox_expect([[maybe_unused]] uint64_t* inbox,
+                                             [[maybe_unused]] uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(inbox)), "r"(bytes)
                : "memory");

@@ -208,8 +208,9 @@ def _problems(
                 runtime.from_host(rng.standard_normal((2, rows, n, size), np.float32).astype(dtype))
                 for n, rows in ((heads, queries), (heads // 2, keys), (heads // 2, keys), (heads, queries))
             ]
-            made = None if mask is None else rng.standard_normal(mask, np.float32)
-            if made is not None:
+            made: Any = None
+            if mask is not None:
+                made = rng.standard_normal(mask, np.float32)
                 made[..., 0] = 1  # everyone sees something
                 # One mask for all heads is boolean, others are added.
                 made = runtime.from_host(made > -1 if mask[1] == 1 else made.astype(dtype))
@@ -225,8 +226,8 @@ def _forward_trial(runtime: Any, masks: bool) -> list[Array]:
 
 def _backward_trial(runtime: Any, masks: bool) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, grad_y), mask, (is_causal, scale, _, *rest) in _problems(runtime, masks):
-        options = (is_causal, scale, 0.0, *rest)  # the kernels have no dropout
+    for (query, key, value, grad_y), mask, (is_causal, scale, _, seed, offset) in _problems(runtime, masks):
+        options = is_causal, scale, 0.0, seed, offset  # the kernels have no dropout
         with choose(hopper=False):  # forward has a trial of its own
             y, lse = attention_forward(query, key, value, mask, *options)
         results += attention_backward(grad_y, query, key, value, mask, y, lse, *options, False)[:3]
