@@ -145,9 +145,9 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
                                 int(a.value_size),
                                 int(a.heads / a.groups),
                                 {int(a.queries), pack},
-                                ceil_div(a.queries * pack, rows),
+                                int(ceil_div(a.queries * pack, rows)),
                                 parts,
-                                ceil_div(ceil_div(a.keys, parts), 64) * 64,
+                                int(ceil_div(ceil_div(a.keys, parts), 64)) * 64,
                                 async};
     if constexpr (sizeof(T) == 2) {
       if (pack == 1 && parts == 1 && hopper_forward_wanted(dtype, a) &&

@@ -210,10 +210,6 @@ struct AttentionBackward {
   }
 };
 
-inline int ceil_div(int64_t n, int64_t by) {
-  return int((n + by - 1) / by);
-}
-
 inline bool whole_packs(const Heads& x, int64_t size, size_t item) {
   const auto pack = [&](int64_t n) { return n * int64_t(item) % 16 == 0; };
   return aligned(x.data, 16) && pack(size) && pack(x.batch) && pack(x.head) && pack(x.row);

@@ -193,6 +193,25 @@ __global__ void __launch_bounds__(kColumns* kFinishRows)
   });
 }
 
+// What a batch leaves behind: both running statistics and the count of batches, by one launch with a thread
+// for each channel. Some kilobytes: the launch is what it costs.
+constexpr int kRunningThreads = 128;
+template <class T>
+__device__ __forceinline__ void move(T* running, const double* statistic, int64_t c, double momentum,
+                                     double factor) {
+  const double before = double(widen(running[c]));
+  running[c] = narrow<T>(Compute<T>((1 - momentum) * before + momentum * (statistic[c] * factor)));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRunningThreads) update_kernel(Running r, int64_t* batches) {
+  const int64_t c = int64_t(blockIdx.x) * kRunningThreads + threadIdx.x;
+  if (c == 0 && batches != nullptr) ++*batches;
+  if (c >= r.channels) return;
+  if (r.mean != nullptr) move(static_cast<T*>(r.mean), r.batch_mean, c, r.momentum, 1.0);
+  if (r.var != nullptr) move(static_cast<T*>(r.var), r.batch_var, c, r.momentum, r.unbias);
+}
+
 // y or grad_x of batch norm: one element after the other, in packs where these lie in one channel. A thread
 // loads two before it looks at its channels' statistics.
 constexpr int kItems = 2;
@@ -359,6 +378,14 @@ void finish_channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, v
     launch("norm_gradients", finish_gradients<T>, finish_grid(channels), dim3(kColumns, kFinishRows), 0,
            stream, static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), sums,
            static_cast<const C*>(sums + 2 * channels), slabs, channels);
+  });
+}
+
+void update_running(Dtype dtype, const Running& running, int64_t* batches, Stream stream) {
+  const auto blocks = unsigned((running.channels + kRunningThreads - 1) / kRunningThreads);
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("update_running", update_kernel<T>, dim3(blocks > 0 ? blocks : 1), dim3(kRunningThreads), 0,
+           stream, running, batches);
   });
 }
 

@@ -98,13 +98,9 @@ __global__ void __launch_bounds__(kPlaneThreads, K == 3   ? 4
       for (int t = 0; t < kTaps; ++t) w[t] = line[t];
       FASTDL_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        const bool inside = uint32_t(row + i) < uint32_t(p.h.sources);
         float values[kColumns];
-        FASTDL_UNROLL
-        for (int j = 0; j < kColumns; ++j)
-          values[j] = inside && uint32_t(at + j) < uint32_t(p.w.sources)
-                          ? float(widen(source[i * p.w.sources + j]))
-                          : 0.0f;
+        load_sources(values, source + i * p.w.sources, uint32_t(row + i) < uint32_t(p.h.sources), at,
+                     p.w.sources);
         FASTDL_UNROLL
         for (int a = 0; a < kHigh; ++a) FASTDL_UNROLL
         for (int kh = 0; kh < K; ++kh) {
@@ -170,18 +166,18 @@ Tiling tiling_of(Dtype dtype, const ConvProblem& problem, bool transposed, int64
   } else {
     p.block_units = 1;
     int64_t chunk = std::clamp<int64_t>(most / row, 1, p.results);
-    chunk = divided(p.results, divided(p.results, chunk));
+    chunk = ceil_div(p.results, ceil_div(p.results, chunk));
     p.block_results = int(chunk);
     strips = std::clamp<int64_t>(most / (row * chunk), 1, p.h.strips);
     const auto rows = [&] { return std::min<int64_t>(p.h.sources, strips * p.h.step + problem.kernel[1]); };
     while (strips > 1 && p.sources * rows() * p.w.sources > 12288) --strips;
-    strips = divided(p.h.strips, divided(p.h.strips, strips));
+    strips = ceil_div(p.h.strips, ceil_div(p.h.strips, strips));
     p.run = pitch(rows() * p.w.sources);
     p.out_run = pitch(strips * kHigh * p.w.results);
     in_elements = int64_t(p.sources) * p.run;
     out_elements = chunk * p.out_run;
   }
-  p.bands = int(divided(p.h.strips, strips));
+  p.bands = int(ceil_div(p.h.strips, strips));
   p.by_band = Divisor(uint32_t(p.bands));
   p.columns = Divisor(uint32_t(row));
   p.strips = Divisor(uint32_t(strips));
@@ -189,12 +185,12 @@ Tiling tiling_of(Dtype dtype, const ConvProblem& problem, bool transposed, int64
   p.by_group = Divisor(uint32_t(problem.groups));
   p.by_source = Divisor(uint32_t(p.sources));
   const int64_t items = p.block_units * p.block_results * strips * row;
-  const int64_t rounds = divided(items, kPlaneThreads);  // of all threads
-  t.threads = int(divided(divided(items, rounds), 32) * 32);
+  const int64_t rounds = ceil_div(items, kPlaneThreads);  // of all threads
+  t.threads = int(ceil_div(ceil_div(items, rounds), 32) * 32);
   const int64_t lines = int64_t(p.block_units) * p.block_results * p.sources;
-  t.shared = size_t(divided(lines * problem.taps(), 4) * 16 +
+  t.shared = size_t(ceil_div(lines * problem.taps(), 4) * 16 +
                     (in_elements + out_elements) * (dtype == Dtype::float32 ? 4 : 2));
-  t.blocks = divided(p.units, p.block_units) * p.bands;
+  t.blocks = ceil_div(p.units, p.block_units) * p.bands;
   return t;
 }
 
@@ -204,7 +200,7 @@ Tiling best_tiling(Dtype dtype, const ConvProblem& problem, bool transposed) {
   const int64_t available = multiprocessors();
   for (int64_t most = 2 * kPlaneThreads;; most /= 2) {
     const Tiling t = tiling_of(dtype, problem, transposed, most);
-    const int64_t blocks = t.blocks * divided(t.planes.results, t.planes.block_results);
+    const int64_t blocks = t.blocks * ceil_div(t.planes.results, t.planes.block_results);
     if (most == 64 || blocks >= (most > kPlaneThreads ? 8 : 2) * available) return t;
   }
 }
@@ -240,7 +236,7 @@ bool conv_planes_suit(Dtype dtype, const ConvProblem& p, ConvPart part) {
   const bool spread = part == ConvPart::grad_x && stride > 1;
   const int64_t seen = spread ? ((kernel - 1) / 2 + kHigh / 2) * ((kernel - 1) / 2 + kWide / 2)
                               : ((kHigh - 1) * stride + kernel) * ((kWide - 1) * stride + kernel);
-  const int64_t each = divided(p.taps(), spread ? stride * stride : 1) + divided(3 * seen, kHigh * kWide);
+  const int64_t each = ceil_div(p.taps(), spread ? stride * stride : 1) + ceil_div(3 * seen, kHigh * kWide);
   const int64_t position = p.group_out() * p.group_in() * each;
   const int64_t positions = p.batch * p.groups * (part == ConvPart::grad_x ? p.in_size() : p.out_size());
   // Tiles on tensor cores took an H200 some 40 cycles of a multiprocessor (of 128 instructions) for a
@@ -255,7 +251,7 @@ void conv_planes(Dtype dtype, void* y, const void* x, const void* weight, const 
       0)
     return;
   const Tiling t = best_tiling(dtype, problem, transposed);
-  const int64_t chunks = divided(t.planes.results, t.planes.block_results);
+  const int64_t chunks = ceil_div(t.planes.results, t.planes.block_results);
   if (t.blocks >= int64_t(1) << 31 || chunks > 65535)
     throw std::invalid_argument("convolution on CUDA: too many planes in one call");
   by_kernel(dtype, problem, [&]<class T, int K, int kStride>(T, Constant<K>, Constant<kStride>) {

@@ -103,8 +103,13 @@ __device__ __forceinline__ void copy_out(T* run, const T* from, int length, int 
   }
 }
 
-inline int64_t divided(int64_t n, int64_t by) {
-  return (n + by - 1) / by;
+// Of a row of a plane what kColumns positions from `at` on have, `source` being the first: 0 outside.
+template <int kColumns, class T>
+__device__ __forceinline__ void load_sources(float (&values)[kColumns], const T* source, bool inside, int at,
+                                             int sources) {
+  FASTDL_UNROLL
+  for (int j = 0; j < kColumns; ++j)
+    values[j] = inside && uint32_t(at + j) < uint32_t(sources) ? float(widen(source[j])) : 0.0f;
 }
 
 // Calls f(T{}, K, stride) with the problem's, for types and kernels that the planes' kernels exist for.

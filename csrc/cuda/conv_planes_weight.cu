@@ -115,13 +115,9 @@ __global__ void __launch_bounds__(threads_for(K), K == 3 ? 3 : 2)
       const T* const source = x_from + (row - b.low) * p.w.sources + at;
       FASTDL_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        const bool inside = uint32_t(row + i) < uint32_t(p.h.sources);
         float values[kColumns];
-        FASTDL_UNROLL
-        for (int j = 0; j < kColumns; ++j)
-          values[j] = inside && uint32_t(at + j) < uint32_t(p.w.sources)
-                          ? float(widen(source[i * p.w.sources + j]))
-                          : 0.0f;
+        load_sources(values, source + i * p.w.sources, uint32_t(row + i) < uint32_t(p.h.sources), at,
+                     p.w.sources);
         FASTDL_UNROLL
         for (int a = 0; a < kHigh; ++a) FASTDL_UNROLL
         for (int kh = 0; kh < K; ++kh) {
@@ -189,12 +185,12 @@ PairTiling pair_tiling_of(Dtype dtype, const ConvProblem& problem) {
     while (strips > 1 &&
            (strips * p.h.step + problem.kernel[1]) * p.w.sources + strips * kHigh * p.w.results > kMost)
       --strips;
-    strips = divided(p.h.strips, divided(p.h.strips, strips));
+    strips = ceil_div(p.h.strips, ceil_div(p.h.strips, strips));
   }
   const int64_t used = strips * row;
   p.lanes = 8;
   while (p.lanes < 32 && p.lanes < used) p.lanes *= 2;
-  if (used > 32) p.lanes = int(std::min<int64_t>(most, divided(used, 32) * 32));
+  if (used > 32) p.lanes = int(std::min<int64_t>(most, ceil_div(used, 32) * 32));
   p.block_pairs =
       p.whole
           ? int(std::clamp<int64_t>(std::min<int64_t>(most / p.lanes, kMost / (x_size + y_size)), 1, p.pairs))
@@ -209,7 +205,7 @@ PairTiling pair_tiling_of(Dtype dtype, const ConvProblem& problem) {
     p.x_run = pitch(rows * p.w.sources), p.y_run = pitch(strips * kHigh * p.w.results);
     p.stage = p.block_pairs * (p.x_run + p.y_run);
   }
-  const int64_t bands = divided(p.h.strips, strips);
+  const int64_t bands = ceil_div(p.h.strips, strips);
   p.steps = int(problem.batch * bands);
   p.band = Divisor(uint32_t(bands));
   p.columns = Divisor(uint32_t(row));
@@ -217,10 +213,10 @@ PairTiling pair_tiling_of(Dtype dtype, const ConvProblem& problem) {
   p.lane = Divisor(uint32_t(p.lanes));
   p.by_in = Divisor(uint32_t(problem.group_in()));
   p.by_out = Divisor(uint32_t(problem.group_out()));
-  t.threads = int(divided(p.block_pairs * p.lanes, 32) * 32);
-  const int64_t blocks = divided(p.pairs, p.block_pairs);
-  p.block_steps = int(divided(p.steps, std::clamp<int64_t>(kBlocks / blocks, 1, p.steps)));
-  t.splits = int(divided(p.steps, p.block_steps));
+  t.threads = int(ceil_div(p.block_pairs * p.lanes, 32) * 32);
+  const int64_t blocks = ceil_div(p.pairs, p.block_pairs);
+  p.block_steps = int(ceil_div(p.steps, std::clamp<int64_t>(kBlocks / blocks, 1, p.steps)));
+  t.splits = int(ceil_div(p.steps, p.block_steps));
   const size_t slots = size_t(t.threads) / (p.lanes < 32 ? p.lanes : 32) * size_t(problem.taps()) * 4;
   t.shared = std::max(slots, size_t(2 * p.stage) * (dtype == Dtype::float32 ? 4 : 2));
   return t;
@@ -239,7 +235,7 @@ void conv_planes_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y,
   by_kernel(dtype, problem, [&]<class T, int K, int kStride>(T, Constant<K>, Constant<kStride>) {
     auto* const parts = static_cast<float*>(scratch);
     launch("conv_planes_grad_weight", planes_weight<T, K, kStride>,
-           dim3(unsigned(divided(t.sums.pairs, t.sums.block_pairs)), unsigned(t.splits)),
+           dim3(unsigned(ceil_div(t.sums.pairs, t.sums.block_pairs)), unsigned(t.splits)),
            dim3(unsigned(t.threads)), t.shared, stream, parts, static_cast<const T*>(grad_y),
            static_cast<const T*>(x), t.sums);
   });

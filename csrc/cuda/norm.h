@@ -37,6 +37,15 @@ void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const vo
 // Its second half: scratch has 2 * channels numbers, then `slabs` partial sums (2, channels).
 void finish_channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, void* scratch, int64_t slabs,
                               int64_t channels, Stream stream);
+// running = (1 - momentum) * running + momentum * statistic * factor, for up to two of them (null: left out).
+struct Running {
+  void *mean, *var;
+  const double *batch_mean, *batch_var;
+  int64_t channels;
+  double momentum, unbias;  // the variance's factor
+};
+// batches (null: not counted) goes up by one.
+void update_running(Dtype dtype, const Running& running, int64_t* batches, Stream stream);
 // Batch norm: statistics per channel; y from them; grad_x, with the sums of channel_gradients (null:
 // statistics were given, no gradient flows through them).
 void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& problem,

@@ -148,10 +148,14 @@ void by_dtype(Dtype dtype, F&& f) {
   }
 }
 
+inline int64_t ceil_div(int64_t n, int64_t by) {
+  return (n + by - 1) / by;
+}
+
 // Blocks for a loop over the grid: enough to fill the device a few times, no more than there is work.
 inline unsigned grid_for(int64_t items, int64_t per_block, int blocks_per_multiprocessor = 8) {
   const int64_t most = int64_t(multiprocessors()) * blocks_per_multiprocessor;
-  const int64_t wanted = (items + per_block - 1) / per_block;
+  const int64_t wanted = ceil_div(items, per_block);
   return unsigned(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastdl.devices import to_host
 from fastdl.dtypes import device as make_device
-from fastdl.kernels import RecordedSeed, capture, cpu, device_backend, on_device
+from fastdl.kernels import RecordedSeed, capture, cpu, device_backend
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -79,14 +79,14 @@ class Generator:
         self._seed = _DEFAULT_SEED
         self._offset = 0
 
-    def draw(self, array: Any = None) -> tuple[Any, int]:
+    def draw(self, recordable: bool = False) -> tuple[Any, int]:
         """The (seed, offset) of one random operation; the next call gives another offset.
 
         Args:
-            array: where the numbers are made, by kernels that a CUDA graph can record; None: elsewhere.
+            recordable: the numbers are made on a GPU, by kernels that a CUDA graph can record.
         """
         if capture.active:
-            if on_device(array):
+            if recordable:
                 return self.record()
             raise RuntimeError(
                 "this random operation (dropout in attention? numbers drawn on the CPU?) inside a CUDA graph would "

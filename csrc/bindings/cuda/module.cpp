@@ -19,7 +19,6 @@ void register_distance(py::module_& m);
 void register_ctc_loss(py::module_& m);
 void register_optim(py::module_& m);
 void register_norm(py::module_& m);
-void register_running(py::module_& m);
 void register_embedding(py::module_& m);
 void register_pool(py::module_& m);
 void register_conv(py::module_& m);
@@ -49,7 +48,6 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_ctc_loss(m);
   register_optim(m);
   register_norm(m);
-  register_running(m);
   register_embedding(m);
   register_pool(m);
   register_conv(m);

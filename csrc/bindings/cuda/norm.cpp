@@ -32,6 +32,14 @@ void register_norm(py::module_& m) {
                                   pointer(grad_y), pointer(x), pointer(weight), doubles(mean), doubles(var),
                                   {rows, length, groups, inner, eps}, pointer(scratch), stream_of(stream));
         });
+  m.def("update_running",
+        [](int dtype, uintptr_t running_mean, uintptr_t running_var, uintptr_t mean, uintptr_t var,
+           int64_t channels, double momentum, double unbias, uintptr_t batches, uintptr_t stream) {
+          cuda::update_running(Dtype(dtype),
+                               {pointer(running_mean), pointer(running_var), doubles(mean), doubles(var),
+                                channels, momentum, unbias},
+                               int64s(batches), stream_of(stream));
+        });
   py::class_<ChannelNorm>(m, "ChannelNorm")
       .def(py::init(
           [](int64_t batch, int64_t channels, int64_t inner, int64_t per_batch, int64_t per_group,

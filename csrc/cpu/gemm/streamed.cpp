@@ -12,7 +12,7 @@
 
 #include <algorithm>
 
-#include "cpu/gemm/pack.h"
+#include "cpu/gemm/panels.h"
 #include "cpu/gemm/share.h"
 #include "cpu/gemm/tile.h"
 #include "cpu/runtime/memory.h"
@@ -62,7 +62,6 @@ template <class T>
 void multiply_streamed(int64_t s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T> y, bool transposed,
                        T alpha, T beta, T* c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
   constexpr int mr = kMR<T>, nr = kNR<T>, w = kWidth<T>;
-  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t tiles = ceil_div(s, mr), height = ceil_div(s, tiles), blocks = ceil_div(k, kDepth);
   memory::Buffer<T> panels(size_t(tiles * mr * k));
   parallel_for(blocks, std::max<int64_t>(1, 32768 / (s * kDepth)), [&](int64_t begin, int64_t end) {

@@ -17,7 +17,7 @@ from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast, in_place
 from fastdl.dtypes import FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp_min
 from fastdl.ops.promotion import is_kernel_dtype
@@ -460,7 +460,7 @@ def rrelu(
         raise ArgumentError(f"rrelu: lower must not exceed upper, got lower={lower}, upper={upper}")
     if not training:
         return LeakyRelu.apply(input, parameters=((lower + upper) / 2,))  # type: ignore[no-any-return]
-    drawn = (default_generator if generator is None else generator).draw(input._data)
+    drawn = (default_generator if generator is None else generator).draw(on_device(input._data))
     return Rrelu.apply(input, parameters=(lower, upper, *drawn))  # type: ignore[no-any-return]
 
 

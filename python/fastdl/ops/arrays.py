@@ -70,7 +70,8 @@ def cast(array: Any, dtype: Any) -> Any:
     return pooled_copy(array, dtype)
 
 
-_WORD = 1 << 63
+WORD = 1 << 63
+"""int64 holds the integers in [-WORD, WORD)."""
 
 
 def operand(value: Any, dtype: Any) -> Any:
@@ -80,7 +81,7 @@ def operand(value: Any, dtype: Any) -> Any:
         return cast(value, dtype)
     if dtype is float32 or dtype is float64:
         return value
-    if dtype is int64 and value.__class__ is int and -_WORD <= value < _WORD:
+    if dtype is int64 and value.__class__ is int and -WORD <= value < WORD:
         return int64.type(value)
     return np.asarray(value).astype(dtype)[()]
 

@@ -11,7 +11,7 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import by_numpy, operand
+from fastdl.ops.arrays import WORD, by_numpy, operand
 from fastdl.ops.binary import store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.promotion import common_dtype
@@ -32,13 +32,10 @@ def _result(op: str, array: Any, out: Tensor | None) -> Tensor:
     return result if out is None else store(op, out, result)
 
 
-_WORD = 1 << 63
-
-
 def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
     """x op y as a bool array, after promotion."""
     dtype = getattr(x, "dtype", None)
-    if dtype is int64 and y.__class__ is int and -_WORD <= y < _WORD:
+    if dtype is int64 and y.__class__ is int and -WORD <= y < WORD:
         pass
     elif dtype is None or not (
         dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)

@@ -18,7 +18,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -32,7 +32,7 @@ class Dropout(Op):
     def forward(
         self, x: Any, p: float, scale: float, length: int, kept_bias: float = 0.0, dropped_bias: float = 0.0
     ) -> Any:
-        seed, offset = default_generator.draw(x)
+        seed, offset = default_generator.draw(on_device(x))
         self.drawn = (p, scale, seed, offset, length)
         return select(x).dropout_forward(x, p, scale, seed, offset, length, kept_bias, dropped_bias)
 

@@ -16,7 +16,7 @@ from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
-from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, operand, places
+from fastdl.ops.arrays import WORD, broadcast_shape, cast, empty, fit, operand, places
 from fastdl.ops.binary import apply_into, into, store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import *
@@ -149,7 +149,7 @@ class Clamp(Op):
 
     def limit(self, kernels: Any, x: Any, out: Any) -> Any:
         """int64: the bounds are integers, or infinite."""
-        low, high = -(1 << 63), (1 << 63) - 1
+        low, high = -WORD, WORD - 1
         lower, upper = [builtins.min(builtins.max(bound, low), high) for bound in self.bounds]
         if lower == low:
             return kernels.minimum_forward(x, upper, out)

@@ -13,7 +13,7 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import full
 from fastdl.ops.rnn_steps import composed_direction
 from fastdl.ops.shape import cat, stack
@@ -27,7 +27,7 @@ PER_DIRECTION = (
 
 def _drop(array: Any, p: float) -> tuple[Any, tuple[Any, ...]]:
     """The array with elements dropped, and what its gradient needs."""
-    seed, offset = default_generator.draw(array)
+    seed, offset = default_generator.draw(on_device(array))
     drawn = (p, 1.0 / (1.0 - p) if p < 1.0 else 0.0, seed, offset, 1)
     return select(array).dropout_forward(array, *drawn), drawn
 

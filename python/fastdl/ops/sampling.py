@@ -15,7 +15,7 @@ from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
-from fastdl.kernels import capture, select
+from fastdl.kernels import select
 from fastdl.ops.common import check_tensors
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
@@ -23,8 +23,7 @@ from fastdl.tensor import Tensor, pooled_copy
 
 def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     """The key of one random operation on a device."""
-    generator = default_generator if generator is None else generator
-    return generator.record() if capture.active and where is not CPU else generator.draw()
+    return (default_generator if generator is None else generator).draw(where is not CPU)
 
 
 def _floating(op: str, dtype: Any) -> Any:

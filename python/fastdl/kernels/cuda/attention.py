@@ -59,8 +59,7 @@ def _boxed(runtime: Any, mask: Array, keys: int) -> Array:
         return mask
     per = 16 // item
     boxed = runtime.empty((*mask.shape[:3], (keys + per - 1) // per * per), mask.dtype)[..., :keys]
-    to, start = (device.operand(runtime, x, boxed.shape) for x in (boxed, mask))
-    runtime.extension.copy(item, boxed.shape, to, start, runtime.stream())
+    device.copy_to(boxed, mask)
     return boxed
 
 

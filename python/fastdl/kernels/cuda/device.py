@@ -288,14 +288,10 @@ def copy(x: Array) -> Array:
 
 
 def copy_to(y: Array, x: Array) -> None:
-    """``y[...] = x``, of one shape and dtype, by the kernel: at most 6 axes, elements of 1, 2, 4 or 8 bytes."""
-    runtime = of(x)
+    """``y[...] = x``, of one dtype, by the kernel: at most 6 axes, elements of 1, 2, 4 or 8 bytes."""
+    runtime, shape = of(x), y.shape
     runtime.extension.copy(
-        x.dtype.itemsize,
-        x.shape,
-        operand(runtime, y, x.shape),
-        operand(runtime, x, x.shape),
-        runtime.stream(),
+        x.dtype.itemsize, shape, operand(runtime, y, shape), operand(runtime, x, shape), runtime.stream()
     )
 
 

@@ -123,18 +123,22 @@ def _multiply_batch(
     axes.sort()
     count, *steps = axes.pop() if axes else (1, 0, 0, 0)
     to_step, left_step, right_step = (step // a.itemsize for step in steps)
-    blas, handle = runtime.cublas()
-    workspace = runtime.cublas_workspace()
     for place in itertools.product(*(range(extent) for extent, *_ in axes)):
         to, left, right = (
             runtime.pointer(x) + sum(i * axis[which] for i, axis in zip(place, axes, strict=True))
             for which, x in enumerate((y, a, b), 1)
         )
-        blas.batch(
-            *(handle, number, precisions.matmul != "highest", alpha, (rows, inner, columns), count),
+        _call_batch(
+            *(runtime, number, precisions.matmul != "highest", alpha, (rows, inner, columns), count),
             *(to, to_step, left, turn_a, row_a, left_step, right, turn_b, row_b, right_step),
-            *(runtime.pointer(workspace), 0 if workspace is None else workspace.size, runtime.stream()),
         )
+
+
+def _call_batch(runtime: Any, *arguments: Any, beta: float = 0.0) -> None:
+    blas, handle = runtime.cublas()
+    workspace = runtime.cublas_workspace()
+    size = 0 if workspace is None else workspace.size
+    blas.batch(handle, *arguments, runtime.pointer(workspace), size, runtime.stream(), beta)
 
 
 def _matrix(x: Array) -> tuple[Array, bool, int]:
@@ -182,14 +186,12 @@ def multiply_dense(
     rows, inner, columns = sizes
     left_row, right_row = rows if turned[0] else inner, inner if turned[1] else columns
     if not isinstance(y, np.ndarray):
-        blas, handle = runtime.cublas()
-        workspace = runtime.cublas_workspace()
         pointer, item = runtime.pointer, y.itemsize
-        blas.batch(
-            *(handle, number, tf32, 1.0, sizes, count, pointer(y) + starts[0] * item, steps[0]),
+        _call_batch(
+            *(runtime, number, tf32, 1.0, sizes, count, pointer(y) + starts[0] * item, steps[0]),
             *(pointer(left) + starts[1] * item, turned[0], left_row, steps[1]),
             *(pointer(right) + starts[2] * item, turned[1], right_row, steps[2]),
-            *(pointer(workspace), 0 if workspace is None else workspace.size, runtime.stream(), beta),
+            beta=beta,
         )
         return
 

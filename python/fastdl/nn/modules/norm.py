@@ -129,11 +129,9 @@ class _BatchNorm(_ChannelNorm):
         training = self.training
         mean, var = self.running_mean, self.running_var
         batches = self.num_batches_tracked if training else None
-        if batches is not None and (momentum is None or (mean is None and var is None)):
+        if batches is not None and momentum is None:  # the plain average of all batches
             np.add(batches._data, 1, out=batches._data)
-            if momentum is None:  # the plain average of all batches
-                momentum = 1.0 / float(batches._data)
-            batches = None
+            momentum, batches = 1.0 / float(batches._data), None
         if mean is None and var is None:
             training = True
         return ops.counted_batch_norm(
