@@ -464,6 +464,7 @@ void registers(int count, bool more, const Site& site) {
 }
 
 void bulk_load(void* to, const TensorMap& map, const int* at, int rank, Barrier& barrier, const Site& site) {
+  const CalledFrom frame(__builtin_return_address(0));
   Hopper& h = hopper_of_block();
   SharedBarrier& b = h.find(barrier, "bulk_load", site);
   Box box = h.box(map, at, rank, to, "bulk_load", site);
@@ -503,6 +504,7 @@ void bulk_commit() {
   t.stores_uncommitted = 0;
 }
 void bulk_wait(int in_flight) {
+  const CalledFrom frame(__builtin_return_address(0));
   Thread& t = hopper_of_block().thread();
   for (; t.store_groups.size() > size_t(in_flight); t.store_groups.pop_front())
     for (size_t i = t.store_groups.front(); i > 0; --i) {
@@ -562,6 +564,7 @@ void wgmma_commit() {
   t.uncommitted = 0;
 }
 void wgmma_wait(int in_flight, const Site& site) {
+  const CalledFrom frame(__builtin_return_address(0));
   Hopper& h = hopper_of_block();
   const int me = running_thread(), warpgroup = me / kWarpgroup;
   if (size_t(warpgroup) >= h.warpgroups.size()) fail("wgmma_wait", site, "not in a whole warpgroup");

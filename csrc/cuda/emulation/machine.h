@@ -24,6 +24,13 @@ void acquire(void* object);
 void release(void* object);
 void will_read(const void* from, size_t bytes);
 void will_write(void* to, size_t bytes);
+// While one of these lives, reports name the kernel's line that called: the emulator's functions leave no frames.
+struct CalledFrom {
+  explicit CalledFrom(void* return_address);
+  ~CalledFrom();
+  CalledFrom(const CalledFrom&) = delete;
+  CalledFrom& operator=(const CalledFrom&) = delete;
+};
 // While one of these lives, memory is allocated and freed by nobody.
 struct Unseen {
   Unseen();

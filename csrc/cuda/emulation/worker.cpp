@@ -58,6 +58,12 @@ void will_write([[maybe_unused]] void* to, [[maybe_unused]] size_t bytes) {
 }
 
 #ifdef FASTDL_TSAN
+CalledFrom::CalledFrom(void* return_address) {
+  __tsan_func_entry(return_address);
+}
+CalledFrom::~CalledFrom() {
+  __tsan_func_exit();
+}
 Unseen::Unseen() {
   AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
 }
@@ -65,6 +71,8 @@ Unseen::~Unseen() {
   AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
 }
 #else
+CalledFrom::CalledFrom(void*) {}
+CalledFrom::~CalledFrom() = default;
 Unseen::Unseen() = default;
 Unseen::~Unseen() = default;
 #endif

@@ -23,6 +23,8 @@
 #endif
 #ifdef FASTDL_TSAN
 extern "C" {
+void __tsan_func_entry(void* return_address);
+void __tsan_func_exit();
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
 void __tsan_destroy_fiber(void* fiber);
