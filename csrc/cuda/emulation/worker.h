@@ -41,8 +41,8 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 namespace fastdl::emulation {
 
 #ifdef FASTDL_TSAN
-// ThreadSanitizer's threads are slow to make, so that later blocks use them again: a block sees no race with the
-// one three before it, but all with its neighbours.
+// ThreadSanitizer's threads are slow to make, so that later blocks use them again: a block sees no race with
+// the one three before it, but all with its neighbours.
 constexpr size_t kStackBytes = 64 << 10, kTurnsOfStacks = 3;
 #else
 constexpr size_t kStackBytes = 256 << 10, kTurnsOfStacks = 1;
