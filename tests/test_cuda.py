@@ -417,6 +417,18 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
     assert F.dropout(x).shape == (4,)
 
 
+def test_copies_cross_devices(gpu: Any) -> None:
+    source = fastdl.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    there = fastdl.zeros(2, 3, device="cuda")
+    assert there.detach().copy_(source.detach().double()).tolist() == [[1, 2, 3], [1, 2, 3]]
+    here = fastdl.zeros(2, 3)
+    assert here.copy_(there).tolist() == there.tolist()
+    (there.clone().copy_(source) * 2).sum().backward()
+    assert source.grad.tolist() == [4, 4, 4]
+    with pytest.raises(RuntimeError, match="cannot be broadcast"):
+        there.copy_(fastdl.ones(2))
+
+
 # ------------------------------------------------------------------------------------- random numbers in a graph
 
 
