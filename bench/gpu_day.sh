@@ -20,7 +20,7 @@ parts="build:240 parity:120 host:25 attention:80 conv:100 losses:50 memory:90 op
 dry=()
 if [ "${1:-}" = --dry-run ]; then
   dry=(--dry-run)
-  parts="build:300 parity:200 host:60 attention:60 losses:60 train:60 crossover:60 sanitize:60 render:60"
+  parts="build:300 parity:200 host:60 attention:120 losses:60 train:60 crossover:60 sanitize:60 render:60"
   shift
 fi
 inner=
