@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 preload() { printf '%s ' "$(g++ -print-file-name="lib$1.so")" "$(g++ -print-file-name=libstdc++.so)"; }
 export PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-# One report ends the run: nothing else may race, and a report in a fiber is a kernel's.
-export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:history_size=7
+# One report ends the run: nothing else may race, and a report in a fiber is a kernel's. A short history: each CUDA
+# thread has its own.
+export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:history_size=1
 # GCC 12's ThreadSanitizer cannot live with all address layouts of newer kernels.
 fixed=()
 if setarch -R true 2>/dev/null; then fixed=(setarch -R); fi

@@ -20,10 +20,9 @@ thread_local Cluster cluster;
 // Blocks `first` .. alive at once, on one host thread. Each goes as far as it can, so that a block that does
 // not wait for another is far ahead of it, or behind.
 void run_together(const Launch& launch, uint64_t first, uint64_t blocks) {
-  const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
   std::vector<std::unique_ptr<Worker>> workers;
   for (uint64_t b = 0; b < blocks; ++b) {
-    workers.push_back(std::make_unique<Worker>(launch, b * threads));
+    workers.push_back(std::make_unique<Worker>(launch, blocks));
     workers.back()->begin(first + b);
   }
   std::vector<Worker*> turns;
@@ -277,10 +276,14 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
         if (!error) error = std::current_exception();
       }
   };
+#ifdef FASTDL_TSAN
+  const uint64_t host = 1;  // whose stacks live on
+#else
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
   // Starting a thread costs as much as some thousand fibers.
   const uint64_t host =
       std::min<uint64_t>({std::thread::hardware_concurrency(), blocks, 1 + blocks * threads / 8192});
+#endif
   std::vector<std::thread> helpers;
   for (uint64_t i = 1; i < host; ++i) helpers.emplace_back(work);
   work();

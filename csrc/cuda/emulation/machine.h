@@ -24,7 +24,8 @@ void acquire(void* object);
 void release(void* object);
 void will_read(const void* from, size_t bytes);
 void will_write(void* to, size_t bytes);
-// While one of these lives, reports name the kernel's line that called: the emulator's functions leave no frames.
+// While one of these lives, reports name the kernel's line that called: the emulator's functions leave no
+// frames.
 struct CalledFrom {
   explicit CalledFrom(void* return_address);
   ~CalledFrom();

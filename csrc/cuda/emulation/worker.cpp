@@ -102,7 +102,7 @@ void Worker::switch_to(Fiber& f) {
   running_ = &f;
   here = &f;
 #ifdef FASTDL_TSAN
-  __tsan_switch_to_fiber(f.tsan, 1);  // 1: no order between the two
+  __tsan_switch_to_fiber(f.stack->tsan(), 1);  // 1: no order between the two
 #endif
 #ifdef FASTDL_ASAN
   __sanitizer_start_switch_fiber(&scheduler_fake_, f.stack->base(), kStackBytes);
@@ -193,15 +193,11 @@ void Worker::begin(uint64_t block) {
     f.block_dim = b;
     f.grid_dim = g;
     f.lane = int(i % 32);
-    f.stack = stacks()[first_stack_ + i].get();
+    f.stack = stack(i).get();
     f.copies = copies_.get() + i * kCopiesInFlight;
     order_[i] = uint32_t(i);
 #ifdef FASTDL_ASAN
     __asan_unpoison_memory_region(f.stack->base() + kGuardBytes, kStackBytes - kGuardBytes);
-#endif
-#ifdef FASTDL_TSAN
-    f.stack->renew();
-    f.tsan = __tsan_create_fiber(0);
 #endif
     // As fastdl_switch_stack leaves it: six registers and a return address. The ABI wants the stack pointer
     // to be 8 more than a multiple of 16 when a function is entered.
@@ -211,6 +207,7 @@ void Worker::begin(uint64_t block) {
     for (int r = 0; r < 6; ++r) *--frame = nullptr;
     f.stack_pointer = frame;
   }
+  release(&launch_.started);  // what was made here, for threads that lived before it
   random_.seed(order_seed ^ (block * 0x9E3779B97F4A7C15u));
   if (order_of_threads == Order::descending) std::reverse(order_.begin(), order_.end());
 }
@@ -260,10 +257,9 @@ void Worker::explain() {
 }
 
 void Worker::end() {
-#ifdef FASTDL_TSAN
-  for (Fiber& f : fibers_) __tsan_destroy_fiber(f.tsan);
-#endif
-  if (error_) std::rethrow_exception(error_);
+  if (!error_) return;
+  for (size_t i = 0; i < fibers_.size(); ++i) stack(i).reset();  // some are left in the middle of a call
+  std::rethrow_exception(error_);
 }
 
 }  // namespace fastdl::emulation

@@ -41,9 +41,11 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 namespace fastdl::emulation {
 
 #ifdef FASTDL_TSAN
-constexpr size_t kStackBytes = 64 << 10;  // mapped anew for each block
+// ThreadSanitizer's threads are slow to make, so that later blocks use them again: a block sees no race with
+// the one three before it, but all with its neighbours.
+constexpr size_t kStackBytes = 64 << 10, kTurnsOfStacks = 3;
 #else
-constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kStackBytes = 256 << 10, kTurnsOfStacks = 1;
 #endif
 constexpr size_t kGuardBytes = 4096;
 constexpr size_t kPlainShared = 48 << 10;  // what a kernel may have without asking
@@ -52,6 +54,7 @@ constexpr int kPoison = 0xFF;              // NaN in every floating-point format
 extern Order order_of_threads;
 extern uint64_t order_seed;
 
+// What a CUDA thread runs on, and to ThreadSanitizer a thread.
 class Stack {
  public:
   Stack() {
@@ -61,19 +64,25 @@ class Stack {
     base_ = static_cast<std::byte*>(base);
     mprotect(base_, kGuardBytes, PROT_NONE);  // an overflow is a fault, not a neighbour's wrong value
   }
-  ~Stack() { munmap(base_, kStackBytes); }
+  ~Stack() {
+#ifdef FASTDL_TSAN
+    __tsan_destroy_fiber(tsan_);
+#endif
+    munmap(base_, kStackBytes);
+  }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
-  // Fresh memory at the same place: to ThreadSanitizer the next thread's, ordered after no earlier one.
-  void renew() {
-    mmap(base_ + kGuardBytes, kStackBytes - kGuardBytes, PROT_READ | PROT_WRITE,
-         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  }
   std::byte* base() const { return base_; }
   std::byte* top() const { return base_ + kStackBytes; }
+#ifdef FASTDL_TSAN
+  void* tsan() const { return tsan_; }
+#endif
 
  private:
   std::byte* base_;
+#ifdef FASTDL_TSAN
+  void* tsan_ = __tsan_create_fiber(0);
+#endif
 };
 
 struct Copy {
@@ -99,7 +108,6 @@ struct Fiber : Here {
   size_t issued = 0, delivered = 0, committed = 0, waited = 0;
   std::array<size_t, kGroupsInFlight> ends;
   Stack* stack = nullptr;
-  void* tsan = nullptr;
 };
 
 inline bool same(const Site& a, const Site& b) {
@@ -147,10 +155,10 @@ struct Launch {
 // The fibers of one block at a time, on one host thread.
 class Worker {
  public:
-  explicit Worker(const Launch& launch, size_t first_stack = 0) : launch_(launch), first_stack_(first_stack) {
+  // One of `together` that are alive at once.
+  explicit Worker(const Launch& launch, size_t together = 1) : launch_(launch), together_(together) {
     const size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
     fibers_.resize(threads);
-    while (stacks().size() < first_stack + threads) stacks().push_back(std::make_unique<Stack>());
     order_.resize(threads);
     shared_.reserve(64);  // by the host, not by a thread
     copies_.reset(new Copy[threads * kCopiesInFlight]);
@@ -268,9 +276,13 @@ class Worker {
     thread_local Worker* worker = nullptr;
     return &worker;
   }
-  static std::vector<std::unique_ptr<Stack>>& stacks() {
+  // The stack of a thread of the running block.
+  std::unique_ptr<Stack>& stack(size_t thread) const {
     thread_local std::vector<std::unique_ptr<Stack>> stacks;
-    return stacks;
+    const size_t at = block_ % (together_ * kTurnsOfStacks) * fibers_.size() + thread;
+    if (stacks.size() <= at) stacks.resize(at + 1);
+    if (!stacks[at]) stacks[at] = std::make_unique<Stack>();
+    return stacks[at];
   }
 
   // A group of threads must meet at one place.
@@ -292,7 +304,7 @@ class Worker {
   static void entry();
 
   const Launch& launch_;
-  const size_t first_stack_;
+  const size_t together_;
   uint64_t block_ = 0;
   size_t done_ = 0;
   std::mt19937_64 random_;
