@@ -438,6 +438,7 @@ def noisy(x: Any) -> Any:
     rows = y.reshape(1, 1, 5, 4)
     y = y + F.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.4).reshape(5, 4)
     y = y * fastdl.bernoulli(fastdl.full((5, 4), 0.5, device="cuda"))
+    y = y * fastdl.normal(y, y * 0 + 1)
     y = y + fastdl.randint(0, 100, (5, 4), device="cuda")
     return F.rrelu(F.dropout2d(y.reshape(1, 5, 2, 2), 0.5), training=True) + fastdl.randn(
         1, 5, 2, 2, device="cuda"

@@ -207,7 +207,7 @@ def normal(
         )
         return finish("normal", array, where, requires_grad)
     tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
-    if isinstance(std, Tensor) and std.numel() and bool((std < 0).any()):
+    if isinstance(std, Tensor) and std.numel() and not capture.active and bool((std < 0).any()):
         raise RuntimeError("normal: std must not be negative")
     shape = np.broadcast_shapes(*[t.shape for t in tensors])
     where = tensors[0].device
