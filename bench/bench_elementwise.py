@@ -55,7 +55,7 @@ def _expression(lib: Library) -> Any:
 
 def _integers(name: str, n: int) -> Any:
     def function(lib: Library) -> Any:
-        x, y = [lib.module.from_numpy(np.random.default_rng(seed).integers(0, 100, n)) for seed in (1, 2)]
+        x, y = [lib.tensor(np.random.default_rng(seed).integers(0, 100, n)) for seed in (1, 2)]
         return lambda _: getattr(lib.module, name)(x, y)
 
     return function
@@ -63,9 +63,8 @@ def _integers(name: str, n: int) -> Any:
 
 def _converted(source: str, target: str) -> Any:
     def function(lib: Library) -> Any:
-        x = lib.module.from_numpy(np.random.default_rng(1).integers(0, 3, 1_000_000)).to(
-            getattr(lib.module, source)
-        )
+        integers = lib.tensor(np.random.default_rng(1).integers(0, 3, 1_000_000))
+        x = integers.to(getattr(lib.module, source))
         return lambda _: x.to(getattr(lib.module, target))
 
     return function
@@ -104,6 +103,9 @@ CASES: list[Case] = [
     *_broadcast("column 400000x10 + 400000x1", (400_000, 10), (400_000, 1)),
     *_broadcast("column 64x512 + 64x1", (64, 512), (64, 1)),
     *_broadcast("channels 32x64x56x56 + 64x1x1", (32, 64, 56, 56), (64, 1, 1)),
+    forward(
+        "add transposed 4096x4096", lambda lib: lambda x, y: x.mT + y, _positive((4096, 4096), (4096, 4096))
+    ),
     forward_backward(
         "expression of six operations, 1M", _expression, _positive((1_000_000,), (1_000_000,)), target=1.3
     ),

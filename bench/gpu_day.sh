@@ -13,13 +13,14 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-# part: seconds it may take at most
-parts="build:240 parity:200 attention:80 conv:110 rnn:60 losses:70 memory:110 optim:40 train:80 crossover:60 sanitize:140
-  compiled:150 suite:300 render:40"
+# part: seconds it may take at most. First what has changed most since a GPU was last there: a first call of 9 minutes
+# comes as far as "conv" if the build takes 3 of them.
+parts="build:240 parity:120 host:25 attention:80 conv:100 losses:50 memory:90 optim:30 rnn:50 train:80 rest:150 models:80
+  crossover:60 sanitize:140 compiled:150 suite:300 render:40"
 dry=()
 if [ "${1:-}" = --dry-run ]; then
   dry=(--dry-run)
-  parts="build:300 parity:200 attention:60 losses:60 train:60 crossover:60 sanitize:60 render:60"
+  parts="build:300 parity:200 host:60 attention:120 losses:60 train:60 crossover:60 sanitize:60 render:60"
   shift
 fi
 inner=
@@ -44,15 +45,17 @@ if [ -n "${dry:-}" ]; then
   export FASTDL_CUDA_EMULATED="$PWD/build/emulation" PYTHONPATH="$PWD/tests/standin:$PWD/tests:$PYTHONPATH"
 fi
 
-# bench RESULT [options]: results/RESULT.json, going on with what it has.
+# bench RESULT [options]: results/RESULT.json, going on with what it has; without PyTorch fastdl alone.
 bench() {
   local name=$1
   shift
   if [ -n "${dry:-}" ]; then
     "$python" -m fastdl.cli bench --device cuda --threads 2 --seconds 0.001 --resume --json "$state/results/$name.json" "$@"
   else
+    local peer=(--against torch)
+    has torch || peer=()
     "$python" -m fastdl.cli bench --device cuda --threads "$cores" --seconds 0.02 --resume \
-      --json "$state/results/$name.json" --against torch "$@"
+      --json "$state/results/$name.json" "${peer[@]}" "$@"
   fi
 }
 has() { "$python" -c "import $1" 2>/dev/null; }
@@ -76,7 +79,10 @@ part_build() {
   local capability
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
   [ "$capability" = 90 ] && capability=90a
-  cmake -S . -B build/gpu -DFASTDL_CUDA=ON -DFASTDL_CUDA_ARCHITECTURES="$capability-real" -DSKBUILD_PROJECT_VERSION=0.0.0 \
+  local level=avx2 # the best one of this machine's processor is enough
+  if grep -q avx512vl /proc/cpuinfo; then level=avx512; fi
+  cmake -S . -B build/gpu -DFASTDL_CUDA=ON -DFASTDL_CUDA_ARCHITECTURES="$capability-real" -DFASTDL_CUDA_COMPRESS=balance \
+    -DFASTDL_LEVELS="$level" -DSKBUILD_PROJECT_VERSION=0.0.0 \
     -DPython_EXECUTABLE="$(command -v "$python")" -DCMAKE_BUILD_TYPE=Release
   cmake --build build/gpu -j "$cores"
   cp --remove-destination build/gpu/_*.so python/fastdl/
@@ -91,16 +97,23 @@ for dtype in (fastdl.float32, fastdl.bfloat16):  # cuBLAS
 END
 }
 
-# The families' parity tests, and operations, layers and training from top to bottom, on the device itself.
+# The families' parity tests, and operations, layers and training from top to bottom, on the device itself: in two parts,
+# as tests that are cut short leave nothing behind. Every worker reads all files that it is given.
+first_tests="attention|conv|cuda_hopper|loss|norm|optim|pool|cuda_stack|dropout|random"
 part_parity() {
   if [ -n "${dry:-}" ]; then
     run_tests 2 tests/test_cuda_kernels.py -k "sixteen_bits and softmax"
     return
   fi
-  local files # that name the kernels: every worker reads all that it is given
-  files=$(grep -liE 'cuda|emulation' tests/test_*.py | grep -vE '/test_(device|cuda|cuda_emulator|cuda_budget)\.py$')
-  # shellcheck disable=SC2086
-  FASTDL_TEST_GPU=1 run_tests 8 -k cuda $files
+  # shellcheck disable=SC2046
+  FASTDL_TEST_GPU=1 run_tests 8 -k cuda $(device_tests | grep -E "$first_tests")
+}
+part_rest() {
+  # shellcheck disable=SC2046
+  FASTDL_TEST_GPU=1 run_tests 8 -k cuda $(device_tests | grep -vE "$first_tests")
+}
+device_tests() { # that name the kernels
+  grep -liE 'cuda|emulation' tests/test_*.py | grep -vE '/test_(device|cuda|cuda_emulator|cuda_budget|bench|wild)\.py$'
 }
 
 part_suite() { run_tests "$cores" tests --ignore tests/test_cuda_budget.py --ignore tests/test_wheel.py; }
@@ -120,6 +133,9 @@ part_sanitize() {
   return "$failed"
 }
 
+# The host's share of a call: small arrays, and what the wall's clock says of them.
+part_host() { bench host --family overhead ${dry:+--case "nn.Linear"}; }
+part_models() { bench models --family models --how eager && bench models --family second_order --how eager; }
 part_attention() {
   if [ -n "${dry:-}" ]; then bench attention --family attention --case "B64 H4 L32"; return; fi
   bench attention --family attention --dtype bfloat16 && bench attention --family attention --how eager
@@ -197,7 +213,7 @@ for entry in $parts; do
   if [ "$status" -eq 0 ]; then
     touch "$state/$name.done"
     told[$name]="ok, $took s"
-  elif [ "$status" -eq 124 ] && [[ " build parity suite sanitize " != *" $name "* ]]; then
+  elif [ "$status" -eq 124 ] && [[ " build parity rest suite sanitize " != *" $name "* ]]; then
     left+=("$name")
     told[$name]="cut short after $took s, goes on next time"
   else
@@ -214,7 +230,7 @@ for entry in $parts; do
   name=${entry%:*}
   [ -z "${told[$name]:-}" ] || printf '%-10s %s\n' "$name" "${told[$name]}"
 done
-grep -hE '^[0-9]+ (passed|failed)|^=.*(passed|failed)|^(FAILED|ERROR) ' "$out"/parity.log "$out"/suite.log 2>/dev/null | tail -n 25
+grep -hE '^[0-9]+ (passed|failed)|^=.*(passed|failed)|^(FAILED|ERROR) ' "$out"/parity.log "$out"/rest.log "$out"/suite.log 2>/dev/null | tail -n 25
 grep -hE '^== |ERROR SUMMARY|RACECHECK SUMMARY' "$out"/sanitize.log 2>/dev/null
 [ ! -e "$out/crossover.log" ] || grep -hE 'the (GPU|CPU) is faster' "$out/crossover.log"
 [ ! -e "$out/render.log" ] || cat "$out/render.log"

@@ -127,7 +127,15 @@ def serve(library: str, threads: int, device: str, dtype: str, how: str) -> None
         for line in sys.stdin:
             try:
                 result = respond(json.loads(line))
-            except (RuntimeError, TypeError, ValueError, MemoryError, UserWarning) as error:
+            except (
+                RuntimeError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ImportError,
+                MemoryError,
+                UserWarning,
+            ) as error:
                 if spoilt(error):
                     raise
                 timer = None

@@ -718,6 +718,16 @@ def _backend() -> types.ModuleType:
     module.empty = empty  # type: ignore[attr-defined]
     module.raise_reports = lambda: None  # type: ignore[attr-defined]
 
+    def clamp_arrays(arrays: list[ndarray], limit: float) -> None:
+        for a in arrays:
+            np.clip(a, -limit, limit, out=a)
+
+    def zero_arrays(arrays: list[ndarray]) -> None:
+        for a in arrays:
+            a.fill(0)
+
+    module.clamp_arrays, module.zero_arrays = clamp_arrays, zero_arrays  # type: ignore[attr-defined]
+
     def set_random_state(state: ndarray, seed: int, offset: int) -> None:
         state._host[...] = seed, offset
 

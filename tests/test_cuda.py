@@ -402,7 +402,7 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
         pytest.raises(RuntimeError, match="would draw the same numbers in every replay"),
         fastdl.cuda.graph(captured),
     ):
-        F.scaled_dot_product_attention(*[fastdl.ones(1, 1, 4, 4, device="cuda")] * 3, dropout_p=0.5)
+        fastdl.randperm(4, device="cuda")  # drawn on the CPU
 
     def seeding() -> None:
         F.dropout(x)
@@ -417,12 +417,29 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
     assert F.dropout(x).shape == (4,)
 
 
+def test_copies_cross_devices(gpu: Any) -> None:
+    source = fastdl.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    there = fastdl.zeros(2, 3, device="cuda")
+    assert there.detach().copy_(source.detach().double()).tolist() == [[1, 2, 3], [1, 2, 3]]
+    here = fastdl.zeros(2, 3)
+    assert here.copy_(there).tolist() == there.tolist()
+    (there.clone().copy_(source) * 2).sum().backward()
+    assert source.grad.tolist() == [4, 4, 4]
+    with pytest.raises(RuntimeError, match="cannot be broadcast"):
+        there.copy_(fastdl.ones(2))
+
+
 # ------------------------------------------------------------------------------------- random numbers in a graph
 
 
 def noisy(x: Any) -> Any:
     """Several random operations, one after the other."""
     y = F.dropout(x, 0.3) + fastdl.rand(x.shape, device="cuda")
+    rows = y.reshape(1, 1, 5, 4)
+    y = y + F.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.4).reshape(5, 4)
+    y = y * fastdl.bernoulli(fastdl.full((5, 4), 0.5, device="cuda"))
+    y = y * fastdl.normal(y, y * 0 + 1)
+    y = y + fastdl.randint(0, 100, (5, 4), device="cuda")
     return F.rrelu(F.dropout2d(y.reshape(1, 5, 2, 2), 0.5), training=True) + fastdl.randn(
         1, 5, 2, 2, device="cuda"
     )
@@ -450,6 +467,28 @@ def test_a_replay_draws_what_the_operations_would_draw(gpu: Any) -> None:
     fastdl.manual_seed(7)
     captured.replay()
     assert fastdl.equal(y, results[0])
+
+
+def test_dropout_in_attention_is_the_same_forward_and_backward_of_a_replay(gpu: Any) -> None:
+    rows = fastdl.randn(1, 2, 6, 4, device="cuda").requires_grad_()
+
+    def slopes() -> Any:
+        y = F.scaled_dot_product_attention(rows, rows, rows, is_causal=True, dropout_p=0.5)
+        return fastdl.autograd.grad((y * y).sum(), rows)[0]
+
+    slopes()
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        grad = slopes()
+    fastdl.manual_seed(3)
+    replays = []
+    for _ in range(2):
+        captured.replay()
+        replays.append(grad.clone())
+    fastdl.manual_seed(3)
+    for replayed in replays:
+        assert fastdl.equal(replayed, slopes())
+    assert not fastdl.equal(*replays)
 
 
 def test_generators_of_a_graph_are_their_own(gpu: Any) -> None:

@@ -86,6 +86,36 @@ def test_a_copy_without_wait_has_not_arrived(extension, order):
     assert np.isnan(run(extension, "copied_or_zeros_without_wait")).any()
 
 
+def masked(tiles: Any) -> np.ndarray:
+    """Values of 8 rows and 8 keys, negative (hidden) but for the given tiles of (four rows, four keys)."""
+    x = np.full((8, 8), -1, np.float32)
+    for rows, keys in tiles:
+        x[4 * rows : 4 * rows + 4, 4 * keys : 4 * keys + 4] = np.arange(1, 17).reshape(4, 4)
+    return x
+
+
+@ORDERS
+def test_a_masks_tile_left_out_by_mistake_shows(extension, order):
+    """A warp that leaves a tile out alone is found at the barrier or, where another tile makes up for it, by values; a
+    wrong judge by the values of all others."""
+    extension.set_order(*order)
+    for tiles in [(0, 0)], [(0, 0), (1, 1)], [(1, 0)], []:
+        x = masked(tiles)
+        want = np.where(x > 0, x, 0).sum(1).repeat(8)
+        np.testing.assert_array_equal(run(extension, "masked_sums", x), want)
+        judged = run(extension, "masked_sums_by_first", x)
+        if any(rows == 1 for rows, _ in tiles):  # what the first row does not see
+            assert (judged != want)[32:].all()
+            assert (judged == want)[:32].all()
+        else:
+            np.testing.assert_array_equal(judged, want)
+        if len(tiles) == 1:
+            with pytest.raises(RuntimeError, match="divergent barrier"):
+                run(extension, "masked_sums_by_warp", x)
+        elif tiles:
+            assert (run(extension, "masked_sums_by_warp", x) != want).any()
+
+
 @ORDERS
 @pytest.mark.parametrize(
     ("name", "message"),

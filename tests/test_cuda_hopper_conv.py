@@ -3,7 +3,6 @@ and where they are taken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import emulation
 from fastdl import kernels
 from fastdl.kernels import reference
-from fastdl.kernels.cuda import conv, hopper
+from fastdl.kernels.cuda import device, hopper
 from test_cuda_kernels import EPS, HALVES, numbers, wide
 
 pytestmark = pytest.mark.skipif(
@@ -59,17 +58,28 @@ def cuda() -> Any:
     return emulation.backend()
 
 
+class Recording:
+    """The extension; notes the names of functions that are called and answer nothing: launches."""
+
+    def __init__(self, extension: Any, names: list[str]) -> None:
+        self.extension, self.names = extension, names
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            answer = getattr(self.extension, name)(*arguments)
+            if answer is None:
+                self.names.append(name)
+            return answer
+
+        return call
+
+
 @pytest.fixture
-def launched(monkeypatch: Any) -> Iterator[list[str]]:
+def launched(cuda: Any, monkeypatch: Any) -> list[str]:
     """What of the extension was called."""
     names: list[str] = []
-    run = conv._Convolution._run
-
-    def recording(self: Any, name: str, *arguments: Any) -> None:
-        names.append(name)
-        run(self, name, *arguments)
-
-    monkeypatch.setattr(conv._Convolution, "_run", recording)
+    runtime = device.default()
+    monkeypatch.setattr(runtime, "extension", Recording(runtime.extension, names))
     monkeypatch.setattr(kernels.precisions, "convolution", "high")
     return names
 

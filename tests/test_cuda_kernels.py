@@ -224,6 +224,8 @@ def further(dtype: type) -> list[tuple[Any, ...]]:
         *recurrent(dtype)[2:],
         ("random_integers", (77,), -3, 9, 5, 6),
         ("philox_words", 77, 5, 6),
+        ("total_norm", [x, y, numbers((3, 3000), dtype, 2)], 3.0),
+        ("scale_arrays", [x.copy(), numbers((3, 3000), dtype, 2)], 0.5),
         *divided(dtype),
     ]
 
@@ -297,6 +299,24 @@ def test_masks_are_the_cpus(cuda, dtype, p):
         np.testing.assert_array_equal(
             cuda.dropout_forward(np.ones(n, dtype), p, 1.0, 11, 2).astype(float), kept
         )
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_lists_of_arrays_in_sixteen_bits(cuda, dtype):
+    """Norms are float32; the factor may lie on the device."""
+    arrays = [numbers(s, dtype, i, 30) for i, s in enumerate([(3, 5), (4100,), (1,)])]
+    norm = cuda.total_norm(arrays, 2.0)
+    assert norm.dtype == np.float32
+    assert norm == pytest.approx(reference.total_norm(wide(arrays), 2.0), rel=1e-6)
+    for change, changed in (
+        (lambda: cuda.scale_arrays(arrays, np.asarray(0.3, np.float32)), lambda a: a * np.float32(0.3)),
+        (lambda: cuda.clamp_arrays(arrays, 2.0), lambda a: np.clip(a, -2, 2)),
+        (lambda: cuda.zero_arrays(arrays), np.zeros_like),
+    ):
+        want = [changed(a.astype(np.float32)).astype(dtype) for a in arrays]
+        change()
+        for a, w in zip(arrays, want, strict=True):
+            np.testing.assert_array_equal(a, w)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -174,6 +174,7 @@ def test_products_in_tf32_only_where_they_are_allowed() -> None:
     "test",
     [
         test_cuda.test_a_replay_draws_what_the_operations_would_draw,
+        test_cuda.test_dropout_in_attention_is_the_same_forward_and_backward_of_a_replay,
         test_cuda.test_generators_of_a_graph_are_their_own,
         test_cuda.test_a_checkpoint_in_a_graph_drops_the_same_again,
     ],

@@ -8,8 +8,7 @@
 //   attention_exact.cu     everything else in the type's own arithmetic, any size; the gradient of masks
 #pragma once
 
-#include "common/philox.h"
-#include "cuda/types.h"
+#include "cuda/random.h"
 
 namespace fastdl::cuda {
 
@@ -30,7 +29,7 @@ struct Attention {
   int64_t batch, heads, groups, queries, keys, size, value_size;
   bool causal;  // query i sees keys 0 .. i
   double scale, p;
-  uint64_t seed, offset;
+  Key key;      // of dropout
   bool tf32;    // may float32 be computed by tensor cores?
   bool hopper;  // may the kernels for compute capability 9.0 be used?
 

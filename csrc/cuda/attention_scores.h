@@ -20,8 +20,8 @@ struct Scores {
   int64_t mask_batch, mask_head, mask_row, mask_col;
   int heads, queries, keys;
   bool causal;
-  C factor;  // scale * log2(e)
-  Philox philox;
+  C factor;            // scale * log2(e)
+  Key key;             // its words are read where they are needed: no registers are taken
   uint32_t threshold;  // words below it are dropped; 0: no dropout
   C kept;              // what kept weights are multiplied by
 
@@ -37,7 +37,7 @@ struct Scores {
         keys(int(a.keys)),
         causal(a.causal),
         factor(C(a.scale * kLog2E)),
-        philox{a.seed, a.offset},
+        key(a.key),
         threshold(a.p < 1 ? uint32_t(a.p * 0x1p31 + 0.5) : 0x80000000u),
         kept(a.p < 1 ? C(1 / (1 - a.p)) : C(0)) {}
 
@@ -61,7 +61,7 @@ struct Scores {
 
   // The words of queries 4 * quad .. 4 * quad + 3 and key j. `head`: b * heads + h.
   __device__ __forceinline__ void words(int64_t head, int j, int quad, uint32_t (&four)[4]) const {
-    philox(uint64_t((head * keys + j) * ((queries + 3) / 4) + quad), four);
+    key.philox()(uint64_t((head * keys + j) * ((queries + 3) / 4) + quad), four);
   }
   __device__ __forceinline__ bool keeps(uint32_t word) const { return (word >> 1) >= threshold; }
 };

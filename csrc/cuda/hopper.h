@@ -28,6 +28,9 @@ enum class Swizzle { none, bytes128 };
 
 }  // namespace fastdl
 
+#ifdef FASTDL_COMPILED_ONCE
+#error "this file needs code for 9.0 of its own: name it *hopper*.cu or rnn_*.cu (CMakeLists.txt)"
+#endif
 #ifdef FASTDL_EMULATED
 #include "cuda/emulation/hopper.h"
 #else

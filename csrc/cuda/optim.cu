@@ -4,7 +4,7 @@
 // count: computed where the counts are, by the host, or (a step recorded in a graph) by a kernel before.
 #include "cuda/optim.h"
 
-#include "cuda/numeric.h"
+#include "cuda/rows.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -133,7 +133,7 @@ struct Update<Rule::radam> {  // a: 1 - beta1, b: beta2; factors: lr / (1 - beta
 };
 
 template <>
-struct Update<Rule::scale> {  // p = a p
+struct Update<Rule::scale> {  // p = a p, within -b .. b; first: 0
   static constexpr int kStates = 0;
 };
 
@@ -236,14 +236,19 @@ class HostFactors {
   double at_ = 0, factors_[kFactors] = {};
 };
 
+// The first array whose blocks end behind this one: the same for all threads.
+__device__ __forceinline__ int array_of_block(const uint32_t* end, int count) {
+  int t = 0;
+  for (int width = 32; width > 0; width /= 2)
+    if (t + width <= count && end[t + width - 1] <= blockIdx.x) t += width;
+  return t;
+}
+
 template <class T, Rule kRule>
 __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<Compute<T>> numbers) {
   using C = Compute<T>;
   constexpr int N = sizeof(T) == 8 ? 2 : 4, S = Update<kRule>::kStates;
-  // The first parameter whose blocks end behind this one: the same for all threads.
-  int t = 0;
-  for (int width = 32; width > 0; width /= 2)
-    if (t + width <= table.count && table.end[t + width - 1] <= blockIdx.x) t += width;
+  const int t = array_of_block(table.end, table.count);
   const uint32_t before = t > 0 ? table.end[t - 1] : 0;
   const int64_t size = table.size[t], start = int64_t(blockIdx.x - before) * kChunk;
   const int64_t stop = start + kChunk < size ? start + kChunk : size;
@@ -253,8 +258,10 @@ __global__ void __launch_bounds__(kThreads) step_kernel(Table<T> table, Numbers<
   for (int64_t first = start + threadIdx.x * N; first < stop; first += kThreads * N) {
     auto p = load_run<N>(param, first, size, packed);
     if constexpr (kRule == Rule::scale) {
+      const C factor = table.computed != nullptr ? numbers.a * *table.computed : numbers.a;
       FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) p.v[k] *= numbers.a;
+      for (int k = 0; k < N; ++k)
+        p.v[k] = numbers.first ? C(0) : smaller(larger(p.v[k] * factor, -numbers.b), numbers.b);
     } else {
       const auto g = load_run<N>(table.grad[t], first, size, packed);
       Values<C, N> s[S];
@@ -308,7 +315,7 @@ void step(const std::vector<Parameter>& parameters, const std::vector<const void
   const Counting counting{kRule, s.lr, s.a, s.beta1, s.b, s.momentum_decay};
   Counts counts{{}, {}, 0, counting};
   HostFactors host(counting);
-  auto* factors = static_cast<C(*)[kFactors]>(scratch);
+  auto* factors = kRule == Rule::scale ? nullptr : static_cast<C(*)[kFactors]>(scratch);
   uint32_t blocks = 0;
   const auto flush = [&] {
     if (table.count > 0) {
@@ -318,6 +325,7 @@ void step(const std::vector<Parameter>& parameters, const std::vector<const void
         table.computed = *factors;
         factors += table.count;
       }
+      if (kRule == Rule::scale) table.computed = static_cast<const C*>(scratch);
       launch("optimizer_step", step_kernel<T, kRule>, dim3(blocks), dim3(kThreads), 0, stream, table,
              numbers);
     }
@@ -348,7 +356,107 @@ void step(const std::vector<Parameter>& parameters, const std::vector<const void
   flush();
 }
 
+// ---- the norm of many arrays
+
+struct Norm {
+  double p;
+
+  __device__ __forceinline__ double nothing() const {
+    return std::isinf(p) && p < 0 ? infinity<double>() : 0.0;
+  }
+  // An element's share: doubles, whose squares do not overflow.
+  __device__ __forceinline__ double share(double x) const {
+    x = std::fabs(x);
+    if (p == 2) return x * x;
+    if (p == 0) return x != 0 ? 1 : 0;
+    return p == 1 || std::isinf(p) ? x : std::pow(x, p);
+  }
+  __device__ __forceinline__ double operator()(double a, double b) const {
+    if (!std::isinf(p)) return a + b;
+    return p > 0 ? larger(a, b) : smaller(a, b);
+  }
+  __device__ __forceinline__ double root(double sum) const {
+    if (p == 2) return std::sqrt(sum);
+    return p == 0 || p == 1 || std::isinf(p) ? sum : std::pow(sum, 1 / p);
+  }
+};
+
+template <class T>
+struct NormTable {
+  const T* array[kTensors];
+  uint32_t end[kTensors];  // blocks of this array and those before it
+  int64_t size[kTensors];
+  int count;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) norm_kernel(double* partials, NormTable<T> table, Norm norm) {
+  constexpr int N = sizeof(T) == 8 ? 2 : 4;
+  const int t = array_of_block(table.end, table.count);
+  const int64_t size = table.size[t], start = int64_t(blockIdx.x - (t > 0 ? table.end[t - 1] : 0)) * kChunk,
+                stop = start + kChunk < size ? start + kChunk : size;
+  const T* const array = table.array[t];
+  const bool packed = reinterpret_cast<uintptr_t>(array) % 16 == 0;
+  double sum = norm.nothing();
+  for (int64_t first = start + threadIdx.x * N; first < stop; first += kThreads * N) {
+    const auto v = load_run<N>(array, first, size, packed);
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (first + k < size) sum = norm(sum, norm.share(double(v.v[k])));
+  }
+  sum = block_reduce(sum, norm.nothing(), norm);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(1024)
+    finish_norm_kernel(void* to, bool wide, const double* partials, int64_t count, Norm norm) {
+  double sum = norm.nothing();
+  for (int64_t i = threadIdx.x; i < count; i += 1024) sum = norm(sum, partials[i]);
+  sum = norm.root(block_reduce(sum, norm.nothing(), norm));
+  if (threadIdx.x != 0) return;
+  if (wide)
+    *static_cast<double*>(to) = sum;
+  else
+    *static_cast<float*>(to) = float(sum);
+}
+
 }  // namespace
+
+int64_t norm_parts_count(const std::vector<Extent1d>& arrays) {
+  int64_t blocks = 0;
+  for (const Extent1d& a : arrays) blocks += ceil_div(a.size, kChunk);
+  return blocks;
+}
+
+void norm_parts(Dtype dtype, double* partials, const std::vector<Extent1d>& arrays, double p, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    NormTable<T> table{};
+    uint32_t blocks = 0;
+    const auto flush = [&] {
+      if (table.count > 0)
+        launch("total_norm", norm_kernel<T>, dim3(blocks), dim3(kThreads), 0, stream, partials, table,
+               Norm{p});
+      partials += blocks;
+      table.count = 0;
+      blocks = 0;
+    };
+    for (const Extent1d& a : arrays) {
+      if (a.size == 0) continue;
+      const int64_t wanted = ceil_div(a.size, kChunk);
+      if (table.count == kTensors || blocks + wanted >= int64_t(1) << 31) flush();
+      const int i = table.count++;
+      table.array[i] = static_cast<const T*>(a.data);
+      table.size[i] = a.size;
+      table.end[i] = blocks += uint32_t(wanted);
+    }
+    flush();
+  });
+}
+
+void finish_norm(void* norm, bool wide, const double* partials, int64_t count, double p, Stream stream) {
+  launch("total_norm", finish_norm_kernel, dim3(1), dim3(1024), 0, stream, norm, wide, partials, count,
+         Norm{p});
+}
 
 void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
                     const std::vector<const void*>& grads, const Settings& settings, void* scratch,

@@ -31,9 +31,21 @@ struct Settings {
 };
 
 // grads: one for each parameter. scratch: kFactors numbers (float, for float64 double) for each parameter if
-// steps are counted on the device; null if the host counts.
+// steps are counted on the device; null if the host counts. scale: p = a p, with scratch also times the
+// number there, within -b .. b; 0 if first.
 void optimizer_step(Rule rule, Dtype dtype, const std::vector<Parameter>& parameters,
                     const std::vector<const void*>& grads, const Settings& settings, void* scratch,
                     Stream stream);
+
+// The p-norm of many arrays as if they were one; p may be 0 (how many are not 0), inf or -inf. Each call of
+// norm_parts leaves numbers in `partials`, how many norm_parts_count says; finish_norm makes the norm of all
+// of them, float or double.
+struct Extent1d {
+  const void* data;
+  int64_t size;
+};
+int64_t norm_parts_count(const std::vector<Extent1d>& arrays);
+void norm_parts(Dtype dtype, double* partials, const std::vector<Extent1d>& arrays, double p, Stream stream);
+void finish_norm(void* norm, bool wide, const double* partials, int64_t count, double p, Stream stream);
 
 }  // namespace fastdl::cuda

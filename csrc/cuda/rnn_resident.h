@@ -21,6 +21,9 @@
 // length.
 #pragma once
 
+#ifdef FASTDL_COMPILED_ONCE
+#error "clusters need code for 9.0 of its own: see CMakeLists.txt"
+#endif
 #include <algorithm>
 #include <optional>
 

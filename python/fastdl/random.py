@@ -89,8 +89,8 @@ class Generator:
             if recordable:
                 return self.record()
             raise RuntimeError(
-                "this random operation (dropout in attention? numbers drawn on the CPU?) inside a CUDA graph would "
-                "draw the same numbers in every replay; keep it outside of the capture, or call eval() on the model"
+                "this random operation (numbers drawn on the CPU?) inside a CUDA graph would draw the same numbers in "
+                "every replay; keep it outside of the capture, or call eval() on the model"
             )
         with self._lock:
             offset = self._offset

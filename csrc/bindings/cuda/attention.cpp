@@ -1,6 +1,6 @@
 #include "cuda/attention.h"
 
-#include "bindings/cuda/arguments.h"
+#include "bindings/cuda/key.h"
 
 namespace fastdl::binding {
 namespace {
@@ -33,9 +33,20 @@ void register_attention(py::module_& m) {
   py::class_<Attention>(m, "Attention")
       .def(py::init([](int64_t batch, int64_t heads, int64_t groups, int64_t queries, int64_t keys,
                        int64_t size, int64_t value_size, bool causal, double scale, double p, uint64_t seed,
-                       uint64_t offset, bool tf32, bool hopper) {
-        return Attention{batch,  heads, groups, queries, keys,   size, value_size,
-                         causal, scale, p,      seed,    offset, tf32, hopper};
+                       uint64_t offset, uintptr_t state, bool tf32, bool hopper) {
+        return Attention{batch,
+                         heads,
+                         groups,
+                         queries,
+                         keys,
+                         size,
+                         value_size,
+                         causal,
+                         scale,
+                         p,
+                         key_of(seed, offset, state),
+                         tf32,
+                         hopper};
       }));
   m.def("attention_parts", [](int dtype, const Attention& a) {
     const int parts = cuda::attention_parts(Dtype(dtype), a);

@@ -14,6 +14,15 @@ struct Parameters {
   std::vector<cuda::Parameter> list;
 };
 
+std::vector<cuda::Extent1d> extents(const py::list& addresses, const std::vector<int64_t>& sizes) {
+  if (addresses.size() != sizes.size()) throw py::value_error("a size for each array");
+  std::vector<cuda::Extent1d> result;
+  result.reserve(sizes.size());
+  for (size_t i = 0; i < sizes.size(); ++i)
+    result.push_back({pointer(addresses[i].cast<uintptr_t>()), sizes[i]});
+  return result;
+}
+
 }  // namespace
 
 void register_optim(py::module_& m) {
@@ -46,6 +55,19 @@ void register_optim(py::module_& m) {
               named<cuda::Rule>(kRule, rule), parameters.dtype, parameters.list, addresses,
               {lr, weight_decay, maximize, decoupled, nesterov, first, a, b, eps, beta1, momentum_decay},
               pointer(scratch), stream_of(stream));
+        });
+  m.def("norm_parts_count", [](const py::list& addresses, const std::vector<int64_t>& sizes) {
+    return cuda::norm_parts_count(extents(addresses, sizes));
+  });
+  m.def("norm_parts", [](int dtype, uintptr_t partials, const py::list& addresses,
+                         const std::vector<int64_t>& sizes, double p, uintptr_t stream) {
+    cuda::norm_parts(Dtype(dtype), static_cast<double*>(pointer(partials)), extents(addresses, sizes), p,
+                     stream_of(stream));
+  });
+  m.def("finish_norm",
+        [](uintptr_t norm, bool wide, uintptr_t partials, int64_t count, double p, uintptr_t stream) {
+          cuda::finish_norm(pointer(norm), wide, static_cast<const double*>(pointer(partials)), count, p,
+                            stream_of(stream));
         });
 }
 

@@ -2,7 +2,7 @@
 // (tests/test_cuda_emulator.py). Each runs in one block of 64 threads unless it says otherwise; x and y have
 // 64 elements.
 #include "bindings/cuda/arguments.h"
-#include "cuda/numeric.h"
+#include "cuda/rows.h"
 
 namespace fastdl {
 namespace {
@@ -65,6 +65,44 @@ __global__ void copied_or_zeros(float* y, const float* x) {
   if (kWaits) cp_async_wait<0>();
   sync_threads();
   y[threadIdx.x] = tile[threadIdx.x];
+}
+// Eight rows of eight threads sum what they see of eight keys (x >= 0), as attention with a mask does: tiles
+// of four keys go through shared memory, loaded together, and one that no row sees is left out. Whether that
+// is so all rows must say; a warp for itself, with four of them, or the first row for all others are the
+// mistakes.
+enum class Skip { by_all, by_warp, by_first };
+template <Skip kSkip>
+__global__ void masked_sums(float* y, const float* x) {
+  FASTDL_SHARED(float, tile, 32);
+  FASTDL_SHARED(int, seen, 1);
+  const int row = int(threadIdx.x) / 8, key = int(threadIdx.x) % 8;
+  float sum = 0;
+  for (int first = 0; first < 8; first += 4) {
+    const bool visible = key < 4 && x[8 * row + first + key] >= 0;
+    if (kSkip == Skip::by_all) {
+      if (threadIdx.x == 0) seen[0] = 0;
+      sync_threads();
+      if (visible) atomic_max(seen.data(), 1);
+      sync_threads();
+      const bool some = seen[0] != 0;
+      sync_threads();  // all have read it
+      if (!some) continue;
+    } else if (kSkip == Skip::by_warp) {
+      if (cuda::warp_reduce(visible ? 1.0f : 0.0f, cuda::Larger{}) == 0) continue;
+    } else {
+      bool some = false;
+      for (int k = 0; k < 4; ++k) some = some || x[first + k] >= 0;
+      if (!some) continue;
+    }
+    if (key < 4) {  // for a row of the other warp
+      const float value = x[8 * (row ^ 4) + first + key];
+      tile[4 * (row ^ 4) + key] = value >= 0 ? value : 0;
+    }
+    sync_threads();
+    for (int k = 0; k < 4; ++k) sum += tile[4 * row + k];
+    sync_threads();
+  }
+  y[threadIdx.x] = sum;
 }
 // The largest x, as an integer, whoever comes first.
 __global__ void largest(float* y, const float* x) {
@@ -186,6 +224,9 @@ constexpr Planted kPlanted[] = {
     {"copied_without_wait", copied_async<false>, 1},
     {"copied_or_zeros", copied_or_zeros<true>, 1},
     {"copied_or_zeros_without_wait", copied_or_zeros<false>, 1},
+    {"masked_sums", masked_sums<Skip::by_all>, 1},
+    {"masked_sums_by_warp", masked_sums<Skip::by_warp>, 1},
+    {"masked_sums_by_first", masked_sums<Skip::by_first>, 1},
     {"largest", largest, 1},
     {"static_and_dynamic", static_and_dynamic, 1},
     {"divergent_barrier", divergent_barrier, 1},
@@ -221,6 +262,8 @@ void register_emulation(py::module_& m) {
                          seed);
   });
   m.def("cooperative_launches", emulation::cooperative_launches);
+  m.def("launches", emulation::launches);
+  m.def("skip_kernels", emulation::skip_kernels);
   m.def("run_planted", [](const std::string& name, uintptr_t y, uintptr_t x, unsigned threads) {
     for (const Planted& p : kPlanted)
       if (p.name == name) {

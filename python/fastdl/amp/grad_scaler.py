@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
-
-from fastdl.devices import missing
+from fastdl.devices import device_of, missing
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -86,7 +85,7 @@ class GradScaler:
 
     def _unscaled(self, optimizer: Any) -> bool:
         """Unscale, and say whether there was an infinity or NaN; a GPU is waited for only once."""
-        finite = []
+        by_place: dict[Any, list[Any]] = {}
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if p._grad is None:
@@ -97,15 +96,14 @@ class GradScaler:
                         f"unscale_: Attempting to unscale FP16 gradients. Gradients of {array.dtype} parameters "
                         "overflow when they are scaled; keep parameters in float32 and use autocast"
                     )
-                finite.append(np.isfinite(array).all())
-                select(array).mul_forward(array, 1.0 / self._scale, array)
+                by_place.setdefault(device_of(array), []).append(array)
                 p._grad._bump_version()
-        if not finite:
-            return False
-        together = finite[0]
-        for other in finite[1:]:
-            together = together & other
-        return not bool(together)
+        norms = []
+        for arrays in by_place.values():
+            kernels = select(arrays[0])
+            norms.append(kernels.total_norm(arrays, math.inf))  # NaN wins over infinity
+            kernels.scale_arrays(arrays, 1.0 / self._scale)
+        return not all([math.isfinite(norm) for norm in norms])
 
     def step(self, optimizer: Any, *args: Any, **options: Any) -> Any:
         """``optimizer.step()`` on unscaled gradients, or nothing if one of them is infinite or NaN."""

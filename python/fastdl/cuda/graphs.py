@@ -35,7 +35,7 @@ class CUDAGraph:
 
     What is recorded must not wait for the GPU (``.item()``, ``.cpu()``, printing, ``x[mask]``, indices checked on the
     CPU). Dropout and other random operations on the GPU draw new numbers in every replay: those that they would draw if
-    they ran then, so ``manual_seed`` before a replay repeats them. Dropout inside attention cannot be recorded.
+    they ran then, so ``manual_seed`` before a replay repeats them.
     """
 
     def __init__(self, keep_graph: bool = False) -> None:

@@ -147,6 +147,16 @@ def on_device(array: Any) -> bool:
     return array.__class__ is _device_class
 
 
+def fill_with_zeros(arrays: list[Any]) -> None:
+    """Make every element of all these floating-point arrays 0: on a GPU in few launches for all of them."""
+    there = [a for a in arrays if on_device(a)]
+    if there:
+        _device_backend.zero_arrays(there)
+    for a in arrays:
+        if not on_device(a):
+            a.fill(0)
+
+
 def is_writable(array: Any) -> bool:
     """May the array's memory be written to? CuPy does not mark expanded views; their strides give them away."""
     if on_device(array):

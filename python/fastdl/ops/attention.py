@@ -16,7 +16,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import eye
 from fastdl.ops.shape import repeat_interleave
 from fastdl.ops.softmax import softmax
@@ -39,7 +39,7 @@ class Attention(Op):
             if mask.ndim < 4:
                 mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
         forward = select(query).attention_forward  # before drawing: where there is none, the CPU will draw
-        seed, offset = default_generator.draw() if p > 0 else (0, 0)
+        seed, offset = default_generator.draw(on_device(query)) if p > 0 else (0, 0)
         self.options = is_causal, scale, p, seed, offset
         y, lse = forward(query, key, value, mask, *self.options)
         if True in self.needs:

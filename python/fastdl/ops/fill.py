@@ -10,6 +10,7 @@ from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
+from fastdl.devices import device_of
 from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
 from fastdl.ops.arrays import fill, filler, sum_to, zeros
@@ -46,6 +47,9 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite this tensor with ``src``, broadcast and converted to its dtype; see ``torch.Tensor.copy_``."""
     check_writable("copy_", self)
     array = as_array("copy_", src)
+    if device_of(array) is not device_of(self._data):  # as inputs of a recorded graph are filled
+        src = (src if isinstance(src, Tensor) else Tensor._wrap(array)).to(self.device)
+        array = src._data
     try:
         if np.broadcast_shapes(array.shape, self.shape) != self.shape:
             raise ValueError

@@ -15,7 +15,7 @@ from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
-from fastdl.kernels import select
+from fastdl.kernels import capture, select
 from fastdl.ops.common import check_tensors
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
@@ -207,7 +207,7 @@ def normal(
         )
         return finish("normal", array, where, requires_grad)
     tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
-    if isinstance(std, Tensor) and std.numel() and bool((std < 0).any()):
+    if isinstance(std, Tensor) and std.numel() and not capture.active and bool((std < 0).any()):
         raise RuntimeError("normal: std must not be negative")
     shape = np.broadcast_shapes(*[t.shape for t in tensors])
     where = tensors[0].device
@@ -229,9 +229,11 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
         raise RuntimeError(f"bernoulli: probabilities must be floating-point, got {x.dtype}")
     if x.dtype.itemsize == 2:
         x = x.astype(float32)
-    if x.size and not (x.min() >= 0 and x.max() <= 1):
+    if x.size and not capture.active and not (x.min() >= 0 and x.max() <= 1):
         raise RuntimeError("bernoulli: probabilities must lie in [0, 1]")
-    return Tensor._wrap(select(x).random_bernoulli(x, *_draw(generator)).astype(input.dtype, copy=False))
+    return Tensor._wrap(
+        select(x).random_bernoulli(x, *_draw(generator, device_of(x))).astype(input.dtype, copy=False)
+    )
 
 
 def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32
-from fastdl.kernels import Remembered, capture, on_device, select
+from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
 from fastdl.ops.arrays import zeros
 from fastdl.tensor import Tensor, pooled_copy
@@ -262,13 +262,15 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or fill them with zeros if ``set_to_none`` is False."""
+        kept = []
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
                     p._grad = None
                 elif p._grad is not None:
                     p.grad = p.grad.detach()
-                    p.grad._data.fill(0)
+                    kept.append(p.grad._data)
+        fill_with_zeros(kept)
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before each step; it may return replaced ``(args, kwargs)``."""

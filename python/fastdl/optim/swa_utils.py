@@ -12,6 +12,7 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import FLOATING
+from fastdl.kernels import on_device, select
 from fastdl.nn.modules.module import Module
 from fastdl.optim.lr_scheduler.base import LRScheduler, _per_group
 from fastdl.optim.optimizer import Optimizer
@@ -87,12 +88,24 @@ def _check_decay(decay: float) -> None:
 
 def _move_towards(averages: list[Tensor], currents: list[Tensor], weight: float) -> None:
     """average += weight * (current - average), in place."""
+    together: dict[Any, tuple[list[Any], list[Any]]] = {}  # arrays on a GPU: some launches for all of them
     for average, current in zip(averages, currents, strict=True):
-        if average._data.dtype.kind in FLOATING:
+        if (
+            on_device(average._data)
+            and average._data.dtype == current._data.dtype
+            and average.is_floating_point()
+        ):
+            lists = together.setdefault(average.device, ([], []))
+            lists[0].append(average._data)
+            lists[1].append(to_device(current._data, average.device))
+        elif average._data.dtype.kind in FLOATING:
             average._data += average._data.dtype.type(weight) * (current._data - average._data)
         else:
             average._data[...] = to_device(current._data, average.device)
         average._bump_version()
+    for moved, towards in together.values():  # a step of gradient descent on (average - current)^2 / 2
+        options = weight, 0.0, 0.0, 1.0, False, True, False
+        select(moved[0]).sgd_step(moved, towards, None, *options)
 
 
 def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverage:

@@ -18,6 +18,7 @@ from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import convert
 from fastdl.kernels.cuda.hopper import choose, family, half_types, hopper_trusted
+from fastdl.kernels.cuda.random import random_key
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["attention_backward", "attention_forward"]
@@ -133,8 +134,7 @@ class _Problem:
             is_causal,
             scale,
             p,
-            seed,
-            offset,
+            *random_key(self.runtime, seed, offset),
             tf32,
             hopper,
         )

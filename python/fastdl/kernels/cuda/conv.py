@@ -17,6 +17,7 @@ convolution, its gradient of x (which is also the transposed convolution) and th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -36,28 +37,41 @@ __all__ = ["conv_backward", "conv_forward", "conv_transpose_backward", "conv_tra
 
 Ints = Sequence[int]
 Gradients = tuple[Array | None, Array | None, Array | None]
+Shared = dict[int, Array]  # arrays with the channels last, by the id of what they were made of
 
 _PARTS = {"forward": 0, "grad_x": 1, "grad_weight": 2}
+_BYTES = np.dtype(np.uint8)
 _CLASSES = 64  # interleaved images of a gradient of x; kernels that do not overlap are better as columns
 
 
 class _Convolution:
-    """One call's problem and the arrays that its passes share."""
+    """A problem and what follows from it: which algorithm computes a part, and sizes. Layers repeat their problems, so
+    these are kept (:func:`_convolution`), without arrays: copies that the passes of a call share are in its ``shared``.
+    """
 
-    def __init__(self, op: str, problem: Any, *arrays: Array) -> None:
-        self.op, self.problem = op, problem
-        self.runtime = device.of(arrays[0])
-        self.number = device.code(op, *arrays)
-        self.dtype = arrays[0].dtype
-        # Tensor cores round float32 to TF32, once, when the operands are prepared.
-        self.tf32 = self.dtype == np.float32 and kernels.precisions.convolution != "highest"
+    def __init__(
+        self, runtime: Any, op: str, number: int, dtype: Any, tf32: bool, forced: str, problem: Any
+    ) -> None:
+        self.runtime, self.op, self.number, self.dtype = runtime, op, number, dtype
+        self.tf32, self.forced, self.problem = tf32, forced, problem
         self.groups: int = problem.groups
         self.taps = prod(problem.kernel)
-        self.size_in, self.size_out = prod(problem.inputs), prod(problem.outputs)
-        self.group_in: int = problem.in_channels // problem.groups
-        self.group_out: int = problem.out_channels // problem.groups
-        self.planes: bool = self.runtime.extension.conv_planes_exist(self.number, problem)
-        self._last: dict[int, Array] = {}
+        self.inputs, self.outputs = tuple(problem.inputs), tuple(problem.outputs)
+        self.size_in, self.size_out = prod(self.inputs), prod(self.outputs)
+        self.batch: int = problem.batch
+        self.in_channels: int = problem.in_channels
+        self.out_channels: int = problem.out_channels
+        self.group_in, self.group_out = self.in_channels // self.groups, self.out_channels // self.groups
+        self.planes: bool = runtime.extension.conv_planes_exist(number, problem)
+        self._known: dict[Any, Any] = {}
+
+    def _once(self, find: Any, *arguments: Any) -> Any:
+        """``find(*arguments)``, which depends on the problem alone."""
+        key = find, arguments
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = find(*arguments)
+        return found
 
     # ---- the choice
 
@@ -91,19 +105,20 @@ class _Convolution:
     @property
     def launches(self) -> int:
         """Of products for all groups and images: one takes either of them."""
-        batch: int = self.problem.batch
-        return min(self.groups, batch)
+        return min(self.groups, self.batch)
 
     def choose(self, part: str) -> str:
         """The algorithm of ``part``: forward, grad_x or grad_weight."""
-        forced: str = kernels.cpu.conv_algorithm()
-        if forced != "auto":
-            reason = self.refusal(forced)
+        return self._once(self._choose, part)  # type: ignore[no-any-return]
+
+    def _choose(self, part: str) -> str:
+        if self.forced != "auto":
+            reason = self.refusal(self.forced)
             if reason:
                 raise ArgumentError(
-                    f"{self.op}: the forced algorithm '{forced}' cannot do this on CUDA: {reason}"
+                    f"{self.op}: the forced algorithm '{self.forced}' cannot do this on CUDA: {reason}"
                 )
-            return forced
+            return self.forced
         if self.groups > 1 and self.group_in == 1:
             return "depthwise"
         if self.planes and self.runtime.extension.conv_planes_suit(self.number, self.problem, _PARTS[part]):
@@ -117,8 +132,10 @@ class _Convolution:
 
     # ---- shapes and layouts
 
-    def image(self, channels: int, extent: Ints, rank: int) -> tuple[int, ...]:
-        return (self.problem.batch, channels, *extent[3 - rank :])
+    def image(self, of_x: bool, rank: int) -> tuple[int, ...]:
+        """The shape of the problem's x, or y."""
+        channels, extent = (self.in_channels, self.inputs) if of_x else (self.out_channels, self.outputs)
+        return (self.batch, channels, *extent[3 - rank :])
 
     def empty(self, shape: Any) -> Array:
         return self.runtime.empty(shape, self.dtype)
@@ -127,21 +144,20 @@ class _Convolution:
         """Partial sums."""
         return self.runtime.empty(size, device.compute_dtype(self.dtype))
 
-    def last(self, x: Array, channels: int, size: int) -> Array:
-        """x with the (padded) channels last; made once."""
-        if id(x) not in self._last:
-            padded = self.runtime.extension.conv_padded(self.number, channels)
-            to = self.empty((self.problem.batch, size, self.groups, padded))
-            self._run("channels_last", self.tf32, to, x, self.problem.batch, channels, self.groups, size)
-            self._last[id(x)] = to
-        return self._last[id(x)]
+    def padded(self, channels: int) -> int:
+        return self._once(self.runtime.extension.conv_padded, self.number, channels)  # type: ignore[no-any-return]
 
-    def _run(self, name: str, *arguments: Any) -> None:
-        pointer = self.runtime.pointer
-        plain = [
-            pointer(a) if a is None or hasattr(a, "dtype") else a for a in arguments
-        ]  # arrays as addresses
-        getattr(self.runtime.extension, name)(self.number, *plain, self.runtime.stream())
+    def last(self, x: Array, channels: int, size: int, shared: Shared) -> Array:
+        """x with the (padded) channels last; made once."""
+        to = shared.get(id(x))
+        if to is None:
+            runtime = self.runtime
+            to = shared[id(x)] = self.empty((self.batch, size, self.groups, self.padded(channels)))
+            runtime.extension.channels_last(
+                *(self.number, self.tf32, runtime.pointer(to), runtime.pointer(x)),
+                *(self.batch, channels, self.groups, size, runtime.stream()),
+            )
+        return to
 
     def columns(self) -> Any:
         """The problem of unfold and fold."""
@@ -149,70 +165,57 @@ class _Convolution:
         axes: list[int] = []
         for axis in zip(p.inputs, p.outputs, p.kernel, p.stride, p.padding, p.dilation, strict=True):
             axes += axis
-        return self.runtime.extension.PoolProblem(p.batch * p.in_channels, axes)
+        return self.runtime.extension.PoolProblem(self.batch * self.in_channels, axes)
 
     # ---- the three passes
 
-    def forward(self, y: Array, x: Array, weight: Array, bias: Array | None) -> Array:
+    def forward(self, y: Array, x: Array, weight: Array, bias: Array | None, shared: Shared) -> Array:
         if y.size == 0:
             return y
         if self.group_in * self.size_in == 0:
             return self._constant(y, bias)
         name = self.choose("forward")
         if name == "depthwise":
-            if self.planes:
-                self._run("conv_planes", y, x, weight, bias, self.problem, False)
-            else:
-                self._run("depthwise_forward", y, x, weight, bias, self.problem)
-            return y
+            return self._planes(y, x, weight, bias, False)
         if name == "direct":
-            return self._gather(y, x, weight, bias, False)
+            return self._gather(y, x, weight, bias, False, shared)
         if name == "pointwise":
             return self._multiply_images(y, x, weight, bias, False)
         patches = self._grouped(self._unfold(x), self.group_in * self.taps)
         return self._biased(self._product(self._weight(weight), patches).reshape(y.shape), bias)
 
-    def grad_x(self, grad_x: Array, grad_y: Array, weight: Array, bias: Array | None = None) -> Array:
+    def grad_x(
+        self, grad_x: Array, grad_y: Array, weight: Array, bias: Array | None, shared: Shared
+    ) -> Array:
         if grad_x.size == 0:
             return grad_x
         if self.group_out * self.size_out == 0:
             return self._constant(grad_x, bias)
         name = self.choose("grad_x")
         if name == "depthwise":
-            if self.planes:
-                self._run("conv_planes", grad_x, grad_y, weight, bias, self.problem, True)
-            else:
-                self._run("depthwise_grad_x", grad_x, grad_y, weight, bias, self.problem)
-            return grad_x
+            return self._planes(grad_x, grad_y, weight, bias, True)
         if name == "direct":
-            return self._gather(grad_x, grad_y, weight, bias, True)
+            return self._gather(grad_x, grad_y, weight, bias, True, shared)
         if name == "pointwise":
             return self._multiply_images(grad_x, grad_y, weight, bias, True)
         product = self._product(self._weight(weight).swapaxes(-1, -2), self._grouped(grad_y, self.group_out))
-        self._run("fold", grad_x, contiguous(product), self.columns())
+        runtime, columns = self.runtime, contiguous(product)
+        pointers = runtime.pointer(grad_x), runtime.pointer(columns)
+        runtime.extension.fold(self.number, *pointers, self._once(self.columns), runtime.stream())
         return self._biased(grad_x, bias)
 
-    def grad_weight(self, grad_weight: Array, grad_y: Array, x: Array) -> Array:
+    def grad_weight(self, grad_weight: Array, grad_y: Array, x: Array, shared: Shared) -> Array:
         if grad_weight.size == 0:
             return grad_weight
-        if self.problem.batch * self.size_out * self.size_in == 0:
+        if self.batch * self.size_out * self.size_in == 0:
             return self.runtime.zeros(grad_weight.shape, self.dtype)
         name = self.choose("grad_weight")
         if name == "depthwise":
-            extension = self.runtime.extension
-            if self.planes:
-                splits, kernel = (
-                    extension.conv_planes_splits(self.number, self.problem),
-                    "conv_planes_grad_weight",
-                )
-            else:
-                splits, kernel = extension.depthwise_splits(self.problem), "depthwise_grad_weight"
-            self._run(kernel, grad_weight, grad_y, x, self.scratch(splits * grad_weight.size), self.problem)
-            return grad_weight
+            return self._planes_weight(grad_weight, grad_y, x)
         if name == "direct":
-            return self._sum_pixels(grad_weight, grad_y, x)
+            return self._sum_pixels(grad_weight, grad_y, x, shared)
         if name == "pointwise" and self.size_out == 1 and self.groups == 1:
-            sizes = self.group_out, self.problem.batch, self.group_in
+            sizes = self.group_out, self.batch, self.group_in
             self._multiply(grad_weight, grad_y, x, sizes, turned=(True, False))
             return grad_weight
         patches = self._grouped(x if name == "pointwise" else self._unfold(x), self.group_in * self.taps)
@@ -220,58 +223,105 @@ class _Convolution:
         return sum_forward(product, (0,)).reshape(grad_weight.shape)
 
     def grad_bias(self, grad_y: Array) -> Array:
-        return sum_forward(grad_y, (0, *range(2, grad_y.ndim)))
-
-    def _gather(self, y: Array, x: Array, weight: Array, bias: Array | None, transposed: bool) -> Array:
-        """The implicit product for y, summed over the channels of x."""
-        extension, problem = self.runtime.extension, self.problem
-        if transposed:
-            rows, channels, size = problem.in_channels, self.group_out, self.size_out
-        else:
-            rows, channels, size = problem.out_channels, self.group_in, self.size_in
-        packed = self.empty((rows, self.taps, extension.conv_padded(self.number, channels)))
-        self._run("conv_pack_weight", self.tf32, packed, weight, problem, transposed)
-        last = self.last(x, channels, size)
-        hopper = extension.conv_gather_fits_hopper(
-            self.number, self.tf32, problem, transposed
-        ) and hopper_trusted("conv", self.runtime)
-        count = extension.conv_gather_hopper_splits if hopper else extension.conv_gather_splits
-        splits = count(self.number, problem, transposed)
-        scratch = self.scratch(splits * y.size) if splits > 1 else None
-        if hopper:
-            self._run("conv_gather_hopper", y, last, packed, bias, scratch, problem, transposed)
-        else:
-            self._run("conv_gather", self.tf32, y, last, packed, bias, scratch, problem, transposed)
+        """The sum over all but the channels, of a dense array."""
+        runtime, shape = self.runtime, grad_y.shape
+        extension, pointer = runtime.extension, runtime.pointer
+        axes = [0, *range(2, len(shape))]
+        problem = extension.Reduce((pointer(grad_y), grad_y.strides), shape, axes, self.number)
+        size = extension.reduce_scratch(problem)
+        scratch = runtime.empty(size, _BYTES) if size else None
+        y = self.empty(shape[1:2])
+        extension.fold(
+            *("sum", self.number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream())
+        )
         return y
 
-    def _sum_pixels(self, grad_weight: Array, grad_y: Array, x: Array) -> Array:
-        """The implicit product for the gradient of the weights."""
-        extension, problem = self.runtime.extension, self.problem
-        hopper = extension.conv_weight_fits_hopper(self.number, problem) and hopper_trusted(
-            "conv_grad_weight", self.runtime
+    # ---- groups of few channels, as they are
+
+    def _planes(self, y: Array, x: Array, weight: Array, bias: Array | None, transposed: bool) -> Array:
+        runtime = self.runtime
+        extension, pointer = runtime.extension, runtime.pointer
+        addresses = pointer(y), pointer(x), pointer(weight), pointer(bias)
+        if self.planes:
+            extension.conv_planes(self.number, *addresses, self.problem, transposed, runtime.stream())
+        else:
+            run = extension.depthwise_grad_x if transposed else extension.depthwise_forward
+            run(self.number, *addresses, self.problem, runtime.stream())
+        return y
+
+    def _planes_weight(self, grad_weight: Array, grad_y: Array, x: Array) -> Array:
+        runtime, problem = self.runtime, self.problem
+        extension, pointer = runtime.extension, runtime.pointer
+        if self.planes:
+            splits = self._once(extension.conv_planes_splits, self.number, problem)
+            run = extension.conv_planes_grad_weight
+        else:
+            splits, run = self._once(extension.depthwise_splits, problem), extension.depthwise_grad_weight
+        scratch = self.scratch(splits * grad_weight.size)
+        addresses = pointer(grad_weight), pointer(grad_y), pointer(x), pointer(scratch)
+        run(self.number, *addresses, problem, runtime.stream())
+        return grad_weight
+
+    # ---- implicit products
+
+    def _gather(
+        self, y: Array, x: Array, weight: Array, bias: Array | None, transposed: bool, shared: Shared
+    ) -> Array:
+        """The product for y, summed over the channels of x."""
+        runtime, number, problem = self.runtime, self.number, self.problem
+        extension, pointer, stream = runtime.extension, runtime.pointer, runtime.stream()
+        if transposed:
+            rows, channels, size = self.in_channels, self.group_out, self.size_out
+        else:
+            rows, channels, size = self.out_channels, self.group_in, self.size_in
+        packed = self.empty((rows, self.taps, self.padded(channels)))
+        extension.conv_pack_weight(
+            number, self.tf32, pointer(packed), pointer(weight), problem, transposed, stream
         )
-        plain = self.runtime.pointer(grad_y), self.runtime.pointer(x)
-        pointwise = extension.conv_pointwise_fits(self.number, problem, *plain)
+        last = self.last(x, channels, size, shared)
+        hopper = self._once(
+            extension.conv_gather_fits_hopper, number, self.tf32, problem, transposed
+        ) and hopper_trusted("conv", runtime)
+        count = extension.conv_gather_hopper_splits if hopper else extension.conv_gather_splits
+        splits = self._once(count, number, problem, transposed)
+        scratch = self.scratch(splits * y.size) if splits > 1 else None
+        addresses = pointer(y), pointer(last), pointer(packed), pointer(bias), pointer(scratch)
+        if hopper:
+            extension.conv_gather_hopper(number, *addresses, problem, transposed, stream)
+        else:
+            extension.conv_gather(number, self.tf32, *addresses, problem, transposed, stream)
+        return y
+
+    def _sum_pixels(self, grad_weight: Array, grad_y: Array, x: Array, shared: Shared) -> Array:
+        """The product for the gradient of the weights."""
+        runtime, number, problem = self.runtime, self.number, self.problem
+        extension, pointer, stream = runtime.extension, runtime.pointer, runtime.stream()
+        hopper = self._once(extension.conv_weight_fits_hopper, number, problem) and hopper_trusted(
+            "conv_grad_weight", runtime
+        )
+        pointwise = self.taps == 1 and extension.conv_pointwise_fits(
+            number, problem, pointer(grad_y), pointer(x)
+        )
         if pointwise and hopper:
             # Arrays as they are save a copy, 4 bytes * (out + in) a pixel; wgmma saves half the time of 2 * out * in
             # operations. By public figures (2.5 TB/s, 600 TFLOP/s) the two are equal here.
             out, into = self.group_out, self.group_in
             pointwise = out * into <= 480 * (out + into)
         if hopper and not pointwise:
-            splits = extension.conv_weight_hopper_splits(problem)
+            splits = self._once(extension.conv_weight_hopper_splits, problem)
         else:
-            splits = extension.conv_weight_splits(self.number, problem)
-        padded = extension.conv_padded(self.number, self.group_in)
-        scratch = self.scratch(splits * problem.out_channels * self.taps * padded)
+            splits = self._once(extension.conv_weight_splits, number, problem)
+        scratch = self.scratch(splits * self.out_channels * self.taps * self.padded(self.group_in))
+        if not pointwise:
+            grad_y = self.last(grad_y, self.group_out, self.size_out, shared)
+            x = self.last(x, self.group_in, self.size_in, shared)
+        addresses = pointer(grad_weight), pointer(grad_y), pointer(x), pointer(scratch)
         if pointwise:
-            self._run("conv_grad_weight_pointwise", self.tf32, grad_weight, grad_y, x, scratch, problem)
-            return grad_weight
-        last_y = self.last(grad_y, self.group_out, self.size_out)
-        last_x = self.last(x, self.group_in, self.size_in)
-        if hopper:
-            self._run("conv_grad_weight_hopper", grad_weight, last_y, last_x, scratch, problem)
+            extension.conv_grad_weight_pointwise(number, self.tf32, *addresses, problem, stream)
+        elif hopper:
+            extension.conv_grad_weight_hopper(number, *addresses, problem, stream)
         else:
-            self._run("conv_grad_weight", self.tf32, grad_weight, last_y, last_x, scratch, problem)
+            extension.conv_grad_weight(number, self.tf32, *addresses, problem, stream)
         return grad_weight
 
     # ---- plain products
@@ -284,7 +334,7 @@ class _Convolution:
     ) -> Array:
         """y of a 1x1 convolution, or its gradient of x: y[n] = weight x[n] of each group. On top of the bias, which is
         written first, so that there is one rounding."""
-        batch, groups, size = self.problem.batch, self.groups, self.size_out
+        batch, groups, size = self.batch, self.groups, self.size_out
         rows, inner = (self.group_in, self.group_out) if transposed else (self.group_out, self.group_in)
         if bias is not None:
             runtime, item = self.runtime, self.dtype.itemsize
@@ -330,8 +380,10 @@ class _Convolution:
         return x.reshape(x.shape[0], self.groups, rows, self.size_out)
 
     def _unfold(self, x: Array) -> Array:
-        columns = self.empty((self.problem.batch, self.problem.in_channels * self.taps, self.size_out))
-        self._run("unfold", columns, x, self.columns())
+        runtime = self.runtime
+        columns = self.empty((self.batch, self.in_channels * self.taps, self.size_out))
+        pointers = runtime.pointer(columns), runtime.pointer(x)
+        runtime.extension.unfold(self.number, *pointers, self._once(self.columns), runtime.stream())
         return columns
 
     def _biased(self, y: Array, bias: Array | None) -> Array:
@@ -339,6 +391,35 @@ class _Convolution:
 
     def _constant(self, y: Array, bias: Array | None) -> Array:
         return self._biased(self.runtime.zeros(y.shape, self.dtype), bias)
+
+
+@lru_cache(maxsize=1024)
+def _convolution(
+    runtime: Any,
+    device_number: int,
+    number: int,
+    dtype: Any,
+    tf32: bool,
+    forced: str,
+    describe: str,
+    *problem: Any,
+) -> _Convolution:
+    """What the extension's function ``describe`` describes, on a device: their multiprocessors differ."""
+    op = problem[0]
+    described = getattr(runtime.extension, describe)(*problem)
+    return _Convolution(runtime, op, number, dtype, tf32, forced, described)
+
+
+def _find(op: str, describe: str, x: Array, weight: Array, *options: Any) -> _Convolution:
+    number, dtype = device.code(op, x), x.dtype
+    if weight.dtype != dtype:
+        raise DtypeError(f"{op}: weight must be {dtype}, got {weight.dtype}")
+    runtime = device.of(x)
+    tf32 = number == 0 and kernels.precisions.convolution != "highest"
+    return _convolution(
+        *(runtime, runtime.device(), number, dtype, tf32, kernels.cpu.conv_algorithm(), describe),
+        *(op, x.shape, weight.shape, *[tuple(o) if isinstance(o, list) else o for o in options]),
+    )
 
 
 def _trials(runtime: Any) -> list[tuple[_Convolution, Array, Array, Array]]:
@@ -358,8 +439,8 @@ def _trials(runtime: Any) -> list[tuple[_Convolution, Array, Array, Array]]:
             x, weight, grad_y = (
                 runtime.from_host(rng.standard_normal(s, np.float32).astype(dtype)) for s in (*shapes, y)
             )
-            c = _Convolution("conv", problem, x, weight)
-            c.tf32 = dtype == np.float32
+            number = device.code("conv", x)
+            c = _Convolution(runtime, "conv", number, dtype, number == 0, "auto", problem)
             trials.append((c, x, weight, grad_y))
     return trials
 
@@ -368,15 +449,15 @@ def _trials(runtime: Any) -> list[tuple[_Convolution, Array, Array, Array]]:
 def _problem(runtime: Any) -> list[Array]:
     results = []
     for c, x, weight, grad_y in _trials(runtime):
-        results.append(c._gather(c.empty(grad_y.shape), x, weight, None, False))
-        results.append(c._gather(c.empty(x.shape), grad_y, weight, None, True))
+        results.append(c._gather(c.empty(grad_y.shape), x, weight, None, False, {}))
+        results.append(c._gather(c.empty(x.shape), grad_y, weight, None, True, {}))
     return results
 
 
 @family("conv_grad_weight")
 def _problem_of_weights(runtime: Any) -> list[Array]:
     trials = [t for t in _trials(runtime) if t[1].dtype.itemsize == 2]
-    return [c._sum_pixels(c.empty(weight.shape), grad_y, x) for c, x, weight, grad_y in trials]
+    return [c._sum_pixels(c.empty(weight.shape), grad_y, x, {}) for c, x, weight, grad_y in trials]
 
 
 def _bias(op: str, bias: Array | None, like: Array, channels: int) -> Array | None:
@@ -388,25 +469,14 @@ def _bias(op: str, bias: Array | None, like: Array, channels: int) -> Array | No
     return contiguous(bias)
 
 
-def _same(op: str, x: Array, weight: Array) -> None:
-    device.code(op, x)
-    if weight.dtype != x.dtype:
-        raise DtypeError(f"{op}: weight must be {x.dtype}, got {weight.dtype}")
-
-
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, stride: Ints, padding: Ints, dilation: Ints, groups: int
 ) -> Array:
     op = "conv_forward"
-    _same(op, x, weight)
-    problem = device.of(x).extension.conv_problem(
-        op, x.shape, weight.shape, stride, padding, dilation, groups
-    )
-    bias = _bias(op, bias, x, problem.out_channels)
+    c = _find(op, "conv_problem", x, weight, stride, padding, dilation, groups)
+    bias = _bias(op, bias, x, c.out_channels)
     x, weight = contiguous(x), contiguous(weight)
-    c = _Convolution(op, problem, x, weight)
-    y = c.empty(c.image(problem.out_channels, problem.outputs, x.ndim - 2))
-    return c.forward(y, x, weight, bias)
+    return c.forward(c.empty(c.image(False, x.ndim - 2)), x, weight, bias, {})
 
 
 def conv_backward(
@@ -420,17 +490,15 @@ def conv_backward(
     needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     op = "conv_backward"
-    _same(op, x, weight)
-    problem = device.of(x).extension.conv_problem(
-        op, x.shape, weight.shape, stride, padding, dilation, groups
-    )
-    grad_y, x, weight = contiguous(grad_y), contiguous(x), contiguous(weight)
-    c = _Convolution(op, problem, grad_y, x, weight)
-    if grad_y.shape != c.image(problem.out_channels, problem.outputs, x.ndim - 2):
+    c = _find(op, "conv_problem", x, weight, stride, padding, dilation, groups)
+    device.code(op, x, grad_y)
+    if grad_y.shape != c.image(False, x.ndim - 2):
         raise ArgumentError(f"{op}: grad_y has the wrong shape")
+    grad_y, x, weight = contiguous(grad_y), contiguous(x), contiguous(weight)
+    shared: Shared = {}
     return (
-        c.grad_x(c.empty(x.shape), grad_y, weight) if needs[0] else None,
-        c.grad_weight(c.empty(weight.shape), grad_y, x) if needs[1] else None,
+        c.grad_x(c.empty(x.shape), grad_y, weight, None, shared) if needs[0] else None,
+        c.grad_weight(c.empty(weight.shape), grad_y, x, shared) if needs[1] else None,
         c.grad_bias(grad_y) if needs[2] else None,
     )
 
@@ -446,15 +514,10 @@ def conv_transpose_forward(
     groups: int,
 ) -> Array:
     op = "conv_transpose_forward"
-    _same(op, x, weight)
-    problem = device.of(x).extension.conv_transpose_problem(
-        op, x.shape, weight.shape, stride, padding, output_padding, dilation, groups
-    )
-    bias = _bias(op, bias, x, problem.in_channels)
+    c = _find(op, "conv_transpose_problem", x, weight, stride, padding, output_padding, dilation, groups)
+    bias = _bias(op, bias, x, c.in_channels)
     x, weight = contiguous(x), contiguous(weight)
-    c = _Convolution(op, problem, x, weight)
-    y = c.empty(c.image(problem.in_channels, problem.inputs, x.ndim - 2))
-    return c.grad_x(y, x, weight, bias)
+    return c.grad_x(c.empty(c.image(True, x.ndim - 2)), x, weight, bias, {})
 
 
 def conv_transpose_backward(
@@ -468,14 +531,13 @@ def conv_transpose_backward(
     needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     op = "conv_transpose_backward"
-    _same(op, x, weight)
-    problem = device.of(x).extension.conv_transpose_gradient_problem(
-        op, x.shape, weight.shape, stride, padding, dilation, groups, grad_y.shape
-    )
+    options = stride, padding, dilation, groups, grad_y.shape
+    c = _find(op, "conv_transpose_gradient_problem", x, weight, *options)
+    device.code(op, x, grad_y)
     grad_y, x, weight = contiguous(grad_y), contiguous(x), contiguous(weight)
-    c = _Convolution(op, problem, grad_y, x, weight)
+    shared: Shared = {}
     return (  # x and grad_y have the roles of the problem's y and x
-        c.forward(c.empty(x.shape), grad_y, weight, None) if needs[0] else None,
-        c.grad_weight(c.empty(weight.shape), x, grad_y) if needs[1] else None,
+        c.forward(c.empty(x.shape), grad_y, weight, None, shared) if needs[0] else None,
+        c.grad_weight(c.empty(weight.shape), x, grad_y, shared) if needs[1] else None,
         c.grad_bias(grad_y) if needs[2] else None,
     )

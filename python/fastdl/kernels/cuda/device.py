@@ -109,6 +109,7 @@ class _CuPy(Runtime):
         # What is called for every operation, without looking it up each time.
         self.ndarray = self.empty = cupy.ndarray  # an array that is not initialised, by its shape and dtype
         self._current_stream = cupy.cuda.get_current_stream
+        self._get_device = cupy.cuda.runtime.getDevice
 
     def from_host(self, array: Any) -> Array:
         return self.cupy.asarray(array)
@@ -151,7 +152,7 @@ class _CuPy(Runtime):
 
     def device(self) -> int:
         """The current device's number."""
-        return int(self.cupy.cuda.runtime.getDevice())
+        return self._get_device()  # type: ignore[no-any-return]
 
     def capturing(self) -> bool:
         """Is the current stream being recorded? Then nothing may wait for it."""

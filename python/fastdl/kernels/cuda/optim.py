@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import is_
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import Remembered
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
-from fastdl.kernels.cuda.reduce import norm_forward
+from fastdl.kernels.cuda.elementwise import convert
 
 Arrays = list[Array]
 
@@ -27,12 +28,14 @@ __all__ = [
     "adagrad_step",
     "adam_step",
     "adamax_step",
+    "clamp_arrays",
     "nadam_step",
     "radam_step",
     "rmsprop_step",
     "scale_arrays",
     "sgd_step",
     "total_norm",
+    "zero_arrays",
 ]
 
 
@@ -148,6 +151,7 @@ def _run(
     mu_products: Arrays | None = None,
     beta1: float = 0.0,
     momentum_decay: float = 0.0,
+    factor: Array | None = None,
 ) -> None:
     if not params:
         return
@@ -163,6 +167,8 @@ def _run(
     for number, places, parameters in plan.groups:
         kind = np.dtype(np.float64 if number == device.DTYPES["float64"] else np.float32)
         scratch = runtime.empty((len(places), 3), kind) if plan.counted else None
+        if factor is not None:
+            scratch = convert(factor, kind)
         runtime.extension.optimizer_step(
             rule,
             parameters,
@@ -428,23 +434,42 @@ def radam_step(
     )
 
 
-def total_norm(arrays: Arrays, p: float) -> float:
-    """Waits for the device: the result is a Python number."""
+def total_norm(arrays: Arrays, p: float) -> Any:
+    """On the device, as an array without axes, float32 or float64: nothing waits for it."""
     if not arrays:
         return 0.0
-    by_dtype: dict[str, list[Array]] = {}
+    runtime = device.of(arrays[0])
+    extension, stream = runtime.extension, runtime.stream()
+    by_dtype: dict[int, Arrays] = {}
     for array in arrays:
-        if array.size:
-            by_dtype.setdefault(array.dtype.name, []).append(norm_forward(array, p))
-    norms = np.empty(0)
-    for group in by_dtype.values():  # the host waits once for each
-        stacked = np.stack(group)
-        host = stacked.get() if hasattr(stacked, "get") else stacked
-        norms = np.append(norms, host.astype(np.float64))
-    if math.isinf(p):
-        return float(norms.max(initial=0) if p > 0 else norms.min(initial=math.inf))
-    return float(norms.sum() if p == 0 else (norms**p).sum() ** (1 / p))
+        by_dtype.setdefault(device.code("total_norm", array), []).append(device.contiguous(array))
+    lists = [(number, runtime.pointers(g), [a.size for a in g]) for number, g in by_dtype.items()]
+    counts = [extension.norm_parts_count(addresses, sizes) for _, addresses, sizes in lists]
+    partials = runtime.empty(sum(counts), np.dtype(np.float64))
+    place = runtime.pointer(partials)
+    for (number, addresses, sizes), count in zip(lists, counts, strict=True):
+        extension.norm_parts(number, place, addresses, sizes, p, stream)
+        place += 8 * count
+    norm = runtime.empty((), device.compute_dtype(arrays[0].dtype))
+    extension.finish_norm(
+        runtime.pointer(norm), norm.itemsize == 8, runtime.pointer(partials), sum(counts), p, stream
+    )
+    return norm
 
 
-def scale_arrays(arrays: Arrays, factor: float) -> None:
-    _run("scale", arrays, arrays, [], a=factor)
+def scale_arrays(arrays: Arrays, factor: Any) -> None:
+    """``factor`` may be an array without axes, on the device: nothing waits for it."""
+    if arrays and isinstance(factor, device.of(arrays[0]).ndarray):
+        _run("scale", arrays, arrays, [], a=1.0, b=math.inf, factor=factor)
+    else:
+        _run("scale", arrays, arrays, [], a=float(factor), b=math.inf)
+
+
+def clamp_arrays(arrays: Arrays, limit: float) -> None:
+    """Every element within ``-limit .. limit``; no function of the contract, elsewhere NumPy does that."""
+    _run("scale", arrays, arrays, [], a=1.0, b=limit)
+
+
+def zero_arrays(arrays: Arrays) -> None:
+    """Every element 0; no function of the contract, elsewhere NumPy does that."""
+    _run("scale", arrays, arrays, [], first=True)

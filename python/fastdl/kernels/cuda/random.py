@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def _key(runtime: Any, seed: Any, offset: int) -> tuple[int, int, int]:
+def random_key(runtime: Any, seed: Any, offset: int) -> tuple[int, int, int]:
     """Seed, offset, and the address of what takes their place in a recorded graph (0: nothing does)."""
     if seed.__class__ is RecordedSeed:
         return 0, offset, runtime.pointer(seed.state)
@@ -53,7 +53,7 @@ def _new(op: str, shape: Any, dtype: Any) -> tuple[Any, int, Array]:
 def random_uniform(shape: Any, dtype: Any, low: float, high: float, seed: int, offset: int) -> Array:
     runtime, number, y = _new("random_uniform", shape, dtype)
     runtime.extension.random_uniform(
-        number, runtime.pointer(y), y.size, low, high, *_key(runtime, seed, offset), runtime.stream()
+        number, runtime.pointer(y), y.size, low, high, *random_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -61,7 +61,7 @@ def random_uniform(shape: Any, dtype: Any, low: float, high: float, seed: int, o
 def random_normal(shape: Any, dtype: Any, mean: float, std: float, seed: int, offset: int) -> Array:
     runtime, number, y = _new("random_normal", shape, dtype)
     runtime.extension.random_normal(
-        number, runtime.pointer(y), y.size, mean, std, *_key(runtime, seed, offset), runtime.stream()
+        number, runtime.pointer(y), y.size, mean, std, *random_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -71,7 +71,12 @@ def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
     runtime, p = device.of(p), contiguous(p)
     y = runtime.empty(p.shape, p.dtype)
     runtime.extension.random_bernoulli(
-        number, runtime.pointer(y), runtime.pointer(p), p.size, *_key(runtime, seed, offset), runtime.stream()
+        number,
+        runtime.pointer(y),
+        runtime.pointer(p),
+        p.size,
+        *random_key(runtime, seed, offset),
+        runtime.stream(),
     )
     return y
 
@@ -79,7 +84,9 @@ def random_bernoulli(p: Array, seed: int, offset: int) -> Array:
 def philox_words(n: int, seed: int, offset: int) -> Array:
     runtime = device.default()
     words = runtime.empty((n,), np.dtype(np.uint32))
-    runtime.extension.philox_words(runtime.pointer(words), n, *_key(runtime, seed, offset), runtime.stream())
+    runtime.extension.philox_words(
+        runtime.pointer(words), n, *random_key(runtime, seed, offset), runtime.stream()
+    )
     return words
 
 
@@ -89,7 +96,7 @@ def random_integers(shape: Any, low: int, high: int, seed: int, offset: int) -> 
     runtime = device.default()
     y = runtime.empty(shape, np.dtype(np.int64))
     runtime.extension.random_integers(
-        runtime.pointer(y), y.size, low, high - low, *_key(runtime, seed, offset), runtime.stream()
+        runtime.pointer(y), y.size, low, high - low, *random_key(runtime, seed, offset), runtime.stream()
     )
     return y
 
@@ -126,7 +133,7 @@ def dropout_forward(
         scale,
         kept_bias,
         dropped_bias,
-        *_key(runtime, seed, offset),
+        *random_key(runtime, seed, offset),
         runtime.stream(),
     )
     return y
@@ -148,7 +155,7 @@ def _rrelu(grad_y: Array | None, x: Array, lower: float, upper: float, seed: int
         x.size,
         lower,
         upper,
-        *_key(runtime, seed, offset),
+        *random_key(runtime, seed, offset),
         runtime.stream(),
     )
     return out

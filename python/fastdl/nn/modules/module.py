@@ -16,6 +16,7 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import FLOATING, as_dtype
+from fastdl.kernels import fill_with_zeros
 from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
@@ -457,13 +458,15 @@ class Module(State):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the parameters' gradients, or fill them with zeros if ``set_to_none`` is False."""
+        kept = []
         for param in self.parameters():
             if param.grad is not None:
                 if set_to_none:
                     param.grad = None
                 else:
                     param.grad = param.grad.detach()
-                    param.grad._data.fill(0)
+                    kept.append(param.grad._data)
+        fill_with_zeros(kept)
 
     # Printing -------------------------------------------------------------------------------------
 

@@ -54,9 +54,10 @@ def clip_grads_with_norm_(
     """Scale the gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1."""
     grads = _gradients(parameters)
     if grads and on_device(grads[0]._data):  # the GPU is not waited for
-        share = np.minimum(float(max_norm) / (total_norm._data + 1e-6), 1.0)
+        kernels, norm = select(grads[0]._data), total_norm._data
+        share = kernels.div_forward(float(max_norm), kernels.add_forward(norm, 1e-6))
+        kernels.scale_arrays([g._data for g in grads], kernels.minimum_forward(share, 1.0))
         for g in grads:
-            np.multiply(g._data, share, out=g._data, casting="unsafe")
             g._bump_version()
         return
     factor = float(max_norm) / (float(total_norm._data) + 1e-6)
@@ -100,6 +101,11 @@ def clip_grad_value_(
 ) -> None:
     """Clip every element of the gradients to [-clip_value, clip_value]."""
     limit = float(clip_value)
-    for g in _gradients(parameters):
-        np.clip(g._data, -limit, limit, out=g._data)
+    grads = _gradients(parameters)
+    if limit >= 0 and grads and all([on_device(g._data) for g in grads]):
+        select(grads[0]._data).clamp_arrays([g._data for g in grads], limit)
+    else:
+        for g in grads:
+            np.clip(g._data, -limit, limit, out=g._data)
+    for g in grads:
         g._bump_version()
