@@ -1,4 +1,7 @@
-"""``Evaluated``: functions that NumPy computes by element in double precision, with derivatives of any order."""
+"""Functions of one tensor whose derivative is a formula of other functions, to any order.
+
+``Evaluated`` has NumPy compute them in double precision, ``Special`` the kernel of that name.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float64
+from fastdl.kernels import select
+from fastdl.ops.activation import floating
 from fastdl.tensor import Tensor
 
 
@@ -45,10 +50,14 @@ def evaluated(
     return Evaluated.apply(x, function=function, slope=slope)  # type: ignore[no-any-return]
 
 
-def by_element(function: Callable[[float], float]) -> Callable[[Any], Any]:
-    """A function of one Python number as a function of an array."""
+class Special(Evaluated):
+    """y = the kernel ``label`` of x."""
 
-    def run(x: Any) -> Any:
-        return np.fromiter(map(function, x.reshape(-1).tolist()), float64, x.size).reshape(x.shape)
+    def forward(self, x: Any, label: str, slope: Callable[[Tensor], Tensor]) -> Any:
+        self.x, self.slope = x, slope
+        return getattr(select(x), label + "_forward")(x)
 
-    return run
+
+def special(label: str, input: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """The kernel ``label`` of a tensor, integers as the default dtype; see :class:`Special`."""
+    return Special.apply(floating(input), label=label, slope=slope)  # type: ignore[no-any-return]
