@@ -166,15 +166,13 @@ def _erfcx(x: Array) -> Array:
 
 
 def _erfinv(x: Array) -> Array:
-    """Winitzki's approximation, then Newton's steps on erf."""
-    a = 0.147
-    log_term = np.log1p(-x * x)
-    first = 2 / (np.pi * a) + log_term / 2
-    y = np.sign(x) * np.sqrt(np.sqrt(first * first - log_term / a) - first)
-    for _ in range(4):
-        step = (_by_element(math.erf, y) - x) / (2 / _ROOT_PI * np.exp(-y * y))
-        y = np.where(np.isfinite(step), y - step / (1 + y * step), y)
-    return np.where(np.abs(x) == 1, np.copysign(np.inf, x), np.where(np.abs(x) > 1, np.nan, y))
+    """Newton's steps on erf from x; on the tail's logarithm where erf is close to 1."""
+    near = np.where(np.abs(x) < 0.5, x, 0.0)
+    y = near
+    for _ in range(6):
+        y = y - (_by_element(math.erf, y) - near) / (2 / _ROOT_PI * np.exp(-y * y))
+    far = np.copysign(_ndtri((1 - np.abs(x)) / 2) * math.sqrt(0.5), x)
+    return np.where(np.abs(x) < 0.5, y, far)
 
 
 def _log_ndtr(x: Array) -> Array:
