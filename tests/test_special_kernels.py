@@ -126,6 +126,19 @@ def test_ends_and_poles(level, dtype):
 
 
 @pytest.mark.parametrize("level", backends())
+def test_denormal_arguments(level):
+    kernel = kernels.load(level)
+    for dtype, x, log_gamma, quantile in (
+        (np.float32, 1e-40, 92.10340910966488, -13.310921774100802),
+        (np.float64, 1e-310, 713.8013788281542, -37.663060331949524),
+    ):
+        got = kernel.lgamma_forward(np.array([x, -x, 1.0], dtype))
+        np.testing.assert_allclose(got, [log_gamma, log_gamma, 0], rtol=4 * np.finfo(dtype).eps)
+        got = kernel.ndtri_forward(np.array([x, 0.5], dtype))
+        np.testing.assert_allclose(got, [quantile, 0], rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("level", backends())
 def test_negative_arguments_of_gamma(level):
     """Reflection: near the poles relatively, near zeros of lgamma absolutely exact."""
     kernel = kernels.load(level)

@@ -3,7 +3,7 @@
 // Between their reductions these are polynomials, interpolated at Chebyshev's nodes to a relative error below
 // 1e-17 on the interval that is named; t stands for a variable in [-1, 1]. Results are within about 4 units
 // in the last place of a double, but beside the zeros of lgamma and digamma on the negative axis, where
-// reflection leaves an absolute error. Arguments that are denormal count as zero.
+// reflection leaves an absolute error. Results that are denormal are flushed.
 #pragma once
 
 #include <cmath>
@@ -135,7 +135,7 @@ constexpr double kIntegers = 4503599627370496.0;  // 2^52: from here on all doub
   const D a = abs<double>(x);
   const auto low = a < 0.5, short_of_two = a < 1.5, far = a >= 8.0;
   D d = low ? a : a - 1.0;
-  D p = short_of_two ? (low ? a * (a + 1.0) : a) : broadcast<double>(1);
+  D p = short_of_two ? (low & (a > 1e-17) ? a * (a + 1.0) : a) : broadcast<double>(1);
 #pragma GCC unroll 7
   for (int k = 1; k <= 7; ++k) {
     const auto steps = a >= k + 0.5;
