@@ -41,6 +41,8 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
         dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)
         and (dtype is float32 or dtype is float64 or dtype is int64)
     ):
+        if name in ("eq", "ne") and out is None and (differ := _bits("xor", x, y)) is not None:
+            return differ if name == "ne" else select(differ).bitwise_xor_forward(differ, True)
         dtype = common_dtype(x, y)
         if not is_array(x) or not is_array(y):
             value = y if is_array(x) else x
@@ -52,8 +54,6 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
         out is None or out.dtype is bool_
     ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)
-    if name in ("eq", "ne") and out is None and (differ := _bits("xor", x, y)) is not None:
-        return differ if name == "ne" else select(differ).bitwise_xor_forward(differ, True)
     return by_numpy(name, ufunc, bool_, out, x, y)
 
 
