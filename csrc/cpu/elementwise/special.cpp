@@ -21,13 +21,13 @@ Function function_of(Special f) {
     case Special::trigamma:
       return special::trigamma;
     case Special::erfc:
-      return special::erfc;
+      return special::erfc<double>;
     case Special::erfcx:
       return special::erfcx;
     case Special::erfinv:
-      return special::erfinv;
+      return special::erfinv<double>;
     case Special::ndtr:
-      return special::ndtr;
+      return special::ndtr<double>;
     case Special::log_ndtr:
       return special::log_ndtr;
     case Special::ndtri:
@@ -42,6 +42,20 @@ Function function_of(Special f) {
       return special::bessel_i<1, true>;
   }
   __builtin_unreachable();
+}
+
+// Null where floats are computed in double.
+Vec<float> (*single_function_of(Special f))(Vec<float>) {
+  switch (f) {
+    case Special::erfc:
+      return special::erfc<float>;
+    case Special::erfinv:
+      return special::erfinv<float>;
+    case Special::ndtr:
+      return special::ndtr<float>;
+    default:
+      return nullptr;
+  }
 }
 
 // Floats that are denormal are numbers in double, but instructions take them for zero within a kernel.
@@ -61,6 +75,8 @@ Vec<float> of_floats(Function f, Vec<float> x) {
 
 template <class T>
 void special_forward(Special function, const StridedLoop<2>& loop) {
+  if constexpr (sizeof(T) == 4)
+    if (const auto f = single_function_of(function)) return map<T>(loop, kGrainSlow, f);
   map<T>(loop, kGrainSlow, [f = function_of(function)](Vec<T> x) {
     if constexpr (sizeof(T) == 4)
       return of_floats(f, x);

@@ -1,4 +1,5 @@
-// Special functions on Vec<double>; floats are computed in double as well, so each function is compiled once.
+// Special functions on Vec<double>. Floats are computed in double as well, so that a function is compiled
+// once, but for the common erfc, ndtr and erfinv, which have shorter polynomials for them.
 //
 // Between their reductions these are polynomials, interpolated at Chebyshev's nodes to a relative error below
 // 1e-17 on the interval that is named; t stands for a variable in [-1, 1]. Results are within about 4 units
@@ -19,106 +20,130 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kRootHalf = 0.70710678118654752440;
 constexpr double kIntegers = 4503599627370496.0;  // 2^52: from here on all doubles are integers
 
-// exp(factor x^2) for |x| <= 40: the square in two parts, since exp would magnify its rounding.
-[[gnu::always_inline]] inline D exp_of_square(D x, double factor) {
-  const D high = (D)((Vec<int64_t>)x & ~int64_t(0x7ffffff));  // 26 bits: its square is exact
-  const D rest = factor * ((x - high) * (x + high));
-  return exp<double>(factor * (high * high)) * horner(rest, 1.0, 1.0, 1.0 / 2, 1.0 / 6);
+// exp(factor x^2) for |x| <= 40 (10 in float): the square in two parts, since exp would magnify its rounding.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp_of_square(Vec<T> x, T factor) {
+  // The upper half of its bits, whose square is exact.
+  const Vec<T> high = (Vec<T>)((Vec<Int<T>>)x & ~Int<T>(sizeof(T) == 4 ? 0xfff : 0x7ffffff));
+  const Vec<T> rest = factor * ((x - high) * (x + high));
+  return exp<T>(factor * (high * high)) *
+         detail::polynomial<T>(rest, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0);
 }
 
 // exp(x^2) erfc(x) for 0 <= x <= 1e100. Times 1 + 2x it is smooth in w = x / (x + 3.75), from 1 at w = 0
 // to 1.13 at w = 1 (M. Shepherd and J. Laframboise, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x",
 // 1981).
-[[gnu::always_inline]] inline D scaled_complement(D x) {
-  const D w = x * reciprocal<double>(x + 3.75), t = 2.0 * w - 1.0;
-  return (1.0 + w * horner(t, 0.4750252616756552, -0.7555064588467492, 0.762677289817679, -0.5981238128373795,
-                           0.3805159525538443, -0.19590731023332641, 0.07852051305461424,
-                           -0.021795958213859577, 0.0023027990935266334, 0.001208452593337095,
-                           -0.0006210252434549075, 4.071715938785341e-05, 6.258098869848917e-05,
-                           -1.7812711647175665e-05, -5.075500019590887e-06, 3.1287249860920738e-06,
-                           3.7447468942465283e-07, -4.892962108849504e-07, -2.8010706148395465e-08,
-                           7.480777477449259e-08, 2.552185612301459e-09, -1.014856520778069e-08,
-                           -2.1304201785060737e-10, 8.540944854376887e-10)) /
-         (2.0 * x + 1.0);
+template <class T>
+[[gnu::always_inline]] inline Vec<T> scaled_complement(Vec<T> x) {
+  const Vec<T> w = x * reciprocal<T>(x + T(3.75)), t = T(2) * w - T(1);
+  Vec<T> k;
+  if constexpr (sizeof(T) == 4)  // to x = 10.2
+    k = detail::polynomial<T>(t, -0.00028911232, 0.00166297962, 0.00233144776, -0.0220027511, 0.0784600238,
+                              -0.195874502, 0.380527168, -0.598125932, 0.762676703, -0.755506414,
+                              0.475025266);
+  else
+    k = horner(t, 0.4750252616756552, -0.7555064588467492, 0.762677289817679, -0.5981238128373795,
+               0.3805159525538443, -0.19590731023332641, 0.07852051305461424, -0.021795958213859577,
+               0.0023027990935266334, 0.001208452593337095, -0.0006210252434549075, 4.071715938785341e-05,
+               6.258098869848917e-05, -1.7812711647175665e-05, -5.075500019590887e-06, 3.1287249860920738e-06,
+               3.7447468942465283e-07, -4.892962108849504e-07, -2.8010706148395465e-08, 7.480777477449259e-08,
+               2.552185612301459e-09, -1.014856520778069e-08, -2.1304201785060737e-10, 8.540944854376887e-10);
+  return (T(1) + w * k) / (T(2) * x + T(1));
 }
 
-[[gnu::noinline]] inline D erfc(D x) {
-  const D a = min(broadcast<double>(28), abs<double>(x));
-  const D tail = exp_of_square(a, -1) * scaled_complement(a);
-  return x < 0.0 ? 2.0 - tail : tail;
+template <class T>
+[[gnu::noinline]] Vec<T> erfc(Vec<T> x) {
+  const Vec<T> a = min(broadcast<T>(sizeof(T) == 4 ? T(10.2) : T(28)), abs<T>(x));
+  const Vec<T> tail = exp_of_square<T>(a, -1) * scaled_complement<T>(a);
+  return x < T(0) ? T(2) - tail : tail;
 }
 [[gnu::noinline]] inline D erfcx(D x) {
   constexpr double root_pi = 1.77245385090551602730;
   const D a = abs<double>(x);
-  D y = scaled_complement(min(broadcast<double>(1e100), a));
+  D y = scaled_complement<double>(min(broadcast<double>(1e100), a));
   y = a > 1e100 ? 1.0 / (a * root_pi) : y;
-  return x < 0.0 ? 2.0 * exp_of_square(min(broadcast<double>(27), a), 1) - y : y;
+  return x < 0.0 ? 2.0 * exp_of_square<double>(min(broadcast<double>(27), a), 1) - y : y;
 }
 // The probability beyond a standard deviations, 0 <= a.
-[[gnu::always_inline]] inline D normal_tail(D a) {
-  a = min(broadcast<double>(40), a);
-  return 0.5 * exp_of_square(a, -0.5) * scaled_complement(a * kRootHalf);
+template <class T>
+[[gnu::always_inline]] inline Vec<T> normal_tail(Vec<T> a) {
+  a = min(broadcast<T>(sizeof(T) == 4 ? T(14) : T(40)), a);
+  return T(0.5) * exp_of_square<T>(a, T(-0.5)) * scaled_complement<T>(a * T(kRootHalf));
 }
-[[gnu::noinline]] inline D ndtr(D x) {
-  const D tail = normal_tail(abs<double>(x));
-  return x > 0.0 ? 1.0 - tail : tail;
+template <class T>
+[[gnu::noinline]] Vec<T> ndtr(Vec<T> x) {
+  const Vec<T> tail = normal_tail<T>(abs<T>(x));
+  return x > T(0) ? T(1) - tail : tail;
 }
 // log(1 - tail) above zero, log(exp(x^2 / 2) tail) - x^2 / 2 below.
 [[gnu::noinline]] inline D log_ndtr(D x) {
   const D a = abs<double>(x);
-  const D scaled = 0.5 * scaled_complement(min(broadcast<double>(1e8), a * kRootHalf));  // then x^2 is all
+  const D scaled =
+      0.5 * scaled_complement<double>(min(broadcast<double>(1e8), a * kRootHalf));  // then x^2 is all
   const auto above = x > 0.0;
-  const D y = log1p<double>(above ? -normal_tail(a) : scaled - 1.0);
+  const D y = log1p<double>(above ? -normal_tail<double>(a) : scaled - 1.0);
   return above ? y : y - 0.5 * (a * a);
 }
 
 // The x whose ndtr is 1/2 + c, given |c| and q = 1/2 - |c|: odd in c near 0; beyond that the square root of
 // -log q, times a polynomial in its own reciprocal. 0 gives infinity.
-[[gnu::always_inline]] inline D quantile(D c, D q) {
-  constexpr double central = 0.36;
-  const D z = c * c;
-  D y = c * horner(z, 2.5066282746310007, 2.6249349909536623, 5.772533538695371, 15.667608925877273,
+template <class T>
+[[gnu::always_inline]] inline Vec<T> quantile(Vec<T> c, Vec<T> q) {
+  constexpr T central = T(0.36);
+  const Vec<T> z = c * c;
+  Vec<T> y;
+  if constexpr (sizeof(T) == 4)
+    y = c * detail::polynomial<T>(z, 392477.483, -146972.442, 30099.4197, -2453.56715, 331.783059, 40.372957,
+                                  15.8053418, 5.77110648, 2.62494066, 2.50662827);
+  else
+    y = c * horner(z, 2.5066282746310007, 2.6249349909536623, 5.772533538695371, 15.667608925877273,
                    47.0357963192713, 149.8285218106139, 496.39601945416814, 1681.5911217781256,
                    6283.0243308434865, 5556.846573017293, 505894.215195977, -9235481.952735374,
                    164157080.21200803, -2185243542.3260736, 22866585308.264595, -183823331885.7903,
                    1119138947150.5461, -4987572375579.865, 15408014256076.764, -29565955794510.156,
                    26856795399849.637);
-  const auto outside = abs<double>(c) > central;
+  const auto outside = abs<T>(c) > central;
   if (any(outside | (c != c))) {
-    const D r = square_root<double>(-log<double>(q));
-    const D s = 1.0 / (r + 2.0);
-    const D t = s * 11.629405233821597 - 2.4182201504660483;  // q from 0.14 to 2e-17
-    D ratio = horner(t, 1.2001303559392205, -0.24600826463975362, -0.12115322343215673, -0.04229660521277612,
+    const Vec<T> r = square_root<T>(-log<T>(q));
+    Vec<T> ratio;
+    if constexpr (sizeof(T) == 4) {  // q from 0.14 to 2e-8
+      const Vec<T> t = T(8.929345092624947) / (r + T(1)) - T(2.7171817485817207);
+      ratio = detail::polynomial<T>(t, -2.12929391e-06, -1.16901283e-05, -7.04894161e-05, -0.00039927473,
+                                    -0.00243807274, -0.0134516289, -0.0762547429, -0.252739418, 1.1158236);
+    } else {
+      const D s = 1.0 / (r + 2.0);
+      const D t = s * 11.629405233821597 - 2.4182201504660483;  // q from 0.14 to 2e-17
+      ratio = horner(t, 1.2001303559392205, -0.24600826463975362, -0.12115322343215673, -0.04229660521277612,
                      -0.013895493805909494, -0.004367256344660912, -0.0013568236821813798,
                      -0.0004151901350189897, -0.00012658311198174982, -3.825409623647936e-05,
                      -1.1552703336525985e-05, -3.4671012523910443e-06, -1.0415515593623065e-06,
                      -3.111534055331093e-07, -9.302435075330377e-08, -2.7697594761350973e-08,
                      -8.44260071572488e-09, -2.506140496593752e-09, -6.246608392524034e-10,
                      -1.8526094216750157e-10, -1.0729221742614385e-10, -3.1611758725466563e-11);
-    const auto far = r > 6.2;
-    if (any(far)) {
-      const D u = s * 22.77345971563981 - 1.7772511848341233;  // to the smallest number
-      ratio = far ? horner(u, 1.3920605642529502, -0.025602860288635187, -0.008613034406505399,
-                           -0.0009668286822630435, -0.00015087470508900384, -8.89172657916689e-06,
-                           -3.4030870480238924e-06, 4.2322986910470546e-07, -2.3785282468176507e-07,
-                           8.193674589301793e-08, -3.387709593562518e-08, 1.393885327169416e-08,
-                           -6.059215077566613e-09, 2.650644439447991e-09, -9.963834287636338e-10,
-                           4.4389867039430046e-10, -4.250230828821818e-10, 2.0381628704156498e-10,
-                           6.8494858411221e-11, -3.5234818842243455e-11, -5.225904598969338e-11,
-                           2.578581204875907e-11)
-                  : ratio;
+      const auto far = r > 6.2;
+      if (any(far)) {
+        const D u = s * 22.77345971563981 - 1.7772511848341233;  // to the smallest number
+        ratio = far ? horner(u, 1.3920605642529502, -0.025602860288635187, -0.008613034406505399,
+                             -0.0009668286822630435, -0.00015087470508900384, -8.89172657916689e-06,
+                             -3.4030870480238924e-06, 4.2322986910470546e-07, -2.3785282468176507e-07,
+                             8.193674589301793e-08, -3.387709593562518e-08, 1.393885327169416e-08,
+                             -6.059215077566613e-09, 2.650644439447991e-09, -9.963834287636338e-10,
+                             4.4389867039430046e-10, -4.250230828821818e-10, 2.0381628704156498e-10,
+                             6.8494858411221e-11, -3.5234818842243455e-11, -5.225904598969338e-11,
+                             2.578581204875907e-11)
+                    : ratio;
+      }
     }
-    const D size = r * ratio;
-    y = abs<double>(c) <= central ? y : copysign<double>(size, c);
+    y = abs<T>(c) <= central ? y : copysign<T>(r * ratio, c);
   }
   return y;
 }
-[[gnu::noinline]] inline D erfinv(D x) {
-  const D a = abs<double>(x);
-  return quantile(0.5 * x, 0.5 - 0.5 * a) * kRootHalf;
+template <class T>
+[[gnu::noinline]] Vec<T> erfinv(Vec<T> x) {
+  return quantile<T>(T(0.5) * x, T(0.5) - T(0.5) * abs<T>(x)) * T(kRootHalf);
 }
 [[gnu::noinline]] inline D ndtri(D p) {
-  return quantile(p - 0.5, p < 0.5 ? p : 1.0 - p);
+  return quantile<double>(p - 0.5, p < 0.5 ? p : 1.0 - p);
 }
 
 // sin and cos of pi a, a >= 0.

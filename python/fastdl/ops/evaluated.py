@@ -18,17 +18,12 @@ from fastdl.ops.activation import floating
 from fastdl.tensor import Tensor
 
 
-class Evaluated(Op):
-    """y = function(x), float64 arrays in and out; ``slope`` computes dy/dx of a tensor, in operations."""
+class Formula(Op):
+    """y = f(x); ``slope`` computes dy/dx of a tensor, in operations."""
 
     saves = (0,)
-
-    def forward(
-        self, x: Any, function: Callable[[Any], Any], slope: Callable[[Tensor], Tensor] | None = None
-    ) -> Any:
-        self.x, self.slope = x, slope
-        with np.errstate(all="ignore"):
-            return np.asarray(function(x.astype(float64)), x.dtype).reshape(x.shape)
+    x: Any
+    slope: Callable[[Tensor], Tensor] | None
 
     def backward(self, grad: Any) -> Any:
         with no_grad():
@@ -43,19 +38,30 @@ class Evaluated(Op):
         return grad * self.slope(x)
 
 
+class Evaluated(Formula):
+    """f is ``function`` of float64 arrays."""
+
+    def forward(
+        self, x: Any, function: Callable[[Any], Any], slope: Callable[[Tensor], Tensor] | None = None
+    ) -> Any:
+        self.x, self.slope = x, slope
+        with np.errstate(all="ignore"):
+            return np.asarray(function(x.astype(float64)), x.dtype).reshape(x.shape)
+
+
+class Special(Formula):
+    """f is the kernel ``label``."""
+
+    def forward(self, x: Any, label: str, slope: Callable[[Tensor], Tensor]) -> Any:
+        self.x, self.slope = x, slope
+        return getattr(select(x), label + "_forward")(x)
+
+
 def evaluated(
     function: Callable[[Any], Any], x: Tensor, slope: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """``function`` of a floating-point tensor; see :class:`Evaluated`."""
     return Evaluated.apply(x, function=function, slope=slope)  # type: ignore[no-any-return]
-
-
-class Special(Evaluated):
-    """y = the kernel ``label`` of x."""
-
-    def forward(self, x: Any, label: str, slope: Callable[[Tensor], Tensor]) -> Any:
-        self.x, self.slope = x, slope
-        return getattr(select(x), label + "_forward")(x)
 
 
 def special(label: str, input: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:

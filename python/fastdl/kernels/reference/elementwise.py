@@ -32,13 +32,9 @@ __all__ = [
     "atan_forward",
     "atanh_backward",
     "atanh_forward",
-    "bitwise_and_forward",
-    "bitwise_or_forward",
-    "bitwise_xor_forward",
     "ceil_forward",
     "clamp_backward",
     "clamp_forward",
-    "copysign_forward",
     "cos_backward",
     "cos_forward",
     "cosh_backward",
@@ -48,8 +44,6 @@ __all__ = [
     "eq_forward",
     "erf_backward",
     "erf_forward",
-    "exp2_backward",
-    "exp2_forward",
     "exp_backward",
     "exp_forward",
     "expm1_backward",
@@ -70,8 +64,6 @@ __all__ = [
     "log10_forward",
     "log_backward",
     "log_forward",
-    "logaddexp_backward",
-    "logaddexp_forward",
     "lt_forward",
     "maximum_backward",
     "maximum_forward",
@@ -81,7 +73,6 @@ __all__ = [
     "mul_forward",
     "ne_forward",
     "neg_forward",
-    "nextafter_forward",
     "pow_forward",
     "pow_scalar_backward",
     "pow_scalar_forward",
@@ -156,28 +147,6 @@ def hypot_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     return _store(np.hypot(x, y), out)
 
 
-def logaddexp_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """log(exp(x) + exp(y)) without overflow."""
-    return _store(np.logaddexp(x, y), out)
-
-
-def logaddexp_backward(grad: Array, x: Any, y: Any) -> Any:
-    """grad_x and grad_y: the shares of both in the sum, halves where they are equal."""
-    with np.errstate(all="ignore"):
-        share = np.where(np.equal(x, y), 0.5, 1 / (1 + np.exp(np.subtract(y, x)))).astype(grad.dtype)
-    return grad * share, grad - grad * share
-
-
-def copysign_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """|x| with the sign of y."""
-    return _store(np.copysign(x, y), out)
-
-
-def nextafter_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """The next number after x in the direction of y."""
-    return _store(np.nextafter(x, y), out)
-
-
 def floor_divide_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """The largest integer not above x / y, exactly; x / y where y is 0."""
     remainder = np.fmod(x, y)
@@ -215,21 +184,6 @@ def gt_forward(x: Any, y: Any, out: Array | None = None) -> Any:
 
 def ge_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     return _store(np.greater_equal(x, y), out)
-
-
-def bitwise_and_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """Bits set in both, of bools or int64."""
-    return _store(np.bitwise_and(x, y), out)
-
-
-def bitwise_or_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """Bits set in either."""
-    return _store(np.bitwise_or(x, y), out)
-
-
-def bitwise_xor_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """Bits set in exactly one."""
-    return _store(np.bitwise_xor(x, y), out)
 
 
 def neg_forward(x: Array, out: Array | None = None) -> Any:
@@ -278,10 +232,6 @@ def reciprocal_forward(x: Array, out: Array | None = None) -> Any:
 
 def exp_forward(x: Array, out: Array | None = None) -> Any:
     return _store(np.exp(x), out)
-
-
-def exp2_forward(x: Array, out: Array | None = None) -> Any:
-    return _store(np.exp2(x), out)
 
 
 def expm1_forward(x: Array, out: Array | None = None) -> Any:
@@ -374,10 +324,6 @@ def reciprocal_backward(grad_y: Array, y: Array) -> Any:
 
 def exp_backward(grad_y: Array, y: Array) -> Any:
     return grad_y * y
-
-
-def exp2_backward(grad_y: Array, y: Array) -> Any:
-    return grad_y * (y.dtype.type(np.log(2.0)) * y)
 
 
 def expm1_backward(grad_y: Array, y: Array) -> Any:

@@ -1,4 +1,5 @@
-"""Special functions of float arrays, computed in double: series and known functions, slow and plain."""
+"""Special functions of float arrays, computed in double: series and known functions, slow and plain. Beside them the
+elementwise arithmetic that has no kernel for a GPU."""
 
 from __future__ import annotations
 
@@ -8,21 +9,32 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels.reference.elementwise import _store
+
 Array = np.ndarray[Any, Any]
 
 __all__ = [
+    "bitwise_and_forward",
+    "bitwise_or_forward",
+    "bitwise_xor_forward",
+    "copysign_forward",
     "digamma_forward",
     "erfc_forward",
     "erfcx_forward",
     "erfinv_forward",
+    "exp2_backward",
+    "exp2_forward",
     "i0_forward",
     "i0e_forward",
     "i1_forward",
     "i1e_forward",
     "lgamma_forward",
     "log_ndtr_forward",
+    "logaddexp_backward",
+    "logaddexp_forward",
     "ndtr_forward",
     "ndtri_forward",
+    "nextafter_forward",
     "trigamma_forward",
 ]
 
@@ -109,6 +121,51 @@ def i1_forward(x: Array, out: Array | None = None) -> Array:
 def i1e_forward(x: Array, out: Array | None = None) -> Array:
     """exp(-|x|) i1(x)."""
     return _compute(lambda x: _bessel(x, 1), x, out)
+
+
+def logaddexp_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """log(exp(x) + exp(y)) without overflow."""
+    return _store(np.logaddexp(x, y), out)
+
+
+def logaddexp_backward(grad: Array, x: Any, y: Any) -> Any:
+    """grad_x and grad_y: the shares of both in the sum, halves where they are equal."""
+    with np.errstate(all="ignore"):
+        share = np.where(np.equal(x, y), 0.5, 1 / (1 + np.exp(np.subtract(y, x)))).astype(grad.dtype)
+    return grad * share, grad - grad * share
+
+
+def copysign_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """|x| with the sign of y."""
+    return _store(np.copysign(x, y), out)
+
+
+def nextafter_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """The next number after x in the direction of y."""
+    return _store(np.nextafter(x, y), out)
+
+
+def exp2_forward(x: Array, out: Array | None = None) -> Any:
+    return _store(np.exp2(x), out)
+
+
+def exp2_backward(grad_y: Array, y: Array) -> Any:
+    return grad_y * (y.dtype.type(np.log(2.0)) * y)
+
+
+def bitwise_and_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """Bits set in both, of bools or int64."""
+    return _store(np.bitwise_and(x, y), out)
+
+
+def bitwise_or_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """Bits set in either."""
+    return _store(np.bitwise_or(x, y), out)
+
+
+def bitwise_xor_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """Bits set in exactly one."""
+    return _store(np.bitwise_xor(x, y), out)
 
 
 # --------------------------------------------------------------------------------- double precision, on arrays
