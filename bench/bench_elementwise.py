@@ -118,6 +118,11 @@ CASES: list[Case] = [
         forward(f"{source} to {target} 1M", _converted(source, target), _positive((1,)), target=1.0)
         for source, target in (("float32", "float64"), ("int64", "float32"), ("float32", "bool"))
     ],
+    *[
+        forward(f"{name} 1M", _named(name), _positive((1_000_000,)), target=1.0)
+        for name in ("lgamma", "digamma", "erfc", "exp2")
+    ],
+    forward("logaddexp 1M", _named("logaddexp"), _positive((1_000_000,), (1_000_000,)), target=1.0),
     *_small("x + y", lambda lib: lambda x, y: x + y, 2),
     *_small("x * y", lambda lib: lambda x, y: x * y, 2),
     *_small("x * 2", lambda lib: lambda x: x * 2.0, 1),

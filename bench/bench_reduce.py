@@ -77,7 +77,7 @@ CASES: list[Case] = [
     *[_rows("amax", 11_520_000 // n, n, 1) for n in (10, 64)],
     *[_rows("sum", 4_000_000 // n, n, 1) for n in (16, 33)],  # in the last-level cache
     *[_rows(name, 400_000, 10, 1) for name in ("argmax", "logsumexp", "cumsum")],
-    *[_rows(name, 4000, 1000, 1) for name in ("logsumexp", "cumsum")],
+    *[_rows(name, 4000, 1000, 1) for name in ("logsumexp", "cumsum", "cummax", "logcumsumexp", "nansum")],
     *[_of_bools(name, dim) for name in ("sum", "any", "all") for dim in (0, 1)],
     *[_rows("sort", 4096, 768, 1), _rows("sort", 1, 1_000_000, 1)],
     *[_best(rows, n, k) for rows, n, k in ((64, 50257, 50), (512, 100, 5))],

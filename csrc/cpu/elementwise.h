@@ -40,8 +40,25 @@ struct StridedLoop {
   }
 };
 
-enum class Binary { add, sub, mul, div, floor_divide, remainder, fmod, pow, maximum, minimum, atan2, hypot };
+enum class Binary {
+  add,
+  sub,
+  mul,
+  div,
+  floor_divide,
+  remainder,
+  fmod,
+  pow,
+  maximum,
+  minimum,
+  atan2,
+  hypot,
+  logaddexp,  // log(exp(x) + exp(y))
+  copysign,
+  nextafter
+};
 enum class Compare { eq, ne, lt, le, gt, ge };
+enum class Bitwise { conjunction, disjunction, difference };  // and, or, xor
 enum class Unary {
   neg,
   abs,
@@ -71,7 +88,23 @@ enum class Unary {
   asinh,
   acosh,
   atanh,
-  erf
+  erf,
+  exp2
+};
+enum class Special {
+  lgamma,
+  digamma,
+  trigamma,
+  erfc,
+  erfcx,
+  erfinv,
+  ndtr,
+  log_ndtr,
+  ndtri,
+  i0,
+  i0e,
+  i1,
+  i1e
 };
 
 // out = x op y
@@ -86,12 +119,18 @@ void integer_forward(Binary op, const StridedLoop<3>& loop);
 // out = x op y ? 1 : 0, one byte each; also for int64
 template <class T>
 void compare(Compare op, const StridedLoop<3>& loop);
+// out = x op y, bit by bit, of bools (bytes 0 and 1) or int64
+template <class T>
+void bitwise_forward(Bitwise op, const StridedLoop<3>& loop);
 // out = f(x)
 template <class T>
 void unary_forward(Unary op, const StridedLoop<2>& loop);
 // grad_x = grad_y * f'(x); the third operand is what that needs: x, or the output y (see unary.cpp)
 template <class T>
 void unary_backward(Unary op, const StridedLoop<3>& loop);
+// out = f(x), without a backward kernel
+template <class T>
+void special_forward(Special function, const StridedLoop<2>& loop);
 
 // grad_x, grad_y from grad, x, y
 template <class T>
@@ -103,6 +142,9 @@ void div_backward(const StridedLoop<5>& loop);
 // equally
 template <class T>
 void extremum_backward(int sign, const StridedLoop<5>& loop);
+// grad_x, grad_y from grad, x, y, of logaddexp
+template <class T>
+void logaddexp_backward(const StridedLoop<5>& loop);
 // out = x ** exponent, and its gradient from grad, x
 template <class T>
 void pow_scalar_forward(T exponent, const StridedLoop<2>& loop);

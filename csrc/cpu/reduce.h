@@ -48,6 +48,7 @@ enum class Fold {
   sum_abs,      // |x|
   sum_product,  // x y
   sum_exp,      // exp(x - y)
+  sum_number,   // x, 0 where NaN
   maximum,      // NaN wins
   minimum,
   maximum_abs,
@@ -86,5 +87,12 @@ template <class T>
 void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end);
 template <class T>
 void running_product(T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
+// The extreme of x[o, 0 .. i, c] and its last place; NaN wins.
+template <class T>
+void running_extreme(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
+                     int64_t* indices);
+// y[o, i, c] = log of the sum of exp(x) over x[o, 0 .. i, c], or with from_end over x[o, i .. n - 1, c].
+template <class T>
+void running_logsumexp(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end);
 
 }  // namespace fastdl

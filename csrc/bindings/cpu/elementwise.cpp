@@ -45,12 +45,28 @@ py::array bind_compare(Compare op, const char* name, const Object& x, const Obje
   });
 }
 
-py::array bind_unary(Unary op, const char* name, const Object& x, const Object& out) {
+py::array bind_bitwise(Bitwise op, const char* name, const Object& x, const Object& y, const Object& out) {
+  // Arrays of one of both dtypes; the other operand may be a number (for bools: not 0 counts as 1).
+  const auto run = [&]<class T>(T) {
+    using Bits = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
+    Source<T> a(x, name, "x"), b(y, name, "y");
+    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
+    const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
+    launch(loop, [&] { bitwise_forward<Bits>(op, loop); });
+    return z.array();
+  };
+  for (const Object& object : {x, y})
+    if (is_array(object) && is_dtype<bool>(reinterpret_cast<const py::array&>(object))) return run(bool{});
+  return run(int64_t{});
+}
+
+template <class F>
+py::array bind_unary(const char* name, const Object& x, const Object& out, F&& kernel) {
   return by_dtype_of(name, {x}, [&]<class T>(T) {
     Source<T> a(x, name, "x");
     Result<T> y(name, broadcast_shape(name, {&a}), out, {input(a)});
     const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
-    launch(loop, [&] { unary_forward<T>(op, loop); });
+    launch(loop, [&] { kernel(T{}, loop); });
     return y.array();
   });
 }
@@ -117,22 +133,14 @@ py::tuple bind_where_backward(const Object& grad, const Object& condition) {
 }
 
 py::array bind_pow_scalar(const Object& x, double exponent, const Object& out) {
-  return by_dtype_of("pow", {x}, [&]<class T>(T) {
-    Source<T> a(x, "pow", "x");
-    Result<T> y("pow", broadcast_shape("pow", {&a}), out, {input(a)});
-    const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
-    launch(loop, [&] { pow_scalar_forward<T>(T(exponent), loop); });
-    return y.array();
+  return bind_unary("pow", x, out, [=]<class T>(T, const StridedLoop<2>& loop) {
+    pow_scalar_forward<T>(T(exponent), loop);
   });
 }
 
 py::array bind_clamp(const Object& x, double lower, double upper, const Object& out) {
-  return by_dtype_of("clamp", {x}, [&]<class T>(T) {
-    Source<T> a(x, "clamp", "x");
-    Result<T> y("clamp", broadcast_shape("clamp", {&a}), out, {input(a)});
-    const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
-    launch(loop, [&] { clamp_forward<T>(T(lower), T(upper), loop); });
-    return y.array();
+  return bind_unary("clamp", x, out, [=]<class T>(T, const StridedLoop<2>& loop) {
+    clamp_forward<T>(T(lower), T(upper), loop);
   });
 }
 
@@ -142,6 +150,14 @@ void def_binary(py::module_& m, Binary op, const char* name, const char* label) 
       name,
       [op, label](const Object& x, const Object& y, const Object& out) {
         return bind_binary(op, label, x, y, out);
+      },
+      py::arg("x"), py::arg("y"), py::arg("out") = py::none());
+}
+void def_bitwise(py::module_& m, Bitwise op, const char* name, const char* label) {
+  m.def(
+      name,
+      [op, label](const Object& x, const Object& y, const Object& out) {
+        return bind_bitwise(op, label, x, y, out);
       },
       py::arg("x"), py::arg("y"), py::arg("out") = py::none());
 }
@@ -155,7 +171,21 @@ void def_compare(py::module_& m, Compare op, const char* name, const char* label
 }
 void def_unary(py::module_& m, Unary op, const char* name, const char* label) {
   m.def(
-      name, [op, label](const Object& x, const Object& out) { return bind_unary(op, label, x, out); },
+      name,
+      [op, label](const Object& x, const Object& out) {
+        return bind_unary(label, x, out,
+                          [op]<class T>(T, const StridedLoop<2>& loop) { unary_forward<T>(op, loop); });
+      },
+      py::arg("x"), py::arg("out") = py::none());
+}
+void def_special(py::module_& m, Special function, const char* name, const char* label) {
+  m.def(
+      name,
+      [function, label](const Object& x, const Object& out) {
+        return bind_unary(label, x, out, [function]<class T>(T, const StridedLoop<2>& loop) {
+          special_forward<T>(function, loop);
+        });
+      },
       py::arg("x"), py::arg("out") = py::none());
 }
 void def_unary_backward(py::module_& m, Unary op, const char* name, const char* saved) {
@@ -183,12 +213,18 @@ void register_elementwise(py::module_& m) {
   def_binary(m, Binary::minimum, "minimum_forward", "minimum");
   def_binary(m, Binary::atan2, "atan2_forward", "atan2");
   def_binary(m, Binary::hypot, "hypot_forward", "hypot");
+  def_binary(m, Binary::logaddexp, "logaddexp_forward", "logaddexp");
+  def_binary(m, Binary::copysign, "copysign_forward", "copysign");
+  def_binary(m, Binary::nextafter, "nextafter_forward", "nextafter");
   def_compare(m, Compare::eq, "eq_forward", "eq");
   def_compare(m, Compare::ne, "ne_forward", "ne");
   def_compare(m, Compare::lt, "lt_forward", "lt");
   def_compare(m, Compare::le, "le_forward", "le");
   def_compare(m, Compare::gt, "gt_forward", "gt");
   def_compare(m, Compare::ge, "ge_forward", "ge");
+  def_bitwise(m, Bitwise::conjunction, "bitwise_and_forward", "bitwise_and");
+  def_bitwise(m, Bitwise::disjunction, "bitwise_or_forward", "bitwise_or");
+  def_bitwise(m, Bitwise::difference, "bitwise_xor_forward", "bitwise_xor");
 
   def_unary(m, Unary::neg, "neg_forward", "neg");
   def_unary(m, Unary::abs, "abs_forward", "abs");
@@ -219,12 +255,27 @@ void register_elementwise(py::module_& m) {
   def_unary(m, Unary::acosh, "acosh_forward", "acosh");
   def_unary(m, Unary::atanh, "atanh_forward", "atanh");
   def_unary(m, Unary::erf, "erf_forward", "erf");
+  def_unary(m, Unary::exp2, "exp2_forward", "exp2");
+  def_special(m, Special::lgamma, "lgamma_forward", "lgamma");
+  def_special(m, Special::digamma, "digamma_forward", "digamma");
+  def_special(m, Special::trigamma, "trigamma_forward", "trigamma");
+  def_special(m, Special::erfc, "erfc_forward", "erfc");
+  def_special(m, Special::erfcx, "erfcx_forward", "erfcx");
+  def_special(m, Special::erfinv, "erfinv_forward", "erfinv");
+  def_special(m, Special::ndtr, "ndtr_forward", "ndtr");
+  def_special(m, Special::log_ndtr, "log_ndtr_forward", "log_ndtr");
+  def_special(m, Special::ndtri, "ndtri_forward", "ndtri");
+  def_special(m, Special::i0, "i0_forward", "i0");
+  def_special(m, Special::i0e, "i0e_forward", "i0e");
+  def_special(m, Special::i1, "i1_forward", "i1");
+  def_special(m, Special::i1e, "i1e_forward", "i1e");
   def_unary_backward(m, Unary::abs, "abs_backward", "x");
   def_unary_backward(m, Unary::square, "square_backward", "x");
   def_unary_backward(m, Unary::sqrt, "sqrt_backward", "y");
   def_unary_backward(m, Unary::rsqrt, "rsqrt_backward", "y");
   def_unary_backward(m, Unary::reciprocal, "reciprocal_backward", "y");
   def_unary_backward(m, Unary::exp, "exp_backward", "y");
+  def_unary_backward(m, Unary::exp2, "exp2_backward", "y");
   def_unary_backward(m, Unary::expm1, "expm1_backward", "y");
   def_unary_backward(m, Unary::log, "log_backward", "x");
   def_unary_backward(m, Unary::log1p, "log1p_backward", "x");
@@ -269,6 +320,13 @@ void register_elementwise(py::module_& m) {
       [](const Object& grad, const Object& x, const Object& y) {
         return two_gradients("minimum_backward", grad, x, y,
                              []<class T>(T, const StridedLoop<5>& l) { extremum_backward<T>(-1, l); });
+      },
+      py::arg("grad"), py::arg("x"), py::arg("y"));
+  m.def(
+      "logaddexp_backward",
+      [](const Object& grad, const Object& x, const Object& y) {
+        return two_gradients("logaddexp_backward", grad, x, y,
+                             []<class T>(T, const StridedLoop<5>& l) { logaddexp_backward<T>(l); });
       },
       py::arg("grad"), py::arg("x"), py::arg("y"));
 

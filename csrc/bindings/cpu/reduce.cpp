@@ -172,10 +172,11 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
 
 template <Fold op>
 py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
-  constexpr const char* name = op == Fold::sum       ? "sum"
-                               : op == Fold::product ? "prod"
-                               : op == Fold::maximum ? "amax"
-                                                     : "amin";
+  constexpr const char* name = op == Fold::sum          ? "sum"
+                               : op == Fold::sum_number ? "nansum"
+                               : op == Fold::product    ? "prod"
+                               : op == Fold::maximum    ? "amax"
+                                                        : "amin";
   return by_dtype(name, x, [&]<class T>(T) {
     Operand in = array_of<T>(x, name, "x");
     return fold_array<T>(op, in, Plan(name, in, axes, keepdim));
@@ -343,6 +344,33 @@ py::array bind_running_product(const py::array& x, int64_t axis) {
     running_product<T>(y, in, a.outer, a.n, a.inner);
   });
 }
+py::array bind_running_logsumexp(const py::array& x, int64_t axis, bool from_end) {
+  return by_dtype("running_logsumexp", x, [&]<class T>(T) {
+    const In<T> in(x, "running_logsumexp", "x");
+    const Along a("running_logsumexp", in, axis, true);
+    py::array y = empty<T>(in.shape());
+    T* out = data<T>(y);
+    KernelScope scope(in.size());
+    running_logsumexp<T>(out, in, a.outer, a.n, a.inner, from_end);
+    return y;
+  });
+}
+// The extremes so far along `axis`, and their last places.
+template <bool largest>
+py::tuple bind_running_extreme(const py::array& x, int64_t axis) {
+  constexpr const char* name = largest ? "running_max" : "running_min";
+  const auto run = [&]<class T>(T) {
+    const In<T> in(x, name, "x");
+    const Along a(name, in, axis, true);
+    py::array values = empty<T>(in.shape()), indices = empty<int64_t>(in.shape());
+    {
+      KernelScope scope(in.size());
+      running_extreme<T>(largest, in, a.outer, a.n, a.inner, data<T>(values), data<int64_t>(indices));
+    }
+    return py::make_tuple(std::move(values), std::move(indices));
+  };
+  return is_dtype<int64_t>(x) ? run(int64_t{}) : by_dtype(name, x, run);
+}
 
 // The first k along the last axis in order, and where they were.
 py::tuple bind_sort(const py::array& x, int64_t k, bool descending) {
@@ -394,6 +422,7 @@ void register_reduce(py::module_& m) {
   const auto axes = py::arg("axes") = py::none();
   const auto keepdim = py::arg("keepdim") = false;
   m.def("sum_forward", &bind_fold<Fold::sum>, py::arg("x"), axes, keepdim);
+  m.def("nansum_forward", &bind_fold<Fold::sum_number>, py::arg("x"), axes, keepdim);
   m.def("prod_forward", &bind_fold<Fold::product>, py::arg("x"), axes, keepdim);
   m.def("amax_forward", &bind_fold<Fold::maximum>, py::arg("x"), axes, keepdim);
   m.def("amin_forward", &bind_fold<Fold::minimum>, py::arg("x"), axes, keepdim);
@@ -408,6 +437,10 @@ void register_reduce(py::module_& m) {
   m.def("count_true", &bind_count_true, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
   m.def("running_product", &bind_running_product, py::arg("x"), py::arg("axis"));
+  m.def("running_max", &bind_running_extreme<true>, py::arg("x"), py::arg("axis"));
+  m.def("running_min", &bind_running_extreme<false>, py::arg("x"), py::arg("axis"));
+  m.def("running_logsumexp", &bind_running_logsumexp, py::arg("x"), py::arg("axis"),
+        py::arg("from_end") = false);
   m.def("sort_forward", &bind_sort, py::arg("x"), py::arg("k"), py::arg("descending"));
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
 }

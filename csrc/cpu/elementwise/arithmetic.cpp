@@ -4,6 +4,7 @@
 //   forward     out = x op y                                          two reads, one write
 //   mul         grad_x = grad y, grad_y = grad x                      three reads, two writes
 //   div         grad_x = grad / y, grad_y = -grad_x z, z = x / y
+//   logaddexp   grad_x = grad s, grad_y = grad (1 - s), s = sigmoid(x - y), 1/2 where x = y
 //   maximum     grad_x = grad where x > y, half of it on ties, else 0; grad_y likewise; NaN on either side:
 //   grad to both remainder   Python's: the sign of y; fmod: C's, the sign of x; floor_divide: floor of the
 //   exact quotient
@@ -45,8 +46,38 @@ template <class T>
     constexpr T inf = std::numeric_limits<T>::infinity();  // beats NaN
     return (abs<T>(x) == inf) | (abs<T>(y) == inf) ? broadcast<T>(inf) : root;
   } else {
+    // Squares neither overflow nor lose their last places.
+    const Vec<T> a = abs<T>(x), b = abs<T>(y), most = max(a, b);
+    if (!any(~((a < T(1e150)) & (b < T(1e150)) & ((most > T(1e-140)) | (most == T(0))))))
+      return square_root<T>(a * a + b * b);
     return per_lane_call<T>([](T a, T b) { return std::hypot(a, b); }, x, y);
   }
+}
+
+// max + log(1 + exp(-|x - y|)); infinities of one sign are their own result.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> log_of_sum(Vec<T> x, Vec<T> y) {
+  const Vec<T> result = max(x, y) + simd::log1p<T>(simd::exp<T>(-abs<T>(x - y)));
+  return (x == y) & (abs<T>(x) == std::numeric_limits<T>::infinity()) ? x : result;
+}
+
+// One step of the integers that order numbers as their values do; from zero to the smallest number of y's
+// sign.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> next_after(Vec<T> x, Vec<T> y) {
+  using I = Vec<Int<T>>;
+  constexpr Int<T> magnitude = std::numeric_limits<Int<T>>::max(), sign = std::numeric_limits<Int<T>>::min();
+  constexpr int top = 8 * int(sizeof(T)) - 1;
+  const I a = (I)x, b = (I)y;
+  const I x_order = a ^ ((a >> top) & magnitude), y_order = b ^ ((b >> top) & magnitude);
+  const I away = (I)(x_order < y_order) ^ (a >> top);  // -1 where the magnitude grows
+  const I step = away | 1;                             // -1 or 1
+  const I stepped = a - step;
+  const I from_zero = (b & sign) | 1;
+  const I moved = (a & magnitude) == 0 ? from_zero : stepped;
+  const I same = (I)(a == b) | (I)(((a | b) & magnitude) == 0);
+  const Vec<T> result = same != 0 ? y : (Vec<T>)moved;
+  return (x != x) | (y != y) ? x + y : result;
 }
 
 // map for two outputs from three inputs: f(g, a, b, first, second).
@@ -101,6 +132,12 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
       return map<T>(loop, kGrainSlow, [](V x, V y) { return angle<T>(x, y); });
     case Binary::hypot:
       return map<T>(loop, kGrainSlow, [](V x, V y) { return hypotenuse<T>(x, y); });
+    case Binary::logaddexp:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return log_of_sum<T>(x, y); });
+    case Binary::copysign:
+      return map<T>(loop, kGrain, [](V x, V y) { return simd::copysign<T>(x, y); });
+    case Binary::nextafter:
+      return map<T>(loop, kGrain, [](V x, V y) { return next_after<T>(x, y); });
   }
 }
 
@@ -169,6 +206,16 @@ void extremum_backward(int sign, const StridedLoop<5>& loop) {
   });
 }
 
+template <class T>
+void logaddexp_backward(const StridedLoop<5>& loop) {
+  using V = Vec<T>;
+  map_two<T>(loop, [](V g, V x, V y, V& grad_x, V& grad_y) {
+    const V share = x == y ? broadcast<T>(0.5) : simd::sigmoid<T>(x - y);
+    grad_x = g * share;
+    grad_y = g - grad_x;
+  });
+}
+
 // Exponents that people write are one or two multiplications; the rest takes power().
 template <class T>
 void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
@@ -202,6 +249,7 @@ void pow_scalar_backward(T exponent, const StridedLoop<3>& loop) {
   template void mul_backward<T>(const StridedLoop<5>&);           \
   template void div_backward<T>(const StridedLoop<5>&);           \
   template void extremum_backward<T>(int, const StridedLoop<5>&); \
+  template void logaddexp_backward<T>(const StridedLoop<5>&);     \
   template void pow_scalar_forward<T>(T, const StridedLoop<2>&);  \
   template void pow_scalar_backward<T>(T, const StridedLoop<3>&);
 FASTDL_INSTANTIATE(float)

@@ -1,9 +1,9 @@
 // Elementary functions beyond simd/math.h, on Vec<T>.
 //
-// Single precision is computed in double, but for sin and cos: a shorter polynomial and no care for
+// Single precision is computed in double, but for sin, cos and 2^x: a shorter polynomial and no care for
 // cancellation give results within 0.51 units in the last place, at about the price of a careful
-// single-precision routine. Double precision has its own vector code where it is common (log, sin, cos) and
-// otherwise goes lane by lane through the C library.
+// single-precision routine. Double precision has its own vector code where it is common (log, sin, cos, the
+// angles) and otherwise goes lane by lane through the C library.
 #pragma once
 
 #include <cmath>
@@ -192,6 +192,16 @@ template <class T>
 #endif
 }
 
+// 2^x = 2^n exp(r log 2), r = x - n exactly.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp2(Vec<T> x) {
+  constexpr T low = sizeof(T) == 4 ? T(-151) : T(-1076), high = sizeof(T) == 4 ? T(129) : T(1025);
+  constexpr T rounder = detail::kRounder<T> + T(detail::kExponentBias<T>);
+  x = clamp<T>(x, low, high);
+  const Vec<T> shifted = x + broadcast<T>(rounder), n = shifted - rounder;
+  return detail::scale_by_power<T>(exp_bounded<T>((x - n) * T(0.69314718055994530942)), n, shifted);
+}
+
 template <class T>
 [[gnu::always_inline]] inline Vec<T> sine(Vec<T> x) {
   if (any(abs<T>(x) > T(kSinLimit))) return per_lane_call<T>([](T v) { return std::sin(v); }, x);
@@ -219,9 +229,9 @@ template <class T>
   return per_lane_call<T>([](T v) { return std::tan(v); }, x);
 }
 
-// atan(x) to 1e-11: for x > 1 it is pi/2 - atan(1/x); above tan(pi/8), pi/4 + atan((x - 1) / (x + 1)); then
-// its series.
-[[gnu::always_inline]] inline Vec<double> atan_of_double(Vec<double> x) {
+// atan(x): for x > 1 it is pi/2 - atan(1/x); above tan(pi/8), pi/4 + atan((x - 1) / (x + 1)); then a
+// polynomial, interpolated on [0, tan(pi/8)].
+[[gnu::always_inline]] inline Vec<double> atan(Vec<double> x) {
   using V = Vec<double>;
   const V a = abs<double>(x);
   const auto inverted = a > 1.0;
@@ -230,34 +240,62 @@ template <class T>
   const V c = shifted ? (b - 1.0) / (b + 1.0) : b;
   const V z = c * c;
   V y = c + c * z *
-                horner(z, -1.0 / 3, 1.0 / 5, -1.0 / 7, 1.0 / 9, -1.0 / 11, 1.0 / 13, -1.0 / 15, 1.0 / 17,
-                       -1.0 / 19, 1.0 / 21, -1.0 / 23);
+                horner(z, -0.3333333333333333, 0.1999999999999552, -0.14285714284666542, 0.11111111015256361,
+                       -0.09090904578123901, 0.07692183190826078, -0.06664511447381855, 0.05858148912801507,
+                       -0.050854497379370145, 0.039231658295503284, -0.01917688711896927);
   y = shifted ? y + 0.78539816339744831 : y;
   y = inverted ? 1.5707963267948966 - y : y;
   return copysign<double>(y, x);
 }
 // asin(x) = atan(x / sqrt(1 - x^2)); the product keeps 1 - x from cancelling.
-[[gnu::always_inline]] inline Vec<double> asin_of_double(Vec<double> x) {
-  return atan_of_double(x / square_root<double>((1.0 - x) * (1.0 + x)));
+[[gnu::always_inline]] inline Vec<double> asin(Vec<double> x) {
+  return atan(x / square_root<double>((1.0 - x) * (1.0 + x)));
+}
+[[gnu::always_inline]] inline Vec<double> acos(Vec<double> x) {
+  return 2.0 * atan(square_root<double>((1.0 - x) / (1.0 + x)));
+}
+
+// f in double, for T = float as well.
+template <class T, class F>
+[[gnu::always_inline]] inline Vec<T> with_double(F f, Vec<T> x) {
+  if constexpr (sizeof(T) == 4)
+    return in_double(f, x);
+  else
+    return f(x);
 }
 
 // The angle of (x, y); lanes with zeros, infinities or NaN go through the C library.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> angle(Vec<T> y, Vec<T> x) {
-  if constexpr (sizeof(T) == 4) {
-    constexpr T most = std::numeric_limits<T>::max();
-    const auto plain = (abs<T>(x) <= most) & (abs<T>(y) <= most) & (x != T(0)) & (y != T(0));
-    if (!any(~plain))
-      return in_double(
-          [](Vec<double> b, Vec<double> a) {
-            const Vec<double> t = atan_of_double(b / a);
-            const Vec<double> turned = t + copysign<double>(broadcast<double>(3.1415926535897931), b);
-            return a < 0.0 ? turned : t;
-          },
-          y, x);
-  }
-  return per_lane_call<T>([](T b, T a) { return std::atan2(b, a); }, y, x);
+  constexpr T most = std::numeric_limits<T>::max();
+  const auto plain = (abs<T>(x) <= most) & (abs<T>(y) <= most) & (x != T(0)) & (y != T(0));
+  if (any(~plain)) return per_lane_call<T>([](T b, T a) { return std::atan2(b, a); }, y, x);
+  const auto turn = [](Vec<double> b, Vec<double> a) {
+    const Vec<double> t = atan(b / a);
+    const Vec<double> turned = t + copysign<double>(broadcast<double>(3.1415926535897931), b);
+    return a < 0.0 ? turned : t;
+  };
+  if constexpr (sizeof(T) == 4)
+    return in_double(turn, y, x);
+  else
+    return turn(y, x);
 }
+
+#if defined(__AVX2__)
+// c - a b, rounded once.
+[[gnu::always_inline]] inline Vec<double> negated_product_plus(Vec<double> a, Vec<double> b, Vec<double> c) {
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_fnmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#else
+  return (Vec<double>)_mm256_fnmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#endif
+}
+// The largest integer not above q, for 0 <= q < 2^52.
+[[gnu::always_inline]] inline Vec<double> whole_part(Vec<double> q) {
+  const Vec<double> n = (q + broadcast<double>(4503599627370496.0)) - 4503599627370496.0;
+  return n > q ? n - 1.0 : n;
+}
+#endif
 
 // x - y trunc(x / y). In double the quotient of floats is right to the integer and the product exact while it
 // is below 2^28; larger ones, zeros and what is not finite go through the C library.
@@ -279,6 +317,17 @@ template <class T>
       return copysign<T>(r, x);
     }
   }
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 8) {
+    // The same with one rounding, of what is exact: the rest is a multiple of y's last place and less than y.
+    const Vec<T> a = abs<T>(x), b = abs<T>(y);
+    const auto plain = (a < b * T(1LL << 51)) & (b <= std::numeric_limits<T>::max());
+    if (!any(~plain)) {
+      const Vec<T> r = negated_product_plus(whole_part(a / b), b, a);
+      return copysign<T>(r < T(0) ? r + b : r, x);
+    }
+  }
+#endif
   return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y);
 }
 

@@ -1,4 +1,5 @@
-// Kernels with bytes among their operands (comparisons, where), clamp, and the three-operand arithmetic.
+// Kernels with bytes among their operands (comparisons, logic, where), clamp, and the three-operand
+// arithmetic.
 //
 //   compare     out = x op y, one byte per element                    where   out = condition ? x : y
 //   clamp       out = min(max(x, lower), upper), NaN stays            gradient passes where lower <= x <=
@@ -64,6 +65,26 @@ void compare(Compare op, const StridedLoop<3>& loop) {
   }
 }
 template void compare<int64_t>(Compare, const StridedLoop<3>&);
+
+template <class T>
+void bitwise_forward(Bitwise op, const StridedLoop<3>& loop) {
+  const auto run = [&](auto f) {
+    for_each_run<1, T, T, T>(loop, kGrain * 8 / int64_t(sizeof(T)),
+                             [f](int64_t n, T* z, const T* x, const T* y) {
+                               for (int64_t i = 0; i < n; ++i) z[i] = f(x[i], y[i]);
+                             });
+  };
+  switch (op) {
+    case Bitwise::conjunction:
+      return run([](T x, T y) { return T(x & y); });
+    case Bitwise::disjunction:
+      return run([](T x, T y) { return T(x | y); });
+    case Bitwise::difference:
+      return run([](T x, T y) { return T(x ^ y); });
+  }
+}
+template void bitwise_forward<uint8_t>(Bitwise, const StridedLoop<3>&);
+template void bitwise_forward<int64_t>(Bitwise, const StridedLoop<3>&);
 
 template <class T>
 void where_forward(const StridedLoop<4>& loop) {

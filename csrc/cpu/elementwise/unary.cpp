@@ -1,7 +1,8 @@
 // y = f(x), and grad_x = grad_y f'(x) in one pass over the gradient and what was saved.
 //
-//   saved for backward: the output y by sqrt, rsqrt, reciprocal, exp, expm1, tan; the input x by the others;
-//   nothing by neg, sign and the roundings (their gradient is -grad_y or zero, made without a kernel).
+//   saved for backward: the output y by sqrt, rsqrt, reciprocal, exp, exp2, expm1, tan; the input x by the
+//   others; nothing by neg, sign and the roundings (their gradient is -grad_y or zero, made without a
+//   kernel).
 //
 // Passes: forward one read, one write; backward two reads, one write. Work: ranges of the flattened space
 // (loop.h).
@@ -88,13 +89,11 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
     case Unary::tan:
       return slow([](V x) { return tangent<T>(x); });
     case Unary::asin:
-      return slow([](V x) { return by_double<T>(x, std::asin, [](D v) { return asin_of_double(v); }); });
+      return slow([](V x) { return with_double<T>([](D v) { return simd::asin(v); }, x); });
     case Unary::acos:
-      return slow([](V x) {
-        return by_double<T>(x, std::acos, [](D v) { return 1.5707963267948966 - asin_of_double(v); });
-      });
+      return slow([](V x) { return with_double<T>([](D v) { return simd::acos(v); }, x); });
     case Unary::atan:
-      return slow([](V x) { return by_double<T>(x, std::atan, [](D v) { return atan_of_double(v); }); });
+      return slow([](V x) { return with_double<T>([](D v) { return simd::atan(v); }, x); });
     case Unary::sinh:  // the series where e^x - e^-x would cancel
       return slow([](V x) {
         return by_double<T>(x, std::sinh, [](D v) {
@@ -134,6 +133,8 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
       });
     case Unary::erf:
       return fast([](V x) { return simd::erf<T>(x); });
+    case Unary::exp2:
+      return fast([](V x) { return simd::exp2<T>(x); });
   }
 }
 
@@ -165,6 +166,8 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
       return fast([](V g, V y) { return -g * (y * y); });
     case Unary::exp:
       return fast([](V g, V y) { return g * y; });
+    case Unary::exp2:
+      return fast([](V g, V y) { return g * (T(M_LN2) * y); });
     case Unary::expm1:
       return fast([](V g, V y) { return g * (y + T(1)); });
     case Unary::log:

@@ -71,6 +71,8 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
   switch (op) {
     case Fold::sum:
       return run_one<T, T, Add>(p, out, [](auto x) { return x; });
+    case Fold::sum_number:
+      return run_one<T, T, Add>(p, out, [](auto x) { return x == x ? x : decltype(x){}; });
     case Fold::sum_abs:
       return run_one<T, T, Add>(p, out, [](auto x) { return magnitude(x); });
     case Fold::sum_square:  // in double: squares of floats overflow and underflow early

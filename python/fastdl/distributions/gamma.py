@@ -17,7 +17,8 @@ from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.kernels import array as as_array
-from fastdl.ops.gamma import digamma, lgamma, lgamma_of
+from fastdl.kernels import select
+from fastdl.ops.gamma import digamma, lgamma
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import _draw, randn
 from fastdl.ops.shape import stack
@@ -60,8 +61,7 @@ def _above(a: Any, x: Any) -> Any:
 
 def _log_mass(a: Any, x: Any, part: Any) -> Any:
     """log F or log Q: the density x^(a-1) e^-x / Gamma(a) times F / f or Q / f."""
-    gammas = np.reshape([lgamma_of(v) for v in a.reshape(-1).tolist()], a.shape)
-    return (a - 1) * np.log(x) - x - gammas + np.log(part(a, x))
+    return (a - 1) * np.log(x) - x - select(a).lgamma_forward(a) + np.log(part(a, x))
 
 
 def gamma_slope(a: Any, x: Any) -> Any:

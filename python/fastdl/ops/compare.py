@@ -41,6 +41,8 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
         dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)
         and (dtype is float32 or dtype is float64 or dtype is int64)
     ):
+        if name in ("eq", "ne") and out is None and (differ := _bits("xor", x, y)) is not None:
+            return differ if name == "ne" else select(differ).bitwise_xor_forward(differ, True)
         dtype = common_dtype(x, y)
         if not is_array(x) or not is_array(y):
             value = y if is_array(x) else x
@@ -75,9 +77,20 @@ ge = _comparison("ge", np.greater_equal, ">=")
 not_equal, less, less_equal, greater, greater_equal = ne, lt, le, gt, ge
 
 
+def _bits(name: str, x: Any, y: Any) -> Any:
+    """``and``, ``or`` or ``xor`` by the kernel, where both are bool arrays on the CPU, else None."""
+    if getattr(x, "dtype", None) is not bool_ or getattr(y, "dtype", None) is not bool_:
+        return None
+    if on_device(x) or on_device(y):
+        return None
+    return getattr(select(x), f"bitwise_{name}_forward")(x, y)
+
+
 def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
+        if out is None and (found := _bits(name[8:], x, y)) is not None:
+            return Tensor._wrap(found)
         return _result(name, by_numpy(name, ufunc, bool_, None, x, y), out)
 
     function.__name__ = function.__qualname__ = name
@@ -92,12 +105,20 @@ logical_xor = _logical("logical_xor", np.logical_xor, "Exactly one")
 
 def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """True where ``input`` is zero or False. See ``torch.logical_not``."""
-    return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, input._data), out)
+    x = input._data
+    if out is None and x.dtype is bool_ and not on_device(x):
+        return Tensor._wrap(select(x).bitwise_xor_forward(x, True))
+    return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, x), out)
+
+
+_KERNELS = frozenset(["bitwise_and", "bitwise_or", "bitwise_xor"])
 
 
 def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
+        if out is None and name in _KERNELS and (found := _bits(name[8:], x, y)) is not None:
+            return Tensor._wrap(found)
         dtype = common_dtype(x, y)
         if dtype.kind in FLOATING:
             raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
@@ -124,6 +145,8 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     x = input._data
     if x.dtype.kind in FLOATING:
         raise DtypeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
+    if out is None and x.dtype is bool_:
+        return logical_not(input)
     return _result("bitwise_not", by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
 

@@ -1,4 +1,7 @@
-"""``Evaluated``: functions that NumPy computes by element in double precision, with derivatives of any order."""
+"""Functions of one tensor whose derivative is a formula of other functions, to any order.
+
+``Evaluated`` has NumPy compute them in double precision, ``Special`` the kernel of that name.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,17 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float64
+from fastdl.kernels import select
+from fastdl.ops.activation import floating
 from fastdl.tensor import Tensor
 
 
-class Evaluated(Op):
-    """y = function(x), float64 arrays in and out; ``slope`` computes dy/dx of a tensor, in operations."""
+class Formula(Op):
+    """y = f(x); ``slope`` computes dy/dx of a tensor, in operations."""
 
     saves = (0,)
-
-    def forward(
-        self, x: Any, function: Callable[[Any], Any], slope: Callable[[Tensor], Tensor] | None = None
-    ) -> Any:
-        self.x, self.slope = x, slope
-        with np.errstate(all="ignore"):
-            return np.asarray(function(x.astype(float64)), x.dtype).reshape(x.shape)
+    x: Any
+    slope: Callable[[Tensor], Tensor] | None
 
     def backward(self, grad: Any) -> Any:
         with no_grad():
@@ -38,6 +38,25 @@ class Evaluated(Op):
         return grad * self.slope(x)
 
 
+class Evaluated(Formula):
+    """f is ``function`` of float64 arrays."""
+
+    def forward(
+        self, x: Any, function: Callable[[Any], Any], slope: Callable[[Tensor], Tensor] | None = None
+    ) -> Any:
+        self.x, self.slope = x, slope
+        with np.errstate(all="ignore"):
+            return np.asarray(function(x.astype(float64)), x.dtype).reshape(x.shape)
+
+
+class Special(Formula):
+    """f is the kernel ``label``."""
+
+    def forward(self, x: Any, label: str, slope: Callable[[Tensor], Tensor]) -> Any:
+        self.x, self.slope = x, slope
+        return getattr(select(x), label + "_forward")(x)
+
+
 def evaluated(
     function: Callable[[Any], Any], x: Tensor, slope: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
@@ -45,10 +64,6 @@ def evaluated(
     return Evaluated.apply(x, function=function, slope=slope)  # type: ignore[no-any-return]
 
 
-def by_element(function: Callable[[float], float]) -> Callable[[Any], Any]:
-    """A function of one Python number as a function of an array."""
-
-    def run(x: Any) -> Any:
-        return np.fromiter(map(function, x.reshape(-1).tolist()), float64, x.size).reshape(x.shape)
-
-    return run
+def special(label: str, input: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """The kernel ``label`` of a tensor, integers as the default dtype; see :class:`Special`."""
+    return Special.apply(floating(input), label=label, slope=slope)  # type: ignore[no-any-return]

@@ -60,13 +60,17 @@ class Amin(Amax):
 
 
 class Median(Amax):
-    """The lower of the middle elements of all; the gradient is shared equally by ties."""
+    """The lower of the middle elements of all; the gradient is shared equally by ties. NaN if there is one; with
+    ``skip`` the median of the others."""
 
     axes: Any = None
 
-    def forward(self, x: Any, axes: Any = None, keepdim: bool = False) -> Any:
+    def forward(self, x: Any, axes: Any = None, keepdim: bool = False, skip: bool = False) -> Any:
         flat = x.reshape(-1)
         missing = x.dtype.kind in FLOATING and np.isnan(flat).any()
+        if missing and skip:
+            flat = flat[~np.isnan(flat)]
+            missing = flat.size == 0
         middle = np.nan if missing else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]
         self.x, self.y = x, array(middle, x, x.dtype)
         return self.y

@@ -9,11 +9,12 @@ import numpy as np
 
 from fastdl.dtypes import float64
 from fastdl.errors import ArgumentError
+from fastdl.kernels import select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
-from fastdl.ops.evaluated import by_element, evaluated
+from fastdl.ops.evaluated import evaluated, special
 from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.views import broadcast_tensors
@@ -23,19 +24,13 @@ from fastdl.tensor import Tensor
 @on_host
 def lgamma(input: Tensor) -> Tensor:
     """The logarithm of the absolute value of the gamma function. See ``torch.lgamma``."""
-    return evaluated(by_element(lgamma_of), floating(input), digamma)
-
-
-def lgamma_of(x: float) -> float:
-    if x == -math.inf or (x <= 0 and x == math.floor(x)):
-        return math.inf
-    return math.lgamma(x)
+    return special("lgamma", input, digamma)
 
 
 @on_host
 def digamma(input: Tensor) -> Tensor:
     """The derivative of :func:`lgamma`. See ``torch.digamma``."""
-    return evaluated(_digamma, floating(input), lambda x: polygamma(1, x))
+    return special("digamma", input, lambda x: polygamma(1, x))
 
 
 @on_host
@@ -52,12 +47,12 @@ def polygamma(n: int, input: Tensor) -> Tensor:
         raise ArgumentError(f"polygamma: n must not be negative, got {n}")
     if n == 0:
         return digamma(input)
+    if n == 1:
+        return special("trigamma", input, lambda x: polygamma(2, x))
     factor = math.factorial(n) * (-1) ** (n + 1)
-
-    def function(x: Any) -> Any:
-        return _trigamma(x) if n == 1 else factor * _zeta(np.float64(n + 1), x)
-
-    return evaluated(function, floating(input), lambda x: polygamma(n + 1, x))
+    return evaluated(
+        lambda x: factor * _zeta(np.float64(n + 1), x), floating(input), lambda x: polygamma(n + 1, x)
+    )
 
 
 def polygamma_method(input: Tensor, n: int) -> Tensor:
@@ -140,7 +135,7 @@ def _incomplete(op: str, input: Tensor, other: Tensor, upper: bool) -> Tensor:
         )
     a, x = _pair(op, input, other)
     shape = a._data.astype(float64)
-    gammas = by_element(lgamma_of)(shape)
+    gammas = select(shape).lgamma_forward(shape)
     sign = -1.0 if upper else 1.0
 
     def slope(x: Tensor) -> Tensor:
@@ -151,38 +146,6 @@ def _incomplete(op: str, input: Tensor, other: Tensor, upper: bool) -> Tensor:
 
 
 # --------------------------------------------------------------------------------- double precision, on arrays
-
-
-def _digamma(x: Any) -> Any:
-    """Reflected to x > 0, moved up to x >= 10 by digamma(x) = digamma(x + 1) - 1 / x, then the asymptotic series."""
-    pole = (x <= 0) & (x == np.floor(x))
-    low = x < 0.5
-    y = np.where(low, 1 - x, x)
-    result = np.zeros_like(y)
-    for _ in range(10):
-        small = y < 10
-        result = np.where(small, result - 1 / y, result)
-        y = np.where(small, y + 1, y)
-    z = 1 / (y * y)
-    series = z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132)))))
-    result = result + np.log(y) - 0.5 / y - series
-    result = np.where(low, result - np.pi / np.tan(np.pi * x), result)
-    return np.where(pole, np.where(x == 0, np.copysign(np.inf, -x), np.nan), result)
-
-
-def _trigamma(x: Any) -> Any:
-    """As :func:`_digamma`: trigamma(x) = trigamma(x + 1) + 1 / x^2; for low x (pi / sin(pi x))^2 - trigamma(1 - x)."""
-    low = x < 0.5
-    y = np.where(low, 1 - x, x)
-    result = np.zeros_like(y)
-    for _ in range(10):
-        small = y < 10
-        result = np.where(small, result + 1 / (y * y), result)
-        y = np.where(small, y + 1, y)
-    z = 1 / (y * y)
-    series = z * (1 / 6 - z * (1 / 30 - z * (1 / 42 - z * (1 / 30 - z * (5 / 66)))))
-    result = result + (1 + 0.5 / y + series) / y
-    return np.where(low, (np.pi / np.sin(np.pi * x)) ** 2 - result, result)
 
 
 # B_2, B_4, ... of Bernoulli's numbers.

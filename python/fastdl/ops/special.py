@@ -12,10 +12,10 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, floating_info, get_default_dtype
-from fastdl.kernels import on_device
+from fastdl.kernels import on_device, select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
-from fastdl.ops.arrays import cast, full
+from fastdl.ops.arrays import cast, full, sum_to, zeros
 from fastdl.ops.bessel import i0
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
@@ -25,7 +25,7 @@ from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import abs, log, log1p, sin
+from fastdl.ops.unary import _exp2, log, log1p, sin
 from fastdl.tensor import Tensor
 
 
@@ -37,7 +37,7 @@ def exp2(input: Tensor) -> Tensor:
         >>> fastdl.exp2(fastdl.tensor([0.0, 3.0])).tolist()
         [1.0, 8.0]
     """
-    return pow(2.0, floating(input))
+    return pow(2.0, floating(input)) if on_device(input._data) else _exp2(input)
 
 
 def sinc(input: Tensor) -> Tensor:
@@ -73,16 +73,11 @@ class LogAddExp(Op):
     def forward(self, x: Any, y: Any) -> Any:
         self.likes = (x.shape, y.shape)
         self.x, self.y = x, y
-        with np.errstate(all="ignore"):
-            return np.asarray(np.logaddexp(x, y))
+        return select(x).logaddexp_forward(x, y)
 
     def backward(self, grad: Any) -> Any:
-        from fastdl.ops.arrays import sum_to
-
-        with np.errstate(all="ignore"):
-            share = np.where(self.x == self.y, 0.5, 1 / (1 + np.exp(self.y - self.x))).astype(grad.dtype)
-        x, y = self.likes
-        return sum_to(np.asarray(grad * share), x), sum_to(np.asarray(grad * (1 - share)), y)
+        of_x, of_y = select(grad).logaddexp_backward(grad, self.x, self.y)
+        return sum_to(of_x, self.likes[0]), sum_to(of_y, self.likes[1])
 
     def backward_graph(self, grad: Tensor) -> Any:
         share = (self.saved_input(0, self.x) - self.saved_input(1, self.y)).sigmoid()
@@ -101,7 +96,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
     x, y = _same("logaddexp2", input, other)
-    return div(logaddexp(mul(x, math.log(2)), mul(y, math.log(2))), math.log(2))
+    return mul(logaddexp(mul(x, math.log(2)), mul(y, math.log(2))), 1 / math.log(2))
 
 
 def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,13 +145,36 @@ def entr(input: Tensor) -> Tensor:
     return where(lt(x, 0), -math.inf, where(eq(x, 0), 0.0, result))  # type: ignore[no-any-return]
 
 
+class CopySign(Op):
+    """|x| with the sign of y; the gradient of x changes sign where x does."""
+
+    saves = (0, 1)
+
+    def forward(self, x: Any, y: Any) -> Any:
+        self.likes = (x.shape, y.shape)
+        self.x, self.y = x, y
+        return select(x).copysign_forward(x, y)
+
+    def backward(self, grad: Any) -> Any:
+        k = select(grad)
+        slope = k.mul_forward(k.sign_forward(self.x), k.copysign_forward(1.0, self.y))
+        of_y = zeros(self.likes[1], grad.dtype, grad) if self.needs[1] else None
+        return sum_to(k.mul_forward(grad, slope), self.likes[0]), of_y
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        slope = Tensor._wrap(np.sign(self.x) * np.copysign(1, self.y))
+        of_y = Tensor._wrap(zeros(self.likes[1], grad._data.dtype, grad._data)) if self.needs[1] else None
+        return (grad * slope).sum_to_size(self.likes[0]), of_y
+
+
+@on_host
 def copysign(input: Tensor, other: Any) -> Tensor:
-    """The size of ``input`` with the sign of ``other``. See ``torch.copysign``."""
+    """The size of ``input`` with the sign of ``other``, a tensor or a number. See ``torch.copysign``."""
     check_tensors("copysign", input=input)
-    x = floating(input)
-    signs = other._data if isinstance(other, Tensor) else np.asarray(other)
-    direction = Tensor._wrap(np.asarray(np.where(np.signbit(signs), -1, 1), x._data.dtype))
-    return mul(abs(x), direction)
+    if not isinstance(other, Tensor):
+        input = floating(input)
+        other = Tensor._wrap(np.asarray(other, input._data.dtype))
+    return CopySign.apply(*_same("copysign", input, other))  # type: ignore[no-any-return]
 
 
 def fmax(input: Tensor, other: Tensor) -> Tensor:
@@ -206,9 +224,10 @@ def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
 @on_host
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after input in the direction of other. See ``torch.nextafter``."""
-    return Tensor._wrap(
-        np.asarray(np.nextafter(_floating("nextafter", input), _floating("nextafter", other)))
-    )
+    x, y = _floating("nextafter", input), _floating("nextafter", other)
+    if x.dtype is y.dtype and (x.dtype is float32 or x.dtype is float64):
+        return Tensor._wrap(select(x).nextafter_forward(x, y))
+    return Tensor._wrap(np.asarray(np.nextafter(x, y)))
 
 
 def _floating(op: str, input: Tensor) -> Any:
@@ -249,11 +268,18 @@ def nan_to_num(
     if x.dtype.kind not in FLOATING:
         return input.clone()
     limits = floating_info(x.dtype)
-    if not on_device(x) and np.isfinite(x).all():  # the usual case
+    if not on_device(x) and np.isfinite(_largest(x)):  # the usual case
         return input.clone()
     result = where(isnan(input), 0.0 if nan is None else float(nan), input)
     result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
     return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]
+
+
+def _largest(x: Any) -> Any:
+    """max |x|: NaN or infinite if any element is."""
+    if x.size and (x.dtype is float32 or x.dtype is float64):
+        return select(x).norm_forward(x, math.inf)
+    return np.max(np.abs(x), initial=0)
 
 
 def isreal(input: Tensor) -> Tensor:

@@ -9,25 +9,41 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at
+from fastdl.kernels import add_at, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import zeros
-from fastdl.ops.axes import normal_axis
+from fastdl.ops.arrays import cast, zeros
+from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
-from fastdl.ops.compare import isnan, logical_not
+from fastdl.ops.compare import eq, isnan
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.ops.extreme import Median, ValuesIndices, pick
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
 from fastdl.ops.parts import diagonal
-from fastdl.ops.reduce import mean, sum, vector_norm
+from fastdl.ops.reduce import Reduction, mean, sum, vector_norm
 from fastdl.ops.unary import sqrt
 from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
 from fastdl.tensor import Tensor
+
+
+class NanSum(Reduction):
+    saves = (0,)
+
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        self.x = x
+        return select(x).nansum_forward(x, axes, keepdim)
+
+    def backward(self, grad: Any) -> Any:
+        k = select(grad)
+        return k.where_forward(k.eq_forward(self.x, self.x), self.with_axes(grad), 0.0)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return where(Tensor._wrap(self.x == self.x), self.spread_graph(grad), 0.0)
 
 
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -38,15 +54,19 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
         >>> fastdl.nansum(fastdl.tensor([1.0, float("nan"), 2.0])).item()
         3.0
     """
-    x = input if input._data.dtype.kind not in FLOATING else where(isnan(input), 0.0, input)
-    return sum(x, dim, keepdim, dtype=dtype)
+    if dtype is not None:
+        input = to(input, dtype)
+    x = input._data
+    if (x.dtype is float32 or x.dtype is float64) and not on_device(x):
+        return NanSum.apply(input, axes=normal_axes("nansum", dim, x.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return sum(where(isnan(input), 0.0, input) if x.dtype.kind in FLOATING else input, dim, keepdim)
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The mean over ``dim`` of what is not NaN. See ``torch.nanmean``."""
     if input._data.dtype.kind not in FLOATING:
         raise RuntimeError(f"nanmean: defined for floating-point tensors, got {input.dtype}")
-    counts = sum(to(logical_not(isnan(input.detach())), input.dtype), dim, keepdim)
+    counts = sum(eq(input.detach(), input.detach()), dim, keepdim)
     return div(nansum(input, dim, keepdim, dtype=dtype), counts)
 
 
@@ -55,7 +75,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
     """The lower of the middle elements that are not NaN; with ``dim`` values and indices. See ``torch.nanmedian``."""
     x = input._data
     if dim is None:
-        return nanmedian(reshape(input, (x.size,)), 0).values if x.size else input.median()
+        return Median.apply(input, skip=True) if x.size else input.median()
     axis = normal_axis("nanmedian", dim, x.ndim)
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64), 0)
@@ -179,18 +199,18 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     return pick(input, values if keepdim else values.squeeze(axis), kept if keepdim else indices, axis)
 
 
-def _running_extreme(op: str, input: Tensor, dim: int, best: Any, not_worse: Any) -> ValuesIndices:
+def _running_extreme(op: str, kernel: str, input: Tensor, dim: int) -> ValuesIndices:
     x = input._data
     axis = normal_axis(op, dim, x.ndim)
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64), 0)
-    values = best.accumulate(x, axis) if x.size else x.copy()
-    places = np.arange(x.shape[axis]).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    with np.errstate(invalid="ignore"):
-        new = not_worse(x, values) | (x != x)
-    indices = np.maximum.accumulate(np.where(new, places, 0), axis) if x.size else np.zeros(x.shape, int64)
+    dtype = x.dtype
+    kept = dtype is float32 or dtype is float64
+    wide = x if kept else cast(x, float32 if dtype.kind in FLOATING else int64)
+    values, indices = getattr(select(x), kernel)(wide, axis)
     return ValuesIndices(
-        RunningPick.apply(input, values=values, indices=indices, axis=axis), Tensor._wrap(indices)
+        RunningPick.apply(input, values=cast(values, dtype), indices=indices, axis=axis),
+        Tensor._wrap(indices),
     )
 
 
@@ -202,6 +222,8 @@ class RunningPick(Op):
         return values
 
     def backward(self, grad: Any) -> Any:
+        if grad.dtype is float32 or grad.dtype is float64:
+            return select(grad).gather_backward(grad, self.axis, self.indices, self.shape[self.axis])
         whole = zeros(self.shape, grad.dtype, grad)
         open_grid: list[Any] = list(np.ogrid[tuple([slice(n) for n in self.shape])])
         open_grid[self.axis] = self.indices
@@ -218,13 +240,13 @@ class RunningPick(Op):
 @on_host
 def cummax(input: Tensor, dim: int) -> ValuesIndices:
     """The largest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummax``."""
-    return _running_extreme("cummax", input, dim, np.maximum, np.greater_equal)
+    return _running_extreme("cummax", "running_max", input, dim)
 
 
 @on_host
 def cummin(input: Tensor, dim: int) -> ValuesIndices:
     """The smallest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummin``."""
-    return _running_extreme("cummin", input, dim, np.minimum, np.less_equal)
+    return _running_extreme("cummin", "running_min", input, dim)
 
 
 class LogCumSumExp(Op):
@@ -232,26 +254,23 @@ class LogCumSumExp(Op):
 
     def forward(self, x: Any, axis: int) -> Any:
         self.x, self.axis = x, axis
-        with np.errstate(all="ignore"):
-            self.y = np.logaddexp.accumulate(x, axis) if x.ndim and x.size else x.copy()
+        self.y = select(x).running_logsumexp(x, axis) if x.ndim else x.copy()
         return self.y
 
     def backward(self, grad: Any) -> Any:
         # sum over later j of grad[j] exp(x - y[j]): a running log-sum-exp from the end, of positive and of negative
         # gradients by themselves
-        if grad.ndim == 0 or grad.size == 0:
+        if grad.ndim == 0:
             return grad.copy()
-        with np.errstate(all="ignore"):
-            part = [
-                np.exp(
-                    np.flip(
-                        np.logaddexp.accumulate(np.flip(np.log(g) - self.y, self.axis), self.axis), self.axis
-                    )
-                    + self.x
-                )
-                for g in (np.maximum(grad, 0), np.maximum(-grad, 0))
-            ]
-        return part[0] - part[1]
+        k = select(grad)
+
+        def part(g: Any) -> Any:
+            shares = k.running_logsumexp(k.sub_forward(k.log_forward(g), self.y), self.axis, True)
+            return k.exp_forward(k.add_forward(shares, self.x, shares), shares)
+
+        result = part(k.maximum_forward(grad, 0.0))
+        losses = k.maximum_forward(k.neg_forward(grad), 0.0)
+        return k.sub_forward(result, part(losses), result) if losses.any() else result
 
     def backward_graph(self, grad: Tensor) -> Any:
         if grad.ndim == 0:

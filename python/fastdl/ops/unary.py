@@ -147,6 +147,7 @@ _OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
     "rsqrt": lambda y: y * y * y * -0.5,
     "reciprocal": lambda y: -(y * y),
     "exp": lambda y: y,
+    "exp2": lambda y: y * math.log(2),
     "expm1": lambda y: y + 1,
     "tan": lambda y: y * y + 1,
 }
@@ -205,6 +206,7 @@ sqrt = _define(FromOutput, "sqrt", np.sqrt, "float", "The square root; NaN below
 rsqrt = _define(FromOutput, "rsqrt", _kernel("rsqrt"), "float", "1 / sqrt(input).")
 reciprocal = _define(FromOutput, "reciprocal", np.reciprocal, "float", "1 / input.")
 exp = _define(FromOutput, "exp", np.exp, "float", "e to the power of input.")
+_exp2 = _define(FromOutput, "exp2", np.exp2, "float", "2 to the power of input.")
 expm1 = _define(FromOutput, "expm1", np.expm1, "float", "exp(input) - 1, accurate near 0.")
 log = _define(FromInput, "log", np.log, "float", "The natural logarithm; -inf at 0, NaN below.")
 log1p = _define(FromInput, "log1p", np.log1p, "float", "log(1 + input), accurate near 0.")

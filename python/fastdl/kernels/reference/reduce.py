@@ -18,8 +18,12 @@ __all__ = [
     "max_forward",
     "mean_forward",
     "min_forward",
+    "nansum_forward",
     "norm_forward",
     "prod_forward",
+    "running_logsumexp",
+    "running_max",
+    "running_min",
     "running_product",
     "running_sum",
     "sort_forward",
@@ -38,6 +42,11 @@ def sum_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
     return np.asarray(_wide(x).sum(axes, keepdims=keepdim), dtype=x.dtype)
 
 
+def nansum_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """The sum of what is not NaN."""
+    return np.asarray(np.nansum(_wide(x), axes, keepdims=keepdim), dtype=x.dtype)
+
+
 def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
     """The sum over the number of elements: NaN over none."""
     count = np.ones(x.shape).sum(axes, keepdims=keepdim)
@@ -46,6 +55,32 @@ def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
 
 def prod_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
     return np.asarray(_wide(x).prod(axes, keepdims=keepdim), dtype=x.dtype)
+
+
+def running_max(x: Array, axis: int) -> tuple[Array, Array]:
+    """The largest of x[0] .. x[i] along an axis, and its last place; NaN counts as largest."""
+    return _running_extreme(np.maximum, np.greater_equal, x, axis)
+
+
+def running_min(x: Array, axis: int) -> tuple[Array, Array]:
+    """The smallest of x[0] .. x[i] along an axis, and its last place; NaN counts as smallest."""
+    return _running_extreme(np.minimum, np.less_equal, x, axis)
+
+
+def _running_extreme(best: Any, not_worse: Any, x: Array, axis: int) -> tuple[Array, Array]:
+    values = best.accumulate(x, axis) if x.size else x.copy()
+    places = np.arange(x.shape[axis]).reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+    new = not_worse(x, values) | (x != x)
+    return values, np.maximum.accumulate(np.where(new, places, 0), axis) if x.size else np.zeros(x.shape, int)
+
+
+def running_logsumexp(x: Array, axis: int, from_end: bool = False) -> Array:
+    """y[.., i, ..] = log(exp(x[.., 0, ..]) + .. + exp(x[.., i, ..])) along ``axis``; from the end: i to the last."""
+    if from_end:
+        return np.flip(running_logsumexp(np.flip(x, axis), axis), axis)
+    with np.errstate(all="ignore"):
+        wide = np.logaddexp.accumulate(_wide(x), axis) if x.size else x
+    return np.asarray(wide, x.dtype)
 
 
 def running_product(x: Array, axis: int) -> Array:
