@@ -319,14 +319,16 @@ double inside(const ConvProblem& p) {
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With
+// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices, but
+// putting patches back one by one costs more than lattices of every second column. With
 // few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
 // there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
-  if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
+  const bool turned = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2;  // stored two apart
+  if (!overlap && !turned && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
   switch (pass) {
     case ConvPass::forward:
@@ -340,7 +342,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
       return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
              (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
-      return weights <= 4096 || (weights <= many && (positions >= 2048 || (positions >= 256 && p.batch > 1)));
+      return weights <= 4096 || (weights <= many && positions >= (p.batch > 1 ? 256 : 1024));
   }
   return true;
 }

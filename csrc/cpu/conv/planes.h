@@ -34,21 +34,31 @@ template <class T, int... L>
   return __builtin_shufflevector(a, b, (2 * L)...);
 }
 template <class T>
-inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
+[[gnu::always_inline]] inline simd::Vec<T> even_lanes(simd::Vec<T> a, simd::Vec<T> b) {
+  return even_lanes<T>(a, b, std::make_integer_sequence<int, simd::kWidth<T>>{});
+}
+// Lane j: from[S * j], where S * j < reach; nothing from `reach` on is read. S: 2 or 4.
+template <class T, int S>
+[[gnu::always_inline]] inline simd::Vec<T> every(const T* from, int64_t reach) {
   constexpr int w = simd::kWidth<T>;
+  if constexpr (S == 1)
+    return reach >= w ? simd::load(from) : reach > 0 ? simd::load_n(from, int(reach)) : simd::Vec<T>{};
+  else
+    return even_lanes<T>(every<T, S / 2>(from, reach), every<T, S / 2>(from + w * S / 2, reach - w * S / 2));
+}
+template <class T, int S>
+[[gnu::noinline]] void copy_every(T* to, const T* from, int64_t count) {
+  constexpr int w = simd::kWidth<T>;
+  for (; count > w; count -= w, to += w, from += S * w) simd::store<T>(to, every<T, S>(from, S * w));
+  if (count <= 0) return;
+  const auto last = every<T, S>(from, S * (count - 1) + 1);
+  count == w ? simd::store<T>(to, last) : simd::store_n(to, last, int(count));
+}
+template <class T>
+inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
   if (stride == 1) return copy_row(to, from, count);
-  if (stride == 2) {
-    constexpr auto lanes = std::make_integer_sequence<int, w>{};
-    int64_t i = 0;
-    for (; i + w < count; i += w)
-      simd::store<T>(to + i, even_lanes<T>(simd::load(from + 2 * i), simd::load(from + 2 * i + w), lanes));
-    const int rest = int(count - i), reach = 2 * rest - 1;  // nothing is read behind the last element taken
-    if (rest == 0) return;
-    const auto low = simd::load_n(from + 2 * i, std::min(reach, w));
-    const auto high = reach > w ? simd::load_n(from + 2 * i + w, reach - w) : simd::Vec<T>{};
-    simd::store_n(to + i, even_lanes<T>(low, high, lanes), rest);
-    return;
-  }
+  if (stride == 2) return copy_every<T, 2>(to, from, count);
+  if (stride == 4) return copy_every<T, 4>(to, from, count);
   for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
 }
 
