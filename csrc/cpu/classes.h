@@ -138,11 +138,10 @@ void for_columns(ClassShape s, F f) {
 
 // ---------------------------------------------------------------- short rows
 
-template <class T>
-inline constexpr int kFewClasses = 6 * kWidth<T>;
+inline constexpr int64_t kFewClasses = 96;
 template <class T>
 bool few_classes(ClassShape s) {
-  return s.inner == 1 && s.classes > 0 && s.classes <= kFewClasses<T> && s.outer >= kWidth<T>;
+  return s.inner == 1 && s.classes > 0 && s.classes <= kFewClasses && s.outer >= kWidth<T>;
 }
 
 // f(chunk, first row, copy, lanes): class c of the rows is the vector at copy + c * kWidth. Chunks are
@@ -151,7 +150,7 @@ template <class T, class F>
 void for_short_rows(ClassShape s, const T* x, F f) {
   constexpr int w = kWidth<T>;
   parallel_chunks(s.outer, grain_for(s.classes), [&](int64_t chunk, int64_t begin, int64_t end) {
-    alignas(kBytes) T copy[kFewClasses<T> * w];
+    alignas(kBytes) T copy[kFewClasses * w];
     for (int64_t row = begin; row < end; row += w) {
       const int count = int(std::min<int64_t>(w, end - row));
       interleave<T>(copy, x + row * s.classes, s.classes, count, s.classes);

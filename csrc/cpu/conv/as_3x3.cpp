@@ -278,6 +278,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   // With nine copies and more even an image's three colours fill the products.
   if (p.group_in() < (form.copies() >= 9 ? 3 : 16) || p.group_out() < 16) return false;
   const ConvProblem q = form.problem(p.batch);
+  if (wide && q.out[2] < 16) return false;  // a vector's transform takes seven tiles of a row at once
   const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
   const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
   const bool narrow = !wide && p.group_in() >= 32 && p.group_out() >= 32;

@@ -320,7 +320,8 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const auto cheaper = [&](const Pass<T>& of) {
     return bytes(of) <= kInputBytes && double(blocks) * cost(of) < double(p.batch) * direct_cost(of);
   };
-  if (pass == ConvPass::grad_x) return cheaper(Pass<T>::grad_x(p, nullptr));
+  if (pass == ConvPass::grad_x)  // a single row of sums waits for itself
+    return (p.group_in() > 1 || p.group_out() < 32) && cheaper(Pass<T>::grad_x(p, nullptr));
   const Pass<T> forward = Pass<T>::forward(p, nullptr);
   if (pass == ConvPass::forward) return cheaper(forward);
   if (blocks < num_threads()) return false;  // nothing smaller than a block is shared out
