@@ -16,7 +16,6 @@
 // keep all threads busy) or, where there are many images, over images; grad_x over images and blocks of input
 // channels, each of which owns its part of grad_x, so nothing is added up across threads.
 #include "cpu/conv/algorithm.h"
-#include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
 #include "cpu/gemm/panels.h"
 
@@ -73,26 +72,6 @@ Span span_of(const ConvProblem& p, const Segment& s, const Row& row) {
   return {((row.channel * p.in[0] + d) * p.in[1] + h) * p.in[2] + w, begin, std::max(begin, end)};
 }
 
-// What a vector of lanes of a segment meets: some of `n` lanes from the image, zeros in the others. S: the
-// stride.
-template <class T, int S>
-class Meeting {
- public:
-  static constexpr int w = simd::kWidth<T>;
-  Meeting(int64_t begin, int64_t end, int n) : all_(0, n) {
-    for (int v = 0; v < S; ++v) in_[v] = Lanes<T>(S * begin - v * w, S * (end - 1) + 1 - v * w);
-  }
-  [[gnu::always_inline]] void copy(T* to, const T* from) const {
-    if constexpr (S == 1)
-      all_.store(to, in_[0].load(from));
-    else
-      all_.store(to, even_lanes<T>(in_[0].load(from), in_[1].load(from + w)));
-  }
-
- private:
-  Lanes<T> in_[S], all_;
-};
-
 // B panels of the patch matrix: lanes are positions. Tap by tap, so that where a tap meets the image is found
 // once for all channels.
 template <class T>
@@ -122,10 +101,10 @@ struct PackPatches {
   void copy_vectors(T* to, const Span& span, int64_t count, int64_t channels) const {
     constexpr int w = simd::kWidth<T>;
     for (int64_t v = 0; v < count; v += w) {
-      const Meeting<T, S> meeting(span.begin - v, span.end - v, int(std::min<int64_t>(w, count - v)));
+      const RowPart<T, S> part(span.begin - v, span.end - v, int(std::min<int64_t>(w, count - v)));
       const T* from = x + span.source + S * v;
       for (int64_t c = 0; c < channels; ++c)
-        meeting.copy(to + v + c * p.taps() * tile::kNR<T>, from + c * p.in_size());
+        part.copy(to + v + c * p.taps() * tile::kNR<T>, from + c * p.in_size());
     }
   }
   void copy_rows(T* to, const Span& span, int64_t count, int64_t channels) const {
