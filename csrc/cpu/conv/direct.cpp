@@ -321,16 +321,16 @@ const char* refusal(const ConvProblem&) {
   return nullptr;
 }
 // Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices, but
-// putting patches back one by one costs more than lattices of every second column. With
+// putting small patches back one by one costs more than lattices of every second column. With
 // few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
 // there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
-  const bool turned = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2;  // stored two apart
-  if (!overlap && !turned && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
+  const bool halves = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2 && weights < (128 << 10);
+  if (!overlap && !halves && p.patch() >= 16 && p.group_out() >= 16) return false;
   switch (pass) {
     case ConvPass::forward:
       // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
