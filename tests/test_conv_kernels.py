@@ -319,6 +319,16 @@ def test_gradient_of_a_kernel_as_wide_as_the_image_does_not_slide_over_it(backen
     assert backend.conv_choice("forward", sentences, kernels_, (1, 1), (0, 0), (1, 1), 1) != "im2col"
 
 
+def test_patches_are_multiplied_where_weights_are_many_or_pixels_few(backend):
+    def choice(direction, x, w, stride, pad):
+        return backend.conv_choice(direction, x, w, (stride,) * 2, (pad,) * 2, (1, 1), 1)
+
+    assert choice("grad_weight", (1, 32, 40, 40), (32, 32, 11, 11), 1, 5) == "direct"
+    assert choice("grad_weight", (1, 32, 12, 12), (32, 32, 7, 7), 1, 3) == "im2col"
+    assert choice("grad_x", (4, 96, 28, 28), (192, 96, 2, 2), 2, 0) == "direct"
+    assert choice("grad_x", (4, 384, 14, 14), (768, 384, 2, 2), 2, 0) == "im2col"
+
+
 @pytest.mark.parametrize("threads", THREADS)
 def test_winograd_of_many_channels_and_tiles(backend, threads):
     """More than fits the caches at once: several groups of chunks, weight gradients summed over chunks."""
