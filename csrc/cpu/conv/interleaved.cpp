@@ -22,7 +22,9 @@ namespace {
 using namespace simd;
 
 constexpr int64_t kResultBytes = 128 << 10;  // of a block: part of an L2 cache
-constexpr int64_t kInputBytes = 1536 << 10;  // likewise; of it, a row of results sees some rows at a time
+// Likewise; of it, a row of results sees some rows at a time. Vectors of 16 images take more than shorter
+// ones.
+constexpr int64_t kInputBytes = (kWidth<float> >= 16 ? 1536 : 1024) << 10;
 constexpr int64_t kSumBytes = 512 << 10, kGradBytes = 1 << 20;  // of grad_w, which sees all
 
 // ------------------------------------------------------------------------------------ forward and grad_x

@@ -6,11 +6,10 @@
 
 namespace fastdl::tile {
 
-// Is it worth taking? (B's rows must be contiguous, and there may be no epilogue.) Outer products are all
-// stores, for which a tile is no better.
+// Is it worth taking? (B's rows must be contiguous, and there may be no epilogue.)
 template <class T>
 inline bool is_tiny(int64_t m, int64_t n, int64_t k) {
-  return (m <= 8 || k == 1) && m * n * k <= (m == 1 && n >= simd::kWidth<T> ? 16384 : 1024);
+  return m <= 8 && m * n * k <= (m == 1 && n >= simd::kWidth<T> ? 16384 : 1024);
 }
 
 // C = alpha A B

@@ -358,8 +358,9 @@ def cdist(
     """The p-norm distances of all pairs of rows: ``(*, P, M)`` and ``(*, R, M)`` give ``(*, P, R)``.
 
     Differences are computed one by one, which is accurate also for close rows but makes ``P R M`` of them;
-    Euclidean distances of more than 25 rows come from one matrix product instead, unless ``compute_mode`` is
-    ``"donot_use_mm_for_euclid_dist"`` (always with ``"use_mm_for_euclid_dist"``). See ``torch.cdist``.
+    Euclidean distances of more than 25 rows of more than 8 numbers come from one matrix product instead, unless
+    ``compute_mode`` is ``"donot_use_mm_for_euclid_dist"`` (always with ``"use_mm_for_euclid_dist"``). See
+    ``torch.cdist``.
     """
     if x1._data.ndim < 2 or x2._data.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
         raise ArgumentError(
@@ -369,8 +370,9 @@ def cdist(
         raise ArgumentError(f"cdist: p must not be negative, got {p}")
     if compute_mode not in _MODES:
         raise ArgumentError(f"cdist: compute_mode must be one of {', '.join(_MODES)}, got {compute_mode!r}")
-    many = max(x1.shape[-2], x2.shape[-2]) > 25 if compute_mode == _MODES[0] else compute_mode == _MODES[1]
-    if p == 2 and many and min(*x1.shape[-2:], x2.shape[-2]) > 0:
+    many = max(x1.shape[-2], x2.shape[-2]) > 25 and x1.shape[-1] > 8
+    product = many if compute_mode == _MODES[0] else compute_mode == _MODES[1]
+    if p == 2 and product and min(*x1.shape[-2:], x2.shape[-2]) > 0:
         return _euclidean(x1, x2)
     differences = sub(unsqueeze(x1, -2), unsqueeze(x2, -3))
     if p == float("inf") and x1.shape[-1] == 0:
