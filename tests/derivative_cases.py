@@ -229,6 +229,12 @@ case(
 )
 case("normalize", F.normalize, real(3, 4))
 case("cdist", fastdl.cdist, real(3, 4), real(2, 4))
+case(
+    "cdist by a product",
+    lambda a, b: fastdl.cdist(a, b, 2.0, "use_mm_for_euclid_dist"),
+    real(3, 4),
+    real(2, 4),
+)
 
 case("linear", F.linear, real(2, 3, 4), real(5, 4), real(5))
 case("linear of a vector", F.linear, real(4), real(5, 4))

@@ -48,6 +48,8 @@ GEOMETRIES = {
     "all at once": ((2, 6, 17, 19), (9, 2, 3, 4), (2, 3), (2, 1, 0, 3), (2, 3), 3),
     "stride beyond kernel": ((2, 3, 20, 21), (4, 3, 2, 2), (5, 3), (1, 0), (1, 1), 1),
     "stride and dilation": ((1, 5, 25, 25), (7, 5, 3, 3), (4, 6), (3, 2), (2, 4), 1),
+    "stride 4": ((2, 3, 12, 75), (5, 3, 8, 8), (4, 4), (2, 1), (1, 1), 1),
+    "patches 2x2": ((2, 17, 7, 38), (19, 17, 2, 2), (2, 2), (0, 0), (1, 1), 1),
     "kernel as large as input": ((2, 3, 6, 5), (8, 3, 6, 5), (1, 1), (0, 0), (1, 1), 1),
     "as wide as the image": ((3, 2, 12, 9), (17, 2, 3, 9), (1, 1), (0, 0), (1, 1), 1),
     "as wide, padded": ((2, 4, 11, 5), (6, 2, 4, 5), (2, 1), (1, 0, 2, 3), (1, 1), 2),
@@ -315,6 +317,16 @@ def test_gradient_of_a_kernel_as_wide_as_the_image_does_not_slide_over_it(backen
     sentences, kernels_ = (32, 1, 50, 64), (50, 1, 3, 64)
     assert backend.conv_choice("grad_x", sentences, kernels_, (1, 1), (0, 0), (1, 1), 1) == "im2col"
     assert backend.conv_choice("forward", sentences, kernels_, (1, 1), (0, 0), (1, 1), 1) != "im2col"
+
+
+def test_patches_are_multiplied_where_weights_are_many_or_pixels_few(backend):
+    def choice(direction, x, w, stride, pad):
+        return backend.conv_choice(direction, x, w, (stride,) * 2, (pad,) * 2, (1, 1), 1)
+
+    assert choice("grad_weight", (1, 32, 40, 40), (32, 32, 11, 11), 1, 5) == "direct"
+    assert choice("grad_weight", (1, 32, 12, 12), (32, 32, 7, 7), 1, 3) == "im2col"
+    assert choice("grad_x", (1, 96, 28, 28), (192, 96, 2, 2), 2, 0) == "direct"
+    assert choice("grad_x", (1, 384, 14, 14), (768, 384, 2, 2), 2, 0) == "im2col"
 
 
 @pytest.mark.parametrize("threads", THREADS)

@@ -50,6 +50,9 @@ CLASS_SHAPES = [
     ((2, 4097), 1),
     ((2, 13000), 1),
     ((200, 10), 1),
+    ((35, 2), 1),
+    ((70, 33), 1),
+    ((33, 128), 1),
     ((0, 4), 1),
     ((2, 3, 0), 1),
     ((3, 4, 5), 1),
@@ -283,7 +286,8 @@ def test_cross_entropy_keeps_digits_of_shifted_logits(any_module, columns):
         np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-5, atol=1e-6)
 
 
-def test_cross_entropy_extremes(any_module):
+@pytest.mark.parametrize("times", [1, 3])  # 24 rows: side by side
+def test_cross_entropy_extremes(any_module, times):
     inf, nan = np.inf, np.nan
     big = np.float32(3e38)
     x = np.array(
@@ -300,6 +304,7 @@ def test_cross_entropy_extremes(any_module):
         np.float32,
     )
     target = np.array([0, 1, 1, 0, 0, 0, 2, 2])
+    x, target = np.tile(x, (times, 1)), np.tile(target, times)
     with np.errstate(over="ignore"):
         want = -np.take_along_axis(
             reference.log_softmax_forward(x.astype(np.float64), 1), target[:, None], 1
@@ -308,13 +313,13 @@ def test_cross_entropy_extremes(any_module):
         loss, *saved = any_module.cross_entropy_forward(y, target, None, dim, IGNORE, 0.0, "none")
         np.testing.assert_allclose(loss, want, rtol=1e-6)
         grad = any_module.cross_entropy_backward(
-            np.ones(8, np.float32), y, target, None, *saved, dim, IGNORE, 0.0, "none"
+            np.ones(8 * times, np.float32), y, target, None, *saved, dim, IGNORE, 0.0, "none"
         )
         grad = grad if dim == 1 else grad.T
         np.testing.assert_array_equal(grad[:3], [[0, 0, 0], [1, -1, 0], [0, -0.5, 0.5]])
         np.testing.assert_array_equal(np.isnan(grad[4:7]).all(1), True)
         # Ignored rows are silent, whatever they hold.
-        ignored = np.full(8, IGNORE)
+        ignored = np.full(8 * times, IGNORE)
         loss, *saved = any_module.cross_entropy_forward(y, ignored, None, dim, IGNORE, 0.0, "mean")
         assert np.isnan(loss)
         grad = any_module.cross_entropy_backward(loss, y, ignored, None, *saved, dim, IGNORE, 0.0, "mean")

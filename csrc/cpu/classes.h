@@ -7,6 +7,9 @@
 //             no array is transposed. Lanes<T, V, tail> is such a group: V full vectors, or one masked
 //             vector.
 //
+// Short rows may be taken a vector of them at a time, as columns of an interleaved copy in L1: what a row
+// costs beside its elements, mostly sums and maxima across lanes, is shared by all lanes.
+//
 // row_statistics and column_statistics read the logits once from memory: the running maximum is updated per
 // block and the running sum of exp(x - maximum) rescaled when it grew. Sums run in many lanes and few terms
 // per lane, so their error stays near one rounding. NaN and +inf reach the sum; a row of nothing but -inf
@@ -17,6 +20,7 @@
 
 #include "common/classes.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/sweep.h"
 
 namespace fastdl::classes {
@@ -128,6 +132,32 @@ void for_columns(ClassShape s, F f) {
       }
       for (; j + w <= stop; j += w) f(chunk, o, j, Lanes<T, 1, false>{});
       if (j < stop) f(chunk, o, j, Lanes<T, 1, true>{int(stop - j)});
+    }
+  });
+}
+
+// ---------------------------------------------------------------- short rows
+
+inline constexpr int64_t kFewClasses = 96;
+template <class T>
+bool few_classes(ClassShape s) {
+  return s.inner == 1 && s.classes > 0 && s.classes <= kFewClasses && s.outer >= kWidth<T>;
+}
+
+// f(chunk, first row, copy, lanes): class c of the rows is the vector at copy + c * kWidth. Chunks are
+// row_chunks.
+template <class T, class F>
+void for_short_rows(ClassShape s, const T* x, F f) {
+  constexpr int w = kWidth<T>;
+  parallel_chunks(s.outer, grain_for(s.classes), [&](int64_t chunk, int64_t begin, int64_t end) {
+    alignas(kBytes) T copy[kFewClasses * w];
+    for (int64_t row = begin; row < end; row += w) {
+      const int count = int(std::min<int64_t>(w, end - row));
+      interleave<T>(copy, x + row * s.classes, s.classes, count, s.classes);
+      if (count == w)
+        f(chunk, row, static_cast<T*>(copy), Lanes<T, 1, false>{});
+      else
+        f(chunk, row, static_cast<T*>(copy), Lanes<T, 1, true>{count});
     }
   });
 }

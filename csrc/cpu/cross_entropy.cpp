@@ -11,7 +11,8 @@
 // (and Q with probabilities), nothing of the size of the logits. "mean" over indices divides by the weights
 // of the counted targets, over probabilities by the number of positions.
 //
-// Work: rows or groups of columns over threads (classes.h); reduced losses are summed per chunk in double.
+// Work: rows, short ones side by side, or groups of columns over threads (classes.h); reduced losses are
+// summed per chunk in double.
 // Passes: forward reads the logits once, backward reads them once and writes the gradient once, around the
 // caches if large.
 #include "cpu/cross_entropy.h"
@@ -96,19 +97,31 @@ Position classify(const ClassTargets<T>& target, int64_t t, int64_t classes) {
   return uint64_t(t) < uint64_t(classes) ? Position::counted : Position::invalid;
 }
 
+struct Sums {  // of some positions
+  double loss = 0, weight = 0;
+};
 template <class T>
 struct Sink {  // where the losses of positions go
   T* each;     // without reduction
   ChunkSums losses, weights;
   Sink(T* loss, Reduction reduction, int64_t chunks)
       : each(reduction == Reduction::none ? loss : nullptr), losses(chunks), weights(chunks) {}
-  void add(int64_t chunk, int64_t position, double loss, double weight) {
+  void add(Sums& sums, int64_t position, double loss, double weight) const {
     if (each) {
       each[position] = T(loss);
     } else {
-      losses[chunk] += loss;
-      weights[chunk] += weight;
+      sums.loss += loss;
+      sums.weight += weight;
     }
+  }
+  void add(int64_t chunk, const Sums& sums) {
+    losses[chunk] += sums.loss;
+    weights[chunk] += sums.weight;
+  }
+  void add(int64_t chunk, int64_t position, double loss, double weight) {
+    Sums sums;
+    add(sums, position, loss, weight);
+    add(chunk, sums);
   }
 };
 
@@ -125,7 +138,47 @@ int64_t cross_entropy_forward(T* loss, T* statistics, T* normaliser, const T* x,
   Sink<T> sink(loss, target.reduction, s.inner == 1 ? row_chunks(s) : column_chunks<T>(s));
   FirstPosition invalid;
 
-  if (s.inner == 1) {
+  // Positions [first, ...), whose logits of class c lie at in + c * g.inner.
+  const auto group = [&](int64_t chunk, int64_t first, const T* in, ClassShape g, auto lanes) {
+    constexpr int V = decltype(lanes)::kVectors;
+    Vec<T> maximum[V], log_sum[V], smooth_sum[V];
+    alignas(kBytes) T anchor[V * kWidth<T>] = {}, sums[V * kWidth<T>] = {};
+    if (smooth) {
+      for (int p = 0; p < lanes.positions; ++p) anchor[p] = anchor_of(in[p]);
+      for (int k = 0; k < V; ++k) smooth_sum[k] = broadcast<T>(0);
+      column_statistics(lanes, in, g, maximum, log_sum, [&](int64_t c, int k, Vec<T> v) {
+        smooth_sum[k] += weight[c] * (v - load(anchor + k * kWidth<T>));
+      });
+      for (int k = 0; k < V; ++k) store<T>(sums + k * kWidth<T>, smooth_sum[k]);
+    } else {
+      column_statistics(lanes, in, g, maximum, log_sum, [](int64_t, int, Vec<T>) {});
+    }
+    for (int k = 0; k < V; ++k) {
+      lanes.store(maxima + first, k, maximum[k]);
+      lanes.store(log_sums + first, k, log_sum[k]);
+    }
+    Sums sum;  // not added to memory one by one: each addition would wait for the one before to get there
+    for (int p = 0; p < lanes.positions; ++p) {
+      const int64_t i = first + p, t = target.index[i];
+      const Position kind = classify(target, t, C);
+      if (kind != Position::counted) {
+        if (kind == Position::invalid) invalid.note(i);
+        sink.add(sum, i, 0, 0);
+        continue;
+      }
+      const T w_t = target.weight ? target.weight[t] : T(1);
+      sink.add(sum, i,
+               position_loss(in[t * g.inner + p], w_t, maxima[i], log_sums[i], anchor[p], double(sums[p])),
+               double(w_t));
+    }
+    sink.add(chunk, sum);
+  };
+
+  if (few_classes<T>(s)) {
+    for_short_rows<T>(s, x, [&](int64_t chunk, int64_t row, const T* in, auto lanes) {
+      group(chunk, row, in, {1, C, kWidth<T>}, lanes);
+    });
+  } else if (s.inner == 1) {
     for_rows<T>(s, [&](int64_t chunk, int64_t i) {
       const int64_t t = target.index[i];
       const Position kind = classify(target, t, C);
@@ -150,38 +203,7 @@ int64_t cross_entropy_forward(T* loss, T* statistics, T* normaliser, const T* x,
     });
   } else {
     for_columns<T>(s, [&](int64_t chunk, int64_t o, int64_t j, auto lanes) {
-      constexpr int V = decltype(lanes)::kVectors;
-      const T* in = x + o * C * s.inner + j;
-      const int64_t first = o * s.inner + j;
-      Vec<T> maximum[V], log_sum[V], smooth_sum[V];
-      alignas(kBytes) T anchor[V * kWidth<T>] = {}, sums[V * kWidth<T>] = {};
-      if (smooth) {
-        for (int p = 0; p < lanes.positions; ++p) anchor[p] = anchor_of(in[p]);
-        for (int k = 0; k < V; ++k) smooth_sum[k] = broadcast<T>(0);
-        column_statistics(lanes, in, s, maximum, log_sum, [&](int64_t c, int k, Vec<T> v) {
-          smooth_sum[k] += weight[c] * (v - load(anchor + k * kWidth<T>));
-        });
-        for (int k = 0; k < V; ++k) store<T>(sums + k * kWidth<T>, smooth_sum[k]);
-      } else {
-        column_statistics(lanes, in, s, maximum, log_sum, [](int64_t, int, Vec<T>) {});
-      }
-      for (int k = 0; k < V; ++k) {
-        lanes.store(maxima + first, k, maximum[k]);
-        lanes.store(log_sums + first, k, log_sum[k]);
-      }
-      for (int p = 0; p < lanes.positions; ++p) {
-        const int64_t i = first + p, t = target.index[i];
-        const Position kind = classify(target, t, C);
-        if (kind != Position::counted) {
-          if (kind == Position::invalid) invalid.note(i);
-          sink.add(chunk, i, 0, 0);
-          continue;
-        }
-        const T w_t = target.weight ? target.weight[t] : T(1);
-        sink.add(chunk, i,
-                 position_loss(in[t * s.inner + p], w_t, maxima[i], log_sums[i], anchor[p], double(sums[p])),
-                 double(w_t));
-      }
+      group(chunk, o * s.inner + j, x + o * C * s.inner + j, s, lanes);
     });
   }
   if (!sink.each) {
@@ -215,6 +237,50 @@ int64_t cross_entropy_backward(T* grad_x, const T* grad_loss, const T* x, const 
     return {g * (kept * w_t + per_class * all_weights), g * per_class, g * kept * w_t};
   };
 
+  // As in forward; the gradient goes to out in the logits' layout.
+  const auto group = [&](int64_t first, const T* in, T* out, ClassShape g, auto lanes) {
+    constexpr int V = decltype(lanes)::kVectors, w = kWidth<T>;
+    alignas(kBytes) T a[V * w] = {}, b[V * w] = {}, d[V * w] = {};
+    alignas(kBytes) Int<T> t[V * w] = {};
+    for (int p = 0; p < lanes.positions; ++p) {
+      const int64_t index = target.index[first + p];
+      const Position kind = classify(target, index, C);
+      t[p] = -1;
+      if (kind == Position::invalid) invalid.note(first + p);
+      if (kind != Position::counted) continue;
+      const Coefficients one = coefficients(first + p, index);
+      a[p] = one.a;
+      b[p] = one.b;
+      d[p] = one.d;
+      t[p] = Int<T>(index);
+    }
+    Vec<T> maximum[V], log_sum[V], factor[V];
+    for (int k = 0; k < V; ++k) {
+      maximum[k] = lanes.load(maxima + first, k);
+      log_sum[k] = lanes.load(log_sums + first, k);
+      factor[k] = load(a + k * w);
+    }
+    for (int64_t c = 0; c < C; ++c) {
+      const int64_t row = c * g.inner;
+#pragma GCC unroll 4
+      for (int k = 0; k < V; ++k) {
+        Vec<T> grad = factor[k] * exp_bounded<T>((lanes.load(in + row, k) - maximum[k]) - log_sum[k]);
+        // An ignored position has t == -1 and zero factors; its statistics may be NaN, its gradient is zero.
+        const auto position = *reinterpret_cast<const VecInt<T>*>(t + k * w);
+        if (smooth) grad -= weight[c] * load(b + k * w);
+        grad -= position == Int<T>(c) ? load(d + k * w) : broadcast<T>(0);
+        lanes.store(out + row, k, position < Int<T>(0) ? broadcast<T>(0) : grad);
+      }
+    }
+  };
+
+  if (few_classes<T>(s)) {
+    for_short_rows<T>(s, x, [&](int64_t, int64_t row, T* copy, auto lanes) {
+      group(row, copy, copy, {1, C, kWidth<T>}, lanes);
+      deinterleave<T>(grad_x + row * C, C, copy, lanes.positions, C);
+    });
+    return invalid.get();
+  }
   if (s.inner == 1) {
     const bool streaming = C >= 8 * kWidth<T> && worth_streaming(s.size() * int64_t(sizeof(T)));
     for_rows<T>(s, [&](int64_t, int64_t i) {
@@ -249,40 +315,8 @@ int64_t cross_entropy_backward(T* grad_x, const T* grad_loss, const T* x, const 
     return invalid.get();
   }
   for_columns<T>(s, [&](int64_t, int64_t o, int64_t j, auto lanes) {
-    constexpr int V = decltype(lanes)::kVectors, w = kWidth<T>;
-    const int64_t at = o * C * s.inner + j, first = o * s.inner + j;
-    alignas(kBytes) T a[V * w] = {}, b[V * w] = {}, d[V * w] = {};
-    alignas(kBytes) Int<T> t[V * w] = {};
-    for (int p = 0; p < lanes.positions; ++p) {
-      const int64_t index = target.index[first + p];
-      const Position kind = classify(target, index, C);
-      t[p] = -1;
-      if (kind == Position::invalid) invalid.note(first + p);
-      if (kind != Position::counted) continue;
-      const Coefficients one = coefficients(first + p, index);
-      a[p] = one.a;
-      b[p] = one.b;
-      d[p] = one.d;
-      t[p] = Int<T>(index);
-    }
-    Vec<T> maximum[V], log_sum[V], factor[V];
-    for (int k = 0; k < V; ++k) {
-      maximum[k] = lanes.load(maxima + first, k);
-      log_sum[k] = lanes.load(log_sums + first, k);
-      factor[k] = load(a + k * w);
-    }
-    for (int64_t c = 0; c < C; ++c) {
-      const int64_t row = at + c * s.inner;
-#pragma GCC unroll 4
-      for (int k = 0; k < V; ++k) {
-        Vec<T> g = factor[k] * exp_bounded<T>((lanes.load(x + row, k) - maximum[k]) - log_sum[k]);
-        // An ignored position has t == -1 and zero factors; its statistics may be NaN, its gradient is zero.
-        const auto position = *reinterpret_cast<const VecInt<T>*>(t + k * w);
-        if (smooth) g -= weight[c] * load(b + k * w);
-        g -= position == Int<T>(c) ? load(d + k * w) : broadcast<T>(0);
-        lanes.store(grad_x + row, k, position < Int<T>(0) ? broadcast<T>(0) : g);
-      }
-    }
+    const int64_t at = o * C * s.inner + j;
+    group(o * s.inner + j, x + at, grad_x + at, s, lanes);
   });
   return invalid.get();
 }

@@ -274,9 +274,11 @@ const char* refusal(const ConvProblem& p) {
 // rest does not, so a smaller saving pays, and dilation 2 does, too (4 does not).
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   constexpr bool wide = kWidth<float> >= 16;
-  if (p.group_in() < 16 || p.group_out() < 16) return false;
   const As3x3 form(p);
+  // With nine copies and more even an image's three colours fill the products.
+  if (p.group_in() < (form.copies() >= 9 ? 3 : 16) || p.group_out() < 16) return false;
   const ConvProblem q = form.problem(p.batch);
+  if (wide && q.out[2] < 16) return false;  // a vector's transform takes seven tiles of a row at once
   const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
   const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
   const bool narrow = !wide && p.group_in() >= 32 && p.group_out() >= 32;

@@ -106,7 +106,8 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
     const int64_t d = row / lattice.count[1], h = row % lattice.count[1], w = columns.begin(i);
     const int pixels = int(columns.size(i)),
               channels = int(std::min<int64_t>(lanes, pass.out - panel * lanes));
-    const auto taps = list.meeting({d, h, w}, {d + 1, h + 1, w + pixels});
+    // Asking every tap takes as long as one or two channels' products.
+    const auto taps = pass.in > 2 ? list.meeting({d, h, w}, {d + 1, h + 1, w + pixels}) : list.all();
     T* to = y + panel * lanes * size + lattice.element(pass.extent, d, h, w);
     for (int k = 0; k < channels; ++k) __builtin_prefetch(to + k * size, 1);
     tap_tile<T>(pixels, (channels + kWidth<T> - 1) / kWidth<T>)(
@@ -319,15 +320,17 @@ double inside(const ConvProblem& p) {
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. With
+// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices, but
+// putting small patches back one by one costs more than lattices of every second column. With
 // few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
 // there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
-  if (!overlap && p.patch() >= 16 && p.group_out() >= 16) return false;
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
+  const bool halves = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2 && weights < (128 << 10);
+  if (!overlap && !halves && p.patch() >= 16 && p.group_out() >= 16) return false;
   switch (pass) {
     case ConvPass::forward:
       // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
@@ -340,7 +343,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
       return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
              (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
-      return weights <= 4096 || (weights <= many && (positions >= 2048 || (positions >= 256 && p.batch > 1)));
+      return weights <= 4096 || (weights <= many && positions >= (p.batch > 1 ? 256 : 1024));
   }
   return true;
 }

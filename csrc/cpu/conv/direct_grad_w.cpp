@@ -102,20 +102,25 @@ struct GradWeight {
     const Pieces rows(p.out[1], std::max<int64_t>(1, kPositions / p.out[2])), columns(p.out[2], kPositions);
     for (int64_t d = 0; d < p.out[0]; ++d)
       for (int64_t piece = 0; piece < rows.pieces * columns.pieces; ++piece)
-        for (int64_t q = 0; q < out_panels(p); ++q)
+        for (int64_t q = 0; q < out_panels(p); ++q) {
+          const int64_t row = piece / columns.pieces, column = piece % columns.pieces;
+          const int64_t h = rows.begin(row), w = columns.begin(column);
+          const T* channel = image + i0 * kRows / p.taps() * planes.channel_size() + planes.at(d, h, w);
+          int64_t tap = i0 * kRows % p.taps();
           for (int64_t i = i0; i < i1; ++i) {
-            const int64_t row = piece / columns.pieces, column = piece % columns.pieces;
-            const int64_t h = rows.begin(row), w = columns.begin(column);
             const T* pixels[kRows];
             for (int j = 0; j < kRows; ++j) {  // those beyond the last compute it again
-              const int64_t pair = std::min(i * kRows + j, p.patch() - 1);
-              pixels[j] = image + pair / p.taps() * planes.channel_size() +
-                          planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, w);
+              pixels[j] = channel + planes.tap_offsets()[size_t(tap)];
+              if (i * kRows + j + 1 >= p.patch()) continue;
+              const bool last = ++tap == p.taps();
+              channel += last ? planes.channel_size() : 0;
+              tap = last ? 0 : tap;
             }
             pair_kernel<T, kRows, V>(sums + (q * pairs(p) + i * kRows) * lanes, pixels,
                                      grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2] + w) * lanes,
                                      lanes, rows.size(row), columns.size(column), planes.width());
           }
+        }
   }
 };
 

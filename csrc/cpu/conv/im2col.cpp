@@ -84,20 +84,36 @@ struct PackPatches {
     Segment segments[lanes];
     int n = 0;
     for_segments(p, first, count, [&](const Segment& s) { segments[n++] = s; });
-    const int64_t taps = p.taps(), size = p.in_size();
     Row row(p, k0);
-    for (int64_t i = 0; i < std::min(taps, kc); ++i, row.next(p))
+    for (int64_t i = 0; i < std::min(p.taps(), kc); ++i, row.next(p))
       for (int j = 0; j < n; ++j) {
-        const Segment& s = segments[j];
-        const Span span = span_of(p, s, row);
-        const T* from = x + span.source + span.begin * p.stride[2];
-        T* to = panel + i * lanes + s.lane;
-        for (int64_t k = i; k < kc; k += taps, to += taps * lanes, from += size) {
-          for (int64_t lane = 0; lane < span.begin; ++lane) to[lane] = 0;
-          copy_row(to + span.begin, from, span.end - span.begin, p.stride[2]);
-          for (int64_t lane = span.end; lane < s.count; ++lane) to[lane] = 0;
-        }
+        const Span span = span_of(p, segments[j], row);
+        T* to = panel + i * lanes + segments[j].lane;
+        const auto copy = p.stride[2] == 1   ? &PackPatches::copy_vectors<1>
+                          : p.stride[2] == 2 ? &PackPatches::copy_vectors<2>
+                                             : &PackPatches::copy_rows;
+        (this->*copy)(to, span, segments[j].count, ceil_div(kc - i, p.taps()));
       }
+  }
+
+  // One segment and tap in `channels` channels.
+  template <int S>
+  void copy_vectors(T* to, const Span& span, int64_t count, int64_t channels) const {
+    constexpr int w = simd::kWidth<T>;
+    for (int64_t v = 0; v < count; v += w) {
+      const RowPart<T, S> part(span.begin - v, span.end - v, int(std::min<int64_t>(w, count - v)));
+      const T* from = x + span.source + S * v;
+      for (int64_t c = 0; c < channels; ++c)
+        part.copy(to + v + c * p.taps() * tile::kNR<T>, from + c * p.in_size());
+    }
+  }
+  void copy_rows(T* to, const Span& span, int64_t count, int64_t channels) const {
+    const T* from = x + span.source + span.begin * p.stride[2];
+    for (int64_t c = 0; c < channels; ++c, to += p.taps() * tile::kNR<T>, from += p.in_size()) {
+      std::fill_n(to, span.begin, T(0));
+      copy_row(to + span.begin, from, span.end - span.begin, p.stride[2]);
+      std::fill_n(to + span.end, count - span.end, T(0));
+    }
   }
 };
 

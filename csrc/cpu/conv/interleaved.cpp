@@ -21,8 +21,11 @@ namespace {
 
 using namespace simd;
 
-constexpr int64_t kInputBytes = 1 << 20, kResultBytes = 128 << 10;  // of a block: parts of an L2 cache
-constexpr int64_t kSumBytes = 512 << 10;                            // of grad_w, likewise
+constexpr int64_t kResultBytes = 128 << 10;  // of a block: part of an L2 cache
+// Likewise; of it, a row of results sees some rows at a time. Vectors of 16 images take more than shorter
+// ones.
+constexpr int64_t kInputBytes = (kWidth<float> >= 16 ? 1536 : 1024) << 10;
+constexpr int64_t kSumBytes = 512 << 10, kGradBytes = 1 << 20;  // of grad_w, which sees all
 
 // ------------------------------------------------------------------------------------ forward and grad_x
 
@@ -319,12 +322,13 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const auto cheaper = [&](const Pass<T>& of) {
     return bytes(of) <= kInputBytes && double(blocks) * cost(of) < double(p.batch) * direct_cost(of);
   };
-  if (pass == ConvPass::grad_x) return cheaper(Pass<T>::grad_x(p, nullptr));
+  if (pass == ConvPass::grad_x)  // a single row of sums waits for itself
+    return (p.group_in() > 1 || p.group_out() < 32) && cheaper(Pass<T>::grad_x(p, nullptr));
   const Pass<T> forward = Pass<T>::forward(p, nullptr);
   if (pass == ConvPass::forward) return cheaper(forward);
   if (blocks < num_threads()) return false;  // nothing smaller than a block is shared out
   const int64_t grad = p.group_out() * p.out_size() * kWidth<T> * int64_t(sizeof(T));
-  return bytes(forward) + grad <= kInputBytes && sums_size<T>(p) * int64_t(sizeof(T)) <= kSumBytes &&
+  return bytes(forward) + grad <= kGradBytes && sums_size<T>(p) * int64_t(sizeof(T)) <= kSumBytes &&
          double(blocks) * grad_w_cost<T>(p) < double(p.batch) * direct_grad_w_cost<T>(p);
 }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/conv.h"
+#include "cpu/conv/lanes.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl {
@@ -34,23 +35,54 @@ template <class T, int... L>
   return __builtin_shufflevector(a, b, (2 * L)...);
 }
 template <class T>
-inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
+[[gnu::always_inline]] inline simd::Vec<T> even_lanes(simd::Vec<T> a, simd::Vec<T> b) {
+  return even_lanes<T>(a, b, std::make_integer_sequence<int, simd::kWidth<T>>{});
+}
+// Lane j: from[S * j], where S * j < reach; nothing from `reach` on is read. S: 2 or 4.
+template <class T, int S>
+[[gnu::always_inline]] inline simd::Vec<T> every(const T* from, int64_t reach) {
   constexpr int w = simd::kWidth<T>;
+  if constexpr (S == 1)
+    return reach >= w ? simd::load(from) : reach > 0 ? simd::load_n(from, int(reach)) : simd::Vec<T>{};
+  else
+    return even_lanes<T>(every<T, S / 2>(from, reach), every<T, S / 2>(from + w * S / 2, reach - w * S / 2));
+}
+template <class T, int S>
+[[gnu::noinline]] void copy_every(T* to, const T* from, int64_t count) {
+  constexpr int w = simd::kWidth<T>;
+  for (; count > w; count -= w, to += w, from += S * w) simd::store<T>(to, every<T, S>(from, S * w));
+  if (count <= 0) return;
+  const auto last = every<T, S>(from, S * (count - 1) + 1);
+  count == w ? simd::store<T>(to, last) : simd::store_n(to, last, int(count));
+}
+template <class T>
+inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
   if (stride == 1) return copy_row(to, from, count);
-  if (stride == 2) {
-    constexpr auto lanes = std::make_integer_sequence<int, w>{};
-    int64_t i = 0;
-    for (; i + w < count; i += w)
-      simd::store<T>(to + i, even_lanes<T>(simd::load(from + 2 * i), simd::load(from + 2 * i + w), lanes));
-    const int rest = int(count - i), reach = 2 * rest - 1;  // nothing is read behind the last element taken
-    if (rest == 0) return;
-    const auto low = simd::load_n(from + 2 * i, std::min(reach, w));
-    const auto high = reach > w ? simd::load_n(from + 2 * i + w, reach - w) : simd::Vec<T>{};
-    simd::store_n(to + i, even_lanes<T>(low, high, lanes), rest);
-    return;
-  }
+  if (stride == 2) return copy_every<T, 2>(to, from, count);
+  if (stride == 4) return copy_every<T, 4>(to, from, count);
   for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
 }
+
+// A vector of a row whose elements are S apart in the source: n lanes, of which [begin, end) exist there and
+// the others are zero. Masks are made once for the same part of many rows.
+template <class T, int S>
+class RowPart {
+ public:
+  static constexpr int w = simd::kWidth<T>;
+  RowPart() = default;
+  RowPart(int64_t begin, int64_t end, int n) : all_(0, n) {
+    for (int v = 0; v < S; ++v) in_[v] = Lanes<T>(S * begin - v * w, S * (end - 1) + 1 - v * w);
+  }
+  [[gnu::always_inline]] void copy(T* to, const T* from) const {
+    if constexpr (S == 1)
+      all_.store(to, in_[0].load(from));
+    else
+      all_.store(to, even_lanes<T>(in_[0].load(from), in_[1].load(from + w)));
+  }
+
+ private:
+  Lanes<T> in_[S], all_;
+};
 
 template <class T>
 class Planes {
@@ -116,6 +148,8 @@ class Planes {
   // images.
   void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
     constexpr int64_t ahead = 2, line = 64 / int64_t(sizeof(T));
+    RowPart<T, 2> part;
+    int64_t short_row = 0;
     for (int64_t c = c0; c < c1; ++c)
       for_rows([&](int64_t plane, int64_t source, int64_t count) {
         const T* from = image + c * source_size() + source;
@@ -123,7 +157,11 @@ class Planes {
         if (c + ahead < c1)
           for (int64_t i = 0; i < count * stride(); i += line)
             __builtin_prefetch(from + ahead * source_size() + i);
-        copy_row(to + c * channel_size() + plane, from, count, stride());
+        T* row = to + c * channel_size() + plane;
+        if (stride() != 2 || count > simd::kWidth<T>) return copy_row(row, from, count, stride());
+        if (count != short_row) part = RowPart<T, 2>(0, count, int(count));
+        short_row = count;
+        part.copy(row, from);
       });
   }
 

@@ -130,7 +130,7 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   const bool plain =
       beta == T(0) && !epilogue.bias_row && !epilogue.bias_col && epilogue.activation == GemmActivation::none;
   if (plain && tile::is_tiny<T>(m, n, k)) {
-    if (b.col == 1) return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
+    if (b.col == 1 || n == 1) return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
     if (n > 1 && k * n <= kTurned) {
       T turned[kTurned];
       for (int64_t j = 0; j < n; ++j)

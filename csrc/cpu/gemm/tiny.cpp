@@ -1,6 +1,6 @@
 // Products so small that choosing, packing and a general tile would cost more than the arithmetic: rows of C
 // in registers, rows of B (contiguous) read from where they lie, elements of A broadcast. The last vector of
-// a row is masked; there is no epilogue but alpha.
+// a row is masked; there is no epilogue but alpha. A single column against contiguous rows: dot products.
 #include "cpu/gemm/tiny.h"
 
 #include <algorithm>
@@ -53,12 +53,30 @@ void tiny_rows(int64_t n, int64_t k, T alpha, const T* a, int64_t a_row, int64_t
                         ldc);
 }
 
+template <class T>
+T dot(const T* a, const T* b, int64_t k) {
+  constexpr int w = kWidth<T>;
+  Vec<T> sum[2] = {};
+  int64_t p = 0;
+  for (; p + 2 * w <= k; p += 2 * w)
+    for (int v = 0; v < 2; ++v) sum[v] += load(a + p + v * w) * load(b + p + v * w);
+  for (; p < k; p += w) {
+    const int n = int(std::min<int64_t>(w, k - p));
+    sum[0] += n == w ? load(a + p) * load(b + p) : load_n(a + p, n) * load_n(b + p, n);
+  }
+  return reduce_add<T>(sum[0] + sum[1]);
+}
+
 }  // namespace
 
 template <class T>
 void multiply_tiny(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T* c,
                    int64_t ldc) {
   int64_t i = 0;
+  if (n == 1 && k >= kWidth<T> && a.col == 1 && b.row == 1) {  // a lane for each k, not for each column
+    for (; i < m; ++i) c[i * ldc] = alpha * dot(a.data + i * a.row, b.data, k);
+    return;
+  }
   for (; i + 4 <= m; i += 4)
     tiny_rows<T, 4>(n, k, alpha, a.data + i * a.row, a.row, a.col, b.data, b.row, c + i * ldc, ldc);
   for (; i < m; ++i)

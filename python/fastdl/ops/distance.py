@@ -357,7 +357,10 @@ def cdist(
 ) -> Tensor:
     """The p-norm distances of all pairs of rows: ``(*, P, M)`` and ``(*, R, M)`` give ``(*, P, R)``.
 
-    Differences are computed one by one, which is accurate also for close rows. See ``torch.cdist``.
+    Differences are computed one by one, which is accurate also for close rows but makes ``P R M`` of them;
+    Euclidean distances of more than 25 rows of more than 8 numbers come from one matrix product instead, unless
+    ``compute_mode`` is ``"donot_use_mm_for_euclid_dist"`` (always with ``"use_mm_for_euclid_dist"``). See
+    ``torch.cdist``.
     """
     if x1._data.ndim < 2 or x2._data.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
         raise ArgumentError(
@@ -365,10 +368,35 @@ def cdist(
         )
     if p < 0:
         raise ArgumentError(f"cdist: p must not be negative, got {p}")
+    if compute_mode not in _MODES:
+        raise ArgumentError(f"cdist: compute_mode must be one of {', '.join(_MODES)}, got {compute_mode!r}")
+    many = max(x1.shape[-2], x2.shape[-2]) > 25 and x1.shape[-1] > 8
+    product = many if compute_mode == _MODES[0] else compute_mode == _MODES[1]
+    if p == 2 and product and min(*x1.shape[-2:], x2.shape[-2]) > 0:
+        return _euclidean(x1, x2)
     differences = sub(unsqueeze(x1, -2), unsqueeze(x2, -3))
     if p == float("inf") and x1.shape[-1] == 0:
         p = 1.0
     return vector_norm(differences, p, -1)
+
+
+_MODES = (
+    "use_mm_for_euclid_dist_if_necessary",
+    "use_mm_for_euclid_dist",
+    "donot_use_mm_for_euclid_dist",
+)
+
+
+def _euclidean(x1: Tensor, x2: Tensor) -> Tensor:
+    """sqrt(x1 . x1 + x2 . x2 - 2 x1 . x2), with gradient zero where that is zero."""
+    # Moving all rows changes no distance; without what they share, less cancels.
+    center = x2.detach().mean(-2, True)
+    x1, x2 = sub(x1, center), sub(x2, center)
+    lengths: Any = unsqueeze((x1 * x1).sum(-1), -1) + unsqueeze((x2 * x2).sum(-1), -2)
+    squares = lengths - 2 * (x1 @ x2.transpose(-1, -2))
+    same = squares <= 0  # not of NaN
+    distances: Tensor = squares.masked_fill(same, 1).sqrt().masked_fill(same, 0)
+    return distances
 
 
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
