@@ -45,6 +45,11 @@ bool scatter(char* y, const char* source, bool repeated, const int64_t* index, c
 template <class T>
 bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                  bool from_zero);
+// y[o, index[o, j, i], i] = join(y[o, index[o, j, i], i], source[o, j, i])
+enum class Join { product, largest, smallest };
+template <class T>
+bool scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+                    Join join);
 
 // The position of the first index outside [0, extent), or -1.
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "bindings/cpu/strided.h"
-#include "cpu/order.h"
 #include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
@@ -331,7 +330,7 @@ py::array running(const char* name, const py::array& x, int64_t axis, F&& kernel
     kernel(out, in.get(), a);
     return y;
   };
-  return is_dtype<int64_t>(x) ? run(int64_t{}) : by_dtype(name, x, run);
+  return by_number(name, x, run);
 }
 py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
   return running("running_sum", x, axis, [from_end]<class T>(T* y, const T* in, const Along& a) {
@@ -341,25 +340,6 @@ py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
 py::array bind_running_product(const py::array& x, int64_t axis) {
   return running("running_product", x, axis, []<class T>(T* y, const T* in, const Along& a) {
     running_product<T>(y, in, a.outer, a.n, a.inner);
-  });
-}
-
-// The first k along the last axis in order, and where they were.
-py::tuple bind_sort(const py::array& x, int64_t k, bool descending) {
-  const char* name = "sort";
-  return by_dtype(name, x, [&]<class T>(T) {
-    const In<T> in(x, name, "x");
-    require(in.ndim() > 0, name, "x must have an axis to sort along");
-    Shape shape = in.shape();
-    const int64_t n = shape.back(), rows = size_of(std::span<const int64_t>(shape).first(shape.size() - 1));
-    require(k >= 0 && k <= n && n < (int64_t(1) << 31), name, "k must be in [0, n], n below 2^31");
-    shape.back() = k;
-    py::array values = empty<T>(shape), indices = empty<int64_t>(shape);
-    {
-      KernelScope scope(in.size());
-      sort_rows<T>(data<T>(values), data<int64_t>(indices), in, rows, n, k, descending);
-    }
-    return py::make_tuple(std::move(values), std::move(indices));
   });
 }
 
@@ -408,7 +388,6 @@ void register_reduce(py::module_& m) {
   m.def("count_true", &bind_count_true, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
   m.def("running_product", &bind_running_product, py::arg("x"), py::arg("axis"));
-  m.def("sort_forward", &bind_sort, py::arg("x"), py::arg("k"), py::arg("descending"));
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
 }
 

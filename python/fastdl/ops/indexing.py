@@ -22,7 +22,7 @@ from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import fill, sum_to, written, zeros
+from fastdl.ops.arrays import fill, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -429,6 +429,34 @@ def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
     if low < 0 or high >= region.shape[0] or region.dtype.kind == "V":
         return False
     written(select(region).index_copy, region, 0, index.astype(np.int64, copy=False), array)
+    return True
+
+
+def added_in_place(op: str, data: Any, key: tuple[Any, ...], values: Any) -> bool:
+    """``data[key] += values``, repeated indices adding up, where one kernel does it; False for the rest."""
+    basic, advanced = _parse(data.shape, key)
+    if advanced is None or on_device(data) or data.dtype.kind == "V" or not _together(advanced):
+        return False
+    region = data[basic]
+    if not region.flags.c_contiguous:
+        return False
+    advanced = _beside(advanced, region)
+    first, last, index = flat_index(op, advanced, region.shape)
+    before, after = region.shape[:first], region.shape[last:]
+    named = (*before, *index.shape, *after)
+    try:
+        spread = values if values.shape == named else np.broadcast_to(values, named)
+    except ValueError:
+        raise RuntimeError(
+            f"{op}: values of shape {values.shape} cannot be broadcast to the indexed part, shape {named}"
+        ) from None
+    joined(
+        "index_add",
+        region.reshape(*before, prod(region.shape[first:last]), *after),
+        first,
+        index.reshape(-1),
+        spread.reshape(*before, index.size, *after),
+    )
     return True
 
 
