@@ -297,6 +297,11 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         raise RuntimeError(
             f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions"
         )
+    if x[:d] == i[:d] and x[d + 1 :] == i[d + 1 :] and not on_device(input._data):
+        try:
+            return gather(input, d, indices)
+        except IndexError:
+            pass  # indices from the end, or wrong ones
     common = list(np.broadcast_shapes((*x[:d], 1, *x[d + 1 :]), (*i[:d], 1, *i[d + 1 :])))
     if indices.numel() and (indices._data < 0).any():
         indices = where(indices < 0, indices + x[d], indices)

@@ -325,6 +325,26 @@ class Put(Op):
     dtype: Any
 
 
+def _plain(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...] | None:
+    """A key of ``:`` and one or more int64 tensors of the CPU, as arrays, which nothing has to be asked about."""
+    if len(key) > ndim:
+        return None
+    plain: list[Any] = []
+    found = False
+    for item in key:
+        if item.__class__ is Tensor:
+            array = item._data
+            if array.dtype is not int64 or array.ndim == 0 or array.__class__ is not np.ndarray:
+                return None
+            plain.append(array)
+            found = True
+        elif item.__class__ is slice and item == _FULL:
+            plain.append(_FULL)
+        else:
+            return None
+    return tuple(plain) if found else None
+
+
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
     data = input._data
@@ -342,6 +362,14 @@ def getitem(input: Tensor, key: Any) -> Tensor:
                 pass  # indices from the end, or wrong ones: below
         elif index.dtype is bool_ and index.ndim > 0 and index.shape == data.shape[: index.ndim]:
             return MaskedSelect.apply(input, mask=index)  # type: ignore[no-any-return]
+    elif key.__class__ is tuple and data.__class__ is np.ndarray and (plain := _plain(key, data.ndim)):
+        places = [dim for dim, k in enumerate(plain) if k is not _FULL]
+        if len(places) > 1 or plain[places[0]].ndim > 1:
+            return Gather.apply(input, key=plain)  # type: ignore[no-any-return]
+        try:
+            return IndexSelect.apply(input, dim=places[0], index=plain[places[0]])  # type: ignore[no-any-return]
+        except IndexError:
+            pass
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
         return Basic.apply(input, key=basic)  # type: ignore[no-any-return]

@@ -9,11 +9,11 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at
+from fastdl.kernels import add_at, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import zeros
+from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import isnan, logical_not
@@ -347,7 +347,13 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         raise RuntimeError(f"histc: the range must be finite, got [{low}, {high}]")
     if low > high:
         raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
-    return Tensor._wrap(np.histogram(x[np.isfinite(x)], bins, (low, high))[0].astype(x.dtype))
+    wide = cast(x.reshape(-1), float64 if x.dtype == float64 else float32)
+    edges = np.linspace(low, high, bins + 1, dtype=wide.dtype)
+    # Bin i + 1: from edge i on, below edge i + 1; before the first is 0, the last one has its upper edge, too.
+    places = select(wide).searchsorted(edges, wide, True)
+    counts = np.bincount(places, minlength=bins + 2)[1 : bins + 1]
+    counts[-1] += np.count_nonzero(wide == edges[-1])
+    return Tensor._wrap(cast(counts, x.dtype))
 
 
 class Histogram(NamedTuple):
