@@ -22,8 +22,8 @@ void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t colum
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
 
 // The middle axis of (outer, extent, inner) is the indexed one; `count` indices, in [0, extent). The gather
-// functions check that themselves, block by block before the use; false: some are not, the result is
-// undefined.
+// and scatter functions check that themselves, block by block before the use; false: some are not, the result
+// is undefined.
 struct IndexProblem {
   int64_t outer, extent, inner, count;
 };
