@@ -191,10 +191,10 @@ TABLES = {
         L.linalg.inv(L.zeros(2, 3))
     """,
     "order of every dtype": """
-        [tuple(ints(5, 7).to(t).sort(d, descending=o, stable=True)) for t in (L.int64, L.int32, L.uint8, L.bool, L.float16) for d in (0, 1) for o in (False, True)]
+        [tuple(ints(5, 7).to(t).sort(dim=d, descending=o, stable=True)) for t in (L.int64, L.int32, L.uint8, L.bool, L.float16) for d in (0, 1) for o in (False, True)]
         [ints(5, 7).to(t).topk(2, d).values for t in (L.int64, L.int32, L.float16) for d in (0, 1)]
         [f(ints(5, 7).to(t), d).values for f in (L.median, lambda x, d: L.kthvalue(x, 3, d, True)) for t in (L.int64, L.uint8, L.float64) for d in (0, 1)]
-        x = reals(4, 5); x[1, 3] = math.nan; x[1, 1] = math.nan; tuple(x.median(1)), x.kthvalue(4, 1), tuple(x.sort(0, stable=True)), x.topk(2).values
+        x = reals(4, 5); x[1, 3] = math.nan; x[1, 1] = math.nan; tuple(x.median(1)), x.kthvalue(4, 1), tuple(x.sort(dim=0, stable=True)), x.topk(2).values
         b = L.tensor([1, 3, 3, 9]); [L.searchsorted(b, L.tensor([[0, 3], [4, 9]]), right=r, out_int32=r) for r in (False, True)], L.bucketize(3, b)
         L.bucketize(L.tensor([math.nan, -math.inf, 2.0, 9.0]), L.tensor([1.0, 2.0, 9.0]), right=True), L.searchsorted(L.tensor([]), L.tensor([1.0]))
         L.searchsorted(reals(2, 3).sort().values, reals(2, 5)), L.histc(L.tensor([0.0, 1.0, 2.0, 2.0, 3.0]), 4, 0, 2)

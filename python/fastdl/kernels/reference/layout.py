@@ -119,7 +119,8 @@ def scatter_reduce(out: Array, dim: int, index: Array, source: Array, reduce: st
     """
     _check("scatter_reduce", index, out.shape[dim])
     join: Any = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}[reduce]
-    join.at(out, _grids(index, dim), source)
+    with np.errstate(invalid="ignore"):
+        join.at(out, _grids(index, dim), source)
 
 
 def masked_select(x: Array, mask: Array) -> Array:
