@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, floor, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
-from fastdl.ops.parts import diagonal
+from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.reduce import mean, sum, vector_norm
 from fastdl.ops.unary import sqrt
 from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
@@ -129,6 +129,9 @@ def _quantile(
         if keepdim:
             shape = (*shape[:axis], 1, *shape[axis:])
     ordered = sort(rows, 1).values
+    if not (skip or learned or shares.ndim or np.isnan(ordered._data[:, -1]).any()):  # NaN comes last
+        place = float(shares) * (rows.shape[1] - 1)
+        return reshape(_between(ordered, place, interpolation), shape)
     missing = np.isnan(rows._data)
     last = rows.shape[1] - 1 - (np.count_nonzero(missing, 1) if skip else np.zeros(rows.shape[0], np.int64))
     last = np.maximum(last, 0)
@@ -156,6 +159,21 @@ def _quantile(
     if shares.ndim == 0:
         return reshape(result, shape)
     return reshape(movedim(result, 1, 0), (shares.size, *shape))
+
+
+def _between(ordered: Tensor, place: float, interpolation: str) -> Tensor:
+    """The value at ``place`` of every sorted row, between two elements unless it is a whole number."""
+    if interpolation == "nearest":
+        place = round(place)
+    below, above = floor(place), ceil(place)
+    if interpolation == "lower":
+        above = below
+    if interpolation == "higher":
+        below = above
+    low = select_dim(ordered, 1, below)
+    if below == above:
+        return low
+    return lerp(low, select_dim(ordered, 1, above), 0.5 if interpolation == "midpoint" else place - below)
 
 
 @on_host
