@@ -211,7 +211,8 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             f"{op}: index must have as many dimensions as the tensor: {x.shape} and {index.shape}"
         )
     d = axis(op, dim, x.ndim)
-    for i, extent in enumerate(index.shape):
+    same = index.shape == x.shape and (source is None or source.shape == x.shape)
+    for i, extent in enumerate(() if same else index.shape):
         if i != d and extent > x.shape[i]:
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds the tensor of shape {x.shape} in dim {i} "
@@ -221,7 +222,12 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
             )
-    if op not in ("gather", "scatter", "scatter_add") or on_device(x):  # the CPU's kernels check
+    if on_device(x) or op not in (
+        "gather",
+        "scatter",
+        "scatter_add",
+        "scatter_reduce",
+    ):  # the CPU's kernels check
         check_range(op, index, x.shape[d])
     return d
 
@@ -329,7 +335,7 @@ class Scatter(Op):
         if source is not None:
             self.source_shape = source.shape
             self.corner = tuple([slice(0, n) for n in index.shape])
-            part = source[self.corner]
+            part = source if source.shape == index.shape else source[self.corner]
         self._place(result, part)
         return result
 

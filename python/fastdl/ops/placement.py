@@ -170,7 +170,8 @@ def scatter_reduce(
     if indices.size == 0:
         return input.clone()
     d = _check_gather("scatter_reduce", input._data, dim, indices, src._data)
-    check_range("scatter_reduce", indices, input.shape[d])
+    if reduce == "mean" or not include_self:  # what counts the sources would speak of scatter_add
+        check_range("scatter_reduce", indices, input.shape[d])
     return ScatterReduce.apply(  # type: ignore[no-any-return]
         input, src, dim=d, index=indices, reduce=reduce, include_self=include_self
     )
