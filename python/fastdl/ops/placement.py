@@ -12,7 +12,7 @@ from fastdl.autograd.view import check_writable
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at, array, on_device, select
-from fastdl.ops.arrays import joined, zeros
+from fastdl.ops.arrays import cast, joined, zeros
 from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
     _check_gather,
@@ -57,8 +57,10 @@ class ScatterReduce(Op):
             joined("scatter_reduce", to, dim, index, part, reduce)
         if reduce == "mean":
             count = np.maximum(self.counts + int(include_self), 1)
-            result = result / count if x.dtype.kind in FLOATING else result // count
-            result = result.astype(x.dtype, copy=False)
+            if is_kernel_dtype(x.dtype):
+                result = select(x).div_forward(result, cast(count, x.dtype))
+            else:
+                result = cast(result / count if x.dtype.kind in FLOATING else result // count, x.dtype)
         self.y = result
         return result
 

@@ -13,12 +13,12 @@ from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import add_at, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import cast, zeros
+from fastdl.ops.arrays import cast, contiguous, zeros
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import isnan, logical_not
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.ops.extreme import ValuesIndices, at_places, pick
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -185,16 +185,19 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0 and 0 not in (*x.shape[:axis], *x.shape[axis + 1 :]):
         raise IndexError(f"mode: dim {dim} of a tensor of shape {x.shape} is empty")
-    rows = np.moveaxis(x, axis, -1)
-    indices = np.zeros(rows.shape[:-1], int64)
-    for place in np.ndindex(indices.shape):
-        values, counts = np.unique(rows[place], return_counts=True)
-        best = values[np.argmax(counts)]
-        equal = np.isnan(rows[place]) if best != best else rows[place] == best
-        indices[place] = np.flatnonzero(equal)[-1]
-    kept = np.expand_dims(indices, axis)
-    values = np.take_along_axis(x, kept, axis)
-    return pick(input, values if keepdim else values.squeeze(axis), kept if keepdim else indices, axis)
+    # Sorted stably, equal elements follow each other, and the last one of a run is the last one of the row, too.
+    ordered, order = sort(Tensor._wrap(x.swapaxes(axis, -1)))
+    values = ordered._data
+    same = values[..., 1:] == values[..., :-1]
+    if x.dtype.kind in FLOATING:
+        same |= (values[..., 1:] != values[..., 1:]) & (values[..., :-1] != values[..., :-1])
+    along = np.arange(x.shape[axis])
+    start = np.zeros(values.shape, int64)
+    np.maximum.accumulate(np.where(same, 0, along[1:]), -1, out=start[..., 1:])
+    longest = np.argmax(along - start, -1, keepdims=True)  # the end of the first of equally long runs
+    return at_places(
+        input, contiguous(np.take_along_axis(order._data, longest, -1).swapaxes(axis, -1)), axis, keepdim
+    )
 
 
 def _running_extreme(op: str, input: Tensor, dim: int, best: Any, not_worse: Any) -> ValuesIndices:
