@@ -142,33 +142,54 @@ void with_entries(Entry<T>* room, const T* x, int64_t n, Signed<T> invert, F&& f
     go(room);
 }
 
-// By the bytes of the key, the lowest first; returns where the sorted entries are.
+template <class E>
+[[gnu::always_inline]] inline int digit_of(const E& entry, int byte) {
+  return int(entry.key() >> (8 * byte) & 255);
+}
+// From counts of digits, part by part, to the places where each part's elements of a digit go.
+[[gnu::always_inline]] inline void to_places(uint32_t* counts, int64_t parts) {
+  uint32_t sum = 0;
+  for (int digit = 0; digit < 256; ++digit)
+    for (int64_t part = 0; part < parts; ++part) sum += std::exchange(counts[part * 256 + digit], sum);
+}
+template <class E>
+void move_entries(E* to, const E* from, int64_t begin, int64_t end, int byte, uint32_t* next) {
+  for (int64_t i = begin; i < end; ++i) to[next[digit_of(from[i], byte)]++] = from[i];
+}
+
+// By the bytes of the key, the lowest first; returns where the sorted entries are. Bytes that are the same
+// everywhere are passed over.
+template <class E>
+E* radix_sort(E* from, E* to, int64_t n, int bits) {
+  constexpr int kDigits = int(sizeof(E)) / 2;  // of the key; more of them may be 0 than `bits` says
+  uint32_t counts[kDigits][256] = {};
+  for (int64_t i = 0; i < n; ++i)
+    for (int b = 0; b < kDigits; ++b) ++counts[b][digit_of(from[i], b)];
+  for (int b = 0; 8 * b < bits; ++b) {
+    if (int64_t(counts[b][digit_of(from[0], b)]) == n) continue;
+    to_places(counts[b], 1);
+    move_entries(to, from, 0, n, b, counts[b]);
+    std::swap(from, to);
+  }
+  return from;
+}
+// The same by several threads.
 template <class E>
 E* radix_sort(E* from, E* to, int64_t n, int bits, int64_t parts) {
-  const int bytes = (bits + 7) / 8;
-  memory::Buffer<uint32_t> counts(size_t(std::max(bytes, 1) * parts * 256));
-  const auto row = [&](int byte, int64_t part) { return counts + (byte * parts + part) * 256; };
-  // Counts of bytes [first, last): all of them at once where no part's elements change between the passes.
-  const auto count = [&](int64_t part, int first, int last) {
-    std::fill(row(first, part), row(last - 1, part) + 256, 0u);
-    for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i)
-      for (int b = first; b < last; ++b) ++row(b, part)[from[i].key() >> (8 * b) & 255];
-  };
-  if (parts == 1 && bytes > 0) count(0, 0, bytes);
-  for (int b = 0; b < bytes; ++b) {
-    if (parts > 1) parallel_tasks(parts, [&](int64_t part) { count(part, b, b + 1); });
-    bool same = false;  // one digit everywhere
-    uint32_t sum = 0;
-    for (int digit = 0; digit < 256; ++digit) {
-      const uint32_t before = sum;
-      for (int64_t part = 0; part < parts; ++part) sum += std::exchange(row(b, part)[digit], sum);
-      same |= int64_t(sum - before) == n;
-    }
-    if (same) continue;
+  if (parts == 1) return radix_sort(from, to, n, bits);
+  memory::Buffer<uint32_t> counts{size_t(parts * 256)};
+  for (int b = 0; 8 * b < bits; ++b) {
     parallel_tasks(parts, [&](int64_t part) {
-      uint32_t* next = row(b, part);
-      for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i)
-        to[next[from[i].key() >> (8 * b) & 255]++] = from[i];
+      uint32_t* own = counts + part * 256;
+      std::fill(own, own + 256, 0u);
+      for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) ++own[digit_of(from[i], b)];
+    });
+    int64_t first = 0;  // elements with the first one's digit
+    for (int64_t part = 0; part < parts; ++part) first += counts[part * 256 + digit_of(from[0], b)];
+    if (first == n) continue;
+    to_places(counts, parts);
+    parallel_tasks(parts, [&](int64_t part) {
+      move_entries(to, from, n * part / parts, n * (part + 1) / parts, b, counts + part * 256);
     });
     std::swap(from, to);
   }
