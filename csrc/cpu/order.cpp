@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -54,17 +55,20 @@ struct Pair {
 template <class T>
 using Entry = std::conditional_t<sizeof(T) == 4, Word, Pair>;  // holds any key of T
 
+// How elements become keys. Those of int64 come as double's bits: one copy of the code for both.
+template <class T>
+struct Order {
+  Signed<T> invert;  // 0, or all bits for falling order
+  bool integers;
+};
 // Signed keys; the sign's bit flipped they are unsigned ones of the same order.
 template <class T>
-[[gnu::always_inline]] inline Vec<Signed<T>> keys_of(Vec<T> x, Signed<T> invert) {
-  if constexpr (std::is_integral_v<T>) {
-    return x ^ invert;
-  } else {
-    constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
-    const auto bits = (Vec<Signed<T>>)(x + T(0));  // -0 becomes 0
-    const Vec<Signed<T>> key = bits ^ ((bits >> (8 * int(sizeof(T)) - 1)) & most);
-    return (x != x ? broadcast<Signed<T>>(most) : key) ^ invert;
-  }
+[[gnu::always_inline]] inline Vec<Signed<T>> keys_of(Vec<T> x, Order<T> order) {
+  if (sizeof(T) == 8 && order.integers) return (Vec<Signed<T>>)x ^ order.invert;
+  constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
+  const auto bits = (Vec<Signed<T>>)(x + T(0));  // -0 becomes 0
+  const Vec<Signed<T>> key = bits ^ ((bits >> (8 * int(sizeof(T)) - 1)) & most);
+  return (x != x ? broadcast<Signed<T>>(most) : key) ^ order.invert;
 }
 template <class T>
 uint64_t raised(Signed<T> key) {
@@ -73,22 +77,16 @@ uint64_t raised(Signed<T> key) {
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> load_some(const T* x, int count) {
-  if (count == kWidth<T>) return load(x);
-  Vec<T> v{};
-  if constexpr (std::is_integral_v<T>)
-    for (int j = 0; j < count; ++j) v[j] = x[j];
-  else
-    v = load_n(x, count);
-  return v;
+  return count == kWidth<T> ? load(x) : load_n(x, count);
 }
 
 // Entries of elements [begin, end), with `least` taken from the keys.
 template <class T, class E>
-void make_entries(E* to, const T* x, int64_t begin, int64_t end, Signed<T> invert, uint64_t least) {
+void make_entries(E* to, const T* x, int64_t begin, int64_t end, Order<T> order, uint64_t least) {
   constexpr int w = kWidth<T>;
   for (int64_t i = begin; i < end; i += w) {
     const int count = int(std::min<int64_t>(w, end - i));
-    const auto keys = keys_of<T>(load_some(x + i, count), invert);
+    const auto keys = keys_of<T>(load_some(x + i, count), order);
     for (int j = 0; j < count; ++j) to[i + j] = E::of(raised<T>(keys[j]) - least, i + j);
   }
 }
@@ -98,7 +96,7 @@ struct Range {
 };
 // Of the keys of a row; not looked for where they fit anyway.
 template <class T>
-Range range_of(const T* x, int64_t n, Signed<T> invert) {
+Range range_of(const T* x, int64_t n, Order<T> order) {
   if constexpr (sizeof(T) == 4) {
     return {0, 32};
   } else {
@@ -109,13 +107,13 @@ Range range_of(const T* x, int64_t n, Signed<T> invert) {
       Vec<int64_t> low = broadcast(std::numeric_limits<int64_t>::max()), high = ~low;
       int64_t i = begin;
       for (; i + w <= end; i += w) {
-        const auto keys = keys_of<T>(load(x + i), invert);
+        const auto keys = keys_of<T>(load(x + i), order);
         low = keys < low ? keys : low;
         high = keys > high ? keys : high;
       }
       int64_t l = low[0], h = high[0];
       for (int j = 1; j < w; ++j) l = std::min(l, low[j]), h = std::max(h, high[j]);
-      const auto keys = keys_of<T>(load_some(x + i, int(end - i)), invert);
+      const auto keys = keys_of<T>(load_some(x + i, int(end - i)), order);
       for (int j = 0; j < int(end - i); ++j) l = std::min(l, keys[j]), h = std::max(h, keys[j]);
       least[chunk] = l;
       most[chunk] = h;
@@ -128,11 +126,11 @@ Range range_of(const T* x, int64_t n, Signed<T> invert) {
 
 // f(entries, bits): the entries of a row in the narrowest form that holds them, in `room` for 2 n of T's.
 template <class T, class F>
-void with_entries(Entry<T>* room, const T* x, int64_t n, Signed<T> invert, F&& f) {
-  const Range range = range_of(x, n, invert);
+void with_entries(Entry<T>* room, const T* x, int64_t n, Order<T> order, F&& f) {
+  const Range range = range_of(x, n, order);
   const auto go = [&](auto* entries) {
     parallel_for(n, 16 * kGrain, [&](int64_t begin, int64_t end) {
-      make_entries(entries, x, begin, end, invert, range.least);
+      make_entries(entries, x, begin, end, order, range.least);
     });
     f(entries, int(range.bits));
   };
@@ -198,13 +196,13 @@ E* radix_sort(E* from, E* to, int64_t n, int bits, int64_t parts) {
 
 // The k smallest entries of a row, in order, at the beginning of `kept` (room for 2 k + 64 + a vector).
 template <class T>
-void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Signed<T> invert) {
+void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Order<T> order) {
   constexpr int w = kWidth<T>;
   using E = Entry<T>;
   const int64_t room = 2 * k + 64;
   // The best of more than k elements: a bound that few of the others pass.
   const int64_t sample = std::min(n, 2 * k + 32);
-  make_entries(kept, x, 0, sample, invert, 0);
+  make_entries(kept, x, 0, sample, order, 0);
   const auto bound = [&](int64_t count) {
     std::nth_element(kept, kept + k - 1, kept + count);
     return Signed<T>(kept[k - 1].key() ^ raised<T>(0));
@@ -213,7 +211,7 @@ void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Signed<T> invert
   int64_t count = k, i = sample;
   for (; i < n; i += w) {
     const int here = int(std::min<int64_t>(w, n - i));
-    const auto keys = keys_of<T>(load_some(x + i, here), invert);
+    const auto keys = keys_of<T>(load_some(x + i, here), order);
     // A later element as good as the worst kept one does not replace it.
     if (!any(keys < worst)) continue;
     for (int j = 0; j < here; ++j)
@@ -229,57 +227,72 @@ void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Signed<T> invert
 // f(row, room, parts) for every row, with a thread's room for `count` entries.
 template <class T, class F>
 void for_rows(int64_t rows, int64_t n, int64_t grain, int64_t count, F&& f) {
-  if (rows < num_threads() && n >= kSharedFrom) {
+  const auto run = [&](int64_t begin, int64_t end, int64_t parts) __attribute__((noinline)) {
     memory::Buffer<Entry<T>> room{size_t(count)};
-    for (int64_t row = 0; row < rows; ++row) f(row, room.get(), std::min<int64_t>(num_threads(), n / 8192));
-    return;
-  }
-  parallel_for(rows, std::max<int64_t>(1, grain / n), [&](int64_t begin, int64_t end) {
-    memory::Buffer<Entry<T>> room{size_t(count)};
-    for (int64_t row = begin; row < end; ++row) f(row, room.get(), int64_t(1));
-  });
+    for (int64_t row = begin; row < end; ++row) f(row, room.get(), parts);
+  };
+  if (rows < num_threads() && n >= kSharedFrom)
+    return run(0, rows, std::min<int64_t>(num_threads(), n / 8192));
+  parallel_for(rows, std::max<int64_t>(1, grain / n),
+               [&](int64_t begin, int64_t end) { run(begin, end, 1); });
 }
 
-}  // namespace
-
 template <class T>
-void sort_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, bool descending) {
+void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
-  const Signed<T> invert = descending ? -1 : 0;
+  const bool few = 4 * k < n;
   const auto write = [&](int64_t row, const auto* sorted) {
     parallel_for(k, 16 * kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         const int64_t place = sorted[j].place();
         indices[row * k + j] = place;
-        values[row * k + j] = x[row * n + place];
+        std::memcpy(values + row * k + j, x + row * n + place, sizeof(T));
       }
     });
   };
-  if (4 * k < n)
-    return for_rows<T>(rows, n, 8 * kGrain, 2 * k + 64 + kWidth<T>,
-                       [&](int64_t row, Entry<T>* room, int64_t) {
-                         smallest(room, x + row * n, n, k, invert);
-                         write(row, room);
-                       });
-  for_rows<T>(rows, n, kGrain, 2 * n, [&](int64_t row, Entry<T>* room, int64_t parts) {
-    with_entries(room, x + row * n, n, invert, [&](auto* entries, int bits) {
-      if (n < kRadixFrom)
-        std::sort(entries, entries + n);
-      else
-        entries = radix_sort(entries, entries + n, n, bits, parts);
-      write(row, entries);
+  for_rows<T>(rows, n, (few ? 8 : 1) * kGrain, few ? 2 * k + 64 + kWidth<T> : 2 * n,
+              [&](int64_t row, Entry<T>* room, int64_t parts) {
+                const T* from = x + row * n;
+                if (few) {
+                  smallest(room, from, n, k, order);
+                  return write(row, room);
+                }
+                with_entries(room, from, n, order, [&](auto* entries, int bits) {
+                  if (n < kRadixFrom)
+                    std::sort(entries, entries + n);
+                  else
+                    entries = radix_sort(entries, entries + n, n, bits, parts);
+                  write(row, entries);
+                });
+              });
+}
+
+template <class T>
+void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
+  for_rows<T>(rows, n, 2 * kGrain, n, [&](int64_t row, Entry<T>* room, int64_t) {
+    with_entries(room, x + row * n, n, order, [&](auto* entries, int) {
+      std::nth_element(entries, entries + k, entries + n);
+      indices[row] = entries[k].place();
     });
   });
 }
 
 template <class T>
+using Form = std::conditional_t<sizeof(T) == 4, float, double>;
+
+}  // namespace
+
+template <class T>
+void sort_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, bool descending) {
+  using F = Form<T>;
+  sort_in<F>(reinterpret_cast<F*>(values), indices, reinterpret_cast<const F*>(x), rows, n, k,
+             {descending ? -1 : 0, std::is_integral_v<T>});
+}
+
+template <class T>
 void select_rows(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k) {
-  for_rows<T>(rows, n, 2 * kGrain, n, [&](int64_t row, Entry<T>* room, int64_t) {
-    with_entries(room, x + row * n, n, Signed<T>(0), [&](auto* entries, int) {
-      std::nth_element(entries, entries + k, entries + n);
-      indices[row] = entries[k].place();
-    });
-  });
+  using F = Form<T>;
+  select_in<F>(indices, reinterpret_cast<const F*>(x), rows, n, k, {0, std::is_integral_v<T>});
 }
 
 #define FASTDL_INSTANTIATE(T)                                                          \

@@ -243,13 +243,16 @@ bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, con
 template <class T>
 bool scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                     Join join) {
-  const auto run = [&](auto put) {
-    return scatter_elements(y, source, repeated, index, p, [](T*, int64_t, int64_t) {}, put);
-  };
-  // A NaN stays, and replaces all else.
-  if (join == Join::largest) return run([](T& to, T from) { to = to > from || to != to ? to : from; });
-  if (join == Join::smallest) return run([](T& to, T from) { to = to < from || to != to ? to : from; });
-  return run([](T& to, T from) { to *= from; });
+  return scatter_elements(
+      y, source, repeated, index, p, [](T*, int64_t, int64_t) {},
+      [join](T& to, T from) {  // one loop for all: the branch is always the same
+        if (join == Join::product) {
+          to *= from;
+        } else {  // a NaN stays, and replaces all else
+          const bool better = join == Join::largest ? to > from : to < from;
+          to = better || to != to ? to : from;
+        }
+      });
 }
 
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
