@@ -85,7 +85,11 @@ class Pick(Op):
         if result.ndim == 0:
             result[...] = grad
             return result
-        np.put_along_axis(result, self.indices.reshape(self.kept()), grad.reshape(self.kept()), self.axis)
+        indices, grad = self.indices.reshape(self.kept()), grad.reshape(self.kept())
+        if on_device(result) or result.dtype.kind == "V":
+            np.put_along_axis(result, indices, grad, self.axis)
+        else:
+            select(result).scatter(result, self.axis, indices, grad)
         return result
 
     def linear(self, x: Any) -> Any:
@@ -136,8 +140,8 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     indices = _search_place(op, x, axis, keepdim)
     if axis is None or x.ndim == 0:
         return array(x.reshape(-1)[indices.reshape(())], x).reshape(indices.shape), indices
-    expanded = indices if keepdim else np.expand_dims(indices, axis)
-    return np.take_along_axis(x, expanded, axis).reshape(indices.shape), indices
+    kept = indices.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    return select(x).gather_forward(x, axis, kept).reshape(indices.shape), indices
 
 
 def _search_place(op: str, x: Any, axis: int | None, keepdim: bool) -> Any:
