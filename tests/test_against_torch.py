@@ -193,6 +193,34 @@ TABLES = {
         L.linalg.lstsq(reals(5, 2), reals(5, 1, seed=1)).solution, L.linalg.cross(reals(2, 3), reals(2, 3, seed=1))
         L.linalg.inv(L.zeros(2, 3))
     """,
+    "order of every dtype": """
+        [tuple(ints(5, 7).to(t).sort(dim=d, descending=o, stable=True)) for t in (L.int64, L.int32, L.uint8, L.bool, L.float16) for d in (0, 1) for o in (False, True)]
+        [ints(5, 7).to(t).topk(2, d).values for t in (L.int64, L.int32, L.float16) for d in (0, 1)]
+        [f(ints(5, 7).to(t), d).values for f in (L.median, lambda x, d: L.kthvalue(x, 3, d, True)) for t in (L.int64, L.uint8, L.float64) for d in (0, 1)]
+        x = reals(4, 5); x[1, 3] = math.nan; x[1, 1] = math.nan; tuple(x.median(1)), x.kthvalue(4, 1), tuple(x.sort(dim=0, stable=True)), x.topk(2).values
+        b = L.tensor([1, 3, 3, 9]); [L.searchsorted(b, L.tensor([[0, 3], [4, 9]]), right=r, out_int32=r) for r in (False, True)], L.bucketize(3, b)
+        L.bucketize(L.tensor([math.nan, -math.inf, 2.0, 9.0]), L.tensor([1.0, 2.0, 9.0]), right=True), L.searchsorted(L.tensor([]), L.tensor([1.0]))
+        L.searchsorted(reals(2, 3).sort().values, reals(2, 5)), L.histc(L.tensor([0.0, 1.0, 2.0, 2.0, 3.0]), 4, 0, 2)
+        L.searchsorted(reals(2, 3), reals(3, 3))
+        L.unique(L.tensor([3, 1, 3, 2]), return_inverse=True, return_counts=True), L.unique(L.tensor([2.0, 1.0, 2.0])), L.unique(L.tensor([True, False, True]), return_counts=True)
+    """,
+    "integers by index": """
+        i = L.tensor([[0, 2, 0], [1, 1, 1]]); [L.ones(2, 3, dtype=t).scatter_reduce(d, i * d, ints(2, 3).to(t), r, include_self=s) for t in (L.int64, L.int32, L.uint8) for d in (0, 1) for r in ("sum", "prod", "mean", "amax", "amin") for s in (True, False)]
+        [L.ones(4, dtype=t).index_add(0, L.tensor([1, 1, 3]), ints(3).to(t), alpha=2) for t in (L.int64, L.int16, L.uint8)]
+        [L.ones(4, dtype=t).scatter_add(0, L.tensor([1, 1, 3]), ints(3).to(t)) for t in (L.int64, L.int16, L.uint8)]
+        L.tensor([math.nan, 1.0, 2.0]).scatter_reduce(0, L.tensor([0, 1, 2]), L.tensor([5.0, math.nan, 9.0]), "amax")
+        [L.zeros(3, 4, dtype=t).index_put_((L.tensor([0, -1, 0]), L.tensor([1, 2, 1])), ints(3).to(t), accumulate=True) for t in (L.int64, L.float32, L.uint8)]
+        x = L.zeros(3, 4); x.index_put_((L.tensor([0, 0]),), L.tensor(1.0), accumulate=True), x[:, 1:].index_put_((L.tensor([2]),), L.ones(3), accumulate=True), x
+        x = L.zeros(2, 2); x.index_put_((x == 0,), L.tensor(1.0), accumulate=True), x.put_(L.tensor([-1, -1]), L.ones(2), accumulate=True)
+        L.zeros(3).index_put_((L.tensor([0, 5]),), L.ones(2), accumulate=True)
+        L.zeros(3).index_put_((L.tensor([0, 1]),), L.ones(3), accumulate=True)
+        x = reals(3, 4); x[:, L.tensor([3, -1, 0])], x[L.tensor([2, -3]), L.tensor([0, 1])], x[:, L.tensor([[0, 1], [2, 3]])], x[L.tensor([[0], [1]]), L.tensor([[0, 2]])], x[L.tensor([1]), :]
+        reals(3, 4)[:, L.tensor([4])]
+        L.take_along_dim(reals(3, 4), L.tensor([[0, -1, 2, 3]] * 3), 1), L.take_along_dim(reals(3, 4), L.tensor([[0, 1, 2, 0]]), 0)
+        L.zeros(2, 3).masked_scatter(L.tensor([True, False, True]), reals(4).float()), L.zeros(2).masked_scatter(L.tensor([True, True]), L.ones(2))
+        L.zeros(2, 3).masked_scatter(L.tensor([True, False, True]), L.ones(3))
+        ints(2, 3, 4).flip(0, 2), ints(2, 3).flip(-1)
+    """,
     "writing": """
         x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "amax"), x, s)
         x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "mean", include_self=False), x, s)

@@ -282,38 +282,6 @@ def test_counts(level):
         kernel.count_true(np.ones(3))
 
 
-@pytest.mark.parametrize("level", backends())
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sorted_rows(level, dtype):
-    kernel = load(level)
-    for rows, n in (
-        (1, 1),
-        (3, 2),
-        (5, 17),
-        (4, 64),
-        (3, 255),
-        (2, 256),
-        (3, 1000),
-        (1, 70_000),
-        (2, 0),
-        (0, 4),
-    ):
-        x = numbers((rows, n), dtype)
-        ties = np.rint(x * 2)
-        ties[x > 2] = np.inf
-        ties[x < -2] = -np.inf
-        ties[np.abs(x) < 0.05] = np.nan
-        ties[(x > 0.1) & (x < 0.3)] = -0.0  # equal to the others that were rounded to 0
-        for array, descending in itertools.product((x, ties, np.zeros_like(x)), (False, True)):
-            for k in sorted({0, min(1, n), n // 10, n // 4, n}):
-                values, indices = kernel.sort_forward(array, k, descending)
-                want_values, want_indices = reference.sort_forward(array, k, descending)
-                np.testing.assert_array_equal(indices, want_indices)
-                np.testing.assert_array_equal(values, want_values)
-    with pytest.raises(ValueError, match=r"sort: k must be in \[0, n\]"):
-        kernel.sort_forward(numbers((2, 3), dtype), 4, True)
-
-
 def test_messages():
     x = Tensor(np.ones((3, 4), np.float32))
     with pytest.raises(

@@ -22,8 +22,8 @@ void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t colum
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
 
 // The middle axis of (outer, extent, inner) is the indexed one; `count` indices, in [0, extent). The gather
-// functions check that themselves, block by block before the use; false: some are not, the result is
-// undefined.
+// and scatter functions check that themselves, block by block before the use; false: some are not, the result
+// is undefined.
 struct IndexProblem {
   int64_t outer, extent, inner, count;
 };
@@ -45,6 +45,11 @@ bool scatter(char* y, const char* source, bool repeated, const int64_t* index, c
 template <class T>
 bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                  bool from_zero);
+// y[o, index[o, j, i], i] = join(y[o, index[o, j, i], i], source[o, j, i])
+enum class Join { product, largest, smallest };
+template <class T>
+bool scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+                    Join join);
 
 // The position of the first index outside [0, extent), or -1.
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);

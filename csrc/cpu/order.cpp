@@ -1,16 +1,24 @@
-// Sorting rows, wholly or only the first k.
+// Sorting rows, wholly or only the first k, and finding the k-th alone.
 //
 // An element becomes an integer key with the same order (negative floats have their bits below the sign
 // flipped; NaN is the largest; falling order inverts all bits), with its place behind it: no two entries are
-// equal, so any sort is stable. Entries of float are one 64-bit word and long rows of them are sorted by
-// radix, a byte of the key at a time; the others are compared. Few of many (topk): one pass compares vectors
-// of keys with the k-th best so far; what passes is collected, and 2 k or more are cut back to k.
+// equal, so any sort is stable. Where the keys of a row differ in 32 bits only, which floats do and most
+// int64, key less smallest key and place are one 64-bit word; others are pairs. Long rows are sorted by
+// radix, a byte of the key at a time and no more bytes than the keys' range has; short ones are compared. Few
+// of many (topk): one pass compares vectors of keys with the k-th best so far; what passes is collected, and
+// 2 k or more are cut back to k.
 //
-// Work: rows over threads. Passes: x once, and entries in a cache.
+// Work: rows over threads; where there are fewer long rows than threads, parts of a row: each part counts its
+// digits, and the places of part p follow those of the parts before, so the result is the same for any
+// number of parts. Passes: x once, and entries in a cache.
 #include "cpu/order.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
@@ -21,70 +29,166 @@ namespace {
 
 using namespace simd;
 
-constexpr int64_t kGrain = 1024;     // elements worth about 10 us
-constexpr int64_t kRadixFrom = 256;  // shorter rows are compared
+constexpr int64_t kGrain = 1024;        // elements worth about 10 us
+constexpr int64_t kRadixFrom = 256;     // shorter rows are compared
+constexpr int64_t kSharedFrom = 32768;  // shorter rows are one thread's
 
 template <class T>
-struct Entry {  // of double
-  int64_t key, place;
-  static Entry of(int64_t key, int64_t place) { return {key, place}; }
-  bool operator<(const Entry& other) const {
-    return key != other.key ? key < other.key : place < other.place;
-  }
-};
-template <>
-struct Entry<float> {
+using Signed = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+struct Word {  // key and place
   uint64_t word;
-  static Entry of(int32_t key, int64_t place) {
-    return {uint64_t(uint32_t(key) ^ 0x80000000u) << 32 | uint64_t(place)};
-  }
-  bool operator<(const Entry& other) const { return word < other.word; }
+  static Word of(uint64_t key, int64_t place) { return {key << 32 | uint64_t(place)}; }
+  uint64_t key() const { return word >> 32; }
+  int64_t place() const { return int64_t(word & 0xffffffff); }
+  bool operator<(const Word& other) const { return word < other.word; }
 };
-inline int64_t place_of(const Entry<float>& e) {
-  return int64_t(e.word & 0xffffffff);
+struct Pair {
+  uint64_t first, second;
+  static Pair of(uint64_t key, int64_t place) { return {key, uint64_t(place)}; }
+  uint64_t key() const { return first; }
+  int64_t place() const { return int64_t(second); }
+  bool operator<(const Pair& other) const {
+    return first != other.first ? first < other.first : second < other.second;
+  }
+};
+template <class T>
+using Entry = std::conditional_t<sizeof(T) == 4, Word, Pair>;  // holds any key of T
+
+// How elements become keys. Those of int64 come as double's bits: one copy of the code for both.
+template <class T>
+struct Order {
+  Signed<T> invert;  // 0, or all bits for falling order
+  bool integers;
+};
+// Signed keys; the sign's bit flipped they are unsigned ones of the same order.
+template <class T>
+[[gnu::always_inline]] inline Vec<Signed<T>> keys_of(Vec<T> x, Order<T> order) {
+  if (sizeof(T) == 8 && order.integers) return (Vec<Signed<T>>)x ^ order.invert;
+  constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
+  const auto bits = (Vec<Signed<T>>)(x + T(0));  // -0 becomes 0
+  const Vec<Signed<T>> key = bits ^ ((bits >> (8 * int(sizeof(T)) - 1)) & most);
+  return (x != x ? broadcast<Signed<T>>(most) : key) ^ order.invert;
 }
-inline int64_t place_of(const Entry<double>& e) {
-  return e.place;
+template <class T>
+uint64_t raised(Signed<T> key) {
+  constexpr Signed<T> sign = std::numeric_limits<Signed<T>>::min();
+  return std::make_unsigned_t<Signed<T>>(key ^ sign);
 }
-inline int32_t key_of(const Entry<float>& e) {
-  return int32_t(uint32_t(e.word >> 32) ^ 0x80000000u);
-}
-inline int64_t key_of(const Entry<double>& e) {
-  return e.key;
+template <class T>
+[[gnu::always_inline]] inline Vec<T> load_some(const T* x, int count) {
+  return count == kWidth<T> ? load(x) : load_n(x, count);
 }
 
-template <class T>
-[[gnu::always_inline]] inline Vec<Int<T>> keys_of(Vec<T> x, Int<T> invert) {
-  constexpr Int<T> most = std::numeric_limits<Int<T>>::max();
-  const auto bits = (Vec<Int<T>>)(x + T(0));  // -0 becomes 0
-  const Vec<Int<T>> key = bits ^ ((bits >> (8 * int(sizeof(T)) - 1)) & most);
-  return (x != x ? broadcast<Int<T>>(most) : key) ^ invert;
-}
-
-template <class T>
-void make_entries(Entry<T>* to, const T* x, int64_t n, Int<T> invert) {
+// Entries of elements [begin, end), with `least` taken from the keys.
+template <class T, class E>
+void make_entries(E* to, const T* x, int64_t begin, int64_t end, Order<T> order, uint64_t least) {
   constexpr int w = kWidth<T>;
-  for (int64_t i = 0; i < n; i += w) {
-    const int count = int(std::min<int64_t>(w, n - i));
-    const auto keys = keys_of<T>(count == w ? load(x + i) : load_n(x + i, count), invert);
-    for (int j = 0; j < count; ++j) to[i + j] = Entry<T>::of(keys[j], i + j);
+  for (int64_t i = begin; i < end; i += w) {
+    const int count = int(std::min<int64_t>(w, end - i));
+    const auto keys = keys_of<T>(load_some(x + i, count), order);
+    for (int j = 0; j < count; ++j) to[i + j] = E::of(raised<T>(keys[j]) - least, i + j);
   }
 }
 
-// By the bytes of the key, the lowest first; returns where the sorted entries are.
-Entry<float>* radix_sort(Entry<float>* from, Entry<float>* to, int64_t n) {
-  uint32_t counts[4][256] = {};
+struct Range {
+  uint64_t least, bits;  // the smallest key, and how many bits keys less that have
+};
+// Of the keys of a row; not looked for where they fit anyway.
+template <class T>
+Range range_of(const T* x, int64_t n, Order<T> order) {
+  if constexpr (sizeof(T) == 4) {
+    return {0, 32};
+  } else {
+    constexpr int w = kWidth<T>;
+    const int64_t chunks = chunk_count(n, 16 * kGrain);
+    memory::Buffer<int64_t> least{size_t(chunks)}, most{size_t(chunks)};
+    parallel_chunks(n, 16 * kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+      Vec<int64_t> low = broadcast(std::numeric_limits<int64_t>::max()), high = ~low;
+      int64_t i = begin;
+      for (; i + w <= end; i += w) {
+        const auto keys = keys_of<T>(load(x + i), order);
+        low = keys < low ? keys : low;
+        high = keys > high ? keys : high;
+      }
+      int64_t l = low[0], h = high[0];
+      for (int j = 1; j < w; ++j) l = std::min(l, low[j]), h = std::max(h, high[j]);
+      const auto keys = keys_of<T>(load_some(x + i, int(end - i)), order);
+      for (int j = 0; j < int(end - i); ++j) l = std::min(l, keys[j]), h = std::max(h, keys[j]);
+      least[chunk] = l;
+      most[chunk] = h;
+    });
+    const uint64_t low = raised<T>(*std::min_element(least.get(), least.get() + chunks));
+    const uint64_t high = raised<T>(*std::max_element(most.get(), most.get() + chunks));
+    return {low, uint64_t(std::bit_width(high - low))};
+  }
+}
+
+// f(entries, bits): the entries of a row in the narrowest form that holds them, in `room` for 2 n of T's.
+template <class T, class F>
+void with_entries(Entry<T>* room, const T* x, int64_t n, Order<T> order, F&& f) {
+  const Range range = range_of(x, n, order);
+  const auto go = [&](auto* entries) {
+    parallel_for(n, 16 * kGrain, [&](int64_t begin, int64_t end) {
+      make_entries(entries, x, begin, end, order, range.least);
+    });
+    f(entries, int(range.bits));
+  };
+  if (sizeof(T) == 4 || range.bits <= 32)
+    go(reinterpret_cast<Word*>(room));
+  else if constexpr (sizeof(T) == 8)
+    go(room);
+}
+
+template <class E>
+[[gnu::always_inline]] inline int digit_of(const E& entry, int byte) {
+  return int(entry.key() >> (8 * byte) & 255);
+}
+// From counts of digits, part by part, to the places where each part's elements of a digit go.
+[[gnu::always_inline]] inline void to_places(uint32_t* counts, int64_t parts) {
+  uint32_t sum = 0;
+  for (int digit = 0; digit < 256; ++digit)
+    for (int64_t part = 0; part < parts; ++part) sum += std::exchange(counts[part * 256 + digit], sum);
+}
+template <class E>
+void move_entries(E* to, const E* from, int64_t begin, int64_t end, int byte, uint32_t* next) {
+  for (int64_t i = begin; i < end; ++i) to[next[digit_of(from[i], byte)]++] = from[i];
+}
+
+// By the bytes of the key, the lowest first; returns where the sorted entries are. Bytes that are the same
+// everywhere are passed over.
+template <class E>
+E* radix_sort(E* from, E* to, int64_t n, int bits) {
+  constexpr int kDigits = int(sizeof(E)) / 2;  // of the key; more of them may be 0 than `bits` says
+  uint32_t counts[kDigits][256] = {};
   for (int64_t i = 0; i < n; ++i)
-    for (int b = 0; b < 4; ++b) ++counts[b][from[i].word >> (32 + 8 * b) & 255];
-  for (int b = 0; b < 4; ++b) {
-    uint32_t* next = counts[b];
-    if (int64_t(next[from[0].word >> (32 + 8 * b) & 255]) == n) continue;  // all the same
-    for (uint32_t i = 0, sum = 0; i < 256; ++i) {
-      const uint32_t count = next[i];
-      next[i] = sum;
-      sum += count;
-    }
-    for (int64_t i = 0; i < n; ++i) to[next[from[i].word >> (32 + 8 * b) & 255]++] = from[i];
+    for (int b = 0; b < kDigits; ++b) ++counts[b][digit_of(from[i], b)];
+  for (int b = 0; 8 * b < bits; ++b) {
+    if (int64_t(counts[b][digit_of(from[0], b)]) == n) continue;
+    to_places(counts[b], 1);
+    move_entries(to, from, 0, n, b, counts[b]);
+    std::swap(from, to);
+  }
+  return from;
+}
+// The same by several threads.
+template <class E>
+E* radix_sort(E* from, E* to, int64_t n, int bits, int64_t parts) {
+  if (parts == 1) return radix_sort(from, to, n, bits);
+  memory::Buffer<uint32_t> counts{size_t(parts * 256)};
+  for (int b = 0; 8 * b < bits; ++b) {
+    parallel_tasks(parts, [&](int64_t part) {
+      uint32_t* own = counts + part * 256;
+      std::fill(own, own + 256, 0u);
+      for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) ++own[digit_of(from[i], b)];
+    });
+    int64_t first = 0;  // elements with the first one's digit
+    for (int64_t part = 0; part < parts; ++part) first += counts[part * 256 + digit_of(from[0], b)];
+    if (first == n) continue;
+    to_places(counts, parts);
+    parallel_tasks(parts, [&](int64_t part) {
+      move_entries(to, from, n * part / parts, n * (part + 1) / parts, b, counts + part * 256);
+    });
     std::swap(from, to);
   }
   return from;
@@ -92,66 +196,111 @@ Entry<float>* radix_sort(Entry<float>* from, Entry<float>* to, int64_t n) {
 
 // The k smallest entries of a row, in order, at the beginning of `kept` (room for 2 k + 64 + a vector).
 template <class T>
-void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Int<T> invert) {
+void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Order<T> order) {
   constexpr int w = kWidth<T>;
+  using E = Entry<T>;
   const int64_t room = 2 * k + 64;
   // The best of more than k elements: a bound that few of the others pass.
   const int64_t sample = std::min(n, 2 * k + 32);
-  make_entries(kept, x, sample, invert);
-  std::nth_element(kept, kept + k - 1, kept + sample);
-  Int<T> worst = key_of(kept[k - 1]);
+  make_entries(kept, x, 0, sample, order, 0);
+  const auto bound = [&](int64_t count) {
+    std::nth_element(kept, kept + k - 1, kept + count);
+    return Signed<T>(kept[k - 1].key() ^ raised<T>(0));
+  };
+  Signed<T> worst = bound(sample);
   int64_t count = k, i = sample;
   for (; i < n; i += w) {
     const int here = int(std::min<int64_t>(w, n - i));
-    const auto keys = keys_of<T>(here == w ? load(x + i) : load_n(x + i, here), invert);
+    const auto keys = keys_of<T>(load_some(x + i, here), order);
     // A later element as good as the worst kept one does not replace it.
     if (!any(keys < worst)) continue;
     for (int j = 0; j < here; ++j)
-      if (keys[j] < worst) kept[count++] = Entry<T>::of(keys[j], i + j);
+      if (keys[j] < worst) kept[count++] = E::of(raised<T>(keys[j]), i + j);
     if (count < room) continue;
-    std::nth_element(kept, kept + k - 1, kept + count);
-    worst = key_of(kept[k - 1]);
+    worst = bound(count);
     count = k;
   }
   std::nth_element(kept, kept + k - 1, kept + count);
   std::sort(kept, kept + k);
 }
 
+// f(row, room, parts) for every row, with a thread's room for `count` entries.
+template <class T, class F>
+void for_rows(int64_t rows, int64_t n, int64_t grain, int64_t count, F&& f) {
+  const auto run = [&](int64_t begin, int64_t end, int64_t parts) __attribute__((noinline)) {
+    memory::Buffer<Entry<T>> room{size_t(count)};
+    for (int64_t row = begin; row < end; ++row) f(row, room.get(), parts);
+  };
+  if (rows < num_threads() && n >= kSharedFrom)
+    return run(0, rows, std::min<int64_t>(num_threads(), n / 8192));
+  parallel_for(rows, std::max<int64_t>(1, grain / n),
+               [&](int64_t begin, int64_t end) { run(begin, end, 1); });
+}
+
+template <class T>
+void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
+  if (rows == 0 || k == 0) return;
+  const bool few = 4 * k < n;
+  const auto write = [&](int64_t row, const auto* sorted) {
+    parallel_for(k, 16 * kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        const int64_t place = sorted[j].place();
+        indices[row * k + j] = place;
+        std::memcpy(values + row * k + j, x + row * n + place, sizeof(T));
+      }
+    });
+  };
+  for_rows<T>(rows, n, (few ? 8 : 1) * kGrain, few ? 2 * k + 64 + kWidth<T> : 2 * n,
+              [&](int64_t row, Entry<T>* room, int64_t parts) {
+                const T* from = x + row * n;
+                if (few) {
+                  smallest(room, from, n, k, order);
+                  return write(row, room);
+                }
+                with_entries(room, from, n, order, [&](auto* entries, int bits) {
+                  if (n < kRadixFrom)
+                    std::sort(entries, entries + n);
+                  else
+                    entries = radix_sort(entries, entries + n, n, bits, parts);
+                  write(row, entries);
+                });
+              });
+}
+
+template <class T>
+void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
+  for_rows<T>(rows, n, 2 * kGrain, n, [&](int64_t row, Entry<T>* room, int64_t) {
+    with_entries(room, x + row * n, n, order, [&](auto* entries, int) {
+      std::nth_element(entries, entries + k, entries + n);
+      indices[row] = entries[k].place();
+    });
+  });
+}
+
+template <class T>
+using Form = std::conditional_t<sizeof(T) == 4, float, double>;
+
 }  // namespace
 
 template <class T>
 void sort_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, bool descending) {
-  if (rows == 0 || k == 0) return;
-  const Int<T> invert = descending ? -1 : 0;
-  const bool few = 4 * k < n;
-  const int64_t grain = std::max<int64_t>(1, (few ? 8 : 1) * kGrain / n);
-  parallel_for(rows, grain, [=](int64_t begin, int64_t end) {
-    memory::Buffer<Entry<T>> entries(size_t(few ? 2 * k + 64 + kWidth<T> : 2 * n));
-    for (int64_t row = begin; row < end; ++row) {
-      const T* from = x + row * n;
-      Entry<T>* sorted = entries.get();
-      if (few) {
-        smallest(sorted, from, n, k, invert);
-      } else {
-        make_entries(sorted, from, n, invert);
-        bool done = false;
-        if constexpr (sizeof(T) == 4)
-          if (n >= kRadixFrom) {
-            sorted = radix_sort(sorted, sorted + n, n);
-            done = true;
-          }
-        if (!done) std::sort(sorted, sorted + n);
-      }
-      for (int64_t j = 0; j < k; ++j) {
-        const int64_t place = place_of(sorted[j]);
-        indices[row * k + j] = place;
-        values[row * k + j] = from[place];
-      }
-    }
-  });
+  using F = Form<T>;
+  sort_in<F>(reinterpret_cast<F*>(values), indices, reinterpret_cast<const F*>(x), rows, n, k,
+             {descending ? -1 : 0, std::is_integral_v<T>});
 }
 
-template void sort_rows<float>(float*, int64_t*, const float*, int64_t, int64_t, int64_t, bool);
-template void sort_rows<double>(double*, int64_t*, const double*, int64_t, int64_t, int64_t, bool);
+template <class T>
+void select_rows(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k) {
+  using F = Form<T>;
+  select_in<F>(indices, reinterpret_cast<const F*>(x), rows, n, k, {0, std::is_integral_v<T>});
+}
+
+#define FASTDL_INSTANTIATE(T)                                                          \
+  template void sort_rows<T>(T*, int64_t*, const T*, int64_t, int64_t, int64_t, bool); \
+  template void select_rows<T>(int64_t*, const T*, int64_t, int64_t, int64_t);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(int64_t)
+#undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl

@@ -142,5 +142,9 @@ auto by_dtype(const char* op, const py::array& x, F&& f) {
   if (is_dtype<double>(x)) return f(double{});
   raise_dtype(x, op, "input", "float32 or float64");
 }
+template <class F>
+auto by_number(const char* op, const py::array& x, F&& f) {  // likewise, also int64_t{}
+  return is_dtype<int64_t>(x) ? f(int64_t{}) : by_dtype(op, x, f);
+}
 
 }  // namespace fastdl::binding

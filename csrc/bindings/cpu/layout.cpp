@@ -224,7 +224,7 @@ void bind_index_copy(py::array& out, int64_t dim, const py::array& index, const 
 }
 
 void bind_index_add(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
-  by_dtype("index_add", out, [&]<class T>(T) {
+  by_number("index_add", out, [&]<class T>(T) {
     on_rows("index_add", out, dim, index, source,
             [](char* y, const char* from, const int64_t* at, const IndexProblem& p) {
               index_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), at, p, false);
@@ -232,7 +232,8 @@ void bind_index_add(py::array& out, int64_t dim, const py::array& index, const p
   });
 }
 
-// kernel(y, source, repeated, index, problem) for elements: scatter and scatter_add. A source of no
+// kernel(y, source, repeated, index, problem) for elements: scatter, scatter_add and scatter_reduce, which
+// check the indices as they come to them: what precedes a wrong one may have been written. A source of no
 // dimensions is one element for all.
 template <class F>
 void on_elements(const char* op, py::array& out, int64_t dim, const py::array& index, const py::array& source,
@@ -246,25 +247,43 @@ void on_elements(const char* op, py::array& out, int64_t dim, const py::array& i
   const bool repeated = source.ndim() == 0;
   if (!repeated && shape_of(source) != at.shape())
     throw py::value_error(std::string(op) + ": source must have the shape of index");
-  check_index(op, at, shape[size_t(axis)]);
   const py::array from = in_c_order(apart(source, out), op);
   const IndexProblem p = problem(shape, axis, shape[size_t(axis)], at.dim(axis));
-  KernelScope scope(at.size());
-  if (at.size() > 0) kernel(y, bytes(from), repeated, at.get(), p);
+  bool inside = true;
+  if (at.size() > 0) {
+    KernelScope scope(at.size());
+    inside = kernel(y, bytes(from), repeated, at.get(), p);
+  }
+  if (!inside) check_index(op, at, p.extent);  // raises
 }
 
 void bind_scatter(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
-  on_elements("scatter", out, dim, index, source,
-              [item = out.itemsize()](char* y, const char* from, bool repeated, const int64_t* at,
-                                      const IndexProblem& p) { scatter(y, from, repeated, at, p, item); });
+  on_elements(
+      "scatter", out, dim, index, source,
+      [item = out.itemsize()](char* y, const char* from, bool repeated, const int64_t* at,
+                              const IndexProblem& p) { return scatter(y, from, repeated, at, p, item); });
 }
 
 void bind_scatter_add(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
-  by_dtype("scatter_add", out, [&]<class T>(T) {
+  by_number("scatter_add", out, [&]<class T>(T) {
     on_elements("scatter_add", out, dim, index, source,
                 [](char* y, const char* from, bool repeated, const int64_t* at, const IndexProblem& p) {
-                  scatter_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated, at, p,
-                                 false);
+                  return scatter_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated,
+                                        at, p, false);
+                });
+  });
+}
+
+void bind_scatter_reduce(py::array& out, int64_t dim, const py::array& index, const py::array& source,
+                         const std::string& reduce) {
+  const char* op = "scatter_reduce";
+  const Join join = reduce == "amax" ? Join::largest : reduce == "amin" ? Join::smallest : Join::product;
+  require(reduce == "prod" || join != Join::product, op, "reduce must be prod, amax or amin");
+  by_number(op, out, [&]<class T>(T) {
+    on_elements(op, out, dim, index, source,
+                [join](char* y, const char* from, bool repeated, const int64_t* at, const IndexProblem& p) {
+                  return scatter_reduce<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from),
+                                           repeated, at, p, join);
                 });
   });
 }
@@ -360,6 +379,8 @@ void register_layout(py::module_& m) {
   in_place("index_add", &bind_index_add);
   in_place("scatter", &bind_scatter);
   in_place("scatter_add", &bind_scatter_add);
+  m.def("scatter_reduce", &bind_scatter_reduce, py::arg("out"), py::arg("dim"), py::arg("index"),
+        py::arg("source"), py::arg("reduce"));
   m.def("masked_select", &bind_masked_select, py::arg("x"), py::arg("mask"));
   m.def("masked_put", &bind_masked_put, py::arg("out"), py::arg("mask"), py::arg("source"));
   m.def("nonzero", &bind_nonzero, py::arg("mask"));

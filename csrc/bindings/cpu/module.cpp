@@ -19,6 +19,7 @@ void register_linear(py::module_& m);
 void register_optim(py::module_& m);
 void register_elementwise(py::module_& m);
 void register_reduce(py::module_& m);
+void register_order(py::module_& m);
 void register_resample(py::module_& m);
 void register_layout(py::module_& m);
 void register_embedding(py::module_& m);
@@ -66,6 +67,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_optim(m);
   register_elementwise(m);
   register_reduce(m);
+  register_order(m);
   register_resample(m);
   register_layout(m);
   register_embedding(m);

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "bindings/cpu/strided.h"
-#include "cpu/order.h"
 #include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
@@ -332,7 +331,7 @@ py::array running(const char* name, const py::array& x, int64_t axis, F&& kernel
     kernel(out, in.get(), a);
     return y;
   };
-  return is_dtype<int64_t>(x) ? run(int64_t{}) : by_dtype(name, x, run);
+  return by_number(name, x, run);
 }
 py::array bind_running_sum(const py::array& x, int64_t axis, bool from_end) {
   return running("running_sum", x, axis, [from_end]<class T>(T* y, const T* in, const Along& a) {
@@ -370,25 +369,6 @@ py::tuple bind_running_extreme(const py::array& x, int64_t axis) {
     return py::make_tuple(std::move(values), std::move(indices));
   };
   return is_dtype<int64_t>(x) ? run(int64_t{}) : by_dtype(name, x, run);
-}
-
-// The first k along the last axis in order, and where they were.
-py::tuple bind_sort(const py::array& x, int64_t k, bool descending) {
-  const char* name = "sort";
-  return by_dtype(name, x, [&]<class T>(T) {
-    const In<T> in(x, name, "x");
-    require(in.ndim() > 0, name, "x must have an axis to sort along");
-    Shape shape = in.shape();
-    const int64_t n = shape.back(), rows = size_of(std::span<const int64_t>(shape).first(shape.size() - 1));
-    require(k >= 0 && k <= n && n < (int64_t(1) << 31), name, "k must be in [0, n], n below 2^31");
-    shape.back() = k;
-    py::array values = empty<T>(shape), indices = empty<int64_t>(shape);
-    {
-      KernelScope scope(in.size());
-      sort_rows<T>(data<T>(values), data<int64_t>(indices), in, rows, n, k, descending);
-    }
-    return py::make_tuple(std::move(values), std::move(indices));
-  });
 }
 
 // A read-only view of x with the given shape: axes repeated by stride 0.
@@ -441,7 +421,6 @@ void register_reduce(py::module_& m) {
   m.def("running_min", &bind_running_extreme<false>, py::arg("x"), py::arg("axis"));
   m.def("running_logsumexp", &bind_running_logsumexp, py::arg("x"), py::arg("axis"),
         py::arg("from_end") = false);
-  m.def("sort_forward", &bind_sort, py::arg("x"), py::arg("k"), py::arg("descending"));
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
 }
 

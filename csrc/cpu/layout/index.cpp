@@ -142,18 +142,13 @@ void index_add(T* y, const T* source, const int64_t* index, const IndexProblem& 
     T* slice = y + o * p.extent * p.inner;
     if (from_zero) std::fill(slice + begin * p.inner, slice + end * p.inner, T(0));
   };
-  if (p.inner == 1)
-    return for_each_part(p.outer, p.extent, p.outer * (p.count + p.extent),
-                         [&](int64_t o, int64_t begin, int64_t end) {
-                           clear(o, begin, end);
-                           T* __restrict slice = y + o * p.extent;
-                           const T* from = source + o * p.count;
-                           if (begin == 0 && end == p.extent)
-                             for (int64_t j = 0; j < p.count; ++j) slice[index[j]] += from[j];
-                           else
-                             for (int64_t j = 0; j < p.count; ++j)
-                               if (index[j] >= begin && index[j] < end) slice[index[j]] += from[j];
-                         });
+  if (p.inner == 1)  // a slice is one thread's: to skip the others' elements takes longer than to add them
+    return for_each_part(p.outer, 1, p.outer * (p.count + p.extent), [&](int64_t o, int64_t, int64_t) {
+      clear(o, 0, p.extent);
+      T* __restrict slice = y + o * p.extent;
+      const T* from = source + o * p.count;
+      for (int64_t j = 0; j < p.count; ++j) slice[index[j]] += from[j];
+    });
   for_each_row(index, p, clear, [&](int64_t o, int64_t j) {
     T* to = y + (o * p.extent + index[j]) * p.inner;
     const T* from = source + (o * p.count + j) * p.inner;
@@ -245,6 +240,21 @@ bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, con
       [](T& to, T from) { to += from; });
 }
 
+template <class T>
+bool scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+                    Join join) {
+  return scatter_elements(
+      y, source, repeated, index, p, [](T*, int64_t, int64_t) {},
+      [join](T& to, T from) {  // one loop for all: the branch is always the same
+        if (join == Join::product) {
+          to *= from;
+        } else {  // a NaN stays, and replaces all else
+          const bool better = join == Join::largest ? to > from : to < from;
+          to = better || to != to ? to : from;
+        }
+      });
+}
+
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   int64_t found[1024];  // the first of every chunk
   const int64_t grain = std::max<int64_t>(1 << 15, count / 512);
@@ -266,11 +276,13 @@ int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   return -1;
 }
 
-#define FASTDL_INSTANTIATE(T)                                                          \
-  template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool); \
-  template bool scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool);
+#define FASTDL_INSTANTIATE(T)                                                                  \
+  template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool);         \
+  template bool scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool); \
+  template bool scatter_reduce<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, Join);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(int64_t)
 #undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl

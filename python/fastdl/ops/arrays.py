@@ -145,6 +145,21 @@ def written(kernel: Callable[..., None], array: Any, *arguments: Any) -> Any:
     return array
 
 
+def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: Any) -> Any:
+    """``kernel(array, dim, index, source)``, one that joins ``source`` to elements of the CPU's ``array``.
+
+    Kernels know float32, float64 and int64; narrower integers wrap as their own arithmetic does.
+    """
+    dtype = array.dtype
+    if dtype is float32 or dtype is float64 or dtype is int64:
+        return written(getattr(select(array), kernel), array, dim, index, source, *rest)
+    wide = float32 if dtype.kind in "fV" else int64
+    copy = pooled_copy(array, wide)
+    getattr(select(copy), kernel)(copy, dim, index, cast(source, wide), *rest)
+    assign(array, cast(copy, dtype))
+    return array
+
+
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
     if array.shape == shape:

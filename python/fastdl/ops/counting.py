@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import int32, int64
-from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import as_bool, empty, places, zeros
+from fastdl.dtypes import FLOATING, float32, int32, int64
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import as_bool, cast, places, zeros
 from fastdl.ops.common import as_array
 from fastdl.ops.gather import check_range
 from fastdl.ops.host import on_host
@@ -92,17 +92,20 @@ def searchsorted(
     rows, values = sorted_sequence._data, as_array("searchsorted", input)
     if sorter is not None:
         rows = np.take_along_axis(rows, sorter._data, -1)
-    dtype = int32 if out_int32 else int64
-    if rows.ndim == 1:
-        return Tensor._wrap(array(np.searchsorted(rows, values, side), rows, dtype))  # type: ignore[call-overload]
-    if values.ndim != rows.ndim or values.shape[:-1] != rows.shape[:-1]:
+    if rows.ndim == 0 or (
+        rows.ndim > 1 and (values.ndim != rows.ndim or values.shape[:-1] != rows.shape[:-1])
+    ):
         raise RuntimeError(
-            f"searchsorted: shapes must agree but in the last dimension: {rows.shape} and {values.shape}"
+            "searchsorted: sorted_sequence must have one dimension, or the shape of input but in the last one; got "
+            f"{rows.shape} and {values.shape}"
         )
-    result = empty(values.shape, dtype, values)
-    for i in np.ndindex(rows.shape[:-1]):
-        result[i] = np.searchsorted(rows[i], values[i], side)  # type: ignore[call-overload]
-    return Tensor._wrap(result)
+    dtype = rows.dtype if rows.dtype is values.dtype else np.result_type(rows, values)
+    if dtype.kind not in FLOATING:
+        dtype = int64
+    elif dtype.itemsize == 2:
+        dtype = float32
+    places = select(rows).searchsorted(cast(rows, dtype), cast(values, dtype), side == "right")
+    return Tensor._wrap(cast(places, int32) if out_int32 else places)
 
 
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
-from fastdl.kernels import array, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import maximum, minimum
-from fastdl.ops.arrays import count_true, empty, full, zeros
+from fastdl.ops.arrays import cast, contiguous, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, numpy_names, reduced_count, reduced_shape
 from fastdl.tensor import Tensor
 
@@ -89,7 +89,11 @@ class Pick(Op):
         if result.ndim == 0:
             result[...] = grad
             return result
-        np.put_along_axis(result, self.indices.reshape(self.kept()), grad.reshape(self.kept()), self.axis)
+        indices, grad = self.indices.reshape(self.kept()), grad.reshape(self.kept())
+        if on_device(result) or result.dtype.kind == "V":
+            np.put_along_axis(result, indices, grad, self.axis)
+        else:
+            select(result).scatter(result, self.axis, indices, grad)
         return result
 
     def linear(self, x: Any) -> Any:
@@ -110,6 +114,29 @@ def pick(input: Tensor, values: Any, indices: Any, axis: int) -> ValuesIndices:
     return ValuesIndices(Pick.apply(input, values=values, indices=indices, axis=axis), Tensor._wrap(indices))
 
 
+def sortable(x: Any) -> Any:
+    """The array in a dtype of the same order that the CPU's kernels sort; None if there is none, or no kernel."""
+    dtype = x.dtype
+    if dtype is float32 or dtype is float64 or dtype is int64:
+        wide = dtype
+    elif dtype.kind in FLOATING and dtype.itemsize == 2:
+        wide = float32
+    elif dtype.kind in "bi" or (dtype.kind == "u" and dtype.itemsize < 8):
+        wide = int64
+    else:
+        return None
+    return None if on_device(x) else cast(x, wide)
+
+
+def kth_place(x: Any, k: int, axis: int) -> Any:
+    """Where the k-th smallest element (k from 0; NaN is largest) along ``axis`` is; the axis is kept."""
+    keys = sortable(x)
+    if keys is None or x.shape[axis] >= 2**31:
+        return np.take(np.argpartition(x, k, axis), [k], axis).astype(int64, copy=False)
+    places = select(keys).select_index(keys.swapaxes(axis, -1), k)
+    return contiguous(places.reshape(*places.shape, 1).swapaxes(axis, -1))
+
+
 def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]:
     """Extreme values of an array and their first places along ``axis``, or in the flattened array."""
     if x.dtype is float32 or x.dtype is float64:
@@ -117,8 +144,8 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     indices = _search_place(op, x, axis, keepdim)
     if axis is None or x.ndim == 0:
         return array(x.reshape(-1)[indices.reshape(())], x).reshape(indices.shape), indices
-    expanded = indices if keepdim else np.expand_dims(indices, axis)
-    return np.take_along_axis(x, expanded, axis).reshape(indices.shape), indices
+    kept = indices.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    return select(x).gather_forward(x, axis, kept).reshape(indices.shape), indices
 
 
 def _search_place(op: str, x: Any, axis: int | None, keepdim: bool) -> Any:
@@ -249,12 +276,19 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     _check_some("median", x.shape, (axis,))
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64, like=x), 0)
-    middle = (x.shape[axis] - 1) // 2
-    indices = np.take(np.argpartition(x, middle, axis), [middle], axis)
+    indices = kth_place(x, (x.shape[axis] - 1) // 2, axis)
     if x.dtype.kind in FLOATING:
-        missing = np.isnan(x)
-        indices = np.where(missing.any(axis, keepdims=True), np.argmax(missing, axis, keepdims=True), indices)
-    values = np.take_along_axis(x, indices, axis)
+        largest, first = _search("max", x, axis, True)  # the first NaN of a row that has one
+        missing = largest != largest
+        if missing.any():
+            indices = np.where(missing, first, indices)
+    return at_places(input, indices, axis, keepdim)
+
+
+def at_places(input: Tensor, indices: Any, axis: int, keepdim: bool) -> ValuesIndices:
+    """The elements at ``indices``, one along ``axis``, and these."""
+    x = input._data
+    values = select(x).gather_forward(x, axis, indices)
     if not keepdim:
         values, indices = values.squeeze(axis), indices.squeeze(axis)
-    return pick(input, values, indices.astype(int64, copy=False), axis)
+    return pick(input, values, indices, axis)

@@ -14,7 +14,7 @@ from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at as add_each
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import full, written, zeros
+from fastdl.ops.arrays import full, joined, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
@@ -86,8 +86,8 @@ class IndexAdd(Op):
             kernels = select(x)
             return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]), out)
         result = pooled_copy(x) if out is None else out
-        if is_kernel_dtype(x.dtype):
-            return written(select(x).index_add, result, dim, index, part)
+        if is_kernel_dtype(x.dtype) or (x.dtype.kind in "biu" and not on_device(x)):
+            return joined("index_add", result, dim, index, part)
         add_at(result, dim, index, part)
         return result
 
@@ -211,7 +211,8 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             f"{op}: index must have as many dimensions as the tensor: {x.shape} and {index.shape}"
         )
     d = axis(op, dim, x.ndim)
-    for i, extent in enumerate(index.shape):
+    same = index.shape == x.shape and (source is None or source.shape == x.shape)
+    for i, extent in enumerate(() if same else index.shape):
         if i != d and extent > x.shape[i]:
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds the tensor of shape {x.shape} in dim {i} "
@@ -221,9 +222,21 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
             )
-    if op not in ("gather", "scatter", "scatter_add") or on_device(x):  # the CPU's kernels check
+    if on_device(x) or op not in (
+        "gather",
+        "scatter",
+        "scatter_add",
+        "scatter_reduce",
+    ):  # the CPU's kernels check
         check_range(op, index, x.shape[d])
     return d
+
+
+def within(x: Any, dim: int, index: Any) -> Any:
+    """The part of ``x`` that an index reaches, which may be shorter than x along the axes other than ``dim``."""
+    if index.shape == x.shape:
+        return x
+    return x[tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])]
 
 
 class TakeAlong(Op):
@@ -290,6 +303,11 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         raise RuntimeError(
             f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions"
         )
+    if x[:d] == i[:d] and x[d + 1 :] == i[d + 1 :] and not on_device(input._data):
+        try:
+            return gather(input, d, indices)
+        except IndexError:
+            pass  # indices from the end, or wrong ones
     common = list(np.broadcast_shapes((*x[:d], 1, *x[d + 1 :]), (*i[:d], 1, *i[d + 1 :])))
     if indices.numel() and (indices._data < 0).any():
         indices = where(indices < 0, indices + x[d], indices)
@@ -317,25 +335,20 @@ class Scatter(Op):
         if source is not None:
             self.source_shape = source.shape
             self.corner = tuple([slice(0, n) for n in index.shape])
-            part = source[self.corner]
+            part = source if source.shape == index.shape else source[self.corner]
         self._place(result, part)
         return result
 
     def _place(self, result: Any, part: Any) -> None:
         """Write ``part`` (an array or a number), or add it, where the index says."""
         dtype = result.dtype
-        if not on_device(result) and (is_kernel_dtype(dtype) if self.add else dtype.kind != "V"):
-            kernels = select(result)
-            corner = tuple(
-                [slice(None) if i == self.dim else slice(0, n) for i, n in enumerate(self.index.shape)]
-            )
-            written(
-                kernels.scatter_add if self.add else kernels.scatter,
-                result[corner],
-                self.dim,
-                self.index,
-                part if is_array(part) else np.asarray(part).astype(dtype),
-            )
+        if not on_device(result) and (dtype.itemsize > 2 or dtype.kind in "biu" or not self.add):
+            corner = within(result, self.dim, self.index)
+            part = part if is_array(part) else np.asarray(part).astype(dtype)
+            if self.add:
+                joined("scatter_add", corner, self.dim, self.index, part)
+            else:
+                written(select(result).scatter, corner, self.dim, self.index, part)
         elif not self.add:
             result[_gather_key(result.shape, self.dim, self.index)] = part
         elif is_array(part) and is_kernel_dtype(result.dtype):

@@ -22,7 +22,7 @@ from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import fill, sum_to, written, zeros
+from fastdl.ops.arrays import fill, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -325,6 +325,26 @@ class Put(Op):
     dtype: Any
 
 
+def _plain(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...] | None:
+    """A key of ``:`` and one or more int64 tensors of the CPU, as arrays, which nothing has to be asked about."""
+    if len(key) > ndim:
+        return None
+    plain: list[Any] = []
+    found = False
+    for item in key:
+        if item.__class__ is Tensor:
+            array = item._data
+            if array.dtype is not int64 or array.ndim == 0 or array.__class__ is not np.ndarray:
+                return None
+            plain.append(array)
+            found = True
+        elif item.__class__ is slice and item == _FULL:
+            plain.append(_FULL)
+        else:
+            return None
+    return tuple(plain) if found else None
+
+
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
     data = input._data
@@ -342,6 +362,14 @@ def getitem(input: Tensor, key: Any) -> Tensor:
                 pass  # indices from the end, or wrong ones: below
         elif index.dtype is bool_ and index.ndim > 0 and index.shape == data.shape[: index.ndim]:
             return MaskedSelect.apply(input, mask=index)  # type: ignore[no-any-return]
+    elif key.__class__ is tuple and data.__class__ is np.ndarray and (plain := _plain(key, data.ndim)):
+        places = [dim for dim, k in enumerate(plain) if k is not _FULL]
+        if len(places) > 1 or plain[places[0]].ndim > 1:
+            return Gather.apply(input, key=plain)  # type: ignore[no-any-return]
+        try:
+            return IndexSelect.apply(input, dim=places[0], index=plain[places[0]])  # type: ignore[no-any-return]
+        except IndexError:
+            pass
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
         return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
@@ -429,6 +457,34 @@ def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
     if low < 0 or high >= region.shape[0] or region.dtype.kind == "V":
         return False
     written(select(region).index_copy, region, 0, index.astype(np.int64, copy=False), array)
+    return True
+
+
+def added_in_place(op: str, data: Any, key: tuple[Any, ...], values: Any) -> bool:
+    """``data[key] += values``, repeated indices adding up, where one kernel does it; False for the rest."""
+    basic, advanced = _parse(data.shape, key)
+    if advanced is None or on_device(data) or data.dtype.kind == "V" or not _together(advanced):
+        return False
+    region = data[basic]
+    if not region.flags.c_contiguous:
+        return False
+    advanced = _beside(advanced, region)
+    first, last, index = flat_index(op, advanced, region.shape)
+    before, after = region.shape[:first], region.shape[last:]
+    named = (*before, *index.shape, *after)
+    try:
+        spread = values if values.shape == named else np.broadcast_to(values, named)
+    except ValueError:
+        raise RuntimeError(
+            f"{op}: values of shape {values.shape} cannot be broadcast to the indexed part, shape {named}"
+        ) from None
+    joined(
+        "index_add",
+        region.reshape(*before, prod(region.shape[first:last]), *after),
+        first,
+        index.reshape(-1),
+        spread.reshape(*before, index.size, *after),
+    )
     return True
 
 

@@ -11,7 +11,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, uint8
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import filler, sum_to, written, zeros
+from fastdl.ops.arrays import count_true, filler, sum_to, written, zeros
 from fastdl.ops.binary import apply_into
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand
@@ -143,7 +143,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 
 class MaskedScatter(Op):
     def forward(self, x: Any, source: Any, mask: Any) -> Any:
-        self.mask, self.source_shape, self.count = mask, source.shape, int(mask.sum())
+        self.mask, self.source_shape, self.count = mask, source.shape, int(count_true(mask, None))
         return put(pooled_copy(x), mask, source.reshape(-1)[: self.count])
 
     def backward(self, grad: Any) -> Any:
@@ -172,9 +172,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     if source.dtype != input.dtype:
         raise RuntimeError(f"masked_scatter: source must have dtype {input.dtype}, got {source.dtype}")
     shape = np.broadcast_shapes(where.shape, input._data.shape)
-    full = np.broadcast_to(where, shape)
-    if int(full.sum()) > source.numel():
-        raise RuntimeError(
-            f"masked_scatter: the mask selects {int(full.sum())} elements, source has {source.numel()}"
-        )
-    return MaskedScatter.apply(expand(input, shape), source, mask=full)  # type: ignore[no-any-return]
+    full = where if where.shape == shape else np.broadcast_to(where, shape)
+    if source.numel() < full.size and (wanted := int(count_true(full, None))) > source.numel():
+        raise RuntimeError(f"masked_scatter: the mask selects {wanted} elements, source has {source.numel()}")
+    whole = input if input.shape == shape else expand(input, shape)
+    return MaskedScatter.apply(whole, source, mask=full)  # type: ignore[no-any-return]

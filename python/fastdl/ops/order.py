@@ -8,11 +8,12 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, as_dtype, float32, float64, int64
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
-from fastdl.ops.extreme import ValuesIndices, pick
+from fastdl.ops.extreme import ValuesIndices, at_places, kth_place, pick, sortable
+from fastdl.ops.masks import pick as chosen
 from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
@@ -33,13 +34,15 @@ def _taken(input: Tensor, indices: Any, axis: int) -> ValuesIndices:
 def _first(input: Tensor, k: int, axis: int, descending: bool) -> ValuesIndices | None:
     """The first ``k`` in order by the CPU's kernel; None where it does not apply."""
     x = input._data
-    if not (x.dtype is float32 or x.dtype is float64) or on_device(x) or x.shape[axis] >= 2**31:
+    keys = sortable(x)
+    if keys is None or x.shape[axis] >= 2**31:
         return None
-    last = axis == x.ndim - 1
-    values, indices = select(x).sort_forward(x if last else np.moveaxis(x, axis, -1), k, descending)
-    if not last:
-        values, indices = [contiguous(np.moveaxis(a, -1, axis)) for a in (values, indices)]
-    return pick(input, values, indices, axis)
+    if axis == x.ndim - 1:
+        values, indices = select(keys).sort_forward(keys, k, descending)
+    else:
+        values, indices = select(keys).sort_forward(keys.swapaxes(axis, -1), k, descending)
+        values, indices = contiguous(values.swapaxes(axis, -1)), contiguous(indices.swapaxes(axis, -1))
+    return pick(input, cast(values, x.dtype), indices, axis)
 
 
 def _scalar(input: Tensor) -> ValuesIndices:
@@ -112,11 +115,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
         raise RuntimeError(f"kthvalue: k must be in [1, {n}], the extent of dim {dim}, got {k}")
     if x.ndim == 0:
         return _scalar(input)
-    indices = np.take(np.argpartition(x, k - 1, axis), [k - 1], axis)
-    values = np.take_along_axis(x, indices, axis)
-    if not keepdim:
-        values, indices = values.squeeze(axis), indices.squeeze(axis)
-    return pick(input, values, indices, axis)
+    return at_places(input, kth_place(x, k - 1, axis), axis, keepdim)
 
 
 def _accumulated(run: Any, x: Any, axis: int, dtype: Any) -> Any:
@@ -232,6 +231,32 @@ def cumprod(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = No
     return _running("cumprod", Cumprod, input, dim if axis is None else axis, dtype)
 
 
+def _unique(x: Any, inverse: bool, counts: bool) -> Any:
+    """The distinct elements of all: those of the sorted ones that differ from the one before."""
+    flat = x.reshape(-1)
+    keys = sortable(flat) if inverse else None
+    if keys is None:
+        order, ordered = np.argsort(flat, kind="stable") if inverse else None, np.sort(flat)
+    else:
+        ordered, order = select(keys).sort_forward(keys, flat.size, False)
+        ordered = cast(ordered, x.dtype)
+    new = empty(flat.shape, bool_, x)
+    new[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    results = [Tensor._wrap(chosen(ordered, new))]
+    if inverse:
+        places = empty(flat.shape, int64, x)
+        if flat.size:
+            group = select(x).running_sum(cast(new, int64), 0)
+            group -= 1
+            select(x).scatter(places, 0, order, group)
+        results.append(Tensor._wrap(places.reshape(x.shape)))
+    if counts:
+        first = select(x).nonzero(new)[:, 0]
+        results.append(Tensor._wrap(np.diff(first, append=flat.size)))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
 def unique(
     input: Tensor,
     sorted: bool = True,
@@ -246,6 +271,8 @@ def unique(
     axis = None if dim is None else normal_axis("unique", dim, x.ndim)
     if axis is not None and x.ndim == 0:
         raise IndexError(f"unique: dim {dim} of a tensor of 0 dimensions")
+    if axis is None and not on_device(x):
+        return _unique(x, return_inverse, return_counts)
     found: Any = np.unique(  # type: ignore[call-overload]
         x, False, return_inverse, return_counts, axis, equal_nan=False
     )

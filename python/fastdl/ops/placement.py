@@ -9,20 +9,29 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at, array, on_device, select
-from fastdl.ops.arrays import zeros
+from fastdl.ops.arrays import cast, joined, zeros
 from fastdl.ops.common import axis, check_tensors
-from fastdl.ops.gather import _check_gather, _gather_key, _index, check_range, number_as_row, scatter_add
+from fastdl.ops.gather import (
+    _check_gather,
+    _gather_key,
+    _index,
+    check_range,
+    number_as_row,
+    scatter_add,
+    within,
+)
 from fastdl.ops.host import on_host
-from fastdl.ops.indexing import setitem
+from fastdl.ops.indexing import added_in_place, setitem
+from fastdl.ops.masks import put as put_masked
 from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor, pooled_copy
 
-_REDUCTIONS = {"sum": np.add, "mean": np.add, "prod": np.multiply, "amax": np.maximum, "amin": np.minimum}
+_REDUCTIONS = ("sum", "mean", "prod", "amax", "amin")
 
 
 class ScatterReduce(Op):
@@ -31,24 +40,34 @@ class ScatterReduce(Op):
     saves, saves_output = (0, 1), True
 
     def forward(self, x: Any, source: Any, dim: int, index: Any, reduce: str, include_self: bool) -> Any:
-        self.key, self.dim, self.index = _gather_key(x.shape, dim, index), dim, index
-        part = source[tuple([slice(0, n) for n in index.shape])]
+        self.dim, self.index = dim, index
+        part = source if source.shape == index.shape else source[tuple([slice(0, n) for n in index.shape])]
         self.x, self.part, self.shape, self.reduce, self.include = x, part, source.shape, reduce, include_self
         self.source = source
-        ufunc = _REDUCTIONS[reduce]
-        self.counts = np.zeros(x.shape, np.int64)
-        if reduce in ("mean", "prod") or not include_self:
-            add_at(self.counts, self.key, 1)
+        if reduce == "mean" or not include_self:
+            self.counts = zeros(x.shape, int64)
+            joined("scatter_add", within(self.counts, dim, index), dim, index, np.ones((), int64))
         result = pooled_copy(x)
         if not include_self:
-            result[self.counts > 0] = _identity(reduce, x.dtype)
-        ufunc.at(result, self.key, part)
+            put_masked(result, self.counts > 0, np.asarray(_identity(reduce, x.dtype), x.dtype))
+        to = within(result, dim, index)
+        if reduce in ("sum", "mean"):
+            joined("scatter_add", to, dim, index, part)
+        else:
+            joined("scatter_reduce", to, dim, index, part, reduce)
         if reduce == "mean":
             count = np.maximum(self.counts + int(include_self), 1)
-            result = result / count if x.dtype.kind in FLOATING else result // count
-            result = result.astype(x.dtype, copy=False)
+            if is_kernel_dtype(x.dtype):
+                result = select(x).div_forward(result, cast(count, x.dtype))
+            else:
+                result = cast(result / count if x.dtype.kind in FLOATING else result // count, x.dtype)
         self.y = result
         return result
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The targets as NumPy's index."""
+        return _gather_key(self.x.shape, self.dim, self.index)
 
     def backward(self, grad: Any) -> Any:
         kept = np.ones(grad.shape, np.bool_) if self.include else self.counts == 0
@@ -153,7 +172,8 @@ def scatter_reduce(
     if indices.size == 0:
         return input.clone()
     d = _check_gather("scatter_reduce", input._data, dim, indices, src._data)
-    check_range("scatter_reduce", indices, input.shape[d])
+    if reduce == "mean" or not include_self:  # what counts the sources would speak of scatter_add
+        check_range("scatter_reduce", indices, input.shape[d])
     return ScatterReduce.apply(  # type: ignore[no-any-return]
         input, src, dim=d, index=indices, reduce=reduce, include_self=include_self
     )
@@ -209,6 +229,10 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
         setitem(self, key, values)
         return self
     check_writable("index_put_", self)
+    recorded = mode.enabled and (self._requires_grad or values._requires_grad)
+    if not recorded and added_in_place("index_put_", self._data, key, values._data):
+        self._version_cell()[0] += 1
+        return self
     places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(self.shape))[key]
     flat = reshape(places, (-1,))
     spread = reshape(values.expand(places.shape), (-1,))
@@ -230,12 +254,15 @@ def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
         raise RuntimeError(f"put_: source must have the tensor's dtype {self.dtype}, got {source.dtype}")
     data, places = self._data, index._data.reshape(-1)
     recorded = mode.enabled and (self._requires_grad or source._requires_grad)
-    if not (recorded or accumulate or on_device(data)) and data.flags.c_contiguous and data.dtype.kind != "V":
+    if not (recorded or on_device(data)) and data.flags.c_contiguous and data.dtype.kind != "V":
         places = places.astype(np.int64, copy=False)
         if places.size and places.min() < 0:
             places = np.where(places < 0, places + data.size, places)
         check_range("put_", places, data.size)
-        select(data).scatter(data.reshape(-1), 0, places, source._data.reshape(-1))
+        if accumulate:
+            joined("index_add", data.reshape(-1), 0, places, source._data.reshape(-1))
+        else:
+            select(data).scatter(data.reshape(-1), 0, places, source._data.reshape(-1))
         self._version_cell()[0] += 1
         return self
     flat = reshape(self.clone(), (-1,))

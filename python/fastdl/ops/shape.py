@@ -288,13 +288,18 @@ def repeat_interleave(
 class Flip(Op):
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
         self.dims = dims = dims if x.ndim else ()
-        return pooled_copy(np.flip(x, dims) if dims else x)
+        return _flipped(x, dims)
 
     def backward(self, grad: Any) -> Any:
-        return pooled_copy(np.flip(grad, self.dims) if self.dims else grad)
+        return _flipped(grad, self.dims)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return Flip.apply(grad, dims=self.dims)
+
+
+def _flipped(x: Any, dims: tuple[int, ...]) -> Any:
+    backwards, along = slice(None, None, -1), slice(None)
+    return pooled_copy(x[tuple([backwards if i in dims else along for i in range(x.ndim)])] if dims else x)
 
 
 def flip(input: Tensor, *reversed_axes: Any, dims: Any = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, floor, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,17 +13,17 @@ from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import add_at, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import cast, zeros
+from fastdl.ops.arrays import cast, contiguous, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import Median, ValuesIndices, pick
+from fastdl.ops.extreme import Median, ValuesIndices, at_places, pick
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
-from fastdl.ops.parts import diagonal
+from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.reduce import Reduction, mean, sum, vector_norm
 from fastdl.ops.unary import sqrt
 from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
@@ -149,6 +149,9 @@ def _quantile(
         if keepdim:
             shape = (*shape[:axis], 1, *shape[axis:])
     ordered = sort(rows, 1).values
+    if not (skip or learned or shares.ndim or np.isnan(ordered._data[:, -1]).any()):  # NaN comes last
+        place = float(shares) * (rows.shape[1] - 1)
+        return reshape(_between(ordered, place, interpolation), shape)
     missing = np.isnan(rows._data)
     last = rows.shape[1] - 1 - (np.count_nonzero(missing, 1) if skip else np.zeros(rows.shape[0], np.int64))
     last = np.maximum(last, 0)
@@ -178,6 +181,21 @@ def _quantile(
     return reshape(movedim(result, 1, 0), (shares.size, *shape))
 
 
+def _between(ordered: Tensor, place: float, interpolation: str) -> Tensor:
+    """The value at ``place`` of every sorted row, between two elements unless it is a whole number."""
+    if interpolation == "nearest":
+        place = round(place)
+    below, above = floor(place), ceil(place)
+    if interpolation == "lower":
+        above = below
+    if interpolation == "higher":
+        below = above
+    low = select_dim(ordered, 1, below)
+    if below == above:
+        return low
+    return lerp(low, select_dim(ordered, 1, above), 0.5 if interpolation == "midpoint" else place - below)
+
+
 @on_host
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The most frequent element along ``dim`` (the smallest of equals), and its last place. See ``torch.mode``."""
@@ -187,16 +205,19 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0 and 0 not in (*x.shape[:axis], *x.shape[axis + 1 :]):
         raise IndexError(f"mode: dim {dim} of a tensor of shape {x.shape} is empty")
-    rows = np.moveaxis(x, axis, -1)
-    indices = np.zeros(rows.shape[:-1], int64)
-    for place in np.ndindex(indices.shape):
-        values, counts = np.unique(rows[place], return_counts=True)
-        best = values[np.argmax(counts)]
-        equal = np.isnan(rows[place]) if best != best else rows[place] == best
-        indices[place] = np.flatnonzero(equal)[-1]
-    kept = np.expand_dims(indices, axis)
-    values = np.take_along_axis(x, kept, axis)
-    return pick(input, values if keepdim else values.squeeze(axis), kept if keepdim else indices, axis)
+    # Sorted stably, equal elements follow each other, and the last one of a run is the last one of the row, too.
+    ordered, order = sort(Tensor._wrap(x.swapaxes(axis, -1)))
+    values = ordered._data
+    same = values[..., 1:] == values[..., :-1]
+    if x.dtype.kind in FLOATING:
+        same |= (values[..., 1:] != values[..., 1:]) & (values[..., :-1] != values[..., :-1])
+    along = np.arange(x.shape[axis])
+    start = np.zeros(values.shape, int64)
+    np.maximum.accumulate(np.where(same, 0, along[1:]), -1, out=start[..., 1:])
+    longest = np.argmax(along - start, -1, keepdims=True)  # the end of the first of equally long runs
+    return at_places(
+        input, contiguous(np.take_along_axis(order._data, longest, -1).swapaxes(axis, -1)), axis, keepdim
+    )
 
 
 def _running_extreme(op: str, kernel: str, input: Tensor, dim: int) -> ValuesIndices:
@@ -366,7 +387,13 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         raise RuntimeError(f"histc: the range must be finite, got [{low}, {high}]")
     if low > high:
         raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
-    return Tensor._wrap(np.histogram(x[np.isfinite(x)], bins, (low, high))[0].astype(x.dtype))
+    wide = cast(x.reshape(-1), float64 if x.dtype == float64 else float32)
+    edges = np.linspace(low, high, bins + 1, dtype=wide.dtype)
+    # Bin i + 1: from edge i on, below edge i + 1; before the first is 0, the last one has its upper edge, too.
+    places = select(wide).searchsorted(edges, wide, True)
+    counts = np.bincount(places, minlength=bins + 2)[1 : bins + 1]
+    counts[-1] += np.count_nonzero(wide == edges[-1])
+    return Tensor._wrap(cast(counts, x.dtype))
 
 
 class Histogram(NamedTuple):

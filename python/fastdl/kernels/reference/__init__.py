@@ -17,6 +17,7 @@ from fastdl.kernels.reference.layout import *
 from fastdl.kernels.reference.linear import *
 from fastdl.kernels.reference.norm import *
 from fastdl.kernels.reference.optim import *
+from fastdl.kernels.reference.order import *
 from fastdl.kernels.reference.pointwise_loss import *
 from fastdl.kernels.reference.pool import *
 from fastdl.kernels.reference.random import *

@@ -112,6 +112,17 @@ def scatter_add(out: Array, dim: int, index: Array, source: Array) -> None:
     np.add.at(out, _grids(index, dim), source)
 
 
+def scatter_reduce(out: Array, dim: int, index: Array, source: Array, reduce: str) -> None:
+    """out[.., index[.., j, ..], ..] joined with source[.., j, ..]: their product (prod), the larger one (amax)
+
+    or the smaller one (amin); a NaN stays.
+    """
+    _check("scatter_reduce", index, out.shape[dim])
+    join: Any = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}[reduce]
+    with np.errstate(invalid="ignore"):
+        join.at(out, _grids(index, dim), source)
+
+
 def masked_select(x: Array, mask: Array) -> Array:
     """x[mask]: the entries along the first axes, which the mask covers."""
     return x[mask]

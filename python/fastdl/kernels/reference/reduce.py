@@ -26,7 +26,6 @@ __all__ = [
     "running_min",
     "running_product",
     "running_sum",
-    "sort_forward",
     "sum_forward",
     "sum_product_to",
     "sum_to",
@@ -177,18 +176,6 @@ def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tup
 def count_true(x: Array, axis: int | None = None, keepdim: bool = False) -> Array:
     """How many elements of the bool array x are True along ``axis``, or in all of it; int64."""
     return np.asarray(x.sum(axis, np.int64, keepdims=keepdim))
-
-
-def sort_forward(x: Array, k: int, descending: bool) -> tuple[Array, Array]:
-    """The first k along the last axis in rising (or falling) order, and where they were. Equal elements keep
-    their order; NaN counts as largest.
-    """
-    if descending:  # reversed twice
-        order = x.shape[-1] - 1 - np.argsort(x[..., ::-1], -1, kind="stable")[..., ::-1]
-    else:
-        order = np.argsort(x, -1, kind="stable")
-    indices = order[..., :k].astype(np.int64)
-    return np.take_along_axis(x, indices, -1), indices
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:

@@ -1,0 +1,160 @@
+"""Sorting, selecting, searching and joining by index: kernels against NumPy on every level."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastdl.kernels import reference
+from parity import THREADS, backends, load
+
+DTYPES = [np.float32, np.float64, np.int64]
+
+
+def rows_of(shape, dtype, kind, seed=0):
+    """Rows with many equal elements ("ties"; floats also with NaN, infinities and both zeros), of a narrow or of the
+
+    whole range of the dtype.
+    """
+    rng = np.random.default_rng(seed)
+    if kind == "equal":
+        return np.full(shape, 7, dtype)
+    if dtype is np.int64:
+        wide = rng.integers(-(2**63), 2**63 - 1, shape, dtype)
+        return {"ties": wide % 11 - 5, "narrow": wide % 70_000 - 2**40, "wide": wide}[kind]
+    x = rng.standard_normal(shape).astype(dtype)
+    if kind == "ties":
+        x, small = np.rint(x * 2), x
+        x[small > 2] = np.inf
+        x[small < -2] = -np.inf
+        x[np.abs(small) < 0.05] = np.nan
+        x[(small > 0.1) & (small < 0.3)] = -0.0
+    return x if kind != "wide" else x * dtype(10) ** rng.integers(-30, 30, shape).astype(dtype)
+
+
+KINDS = ["ties", "narrow", "wide", "equal"]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sorted_rows(level, dtype):
+    kernel = load(level)
+    shapes = [(1, 1), (3, 2), (5, 17), (4, 64), (3, 255), (2, 256), (3, 1000), (1, 70_000), (2, 0), (0, 4)]
+    for (rows, n), kind, descending in itertools.product(shapes, KINDS, (False, True)):
+        x = rows_of((rows, n), dtype, kind)
+        whole = reference.sort_forward(x, n, descending)
+        for k in sorted({0, min(1, n), n // 10, n // 4, n}):
+            values, indices = kernel.sort_forward(x, k, descending)
+            np.testing.assert_array_equal(indices, whole[1][:, :k])
+            np.testing.assert_array_equal(values, whole[0][:, :k])
+    with pytest.raises(ValueError, match=r"sort: k must be in \[0, n\]"):
+        kernel.sort_forward(np.zeros((2, 3), dtype), 4, True)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_shared_by_threads(dtype, threads):
+    for level in backends()[-1:]:
+        kernel = load(level)
+        before = kernel.num_threads()
+        kernel.set_num_threads(threads)
+        try:
+            for kind in KINDS:
+                x = rows_of((50_001,), dtype, kind)
+                for descending in (False, True):
+                    got = kernel.sort_forward(x, x.size, descending)
+                    for a, b in zip(got, reference.sort_forward(x, x.size, descending), strict=True):
+                        np.testing.assert_array_equal(a, b)
+        finally:
+            kernel.set_num_threads(before)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_selected(level, dtype):
+    kernel = load(level)
+    shapes = [(1,), (3, 2), (2, 3, 33), (3, 300), (1, 40_000)]
+    for shape, kind in itertools.product(shapes, KINDS):
+        x = rows_of(shape, dtype, kind)
+        for k in sorted({0, shape[-1] // 2, shape[-1] - 1}):
+            got = kernel.select_index(x, k)
+            assert got.dtype == np.int64
+            np.testing.assert_array_equal(got, reference.select_index(x, k))
+    assert kernel.select_index(np.zeros((0, 3), dtype), 1).shape == (0,)
+    for k in (-1, 3):
+        with pytest.raises(ValueError, match=r"select_index: k must be in \[0, n\)"):
+            kernel.select_index(np.zeros((2, 3), dtype), k)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_searched(level, dtype):
+    kernel = load(level)
+    for n, kind, right in itertools.product((0, 1, 2, 3, 16, 100, 1000), KINDS, (False, True)):
+        row = np.sort(rows_of((n,), dtype, kind))
+        row = row[row == row]
+        for shape in ((), (1,), (17,), (3, 5), (0,), (5000,)):
+            values = rows_of(shape, dtype, kind, 1) if shape else np.asarray(rows_of((1,), dtype, kind)[0])
+            got = kernel.searchsorted(row, values, right)
+            assert got.dtype == np.int64
+            np.testing.assert_array_equal(got, reference.searchsorted(row, values, right))
+            if values.size:  # the definition itself, by NumPy's own search; NaN is beyond all
+                want = np.searchsorted(row, values, "right" if right else "left")
+                np.testing.assert_array_equal(got, np.where(values == values, want, row.size))
+        rows = np.sort(rows_of((2, 3, n), dtype, "narrow"), -1)
+        values = rows_of((2, 3, 18), dtype, "narrow", 1)
+        np.testing.assert_array_equal(
+            kernel.searchsorted(rows, values, right), reference.searchsorted(rows, values, right)
+        )
+    with pytest.raises(ValueError, match="searchsorted: sorted must have one axis"):
+        kernel.searchsorted(np.zeros((2, 3), dtype), np.zeros((3, 3), dtype), False)
+    with pytest.raises(TypeError, match="searchsorted: values must be"):
+        kernel.searchsorted(np.zeros(3, dtype), np.zeros(3, np.int32), False)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_joined_by_index(level, dtype, threads):
+    kernel = load(level)
+    before = kernel.num_threads()
+    kernel.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    try:
+        for shape, dim, extent in (
+            ((70_000,), 0, 900),
+            ((5, 40), 1, 3),
+            ((300, 260), 0, 7),
+            ((3, 400, 70), 1, 9),
+            ((2, 0, 3), 1, 4),
+        ):
+            index = rng.integers(0, extent, shape)
+            target = (*shape[:dim], extent, *shape[dim + 1 :])
+            x, source = np.ones(target, dtype), rng.integers(-3, 4, shape).astype(dtype)
+            factors = np.where(rng.random(shape) < 0.5, dtype(1), dtype(-1))
+            if dtype is not np.int64 and source.size:
+                source.reshape(-1)[3] = np.nan
+            for name, part, rest in (
+                ("scatter_add", source, ()),
+                ("scatter_reduce", factors, ("prod",)),
+                ("scatter_reduce", source, ("amax",)),
+                ("scatter_reduce", source, ("amin",)),
+                ("scatter_reduce", np.asarray(dtype(2)), ("amax",)),
+            ):
+                got, want = x.copy(), x.copy()
+                getattr(kernel, name)(got, dim, index, part, *rest)
+                getattr(reference, name)(want, dim, index, part, *rest)
+                np.testing.assert_array_equal(got, want)
+            place = rng.integers(0, extent, shape[dim])
+            got, want = x.copy(), x.copy()
+            kernel.index_add(got, dim, place, source)
+            reference.index_add(want, dim, place, source)
+            np.testing.assert_array_equal(got, want)
+    finally:
+        kernel.set_num_threads(before)
+    with pytest.raises(ValueError, match="scatter_reduce: reduce must be prod, amax or amin"):
+        kernel.scatter_reduce(np.zeros(3, dtype), 0, np.zeros(3, np.int64), np.zeros(3, dtype), "sum")
+    with pytest.raises(IndexError, match=r"index\[1\] = 3 is out of range \[0, 3\)"):
+        kernel.scatter_reduce(np.zeros(3, dtype), 0, np.array([0, 3]), np.zeros(2, dtype), "amax")
