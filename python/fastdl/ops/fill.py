@@ -46,13 +46,14 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite this tensor with ``src``, broadcast and converted to its dtype; see ``torch.Tensor.copy_``."""
     check_writable("copy_", self)
     array = as_array("copy_", src)
-    try:
-        if np.broadcast_shapes(array.shape, self.shape) != self.shape:
-            raise ValueError
-    except ValueError:
-        raise RuntimeError(
-            f"copy_: a source of shape {array.shape} cannot be broadcast to {self.shape}"
-        ) from None
+    if array.shape != self._data.shape:
+        try:
+            if np.broadcast_shapes(array.shape, self.shape) != self.shape:
+                raise ValueError
+        except ValueError:
+            raise RuntimeError(
+                f"copy_: a source of shape {array.shape} cannot be broadcast to {self.shape}"
+            ) from None
     if (
         mode.enabled
         and self._data.dtype.kind in FLOATING
