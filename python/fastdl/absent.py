@@ -57,6 +57,6 @@ def hint(name: str) -> str:
     from fastdl.tensor import Tensor
 
     why = _HINTS.get(name)
-    if name.endswith("_") and callable(getattr(Tensor, name, None)):
+    if why is None and name.endswith("_") and callable(getattr(Tensor, name, None)):
         why = f"what works in place is a method, x.{name}()"
     return "" if why is None else f": {why} (docs/differences.md)"
