@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 _SPARSE = "there are no sparse tensors; index_add, scatter_add and Embedding compute the same densely"
 _QUANTISED = "there are no quantised tensors; float16 and bfloat16 halve the memory"
 _COMPLEX = "there are no complex numbers; numpy.fft works on x.numpy()"
@@ -28,11 +30,33 @@ _WHY = {
 _HINTS = {name: why for why, names in _WHY.items() for name in names.split()}
 
 
+class Absent:
+    """In a class: a name that PyTorch's has and this one has not. Reading it is the error that says why.
+
+    A ``__getattr__`` would say it, too, but with one the interpreter looks up every attribute the slow way.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        whose = f"type object {owner.__name__!r}" if instance is None else f"{owner.__name__!r} object"
+        text = f"{whose} has no attribute {self.name!r}{hint(self.name)}"
+        raise AttributeError(text, name=self.name, obj=instance)
+
+
+def mark_absent(cls: type) -> None:
+    """Put an :class:`Absent` into ``cls`` for every name of PyTorch's that it has not."""
+    for name in _HINTS:
+        if name not in vars(cls):
+            setattr(cls, name, Absent(name))
+
+
 def hint(name: str) -> str:
     """Why there is no ``name``, and what to use; empty where it is no name of PyTorch's that was left out."""
     from fastdl.tensor import Tensor
 
     why = _HINTS.get(name)
-    if name.endswith("_") and callable(getattr(Tensor, name, None)):
+    if why is None and name.endswith("_") and callable(getattr(Tensor, name, None)):
         why = f"what works in place is a method, x.{name}()"
     return "" if why is None else f": {why} (docs/differences.md)"

@@ -35,7 +35,9 @@ from fastdl.tensor import Tensor, check_array, pooled_copy
 
 def finish(op: str, array: Any, where: Any, requires_grad: bool) -> Tensor:
     """A tensor on a resolved device around a new array, after the checks that all creation functions share."""
-    t = Tensor._wrap(to_device(array, where))
+    if where is not CPU or array.__class__ is not np.ndarray:
+        array = to_device(array, where)
+    t = Tensor._wrap(array)
     if requires_grad:
         if array.dtype.kind not in FLOATING:
             raise RuntimeError(
@@ -273,8 +275,9 @@ def empty(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
 ) -> Tensor:
     """An uninitialised tensor; see ``torch.empty``."""
-    size = ignored.pop("size", size)
-    _ignore("empty", ignored)
+    if ignored:
+        size = ignored.pop("size", size)
+        _ignore("empty", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("empty", dtype)
     where = resolve("empty", device)
     return finish("empty", make(where, "empty", shape_of("empty", size), d), where, requires_grad)
@@ -302,8 +305,9 @@ def zeros(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
 ) -> Tensor:
     """A tensor of zeros; ``zeros(2, 3)`` or ``zeros((2, 3))``. See ``torch.zeros``."""
-    size = ignored.pop("size", size)
-    _ignore("zeros", ignored)
+    if ignored:
+        size = ignored.pop("size", size)
+        _ignore("zeros", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("zeros", dtype)
     return _filled("zeros", shape_of("zeros", size), 0, d, device, requires_grad)
 
@@ -312,8 +316,9 @@ def ones(
     *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **ignored: Any
 ) -> Tensor:
     """A tensor of ones; see ``torch.ones``."""
-    size = ignored.pop("size", size)
-    _ignore("ones", ignored)
+    if ignored:
+        size = ignored.pop("size", size)
+        _ignore("ones", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("ones", dtype)
     return _filled("ones", shape_of("ones", size), 1, d, device, requires_grad)
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from fastdl import creation, matrices
+from fastdl.absent import mark_absent
 from fastdl.autograd import gradients
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import new
 from fastdl.autograd.view import in_place, shape_in_place
-from fastdl.dtypes import float32, float64
+from fastdl.dtypes import float32, float64, int64
 from fastdl.kernels import is_array, select
 from fastdl.ops import (
     activation,
@@ -45,6 +46,7 @@ from fastdl.ops import (
     statistics,
     views,
 )
+from fastdl.ops.arrays import WORD
 from fastdl.published import method
 from fastdl.tensor import Tensor
 
@@ -199,29 +201,62 @@ def _operator(function: Callable[..., Any], swapped: bool = False) -> Callable[.
     return wraps(function)(operator)
 
 
-def _direct(general: Callable[..., Any], kernel: str) -> Callable[..., Any]:
+def _direct(general: Callable[..., Any], kernel: str, integers: bool = True) -> Callable[..., Any]:
     """An operator that goes straight to its kernel where no graph and no conversion asks for more: half of the time."""
 
     def operator(self: Tensor, other: Any) -> Any:
         x = self._data
-        dtype = x.dtype
-        if (dtype is float32 or dtype is float64) and x.__class__ is np.ndarray:
-            if other.__class__ is float or other.__class__ is int:
-                plain, y = not (self._requires_grad and mode.enabled), other
-            elif other.__class__ is Tensor:
-                y = other._data
-                plain = y.__class__ is np.ndarray and y.dtype is dtype
-                if (self._requires_grad or other._requires_grad) and mode.enabled:
-                    plain = False
-            else:
-                plain = False
-            if plain:
-                result = new(Tensor)
-                result._data = getattr(select(x), kernel)(x, y)
-                return result
-        return general(self, other)
+        y = _plain_operand(self, x, other, integers)
+        if y is None:
+            return general(self, other)
+        result = new(Tensor)
+        result._data = getattr(select(x), kernel)(x, y)
+        return result
 
     return wraps(general)(operator)
+
+
+def _direct_method(
+    general: Callable[..., Any], kernel: str, integers: bool, stores: bool
+) -> Callable[..., Any]:
+    """The same for a method, which may have options, or store the result in its tensor."""
+
+    def method(self: Tensor, *args: Any, **options: Any) -> Any:
+        x = self._data
+        if len(args) == 1 and not options:
+            y = _plain_operand(self, x, args[0], integers)
+            if y is not None:
+                if not stores:
+                    result = new(Tensor)
+                    result._data = getattr(select(x), kernel)(x, y)
+                    return result
+                if x.flags.writeable:
+                    getattr(select(x), kernel)(x, y, x)
+                    if self._version is not None:
+                        self._version[0] += 1
+                    return self
+        return general(self, *args, **options)
+
+    return wraps(general)(method)
+
+
+def _plain_operand(self: Tensor, x: Any, other: Any, integers: bool) -> Any:
+    """What a kernel takes beside ``x``, the tensor's array, if nothing is recorded and nothing converted; else None."""
+    dtype = x.dtype
+    if x.__class__ is not np.ndarray:
+        return None
+    if dtype is float32 or dtype is float64:
+        if other.__class__ is float or other.__class__ is int:
+            return None if self._requires_grad and mode.enabled else other
+    elif not (integers and dtype is int64):
+        return None
+    elif other.__class__ is int:
+        return other if -WORD <= other < WORD else None
+    if isinstance(other, Tensor):
+        y = other._data
+        if y.dtype is dtype and y.__class__ is np.ndarray:
+            return None if (self._requires_grad or other._requires_grad) and mode.enabled else y
+    return None
 
 
 def attach() -> None:
@@ -248,11 +283,16 @@ def attach() -> None:
         if name != "matmul":  # torch has none either: x @= y makes a new tensor
             writes_out = function.__name__ in _BINARY.split()
             setattr(Tensor, f"__i{name}__", in_place(function, f"__i{name}__", writes_out))
-    for name in ("add", "sub", "mul", "truediv"):
-        kernel = name.removeprefix("true") + "_forward"
-        setattr(Tensor, f"__{name}__", _direct(getattr(Tensor, f"__{name}__"), kernel))
+    mark_absent(Tensor)
     for name, function in _COMPARISONS.items():
-        setattr(Tensor, f"__{name}__", _operator(function))
+        setattr(Tensor, f"__{name}__", _direct(_operator(function), name + "_forward"))
+    for name in ("add", "sub", "mul", "div"):
+        kernel, integers = name + "_forward", name != "div"
+        operator = name if integers else "truediv"
+        own = f"__{operator}__"
+        setattr(Tensor, own, _direct(getattr(Tensor, own), kernel, integers))
+        for own, stores in ((name, False), (name + "_", True), (f"__i{operator}__", True)):
+            setattr(Tensor, own, _direct_method(getattr(Tensor, own), kernel, integers, stores))
 
 
 attach()

@@ -13,6 +13,7 @@ from weakref import ref
 
 import numpy as np
 
+from fastdl.absent import Absent
 from fastdl.devices import device_of, resolve, to_device, to_host
 from fastdl.dtypes import (
     FLOATING,
@@ -641,16 +642,8 @@ class Tensor(TensorMethods):
 
     __hash__ = object.__hash__
 
-    if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
-
-        def __getattr__(self, name: str) -> Any:
-            """Of a name that is not there: say why, if it is PyTorch's."""
-            if hasattr(type(self), name):  # a property that raised AttributeError: its own message
-                return object.__getattribute__(self, name)
-            from fastdl.absent import hint
-
-            text = f"{type(self).__name__!r} object has no attribute {name!r}{hint(name)}"
-            raise AttributeError(text, name=name, obj=self)
+    def __dir__(self) -> list[str]:
+        return [name for name in object.__dir__(self) if not isinstance(vars(Tensor).get(name), Absent)]
 
     def __format__(self, spec: str) -> str:
         if self._data.ndim == 0:

@@ -10,7 +10,14 @@ py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape, co
     if (__builtin_mul_overflow(bytes, extent, &bytes)) throw std::bad_alloc();
   }
   void* memory = memory::allocate(size_t(bytes));
-  py::capsule owner(memory, [](void* pointer) { memory::deallocate(pointer); });
+  // Python's own capsule: pybind11's saves and restores the pending exception around its destructor.
+  auto owner = py::reinterpret_steal<py::object>(PyCapsule_New(memory, nullptr, [](PyObject* capsule) {
+    memory::deallocate(PyCapsule_GetPointer(capsule, nullptr));
+  }));
+  if (!owner) {
+    memory::deallocate(memory);
+    throw py::error_already_set();
+  }
   auto& api = py::detail::npy_api::get();
   py::object array = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
       api.PyArray_Type_, py::dtype(dtype).release().ptr(), int(shape.size()),

@@ -59,7 +59,8 @@ py::array bind_concat(const std::vector<py::array>& arrays, int64_t dim) {
   std::vector<int64_t> row_bytes;
   shape[size_t(axis)] = 0;
   for (const py::array& array : arrays) {
-    if (!array.dtype().equal(dtype)) throw py::type_error("concat: arrays must have the same dtype");
+    if (!array.dtype().is(dtype) && !array.dtype().equal(dtype))
+      throw py::type_error("concat: arrays must have the same dtype");
     Shape own = shape_of(array);
     if (int64_t(own.size()) <= axis)
       throw py::value_error("concat: arrays must have the same number of axes");

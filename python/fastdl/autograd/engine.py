@@ -114,14 +114,22 @@ def _run(
         if check_nan:
             anomaly.check(node, result)
         own = not node.aliases_grad
-        if result.__class__ is not tuple:
-            edge = edges[0]
-            if edge is not None and result is not None:
-                send(edge[0], edge[1], result, own)
-        else:
-            for edge, grad in zip(edges, result, strict=True):
-                if edge is not None and grad is not None:
-                    send(edge[0], edge[1], grad, own)
+        pairs = zip(edges, result, strict=True) if result.__class__ is tuple else ((edges[0], result),)
+        for edge, grad in pairs:
+            if edge is None or grad is None:
+                continue
+            target, index = edge
+            if needed is None and target not in pending and (index < 0 or target.outputs == 1):
+                # The most frequent case of `send`, without the call: a first gradient, and the only one of its kind.
+                pending[target] = grad
+                if own:
+                    owned.add(target)
+                if index < 0:
+                    leaves.append(target)
+                else:
+                    heappush(heap, (target.order, target))
+            else:
+                send(target, index, grad, own)
         if not retain_graph:
             node.release()
 

@@ -148,16 +148,20 @@ class Op:
             elif len(inputs) == 1 and (x := inputs[0]) is not None:
                 arrays, needs = (x._data,), (x._requires_grad,)
             else:
-                arrays = [t if t is None else t._data for t in inputs]
-                needs = tuple([t is not None and t._requires_grad for t in inputs])
-            if mode.enabled:
-                op.needs = needs
-                result = op.forward(*arrays, **options)
-                if True in needs:
-                    return op.record(inputs, result)
-            else:
-                op.needs = (False,) * len(inputs)
-                result = op.forward(*arrays, **options)
+                arrays, flags = [], []
+                for t in inputs:
+                    if t is None:
+                        arrays.append(None)
+                        flags.append(False)
+                    else:
+                        arrays.append(t._data)
+                        flags.append(t._requires_grad)
+                needs = tuple(flags)
+            recording = True in needs and mode.enabled
+            op.needs = needs if recording else (False,) * len(inputs)
+            result = op.forward(*arrays, **options)
+            if recording:
+                return op.record(inputs, result)
         except (TypeError, AttributeError, NotImplementedError) as error:
             # What kernels, NumPy and CuPy say to arrays they cannot take.
             from fastdl.autograd.refused import apply_otherwise
@@ -176,18 +180,22 @@ class Op:
         for t in inputs:
             if t is None or not t._requires_grad:
                 edges.append(None)
-            elif t._node is None:
-                edges.append((t, -1))
             else:
-                edges.append((t._node, t._index))
+                node = t._node
+                edges.append((t, -1) if node is None else (node, t._index))
         self.edges = edges
-        if self.saves:
-            for i in self.saves:
+        saves = self.saves
+        if saves:
+            self.versions = versions = []  # versions[k] is that of saves[k]
+            for i in saves:
                 kept = inputs[i]
-                if kept is not None:
-                    self._keep(kept)
-                else:  # so that versions[k] is always that of saves[k]
-                    self.versions = [*(self.versions or ()), _NEVER]
+                if kept is None:
+                    versions.append(_NEVER)
+                    continue
+                cell = kept._version
+                if cell is None:
+                    kept._version = cell = [0]
+                versions.append((cell, cell[0]))
         if result.__class__ is not tuple:
             output = new(Tensor)
             output._data = result

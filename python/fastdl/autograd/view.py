@@ -36,9 +36,8 @@ class View(Op):
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
-        (input,) = inputs
         op = cls()
-        return op.attach(input, op.forward(input._data, **options), options)
+        return op.attach(inputs[0], op.forward(inputs[0]._data, **options), options)
 
     def attach(self, input: Tensor, array: Any, options: dict[str, Any]) -> Tensor:
         """The tensor of ``array``, which is what ``forward(input, **options)`` gives, and its place in the graph."""

@@ -182,10 +182,8 @@ def expanded(array: Any, shape: tuple[int, ...]) -> Any:
         and array.size
     ):
         return np.broadcast_to(array, shape)
-    own = array.strides
-    lead = len(shape) - len(own)
-    strides = [0] * lead
-    for extent, stride in zip(array.shape, own, strict=True):
+    strides = [0] * (len(shape) - array.ndim)
+    for extent, stride in zip(array.shape, array.strides, strict=True):
         strides.append(0 if extent == 1 else stride)
     view = np.ndarray(shape, array.dtype, array, 0, strides)
     view.flags.writeable = False

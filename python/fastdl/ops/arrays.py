@@ -109,9 +109,11 @@ _LOUD = frozenset(["divide", "floor_divide", "remainder", "fmod", "power"])
 def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     """``ufunc(*operands)`` as ``dtype``, in pooled memory or ``out``."""
     shapes = [o.shape if is_array(o) else () for o in operands]
-    shape = shapes[0] if len(set(shapes)) == 1 else broadcast_shape(op, *shapes)
+    shape = shapes[0]
+    if shapes.count(shape) != len(shapes):
+        shape = broadcast_shape(op, *shapes)
     if out is None:
-        out = select(next(filter(on_device, operands), None)).empty(shape, dtype)
+        out = select(operands[0] if on_device(operands[0]) else operands[-1]).empty(shape, dtype)
     elif out.shape != shape:
         raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
     if (

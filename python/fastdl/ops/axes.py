@@ -28,7 +28,7 @@ def normal_axes(op: str, dim: Any, ndim: int) -> tuple[int, ...] | None:
         for one in dim if isinstance(dim, Sequence) else () if dim is None else (dim,):
             normal_axis(op, one, 0)
         return None
-    if isinstance(dim, tuple | list):
+    if isinstance(dim, (tuple, list)):
         if not dim:
             return None
         axes = tuple([normal_axis(op, one, ndim) for one in dim])

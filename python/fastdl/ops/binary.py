@@ -225,15 +225,16 @@ class Saving(Binary):
         if out is None and True not in needs:
             return super().forward(x, y, value)
         self.saves = _SAVED[needs]
-        if value is None and out is None:  # the common case, without the calls below
+        if x is not None and out is None:  # the common cases, without the calls below
             dtype = x.dtype
-            if dtype is y.dtype and (dtype is float32 or dtype is float64):
-                self.likes = (x.shape, dtype), (y.shape, dtype)
+            if (dtype is float32 or dtype is float64) and (y is None or dtype is y.dtype):
+                self.likes = (x.shape, dtype), None if y is None else (y.shape, dtype)
+                other = value if y is None else y
                 if needs[1]:
                     self.x = x
                 if needs[0]:
-                    self.y = y
-                return getattr(select(x), self.kernel)(x, y)
+                    self.y = other
+                return getattr(select(x), self.kernel)(x, other)
         x, y, dtype = self.prepare(x, y, value)
         if needs[1]:
             self.x = x

@@ -11,7 +11,7 @@ from typing import Any
 from fastdl import kernels
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, float32, float64
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.conv_gradients import Geometry, gradients
@@ -80,10 +80,11 @@ class ConvTranspose(Op):
 
 def _sizes(op: str, name: str, value: IntOrInts) -> int | Ints:
     """An int or a tuple of ints, whatever sequence or integer type came."""
-    try:
-        return index(value)  # type: ignore[arg-type]
-    except TypeError:
-        pass
+    if value.__class__ is not tuple:
+        try:
+            return index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
     try:
         return tuple([index(v) for v in value])  # type: ignore[union-attr]
     except TypeError:
@@ -240,6 +241,12 @@ def _check_tensors(op: str, input: Any, weight: Any, bias: Any) -> None:
         if not isinstance(t, Tensor) and not (t is None and name == "bias"):
             raise not_a_tensor(op, name, t)
     dtype = input._data.dtype
+    if (
+        (dtype is float32 or dtype is float64)
+        and weight._data.dtype is dtype
+        and (bias is None or bias._data.dtype is dtype)
+    ):
+        return
     if dtype.kind not in FLOATING and (dtype.kind == "b" or weight._data.dtype != dtype):
         raise DtypeError(
             f"{op}: input must be float32 or float64, got {dtype}; convert it with input.to(weight.dtype)"

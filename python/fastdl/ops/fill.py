@@ -50,13 +50,14 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     if device_of(array) is not device_of(self._data):  # as inputs of a recorded graph are filled
         src = (src if isinstance(src, Tensor) else Tensor._wrap(array)).to(self.device)
         array = src._data
-    try:
-        if np.broadcast_shapes(array.shape, self.shape) != self.shape:
-            raise ValueError
-    except ValueError:
-        raise RuntimeError(
-            f"copy_: a source of shape {array.shape} cannot be broadcast to {self.shape}"
-        ) from None
+    if array.shape != self._data.shape:
+        try:
+            if np.broadcast_shapes(array.shape, self.shape) != self.shape:
+                raise ValueError
+        except ValueError:
+            raise RuntimeError(
+                f"copy_: a source of shape {array.shape} cannot be broadcast to {self.shape}"
+            ) from None
     if (
         mode.enabled
         and self._data.dtype.kind in FLOATING

@@ -293,7 +293,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         )
     if not _same_float("matmul", a, b):
         return _integer_product(np.matmul(a, b), a.dtype)
-    if a.ndim > 2 or b.ndim > 2:
+    if (a.ndim > 2 or b.ndim > 2) and a.shape[:-2] != b.shape[:-2]:
         try:
             np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         except ValueError:
@@ -317,8 +317,10 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
 
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """``(b, n, k) @ (b, k, m)``, three dimensions exactly and no broadcasting. See ``torch.bmm``."""
-    _check_dims("bmm", 3, input=input, mat2=mat2)
-    if input._data.shape[0] != mat2._data.shape[0]:
+    a, b = input._data.shape, mat2._data.shape
+    if len(a) != 3 or len(b) != 3:
+        _check_dims("bmm", 3, input=input, mat2=mat2)
+    if a[0] != b[0]:
         raise RuntimeError(f"bmm: input and mat2 must have the same batch size, got {_shapes(input, mat2)}")
     return matmul(input, mat2)
 

@@ -449,31 +449,31 @@ def std_mean(
     return std(input, dim, None, keepdim, correction=correction), mean(input, dim, keepdim)
 
 
-def _truth(op: str, reduce: Any, input: Any, dim: Any, keepdim: bool) -> Tensor:
+def _truth(op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:
     x = _input(op, input)._data
     axes = normal_axes(op, dim, x.ndim)
     # uint8 stays uint8, as in PyTorch.
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
     if axes is None:  # NumPy stops at the first that decides
-        reduce(x, axis=axes, keepdims=keepdim, out=out)
+        getattr(x, op)(axis=axes, keepdims=keepdim, out=out)
     else:
         counts = count_true(x, axes, keepdim)
-        np.greater_equal(counts, 1 if reduce is np.any else reduced_count(x.shape, axes), out=out)
-    return Tensor._wrap(cast(out, uint8 if x.dtype == uint8 else bool_))
+        np.greater_equal(counts, 1 if op == "any" else reduced_count(x.shape, axes), out=out)
+    return Tensor._wrap(cast(out, uint8 if x.dtype is uint8 else bool_))
 
 
 def all(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Is every element over ``dim`` not zero? See ``torch.all``."""
     if names:
         dim, keepdim = numpy_names("all", names, dim, keepdim)
-    return _truth("all", np.all, input, dim, keepdim)
+    return _truth("all", input, dim, keepdim)
 
 
 def any(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> Tensor:
     """Is any element over ``dim`` not zero? See ``torch.any``."""
     if names:
         dim, keepdim = numpy_names("any", names, dim, keepdim)
-    return _truth("any", np.any, input, dim, keepdim)
+    return _truth("any", input, dim, keepdim)
 
 
 def count_nonzero(input: Tensor, dim: Any = None, **names: Any) -> Tensor:

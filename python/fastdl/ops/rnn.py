@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ from fastdl.tensor import Tensor, pooled_copy
 PER_DIRECTION = (
     5  # w_ih, w_hh, b_ih, b_hh, w_hr: what the kernels take for each direction, None where missing
 )
+
+
+@lru_cache(maxsize=16)
+def _dense_sizes(steps: int, batch: int) -> Any:
+    """The rows of each step where all sequences are equally long. Kept: a cell asks for the same at every step."""
+    sizes = np.full(steps, batch, np.int64)
+    sizes.flags.writeable = False
+    return sizes
 
 
 def _drop(array: Any, p: float) -> tuple[Any, tuple[Any, ...]]:
@@ -64,7 +73,7 @@ class Recurrent(Op):
         if batch_sizes is None:
             steps, batch, width = x.shape
             x = x.reshape(steps * batch, width)
-            batch_sizes = np.full(steps, batch, np.int64)
+            batch_sizes = _dense_sizes(steps, batch)
         self.batch_sizes = batch_sizes
         count = len(weights) // layers
         directions = count // PER_DIRECTION

@@ -30,10 +30,12 @@ def _tensors(op: str, tensors: Any) -> list[Tensor]:
         raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
     if not tensors:
         raise ArgumentError(f"{op}: expects at least one tensor")
-    for i, t in enumerate(tensors):
+    parts = list(tensors)
+    for t in parts:
         if not isinstance(t, Tensor):
-            raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {i}")
-    return list(tensors)
+            at = [isinstance(p, Tensor) for p in parts].index(False)
+            raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {at}")
+    return parts
 
 
 class Cat(Op):
@@ -76,7 +78,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
         dim, _ = numpy_names("cat", names, dim)
     parts = _tensors("cat", tensors)
     first, dtype = parts[0]._data.shape, parts[0]._data.dtype
-    if len(first) > 1:  # alike in everything: the common case, without the checks below
+    if first and first != (0,):  # alike in everything: the common case, without the checks below
         for t in parts:
             if t._data.shape != first or t._data.dtype is not dtype:
                 break

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastdl.autograd.op import Op
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op, new
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
@@ -165,10 +166,22 @@ def _define(
 def _function(
     op: type[Op], name: str, text: str, example: tuple[str, str] | None = None
 ) -> Callable[..., Tensor]:
+    kernel = name + "_forward"
+
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if not isinstance(input, Tensor):
             raise not_a_tensor(name, "input", input)
         if out is None:
+            x = input._data
+            dtype = x.dtype
+            if (
+                (dtype is float32 or dtype is float64)
+                and x.__class__ is np.ndarray
+                and not (input._requires_grad and mode.enabled)
+            ):
+                result = new(Tensor)  # no node where nothing is recorded
+                result._data = getattr(select(x), kernel)(x)
+                return result
             return op.apply(input)  # type: ignore[no-any-return]
         if out._data.size == 0:
             return store(name, out, op.apply(input))

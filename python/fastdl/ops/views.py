@@ -414,16 +414,18 @@ def expand(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
     lead = len(new) - len(shape)
     if lead < 0:
         raise RuntimeError(f"expand: sizes {new} name fewer axes than the tensor of shape {shape} has")
-    full = []
-    for i, extent in enumerate(new):
-        have = shape[i - lead] if i >= lead else None
-        if extent == -1 and have is not None:
-            extent = have
-        if extent < 0 or (have is not None and have not in (1, extent)):
+    full = list(new)
+    for i, have in enumerate(shape, lead):
+        if full[i] == -1:
+            full[i] = have
+        elif have != full[i] and have != 1:
             raise RuntimeError(
                 f"expand: shape {shape} cannot be expanded to {new}: axis {i} has extent {have}, only 1 can be repeated"
             )
-        full.append(extent)
+    if full and min(full) < 0:
+        raise RuntimeError(
+            f"expand: sizes must not be negative, but for -1 where the tensor has an axis, got {new}"
+        )
     return Expand.apply(input, shape=tuple(full))  # type: ignore[no-any-return]
 
 
