@@ -130,6 +130,8 @@ def test_nested_checkpoint(tmp_path):
     step()
     odd = {
         "epoch": 3,
+        "done": {1, "two", (3, 4)},
+        "device": fastdl.device("cuda:1"),
         "best": float("inf"),
         "worst": float("nan"),
         "name": "día",
@@ -170,6 +172,8 @@ def test_nested_checkpoint(tmp_path):
         "bytes",
         "scalar",
         "dtype",
+        "done",
+        "device",
         "keys",
         "$tensor",
         "nested",

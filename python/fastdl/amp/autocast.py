@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -204,6 +205,19 @@ class autocast:
                 return function(*args, **options)
 
         return cast
+
+
+@contextmanager
+def restored(settings: Any) -> Iterator[None]:
+    """As in the blocks where ``mode.autocast`` was ``settings``; parameters are converted at every use."""
+    before = mode.autocast
+    mode.autocast = settings and {kind: cast and (cast[0], False) for kind, cast in settings.items()}
+    _install(1)
+    try:
+        yield
+    finally:
+        _install(-1)
+        mode.autocast = before
 
 
 def _install(change: int) -> None:

@@ -34,6 +34,7 @@ from fastdl.ops.shape import tril
 from fastdl.ops.solve import cholesky_ex, inv, inv_ex, solve, solve_ex, solve_triangular
 from fastdl.ops.unary import abs
 from fastdl.ops.views import movedim, squeeze, unsqueeze
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -83,12 +84,16 @@ class SlogdetResult(NamedTuple):
     sign: Tensor
     logabsdet: Tensor
 
+    __repr__ = named_lines
+
 
 class EighResult(NamedTuple):
     """Eigenvalues, rising, and eigenvectors in columns."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
+
+    __repr__ = named_lines
 
 
 class SvdResult(NamedTuple):
@@ -98,12 +103,16 @@ class SvdResult(NamedTuple):
     S: Tensor
     Vh: Tensor
 
+    __repr__ = named_lines
+
 
 class QrResult(NamedTuple):
     """a = Q R, the columns of Q orthonormal, R upper triangular."""
 
     Q: Tensor
     R: Tensor
+
+    __repr__ = named_lines
 
 
 class LstsqResult(NamedTuple):
@@ -113,6 +122,8 @@ class LstsqResult(NamedTuple):
     residuals: Tensor
     rank: Tensor
     singular_values: Tensor
+
+    __repr__ = named_lines
 
 
 @on_host

@@ -11,6 +11,7 @@ from fastdl.ops.host import on_host
 from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, check_matrix
 from fastdl.ops.shape import tril, triu
 from fastdl.ops.views import squeeze, unsqueeze
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -20,6 +21,8 @@ class InvExResult(NamedTuple):
     inverse: Tensor
     info: Tensor
 
+    __repr__ = named_lines
+
 
 class SolveExResult(NamedTuple):
     """The solution, and 0 or the number of the first pivot that is 0."""
@@ -27,12 +30,16 @@ class SolveExResult(NamedTuple):
     result: Tensor
     info: Tensor
 
+    __repr__ = named_lines
+
 
 class CholeskyExResult(NamedTuple):
     """L, and 0 or the order of the first leading minor that is not positive definite."""
 
     L: Tensor
     info: Tensor
+
+    __repr__ = named_lines
 
 
 @on_host

@@ -27,6 +27,7 @@ from fastdl.ops.parts import diagonal
 from fastdl.ops.reduce import mean, sum, vector_norm
 from fastdl.ops.unary import sqrt
 from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -355,6 +356,8 @@ class Histogram(NamedTuple):
 
     hist: Tensor
     bin_edges: Tensor
+
+    __repr__ = named_lines
 
 
 @on_host
