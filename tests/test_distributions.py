@@ -39,6 +39,7 @@ CASES = {
     "Gamma": (lambda d, a: d.Gamma(a(POSITIVE), a([1.0, 0.5, 2.0])), [0.1, 0.3, 3.0]),
     "Chi2": (lambda d, a: d.Chi2(a(POSITIVE)), [0.1, 0.3, 3.0]),
     "Beta": (lambda d, a: d.Beta(a(POSITIVE), a([2.0, 3.0, 0.5])), [0.1, 0.3, 0.9]),
+    "Beta ends": (lambda d, a: d.Beta(a([0.5, 0.3, 0.5]), a([3.0, 0.2, 1.0])), [0.1, 0.3, 0.9]),
     "Dirichlet": (lambda d, a: d.Dirichlet(a([[0.5, 1.0, 2.0], [3.0, 1.0, 1.0]])), ROWS),
     "StudentT": (lambda d, a: d.StudentT(a([0.7, 2.0, 5.0]), a(REAL), a(POSITIVE)), [0.1, 0.3, 0.9]),
     "Pareto": (lambda d, a: d.Pareto(a(POSITIVE), a([0.7, 3.0, 5.0])), [0.5, 1.0, 3.0]),

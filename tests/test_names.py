@@ -76,6 +76,15 @@ def test_vmap_is_torch_s():
             results.append(f(*[library.from_numpy(m) for m in arguments]))
         for x, y in zip(*results, strict=True):
             np.testing.assert_allclose(x.numpy(), y.numpy(), atol=1e-12)
+        got, want = [
+            library.func.vmap(lambda v: v["a"] @ v["b"][0] * v["b"][1], ({"a": 0, "b": (1, None)},))(
+                {"a": library.from_numpy(a), "b": (library.from_numpy(b), 2)}
+            )
+            for library in (fastdl, torch)
+        ]
+        np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-12)
+    with pytest.raises(ValueError, match="not the structure"):
+        fastdl.vmap(fastdl.sum, ((0, 0),))(fastdl.ones(2))
     with pytest.raises(ValueError, match="one size"):
         fastdl.vmap(fastdl.dot)(fastdl.ones(2, 3), fastdl.ones(3, 3))
 
@@ -120,12 +129,13 @@ def test_checkpoint_passes_other_arguments_and_works_without_gradients():
 def test_gradients_pass_through_a_checkpoint_as_through_any_operation():
     """``autograd.grad`` of parameters, tensors that only the function knows, second derivatives, nothing in .grad."""
     x, w = [fastdl.tensor(v, requires_grad=True) for v in ([1.0, -2.0], [0.5, 3.0])]
-    h = w * 2
-
-    def part(a, scale=1.0):
-        return {"y": (a * h * w).sin() * scale, "a": a, "parts": [a.exp(), 3]}
 
     def derivatives(run):
+        h = w * 2
+
+        def part(a, scale=1.0):
+            return {"y": (a * h * w).sin() * scale, "a": a, "parts": [a.exp(), 3]}
+
         out = run(part, x * 1, scale=2.0)
         loss = (out["y"] * out["a"] + out["parts"][0]).sum()
         first = fastdl.autograd.grad(loss, [x, w], create_graph=True)

@@ -333,7 +333,7 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
-    if name in ("backends", "distributions"):
+    if name in ("backends", "distributed", "distributions", "version"):
         from importlib import import_module
 
         return import_module(f"fastdl.{name}")
