@@ -147,6 +147,8 @@ def test_moments_entropy_and_cdf_are_torch_s(name):
         ("cdf", ((x,), (y,))),
         ("icdf", (((abs(x) + 0.1) / 9,), ((abs(y) + 0.1) / 9,))),
     ):
+        if (name, method) == ("Multinomial", "entropy"):
+            continue  # torch's is computed in float32; see below
         try:
             want = getattr(theirs, method)(*arguments[1])
         except (NotImplementedError, ValueError):
@@ -156,6 +158,15 @@ def test_moments_entropy_and_cdf_are_torch_s(name):
         except NotImplementedError:
             continue  # torch has a few more, such as Gamma.cdf
         same(got, want)
+
+
+def test_entropy_of_counts_is_a_sum_over_all_of_them():
+    d = D.Multinomial(4, t(fastdl, ROWS))
+    values = [v for v in np.ndindex(5, 5, 5) if sum(v) == 4]
+    log_probs = np.stack([d.log_prob(t(fastdl, [v, v])).numpy() for v in values])
+    np.testing.assert_allclose(d.entropy().numpy(), -(np.exp(log_probs) * log_probs).sum(0), rtol=1e-12)
+    with pytest.raises(NotImplementedError, match="total_count must be equal"):
+        D.Binomial(t(fastdl, [1.0, 2.0]), t(fastdl, [0.5, 0.5])).entropy()
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("Categorical unnormalised",)])
@@ -395,7 +406,7 @@ TRANSFORMS = {
     "sigmoid": (lambda d, a: d.SigmoidTransform(), [-1.0, 0.2, 60.0]),
     "softplus": (lambda d, a: d.transforms.SoftplusTransform(), REAL),
     "tanh": (lambda d, a: d.TanhTransform(), REAL),
-    "affine": (lambda d, a: d.AffineTransform(a([1.0, 2.0, 3.0]), a(-2.0), event_dim=1), REAL),
+    "affine": (lambda d, a: d.AffineTransform(a([1.0, 2.0, 3.0]), a([-2.0, 1.0, 0.5]), event_dim=1), REAL),
     "stick breaking": (lambda d, a: d.transforms.StickBreakingTransform(), LOGITS),
     "composed": (
         lambda d, a: d.ComposeTransform(
