@@ -43,7 +43,8 @@ class SvdColumns(NamedTuple):
     S: Tensor
     V: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SvdColumns:

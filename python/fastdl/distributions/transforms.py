@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-def sum_last(x: Any, count: int) -> Any:
+def sum_last(x: Tensor, count: int) -> Tensor:
     """The sum over the last ``count`` axes."""
     return sum(x, tuple(range(-count, 0))) if count else x
 

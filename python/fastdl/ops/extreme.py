@@ -23,7 +23,8 @@ class ValuesIndices(NamedTuple):
     values: Tensor
     indices: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class MinMax(NamedTuple):
@@ -32,7 +33,8 @@ class MinMax(NamedTuple):
     min: Tensor
     max: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class Amax(Op):

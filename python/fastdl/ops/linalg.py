@@ -84,7 +84,8 @@ class SlogdetResult(NamedTuple):
     sign: Tensor
     logabsdet: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class EighResult(NamedTuple):
@@ -93,7 +94,8 @@ class EighResult(NamedTuple):
     eigenvalues: Tensor
     eigenvectors: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class SvdResult(NamedTuple):
@@ -103,7 +105,8 @@ class SvdResult(NamedTuple):
     S: Tensor
     Vh: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class QrResult(NamedTuple):
@@ -112,7 +115,8 @@ class QrResult(NamedTuple):
     Q: Tensor
     R: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class LstsqResult(NamedTuple):
@@ -123,7 +127,8 @@ class LstsqResult(NamedTuple):
     rank: Tensor
     singular_values: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

@@ -24,7 +24,8 @@ class LuResult(NamedTuple):
     L: Tensor
     U: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class LuFactorResult(NamedTuple):
@@ -33,7 +34,8 @@ class LuFactorResult(NamedTuple):
     LU: Tensor
     pivots: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class LuFactorExResult(NamedTuple):
@@ -43,7 +45,8 @@ class LuFactorExResult(NamedTuple):
     pivots: Tensor
     info: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class Factor(Op):

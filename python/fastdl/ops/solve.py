@@ -21,7 +21,8 @@ class InvExResult(NamedTuple):
     inverse: Tensor
     info: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class SolveExResult(NamedTuple):
@@ -30,7 +31,8 @@ class SolveExResult(NamedTuple):
     result: Tensor
     info: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class CholeskyExResult(NamedTuple):
@@ -39,7 +41,8 @@ class CholeskyExResult(NamedTuple):
     L: Tensor
     info: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

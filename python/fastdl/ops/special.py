@@ -203,7 +203,8 @@ class MantissaExponent(NamedTuple):
     mantissa: Tensor
     exponent: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

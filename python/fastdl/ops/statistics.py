@@ -357,7 +357,8 @@ class Histogram(NamedTuple):
     hist: Tensor
     bin_edges: Tensor
 
-    __repr__ = named_lines
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

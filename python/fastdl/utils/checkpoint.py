@@ -176,13 +176,14 @@ def checkpoint(
         for edge in inner.edges or ():
             if edge is not None and (edge[1] < 0 or edge[0].order > born):
                 ends[edge] = None
-    node.order, node.edges, node.needs, node.outputs = (
-        next_order(),
-        tuple(ends),
-        (True,) * len(ends),
-        len(results),
-    )
-    _mapped((args, kwargs), lambda t: node._keep(t) or t)
+    node.order, node.edges = next_order(), tuple(ends)
+    node.needs, node.outputs = (True,) * len(ends), len(results)
+
+    def watched(t: Tensor) -> Tensor:
+        node._keep(t)
+        return t
+
+    _mapped((args, kwargs), watched)
     place = {id(t): i for i, t in reversed(list(enumerate(results)))}
 
     def replaced(t: Tensor) -> Tensor:
