@@ -210,6 +210,16 @@ def test_names_that_are_not_there_say_why():
 def test_what_programs_ask_of_their_environment():
     assert (fastdl.version.cuda, fastdl.version.__version__) == (None, fastdl.__version__)
     assert not fastdl.distributed.is_available()
+    assert fastdl.accelerator.is_available() == fastdl.cuda.is_available()
+    assert (fastdl.accelerator.current_accelerator() is None) != fastdl.cuda.is_available()
+    assert fastdl.cuda.memory_allocated() >= 0
+    assert fastdl.ones(2)[:, fastdl.newaxis].shape == (2, 1)
+    assert fastdl.broadcast_shapes((2, 1), (3,)).numel() == 6
+    assert not fastdl.is_autocast_enabled("cpu")
+    with fastdl.autocast("cpu", dtype=fastdl.float16):
+        assert fastdl.is_autocast_enabled("cpu")
+        assert not fastdl.is_autocast_enabled("cuda")
+        assert fastdl.get_autocast_dtype("cpu") is fastdl.float16
     assert not fastdl.distributed.is_initialized()
     with pytest.raises(AttributeError, match=r"init_process_group.*one process trains"):
         fastdl.distributed.init_process_group("gloo")

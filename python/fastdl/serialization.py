@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastdl.devices import resolve, to_device, to_host
-from fastdl.dtypes import CPU, as_dtype, device
+from fastdl.dtypes import CPU, as_dtype, canonical, device
 from fastdl.kernels import cpu, is_array
 from fastdl.tensor import Tensor
 
@@ -385,7 +385,8 @@ def _read_array(file: IO[bytes], code: str, shape: tuple[int, ...], size: int, d
             array = (array.astype(np.uint32) << 16).view(np.float32)
     if code == "BOOL":
         array = raw.reshape(shape) != 0
-    return np.asarray(array, dtype=array.dtype.newbyteorder("="))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
+    return array.view(canonical[array.dtype])
 
 
 def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:

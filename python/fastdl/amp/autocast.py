@@ -134,6 +134,19 @@ def is_autocast_available(device_type: str) -> bool:
     return device_type in ("cpu", "cuda")
 
 
+def is_autocast_enabled(device_type: str = "cuda") -> bool:
+    """Are we in a block of :class:`autocast` for this kind of device?"""
+    return mode.autocast is not None and mode.autocast.get(device_type) is not None
+
+
+def get_autocast_dtype(device_type: str) -> Any:
+    """What autocast computes products in on this kind of device: of the block that we are in, or the default."""
+    setting = None if mode.autocast is None else mode.autocast.get(device_type)
+    if setting is not None:
+        return setting[0]
+    return float16 if device_type == "cuda" else as_dtype("get_autocast_dtype", "bfloat16")
+
+
 class autocast:
     """Run operations in the precision that suits them, in a ``with`` block or a decorated function.
 
