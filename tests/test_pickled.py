@@ -123,7 +123,7 @@ def test_training_goes_on_in_the_other_library(number):
 
     def carried(parts, there):
         state = [part.state_dict() for part in parts]
-        return fastdl.load(saved(state, "zip")) if there is fastdl else to_torch(state)
+        return fastdl.load(saved(state)) if there is fastdl else to_torch(state)
 
     def to_torch(value):
         if isinstance(value, fastdl.Tensor):
