@@ -335,6 +335,24 @@ def test_hooks_may_not_change_the_gradient_of_others():
     assert x.grad.tolist() == [1.0]
 
 
+def test_a_retained_gradient_is_that_of_the_last_values():
+    torch = pytest.importorskip("torch")
+    for lib in (fastdl, torch):
+        x = lib.ones(3, requires_grad=True)
+        y = x.clone()
+        y.retain_grad()
+        y[0] = 5.0
+        y[1:] *= 2.0
+        y.sum().backward()
+        assert y.grad.tolist() == [1.0, 1.0, 1.0]
+        assert x.grad.tolist() == [0.0, 2.0, 2.0]
+        z = x * 3
+        z.retain_grad()
+        z.mul_(4.0)
+        z.sum().backward()
+        assert z.grad.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_retain_grad():
     x = leaf([1.0, 2.0])
     y = x * 3

@@ -160,6 +160,28 @@ def test_changed_saved_tensor(lib):
         assert not Square.apply(x).requires_grad
 
 
+def test_an_input_returned_as_it_is_and_saved_is_the_input(lib):
+    """A second derivative by way of the saved tensor goes to the input, not through the operation once more."""
+
+    class Reversed(lib.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return -grad * x
+
+    x = leaf(lib, [2.0, 3.0])
+    (first,) = lib.autograd.grad((Reversed.apply(x) ** 2).sum(), x, create_graph=True)
+    (second,) = lib.autograd.grad(first.sum(), x)
+    assert first.tolist() == [-8.0, -18.0]
+    # first = -2 y x with y = x and dy/dx = -x
+    assert second.tolist() == [4.0, 12.0]
+
+
 def test_wrong_results_are_explained():
     def function(result):
         class F(fastdl.autograd.Function):

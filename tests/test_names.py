@@ -53,7 +53,9 @@ def test_other_matrix_functions_are_torch_s():
     )
 
 
-@pytest.mark.parametrize("name", ["hann_window", "hamming_window", "blackman_window", "bartlett_window"])
+@pytest.mark.parametrize(
+    "name", ["hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window"]
+)
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 16])
 def test_windows_are_torch_s(name, length):
     torch = pytest.importorskip("torch")
@@ -74,6 +76,15 @@ def test_vmap_is_torch_s():
             results.append(f(*[library.from_numpy(m) for m in arguments]))
         for x, y in zip(*results, strict=True):
             np.testing.assert_allclose(x.numpy(), y.numpy(), atol=1e-12)
+        got, want = [
+            library.func.vmap(lambda v: v["a"] @ v["b"][0] * v["b"][1], ({"a": 0, "b": (1, None)},))(
+                {"a": library.from_numpy(a), "b": (library.from_numpy(b), 2)}
+            )
+            for library in (fastdl, torch)
+        ]
+        np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-12)
+    with pytest.raises(ValueError, match="not the structure"):
+        fastdl.vmap(fastdl.sum, ((0, 0),))(fastdl.ones(2))
     with pytest.raises(ValueError, match="one size"):
         fastdl.vmap(fastdl.dot)(fastdl.ones(2, 3), fastdl.ones(3, 3))
 
@@ -113,6 +124,78 @@ def test_checkpoint_passes_other_arguments_and_works_without_gradients():
     weight = nn.Parameter(np.ones(2, np.float32))
     checkpoint(lambda a: a * weight, fastdl.ones(2)).sum().backward()
     assert weight.grad.tolist() == [1.0, 1.0]
+
+
+def test_gradients_pass_through_a_checkpoint_as_through_any_operation():
+    """``autograd.grad`` of parameters, tensors that only the function knows, second derivatives, nothing in .grad."""
+    x, w = [fastdl.tensor(v, requires_grad=True) for v in ([1.0, -2.0], [0.5, 3.0])]
+
+    def derivatives(run):
+        h = w * 2
+
+        def part(a, scale=1.0):
+            return {"y": (a * h * w).sin() * scale, "a": a, "parts": [a.exp(), 3]}
+
+        out = run(part, x * 1, scale=2.0)
+        loss = (out["y"] * out["a"] + out["parts"][0]).sum()
+        first = fastdl.autograd.grad(loss, [x, w], create_graph=True)
+        return [loss, *first, *fastdl.autograd.grad((first[0] * first[1]).sum(), [x, w])]
+
+    for got, want in zip(derivatives(checkpoint), derivatives(lambda f, *a, **k: f(*a, **k)), strict=True):
+        np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-5)
+    assert (x.grad, w.grad) == (None, None)
+    pair = checkpoint(lambda a, b: (a * b, a), x, x)
+    (pair[0] + pair[1]).sum().backward()
+    assert x.grad.tolist() == [3.0, -3.0]
+
+
+def test_a_checkpoint_forgets_and_casts_as_the_first_time():
+    layer, x = nn.Linear(2, 3), fastdl.ones(1, 2)
+    calls = []
+
+    def part(a):
+        y = layer(a)
+        calls.append(y.dtype)
+        return y
+
+    with fastdl.autocast("cpu", dtype=fastdl.float16):
+        layer(x)  # its weight has been converted before
+        y = checkpoint(part, x)
+    assert [name for name, _ in [(type(n).__name__, n) for n, _ in y.grad_fn.next_functions]] == [
+        "AccumulateGrad"
+    ] * 2
+    y.float().sum().backward()
+    assert calls == [fastdl.float16] * 2
+    assert layer.weight.grad.tolist() == [[1.0, 1.0]] * 3
+    with pytest.raises(RuntimeError, match="second time"):
+        y.float().sum().backward()
+
+
+def test_a_checkpoint_s_arguments_and_results_must_stay():
+    x = fastdl.ones(2, requires_grad=True)
+    h = x * 1
+    y = checkpoint(lambda a: a * a, h)
+    h.mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.sum().backward()
+    results = [(x * 2, x * 3), (x * 2,)]
+    y = checkpoint(lambda a: [r * a for r in results.pop(0)], x)
+    with pytest.raises(RuntimeError, match="gave 2 results that need a gradient, and 1"):
+        y[0].sum().backward()
+
+
+def test_results_by_name():
+    torch = pytest.importorskip("torch")
+    a = rng.standard_normal((2, 3))
+    for name, args in (("aminmax", ()), ("frexp", ()), ("max", (1,)), ("topk", (2,)), ("slogdet", ())):
+        matrix = a @ a.T if name == "slogdet" else a
+        got, want = [getattr(lib, name)(lib.from_numpy(matrix), *args) for lib in (fastdl, torch)]
+        fields = [f for f in dir(want) if f[0] != "_" and not callable(getattr(want, f)) and f[:2] != "n_"]
+        assert sorted(got._fields) == sorted(fields)
+        for f in fields:
+            np.testing.assert_allclose(getattr(got, f).numpy(), getattr(want, f).numpy())
+        shown = repr(got).replace("fastdl.", "torch.")
+        assert shown.split("(\n", 1)[1] == repr(want).split("(\n", 1)[1]
 
 
 def test_data_parallel_and_variable():

@@ -64,7 +64,7 @@ def test_sequential_indexing():
     assert amounts(net) == [9]
     named = nn.Sequential(OrderedDict(a=Add(1), b=Add(2), c=Add(3)))
     del named[0]
-    assert [n for n, _ in named.named_children()] == ["b", "c"]
+    assert [n for n, _ in named.named_children()] == ["0", "1"]
     for bad in (1, -2):
         with pytest.raises(IndexError, match=f"index {bad} is out of range"):
             net[bad]

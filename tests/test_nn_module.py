@@ -336,6 +336,28 @@ def test_state_dict_hooks():
 # Hooks --------------------------------------------------------------------------------------------
 
 
+def test_older_state_dict_hooks():
+    """The private names by which programs register them, run by torch and here."""
+    torch = pytest.importorskip("torch")
+    for lib in (fastdl, torch):
+        layer = lib.nn.Linear(2, 2)
+        layer._register_state_dict_hook(lambda m, state, prefix, meta: {"renamed": state["weight"]})
+        layer._register_state_dict_hook(lambda m, state, prefix, meta: state.update(kind=type(m).__name__))
+        assert list(layer.state_dict()) == ["renamed", "kind"]
+
+        def rename(state, prefix, meta, strict, missing, unexpected, errors):
+            state[prefix + "weight"] = state.pop(prefix + "old")
+
+        handle = layer._register_load_state_dict_pre_hook(rename)
+        layer.load_state_dict({"old": lib.eye(2), "bias": lib.zeros(2)})
+        assert layer.weight.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+        handle.remove()
+        seen = []
+        layer._register_load_state_dict_pre_hook(lambda m, *args: seen.append(m), with_module=True)
+        layer.load_state_dict({"weight": lib.ones(2, 2), "bias": lib.zeros(2)})
+        assert seen == [layer]
+
+
 def test_forward_hooks_order_replacement_and_removal():
     net = Leaf()
     calls = []

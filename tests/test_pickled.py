@@ -94,6 +94,64 @@ def test_checkpoint(archive):
     same(ours.state_dict(), model.state_dict())
 
 
+OPTIMIZERS = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "RMSprop", "Rprop", "Adadelta")
+SCHEDULES = (
+    lambda s, o: s.MultiStepLR(o, [2, 4]),
+    lambda s, o: s.CyclicLR(o, 1e-3, 1e-1, 3, cycle_momentum=False),
+    lambda s, o: s.OneCycleLR(o, 0.1, 8, cycle_momentum=False),
+    lambda s, o: s.StepLR(o, 2),
+)
+
+
+@pytest.mark.parametrize("number", range(len(OPTIMIZERS)))
+def test_training_goes_on_in_the_other_library(number):
+    """Model, optimizer and schedule from torch's file here, and from here there, step by step the same."""
+    x = np.random.default_rng(0).standard_normal((8, 5, 4)).astype(np.float32)
+
+    def build(library):
+        model = library.nn.Linear(4, 2)
+        optimizer = getattr(library.optim, OPTIMIZERS[number])(model.parameters(), lr=0.01)
+        return model, optimizer, SCHEDULES[number % 4](library.optim.lr_scheduler, optimizer)
+
+    def step(library, model, optimizer, schedule, i):
+        optimizer.zero_grad()
+        loss = model(library.tensor(x[i])).square().mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        return [loss.item(), optimizer.param_groups[0]["lr"]]
+
+    def carried(parts, there):
+        state = [part.state_dict() for part in parts]
+        return fastdl.load(saved(state)) if there is fastdl else to_torch(state)
+
+    def to_torch(value):
+        if isinstance(value, fastdl.Tensor):
+            return torch.tensor(value.numpy())
+        if isinstance(value, dict):
+            return {k: to_torch(v) for k, v in value.items()}
+        return [to_torch(v) for v in value] if isinstance(value, list) else value
+
+    for here, there in ((torch, fastdl), (fastdl, torch)):
+        parts, others = build(here), build(there)
+        for i in range(4):
+            step(here, *parts, i)
+        for part, state in zip(others, carried(parts, there), strict=True):
+            part.load_state_dict(state)
+        for i in range(4, 8):
+            np.testing.assert_allclose(step(there, *others, i), step(here, *parts, i), rtol=1e-4)
+
+
+def test_loaded_dtypes_are_the_kernels_own():
+    loaded = fastdl.load(saved([torch.tensor(3.0), torch.ones(2, dtype=torch.int64)]))
+    assert loaded[0]._data.dtype is fastdl.float32
+    assert loaded[1]._data.dtype is fastdl.int64
+    file = io.BytesIO()
+    fastdl.save([fastdl.ones(2)], file)
+    file.seek(0)
+    assert fastdl.load(file)[0]._data.dtype is fastdl.float32
+
+
 def test_one_object_in_two_places_stays_one():
     x = torch.ones(2)
     loaded = fastdl.load(saved([x, x, {"x": x}]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
+import io
 import pickle
 import re
 from pathlib import Path
@@ -203,6 +205,31 @@ def test_names_that_are_not_there_say_why():
     names = [name for name in absent._HINTS if hasattr(fastdl, name) or hasattr(x, name)]
     assert names == []
     assert [name for name in absent._HINTS if not re.search(rf"\b{name}\b", ABSENT)] == []
+
+
+def test_what_programs_ask_of_their_environment():
+    assert (fastdl.version.cuda, fastdl.version.__version__) == (None, fastdl.__version__)
+    assert not fastdl.distributed.is_available()
+    assert fastdl.accelerator.is_available() == fastdl.cuda.is_available()
+    assert (fastdl.accelerator.current_accelerator() is None) != fastdl.cuda.is_available()
+    assert fastdl.cuda.memory_allocated() >= 0
+    assert fastdl.ones(2)[:, fastdl.newaxis].shape == (2, 1)
+    assert fastdl.broadcast_shapes((2, 1), (3,)).numel() == 6
+    assert not fastdl.is_autocast_enabled("cpu")
+    with fastdl.autocast("cpu", dtype=fastdl.float16):
+        assert fastdl.is_autocast_enabled("cpu")
+        assert not fastdl.is_autocast_enabled("cuda")
+        assert fastdl.get_autocast_dtype("cpu") is fastdl.float16
+    assert not fastdl.distributed.is_initialized()
+    with pytest.raises(AttributeError, match=r"init_process_group.*one process trains"):
+        fastdl.distributed.init_process_group("gloo")
+    assert isinstance(fastdl.ones(1).dtype, fastdl.dtype)
+    assert isinstance(nn.BatchNorm2d(1), nn.modules.batchnorm._BatchNorm)
+    assert isinstance(nn.CrossEntropyLoss(fastdl.ones(2)), nn.modules.loss._WeightedLoss)
+    with pytest.raises(RuntimeError, match="tensors without values"):
+        nn.Linear(1, 1).to("meta")
+    with pytest.raises(TypeError, match=r"Namespace.*vars\(\)"):
+        fastdl.save({"args": argparse.Namespace(lr=0.1)}, io.BytesIO())
 
 
 def test_mistakes_are_explained():

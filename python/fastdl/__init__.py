@@ -18,7 +18,7 @@ from fastdl import (
     testing,
     windows,
 )
-from fastdl.amp import autocast
+from fastdl.amp import autocast, get_autocast_dtype, is_autocast_enabled
 from fastdl.autograd import (
     enable_grad,
     inference_mode,
@@ -183,6 +183,8 @@ from fastdl.nn.functional import (  # isort: skip
 )
 
 
+newaxis = None  # x[:, newaxis], as in NumPy
+
 publish(globals(), _MADE, " ".join(_MADE))
 
 __all__ = [
@@ -247,6 +249,7 @@ __all__ = [
     "full",
     "full_like",
     "func",
+    "get_autocast_dtype",
     "get_default_device",
     "get_default_dtype",
     "get_float32_matmul_precision",
@@ -265,6 +268,7 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "is_autocast_enabled",
     "is_grad_enabled",
     "kl_div",
     "layer_norm",
@@ -281,6 +285,7 @@ __all__ = [
     "memory_format",
     "memory_stats",
     "nan",
+    "newaxis",
     "nn",
     "no_grad",
     "ones",
@@ -333,7 +338,7 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
-    if name in ("backends", "distributions"):
+    if name in ("accelerator", "backends", "distributed", "distributions", "version"):
         from importlib import import_module
 
         return import_module(f"fastdl.{name}")

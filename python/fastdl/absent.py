@@ -19,7 +19,7 @@ _WHY = {
     _COMPLEX: """fft complex complex32 complex64 complex128 cfloat cdouble stft istft polar view_as_complex
         view_as_real angle imag ComplexFloatTensor""",
     _STORAGE: "storage untyped_storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
-    _PROCESSES: "distributed multiprocessing",
+    _PROCESSES: "multiprocessing",
     "models run as they are; fastdl.compile returns its argument": "jit fx export",
     "save the state_dict (safetensors) and load it where the export is to be made": "onnx",
     "download the file and pass it to fastdl.load": "hub",

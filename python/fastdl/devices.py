@@ -120,6 +120,11 @@ def resolve(op: str, where: Any) -> device:
     wanted = where if isinstance(where, device) else device(where)
     if wanted.type == "cpu":
         return CPU
+    if wanted.type == "meta":
+        raise RuntimeError(
+            f"{op}: there are no tensors without values (device 'meta'): make the module where it will be; "
+            "functional_call uses a module as it is, and load_state_dict overwrites what it was made with"
+        )
     if wanted.type != "cuda":
         raise RuntimeError(f"{op}: device {str(wanted)!r} is not available: tensors live on 'cpu' and 'cuda'")
     try:

@@ -8,7 +8,7 @@ imported when bfloat16 is first asked for or met, and nothing else needs it.
 from __future__ import annotations
 
 from math import prod
-from typing import Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -25,7 +25,10 @@ uint32 = np.dtype(np.uint32)
 uint64 = np.dtype(np.uint64)
 bool_ = np.dtype(np.bool_)  # fastdl.bool
 
-dtype = np.dtype[Any]
+if TYPE_CHECKING:
+    dtype = np.dtype[Any]
+else:
+    dtype = np.dtype  # isinstance(x, fastdl.dtype)
 
 
 class Size(tuple[int, ...]):

@@ -94,7 +94,8 @@ def vmap(
 
     Args:
         func: a function of tensors (or dictionaries, lists, tuples of them) that returns such.
-        in_dims: which axis of each argument to slice; None: the argument is passed whole. One for all, or a tuple.
+        in_dims: which axis of each argument to slice; None: the argument is passed whole. One for all, or a tuple,
+            in it dictionaries, lists and tuples as in the arguments.
         out_dims: where the results' new axis goes. One for all, or a tuple with one for each result.
         randomness, chunk_size: accepted for compatibility.
 
@@ -110,21 +111,23 @@ def vmap(
         axes = in_dims if isinstance(in_dims, (tuple, list)) else (in_dims,) * len(args)
         if len(axes) != len(args):
             raise ValueError(f"vmap: in_dims has {len(axes)} entries for {len(args)} arguments")
-        leaves = [(t, d) for a, d in zip(args, axes, strict=True) for t in _tensors(a) if d is not None]
-        sizes = {t.shape[d] for t, d in leaves}
+        each = [_axes(a, d) for a, d in zip(args, axes, strict=True)]
+        leaves = [
+            pair for a, dims in zip(args, each, strict=True) for pair in zip(_tensors(a), dims, strict=True)
+        ]
+        sizes = {t.shape[d] for t, d in leaves if d is not None}
         if len(sizes) != 1:
             raise ValueError(
                 "vmap: the arguments must have one size along the mapped axes, got "
                 + (", ".join(map(str, sorted(sizes))) or "no mapped tensor")
             )
 
-        def sliced(value: Any, d: int | None, i: int) -> Any:
-            if d is None:
-                return value
-            return _rebuilt(value, iter([select_dim(t, d, i) for t in _tensors(value)]))
+        def sliced(value: Any, dims: list[int | None], i: int) -> Any:
+            parts = zip(_tensors(value), dims, strict=True)
+            return _rebuilt(value, iter([t if d is None else select_dim(t, d, i) for t, d in parts]))
 
         results = [
-            func(*[sliced(a, d, i) for a, d in zip(args, axes, strict=True)], **kwargs)
+            func(*[sliced(a, dims, i) for a, dims in zip(args, each, strict=True)], **kwargs)
             for i in range(sizes.pop())
         ]
         first = results[0]
@@ -138,6 +141,19 @@ def vmap(
         return _rebuilt(first, iter([stack(list(part), d) for part, d in zip(parts, dims, strict=True)]))
 
     return mapped
+
+
+def _axes(value: Any, axes: Any) -> list[int | None]:
+    """For every tensor in ``value`` its axis: one for all, or ``axes`` has the structure of ``value``."""
+    if axes is None or isinstance(axes, int):
+        return [axes] * len(_tensors(value))
+    if isinstance(axes, Mapping) and isinstance(value, Mapping) and axes.keys() == value.keys():
+        return [d for key, part in value.items() for d in _axes(part, axes[key])]
+    if isinstance(axes, (list, tuple)) and isinstance(value, (list, tuple)) and len(axes) == len(value):
+        return [d for part, own in zip(value, axes, strict=True) for d in _axes(part, own)]
+    raise ValueError(
+        f"vmap: in_dims {axes!r} has not the structure of the argument, a {type(value).__name__}"
+    )
 
 
 def _count(result: Any) -> str:

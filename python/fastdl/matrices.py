@@ -14,6 +14,7 @@ from fastdl.ops.elementwise import where
 from fastdl.ops.linear import matmul
 from fastdl.ops.lu import lu_unpack
 from fastdl.ops.reduce import vector_norm
+from fastdl.printing import named_lines
 from fastdl.published import publish
 from fastdl.tensor import Tensor
 
@@ -41,6 +42,9 @@ class SvdColumns(NamedTuple):
     U: Tensor
     S: Tensor
     V: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SvdColumns:

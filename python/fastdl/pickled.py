@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastdl.devices import to_device
-from fastdl.dtypes import as_dtype
+from fastdl.dtypes import as_dtype, canonical
 from fastdl.tensor import Tensor
 
 __all__ = ["read_pickled"]
@@ -110,8 +110,11 @@ class _Unpickler(pickle.Unpickler):
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+        if module == "collections" and name in (
+            "OrderedDict",
+            "Counter",
+        ):  # Counter: MultiStepLR's milestones
+            return getattr(collections, name)
         if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
             return set if name == "set" else frozenset
         if module in ("torch", "torch.storage") and name in _STORAGES:
@@ -184,6 +187,7 @@ class _Tensor:
             strides = tuple(s * values.itemsize for s in self.stride)
             array = np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides)
         array = np.array(array, array.dtype.newbyteorder("="), order="C")
+        array = array.view(canonical[array.dtype])  # an equal dtype would be another object: not the kernels'
         if self.dtype == "bfloat16":
             try:
                 array = array.view(as_dtype("load", "bfloat16"))

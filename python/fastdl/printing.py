@@ -53,6 +53,12 @@ def set_printoptions(
     _options["sci_mode"] = sci_mode
 
 
+def named_lines(value: Any) -> str:
+    """A named tuple of tensors as torch prints it: one field below the other, so that matrices stay aligned."""
+    fields = ",\n".join([f"{name}={item!r}" for name, item in zip(value._fields, value, strict=True)])
+    return f"{type(value).__name__}(\n{fields})"
+
+
 class _Formatter:
     """One notation and one width for all elements of a tensor."""
 

@@ -8,6 +8,7 @@ metadata under ``fastdl.structure``, where tensors are referred to by name. No c
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import math
@@ -19,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastdl.devices import resolve, to_device, to_host
-from fastdl.dtypes import CPU, as_dtype
+from fastdl.dtypes import CPU, as_dtype, canonical, device
 from fastdl.kernels import cpu, is_array
 from fastdl.tensor import Tensor
 
@@ -154,7 +155,13 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     if isinstance(value, np.dtype):
         return {"$dtype": value.name}
+    if isinstance(value, (set, frozenset)):
+        return {"$set": [below(i, v) for i, v in enumerate(sorted(value, key=repr))]}
+    if isinstance(value, device):
+        return {"$device": str(value)}
     hint = "; pass its state_dict()" if hasattr(value, "state_dict") else ""
+    if isinstance(value, (argparse.Namespace, os.PathLike)):
+        hint = "; pass vars() of it" if isinstance(value, argparse.Namespace) else "; pass str() of it"
     raise TypeError(
         f"save: {path or 'obj'} is a {type(value).__name__}; only tensors, arrays, numbers, text, bytes, dtypes, None, "
         f"and dicts, lists and tuples of them can be stored{hint}"
@@ -378,7 +385,8 @@ def _read_array(file: IO[bytes], code: str, shape: tuple[int, ...], size: int, d
             array = (array.astype(np.uint32) << 16).view(np.float32)
     if code == "BOOL":
         array = raw.reshape(shape) != 0
-    return np.asarray(array, dtype=array.dtype.newbyteorder("="))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
+    return array.view(canonical[array.dtype])
 
 
 def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
@@ -398,6 +406,10 @@ def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
             return tuple(_restore(v, tensors, where) for v in content)
         if kind == "$dict":
             return {_restore(k, tensors, where): _restore(v, tensors, where) for k, v in content}
+        if kind == "$set":
+            return {_restore(item, tensors, where) for item in content}
+        if kind == "$device":
+            return device(content)
         if kind == "$bytes":
             return base64.b64decode(content, validate=True)
         if kind == "$dtype":

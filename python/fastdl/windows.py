@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from fastdl.creation import finish
-from fastdl.devices import resolve
+from fastdl.devices import resolve, to_device
 from fastdl.dtypes import as_dtype, get_default_dtype
 from fastdl.tensor import Tensor
 
-__all__ = ["bartlett_window", "blackman_window", "hamming_window", "hann_window"]
+__all__ = ["bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"]
 
 
 def _cosines(
@@ -86,4 +86,22 @@ def bartlett_window(
     if window_length > 1:
         n = np.arange(window_length) / (window_length - 1 + periodic)
         flat._data[...] = 1 - np.abs(2 * n - 1)
+    return flat
+
+
+def kaiser_window(
+    window_length: int,
+    periodic: bool = True,
+    beta: float = 12.0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """I0(beta sqrt(1 - (2 n / N - 1)^2)) / I0(beta). See ``torch.kaiser_window``."""
+    flat = _cosines("kaiser_window", window_length, periodic, (1.0,), dtype, device, requires_grad)
+    if window_length > 1:
+        n = np.arange(window_length) / (window_length - 1 + periodic)
+        values = np.i0(beta * np.sqrt(1 - (2 * n - 1) ** 2)) / np.i0(beta)
+        flat._data[...] = to_device(values.astype(flat.dtype), flat.device)
     return flat

@@ -1,6 +1,11 @@
 """Mixed precision: :class:`autocast` chooses operations' dtypes, :class:`GradScaler` keeps small gradients alive."""
 
-from fastdl.amp.autocast import autocast, is_autocast_available
+from fastdl.amp.autocast import (
+    autocast,
+    get_autocast_dtype,
+    is_autocast_available,
+    is_autocast_enabled,
+)
 from fastdl.amp.grad_scaler import GradScaler
 
-__all__ = ["GradScaler", "autocast", "is_autocast_available"]
+__all__ = ["GradScaler", "autocast", "get_autocast_dtype", "is_autocast_available", "is_autocast_enabled"]

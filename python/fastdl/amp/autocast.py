@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -133,6 +134,19 @@ def is_autocast_available(device_type: str) -> bool:
     return device_type in ("cpu", "cuda")
 
 
+def is_autocast_enabled(device_type: str = "cuda") -> bool:
+    """Are we in a block of :class:`autocast` for this kind of device?"""
+    return mode.autocast is not None and mode.autocast.get(device_type) is not None
+
+
+def get_autocast_dtype(device_type: str) -> Any:
+    """What autocast computes products in on this kind of device: of the block that we are in, or the default."""
+    setting = None if mode.autocast is None else mode.autocast.get(device_type)
+    if setting is not None:
+        return setting[0]
+    return float16 if device_type == "cuda" else as_dtype("get_autocast_dtype", "bfloat16")
+
+
 class autocast:
     """Run operations in the precision that suits them, in a ``with`` block or a decorated function.
 
@@ -204,6 +218,19 @@ class autocast:
                 return function(*args, **options)
 
         return cast
+
+
+@contextmanager
+def restored(settings: Any) -> Iterator[None]:
+    """As in the blocks where ``mode.autocast`` was ``settings``; parameters are converted at every use."""
+    before = mode.autocast
+    mode.autocast = settings and {kind: cast and (cast[0], False) for kind, cast in settings.items()}
+    _install(1)
+    try:
+        yield
+    finally:
+        _install(-1)
+        mode.autocast = before
 
 
 def _install(change: int) -> None:

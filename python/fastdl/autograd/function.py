@@ -243,10 +243,12 @@ def _record(
             outputs[i] = given
         elif id(given) in dirty:
             rebase(cls.__name__, given, fresh)
+        elif any(given is t for t in tensors):
+            # An input returned as it is shares its memory and counter; saved, it is the input.
+            outputs[i] = fresh
+            fresh._version = given._version_cell()
         else:
             outputs[i] = replaced[id(given)] = fresh
-            if any(given is t for t in tensors):  # an input returned as it is shares its memory and counter
-                fresh._version = given._version_cell()
     # A saved output must know its history, yet the node must not own a tensor that owns the node: keep an alias.
     ctx._saved_outputs = {
         i: replaced[id(t)]._index for i, t in enumerate(ctx._saved) if t is not None and id(t) in replaced

@@ -23,7 +23,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, new, next_order
 from fastdl.dtypes import can_store
 from fastdl.kernels import is_writable
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import RetainGrad, Tensor, assign, pooled_copy
 
 _NO_GRAD = "was made under no_grad()"
 _MULTIPLE = "is one of several views that one call returned"
@@ -198,6 +198,7 @@ def rebase(op: str, t: Tensor, result: Tensor) -> None:
     """Give ``t``, whose memory has just received ``result``'s values, the history of ``result``."""
     base = t._base
     if base is None:
+        before = t._node
         t._node, t._index, t._requires_grad = result._node, result._index, True
         base = t
     else:
@@ -206,9 +207,21 @@ def rebase(op: str, t: Tensor, result: Tensor) -> None:
         node.order = next_order()
         node.edges = (_edge(base), (result._node, result._index))
         node.steps = _steps(t._path)
+        before = base._node
         base._node, base._index, base._requires_grad = node, 0, True
+    if before is not None and before.hooks is not None:
+        _move_retained(base, before)
     if base._views:
         _refresh(base)
+
+
+def _move_retained(t: Tensor, before: Any) -> None:
+    """After a change in place ``retain_grad`` means the gradient of the new values: its hook follows ``t``."""
+    own = [entry for entry in before.hooks if isinstance(entry[1], RetainGrad) and entry[1].tensor() is t]
+    for entry in own:
+        before.hooks.remove(entry)
+    if own and t._node is not None:
+        t._node.hooks = [*(t._node.hooks or ()), *[(t._index, hook) for _, hook in own]]
 
 
 def write(op: str, t: Tensor, result: Tensor) -> Tensor:

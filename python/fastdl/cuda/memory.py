@@ -50,6 +50,8 @@ def max_memory_allocated(device: Any = None) -> int:
 
     It is counted from the first call of either function on: before, allocations are not watched.
     """
+    if devices.missing() is not None:
+        return 0
     _watch()
     _Peak.peak = max(_Peak.peak, memory_allocated())
     return _Peak.peak
@@ -91,7 +93,9 @@ def empty_cache() -> None:
 
 
 def _of_pool(op: str, device: Any, question: str) -> int:
-    """What CuPy's pool answers for one GPU."""
+    """What CuPy's pool answers for one GPU; 0 where none can be used, as PyTorch says."""
+    if devices.missing() is not None:
+        return 0
     cupy = devices.cupy()
     with cupy.cuda.Device(devices.index(op, device)):
         return int(getattr(cupy.get_default_memory_pool(), question)())

@@ -21,4 +21,5 @@ from fastdl.distributions.location_scale import *
 from fastdl.distributions.multivariate_normal import *
 from fastdl.distributions.normal import *
 from fastdl.distributions.positive import *
+from fastdl.distributions.transformed_distribution import *
 from fastdl.distributions.transforms import *

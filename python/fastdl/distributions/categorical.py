@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from fastdl.creation import arange
 from fastdl.distributions import constraints
 from fastdl.distributions.common import logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
@@ -20,8 +21,8 @@ from fastdl.ops.gather import gather
 from fastdl.ops.reduce import logsumexp, sum
 from fastdl.ops.sampling import multinomial
 from fastdl.ops.softmax import log_softmax_method, softmax_method
-from fastdl.ops.special import lgamma
-from fastdl.ops.unary import log
+from fastdl.ops.special import lgamma, xlogy
+from fastdl.ops.unary import exp, log
 from fastdl.ops.views import broadcast_tensors, reshape, squeeze, unsqueeze
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -268,6 +269,18 @@ class Multinomial(Distribution):
         new = super().expand(batch_shape)
         new._categorical = self._categorical.expand(batch_shape)
         return new
+
+    def entropy(self) -> Tensor:
+        # Each class's count is binomial: E[log(count!)] is a sum over its values.
+        n = Tensor._wrap(np.asarray(float(self.total_count), self.probs.dtype, like=self.probs._data))
+        probs = unsqueeze(self.probs, 0)
+        counts = reshape(
+            arange(1, self.total_count + 1, dtype=probs.dtype, device=probs.device),
+            [-1, *[1] * (probs.ndim - 1)],
+        )
+        ways = lgamma(n + 1) - lgamma(counts + 1) - lgamma(n - counts + 1)
+        chances = exp(ways + xlogy(counts, probs) + xlogy(n - counts, 1 - probs))
+        return n * self._categorical.entropy() - lgamma(n + 1) + sum(chances * lgamma(counts + 1), (0, -1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         drawn = self._categorical.sample((self.total_count, *sample_shape))

@@ -14,9 +14,15 @@ from fastdl.tensor import Tensor
 __all__ = [
     "Constraint",
     "boolean",
+    "greater_than",
     "greater_than_eq",
+    "half_open_interval",
     "independent",
     "integer_interval",
+    "interval",
+    "less_than",
+    "lower_cholesky",
+    "lower_triangular",
     "nonnegative",
     "nonnegative_integer",
     "one_hot",
@@ -60,6 +66,10 @@ def _symmetric_positive(a: np.ndarray) -> np.ndarray:
     return np.asarray(symmetric & (lowest > 0))
 
 
+def _is_lower(a: Any) -> Any:
+    return as_array((np.tril(a) == a).all(axis=(-2, -1)))
+
+
 def _sums_to_one(a: Any) -> Any:
     return as_array((a >= 0).all(axis=-1) & (np.abs(a.sum(axis=-1) - 1) < 1e-6))
 
@@ -73,6 +83,10 @@ boolean = Constraint("Boolean()", lambda x: (x == 0) | (x == 1))
 nonnegative_integer = Constraint("IntegerGreaterThan(lower_bound=0)", lambda x: (x % 1 == 0) & (x >= 0))
 simplex = Constraint("Simplex()", _sums_to_one, 1)
 one_hot = Constraint("OneHot()", lambda x: ((x == 0) | (x == 1)).all(axis=-1) & (x.sum(axis=-1) == 1), 1)
+lower_triangular = Constraint("LowerTriangular()", lambda x: _is_lower(x), 2)
+lower_cholesky = Constraint(
+    "LowerCholesky()", lambda x: _is_lower(x) & (x.diagonal(0, -2, -1) > 0).all(axis=-1), 2
+)
 positive_definite = Constraint("PositiveDefinite()", _symmetric_positive, 2)
 
 
@@ -82,6 +96,32 @@ def integer_interval(low: int, high: np.ndarray | int) -> Constraint:
         f"IntegerInterval(lower_bound={low}, upper_bound={high})",
         lambda x: (x % 1 == 0) & (x >= low) & (x <= high),
     )
+
+
+def interval(lower_bound: float, upper_bound: float) -> Constraint:
+    """Numbers from ``lower_bound`` to ``upper_bound``, both included."""
+    return Constraint(
+        f"Interval(lower_bound={lower_bound}, upper_bound={upper_bound})",
+        lambda x: (x >= lower_bound) & (x <= upper_bound),
+    )
+
+
+def half_open_interval(lower_bound: float, upper_bound: float) -> Constraint:
+    """Numbers from ``lower_bound`` up to ``upper_bound``, which is left out."""
+    return Constraint(
+        f"HalfOpenInterval(lower_bound={lower_bound}, upper_bound={upper_bound})",
+        lambda x: (x >= lower_bound) & (x < upper_bound),
+    )
+
+
+def greater_than(lower_bound: float) -> Constraint:
+    """Numbers above ``lower_bound``."""
+    return Constraint(f"GreaterThan(lower_bound={lower_bound})", lambda x: x > lower_bound)
+
+
+def less_than(upper_bound: float) -> Constraint:
+    """Numbers below ``upper_bound``."""
+    return Constraint(f"LessThan(upper_bound={upper_bound})", lambda x: x < upper_bound)
 
 
 def greater_than_eq(low: np.ndarray | float) -> Constraint:

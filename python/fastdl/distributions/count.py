@@ -16,6 +16,7 @@ from fastdl.kernels import array as as_array
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.elementwise import clamp, floor, where
+from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import _draw, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt
@@ -60,6 +61,25 @@ class Binomial(Binary):
         p, count = self.probs._data, to_host(self.total_count._data).astype(np.int64)
         drawn = rng.binomial(count, to_host(p), self._extended_shape(sample_shape))
         return Tensor._wrap(as_array(drawn, p, p.dtype))
+
+    has_enumerate_support = True
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        counts = to_host(self.total_count._data)
+        total = int(counts.max())
+        if counts.min() != total:
+            raise NotImplementedError(
+                "Binomial.enumerate_support: all of total_count must be equal; entropy needs it, too"
+            )
+        values = np.arange(total + 1, like=self.probs._data).astype(self.probs.dtype)
+        values = values.reshape(-1, *[1] * len(self._batch_shape))
+        if expand:
+            values = pooled_copy(np.broadcast_to(values, (total + 1, *self._batch_shape)))
+        return Tensor._wrap(values)
+
+    def entropy(self) -> Tensor:
+        log_probs = self.log_prob(self.enumerate_support(False))
+        return -sum(exp(log_probs) * log_probs, 0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

@@ -244,8 +244,12 @@ class Beta(Distribution):
     def mode(self) -> Tensor:
         a, b = self.concentration1._data, self.concentration0._data
         with np.errstate(all="ignore"):
-            inner = (a - 1) / (a + b - 2)
-            ends = np.where((a < 1) & (b < 1), np.where(a == b, inner, a > b), inner)
+            above, below = (
+                np.maximum(a - 1, 0),
+                np.maximum(b - 1, 0),
+            )  # below 1 the density is highest at the end
+            inner = above / (above + below)
+            ends = np.where((a < 1) & (b < 1), np.where(a == b, 0.5, a > b), inner)
             return Tensor._wrap(np.clip(np.asarray(ends, a.dtype), 0, 1))
 
     @property

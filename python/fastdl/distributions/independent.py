@@ -1,14 +1,13 @@
-"""Distributions made of others: batch axes as event axes, mixtures, and transformed variables."""
+"""Distributions made of others: batch axes as event axes, and mixtures."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 from fastdl.distributions import constraints
 from fastdl.distributions.categorical import Categorical
 from fastdl.distributions.distribution import Distribution
-from fastdl.distributions.transforms import Transform
+from fastdl.distributions.transforms import sum_last
 from fastdl.ops.gather import gather
 from fastdl.ops.reduce import logsumexp, sum
 from fastdl.ops.softmax import log_softmax_method
@@ -16,11 +15,7 @@ from fastdl.ops.unary import square
 from fastdl.ops.views import reshape, squeeze, unsqueeze
 from fastdl.tensor import Tensor
 
-__all__ = ["Independent", "MixtureSameFamily", "TransformedDistribution"]
-
-
-def _sum_last(x: Tensor, count: int) -> Tensor:
-    return sum(x, tuple(range(-count, 0))) if count else x
+__all__ = ["Independent", "MixtureSameFamily"]
 
 
 class Independent(Distribution):
@@ -80,10 +75,10 @@ class Independent(Distribution):
         return self.base_dist.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return _sum_last(self.base_dist.log_prob(value), self.reinterpreted_batch_ndims)
+        return sum_last(self.base_dist.log_prob(value), self.reinterpreted_batch_ndims)
 
     def entropy(self) -> Tensor:
-        return _sum_last(self.base_dist.entropy(), self.reinterpreted_batch_ndims)
+        return sum_last(self.base_dist.entropy(), self.reinterpreted_batch_ndims)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape = tuple(batch_shape)
@@ -160,72 +155,3 @@ class MixtureSameFamily(Distribution):
 
     def __repr__(self) -> str:
         return f"MixtureSameFamily(\n  {self.mixture_distribution},\n  {self.component_distribution})"
-
-
-class TransformedDistribution(Distribution):
-    """y = f(x) for x of ``base_distribution``; log p(y) = log p(x) - log |det dy/dx|.
-
-    See ``torch.distributions.TransformedDistribution``.
-
-    Example:
-        >>> import fastdl
-        >>> from fastdl.distributions import Normal, transforms
-        >>> squashed = TransformedDistribution(Normal(0.0, 1.0), [transforms.TanhTransform()])
-        >>> round(squashed.log_prob(fastdl.tensor(0.0)).item(), 4)
-        -0.9189
-    """
-
-    def __init__(
-        self, base_distribution: Distribution, transforms: Any, validate_args: bool | None = None
-    ) -> None:
-        self.transforms = [transforms] if isinstance(transforms, Transform) else list(transforms)
-        for transform in self.transforms:
-            if not isinstance(transform, Transform):
-                raise ValueError(
-                    f"transforms must be a Transform or a list of Transforms, got {transforms!r}"
-                )
-        self.base_dist = base_distribution
-        super().__init__(base_distribution.batch_shape, base_distribution.event_shape, validate_args)
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        return self.base_dist.has_rsample
-
-    def _through(self, x: Tensor) -> Tensor:
-        for transform in self.transforms:
-            x = transform(x)
-        return x
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self._through(self.base_dist.sample(sample_shape)).detach()
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self._through(self.base_dist.rsample(sample_shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        total: Any = 0.0
-        y = value
-        events = len(self._event_shape)
-        for transform in reversed(self.transforms):
-            x = transform.inv(y)
-            total = total - _sum_last(transform.log_abs_det_jacobian(x, y), events)
-            y = x
-        return total + self.base_dist.log_prob(y)  # type: ignore[no-any-return]
-
-    def _sign(self) -> Any:
-        return math.prod([t.sign for t in self.transforms])
-
-    def cdf(self, value: Tensor) -> Tensor:
-        for transform in reversed(self.transforms):
-            value = transform.inv(value)
-        mass, sign = self.base_dist.cdf(value), self._sign()
-        return sign * (mass - 0.5) + 0.5  # type: ignore[no-any-return]
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self._through(self.base_dist.icdf(self._sign() * (value - 0.5) + 0.5))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
-        return type(self)(self.base_dist.expand(batch_shape), self.transforms, self._validate_args)
-
-    def __repr__(self) -> str:
-        return f"TransformedDistribution({self.base_dist}, {self.transforms})"

@@ -14,10 +14,11 @@ from fastdl.distributions.categorical import Categorical, OneHotCategorical
 from fastdl.distributions.count import Binomial, Geometric, Poisson
 from fastdl.distributions.distribution import Distribution
 from fastdl.distributions.gamma import Beta, Dirichlet, Gamma
-from fastdl.distributions.independent import Independent, _sum_last
+from fastdl.distributions.independent import Independent
 from fastdl.distributions.location_scale import Cauchy, Exponential, Gumbel, Laplace, Uniform
 from fastdl.distributions.multivariate_normal import MultivariateNormal
 from fastdl.distributions.normal import HalfNormal, LogNormal, Normal
+from fastdl.distributions.transforms import sum_last
 from fastdl.ops.activation import softplus
 from fastdl.ops.elementwise import where
 from fastdl.ops.reduce import sum
@@ -176,4 +177,4 @@ def _independent(p: Any, q: Any) -> Tensor:
         raise NotImplementedError(
             "kl_divergence: the two Independent distributions have different event axes"
         )
-    return _sum_last(kl_divergence(p.base_dist, q.base_dist), p.reinterpreted_batch_ndims)
+    return sum_last(kl_divergence(p.base_dist, q.base_dist), p.reinterpreted_batch_ndims)

@@ -1,163 +1,538 @@
-"""Invertible functions of random variables, element by element; see ``torch.distributions.transforms``."""
+"""Functions of random variables with the logarithm of their derivative; see ``torch.distributions.transforms``.
+
+A transform of one's own derives from :class:`Transform`, names its ``domain`` and ``codomain`` (constraints, whose
+``event_dim`` says how many axes one value has) and defines ``_call``, ``_inverse`` and ``log_abs_det_jacobian``.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
+import numpy as np
+
+from fastdl.creation import full_like
+from fastdl.distributions.constraints import (
+    Constraint,
+    independent,
+    interval,
+    lower_cholesky,
+    positive,
+    real,
+    real_vector,
+    simplex,
+    unit_interval,
+)
+from fastdl.dtypes import floating_info
 from fastdl.ops.activation import logsigmoid, sigmoid, softplus, tanh
 from fastdl.ops.elementwise import atanh, clamp
-from fastdl.ops.unary import abs, exp, log, log1p, sign
+from fastdl.ops.reduce import sum
+from fastdl.ops.resample import pad
+from fastdl.ops.softmax import softmax
+from fastdl.ops.unary import abs, exp, expm1, log, log1p
 from fastdl.tensor import Tensor
 
 __all__ = [
+    "AbsTransform",
     "AffineTransform",
     "ComposeTransform",
     "ExpTransform",
+    "IndependentTransform",
+    "LowerCholeskyTransform",
+    "PowerTransform",
+    "ReshapeTransform",
     "SigmoidTransform",
+    "SoftmaxTransform",
+    "SoftplusTransform",
+    "StickBreakingTransform",
     "TanhTransform",
     "Transform",
 ]
 
 
-class Transform:
-    """y = f(x) with its inverse and the logarithm of |dy/dx|."""
+def sum_last(x: Tensor, count: int) -> Tensor:
+    """The sum over the last ``count`` axes."""
+    return sum(x, tuple(range(-count, 0))) if count else x
 
-    bijective = True
-    sign: Any = 1
+
+class Transform:
+    """y = f(x) with its inverse and the logarithm of |dy/dx|. See ``torch.distributions.Transform``.
+
+    Args:
+        cache_size: 1: the last x and y are remembered, so that the inverse of a result is what it was made from, bit by
+            bit (and where the inverse is not defined by a formula); 0: nothing is.
+
+    Example:
+        >>> import fastdl
+        >>> from fastdl.distributions import constraints
+        >>> class Cube(Transform):
+        ...     domain = codomain = constraints.real
+        ...     bijective, sign = True, +1
+        ...     def _call(self, x):
+        ...         return x**3
+        ...     def _inverse(self, y):
+        ...         return y.abs() ** (1 / 3) * y.sign()
+        ...     def log_abs_det_jacobian(self, x, y):
+        ...         return (3 * x * x).log()
+        >>> Cube().inv(Cube()(fastdl.tensor([-2.0, 3.0])))
+        tensor([-2.,  3.])
+    """
+
+    bijective: Any = False
+    domain: Any = real
+    codomain: Any = real
 
     def __init__(self, cache_size: int = 0) -> None:
+        if cache_size not in (0, 1):
+            raise ValueError(f"{type(self).__name__}: cache_size must be 0 or 1, got {cache_size}")
         self._cache_size = cache_size
+        self._cached: tuple[Any, Any] = (None, None)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @property
+    def sign(self) -> Any:
+        """+1 where f grows, -1 where it falls."""
+        raise NotImplementedError(f"{type(self).__name__} has no sign")
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log |dy/dx|, element by element."""
-        raise NotImplementedError
+    @property
+    def event_dim(self) -> int:
+        """How many axes one value has, before and after."""
+        if self.domain.event_dim != self.codomain.event_dim:
+            raise ValueError(
+                f"{type(self).__name__}: values have {self.domain.event_dim} axes before and "
+                f"{self.codomain.event_dim} after; use .domain.event_dim or .codomain.event_dim"
+            )
+        return int(self.domain.event_dim)
 
     @property
     def inv(self) -> Transform:
         """The inverse transform."""
-        return _Inverse(self)
+        return _InverseTransform(self)
+
+    def with_cache(self, cache_size: int = 1) -> Self:
+        """This transform, with ``cache_size``."""
+        if self._cache_size == cache_size:
+            return self
+        other = copy.copy(self)
+        Transform.__init__(other, cache_size)
+        return other
+
+    def __call__(self, x: Any) -> Any:
+        if not self._cache_size:
+            return self._call(x)
+        if x is not self._cached[0]:
+            self._cached = x, self._call(x)
+        return self._cached[1]
+
+    def _inv_call(self, y: Any) -> Any:
+        if not self._cache_size:
+            return self._inverse(y)
+        if y is not self._cached[1]:
+            self._cached = self._inverse(y), y
+        return self._cached[0]
+
+    def _call(self, x: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no _call")
+
+    def _inverse(self, y: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no inverse")
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        """log |det dy/dx| for one value each, of ``domain.event_dim`` axes."""
+        raise NotImplementedError(f"{type(self).__name__} has no log_abs_det_jacobian")
+
+    def forward_shape(self, shape: Any) -> Any:
+        """The shape of y for x of ``shape``."""
+        return shape
+
+    def inverse_shape(self, shape: Any) -> Any:
+        """The shape of x for y of ``shape``."""
+        return shape
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
-class _Inverse(Transform):
-    def __init__(self, forward: Transform) -> None:
-        super().__init__()
-        self._forward = forward
-        self.sign = forward.sign
+def _broadcast(shape: Any, *values: Any) -> tuple[int, ...]:
+    return np.broadcast_shapes(tuple(shape), *[v.shape for v in values if isinstance(v, Tensor)])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._forward._inverse(x)
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self._forward(y)
+class _InverseTransform(Transform):
+    def __init__(self, transform: Transform) -> None:
+        super().__init__(transform._cache_size)
+        self._inv = transform
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -self._forward.log_abs_det_jacobian(y, x)
+    bijective = property(lambda self: self._inv.bijective)
+    domain = property(lambda self: self._inv.codomain)
+    codomain = property(lambda self: self._inv.domain)
+    sign = property(lambda self: self._inv.sign)
+    inv = property(lambda self: self._inv)
 
-    @property
-    def inv(self) -> Transform:
-        return self._forward
+    def with_cache(self, cache_size: int = 1) -> Any:
+        return self._inv.with_cache(cache_size).inv
+
+    def __call__(self, x: Any) -> Any:
+        return self._inv._inv_call(x)
+
+    def _inv_call(self, y: Any) -> Any:
+        return self._inv(y)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return -self._inv.log_abs_det_jacobian(y, x)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return self._inv.inverse_shape(shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self._inv.forward_shape(shape)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._inv!r})"
 
 
 class ExpTransform(Transform):
     """y = exp(x)"""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    codomain = positive
+    bijective, sign = True, +1
+
+    def _call(self, x: Any) -> Any:
         return exp(x)
 
-    def _inverse(self, y: Tensor) -> Tensor:
+    def _inverse(self, y: Any) -> Any:
         return log(y)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
         return x
 
 
+class PowerTransform(Transform):
+    """y = x ** exponent, for positive x."""
+
+    domain = codomain = positive
+    bijective = True
+
+    def __init__(self, exponent: Any, cache_size: int = 0) -> None:
+        super().__init__(cache_size)
+        self.exponent = exponent
+
+    @property
+    def sign(self) -> Any:
+        exponent = self.exponent
+        return exponent.sign() if isinstance(exponent, Tensor) else math.copysign(1.0, exponent)
+
+    def _call(self, x: Any) -> Any:
+        return x**self.exponent
+
+    def _inverse(self, y: Any) -> Any:
+        return y ** (1 / self.exponent)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return log(abs(self.exponent * y / x))
+
+    def forward_shape(self, shape: Any) -> Any:
+        return _broadcast(shape, self.exponent)
+
+    inverse_shape = forward_shape
+
+
 class SigmoidTransform(Transform):
-    """y = 1 / (1 + exp(-x))"""
+    """y = 1 / (1 + exp(-x)), never quite 0 or 1."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return sigmoid(x)
+    codomain = unit_interval
+    bijective, sign = True, +1
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        y = clamp(y, 1e-37, 1 - 6e-8)
+    def _call(self, x: Any) -> Any:
+        return _inside(sigmoid(x))
+
+    def _inverse(self, y: Any) -> Any:
+        y = _inside(y)
         return log(y) - log1p(-y)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return logsigmoid(x) - softplus(x)
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return -softplus(-x) - softplus(x)
+
+
+def _inside(y: Tensor) -> Tensor:
+    limits = floating_info(y.dtype)
+    return clamp(y, float(limits.tiny), 1.0 - float(limits.eps))
+
+
+class SoftplusTransform(Transform):
+    """y = log(1 + exp(x))"""
+
+    codomain = positive
+    bijective, sign = True, +1
+
+    def _call(self, x: Any) -> Any:
+        return softplus(x)
+
+    def _inverse(self, y: Any) -> Any:
+        return log(-expm1(-y)) + y
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return -softplus(-x)
 
 
 class TanhTransform(Transform):
     """y = tanh(x)"""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    codomain = interval(-1.0, 1.0)
+    bijective, sign = True, +1
+
+    def _call(self, x: Any) -> Any:
         return tanh(x)
 
-    def _inverse(self, y: Tensor) -> Tensor:
+    def _inverse(self, y: Any) -> Any:
         return atanh(y)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
         return 2.0 * (math.log(2.0) - x - softplus(-2.0 * x))
 
 
+class AbsTransform(Transform):
+    """y = |x|; the inverse is the positive one of two."""
+
+    codomain = positive
+
+    def _call(self, x: Any) -> Any:
+        return abs(x)
+
+    def _inverse(self, y: Any) -> Any:
+        return y
+
+
 class AffineTransform(Transform):
-    """y = loc + scale x"""
+    """y = loc + scale x; with ``event_dim`` the last axes are one value."""
+
+    bijective = True
 
     def __init__(self, loc: Any, scale: Any, event_dim: int = 0, cache_size: int = 0) -> None:
         super().__init__(cache_size)
         self.loc, self.scale = loc, scale
+        self.domain = self.codomain = independent(real, event_dim)
 
     @property
     def sign(self) -> Any:
         scale = self.scale
-        return sign(scale) if isinstance(scale, Tensor) else math.copysign(1.0, scale)
+        return scale.sign() if isinstance(scale, Tensor) else math.copysign(1.0, scale)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.loc + self.scale * x  # type: ignore[no-any-return]
+    def _call(self, x: Any) -> Any:
+        return self.loc + self.scale * x
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        return (y - self.loc) / self.scale  # type: ignore[no-any-return]
+    def _inverse(self, y: Any) -> Any:
+        return (y - self.loc) / self.scale
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        scale = self.scale
-        if isinstance(scale, Tensor):
-            return log(abs(scale)) + x.detach() * 0
-        return x.detach() * 0 + math.log(math.fabs(scale))
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        if isinstance(self.scale, Tensor):
+            result: Any = log(abs(self.scale)).expand(x.shape)
+        else:
+            result = full_like(x, math.log(math.fabs(self.scale)))
+        return sum_last(result, self.event_dim)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return _broadcast(shape, self.loc, self.scale)
+
+    inverse_shape = forward_shape
+
+
+class SoftmaxTransform(Transform):
+    """y = softmax(x) over the last axis; the inverse is log(y)."""
+
+    domain, codomain = real_vector, simplex
+
+    def _call(self, x: Any) -> Any:
+        return softmax(x, -1)
+
+    def _inverse(self, y: Any) -> Any:
+        return log(y)
+
+
+class StickBreakingTransform(Transform):
+    """Numbers x1 ... xn to n + 1 shares of a whole: each breaks off a part of what is left."""
+
+    domain, codomain = real_vector, simplex
+    bijective = True
+
+    @staticmethod
+    def _shifts(x: Any) -> Any:
+        return log(x.shape[-1] + 1 - x.new_ones(x.shape[-1]).cumsum(-1))
+
+    def _call(self, x: Any) -> Any:
+        broken = _inside(sigmoid(x - self._shifts(x)))
+        left: Any = 1 - broken
+        return pad(broken, (0, 1), value=1) * pad(left.cumprod(-1), (1, 0), value=1)
+
+    def _inverse(self, y: Any) -> Any:
+        shares = y[..., :-1]
+        left = clamp(1 - shares.cumsum(-1), float(floating_info(y.dtype).tiny))
+        return log(shares) - log(left) + self._shifts(shares)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        x = x - self._shifts(x)
+        return sum(-x + logsigmoid(x) + log(y[..., :-1]), -1)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return (*shape[:-1], shape[-1] + 1)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return (*shape[:-1], shape[-1] - 1)
+
+
+class LowerCholeskyTransform(Transform):
+    """The lower triangle of a matrix, the exponential on its diagonal."""
+
+    domain, codomain = independent(real, 2), lower_cholesky
+
+    def _call(self, x: Any) -> Any:
+        return x.tril(-1) + x.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+    def _inverse(self, y: Any) -> Any:
+        return y.tril(-1) + y.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+
+class IndependentTransform(Transform):
+    """``base_transform`` on ``reinterpreted_batch_ndims`` more axes: its log_abs_det_jacobian is added up over them."""
+
+    def __init__(
+        self, base_transform: Transform, reinterpreted_batch_ndims: int, cache_size: int = 0
+    ) -> None:
+        super().__init__(cache_size)
+        self.base_transform = base_transform.with_cache(cache_size)
+        self.reinterpreted_batch_ndims = reinterpreted_batch_ndims
+        self.domain = independent(base_transform.domain, reinterpreted_batch_ndims)
+        self.codomain = independent(base_transform.codomain, reinterpreted_batch_ndims)
+
+    bijective = property(lambda self: self.base_transform.bijective)
+    sign = property(lambda self: self.base_transform.sign)
+
+    def _call(self, x: Any) -> Any:
+        return self.base_transform(x)
+
+    def _inverse(self, y: Any) -> Any:
+        return self.base_transform.inv(y)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return sum_last(self.base_transform.log_abs_det_jacobian(x, y), self.reinterpreted_batch_ndims)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return self.base_transform.forward_shape(shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self.base_transform.inverse_shape(shape)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_transform!r}, {self.reinterpreted_batch_ndims})"
+
+
+class ReshapeTransform(Transform):
+    """The last axes from ``in_shape`` to ``out_shape``."""
+
+    bijective = True
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], cache_size: int = 0) -> None:
+        super().__init__(cache_size)
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        if math.prod(self.in_shape) != math.prod(self.out_shape):
+            raise ValueError(
+                f"ReshapeTransform: in_shape {self.in_shape} and out_shape {self.out_shape} have different numbers of "
+                "elements"
+            )
+        self.domain = independent(real, len(self.in_shape))
+        self.codomain = independent(real, len(self.out_shape))
+
+    def _call(self, x: Any) -> Any:
+        return x.reshape(*self.forward_shape(x.shape))
+
+    def _inverse(self, y: Any) -> Any:
+        return y.reshape(*self.inverse_shape(y.shape))
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return x.new_zeros(x.shape[: x.ndim - len(self.in_shape)])
+
+    def forward_shape(self, shape: Any) -> Any:
+        return self._exchanged(shape, self.in_shape, self.out_shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self._exchanged(shape, self.out_shape, self.in_shape)
+
+    @staticmethod
+    def _exchanged(shape: Any, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+        cut = len(shape) - len(old)
+        if cut < 0 or tuple(shape[cut:]) != old:
+            raise ValueError(f"ReshapeTransform: expected a shape that ends in {old}, got {tuple(shape)}")
+        return (*shape[:cut], *new)
 
 
 class ComposeTransform(Transform):
     """One transform after the other."""
 
-    def __init__(self, parts: list[Transform], cache_size: int = 0) -> None:
+    def __init__(self, parts: Sequence[Transform], cache_size: int = 0) -> None:
         super().__init__(cache_size)
-        self.parts = parts
+        self.parts = [part.with_cache(cache_size) for part in parts] if cache_size else list(parts)
+
+    @property
+    def bijective(self) -> Any:
+        return all(p.bijective for p in self.parts)
 
     @property
     def sign(self) -> Any:
         return math.prod([p.sign for p in self.parts])
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def domain(self) -> Constraint:
+        """What the first part takes, of as many axes as any part needs."""
+        return self._end(self.parts, lambda p: p.domain, lambda p: p.codomain)
+
+    @property
+    def codomain(self) -> Constraint:
+        """What the last part gives, of as many axes as any part gives."""
+        return self._end(self.parts[::-1], lambda p: p.codomain, lambda p: p.domain)
+
+    @staticmethod
+    def _end(parts: Sequence[Transform], near: Any, far: Any) -> Constraint:
+        if not parts:
+            return real
+        axes = far(parts[-1]).event_dim
+        for part in reversed(parts):
+            axes = max(axes + near(part).event_dim - far(part).event_dim, near(part).event_dim)
+        end = near(parts[0])
+        return independent(end, axes - end.event_dim)
+
+    @property
+    def inv(self) -> Transform:
+        return ComposeTransform([part.inv for part in reversed(self.parts)])
+
+    def _call(self, x: Any) -> Any:
         for part in self.parts:
             x = part(x)
         return x
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        for part in reversed(self.parts):
-            y = part.inv(y)
-        return y
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        if not self.parts:
+            return x.new_zeros(x.shape)
         total: Any = 0.0
-        for part in self.parts:
-            after = part(x)
-            total = total + part.log_abs_det_jacobian(x, after)
+        axes = self.domain.event_dim
+        for i, part in enumerate(self.parts):
+            after = y if i + 1 == len(self.parts) else part(x)
+            total = total + sum_last(part.log_abs_det_jacobian(x, after), axes - part.domain.event_dim)
+            axes += part.codomain.event_dim - part.domain.event_dim
             x = after
-        return total  # type: ignore[no-any-return]
+        return total
+
+    def forward_shape(self, shape: Any) -> Any:
+        for part in self.parts:
+            shape = part.forward_shape(shape)
+        return shape
+
+    def inverse_shape(self, shape: Any) -> Any:
+        for part in reversed(self.parts):
+            shape = part.inverse_shape(shape)
+        return shape
+
+    def __repr__(self) -> str:
+        return "ComposeTransform(\n    " + ",\n    ".join([repr(part) for part in self.parts]) + "\n)"
+
+
+identity_transform = ComposeTransform([])

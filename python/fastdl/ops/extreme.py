@@ -13,6 +13,7 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import maximum, minimum
 from fastdl.ops.arrays import cast, contiguous, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, numpy_names, reduced_count, reduced_shape
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -21,6 +22,19 @@ class ValuesIndices(NamedTuple):
 
     values: Tensor
     indices: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
+
+
+class MinMax(NamedTuple):
+    """Smallest and largest."""
+
+    min: Tensor
+    max: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class Amax(Op):
@@ -190,9 +204,10 @@ def _amax(op: str, kind: type[Amax], input: Tensor, dim: Any, keepdim: bool) -> 
     return kind.apply(input, axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
-def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Smallest and largest element. See ``torch.aminmax``."""
-    return amin(input, () if dim is None else dim, keepdim), amax(input, () if dim is None else dim, keepdim)
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> MinMax:
+    """Smallest and largest element, as ``min`` and ``max``. See ``torch.aminmax``."""
+    axes: Any = () if dim is None else dim
+    return MinMax(amin(input, axes, keepdim), amax(input, axes, keepdim))
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None, **names: Any) -> Any:

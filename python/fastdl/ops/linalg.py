@@ -34,6 +34,7 @@ from fastdl.ops.shape import tril
 from fastdl.ops.solve import cholesky_ex, inv, inv_ex, solve, solve_ex, solve_triangular
 from fastdl.ops.unary import abs
 from fastdl.ops.views import movedim, squeeze, unsqueeze
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -83,12 +84,18 @@ class SlogdetResult(NamedTuple):
     sign: Tensor
     logabsdet: Tensor
 
+    def __repr__(self) -> str:
+        return named_lines(self)
+
 
 class EighResult(NamedTuple):
     """Eigenvalues, rising, and eigenvectors in columns."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class SvdResult(NamedTuple):
@@ -98,12 +105,18 @@ class SvdResult(NamedTuple):
     S: Tensor
     Vh: Tensor
 
+    def __repr__(self) -> str:
+        return named_lines(self)
+
 
 class QrResult(NamedTuple):
     """a = Q R, the columns of Q orthonormal, R upper triangular."""
 
     Q: Tensor
     R: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class LstsqResult(NamedTuple):
@@ -113,6 +126,9 @@ class LstsqResult(NamedTuple):
     residuals: Tensor
     rank: Tensor
     singular_values: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

@@ -13,6 +13,7 @@ from fastdl.ops.linear import matmul
 from fastdl.ops.matrix import check_matrix
 from fastdl.ops.shape import tril, triu
 from fastdl.ops.solve import _check, solve_triangular
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -23,12 +24,18 @@ class LuResult(NamedTuple):
     L: Tensor
     U: Tensor
 
+    def __repr__(self) -> str:
+        return named_lines(self)
+
 
 class LuFactorResult(NamedTuple):
     """L without its diagonal of ones below U, and the row that each row was exchanged with, from 1 (int32)."""
 
     LU: Tensor
     pivots: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class LuFactorExResult(NamedTuple):
@@ -37,6 +44,9 @@ class LuFactorExResult(NamedTuple):
     LU: Tensor
     pivots: Tensor
     info: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 class Factor(Op):

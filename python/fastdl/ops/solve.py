@@ -11,6 +11,7 @@ from fastdl.ops.host import on_host
 from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, check_matrix
 from fastdl.ops.shape import tril, triu
 from fastdl.ops.views import squeeze, unsqueeze
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -20,6 +21,9 @@ class InvExResult(NamedTuple):
     inverse: Tensor
     info: Tensor
 
+    def __repr__(self) -> str:
+        return named_lines(self)
+
 
 class SolveExResult(NamedTuple):
     """The solution, and 0 or the number of the first pivot that is 0."""
@@ -27,12 +31,18 @@ class SolveExResult(NamedTuple):
     result: Tensor
     info: Tensor
 
+    def __repr__(self) -> str:
+        return named_lines(self)
+
 
 class CholeskyExResult(NamedTuple):
     """L, and 0 or the order of the first leading minor that is not positive definite."""
 
     L: Tensor
     info: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

@@ -6,7 +6,7 @@ Gamma, Bessel and error functions have files of their own.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _exp2, log, log1p, sin
+from fastdl.ops.unary import _exp2, abs, log, log1p, sin
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -214,11 +215,21 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
     return mul(input, pow(2.0, other))
 
 
+class MantissaExponent(NamedTuple):
+    """input = mantissa * 2^exponent."""
+
+    mantissa: Tensor
+    exponent: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
+
+
 @on_host
-def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
+def frexp(input: Tensor) -> MantissaExponent:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
-    return Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32))
+    return MantissaExponent(Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32)))
 
 
 @on_host

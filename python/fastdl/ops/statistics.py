@@ -27,6 +27,7 @@ from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.reduce import Reduction, mean, sum, vector_norm
 from fastdl.ops.unary import sqrt
 from fastdl.ops.views import movedim, reshape, squeeze, unsqueeze
+from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
 
@@ -401,6 +402,9 @@ class Histogram(NamedTuple):
 
     hist: Tensor
     bin_edges: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
 
 
 @on_host

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
-from fastdl.dtypes import as_dtype
+from fastdl.dtypes import Size, as_dtype
 from fastdl.kernels import expanded, strided
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
@@ -439,10 +439,10 @@ def broadcast_to(input: Tensor, size: Any) -> Tensor:
     return expand(input, size)
 
 
-def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+def broadcast_shapes(*shapes: Any) -> Size:
     """The shape that all ``shapes`` broadcast to; see ``torch.broadcast_shapes``."""
     try:
-        return np.broadcast_shapes(*shapes)
+        return Size(np.broadcast_shapes(*shapes))
     except ValueError:
         raise RuntimeError(
             f"broadcast_shapes: shapes {', '.join(map(str, shapes))} do not broadcast"

@@ -405,7 +405,7 @@ def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
         array = to_device(
             value._data if isinstance(value, Tensor) else as_array(value), where if count else param.device
         )
-        kept = array.dtype if where is CPU else float32
+        kept = None if where is CPU else float32
         return Tensor._wrap(pooled_copy(array, kept if count else param._data.dtype))
     if name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
         return Tensor._wrap(to_device(np.full((), value, float32), where))

@@ -1,55 +1,136 @@
 """Memory for time: what a part of a model computes is forgotten and computed again in backward.
 
 See ``torch.utils.checkpoint``.
+
+The part runs once with recording. Its graph is walked to find where it ends, in leaves (also parameters that only the
+function knows) and in nodes that were there before, and is then replaced by one node with edges to these ends. Backward
+runs the part again and gradients through that: they return by the edges as those of any operation, so
+``autograd.grad``, hooks and second derivatives see a checkpointed part as they see others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-from fastdl.autograd.function import Function
-from fastdl.autograd.gradients import backward
-from fastdl.autograd.mode import enable_grad, is_grad_enabled
+from fastdl.amp.autocast import restored
+from fastdl.autograd.engine import run
+from fastdl.autograd.graph import run_graph
+from fastdl.autograd.mode import enable_grad, is_grad_enabled, mode
+from fastdl.autograd.op import Link, Op, next_order
 from fastdl.random import get_rng_state, set_rng_state
 from fastdl.tensor import Tensor
 
 __all__ = ["checkpoint", "checkpoint_sequential"]
 
 
-class _Checkpoint(Function):
-    """Runs without recording; backward runs again, with recording, on detached inputs."""
+class Checkpoint(Op):
+    """The node in place of a part's graph."""
 
-    @staticmethod
-    def forward(ctx: Any, run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-        ctx.run, ctx.preserve = run, preserve
-        ctx.state = get_rng_state() if preserve else None
-        ctx.others = [None if isinstance(a, Tensor) else a for a in args]
-        ctx.save_for_backward(*[a for a in args if isinstance(a, Tensor)])
-        ctx.places = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-        return run(*args)
+    aliases_grad = True
+    materialize = False
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        args = list(ctx.others)
-        for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            args[place] = tensor.detach().requires_grad_(tensor.requires_grad)
+    part: Callable[[], Any]
+    state: Any  # of the random numbers before the part, or None
+    casts: Any  # the autocast that it ran in
+
+    def again(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The part's results, and its ends, as tensors of a graph of its own."""
+        edges = self.edges or ()
+        links: dict[Any, tuple[Link, int]] = {}
+        for edge in edges:
+            link = Link()
+            link.needs, link.order, link.edges = (True,), next_order(), (edge,)
+            links[edge] = link, 0
+        born = next_order()
         after = get_rng_state()
-        if ctx.preserve:
-            set_rng_state(ctx.state)
-        with enable_grad():
-            outputs = ctx.run(*args)
+        if self.state is not None:
+            set_rng_state(self.state)
+        with enable_grad(), _casts(self.casts):
+            results = _made_since(born, self.part())
         set_rng_state(after)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        pairs = [
-            (o, g)
-            for o, g in zip(outputs, grads, strict=True)
-            if isinstance(o, Tensor) and o.requires_grad and g is not None
-        ]
-        if pairs:
-            backward([o for o, _ in pairs], [g for _, g in pairs])
-        return (None, None, *[a.grad if isinstance(a, Tensor) else None for a in args])
+        if len(results) != self.outputs:
+            raise RuntimeError(
+                f"checkpoint: the function gave {self.outputs} results that need a gradient, and {len(results)} when "
+                "it was called again in backward; it must do the same every time"
+            )
+        for node in _nodes_since(born, results):
+            node.edges = [links.get(edge, edge) for edge in node.edges or ()]
+        ends = []
+        for link, _ in links.values():
+            end = Tensor._wrap(results[0]._data)  # of an end only the place in the graph is looked at
+            end._requires_grad, end._node = True, link
+            ends.append(end)
+        return results, ends
+
+    def backward(self, *grads: Any) -> Any:
+        results, ends = self.again()
+        pairs = [(y, g) for y, g in zip(results, grads, strict=True) if g is not None]
+        return tuple(run([y for y, _ in pairs], [g for _, g in pairs], False, ends))
+
+    def backward_graph(self, *grads: Any) -> Any:
+        results, ends = self.again()
+        pairs = [(y, g) for y, g in zip(results, grads, strict=True) if g is not None]
+        return tuple(run_graph([y for y, _ in pairs], [g for _, g in pairs], True, ends))
+
+
+def _casts(settings: Any) -> Any:
+    return nullcontext() if settings is None and mode.autocast is None else restored(settings)
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with every tensor in it changed; what is in objects of other classes stays."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (dict, OrderedDict):
+        return type(value)([(key, _mapped(item, change)) for key, item in value.items()])
+    if type(value) in (list, tuple):
+        return type(value)([_mapped(item, change) for item in value])
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[_mapped(item, change) for item in value])
+    return value
+
+
+def _made_since(born: int, value: Any) -> list[Tensor]:
+    """The tensors in ``value`` that nodes younger than ``born`` made (orders count down)."""
+    found: list[Tensor] = []
+
+    def look(t: Tensor) -> Tensor:
+        if t._node is not None and t._node.order < born:
+            found.append(t)
+        return t
+
+    _mapped(value, look)
+    return found
+
+
+def _nodes_since(born: int, results: Sequence[Tensor]) -> Iterable[Op]:
+    """The nodes younger than ``born`` that ``results`` were made by."""
+    seen: dict[Op, None] = dict.fromkeys([t._node for t in results if t._node is not None])
+    stack = list(seen)
+    while stack:
+        for edge in stack.pop().edges or ():
+            if edge is not None and edge[1] >= 0 and edge[0].order < born and edge[0] not in seen:
+                seen[edge[0]] = None
+                stack.append(edge[0])
+    return seen
+
+
+def _kept(t: Tensor) -> Tensor:
+    """``t`` at its place in the graph: a change in place of ``t`` itself may put it behind the node that keeps it."""
+    if t._node is None:
+        return t
+    alias = Tensor._wrap(t._data)
+    alias._requires_grad, alias._node, alias._index, alias._version = (
+        True,
+        t._node,
+        t._index,
+        t._version_cell(),
+    )
+    return alias
 
 
 def checkpoint(
@@ -59,15 +140,17 @@ def checkpoint(
     preserve_rng_state: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """``function(*args)``, of which only the inputs are kept; backward computes the rest a second time.
+    """``function(*args, **kwargs)``, of which only the arguments are kept; backward computes the rest a second time.
 
     Args:
-        function: a module or function of tensors. Random numbers (dropout) are drawn the same the second time.
-        args: its arguments. If none of the tensors needs a gradient, nothing is forgotten.
-        use_reentrant: accepted for compatibility.
+        function: a module or function. Random numbers (dropout) are drawn the same the second time, and autocast is as
+            it was the first time.
+        args: its arguments; a tensor among them must not be changed in place before backward.
+        use_reentrant: accepted for compatibility; the result is that of ``use_reentrant=False``.
         preserve_rng_state: whether the second run sees the random state of the first.
 
-    See ``torch.utils.checkpoint.checkpoint``.
+    What the function returns may be a tensor or tuples, lists and dictionaries of tensors. See
+    ``torch.utils.checkpoint.checkpoint``.
 
     Example:
         >>> import fastdl
@@ -76,11 +159,42 @@ def checkpoint(
         >>> [round(g, 4) for g in x.grad.tolist()]
         [5.4366, 22.1672]
     """
-    run = partial(function, **kwargs) if kwargs else function
-    needed = is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args])
-    if not needed:
-        return run(*args)
-    return _Checkpoint.apply(run, preserve_rng_state, *args)
+    if not is_grad_enabled():
+        return function(*args, **kwargs)
+    node = Checkpoint()
+    node.state, node.casts = get_rng_state() if preserve_rng_state else None, mode.autocast
+    args, kwargs = _mapped(args, _kept), _mapped(kwargs, _kept)
+    node.part = partial(function, *args, **kwargs)
+    born = next_order()
+    with _casts(node.casts):
+        value = node.part()
+    results = _made_since(born, value)
+    if not results:
+        return value
+    ends: dict[Any, None] = {}
+    for inner in _nodes_since(born, results):
+        for edge in inner.edges or ():
+            if edge is not None and (edge[1] < 0 or edge[0].order > born):
+                ends[edge] = None
+    node.order, node.edges = next_order(), tuple(ends)
+    node.needs, node.outputs = (True,) * len(ends), len(results)
+
+    def watched(t: Tensor) -> Tensor:
+        node._keep(t)
+        return t
+
+    _mapped((args, kwargs), watched)
+    place = {id(t): i for i, t in reversed(list(enumerate(results)))}
+
+    def replaced(t: Tensor) -> Tensor:
+        if id(t) not in place:
+            return t
+        output = Tensor._wrap(t._data)
+        output._requires_grad, output._node, output._index = True, node, place[id(t)]
+        output._version = t._version_cell()
+        return output
+
+    return _mapped(value, replaced)
 
 
 def checkpoint_sequential(

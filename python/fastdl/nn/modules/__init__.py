@@ -1,5 +1,6 @@
 """Layers, by family."""
 
+from fastdl.nn.modules import batchnorm as batchnorm
 from fastdl.nn.modules.activation import *
 from fastdl.nn.modules.adaptive_softmax import *
 from fastdl.nn.modules.attention import *

@@ -167,9 +167,6 @@ class Hardswish(Module):
     def forward(self, input: Tensor) -> Tensor:
         return ops.hardswish(input, self.inplace)
 
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
-
 
 class LogSigmoid(Module):
     """log(sigmoid(x))."""

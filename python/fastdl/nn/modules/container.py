@@ -148,8 +148,7 @@ class Sequential(_NumberedModules):
         names = list(self._module_names)
         for name in names[index] if isinstance(index, slice) else [self._name_at(index)]:
             delattr(self, name)
-        if all(name.isdigit() for name in names):  # names given by the user stay
-            self._replace_contents(self._contents())
+        self._replace_contents(self._contents())  # as in PyTorch, also where names had been given
 
     def __add__(self, other: Sequential) -> Sequential:
         if not isinstance(other, Sequential):

@@ -72,6 +72,20 @@ class _Loss(Module):
         self.reduction = reduction
 
 
+class _WeightedLoss(_Loss):
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
+        self.register_buffer("weight", weight)
+
+
 class L1Loss(_Loss):
     """abs(x - t), reduced. See ``torch.nn.L1Loss`` and ``functional.l1_loss``."""
 
@@ -122,11 +136,10 @@ class HuberLoss(_Loss):
         return huber_loss(input, target, delta=self.delta, reduction=self.reduction)
 
 
-class NLLLoss(_Loss):
+class NLLLoss(_WeightedLoss):
     """Negative log likelihood of log-probabilities at class indices.
     See ``torch.nn.NLLLoss`` and ``functional.nll_loss``."""
 
-    weight: Tensor | None
     ignore_index: int
 
     def __init__(
@@ -137,8 +150,7 @@ class NLLLoss(_Loss):
         reduce: bool | None = None,
         reduction: str = "mean",
     ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self.register_buffer("weight", weight)
+        super().__init__(weight, size_average, reduce, reduction)
         self.ignore_index = ignore_index
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -147,11 +159,10 @@ class NLLLoss(_Loss):
         )
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(_WeightedLoss):
     """Softmax cross entropy between logits and class indices or probabilities.
     See ``torch.nn.CrossEntropyLoss`` and ``functional.cross_entropy``."""
 
-    weight: Tensor | None
     ignore_index: int
     label_smoothing: float
 
@@ -164,8 +175,7 @@ class CrossEntropyLoss(_Loss):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self.register_buffer("weight", weight)
+        super().__init__(weight, size_average, reduce, reduction)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 
@@ -243,21 +253,9 @@ class KLDivLoss(_Loss):
         return kl_div(input, target, log_target=self.log_target, reduction=self.reduction)
 
 
-class BCELoss(_Loss):
+class BCELoss(_WeightedLoss):
     """-w (t log x + (1 - t) log(1 - x)) for probabilities x.
     See ``torch.nn.BCELoss`` and ``functional.binary_cross_entropy``."""
-
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-    ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self.register_buffer("weight", weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
@@ -316,21 +314,9 @@ class MultiLabelMarginLoss(_Loss):
         return multilabel_margin_loss(input, target, reduction=self.reduction)
 
 
-class MultiLabelSoftMarginLoss(_Loss):
+class MultiLabelSoftMarginLoss(_WeightedLoss):
     """The mean over classes of binary cross entropies of logits.
     See ``torch.nn.MultiLabelSoftMarginLoss`` and ``functional.multilabel_soft_margin_loss``."""
-
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-    ) -> None:
-        super().__init__(size_average, reduce, reduction)
-        self.register_buffer("weight", weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return multilabel_soft_margin_loss(input, target, weight=self.weight, reduction=self.reduction)
@@ -344,13 +330,12 @@ class SoftMarginLoss(_Loss):
         return soft_margin_loss(input, target, reduction=self.reduction)
 
 
-class MultiMarginLoss(_Loss):
+class MultiMarginLoss(_WeightedLoss):
     """Margins between the target's score and those of the other classes.
     See ``torch.nn.MultiMarginLoss`` and ``functional.multi_margin_loss``."""
 
     p: int
     margin: float
-    weight: Tensor | None
 
     def __init__(
         self,
@@ -361,10 +346,9 @@ class MultiMarginLoss(_Loss):
         reduce: bool | None = None,
         reduction: str = "mean",
     ) -> None:
-        super().__init__(size_average, reduce, reduction)
+        super().__init__(weight, size_average, reduce, reduction)
         self.p = p
         self.margin = margin
-        self.register_buffer("weight", weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return multi_margin_loss(

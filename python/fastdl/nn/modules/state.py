@@ -27,6 +27,26 @@ class _IncompatibleKeys(NamedTuple):
         return f"_IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
+class _Older:
+    """A hook that does not take the module."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self.hook = hook
+
+    def __call__(self, module: Any, *args: Any) -> Any:
+        return self.hook(*args)
+
+
+class _Replacing:
+    """A hook of ``state_dict`` that may return another dictionary."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self.hook = hook
+
+    def __call__(self, *args: Any) -> Any:
+        return self.hook(*args)
+
+
 class State(Calls):
     """The part of ``Module`` behind ``state_dict`` and ``load_state_dict``."""
 
@@ -59,6 +79,16 @@ class State(Calls):
         """Call ``hook(module, incompatible_keys)`` after loading; it may change the lists of keys in place."""
         return add_hook(self._hook_registry("_load_state_dict_post_hooks"), hook)
 
+    def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """The older :meth:`register_state_dict_post_hook`: what the hook returns, if not None, is the result."""
+        return self.register_state_dict_post_hook(_Replacing(hook))
+
+    def _register_load_state_dict_pre_hook(
+        self, hook: Callable[..., Any], with_module: bool = False
+    ) -> RemovableHandle:
+        """The older form of :meth:`register_load_state_dict_pre_hook`: ``hook(state_dict, prefix, ...)``."""
+        return self.register_load_state_dict_pre_hook(hook if with_module else _Older(hook))
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         own = self.__dict__
         persistent = [name for name, keep in self._buffer_names.items() if keep]
@@ -83,8 +113,12 @@ class State(Calls):
             if child is not None:
                 child.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self.__dict__.get("_state_dict_hooks", {}).values():
-            if hook(self, destination, prefix, {}) is not None:
+            replacement = hook(self, destination, prefix, {})
+            if replacement is None:
+                continue
+            if not isinstance(hook, _Replacing):
                 raise RuntimeError("state_dict post-hook must return None")
+            destination = replacement
         return destination  # type: ignore[no-any-return]
 
     def _load_from_state_dict(

@@ -12,7 +12,7 @@ from fastdl.nn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspo
 from fastdl.nn.modules.module import Module
 from fastdl.nn.utils.parametrize import register_parametrization
 from fastdl.nn.utils.spectral_norm import _DivideBySigma, _matrix, _unit
-from fastdl.nn.utils.weight_norm import _norm, _WeightNorm
+from fastdl.nn.utils.weight_norm import ScaledDirection, _norm
 from fastdl.ops.arrays import eye
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
@@ -24,7 +24,7 @@ __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
 M = TypeVar("M", bound=Module)
 
 
-class _Magnitude(Module):
+class _WeightNorm(Module):
     """w = g v / |v|, norms over all axes but ``dim``."""
 
     def __init__(self, dim: int | None) -> None:
@@ -37,7 +37,7 @@ class _Magnitude(Module):
 
     def forward(self, magnitude: Tensor, direction: Tensor) -> Tensor:
         axes = self._axes(direction._data.ndim)
-        return _WeightNorm.apply(direction, magnitude, axes=axes)  # type: ignore[no-any-return]
+        return ScaledDirection.apply(direction, magnitude, axes=axes)  # type: ignore[no-any-return]
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return Tensor(_norm(weight._data, self._axes(weight._data.ndim))), weight.detach()
@@ -71,12 +71,12 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
         >>> layer.parametrizations.weight.original0.shape
         (3, 1)
     """
-    register_parametrization(module, name, _Magnitude(dim), unsafe=True)
+    register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
     module.register_load_state_dict_pre_hook(_old_keys(name))
     return module
 
 
-class _Spectral(Module):
+class _SpectralNorm(Module):
     """w / s with s = u^T W v, the largest singular value by power iteration, u and v without gradient."""
 
     _u: Tensor
@@ -133,7 +133,7 @@ def spectral_norm(
     """
     if dim is None:
         dim = int(isinstance(module, (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)))
-    made = _Spectral(getattr(module, name), n_power_iterations, dim, eps)
+    made = _SpectralNorm(getattr(module, name), n_power_iterations, dim, eps)
     return register_parametrization(module, name, made)
 
 

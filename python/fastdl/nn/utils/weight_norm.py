@@ -23,7 +23,7 @@ def _norm(v: Any, axes: tuple[int, ...]) -> Any:
     return array(np.sqrt(np.square(v).sum(axis=axes, keepdims=len(axes) < v.ndim)))
 
 
-class _WeightNorm(Op):
+class ScaledDirection(Op):
     """w = g * u with u = v / |v|:  grad_g = <grad_w, u>,  grad_v = (g / |v|) (grad_w - u <grad_w, u>)."""
 
     saves = (0, 1)
@@ -55,7 +55,7 @@ class _Hook:
 
     def compute(self, module: Module) -> Tensor:
         v, g = getattr(module, f"{self.name}_v"), getattr(module, f"{self.name}_g")
-        return _WeightNorm.apply(v, g, axes=self.axes)  # type: ignore[no-any-return]
+        return ScaledDirection.apply(v, g, axes=self.axes)  # type: ignore[no-any-return]
 
     def __call__(self, module: Module, args: Any) -> None:
         setattr(module, self.name, self.compute(module))

@@ -155,6 +155,7 @@ class CyclicLR(_Cycling):
         self.mode = mode
         self.gamma = gamma
         self._scale_fn = scale_fn
+        self._scale_fn_custom = None  # PyTorch looks for it in a state dict
         self.scale_mode = scale_mode
         if scale_fn is None:
             self.scale_mode = "iterations" if mode == "exp_range" else "cycle"
