@@ -25,7 +25,7 @@ from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _exp2, abs, log, log1p, sin
+from fastdl.ops.unary import _exp2, log, log1p, sin
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
