@@ -1,4 +1,4 @@
-"""``autocast``: matrix products in half precision, sums and losses in float32, by PyTorch's lists.
+"""``autocast``: matrix products in half precision, sums and losses in float32, by PyTorch's lists for GPUs.
 
 Operations do not ask whether autocast is on: entering it gives the classes in the lists below another ``apply``, which
 converts the inputs first, and leaving the last one takes that away again. A thread that did not enter sees no change.
@@ -160,7 +160,8 @@ class autocast:
         enabled: False: an island of full precision within a block.
         cache_enabled: convert every parameter only once in the block.
 
-    On the CPU half precision is computed in float32 and rounded: it saves no time there, but runs the same program.
+    On the CPU half precision is computed in float32 and rounded: it saves no time there, but runs the same program, by
+    the same lists (PyTorch's for GPUs).
 
     Example:
         >>> import fastdl
