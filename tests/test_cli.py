@@ -73,7 +73,10 @@ def test_demo_without_its_extra(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_ends_with_a_line(tmp_path):
-    command = [sys.executable, "-m", "fastdl", "demo", "--output", str(tmp_path), "--epochs", "100000"]
+    # Where a shell started the tests in the background, SIGINT is ignored, by their children too.
+    command = [sys.executable, "-c", "import signal as s; s.signal(s.SIGINT, s.default_int_handler)\n"]
+    command[-1] += "import runpy; runpy.run_module('fastdl', run_name='__main__', alter_sys=True)"
+    command += ["demo", "--output", str(tmp_path), "--epochs", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("LeNet-5")  # it has begun
         process.send_signal(signal.SIGINT)
