@@ -27,8 +27,8 @@ void register_reduce(py::module_& m) {
         return r;
       }));
   m.def("reduce_scratch", &cuda::reduce_scratch);
-  m.def("fold", [](std::string_view op, int dtype, uintptr_t y, bool wide, const Reduce& problem,
-                   double scale, double p, uintptr_t scratch, uintptr_t stream) {
+  m.def("reduce_fold", [](std::string_view op, int dtype, uintptr_t y, bool wide, const Reduce& problem,
+                          double scale, double p, uintptr_t scratch, uintptr_t stream) {
     cuda::fold(named<cuda::Fold>(kFold, op), Dtype(dtype), pointer(y), wide, problem, scale, p,
                pointer(scratch), stream_of(stream));
   });

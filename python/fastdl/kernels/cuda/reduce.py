@@ -65,7 +65,7 @@ class _Reduction:
     def fold(self, op: str, scale: float = 1.0, p: float = 0.0, wide: bool = False) -> Array:
         y = self.result(device.compute_dtype(self.dtype) if wide else None)
         runtime = self.runtime
-        runtime.extension.fold(
+        runtime.extension.reduce_fold(
             op, self.number, runtime.pointer(y), wide, self.problem, scale, p, self.scratch, runtime.stream()
         )
         return y
