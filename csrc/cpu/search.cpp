@@ -1,7 +1,7 @@
 // Places in sorted rows, by halving: after log2(n) steps `at` is the number of elements before the value.
 //
-//   while left > 1:  half = left / 2;  at += half if sorted[at + half - 1] comes before the value;  left -=
-//   half
+//   while left > 1:  half = left / 2;  left -= half
+//                    at += half if sorted[at + half - 1] comes before the value
 //
 // The steps of one value wait for each other, so kTogether values take them in turn; nothing is a branch, so
 // nothing is mispredicted. Work: values over threads. Passes: the values once.
