@@ -11,6 +11,7 @@
 //
 // Nothing is saved here; Python keeps what backward needs. Work: ranges of the flattened space (loop.h).
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/elementwise/functions.h"
 #include "cpu/elementwise/loop.h"
@@ -66,13 +67,14 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> next_after(Vec<T> x, Vec<T> y) {
   using I = Vec<Int<T>>;
+  using U = Vec<std::make_unsigned_t<Int<T>>>;
   constexpr Int<T> magnitude = std::numeric_limits<Int<T>>::max(), sign = std::numeric_limits<Int<T>>::min();
   constexpr int top = 8 * int(sizeof(T)) - 1;
   const I a = (I)x, b = (I)y;
   const I x_order = a ^ ((a >> top) & magnitude), y_order = b ^ ((b >> top) & magnitude);
   const I away = (I)(x_order < y_order) ^ (a >> top);  // -1 where the magnitude grows
   const I step = away | 1;                             // -1 or 1
-  const I stepped = a - step;
+  const I stepped = (I)((U)a - (U)step);               // -0 and NaN, for which this is not taken, wrap
   const I from_zero = (b & sign) | 1;
   const I moved = (a & magnitude) == 0 ? from_zero : stepped;
   const I same = (I)(a == b) | (I)(((a | b) & magnitude) == 0);
