@@ -231,7 +231,7 @@ class _Convolution:
         size = extension.reduce_scratch(problem)
         scratch = runtime.empty(size, _BYTES) if size else None
         y = self.empty(shape[1:2])
-        extension.fold(
+        extension.reduce_fold(
             *("sum", self.number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream())
         )
         return y

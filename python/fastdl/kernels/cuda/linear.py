@@ -34,7 +34,9 @@ def column_sums(matrix: Matrix) -> Array:
     size = extension.reduce_scratch(problem)
     scratch = runtime.empty(size, _BYTES) if size else None
     y = runtime.empty(shape[1:], x.dtype)
-    extension.fold("sum", number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream())
+    extension.reduce_fold(
+        "sum", number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream()
+    )
     return y
 
 
