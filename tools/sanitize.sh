@@ -4,7 +4,8 @@
 # out: it is not instrumented. Before that, the thread pool alone with ThreadSanitizer. About six minutes on two cores.
 #   tools/sanitize.sh [pytest arguments]      default: every test file that walks the levels
 # Needs fastdl installed, or built in place, to ask for the level. Left out: test_*guard* overwrite memory on purpose;
-# accuracy and import time are the optimised build's (at -O1 GCC forms no fused multiply-adds).
+# accuracy and import time are the optimised build's (at -O1 GCC forms no fused multiply-adds), and the emulated CUDA
+# kernels, which tools/sanitize_cuda.sh runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$PWD/build/sanitize
@@ -27,7 +28,7 @@ cp "$build"/*.so "$build/package/fastdl/"
 
 if [ $# -eq 0 ]; then
   mapfile -t tests < <(grep -l 'backends()' tests/test_*.py)
-  set -- -n 2 -k "not guard and not accuracy and not import_time" "${tests[@]}" tests/test_runtime.py tests/test_binding_safety.py
+  set -- -n 2 -k "not guard and not accuracy and not import_time and not cuda" "${tests[@]}" tests/test_runtime.py tests/test_binding_safety.py
 fi
 # Reports go straight to the terminal: pytest must leave the file descriptors alone.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so) $(g++ -print-file-name=libstdc++.so)"
