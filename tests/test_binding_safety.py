@@ -123,7 +123,8 @@ def functions() -> list[str]:
 
 
 # A process takes longer to start than to run.
-TOGETHER = [functions()[i : i + 8] for i in range(0, len(functions()), 8)]
+FUNCTIONS = functions()
+TOGETHER = [FUNCTIONS[i : i + 8] for i in range(0, len(FUNCTIONS), 8)]
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=lambda names: names[0])

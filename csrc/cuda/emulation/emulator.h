@@ -70,8 +70,8 @@ extern thread_local const Here* here;
 enum class Order { ascending, descending, random };
 void set_order(Order order, uint64_t seed);
 int64_t launches();  // so far, of any kind
-void skip_kernels(
-    bool skip);  // launches are counted and checked, and nothing runs: what is left is the host's time
+// Launches are counted and checked, and nothing runs: what is left is the host's time.
+void skip_kernels(bool skip);
 
 // Runs body(context) in every thread of the grid; returns when all are done, or throws the first error.
 // A cooperative grid's blocks take turns on one host thread, the others come one after the other.
