@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HEADER = f"{'case':44} {'':4} {'fastdl us':>11} {'peer us':>11} {'ratio':>7} {'tcm.':>7} {'limit':>6}  target"
@@ -207,7 +208,8 @@ def _device_tables(document: dict[str, Any]) -> list[str]:
 
 
 def plot(document: dict[str, Any], path: str | Path) -> None:
-    """A bar per case: how many times faster than the peer, on a logarithmic axis, families in colours of their own."""
+    """A row per family: each case a dot at how many times faster than the peer it is, the median a bar, on a
+    logarithmic axis; beside it the median, and how many cases are at least as fast. The tables have the names."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -223,62 +225,56 @@ def plot(document: dict[str, Any], path: str | Path) -> None:
     if not results:
         raise ValueError("plot: no case was measured against a peer; run with --against torch")
     families = list(dict.fromkeys(r["family"] for r in results))
-    palette = plt.get_cmap("tab20")
-    rows: list[tuple[str, dict[str, Any] | None]] = []
-    for family in families:
-        rows.append((family, None))
-        rows += [(family, r) for r in results if r["family"] == family]
-    columns = _columns(rows)
-    tallest = max(len(column) for column in columns)
-    figure, panels = plt.subplots(
-        1,
-        len(columns),
-        figsize=(7.0 * len(columns), 1.0 + 0.235 * tallest),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure, axes = plt.subplots(figsize=(10.0, 1.6 + 0.36 * len(families)), layout="constrained")
     low = min(0.5, *(r["ratio"] for r in results)) * 0.8
-    high = max(2.0, *(r["ratio"] for r in results)) * 1.6
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-    for axes, column in zip(panels[0], columns, strict=True):
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-        for y, (family, r) in enumerate(column):
-            if r is None:
-                place = axes.get_yaxis_transform()
-                axes.text(0.005, y, family, transform=place, va="center", fontweight="bold", color="0.25")
-            else:
-                _bar(axes, y, r, palette(families.index(family) % 20))
-        axes.set_yticks(
-            [y for y, (_, r) in enumerate(column) if r is not None],
-            [f"{r['case']}  {r['mode']}{_short(r)}" for _, r in column if r is not None],
-            fontsize=8,
+    high = max(2.0, *(r["ratio"] for r in results)) * 1.2
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.axvspan(low, 1.0, color="0.95")
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    for y, family in enumerate(families):
+        ratios = sorted(r["ratio"] for r in results if r["family"] == family)
+        heights = [y + 0.22 * ((7 * i) % 5 - 2) / 2 for i in range(len(ratios))]  # neighbours apart
+        colours = ["tab:blue" if ratio >= 1 else "tab:red" for ratio in ratios]
+        axes.scatter(ratios, heights, s=16, c=colours, alpha=0.6, linewidths=0, clip_on=False)
+        middle = median(ratios)
+        axes.plot([middle] * 2, [y - 0.36, y + 0.36], color="black", linewidth=2.0)
+        fast = sum(ratio >= 1 for ratio in ratios)
+        axes.text(
+            1.01,
+            y,
+            f"{_times(middle)}   {fast} of {len(ratios)}",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=9,
         )
-        axes.set_ylim(tallest - 0.4, -0.6)
-        axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-        axes.grid(axis="x", color="0.9")
-        axes.set_axisbelow(True)
-        axes.tick_params(axis="y", length=0)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
+    axes.text(
+        1.01, -0.9, "median, at least 1x", transform=axes.get_yaxis_transform(), fontsize=8, color="0.4"
+    )
+    axes.set_yticks(range(len(families)), families)
+    axes.set_ylim(len(families) - 0.4, -0.6)
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
     machine = document["machine"]
     versions = machine["versions"]
     peer = f"torch {versions['torch']}" if "torch" in versions else "peer"
     figure.suptitle(
-        f"Speed relative to {peer} (right of 1x: fastdl is faster; black mark: the project's goal)\n"
-        + _headline(machine),
-        fontsize=11,
+        f"Speed relative to {peer}: a dot is a case, right of 1x fastdl is faster\n{_headline(machine)}",
+        fontsize=10,
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _short(result: dict[str, Any]) -> str:
-    dtype = result.get("dtype", "float32")
-    return "" if dtype == "float32" else f" {dtype.replace('bfloat', 'bf')}"
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:.0f}x"
 
 
 def _plot_crossings(document: dict[str, Any], series: Sequence[str], path: str | Path) -> None:
@@ -308,25 +304,3 @@ def _plot_crossings(document: dict[str, Any], series: Sequence[str], path: str |
     figure.suptitle(f"The same call on the CPU and on the GPU\n{_headline(document['machine'])}", fontsize=11)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _columns(rows: list[tuple[str, Any]], most: int = 72) -> list[list[tuple[str, Any]]]:
-    """Rows in columns of about ``most``, broken between families where that is near."""
-    columns: list[list[tuple[str, Any]]] = [[]]
-    for i, row in enumerate(rows):
-        family_length = sum(1 for other in rows[i:] if other[0] == row[0])
-        starts = row[1] is None
-        full = len(columns[-1]) >= most
-        if columns[-1] and (full or (starts and len(columns[-1]) + family_length > most + 8)):
-            columns.append([])
-        columns[-1].append(row)
-    return columns
-
-
-def _bar(axes: Any, y: int, r: dict[str, Any], colour: Any) -> None:
-    left, width = (1.0, r["ratio"] - 1.0) if r["ratio"] >= 1 else (r["ratio"], 1.0 - r["ratio"])
-    axes.barh(y, width, left=left, height=0.72, color=colour)
-    label = f"{r['ratio']:.2g}x" if r["ratio"] < 9.95 else f"{r['ratio']:.0f}x"
-    axes.text(max(r["ratio"], 1.0) * 1.04, y, label, va="center", fontsize=8)
-    if r["target"]:
-        axes.plot([r["target"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1.4)
