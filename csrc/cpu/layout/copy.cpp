@@ -214,7 +214,11 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
 
 void fill(char* to, int64_t bytes, uint64_t pattern) {
   // Nothing is read: as long as the last cache holds the result it is the better place for it.
+#if defined(_SC_LEVEL3_CACHE_SIZE)
   static const int64_t last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#else
+  constexpr int64_t last_cache = 0;
+#endif
   const bool past = bytes >= std::max(simd::kStreamBytes, last_cache / 2) &&
                     reinterpret_cast<uintptr_t>(to) % simd::kBytes == 0;
   parallel_for((bytes + 63) / 64, 2 * kGrainBytes / 64, [&](int64_t begin, int64_t end) {

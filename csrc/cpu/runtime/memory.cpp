@@ -128,7 +128,9 @@ Header* from_system(size_t capacity, int size_class, unsigned colour) {
     if (aligned > raw) munmap(raw, size_t(aligned - raw));
     const size_t tail = size_t(raw + bytes + kHugePage - (aligned + bytes));
     if (tail) munmap(aligned + bytes, tail);
+#if defined(MADV_HUGEPAGE)
     madvise(aligned, bytes, MADV_HUGEPAGE);
+#endif
     start = aligned;
     offset = size_t(colour % 16) * 3 * kAlign;
   } else {

@@ -10,7 +10,9 @@
 #include "cpu/runtime/threads.h"
 
 #include <pthread.h>
+#if defined(__linux__)
 #include <sched.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -64,8 +66,10 @@ int default_threads() {
     }
   }
   int cpus = int(std::thread::hardware_concurrency());
+#if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
+#endif
   if (const int limit = cgroup_cpus()) cpus = std::min(cpus, limit);
   return std::max(cpus, 1);
 }
