@@ -226,6 +226,39 @@ def test_backward_inputs():
         (x * 2).sum().backward(inputs=[])
 
 
+def test_accumulation_keeps_one_set_of_gradients():
+    """A second backward adds every layer's gradient when it comes: what is alive at once stays below two sets."""
+    layers = [fastdl.nn.Linear(128, 128, bias=False) for _ in range(16)]
+
+    def loss():
+        y = fastdl.ones(1, 128)
+        for layer in layers:
+            y = layer(y)
+        return y.sum()
+
+    loss().backward()
+    single = [layer.weight.grad.clone() for layer in layers]
+    total = loss()
+    fastdl.empty_cache()
+    before = fastdl.memory_stats()["in_use"]
+    fastdl.reset_peak_memory_stats()
+    total.backward()
+    assert fastdl.memory_stats()["in_use_peak"] - before < 4 * 128 * 128 * 4
+    for layer, grad in zip(layers, single, strict=True):
+        np.testing.assert_array_equal(layer.weight.grad.numpy(), 2 * grad.numpy())
+
+
+def test_a_gradient_that_the_graph_refers_to_is_changed_at_the_end():
+    x = leaf([1.0, 2.0])
+    (x * 3).sum().backward()
+    (x * x.grad.data + x).sum().backward()  # the sum's part comes first
+    assert x.grad.tolist() == [7, 7]
+    (x * 2 + x).backward(x.grad)
+    assert x.grad.tolist() == [28, 28]
+    (x * x.grad[0].data + x).sum().backward()
+    assert x.grad.tolist() == [57, 57]
+
+
 def test_backward_of_several():
     x = leaf([2.0])
     fastdl.autograd.backward([x * 2, x * x], [None, fastdl.tensor([10.0])])

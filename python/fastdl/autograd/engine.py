@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from sys import getrefcount
 from typing import Any
 
 from fastdl.autograd import anomaly
@@ -127,6 +128,9 @@ def _run(
             target, index = edge
             if needed is None and target not in pending and (index < 0 or target.outputs == 1):
                 # The most frequent case of `send`, without the call: a first gradient, and the only one of its kind.
+                if index < 0 and target._grad is not None and adds_at_once(target):
+                    target._accumulate(grad, own)
+                    continue
                 pending[target] = grad
                 if own:
                     owned.add(target)
@@ -138,6 +142,7 @@ def _run(
                 send(target, index, grad, own)
         if not retain_graph:
             node.release()
+        result = pairs = grad = None  # none of them is kept while the next node computes
 
     for leaf in leaves:
         grad = pending.pop(leaf)
@@ -155,6 +160,14 @@ def _run(
                 for hook in list(leaf._post_hooks):
                     hook(leaf)
     return results
+
+
+def adds_at_once(leaf: Tensor) -> bool:
+    """May a leaf add to its gradient what comes, instead of the sum at the end? Then no second set of them is kept.
+
+    Hooks want the sum. And who else refers to the array, the graph as well, needs the values of before.
+    """
+    return leaf._hooks is leaf._post_hooks is None and getrefcount(leaf._grad._data) == 2  # type: ignore[union-attr]
 
 
 def check_released(node: Op) -> Sequence[Any]:
