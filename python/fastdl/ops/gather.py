@@ -399,7 +399,7 @@ def _scatter(
 ) -> Tensor:
     indices = _index(op, index)
     if isinstance(src, Tensor):
-        if src.dtype != input.dtype:
+        if src._data.dtype != input._data.dtype:
             raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
         if indices.size == 0:
             return input.clone() if out is None else out.copy_(input)
