@@ -142,7 +142,7 @@ def _run(
                 send(target, index, grad, own)
         if not retain_graph:
             node.release()
-        result = pairs = grad = None  # none of them is kept while the next node computes
+        del result, pairs, grad  # none of them is kept while the next node computes
 
     for leaf in leaves:
         grad = pending.pop(leaf)

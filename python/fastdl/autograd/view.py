@@ -41,7 +41,7 @@ class View(Op):
     options: dict[str, Any]
 
     @staticmethod
-    def of(x: Any, **options: Any) -> Any:
+    def of(x: Any, *_: Any, **options: Any) -> Any:
         """What is seen of the array ``x``."""
         raise NotImplementedError
 
