@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
-from fastdl.kernels import add_at, on_device, select, strided
+from fastdl.kernels import add_at, select, strided
 from fastdl.ops.arrays import zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import reshape
@@ -55,10 +55,19 @@ class Basic(Part):
 class Diagonal(Part):
     @staticmethod
     def of(x: Any, offset: int, a: int, b: int) -> Any:
-        view = x.diagonal(offset, a, b)
-        if not on_device(view):  # NumPy's is read-only
-            view.flags.writeable = x.flags.writeable
-        return view
+        # Not ndarray.diagonal: that is read-only.
+        rows, columns = x.shape[a], x.shape[b]
+        first_row, first_column = max(-offset, 0), max(offset, 0)
+        length = max(0, min(rows - first_row, columns - first_column))
+        start = [slice(None)] * x.ndim
+        start[a], start[b] = slice(min(first_row, rows), None), slice(min(first_column, columns), None)
+        corner = x[tuple(start)]
+        others = [i for i in range(x.ndim) if i not in (a, b)]
+        return strided(
+            corner,
+            [x.shape[i] for i in others] + [length],
+            [x.strides[i] for i in others] + [x.strides[a] + x.strides[b]],
+        )
 
 
 def _index_in(op: str, index: Any, extent: int, dim: int) -> int:
