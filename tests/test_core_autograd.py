@@ -226,6 +226,39 @@ def test_backward_inputs():
         (x * 2).sum().backward(inputs=[])
 
 
+def test_accumulation_keeps_one_set_of_gradients():
+    """A second backward adds every layer's gradient when it comes: what is alive at once stays below two sets."""
+    layers = [fastdl.nn.Linear(128, 128, bias=False) for _ in range(16)]
+
+    def loss():
+        y = fastdl.ones(1, 128)
+        for layer in layers:
+            y = layer(y)
+        return y.sum()
+
+    loss().backward()
+    single = [layer.weight.grad.clone() for layer in layers]
+    total = loss()
+    fastdl.empty_cache()
+    before = fastdl.memory_stats()["in_use"]
+    fastdl.reset_peak_memory_stats()
+    total.backward()
+    assert fastdl.memory_stats()["in_use_peak"] - before < 4 * 128 * 128 * 4
+    for layer, grad in zip(layers, single, strict=True):
+        np.testing.assert_array_equal(layer.weight.grad.numpy(), 2 * grad.numpy())
+
+
+def test_a_gradient_that_the_graph_refers_to_is_changed_at_the_end():
+    x = leaf([1.0, 2.0])
+    (x * 3).sum().backward()
+    (x * x.grad.data + x).sum().backward()  # the sum's part comes first
+    assert x.grad.tolist() == [7, 7]
+    (x * 2 + x).backward(x.grad)
+    assert x.grad.tolist() == [28, 28]
+    (x * x.grad[0].data + x).sum().backward()
+    assert x.grad.tolist() == [57, 57]
+
+
 def test_backward_of_several():
     x = leaf([2.0])
     fastdl.autograd.backward([x * 2, x * x], [None, fastdl.tensor([10.0])])
@@ -261,6 +294,80 @@ def test_grad_runs_only_what_it_needs():
     assert ran == ["above"]
     y.backward()
     assert sorted(ran) == ["above", "above", "below", "beside"]
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_that_nobody_asked_for_are_not_computed(create_graph, monkeypatch):
+    """As in PyTorch's engine: layers on the way are not asked for their weights' gradients, hooks there are silent."""
+    asked, called = [], []
+    for layer in (fastdl.ops.linear.Linear, fastdl.ops.conv.Conv):
+        for name in ("backward", "backward_graph"):
+            compute = getattr(layer, name)
+
+            def backward(self, grad, label=layer.__name__, compute=compute):
+                result = compute(self, grad)
+                asked.append((label, tuple(g is not None for g in result)))
+                return result
+
+            monkeypatch.setattr(layer, name, backward)
+    fastdl.manual_seed(0)
+    conv, last = fastdl.nn.Conv2d(2, 3, 3), fastdl.nn.Linear(27, 4)
+    x = fastdl.randn(5, 2, 5, 5, requires_grad=True)
+    h = conv(x)
+    h.retain_grad()
+    beside = h.flatten(1) * leaf([2.0])  # not on the way to what is asked for
+    beside.register_hook(lambda g: called.append("beside"))
+    last.weight.register_hook(lambda g: called.append("weight"))
+    y = last(F.relu(h).flatten(1)).square().sum()
+    everything = [x, conv.weight, conv.bias, last.weight, last.bias]
+    whole = fastdl.autograd.grad(y, everything, retain_graph=True)
+    assert called.pop() == "weight"
+    total = y + beside.sum()
+
+    def check(wanted, expected, root=y):
+        asked.clear()
+        found = fastdl.autograd.grad(root, [everything[i] for i in wanted], None, True, create_graph)
+        assert asked == expected
+        for i, g in zip(wanted, found, strict=True):
+            np.testing.assert_allclose(g.detach().numpy(), whole[i].numpy(), 1e-5, 1e-6)
+
+    only_x, all_three = (True, False, False), (True, True, True)
+    check([0], [("Linear", only_x), ("Conv", only_x)])
+    assert h.grad is not None
+    check([1], [("Linear", only_x), ("Conv", (False, True, False))])
+    check([2, 0], [("Linear", only_x), ("Conv", (True, False, True))])
+    check([4], [("Linear", (False, False, True))])
+    check([4], [("Linear", (False, False, True))], total)
+    assert called == []
+    check(
+        [3, 4, 1, 2, 0], [("Linear", all_three), ("Conv", all_three)]
+    )  # what was left out before is not forgotten
+    asked.clear()
+    y.backward(inputs=[x], retain_graph=True, create_graph=create_graph)
+    assert asked == [("Linear", only_x), ("Conv", only_x)]
+    assert conv.weight.grad is None
+    np.testing.assert_allclose(x.grad.detach().numpy(), whole[0].numpy(), 1e-5, 1e-6)
+    x.grad = None
+    y.backward()
+    for t, g in zip(everything, whole, strict=True):
+        np.testing.assert_allclose(t.grad.numpy(), g.numpy(), 1e-5, 1e-6)
+
+
+def test_an_error_in_a_partial_backward_leaves_the_node_whole():
+    class Fails(Op):
+        def forward(self, x, y):
+            return x + y
+
+        def backward(self, grad):
+            if self.needs != (True, True):
+                raise ArithmeticError
+            return grad * 1, grad * 2
+
+    x, y = leaf([1.0]), leaf([1.0])
+    z = Fails.apply(x, y)
+    with pytest.raises(ArithmeticError):
+        fastdl.autograd.grad(z, x, retain_graph=True)
+    assert [g.item() for g in fastdl.autograd.grad(z, (x, y))] == [1, 2]
 
 
 def test_grad_of_unused():

@@ -182,6 +182,37 @@ def test_an_input_returned_as_it_is_and_saved_is_the_input(lib):
     assert second.tolist() == [4.0, 12.0]
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_backward_to_some_inputs_knows_which(create_graph):
+    """ctx.needs_input_grad as in a C++ function of PyTorch; its Python functions are asked for all that forward saw."""
+    asked = []
+
+    class Product(fastdl.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, factor, y):
+            ctx.save_for_backward(x, y)
+            ctx.factor = factor
+            return x * y * factor
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, y = ctx.saved_tensors
+            need_x, need_factor, need_y = ctx.needs_input_grad
+            asked.append((need_x, need_factor, need_y))
+            of_x = grad * y * ctx.factor if need_x else None
+            return of_x, None, grad * x * ctx.factor if need_y else None
+
+    x = fastdl.tensor([2.0], requires_grad=True)
+    y = fastdl.tensor([3.0], requires_grad=True)
+    z = Product.apply(x, 10.0, y)
+    for wanted, expected in ((x, [30.0]), (y, [20.0]), ((x, y), [30.0, 20.0])):
+        found = fastdl.autograd.grad(z, wanted, retain_graph=True, create_graph=create_graph)
+        assert [g.item() for g in found] == expected
+    z.backward()
+    assert asked == [(True, False, False), (False, False, True), (True, False, True), (True, False, True)]
+    assert (x.grad.item(), y.grad.item()) == (30.0, 20.0)
+
+
 def test_wrong_results_are_explained():
     def function(result):
         class F(fastdl.autograd.Function):

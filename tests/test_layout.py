@@ -222,6 +222,40 @@ def test_an_index_outside_is_found_wherever_it_is(backend, shape):
             backend.gather_backward(x, dim, index, shape[dim])
 
 
+def test_strided_views(backend):
+    x = np.arange(60.0).reshape(6, 10)
+    every = x[::2, ::-3]
+    for base, shape, strides in (
+        (x, (5, 3), (80, 24)),
+        (x, (4, 3, 2), (80, 80, 8)),  # windows: elements appear several times
+        (x, (7,), (0,)),
+        (x, (0, 5), (8, 8)),
+        (every, (4, 3), (-24, 160)),
+        (every, (), ()),
+        (x[2], (9,), (8,)),
+    ):
+        got, want = backend.strided(base, shape, strides), reference.strided(base, shape, strides)
+        np.testing.assert_array_equal(got, want)
+        assert got.strides == want.strides
+        assert np.may_share_memory(got, x) or got.size == 0
+        assert got.flags.writeable
+    x.flags.writeable = False
+    assert not backend.strided(x, (3,), (8,)).flags.writeable
+    for module in (backend, reference):
+        for base, shape, strides in (
+            (x, (61,), (8,)),
+            (x, (2,), (-8,)),
+            (x[2], (11,), (8,)),
+            (every, (5,), (-24,)),
+            (x[:0], (1,), (8,)),
+        ):
+            with pytest.raises(ValueError, match="reaches outside"):
+                module.strided(base, shape, strides)
+    for shape, strides in (((2,), (8, 8)), ((-1,), (8,)), ((1 << 62, 3), (1 << 62, 1 << 62))):
+        with pytest.raises(ValueError, match="strided: "):
+            backend.strided(x, shape, strides)
+
+
 def test_refusals(backend):
     x, index = np.ones((3, 4), np.float32), np.array([0, 3])
     for module in (backend, reference):

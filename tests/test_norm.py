@@ -152,7 +152,15 @@ def test_layer_and_rms_norm_kernels(rows, length, affine, dtype, level):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "groups"),
-    [((2, 6), 3), ((3, 4, 5), 4), ((2, 6, 4, 4), 2), ((1, 8, 17), 1), ((5, 32, 7, 7), 8), ((2, 4, 3000), 2)],
+    [
+        ((2, 6), 3),
+        ((64, 32), 8),
+        ((3, 4, 5), 4),
+        ((2, 6, 4, 4), 2),
+        ((1, 8, 17), 1),
+        ((5, 32, 7, 7), 8),
+        ((2, 4, 3000), 2),
+    ],
 )
 @pytest.mark.parametrize("affine", [True, False])
 def test_group_norm_kernels(shape, groups, affine, dtype, level):

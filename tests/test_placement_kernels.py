@@ -125,6 +125,18 @@ def test_elements(backend, dtype, shape):
                     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["scatter", "scatter_add", "scatter_reduce", "index_copy", "index_add"])
+@pytest.mark.parametrize("shape", [(20000,), (70, 300), (5, 40, 50)])
+def test_a_wrong_index_leaves_everything_as_it_was(backend, name, shape):
+    for dim in range(len(shape)):
+        out, source = np.zeros(shape, "f4"), np.ones(shape, "f4")
+        index = np.zeros(shape[dim] if name.startswith("index") else shape, "i8")
+        index.reshape(-1)[-1] = shape[dim]  # the last one to be looked at
+        with pytest.raises(IndexError, match=f"= {shape[dim]} is out of range"):
+            getattr(backend, name)(out, dim, index, source, *(["amax"] if name == "scatter_reduce" else []))
+        assert not out.any()
+
+
 def test_refusals(backend):
     out, index = np.zeros((3, 4), "f4"), np.zeros((3, 2), "i8")
     for name, at in (

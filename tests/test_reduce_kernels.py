@@ -282,6 +282,22 @@ def test_counts(level):
         kernel.count_true(np.ones(3))
 
 
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_sums_of_integers(level, dtype):
+    kernel, rng = load(level), np.random.default_rng(5)
+    info = np.iinfo(dtype)
+    for shape in ((), (0,), (7,), (3, 0), (300, 5), (3, 2100, 4), (2, 50000), (40, 3, 1500)):
+        x = rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+        for view in (x, x.T):
+            for axis, keepdim in itertools.product((None, *range(view.ndim)), (False, True)):
+                got = kernel.sum_integers(view, axis, keepdim)
+                np.testing.assert_array_equal(got, reference.sum_integers(view, axis, keepdim))
+                assert got.dtype == np.int64
+    with pytest.raises(TypeError, match="sum_integers: x must be int64"):
+        kernel.sum_integers(np.ones(3))
+
+
 def test_messages():
     x = Tensor(np.ones((3, 4), np.float32))
     with pytest.raises(

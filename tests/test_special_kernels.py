@@ -31,6 +31,9 @@ DOMAIN = {
     "i0e": np.concatenate([REAL, 10.0 ** rng.uniform(0, 200, 30)]),
     "i1": REAL,
     "i1e": np.concatenate([REAL, 10.0 ** rng.uniform(0, 200, 30)]),
+    "logit": np.concatenate([UNIT, 0.5 + rng.uniform(-1e-3, 1e-3, 30)]),
+    "entr": np.concatenate([POSITIVE, 1 + rng.uniform(-1e-3, 1e-3, 30)]),
+    "sinc": REAL,
 }
 # The reference's own error in double: its series, Newton steps and products are not the last word.
 REFERENCE = {
@@ -43,7 +46,7 @@ REFERENCE = {
 }
 
 # Computed in single precision; the others are in double and rounded once.
-SINGLE = ("erfc", "erfinv", "ndtr")
+SINGLE = ("erfc", "erfinv", "ndtr", "logit", "entr")
 
 # Exact to all digits that a double has: f, x, f(x).
 KNOWN = [
@@ -67,6 +70,10 @@ KNOWN = [
     ("i1", 10.0, 2670.9883037012546),
     ("i0e", 0.5, 0.6450352704491501),
     ("i1e", -0.5, -0.1564208031848717),
+    ("logit", 0.9, 2.1972245773362196),
+    ("logit", 0.25, -1.0986122886681098),
+    ("entr", 0.5, 0.34657359027997264),
+    ("sinc", 0.5, 0.6366197723675814),
 ]
 
 
@@ -119,6 +126,9 @@ def test_ends_and_poles(level, dtype):
         "i0e": ([0.0, inf, -inf], [1, 0, 0]),
         "i1": ([0.0, -0.0, inf, -inf], [0.0, -0.0, inf, -inf]),
         "i1e": ([0.0, -0.0, inf, -inf], [0.0, -0.0, 0.0, -0.0]),
+        "logit": ([0.0, 0.5, 1, -0.1, 1.1, inf, -inf], [-inf, 0, inf, nan, nan, nan, nan]),
+        "entr": ([0.0, -0.0, 1, -1e-30, inf, -inf], [0, 0, 0, -inf, -inf, -inf]),
+        "sinc": ([0.0, -0.0, inf, -inf], [1, 1, nan, nan]),
     }
     assert set(table) == set(DOMAIN)
     for name, (x, want) in table.items():

@@ -104,7 +104,10 @@ enum class Special {
   i0,
   i0e,
   i1,
-  i1e
+  i1e,
+  logit,
+  entr,
+  sinc
 };
 
 // out = x op y

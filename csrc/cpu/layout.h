@@ -21,9 +21,7 @@ void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t colum
 // y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other.
 void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
 
-// The middle axis of (outer, extent, inner) is the indexed one; `count` indices, in [0, extent). The gather
-// and scatter functions check that themselves, block by block before the use; false: some are not, the result
-// is undefined.
+// The middle axis of (outer, extent, inner) is the indexed one; `count` indices, in [0, extent).
 struct IndexProblem {
   int64_t outer, extent, inner, count;
 };
@@ -36,19 +34,20 @@ void index_copy(char* y, const char* source, const int64_t* index, const IndexPr
 template <class T>
 void index_add(T* y, const T* source, const int64_t* index, const IndexProblem& p, bool from_zero);
 
-// y[o, j, i] = x[o, index[o, j, i], i]
+// y[o, j, i] = x[o, index[o, j, i], i]. Checks the indices itself, block by block before their use; false:
+// some are outside, y is undefined.
 bool gather_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
 // y[o, index[o, j, i], i] = source[o, j, i]; `repeated`: the source is one element
-bool scatter(char* y, const char* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter(char* y, const char* source, bool repeated, const int64_t* index, const IndexProblem& p,
              int64_t item);
 // y[o, index[o, j, i], i] += source[o, j, i]
 template <class T>
-bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                  bool from_zero);
 // y[o, index[o, j, i], i] = join(y[o, index[o, j, i], i], source[o, j, i])
 enum class Join { product, largest, smallest };
 template <class T>
-bool scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                     Join join);
 
 // The position of the first index outside [0, extent), or -1.

@@ -81,6 +81,9 @@ void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t i
 
 // out[o, c] = how many of the bytes x[o, :, c] of a C-order array (outer, n, inner) are not zero.
 void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner);
+// out[o, c] = the sum of x[o, :, c], of int32 or int64; overflow wraps around.
+template <class T>
+void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner);
 
 // y[o, i, c] = the sum of x[o, 0 .. i, c], or with from_end of x[o, i .. n - 1, c].
 template <class T>

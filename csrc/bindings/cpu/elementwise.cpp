@@ -269,6 +269,9 @@ void register_elementwise(py::module_& m) {
   def_special(m, Special::i0e, "i0e_forward", "i0e");
   def_special(m, Special::i1, "i1_forward", "i1");
   def_special(m, Special::i1e, "i1e_forward", "i1e");
+  def_special(m, Special::logit, "logit_forward", "logit");
+  def_special(m, Special::entr, "entr_forward", "entr");
+  def_special(m, Special::sinc, "sinc_forward", "sinc");
   def_unary_backward(m, Unary::abs, "abs_backward", "x");
   def_unary_backward(m, Unary::square, "square_backward", "x");
   def_unary_backward(m, Unary::sqrt, "sqrt_backward", "y");

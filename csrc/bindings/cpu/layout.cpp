@@ -158,16 +158,13 @@ py::array bind_gather_backward(const py::array& grad_y, int64_t dim, const py::a
     if (at.shape() != shape)
       throw py::value_error("gather_backward: index and grad_y must have the same shape");
     if (extent < 0) throw py::value_error("gather_backward: extent must not be negative");
+    check_index(op, at, extent);
     const IndexProblem p = problem(shape, axis, extent, at.dim(axis));
     shape[size_t(axis)] = extent;
     py::array grad_x = empty<T>(shape);
     T* out = data<T>(grad_x);
-    bool inside;
-    {
-      KernelScope scope(g.size() + size_of(shape));
-      inside = scatter_add<T>(out, g, false, at, p, true);
-    }
-    if (!inside) check_index(op, at, extent);  // raises
+    KernelScope scope(g.size() + size_of(shape));
+    scatter_add<T>(out, g, false, at, p, true);
     return grad_x;
   });
 }
@@ -233,9 +230,8 @@ void bind_index_add(py::array& out, int64_t dim, const py::array& index, const p
   });
 }
 
-// kernel(y, source, repeated, index, problem) for elements: scatter, scatter_add and scatter_reduce, which
-// check the indices as they come to them: what precedes a wrong one may have been written. A source of no
-// dimensions is one element for all.
+// kernel(y, source, repeated, index, problem) for elements: scatter, scatter_add and scatter_reduce. Nothing
+// is written unless all indices are right. A source of no dimensions is one element for all.
 template <class F>
 void on_elements(const char* op, py::array& out, int64_t dim, const py::array& index, const py::array& source,
                  F&& kernel) {
@@ -250,27 +246,23 @@ void on_elements(const char* op, py::array& out, int64_t dim, const py::array& i
     throw py::value_error(std::string(op) + ": source must have the shape of index");
   const py::array from = in_c_order(apart(source, out), op);
   const IndexProblem p = problem(shape, axis, shape[size_t(axis)], at.dim(axis));
-  bool inside = true;
-  if (at.size() > 0) {
-    KernelScope scope(at.size());
-    inside = kernel(y, bytes(from), repeated, at.get(), p);
-  }
-  if (!inside) check_index(op, at, p.extent);  // raises
+  check_index(op, at, p.extent);
+  KernelScope scope(at.size());
+  if (at.size() > 0) kernel(y, bytes(from), repeated, at.get(), p);
 }
 
 void bind_scatter(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
-  on_elements(
-      "scatter", out, dim, index, source,
-      [item = out.itemsize()](char* y, const char* from, bool repeated, const int64_t* at,
-                              const IndexProblem& p) { return scatter(y, from, repeated, at, p, item); });
+  on_elements("scatter", out, dim, index, source,
+              [item = out.itemsize()](char* y, const char* from, bool repeated, const int64_t* at,
+                                      const IndexProblem& p) { scatter(y, from, repeated, at, p, item); });
 }
 
 void bind_scatter_add(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
   by_number("scatter_add", out, [&]<class T>(T) {
     on_elements("scatter_add", out, dim, index, source,
                 [](char* y, const char* from, bool repeated, const int64_t* at, const IndexProblem& p) {
-                  return scatter_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated,
-                                        at, p, false);
+                  scatter_add<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated, at, p,
+                                 false);
                 });
   });
 }
@@ -283,8 +275,8 @@ void bind_scatter_reduce(py::array& out, int64_t dim, const py::array& index, co
   by_number(op, out, [&]<class T>(T) {
     on_elements(op, out, dim, index, source,
                 [join](char* y, const char* from, bool repeated, const int64_t* at, const IndexProblem& p) {
-                  return scatter_reduce<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from),
-                                           repeated, at, p, join);
+                  scatter_reduce<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated, at,
+                                    p, join);
                 });
   });
 }

@@ -319,6 +319,18 @@ py::array bind_count_true(const py::array& x, std::optional<int64_t> axis, bool 
   return counts;
 }
 
+py::array bind_sum_integers(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
+  const auto run = [&]<class T>(T) {
+    const In<T> in(x, "sum_integers", "x");
+    const Along a("sum_integers", in, axis, keepdim);
+    py::array sums = empty<int64_t>(a.shape);
+    KernelScope scope(in.size());
+    sum_integers<T>(data<int64_t>(sums), in, a.outer, a.n, a.inner);
+    return sums;
+  };
+  return is_dtype<int32_t>(x) ? run(int32_t{}) : run(int64_t{});
+}
+
 // kernel(T{}, y, x, a) for float, double and int64.
 template <class F>
 py::array running(const char* name, const py::array& x, int64_t axis, F&& kernel) {
@@ -371,6 +383,46 @@ py::tuple bind_running_extreme(const py::array& x, int64_t axis) {
   return is_dtype<int64_t>(x) ? run(int64_t{}) : by_dtype(name, x, run);
 }
 
+// A view on the memory of x; `flags` are those of x that it keeps.
+py::array view_of(const py::array& x, const Shape& shape, const py::ssize_t* strides, int flags) {
+  const auto* proxy = py::detail::array_proxy(x.ptr());
+  auto& api = py::detail::npy_api::get();
+  py::object view = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
+      api.PyArray_Type_, py::dtype(x.dtype()).release().ptr(), int(shape.size()),
+      reinterpret_cast<const Py_intptr_t*>(shape.data()), reinterpret_cast<const Py_intptr_t*>(strides),
+      proxy->data, proxy->flags & flags, nullptr));
+  if (!view) throw py::error_already_set();
+  if (api.PyArray_SetBaseObject_(view.ptr(), py::object(x).release().ptr()) != 0)
+    throw py::error_already_set();
+  return py::reinterpret_steal<py::array>(view.release());
+}
+
+// A view of x with any strides (bytes), inside of the memory that x reaches.
+py::array bind_strided(const py::array& x, const Shape& shape, const std::vector<py::ssize_t>& strides) {
+  const char* op = "strided";
+  require(shape.size() == strides.size() && int(shape.size()) <= kMaxAxes, op,
+          "shape and strides must have one entry for each axis, 64 at most");
+  // How far the bytes reach in front of the first element and behind it.
+  const auto reach = [&](int ndim, const auto* extents, const py::ssize_t* steps) {
+    std::pair<int64_t, int64_t> ends{0, int64_t(x.itemsize())};
+    for (int axis = 0; axis < ndim; ++axis) {
+      require(extents[axis] >= 0, op, "extents must not be negative");
+      if (extents[axis] == 0) return std::pair<int64_t, int64_t>{0, 0};
+      int64_t step;
+      if (__builtin_mul_overflow(int64_t(extents[axis] - 1), int64_t(steps[axis]), &step) ||
+          __builtin_add_overflow(step > 0 ? ends.second : ends.first, step,
+                                 step > 0 ? &ends.second : &ends.first))
+        throw py::value_error("strided: the view reaches outside of the array");
+    }
+    return ends;
+  };
+  const auto [low, high] = reach(int(x.ndim()), x.shape(), x.strides());
+  const auto [first, last] = reach(int(shape.size()), shape.data(), strides.data());
+  require(low <= first && last <= high, op, "the view reaches outside of the array");
+  return view_of(x, shape, strides.data(),
+                 py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_);
+}
+
 // A read-only view of x with the given shape: axes repeated by stride 0.
 py::array bind_broadcast_to(const py::array& x, const Shape& shape) {
   const auto* proxy = py::detail::array_proxy(x.ptr());
@@ -385,15 +437,7 @@ py::array bind_broadcast_to(const py::array& x, const Shape& shape) {
   if (!fits)
     throw py::value_error("broadcast_to: shape " + shape_text(shape_of(x)) + " does not broadcast to " +
                           shape_text(shape));
-  auto& api = py::detail::npy_api::get();
-  py::object view = py::reinterpret_steal<py::object>(api.PyArray_NewFromDescr_(
-      api.PyArray_Type_, py::dtype(x.dtype()).release().ptr(), ndim,
-      reinterpret_cast<const Py_intptr_t*>(shape.data()), reinterpret_cast<const Py_intptr_t*>(strides),
-      proxy->data, proxy->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_, nullptr));
-  if (!view) throw py::error_already_set();
-  if (api.PyArray_SetBaseObject_(view.ptr(), py::object(x).release().ptr()) != 0)
-    throw py::error_already_set();
-  return py::reinterpret_steal<py::array>(view.release());
+  return view_of(x, shape, strides, py::detail::npy_api::NPY_ARRAY_ALIGNED_);
 }
 
 }  // namespace
@@ -415,6 +459,7 @@ void register_reduce(py::module_& m) {
   m.def("max_forward", &bind_extreme<true>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("min_forward", &bind_extreme<false>, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("count_true", &bind_count_true, py::arg("x"), py::arg("axis") = py::none(), keepdim);
+  m.def("sum_integers", &bind_sum_integers, py::arg("x"), py::arg("axis") = py::none(), keepdim);
   m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
   m.def("running_product", &bind_running_product, py::arg("x"), py::arg("axis"));
   m.def("running_max", &bind_running_extreme<true>, py::arg("x"), py::arg("axis"));
@@ -422,6 +467,7 @@ void register_reduce(py::module_& m) {
   m.def("running_logsumexp", &bind_running_logsumexp, py::arg("x"), py::arg("axis"),
         py::arg("from_end") = false);
   m.def("broadcast_to", &bind_broadcast_to, py::arg("x"), py::arg("shape"));
+  m.def("strided", &bind_strided, py::arg("x"), py::arg("shape"), py::arg("strides"));
 }
 
 }  // namespace fastdl::binding

@@ -40,6 +40,12 @@ Function function_of(Special f) {
       return special::bessel_i<1, false>;
     case Special::i1e:
       return special::bessel_i<1, true>;
+    case Special::logit:
+      return special::logit<double>;
+    case Special::entr:
+      return special::entr<double>;
+    case Special::sinc:
+      return special::sinc;
   }
   __builtin_unreachable();
 }
@@ -53,6 +59,10 @@ Vec<float> (*single_function_of(Special f))(Vec<float>) {
       return special::erfinv<float>;
     case Special::ndtr:
       return special::ndtr<float>;
+    case Special::logit:
+      return special::logit<float>;
+    case Special::entr:
+      return special::entr<float>;
     default:
       return nullptr;
   }

@@ -1,5 +1,6 @@
 // Special functions on Vec<double>. Floats are computed in double as well, so that a function is compiled
-// once, but for the common erfc, ndtr and erfinv, which have shorter polynomials for them.
+// once, but for the common erfc, ndtr and erfinv, which have shorter polynomials for them, and those made of
+// logarithms.
 //
 // Between their reductions these are polynomials, interpolated at Chebyshev's nodes to a relative error below
 // 1e-17 on the interval that is named; t stands for a variable in [-1, 1]. Results are within about 4 units
@@ -312,6 +313,26 @@ template <int order, bool scaled>
   }
   y = x != x ? x : y;
   return order == 1 ? copysign<double>(y, x) : y;
+}
+
+// log(x / (1 - x)); around 1/2 by the small number 2x - 1, which is exact there.
+template <class T>
+[[gnu::noinline]] Vec<T> logit(Vec<T> x) {
+  const Vec<T> rest = T(1) - x, middle = log1p<T>((x + x - T(1)) / rest);
+  return (x > T(0.25)) & (x < T(0.75)) ? middle : log<T>(x / rest);
+}
+
+// -x log(x)
+template <class T>
+[[gnu::noinline]] Vec<T> entr(Vec<T> x) {
+  const Vec<T> y = -x * log<T>(x), outside = x < T(0) ? broadcast<T>(-T(kInf)) : x;
+  return x > T(0) ? y : outside == T(0) ? broadcast<T>(0) : outside;
+}
+
+// sin(pi x) / (pi x)
+[[gnu::noinline]] inline D sinc(D x) {
+  const D angle = x * 3.14159265358979323846;
+  return angle == 0 ? broadcast<double>(1) : sine<double>(angle) / angle;
 }
 
 }  // namespace special

@@ -172,47 +172,39 @@ bool gather_forward(char* y, const char* x, const int64_t* index, const IndexPro
 namespace {
 
 // put(to, from) for every element of the source in order, to the place that its index names. Columns (o, i)
-// belong to one thread, which calls begin(o, first, last) for those it owns. Indices are checked before their
-// use.
+// belong to one thread, which calls begin(o, first, last) for those it owns.
 template <class T, class Begin, class Put>
-bool scatter_elements(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter_elements(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                       Begin&& begin_part, Put&& put) {
-  std::atomic<bool> inside{true};
   const int64_t step = repeated ? 0 : 1;
   for_each_part(p.outer, p.inner, p.outer * (p.count + p.extent) * p.inner,
                 [&](int64_t o, int64_t begin, int64_t end) {
-                  const int64_t inner = p.inner, rows = inner == 1 ? kIndexBlock : 1;
+                  const int64_t inner = p.inner;
                   T* slice = y + o * p.extent * inner;
                   const T* from = source + o * p.count * inner * step;
                   const int64_t* at = index + o * p.count * inner;
                   begin_part(slice, begin, end);
-                  for (int64_t j = 0; j < p.count; j += rows) {
-                    const int64_t count = std::min(rows, p.count - j);
-                    if (!all_inside(at + j * inner + begin, inner == 1 ? count : end - begin, p.extent)) {
-                      inside.store(false, std::memory_order_relaxed);
-                      return;
-                    }
-                    if (inner == 1)
-                      for (int64_t i = j; i < j + count; ++i) put(slice[at[i]], from[i * step]);
-                    else
-                      for (int64_t i = begin; i < end; ++i)
-                        put(slice[at[j * inner + i] * inner + i], from[(j * inner + i) * step]);
+                  if (inner == 1) {
+                    for (int64_t j = 0; j < p.count; ++j) put(slice[at[j]], from[j * step]);
+                    return;
                   }
+                  for (int64_t j = 0; j < p.count; ++j)
+                    for (int64_t i = begin; i < end; ++i)
+                      put(slice[at[j * inner + i] * inner + i], from[(j * inner + i) * step]);
                 });
-  return inside.load(std::memory_order_relaxed);
 }
 
 template <class T>
-bool assign_elements(char* y, const char* source, bool repeated, const int64_t* index,
+void assign_elements(char* y, const char* source, bool repeated, const int64_t* index,
                      const IndexProblem& p) {
-  return scatter_elements(
+  scatter_elements(
       reinterpret_cast<T*>(y), reinterpret_cast<const T*>(source), repeated, index, p,
       [](T*, int64_t, int64_t) {}, [](T& to, T from) { to = from; });
 }
 
 }  // namespace
 
-bool scatter(char* y, const char* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter(char* y, const char* source, bool repeated, const int64_t* index, const IndexProblem& p,
              int64_t item) {
   switch (item) {
     case 1:
@@ -227,9 +219,9 @@ bool scatter(char* y, const char* source, bool repeated, const int64_t* index, c
 }
 
 template <class T>
-bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter_add(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                  bool from_zero) {
-  return scatter_elements(
+  scatter_elements(
       y, source, repeated, index, p,
       [&](T* slice, int64_t begin, int64_t end) {
         if (!from_zero) return;
@@ -241,9 +233,9 @@ bool scatter_add(T* y, const T* source, bool repeated, const int64_t* index, con
 }
 
 template <class T>
-bool scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
+void scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                     Join join) {
-  return scatter_elements(
+  scatter_elements(
       y, source, repeated, index, p, [](T*, int64_t, int64_t) {},
       [join](T& to, T from) {  // one loop for all: the branch is always the same
         if (join == Join::product) {
@@ -278,8 +270,8 @@ int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
 
 #define FASTDL_INSTANTIATE(T)                                                                  \
   template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool);         \
-  template bool scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool); \
-  template bool scatter_reduce<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, Join);
+  template void scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool); \
+  template void scatter_reduce<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, Join);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 FASTDL_INSTANTIATE(int64_t)

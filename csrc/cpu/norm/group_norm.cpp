@@ -33,7 +33,10 @@ void group_norm_forward(T* y, double* mean, double* var, const T* x, const T* we
         const int64_t channel = i % p.groups * p.channels + c, at = i * size + c * p.inner;
         const double a = weight ? double(weight[channel]) * r : r;
         const double b = (bias ? double(bias[channel]) : 0.0) - center.rest * a;
-        row_affine(y + at, x + at, p.inner, center.high, T(a), T(b));
+        if (p.inner == 1)  // one number of each channel: a call would cost more
+          y[at] = (x[at] - center.high) * T(a) + T(b);
+        else
+          row_affine(y + at, x + at, p.inner, center.high, T(a), T(b));
       }
     }
   });
@@ -51,7 +54,8 @@ void group_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
       double total = 0, total_h = 0;
       for (int64_t c = 0; c < p.channels; ++c) {
         const int64_t channel = i % p.groups * p.channels + c, at = i * size + c * p.inner;
-        GradSums s = row_grad_sums(grad_y + at, x + at, p.inner, center.high);
+        GradSums s = p.inner == 1 ? GradSums{double(grad_y[at]), double(grad_y[at] * (x[at] - center.high))}
+                                  : row_grad_sums(grad_y + at, x + at, p.inner, center.high);
         s.gx = (s.gx - center.rest * s.g) * r;
         sums.get()[i * p.channels + c] = s;
         const double w = weight ? double(weight[channel]) : 1.0;
@@ -64,7 +68,10 @@ void group_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
       for (int64_t c = 0; c < p.channels; ++c) {
         const int64_t channel = i % p.groups * p.channels + c, at = i * size + c * p.inner;
         const double a = weight ? double(weight[channel]) * r : r;
-        row_combine(grad_x + at, grad_y + at, x + at, p.inner, center.high, T(a), T(b), T(shift));
+        if (p.inner == 1)
+          grad_x[at] = grad_y[at] * T(a) + ((x[at] - center.high) * T(b) + T(shift));
+        else
+          row_combine(grad_x + at, grad_y + at, x + at, p.inner, center.high, T(a), T(b), T(shift));
       }
     }
   });

@@ -1,8 +1,10 @@
-// How many bytes along the middle axis of (outer, n, inner) are not zero: sums of bools, any and all.
+// Sums of integers along the middle axis of (outer, n, inner), in int64; and how many bytes there are not
+// zero: sums of bools, any and all.
 //
 //   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up
 //   inner > 1   a tile of columns' counts as bytes in the first-level cache, for 255 rows at a time
 //
+// Integers are added as they come, which the compiler does in vectors, rows or a tile of columns at a time.
 // Work: outer positions and tiles over threads; where those are too few, n is cut into slices as well, whose
 // counts are added up. Passes: x once.
 #include <algorithm>
@@ -68,35 +70,63 @@ void count_columns(int64_t* out, const uint8_t* x, int64_t n, int64_t pitch, int
   }
 }
 
-}  // namespace
+template <class T>
+int64_t sum_row(const T* x, int64_t n) {
+  uint64_t total = 0;
+  for (int64_t i = 0; i < n; ++i) total += uint64_t(int64_t(x[i]));
+  return int64_t(total);
+}
 
-void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
+template <class T>
+void sum_columns(int64_t* __restrict out, const T* x, int64_t n, int64_t pitch, int64_t columns) {
+  std::fill_n(out, columns, 0);
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < columns; ++c)
+      out[c] = int64_t(uint64_t(out[c]) + uint64_t(int64_t(x[r * pitch + c])));
+}
+
+// row(x, n) is the sum of n elements in a row, columns(out, x, n, pitch, columns) those of columns.
+template <class T, class Row, class Columns>
+void add_up(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row row, Columns columns) {
   const int64_t size = outer * inner, tiles = (inner + kTile - 1) / kTile;
   if (size == 0) return;
   const int64_t wanted = num_threads() * fastdl::detail::kChunksPerThread;
   int64_t slices = 1;
   if (outer * tiles * 2 < wanted)
-    slices = std::clamp<int64_t>(size * n / kGrain, 1, wanted / (outer * tiles));
+    slices = std::clamp<int64_t>(size * n * int64_t(sizeof(T)) / kGrain, 1, wanted / (outer * tiles));
   memory::Buffer<int64_t> partial(slices > 1 ? size_t(slices * size) : 0);
   int64_t* to = slices > 1 ? partial.get() : out;
   const int64_t tasks = slices * outer * tiles;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (size * n / tasks + 64));
+  const int64_t grain = std::max<int64_t>(1, kGrain / (size * n * int64_t(sizeof(T)) / tasks + 64));
   parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
       const int64_t first = n * slice / slices, count = n * (slice + 1) / slices - first;
       int64_t* here = to + slice * size + o * inner + column;
-      const uint8_t* from = x + (o * n + first) * inner + column;
+      const T* from = x + (o * n + first) * inner + column;
       if (inner == 1)
-        *here = count_row(from, count);
+        *here = row(from, count);
       else
-        count_columns(here, from, count, inner, std::min(kTile, inner - column));
+        columns(here, from, count, inner, std::min(kTile, inner - column));
     }
   });
   if (slices == 1) return;
   std::copy_n(to, size, out);
   for (int64_t s = 1; s < slices; ++s)
-    for (int64_t k = 0; k < size; ++k) out[k] += partial[s * size + k];
+    for (int64_t k = 0; k < size; ++k) out[k] = int64_t(uint64_t(out[k]) + uint64_t(partial[s * size + k]));
 }
+
+}  // namespace
+
+void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
+  add_up(out, x, outer, n, inner, count_row, count_columns);
+}
+
+template <class T>
+void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
+  add_up(out, x, outer, n, inner, sum_row<T>, sum_columns<T>);
+}
+template void sum_integers<int32_t>(int64_t*, const int32_t*, int64_t, int64_t, int64_t);
+template void sum_integers<int64_t>(int64_t*, const int64_t*, int64_t, int64_t, int64_t);
 
 }  // namespace fastdl

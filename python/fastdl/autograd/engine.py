@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from sys import getrefcount
 from typing import Any
 
 from fastdl.autograd import anomaly
@@ -28,7 +29,8 @@ def run(
     """Propagate ``gradients`` (arrays) of ``roots``.
 
     With ``wanted`` None the leaves' ``.grad`` is accumulated. Otherwise nothing is: the gradients that reach the
-    wanted tensors are returned, None where none did, and only nodes on the way to them run.
+    wanted tensors are returned, None where none did; only nodes on the way to them run, and each is asked for the
+    gradients of those of its inputs that lie there.
     """
     before = mode.enabled
     mode.enabled = False  # hooks and users' backward compute on tensors: not part of any graph
@@ -106,11 +108,16 @@ def _run(
             for index in range(node.outputs):
                 for i in wanted_at.get((node, index), ()):
                     results[i] = grad if node.outputs == 1 else grad[index]
-            if not any([e is not None and e[0] in needed for e in edges]):
+            asked = leading_to(needed, edges)
+            if True not in asked:
                 continue
         if node.versions is not None:
             node.check_versions()
-        result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
+        if needed is None:
+            result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
+        else:
+            with node.narrowed(asked):
+                result = node.backward(*([grad] if node.outputs == 1 else _fill(node, grad)))
         if check_nan:
             anomaly.check(node, result)
         own = not node.aliases_grad
@@ -121,6 +128,9 @@ def _run(
             target, index = edge
             if needed is None and target not in pending and (index < 0 or target.outputs == 1):
                 # The most frequent case of `send`, without the call: a first gradient, and the only one of its kind.
+                if index < 0 and target._grad is not None and adds_at_once(target):
+                    target._accumulate(grad, own)
+                    continue
                 pending[target] = grad
                 if own:
                     owned.add(target)
@@ -132,6 +142,7 @@ def _run(
                 send(target, index, grad, own)
         if not retain_graph:
             node.release()
+        del result, pairs, grad  # none of them is kept while the next node computes
 
     for leaf in leaves:
         grad = pending.pop(leaf)
@@ -149,6 +160,14 @@ def _run(
                 for hook in list(leaf._post_hooks):
                     hook(leaf)
     return results
+
+
+def adds_at_once(leaf: Tensor) -> bool:
+    """May a leaf add to its gradient what comes, instead of the sum at the end? Then no second set of them is kept.
+
+    Hooks want the sum. And who else refers to the array, the graph as well, needs the values of before.
+    """
+    return leaf._hooks is leaf._post_hooks is None and getrefcount(leaf._grad._data) == 2  # type: ignore[union-attr]
 
 
 def check_released(node: Op) -> Sequence[Any]:
@@ -186,9 +205,14 @@ def on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
     found.sort(key=lambda node: node.order, reverse=True)  # oldest first
     for node in found:
         # A released node is on the way, too: reaching it is the error that says so.
-        if node.edges is None or any([e is not None and e[0] in needed for e in node.edges]):
+        if node.edges is None or True in leading_to(needed, node.edges):
             needed.add(node)
     return needed
+
+
+def leading_to(needed: set[Any], edges: Sequence[tuple[Any, int] | None]) -> tuple[bool, ...]:
+    """Which of a node's edges stay among the ``needed`` nodes and leaves."""
+    return tuple([edge is not None and edge[0] in needed for edge in edges])
 
 
 def _fill(node: Op, grads: list[Any]) -> list[Any]:

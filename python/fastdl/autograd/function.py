@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -16,6 +17,7 @@ class FunctionCtx:
     """What ``forward`` and ``backward`` of a :class:`Function` share; any attribute may be set on it."""
 
     needs_input_grad: tuple[bool, ...] = ()
+    """For every argument of ``forward``; in ``backward`` to some tensors only: whether it leads to one of them."""
     materialize_grads: bool = True
     _saved: tuple[Tensor | None, ...] = ()
     _saved_outputs: Mapping[int, int] = {}  # place in _saved -> which of the node's outputs it is
@@ -131,6 +133,17 @@ class _Node(Op):
                     ) from None
             grads.append(grad if grad._data.dtype == dtype else grad.to(dtype))
         return tuple(grads)
+
+    @contextmanager
+    def narrowed(self, needs: tuple[bool, ...]) -> Iterator[None]:
+        ctx = self.ctx
+        before, asked = ctx.needs_input_grad, dict(zip(self.tensor_at, needs, strict=True))
+        ctx.needs_input_grad = tuple([asked.get(i, False) for i in range(self.arguments)])
+        try:
+            with super().narrowed(needs):
+                yield
+        finally:
+            ctx.needs_input_grad = before
 
     def release(self) -> None:
         self.ctx._released = True

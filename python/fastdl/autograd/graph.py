@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd import anomaly
-from fastdl.autograd.engine import check_released, on_the_way, replaced_by_hooks
+from fastdl.autograd.engine import check_released, leading_to, on_the_way, replaced_by_hooks
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op, new
 from fastdl.kernels import select
@@ -90,11 +90,13 @@ def _run_graph(
             for index, grad_or_none in enumerate(grads):
                 for i in places.get((node, index), ()):
                     results[i] = grad_or_none
-            if not any([e is not None and e[0] in needed for e in edges]):
-                continue
+        asked = node.needs if needed is None else leading_to(needed, edges)
+        if True not in asked:
+            continue
         if node.versions is not None:
             node.check_versions()
-        result = node.backward_graph(*_filled(node, grads))
+        with node.narrowed(asked):
+            result = node.backward_graph(*_filled(node, grads))
         result = result if result.__class__ is tuple else (result,)
         if anomaly.state.enabled and anomaly.state.check_nan:
             anomaly.check(node, tuple([None if g is None else g._data for g in result]))

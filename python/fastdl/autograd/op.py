@@ -15,13 +15,15 @@
 
     y = Square.apply(x)
 
-``self.needs[i]`` tells whether input ``i`` needs a gradient (backward may return None for the others). A node holds
+``self.needs[i]`` tells whether input ``i`` needs a gradient (backward may return None for the others); where gradients
+of some tensors only are asked for, whether it leads to one of them. A node holds
 edges to the nodes that made its inputs, never to tensors it made itself: graphs have no reference cycles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, ClassVar
 
@@ -237,6 +239,15 @@ class Op:
                     f"(it is at version {cell[0]}, {version} was expected). Make the change on a copy "
                     "(x = x + 1 instead of x += 1), or after backward()"
                 )
+
+    @contextmanager
+    def narrowed(self, needs: tuple[bool, ...]) -> Iterator[None]:
+        """Inside the block backward is asked for these gradients only."""
+        before, self.needs = self.needs, needs
+        try:
+            yield
+        finally:
+            self.needs = before
 
     def release(self) -> None:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""

@@ -30,17 +30,29 @@ _MULTIPLE = "is one of several views that one call returned"
 
 
 class View(Op):
-    """An operation whose output shares its input's memory: `view(array, **options)` is all of its forward."""
+    """An operation whose output shares its input's memory: ``of(array, **options)`` is all of its forward.
+
+    A node is made only where one is recorded; it knows the input's shape and the options.
+    """
 
     aliases_grad = True
+    needs = (True,)
+    shape: tuple[int, ...]
+    options: dict[str, Any]
+
+    @staticmethod
+    def of(x: Any, *_: Any, **options: Any) -> Any:
+        """What is seen of the array ``x``."""
+        raise NotImplementedError
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
-        op = cls()
-        return op.attach(inputs[0], op.forward(inputs[0]._data, **options), options)
+        (input,) = inputs
+        return cls.attach(input, cls.of(input._data, **options), options)
 
-    def attach(self, input: Tensor, array: Any, options: dict[str, Any]) -> Tensor:
-        """The tensor of ``array``, which is what ``forward(input, **options)`` gives, and its place in the graph."""
+    @classmethod
+    def attach(cls, input: Tensor, array: Any, options: dict[str, Any]) -> Tensor:
+        """The tensor of ``array``, which is what ``of(input, **options)`` gives, and its place in the graph."""
         output = new(Tensor)
         output._data = array
         base = input._base
@@ -55,14 +67,15 @@ class View(Op):
             base._version = cell = [0]
         output._version = cell
         if mode.enabled:
-            output._path = path if path.__class__ is str else (path, self.__class__, options)
+            output._path = path if path.__class__ is str else (path, cls, options)
             _register(base, output)
             if input._requires_grad:
-                self.needs = (True,)
-                self.order = next_order()
-                self.edges = (_edge(input),)
                 output._requires_grad = True
-                output._node = self
+                output._node = op = cls()
+                op.order = next_order()
+                node = input._node
+                op.edges = ((input, -1) if node is None else (node, input._index),)
+                op.shape, op.options = input._data.shape, options
         else:
             output._path = _NO_GRAD
         return output
@@ -98,7 +111,7 @@ def _register(base: Tensor, view: Tensor) -> None:
     views.append(ref(view))
 
 
-def _steps(path: Any) -> list[tuple[type[Op], dict[str, Any]]]:
+def _steps(path: Any) -> list[tuple[type[View], dict[str, Any]]]:
     steps = []
     while path is not None:
         path, cls, options = path
@@ -134,7 +147,7 @@ class CopySlices(Op):
         rest = pooled_copy(grad)
         region = rest
         for cls, options in self.steps:
-            region = cls().forward(region, **options)
+            region = cls.of(region, **options)
         written = pooled_copy(region) if self.needs[1] else None
         region[...] = 0
         return rest if self.needs[0] else None, written
@@ -143,7 +156,7 @@ class CopySlices(Op):
         whole = zeros(*self.like, written)._data if base is None else pooled_copy(base)
         region = whole
         for cls, options in self.steps:
-            region = cls().forward(region, **options)
+            region = cls.of(region, **options)
         region[...] = 0 if written is None else written
         return whole
 

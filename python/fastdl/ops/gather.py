@@ -111,7 +111,8 @@ def _source(op: str, input: Tensor, dim: int, index: Any, source: Tensor) -> int
     d = axis(op, dim, x.ndim)
     if index.ndim > 1:
         raise IndexError(f"{op}: index must have one dimension, got shape {index.shape}")
-    check_range(op, index, x.shape[d])
+    if on_device(x) or not (is_kernel_dtype(x.dtype) or x.dtype.kind in "biu"):  # the CPU's kernels check
+        check_range(op, index, x.shape[d])
     if s.shape != (*x.shape[:d], index.size, *x.shape[d + 1 :]):
         raise RuntimeError(
             f"{op}: source must have the shape of the tensor, {x.shape}, with {index.size} (the "
@@ -233,7 +234,10 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
 
 
 def within(x: Any, dim: int, index: Any) -> Any:
-    """The part of ``x`` that an index reaches, which may be shorter than x along the axes other than ``dim``."""
+    """The part of ``x`` that an index reaches, which may be shorter than x along the axes other than ``dim``.
+
+    With -1 for ``dim``, along all.
+    """
     if index.shape == x.shape:
         return x
     return x[tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])]
@@ -242,9 +246,7 @@ def within(x: Any, dim: int, index: Any) -> Any:
 class TakeAlong(Op):
     def forward(self, x: Any, dim: int, index: Any) -> Any:
         self.shape, self.dim, self.index = x.shape, dim, index
-        # The index may be shorter than x along the other axes.
-        self.corner = tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])
-        return select(x).gather_forward(x[self.corner], dim, index)
+        return self.linear(x)
 
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
@@ -257,11 +259,11 @@ class TakeAlong(Op):
         if part.shape == self.shape:
             return part
         whole = zeros(self.shape, grad.dtype, grad)
-        whole[self.corner] = part
+        within(whole, self.dim, self.index)[...] = part
         return whole
 
     def linear(self, x: Any) -> Any:
-        return select(x).gather_forward(x[self.corner], self.dim, self.index)
+        return select(x).gather_forward(within(x, self.dim, self.index), self.dim, self.index)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return linear_backward(self, grad)
@@ -334,8 +336,7 @@ class Scatter(Op):
         part: Any = value
         if source is not None:
             self.source_shape = source.shape
-            self.corner = tuple([slice(0, n) for n in index.shape])
-            part = source if source.shape == index.shape else source[self.corner]
+            part = within(source, -1, index)
         self._place(result, part)
         return result
 
@@ -367,12 +368,12 @@ class Scatter(Op):
                 self._place(rest, 0)
         part = None
         if self.needs[1]:
-            named = tuple([slice(None) if i == self.dim else s for i, s in enumerate(self.corner)])
-            taken = select(grad).gather_forward(grad[named], self.dim, self.index)
-            if taken.shape == self.source_shape:
-                return rest, taken
-            part = zeros(self.source_shape, grad.dtype, grad)
-            part[self.corner] = taken
+            part = taken = select(grad).gather_forward(
+                within(grad, self.dim, self.index), self.dim, self.index
+            )
+            if taken.shape != self.source_shape:
+                part = zeros(self.source_shape, grad.dtype, grad)
+                within(part, -1, self.index)[...] = taken
         return rest, part
 
     def linear(self, x: Any, source: Any) -> Any:
@@ -381,7 +382,7 @@ class Scatter(Op):
         else:
             result = pooled_copy(x)
         if source is not None or not self.add:
-            self._place(result, 0 if source is None else source[self.corner])
+            self._place(result, 0 if source is None else within(source, -1, self.index))
         return result
 
     def backward_graph(self, grad: Tensor) -> Any:
@@ -398,7 +399,7 @@ def _scatter(
 ) -> Tensor:
     indices = _index(op, index)
     if isinstance(src, Tensor):
-        if src.dtype != input.dtype:
+        if src._data.dtype != input._data.dtype:
             raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
         if indices.size == 0:
             return input.clone() if out is None else out.copy_(input)

@@ -370,16 +370,14 @@ class Outer(Op):
 
 
 def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-    _check_dims(op, dims, **{("mat1", "batch1")[dims - 2]: a, ("mat2", "batch2")[dims - 2]: b})
     left, right, add = a._data, b._data, c._data
+    if left.ndim != dims or right.ndim != dims:
+        _check_dims(op, dims, **{("mat1", "batch1")[dims - 2]: a, ("mat2", "batch2")[dims - 2]: b})
     if left.shape[-1] != right.shape[-2] or left.shape[:-2] != right.shape[:-2]:
         raise RuntimeError(f"{op}: the matrices do not fit: {_shapes(a, b)}")
     shape = left.shape[:-1] + right.shape[-1:]
-    try:
-        fits = np.broadcast_shapes(add.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    missing = len(shape) - add.ndim
+    if missing < 0 or not all([n in (1, m) for n, m in zip(add.shape, shape[missing:], strict=True)]):
         raise RuntimeError(f"{op}: input {add.shape} must be broadcastable to the result's shape {shape}")
     if not _same_float(op, left, right) or not _same_float(op, add, left):
         return _integer_product(int(beta) * add + int(alpha) * np.matmul(left, right), left.dtype)

@@ -32,10 +32,11 @@ class MultiMarginLoss(Op):
         self.x, self.margin, self.target_shape = x, margin, target.shape
         x = _rows(x if x.ndim else x[None])
         self.index = index = target.reshape(-1, 1).astype(np.int64)
-        gap = x - np.take_along_axis(x, index, 1)
+        own = self._own()
+        gap = x - x[own]
         gap += x.dtype.type(margin)
         np.maximum(gap, 0, out=gap)
-        np.put_along_axis(gap, index, 0, 1)  # the target's own class does not count
+        gap[own] = 0  # the target's own class does not count
         self.gap = gap
         losses = (gap if p == 1 else gap * gap).sum(1) / x.dtype.type(x.shape[1])
         if weight is not None:
@@ -50,8 +51,12 @@ class MultiMarginLoss(Op):
         if self.weight is not None:
             factor = factor * self.weight[self.index]
         grad *= factor
-        np.put_along_axis(grad, self.index, -grad.sum(1, keepdims=True), 1)
+        grad[self._own()] = -grad.sum(1, keepdims=True)
         return grad.reshape(self.shape), None, None
+
+    def _own(self) -> Any:
+        """Where the targets' scores are, in a column."""
+        return np.arange(len(self.index))[:, None], self.index
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
         def composed(x: Any, *_: Any) -> Any:

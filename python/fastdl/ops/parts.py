@@ -19,47 +19,42 @@ from fastdl.tensor import Tensor, assign, pooled_copy
 
 
 class Part(View):
-    """A view that shows some of the elements, each once: the gradient of the others is zero."""
+    """A view of some of the elements: the gradient of the others is zero. Here: of each at most once."""
 
-    options: dict[str, Any]
+    def backward(self, grad: Any) -> Any:
+        whole = zeros(self.shape, grad.dtype, grad)
+        assign(self.of(whole, **self.options), grad)
+        return whole
 
     def linear(self, x: Any) -> Any:
-        return type(self)().forward(x, **self.options)
+        return self.of(x, **self.options)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return linear_backward(self, grad)
 
-    def embed(self, grad: Any, shape: tuple[int, ...], **options: Any) -> Any:
-        whole = zeros(shape, grad.dtype, grad)
-        assign(type(self)().forward(whole, **options), grad)
-        return whole
-
 
 class Select(Part):
-    def forward(self, x: Any, dim: int, index: int) -> Any:
-        self.shape, self.options = x.shape, {"dim": dim, "index": index}
+    @staticmethod
+    def of(x: Any, dim: int, index: int) -> Any:
         return x[(slice(None),) * dim + (index, ...)]
-
-    def backward(self, grad: Any) -> Any:
-        return self.embed(grad, self.shape, **self.options)
 
 
 class Basic(Part):
     """Integers, slices, None and Ellipsis."""
 
-    def forward(self, x: Any, key: tuple[Any, ...]) -> Any:
-        self.shape, self.options = x.shape, {"key": key}
+    @staticmethod
+    def of(x: Any, key: tuple[Any, ...]) -> Any:
         return x[key]
 
     def backward(self, grad: Any) -> Any:
         if grad.size == prod(self.shape):  # nothing was left out
             return grad.reshape(self.shape)
-        return self.embed(grad, self.shape, **self.options)
+        return super().backward(grad)
 
 
 class Diagonal(Part):
-    def forward(self, x: Any, offset: int, a: int, b: int) -> Any:
-        self.shape, self.options = x.shape, {"offset": offset, "a": a, "b": b}
+    @staticmethod
+    def of(x: Any, offset: int, a: int, b: int) -> Any:
         # Not ndarray.diagonal: that is read-only.
         rows, columns = x.shape[a], x.shape[b]
         first_row, first_column = max(-offset, 0), max(offset, 0)
@@ -73,9 +68,6 @@ class Diagonal(Part):
             [x.shape[i] for i in others] + [length],
             [x.strides[i] for i in others] + [x.strides[a] + x.strides[b]],
         )
-
-    def backward(self, grad: Any) -> Any:
-        return self.embed(grad, self.shape, **self.options)
 
 
 def _index_in(op: str, index: Any, extent: int, dim: int) -> int:
@@ -266,9 +258,11 @@ def _split_along(op: str, input: Tensor, sections: Any, least: int, dim: int) ->
     return tensor_split(input, sections, dim)
 
 
-class Windows(View):
-    def forward(self, x: Any, dim: int, size: int, step: int) -> Any:
-        self.shape, self.dim, self.size, self.step = x.shape, dim, size, step
+class Windows(Part):
+    """A view in which an element may appear several times."""
+
+    @staticmethod
+    def of(x: Any, dim: int, size: int, step: int) -> Any:
         shape, strides = list(x.shape), list(x.strides)
         stride = strides[dim]
         shape[dim] = (shape[dim] - size) // step + 1
@@ -276,23 +270,18 @@ class Windows(View):
         return strided(x, [*shape, size], [*strides, stride])
 
     def backward(self, grad: Any) -> Any:
+        dim, size, step = self.options["dim"], self.options["size"], self.options["step"]
         whole = zeros(self.shape, grad.dtype, grad)
-        before = (slice(None),) * self.dim
-        count = grad.shape[self.dim]
-        if self.size <= count:
-            for k in range(self.size):
-                whole[(*before, slice(k, k + (count - 1) * self.step + 1, self.step))] += grad[..., k]
+        before = (slice(None),) * dim
+        count = grad.shape[dim]
+        if size <= count:
+            for k in range(size):
+                whole[(*before, slice(k, k + (count - 1) * step + 1, step))] += grad[..., k]
         else:
             for i in range(count):
-                part = whole[(*before, slice(i * self.step, i * self.step + self.size))]
-                part += np.moveaxis(grad[(*before, i)], -1, self.dim)
+                part = whole[(*before, slice(i * step, i * step + size))]
+                part += np.moveaxis(grad[(*before, i)], -1, dim)
         return whole
-
-    def linear(self, x: Any) -> Any:
-        return Windows().forward(x, self.dim, self.size, self.step)
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        return linear_backward(self, grad)
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
@@ -312,26 +301,23 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return Windows.apply(input, dim=d, size=int(size), step=int(step))  # type: ignore[no-any-return]
 
 
-class Strided(View):
-    """Any strides over the memory of a tensor in C order."""
+class Strided(Part):
+    """Any strides over the memory of a tensor in C order; elements may be seen more than once."""
 
-    def forward(self, x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
-        self.shape, self.options = x.shape, (size, stride, offset)
+    @staticmethod
+    def of(x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
         flat = x.reshape(-1)
         return strided(flat[offset:], size, [s * x.itemsize for s in stride])
 
     def backward(self, grad: Any) -> Any:
-        size, stride, offset = self.options
+        size, stride, offset = self.options["size"], self.options["stride"], self.options["offset"]
         whole = zeros((prod(self.shape),), grad.dtype, grad)
         places = strided(np.arange(whole.size, like=whole)[offset:], size, [8 * s for s in stride])
-        add_at(whole, places.ravel(), grad.ravel())  # elements may be seen more than once
+        add_at(whole, places.ravel(), grad.ravel())
         return whole.reshape(self.shape)
 
     def linear(self, x: Any) -> Any:
-        return Strided().forward(x if x.flags.c_contiguous else pooled_copy(x), *self.options)
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        return linear_backward(self, grad)
+        return super().linear(x if x.flags.c_contiguous else pooled_copy(x))
 
 
 def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:

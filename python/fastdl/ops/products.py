@@ -61,24 +61,33 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
             )
         first, second = list(range(a._data.ndim - dims, a._data.ndim)), list(range(dims))
     summed_a, summed_b = axes("tensordot", first, a._data.ndim), axes("tensordot", second, b._data.ndim)
+    shape_a, shape_b = a._data.shape, b._data.shape
     for i, j in zip(
         summed_a, summed_b, strict=False
     ):  # an extent of 1 broadcasts, that is, the other is summed
-        if a.shape[i] == 1 and b.shape[j] != 1:
+        if shape_a[i] == 1 and shape_b[j] != 1:
             b = sum_over(b, j, True)
-        elif b.shape[j] == 1 and a.shape[i] != 1:
+            shape_b = b._data.shape
+        elif shape_b[j] == 1 and shape_a[i] != 1:
             a = sum_over(a, i, True)
-    if [a.shape[i] for i in summed_a] != [b.shape[i] for i in summed_b]:
+            shape_a = a._data.shape
+    if [shape_a[i] for i in summed_a] != [shape_b[i] for i in summed_b]:
         raise RuntimeError(
-            f"tensordot: shapes {a.shape} and {b.shape} do not agree along axes {first} and {second}"
+            f"tensordot: shapes {shape_a} and {shape_b} do not agree along axes {first} and {second}"
         )
-    rest_a = [i for i in range(a._data.ndim) if i not in summed_a]
-    rest_b = [i for i in range(b._data.ndim) if i not in summed_b]
-    rows, columns = [a.shape[i] for i in rest_a], [b.shape[i] for i in rest_b]
-    length = prod([a.shape[i] for i in summed_a])
-    left = reshape(permute(a, *rest_a, *summed_a), (prod(rows), length))
-    right = reshape(permute(b, *summed_b, *rest_b), (length, prod(columns)))
+    rest_a = tuple([i for i in range(len(shape_a)) if i not in summed_a])
+    rest_b = tuple([i for i in range(len(shape_b)) if i not in summed_b])
+    rows, columns = [shape_a[i] for i in rest_a], [shape_b[i] for i in rest_b]
+    length = prod([shape_a[i] for i in summed_a])
+    left = _as_matrix(a, rest_a + summed_a, (prod(rows), length))
+    right = _as_matrix(b, summed_b + rest_b, (length, prod(columns)))
     return reshape(matmul(left, right), (*rows, *columns))
+
+
+def _as_matrix(t: Tensor, order: tuple[int, ...], shape: tuple[int, int]) -> Tensor:
+    if order != tuple(range(len(order))):
+        t = permute(t, order)
+    return t if t._data.shape == shape else reshape(t, shape)
 
 
 def vdot(input: Tensor, other: Tensor) -> Tensor:

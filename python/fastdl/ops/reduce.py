@@ -13,9 +13,9 @@ import numpy as np
 from fastdl import dtypes
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64, uint8
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
@@ -74,6 +74,8 @@ class Sum(Reduction):
             return select(x).sum_forward(x, axes, keepdim)
         if dtype.kind == "b":
             return count_true(x, axes, keepdim)
+        if (dtype is int64 or dtype is int32) and (axes is None or len(axes) == 1) and not on_device(x):
+            return select(x).sum_integers(x, None if axes is None else axes[0], keepdim)
         return numpy_reduce(np.sum, x, axes, keepdim, int64)
 
     def backward(self, grad: Any) -> Any:

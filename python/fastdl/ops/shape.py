@@ -120,9 +120,12 @@ class Stack(Op):
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
-        self.dtypes = [a.dtype for a in arrays]
+        if True in self.needs:
+            self.dtypes = [a.dtype for a in arrays]
         one = (slice(None),) * dim + (None,)
-        return select(arrays[0]).concat([cast(a, dtype)[one] for a in arrays], dim)
+        return select(arrays[0]).concat(
+            [(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim
+        )
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -325,7 +328,7 @@ def flipud(input: Tensor) -> Tensor:
 
 
 class Roll(Op):
-    def forward(self, x: Any, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+    def forward(self, x: Any, shifts: tuple[int, ...], dims: tuple[int, ...] | None) -> Any:
         self.shifts, self.dims = shifts, dims
         return _rolled(x, shifts, dims)
 
@@ -337,13 +340,20 @@ class Roll(Op):
 
 
 def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
+    """Along one axis after the other; along the flattened array where ``dims`` is None."""
+    if dims is None:
+        return _rolled(contiguous(x).reshape(-1), shifts, (0,)).reshape(x.shape)
     for shift, dim in zip(shifts, dims, strict=True):
-        out = select(x).empty(x.shape, x.dtype)
         extent = x.shape[dim]
         shift = shift % extent if extent else 0
         before = (slice(None),) * dim
-        assign(out[(*before, slice(shift, None))], x[(*before, slice(None, extent - shift))])
-        assign(out[(*before, slice(None, shift))], x[(*before, slice(extent - shift, None))])
+        first, last = x[(*before, slice(extent - shift, None))], x[(*before, slice(None, extent - shift))]
+        if dim == 0:
+            x = select(x).concat([first, last], 0)
+            continue
+        out = select(x).empty(x.shape, x.dtype)
+        assign(out[(*before, slice(None, shift))], first)
+        assign(out[(*before, slice(shift, None))], last)
         x = out
     return x if dims else pooled_copy(x)
 
@@ -354,8 +364,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     if dims is None or dims == ():
         if len(steps) != 1:
             raise RuntimeError(f"roll: several shifts {steps} need as many dims")
-        flat = reshape(input, (input.numel(),))
-        return reshape(Roll.apply(flat, shifts=steps, dims=(0,)), input.shape)
+        return Roll.apply(input, shifts=steps, dims=None)  # type: ignore[no-any-return]
     where = tuple([axis("roll", d, input._data.ndim) for d in ints((dims,))])
     if len(where) != len(steps):
         raise RuntimeError(f"roll: shifts {steps} and dims {where} differ in length")

@@ -22,10 +22,11 @@ from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_and, logical_not, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
+from fastdl.ops.evaluated import special
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _exp2, log, log1p, sin
+from fastdl.ops.unary import _exp2, cos, log, log1p, reciprocal, sin
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
@@ -43,9 +44,18 @@ def exp2(input: Tensor) -> Tensor:
 
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
+    if not on_device(input._data):
+        return special("sinc", input, _sinc_slope)
     angle = mul(floating(input), math.pi)
     zero = eq(angle, 0)
     return where(zero, 1.0, div(sin(angle), where(zero, 1.0, angle)))  # type: ignore[no-any-return]
+
+
+def _sinc_slope(x: Tensor) -> Tensor:
+    """(cos(pi x) - sinc(x)) / x, 0 at 0."""
+    zero = eq(x, 0)
+    slope = div(sub(cos(mul(x, math.pi)), sinc(x)), where(zero, 1.0, x))
+    return where(zero, 0.0, slope)  # type: ignore[no-any-return]
 
 
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
@@ -53,7 +63,9 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     x = floating(input)
     if eps is not None:
         x = clamp(x, eps, 1 - eps)
-    return sub(log(x), log1p(mul(x, -1.0)))
+    if on_device(x._data):
+        return sub(log(x), log1p(mul(x, -1.0)))
+    return special("logit", x, lambda x: reciprocal(mul(x, sub(1.0, x))))
 
 
 def deg2rad(input: Tensor) -> Tensor:
@@ -140,10 +152,7 @@ def entr(input: Tensor) -> Tensor:
         >>> fastdl.special.entr(fastdl.tensor([0.0, 1.0, -1.0])).tolist()
         [0.0, -0.0, -inf]
     """
-    x = floating(input)
-    inside = where(x <= 0, 1.0, x)
-    result = mul(mul(x, log(inside)), -1.0)
-    return where(lt(x, 0), -math.inf, where(eq(x, 0), 0.0, result))  # type: ignore[no-any-return]
+    return special("entr", input, lambda x: sub(-1.0, log(x)))
 
 
 class CopySign(Op):

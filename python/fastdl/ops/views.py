@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import Size, as_dtype
-from fastdl.kernels import expanded, strided
+from fastdl.kernels import select, strided
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor, pooled_copy
@@ -64,8 +64,8 @@ def _resolve(op: str, size: int, shape: tuple[int, ...], given: Any) -> tuple[in
 
 
 class Reshape(View):
-    def forward(self, x: Any, shape: tuple[int, ...]) -> Any:
-        self.shape = x.shape
+    @staticmethod
+    def of(x: Any, shape: tuple[int, ...]) -> Any:
         if x.flags.c_contiguous:
             return x.reshape(shape)
         strides = _view_strides(x.shape, x.strides, shape)
@@ -120,9 +120,7 @@ def _reshaped(input: Tensor, sizes: tuple[Any, ...]) -> Tensor | None:
         array = x.reshape(shape)
     except (TypeError, ValueError):
         return None
-    op = Reshape()
-    op.shape = x.shape
-    return op.attach(input, array, {"shape": array.shape})
+    return Reshape.attach(input, array, {"shape": array.shape})
 
 
 def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
@@ -245,8 +243,8 @@ def _reshape_ones(input: Tensor, new: tuple[int, ...]) -> Tensor:
 class Squeezed(Reshape):
     """Reshape of an empty tensor: any strides will do."""
 
-    def forward(self, x: Any, shape: tuple[int, ...]) -> Any:
-        self.shape = x.shape
+    @staticmethod
+    def of(x: Any, shape: tuple[int, ...]) -> Any:
         return x.reshape(shape)
 
 
@@ -291,13 +289,14 @@ def _atleast(ndim: int, tensors: tuple[Any, ...]) -> Any:
 
 
 class Permute(View):
-    def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
-        self.dims = dims
+    @staticmethod
+    def of(x: Any, dims: tuple[int, ...]) -> Any:
         return x.transpose(dims)
 
     def inverse(self) -> tuple[int, ...]:
-        inverse = [0] * len(self.dims)
-        for i, d in enumerate(self.dims):
+        dims = self.options["dims"]
+        inverse = [0] * len(dims)
+        for i, d in enumerate(dims):
             inverse[d] = i
         return tuple(inverse)
 
@@ -309,15 +308,15 @@ class Permute(View):
 
 
 class Transpose(View):
-    def forward(self, x: Any, a: int, b: int) -> Any:
-        self.a, self.b = a, b
+    @staticmethod
+    def of(x: Any, a: int, b: int) -> Any:
         return x.swapaxes(a, b)
 
     def backward(self, grad: Any) -> Any:
-        return grad.swapaxes(self.a, self.b)
+        return self.of(grad, **self.options)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        return Transpose.apply(grad, a=self.a, b=self.b)
+        return Transpose.apply(grad, **self.options)
 
 
 def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
@@ -333,9 +332,7 @@ def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
         except (TypeError, ValueError):  # explained below
             pass
         else:
-            op = Permute()
-            op.dims = order
-            return op.attach(input, array, {"dims": order})
+            return Permute.attach(input, array, {"dims": order})
     order = ints(order)
     if len(order) != ndim:
         raise RuntimeError(f"permute: dims must name all {ndim} axes of the tensor, got {order}")
@@ -344,7 +341,13 @@ def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two axes exchanged; see ``torch.transpose``."""
-    ndim = input._data.ndim
+    x = input._data
+    try:
+        array = x.swapaxes(dim0, dim1)
+    except (TypeError, ValueError):  # explained below
+        ndim = x.ndim
+    else:
+        return Transpose.attach(input, array, {"a": dim0, "b": dim1})
     a, b = axis("transpose", dim0, ndim), axis("transpose", dim1, ndim)
     if ndim == 0:
         return Reshape.apply(input, shape=())  # type: ignore[no-any-return]
@@ -394,9 +397,9 @@ def _mT(input: Tensor) -> Tensor:
 
 
 class Expand(View):
-    def forward(self, x: Any, shape: tuple[int, ...]) -> Any:
-        self.shape = x.shape
-        return expanded(x, shape)
+    @staticmethod
+    def of(x: Any, shape: tuple[int, ...]) -> Any:
+        return select(x).broadcast_to(x, shape)
 
     def backward(self, grad: Any) -> Any:
         return sum_to(grad, self.shape)
@@ -410,7 +413,17 @@ def expand(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
 
     See ``torch.Tensor.expand``.
     """
-    shape, new = input._data.shape, ints(sizes if size is None else (size,))
+    x = input._data
+    given: Any = sizes if size is None else (size,)
+    if len(given) == 1 and isinstance(given[0], tuple):
+        (given,) = given
+    try:
+        array = None if -1 in given else select(x).broadcast_to(x, given)
+    except (TypeError, ValueError):  # explained below
+        array = None
+    if array is not None:
+        return Expand.attach(input, array, {"shape": array.shape})
+    shape, new = x.shape, ints(given)
     lead = len(new) - len(shape)
     if lead < 0:
         raise RuntimeError(f"expand: sizes {new} name fewer axes than the tensor of shape {shape} has")

@@ -67,14 +67,17 @@ class Checkpoint(Op):
         return results, ends
 
     def backward(self, *grads: Any) -> Any:
-        results, ends = self.again()
-        pairs = [(y, g) for y, g in zip(results, grads, strict=True) if g is not None]
-        return tuple(run([y for y, _ in pairs], [g for _, g in pairs], False, ends))
+        return self._through(run, False, grads)
 
     def backward_graph(self, *grads: Any) -> Any:
+        return self._through(run_graph, True, grads)
+
+    def _through(self, walk: Callable[..., list[Any]], retain_graph: bool, grads: tuple[Any, ...]) -> Any:
         results, ends = self.again()
         pairs = [(y, g) for y, g in zip(results, grads, strict=True) if g is not None]
-        return tuple(run_graph([y for y, _ in pairs], [g for _, g in pairs], True, ends))
+        wanted = [end for end, need in zip(ends, self.needs, strict=True) if need]
+        found = iter(walk([y for y, _ in pairs], [g for _, g in pairs], retain_graph, wanted))
+        return tuple([next(found) if need else None for need in self.needs])
 
 
 def _casts(settings: Any) -> Any:

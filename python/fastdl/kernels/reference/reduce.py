@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.lib.stride_tricks import as_strided
+
+from fastdl.errors import ArgumentError
 
 Array = np.ndarray[Any, Any]
 Axes = tuple[int, ...] | None
@@ -26,7 +31,9 @@ __all__ = [
     "running_min",
     "running_product",
     "running_sum",
+    "strided",
     "sum_forward",
+    "sum_integers",
     "sum_product_to",
     "sum_to",
     "var_forward",
@@ -178,6 +185,20 @@ def count_true(x: Array, axis: int | None = None, keepdim: bool = False) -> Arra
     return np.asarray(x.sum(axis, np.int64, keepdims=keepdim))
 
 
+def sum_integers(x: Array, axis: int | None = None, keepdim: bool = False) -> Array:
+    """The sum of the int32 or int64 array x along ``axis``, or of all of it; int64, overflow wraps around."""
+    return np.asarray(x.sum(axis, np.int64, keepdims=keepdim))
+
+
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
     """A read-only view of x with the given shape."""
     return np.broadcast_to(x, shape)
+
+
+def strided(x: Array, shape: Sequence[int], strides: Sequence[int]) -> Array:
+    """A view of x with any strides (bytes), inside of the memory that x reaches; writable if x is."""
+    view = as_strided(x, shape, strides, writeable=x.flags.writeable)
+    (low, high), (first, last) = byte_bounds(x), byte_bounds(view)
+    if view.size and not (x.size and low <= first and last <= high):
+        raise ArgumentError("strided: the view reaches outside of the array")
+    return view

@@ -19,6 +19,7 @@ __all__ = [
     "bitwise_xor_forward",
     "copysign_forward",
     "digamma_forward",
+    "entr_forward",
     "erfc_forward",
     "erfcx_forward",
     "erfinv_forward",
@@ -32,9 +33,11 @@ __all__ = [
     "log_ndtr_forward",
     "logaddexp_backward",
     "logaddexp_forward",
+    "logit_forward",
     "ndtr_forward",
     "ndtri_forward",
     "nextafter_forward",
+    "sinc_forward",
     "trigamma_forward",
 ]
 
@@ -91,6 +94,23 @@ def erfinv_forward(x: Array, out: Array | None = None) -> Array:
 def ndtr_forward(x: Array, out: Array | None = None) -> Array:
     """The normal distribution's cumulative probability, erfc(-x / sqrt(2)) / 2."""
     return _compute(lambda x: _erfc(-x * math.sqrt(0.5)) / 2, x, out)
+
+
+def entr_forward(x: Array, out: Array | None = None) -> Array:
+    """-x log(x), 0 at 0, minus infinity below."""
+    return _compute(lambda x: np.where(x < 0, -math.inf, np.where(x == 0, 0, -x * np.log(x))), x, out)
+
+
+def logit_forward(x: Array, out: Array | None = None) -> Array:
+    """log(x / (1 - x)), NaN outside of [0, 1]; around 1/2 by 2 x - 1, which is exact there."""
+    return _compute(
+        lambda x: np.where(abs(x - 0.5) < 0.25, np.log1p((2 * x - 1) / (1 - x)), np.log(x / (1 - x))), x, out
+    )
+
+
+def sinc_forward(x: Array, out: Array | None = None) -> Array:
+    """sin(pi x) / (pi x), 1 at 0."""
+    return _compute(np.sinc, x, out)
 
 
 def log_ndtr_forward(x: Array, out: Array | None = None) -> Array:
