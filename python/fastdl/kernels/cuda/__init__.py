@@ -31,6 +31,7 @@ from fastdl.kernels.cuda.reduce import *
 from fastdl.kernels.cuda.resample import *
 from fastdl.kernels.cuda.rnn import *
 from fastdl.kernels.cuda.softmax import *
+from fastdl.kernels.cuda.special import *
 
 # Functions of the contract without a CUDA kernel, with what to know about it. tests/test_contract.py holds this
 # against the reference, so nothing is missing silently.
