@@ -218,7 +218,8 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 def _running(op: str, x: Array, axis: int, from_end: bool) -> tuple[Any, Array, Any, Array | None]:
     """The runtime, x in C order, the problem and its scratch memory."""
-    device.axis(op, axis, x.ndim)
+    if not 0 <= axis < x.ndim:
+        raise IndexError(f"{op}: axis {axis} of an array with {x.ndim} axes")
     runtime, shape = device.of(x), x.shape
     problem = runtime.extension.Running(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]), from_end)
     size = runtime.extension.running_scratch(problem)
