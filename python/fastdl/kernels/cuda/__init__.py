@@ -39,8 +39,18 @@ _ELSEWHERE = {
     "vector_math": "it shows the CPU's vectorised functions to tests; a GPU has its own",
     "index_add": "index_select_backward adds in a fixed order",
     **dict.fromkeys(
-        """bitwise_and_forward bitwise_or_forward bitwise_xor_forward convert copy_into count_true fill index_copy
-        masked_put masked_select nonzero scatter select_index sort_forward triangle""".split(),
+        (
+            *(
+                "bitwise_and_forward",
+                "bitwise_or_forward",
+                "bitwise_xor_forward",
+                "convert",
+                "copy_into",
+                "count_true",
+            ),
+            *("fill", "index_copy", "masked_put", "masked_select", "nonzero", "scatter", "select_index"),
+            *("sort_forward", "triangle"),
+        ),
         "operations take CuPy's function",
     ),
 }
