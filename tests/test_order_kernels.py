@@ -111,7 +111,7 @@ def test_searched(level, dtype):
         )
     with pytest.raises(ValueError, match=r"searchsorted: (sorted must have one axis|rows of shape)"):
         kernel.searchsorted(np.zeros((2, 3), dtype), np.zeros((3, 3), dtype), False)
-    with pytest.raises(TypeError, match=r"searchsorted: (values|arrays|input) must be"):
+    with pytest.raises(TypeError, match=r"searchsorted: (values|arrays) must"):
         kernel.searchsorted(np.zeros(3, dtype), np.zeros(3, np.int32), False)
 
 

@@ -13,7 +13,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at as add_each
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arrays import full, joined, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
@@ -354,6 +354,9 @@ class Scatter(Op):
         elif is_array(part) and is_kernel_dtype(result.dtype):
             total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
+        elif on_device(result):
+            part = part if is_array(part) else array(part, result, dtype)
+            joined("scatter_add", within(result, self.dim, self.index), self.dim, self.index, part)
         else:
             check_range("scatter_add", self.index, result.shape[self.dim])
             add_each(result, _gather_key(result.shape, self.dim, self.index), part)

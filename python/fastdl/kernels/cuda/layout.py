@@ -85,7 +85,7 @@ def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) ->
 
 
 # With fewer columns than this, and more entries in each than that, entries are sorted.
-_FEW_COLUMNS, _MANY_ENTRIES = 64, 4096
+_FEW_COLUMNS, _MANY_ENTRIES = 256, 4096
 
 
 def _gather_problem(op: str, runtime: Any, shape: tuple[int, ...], dim: int, index: Array) -> Any:
