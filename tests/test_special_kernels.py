@@ -101,8 +101,11 @@ def test_known_values(level):
     kernel = load(level)
     for name, x, want in KNOWN:
         got = getattr(kernel, name + "_forward")(np.array([x]))[0]
+        size = abs(want)
+        if level == emulation.NAME and name == "digamma":  # its zeros are exact absolutely
+            size = max(size, 1)
         ulps = 8 if level == emulation.NAME else 4  # what CUDA's manual says of its functions
-        assert abs(got - want) <= ulps * np.spacing(abs(want)), (name, x, got, want)
+        assert abs(got - want) <= ulps * np.spacing(size), (name, x, got, want)
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
