@@ -91,6 +91,7 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     filters, filters8 = numbers((6, 4, 3, 3), dtype, 12, 0.3), numbers((8, 1, 3, 3), dtype, 13)
     wide_image, wide_filters = numbers((1, 80, 5, 5), dtype, 14), numbers((80, 80, 3, 3), dtype, 15, 0.1)
     columns = numbers((2, 18, 48), dtype, 16)
+    sound, beats = numbers((2, 3, 620), dtype, 24), numbers((3, 1, 31), dtype, 25, 0.3)
     same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
     halved = ((2, 2), (1, 1), (1, 1))
     odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
@@ -198,6 +199,9 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("conv_forward", wide_image[:, :8], wide_filters[:12, :4], bias[:12], *same, 2),
         ("conv_backward", wide_image[:, :12], wide_image[:, :8], wide_filters[:12, :4], *same, 2),
         ("conv_backward", wide_image[:, :12, :3, :3], wide_image[:, :12], wide_filters[:12, :1], *halved, 12),
+        ("conv_forward", sound, beats, bias[:3], (1,), (15,), (1,), 3),
+        ("conv_forward", sound[:, :, :601], beats[:, :, :6], None, (1,), (2,), (1,), 3),
+        ("conv_backward", sound[:, :, :590], sound, beats, (1,), (0,), (1,), 3),
         ("conv_transpose_forward", image, filters[:4], bias[:4], (2, 3), (1, 0), (1, 2), (1, 1), 1),
         ("conv_transpose_backward", numbers((2, 4, 13, 24), dtype, 11), image, filters[:4], *strided, 1),
         ("interpolate_forward", image, (9, 5), (0.0, 0.0), "linear", False, False),
