@@ -303,6 +303,22 @@ def test_every_order_of_threads_gives_the_same_bits(cuda, order):
                 np.testing.assert_array_equal(g, w, err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("length", "taps", "padding"), [(520, 1, 0), (515, 4, 3), (1300, 31, 15), (130, 2, 5)]
+)
+def test_depthwise_rows(cuda, dtype, length, taps, padding):
+    x, weight, bias = (numbers(s, dtype, k) for k, s in enumerate(((2, 3, length), (3, 1, taps), (3,))))
+    options = (1,), (padding,), (1,), 3
+    y = against_reference(cuda, "conv_forward", x, weight, bias, *options, factor=64.0)
+    for got, want in zip(
+        cuda.conv_backward(y, x, weight, *options),
+        reference.conv_backward(y, x, weight, *options),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+
+
 @pytest.mark.parametrize("dtype", [*HALVES, np.float32, np.float64])
 def test_gradients_of_special_functions(cuda, dtype):
     """One pass each, against the formulas that the CPU takes."""
