@@ -386,9 +386,10 @@ LONG_TAIL: dict[str, Callable[[], Any]] = {
 def test_the_long_tail_makes_no_transfers(name: str) -> None:
     device_cases.watched.clear()
     before = fake_cupy.transfers["to_host"]
-    for y in tensors(LONG_TAIL[name]()):
-        if y.requires_grad:
-            y.sum().backward(retain_graph=True)
+    with np.errstate(all="ignore"):
+        for y in tensors(LONG_TAIL[name]()):
+            if y.requires_grad:
+                y.sum().backward(retain_graph=True)
     waits = 1 if name == "index_put" else 0  # its index is looked at
     assert fake_cupy.transfers["to_host"] - before <= waits
 

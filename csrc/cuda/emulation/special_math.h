@@ -33,8 +33,16 @@ inline double normal_below(double x) {
   return std::isfinite(rest) ? half - rest * std::exp(-a * a) / kRootPi : half;
 }
 
+// Newton's steps on erf near zero.
+inline double central_erf_inverse(double x) {
+  double y = x;
+  for (int step = 0; step < 6; ++step) y -= (std::erf(y) - x) / (2 / kRootPi * std::exp(-y * y));
+  return y;
+}
+
 // Newton's steps on the logarithm of the smaller tail, which is concave.
 inline double normal_quantile(double p) {
+  if (std::fabs(p - 0.5) < 0.25) return central_erf_inverse(2 * p - 1) / kRootHalf;
   if (!(p > 0 && p < 1)) return p == 0 ? -kInfinity : p == 1 ? kInfinity : std::nan("");
   const double wanted = std::log(p < 0.5 ? p : 1 - p);
   double x = -std::sqrt(-2 * wanted);
@@ -44,10 +52,8 @@ inline double normal_quantile(double p) {
 }
 
 inline double erf_inverse(double x) {
-  if (!(std::fabs(x) < 0.5)) return std::copysign(normal_quantile((1 - std::fabs(x)) / 2) * kRootHalf, x);
-  double y = x;
-  for (int step = 0; step < 6; ++step) y -= (std::erf(y) - x) / (2 / kRootPi * std::exp(-y * y));
-  return y;
+  if (std::fabs(x) < 0.5) return central_erf_inverse(x);
+  return std::copysign(normal_quantile((1 - std::fabs(x)) / 2) * kRootHalf, x);
 }
 
 // The sum of (x / 2)^(2k + order) / (k! (k + order)!), whose terms are all positive.

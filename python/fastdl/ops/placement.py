@@ -12,7 +12,7 @@ from fastdl.autograd.view import check_writable
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at, array, on_device, select
-from fastdl.ops.arrays import cast, joined, zeros
+from fastdl.ops.arrays import cast, full, joined, zeros
 from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
     _check_gather,
@@ -69,7 +69,7 @@ class ScatterReduce(Op):
         return _gather_key(self.x.shape, self.dim, self.index)
 
     def backward(self, grad: Any) -> Any:
-        kept = np.ones(grad.shape, np.bool_, like=grad) if self.include else self.counts == 0
+        kept = full(grad.shape, True, np.bool_, grad) if self.include else self.counts == 0
         key, x, part, y = self.key, self.x, self.part, self.y
         if self.reduce == "sum":
             to_x, to_part = grad * kept, grad[key]
@@ -103,7 +103,7 @@ class ScatterReduce(Op):
 
     def backward_graph(self, grad: Any) -> Any:
         if self.reduce != "prod":  # the slopes are constant: those of a gradient of 1
-            ones = np.ones(grad.shape, self.x.dtype, like=self.x)
+            ones = full(grad.shape, 1, self.x.dtype, self.x)
             to_x, to_part = self.backward(ones)
             spread = Tensor._wrap(zeros(self.shape, self.x.dtype, self.x))
             spread[self.corner()] = grad[self.places()]

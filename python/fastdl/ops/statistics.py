@@ -13,7 +13,7 @@ from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import add_at, array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import cast, contiguous, zeros
+from fastdl.ops.arrays import cast, contiguous, full, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
@@ -298,7 +298,7 @@ class LogCumSumExp(Op):
             return grad
         axis = self.axis
         x, y = self.saved_input(0, self.x).unsqueeze(axis + 1), self.saved_output(self.y).unsqueeze(axis)
-        later = np.arange(grad.shape[axis])
+        later = np.arange(grad.shape[axis], like=grad._data)
         shape = [1] * x.ndim
         shape[axis], shape[axis + 1] = -1, later.size
         earlier = Tensor._wrap((later[:, None] > later).reshape(shape))
@@ -446,7 +446,7 @@ def unique_consecutive(
     axis = 0 if dim is None else normal_axis("unique_consecutive", dim, x.ndim)
     rows = x.reshape(-1) if dim is None else np.moveaxis(x, axis, 0)
     flat = rows.reshape(len(rows), prod(rows.shape[1:]))
-    new = np.ones(len(rows), np.bool_, like=x)
+    new = full((len(rows),), True, np.bool_, x)
     new[1:] = (flat[1:] != flat[:-1]).any(1)
     kept = rows[new] if dim is None else np.moveaxis(rows[new], 0, axis)
     results = [Tensor._wrap(np.ascontiguousarray(kept))]
