@@ -399,6 +399,18 @@ CASES |= {
         ints(d, 5, 4).scatter_add(0, ints(d, 2, 4), ints(d, 2, 4)),
         on(d, 5, 4).index_put((ints(d, 3),), on(d, 3, 4), accumulate=True),
     ),
+    "triangular systems": lambda d: (
+        fastdl.linalg.solve_triangular(on(d, 3, 3), on(d, 3, 2), upper=True, unitriangular=True),
+        fastdl.linalg.householder_product(on(d, 4, 2), on(d, 2)),
+        fastdl.linalg.vander(on(d, 3)),
+    ),
+    "pad of integers": lambda d: (
+        F.pad(ints(d, 1, 2, 3), (1, 2), value=7),
+        F.pad(ints(d, 1, 2, 3), (1, 1), mode="reflect"),
+        F.pad(ints(d, 2, 3) > 2, (1, 1)),
+        F.pad(ints(d, 2, 3).int(), (1, 1), value=3),
+    ),
+    "take": lambda d: (on(d, 3, 4).take(ints(d, 5)), on(d, 3, 4).take(ints(d, 5) - 5)),
     "linalg": lambda d: (
         fastdl.linalg.inv(on(d, 3, 3)),
         fastdl.linalg.solve(on(d, 3, 3), on(d, 3, 2)),

@@ -375,12 +375,14 @@ def _ufunc(ufunc: Any, *inputs: Any, out: Any = None, dtype: Any = None, casting
         raise TypeError("Output arguments type must be cupy.ndarray")
     if ufunc.__name__ in ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal"):
         inputs = tuple([x.item() if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs])
-    options = {"casting": casting} | ({} if dtype is None else {"dtype": dtype})
+    options: dict[str, Any] = {"casting": casting} | ({} if dtype is None else {"dtype": dtype})
     given, place = [_host(x) for x in inputs], None if out is None else out._host
+    if place is not None:
+        options["out"] = place
 
     def compute() -> Any:
         with np.errstate(all="ignore"):
-            return ufunc(*given, out=place, **options)
+            return ufunc(*given, **options)
 
     result = _run(compute, *given, place)
     return out if out is not None else _wrap(result, _result_device(inputs))

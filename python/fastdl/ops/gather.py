@@ -222,12 +222,8 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
             )
-    if on_device(x) or op not in (
-        "gather",
-        "scatter",
-        "scatter_add",
-        "scatter_reduce",
-    ):  # the CPU's kernels check
+    # Kernels check; on a GPU plain scatter is CuPy's, which does not.
+    if op not in ("gather", "scatter", "scatter_add", "scatter_reduce") or (op == "scatter" and on_device(x)):
         check_range(op, index, x.shape[d])
     return d
 
@@ -457,8 +453,10 @@ def take(input: Tensor, index: Tensor) -> Tensor:
     indices = _index("take", index)
     n = input.numel()
     flat = reshape(input, (n,))
-    try:
-        return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
-    except IndexError:  # some count from the end, or are wrong
-        check_range("take", indices + n, 2 * n)
+    if not on_device(flat._data):
+        try:
+            return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
+        except IndexError:
+            pass
+    check_range("take", indices + n, 2 * n)  # some count from the end, or are wrong
     return reshape(IndexSelect.apply(flat, dim=0, index=(indices % max(n, 1)).reshape(-1)), indices.shape)

@@ -225,7 +225,7 @@ def _running_extreme(op: str, kernel: str, input: Tensor, dim: int) -> ValuesInd
     x = input._data
     axis = normal_axis(op, dim, x.ndim)
     if x.ndim == 0:
-        return pick(input, x.copy(), np.zeros((), int64), 0)
+        return pick(input, x.copy(), zeros((), int64, x), 0)
     dtype = x.dtype
     kept = dtype is float32 or dtype is float64
     wide = x if kept else cast(x, float32 if dtype.kind in FLOATING else int64)
