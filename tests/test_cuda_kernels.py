@@ -335,7 +335,7 @@ def test_gradients_of_special_functions(cuda, dtype):
             with np.errstate(over="ignore"):
                 kept = np.isfinite(want.astype(dtype).astype(np.float64))
             got = cuda.special_backward(name, g, at)
-            rtol = {2: 2 * EPS.get(got.dtype.name, 0), 4: 1e-5, 8: 1e-12}[dtype().itemsize]
+            rtol = {2: 2 * EPS.get(got.dtype.name, 0), 4: 1e-5, 8: 1e-12}[np.dtype(dtype).itemsize]
             np.testing.assert_allclose(
                 got.astype(np.float64)[kept], want[kept], rtol=rtol, atol=rtol * 0.1, err_msg=name
             )

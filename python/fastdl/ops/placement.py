@@ -117,7 +117,7 @@ class ScatterReduce(Op):
         if self.include:
             to_x = product / self.saved_input(0, self.x)
         else:
-            to_x = grad * Tensor._wrap(np.asarray(self.counts == 0, self.x.dtype))
+            to_x = grad * Tensor._wrap(array(self.counts == 0, None, self.x.dtype))
         spread = Tensor._wrap(zeros(self.shape, self.x.dtype, self.x))
         source = self.saved_input(1, self.source)
         spread[self.corner()] = product[self.places()] / source[self.corner()]

@@ -449,7 +449,7 @@ def unique_consecutive(
     new = full((len(rows),), True, np.bool_, x)
     new[1:] = (flat[1:] != flat[:-1]).any(1)
     kept = rows[new] if dim is None else np.moveaxis(rows[new], 0, axis)
-    results = [Tensor._wrap(np.ascontiguousarray(kept))]
+    results = [Tensor._wrap(contiguous(kept))]
     if return_inverse:
         places = (np.cumsum(new) - 1).astype(int64)
         results.append(Tensor._wrap(places.reshape(x.shape) if dim is None else places))
