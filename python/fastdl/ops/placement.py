@@ -9,7 +9,7 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
-from fastdl.dtypes import FLOATING, int64
+from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at, array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
@@ -69,7 +69,7 @@ class ScatterReduce(Op):
         return _gather_key(self.x.shape, self.dim, self.index)
 
     def backward(self, grad: Any) -> Any:
-        kept = full(grad.shape, True, np.bool_, grad) if self.include else self.counts == 0
+        kept = full(grad.shape, True, bool_, grad) if self.include else self.counts == 0
         key, x, part, y = self.key, self.x, self.part, self.y
         if self.reduce == "sum":
             to_x, to_part = grad * kept, grad[key]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import add_at, array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
@@ -446,7 +446,7 @@ def unique_consecutive(
     axis = 0 if dim is None else normal_axis("unique_consecutive", dim, x.ndim)
     rows = x.reshape(-1) if dim is None else np.moveaxis(x, axis, 0)
     flat = rows.reshape(len(rows), prod(rows.shape[1:]))
-    new = full((len(rows),), True, np.bool_, x)
+    new = full((len(rows),), True, bool_, x)
     new[1:] = (flat[1:] != flat[:-1]).any(1)
     kept = rows[new] if dim is None else np.moveaxis(rows[new], 0, axis)
     results = [Tensor._wrap(contiguous(kept))]
