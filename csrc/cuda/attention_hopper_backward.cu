@@ -1,5 +1,5 @@
 // Attention's backward pass on Hopper: wgmma, bulk copies, a warp that loads, two warpgroups that compute.
-// 16-bit types, sizes 64 and 128; the rest is attention_tensor_backward.cu's.
+// 16-bit types, sizes 64 and 128, no dropout; the rest is attention_tensor_backward.cu's.
 //
 // A block owns 128 keys and passes over tiles of queries, of each head of the keys' group: S^T = K Q^T and
 // dP^T = V dY^T, P = 2^(factor S - lse), dS = P (dP - delta), dV += P^T dY, dK += dS^T Q, dQ = dS K. Rows of
@@ -17,11 +17,6 @@
 //   same tile at the same time, and those that see few queries end early instead of beginning late. Numbers
 //   alternate between as many heads as the cache holds, which keeps the chain of waiting blocks short.
 //
-// Dropout: which weights stay is made before, by a kernel of its own, a bit for each (`keep_weights`), in the
-// order in which threads have them: a thread reads one word for 64 queries. Beside the products the generator
-// would take registers that they have not, and ptxas then lets each wait for the one before. A bit is a 16th
-// of a score; the generator's 23 instructions an element are a third of the products' time.
-//
 // Registers, 240 a thread: size 128 with 64 queries dK, dV 64 each, S, dP 32, P as an operand 16; size 64
 // with 128 queries 32 each, 64, 32 (64 queries at a time), 32. dS takes P's place, dQ dP's.
 //
@@ -37,12 +32,11 @@ constexpr int kGroups = 2, kGroupThreads = 128, kWorkers = kGroups * kGroupThrea
 constexpr int kThreads = kGroupThreads + kWorkers;  // the first warpgroup loads and adds
 constexpr int kLine = 128;                          // bytes of 64 elements, a row of a swizzled tile
 constexpr int64_t kCache = 24 << 20;                // bytes of it for what the blocks under way share
-constexpr int64_t kMostKept = 512 << 20;            // bytes of dropout's bits
 // Named barriers, one of the first and two of each other.
 enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
 
 // Tiles are blocks of lines: 64 columns each, one block after the other.
-// kMasking: there may be a mask, dropout, or both. A tile of a mask has the place of a third of Q.
+// kMasking: there is a mask. A tile of a mask has the place of a third of Q.
 template <int kD, bool kMasking>
 struct Plan {
   static constexpr int kKeys = kGroups * 64, kQueries = kD == 64 ? 128 : 64;
@@ -80,8 +74,6 @@ struct Task {
   float* sums;      // (B, H, tiles, tile in the order of accumulators): dQ / scale
   uint32_t* turns;  // (B, H, tiles): the keys' tile that may add
   uint32_t* next;   // number of the next block
-  // (B, H, tiles, tiles of keys, 64 queries each, threads): weights that dropout keeps; null: all.
-  const uint32_t* kept;
   int heads, groups, ratio, pairs, keys, query_tiles, key_tiles, together;  // pairs: B * groups
   bool causal;
   float factor, scale;
@@ -119,11 +111,11 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   memcpy(&bits, &both, 4);
   return bits;
 }
-// Accumulators, sum(0) .. sum(N - 1), as first operands of steps of 16 summands.
-template <class T, int N, class Sum>
-__device__ __forceinline__ void pack_operands(uint32_t (*to)[4], Sum sum) {
+// Accumulators as first operands of steps of 16 summands.
+template <class T, int N>
+__device__ __forceinline__ void pack_operands(uint32_t (*to)[4], const float (&sums)[N]) {
   FASTDL_UNROLL
-  for (int k = 0; k < N / 2; ++k) to[k / 4][k % 4] = packed<T>(sum(2 * k), sum(2 * k + 1));
+  for (int k = 0; k < N / 2; ++k) to[k / 4][k % 4] = packed<T>(sums[2 * k], sums[2 * k + 1]);
 }
 // d = 64 rows of x times kN rows of y, over kBlocks blocks of columns.
 template <class T, int kN, int kBlocks>
@@ -179,11 +171,9 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
       bulk_load(tiles + P::kStatistics + q.stage * P::kStatisticBytes, maps.statistics,
                 {2 * row, work.batch * task.heads + head}, query_full);
       if constexpr (kMasking) {
-        if (options.scores.masked()) {
-          barrier_wait(signals.mask_free, parity);
-          options.load(tiles + P::kMask, P::kMaskBlock, work.batch, head, row, key, signals.mask_full);
-          parity ^= 1;
-        }
+        barrier_wait(signals.mask_free, parity);
+        options.load(tiles + P::kMask, P::kMaskBlock, work.batch, head, row, key, signals.mask_full);
+        parity ^= 1;
       }
       Barrier& grad_full = signals.grad_full[g.stage];
       barrier_wait(signals.grad_free[g.stage], g.parity ^ 1);
@@ -255,7 +245,6 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
   Ring<P::kSumStages> d;
   if (work.steps > 0) barrier_wait(signals.keys_full, 0);
   int tile = task.query_tiles - 1, last_stage = 0;
-  [[maybe_unused]] int head = work.batch * task.heads + work.group * task.ratio;
   FASTDL_ROLLED
   for (int step = 0; step < work.steps; ++step) {
     const uint8_t* const query = tiles + P::kQuery + q.stage * P::kQueryBytes;
@@ -263,25 +252,6 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     const uint8_t* const statistics = tiles + P::kStatistics + q.stage * P::kStatisticBytes;
     const auto of_queries = [=](int n) {  // lse, delta of columns 8 n + .., lse, delta of the next
       return reinterpret_cast<const Pack<float, 4>*>(statistics)[4 * n + lane % 4];
-    };
-
-    [[maybe_unused]] uint32_t kept[P::kQueryBlocks];
-    if constexpr (kMasking) {
-      FASTDL_UNROLL
-      for (uint32_t& bits : kept) bits = ~0u;
-      if (task.kept != nullptr) {
-        const int64_t at = (int64_t(head) * task.query_tiles + tile) * task.key_tiles + work.key_tile;
-        FASTDL_UNROLL
-        for (int part = 0; part < P::kQueryBlocks; ++part)
-          kept[part] = task.kept[(at * P::kQueryBlocks + part) * kWorkers + group * kGroupThreads + thread];
-      }
-    }
-    // Weight i of this thread, or the gradient of what was multiplied by it, after dropout.
-    const auto dropped = [&](int i, float x) {
-      if constexpr (kMasking)
-        return kept[i / 32] >> i % 32 & 1 ? x * options.scores.kept : 0.0f;
-      else
-        return x;
     };
 
     float s[P::kQueries / 2], dp[32];
@@ -304,14 +274,12 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     wgmma_wait<1>();
     wgmma_touch(s);
     if constexpr (kMasking) {
-      if (options.scores.masked()) {
-        barrier_wait(signals.mask_full, step % 2);
-        options.template apply_to_keys<P::kQueries>(s, tiles + P::kMask, P::kMaskBlock, row - lane / 4);
-        fence_async_shared();
-        sync_warp();
-        if (lane == 0) barrier_arrive(signals.mask_free);
-        factor = 1;
-      }
+      barrier_wait(signals.mask_full, step % 2);
+      options.template apply_to_keys<P::kQueries>(s, tiles + P::kMask, P::kMaskBlock, row - lane / 4);
+      fence_async_shared();
+      sync_warp();
+      if (lane == 0) barrier_arrive(signals.mask_free);
+      factor = 1;
     }
     FASTDL_UNROLL
     for (int n = 0; n < P::kQueries / 8; ++n) {
@@ -330,7 +298,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
       }
     }
     uint32_t p[P::kQueries / 16][4], ds[P::kQueries / 16][4];
-    pack_operands<T, P::kQueries / 2>(p, [&](int i) { return dropped(i, s[i]); });
+    pack_operands<T>(p, s);
     wgmma_fence();
     add_lines<T, kD>(dv, p, grad, P::kQueryBlock);
     wgmma_commit();
@@ -347,11 +315,10 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
         const auto of = of_queries(8 * part + n);
         FASTDL_UNROLL
         for (int c = 0; c < 4; ++c)
-          dp[4 * n + c] = s[32 * part + 4 * n + c] *
-                          (dropped(32 * part + 4 * n + c, dp[4 * n + c]) - of.v[c % 2 * 2 + 1]);
+          dp[4 * n + c] = s[32 * part + 4 * n + c] * (dp[4 * n + c] - of.v[c % 2 * 2 + 1]);
       }
       if (part == 0) wgmma_wait<0>();  // dV: there are no registers for dS beside its operands
-      pack_operands<T, 32>(&ds[4 * part], [&](int i) { return dp[i]; });
+      pack_operands<T>(&ds[4 * part], dp);
       if (part + 1 < P::kQueryBlocks) start_dp(part + 1);
       // Lines of keys: across, to the product that sums over them.
       FASTDL_UNROLL
@@ -392,7 +359,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     sync_warp();  // the statistics have been read by all lanes: soon their stage is free
     last_stage = q.stage;
     q.next(), g.next(), d.next();
-    if (--tile < work.first) tile = task.query_tiles - 1, ++head;
+    tile = tile > work.first ? tile - 1 : task.query_tiles - 1;
   }
   wgmma_wait<0>();
   wgmma_touch(dk);
@@ -453,18 +420,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     registers_more<240>();
     compute<T, kD, kMasking>(maps, task, options, work, tiles, signals, warp / 4 - 1);
   }
-}
-
-// A block has a tile of 128 keys and 64 queries, a warp 16 of the keys: its words as in `compute`.
-template <class T>
-__global__ void __launch_bounds__(kWorkers)
-    keep_weights(uint32_t* kept, const Scores<T> scores, int query_tiles, int key_tiles, int parts) {
-  const int64_t at = int64_t(blockIdx.x) / parts;
-  const int part = int(blockIdx.x % unsigned(parts)), key = int(at % key_tiles) * 128;
-  const int query = (int(at / key_tiles % query_tiles) * parts + part) * 64;
-  if (scores.causal && query + 63 < key) return;  // nobody asks
-  kept[int64_t(blockIdx.x) * kWorkers + threadIdx.x] =
-      kept_weights<true, T, 8>(scores, at / key_tiles / query_tiles, key + int(threadIdx.x) / 32 * 16, query);
 }
 
 // grad_query = scale * sums. A block has the 64 x 64 of a warpgroup, a thread eight neighbours of two rows.
@@ -534,10 +489,6 @@ void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
   float* const sums = static_cast<float*>(scratch);
   uint32_t* const turns = reinterpret_cast<uint32_t*>(sums + tiles * (P::kSumBytes / 4));
   zero(turns, size_t(tiles + 1) * 4, stream);
-  uint32_t* const kept = s.threshold != 0 ? turns + tiles + 1 : nullptr;
-  if (kept != nullptr)
-    launch("attention_dropout", keep_weights<T>, dim3(unsigned(tiles * key_tiles * P::kQueryBlocks)),
-           dim3(kWorkers), 0, stream, kept, s, tiles_of_head, key_tiles, int(P::kQueryBlocks));
   // A pair's blocks share queries, grad_y and sums.
   const int64_t fit = kCache / (int64_t(s.queries) * f.ratio * kD * (2 + 2 + 4));
   const int together = int(fit < 1 ? 1 : fit < pairs ? fit : pairs);
@@ -551,7 +502,7 @@ void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
                   tensor_map<float>(f.statistics, 2, sizes, &stride, box, Swizzle::none),
                   key_view(f, f.grad_key, 64).map(),
                   key_view(f, f.grad_value, 64).map()};
-  const Task task{sums,   turns,         turns + tiles, kept,     s.heads,  f.groups, f.ratio, pairs,
+  const Task task{sums,   turns,         turns + tiles, s.heads,  f.groups, f.ratio,  pairs,
                   s.keys, tiles_of_head, key_tiles,     together, s.causal, s.factor, f.scale};
   const auto options = [&]() -> Options<T, kMasking> {
     if constexpr (kMasking)
@@ -571,7 +522,7 @@ template <class T>
 int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
   const Scores<T>& s = f.scores;
   if (capability() / 10 != 9 || (f.size != 64 && f.size != 128) || f.value_size != f.size) return 0;
-  if (!MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
+  if (s.threshold != 0 || !MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
   if (s.queries <= 64 && s.keys <= 64) return 0;  // seven products of these are less than five of 128
   if (s.queries == 0 || s.keys == 0 || !whole_packs(f.grad_query, f.size, sizeof(T))) return 0;
   for (const Heads* x : {&f.query, &f.grad_y})
@@ -580,15 +531,12 @@ int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
     if (!key_view(f, *x, 64).possible()) return 0;
   const int64_t tiles = query_tiles(f), blocks = int64_t(f.batch) * f.groups * ceil_div(s.keys, 128);
   if (2 * tiles > INT32_MAX || blocks > INT32_MAX) return 0;
-  const int64_t kept =
-      s.threshold == 0 ? 0 : tiles * ceil_div(s.keys, 128) * kWorkers * (f.size == 64 ? 8 : 4);
-  if (kept > kMostKept) return 0;
-  return tiles * (Plan<64, false>::kSumBytes + 4) + 4 + kept;  // a tile's sums are as large with size 128
+  return tiles * (Plan<64, false>::kSumBytes + 4) + 4;  // a tile's sums are as large with size 128
 }
 
 template <class T>
 void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream) {
-  const bool masking = f.scores.masked() || f.scores.threshold != 0;
+  const bool masking = f.scores.masked();
   if (f.size == 64)
     masking ? run<T, 64, true>(f, scratch, stream) : run<T, 64, false>(f, scratch, stream);
   else
