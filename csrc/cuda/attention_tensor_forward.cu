@@ -162,7 +162,8 @@ int tensor_rows(Dtype dtype, const Attention& a) {
   if (dtype == Dtype::float64 || (single && !a.tf32) || size > (single ? 128 : 256)) return 0;
   if (size * (single ? 4 : 2) > 256) return 64;
   const int64_t group = a.heads / a.groups * a.queries;  // may share a block
-  return size <= 64 && in_halves(a.p == 0 && group <= 128 ? group : a.queries) ? 64 : 128;
+  // Two warps of TF32 have too few registers for their copies.
+  return size <= 64 && !single && in_halves(a.p == 0 && group <= 128 ? group : a.queries) ? 64 : 128;
 }
 
 template <class T>
@@ -175,7 +176,7 @@ void tensor_forward(const AttentionForward<T>& f, const Attention& a, Dtype dtyp
       launch("attention", tensor_forward_kernel<T, kD, kW>, dim3(unsigned(blocks)), dim3(32 * kW),
              kForwardBytes<T, kD, kW>, stream, f);
     };
-    if constexpr (kD <= 64) {
+    if constexpr (kD <= 64 && sizeof(T) == 2) {
       if (tensor_rows(dtype, a) == 64) return go(std::integral_constant<int, 2>{});
     }
     go(std::integral_constant<int, kWarps>{});
