@@ -112,6 +112,8 @@ CASES = [
     attention(4, 12, 512, 64, "causal", groups=3),
     attention(8, 8, 256, 32, "causal"),
     attention(64, 4, 32, 16, "causal"),
+    attention(256, 3, 49, 32),
+    attention(16, 12, 197, 64),
     attention(1, 1, 4096, 64, "causal"),
     *[attention(1, 2, length, 64) for length in (512, 1024, 2048, 4096)],
     *[written_out(2, length, 64) for length in (512, 1024, 2048)],

@@ -145,7 +145,7 @@ part_rnn() { bench rnn --family rnn --how eager && bench rnn --family rnn --dtyp
 part_losses() { bench losses --family loss ${dry:+--case "cross_entropy 128x10"}; }
 part_memory() {
   bench memory --family pool --family norm --family elementwise --family reduce --family activation --family dropout \
-    --family embedding --family layout --family resample --family linear
+    --family embedding --family layout --family resample --family linear --family order
 }
 part_optim() { bench optim --family optim; }
 part_train() {

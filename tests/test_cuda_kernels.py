@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import emulation
+import fastdl
 from fastdl.kernels import reference
 
 pytestmark = pytest.mark.skipif(
@@ -73,6 +74,9 @@ def against_reference(cuda: Any, name: str, *arguments: Any, factor: float = 1.0
     return got
 
 
+SPECIAL = """lgamma digamma trigamma erfc erfcx erfinv ndtr log_ndtr ndtri i0 i0e i1 i1e""".split()
+
+
 # Calls of every family: small shapes that reach lanes, blocks, long rows, columns, packs and single elements.
 def calls(dtype: Any) -> list[tuple[Any, ...]]:
     rows, odd, column = numbers((6, 64), dtype), numbers((5, 37), dtype, 1), numbers((3, 20, 10), dtype, 2)
@@ -87,11 +91,26 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     filters, filters8 = numbers((6, 4, 3, 3), dtype, 12, 0.3), numbers((8, 1, 3, 3), dtype, 13)
     wide_image, wide_filters = numbers((1, 80, 5, 5), dtype, 14), numbers((80, 80, 3, 3), dtype, 15, 0.1)
     columns = numbers((2, 18, 48), dtype, 16)
+    sound, beats = numbers((2, 3, 620), dtype, 24), numbers((3, 1, 31), dtype, 25, 0.3)
     same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
     halved = ((2, 2), (1, 1), (1, 1))
     odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
     many = numbers(4100, dtype, 8, 0.01)
+    some = np.linspace(0.02, 0.97, 77).astype(dtype)
     query, key, value = (numbers(s, dtype, 8) for s in ((1, 4, 20, 24), (1, 2, 70, 24), (1, 2, 70, 16)))
+    windows = [numbers((2, 3, 49, 32), dtype, k) for k in (18, 19, 20)]
+    ragged = [numbers((1, 2, 150, 64), dtype, k) for k in (21, 22, 23)]
+    of_windows, of_ragged = (
+        [
+            a.astype(t)
+            for a, t in zip(
+                reference.attention_forward(*map(wide, arrays), None, *options),
+                (dtype, np.float32),
+                strict=True,
+            )
+        ]
+        for arrays, options in ((windows, (False, 0.2, 0.1, 5, 7)), (ragged, (True, 0.1, 0.0, 5, 7)))
+    )
     bias_of_scores, one = (
         numbers((1, 1, 20, 70), dtype, 9),
         (query[:, :, :1], *(numbers((1, 2, 600, 16), dtype, 8),) * 2),
@@ -141,6 +160,18 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("gather_backward", many, 0, np.arange(4100) % 7, 7),
         ("running_sum", odd, 1, True),
         ("running_sum", column, 1),
+        ("running_product", column, 1),
+        ("running_logsumexp", long, 1, True),
+        ("running_logsumexp", column, 1),
+        ("running_max", odd, 1),
+        ("running_min", column, 1),
+        ("running_max", many.reshape(1, 4100).repeat(5, 1), 1),
+        ("nansum_forward", odd, (1,)),
+        ("logaddexp_forward", odd, odd[:1]),
+        ("logaddexp_backward", odd, odd, odd[::-1]),
+        ("copysign_forward", 2.0, odd),
+        ("exp2_forward", odd),
+        *[(f"{name}_forward", some) for name in SPECIAL],
         ("running_sum", numbers((1, 16500), dtype, 8, 0.01), 1),
         ("row_products_forward", odd, odd[::-1]),
         ("row_products_forward", long, long[::-1]),
@@ -168,6 +199,9 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("conv_forward", wide_image[:, :8], wide_filters[:12, :4], bias[:12], *same, 2),
         ("conv_backward", wide_image[:, :12], wide_image[:, :8], wide_filters[:12, :4], *same, 2),
         ("conv_backward", wide_image[:, :12, :3, :3], wide_image[:, :12], wide_filters[:12, :1], *halved, 12),
+        ("conv_forward", sound, beats, bias[:3], (1,), (15,), (1,), 3),
+        ("conv_forward", sound[:, :, :601], beats[:, :, :6], None, (1,), (2,), (1,), 3),
+        ("conv_backward", sound[:, :, :590], sound, beats, (1,), (0,), (1,), 3),
         ("conv_transpose_forward", image, filters[:4], bias[:4], (2, 3), (1, 0), (1, 2), (1, 1), 1),
         ("conv_transpose_backward", numbers((2, 4, 13, 24), dtype, 11), image, filters[:4], *strided, 1),
         ("interpolate_forward", image, (9, 5), (0.0, 0.0), "linear", False, False),
@@ -182,6 +216,10 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("attention_forward", query, key, value, bias_of_scores, False, 0.3, 0.2, 5, 7),
         ("attention_forward", one[0][..., :16], *one[1:], None, False, 0.3, 0.0, 0, 0),
         ("attention_backward", y, query, key, value, bias_of_scores, y, lse, True, 0.3, 0.2, 5, 7, True),
+        ("attention_forward", *windows, None, False, 0.2, 0.1, 5, 7),
+        ("attention_forward", *ragged, None, True, 0.1, 0.0, 5, 7),
+        ("attention_backward", windows[0], *windows, None, *of_windows, False, 0.2, 0.1, 5, 7, False),
+        ("attention_backward", ragged[0], *ragged, None, *of_ragged, True, 0.1, 0.0, 5, 7, False),
         ("rnn_forward", "gru", numbers((14, 8), dtype, 14), steps, None, None, list(gates), None, False),
         *recurrent(dtype)[:2],
     ]  # fmt: skip
@@ -263,6 +301,44 @@ def test_every_order_of_threads_gives_the_same_bits(cuda, order):
             emulation.extension().set_order(*order)
             for g, w in zip(flat(got), flat(want), strict=True):
                 np.testing.assert_array_equal(g, w, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("length", "taps", "padding"), [(520, 1, 0), (515, 4, 3), (1300, 31, 15), (130, 2, 5)]
+)
+def test_depthwise_rows(cuda, dtype, length, taps, padding):
+    x, weight, bias = (numbers(s, dtype, k) for k, s in enumerate(((2, 3, length), (3, 1, taps), (3,))))
+    options = (1,), (padding,), (1,), 3
+    y = against_reference(cuda, "conv_forward", x, weight, bias, *options, factor=64.0)
+    for got, want in zip(
+        cuda.conv_backward(y, x, weight, *options),
+        reference.conv_backward(y, x, weight, *options),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, np.float32, np.float64])
+def test_gradients_of_special_functions(cuda, dtype):
+    """One pass each, against the formulas that the CPU takes."""
+    g = numbers((3, 40), dtype)
+    x = np.linspace(0.02, 0.97, 120).astype(dtype).reshape(3, 40)
+    far = np.linspace(-9, 60, 120).astype(dtype).reshape(3, 40)
+    for name in (n for n in SPECIAL if n != "trigamma"):
+        for at in (x, -x, far) if name not in ("erfinv", "ndtri") else (x,):
+            leaf = fastdl.tensor(at.astype(np.float64), requires_grad=True)
+            getattr(fastdl if hasattr(fastdl, name) else fastdl.special, name)(leaf).backward(
+                fastdl.tensor(g.astype(np.float64))
+            )
+            want = leaf.grad.numpy()
+            with np.errstate(over="ignore"):
+                kept = np.isfinite(want.astype(dtype).astype(np.float64))
+            got = cuda.special_backward(name, g, at)
+            rtol = {2: 2 * EPS.get(got.dtype.name, 0), 4: 1e-5, 8: 1e-12}[np.dtype(dtype).itemsize]
+            np.testing.assert_allclose(
+                got.astype(np.float64)[kept], want[kept], rtol=rtol, atol=rtol * 0.1, err_msg=name
+            )
 
 
 @pytest.mark.parametrize("dtype", HALVES)

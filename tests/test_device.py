@@ -7,6 +7,7 @@ computes where its inputs are.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,11 @@ import fastdl
 import fastdl.nn.functional as F
 from device_cases import CASES, ints, on
 from fastdl import nn
+from fastdl.kernels import capture
+from fastdl.ops import host
 from fastdl.optim.optimizer import COUNTS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*computed on the CPU")  # what has no kernel
 
 
 @pytest.fixture(autouse=True)
@@ -347,6 +352,61 @@ def test_a_training_step_makes_no_transfers() -> None:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert fake_cupy.transfers == before
+
+
+LONG_TAIL: dict[str, Callable[[], Any]] = {
+    **{
+        name: lambda f=name: getattr(fastdl if hasattr(fastdl, f) else fastdl.special, f)(
+            on("cuda", 5, low=0.1, high=0.9)
+        )
+        for name in "lgamma digamma erfc erfcx erfinv ndtr log_ndtr ndtri i0 i0e i1 i1e exp2 nansum nanmean".split()
+    },
+    **{
+        name: lambda f=name: getattr(fastdl, f)(on("cuda", 3, 5), 1)
+        for name in ("logcumsumexp", "cummax", "cummin")
+    },
+    **{
+        name: lambda f=name: getattr(fastdl, f)(on("cuda", 5), on("cuda", 5, seed=1))
+        for name in ("logaddexp", "logaddexp2", "copysign", "xlogy", "ldexp")
+    },
+    "gcd": lambda: fastdl.gcd(ints("cuda", 5), ints("cuda", 5, seed=1)),
+    "heaviside": lambda: fastdl.heaviside(on("cuda", 5, grad=False), on("cuda", 5, grad=False)),
+    "nextafter": lambda: fastdl.nextafter(on("cuda", 5, grad=False), on("cuda", 5, grad=False, seed=1)),
+    "isin": lambda: fastdl.isin(ints("cuda", 9), ints("cuda", 2)),
+    "cummax of integers": lambda: ints("cuda", 9).cummax(0),
+    "bucketize": lambda: fastdl.bucketize(on("cuda", 3), fastdl.tensor([0.0, 1.0], device="cuda")),
+    "vander": lambda: fastdl.vander(on("cuda", 3, grad=False)),
+    "cov": lambda: on("cuda", 3, 4).cov(),
+    "gather": lambda: on("cuda", 5, 4).gather(0, ints("cuda", 2, 4)),
+    "scatter_add": lambda: on("cuda", 5, 4).scatter_add(0, ints("cuda", 2, 4), on("cuda", 2, 4)),
+    "scatter_reduce": lambda: on("cuda", 5, 4).scatter_reduce(
+        0, ints("cuda", 2, 4), on("cuda", 2, 4), "amax"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TAIL)
+def test_the_long_tail_makes_no_transfers(name: str) -> None:
+    device_cases.watched.clear()
+    before = fake_cupy.transfers["to_host"]
+    with np.errstate(all="ignore"):
+        for y in tensors(LONG_TAIL[name]()):
+            if y.requires_grad:
+                y.sum().backward(retain_graph=True)
+    assert fake_cupy.transfers["to_host"] == before
+
+
+def test_what_is_computed_on_the_cpu_says_so_once(monkeypatch: Any) -> None:
+    monkeypatch.setattr(host, "_told", set())
+    x = fastdl.eye(3, device="cuda")
+    with pytest.warns(UserWarning, match="inv has no CUDA kernel: computed on the CPU"):
+        fastdl.linalg.inv(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastdl.linalg.inv(x)
+    monkeypatch.setattr(capture, "active", True)
+    with pytest.raises(RuntimeError, match="inv: is computed on the CPU, which a graph cannot record"):
+        fastdl.linalg.inv(x)
 
 
 # --------------------------------------------------------------------------------------------- second derivatives

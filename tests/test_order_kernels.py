@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+import emulation
 from fastdl.kernels import reference
-from parity import THREADS, backends, load
+from parity import THREADS, backends, load, thread_counts
 
 DTYPES = [np.float32, np.float64, np.int64]
 
@@ -88,7 +89,7 @@ def test_selected(level, dtype):
             kernel.select_index(np.zeros((2, 3), dtype), k)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_searched(level, dtype):
     kernel = load(level)
@@ -108,21 +109,18 @@ def test_searched(level, dtype):
         np.testing.assert_array_equal(
             kernel.searchsorted(rows, values, right), reference.searchsorted(rows, values, right)
         )
-    with pytest.raises(ValueError, match="searchsorted: sorted must have one axis"):
+    with pytest.raises(ValueError, match=r"searchsorted: (sorted must have one axis|rows of shape)"):
         kernel.searchsorted(np.zeros((2, 3), dtype), np.zeros((3, 3), dtype), False)
-    with pytest.raises(TypeError, match="searchsorted: values must be"):
+    with pytest.raises(TypeError, match=r"searchsorted: (values|arrays) must"):
         kernel.searchsorted(np.zeros(3, dtype), np.zeros(3, np.int32), False)
 
 
-@pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_joined_by_index(level, dtype, threads):
+def test_joined_by_index(level, dtype):
     kernel = load(level)
-    before = kernel.num_threads()
-    kernel.set_num_threads(threads)
     rng = np.random.default_rng(0)
-    try:
+    for _ in thread_counts(kernel):
         for shape, dim, extent in (
             ((70_000,), 0, 900),
             ((5, 40), 1, 3),
@@ -147,14 +145,19 @@ def test_joined_by_index(level, dtype, threads):
                 getattr(kernel, name)(got, dim, index, part, *rest)
                 getattr(reference, name)(want, dim, index, part, *rest)
                 np.testing.assert_array_equal(got, want)
+            if level == emulation.NAME:
+                continue
             place = rng.integers(0, extent, shape[dim])
             got, want = x.copy(), x.copy()
             kernel.index_add(got, dim, place, source)
             reference.index_add(want, dim, place, source)
             np.testing.assert_array_equal(got, want)
-    finally:
-        kernel.set_num_threads(before)
     with pytest.raises(ValueError, match="scatter_reduce: reduce must be prod, amax or amin"):
         kernel.scatter_reduce(np.zeros(3, dtype), 0, np.zeros(3, np.int64), np.zeros(3, dtype), "sum")
-    with pytest.raises(IndexError, match=r"index\[1\] = 3 is out of range \[0, 3\)"):
+
+    def reduce_to_a_wrong_place():
         kernel.scatter_reduce(np.zeros(3, dtype), 0, np.array([0, 3]), np.zeros(2, dtype), "amax")
+        kernel.raise_reports()  # where the CPU's levels have raised already
+
+    with pytest.raises(IndexError, match=r"index\[1\].* = 3 is out of range \[0, 3\)"):
+        reduce_to_a_wrong_place()

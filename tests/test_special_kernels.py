@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from fastdl import kernels
+import emulation
 from fastdl.kernels import reference
-from parity import backends
+from parity import backends, load
 
 rng = np.random.default_rng(0)
 POSITIVE = np.concatenate([rng.uniform(0, 12, 300), 10.0 ** rng.uniform(-30, 30, 60), np.arange(1.0, 13)])
@@ -45,7 +45,7 @@ REFERENCE = {
     "erfinv": 1e-13,
 }
 
-# Computed in single precision; the others are in double and rounded once.
+# Computed in single precision by the CPU; the others are in double and rounded once. CUDA computes all so.
 SINGLE = ("erfc", "erfinv", "ndtr", "logit", "entr")
 
 # Exact to all digits that a double has: f, x, f(x).
@@ -77,10 +77,10 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_beside_the_reference(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for name, values in DOMAIN.items():
         with np.errstate(all="ignore"):
             x = values.astype(dtype)
@@ -91,26 +91,34 @@ def test_beside_the_reference(level, dtype):
         with np.errstate(over="ignore"):
             want = want.astype(dtype)
         usual = np.isfinite(want) & (np.abs(want) > np.finfo(dtype).tiny)  # the rest may be flushed
-        ulps = 4 if name in SINGLE else 2
-        tolerance = ulps * np.finfo(np.float32).eps if dtype == np.float32 else REFERENCE.get(name, 2e-14)
+        single = level == emulation.NAME or name in SINGLE
+        tolerance = REFERENCE.get(name, 2e-14)
         at_zeros = 2e-15 if name == "lgamma" else 0  # where the reference is exact absolutely
+        if dtype == np.float32:
+            tolerance = (8 if level == emulation.NAME else 4 if single else 2) * np.finfo(np.float32).eps
+            if single and name in ("lgamma", "digamma"):
+                at_zeros = tolerance
         np.testing.assert_allclose(got[usual], want[usual], rtol=tolerance, atol=at_zeros, err_msg=name)
         assert np.all(np.abs(got[np.abs(want) <= np.finfo(dtype).tiny]) <= 2 * np.finfo(dtype).tiny), name
         np.testing.assert_array_equal(got[np.isinf(want)], want[np.isinf(want)], err_msg=name)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_known_values(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for name, x, want in KNOWN:
         got = getattr(kernel, name + "_forward")(np.array([x]))[0]
-        assert abs(got - want) <= 4 * np.spacing(abs(want)), (name, x, got, want)
+        size = abs(want)
+        if level == emulation.NAME and name == "digamma":  # its zeros are exact absolutely
+            size = max(size, 1)
+        ulps = 8 if level == emulation.NAME else 4  # what CUDA's manual says of its functions
+        assert abs(got - want) <= ulps * np.spacing(size), (name, x, got, want)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ends_and_poles(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     inf, nan = math.inf, math.nan
     table = {
         "lgamma": ([0.0, -0.0, 1, 2, -1, -7, inf, -inf, -1e30], [inf, inf, 0, 0, inf, inf, inf, inf, inf]),
@@ -139,9 +147,9 @@ def test_ends_and_poles(level, dtype):
         np.testing.assert_array_equal(np.signbit(got), [False, True], err_msg=name)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_denormal_arguments(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for dtype, x, log_gamma, quantile in (
         (np.float32, 1e-40, 92.10340910966488, -13.310921774100802),
         (np.float64, 1e-310, 713.8013788281542, -37.663060331949524),
@@ -152,10 +160,10 @@ def test_denormal_arguments(level):
         np.testing.assert_allclose(got, [quantile, 0], rtol=4 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_negative_arguments_of_gamma(level):
     """Reflection: near the poles relatively, near zeros of lgamma absolutely exact."""
-    kernel = kernels.load(level)
+    kernel = load(level)
     x = np.concatenate(
         [-rng.uniform(0, 20, 300), -np.arange(1, 8) + 1e-6, -(10.0 ** rng.uniform(-30, -1, 20))]
     )
@@ -168,9 +176,9 @@ def test_negative_arguments_of_gamma(level):
         assert np.all(error <= bound), name
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_layouts_and_output(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     x = rng.uniform(0.1, 5, (7, 33)).astype(np.float32)
     want = kernel.lgamma_forward(x)
     np.testing.assert_array_equal(kernel.lgamma_forward(np.asfortranarray(x)), want)
@@ -202,10 +210,10 @@ SIDES = [
 ]
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums_of_exponentials_signs_and_neighbours(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     tiny = np.finfo(dtype).smallest_subnormal
     x, y = [
         np.ravel(a)
@@ -233,10 +241,10 @@ def test_sums_of_exponentials_signs_and_neighbours(level, dtype):
         np.testing.assert_allclose(a, b, rtol=8 * eps, atol=16 * eps)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_powers_of_two(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     x = np.concatenate(
         [rng.uniform(-20, 20, 300), rng.uniform(-126, 127.9, 100), np.arange(-126.0, 128)]
     ).astype(dtype)
@@ -255,7 +263,7 @@ def test_powers_of_two(level, dtype):
 
 @pytest.mark.parametrize("level", backends())
 def test_bits(level):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for shapes in (((1000,), (1000,)), ((5, 70), (70,)), ((5, 1), (1, 300)), ((), (3,)), ((0, 3), (3,))):
         masks = [rng.random(shape) < 0.5 for shape in shapes]
         words = [rng.integers(-9, 9, shape) for shape in shapes]
@@ -272,10 +280,10 @@ def test_bits(level):
         kernel.bitwise_and_forward(spread, np.arange(9))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 def test_running_extremes(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for shape in ((1,), (7,), (16,), (1000,), (3, 40), (40, 3), (2, 50, 300), (5, 0), (0, 5)):
         x = np.rint(rng.standard_normal(shape) * 3).astype(dtype)  # ties
         for axis in range(len(shape)):
@@ -293,11 +301,11 @@ def test_running_extremes(level, dtype):
     np.testing.assert_array_equal(kernel.running_min(rising, 0)[1], np.zeros(300))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("from_end", [False, True])
 def test_running_logsumexp(level, dtype, from_end):
-    kernel = kernels.load(level)
+    kernel = load(level)
     for shape in ((1,), (7,), (256,), (1000,), (3, 300), (300, 3), (2, 50, 300), (5, 0)):
         for axis in range(len(shape)):
             for kind in range(5):
@@ -316,10 +324,10 @@ def test_running_logsumexp(level, dtype, from_end):
                 np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sum_of_numbers(level, dtype):
-    kernel = kernels.load(level)
+    kernel = load(level)
     x = rng.standard_normal((5, 40, 33)).astype(dtype)
     x[rng.random(x.shape) < 0.2] = np.nan
     x[0, :, 0] = np.nan

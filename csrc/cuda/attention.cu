@@ -156,7 +156,7 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
     }
     if constexpr (!std::is_same_v<T, double>) {
       if (tensor_rows(dtype, a) > 0)
-        tensor_forward<T>(f, a, stream);
+        tensor_forward<T>(f, a, dtype, stream);
       else
         exact_forward<T>(f, a, stream);
     } else {

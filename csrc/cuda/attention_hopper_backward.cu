@@ -523,6 +523,7 @@ int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
   const Scores<T>& s = f.scores;
   if (capability() / 10 != 9 || (f.size != 64 && f.size != 128) || f.value_size != f.size) return 0;
   if (s.threshold != 0 || !MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
+  if (s.queries <= 64 && s.keys <= 64) return 0;  // seven products of these are less than five of 128
   if (s.queries == 0 || s.keys == 0 || !whole_packs(f.grad_query, f.size, sizeof(T))) return 0;
   for (const Heads* x : {&f.query, &f.grad_y})
     if (!query_view(f, *x, 64).possible()) return 0;

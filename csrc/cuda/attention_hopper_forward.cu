@@ -526,7 +526,8 @@ int64_t items(const Attention& a) {
 bool hopper_forward_wanted(Dtype dtype, const Attention& a) {
   if (!a.hopper || (dtype != Dtype::float16 && dtype != Dtype::bfloat16)) return false;
   if (a.size != a.value_size || (a.size != 64 && a.size != 128) || a.keys == 0) return false;
-  if (!(a.scale > 0)) return false;  // the largest score is found before scaling
+  if (!(a.scale > 0)) return false;   // the largest score is found before scaling
+  if (a.queries <= 64) return false;  // a third or half of a tile
   return 2 * items(a) >= multiprocessors() && items(a) < int64_t(1) << 30;
 }
 

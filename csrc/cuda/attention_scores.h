@@ -229,7 +229,7 @@ void exact_mask(void* partial, const MaskShape& shape, int parts, const Attentio
 
 int tensor_rows(Dtype dtype, const Attention& a);  // queries of a block; 0: not a problem for tensor cores
 template <class T>
-void tensor_forward(const AttentionForward<T>& f, const Attention& a, Stream stream);
+void tensor_forward(const AttentionForward<T>& f, const Attention& a, Dtype dtype, Stream stream);
 template <class T>
 void tensor_backward(const AttentionBackward<T>& f, Stream stream);
 

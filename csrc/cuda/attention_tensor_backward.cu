@@ -19,24 +19,24 @@ enum : int { kQueryGradient = 1, kKeyGradient = 2, kValueGradient = 4 };
 // registers.
 template <class T, int kD, int kGradients>
 constexpr int kOwnTiles = kD * sizeof(T) <= 128 && kGradients == kQueryGradient ? 2 : 1;
-template <class T, int kD, int kGradients>
+template <class T, int kD, int kGradients, int kWarps>
 constexpr int kOwnRows = 16 * kWarps * kOwnTiles<T, kD, kGradients>;
 template <class T, int kD>
 constexpr int kStreamRows = kD * sizeof(T) <= 256 ? 32 : 16;
 
-template <class T, int kD, int kGradients>
+template <class T, int kD, int kGradients, int kWarps>
 constexpr int kBackwardBytes =
-    int(sizeof(T)) * kD * 2 * (kOwnRows<T, kD, kGradients> + 2 * kStreamRows<T, kD>)+4 * kStreamRows<T, kD> *
-    4;
+    int(sizeof(T)) * kD * 2 * (kOwnRows<T, kD, kGradients, kWarps> + 2 * kStreamRows<T, kD>)+4 *
+    kStreamRows<T, kD> * 4;
 
-template <class T, int kD, int kGradients>
-__global__ void __launch_bounds__(kTensorThreads, 2)
+template <class T, int kD, int kGradients, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps, 8 / kWarps)
     tensor_backward_kernel(const AttentionBackward<T> f, int tiles) {
   constexpr bool kOwnKeys = kGradients != kQueryGradient;
   constexpr bool kFirst = (kGradients & (kQueryGradient | kKeyGradient)) != 0;  // dZ times Y1
   constexpr bool kSecond = (kGradients & kValueGradient) != 0;                  // P K times Y2
-  constexpr int kM = kOwnTiles<T, kD, kGradients>, kRows = kOwnRows<T, kD, kGradients>,
-                kStream = kStreamRows<T, kD>;
+  constexpr int kM = kOwnTiles<T, kD, kGradients>, kRows = kOwnRows<T, kD, kGradients, kWarps>,
+                kStream = kStreamRows<T, kD>, kThreads = 32 * kWarps;
   constexpr int kColumns = kStream / 8;
   FASTDL_DYNAMIC_SHARED(T, shared);
   const Tile<T, kD> x1{shared}, x2{shared + kRows * kD};
@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
 
   const auto prefetch = [&](int step) {
     const int stage = step % 2, h = head_at(step), row = row_at(step), y_head = kOwnKeys ? h : h / f.ratio;
-    y1(stage).template load<kStream>(RowsOf<T>(kOwnKeys ? f.query : f.key, batch, y_head, row, stream_count),
-                                     f.size, f.async);
-    y2(stage).template load<kStream>(
+    y1(stage).template load<kStream, kThreads>(
+        RowsOf<T>(kOwnKeys ? f.query : f.key, batch, y_head, row, stream_count), f.size, f.async);
+    y2(stage).template load<kStream, kThreads>(
         RowsOf<T>(kOwnKeys ? f.grad_y : f.value, batch, y_head, row, stream_count), f.value_size, f.async);
     // (lse, rowsum(grad_y y)) of the tile's queries; there are statistics beyond the last query.
     if (kOwnKeys && int(threadIdx.x) < kStream / 2)
@@ -89,11 +89,11 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
     }
   }
 
-  x1.template load<kRows>(RowsOf<T>(kOwnKeys ? f.key : f.query, batch, head, block_row, own_count), f.size,
-                          f.async);
+  x1.template load<kRows, kThreads>(RowsOf<T>(kOwnKeys ? f.key : f.query, batch, head, block_row, own_count),
+                                    f.size, f.async);
   if constexpr (kFirst)
-    x2.template load<kRows>(RowsOf<T>(kOwnKeys ? f.value : f.grad_y, batch, head, block_row, own_count),
-                            f.value_size, f.async);
+    x2.template load<kRows, kThreads>(
+        RowsOf<T>(kOwnKeys ? f.value : f.grad_y, batch, head, block_row, own_count), f.value_size, f.async);
   if (steps > 0) prefetch(0);
   cp_async_commit();
 
@@ -164,14 +164,15 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
   if constexpr (kSecond) store(f.grad_value, second, f.value_size, 1.0f);
 }
 
-template <class T, int kD, int kGradients>
+template <class T, int kD, int kGradients, int kWarps = cuda::kWarps>
 void run(const AttentionBackward<T>& f, Stream stream) {
   constexpr bool kOwnKeys = kGradients != kQueryGradient;
-  const int tiles = ceil_div(kOwnKeys ? f.scores.keys : f.scores.queries, kOwnRows<T, kD, kGradients>);
+  const int tiles =
+      ceil_div(kOwnKeys ? f.scores.keys : f.scores.queries, kOwnRows<T, kD, kGradients, kWarps>);
   const int64_t blocks = int64_t(f.batch) * (kOwnKeys ? f.groups : f.scores.heads) * tiles;
   if (blocks > 0)
-    launch("attention_backward", tensor_backward_kernel<T, kD, kGradients>, dim3(unsigned(blocks)),
-           dim3(kTensorThreads), kBackwardBytes<T, kD, kGradients>, stream, f, tiles);
+    launch("attention_backward", tensor_backward_kernel<T, kD, kGradients, kWarps>, dim3(unsigned(blocks)),
+           dim3(32 * kWarps), kBackwardBytes<T, kD, kGradients, kWarps>, stream, f, tiles);
 }
 
 }  // namespace
@@ -180,7 +181,11 @@ template <class T>
 void tensor_backward(const AttentionBackward<T>& f, Stream stream) {
   by_size<T>(f.size > f.value_size ? f.size : f.value_size, [&](auto size) {
     constexpr int kD = size.value;
-    run<T, kD, kQueryGradient>(f, stream);
+    if constexpr (kOwnTiles<T, kD, kQueryGradient> == 2)
+      in_halves(f.scores.queries) ? run<T, kD, kQueryGradient, 2>(f, stream)
+                                  : run<T, kD, kQueryGradient>(f, stream);
+    else
+      run<T, kD, kQueryGradient>(f, stream);
     if constexpr (kD <= 128) {
       run<T, kD, kKeyGradient | kValueGradient>(f, stream);
     } else {

@@ -1,6 +1,7 @@
 // Attention's forward pass on tensor cores ("flash attention", Dao 2022 and 2023); see attention.h.
 //
-// A block of four warps has 64 or 128 queries, a warp 16 or 32 of them, and passes over the keys in tiles.
+// A block of four warps (of two for few queries, `in_halves`) has 64 or 128 queries, a warp 16 or 32 of them,
+// and passes over the keys in tiles.
 // Scores, weights and the result stay in registers: a score's accumulators are the second product's operand
 // in place. Running maximum m and sum l of each row as in attention_exact.cu; the result is rescaled only
 // when a maximum rose. Keys and values are on their way into shared memory while the other one's product
@@ -12,15 +13,15 @@ namespace {
 
 template <class T, int kD>
 constexpr int kKeyTile = kD <= 64 ? 64 : 32;
-template <class T, int kD>
+template <class T, int kD, int kWarps>
 constexpr int kQueryTile = 16 * kWarps * kRowTiles<T, kD>;
-template <class T, int kD>
-constexpr int kForwardBytes = int(sizeof(T)) * kD * (kQueryTile<T, kD> + 2 * kKeyTile<T, kD>);
+template <class T, int kD, int kWarps>
+constexpr int kForwardBytes = int(sizeof(T)) * kD * (kQueryTile<T, kD, kWarps> + 2 * kKeyTile<T, kD>);
 
 // The maximum ignores NaN, the sum does not.
-template <class T, int kD>
-__global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const AttentionForward<T> f) {
-  constexpr int kM = kRowTiles<T, kD>, kKeys = kKeyTile<T, kD>, kRows = kQueryTile<T, kD>;
+template <class T, int kD, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps) tensor_forward_kernel(const AttentionForward<T> f) {
+  constexpr int kM = kRowTiles<T, kD>, kKeys = kKeyTile<T, kD>, kRows = kQueryTile<T, kD, kWarps>;
   constexpr int kColumns = kKeys / 8;
   FASTDL_DYNAMIC_SHARED(T, shared);
   const Tile<T, kD> queries{shared}, keys{shared + kRows * kD}, values{shared + (kRows + kKeys) * kD};
@@ -29,7 +30,8 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
   const int own = warp * 16 * kM;  // this warp's first row of the tile
   const bool active = at.row + own < count;
   const auto load = [&](const Tile<T, kD>& tile, const Heads& x, int row, int size) {
-    tile.template load<kKeys>(RowsOf<T>(x, at.batch, at.head / f.ratio, row, f.scores.keys), size, f.async);
+    tile.template load<kKeys, 32 * kWarps>(RowsOf<T>(x, at.batch, at.head / f.ratio, row, f.scores.keys),
+                                           size, f.async);
   };
   const int first_query = f.rows.pack == 1 ? at.row + own : 0;
 
@@ -39,7 +41,7 @@ __global__ void __launch_bounds__(kTensorThreads) tensor_forward_kernel(const At
   for (int m = 0; m < kM; ++m) top[m][0] = top[m][1] = -infinity<float>();
 
   const int begin = f.parts == 1 ? 0 : at.part * f.per_part, end = f.last_key(at, kRows);
-  queries.template load<kRows>(
+  queries.template load<kRows, 32 * kWarps>(
       [&](int r) { return at.row + r < count ? f.query_row(at, at.row + r) : nullptr; }, f.size, f.async);
   if (begin < end) load(keys, f.key, begin, f.size);
   cp_async_commit();
@@ -158,23 +160,34 @@ int tensor_rows(Dtype dtype, const Attention& a) {
   const int64_t size = a.size > a.value_size ? a.size : a.value_size;
   const bool single = dtype == Dtype::float32;
   if (dtype == Dtype::float64 || (single && !a.tf32) || size > (single ? 128 : 256)) return 0;
-  return size * (single ? 4 : 2) <= 256 ? 128 : 64;
+  if (size * (single ? 4 : 2) > 256) return 64;
+  const int64_t group = a.heads / a.groups * a.queries;  // may share a block
+  // Two warps of TF32 have too few registers for their copies.
+  return size <= 64 && !single && in_halves(a.p == 0 && group <= 128 ? group : a.queries) ? 64 : 128;
 }
 
 template <class T>
-void tensor_forward(const AttentionForward<T>& f, const Attention& a, Stream stream) {
+void tensor_forward(const AttentionForward<T>& f, const Attention& a, Dtype dtype, Stream stream) {
   by_size<T>(f.size > f.value_size ? f.size : f.value_size, [&](auto size) {
     constexpr int kD = size.value;
     const int64_t blocks = a.batch * a.heads / f.rows.pack * f.tiles * f.parts;
-    launch("attention", tensor_forward_kernel<T, kD>, dim3(unsigned(blocks)), dim3(kTensorThreads),
-           kForwardBytes<T, kD>, stream, f);
+    const auto go = [&](auto warps) {
+      constexpr int kW = warps.value;
+      launch("attention", tensor_forward_kernel<T, kD, kW>, dim3(unsigned(blocks)), dim3(32 * kW),
+             kForwardBytes<T, kD, kW>, stream, f);
+    };
+    if constexpr (kD <= 64 && sizeof(T) == 2) {
+      if (tensor_rows(dtype, a) == 64) return go(std::integral_constant<int, 2>{});
+    }
+    go(std::integral_constant<int, kWarps>{});
   });
 }
 
-template void tensor_forward<float>(const AttentionForward<float>&, const Attention&, Stream);
-template void tensor_forward<__half>(const AttentionForward<__half>&, const Attention&, Stream);
+template void tensor_forward<float>(const AttentionForward<float>&, const Attention&, Dtype, Stream);
+template void tensor_forward<__half>(const AttentionForward<__half>&, const Attention&, Dtype, Stream);
 #ifndef FASTDL_FEW_DTYPES
-template void tensor_forward<__nv_bfloat16>(const AttentionForward<__nv_bfloat16>&, const Attention&, Stream);
+template void tensor_forward<__nv_bfloat16>(const AttentionForward<__nv_bfloat16>&, const Attention&, Dtype,
+                                            Stream);
 #endif
 
 }  // namespace fastdl::cuda

@@ -1,7 +1,8 @@
 // Tiles of attention's operands in shared memory, and products of them on the tensor cores.
 //
 // Chunk c of 16 bytes of row r lies at place c ^ (r % 8), so that eight rows' equal chunks, which ldmatrix
-// reads together, are in different banks.
+// reads together, are in different banks (of rows of 64 bytes, two of which pass through all banks, at place
+// c ^ (r / 2 % 4)).
 #pragma once
 
 #include "cuda/attention_scores.h"
@@ -9,7 +10,7 @@
 
 namespace fastdl::cuda {
 
-constexpr int kTensorThreads = 128, kWarps = 4;
+constexpr int kWarps = 4, kTensorThreads = 32 * kWarps;
 
 // Rows of a head from one of them on: where row r is, null beyond the last.
 template <class T>
@@ -31,7 +32,7 @@ struct Tile {
   T* data;
 
   __device__ __forceinline__ T* chunk(int row, int c) const {
-    return data + (row * kChunks + (c ^ (row & 7))) * kPer;
+    return data + (row * kChunks + (c ^ (kChunks >= 8 ? row & 7 : row >> 1 & 3))) * kPer;
   }
   __device__ __forceinline__ T at(int row, int column) const {
     return chunk(row, column / kPer)[column % kPer];
@@ -39,7 +40,7 @@ struct Tile {
 
   // Rows 0 .. kRows of row(r), null for none, `size` elements each; the rest is 0. Whole packs go
   // asynchronously.
-  template <int kRows, class Row>
+  template <int kRows, int kTensorThreads = cuda::kTensorThreads, class Row>
   __device__ __forceinline__ void load(Row row, int size, bool async) const {
     constexpr int kAll = kRows * kChunks;
     static_assert(kAll % kTensorThreads == 0);
@@ -182,9 +183,11 @@ __device__ __forceinline__ void store_rows(const Tile<T, kD>& tile, int row,
   }
 }
 
-// The instantiations: head sizes are rounded up to 64, 128 or 256, TF32's to 64 or 128.
+// The instantiations: head sizes are rounded up to 32, 64, 128 or 256, TF32's to 64 or 128.
 template <class T, class F>
 void by_size(int size, F&& f) {
+  if constexpr (!std::is_same_v<T, float>)
+    if (size <= 32) return f(std::integral_constant<int, 32>{});
   if (size <= 64)
     f(std::integral_constant<int, 64>{});
   else if (size <= 128)
@@ -195,5 +198,12 @@ void by_size(int size, F&& f) {
 // 16-row tiles of a warp.
 template <class T, int kD>
 constexpr int kRowTiles = kD * sizeof(T) <= 256 ? 2 : 1;
+
+// Does a last tile of 128 rows leave a quarter of all warps or more without work? Then two warps make a block
+// of 64 rows: a window of 49 queries, a head of 65 to 128 twice. The other side is read once more, from the
+// caches, and twice as many blocks fit on a multiprocessor.
+constexpr bool in_halves(int64_t rows) {
+  return rows <= 64 || (rows > 128 && rows <= 192);
+}
 
 }  // namespace fastdl::cuda

@@ -72,6 +72,10 @@ void depthwise_forward(Dtype dtype, void* y, const void* x, const void* weight, 
                        const ConvProblem& problem, Stream stream);
 void depthwise_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* weight, const void* bias,
                       const ConvProblem& problem, Stream stream);
+// Along one axis, stride 1, no dilation.
+bool depthwise_rows_fit(const ConvProblem& problem);
+void depthwise_rows(Dtype dtype, void* y, const void* x, const void* weight, const void* bias,
+                    const ConvProblem& problem, bool transposed, Stream stream);
 // scratch: depthwise_splits * out_channels * taps sums.
 int64_t depthwise_splits(const ConvProblem& problem);
 void depthwise_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y, const void* x, void* scratch,

@@ -1,5 +1,6 @@
 // Depthwise convolution: one input channel in each group, `multiplier` output channels. This is for shapes
-// that conv_planes.cu does not have: one and three axes, dilation, other kernels and strides, float64.
+// that conv_planes.cu does not have: three axes, dilation, other kernels and strides, float64. (Plain ones
+// along one axis are conv_depthwise_row.cu's.)
 //
 // Nothing is shared between channels, so there is no product to make: forward and the gradient of x take a
 // thread for each element, which gathers its taps; neighbours read side by side and overlap in the caches, so
@@ -192,6 +193,7 @@ void depthwise_forward(Dtype dtype, void* y, const void* x, const void* weight, 
                        const ConvProblem& problem, Stream stream) {
   const Depthwise p = depthwise(problem, problem.out, problem.out_channels);
   if (p.items == 0) return;
+  if (depthwise_rows_fit(problem)) return depthwise_rows(dtype, y, x, weight, bias, problem, false, stream);
   by_dtype(dtype, [&]<class T>(T) {
     launch("depthwise", depthwise_y<T>, dim3(grid_for(p.items, kThreads)), dim3(kThreads), 0, stream,
            static_cast<T*>(y), static_cast<const T*>(x), static_cast<const T*>(weight),
@@ -203,6 +205,8 @@ void depthwise_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void*
                       const ConvProblem& problem, Stream stream) {
   const Depthwise p = depthwise(problem, problem.in, problem.in_channels);
   if (p.items == 0) return;
+  if (depthwise_rows_fit(problem))
+    return depthwise_rows(dtype, grad_x, grad_y, weight, bias, problem, true, stream);
   by_dtype(dtype, [&]<class T>(T) {
     launch("depthwise_grad_x", depthwise_x<T>, dim3(grid_for(p.items, kThreads)), dim3(kThreads), 0, stream,
            static_cast<T*>(grad_x), static_cast<const T*>(grad_y), static_cast<const T*>(weight),

@@ -95,6 +95,8 @@ struct FunctionOf {
         return std::atanh(x);
       case Function::erf:
         return std::erf(x);
+      case Function::exp2:
+        return std::exp2(x);
       case Function::pow_scalar:
         return std::pow(x, a);
     }
@@ -163,6 +165,8 @@ struct GradientOf {
         return g * std::sinh(s);
       case Gradient::erf:
         return g * (kTwoOverSqrtPi * std::exp(-s * s));
+      case Gradient::exp2:
+        return g * (kLn2 * s);
       case Gradient::pow_scalar:
         return a == 0 ? g * s * 0 : g * (a * std::pow(s, a - 1));
     }
@@ -224,6 +228,12 @@ struct BinaryFunctionOf {
         const C r = std::fmod(x, y);
         return r != 0 && (y < 0) != (r < 0) ? r + y : r;
       }
+      case BinaryFunction::logaddexp:  // equal ones by themselves: infinities have no difference
+        return x == y ? x + C(0.6931471805599453) : larger(x, y) + std::log1p(std::exp(-std::fabs(x - y)));
+      case BinaryFunction::copysign:
+        return std::copysign(x, y);
+      case BinaryFunction::nextafter:
+        return std::nextafter(x, y);
     }
     return x;
   }
@@ -278,6 +288,8 @@ struct TernaryOf {
         return y < z ? C(0) : y == z ? x / 2 : x;
       case Ternary::minimum_x:
         return y > z ? C(0) : y == z ? x / 2 : x;
+      case Ternary::logaddexp_x:
+        return y == z ? x / 2 : x / (1 + std::exp(z - y));
     }
     return x;
   }

@@ -15,17 +15,18 @@ namespace fastdl::cuda {
 // ... and where it is not.
 #define FASTDL_CUDA_FUNCTION(X) \
   X(expm1) X(log1p) X(log2) X(log10) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(asinh) \
-  X(acosh) X(atanh) X(erf) X(pow_scalar)
+  X(acosh) X(atanh) X(erf) X(exp2) X(pow_scalar)
 // grad_x = f(grad_y, saved); saved is x or y, as the reference says.
 #define FASTDL_CUDA_GRADIENT(X) \
   X(abs) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) X(expm1) X(log) X(log1p) X(log2) X(log10) X(tan) X(asin) \
-  X(acos) X(atan) X(asinh) X(acosh) X(atanh) X(clamp) X(sin) X(cos) X(sinh) X(cosh) X(erf) X(pow_scalar)
+  X(acos) X(atan) X(asinh) X(acosh) X(atanh) X(clamp) X(sin) X(cos) X(sinh) X(cosh) X(erf) X(exp2) X(pow_scalar)
 #define FASTDL_CUDA_BINARY(X) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum)
-#define FASTDL_CUDA_BINARY_FUNCTION(X) X(fmod) X(pow) X(atan2) X(hypot) X(floor_divide) X(remainder)
+#define FASTDL_CUDA_BINARY_FUNCTION(X) \
+  X(fmod) X(pow) X(atan2) X(hypot) X(floor_divide) X(remainder) X(logaddexp) X(copysign) X(nextafter)
 #define FASTDL_CUDA_COMPARE(X) X(eq) X(ne) X(lt) X(le) X(gt) X(ge)
 // Three inputs; the last four are pieces of gradients: of z = x / y for y from (grad, y, z), of the larger or smaller
-// of x and y for x from (grad, x, y), and prelu's term of the weight's gradient from (grad, x, anything).
-#define FASTDL_CUDA_TERNARY(X) X(addcmul) X(addcdiv) X(lerp) X(div_y) X(maximum_x) X(minimum_x)
+// of x and y, and of logaddexp, for x from (grad, x, y).
+#define FASTDL_CUDA_TERNARY(X) X(addcmul) X(addcdiv) X(lerp) X(div_y) X(maximum_x) X(minimum_x) X(logaddexp_x)
 // clang-format on
 
 #define FASTDL_CUDA_ENUMERATOR(name) name,

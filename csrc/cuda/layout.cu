@@ -1,11 +1,8 @@
-// gather: y[o, j, i] = x[o, index[o, j, i], i]. Its gradient adds entries with the same index; the order is
-// that of j, so the bits are the same every time: a column (o, i) belongs to one thread where columns lie
-// side by side, else to one warp, which takes 32 entries at a time and adds those of one index one after the
-// other. (Few long columns go to the sort of embedding.cu instead: gather_places numbers what is added to.)
-//
-// running_sum: y[o, k, i] = x[o, 0, i] + .. + x[o, k, i]. Along the last axis a block scans a row, along
-// another one a thread a column. Where these are few and long, they are cut into chunks: then the chunks'
-// sums are scanned before, and x is read twice.
+// gather: y[o, j, i] = x[o, index[o, j, i], i]. Its gradient adds entries with the same index, and scatter
+// joins them by other operations, too; the order is that of j, so the bits are the same every time: a column
+// (o, i) belongs to one thread where columns lie side by side, else to one warp, which takes 32 entries at a
+// time and joins those of one index one after the other. (Few long columns of a gradient go to the sort of
+// embedding.cu instead: gather_places numbers what is added to.)
 #include "cuda/layout.h"
 
 #include <algorithm>
@@ -16,7 +13,7 @@
 namespace fastdl::cuda {
 namespace {
 
-constexpr uint64_t kGather = 5, kGatherBackward = 6;
+constexpr uint64_t kGather = 5, kGatherBackward = 6, kScatter = 8;
 constexpr int kThreads = 256;
 
 template <class Word>
@@ -30,25 +27,41 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class C>
+__device__ __forceinline__ C joined(Join op, C a, C b) {
+  switch (op) {
+    case Join::prod:
+      return a * b;
+    case Join::amax:
+      return larger(a, b);
+    case Join::amin:
+      return smaller(a, b);
+    default:
+      return a + b;
+  }
+}
+
+// step: 1, or 0 where one element stands for the whole source.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    gather_add_columns(Compute<T>* grad_x, const T* grad_y, const int64_t* index, Gather g, Divisor inner,
-                       Report report) {
+    join_columns(Join op, Compute<T>* to, const T* source, int step, const int64_t* index, Gather g,
+                 Divisor inner, Report report) {
   const uint32_t columns = uint32_t(g.outer * g.inner);
   for (uint32_t column = blockIdx.x * kThreads + threadIdx.x; column < columns;
        column += gridDim.x * kThreads) {
     const int64_t o = inner.quotient(column), i = column - o * g.inner;
     for (int64_t j = 0; j < g.count; ++j) {
       const int64_t at = (o * g.count + j) * g.inner + i, e = index[at];
-      if (!report.out_of_range(at, e, g.extent))
-        grad_x[(o * g.extent + e) * g.inner + i] += Compute<T>(widen(grad_y[at]));
+      if (report.out_of_range(at, e, g.extent)) continue;
+      Compute<T>& place = to[(o * g.extent + e) * g.inner + i];
+      place = joined(op, place, Compute<T>(widen(source[at * step])));
     }
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    gather_add_warps(Compute<T>* grad_x, const T* grad_y, const int64_t* index, Gather g, Report report) {
+__global__ void __launch_bounds__(kThreads) join_warps(Join op, Compute<T>* to, const T* source, int step,
+                                                       const int64_t* index, Gather g, Report report) {
   const int64_t columns = g.outer * g.inner;
   for (int64_t column = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; column < columns;
        column += int64_t(gridDim.x) * (kThreads / 32)) {
@@ -59,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
       Compute<T> value = 0;
       if (j < g.count && !report.out_of_range(at, index[at], g.extent)) {
         e = index[at];
-        value = Compute<T>(widen(grad_y[at]));
+        value = Compute<T>(widen(source[at * step]));
       }
       int turn = 0;  // entries before this one with the same index
       for (int other = 0; other < 32; ++other) {
@@ -67,7 +80,10 @@ __global__ void __launch_bounds__(kThreads)
         turn += other < lane_id() && its == e;
       }
       for (int now = 0; ballot(turn >= now) != 0; ++now) {
-        if (e >= 0 && turn == now) grad_x[(o * g.extent + e) * g.inner + i] += value;
+        if (e >= 0 && turn == now) {
+          Compute<T>& place = to[(o * g.extent + e) * g.inner + i];
+          place = joined(op, place, value);
+        }
         sync_warp();
       }
     }
@@ -84,118 +100,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// ---- running sums
-
-constexpr int64_t kChunk = 8192;  // of a row
-constexpr int64_t kLeast = 32;    // elements of a column's chunk
-
-struct Scan {
-  int64_t rows, length, chunk, chunks;
-  bool from_end;
-
-  // Element i of a row in the order of adding.
-  __device__ __forceinline__ int64_t at(int64_t row, int64_t i) const {
-    return row * length + (from_end ? length - 1 - i : i);
-  }
-};
-
 template <class T>
-__global__ void __launch_bounds__(kThreads) chunk_sums(Compute<T>* sums, const T* x, Scan s) {
-  using C = Compute<T>;
-  for (int64_t item = blockIdx.x; item < s.rows * s.chunks; item += gridDim.x) {
-    const int64_t row = item / s.chunks, start = (item - row * s.chunks) * s.chunk;
-    const int64_t end = std::min(s.length, start + s.chunk);
-    C sum = 0;
-    for (int64_t i = start + threadIdx.x; i < end; i += kThreads) sum += C(widen(x[s.at(row, i)]));
-    sum = block_reduce(sum, C(0), Plus{});
-    if (threadIdx.x == 0) sums[item] = sum;
-  }
-}
-
-// before: the running sums of the row's chunks; null: one chunk is the row.
-template <class T>
-__global__ void __launch_bounds__(1024) scan_rows(T* y, const T* x, const Compute<T>* before, Scan s) {
-  using C = Compute<T>;
-  FASTDL_SHARED(C, warp_sums, 32);
-  const int warp = int(threadIdx.x / 32), warps = int(blockDim.x / 32);
-  for (int64_t item = blockIdx.x; item < s.rows * s.chunks; item += gridDim.x) {
-    const int64_t row = item / s.chunks, c = item - row * s.chunks, start = c * s.chunk;
-    const int64_t end = std::min(s.length, start + s.chunk);
-    C carry = before != nullptr && c > 0 ? before[item - 1] : C(0);
-    for (int64_t first = start; first < end; first += blockDim.x) {
-      const int64_t i = first + threadIdx.x;
-      C sum = i < end ? C(widen(x[s.at(row, i)])) : C(0);
-      FASTDL_UNROLL
-      for (int delta = 1; delta < 32; delta *= 2) {
-        const C other = shuffle_up(sum, delta);
-        if (lane_id() >= delta) sum += other;
-      }
-      if (lane_id() == 31) warp_sums[warp] = sum;
-      sync_threads();
-      C total = 0, mine = carry;
-      for (int w = 0; w < warps; ++w) {
-        if (w < warp) mine += warp_sums[w];
-        total += warp_sums[w];
-      }
-      sync_threads();
-      if (i < end) y[s.at(row, i)] = narrow<T>(mine + sum);
-      carry += total;
-    }
-  }
-}
-
-// Along another axis than the last: neighbouring threads have neighbouring columns.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    column_chunk_sums(Compute<T>* sums, const T* x, Scan s, int64_t inner) {
-  using C = Compute<T>;
-  const int64_t items = s.rows * s.chunks * inner;
-  for (int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x; item < items;
-       item += int64_t(gridDim.x) * kThreads) {
-    const int64_t part = item / inner, row = part / s.chunks, start = (part - row * s.chunks) * s.chunk;
-    const int64_t end = std::min(s.length, start + s.chunk);
-    C sum = 0;
-    for (int64_t k = start; k < end; ++k) sum += C(widen(x[s.at(row, k) * inner + (item - part * inner)]));
-    sums[item] = sum;
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    scan_columns(T* y, const T* x, const Compute<T>* before, Scan s, int64_t inner) {
-  using C = Compute<T>;
-  const int64_t items = s.rows * s.chunks * inner;
-  for (int64_t item = int64_t(blockIdx.x) * kThreads + threadIdx.x; item < items;
-       item += int64_t(gridDim.x) * kThreads) {
-    const int64_t part = item / inner, row = part / s.chunks, c = part - row * s.chunks;
-    const int64_t end = std::min(s.length, (c + 1) * s.chunk);
-    C sum = before != nullptr && c > 0 ? before[item - inner] : C(0);
-    for (int64_t k = c * s.chunk; k < end; ++k) {
-      const int64_t at = s.at(row, k) * inner + (item - part * inner);
-      sum += C(widen(x[at]));
-      y[at] = narrow<T>(sum);
-    }
-  }
-}
-
-// Rows, or columns, are cut where there are too few for the device.
-Scan scan_of(int64_t rows, int64_t length, int64_t inner, bool from_end) {
-  int64_t chunk = length;
-  if (inner == 1) {
-    if (length > 2 * kChunk && rows < 2 * multiprocessors()) chunk = kChunk;
-  } else if (const int64_t wanted = 1024 * int64_t(multiprocessors()); 2 * rows * inner <= wanted) {
-    const int64_t chunks = std::min(wanted / std::max<int64_t>(1, rows * inner), length / kLeast);
-    if (chunks > 1) chunk = (length + chunks - 1) / chunks;
-  }
-  return {rows, length, chunk, chunk == 0 ? 0 : (length + chunk - 1) / chunk, from_end};
-}
-
-template <class T>
-void launch_scan(T* y, const T* x, const Compute<T>* before, const Scan& s, Stream stream) {
-  const int64_t items = s.rows * s.chunks, length = std::min(s.length, s.chunk);
-  const int threads = length >= 1024 ? 1024 : int(length + 31) / 32 * 32;
-  launch("running_sum", scan_rows<T>, dim3(grid_for(items, 1, 16)), dim3(unsigned(threads)), 0, stream, y, x,
-         before, s);
+void join(const char* name, Join op, void* out, const void* from, int step, const int64_t* index,
+          const Gather& g, Report report, Stream stream) {
+  const int64_t columns = g.outer * g.inner;
+  if (columns * g.count == 0) return;
+  auto* to = static_cast<Compute<T>*>(out);
+  const auto* source = static_cast<const T*>(from);
+  if (g.inner >= 32 && columns < int64_t(1) << 31)
+    launch(name, join_columns<T>, dim3(grid_for(columns, kThreads)), dim3(kThreads), 0, stream, op, to,
+           source, step, index, g, Divisor(uint32_t(g.inner)), report);
+  else
+    launch(name, join_warps<T>, dim3(grid_for(columns, kThreads / 32)), dim3(kThreads), 0, stream, op, to,
+           source, step, index, g, report);
 }
 
 }  // namespace
@@ -217,19 +134,18 @@ void gather_forward(int bytes, void* y, const void* x, const int64_t* index, con
 void gather_backward(Dtype dtype, void* grad_x, const void* grad_y, const int64_t* index, const Gather& g,
                      uint64_t* report, Stream stream) {
   zero(grad_x, size_t(g.outer * g.extent * g.inner) * (dtype == Dtype::float64 ? 8 : 4), stream);
-  const int64_t columns = g.outer * g.inner;
-  if (columns * g.count == 0) return;
-  const Report bad{report, kGatherBackward};
   by_dtype(dtype, [&]<class T>(T) {
-    auto* to = static_cast<Compute<T>*>(grad_x);
-    const auto* from = static_cast<const T*>(grad_y);
-    if (g.inner >= 32 && columns < int64_t(1) << 31)
-      launch("gather_backward", gather_add_columns<T>, dim3(grid_for(columns, kThreads)), dim3(kThreads), 0,
-             stream, to, from, index, g, Divisor(uint32_t(g.inner)), bad);
-    else
-      launch("gather_backward", gather_add_warps<T>, dim3(grid_for(columns, kThreads / 32)), dim3(kThreads),
-             0, stream, to, from, index, g, bad);
+    join<T>("gather_backward", Join::add, grad_x, grad_y, 1, index, g, Report{report, kGatherBackward},
+            stream);
   });
+}
+
+void scatter_join(Join op, Dtype dtype, bool integers, void* out, const void* source, bool one,
+                  const int64_t* index, const Gather& g, uint64_t* report, Stream stream) {
+  const auto run = [&]<class T>(T) {
+    join<T>("scatter", op, out, source, one ? 0 : 1, index, g, Report{report, kScatter}, stream);
+  };
+  integers ? run(int64_t{}) : by_dtype(dtype, run);
 }
 
 void gather_places(int64_t* keys, const int64_t* index, const Gather& g, uint64_t* report, Stream stream) {
@@ -237,41 +153,6 @@ void gather_places(int64_t* keys, const int64_t* index, const Gather& g, uint64_
   if (items == 0) return;
   launch("gather_places", places, dim3(grid_for(items, kThreads)), dim3(kThreads), 0, stream, keys, index, g,
          Report{report, kGatherBackward});
-}
-
-int64_t running_sum_scratch(int64_t outer, int64_t length, int64_t inner) {
-  const Scan s = scan_of(outer, length, inner, false);
-  return s.chunks <= 1 ? 0 : outer * s.chunks * inner;
-}
-
-void running_sum(Dtype dtype, void* y, const void* x, int64_t outer, int64_t length, int64_t inner,
-                 bool from_end, void* scratch, Stream stream) {
-  if (outer * length * inner == 0) return;
-  const Scan s = scan_of(outer, length, inner, from_end);
-  const Scan of_chunks{outer, s.chunks, s.chunks, 1, false};
-  by_dtype(dtype, [&]<class T>(T) {
-    using C = Compute<T>;
-    auto* to = static_cast<T*>(y);
-    const auto* from = static_cast<const T*>(x);
-    auto* sums = s.chunks == 1 ? nullptr : static_cast<C*>(scratch);
-    if (inner == 1) {
-      if (sums != nullptr) {
-        launch("running_sum_chunks", chunk_sums<T>, dim3(grid_for(outer * s.chunks, 1)), dim3(kThreads), 0,
-               stream, sums, from, s);
-        launch_scan<C>(sums, sums, nullptr, of_chunks, stream);
-      }
-      return launch_scan<T>(to, from, sums, s, stream);
-    }
-    const dim3 grid(grid_for(outer * s.chunks * inner, kThreads));
-    if (sums != nullptr) {
-      launch("running_sum_chunks", column_chunk_sums<T>, grid, dim3(kThreads), 0, stream, sums, from, s,
-             inner);
-      launch("running_sum_chunks", scan_columns<C>, dim3(grid_for(outer * inner, kThreads)), dim3(kThreads),
-             0, stream, sums, static_cast<const C*>(sums), static_cast<const C*>(nullptr), of_chunks, inner);
-    }
-    launch("running_sum", scan_columns<T>, grid, dim3(kThreads), 0, stream, to, from,
-           static_cast<const C*>(sums), s, inner);
-  });
 }
 
 }  // namespace fastdl::cuda

@@ -1,4 +1,4 @@
-// Elements chosen by an index along one axis, the gradient of that, and running sums, on CUDA.
+// Elements chosen by an index along one axis, or joined with others, on CUDA.
 #pragma once
 
 #include "cuda/types.h"
@@ -17,14 +17,17 @@ void gather_forward(int bytes, void* y, const void* x, const int64_t* index, con
 // double.
 void gather_backward(Dtype dtype, void* grad_x, const void* grad_y, const int64_t* index,
                      const Gather& problem, uint64_t* report, Stream stream);
+// clang-format off
+#define FASTDL_CUDA_JOIN(X) X(add) X(prod) X(amax) X(amin)
+// clang-format on
+#define FASTDL_CUDA_ENUMERATOR(name) name,
+enum class Join : int { FASTDL_CUDA_JOIN(FASTDL_CUDA_ENUMERATOR) };
+// out[o, index[o, j, i], i] joined with source[o, j, i] in the order of j; out is float, for float64 double.
+// integers: both are int64, whatever dtype says; one: the source is one element for all.
+void scatter_join(Join op, Dtype dtype, bool integers, void* out, const void* source, bool one,
+                  const int64_t* index, const Gather& problem, uint64_t* report, Stream stream);
 // keys[o, j, i] = the place in grad_x that an entry is added to, -1: none
 void gather_places(int64_t* keys, const int64_t* index, const Gather& problem, uint64_t* report,
                    Stream stream);
-
-// Elements that running_sum needs in scratch (float, for float64 double).
-int64_t running_sum_scratch(int64_t outer, int64_t length, int64_t inner);
-// y[o, k, i] = x[o, 0, i] + .. + x[o, k, i]; from_end: x[o, k, i] + .. to the last
-void running_sum(Dtype dtype, void* y, const void* x, int64_t outer, int64_t length, int64_t inner,
-                 bool from_end, void* scratch, Stream stream);
 
 }  // namespace fastdl::cuda

@@ -13,6 +13,7 @@
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
 //   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)
+//   log_gamma  erfcx  erf_inverse  normal_below  normal_quantile  bessel_i0  bessel_i1  sin_pi  cos_pi
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   cp_async_16_or_zeros(shared, global, present)
@@ -211,7 +212,10 @@ __device__ __forceinline__ T shuffle_xor(T value, int mask) {
 }
 template <class T>
 __device__ __forceinline__ T shuffle_up(T value, int delta) {
-  return __shfl_up_sync(kWholeWarp, value, delta);
+  if constexpr (std::is_arithmetic_v<T>)
+    return __shfl_up_sync(kWholeWarp, value, delta);
+  else
+    return shuffle(value, lane_id() >= delta ? lane_id() - delta : lane_id());
 }
 __device__ __forceinline__ uint32_t ballot(bool vote) {
   return __ballot_sync(kWholeWarp, vote);
@@ -245,6 +249,25 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+
+// CUDA's functions that the standard library lacks.
+#define FASTDL_CUDA_FUNCTION_OF(name, single, wide)  \
+  __device__ __forceinline__ float name(float x) {   \
+    return single(x);                                \
+  }                                                  \
+  __device__ __forceinline__ double name(double x) { \
+    return wide(x);                                  \
+  }
+FASTDL_CUDA_FUNCTION_OF(log_gamma, ::lgammaf, ::lgamma)
+FASTDL_CUDA_FUNCTION_OF(erfcx, ::erfcxf, ::erfcx)
+FASTDL_CUDA_FUNCTION_OF(erf_inverse, ::erfinvf, ::erfinv)
+FASTDL_CUDA_FUNCTION_OF(normal_below, ::normcdff, ::normcdf)
+FASTDL_CUDA_FUNCTION_OF(normal_quantile, ::normcdfinvf, ::normcdfinv)
+FASTDL_CUDA_FUNCTION_OF(bessel_i0, ::cyl_bessel_i0f, ::cyl_bessel_i0)
+FASTDL_CUDA_FUNCTION_OF(bessel_i1, ::cyl_bessel_i1f, ::cyl_bessel_i1)
+FASTDL_CUDA_FUNCTION_OF(sin_pi, ::sinpif, ::sinpi)
+FASTDL_CUDA_FUNCTION_OF(cos_pi, ::cospif, ::cospi)
+#undef FASTDL_CUDA_FUNCTION_OF
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));

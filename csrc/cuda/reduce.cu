@@ -66,6 +66,9 @@ struct FoldOf {
       case Fold::sum:
         a += x;
         break;
+      case Fold::nansum:
+        a += x == x ? x : C(0);
+        break;
       case Fold::prod:
         a *= x;
         break;

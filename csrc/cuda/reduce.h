@@ -6,7 +6,7 @@
 namespace fastdl::cuda {
 
 // clang-format off
-#define FASTDL_CUDA_FOLD(X) X(sum) X(prod) X(amax) X(amin) X(norm) X(nonzero) X(largest) X(smallest)
+#define FASTDL_CUDA_FOLD(X) X(sum) X(nansum) X(prod) X(amax) X(amin) X(norm) X(nonzero) X(largest) X(smallest)
 // clang-format on
 #define FASTDL_CUDA_ENUMERATOR(name) name,
 enum class Fold : int { FASTDL_CUDA_FOLD(FASTDL_CUDA_ENUMERATOR) };
@@ -21,8 +21,8 @@ struct Reduce {
 // Bytes of scratch memory for partial results.
 int64_t reduce_scratch(const Reduce& problem);
 
-// y = fold of x, times scale. norm: (sum |x|^p)^(1/p); largest and smallest: of |x|. wide: y in the computing
-// type.
+// y = fold of x, times scale. nansum: of what is not NaN; norm: (sum |x|^p)^(1/p); largest and smallest: of
+// |x|. wide: y in the computing type.
 void fold(Fold op, Dtype dtype, void* y, bool wide, const Reduce& problem, double scale, double p,
           void* scratch, Stream stream);
 // var = sum (x - mean)^2 / max(0, n - correction), and mean

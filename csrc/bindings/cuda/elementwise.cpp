@@ -1,6 +1,7 @@
 #include "cuda/elementwise.h"
 
 #include "bindings/cuda/arguments.h"
+#include "cuda/special.h"
 
 namespace fastdl::binding {
 namespace {
@@ -12,6 +13,8 @@ constexpr const char* kBinary[] = {FASTDL_CUDA_BINARY(FASTDL_CUDA_NAME)};
 constexpr const char* kBinaryFunction[] = {FASTDL_CUDA_BINARY_FUNCTION(FASTDL_CUDA_NAME)};
 constexpr const char* kCompare[] = {FASTDL_CUDA_COMPARE(FASTDL_CUDA_NAME)};
 constexpr const char* kTernary[] = {FASTDL_CUDA_TERNARY(FASTDL_CUDA_NAME)};
+constexpr const char* kSpecial[] = {FASTDL_CUDA_SPECIAL(FASTDL_CUDA_NAME)};
+constexpr const char* kSpecialGradient[] = {FASTDL_CUDA_SPECIAL_GRADIENT(FASTDL_CUDA_NAME)};
 
 }  // namespace
 
@@ -57,6 +60,17 @@ void register_elementwise(py::module_& m) {
     cuda::ternary(named<cuda::Ternary>(kTernary, op), t, shape, strided(out, t), strided(x, t), strided(y, t),
                   strided(z, t), a, stream_of(stream));
   });
+  m.def("special", [](std::string_view op, int dtype, const Shape& shape, O y, O x, uintptr_t stream) {
+    const Dtype t = Dtype(dtype);
+    cuda::special(named<cuda::Special>(kSpecial, op), t, shape, strided(y, t), strided(x, t),
+                  stream_of(stream));
+  });
+  m.def("special_gradient",
+        [](std::string_view op, int dtype, const Shape& shape, O grad_x, O grad_y, O x, uintptr_t stream) {
+          const Dtype t = Dtype(dtype);
+          cuda::special_gradient(named<cuda::SpecialGradient>(kSpecialGradient, op), t, shape,
+                                 strided(grad_x, t), strided(grad_y, t), strided(x, t), stream_of(stream));
+        });
   m.def("where", [](int dtype, const Shape& shape, O out, O condition, O x, O y, uintptr_t stream) {
     const Dtype t = Dtype(dtype);
     cuda::where(t, shape, strided(out, t), strided(condition, 1), strided(x, t), strided(y, t),

@@ -1,8 +1,16 @@
 #include "cuda/layout.h"
 
 #include "bindings/cuda/arguments.h"
+#include "cuda/search.h"
 
 namespace fastdl::binding {
+namespace {
+
+#define FASTDL_CUDA_NAME(name) #name,
+constexpr const char* kJoin[] = {FASTDL_CUDA_JOIN(FASTDL_CUDA_NAME)};
+
+}  // namespace
+
 void register_layout(py::module_& m) {
   using cuda::Gather;
   py::class_<Gather>(m, "Gather")
@@ -19,16 +27,21 @@ void register_layout(py::module_& m) {
     cuda::gather_backward(Dtype(dtype), pointer(grad_x), pointer(grad_y), int64s(index), problem,
                           report_words(report), stream_of(stream));
   });
+  m.def("scatter_join", [](std::string_view op, int dtype, bool integers, uintptr_t out, uintptr_t source,
+                           bool one, uintptr_t index, const Gather& problem, uintptr_t report,
+                           uintptr_t stream) {
+    cuda::scatter_join(named<cuda::Join>(kJoin, op), Dtype(dtype), integers, pointer(out), pointer(source),
+                       one, int64s(index), problem, report_words(report), stream_of(stream));
+  });
+  m.def("searchsorted", [](int dtype, bool integers, uintptr_t places, uintptr_t rows, uintptr_t values,
+                           int64_t length, int64_t per_row, int64_t count, bool right, uintptr_t stream) {
+    cuda::searchsorted(Dtype(dtype), integers, int64s(places), pointer(rows), pointer(values), length,
+                       per_row, count, right, stream_of(stream));
+  });
   m.def("gather_places",
         [](uintptr_t keys, uintptr_t index, const Gather& problem, uintptr_t report, uintptr_t stream) {
           cuda::gather_places(int64s(keys), int64s(index), problem, report_words(report), stream_of(stream));
         });
-  m.def("running_sum_scratch", &cuda::running_sum_scratch);
-  m.def("running_sum", [](int dtype, uintptr_t y, uintptr_t x, int64_t outer, int64_t length, int64_t inner,
-                          bool from_end, uintptr_t scratch, uintptr_t stream) {
-    cuda::running_sum(Dtype(dtype), pointer(y), pointer(x), outer, length, inner, from_end, pointer(scratch),
-                      stream_of(stream));
-  });
 }
 
 }  // namespace fastdl::binding

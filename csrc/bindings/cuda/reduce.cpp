@@ -1,12 +1,14 @@
 #include "cuda/reduce.h"
 
 #include "bindings/cuda/arguments.h"
+#include "cuda/scan.h"
 
 namespace fastdl::binding {
 namespace {
 
 #define FASTDL_CUDA_NAME(name) #name,
 constexpr const char* kFold[] = {FASTDL_CUDA_FOLD(FASTDL_CUDA_NAME)};
+constexpr const char* kScan[] = {FASTDL_CUDA_SCAN(FASTDL_CUDA_NAME)};
 
 }  // namespace
 
@@ -44,6 +46,23 @@ void register_reduce(py::module_& m) {
                       uintptr_t scratch, uintptr_t stream) {
     cuda::extreme(largest, Dtype(dtype), pointer(values), static_cast<int64_t*>(pointer(indices)), problem,
                   pointer(scratch), stream_of(stream));
+  });
+
+  using cuda::Running;
+  py::class_<Running>(m, "Running")
+      .def(py::init([](int64_t outer, int64_t length, int64_t inner, bool from_end) {
+        return Running{outer, length, inner, from_end};
+      }));
+  m.def("running_scratch", &cuda::running_scratch);
+  m.def("running", [](std::string_view op, int dtype, uintptr_t y, uintptr_t x, const Running& problem,
+                      uintptr_t scratch, uintptr_t stream) {
+    cuda::running(named<cuda::Scan>(kScan, op), Dtype(dtype), pointer(y), pointer(x), problem,
+                  pointer(scratch), stream_of(stream));
+  });
+  m.def("running_extreme", [](bool largest, int dtype, bool integers, uintptr_t values, uintptr_t indices,
+                              uintptr_t x, const Running& problem, uintptr_t scratch, uintptr_t stream) {
+    cuda::running_extreme(largest, Dtype(dtype), integers, pointer(values), int64s(indices), pointer(x),
+                          problem, pointer(scratch), stream_of(stream));
   });
 }
 

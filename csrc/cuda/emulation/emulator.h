@@ -166,6 +166,7 @@ using emulation::Site;
 }  // namespace fastdl
 
 #include "cuda/emulation/cooperative.h"
+#include "cuda/emulation/special_math.h"
 
 namespace fastdl {
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.elementwise import where
 from fastdl.ops.evaluated import special
-from fastdl.ops.host import on_host
 from fastdl.ops.unary import sign
 from fastdl.tensor import Tensor
 
 
-@on_host
 def i0(input: Tensor) -> Tensor:
     """The modified Bessel function of order 0. See ``torch.i0``.
 
@@ -22,19 +20,16 @@ def i0(input: Tensor) -> Tensor:
     return special("i0", input, i1)
 
 
-@on_host
 def i0e(input: Tensor) -> Tensor:
     """exp(-|x|) :func:`i0`, which does not overflow. See ``torch.special.i0e``."""
     return special("i0e", input, lambda x: sub(i1e(x), mul(sign(x), i0e(x))))
 
 
-@on_host
 def i1(input: Tensor) -> Tensor:
     """The modified Bessel function of order 1. See ``torch.special.i1``."""
     return special("i1", input, lambda x: sub(i0(x), _over(i1(x), x)))
 
 
-@on_host
 def i1e(input: Tensor) -> Tensor:
     """exp(-|x|) :func:`i1`, which does not overflow. See ``torch.special.i1e``."""
     return special("i1e", input, lambda x: sub(i0e(x), add(mul(sign(x), i1e(x)), _over(i1e(x), x))))

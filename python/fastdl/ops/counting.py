@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING, float32, int32, int64
-from fastdl.kernels import on_device, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import as_bool, cast, places, zeros
 from fastdl.ops.common import as_array
 from fastdl.ops.gather import check_range
-from fastdl.ops.host import on_host
 from fastdl.tensor import Tensor, pooled_copy
 
 
@@ -73,7 +72,6 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return Tensor._wrap(flat.reshape(*array.shape, num_classes))
 
 
-@on_host
 def searchsorted(
     sorted_sequence: Tensor,
     input: Any,
@@ -90,6 +88,8 @@ def searchsorted(
         )
     side = "right" if right or side == "right" else "left"
     rows, values = sorted_sequence._data, as_array("searchsorted", input)
+    if not isinstance(input, Tensor):
+        values = array(values, rows)
     if sorter is not None:
         rows = np.take_along_axis(rows, sorter._data, -1)
     if rows.ndim == 0 or (
@@ -99,7 +99,7 @@ def searchsorted(
             "searchsorted: sorted_sequence must have one dimension, or the shape of input but in the last one; got "
             f"{rows.shape} and {values.shape}"
         )
-    dtype = rows.dtype if rows.dtype is values.dtype else np.result_type(rows, values)
+    dtype = rows.dtype if rows.dtype is values.dtype else np.result_type(rows.dtype, values.dtype)
     if dtype.kind not in FLOATING:
         dtype = int64
     elif dtype.itemsize == 2:

@@ -6,7 +6,6 @@ import math
 
 from fastdl.ops.arithmetic import div, mul, sub
 from fastdl.ops.evaluated import special
-from fastdl.ops.host import on_host
 from fastdl.ops.unary import exp, square
 from fastdl.tensor import Tensor
 
@@ -14,13 +13,11 @@ _ROOT_PI = math.sqrt(math.pi)
 _ROOT_TWO_PI = math.sqrt(2 * math.pi)
 
 
-@on_host
 def erfc(input: Tensor) -> Tensor:
     """1 - erf(input), also where erf is close to 1. See ``torch.erfc``."""
     return special("erfc", input, lambda x: mul(exp(mul(square(x), -1.0)), -2 / _ROOT_PI))
 
 
-@on_host
 def erfcx(input: Tensor) -> Tensor:
     """exp(x^2) :func:`erfc`, which does not vanish for large x. See ``torch.special.erfcx``.
 
@@ -32,25 +29,21 @@ def erfcx(input: Tensor) -> Tensor:
     return special("erfcx", input, lambda x: sub(mul(mul(x, erfcx(x)), 2.0), 2 / _ROOT_PI))
 
 
-@on_host
 def erfinv(input: Tensor) -> Tensor:
     """The y whose erf is input; infinite at -1 and 1, NaN beyond. See ``torch.erfinv``."""
     return special("erfinv", input, lambda x: mul(exp(square(erfinv(x))), _ROOT_PI / 2))
 
 
-@on_host
 def ndtr(input: Tensor) -> Tensor:
     """The normal distribution's cumulative probability. See ``torch.special.ndtr``."""
     return special("ndtr", input, lambda x: mul(exp(mul(square(x), -0.5)), 1 / _ROOT_TWO_PI))
 
 
-@on_host
 def log_ndtr(input: Tensor) -> Tensor:
     """log(:func:`ndtr`), also where that is too small for a number. See ``torch.special.log_ndtr``."""
     return special("log_ndtr", input, lambda x: div(math.sqrt(2 / math.pi), erfcx(mul(x, -math.sqrt(0.5)))))
 
 
-@on_host
 def ndtri(input: Tensor) -> Tensor:
     """The x whose :func:`ndtr` is input; infinite at 0 and 1, NaN beyond. See ``torch.special.ndtri``."""
     return special("ndtri", input, lambda p: mul(exp(mul(square(ndtri(p)), 0.5)), _ROOT_TWO_PI))

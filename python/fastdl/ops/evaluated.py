@@ -13,7 +13,7 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float64
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.ops.activation import floating
 from fastdl.tensor import Tensor
 
@@ -53,8 +53,13 @@ class Special(Formula):
     """f is the kernel ``label``."""
 
     def forward(self, x: Any, label: str, slope: Callable[[Tensor], Tensor]) -> Any:
-        self.x, self.slope = x, slope
+        self.x, self.slope, self.label = x, slope, label
         return getattr(select(x), label + "_forward")(x)
+
+    def backward(self, grad: Any) -> Any:
+        if on_device(grad) and self.label != "trigamma":  # in one pass
+            return select(grad).special_backward(self.label, grad, self.x)
+        return super().backward(grad)
 
 
 def evaluated(

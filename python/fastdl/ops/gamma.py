@@ -21,19 +21,16 @@ from fastdl.ops.views import broadcast_tensors
 from fastdl.tensor import Tensor
 
 
-@on_host
 def lgamma(input: Tensor) -> Tensor:
     """The logarithm of the absolute value of the gamma function. See ``torch.lgamma``."""
     return special("lgamma", input, digamma)
 
 
-@on_host
 def digamma(input: Tensor) -> Tensor:
     """The derivative of :func:`lgamma`. See ``torch.digamma``."""
     return special("digamma", input, lambda x: polygamma(1, x))
 
 
-@on_host
 def polygamma(n: int, input: Tensor) -> Tensor:
     """The n-th derivative of :func:`digamma`. See ``torch.polygamma``.
 
@@ -49,10 +46,13 @@ def polygamma(n: int, input: Tensor) -> Tensor:
         return digamma(input)
     if n == 1:
         return special("trigamma", input, lambda x: polygamma(2, x))
+    return _higher_polygamma(n, floating(input))
+
+
+@on_host
+def _higher_polygamma(n: int, input: Tensor) -> Tensor:
     factor = math.factorial(n) * (-1) ** (n + 1)
-    return evaluated(
-        lambda x: factor * _zeta(np.float64(n + 1), x), floating(input), lambda x: polygamma(n + 1, x)
-    )
+    return evaluated(lambda x: factor * _zeta(np.float64(n + 1), x), input, lambda x: polygamma(n + 1, x))
 
 
 def polygamma_method(input: Tensor, n: int) -> Tensor:
@@ -60,7 +60,6 @@ def polygamma_method(input: Tensor, n: int) -> Tensor:
     return polygamma(n, input)
 
 
-@on_host
 def mvlgamma(input: Tensor, p: int) -> Tensor:
     """The logarithm of the multivariate gamma function of dimension ``p``, for input > (p - 1) / 2.
 

@@ -13,7 +13,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at as add_each
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arrays import full, joined, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
@@ -223,12 +223,8 @@ def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> 
             raise RuntimeError(
                 f"{op}: index of shape {index.shape} exceeds src of shape {source.shape} in dim {i}"
             )
-    if on_device(x) or op not in (
-        "gather",
-        "scatter",
-        "scatter_add",
-        "scatter_reduce",
-    ):  # the CPU's kernels check
+    # Kernels check; on a GPU plain scatter is CuPy's, which does not.
+    if op not in ("gather", "scatter", "scatter_add", "scatter_reduce") or (op == "scatter" and on_device(x)):
         check_range(op, index, x.shape[d])
     return d
 
@@ -355,6 +351,9 @@ class Scatter(Op):
         elif is_array(part) and is_kernel_dtype(result.dtype):
             total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
+        elif on_device(result):
+            part = part if is_array(part) else array(part, result, dtype)
+            joined("scatter_add", within(result, self.dim, self.index), self.dim, self.index, part)
         else:
             check_range("scatter_add", self.index, result.shape[self.dim])
             add_each(result, _gather_key(result.shape, self.dim, self.index), part)
@@ -455,8 +454,10 @@ def take(input: Tensor, index: Tensor) -> Tensor:
     indices = _index("take", index)
     n = input.numel()
     flat = reshape(input, (n,))
-    try:
-        return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
-    except IndexError:  # some count from the end, or are wrong
-        check_range("take", indices + n, 2 * n)
+    if not on_device(flat._data):
+        try:
+            return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
+        except IndexError:
+            pass
+    check_range("take", indices + n, 2 * n)  # some count from the end, or are wrong
     return reshape(IndexSelect.apply(flat, dim=0, index=(indices % max(n, 1)).reshape(-1)), indices.shape)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from fastdl.kernels import on_device
+from fastdl.kernels import capture, on_device
 from fastdl.tensor import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -15,7 +16,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def on_host(function: Function) -> Function:
     """A function that has no version for a GPU: tensors there are copied to the CPU, results and gradients back.
 
-    For rare operations, and those whose result has no fixed size. Every such copy waits for the GPU.
+    For rare operations, and those whose result has no fixed size. Every such copy waits for the GPU: the first call
+    says so, and while a graph is recorded, where nothing may wait, it is an error.
     """
 
     @wraps(function)
@@ -23,10 +25,25 @@ def on_host(function: Function) -> Function:
         where = _device((*args, *options.values()))
         if where is None:
             return function(*args, **options)
+        name = function.__name__.lstrip("_")
+        if capture.active:
+            raise RuntimeError(
+                f"{name}: is computed on the CPU, which a graph cannot record; compute it before, outside of the graph"
+            )
+        if function not in _told:
+            _told.add(function)
+            warnings.warn(
+                f"{name} has no CUDA kernel: computed on the CPU, with copies there and back",
+                UserWarning,
+                stacklevel=2,
+            )
         options = {name: _moved(value, "cpu") for name, value in options.items()}
         return _moved(function(*[_moved(a, "cpu") for a in args], **options), where)
 
     return run  # type: ignore[return-value]
+
+
+_told: set[Any] = set()
 
 
 def _device(values: Any) -> Any:

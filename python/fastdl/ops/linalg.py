@@ -297,9 +297,9 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
         raise RuntimeError(
             f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
         )
-    eye = Tensor(np.eye(m, n, dtype=A.dtype))
-    vectors = tril(A, -1) + eye
-    q = eye.expand((*A.shape[:-2], m, n))
+    unit = Tensor._wrap(eye(m, A.dtype, A._data)[:, :n])
+    vectors = tril(A, -1) + unit
+    q = unit.expand((*A.shape[:-2], m, n))
     for i in reversed(range(tau.shape[-1])):
         v = vectors[..., i : i + 1]
         q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mT, q))
@@ -421,7 +421,7 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     count = N if N is not None else x.shape[-1] if x.ndim else 1
     if count < 1:
         raise RuntimeError(f"vander: N must be positive, got {count}")
-    return unsqueeze(x if x.ndim else unsqueeze(x, 0), -1) ** Tensor(np.arange(count))
+    return unsqueeze(x if x.ndim else unsqueeze(x, 0), -1) ** Tensor._wrap(np.arange(count, like=x._data))
 
 
 def tensorinv(A: Tensor, ind: int = 2) -> Tensor:

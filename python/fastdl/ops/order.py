@@ -162,7 +162,7 @@ def _reversed_sum_graph(grad: Tensor, axis: int) -> Any:
 
 def _products(x: Any, axis: int) -> Any:
     dtype = x.dtype if x.dtype.kind in FLOATING else int64
-    if x.ndim > 0 and dtype.itemsize >= 4 and not on_device(x):
+    if x.ndim > 0 and dtype.itemsize >= 4 and not (on_device(x) and dtype is int64):
         return select(x).running_product(cast(x, dtype), axis)
     return _accumulated(np.cumprod, x, axis, dtype)
 

@@ -9,10 +9,10 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
-from fastdl.dtypes import FLOATING, int64
+from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import add_at, array, on_device, select
-from fastdl.ops.arrays import cast, joined, zeros
+from fastdl.ops.arrays import cast, full, joined, zeros
 from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
     _check_gather,
@@ -23,7 +23,6 @@ from fastdl.ops.gather import (
     scatter_add,
     within,
 )
-from fastdl.ops.host import on_host
 from fastdl.ops.indexing import added_in_place, setitem
 from fastdl.ops.masks import put as put_masked
 from fastdl.ops.parts import diagonal, select_dim
@@ -45,11 +44,11 @@ class ScatterReduce(Op):
         self.x, self.part, self.shape, self.reduce, self.include = x, part, source.shape, reduce, include_self
         self.source = source
         if reduce == "mean" or not include_self:
-            self.counts = zeros(x.shape, int64)
-            joined("scatter_add", within(self.counts, dim, index), dim, index, np.ones((), int64))
+            self.counts = zeros(x.shape, int64, x)
+            joined("scatter_add", within(self.counts, dim, index), dim, index, array(1, x, int64))
         result = pooled_copy(x)
         if not include_self:
-            put_masked(result, self.counts > 0, np.asarray(_identity(reduce, x.dtype), x.dtype))
+            put_masked(result, self.counts > 0, array(_identity(reduce, x.dtype), x, x.dtype))
         to = within(result, dim, index)
         if reduce in ("sum", "mean"):
             joined("scatter_add", to, dim, index, part)
@@ -70,7 +69,7 @@ class ScatterReduce(Op):
         return _gather_key(self.x.shape, self.dim, self.index)
 
     def backward(self, grad: Any) -> Any:
-        kept = np.ones(grad.shape, np.bool_) if self.include else self.counts == 0
+        kept = full(grad.shape, True, bool_, grad) if self.include else self.counts == 0
         key, x, part, y = self.key, self.x, self.part, self.y
         if self.reduce == "sum":
             to_x, to_part = grad * kept, grad[key]
@@ -80,10 +79,10 @@ class ScatterReduce(Op):
         elif self.reduce == "prod":
             # The others' product: of all that are not 0, unless another one is 0.
             zeros_in = ((x == 0) & kept).astype(np.int64)
-            add_at(zeros_in, key, part == 0)
+            self._join("scatter_add", zeros_in, (part == 0).astype(np.int64))
             x, part = np.where(x == 0, 1, x), np.where(part == 0, 1, part)
             y = np.where(kept, x, 1).astype(grad.dtype)
-            np.multiply.at(y, key, part)
+            self._join("scatter_reduce", y, part, "prod")
             of_x, of_part = self.x == 0, self.part == 0
             to_x = grad * kept * np.where(zeros_in == of_x, y / x, 0)
             to_part = grad[key] * np.where(zeros_in[key] == of_part, y[key] / part, 0)
@@ -100,13 +99,13 @@ class ScatterReduce(Op):
             to_x, to_part = share * first, share[key] * ties
         whole = zeros(self.shape, grad.dtype, grad)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part
-        return np.asarray(to_x, grad.dtype), whole
+        return array(to_x, None, grad.dtype), whole
 
     def backward_graph(self, grad: Any) -> Any:
         if self.reduce != "prod":  # the slopes are constant: those of a gradient of 1
-            ones = np.ones(grad.shape, self.x.dtype)
+            ones = full(grad.shape, 1, self.x.dtype, self.x)
             to_x, to_part = self.backward(ones)
-            spread = Tensor._wrap(zeros(self.shape, self.x.dtype))
+            spread = Tensor._wrap(zeros(self.shape, self.x.dtype, self.x))
             spread[self.corner()] = grad[self.places()]
             return grad * Tensor._wrap(to_x), spread * Tensor._wrap(to_part)
         if not (self.x.all() and self.part.all()):
@@ -118,11 +117,14 @@ class ScatterReduce(Op):
         if self.include:
             to_x = product / self.saved_input(0, self.x)
         else:
-            to_x = grad * Tensor._wrap(np.asarray(self.counts == 0, self.x.dtype))
-        spread = Tensor._wrap(zeros(self.shape, self.x.dtype))
+            to_x = grad * Tensor._wrap(array(self.counts == 0, None, self.x.dtype))
+        spread = Tensor._wrap(zeros(self.shape, self.x.dtype, self.x))
         source = self.saved_input(1, self.source)
         spread[self.corner()] = product[self.places()] / source[self.corner()]
         return to_x, spread
+
+    def _join(self, kernel: str, array: Any, part: Any, *rest: Any) -> None:
+        joined(kernel, within(array, self.dim, self.index), self.dim, self.index, part, *rest)
 
     def corner(self) -> tuple[slice, ...]:
         """The part of the source that the index covers."""
@@ -146,7 +148,6 @@ def _identity(reduce: str, dtype: Any) -> Any:
 
 
 @number_as_row
-@on_host
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -239,7 +240,6 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))
 
 
-@on_host
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """:func:`index_put_` on a copy. See ``torch.index_put``."""
     return index_put_(input.clone(), indices, values, accumulate)

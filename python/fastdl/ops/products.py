@@ -13,7 +13,6 @@ from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import axes
-from fastdl.ops.host import on_host
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.parts import unbind
 from fastdl.ops.reduce import sum as sum_over
@@ -178,7 +177,6 @@ def block_diag(*tensors: Any) -> Tensor:
     return cat(rows, 0)
 
 
-@on_host
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """All choices of ``r`` elements of a vector, one in a row. See ``torch.combinations``."""
     if input._data.ndim != 1:
@@ -192,7 +190,6 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
     return input[Tensor._wrap(places)]
 
 
-@on_host
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """Powers of a vector as columns, falling unless ``increasing``. See ``torch.vander``."""
     if x._data.ndim != 1:
@@ -200,7 +197,9 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     count = x.numel() if N is None else N
     if count < 0:
         raise RuntimeError(f"vander: N must not be negative, got {N}")
-    powers = np.arange(count) if increasing else np.arange(count)[::-1]
+    powers = np.arange(count, like=x._data)
+    if not increasing:
+        powers = powers[::-1]
     if x._data.dtype.kind not in FLOATING:
         x = x.long()
     return pow(unsqueeze(x, 1), Tensor._wrap(powers.astype(x._data.dtype)))

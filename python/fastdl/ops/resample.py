@@ -16,6 +16,7 @@ from fastdl.dtypes import FLOATING, float32, float64, int32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from fastdl.ops.arrays import cast
 from fastdl.tensor import Tensor, pooled_copy
 
 Ints = int | Sequence[int]
@@ -81,9 +82,11 @@ class Pad(Op):
         # Numbers that are not floating-point are only copied: as floats of their width, or by NumPy.
         if x.dtype.kind not in FLOATING:
             bits: Any = _BITS.get(x.dtype)
-            if bits is not None and (bits is float64 or not value) and not on_device(x):
+            if bits is not None and (bits is float64 or not value):
                 fill = np.asarray(value).astype(x.dtype).view(bits).item()
                 return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
+            if on_device(x):
+                return cast(self.forward(cast(x, int64), padding, mode, value), x.dtype)
             from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
 
             return reference.pad_forward(x, padding, mode, value)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.ops.arrays import eye
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
 from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, check_matrix
@@ -77,7 +78,7 @@ def solve_triangular(
     check_matrix("solve_triangular", A)
     triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
     if unitriangular:
-        triangle = triangle + Tensor(np.eye(A.shape[-1], dtype=A.dtype))
+        triangle = triangle + Tensor._wrap(eye(A.shape[-1], A.dtype, A._data))
     batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
     triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
     return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, floating_info, get_default_dtype
-from fastdl.kernels import on_device, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast, full, sum_to, zeros
@@ -24,7 +24,6 @@ from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
-from fastdl.ops.host import on_host
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _exp2, cos, log, log1p, reciprocal, sin
 from fastdl.printing import named_lines
@@ -39,7 +38,7 @@ def exp2(input: Tensor) -> Tensor:
         >>> fastdl.exp2(fastdl.tensor([0.0, 3.0])).tolist()
         [1.0, 8.0]
     """
-    return pow(2.0, floating(input)) if on_device(input._data) else _exp2(input)
+    return _exp2(input)
 
 
 def sinc(input: Tensor) -> Tensor:
@@ -98,14 +97,12 @@ class LogAddExp(Op):
         return (grad * share).sum_to_size(x), (grad * (1 - share)).sum_to_size(y)
 
 
-@on_host
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow. See ``torch.logaddexp``."""
     x, y = _same("logaddexp", input, other)
     return LogAddExp.apply(x, y)  # type: ignore[no-any-return]
 
 
-@on_host
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
     x, y = _same("logaddexp2", input, other)
@@ -132,7 +129,6 @@ def xlogy(input: Any, other: Any) -> Tensor:
     return mul(input, log(floating(safe)))
 
 
-@on_host
 def xlog1py(input: Any, other: Any) -> Tensor:
     """input * log(1 + other), 0 where input is 0 and other not NaN. See ``torch.special.xlog1py``."""
     if not isinstance(other, Tensor):
@@ -177,13 +173,12 @@ class CopySign(Op):
         return (grad * slope).sum_to_size(self.likes[0]), of_y
 
 
-@on_host
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The size of ``input`` with the sign of ``other``, a tensor or a number. See ``torch.copysign``."""
     check_tensors("copysign", input=input)
     if not isinstance(other, Tensor):
         input = floating(input)
-        other = Tensor._wrap(np.asarray(other, input._data.dtype))
+        other = Tensor._wrap(array(other, input._data, input._data.dtype))
     return CopySign.apply(*_same("copysign", input, other))  # type: ignore[no-any-return]
 
 
@@ -199,7 +194,6 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
     return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
 
 
-@on_host
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero (and for NaN), ``values`` at zero, 1 above. See ``torch.heaviside``."""
     check_tensors("heaviside", input=input, values=values)
@@ -209,7 +203,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
         )
     x = input._data
     with np.errstate(invalid="ignore"):
-        return Tensor._wrap(np.asarray(np.where(x == 0, values._data, np.asarray(x > 0, x.dtype))))
+        return Tensor._wrap(array(np.where(x == 0, values._data, (x > 0).astype(x.dtype))))
 
 
 def float_power(input: Any, exponent: Any) -> Tensor:
@@ -218,7 +212,6 @@ def float_power(input: Any, exponent: Any) -> Tensor:
     return pow(base, power)
 
 
-@on_host
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2^other. See ``torch.ldexp``."""
     return mul(input, pow(2.0, other))
@@ -234,20 +227,18 @@ class MantissaExponent(NamedTuple):
         return named_lines(self)
 
 
-@on_host
 def frexp(input: Tensor) -> MantissaExponent:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
-    return MantissaExponent(Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32)))
+    return MantissaExponent(Tensor._wrap(array(mantissa)), Tensor._wrap(array(exponent, None, np.int32)))
 
 
-@on_host
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after input in the direction of other. See ``torch.nextafter``."""
     x, y = _floating("nextafter", input), _floating("nextafter", other)
     if x.dtype is y.dtype and (x.dtype is float32 or x.dtype is float64):
         return Tensor._wrap(select(x).nextafter_forward(x, y))
-    return Tensor._wrap(np.asarray(np.nextafter(x, y)))
+    return Tensor._wrap(array(np.nextafter(x, y)))
 
 
 def _floating(op: str, input: Tensor) -> Any:
@@ -257,13 +248,11 @@ def _floating(op: str, input: Tensor) -> Any:
     return input._data
 
 
-@on_host
 def gcd(input: Tensor, other: Tensor) -> Tensor:
     """The greatest common divisor of integers. See ``torch.gcd``."""
     return _integers("gcd", np.gcd, input, other)
 
 
-@on_host
 def lcm(input: Tensor, other: Tensor) -> Tensor:
     """The least common multiple of integers. See ``torch.lcm``."""
     return _integers("lcm", np.lcm, input, other)
@@ -274,7 +263,7 @@ def _integers(op: str, ufunc: Any, input: Tensor, other: Tensor) -> Tensor:
     dtype = common_dtype(input._data, other._data)
     if dtype.kind not in "iu":
         raise RuntimeError(f"{op}: defined for integer tensors, got {input.dtype} and {other.dtype}")
-    return Tensor._wrap(np.asarray(ufunc(cast(input._data, dtype), cast(other._data, dtype))))
+    return Tensor._wrap(array(ufunc(cast(input._data, dtype), cast(other._data, dtype))))
 
 
 def nan_to_num(
@@ -307,11 +296,11 @@ def isreal(input: Tensor) -> Tensor:
     return Tensor._wrap(full(input._data.shape, True, bool_, input._data))
 
 
-@on_host
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Which elements are among ``test_elements``. See ``torch.isin``."""
-    first, second = [v._data if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements)]
-    return Tensor._wrap(np.asarray(np.isin(first, second, assume_unique, invert)))
+    like = next((v._data for v in (elements, test_elements) if isinstance(v, Tensor)), None)
+    first, second = [v._data if isinstance(v, Tensor) else array(v, like) for v in (elements, test_elements)]
+    return Tensor._wrap(array(np.isin(first, second, assume_unique, invert)))
 
 
 __all__ = [

@@ -9,11 +9,11 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at, on_device, select
+from fastdl.kernels import add_at, array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import cast, contiguous, zeros
+from fastdl.ops.arrays import cast, contiguous, full, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
@@ -58,7 +58,7 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
     if dtype is not None:
         input = to(input, dtype)
     x = input._data
-    if (x.dtype is float32 or x.dtype is float64) and not on_device(x):
+    if x.dtype is float32 or x.dtype is float64:
         return NanSum.apply(input, axes=normal_axes("nansum", dim, x.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
     return sum(where(isnan(input), 0.0, input) if x.dtype.kind in FLOATING else input, dim, keepdim)
 
@@ -225,7 +225,7 @@ def _running_extreme(op: str, kernel: str, input: Tensor, dim: int) -> ValuesInd
     x = input._data
     axis = normal_axis(op, dim, x.ndim)
     if x.ndim == 0:
-        return pick(input, x.copy(), np.zeros((), int64), 0)
+        return pick(input, x.copy(), zeros((), int64, x), 0)
     dtype = x.dtype
     kept = dtype is float32 or dtype is float64
     wide = x if kept else cast(x, float32 if dtype.kind in FLOATING else int64)
@@ -259,13 +259,11 @@ class RunningPick(Op):
         return linear_backward(self, grad)
 
 
-@on_host
 def cummax(input: Tensor, dim: int) -> ValuesIndices:
     """The largest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummax``."""
     return _running_extreme("cummax", "running_max", input, dim)
 
 
-@on_host
 def cummin(input: Tensor, dim: int) -> ValuesIndices:
     """The smallest element so far along ``dim``, and where it was (the last of equals). See ``torch.cummin``."""
     return _running_extreme("cummin", "running_min", input, dim)
@@ -292,14 +290,15 @@ class LogCumSumExp(Op):
 
         result = part(k.maximum_forward(grad, 0.0))
         losses = k.maximum_forward(k.neg_forward(grad), 0.0)
-        return k.sub_forward(result, part(losses), result) if losses.any() else result
+        # The GPU is not waited for.
+        return k.sub_forward(result, part(losses), result) if on_device(grad) or losses.any() else result
 
     def backward_graph(self, grad: Tensor) -> Any:
         if grad.ndim == 0:
             return grad
         axis = self.axis
         x, y = self.saved_input(0, self.x).unsqueeze(axis + 1), self.saved_output(self.y).unsqueeze(axis)
-        later = np.arange(grad.shape[axis])
+        later = np.arange(grad.shape[axis], like=grad._data)
         shape = [1] * x.ndim
         shape[axis], shape[axis + 1] = -1, later.size
         earlier = Tensor._wrap((later[:, None] > later).reshape(shape))
@@ -307,7 +306,6 @@ class LogCumSumExp(Op):
         return (shares * grad.unsqueeze(axis)).sum(axis + 1)
 
 
-@on_host
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the running sums of exp along ``dim``, without overflow. See ``torch.logcumsumexp``."""
     if input._data.dtype.kind not in FLOATING:
@@ -315,7 +313,6 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     return LogCumSumExp.apply(input, axis=normal_axis("logcumsumexp", dim, input._data.ndim))  # type: ignore[no-any-return]
 
 
-@on_host
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
 ) -> Tensor:
@@ -358,7 +355,6 @@ def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> 
     return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
 
 
-@on_host
 def corrcoef(input: Tensor) -> Tensor:
     """The matrix of correlation coefficients of variables in rows. See ``torch.corrcoef``."""
     c = cov(input)
@@ -368,7 +364,6 @@ def corrcoef(input: Tensor) -> Tensor:
     return clamp(div(div(c, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
 
 
-@on_host
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """How many elements fall into each of ``bins`` equal parts of [min, max]; by default of the whole range.
 
@@ -389,7 +384,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if low > high:
         raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
     wide = cast(x.reshape(-1), float64 if x.dtype == float64 else float32)
-    edges = np.linspace(low, high, bins + 1, dtype=wide.dtype)
+    edges = array(np.linspace(low, high, bins + 1, dtype=wide.dtype), wide)
     # Bin i + 1: from edge i on, below edge i + 1; before the first is 0, the last one has its upper edge, too.
     places = select(wide).searchsorted(edges, wide, True)
     counts = np.bincount(places, minlength=bins + 2)[1 : bins + 1]
@@ -443,7 +438,6 @@ def histogram(
     return Histogram(Tensor._wrap(counts.astype(x.dtype)), Tensor._wrap(edges.astype(x.dtype)))
 
 
-@on_host
 def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:
@@ -452,10 +446,10 @@ def unique_consecutive(
     axis = 0 if dim is None else normal_axis("unique_consecutive", dim, x.ndim)
     rows = x.reshape(-1) if dim is None else np.moveaxis(x, axis, 0)
     flat = rows.reshape(len(rows), prod(rows.shape[1:]))
-    new = np.ones(len(rows), np.bool_)
+    new = full((len(rows),), True, bool_, x)
     new[1:] = (flat[1:] != flat[:-1]).any(1)
     kept = rows[new] if dim is None else np.moveaxis(rows[new], 0, axis)
-    results = [Tensor._wrap(np.ascontiguousarray(kept))]
+    results = [Tensor._wrap(contiguous(kept))]
     if return_inverse:
         places = (np.cumsum(new) - 1).astype(int64)
         results.append(Tensor._wrap(places.reshape(x.shape) if dim is None else places))

@@ -31,7 +31,7 @@ from fastdl.kernels.cuda.elementwise import add_forward
 from fastdl.kernels.cuda.hopper import family, half_types, hopper_trusted
 from fastdl.kernels.cuda.linear import matmul
 from fastdl.kernels.cuda.products import multiply_dense
-from fastdl.kernels.cuda.reduce import sum_forward
+from fastdl.kernels.cuda.reduce import sum_forward, sum_over
 
 __all__ = ["conv_backward", "conv_forward", "conv_transpose_backward", "conv_transpose_forward"]
 
@@ -40,7 +40,6 @@ Gradients = tuple[Array | None, Array | None, Array | None]
 Shared = dict[int, Array]  # arrays with the channels last, by the id of what they were made of
 
 _PARTS = {"forward": 0, "grad_x": 1, "grad_weight": 2}
-_BYTES = np.dtype(np.uint8)
 _CLASSES = 64  # interleaved images of a gradient of x; kernels that do not overlap are better as columns
 
 
@@ -224,17 +223,7 @@ class _Convolution:
 
     def grad_bias(self, grad_y: Array) -> Array:
         """The sum over all but the channels, of a dense array."""
-        runtime, shape = self.runtime, grad_y.shape
-        extension, pointer = runtime.extension, runtime.pointer
-        axes = [0, *range(2, len(shape))]
-        problem = extension.Reduce((pointer(grad_y), grad_y.strides), shape, axes, self.number)
-        size = extension.reduce_scratch(problem)
-        scratch = runtime.empty(size, _BYTES) if size else None
-        y = self.empty(shape[1:2])
-        extension.reduce_fold(
-            *("sum", self.number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream())
-        )
-        return y
+        return sum_over(grad_y, grad_y.shape, grad_y.strides, [0, *range(2, grad_y.ndim)])
 
     # ---- groups of few channels, as they are
 

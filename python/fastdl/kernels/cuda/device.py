@@ -34,6 +34,7 @@ OPERATIONS = {
     5: ("gather", "index"),
     6: ("gather_backward", "index"),
     7: ("ctc_loss", "targets"),
+    8: ("scatter", "index"),
     20: ("max_unpool", "indices"),
     21: ("max_unpool_backward", "indices"),
     22: ("adaptive_max_pool_backward", "indices"),

@@ -12,7 +12,15 @@ from fastdl.kernels import reference
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, operand
 
-__all__ = list(reference.elementwise.__all__)
+__all__ = [
+    *reference.elementwise.__all__,
+    "copysign_forward",
+    "exp2_backward",
+    "exp2_forward",
+    "logaddexp_backward",
+    "logaddexp_forward",
+    "nextafter_forward",
+]
 
 
 _NUMBERS = (float, int, np.generic)
@@ -66,10 +74,12 @@ def _unary(op: str, x: Array, out: Array | None, a: float = 0.0, b: float = 0.0)
 _FUNCTIONS = frozenset(
     (
         *("expm1", "log1p", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh"),
-        *("asinh", "acosh", "atanh", "erf", "pow_scalar"),
+        *("asinh", "acosh", "atanh", "erf", "exp2", "pow_scalar"),
     )
 )
-_BINARY_FUNCTIONS = frozenset(["fmod", "pow", "atan2", "hypot", "floor_divide", "remainder"])
+_BINARY_FUNCTIONS = frozenset(
+    ["fmod", "pow", "atan2", "hypot", "floor_divide", "remainder", "logaddexp", "copysign", "nextafter"]
+)
 
 
 def _binary(op: str, x: Any, y: Any, out: Array | None) -> Array:
@@ -187,6 +197,8 @@ atan2_forward = _binary_named("atan2")
 hypot_forward = _binary_named("hypot")
 floor_divide_forward = _binary_named("floor_divide")
 remainder_forward = _binary_named("remainder")
+logaddexp_forward = _binary_named("logaddexp")
+copysign_forward = _binary_named("copysign")
 
 eq_forward = _compare_named("eq")
 ne_forward = _compare_named("ne")
@@ -224,6 +236,7 @@ asinh_forward = _unary_named("asinh")
 acosh_forward = _unary_named("acosh")
 atanh_forward = _unary_named("atanh")
 erf_forward = _unary_named("erf")
+exp2_forward = _unary_named("exp2")
 
 abs_backward = _gradient_of_x("abs")
 square_backward = _gradient_of_x("square")
@@ -248,6 +261,7 @@ asinh_backward = _gradient_of_x("asinh")
 acosh_backward = _gradient_of_x("acosh")
 atanh_backward = _gradient_of_x("atanh")
 erf_backward = _gradient_of_x("erf")
+exp2_backward = _gradient_of_y("exp2")
 
 
 def mul_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
@@ -264,6 +278,17 @@ def maximum_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
 
 def minimum_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
     return _ternary("minimum_x", grad, x, y), _ternary("minimum_x", grad, y, x)
+
+
+def logaddexp_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
+    return _ternary("logaddexp_x", grad, x, y), _ternary("logaddexp_x", grad, y, x)
+
+
+def nextafter_forward(x: Any, y: Any, out: Array | None = None) -> Array:
+    dtype = next(a.dtype for a in (x, y) if not isinstance(a, _NUMBERS))
+    if dtype.itemsize == 2:  # computed in float32, whose next number is another one
+        raise DtypeError(f"nextafter: float32 and float64 have a kernel on CUDA, got {dtype.name}")
+    return _binary("nextafter", x, y, out)
 
 
 def pow_scalar_forward(x: Array, exponent: float, out: Array | None = None) -> Array:

@@ -24,6 +24,9 @@ __all__ = [
     "gather_forward",
     "index_select_backward",
     "index_select_forward",
+    "scatter_add",
+    "scatter_reduce",
+    "searchsorted",
 ]
 
 
@@ -82,7 +85,7 @@ def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) ->
 
 
 # With fewer columns than this, and more entries in each than that, entries are sorted.
-_FEW_COLUMNS, _MANY_ENTRIES = 64, 4096
+_FEW_COLUMNS, _MANY_ENTRIES = 256, 4096
 
 
 def _gather_problem(op: str, runtime: Any, shape: tuple[int, ...], dim: int, index: Array) -> Any:
@@ -150,3 +153,55 @@ def gather_backward(grad_y: Array, dim: int, index: Array, extent: int) -> Array
         stream,
     )
     return grad_x if grad_x.dtype == grad_y.dtype else convert(grad_x, grad_y.dtype)
+
+
+def _scatter(op: str, join: str, out: Array, dim: int, index: Array, source: Array) -> None:
+    runtime = device.of(out)
+    integers = out.dtype == np.int64
+    number = 0 if integers else device.code(op, out, source)
+    problem = _gather_problem(op, runtime, out.shape, dim, index)
+    one = source.ndim == 0
+    if not one and source.shape != index.shape:
+        raise ArgumentError(f"{op}: source must have index's shape {index.shape}, got {source.shape}")
+    dtype = out.dtype if integers else device.compute_dtype(out.dtype)
+    narrow = dtype != out.dtype
+    joined = convert(out, dtype) if narrow else device.contiguous(out)
+    index, source = device.contiguous(index), device.contiguous(source)
+    pointer = runtime.pointer
+    runtime.extension.scatter_join(
+        *(join, number, integers, pointer(joined), pointer(source), one, pointer(index), problem),
+        *(pointer(runtime.report()), runtime.stream()),
+    )
+    if joined is not out:
+        device.copy_to(out, convert(joined, out.dtype) if narrow else joined)
+
+
+def scatter_add(out: Array, dim: int, index: Array, source: Array) -> None:
+    _scatter("scatter_add", "add", out, dim, index, source)
+
+
+def scatter_reduce(out: Array, dim: int, index: Array, source: Array, reduce: str) -> None:
+    if reduce not in ("prod", "amax", "amin"):
+        raise ArgumentError(f"scatter_reduce: reduce must be prod, amax or amin, got {reduce!r}")
+    _scatter("scatter_reduce", reduce, out, dim, index, source)
+
+
+def searchsorted(sorted: Array, values: Array, right: bool) -> Array:
+    integers = sorted.dtype == np.int64
+    number = 0 if integers else device.code("searchsorted", sorted, values)
+    if sorted.dtype.itemsize == 2 or values.dtype != sorted.dtype:
+        raise DtypeError(
+            f"searchsorted: arrays must be float32, float64 or int64, of one dtype; got {sorted.dtype}, {values.dtype}"
+        )
+    if sorted.ndim > 1 and values.shape[:-1] != sorted.shape[:-1]:
+        raise ArgumentError(f"searchsorted: rows of shape {sorted.shape} do not fit values of {values.shape}")
+    runtime = device.of(values)
+    places = runtime.empty(values.shape, np.dtype(np.int64))
+    sorted, values = device.contiguous(sorted), device.contiguous(values)
+    pointer = runtime.pointer
+    per_row = values.shape[-1] if sorted.ndim > 1 else values.size
+    runtime.extension.searchsorted(
+        *(number, integers, pointer(places), pointer(sorted), pointer(values)),
+        *(sorted.shape[-1], per_row, values.size, right, runtime.stream()),
+    )
+    return places

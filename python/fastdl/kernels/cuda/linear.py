@@ -5,18 +5,17 @@ Products are cuBLAS's (``products.py``), which multiplies float32 in TF32 if ``s
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastdl.errors import ArgumentError
 from fastdl.kernels.cuda import activation as functions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import addcmul_forward
 from fastdl.kernels.cuda.products import Matrix, multiply, product, rows_of, turned
+from fastdl.kernels.cuda.reduce import sum_over
 
 __all__ = ["linear_backward", "linear_forward", "matmul"]
 
-_FIRST, _BYTES = [0], np.dtype(np.uint8)
+_FIRST = [0]
 _ACTIVATIONS = ("none", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh")
 
 
@@ -26,18 +25,8 @@ def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta:
 
 
 def column_sums(matrix: Matrix) -> Array:
-    """The sum of a matrix's rows, as :func:`fastdl.kernels.cuda.reduce.sum_forward` makes it."""
-    x, shape, strides = matrix
-    number, runtime = device.code("sum", x), device.of(x)
-    extension, pointer = runtime.extension, runtime.pointer
-    problem = extension.Reduce((pointer(x), strides), shape, _FIRST, number)
-    size = extension.reduce_scratch(problem)
-    scratch = runtime.empty(size, _BYTES) if size else None
-    y = runtime.empty(shape[1:], x.dtype)
-    extension.reduce_fold(
-        "sum", number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream()
-    )
-    return y
+    """The sum of a matrix's rows."""
+    return sum_over(*matrix, _FIRST)
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str = "none") -> Array:

@@ -22,14 +22,44 @@ __all__ = [
     "max_forward",
     "mean_forward",
     "min_forward",
+    "nansum_forward",
     "norm_forward",
     "prod_forward",
+    "running_logsumexp",
+    "running_max",
+    "running_min",
+    "running_product",
     "running_sum",
     "sum_forward",
     "sum_product_to",
     "sum_to",
     "var_forward",
 ]
+
+
+_BYTES = np.dtype(np.uint8)
+
+
+def _problem(
+    runtime: Any, number: int, x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]
+) -> tuple[Any, Array | None]:
+    """A reduction as the extension wants it, and its scratch memory, which has to live as long as the call."""
+    extension = runtime.extension
+    problem = extension.Reduce((runtime.pointer(x), strides), shape, axes, number)
+    size = extension.reduce_scratch(problem)
+    return problem, runtime.empty(size, _BYTES) if size else None
+
+
+def sum_over(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]) -> Array:
+    """:func:`sum_forward` of x as if it had this shape and these strides, without a look at the axes."""
+    number, runtime = device.code("sum", x), device.of(x)
+    problem, scratch = _problem(runtime, number, x, shape, strides, axes)
+    y = runtime.empty(tuple([n for a, n in enumerate(shape) if a not in axes]), x.dtype)
+    pointer = runtime.pointer
+    runtime.extension.reduce_fold(
+        "sum", number, pointer(y), False, problem, 1.0, 0.0, pointer(scratch), runtime.stream()
+    )
+    return y
 
 
 class _Reduction:
@@ -53,9 +83,7 @@ class _Reduction:
             self.shape = tuple([1 if a in chosen else n for a, n in enumerate(shape)])
         else:
             self.shape = tuple([n for a, n in enumerate(shape) if a not in chosen])
-        self.problem = runtime.extension.Reduce((runtime.pointer(x), x.strides), shape, chosen, self.number)
-        size = runtime.extension.reduce_scratch(self.problem)
-        self._scratch = runtime.empty(size, np.dtype(np.uint8)) if size else None  # lives as long as the call
+        self.problem, self._scratch = _problem(runtime, self.number, x, shape, x.strides, chosen)
         self.scratch = runtime.pointer(self._scratch)
         self.dtype = x.dtype
 
@@ -78,6 +106,10 @@ def total(x: Array) -> Array:
 
 def sum_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
     return _Reduction("sum", x, axes, keepdim).fold("sum")
+
+
+def nansum_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    return _Reduction("nansum", x, axes, keepdim).fold("nansum")
 
 
 def mean_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
@@ -184,22 +216,54 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
     return device.of(x).cupy.broadcast_to(x, shape)
 
 
-def running_sum(x: Array, axis: int, from_end: bool = False) -> Array:
+def _running(op: str, x: Array, axis: int, from_end: bool) -> tuple[Any, Array, Any, Array | None]:
+    """The runtime, x in C order, the problem and its scratch memory."""
     if not 0 <= axis < x.ndim:
-        raise IndexError(f"running_sum: axis {axis} of an array with {x.ndim} axes")
-    number = device.code("running_sum", x)
-    runtime, x = device.of(x), device.contiguous(x)
-    y = runtime.empty(x.shape, x.dtype)
-    sizes = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-    needed = runtime.extension.running_sum_scratch(*sizes)
-    scratch = runtime.empty(needed, device.compute_dtype(x.dtype)) if needed else None
-    runtime.extension.running_sum(
-        number,
-        runtime.pointer(y),
-        runtime.pointer(x),
-        *sizes,
-        from_end,
-        runtime.pointer(scratch),
-        runtime.stream(),
+        raise IndexError(f"{op}: axis {axis} of an array with {x.ndim} axes")
+    runtime, shape = device.of(x), x.shape
+    problem = runtime.extension.Running(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]), from_end)
+    size = runtime.extension.running_scratch(problem)
+    return runtime, device.contiguous(x), problem, runtime.empty(size, _BYTES) if size else None
+
+
+def _running_fold(op: str, kind: str, x: Array, axis: int, from_end: bool = False) -> Array:
+    number = device.code(op, x)
+    runtime, x, problem, scratch = _running(op, x, axis, from_end)
+    y, pointer = runtime.empty(x.shape, x.dtype), runtime.pointer
+    runtime.extension.running(
+        kind, number, pointer(y), pointer(x), problem, pointer(scratch), runtime.stream()
     )
     return y
+
+
+def running_sum(x: Array, axis: int, from_end: bool = False) -> Array:
+    return _running_fold("running_sum", "sum", x, axis, from_end)
+
+
+def running_product(x: Array, axis: int) -> Array:
+    return _running_fold("running_product", "product", x, axis)
+
+
+def running_logsumexp(x: Array, axis: int, from_end: bool = False) -> Array:
+    return _running_fold("running_logsumexp", "logsumexp", x, axis, from_end)
+
+
+def _running_extreme(op: str, largest: bool, x: Array, axis: int) -> tuple[Array, Array]:
+    integers = x.dtype == np.int64
+    number = 0 if integers else device.code(op, x)
+    runtime, x, problem, scratch = _running(op, x, axis, False)
+    values, indices = runtime.empty(x.shape, x.dtype), runtime.empty(x.shape, np.dtype(np.int64))
+    pointer = runtime.pointer
+    runtime.extension.running_extreme(
+        *(largest, number, integers, pointer(values), pointer(indices), pointer(x), problem),
+        *(pointer(scratch), runtime.stream()),
+    )
+    return values, indices
+
+
+def running_max(x: Array, axis: int) -> tuple[Array, Array]:
+    return _running_extreme("running_max", True, x, axis)
+
+
+def running_min(x: Array, axis: int) -> tuple[Array, Array]:
+    return _running_extreme("running_min", False, x, axis)

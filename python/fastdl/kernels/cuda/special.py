@@ -1,0 +1,70 @@
+"""Special functions; see :mod:`fastdl.kernels.reference.special`. 16-bit types are computed in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastdl.kernels.cuda import device
+from fastdl.kernels.cuda.device import Array, operand
+from fastdl.kernels.cuda.elementwise import _prepare, _result
+
+__all__ = [
+    "digamma_forward",
+    "erfc_forward",
+    "erfcx_forward",
+    "erfinv_forward",
+    "i0_forward",
+    "i0e_forward",
+    "i1_forward",
+    "i1e_forward",
+    "lgamma_forward",
+    "log_ndtr_forward",
+    "ndtr_forward",
+    "ndtri_forward",
+    "special_backward",
+    "trigamma_forward",
+]
+
+
+def _named(op: str) -> Callable[..., Array]:
+    def forward(x: Array, out: Array | None = None) -> Array:
+        runtime, number, dtype, shape = _prepare(op, x)
+        y = _result(op, runtime, shape, dtype, out)
+        runtime.extension.special(
+            op, number, shape, operand(runtime, y, shape), operand(runtime, x, shape), runtime.stream()
+        )
+        return y
+
+    return forward
+
+
+lgamma_forward = _named("lgamma")
+digamma_forward = _named("digamma")
+trigamma_forward = _named("trigamma")
+erfc_forward = _named("erfc")
+erfcx_forward = _named("erfcx")
+erfinv_forward = _named("erfinv")
+ndtr_forward = _named("ndtr")
+log_ndtr_forward = _named("log_ndtr")
+ndtri_forward = _named("ndtri")
+i0_forward = _named("i0")
+i0e_forward = _named("i0e")
+i1_forward = _named("i1")
+i1e_forward = _named("i1e")
+
+
+def special_backward(op: str, grad_y: Array, x: Array) -> Array:
+    """grad_y f'(x), in one pass. trigamma has none: its derivative is no function of this file."""
+    runtime, shape = device.of(x), x.shape
+    number = device.code(f"{op}_backward", x, grad_y)
+    grad_x = runtime.empty(shape, x.dtype)
+    runtime.extension.special_gradient(
+        op,
+        number,
+        shape,
+        operand(runtime, grad_x, shape),
+        operand(runtime, grad_y, shape),
+        operand(runtime, x, shape),
+        runtime.stream(),
+    )
+    return grad_x
