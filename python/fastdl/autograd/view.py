@@ -271,7 +271,7 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
         check_writable(name, self)
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
-            if writes_out:
+            if writes_out and self._data.size:  # as out= an empty tensor would take the result's shape
                 function(self, *args, out=self, **options)
                 return self
             return write(name, self, function(self, *args, **options))

@@ -65,9 +65,9 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         summed_a, summed_b, strict=False
     ):  # an extent of 1 broadcasts, that is, the other is summed
         if a.shape[i] == 1 and b.shape[j] != 1:
-            b = sum_over(b, j, True)
+            b = sum_over(b, j, True, dtype=b.dtype)
         elif b.shape[j] == 1 and a.shape[i] != 1:
-            a = sum_over(a, i, True)
+            a = sum_over(a, i, True, dtype=a.dtype)
     if [a.shape[i] for i in summed_a] != [b.shape[i] for i in summed_b]:
         raise RuntimeError(
             f"tensordot: shapes {a.shape} and {b.shape} do not agree along axes {first} and {second}"

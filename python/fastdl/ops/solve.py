@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,7 +146,8 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     """
     check_matrix("cholesky_ex", A)
     shape = A.shape[:-2]
-    info = np.asarray([_minor(a) for a in A._data.reshape(-1, *A.shape[-2:])], np.int32).reshape(shape)
+    matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
+    info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)
     _check("cholesky_ex", info, check_errors, "not positive definite: leading minor")
     failed = info != 0
     lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)
