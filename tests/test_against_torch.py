@@ -102,6 +102,7 @@ TABLES = {
         L.tile(reals(2, 3), dims=(2,)), reals(2, 3).tile(dims=(2, 1)), reals(2, 3).repeat(repeats=(1, 2))
         reals(2, 3).view(size=(6,)), reals(2, 3).reshape(shape=(3, 2)), L.reshape(reals(2, 3), shape=(6,)), reals(2, 1).expand(size=(2, 3)), L.broadcast_to(reals(3), size=(2, 3))
         L.arange(end=3), L.arange(-0.9, 2.1, 2.0, dtype=L.int64), L.arange(0.0, -8.1, -4.0, dtype=L.int64), L.linspace(4.3, -3, 5, dtype=L.int64)
+        [L.arange(*a, dtype=getattr(L, t)) for a in ((0.0, -8.5, -4.0), (1, 5.5, 2), (0.7, 3.2, 1.5)) for t in ("int32", "int64", "uint8", "float16")]
     """,
     "numbers as rows": """
         L.tensor(2.0).index_add(0, L.tensor([0]), L.tensor(3.0), alpha=2), L.tensor(2.0).index_copy(0, L.tensor([0]), L.tensor(3.0))
@@ -124,6 +125,7 @@ TABLES = {
         L.copysign(L.tensor([1.0, -2.0, 0.0]), L.tensor([-1.0, 1.0, -0.0])), L.copysign(L.tensor([1, 2]), -1)
         L.fmax(gap, L.tensor(2.0)), L.fmin(gap, L.tensor(2.0)), L.heaviside(gap - 3, L.tensor(0.5))
         L.float_power(L.tensor([1, 2]), 0.5), L.ldexp(L.tensor([1.0]), L.tensor([3])), L.frexp(L.tensor([10.0, -0.3]))[1]
+        x = leaf(5); grads(L.frexp(x)[0], x)
         L.gcd(L.tensor([12, 18]), L.tensor([8, 27])), L.lcm(L.tensor([4]), L.tensor([6]))
         L.nan_to_num(L.tensor([nan, math.inf, -math.inf, 1.0])), gap.nan_to_num(nan=-1.0)
         L.isin(L.tensor([1, 2, 3]), L.tensor([2, 9])), L.isreal(gap), L.nextafter(L.tensor([1.0]), L.tensor([2.0]))

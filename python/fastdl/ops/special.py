@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, floating_info, get_default_dtype
 from fastdl.kernels import on_device, select
@@ -232,6 +233,9 @@ class MantissaExponent(NamedTuple):
 def frexp(input: Tensor) -> MantissaExponent:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
+    if input._requires_grad and mode.enabled:
+        scale = np.ldexp(np.ones((), input.dtype), -exponent)
+        return MantissaExponent(mul(input, Tensor._wrap(scale)), Tensor._wrap(np.asarray(exponent, np.int32)))
     return MantissaExponent(Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32)))
 
 
