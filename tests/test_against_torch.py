@@ -109,6 +109,10 @@ TABLES = {
         L.tensor(2.0).index_fill(0, L.tensor([0]), 5.0), L.tensor(2.0).index_fill(0, L.tensor([0]), L.tensor(4.0))
         L.tensor(2.0).scatter(0, L.tensor(0), L.tensor(3.0)), L.tensor(2.0).scatter(0, L.tensor(0), 1.5), L.tensor(2.0).scatter_add(0, L.tensor([0]), L.tensor([3.0]))
         L.tensor(2.0).scatter_reduce(0, L.tensor(0), L.tensor(3.0), "sum"), L.tensor(3).unfold(0, 1, 1)
+        o = L.zeros(()); r = L.scatter(L.tensor(2.0), 0, L.tensor(0), L.tensor(3.0), out=o); [r is o, o, L.tensor(200, dtype=L.uint8).index_add(0, L.tensor([0]), L.tensor(1, dtype=L.uint8), alpha=-1)]
+        L.normal(0.0, 1.0, (2, 3), layout=L.strided).shape
+        L.zeros(3).scatter(0, L.tensor([5]), 1.0)
+        L.zeros(3).gather(0, L.tensor([5]))
         [L.tensor(2.0).index_reduce(0, L.tensor([0]), L.tensor(3.0), r) for r in ("prod", "mean", "amax")]
         x, y = leaf(), leaf(seed=1); grads(x.scatter_add(0, L.tensor(0), y), x, y)
     """,
@@ -195,6 +199,8 @@ TABLES = {
         a = leaf(2, 3, 3); grads(L.linalg.slogdet(a)[1], a)
         a = square(3); grads(L.linalg.cholesky(a), a)
         a = square(3); grads(L.linalg.eigvalsh(a), a)
+        a, c = square(4), reals(4, 4, seed=1); w, v = L.linalg.eigh(a); grads(((v * c).sum(0) * w) ** 2, a)
+        a, c = leaf(4, 4), reals(4, 4, seed=1); w, v = L.linalg.eigh(a, "U"); grads(((v * c).sum(0) * w) ** 2, a)
         a = leaf(4, 3); grads(L.linalg.svdvals(a), a)
         a = leaf(4, 3); u, s, v = L.linalg.svd(a, full_matrices=False); grads((u * s) @ v * s, a)
         a = leaf(4, 3); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
@@ -212,7 +218,8 @@ TABLES = {
         L.linalg.matrix_rank(reals(4, 2) @ reals(2, 5)), L.linalg.multi_dot([reals(3), reals(3, 2), reals(2)]), L.linalg.cond(reals(3, 3))
         L.linalg.lstsq(reals(5, 2), reals(5, 1, seed=1)).solution, L.linalg.cross(reals(2, 3), reals(2, 3, seed=1))
         L.linalg.inv(L.zeros(2, 3))
-        list(L.linalg.cholesky_ex(L.zeros(0, 0), upper=True)), F.normalize(reals(3, 4), out=L.empty(3, 4, dtype=L.float64))
+        [list(L.linalg.cholesky_ex(L.zeros(0, 0), upper=True)), list(L.linalg.inv_ex(L.zeros(2, 0, 0))), list(L.linalg.solve_ex(L.zeros(0, 0), L.zeros(0)))]
+        F.normalize(reals(3, 4), out=L.empty(3, 4, dtype=L.float64))
         f, p = L.linalg.lu_factor(square(3).detach()); L.lu_solve(reals(3, 2), f, p), reals(3, 2).lu_solve(f, p), L.adjoint(reals(2, 3, 4)), L.orgqr(reals(4, 3), reals(3))
         reals(3).adjoint()
     """,

@@ -551,7 +551,9 @@ def arange(
     start, end, step = _number(start), _number(end), _number(step)
     count = None
     if dtype is not None and as_dtype("arange", dtype).kind in "iu":
-        if as_dtype("arange", dtype) != int64 and step:  # PyTorch counts before it truncates, for int64 after it
+        if (
+            as_dtype("arange", dtype) != int64 and step
+        ):  # PyTorch counts before it truncates, for int64 after it
             count = int(np.ceil((end - start) / step))
         start, end, step = int(start), int(end), int(step)
     whole = all(isinstance(v, int) for v in (start, end, step))

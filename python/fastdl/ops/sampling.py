@@ -192,11 +192,13 @@ def normal(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
+    **named: Any,
 ) -> Tensor:
     """Normally distributed numbers; mean and std are numbers (then ``size`` is needed) or tensors.
 
     See ``torch.normal``.
     """
+    size = _named_size("normal", size, named)
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         if size is None:
             raise TypeError("normal: size is needed if mean and std are numbers")

@@ -102,6 +102,8 @@ def _first_zero_pivot(A: Tensor) -> Any:
 
     diagonal = np.diagonal(eliminate(A._data)[0], axis1=-2, axis2=-1)
     zero = diagonal == 0
+    if zero.shape[-1] == 0:
+        return np.zeros(zero.shape[:-1], np.int32)
     return np.where(zero.any(-1), zero.argmax(-1) + 1, 0).astype(np.int32)
 
 

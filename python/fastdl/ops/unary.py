@@ -211,6 +211,7 @@ neg = _function(Neg, "neg", "-input.")
 abs = _define(FromInput, "abs", np.absolute, "keep", "|input|; the gradient at 0 is 0.")
 
 
+@staticmethod
 def _sign(x: Any, out: Any, casting: str) -> None:
     np.sign(x, out=out, casting=casting)
     if x.dtype.kind in FLOATING:
