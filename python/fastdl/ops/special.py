@@ -20,7 +20,7 @@ from fastdl.ops.arrays import cast, full, sum_to, zeros
 from fastdl.ops.bessel import i0
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
-from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_and, logical_not, logical_or, lt
+from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, le, logical_and, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
@@ -120,8 +120,9 @@ def xlogy(input: Any, other: Any) -> Tensor:
             np.asarray(other, input._data.dtype if input._data.dtype.kind in FLOATING else float32)
         )
     zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
-    safe = where(zero, where(isnan(other), other, 1.0), other)
-    return mul(input, log(floating(safe)))
+    # Where the logarithm is finite it stays: at input 0 it is the gradient.
+    unused = logical_and(zero, logical_or(le(other, 0), eq(other, math.inf)))
+    return mul(input, log(floating(where(unused, 1.0, other))))
 
 
 @on_host
@@ -132,8 +133,8 @@ def xlog1py(input: Any, other: Any) -> Tensor:
         other = Tensor._wrap(np.asarray(other, floating(input)._data.dtype, like=input._data))
     if not isinstance(input, Tensor):
         input = Tensor._wrap(np.asarray(input, floating(other)._data.dtype, like=other._data))
-    zero = logical_and(eq(input, 0), logical_not(isnan(other)))
-    return mul(input, log1p(where(zero, 0.0, other)))
+    unused = logical_and(eq(input, 0), logical_or(le(other, -1), eq(other, math.inf)))
+    return mul(input, log1p(where(unused, 0.0, other)))
 
 
 def entr(input: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ def fmax(input: Tensor, other: Tensor) -> Tensor:
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of both; of a number and NaN the number. See ``torch.fmin``."""
     check_tensors("fmin", input=input, other=other)
-    return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
+    return where(logical_or(isnan(other), le(input, other)), input, other)  # type: ignore[no-any-return]
 
 
 @on_host
