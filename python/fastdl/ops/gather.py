@@ -48,7 +48,10 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
 
 
 def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Give ``function(input, dim, index, ...)`` a tensor of 0 dimensions as one of a single element."""
+    """Give ``function(input, dim, index, ...)`` a tensor of 0 dimensions as one of a single element.
+
+    What a kernel reports of an index is a RangeError, as that of :func:`check_range`.
+    """
 
     def row(value: Any) -> Any:
         return reshape(value, (-1,)) if isinstance(value, Tensor) and value._data.ndim == 0 else value
@@ -56,7 +59,10 @@ def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(function)
     def run(input: Tensor, dim: int, index: Tensor, *rest: Any, **options: Any) -> Tensor:
         if not isinstance(input, Tensor) or input._data.ndim:
-            return function(input, dim, index, *rest, **options)
+            try:
+                return function(input, dim, index, *rest, **options)
+            except IndexError as error:
+                raise RangeError(str(error)) from None
         out = options.get("out")
         options = {name: row(value) for name, value in options.items()}
         result = function(row(input), dim, row(index), *map(row, rest), **options)
@@ -246,7 +252,10 @@ class TakeAlong(Op):
         self.shape, self.dim, self.index = x.shape, dim, index
         # The index may be shorter than x along the other axes.
         self.corner = tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])
-        return select(x).gather_forward(x[self.corner], dim, index)
+        try:
+            return select(x).gather_forward(x[self.corner], dim, index)
+        except IndexError as error:
+            raise RangeError(str(error)) from None
 
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels
