@@ -84,7 +84,7 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
 
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """X of A X = b by A's factors; ``linalg.lu_solve`` with the arguments in another order. See ``torch.lu_solve``."""
-    return linalg.lu_solve(LU_data, LU_pivots, b)  # type: ignore[no-any-return]
+    return linalg.lu_solve(LU_data, LU_pivots, b)
 
 
 def norm(
