@@ -58,6 +58,23 @@ TABLES = {
         F.smooth_l1_loss(L.ones(2), L.zeros(2, dtype=L.float64))
         F.huber_loss(L.ones(2), L.zeros(2, dtype=L.int64))
     """,
+    "half precision": """
+        x = reals(3, 4).half(); y = x.clone(); y.addcmul_(x, x, value=0.5), y.addcdiv_(x, x + 4), y.lerp_(x, 0.25), y.lerp_(x, x.abs().clamp(0, 1))
+        x = L.ones(3, dtype=L.float16); L.addcmul(x, x, x, value=3, out=x)
+        L.ones(3, dtype=L.float16).addcmul_(L.ones(2, 3, dtype=L.float16), L.ones(3, dtype=L.float16))
+        L.sinc(L.tensor([1.0, 3.01, -5.003, 0.0]).half()), L.sign(L.tensor([nan, 2.0, -0.0]).half())
+        L.ones(3, dtype=L.bfloat16).masked_fill(L.tensor([True, False, True]), L.tensor(2.0, dtype=L.bfloat16)).float()
+    """,
+    "kinds that may be stored": """
+        [L.tensor([2, 3]).to(t).masked_fill(L.tensor([True, False]), L.tensor(1.5).to(s)) for t in (L.bool, L.uint8, L.int32, L.float32) for s in (L.bool, L.int64, L.float64)]
+        [L.can_cast(getattr(L, a), getattr(L, b)) for a in ("bool", "uint8", "int64", "float16") for b in ("bool", "uint8", "int64", "float16")]
+        L.tensor([200, 100], dtype=L.uint8).add_(L.tensor([100, 100]))
+        L.tensor([200, 100]).add_(L.tensor([0.5, 1.0]))
+        L.tensor([200, 100], dtype=L.uint8).cumsum(0, dtype=L.uint8), L.tensor([200, 100], dtype=L.uint8).cumsum_(0), L.tensor([3, 9]).cumprod(0, dtype=L.int8)
+        x = L.zeros(3, 1, 2); x[x == 0] = L.ones(2, 2)
+        L.zeros(3).masked_fill_(L.ones(2, 3, dtype=L.bool), 1)
+        [f(t) for f in (L.isfinite, L.isinf, L.isposinf, L.isneginf, L.signbit) for t in (ints(3), L.tensor([True]), gap)]
+    """,
     "numpy's names": """
         reals(3, 4).sum(axis=0, keepdims=True)
         reals(3, 4).mean(axis=-1)
@@ -85,12 +102,18 @@ TABLES = {
         L.tile(reals(2, 3), dims=(2,)), reals(2, 3).tile(dims=(2, 1)), reals(2, 3).repeat(repeats=(1, 2))
         reals(2, 3).view(size=(6,)), reals(2, 3).reshape(shape=(3, 2)), L.reshape(reals(2, 3), shape=(6,)), reals(2, 1).expand(size=(2, 3)), L.broadcast_to(reals(3), size=(2, 3))
         L.arange(end=3), L.arange(-0.9, 2.1, 2.0, dtype=L.int64), L.arange(0.0, -8.1, -4.0, dtype=L.int64), L.linspace(4.3, -3, 5, dtype=L.int64)
+        [L.arange(*a, dtype=getattr(L, t)) for a in ((0.0, -8.5, -4.0), (1, 5.5, 2), (0.7, 3.2, 1.5)) for t in ("int32", "int64", "uint8", "float16")]
     """,
     "numbers as rows": """
         L.tensor(2.0).index_add(0, L.tensor([0]), L.tensor(3.0), alpha=2), L.tensor(2.0).index_copy(0, L.tensor([0]), L.tensor(3.0))
         L.tensor(2.0).index_fill(0, L.tensor([0]), 5.0), L.tensor(2.0).index_fill(0, L.tensor([0]), L.tensor(4.0))
         L.tensor(2.0).scatter(0, L.tensor(0), L.tensor(3.0)), L.tensor(2.0).scatter(0, L.tensor(0), 1.5), L.tensor(2.0).scatter_add(0, L.tensor([0]), L.tensor([3.0]))
         L.tensor(2.0).scatter_reduce(0, L.tensor(0), L.tensor(3.0), "sum"), L.tensor(3).unfold(0, 1, 1)
+        o = L.zeros(()); r = L.scatter(L.tensor(2.0), 0, L.tensor(0), L.tensor(3.0), out=o); [r is o, o, L.tensor(200, dtype=L.uint8).index_add(0, L.tensor([0]), L.tensor(1, dtype=L.uint8), alpha=-1)]
+        L.normal(0.0, 1.0, (2, 3), layout=L.strided).shape
+        L.zeros(3).scatter(0, L.tensor([5]), 1.0)
+        L.zeros(3).gather(0, L.tensor([5]))
+        [L.tensor(2.0).index_reduce(0, L.tensor([0]), L.tensor(3.0), r) for r in ("prod", "mean", "amax")]
         x, y = leaf(), leaf(seed=1); grads(x.scatter_add(0, L.tensor(0), y), x, y)
     """,
     "special": """
@@ -99,6 +122,9 @@ TABLES = {
         x = leaf(5); grads(L.lgamma(x) + L.erfc(x) + L.exp2(x) + L.sinc(x), x)
         x = L.tensor([-0.9, 0.1, 0.5], requires_grad=True); grads(L.erfinv(x), x)
         x = L.tensor([0.1, 0.5, 0.99], requires_grad=True); grads(L.logit(x), x)
+        x, y = L.tensor([0.0, -0.0, 2.0, 0.0, 1.0], requires_grad=True), L.tensor([0.5, 3.0, 0.5, -1.0, 2.0]); grads(L.xlogy(x, y), x)
+        x, y = L.tensor([0.0, -0.0, 2.0, 0.0, 1.0], requires_grad=True), L.tensor([-0.5, 3.0, 0.5, -1.0, 2.0]); grads(L.special.xlog1py(x, y), x)
+        x, y = L.tensor([0.0, 1.0, nan], requires_grad=True), L.tensor([0.0, 1.0, 2.0], requires_grad=True); grads(L.fmin(x, y) + 2 * L.fmax(x, y) + L.atan2(x, y), x, y)
         L.logit(L.tensor([0.0, 0.5, 1.0]), 1e-3)
         x, y = leaf(4), leaf(4, seed=1); grads(L.logaddexp(x, y) + L.logaddexp2(x, y), x, y)
         x, y = leaf(3, 1), leaf(4, seed=1); grads(L.logaddexp(x, y), x, y)
@@ -106,6 +132,7 @@ TABLES = {
         L.copysign(L.tensor([1.0, -2.0, 0.0]), L.tensor([-1.0, 1.0, -0.0])), L.copysign(L.tensor([1, 2]), -1)
         L.fmax(gap, L.tensor(2.0)), L.fmin(gap, L.tensor(2.0)), L.heaviside(gap - 3, L.tensor(0.5))
         L.float_power(L.tensor([1, 2]), 0.5), L.ldexp(L.tensor([1.0]), L.tensor([3])), L.frexp(L.tensor([10.0, -0.3]))[1]
+        x = leaf(5); grads(L.frexp(x)[0], x)
         L.gcd(L.tensor([12, 18]), L.tensor([8, 27])), L.lcm(L.tensor([4]), L.tensor([6]))
         L.nan_to_num(L.tensor([nan, math.inf, -math.inf, 1.0])), gap.nan_to_num(nan=-1.0)
         L.isin(L.tensor([1, 2, 3]), L.tensor([2, 9])), L.isreal(gap), L.nextafter(L.tensor([1.0]), L.tensor([2.0]))
@@ -151,7 +178,7 @@ TABLES = {
         reals(3, 0).max(1)
     """,
     "products": """
-        L.tensordot(reals(2, 3, 4), reals(4, 3), dims=([2, 1], [0, 1])), L.tensordot(reals(2, 3), reals(3, 2), 1)
+        L.tensordot(reals(2, 3, 4), reals(4, 3), dims=([2, 1], [0, 1])), L.tensordot(reals(2, 3), reals(3, 2), 1), L.tensordot(ints(1, 2).int(), ints(3, 2).int(), ([0, 1], [0, 1]))
         L.inner(reals(2, 3), reals(4, 3)), L.vdot(reals(3), reals(3)), L.kron(reals(2, 2), reals(3)), L.cross(reals(2, 3), reals(2, 3, seed=1), dim=1)
         L.addr(reals(2, 3), reals(2), reals(3), beta=2, alpha=3), L.chain_matmul(reals(2, 3), reals(3, 4), reals(4, 1))
         L.block_diag(reals(2, 3), reals(2), L.tensor(5.0, dtype=L.float64)), L.combinations(ints(4), 3), L.vander(ints(3))
@@ -175,6 +202,8 @@ TABLES = {
         a = leaf(2, 3, 3); grads(L.linalg.slogdet(a)[1], a)
         a = square(3); grads(L.linalg.cholesky(a), a)
         a = square(3); grads(L.linalg.eigvalsh(a), a)
+        a, c = square(4), reals(4, 4, seed=1); w, v = L.linalg.eigh(a); grads(((v * c).sum(0) * w) ** 2, a)
+        a, c = leaf(4, 4), reals(4, 4, seed=1); w, v = L.linalg.eigh(a, "U"); grads(((v * c).sum(0) * w) ** 2, a)
         a = leaf(4, 3); grads(L.linalg.svdvals(a), a)
         a = leaf(4, 3); u, s, v = L.linalg.svd(a, full_matrices=False); grads((u * s) @ v * s, a)
         a = leaf(4, 3); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
@@ -192,6 +221,10 @@ TABLES = {
         L.linalg.matrix_rank(reals(4, 2) @ reals(2, 5)), L.linalg.multi_dot([reals(3), reals(3, 2), reals(2)]), L.linalg.cond(reals(3, 3))
         L.linalg.lstsq(reals(5, 2), reals(5, 1, seed=1)).solution, L.linalg.cross(reals(2, 3), reals(2, 3, seed=1))
         L.linalg.inv(L.zeros(2, 3))
+        [list(L.linalg.cholesky_ex(L.zeros(0, 0), upper=True)), list(L.linalg.inv_ex(L.zeros(2, 0, 0))), list(L.linalg.solve_ex(L.zeros(0, 0), L.zeros(0)))]
+        F.normalize(reals(3, 4), out=L.empty(3, 4, dtype=L.float64))
+        f, p = L.linalg.lu_factor(square(3).detach()); L.lu_solve(reals(3, 2), f, p), reals(3, 2).lu_solve(f, p), L.adjoint(reals(2, 3, 4)), L.orgqr(reals(4, 3), reals(3))
+        reals(3).adjoint()
     """,
     "order of every dtype": """
         [tuple(ints(5, 7).to(t).sort(dim=d, descending=o, stable=True)) for t in (L.int64, L.int32, L.uint8, L.bool, L.float16) for d in (0, 1) for o in (False, True)]
@@ -243,7 +276,7 @@ TABLES = {
     "shape": """
         [tuple(f(ints(4, 6, 2), 2)) for f in (L.hsplit, L.vsplit, L.dsplit)], tuple(L.hsplit(ints(6), (1, 3)))
         L.repeat_interleave(L.tensor([2, 0, 1])), reals(2, 3).view(dtype=L.int64).dtype, L.tensor([[True, True]]).tril()
-        L.ones(2, 3).sum_to_size(3), L.tensor(3.0).is_nonzero(), ints(2).is_signed(), ints(2).is_same_size(ints(3))
+        L.ones(2, 3).sum_to_size(3), L.tensor(3.0).is_nonzero(), ints(2).is_signed(), ints(2).is_same_size(ints(3)), L.is_conj(ints(2)), ints(2).is_neg(), ints(2).is_inference(), ints(2).resolve_neg()
         reversed(ints(3)), L.tensor(2).flip(0), L.FloatTensor([1, 2]), L.LongTensor([1.5]), L.zeros(1).new_ones(2)
         reals(2, 2)[[[0, 1], [1, 0]]]
         f"{L.tensor(1.5)} {L.tensor(1.25):.1f}"
@@ -313,6 +346,8 @@ TABLES = {
         F.cross_entropy(L.zeros(2, 3), L.zeros(2))
         L.ones(2) + L.ones(3)
         L.ones(2).add_(L.ones(2, 2))
+        L.ones(0, 1, dtype=L.int32).add_(L.ones(0, 2, dtype=L.int32))
+        L.ones(0, 1).clamp_(L.ones(0, 2))
         L.ones(2) @ L.ones(3)
         float(L.ones(2))
         L.ones(2).item()

@@ -11,7 +11,7 @@ import device_cases
 import fastdl
 import fastdl.nn.functional as F
 from fastdl import nn
-from fastdl.amp import GradScaler, autocast
+from fastdl.amp import GradScaler, autocast, custom_bwd, custom_fwd
 from fastdl.amp.autocast import LOW, WIDE, _weights
 
 HALVES = ["float16", "bfloat16"]
@@ -407,3 +407,30 @@ def test_float32_matmul_precision_has_two_names() -> None:
         fastdl.set_float32_matmul_precision("highest")
     with pytest.raises(RuntimeError, match="precision must be"):
         fastdl.set_float32_matmul_precision("low")
+
+
+@pytest.mark.parametrize(("within", "cast_inputs"), [(True, None), (True, fastdl.float32), (False, None)])
+def test_functions_of_ones_own_choose_their_precision(within, cast_inputs):
+    seen = []
+
+    class Product(fastdl.autograd.Function):
+        @staticmethod
+        @custom_fwd(device_type="cpu", cast_inputs=cast_inputs)
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            seen.append((x.dtype, (x @ w).dtype))
+            return x @ w
+
+        @staticmethod
+        @custom_bwd(device_type="cpu")
+        def backward(ctx, grad):
+            seen.append((ctx.saved_tensors[0] @ ctx.saved_tensors[1]).dtype)
+            return fastdl.ones(2, 3) * 2, fastdl.ones(3, 2)
+
+    x, w = fastdl.ones(2, 3, requires_grad=True), fastdl.ones(3, 2, requires_grad=True)
+    with autocast("cpu", dtype=fastdl.float16, enabled=within):
+        y = Product.apply(x.half() if cast_inputs else x, w)
+    y.float().sum().backward()
+    low = fastdl.float16 if within and cast_inputs is None else fastdl.float32
+    assert seen == [(fastdl.float32, low), low]
+    assert x.grad.tolist() == [[2.0] * 3] * 2

@@ -251,3 +251,39 @@ def test_history_of_the_base_is_not_kept_alive_by_a_cycle():
         assert node() is None
     finally:
         gc.enable()
+
+
+def _after_a_split(use_late):
+    w = fastdl.ones(4, requires_grad=True)
+    x = w * 1
+    first, second = x.split(2)
+    part = first[:1]  # a view of one of several views
+    early = (first * 3).sum() + second.sum()
+    x.mul_(2)
+    late = {"split": second, "view": part}.get(use_late, x)
+    return fastdl.autograd.grad(early + x.sum() + late.sum() * 0, w)[0]
+
+
+@pytest.mark.parametrize("use_late", ["split", "view"])
+def test_views_that_a_change_of_their_base_cut_off_are_refused(use_late):
+    with pytest.raises(RuntimeError, match=r"one of several views that one call returned, after its base"):
+        _after_a_split(use_late)
+
+
+def test_a_base_may_be_changed_after_its_split_was_used():
+    assert _after_a_split(None).tolist() == [5.0, 5.0, 3.0, 3.0]
+
+
+def test_shapes_changed_in_place_without_recording_keep_the_gradient():
+    p = fastdl.ones(3, requires_grad=True)
+    with fastdl.no_grad():
+        p.unsqueeze_(0)
+    assert (p.shape, p.requires_grad, p.is_leaf) == ((1, 3), True, True)
+    (p * 3).sum().backward()
+    assert p.grad.tolist() == [[3.0] * 3]
+    q = fastdl.ones(3, requires_grad=True)
+    z = q * 2
+    with fastdl.no_grad():
+        z.unsqueeze_(1)
+    (z * z).sum().backward()
+    assert q.grad.tolist() == [8.0] * 3

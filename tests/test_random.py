@@ -222,3 +222,22 @@ def test_generator_messages():
             fastdl.manual_seed(bad)
     with pytest.raises(TypeError, match="set_state: new_state must be a uint8 tensor of 16 elements"):
         fastdl.set_rng_state(fastdl.zeros(16))
+
+
+def test_binomial_and_geometric():
+    fastdl.manual_seed(0)
+    count, p = fastdl.tensor([0.0, 1.0, 20.0, 20.0]), fastdl.tensor([0.5, 1.0, 0.0, 0.3])
+    drawn = fastdl.binomial(count.expand(4000, 4).contiguous(), p.expand(4000, 4))
+    assert (drawn.shape, drawn.dtype) == ((4000, 4), fastdl.float32)
+    np.testing.assert_allclose(drawn.mean(0).numpy(), (count * p).numpy(), atol=0.15)
+    with pytest.raises(RuntimeError, match="binomial: count and prob must have one floating-point dtype"):
+        fastdl.binomial(count.long(), p)
+    with pytest.raises(RuntimeError, match="prob must be between 0 and 1"):
+        fastdl.binomial(count, p + 1)
+    for dtype in (fastdl.float32, fastdl.int64):
+        x = fastdl.zeros(20000, dtype=dtype).geometric_(0.4)
+        assert (x.dtype, x.min().item()) == (dtype, 1)
+        assert abs(x.double().mean().item() - 2.5) < 0.08
+        assert abs((x == 1).double().mean().item() - 0.4) < 0.02
+    with pytest.raises(RuntimeError, match="p must be between 0 and 1"):
+        x.geometric_(1.0)

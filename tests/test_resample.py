@@ -586,3 +586,18 @@ def test_torch_layers(layer: tuple[Any, ...]) -> None:
 def test_padding_layers_check_their_padding() -> None:
     with pytest.raises(ValueError, match="ReflectionPad2d: padding must be an int or 4 ints"):
         fastdl.nn.ReflectionPad2d((1, 2))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    "options", [{"size": (5, 40)}, {"size": (8, 11), "antialias": True}, {"scale_factor": (1.3, 2.1)}]
+)
+def test_bytes_are_rounded(mode: str, options: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(15).integers(0, 256, (2, 3, 17, 23), np.uint8)
+    got = F.interpolate(fastdl.from_numpy(x), mode=mode, **options)
+    want = torch.nn.functional.interpolate(torch.from_numpy(x), mode=mode, **options).numpy()
+    assert got.dtype == fastdl.uint8
+    difference = np.abs(got.numpy().astype(int) - want)  # PyTorch's weights are rounded, too
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05

@@ -549,7 +549,12 @@ def arange(
         if end is None:
             raise TypeError("arange: needs at least the end, as in arange(5)")
     start, end, step = _number(start), _number(end), _number(step)
+    count = None
     if dtype is not None and as_dtype("arange", dtype).kind in "iu":
+        if (
+            as_dtype("arange", dtype) != int64 and step
+        ):  # PyTorch counts before it truncates, for int64 after it
+            count = int(np.ceil((end - start) / step))
         start, end, step = int(start), int(end), int(step)
     whole = all(isinstance(v, int) for v in (start, end, step))
     d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
@@ -561,7 +566,8 @@ def arange(
         raise RuntimeError(
             f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
         )
-    count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
+    if count is None:
+        count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
     where = resolve("arange", device)
     if whole and where is not CPU:
         xp = cupy()

@@ -6,7 +6,7 @@ for either catches these.
 
 from typing import Any
 
-__all__ = ["ArgumentError", "DtypeError"]
+__all__ = ["ArgumentError", "DtypeError", "RangeError"]
 
 
 class ArgumentError(ValueError, RuntimeError):
@@ -15,6 +15,10 @@ class ArgumentError(ValueError, RuntimeError):
 
 class DtypeError(TypeError, RuntimeError):
     """An argument has a dtype that the operation cannot work with."""
+
+
+class RangeError(IndexError, RuntimeError):
+    """An index in a tensor lies outside of what it counts."""
 
 
 def not_a_tensor(op: str, name: str, value: Any, rule: str = "a Tensor") -> TypeError:

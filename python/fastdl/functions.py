@@ -206,7 +206,10 @@ from fastdl.ops.query import (
     finfo,
     iinfo,
     is_complex,
+    is_conj,
     is_floating_point,
+    is_inference,
+    is_neg,
     is_nonzero,
     is_same_size,
     is_signed,
@@ -214,6 +217,7 @@ from fastdl.ops.query import (
     numel,
     real,
     resolve_conj,
+    resolve_neg,
 )
 from fastdl.ops.reduce import (
     all,
@@ -230,6 +234,7 @@ from fastdl.ops.reduce import (
 )
 from fastdl.ops.sampling import (
     bernoulli,
+    binomial,
     multinomial,
     normal,
     poisson,
@@ -271,6 +276,7 @@ from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
 from fastdl.ops.statistics import *
 from fastdl.ops.views import (
+    adjoint,
     atleast_1d,
     atleast_2d,
     atleast_3d,
@@ -307,6 +313,7 @@ __all__ = [
     "addcmul",
     "addmm",
     "addmv",
+    "adjoint",
     "all",
     "allclose",
     "alpha_dropout",
@@ -337,6 +344,7 @@ __all__ = [
     "baddbmm",
     "bernoulli",
     "bincount",
+    "binomial",
     "bitwise_and",
     "bitwise_left_shift",
     "bitwise_not",
@@ -416,7 +424,10 @@ __all__ = [
     "index_fill",
     "index_select",
     "is_complex",
+    "is_conj",
     "is_floating_point",
+    "is_inference",
+    "is_neg",
     "is_nonzero",
     "is_same_size",
     "is_signed",
@@ -494,6 +505,7 @@ __all__ = [
     "repeat_interleave",
     "reshape",
     "resolve_conj",
+    "resolve_neg",
     "result_type",
     "roll",
     "rot90",

@@ -120,7 +120,11 @@ from fastdl.ops.promotion import result_type as result_type
 from fastdl.ops.query import can_cast as can_cast
 from fastdl.ops.query import conj as conj
 from fastdl.ops.query import conj as resolve_conj
+from fastdl.ops.query import conj as resolve_neg
 from fastdl.ops.query import is_complex as is_complex
+from fastdl.ops.query import is_conj as is_conj
+from fastdl.ops.query import is_conj as is_inference
+from fastdl.ops.query import is_conj as is_neg
 from fastdl.ops.query import is_floating_point as is_floating_point
 from fastdl.ops.query import is_nonzero as is_nonzero
 from fastdl.ops.query import is_same_size as is_same_size
@@ -129,6 +133,7 @@ from fastdl.ops.query import is_tensor as is_tensor
 from fastdl.ops.query import numel as numel
 from fastdl.ops.query import real as real
 from fastdl.ops.reduce import count_nonzero as count_nonzero
+from fastdl.ops.sampling import binomial as binomial
 from fastdl.ops.sampling import poisson as poisson
 from fastdl.ops.sampling import rand as rand
 from fastdl.ops.sampling import rand_like as rand_like
@@ -196,6 +201,7 @@ from fastdl.ops.unary import square as square
 from fastdl.ops.unary import tan as tan
 from fastdl.ops.unary import trunc as fix
 from fastdl.ops.unary import trunc as trunc
+from fastdl.ops.views import adjoint as adjoint
 from fastdl.ops.views import atleast_1d as atleast_1d
 from fastdl.ops.views import atleast_2d as atleast_2d
 from fastdl.ops.views import atleast_3d as atleast_3d
@@ -232,6 +238,7 @@ __all__ = [
     'addcmul',
     'addmm',
     'addmv',
+    'adjoint',
     'all',
     'allclose',
     'alpha_dropout',
@@ -262,6 +269,7 @@ __all__ = [
     'baddbmm',
     'bernoulli',
     'bincount',
+    'binomial',
     'bitwise_and',
     'bitwise_left_shift',
     'bitwise_not',
@@ -341,7 +349,10 @@ __all__ = [
     'index_fill',
     'index_select',
     'is_complex',
+    'is_conj',
     'is_floating_point',
+    'is_inference',
+    'is_neg',
     'is_nonzero',
     'is_same_size',
     'is_signed',
@@ -419,6 +430,7 @@ __all__ = [
     'repeat_interleave',
     'reshape',
     'resolve_conj',
+    'resolve_neg',
     'result_type',
     'roll',
     'rot90',
@@ -639,7 +651,7 @@ def nanquantile(input: Tensor, q: Any, dim: int | None = ..., keepdim: bool = ..
 def nansum(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, dtype: Any = ..., out: Tensor | None = ...) -> Tensor: ...
 def nextafter(input: Tensor, other: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def nonzero(input: Tensor, *, as_tuple: bool = ..., out: Any = ...) -> Any: ...
-def normal(mean: Any, std: Any = ..., size: Any = ..., *, generator: Generator | None = ..., dtype: Any = ..., device: Any = ..., requires_grad: bool = ..., out: Tensor | None = ...) -> Tensor: ...
+def normal(mean: Any, std: Any = ..., size: Any = ..., *, generator: Generator | None = ..., dtype: Any = ..., device: Any = ..., requires_grad: bool = ..., out: Tensor | None = ..., **named: Any) -> Tensor: ...
 def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def polygamma(n: int, input: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def prod(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, dtype: Any = ..., out: Tensor | None = ..., **names: Any) -> Tensor: ...

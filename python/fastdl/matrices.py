@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from fastdl import linalg
 from fastdl.errors import ArgumentError
 from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, qr, slogdet
+from fastdl.linalg import householder_product as orgqr
 from fastdl.linalg import inv as inverse
 from fastdl.linalg import pinv as pinverse
 from fastdl.ops.axes import numpy_names
@@ -25,10 +26,12 @@ __all__ = [
     "det",
     "inverse",
     "logdet",
+    "lu_solve",
     "lu_unpack",
     "matrix_exp",
     "matrix_power",
     "norm",
+    "orgqr",
     "pinverse",
     "qr",
     "slogdet",
@@ -79,6 +82,11 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     return matmul(inverted.mT, inverted)
 
 
+def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
+    """X of A X = b by A's factors; ``linalg.lu_solve`` with the arguments in another order. See ``torch.lu_solve``."""
+    return linalg.lu_solve(LU_data, LU_pivots, b)
+
+
 def norm(
     input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any
 ) -> Tensor:
@@ -100,5 +108,5 @@ def norm(
 publish(
     globals(),
     __all__,
-    "cholesky cholesky_inverse cholesky_solve inverse lu_unpack matrix_power norm qr slogdet svd",
+    "cholesky cholesky_inverse cholesky_solve inverse lu_solve lu_unpack matrix_power norm orgqr qr slogdet svd",
 )

@@ -68,7 +68,7 @@ _METHODS: dict[Any, str] = {
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
-        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to""",
+        transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to adjoint""",
     parts: """narrow diagonal unbind split split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
         unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
@@ -78,7 +78,8 @@ _METHODS: dict[Any, str] = {
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take""",
     counting: "nonzero argwhere bincount",
     masks: "masked_fill masked_select masked_scatter",
-    sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_""",
+    sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_
+        geometric_""",
     linear: "matmul mm bmm mv dot outer ger addbmm addmm addmv baddbmm",
     activation: "relu sigmoid tanh prelu hardshrink",
     special: """exp2 erfc erfinv lgamma digamma igamma igammac mvlgamma sinc logit deg2rad rad2deg
@@ -91,8 +92,9 @@ _METHODS: dict[Any, str] = {
     placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter
         diagonal_scatter fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
-        slogdet svd""",
-    query: "conj conj_physical resolve_conj is_nonzero is_same_size is_signed sum_to_size",
+        slogdet svd lu_solve orgqr""",
+    query: """conj conj_physical resolve_conj resolve_neg is_conj is_inference is_neg is_nonzero is_same_size is_signed
+        sum_to_size""",
 }
 
 

@@ -47,6 +47,7 @@ class TensorMethods:
     addmm = _linear.addmm
     addmv = _linear.addmv
     addr = _products.addr
+    adjoint = _views.adjoint
     all = _reduce.all
     allclose = _elementwise.allclose
     amax = _extreme.amax
@@ -158,6 +159,7 @@ class TensorMethods:
     gather = _gather.gather
     gcd = _special.gcd
     ge = _elementwise.ge
+    geometric_ = _sampling.geometric_
     ger = _linear.ger
     greater = _elementwise.greater
     greater_equal = _elementwise.greater_equal
@@ -182,6 +184,9 @@ class TensorMethods:
     inner = _products.inner
     int = _cast.int_
     inverse = _matrices.inverse
+    is_conj = _query.is_conj
+    is_inference = _query.is_inference
+    is_neg = _query.is_neg
     is_nonzero = _query.is_nonzero
     is_same_size = _query.is_same_size
     is_signed = _query.is_signed
@@ -219,6 +224,7 @@ class TensorMethods:
     logsumexp = _reduce.logsumexp
     long = _cast.long
     lt = _elementwise.lt
+    lu_solve = _matrices.lu_solve
     masked_fill = _masks.masked_fill
     masked_scatter = _masks.masked_scatter
     masked_select = _masks.masked_select
@@ -261,6 +267,7 @@ class TensorMethods:
     norm = _matrices.norm
     normal_ = _sampling.normal_
     not_equal = _elementwise.not_equal
+    orgqr = _matrices.orgqr
     outer = _linear.outer
     permute = _views.permute
     pinverse = _matrices.pinverse
@@ -285,6 +292,7 @@ class TensorMethods:
     reshape = _views.reshape
     reshape_as = _views.reshape_as
     resolve_conj = _query.resolve_conj
+    resolve_neg = _query.resolve_neg
     roll = _shape.roll
     rot90 = _shape.rot90
     round = _elementwise.round

@@ -6,6 +6,15 @@ from fastdl.amp.autocast import (
     is_autocast_available,
     is_autocast_enabled,
 )
+from fastdl.amp.custom import custom_bwd, custom_fwd
 from fastdl.amp.grad_scaler import GradScaler
 
-__all__ = ["GradScaler", "autocast", "get_autocast_dtype", "is_autocast_available", "is_autocast_enabled"]
+__all__ = [
+    "GradScaler",
+    "autocast",
+    "custom_bwd",
+    "custom_fwd",
+    "get_autocast_dtype",
+    "is_autocast_available",
+    "is_autocast_enabled",
+]

@@ -22,9 +22,9 @@ from typing import Any
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32, float64, int64
-from fastdl.errors import not_a_tensor
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 
 def apply_otherwise(
@@ -113,8 +113,15 @@ def _together(cls: Any, inputs: tuple[Tensor | None, ...], devices: set[Any]) ->
 def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], half: Any) -> Any:
     wide = [t.to(float32) if t is not None and t._data.dtype is half else t for t in inputs]
     # Not cls.apply: autocast would convert the inputs back.
-    widened = {name: _widened(value) for name, value in options.items()}
+    out = options.get("out")
+    widened = {name: _widened(value) for name, value in options.items() if name != "out"}
     result = Op.apply.__func__(cls, *wide, **widened)  # type: ignore[attr-defined]
+    if out is not None:
+        if out.shape != result.shape:
+            raise ArgumentError(
+                f"{cls.__name__.lower()}: the result has shape {result.shape}, but the tensor has {out.shape}"
+            )
+        assign(out, result._data)
     if isinstance(result, tuple):
         return tuple([r.to(half) if r._data.dtype is float32 else r for r in result])
     return result.to(half) if result._data.dtype is float32 else result

@@ -96,6 +96,8 @@ class MultiView(Op):
             output._base = base
             output._version = cell
             output._path = _MULTIPLE
+            if output._requires_grad:
+                _register(base, output)
         return outputs
 
 
@@ -129,11 +131,31 @@ def _refresh(base: Tensor) -> None:
         if view is None:
             continue
         living.append(r)
+        if view._path.__class__ is str:
+            stale = Stale()
+            stale.why, stale.needs = view._path, (True,)
+            stale.order, stale.edges = next_order(), (_edge(base),)
+            view._node, view._index, view._requires_grad = stale, 0, True
+            continue
         fresh = base
         for cls, options in _steps(view._path):
             fresh = cls.apply(fresh, **options)
         view._node, view._index, view._requires_grad = fresh._node, fresh._index, fresh._requires_grad
     base._views = living
+
+
+class Stale(Op):
+    """The history of a view whose base was changed in place, where no path leads to it from the base."""
+
+    why: str
+
+    def backward(self, grad: Any) -> Any:
+        raise RuntimeError(
+            f"backward: a tensor was used that {self.why}, after its base or another view of it was changed in place; "
+            "use the view before that, or an operation that is not in place"
+        )
+
+    backward_graph = backward
 
 
 class CopySlices(Op):
@@ -284,7 +306,7 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
         check_writable(name, self)
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
-            if writes_out:
+            if writes_out and self._data.size:  # as out= an empty tensor would take the result's shape
                 function(self, *args, out=self, **options)
                 return self
             return write(name, self, function(self, *args, **options))
@@ -318,9 +340,15 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
                 view._path = "is a view of a tensor whose shape was changed in place"
         before = alias(self)
         before._base, before._path, before._version = self._base, self._path, self._version_cell()
-        after = function(before, *args, **options)
+        before_mode, mode.enabled = mode.enabled, mode.enabled or self._node is not None
+        recording = mode.enabled
+        try:
+            after = function(before, *args, **options)
+        finally:
+            mode.enabled = before_mode
         self._data = after._data
-        self._node, self._index, self._requires_grad = after._node, after._index, after._requires_grad
+        if recording:  # else a parameter keeps its flag
+            self._node, self._index, self._requires_grad = after._node, after._index, after._requires_grad
         if self._base is not None:
             self._path = after._path
             _register(self._base, self)

@@ -508,13 +508,17 @@ class Atan2(Saving):
         kernels = select(grad)
         square = kernels.add_forward(kernels.mul_forward(self.x, self.x), kernels.mul_forward(self.y, self.y))
         part = kernels.div_forward(grad, square)
+        part = kernels.where_forward(
+            kernels.eq_forward(square, 0.0), 0.0, part
+        )  # the origin has no direction
         return self.give(
             kernels.mul_forward(part, self.y), kernels.neg_forward(kernels.mul_forward(part, self.x))
         )
 
     def backward_graph(self, grad: Any) -> Any:
         x, y = self.operand_graph(0, self.x), self.operand_graph(1, self.y)
-        part = grad / (x * x + y * y)
+        square = x * x + y * y
+        part = (grad / square).masked_fill(square == 0, 0.0)
         return self.give_graph(lambda: part * y, lambda: -(part * x))
 
 

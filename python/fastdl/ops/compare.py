@@ -11,7 +11,7 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import WORD, by_numpy, operand
+from fastdl.ops.arrays import WORD, by_numpy, full, operand
 from fastdl.ops.binary import store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.promotion import common_dtype
@@ -150,9 +150,11 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     return _result("bitwise_not", by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
 
-def _test(name: str, ufunc: Any, text: str) -> Callable[[Tensor], Tensor]:
+def _test(name: str, ufunc: Any, text: str, of_integers: bool | None = False) -> Callable[[Tensor], Tensor]:
     def function(input: Tensor) -> Tensor:
         x = input._data
+        if of_integers is not None and x.dtype.kind not in FLOATING:
+            return Tensor._wrap(full(x.shape, of_integers, bool_, x))
         return Tensor._wrap(by_numpy(name, ufunc, bool_, None, x))
 
     function.__name__ = function.__qualname__ = name
@@ -169,13 +171,14 @@ def isnan(input: Tensor) -> Tensor:
 
 
 isinf = _test("isinf", np.isinf, "True where infinite.")
-isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.")
+isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.", True)
 isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "True where +inf.")
 isneginf = _test("isneginf", lambda x, out, casting: np.isneginf(x, out=out), "True where -inf.")
 signbit = _test(
     "signbit",
     lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind in FLOATING else np.less(x, 0, out=out),
     "True where the sign bit is set (-0.0, too).",
+    None,
 )
 
 

@@ -347,9 +347,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, o
         >>> fastdl.nn.functional.normalize(fastdl.tensor([[3.0, 4.0]]))
         tensor([[0.6000, 0.8000]])
     """
-    if out is not None:
-        raise TypeError("normalize: out= is not supported")
-    return div(input, clamp(vector_norm(input, p, dim, True), min=eps))
+    return div(input, clamp(vector_norm(input, p, dim, True), min=eps), out=out)
 
 
 def cdist(

@@ -208,7 +208,7 @@ def _regularised(a: Any, x: Any, gammas: Any, upper: bool) -> Any:
         d = 1 / (step * d + b)
         c = b + step / c
         fraction = fraction * d * c
-        if not np.any(np.abs(d * c - 1) > 1e-16) or k > 10000:
+        if not np.any(np.abs(d * c - 1) > 1e-15) or k > 10000:
             break
     q = front * fraction
     result = np.where(low, 1 - p, q) if upper else np.where(low, p, 1 - q)

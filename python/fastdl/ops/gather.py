@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at as add_each
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arrays import full, joined, written, zeros
@@ -44,11 +44,14 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
     if index.size == 0 or (index.min() >= 0 and index.max() < extent):
         return
     where = tuple(int(i) for i in np.argwhere((index < 0) | (index >= extent))[0])
-    raise IndexError(f"{op}: {what}{list(where)} = {index[where]} is out of range [0, {extent})")
+    raise RangeError(f"{op}: {what}{list(where)} = {index[where]} is out of range [0, {extent})")
 
 
 def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Give ``function(input, dim, index, ...)`` a tensor of 0 dimensions as one of a single element."""
+    """Give ``function(input, dim, index, ...)`` a tensor of 0 dimensions as one of a single element.
+
+    What a kernel reports of an index is a RangeError, as that of :func:`check_range`.
+    """
 
     def row(value: Any) -> Any:
         return reshape(value, (-1,)) if isinstance(value, Tensor) and value._data.ndim == 0 else value
@@ -56,9 +59,14 @@ def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(function)
     def run(input: Tensor, dim: int, index: Tensor, *rest: Any, **options: Any) -> Tensor:
         if not isinstance(input, Tensor) or input._data.ndim:
-            return function(input, dim, index, *rest, **options)
+            try:
+                return function(input, dim, index, *rest, **options)
+            except IndexError as error:
+                raise RangeError(str(error)) from None
+        out = options.get("out")
         options = {name: row(value) for name, value in options.items()}
-        return reshape(function(row(input), dim, row(index), *map(row, rest), **options), ())
+        result = function(row(input), dim, row(index), *map(row, rest), **options)
+        return reshape(result, ()) if out is None else out  # which has been written as a row
 
     return run
 
@@ -81,7 +89,7 @@ class IndexAdd(Op):
 
     def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any, out: Any = None) -> Any:
         self.dim, self.index, self.alpha = dim, index, alpha
-        part = source if alpha == 1 else source * source.dtype.type(alpha)
+        part = source if alpha == 1 else source * np.asarray(alpha).astype(source.dtype)[()]
         if is_kernel_dtype(x.dtype) and on_device(x):
             kernels = select(x)
             return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]), out)
@@ -242,7 +250,10 @@ def within(x: Any, dim: int, index: Any) -> Any:
 class TakeAlong(Op):
     def forward(self, x: Any, dim: int, index: Any) -> Any:
         self.shape, self.dim, self.index = x.shape, dim, index
-        return self.linear(x)
+        try:
+            return self.linear(x)
+        except IndexError as error:
+            raise RangeError(str(error)) from None
 
     def backward(self, grad: Any) -> Any:
         if grad.dtype.itemsize == 2:  # float16 has no kernels

@@ -518,7 +518,9 @@ def _ndim_of(region: Any, advanced: tuple[Any, ...]) -> int:
 
 
 def _fitting(array: Any, ndim: int) -> Any:
-    """Leading axes of extent 1 beyond ``ndim`` dropped."""
+    """Leading axes of extent 1 beyond ``ndim`` dropped; others are a ValueError, without NumPy's many words."""
     while array.ndim > ndim and array.shape[0] == 1:
         array = array[0]
+    if array.ndim > ndim:
+        raise ValueError
     return array

@@ -10,6 +10,7 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import bool_, uint8
+from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import count_true, filler, sum_to, written, zeros
 from fastdl.ops.binary import apply_into
@@ -85,15 +86,14 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
     """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
     where = _mask("masked_fill", mask)
     _broadcasts("masked_fill", where, input._data)
-    kind = "biuf".index
+    if out is input and np.broadcast_shapes(where.shape, input._data.shape) != input._data.shape:
+        raise ArgumentError(
+            f"masked_fill_: a mask of shape {where.shape} does not fit into the tensor of shape {input.shape}"
+        )
     if isinstance(value, Tensor):
         if value.ndim:
             raise RuntimeError(
                 f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}"
-            )
-        if kind(value.dtype.kind) > kind(input.dtype.kind):
-            raise RuntimeError(
-                f"masked_fill: a value of dtype {value.dtype} does not fit into dtype {input.dtype}"
             )
         return apply_into(out, MaskedFill, input, value, mask=where)
     value = filler("masked_fill", value, input.dtype)

@@ -168,13 +168,15 @@ class SymmetricEigen(Op):
         gaps = w[..., None, :] - w[..., :, None]
         with np.errstate(divide="ignore"):
             inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(v.dtype)
-        inner = (_t(v) @ grad_vectors) * inverse_gaps
+        turn = _t(v) @ grad_vectors  # its antisymmetric part counts: vectors only turn
+        inner = (turn - _t(turn)) * (inverse_gaps * 0.5)
         inner += grad_values[..., None] * np.eye(w.shape[-1], dtype=v.dtype)
         return v @ inner @ _t(v)
 
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         w, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
-        inner = (v.mT @ grad_vectors) * _inverse_gaps(w)
+        turn = v.mT @ grad_vectors
+        inner = (turn - turn.mT) * (_inverse_gaps(w) * 0.5)
         inner = inner + grad_values.unsqueeze(-1) * _eye(self.vectors)
         return v @ inner @ v.mT
 

@@ -218,7 +218,8 @@ def _running(op: str, kind: type[Op], input: Tensor, dim: int, dtype: Any) -> Te
     if dim is None:
         raise TypeError(f"{op}: dim is missing: the axis to run along")
     axis = normal_axis(op, dim, input._data.ndim)
-    return kind.apply(input, axis=axis)  # type: ignore[no-any-return]
+    result: Tensor = kind.apply(input, axis=axis)
+    return result if dtype is None else result.to(input.dtype)
 
 
 def cumsum(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = None) -> Tensor:

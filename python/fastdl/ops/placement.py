@@ -180,6 +180,7 @@ def scatter_reduce(
     )
 
 
+@number_as_row
 def index_reduce(
     input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:

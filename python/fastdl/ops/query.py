@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy import iinfo
 
-from fastdl.dtypes import as_dtype, finfo
+from fastdl.dtypes import as_dtype, can_store, finfo
 from fastdl.ops.common import check_tensors, ints
 from fastdl.tensor import Tensor
 
@@ -18,7 +17,10 @@ __all__ = [
     "finfo",
     "iinfo",
     "is_complex",
+    "is_conj",
     "is_floating_point",
+    "is_inference",
+    "is_neg",
     "is_nonzero",
     "is_same_size",
     "is_signed",
@@ -26,6 +28,7 @@ __all__ = [
     "numel",
     "real",
     "resolve_conj",
+    "resolve_neg",
     "sum_to_size",
 ]
 
@@ -52,7 +55,7 @@ def conj(input: Tensor) -> Tensor:
     return input
 
 
-conj_physical = resolve_conj = conj
+conj_physical = resolve_conj = resolve_neg = conj
 
 
 def is_floating_point(input: Tensor) -> bool:
@@ -62,13 +65,22 @@ def is_floating_point(input: Tensor) -> bool:
 
 def can_cast(from_: Any, to: Any) -> bool:
     """May values of one dtype be stored in place in another? Numbers may change precision but not kind."""
-    return np.can_cast(as_dtype("can_cast", from_), as_dtype("can_cast", to), "same_kind")
+    return can_store(as_dtype("can_cast", from_), as_dtype("can_cast", to))
 
 
 def is_complex(input: Tensor) -> bool:
     """Always False: complex numbers are not supported."""
     check_tensors("is_complex", input=input)
     return False
+
+
+def is_conj(input: Tensor) -> bool:
+    """Always False: nothing is computed later. See ``torch.is_conj``; also ``is_neg`` and ``is_inference``."""
+    check_tensors("is_conj", input=input)
+    return False
+
+
+is_neg = is_inference = is_conj
 
 
 def is_nonzero(input: Tensor) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int32, int64
+from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
@@ -260,7 +260,7 @@ def interpolate(
     """Resample to another spatial size; see ``torch.nn.functional.interpolate``.
 
     Args:
-        input: (N, C, L), (N, C, H, W) or (N, C, D, H, W), float32 or float64.
+        input: (N, C, L), (N, C, H, W) or (N, C, D, H, W), floating-point, or uint8: rounded to the nearest.
         size: spatial output size, one int or one for each axis.
         scale_factor: output size over input size, instead of ``size``; rounded down.
         mode: ``"nearest"``, ``"nearest-exact"``, ``"area"``, ``"linear"`` (3-D), ``"bilinear"``, ``"bicubic"``,
@@ -310,6 +310,8 @@ def interpolate(
     ):
         return Repeat.apply(input, output=output)  # type: ignore[no-any-return]
     node = InterpolateNearest if mode.startswith("nearest") else Interpolate
+    if node is Interpolate and input.dtype == uint8:
+        return _of_bytes(input, output, scale, kernel_mode, bool(align_corners), bool(antialias))
     return node.apply(  # type: ignore[no-any-return]
         input,
         output=output,
@@ -318,6 +320,25 @@ def interpolate(
         align_corners=bool(align_corners),
         antialias=bool(antialias),
     )
+
+
+def _of_bytes(
+    input: Tensor, output: Ints, scale: Any, mode: str, align_corners: bool, antialias: bool
+) -> Tensor:
+    """Axis by axis, the last first, rounded to bytes each time."""
+    values, sizes = input.to(float32), list(input.shape[2:])
+    for axis in reversed(range(len(sizes))):
+        sizes[axis] = output[axis]  # type: ignore[index]
+        values = Interpolate.apply(
+            values,
+            output=tuple(sizes),
+            scale=tuple([s if i == axis else 0.0 for i, s in enumerate(scale)]),
+            mode=mode,
+            align_corners=align_corners,
+            antialias=antialias,
+        )
+        values = (values + 0.5).clamp(0, 255).floor()
+    return values.to(uint8)
 
 
 def upsample(

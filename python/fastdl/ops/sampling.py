@@ -192,11 +192,13 @@ def normal(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
+    **named: Any,
 ) -> Tensor:
     """Normally distributed numbers; mean and std are numbers (then ``size`` is needed) or tensors.
 
     See ``torch.normal``.
     """
+    size = _named_size("normal", size, named)
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         if size is None:
             raise TypeError("normal: size is needed if mean and std are numbers")
@@ -243,6 +245,22 @@ def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     rng = np.random.Generator(np.random.Philox(key=np.array(_draw(generator), np.uint64)))
     drawn = np.asarray(rng.poisson(to_host(input._data)), input.dtype)
     return Tensor._wrap(to_device(drawn, device_of(input._data)))
+
+
+def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) -> Tensor:
+    """How many of ``count`` trials succeed, each with probability ``prob``; see ``torch.binomial``."""
+    check_tensors("binomial", count=count, prob=prob)
+    trials, p = to_host(count._data), to_host(prob._data)
+    if trials.dtype.kind not in FLOATING or trials.dtype != p.dtype:
+        raise RuntimeError(
+            "binomial: count and prob must have one floating-point dtype, got "
+            f"{trials.dtype} and {p.dtype}; use count.to(prob.dtype)"
+        )
+    if not ((trials >= 0).all() and (p >= 0).all() and (p <= 1).all()):
+        raise RuntimeError("binomial: count must not be negative, and prob must be between 0 and 1")
+    rng = np.random.Generator(np.random.Philox(key=np.array(_draw(generator), np.uint64)))
+    drawn = np.asarray(rng.binomial(trials.astype(np.int64), p.astype(np.float64)), trials.dtype)
+    return Tensor._wrap(to_device(drawn, device_of(count._data)))
 
 
 def multinomial(
@@ -377,3 +395,15 @@ def cauchy_(
     dtype = _check("cauchy_", self)
     u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
     return _store("cauchy_", self, median + sigma * np.tan(math.pi * (u - 0.5)))
+
+
+def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite with the number of trials up to the first success, each with probability ``p``: 1, 2, ...
+
+    See ``torch.Tensor.geometric_``.
+    """
+    if not 0 < p < 1:
+        raise RuntimeError(f"geometric_: p must be between 0 and 1, got {p}")
+    u = _uniform(self.shape, float64, 0.0, 1.0, generator, self.device)
+    drawn = np.maximum(np.ceil(np.log1p(-u) / math.log1p(-p)), 1.0)
+    return _store("geometric_", self, drawn.astype(self.dtype))

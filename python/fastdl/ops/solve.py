@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +103,8 @@ def _first_zero_pivot(A: Tensor) -> Any:
 
     diagonal = np.diagonal(eliminate(A._data)[0], axis1=-2, axis2=-1)
     zero = diagonal == 0
+    if zero.shape[-1] == 0:
+        return np.zeros(zero.shape[:-1], np.int32)
     return np.where(zero.any(-1), zero.argmax(-1) + 1, 0).astype(np.int32)
 
 
@@ -146,7 +149,8 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     """
     check_matrix("cholesky_ex", A)
     shape = A.shape[:-2]
-    info = np.asarray([_minor(a) for a in A._data.reshape(-1, *A.shape[-2:])], np.int32).reshape(shape)
+    matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
+    info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)
     _check("cholesky_ex", info, check_errors, "not positive definite: leading minor")
     failed = info != 0
     lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, floating_info, get_default_dtype
 from fastdl.kernels import array, on_device, select
@@ -19,7 +20,7 @@ from fastdl.ops.arrays import cast, full, sum_to, zeros
 from fastdl.ops.bessel import i0
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
-from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, logical_and, logical_not, logical_or, lt
+from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, le, logical_and, logical_or, lt
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
@@ -43,9 +44,16 @@ def exp2(input: Tensor) -> Tensor:
 
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
+<<<<<<< HEAD
     if not on_device(input._data):
         return special("sinc", input, _sinc_slope)
     angle = mul(floating(input), math.pi)
+=======
+    x = floating(input)
+    if x.dtype.itemsize == 2:  # the product's rounding would move the zeros of the sine
+        return sinc(x.to(float32)).to(x.dtype)
+    angle = mul(x, math.pi)
+>>>>>>> opdb
     zero = eq(angle, 0)
     return where(zero, 1.0, div(sin(angle), where(zero, 1.0, angle)))  # type: ignore[no-any-return]
 
@@ -125,8 +133,9 @@ def xlogy(input: Any, other: Any) -> Tensor:
             np.asarray(other, input._data.dtype if input._data.dtype.kind in FLOATING else float32)
         )
     zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
-    safe = where(zero, where(isnan(other), other, 1.0), other)
-    return mul(input, log(floating(safe)))
+    # Where the logarithm is finite it stays: at input 0 it is the gradient.
+    unused = logical_and(zero, logical_or(le(other, 0), eq(other, math.inf)))
+    return mul(input, log(floating(where(unused, 1.0, other))))
 
 
 def xlog1py(input: Any, other: Any) -> Tensor:
@@ -136,8 +145,8 @@ def xlog1py(input: Any, other: Any) -> Tensor:
         other = Tensor._wrap(np.asarray(other, floating(input)._data.dtype, like=input._data))
     if not isinstance(input, Tensor):
         input = Tensor._wrap(np.asarray(input, floating(other)._data.dtype, like=other._data))
-    zero = logical_and(eq(input, 0), logical_not(isnan(other)))
-    return mul(input, log1p(where(zero, 0.0, other)))
+    unused = logical_and(eq(input, 0), logical_or(le(other, -1), eq(other, math.inf)))
+    return mul(input, log1p(where(unused, 0.0, other)))
 
 
 def entr(input: Tensor) -> Tensor:
@@ -191,7 +200,7 @@ def fmax(input: Tensor, other: Tensor) -> Tensor:
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of both; of a number and NaN the number. See ``torch.fmin``."""
     check_tensors("fmin", input=input, other=other)
-    return where(logical_or(isnan(other), lt(input, other)), input, other)  # type: ignore[no-any-return]
+    return where(logical_or(isnan(other), le(input, other)), input, other)  # type: ignore[no-any-return]
 
 
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
@@ -230,7 +239,14 @@ class MantissaExponent(NamedTuple):
 def frexp(input: Tensor) -> MantissaExponent:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
+<<<<<<< HEAD
     return MantissaExponent(Tensor._wrap(array(mantissa)), Tensor._wrap(array(exponent, None, np.int32)))
+=======
+    if input._requires_grad and mode.enabled:
+        scale = np.ldexp(np.ones((), input.dtype), -exponent)
+        return MantissaExponent(mul(input, Tensor._wrap(scale)), Tensor._wrap(np.asarray(exponent, np.int32)))
+    return MantissaExponent(Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32)))
+>>>>>>> opdb
 
 
 def nextafter(input: Tensor, other: Tensor) -> Tensor:

@@ -209,7 +209,15 @@ def _kernel(name: str) -> Any:
 
 neg = _function(Neg, "neg", "-input.")
 abs = _define(FromInput, "abs", np.absolute, "keep", "|input|; the gradient at 0 is 0.")
-sign = _define(Constant, "sign", np.sign, "keep", "-1, 0 or 1; 0 for NaN.")
+
+
+def _sign(x: Any, out: Any, casting: Any) -> None:
+    np.sign(x, out=out, casting=casting)
+    if x.dtype.kind in FLOATING:
+        np.copyto(out, 0, where=np.isnan(x))
+
+
+sign = _define(Constant, "sign", staticmethod(_sign), "keep", "-1, 0 or 1; 0 for NaN.")
 floor = _define(Constant, "floor", np.floor, "copy", "The largest integer not above input.")
 ceil = _define(Constant, "ceil", np.ceil, "copy", "The smallest integer not below input.")
 trunc = _define(Constant, "trunc", np.trunc, "copy", "Input without its fraction.")

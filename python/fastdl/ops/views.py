@@ -393,6 +393,11 @@ def _mT(input: Tensor) -> Tensor:
     return Transpose.apply(input, a=-2, b=-1)  # type: ignore[no-any-return]
 
 
+def adjoint(input: Tensor) -> Tensor:
+    """The last two axes exchanged, since no tensor is complex; see ``torch.adjoint``."""
+    return _mT(input)
+
+
 # ------------------------------------------------------------------------------------------------- repeated axes
 
 
