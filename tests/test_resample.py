@@ -586,3 +586,11 @@ def test_torch_layers(layer: tuple[Any, ...]) -> None:
 def test_padding_layers_check_their_padding() -> None:
     with pytest.raises(ValueError, match="ReflectionPad2d: padding must be an int or 4 ints"):
         fastdl.nn.ReflectionPad2d((1, 2))
+
+
+def test_grid_sample_of_an_empty_batch():
+    x = fastdl.zeros(0, 2, 3, 3, requires_grad=True)
+    y = F.grid_sample(x, fastdl.zeros(0, 4, 5, 2), align_corners=False)
+    assert y.shape == (0, 2, 4, 5)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
