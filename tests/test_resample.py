@@ -594,3 +594,17 @@ def test_grid_sample_of_an_empty_batch():
     assert y.shape == (0, 2, 4, 5)
     y.sum().backward()
     assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_images_of_bytes(mode, antialias):
+    """Rounded to bytes again; PyTorch's weights have 15 bits, so that a pixel may be one off."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).integers(0, 256, (2, 3, 9, 7)).astype(np.uint8)
+    got, expected = [
+        lib.nn.functional.interpolate(lib.tensor(x), (5, 11), mode=mode, antialias=antialias).numpy()
+        for lib in (fastdl, torch)
+    ]
+    assert got.dtype == expected.dtype == np.uint8
+    assert np.abs(got.astype(int) - expected).max() <= 1

@@ -30,6 +30,9 @@ class Interpolate(Op):
         self.size = x.shape[2:]
         self.output = output
         self.options = options = (scale, mode, align_corners, antialias)
+        if x.dtype == np.uint8:  # images; bicubic leaves their range
+            y = select(x).interpolate_forward(x.astype(np.float32), output, *options)
+            return np.clip(np.rint(y), 0, 255).astype(np.uint8)
         return select(x).interpolate_forward(x, output, *options)
 
     def backward(self, grad_y: Any) -> Any:
