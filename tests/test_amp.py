@@ -12,7 +12,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import nn
 from fastdl.amp import GradScaler, autocast, custom_bwd, custom_fwd
-from fastdl.amp.autocast import LOW, WIDE, _weights
+from fastdl.amp.autocast import _CASTS, _weights
 
 HALVES = ["float16", "bfloat16"]
 
@@ -187,20 +187,19 @@ def test_autocast_follows_the_lists(half: Any) -> None:
         "einsum": lambda: fastdl.einsum("ij,kj->ik", x, w),
     }
     wide = {
-        "softmax": lambda: F.softmax(x.to(half), 1),
-        "layer_norm": lambda: F.layer_norm(x.to(half), (4,)),
         "mse_loss": lambda: F.mse_loss(x.to(half), x),
         "cross_entropy": lambda: F.cross_entropy(x.to(half), fastdl.tensor([0, 1])),
-        "sum": lambda: x.to(half).sum(),
-        "exp": lambda: x.to(half).exp(),
-        "log": lambda: x.to(half).log(),
-        "pow": lambda: x.to(half) ** 2,
-        "cumsum": lambda: x.to(half).cumsum(1),
+        "prod": lambda: x.to(half).prod(),
+        "avg_pool3d": lambda: F.avg_pool3d(image[None].to(half), (1, 2, 2)),
     }
     same = {
         "relu": lambda: F.relu(x.to(half)),
         "add": lambda: x.to(half) + x.to(half),
-        "max": lambda: x.to(half).max(),
+        "softmax": lambda: F.softmax(x.to(half), 1),
+        "layer_norm": lambda: F.layer_norm(x.to(half), (4,)),
+        "sum": lambda: x.to(half).sum(),
+        "pow": lambda: x.to(half) ** 2,
+        "avg_pool2d": lambda: F.avg_pool2d(image.to(half), 2),
     }
     with autocast("cpu", dtype=half):
         assert {name: f().dtype for name, f in low.items()} == dict.fromkeys(low, half)
@@ -214,10 +213,121 @@ def test_autocast_follows_the_lists(half: Any) -> None:
     assert F.softmax(x.to(half), 1).dtype == half
 
 
+# Functions of (namespace, its functional, tensors in half precision, in float32), by shape.
+AUTOCAST: dict[str, Any] = {
+    "linear": lambda L, F, h, f: F.linear(f(2, 4), f(3, 4), f(3)),
+    "matmul": lambda L, F, h, f: f(2, 4) @ h(4, 3),
+    "mm": lambda L, F, h, f: L.mm(f(2, 4), f(4, 3)),
+    "bmm": lambda L, F, h, f: L.bmm(f(1, 2, 4), f(1, 4, 3)),
+    "addmm": lambda L, F, h, f: L.addmm(f(3), f(2, 4), f(4, 3)),
+    "addbmm": lambda L, F, h, f: L.addbmm(f(2, 3), f(1, 2, 4), f(1, 4, 3)),
+    "baddbmm": lambda L, F, h, f: L.baddbmm(f(1, 2, 3), f(1, 2, 4), f(1, 4, 3)),
+    "chain_matmul": lambda L, F, h, f: L.linalg.multi_dot([f(2, 4), f(4, 3), f(3, 2)]),
+    "einsum": lambda L, F, h, f: L.einsum("ij,kj->ik", f(2, 4), f(3, 4)),
+    "conv1d": lambda L, F, h, f: F.conv1d(f(1, 2, 5), f(3, 2, 3)),
+    "conv2d": lambda L, F, h, f: F.conv2d(f(1, 2, 5, 5), f(3, 2, 3, 3), f(3)),
+    "conv3d": lambda L, F, h, f: F.conv3d(f(1, 2, 3, 3, 3), f(3, 2, 2, 2, 2)),
+    "conv_transpose1d": lambda L, F, h, f: F.conv_transpose1d(f(1, 2, 5), f(2, 3, 3)),
+    "conv_transpose2d": lambda L, F, h, f: F.conv_transpose2d(f(1, 2, 5, 5), f(2, 3, 3, 3)),
+    "prelu": lambda L, F, h, f: F.prelu(f(2, 4), f(4)),
+    "attention": lambda L, F, h, f: F.scaled_dot_product_attention(*[f(1, 2, 3, 4)] * 3),
+    "lstm": lambda L, F, h, f: L.nn.LSTM(4, 3)(f(2, 4))[0],
+    "gru": lambda L, F, h, f: L.nn.GRU(4, 3)(f(2, 4))[0],
+    "gru_cell": lambda L, F, h, f: L.nn.GRUCell(4, 3)(f(2, 4)),
+    "multi_head": lambda L, F, h, f: L.nn.MultiheadAttention(4, 2)(*[f(3, 2, 4)] * 3)[0],
+    "softmax": lambda L, F, h, f: F.softmax(h(2, 4), 1),
+    "log_softmax": lambda L, F, h, f: F.log_softmax(h(2, 4), 1),
+    "layer_norm": lambda L, F, h, f: F.layer_norm(h(2, 4), (4,)),
+    "LayerNorm": lambda L, F, h, f: L.nn.LayerNorm(4)(h(2, 4)),
+    "group_norm": lambda L, F, h, f: F.group_norm(h(2, 4), 2),
+    "GroupNorm": lambda L, F, h, f: L.nn.GroupNorm(2, 4)(h(2, 4)),
+    "BatchNorm1d": lambda L, F, h, f: L.nn.BatchNorm1d(4)(h(2, 4)),
+    "batch_norm": lambda L, F, h, f: L.nn.BatchNorm2d(2)(h(2, 2, 3, 3)),
+    "instance_norm": lambda L, F, h, f: F.instance_norm(h(2, 2, 3)),
+    "normalize": lambda L, F, h, f: F.normalize(h(2, 4)),
+    "sum": lambda L, F, h, f: h(2, 4).sum(),
+    "mean": lambda L, F, h, f: h(2, 4).mean(0),
+    "prod": lambda L, F, h, f: h(2, 4).prod(),
+    "prod_dim": lambda L, F, h, f: h(2, 4).prod(1),
+    "var": lambda L, F, h, f: h(2, 4).var(),
+    "norm": lambda L, F, h, f: h(2, 4).norm(),
+    "logsumexp": lambda L, F, h, f: h(2, 4).logsumexp(1),
+    "cumsum": lambda L, F, h, f: h(2, 4).cumsum(1),
+    "cumprod": lambda L, F, h, f: h(2, 4).cumprod(1),
+    "max": lambda L, F, h, f: h(2, 4).max(),
+    "topk": lambda L, F, h, f: h(2, 4).topk(2)[0],
+    "exp": lambda L, F, h, f: h(2, 4).exp(),
+    "log": lambda L, F, h, f: h(2, 4).log(),
+    "rsqrt": lambda L, F, h, f: h(2, 4).rsqrt(),
+    "tan": lambda L, F, h, f: h(2, 4).tan(),
+    "pow": lambda L, F, h, f: h(2, 4) ** 2,
+    "add": lambda L, F, h, f: h(2, 4) + f(2, 4),
+    "add_half": lambda L, F, h, f: h(2, 4) + h(2, 4),
+    "where": lambda L, F, h, f: L.where(h(2, 4) > 0.5, h(2, 4), f(2, 4)),
+    "relu": lambda L, F, h, f: F.relu(h(2, 4)),
+    "gelu": lambda L, F, h, f: F.gelu(h(2, 4)),
+    "softplus": lambda L, F, h, f: F.softplus(h(2, 4)),
+    "sigmoid_float": lambda L, F, h, f: L.sigmoid(f(2, 4)),
+    "cat": lambda L, F, h, f: L.cat([h(2, 4), f(2, 4)]),
+    "stack": lambda L, F, h, f: L.stack([h(2, 4), f(2, 4)]),
+    "max_pool2d": lambda L, F, h, f: F.max_pool2d(h(1, 2, 4, 4), 2),
+    "max_pool3d": lambda L, F, h, f: F.max_pool3d(h(1, 2, 4, 4, 4), 2),
+    "avg_pool2d": lambda L, F, h, f: F.avg_pool2d(h(1, 2, 4, 4), 2),
+    "avg_pool3d": lambda L, F, h, f: F.avg_pool3d(h(1, 2, 4, 4, 4), 2),
+    "adaptive_avg_pool2d": lambda L, F, h, f: F.adaptive_avg_pool2d(h(1, 2, 4, 4), 2),
+    "adaptive_avg_pool3d": lambda L, F, h, f: F.adaptive_avg_pool3d(h(1, 2, 4, 4, 4), 3),
+    "adaptive_max_pool3d": lambda L, F, h, f: F.adaptive_max_pool3d(h(1, 2, 4, 4, 4), 3),
+    "interpolate": lambda L, F, h, f: F.interpolate(h(1, 2, 4, 4), scale_factor=2),
+    "pad": lambda L, F, h, f: F.pad(h(1, 2, 4, 4), (1, 1)),
+    "reflect1d": lambda L, F, h, f: F.pad(h(1, 2, 4), (1, 1), "reflect"),
+    "reflect2d": lambda L, F, h, f: F.pad(h(1, 2, 4, 4), (1, 1, 1, 1), "reflect"),
+    "replicate2d": lambda L, F, h, f: F.pad(h(1, 2, 4, 4), (1, 1, 1, 1), "replicate"),
+    "circular": lambda L, F, h, f: F.pad(h(1, 2, 4, 4), (1, 1, 1, 1), "circular"),
+    "dropout": lambda L, F, h, f: F.dropout(h(2, 4)),
+    "embedding": lambda L, F, h, f: F.embedding(L.tensor([0, 1]), f(3, 4)),
+    "mse_loss": lambda L, F, h, f: F.mse_loss(h(2, 4), f(2, 4)),
+    "l1_loss": lambda L, F, h, f: F.l1_loss(h(2, 4), h(2, 4)),
+    "smooth_l1_loss": lambda L, F, h, f: F.smooth_l1_loss(h(2, 4), h(2, 4)),
+    "huber_loss": lambda L, F, h, f: F.huber_loss(h(2, 4), h(2, 4)),
+    "kl_div": lambda L, F, h, f: F.kl_div(h(2, 4), h(2, 4), reduction="batchmean"),
+    "nll_loss": lambda L, F, h, f: F.nll_loss(h(2, 4), L.tensor([0, 1])),
+    "cross_entropy": lambda L, F, h, f: F.cross_entropy(h(2, 4), L.tensor([0, 1])),
+    "bce": lambda L, F, h, f: F.binary_cross_entropy(h(2, 4), h(2, 4)),
+    "bce_logits": lambda L, F, h, f: F.binary_cross_entropy_with_logits(h(2, 4), f(2, 4)),
+    "poisson": lambda L, F, h, f: F.poisson_nll_loss(h(2, 4), h(2, 4)),
+    "soft_margin": lambda L, F, h, f: F.soft_margin_loss(h(2, 4), h(2, 4)),
+    "multi_margin": lambda L, F, h, f: F.multi_margin_loss(h(2, 4), L.tensor([0, 1])),
+    "margin_ranking": lambda L, F, h, f: F.margin_ranking_loss(h(4), h(4), h(4)),
+    "hinge": lambda L, F, h, f: F.hinge_embedding_loss(h(4), h(4)),
+    "triplet": lambda L, F, h, f: F.triplet_margin_loss(h(2, 4), h(2, 4), h(2, 4)),
+    "cosine_embedding": lambda L, F, h, f: F.cosine_embedding_loss(h(2, 4), h(2, 4), L.tensor([1, -1])),
+    "cosine_similarity": lambda L, F, h, f: F.cosine_similarity(h(2, 4), h(2, 4)),
+    "gaussian_nll": lambda L, F, h, f: F.gaussian_nll_loss(h(2, 4), h(2, 4), h(2, 4)),
+    "inverse": lambda L, F, h, f: L.linalg.inv(L.eye(3).to(h(1).dtype)),
+    "cholesky": lambda L, F, h, f: L.linalg.cholesky(L.eye(3).to(h(1).dtype)),
+}
+
+
+@pytest.mark.parametrize("name", AUTOCAST)
+def test_autocast_on_the_cpu_gives_torchs_dtypes(name: str, half: Any) -> None:
+    torch = pytest.importorskip("torch")
+    with autocast("cpu", half), torch.autocast("cpu", getattr(torch, half.name)):
+        got, expected = [
+            AUTOCAST[name](
+                L,
+                L.nn.functional,
+                lambda *s, L=L: L.full(s, 0.5).to(getattr(L, half.name)),
+                lambda *s, L=L: L.full(s, 0.5),
+            ).dtype
+            for L in (fastdl, torch)
+        ]
+    assert f"torch.{got}" == str(expected)
+
+
 def test_autocast_leaves_nothing_behind() -> None:
     with pytest.raises(ZeroDivisionError), autocast("cpu", fastdl.float16), autocast("cpu", fastdl.float16):
         1 / 0  # noqa: B018
-    assert all("apply" not in kind.__dict__ for kind in (*LOW, *WIDE))
+    assert all("apply" not in kind.__dict__ for kinds in _CASTS.values() for kind in kinds)
     with pytest.raises(RuntimeError, match="must have one dtype"):
         fastdl.ones(2, 2) @ fastdl.ones(2, 2).half()
 

@@ -196,3 +196,18 @@ def test_messages():
     for p in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="dropout_p, the probability"):
             call(q, q, q, dropout_p=p)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_a_mask_in_float32_fits_queries_of_any_dtype(dtype):
+    torch = pytest.importorskip("torch")
+    q = np.random.default_rng(0).standard_normal((1, 2, 3, 4))
+    mask = np.float32([[0, -1, -np.inf], [0, 0, 1], [2, 0, 0]])
+    got, expected = [
+        lib.nn.functional.scaled_dot_product_attention(
+            *[lib.tensor(q, dtype=getattr(lib, dtype))] * 3, lib.tensor(mask)
+        )
+        for lib in (fastdl, torch)
+    ]
+    assert str(got.dtype) == dtype
+    np.testing.assert_allclose(got.numpy(), expected.numpy(), 2e-2 if dtype == "float16" else 1e-12)

@@ -336,3 +336,33 @@ def test_update_bn():
     assert net[0].running_var.tolist() == [1, 1]
     assert net[0].momentum == 0.1
     assert not net.training
+
+
+@pytest.mark.parametrize(
+    "name", ["StepLR", "LambdaLR", "SequentialLR", "ReduceLROnPlateau", "CosineAnnealingWarmRestarts"]
+)
+def test_a_rate_that_is_a_tensor_stays_that_tensor(name):
+    seen = []
+    for lib in (fastdl, torch):
+        rate = lib.tensor(0.5)
+        optimizer = lib.optim.SGD([lib.nn.Parameter(lib.zeros(2))], lr=rate)
+        schedules = lib.optim.lr_scheduler
+        schedule = {
+            "StepLR": lambda s=schedules, o=optimizer: s.StepLR(o, 1),
+            "LambdaLR": lambda s=schedules, o=optimizer: s.LambdaLR(o, lambda epoch: 0.5**epoch),
+            "SequentialLR": lambda s=schedules, o=optimizer: s.SequentialLR(
+                o, [s.ConstantLR(o, 0.5), s.ExponentialLR(o, 0.9)], [2]
+            ),
+            "ReduceLROnPlateau": lambda s=schedules, o=optimizer: s.ReduceLROnPlateau(o, patience=0),
+            "CosineAnnealingWarmRestarts": lambda s=schedules, o=optimizer: s.CosineAnnealingWarmRestarts(
+                o, 3
+            ),
+        }[name]()
+        rates = []
+        for _ in range(4):
+            optimizer.step()
+            schedule.step(*([1.0] if name == "ReduceLROnPlateau" else []))
+            assert optimizer.param_groups[0]["lr"] is rate
+            rates.append(rate.item())
+        seen.append(rates)
+    assert seen[0] == pytest.approx(seen[1])

@@ -601,3 +601,11 @@ def test_bytes_are_rounded(mode: str, options: dict[str, Any]) -> None:
     difference = np.abs(got.numpy().astype(int) - want)  # PyTorch's weights are rounded, too
     assert difference.max() <= 1
     assert difference.mean() < 0.05
+
+
+def test_grid_sample_of_an_empty_batch():
+    x = fastdl.zeros(0, 2, 3, 3, requires_grad=True)
+    y = F.grid_sample(x, fastdl.zeros(0, 4, 5, 2), align_corners=False)
+    assert y.shape == (0, 2, 4, 5)
+    y.sum().backward()
+    assert x.grad.shape == x.shape

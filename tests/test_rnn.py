@@ -314,7 +314,6 @@ def test_forward_messages():
         (lambda: gru(packed, z(1, 3, 4)), RuntimeError, r"hx must be .*\(1, 2, 4\), got \(1, 3, 4\)"),
         (lambda: gru(packed, z(1, 1, 4)), RuntimeError, "hx must be"),
         (lambda: gru(packed._replace(data=z(4, 3, 1))), RuntimeError, "2 dimensions, got 3"),
-        (lambda: gru(z(0, 5, 3)), RuntimeError, "no sequences"),
         (lambda: gru(z(2, 0, 3)), RuntimeError, "no steps"),
         (lambda: gru(np.zeros((2, 5, 3), np.float32)), TypeError, "must be a tensor or PackedSequence"),
         (lambda: nn.GRUCell(3, 4)(z(2, 5)), RuntimeError, "input_size=3"),
@@ -456,3 +455,26 @@ def test_conv_lstm_of_one_pixel_is_an_lstm():
         conv.bias.copy_(lstm.bias_ih_l0 + lstm.bias_hh_l0)
     x = fastdl.tensor(np.random.default_rng(0).standard_normal((5, 2, 3)))
     assert_close(conv(x.reshape(5, 2, 3, 1, 1))[0].reshape(5, 2, 4), lstm(x)[0], reduction=20)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_batch_may_be_empty(name, given):
+    """The result has no sequences, and gradients are zeros, as in PyTorch."""
+    torch = pytest.importorskip("torch")
+    cell = name.endswith("Cell")
+    options = {} if cell else {"num_layers": 2, "bidirectional": True}
+    results = []
+    for lib in (fastdl, torch):
+        layer = getattr(lib.nn, name)(3, 4, **options)
+        x = lib.zeros(0, 3) if cell else lib.zeros(5, 0, 3)
+        h = lib.zeros(0, 4) if cell else lib.zeros(4, 0, 4)
+        state = [(h, h) if "LSTM" in name else h] if given else []
+        out = layer(x, *state)
+        flat = [*(out if isinstance(out, tuple) else (out,))]
+        flat = [t for v in flat for t in (v if isinstance(v, tuple) else (v,))]
+        flat[0].sum().backward()
+        results.append(
+            ([tuple(t.shape) for t in flat], [p.grad.abs().sum().item() for p in layer.parameters()])
+        )
+    assert results[0] == results[1]

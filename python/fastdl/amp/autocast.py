@@ -1,4 +1,4 @@
-"""``autocast``: matrix products in half precision, sums and losses in float32, by PyTorch's lists for GPUs.
+"""``autocast``: matrix products in half precision, losses in float32, by PyTorch's lists for GPUs and for CPUs.
 
 Operations do not ask whether autocast is on: entering it gives the classes in the lists below another ``apply``, which
 converts the inputs first, and leaving the last one takes that away again. A thread that did not enter sees no change.
@@ -19,22 +19,28 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, float16, float32, float64
 from fastdl.ops import (
     activation,
+    adaptive_pool,
     attention,
     binary,
     binary_cross_entropy,
     conv,
     cross_entropy,
+    ctc_loss,
     distance,
     einsum,
     linear,
     margin_loss,
+    matrix,
     norm,
     order,
     pointwise_loss,
+    pool,
     reduce,
+    resample,
     rnn,
     softmax,
     unary,
+    unpool,
 )
 from fastdl.tensor import Tensor
 
@@ -69,7 +75,40 @@ _UNARY = [
     "sinh",
     "tan",
 ]
+LOSSES: tuple[type[Op], ...] = (
+    cross_entropy.CrossEntropy,
+    cross_entropy.CrossEntropyProbabilities,
+    cross_entropy.NllLoss,
+    pointwise_loss.MseLoss,
+    pointwise_loss.L1Loss,
+    pointwise_loss.SmoothL1Loss,
+    pointwise_loss.HuberLoss,
+    pointwise_loss.KlDiv,
+    pointwise_loss.KlDivBatchMean,
+    pointwise_loss.PoissonNllLoss,
+    pointwise_loss.SoftMarginLoss,
+    pointwise_loss.HingeEmbeddingLoss,
+    pointwise_loss.MarginRankingLoss,
+    binary_cross_entropy.BinaryCrossEntropy,
+    binary_cross_entropy.BinaryCrossEntropyWithLogits,
+    margin_loss.MultiMarginLoss,
+    margin_loss.MultilabelMarginLoss,
+    distance.CosineEmbeddingLoss,
+    distance.TripletMarginLoss,
+)
+"""Losses computed in float32 everywhere."""
+
+MIXED: tuple[type[Op], ...] = (
+    pointwise_loss.GaussianNllLoss,
+    margin_loss.MultilabelSoftMarginLoss,
+    distance.CosineSimilarity,
+    distance.PairwiseDistance,
+)
+"""Operations whose inputs may have several dtypes: in float32 on GPUs, in the widest of the inputs' on the CPU."""
+
 WIDE: tuple[type[Op], ...] = (
+    *LOSSES,
+    *MIXED,
     softmax.Softmax,
     softmax.LogSoftmax,
     softmax.Softmin,
@@ -83,29 +122,6 @@ WIDE: tuple[type[Op], ...] = (
     norm.LayerNorm,
     norm.GroupNorm,
     norm.RMSNorm,
-    cross_entropy.CrossEntropy,
-    cross_entropy.CrossEntropyProbabilities,
-    cross_entropy.NllLoss,
-    pointwise_loss.MseLoss,
-    pointwise_loss.L1Loss,
-    pointwise_loss.SmoothL1Loss,
-    pointwise_loss.HuberLoss,
-    pointwise_loss.KlDiv,
-    pointwise_loss.KlDivBatchMean,
-    pointwise_loss.PoissonNllLoss,
-    pointwise_loss.SoftMarginLoss,
-    pointwise_loss.HingeEmbeddingLoss,
-    binary_cross_entropy.BinaryCrossEntropy,
-    binary_cross_entropy.BinaryCrossEntropyWithLogits,
-    pointwise_loss.GaussianNllLoss,
-    pointwise_loss.MarginRankingLoss,
-    margin_loss.MultiMarginLoss,
-    margin_loss.MultilabelMarginLoss,
-    margin_loss.MultilabelSoftMarginLoss,
-    distance.CosineSimilarity,
-    distance.PairwiseDistance,
-    distance.CosineEmbeddingLoss,
-    distance.TripletMarginLoss,
     *[
         kind
         for base in unary.Unary.__subclasses__()
@@ -113,7 +129,30 @@ WIDE: tuple[type[Op], ...] = (
         if kind.label in _UNARY
     ],
 )
-"""Operations computed in float32: sums of many terms, and functions with a large range."""
+"""Operations computed in float32 on GPUs: sums of many terms, and functions with a large range."""
+
+CPU_WIDE: tuple[type[Op], ...] = (
+    *LOSSES,
+    ctc_loss.CtcLoss,
+    reduce.Prod,
+    unpool.MaxUnpool,
+    matrix.Inverse,
+    matrix.Solve,
+    matrix.Cholesky,
+    matrix.SymmetricEigen,
+    matrix.SingularValues,
+    matrix.Orthogonal,
+)
+"""Operations computed in float32 on the CPU: what has no kernel in half precision in PyTorch, and losses."""
+
+CPU_SOMETIMES: dict[type[Op], Callable[[dict[str, Any]], bool]] = {
+    pool.MaxPool: lambda options: len(options["plan"].size) == 3,
+    pool.AvgPool: lambda options: len(options["plan"].size) == 3,
+    adaptive_pool.AdaptiveMaxPool: lambda options: len(options["output"]) == 3,
+    adaptive_pool.AdaptiveAvgPool: lambda options: len(options["output"]) == 3,
+    resample.Pad: lambda options: options["mode"] in ("reflect", "replicate"),
+}
+"""Operations computed in float32 on the CPU for some of their options."""
 
 _lock = threading.Lock()
 _entered = 0  # contexts, in all threads
@@ -150,9 +189,10 @@ def get_autocast_dtype(device_type: str) -> Any:
 class autocast:
     """Run operations in the precision that suits them, in a ``with`` block or a decorated function.
 
-    Products (linear layers, convolutions, attention, recurrent layers) run in ``dtype``; softmax, normalisation,
-    losses, sums, powers and exponentials in float32; all others in the dtype that their inputs have. Parameters stay as
-    they are and receive gradients in their own dtype. Call ``backward()`` outside of the block.
+    Products (linear layers, convolutions, attention, recurrent layers) run in ``dtype`` and losses in float32; on a
+    GPU softmax, normalisation, sums, powers and exponentials in float32, too. All others run in the dtype that their
+    inputs have. Parameters stay as they are and receive gradients in their own dtype. Call ``backward()`` outside of
+    the block.
 
     Args:
         device_type: ``"cuda"`` or ``"cpu"``: where the tensors are.
@@ -160,8 +200,7 @@ class autocast:
         enabled: False: an island of full precision within a block.
         cache_enabled: convert every parameter only once in the block.
 
-    On the CPU half precision is computed in float32 and rounded: it saves no time there, but runs the same program, by
-    the same lists (PyTorch's for GPUs).
+    On the CPU half precision is computed in float32 and rounded: it saves no time there, but runs the same program.
 
     Example:
         >>> import fastdl
@@ -240,34 +279,51 @@ def _install(change: int) -> None:
         before = _entered
         _entered += change
         if before == 0:
-            for kinds, apply in ((LOW, _apply_low), (WIDE, _apply_wide)):
-                for kind in kinds:
-                    kind.apply = classmethod(apply)  # type: ignore[assignment]
+            for kind in _CASTS["cuda"].keys() | _CASTS["cpu"].keys():
+                kind.apply = classmethod(_apply)  # type: ignore[assignment]
         elif _entered == 0:
-            for kind in (*LOW, *WIDE):
+            for kind in _CASTS["cuda"].keys() | _CASTS["cpu"].keys():
                 del kind.apply
 
 
-def _setting(inputs: Any) -> Any:
-    """(dtype, cache) of the autocast that these tensors are in, or None."""
+def _apply(cls: type[Op], *inputs: Any, **options: Any) -> Any:
     settings = mode.autocast
-    if settings is None:
-        return None
-    first = next((t for t in inputs if t is not None), None)
-    return None if first is None else settings.get(first.device.type)
-
-
-def _apply_low(cls: type[Op], *inputs: Any, **options: Any) -> Any:
-    setting = _setting(inputs)
-    if setting is not None:
-        inputs = tuple([_lowered(t, *setting) for t in inputs])
+    first = None if settings is None else next((t for t in inputs if t is not None), None)
+    if first is not None:
+        device = first.device.type
+        setting = settings.get(device)
+        cast = None if setting is None else _CASTS[device].get(cls)
+        if cast is not None:
+            inputs = cast(inputs, options, setting)
     return Op.apply.__func__(cls, *inputs, **options)  # type: ignore[attr-defined]
 
 
-def _apply_wide(cls: type[Op], *inputs: Any, **options: Any) -> Any:
-    if _setting(inputs) is not None:
-        inputs = tuple([_widened(t) for t in inputs])
-    return Op.apply.__func__(cls, *inputs, **options)  # type: ignore[attr-defined]
+def _low(inputs: Any, options: dict[str, Any], setting: Any) -> Any:
+    return tuple([_lowered(t, *setting) for t in inputs])
+
+
+def _wide(inputs: Any, options: dict[str, Any], setting: Any) -> Any:
+    return tuple([_widened(t) for t in inputs])
+
+
+def _wide_if(condition: Callable[[dict[str, Any]], bool]) -> Callable[..., Any]:
+    return lambda inputs, options, setting: _wide(inputs, options, setting) if condition(options) else inputs
+
+
+def _widest(inputs: Any, options: dict[str, Any], setting: Any) -> Any:
+    kinds = {t._data.dtype for t in inputs if t is not None and t._data.dtype.kind in FLOATING}
+    return inputs if len(kinds) < 2 else _wide(inputs, options, setting)
+
+
+_CASTS: dict[str, dict[type[Op], Callable[..., Any]]] = {
+    "cuda": {**dict.fromkeys(LOW, _low), **dict.fromkeys(WIDE, _wide)},
+    "cpu": {
+        **dict.fromkeys(LOW, _low),
+        **dict.fromkeys(CPU_WIDE, _wide),
+        **dict.fromkeys(MIXED, _widest),
+        **{kind: _wide_if(condition) for kind, condition in CPU_SOMETIMES.items()},
+    },
+}
 
 
 def _lowered(t: Tensor | None, dtype: dtypes.dtype, cache: bool) -> Tensor | None:

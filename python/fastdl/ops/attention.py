@@ -200,6 +200,8 @@ def _four_axes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> t
 def _mask_axes(mask: Tensor, batch: tuple[int, ...], query: Any, key: Any, has_heads: bool) -> Tensor:
     """The mask checked, with at most four axes."""
     op = "scaled_dot_product_attention"
+    if mask._data.dtype == np.float32 and query.dtype != np.float32 and mode.autocast is None:
+        mask = mask.to(query.dtype)  # masks are often made once, in the default dtype, for models of any
     array = mask._data
     if array.dtype.kind != "b" and array.dtype != query.dtype:
         raise TypeError(

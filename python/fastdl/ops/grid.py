@@ -132,9 +132,8 @@ def grid_sample(
 def _at(flat: Tensor, index: Any) -> Tensor:
     """(N, C, P) at the places (N, *out) gives (N, C, *out)."""
     n, c = flat.shape[:2]
-    rows = Tensor._wrap(
-        pooled_copy(np.broadcast_to(index.reshape(n, 1, -1), (n, c, index[0].size if n else 0)))
-    )
+    places = math.prod(index.shape[1:])
+    rows = Tensor._wrap(pooled_copy(np.broadcast_to(index.reshape(n, 1, places), (n, c, places))))
     return reshape(gather(flat, 2, rows), (n, c, *index.shape[1:]))
 
 

@@ -15,7 +15,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import full
+from fastdl.ops.arrays import full, zeros
 from fastdl.ops.rnn_steps import composed_direction
 from fastdl.ops.shape import cat, stack
 from fastdl.random import default_generator
@@ -195,6 +195,11 @@ class Recurrent(Op):
         return (x, stack(last_h), stack(last_c)) if self.cell == "lstm" else (x, stack(last_h))
 
 
+def _one_more(t: Tensor) -> Tensor:
+    length, _, size = t._data.shape
+    return cat((t, Tensor._wrap(zeros((length, 1, size), t._data.dtype, t._data))), 1)
+
+
 def recurrent(
     cell: str,
     input: Tensor,
@@ -218,6 +223,10 @@ def recurrent(
         dropout: probability of an element between layers to be dropped.
         recurrent_dropout: probability of an element of h to be dropped on its way to W_hh, alike in all steps.
     """
+    if batch_sizes is None and input._data.shape[1] == 0:  # one sequence of zeros, which is cut off again
+        x, h0, c0 = [None if t is None else _one_more(t) for t in (input, h0, c0)]
+        assert x is not None
+        return tuple([t[:, :0] for t in recurrent(cell, x, h0, c0, weights, layers)])
     result: tuple[Tensor, ...] = Recurrent.apply(
         input,
         h0,

@@ -20,7 +20,7 @@ from fastdl.ops.arrays import cast, full, sum_to, zeros
 from fastdl.ops.bessel import i0
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
-from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, le, logical_and, logical_or, lt
+from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, le, logical_and, logical_or
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
@@ -44,16 +44,12 @@ def exp2(input: Tensor) -> Tensor:
 
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
-<<<<<<< HEAD
     if not on_device(input._data):
         return special("sinc", input, _sinc_slope)
-    angle = mul(floating(input), math.pi)
-=======
     x = floating(input)
     if x.dtype.itemsize == 2:  # the product's rounding would move the zeros of the sine
         return sinc(x.to(float32)).to(x.dtype)
     angle = mul(x, math.pi)
->>>>>>> opdb
     zero = eq(angle, 0)
     return where(zero, 1.0, div(sin(angle), where(zero, 1.0, angle)))  # type: ignore[no-any-return]
 
@@ -239,14 +235,11 @@ class MantissaExponent(NamedTuple):
 def frexp(input: Tensor) -> MantissaExponent:
     """Mantissa in [0.5, 1) and exponent (int32) of every element. See ``torch.frexp``."""
     mantissa, exponent = np.frexp(_floating("frexp", input))
-<<<<<<< HEAD
-    return MantissaExponent(Tensor._wrap(array(mantissa)), Tensor._wrap(array(exponent, None, np.int32)))
-=======
+    places = Tensor._wrap(array(exponent, None, np.int32))
     if input._requires_grad and mode.enabled:
         scale = np.ldexp(np.ones((), input.dtype), -exponent)
-        return MantissaExponent(mul(input, Tensor._wrap(scale)), Tensor._wrap(np.asarray(exponent, np.int32)))
-    return MantissaExponent(Tensor._wrap(np.asarray(mantissa)), Tensor._wrap(np.asarray(exponent, np.int32)))
->>>>>>> opdb
+        return MantissaExponent(mul(input, Tensor._wrap(array(scale))), places)
+    return MantissaExponent(Tensor._wrap(array(mantissa)), places)
 
 
 def nextafter(input: Tensor, other: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ class Optimizer:
             if ("param_names" in group) != ("param_names" in param_group):
                 named = "with names" if "param_names" in param_group else "without names"
                 raise ValueError(
-                    "all optimizer param groups should be with/without names. cannot add param group with "
+                    "all optimizer param groups should be with/without names. cannot add param group "
                     f"{named} to the optimizer"
                 )
             if not ids.isdisjoint(id(p) for p in group["params"]):

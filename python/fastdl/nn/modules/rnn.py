@@ -241,9 +241,8 @@ class RNNBase(Module):
         if packed:
             h0, c0 = (self.permute_hidden(s, sorted_indices) for s in (h0, c0))
         time = 1 if self.batch_first else 0
-        if not packed and 0 in data._data.shape[:2]:
-            what = "steps" if data._data.shape[time] == 0 else "sequences"
-            raise RuntimeError(f"{name}: input has no {what}: shape {data._data.shape}")
+        if not packed and data._data.shape[time] == 0:
+            raise RuntimeError(f"{name}: input has no steps: shape {data._data.shape}")
         transposed = self.batch_first and not packed
         if transposed:
             data = data.transpose(0, 1)

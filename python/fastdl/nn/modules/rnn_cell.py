@@ -80,8 +80,6 @@ class RNNCellBase(Module):
                 f"{name}: input is {input._data.dtype}, weights and states are "
                 f"{', '.join(str(t._data.dtype) for t in tensors)}"
             )
-        if ndim == 2 and input._data.shape[0] == 0:
-            raise RuntimeError(f"{name}: the batch is empty: input has shape {input._data.shape}")
         shape = (1, *expected) if ndim == 2 else (1, 1, *expected)
         h0, c0 = [None if s is None else s.reshape(shape) for s in (*states, None)][:2]
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from fastdl.optim.optimizer import Optimizer
+from fastdl.tensor import Tensor
 
 __all__ = ["LRScheduler"]
 
@@ -25,6 +26,14 @@ def _per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
             f"{name} must have the same length as optimizer.param_groups: {len(value)} != {groups}"
         )
     return list(value)
+
+
+def set_rate(group: dict[str, Any], rate: Any) -> None:
+    """Set a group's rate; a tensor stays the same tensor, whose value a recorded step reads."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(float(rate))
+    else:
+        group["lr"] = rate
 
 
 class LRScheduler:
@@ -54,11 +63,11 @@ class LRScheduler:
 
     def _start(self) -> None:
         self._step_count = 0
-        self._starting = True
+        self._is_initial = True
         try:
             self.step()
         finally:
-            self._starting = False
+            self._is_initial = False
 
     def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -96,7 +105,7 @@ class LRScheduler:
             self.last_epoch = epoch
             rates = self._closed_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+            set_rate(group, rate)
         self._last_lr = self._rates()
 
     def state_dict(self) -> dict[str, Any]:

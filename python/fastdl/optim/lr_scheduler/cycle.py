@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group
+from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group, set_rate
 from fastdl.optim.optimizer import Optimizer
 
 __all__ = ["CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR"]
@@ -22,7 +22,7 @@ class CosineAnnealingLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         epoch, low = self.last_epoch, self.eta_min
-        if epoch == 0 or self._starting:
+        if epoch == 0 or self._is_initial:
             return self._rates()
         if self._step_count == 1 and epoch > 0:
             return self._closed_lr()
@@ -92,7 +92,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             self.T_i = self.T_0 * self.T_mult**n
         self.last_epoch = math.floor(epoch)
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = rate
+            set_rate(group, rate)
         self._last_lr = self._rates()
 
 
@@ -166,7 +166,7 @@ class CyclicLR(_Cycling):
             self.max_momentums = _per_group("max_momentum", optimizer, max_momentum)
         if last_epoch == -1:
             for i, group in enumerate(optimizer.param_groups):
-                group["lr"] = base_lrs[i]
+                set_rate(group, base_lrs[i])
                 if cycle_momentum:
                     self._set_momentum(group, self.max_momentums[i])
                     group["max_momentum"] = self.max_momentums[i]

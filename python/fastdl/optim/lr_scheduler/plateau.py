@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group
+from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group, set_rate
 from fastdl.optim.optimizer import Optimizer
 
 __all__ = ["ReduceLROnPlateau"]
@@ -84,7 +84,7 @@ class ReduceLROnPlateau(LRScheduler):
                 rate = float(group["lr"])
                 reduced = max(rate * self.factor, least)
                 if rate - reduced > self.eps:
-                    group["lr"] = reduced
+                    set_rate(group, reduced)
             self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
         self._last_lr = self._rates()

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from fastdl.optim.lr_scheduler.base import LRScheduler
+from fastdl.optim.lr_scheduler.base import LRScheduler, set_rate
 from fastdl.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from fastdl.optim.optimizer import Optimizer
 
@@ -71,7 +71,7 @@ class SequentialLR(_Several):
         self.last_epoch = last_epoch + 1
         # Each schedule has made its first step when it was created. Undo that, and let the one that is due start.
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
+            set_rate(group, group["initial_lr"])
         self._rewind(self)
         first = schedulers[bisect_right(milestones, 0)]
         first._start()
