@@ -37,6 +37,9 @@ GEOMETRIES = {
     "3x3 dilation odd": ((3, 16, 13, 17), (16, 16, 3, 3), (1, 1), (1, 3), (3, 2), 1),
     "3x3 wide lanes": ((1, 5, 9, 31), (49, 5, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "5x5": ((2, 16, 13, 18), (17, 16, 5, 5), (1, 1), (2, 2), (1, 1), 1),
+    "rows meet padding": ((2, 44, 9, 8), (17, 44, 3, 3), (1, 1), (4, 2), (4, 2), 1),
+    "rows beyond the image": ((2, 44, 5, 6), (16, 44, 3, 3), (1, 1), (6, 1), (6, 1), 1),
+    "rows of padding alone": ((2, 88, 5, 6), (18, 44, 3, 3), (1, 1), (8, 1), (2, 1), 2),
     "7x4": ((1, 16, 15, 11), (16, 16, 7, 4), (1, 1), (3, 1), (1, 1), 1),
     "images fill lanes": ((16, 3, 6, 5), (5, 3, 3, 2), (1, 1), (1, 0), (1, 1), 1),
     "images over lanes": ((19, 4, 9, 7), (14, 2, 3, 3), (2, 2), (1, 1), (1, 1), 2),
@@ -70,6 +73,7 @@ GEOMETRIES = {
     "1d": ((3, 4, 50), (6, 4, 5), (1,), (2,), (1,), 1),
     "1d causal": ((2, 4, 31), (4, 4, 3), (1,), (4, 0), (2,), 1),
     "1d depthwise": ((2, 7, 65), (7, 1, 4), (1,), (3, 0), (1,), 7),
+    "1d taps meet padding": ((2, 130, 20), (129, 130, 3), (1,), (8,), (8,), 1),
     "1d stride": ((2, 1, 400), (8, 1, 25), (10,), (0,), (1,), 1),
     "bands 1d": ((2, 40, 3001), (17, 40, 5), (1,), (2,), (1,), 1),
     "bands 1d stride": ((1, 33, 4000), (9, 33, 4), (3,), (1, 7), (2,), 1),
@@ -193,6 +197,7 @@ def test_every_algorithm_matches_the_reference(backend, geometry, dtype):
         "3d all",
         "5x5",
         "images over lanes",
+        "rows meet padding",
     ],
 )
 def test_threads_and_repeats_give_the_same_bits(backend, geometry):
@@ -327,6 +332,8 @@ def test_patches_are_multiplied_where_weights_are_many_or_pixels_few(backend):
     assert choice("grad_weight", (1, 32, 12, 12), (32, 32, 7, 7), 1, 3) == "im2col"
     assert choice("grad_x", (1, 96, 28, 28), (192, 96, 2, 2), 2, 0) == "direct"
     assert choice("grad_x", (1, 384, 14, 14), (768, 384, 2, 2), 2, 0) == "im2col"
+    assert choice("grad_x", (1, 256, 16, 16), (256, 256, 5, 5), 1, 2) == "im2col"
+    assert choice("grad_x", (1, 16, 16, 16), (256, 16, 5, 5), 1, 2) == "direct"
 
 
 @pytest.mark.parametrize("threads", THREADS)

@@ -31,6 +31,14 @@ const ConvAlgorithm<T>& conv_depthwise();
 template <class T>
 const ConvAlgorithm<T>& conv_im2col();
 
+// Whether im2col takes grad_x for a forward pass of grad_y with the kernel turned round. (With strides it is
+// none; where inputs outnumber outputs most of the kernel would meet zeros; a few positions do not make up
+// for turning the weights.)
+inline bool is_turned(const ConvProblem& p) {
+  return p.stride == Extent{1, 1, 1} && p.group_in() > 1 && 4 * p.in_size() <= 5 * p.out_size() &&
+         p.batch * p.in_size() >= 64;
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }

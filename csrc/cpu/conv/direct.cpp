@@ -329,17 +329,20 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   bool overlap = false;
   for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
   const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
+  // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
+  // products, and those that meet padding are left out.
+  const auto patches_serve = [&](int64_t outputs) {
+    return outputs >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55;
+  };
   const bool halves = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2 && weights < (128 << 10);
   if (!overlap && !halves && p.patch() >= 16 && p.group_out() >= 16) return false;
   switch (pass) {
     case ConvPass::forward:
-      // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
-      // products, and those that meet padding are left out.
-      if (p.group_out() >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55)
-        return false;
+      if (patches_serve(p.group_out())) return false;
       return weights <= 2 * many || p.out_size() > few;
     case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
                             // takes some positions to pay
+      if (is_turned(p) && patches_serve(p.group_in())) return false;
       return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
              (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image

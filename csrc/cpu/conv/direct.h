@@ -98,9 +98,9 @@ class TapList {
 
   // Those that some position of the box [first, last) meets inside the image; valid until the next call.
   View meeting(const Extent& first, const Extent& last) {
-    bool inner = true;
-    for (size_t a = 0; a < kSpatial; ++a) inner &= inner_.low[a] <= first[a] && last[a] <= inner_.high[a];
-    if (inner) return all();
+    bool every = true;  // tap meets some position along each axis
+    for (size_t a = 0; a < kSpatial; ++a) every &= inner_.low[a] < last[a] && first[a] < inner_.high[a];
+    if (every) return all();
     size_t count = 0;
     for (size_t r = 0; r < all_.size(); ++r) {  // without branches: which taps meet is hard to predict
       const Lattice::Range& range = lattice_.inside[r];
@@ -114,7 +114,7 @@ class TapList {
 
  private:
   const Lattice& lattice_;
-  Lattice::Range inner_;  // where every tap meets the image
+  Lattice::Range inner_;  // the largest low and the smallest high of all taps
   std::vector<Tap> all_, some_;
 };
 

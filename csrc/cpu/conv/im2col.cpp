@@ -9,12 +9,21 @@
 //
 // with K = out_channels / G, R taps, P output positions. The patch matrix would be R times the input; it
 // never exists. Forward and grad_w gather it panel by panel as the matrix engine asks for its next operand
-// (csrc/cpu/gemm/panels.h), so a panel goes from cache to registers. grad_x makes a few rows of it at a time,
-// small enough for L2.
+// (csrc/cpu/gemm/panels.h), so a panel goes from cache to registers. With stride 1 grad_x is the forward pass
+// of grad_y with the kernel turned round; else it makes a few rows of the matrix at a time, small enough for
+// L2.
+//
+// Two things that would be computed in vain are left out of a forward pass: lanes behind small planes, by
+// taking some images as one, and taps that meet nothing but padding in whole rows of outputs, by taking the
+// kernel's rows one after the other.
 //
 // Work: forward and grad_w over blocks of the engine's result (positions and channels: one image is enough to
-// keep all threads busy) or, where there are many images, over images; grad_x over images and blocks of input
-// channels, each of which owns its part of grad_x, so nothing is added up across threads.
+// keep all threads busy) or, where there are many images, over images; grad_x of strides over images and
+// blocks of input channels, each of which owns its part of grad_x, so nothing is added up across threads.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/planes.h"
 #include "cpu/gemm/panels.h"
@@ -22,20 +31,21 @@
 namespace fastdl {
 namespace {
 
-// Part of one output row: `count` positions whose first has its tap 0 at input position (d, h, w), maybe
-// outside.
+// Part of one output row of an image: `count` positions whose first has its tap 0 at input position (d, h,
+// w), maybe outside.
 struct Segment {
-  int64_t lane, count, d, h, w;
+  int64_t lane, count, image, d, h, w;
 };
 
-// Calls f(segment) for the rows that make up output positions [first, first + count).
+// Calls f(segment) for the rows that make up output positions [first, first + count), counted through all
+// images.
 template <class F>
 void for_segments(const ConvProblem& p, int64_t first, int64_t count, F&& f) {
   for (int64_t lane = 0; lane < count;) {
-    const int64_t position = first + lane, row = position / p.out[2];
-    const int64_t od = row / p.out[1], oh = row % p.out[1], ow = position % p.out[2];
+    const int64_t position = first + lane, row = position / p.out[2], depth = row / p.out[1];
+    const int64_t od = depth % p.out[0], oh = row % p.out[1], ow = position % p.out[2];
     const int64_t length = std::min(count - lane, p.out[2] - ow);
-    f(Segment{lane, length, od * p.stride[0] - p.pad[0], oh * p.stride[1] - p.pad[1],
+    f(Segment{lane, length, depth / p.out[0], od * p.stride[0] - p.pad[0], oh * p.stride[1] - p.pad[1],
               ow * p.stride[2] - p.pad[2]});
     lane += length;
   }
@@ -72,22 +82,24 @@ Span span_of(const ConvProblem& p, const Segment& s, const Row& row) {
   return {((row.channel * p.in[0] + d) * p.in[1] + h) * p.in[2] + w, begin, std::max(begin, end)};
 }
 
-// B panels of the patch matrix: lanes are positions. Tap by tap, so that where a tap meets the image is found
-// once for all channels.
+// B panels of the patch matrix: lanes are positions of one or more images. Tap by tap, so that where a tap
+// meets the image is found once for all channels.
 template <class T>
 struct PackPatches {
   const ConvProblem& p;
-  const T* x;  // the group's channels of one image
+  const T* x;      // the group's channels of the first image
+  int64_t origin;  // the position that is lane 0
 
   void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
     constexpr int lanes = tile::kNR<T>;
     Segment segments[lanes];
     int n = 0;
-    for_segments(p, first, count, [&](const Segment& s) { segments[n++] = s; });
+    for_segments(p, origin + first, count, [&](const Segment& s) { segments[n++] = s; });
     Row row(p, k0);
     for (int64_t i = 0; i < std::min(p.taps(), kc); ++i, row.next(p))
       for (int j = 0; j < n; ++j) {
-        const Span span = span_of(p, segments[j], row);
+        Span span = span_of(p, segments[j], row);
+        span.source += segments[j].image * p.in_channels * p.in_size();
         T* to = panel + i * lanes + segments[j].lane;
         const auto copy = p.stride[2] == 1   ? &PackPatches::copy_vectors<1>
                           : p.stride[2] == 2 ? &PackPatches::copy_vectors<2>
@@ -165,34 +177,154 @@ struct PackGrad {
   }
 };
 
+// A panels of the weights of a pass: lane i, step (channel c, tap t) is data[i * row + c * depth + t * tap].
 template <class T>
-void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  const int64_t m = p.group_out(), k = p.patch(), positions = p.out_size();
-  const int64_t packed = tile::packed_a_size<T>(m, k);
-  memory::Buffer<T> weights(size_t(packed * p.groups));
-  for (int64_t g = 0; g < p.groups; ++g)
-    tile::pack_a<T>(weights + g * packed, m, k, tile::PackA<T>{matrix(w + g * m * k, k)});
+struct PackWeights {
+  const T* data;
+  int64_t row, depth, tap, taps;
 
-  auto image = [&](int64_t index) {
-    const int64_t n = index / p.groups, g = index % p.groups;
-    const PackPatches<T> patches{p, x + (n * p.in_channels + g * p.group_in()) * p.in_size()};
+  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    constexpr int lanes = tile::kMR<T>;
+    const T* from = data + first * row;
+    if (tap == 1 && depth == taps) return tile::pack_panel<T, lanes>(panel, from + k0, row, 1, count, kc);
+    int64_t c = k0 / taps, t = k0 % taps;
+    for (int64_t k = 0; k < kc; ++k, panel += lanes) {
+      const T* step = from + c * depth + t * tap;
+      for (int i = 0; i < count; ++i) panel[i] = step[i * row];
+      if (++t == taps) t = 0, ++c;
+    }
+  }
+};
+
+// Rows of a kernel (along its first axis), and the run of output positions some of whose rows of inputs they
+// meet.
+struct Slice {
+  ConvProblem problem;
+  int64_t row, first, count;
+};
+
+// The kernel as a whole, or, where that saves much, row by row, those with most outputs first.
+template <class T>
+std::vector<Slice> slices_of(const ConvProblem& p) {
+  constexpr int w = simd::kWidth<T>;
+  size_t axis = 0;
+  while (axis + 1 < kSpatial && p.kernel[axis] == 1 && p.out[axis] == 1) ++axis;
+  const int64_t positions = p.out_size(), rows = p.kernel[axis];
+  int64_t step = 1, met = 0;  // positions per output along the axis; vectors
+  for (size_t a = axis + 1; a < kSpatial; ++a) step *= p.out[a];
+  std::vector<Slice> slices;
+  for (int64_t r = 0; r < rows; ++r) {
+    Slice slice{p, r, 0, 0};
+    const int64_t start = r * p.dilation[axis] - p.pad[axis], stride = p.stride[axis];
+    const int64_t low = start < 0 ? std::min(p.out[axis], ceil_div(-start, stride)) : 0;
+    const int64_t high =
+        start < p.in[axis] ? std::min(p.out[axis], (p.in[axis] - 1 - start) / stride + 1) : 0;
+    if (low >= high) continue;
+    slice.problem.kernel[axis] = 1;
+    slice.problem.pad[axis] = -start;
+    slice.first = low * step;
+    slice.count = (high - low) * step;
+    met += ceil_div(slice.count, w);
+    slices.push_back(slice);
+  }
+  // Each row of the kernel reads and writes the result once more.
+  if (rows == 1 || p.patch() / rows < 128 || double(met) > 0.93 * double(rows * ceil_div(positions, w)))
+    return {{p, 0, 0, positions}};
+  std::stable_sort(slices.begin(), slices.end(),
+                   [](const Slice& a, const Slice& b) { return a.count > b.count; });
+  return slices;
+}
+
+constexpr int64_t kTogetherBytes = 1 << 20;  // of the result of images that are taken as one
+
+template <class T>
+int64_t images_together(const ConvProblem& p) {
+  constexpr int w = simd::kWidth<T>;
+  const int64_t positions = p.out_size(), whole = ceil_div(positions, w) * w;
+  if (positions >= 4 * w && 20 * whole <= 21 * positions) return 1;
+  const int64_t most =
+      std::max<int64_t>(1, kTogetherBytes / (p.group_out() * positions * int64_t(sizeof(T))));
+  return ceil_div(p.batch, ceil_div(p.batch, most));
+}
+
+// The forward pass of p with any weights; those of a group lie group_size after those of the one before.
+template <class T>
+void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& weights, int64_t group_size,
+               const T* bias) {
+  const int64_t m = p.group_out(), positions = p.out_size();
+  const std::vector<Slice> slices = slices_of<T>(p);
+  const bool whole = slices.size() == 1 && slices[0].count == positions;
+  const int64_t packed_size = tile::packed_a_size<T>(m, p.patch());
+  memory::Buffer<T> packed(size_t(packed_size * p.groups));
+  for (int64_t g = 0; g < p.groups; ++g) {
+    T* to = packed + g * packed_size;
+    for (const Slice& slice : slices) {
+      PackWeights<T> part = weights;
+      part.data += g * group_size + slice.row * slice.problem.taps() * weights.tap;
+      part.taps = slice.problem.taps();
+      tile::pack_a<T>(to, m, slice.problem.patch(), part);
+      to += tile::packed_a_size<T>(m, slice.problem.patch());
+    }
+  }
+
+  const int64_t together = whole ? images_together<T>(p) : 1;
+  const auto work = [&](int64_t index) {
+    const int64_t n = index / p.groups * together, g = index % p.groups;
+    const int64_t images = std::min(together, p.batch - n), lanes = images * positions;
+    memory::Buffer<T> joint(images > 1 ? size_t(m * lanes) : 0);
+    T* const result = y + (n * p.out_channels + g * m) * positions;
+    T* const sums = images > 1 ? joint.get() : result;
     GemmEpilogue<T> epilogue;
     if (bias) epilogue.bias_row = bias + g * m;
-    tile::gemm_panels<T>(m, positions, k, tile::Packed<T>{weights + g * packed}, patches, T(1), T(0),
-                         y + (n * p.out_channels + g * m) * positions, positions, epilogue);
+    bool begun = slices.empty() || slices[0].count < positions;
+    if (begun)
+      for (int64_t k = 0; k < m; ++k) std::fill_n(sums + k * lanes, lanes, bias ? bias[g * m + k] : T(0));
+    const T* a = packed + g * packed_size;
+    for (const Slice& slice : slices) {
+      const int64_t k = slice.problem.patch();
+      const PackPatches<T> patches{slice.problem, x + (n * p.in_channels + g * p.group_in()) * p.in_size(),
+                                   slice.first};
+      tile::gemm_panels<T>(m, whole ? lanes : slice.count, k, tile::Packed<T>{a}, patches, T(1),
+                           T(begun ? 1 : 0), sums + slice.first, lanes, begun ? GemmEpilogue<T>{} : epilogue);
+      begun = true;
+      a += tile::packed_a_size<T>(m, k);
+    }
+    if (images > 1)
+      parallel_for(images * m, std::max<int64_t>(1, 16384 / positions), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          copy_row(result + (i / m * p.out_channels + i % m) * positions,
+                   sums + i % m * lanes + i / m * positions, positions);
+      });
   };
-  const int64_t images = p.batch * p.groups;
-  if (images >= 2 * num_threads())
-    parallel_for(images, std::max<int64_t>(1, int64_t(1e6 * double(images) / p.macs())),
+  const int64_t count = ceil_div(p.batch, together) * p.groups;
+  if (count >= 2 * num_threads())
+    parallel_for(count, std::max<int64_t>(1, int64_t(1e6 * double(count) / p.macs())),
                  [&](int64_t begin, int64_t end) {
-                   for (int64_t i = begin; i < end; ++i) image(i);
+                   for (int64_t i = begin; i < end; ++i) work(i);
                  });
   else
-    for (int64_t i = 0; i < images; ++i) image(i);
+    for (int64_t i = 0; i < count; ++i) work(i);
+}
+
+template <class T>
+void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  correlate<T>(p, y, x, {w, p.patch(), p.taps(), 1, p.taps()}, p.group_out() * p.patch(), bias);
+}
+
+// With stride 1: a correlation of grad_y with the kernel turned round.
+template <class T>
+void grad_x_turned(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  ConvProblem q = p;
+  std::swap(q.in_channels, q.out_channels);
+  std::swap(q.in, q.out);
+  for (size_t a = 0; a < kSpatial; ++a) q.pad[a] = p.dilation[a] * (p.kernel[a] - 1) - p.pad[a];
+  correlate<T>(q, gx, gy, {w + p.taps() - 1, p.taps(), p.patch(), -1, p.taps()}, p.group_out() * p.patch(),
+               bias);
 }
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
+  if (is_turned(p)) return grad_x_turned(p, gx, gy, w, bias);
   constexpr int64_t scratch = 64 << 10;  // elements of the patch matrix that exist at once
   const int64_t m = p.group_out(), taps = p.taps(), k = p.patch(), positions = p.out_size(),
                 size = p.in_size();

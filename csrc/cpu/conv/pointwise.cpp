@@ -66,7 +66,13 @@ const char* refusal(const ConvProblem& p) {
   if (p.pad != Extent{0, 0, 0} || p.in != p.out) return "it needs an input without padding";
   return nullptr;
 }
-bool worthwhile(const ConvProblem& p, ConvPass) {
+bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  // Small planes leave lanes empty and read all weights again for each; im2col takes some images as one. (Its
+  // copy of the patches wants long sums and many outputs.)
+  const int64_t size = p.in_size(), whole = ceil_div(size, simd::kWidth<float>) * simd::kWidth<float>;
+  if (pass == ConvPass::forward && p.batch > 1 && p.group_in() >= 512 && p.group_out() >= 128 &&
+      10 * whole > 11 * size)
+    return false;
   return p.group_in() > 1;
 }
 
