@@ -288,8 +288,8 @@ def _install(change: int) -> None:
 
 def _apply(cls: type[Op], *inputs: Any, **options: Any) -> Any:
     settings = mode.autocast
-    first = None if settings is None else next((t for t in inputs if t is not None), None)
-    if first is not None:
+    first = next((t for t in inputs if t is not None), None)
+    if settings is not None and first is not None:
         device = first.device.type
         setting = settings.get(device)
         cast = None if setting is None else _CASTS[device].get(cls)
