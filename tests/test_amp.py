@@ -231,9 +231,6 @@ AUTOCAST: dict[str, Any] = {
     "conv_transpose2d": lambda L, F, h, f: F.conv_transpose2d(f(1, 2, 5, 5), f(2, 3, 3, 3)),
     "prelu": lambda L, F, h, f: F.prelu(f(2, 4), f(4)),
     "attention": lambda L, F, h, f: F.scaled_dot_product_attention(*[f(1, 2, 3, 4)] * 3),
-    "lstm": lambda L, F, h, f: L.nn.LSTM(4, 3)(f(2, 4))[0],
-    "gru": lambda L, F, h, f: L.nn.GRU(4, 3)(f(2, 4))[0],
-    "gru_cell": lambda L, F, h, f: L.nn.GRUCell(4, 3)(f(2, 4)),
     "multi_head": lambda L, F, h, f: L.nn.MultiheadAttention(4, 2)(*[f(3, 2, 4)] * 3)[0],
     "softmax": lambda L, F, h, f: F.softmax(h(2, 4), 1),
     "log_softmax": lambda L, F, h, f: F.log_softmax(h(2, 4), 1),
@@ -303,8 +300,6 @@ AUTOCAST: dict[str, Any] = {
     "cosine_embedding": lambda L, F, h, f: F.cosine_embedding_loss(h(2, 4), h(2, 4), L.tensor([1, -1])),
     "cosine_similarity": lambda L, F, h, f: F.cosine_similarity(h(2, 4), h(2, 4)),
     "gaussian_nll": lambda L, F, h, f: F.gaussian_nll_loss(h(2, 4), h(2, 4), h(2, 4)),
-    "inverse": lambda L, F, h, f: L.linalg.inv(L.eye(3).to(h(1).dtype)),
-    "cholesky": lambda L, F, h, f: L.linalg.cholesky(L.eye(3).to(h(1).dtype)),
 }
 
 

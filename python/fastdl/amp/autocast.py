@@ -30,7 +30,6 @@ from fastdl.ops import (
     einsum,
     linear,
     margin_loss,
-    matrix,
     norm,
     order,
     pointwise_loss,
@@ -136,12 +135,6 @@ CPU_WIDE: tuple[type[Op], ...] = (
     ctc_loss.CtcLoss,
     reduce.Prod,
     unpool.MaxUnpool,
-    matrix.Inverse,
-    matrix.Solve,
-    matrix.Cholesky,
-    matrix.SymmetricEigen,
-    matrix.SingularValues,
-    matrix.Orthogonal,
 )
 """Operations computed in float32 on the CPU: what has no kernel in half precision in PyTorch, and losses."""
 
