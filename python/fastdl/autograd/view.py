@@ -33,6 +33,7 @@ class View(Op):
     """An operation whose output shares its input's memory: `view(array, **options)` is all of its forward."""
 
     aliases_grad = True
+    release = Op.stay
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
@@ -72,6 +73,7 @@ class MultiView(Op):
     """An operation with several outputs that share its input's memory."""
 
     aliases_grad = True
+    release = Op.stay
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
@@ -160,6 +162,8 @@ def _edge(t: Tensor) -> Any:
 
 class Cast(Op):
     """Another dtype."""
+
+    release = Op.stay
 
     def forward(self, x: Any, dtype: Any) -> Any:
         self.dtype = x.dtype
