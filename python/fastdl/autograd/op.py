@@ -243,8 +243,8 @@ class Op:
         self.__dict__ = {"order": self.order, "edges": None}
 
     def stay(self) -> None:
-        """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go through
-        what they made before it (slices and conversions of the data)."""
+        """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
+        through what they made before it (slices and conversions of the data)."""
 
 
 class Link(Op):

@@ -133,13 +133,8 @@ def grid_sample(
 def _at(flat: Tensor, index: Any) -> Tensor:
     """(N, C, P) at the places (N, *out) gives (N, C, *out)."""
     n, c = flat.shape[:2]
-    rows = Tensor._wrap(
-        pooled_copy(
-            np.broadcast_to(
-                index.reshape(n, 1, math.prod(index.shape[1:])), (n, c, math.prod(index.shape[1:]))
-            )
-        )
-    )
+    size = math.prod(index.shape[1:])
+    rows = Tensor._wrap(pooled_copy(np.broadcast_to(index.reshape(n, 1, size), (n, c, size))))
     return reshape(gather(flat, 2, rows), (n, c, *index.shape[1:]))
 
 
