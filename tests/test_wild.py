@@ -274,3 +274,56 @@ def test_vmap_takes_an_axis_for_each_result():
 def test_the_graph_s_nodes_have_names():
     x = fastdl.ones(2, requires_grad=True)
     assert (x * 2).grad_fn.name() == "MulBackward"
+
+
+def test_what_was_made_before_the_loop_is_walked_through_in_every_step():
+    data = fastdl.tensor(np.ones((3, 2)), requires_grad=True)  # float64, so that .float() is a node
+    x, t = (data[:, i : i + 1].float() for i in range(2))
+    whole = fastdl.cat([x.reshape(3, 1), t.clone()], 1).unsqueeze(0)
+    w = fastdl.tensor([2.0], requires_grad=True)
+    for step in range(1, 3):
+        (slope,) = fastdl.autograd.grad((whole * w).sum(), x, create_graph=True)
+        (slope.sum() + (x * w).sum()).backward()
+        assert (w.grad.item(), data.grad[0].tolist()) == (6.0 * step, [2.0 * step, 0.0])
+    kept = (w * w).reshape(1)
+    kept.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        kept.sum().backward()
+
+
+def test_programs_names_and_types():
+    """``outer`` promotes; keywords and names that repositories use."""
+    angles = fastdl.outer(fastdl.arange(3), fastdl.tensor([0.5, 1.0], requires_grad=True))
+    assert (angles.dtype, angles[2].tolist()) == (fastdl.float32, [1.0, 2.0])
+    assert [tuple(p.shape) for p in fastdl.ones(3, 2).split(split_size=[1, 2], dim=0)] == [(1, 2), (2, 2)]
+    assert fastdl.zeros_like(angles[0], memory_format=fastdl.legacy_contiguous_format).tolist() == [0.0, 0.0]
+    found = nn.Linear(1, 2)._named_members(lambda module: module._parameters.items())
+    assert [name for name, _ in found] == ["weight", "bias"]
+    for module, name in (("fastdl.nn.common_types", "_size_2_t"), ("fastdl.types", "Device")):
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_an_optimizer_around_another_needs_no_init():
+    class Lookahead(fastdl.optim.Optimizer):
+        def __init__(self, base):
+            self.base, self.param_groups, self.state = base, base.param_groups, {}
+
+        def step(self, closure=None):
+            self.state[self.param_groups[0]["params"][0]]["seen"] = True
+            return self.base.step(closure)
+
+    p = fastdl.ones(1, requires_grad=True)
+    p.grad = fastdl.ones(1)
+    outer = Lookahead(fastdl.optim.SGD([p], 0.5))
+    outer.step()
+    outer.zero_grad()
+    assert (p.item(), outer.state[p]["seen"], p.grad) == (0.5, True, None)
+
+
+def test_sampling_has_no_gradient_at_the_border_and_takes_empty_batches():
+    image = fastdl.arange(4.0).reshape(1, 1, 1, 4)
+    grid = fastdl.tensor([[[[-1.0, 0.0], [0.5, 0.0], [1.0, 0.0]]]], requires_grad=True)
+    F.grid_sample(image, grid, padding_mode="border", align_corners=True).sum().backward()
+    assert grid.grad[0, 0, :, 0].tolist() == [0.0, 1.5, 0.0]
+    empty = F.grid_sample(fastdl.ones(0, 2, 3, 3), fastdl.ones(0, 4, 5, 2), align_corners=False)
+    assert empty.shape == (0, 2, 4, 5)

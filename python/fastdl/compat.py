@@ -16,6 +16,7 @@ __all__ = [
     "contiguous_format",
     "get_float32_matmul_precision",
     "get_num_interop_threads",
+    "legacy_contiguous_format",
     "memory_format",
     "preserve_format",
     "set_default_tensor_type",
@@ -38,6 +39,7 @@ class memory_format:
 
 
 contiguous_format, preserve_format = memory_format("contiguous_format"), memory_format("preserve_format")
+legacy_contiguous_format = contiguous_format
 channels_last, channels_last_3d = memory_format("channels_last"), memory_format("channels_last_3d")
 strided = memory_format("strided")
 

@@ -69,7 +69,7 @@ _METHODS: dict[Any, str] = {
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
         transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to adjoint""",
-    parts: """narrow diagonal unbind split split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
+    parts: """narrow diagonal unbind split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
         unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half bfloat16 long short char byte",
@@ -100,6 +100,7 @@ _METHODS: dict[Any, str] = {
 
 _RENAMED: dict[str, Callable[..., Any]] = {
     "select": parts.select_dim,
+    "split": parts.split_method,
     "float": cast.float_,
     "int": cast.int_,
     "bool": cast.to_bool,

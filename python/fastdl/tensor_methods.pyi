@@ -314,7 +314,7 @@ class TensorMethods:
     slogdet = _matrices.slogdet
     softmax = _softmax.softmax_method
     sort = _order.sort
-    split = _parts.split
+    split = _parts.split_method
     split_with_sizes = _parts.split_with_sizes
     sqrt = _elementwise.sqrt
     square = _elementwise.square

@@ -253,11 +253,16 @@ class Op:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""
         self.__dict__ = {"order": self.order, "edges": None}
 
+    def stay(self) -> None:
+        """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
+        through what they made before it (slices and conversions of the data)."""
+
 
 class Link(Op):
     """The identity, on the same memory: a new node in front of a tensor's own."""
 
     aliases_grad = True
+    release = Op.stay
 
     def forward(self, x: Any) -> Any:
         return x

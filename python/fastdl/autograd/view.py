@@ -39,6 +39,7 @@ class View(Op):
     needs = (True,)
     shape: tuple[int, ...]
     options: dict[str, Any]
+    release = Op.stay
 
     @staticmethod
     def of(x: Any, *_: Any, **options: Any) -> Any:
@@ -85,6 +86,7 @@ class MultiView(Op):
     """An operation with several outputs that share its input's memory."""
 
     aliases_grad = True
+    release = Op.stay
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
@@ -195,6 +197,8 @@ def _edge(t: Tensor) -> Any:
 
 class Cast(Op):
     """Another dtype."""
+
+    release = Op.stay
 
     def forward(self, x: Any, dtype: Any) -> Any:
         self.dtype = x.dtype

@@ -13,6 +13,7 @@ from fastdl.dtypes import bool_
 from fastdl.errors import ArgumentError
 from fastdl.ops.arithmetic import add, div, mul, remainder, sub
 from fastdl.ops.arrays import full
+from fastdl.ops.compare import gt, logical_and, lt
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
@@ -140,7 +141,7 @@ def _at(flat: Tensor, index: Any) -> Tensor:
 def _padded(x: Tensor, extent: int, padding: str, align_corners: bool) -> Tensor:
     """Places moved into the image, except for zeros."""
     if padding == "border":
-        return clamp(x, 0, extent - 1)
+        return _clipped(x, extent - 1)
     if padding == "zeros":
         return x
     low, span = (0.0, extent - 1.0) if align_corners else (-0.5, float(extent))
@@ -150,7 +151,12 @@ def _padded(x: Tensor, extent: int, padding: str, align_corners: bool) -> Tensor
     turns = floor(div(offset.detach(), span))
     rest = sub(offset, mul(turns, span))
     back = remainder(turns, 2) == 1
-    return clamp(add(where(back, sub(span, rest), rest), low), 0, extent - 1)
+    return _clipped(add(where(back, sub(span, rest), rest), low), extent - 1)
+
+
+def _clipped(x: Tensor, high: int) -> Tensor:
+    """Limited to [0, high]; unlike ``clamp`` without a gradient at the limits themselves, as in PyTorch."""
+    return where(logical_and(gt(x, 0), lt(x, high)), x, clamp(x.detach(), 0, high))
 
 
 def _taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:

@@ -24,6 +24,7 @@ from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.einsum import contract, einsum
+from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
 
 # Activations that linear fuses, and of these the ones whose derivative follows from their output: a layer
@@ -342,6 +343,8 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """``input[i] * vec2[j]`` for vectors. See ``torch.outer``."""
     _check_dims("outer", 1, input=input, vec2=vec2)
     a, b = input._data, vec2._data
+    if a.dtype != b.dtype and mode.autocast is None:  # the only product with type promotion
+        return mul(unsqueeze(input, 1), vec2)
     if not _same_float("outer", a, b):
         return _integer_product(a[:, None] * b, a.dtype)
     return Outer.apply(input, vec2)  # type: ignore[no-any-return]

@@ -200,6 +200,11 @@ def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Ten
 split_with_sizes = split
 
 
+def split_method(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """:func:`split` under its argument's name as a method. See ``torch.Tensor.split``."""
+    return split(self, split_size, dim)
+
+
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most ``chunks`` parts along ``dim`` of equal size (the last may be smaller), as views; see ``torch.chunk``."""
     shape = input._data.shape

@@ -40,6 +40,7 @@ def _tensors(op: str, tensors: Any) -> list[Tensor]:
 
 class Cat(Op):
     aliases_grad = True  # parts of the gradient
+    release = Op.stay
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim
@@ -117,6 +118,7 @@ def _common_dtype(parts: list[Tensor]) -> Any:
 
 class Stack(Op):
     aliases_grad = True
+    release = Op.stay
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
         self.dim = dim

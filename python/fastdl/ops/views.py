@@ -85,6 +85,7 @@ class Clone(Op):
     """A C-order copy."""
 
     aliases_grad = True
+    release = Op.stay
 
     def forward(self, x: Any) -> Any:
         return pooled_copy(x)

@@ -104,7 +104,7 @@ class Optimizer:
 
     @state.setter
     def state(self, value: dict[Any, dict[str, Any]]) -> None:
-        self._cache.clear()
+        self._cache = {}  # also for wrappers of optimizers that never call __init__
         self._state = defaultdict(dict, value)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -321,7 +321,11 @@ class Module(State):
             yield module
 
     def _named_members(
-        self, names_of: Callable[[Module], Any], prefix: str, recurse: bool, remove_duplicate: bool
+        self,
+        names_of: Callable[[Module], Any],
+        prefix: str = "",
+        recurse: bool = True,
+        remove_duplicate: bool = True,
     ) -> Iterator[tuple[str, Any]]:
         memo: set[int] = set()
         modules = (
@@ -330,8 +334,8 @@ class Module(State):
             else [(prefix, self)]
         )
         for path, module in modules:
-            for name in names_of(module):
-                value = module.__dict__[name]
+            for entry in names_of(module):  # names; programs may give pairs, as PyTorch's
+                name, value = entry if entry.__class__ is tuple else (entry, module.__dict__[entry])
                 if value is None or id(value) in memo:
                     continue
                 if remove_duplicate:
