@@ -161,12 +161,10 @@ class Weights3x3 {
   Weights3x3(const As3x3& form, const ConvProblem& p, const T* w)
       : buffer_(size_t(p.out_channels * p.group_in() * form.taps())) {
     const int64_t pairs = p.out_channels * p.group_in();
-    parallel_for(pairs, grain(form.taps()), [&](int64_t begin, int64_t end) {
-      std::fill_n(buffer_ + begin * form.taps(), (end - begin) * form.taps(), T(0));
-      for (int64_t i = begin; i < end; ++i)
-        form.each_tap(
-            [&](int64_t to, int64_t from) { buffer_[i * form.taps() + to] = w[i * p.taps() + from]; });
-    });
+    std::fill_n(buffer_.get(), pairs * form.taps(), T(0));
+    for (int64_t i = 0; i < pairs; ++i)
+      form.each_tap(
+          [&](int64_t to, int64_t from) { buffer_[i * form.taps() + to] = w[i * p.taps() + from]; });
   }
   operator const T*() const { return buffer_.get(); }
 
@@ -257,12 +255,10 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
     memory::Buffer<T> in(size_t(q.batch * q.in_channels * q.in_size()));
     gather_input<T>(form, p, q, images, in, x + n * p.in_channels * p.in_size());
     conv_winograd<T>().grad_w(q, sum, grad, in);
-    parallel_for(pairs, grain(taps), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        form.each_tap([&](int64_t from, int64_t to) {
-          gw[i * p.taps() + to] = (n == 0 ? T(0) : gw[i * p.taps() + to]) + sum[i * taps + from];
-        });
-    });
+    for (int64_t i = 0; i < pairs; ++i)
+      form.each_tap([&](int64_t from, int64_t to) {
+        gw[i * p.taps() + to] = (n == 0 ? T(0) : gw[i * p.taps() + to]) + sum[i * taps + from];
+      });
   }
 }
 
