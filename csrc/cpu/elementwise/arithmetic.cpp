@@ -127,9 +127,9 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
     case Binary::pow:
       return map<T>(loop, kGrainSlow, [](V x, V y) { return power<T>(x, y); });
     case Binary::maximum:  // simd::max returns y when x is NaN or y is: left to do is a NaN x
-      return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : max(x, y); });
+      return map<T>(loop, kGrain, [](V x, V y) { return nan_of(x, max(x, y)); });
     case Binary::minimum:
-      return map<T>(loop, kGrain, [](V x, V y) { return x != x ? x : min(x, y); });
+      return map<T>(loop, kGrain, [](V x, V y) { return nan_of(x, min(x, y)); });
     case Binary::atan2:
       return map<T>(loop, kGrainSlow, [](V x, V y) { return angle<T>(x, y); });
     case Binary::hypot:

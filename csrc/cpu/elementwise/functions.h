@@ -1,9 +1,9 @@
 // Elementary functions beyond simd/math.h, on Vec<T>.
 //
-// Single precision is computed in double, but for sin, cos and 2^x: a shorter polynomial and no care for
-// cancellation give results within 0.51 units in the last place, at about the price of a careful
-// single-precision routine. Double precision has its own vector code where it is common (log, sin, cos, the
-// angles) and otherwise goes lane by lane through the C library.
+// Single precision is computed in double, but for sin, cos, 2^x and the angles (2.3 units in the last place):
+// a shorter polynomial and no care for cancellation give results within 0.51 units in the last place, at
+// about the price of a careful single-precision routine. Double precision has its own vector code where it is
+// common (log, sin, cos, the angles) and otherwise goes lane by lane through the C library.
 #pragma once
 
 #include <cmath>
@@ -84,14 +84,9 @@ template <class... C>
 template <bool terms_for_float>
 [[gnu::always_inline]] inline Vec<double> log_parts(Vec<double> x, Vec<double>& k) {
   using V = Vec<double>;
-  using I = Vec<int64_t>;
-  using U = Vec<uint64_t>;  // negative numbers and NaN wrap around
-  const U bits = (U)x;
-  const I shifted = (I)(bits - 0x3fe6a09e667f3bcdULL);  // bits of sqrt(1/2)
-  const I exponent = shifted >> 52;
-  const V m = (V)(bits - ((U)exponent << 52));
-  k = to_float<double>(exponent);
-  const V f = m - 1.0, s = f / (f + 2.0), z = s * s;
+  const auto parts = detail::split<double>((Vec<int64_t>)x);
+  k = parts.e;
+  const V f = parts.m - 1.0, s = f / (f + 2.0), z = s * s;
   V series;
   if constexpr (terms_for_float)
     series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11);
@@ -111,11 +106,26 @@ template <bool terms_for_float>
   return x != x ? x : y;
 }
 template <bool terms_for_float>
-[[gnu::always_inline]] inline Vec<double> log_of_double(Vec<double> x) {
+[[gnu::always_inline]] inline Vec<double> log_of_normal(Vec<double> x) {
   constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
   Vec<double> k;
   const Vec<double> m = log_parts<terms_for_float>(x, k);
-  return log_special(x, k * ln2_hi + (m + k * ln2_lo));
+  return k * ln2_hi + (m + k * ln2_lo);
+}
+template <bool terms_for_float>
+[[gnu::always_inline]] inline Vec<double> log_of_double(Vec<double> x) {
+  return log_special(x, log_of_normal<terms_for_float>(x));
+}
+
+// exp(x) to 1e-9, between what is 0 and what is infinite as a float.
+[[gnu::always_inline]] inline Vec<double> exp_for_float(Vec<double> x) {
+  constexpr double rounder = detail::kRounder<double> + double(detail::kExponentBias<double>);
+  x = clamp<double>(x, -110, 100);
+  const Vec<double> shifted = 1.4426950408889634074 * x + broadcast<double>(rounder);
+  const Vec<double> r = x - (shifted - rounder) * 0.69314718055994530942;
+  const Vec<double> y = horner(r, 1.0, 1.0, 0.5000000013, 0.1666666668, 0.04166646499, 0.008333310933,
+                               0.001393364269, 0.0001989098271);
+  return y * (Vec<double>)((Vec<int64_t>)shifted << detail::kMantissaBits<double>);
 }
 
 // sin (quadrant_shift = 0) and cos (1): x = n pi/2 + r, |r| <= pi/4, Taylor polynomials of sin r and cos r,
@@ -247,6 +257,19 @@ template <class T>
   y = inverted ? 1.5707963267948966 - y : y;
   return copysign<double>(y, x);
 }
+// The same in single precision: one reduction, to [0, 1].
+[[gnu::always_inline]] inline Vec<float> atan(Vec<float> x) {
+  using V = Vec<float>;
+  const V a = abs<float>(x);
+  const auto inverted = a > 1.0f;
+  const V c = (inverted ? broadcast<float>(1) : a) / (inverted ? a : broadcast<float>(1)), z = c * c;
+  const V y = c + c * z *
+                      detail::polynomial<float>(z, -0.002386997316, 0.01350777143, -0.03587153898,
+                                                0.06250169445, -0.0865688043, 0.1103376412, -0.1427856875,
+                                                0.1999973933, -0.3333333173);
+  return copysign<float>(inverted ? 1.57079637f - y : y, x);
+}
+
 // asin(x) = atan(x / sqrt(1 - x^2)); the product keeps 1 - x from cancelling.
 [[gnu::always_inline]] inline Vec<double> asin(Vec<double> x) {
   return atan(x / square_root<double>((1.0 - x) * (1.0 + x)));
@@ -255,13 +278,31 @@ template <class T>
   return 2.0 * atan(square_root<double>((1.0 - x) / (1.0 + x)));
 }
 
-// f in double, for T = float as well.
-template <class T, class F>
-[[gnu::always_inline]] inline Vec<T> with_double(F f, Vec<T> x) {
-  if constexpr (sizeof(T) == 4)
-    return in_double(f, x);
-  else
-    return f(x);
+// In single precision asin(x) = x + x^3 P(x^2) up to 1/2, and beyond asin(x) = pi/2 - 2 asin(s),
+// acos(x) = 2 asin(s) with s = sqrt((1 - x) / 2).
+struct ArcOfSingle {
+  Vec<int32_t> large;
+  Vec<float> arc;  // asin of |x|, or of s
+};
+[[gnu::always_inline]] inline ArcOfSingle arc_of_single(Vec<float> x) {
+  using V = Vec<float>;
+  const V a = abs<float>(x);
+  const Vec<int32_t> large = a > 0.5f;
+  const V z = large ? 0.5f - 0.5f * a : a * a, s = large ? square_root<float>(z) : a;
+  return {large, s + s * z *
+                         detail::polynomial<float>(z, 0.03369084721, 0.01714923836, 0.03110066274,
+                                                   0.04459940153, 0.07500094543, 0.1666666634)};
+}
+[[gnu::always_inline]] inline Vec<float> asin(Vec<float> x) {
+  const auto [large, arc] = arc_of_single(x);
+  return copysign<float>(large ? 1.57079637f - (arc + arc) : arc, x);
+}
+[[gnu::always_inline]] inline Vec<float> acos(Vec<float> x) {
+  constexpr float rest = -4.37113883e-08f;  // of pi/2
+  const auto [large, arc] = arc_of_single(x);
+  const Vec<float> twice = arc + arc;
+  const Vec<float> far = x < 0.0f ? 3.14159274f - (twice - 2 * rest) : twice;
+  return large ? far : 1.57079637f - (copysign<float>(arc, x) - rest);
 }
 
 // The angle of (x, y); lanes with zeros, infinities or NaN go through the C library.
@@ -270,15 +311,9 @@ template <class T>
   constexpr T most = std::numeric_limits<T>::max();
   const auto plain = (abs<T>(x) <= most) & (abs<T>(y) <= most) & (x != T(0)) & (y != T(0));
   if (any(~plain)) return per_lane_call<T>([](T b, T a) { return std::atan2(b, a); }, y, x);
-  const auto turn = [](Vec<double> b, Vec<double> a) {
-    const Vec<double> t = atan(b / a);
-    const Vec<double> turned = t + copysign<double>(broadcast<double>(3.1415926535897931), b);
-    return a < 0.0 ? turned : t;
-  };
-  if constexpr (sizeof(T) == 4)
-    return in_double(turn, y, x);
-  else
-    return turn(y, x);
+  const Vec<T> t = atan(y / x);
+  const Vec<T> turned = t + copysign<T>(broadcast<T>(T(3.1415926535897931)), y);
+  return x < T(0) ? turned : t;
 }
 
 #if defined(__AVX2__)
@@ -343,7 +378,7 @@ template <class T>
           [](Vec<double> a, Vec<double> b) {
             using V = Vec<double>;
             constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
-            const V size = exp<double>(b * log_of_double<true>(abs<double>(a)));
+            const V size = exp_for_float(b * log_of_normal<true>(abs<double>(a)));
             const V half = 0.5 * b, top = (half + broadcast<double>(rounder)) - rounder;
             const auto large = abs<double>(b) >= 16777216.0;  // 2^24: even, and as a float no fraction
             const V whole = (b + broadcast<double>(rounder)) - rounder;

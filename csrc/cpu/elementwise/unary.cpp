@@ -89,11 +89,11 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
     case Unary::tan:
       return slow([](V x) { return tangent<T>(x); });
     case Unary::asin:
-      return slow([](V x) { return with_double<T>([](D v) { return simd::asin(v); }, x); });
+      return slow([](V x) { return simd::asin(x); });
     case Unary::acos:
-      return slow([](V x) { return with_double<T>([](D v) { return simd::acos(v); }, x); });
+      return slow([](V x) { return simd::acos(x); });
     case Unary::atan:
-      return slow([](V x) { return with_double<T>([](D v) { return simd::atan(v); }, x); });
+      return slow([](V x) { return simd::atan(x); });
     case Unary::sinh:  // the series where e^x - e^-x would cancel
       return slow([](V x) {
         return by_double<T>(x, std::sinh, [](D v) {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/gemm/pack.h"
 #include "cpu/layout/copy_bytes.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/map.h"
@@ -68,12 +69,28 @@ void copy_tile(char* to, const char* from, int64_t rows, int64_t columns, int64_
                int64_t from_row, int64_t from_column) {
   if (rows == kTile && columns == kTile && to_row == int64_t(sizeof(T)) &&
       from_column == int64_t(sizeof(T))) {
-    T block[kTile][kTile];
-    for (int64_t r = 0; r < kTile; ++r) std::memcpy(block[r], from + r * from_row, sizeof(block[r]));
-    for (int64_t c = 0; c < kTile; ++c) {
-      T line[kTile];
-      for (int64_t r = 0; r < kTile; ++r) line[r] = block[r][c];
-      std::memcpy(to + c * to_column, line, sizeof(line));
+    if constexpr (sizeof(T) >= 4) {
+      using F = std::conditional_t<sizeof(T) == 4, float, double>;  // as bits
+      constexpr int w = simd::kWidth<F>;
+      for (int64_t r = 0; r < kTile; r += w)
+        for (int64_t c = 0; c < kTile; c += w) {
+          simd::Vec<F> x[w];
+#pragma GCC unroll 16
+          for (int i = 0; i < w; ++i)
+            std::memcpy(&x[i], from + (r + i) * from_row + c * int64_t(sizeof(T)), sizeof x[i]);
+          tile::transpose<F>(x);
+#pragma GCC unroll 16
+          for (int i = 0; i < w; ++i)
+            std::memcpy(to + (c + i) * to_column + r * int64_t(sizeof(T)), &x[i], sizeof x[i]);
+        }
+    } else {
+      T block[kTile][kTile];
+      for (int64_t r = 0; r < kTile; ++r) std::memcpy(block[r], from + r * from_row, sizeof(block[r]));
+      for (int64_t c = 0; c < kTile; ++c) {
+        T line[kTile];
+        for (int64_t r = 0; r < kTile; ++r) line[r] = block[r][c];
+        std::memcpy(to + c * to_column, line, sizeof(line));
+      }
     }
     return;
   }

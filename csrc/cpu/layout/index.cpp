@@ -35,9 +35,10 @@ void select_elements(char* y, const char* x, const int64_t* index, const IndexPr
 }
 
 bool all_inside(const int64_t* index, int64_t count, int64_t extent) {
-  uint64_t largest = 0;  // of a negative index: huge
-  for (int64_t j = 0; j < count; ++j) largest = std::max(largest, uint64_t(index[j]));
-  return largest < uint64_t(extent);
+  uint64_t signs = 0;  // of the index and of what is left to the last element
+  for (int64_t j = 0; j < count; ++j)
+    signs |= uint64_t(index[j]) | (uint64_t(extent - 1) - uint64_t(index[j]));
+  return int64_t(signs) >= 0;
 }
 
 constexpr int64_t kIndexBlock = 1024;  // checked, then used while they are in the first-level cache

@@ -44,7 +44,7 @@ struct Max {
   template <class V>
   [[gnu::always_inline]] static V join(V a, V b) {
     if constexpr (sizeof(V) == kBytes)
-      return a != a ? a : max(a, b);  // simd::max gives b if either is NaN
+      return nan_of(a, max(a, b));  // simd::max gives b if either is NaN
     else
       return a != a || a > b ? a : b;
   }
@@ -54,7 +54,7 @@ struct Min {
   template <class V>
   [[gnu::always_inline]] static V join(V a, V b) {
     if constexpr (sizeof(V) == kBytes)
-      return a != a ? a : min(a, b);
+      return nan_of(a, min(a, b));
     else
       return a != a || a < b ? a : b;
   }

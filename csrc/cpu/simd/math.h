@@ -154,20 +154,37 @@ template <class T>
   return min(broadcast<T>(high), max(broadcast<T>(low), x));
 }
 
+// exp(x) for x <= 88 (709 in double) only: 2^n is always a number, which spares the upper bound and, below
+// AVX-512, half of the scaling.
 template <class T>
-[[gnu::always_inline]] inline Vec<T> exp(Vec<T> x) {
+inline constexpr T kExpBound = detail::kSingle<T> ? T(88) : T(709);
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp_bounded(Vec<T> x) {
+  const auto e = detail::reduce_exp<T>(max(broadcast<T>(-kExpBound<T>), x));
+  return e.exp_r() * e.power();
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp_of_any(Vec<T> x) {
   // Beyond these bounds the product below is infinite, or zero after rounding.
   x = clamp<T>(x, detail::kSingle<T> ? T(-104) : T(-746), detail::kSingle<T> ? T(89) : T(710));
   const auto e = detail::reduce_exp<T>(x);
   return detail::scale_by_power<T>(e.exp_r(), e.n, e.shifted);
 }
-
-// exp(x) for x <= 88 (709 in double) only: 2^n is always a number, which spares the upper bound and, below
-// AVX-512, half of the scaling.
+#if !defined(__AVX512F__)
 template <class T>
-[[gnu::always_inline]] inline Vec<T> exp_bounded(Vec<T> x) {
-  const auto e = detail::reduce_exp<T>(max(broadcast<T>(detail::kSingle<T> ? T(-88) : T(-709)), x));
-  return e.exp_r() * e.power();
+[[gnu::noinline]] Vec<T> exp_of_large(Vec<T> x) {
+  return exp_of_any<T>(x);
+}
+#endif
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp(Vec<T> x) {
+#if defined(__AVX512F__)  // the scaling is one instruction
+  return exp_of_any<T>(x);
+#else
+  if (__builtin_expect(any(x > kExpBound<T>), 0)) return exp_of_large<T>(x);
+  return exp_bounded<T>(x);
+#endif
 }
 
 // 1 / d for 1 <= d <= 2^127, within an ulp.
@@ -217,8 +234,9 @@ template <class T>
   return power * e.expm1_r() + (power - T(1));
 }
 
+// Zeros, denormals, negative numbers and what is not finite: out of line, as they are rare.
 template <class T>
-[[gnu::always_inline]] inline Vec<T> log(Vec<T> x) {
+[[gnu::noinline]] Vec<T> log_of_any(Vec<T> x) {
   constexpr int shift = detail::kMantissaBits<T>;
   constexpr Int<T> min_normal = Int<T>(1) << shift;
   constexpr Int<T> infinity = (2 * detail::kExponentBias<T> + 1) << shift;
@@ -238,6 +256,18 @@ template <class T>
   y = (ix & std::numeric_limits<Int<T>>::max()) == 0 ? broadcast<T>(-detail::kInfinity<T>) : y;
   y = ix >= infinity ? x : y;
   return x != x ? x : y;
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> log(Vec<T> x) {
+  using Unsigned = std::make_unsigned_t<Int<T>>;
+  constexpr int shift = detail::kMantissaBits<T>;
+  // From the bits of the smallest normal number to those of infinity, moved to where integers begin.
+  constexpr Unsigned min_normal = Unsigned(1) << shift, sign = Unsigned(1) << (8 * sizeof(T) - 1);
+  constexpr auto end = Int<T>((Unsigned(2 * detail::kExponentBias<T> + 1) << shift) - min_normal + sign);
+  const auto moved = (VecInt<T>)((VecUnsigned<T>)x - (min_normal - sign));
+  if (__builtin_expect(any(moved >= end), 0)) return log_of_any<T>(x);
+  const auto parts = detail::split<T>((VecInt<T>)x);
+  return detail::log_of_parts<T>(parts.e, parts.m - T(1));
 }
 
 // log(1 + x) for x in [0, 1] only, as softplus and its kin need it: without the reduction of log1p, and in

@@ -293,6 +293,16 @@ template <class Mask>
 #endif
 }
 
+// y, but NaN where x is: below AVX-512 a mask is a vector, and choosing by it takes three instructions.
+template <class V>
+[[gnu::always_inline]] inline V nan_of(V x, V y) {
+#if defined(__AVX512F__)
+  return x != x ? x : y;
+#else
+  return (V)((x != x) | (decltype(x != x))y);
+#endif
+}
+
 template <class T>
 [[gnu::always_inline]] inline Vec<Int<T>> to_int(Vec<T> v) {
   return __builtin_convertvector(v, Vec<Int<T>>);
