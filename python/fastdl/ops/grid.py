@@ -156,7 +156,7 @@ def _padded(x: Tensor, extent: int, padding: str, align_corners: bool) -> Tensor
 
 def _clipped(x: Tensor, high: int) -> Tensor:
     """Limited to [0, high]; unlike ``clamp`` without a gradient at the limits themselves, as in PyTorch."""
-    return where(logical_and(gt(x, 0), lt(x, high)), x, clamp(x.detach(), 0, high))
+    return where(logical_and(gt(x, 0), lt(x, high)), x, clamp(x.detach(), 0, high))  # type: ignore[no-any-return]
 
 
 def _taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:
