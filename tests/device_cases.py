@@ -399,7 +399,7 @@ CASES |= {
         ints(d, 5, 4).scatter_add(0, ints(d, 2, 4), ints(d, 2, 4)),
         on(d, 5, 4).index_put((ints(d, 3),), on(d, 3, 4), accumulate=True),
     ),
-    "triangular systems": lambda d: (
+    "linalg of triangles": lambda d: (
         fastdl.linalg.solve_triangular(on(d, 3, 3), on(d, 3, 2), upper=True, unitriangular=True),
         fastdl.linalg.householder_product(on(d, 4, 2), on(d, 2)),
         fastdl.linalg.vander(on(d, 3)),

@@ -280,6 +280,7 @@ template <class T>
 
 // In single precision asin(x) = x + x^3 P(x^2) up to 1/2, and beyond asin(x) = pi/2 - 2 asin(s),
 // acos(x) = 2 asin(s) with s = sqrt((1 - x) / 2).
+inline constexpr float kRestOfHalfPi = -4.37113883e-08f;  // what the float 1.57079637 has too much
 struct ArcOfSingle {
   Vec<int32_t> large;
   Vec<float> arc;  // asin of |x|, or of s
@@ -295,14 +296,13 @@ struct ArcOfSingle {
 }
 [[gnu::always_inline]] inline Vec<float> asin(Vec<float> x) {
   const auto [large, arc] = arc_of_single(x);
-  return copysign<float>(large ? 1.57079637f - (arc + arc) : arc, x);
+  return copysign<float>(large ? 1.57079637f - (arc + arc - kRestOfHalfPi) : arc, x);
 }
 [[gnu::always_inline]] inline Vec<float> acos(Vec<float> x) {
-  constexpr float rest = -4.37113883e-08f;  // of pi/2
   const auto [large, arc] = arc_of_single(x);
   const Vec<float> twice = arc + arc;
-  const Vec<float> far = x < 0.0f ? 3.14159274f - (twice - 2 * rest) : twice;
-  return large ? far : 1.57079637f - (copysign<float>(arc, x) - rest);
+  const Vec<float> far = x < 0.0f ? 3.14159274f - (twice - 2 * kRestOfHalfPi) : twice;
+  return large ? far : 1.57079637f - (copysign<float>(arc, x) - kRestOfHalfPi);
 }
 
 // The angle of (x, y); lanes with zeros, infinities or NaN go through the C library.
