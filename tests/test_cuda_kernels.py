@@ -74,7 +74,8 @@ def against_reference(cuda: Any, name: str, *arguments: Any, factor: float = 1.0
     return got
 
 
-SPECIAL = """lgamma digamma trigamma erfc erfcx erfinv ndtr log_ndtr ndtri i0 i0e i1 i1e""".split()
+SPECIAL = """lgamma digamma trigamma erfc erfcx erfinv ndtr log_ndtr ndtri i0 i0e i1 i1e logit entr
+    sinc""".split()
 
 
 # Calls of every family: small shapes that reach lanes, blocks, long rows, columns, packs and single elements.

@@ -359,7 +359,9 @@ LONG_TAIL: dict[str, Callable[[], Any]] = {
         name: lambda f=name: getattr(fastdl if hasattr(fastdl, f) else fastdl.special, f)(
             on("cuda", 5, low=0.1, high=0.9)
         )
-        for name in "lgamma digamma erfc erfcx erfinv ndtr log_ndtr ndtri i0 i0e i1 i1e exp2 nansum nanmean".split()
+        for name in (
+            "lgamma digamma erfc erfcx erfinv ndtr log_ndtr ndtri i0 i0e i1 i1e logit entr sinc exp2 nansum nanmean"
+        ).split()
     },
     **{
         name: lambda f=name: getattr(fastdl, f)(on("cuda", 3, 5), 1)

@@ -1,6 +1,6 @@
 // Special functions: one read, one write, and between them some 50 to 200 instructions an element, as much
 // time as its bytes take on the way. So a thread has one access of 4 or 8 bytes instead of several packs,
-// which keeps the code of 25 functions in four types short. Where CUDA has a function it is that one (a few
+// which keeps the code of 31 functions in four types short. Where CUDA has a function it is that one (a few
 // units in the last place); the others are below. A gradient computes its slope in the same pass.
 #include "cuda/special.h"
 
@@ -92,6 +92,18 @@ __device__ __forceinline__ C log_ndtr(C x) {
   return std::log1p(-normal_below(-x));
 }
 
+// log(x / (1 - x)); around 1/2, where the quotient's rounding would cover the result, by 2 x - 1, which is
+// exact.
+template <class C>
+__device__ __forceinline__ C logit(C x) {
+  return std::fabs(x - C(0.5)) < C(0.25) ? std::log1p((2 * x - 1) / (1 - x)) : std::log(x / (1 - x));
+}
+
+template <class C>
+__device__ __forceinline__ C sinc(C x) {
+  return x == 0 ? C(1) : sin_pi(x) / (C(kPi) * x);
+}
+
 template <class T>
 struct SpecialOf {
   static constexpr int kPack = sizeof(T) == 2 ? 2 : 1;
@@ -128,6 +140,12 @@ struct SpecialOf {
         return bessel_i1(x);
       case Special::i1e:
         return scaled_bessel<1>(x);
+      case Special::logit:
+        return logit(x);
+      case Special::entr:
+        return x < 0 ? -infinity<C>() : x == 0 ? C(0) : -x * std::log(x);
+      case Special::sinc:
+        return sinc(x);
     }
     return x;
   }
@@ -177,6 +195,12 @@ struct SpecialGradientOf {
         const C y = scaled_bessel<1>(x);
         return g * (scaled_bessel<0>(x) - sign(x) * y - over(y, x));
       }
+      case SpecialGradient::logit:
+        return g / (x * (1 - x));
+      case SpecialGradient::entr:
+        return g * (-1 - std::log(x));
+      case SpecialGradient::sinc:
+        return x == 0 ? C(0) : g * ((cos_pi(x) - sinc(x)) / x);
     }
     return g;
   }

@@ -8,10 +8,12 @@ namespace fastdl::cuda {
 // clang-format off
 // y = f(x)
 #define FASTDL_CUDA_SPECIAL(X) \
-  X(lgamma) X(digamma) X(trigamma) X(erfc) X(erfcx) X(erfinv) X(ndtr) X(log_ndtr) X(ndtri) X(i0) X(i0e) X(i1) X(i1e)
+  X(lgamma) X(digamma) X(trigamma) X(erfc) X(erfcx) X(erfinv) X(ndtr) X(log_ndtr) X(ndtri) X(i0) X(i0e) X(i1) X(i1e) \
+  X(logit) X(entr) X(sinc)
 // grad_x = grad_y f'(x); trigamma's derivative is not among the functions.
 #define FASTDL_CUDA_SPECIAL_GRADIENT(X) \
-  X(lgamma) X(digamma) X(erfc) X(erfcx) X(erfinv) X(ndtr) X(log_ndtr) X(ndtri) X(i0) X(i0e) X(i1) X(i1e)
+  X(lgamma) X(digamma) X(erfc) X(erfcx) X(erfinv) X(ndtr) X(log_ndtr) X(ndtri) X(i0) X(i0e) X(i1) X(i1e) \
+  X(logit) X(entr) X(sinc)
 // clang-format on
 
 #define FASTDL_CUDA_ENUMERATOR(name) name,

@@ -26,7 +26,7 @@ from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _exp2, cos, log, log1p, reciprocal, sin
+from fastdl.ops.unary import _exp2, cos, log, log1p, reciprocal
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
@@ -44,14 +44,7 @@ def exp2(input: Tensor) -> Tensor:
 
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0. See ``torch.sinc``."""
-    if not on_device(input._data):
-        return special("sinc", input, _sinc_slope)
-    x = floating(input)
-    if x.dtype.itemsize == 2:  # the product's rounding would move the zeros of the sine
-        return sinc(x.to(float32)).to(x.dtype)
-    angle = mul(x, math.pi)
-    zero = eq(angle, 0)
-    return where(zero, 1.0, div(sin(angle), where(zero, 1.0, angle)))  # type: ignore[no-any-return]
+    return special("sinc", input, _sinc_slope)
 
 
 def _sinc_slope(x: Tensor) -> Tensor:
@@ -66,8 +59,6 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     x = floating(input)
     if eps is not None:
         x = clamp(x, eps, 1 - eps)
-    if on_device(x._data):
-        return sub(log(x), log1p(mul(x, -1.0)))
     return special("logit", x, lambda x: reciprocal(mul(x, sub(1.0, x))))
 
 

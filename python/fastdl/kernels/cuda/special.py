@@ -10,6 +10,7 @@ from fastdl.kernels.cuda.elementwise import _prepare, _result
 
 __all__ = [
     "digamma_forward",
+    "entr_forward",
     "erfc_forward",
     "erfcx_forward",
     "erfinv_forward",
@@ -19,8 +20,10 @@ __all__ = [
     "i1e_forward",
     "lgamma_forward",
     "log_ndtr_forward",
+    "logit_forward",
     "ndtr_forward",
     "ndtri_forward",
+    "sinc_forward",
     "special_backward",
     "trigamma_forward",
 ]
@@ -51,6 +54,9 @@ i0_forward = _named("i0")
 i0e_forward = _named("i0e")
 i1_forward = _named("i1")
 i1e_forward = _named("i1e")
+logit_forward = _named("logit")
+entr_forward = _named("entr")
+sinc_forward = _named("sinc")
 
 
 def special_backward(op: str, grad_y: Array, x: Array) -> Array:
