@@ -128,10 +128,10 @@ def _backend() -> types.ModuleType:
     module.clamp_arrays, module.zero_arrays = clamp_arrays, zero_arrays  # type: ignore[attr-defined]
 
     def special_backward(op: str, grad_y: ndarray, x: ndarray) -> ndarray:
-        leaf = fastdl.Tensor(x._host).requires_grad_()
+        leaf = fastdl.from_numpy(x._host).requires_grad_()
         with fastdl.enable_grad():
             getattr(fastdl if hasattr(fastdl, op) else fastdl.special, op)(leaf).backward(
-                fastdl.Tensor(grad_y._host)
+                fastdl.from_numpy(grad_y._host)
             )
         return ndarray._of(leaf.grad._data)
 

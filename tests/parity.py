@@ -85,20 +85,20 @@ def check_gradient(
     """
     rng = np.random.default_rng(seed)
     needs = range(len(arrays)) if needs is None else needs
-    tensors = [fastdl.Tensor(np.array(a)) for a in arrays]
+    tensors = [fastdl.from_numpy(np.array(a)) for a in arrays]
     for i in needs:
         assert arrays[i].dtype == np.float64, "gradients are checked in float64"
         tensors[i].requires_grad = True
     output = function(*tensors)
     weights = rng.standard_normal(output.shape)
-    output.backward(fastdl.Tensor(weights))
+    output.backward(fastdl.from_numpy(weights))
 
     directions = {i: rng.standard_normal(arrays[i].shape) for i in needs}
 
     def along(t: float) -> float:
         with fastdl.no_grad():
             moved = [
-                fastdl.Tensor(np.asarray(a + t * directions[i] if i in directions else a))
+                fastdl.from_numpy(np.asarray(a + t * directions[i] if i in directions else a))
                 for i, a in enumerate(arrays)
             ]
             return float(np.sum(function(*moved).numpy() * weights))

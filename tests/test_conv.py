@@ -17,7 +17,7 @@ from test_conv_kernels import FACTORS, check
 
 
 def tensor(array, requires_grad=False):
-    t = fastdl.Tensor(array)
+    t = fastdl.from_numpy(array)
     t.requires_grad = requires_grad
     return t
 
@@ -62,7 +62,7 @@ def test_against_torch(name, x_shape, w_shape, options, dtype):
     y, t = getattr(F, name)(*ours, **options), getattr(torch.nn.functional, name)(*theirs, **options)
     assert_close(y, t.detach().numpy(), w[0].size, FACTORS["winograd"])
     g = rng.standard_normal(y.shape).astype(dtype)
-    y.backward(fastdl.Tensor(g))
+    y.backward(fastdl.from_numpy(g))
     t.backward(torch.tensor(g))
     for a, e in zip(ours, theirs, strict=True):
         assert_close(a.grad, e.grad.numpy(), max(w.size, g.size), FACTORS["winograd"])
@@ -230,7 +230,7 @@ def test_in_place_change_of_a_saved_input_is_found():
     y = F.conv2d(x, w)
     x._version_cell()[0] += 1
     with pytest.raises(RuntimeError, match="changed in place"):
-        y.backward(fastdl.Tensor(np.ones(y.shape)))
+        y.backward(fastdl.from_numpy(np.ones(y.shape)))
 
 
 # ------------------------------------------------------------------------------------------------- layers
@@ -261,7 +261,7 @@ def test_layers_are_torch_s(name, arguments, options, shape):
     a, b = tensor(x, True), torch.tensor(x, requires_grad=True)
     y, t = ours(a), theirs(b)
     assert_close(y, t.detach().numpy(), 100)
-    y.backward(fastdl.Tensor(np.ones(y.shape, np.float32)))
+    y.backward(fastdl.from_numpy(np.ones(y.shape, np.float32)))
     t.backward(torch.ones_like(t))
     assert_close(a.grad, b.grad.numpy(), 100)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):

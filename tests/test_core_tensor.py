@@ -222,9 +222,14 @@ def test_arrays_come_from_the_pool():
 
 
 def test_class_call():
-    a = np.ones((2, 2))
-    assert fastdl.Tensor(a).dtype == fastdl.float64
-    assert fastdl.Tensor(a).numpy().base is a or fastdl.Tensor(a).numpy() is a
+    for dtype in (np.float64, np.float32, np.int64, bool):
+        a = np.ones((2, 2), dtype)
+        x = fastdl.Tensor(a)
+        a[:] = 0
+        assert x.dtype == fastdl.float32
+        assert x.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert fastdl.LongTensor([2**24 + 1]).tolist() == [2**24 + 1]  # not by way of float32
+    assert fastdl.ones(1, dtype=fastdl.int64).new([2**24 + 1]).tolist() == [2**24 + 1]
     assert fastdl.Tensor([1, 2]).dtype == fastdl.float32
     assert fastdl.Tensor(2, 3).shape == (2, 3)
     assert fastdl.Tensor().shape == (0,)

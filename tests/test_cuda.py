@@ -184,7 +184,7 @@ def test_a_number_in_a_cpu_tensor_works_with_tensors_on_a_gpu(gpu: Any) -> None:
 
 def test_sharing_memory_with_other_libraries(gpu: Any) -> None:
     array = gpu.asarray(np.arange(4, dtype=np.float32))
-    for shared in (fastdl.from_dlpack(array), fastdl.as_tensor(array), fastdl.Tensor(array)):
+    for shared in (fastdl.from_dlpack(array), fastdl.as_tensor(array)):
         assert shared.is_cuda
         assert shared.data_ptr() == array.data.ptr
     array[0] = 7.0

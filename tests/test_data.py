@@ -229,7 +229,7 @@ def test_batches_in_order(workers, kind):
 
 @kinds
 def test_tensor_dataset_batches(workers, kind):
-    x, y = fastdl.Tensor(np.random.default_rng(0).standard_normal((11, 3))), fastdl.arange(11)
+    x, y = fastdl.from_numpy(np.random.default_rng(0).standard_normal((11, 3))), fastdl.arange(11)
     for dataset in (TensorDataset(x, y), data.Subset(TensorDataset(x, y), list(range(10, -1, -1)))):
         for shuffle in (False, True):
             loader = DataLoader(dataset, batch_size=4, shuffle=shuffle, num_workers=workers, worker_kind=kind)
@@ -247,8 +247,8 @@ def test_tensor_dataset_batches(workers, kind):
 
 
 def test_rows_are_what_collating_gives():
-    x = fastdl.Tensor(np.arange(24, dtype=np.float32).reshape(4, 2, 3)[:, ::-1])
-    d = TensorDataset(x, fastdl.Tensor(np.array([True, False, True, False])))
+    x = fastdl.from_numpy(np.arange(24, dtype=np.float32).reshape(4, 2, 3)[:, ::-1])
+    d = TensorDataset(x, fastdl.from_numpy(np.array([True, False, True, False])))
     for indices in ([0, -1, 2], [3], []):
         fast = next(iter(DataLoader(d, batch_sampler=[indices])))
         assert [t.dtype for t in fast] == [np.float32, np.bool_]
@@ -478,7 +478,7 @@ def test_kernels_work_in_forked_workers():
 
 
 def test_large_batches_travel_whole():
-    big = TensorDataset(fastdl.Tensor(np.arange(1 << 20, dtype=np.float32).reshape(4, -1)))
+    big = TensorDataset(fastdl.from_numpy(np.arange(1 << 20, dtype=np.float32).reshape(4, -1)))
     got = list(DataLoader(big, batch_size=2, num_workers=2))
     np.testing.assert_array_equal(got[1][0].numpy(), big.tensors[0].numpy()[2:])
 

@@ -10,7 +10,6 @@ import pytest
 
 import fastdl
 from fastdl.ops import elementwise as E
-from fastdl.tensor import Tensor
 from parity import assert_close, check_gradient
 from test_elementwise_kernels import UNARY, domain, numbers
 
@@ -19,7 +18,7 @@ from test_elementwise_kernels import UNARY, domain, numbers
 
 def compare_with_torch(torch, name, ours, theirs, arrays, differentiable=True):
     """Result, dtype, shape and gradients of ours(*tensors) and theirs(*tensors), or that both refuse."""
-    mine, peers = [Tensor(a.copy()) for a in arrays], [torch.from_numpy(a.copy()) for a in arrays]
+    mine, peers = [fastdl.from_numpy(a.copy()) for a in arrays], [torch.from_numpy(a.copy()) for a in arrays]
     for a, b in zip(mine, peers, strict=True):
         if a.dtype.kind == "f" and differentiable:
             a.requires_grad = b.requires_grad = True
@@ -38,7 +37,7 @@ def compare_with_torch(torch, name, ours, theirs, arrays, differentiable=True):
     if not want.requires_grad:
         return
     grad = numbers(got.shape, expected.dtype, 9)
-    got.backward(Tensor(grad))
+    got.backward(fastdl.from_numpy(grad))
     want.backward(torch.from_numpy(grad))
     for a, b in zip(mine, peers, strict=True):
         if b.grad is not None:
@@ -206,7 +205,7 @@ def test_ternary_gradients():
     check_gradient(lambda *t: E.addcmul(*t, value=0.7), x, y, z)
     check_gradient(lambda *t: E.addcdiv(*t, value=0.7), x, y, z)
     check_gradient(E.lerp, x, y, z)
-    condition = Tensor(x > 0)
+    condition = fastdl.from_numpy(x > 0)
     check_gradient(lambda a, b: E.where(condition, a, b), x, y)
     check_gradient(lambda a: E.where(condition, a, 2.0), x)
     check_gradient(lambda b: E.where(condition, 2.0, b), y)
@@ -218,54 +217,54 @@ def test_reference_backend_gives_the_same():
     results = []
     for backend in ("cpu", "reference"):
         with fastdl.use_backend(backend):
-            a, b = Tensor(x), Tensor(y)
+            a, b = fastdl.from_numpy(x), fastdl.from_numpy(y)
             a.requires_grad = b.requires_grad = True
             z = E.div(E.exp(E.mul(a, 0.1)), E.add(b, a))
-            z.backward(Tensor(np.ones(z.shape, np.float32)))
+            z.backward(fastdl.from_numpy(np.ones(z.shape, np.float32)))
             results.append((z.detach().numpy(), a.grad.numpy(), b.grad.numpy()))
     for mine, plain in zip(*results, strict=True):
         assert_close(mine, plain, reduction=4)
 
 
 def test_one_tensor_on_both_sides():
-    x = Tensor(np.array([1.0, -2.0, 3.0]))
+    x = fastdl.from_numpy(np.array([1.0, -2.0, 3.0]))
     x.requires_grad = True
-    E.mul(x, x).backward(Tensor(np.ones(3)))
+    E.mul(x, x).backward(fastdl.from_numpy(np.ones(3)))
     np.testing.assert_array_equal(x.grad.numpy(), [2.0, -4.0, 6.0])
-    y = Tensor(np.array([1.0, -2.0]))
+    y = fastdl.from_numpy(np.array([1.0, -2.0]))
     y.requires_grad = True
-    E.sub(y, y).backward(Tensor(np.ones(2)))
+    E.sub(y, y).backward(fastdl.from_numpy(np.ones(2)))
     np.testing.assert_array_equal(y.grad.numpy(), [0.0, 0.0])
 
 
 def test_only_what_is_needed_is_kept():
     """x * 2 keeps nothing, so changing x afterwards is allowed; x * y keeps the other factor."""
-    x, y = Tensor(np.ones(3)), Tensor(np.full(3, 2.0))
+    x, y = fastdl.from_numpy(np.ones(3)), fastdl.from_numpy(np.full(3, 2.0))
     x.requires_grad = True
     z = E.mul(x, 2.0)
     x._bump_version()
-    z.backward(Tensor(np.ones(3)))
+    z.backward(fastdl.from_numpy(np.ones(3)))
     np.testing.assert_array_equal(x.grad.numpy(), [2.0] * 3)
     z = E.mul(x, y)
     y._data[0] = 5
     y._bump_version()
     with pytest.raises(RuntimeError, match="changed in place"):
-        z.backward(Tensor(np.ones(3)))
+        z.backward(fastdl.from_numpy(np.ones(3)))
 
 
 # --------------------------------------------------------------------------------------------------- messages
 
 
 def test_messages():
-    x = Tensor(np.ones((3, 4), np.float32))
+    x = fastdl.from_numpy(np.ones((3, 4), np.float32))
     with pytest.raises(
         ValueError, match=r"add: shapes \(3, 4\) and \(3,\) do not broadcast: axis -1 has 4 and 3"
     ):
-        E.add(x, Tensor(np.ones(3, np.float32)))
+        E.add(x, fastdl.from_numpy(np.ones(3, np.float32)))
     with pytest.raises(
         ValueError, match=r"mul: shapes \(3, 4\) and \(2, 1\) do not broadcast: axis -2 has 3 and 2"
     ):
-        E.mul(x, Tensor(np.ones((2, 1), np.int64)))
+        E.mul(x, fastdl.from_numpy(np.ones((2, 1), np.int64)))
     with pytest.raises(TypeError, match="add: other must be a Tensor or a number, got list"):
         E.add(x, [1, 2])
     with pytest.raises(TypeError, match="mul: input must be a Tensor, got int"):
@@ -279,25 +278,25 @@ def test_messages():
     with pytest.raises(RuntimeError, match="where: condition must be a bool tensor, got float32"):
         E.where(x, x, x)
     with pytest.raises(RuntimeError, match="sub: bool tensors cannot be subtracted"):
-        E.sub(Tensor(np.ones(2, bool)), Tensor(np.ones(2, bool)))
+        E.sub(fastdl.from_numpy(np.ones(2, bool)), fastdl.from_numpy(np.ones(2, bool)))
     with pytest.raises(RuntimeError, match="floor_divide: division by zero"):
-        E.floor_divide(Tensor(np.array([1, 2])), 0)
+        E.floor_divide(fastdl.from_numpy(np.array([1, 2])), 0)
     with pytest.raises(RuntimeError, match="pow: integers to negative integer powers"):
-        E.pow(Tensor(np.array([1, 2])), -1)
+        E.pow(fastdl.from_numpy(np.array([1, 2])), -1)
     with pytest.raises(RuntimeError, match="for integer tensors alpha must be an integer"):
-        E.add(Tensor(np.array([1])), Tensor(np.array([1])), alpha=0.5)
+        E.add(fastdl.from_numpy(np.array([1])), fastdl.from_numpy(np.array([1])), alpha=0.5)
     with pytest.raises(RuntimeError, match="bitwise_and: defined for integer and bool tensors, got float32"):
         E.bitwise_and(x, x)
     with pytest.raises(TypeError, match="exp: input must be a Tensor, got float"):
         E.exp(1.0)
     with pytest.raises(RuntimeError, match="add: the result has dtype float32 and cannot be stored in place"):
-        E.add(Tensor(np.array([1])), 0.5, out=Tensor(np.array([1])))
+        E.add(fastdl.from_numpy(np.array([1])), 0.5, out=fastdl.from_numpy(np.array([1])))
     with pytest.raises(ValueError, match=r"add: the result has shape \(3, 4\), but out has shape \(4,\)"):
-        E.add(x, 1.0, out=Tensor(np.ones(4, np.float32)))
+        E.add(x, 1.0, out=fastdl.from_numpy(np.ones(4, np.float32)))
 
 
 def test_out():
-    x, out = Tensor(np.arange(3.0)), Tensor(np.zeros(3))
+    x, out = fastdl.from_numpy(np.arange(3.0)), fastdl.from_numpy(np.zeros(3))
     version = out._version_cell()[0]
     assert E.add(x, 1.0, out=out) is out
     np.testing.assert_array_equal(out.numpy(), [1.0, 2.0, 3.0])
@@ -324,30 +323,30 @@ def test_out():
 )
 def test_out_of_three_operands(function):
     rng = np.random.default_rng(3)
-    x, y = (Tensor(rng.standard_normal((3, 4))) for _ in range(2))
+    x, y = (fastdl.from_numpy(rng.standard_normal((3, 4))) for _ in range(2))
     want = function(x, y, None).numpy()
-    for out in (Tensor(np.zeros((3, 4))), fastdl.empty(0, dtype=fastdl.float64)):
+    for out in (fastdl.from_numpy(np.zeros((3, 4))), fastdl.empty(0, dtype=fastdl.float64)):
         version = out._version_cell()[0]
         assert function(x, y, out) is out
         np.testing.assert_array_equal(out.numpy(), want)
         assert out._version_cell()[0] > version
     with pytest.raises(ValueError, match="but out has shape"):
-        function(x, y, Tensor(np.zeros(5)))
+        function(x, y, fastdl.from_numpy(np.zeros(5)))
     assert function(x, y, x) is x  # the result over an operand
     np.testing.assert_array_equal(x.numpy(), want)
     with pytest.raises(RuntimeError, match="out=: cannot be differentiated"):
-        function(x.clone().requires_grad_(), y, Tensor(np.zeros((3, 4))))
+        function(x.clone().requires_grad_(), y, fastdl.from_numpy(np.zeros((3, 4))))
 
 
 def test_in_place_division_reads_before_it_writes():
     x = np.array([7, -7, 8, -8, 0, -1])
     y = np.array([2, 2, -3, 3, 5, -1])
     for mode in ("trunc", "floor", None):
-        got = Tensor(x.copy() if mode else x.astype(np.float64))
-        want = E.div(got, Tensor(y), rounding_mode=mode).numpy()
-        got.div_(Tensor(y), rounding_mode=mode)
+        got = fastdl.from_numpy(x.copy() if mode else x.astype(np.float64))
+        want = E.div(got, fastdl.from_numpy(y), rounding_mode=mode).numpy()
+        got.div_(fastdl.from_numpy(y), rounding_mode=mode)
         np.testing.assert_array_equal(got.numpy(), want)
-    z = Tensor(np.array([1.26, -2.34]))
+    z = fastdl.from_numpy(np.array([1.26, -2.34]))
     np.testing.assert_allclose(z.round_(decimals=1).numpy(), [1.3, -2.3], rtol=1e-12)
 
 
@@ -355,7 +354,7 @@ def test_in_place_division_reads_before_it_writes():
     "name", ["fmax", "fmin", "logaddexp", "logaddexp2", "heaviside", "gcd", "lcm", "nextafter", "isclose"]
 )
 def test_two_tensors_are_asked_for(name):
-    x = Tensor(np.array([1, 2]) if name in ("gcd", "lcm") else np.ones(2))
+    x = fastdl.from_numpy(np.array([1, 2]) if name in ("gcd", "lcm") else np.ones(2))
     function = getattr(fastdl, name)
     function(x, x)
     with pytest.raises(TypeError, match="must be a Tensor, got int"):
@@ -367,4 +366,4 @@ def test_two_tensors_are_asked_for(name):
         fastdl.nn.functional.gelu([1.0])
     for tolerance in ({"rtol": -1.0}, {"atol": -1.0}):
         with pytest.raises(RuntimeError, match="must not be negative"):
-            fastdl.isclose(Tensor(np.ones(2)), Tensor(np.ones(2)), **tolerance)
+            fastdl.isclose(fastdl.from_numpy(np.ones(2)), fastdl.from_numpy(np.ones(2)), **tolerance)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import elementwise as E
-from fastdl.tensor import Tensor
 from parity import THREADS, assert_close, backends, load
 
 BINARY = [
@@ -444,10 +444,10 @@ def test_any_broadcast(shape, ones, cut_x, cut_y):
     y_shape = [1 if flags[1] else n for n, flags in zip(shape, ones, strict=False)][min(cut_y, len(shape)) :]
     x, y = numbers(x_shape, np.float32), numbers(y_shape, np.float32, 1)
     np.testing.assert_array_equal(kernels.cpu.sub_forward(x, y), np.asarray(x - y))
-    a, b = Tensor(x), Tensor(y)
+    a, b = fastdl.from_numpy(x), fastdl.from_numpy(y)
     a.requires_grad = b.requires_grad = True
     z = E.mul(a, b)
-    z.backward(Tensor(np.ones(z.shape, np.float32)))
+    z.backward(fastdl.from_numpy(np.ones(z.shape, np.float32)))
     for tensor, other in ((a, y), (b, x)):
         full = np.broadcast_to(other, z.shape)
         lead = full.ndim - tensor.ndim

@@ -13,7 +13,7 @@ from fastdl.nn import init
 
 
 def empty(*shape, dtype=np.float32):
-    return fastdl.Tensor(np.full(shape, np.nan, dtype))
+    return fastdl.from_numpy(np.full(shape, np.nan, dtype))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -146,7 +146,7 @@ def test_empty_tensors():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: init.uniform_(fastdl.Tensor(np.zeros(2, int))), TypeError, "floating point"),
+        (lambda: init.uniform_(fastdl.from_numpy(np.zeros(2, int))), TypeError, "floating point"),
         (lambda: init.uniform_(empty(2), 2, 1), RuntimeError, "from=2 > to=1"),
         (lambda: init.normal_(empty(2), 0, -1), RuntimeError, "std >= 0"),
         (lambda: init.xavier_normal_(empty(2)), ValueError, "fewer than 2 dimensions"),

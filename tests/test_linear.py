@@ -20,7 +20,7 @@ def normal(*shape):
 
 
 def tensor(array, dtype=None):
-    return fastdl.Tensor(np.array(array, dtype))
+    return fastdl.from_numpy(np.array(array, dtype))
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

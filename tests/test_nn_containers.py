@@ -121,7 +121,7 @@ def test_linear_and_activation_run_as_one():
         finally:
             container.linear = original
 
-    x = fastdl.Tensor(np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32))
+    x = fastdl.from_numpy(np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32))
     for activation in (nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh")):
         net = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3))
         y = run(net, x)
@@ -242,6 +242,10 @@ def test_parameter_dict():
     pd["b"] = nn.Parameter(fastdl.zeros(3))
     pd.update({"c": fastdl.ones(1)})
     assert list(pd) == ["a", "b", "c"]
+    unordered = {"z": fastdl.ones(1), "y": fastdl.ones(1)}
+    assert list(nn.ParameterDict(unordered)) == ["y", "z"]
+    assert list(nn.ParameterDict(OrderedDict(unordered))) == ["z", "y"]
+    assert list(nn.ParameterDict(unordered.items()).copy()) == ["z", "y"]
     assert list(reversed(pd)) == ["c", "b", "a"]
     assert isinstance(pd["a"], nn.Parameter)
     assert [n for n, _ in pd.named_parameters()] == ["a", "b", "c"]

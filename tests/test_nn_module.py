@@ -17,7 +17,7 @@ from fastdl.nn import functional as F
 
 
 def tensor(values, dtype=np.float32):
-    return fastdl.Tensor(np.array(values, dtype=dtype))
+    return fastdl.from_numpy(np.array(values, dtype=dtype))
 
 
 class Leaf(nn.Module):

@@ -86,7 +86,7 @@ def test_trajectory_equals_torchs(name, options, dtype):
                 continue
             # A gradient that depends on the parameter, so that errors would grow.
             g = np.asarray(np.sin(3 * p.detach().numpy()) + rng.standard_normal(p.shape), dtype)
-            p.grad = fastdl.Tensor(g)
+            p.grad = fastdl.from_numpy(g)
             q.grad = torch.from_numpy(g.copy())
         our_optim.step()
         their_optim.step()
@@ -115,7 +115,7 @@ def test_trajectory_equals_torchs(name, options, dtype):
 def with_gradients(*values, dtype=np.float32):
     params = [nn.Parameter(np.array(v, dtype)) for v in values]
     for p in params:
-        p.grad = fastdl.Tensor(np.ones(p.shape, p.dtype))
+        p.grad = fastdl.from_numpy(np.ones(p.shape, p.dtype))
     return params
 
 
@@ -204,7 +204,7 @@ def test_more_errors():
     with pytest.raises(ValueError, match="non-leaf"):
         optim.SGD([leafless])
     wrong = nn.Parameter(np.zeros(2, np.float16))
-    wrong.grad = fastdl.Tensor(np.zeros(2, np.float16))
+    wrong.grad = fastdl.from_numpy(np.zeros(2, np.float16))
     with pytest.raises(TypeError, match=r"sgd_step: params\[0\] must be float32 or float64.*got float16"):
         optim.SGD([wrong]).step()
 
@@ -254,7 +254,7 @@ def test_version_counters_see_the_step():
 def train(opt, params, steps, rng):
     for _ in range(steps):
         for p in params:
-            p.grad = fastdl.Tensor(np.asarray(rng.standard_normal(p.shape), p.dtype))
+            p.grad = fastdl.from_numpy(np.asarray(rng.standard_normal(p.shape), p.dtype))
         opt.step()
 
 
@@ -316,7 +316,7 @@ def test_state_changes_from_outside_are_noticed():
     (p,) = with_gradients([0.0, 0.0])
     opt = optim.SGD([p], lr=1.0, momentum=0.5)
     opt.step()
-    opt.state[p]["momentum_buffer"] = fastdl.Tensor(np.array([10.0, 20.0], np.float32))
+    opt.state[p]["momentum_buffer"] = fastdl.from_numpy(np.array([10.0, 20.0], np.float32))
     opt.step()
     np.testing.assert_array_equal(p.detach().numpy(), [-1 - 6, -1 - 11])
     np.testing.assert_array_equal(opt.state[p]["momentum_buffer"].numpy(), [6, 11])
@@ -389,7 +389,7 @@ def test_adafactor_equals_torchs(options, dtype):
             a.load_state_dict(state)
         for p, q in zip(ours, theirs, strict=True):
             g = np.asarray(np.sin(3 * p.detach().numpy()) + rng.standard_normal(p.shape), dtype)
-            p.grad, q.grad = fastdl.Tensor(g), torch.from_numpy(g.copy())
+            p.grad, q.grad = fastdl.from_numpy(g), torch.from_numpy(g.copy())
         a.step()
         b.step()
     tolerance = 2e-6 if dtype is np.float32 else 1e-13
@@ -414,7 +414,7 @@ def test_muon_steps_along_the_orthogonal_factor(shape):
     rng = np.random.default_rng(5)
     start, g = rng.standard_normal(shape), rng.standard_normal(shape)
     (p,) = with_gradients(start, dtype=np.float64)
-    p.grad = fastdl.Tensor(g)
+    p.grad = fastdl.from_numpy(g)
     # Coefficients of the cubic iteration, which ends at 1 and not only near it.
     opt = optim.Muon([p], lr=0.1, ns_coefficients=(1.5, -0.5, 0.0), ns_steps=60)
     opt.step()
@@ -437,7 +437,7 @@ def test_muon_is_torchs_up_to_bfloat16(options):
     assert repr(a) == repr(b)
     for _ in range(3):
         g = rng.standard_normal((8, 5)).astype(np.float32)
-        p.grad, q.grad = fastdl.Tensor(g), torch.from_numpy(g.copy())
+        p.grad, q.grad = fastdl.from_numpy(g), torch.from_numpy(g.copy())
         a.step()
         b.step()
     moved = q.detach().numpy() - start

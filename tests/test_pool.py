@@ -22,7 +22,7 @@ from test_pool_kernels import ADAPTIVE, DTYPES, GEOMETRIES, values
 
 
 def tensor(array: Any) -> fastdl.Tensor:
-    return fastdl.Tensor(np.asarray(array))
+    return fastdl.from_numpy(np.asarray(array))
 
 
 def test_gradients() -> None:

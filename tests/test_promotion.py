@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+import fastdl
 from fastdl import dtypes
 from fastdl.ops import elementwise
 from fastdl.ops.promotion import promote_types, result_type
-from fastdl.tensor import Tensor
 
 NAMES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
@@ -40,7 +40,7 @@ def operand(what):
     if not isinstance(what, tuple):
         return what
     kind, name = what
-    return Tensor(np.ones((2,) if kind == "t" else (), name))
+    return fastdl.from_numpy(np.ones((2,) if kind == "t" else (), name))
 
 
 @pytest.mark.parametrize(("first", "second", "result"), CASES)
@@ -76,7 +76,7 @@ def test_promote_types_as_torch():
 
 
 def test_default_dtype_decides_for_numbers():
-    x = Tensor(np.array([1, 2]))
+    x = fastdl.from_numpy(np.array([1, 2]))
     dtypes.set_default_dtype(np.float64)
     try:
         assert result_type(x, 1.5) == np.float64
@@ -93,7 +93,7 @@ def test_no_common_integer_type():
 
 def test_results_have_the_promoted_dtype():
     for a, b in itertools.product(NAMES, NAMES):
-        x, y = Tensor(np.ones(3, a)), Tensor(np.ones((2, 3), b))
+        x, y = fastdl.from_numpy(np.ones(3, a)), fastdl.from_numpy(np.ones((2, 3), b))
         z = elementwise.add(x, y)
         assert z.dtype == result_type(x, y)
         assert z.shape == (2, 3)

@@ -12,7 +12,6 @@ import pytest
 import fastdl
 from fastdl.kernels import reference
 from fastdl.ops import reduce as R
-from fastdl.tensor import Tensor
 from parity import assert_close, backends, check_gradient, load
 from test_reduce_kernels import EMPTY, SHAPES, numbers, views
 
@@ -25,7 +24,7 @@ def both(name, ours, theirs, x, seed=5):
     or that both refuse.
     """
     torch = pytest.importorskip("torch")
-    mine, peer = Tensor(x.copy()), torch.from_numpy(x.copy())
+    mine, peer = fastdl.from_numpy(x.copy()), torch.from_numpy(x.copy())
     if x.dtype.kind == "f":
         mine.requires_grad = peer.requires_grad = True
     label = f"{name} {x.dtype} {x.shape}"
@@ -46,7 +45,7 @@ def both(name, ours, theirs, x, seed=5):
         np.testing.assert_allclose(g._data, expected, rtol=close_enough, atol=close_enough, err_msg=label)
         if w.requires_grad and w.numel():
             grad = numbers(expected.shape, expected.dtype, seed)
-            g.backward(Tensor(grad), retain_graph=True)
+            g.backward(fastdl.from_numpy(grad), retain_graph=True)
             w.backward(torch.from_numpy(grad), retain_graph=True)
     if x.dtype.kind == "f" and peer.grad is not None:
         np.testing.assert_allclose(
@@ -134,7 +133,7 @@ def test_spreads_as_torch(name):
         if x.size > 1:
             both(name, lambda t: ours(t, unbiased=False), lambda t: theirs(t, unbiased=False), x)
             both(name, lambda t: ours(t, 0, False), lambda t: theirs(t, 0, False), x)
-    one = R.var(Tensor(np.ones(1, np.float32)))
+    one = R.var(fastdl.from_numpy(np.ones(1, np.float32)))
     assert np.isnan(one.numpy())
 
 
@@ -190,11 +189,12 @@ def test_order_as_torch():
     missing = x.copy()
     missing[1, 3] = np.nan
     for descending in (False, True):
-        ours = R.sort(Tensor(missing), 1, descending)
+        ours = R.sort(fastdl.from_numpy(missing), 1, descending)
         theirs = torch.sort(torch.from_numpy(missing), 1, descending)
         np.testing.assert_array_equal(ours.values.numpy(), theirs.values.numpy())
     np.testing.assert_array_equal(
-        R.median(Tensor(missing), 1).values.numpy(), torch.median(torch.from_numpy(missing), 1).values
+        R.median(fastdl.from_numpy(missing), 1).values.numpy(),
+        torch.median(torch.from_numpy(missing), 1).values,
     )
     for options in (
         {},
@@ -202,7 +202,10 @@ def test_order_as_torch():
         {"return_inverse": True, "return_counts": True},
         {"dim": 0},
     ):
-        ours, theirs = R.unique(Tensor(ties), **options), torch.unique(torch.from_numpy(ties), **options)
+        ours, theirs = (
+            R.unique(fastdl.from_numpy(ties), **options),
+            torch.unique(torch.from_numpy(ties), **options),
+        )
         for a, b in zip(ours, theirs, strict=True) if isinstance(theirs, tuple) else [(ours, theirs)]:
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
@@ -246,7 +249,7 @@ def test_other_gradients():
 
 
 def test_results_do_not_depend_on_the_layout_of_the_gradient():
-    x = Tensor(numbers((4, 6), np.float32))
+    x = fastdl.from_numpy(numbers((4, 6), np.float32))
     x.requires_grad = True
     R.sum(x).backward()  # an expanded gradient reaches the leaf as an array of its own
     assert x.grad.numpy().flags.writeable
@@ -259,11 +262,11 @@ def test_reference_backend_gives_the_same():
     results = []
     for backend in ("cpu", "reference"):
         with fastdl.use_backend(backend):
-            t = Tensor(x)
+            t = fastdl.from_numpy(x)
             t.requires_grad = True
             y = R.logsumexp(t, 1)
             R.sum(y).backward()
-            R.std(t, 0).backward(Tensor(np.ones(7, np.float32)))
+            R.std(t, 0).backward(fastdl.from_numpy(np.ones(7, np.float32)))
             results.append((y.detach().numpy(), t.grad.numpy()))
     for mine, plain in zip(*results, strict=True):
         assert_close(mine, plain, reduction=7)

@@ -265,7 +265,7 @@ def test_bindings_refuse_what_they_cannot_do(level: str) -> None:
 
 
 def tensor(array: Any) -> fastdl.Tensor:
-    return fastdl.Tensor(np.asarray(array))
+    return fastdl.from_numpy(np.asarray(array))
 
 
 def test_gradients() -> None:

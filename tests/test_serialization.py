@@ -44,12 +44,12 @@ def values(dtype, shape=(3, 5)):
 
 def all_kinds():
     tensors = {
-        f"{d}.{i}": fastdl.Tensor(values(d, s))
+        f"{d}.{i}": fastdl.from_numpy(values(d, s))
         for d in DTYPES
         for i, s in enumerate([(3, 5), (), (0, 4), (1,)])
     }
-    tensors["strided"] = fastdl.Tensor(values("float32", (6, 8))[::-2, 1::3])
-    tensors["transposed"] = fastdl.Tensor(values("int16", (4, 3)).T)
+    tensors["strided"] = fastdl.from_numpy(values("float32", (6, 8))[::-2, 1::3])
+    tensors["transposed"] = fastdl.from_numpy(values("int16", (4, 3)).T)
     tensors["leaf"] = nn.Parameter(values("float32"))
     return tensors
 
@@ -281,7 +281,7 @@ else:
     class Deadly(np.ndarray):  # dies when the second tensor's bytes are asked for, after the first were written
         def reshape(self, *args):
             die()
-    tensors = {{"a": fastdl.ones(1 << 20), "b": fastdl.Tensor(np.zeros(4, np.int8))}}
+    tensors = {{"a": fastdl.ones(1 << 20), "b": fastdl.from_numpy(np.zeros(4, np.int8))}}
     tensors["b"]._data = tensors["b"]._data.view(Deadly)
     serialization.np = type(np)("np"); serialization.np.__dict__.update(np.__dict__)
     serialization.np.ascontiguousarray = lambda a, dtype: a
@@ -382,7 +382,7 @@ def test_damaged_headers(tmp_path, header, data, message):
 
 def test_every_truncation_is_noticed(tmp_path):
     path = tmp_path / "t"
-    fastdl.save({"a": fastdl.ones(5), "b": fastdl.Tensor(np.arange(3))}, path)
+    fastdl.save({"a": fastdl.ones(5), "b": fastdl.from_numpy(np.arange(3))}, path)
     data = path.read_bytes()
     for size in range(len(data)):
         path.write_bytes(data[:size])

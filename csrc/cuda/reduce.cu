@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "cuda/accumulators.h"
 #include "cuda/rows.h"
 
 namespace fastdl::cuda {
@@ -143,10 +144,6 @@ struct Moments {
   }
 };
 
-template <class C>
-struct Exponentials {
-  C m, s;
-};
 template <class T>
 struct LogSumExp {
   using C = Compute<T>;
@@ -156,22 +153,13 @@ struct LogSumExp {
   __device__ __forceinline__ Exponentials<C> start() const { return {-infinity<C>(), 0}; }
   __device__ __forceinline__ void add(Exponentials<C>& a, C x, C, int64_t) const { a = (*this)(a, {x, 1}); }
   __device__ __forceinline__ Exponentials<C> operator()(Exponentials<C> a, Exponentials<C> b) const {
-    const C m = larger(a.m, b.m);
-    return {m, part(a, m) + part(b, m)};
-  }
-  static __device__ __forceinline__ C part(Exponentials<C> a, C m) {
-    return a.m == m ? a.s : a.s * std::exp(a.m - m);  // equal infinities: exp(0)
+    return a.joined(b);
   }
   __device__ __forceinline__ void finish(uint32_t output, Exponentials<C> a, C) const {
-    y[output] = narrow<T>(a.m - a.m == 0 ? a.m + std::log(a.s) : a.m);
+    y[output] = narrow<T>(a.logarithm());
   }
 };
 
-template <class C>
-struct Place {
-  C value;
-  int64_t index;  // -1: nothing yet
-};
 template <class T>
 struct Extreme {
   using C = Compute<T>;

@@ -12,6 +12,7 @@ from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_d
 from fastdl.dtypes import (
     CPU,
     FLOATING,
+    Size,
     as_dtype,
     bool_,
     float16,
@@ -400,6 +401,17 @@ def full_like(
     return _filled("full_like", input._data.shape, value, d, where, requires_grad)
 
 
+def made(data: tuple[Any, ...], dtype: Any) -> Any:
+    """The array of ``Tensor(*data)`` and its kin: a copy of values, if one argument is no number, or of that shape."""
+    if len(data) != 1 or isinstance(data[0], (int, np.integer, Size)):
+        shape = data[0] if data and isinstance(data[0], Size) else data or (0,)
+        return select(None).empty(tuple(shape), dtype)
+    (values,) = data
+    return (
+        pooled_copy(values._data, dtype) if isinstance(values, Tensor) else tensor(values, dtype=dtype)._data
+    )
+
+
 class _OfDtype(type):
     """The type of the types below: a tensor of their dtype is an instance."""
 
@@ -409,7 +421,7 @@ class _OfDtype(type):
         return isinstance(value, Tensor) and value._data.dtype is cls.dtype
 
     def __call__(cls, *data: Any) -> Tensor:
-        return Tensor._wrap(pooled_copy(Tensor(*data)._data, cls.dtype))
+        return Tensor._wrap(made(data, cls.dtype))
 
 
 class FloatTensor(metaclass=_OfDtype):
@@ -477,7 +489,7 @@ class BoolTensor(metaclass=_OfDtype):
 
 def new(self: Tensor, *data: Any) -> Tensor:
     """A tensor of this one's dtype and device, from values or of a shape: the older form of ``new_tensor``."""
-    return Tensor._wrap(to_device(pooled_copy(Tensor(*data)._data, self._data.dtype), self.device))
+    return Tensor._wrap(to_device(made(data, self._data.dtype), self.device))
 
 
 def new_tensor(

@@ -179,7 +179,7 @@ def _other(value: Any) -> Any:
     """An array as the other operand: on the same memory, without gradient."""
     if isinstance(value, np.ndarray):
         return creation.from_numpy(value)
-    return Tensor(value) if is_array(value) else value
+    return Tensor._wrap(value) if is_array(value) else value
 
 
 def on_ufunc(ufunc: Any, inputs: Any) -> Any:

@@ -29,7 +29,7 @@ from fastdl.dtypes import (
 )
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array as as_array
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import on_device, select
 from fastdl.printing import tensor_repr
 
 _uint16 = np.dtype(np.uint16)
@@ -148,8 +148,8 @@ class Tensor(TensorMethods):
     """A multi-dimensional array that operations can differentiate; see ``torch.Tensor``.
 
     Made by :func:`fastdl.tensor` (copies), :func:`fastdl.from_numpy` (shares memory), creation functions and
-    operations. Calling the class itself wraps a NumPy array without a copy, keeping its dtype, or converts a (nested)
-    list to the default dtype; ``Tensor(2, 3)`` is uninitialised, of that shape.
+    operations. Calling the class itself copies an array or a (nested) list as the default dtype;
+    ``Tensor(2, 3)`` is uninitialised, of that shape.
 
     Example:
         >>> import fastdl
@@ -177,23 +177,12 @@ class Tensor(TensorMethods):
     __array_priority__ = 1000.0  # numpy_array + tensor asks the tensor first
 
     def __init__(self, *data: Any) -> None:
-        if len(data) == 1 and not isinstance(data[0], (int, np.integer, Size)):
-            (values,) = data
-            if isinstance(values, Tensor):
-                self._data = values._data
-                return
-            if isinstance(values, np.ndarray):
-                self._data = check_array("Tensor", np.asarray(values))
-                return
-            if is_array(values):
-                self._data = check_array("Tensor", values)
-                return
-            from fastdl.creation import tensor
+        if len(data) == 1 and isinstance(data[0], Tensor):
+            self._data = data[0]._data
+            return
+        from fastdl.creation import made
 
-            self._data = tensor(values, dtype=get_default_dtype())._data
-        else:
-            shape = data[0] if data and isinstance(data[0], Size) else data or (0,)
-            self._data = select(None).empty(tuple(shape), get_default_dtype())
+        self._data = made(data, get_default_dtype())
 
     @staticmethod
     def _wrap(array: Any) -> Tensor:

@@ -197,7 +197,7 @@ def gradgradcheck(
         seeds = []
         for output in outputs:
             values = rng.standard_normal((*output.shape, 2)).astype(output.dtype)[..., 0]
-            seeds.append(Tensor(values if gen_non_contig_grad_outputs else np.array(values, order="C")))
+            seeds.append(Tensor._wrap(values if gen_non_contig_grad_outputs else np.array(values, order="C")))
         for seed in seeds:
             seed.requires_grad = True
     else:

@@ -198,8 +198,8 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     if A.requires_grad:
         raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
     if mode == "r":
-        return QrResult(Tensor(np.empty(0, A.dtype)), Tensor(np.linalg.qr(A._data, "r")))
-    return QrResult(*[Tensor(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
+        return QrResult(Tensor._wrap(np.empty(0, A.dtype)), Tensor._wrap(np.linalg.qr(A._data, "r")))
+    return QrResult(*[Tensor._wrap(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
 
 
 @on_host
@@ -250,7 +250,7 @@ def matrix_rank(
     check_matrix("matrix_rank", A, square=hermitian)
     s = abs(eigvalsh(A.detach())) if hermitian else svdvals(A.detach())
     if s.shape[-1] == 0:
-        return Tensor(np.zeros(s.shape[:-1], np.int64))
+        return Tensor._wrap(np.zeros(s.shape[:-1], np.int64))
     if tol is not None:
         atol, rtol = tol, 0.0
     return sum(s > _tolerance(A, amax(s, -1, True), atol, rtol), -1)
@@ -337,13 +337,13 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     solution = matmul(pinv(A, rtol=rcond), right)
     rows, columns = A.shape[-2:]
     rank = matrix_rank(A, rtol=rcond)
-    residuals = values = Tensor(np.empty(0, A.dtype))
+    residuals = values = Tensor._wrap(np.empty(0, A.dtype))
     if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
         residuals = sum((matmul(A, solution) - right).square(), -2)
     if driver in ("gelsd", "gelss"):
         values = svdvals(A.detach())
     if driver == "gels":
-        rank = Tensor(np.empty(0, np.int64))
+        rank = Tensor._wrap(np.empty(0, np.int64))
     return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
 
 

@@ -113,7 +113,7 @@ def permutation(pivots: Any, rows: int, dtype: Any) -> Any:
 def _unit_lower(packed: Tensor) -> Tensor:
     rows, columns = packed.shape[-2:]
     steps = min(rows, columns)
-    return tril(packed[..., :steps], -1) + Tensor(np.eye(rows, steps, dtype=packed.dtype))
+    return tril(packed[..., :steps], -1) + Tensor._wrap(np.eye(rows, steps, dtype=packed.dtype))
 
 
 @on_host
@@ -124,7 +124,7 @@ def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -
     zero = np.diagonal(packed._data, axis1=-2, axis2=-1) == 0
     info = np.where(zero.any(-1), zero.argmax(-1) + 1, 0).astype(np.int32)
     _check("lu_factor", info, check_errors, "singular: pivot")
-    return LuFactorExResult(packed, pivots, Tensor(np.asarray(info)))
+    return LuFactorExResult(packed, pivots, Tensor._wrap(np.asarray(info)))
 
 
 @on_host
@@ -156,9 +156,9 @@ def lu_unpack(
     LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpack_pivots: bool = True
 ) -> LuResult:
     """P, L and U from what :func:`lu_factor` returns; what is not wanted comes empty. See ``torch.lu_unpack``."""
-    empty = Tensor(np.empty(0, LU_data.dtype))
+    empty = Tensor._wrap(np.empty(0, LU_data.dtype))
     rows = LU_data.shape[-2]
-    P = Tensor(permutation(LU_pivots._data, rows, LU_data.dtype)) if unpack_pivots else empty
+    P = Tensor._wrap(permutation(LU_pivots._data, rows, LU_data.dtype)) if unpack_pivots else empty
     if not unpack_data:
         return LuResult(P, empty, empty)
     return LuResult(P, _unit_lower(LU_data), triu(LU_data[..., : min(LU_data.shape[-2:]), :]))
@@ -173,7 +173,7 @@ def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoin
     check_matrix("lu_solve", LU)
     if not left:
         return lu_solve(LU, pivots, B.mT, adjoint=not adjoint).mT
-    P = Tensor(permutation(pivots._data, LU.shape[-1], LU.dtype))
+    P = Tensor._wrap(permutation(pivots._data, LU.shape[-1], LU.dtype))
     if adjoint:
         half = solve_triangular(LU.mT, B, upper=False)
         return matmul(P, solve_triangular(LU.mT, half, upper=True, unitriangular=True))

@@ -286,7 +286,7 @@ def _mask(
     keys = k._data.shape[2]
     if is_causal and attn_mask is None:
         at = np.arange(max(keys, length), like=q._data)
-        attn_mask = Tensor(at[:keys] > at[:length, None])
+        attn_mask = Tensor._wrap(at[:keys] > at[:length, None])
     for name, m in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
         if m is not None and m._data.dtype.kind not in "bfV":
             raise TypeError(f"{op}: {name} must be bool or float, got {m._data.dtype}")
@@ -330,20 +330,20 @@ def _append_keys(
     if bias_k is not None and bias_v is not None:
         appended.append([r.reshape(1, h, 1, d).expand(n, h, 1, d) for r in (bias_k, bias_v)])
     if add_zero_attn:
-        zero = Tensor(np.zeros((n, h, 1, d), k._data.dtype, like=k._data))
+        zero = Tensor._wrap(np.zeros((n, h, 1, d), k._data.dtype, like=k._data))
         appended.append([zero, zero])
     k, v = (cat([x, *[pair[i] for pair in appended]], 2) for i, x in enumerate((k, v)))
     if mask is not None:
         array = mask._data
         visible = full((*array.shape[:-1], len(appended)), array.dtype == bool, array.dtype, array)
-        mask = cat([mask, Tensor(visible)], mask.ndim - 1)
+        mask = cat([mask, Tensor._wrap(visible)], mask.ndim - 1)
     return k, v, mask
 
 
 def _allowed(mask: Tensor, like: Tensor) -> Tensor:
     """A mask of this module (True: hidden) as scaled_dot_product_attention takes it (True: visible); floats stay."""
     if mask._data.dtype == bool:
-        return Tensor(~mask._data)
+        return Tensor._wrap(~mask._data)
     return mask if mask._data.dtype == like._data.dtype else mask.to(like.dtype)
 
 
@@ -352,4 +352,4 @@ def added_mask(mask: Tensor, like: Tensor) -> Tensor:
     if mask._data.dtype != bool:
         return mask
     zero, hidden = like._data.dtype.type(0), like._data.dtype.type(-np.inf)
-    return Tensor(np.where(mask._data, zero, hidden))
+    return Tensor._wrap(np.where(mask._data, zero, hidden))

@@ -87,7 +87,7 @@ def solve_triangular(
 
 def _replaced(A: Tensor, failed: Any) -> Tensor:
     """The identity in the places of matrices that cannot be inverted."""
-    return where(Tensor(failed[..., None, None]), Tensor(np.eye(A.shape[-1], dtype=A.dtype)), A)  # type: ignore[no-any-return]
+    return where(Tensor._wrap(failed[..., None, None]), Tensor._wrap(np.eye(A.shape[-1], dtype=A.dtype)), A)  # type: ignore[no-any-return]
 
 
 def _check(op: str, info: Any, check_errors: bool, what: str) -> None:
@@ -123,8 +123,8 @@ def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
     failed = info != 0
     inverse = inv(_replaced(A, failed) if failed.any() else A)
     if failed.any():
-        inverse = where(Tensor(failed[..., None, None]), float("nan"), inverse)
-    return InvExResult(inverse, Tensor(np.asarray(info)))
+        inverse = where(Tensor._wrap(failed[..., None, None]), float("nan"), inverse)
+    return InvExResult(inverse, Tensor._wrap(np.asarray(info)))
 
 
 @on_host
@@ -137,8 +137,10 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
     result = solve(_replaced(A, failed) if failed.any() else A, B, left=left)
     if failed.any():
         vector = result.ndim == A.ndim - 1
-        result = where(Tensor(failed[..., None] if vector else failed[..., None, None]), float("nan"), result)
-    return SolveExResult(result, Tensor(np.asarray(info)))
+        result = where(
+            Tensor._wrap(failed[..., None] if vector else failed[..., None, None]), float("nan"), result
+        )
+    return SolveExResult(result, Tensor._wrap(np.asarray(info)))
 
 
 @on_host
@@ -155,8 +157,8 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     failed = info != 0
     lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)
     if failed.any():
-        lower = where(Tensor(failed[..., None, None]), float("nan"), lower)
-    return CholeskyExResult(lower.mT if upper else lower, Tensor(info))
+        lower = where(Tensor._wrap(failed[..., None, None]), float("nan"), lower)
+    return CholeskyExResult(lower.mT if upper else lower, Tensor._wrap(info))
 
 
 def _minor(a: Any) -> int:

@@ -119,7 +119,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
 
     @staticmethod
     def _index(places: Any, like: Tensor) -> Tensor:
-        return Tensor(places.astype(np.int64)).to(like.device)
+        return Tensor._wrap(places.astype(np.int64)).to(like.device)
 
     def log_prob(self, input: Tensor) -> Tensor:
         """The logarithms of all classes' probabilities, (N, n_classes)."""

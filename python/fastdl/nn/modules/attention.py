@@ -119,7 +119,7 @@ class KVCache:
         mask = None
         if before and new > 1:
             at = np.arange(total, like=key._data)
-            mask = Tensor(at <= at[before:, None])
+            mask = Tensor._wrap(at <= at[before:, None])
         return attend(query, key, value, mask, scale, is_causal=before == 0)
 
 
@@ -323,7 +323,7 @@ class _ScoredAttention(Module):
                     f"{name}: key_padding_mask must be bool (N, S) = {tuple(key.shape[:2])}, got {padding.dtype} "
                     f"{padding.shape}"
                 )
-            scores = scores + added_mask(Tensor(~padding[:, None]), scores)
+            scores = scores + added_mask(Tensor._wrap(~padding[:, None]), scores)
         weights = softmax(scores, -1)
         context = matmul(weights, value)
         return (context.squeeze(1), weights.squeeze(1)) if single else (context, weights)

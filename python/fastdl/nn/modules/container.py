@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
@@ -377,7 +378,9 @@ class ParameterList(Module):
 
 
 class ParameterDict(Module):
-    """A dictionary of parameters that are registered; keeps insertion order. See ``torch.nn.ParameterDict``."""
+    """A dictionary of parameters that are registered; keeps insertion order, but sorts the keys of a plain mapping that
+    it is made of or updated with, as PyTorch does. See ``torch.nn.ParameterDict``.
+    """
 
     def __init__(self, parameters: Any = None) -> None:
         super().__init__()
@@ -416,7 +419,7 @@ class ParameterDict(Module):
 
     def copy(self) -> ParameterDict:
         """A new ParameterDict with the same parameters."""
-        return ParameterDict(dict(self.items()))
+        return ParameterDict(self.items())
 
     def clear(self) -> None:
         """Remove everything."""
@@ -448,7 +451,7 @@ class ParameterDict(Module):
 
     def fromkeys(self, keys: Iterable[str], default: Any = None) -> ParameterDict:
         """A new ParameterDict with these keys, all mapped to ``default``."""
-        return ParameterDict(dict.fromkeys(keys, default))
+        return ParameterDict([(key, default) for key in keys])
 
     def keys(self) -> Iterable[str]:
         return self._keys.keys()
@@ -460,14 +463,17 @@ class ParameterDict(Module):
         return [self[key] for key in self._keys]
 
     def update(self, parameters: Any) -> None:
-        """Add the pairs of a mapping or an iterable of (key, parameter); existing keys are overwritten."""
+        """Add (key, parameter) pairs, those of a mapping in the order of its keys; existing keys are overwritten."""
         if not isinstance(parameters, Iterable):
             raise TypeError(
                 "ParameterDict.update should be called with an iterable of key/value pairs, but got "
                 + type(parameters).__name__
             )
-        pairs = parameters.items() if isinstance(parameters, (Mapping, ParameterDict)) else parameters
-        for key, value in pairs:
+        if isinstance(parameters, (OrderedDict, ParameterDict)):
+            parameters = parameters.items()
+        elif isinstance(parameters, Mapping):
+            parameters = [(key, parameters[key]) for key in sorted(parameters)]
+        for key, value in parameters:
             self[key] = value
 
     def extra_repr(self) -> str:

@@ -70,10 +70,14 @@ class _ChannelNorm(Module):
             "bias", Parameter(_filled(channels, 0, device, dtype)) if affine and bias else None
         )
         tracked = track_running_stats
-        self.register_buffer("running_mean", Tensor(_filled(channels, 0, device, dtype)) if tracked else None)
-        self.register_buffer("running_var", Tensor(_filled(channels, 1, device, dtype)) if tracked else None)
         self.register_buffer(
-            "num_batches_tracked", Tensor(_filled((), 0, device, np.int64)) if tracked else None
+            "running_mean", Tensor._wrap(_filled(channels, 0, device, dtype)) if tracked else None
+        )
+        self.register_buffer(
+            "running_var", Tensor._wrap(_filled(channels, 1, device, dtype)) if tracked else None
+        )
+        self.register_buffer(
+            "num_batches_tracked", Tensor._wrap(_filled((), 0, device, np.int64)) if tracked else None
         )
 
     def reset_running_stats(self) -> None:

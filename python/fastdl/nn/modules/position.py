@@ -84,7 +84,7 @@ class SinusoidalPositionEmbedding(_AddedPosition):
         table = np.empty((max_length, embed_dim), np.float32 if dtype is None else dtype)
         table[:, 0::2] = np.sin(angle)
         table[:, 1::2] = np.cos(angle)[:, : embed_dim // 2]
-        self.register_buffer("table", Tensor(table), persistent=False)
+        self.register_buffer("table", Tensor._wrap(table), persistent=False)
 
     def _table(self) -> Tensor:
         return self.table

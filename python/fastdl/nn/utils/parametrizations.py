@@ -40,7 +40,7 @@ class _WeightNorm(Module):
         return ScaledDirection.apply(direction, magnitude, axes=axes)  # type: ignore[no-any-return]
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return Tensor(_norm(weight._data, self._axes(weight._data.ndim))), weight.detach()
+        return Tensor._wrap(_norm(weight._data, self._axes(weight._data.ndim))), weight.detach()
 
 
 def _old_keys(name: str) -> Any:
@@ -96,7 +96,7 @@ class _SpectralNorm(Module):
             rows, columns = _matrix(weight._data, self.dim).shape
             for name, n in (("_u", rows), ("_v", columns)):
                 start = randn(n, dtype=weight.dtype, device=weight.device)
-                self.register_buffer(name, Tensor(_unit(start._data, eps)))
+                self.register_buffer(name, Tensor._wrap(_unit(start._data, eps)))
             self._iterate(weight, 15)
 
     def _iterate(self, weight: Tensor, times: int) -> None:
@@ -198,7 +198,9 @@ class _Orthogonal(Module):
                     "use_trivialization=False."
                 )
             raw = _reflectors(a)
-            return Tensor(np.ascontiguousarray(np.swapaxes(raw, -1, -2) if wide else raw)).to(weight.device)
+            return Tensor._wrap(np.ascontiguousarray(np.swapaxes(raw, -1, -2) if wide else raw)).to(
+                weight.device
+            )
         if n == k:
             eye = np.eye(n, dtype=a.dtype)
             near = np.allclose(np.swapaxes(a, -1, -2) @ a, eye, atol=10 * n * np.finfo(a.dtype).eps)
@@ -206,11 +208,11 @@ class _Orthogonal(Module):
         else:
             rest = randn((*a.shape[:-1], n - k), dtype=a.dtype)._data
             base = _orthogonalized(np.concatenate([a, rest], -1))
-        self.base = Tensor(np.ascontiguousarray(base, a.dtype)).to(weight.device)
+        self.base = Tensor._wrap(np.ascontiguousarray(base, a.dtype)).to(weight.device)
         start = np.zeros(self.shape, a.dtype)
         index = np.arange(min(self.shape[-2:]))
         start[..., index, index] = -1
-        return Tensor(start).to(weight.device)
+        return Tensor._wrap(start).to(weight.device)
 
 
 def _reflectors(a: Any) -> Any:

@@ -126,7 +126,7 @@ def invert_permutation(permutation: Tensor | None) -> Tensor | None:
         return None
     inverse = np.empty(permutation._data.size, np.int64, like=permutation._data)
     inverse[permutation._data] = np.arange(inverse.size, like=inverse)
-    return Tensor(inverse)
+    return Tensor._wrap(inverse)
 
 
 def _lengths(op: str, lengths: Any) -> Any:
@@ -183,7 +183,7 @@ def pack_padded_sequence(
     if not enforce_sorted:
         order = np.argsort(-size, kind="stable")
         size = size[order]
-        sorted_indices = Tensor(order).to(input.device)
+        sorted_indices = Tensor._wrap(order).to(input.device)
     elif (np.diff(size) > 0).any():
         raise RuntimeError(
             f"{op}: lengths must not rise along the batch, got {size.tolist()}; sort the sequences by length, longest "
@@ -191,7 +191,7 @@ def pack_padded_sequence(
         )
     batch_sizes = np.searchsorted(-size, -np.arange(1, size[0] + 1), side="right").astype(np.int64)
     rows = packed_rows(batch_sizes, order, batch, steps, batch_first)
-    return PackedSequence(TakeRows.apply(input, index=rows), Tensor(batch_sizes), sorted_indices)
+    return PackedSequence(TakeRows.apply(input, index=rows), Tensor._wrap(batch_sizes), sorted_indices)
 
 
 def pad_packed_sequence(
@@ -232,7 +232,7 @@ def pad_packed_sequence(
     lengths = np.empty(batch, np.int64)
     lengths[order] = (sizes[None, :] > np.arange(batch)[:, None]).sum(1)
     padded = PlaceRows.apply(sequence.data, index=rows, shape=shape, value=padding_value)
-    return padded, Tensor(lengths)
+    return padded, Tensor._wrap(lengths)
 
 
 def pad_sequence(
