@@ -168,7 +168,7 @@ TABLES = {
         L.cov(reals(2, 2), fweights=L.tensor([1.5, 1.0]))
         L.cov(reals(2, 2), fweights=L.tensor([-1, 2]))
         L.cov(reals(2, 2), aweights=L.tensor([1.0, -2.0]))
-        L.tensor(3.0).unfold(0, 1, 1), L.linspace(0, 1, 3.0)
+        L.tensor(3.0).unfold(0, 1, 1), L.linspace(0, 1, 3.0), (L.linspace(1e-4, 0.02, 1000) * 2.0**30).long(), (L.linspace(-1, 1, 77) * 2.0**30).long()
         [getattr(L.tensor(1.5), name)(memory_format=L.preserve_format) for name in ("double", "float", "long", "bool", "byte")]
         L.histc(reals(50), bins=7), L.histc(reals(50), 4, -1, 1)
         L.unique_consecutive(L.tensor([1, 1, 2, 1]), return_inverse=True, return_counts=True)

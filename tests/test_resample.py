@@ -603,6 +603,20 @@ def test_bytes_are_rounded(mode: str, options: dict[str, Any]) -> None:
     assert difference.mean() < 0.05
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_affine_grids_meet_the_same_pixels(align_corners):
+    """Bit for bit: between pixels the gradient jumps, and the identity, where networks start, has them all there."""
+    torch = pytest.importorskip("torch")
+    for size in (5, 7, 8, 12, 28, 33):
+        ours, peers = [
+            lib.nn.functional.affine_grid(
+                lib.eye(2, 3)[None], (1, 1, size, size), align_corners=align_corners
+            )
+            for lib in (fastdl, torch)
+        ]
+        np.testing.assert_array_equal(ours.numpy(), peers.numpy())
+
+
 def test_grid_sample_of_an_empty_batch():
     x = fastdl.zeros(0, 2, 3, 3, requires_grad=True)
     y = F.grid_sample(x, fastdl.zeros(0, 4, 5, 2), align_corners=False)

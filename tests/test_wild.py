@@ -299,8 +299,14 @@ def test_programs_names_and_types():
     assert fastdl.zeros_like(angles[0], memory_format=fastdl.legacy_contiguous_format).tolist() == [0.0, 0.0]
     found = nn.Linear(1, 2)._named_members(lambda module: module._parameters.items())
     assert [name for name, _ in found] == ["weight", "bias"]
-    for module, name in (("fastdl.nn.common_types", "_size_2_t"), ("fastdl.types", "Device")):
+    for module, name in (
+        ("fastdl.nn.common_types", "_size_2_t"),
+        ("fastdl.nn.parallel", "DataParallel"),
+        ("fastdl.distributions.utils", "broadcast_all"),
+        ("fastdl.types", "Device"),
+    ):
         assert hasattr(importlib.import_module(module), name)
+    assert nn.parallel.DataParallel is nn.DataParallel
 
 
 def test_an_optimizer_around_another_needs_no_init():

@@ -620,7 +620,14 @@ def _progression(start: Any, step: Any, count: int) -> Any:
 
 
 def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
-    """In float64; for an integer ``dtype`` between whole ends, as PyTorch has it."""
+    """In float64. As PyTorch has it: between whole ends for an integer ``dtype``; for float32 with a step of that type,
+    from the nearer end. The bits are the same, and decide where sampling meets pixels (``affine_grid``).
+    """
+    if dtype is float32 and steps > 1 and abs(start) < 1e38 and abs(end) < 1e38:
+        start, end = float(np.float32(start)), float(np.float32(end))
+        step = float(np.float32(end - start) / np.float32(steps - 1))
+        half = steps // 2
+        return np.concatenate([_progression(start, step, half), _progression(end, -step, steps - half)[::-1]])
     if dtype.kind in "iu":
         start, end = int(start), int(end)
     step = (end - start) / (steps - 1) if steps > 1 else 0

@@ -5,5 +5,6 @@ from fastdl.nn import init as init
 from fastdl.nn.modules import *
 from fastdl.nn.parameter import *
 
-import fastdl.nn.attention  # isort: skip - after the star, which brings modules/attention.py
+import fastdl.nn.attention  # isort: skip - after the star, which brings modules of these names
+import fastdl.nn.parallel  # isort: skip
 from fastdl.nn import utils as utils  # isort: skip - builds on the modules

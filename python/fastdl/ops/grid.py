@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.creation import linspace
 from fastdl.devices import to_device
 from fastdl.dtypes import bool_
 from fastdl.errors import ArgumentError
@@ -45,10 +46,12 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
         )
     lines = []
     for extent in extents:
-        line = np.linspace(-1, 1, extent) if extent > 1 else np.zeros(1)
-        lines.append(line if align_corners else line * (extent - 1) / extent)
+        line = linspace(-1, 1, extent, dtype=theta.dtype)._data if extent > 1 else np.zeros(1, theta.dtype)
+        lines.append(
+            line if align_corners else line * theta.dtype.type(extent - 1) / theta.dtype.type(extent)
+        )
     grids = np.meshgrid(*lines, indexing="ij")[::-1]  # x first
-    points = np.stack([*grids, np.ones_like(grids[0])], -1).reshape(-1, rank + 1).astype(theta.dtype)
+    points = np.stack([*grids, np.ones_like(grids[0])], -1).reshape(-1, rank + 1)
     moved = matmul(unsqueeze(Tensor._wrap(to_device(points, theta.device)), 0), theta.mT)
     return reshape(moved, (size[0], *extents, rank))
 
