@@ -307,6 +307,17 @@ def test_programs_names_and_types():
     ):
         assert hasattr(importlib.import_module(module), name)
     assert nn.parallel.DataParallel is nn.DataParallel
+    with pytest.raises(fastdl.cuda.OutOfMemoryError):
+        fastdl.empty(2**50)
+
+
+def test_a_convolution_with_a_weight_of_its_own():
+    class Doubled(nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight * 2, None)
+
+    conv, x = Doubled(2, 3, 3, padding=1, padding_mode="circular", bias=False), fastdl.randn(1, 2, 5, 5)
+    fastdl.testing.assert_close(conv(x), nn.Conv2d.forward(conv, x) * 2)
 
 
 def test_an_optimizer_around_another_needs_no_init():

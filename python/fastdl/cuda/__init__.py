@@ -41,10 +41,14 @@ from fastdl.cuda.streams import (
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
+# What CuPy raises is one, with the sizes: it is caught by `except fastdl.cuda.OutOfMemoryError`, as programs have it.
+OutOfMemoryError = MemoryError
+
 __all__ = [
     "CUDAGraph",
     "Event",
     "ExternalStream",
+    "OutOfMemoryError",
     "Stream",
     "amp",
     "current_device",
