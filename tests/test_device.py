@@ -371,6 +371,7 @@ LONG_TAIL: dict[str, Callable[[], Any]] = {
         name: lambda f=name: getattr(fastdl, f)(on("cuda", 5), on("cuda", 5, seed=1))
         for name in ("logaddexp", "logaddexp2", "copysign", "xlogy", "ldexp")
     },
+    "gradient of frexp": lambda: fastdl.frexp(on("cuda", 5).requires_grad_()).mantissa,
     "gcd": lambda: fastdl.gcd(ints("cuda", 5), ints("cuda", 5, seed=1)),
     "heaviside": lambda: fastdl.heaviside(on("cuda", 5, grad=False), on("cuda", 5, grad=False)),
     "nextafter": lambda: fastdl.nextafter(on("cuda", 5, grad=False), on("cuda", 5, grad=False, seed=1)),

@@ -228,7 +228,7 @@ def frexp(input: Tensor) -> MantissaExponent:
     mantissa, exponent = np.frexp(_floating("frexp", input))
     places = Tensor._wrap(array(exponent, None, np.int32))
     if input._requires_grad and mode.enabled:
-        scale = np.ldexp(np.ones((), input.dtype), -exponent)
+        scale = np.ldexp(input.dtype.type(1), -exponent)
         return MantissaExponent(mul(input, Tensor._wrap(array(scale))), places)
     return MantissaExponent(Tensor._wrap(array(mantissa)), places)
 
