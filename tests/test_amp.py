@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,79 @@ def test_sums_do_not_stall_in_half_precision(half: Any) -> None:
     assert x.softmax(0).float().sum().item() == pytest.approx(1, rel=1e-2)
     w = fastdl.full((1, 20000), 0.0078125, dtype=half)
     assert F.linear(x, w).item() == pytest.approx(20000 / 1024, rel=eps(half))
+
+
+N = 6000
+SUMS: dict[str, Callable[[Any], Any]] = {
+    "einsum": lambda x: fastdl.einsum("i->", x),
+    "einsum of two": lambda x: fastdl.einsum("i,j->", x, x[:1]),
+    "scatter_add": lambda x: x[:1].scatter_add(0, fastdl.zeros(N, dtype=fastdl.int64), x),
+    "scatter_reduce": lambda x: x[:1].scatter_reduce(0, fastdl.zeros(N, dtype=fastdl.int64), x, "sum"),
+    "index_add": lambda x: x[:1].index_add(0, fastdl.zeros(N, dtype=fastdl.int64), x),
+    "index_put": lambda x: x[:1].index_put((fastdl.zeros(N, dtype=fastdl.int64),), x, accumulate=True),
+    "put": lambda x: x[:1].put(fastdl.zeros(N, dtype=fastdl.int64), x, accumulate=True),
+}
+SPREAD: dict[str, Callable[[Any], Any]] = {
+    "expand": lambda x: x[:1].expand(N, -1),
+    "repeat": lambda x: x[:1].repeat(N, 1),
+    "repeat_interleave": lambda x: x[:1].repeat_interleave(N, 0),
+    "index": lambda x: x[fastdl.zeros(N, dtype=fastdl.int64)],
+    "index of two": lambda x: x[fastdl.zeros(N, dtype=fastdl.int64), fastdl.ones(N, dtype=fastdl.int64)],
+    "index_select": lambda x: x.index_select(0, fastdl.zeros(N, dtype=fastdl.int64)),
+    "gather": lambda x: x.gather(0, fastdl.zeros(N, 2, dtype=fastdl.int64)),
+    "take": lambda x: x.take(fastdl.zeros(N, dtype=fastdl.int64)),
+    "where": lambda x: fastdl.where(fastdl.ones(N, 1) > 0, x[:1], x[1:]),
+    "masked_fill": lambda x: fastdl.zeros(N, dtype=x.dtype).masked_fill(fastdl.ones(N) > 0, x[0, 0]),
+    "clamp": lambda x: fastdl.full((N, 2), 9, dtype=x.dtype).clamp(max=x[:1]),
+    "cummax": lambda x: fastdl.cat([x[:1], fastdl.zeros(N, 2, dtype=x.dtype)]).cummax(0)[0],
+    "as_strided": lambda x: x.as_strided((N,), (0,)),
+    "einsum": lambda x: fastdl.einsum("ij,k->kij", x, fastdl.ones(N, dtype=x.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_scattered_sums_do_not_stall_in_half_precision(name: str, half: Any) -> None:
+    x = fastdl.ones(N, dtype=half)
+    assert SUMS[name](x).item() == pytest.approx(N, rel=2 * eps(half))
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_gradients_do_not_stall_in_half_precision(name: str, half: Any) -> None:
+    """What was spread over many places has the sum of their gradients, of all of them."""
+    grads = []
+    for dtype in (half, fastdl.float64):
+        x = fastdl.ones(2, 2, dtype=dtype).requires_grad_()
+        y = SPREAD[name](x)
+        y.backward(fastdl.ones_like(y))
+        assert x.grad is not None
+        grads.append(x.grad.double().numpy())
+    assert grads[1].max() >= N
+    np.testing.assert_allclose(grads[0], grads[1], rtol=2 * eps(half))
+
+
+def test_scattered_gradients_in_half_precision(half: Any) -> None:
+    """An index that reaches a part of the tensor only."""
+    index = fastdl.tensor([[1, 0], [0, 2], [1, 1]])
+    grads = []
+    for dtype in (half, fastdl.float32):
+        x, s = (
+            fastdl.ones(4, 5, dtype=dtype).requires_grad_(),
+            fastdl.ones(3, 2, dtype=dtype).requires_grad_(),
+        )
+        y = x.scatter(0, index, s) + x.scatter_add(0, index, s) + x.scatter_reduce(0, index, s, "sum")
+        y.backward(fastdl.arange(20).reshape(4, 5).to(dtype))
+        assert x.grad is not None
+        assert s.grad is not None
+        grads.append((x.grad.float().numpy(), s.grad.float().numpy()))
+    np.testing.assert_array_equal(grads[0][0], grads[1][0])
+    np.testing.assert_array_equal(grads[0][1], grads[1][1])
+
+
+def test_half_results_are_not_stored_in_integers(half: Any) -> None:
+    out = fastdl.zeros(2, dtype=fastdl.int64)
+    with pytest.raises(RuntimeError, match=f"the result has dtype {half} and cannot be stored"):
+        fastdl.sin(fastdl.ones(2, dtype=half), out=out)
+    assert out.tolist() == [0, 0]
 
 
 def test_a_network_trains_in_half_precision(half: Any) -> None:

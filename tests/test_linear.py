@@ -246,6 +246,16 @@ def test_einsum_broadcasts(equation, a, b):
     check_gradient(lambda s, t: einsum(equation, s, t), x, y)
 
 
+def test_einsum_of_numbers_and_of_integers():
+    """Operands that are summed over wholly become numbers on the way; a sum of integers is an int64, as sum()'s."""
+    x, y = normal(3, 3), normal(3)
+    check_gradient(lambda a, b: einsum("ij,k->", a, b), x, y)
+    check_gradient(lambda a, b: einsum("i,->", a, b), y, normal())
+    total = einsum("i->", fastdl.full((3,), 100, dtype=fastdl.uint8))
+    assert total.dtype == fastdl.int64
+    assert total.item() == 300
+
+
 def test_einsum_with_sublists():
     a, b = normal(3, 4), normal(4, 5)
     assert_close(einsum(tensor(a), [0, 1], tensor(b), [1, 2], [2, 0]), (a @ b).T, reduction=4)

@@ -121,6 +121,11 @@ def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, 
             raise ArgumentError(
                 f"{cls.__name__.lower()}: the result has shape {result.shape}, but the tensor has {out.shape}"
             )
+        if out.dtype.kind not in FLOATING:
+            raise RuntimeError(
+                f"{cls.__name__.lower()}: the result has dtype {half} and cannot be stored in place in a tensor of "
+                f"dtype {out.dtype}"
+            )
         assign(out, result._data)
     if isinstance(result, tuple):
         return tuple([r.to(half) if r._data.dtype is float32 else r for r in result])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
@@ -103,6 +103,18 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
+
+
+def check_kind(op: str, dtype: Any, out: Any) -> None:
+    """Refuse to store a result of ``dtype`` in the array ``out`` where its kind would be lost: PyTorch's rule."""
+    if _KIND[dtype.kind] > _KIND[out.dtype.kind]:
+        raise RuntimeError(
+            f"{op}: the result has dtype {dtype} and cannot be stored in place in a tensor of dtype "
+            f"{out.dtype}; use {op}(x, y) instead of the in-place form, or convert the tensor first"
+        )
+
+
 _LOUD = frozenset(["divide", "floor_divide", "remainder", "fmod", "power"])
 
 
@@ -116,6 +128,8 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
         out = select(operands[0] if on_device(operands[0]) else operands[-1]).empty(shape, dtype)
     elif out.shape != shape:
         raise ArgumentError(f"{op}: the result has shape {shape}, but out has shape {out.shape}")
+    else:
+        check_kind(op, dtype, out)
     if (
         dtype.kind in "biu"
         and ufunc.__name__ not in _LOUD
@@ -162,6 +176,14 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
     return array
 
 
+def in_float32(kernel: Callable[..., Any], array: Any, *arguments: Any) -> Any:
+    """``kernel(array, ...)``, which adds up elements; of half precision in float32, where sums do not get stuck."""
+    dtype = array.dtype
+    if dtype.itemsize > 2:
+        return kernel(array, *arguments)
+    return cast(kernel(cast(array, float32), *arguments), dtype)
+
+
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
     if array.shape == shape:
@@ -169,6 +191,8 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     dtype = array.dtype
     if dtype is float32 or dtype is float64:
         return select(array).sum_to(array, shape)
+    if dtype.kind in FLOATING and not on_device(array):
+        return in_float32(sum_to, array, shape)
     lead = array.ndim - len(shape)
     repeated = tuple(range(lead)) + tuple(
         [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]

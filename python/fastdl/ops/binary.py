@@ -18,7 +18,7 @@ from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select, select_either
-from fastdl.ops.arrays import by_numpy, cast, empty, fit, full, operand, zeros
+from fastdl.ops.arrays import by_numpy, cast, check_kind, empty, fit, full, operand, zeros
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
@@ -130,12 +130,7 @@ class Binary(Op):
 
 def into(op: str, out: Any, result: Any) -> Any:
     """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
-    order = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
-    if order[result.dtype.kind] > order[out.dtype.kind]:
-        raise RuntimeError(
-            f"{op}: the result has dtype {result.dtype} and cannot be stored in place in a tensor of dtype "
-            f"{out.dtype}; use {op}(x, y) instead of the in-place form, or convert the tensor first"
-        )
+    check_kind(op, result.dtype, out)
     if result.shape != out.shape:
         raise ArgumentError(
             f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.graph import replay
-from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.autograd.op import NoKernel, Op
+from fastdl.autograd.refused import is_half
+from fastdl.dtypes import FLOATING, int64
 from fastdl.kernels import array as array_of
-from fastdl.kernels import select, strided
+from fastdl.kernels import on_device, select, strided
+from fastdl.ops.arrays import cast
 from fastdl.ops.views import permute
 from fastdl.tensor import Tensor
 
@@ -48,7 +50,8 @@ def _reduce(array: Any, labels: Labels, keep: frozenset[Any]) -> tuple[Any, Labe
     if keep.issuperset(labels):
         return array, labels
     axes = tuple(i for i, label in enumerate(labels) if label not in keep)
-    return array.sum(axes, dtype=array.dtype), tuple(label for label in labels if label in keep)
+    total = array_of(array.sum(axes, dtype=array.dtype), array)
+    return total, tuple(label for label in labels if label in keep)
 
 
 def _squeeze(array: Any, labels: Labels, other: Any, other_labels: Labels) -> tuple[Any, Labels]:
@@ -153,6 +156,10 @@ class Einsum(Op):
     aliases_grad = True
 
     def forward(self, *arrays: Any, labels: Sequence[Labels], output: Labels) -> Any:
+        if is_half(arrays[0].dtype) and not on_device(arrays[0]):
+            raise NoKernel  # NumPy would add up in half precision
+        if len(arrays) == 1 and arrays[0].dtype.kind in "biu" and not set(output).issuperset(labels[0]):
+            arrays = (cast(arrays[0], int64),)  # as sum()
         self.saves = tuple(range(len(arrays)))
         self.arrays, self.labels, self.output = arrays, labels, output
         views = [_diagonal(array, own) for array, own in zip(arrays, labels, strict=True)]

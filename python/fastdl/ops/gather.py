@@ -12,13 +12,12 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
-from fastdl.kernels import add_at as add_each
-from fastdl.kernels import array, is_array, on_device, select
-from fastdl.ops.arrays import full, joined, written, zeros
+from fastdl.kernels import add_at, array, is_array, on_device, select
+from fastdl.ops.arrays import contiguous, full, in_float32, joined, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
-from fastdl.ops.indexing import IndexSelect, add_at
+from fastdl.ops.indexing import IndexSelect
 from fastdl.ops.masks import masked_fill
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
@@ -94,9 +93,9 @@ class IndexAdd(Op):
             kernels = select(x)
             return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]), out)
         result = pooled_copy(x) if out is None else out
-        if is_kernel_dtype(x.dtype) or (x.dtype.kind in "biu" and not on_device(x)):
+        if is_kernel_dtype(x.dtype) or not on_device(x):
             return joined("index_add", result, dim, index, part)
-        add_at(result, dim, index, part)
+        add_at(result, (slice(None),) * dim + (index,), part)
         return result
 
     def backward(self, grad: Any) -> Any:
@@ -256,13 +255,7 @@ class TakeAlong(Op):
             raise RangeError(str(error)) from None
 
     def backward(self, grad: Any) -> Any:
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            part = zeros(
-                (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype, grad
-            )
-            add_each(part, _gather_key(part.shape, self.dim, self.index), grad)
-        else:
-            part = select(grad).gather_backward(grad, self.dim, self.index, self.shape[self.dim])
+        part = in_float32(select(grad).gather_backward, grad, self.dim, self.index, self.shape[self.dim])
         if part.shape == self.shape:
             return part
         whole = zeros(self.shape, grad.dtype, grad)
@@ -350,7 +343,7 @@ class Scatter(Op):
     def _place(self, result: Any, part: Any) -> None:
         """Write ``part`` (an array or a number), or add it, where the index says."""
         dtype = result.dtype
-        if not on_device(result) and (dtype.itemsize > 2 or dtype.kind in "biu" or not self.add):
+        if not on_device(result):
             corner = within(result, self.dim, self.index)
             part = part if is_array(part) else np.asarray(part).astype(dtype)
             if self.add:
@@ -362,12 +355,9 @@ class Scatter(Op):
         elif is_array(part) and is_kernel_dtype(result.dtype):
             total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
-        elif on_device(result):
+        else:
             part = part if is_array(part) else array(part, result, dtype)
             joined("scatter_add", within(result, self.dim, self.index), self.dim, self.index, part)
-        else:
-            check_range("scatter_add", self.index, result.shape[self.dim])
-            add_each(result, _gather_key(result.shape, self.dim, self.index), part)
 
     def backward(self, grad: Any) -> Any:
         rest = None
@@ -378,9 +368,8 @@ class Scatter(Op):
                 self._place(rest, 0)
         part = None
         if self.needs[1]:
-            part = taken = select(grad).gather_forward(
-                within(grad, self.dim, self.index), self.dim, self.index
-            )
+            corner = contiguous(within(grad, self.dim, self.index))
+            part = taken = select(grad).gather_forward(corner, self.dim, self.index)
             if taken.shape != self.source_shape:
                 part = zeros(self.source_shape, grad.dtype, grad)
                 within(part, -1, self.index)[...] = taken

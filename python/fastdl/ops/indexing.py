@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from fastdl import kernels
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
@@ -22,7 +21,7 @@ from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, on_device, select
-from fastdl.ops.arrays import fill, joined, sum_to, written, zeros
+from fastdl.ops.arrays import fill, in_float32, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -151,11 +150,6 @@ def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
         dim += 1
 
 
-def add_at(whole: Any, dim: int, index: Any, grad: Any) -> None:
-    """``whole[.., index, ..] += grad`` along one axis, where an index may repeat."""
-    kernels.add_at(whole, (slice(None),) * dim + (index,), grad)
-
-
 def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any]:
     """An advanced key whose arrays stand together, as one index into the indexed axes taken as one.
 
@@ -211,11 +205,9 @@ class IndexSelect(Op):
         return select(x).index_select_forward(x, dim, index)
 
     def backward(self, grad: Any) -> Any:
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.shape, grad.dtype, grad)
-            add_at(whole, self.dim, self.index, grad)
-            return whole
-        return select(grad).index_select_backward(grad, self.dim, self.index, self.shape[self.dim])
+        return in_float32(
+            select(grad).index_select_backward, grad, self.dim, self.index, self.shape[self.dim]
+        )
 
     def linear(self, x: Any) -> Any:
         return select(x).index_select_forward(x, self.dim, self.index)
@@ -241,18 +233,13 @@ class Gather(Op):
         return y.reshape(*x.shape[:first], *index.shape, *x.shape[last:])
 
     def backward(self, grad: Any) -> Any:
-        backend = select(grad)
         first, index = self.first, self.index
         rows = (*self.merged[:first], index.size, *self.merged[first + 1 :])
         if not grad.flags.c_contiguous:
             grad = pooled_copy(grad)
         grad = grad.reshape(rows)
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            whole = zeros(self.merged, grad.dtype, grad)
-            add_at(whole, first, index.reshape(-1), grad)
-        else:
-            whole = backend.index_select_backward(grad, first, index.reshape(-1), self.merged[first])
-        whole = whole.reshape(self.shape)
+        backward = select(grad).index_select_backward
+        whole = in_float32(backward, grad, first, index.reshape(-1), self.merged[first]).reshape(self.shape)
         return whole if self.moved is None else whole.transpose(self.moved)
 
     def linear(self, x: Any) -> Any:

@@ -70,7 +70,7 @@ class MaskedFill(Op):
                 np.copyto(rest, 0, where=self.mask)
             rest = sum_to(rest, self.x_shape)
         if self.needs[1]:
-            part = array(np.where(self.mask, grad, grad.dtype.type(0)).sum(), grad)
+            part = sum_to(array(np.where(self.mask, grad, grad.dtype.type(0)), grad), ())
         return rest, part
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
-from fastdl.kernels import add_at, select, strided
-from fastdl.ops.arrays import zeros
+from fastdl.kernels import select, strided
+from fastdl.ops.arrays import in_float32, zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -316,10 +316,10 @@ class Strided(Part):
 
     def backward(self, grad: Any) -> Any:
         size, stride, offset = self.options["size"], self.options["stride"], self.options["offset"]
-        whole = zeros((prod(self.shape),), grad.dtype, grad)
-        places = strided(np.arange(whole.size, like=whole)[offset:], size, [8 * s for s in stride])
-        add_at(whole, places.ravel(), grad.ravel())
-        return whole.reshape(self.shape)
+        whole = prod(self.shape)
+        places = strided(np.arange(whole, like=grad)[offset:], size, [8 * s for s in stride])
+        backward = select(grad).index_select_backward
+        return in_float32(backward, grad.reshape(-1), 0, places.reshape(-1), whole).reshape(self.shape)
 
     def linear(self, x: Any) -> Any:
         return super().linear(x if x.flags.c_contiguous else pooled_copy(x))

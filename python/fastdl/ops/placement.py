@@ -9,9 +9,9 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
-from fastdl.dtypes import FLOATING, bool_, int64
+from fastdl.dtypes import FLOATING, bool_, float32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import add_at, array, on_device, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
 from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
@@ -88,14 +88,12 @@ class ScatterReduce(Op):
             to_part = grad[key] * np.where(zeros_in[key] == of_part, y[key] / part, 0)
         else:
             first, ties = (x == y) & kept, part == y[key]
-            count = first.astype(grad.dtype)
-            if is_kernel_dtype(grad.dtype):
-                ones = ties.astype(grad.dtype)
-                total = select(grad).gather_backward(ones, self.dim, self.index, grad.shape[self.dim])
-                count[tuple([slice(0, n) for n in total.shape])] += total
-            else:
-                add_at(count, key, ties)
-            share = grad / np.maximum(count, 1)
+            count = first.astype(float32)
+            total = select(grad).gather_backward(
+                ties.astype(float32), self.dim, self.index, grad.shape[self.dim]
+            )
+            count[tuple([slice(0, n) for n in total.shape])] += total
+            share = grad / np.maximum(count, 1).astype(grad.dtype)
             to_x, to_part = share * first, share[key] * ties
         whole = zeros(self.shape, grad.dtype, grad)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part

@@ -13,8 +13,8 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at, on_device, select
-from fastdl.ops.arrays import cast, contiguous, sum_to, zeros
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import cast, contiguous, in_float32, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
@@ -244,11 +244,7 @@ class RepeatInterleave(Op):
             kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
             return sum_to(folded, kept).reshape(self.shape)
         places = to_device(np.repeat(np.arange(self.shape[self.dim]), self.repeats), device_of(grad))
-        if grad.dtype.itemsize > 2:
-            return select(grad).index_select_backward(grad, self.dim, places, self.shape[self.dim])
-        whole = zeros(self.shape, grad.dtype, grad)
-        add_at(whole, (slice(None),) * self.dim + (places,), grad)
-        return whole
+        return in_float32(select(grad).index_select_backward, grad, self.dim, places, self.shape[self.dim])
 
     def linear(self, x: Any) -> Any:
         return RepeatInterleave().forward(x, self.repeats, self.dim)

@@ -11,9 +11,9 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import add_at, array, on_device, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import cast, contiguous, full, zeros
+from fastdl.ops.arrays import cast, contiguous, full, in_float32, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
@@ -60,7 +60,9 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
     x = input._data
     if x.dtype is float32 or x.dtype is float64:
         return NanSum.apply(input, axes=normal_axes("nansum", dim, x.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
-    return sum(where(isnan(input), 0.0, input) if x.dtype.kind in FLOATING else input, dim, keepdim)
+    return sum(
+        where(isnan(input), 0.0, input) if x.dtype.kind in FLOATING else input, dim, keepdim, dtype=dtype
+    )
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -244,13 +246,7 @@ class RunningPick(Op):
         return values
 
     def backward(self, grad: Any) -> Any:
-        if grad.dtype is float32 or grad.dtype is float64:
-            return select(grad).gather_backward(grad, self.axis, self.indices, self.shape[self.axis])
-        whole = zeros(self.shape, grad.dtype, grad)
-        open_grid: list[Any] = list(np.ogrid[tuple([slice(n) for n in self.shape])])
-        open_grid[self.axis] = self.indices
-        add_at(whole, tuple(open_grid), grad)
-        return whole
+        return in_float32(select(grad).gather_backward, grad, self.axis, self.indices, self.shape[self.axis])
 
     def linear(self, x: Any) -> Any:
         return np.take_along_axis(x, self.indices, self.axis)
@@ -351,7 +347,7 @@ def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> 
             raise RuntimeError(f"cov: {name} must not be negative, got {w.min().item()}")
     if fweights is not None and fweights._data.dtype.kind not in "iu":
         raise RuntimeError(f"cov: fweights count observations and must be integers, got {fweights.dtype}")
-    given = [to(w, rows.dtype) for w in (fweights, aweights) if w is not None]
+    given = [w for w in (fweights, aweights) if w is not None]
     return None if not given else given[0] if len(given) == 1 else mul(given[0], given[1])
 
 
