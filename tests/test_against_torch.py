@@ -57,6 +57,13 @@ TABLES = {
         F.l1_loss(L.ones(2), L.zeros(2, dtype=L.float64))
         F.smooth_l1_loss(L.ones(2), L.zeros(2, dtype=L.float64))
         F.huber_loss(L.ones(2), L.zeros(2, dtype=L.int64))
+        [L.xlogy(x, L.tensor([1, 2, 3], dtype=t)) for x in (reals(3), reals(3).half(), ints(3)) for t in (L.int8, L.float16, L.float64)]
+        [L.special.xlog1py(x, L.tensor([1, 2, 3], dtype=t)) for x in (reals(3), reals(3).half(), ints(3)) for t in (L.int8, L.float16, L.float64)]
+        [L.ldexp(x, L.tensor([1, 2], dtype=t)) for x in (reals(2), reals(2).half(), reals(2)[0]) for t in (L.int8, L.int64)]
+        [L.nextafter(*pair) for pair in ((reals(3).float(), ints(3)), (reals(2, 3).float(), reals(3)[0]), (reals(3).float(), reals(3)))]
+        L.nansum(L.tensor([1.0, 2.0]), dtype=L.int32), L.nansum(reals(2, 3), 0, dtype=L.int16), L.nansum(ints(3), dtype=L.float32)
+        [x.any(()) for x in (ints(2, 3), reals(2).float(), L.ones(2, dtype=L.uint8))], L.all(ints(2, 3), (), True)
+        L.cov(reals(2, 3), fweights=L.tensor([7, 4, 4]), aweights=L.tensor([0.3, 0.1, 0.7])), L.cov(reals(2, 3).float(), aweights=L.tensor([0.3, 0.1, 0.7], dtype=L.float64))
     """,
     "half precision": """
         x = reals(3, 4).half(); y = x.clone(); y.addcmul_(x, x, value=0.5), y.addcdiv_(x, x + 4), y.lerp_(x, 0.25), y.lerp_(x, x.abs().clamp(0, 1))
@@ -194,6 +201,15 @@ TABLES = {
         x, w, b = leaf(4, 3), leaf(5, 3, seed=1), leaf(5, seed=2); grads(F.linear_cross_entropy(x, w, L.tensor([0, 4, 2, -100]), linear_bias=b, label_smoothing=0.1), x, w, b)
         F.linear_cross_entropy(reals(2, 3), reals(4, 2, 3), L.tensor([[0, 3], [1, 2]]), reduction="none")
     """,
+    "borders": """
+        F.cosine_similarity(L.tensor(2.0), L.tensor(-3.0), dim=0)
+        F.fractional_max_pool3d(L.ones(0, 1, 4, 5, 4), (2, 2, 1), output_size=(2, 3, 2)), F.fractional_max_pool2d(L.ones(0, 1, 4, 5), 2, output_size=2)
+        reals(3).abs().polygamma_(1), reals(3).conj_physical_()
+        L.tensor(None)
+        reals(3).cauchy_(0, 0)
+        reals(3).log_normal_(0, 0)
+        L.func.vmap(lambda x: x, in_dims=5)(reals(2, 3))
+    """,
     "linear algebra": """
         a = square(3); grads(L.linalg.inv(a), a)
         a, b = square(3), leaf(3, 2); grads(L.linalg.solve(a, b), a, b)
@@ -208,6 +224,10 @@ TABLES = {
         a = leaf(4, 3); u, s, v = L.linalg.svd(a, full_matrices=False); grads((u * s) @ v * s, a)
         a = leaf(4, 3); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
         a = leaf(4, 3); grads(L.linalg.pinv(a), a)
+        a, b = leaf(6, 2), leaf(5, 2, seed=1); grads(L.linalg.pinv(a @ b.T), a, b)
+        a, b = leaf(2, 3, 2), leaf(2, 4, 2, seed=1); grads(L.linalg.pinv(L.cat([a, a], -1) @ L.cat([b, b], -1).mT), a, b)
+        a, b = leaf(4, 2), leaf(4, 3, seed=1); grads(L.linalg.lstsq(a @ a.T, b).solution, a, b)
+        L.linalg.pinv(reals(4, 4), hermitian=True)
         a = leaf(3, 5); q, r = L.linalg.qr(a); grads(q @ (r * r), a)
         a = leaf(4, 3); u, s, v = L.linalg.svd(a); grads((u[:, :3] * s) @ v * s, a)
         a = square(4); grads(L.linalg.pinv(a, hermitian=True), a)

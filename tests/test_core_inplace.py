@@ -168,6 +168,18 @@ def test_unsaved_values_may_change():
     np.testing.assert_array_equal(x.grad.numpy(), [2, 2, 2])
 
 
+def test_lerp_by_a_number_saves_nothing():
+    """Its gradients are the number's alone: x and end may change, and be one tensor."""
+    x, end = fastdl.ones(3, requires_grad=True), fastdl.zeros(3, requires_grad=True)
+    y, z = x * 1, end * 1
+    y.lerp_(y, 0.25)
+    y.lerp_(z, 0.25)
+    z.add_(5)
+    y.sum().backward()
+    assert x.grad.tolist() == [0.75] * 3
+    assert end.grad.tolist() == [0.25] * 3
+
+
 def test_data_is_not_tracked():
     x = fastdl.ones(3, requires_grad=True)
     y = (x * x).sum()

@@ -224,7 +224,7 @@ clip = clamp
 class Ternary(Op):
     """Three tensors in a common floating dtype, and a number."""
 
-    saves = (0, 1, 2)
+    saves: tuple[int, ...] = (0, 1, 2)
 
     def prepare(self, op: str, *arrays: Any) -> Any:
         self.likes = [(a.shape, a.dtype) for a in arrays]
@@ -311,15 +311,20 @@ class Lerp(Ternary):
     """x + w (y - x)"""
 
     def forward(self, x: Any, y: Any, w: Any, value: float | None = None, out: Any = None) -> Any:
-        if w is None:
+        fixed = w is None
+        if fixed:
             w = np.asarray(value, x.dtype, like=x)
-        return select(x).lerp_forward(*self.prepare("lerp", x, y, w), out)
+        x, y, w = self.prepare("lerp", x, y, w)
+        if fixed:  # the gradients are w's alone
+            self.saves, self.arrays = (), [None, None, w]
+        return select(x).lerp_forward(x, y, w, out)
 
     def backward(self, grad: Any) -> Any:
         x, y, w = self.arrays
         k = select(grad)
         grad_y = k.mul_forward(grad, w)
-        return self.give(k.sub_forward(grad, grad_y), grad_y, k.mul_forward(grad, k.sub_forward(y, x)))
+        grad_w = k.mul_forward(grad, k.sub_forward(y, x)) if self.needs[2] else None
+        return self.give(k.sub_forward(grad, grad_y), grad_y, grad_w)
 
     def backward_graph(self, grad: Tensor) -> Any:
         grad_y = grad * self.operand_graph(2)

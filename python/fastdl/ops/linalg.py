@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.autograd.op import Op
 from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
@@ -212,8 +213,41 @@ def pinv(
     See ``torch.linalg.pinv``.
     """
     check_matrix("pinv", A, square=hermitian)
+    return PseudoInverse.apply(A, inverse=_pinv(A.detach(), rcond, hermitian, atol, rtol)._data)  # type: ignore[no-any-return]
+
+
+class PseudoInverse(Op):
+    """A pseudo-inverse P found by the caller; its gradient for changes of A that leave the rank as it is (Golub and
+    Pereyra, 1973), which is defined where singular values meet, too."""
+
+    saves, saves_output = (0,), True
+
+    def forward(self, A: Any, inverse: Any) -> Any:
+        self.A, self.P = A, inverse
+        return inverse
+
+    def backward(self, grad: Any) -> Any:
+        return self.formula(*[Tensor._wrap(array) for array in (self.A, self.P, grad)])._data
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return self.formula(self.saved_input(0, self.A), self.saved_output(self.P), grad)
+
+    @staticmethod
+    def formula(A: Tensor, P: Tensor, grad: Tensor) -> Tensor:
+        G, Pt = grad.mT, P.mT
+        rows, columns = matmul(G, matmul(P, Pt)), matmul(matmul(Pt, P), G)
+        return (
+            rows
+            - matmul(A, matmul(P, rows))
+            + columns
+            - matmul(matmul(columns, P), A)
+            - matmul(Pt, matmul(grad, Pt))
+        )
+
+
+def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Tensor:
     if hermitian:
-        values, vectors = eigh((A + A.mT) * 0.5)
+        values, vectors = eigh(A)
         if values.shape[-1] == 0:
             return A.mT.clone()
         small = abs(values) <= _tolerance(

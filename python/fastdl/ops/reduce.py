@@ -16,12 +16,12 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import cast, count_true, empty, full, zeros
+from fastdl.ops.arrays import as_bool, cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
 from fastdl.ops.shape import cat
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 
 class Reduction(Op):
@@ -453,8 +453,10 @@ def std_mean(
 
 def _truth(op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:
     x = _input(op, input)._data
+    # uint8 stays uint8, as in PyTorch; no axes (not None) reduce nothing.
+    if dim.__class__ in (tuple, list) and not dim:
+        return Tensor._wrap(cast(as_bool(x), uint8) if x.dtype is uint8 else as_bool(pooled_copy(x)))
     axes = normal_axes(op, dim, x.ndim)
-    # uint8 stays uint8, as in PyTorch.
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
     if axes is None:  # NumPy stops at the first that decides
         getattr(x, op)(axis=axes, keepdims=keepdim, out=out)

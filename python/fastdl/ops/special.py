@@ -122,7 +122,13 @@ def xlogy(input: Any, other: Any) -> Tensor:
     zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
     # Where the logarithm is finite it stays: at input 0 it is the gradient.
     unused = logical_and(zero, logical_or(le(other, 0), eq(other, math.inf)))
-    return mul(input, log(floating(where(unused, 1.0, other))))
+    return mul(input, log(where(unused, 1.0, _beside(input, other))))
+
+
+def _beside(input: Any, other: Tensor) -> Tensor:
+    """``other`` in the precision of the result of both."""
+    dtype = common_dtype(input._data if isinstance(input, Tensor) else input, other._data)
+    return to(other, dtype if dtype.kind in FLOATING else get_default_dtype())
 
 
 def xlog1py(input: Any, other: Any) -> Tensor:
@@ -133,7 +139,7 @@ def xlog1py(input: Any, other: Any) -> Tensor:
     if not isinstance(input, Tensor):
         input = Tensor._wrap(np.asarray(input, floating(other)._data.dtype, like=other._data))
     unused = logical_and(eq(input, 0), logical_or(le(other, -1), eq(other, math.inf)))
-    return mul(input, log1p(where(unused, 0.0, other)))
+    return mul(input, log1p(where(unused, 0.0, _beside(input, other))))
 
 
 def entr(input: Tensor) -> Tensor:
@@ -210,6 +216,8 @@ def float_power(input: Any, exponent: Any) -> Tensor:
 
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2^other. See ``torch.ldexp``."""
+    if input._data.dtype.kind in FLOATING and other._data.dtype.kind not in FLOATING:
+        other = to(other, input._data.dtype)
     return mul(input, pow(2.0, other))
 
 
@@ -235,8 +243,10 @@ def frexp(input: Tensor) -> MantissaExponent:
 
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after input in the direction of other. See ``torch.nextafter``."""
-    x, y = _floating("nextafter", input), _floating("nextafter", other)
-    if x.dtype is y.dtype and (x.dtype is float32 or x.dtype is float64):
+    check_tensors("nextafter", input=input, other=other)
+    dtype = common_dtype(input._data, other._data)
+    x, y = _floating("nextafter", to(input, dtype)), _floating("nextafter", to(other, dtype))
+    if dtype is float32 or dtype is float64:
         return Tensor._wrap(select(x).nextafter_forward(x, y))
     return Tensor._wrap(array(np.nextafter(x, y)))
 
