@@ -327,6 +327,9 @@ def test_memory(gpu: Any) -> None:
     assert stats["allocated_bytes.all.current"] == fastdl.cuda.memory_allocated()
     assert stats["total_bytes"] == 4 << 30
     assert fastdl.cuda.memory_reserved() >= fastdl.cuda.memory_allocated()
+    summary = fastdl.cuda.memory_summary(abbreviated=True).splitlines()
+    assert [line.split()[0] for line in summary] == list(stats)
+    assert summary[-1].split()[1:] == ["4096.0", "MiB"]
     fastdl.cuda.empty_cache()
     assert fastdl.cuda.memory_allocated() == 0
 

@@ -123,11 +123,11 @@ def test_random_sampler():
     drawn = list(data.RandomSampler(range(5), replacement=True, num_samples=2000))
     assert set(drawn) == set(range(5))
     assert min(collections.Counter(drawn).values()) > 300  # expected 400, standard deviation 18
-    assert list(data.RandomSampler([])) == []
     with pytest.raises(TypeError, match="replacement should be a boolean"):
         data.RandomSampler([1], replacement=1)
-    with pytest.raises(ValueError, match="non-negative integer"):
-        data.RandomSampler([1], num_samples=-1)
+    for source, wanted in (([1], 0), ([1], -1), ([], None)):
+        with pytest.raises(ValueError, match="num_samples should be a positive integer"):
+            data.RandomSampler(source, num_samples=wanted)
 
 
 def test_other_samplers():
@@ -171,6 +171,10 @@ def test_default_collate_equals_torchs():
         [b"a"],
         arrays,
         [np.float32(1), np.float32(2)],
+        [np.float32(1), np.float64(2)],
+        [1, 2.5],
+        [collections.OrderedDict(b=1, a=2), collections.OrderedDict(b=3, a=4)],
+        [collections.defaultdict(int, a=1), collections.defaultdict(int, a=2)],
         [(1, 2.0), (3, 4.0)],
         [[1, "x"], [2, "y"]],
         [{"a": 1, "b": (2.0, "t")}, {"a": 3, "b": (4.0, "u")}],
@@ -183,7 +187,8 @@ def test_default_collate_equals_torchs():
                 assert a.numpy().dtype == b.numpy().dtype
                 np.testing.assert_array_equal(a.numpy(), b.numpy())
             elif isinstance(b, dict):
-                assert a.keys() == b.keys()
+                assert type(a) is type(b)
+                assert list(a) == list(b)
                 for key in b:
                     same(a[key], b[key])
             elif isinstance(b, (list, tuple)):

@@ -288,7 +288,7 @@ def test_reprs_are_torchs():
 
     for ours, theirs in zip(build(nn, fastdl.ones), build(torch.nn, torch.ones), strict=True):
         assert repr(ours) == repr(theirs).replace("torch.float32", "float32").replace(
-            "torch.FloatTensor", "float32"
+            "torch.FloatTensor", "fastdl.FloatTensor"
         )
 
 

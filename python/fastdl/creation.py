@@ -25,7 +25,7 @@ from fastdl.dtypes import (
     int64,
     uint8,
 )
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select
 from fastdl.ops.arrays import fill, filler
@@ -67,7 +67,7 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
             f"{op}: the nested sequences differ in length; every row must be as long as its neighbours"
         ) from None
     if array.dtype.kind == "O":
-        raise TypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
+        raise DtypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
     check_array(op, array)
     if dtype is not None and dtype.kind in "iu" and array.dtype.kind in "iu" and dtype.itemsize < 8:
         limits = np.iinfo(dtype)

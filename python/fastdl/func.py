@@ -115,6 +115,9 @@ def vmap(
         leaves = [
             pair for a, dims in zip(args, each, strict=True) for pair in zip(_tensors(a), dims, strict=True)
         ]
+        for t, d in leaves:
+            if d is not None and not -t.ndim <= d < t.ndim:
+                raise ValueError(f"vmap: in_dims names axis {d} of a tensor of {t.ndim} dimensions")
         sizes = {t.shape[d] for t, d in leaves if d is not None}
         if len(sizes) != 1:
             raise ValueError(

@@ -124,8 +124,8 @@ _IN_PLACE_OUT = """clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add
 _IN_PLACE = """sigmoid tanh logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor
     bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge not_equal less less_equal greater
     greater_equal relu frac tril triu index_fill index_reduce scatter_reduce masked_scatter addmm addmv addr
-    addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma sinc logit deg2rad rad2deg xlogy copysign
-    float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
+    addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma polygamma sinc logit deg2rad rad2deg xlogy
+    copysign conj_physical float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 
 # Python's operators: dunder name without underscores -> function of two operands.

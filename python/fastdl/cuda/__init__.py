@@ -27,6 +27,7 @@ from fastdl.cuda.memory import (
     memory_allocated,
     memory_reserved,
     memory_stats,
+    memory_summary,
     reset_peak_memory_stats,
 )
 from fastdl.cuda.streams import (
@@ -78,6 +79,7 @@ __all__ = [
     "memory_allocated",
     "memory_reserved",
     "memory_stats",
+    "memory_summary",
     "reset_peak_memory_stats",
     "seed",
     "set_device",

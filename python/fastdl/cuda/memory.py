@@ -81,6 +81,12 @@ def memory_stats(device: Any = None) -> dict[str, int]:
     }
 
 
+def memory_summary(device: Any = None, abbreviated: bool = False) -> str:
+    """:func:`memory_stats` as a table to print, in MiB; ``abbreviated`` changes nothing, as it is short."""
+    lines = [f"{name:<28} {amount / 2**20:>12.1f} MiB" for name, amount in memory_stats(device).items()]
+    return "\n".join(lines)
+
+
 def mem_get_info(device: Any = None) -> tuple[int, int]:
     """Free and total bytes of a GPU, whoever uses them."""
     return devices.cupy().cuda.Device(devices.index("mem_get_info", device)).mem_info  # type: ignore[no-any-return]

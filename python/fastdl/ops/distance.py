@@ -28,7 +28,7 @@ from fastdl.ops.reduction import (
     same_dtype,
     upstream,
 )
-from fastdl.ops.views import unsqueeze
+from fastdl.ops.views import reshape, unsqueeze
 from fastdl.tensor import Tensor
 
 
@@ -218,8 +218,8 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     if x1._data.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: x1 must be float32 or float64, got {x1._data.dtype}")
     ndim = max(x1._data.ndim, x2._data.ndim)
-    if ndim == 0:
-        raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
+    if ndim == 0:  # a row of one element
+        return reshape(cosine_similarity(reshape(x1, (1,)), reshape(x2, (1,)), dim, eps), ())
     return CosineSimilarity.apply(x1, x2, dim=axis(op, dim, ndim), eps=eps)  # type: ignore[no-any-return]
 
 

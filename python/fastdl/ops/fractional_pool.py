@@ -78,7 +78,8 @@ def _fractional(
         shape[axis], shape[rank + axis] = output[axis], kernel[axis]
         flat = flat + places.reshape(*planes, *shape) * prod(spatial[axis + 1 :])
     flat = flat.reshape(*planes, prod(output), prod(kernel))
-    values = np.take_along_axis(x.reshape(*planes, -1), flat.reshape(*planes, -1), -1).reshape(flat.shape)
+    places = flat.reshape(*planes, prod(output) * prod(kernel))
+    values = np.take_along_axis(x.reshape(*planes, prod(spatial)), places, -1).reshape(flat.shape)
     found = np.take_along_axis(flat, values.argmax(-1)[..., None], -1)[..., 0]
     lead = x.shape[: x.ndim - rank]
     indices = Tensor._wrap(found.reshape(*lead, prod(output)))

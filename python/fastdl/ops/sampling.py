@@ -380,7 +380,8 @@ def log_normal_(
 ) -> Tensor:
     """Overwrite with exp of normally distributed numbers; see ``torch.Tensor.log_normal_``."""
     dtype = _check("log_normal_", self)
-    _check_std("log_normal_", std)
+    if not std > 0:
+        raise RuntimeError(f"log_normal_: std must be greater than 0, got {std}")
     return _store(
         "log_normal_",
         self,
@@ -393,6 +394,8 @@ def cauchy_(
 ) -> Tensor:
     """Overwrite with Cauchy-distributed numbers; see ``torch.Tensor.cauchy_``."""
     dtype = _check("cauchy_", self)
+    if not sigma > 0:
+        raise RuntimeError(f"cauchy_: sigma must be greater than 0, got {sigma}")
     u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
     return _store("cauchy_", self, median + sigma * np.tan(math.pi * (u - 0.5)))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 
+from fastdl.dtypes import get_default_dtype
 from fastdl.kernels import select
 from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
@@ -47,15 +49,16 @@ def default_collate(batch: Sequence[Any]) -> Any:
             )
         return _stack_arrays(list(batch))
     if isinstance(sample, np.generic):
-        return Tensor._wrap(np.array(batch, dtype=sample.dtype))
+        return Tensor._wrap(np.array(batch))
     if isinstance(sample, float):
         return Tensor._wrap(np.array(batch, np.float64))
     if isinstance(sample, int):
-        return Tensor._wrap(np.array(batch))
+        values = np.array(batch)
+        return Tensor._wrap(values.astype(get_default_dtype()) if values.dtype.kind == "f" else values)
     if isinstance(sample, (str, bytes)):
         return batch
     if isinstance(sample, Mapping):
-        return {key: default_collate([s[key] for s in batch]) for key in sample}
+        return _mapping(sample, {key: default_collate([s[key] for s in batch]) for key in sample})
     if isinstance(sample, Sequence):
         if any(len(s) != len(sample) for s in batch):
             raise RuntimeError("each element in list of batch should be of equal size")
@@ -67,6 +70,20 @@ def default_collate(batch: Sequence[Any]) -> Any:
     )
 
 
+def _mapping(like: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """The items as the class of ``like``; a dict if it cannot be made of them."""
+    if like.__class__ is dict:
+        return items
+    try:
+        if isinstance(like, MutableMapping):  # a copy keeps what else there is (a defaultdict's factory)
+            made = copy(like)
+            made.update(items)
+            return made
+        return type(like)(items)  # type: ignore[call-arg]
+    except TypeError:
+        return items
+
+
 def default_convert(data: Any) -> Any:
     """NumPy arrays as tensors (sharing memory), inside whatever dicts, tuples and lists they are."""
     if isinstance(data, np.ndarray):
@@ -74,7 +91,7 @@ def default_convert(data: Any) -> Any:
     if isinstance(data, np.generic):
         return Tensor._wrap(np.array(data)) if data.dtype.kind in "fiub" else data
     if isinstance(data, Mapping):
-        return {key: default_convert(value) for key, value in data.items()}
+        return _mapping(data, {key: default_convert(value) for key, value in data.items()})
     if isinstance(data, tuple):
         columns = [default_convert(value) for value in data]
         return type(data)(*columns) if hasattr(data, "_fields") else columns
