@@ -207,6 +207,7 @@ TABLES = {
         reals(3).abs().polygamma_(1), reals(3).conj_physical_()
         L.tensor(None)
         reals(3).cauchy_(0, 0)
+        [L.typename(x)[-11:] for x in (reals(3).float(), L.nn.Linear(1, 1), 3, dict, "a")]
         reals(3).log_normal_(0, 0)
         L.func.vmap(lambda x: x, in_dims=5)(reals(2, 3))
     """,

@@ -191,6 +191,24 @@ def test_scattered_gradients_in_half_precision(half: Any) -> None:
     np.testing.assert_array_equal(grads[0][1], grads[1][1])
 
 
+def test_strided_gradients_in_half_precision(half: Any) -> None:
+    """The gradient of a view comes in the view's strides."""
+    x = fastdl.arange(24).reshape(2, 3, 4).to(half).requires_grad_()
+    y = fastdl.stack([part.transpose(0, 1) for part in x.unbind(0)])
+    a, b = x.split([1, 3], dim=2)
+    weight = fastdl.arange(24).reshape(2, 4, 3).to(half)
+    ((y * weight).sum() + (a.mT * b.mT).sum()).backward()
+    assert x.grad is not None
+    want = weight.float().mT.numpy().copy()
+    values = x.detach().float().numpy()
+    want[..., :1] += values[..., 1:].sum(-1, keepdims=True)
+    want[..., 1:] += values[..., :1]
+    np.testing.assert_array_equal(x.grad.float().numpy(), want)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0).to(half)
+    layer(fastdl.randn(2, 3, 4).to(half)).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
 def test_half_results_are_not_stored_in_integers(half: Any) -> None:
     out = fastdl.zeros(2, dtype=fastdl.int64)
     with pytest.raises(RuntimeError, match=f"the result has dtype {half} and cannot be stored"):

@@ -117,6 +117,10 @@ def test_contiguous_of_unaligned_elements(backend):
     fields = np.zeros(1000, "i1,f4")
     fields["f1"] = np.arange(1000)
     np.testing.assert_array_equal(backend.contiguous(fields["f1"]), np.arange(1000))
+    halves = np.arange(12, dtype="f4").astype(pytest.importorskip("ml_dtypes").bfloat16).reshape(3, 4)
+    copy = backend.contiguous(halves.T)
+    assert copy.dtype == halves.dtype
+    np.testing.assert_array_equal(copy.astype("f4"), halves.T.astype("f4"))
     for refused in (np.array([object()]), fields):
         with pytest.raises(TypeError, match="plain numbers"):
             backend.contiguous(refused)

@@ -218,6 +218,7 @@ from fastdl.ops.query import (
     real,
     resolve_conj,
     resolve_neg,
+    typename,
 )
 from fastdl.ops.reduce import (
     all,
@@ -558,6 +559,7 @@ __all__ = [
     "triu",
     "true_divide",
     "trunc",
+    "typename",
     "unbind",
     "unflatten",
     "unique",

@@ -132,6 +132,7 @@ from fastdl.ops.query import is_signed as is_signed
 from fastdl.ops.query import is_tensor as is_tensor
 from fastdl.ops.query import numel as numel
 from fastdl.ops.query import real as real
+from fastdl.ops.query import typename as typename
 from fastdl.ops.reduce import count_nonzero as count_nonzero
 from fastdl.ops.sampling import binomial as binomial
 from fastdl.ops.sampling import poisson as poisson
@@ -483,6 +484,7 @@ __all__ = [
     'triu',
     'true_divide',
     'trunc',
+    'typename',
     'unbind',
     'unflatten',
     'unique',

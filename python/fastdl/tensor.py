@@ -41,7 +41,7 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
     if dtype is None:
         dtype = own or canonical[array.dtype.newbyteorder("=")]
     if own is dtype:
-        if array.dtype.kind == "V":  # bfloat16: the CPU's kernel knows NumPy's own dtypes
+        if array.dtype.kind == "V":  # bfloat16: its bits
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
     if array.__class__ is np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from fastdl.autograd.mode import mode, no_grad
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
+from fastdl.errors import DtypeError
 from fastdl.tensor import Tensor
 
 
@@ -121,7 +122,7 @@ class _Node(Op):
                 grads.append(None)
                 continue
             if not isinstance(grad, Tensor):
-                raise TypeError(
+                raise DtypeError(
                     f"{name}.backward: gradient {i} must be a Tensor or None, got {type(grad).__name__}"
                 )
             if grad._data.shape != shape:

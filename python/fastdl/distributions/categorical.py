@@ -222,6 +222,9 @@ class RelaxedOneHotCategorical(_OverClasses):
         score = sum(log_softmax_method(self.logits - t * y, -1) - y, -1)
         return score + constant
 
+    def entropy(self) -> Tensor:
+        return Distribution.entropy(self)  # that of the classes is not this one's, which has no closed form
+
 
 class Multinomial(Distribution):
     """How often each class came in ``total_count`` draws. See ``torch.distributions.Multinomial``."""

@@ -18,7 +18,7 @@ from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
-from fastdl.ops.gamma import digamma, lgamma
+from fastdl.ops.gamma import digamma, igamma, lgamma
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import _draw, randn
 from fastdl.ops.shape import stack
@@ -137,6 +137,10 @@ class Gamma(Distribution):
         self._validate_sample(value)
         a, rate = self.concentration, self.rate
         return xlogy(a, rate) + xlogy(a - 1, value) - rate * value - lgamma(a)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        return igamma(self.concentration, self.rate * value)
 
     def entropy(self) -> Tensor:
         a = self.concentration

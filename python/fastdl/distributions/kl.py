@@ -18,6 +18,7 @@ from fastdl.distributions.independent import Independent
 from fastdl.distributions.location_scale import Cauchy, Exponential, Gumbel, Laplace, Uniform
 from fastdl.distributions.multivariate_normal import MultivariateNormal
 from fastdl.distributions.normal import HalfNormal, LogNormal, Normal
+from fastdl.distributions.positive import Pareto
 from fastdl.distributions.transforms import sum_last
 from fastdl.ops.activation import softplus
 from fastdl.ops.elementwise import where
@@ -149,6 +150,13 @@ def _gumbel(p: Any, q: Any) -> Tensor:
     ratio, away = p.scale / q.scale, (q.loc - p.loc) / q.scale
     tail = exp(away + lgamma(1 + ratio))
     return -log(ratio) - away + np.euler_gamma * ratio + tail - (1 + np.euler_gamma)  # type: ignore[no-any-return]
+
+
+@register_kl(Pareto, Pareto)
+def _pareto(p: Any, q: Any) -> Tensor:
+    ratio = q.alpha / p.alpha
+    result = q.alpha * log(p.scale / q.scale) - log(ratio) + ratio - 1
+    return where(p.scale < q.scale, math.inf, result)  # q has no probability where p begins
 
 
 @register_kl(Gamma, Gamma)

@@ -13,7 +13,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
-from fastdl.ops.arrays import contiguous, full, in_float32, joined, written, zeros
+from fastdl.ops.arrays import full, in_float32, joined, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
@@ -368,8 +368,9 @@ class Scatter(Op):
                 self._place(rest, 0)
         part = None
         if self.needs[1]:
-            corner = contiguous(within(grad, self.dim, self.index))
-            part = taken = select(grad).gather_forward(corner, self.dim, self.index)
+            part = taken = select(grad).gather_forward(
+                within(grad, self.dim, self.index), self.dim, self.index
+            )
             if taken.shape != self.source_shape:
                 part = zeros(self.source_shape, grad.dtype, grad)
                 within(part, -1, self.index)[...] = taken

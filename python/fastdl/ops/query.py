@@ -7,6 +7,7 @@ from typing import Any
 from numpy import iinfo
 
 from fastdl.dtypes import as_dtype, can_store, finfo
+from fastdl.ops.cast import type_
 from fastdl.ops.common import check_tensors, ints
 from fastdl.tensor import Tensor
 
@@ -30,12 +31,28 @@ __all__ = [
     "resolve_conj",
     "resolve_neg",
     "sum_to_size",
+    "typename",
 ]
 
 
 def is_tensor(obj: object) -> bool:
     """Is ``obj`` a tensor?"""
     return isinstance(obj, Tensor)
+
+
+def typename(obj: Any) -> str:
+    """The name of an object's type; of a tensor in PyTorch's old notation. See ``torch.typename``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.typename(fastdl.ones(2)), fastdl.typename(3)
+        ('fastdl.FloatTensor', 'int')
+    """
+    if isinstance(obj, Tensor):
+        return type_(obj)  # type: ignore[no-any-return]
+    cls = obj if hasattr(obj, "__qualname__") else type(obj)
+    module = getattr(cls, "__module__", None) or ""
+    return cls.__qualname__ if module in ("", "builtins", "__builtin__") else f"{module}.{cls.__qualname__}"
 
 
 def numel(input: Tensor) -> int:
