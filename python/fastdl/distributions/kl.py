@@ -156,7 +156,8 @@ def _gumbel(p: Any, q: Any) -> Tensor:
 def _pareto(p: Any, q: Any) -> Tensor:
     ratio = q.alpha / p.alpha
     result = q.alpha * log(p.scale / q.scale) - log(ratio) + ratio - 1
-    return where(p.scale < q.scale, math.inf, result)  # q has no probability where p begins
+    # q has no probability where p begins.
+    return where(p.scale < q.scale, math.inf, result)  # type: ignore[no-any-return]
 
 
 @register_kl(Gamma, Gamma)
