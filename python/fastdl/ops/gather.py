@@ -44,7 +44,7 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
     if index.size == 0 or (index.min() >= 0 and index.max() < extent):
         return
     where = tuple(int(i) for i in np.argwhere((index < 0) | (index >= extent))[0])
-    raise RangeError(f"{op}: {what}{list(where)} = {index[where]} is out of range [0, {extent})")
+    raise RangeError(f"{op}: {what}{list(where)} = {int(index[where])} is out of range [0, {extent})")
 
 
 def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -256,7 +256,7 @@ class TakeAlong(Op):
             raise RangeError(str(error)) from None
 
     def backward(self, grad: Any) -> Any:
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
+        if grad.dtype.itemsize == 2 and not on_device(grad):  # float16 has no kernels on the CPU
             part = zeros(
                 (*grad.shape[: self.dim], self.shape[self.dim], *grad.shape[self.dim + 1 :]), grad.dtype, grad
             )

@@ -244,7 +244,7 @@ class RepeatInterleave(Op):
             kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
             return sum_to(folded, kept).reshape(self.shape)
         places = to_device(np.repeat(np.arange(self.shape[self.dim]), self.repeats), device_of(grad))
-        if grad.dtype.itemsize > 2:
+        if grad.dtype.itemsize > 2 or on_device(grad):
             return select(grad).index_select_backward(grad, self.dim, places, self.shape[self.dim])
         whole = zeros(self.shape, grad.dtype, grad)
         add_at(whole, (slice(None),) * self.dim + (places,), grad)
