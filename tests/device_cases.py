@@ -410,6 +410,23 @@ CASES |= {
         F.pad(ints(d, 2, 3) > 2, (1, 1)),
         F.pad(ints(d, 2, 3).int(), (1, 1), value=3),
     ),
+    "order in bfloat16": lambda d: ordered(on(d, 3, 5).bfloat16()),
+    "order in float16": lambda d: ordered(on(d, 3, 5).half()),
+    "repeated indices in bfloat16": lambda d: repeated(d, on(d, 3, 4).bfloat16()),
+    "repeated indices in float16": lambda d: repeated(d, on(d, 3, 4).half()),
+    "counts in small integers": lambda d: (
+        ints(d, 4, high=3).to(fastdl.int8).index_add(0, ints(d, 6, high=4), ints(d, 6).to(fastdl.int8)),
+        ints(d, 4, high=3)
+        .to(fastdl.uint8)
+        .index_put((ints(d, 6, high=4),), ints(d, 6).to(fastdl.uint8), True),
+    ),
+    "product with a zero": lambda d: ((on(d, 3, 4) * (on(d, 3, 4) > 0)).prod(1), on(d, 2, 3, 2).prod()),
+    "masked_scatter": lambda d: on(d, 3, 4).masked_scatter(on(d, 3, 4) > 0, on(d, 12)),
+    "modes": lambda d: (
+        fastdl.distributions.Dirichlet(on(d, 2, 3, low=0.2)).mode,
+        fastdl.distributions.Beta(on(d, 6, low=0.2), on(d, 6, low=0.2, seed=1)).mode,
+        fastdl.distributions.StudentT(on(d, 6, low=0.2)).variance,
+    ),
     "take": lambda d: (on(d, 3, 4).take(ints(d, 5)), on(d, 3, 4).take(ints(d, 5) - 5)),
     "linalg": lambda d: (
         fastdl.linalg.inv(on(d, 3, 3)),
@@ -445,8 +462,46 @@ CASES |= {
 }
 
 
+def ordered(x: Any) -> Any:
+    return (
+        *x.sort(),
+        *x.sort(0, descending=True),
+        *x.topk(2),
+        *x.topk(1, largest=False),
+        *x.kthvalue(2),
+        *x.median(1),
+        x.median(),
+        x.nanmedian(),
+        *x.nanmedian(1),
+        x.argsort(),
+        x.unique(),
+        *x.detach().unique(return_inverse=True, return_counts=True),
+        fastdl.isin(x, x[0]),
+        x.cummax(1)[0],
+        x.prod(1),
+        (x * (x > 0)).prod(0),
+    )
+
+
+def repeated(device: str, x: Any) -> Any:
+    index = ints(device, 3, high=3)
+    return (
+        x[index],
+        x[:, index],
+        x.index_select(1, index),
+        x.gather(0, ints(device, 2, 4, high=3)),
+        x.take_along_dim(ints(device, 2, 4, high=3), 0),
+        x.repeat_interleave(fastdl.tensor([1, 0, 2]), 0),
+        x.as_strided((2, 3), (1, 1)),
+        x.index_add(0, index, x),
+    )
+
+
 def assigned(device: str) -> Any:
     x = on(device, 4, 3) * 1
+    x[fastdl.tensor([True, False, True, False]), fastdl.tensor([True, False, True])] = 3.0
+    x[:0] = 1.0
+    x[[], 0] = on(device, 0)
     x[1] = 7.0
     x[0, :2] = on(device, 2)
     x[ints(device, 2, high=4)] = 0.5

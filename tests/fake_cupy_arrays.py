@@ -7,6 +7,7 @@ it is done, undone and noted down.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ _MISSING_ARGUMENTS: dict[str, set[str]] = {
     "ones_like": {"device"},
     "full_like": {"device"},
 }
+_LIKE = ("empty_like", "zeros_like", "ones_like", "full_like")
+_SORTING = ("sort", "argsort", "partition", "argpartition", "unique", "lexsort", "isin", "cumsum", "cumprod")
+_WRAPPING = ("take", "take_along_axis", "put_along_axis")
+_ADDED = "int32 int64 float16 float32 float64 uint32 uint64"
 _NUMBERS = (bool, int, float, complex, np.generic)
 _CREATION = "array asarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
 
@@ -251,7 +256,17 @@ class ndarray:
         return _wrap(_run(lambda: self._host[place]), self._device_id)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        place, given = _wrapped(_key(key), self.shape), _host(value)
+        place = _wrapped(_key(key), self.shape)
+        parts = place if isinstance(place, tuple) else (place,)
+        if isinstance(value, np.ndarray):
+            if not any(isinstance(p, np.ndarray) for p in parts):
+                if value.ndim:
+                    raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+            else:  # copied
+                transfers["to_device"] += 1
+            given = value
+        else:
+            given = _host(value)
         _run(lambda: self._host.__setitem__(place, given), self)
 
     def __bool__(self) -> bool:
@@ -307,9 +322,20 @@ class _Capsule:
 
 def _wrapped(key: Any, shape: Any) -> Any:
     """Indices that are out of bounds wrap around, as CuPy documents."""
-    if isinstance(key, np.ndarray) and key.dtype.kind in "iu" and shape and shape[0]:
-        return key % shape[0]
-    return key
+    if not isinstance(key, tuple):
+        return _around(key, shape[0]) if shape else key
+    if any(k is Ellipsis for k in key):
+        return key
+    places, dim = [], 0
+    for k in key:
+        places.append(_around(k, shape[dim]) if dim < len(shape) else k)
+        dim += k.ndim if getattr(k, "dtype", None) == np.bool_ else k is not None
+    return tuple(places)
+
+
+def _around(index: Any, extent: int) -> Any:
+    wraps = isinstance(index, np.ndarray) and index.dtype.kind in "iu" and extent
+    return index % extent if wraps else index
 
 
 def _operator(name: str, ufunc: Any, swapped: bool = False, in_place: bool = False) -> Any:
@@ -396,6 +422,12 @@ def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
             raise AttributeError("'numpy.ndarray' object has no attribute '_c_contiguous'")
         if isinstance(source, np.ndarray) and source.size == 1:
             args = (destination, source.item(), *args[2:])
+    if func.__name__ in _LIKE and kwargs.get("shape") == ():  # CuPy takes it for none
+        kwargs = kwargs | {"shape": None}
+    if func.__name__ in _SORTING and any(getattr(a, "dtype", np.dtype(bool)).kind == "V" for a in args):
+        raise NotImplementedError(f"{func.__name__}: arrays with dtype 'bfloat16' are not supported")
+    if func.__name__ in _WRAPPING and kwargs.get("mode") is None:
+        args, kwargs = _wrapped_places(func, args, kwargs)
     given, options = [_host(a) for a in args], {k: _host(v) for k, v in kwargs.items()}
 
     def compute() -> Any:
@@ -405,7 +437,21 @@ def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
     result = _run(compute, *given, *options.values())
     if kwargs.get("out") is not None:
         return kwargs["out"]
+    if func.__name__ in ("array_equal", "array_equiv", "allclose"):  # not a bool
+        result = np.asarray(result)
     return _wrap(result, _result_device((*args, *kwargs.values())))
+
+
+def _wrapped_places(func: Any, args: Any, kwargs: Any) -> Any:
+    """``take`` and its siblings with their indices wrapped around where they are beyond the axis."""
+    names = list(inspect.signature(func).parameters)
+    given = dict(zip(names, args, strict=False)) | kwargs
+    array, indices, axis = given[names[0]], given["indices"], given.get("axis")
+    if isinstance(indices, ndarray) and indices.size:
+        extent = array.size if axis is None else array.shape[axis]
+        if extent:
+            given["indices"] = _wrap(indices._host % extent, indices._device_id)
+    return (), given
 
 
 def _create(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -470,4 +516,6 @@ class _Ufunc:
 
     def at(self, a: Any, indices: Any, b: Any = None) -> None:
         place, values = _key(indices), _host(b)
+        if a.dtype.name not in _ADDED.split() or (self._ufunc is not np.add and a.dtype == np.float16):
+            raise TypeError(f"cupy.{self._ufunc.__name__}.at only supports {_ADDED}, not {a.dtype}")
         _run(lambda: self._ufunc.at(a._host, place, values), a)

@@ -560,3 +560,17 @@ def test_a_checkpoint_in_a_graph_drops_the_same_again(gpu: Any) -> None:
         captured.replay()
         assert fastdl.equal(y.detach(), gradient)
         assert 0 < (gradient == 0).sum().item() < 64
+
+
+def test_kernels_run_on_the_gpu_that_has_their_arrays(gpu: Any) -> None:
+    """A launch goes to the current GPU, whose kernels cannot read another one's memory."""
+    x = fastdl.ones(2, 3, device="cuda:1", requires_grad=True)
+    layer = nn.Linear(3, 4, device="cuda:1")
+    assert F.relu(layer(x)).device == fastdl.device("cuda:1")
+    assert fastdl.cuda.current_device() == 0
+    with pytest.raises(RuntimeError, match="same device, but found some on cuda:1 and some on cuda:0"):
+        F.layer_norm(x, (3,), fastdl.ones(3, device="cuda:0"))
+    with fastdl.cuda.device(1):
+        assert (x > 0).device == fastdl.device("cuda:1")
+        F.relu(layer(x)).sum().backward()
+        assert x.grad.device == layer.weight.grad.device == fastdl.device("cuda:1")

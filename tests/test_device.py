@@ -399,6 +399,77 @@ def test_the_long_tail_makes_no_transfers(name: str) -> None:
     assert fake_cupy.transfers["to_host"] == before
 
 
+OUT_OF_RANGE: dict[str, Callable[[Any, Any], Any]] = {
+    "x[i]": lambda x, i: x[i],
+    "x[i] = v": lambda x, i: x.__setitem__(i, 1.0),
+    "x[:, i] = v": lambda x, i: x.__setitem__((slice(None), i), 1.0),
+    "x[~i] = v": lambda x, i: x.__setitem__(-i - 1, 1.0),
+    "x[mask] = v": lambda x, i: x.__setitem__(i > 1, 1.0),
+    "index_put_": lambda x, i: x.index_put_((i,), x[:2]),
+    "put_": lambda x, i: x.put_(i + 99, x[0, :2]),
+    "take": lambda x, i: x.take(i + 99),
+    "take_along_dim": lambda x, i: x.take_along_dim(i.reshape(2, 1), 0),
+    "gather": lambda x, i: x.gather(0, i.reshape(2, 1)),
+    "index_select": lambda x, i: x.index_select(0, i),
+    "index_fill": lambda x, i: x.index_fill(0, i, 1.0),
+    "index_copy": lambda x, i: x.index_copy(0, i, x[:2]),
+    "index_add": lambda x, i: x.index_add(0, i, x[:2]),
+    "scatter": lambda x, i: x.scatter(0, i.reshape(2, 1), 1.0),
+    "scatter_add": lambda x, i: x.scatter_add(0, i.reshape(2, 1), x),
+    "scatter_reduce": lambda x, i: x.scatter_reduce(0, i.reshape(2, 1), x, "amax"),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_an_index_out_of_range_never_wraps_around(name: str) -> None:
+    """CuPy takes it modulo the extent."""
+    x = fastdl.zeros(3, 4, device="cuda")
+    before = x.tolist()
+    with pytest.raises(
+        (IndexError, RuntimeError), match=r"out of range|out of bounds|does not match the axes"
+    ):
+        OUT_OF_RANGE[name](x, fastdl.tensor([1, 7], device="cuda"))
+    assert x.tolist() == before
+
+
+def test_an_empty_tensor_can_be_written_to() -> None:
+    x = fastdl.zeros(0, 3, device="cuda")  # its strides are 0, as those of an expanded view
+    x[:] = 1.0
+    x[fastdl.tensor([], dtype=fastdl.int64, device="cuda")] = 2.0
+    assert x.add_(1).shape == (0, 3)
+
+
+def test_a_value_on_the_cpu_is_named_where_a_gpu_s_tensor_is_written() -> None:
+    x = fastdl.zeros(3, 4, device="cuda")
+    for key in (0, slice(None), (slice(None), 1)):
+        with pytest.raises(RuntimeError, match=r"setitem: Expected all tensors to be on the same device"):
+            x[key] = fastdl.ones(x[key].shape)
+
+
+def test_windows_of_fractional_pooling_are_drawn_beside_its_copy() -> None:
+    with fastdl.device("cuda"):
+        assert F.fractional_max_pool2d(fastdl.rand(1, 2, 5, 5), 2, output_size=2).device.type == "cuda"
+
+
+def test_the_stand_in_refuses_what_cupy_refuses(gpu: Any) -> None:
+    """Seen with CuPy 14.2."""
+    rows = fastdl.tensor([1, 1], device="cuda")._data
+    x = fastdl.zeros(2, 3, device="cuda")._data
+    wide = x.astype(np.float16).astype(fastdl.bfloat16)
+    for call, error in (
+        (lambda: np.sort(wide), NotImplementedError),
+        (lambda: np.cumsum(wide, 0), NotImplementedError),
+        (lambda: gpu.add.at(wide, (rows,), wide), TypeError),
+        (lambda: gpu.add.at(x.astype(np.int8), (rows,), x.astype(np.int8)), TypeError),
+        (lambda: x.__setitem__(0, np.ones(3, np.float32)), ValueError),
+    ):
+        with pytest.raises(error):
+            call()
+    assert np.zeros_like(x, shape=()).shape == (2, 3)
+    assert np.take(x, fastdl.tensor([5], device="cuda")._data, 0).shape == (1, 3)
+    assert np.array_equal(x, x).shape == ()
+
+
 def test_what_is_computed_on_the_cpu_says_so_once(monkeypatch: Any) -> None:
     monkeypatch.setattr(host, "_told", set())
     x = fastdl.eye(3, device="cuda")

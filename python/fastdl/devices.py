@@ -17,6 +17,7 @@ import numpy as np
 from fastdl import kernels
 from fastdl.dtypes import CPU, defaults, device
 from fastdl.kernels import cpu, on_device, select
+from fastdl.kernels.several_gpus import on_their_gpu
 
 _cupy: Any = None
 _devices: dict[int, device] = {}
@@ -65,7 +66,10 @@ def cupy() -> Any:
         if reason is not None:
             raise RuntimeError(f"cuda: {reason}")
         module = importlib.import_module("cupy")
-        kernels.set_device_backend(module.ndarray, importlib.import_module("fastdl.kernels.cuda"))
+        backend: Any = importlib.import_module("fastdl.kernels.cuda")
+        if module.cuda.runtime.getDeviceCount() > 1:
+            backend = on_their_gpu(backend, module)
+        kernels.set_device_backend(module.ndarray, backend)
         _cupy = module
     return _cupy
 

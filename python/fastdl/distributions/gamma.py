@@ -195,7 +195,7 @@ class Dirichlet(Distribution):
         with np.errstate(all="ignore"):
             inner = np.maximum(a - 1, 0)
             inner = inner / inner.sum(axis=-1, keepdims=True)
-        corner = np.eye(a.shape[-1], dtype=a.dtype)[a.argmax(axis=-1)]
+        corner = (np.arange(a.shape[-1], like=a) == a.argmax(axis=-1)[..., None]).astype(a.dtype)
         return Tensor._wrap(np.where((a < 1).all(axis=-1, keepdims=True), corner, inner))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -254,7 +254,7 @@ class Beta(Distribution):
             )  # below 1 the density is highest at the end
             inner = above / (above + below)
             ends = np.where((a < 1) & (b < 1), np.where(a == b, 0.5, a > b), inner)
-            return Tensor._wrap(np.clip(np.asarray(ends, a.dtype), 0, 1))
+            return Tensor._wrap(np.clip(ends, 0, 1).astype(a.dtype))
 
     @property
     def variance(self) -> Tensor:
@@ -305,7 +305,7 @@ class StudentT(Distribution):
         df, s = self.df._data, self.scale._data
         with np.errstate(all="ignore"):
             wide = np.where(df > 2, s * s * df / (df - 2), np.inf)
-            return Tensor._wrap(np.asarray(np.where(df <= 1, np.nan, wide), df.dtype))
+            return Tensor._wrap(np.where(df <= 1, np.nan, wide).astype(df.dtype))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)

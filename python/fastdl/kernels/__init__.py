@@ -159,7 +159,7 @@ def fill_with_zeros(arrays: list[Any]) -> None:
 def is_writable(array: Any) -> bool:
     """May the array's memory be written to? CuPy does not mark expanded views; their strides give them away."""
     if on_device(array):
-        return not any(
+        return array.size == 0 or not any(
             [stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
         )
     return array.flags.writeable  # type: ignore[no-any-return]
@@ -174,6 +174,13 @@ def strided(array: Any, shape: Any, strides: Any) -> Any:
 
 def add_at(array: Any, key: Any, values: Any) -> None:
     """``array[key] += values``, where the key may name an element several times."""
+    if on_device(array) and (
+        array.dtype.kind == "V" or (array.dtype.itemsize < 4 and array.dtype.kind != "f")
+    ):
+        wide = array.astype(np.float32 if array.dtype.kind == "V" else np.int32)  # CuPy adds nothing narrower
+        add_at(wide, key, values.astype(wide.dtype))
+        array[...] = wide.astype(array.dtype)
+        return
     array_module(array).add.at(array, key, values)
 
 

@@ -50,7 +50,7 @@ class CtcLoss(Op):
         losses = self.saved[0]
         g = grad_loss * self.scale if self.reduction == "mean" else np.broadcast_to(grad_loss, losses.shape)
         return select(grad_loss).ctc_loss_backward(
-            as_array(g, losses, losses.dtype), *self.arrays, *self.saved
+            as_array(g, losses, self.arrays[0].dtype), *self.arrays, *self.saved
         )
 
     def backward_graph(self, grad_loss: Tensor) -> Any:

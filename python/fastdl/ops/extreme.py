@@ -85,7 +85,8 @@ class Median(Amax):
         if missing and skip:
             flat = flat[~np.isnan(flat)]
             missing = flat.size == 0
-        middle = np.nan if missing else np.partition(flat, (flat.size - 1) // 2)[(flat.size - 1) // 2]
+        k = (flat.size - 1) // 2
+        middle = np.nan if missing else np.partition(orderable(flat), k)[k]
         self.x, self.y = x, array(middle, x, x.dtype)
         return self.y
 
@@ -142,11 +143,16 @@ def sortable(x: Any) -> Any:
     return None if on_device(x) else cast(x, wide)
 
 
+def orderable(x: Any) -> Any:
+    """The array in a dtype that NumPy or CuPy sorts: CuPy does not sort bfloat16, of which float32 has the order."""
+    return x.astype(float32) if x.dtype.kind == "V" and on_device(x) else x
+
+
 def kth_place(x: Any, k: int, axis: int) -> Any:
     """Where the k-th smallest element (k from 0; NaN is largest) along ``axis`` is; the axis is kept."""
     keys = sortable(x)
     if keys is None or x.shape[axis] >= 2**31:
-        return np.take(np.argpartition(x, k, axis), [k], axis).astype(int64, copy=False)
+        return np.take(np.argpartition(orderable(x), k, axis), [k], axis).astype(int64, copy=False)
     places = select(keys).select_index(keys.swapaxes(axis, -1), k)
     return contiguous(places.reshape(*places.shape, 1).swapaxes(axis, -1))
 

@@ -63,7 +63,7 @@ def _fractional(
             )
     planes = (1, *x.shape)[-rank - 2 : -rank]
     if samples is None:
-        samples = rand(*planes, rank, dtype=input.dtype)
+        samples = rand(*planes, rank, dtype=input.dtype, device="cpu")
     elif samples.ndim != 3 or samples.shape[0] < planes[0] or samples.shape[1:] != (planes[1], rank):
         raise ArgumentError(f"{op}: _random_samples must have shape {(*planes, rank)}, got {samples.shape}")
     # Flat positions (N, C, *output, *kernel) of everything under a window, the sum of one term for each axis.

@@ -43,7 +43,7 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
     if index.size == 0 or (index.min() >= 0 and index.max() < extent):
         return
     where = tuple(int(i) for i in np.argwhere((index < 0) | (index >= extent))[0])
-    raise RangeError(f"{op}: {what}{list(where)} = {index[where]} is out of range [0, {extent})")
+    raise RangeError(f"{op}: {what}{list(where)} = {int(index[where])} is out of range [0, {extent})")
 
 
 def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -20,7 +20,7 @@ from fastdl.devices import device_of, to_device
 from fastdl.dtypes import FLOATING, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import capture, is_array, on_device, select
 from fastdl.ops.arrays import fill, in_float32, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
@@ -150,6 +150,38 @@ def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
         dim += 1
 
 
+def _checked(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The key for a write on a GPU, where CuPy wraps around what is out of range and (14.0) takes one mask only.
+
+    Several masks become the indices of what they select. This waits for the device.
+    """
+    several = sum([k is not _FULL and k.dtype is bool_ for k in key]) > 1
+    checked: list[Any] = []
+    dim = 0
+    for k in key:
+        if k is _FULL:
+            checked.append(k)
+            dim += 1
+        elif k.dtype is bool_:
+            if k.shape != shape[dim : dim + k.ndim]:
+                raise IndexError(
+                    f"setitem: a mask of shape {k.shape} does not match the axes it indexes, "
+                    f"{shape[dim : dim + k.ndim]}"
+                )
+            checked.extend(np.nonzero(k) if several else [k])
+            dim += k.ndim
+        else:
+            low, high = -shape[dim], shape[dim]
+            if k.size and (k.min() < low or k.max() >= high):
+                place = tuple(np.argwhere((k < low) | (k >= high))[0].tolist())
+                raise IndexError(
+                    f"setitem: index{list(place)} = {int(k[place])} is out of bounds for dim {dim} of extent {high}"
+                )
+            checked.append(k)
+            dim += 1
+    return tuple(checked)
+
+
 def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any]:
     """An advanced key whose arrays stand together, as one index into the indexed axes taken as one.
 
@@ -180,7 +212,7 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
         if not in_range and k.size and (low < -extent or k.max() >= extent):
             place = tuple(np.argwhere((k < -extent) | (k >= extent))[0].tolist())
             raise IndexError(
-                f"{op}: index{list(place)} = {k[place]} is out of bounds for dim {axis} of extent {extent}"
+                f"{op}: index{list(place)} = {int(k[place])} is out of bounds for dim {axis} of extent {extent}"
             )
         wrapped = np.where(k < 0, k + extent, k) if low < 0 else k
         try:
@@ -388,6 +420,13 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     return Gather.apply(input, key=advanced)  # type: ignore[no-any-return]
 
 
+def _mixed(data: Any, value: Any) -> RuntimeError:
+    return RuntimeError(
+        f"setitem: Expected all tensors to be on the same device, but found the tensor on {device_of(data)} and "
+        f"the value on {device_of(value)}; move it with .to(device)"
+    )
+
+
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """``input[key] = value``: a write in place, with gradients for what remains and for the value."""
     check_writable("setitem", input)
@@ -400,9 +439,11 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         raise DtypeError(
             f"setitem: cannot store a value of dtype {array.dtype} in a tensor of dtype {data.dtype}"
         )
+    region = data[basic]
     if advanced is not None:
         advanced = _beside(advanced, data)
-    region = data[basic]
+        if on_device(data) and not capture.active:
+            advanced = _checked(advanced, region.shape)
     record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
     record = record and data.dtype.kind in FLOATING
     if record and input._path.__class__ is str:
@@ -422,6 +463,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         else:
             region[advanced] = array
     except ValueError:
+        if device_of(array) is not device_of(data):
+            raise _mixed(data, array) from None
         target = region.shape if advanced is None else region[advanced].shape
         raise RuntimeError(
             f"setitem: a value of shape {array.shape} cannot be broadcast to the indexed part, shape {target}"
@@ -429,10 +472,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     except (TypeError, AttributeError):
         if device_of(array) is device_of(data):
             raise
-        raise RuntimeError(
-            f"setitem: Expected all tensors to be on the same device, but found the tensor on {device_of(data)} and "
-            f"the value on {device_of(array)}; move it with .to(device)"
-        ) from None
+        raise _mixed(data, array) from None
     except IndexError as error:
         raise IndexError(f"setitem: {error} (indexing a tensor of shape {data.shape})") from None
     input._version_cell()[0] += 1

@@ -149,7 +149,7 @@ class MaskedScatter(Op):
     def backward(self, grad: Any) -> Any:
         rest = part = None
         if self.needs[0]:
-            rest = put(pooled_copy(grad), self.mask, np.zeros_like(grad, shape=()))
+            rest = put(pooled_copy(grad), self.mask, zeros((), grad.dtype, grad))
         if self.needs[1]:
             part = zeros((prod(self.source_shape),), grad.dtype, grad)
             part[: self.count] = pick(grad, self.mask)

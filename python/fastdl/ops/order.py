@@ -12,7 +12,7 @@ from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
-from fastdl.ops.extreme import ValuesIndices, at_places, kth_place, pick, sortable
+from fastdl.ops.extreme import ValuesIndices, at_places, kth_place, orderable, pick, sortable
 from fastdl.ops.masks import pick as chosen
 from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
@@ -20,6 +20,7 @@ from fastdl.tensor import Tensor
 
 def _order(x: Any, axis: int, descending: bool) -> Any:
     """Indices that sort stably; NaN counts as largest."""
+    x = orderable(x)
     if not descending:
         return np.argsort(x, axis, kind="stable")
     # Reversed twice, equal elements keep their order.
@@ -100,7 +101,9 @@ def topk(
     if k == 0 or 4 * k >= n:
         return _taken(input, np.take(_order(x, axis, largest), list(range(k)), axis), axis)
     at = n - k if largest else k - 1
-    best = np.take(np.argpartition(x, at, axis), range(n - k, n) if largest else list(range(k)), axis)
+    best = np.take(
+        np.argpartition(orderable(x), at, axis), range(n - k, n) if largest else list(range(k)), axis
+    )
     best.sort(axis)
     inner = _order(np.take_along_axis(x, best, axis), axis, largest)
     return _taken(input, np.take_along_axis(best, inner, axis), axis)
@@ -275,11 +278,12 @@ def unique(
     if axis is None and not on_device(x):
         return _unique(x, return_inverse, return_counts)
     found: Any = np.unique(  # type: ignore[call-overload]
-        x, False, return_inverse, return_counts, axis, equal_nan=False
+        orderable(x), False, return_inverse, return_counts, axis, equal_nan=False
     )
     if not (return_inverse or return_counts):
-        return Tensor._wrap(found)
+        return Tensor._wrap(found.astype(x.dtype, copy=False))
     results = list(found)
+    results[0] = results[0].astype(x.dtype, copy=False)
     if return_inverse:
         results[1] = results[1].reshape(x.shape if axis is None else (x.shape[axis],))
     return tuple([Tensor._wrap(contiguous(r)) for r in results])

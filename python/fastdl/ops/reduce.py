@@ -120,10 +120,13 @@ class Prod(Reduction):
         rest = tuple([i for i in range(x.ndim) if i not in axes])
         moved = x.transpose(rest + axes)
         rows = moved.reshape(*[x.shape[i] for i in rest], -1)
+        if x.dtype.itemsize == 2:  # CuPy has no running products of bfloat16
+            rows = rows.astype(float32)
         ones = np.ones_like(rows[..., :1])
         before = np.cumprod(np.concatenate([ones, rows[..., :-1]], -1), -1)
         after = np.cumprod(np.concatenate([ones, rows[..., :0:-1]], -1), -1)[..., ::-1]
-        others = (before * after).reshape(moved.shape).transpose(np.argsort(rest + axes))
+        others = (before * after).astype(x.dtype, copy=False).reshape(moved.shape)
+        others = others.transpose(sorted(range(x.ndim), key=(rest + axes).__getitem__))
         return kernels.mul_forward(others, self.with_axes(grad))
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -24,6 +24,7 @@ from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, le, logical_an
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
+from fastdl.ops.extreme import orderable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _exp2, cos, log, log1p, reciprocal
@@ -310,7 +311,7 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
     """Which elements are among ``test_elements``. See ``torch.isin``."""
     like = next((v._data for v in (elements, test_elements) if isinstance(v, Tensor)), None)
     first, second = [v._data if isinstance(v, Tensor) else array(v, like) for v in (elements, test_elements)]
-    return Tensor._wrap(array(np.isin(first, second, assume_unique, invert)))
+    return Tensor._wrap(array(np.isin(orderable(first), orderable(second), assume_unique, invert)))
 
 
 __all__ = [

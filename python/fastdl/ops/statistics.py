@@ -18,7 +18,7 @@ from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import Median, ValuesIndices, at_places, pick
+from fastdl.ops.extreme import Median, ValuesIndices, at_places, orderable, pick
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -84,7 +84,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0:
         raise IndexError(f"nanmedian: dim {dim} of a tensor of shape {x.shape} is empty")
-    order = np.argsort(x, axis, kind="stable")  # NaN comes last
+    order = np.argsort(orderable(x), axis, kind="stable")  # NaN comes last
     counts = x.shape[axis] - np.count_nonzero(
         np.isnan(x) if x.dtype.kind in FLOATING else np.zeros_like(x), axis, keepdims=True
     )
