@@ -87,8 +87,9 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
   };
   constexpr bool masked = kBytes == 64;
   const int lanes = cols - (V - 1) * w;
-  const bool plain = store_to.alpha == T(1) && !store_to.bias_row &&
-                     store_to.activation == GemmActivation::none && !store_to.transposed;
+  const bool plain = store_to.alpha == T(1) && (store_to.beta == T(0) || store_to.beta == T(1)) &&
+                     !store_to.bias_row && store_to.activation == GemmActivation::none &&
+                     !store_to.transposed;
   Vec<T> acc[kSets][R][V];
 #pragma GCC unroll 2
   for (int set = 0; set < kSets; ++set)
@@ -174,7 +175,7 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) put(i, v, acc[0][i][v]);
-  } else if (plain && store_to.beta == T(1)) {
+  } else if (plain) {
     if (narrow) copy_lanes(rim, w, c + (V - 1) * w, ldc, R, lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
