@@ -96,6 +96,11 @@ def test_layouts(backend, dtype, shape):
         (2600, 30, 270),
         (130, 200, 1024),  # rows 4 kB apart
         (1000, 9, 10),  # sums too short for dot products
+        (14, 1993, 2),
+        (8, 2048, 1),  # a row of contiguous k that is also a contiguous row
+        (1, 40, 1500),  # a row whose elements lie side by side, and apart
+        (7, 250, 39),  # steps of k beyond a whole vector's
+        (3, 300, 60),
     ],
 )
 def test_shapes_that_choose_differently(backend, threads, shape):

@@ -103,13 +103,16 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
 
 constexpr int64_t kTurned = 128;  // elements of a B whose rows are made contiguous on the stack
 
+// Adding up the lanes of a dot product and putting the sum in its place takes some 10 cycles. Where the other
+// way is to transpose k numbers at half a cycle each, which serve m rows, sums pay from k = 20 m on.
+constexpr int64_t kSumCost = 10;
+
 // Whether a product of n columns with contiguous k costs less as dot products than in tiles. Cycles per row:
-// the one adds up lanes (2.2 per sum) and multiplies n * k / (2 w) vectors, the other wastes lanes of its
-// vectors.
+// the one adds up lanes and multiplies n * k / (2 w) vectors, the other wastes lanes of its vectors.
 template <class T>
 bool better_as_dots(int64_t n, int64_t k) {
   constexpr double w = simd::kWidth<T>;
-  return double(n) * (2.2 + double(k) / (2 * w)) < std::ceil(double(n) / w) * double(k) / 2;
+  return double(n) * (double(kSumCost) + double(k) / (2 * w)) < std::ceil(double(n) / w) * double(k) / 2;
 }
 
 template <class T>
@@ -127,6 +130,7 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
           int64_t ldc, const GemmEpilogue<T>& epilogue) {
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc, epilogue);
+  if (k == 1 && b.col == 1) b.row = n;  // a single row: contiguous along n, whatever its stride says
   const bool plain =
       beta == T(0) && !epilogue.bias_row && !epilogue.bias_col && epilogue.activation == GemmActivation::none;
   if (plain && tile::is_tiny<T>(m, n, k)) {
@@ -139,10 +143,12 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
     }
   }
   const bool small = is_small<T>(m, n, k);
-  if (small && n >= 8 && m >= (b.col == 1 ? 4 : 8))
+  // B's contiguous k: as dot products, or transposed for tiles?
+  const bool turned = b.row == 1 && b.col != 1 && k < kSumCost * 2 * m;
+  if (small && n >= 8 && (turned || m >= (b.col == 1 ? 4 : 8)))
     return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   const auto unit = [](const MatrixView<T>& x) { return x.row == 1 || x.col == 1; };
-  if (m <= tile::kSkinny && m <= n && unit(b))
+  if (m <= tile::kSkinny && m <= n && unit(b) && !(turned && n >= 8))
     return tile::multiply_skinny<T>(int(m), n, k, a, b.transposed(), false, alpha, beta, c, ldc, epilogue);
   if (n == 1 && ldc == 1 && unit(a))  // one column, contiguous: as a row
     return tile::multiply_skinny<T>(1, m, k, b.transposed(), a, false, alpha, beta, c, m,

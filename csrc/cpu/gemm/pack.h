@@ -75,6 +75,25 @@ template <class T>
   }
 }
 
+// The last steps of a panel, fewer than a vector has lanes, of `count` lanes with contiguous k.
+template <class T, int P>
+[[gnu::noinline]] void pack_rest(T* out, const T* src, int64_t lane_stride, int count, int steps) {
+  using namespace simd;
+  constexpr int w = kWidth<T>;
+  for (int lane = 0; lane < count; lane += w) {
+    Vec<T> x[w];
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) x[i] = load_n(src + std::min(lane + i, count - 1) * lane_stride, steps);
+    transpose<T>(x);
+    for (int i = 0; i < steps; ++i) {
+      if (lane + w <= P)
+        store<T>(out + i * P + lane, x[i]);
+      else
+        store_n(out + i * P + lane, x[i], P % w);
+    }
+  }
+}
+
 // Lanes lie `lane_stride` apart in src and steps `k_stride`; one of the two is normally 1. Missing lanes of a
 // partial panel repeat the last one where that is convenient, or stay unwritten.
 template <class T, int P>
@@ -120,6 +139,8 @@ void pack_panel(T* out, const T* src, int64_t lane_stride, int64_t k_stride, int
         }
       }
   }
+  if (k_stride == 1 && count > w / 4 && kc - k > w / 4)
+    return pack_rest<T, P>(out + k * P, src + k, lane_stride, count, int(kc - k));
   for (; k < kc; ++k)
     for (int i = 0; i < count; ++i) out[k * P + i] = src[i * lane_stride + k * k_stride];
 }

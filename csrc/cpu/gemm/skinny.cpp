@@ -159,11 +159,13 @@ constexpr int kAxpyRows = [] {
   return rows;
 }();
 constexpr int64_t kDepth = 16;
+constexpr int64_t kLies = 64;        // elements between two steps of an x that is read in place
+constexpr int kNarrow = 4;           // rows of x that are not worth a whole panel
 constexpr int64_t kSums = 16 << 10;  // bytes of the sums of a block of columns: a part of L1
 
 template <class T, int R, int V>
-void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead, bool add, T* raw, int64_t ld,
-               int lanes) {
+void axpy_tile(int64_t kc, const T* x, int64_t x_step, const T* y, int64_t y_step, bool ahead, bool add,
+               T* raw, int64_t ld, int lanes) {
   constexpr int w = kWidth<T>;
   Vec<T> acc[R][V];
 #pragma GCC unroll 16
@@ -181,7 +183,7 @@ void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead, b
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[i][v] += x[i] * row[v];
-    x += kSkinny;
+    x += x_step;
     y += y_step;
   }
 #pragma GCC unroll 16
@@ -192,24 +194,25 @@ void axpy_tile(int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead, b
 
 // All columns from j on, V vectors at a time, the rest by halves. raw's rows have room for whole vectors.
 template <class T, int R, int V>
-void axpy_columns(int64_t j, int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead,
-                  bool add, T* raw, int64_t ld) {
+void axpy_columns(int64_t j, int64_t n, int64_t kc, const T* x, int64_t x_step, const T* y, int64_t y_step,
+                  bool ahead, bool add, T* raw, int64_t ld) {
   constexpr int w = kWidth<T>;
-  for (; j + V * w <= n; j += V * w) axpy_tile<T, R, V>(kc, x, y + j, y_step, ahead, add, raw + j, ld, w);
+  for (; j + V * w <= n; j += V * w)
+    axpy_tile<T, R, V>(kc, x, x_step, y + j, y_step, ahead, add, raw + j, ld, w);
   if constexpr (V > 1)
-    axpy_columns<T, R, V / 2>(j, n, kc, x, y, y_step, ahead, add, raw, ld);
+    axpy_columns<T, R, V / 2>(j, n, kc, x, x_step, y, y_step, ahead, add, raw, ld);
   else if (j < n)
-    axpy_tile<T, R, 1>(kc, x, y + j, y_step, ahead, add, raw + j, ld, int(n - j));
+    axpy_tile<T, R, 1>(kc, x, x_step, y + j, y_step, ahead, add, raw + j, ld, int(n - j));
 }
 
 template <class T, int R>
-void axpy_rows(int64_t n, int64_t kc, const T* x, const T* y, int64_t y_step, bool ahead, bool add, T* raw,
-               int64_t ld) {
-  axpy_columns<T, R, columns_for(R)>(0, n, kc, x, y, y_step, ahead, add, raw, ld);
+void axpy_rows(int64_t n, int64_t kc, const T* x, int64_t x_step, const T* y, int64_t y_step, bool ahead,
+               bool add, T* raw, int64_t ld) {
+  axpy_columns<T, R, columns_for(R)>(0, n, kc, x, x_step, y, y_step, ahead, add, raw, ld);
 }
 
 template <class T>
-using AxpyRows = void (*)(int64_t, int64_t, const T*, const T*, int64_t, bool, bool, T*, int64_t);
+using AxpyRows = void (*)(int64_t, int64_t, const T*, int64_t, const T*, int64_t, bool, bool, T*, int64_t);
 template <class T, int... I>
 constexpr auto axpy_table(std::integer_sequence<int, I...>) {
   struct {
@@ -218,9 +221,10 @@ constexpr auto axpy_table(std::integer_sequence<int, I...>) {
   return table;
 }
 
-// x: the panel of pack_panel<T, kSkinny>.
+// x(i, p) lies at x[p * x_step + i].
 template <class T>
-void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, T* raw, int64_t ld) {
+void axpy(int s, int64_t n, int64_t k, const T* x, int64_t x_step, const T* y, int64_t y_step, T* raw,
+          int64_t ld) {
   static constexpr auto table = axpy_table<T>(std::make_integer_sequence<int, kAxpyRows>{});
   constexpr int64_t unit = 2 * kMostColumns * kWidth<T>;
   const int groups = (s + kAxpyRows - 1) / kAxpyRows;
@@ -236,7 +240,7 @@ void axpy(int s, int64_t n, int64_t k, const T* x, const T* y, int64_t y_step, T
         const int i0 = s * g / groups, i1 = s * (g + 1) / groups;
         // Several rows of x make a sweep long enough to fetch the next one's meanwhile.
         const bool ahead = s > 2 && g == 0;
-        table.at[i1 - i0 - 1](std::min(block, n - j), std::min(depth, k - p), x + p * kSkinny + i0,
+        table.at[i1 - i0 - 1](std::min(block, n - j), std::min(depth, k - p), x + p * x_step + i0, x_step,
                               y + p * y_step + j, y_step, ahead, p > 0, raw + i0 * ld + j, ld);
       }
 }
@@ -275,21 +279,26 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
   const bool dots = y.col == 1;
   const Store<T> out{c, ldc, alpha, beta, epilogue.bias_row, epilogue.bias_col, epilogue.activation};
 
-  // x as the kernels want it: rows of k (dot), or a panel (axpy).
-  const bool copy = !dots || x.col != 1;
-  Scratch<T, 2048> packed(copy ? (dots ? s * k : kSkinny * k) : 0);
-  const T* xs = copy ? packed.get() : x.data;
-  const int64_t x_step = copy ? k : x.row;
-  if (copy && dots)
+  // x as the kernels want it: rows of k (dot), or its elements of one step side by side (axpy).
+  const bool lies = dots ? x.col == 1 : (s == 1 || x.row == 1) && x.col <= kLies;
+  const int64_t x_step = dots ? (lies ? x.row : k) : lies ? x.col : s <= kNarrow ? s : kSkinny;
+  Scratch<T, 2048> packed(lies ? 0 : dots ? s * k : x_step * k);
+  const T* xs = lies ? x.data : packed.get();
+  if (!lies && dots) {
     for (int i = 0; i < s; ++i)
       for (int64_t p = 0; p < k; ++p) packed.get()[i * k + p] = x.data[i * x.row + p * x.col];
-  if (!dots) pack_panel<T, kSkinny>(packed.get(), x.data, x.row, x.col, s, k);
+  } else if (!lies && s <= kNarrow) {
+    for (int64_t p = 0; p < k; ++p)
+      for (int i = 0; i < s; ++i) packed.get()[p * s + i] = x.data[i * x.row + p * x.col];
+  } else if (!lies) {
+    pack_panel<T, kSkinny>(packed.get(), x.data, x.row, x.col, s, k);
+  }
 
   const auto compute = [&](int64_t j0, int64_t j1, int64_t k0, int64_t k1, T* raw, int64_t ld) {
     if (dots)
       dot<T>(s, j1 - j0, k1 - k0, xs + k0, x_step, y.data + j0 * y.row + k0, y.row, raw, ld);
     else
-      axpy<T>(s, j1 - j0, k1 - k0, xs + k0 * kSkinny, y.data + k0 * y.col + j0, y.col, raw, ld);
+      axpy<T>(s, j1 - j0, k1 - k0, xs + k0 * x_step, x_step, y.data + k0 * y.col + j0, y.col, raw, ld);
   };
   const auto padded = [](int64_t columns) { return (columns + w - 1) / w * w; };
 

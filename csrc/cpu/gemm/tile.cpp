@@ -15,6 +15,18 @@ namespace {
 
 using namespace simd;
 
+// The first n < 8 elements of some rows: where masks are no registers, a masked store can take a dozen
+// cycles.
+template <class T>
+[[gnu::noinline]] void copy_lanes(T* to, int64_t to_row, const T* from, int64_t from_row, int rows, int n) {
+  for (int i = 0; i < rows; ++i, to += to_row, from += from_row) {
+    int j = 0;
+    if (n & 4) std::memcpy(to, from, 4 * sizeof(T)), j = 4;
+    if (n & 2) std::memcpy(to + j, from + j, 2 * sizeof(T)), j += 2;
+    if (n & 1) to[j] = from[j];
+  }
+}
+
 // A tile whose columns are rows of C: turned a vector's width of both at a time.
 template <class T>
 [[gnu::noinline]] void finish_transposed(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s) {
@@ -46,6 +58,15 @@ constexpr int kUnroll = 1;
 // Sums that must be in the making at a time: two multiply-adds a cycle, each of which takes four.
 constexpr int kChains = 8;
 
+// Keeps what follows the loop from choosing the registers inside: with sixteen of them and several steps a
+// turn that costs moves.
+template <class T>
+[[gnu::always_inline]] inline void pin([[maybe_unused]] Vec<T>& x) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  asm("" : "+x"(x));
+#endif
+}
+
 template <class T, int R, int V, Form form>
 void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, int cols,
             const Store<T>& store_to) {
@@ -64,6 +85,11 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     const T* from = base[i / 4] + step;
     return i % 4 == 0 ? from[0] : i % 4 == 1 ? from[a_step] : i % 4 == 2 ? from[two] : from[three];
   };
+  constexpr bool masked = kBytes == 64;
+  const int lanes = cols - (V - 1) * w;
+  const bool plain = store_to.alpha == T(1) && (store_to.beta == T(0) || store_to.beta == T(1)) &&
+                     !store_to.bias_row && store_to.activation == GemmActivation::none &&
+                     !store_to.transposed;
   Vec<T> acc[kSets][R][V];
 #pragma GCC unroll 2
   for (int set = 0; set < kSets; ++set)
@@ -107,32 +133,50 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
       advance(0);
       move_on(1);
     }
+#pragma GCC unroll 2
+  for (int set = 0; set < kSets; ++set)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) pin<T>(acc[set][i][v]);
   if constexpr (kSets > 1)
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[0][i][v] += acc[kSets - 1][i][v];
-  // Masked stores are as cheap as whole ones, where there are any; else partial tiles leave through memory.
-  constexpr bool masked = kBytes == 64;
-  const int lanes = cols - (V - 1) * w;
-  const bool plain = (masked || lanes == w) && store_to.alpha == T(1) && !store_to.bias_row &&
-                     !store_to.bias_col && store_to.activation == GemmActivation::none &&
-                     !store_to.transposed;
+  if (plain && store_to.bias_col)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const T* from = store_to.bias_col + v * w;
+      const Vec<T> bias = v == V - 1 ? load_n(from, lanes) : load(from);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) acc[0][i][v] += bias;
+    }
+  // Masked stores are as cheap as whole ones, where there are mask registers; else a partial last vector of
+  // each row goes by way of `rim`.
+  const bool narrow = !masked && lanes < w;
+  alignas(64) T rim[masked ? 1 : R * w];  // (lanes from `lanes` on hold anything and stay there)
+  T* const edge = narrow ? rim : c + (V - 1) * w;
+  const int64_t edge_step = narrow ? w : ldc;
   const auto put = [&](int i, int v, Vec<T> x) __attribute__((always_inline)) {
-    if (masked && v == V - 1)
-      store_n(c + i * ldc + v * w, x, lanes);
-    else
+    if (v < V - 1)
       store<T>(c + i * ldc + v * w, x);
+    else if (masked)
+      store_n(edge + i * edge_step, x, lanes);
+    else
+      store<T>(edge + i * edge_step, x);
   };
   const auto get = [&](int i, int v) __attribute__((always_inline)) {
-    return masked && v == V - 1 ? load_n(c + i * ldc + v * w, lanes) : load(c + i * ldc + v * w);
+    if (v < V - 1) return load(c + i * ldc + v * w);
+    return masked ? load_n(edge + i * edge_step, lanes) : load(edge + i * edge_step);
   };
   if (plain && store_to.beta == T(0)) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) put(i, v, acc[0][i][v]);
-  } else if (plain && store_to.beta == T(1)) {
+  } else if (plain) {
+    if (narrow) copy_lanes(rim, w, c + (V - 1) * w, ldc, R, lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
@@ -147,7 +191,9 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
       finish_transposed<T>(spill, V * w, R, cols, store_to);
     else
       finish<T>(spill, V * w, R, cols, store_to);
+    return;
   }
+  if (narrow) copy_lanes(c + (V - 1) * w, ldc, rim, w, R, lanes);
 }
 
 template <class T>
@@ -178,16 +224,29 @@ namespace {
 template <class T, class F>
 void finish_as(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s, F activate) {
   constexpr int w = kWidth<T>;
+  constexpr bool masked = kBytes == 64;
   for (int i = 0; i < rows; ++i) {
     const T* from = tile + i * ld;
     T* to = s.c + i * s.ldc;
     for (int j = 0; j < cols; j += w) {
       const int n = cols - j < w ? cols - j : w;
-      Vec<T> x = s.alpha * load_n(from + j, n);
-      if (s.beta != T(0)) x += s.beta * load_n(to + j, n);
+      const bool whole = !masked && n == w;
+      const auto get = [&](const T* p)
+                           __attribute__((always_inline)) { return whole ? load(p) : load_n(p, n); };
+      Vec<T> x = s.alpha * get(from + j);
+      if (s.beta != T(0)) x += s.beta * get(to + j);
       if (s.bias_row) x += s.bias_row[i];
-      if (s.bias_col) x += load_n(s.bias_col + j, n);
-      store_n(to + j, activate(x), n);
+      if (s.bias_col) x += get(s.bias_col + j);
+      x = activate(x);
+      if (masked) {
+        store_n(to + j, x, n);
+      } else if (whole) {
+        store<T>(to + j, x);
+      } else {
+        T lanes[w];
+        store<T>(lanes, x);
+        copy_lanes(to + j, w, lanes, w, 1, n);
+      }
     }
   }
 }
