@@ -5,15 +5,19 @@
 //              or the sum in the order of the entries, whatever the number of threads. Work: ranges of rows
 //              of equal cost, where a row costs one and each of its entries one more. If a single row has
 //              much of all entries, as padding does, ranges of columns. Memory: grad_y read once, grad_weight
-//              written once.
+//              written once. Few entries of many rows: everything becomes zero first, and only the entries
+//              are sorted.
 //   bag        y[b] is summed (or its maximum kept, with where it was) in registers, a block of columns at a
 //              time; rows of the table are fetched some entries ahead, as nothing else can guess where they
 //              are. Work: bags. Memory: rows read once, y written once.
 #include "cpu/embedding.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <utility>
 
+#include "cpu/layout.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/simd.h"
@@ -79,12 +83,51 @@ class ByRow {
   int64_t largest_ = 0;
 };
 
+// The sum of a row's entries, whose places entry(begin) to entry(end - 1) are; some columns.
+template <class T, class E>
+void sum_entries(T* to, const T* grad_y, const int64_t* bag, const T* scale, bool by_frequency, int64_t width,
+                 int64_t column, int64_t columns, int64_t begin, int64_t end, E entry) {
+  for (int64_t k = begin; k < end; ++k) {
+    const int64_t j = entry(k);
+    const T* from = grad_y + (bag ? bag[j] : j) * width + column;
+    const T factor = scale ? scale[j] : T(1);
+    k == begin ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
+  }
+  if (by_frequency && end - begin > 1) divide(to, columns, T(end - begin));
+}
+
+// Whether sorting the entries alone is cheaper than counting by row.
+bool few_entries(const EmbeddingProblem& p) {
+  return 4 * p.count * int64_t(std::bit_width(uint64_t(p.count))) < p.rows;
+}
+
+template <class T>
+void backward_few(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag, const T* scale,
+                  bool by_frequency, const EmbeddingProblem& p) {
+  fill(reinterpret_cast<char*>(grad_weight), p.rows * p.width * int64_t(sizeof(T)), 0);
+  memory::Buffer<std::pair<int64_t, int64_t>> entries{size_t(p.count)};  // row and place
+  int64_t count = 0;
+  for (int64_t j = 0; j < p.count; ++j)
+    if (index[j] != p.padding) entries[count++] = {index[j], j};
+  std::sort(entries.get(), entries + count);
+  parallel_for(count, std::max<int64_t>(1, kGrain / p.width), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin, stop; k < end; k = stop) {  // rows that begin here
+      const int64_t row = entries[k].first;
+      for (stop = k + 1; stop < count && entries[stop].first == row;) ++stop;
+      if (k == begin && k > 0 && entries[k - 1].first == row) continue;
+      sum_entries(grad_weight + row * p.width, grad_y, bag, scale, by_frequency, p.width, 0, p.width, k, stop,
+                  [&](int64_t e) { return entries[e].second; });
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
 void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag,
                         const T* scale, bool by_frequency, const EmbeddingProblem& p) {
   if (p.rows == 0 || p.width == 0) return;
+  if (few_entries(p)) return backward_few(grad_weight, grad_y, index, bag, scale, by_frequency, p);
   const ByRow sorted(index, p);
   const auto sum_rows = [&](int64_t first, int64_t last, int64_t column, int64_t columns) {
     for (int64_t r = first; r < last;) {
@@ -97,13 +140,8 @@ void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, c
         r = stop;
         continue;
       }
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t j = sorted.entry(k);
-        const T* from = grad_y + (bag ? bag[j] : j) * p.width + column;
-        const T factor = scale ? scale[j] : T(1);
-        k == begin ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
-      }
-      if (by_frequency && end - begin > 1) divide(to, columns, T(end - begin));
+      sum_entries(to, grad_y, bag, scale, by_frequency, p.width, column, columns, begin, end,
+                  [&](int64_t k) { return sorted.entry(k); });
       ++r;
     }
   };
