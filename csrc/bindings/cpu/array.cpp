@@ -30,7 +30,9 @@ py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape, co
 
 py::array contiguous_copy(const py::array& array) {
   const char kind = array.dtype().kind();
-  if (kind == 'O' || kind == 'V') throw py::type_error("contiguous: elements must be plain numbers");
+  // bfloat16 is of kind V, as records are.
+  if (kind == 'O' || (kind == 'V' && array.itemsize() != 2))
+    throw py::type_error("contiguous: elements must be plain numbers");
   const Shape shape = shape_of(array);
   py::array copy = empty_array(array.dtype(), shape);
   const Shape strides(array.strides(), array.strides() + array.ndim());
