@@ -7,13 +7,17 @@
 //   not 0
 //                        grad_x1 = g sign(d) (|d| / r)^(p-1), zero where r = 0; p = inf: g sign(d), shared by
 //                        equal maxima
+//   all pairs            the same of each row of x1 with each of x2, eps = 0. p = inf: equal maxima get the
+//                        whole gradient each
 //
 // Work: rows over threads. Passes: one read of both arrays forward, one read and one write per gradient
-// backward.
+// backward. All pairs: x2 is transposed, so that lanes are its rows, and read from cache for each row of x1.
 #include "cpu/distance.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/sweep.h"
 
@@ -43,6 +47,13 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> power(Vec<T> magnitude, T p) {  // 0^p = 0 for p > 0
   return magnitude == T(0) ? broadcast<T>(0) : exp<T>(p * log<T>(magnitude));
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> root(Vec<T> v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = std::sqrt(v[i]);
+  return v;
 }
 
 template <class T>
@@ -173,12 +184,134 @@ void pairwise_distance_backward(T* grad_x1, const T* grad_distance, const T* x1,
   });
 }
 
+namespace {
+
+// The rows of x2 in lanes: element m of row r of a batch's matrix is row(b, m)[r]; zeros behind the last row.
+template <class T>
+class Lanes {
+ public:
+  Lanes(const T* x, const CdistProblem& p)
+      : n_(p.n), width_((p.count2 + kStep - 1) / kStep * kStep), data_(size_t(p.batch * p.n * width_)) {
+    parallel_for(p.batch * p.n, grain_for(width_), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const T* from = x + i / n_ * p.count2 * n_ + i % n_;
+        T* to = data_ + i * width_;
+        for (int64_t r = 0; r < p.count2; ++r) to[r] = from[r * n_];
+        std::fill(to + p.count2, to + width_, T(0));
+      }
+    });
+  }
+  static constexpr int64_t kStep = 2 * kWidth<T>;
+  const T* row(int64_t b, int64_t m) const { return data_ + (b * n_ + m) * width_; }
+  int64_t width() const { return width_; }
+
+ private:
+  int64_t n_, width_;
+  memory::Buffer<T> data_;
+};
+
+// f(b, row of x1, its index in all batches) for every row of x1.
+template <class T, class F>
+void for_rows(const T* x1, const CdistProblem& p, int64_t width, F&& f) {
+  parallel_for(p.batch * p.count1, grain_for(p.n * width), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> scratch{size_t(width)};
+    for (int64_t i = begin; i < end; ++i) f(i / p.count1, x1 + i * p.n, i, scratch.get());
+  });
+}
+
+// result[r] = finish(sum) with sum = step(sum, d) for each d = x1[m] - x2[r, m].
+template <class T, class Step, class Finish>
+void distances(T* result, const T* x1, const Lanes<T>& x2, const CdistProblem& p, Step step, Finish finish) {
+  constexpr int w = kWidth<T>;
+  for_rows(x1, p, x2.width(), [&](int64_t b, const T* x, int64_t i, T* scratch) {
+    for (int64_t r = 0; r < x2.width(); r += Lanes<T>::kStep) {
+      Vec<T> first{}, second{};
+      for (int64_t m = 0; m < p.n; ++m) {
+        const T* y = x2.row(b, m) + r;
+        first = step(first, x[m] - load(y));
+        second = step(second, x[m] - load(y + w));
+      }
+      store(scratch + r, finish(first));
+      store(scratch + r + w, finish(second));
+    }
+    std::copy_n(scratch, p.count2, result + i * p.count2);
+  });
+}
+
+// grad_x1[m] = sum over r of slope(d, scale(g[r], distance[r]), distance[r])
+template <class T, class Scale, class Slope>
+void distance_slopes(T* grad_x1, const T* g, const T* x1, const Lanes<T>& x2, const T* distance,
+                     const CdistProblem& p, Scale scale, Slope slope) {
+  constexpr int w = kWidth<T>;
+  for_rows(x1, p, x2.width(), [&](int64_t b, const T* x, int64_t i, T* scratch) {
+    const T *grad = g + i * p.count2, *length = distance + i * p.count2;
+    std::fill(scratch, scratch + x2.width(), T(0));
+    for (int64_t r = 0; r < p.count2; ++r) scratch[r] = scale(grad[r], length[r]);
+    for (int64_t m = 0; m < p.n; ++m) {
+      const T* y = x2.row(b, m);
+      Vec<T> sum{};
+      int64_t r = 0;
+      for (; r + w <= p.count2; r += w) sum += slope(x[m] - load(y + r), load(scratch + r), load(length + r));
+      if (r < p.count2) {
+        const int rest = int(p.count2 - r);
+        sum += slope(x[m] - load_n(y + r, rest), load_n(scratch + r, rest), load_n(length + r, rest));
+      }
+      grad_x1[i * p.n + m] = reduce_add<T>(sum);
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+void cdist_forward(T* distance, const T* x1, const T* x2, double p, const CdistProblem& problem) {
+  using V = Vec<T>;
+  const Lanes<T> lanes(x2, problem);
+  const auto same = [](V sum) { return sum; };
+  const auto run = [&](auto step, auto finish) { distances(distance, x1, lanes, problem, step, finish); };
+  if (p == 2) return run([](V sum, V d) { return sum + d * d; }, [](V sum) { return root<T>(sum); });
+  if (p == 1) return run([](V sum, V d) { return sum + abs<T>(d); }, same);
+  if (p == 0) return run([](V sum, V d) { return sum + (d != T(0) ? broadcast<T>(1) : V{}); }, same);
+  if (std::isinf(p))  // takes a NaN and keeps it
+    return run([](V most, V d) { return (abs<T>(d) <= most) | (most != most) ? most : abs<T>(d); }, same);
+  const T q = T(p), inverse = T(1 / p);
+  run([=](V sum, V d) { return sum + power<T>(abs<T>(d), q); },
+      [=](V sum) { return power<T>(sum, inverse); });
+}
+
+template <class T>
+void cdist_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance, double p,
+                    const CdistProblem& problem) {
+  using V = Vec<T>;
+  const Lanes<T> lanes(x2, problem);
+  const auto run = [&](auto scale, auto slope) {
+    distance_slopes(grad_x1, grad_distance, x1, lanes, distance, problem, scale, slope);
+  };
+  const auto plain = [](T g, T) { return g; };
+  if (p == 0)
+    std::fill_n(grad_x1, problem.batch * problem.count1 * problem.n, T(0));
+  else if (p == 2)
+    run([](T g, T r) { return r == T(0) ? T(0) : g / r; }, [](V d, V c, V) { return c * d; });
+  else if (p == 1)
+    run(plain, [](V d, V c, V) { return c * sign<T>(d); });
+  else if (std::isinf(p))
+    run(plain, [](V d, V c, V r) { return abs<T>(d) == r ? c * sign<T>(d) : V{}; });
+  else
+    run([](T g, T r) { return r == T(0) ? T(0) : g; },
+        [exponent = T(p - 1)](V d, V c, V r) {
+          // At d = 0 with p < 1 the slope is infinite; zero, as in PyTorch.
+          return c == T(0) ? V{} : c * sign<T>(d) * power<T>(abs<T>(d) / r, exponent);
+        });
+}
+
 #define FASTDL_INSTANTIATE(T)                                                                             \
   template void row_products_forward<T>(T*, const T*, const T*, int64_t, int64_t);                        \
   template void row_products_backward<T>(T*, T*, const T*, const T*, const T*, int64_t, int64_t);         \
   template void pairwise_distance_forward<T>(T*, const T*, const T*, double, double, int64_t, int64_t);   \
   template void pairwise_distance_backward<T>(T*, const T*, const T*, const T*, const T*, double, double, \
-                                              int64_t, int64_t);
+                                              int64_t, int64_t);                                          \
+  template void cdist_forward<T>(T*, const T*, const T*, double, const CdistProblem&);                    \
+  template void cdist_backward<T>(T*, const T*, const T*, const T*, const T*, double, const CdistProblem&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 #undef FASTDL_INSTANTIATE
