@@ -210,54 +210,98 @@ class Lanes {
   memory::Buffer<T> data_;
 };
 
-// f(b, row of x1, its index in all batches) for every row of x1.
+// One row of x1 with all of x2: `values` are distances to be found, or the scaled gradients of `lengths`.
+template <class T>
+struct Pairs {
+  const T* x;
+  const Lanes<T>& others;
+  int64_t batch, n, count;
+  T p;
+  T* values;
+  const T* lengths;
+};
+
+// values[r] = sum with sum = step(sum, d) for each d = x[m] - x2[r, m]; values has room for whole steps.
+template <class T, class Step>
+void row_distances(const Pairs<T>& pairs) {
+  constexpr int w = kWidth<T>;
+  const Step step{pairs.p};
+  for (int64_t r = 0; r < pairs.others.width(); r += Lanes<T>::kStep) {
+    Vec<T> first{}, second{};
+    for (int64_t m = 0; m < pairs.n; ++m) {
+      const T* y = pairs.others.row(pairs.batch, m) + r;
+      first = step(first, pairs.x[m] - load(y));
+      second = step(second, pairs.x[m] - load(y + w));
+    }
+    store(pairs.values + r, first);
+    store(pairs.values + r + w, second);
+  }
+}
+
+// grad[m] = sum over r of slope(d, values[r], lengths[r]); both have zeros behind the last row.
+template <class T, class Slope>
+void row_slopes(const Pairs<T>& pairs, T* grad) {
+  const Slope slope{pairs.p};
+  for (int64_t m = 0; m < pairs.n; ++m) {
+    const T* y = pairs.others.row(pairs.batch, m);
+    Vec<T> sum{};
+    for (int64_t r = 0; r < pairs.count; r += kWidth<T>)
+      sum += slope(pairs.x[m] - load(y + r), load(pairs.values + r), load(pairs.lengths + r));
+    grad[m] = reduce_add<T>(sum);
+  }
+}
+
+template <class T>
+[[gnu::noinline]] Vec<T> any_power(Vec<T> magnitude, T p) {
+  return power<T>(magnitude, p);
+}
+
+// What is summed for a distance, and its slopes.
+template <class T>
+struct Squares {
+  T p;
+  Vec<T> operator()(Vec<T> sum, Vec<T> d) const { return sum + d * d; }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T>) const { return g * d; }
+};
+template <class T>
+struct Magnitudes {
+  T p;
+  Vec<T> operator()(Vec<T> sum, Vec<T> d) const { return sum + abs<T>(d); }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T>) const { return g * sign<T>(d); }
+};
+template <class T>
+struct Largest {
+  T p;
+  Vec<T> operator()(Vec<T> most, Vec<T> d) const {  // takes a NaN and keeps it
+    return (abs<T>(d) <= most) | (most != most) ? most : abs<T>(d);
+  }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T> r) const { return abs<T>(d) == r ? g * sign<T>(d) : Vec<T>{}; }
+};
+template <class T>
+struct Powers {  // p = 0: how many are not 0
+  T p;
+  Vec<T> operator()(Vec<T> sum, Vec<T> d) const {
+    return sum + (p == T(0) ? (d != T(0) ? broadcast<T>(1) : Vec<T>{}) : any_power(abs<T>(d), p));
+  }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T> r) const {
+    // At d = 0 with p < 1 the slope is infinite; zero, as in PyTorch.
+    return g == T(0) ? Vec<T>{} : g * sign<T>(d) * any_power(abs<T>(d) / r, p - T(1));
+  }
+};
+
+// f(pairs, its index in all batches) for every row of x1.
 template <class T, class F>
-void for_rows(const T* x1, const CdistProblem& p, int64_t width, F&& f) {
-  parallel_for(p.batch * p.count1, grain_for(p.n * width), [&](int64_t begin, int64_t end) {
-    memory::Buffer<T> scratch{size_t(width)};
-    for (int64_t i = begin; i < end; ++i) f(i / p.count1, x1 + i * p.n, i, scratch.get());
-  });
-}
-
-// result[r] = finish(sum) with sum = step(sum, d) for each d = x1[m] - x2[r, m].
-template <class T, class Step, class Finish>
-void distances(T* result, const T* x1, const Lanes<T>& x2, const CdistProblem& p, Step step, Finish finish) {
-  constexpr int w = kWidth<T>;
-  for_rows(x1, p, x2.width(), [&](int64_t b, const T* x, int64_t i, T* scratch) {
-    for (int64_t r = 0; r < x2.width(); r += Lanes<T>::kStep) {
-      Vec<T> first{}, second{};
-      for (int64_t m = 0; m < p.n; ++m) {
-        const T* y = x2.row(b, m) + r;
-        first = step(first, x[m] - load(y));
-        second = step(second, x[m] - load(y + w));
-      }
-      store(scratch + r, finish(first));
-      store(scratch + r + w, finish(second));
-    }
-    std::copy_n(scratch, p.count2, result + i * p.count2);
-  });
-}
-
-// grad_x1[m] = sum over r of slope(d, scale(g[r], distance[r]), distance[r])
-template <class T, class Scale, class Slope>
-void distance_slopes(T* grad_x1, const T* g, const T* x1, const Lanes<T>& x2, const T* distance,
-                     const CdistProblem& p, Scale scale, Slope slope) {
-  constexpr int w = kWidth<T>;
-  for_rows(x1, p, x2.width(), [&](int64_t b, const T* x, int64_t i, T* scratch) {
-    const T *grad = g + i * p.count2, *length = distance + i * p.count2;
-    std::fill(scratch, scratch + x2.width(), T(0));
-    for (int64_t r = 0; r < p.count2; ++r) scratch[r] = scale(grad[r], length[r]);
-    for (int64_t m = 0; m < p.n; ++m) {
-      const T* y = x2.row(b, m);
-      Vec<T> sum{};
-      int64_t r = 0;
-      for (; r + w <= p.count2; r += w) sum += slope(x[m] - load(y + r), load(scratch + r), load(length + r));
-      if (r < p.count2) {
-        const int rest = int(p.count2 - r);
-        sum += slope(x[m] - load_n(y + r, rest), load_n(scratch + r, rest), load_n(length + r, rest));
-      }
-      grad_x1[i * p.n + m] = reduce_add<T>(sum);
-    }
+void for_rows(const T* x1, const T* x2, double p, const CdistProblem& problem, F f) {
+  const Lanes<T> lanes(x2, problem);
+  const int64_t width = lanes.width();
+  parallel_for(problem.batch * problem.count1, grain_for(problem.n * width), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> values{size_t(width)}, lengths{size_t(width)};
+    std::fill_n(values.get(), width, T(0));
+    std::fill_n(lengths.get(), width, T(0));
+    for (int64_t i = begin; i < end; ++i)
+      f(Pairs<T>{x1 + i * problem.n, lanes, i / problem.count1, problem.n, problem.count2, T(p), values.get(),
+                 lengths.get()},
+        lengths.get(), i);
   });
 }
 
@@ -265,43 +309,41 @@ void distance_slopes(T* grad_x1, const T* g, const T* x1, const Lanes<T>& x2, co
 
 template <class T>
 void cdist_forward(T* distance, const T* x1, const T* x2, double p, const CdistProblem& problem) {
-  using V = Vec<T>;
-  const Lanes<T> lanes(x2, problem);
-  const auto same = [](V sum) { return sum; };
-  const auto run = [&](auto step, auto finish) { distances(distance, x1, lanes, problem, step, finish); };
-  if (p == 2) return run([](V sum, V d) { return sum + d * d; }, [](V sum) { return root<T>(sum); });
-  if (p == 1) return run([](V sum, V d) { return sum + abs<T>(d); }, same);
-  if (p == 0) return run([](V sum, V d) { return sum + (d != T(0) ? broadcast<T>(1) : V{}); }, same);
-  if (std::isinf(p))  // takes a NaN and keeps it
-    return run([](V most, V d) { return (abs<T>(d) <= most) | (most != most) ? most : abs<T>(d); }, same);
-  const T q = T(p), inverse = T(1 / p);
-  run([=](V sum, V d) { return sum + power<T>(abs<T>(d), q); },
-      [=](V sum) { return power<T>(sum, inverse); });
+  const auto row = p == 2          ? &row_distances<T, Squares<T>>
+                   : p == 1        ? &row_distances<T, Magnitudes<T>>
+                   : std::isinf(p) ? &row_distances<T, Largest<T>>
+                                   : &row_distances<T, Powers<T>>;
+  for_rows(x1, x2, p, problem, [&](const Pairs<T>& pairs, T*, int64_t i) {
+    row(pairs);
+    T* values = pairs.values;
+    if (p == 2)
+      for (int64_t r = 0; r < problem.count2; r += kWidth<T>) store(values + r, root<T>(load(values + r)));
+    else if (p != 0 && p != 1 && !std::isinf(p))
+      for (int64_t r = 0; r < problem.count2; r += kWidth<T>)
+        store(values + r, any_power(load(values + r), T(1 / p)));
+    std::copy_n(values, problem.count2, distance + i * problem.count2);
+  });
 }
 
 template <class T>
 void cdist_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance, double p,
                     const CdistProblem& problem) {
-  using V = Vec<T>;
-  const Lanes<T> lanes(x2, problem);
-  const auto run = [&](auto scale, auto slope) {
-    distance_slopes(grad_x1, grad_distance, x1, lanes, distance, problem, scale, slope);
-  };
-  const auto plain = [](T g, T) { return g; };
-  if (p == 0)
+  if (p == 0) {
     std::fill_n(grad_x1, problem.batch * problem.count1 * problem.n, T(0));
-  else if (p == 2)
-    run([](T g, T r) { return r == T(0) ? T(0) : g / r; }, [](V d, V c, V) { return c * d; });
-  else if (p == 1)
-    run(plain, [](V d, V c, V) { return c * sign<T>(d); });
-  else if (std::isinf(p))
-    run(plain, [](V d, V c, V r) { return abs<T>(d) == r ? c * sign<T>(d) : V{}; });
-  else
-    run([](T g, T r) { return r == T(0) ? T(0) : g; },
-        [exponent = T(p - 1)](V d, V c, V r) {
-          // At d = 0 with p < 1 the slope is infinite; zero, as in PyTorch.
-          return c == T(0) ? V{} : c * sign<T>(d) * power<T>(abs<T>(d) / r, exponent);
-        });
+    return;
+  }
+  const auto row = p == 2          ? &row_slopes<T, Squares<T>>
+                   : p == 1        ? &row_slopes<T, Magnitudes<T>>
+                   : std::isinf(p) ? &row_slopes<T, Largest<T>>
+                                   : &row_slopes<T, Powers<T>>;
+  for_rows(x1, x2, p, problem, [&](const Pairs<T>& pairs, T* lengths, int64_t i) {
+    const T *g = grad_distance + i * problem.count2, *length = distance + i * problem.count2;
+    for (int64_t r = 0; r < problem.count2; ++r) {
+      lengths[r] = length[r];
+      pairs.values[r] = length[r] == T(0) ? T(0) : p == 2 ? g[r] / length[r] : g[r];
+    }
+    row(pairs, grad_x1 + i * problem.n);
+  });
 }
 
 #define FASTDL_INSTANTIATE(T)                                                                             \

@@ -449,5 +449,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
         raise ArgumentError(f"pdist: expects a matrix, got shape {input.shape}")
     if p < 0:
         raise ArgumentError(f"pdist: p must not be negative, got {p}")
-    first, second = triu_indices(input.shape[0], input.shape[0], 1, device=input.device)
-    return vector_norm(sub(index_select(input, 0, first), index_select(input, 0, second)), p, 1)
+    count = input.shape[0]
+    first, second = triu_indices(count, count, 1, device=input.device)
+    distances = cdist(input, input, p, _MODES[2])
+    return index_select(distances.reshape(count * count), 0, first * count + second)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels.reference.reduce import norm_forward, sum_forward
+
 Array = np.ndarray[Any, Any]
 
 __all__ = [
@@ -65,7 +67,7 @@ def pairwise_distance_backward(
 def cdist_forward(x1: Array, x2: Array, p: float) -> Array:
     """(sum |d|^p)^(1/p) with d = x1[b, i] - x2[b, j] at [b, i, j]; the largest for p = inf, how many are not zero for
     p = 0."""
-    return pairwise_distance_forward(x1[:, :, None], x2[:, None], p, 0.0)
+    return norm_forward(x1[:, :, None] - x2[:, None], p, (3,))
 
 
 def cdist_backward(grad_distance: Array, x1: Array, x2: Array, distance: Array, p: float) -> Array:
@@ -77,6 +79,8 @@ def cdist_backward(grad_distance: Array, x1: Array, x2: Array, distance: Array, 
     with np.errstate(invalid="ignore", divide="ignore"):
         if p == np.inf:
             grad = g * np.sign(d) * (np.abs(d) == r)
+        elif p == 2:
+            grad = d * (g / r)
         else:
             grad = g * np.sign(d) * np.where(d == 0, 0, (np.abs(d) / r) ** (p - 1) if p != 1 else 1)
-    return np.asarray(np.where(r == 0, 0, grad).sum(2), x1.dtype)
+    return sum_forward(np.where(r == 0, 0, grad).astype(x1.dtype), (2,))
