@@ -62,7 +62,7 @@ class ByRow {
       if (index[j] != p.padding) entries_[next[index[j]]++] = j;
   }
   int64_t begin(int64_t row) const { return start_[row]; }
-  int64_t entry(int64_t k) const { return entries_[k]; }
+  const int64_t* entries() const { return entries_.get(); }
   int64_t largest() const { return largest_; }
 
   // The first row in [0, rows] before which rows and entries are `cost` or more.
@@ -83,17 +83,18 @@ class ByRow {
   int64_t largest_ = 0;
 };
 
-// The sum of a row's entries, whose places entry(begin) to entry(end - 1) are; some columns.
-template <class T, class E>
-void sum_entries(T* to, const T* grad_y, const int64_t* bag, const T* scale, bool by_frequency, int64_t width,
-                 int64_t column, int64_t columns, int64_t begin, int64_t end, E entry) {
-  for (int64_t k = begin; k < end; ++k) {
-    const int64_t j = entry(k);
+// The sum of a row's entries, entries[0] to entries[count - 1]; some columns.
+template <class T>
+[[gnu::noinline]] void sum_entries(T* to, const T* grad_y, const int64_t* bag, const T* scale,
+                                   bool by_frequency, int64_t width, int64_t column, int64_t columns,
+                                   const int64_t* entries, int64_t count) {
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t j = entries[k];
     const T* from = grad_y + (bag ? bag[j] : j) * width + column;
     const T factor = scale ? scale[j] : T(1);
-    k == begin ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
+    k == 0 ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
   }
-  if (by_frequency && end - begin > 1) divide(to, columns, T(end - begin));
+  if (by_frequency && count > 1) divide(to, columns, T(count));
 }
 
 // Whether sorting the entries alone is cheaper than counting by row.
@@ -101,22 +102,29 @@ bool few_entries(const EmbeddingProblem& p) {
   return 4 * p.count * int64_t(std::bit_width(uint64_t(p.count))) < p.rows;
 }
 
+// The entries that count, by row; returns how many.
+int64_t sort_entries(int64_t* rows, int64_t* entries, const int64_t* index, const EmbeddingProblem& p) {
+  memory::Buffer<std::pair<int64_t, int64_t>> pairs{size_t(p.count)};
+  int64_t count = 0;
+  for (int64_t j = 0; j < p.count; ++j)
+    if (index[j] != p.padding) pairs[count++] = {index[j], j};
+  std::sort(pairs.get(), pairs + count);
+  for (int64_t k = 0; k < count; ++k) rows[k] = pairs[k].first, entries[k] = pairs[k].second;
+  return count;
+}
+
 template <class T>
 void backward_few(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag, const T* scale,
                   bool by_frequency, const EmbeddingProblem& p) {
   fill(reinterpret_cast<char*>(grad_weight), p.rows * p.width * int64_t(sizeof(T)), 0);
-  memory::Buffer<std::pair<int64_t, int64_t>> entries{size_t(p.count)};  // row and place
-  int64_t count = 0;
-  for (int64_t j = 0; j < p.count; ++j)
-    if (index[j] != p.padding) entries[count++] = {index[j], j};
-  std::sort(entries.get(), entries + count);
+  memory::Buffer<int64_t> rows{size_t(p.count)}, entries{size_t(p.count)};
+  const int64_t count = sort_entries(rows.get(), entries.get(), index, p);
   parallel_for(count, std::max<int64_t>(1, kGrain / p.width), [&](int64_t begin, int64_t end) {
     for (int64_t k = begin, stop; k < end; k = stop) {  // rows that begin here
-      const int64_t row = entries[k].first;
-      for (stop = k + 1; stop < count && entries[stop].first == row;) ++stop;
-      if (k == begin && k > 0 && entries[k - 1].first == row) continue;
-      sum_entries(grad_weight + row * p.width, grad_y, bag, scale, by_frequency, p.width, 0, p.width, k, stop,
-                  [&](int64_t e) { return entries[e].second; });
+      for (stop = k + 1; stop < count && rows[stop] == rows[k];) ++stop;
+      if (k > 0 && rows[k - 1] == rows[k]) continue;
+      sum_entries(grad_weight + rows[k] * p.width, grad_y, bag, scale, by_frequency, p.width, 0, p.width,
+                  entries + k, stop - k);
     }
   });
 }
@@ -140,8 +148,8 @@ void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, c
         r = stop;
         continue;
       }
-      sum_entries(to, grad_y, bag, scale, by_frequency, p.width, column, columns, begin, end,
-                  [&](int64_t k) { return sorted.entry(k); });
+      sum_entries(to, grad_y, bag, scale, by_frequency, p.width, column, columns, sorted.entries() + begin,
+                  end - begin);
       ++r;
     }
   };

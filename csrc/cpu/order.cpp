@@ -109,6 +109,11 @@ void rank_row(Signed<T>* ranks, const T* x, int64_t n, Order<T> order) {
   }
 }
 
+template <class T>
+int64_t ranked_grain(int64_t n) {  // rows worth about 10 us
+  return std::max<int64_t>(1, 32 * kGrain / (n * (n / kWidth<T> + 4)));
+}
+
 // Entries of elements [begin, end), with `least` taken from the keys.
 template <class T, class E>
 void make_entries(E* to, const T* x, int64_t begin, int64_t end, Order<T> order, uint64_t least) {
@@ -284,7 +289,7 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
   if (rows == 0 || k == 0) return;
   const bool few = 4 * k < n;
   if (n <= (few ? kFewRankedUpTo<T> : kRankedUpTo<T>))
-    return parallel_for(rows, std::max<int64_t>(1, 4 * kGrain / n), [&](int64_t begin, int64_t end) {
+    return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
       alignas(64) Signed<T> ranks[kRankedUpTo<T>];
       for (int64_t row = begin; row < end; ++row) {
         rank_row(ranks, x + row * n, n, order);
@@ -324,7 +329,7 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
 template <class T>
 void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (n <= kFewRankedUpTo<T>)
-    return parallel_for(rows, std::max<int64_t>(1, 4 * kGrain / n), [&](int64_t begin, int64_t end) {
+    return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
       alignas(64) Signed<T> ranks[kFewRankedUpTo<T>];
       for (int64_t row = begin; row < end; ++row) {
         rank_row(ranks, x + row * n, n, order);
