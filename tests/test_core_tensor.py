@@ -559,6 +559,17 @@ def test_multinomial():
     # Without replacement: the first of two draws has the weights' distribution.
     first = fastdl.multinomial(fastdl.tensor([[1.0, 3.0]] * 10_000), 2)[:, 0].numpy()
     assert abs(first.mean() - 0.75) < 6 * 0.433 / 100
+    # One draw, and more rows than one: no row takes what it does not weigh, whatever lies around it.
+    one = fastdl.multinomial(weights.repeat(5000, 1), 1)
+    assert one.shape == (10_000, 1)
+    assert one.dtype == fastdl.int64
+    shares = np.stack([np.bincount(row, minlength=3) for row in one.numpy().reshape(5000, 2).T]) / 5000
+    np.testing.assert_allclose(shares, [[0.25, 0, 0.75], [0.5, 0.5, 0]], atol=6 * 0.5 / 70)
+    with pytest.raises(RuntimeError, match="row 1 has no weight"):
+        fastdl.multinomial(fastdl.tensor([[1.0, 2.0], [0.0, 0.0]]), 1)
+    for wrong in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(RuntimeError, match="finite and not negative"):
+            fastdl.multinomial(fastdl.tensor([1.0, wrong]), 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- import

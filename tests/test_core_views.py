@@ -42,6 +42,7 @@ VIEWS = [
     ("movedim several", (2, 3, 4, 5), lambda x, lib: x.movedim((0, 1), (-1, 0))),
     ("expand", (1, 3), lambda x, lib: x.expand(2, 4, 3)),
     ("expand -1", (2, 1), lambda x, lib: x.expand(-1, 4)),
+    ("expand list", (1, 3), lambda x, lib: x.expand([2, 4, 3])),
     ("broadcast_to", (3,), lambda x, lib: lib.broadcast_to(x, (2, 3))),
     ("narrow", (4, 5), lambda x, lib: x.narrow(1, 1, 3)),
     ("select", (4, 5), lambda x, lib: x.select(0, -1)),
@@ -224,6 +225,12 @@ def test_mistakes_are_explained(function, error, match):
         pytest.skip("about machines without a GPU")
     with pytest.raises(error, match=match):
         function(fastdl.zeros(2, 3))
+
+
+def test_sizes_in_a_list_are_no_mistake_to_explain(monkeypatch):
+    """The kernel refuses a list with a message that shows the whole array, which took as long as hundreds of views."""
+    monkeypatch.setattr("fastdl.ops.views.ints", lambda sizes: pytest.fail("the kernel refused the sizes"))
+    assert fastdl.ones(1, 3).expand([2, 4, 3]).shape == (2, 4, 3)
 
 
 def test_views_of_views_share_the_base():

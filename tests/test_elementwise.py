@@ -105,6 +105,29 @@ def test_unary_operations_as_torch(name):
         compare_with_torch(torch, name, getattr(E, name), getattr(torch, name), [x])
 
 
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "maximum", "minimum"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_of_any_size_as_torch(name, dtype):
+    """Many are computed by the kernels in float32, few by NumPy: rounded once either way."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    for shape, other in (((3, 4), (3, 4)), ((60, 70), (60, 70)), ((60, 70), (70,)), ((60, 1), (70,))):
+        x = (rng.standard_normal(shape) * 100).astype(np.float32)
+        y = (rng.standard_normal(other) * 100).astype(np.float32)
+        x.flat[0], y.flat[-1] = np.nan, np.inf
+
+        def call(lib, x=x, y=y):
+            a, b = (lib.from_numpy(v).to(getattr(lib, dtype)) for v in (x, y))
+            results = [getattr(lib, name)(a, b), getattr(lib, name)(b, a)]
+            if name not in ("maximum", "minimum"):
+                results += [getattr(lib, name)(a, 3), getattr(lib, name)(a, 0.5)]
+            assert all(r.dtype is getattr(lib, dtype) for r in results)
+            return [r.float().numpy() for r in results]
+
+        for ours, theirs in zip(call(fastdl), call(torch), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_three_operands_as_torch():
     torch = pytest.importorskip("torch")
     x, y, z = numbers((3, 4), np.float32), numbers((4,), np.float32, 1), numbers((3, 1), np.float32, 2)

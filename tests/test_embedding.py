@@ -54,13 +54,16 @@ SIZES = [
     (3000, 100, 900),
     (2000, 1, 20_000),
     (300, 257, 3000),
+    (9000, 3, 40),
+    (4001, 300, 100),
 ]
 
 
 def draw(rng, rows, width, count, dtype="f4"):
-    """A table, and an index of which a third names one row: enough for the split into columns."""
+    """A table, and an index of which a third names one row: enough for the split into columns, and for sums where
+    a few entries meet many rows."""
     index = rng.integers(0, max(rows, 1), count)
-    if count > 1000:
+    if count > 1000 or rows > 4000:
         index[rng.random(count) < 1 / 3] = rows // 2
     return rng.standard_normal((rows, width)).astype(dtype), index
 
@@ -136,7 +139,7 @@ def test_gradient_has_the_same_bits_for_every_number_of_threads(level):
     module = kernels.load(level)
     rng = np.random.default_rng(0)
     before, results = module.num_threads(), []
-    for rows, width, count in ((500, 96, 9000), (20_000, 32, 9000)):
+    for rows, width, count in ((500, 96, 9000), (20_000, 32, 9000), (60_000, 700, 900)):
         index = np.minimum(rng.geometric(0.02, count), rows) - 1
         grad = rng.standard_normal((count, width)).astype(np.float32)
         for threads in (1, 2, 5, 2):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import emulation
+import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from parity import THREADS, assert_same_sums, backends, load
@@ -88,6 +89,15 @@ def test_contiguous_of_large_arrays(backend):
     for dtype in (np.uint8, np.float32, np.float64):
         constant = np.broadcast_to(np.array(7, dtype), (100, 1001))
         np.testing.assert_array_equal(backend.contiguous(constant), constant)
+    # Transposed: rows of the result that are aligned to vectors, and rows that are not.
+    for dtype, shape, axes in (
+        ("f4", (2100, 2048), (1, 0)),
+        ("f4", (2048, 2101), (1, 0)),
+        ("f8", (33, 70, 1024), (0, 2, 1)),
+        ("f8", (1024, 33, 80), (2, 1, 0)),
+    ):
+        x = np.arange(np.prod(shape), dtype=dtype).reshape(shape).transpose(axes)
+        np.testing.assert_array_equal(backend.contiguous(x), x)
 
 
 @pytest.mark.parametrize("source", ["?", "u1", "i8", "f4", "f8"])
@@ -149,6 +159,13 @@ def test_concat(any_backend, dtype):
             any_backend.concat(mistake, 1)
     with pytest.raises(TypeError, match="same dtype"):
         any_backend.concat([x, x.astype("i2")], 0)
+
+
+def test_bfloat16_is_copied_and_joined_as_it_is(backend):
+    x = fastdl.arange(700).to(fastdl.bfloat16).numpy().reshape(20, 35)
+    for part in (x.T, x[:, 3:9]):
+        np.testing.assert_array_equal(backend.contiguous(part), part)
+        np.testing.assert_array_equal(backend.concat([part, part], 1), np.concatenate([part, part], 1))
 
 
 # (shape, dim, number of indices): single and many rows, row lengths around vector widths, both sides of threading

@@ -207,6 +207,40 @@ def test_distance_kernels(any_module, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [2.0, 1.0, np.inf, 3.0, 0.5, 0.0])
+def test_distances_of_all_pairs(module, dtype, p):
+    rng = np.random.default_rng(0)
+    for batch, count1, count2, n in (
+        *((1, 1, 1, 1), (2, 3, 5, 3), (1, 40, 33, 2), (3, 17, 64, 5), (1, 70, 65, 100), (1, 300, 200, 7)),
+        *((1, 3, 0, 2), (0, 2, 2, 2), (2, 0, 3, 1)),
+    ):
+        a = rng.standard_normal((batch, count1, n)).astype(dtype)
+        b = rng.standard_normal((batch, count2, n)).astype(dtype)
+        if count1 and count2:
+            a[:, 0] = b[:, -1]  # a distance of zero
+            a[:, -1:, :1] = b[:, :1, :1]  # a difference of zero
+        r = module.cdist_forward(a, b, p)
+        assert_close(r, reference.cdist_forward(*wide((a, b)), p), reduction=n)
+        g = rng.standard_normal(r.shape).astype(dtype)
+        got = module.cdist_backward(g, a, b, r, p)
+        assert_close(got, reference.cdist_backward(g, a, b, r, p), reduction=n * max(count2, 1))
+        turned = module.cdist_backward(g.swapaxes(1, 2), b, a, r.swapaxes(1, 2), p)
+        want = reference.cdist_backward(g.swapaxes(1, 2), b, a, r.swapaxes(1, 2), p)
+        assert_close(turned, want, reduction=n * max(count1, 1))
+    a, b = np.ones((2, 1, 3, 2), dtype)
+    missing = np.array([[[1, np.nan], [2, 3]]], dtype)
+    got = module.cdist_forward(missing, np.zeros_like(missing), p)
+    np.testing.assert_array_equal(np.isnan(got), [[[p != 0] * 2, [False] * 2]])
+    for wrong in ((a, b[..., :1]), (a[0], b[0]), (a, np.zeros((5, 1, 2), dtype))):
+        with pytest.raises(ValueError, match="cdist: x1 and x2 must have shapes"):
+            module.cdist_forward(*wrong, p)
+    with pytest.raises(ValueError, match="cdist: p must not be negative"):
+        module.cdist_forward(missing, missing, -1.0)
+    with pytest.raises(ValueError, match="grad_distance and distance must have shape"):
+        module.cdist_backward(got[:, :1], missing, missing, got, p)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("frames", "batch", "classes", "longest"), [(1, 1, 2, 1), (12, 4, 5, 5), (40, 3, 30, 18)]
 )

@@ -43,6 +43,7 @@ KINDS = ["ties", "narrow", "wide", "equal"]
 def test_sorted_rows(level, dtype):
     kernel = load(level)
     shapes = [(1, 1), (3, 2), (5, 17), (4, 64), (3, 255), (2, 256), (3, 1000), (1, 70_000), (2, 0), (0, 4)]
+    shapes += [(2, n) for n in (3, 15, 16, 31, 33, 65, 127, 128, 129, 257)]  # around what is ranked
     for (rows, n), kind, descending in itertools.product(shapes, KINDS, (False, True)):
         x = rows_of((rows, n), dtype, kind)
         whole = reference.sort_forward(x, n, descending)
@@ -76,7 +77,7 @@ def test_a_row_is_shared_by_threads(dtype, threads):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_selected(level, dtype):
     kernel = load(level)
-    shapes = [(1,), (3, 2), (2, 3, 33), (3, 300), (1, 40_000)]
+    shapes = [(1,), (3, 2), (2, 3, 33), (2, 16), (2, 64), (2, 65), (2, 129), (3, 300), (1, 40_000)]
     for shape, kind in itertools.product(shapes, KINDS):
         x = rows_of(shape, dtype, kind)
         for k in sorted({0, shape[-1] // 2, shape[-1] - 1}):

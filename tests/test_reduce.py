@@ -196,6 +196,16 @@ def test_order_as_torch():
         R.median(fastdl.from_numpy(missing), 1).values.numpy(),
         torch.median(torch.from_numpy(missing), 1).values,
     )
+    missing[2] = np.nan
+    for array in (x, missing):
+        for dim in (0, 1):
+            ours = fastdl.nanmedian(fastdl.from_numpy(array), dim)
+            theirs = torch.nanmedian(torch.from_numpy(array), dim)
+            np.testing.assert_array_equal(ours.values.numpy(), theirs.values.numpy())
+            kept = np.expand_dims(ours.indices.numpy(), dim)
+            np.testing.assert_array_equal(
+                np.take_along_axis(array, kept, dim).squeeze(dim), ours.values.numpy()
+            )
     for options in (
         {},
         {"return_inverse": True},

@@ -7,13 +7,17 @@
 //   not 0
 //                        grad_x1 = g sign(d) (|d| / r)^(p-1), zero where r = 0; p = inf: g sign(d), shared by
 //                        equal maxima
+//   all pairs            the same of each row of x1 with each of x2, eps = 0. p = inf: equal maxima get the
+//                        whole gradient each
 //
 // Work: rows over threads. Passes: one read of both arrays forward, one read and one write per gradient
-// backward.
+// backward. All pairs: x2 is transposed, so that lanes are its rows, and read from cache for each row of x1.
 #include "cpu/distance.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/sweep.h"
 
@@ -43,6 +47,13 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> power(Vec<T> magnitude, T p) {  // 0^p = 0 for p > 0
   return magnitude == T(0) ? broadcast<T>(0) : exp<T>(p * log<T>(magnitude));
+}
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> root(Vec<T> v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = std::sqrt(v[i]);
+  return v;
 }
 
 template <class T>
@@ -173,12 +184,176 @@ void pairwise_distance_backward(T* grad_x1, const T* grad_distance, const T* x1,
   });
 }
 
+namespace {
+
+// The rows of x2 in lanes: element m of row r of a batch's matrix is row(b, m)[r]; zeros behind the last row.
+template <class T>
+class Lanes {
+ public:
+  Lanes(const T* x, const CdistProblem& p)
+      : n_(p.n), width_((p.count2 + kStep - 1) / kStep * kStep), data_(size_t(p.batch * p.n * width_)) {
+    parallel_for(p.batch * p.n, grain_for(width_), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const T* from = x + i / n_ * p.count2 * n_ + i % n_;
+        T* to = data_ + i * width_;
+        for (int64_t r = 0; r < p.count2; ++r) to[r] = from[r * n_];
+        std::fill(to + p.count2, to + width_, T(0));
+      }
+    });
+  }
+  static constexpr int64_t kStep = 2 * kWidth<T>;
+  const T* row(int64_t b, int64_t m) const { return data_ + (b * n_ + m) * width_; }
+  int64_t width() const { return width_; }
+
+ private:
+  int64_t n_, width_;
+  memory::Buffer<T> data_;
+};
+
+// One row of x1 with all of x2: `values` are distances to be found, or the scaled gradients of `lengths`.
+template <class T>
+struct Pairs {
+  const T* x;
+  const Lanes<T>& others;
+  int64_t batch, n, count;
+  T p;
+  T* values;
+  const T* lengths;
+};
+
+// values[r] = sum with sum = step(sum, d) for each d = x[m] - x2[r, m]; values has room for whole steps.
+template <class T, class Step>
+void row_distances(const Pairs<T>& pairs) {
+  constexpr int w = kWidth<T>;
+  const Step step{pairs.p};
+  for (int64_t r = 0; r < pairs.others.width(); r += Lanes<T>::kStep) {
+    Vec<T> first{}, second{};
+    for (int64_t m = 0; m < pairs.n; ++m) {
+      const T* y = pairs.others.row(pairs.batch, m) + r;
+      first = step(first, pairs.x[m] - load(y));
+      second = step(second, pairs.x[m] - load(y + w));
+    }
+    store(pairs.values + r, first);
+    store(pairs.values + r + w, second);
+  }
+}
+
+// grad[m] = sum over r of slope(d, values[r], lengths[r]); both have zeros behind the last row.
+template <class T, class Slope>
+void row_slopes(const Pairs<T>& pairs, T* grad) {
+  const Slope slope{pairs.p};
+  for (int64_t m = 0; m < pairs.n; ++m) {
+    const T* y = pairs.others.row(pairs.batch, m);
+    Vec<T> sum{};
+    for (int64_t r = 0; r < pairs.count; r += kWidth<T>)
+      sum += slope(pairs.x[m] - load(y + r), load(pairs.values + r), load(pairs.lengths + r));
+    grad[m] = reduce_add<T>(sum);
+  }
+}
+
+template <class T>
+[[gnu::noinline]] Vec<T> any_power(Vec<T> magnitude, T p) {
+  return power<T>(magnitude, p);
+}
+
+// What is summed for a distance, and its slopes.
+template <class T>
+struct Squares {
+  T p;
+  Vec<T> operator()(Vec<T> sum, Vec<T> d) const { return sum + d * d; }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T>) const { return g * d; }
+};
+template <class T>
+struct Magnitudes {
+  T p;
+  Vec<T> operator()(Vec<T> sum, Vec<T> d) const { return sum + abs<T>(d); }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T>) const { return g * sign<T>(d); }
+};
+template <class T>
+struct Largest {
+  T p;
+  Vec<T> operator()(Vec<T> most, Vec<T> d) const {  // takes a NaN and keeps it
+    return (abs<T>(d) <= most) | (most != most) ? most : abs<T>(d);
+  }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T> r) const { return abs<T>(d) == r ? g * sign<T>(d) : Vec<T>{}; }
+};
+template <class T>
+struct Powers {  // p = 0: how many are not 0
+  T p;
+  Vec<T> operator()(Vec<T> sum, Vec<T> d) const {
+    return sum + (p == T(0) ? (d != T(0) ? broadcast<T>(1) : Vec<T>{}) : any_power(abs<T>(d), p));
+  }
+  Vec<T> operator()(Vec<T> d, Vec<T> g, Vec<T> r) const {
+    // At d = 0 with p < 1 the slope is infinite; zero, as in PyTorch.
+    return g == T(0) ? Vec<T>{} : g * sign<T>(d) * any_power(abs<T>(d) / r, p - T(1));
+  }
+};
+
+// f(pairs, its index in all batches) for every row of x1.
+template <class T, class F>
+void for_rows(const T* x1, const T* x2, double p, const CdistProblem& problem, F f) {
+  const Lanes<T> lanes(x2, problem);
+  const int64_t width = lanes.width();
+  parallel_for(problem.batch * problem.count1, grain_for(problem.n * width), [&](int64_t begin, int64_t end) {
+    memory::Buffer<T> values{size_t(width)}, lengths{size_t(width)};
+    std::fill_n(values.get(), width, T(0));
+    std::fill_n(lengths.get(), width, T(0));
+    for (int64_t i = begin; i < end; ++i)
+      f(Pairs<T>{x1 + i * problem.n, lanes, i / problem.count1, problem.n, problem.count2, T(p), values.get(),
+                 lengths.get()},
+        lengths.get(), i);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void cdist_forward(T* distance, const T* x1, const T* x2, double p, const CdistProblem& problem) {
+  const auto row = p == 2          ? &row_distances<T, Squares<T>>
+                   : p == 1        ? &row_distances<T, Magnitudes<T>>
+                   : std::isinf(p) ? &row_distances<T, Largest<T>>
+                                   : &row_distances<T, Powers<T>>;
+  for_rows(x1, x2, p, problem, [&](const Pairs<T>& pairs, T*, int64_t i) {
+    row(pairs);
+    T* values = pairs.values;
+    if (p == 2)
+      for (int64_t r = 0; r < problem.count2; r += kWidth<T>) store(values + r, root<T>(load(values + r)));
+    else if (p != 0 && p != 1 && !std::isinf(p))
+      for (int64_t r = 0; r < problem.count2; r += kWidth<T>)
+        store(values + r, any_power(load(values + r), T(1 / p)));
+    std::copy_n(values, problem.count2, distance + i * problem.count2);
+  });
+}
+
+template <class T>
+void cdist_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance, double p,
+                    const CdistProblem& problem) {
+  if (p == 0) {
+    std::fill_n(grad_x1, problem.batch * problem.count1 * problem.n, T(0));
+    return;
+  }
+  const auto row = p == 2          ? &row_slopes<T, Squares<T>>
+                   : p == 1        ? &row_slopes<T, Magnitudes<T>>
+                   : std::isinf(p) ? &row_slopes<T, Largest<T>>
+                                   : &row_slopes<T, Powers<T>>;
+  for_rows(x1, x2, p, problem, [&](const Pairs<T>& pairs, T* lengths, int64_t i) {
+    const T *g = grad_distance + i * problem.count2, *length = distance + i * problem.count2;
+    for (int64_t r = 0; r < problem.count2; ++r) {
+      lengths[r] = length[r];
+      pairs.values[r] = length[r] == T(0) ? T(0) : p == 2 ? g[r] / length[r] : g[r];
+    }
+    row(pairs, grad_x1 + i * problem.n);
+  });
+}
+
 #define FASTDL_INSTANTIATE(T)                                                                             \
   template void row_products_forward<T>(T*, const T*, const T*, int64_t, int64_t);                        \
   template void row_products_backward<T>(T*, T*, const T*, const T*, const T*, int64_t, int64_t);         \
   template void pairwise_distance_forward<T>(T*, const T*, const T*, double, double, int64_t, int64_t);   \
   template void pairwise_distance_backward<T>(T*, const T*, const T*, const T*, const T*, double, double, \
-                                              int64_t, int64_t);
+                                              int64_t, int64_t);                                          \
+  template void cdist_forward<T>(T*, const T*, const T*, double, const CdistProblem&);                    \
+  template void cdist_backward<T>(T*, const T*, const T*, const T*, const T*, double, const CdistProblem&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 #undef FASTDL_INSTANTIATE

@@ -1,4 +1,4 @@
-// Products and distances of corresponding rows of two (rows, n) arrays; see distance.cpp.
+// Products and distances of rows of two arrays, corresponding ones or all pairs; see distance.cpp.
 #pragma once
 
 #include <cstdint>
@@ -20,5 +20,17 @@ void pairwise_distance_forward(T* distance, const T* x1, const T* x2, double p, 
 template <class T>
 void pairwise_distance_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2,
                                 const T* distance, double p, double eps, int64_t rows, int64_t n);
+
+// All pairs: rows of x1 (batch, count1, n) and of x2 (batch, count2, n).
+struct CdistProblem {
+  int64_t batch, count1, count2, n;
+};
+// distance: (batch, count1, count2)
+template <class T>
+void cdist_forward(T* distance, const T* x1, const T* x2, double p, const CdistProblem& problem);
+// The gradient for x1; that for x2 comes of the same call with the arrays exchanged.
+template <class T>
+void cdist_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance, double p,
+                    const CdistProblem& problem);
 
 }  // namespace fastdl

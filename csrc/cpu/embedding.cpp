@@ -5,15 +5,19 @@
 //              or the sum in the order of the entries, whatever the number of threads. Work: ranges of rows
 //              of equal cost, where a row costs one and each of its entries one more. If a single row has
 //              much of all entries, as padding does, ranges of columns. Memory: grad_y read once, grad_weight
-//              written once.
+//              written once. Few entries of many rows: everything becomes zero first, and only the entries
+//              are sorted.
 //   bag        y[b] is summed (or its maximum kept, with where it was) in registers, a block of columns at a
 //              time; rows of the table are fetched some entries ahead, as nothing else can guess where they
 //              are. Work: bags. Memory: rows read once, y written once.
 #include "cpu/embedding.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <utility>
 
+#include "cpu/layout.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/simd.h"
@@ -58,7 +62,7 @@ class ByRow {
       if (index[j] != p.padding) entries_[next[index[j]]++] = j;
   }
   int64_t begin(int64_t row) const { return start_[row]; }
-  int64_t entry(int64_t k) const { return entries_[k]; }
+  const int64_t* entries() const { return entries_.get(); }
   int64_t largest() const { return largest_; }
 
   // The first row in [0, rows] before which rows and entries are `cost` or more.
@@ -79,12 +83,59 @@ class ByRow {
   int64_t largest_ = 0;
 };
 
+// The sum of a row's entries, entries[0] to entries[count - 1]; some columns.
+template <class T>
+[[gnu::noinline]] void sum_entries(T* to, const T* grad_y, const int64_t* bag, const T* scale,
+                                   bool by_frequency, int64_t width, int64_t column, int64_t columns,
+                                   const int64_t* entries, int64_t count) {
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t j = entries[k];
+    const T* from = grad_y + (bag ? bag[j] : j) * width + column;
+    const T factor = scale ? scale[j] : T(1);
+    k == 0 ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
+  }
+  if (by_frequency && count > 1) divide(to, columns, T(count));
+}
+
+// Whether sorting the entries alone is cheaper than counting by row.
+bool few_entries(const EmbeddingProblem& p) {
+  return 4 * p.count * int64_t(std::bit_width(uint64_t(p.count))) < p.rows;
+}
+
+// The entries that count, by row; returns how many.
+int64_t sort_entries(int64_t* rows, int64_t* entries, const int64_t* index, const EmbeddingProblem& p) {
+  memory::Buffer<std::pair<int64_t, int64_t>> pairs{size_t(p.count)};
+  int64_t count = 0;
+  for (int64_t j = 0; j < p.count; ++j)
+    if (index[j] != p.padding) pairs[count++] = {index[j], j};
+  std::sort(pairs.get(), pairs + count);
+  for (int64_t k = 0; k < count; ++k) rows[k] = pairs[k].first, entries[k] = pairs[k].second;
+  return count;
+}
+
+template <class T>
+void backward_few(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag, const T* scale,
+                  bool by_frequency, const EmbeddingProblem& p) {
+  fill(reinterpret_cast<char*>(grad_weight), p.rows * p.width * int64_t(sizeof(T)), 0);
+  memory::Buffer<int64_t> rows{size_t(p.count)}, entries{size_t(p.count)};
+  const int64_t count = sort_entries(rows.get(), entries.get(), index, p);
+  parallel_for(count, std::max<int64_t>(1, kGrain / p.width), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin, stop; k < end; k = stop) {  // rows that begin here
+      for (stop = k + 1; stop < count && rows[stop] == rows[k];) ++stop;
+      if (k > 0 && rows[k - 1] == rows[k]) continue;
+      sum_entries(grad_weight + rows[k] * p.width, grad_y, bag, scale, by_frequency, p.width, 0, p.width,
+                  entries + k, stop - k);
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
 void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag,
                         const T* scale, bool by_frequency, const EmbeddingProblem& p) {
   if (p.rows == 0 || p.width == 0) return;
+  if (few_entries(p)) return backward_few(grad_weight, grad_y, index, bag, scale, by_frequency, p);
   const ByRow sorted(index, p);
   const auto sum_rows = [&](int64_t first, int64_t last, int64_t column, int64_t columns) {
     for (int64_t r = first; r < last;) {
@@ -97,13 +148,8 @@ void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, c
         r = stop;
         continue;
       }
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t j = sorted.entry(k);
-        const T* from = grad_y + (bag ? bag[j] : j) * p.width + column;
-        const T factor = scale ? scale[j] : T(1);
-        k == begin ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
-      }
-      if (by_frequency && end - begin > 1) divide(to, columns, T(end - begin));
+      sum_entries(to, grad_y, bag, scale, by_frequency, p.width, column, columns, sorted.entries() + begin,
+                  end - begin);
       ++r;
     }
   };

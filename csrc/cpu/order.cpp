@@ -4,9 +4,10 @@
 // flipped; NaN is the largest; falling order inverts all bits), with its place behind it: no two entries are
 // equal, so any sort is stable. Where the keys of a row differ in 32 bits only, which floats do and most
 // int64, key less smallest key and place are one 64-bit word; others are pairs. Long rows are sorted by
-// radix, a byte of the key at a time and no more bytes than the keys' range has; short ones are compared. Few
-// of many (topk): one pass compares vectors of keys with the k-th best so far; what passes is collected, and
-// 2 k or more are cut back to k.
+// radix, a byte of the key at a time and no more bytes than the keys' range has; shorter ones are compared. A
+// row of a few vectors is ranked: how many keys come before a key is where it goes, and counting them takes
+// no branch. Few of many (topk): one pass compares vectors of keys with the k-th best so far; what passes is
+// collected, and 2 k or more are cut back to k.
 //
 // Work: rows over threads; where there are fewer long rows than threads, parts of a row: each part counts its
 // digits, and the places of part p follow those of the parts before, so the result is the same for any
@@ -32,6 +33,11 @@ using namespace simd;
 constexpr int64_t kGrain = 1024;        // elements worth about 10 us
 constexpr int64_t kRadixFrom = 256;     // shorter rows are compared
 constexpr int64_t kSharedFrom = 32768;  // shorter rows are one thread's
+// Longer rows take more counting than comparing, or than finding a few elements of them.
+template <class T>
+constexpr int64_t kRankedUpTo = 16 * kWidth<T>;
+template <class T>
+constexpr int64_t kFewRankedUpTo = 8 * kWidth<T>;
 
 template <class T>
 using Signed = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
@@ -80,6 +86,34 @@ template <class T>
   return count == kWidth<T> ? load(x) : load_n(x, count);
 }
 
+// ranks[i]: how many elements of a short row stand before element i; equal ones keep their order. Room for a
+// vector more.
+template <class T>
+void rank_row(Signed<T>* ranks, const T* x, int64_t n, Order<T> order) {
+  constexpr int w = kWidth<T>;
+  using Keys = Vec<Signed<T>>;
+  alignas(64) Signed<T> keys[kRankedUpTo<T>];
+  Keys lane{};
+  for (int l = 0; l < w; ++l) lane[l] = Signed<T>(l);
+  for (int64_t i = 0; i < n; i += w)
+    store(keys + i, keys_of<T>(load_some(x + i, int(std::min<int64_t>(w, n - i))), order));
+  for (int64_t i = 0; i < n; i += w) {
+    const Keys own = load(keys + i);
+    Keys rank{};
+    int64_t j = 0;
+    for (; j < i; ++j) rank -= keys[j] <= own;
+    for (; j < std::min(n, i + w); ++j)
+      rank -= (keys[j] < own) | ((keys[j] == own) & (lane > Signed<T>(j - i)));
+    for (; j < n; ++j) rank -= keys[j] < own;
+    store(ranks + i, rank);
+  }
+}
+
+template <class T>
+int64_t ranked_grain(int64_t n) {  // rows worth about 10 us
+  return std::max<int64_t>(1, 32 * kGrain / (n * (n / kWidth<T> + 4)));
+}
+
 // Entries of elements [begin, end), with `least` taken from the keys.
 template <class T, class E>
 void make_entries(E* to, const T* x, int64_t begin, int64_t end, Order<T> order, uint64_t least) {
@@ -89,6 +123,12 @@ void make_entries(E* to, const T* x, int64_t begin, int64_t end, Order<T> order,
     const auto keys = keys_of<T>(load_some(x + i, count), order);
     for (int j = 0; j < count; ++j) to[i + j] = E::of(raised<T>(keys[j]) - least, i + j);
   }
+}
+
+// f(begin, end) for parts of a row; asking for threads costs as much as a short row.
+template <class F>
+void alone_or_shared(int64_t n, F&& f) {
+  n <= 16 * kGrain ? f(int64_t{0}, n) : parallel_for(n, 16 * kGrain, f);
 }
 
 struct Range {
@@ -101,9 +141,7 @@ Range range_of(const T* x, int64_t n, Order<T> order) {
     return {0, 32};
   } else {
     constexpr int w = kWidth<T>;
-    const int64_t chunks = chunk_count(n, 16 * kGrain);
-    memory::Buffer<int64_t> least{size_t(chunks)}, most{size_t(chunks)};
-    parallel_chunks(n, 16 * kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+    const auto extremes = [&](int64_t begin, int64_t end) {
       Vec<int64_t> low = broadcast(std::numeric_limits<int64_t>::max()), high = ~low;
       int64_t i = begin;
       for (; i + w <= end; i += w) {
@@ -115,11 +153,21 @@ Range range_of(const T* x, int64_t n, Order<T> order) {
       for (int j = 1; j < w; ++j) l = std::min(l, low[j]), h = std::max(h, high[j]);
       const auto keys = keys_of<T>(load_some(x + i, int(end - i)), order);
       for (int j = 0; j < int(end - i); ++j) l = std::min(l, keys[j]), h = std::max(h, keys[j]);
-      least[chunk] = l;
-      most[chunk] = h;
-    });
-    const uint64_t low = raised<T>(*std::min_element(least.get(), least.get() + chunks));
-    const uint64_t high = raised<T>(*std::max_element(most.get(), most.get() + chunks));
+      return std::pair{l, h};
+    };
+    std::pair<int64_t, int64_t> all;
+    if (n <= 16 * kGrain) {
+      all = extremes(0, n);
+    } else {
+      memory::Buffer<std::pair<int64_t, int64_t>> parts{size_t(chunk_count(n, 16 * kGrain))};
+      parallel_chunks(n, 16 * kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
+        parts[chunk] = extremes(begin, end);
+      });
+      all = parts[0];
+      for (int64_t i = 1; i < chunk_count(n, 16 * kGrain); ++i)
+        all = {std::min(all.first, parts[i].first), std::max(all.second, parts[i].second)};
+    }
+    const uint64_t low = raised<T>(all.first), high = raised<T>(all.second);
     return {low, uint64_t(std::bit_width(high - low))};
   }
 }
@@ -129,9 +177,8 @@ template <class T, class F>
 void with_entries(Entry<T>* room, const T* x, int64_t n, Order<T> order, F&& f) {
   const Range range = range_of(x, n, order);
   const auto go = [&](auto* entries) {
-    parallel_for(n, 16 * kGrain, [&](int64_t begin, int64_t end) {
-      make_entries(entries, x, begin, end, order, range.least);
-    });
+    alone_or_shared(
+        n, [&](int64_t begin, int64_t end) { make_entries(entries, x, begin, end, order, range.least); });
     f(entries, int(range.bits));
   };
   if (sizeof(T) == 4 || range.bits <= 32)
@@ -241,8 +288,20 @@ template <class T>
 void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
   const bool few = 4 * k < n;
+  if (n <= (few ? kFewRankedUpTo<T> : kRankedUpTo<T>))
+    return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
+      alignas(64) Signed<T> ranks[kRankedUpTo<T>];
+      for (int64_t row = begin; row < end; ++row) {
+        rank_row(ranks, x + row * n, n, order);
+        for (int64_t i = 0; i < n; ++i) {
+          if (ranks[i] >= k) continue;
+          indices[row * k + ranks[i]] = i;
+          std::memcpy(values + row * k + ranks[i], x + row * n + i, sizeof(T));
+        }
+      }
+    });
   const auto write = [&](int64_t row, const auto* sorted) {
-    parallel_for(k, 16 * kGrain, [&](int64_t begin, int64_t end) {
+    alone_or_shared(k, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         const int64_t place = sorted[j].place();
         indices[row * k + j] = place;
@@ -269,6 +328,14 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
 
 template <class T>
 void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
+  if (n <= kFewRankedUpTo<T>)
+    return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
+      alignas(64) Signed<T> ranks[kFewRankedUpTo<T>];
+      for (int64_t row = begin; row < end; ++row) {
+        rank_row(ranks, x + row * n, n, order);
+        indices[row] = std::find(ranks, ranks + n, Signed<T>(k)) - ranks;
+      }
+    });
   for_rows<T>(rows, n, 2 * kGrain, n, [&](int64_t row, Entry<T>* room, int64_t) {
     with_entries(room, x + row * n, n, order, [&](auto* entries, int) {
       std::nth_element(entries, entries + k, entries + n);

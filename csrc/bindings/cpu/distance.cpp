@@ -93,6 +93,48 @@ py::array pairwise_distance_gradient(const py::array& grad_distance, const py::a
   });
 }
 
+// Two arrays (batch, count, n) of one n.
+template <class T>
+struct Sets {
+  In<T> x1, x2;
+  CdistProblem problem;
+
+  Sets(const py::array& first, const py::array& second, double p, const char* op)
+      : x1(first, op, "x1"), x2(second, op, "x2") {
+    require(x1.ndim() == 3 && x2.ndim() == 3 && x1.dim(0) == x2.dim(0) && x1.dim(2) == x2.dim(2), op,
+            "x1 and x2 must have shapes (batch, count, n) with one batch and n");
+    require(p >= 0, op, "p must not be negative");
+    problem = {x1.dim(0), x1.dim(1), x2.dim(1), x1.dim(2)};
+  }
+  Shape pairs() const { return {problem.batch, problem.count1, problem.count2}; }
+};
+
+py::array cdist(const py::array& x1, const py::array& x2, double p) {
+  constexpr const char* op = "cdist";
+  return by_dtype(op, x1, [&]<class T>(T) {
+    const Sets<T> in(x1, x2, p, op);
+    py::array distance = empty<T>(in.pairs());
+    KernelScope scope(size_of(in.pairs()));
+    cdist_forward<T>(data<T>(distance), in.x1, in.x2, p, in.problem);
+    return distance;
+  });
+}
+
+py::array cdist_gradient(const py::array& grad_distance, const py::array& x1, const py::array& x2,
+                         const py::array& distance, double p) {
+  constexpr const char* op = "cdist_backward";
+  return by_dtype(op, x1, [&]<class T>(T) {
+    const Sets<T> in(x1, x2, p, op);
+    const In<T> g(grad_distance, op, "grad_distance"), r(distance, op, "distance");
+    require(g.shape() == in.pairs() && r.shape() == in.pairs(), op,
+            "grad_distance and distance must have shape (batch, count of x1, count of x2)");
+    py::array grad_x1 = empty<T>(in.x1.shape());
+    KernelScope scope(g.size());
+    cdist_backward<T>(data<T>(grad_x1), g, in.x1, in.x2, r, p, in.problem);
+    return grad_x1;
+  });
+}
+
 }  // namespace
 
 void register_distance(py::module_& m) {
@@ -103,6 +145,9 @@ void register_distance(py::module_& m) {
         py::arg("eps"));
   m.def("pairwise_distance_backward", &pairwise_distance_gradient, py::arg("grad_distance"), py::arg("x1"),
         py::arg("x2"), py::arg("distance"), py::arg("p"), py::arg("eps"));
+  m.def("cdist_forward", &cdist, py::arg("x1"), py::arg("x2"), py::arg("p"));
+  m.def("cdist_backward", &cdist_gradient, py::arg("grad_distance"), py::arg("x1"), py::arg("x2"),
+        py::arg("distance"), py::arg("p"));
 }
 
 }  // namespace fastdl::binding

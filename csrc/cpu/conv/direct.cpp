@@ -335,7 +335,8 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
     return outputs >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55;
   };
   const bool halves = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2 && weights < (128 << 10);
-  if (!overlap && !halves && p.patch() >= 16 && p.group_out() >= 16) return false;
+  const bool single = p.taps() == 1 && pass == ConvPass::forward;
+  if (!overlap && !halves && (single || p.patch() >= 16) && p.group_out() >= 16) return false;
   switch (pass) {
     case ConvPass::forward:
       if (patches_serve(p.group_out())) return false;

@@ -73,7 +73,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (pass == ConvPass::forward && p.batch > 1 && p.group_in() >= 512 && p.group_out() >= 128 &&
       10 * whole > 11 * size)
     return false;
-  return p.group_in() > 1;
+  return p.group_in() > 1 || p.groups == 1;  // an outer product writes the result once, and nothing else
 }
 
 }  // namespace

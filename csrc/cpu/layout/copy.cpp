@@ -3,7 +3,8 @@
 //   copy_strided   any strides -> C order. Axes that lie together in both arrays are merged first. Where the
 //                  source's nearest neighbours are the result's (stride == item) rows are copied whole;
 //                  otherwise (a transpose) tiles of 16 x 16 elements, so that each cache line, read or
-//                  written, is used completely while it is in L1. Work: rows or tile rows.
+//                  written, is used completely while it is in L1; large results go past the caches. Work:
+//                  rows or tile rows.
 //   concat         one memcpy per part and outer slice, long ones cut. Work: slices, or pieces of a part.
 #include "cpu/layout.h"
 
@@ -64,9 +65,10 @@ void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int6
 }
 
 // A tile: both strides of the result and of the source; its columns are the source's nearest neighbours.
+// `past`: rows of the result are aligned, and stored past the caches.
 template <class T>
 void copy_tile(char* to, const char* from, int64_t rows, int64_t columns, int64_t to_row, int64_t to_column,
-               int64_t from_row, int64_t from_column) {
+               int64_t from_row, int64_t from_column, bool past) {
   if (rows == kTile && columns == kTile && to_row == int64_t(sizeof(T)) &&
       from_column == int64_t(sizeof(T))) {
     if constexpr (sizeof(T) >= 4) {
@@ -80,8 +82,10 @@ void copy_tile(char* to, const char* from, int64_t rows, int64_t columns, int64_
             std::memcpy(&x[i], from + (r + i) * from_row + c * int64_t(sizeof(T)), sizeof x[i]);
           tile::transpose<F>(x);
 #pragma GCC unroll 16
-          for (int i = 0; i < w; ++i)
-            std::memcpy(to + (c + i) * to_column + r * int64_t(sizeof(T)), &x[i], sizeof x[i]);
+          for (int i = 0; i < w; ++i) {
+            auto* line = reinterpret_cast<F*>(to + (c + i) * to_column + r * int64_t(sizeof(T)));
+            past ? simd::stream_store(line, x[i]) : simd::store(line, x[i]);
+          }
         }
     } else {
       T block[kTile][kTile];
@@ -171,16 +175,22 @@ void copy_elements(char* to, const char* from, Axis* axes, int count) {
   const int64_t strips = (columns.extent + kTile - 1) / kTile;
   const int64_t work = combinations(axes, others) * strips;
   const int64_t strip_bytes = kTile * inner.extent * item;
+  bool past = sizeof(T) >= 4 &&
+              past_caches(combinations(axes, others) * columns.extent * inner.extent * item) &&
+              reinterpret_cast<uintptr_t>(to) % simd::kBytes == 0 && columns.to % simd::kBytes == 0;
+  for (int i = 0; i < others; ++i) past &= axes[i].to % simd::kBytes == 0;
   parallel_for(work, std::max<int64_t>(1, kGrainBytes / 2 / strip_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const int64_t first = n % strips * kTile, width = std::min(kTile, columns.extent - first);
       for_each(axes, others, n / strips, n / strips + 1, [&](int64_t t, int64_t f) {
-        for (int64_t row = 0; row < inner.extent; row += kTile)
-          copy_tile<T>(
-              to + t + first * columns.to + row * item, from + f + first * columns.from + row * inner.from,
-              std::min(kTile, inner.extent - row), width, item, columns.to, inner.from, columns.from);
+        for (int64_t row = 0; row < inner.extent; row += kTile) {
+          const char* source = from + f + first * columns.from + row * inner.from;
+          copy_tile<T>(to + t + first * columns.to + row * item, source, std::min(kTile, inner.extent - row),
+                       width, item, columns.to, inner.from, columns.from, past);
+        }
       });
     }
+    if (past) simd::fence();
   });
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from fastdl.autograd.op import Op
 from fastdl.creation import triu_indices
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import array, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, sub
 from fastdl.ops.arrays import empty, sum_to
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp
 from fastdl.ops.gather import index_select
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.reduce import vector_norm
 from fastdl.ops.reduction import (
     REDUCTIONS,
@@ -355,9 +357,9 @@ def cdist(
 ) -> Tensor:
     """The p-norm distances of all pairs of rows: ``(*, P, M)`` and ``(*, R, M)`` give ``(*, P, R)``.
 
-    Differences are computed one by one, which is accurate also for close rows but makes ``P R M`` of them;
-    Euclidean distances of more than 25 rows of more than 8 numbers come from one matrix product instead, unless
-    ``compute_mode`` is ``"donot_use_mm_for_euclid_dist"`` (always with ``"use_mm_for_euclid_dist"``). See
+    Differences are computed one by one, which is accurate also for close rows; Euclidean distances of more than 25 rows
+    of more than 8 numbers come from one matrix product instead, unless ``compute_mode`` is
+    ``"donot_use_mm_for_euclid_dist"`` (always with ``"use_mm_for_euclid_dist"``). See
     ``torch.cdist``.
     """
     if x1._data.ndim < 2 or x2._data.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
@@ -372,10 +374,54 @@ def cdist(
     product = many if compute_mode == _MODES[0] else compute_mode == _MODES[1]
     if p == 2 and product and min(*x1.shape[-2:], x2.shape[-2]) > 0:
         return _euclidean(x1, x2)
+    a, b = x1._data, x2._data
+    if (
+        a.dtype is b.dtype
+        and is_kernel_dtype(a.dtype)
+        and a.shape[:-2] == b.shape[:-2]
+        and a.shape[-1] > 0
+        and not (on_device(a) or on_device(b))
+    ):
+        return Cdist.apply(x1, x2, p=float(p))  # type: ignore[no-any-return]
+    return _norms(x1, x2, p)
+
+
+def _norms(x1: Tensor, x2: Tensor, p: float) -> Tensor:
+    """:func:`cdist` composed of all differences and their norms."""
     differences = sub(unsqueeze(x1, -2), unsqueeze(x2, -3))
     if p == float("inf") and x1.shape[-1] == 0:
         p = 1.0
     return vector_norm(differences, p, -1)
+
+
+class Cdist(Op):
+    """The distances of all pairs without their differences in memory."""
+
+    saves = (0, 1)
+    saves_output = True
+
+    def forward(self, x1: Any, x2: Any, *, p: float) -> Any:
+        self.given, self.p = (x1, x2), p
+        self.x1, self.x2 = (x.reshape(prod(x.shape[:-2]), *x.shape[-2:]) for x in (x1, x2))
+        shape = (*x1.shape[:-1], x2.shape[-2])
+        self.distance = select(x1).cdist_forward(self.x1, self.x2, p).reshape(shape)
+        return self.distance
+
+    def backward(self, grad: Any) -> Any:
+        grad = grad.reshape(self.x1.shape[0], *grad.shape[-2:])
+        distance = self.distance.reshape(grad.shape)
+        kernel = select(grad).cdist_backward
+        x1, x2 = self.given
+        grad_x1 = grad_x2 = None
+        if self.needs[0]:
+            grad_x1 = kernel(grad, self.x1, self.x2, distance, self.p).reshape(x1.shape)
+        if self.needs[1]:
+            grad, distance = grad.swapaxes(1, 2), distance.swapaxes(1, 2)
+            grad_x2 = kernel(grad, self.x2, self.x1, distance, self.p).reshape(x2.shape)
+        return grad_x1, grad_x2
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return replay(self, grad, lambda x1, x2: _norms(x1, x2, self.p), *self.given)
 
 
 _MODES = (
@@ -403,5 +449,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
         raise ArgumentError(f"pdist: expects a matrix, got shape {input.shape}")
     if p < 0:
         raise ArgumentError(f"pdist: p must not be negative, got {p}")
-    first, second = triu_indices(input.shape[0], input.shape[0], 1, device=input.device)
-    return vector_norm(sub(index_select(input, 0, first), index_select(input, 0, second)), p, 1)
+    count = input.shape[0]
+    first, second = triu_indices(count, count, 1, device=input.device)
+    distances = cdist(input, input, p, _MODES[2])
+    return index_select(distances.reshape(count * count), 0, first * count + second)

@@ -16,6 +16,7 @@ from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
 from fastdl.kernels import capture, select
+from fastdl.ops.arrays import contiguous, count_true
 from fastdl.ops.common import check_tensors
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
@@ -278,32 +279,35 @@ def multinomial(
             "multinomial: expects a floating-point vector or matrix of weights, got shape "
             f"{weights.shape}, {weights.dtype}"
         )
-    rows = np.atleast_2d(weights).astype(np.float64)
-    if not np.isfinite(rows).all() or (rows < 0).any():
+    rows = contiguous(np.atleast_2d(weights), float64)
+    if not (rows.min(initial=0.0) >= 0 and np.isfinite(rows.max(initial=0.0))):  # NaN is neither
         raise RuntimeError("multinomial: weights must be finite and not negative")
-    available = np.count_nonzero(rows, axis=-1)
+    available = count_true(rows, (1,))
     if num_samples < 1:
         raise RuntimeError(f"multinomial: num_samples must be at least 1, got {num_samples}")
     if rows.size and not available.all():
         raise RuntimeError(f"multinomial: row {int(np.argmin(available))} has no weight above 0")
     count = rows.shape[1]
+    kernels = select(rows)
     if replacement:
         u = _uniform((rows.shape[0], num_samples), float64, 0.0, 1.0, generator)
-        bounds = np.cumsum(rows, axis=-1)
-        chosen = np.stack([np.searchsorted(b, v * b[-1], "right") for b, v in zip(bounds, u, strict=True)])
+        bounds = kernels.running_sum(rows, 1)
+        chosen = kernels.searchsorted(bounds, kernels.mul_forward(u, bounds[:, -1:]), True)
     else:
         if num_samples > int(available.min(initial=count)):
             raise RuntimeError(
                 f"multinomial: cannot draw {num_samples} samples without replacement from a row with "
                 f"{int(available.min(initial=count))} weights above 0"
             )
-        u = 1.0 - _uniform(rows.shape, float64, 0.0, 1.0, generator)  # in (0, 1]
-        with np.errstate(divide="ignore"):
-            keys = np.log(rows) - np.log(-np.log(u))
-        chosen = np.argsort(-keys, axis=-1, kind="stable")[:, :num_samples]
-    result = make(CPU, "empty", chosen.shape, int64)
-    result[...] = chosen
-    return Tensor._wrap(to_device(result if weights.ndim == 2 else result[0], device_of(input._data)))
+        u = _uniform(rows.shape, float64, 0.0, 1.0, generator)
+        waits = kernels.log_forward(kernels.sub_forward(1.0, u))  # of (0, 1]
+        noise = kernels.log_forward(kernels.neg_forward(waits))
+        keys = kernels.sub_forward(kernels.log_forward(rows), noise)
+        if num_samples == 1:
+            chosen = kernels.max_forward(keys, 1, True)[1]
+        else:
+            chosen = kernels.sort_forward(keys, num_samples, True)[1]
+    return Tensor._wrap(to_device(chosen if weights.ndim == 2 else chosen[0], device_of(input._data)))
 
 
 # ------------------------------------------------------------------------------------------------ in-place methods

@@ -13,12 +13,12 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.arrays import cast, contiguous, full, in_float32, zeros
+from fastdl.ops.arrays import cast, contiguous, count_true, full, in_float32, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import Median, ValuesIndices, at_places, orderable, pick
+from fastdl.ops.extreme import Median, ValuesIndices, at_places, kth_place, pick
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -84,15 +84,15 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0:
         raise IndexError(f"nanmedian: dim {dim} of a tensor of shape {x.shape} is empty")
-    order = np.argsort(orderable(x), axis, kind="stable")  # NaN comes last
-    counts = x.shape[axis] - np.count_nonzero(
-        np.isnan(x) if x.dtype.kind in FLOATING else np.zeros_like(x), axis, keepdims=True
-    )
-    indices = np.take_along_axis(order, np.maximum(counts - 1, 0) // 2, axis)
-    values = np.take_along_axis(x, indices, axis)
-    if not keepdim:
-        values, indices = values.squeeze(axis), indices.squeeze(axis)
-    return pick(input, values, np.ascontiguousarray(indices).reshape(values.shape), axis)
+    extent = x.shape[axis]
+    present = np.array(extent)
+    if x.dtype.kind in FLOATING:
+        present = extent - count_true(isnan(input.detach())._data, (axis,), True)
+    if (present == extent).all():
+        return at_places(input, kth_place(x, (extent - 1) // 2, axis), axis, keepdim)
+    middle = np.maximum(present - 1, 0) // 2  # NaN comes last
+    order = sort(input.detach(), axis).indices._data
+    return at_places(input, select(x).gather_forward(order, axis, middle), axis, keepdim)
 
 
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")

@@ -421,8 +421,8 @@ def expand(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
     """
     x = input._data
     given: Any = sizes if size is None else (size,)
-    if len(given) == 1 and isinstance(given[0], tuple):
-        (given,) = given
+    if len(given) == 1 and isinstance(given[0], (tuple, list)):
+        given = tuple(given[0])  # a list would be refused by the kernel, whose message shows the whole array
     try:
         array = None if -1 in given else select(x).broadcast_to(x, given)
     except (TypeError, ValueError):  # explained below

@@ -1,4 +1,4 @@
-"""Products and distances of corresponding rows: the last dimension of two arrays of one shape."""
+"""Products and distances of rows, the last dimension: of corresponding ones of two arrays, or of all pairs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels.reference.reduce import norm_forward, sum_forward
+
 Array = np.ndarray[Any, Any]
 
 __all__ = [
+    "cdist_backward",
+    "cdist_forward",
     "pairwise_distance_backward",
     "pairwise_distance_forward",
     "row_products_backward",
@@ -58,3 +62,25 @@ def pairwise_distance_backward(
         else:
             grad = g * np.sign(d) * np.where(d == 0, 0, (np.abs(d) / r) ** (p - 1) if p != 1 else 1)
     return np.asarray(np.where(r == 0, 0, grad), x1.dtype)
+
+
+def cdist_forward(x1: Array, x2: Array, p: float) -> Array:
+    """(sum |d|^p)^(1/p) with d = x1[b, i] - x2[b, j] at [b, i, j]; the largest for p = inf, how many are not zero for
+    p = 0."""
+    return norm_forward(x1[:, :, None] - x2[:, None], p, (3,))
+
+
+def cdist_backward(grad_distance: Array, x1: Array, x2: Array, distance: Array, p: float) -> Array:
+    """grad_x1: the sums of g sign(d) (|d| / r)^(p-1) over the rows of x2; for p = inf each of the largest counts."""
+    d = x1[:, :, None] - x2[:, None]
+    g, r = grad_distance[..., None], distance[..., None]
+    if p == 0:
+        return np.zeros_like(x1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if p == np.inf:
+            grad = g * np.sign(d) * (np.abs(d) == r)
+        elif p == 2:
+            grad = d * (g / r)
+        else:
+            grad = g * np.sign(d) * np.where(d == 0, 0, (np.abs(d) / r) ** (p - 1) if p != 1 else 1)
+    return sum_forward(np.where(r == 0, 0, grad).astype(x1.dtype), (2,))

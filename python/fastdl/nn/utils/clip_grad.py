@@ -8,6 +8,7 @@ from math import isfinite
 import numpy as np
 
 from fastdl.kernels import array, on_device, select
+from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
@@ -106,6 +107,12 @@ def clip_grad_value_(
         select(grads[0]._data).clamp_arrays([g._data for g in grads], limit)
     else:
         for g in grads:
-            np.clip(g._data, -limit, limit, out=g._data)
+            a = g._data
+            if limit >= 0 and is_kernel_dtype(
+                a.dtype
+            ):  # Python's call of NumPy's clip takes ten times as long
+                select(a).clamp_forward(a, -limit, limit, a)
+            else:
+                np.clip(a, -limit, limit, out=a)
     for g in grads:
         g._bump_version()
