@@ -95,12 +95,13 @@ struct Padded {
 };
 
 // C outputs of a row, from their taps (rows [d, h], columns w): `from` is where the first output's tap 0
-// would be.
-template <class T, int C>
+// would be. The stride S along a row is a constant where it can be (else 0): then an output's inputs lie at
+// fixed distances, else each output takes a register for its address, and there are too few.
+template <class T, int S, int C>
 [[gnu::always_inline]] inline void outputs(T* y, bool add, const Geometry& g, const T* from, const T* weights,
                                            Range d, Range h, Range w, Vec<T> bias) {
   constexpr int64_t v = kWidth<T>;
-  const int64_t column = g.w.dilation * v, step = g.w.stride * v;
+  const int64_t column = g.w.dilation * v, step = (S ? S : g.w.stride) * v;
   Vec<T> acc[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) acc[c] = add ? load<T>(y + c * v) : bias;
@@ -120,8 +121,9 @@ template <class T, int C>
 
 // y = bias + the correlation of x with the weights, or (add) y + it; all side by side. As many columns at
 // once as hide the multipliers' latency; seven because so many planes have 7, 14 or 28.
-template <class T>
-void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g, Vec<T> bias) {
+template <class T, int S>
+[[gnu::noinline]] void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g,
+                                 Vec<T> bias) {
   constexpr int64_t v = kWidth<T>;
   const Range whole = g.w.whole(), all{0, g.w.kernel};
   for (int64_t od = 0; od < g.d.out; ++od)
@@ -131,7 +133,7 @@ void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g, 
       for (int64_t ow = 0; ow < g.w.out;) {
         const int64_t left = whole.end - ow;
         const auto some = [&]<int C>(std::integral_constant<int, C>, Range taps) {
-          outputs<T, C>(y + ow * v, add, g, row + g.w.start(ow) * v, weights, d, h, taps, bias);
+          outputs<T, S, C>(y + ow * v, add, g, row + g.w.start(ow) * v, weights, d, h, taps, bias);
           ow += C;
         };
         if (ow < whole.first || left <= 0)
@@ -148,6 +150,14 @@ void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g, 
           some(std::integral_constant<int, 1>{}, all);
       }
     }
+}
+
+template <class T>
+void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g, Vec<T> bias) {
+  const auto with = g.w.stride == 1   ? &correlate<T, 1>
+                    : g.w.stride == 2 ? &correlate<T, 2>
+                                      : &correlate<T, 0>;
+  with(y, add, x, weights, g, bias);
 }
 
 // grad_x += the weights times each output's gradient, at the inputs of its window.

@@ -50,10 +50,14 @@ template <class T, int S>
 template <class T, int S>
 [[gnu::noinline]] void copy_every(T* to, const T* from, int64_t count) {
   constexpr int w = simd::kWidth<T>;
-  for (; count > w; count -= w, to += w, from += S * w) simd::store<T>(to, every<T, S>(from, S * w));
-  if (count <= 0) return;
-  const auto last = every<T, S>(from, S * (count - 1) + 1);
-  count == w ? simd::store<T>(to, last) : simd::store_n(to, last, int(count));
+  constexpr int64_t reach = S * (w - 1) + 1;  // of the last vector's elements
+  if (count < w) {
+    if (count > 0) simd::store_n(to, every<T, S>(from, S * (count - 1) + 1), int(count));
+    return;
+  }
+  int64_t i = 0;
+  for (; i + w < count; i += w) simd::store<T>(to + i, every<T, S>(from + S * i, S * w));
+  simd::store<T>(to + count - w, every<T, S>(from + S * (count - w), reach));  // overlaps the one before
 }
 template <class T>
 inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
