@@ -2,7 +2,8 @@
 // rows' length and strides are, and taps that meet padding are left out. For strides, dilations and kernels
 // that the ways over single planes (depthwise.cpp) have no loops for, and for planes smaller than a vector.
 //
-//   forward   y[o] = bias + sum over taps of  w[tap] x[o * stride + tap - pad]      all of them vectors
+//   forward   y[o] = bias + sum over taps of  w[tap] x[o * stride + tap - pad]      all of them vectors; rows
+//             get their padding while they are put side by side
 //   grad_x    stride 1: the same of grad_y with the taps backwards; else each output's gradient is added to
 //   the
 //             inputs of its window
@@ -24,8 +25,6 @@ namespace {
 using namespace simd;
 
 constexpr int64_t kMostBytes = 640 << 10;  // of a block's input and output
-constexpr int kColumns = 4;                // outputs of a row in registers
-
 struct Range {
   int64_t first, end;
 };
@@ -70,48 +69,95 @@ struct Geometry {
   }
 };
 
+// A correlation whose input has its rows' padding in memory, so that no column of outputs is special. Rows
+// shorter than a quad, which an interleave takes at once, and cut ones stay as they are.
+template <class T>
+struct Padded {
+  Geometry g;
+  int64_t left = 0, row, rows;  // of the array without padding
+  explicit Padded(const Geometry& geometry) : g(geometry), row(g.w.in), rows(g.d.in * g.h.in) {
+    const int64_t end = g.w.start(g.w.out - 1) + (g.w.kernel - 1) * g.w.dilation + 1;
+    if (g.w.pad < 0 || g.w.in * int64_t(sizeof(T)) < 16) return;
+    left = g.w.pad;
+    g.w.in += left + std::max<int64_t>(0, end - g.w.in);
+    g.w.pad = 0;
+  }
+  bool padded() const { return g.w.in != row; }
+  int64_t size() const { return g.in_size() * kWidth<T>; }
+  void clear(T* to) const {
+    if (padded()) std::fill_n(to, size(), T(0));
+  }
+  void fill(T* to, const T* from, int64_t plane, int channels) const {
+    if (!padded()) return interleave(to, from, plane, channels, g.in_size());
+    for (int64_t r = 0; r < rows; ++r)
+      interleave(to + (r * g.w.in + left) * kWidth<T>, from + r * row, plane, channels, row);
+  }
+};
+
 // C outputs of a row, from their taps (rows [d, h], columns w): `from` is where the first output's tap 0
-// would be.
-template <class T, int C, bool kAdd>
-[[gnu::always_inline]] inline void outputs(T* y, const Geometry& g, const T* from, const T* weights, Range d,
-                                           Range h, Range w, Vec<T> bias) {
+// would be. The stride S along a row is a constant where it can be (else 0): then an output's inputs lie at
+// fixed distances, else each output takes a register for its address, and there are too few.
+template <class T, int S, int C>
+[[gnu::always_inline]] inline void outputs(T* y, bool add, const Geometry& g, const T* from, const T* weights,
+                                           Range d, Range h, Range w, Vec<T> bias) {
   constexpr int64_t v = kWidth<T>;
-  const int64_t column = g.w.dilation * v, step = g.w.stride * v;
+  const int64_t column = g.w.dilation * v, step = (S ? S : g.w.stride) * v;
   Vec<T> acc[C];
-#pragma GCC unroll 4
-  for (int c = 0; c < C; ++c) acc[c] = kAdd ? load<T>(y + c * v) : bias;
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) acc[c] = add ? load<T>(y + c * v) : bias;
   for (int64_t i = d.first; i < d.end; ++i)
     for (int64_t j = h.first; j < h.end; ++j) {
       const T* at = from + (i * g.d.dilation * g.h.in + j * g.h.dilation) * g.w.in * v;
       const T* taps = weights + (i * g.h.kernel + j) * g.w.kernel * v;
       for (int64_t k = w.first; k < w.end; ++k) {
         const Vec<T> weight = load<T>(taps + k * v);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < C; ++c) acc[c] += weight * load<T>(at + k * column + c * step);
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int c = 0; c < C; ++c) store<T>(y + c * v, acc[c]);
 }
 
-// y = bias + the correlation of x with the weights, or (kAdd) y + it; all side by side.
-template <class T, bool kAdd>
-void correlate(T* y, const T* x, const T* weights, const Geometry& g, Vec<T> bias) {
+// y = bias + the correlation of x with the weights, or (add) y + it; all side by side. As many columns at
+// once as hide the multipliers' latency; seven because so many planes have 7, 14 or 28.
+template <class T, int S>
+[[gnu::noinline]] void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g,
+                                 Vec<T> bias) {
   constexpr int64_t v = kWidth<T>;
   const Range whole = g.w.whole(), all{0, g.w.kernel};
   for (int64_t od = 0; od < g.d.out; ++od)
     for (int64_t oh = 0; oh < g.h.out; ++oh, y += g.w.out * v) {
       const Range d = g.d.taps(od), h = g.h.taps(oh);
       const T* row = x + (g.d.start(od) * g.h.in + g.h.start(oh)) * g.w.in * v;
-      const auto at = [&](int64_t ow) { return row + g.w.start(ow) * v; };
-      int64_t ow = 0;
-      for (; ow < whole.first; ++ow)
-        outputs<T, 1, kAdd>(y + ow * v, g, at(ow), weights, d, h, g.w.taps(ow), bias);
-      for (; ow + kColumns <= whole.end; ow += kColumns)
-        outputs<T, kColumns, kAdd>(y + ow * v, g, at(ow), weights, d, h, all, bias);
-      for (; ow < g.w.out; ++ow)
-        outputs<T, 1, kAdd>(y + ow * v, g, at(ow), weights, d, h, g.w.taps(ow), bias);
+      for (int64_t ow = 0; ow < g.w.out;) {
+        const int64_t left = whole.end - ow;
+        const auto some = [&]<int C>(std::integral_constant<int, C>, Range taps) {
+          outputs<T, S, C>(y + ow * v, add, g, row + g.w.start(ow) * v, weights, d, h, taps, bias);
+          ow += C;
+        };
+        if (ow < whole.first || left <= 0)
+          some(std::integral_constant<int, 1>{}, g.w.taps(ow));
+        else if (left >= 8 && left % 7 != 0)
+          some(std::integral_constant<int, 8>{}, all);
+        else if (left >= 7)
+          some(std::integral_constant<int, 7>{}, all);
+        else if (left >= 4)
+          some(std::integral_constant<int, 4>{}, all);
+        else if (left >= 2)
+          some(std::integral_constant<int, 2>{}, all);
+        else
+          some(std::integral_constant<int, 1>{}, all);
+      }
     }
+}
+
+template <class T>
+void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g, Vec<T> bias) {
+  const auto with = g.w.stride == 1   ? &correlate<T, 1>
+                    : g.w.stride == 2 ? &correlate<T, 2>
+                                      : &correlate<T, 0>;
+  with(y, add, x, weights, g, bias);
 }
 
 // grad_x += the weights times each output's gradient, at the inputs of its window.
@@ -214,21 +260,21 @@ bool suits(const ConvProblem& p) {
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
   constexpr int64_t v = kWidth<T>;
-  const Geometry g = Geometry::of(p);
+  const Padded<T> padded(Geometry::of(p));
   const Blocks<T> blocks{p};
   const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size();
   memory::Buffer<T> weights(size_t(blocks.count() * blocks.weights()));
   pack<T>(weights, w, p, false);
   parallel_for(p.batch * blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
-    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(p.out_size() * v));
+    memory::Buffer<T> in(size_t(padded.size())), out(size_t(p.out_size() * v));
+    padded.clear(in);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / blocks.count(), block = i % blocks.count(), channel = n * p.groups + block * v;
       const int channels = blocks.channels(block);
-      interleave(in.get(), x + channel * p.in_size(), p.in_size(), channels, p.in_size());
+      padded.fill(in, x + channel * p.in_size(), p.in_size(), channels);
       for (int64_t m = 0; m < multiplier; ++m) {
-        correlate<T, false>(
-            out, in, weights + block * blocks.weights() + m * p.taps() * v, g,
-            lanes_of(bias ? bias + block * v * multiplier + m : nullptr, channels, multiplier));
+        correlate<T>(out, false, in, weights + block * blocks.weights() + m * p.taps() * v, padded.g,
+                     lanes_of(bias ? bias + block * v * multiplier + m : nullptr, channels, multiplier));
         deinterleave(y + channel * plane + m * p.out_size(), plane, out.get(), channels, p.out_size());
       }
     }
@@ -240,12 +286,14 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
   constexpr int64_t v = kWidth<T>;
   const bool adjoint = p.stride == Extent{1, 1, 1};
   const Geometry g = adjoint ? Geometry::adjoint(p) : Geometry::of(p);
+  const Padded<T> padded(g);  // for the adjoint
   const Blocks<T> blocks{p};
   const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size();
   memory::Buffer<T> weights(size_t(blocks.count() * blocks.weights()));
   pack<T>(weights, w, p, adjoint);
   parallel_for(p.batch * blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
-    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(p.out_size() * v));
+    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(adjoint ? padded.size() : p.out_size() * v));
+    if (adjoint) padded.clear(out);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / blocks.count(), block = i % blocks.count(), channel = n * p.groups + block * v;
       const int channels = blocks.channels(block);
@@ -253,14 +301,15 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
       if (!adjoint)
         for (int64_t e = 0; e < p.in_size(); ++e) store<T>(in + e * v, add);
       for (int64_t m = 0; m < multiplier; ++m) {
-        interleave(out.get(), gy + channel * plane + m * p.out_size(), plane, channels, p.out_size());
+        const T* from = gy + channel * plane + m * p.out_size();
         const T* taps = weights + block * blocks.weights() + m * p.taps() * v;
-        if (!adjoint)
+        if (adjoint) {
+          padded.fill(out, from, plane, channels);
+          correlate<T>(in, m > 0, out, taps, padded.g, add);
+        } else {
+          interleave(out.get(), from, plane, channels, p.out_size());
           spread<T>(in, out, taps, g);
-        else if (m == 0)
-          correlate<T, false>(in, out, taps, g, add);
-        else
-          correlate<T, true>(in, out, taps, g, add);
+        }
       }
       deinterleave(gx + channel * p.in_size(), p.in_size(), in.get(), channels, p.in_size());
     }

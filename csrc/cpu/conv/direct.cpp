@@ -43,24 +43,42 @@ constexpr int kLanes = kTileVectors * kWidth<T>;
 constexpr int64_t kTilesPerTask = 8;
 constexpr int64_t kStoreCost = 4;  // of a vector of pixels, in products
 
-// to[j * step] = x[j] for j < count.
+// to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
+// nobody changes it meanwhile.
 template <class T, int... L>
-[[gnu::always_inline]] inline Vec<T> twice(Vec<T> x, int half, std::integer_sequence<int, L...>) {
+[[gnu::always_inline]] inline void store_every_second(T* to, Vec<T> x, int count,
+                                                      std::integer_sequence<int, L...>) {
   constexpr int w = kWidth<T>;
-  return half == 0 ? __builtin_shufflevector(x, x, (L / 2)...)
-                   : __builtin_shufflevector(x, x, (w / 2 + L / 2)...);
+#if defined(__AVX512F__)
+  constexpr unsigned even = 0x55555555;
+  Lanes<T>(even & ((1u << std::min(2 * count, w)) - 1)).store(to, __builtin_shufflevector(x, x, (L / 2)...));
+  if (2 * count > w)
+    Lanes<T>(even & ((1u << (2 * count - w)) - 1))
+        .store(to + w, __builtin_shufflevector(x, x, (w / 2 + L / 2)...));
+#else
+  // Masked stores are slow: vectors with what was there, as far as the last element.
+  if (count == w) {
+    const Vec<T> low = load(to), high = load(to + w - 1);
+    store<T>(to, __builtin_shufflevector(x, low, (L % 2 ? w + L : L / 2)...));
+    store<T>(to + w - 1, __builtin_shufflevector(x, high, (L % 2 ? (w - 1 + L) / 2 : w + L)...));
+    return;
+  }
+  T line[w];
+  store<T>(line, x);
+  int j = 0;
+  if (2 * count > w) {
+    const Vec<T> low = load(to);
+    store<T>(to, __builtin_shufflevector(x, low, (L % 2 ? w + L : L / 2)...));
+    j = w / 2;
+  }
+  for (; j < count; ++j) to[2 * j] = line[j];
+#endif
 }
 template <class T>
 [[gnu::always_inline]] inline void store_steps(T* to, int64_t step, Vec<T> x, int count) {
   constexpr int w = kWidth<T>;
   if (step == 1) return count == w ? store<T>(to, x) : store_n(to, x, count);
-  if (step == 2) {
-    constexpr auto lanes = std::make_integer_sequence<int, w>{};
-    constexpr unsigned even = 0x55555555;
-    Lanes<T>(even & ((1u << std::min(2 * count, w)) - 1)).store(to, twice<T>(x, 0, lanes));
-    if (2 * count > w) Lanes<T>(even & ((1u << (2 * count - w)) - 1)).store(to + w, twice<T>(x, 1, lanes));
-    return;
-  }
+  if (step == 2) return store_every_second<T>(to, x, count, std::make_integer_sequence<int, w>{});
   T line[w];
   store<T>(line, x);
   for (int j = 0; j < count; ++j) to[j * step] = line[j];
@@ -133,7 +151,8 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
 
 // -------------------------------------------------------------------------------------------- pixel lanes
 
-// Flat positions [f0, f1) of depth d, without the columns between the rows, from sums[channel][position].
+// Flat positions [f0, f1) of depth d, without the columns between the rows, from sums[channel][position], of
+// which up to a vector behind the last one is read.
 template <class T>
 void store_rows(const Pass<T>& pass, const Lattice& lattice, T* y, int64_t d, int64_t f0, int64_t f1,
                 const T* sums, int64_t ld, int channels, const T* bias) {
@@ -141,40 +160,65 @@ void store_rows(const Pass<T>& pass, const Lattice& lattice, T* y, int64_t d, in
   for (int64_t h = f0 / width; h * width < f1; ++h) {
     const int64_t w0 = std::max<int64_t>(f0 - h * width, 0), w1 = std::min(f1 - h * width, lattice.count[2]);
     if (w0 >= w1) continue;
-    const T* sum = sums + h * width + w0 - f0;
-    T* to = y + lattice.element(pass.extent, d, h, w0);
-    for (int i = 0; i < channels; ++i, to += size, sum += ld) {
-      const T b = bias ? bias[i] : T(0);
-      for (int64_t j = 0; j < w1 - w0; j += kWidth<T>) {
-        const int count = int(std::min<int64_t>(kWidth<T>, w1 - w0 - j));
-        store_steps(to + j * step, step, (count == kWidth<T> ? load(sum + j) : load_n(sum + j, count)) + b,
-                    count);
-      }
+    for (int64_t j = w0; j < w1; j += kWidth<T>) {
+      const int count = int(std::min<int64_t>(kWidth<T>, w1 - j));
+      const T* sum = sums + h * width + j - f0;
+      T* to = y + lattice.element(pass.extent, d, h, j);
+      for (int i = 0; i < channels; ++i, to += size, sum += ld)
+        store_steps(to, step, load(sum) + (bias ? bias[i] : T(0)), count);
     }
   }
 }
+
+// The flat positions of a depth in parts of as many vectors as a tile takes: of the whole plane, or of each
+// row, where that costs hardly more: then the parts lie alike in all rows, and few of them end within a
+// vector.
+struct Strips {
+  int64_t length, count, per_row, width, row, flat;
+  double cost;  // of a step of all tiles
+  Strips(const Lattice& lattice, int64_t plane_width, int64_t rows, int64_t lanes)
+      : width(plane_width), row(lattice.count[2]), flat((lattice.count[1] - 1) * width + row) {
+    const int64_t most = tile_vectors(rows);
+    length = most * lanes;
+    per_row = ceil_div(row, length);
+    const auto cost_of = [&](int64_t positions) {
+      const int64_t left = ceil_div(positions % length, lanes);
+      const int64_t rest = left > 2 ? most : left;
+      return double(positions / length * tile_cost(rows, most) + (left ? tile_cost(rows, rest) : 0));
+    };
+    const double by_row = double(lattice.count[1]) * cost_of(row);
+    cost = cost_of(flat);
+    if (by_row > 1.1 * cost) per_row = 0;
+    if (per_row) cost = by_row;
+    count = per_row ? lattice.count[1] * per_row : ceil_div(flat, length);
+  }
+  std::pair<int64_t, int64_t> part(int64_t i) const {
+    const int64_t start = per_row ? i / per_row * width : 0, end = start + (per_row ? row : flat);
+    const int64_t first = start + (per_row ? i % per_row : i) * length;
+    return {first, std::min(end, first + length)};
+  }
+};
 
 template <class T>
 void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, const T* weights, T* y,
                  const T* bias) {
   const Pieces rows(pass.out, kTileRows);
   const int most = tile_vectors(rows.largest());
-  const int64_t flat = (lattice.count[1] - 1) * pass.planes.width() + lattice.count[2];
-  const int64_t strips = ceil_div(flat, most * kWidth<T>), tiles = lattice.count[0] * strips;
+  const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>);
+  const int64_t tiles = lattice.count[0] * strips.count;
   const int64_t size = pass.size, step = pass.weights.taps * rows.largest();
   tile::share(
       rows.pieces * tiles,
-      tile::product_microseconds<T>(pass.out, tiles * most * kWidth<T>,
-                                    pass.in * int64_t(lattice.taps.size())),
+      tile::product_microseconds<T>(pass.out, tiles * strips.length, pass.in * int64_t(lattice.taps.size())),
       [&](int64_t begin, int64_t end) {
-        alignas(64) T sums[kTileRows * kLanes<T>];
+        alignas(64) T sums[kTileRows * kLanes<T> + kWidth<T>];
         TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * rows.largest(), offset}; });
         const auto taps = list.all();
         for (int64_t task = begin; task < end; ++task) {
-          const int64_t panel = task / tiles, d = task % tiles / strips, strip = task % strips;
+          const int64_t panel = task / tiles, d = task % tiles / strips.count;
           const int channels = int(std::min(rows.largest(), pass.out - panel * rows.largest()));
-          const int64_t k = panel * rows.largest(), last = std::min(flat, (strip + 1) * most * kWidth<T>);
-          for (int64_t f = strip * most * kWidth<T>; f < last;) {
+          const int64_t k = panel * rows.largest();
+          for (auto [f, last] = strips.part(task % strips.count); f < last;) {
             const int64_t left = ceil_div(last - f, kWidth<T>);
             const int vectors = left >= most ? most : left >= 2 ? 2 : 1;
             tap_tile<T>(channels, vectors)(
@@ -204,13 +248,13 @@ Costs costs(const Pass<T>& pass) {
     const int64_t steps = pass.in * int64_t(lattice.taps.size());
     const Pieces columns(lattice.count[2], kTileRows);
     const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
-    const int64_t flat = (lattice.count[1] - 1) * pass.planes.width() + lattice.count[2];
+    const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>);
     const auto cost = [&](int64_t v) { return steps * tile_cost(columns.largest(), v) + v * kTransposeCost; };
     sum.channel_lanes +=
         double(tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, kWidth<T>)) : 0)));
     sum.pixel_lanes +=
-        double(lattice.count[0] * ceil_div(flat, vectors * kWidth<T>) * rows.pieces *
-               (steps * tile_cost(rows.largest(), vectors) + kStoreCost * rows.largest() * vectors));
+        double(lattice.count[0] * rows.pieces) *
+        (double(steps) * strips.cost + double(kStoreCost * strips.count * rows.largest() * vectors));
   }
   return sum;
 }

@@ -104,22 +104,23 @@ struct PackPatches {
         const auto copy = p.stride[2] == 1   ? &PackPatches::copy_vectors<1>
                           : p.stride[2] == 2 ? &PackPatches::copy_vectors<2>
                                              : &PackPatches::copy_rows;
-        (this->*copy)(to, span, segments[j].count, ceil_div(kc - i, p.taps()));
+        (this->*copy)(to, span, segments[j].count, lanes - segments[j].lane, ceil_div(kc - i, p.taps()));
       }
   }
 
-  // One segment and tap in `channels` channels.
+  // One segment and tap in `channels` channels; `room`: lanes from its first one on. Whole vectors where they
+  // fit: what they have too much the next segment replaces, or nobody reads.
   template <int S>
-  void copy_vectors(T* to, const Span& span, int64_t count, int64_t channels) const {
+  void copy_vectors(T* to, const Span& span, int64_t count, int64_t room, int64_t channels) const {
     constexpr int w = simd::kWidth<T>;
     for (int64_t v = 0; v < count; v += w) {
-      const RowPart<T, S> part(span.begin - v, span.end - v, int(std::min<int64_t>(w, count - v)));
+      const RowPart<T, S> part(span.begin - v, span.end - v, room - v >= w ? w : int(count - v));
       const T* from = x + span.source + S * v;
       for (int64_t c = 0; c < channels; ++c)
         part.copy(to + v + c * p.taps() * tile::kNR<T>, from + c * p.in_size());
     }
   }
-  void copy_rows(T* to, const Span& span, int64_t count, int64_t channels) const {
+  void copy_rows(T* to, const Span& span, int64_t count, int64_t, int64_t channels) const {
     const T* from = x + span.source + span.begin * p.stride[2];
     for (int64_t c = 0; c < channels; ++c, to += p.taps() * tile::kNR<T>, from += p.in_size()) {
       std::fill_n(to, span.begin, T(0));

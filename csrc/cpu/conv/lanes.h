@@ -1,6 +1,6 @@
-// Loads and stores of some lanes of a vector, zeros elsewhere. Memory of other lanes is not touched, so the
-// vector may begin before the array or end behind it. Lanes [from, to), which may lie outside 0..kWidth, or
-// any set, as bits.
+// Loads of some lanes of a vector, zeros elsewhere, and stores where hardware has quick ones (AVX-512).
+// Memory of other lanes is not touched, so the vector may begin before the array or end behind it. Lanes
+// [from, to), which may lie outside 0..kWidth, or any set, as bits.
 #pragma once
 
 #include <algorithm>
@@ -43,12 +43,6 @@ class Lanes {
     else
       return (simd::Vec<T>)_mm256_maskload_pd(p, (__m256i)mask_);
   }
-  [[gnu::always_inline]] void store(T* p, simd::Vec<T> v) const {
-    if constexpr (sizeof(T) == 4)
-      _mm256_maskstore_ps(p, (__m256i)mask_, (__m256)v);
-    else
-      _mm256_maskstore_pd(p, (__m256i)mask_, (__m256d)v);
-  }
 
  private:
   simd::Vec<simd::Int<T> > mask_{};
@@ -60,10 +54,6 @@ class Lanes {
     for (int i = 0; i < w; ++i)
       if (bits_ >> i & 1) v[i] = p[i];
     return v;
-  }
-  void store(T* p, simd::Vec<T> v) const {
-    for (int i = 0; i < w; ++i)
-      if (bits_ >> i & 1) p[i] = v[i];
   }
 
  private:

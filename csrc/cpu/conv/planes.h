@@ -50,10 +50,14 @@ template <class T, int S>
 template <class T, int S>
 [[gnu::noinline]] void copy_every(T* to, const T* from, int64_t count) {
   constexpr int w = simd::kWidth<T>;
-  for (; count > w; count -= w, to += w, from += S * w) simd::store<T>(to, every<T, S>(from, S * w));
-  if (count <= 0) return;
-  const auto last = every<T, S>(from, S * (count - 1) + 1);
-  count == w ? simd::store<T>(to, last) : simd::store_n(to, last, int(count));
+  constexpr int64_t reach = S * (w - 1) + 1;  // of the last vector's elements
+  if (count < w) {
+    if (count > 0) simd::store_n(to, every<T, S>(from, S * (count - 1) + 1), int(count));
+    return;
+  }
+  int64_t i = 0;
+  for (; i + w < count; i += w) simd::store<T>(to + i, every<T, S>(from + S * i, S * w));
+  simd::store<T>(to + count - w, every<T, S>(from + S * (count - w), reach));  // overlaps the one before
 }
 template <class T>
 inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
@@ -63,25 +67,26 @@ inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
   for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
 }
 
-// A vector of a row whose elements are S apart in the source: n lanes, of which [begin, end) exist there and
-// the others are zero. Masks are made once for the same part of many rows.
+// A vector of a row whose elements are S apart in the source: n lanes are written, of which [begin, end)
+// exist there and the others are zero. Masks are made once for the same part of many rows.
 template <class T, int S>
 class RowPart {
  public:
   static constexpr int w = simd::kWidth<T>;
   RowPart() = default;
-  RowPart(int64_t begin, int64_t end, int n) : all_(0, n) {
+  RowPart(int64_t begin, int64_t end, int n) : n_(n) {
     for (int v = 0; v < S; ++v) in_[v] = Lanes<T>(S * begin - v * w, S * (end - 1) + 1 - v * w);
   }
   [[gnu::always_inline]] void copy(T* to, const T* from) const {
     if constexpr (S == 1)
-      all_.store(to, in_[0].load(from));
+      simd::store_n(to, in_[0].load(from), n_);
     else
-      all_.store(to, even_lanes<T>(in_[0].load(from), in_[1].load(from + w)));
+      simd::store_n(to, even_lanes<T>(in_[0].load(from), in_[1].load(from + w)), n_);
   }
 
  private:
-  Lanes<T> in_[S], all_;
+  Lanes<T> in_[S];
+  int n_ = 0;
 };
 
 template <class T>

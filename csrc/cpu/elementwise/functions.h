@@ -208,8 +208,12 @@ template <class T>
   constexpr T low = sizeof(T) == 4 ? T(-151) : T(-1076), high = sizeof(T) == 4 ? T(129) : T(1025);
   constexpr T rounder = detail::kRounder<T> + T(detail::kExponentBias<T>);
   x = clamp<T>(x, low, high);
-  const Vec<T> shifted = x + broadcast<T>(rounder), n = shifted - rounder;
-  return detail::scale_by_power<T>(exp_bounded<T>((x - n) * T(0.69314718055994530942)), n, shifted);
+  detail::Reduced<T> e;
+  e.shifted = x + broadcast<T>(rounder);
+  e.n = e.shifted - rounder;
+  e.r = (x - e.n) * T(0.69314718055994530942);
+  e.p = detail::exp_series<T>(e.r);
+  return detail::scale_by_power<T>(e.exp_r(), e.n, e.shifted);
 }
 
 template <class T>

@@ -76,6 +76,18 @@ struct Reduced {
   // 2^n for -bias <= n <= bias, where -bias gives 0: `shifted` is n + bias in its low bits.
   Vec<T> power() const { return (Vec<T>)((VecInt<T>)shifted << kMantissaBits<T>); }
 };
+// P(r) for |r| <= ln(2)/2.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> exp_series(Vec<T> r) {
+  if constexpr (kSingle<T>)
+    return polynomial<T>(r, 0.0013950479582055177617, 0.0083688904940437495246, 0.04166620596067741971,
+                         0.16666518827399284071, 0.50000000951493607185);
+  else
+    return polynomial<T>(r, 2.5115958533643807092e-8, 2.7631326113988292584e-7, 2.7557222576281401368e-6,
+                         0.000024801489796544945245, 0.00019841269909967953134, 0.0013888888947180383688,
+                         0.0083333333333108785527, 0.041666666666514651072, 0.1666666666666669275,
+                         0.50000000000000128629);
+}
 template <class T>
 [[gnu::always_inline]] inline Reduced<T> reduce_exp(Vec<T> x) {
   constexpr T log2e = T(1.4426950408889634074);
@@ -86,14 +98,7 @@ template <class T>
   e.n = e.shifted - (kRounder<T> + T(kExponentBias<T>));
   e.r = x - e.n * ln2_hi;
   e.r = e.r - e.n * ln2_lo;
-  if constexpr (kSingle<T>)
-    e.p = polynomial<T>(e.r, 0.0013950479582055177617, 0.0083688904940437495246, 0.04166620596067741971,
-                        0.16666518827399284071, 0.50000000951493607185);
-  else
-    e.p = polynomial<T>(e.r, 2.5115958533643807092e-8, 2.7631326113988292584e-7, 2.7557222576281401368e-6,
-                        0.000024801489796544945245, 0.00019841269909967953134, 0.0013888888947180383688,
-                        0.0083333333333108785527, 0.041666666666514651072, 0.1666666666666669275,
-                        0.50000000000000128629);
+  e.p = exp_series<T>(e.r);
   return e;
 }
 
