@@ -1,4 +1,4 @@
-"""Arithmetic on arrays of any dtype, below autograd: kernels for float32 and float64, NumPy into pooled
+"""Arithmetic on arrays of any dtype, below autograd: kernels for floating-point numbers, NumPy into pooled
 memory otherwise.
 
 Operands are arrays of one dtype (or Python numbers); operations convert to the common dtype first.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
@@ -79,7 +79,7 @@ def operand(value: Any, dtype: Any) -> Any:
     for NumPy and CuPy (as a scalar, which both take)."""
     if is_array(value):
         return cast(value, dtype)
-    if dtype is float32 or dtype is float64:
+    if dtype.kind in FLOATING:
         return value
     if dtype is int64 and value.__class__ is int and -WORD <= value < WORD:
         return int64.type(value)
@@ -169,6 +169,8 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     dtype = array.dtype
     if dtype is float32 or dtype is float64:
         return select(array).sum_to(array, shape)
+    if dtype.itemsize == 2 and dtype.kind in FLOATING and not on_device(array):
+        return cast(sum_to(cast(array, float32), shape), dtype)
     lead = array.ndim - len(shape)
     repeated = tuple(range(lead)) + tuple(
         [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]
