@@ -7,9 +7,13 @@
 //
 // An output may be the very memory of an input (same pointer, same strides); any other overlap is the
 // caller's to remove.
+//
+// An operand of a kernel on floats may be stored in half precision: the walk converts it, block by block.
 #pragma once
 
 #include <cstdint>
+
+#include "cpu/half.h"
 
 namespace fastdl {
 
@@ -21,6 +25,7 @@ struct StridedLoop {
   int64_t extent[kMaxAxes];     // innermost axis first
   int64_t stride[kMaxAxes][N];  // bytes
   char* data[N];
+  Half half[N];
 
   // Appends the next axis further out.
   void add_axis(int64_t n, const int64_t (&strides)[N]) {

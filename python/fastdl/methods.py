@@ -18,7 +18,7 @@ from fastdl.autograd import gradients
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import new
 from fastdl.autograd.view import in_place, shape_in_place
-from fastdl.dtypes import float32, float64, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.kernels import is_array, select
 from fastdl.ops import (
     activation,
@@ -260,6 +260,10 @@ def _plain_operand(self: Tensor, x: Any, other: Any, integers: bool) -> Any:
     if dtype is float32 or dtype is float64:
         if other.__class__ is float or other.__class__ is int:
             return None if self._requires_grad and mode.enabled else other
+    elif (
+        dtype.kind in FLOATING
+    ):  # half precision; numbers beside it are rounded first where they are compared
+        pass
     elif not (integers and dtype is int64):
         return None
     elif other.__class__ is int:

@@ -76,8 +76,8 @@ def add_arrays(x: Any, y: Any, out: Any) -> Any:
     dtype = out.dtype
     if out.size >= 32768 and (dtype is float32 or dtype is float64) and x.dtype is dtype and y.dtype is dtype:
         return select(out).add_forward(x, y, out)
-    if on_device(out) and x.dtype == dtype == y.dtype and dtype.kind in FLOATING:
-        return select(out).add_forward(x, y, out)  # a launch takes CuPy longer
+    if (on_device(out) or dtype.itemsize == 2) and x.dtype == dtype == y.dtype and dtype.kind in FLOATING:
+        return select(out).add_forward(x, y, out)  # a launch takes CuPy longer, as half precision takes NumPy
     return np.add(x, y, out=out)
 
 

@@ -16,7 +16,23 @@ struct Entry {
   std::vector<const char*> parameters;
 };
 
+void check_sizes(const Entry& entry, int64_t grad_y, int64_t saved) {
+  if (grad_y != saved)
+    throw py::value_error(std::string(entry.name) + "_backward: grad_y and " + entry.saved +
+                          " differ in size");
+}
+
 py::array forward(const Entry& entry, const py::array& x, const Parameters& parameters) {
+  if (const Half half = half_of(x); half != Half::none) {
+    const In<uint16_t> in(x, entry.name, "x", half);
+    py::array y = empty_array(half_dtype(half), in.shape());
+    KernelScope scope(in.size());
+    const auto function = [&](float* y, const float* x, int64_t n) {
+      activation_forward<float>(entry.function, y, x, n, parameters.data());
+    };
+    in_floats(half, data<uint16_t>(y), in.size(), function, in.get());
+    return y;
+  }
   return by_dtype(entry.name, x, [&]<class T>(T) {
     const In<T> in(x, entry.name, "x");
     py::array y = empty<T>(in.shape());
@@ -28,11 +44,20 @@ py::array forward(const Entry& entry, const py::array& x, const Parameters& para
 
 py::array backward(const Entry& entry, const py::array& grad_y, const py::array& saved,
                    const Parameters& parameters) {
+  if (const Half half = half_of(saved); half != Half::none) {
+    const In<uint16_t> g(grad_y, entry.name, "grad_y", half), kept(saved, entry.name, entry.saved, half);
+    check_sizes(entry, g.size(), kept.size());
+    py::array grad_x = empty_array(half_dtype(half), kept.shape());
+    KernelScope scope(kept.size());
+    const auto function = [&](float* grad_x, const float* grad_y, const float* saved, int64_t n) {
+      activation_backward<float>(entry.function, grad_x, grad_y, saved, n, parameters.data());
+    };
+    in_floats(half, data<uint16_t>(grad_x), kept.size(), function, g.get(), kept.get());
+    return grad_x;
+  }
   return by_dtype(entry.name, saved, [&]<class T>(T) {
     const In<T> g(grad_y, entry.name, "grad_y"), kept(saved, entry.name, entry.saved);
-    if (g.size() != kept.size())
-      throw py::value_error(std::string(entry.name) + "_backward: grad_y and " + entry.saved +
-                            " differ in size");
+    check_sizes(entry, g.size(), kept.size());
     py::array grad_x = empty<T>(kept.shape());
     KernelScope scope(kept.size());
     activation_backward<T>(entry.function, data<T>(grad_x), g, kept, kept.size(), parameters.data());

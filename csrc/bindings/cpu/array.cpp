@@ -3,6 +3,10 @@
 #include "cpu/layout.h"
 
 namespace fastdl::binding {
+namespace {
+py::handle bfloat16;
+}
+
 py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape, const int64_t* strides) {
   int64_t bytes = dtype.itemsize();
   for (int64_t extent : shape) {
@@ -30,8 +34,8 @@ py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape, co
 
 py::array contiguous_copy(const py::array& array) {
   const char kind = array.dtype().kind();
-  // Of two bytes: bfloat16. Larger records may hold references, which a copy of bytes would not count.
-  if (kind == 'O' || (kind == 'V' && array.itemsize() != 2))
+  // Records may hold references, which a copy of bytes would not count.
+  if (kind == 'O' || (kind == 'V' && half_of(array) == Half::none))
     throw py::type_error("contiguous: elements must be plain numbers");
   const Shape shape = shape_of(array);
   py::array copy = empty_array(array.dtype(), shape);
@@ -42,6 +46,26 @@ py::array contiguous_copy(const py::array& array) {
   KernelScope scope(array.size());
   copy_strided(to, from, shape.data(), strides.data(), int(shape.size()), item);
   return copy;
+}
+
+// bfloat16 belongs to the package ml_dtypes, loaded by whoever made the array: its dtype is remembered when
+// one comes.
+Half half_of(const py::array& array) {
+  constexpr int kFloat16 = 23;  // NumPy's number
+  const auto& dtype = reinterpret_cast<const py::dtype&>(py::detail::array_proxy(array.ptr())->descr);
+  if (dtype.num() == kFloat16) return dtype.byteorder() == '=' ? Half::float16 : Half::none;
+  if (dtype.ptr() == bfloat16.ptr()) return Half::bfloat16;
+  if (bfloat16)
+    return dtype.num() == reinterpret_cast<const py::dtype&>(bfloat16).num() ? Half::bfloat16 : Half::none;
+  if (dtype.kind() != 'V' || dtype.itemsize() != 2 || py::str(dtype).cast<std::string>() != "bfloat16")
+    return Half::none;
+  bfloat16 = py::reinterpret_borrow<py::dtype>(dtype).release();
+  return Half::bfloat16;
+}
+
+const py::dtype& half_dtype(Half half) {
+  static const py::handle float16 = py::dtype("float16").release();  // lives as long as the interpreter
+  return reinterpret_cast<const py::dtype&>(half == Half::float16 ? float16 : bfloat16);
 }
 
 void raise_dtype(const py::array& array, const char* op, const char* argument, const char* expected) {

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/half.h"
 #include "cpu/runtime/denormals.h"
 #include "cpu/runtime/memory.h"
 
@@ -81,15 +82,24 @@ bool is_dtype(const py::array& array) {
   return dtype.num() == dtype_of<T>().num() && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
+// In which half precision an array is stored, if in one; and the dtype of T stored so.
+Half half_of(const py::array& array);
+const py::dtype& half_dtype(Half half);
+template <class T>
+const py::dtype& stored_dtype(Half half) {
+  return half == Half::none ? dtype_of<T>() : half_dtype(half);
+}
+
 [[noreturn]] void raise_dtype(const py::array& array, const char* op, const char* argument,
                               const char* expected);
 
+// Elements of T; as uint16_t with `half` the bits of an array stored so.
 template <class T>
 class In {
  public:
-  In(const py::array& array, const char* op, const char* argument) {
-    if (!is_dtype<T>(array))
-      raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+  In(const py::array& array, const char* op, const char* argument, Half half = Half::none) {
+    if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
+      raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
     constexpr int wanted =
         py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
     const auto* proxy = py::detail::array_proxy(array.ptr());

@@ -15,13 +15,13 @@ void launch(const Loop& loop, F&& kernel) {
 
 template <class T>
 Input input(Source<T>& source) {
-  return {&source, int64_t(sizeof(T))};
+  return {&source, source.half == Half::none ? int64_t(sizeof(T)) : int64_t(sizeof(uint16_t))};
 }
 
 py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {
-  const auto run = [&]<class T>(T) {
-    Source<T> a(x, name, "x"), b(y, name, "y");
-    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
+  const auto run = [&]<class T>(T, Half half) {
+    Source<T> a(x, name, "x", half), b(y, name, "y", half);
+    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)}, half);
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
     launch(loop, [&] {
       if constexpr (std::is_same_v<T, int64_t>)
@@ -36,8 +36,8 @@ py::array bind_binary(Binary op, const char* name, const Object& x, const Object
 }
 
 py::array bind_compare(Compare op, const char* name, const Object& x, const Object& y, const Object& out) {
-  return by_dtype_or_int64(name, {x, y}, [&]<class T>(T) {
-    Source<T> a(x, name, "x"), b(y, name, "y");
+  return by_dtype_or_int64(name, {x, y}, [&]<class T>(T, Half half) {
+    Source<T> a(x, name, "x", half), b(y, name, "y", half);
     Result<bool> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
     launch(loop, [&] { compare<T>(op, loop); });
@@ -62,9 +62,9 @@ py::array bind_bitwise(Bitwise op, const char* name, const Object& x, const Obje
 
 template <class F>
 py::array bind_unary(const char* name, const Object& x, const Object& out, F&& kernel) {
-  return by_dtype_of(name, {x}, [&]<class T>(T) {
-    Source<T> a(x, name, "x");
-    Result<T> y(name, broadcast_shape(name, {&a}), out, {input(a)});
+  return by_dtype_of(name, {x}, [&]<class T>(T, Half half) {
+    Source<T> a(x, name, "x", half);
+    Result<T> y(name, broadcast_shape(name, {&a}), out, {input(a)}, half);
     const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
     launch(loop, [&] { kernel(T{}, loop); });
     return y.array();
@@ -74,9 +74,9 @@ py::array bind_unary(const char* name, const Object& x, const Object& out, F&& k
 // One result from a gradient and a saved array of the same shape.
 template <class F>
 py::array gradient(const char* name, const Object& grad_y, const Object& saved, F&& kernel) {
-  return by_dtype_of(name, {saved}, [&]<class T>(T) {
-    Source<T> g(grad_y, name, "grad_y"), s(saved, name, "the saved array");
-    Result<T> grad_x(name, broadcast_shape(name, {&g, &s}), Object(), {});
+  return by_dtype_of(name, {saved}, [&]<class T>(T, Half half) {
+    Source<T> g(grad_y, name, "grad_y", half), s(saved, name, "the saved array", half);
+    Result<T> grad_x(name, broadcast_shape(name, {&g, &s}), Object(), {}, half);
     const auto loop = make_loop<3>(grad_x.shape(), {grad_x.operand(), &g, &s});
     launch(loop, [&] { kernel(T{}, loop); });
     return grad_x.array();
@@ -86,10 +86,10 @@ py::array gradient(const char* name, const Object& grad_y, const Object& saved, 
 // Two results of the broadcast shape from three arrays.
 template <class F>
 py::tuple two_gradients(const char* name, const Object& grad, const Object& x, const Object& y, F&& kernel) {
-  return by_dtype_of(name, {grad}, [&]<class T>(T) {
-    Source<T> g(grad, name, "grad"), a(x, name, "x"), b(y, name, "y");
+  return by_dtype_of(name, {grad}, [&]<class T>(T, Half half) {
+    Source<T> g(grad, name, "grad", half), a(x, name, "x", half), b(y, name, "y", half);
     const Shape shape = broadcast_shape(name, {&g, &a, &b});
-    Result<T> grad_x(name, shape, Object(), {}), grad_y(name, shape, Object(), {});
+    Result<T> grad_x(name, shape, Object(), {}, half), grad_y(name, shape, Object(), {}, half);
     const auto loop = make_loop<5>(shape, {grad_x.operand(), grad_y.operand(), &g, &a, &b});
     launch(loop, [&] { kernel(T{}, loop); });
     return py::make_tuple(grad_x.array(), grad_y.array());
@@ -100,9 +100,9 @@ py::tuple two_gradients(const char* name, const Object& grad, const Object& x, c
 template <class F>
 py::array ternary(const char* name, const Object& x, const Object& y, const Object& z, const Object& out,
                   F&& kernel) {
-  return by_dtype_of(name, {x, y, z}, [&]<class T>(T) {
-    Source<T> a(x, name, "x"), b(y, name, "y"), c(z, name, "z");
-    Result<T> result(name, broadcast_shape(name, {&a, &b, &c}), out, {input(a), input(b), input(c)});
+  return by_dtype_of(name, {x, y, z}, [&]<class T>(T, Half half) {
+    Source<T> a(x, name, "x", half), b(y, name, "y", half), c(z, name, "z", half);
+    Result<T> result(name, broadcast_shape(name, {&a, &b, &c}), out, {input(a), input(b), input(c)}, half);
     const auto loop = make_loop<4>(result.shape(), {result.operand(), &a, &b, &c});
     launch(loop, [&] { kernel(T{}, loop); });
     return result.array();
@@ -110,10 +110,10 @@ py::array ternary(const char* name, const Object& x, const Object& y, const Obje
 }
 
 py::array bind_where(const Object& condition, const Object& x, const Object& y) {
-  return by_dtype_of("where", {x, y}, [&]<class T>(T) {
+  return by_dtype_of("where", {x, y}, [&]<class T>(T, Half half) {
     Source<bool> c(condition, "where", "condition");
-    Source<T> a(x, "where", "x"), b(y, "where", "y");
-    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {});
+    Source<T> a(x, "where", "x", half), b(y, "where", "y", half);
+    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {}, half);
     const auto loop = make_loop<4>(z.shape(), {z.operand(), &c, &a, &b});
     launch(loop, [&] { where_forward<T>(loop); });
     return z.array();
@@ -121,11 +121,12 @@ py::array bind_where(const Object& condition, const Object& x, const Object& y) 
 }
 
 py::tuple bind_where_backward(const Object& grad, const Object& condition) {
-  return by_dtype_of("where_backward", {grad}, [&]<class T>(T) {
+  return by_dtype_of("where_backward", {grad}, [&]<class T>(T, Half half) {
     Source<bool> c(condition, "where_backward", "condition");
-    Source<T> g(grad, "where_backward", "grad");
+    Source<T> g(grad, "where_backward", "grad", half);
     const Shape shape = broadcast_shape("where_backward", {&c, &g});
-    Result<T> grad_x("where_backward", shape, Object(), {}), grad_y("where_backward", shape, Object(), {});
+    Result<T> grad_x("where_backward", shape, Object(), {}, half),
+        grad_y("where_backward", shape, Object(), {}, half);
     const auto loop = make_loop<4>(shape, {grad_x.operand(), grad_y.operand(), &c, &g});
     launch(loop, [&] { where_backward<T>(loop); });
     return py::make_tuple(grad_x.array(), grad_y.array());

@@ -1,20 +1,21 @@
 #include "cpu/linear.h"
 
 #include "bindings/cpu/array.h"
-#include "cpu/gemm/gemm.h"
+#include "cpu/gemm/half.h"
 
 namespace fastdl::binding {
 namespace {
 
 // The last two axes of an array as a matrix, read in place whenever one of their strides is one element:
 // transposed and sliced views cost no copy. Anything else is copied to C order first. Axes before them are
-// the batch.
+// the batch. T is uint16_t for half precision.
 template <class T>
 class Matrices {
  public:
-  Matrices(const py::array& array, const char* op, const char* argument) : array_(array) {
-    if (!is_dtype<T>(array))
-      raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+  Matrices(const py::array& array, const char* op, const char* argument, Half half = Half::none)
+      : array_(array) {
+    if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
+      raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
     if (array.ndim() < 2)
       throw py::value_error(std::string(op) + ": " + argument + " must have at least 2 dimensions, got " +
                             std::to_string(array.ndim()));
@@ -117,8 +118,9 @@ void fill_broadcast(T* out, const Shape& shape, const py::array& c) {
 
 py::array bind_matmul(const py::array& a, const py::array& b, const std::optional<py::array>& c, double alpha,
                       double beta) {
-  return by_dtype("matmul", a, [&]<class T>(T) {
-    const Matrices<T> left(a, "matmul", "a"), right(b, "matmul", "b");
+  const Half half = half_of(a);
+  const auto multiply = [&]<class T>(T) {
+    const Matrices<T> left(a, "matmul", "a", half), right(b, "matmul", "b", half);
     const Shape shape_a = shape_of(a), shape_b = shape_of(b);
     if (left.cols != right.rows)
       throw py::value_error("matmul: a has " + std::to_string(left.cols) + " columns, b has " +
@@ -130,17 +132,27 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
     if (batch > 1) offsets_a = batch_offsets(left, shape), offsets_b = batch_offsets(right, shape);
     shape.push_back(m);
     shape.push_back(n);
-    py::array y = empty<T>(shape);
-    if (c) fill_broadcast<T>(data<T>(y), shape, *c);
-    const T scale = c ? T(beta) : T(0);
-    KernelScope scope(batch * (m * n + n * k + m * k));
-    if (batch == 1)
-      gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n);
-    else
-      gemm_batched<T>(batch, m, n, k, T(alpha), left.view, offsets_a.data(), right.view, offsets_b.data(),
-                      scale, data<T>(y), m * n, n);
+    py::array y = empty_array(stored_dtype<T>(half), shape);
+    if constexpr (std::is_same_v<T, uint16_t>) {
+      const int64_t first = 0;
+      KernelScope scope(batch * (m * n + n * k + m * k));
+      gemm_half(half, batch, m, n, k, float(alpha), left.view, batch > 1 ? offsets_a.data() : &first,
+                right.view, batch > 1 ? offsets_b.data() : &first, data<T>(y));
+    } else {
+      if (c) fill_broadcast<T>(data<T>(y), shape, *c);
+      const T scale = c ? T(beta) : T(0);
+      KernelScope scope(batch * (m * n + n * k + m * k));
+      if (batch == 1)
+        gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n);
+      else
+        gemm_batched<T>(batch, m, n, k, T(alpha), left.view, offsets_a.data(), right.view, offsets_b.data(),
+                        scale, data<T>(y), m * n, n);
+    }
     return y;
-  });
+  };
+  if (half != Half::none && !c)
+    return multiply(uint16_t{});  // the sum with c would be rounded once too often
+  return by_dtype("matmul", a, multiply);
 }
 
 GemmActivation activation_named(const std::string& name) {
@@ -155,27 +167,92 @@ GemmActivation activation_named(const std::string& name) {
       "linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '" + name + "'");
 }
 
+template <class T>
+void check_linear(const Matrices<T>& in, const Matrices<T>& w, const py::array& x, const py::array& weight,
+                  const std::optional<py::array>& bias) {
+  if (w.ndim() != 2 || w.cols != in.cols || (bias && bias->size() != w.rows))
+    throw py::value_error("linear: x is " + text(shape_of(x)) + ", weight " + text(shape_of(weight)) +
+                          (bias ? ", bias " + text(shape_of(*bias)) : ""));
+}
+template <class T>
+void check_linear_backward(const Matrices<T>& g, const Matrices<T>& in, const Matrices<T>& w,
+                           const py::array& grad_y, const py::array& x, const py::array& weight) {
+  if (w.ndim() != 2 || in.cols != w.cols || g.rows != in.rows || g.cols != w.rows)
+    throw py::value_error("linear_backward: grad_y is " + text(shape_of(grad_y)) + ", x " +
+                          text(shape_of(x)) + ", weight " + text(shape_of(weight)));
+}
+
 // x (..., K) as M rows. A 2-D view keeps its strides, more dimensions are folded (copied unless in C order).
 template <class T>
-Matrices<T> rows_of(const py::array& x, const char* op, const char* argument) {
-  if (x.ndim() == 2) return Matrices<T>(x, op, argument);
+Matrices<T> rows_of(const py::array& x, const char* op, const char* argument, Half half = Half::none) {
+  if (x.ndim() == 2) return Matrices<T>(x, op, argument, half);
   if (x.ndim() == 0)
     throw py::value_error(std::string(op) + ": " + argument + " must have at least 1 dimension");
-  const In<T> in(x, op, argument);
+  const In<T> in(x, op, argument, half);
   const int64_t k = in.dim(in.ndim() - 1);
   int64_t m = 1;
   for (int axis = 0; axis + 1 < in.ndim(); ++axis) m *= in.dim(axis);
-  return Matrices<T>(py::array(in.array()).reshape({m, k}), op, argument);
+  return Matrices<T>(py::array(in.array()).reshape({m, k}), op, argument, half);
+}
+
+// The same from half precision. All but the products themselves is in float: y = activation(x W^T + b),
+// gradients.
+py::array half_linear_forward(Half half, const py::array& x, const py::array& weight,
+                              const std::optional<py::array>& bias, const std::string& activation) {
+  const auto in = rows_of<uint16_t>(x, "linear", "x", half);
+  const Matrices<uint16_t> w(weight, "linear", "weight", half);
+  check_linear(in, w, x, weight, bias);
+  const memory::Buffer<float> b(bias ? size_t(w.rows) : 0);
+  if (bias) widen(b.get(), In<uint16_t>(*bias, "linear", "bias", half), w.rows, half);
+  Shape shape = shape_of(x);
+  shape.back() = w.rows;
+  py::array y = empty_array(half_dtype(half), shape);
+  const GemmActivation act = activation_named(activation);
+  const int64_t first = 0;
+  KernelScope scope(in.rows * in.cols + w.rows * w.cols);
+  gemm_half(half, 1, in.rows, w.rows, in.cols, 1.0f, in.view, &first, w.view.transposed(), &first,
+            data<uint16_t>(y), {nullptr, b.get(), act});
+  return y;
+}
+
+py::tuple half_linear_backward(Half half, const py::array& grad_y, const py::array& x,
+                               const py::array& weight, bool need_x, bool need_weight, bool need_bias) {
+  const char* op = "linear_backward";
+  const auto g = rows_of<uint16_t>(grad_y, op, "grad_y", half), in = rows_of<uint16_t>(x, op, "x", half);
+  const Matrices<uint16_t> w(weight, op, "weight", half);
+  const int64_t m = in.rows, n = w.rows, k = w.cols, first = 0;
+  check_linear_backward(g, in, w, grad_y, x, weight);
+  py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
+  uint16_t *gx = nullptr, *gw = nullptr, *gb = nullptr;
+  const auto make = [half](py::object& into, const Shape& shape) {
+    py::array made = empty_array(half_dtype(half), shape);
+    into = made;
+    return data<uint16_t>(made);
+  };
+  if (need_x) gx = make(grad_x, shape_of(x));
+  if (need_weight) gw = make(grad_w, {n, k});
+  if (need_bias) gb = make(grad_b, {n});
+  {
+    KernelScope scope(m * n + n * k + m * k);
+    if (gx) gemm_half(half, 1, m, k, n, 1.0f, g.view, &first, w.view, &first, gx);
+    if (gw) gemm_half(half, 1, n, k, m, 1.0f, g.view.transposed(), &first, in.view, &first, gw);
+    if (gb) {
+      const memory::Buffer<float> wide(size_t(m * n)), sums { size_t(n) };
+      sum_rows<float>(m, n, widen(wide.get(), g.view, m, n, half), sums.get());
+      narrow(gb, sums.get(), n, half);
+    }
+  }
+  return py::make_tuple(grad_x, grad_w, grad_b);
 }
 
 py::array bind_linear_forward(const py::array& x, const py::array& weight,
                               const std::optional<py::array>& bias, const std::string& activation) {
+  if (const Half half = half_of(x); half != Half::none)
+    return half_linear_forward(half, x, weight, bias, activation);
   return by_dtype("linear", x, [&]<class T>(T) {
     const Matrices<T> in = rows_of<T>(x, "linear", "x"), w(weight, "linear", "weight");
     const OptionalIn<T> b(bias, "linear", "bias");
-    if (w.ndim() != 2 || w.cols != in.cols || (b && bias->size() != w.rows))
-      throw py::value_error("linear: x is " + text(shape_of(x)) + ", weight " + text(shape_of(weight)) +
-                            (b ? ", bias " + text(shape_of(*bias)) : ""));
+    check_linear(in, w, x, weight, bias);
     Shape shape = shape_of(x);
     shape.back() = w.rows;
     py::array y = empty<T>(shape);
@@ -189,13 +266,13 @@ py::array bind_linear_forward(const py::array& x, const py::array& weight,
 
 py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
                                bool need_x, bool need_weight, bool need_bias) {
+  if (const Half half = half_of(x); half != Half::none)
+    return half_linear_backward(half, grad_y, x, weight, need_x, need_weight, need_bias);
   return by_dtype("linear_backward", x, [&]<class T>(T) -> py::tuple {
     const Matrices<T> g = rows_of<T>(grad_y, "linear_backward", "grad_y"),
                       in = rows_of<T>(x, "linear_backward", "x"), w(weight, "linear_backward", "weight");
     const int64_t m = in.rows, n = w.rows, k = w.cols;
-    if (w.ndim() != 2 || in.cols != k || g.rows != m || g.cols != n)
-      throw py::value_error("linear_backward: grad_y is " + text(shape_of(grad_y)) + ", x " +
-                            text(shape_of(x)) + ", weight " + text(shape_of(weight)));
+    check_linear_backward(g, in, w, grad_y, x, weight);
     py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
     T *gx = nullptr, *gw = nullptr, *gb = nullptr;
     const auto make = [](py::object& into, const Shape& shape) {

@@ -116,7 +116,9 @@ void separate(const Operand& out, int64_t item, Operand& input, int64_t input_it
   const auto [first, last] = range(out, item);
   const auto [input_first, input_last] = range(input, input_item);
   if (last <= input_first || input_last <= first) return;
+  const Half half = input.half;
   input = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(input.owner)));
+  input.half = half;
 }
 
 }  // namespace fastdl::binding

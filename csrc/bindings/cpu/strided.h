@@ -20,6 +20,7 @@ struct Operand {
   const py::ssize_t* shape = nullptr;
   const py::ssize_t* strides = nullptr;
   py::object owner;  // keeps data, shape and strides alive
+  Half half = Half::none;
 
   int64_t extent(int axis, int of) const {  // of axis `axis` in a shape of rank `of`, aligned at the right
     const int own = axis - (of - ndim);
@@ -45,16 +46,18 @@ Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> oper
 // Replaces an input by a copy if writing `out` would change it before it is read.
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item);
 
-// A T operand: an array of exactly T, or a Python number (kept in `number`).
+// A T operand: an array of exactly T, or a Python number (kept in `number`). Arrays of float may be stored in
+// half precision: all of a call in the same one.
 template <class T>
 class Source : public Operand {
  public:
-  Source(py::handle object, const char* op, const char* argument) {
+  Source(py::handle object, const char* op, const char* argument, Half half = Half::none) {
     if (is_array(object)) {
       const auto& array = reinterpret_cast<const py::array&>(object);
-      if (!is_dtype<T>(array))
-        raise_dtype(array, op, argument, py::str(dtype_of<T>()).template cast<std::string>().c_str());
+      if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
+        raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
       static_cast<Operand&>(*this) = operand_of(array);
+      this->half = half;
     } else {
       std::conditional_t<std::is_same_v<T, int64_t>, int64_t, double> value;
       if constexpr (std::is_same_v<T, int64_t>)
@@ -89,7 +92,7 @@ template <int N>
 StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const Operand*, N>& operands) {
   StridedLoop<N> loop;
   const int ndim = int(shape.size());
-  for (int i = 0; i < N; ++i) loop.data[i] = operands[i]->data;
+  for (int i = 0; i < N; ++i) loop.data[i] = operands[i]->data, loop.half[i] = operands[i]->half;
   // Axes from the innermost of the first output outwards: an output that is written in place may be
   // transposed.
   int order[64];
@@ -110,29 +113,34 @@ StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const 
   return loop;
 }
 
-// The result of a kernel with inputs `in`: a new array of Out, or the caller's `out`, checked.
+// The result of a kernel with inputs `in`: a new array of Out, stored in half precision where `half` says so,
+// or the caller's `out`, checked.
 template <class Out>
 class Result {
  public:
-  Result(const char* op, Shape shape, py::handle out, std::initializer_list<Input> inputs)
+  Result(const char* op, Shape shape, py::handle out, std::initializer_list<Input> inputs,
+         Half half = Half::none)
       : shape_(std::move(shape)) {
+    const int64_t item = half == Half::none ? int64_t(sizeof(Out)) : int64_t(sizeof(uint16_t));
     if (out.is_none() || !out) {
       Shape strides;
-      const bool reordered = order_of(inputs, shape_, sizeof(Out), strides);
-      array_ = empty_array(dtype_of<Out>(), shape_, reordered ? strides.data() : nullptr);
+      const bool reordered = order_of(inputs, shape_, item, strides);
+      array_ = empty_array(stored_dtype<Out>(half), shape_, reordered ? strides.data() : nullptr);
       operand_ = operand_of(array_);
+      operand_.half = half;
       return;
     }
     if (!is_array(out)) throw py::type_error(std::string(op) + ": out must be an array");
     array_ = py::reinterpret_borrow<py::array>(out);
-    if (!is_dtype<Out>(array_))
-      raise_dtype(array_, op, "out", py::str(dtype_of<Out>()).template cast<std::string>().c_str());
+    if (half == Half::none ? !is_dtype<Out>(array_) : half_of(array_) != half)
+      raise_dtype(array_, op, "out", py::str(stored_dtype<Out>(half)).template cast<std::string>().c_str());
     const Shape have = shape_of(array_);
     if (have != shape_)
       throw py::value_error(std::string(op) + ": the result has shape " + shape_text(shape_) +
                             ", but out has shape " + shape_text(have));
     operand_ = output_of(array_, op);
-    for (const auto& [input, item] : inputs) separate(operand_, sizeof(Out), *input, item);
+    operand_.half = half;
+    for (const auto& [input, input_item] : inputs) separate(operand_, item, *input, input_item);
   }
   const Shape& shape() const { return shape_; }
   const Operand* operand() const { return &operand_; }
@@ -144,11 +152,18 @@ class Result {
   Operand operand_;
 };
 
-// by_dtype over whichever argument is an array.
+// f(T{}, half) for the dtype of whichever argument is an array: half precision is stored floats.
 template <class F>
 auto by_dtype_of(const char* op, std::initializer_list<py::handle> objects, F&& f) {
   for (py::handle object : objects)
-    if (is_array(object)) return by_dtype(op, reinterpret_cast<const py::array&>(object), f);
+    if (is_array(object)) {
+      const auto& array = reinterpret_cast<const py::array&>(object);
+      if (is_dtype<float>(array)) return f(float{}, Half::none);
+      if (is_dtype<double>(array)) return f(double{}, Half::none);
+      const Half half = half_of(array);
+      if (half == Half::none) raise_dtype(array, op, "input", "a floating-point dtype");
+      return f(float{}, half);
+    }
   throw py::type_error(std::string(op) + ": at least one operand must be an array");
 }
 
@@ -157,7 +172,7 @@ template <class F>
 auto by_dtype_or_int64(const char* op, std::initializer_list<py::handle> objects, F&& f) {
   for (py::handle object : objects)
     if (is_array(object) && is_dtype<int64_t>(reinterpret_cast<const py::array&>(object)))
-      return f(int64_t{});
+      return f(int64_t{}, Half::none);
   return by_dtype_of(op, objects, f);
 }
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kBlock = 256;
 constexpr int64_t kStreamBytes = 16 << 20;  // outputs from here on are stored past the caches
+constexpr int kHalfBytes = sizeof(uint16_t);
 
 // n elements of `size` bytes from addresses `from_stride` apart to addresses `to_stride` apart.
 template <int size>
@@ -20,6 +21,7 @@ void copy(char* to, int64_t to_stride, const char* from, int64_t from_stride, in
   if (to_stride == size && from_stride == size) return void(std::memcpy(to, from, size_t(n * size)));
   if (size == 4) return copy_of_size<4>(to, to_stride, from, from_stride, n);
   if (size == 8) return copy_of_size<8>(to, to_stride, from, from_stride, n);
+  if (size == 2) return copy_of_size<2>(to, to_stride, from, from_stride, n);
   copy_of_size<1>(to, to_stride, from, from_stride, n);
 }
 // The element at `from`, n times; up to a vector more is written behind them.
@@ -36,6 +38,34 @@ void repeat(char* to, const char* from, int64_t n, int size) {
   std::memset(to, *from, size_t(n));
 }
 
+// An operand's piece into its block: n elements `stride` bytes apart (0: one, n times), as floats if they are
+// stored in half precision.
+void gather(char* to, const char* from, int64_t stride, int64_t n, int size, Half half) {
+  if (half == Half::none) {
+    if (stride == 0) return repeat(to, from, n, size);
+    return copy(to, size, from, stride, n, size);
+  }
+  if (stride == 0) {
+    float value;
+    widen(&value, reinterpret_cast<const uint16_t*>(from), 1, half);
+    return repeat(to, reinterpret_cast<const char*>(&value), n, size);
+  }
+  uint16_t collected[2 * kBlock];
+  if (stride != kHalfBytes) {
+    copy(reinterpret_cast<char*>(collected), kHalfBytes, from, stride, n, kHalfBytes);
+    from = reinterpret_cast<const char*>(collected);
+  }
+  widen(reinterpret_cast<float*>(to), reinterpret_cast<const uint16_t*>(from), n, half);
+}
+// And a result's piece out of its block.
+void scatter(char* to, int64_t stride, const char* from, int64_t n, int size, Half half) {
+  if (half == Half::none) return copy(to, stride, from, size, n, size);
+  uint16_t rounded[2 * kBlock];
+  const bool direct = stride == kHalfBytes;
+  narrow(direct ? reinterpret_cast<uint16_t*>(to) : rounded, reinterpret_cast<const float*>(from), n, half);
+  if (!direct) copy(to, stride, reinterpret_cast<const char*>(rounded), kHalfBytes, n, kHalfBytes);
+}
+
 // One range of the flattened space, on one thread.
 template <int N>
 void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t begin, int64_t end,
@@ -43,10 +73,14 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
   const int64_t row = loop.axes > 0 ? loop.extent[0] : 1;
   int64_t step[N];  // strides along the innermost axis
   bool direct = true, constants = true;
+  int64_t block = kBlock;
   for (int i = 0; i < N; ++i) {
-    step[i] = loop.axes > 0 ? loop.stride[0][i] : elements.bytes[i];
-    direct &= step[i] == elements.bytes[i];
-    constants &= step[i] == elements.bytes[i] || (step[i] == 0 && i >= elements.outputs);
+    const bool converted = loop.half[i] != Half::none;
+    const int stored = converted ? kHalfBytes : elements.bytes[i];
+    if (converted) block = 2 * kBlock;  // of floats, none of which is a double: the same bytes
+    step[i] = loop.axes > 0 ? loop.stride[0][i] : stored;
+    direct &= !converted && step[i] == stored;
+    constants &= !converted && (step[i] == stored || (step[i] == 0 && i >= elements.outputs));
   }
 
   // Where `begin` is: index[] of the outer axes, and the operands' row starts.
@@ -61,6 +95,7 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
   }
 
   alignas(64) char blocks[N][(kBlock + kWidth<float>)*sizeof(double)];  // touched only where one is needed
+  const char* constant[N] = {};                                         // which one a block is full of
   char* operands[N];
   for (int64_t position = begin; position < end;) {
     const int64_t n = std::min(row - column, end - position);
@@ -85,30 +120,40 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
       if (n % kBlock > 0) run(f, n % kBlock, operands, 1, pitch);
     } else {
       // Pieces of a row, or as many short rows as fit into a block.
-      rows = std::clamp<int64_t>(rows, 1, std::max<int64_t>(1, kBlock / n));
-      for (int64_t done = 0; done < n; done += kBlock) {
-        const int64_t count = std::min(kBlock, n - done);
+      rows = std::clamp<int64_t>(rows, 1, std::max<int64_t>(1, block / n));
+      for (int64_t done = 0; done < n; done += block) {
+        const int64_t count = std::min(block, n - done);
+        char* places[N];
+        // Rows that follow each other are one; the same constant as before is there already.
+        const auto for_each_line = [&](int i, auto&& f) {
+          const int64_t next = rows > 1 ? loop.stride[1][i] : 0;
+          const int64_t stored = loop.half[i] == Half::none ? elements.bytes[i] : kHalfBytes;
+          if (step[i] == stored && next == n * stored) return f(0, int64_t(0), rows * count);
+          for (int64_t r = 0; r < rows; ++r) f(r * n * elements.bytes[i], r * next, count);
+        };
         for (int i = 0; i < N; ++i) {
           const int bytes = elements.bytes[i];
           const int64_t next = rows > 1 ? loop.stride[1][i] : 0;
-          char* from = here[i] + done * step[i];
-          const bool in_place = step[i] == bytes && (rows == 1 || next == n * bytes);
-          operands[i] = in_place ? from : blocks[i];
+          places[i] = here[i] + done * step[i];
+          const bool in_place =
+              loop.half[i] == Half::none && step[i] == bytes && (rows == 1 || next == n * bytes);
+          operands[i] = in_place ? places[i] : blocks[i];
           if (in_place || i < elements.outputs) continue;
-          for (int64_t r = 0; r < rows; ++r) {
-            char* to = blocks[i] + r * n * bytes;
-            if (step[i] == 0)
-              repeat(to, from + r * next, count, bytes);
-            else
-              copy(to, bytes, from + r * next, step[i], count, bytes);
+          if (step[i] == 0 && next == 0) {
+            if (constant[i] != places[i]) gather(blocks[i], places[i], 0, block, bytes, loop.half[i]);
+            constant[i] = places[i];
+            continue;
           }
+          for_each_line(i, [&](int64_t at, int64_t from, int64_t length) {
+            gather(blocks[i] + at, places[i] + from, step[i], length, bytes, loop.half[i]);
+          });
         }
         run(f, rows * count, operands, 1, loop.stride[1]);
         for (int i = 0; i < elements.outputs; ++i)
           if (operands[i] == blocks[i])
-            for (int64_t r = 0; r < rows; ++r)
-              copy(here[i] + done * step[i] + (rows > 1 ? r * loop.stride[1][i] : 0), step[i],
-                   blocks[i] + r * n * elements.bytes[i], elements.bytes[i], count, elements.bytes[i]);
+            for_each_line(i, [&](int64_t at, int64_t to, int64_t length) {
+              scatter(places[i] + to, step[i], blocks[i] + at, length, elements.bytes[i], loop.half[i]);
+            });
       }
     }
     position += rows * n;
@@ -139,8 +184,8 @@ void walk(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t grain
 template <int N>
 bool worth_streaming(const StridedLoop<N>& loop, int64_t bytes) {
   constexpr int64_t kLongRow = 4096;  // shorter rows would leave too many lines half stored, half streamed
-  if (loop.size * bytes < kStreamBytes || loop.axes == 0 || loop.extent[0] < kLongRow ||
-      loop.stride[0][0] != bytes)
+  if (loop.half[0] != Half::none || loop.size * bytes < kStreamBytes || loop.axes == 0 ||
+      loop.extent[0] < kLongRow || loop.stride[0][0] != bytes)
     return false;
   for (int i = 1; i < N; ++i)
     if (loop.data[i] == loop.data[0]) return false;

@@ -8,9 +8,10 @@
 //
 // An operand that is not contiguous along the innermost axis is gathered (outputs: scattered) through a block
 // of kBlock elements on the stack; one that is constant there (a broadcast scalar or column) fills that block
-// once per row. So a kernel is compiled once, for contiguous runs, and broadcasting costs one extra load from
-// the first-level cache. The walk itself is compiled once for all kernels (loop.cpp) and calls them through a
-// pointer: some fifty of them, two element types each, would otherwise be the largest part of the library.
+// once per row; one stored in half precision is converted into it, and back. So a kernel is compiled once,
+// for contiguous runs, and broadcasting costs one extra load from the first-level cache. The walk itself is
+// compiled once for all kernels (loop.cpp) and calls them through a pointer: some fifty of them, two element
+// types each, would otherwise be the largest part of the library.
 //
 // map<T>(loop, grain, f) builds on it for one output and inputs of one type: vector body, masked ends, and
 // results beyond the caches are stored past them (the line is then not read first: three memory streams

@@ -5,7 +5,7 @@ kernels, NumPy or CuPy raise is it asked why:
 
 - Inputs on several devices: tensors of 0 dimensions on the CPU go to the GPU of the others, as in PyTorch; anything
   else is an error that names operation, arguments and devices.
-- Half precision (float16, bfloat16) where a kernel has none, as all of the CPU's: computed in float32, with inputs and
+- Half precision (float16, bfloat16) where a kernel has none, as most of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.
 - Integers, where PyTorch takes them too (``Op.wide_integers``): computed in float64, results truncated to their dtype.
 - An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning

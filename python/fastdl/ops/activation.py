@@ -1,6 +1,6 @@
 """Activation functions; see ``torch.nn.functional``.
 
-All work elementwise on float32 or float64 tensors of any shape and return a tensor of the same shape
+All work elementwise on floating-point tensors of any shape and return a tensor of the same shape
 (``glu`` halves an
 axis). ``inplace=True`` stores the result in the input, as the functions with a trailing underscore do.
 """
@@ -20,7 +20,6 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp_min
-from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
@@ -270,7 +269,7 @@ def _relu_into(input: Tensor, out: Tensor | None = None) -> Tensor:
     if out is None:
         return relu(input)
     x = input._data
-    if not is_kernel_dtype(x.dtype):
+    if x.dtype.kind not in FLOATING:
         return clamp_min(input, 0, out=out)
     select(x).clamp_forward(x, 0.0, math.inf, x)
     out._bump_version()

@@ -1,4 +1,4 @@
-"""Arithmetic on arrays of any dtype, below autograd: kernels for float32 and float64, NumPy into pooled
+"""Arithmetic on arrays of any dtype, below autograd: kernels for floating-point numbers, NumPy into pooled
 memory otherwise.
 
 Operands are arrays of one dtype (or Python numbers); operations convert to the common dtype first.
@@ -79,7 +79,7 @@ def operand(value: Any, dtype: Any) -> Any:
     for NumPy and CuPy (as a scalar, which both take)."""
     if is_array(value):
         return cast(value, dtype)
-    if dtype is float32 or dtype is float64:
+    if dtype.kind in FLOATING:
         return value
     if dtype is int64 and value.__class__ is int and -WORD <= value < WORD:
         return int64.type(value)

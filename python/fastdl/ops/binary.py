@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import NoKernel, Op
+from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select, select_either
@@ -69,13 +69,6 @@ class Binary(Op):
         if self.floating:
             dtype = floating_dtype(dtype)
         self.check(x, y, dtype)
-        if (
-            dtype.itemsize == 2
-            and dtype.kind in FLOATING
-            and True in self.needs
-            and not on_device(x if is_array(x) else y)
-        ):
-            raise NoKernel(f"{self.label}: {dtype} has no gradient of its own on the CPU")
         return operand(x, dtype), operand(y, dtype), dtype
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
@@ -84,10 +77,8 @@ class Binary(Op):
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
         if out is not None and out.dtype is not dtype:
             return into(self.label, out, self.compute(x, y, dtype, None))
-        if (
-            dtype is float32
-            or dtype is float64
-            or (dtype is int64 and self.integers and not (on_device(x) or on_device(y)))
+        if dtype.kind in FLOATING or (
+            dtype is int64 and self.integers and not (on_device(x) or on_device(y))
         ):
             return getattr(select_either(x, y), self.kernel)(x, y, out)
         if self.rounds and dtype.itemsize == 2 and out is None and worth_single(dtype, x, y):
@@ -220,7 +211,7 @@ class Sub(Binary):
 
 
 def negative(array: Any) -> Any:
-    if array.dtype is float32 or array.dtype is float64:
+    if array.dtype.kind in FLOATING:
         return select(array).neg_forward(array)
     return by_numpy("neg", np.negative, array.dtype, None, array)
 
@@ -258,8 +249,6 @@ class Mul(Saving):
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
         need_x, need_y = self.needs
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            return self.give(grad * self.y if need_x else None, grad * self.x if need_y else None)
         kernels = select(grad)
         if need_x and need_y and grad.shape == x[0] == y[0]:
             return self.give(*kernels.mul_backward(grad, self.x, self.y))
@@ -278,7 +267,7 @@ class Mul(Saving):
 
 def _product_to(kernels: Any, grad: Any, factor: Any, like: Any) -> Any:
     """grad * factor, summed over what broadcasting repeated, without the product in memory."""
-    if grad.shape == like[0] or not is_array(factor):
+    if grad.shape == like[0] or not is_array(factor) or grad.dtype.itemsize == 2:
         return fit(kernels.mul_forward(grad, factor), like)
     return fit(kernels.sum_product_to(grad, factor, like[0]), like)
 
@@ -302,9 +291,6 @@ class Div(Binary):
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
         need_x, need_y = self.needs
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            grad_x = grad / self.y
-            return self.give(grad_x, -grad_x * self.z if need_y else None)
         kernels = select(grad)
         if not need_y:
             return self.give(kernels.div_forward(grad, self.y), None)
@@ -437,7 +423,7 @@ class Pow(Binary):
         if need_x or need_y:
             self.saves = (0, 1)
             self.x, self.y = x, y
-        kernel = dtype is float32 or dtype is float64
+        kernel = dtype.kind in FLOATING
         if kernel and not is_array(y) and (out is None or out.dtype is dtype):
             return select(x).pow_scalar_forward(x, y, out)
         if dtype is int64 and not is_array(y) and y == 2 and out is None and not on_device(x):

@@ -49,8 +49,13 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
             if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
+            if (
+                dtype.itemsize == 2 and dtype.kind in FLOATING
+            ):  # as the elements are: 0.1 is what is stored for it
+                value = float(dtype.type(value))
+                x, y = (x, value) if is_array(x) else (value, y)
         x, y = operand(x, dtype), operand(y, dtype)
-    if (dtype is float32 or dtype is float64 or (dtype is int64 and not (on_device(x) or on_device(y)))) and (
+    if (dtype.kind in FLOATING or (dtype is int64 and not (on_device(x) or on_device(y)))) and (
         out is None or out.dtype is bool_
     ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)

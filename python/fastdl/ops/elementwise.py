@@ -13,7 +13,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import array, is_array, on_device, select
+from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
 from fastdl.ops.arrays import WORD, broadcast_shape, cast, empty, fit, operand, places
@@ -40,7 +40,7 @@ class Where(Op):
         if dtype is None or dtype is not getattr(y, "dtype", None):
             dtype = common_dtype(x, y)
             x, y = operand(x, dtype), operand(y, dtype)
-        if (dtype is float32 or dtype is float64) and (is_array(x) or is_array(y)):
+        if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
         if dtype.itemsize >= 4 and not on_device(condition):  # bits are moved, whatever they mean
             bits = float32 if dtype.itemsize == 4 else float64
@@ -54,12 +54,6 @@ class Where(Op):
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
         _, need_x, need_y = self.needs
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            return (
-                None,
-                fit(array(grad * self.condition, grad), x) if need_x else None,
-                fit(array(grad * ~self.condition, grad), y) if need_y else None,
-            )
         kernels = select(grad)
         if need_x and need_y:
             grad_x, grad_y = kernels.where_backward(grad, self.condition)
@@ -133,16 +127,15 @@ class Clamp(Op):
 
     def compute(self, x: Any, dtype: Any, out: Any) -> Any:
         lower, upper = self.bounds
-        if dtype is float32 or dtype is float64:
+        if dtype.kind in FLOATING:
             return select(x).clamp_forward(x, lower, upper, out)
         if dtype is int64 and not on_device(x):
             return self.limit(select(x), x, out)
         result = empty(x.shape, dtype, x) if out is None else out
         np.copyto(result, x)
-        if dtype.kind not in FLOATING:
-            info = np.iinfo(dtype) if dtype.kind != "b" else None
-            low, high = (0, 1) if info is None else (info.min, info.max)
-            lower, upper = builtins.max(lower, low), builtins.min(upper, high)
+        info = np.iinfo(dtype) if dtype.kind != "b" else None
+        low, high = (0, 1) if info is None else (info.min, info.max)
+        lower, upper = builtins.max(lower, low), builtins.min(upper, high)
         for bound, limit in ((np.maximum, lower), (np.minimum, upper)):  # CuPy's clip casts nothing
             bound(result, limit, out=result, casting="unsafe")
         return result
@@ -158,8 +151,6 @@ class Clamp(Op):
 
     def backward(self, grad: Any) -> Any:
         lower, upper = self.bounds
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            return array(grad * ((self.x >= lower) & (self.x <= upper)), grad)
         return select(grad).clamp_backward(grad, self.x, lower, upper)
 
     linear = backward  # which elements pass is constant
@@ -229,12 +220,13 @@ class Ternary(Op):
     def prepare(self, op: str, *arrays: Any) -> Any:
         self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
-        if dtype.itemsize == 2 and dtype.kind in FLOATING:
-            raise NoKernel(f"{op}: no kernel for {dtype}")
-        if not (dtype is float32 or dtype is float64):
+        if dtype.itemsize == 2 and dtype.kind in FLOATING and True in self.needs:
+            raise NoKernel(
+                f"{op}: the gradients take several steps, which half precision would round one by one"
+            )
+        if dtype.kind not in FLOATING:
             raise RuntimeError(
-                f"{op}: defined for float32 and float64 tensors, got "
-                + ", ".join([str(a.dtype) for a in arrays])
+                f"{op}: defined for floating-point tensors, got " + ", ".join([str(a.dtype) for a in arrays])
             )
         self.arrays = [cast(a, dtype) for a in arrays]
         return self.arrays

@@ -9,12 +9,11 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import bool_, uint8
+from fastdl.dtypes import FLOATING, bool_, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import count_true, filler, sum_to, written, zeros
 from fastdl.ops.binary import apply_into
-from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -49,7 +48,7 @@ class MaskedFill(Op):
         self.mask, self.x_shape = mask, x.shape
         if value is not None:
             self.value_dtype = value.dtype
-        if out is None and is_kernel_dtype(x.dtype):
+        if out is None and x.dtype.kind in FLOATING:
             return select(x).where_forward(mask, number if value is None else value.astype(x.dtype), x)
         if mask.shape != x.shape:
             shape = np.broadcast_shapes(x.shape, mask.shape)
@@ -63,7 +62,7 @@ class MaskedFill(Op):
     def backward(self, grad: Any) -> Any:
         rest = part = None
         if self.needs[0]:
-            if is_kernel_dtype(grad.dtype):
+            if grad.dtype.kind in FLOATING:
                 rest = select(grad).where_forward(self.mask, 0.0, grad)
             else:
                 rest = pooled_copy(grad)

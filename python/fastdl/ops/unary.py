@@ -26,21 +26,19 @@ class Unary(Op):
     """Subclasses name the kernel and what it keeps for backward."""
 
     label: ClassVar[str]
-    ufunc: ClassVar[Any]
-    integers: ClassVar[
-        str
-    ]  # what becomes of them: "float", "keep" (NumPy computes) or "copy" (they stay as they are)
+    # What becomes of them: converted ("float"), copied ("copy": they are the result), or NumPy's function.
+    integers: ClassVar[Any] = "float"
     dtype: Any
 
     def forward(self, x: Any, out: Any = None) -> Any:
         self.dtype = dtype = x.dtype
-        if dtype is float32 or dtype is float64:
+        if dtype.kind in FLOATING:
             if out is not None and out.dtype is not dtype:
                 return into(self.label, out, self.compute(x, None))
             return self.keep(x, self.compute(x, out))
-        if self.integers == "float" and dtype.kind not in FLOATING:
+        if self.integers == "float":
             return self.convert(x, out)
-        if self.integers == "copy" and dtype.kind not in FLOATING:
+        if self.integers == "copy":
             result = empty(x.shape, dtype, x) if out is None else out
             np.copyto(result, x)
             return result
@@ -50,7 +48,7 @@ class Unary(Op):
             return by_numpy("square", np.square, int64, out, cast(x, int64))
         if dtype.kind == "b":  # |x| and sign(x) are x
             return by_numpy(self.label, np.logical_and, dtype, out, x, x)
-        return self.keep(x, by_numpy(self.label, self.ufunc, dtype, out, x))
+        return self.keep(x, by_numpy(self.label, self.integers, dtype, out, x))
 
     def convert(self, x: Any, out: Any) -> Any:
         y = self.compute(cast(x, floating_dtype(x.dtype)), None)
@@ -82,7 +80,7 @@ class FromInput(Unary):
         return y
 
     def backward(self, grad: Any) -> Any:
-        return _half_precision(getattr(select(grad), self.label + "_backward"), grad, self.x)
+        return getattr(select(grad), self.label + "_backward")(grad, self.x)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return grad * _OF_INPUT[self.label](self.saved_input(0, self.x))
@@ -96,28 +94,17 @@ class FromOutput(Unary):
         return y
 
     def backward(self, grad: Any) -> Any:
-        return _half_precision(getattr(select(grad), self.label + "_backward"), grad, self.y)
+        return getattr(select(grad), self.label + "_backward")(grad, self.y)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return grad * _OF_OUTPUT[self.label](self.saved_output(self.y))
 
 
-def _half_precision(kernel: Callable[..., Any], grad: Any, saved: Any) -> Any:
-    """float16 has no kernels of its own: computed in float32."""
-    if grad.dtype.itemsize == 2:
-        return cast(kernel(cast(grad, float32), cast(saved, float32)), grad.dtype)
-    return kernel(grad, saved)
-
-
 class Neg(Unary):
-    label, ufunc, integers = "neg", np.negative, "keep"
+    label, integers = "neg", np.negative
 
     def backward(self, grad: Any) -> Any:
-        return (
-            by_numpy("neg", np.negative, grad.dtype, None, grad)
-            if grad.dtype.itemsize == 2
-            else select(grad).neg_forward(grad)
-        )
+        return select(grad).neg_forward(grad)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return -grad
@@ -155,11 +142,9 @@ _OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
 
 
 def _define(
-    base: type[Unary], name: str, ufunc: Any, integers: str, text: str, example: tuple[str, str] | None = None
+    base: type[Unary], name: str, text: str, integers: Any = "float", example: tuple[str, str] | None = None
 ) -> Callable[..., Tensor]:
-    op = type(
-        name.capitalize(), (base,), {"label": name, "ufunc": ufunc, "integers": integers, "__doc__": text}
-    )
+    op = type(name.capitalize(), (base,), {"label": name, "integers": integers, "__doc__": text})
     return _function(op, name, text, example)
 
 
@@ -197,58 +182,37 @@ def _function(
     return function
 
 
-def _kernel(name: str) -> Any:
-    """For float16, where NumPy has no such function: the kernel in float32."""
-
-    def compute(x: Any, *, out: Any, casting: str) -> None:
-        wide = cast(x, float32)
-        np.copyto(out, getattr(select(wide), name + "_forward")(wide), casting="unsafe")
-
-    return staticmethod(compute)
-
-
 neg = _function(Neg, "neg", "-input.")
-abs = _define(FromInput, "abs", np.absolute, "keep", "|input|; the gradient at 0 is 0.")
+abs = _define(FromInput, "abs", "|input|; the gradient at 0 is 0.", np.absolute)
 
-
-def _sign(x: Any, out: Any, casting: Any) -> None:
-    np.sign(x, out=out, casting=casting)
-    if x.dtype.kind in FLOATING:
-        np.copyto(out, 0, where=np.isnan(x))
-
-
-sign = _define(Constant, "sign", staticmethod(_sign), "keep", "-1, 0 or 1; 0 for NaN.")
-floor = _define(Constant, "floor", np.floor, "copy", "The largest integer not above input.")
-ceil = _define(Constant, "ceil", np.ceil, "copy", "The smallest integer not below input.")
-trunc = _define(Constant, "trunc", np.trunc, "copy", "Input without its fraction.")
-_round = _define(Constant, "round", np.rint, "copy", "The nearest integer, halves to even.")
-square = _define(FromInput, "square", np.square, "keep", "input * input.")
-sqrt = _define(FromOutput, "sqrt", np.sqrt, "float", "The square root; NaN below 0.")
-rsqrt = _define(FromOutput, "rsqrt", _kernel("rsqrt"), "float", "1 / sqrt(input).")
-reciprocal = _define(FromOutput, "reciprocal", np.reciprocal, "float", "1 / input.")
-exp = _define(FromOutput, "exp", np.exp, "float", "e to the power of input.")
-_exp2 = _define(FromOutput, "exp2", np.exp2, "float", "2 to the power of input.")
-expm1 = _define(FromOutput, "expm1", np.expm1, "float", "exp(input) - 1, accurate near 0.")
-log = _define(FromInput, "log", np.log, "float", "The natural logarithm; -inf at 0, NaN below.")
-log1p = _define(FromInput, "log1p", np.log1p, "float", "log(1 + input), accurate near 0.")
-log2 = _define(FromInput, "log2", np.log2, "float", "The logarithm to base 2.")
-log10 = _define(FromInput, "log10", np.log10, "float", "The logarithm to base 10.")
-sin = _define(FromInput, "sin", np.sin, "float", "The sine of an angle in radians.")
-cos = _define(FromInput, "cos", np.cos, "float", "The cosine of an angle in radians.")
-tan = _define(FromOutput, "tan", np.tan, "float", "The tangent of an angle in radians.")
-asin = _define(FromInput, "asin", np.arcsin, "float", "The angle whose sine is input; NaN outside [-1, 1].")
-acos = _define(FromInput, "acos", np.arccos, "float", "The angle whose cosine is input; NaN outside [-1, 1].")
-atan = _define(FromInput, "atan", np.arctan, "float", "The angle whose tangent is input.")
-sinh = _define(FromInput, "sinh", np.sinh, "float", "The hyperbolic sine.")
-cosh = _define(FromInput, "cosh", np.cosh, "float", "The hyperbolic cosine.")
-asinh = _define(FromInput, "asinh", np.arcsinh, "float", "The inverse hyperbolic sine.")
-acosh = _define(FromInput, "acosh", np.arccosh, "float", "The inverse hyperbolic cosine; NaN below 1.")
-atanh = _define(
-    FromInput, "atanh", np.arctanh, "float", "The inverse hyperbolic tangent; NaN outside [-1, 1]."
-)
-erf = _define(
-    FromInput, "erf", _kernel("erf"), "float", "The error function 2/sqrt(pi) * integral of exp(-t^2) from 0."
-)
+sign = _define(Constant, "sign", "-1, 0 or 1; 0 for NaN.", np.sign)
+floor = _define(Constant, "floor", "The largest integer not above input.", "copy")
+ceil = _define(Constant, "ceil", "The smallest integer not below input.", "copy")
+trunc = _define(Constant, "trunc", "Input without its fraction.", "copy")
+_round = _define(Constant, "round", "The nearest integer, halves to even.", "copy")
+square = _define(FromInput, "square", "input * input.", np.square)
+sqrt = _define(FromOutput, "sqrt", "The square root; NaN below 0.")
+rsqrt = _define(FromOutput, "rsqrt", "1 / sqrt(input).")
+reciprocal = _define(FromOutput, "reciprocal", "1 / input.")
+exp = _define(FromOutput, "exp", "e to the power of input.")
+_exp2 = _define(FromOutput, "exp2", "2 to the power of input.")
+expm1 = _define(FromOutput, "expm1", "exp(input) - 1, accurate near 0.")
+log = _define(FromInput, "log", "The natural logarithm; -inf at 0, NaN below.")
+log1p = _define(FromInput, "log1p", "log(1 + input), accurate near 0.")
+log2 = _define(FromInput, "log2", "The logarithm to base 2.")
+log10 = _define(FromInput, "log10", "The logarithm to base 10.")
+sin = _define(FromInput, "sin", "The sine of an angle in radians.")
+cos = _define(FromInput, "cos", "The cosine of an angle in radians.")
+tan = _define(FromOutput, "tan", "The tangent of an angle in radians.")
+asin = _define(FromInput, "asin", "The angle whose sine is input; NaN outside [-1, 1].")
+acos = _define(FromInput, "acos", "The angle whose cosine is input; NaN outside [-1, 1].")
+atan = _define(FromInput, "atan", "The angle whose tangent is input.")
+sinh = _define(FromInput, "sinh", "The hyperbolic sine.")
+cosh = _define(FromInput, "cosh", "The hyperbolic cosine.")
+asinh = _define(FromInput, "asinh", "The inverse hyperbolic sine.")
+acosh = _define(FromInput, "acosh", "The inverse hyperbolic cosine; NaN below 1.")
+atanh = _define(FromInput, "atanh", "The inverse hyperbolic tangent; NaN outside [-1, 1].")
+erf = _define(FromInput, "erf", "The error function 2/sqrt(pi) * integral of exp(-t^2) from 0.")
 
 
 def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:

@@ -1,0 +1,68 @@
+// Vectors of floats from and to memory in half precision: BFloat16::load(p), store(p, v), and Float16's.
+// Stores round to nearest, ties to even; NaN stays NaN.
+#pragma once
+
+#include "cpu/simd/simd.h"
+
+namespace fastdl::simd {
+
+typedef uint16_t HalfBits __attribute__((vector_size(kBytes / 2), aligned(2), may_alias));
+using WordBits = Vec<uint32_t>;
+
+[[gnu::always_inline]] inline WordBits load_bits(const uint16_t* p) {
+  return __builtin_convertvector(*reinterpret_cast<const HalfBits*>(p), WordBits);
+}
+[[gnu::always_inline]] inline void store_bits(uint16_t* p, WordBits bits) {
+  *reinterpret_cast<HalfBits*>(p) = __builtin_convertvector(bits, HalfBits);
+}
+
+// The upper half of a float.
+struct BFloat16 {
+  [[gnu::always_inline]] static Vec<float> load(const uint16_t* p) {
+    return (Vec<float>)(load_bits(p) << 16);
+  }
+  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x) {
+    const WordBits bits = (WordBits)x, upper = bits >> 16;
+    const WordBits rounded = (bits + 0x7fff + (upper & 1)) >> 16;
+    store_bits(p, (bits & 0x7fffffff) > 0x7f800000 ? upper | 0x40 : rounded);
+  }
+};
+
+struct Float16 {
+#if defined(__AVX512F__)
+  [[gnu::always_inline]] static Vec<float> load(const uint16_t* p) {
+    return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+#elif defined(__F16C__)
+  [[gnu::always_inline]] static Vec<float> load(const uint16_t* p) {
+    return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+#else
+  static Vec<float> load(const uint16_t* p) {
+    const WordBits bits = load_bits(p), sign = (bits & 0x8000) << 16, size = bits & 0x7fff;
+    const WordBits quiet = size > 0x7c00 ? WordBits{} + 0x400000 : WordBits{};
+    const WordBits special = 0x7f800000 | (size & 0x3ff) << 13 | quiet;
+    const WordBits subnormal = (WordBits)(__builtin_convertvector((Vec<int32_t>)size, Vec<float>) * 0x1p-24f);
+    const WordBits normal = (size << 13) + 0x38000000;
+    return (Vec<float>)(sign | (size >= 0x7c00 ? special : size < 0x400 ? subnormal : normal));
+  }
+  static void store(uint16_t* p, Vec<float> x) {
+    const WordBits bits = (WordBits)x, sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    // 65536 and more, infinite, NaN
+    const WordBits special = size > 0x7f800000 ? 0x7e00 | (size >> 13 & 0x1ff) : WordBits{} + 0x7c00;
+    // Below 2^-14, the smallest normal number: in units of 2^-24
+    const WordBits subnormal = (WordBits)((Vec<float>)size + 0.5f) - 0x3f000000;
+    // Another bias of the exponent; 65520 and more round to the bits of infinity
+    const WordBits normal = (size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13;
+    store_bits(p, sign | (size >= 0x47800000 ? special : size < 0x38800000 ? subnormal : normal));
+  }
+#endif
+};
+
+}  // namespace fastdl::simd

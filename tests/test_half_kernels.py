@@ -1,0 +1,287 @@
+"""float16 and bfloat16 on the CPU: kernels compute in float32 and round once, whatever the layout."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import kernels
+from parity import backends, thread_counts
+
+HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
+names = {"ids": ["float16", "bfloat16"]}
+
+BINARY = (
+    "add sub mul div floor_divide remainder fmod maximum minimum atan2 hypot copysign pow logaddexp".split()
+)
+COMPARE = "eq ne lt le gt ge".split()
+UNARY = (
+    "neg abs sign floor ceil round trunc square sqrt rsqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan asin "
+    "acos atan sinh cosh asinh acosh atanh erf exp2 lgamma digamma erfc erfinv ndtr i0 i0e logit sinc"
+).split()
+ACTIVATIONS = "relu sigmoid tanh gelu gelu_tanh silu mish softsign tanhshrink hardswish hardsigmoid".split()
+
+
+def random(rng, shape, dtype):
+    return rng.uniform(-2, 2, shape).astype(dtype)
+
+
+def wide(value):
+    return value.astype(np.float32) if isinstance(value, np.ndarray) else value
+
+
+def rounded(result, dtype):
+    if isinstance(result, tuple):
+        return tuple(rounded(part, dtype) for part in result)
+    with np.errstate(over="ignore"):
+        return result.astype(dtype) if result.dtype == np.float32 else result
+
+
+def is_nan(array):
+    with np.errstate(invalid="ignore"):  # which ml_dtypes raises
+        return np.isnan(array)
+
+
+def same_bits(got, want):
+    """Of two arrays, or tuples of them; one NaN is as good as another."""
+    if isinstance(got, tuple):
+        return all([same_bits(g, w) for g, w in zip(got, want, strict=True)])
+    if got.dtype != want.dtype or got.shape != want.shape:
+        return False
+    if got.dtype == np.bool_:
+        return np.array_equal(got, want)
+    nan = is_nan(want)
+    return np.array_equal(is_nan(got), nan) and np.array_equal(
+        got[~nan].view(np.uint16), want[~nan].view(np.uint16)
+    )
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_all_numbers_there_and_back(level, dtype):
+    backend = kernels.load(level)
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    halves = bits.view(dtype)
+    floats = backend.convert(halves, np.dtype(np.float32))
+    np.testing.assert_array_equal(floats, halves.astype(np.float32))
+    back = backend.convert(floats, dtype)
+    assert same_bits(back, halves)
+    # Between two neighbours, at their middle, and beside it.
+    finite = np.sort(floats[np.isfinite(floats)])
+    middle = (finite[1:] / 2 + finite[:-1] / 2).astype(np.float32)
+    for x in (middle, np.nextafter(middle, np.float32(np.inf)), np.nextafter(middle, np.float32(-np.inf))):
+        with np.errstate(over="ignore"):
+            assert same_bits(backend.convert(x, dtype), x.astype(dtype))
+    with np.errstate(over="ignore"):
+        large = np.array([65503.9, 65519.9, 65520, 1e30, 3.4e38, -3.4e38, np.inf, np.nan], np.float32)
+        assert same_bits(backend.convert(large, dtype), large.astype(dtype))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_elementwise_rounds_once(level, dtype):
+    backend = kernels.load(level)
+    rng = np.random.default_rng(0)
+    for shape in [(), (1,), (31,), (513,), (3, 700), (0, 4)]:
+        x, y = random(rng, shape, dtype), random(rng, shape, dtype)
+        for name in BINARY + COMPARE:
+            kernel = getattr(backend, f"{name}_forward")
+            for a, b in ((x, y), (x, 0.3), (1.7, y)):
+                assert same_bits(kernel(a, b), rounded(kernel(wide(a), wide(b)), dtype)), (name, shape)
+        for name in UNARY:
+            kernel = getattr(backend, f"{name}_forward")
+            assert same_bits(kernel(x), rounded(kernel(wide(x)), dtype)), (name, shape)
+            if backward := getattr(backend, f"{name}_backward", None):
+                assert same_bits(backward(y, x), rounded(backward(wide(y), wide(x)), dtype)), (name, shape)
+        for name in ACTIVATIONS:
+            forward, backward = (getattr(backend, f"{name}_{way}", None) for way in ("forward", "backward"))
+            assert same_bits(forward(x), rounded(forward(wide(x)), dtype)), (name, shape)
+            assert same_bits(backward(y, x), rounded(backward(wide(y), wide(x)), dtype)), (name, shape)
+        for name in ("mul", "maximum", "minimum", "logaddexp", "div"):
+            backward = getattr(backend, f"{name}_backward")
+            assert same_bits(backward(x, y, x), rounded(backward(wide(x), wide(y), wide(x)), dtype)), name
+        mask = rng.random(shape) < 0.5
+        assert same_bits(backend.where_forward(mask, x, y), np.where(mask, x, y))
+        zero = np.zeros_like(x)
+        parts = np.where(mask, x, zero), np.where(mask, zero, x)
+        assert same_bits(backend.where_backward(x, mask), parts)
+        for call in (
+            lambda x, y: backend.addcmul_forward(x, y, y, 0.5),
+            lambda x, y: backend.addcdiv_forward(x, y, y, 0.5),
+            lambda x, y: backend.lerp_forward(x, y, x),
+            lambda x, y: backend.clamp_forward(x, -0.5, 1.0),
+            lambda x, y: backend.clamp_backward(y, x, -0.5, 1.0),
+            lambda x, y: backend.pow_scalar_forward(x, 3.0),
+            lambda x, y: backend.pow_scalar_backward(y, x, 3.0),
+        ):
+            assert same_bits(call(x, y), rounded(call(wide(x), wide(y)), dtype))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_any_layout(level, dtype):
+    backend = kernels.load(level)
+    rng = np.random.default_rng(1)
+    x = random(rng, (40, 66, 9), dtype)
+    others = [
+        random(rng, (40, 66, 9), dtype),
+        random(rng, (9,), dtype),
+        random(rng, (66, 1), dtype),
+        random(rng, (40, 1, 1), dtype),
+        random(rng, (1, 66, 9), dtype),
+        np.ascontiguousarray(x.transpose(2, 1, 0)).transpose(2, 1, 0),
+        random(rng, (80, 66, 18), dtype)[::2, :, ::-2],
+    ]
+    for y in others:
+        for a, b in ((x, y), (y, x), (x.transpose(1, 0, 2), np.broadcast_to(y, x.shape).transpose(1, 0, 2))):
+            assert same_bits(backend.sub_forward(a, b), rounded(wide(a) - wide(b), dtype)), y.strides
+    out = np.zeros((40, 66, 18), dtype)
+    backend.mul_forward(x, x, out[..., ::2])
+    assert same_bits(np.ascontiguousarray(out[..., ::2]), rounded(wide(x) * wide(x), dtype))
+    assert not out[..., 1::2].any()
+    changed = x.copy()
+    backend.add_forward(changed[1:], changed[:-1], changed[1:])  # memory in common
+    assert same_bits(changed[1:], rounded(wide(x[1:]) + wide(x[:-1]), dtype))
+    transposed = x.copy().T
+    backend.exp_forward(transposed, transposed)
+    assert same_bits(np.ascontiguousarray(transposed), rounded(backend.exp_forward(wide(x.T)), dtype))
+
+
+@pytest.mark.parametrize("level", backends())
+def test_precisions_do_not_mix(level):
+    backend = kernels.load(level)
+    half, brain = (np.ones((4, 4), dtype) for dtype in HALVES)
+    for call in (
+        lambda: backend.add_forward(half, brain),
+        lambda: backend.add_forward(half, wide(half)),
+        lambda: backend.add_forward(wide(half), half),
+        lambda: backend.add_forward(half, half, wide(half)),
+        lambda: backend.relu_backward(half, brain),
+        lambda: backend.matmul(half, brain),
+        lambda: backend.matmul(half, wide(half)),
+        lambda: backend.matmul(half, half, half),
+        lambda: backend.linear_forward(half, half, wide(half[0])),
+        lambda: backend.linear_backward(half, half, wide(half), True, True, True),
+        lambda: backend.add_forward(half.astype(">f2"), half.astype(">f2")),
+        lambda: backend.add_forward(np.zeros(4, "V2"), 1.0),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+PRODUCTS = [
+    *[(1, 1, 1), (1, 40, 70), (2, 33, 64), (3, 100, 33), (4, 31, 1000), (40, 3, 500), (70, 4, 17)],
+    *[(5, 40, 9), (17, 1000, 300), (1000, 17, 30), (64, 65, 64), (100, 120, 64), (65, 70, 130)],
+    *[(0, 3, 4), (3, 0, 4), (3, 4, 0), (300, 4, 0)],
+]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_products(level, dtype):
+    backend = kernels.load(level)
+    rng = np.random.default_rng(2)
+    # Sums in float32, rounded once: half an ulp and what the order of the sum leaves.
+    ulp = 2.0**-11 if dtype == np.float16 else 2.0**-8
+
+    def check(got, want, k):
+        assert got.dtype == dtype
+        assert got.shape == want.shape
+        limit = ulp * np.abs(want) * 1.001 + 2e-6 * max(k, 1)
+        assert (np.abs(got.astype(np.float64) - want) <= limit).all()
+
+    for m, n, k in PRODUCTS:
+        a, b, bias = random(rng, (m, k), dtype), random(rng, (k, n), dtype), random(rng, (n,), dtype)
+        want = a.astype(np.float64) @ b.astype(np.float64)
+        lying = np.ascontiguousarray(a.T).T, np.ascontiguousarray(b.T).T
+        for x in (a, lying[0], np.repeat(a, 2, 1)[:, ::2]):
+            for y in (b, lying[1], np.repeat(b, 2, 0)[::2]):
+                for _ in thread_counts(backend):
+                    check(backend.matmul(x, y), want, k)
+        for activation, f in (("none", lambda v: v), ("relu", lambda v: np.maximum(v, 0))):
+            y = backend.linear_forward(a, lying[1].T, bias, activation)
+            check(y, f(want + bias.astype(np.float64)), k)
+        grad = random(rng, (m, n), dtype)
+        g, x, w = (v.astype(np.float64) for v in (grad, a, b.T))
+        found = backend.linear_backward(grad, a, np.ascontiguousarray(b.T), True, True, True)
+        for got, wanted, terms in zip(found, (g @ w, g.T @ x, g.sum(0)), (n, m, m), strict=True):
+            check(got, wanted, terms)
+    for shape_a, shape_b in [
+        ((5, 30, 20), (5, 20, 40)),
+        ((5, 1, 30, 20), (4, 20, 8)),
+        ((12, 90, 64), (12, 64, 200)),
+        ((3, 100, 100), (100, 100)),
+        ((2, 300, 300), (2, 300, 300)),
+        ((7, 2, 3), (7, 3, 300)),
+        ((6, 300, 40), (6, 40, 2)),
+        ((0, 2, 3), (0, 3, 4)),
+    ]:
+        a, b = random(rng, shape_a, dtype), random(rng, shape_b, dtype)
+        check(backend.matmul(a, b), a.astype(np.float64) @ b.astype(np.float64), shape_a[-1])
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_operations_give_what_pytorch_gives(name):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    data = [rng.uniform(0.5, 2, (6, 7)).astype(np.float32) for _ in range(2)]
+
+    def results(lib, dtype):
+        x, y = (lib.tensor(d).to(dtype).requires_grad_() for d in data)
+        row = lib.tensor(data[0][0]).to(dtype).requires_grad_()
+        parts = [
+            *(
+                x + y,
+                x - y,
+                x * y,
+                x / y,
+                x * 0.1,
+                0.1 - x,
+                x / 3,
+                x + row,
+                row * x,
+                x / row,
+                -x,
+                x.exp(),
+                x.sqrt(),
+            ),
+            *(
+                x.sigmoid(),
+                x.tanh(),
+                x.relu(),
+                x.clamp(0.7, 1.5),
+                lib.where(x > 1, x, y),
+                x.masked_fill(x < 1, 0.0),
+            ),
+            *(
+                lib.maximum(x, y),
+                x @ y.mT,
+                lib.nn.functional.linear(x, y, row[:6]),
+                x.square(),
+                x**3,
+                x.log(),
+            ),
+        ]
+        sum([part.float().sum() for part in parts]).backward()
+        compared = [
+            (x > y),
+            (x >= 1.1),
+            (x == 1.1),
+            x.floor(),
+            x // y,
+            x % y,
+            x.add(y, alpha=0.3),
+            x.lerp(y, 0.25),
+        ]
+        return [*parts, *compared, x.grad, y.grad, row.grad]
+
+    ours, theirs = results(fastdl, getattr(fastdl, name)), results(torch, getattr(torch, name))
+    step = 2.0**-10 if name == "float16" else 2.0**-7
+    for i, (got, want) in enumerate(zip(ours, theirs, strict=True)):
+        assert str(want.dtype).removeprefix("torch.") == str(got.dtype), i
+        got, want = got.detach().float().numpy(), want.detach().float().numpy()
+        # Gradients are sums of some thirty rounded terms of up to 8, in another order.
+        limit = step * 16 if i >= len(ours) - 3 else step / 4
+        np.testing.assert_allclose(got, want, rtol=step, atol=limit, err_msg=str(i))
