@@ -108,12 +108,12 @@ constexpr int64_t kTurned = 128;  // elements of a B whose rows are made contigu
 constexpr int64_t kSumCost = 10;
 
 // Whether a product of n columns with contiguous k costs less as dot products than in tiles. Cycles per row:
-// the one adds up lanes (3.5 a sum where several share their last steps) and multiplies n * k / (2 w)
+// the one adds up lanes (2 to 3.5 a sum where several share their last steps) and multiplies n * k / (2 w)
 // vectors, the other wastes lanes of its vectors.
 template <class T>
 bool better_as_dots(int64_t n, int64_t k) {
   constexpr double w = simd::kWidth<T>;
-  return double(n) * (3.5 + double(k) / (2 * w)) < std::ceil(double(n) / w) * double(k) / 2;
+  return double(n) * (1.5 + w / 8 + double(k) / (2 * w)) < std::ceil(double(n) / w) * double(k) / 2;
 }
 
 template <class T>
