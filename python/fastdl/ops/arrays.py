@@ -177,9 +177,12 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
 
 
 def in_float32(kernel: Callable[..., Any], array: Any, *arguments: Any) -> Any:
-    """``kernel(array, ...)``, which adds up elements; of half precision in float32, where sums do not get stuck."""
+    """``kernel(array, ...)``, which adds up elements; of half precision in float32, where sums do not get stuck.
+
+    A GPU's kernels do so by themselves.
+    """
     dtype = array.dtype
-    if dtype.itemsize > 2:
+    if dtype.itemsize > 2 or on_device(array):
         return kernel(array, *arguments)
     return cast(kernel(cast(array, float32), *arguments), dtype)
 
