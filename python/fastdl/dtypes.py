@@ -61,6 +61,12 @@ class Size(tuple[int, ...]):
 FLOATING = "fV"
 """The kinds of floating-point dtypes: NumPy's own are "f", and bfloat16, foreign to NumPy, is "V"."""
 
+
+def is_half(dtype: Any) -> bool:
+    """float16 or bfloat16?"""
+    return dtype.itemsize == 2 and dtype.kind in FLOATING
+
+
 SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_)
 canonical: dict[Any, dtype] = {d: d for d in SUPPORTED}
 """A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside

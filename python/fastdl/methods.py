@@ -260,10 +260,8 @@ def _plain_operand(self: Tensor, x: Any, other: Any, integers: bool) -> Any:
     if dtype is float32 or dtype is float64:
         if other.__class__ is float or other.__class__ is int:
             return None if self._requires_grad and mode.enabled else other
-    elif (
-        dtype.kind in FLOATING
-    ):  # half precision; numbers beside it are rounded first where they are compared
-        pass
+    elif dtype.kind in FLOATING:
+        pass  # half precision; numbers beside it are rounded first where they are compared
     elif not (integers and dtype is int64):
         return None
     elif other.__class__ is int:

@@ -89,17 +89,27 @@ template <class T>
 const py::dtype& stored_dtype(Half half) {
   return half == Half::none ? dtype_of<T>() : half_dtype(half);
 }
+template <class T>
+int64_t stored_size(Half half) {
+  return half == Half::none ? int64_t(sizeof(T)) : int64_t(sizeof(uint16_t));
+}
 
 [[noreturn]] void raise_dtype(const py::array& array, const char* op, const char* argument,
                               const char* expected);
+
+// A TypeError unless the array's elements are T, stored in `half`.
+template <class T>
+void check_stored(const py::array& array, const char* op, const char* argument, Half half) {
+  if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
+    raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
+}
 
 // Elements of T; as uint16_t with `half` the bits of an array stored so.
 template <class T>
 class In {
  public:
   In(const py::array& array, const char* op, const char* argument, Half half = Half::none) {
-    if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
-      raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
+    check_stored<T>(array, op, argument, half);
     constexpr int wanted =
         py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
     const auto* proxy = py::detail::array_proxy(array.ptr());
@@ -123,8 +133,9 @@ class In {
 template <class T>
 class OptionalIn {
  public:
-  OptionalIn(const std::optional<py::array>& array, const char* op, const char* argument) {
-    if (array) in_.emplace(*array, op, argument);
+  OptionalIn(const std::optional<py::array>& array, const char* op, const char* argument,
+             Half half = Half::none) {
+    if (array) in_.emplace(*array, op, argument, half);
   }
   operator const T*() const { return in_ ? in_->get() : nullptr; }
   explicit operator bool() const { return in_.has_value(); }

@@ -15,7 +15,7 @@ void launch(const Loop& loop, F&& kernel) {
 
 template <class T>
 Input input(Source<T>& source) {
-  return {&source, source.half == Half::none ? int64_t(sizeof(T)) : int64_t(sizeof(uint16_t))};
+  return {&source, stored_size<T>(source.half)};
 }
 
 py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {

@@ -14,8 +14,7 @@ class Matrices {
  public:
   Matrices(const py::array& array, const char* op, const char* argument, Half half = Half::none)
       : array_(array) {
-    if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
-      raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
+    check_stored<T>(array, op, argument, half);
     if (array.ndim() < 2)
       throw py::value_error(std::string(op) + ": " + argument + " must have at least 2 dimensions, got " +
                             std::to_string(array.ndim()));
@@ -167,21 +166,6 @@ GemmActivation activation_named(const std::string& name) {
       "linear: activation must be none, relu, sigmoid, tanh, silu, gelu or gelu_tanh, got '" + name + "'");
 }
 
-template <class T>
-void check_linear(const Matrices<T>& in, const Matrices<T>& w, const py::array& x, const py::array& weight,
-                  const std::optional<py::array>& bias) {
-  if (w.ndim() != 2 || w.cols != in.cols || (bias && bias->size() != w.rows))
-    throw py::value_error("linear: x is " + text(shape_of(x)) + ", weight " + text(shape_of(weight)) +
-                          (bias ? ", bias " + text(shape_of(*bias)) : ""));
-}
-template <class T>
-void check_linear_backward(const Matrices<T>& g, const Matrices<T>& in, const Matrices<T>& w,
-                           const py::array& grad_y, const py::array& x, const py::array& weight) {
-  if (w.ndim() != 2 || in.cols != w.cols || g.rows != in.rows || g.cols != w.rows)
-    throw py::value_error("linear_backward: grad_y is " + text(shape_of(grad_y)) + ", x " +
-                          text(shape_of(x)) + ", weight " + text(shape_of(weight)));
-}
-
 // x (..., K) as M rows. A 2-D view keeps its strides, more dimensions are folded (copied unless in C order).
 template <class T>
 Matrices<T> rows_of(const py::array& x, const char* op, const char* argument, Half half = Half::none) {
@@ -195,88 +179,79 @@ Matrices<T> rows_of(const py::array& x, const char* op, const char* argument, Ha
   return Matrices<T>(py::array(in.array()).reshape({m, k}), op, argument, half);
 }
 
-// The same from half precision. All but the products themselves is in float: y = activation(x W^T + b),
-// gradients.
-py::array half_linear_forward(Half half, const py::array& x, const py::array& weight,
-                              const std::optional<py::array>& bias, const std::string& activation) {
-  const auto in = rows_of<uint16_t>(x, "linear", "x", half);
-  const Matrices<uint16_t> w(weight, "linear", "weight", half);
-  check_linear(in, w, x, weight, bias);
-  const memory::Buffer<float> b(bias ? size_t(w.rows) : 0);
-  if (bias) widen(b.get(), In<uint16_t>(*bias, "linear", "bias", half), w.rows, half);
-  Shape shape = shape_of(x);
-  shape.back() = w.rows;
-  py::array y = empty_array(half_dtype(half), shape);
-  const GemmActivation act = activation_named(activation);
-  const int64_t first = 0;
-  KernelScope scope(in.rows * in.cols + w.rows * w.cols);
-  gemm_half(half, 1, in.rows, w.rows, in.cols, 1.0f, in.view, &first, w.view.transposed(), &first,
-            data<uint16_t>(y), {nullptr, b.get(), act});
-  return y;
+// What a layer is computed in: float for half precision, whose bits are uint16_t.
+template <class T>
+using Computed = std::conditional_t<std::is_same_v<T, uint16_t>, float, T>;
+
+template <class F>
+auto by_stored(const char* op, const py::array& x, F&& f) {  // f(T{}, half)
+  const Half half = half_of(x);
+  if (half != Half::none) return f(uint16_t{}, half);
+  return by_dtype(op, x, [&]<class T>(T) { return f(T{}, Half::none); });
 }
 
-py::tuple half_linear_backward(Half half, const py::array& grad_y, const py::array& x,
-                               const py::array& weight, bool need_x, bool need_weight, bool need_bias) {
-  const char* op = "linear_backward";
-  const auto g = rows_of<uint16_t>(grad_y, op, "grad_y", half), in = rows_of<uint16_t>(x, op, "x", half);
-  const Matrices<uint16_t> w(weight, op, "weight", half);
-  const int64_t m = in.rows, n = w.rows, k = w.cols, first = 0;
-  check_linear_backward(g, in, w, grad_y, x, weight);
-  py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
-  uint16_t *gx = nullptr, *gw = nullptr, *gb = nullptr;
-  const auto make = [half](py::object& into, const Shape& shape) {
-    py::array made = empty_array(half_dtype(half), shape);
-    into = made;
-    return data<uint16_t>(made);
-  };
-  if (need_x) gx = make(grad_x, shape_of(x));
-  if (need_weight) gw = make(grad_w, {n, k});
-  if (need_bias) gb = make(grad_b, {n});
-  {
-    KernelScope scope(m * n + n * k + m * k);
-    if (gx) gemm_half(half, 1, m, k, n, 1.0f, g.view, &first, w.view, &first, gx);
-    if (gw) gemm_half(half, 1, n, k, m, 1.0f, g.view.transposed(), &first, in.view, &first, gw);
-    if (gb) {
-      const memory::Buffer<float> wide(size_t(m * n)), sums { size_t(n) };
-      sum_rows<float>(m, n, widen(wide.get(), g.view, m, n, half), sums.get());
-      narrow(gb, sums.get(), n, half);
-    }
+// C (M x N) = activation(A B + bias)
+template <class T>
+void multiply(Half half, int64_t m, int64_t n, int64_t k, MatrixView<T> a, MatrixView<T> b, T* c,
+              const GemmEpilogue<Computed<T>>& epilogue = {}) {
+  const int64_t first = 0;
+  if constexpr (std::is_same_v<T, uint16_t>)
+    gemm_half(half, 1, m, n, k, 1.0f, a, &first, b, &first, c, epilogue);
+  else
+    gemm<T>(m, n, k, T(1), a, b, T(0), c, n, epilogue);
+}
+
+template <class T>
+void sum_stored_rows(Half half, int64_t m, int64_t n, MatrixView<T> x, T* sums) {
+  if constexpr (std::is_same_v<T, uint16_t>) {
+    const memory::Buffer<float> wide(size_t(m * n)), wide_sums { size_t(n) };
+    sum_rows<float>(m, n, widen(wide.get(), x, m, n, half), wide_sums.get());
+    narrow(sums, wide_sums.get(), n, half);
+  } else {
+    sum_rows<T>(m, n, x, sums);
   }
-  return py::make_tuple(grad_x, grad_w, grad_b);
 }
 
 py::array bind_linear_forward(const py::array& x, const py::array& weight,
                               const std::optional<py::array>& bias, const std::string& activation) {
-  if (const Half half = half_of(x); half != Half::none)
-    return half_linear_forward(half, x, weight, bias, activation);
-  return by_dtype("linear", x, [&]<class T>(T) {
-    const Matrices<T> in = rows_of<T>(x, "linear", "x"), w(weight, "linear", "weight");
-    const OptionalIn<T> b(bias, "linear", "bias");
-    check_linear(in, w, x, weight, bias);
+  return by_stored("linear", x, [&]<class T>(T, Half half) {
+    const Matrices<T> in = rows_of<T>(x, "linear", "x", half), w(weight, "linear", "weight", half);
+    const OptionalIn<T> b(bias, "linear", "bias", half);
+    if (w.ndim() != 2 || w.cols != in.cols || (b && bias->size() != w.rows))
+      throw py::value_error("linear: x is " + text(shape_of(x)) + ", weight " + text(shape_of(weight)) +
+                            (b ? ", bias " + text(shape_of(*bias)) : ""));
     Shape shape = shape_of(x);
     shape.back() = w.rows;
-    py::array y = empty<T>(shape);
-    const GemmActivation act = activation_named(activation);
+    py::array y = empty_array(stored_dtype<T>(half), shape);
+    GemmEpilogue<Computed<T>> epilogue;
+    epilogue.activation = activation_named(activation);
+    const memory::Buffer<float> wide(half != Half::none && b ? size_t(w.rows) : 0);
+    if constexpr (std::is_same_v<T, uint16_t>) {
+      if (b) widen(wide.get(), b, w.rows, half);
+      epilogue.bias_col = wide.get();
+    } else {
+      epilogue.bias_col = b;
+    }
     KernelScope scope(in.rows * in.cols + w.rows * w.cols);
-    gemm<T>(in.rows, w.rows, in.cols, T(1), in.view, w.view.transposed(), T(0), data<T>(y), w.rows,
-            {nullptr, b, act});
+    multiply<T>(half, in.rows, w.rows, in.cols, in.view, w.view.transposed(), data<T>(y), epilogue);
     return y;
   });
 }
 
 py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
                                bool need_x, bool need_weight, bool need_bias) {
-  if (const Half half = half_of(x); half != Half::none)
-    return half_linear_backward(half, grad_y, x, weight, need_x, need_weight, need_bias);
-  return by_dtype("linear_backward", x, [&]<class T>(T) -> py::tuple {
-    const Matrices<T> g = rows_of<T>(grad_y, "linear_backward", "grad_y"),
-                      in = rows_of<T>(x, "linear_backward", "x"), w(weight, "linear_backward", "weight");
+  const char* op = "linear_backward";
+  return by_stored(op, x, [&]<class T>(T, Half half) -> py::tuple {
+    const Matrices<T> g = rows_of<T>(grad_y, op, "grad_y", half), in = rows_of<T>(x, op, "x", half),
+                      w(weight, op, "weight", half);
     const int64_t m = in.rows, n = w.rows, k = w.cols;
-    check_linear_backward(g, in, w, grad_y, x, weight);
+    if (w.ndim() != 2 || in.cols != k || g.rows != m || g.cols != n)
+      throw py::value_error("linear_backward: grad_y is " + text(shape_of(grad_y)) + ", x " +
+                            text(shape_of(x)) + ", weight " + text(shape_of(weight)));
     py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
     T *gx = nullptr, *gw = nullptr, *gb = nullptr;
-    const auto make = [](py::object& into, const Shape& shape) {
-      py::array made = empty<T>(shape);
+    const auto make = [half](py::object& into, const Shape& shape) {
+      py::array made = empty_array(stored_dtype<T>(half), shape);
       into = made;
       return data<T>(made);
     };
@@ -285,9 +260,9 @@ py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, cons
     if (need_bias) gb = make(grad_b, {n});
     {
       KernelScope scope(m * n + n * k + m * k);
-      if (gx) gemm<T>(m, k, n, T(1), g.view, w.view, T(0), gx, k);
-      if (gw) gemm<T>(n, k, m, T(1), g.view.transposed(), in.view, T(0), gw, k);
-      if (gb) sum_rows<T>(m, n, g.view, gb);
+      if (gx) multiply<T>(half, m, k, n, g.view, w.view, gx);
+      if (gw) multiply<T>(half, n, k, m, g.view.transposed(), in.view, gw);
+      if (gb) sum_stored_rows<T>(half, m, n, g.view, gb);
     }
     return py::make_tuple(grad_x, grad_w, grad_b);
   });

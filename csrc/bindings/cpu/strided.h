@@ -54,8 +54,7 @@ class Source : public Operand {
   Source(py::handle object, const char* op, const char* argument, Half half = Half::none) {
     if (is_array(object)) {
       const auto& array = reinterpret_cast<const py::array&>(object);
-      if (half == Half::none ? !is_dtype<T>(array) : half_of(array) != half)
-        raise_dtype(array, op, argument, py::str(stored_dtype<T>(half)).template cast<std::string>().c_str());
+      check_stored<T>(array, op, argument, half);
       static_cast<Operand&>(*this) = operand_of(array);
       this->half = half;
     } else {
@@ -121,7 +120,7 @@ class Result {
   Result(const char* op, Shape shape, py::handle out, std::initializer_list<Input> inputs,
          Half half = Half::none)
       : shape_(std::move(shape)) {
-    const int64_t item = half == Half::none ? int64_t(sizeof(Out)) : int64_t(sizeof(uint16_t));
+    const int64_t item = stored_size<Out>(half);
     if (out.is_none() || !out) {
       Shape strides;
       const bool reordered = order_of(inputs, shape_, item, strides);
@@ -132,8 +131,7 @@ class Result {
     }
     if (!is_array(out)) throw py::type_error(std::string(op) + ": out must be an array");
     array_ = py::reinterpret_borrow<py::array>(out);
-    if (half == Half::none ? !is_dtype<Out>(array_) : half_of(array_) != half)
-      raise_dtype(array_, op, "out", py::str(stored_dtype<Out>(half)).template cast<std::string>().c_str());
+    check_stored<Out>(array_, op, "out", half);
     const Shape have = shape_of(array_);
     if (have != shape_)
       throw py::value_error(std::string(op) + ": the result has shape " + shape_text(shape_) +

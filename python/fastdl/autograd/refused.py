@@ -21,7 +21,7 @@ from typing import Any
 
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.devices import device_of, to_host
-from fastdl.dtypes import CPU, FLOATING, float32, float64, int64
+from fastdl.dtypes import CPU, FLOATING, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -80,11 +80,6 @@ def _hosted(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple([_hosted(v) for v in value])
     return to_host(value) if is_array(value) else value
-
-
-def is_half(dtype: Any) -> bool:
-    """float16 or bfloat16?"""
-    return dtype.itemsize == 2 and dtype.kind in FLOATING
 
 
 def _together(cls: Any, inputs: tuple[Tensor | None, ...], devices: set[Any]) -> list[Tensor | None]:

@@ -38,7 +38,6 @@ class Binary(Op):
     ufunc: ClassVar[Any]
     floating: ClassVar[bool] = False  # integers are converted to the default dtype
     integers: ClassVar[bool] = False  # the CPU's kernel takes int64, too
-    rounds: ClassVar[bool] = False  # in 16 bits the float32 result rounded
     likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
 
     def __init_subclass__(cls) -> None:
@@ -81,8 +80,6 @@ class Binary(Op):
             dtype is int64 and self.integers and not (on_device(x) or on_device(y))
         ):
             return getattr(select_either(x, y), self.kernel)(x, y, out)
-        if self.rounds and dtype.itemsize == 2 and out is None and worth_single(dtype, x, y):
-            return cast(self.compute(_single(x), _single(y), float32, None), dtype)
         return by_numpy(self.label, self.ufunc, dtype, out, x, y)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
@@ -120,16 +117,6 @@ class Binary(Op):
         if value.dtype is like[1]:
             return self.saved_input(i, value)
         return self.saved_input(i, cast(value, like[1])).to(value.dtype)
-
-
-def worth_single(dtype: Any, x: Any, y: Any) -> bool:
-    """Whether 16-bit floats are many enough for conversions by kernels; NumPy takes them one by one."""
-    return dtype.kind in FLOATING and max(x.size, y.size) >= 2048 and not (on_device(x) or on_device(y))
-
-
-def _single(value: Any) -> Any:
-    """An operand of 16 bits in float32: an array, or NumPy's scalar as a number."""
-    return cast(value, float32) if is_array(value) else float(value)
 
 
 def into(op: str, out: Any, result: Any) -> Any:
@@ -177,7 +164,7 @@ def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **optio
 
 class Add(Binary):
     kernel, ufunc = "add_forward", np.add
-    integers = rounds = True
+    integers = True
     aliases_grad = True
 
     def backward(self, grad: Any) -> Any:
@@ -189,7 +176,7 @@ class Add(Binary):
 
 class Sub(Binary):
     kernel, ufunc = "sub_forward", np.subtract
-    integers = rounds = True
+    integers = True
     aliases_grad = True
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
@@ -244,7 +231,7 @@ class Saving(Binary):
 
 class Mul(Saving):
     kernel, ufunc = "mul_forward", np.multiply
-    integers = rounds = True
+    integers = True
 
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
@@ -274,7 +261,7 @@ def _product_to(kernels: Any, grad: Any, factor: Any, like: Any) -> Any:
 
 class Div(Binary):
     kernel, ufunc = "div_forward", np.true_divide
-    floating = rounds = True
+    floating = True
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         x, y, dtype = self.prepare(x, y, value)
@@ -309,7 +296,7 @@ class Div(Binary):
 
 class Maximum(Saving):
     kernel = "maximum_forward"
-    integers = rounds = True
+    integers = True
     ufunc: ClassVar[Any] = np.maximum
 
     def backward(self, grad: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
@@ -49,9 +49,7 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
             if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
-            if (
-                dtype.itemsize == 2 and dtype.kind in FLOATING
-            ):  # as the elements are: 0.1 is what is stored for it
+            if is_half(dtype):  # as the elements are: 0.1 is what is stored for it
                 value = float(dtype.type(value))
                 x, y = (x, value) if is_array(x) else (value, y)
         x, y = operand(x, dtype), operand(y, dtype)

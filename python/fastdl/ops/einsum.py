@@ -18,8 +18,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.autograd.refused import is_half
-from fastdl.dtypes import FLOATING, int64
+from fastdl.dtypes import FLOATING, int64, is_half
 from fastdl.kernels import array as array_of
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import cast

@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, uint8
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_half, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
@@ -220,7 +220,7 @@ class Ternary(Op):
     def prepare(self, op: str, *arrays: Any) -> Any:
         self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
-        if dtype.itemsize == 2 and dtype.kind in FLOATING and True in self.needs:
+        if is_half(dtype) and True in self.needs:
             raise NoKernel(
                 f"{op}: the gradients take several steps, which half precision would round one by one"
             )

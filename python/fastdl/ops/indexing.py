@@ -150,6 +150,13 @@ def _check_ints(shape: tuple[int, ...], basic: list[Any]) -> None:
         dim += 1
 
 
+def _out_of_bounds(op: str, index: Any, dim: int, extent: int) -> IndexError:
+    place = tuple(np.argwhere((index < -extent) | (index >= extent))[0].tolist())
+    return IndexError(
+        f"{op}: index{list(place)} = {int(index[place])} is out of bounds for dim {dim} of extent {extent}"
+    )
+
+
 def _checked(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     """The key for a write on a GPU, where CuPy wraps around what is out of range and (14.0) takes one mask only.
 
@@ -173,10 +180,7 @@ def _checked(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
         else:
             low, high = -shape[dim], shape[dim]
             if k.size and (k.min() < low or k.max() >= high):
-                place = tuple(np.argwhere((k < low) | (k >= high))[0].tolist())
-                raise IndexError(
-                    f"setitem: index{list(place)} = {int(k[place])} is out of bounds for dim {dim} of extent {high}"
-                )
+                raise _out_of_bounds("setitem", k, dim, high)
             checked.append(k)
             dim += 1
     return tuple(checked)
@@ -210,10 +214,7 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
             in_range = False
         low = 0 if in_range else k.min() if k.size else 0
         if not in_range and k.size and (low < -extent or k.max() >= extent):
-            place = tuple(np.argwhere((k < -extent) | (k >= extent))[0].tolist())
-            raise IndexError(
-                f"{op}: index{list(place)} = {int(k[place])} is out of bounds for dim {axis} of extent {extent}"
-            )
+            raise _out_of_bounds(op, k, axis, extent)
         wrapped = np.where(k < 0, k + extent, k) if low < 0 else k
         try:
             flat = wrapped if flat is None else flat * extent + wrapped
