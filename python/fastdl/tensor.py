@@ -180,7 +180,7 @@ class Tensor(TensorMethods):
         if len(data) == 1 and isinstance(data[0], Tensor):
             self._data = data[0]._data
             return
-        from fastdl.creation import made
+        from fastdl.typed import made
 
         self._data = made(data, get_default_dtype())
 
