@@ -244,8 +244,7 @@ def _direct_method(
                     return result
                 if x.flags.writeable:
                     getattr(select(x), kernel)(x, y, x)
-                    if self._version is not None:
-                        self._version[0] += 1
+                    self._bump_version()
                     return self
         return general(self, *args, **options)
 
