@@ -1,5 +1,5 @@
 """Hooks everywhere: an optimizer's step inside backward, Grad-CAM, activations kept in half precision, a walk through
-the graph, a wrapper that passes attributes on, versions of state dicts, a user's optimizer, decorators of a compiler."""
+the graph, a wrapper that passes attributes on, versions of state dicts, a user's optimizer, decorators of jit."""
 
 import torch
 import torch.nn.functional as F
