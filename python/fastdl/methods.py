@@ -244,7 +244,11 @@ def _direct_method(
                     return result
                 if x.flags.writeable:
                     getattr(select(x), kernel)(x, y, x)
-                    self._bump_version()
+                    cell = self._counter
+                    if cell is None:
+                        self._counter = [1]
+                    else:
+                        cell[0] += 1
                     return self
         return general(self, *args, **options)
 

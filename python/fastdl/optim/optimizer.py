@@ -255,7 +255,11 @@ class Optimizer:
             if cached.fresh:
                 cached.fresh = []
             for p in params:
-                p._bump_version()
+                cell = p._counter
+                if cell is None:
+                    p._counter = [1]
+                else:
+                    cell[0] += 1
         for hook in list(self._step_post_hooks.values()):
             hook(self, args, {})
         return loss
