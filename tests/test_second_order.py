@@ -72,7 +72,7 @@ def operations() -> Iterator[type[Op]]:
                 yield kind
 
 
-# Bases, what has no gradient at all, what stands for a leaf, and what is refused: a recording on a GPU, samples of gamma.
+# Bases, what has no gradient, what stands for a leaf, and what is refused: a recording on a GPU, samples of gamma.
 NO_RULE = "MaximumZero Binary Saving Ternary Reduction Spread Unary MultiView View _Elementwise".split()
 NO_RULE += ["AccumulateGrad", "_Replayed", "_StandardGamma"]
 
