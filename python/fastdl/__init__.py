@@ -344,7 +344,16 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
-    if name in ("accelerator", "backends", "distributed", "distributions", "version"):
+    if name in (
+        "accelerator",
+        "backends",
+        "compiler",
+        "distributed",
+        "distributions",
+        "hub",
+        "jit",
+        "version",
+    ):
         from importlib import import_module
 
         return import_module(f"fastdl.{name}")

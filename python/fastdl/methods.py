@@ -245,8 +245,11 @@ def _direct_method(
                     return result
                 if x.flags.writeable:
                     getattr(select(x), kernel)(x, y, x)
-                    if self._version is not None:
-                        self._version[0] += 1
+                    cell = self._counter
+                    if cell is None:
+                        self._counter = [1]
+                    else:
+                        cell[0] += 1
                     return self
         return general(self, *args, **options)
 

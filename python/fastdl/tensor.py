@@ -164,7 +164,7 @@ class Tensor(TensorMethods):
     _requires_grad: bool = False
     _node: Any = None  # the Op that made this tensor, None for a leaf
     _index: int = 0  # which of the node's outputs
-    _version: list[int] | None = (
+    _counter: list[int] | None = (
         None  # counts in-place changes; shared by a base, its views and detached aliases
     )
     _base: Tensor | None = None  # of a view: the tensor it looks at, itself no view
@@ -192,15 +192,18 @@ class Tensor(TensorMethods):
         return t
 
     def _version_cell(self) -> list[int]:
-        cell = self._version
+        cell = self._counter
         if cell is None:
-            self._version = cell = [0]
+            self._counter = cell = [0]
         return cell
 
     def _bump_version(self) -> None:
         """Note an in-place change of the data: backward through operations that kept it becomes an error."""
-        if self._version is not None:
-            self._version[0] += 1
+        cell = self._counter
+        if cell is None:
+            self._counter = [1]
+        else:
+            cell[0] += 1
 
     def _accumulate(self, grad: Any, own: bool) -> None:
         """Add an array to ``.grad``; ``own`` says that nobody else holds it."""
@@ -286,6 +289,11 @@ class Tensor(TensorMethods):
         return self._node is None
 
     @property
+    def _version(self) -> int:
+        """How often the data was changed in place; views and detached tensors count with their base."""
+        return 0 if self._counter is None else self._counter[0]
+
+    @property
     def output_nr(self) -> int:
         """Which output of ``grad_fn`` this is."""
         return self._index
@@ -315,7 +323,7 @@ class Tensor(TensorMethods):
     def detach(self) -> Tensor:
         """A tensor on the same memory, outside the graph."""
         t = Tensor._wrap(self._data)
-        t._version = self._version_cell()
+        t._counter = self._version_cell()
         return t
 
     def detach_(self) -> Tensor:
@@ -649,7 +657,7 @@ class Tensor(TensorMethods):
     def __copy__(self) -> Tensor:
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        copy._version = self._version_cell()
+        copy._counter = self._version_cell()
         copy._views = copy._hooks = copy._post_hooks = None
         return copy
 

@@ -63,10 +63,10 @@ class View(Op):
         else:
             path = input._path
         output._base = base
-        cell = base._version
+        cell = base._counter
         if cell is None:
-            base._version = cell = [0]
-        output._version = cell
+            base._counter = cell = [0]
+        output._counter = cell
         if mode.enabled:
             output._path = path if path.__class__ is str else (path, cls, options)
             _register(base, output)
@@ -96,7 +96,7 @@ class MultiView(Op):
         cell = base._version_cell()
         for output in outputs:
             output._base = base
-            output._version = cell
+            output._counter = cell
             output._path = _MULTIPLE
             if output._requires_grad:
                 _register(base, output)
@@ -316,7 +316,7 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
             return write(name, self, function(self, *args, **options))
         before = alias(self)
         result = function(before, *args, **options)
-        if before._version is not None and result._node is not None:
+        if before._counter is not None and result._node is not None:
             before = alias(self)
             before._data = pooled_copy(self._data)
             result = function(before, *args, **options)
@@ -343,7 +343,7 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
             if view is not None:  # its path starts at the shape that was
                 view._path = "is a view of a tensor whose shape was changed in place"
         before = alias(self)
-        before._base, before._path, before._version = self._base, self._path, self._version_cell()
+        before._base, before._path, before._counter = self._base, self._path, self._version_cell()
         before_mode, mode.enabled = mode.enabled, mode.enabled or self._node is not None
         recording = mode.enabled
         try:

@@ -21,6 +21,8 @@ from fastdl.tensor import Tensor, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 Group = dict[str, Any]
+ParamsT = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
+"""What an optimizer takes, for the annotations of programs."""
 COUNTS = ("step", "mu_product", "eta", "mu")  # state that is one number, which depends on the count of steps
 
 
@@ -253,8 +255,10 @@ class Optimizer:
             if cached.fresh:
                 cached.fresh = []
             for p in params:
-                cell = p._version
-                if cell is not None:
+                cell = p._counter
+                if cell is None:
+                    p._counter = [1]
+                else:
                     cell[0] += 1
         for hook in list(self._step_post_hooks.values()):
             hook(self, args, {})
