@@ -20,7 +20,7 @@ parts="build:240 parity:150 host:25 attention:80 conv:100 losses:50 memory:90 op
 dry=()
 if [ "${1:-}" = --dry-run ]; then
   dry=(--dry-run)
-  parts="build:300 parity:200 host:60 attention:120 losses:60 train:60 crossover:60 sanitize:60 render:60"
+  parts="build:300 parity:200 host:60 attention:120 losses:60 train:60 clusters:60 crossover:60 sanitize:60 render:60"
   shift
 fi
 inner=
@@ -145,6 +145,7 @@ part_conv() { bench conv --family conv --how eager && bench conv --family conv -
 part_rnn() { bench rnn --family rnn --how eager && bench rnn --family rnn --dtype bfloat16 --how eager; }
 # Recurrent layers with weights in registers of clusters (docs/cuda.md): are they right, and faster than by grids?
 part_clusters() {
+  if [ -n "${dry:-}" ]; then FASTDL_CUDA_RNN=resident bench rnn_resident --family rnn --case "GRU T25 B1"; return; fi
   FASTDL_TEST_GPU=1 run_tests 8 tests/test_rnn_kernels.py -k cuda-resident || return
   local way
   for way in resident grid steps; do
