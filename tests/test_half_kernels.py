@@ -175,13 +175,27 @@ PRODUCTS = [
     *[(1, 1, 1), (1, 40, 70), (2, 33, 64), (3, 100, 33), (4, 31, 1000), (40, 3, 500), (70, 4, 17)],
     *[(5, 40, 9), (17, 1000, 300), (1000, 17, 30), (64, 65, 64), (100, 120, 64), (65, 70, 130)],
     *[(0, 3, 4), (3, 0, 4), (3, 4, 0), (300, 4, 0)],
+    *[(15, 31, 1025), (29, 100, 2111), (200, 14, 1500), (130, 600, 33), (9, 500, 2), (8, 12, 1), (40, 9, 3)],
 ]
+
+
+@pytest.fixture(params=[True, False], ids=["pairs", "floats"])
+def pairs(request):
+    """Products in bfloat16 with the processor's instruction for pairs of numbers, and without."""
+    backends_here = [kernels.load(level) for level in backends()]
+    for backend in backends_here:
+        backend.use_pair_products(request.param)
+    yield request.param
+    for backend in backends_here:
+        backend.use_pair_products(True)
 
 
 @pytest.mark.parametrize("level", backends())
 @pytest.mark.parametrize("dtype", HALVES, **names)
-def test_products(level, dtype):
+def test_products(level, dtype, pairs):
     backend = kernels.load(level)
+    if pairs and not (backend.has_pair_products() and dtype == HALVES[1]):
+        pytest.skip("no instruction for pairs at this level and dtype")
     rng = np.random.default_rng(2)
     # Sums in float32, rounded once: half an ulp and what the order of the sum leaves.
     ulp = 2.0**-11 if dtype == np.float16 else 2.0**-8

@@ -1,6 +1,7 @@
 #include "cpu/linear.h"
 
 #include "bindings/cpu/array.h"
+#include "cpu/gemm/bfloat16.h"
 #include "cpu/gemm/half.h"
 
 namespace fastdl::binding {
@@ -271,6 +272,10 @@ py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, cons
 }  // namespace
 
 void register_linear(py::module_& m) {
+  m.def("has_pair_products", &has_pair_products,
+        "Whether products in bfloat16 use the processor's instruction for pairs of numbers.");
+  m.def("use_pair_products", &use_pair_products, py::arg("use"),
+        "Let them use it, where there is one, or not.");
   m.def("matmul", &bind_matmul, py::arg("a"), py::arg("b"), py::arg("c") = py::none(), py::arg("alpha") = 1.0,
         py::arg("beta") = 1.0);
   m.def("linear_forward", &bind_linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias"),

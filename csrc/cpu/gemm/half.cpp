@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/gemm/bfloat16.h"
 #include "cpu/gemm/share.h"
 #include "cpu/gemm/tile.h"
 #include "cpu/runtime/memory.h"
@@ -203,6 +204,20 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
     return;
   }
   const bool small = batch > 1 && m * n * k <= kSmallProduct;
+  if (half == Half::bfloat16 && batch * m * n * k > 0 && has_pair_products()) {
+    const auto one = [&](int64_t i) {
+      gemm_pairs(m, n, k, alpha, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
+                 c + i * m * n, epilogue);
+    };
+    if (!small)
+      for (int64_t i = 0; i < batch; ++i) one(i);
+    else
+      tile::share(batch, double(batch) * tile::product_microseconds<float>(m, n, k),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) one(i);
+                  });
+    return;
+  }
   if (std::min(m, n) > kShortSide && !small) {
     for (int64_t i = 0; i < batch; ++i)
       multiply_whole(p, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
