@@ -180,17 +180,6 @@ Matrices<T> rows_of(const py::array& x, const char* op, const char* argument, Ha
   return Matrices<T>(py::array(in.array()).reshape({m, k}), op, argument, half);
 }
 
-// What a layer is computed in: float for half precision, whose bits are uint16_t.
-template <class T>
-using Computed = std::conditional_t<std::is_same_v<T, uint16_t>, float, T>;
-
-template <class F>
-auto by_stored(const char* op, const py::array& x, F&& f) {  // f(T{}, half)
-  const Half half = half_of(x);
-  if (half != Half::none) return f(uint16_t{}, half);
-  return by_dtype(op, x, [&]<class T>(T) { return f(T{}, Half::none); });
-}
-
 // C (M x N) = activation(A B + bias)
 template <class T>
 void multiply(Half half, int64_t m, int64_t n, int64_t k, MatrixView<T> a, MatrixView<T> b, T* c,
