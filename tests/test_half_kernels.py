@@ -263,10 +263,14 @@ def test_folds(level, dtype):
                         continue
                     ulp = 2.0**-11 if dtype == np.float16 else 2.0**-8
                     with np.errstate(over="ignore", invalid="ignore"):
-                        want = np.where(np.abs(want) > 65504 if dtype == np.float16 else False, np.inf * want, want)
+                        want = np.where(
+                            np.abs(want) > 65504 if dtype == np.float16 else False, np.inf * want, want
+                        )
                         limit = ulp * np.abs(want) * 1.001 + 1e-5 + 2e-7 * np.sqrt(max(x.size, 1))
                         got = got.astype(np.float64)
-                        assert ((np.abs(got - want) <= limit) | (got == want) | (np.isnan(got) & np.isnan(want))).all(), (
+                        assert (
+                            (np.abs(got - want) <= limit) | (got == want) | (np.isnan(got) & np.isnan(want))
+                        ).all(), (
                             name,
                             shape,
                             axes,
@@ -275,7 +279,9 @@ def test_folds(level, dtype):
     x[3, 200] = x[7, 4] = np.nan
     for axes in (None, (0,), (1,)):
         for y in (x, x.T, x[::2, ::3]):
-            assert same_bits(backend.amax_forward(y, axes), rounded(backend.amax_forward(wide(y), axes), dtype))
+            assert same_bits(
+                backend.amax_forward(y, axes), rounded(backend.amax_forward(wide(y), axes), dtype)
+            )
             assert same_bits(backend.sum_forward(y, axes), rounded(backend.sum_forward(wide(y), axes), dtype))
     assert same_bits(backend.sum_to(x, (300,)), rounded(backend.sum_to(wide(x), (300,)), dtype))
     assert same_bits(backend.sum_to(x, (50, 1)), rounded(backend.sum_to(wide(x), (50, 1)), dtype))
@@ -317,9 +323,14 @@ def test_rows_and_channels(level, dtype):
 
     for rows, length in [(1, 1), (5, 33), (700, 96), (3, 20000), (0, 8)]:
         x, g = random(rng, (rows, length), dtype), random(rng, (rows, length), dtype)
-        for weight, bias in ((None, None), (random(rng, (length,), dtype), random(rng, (length,), np.float32))):
+        for weight, bias in (
+            (None, None),
+            (random(rng, (length,), dtype), random(rng, (length,), np.float32)),
+        ):
             w, b = wide(weight), wide(bias)
-            got, want = (backend.layer_norm_forward(*a, length, 1e-5) for a in ((x, weight, bias), (wide(x), w, b)))
+            got, want = (
+                backend.layer_norm_forward(*a, length, 1e-5) for a in ((x, weight, bias), (wide(x), w, b))
+            )
             check(got, want, False)
             _, mean, var = want
             for needs in ((True, True, True), (False, True, False), (True, False, False)):
@@ -329,7 +340,9 @@ def test_rows_and_channels(level, dtype):
             got, want = (backend.rms_norm_forward(*a, length, 1e-5) for a in ((x, weight), (wide(x), w)))
             check(got, want, False)
             got = backend.rms_norm_backward(g, x, weight, got[1], length, 1e-5, True, True)
-            check(got, backend.rms_norm_backward(wide(g), wide(x), w, want[1], length, 1e-5, True, True), True)
+            check(
+                got, backend.rms_norm_backward(wide(g), wide(x), w, want[1], length, 1e-5, True, True), True
+            )
 
     for shape in [(4, 3), (3, 40, 5, 6), (2, 16, 40), (5, 3, 30, 30), (0, 4, 4), (300, 20, 1)]:
         x, g = random(rng, shape, dtype), random(rng, shape, dtype)
@@ -346,7 +359,9 @@ def test_rows_and_channels(level, dtype):
             for training in (True, False):
                 for needs in ((True, True, True), (False, True, False), (True, False, False)):
                     got = backend.batch_norm_backward(g, x, weight, *want[1:], 1e-5, training, *needs)
-                    expected = backend.batch_norm_backward(wide(g), wide(x), w, *want[1:], 1e-5, training, *needs)
+                    expected = backend.batch_norm_backward(
+                        wide(g), wide(x), w, *want[1:], 1e-5, training, *needs
+                    )
                     check(got, expected, True)
 
     table, g = random(rng, (30, 9), dtype), random(rng, (50, 9), dtype)

@@ -54,6 +54,8 @@ template <class Format>
 void narrow_as(uint16_t* y, const float* x, int64_t n) {
   constexpr int w = simd::kWidth<float>;
   int64_t i = 0;
+  if constexpr (requires(simd::Vec<float> v) { Format::store(y, v, v); })
+    for (; i + 2 * w <= n; i += 2 * w) Format::store(y + i, simd::load(x + i), simd::load(x + i + w));
   for (; i + w <= n; i += w) Format::store(y + i, simd::load(x + i));
   if (i == n) return;
   uint16_t last[w];

@@ -20,8 +20,8 @@ void narrow(uint16_t* y, const float* x, int64_t n, Half to);
 void widen_all(float* y, const uint16_t* x, int64_t n, Half from);
 void narrow_all(uint16_t* y, const float* x, int64_t n, Half to);
 
-// f(first, count, y, x...) for floats of `count` rows from `first` on, some `piece` numbers at a time and on all
-// threads, where y and x are `rows` rows of `length` numbers stored in half precision. A single row is
+// f(first, count, y, x...) for floats of `count` rows from `first` on, some `piece` numbers at a time and on
+// all threads, where y and x are `rows` rows of `length` numbers stored in half precision. A single row is
 // converted and computed by all threads. y may be null: f keeps its results itself.
 template <class F, class... X>
 void rows_in_floats(Half half, uint16_t* y, int64_t rows, int64_t length, int64_t piece, F&& f,

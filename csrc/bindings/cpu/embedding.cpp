@@ -52,7 +52,7 @@ py::array bind_embedding_backward(const py::array& grad_y, const py::array& inde
     const EmbeddingProblem p{rows, width, at.size(), padding_idx};
     KernelScope scope(g.size() + size);
     if constexpr (sizeof(T) == 2) {
-      const memory::Buffer<float> wide(size_t(g.size())), sums{size_t(size)};
+      const memory::Buffer<float> wide(size_t(g.size())), sums { size_t(size) };
       widen_all(wide.get(), g, g.size(), half);
       embedding_backward<float>(sums.get(), wide.get(), at, bags, factor, scale_grad_by_freq, p);
       narrow_all(out, sums.get(), size, half);

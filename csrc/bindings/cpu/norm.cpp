@@ -38,8 +38,8 @@ struct Wanted {
 constexpr int64_t kPiece = 8192, kSumPiece = 32768;
 
 // f(first channel, channels, y, x...) for floats (batch, channels, inner), where y and x are stored in half
-// precision: a channel at a time, whose floats stay in cache between the passes of its kernel. Few channels, or short runs of
-// numbers in them, are converted as a whole.
+// precision: a channel at a time, whose floats stay in cache between the passes of its kernel. Few channels,
+// or short runs of numbers in them, are converted as a whole.
 template <class F, class... X>
 void channels_in_floats(Half half, const BatchNormProblem& p, uint16_t* y, F&& f, const X*... x) {
   constexpr int64_t kShortRun = 16, kApart = 80;
@@ -60,7 +60,8 @@ void channels_in_floats(Half half, const BatchNormProblem& p, uint16_t* y, F&& f
       };
       [&]<size_t... input>(std::index_sequence<input...>) {
         (fetch(blocks.get() + int64_t(input + 1) * step, x), ...);
-        f(c, int64_t{1}, blocks.get(), static_cast<const float*>(blocks.get() + int64_t(input + 1) * step)...);
+        f(c, int64_t{1}, blocks.get(),
+          static_cast<const float*>(blocks.get() + int64_t(input + 1) * step)...);
       }(std::index_sequence_for<X...>());
       for (int64_t i = 0; y && i < p.batch; ++i)
         narrow(y + (i * p.channels + c) * p.inner, blocks.get() + i * p.inner, p.inner, half);
@@ -103,7 +104,8 @@ py::tuple bind_batch_norm_forward(const py::array& x, const Optional& weight, co
             half, problem, data<T>(y),
             [&](int64_t c, int64_t count, float* to, const float* from) {
               batch_norm_forward<float>(to, m + c, v + c, from, behind<const float>(w, c),
-                                        behind<const float>(b, c), {problem.batch, count, problem.inner, eps});
+                                        behind<const float>(b, c),
+                                        {problem.batch, count, problem.inner, eps});
             },
             in.get());
       else
@@ -118,8 +120,8 @@ py::array bind_batch_norm_inference(const py::array& x, const py::array& mean, c
   constexpr const char* op = "batch_norm_inference";
   return by_stored(op, x, [&]<class T>(T, Half half) {
     const In<T> in(x, op, "x", half);
-    const Parameter<T> w(weight, op, "weight", half), b(bias, op, "bias", half),
-        m(mean, op, "mean", half), v(var, op, "var", half);
+    const Parameter<T> w(weight, op, "weight", half), b(bias, op, "bias", half), m(mean, op, "mean", half),
+        v(var, op, "var", half);
     const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
     require_size(weight, problem.channels, op, "weight");
     require_size(bias, problem.channels, op, "bias");
@@ -272,16 +274,17 @@ py::tuple layer_backward(const char* op, const py::array& grad_y, const py::arra
         // Every piece has sums of its own, rows of a matrix for each of the two gradients.
         const int64_t step = std::clamp<int64_t>(kSumPiece / length, 1, std::max<int64_t>(1, rows));
         const int64_t pieces = (rows + step - 1) / step, size = pieces * length;
-        const memory::Buffer<float> sums_w(size_t(gw.pointer ? size : 0)), sums_b(size_t(gb.pointer ? size : 0));
+        const memory::Buffer<float> sums_w(size_t(gw.pointer ? size : 0)),
+            sums_b(size_t(gb.pointer ? size : 0));
         const auto of = [&](const memory::Buffer<float>& sums, int64_t first) {
           return behind(sums.get(), first / step * length);
         };
         rows_in_floats(
             half, gx.pointer, rows, length, kSumPiece,
             [&](int64_t first, int64_t count, float* to, const float* grad, const float* from) {
-              layer_norm_backward<float>(gx.pointer ? to : nullptr, of(sums_w, first), of(sums_b, first), grad,
-                                         from, w, behind<const double>(m, first), v.get() + first, count,
-                                         length, eps);
+              layer_norm_backward<float>(gx.pointer ? to : nullptr, of(sums_w, first), of(sums_b, first),
+                                         grad, from, w, behind<const double>(m, first), v.get() + first,
+                                         count, length, eps);
             },
             g.get(), in.get());
         if (gw.pointer) sum_rows<float>(pieces, length, matrix<float>(sums_w.get(), length), gw.pointer);

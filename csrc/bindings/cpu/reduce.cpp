@@ -169,8 +169,8 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
   });
 }
 
-// The fold of an array stored in half precision: along the last run of reduced axes as floats, along others as
-// doubles; rounded once.
+// The fold of an array stored in half precision: along the last run of reduced axes as floats, along others
+// as doubles; rounded once.
 py::array fold_stored(Fold op, Half half, const py::array& x, const Plan& plan, double scale = 1) {
   py::array y = empty_array(half_dtype(half), plan.out_shape);
   uint16_t* to = data<uint16_t>(y);
@@ -359,7 +359,8 @@ py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool kee
       if constexpr (sizeof(T) == 2)
         rows_in_floats(
             half, nullptr, a.outer, a.n * a.inner, 8192,
-            [&](int64_t first, int64_t count, float* found, const float* floats) {  // found: as long as floats
+            [&](int64_t first, int64_t count, float* found,
+                const float* floats) {  // found: as long as floats
               extreme_index<float>(largest, floats, count, a.n, a.inner, found,
                                    data<int64_t>(indices) + first * a.inner);
               narrow(data<T>(values) + first * a.inner, found, count * a.inner, half);

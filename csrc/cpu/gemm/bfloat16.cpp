@@ -1,6 +1,6 @@
-// C = A B in bfloat16 where the processor multiplies pairs: VDPBF16PS adds x0 y0 + x1 y1 to a float in each of
-// 16 lanes, twice the multiplications of an FMA. So the register tile is float's (tile.h), but an element of a
-// panel is a pair of neighbours along k in 32 bits (the last one of an odd k has a zero), and one step
+// C = A B in bfloat16 where the processor multiplies pairs: VDPBF16PS adds x0 y0 + x1 y1 to a float in each
+// of 16 lanes, twice the multiplications of an FMA. So the register tile is float's (tile.h), but an element
+// of a panel is a pair of neighbours along k in 32 bits (the last one of an odd k has a zero), and one step
 // is a pair. Sums are floats, C is rounded once. The instruction takes denormals for zeros, as all
 // kernels do, and rounds each of its two sums to nearest.
 //
@@ -26,8 +26,8 @@ using namespace simd;
 using tile::ceil_div;
 
 constexpr int kRows = tile::kRows, kColumns = tile::kNR<float>, kGroup = 4;
-constexpr int64_t kDepth = 512;             // steps: a panel of B is 64 KB, as in float
-constexpr int64_t kChunkBytes = 4 << 20;    // of A
+constexpr int64_t kDepth = 512;           // steps: a panel of B is 64 KB, as in float
+constexpr int64_t kChunkBytes = 4 << 20;  // of A
 constexpr int64_t kFewColumns = kRows;
 
 using Pairs = const uint32_t*;
@@ -48,7 +48,8 @@ void pack(uint32_t* out, int width, const uint16_t* x, int64_t lane, int64_t alo
         Vec<float> rows[16];
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i)
-          rows[i] = (Vec<float>)_mm512_maskz_loadu_epi16(there, x + std::min(i0 + i, count - 1) * lane + 2 * s);
+          rows[i] =
+              (Vec<float>)_mm512_maskz_loadu_epi16(there, x + std::min(i0 + i, count - 1) * lane + 2 * s);
         tile::transpose<float>(rows);
         float* to = reinterpret_cast<float*>(out) + s * width + i0;
         const int64_t here = std::min<int64_t>(16, steps - s);
@@ -69,8 +70,8 @@ void pack(uint32_t* out, int width, const uint16_t* x, int64_t lane, int64_t alo
       __builtin_prefetch(x + 17 * along_k + i);
       const __m256i low = _mm256_maskz_loadu_epi16(lanes, x + i),
                     high = _mm256_maskz_loadu_epi16(single ? 0 : lanes, x + along_k + i);
-      const __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(low),
-                                            _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+      const __m512i pairs =
+          _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
       _mm512_mask_storeu_epi32(out + i, lanes, pairs);
     }
   }
@@ -125,7 +126,7 @@ struct Product {
 
 // A finished tile to its place in C.
 [[gnu::noinline, gnu::target("avx512bf16")]] void leave(const Product& p, float* sums, int64_t i, int64_t j,
-                                                       int rows, int cols) {
+                                                        int rows, int cols) {
   const GemmEpilogue<float>& e = p.epilogue;
   if (p.alpha != 1.0f || e.bias_row || e.activation != GemmActivation::none)
     tile::finish<float>(sums, kColumns, rows, cols,
@@ -134,7 +135,8 @@ struct Product {
   else if (e.bias_col)
     for (int v = 0; v < cols; v += 16) {
       const Vec<float> bias = load_n(e.bias_col + j + v, std::min(16, cols - v));
-      for (int r = 0; r < rows; ++r) store<float>(sums + r * kColumns + v, load(sums + r * kColumns + v) + bias);
+      for (int r = 0; r < rows; ++r)
+        store<float>(sums + r * kColumns + v, load(sums + r * kColumns + v) + bias);
     }
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < cols; v += 16) {
@@ -191,7 +193,8 @@ void multiply_chunk(const Product& p, int64_t first_row, int64_t size, int heigh
           const int rows = int(std::min<int64_t>(height, size - i));
           for (int64_t q = q0; q < q1; ++q) {
             float* to = sums.get() + (blocks > 1 ? ((panel - p0) * group + q - q0) * height * kColumns : 0);
-            kernel_for(height)(here, panel_at(panel, s, here), own.get() + (q - q0) * kColumns * here, to, s > 0);
+            kernel_for(height)(here, panel_at(panel, s, here), own.get() + (q - q0) * kColumns * here, to,
+                               s > 0);
             if (last)
               leave(p, to, first_row + i, q * kColumns, rows,
                     int(std::min<int64_t>(kColumns, p.n - q * kColumns)));
@@ -227,9 +230,9 @@ void gemm_pairs(int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_
   const int height = int(ceil_div(ceil_div(p.m, ceil_div(p.m, kRows)), 2) * 2);
   const int64_t steps = (k + 1) / 2, row_bytes = steps * int64_t(sizeof(uint32_t));
   const int64_t chunk = std::max<int64_t>(1, kChunkBytes / row_bytes / height) * height;
-  // The 16 lanes of a store that follows the last panel's: none, packing masks them.
   memory::Buffer<uint32_t> packed(size_t(ceil_div(std::min(chunk, p.m), height) * height * steps));
-  for (int64_t i = 0; i < p.m; i += chunk) multiply_chunk(p, i, std::min(chunk, p.m - i), height, packed.get());
+  for (int64_t i = 0; i < p.m; i += chunk)
+    multiply_chunk(p, i, std::min(chunk, p.m - i), height, packed.get());
 }
 
 }  // namespace fastdl
