@@ -5,6 +5,7 @@
 
 #include "bindings/cpu/array.h"
 #include "cpu/linear.h"
+#include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
 namespace {
@@ -37,36 +38,43 @@ struct Wanted {
 // Numbers in half precision that are converted at a time; more where every piece has sums of its own.
 constexpr int64_t kPiece = 8192, kSumPiece = 32768;
 
+// channels_in_floats, compiled once.
+void convert_channels(Half half, const BatchNormProblem& p, uint16_t* y, const uint16_t* const* x, int inputs,
+                      OnFloats run, const void* f) {
+  constexpr int64_t kShortRun = 16, kApart = 80;
+  const bool whole = p.inner < kShortRun || p.channels < 2 * num_threads();
+  const int64_t size = p.batch * p.inner, step = (whole ? size * p.channels : size) + kApart;
+  const auto compute = [&](float* blocks, int64_t c, int64_t count) {
+    const float* floats[kMostInputs];
+    for (int k = 0; k < inputs; ++k) {
+      float* to = blocks + (k + 1) * step;
+      floats[k] = to;
+      if (whole) widen_all(to, x[k], size * p.channels, half);
+      for (int64_t i = 0; !whole && i < p.batch; ++i)
+        widen(to + i * p.inner, x[k] + (i * p.channels + c) * p.inner, p.inner, half);
+    }
+    run(f, c, count, blocks, floats);
+    if (y && whole) narrow_all(y, blocks, size * p.channels, half);
+    for (int64_t i = 0; y && !whole && i < p.batch; ++i)
+      narrow(y + (i * p.channels + c) * p.inner, blocks + i * p.inner, p.inner, half);
+  };
+  if (whole) {
+    const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
+    return compute(blocks.get(), 0, p.channels);
+  }
+  parallel_for(p.channels, std::max<int64_t>(1, 16384 / size), [&](int64_t begin, int64_t end) {
+    const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
+    for (int64_t c = begin; c < end; ++c) compute(blocks.get(), c, 1);
+  });
+}
+
 // f(first channel, channels, y, x...) for floats (batch, channels, inner), where y and x are stored in half
 // precision: a channel at a time, whose floats stay in cache between the passes of its kernel. Few channels,
 // or short runs of numbers in them, are converted as a whole.
 template <class F, class... X>
-void channels_in_floats(Half half, const BatchNormProblem& p, uint16_t* y, F&& f, const X*... x) {
-  constexpr int64_t kShortRun = 16, kApart = 80;
-  if (p.inner < kShortRun || p.channels < 2 * num_threads()) {
-    const int64_t all = p.batch * p.channels * p.inner;
-    rows_in_floats(
-        half, y, 1, all, all,
-        [&](int64_t, int64_t, float* to, const auto*... from) { f(0, p.channels, to, from...); }, x...);
-    return;
-  }
-  const int64_t size = p.batch * p.inner, step = size + kApart;
-  parallel_for(p.channels, std::max<int64_t>(1, 16384 / size), [&](int64_t begin, int64_t end) {
-    memory::Buffer<float> blocks(size_t(step * int64_t(sizeof...(X) + 1)));
-    for (int64_t c = begin; c < end; ++c) {
-      const auto fetch = [&](float* to, const uint16_t* from) {
-        for (int64_t i = 0; i < p.batch; ++i)
-          widen(to + i * p.inner, from + (i * p.channels + c) * p.inner, p.inner, half);
-      };
-      [&]<size_t... input>(std::index_sequence<input...>) {
-        (fetch(blocks.get() + int64_t(input + 1) * step, x), ...);
-        f(c, int64_t{1}, blocks.get(),
-          static_cast<const float*>(blocks.get() + int64_t(input + 1) * step)...);
-      }(std::index_sequence_for<X...>());
-      for (int64_t i = 0; y && i < p.batch; ++i)
-        narrow(y + (i * p.channels + c) * p.inner, blocks.get() + i * p.inner, p.inner, half);
-    }
-  });
+void channels_in_floats(Half half, const BatchNormProblem& p, uint16_t* y, const F& f, const X*... x) {
+  const uint16_t* const inputs[] = {x...};
+  convert_channels(half, p, y, inputs, int(sizeof...(X)), &on_floats<F, X...>, &f);
 }
 
 template <class T>

@@ -6,6 +6,9 @@
 
 #include <algorithm>
 
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
+
 namespace fastdl {
 namespace {
 
