@@ -425,6 +425,8 @@ def test_parameters_come_from_the_web(tmp_path, monkeypatch):
     kept = tmp_path / "home" / "hub" / "checkpoints"
     assert [path.name for path in kept.iterdir()] == [f"net-{digest}.pt"]
     assert fastdl.hub.load_state_dict_from_url(f"file:///nowhere/net-{digest}.pt")["w"].tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="names no file; pass file_name="):
+        fastdl.hub.load_state_dict_from_url("file:///nowhere/")
     fastdl.hub.set_dir(tmp_path / "other")
     assert fastdl.hub.get_dir() == str(tmp_path / "other")
     with pytest.raises(RuntimeError, match="not fetched and run"):

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
+from fastdl.errors import ArgumentError
+
 __all__ = ["download_url_to_file", "get_dir", "load", "load_state_dict_from_url", "set_dir"]
 
 _directory: str | None = None
@@ -97,6 +99,8 @@ def load_state_dict_from_url(
     directory = os.path.join(get_dir(), "checkpoints") if model_dir is None else model_dir
     os.makedirs(directory, exist_ok=True)
     name = file_name or os.path.basename(urlparse(url).path)
+    if not name:
+        raise ArgumentError(f"load_state_dict_from_url: {url!r} names no file; pass file_name=")
     path = os.path.join(directory, name)
     if not os.path.exists(path):
         found = re.search(r"-([a-f0-9]{8,})\.", name) if check_hash else None
