@@ -26,6 +26,7 @@ void on_floats(const void* f, int64_t first, int64_t count, float* y, const floa
   }(std::index_sequence_for<X...>());
 }
 inline constexpr int kMostInputs = 2;
+inline constexpr int64_t kHalfPiece = 8192;  // numbers converted at a time where rows are computed one by one
 
 // rows_in_floats, compiled once.
 void convert_rows(Half half, uint16_t* y, int64_t rows, int64_t length, int64_t piece,

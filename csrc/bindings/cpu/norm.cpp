@@ -35,8 +35,9 @@ struct Wanted {
   }
 };
 
-// Numbers in half precision that are converted at a time; more where every piece has sums of its own.
-constexpr int64_t kPiece = 8192, kSumPiece = 32768;
+// Numbers in half precision that are converted at a time where every piece has sums of its own: more than
+// kHalfPiece.
+constexpr int64_t kSumPiece = 32768;
 
 // channels_in_floats, compiled once.
 void convert_channels(Half half, const BatchNormProblem& p, uint16_t* y, const uint16_t* const* x, int inputs,
@@ -239,7 +240,7 @@ py::tuple layer_forward(const char* op, const py::array& x, const Optional& weig
       KernelScope scope(in.size());
       if constexpr (sizeof(T) == 2)
         rows_in_floats(
-            half, data<T>(y), rows, length, kPiece,
+            half, data<T>(y), rows, length, kHalfPiece,
             [&](int64_t first, int64_t count, float* to, const float* from) {
               layer_norm_forward<float>(to, behind(m, first), v + first, from, w, b, count, length, eps);
             },

@@ -358,7 +358,7 @@ py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool kee
       KernelScope scope(in.size());
       if constexpr (sizeof(T) == 2)
         rows_in_floats(
-            half, nullptr, a.outer, a.n * a.inner, 8192,
+            half, nullptr, a.outer, a.n * a.inner, kHalfPiece,
             [&](int64_t first, int64_t count, float* found,
                 const float* floats) {  // found: as long as floats
               extreme_index<float>(largest, floats, count, a.n, a.inner, found,

@@ -13,8 +13,6 @@ ClassShape class_shape(std::span<const int64_t> shape, int64_t dim, const char* 
   return {size_of(shape.first(size_t(dim))), shape[size_t(dim)], size_of(shape.subspan(size_t(dim) + 1))};
 }
 
-constexpr int64_t kPiece = 8192;  // numbers in half precision that are converted at a time
-
 template <auto ForFloat, auto ForDouble>
 py::array forward(const char* op, const py::array& x, int64_t dim) {
   return by_stored(op, x, [&]<class T>(T, Half half) {
@@ -25,7 +23,7 @@ py::array forward(const char* op, const py::array& x, int64_t dim) {
     KernelScope scope(in.size());
     if constexpr (sizeof(T) == 2)
       rows_in_floats(
-          half, data<T>(y), problem.outer, problem.classes * problem.inner, kPiece,
+          half, data<T>(y), problem.outer, problem.classes * problem.inner, kHalfPiece,
           [&](int64_t, int64_t count, float* to, const float* from) {
             ForFloat(to, from, {count, problem.classes, problem.inner});
           },
@@ -49,7 +47,7 @@ py::array backward(const char* op, const py::array& grad_y, const py::array& y, 
     KernelScope scope(out.size());
     if constexpr (sizeof(T) == 2)
       rows_in_floats(
-          half, data<T>(grad_x), problem.outer, problem.classes * problem.inner, kPiece,
+          half, data<T>(grad_x), problem.outer, problem.classes * problem.inner, kHalfPiece,
           [&](int64_t, int64_t count, float* to, const float* g_floats, const float* y_floats) {
             ForFloat(to, g_floats, y_floats, {count, problem.classes, problem.inner});
           },
