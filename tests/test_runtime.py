@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastdl import kernels
+from fastdl import _cpuid, kernels
 
 cpu = kernels.cpu
 
@@ -207,3 +208,40 @@ top -= set(sys.stdlib_module_names) | {'fastdl', 'numpy', 'cython_runtime'}
 print(sorted(name for name in top if not name.startswith('_')))
 """
     assert python(code) == "[]"
+
+
+def test_levels_of_one_process_compute_alike_and_leave_the_choice_alone():
+    x = np.linspace(-3, 3, 37, dtype=np.float32)
+    chosen = kernels.cpu.level
+    for level in kernels.levels():
+        backend = kernels.load(level)
+        assert backend.level == level
+        np.testing.assert_allclose(backend.add_forward(x, x), 2 * x)
+        assert kernels.cpu.level == chosen
+        with pytest.raises(ValueError, match="shape"):
+            backend.add_forward(x, x[:5])
+        assert kernels.cpu.level == chosen
+        assert backend.add_forward.__name__ == "add_forward"
+        assert not hasattr(backend, "no_such_kernel")
+    assert kernels.load(chosen) is kernels.cpu
+
+
+@pytest.mark.skipif(not hasattr(kernels.cpu, "open_level"), reason="the only level is in the module")
+def test_libraries_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="level 'avx1024' has not been opened"):
+        kernels.cpu.use_level("avx1024")
+    with pytest.raises(ImportError, match=r"level avx1024 cannot be loaded: .*no_such_file"):
+        kernels.cpu.open_level("avx1024", str(tmp_path / "no_such_file.so"))
+    with pytest.raises(ImportError, match="belongs to another build"):
+        kernels.cpu.open_level("avx1024", _cpuid.__file__)  # a library, but without a level
+    # Another build: the same library with another hash of the names.
+    level = kernels.cpu.level
+    library = Path(kernels.cpu.__file__).with_name(f"libfastdl_{level}.so.0")
+    text = library.read_bytes()
+    hash_of_names = int(kernels.cpu.names_hash).to_bytes(8, "little")
+    assert text.count(hash_of_names) == 1
+    other = tmp_path / library.name
+    other.write_bytes(text.replace(hash_of_names, bytes(8)))
+    with pytest.raises(ImportError, match="belongs to another build"):
+        kernels.cpu.open_level("avx1024", str(other))
+    assert kernels.cpu.level == level

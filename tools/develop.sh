@@ -13,5 +13,7 @@ if command -v ccache >/dev/null; then
 fi
 cmake -S . -B build/develop -G Ninja -DFASTDL_LEVELS="${1:-}" -DFASTDL_CUDA="${FASTDL_CUDA:-OFF}" -DSKBUILD_PROJECT_VERSION=0.0.0 \
   -DPython_EXECUTABLE="$(command -v python)" "${launcher[@]}" >/dev/null
+rm -f build/develop/libfastdl_* # of levels that this build leaves out
 cmake --build build/develop -j "$(nproc)"
-cp --remove-destination build/develop/*.so python/fastdl/ # a new file: processes that run keep theirs
+rm -f python/fastdl/_cpu*.so python/fastdl/libfastdl_* # of earlier builds; processes that run keep theirs
+cp build/develop/*.so* python/fastdl/

@@ -1,7 +1,7 @@
 """Write the extension modules' type stubs from their own signatures: ``python tools/make_stubs.py [--check]``.
 
-One level's module is asked (all have the same contents); the other levels' stubs re-export it. ``--check`` writes
-nothing and fails if a stub in the tree is stale. The CUDA module's stub is written where that module was built.
+``--check`` writes nothing and fails if a stub in the tree is stale. The CUDA module's stub is written where that module
+was built.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from fastdl import _cpuid, kernels
+from fastdl import _cpu, _cpuid, kernels
 
 HEADER = '"""{doc} Written by tools/make_stubs.py."""\n\n'
 IMPORTS = "from collections.abc import Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
@@ -61,18 +61,10 @@ def stub(module: ModuleType, doc: str, variables: str = "") -> str:
 def main() -> int:
     package = Path(kernels.__file__).resolve().parent.parent
     tree = Path(__file__).resolve().parent.parent / "python" / "fastdl"
-    first = kernels.ALL_LEVELS[0]
     files = {
         "_cpuid.pyi": stub(_cpuid, "Instruction-set levels of this machine."),
-        f"_cpu_{first}.pyi": stub(
-            kernels.load(kernels.levels()[-1]), "The CPU kernels, one level.", "level: str\n"
-        ),
+        "_cpu.pyi": stub(_cpu, "The CPU kernels.", "level: str\nnames_hash: int\n"),
     }
-    for level in kernels.ALL_LEVELS[1:]:
-        files[f"_cpu_{level}.pyi"] = (
-            HEADER.format(doc=f"The same as _cpu_{first}, another level.")
-            + f"from fastdl._cpu_{first} import *\n"
-        )
     if importlib.util.find_spec("fastdl._cuda") is not None:  # where nvcc was found
         cuda = importlib.import_module("fastdl._cuda")
         files["_cuda.pyi"] = stub(cuda, "The CUDA kernels' launches, by address.")

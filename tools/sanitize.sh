@@ -23,8 +23,8 @@ cmake --build "$build" -j "$(nproc)" | tail -n 1
 rm -rf "$build/package"
 mkdir -p "$build/package"
 cp -RL python/fastdl "$build/package/"
-rm -f "$build"/package/fastdl/*.so
-cp "$build"/*.so "$build/package/fastdl/"
+rm -f "$build"/package/fastdl/*.so*
+cp "$build"/*.so* "$build/package/fastdl/"
 
 if [ $# -eq 0 ]; then
   mapfile -t tests < <(grep -l 'backends()' tests/test_*.py)

@@ -1,5 +1,5 @@
-// One extension module per instruction-set level, all with the same contents: the kernel contract
-// (python/fastdl/kernels/contract.py) and the runtime's controls. Each family registers itself.
+// The extension module of the CPU: the kernel contract (python/fastdl/kernels/contract.py), the runtime's
+// controls, and the choice between instruction-set levels. Each family registers itself.
 #include <pybind11/pybind11.h>
 
 #include <exception>
@@ -7,6 +7,7 @@
 namespace py = pybind11;
 
 namespace fastdl::binding {
+void register_levels(py::module_& m);
 void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
@@ -50,11 +51,11 @@ void raise_as_fastdl(std::exception_ptr pending) {
 
 }  // namespace
 
-PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
+PYBIND11_MODULE(_cpu, m) {
   using namespace fastdl::binding;
   py::register_local_exception_translator(raise_as_fastdl);
-  m.doc() = "fastdl's CPU kernels, instruction-set level " FASTDL_LEVEL ".";
-  m.attr("level") = FASTDL_LEVEL;
+  m.doc() = "fastdl's CPU kernels.";
+  register_levels(m);
   register_runtime(m);
   register_activation(m);
   register_softmax(m);
