@@ -22,7 +22,7 @@ import numpy as np
 from fastdl.autograd import anomaly
 from fastdl.autograd.engine import check_released, leading_to, on_the_way, replaced_by_hooks
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Link, Op, new
+from fastdl.autograd.op import Link, Op
 from fastdl.kernels import select
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -193,8 +193,10 @@ def linear_backward(node: Op, grad: Tensor) -> Any:
     The node defines ``linear``: inputs to output, None standing for an input of zeros.
     """
     # The map keeps what the node knows, and lives on when the node is released; it is no part of the graph.
-    map = new(type(node))
-    map.__dict__ = {k: v for k, v in node.__dict__.items() if k not in ("edges", "hooks")}
+    map = type(node)()
+    map.__dict__.update(node.__dict__)
+    map.needs, map.versions, map.shapes, map.outputs = node.needs, node.versions, node.shapes, node.outputs
+    map.shape, map.options = node.shape, node.options
     return _transposed(map, grad)
 
 
