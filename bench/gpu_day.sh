@@ -15,12 +15,12 @@ cd "$(dirname "$0")/.."
 
 # part: seconds it may take at most. First what has changed most since a GPU was last there: a first call of 9 minutes
 # comes as far as "conv" if the build takes 3 of them.
-parts="build:240 parity:120 host:25 attention:80 conv:100 losses:50 memory:90 optim:30 rnn:50 train:80 rest:150 models:80
-  crossover:60 sanitize:140 compiled:150 suite:300 render:40"
+parts="build:240 parity:150 host:25 attention:80 conv:100 losses:50 memory:90 optim:30 rnn:50 train:80 clusters:70 rest:150
+  models:80 crossover:60 sanitize:140 compiled:150 suite:300 render:40"
 dry=()
 if [ "${1:-}" = --dry-run ]; then
   dry=(--dry-run)
-  parts="build:300 parity:200 host:60 attention:120 losses:60 train:60 crossover:60 sanitize:60 render:60"
+  parts="build:300 parity:200 host:60 attention:120 losses:60 train:60 clusters:60 crossover:60 sanitize:60 render:60"
   shift
 fi
 inner=
@@ -59,12 +59,13 @@ bench() {
   fi
 }
 has() { "$python" -c "import $1" 2>/dev/null; }
-# pytest, on several processes where that is installed. Other versions of libraries may warn of what is to come.
+# pytest, on several processes where that is installed: one that a kernel has left without a device ends, and another
+# takes its place (tests/conftest.py). What hangs says where. Other versions of libraries may warn of what is to come.
 run_tests() {
   local workers=$1
   shift
   if has xdist; then set -- -n "$workers" "$@"; fi
-  "$python" -m pytest -q -p no:benchmark -W ignore::DeprecationWarning -W ignore::FutureWarning --continue-on-collection-errors "$@"
+  "$python" -m pytest -q -rfE -p no:benchmark -o faulthandler_timeout=60 -W ignore::DeprecationWarning -W ignore::FutureWarning --continue-on-collection-errors "$@"
 }
 
 part_build() {
@@ -99,7 +100,7 @@ END
 
 # The families' parity tests, and operations, layers and training from top to bottom, on the device itself: in two parts,
 # as tests that are cut short leave nothing behind. Every worker reads all files that it is given.
-first_tests="attention|conv|cuda_hopper|loss|norm|optim|pool|cuda_stack|dropout|random"
+first_tests="attention|conv|cuda_hopper|loss|norm|optim|pool|rnn_kernels|cuda_stack|dropout|random"
 part_parity() {
   if [ -n "${dry:-}" ]; then
     run_tests 2 tests/test_cuda_kernels.py -k "sixteen_bits and softmax"
@@ -142,6 +143,15 @@ part_attention() {
 }
 part_conv() { bench conv --family conv --how eager && bench conv --family conv --dtype bfloat16 --how eager; }
 part_rnn() { bench rnn --family rnn --how eager && bench rnn --family rnn --dtype bfloat16 --how eager; }
+# Recurrent layers with weights in registers of clusters (docs/cuda.md): are they right, and faster than by grids?
+part_clusters() {
+  if [ -n "${dry:-}" ]; then FASTDL_CUDA_RNN=resident bench rnn_resident --family rnn --case "GRU T25 B1"; return; fi
+  FASTDL_TEST_GPU=1 run_tests 8 tests/test_rnn_kernels.py -k cuda-resident || return
+  local way
+  for way in resident grid steps; do
+    FASTDL_CUDA_RNN=$way bench "rnn_$way" --family rnn --how eager || return
+  done
+}
 part_losses() { bench losses --family loss ${dry:+--case "cross_entropy 128x10"}; }
 part_memory() {
   bench memory --family pool --family norm --family elementwise --family reduce --family activation --family dropout \
@@ -165,6 +175,7 @@ part_render() {
         "$python" -m fastdl.cli bench --render "$name" --markdown "$state/results/crossover.md" \
           ${draw:+--plot "$state/results/crossover.png"}
         ;;
+      */rnn_*.json) "$python" -m fastdl.cli bench --render "$name" --markdown "${name%.json}.md" ;; # the same cases again
       *.json) files+=(--render "$name") ;;
     esac
   done
@@ -207,13 +218,14 @@ for entry in $parts; do
   fi
   [ "$most" -lt "$remaining" ] || most=$remaining
   begun=$SECONDS
-  timeout -k 5 "$most" bash "$0" "${dry[@]}" --part "$name" "$out" >"$out/$name.log" 2>&1
+  # An interrupt: tests then say what has failed so far.
+  timeout -s INT -k 10 "$most" bash "$0" "${dry[@]}" --part "$name" "$out" >"$out/$name.log" 2>&1
   status=$?
   took=$((SECONDS - begun))
   if [ "$status" -eq 0 ]; then
     touch "$state/$name.done"
     told[$name]="ok, $took s"
-  elif [ "$status" -eq 124 ] && [[ " build parity rest suite sanitize " != *" $name "* ]]; then
+  elif [ "$status" -eq 124 ] && [[ " build parity clusters rest suite sanitize " != *" $name "* ]]; then
     left+=("$name")
     told[$name]="cut short after $took s, goes on next time"
   else
@@ -230,7 +242,7 @@ for entry in $parts; do
   name=${entry%:*}
   [ -z "${told[$name]:-}" ] || printf '%-10s %s\n' "$name" "${told[$name]}"
 done
-grep -hE '^[0-9]+ (passed|failed)|^=.*(passed|failed)|^(FAILED|ERROR) ' "$out"/parity.log "$out"/rest.log "$out"/suite.log 2>/dev/null | tail -n 25
+grep -hE '^[0-9]+ (passed|failed)|^=.*(passed|failed)|^(FAILED|ERROR) ' "$out"/parity.log "$out"/clusters.log "$out"/rest.log "$out"/suite.log 2>/dev/null | tail -n 25
 grep -hE '^== |ERROR SUMMARY|RACECHECK SUMMARY' "$out"/sanitize.log 2>/dev/null
 [ ! -e "$out/crossover.log" ] || grep -hE 'the (GPU|CPU) is faster' "$out/crossover.log"
 [ ! -e "$out/render.log" ] || cat "$out/render.log"

@@ -153,6 +153,7 @@ class ndarray:
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, order: str = "C") -> None:
         self._host = np.empty(shape, dtype, order)
+        self._host.reshape(-1, order="A").view(np.uint8).fill(255)  # NaN: a kernel writes it, or it shows
         self._device_id = Device().id
         if Stream.capturing:  # a graph's memory is its own
             Stream.tape.append(functools.partial(id, self))

@@ -18,6 +18,20 @@ ON_HOST = (
 )  # parameters that are read by the host
 
 
+def device_is_lost() -> bool:
+    """Does the device refuse everything after a mistake of a kernel (not only report it once)?"""
+    from fastdl import devices
+
+    cupy = devices.cupy()
+    for _ in range(2):
+        try:
+            cupy.cuda.runtime.deviceSynchronize()
+            return False
+        except cupy.cuda.runtime.CUDARuntimeError:
+            pass
+    return True
+
+
 class Backend:
     """``fastdl.kernels.cuda`` with copies around every call."""
 

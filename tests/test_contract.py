@@ -27,6 +27,8 @@ RUNTIME = {
     "set_memory_guard",
     "set_num_threads",
     "workers_started",
+    "has_pair_products",
+    "use_pair_products",
 }
 
 

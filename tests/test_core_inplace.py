@@ -299,3 +299,40 @@ def test_shapes_changed_in_place_without_recording_keep_the_gradient():
         z.unsqueeze_(1)
     (z * z).sum().backward()
     assert q.grad.tolist() == [8.0] * 3
+
+
+def test_the_version_counts_changes_in_place():
+    x = fastdl.zeros(4)
+    y = x.detach()
+    steps = [
+        lambda: x.add_(1),
+        lambda: x[1:3].mul_(2),
+        lambda: y.zero_(),
+        lambda: fastdl.add(x, x, out=x),
+        lambda: x.fill_(3),
+        lambda: x.copy_(fastdl.ones(4)),
+        lambda: x.__setitem__(0, 5.0),
+        lambda: x.normal_(),
+        lambda: x.clamp_(0),
+    ]
+    assert x._version == 0
+    assert isinstance(x._version, int)
+    for count, step in enumerate(steps, 1):
+        step()
+        assert x._version == y._version == count
+    x.data.add_(1)  # outside of the count
+    assert x._version == len(steps)
+    assert fastdl.zeros(1).add_(1)._version == 1
+
+
+def test_parts_that_are_slices_may_be_changed_in_place():
+    x = fastdl.ones(4, 2, requires_grad=True)
+    for cut in (fastdl.tensor_split, fastdl.vsplit, fastdl.hsplit):
+        x.grad = None
+        y = x * 1
+        parts = cut(y, 2)
+        parts[0].mul_(3)
+        (y.sum() + parts[1].sum()).backward()
+        assert x.grad.sum().item() == 4 * 3 + 4 * 2
+        with pytest.raises(RuntimeError, match="one of several views"):
+            (x * 1).split(2)[0].mul_(3)

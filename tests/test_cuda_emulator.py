@@ -179,6 +179,55 @@ def test_blocks_that_wait_in_vain(extension, name, message, order):
             run(extension, name)
 
 
+@ORDERS
+def test_stores_in_a_cluster_arrive_later(extension, order):
+    extension.set_order(*order)
+    numbers = X[:4]
+    for _ in range(5):
+        numbers = numbers.sum() + X[4:8]
+    right = np.tile(numbers, 4)
+    np.testing.assert_array_equal(run(extension, "exchange_in_cluster")[:16], right)
+    with pytest.raises(RuntimeError, match=r"in.(the )?cluster.* has left the kernel"):
+        run(extension, "exchange_without_staying")
+    if order[0] == "descending":  # the newest first: a neighbour's next number before others' of this round
+        assert (run(extension, "exchange_by_one_inbox")[:16] != right).any()
+
+
+@ORDERS
+def test_accesses_are_aligned_and_launches_within_bounds(extension, order):
+    extension.set_order(*order)
+    for _ in range(2):
+        with pytest.raises(
+            RuntimeError, match=r"misaligned_pack: misaligned access in planted.cpp:\d+: .* for 16 bytes"
+        ):
+            run(extension, "misaligned_pack")
+        with pytest.raises(RuntimeError, match="64 threads, but the kernel's launch bounds allow 32"):
+            run(extension, "more_threads_than_bounds")
+        np.testing.assert_array_equal(run(extension, "threads_within_bounds"), X)
+
+
+def test_a_device_has_limits(extension):
+    extension.set_device(86, 255)
+    try:
+        with pytest.raises(
+            RuntimeError, match="256 bytes of shared memory, but the device's blocks may have 255"
+        ):
+            run(extension, "reversed")
+        extension.set_device(86, 300)
+        with pytest.raises(RuntimeError, match=r"512 bytes of static and dynamic shared memory, .* 300"):
+            run(extension, "reversed")
+    finally:
+        extension.set_device(90, 227 << 10)
+
+
+def test_new_memory_is_not_a_number():
+    emulation.backend()
+    from fastdl.kernels.cuda import device
+
+    assert np.isnan(device.empty((2, 3), np.dtype(np.float32))).all()
+    assert (device.empty(5, np.dtype(np.int64)) == -1).all()
+
+
 @pytest.mark.parametrize("threads", [0, 31, 48, 1056])
 def test_blocks_are_whole_warps(extension, threads):
     with pytest.raises(RuntimeError, match=f"32, 64, .. 1024 threads, not {threads}"):

@@ -243,6 +243,14 @@ def recurrent(dtype: Any) -> list[tuple[Any, ...]]:
     ]
 
 
+def recurrent_of(cell: str, dtype: Any, units: int) -> list[Any]:
+    """Arguments of a layer of five sequences."""
+    gates = 4 if cell == "lstm" else 3
+    shapes = ((gates * units, 8), (gates * units, units), gates * units, gates * units)
+    weights = [*(numbers(s, dtype, 20 + k, 0.3) for k, s in enumerate(shapes)), None]
+    return [cell, numbers((14, 8), dtype, 14), np.array([5, 5, 3, 1]), None, None, weights, None]
+
+
 def further(dtype: type) -> list[tuple[Any, ...]]:
     """Calls with infinities, integers, saved values, or cut into parts: in all orders and under the sanitizers."""
     from test_cuda_divided import calls as divided
@@ -302,6 +310,32 @@ def test_every_order_of_threads_gives_the_same_bits(cuda, order):
             emulation.extension().set_order(*order)
             for g, w in zip(flat(got), flat(want), strict=True):
                 np.testing.assert_array_equal(g, w, err_msg=name)
+
+
+@pytest.fixture(params=[(80, 163), (86, 99), (120, 99)], ids=lambda d: f"{d[0]}")
+def smaller_device(request):
+    """Compute capabilities, and KiB of shared memory that a block may have there."""
+    emulation.extension().set_device(request.param[0], request.param[1] << 10)
+    yield
+    emulation.extension().set_device(90, 227 << 10)
+
+
+@emulated_only
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_devices_with_less_shared_memory(cuda, dtype, smaller_device):
+    wide = (
+        ("conv_forward", *(numbers(s, dtype) for s in ((1, 32, 50, 50), (5, 32, 7, 7))), None),
+        ("conv_forward", *(numbers(s, dtype) for s in ((1, 256, 20, 20), (160, 256, 3, 3))), None),
+    )
+    layers = [(name, *arrays, (1, 1), (1, 1), (1, 1), 1) for name, *arrays in wide]
+    heads = [numbers((1, 2, 140, 256), dtype, k) for k in range(3)]
+    more = [
+        ("attention_forward", *heads, None, True, 0.1, 0.0, 0, 0),
+        *[("rnn_forward", *recurrent_of(cell, dtype, 300), False) for cell in ("lstm", "gru")],
+    ]
+    small = calls(dtype) + further(dtype) if dtype != np.float64 else []
+    for name, *arguments in small + layers + more:
+        getattr(cuda, name)(*arguments)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

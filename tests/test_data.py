@@ -157,6 +157,26 @@ def test_other_samplers():
 # Collating ------------------------------------------------------------------------------------------
 
 
+def test_distributed_sampler_divides_a_dataset():
+    shares = [data.DistributedSampler(range(7), 3, rank, shuffle=False) for rank in range(3)]
+    assert [list(s) for s in shares] == [[0, 3, 6], [1, 4, 0], [2, 5, 1]]
+    assert [len(s) for s in shares] == [3, 3, 3]
+    assert list(data.DistributedSampler(range(7), 3, 2, shuffle=False, drop_last=True)) == [2, 5]
+    assert list(data.DistributedSampler(range(1), 3, 2)) == [0]
+    orders = []
+    for epoch in (0, 1, 0):
+        parts = [data.DistributedSampler(range(8), 2, rank, seed=3) for rank in (0, 1)]
+        for part in parts:
+            part.set_epoch(epoch)
+        orders.append([i for part in parts for i in part])
+        assert sorted(orders[-1]) == list(range(8))
+    assert orders[0] == orders[2] != orders[1]
+    with pytest.raises(RuntimeError, match="num_replicas and rank"):
+        data.DistributedSampler(range(8))
+    with pytest.raises(ValueError, match="Invalid rank 2"):
+        data.DistributedSampler(range(8), 2, 2)
+
+
 def test_default_collate_equals_torchs():
     torch = pytest.importorskip("torch")
     from torch.utils.data import default_collate as theirs

@@ -175,13 +175,27 @@ PRODUCTS = [
     *[(1, 1, 1), (1, 40, 70), (2, 33, 64), (3, 100, 33), (4, 31, 1000), (40, 3, 500), (70, 4, 17)],
     *[(5, 40, 9), (17, 1000, 300), (1000, 17, 30), (64, 65, 64), (100, 120, 64), (65, 70, 130)],
     *[(0, 3, 4), (3, 0, 4), (3, 4, 0), (300, 4, 0)],
+    *[(15, 31, 1025), (29, 100, 2111), (200, 14, 1500), (130, 600, 33), (9, 500, 2), (8, 12, 1), (40, 9, 3)],
 ]
+
+
+@pytest.fixture(params=[True, False], ids=["pairs", "floats"])
+def pairs(request):
+    """Products in bfloat16 with the processor's instruction for pairs of numbers, and without."""
+    backends_here = [kernels.load(level) for level in backends()]
+    for backend in backends_here:
+        backend.use_pair_products(request.param)
+    yield request.param
+    for backend in backends_here:
+        backend.use_pair_products(True)
 
 
 @pytest.mark.parametrize("level", backends())
 @pytest.mark.parametrize("dtype", HALVES, **names)
-def test_products(level, dtype):
+def test_products(level, dtype, pairs):
     backend = kernels.load(level)
+    if pairs and not (backend.has_pair_products() and dtype == HALVES[1]):
+        pytest.skip("no instruction for pairs at this level and dtype")
     rng = np.random.default_rng(2)
     # Sums in float32, rounded once: half an ulp and what the order of the sum leaves.
     ulp = 2.0**-11 if dtype == np.float16 else 2.0**-8
@@ -220,6 +234,141 @@ def test_products(level, dtype):
     ]:
         a, b = random(rng, shape_a, dtype), random(rng, shape_b, dtype)
         check(backend.matmul(a, b), a.astype(np.float64) @ b.astype(np.float64), shape_a[-1])
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_folds(level, dtype):
+    """Any axes, sizes around the pieces that are converted at a time, NaN, nothing: as in float32, rounded once."""
+    backend = kernels.load(level)
+    rng = np.random.default_rng(4)
+    shapes = [(), (1,), (7,), (9000,), (20001,), (3, 8193), (5, 40), (300, 700), (70, 40000), (2, 3, 4, 5)]
+    shapes += [(40, 1, 33), (64, 5, 7, 9), (0,), (3, 0), (0, 3)]
+    for shape in shapes:
+        x = random(rng, shape, dtype)
+        every = [None, *[(i,) for i in range(len(shape))]]
+        if len(shape) > 2:
+            every += [(0, 2), (1, 2), (0, 1), (0, len(shape) - 1), (1, -1)]
+        for axes in every:
+            for kept in (False, True):
+                for name in ("sum", "mean", "nansum", "prod", "amax", "amin"):
+                    if name in ("amax", "amin", "prod") and x.size > 30000:
+                        continue
+                    f = getattr(backend, f"{name}_forward")
+                    got, want = f(x, axes, kept), f(wide(x).astype(np.float64), axes, kept)
+                    assert got.dtype == dtype, (name, shape)
+                    assert got.shape == want.shape, (name, shape, axes)
+                    if name in ("amax", "amin"):
+                        assert same_bits(got, want.astype(dtype)), (name, shape, axes)
+                        continue
+                    ulp = 2.0**-11 if dtype == np.float16 else 2.0**-8
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        want = np.where(
+                            np.abs(want) > 65504 if dtype == np.float16 else False, np.inf * want, want
+                        )
+                        limit = ulp * np.abs(want) * 1.001 + 1e-5 + 2e-7 * np.sqrt(max(x.size, 1))
+                        got = got.astype(np.float64)
+                        assert (
+                            (np.abs(got - want) <= limit) | (got == want) | (np.isnan(got) & np.isnan(want))
+                        ).all(), (
+                            name,
+                            shape,
+                            axes,
+                        )
+    x = random(rng, (50, 300), dtype)
+    x[3, 200] = x[7, 4] = np.nan
+    for axes in (None, (0,), (1,)):
+        for y in (x, x.T, x[::2, ::3]):
+            assert same_bits(
+                backend.amax_forward(y, axes), rounded(backend.amax_forward(wide(y), axes), dtype)
+            )
+            assert same_bits(backend.sum_forward(y, axes), rounded(backend.sum_forward(wide(y), axes), dtype))
+    assert same_bits(backend.sum_to(x, (300,)), rounded(backend.sum_to(wide(x), (300,)), dtype))
+    assert same_bits(backend.sum_to(x, (50, 1)), rounded(backend.sum_to(wide(x), (50, 1)), dtype))
+    for name in ("max", "min"):
+        find = getattr(backend, f"{name}_forward")
+        for shape in [(9,), (20000,), (40, 50), (3, 9000), (4, 5, 6)]:
+            x = random(rng, shape, dtype).round(1)
+            for axis in (None, *range(len(shape))):
+                assert same_bits(find(x, axis)[0], rounded(find(wide(x), axis)[0], dtype))
+                np.testing.assert_array_equal(find(x, axis)[1], find(wide(x), axis)[1])
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_rows_and_channels(level, dtype):
+    """Softmax and normalisation in pieces: float32's results, rounded once; parameters in either precision."""
+    backend = kernels.load(level)
+    rng = np.random.default_rng(5)
+    for shape in [(1, 1), (3, 7), (50, 300), (2, 20000), (4, 30, 50), (0, 5)]:
+        x, g = random(rng, shape, dtype), random(rng, shape, dtype)
+        for dim in range(len(shape)):
+            for name in ("softmax", "log_softmax"):
+                forward, backward = (getattr(backend, f"{name}_{way}") for way in ("forward", "backward"))
+                y = forward(x, dim)
+                assert same_bits(y, rounded(forward(wide(x), dim), dtype)), (name, shape, dim)
+                assert same_bits(backward(g, y, dim), rounded(backward(wide(g), wide(y), dim), dtype))
+
+    def check(got, want, parameter_sums):
+        for i, (a, b) in enumerate(zip(got, want, strict=True)):
+            if b is None:
+                assert a is None
+            elif b.dtype == np.float64:
+                np.testing.assert_array_equal(a, b)
+            elif parameter_sums and i > 0:
+                assert a.dtype == np.float32
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+            else:
+                assert same_bits(a, rounded(b, dtype))
+
+    for rows, length in [(1, 1), (5, 33), (700, 96), (3, 20000), (0, 8)]:
+        x, g = random(rng, (rows, length), dtype), random(rng, (rows, length), dtype)
+        for weight, bias in (
+            (None, None),
+            (random(rng, (length,), dtype), random(rng, (length,), np.float32)),
+        ):
+            w, b = wide(weight), wide(bias)
+            got, want = (
+                backend.layer_norm_forward(*a, length, 1e-5) for a in ((x, weight, bias), (wide(x), w, b))
+            )
+            check(got, want, False)
+            _, mean, var = want
+            for needs in ((True, True, True), (False, True, False), (True, False, False)):
+                got = backend.layer_norm_backward(g, x, weight, mean, var, length, 1e-5, *needs)
+                want = backend.layer_norm_backward(wide(g), wide(x), w, mean, var, length, 1e-5, *needs)
+                check(got, want, True)
+            got, want = (backend.rms_norm_forward(*a, length, 1e-5) for a in ((x, weight), (wide(x), w)))
+            check(got, want, False)
+            got = backend.rms_norm_backward(g, x, weight, got[1], length, 1e-5, True, True)
+            check(
+                got, backend.rms_norm_backward(wide(g), wide(x), w, want[1], length, 1e-5, True, True), True
+            )
+
+    for shape in [(4, 3), (3, 40, 5, 6), (2, 16, 40), (5, 3, 30, 30), (0, 4, 4), (300, 20, 1)]:
+        x, g = random(rng, shape, dtype), random(rng, shape, dtype)
+        c = shape[1]
+        for weight, bias in ((None, None), (random(rng, (c,), dtype), random(rng, (c,), np.float32))):
+            w, b = wide(weight), wide(bias)
+            got, want = (backend.batch_norm_forward(*a, 1e-5) for a in ((x, weight, bias), (wide(x), w, b)))
+            assert same_bits(got[0], rounded(want[0], dtype)), shape
+            for a, e in zip(got[1:], want[1:], strict=True):
+                np.testing.assert_allclose(a, e, rtol=1e-6)
+            mean, var = (s.astype(np.float32) for s in want[1:])
+            y = backend.batch_norm_inference(x, mean, var, weight, bias, 1e-5)
+            assert same_bits(y, rounded(backend.batch_norm_inference(wide(x), mean, var, w, b, 1e-5), dtype))
+            for training in (True, False):
+                for needs in ((True, True, True), (False, True, False), (True, False, False)):
+                    got = backend.batch_norm_backward(g, x, weight, *want[1:], 1e-5, training, *needs)
+                    expected = backend.batch_norm_backward(
+                        wide(g), wide(x), w, *want[1:], 1e-5, training, *needs
+                    )
+                    check(got, expected, True)
+
+    table, g = random(rng, (30, 9), dtype), random(rng, (50, 9), dtype)
+    index = rng.integers(0, 30, 50)
+    assert same_bits(backend.embedding_forward(table, index), table[index])
+    got, want = (backend.embedding_backward(v, index, None, None, 30, -1, True) for v in (g, wide(g)))
+    assert same_bits(got, rounded(want, dtype))
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])

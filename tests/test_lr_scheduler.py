@@ -303,6 +303,41 @@ def test_averaged_model(which):
     np.testing.assert_array_equal(ours_average(x).detach().numpy(), ours_average.module(x).detach().numpy())
 
 
+@pytest.mark.parametrize("moving", [False, True])
+def test_averages_of_counters(moving):
+    averages = []
+    for library in (fastdl, torch):
+        swa = library.optim.swa_utils
+        options = {"multi_avg_fn": swa.get_ema_multi_avg_fn(0.9)} if moving else {}
+        averages.append(swa.AveragedModel(library.nn.BatchNorm1d(1), use_buffers=True, **options))
+    ours, theirs = averages
+    for count in (3, 5, 12, 40, 41, 1000):
+        for average, model in ((ours, nn.BatchNorm1d(1)), (theirs, torch.nn.BatchNorm1d(1))):
+            model.num_batches_tracked.fill_(count)
+            average.update_parameters(model)
+        assert ours.module.num_batches_tracked.item() == theirs.module.num_batches_tracked.item()
+
+
+@pytest.mark.parametrize("three_phase", [False, True])
+def test_one_cycle_goes_on_from_pytorch_s_state(three_phase):
+    def make(library, steps):
+        optimizer = library.optim.SGD([library.zeros(1, requires_grad=True)], 0.1, momentum=0.9)
+        options = {"anneal_strategy": "linear", "three_phase": three_phase}
+        return optimizer, library.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, steps, **options)
+
+    (optimizer, scheduler), (mine, ours) = make(torch, 12), make(fastdl, 30)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+    ours.load_state_dict(scheduler.state_dict())
+    for _ in range(6):
+        for o, s in ((optimizer, scheduler), (mine, ours)):
+            o.step()
+            s.step()
+        assert ours.get_last_lr() == pytest.approx(scheduler.get_last_lr())
+        assert mine.param_groups[0]["momentum"] == pytest.approx(optimizer.param_groups[0]["momentum"])
+
+
 def test_averaged_model_errors():
     with pytest.raises(ValueError, match="Invalid decay value 2"):
         optim.swa_utils.get_ema_avg_fn(2)

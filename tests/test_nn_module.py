@@ -568,3 +568,64 @@ def test_ordered_dict_is_accepted_by_torch():
     ours = nn.ParameterList([tensor([0.0, 0.0])])
     ours.load_state_dict(theirs.state_dict())
     np.testing.assert_array_equal(ours[0].detach().numpy(), [1, 2])
+
+
+# ------------------------------------------------------------------------------------------ versions of state dicts
+
+
+class Renamed(nn.Module):
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(fastdl.ones(2))
+        self.seen = []
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        self.seen.append(local_metadata.get("version"))
+        if local_metadata.get("version", 1) < 2 and prefix + "weight" in state_dict:
+            state_dict[prefix + "w"] = state_dict.pop(prefix + "weight")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_a_state_dict_notes_versions():
+    net = nn.Sequential(Renamed(), nn.BatchNorm1d(2))
+    hooks = []
+    net.register_state_dict_post_hook(lambda module, state, prefix, metadata: hooks.append(metadata))
+    state = net.state_dict()
+    assert state._metadata == {"": {"version": 1}, "0": {"version": 2}, "1": {"version": 2}}
+    assert hooks == [{"version": 1}]
+    net.load_state_dict(state)
+    net.load_state_dict(copy.deepcopy(state))
+    net.load_state_dict(dict(state))
+    old = {"0.weight": fastdl.zeros(2), **{k: v for k, v in state.items() if k[0] == "1"}}
+    net.load_state_dict(old)
+    assert net[0].seen == [2, 2, None, None]
+    assert net[0].w.tolist() == [0.0, 0.0]
+    del state["1.num_batches_tracked"]
+    net.load_state_dict(dict(state))  # without a note it may be older than the counter
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "1.num_batches_tracked"'):
+        net.load_state_dict(state)
+
+
+class Wrapper(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.scale = nn.Parameter(fastdl.ones(1))
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+
+def test_a_module_may_look_further_for_its_attributes():
+    wrapper = Wrapper(nn.Linear(3, 2))
+    assert wrapper.in_features == 3
+    assert wrapper.weight is wrapper.base.weight
+    assert list(wrapper.state_dict()) == ["scale", "base.weight", "base.bias"]
+    with pytest.raises(AttributeError, match="'Linear' object has no attribute 'nothing'"):
+        wrapper.nothing  # noqa: B018
+    assert copy.deepcopy(wrapper).in_features == 3

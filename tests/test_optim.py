@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastdl
-from fastdl import nn, optim
+from fastdl import kernels, nn, optim
 from parity import assert_close
 
 # Every option of every optimizer, alone and together.
@@ -109,6 +109,29 @@ def test_trajectory_equals_torchs(name, options, dtype):
             np.testing.assert_allclose(got.numpy(), value.numpy(), rtol=0, atol=2e-6 * scale, err_msg=key)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_half_precision_is_float32s_step_rounded_once(name, options, dtype):
+    pytest.importorskip("ml_dtypes")
+    half, rng = getattr(fastdl, dtype), np.random.default_rng(2)
+    narrow = [fastdl.from_numpy(a).to(half) for a in parameters(np.float32, rng)]
+    ours = [nn.Parameter(p.clone()) for p in narrow] + [nn.Parameter(fastdl.ones(5))]
+    wide = [nn.Parameter(p.float()) for p in narrow] + [nn.Parameter(fastdl.ones(5))]
+    steps = getattr(optim, name)(ours, **options), getattr(optim, name)(wide, **options)
+    for p, q in zip(ours, wide, strict=True):
+        p.grad = fastdl.from_numpy(np.asarray(rng.standard_normal(p.shape), np.float32)).to(p.dtype)
+        q.grad = p.grad.float()
+    for optimizer in steps:
+        optimizer.step()
+    for p, q in zip(ours, wide, strict=True):
+        assert p.dtype in (half, fastdl.float32)
+        np.testing.assert_array_equal(p.detach().float().numpy(), q.detach().to(p.dtype).float().numpy())
+    assert any(
+        not np.array_equal(p.detach().float().numpy(), n.float().numpy())
+        for p, n in zip(ours, narrow, strict=False)
+    )
+
+
 # The class --------------------------------------------------------------------------------------------
 
 
@@ -203,10 +226,9 @@ def test_more_errors():
     leafless = fastdl.nn.functional.relu(p)
     with pytest.raises(ValueError, match="non-leaf"):
         optim.SGD([leafless])
-    wrong = nn.Parameter(np.zeros(2, np.float16))
-    wrong.grad = fastdl.from_numpy(np.zeros(2, np.float16))
+    wrong = [np.zeros(2, np.float16)]  # step() converts them
     with pytest.raises(TypeError, match=r"sgd_step: params\[0\] must be float32 or float64.*got float16"):
-        optim.SGD([wrong]).step()
+        kernels.cpu.sgd_step(wrong, wrong, None, 0.1, 0.0, 0.0, 0.0, False, False, False)
 
 
 def test_step_without_gradients_and_zero_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import inspect
 import io
@@ -191,7 +192,7 @@ def test_map_location_leads_to_a_device(tmp_path):
 def test_names_that_are_not_there_say_why():
     x = fastdl.ones(2)
     for call, text in (
-        (lambda: fastdl.jit, "fastdl.compile"),
+        (lambda: fastdl.fx, "fastdl.compile"),
         (lambda: fastdl.fft, "numpy.fft"),
         (lambda: x.to_sparse(), "no sparse tensors"),
         (lambda: x.storage(), r"x\.numpy\(\)"),
@@ -221,8 +222,15 @@ def test_what_programs_ask_of_their_environment():
         assert not fastdl.is_autocast_enabled("cuda")
         assert fastdl.get_autocast_dtype("cpu") is fastdl.float16
     assert not fastdl.distributed.is_initialized()
-    with pytest.raises(AttributeError, match=r"init_process_group.*one process trains"):
-        fastdl.distributed.init_process_group("gloo")
+    from fastdl.distributed import init_process_group
+
+    with pytest.raises(RuntimeError, match=r"init_process_group: .*one process trains"):
+        init_process_group("gloo")
+    with pytest.raises(AttributeError, match=r"nonsense.*one process trains"):
+        fastdl.distributed.nonsense("gloo")
+    with pytest.raises(RuntimeError, match=r"DistributedDataParallel: .*one process trains"):
+        nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
+    assert not isinstance(nn.Linear(1, 1), (nn.DataParallel, nn.parallel.DistributedDataParallel))
     assert isinstance(fastdl.ones(1).dtype, fastdl.dtype)
     assert isinstance(nn.BatchNorm2d(1), nn.modules.batchnorm._BatchNorm)
     assert isinstance(nn.CrossEntropyLoss(fastdl.ones(2)), nn.modules.loss._WeightedLoss)
@@ -344,3 +352,80 @@ def test_sampling_has_no_gradient_at_the_border_and_takes_empty_batches():
     assert grid.grad[0, 0, :, 0].tolist() == [0.0, 1.5, 0.0]
     empty = F.grid_sample(fastdl.ones(0, 2, 3, 3), fastdl.ones(0, 4, 5, 2), align_corners=False)
     assert empty.shape == (0, 2, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "path",
+    """nn.modules.pooling.MaxPool2d nn.modules.normalization.LayerNorm nn.modules.linear.Identity
+    nn.modules.sparse.Embedding nn.modules.batchnorm._NormBase nn.modules.instancenorm._InstanceNorm
+    nn.modules.dropout._DropoutNd nn.modules.activation.MultiheadAttention
+    distributions.uniform.Uniform distributions.studentT.StudentT
+    optim.adamw.AdamW optim.optimizer.ParamsT utils.data.distributed.DistributedSampler utils.model_zoo.load_url
+    hub.load_state_dict_from_url jit.Final compiler.disable""".split(),
+)
+def test_pytorch_s_paths_lead_there(path):
+    module, name = path.rsplit(".", 1)
+    imported = importlib.import_module(f"fastdl.{module}")
+    assert getattr(imported, name) is not None
+    assert not hasattr(imported, "nonsense")
+    whole = fastdl
+    for part in path.split("."):
+        whole = getattr(whole, part)
+    assert whole is getattr(imported, name)
+
+
+def test_what_would_be_compiled_runs_as_it_is():
+    class Net(nn.Module):
+        size: fastdl.jit.Final[int] = 3
+
+        @fastdl.jit.ignore
+        def no_weight_decay(self):
+            return {"weight"}
+
+        @fastdl.jit.ignore(drop=True)
+        @fastdl.jit.unused
+        def other(self, x):
+            return -x
+
+        @fastdl.compiler.disable(recursive=False)
+        @fastdl.jit.export
+        def forward(self, x):
+            if fastdl.jit.is_scripting() or fastdl.jit.is_tracing() or fastdl.compiler.is_compiling():
+                return self.other(x)
+            return fastdl.jit.annotate(fastdl.Tensor, x * self.size)
+
+    net = Net()
+    assert fastdl.jit.script(net) is fastdl.jit.trace(net, fastdl.ones(1)) is net
+    assert net(fastdl.ones(1)).item() == 3
+    assert net.other(fastdl.ones(1)).item() == -1
+    assert net.no_weight_decay() == {"weight"}
+    assert fastdl.jit.freeze(net.eval()) is net
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        fastdl.jit.freeze(net.train())
+    with pytest.raises(AttributeError, match=r"jit.*'save'.*state_dict"):
+        fastdl.jit.save(net, "file")
+
+
+def test_parameters_come_from_the_web(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTDL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(fastdl.hub, "_directory", None)
+    fastdl.save({"w": fastdl.ones(2)}, tmp_path / "w.pt")
+    digest = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()[:8]
+    for wrong, name in ((False, f"net-{digest}.pt"), (True, "net-01234567.pt")):
+        url = (tmp_path / "w.pt").rename(tmp_path / name).as_uri()
+        if wrong:
+            with pytest.raises(RuntimeError, match=f'expected "01234567", got "{digest}'):
+                fastdl.hub.load_state_dict_from_url(url, check_hash=True, progress=False)
+        else:
+            state = fastdl.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=True, progress=False
+            )
+            assert state["w"].tolist() == [1.0, 1.0]
+        (tmp_path / name).rename(tmp_path / "w.pt")
+    kept = tmp_path / "home" / "hub" / "checkpoints"
+    assert [path.name for path in kept.iterdir()] == [f"net-{digest}.pt"]
+    assert fastdl.hub.load_state_dict_from_url(f"file:///nowhere/net-{digest}.pt")["w"].tolist() == [1.0, 1.0]
+    fastdl.hub.set_dir(tmp_path / "other")
+    assert fastdl.hub.get_dir() == str(tmp_path / "other")
+    with pytest.raises(RuntimeError, match="not fetched and run"):
+        fastdl.hub.load("some/repository", "model")

@@ -12,7 +12,7 @@ else # nvcc itself says where its toolkit is, wherever the command on the PATH l
 fi
 launcher=()
 if command -v ccache >/dev/null; then
-  export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
+  export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
   launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 fi
 cmake -S csrc/cuda/emulation -B "$build" -G Ninja -DCUDA_INCLUDE="$include" -DFASTDL_SANITIZE="${2:-}" \

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from fastdl import creation as _creation
 from fastdl import matrices as _matrices
+from fastdl import typed as _typed
 from fastdl.autograd import gradients as _gradients
 {imports}
 from fastdl.tensor import Tensor
@@ -61,7 +62,7 @@ def stubs() -> str:
         note = "  # type: ignore[override]" if name in ("eq", "ne") else ""
         lines.append(f"    def __{name}__(self, other: Any) -> Tensor: ...{note}")
     used = {path.partition(".")[0] for name, path in attached.items() if name not in dunders}
-    modules = sorted(used - {"_creation", "_gradients", "_matrices"})
+    modules = sorted(used - {"_creation", "_gradients", "_matrices", "_typed"})
     imports = "\n".join(f"from fastdl.ops import {module[1:]} as {module}" for module in modules)
     return HEADER.format(imports=imports) + "\n".join(lines) + "\n"
 

@@ -9,6 +9,8 @@
 #include <type_traits>
 
 #include "cpu/half.h"
+#include "cpu/runtime/memory.h"
+#include "cpu/runtime/threads.h"
 #include "cpu/simd/half.h"
 
 namespace fastdl {
@@ -54,6 +56,8 @@ template <class Format>
 void narrow_as(uint16_t* y, const float* x, int64_t n) {
   constexpr int w = simd::kWidth<float>;
   int64_t i = 0;
+  if constexpr (requires(simd::Vec<float> v) { Format::store(y, v, v); })
+    for (; i + 2 * w <= n; i += 2 * w) Format::store(y + i, simd::load(x + i), simd::load(x + i + w));
   for (; i + w <= n; i += w) Format::store(y + i, simd::load(x + i));
   if (i == n) return;
   uint16_t last[w];
@@ -94,6 +98,28 @@ void widen_all(float* y, const uint16_t* x, int64_t n, Half from) {
 }
 void narrow_all(uint16_t* y, const float* x, int64_t n, Half to) {
   for_ranges(n, [=](int64_t begin, int64_t end) { narrow(y + begin, x + begin, end - begin, to); });
+}
+
+void convert_rows(Half half, uint16_t* y, int64_t rows, int64_t length, int64_t piece,
+                  const uint16_t* const* x, int inputs, OnFloats run, const void* f) {
+  constexpr int64_t kGrain = 16384, kApart = 80;  // floats between blocks: not a power of two
+  if (rows * length == 0) return;
+  const int64_t step = std::clamp<int64_t>(piece / length, 1, rows), size = step * length + kApart;
+  const int64_t pieces = (rows + step - 1) / step;
+  parallel_for(pieces, std::max<int64_t>(1, kGrain / (step * length)), [=](int64_t begin, int64_t end) {
+    memory::Buffer<float> blocks(size_t(size * (inputs + 1)));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i * step, count = std::min(step, rows - first), n = count * length;
+      const float* floats[kMostInputs];
+      for (int k = 0; k < inputs; ++k) {
+        float* block = blocks.get() + (k + 1) * size;
+        widen_all(block, x[k] + first * length, n, half);
+        floats[k] = block;
+      }
+      run(f, first, count, blocks.get(), floats);
+      if (y) narrow_all(y + first * length, blocks.get(), n, half);
+    }
+  });
 }
 
 bool convert(void* y, Number to, const void* x, Number from, int64_t n) {

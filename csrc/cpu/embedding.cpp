@@ -221,9 +221,11 @@ void embedding_bag_forward(T* y, const T* weight, const int64_t* index, const in
         const T* from = weight + index[j] * p.width + column;
         const T factor = scale ? scale[j] : T(1);
         ++found;
+#pragma GCC unroll 8
         for (int i = 0; i < n; ++i) sum[i] += factor * load(from + i * kWidth<T>);
       }
       const T divisor = mean && found > 1 ? T(found) : T(1);
+#pragma GCC unroll 8
       for (int i = 0; i < n; ++i) store(y + b * p.width + column + i * kWidth<T>, sum[i] / divisor);
     });
   });
@@ -237,11 +239,13 @@ void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int
       constexpr int n = decltype(vectors)::value;
       Vec<T> best[n] = {};
       Vec<Int<T>> where[n];  // positions in the bag, -1 as long as there is none
+#pragma GCC unroll 4
       for (auto& lanes : where) lanes = Vec<Int<T>>{} - 1;
       for (int64_t j = begin; j < end; ++j) {
         prefetch<n>(weight, index, j, column, p);
         if (index[j] == p.padding) continue;
         const T* from = weight + index[j] * p.width + column;
+#pragma GCC unroll 4
         for (int i = 0; i < n; ++i) {
           const Vec<T> x = load(from + i * kWidth<T>);
           // The first of equal ones; NaN is larger than any number.
@@ -250,11 +254,13 @@ void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int
           where[i] = take ? Vec<Int<T>>{} + Int<T>(j - begin) : where[i];
         }
       }
+#pragma GCC unroll 4
       for (int i = 0; i < n; ++i) {
         const int64_t first = column + i * kWidth<T>;
+        const Vec<Int<T>> positions = where[i];
         store(y + b * p.width + first, best[i]);
         for (int64_t c = first; c < std::min(first + kWidth<T>, p.width); ++c) {
-          const int64_t position = where[i][c - first];
+          const int64_t position = positions[c - first];
           chosen[b * p.width + c] = position < 0 ? -1 : index[begin + position];
         }
       }

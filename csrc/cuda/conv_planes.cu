@@ -195,13 +195,17 @@ Tiling tiling_of(Dtype dtype, const ConvProblem& problem, bool transposed, int64
 }
 
 // Two rounds of 256 threads, whose start is then paid once and whose copies are more at a time, if that
-// leaves eight blocks for a multiprocessor; else as large as leaves two.
+// leaves eight blocks for a multiprocessor; else as large as leaves two. None that the device's shared memory
+// is too small for, but the smallest (conv_planes_exist).
+constexpr int64_t kSmallest = 64;
 Tiling best_tiling(Dtype dtype, const ConvProblem& problem, bool transposed) {
   const int64_t available = multiprocessors();
   for (int64_t most = 2 * kPlaneThreads;; most /= 2) {
     const Tiling t = tiling_of(dtype, problem, transposed, most);
     const int64_t blocks = t.blocks * ceil_div(t.planes.results, t.planes.block_results);
-    if (most == 64 || blocks >= (most > kPlaneThreads ? 8 : 2) * available) return t;
+    if (most == kSmallest ||
+        (blocks >= (most > kPlaneThreads ? 8 : 2) * available && int64_t(t.shared) <= shared_memory()))
+      return t;
   }
 }
 
@@ -224,7 +228,10 @@ bool conv_planes_exist(Dtype dtype, const ConvProblem& p) {
   return rows * (dtype == Dtype::float32 ? 4 : 2) <= 96 << 10 && p.group_out() * p.patch() <= kMostWeights &&
          std::max({p.pad[1], p.pad[2], p.in[1], p.out[1]}) < kFar &&
          std::max({p.batch * std::max(p.in_channels, p.out_channels), p.out_channels * p.patch(),
-                   p.batch * p.out[1]}) < kFar * 1024;
+                   p.batch * p.out[1]}) < kFar * 1024 &&
+         (p.batch * p.out_channels * p.in_channels * p.out_size() * p.in_size() == 0 ||
+          int64_t(std::max(tiling_of(dtype, p, false, kSmallest).shared,
+                           tiling_of(dtype, p, true, kSmallest).shared)) <= shared_memory());
 }
 
 bool conv_planes_suit(Dtype dtype, const ConvProblem& p, ConvPart part) {

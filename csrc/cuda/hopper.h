@@ -340,12 +340,6 @@ __device__ __forceinline__ void wgmma_touch(uint32_t (&a)[4]) {
   for (uint32_t& bits : a) asm volatile("" : "+r"(bits)::"memory");
 }
 
-// x from here on is unknown to the compiler, which so cannot keep in registers what follows from it, loops
-// around this place long.
-__device__ __forceinline__ void opaque(int& x) {
-  asm volatile("" : "+r"(x));
-}
-
 #define FASTDL_R2(t) "%" #t "0,%" #t "1"
 #define FASTDL_R4(t) FASTDL_R2(t) ",%" #t "2,%" #t "3"
 #define FASTDL_R6(t) FASTDL_R4(t) ",%" #t "4,%" #t "5"

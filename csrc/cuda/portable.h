@@ -12,14 +12,14 @@
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL  FASTDL_ROLLED
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
-//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)
+//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)  opaque(x)
 //   log_gamma  erfcx  erf_inverse  normal_below  normal_quantile  bessel_i0  bessel_i1  sin_pi  cos_pi
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   cp_async_16_or_zeros(shared, global, present)
 //   cp_async_16_or_zeros_cached, cp_async_8_or_zeros        through the first-level cache
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
-//   multiprocessors()  capability()  zero(pointer, bytes, stream)                   of the current device
+//   multiprocessors()  capability()  shared_memory()  zero(pointer, bytes, stream)  of the current device
 //
 // With hopper.h the only file with inline assembly and launches.
 #pragma once
@@ -108,6 +108,10 @@ inline int multiprocessors() {
 inline int capability() {
   return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
          device_attribute(cudaDevAttrComputeCapabilityMinor);
+}
+// Bytes of shared memory that a block may ask for.
+inline int64_t shared_memory() {
+  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 // How many blocks of a kernel the device can have at once.
 template <class... P>
@@ -243,6 +247,12 @@ __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
   return __umulhi(a, b);
 }
 
+// x from here on is unknown to the compiler, which so cannot keep in registers what follows from it, loops
+// around this place long.
+__device__ __forceinline__ void opaque(int& x) {
+  asm volatile("" : "+r"(x));
+}
+
 // 2^x within 2^-22 of it; 0 instead of numbers below the normal ones.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;
@@ -281,8 +291,9 @@ __device__ __forceinline__ void cluster_sync() {
 }
 // Blocks of a cluster give each other values without a barrier: stores to the same place of another block's
 // dynamic shared memory count their bytes at an inbox there, a word of shared memory that one thread begins
-// and, once for each exchange, tells how many bytes to expect. Exchange n is over when they have come;
-// `total` are the bytes of all exchanges up to it.
+// and, once for each exchange, tells how many bytes to expect. Exchange n of an inbox is over when so many
+// have come, whoever sent them and for which exchange: who may be ahead of others needs another inbox. A
+// block must not leave before its inbox's last exchange is over.
 __device__ __forceinline__ void inbox_begin([[maybe_unused]] uint64_t* inbox) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(inbox)) : "memory");
@@ -296,8 +307,7 @@ __device__ __forceinline__ void inbox_expect([[maybe_unused]] uint64_t* inbox,
                : "memory");
 #endif
 }
-__device__ __forceinline__ void inbox_wait([[maybe_unused]] uint64_t* inbox, [[maybe_unused]] uint32_t n,
-                                           [[maybe_unused]] uint32_t total) {
+__device__ __forceinline__ void inbox_wait([[maybe_unused]] uint64_t* inbox, [[maybe_unused]] uint32_t n) {
 #if __CUDA_ARCH__ >= 900
   uint32_t over;
   do

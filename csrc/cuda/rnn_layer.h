@@ -135,11 +135,4 @@ struct Lines {
   }
 };
 
-// Shared memory that every device of this generation gives a block (CUDA programming guide, compute
-// capabilities).
-inline int64_t shared_memory() {
-  const int version = capability();
-  return int64_t(version == 90 || version == 100 ? 227 : version == 80 || version == 87 ? 163 : 99) << 10;
-}
-
 }  // namespace fastdl::cuda

@@ -55,7 +55,7 @@ struct ResidentPlan {
   ResidentSlice slice[2];
   int cluster, groups, rows;  // blocks of a cluster; clusters of a direction, sequences of each
   int partial;                // sums of a row
-  int zeros, inbox, sums;     // in shared memory: the first is where what begins as zeros ends
+  int zeros, inbox, sums;     // in shared memory: where what begins as zeros ends, two inboxes, sums
   int64_t bytes;
   double cycles;  // of a step, estimated
 
@@ -72,20 +72,20 @@ struct ResidentWork {
   int phase, from, to;
 };
 
-// The next state's row in all blocks of the cluster.
-template <class T>
+// The next state's row in all blocks of the cluster, or in the only one.
+template <class T, bool kCluster>
 struct ClusterRow {
   Compute<T>* data;
   int cluster;
   uint64_t* inbox;
   __device__ __forceinline__ void put(int, int element, T value) const {
-    if (cluster == 1) {
+    if constexpr (kCluster) {
+      FASTDL_ROLLED
+      for (int block = 0; block < cluster; ++block)
+        store_in_cluster<Compute<T>>(data + element, block, widen(value), inbox);
+    } else {
       data[element] = widen(value);
-      return;
     }
-    FASTDL_ROLLED
-    for (int block = 0; block < cluster; ++block)
-      store_in_cluster<Compute<T>>(data + element, block, widen(value), inbox);
   }
 };
 
@@ -153,8 +153,9 @@ __device__ __forceinline__ C cell_product(const Cell<T>& cell, const C* state) {
   return sum[0];
 }
 
-// Block (x, y): block x % cluster of group x / cluster of sequences, direction y.
-template <class T, class Body>
+// Block (x, y): block x % cluster of group x / cluster of sequences, direction y. Blocks that have all
+// weights for themselves are instantiations of their own, as registers are what there is least of.
+template <class T, class Body, bool kCluster>
 __global__ void __launch_bounds__(kResidentThreads, 1)
     rnn_resident(const Directions<Body> layer, const StepTable table, const ResidentPlan plan) {
   using C = Compute<T>;
@@ -163,12 +164,18 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
   FASTDL_SHARED(Body, own_body, 1);
   FASTDL_SHARED(RnnSteps, around, 4);
   FASTDL_SHARED(ResidentWork, own_work, kResidentThreads);
-  uint64_t* const inbox = reinterpret_cast<uint64_t*>(shared + plan.inbox);
+  // Exchange e goes to inbox e % 2: while this block waits for a neighbour's values others may have sent
+  // theirs of the next exchange already, but none of the one after it, which need this block's.
+  const auto inbox_of = [&](int exchange) {
+    return reinterpret_cast<uint64_t*>(shared + plan.inbox) + exchange % 2;
+  };
+  const auto wait_for_others = [&](int exchange) { inbox_wait(inbox_of(exchange), uint32_t(exchange) / 2); };
   const int iterations = Body::iterations(table.steps);
   if (threadIdx.x == 0) {
     own_body[0] = layer.of[blockIdx.y];
     around[0] = table.around(Body::step(table.steps, 0), own_body[0].reverse);
-    inbox_begin(inbox);
+    if constexpr (kCluster)
+      for (int n = 0; n < 2; ++n) inbox_begin(inbox_of(n));
   }
   for (int n = int(threadIdx.x); n < plan.zeros; n += kResidentThreads) shared[n] = 0;
   sync_threads();
@@ -216,29 +223,31 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
     if (row < body.rows(steps, phase) && unit < body.product[phase].units)
       item = body.load(steps, phase, row, unit);
   };
-  if (plan.cluster > 1) cluster_sync();
-  uint32_t exchanges = 0, bytes = 0;  // of the cluster, so far
+  if constexpr (kCluster) cluster_sync();
+  int exchanges = 0;  // of the cluster, so far: of iterations without a sequence of this group there is none
   for (int k = 0, phase = 0; k < iterations;) {
     const RnnSteps& steps = around[k & 3];
     fetch(steps, phase, int(threadIdx.x));
-    if (plan.cluster == 1)
+    if constexpr (!kCluster)
       sync_threads();
     else if (exchanges > 0)
-      inbox_wait(inbox, exchanges - 1, bytes);
+      wait_for_others(exchanges - 1);
     const int count = plan.count(body.rows(steps, phase), group);
     const ResidentSlice slice = plan.of(phase);
+    // What follows from the iteration is computed where it is needed: kept through the product, it would take
+    // the weights' registers.
+    opaque(k), opaque(phase), opaque(exchanges);
     const bool last = phase + 1 == body.products;
     // Some threads may still read the sums and the steps of the iteration before.
     const int copy = (body.products == 1 ? k : phase) & 1;
     C* const sums = shared + plan.sums + copy * plan.rows * plan.partial;
     if (last && threadIdx.x == 0)
       around[(k + 1) & 3] = table.around(Body::step(table.steps, k + 1), body.reverse);
-    if (plan.cluster > 1) {
-      const uint32_t given =
-          uint32_t(plan.count(steps.now.rows, group) * body.product[last ? 0 : 1].size) * uint32_t(sizeof(C));
+    if constexpr (kCluster) {
+      const int given = plan.count(steps.now.rows, group) * body.product[last ? 0 : 1].size * int(sizeof(C));
       if (given > 0) {
-        if (threadIdx.x == 0) inbox_expect(inbox, given);
-        ++exchanges, bytes += given;
+        if (threadIdx.x == 0) inbox_expect(inbox_of(exchanges), uint32_t(given));
+        ++exchanges;
       }
     }
     const ResidentWork work = own_work[threadIdx.x];
@@ -273,12 +282,14 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
             }
             return total;
           },
-          ClusterRow<T>{state(last ? 0 : 1, last ? k + 1 : k, r), plan.cluster, inbox});
+          ClusterRow<T, kCluster>{state(last ? 0 : 1, last ? k + 1 : k, r), plan.cluster,
+                                  inbox_of(exchanges - 1)});
     }
     phase = last ? 0 : 1;
     k += last;
   }
-  if (plan.cluster > 1) cluster_sync();  // nobody writes to a block that has left
+  // Nobody writes to a block that has left: stores arrive later than their blocks go.
+  if (kCluster && exchanges > 0) wait_for_others(exchanges - 1);
 }
 
 // The plan with clusters of that many blocks: one sequence each where there are enough of them.
@@ -305,14 +316,15 @@ std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int 
     biases += slice.tiles * kCellColumns;
     plan.partial = std::max(plan.partial, slice.parts * slice.tiles * kCellColumns);
   }
-  const int clusters = cluster == 1 ? multiprocessors()
-                                    : resident_clusters(rnn_resident<T, Body>, cluster, kResidentThreads,
-                                                        size_t(shared_memory() - kResidentStatic));
+  const int clusters = cluster == 1
+                           ? multiprocessors()
+                           : resident_clusters(rnn_resident<T, Body, true>, cluster, kResidentThreads,
+                                               size_t(shared_memory() - kResidentStatic));
   plan.groups = std::min(body.batch, clusters / directions);
   if (plan.groups == 0) return std::nullopt;
   plan.rows = (body.batch + plan.groups - 1) / plan.groups;
   plan.groups = (body.batch + plan.rows - 1) / plan.rows;
-  plan.bytes = (int64_t(plan.rows) * (row + 2 * plan.partial) + biases) * int64_t(sizeof(C)) + 8;
+  plan.bytes = (int64_t(plan.rows) * (row + 2 * plan.partial) + biases) * int64_t(sizeof(C)) + 16;
   // launch() asks for more than 48 KiB by the dynamic size alone.
   if (plan.bytes + kResidentStatic > (48 << 10)) plan.bytes = std::max<int64_t>(plan.bytes, (48 << 10) + 16);
   if (plan.bytes > shared_memory() - kResidentStatic) return std::nullopt;
@@ -330,7 +342,7 @@ std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int 
     at += plan.slice[phase].tiles * kCellColumns;
   }
   plan.inbox = at;
-  plan.sums = at + int(8 / sizeof(C));
+  plan.sums = at + int(16 / sizeof(C));
   return plan;
 }
 
@@ -349,9 +361,9 @@ std::optional<ResidentPlan> resident_plan_of(const Body& body, int directions, i
 template <class T, class Body>
 void run_resident(const char* name, const Directions<Body>& layer, const StepTable& table,
                   const ResidentPlan& plan, Stream stream) {
-  launch_clusters(name, rnn_resident<T, Body>, plan.cluster,
-                  dim3(unsigned(plan.groups * plan.cluster), unsigned(layer.count)), dim3(kResidentThreads),
-                  size_t(plan.bytes), stream, layer, table, plan);
+  launch_clusters(name, plan.cluster > 1 ? rnn_resident<T, Body, true> : rnn_resident<T, Body, false>,
+                  plan.cluster, dim3(unsigned(plan.groups * plan.cluster), unsigned(layer.count)),
+                  dim3(kResidentThreads), size_t(plan.bytes), stream, layer, table, plan);
 }
 
 }  // namespace fastdl::cuda

@@ -45,16 +45,6 @@ from fastdl.compat import (
     use_deterministic_algorithms,
 )
 from fastdl.creation import (
-    BoolTensor,
-    ByteTensor,
-    CharTensor,
-    DoubleTensor,
-    FloatTensor,
-    HalfTensor,
-    IntTensor,
-    LongTensor,
-    ShortTensor,
-    arange,
     as_tensor,
     asarray,
     empty,
@@ -65,14 +55,10 @@ from fastdl.creation import (
     frombuffer,
     full,
     full_like,
-    linspace,
-    logspace,
     ones,
     ones_like,
     scalar_tensor,
     tensor,
-    tril_indices,
-    triu_indices,
     zeros,
     zeros_like,
 )
@@ -143,8 +129,26 @@ from fastdl.runtime import (
     set_num_threads,
     show_config,
 )
+from fastdl.sequences import (
+    arange,
+    linspace,
+    logspace,
+    tril_indices,
+    triu_indices,
+)
 from fastdl.serialization import load, save
 from fastdl.tensor import Tensor
+from fastdl.typed import (
+    BoolTensor,
+    ByteTensor,
+    CharTensor,
+    DoubleTensor,
+    FloatTensor,
+    HalfTensor,
+    IntTensor,
+    LongTensor,
+    ShortTensor,
+)
 from fastdl.windows import *
 
 from fastdl import func, nn, optim, utils  # isort: skip - they build on the names above
@@ -340,7 +344,16 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 
 def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
-    if name in ("accelerator", "backends", "distributed", "distributions", "version"):
+    if name in (
+        "accelerator",
+        "backends",
+        "compiler",
+        "distributed",
+        "distributions",
+        "hub",
+        "jit",
+        "version",
+    ):
         from importlib import import_module
 
         return import_module(f"fastdl.{name}")

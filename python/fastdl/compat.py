@@ -47,9 +47,9 @@ strided = memory_format("strided")
 def set_default_tensor_type(t: Any, /) -> None:
     """The older form of :func:`fastdl.set_default_dtype`: a type such as ``FloatTensor``, or its name."""
     if isinstance(t, str):
-        from fastdl import creation
+        from fastdl import typed
 
-        t = getattr(creation, t.rpartition(".")[2], t)
+        t = getattr(typed, t.rpartition(".")[2], t)
     set_default_dtype(getattr(t, "dtype", t))
 
 

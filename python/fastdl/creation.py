@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import reduce
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,12 @@ from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_d
 from fastdl.dtypes import (
     CPU,
     FLOATING,
-    Size,
     as_dtype,
-    bool_,
-    float16,
-    float32,
-    float64,
     get_default_dtype,
-    int8,
-    int16,
-    int32,
-    int64,
-    uint8,
 )
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array as as_array
-from fastdl.kernels import is_array, select
+from fastdl.kernels import is_array
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
@@ -278,13 +267,13 @@ def empty(
     """An uninitialised tensor; see ``torch.empty``."""
     if ignored:
         size = ignored.pop("size", size)
-        _ignore("empty", ignored)
+        ignore("empty", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("empty", dtype)
     where = resolve("empty", device)
     return finish("empty", make(where, "empty", shape_of("empty", size), d), where, requires_grad)
 
 
-def _ignore(op: str, options: dict[str, Any]) -> None:
+def ignore(op: str, options: dict[str, Any]) -> None:
     """Options of PyTorch that change nothing here."""
     for name in options:
         if name not in ("layout", "pin_memory", "memory_format", "out"):
@@ -308,7 +297,7 @@ def zeros(
     """A tensor of zeros; ``zeros(2, 3)`` or ``zeros((2, 3))``. See ``torch.zeros``."""
     if ignored:
         size = ignored.pop("size", size)
-        _ignore("zeros", ignored)
+        ignore("zeros", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("zeros", dtype)
     return _filled("zeros", shape_of("zeros", size), 0, d, device, requires_grad)
 
@@ -319,7 +308,7 @@ def ones(
     """A tensor of ones; see ``torch.ones``."""
     if ignored:
         size = ignored.pop("size", size)
-        _ignore("ones", ignored)
+        ignore("ones", ignored)
     d = get_default_dtype() if dtype is None else as_dtype("ones", dtype)
     return _filled("ones", shape_of("ones", size), 1, d, device, requires_grad)
 
@@ -401,95 +390,26 @@ def full_like(
     return _filled("full_like", input._data.shape, value, d, where, requires_grad)
 
 
-def made(data: tuple[Any, ...], dtype: Any) -> Any:
-    """The array of ``Tensor(*data)`` and its kin: a copy of values, if one argument is no number, or of that shape."""
-    if len(data) != 1 or isinstance(data[0], (int, np.integer, Size)):
-        shape = data[0] if data and isinstance(data[0], Size) else data or (0,)
-        return select(None).empty(tuple(shape), dtype)
-    (values,) = data
-    return (
-        pooled_copy(values._data, dtype) if isinstance(values, Tensor) else tensor(values, dtype=dtype)._data
+def eye(
+    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """Ones on the diagonal of an (n, m) matrix of zeros; see ``torch.eye``."""
+    columns = n if m is None else m
+    if n < 0 or columns < 0:
+        raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
+    t = zeros(n, columns, dtype=dtype, device=device)
+    t._data.reshape(-1)[:: columns + 1][: min(n, columns)] = 1
+    return finish("eye", t._data, device_of(t._data), requires_grad)
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of 0 dimensions; see ``torch.scalar_tensor``."""
+    return tensor(
+        s, dtype=get_default_dtype() if dtype is None else dtype, device=device, requires_grad=requires_grad
     )
 
 
-class _OfDtype(type):
-    """The type of the types below: a tensor of their dtype is an instance."""
-
-    dtype: Any
-
-    def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, Tensor) and value._data.dtype is cls.dtype
-
-    def __call__(cls, *data: Any) -> Tensor:
-        return Tensor._wrap(made(data, cls.dtype))
-
-
-class FloatTensor(metaclass=_OfDtype):
-    """PyTorch's older notation of a dtype, here float32: makes tensors from values or of a shape.
-
-    Also for ``x.type(FloatTensor)`` and ``isinstance``.
-
-    Example:
-        >>> import fastdl
-        >>> x = fastdl.LongTensor([1, 2])
-        >>> x.type(fastdl.FloatTensor), isinstance(x, fastdl.FloatTensor)
-        (tensor([1., 2.]), False)
-    """
-
-    dtype = float32
-
-
-class DoubleTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for float64."""
-
-    dtype = float64
-
-
-class HalfTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for float16."""
-
-    dtype = float16
-
-
-class LongTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for int64."""
-
-    dtype = int64
-
-
-class IntTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for int32."""
-
-    dtype = int32
-
-
-class ShortTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for int16."""
-
-    dtype = int16
-
-
-class CharTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for int8."""
-
-    dtype = int8
-
-
-class ByteTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for uint8."""
-
-    dtype = uint8
-
-
-class BoolTensor(metaclass=_OfDtype):
-    """As :class:`FloatTensor`, for bools."""
-
-    dtype = bool_
-
-
-def new(self: Tensor, *data: Any) -> Tensor:
-    """A tensor of this one's dtype and device, from values or of a shape: the older form of ``new_tensor``."""
-    return Tensor._wrap(to_device(made(data, self._data.dtype), self.device))
+# ------------------------------------------------------------------------------------------------- like a tensor
 
 
 def new_tensor(
@@ -531,166 +451,3 @@ def new_full(
 ) -> Tensor:
     """:func:`full` with this tensor's dtype and device."""
     return full(size, fill_value, **_same(self, dtype, device), **options)
-
-
-# ---------------------------------------------------------------------------------------------------- sequences
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, (Tensor, np.generic)) else value
-
-
-def arange(
-    start: Any = None,
-    end: Any = None,
-    step: Any = 1,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-    **ignored: Any,
-) -> Tensor:
-    """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers.
-
-    Whole numbers are counted on the device, which a CUDA graph can record; others come from the CPU, so that every
-    device has the same. See ``torch.arange``.
-    """
-    _ignore("arange", ignored)
-    if start is None or end is None:
-        start, end = 0, start if end is None else end
-        if end is None:
-            raise TypeError("arange: needs at least the end, as in arange(5)")
-    start, end, step = _number(start), _number(end), _number(step)
-    count = None
-    if dtype is not None and as_dtype("arange", dtype).kind in "iu":
-        if (
-            as_dtype("arange", dtype) != int64 and step
-        ):  # PyTorch counts before it truncates, for int64 after it
-            count = int(np.ceil((end - start) / step))
-        start, end, step = int(start), int(end), int(step)
-    whole = all(isinstance(v, int) for v in (start, end, step))
-    d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
-    if step == 0:
-        raise RuntimeError("arange: step must not be 0")
-    if not whole and not all(np.isfinite(v) for v in (start, end, step)):
-        raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
-    if (end - start) * step < 0:
-        raise RuntimeError(
-            f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
-        )
-    if count is None:
-        count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
-    where = resolve("arange", device)
-    if whole and where is not CPU:
-        xp = cupy()
-        with xp.cuda.Device(where.index):
-            values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)
-        return finish("arange", values, where, requires_grad)
-    if whole:
-        values = _counted(count, int64, start, step)
-        if d is not int64:
-            values = pooled_copy(values, d)
-    else:
-        values = pooled_copy(_progression(start, step, count), d)
-    return finish("arange", values, where, requires_grad)
-
-
-_ROW = 4096
-
-
-def _counted(count: int, dtype: Any, start: int = 0, step: int = 1) -> Any:
-    """``start + step * i``, whole numbers: many of them as the sum of a column and a row, by every thread."""
-    if count < 4 * _ROW:
-        return pooled_copy(np.arange(start, start + count * step, step, dtype=dtype))
-    values = select(None).empty((count,), dtype)
-    rows = count // _ROW
-    row = np.arange(_ROW, dtype=dtype) * dtype.type(step)
-    column = start + np.arange(rows, dtype=dtype).reshape(rows, 1) * dtype.type(step * _ROW)
-    select(None).add_forward(column, row, values[: rows * _ROW].reshape(rows, _ROW))
-    values[rows * _ROW :] = start + np.arange(rows * _ROW, count, dtype=dtype) * dtype.type(step)
-    return values
-
-
-def _progression(start: Any, step: Any, count: int) -> Any:
-    """``start + step * i`` in float64."""
-    if count < 4 * _ROW:
-        return start + step * np.arange(count, dtype=np.float64)
-    kernels, values = select(None), _counted(count, float64)
-    return kernels.add_forward(kernels.mul_forward(values, step, values), start, values)
-
-
-def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
-    """In float64. As PyTorch has it: between whole ends for an integer ``dtype``; for float32 with a step of that type,
-    from the nearer end. The bits are the same, and decide where sampling meets pixels (``affine_grid``).
-    """
-    if dtype is float32 and steps > 1 and abs(start) < 1e38 and abs(end) < 1e38:
-        start, end = float(np.float32(start)), float(np.float32(end))
-        step = float(np.float32(end - start) / np.float32(steps - 1))
-        half = steps // 2
-        return np.concatenate([_progression(start, step, half), _progression(end, -step, steps - half)[::-1]])
-    if dtype.kind in "iu":
-        start, end = int(start), int(end)
-    step = (end - start) / (steps - 1) if steps > 1 else 0
-    if steps < 4 * _ROW or not 1e-300 < abs(step) < 1e300:  # denormals, infinities
-        return np.linspace(start, end, steps)
-    values = _progression(start, step, steps)
-    values[-1] = end
-    return values
-
-
-def linspace(
-    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
-    """``steps`` evenly spaced numbers from ``start`` to ``end``, both included; see ``torch.linspace``."""
-    if steps < 0:
-        raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
-    d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
-    values = _evenly_spaced(_number(start), _number(end), index(steps), d)
-    return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
-
-
-def logspace(
-    start: Any,
-    end: Any,
-    steps: int,
-    base: float = 10.0,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """``base`` to the powers of ``linspace(start, end, steps)``; see ``torch.logspace``."""
-    if steps < 0:
-        raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
-    d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
-    values = np.power(float(base), _evenly_spaced(_number(start), _number(end), index(steps), d))
-    return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
-
-
-def eye(
-    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
-    """Ones on the diagonal of an (n, m) matrix of zeros; see ``torch.eye``."""
-    columns = n if m is None else m
-    if n < 0 or columns < 0:
-        raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
-    t = zeros(n, columns, dtype=dtype, device=device)
-    t._data.reshape(-1)[:: columns + 1][: min(n, columns)] = 1
-    return finish("eye", t._data, device_of(t._data), requires_grad)
-
-
-def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
-    """Row and column numbers of the lower triangle, a (2, n) tensor; see ``torch.tril_indices``."""
-    return tensor(np.stack(np.tril_indices(row, offset, col)), dtype=dtype, device=device)
-
-
-def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
-    """Row and column numbers of the upper triangle, a (2, n) tensor; see ``torch.triu_indices``."""
-    return tensor(np.stack(np.triu_indices(row, offset, col)), dtype=dtype, device=device)
-
-
-def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of 0 dimensions; see ``torch.scalar_tensor``."""
-    return tensor(
-        s, dtype=get_default_dtype() if dtype is None else dtype, device=device, requires_grad=requires_grad
-    )

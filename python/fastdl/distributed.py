@@ -1,6 +1,25 @@
-"""One process trains: what a program asks before it does otherwise; see ``torch.distributed.is_available``."""
+"""One process trains: what a program asks before it does otherwise; see ``torch.distributed.is_available``.
 
-from typing import Any
+The functions that a program imports for the other case are there, and are an error when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+_LEFT_OUT = [
+    "all_gather",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "destroy_process_group",
+    "get_rank",
+    "get_world_size",
+    "init_process_group",
+    "new_group",
+    "reduce",
+]
 
 
 def is_available() -> bool:
@@ -13,7 +32,27 @@ def is_initialized() -> bool:
     return False
 
 
+def refuse(name: str) -> NoReturn:
+    """Raise the error that a call of ``name`` is."""
+    from fastdl.absent import hint
+
+    raise RuntimeError(
+        f"{name}: there is no communication between processes, distributed.is_available() is False"
+        f"{hint('multiprocessing')}"
+    )
+
+
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    def function(*args: Any, **options: Any) -> NoReturn:
+        refuse(name)
+
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
 def __getattr__(name: str) -> Any:
     from fastdl.absent import hint
 
+    if name in _LEFT_OUT:
+        return _refusing(name)
     raise AttributeError(f"module 'fastdl.distributed' has no attribute {name!r}{hint('multiprocessing')}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl import creation, matrices
+from fastdl import creation, matrices, typed
 from fastdl._graph import wrap
 from fastdl.absent import mark_absent
 from fastdl.autograd import gradients
@@ -74,7 +74,8 @@ _METHODS: dict[Any, str] = {
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half bfloat16 long short char byte",
     fill: "copy_ fill_ zero_",
-    creation: "new new_tensor new_empty new_zeros new_ones new_full",
+    creation: "new_tensor new_empty new_zeros new_ones new_full",
+    typed: "new",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take""",
     counting: "nonzero argwhere bincount",
     masks: "masked_fill masked_select masked_scatter",
@@ -240,8 +241,11 @@ def _direct_method(
                     return wrap(getattr(select(x), kernel)(x, y))
                 if x.flags.writeable:
                     getattr(select(x), kernel)(x, y, x)
-                    if self._version is not None:
-                        self._version[0] += 1
+                    cell = self._counter
+                    if cell is None:
+                        self._counter = [1]
+                    else:
+                        cell[0] += 1
                     return self
         return general(self, *args, **options)
 

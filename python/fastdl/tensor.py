@@ -163,7 +163,7 @@ class Tensor(TensorMethods):
     _requires_grad: bool
     _node: Any  # the Op that made this tensor, None for a leaf
     _index: int  # which of the node's outputs
-    _version: list[int] | None  # counts in-place changes; shared by a base, its views and detached aliases
+    _counter: list[int] | None  # counts in-place changes; shared by a base, its views and detached aliases
     _base: Tensor | None  # of a view: the tensor it looks at, itself no view
     _path: Any  # of a view: how to make it from the base (autograd/view.py)
     _views: list[Any] | None  # of a base: weak references to its views
@@ -177,7 +177,7 @@ class Tensor(TensorMethods):
         if len(data) == 1 and isinstance(data[0], Tensor):
             self._data = data[0]._data
             return
-        from fastdl.creation import made
+        from fastdl.typed import made
 
         self._data = made(data, get_default_dtype())
 
@@ -185,15 +185,18 @@ class Tensor(TensorMethods):
     """A tensor around an array itself; for operations."""
 
     def _version_cell(self) -> list[int]:
-        cell = self._version
+        cell = self._counter
         if cell is None:
-            self._version = cell = [0]
+            self._counter = cell = [0]
         return cell
 
     def _bump_version(self) -> None:
         """Note an in-place change of the data: backward through operations that kept it becomes an error."""
-        if self._version is not None:
-            self._version[0] += 1
+        cell = self._counter
+        if cell is None:
+            self._counter = [1]
+        else:
+            cell[0] += 1
 
     def _accumulate(self, grad: Any, own: bool) -> None:
         """Add an array to ``.grad``; ``own`` says that nobody else holds it."""
@@ -279,6 +282,11 @@ class Tensor(TensorMethods):
         return self._node is None
 
     @property
+    def _version(self) -> int:
+        """How often the data was changed in place; views and detached tensors count with their base."""
+        return 0 if self._counter is None else self._counter[0]
+
+    @property
     def output_nr(self) -> int:
         """Which output of ``grad_fn`` this is."""
         return self._index
@@ -308,7 +316,7 @@ class Tensor(TensorMethods):
     def detach(self) -> Tensor:
         """A tensor on the same memory, outside the graph."""
         t = Tensor._wrap(self._data)
-        t._version = self._version_cell()
+        t._counter = self._version_cell()
         return t
 
     def detach_(self) -> Tensor:
@@ -644,7 +652,7 @@ class Tensor(TensorMethods):
         for name in _FIELDS:
             setattr(copy, name, getattr(self, name))
         copy.__dict__.update(self.__dict__)
-        copy._version = self._version_cell()
+        copy._counter = self._version_cell()
         copy._views = copy._hooks = copy._post_hooks = None
         return copy
 

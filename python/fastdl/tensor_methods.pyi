@@ -5,6 +5,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from fastdl import creation as _creation
 from fastdl import matrices as _matrices
+from fastdl import typed as _typed
 from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
 from fastdl.ops import calculus as _calculus
@@ -256,7 +257,7 @@ class TensorMethods:
     ne = _elementwise.ne
     neg = _elementwise.neg
     negative = _elementwise.negative
-    new = _creation.new
+    new = _typed.new
     new_empty = _creation.new_empty
     new_full = _creation.new_full
     new_ones = _creation.new_ones

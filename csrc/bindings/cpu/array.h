@@ -144,6 +144,35 @@ class OptionalIn {
   std::optional<In<T>> in_;
 };
 
+// A parameter beside data in half precision, stored like them or in float32: its floats. May be None: null.
+class Floats {
+ public:
+  Floats(const std::optional<py::array>& array, const char* op, const char* argument, Half half) {
+    if (!array) return;
+    if (is_dtype<float>(*array)) {
+      in_.emplace(*array, op, argument);
+      data_ = in_->get();
+    } else {
+      const In<uint16_t> stored(*array, op, argument, half);
+      wide_.resize(size_t(stored.size()));
+      widen(wide_.data(), stored, stored.size(), half);
+      data_ = wide_.data();
+    }
+  }
+  operator const float*() const { return data_; }
+
+ private:
+  std::optional<In<float>> in_;
+  std::vector<float> wide_;
+  const float* data_ = nullptr;
+};
+
+// What a kernel on T computes in, where uint16_t stands for half precision; and its parameters.
+template <class T>
+using Computed = std::conditional_t<std::is_same_v<T, uint16_t>, float, T>;
+template <class T>
+using Parameter = std::conditional_t<std::is_same_v<T, uint16_t>, Floats, OptionalIn<T>>;
+
 // Handing the GIL over costs about a tenth of a microsecond and risks waiting for it: only for calls worth
 // it.
 class KernelScope {
@@ -162,6 +191,12 @@ auto by_dtype(const char* op, const py::array& x, F&& f) {
   if (is_dtype<float>(x)) return f(float{});
   if (is_dtype<double>(x)) return f(double{});
   raise_dtype(x, op, "input", "float32 or float64");
+}
+template <class F>
+auto by_stored(const char* op, const py::array& x, F&& f) {  // f(T{}, half), uint16_t{} for half precision
+  const Half half = half_of(x);
+  if (half != Half::none) return f(uint16_t{}, half);
+  return by_dtype(op, x, [&]<class T>(T) { return f(T{}, Half::none); });
 }
 template <class F>
 auto by_number(const char* op, const py::array& x, F&& f) {  // likewise, also int64_t{}

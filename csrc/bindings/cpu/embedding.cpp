@@ -7,14 +7,14 @@ namespace {
 
 py::array bind_embedding_forward(const py::array& weight, const py::array& index) {
   constexpr const char* op = "embedding";
-  return by_dtype(op, weight, [&]<class T>(T) {
-    const In<T> table(weight, op, "weight");
+  return by_stored(op, weight, [&]<class T>(T, Half half) {
+    const In<T> table(weight, op, "weight", half);
     const In<int64_t> at(index, op, "index");
     require(table.ndim() == 2, op, "weight must be (rows, width)");
     check_index(op, at, table.dim(0));
     Shape shape = at.shape();
     shape.push_back(table.dim(1));
-    py::array y = empty<T>(shape);
+    py::array y = empty_array(stored_dtype<T>(half), shape);
     char* out = reinterpret_cast<char*>(data<T>(y));
     const IndexProblem p{1, table.dim(0), table.dim(1), at.size()};
     KernelScope scope(size_of(shape));
@@ -28,10 +28,10 @@ py::array bind_embedding_backward(const py::array& grad_y, const py::array& inde
                                   const std::optional<py::array>& bag, const std::optional<py::array>& scale,
                                   int64_t rows, int64_t padding_idx, bool scale_grad_by_freq) {
   constexpr const char* op = "embedding_backward";
-  return by_dtype(op, grad_y, [&]<class T>(T) {
-    const In<T> g(grad_y, op, "grad_y");
+  return by_stored(op, grad_y, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half);
     const In<int64_t> at(index, op, "index");
-    const OptionalIn<T> factor(scale, op, "scale");
+    const Parameter<T> factor(scale, op, "scale", half);
     require(g.ndim() == 2, op, "grad_y must be (bags, width)");
     require(at.ndim() == 1, op, "index must have one dimension");
     require(rows >= 0, op, "rows must not be negative");
@@ -45,11 +45,20 @@ py::array bind_embedding_backward(const py::array& grad_y, const py::array& inde
     } else {
       require(g.dim(0) == at.size(), op, "grad_y must have one row per index");
     }
-    py::array grad_weight = empty<T>({rows, g.dim(1)});
+    const int64_t width = g.dim(1), size = rows * width;
+    py::array grad_weight = empty_array(stored_dtype<T>(half), Shape{rows, width});
     T* out = data<T>(grad_weight);
-    const EmbeddingProblem p{rows, g.dim(1), at.size(), padding_idx};
-    KernelScope scope(g.size() + rows * g.dim(1));
-    embedding_backward<T>(out, g, at, owner ? owner->get() : nullptr, factor, scale_grad_by_freq, p);
+    const int64_t* bags = owner ? owner->get() : nullptr;
+    const EmbeddingProblem p{rows, width, at.size(), padding_idx};
+    KernelScope scope(g.size() + size);
+    if constexpr (sizeof(T) == 2) {
+      const memory::Buffer<float> wide(size_t(g.size())), sums { size_t(size) };
+      widen_all(wide.get(), g, g.size(), half);
+      embedding_backward<float>(sums.get(), wide.get(), at, bags, factor, scale_grad_by_freq, p);
+      narrow_all(out, sums.get(), size, half);
+    } else {
+      embedding_backward<T>(out, g, at, bags, factor, scale_grad_by_freq, p);
+    }
     return grad_weight;
   });
 }

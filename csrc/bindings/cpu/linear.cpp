@@ -1,6 +1,7 @@
 #include "cpu/linear.h"
 
 #include "bindings/cpu/array.h"
+#include "cpu/gemm/bfloat16.h"
 #include "cpu/gemm/half.h"
 
 namespace fastdl::binding {
@@ -179,17 +180,6 @@ Matrices<T> rows_of(const py::array& x, const char* op, const char* argument, Ha
   return Matrices<T>(py::array(in.array()).reshape({m, k}), op, argument, half);
 }
 
-// What a layer is computed in: float for half precision, whose bits are uint16_t.
-template <class T>
-using Computed = std::conditional_t<std::is_same_v<T, uint16_t>, float, T>;
-
-template <class F>
-auto by_stored(const char* op, const py::array& x, F&& f) {  // f(T{}, half)
-  const Half half = half_of(x);
-  if (half != Half::none) return f(uint16_t{}, half);
-  return by_dtype(op, x, [&]<class T>(T) { return f(T{}, Half::none); });
-}
-
 // C (M x N) = activation(A B + bias)
 template <class T>
 void multiply(Half half, int64_t m, int64_t n, int64_t k, MatrixView<T> a, MatrixView<T> b, T* c,
@@ -271,6 +261,10 @@ py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, cons
 }  // namespace
 
 void register_linear(py::module_& m) {
+  m.def("has_pair_products", &has_pair_products,
+        "Whether products in bfloat16 use the processor's instruction for pairs of numbers.");
+  m.def("use_pair_products", &use_pair_products, py::arg("use"),
+        "Let them use it, where there is one, or not.");
   m.def("matmul", &bind_matmul, py::arg("a"), py::arg("b"), py::arg("c") = py::none(), py::arg("alpha") = 1.0,
         py::arg("beta") = 1.0);
   m.def("linear_forward", &bind_linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias"),

@@ -4,6 +4,8 @@
 #include <limits>
 
 #include "bindings/cpu/array.h"
+#include "cpu/linear.h"
+#include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
 namespace {
@@ -21,9 +23,9 @@ template <class T>
 struct Wanted {
   py::object array = py::none();
   T* pointer = nullptr;
-  Wanted(bool wanted, std::span<const int64_t> shape) {
+  Wanted(bool wanted, std::span<const int64_t> shape, Half half = Half::none) {
     if (!wanted) return;
-    py::array made = empty<T>(shape);
+    py::array made = empty_array(stored_dtype<T>(half), shape);
     pointer = data<T>(made);
     array = made;
   }
@@ -32,6 +34,53 @@ struct Wanted {
     if (pointer) std::fill_n(pointer, py::reinterpret_borrow<py::array>(array).size(), value);
   }
 };
+
+// Numbers in half precision that are converted at a time; more where every piece has sums of its own.
+constexpr int64_t kPiece = 8192, kSumPiece = 32768;
+
+// channels_in_floats, compiled once.
+void convert_channels(Half half, const BatchNormProblem& p, uint16_t* y, const uint16_t* const* x, int inputs,
+                      OnFloats run, const void* f) {
+  constexpr int64_t kShortRun = 16, kApart = 80;
+  const bool whole = p.inner < kShortRun || p.channels < 2 * num_threads();
+  const int64_t size = p.batch * p.inner, step = (whole ? size * p.channels : size) + kApart;
+  const auto compute = [&](float* blocks, int64_t c, int64_t count) {
+    const float* floats[kMostInputs];
+    for (int k = 0; k < inputs; ++k) {
+      float* to = blocks + (k + 1) * step;
+      floats[k] = to;
+      if (whole) widen_all(to, x[k], size * p.channels, half);
+      for (int64_t i = 0; !whole && i < p.batch; ++i)
+        widen(to + i * p.inner, x[k] + (i * p.channels + c) * p.inner, p.inner, half);
+    }
+    run(f, c, count, blocks, floats);
+    if (y && whole) narrow_all(y, blocks, size * p.channels, half);
+    for (int64_t i = 0; y && !whole && i < p.batch; ++i)
+      narrow(y + (i * p.channels + c) * p.inner, blocks + i * p.inner, p.inner, half);
+  };
+  if (whole) {
+    const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
+    return compute(blocks.get(), 0, p.channels);
+  }
+  parallel_for(p.channels, std::max<int64_t>(1, 16384 / size), [&](int64_t begin, int64_t end) {
+    const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
+    for (int64_t c = begin; c < end; ++c) compute(blocks.get(), c, 1);
+  });
+}
+
+// f(first channel, channels, y, x...) for floats (batch, channels, inner), where y and x are stored in half
+// precision: a channel at a time, whose floats stay in cache between the passes of its kernel. Few channels,
+// or short runs of numbers in them, are converted as a whole.
+template <class F, class... X>
+void channels_in_floats(Half half, const BatchNormProblem& p, uint16_t* y, const F& f, const X*... x) {
+  const uint16_t* const inputs[] = {x...};
+  convert_channels(half, p, y, inputs, int(sizeof...(X)), &on_floats<F, X...>, &f);
+}
+
+template <class T>
+T* behind(T* pointer, int64_t n) {
+  return pointer ? pointer + n : nullptr;
+}
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
@@ -44,20 +93,31 @@ BatchNormProblem batch_norm_problem(const py::array& x, double eps, const char* 
 py::tuple bind_batch_norm_forward(const py::array& x, const Optional& weight, const Optional& bias,
                                   double eps) {
   constexpr const char* op = "batch_norm_forward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x");
-    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, op, "x", half);
+    const Parameter<T> w(weight, op, "weight", half), b(bias, op, "bias", half);
     const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
     require_size(weight, problem.channels, op, "weight");
     require_size(bias, problem.channels, op, "bias");
-    py::array y = empty<T>(in.shape()), mean = empty<double>({problem.channels}),
+    py::array y = empty_array(stored_dtype<T>(half), in.shape()), mean = empty<double>({problem.channels}),
               var = empty<double>({problem.channels});
+    double *m = data<double>(mean), *v = data<double>(var);
     if (in.size() == 0) {
-      std::fill_n(data<double>(mean), problem.channels, kNan);
-      std::fill_n(data<double>(var), problem.channels, kNan);
+      std::fill_n(m, problem.channels, kNan);
+      std::fill_n(v, problem.channels, kNan);
     } else {
       KernelScope scope(in.size());
-      batch_norm_forward<T>(data<T>(y), data<double>(mean), data<double>(var), in, w, b, problem);
+      if constexpr (sizeof(T) == 2)
+        channels_in_floats(
+            half, problem, data<T>(y),
+            [&](int64_t c, int64_t count, float* to, const float* from) {
+              batch_norm_forward<float>(to, m + c, v + c, from, behind<const float>(w, c),
+                                        behind<const float>(b, c),
+                                        {problem.batch, count, problem.inner, eps});
+            },
+            in.get());
+      else
+        batch_norm_forward<T>(data<T>(y), m, v, in, w, b, problem);
     }
     return py::make_tuple(y, mean, var);
   });
@@ -66,20 +126,32 @@ py::tuple bind_batch_norm_forward(const py::array& x, const Optional& weight, co
 py::array bind_batch_norm_inference(const py::array& x, const py::array& mean, const py::array& var,
                                     const Optional& weight, const Optional& bias, double eps) {
   constexpr const char* op = "batch_norm_inference";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x"), m(mean, op, "mean"), v(var, op, "var");
-    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, op, "x", half);
+    const Parameter<T> w(weight, op, "weight", half), b(bias, op, "bias", half), m(mean, op, "mean", half),
+        v(var, op, "var", half);
     const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
     require_size(weight, problem.channels, op, "weight");
     require_size(bias, problem.channels, op, "bias");
     require_size(mean, problem.channels, op, "mean");
     require_size(var, problem.channels, op, "var");
-    py::array y = empty<T>(in.shape());
+    py::array y = empty_array(stored_dtype<T>(half), in.shape());
     if (in.size() > 0) {
-      const std::vector<double> m64(m.get(), m.get() + problem.channels),
-          v64(v.get(), v.get() + problem.channels);
+      const Computed<T>*mean_of = m, *var_of = v;
+      const std::vector<double> m64(mean_of, mean_of + problem.channels),
+          v64(var_of, var_of + problem.channels);
       KernelScope scope(in.size());
-      batch_norm_inference<T>(data<T>(y), in, m64.data(), v64.data(), w, b, problem);
+      if constexpr (sizeof(T) == 2)
+        channels_in_floats(
+            half, problem, data<T>(y),
+            [&](int64_t c, int64_t count, float* to, const float* from) {
+              batch_norm_inference<float>(to, from, m64.data() + c, v64.data() + c, behind<const float>(w, c),
+                                          behind<const float>(b, c),
+                                          {problem.batch, count, problem.inner, eps});
+            },
+            in.get());
+      else
+        batch_norm_inference<T>(data<T>(y), in, m64.data(), v64.data(), w, b, problem);
     }
     return y;
   });
@@ -89,22 +161,34 @@ py::tuple bind_batch_norm_backward(const py::array& grad_y, const py::array& x, 
                                    const py::array& mean, const py::array& var, double eps, bool training,
                                    bool need_x, bool need_weight, bool need_bias) {
   constexpr const char* op = "batch_norm_backward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x");
-    const OptionalIn<T> w(weight, op, "weight");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half);
+    const Parameter<T> w(weight, op, "weight", half);
     const In<double> m(mean, op, "mean"), v(var, op, "var");
     const BatchNormProblem problem = batch_norm_problem(in.array(), eps, op);
     require(g.size() == in.size(), op, "grad_y and x differ in size");
     require(m.size() == problem.channels && v.size() == problem.channels, op,
             "mean and var must have one element per channel");
     require_size(weight, problem.channels, op, "weight");
-    Wanted<T> gx(need_x, in.shape()), gw(need_weight, problem.channels), gb(need_bias, problem.channels);
+    Wanted<T> gx(need_x, in.shape(), half);
+    Wanted<Computed<T>> gw(need_weight, problem.channels), gb(need_bias, problem.channels);
     if (in.size() == 0) {
       gw.fill(0);
       gb.fill(0);
     } else {
       KernelScope scope(in.size());
-      batch_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, training, problem);
+      if constexpr (sizeof(T) == 2)
+        channels_in_floats(
+            half, problem, gx.pointer,
+            [&](int64_t c, int64_t count, float* to, const float* grad, const float* from) {
+              batch_norm_backward<float>(gx.pointer ? to : nullptr, behind(gw.pointer, c),
+                                         behind(gb.pointer, c), grad, from, behind<const float>(w, c),
+                                         m.get() + c, v.get() + c, training,
+                                         {problem.batch, count, problem.inner, eps});
+            },
+            g.get(), in.get());
+      else
+        batch_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, training, problem);
     }
     return py::make_tuple(gx.array, gw.array, gb.array);
   });
@@ -139,79 +223,101 @@ int64_t rows_of(int64_t size, int64_t length, const char* op) {
   return size / length;
 }
 
-py::tuple bind_layer_norm_forward(const py::array& x, const Optional& weight, const Optional& bias,
-                                  int64_t length, double eps) {
-  constexpr const char* op = "layer_norm_forward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x");
-    const OptionalIn<T> w(weight, op, "weight"), b(bias, op, "bias");
+// `centred`: with a mean; else RMS norm, whose statistic is the mean square.
+py::tuple layer_forward(const char* op, const py::array& x, const Optional& weight, const Optional& bias,
+                        int64_t length, double eps, bool centred) {
+  return by_stored(op, x, [&]<class T>(T, Half half) -> py::tuple {
+    const In<T> in(x, op, "x", half);
+    const Parameter<T> w(weight, op, "weight", half), b(bias, op, "bias", half);
     const int64_t rows = rows_of(in.size(), length, op);
     require_size(weight, length, op, "weight");
     require_size(bias, length, op, "bias");
-    py::array y = empty<T>(in.shape()), mean = empty<double>({rows}), var = empty<double>({rows});
+    py::array y = empty_array(stored_dtype<T>(half), in.shape()), var = empty<double>({rows});
+    Wanted<double> mean(centred, rows);
+    double *m = mean.pointer, *v = data<double>(var);
     {
       KernelScope scope(in.size());
-      layer_norm_forward<T>(data<T>(y), data<double>(mean), data<double>(var), in, w, b, rows, length, eps);
+      if constexpr (sizeof(T) == 2)
+        rows_in_floats(
+            half, data<T>(y), rows, length, kPiece,
+            [&](int64_t first, int64_t count, float* to, const float* from) {
+              layer_norm_forward<float>(to, behind(m, first), v + first, from, w, b, count, length, eps);
+            },
+            in.get());
+      else
+        layer_norm_forward<T>(data<T>(y), m, v, in, w, b, rows, length, eps);
     }
-    return py::make_tuple(y, mean, var);
+    if (centred) return py::make_tuple(y, mean.array, var);
+    return py::make_tuple(y, var);
   });
+}
+
+py::tuple bind_layer_norm_forward(const py::array& x, const Optional& weight, const Optional& bias,
+                                  int64_t length, double eps) {
+  return layer_forward("layer_norm_forward", x, weight, bias, length, eps, true);
 }
 
 py::tuple bind_rms_norm_forward(const py::array& x, const Optional& weight, int64_t length, double eps) {
-  constexpr const char* op = "rms_norm_forward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x");
-    const OptionalIn<T> w(weight, op, "weight");
-    const int64_t rows = rows_of(in.size(), length, op);
-    require_size(weight, length, op, "weight");
-    py::array y = empty<T>(in.shape()), square = empty<double>({rows});
-    {
-      KernelScope scope(in.size());
-      layer_norm_forward<T>(data<T>(y), nullptr, data<double>(square), in, w, nullptr, rows, length, eps);
-    }
-    return py::make_tuple(y, square);
-  });
+  return layer_forward("rms_norm_forward", x, weight, std::nullopt, length, eps, false);
 }
 
-template <class T>
 py::tuple layer_backward(const char* op, const py::array& grad_y, const py::array& x, const Optional& weight,
                          const Optional& mean, const py::array& var, int64_t length, double eps, bool need_x,
                          bool need_weight, bool need_bias) {
-  const In<T> g(grad_y, op, "grad_y"), in(x, op, "x");
-  const OptionalIn<T> w(weight, op, "weight");
-  const OptionalIn<double> m(mean, op, "mean");
-  const In<double> v(var, op, "var");
-  const int64_t rows = rows_of(in.size(), length, op);
-  require(g.size() == in.size(), op, "grad_y and x differ in size");
-  require(v.size() == rows && (!mean || mean->size() == rows), op,
-          "statistics must have one element per row");
-  require_size(weight, length, op, "weight");
-  Wanted<T> gx(need_x, in.shape()), gw(need_weight, length), gb(need_bias, length);
-  {
-    KernelScope scope(in.size());
-    layer_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, rows, length, eps);
-  }
-  return py::make_tuple(gx.array, gw.array, gb.array);
-}
-
-py::tuple bind_layer_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
-                                   const py::array& mean, const py::array& var, int64_t length, double eps,
-                                   bool need_x, bool need_weight, bool need_bias) {
-  constexpr const char* op = "layer_norm_backward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    return layer_backward<T>(op, grad_y, x, weight, mean, var, length, eps, need_x, need_weight, need_bias);
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half);
+    const Parameter<T> w(weight, op, "weight", half);
+    const OptionalIn<double> m(mean, op, "mean");
+    const In<double> v(var, op, "var");
+    const int64_t rows = rows_of(in.size(), length, op);
+    require(g.size() == in.size(), op, "grad_y and x differ in size");
+    require(v.size() == rows && (!mean || mean->size() == rows), op,
+            "statistics must have one element per row");
+    require_size(weight, length, op, "weight");
+    Wanted<T> gx(need_x, in.shape(), half);
+    Wanted<Computed<T>> gw(need_weight, length), gb(need_bias, length);
+    {
+      KernelScope scope(in.size());
+      if constexpr (sizeof(T) == 2) {
+        // Every piece has sums of its own, rows of a matrix for each of the two gradients.
+        const int64_t step = std::clamp<int64_t>(kSumPiece / length, 1, std::max<int64_t>(1, rows));
+        const int64_t pieces = (rows + step - 1) / step, size = pieces * length;
+        const memory::Buffer<float> sums_w(size_t(gw.pointer ? size : 0)),
+            sums_b(size_t(gb.pointer ? size : 0));
+        const auto of = [&](const memory::Buffer<float>& sums, int64_t first) {
+          return behind(sums.get(), first / step * length);
+        };
+        rows_in_floats(
+            half, gx.pointer, rows, length, kSumPiece,
+            [&](int64_t first, int64_t count, float* to, const float* grad, const float* from) {
+              layer_norm_backward<float>(gx.pointer ? to : nullptr, of(sums_w, first), of(sums_b, first),
+                                         grad, from, w, behind<const double>(m, first), v.get() + first,
+                                         count, length, eps);
+            },
+            g.get(), in.get());
+        if (gw.pointer) sum_rows<float>(pieces, length, matrix<float>(sums_w.get(), length), gw.pointer);
+        if (gb.pointer) sum_rows<float>(pieces, length, matrix<float>(sums_b.get(), length), gb.pointer);
+      } else {
+        layer_norm_backward<T>(gx.pointer, gw.pointer, gb.pointer, g, in, w, m, v, rows, length, eps);
+      }
+    }
+    return py::make_tuple(gx.array, gw.array, gb.array);
   });
 }
 
 py::tuple bind_rms_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
                                  const py::array& square, int64_t length, double eps, bool need_x,
                                  bool need_weight) {
-  constexpr const char* op = "rms_norm_backward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const py::tuple grads = layer_backward<T>(op, grad_y, x, weight, std::nullopt, square, length, eps,
-                                              need_x, need_weight, false);
-    return py::make_tuple(grads[0], grads[1]);
-  });
+  const py::tuple grads = layer_backward("rms_norm_backward", grad_y, x, weight, std::nullopt, square, length,
+                                         eps, need_x, need_weight, false);
+  return py::make_tuple(grads[0], grads[1]);
+}
+
+py::tuple bind_layer_norm_backward(const py::array& grad_y, const py::array& x, const Optional& weight,
+                                   const py::array& mean, const py::array& var, int64_t length, double eps,
+                                   bool need_x, bool need_weight, bool need_bias) {
+  return layer_backward("layer_norm_backward", grad_y, x, weight, mean, var, length, eps, need_x, need_weight,
+                        need_bias);
 }
 
 GroupNormProblem group_norm_problem(const py::array& x, int64_t groups, double eps, const char* op) {

@@ -1,6 +1,6 @@
 // The reductions' part of the kernel contract. `axes` is a tuple of axis numbers, or None for all; keepdim
 // leaves axes of one element where an axis was reduced.
-#include "cpu/reduce.h"
+#include "cpu/reduce/half.h"
 
 #include <algorithm>
 #include <cmath>
@@ -169,6 +169,67 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
   });
 }
 
+// The fold of an array stored in half precision: along the last run of reduced axes as floats, along others
+// as doubles; rounded once.
+py::array fold_stored(Fold op, Half half, const py::array& x, const Plan& plan, double scale = 1) {
+  py::array y = empty_array(half_dtype(half), plan.out_shape);
+  uint16_t* to = data<uint16_t>(y);
+  const In<uint16_t> in(x, "reduce", "x", half);
+  Shape shape = in.shape();
+  const auto is_kept = [&](int axis) { return !plan.reduced[axis] && shape[size_t(axis)] != 1; };
+  int64_t outer = 1, n = 1, inner = 1;
+  int axis = in.ndim() - 1;
+  for (; axis >= 0 && !plan.reduced[axis]; --axis) inner *= shape[size_t(axis)];
+  for (; axis >= 0 && !is_kept(axis); --axis) {
+    n *= shape[size_t(axis)];
+    shape[size_t(axis)] = 1;
+  }
+  for (; axis >= 0; --axis) outer *= shape[size_t(axis)];
+
+  KernelScope scope(in.size());
+  const memory::Buffer<double> folded(size_t(outer * inner)), all(size_t(plan.kept_size));
+  double* results = folded.get();
+  if (in.size() > 0) fold_half(op, half, in, outer, n, inner, results);
+  if (in.size() == 0 || outer * inner > plan.kept_size) {  // nothing to fold, or some left
+    Shape strides(shape.size());
+    int64_t stride = sizeof(double);
+    for (size_t a = shape.size(); a-- > 0; stride *= shape[a]) strides[a] = stride;
+    ReduceProblem problem;
+    problem.x = reinterpret_cast<const char*>(results);
+    if (in.size() == 0) problem.reduced_size = plan.reduced_size, problem.kept_size = plan.kept_size;
+    for (size_t a = 0; in.size() > 0 && a < shape.size(); ++a)
+      if (plan.reduced[a])
+        problem.add_reduced({shape[a], strides[a], 0, 0});
+      else
+        problem.add_kept({shape[a], strides[a], 0, plan.out_stride[a]});
+    results = all.get();
+    fold<double>(in.size() == 0 ? op : joining(op), problem, 0, {results, true});
+  }
+  parallel_for(plan.kept_size, 16384, [&](int64_t begin, int64_t end) {
+    float floats[256];
+    for (int64_t k = begin; k < end; k += 256) {
+      const int64_t count = std::min<int64_t>(256, end - k);
+      for (int64_t i = 0; i < count; ++i) floats[i] = float(results[k + i] * scale);
+      narrow(to + k, floats, count, half);
+    }
+  });
+  return y;
+}
+
+// A fold over the axes that plan_of(operand) names, of float, double or half precision.
+template <class F>
+py::array fold_any(const char* name, Fold op, const py::array& x, bool is_mean, F&& plan_of) {
+  return by_stored(name, x, [&]<class T>(T, Half half) {
+    Operand in = operand_of(x);
+    const Plan plan = plan_of(in);
+    const double scale = is_mean ? 1.0 / double(plan.reduced_size) : 1;  // nothing: 0 * inf is NaN
+    if constexpr (sizeof(T) == 2)
+      return fold_stored(op, half, x, plan, scale);
+    else
+      return fold_array<T>(op, in, plan, scale);
+  });
+}
+
 template <Fold op>
 py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
   constexpr const char* name = op == Fold::sum          ? "sum"
@@ -176,18 +237,12 @@ py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
                                : op == Fold::product    ? "prod"
                                : op == Fold::maximum    ? "amax"
                                                         : "amin";
-  return by_dtype(name, x, [&]<class T>(T) {
-    Operand in = array_of<T>(x, name, "x");
-    return fold_array<T>(op, in, Plan(name, in, axes, keepdim));
-  });
+  return fold_any(name, op, x, false, [&](const Operand& in) { return Plan(name, in, axes, keepdim); });
 }
 
 py::array bind_mean(const py::array& x, const Axes& axes, bool keepdim) {
-  return by_dtype("mean", x, [&]<class T>(T) {
-    Operand in = array_of<T>(x, "mean", "x");
-    const Plan plan("mean", in, axes, keepdim);
-    return fold_array<T>(Fold::sum, in, plan, 1.0 / double(plan.reduced_size));  // nothing: 0 * inf is NaN
-  });
+  return fold_any("mean", Fold::sum, x, true,
+                  [&](const Operand& in) { return Plan("mean", in, axes, keepdim); });
 }
 
 py::array bind_norm(const py::array& x, double p, const Axes& axes, bool keepdim) {
@@ -233,11 +288,8 @@ py::array bind_logsumexp(const py::array& x, const Axes& axes, bool keepdim) {
 }
 
 py::array bind_sum_to(const py::array& x, const Shape& shape) {
-  return by_dtype("sum_to", x, [&]<class T>(T) {
-    Operand in = array_of<T>(x, "sum_to", "x");
-    const Plan plan("sum_to", in, shape);
-    return fold_array<T>(Fold::sum, in, plan);
-  });
+  return fold_any("sum_to", Fold::sum, x, false,
+                  [&](const Operand& in) { return Plan("sum_to", in, shape); });
 }
 
 py::array bind_sum_product_to(const py::array& x, const py::array& y, const Shape& shape) {
@@ -296,15 +348,26 @@ struct Along {
 template <bool largest>
 py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
   constexpr const char* name = largest ? "max" : "min";
-  return by_dtype(name, x, [&]<class T>(T) {
-    const In<T> in(x, name, "x");
+  return by_stored(name, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, name, "x", half);
     const Along a(name, in, axis, keepdim);
     if (a.n == 0 && a.outer * a.inner > 0)
       throw py::value_error(std::string(name) + ": no elements to choose from");
-    py::array values = empty<T>(a.shape), indices = empty<int64_t>(a.shape);
+    py::array values = empty_array(stored_dtype<T>(half), a.shape), indices = empty<int64_t>(a.shape);
     if (a.n > 0) {
       KernelScope scope(in.size());
-      extreme_index<T>(largest, in, a.outer, a.n, a.inner, data<T>(values), data<int64_t>(indices));
+      if constexpr (sizeof(T) == 2)
+        rows_in_floats(
+            half, nullptr, a.outer, a.n * a.inner, 8192,
+            [&](int64_t first, int64_t count, float* found,
+                const float* floats) {  // found: as long as floats
+              extreme_index<float>(largest, floats, count, a.n, a.inner, found,
+                                   data<int64_t>(indices) + first * a.inner);
+              narrow(data<T>(values) + first * a.inner, found, count * a.inner, half);
+            },
+            in.get());
+      else
+        extreme_index<T>(largest, in, a.outer, a.n, a.inner, data<T>(values), data<int64_t>(indices));
     }
     return py::make_tuple(std::move(values), std::move(indices));
   });

@@ -13,15 +13,24 @@ ClassShape class_shape(std::span<const int64_t> shape, int64_t dim, const char* 
   return {size_of(shape.first(size_t(dim))), shape[size_t(dim)], size_of(shape.subspan(size_t(dim) + 1))};
 }
 
+constexpr int64_t kPiece = 8192;  // numbers in half precision that are converted at a time
+
 template <auto ForFloat, auto ForDouble>
 py::array forward(const char* op, const py::array& x, int64_t dim) {
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, op, "x", half);
     const Shape shape = in.shape();
     const ClassShape problem = class_shape(shape, dim, op);
-    py::array y = empty<T>(shape);
+    py::array y = empty_array(stored_dtype<T>(half), shape);
     KernelScope scope(in.size());
-    if constexpr (sizeof(T) == 4)
+    if constexpr (sizeof(T) == 2)
+      rows_in_floats(
+          half, data<T>(y), problem.outer, problem.classes * problem.inner, kPiece,
+          [&](int64_t, int64_t count, float* to, const float* from) {
+            ForFloat(to, from, {count, problem.classes, problem.inner});
+          },
+          in.get());
+    else if constexpr (sizeof(T) == 4)
       ForFloat(data<T>(y), in, problem);
     else
       ForDouble(data<T>(y), in, problem);
@@ -31,14 +40,21 @@ py::array forward(const char* op, const py::array& x, int64_t dim) {
 
 template <auto ForFloat, auto ForDouble>
 py::array backward(const char* op, const py::array& grad_y, const py::array& y, int64_t dim) {
-  return by_dtype(op, y, [&]<class T>(T) {
-    const In<T> g(grad_y, op, "grad_y"), out(y, op, "y");
+  return by_stored(op, y, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half), out(y, op, "y", half);
     const Shape shape = out.shape();
     const ClassShape problem = class_shape(shape, dim, op);
     if (g.shape() != shape) throw py::value_error(std::string(op) + ": grad_y and y differ in shape");
-    py::array grad_x = empty<T>(shape);
+    py::array grad_x = empty_array(stored_dtype<T>(half), shape);
     KernelScope scope(out.size());
-    if constexpr (sizeof(T) == 4)
+    if constexpr (sizeof(T) == 2)
+      rows_in_floats(
+          half, data<T>(grad_x), problem.outer, problem.classes * problem.inner, kPiece,
+          [&](int64_t, int64_t count, float* to, const float* g_floats, const float* y_floats) {
+            ForFloat(to, g_floats, y_floats, {count, problem.classes, problem.inner});
+          },
+          g.get(), out.get());
+    else if constexpr (sizeof(T) == 4)
       ForFloat(data<T>(grad_x), g, out, problem);
     else
       ForDouble(data<T>(grad_x), g, out, problem);

@@ -32,7 +32,7 @@ PyObject* new_tensor(PyTypeObject* type, PyObject*, PyObject*) {
   if (!self) return nullptr;
   auto* t = reinterpret_cast<Tensor*>(self);
   for (PyObject** field :
-       {&t->node, &t->version, &t->base, &t->path, &t->views, &t->hooks, &t->post_hooks, &t->grad}) {
+       {&t->node, &t->counter, &t->base, &t->path, &t->views, &t->hooks, &t->post_hooks, &t->grad}) {
     Py_INCREF(Py_None);
     *field = Py_None;
   }
@@ -63,7 +63,7 @@ PyMemberDef tensor_fields[] = {
     FIELD(Tensor, requires_grad, "a bool"),
     FIELD(Tensor, node, "the Op that made this tensor, None for a leaf"),
     FIELD(Tensor, index, "which of the node's outputs"),
-    FIELD(Tensor, version, "a list: counts in-place changes; None: nobody asked yet"),
+    FIELD(Tensor, counter, "a list: counts in-place changes; None: nobody asked yet"),
     FIELD(Tensor, base, "of a view: the tensor it looks at, itself no view"),
     FIELD(Tensor, path, "of a view: how to make it from the base"),
     FIELD(Tensor, views, "of a base: weak references to its views"),
@@ -89,7 +89,11 @@ PyObject* get_enabled(PyObject*, void*) {
   return PyBool_FromLong(enabled);
 }
 int set_enabled(PyObject*, PyObject* value, void*) {
-  const int truth = value ? PyObject_IsTrue(value) : 0;
+  if (!value) {
+    PyErr_SetString(PyExc_AttributeError, "enabled");
+    return -1;
+  }
+  const int truth = PyObject_IsTrue(value);
   if (truth < 0) return -1;
   enabled = truth;
   return 0;

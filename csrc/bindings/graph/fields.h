@@ -38,10 +38,12 @@ class Ref {
   PyObject* object_ = nullptr;
 };
 
-// No field is null but the data of a tensor whose class has not set it yet.
+// What a program deleted (`del t._node`) and what the collector has cleared is null, and so is the data of a
+// tensor that no __init__ has seen; programs may also put there what they like. So nothing is followed before
+// it was looked at.
 struct Tensor {
   PyObject ob_base;
-  PyObject *data, *requires_grad, *node, *index, *version, *base, *path, *views, *hooks, *post_hooks, *grad;
+  PyObject *data, *requires_grad, *node, *index, *counter, *base, *path, *views, *hooks, *post_hooks, *grad;
 
   bool needs_grad() const { return requires_grad == Py_True; }
 };
@@ -52,6 +54,9 @@ struct Node {
 
 extern PyTypeObject TensorFields, NodeFields, GradMode, ViewCall;
 
+inline bool absent(PyObject* field) {
+  return !field || field == Py_None;
+}
 inline Tensor* as_tensor(PyObject* object) {
   return PyObject_TypeCheck(object, &TensorFields) ? reinterpret_cast<Tensor*>(object) : nullptr;
 }

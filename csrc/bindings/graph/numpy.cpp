@@ -66,7 +66,11 @@ char kind_of(PyObject* array) {
   const Ref dtype(PyObject_GetAttr(array, name_dtype));
   if (!dtype) return 0;
   const Ref kind(PyObject_GetAttr(dtype.get(), name_kind));
-  return kind ? char(PyUnicode_ReadChar(kind.get(), 0)) : 0;
+  if (!kind) return 0;
+  if (PyUnicode_Check(kind.get()) && PyUnicode_GET_LENGTH(kind.get()) > 0)
+    return char(PyUnicode_READ_CHAR(kind.get(), 0));
+  PyErr_SetString(PyExc_TypeError, "a dtype's kind must be a letter");
+  return 0;
 }
 
 bool is_floating(char kind) {

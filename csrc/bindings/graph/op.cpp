@@ -8,6 +8,7 @@ namespace {
 
 PyTypeObject* tensor_type;  // fastdl.Tensor
 PyObject* otherwise;        // apply_otherwise(cls, inputs, options, error), for what forward refused
+PyObject* recorded;         // recorded(op), called with whatever has entered the graph; null: nobody asks
 PyObject *no_grad_path, *multiple_path, *yes;  // what is known of a view instead of its path; (True,)
 PyObject* nothing_needed[8];                   // (False,) * n
 PyObject *minus_one, *never;  // the edge's index of a leaf; the version of an input that was not given
@@ -29,29 +30,44 @@ Ref next_order() {
 
 // Where the gradient of `t` goes: (the leaf itself, -1), or (node that made it, which of its outputs).
 Ref edge_of(Tensor* t) {
-  return t->node == Py_None ? Ref(PyTuple_Pack(2, reinterpret_cast<PyObject*>(t), minus_one))
-                            : Ref(PyTuple_Pack(2, t->node, t->index));
+  if (absent(t->node)) return Ref(PyTuple_Pack(2, reinterpret_cast<PyObject*>(t), minus_one));
+  if (t->index) return Ref(PyTuple_Pack(2, t->node, t->index));
+  PyErr_SetString(PyExc_AttributeError, "_index");
+  return {};
+}
+
+// The tensor whose memory `t` looks at: itself, unless it is a view.
+Ref base_of(Tensor* t) {
+  if (absent(t->base)) return Ref::to(reinterpret_cast<PyObject*>(t));
+  if (as_tensor(t->base)) return Ref::to(t->base);
+  PyErr_SetString(PyExc_TypeError, "_base: must be a tensor or None");
+  return {};
 }
 
 // The counter of in-place changes of `t`: a list of one number.
-PyObject* version_of(Tensor* t) {
-  if (t->version == Py_None) {
+PyObject* counter_of(Tensor* t) {
+  if (absent(t->counter)) {
     Ref cell(PyList_New(1));
     if (!cell) return nullptr;
     PyList_SET_ITEM(cell.get(), 0, PyLong_FromLong(0));
-    set(t->version, std::move(cell));
+    set(t->counter, std::move(cell));
   }
-  return t->version;
+  if (PyList_CheckExact(t->counter) && PyList_GET_SIZE(t->counter) == 1) return t->counter;
+  PyErr_SetString(PyExc_TypeError, "_counter: must be a list of one number or None");
+  return nullptr;
 }
 
 // (counter, its value now)
 Ref version_now(Tensor* t) {
-  PyObject* cell = version_of(t);
+  PyObject* cell = counter_of(t);
   return cell ? Ref(PyTuple_Pack(2, cell, PyList_GET_ITEM(cell, 0))) : Ref();
 }
 
 Ref new_node(PyObject* cls) {
-  return Ref(PyObject_CallNoArgs(cls));
+  Ref op(PyObject_CallNoArgs(cls));
+  if (!op || PyObject_TypeCheck(op.get(), &NodeFields)) return op;
+  PyErr_SetString(PyExc_TypeError, "Op: the class made something that is no Op");
+  return {};
 }
 
 // Weak references to living views; dead ones are swept when the length reaches a power of two: constant cost
@@ -59,7 +75,7 @@ Ref new_node(PyObject* cls) {
 bool register_view(Tensor* base, PyObject* view) {
   const Ref reference(PyWeakref_NewRef(view, nullptr));
   if (!reference) return false;
-  if (base->views == Py_None) {
+  if (absent(base->views)) {
     Ref views(PyList_New(1));
     if (!views) return false;
     Py_INCREF(reference.get());
@@ -68,13 +84,19 @@ bool register_view(Tensor* base, PyObject* view) {
     return true;
   }
   PyObject* views = base->views;
+  if (!PyList_CheckExact(views)) {
+    PyErr_SetString(PyExc_TypeError, "_views: must be a list or None");
+    return false;
+  }
   const Py_ssize_t count = PyList_GET_SIZE(views);
   if (count >= 8 && (count & (count - 1)) == 0) {
     const Ref living(PyList_New(0));
     if (!living) return false;
     for (Py_ssize_t i = 0; i < count; ++i) {
       PyObject* each = PyList_GET_ITEM(views, i);
-      if (PyWeakref_GetObject(each) != Py_None && PyList_Append(living.get(), each) != 0) return false;
+      if (PyWeakref_Check(each) && PyWeakref_GetObject(each) != Py_None &&
+          PyList_Append(living.get(), each) != 0)
+        return false;
     }
     if (PyList_SetSlice(views, 0, count, living.get()) != 0) return false;
   }
@@ -94,7 +116,7 @@ bool keep_output(PyObject* op, PyObject* output) {
   Node* node = reinterpret_cast<Node*>(op);
   const Ref now = version_now(reinterpret_cast<Tensor*>(output));
   if (!now) return false;
-  if (node->versions == Py_None) set(node->versions, Ref(PyList_New(0)));
+  if (absent(node->versions)) set(node->versions, Ref(PyList_New(0)));
   return node->versions && PyList_Append(node->versions, now.get()) == 0;
 }
 
@@ -113,8 +135,8 @@ Ref output_of(PyObject* op, PyObject* array, Py_ssize_t index, bool kept) {
   return output;
 }
 
-// Enter the graph: edges to the inputs' makers, output tensors that point to `op`.
-Ref record(PyObject* op, const Inputs& inputs, PyObject* result) {
+// Edges to the inputs' makers, output tensors that point to `op`.
+Ref link(PyObject* op, const Inputs& inputs, PyObject* result) {
   Node* node = reinterpret_cast<Node*>(op);
   Ref order = next_order(), edges(PyTuple_New(inputs.count));
   if (!order || !edges) return {};
@@ -169,6 +191,27 @@ Ref record(PyObject* op, const Inputs& inputs, PyObject* result) {
   return outputs;
 }
 
+// Enter the graph.
+Ref record(PyObject* op, const Inputs& inputs, PyObject* result) {
+  Ref outputs = link(op, inputs, result);
+  if (!outputs || !recorded) return outputs;
+  const Ref function = Ref::to(recorded);  // it may be taken out by its own call
+  return Ref(PyObject_CallOneArg(function.get(), op)) ? std::move(outputs) : Ref();
+}
+
+// References to arrays: forward may set another one in an input that is written in place.
+struct Held {
+  PyObject** arrays;
+  Py_ssize_t count = 0;
+  void add(PyObject* array) {
+    Py_INCREF(array);
+    arrays[count++] = array;
+  }
+  ~Held() {
+    while (count > 0) Py_DECREF(arrays[--count]);
+  }
+};
+
 // A forward that raised what kernels, NumPy and CuPy say to arrays they cannot take: computed in another way.
 Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   if (!otherwise ||
@@ -194,10 +237,6 @@ Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObje
 Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   const Ref op = new_node(cls);
   if (!op) return {};
-  if (!PyObject_TypeCheck(op.get(), &NodeFields)) {
-    PyErr_SetString(PyExc_TypeError, "Op.apply: the class is no Op");
-    return {};
-  }
   const Py_ssize_t options = names ? PyTuple_GET_SIZE(names) : 0;
   PyObject* few[12];
   std::vector<PyObject*> many;
@@ -207,6 +246,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     call = many.data();
   }
   call[0] = op.get();
+  Held held{call + 1};
   bool any = false;
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
@@ -219,7 +259,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
       PyErr_SetString(PyExc_AttributeError, "_data");
       return {};
     }
-    call[i + 1] = t ? t->data : Py_None;
+    held.add(t ? t->data : Py_None);
     any |= t && t->needs_grad();
   }
   for (Py_ssize_t i = 0; i < options; ++i) call[count + 1 + i] = args[count + i];
@@ -236,10 +276,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     needs = Ref::to(nothing_needed[count]);
   }
   set(reinterpret_cast<Node*>(op.get())->needs, std::move(needs));
-  // The arrays stay alive: forward may set another one in an input that is written in place.
-  for (Py_ssize_t i = 0; i < count; ++i) Py_INCREF(call[i + 1]);
   const Ref result(PyObject_VectorcallMethod(name_forward, call, size_t(count + 1), names));
-  for (Py_ssize_t i = 0; i < count; ++i) Py_DECREF(call[i + 1]);
   if (!result) return {};
   if (recorded) return record(op.get(), {args, count}, result.get());
   if (!PyTuple_CheckExact(result.get())) return wrap(result.get());
@@ -287,6 +324,10 @@ PyObject* bound_attach(PyObject* cls, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "View.attach: takes a tensor, an array and a dict of options");
     return nullptr;
   }
+  if (!input->data) {
+    PyErr_SetString(PyExc_AttributeError, "_data");
+    return nullptr;
+  }
   return attach(cls, input, args[1], args[2]).release();
 }
 
@@ -307,8 +348,10 @@ PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "share: takes a tensor and a tuple of tensors");
     return nullptr;
   }
-  Tensor* base = input->base == Py_None ? input : reinterpret_cast<Tensor*>(input->base);
-  PyObject* cell = version_of(base);
+  const Ref owner = base_of(input);
+  if (!owner) return nullptr;
+  Tensor* base = reinterpret_cast<Tensor*>(owner.get());
+  const Ref cell = Ref::to(counter_of(base));
   if (!cell) return nullptr;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); ++i) {
     PyObject* output = PyTuple_GET_ITEM(args[1], i);
@@ -317,8 +360,8 @@ PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count) {
       PyErr_SetString(PyExc_TypeError, "share: takes a tensor and a tuple of tensors");
       return nullptr;
     }
-    set(view->base, reinterpret_cast<PyObject*>(base));
-    set(view->version, cell);
+    set(view->base, owner.get());
+    set(view->counter, cell.get());
     set(view->path, multiple_path);
     if (view->needs_grad() && !register_view(base, output)) return nullptr;
   }
@@ -346,6 +389,11 @@ PyObject* bound_set_tensor(PyObject*, PyObject* type) {
   }
   Py_INCREF(type);
   tensor_type = reinterpret_cast<PyTypeObject*>(type);
+  Py_RETURN_NONE;
+}
+PyObject* bound_set_recorded(PyObject*, PyObject* function) {
+  Py_INCREF(function);
+  Py_XSETREF(recorded, function == Py_None ? nullptr : function);
   Py_RETURN_NONE;
 }
 PyObject* bound_set_otherwise(PyObject*, PyObject* function) {
@@ -376,24 +424,13 @@ PyMethodDef functions[] = {
      "next_order() -> int\n\nThe number of a new node: later ones compare lower."},
     {"set_tensor", bound_set_tensor, METH_O,
      "set_tensor(type: object) -> None\n\nThe class that wrap() makes."},
+    {"set_recorded", bound_set_recorded, METH_O,
+     "set_recorded(function: object) -> None\n\nWhat is called with every node that enters the graph; None: "
+     "nothing."},
     {"set_otherwise", bound_set_otherwise, METH_O,
      "set_otherwise(function: object) -> None\n\nWhat becomes of an operation whose forward refused its "
      "arrays."},
     {nullptr, nullptr, 0, nullptr}};
-
-PyModuleDef module = {PyModuleDef_HEAD_INIT,
-                      "_graph",
-                      "Fields of tensors and nodes, and the calls that make them.",
-                      -1,
-                      functions,
-                      nullptr,
-                      nullptr,
-                      nullptr,
-                      nullptr};
-
-PyObject* intern(const char* text) {
-  return PyUnicode_InternFromString(text);
-}
 
 }  // namespace
 
@@ -410,6 +447,10 @@ PyMethodDef node_methods[] = {
     {nullptr, nullptr, 0, nullptr}};
 
 Ref wrap(PyObject* array) {
+  if (!tensor_type) {
+    PyErr_SetString(PyExc_RuntimeError, "wrap: fastdl.Tensor is not there yet");
+    return {};
+  }
   Ref tensor(TensorFields.tp_new(tensor_type, nullptr, nullptr));
   if (tensor) set(reinterpret_cast<Tensor*>(tensor.get())->data, array);
   return tensor;
@@ -419,13 +460,14 @@ Ref attach(PyObject* cls, Tensor* input, PyObject* array, PyObject* options) {
   Ref output = wrap(array);
   if (!output) return {};
   Tensor* view = reinterpret_cast<Tensor*>(output.get());
-  const bool first = input->base == Py_None;
-  Tensor* base = first ? input : reinterpret_cast<Tensor*>(input->base);
-  PyObject* path = first ? Py_None : input->path;
-  PyObject* cell = version_of(base);
+  const Ref owner = base_of(input);
+  if (!owner) return {};
+  Tensor* base = reinterpret_cast<Tensor*>(owner.get());
+  PyObject* path = base == input || !input->path ? Py_None : input->path;
+  PyObject* cell = counter_of(base);
   if (!cell) return {};
-  set(view->base, reinterpret_cast<PyObject*>(base));
-  set(view->version, cell);
+  set(view->base, owner.get());
+  set(view->counter, cell);
   if (!recording()) {
     set(view->path, no_grad_path);
     return output;
@@ -452,10 +494,18 @@ Ref attach(PyObject* cls, Tensor* input, PyObject* array, PyObject* options) {
   return output;
 }
 
-}  // namespace fastdl::graph
+namespace {
 
-PyMODINIT_FUNC PyInit__graph() {
-  using namespace fastdl::graph;
+PyObject* intern(const char* text) {
+  return PyUnicode_InternFromString(text);
+}
+
+// The classes and what is known of them are the process's: a second interpreter must not share them.
+int execute(PyObject* module) {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError, "fastdl: runs in the main interpreter only");
+    return -1;
+  }
   name_forward = intern("forward"), name_saves = intern("saves"), name_saves_output = intern("saves_output");
   name_dtype = intern("dtype"), name_shape = intern("shape"), name_data = intern("_data");
   no_grad_path = intern("was made under no_grad()");
@@ -468,7 +518,23 @@ PyMODINIT_FUNC PyInit__graph() {
     for (Py_ssize_t i = 0; i < n && nothing_needed[n]; ++i)
       PyTuple_SET_ITEM(nothing_needed[n], i, PyBool_FromLong(0));
   }
-  if (PyErr_Occurred() || !load_numpy()) return nullptr;
-  Ref m(PyModule_Create(&module));
-  return m && add_types(m.get()) ? m.release() : nullptr;
+  return !PyErr_Occurred() && load_numpy() && add_types(module) ? 0 : -1;
+}
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(execute)}, {0, nullptr}};
+PyModuleDef module = {PyModuleDef_HEAD_INIT,
+                      "_graph",
+                      "Fields of tensors and nodes, and the calls that make them.",
+                      0,
+                      functions,
+                      slots,
+                      nullptr,
+                      nullptr,
+                      nullptr};
+
+}  // namespace
+}  // namespace fastdl::graph
+
+PyMODINIT_FUNC PyInit__graph() {
+  return PyModuleDef_Init(&fastdl::graph::module);
 }

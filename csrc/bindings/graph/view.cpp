@@ -244,6 +244,15 @@ bool diagonal(Plan& plan, Arguments given) {
   return plan.option[0] && plan.option[1] && plan.option[2];
 }
 
+// No bound with an __index__ of its own, which might change the tensor under our hands.
+bool is_plain_slice(PyObject* object) {
+  if (!PySlice_Check(object)) return false;
+  const auto* slice = reinterpret_cast<PySliceObject*>(object);
+  for (PyObject* bound : {slice->start, slice->stop, slice->step})
+    if (bound != Py_None && !PyLong_CheckExact(bound)) return false;
+  return true;
+}
+
 // A key of integers, slices, None and Ellipsis.
 bool item(Plan& plan, Arguments given) {
   const Array* x = plan.array;
@@ -285,7 +294,7 @@ bool item(Plan& plan, Arguments given) {
       plan.data += (index < 0 ? index + extent : index) * x->strides[axis++];
     } else {
       Py_ssize_t start, stop, step;
-      if (!PySlice_Check(items[i]) || PySlice_Unpack(items[i], &start, &stop, &step) != 0) {
+      if (!is_plain_slice(items[i]) || PySlice_Unpack(items[i], &start, &stop, &step) != 0) {
         PyErr_Clear();
         return false;
       }
@@ -339,6 +348,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* na
   Tensor* input = count > 0 && !names ? as_tensor(args[0]) : nullptr;
   const Array* array = input ? as_array(input->data) : nullptr;
   if (array && array->ndim <= kMaxAxes) {
+    const Ref alive = Ref::to(input->data);
     Plan plan;
     plan.array = array;
     plan.data = array->data;
@@ -351,6 +361,10 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* na
       return attach(c->ops[plan.op], input, view.get(), options.get()).release();
     }
     if (PyErr_Occurred()) return nullptr;
+  }
+  if (!c->general) {  // the collector was here
+    PyErr_SetString(PyExc_RuntimeError, "ViewCall: called while it is taken apart");
+    return nullptr;
   }
   return PyObject_Vectorcall(c->general, args, flags, names);
 }
@@ -395,7 +409,7 @@ PyObject* make(PyTypeObject*, PyObject* args, PyObject*) {
       c->plan = each.plan;
       c->general = Ref::to(general).release();
       c->ops[0] = Ref::to(op).release();
-      c->ops[1] = Ref::to(second).release();
+      c->ops[1] = Ref::to(second ? second : op).release();
       return self.release();
     }
   PyErr_Format(PyExc_ValueError, "ViewCall: no kind %s", kind);

@@ -132,6 +132,7 @@ void conv_grad_bias(T* sums, const T* y, int64_t batch, int64_t channels, int64_
           Vec<T> sum[4] = {};
           int64_t i = first;
           for (; i + 4 * w <= last; i += 4 * w)
+#pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) sum[j] += load(row + i + j * w);
           for (; i + w <= last; i += w) sum[0] += load(row + i);
           if (i < last) sum[1] += load_n(row + i, int(last - i));

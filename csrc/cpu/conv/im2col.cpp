@@ -31,10 +31,10 @@
 namespace fastdl {
 namespace {
 
-// Part of one output row of an image: `count` positions whose first has its tap 0 at input position (d, h,
-// w), maybe outside.
+// Part of one output row of an image: `count` positions from `column` on, the first of which has its tap 0 at
+// input position (d, h, w), maybe outside.
 struct Segment {
-  int64_t lane, count, image, d, h, w;
+  int64_t lane, count, image, column, d, h, w;
 };
 
 // Calls f(segment) for the rows that make up output positions [first, first + count), counted through all
@@ -45,7 +45,7 @@ void for_segments(const ConvProblem& p, int64_t first, int64_t count, F&& f) {
     const int64_t position = first + lane, row = position / p.out[2], depth = row / p.out[1];
     const int64_t od = depth % p.out[0], oh = row % p.out[1], ow = position % p.out[2];
     const int64_t length = std::min(count - lane, p.out[2] - ow);
-    f(Segment{lane, length, depth / p.out[0], od * p.stride[0] - p.pad[0], oh * p.stride[1] - p.pad[1],
+    f(Segment{lane, length, depth / p.out[0], ow, od * p.stride[0] - p.pad[0], oh * p.stride[1] - p.pad[1],
               ow * p.stride[2] - p.pad[2]});
     lane += length;
   }
@@ -73,59 +73,143 @@ struct Row {
 struct Span {
   int64_t source, begin, end;
 };
-Span span_of(const ConvProblem& p, const Segment& s, const Row& row) {
-  const int64_t d = s.d + row.tap[0] * p.dilation[0], h = s.h + row.tap[1] * p.dilation[1];
-  const int64_t w = s.w + row.tap[2] * p.dilation[2];
-  if (d < 0 || d >= p.in[0] || h < 0 || h >= p.in[1]) return {0, 0, 0};
-  const int64_t begin = std::min(s.count, w >= 0 ? 0 : ceil_div(-w, p.stride[2]));
-  const int64_t end = w >= p.in[2] ? 0 : std::min(s.count, (p.in[2] - 1 - w) / p.stride[2] + 1);
-  return {((row.channel * p.in[0] + d) * p.in[1] + h) * p.in[2] + w, begin, std::max(begin, end)};
-}
+
+// The spans of a problem. Which outputs of a row meet the image depends on the tap's column alone, and is
+// found once for each: a division takes as long as some vectors.
+class Spans {
+ public:
+  explicit Spans(const ConvProblem& p) : p_(p) {
+    for (int64_t r = 0; r < p.kernel[2]; ++r) {
+      const int64_t start = r * p.dilation[2] - p.pad[2];  // what output 0 meets
+      const int64_t low = start < 0 ? ceil_div(-start, p.stride[2]) : 0;
+      const int64_t high = start < p.in[2] ? (p.in[2] - 1 - start) / p.stride[2] + 1 : 0;
+      columns_.push_back({low, std::max(low, high)});
+    }
+  }
+  // Is the image's row there?
+  bool meet(const Segment& s, const Row& row) const {
+    const int64_t d = s.d + row.tap[0] * p_.dilation[0], h = s.h + row.tap[1] * p_.dilation[1];
+    return d >= 0 && d < p_.in[0] && h >= 0 && h < p_.in[1];
+  }
+  Span of(const Segment& s, const Row& row) const {
+    if (!meet(s, row)) return {0, 0, 0};
+    const int64_t d = s.d + row.tap[0] * p_.dilation[0], h = s.h + row.tap[1] * p_.dilation[1];
+    const auto [low, high] = columns_[size_t(row.tap[2])];
+    return {((row.channel * p_.in[0] + d) * p_.in[1] + h) * p_.in[2] + s.w + row.tap[2] * p_.dilation[2],
+            std::clamp<int64_t>(low - s.column, 0, s.count),
+            std::clamp<int64_t>(high - s.column, 0, s.count)};
+  }
+
+ private:
+  const ConvProblem& p_;
+  std::vector<std::pair<int64_t, int64_t>> columns_;
+};
 
 // B panels of the patch matrix: lanes are positions of one or more images. Tap by tap, so that where a tap
-// meets the image is found once for all channels.
+// meets the image is found once for all channels; with long strides a row of the kernel at a time, whose taps
+// are neighbours in the image.
 template <class T>
 struct PackPatches {
+  static constexpr int w = simd::kWidth<T>, lanes = tile::kNR<T>;
   const ConvProblem& p;
   const T* x;      // the group's channels of the first image
   int64_t origin;  // the position that is lane 0
+  Spans spans{p};
 
   void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
-    constexpr int lanes = tile::kNR<T>;
     Segment segments[lanes];
     int n = 0;
     for_segments(p, origin + first, count, [&](const Segment& s) { segments[n++] = s; });
     Row row(p, k0);
-    for (int64_t i = 0; i < std::min(p.taps(), kc); ++i, row.next(p))
+    const bool turned = p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] > w / 4;
+    const int64_t taps = std::min(p.taps(), kc);
+    for (int64_t i = 0, run; i < taps; i += run) {
+      run = turned ? std::min(p.kernel[2] - row.tap[2], taps - i) : 1;
+      Row last = row;
+      last.tap[2] += run - 1;
       for (int j = 0; j < n; ++j) {
-        Span span = span_of(p, segments[j], row);
-        span.source += segments[j].image * p.in_channels * p.in_size();
-        T* to = panel + i * lanes + segments[j].lane;
+        const Segment& s = segments[j];
+        Span span = spans.of(s, row);
+        span.source += s.image * p.in_channels * p.in_size();
+        T* to = panel + i * lanes + s.lane;
+        const int64_t room = lanes - s.lane;
+        if (turned) {
+          const int64_t column = spans.meet(s, row) ? s.w + row.tap[2] : p.in[2];
+          copy_turned(to, {span.source, span.begin, spans.of(s, last).end}, column, s.count, room, run,
+                      kc - i);
+          continue;
+        }
         const auto copy = p.stride[2] == 1   ? &PackPatches::copy_vectors<1>
                           : p.stride[2] == 2 ? &PackPatches::copy_vectors<2>
                                              : &PackPatches::copy_rows;
-        (this->*copy)(to, span, segments[j].count, lanes - segments[j].lane, ceil_div(kc - i, p.taps()));
+        (this->*copy)(to, span, s.count, room, ceil_div(kc - i, p.taps()));
       }
+      row = last;
+      row.next(p);
+    }
   }
 
   // One segment and tap in `channels` channels; `room`: lanes from its first one on. Whole vectors where they
   // fit: what they have too much the next segment replaces, or nobody reads.
   template <int S>
   void copy_vectors(T* to, const Span& span, int64_t count, int64_t room, int64_t channels) const {
-    constexpr int w = simd::kWidth<T>;
     for (int64_t v = 0; v < count; v += w) {
-      const RowPart<T, S> part(span.begin - v, span.end - v, room - v >= w ? w : int(count - v));
       const T* from = x + span.source + S * v;
-      for (int64_t c = 0; c < channels; ++c)
-        part.copy(to + v + c * p.taps() * tile::kNR<T>, from + c * p.in_size());
+      T* out = to + v;
+      if (span.begin <= v && v + w <= span.end) {
+        for (int64_t c = 0; c < channels; ++c, out += p.taps() * lanes, from += p.in_size())
+          simd::store<T>(out, every<T, S>(from));
+        continue;
+      }
+      const RowPart<T, S> part(span.begin - v, span.end - v, room - v >= w ? w : int(count - v));
+      for (int64_t c = 0; c < channels; ++c, out += p.taps() * lanes, from += p.in_size())
+        part.copy(out, from);
     }
   }
   void copy_rows(T* to, const Span& span, int64_t count, int64_t, int64_t channels) const {
     const T* from = x + span.source + span.begin * p.stride[2];
-    for (int64_t c = 0; c < channels; ++c, to += p.taps() * tile::kNR<T>, from += p.in_size()) {
+    for (int64_t c = 0; c < channels; ++c, to += p.taps() * lanes, from += p.in_size()) {
       std::fill_n(to, span.begin, T(0));
       copy_row(to + span.begin, from, span.end - span.begin, p.stride[2]);
       std::fill_n(to + span.end, count - span.end, T(0));
+    }
+  }
+
+  // One segment and `run` neighbouring taps in all channels of `steps` steps: what a position meets lies
+  // together and becomes a column. All taps of positions [span.begin, span.end) meet the image; position 0's
+  // first tap is the image's `column`.
+  [[gnu::noinline]] void copy_turned(T* to, const Span& span, int64_t column, int64_t count, int64_t room,
+                                     int64_t run, int64_t steps) const {
+    const int64_t stride = p.stride[2], end = span.end, begin = std::min(span.begin, end);
+    const T* from = x + span.source;
+    for (; steps > 0; steps -= p.taps(), to += p.taps() * lanes, from += p.in_size()) {
+      const int64_t taps = std::min(run, steps);
+      for (int64_t v = begin; v < end; v += w)
+        for (int64_t t = 0; t < taps; t += w)
+          turn(to + t * lanes + v, from + v * stride + t, int(std::min<int64_t>(w, end - v)), room - v >= w,
+               int(std::min<int64_t>(w, taps - t)));
+      for (int64_t v = 0; v < count; ++v) {
+        if (v == begin) v = end;
+        if (v >= count) break;
+        for (int64_t t = 0; t < taps; ++t) {
+          const int64_t at = v * stride + t;
+          to[t * lanes + v] = column + at >= 0 && column + at < p.in[2] ? from[at] : T(0);
+        }
+      }
+    }
+  }
+  [[gnu::noinline]] void turn(T* to, const T* from, int count, bool whole, int taps) const {
+    simd::Vec<T> v[w];
+#pragma GCC unroll 16
+    for (int i = 0; i < w; ++i) {
+      const T* at = from + std::min(i, count - 1) * p.stride[2];
+      v[i] = taps == w ? simd::load(at) : simd::load_n(at, taps);
+    }
+    tile::transpose<T>(v);
+#pragma GCC unroll 16
+    for (int t = 0; t < w; ++t) {
+      if (t >= taps) break;
+      whole ? simd::store<T>(to + t * lanes, v[t]) : simd::store_n(to + t * lanes, v[t], count);
     }
   }
 };
@@ -135,6 +219,7 @@ template <class T>
 struct PackPatchesTransposed {
   const ConvProblem& p;
   const T* x;  // the group's channels of the first image
+  Spans spans{p};
 
   void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
     constexpr int lanes = tile::kNR<T>;
@@ -145,7 +230,7 @@ struct PackPatchesTransposed {
       for_segments(p, position, length, [&](const Segment& s) {
         Row row(p, first);
         for (int lane = 0; lane < count; ++lane, row.next(p)) {
-          const Span span = span_of(p, s, row);
+          const Span span = spans.of(s, row);
           const T* from = x + n * image + span.source;
           T* to = panel + (k + s.lane) * lanes + lane;
           for (int64_t j = 0; j < span.begin; ++j) to[j * lanes] = 0;
@@ -283,8 +368,9 @@ void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& wei
     const T* a = packed + g * packed_size;
     for (const Slice& slice : slices) {
       const int64_t k = slice.problem.patch();
-      const PackPatches<T> patches{slice.problem, x + (n * p.in_channels + g * p.group_in()) * p.in_size(),
-                                   slice.first};
+      const PackPatches<T> patches{.p = slice.problem,
+                                   .x = x + (n * p.in_channels + g * p.group_in()) * p.in_size(),
+                                   .origin = slice.first};
       tile::gemm_panels<T>(m, whole ? lanes : slice.count, k, tile::Packed<T>{a}, patches, T(1),
                            T(begun ? 1 : 0), sums + slice.first, lanes, begun ? GemmEpilogue<T>{} : epilogue);
       begun = true;
@@ -335,6 +421,7 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
       std::max(ceil_div(p.group_in(), wanted), std::min(p.group_in(), ceil_div(int64_t{32}, taps)));
   const int64_t blocks = ceil_div(p.group_in(), block);
   const int64_t rows_at_once = std::max<int64_t>(1, scratch / (block * taps) / p.out[2]);
+  const Spans spans(p);
   parallel_tasks(p.batch * p.groups * blocks, [&](int64_t task) {
     const int64_t n = task / blocks / p.groups, g = task / blocks % p.groups;
     const int64_t c0 = task % blocks * block, channels = std::min(block, p.group_in() - c0);
@@ -350,7 +437,7 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
       Row row(p, 0);
       for (int64_t i = 0; i < channels * taps; ++i, row.next(p))
         for_segments(p, first, count, [&](const Segment& s) {
-          const Span span = span_of(p, s, row);
+          const Span span = spans.of(s, row);
           const T* patch = patches + i * count + s.lane;
           T* sum = to + span.source;
           for (int64_t j = span.begin; j < span.end; ++j) sum[j * p.stride[2]] += patch[j];

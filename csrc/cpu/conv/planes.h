@@ -47,6 +47,20 @@ template <class T, int S>
   else
     return even_lanes<T>(every<T, S / 2>(from, reach), every<T, S / 2>(from + w * S / 2, reach - w * S / 2));
 }
+// Lane j: from[S * j], reading nothing behind the last. S: 1 or 2.
+template <class T, int... L>
+[[gnu::always_inline]] inline simd::Vec<T> every_second(const T* from, std::integer_sequence<int, L...>) {
+  constexpr int w = simd::kWidth<T>;
+  return __builtin_shufflevector(simd::load(from), simd::load(from + w - 1),
+                                 (L < w / 2 ? 2 * L : 2 * L + 1)...);
+}
+template <class T, int S>
+[[gnu::always_inline]] inline simd::Vec<T> every(const T* from) {
+  if constexpr (S == 1)
+    return simd::load(from);
+  else
+    return every_second<T>(from, std::make_integer_sequence<int, simd::kWidth<T>>{});
+}
 template <class T, int S>
 [[gnu::noinline]] void copy_every(T* to, const T* from, int64_t count) {
   constexpr int w = simd::kWidth<T>;
@@ -57,7 +71,11 @@ template <class T, int S>
   }
   int64_t i = 0;
   for (; i + w < count; i += w) simd::store<T>(to + i, every<T, S>(from + S * i, S * w));
-  simd::store<T>(to + count - w, every<T, S>(from + S * (count - w), reach));  // overlaps the one before
+  const T* last = from + S * (count - w);  // overlaps the one before
+  if constexpr (S == 2)
+    simd::store<T>(to + count - w, every<T, S>(last));
+  else
+    simd::store<T>(to + count - w, every<T, S>(last, reach));
 }
 template <class T>
 inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {

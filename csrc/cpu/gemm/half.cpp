@@ -1,5 +1,7 @@
 // C = A B in half precision: floats are multiplied and added up, C is rounded once.
 //
+// Products in bfloat16 go to bfloat16.cpp where the processor multiplies pairs, but for those of few rows.
+//
 // A product with a side of at most kFewRows and contiguous k waits for the memory of its long operand: dot
 // products that convert it in registers. One with a short side does nearly so, and a batch of small ones
 // waits for that of its results. These go in strips along the longer side of C, over threads: a strip of the
@@ -12,6 +14,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/gemm/bfloat16.h"
 #include "cpu/gemm/share.h"
 #include "cpu/gemm/tile.h"
 #include "cpu/runtime/memory.h"
@@ -203,6 +206,23 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
     return;
   }
   const bool small = batch > 1 && m * n * k <= kSmallProduct;
+  // (A long sum for fewer tiles than threads is shared along k by the engine for floats.)
+  const int64_t tiles = batch * ((m + tile::kRows - 1) / tile::kRows) * ((n + 31) / 32);
+  const bool long_sum = k >= 4096 && tiles < num_threads();
+  if (half == Half::bfloat16 && batch * m * n * k > 0 && !long_sum && has_pair_products()) {
+    const auto one = [&](int64_t i) {
+      gemm_pairs(m, n, k, alpha, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
+                 c + i * m * n, epilogue);
+    };
+    if (!small)
+      for (int64_t i = 0; i < batch; ++i) one(i);
+    else
+      tile::share(batch, double(batch) * tile::product_microseconds<float>(m, n, k),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) one(i);
+                  });
+    return;
+  }
   if (std::min(m, n) > kShortSide && !small) {
     for (int64_t i = 0; i < batch; ++i)
       multiply_whole(p, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},

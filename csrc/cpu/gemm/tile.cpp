@@ -86,9 +86,12 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
     return i % 4 == 0 ? from[0] : i % 4 == 1 ? from[a_step] : i % 4 == 2 ? from[two] : from[three];
   };
   constexpr bool masked = kBytes == 64;
+  // A bias for each row (a convolution's) is added in registers where tiles are high, which most are; the
+  // rest is not worth the code.
+  constexpr bool adds_rows = sizeof(T) == 4 && V == kVectors && 4 * R > 3 * kRows;
   const int lanes = cols - (V - 1) * w;
   const bool plain = store_to.alpha == T(1) && (store_to.beta == T(0) || store_to.beta == T(1)) &&
-                     !store_to.bias_row && store_to.activation == GemmActivation::none &&
+                     (adds_rows || !store_to.bias_row) && store_to.activation == GemmActivation::none &&
                      !store_to.transposed;
   Vec<T> acc[kSets][R][V];
 #pragma GCC unroll 2
@@ -152,6 +155,11 @@ void kernel(int64_t k, const T* a, int64_t a_step, const T* b, int64_t b_step, i
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) acc[0][i][v] += bias;
     }
+  if (adds_rows && plain && store_to.bias_row)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[0][i][v] += store_to.bias_row[i];
   // Masked stores are as cheap as whole ones, where there are mask registers; else a partial last vector of
   // each row goes by way of `rim`.
   const bool narrow = !masked && lanes < w;

@@ -21,11 +21,22 @@ struct BFloat16 {
   [[gnu::always_inline]] static Vec<float> load(const uint16_t* p) {
     return (Vec<float>)(load_bits(p) << 16);
   }
-  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x) {
-    const WordBits bits = (WordBits)x, upper = bits >> 16;
-    const WordBits rounded = (bits + 0x7fff + (upper & 1)) >> 16;
-    store_bits(p, (bits & 0x7fffffff) > 0x7f800000 ? upper | 0x40 : rounded);
+  // The upper half of every lane is the result.
+  [[gnu::always_inline]] static WordBits rounded(Vec<float> x) {
+    const WordBits bits = (WordBits)x;
+    return x != x ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
   }
+  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x) { store_bits(p, rounded(x) >> 16); }
+#if defined(__AVX512BW__)
+  // Two vectors, whose upper halves one instruction picks.
+  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x, Vec<float> y) {
+    alignas(64) static constexpr uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                        23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                        45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    _mm512_storeu_si512(
+        p, _mm512_permutex2var_epi16((__m512i)rounded(x), _mm512_load_si512(kUpper), (__m512i)rounded(y)));
+  }
+#endif
 };
 
 struct Float16 {

@@ -16,9 +16,13 @@ void wait_for(const uint32_t* counter, uint32_t count, const Site& site);
 
 constexpr int kLargestCluster = 4;
 // Runs a grid cluster by cluster.
-void run_clusters(const char* name, int blocks, dim3 grid, dim3 block, size_t shared_bytes,
-                  void (*body)(void*), void* context);
+void run_clusters(const char* name, const void* kernel, int blocks, dim3 grid, dim3 block,
+                  size_t shared_bytes, void (*body)(void*), void* context);
 void cluster_sync(const Site& site);
+// Stores arrive later, one by one and in any order; an inbox counts the exchanges that are over.
+void inbox_begin(void* inbox);
+void inbox_expect(void* inbox, uint32_t bytes, const Site& site);
+void inbox_wait(const void* inbox, uint32_t n, const Site& site);
 void store_in_cluster(void* to, const void* from, uint32_t bytes, int block, void* inbox);
 
 }  // namespace emulation
@@ -29,7 +33,8 @@ void launch_cooperative(const char* name, void (*kernel)(P...), dim3 grid, dim3 
   std::tuple<P...> parameters(std::forward<A>(arguments)...);
   auto body = [&] { std::apply(kernel, parameters); };
   emulation::run(
-      name, grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body, true);
+      name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+      [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body, true);
 }
 template <class... P>
 int resident_blocks(void (*)(P...), int, size_t) {
@@ -44,10 +49,11 @@ void launch_clusters(const char* name, void (*kernel)(P...), int blocks, dim3 gr
   std::tuple<P...> parameters(std::forward<A>(arguments)...);
   auto body = [&] { std::apply(kernel, parameters); };
   emulation::run_clusters(
-      name, blocks, grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
+      name, reinterpret_cast<const void*>(kernel), blocks, grid, block, shared_bytes,
+      [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
 }
 inline int largest_cluster() {
-  return emulation::kLargestCluster;
+  return capability() == 90 ? emulation::kLargestCluster : 1;
 }
 template <class... P>
 int resident_clusters(void (*)(P...), int blocks, int, size_t) {
@@ -56,13 +62,14 @@ int resident_clusters(void (*)(P...), int blocks, int, size_t) {
 inline void cluster_sync(const Site& site = Site::current()) {
   emulation::cluster_sync(site);
 }
-// An inbox counts all bytes that have come.
 inline void inbox_begin(uint64_t* inbox) {
-  *inbox = 0;
+  emulation::inbox_begin(inbox);
 }
-inline void inbox_expect(uint64_t*, uint32_t) {}
-inline void inbox_wait(uint64_t* inbox, uint32_t, uint32_t total, const Site& site = Site::current()) {
-  emulation::wait_for(reinterpret_cast<uint32_t*>(inbox), total, site);
+inline void inbox_expect(uint64_t* inbox, uint32_t bytes, const Site& site = Site::current()) {
+  emulation::inbox_expect(inbox, bytes, site);
+}
+inline void inbox_wait(uint64_t* inbox, uint32_t n, const Site& site = Site::current()) {
+  emulation::inbox_wait(inbox, n, site);
 }
 template <class T>
 void store_in_cluster(T* place, int block, T value, uint64_t* inbox) {

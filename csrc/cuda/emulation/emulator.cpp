@@ -1,4 +1,5 @@
 // What kernels call and the host launches: grids of blocks, collectives, copies, products. See emulator.h.
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -10,12 +11,55 @@ namespace {
 std::atomic<int64_t> cooperative_count{0}, launch_count{0};
 std::atomic<bool> skips_kernels{false};
 
-// The running cluster: its blocks, and how many of their threads have come to its barriers.
+// Like mbarrier: an exchange is over when one thread has said how many bytes to expect and so many have come,
+// whoever sent them. `expected` is less than 0 where they come first.
+struct Inbox {
+  bool told = false;
+  int64_t expected = 0;
+};
+struct Store {
+  void* to;
+  std::array<std::byte, 8> value;
+  uint32_t bytes;
+  void* inbox;
+  int block;
+};
+// The running cluster: its blocks, how many of their threads have come to its barriers, and what its blocks
+// have stored in each other's memory that has not arrived yet.
 struct Cluster {
   std::vector<Worker*> blocks;
   uint32_t arrived = 0;
+  std::map<const void*, Inbox> inboxes;
+  std::vector<Store> stores;
 };
 thread_local Cluster cluster;
+
+void end_exchange(void* inbox) {
+  Inbox& state = cluster.inboxes.at(inbox);
+  if (!state.told || state.expected != 0) return;
+  state.told = false;
+  __atomic_fetch_add(static_cast<uint32_t*>(inbox), 1, __ATOMIC_RELAXED);
+}
+
+// One of the stores on their way arrives: the oldest, the newest or any.
+void deliver_store(const char* name, std::mt19937_64& random) {
+  const size_t last = cluster.stores.size() - 1;
+  const size_t chosen = order_of_threads == Order::ascending    ? 0
+                        : order_of_threads == Order::descending ? last
+                                                                : random() % (last + 1);
+  const Unseen unseen;
+  const Store store = cluster.stores[chosen];
+  cluster.stores.erase(cluster.stores.begin() + std::ptrdiff_t(chosen));
+  if (cluster.blocks[size_t(store.block)]->over())
+    throw Error(std::string(name) + ": a store in the cluster came to block " + std::to_string(store.block) +
+                ", which has left the kernel");
+  std::memcpy(store.to, store.value.data(), store.bytes);
+  const auto inbox = cluster.inboxes.find(store.inbox);
+  if (inbox == cluster.inboxes.end())
+    throw Error(std::string(name) + ": a store in the cluster came to an inbox that nobody has begun");
+  inbox->second.expected -= store.bytes;
+  end_exchange(store.inbox);
+}
 
 // Blocks `first` .. alive at once, on one host thread. Each goes as far as it can, so that a block that does
 // not wait for another is far ahead of it, or behind.
@@ -27,20 +71,37 @@ void run_together(const Launch& launch, uint64_t first, uint64_t blocks) {
   }
   std::vector<Worker*> turns;
   for (auto& worker : workers) turns.push_back(worker.get());
-  cluster = {turns, 0};
+  cluster = {turns, 0, {}, {}};
   if (order_of_threads == Order::descending) std::reverse(turns.begin(), turns.end());
   std::mt19937_64 random(order_seed);
-  for (bool failed = false; !failed;) {
+  bool failed = false;
+  const auto deliver = [&] {
+    if (cluster.stores.empty()) return false;
+    try {
+      deliver_store(launch.name, random);
+    } catch (...) {
+      workers.front()->fail(std::current_exception());
+      failed = true;
+    }
+    return true;
+  };
+  while (!failed) {
     turns.erase(std::remove_if(turns.begin(), turns.end(), [](Worker* w) { return w->over(); }), turns.end());
-    if (turns.empty()) break;
-    if (order_of_threads == Order::random) std::shuffle(turns.begin(), turns.end(), random);
+    if (turns.empty()) {
+      deliver();  // to a block that has left: an error
+      break;
+    }
+    if (order_of_threads == Order::random) {
+      std::shuffle(turns.begin(), turns.end(), random);
+      if (random() % 2 == 0) deliver();
+    }
     bool moved = false;
     for (Worker* w : turns) {
       while (!w->over() && w->round()) moved = true;
       failed |= w->failed();
       if (failed) break;
     }
-    if (moved || failed) continue;
+    if (moved || failed || deliver()) continue;
     // Others wait for signals that a block's mistake keeps away: that block explains it.
     const auto culprit =
         std::find_if(turns.begin(), turns.end(), [](Worker* w) { return !w->waits_for_counter(); });
@@ -70,6 +131,8 @@ void* in_cluster(void* place, int block) {
 }
 
 }  // namespace
+
+Device device;
 
 std::string describe(const Site& site) {
   const char* name = std::strrchr(site.file_name(), '/');
@@ -106,11 +169,33 @@ void signal(uint32_t* counter) {
 void wait_for(const uint32_t* counter, uint32_t count, const Site& site) {
   Worker::current()->wait_for(counter, count, site);
 }
+void inbox_begin(void* inbox) {
+  const Unseen unseen;
+  *static_cast<uint64_t*>(inbox) = 0;
+  cluster.inboxes[inbox] = {};
+}
+void inbox_expect(void* inbox, uint32_t bytes, const Site& site) {
+  const Unseen unseen;
+  Inbox& state = cluster.inboxes.at(inbox);
+  if (state.told) throw Error("inbox_expect in " + describe(site) + ": the exchange before is not over yet");
+  state.told = true;
+  state.expected += bytes;
+  end_exchange(inbox);
+}
+// By parity, as on the device: what has gone on by two exchanges looks as if it had not moved.
+void inbox_wait(const void* inbox, uint32_t n, const Site& site) {
+  const auto* const over = static_cast<const uint32_t*>(inbox);
+  wait_for(over, n + 1, site);
+  if (__atomic_load_n(over, __ATOMIC_RELAXED) != n + 1)
+    throw Error("inbox_wait in " + describe(site) + ": for exchange " + std::to_string(n) +
+                ", but a later one is over, too");
+}
 void store_in_cluster(void* to, const void* from, uint32_t bytes, int block, void* inbox) {
-  auto* const count = static_cast<uint32_t*>(in_cluster(inbox, block));
-  std::memcpy(in_cluster(to, block), from, bytes);
-  release(count);
-  __atomic_fetch_add(count, bytes, __ATOMIC_RELAXED);
+  Store store{in_cluster(to, block), {}, bytes, in_cluster(inbox, block), block};
+  std::memcpy(store.value.data(), from, bytes);
+  release(store.inbox);
+  const Unseen unseen;
+  cluster.stores.push_back(store);
 }
 void cluster_sync(const Site& site) {
   const uint32_t all = uint32_t(cluster.blocks.size()) * uint32_t(threads_of_block());
@@ -220,22 +305,36 @@ void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
 
 namespace {
 
-uint64_t checked_blocks(const char* name, dim3 grid, dim3 block, size_t shared_bytes) {
+// Threads that __launch_bounds__ allow, 0: the kernel has none.
+uint64_t bounds_of(const void* kernel) {
+  const auto* code = static_cast<const unsigned char*>(kernel);
+  if (std::memcmp(code, "\xF3\x0F\x1E\xFA", 4) == 0) code += 4;  // endbr64
+  uint64_t warps = 0;
+  while (code[warps] == 0x90) ++warps;
+  return 32 * warps;
+}
+
+uint64_t checked_blocks(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared_bytes) {
   const uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z;
   if (threads == 0 || threads > 1024 || threads % 32 != 0)
     throw Error(std::string(name) + ": blocks must have 32, 64, .. 1024 threads, not " +
                 std::to_string(threads));
+  if (const uint64_t bounds = bounds_of(kernel); bounds > 0 && threads > bounds)
+    throw Error(std::string(name) + ": " + std::to_string(threads) +
+                " threads, but the kernel's launch bounds allow " + std::to_string(bounds));
   if (blocks == 0 || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535)
     throw Error(std::string(name) + ": the grid is empty or too large");
-  if (shared_bytes > (227 << 10)) throw Error(std::string(name) + ": too much shared memory");
+  if (shared_bytes > size_t(device.shared))
+    throw Error(std::string(name) + ": " + std::to_string(shared_bytes) +
+                " bytes of shared memory, but the device's blocks may have " + std::to_string(device.shared));
   return blocks;
 }
 
 }  // namespace
 
-void run_clusters(const char* name, int blocks, dim3 grid, dim3 block, size_t shared_bytes,
-                  void (*body)(void*), void* context) {
-  const uint64_t all = checked_blocks(name, grid, block, shared_bytes);
+void run_clusters(const char* name, const void* kernel, int blocks, dim3 grid, dim3 block,
+                  size_t shared_bytes, void (*body)(void*), void* context) {
+  const uint64_t all = checked_blocks(name, kernel, grid, block, shared_bytes);
   ++launch_count;
   if (skips_kernels) return;
   if (blocks > kLargestCluster || grid.x % unsigned(blocks) != 0)
@@ -247,9 +346,9 @@ void run_clusters(const char* name, int blocks, dim3 grid, dim3 block, size_t sh
   acquire(&launch.finished);
 }
 
-void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context,
-         bool cooperative) {
-  const uint64_t blocks = checked_blocks(name, grid, block, shared_bytes);
+void run(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
+         void (*body)(void*), void* context, bool cooperative) {
+  const uint64_t blocks = checked_blocks(name, kernel, grid, block, shared_bytes);
   ++launch_count;
   if (skips_kernels) return;
   const Launch launch{name, grid, block, shared_bytes, body, context, cooperative};
@@ -293,3 +392,17 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
 }
 
 }  // namespace fastdl::emulation
+
+#ifdef FASTDL_CHECKS_ALIGNMENT
+// What -fsanitize=alignment calls, in place of its library.
+extern "C" [[gnu::visibility("hidden")]] void __ubsan_handle_type_mismatch_v1(void* data, void* address) {
+  struct Mismatch {
+    const char* file;
+    uint32_t line, column;
+    const void* type;
+    unsigned char alignment, kind;
+  };
+  const auto* const found = static_cast<const Mismatch*>(data);
+  fastdl::emulation::misaligned(found->file, found->line, address, size_t(1) << found->alignment);
+}
+#endif

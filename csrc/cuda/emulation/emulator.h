@@ -6,7 +6,8 @@
 // not report are errors here, with the places in the source: threads that meet at different barriers, a
 // shuffle without the whole warp, an index outside of a shared array. Shared memory starts as NaN, cp_async
 // delivers at the wait and leaves NaN until then, and threads run in a chosen order, so that a missing
-// barrier shows as a wrong value.
+// barrier shows as a wrong value. Accesses must be aligned as their types are (-fsanitize=alignment, whose
+// reports come here), and launches must keep to the kernel's bounds and to the device's limits.
 //
 // Everything a collective does with other fibers' data runs uninstrumented (kUninstrumented): to
 // ThreadSanitizer only barriers order the threads of a block, as on the device.
@@ -38,7 +39,9 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __launch_bounds__(...)
+// A kernel's bounds stand at its beginning, one nop for 32 threads, where launches look at them.
+#define __launch_bounds__(...) \
+  __attribute__((patchable_function_entry(::fastdl::emulation::warps_of_bounds(__VA_ARGS__))))
 #define FASTDL_UNROLL
 #define FASTDL_ROLLED
 #define FASTDL_UNINSTRUMENTED __attribute__((no_sanitize_thread))
@@ -56,6 +59,9 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+constexpr int warps_of_bounds(int threads, int = 0) {
+  return threads / 32;
+}
 std::string describe(const Site& site);
 
 // What a fiber may ask about itself.
@@ -69,14 +75,21 @@ extern thread_local const Here* here;
 
 enum class Order { ascending, descending, random };
 void set_order(Order order, uint64_t seed);
+// What devices differ in.
+struct Device {
+  int capability = 90;
+  int shared = 227 << 10;  // bytes of shared memory that a block may have
+};
+extern Device device;
 int64_t launches();  // so far, of any kind
 // Launches are counted and checked, and nothing runs: what is left is the host's time.
 void skip_kernels(bool skip);
 
-// Runs body(context) in every thread of the grid; returns when all are done, or throws the first error.
-// A cooperative grid's blocks take turns on one host thread, the others come one after the other.
-void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context,
-         bool cooperative = false);
+// Runs body(context), which is the kernel, in every thread of the grid; returns when all are done, or throws
+// the first error. A cooperative grid's blocks take turns on one host thread, the others come one after the
+// other.
+void run(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
+         void (*body)(void*), void* context, bool cooperative = false);
 
 // Waits for all threads of the block; all must come to the same site.
 void barrier(const Site& site);
@@ -149,14 +162,18 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
   std::tuple<P...> parameters(std::forward<A>(arguments)...);
   auto body = [&] { std::apply(kernel, parameters); };
   emulation::run(
-      name, grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
+      name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
+      [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
 }
 
 inline int multiprocessors() {
   return 2;
 }  // few, so that small tests reach the loops over a grid
 inline int capability() {
-  return 90;
+  return emulation::device.capability;
+}
+inline int64_t shared_memory() {
+  return emulation::device.shared;
 }
 inline void zero(void* to, size_t bytes, Stream) {
   std::memset(to, 0, bytes);
@@ -245,6 +262,7 @@ inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return uint32_t(uint64_t(a) * b >> 32);
 }
 
+inline void opaque(int&) {}
 inline float exp2_approximate(float x) {
   return std::exp2(x);
 }

@@ -140,8 +140,6 @@ template <int kCount>
 void wgmma_touch(float (&)[kCount]) {}
 inline void wgmma_touch(uint32_t (&)[4]) {}
 
-inline void opaque(int&) {}
-
 namespace hopper {
 
 template <class T>

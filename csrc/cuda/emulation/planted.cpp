@@ -179,6 +179,45 @@ __global__ void meeting_of_blocks(float* y, const float* x) {
   if (threadIdx.x < 4) y[32 + 4 * blockIdx.x + threadIdx.x] = y[(8 * blockIdx.x + threadIdx.x + 8) % 32];
 }
 
+// 4 blocks of a cluster give each other a number, five times; each adds up all of the round before.
+// Neighbours may be a round ahead of others: with one inbox their numbers pass for those that are still on
+// their way. A block that leaves at once leaves others' stores without a place.
+template <int kInboxes, bool kStays>
+__global__ void exchange_in_cluster(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, numbers);  // (2, 4), then the inboxes
+  const int block = int(blockIdx.x), thread = int(threadIdx.x);
+  const auto inbox = [&](int round) { return reinterpret_cast<uint64_t*>(numbers + 8) + round % kInboxes; };
+  const auto wait = [&](int round) { inbox_wait(inbox(round), uint32_t(round / kInboxes)); };
+  if (thread == 0)
+    for (int n = 0; n < kInboxes; ++n) inbox_begin(inbox(n));
+  if (thread < 4) numbers[thread] = x[thread];
+  cluster_sync();
+  constexpr int kRounds = 5;
+  for (int round = 0; round < kRounds; ++round) {
+    if (round > 0) wait(round - 1);
+    if (thread == 0) inbox_expect(inbox(round), 4 * sizeof(float));
+    const float* const now = numbers + round % 2 * 4;
+    const float next = now[0] + now[1] + now[2] + now[3] + x[4 + block];
+    sync_threads();
+    if (thread < 4) store_in_cluster(numbers + (round + 1) % 2 * 4 + block, thread, next, inbox(round));
+  }
+  if (!kStays) return;
+  wait(kRounds - 1);
+  if (thread < 4) y[4 * block + thread] = numbers[kRounds % 2 * 4 + thread];
+}
+
+// 16 bytes at once from where only 4 are aligned.
+__global__ void misaligned_pack(float* y, const float* x) {
+  if (threadIdx.x < 8)
+    y[threadIdx.x] = reinterpret_cast<const cuda::Pack<float, 4>*>(x + 1)[threadIdx.x].v[0];
+}
+__global__ void __launch_bounds__(32) more_threads_than_bounds(float* y, const float* x) {
+  y[threadIdx.x] = x[threadIdx.x];
+}
+__global__ void __launch_bounds__(64) threads_within_bounds(float* y, const float* x) {
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
 // One warp: a (16, 16) row-major times b (16, 8), b given as (8, 16). Through shared memory, as attention
 // does it.
 template <class T>
@@ -211,7 +250,7 @@ struct Planted {
   const char* name;
   void (*kernel)(float*, const float*);
   unsigned blocks;
-  bool cooperative = false;
+  enum { plain, cooperative, cluster } launch = plain;
 };
 constexpr Planted kPlanted[] = {
     {"reversed_without_barrier", reversed_without_barrier, 1},
@@ -237,11 +276,17 @@ constexpr Planted kPlanted[] = {
     {"beyond_global", beyond_global, 1},
     {"race_of_blocks", race_of_blocks, 4},
     {"sum_of_blocks", sum_of_blocks, 4},
-    {"meeting_of_blocks", meeting_of_blocks<true, 0>, 4, true},
-    {"meeting_without_wait", meeting_of_blocks<false, 0>, 4, true},
-    {"meeting_with_nobody", meeting_of_blocks<true, 1>, 4, true},
+    {"misaligned_pack", misaligned_pack, 1},
+    {"more_threads_than_bounds", more_threads_than_bounds, 1},
+    {"threads_within_bounds", threads_within_bounds, 1},
+    {"exchange_in_cluster", exchange_in_cluster<2, true>, 4, Planted::cluster},
+    {"exchange_by_one_inbox", exchange_in_cluster<1, true>, 4, Planted::cluster},
+    {"exchange_without_staying", exchange_in_cluster<2, false>, 4, Planted::cluster},
+    {"meeting_of_blocks", meeting_of_blocks<true, 0>, 4, Planted::cooperative},
+    {"meeting_without_wait", meeting_of_blocks<false, 0>, 4, Planted::cooperative},
+    {"meeting_with_nobody", meeting_of_blocks<true, 1>, 4, Planted::cooperative},
     {"meeting_without_launch", meeting_of_blocks<true, 0>, 4},
-    {"meeting_of_too_many", meeting_of_blocks<true, 0>, 9, true},
+    {"meeting_of_too_many", meeting_of_blocks<true, 0>, 9, Planted::cooperative},
 };
 
 }  // namespace
@@ -261,6 +306,8 @@ void register_emulation(py::module_& m) {
                                                  : Order::random,
                          seed);
   });
+  // The next launches are those of a device of this capability, whose blocks may have so much shared memory.
+  m.def("set_device", [](int capability, int shared) { emulation::device = {capability, shared}; });
   m.def("cooperative_launches", emulation::cooperative_launches);
   m.def("launches", emulation::launches);
   m.def("skip_kernels", emulation::skip_kernels);
@@ -271,7 +318,11 @@ void register_emulation(py::module_& m) {
           start(p.name, p.kernel, dim3(p.blocks), dim3(threads), size_t(256), nullptr,
                 static_cast<float*>(pointer(y)), static_cast<const float*>(pointer(x)));
         };
-        if (p.cooperative) return run([](auto&&... a) { launch_cooperative(a...); });
+        if (p.launch == Planted::cooperative) return run([](auto&&... a) { launch_cooperative(a...); });
+        if (p.launch == Planted::cluster)
+          return run([&p](auto name, auto kernel, auto&&... a) {
+            launch_clusters(name, kernel, int(p.blocks), a...);
+          });
         return run([](auto&&... a) { launch(a...); });
       }
     throw py::key_error(name);

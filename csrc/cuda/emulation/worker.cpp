@@ -1,6 +1,8 @@
 // How fibers are switched, and blocks run until their threads are done or wait for ever. See worker.h.
 #include "cuda/emulation/worker.h"
 
+#include <cstdio>
+
 #ifndef __x86_64__
 #error "the emulation of CUDA switches fibers by hand, which is written for x86-64 only"
 #endif
@@ -96,6 +98,28 @@ void Worker::entry() {
   release(&w.launch_.finished);
   w.running_->state = State::done;
   w.to_scheduler(true);
+}
+
+void Worker::abandon(std::exception_ptr error) {
+  error_ = std::move(error);
+  release(&launch_.finished);
+  running_->state = State::done;
+  to_scheduler(true);
+  std::abort();  // nobody comes back to it
+}
+
+void misaligned(const char* file, uint32_t line, const void* address, size_t alignment) {
+  Worker* const worker = Worker::current();
+  const char* const name = std::strrchr(file, '/');
+  const std::string what = "misaligned access in " + std::string(name ? name + 1 : file) + ":" +
+                           std::to_string(line) + ": an address that ends in " +
+                           std::to_string(reinterpret_cast<uintptr_t>(address) % 64) + " (of 64) for " +
+                           std::to_string(alignment) + " bytes";
+  if (worker == nullptr || here == nullptr) {
+    std::fprintf(stderr, "%s\n", what.c_str());
+    std::abort();  // the host's code
+  }
+  worker->abandon(std::make_exception_ptr(Error(worker->name() + ": " + what)));
 }
 
 void Worker::switch_to(Fiber& f) {

@@ -51,6 +51,9 @@ constexpr size_t kGuardBytes = 4096;
 constexpr size_t kPlainShared = 48 << 10;  // what a kernel may have without asking
 constexpr int kPoison = 0xFF;              // NaN in every floating-point format, -1 in integers
 
+// An access that is not aligned as its type is: an error of the running thread.
+void misaligned(const char* file, uint32_t line, const void* address, size_t alignment);
+
 extern Order order_of_threads;
 extern uint64_t order_seed;
 
@@ -175,12 +178,16 @@ class Worker {
   void begin(uint64_t block);
   bool over() const { return done_ == fibers_.size() || error_ != nullptr; }
   bool failed() const { return error_ != nullptr; }
+  void fail(std::exception_ptr error) { error_ = error; }
+  // The running thread stops where it is, and the launch with it.
+  [[noreturn]] void abandon(std::exception_ptr error);
   bool waits_for_counter() const;
   bool round();
   uint64_t late();
   void explain();
   void end();
 
+  std::string name() const { return launch_.name; }
   static Worker* current() { return *slot(); }
   Fiber& fiber() { return *running_; }
   std::vector<Fiber>& fibers() { return fibers_; }
@@ -252,6 +259,10 @@ class Worker {
         std::find_if(shared_.begin(), shared_.end(), [key](const auto& s) { return s.first == key; });
     if (found == shared_.end()) {
       static_bytes_ += bytes;
+      if (static_bytes_ + launch_.shared_bytes > size_t(device.shared))
+        throw Error(std::string(launch_.name) + ": " + std::to_string(static_bytes_ + launch_.shared_bytes) +
+                    " bytes of static and dynamic shared memory, but the device's blocks may have " +
+                    std::to_string(device.shared));
       if (launch_.shared_bytes <= kPlainShared && static_bytes_ + launch_.shared_bytes > kPlainShared)
         throw Error(std::string(launch_.name) +
                     ": static and dynamic shared memory together are more than 48 KiB, which launch() asks "

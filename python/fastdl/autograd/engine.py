@@ -19,6 +19,9 @@ from fastdl.dtypes import FLOATING
 from fastdl.kernels import select
 from fastdl.tensor import RetainGrad, Tensor, add_arrays
 
+watchers: list[Any] = []
+"""Who wants to know before a walk where it will go: ``begin(edges)`` and ``end()`` are called."""
+
 
 def run(
     roots: Sequence[Tensor],
@@ -35,9 +38,36 @@ def run(
     before = mode.enabled
     mode.enabled = False  # hooks and users' backward compute on tensors: not part of any graph
     try:
+        if watchers:
+            return watched(_run, roots, gradients, retain_graph, wanted)  # type: ignore[no-any-return]
         return _run(roots, gradients, retain_graph, wanted)
     finally:
         mode.enabled = before
+
+
+def watched(walk: Any, roots: Sequence[Tensor], gradients: Any, retain_graph: bool, wanted: Any) -> Any:
+    """``walk``, with the ``watchers`` told of its edges."""
+    edges: set[tuple[Any, int]] = {
+        (root, -1) if root._node is None else (root._node, root._index) for root in roots
+    }
+    needed = None
+    if wanted is not None:
+        needed = on_the_way(roots, {t if t._node is None else t._node for t in wanted})
+    stack = list(edges)
+    while stack:
+        node = stack.pop()[0]
+        for edge in () if isinstance(node, Tensor) else node.edges or ():
+            if edge is not None and edge not in edges and (needed is None or edge[0] in needed):
+                edges.add(edge)
+                stack.append(edge)
+    begun = list(watchers)
+    for watcher in begun:
+        watcher.begin(edges)
+    try:
+        return walk(roots, gradients, retain_graph, wanted)
+    finally:
+        for watcher in begun:
+            watcher.end()
 
 
 def _run(

@@ -260,7 +260,7 @@ def _record(
         elif any(given is t for t in tensors):
             # An input returned as it is shares its memory and counter; saved, it is the input.
             outputs[i] = fresh
-            fresh._version = given._version_cell()
+            fresh._counter = given._version_cell()
         else:
             outputs[i] = replaced[id(given)] = fresh
     # A saved output must know its history, yet the node must not own a tensor that owns the node: keep an alias.

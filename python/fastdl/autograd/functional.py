@@ -45,7 +45,7 @@ def _inputs(op: str, inputs: Any, create_graph: bool) -> tuple[list[Tensor], boo
         if create_graph and t._requires_grad:
             version = t._version_cell()
             t = Link.apply(t)
-            t._version = version
+            t._counter = version
             fresh.append(t)
         else:
             fresh.append(t.detach().requires_grad_())

@@ -9,6 +9,8 @@ further differentiation:
 - by :func:`linear_backward`, for operations that are linear in their inputs: the derivative of the backward kernel is
   the forward one, and the other way round, for ever;
 - by :func:`replay`, for fused operations: their forward once more, composed of others, and backward through that.
+
+Programs know this module for its hooks (``torch.autograd.graph``), which ``hooks.py`` defines.
 """
 
 from __future__ import annotations
@@ -20,7 +22,18 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd import anomaly
-from fastdl.autograd.engine import check_released, leading_to, on_the_way, replaced_by_hooks
+from fastdl.autograd.engine import (
+    check_released,
+    leading_to,
+    on_the_way,
+    replaced_by_hooks,
+    watched,
+    watchers,
+)
+from fastdl.autograd.hooks import Node as Node
+from fastdl.autograd.hooks import register_multi_grad_hook as register_multi_grad_hook
+from fastdl.autograd.hooks import save_on_cpu as save_on_cpu
+from fastdl.autograd.hooks import saved_tensors_hooks as saved_tensors_hooks
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op
 from fastdl.kernels import select
@@ -37,6 +50,8 @@ def run_graph(
     before = mode.enabled
     mode.enabled = True
     try:
+        if watchers:
+            return watched(_run_graph, roots, gradients, retain_graph, wanted)  # type: ignore[no-any-return]
         return _run_graph(roots, gradients, retain_graph, wanted)
     finally:
         mode.enabled = before
@@ -166,7 +181,7 @@ def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> 
             # A node of its own: the walk back from the outputs ends here.
             version = tensor._version_cell()
             tensor = Link.apply(tensor)
-            tensor._version = version
+            tensor._counter = version
             wanted.append(tensor)
         inputs.append(tensor)
     outputs = function(*inputs)
@@ -186,6 +201,8 @@ def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
 
 # ----------------------------------------------------------------------------------------------- linear operations
 
+_OF_HOOKS = ("around", "backward", "backward_graph")  # see hooks.py
+
 
 def linear_backward(node: Op, grad: Tensor) -> Any:
     """``node.backward(grad)`` of an operation that is linear in its inputs, recorded.
@@ -193,8 +210,8 @@ def linear_backward(node: Op, grad: Tensor) -> Any:
     The node defines ``linear``: inputs to output, None standing for an input of zeros.
     """
     # The map keeps what the node knows, and lives on when the node is released; it is no part of the graph.
-    map = type(node)()
-    map.__dict__.update(node.__dict__)
+    map: Any = type(node)()
+    map.__dict__.update({k: v for k, v in node.__dict__.items() if k not in _OF_HOOKS})
     map.needs, map.versions, map.shapes, map.outputs = node.needs, node.versions, node.shapes, node.outputs
     map.shape, map.options = node.shape, node.options
     return _transposed(map, grad)

@@ -22,26 +22,16 @@ edges to the nodes that made its inputs, never to tensors it made itself: graphs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastdl._graph import NodeFields, next_order, set_otherwise
-from fastdl.tensor import Tensor
+from fastdl.tensor import RemovableHandle, Tensor
 
 
 class NoKernel(TypeError):
     """Raised by ``forward``: not on arrays of this dtype. Half precision is then computed in float32 (refused.py)."""
-
-
-class AccumulateGrad:
-    """What stands for a leaf among ``next_functions``."""
-
-    name = "AccumulateGrad"
-    next_functions = ()
-
-    def __init__(self, variable: Tensor) -> None:
-        self.variable = variable
 
 
 class Op(NodeFields):
@@ -97,7 +87,7 @@ class Op(NodeFields):
             return edge[0]  # type: ignore[no-any-return]
         tensor = Tensor._wrap(array)
         if i in self.saves and self.versions is not None:
-            tensor._version = self.versions[self.saves.index(i)][0]
+            tensor._counter = self.versions[self.saves.index(i)][0]
         if edge is not None:
             tensor._requires_grad = True
             if edge[1] >= 0:
@@ -113,12 +103,32 @@ class Op(NodeFields):
         tensor = Tensor._wrap(array)
         tensor._requires_grad, tensor._node, tensor._index = True, self, index
         if self.saves_output and self.versions is not None:
-            tensor._version = self.versions[len(self.saves) + index][0]
+            tensor._counter = self.versions[len(self.saves) + index][0]
         return tensor
 
     def name(self) -> str:
         """What prints as the graph's node: ``"AddBackward"``."""
         return f"{type(self).__name__}Backward"
+
+    def register_hook(self, fn: Callable[..., Any]) -> Any:
+        """Call ``fn(grad_inputs, grad_outputs)`` after this node's backward; a tuple it returns replaces the first.
+
+        Both are tuples of tensors, ``grad_inputs`` with an entry for every one of ``next_functions``, None where no
+        gradient goes on. Which inputs a node has is fastdl's own matter, as are the nodes.
+        """
+        from fastdl.autograd.hooks import around
+
+        hooks = around(self).after
+        hooks.append(fn)
+        return RemovableHandle(hooks, fn)
+
+    def register_prehook(self, fn: Callable[..., Any]) -> RemovableHandle:
+        """Call ``fn(grad_outputs)`` before this node's backward; a tuple it returns replaces them."""
+        from fastdl.autograd.hooks import around
+
+        hooks = around(self).before
+        hooks.append(fn)
+        return RemovableHandle(hooks, fn)
 
     @property
     def next_functions(self) -> tuple[tuple[Any, int], ...]:
@@ -170,7 +180,7 @@ class Op(NodeFields):
     def release(self) -> None:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""
         self.__dict__ = {}
-        self.edges = self.versions = None
+        self.edges = self.versions = self.hooks = self.options = None
 
     def stay(self) -> None:
         """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
@@ -184,6 +194,52 @@ def _apply_otherwise(cls: Any, inputs: Any, options: dict[str, Any], error: Exce
 
 
 set_otherwise(_apply_otherwise)
+
+
+class AccumulateGrad(Op):
+    """What stands for a leaf among ``next_functions``: two that stand for one leaf are equal."""
+
+    next_functions = ()
+
+    def __init__(self, variable: Tensor) -> None:
+        self.variable = variable
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AccumulateGrad) and other.variable is self.variable
+
+    def __hash__(self) -> int:
+        return hash(self.variable)
+
+    def name(self) -> str:
+        return "AccumulateGrad"
+
+    def register_hook(self, fn: Callable[..., Any]) -> Any:
+        """Call ``fn((), (gradient,))`` when backward has added to the leaf's ``.grad``."""
+        from fastdl.autograd.hooks import Handles
+
+        latest: list[Tensor] = []
+
+        def on_gradient(grad: Tensor) -> None:
+            latest[:] = [grad]
+
+        def accumulated(_: Tensor) -> None:
+            fn((), (latest.pop(),))
+
+        handles = (
+            self.variable.register_hook(on_gradient),
+            self.variable.register_post_accumulate_grad_hook(accumulated),
+        )
+        return Handles([handle.remove for handle in handles])
+
+    def register_prehook(self, fn: Callable[..., Any]) -> RemovableHandle:
+        """Call ``fn((gradient,))`` before backward adds to the leaf's ``.grad``; a tuple it returns replaces it."""
+
+        def on_gradient(grad: Tensor) -> Tensor | None:
+            changed: Any = fn((grad,))
+            replacement: Tensor | None = changed[0] if isinstance(changed, tuple) else changed
+            return replacement
+
+        return self.variable.register_hook(on_gradient)
 
 
 class Link(Op):

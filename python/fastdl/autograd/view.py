@@ -270,7 +270,7 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
             return write(name, self, function(self, *args, **options))
         before = alias(self)
         result = function(before, *args, **options)
-        if before._version is not None and result._node is not None:
+        if before._counter is not None and result._node is not None:
             before = alias(self)
             before._data = pooled_copy(self._data)
             result = function(before, *args, **options)
@@ -297,7 +297,7 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
             if view is not None:  # its path starts at the shape that was
                 view._path = "is a view of a tensor whose shape was changed in place"
         before = alias(self)
-        before._base, before._path, before._version = self._base, self._path, self._version_cell()
+        before._base, before._path, before._counter = self._base, self._path, self._version_cell()
         before_mode, mode.enabled = mode.enabled, mode.enabled or self._node is not None
         recording = mode.enabled
         try:

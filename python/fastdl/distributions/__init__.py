@@ -23,3 +23,11 @@ from fastdl.distributions.normal import *
 from fastdl.distributions.positive import *
 from fastdl.distributions.transformed_distribution import *
 from fastdl.distributions.transforms import *
+from fastdl.paths import lead_to
+
+lead_to(
+    __name__,
+    """bernoulli beta binomial cauchy chi2 dirichlet exponential fishersnedecor geometric gumbel half_cauchy half_normal
+    inverse_gamma laplace log_normal mixture_same_family multinomial negative_binomial one_hot_categorical pareto
+    poisson relaxed_bernoulli relaxed_categorical studentT uniform weibull""",
+)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fastdl.creation import arange
 from fastdl.distributions import constraints
 from fastdl.distributions.common import logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
@@ -24,6 +23,7 @@ from fastdl.ops.softmax import log_softmax_method, softmax_method
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import exp, log
 from fastdl.ops.views import broadcast_tensors, reshape, squeeze, unsqueeze
+from fastdl.sequences import arange
 from fastdl.tensor import Tensor, pooled_copy
 
 __all__ = [

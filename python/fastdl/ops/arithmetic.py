@@ -50,8 +50,7 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
         if mode.enabled:
             constant(input), constant(other)
         apply(op, input, other, out._data)
-        if out._version is not None:
-            out._version[0] += 1
+        out._bump_version()
         return out
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):

@@ -192,10 +192,8 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     if array.shape == shape:
         return array
     dtype = array.dtype
-    if dtype is float32 or dtype is float64:
+    if dtype is float32 or dtype is float64 or (dtype.kind in FLOATING and not on_device(array)):
         return select(array).sum_to(array, shape)
-    if dtype.kind in FLOATING and not on_device(array):
-        return in_float32(sum_to, array, shape)
     lead = array.ndim - len(shape)
     repeated = tuple(range(lead)) + tuple(
         [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]

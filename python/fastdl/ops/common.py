@@ -50,7 +50,9 @@ def ints(args: Any) -> tuple[int, ...]:
         if isinstance(given, Sequence):
             args = given
         else:
-            args = (given,) if hasattr(given, "__index__") else tuple(given)
+            args = (
+                tuple(given) if hasattr(given, "__iter__") and not hasattr(given, "__index__") else (given,)
+            )
     return tuple([to_int(a) for a in args])
 
 

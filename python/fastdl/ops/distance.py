@@ -10,7 +10,6 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.creation import triu_indices
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, on_device, select
@@ -31,6 +30,7 @@ from fastdl.ops.reduction import (
     upstream,
 )
 from fastdl.ops.views import reshape, unsqueeze
+from fastdl.sequences import triu_indices
 from fastdl.tensor import Tensor
 
 

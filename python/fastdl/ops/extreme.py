@@ -37,6 +37,12 @@ class MinMax(NamedTuple):
         return named_lines(self)
 
 
+def _has_kernel(x: Any) -> bool:
+    """Is there one for searches among floats: of half precision on the CPU only?"""
+    dtype = x.dtype
+    return dtype is float32 or dtype is float64 or (dtype.kind in FLOATING and not on_device(x))
+
+
 class Amax(Op):
     """The extreme over some axes; the gradient is shared equally by ties."""
 
@@ -45,12 +51,11 @@ class Amax(Op):
     reduce: ClassVar[Any] = staticmethod(np.max)
 
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
-        dtype = x.dtype
         self.x, self.axes = x, axes
-        if dtype is float32 or dtype is float64:
+        if _has_kernel(x):
             self.y = getattr(select(x), self.label + "_forward")(x, axes, keepdim)
         else:
-            self.y = empty(reduced_shape(x.shape, axes, keepdim), dtype, x)
+            self.y = empty(reduced_shape(x.shape, axes, keepdim), x.dtype, x)
             self.reduce(x, axis=axes, keepdims=keepdim, out=self.y)
         return self.y
 
@@ -159,7 +164,7 @@ def kth_place(x: Any, k: int, axis: int) -> Any:
 
 def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]:
     """Extreme values of an array and their first places along ``axis``, or in the flattened array."""
-    if x.dtype is float32 or x.dtype is float64:
+    if _has_kernel(x):
         return getattr(select(x), op + "_forward")(x, axis if x.ndim else None, keepdim)  # type: ignore[no-any-return]
     indices = _search_place(op, x, axis, keepdim)
     if axis is None or x.ndim == 0:
@@ -276,7 +281,7 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = input._data
     axis = None if dim is None else normal_axis(op, dim, x.ndim)
     _check_some(op, x.shape, None if axis is None else (axis,))
-    if x.dtype is float32 or x.dtype is float64:
+    if _has_kernel(x):
         return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
     return Tensor._wrap(_search_place(op[3:], x, axis, keepdim))
 

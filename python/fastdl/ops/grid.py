@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.creation import linspace
 from fastdl.devices import to_device
 from fastdl.dtypes import bool_
 from fastdl.errors import ArgumentError
@@ -20,6 +19,7 @@ from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
 from fastdl.ops.unary import abs, floor
 from fastdl.ops.views import reshape, unsqueeze
+from fastdl.sequences import linspace
 from fastdl.tensor import Tensor, pooled_copy
 
 _MODES = ("bilinear", "nearest", "bicubic")

@@ -26,6 +26,18 @@ from fastdl.tensor import Tensor
 Shape = int | Sequence[int]
 
 
+def _dtypes(*parameters: Any) -> tuple[Any, ...]:
+    return tuple([None if p is None else p.dtype for p in parameters])
+
+
+def _fitted(gradients: Any, x: Any, dtypes: tuple[Any, ...]) -> Any:
+    """The input's gradient and the parameters', in their dtypes: beside half precision kernels return float32."""
+    if x.dtype.itemsize != 2:
+        return gradients
+    rest = [g if g is None else cast(g, d) for g, d in zip(gradients[1:], dtypes, strict=True)]
+    return (gradients[0], *rest)
+
+
 class BatchNorm(Op):
     """With the batch's statistics (returned through ``statistics``), or with given ones."""
 
@@ -42,6 +54,7 @@ class BatchNorm(Op):
         statistics: list[Any] | None = None,
     ) -> Any:
         self.x, self.weight, self.eps = x, weight, eps
+        self.dtypes = _dtypes(weight, bias)
         self.training = given is None
         if given is None:
             y, self.mean, self.var = select(x).batch_norm_forward(x, weight, bias, eps)
@@ -54,9 +67,10 @@ class BatchNorm(Op):
         return select(x).batch_norm_inference(x, mean, var, weight, bias, eps)
 
     def backward(self, grad_y: Any) -> Any:
-        return select(grad_y).batch_norm_backward(
+        gradients = select(grad_y).batch_norm_backward(
             grad_y, self.x, self.weight, self.mean, self.var, self.eps, self.training, *self.needs
         )
+        return _fitted(gradients, self.x, self.dtypes)
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         x = self.x
@@ -98,15 +112,17 @@ class LayerNorm(Op):
 
     def forward(self, x: Any, weight: Any, bias: Any, length: int, eps: float) -> Any:
         self.x, self.weight, self.length, self.eps = x, weight, length, eps
+        self.dtypes = _dtypes(weight, bias)
         if bias is not None:
             self.bias_shape = bias.shape
         y, self.mean, self.var = select(x).layer_norm_forward(x, weight, bias, length, eps)
         return y
 
     def backward(self, grad_y: Any) -> Any:
-        grad_x, grad_weight, grad_bias = select(grad_y).layer_norm_backward(
+        gradients = select(grad_y).layer_norm_backward(
             grad_y, self.x, self.weight, self.mean, self.var, self.length, self.eps, *self.needs
         )
+        grad_x, grad_weight, grad_bias = _fitted(gradients, self.x, self.dtypes)
         if grad_weight is not None:
             grad_weight = grad_weight.reshape(self.weight.shape)
         if grad_bias is not None:
@@ -130,13 +146,15 @@ class RMSNorm(Op):
 
     def forward(self, x: Any, weight: Any, length: int, eps: float) -> Any:
         self.x, self.weight, self.length, self.eps = x, weight, length, eps
+        self.dtypes = _dtypes(weight)
         y, self.square = select(x).rms_norm_forward(x, weight, length, eps)
         return y
 
     def backward(self, grad_y: Any) -> Any:
-        grad_x, grad_weight = select(grad_y).rms_norm_backward(
+        gradients = select(grad_y).rms_norm_backward(
             grad_y, self.x, self.weight, self.square, self.length, self.eps, *self.needs
         )
+        grad_x, grad_weight = _fitted(gradients, self.x, self.dtypes)
         if grad_weight is not None:
             grad_weight = grad_weight.reshape(self.weight.shape)
         return grad_x, grad_weight

@@ -240,8 +240,9 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
         if n < 1:
             raise RuntimeError(f"tensor_split: the number of sections must be at least 1, got {n}")
         small, extra = divmod(extent, n)
-        return split(input, [small + 1] * extra + [small] * (n - extra), d)
-    cuts = [slice(None, int(i)).indices(extent)[1] for i in indices_or_sections]
+        cuts = [i * small + min(i, extra) for i in range(1, n)]
+    else:
+        cuts = [slice(None, int(i)).indices(extent)[1] for i in indices_or_sections]
     before = (slice(None),) * d
     edges = zip([0, *cuts], [*cuts, extent], strict=True)
     return tuple([Basic.apply(input, key=(*before, slice(a, max(a, b)))) for a, b in edges])

@@ -164,7 +164,7 @@ def view(input: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Ten
             raise RuntimeError(
                 f"view: {x.dtype} of shape {x.shape} cannot be seen as {shape[0]}: {error}"
             ) from None
-        output._version = input._version_cell()
+        output._counter = input._version_cell()
         return output
     new = _resolve("view", x.size, ints(shape), x.shape)
     if not _is_viewable(x, new):

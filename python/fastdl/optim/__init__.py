@@ -11,3 +11,6 @@ from fastdl.optim.sgd import *
 
 from fastdl.optim import lr_scheduler as lr_scheduler  # isort: skip - build on the names above
 from fastdl.optim import swa_utils as swa_utils  # isort: skip
+from fastdl.paths import lead_to  # isort: skip
+
+lead_to(__name__, "adadelta adam adamax adamw asgd nadam radam rmsprop sgd")

@@ -13,14 +13,16 @@ import numpy as np
 
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
-from fastdl.dtypes import CPU, float32
+from fastdl.dtypes import CPU, float32, is_half
 from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
-from fastdl.ops.arrays import zeros
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.ops.arrays import cast, zeros
+from fastdl.tensor import Tensor, assign, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 Group = dict[str, Any]
+ParamsT = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
+"""What an optimizer takes, for the annotations of programs."""
 COUNTS = ("step", "mu_product", "eta", "mu")  # state that is one number, which depends on the count of steps
 
 
@@ -32,6 +34,10 @@ class _Required:
 
 
 required = _Required()
+
+
+def _widened(array: Any) -> Any:
+    return pooled_copy(array, float32) if is_half(array.dtype) else array
 
 
 class _Cached:
@@ -249,16 +255,34 @@ class Optimizer:
             arrays = [p._data for p in params]
             if on_device(arrays[0]):
                 arrays = cached.remembered(arrays)
-            self._update(select(grads[0]), group, arrays, grads, state, cached)
+            if 2 in [array.itemsize for array in arrays] and not on_device(arrays[0]):
+                self._update_in_float32(group, arrays, grads, state, cached)
+            else:
+                self._update(select(grads[0]), group, arrays, grads, state, cached)
             if cached.fresh:
                 cached.fresh = []
             for p in params:
-                cell = p._version
-                if cell is not None:
+                cell = p._counter
+                if cell is None:
+                    p._counter = [1]
+                else:
                     cell[0] += 1
         for hook in list(self._step_post_hooks.values()):
             hook(self, args, {})
         return loss
+
+    def _update_in_float32(
+        self, group: Group, arrays: list[Any], grads: list[Any], state: list[list[Any]], cached: _Cached
+    ) -> None:
+        """Half precision on the CPU: parameters and state are converted, updated and rounded once."""
+        kept = [arrays, *state]
+        wide = [[_widened(array) for array in column] for column in kept]
+        gradients = [_widened(grad) for grad in grads]
+        self._update(select(grads[0]), group, wide[0], gradients, wide[1:], cached)
+        for column, results in zip(kept, wide, strict=True):
+            for array, result in zip(column, results, strict=True):
+                if result is not array:
+                    assign(array, cast(result, array.dtype))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or fill them with zeros if ``set_to_none`` is False."""

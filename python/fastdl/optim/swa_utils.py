@@ -16,7 +16,7 @@ from fastdl.kernels import on_device, select
 from fastdl.nn.modules.module import Module
 from fastdl.optim.lr_scheduler.base import LRScheduler, _per_group
 from fastdl.optim.optimizer import Optimizer
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, assign
 
 __all__ = [
     "SWALR",
@@ -86,8 +86,10 @@ def _check_decay(decay: float) -> None:
         raise ValueError(f"Invalid decay value {decay} provided. Please provide a value in [0,1] range.")
 
 
-def _move_towards(averages: list[Tensor], currents: list[Tensor], weight: float) -> None:
-    """average += weight * (current - average), in place."""
+def _move_towards(
+    averages: list[Tensor], currents: list[Tensor], weight: float, of_counters: Callable[[Any, Any], Any]
+) -> None:
+    """average += weight * (current - average), in place; ``of_counters`` says that in PyTorch's order for integers."""
     together: dict[Any, tuple[list[Any], list[Any]]] = {}  # arrays on a GPU: some launches for all of them
     for average, current in zip(averages, currents, strict=True):
         if (
@@ -100,8 +102,9 @@ def _move_towards(averages: list[Tensor], currents: list[Tensor], weight: float)
             lists[1].append(to_device(current._data, average.device))
         elif average._data.dtype.kind in FLOATING:
             average._data += average._data.dtype.type(weight) * (current._data - average._data)
-        else:
-            average._data[...] = to_device(current._data, average.device)
+        else:  # counters: computed in float32 and truncated
+            now = to_device(current._data, average.device).astype(np.float32)
+            assign(average._data, of_counters(average._data.astype(np.float32), now))
         average._bump_version()
     for moved, towards in together.values():  # a step of gradient descent on (average - current)^2 / 2
         options = weight, 0.0, 0.0, 1.0, False, True, False
@@ -113,7 +116,9 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverage:
     _check_decay(decay)
 
     def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Any) -> None:
-        _move_towards(averages, currents, 1 - decay)
+        _move_towards(
+            averages, currents, 1 - decay, lambda x, y: x * np.float32(decay) + y * np.float32(1 - decay)
+        )
 
     return update
 
@@ -122,7 +127,8 @@ def get_swa_multi_avg_fn() -> MultiAverage:
     """The plain mean over all updates, for many tensors in place."""
 
     def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Any) -> None:
-        _move_towards(averages, currents, 1 / (int(num_averaged) + 1))
+        count = int(num_averaged) + 1
+        _move_towards(averages, currents, 1 / count, lambda x, y: x + (y - x) / np.float32(count))
 
     return update
 

@@ -8,9 +8,9 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """``fastdl.utils.data`` without importing it first: loading it brings multiprocessing along, which takes time.
 
-    ``fastdl.utils.checkpoint`` likewise.
+    ``fastdl.utils.checkpoint`` and ``model_zoo`` likewise.
     """
-    if name not in ("data", "checkpoint"):
+    if name not in ("data", "checkpoint", "model_zoo"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 

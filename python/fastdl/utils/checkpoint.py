@@ -128,7 +128,7 @@ def _kept(t: Tensor) -> Tensor:
     if t._node is None:
         return t
     alias = Tensor._wrap(t._data)
-    alias._requires_grad, alias._node, alias._index, alias._version = (
+    alias._requires_grad, alias._node, alias._index, alias._counter = (
         True,
         t._node,
         t._index,
@@ -195,7 +195,7 @@ def checkpoint(
             return t
         output = Tensor._wrap(t._data)
         output._requires_grad, output._node, output._index = True, node, place[id(t)]
-        output._version = t._version_cell()
+        output._counter = t._version_cell()
         return output
 
     return _mapped(value, replaced)

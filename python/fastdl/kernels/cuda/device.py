@@ -68,7 +68,10 @@ class _Emulated(Runtime):
         self.words = Report(bytearray(32))
 
     def empty(self, shape: Any, dtype: Any) -> Array:
-        return np.empty(shape, dtype)
+        """Filled with NaN (-1 in integers), so that what nobody writes is seen."""
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8).fill(255)
+        return array
 
     def from_host(self, array: Any) -> Array:
         return array

@@ -1,13 +1,16 @@
 """Layers, by family."""
 
-from fastdl.nn.modules import batchnorm as batchnorm
 from fastdl.nn.modules.activation import *
 from fastdl.nn.modules.adaptive_softmax import *
 from fastdl.nn.modules.attention import *
 from fastdl.nn.modules.container import *
 from fastdl.nn.modules.conv import *
+
+# What programs ask isinstance of.
+from fastdl.nn.modules.conv import _ConvNd as _ConvNd
 from fastdl.nn.modules.conv_lstm import *
 from fastdl.nn.modules.dropout import *
+from fastdl.nn.modules.dropout import _Dropout as _DropoutNd
 from fastdl.nn.modules.embedding import *
 from fastdl.nn.modules.flatten import *
 from fastdl.nn.modules.fractional_pool import *
@@ -17,6 +20,9 @@ from fastdl.nn.modules.linear_cross_entropy import *
 from fastdl.nn.modules.loss import *
 from fastdl.nn.modules.module import *
 from fastdl.nn.modules.norm import *
+from fastdl.nn.modules.norm import _BatchNorm as _BatchNorm
+from fastdl.nn.modules.norm import _ChannelNorm as _NormBase
+from fastdl.nn.modules.norm import _InstanceNorm as _InstanceNorm
 from fastdl.nn.modules.parallel import *
 from fastdl.nn.modules.pool import *
 from fastdl.nn.modules.position import *
@@ -25,3 +31,10 @@ from fastdl.nn.modules.rnn import *
 from fastdl.nn.modules.rnn_cell import *
 from fastdl.nn.modules.softmax import *
 from fastdl.nn.modules.transformer import *
+from fastdl.paths import lead_to
+
+lead_to(
+    __name__,
+    """activation adaptive batchnorm channelshuffle conv distance dropout flatten fold instancenorm lazy linear
+    normalization padding pixelshuffle pooling sparse transformer upsampling""",
+)

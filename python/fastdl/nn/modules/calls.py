@@ -91,7 +91,7 @@ def _gate(
     for i, tensor, new in zip(
         positions, tensors, gated if isinstance(gated, tuple) else (gated,), strict=True
     ):
-        new._version = tensor._version_cell()
+        new._counter = tensor._version_cell()
         result[i] = new
     return tuple(result), True
 

@@ -104,6 +104,12 @@ class Module(State):
 
     # Attributes -----------------------------------------------------------------------------------
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__getattr__" in vars(cls):
+            # It will call super().__getattr__. Not before: a __getattr__ makes every attribute of all modules slow.
+            Module.__getattr__ = _no_attribute  # type: ignore[attr-defined]
+
     @property
     def _parameters(self) -> MutableMapping[str, Parameter | None]:
         return _Registry(self, self._parameter_names, None)
@@ -134,8 +140,10 @@ class Module(State):
                 )
             own[name] = None
         elif isinstance(value, Module):
-            self._forget(name, self._module_names)
-            self.register_module(name, value)
+            names = self._module_names  # without add_module: its hasattr would ask a user's __getattr__
+            self._forget(name, names)
+            names[name] = None
+            own[name] = value
         elif name in self._module_names:
             if value is not None:
                 raise TypeError(
@@ -485,6 +493,13 @@ class Module(State):
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
+
+
+def _no_attribute(self: Module, name: str) -> Any:
+    """What PyTorch's ``Module.__getattr__`` answers; here parameters and submodules are attributes like any."""
+    if name in self.__dict__:
+        return self.__dict__[name]
+    raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
 
 def _type_name(value: Any) -> str:

@@ -46,6 +46,7 @@ class _ChannelNorm(Module):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
+    _version = 2
 
     def __init__(
         self,
@@ -95,11 +96,13 @@ class _ChannelNorm(Module):
                 parameter._data.fill(value)
                 parameter._bump_version()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
         # Checkpoints older than the counter lack it: the module keeps its own.
-        if self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None and local_metadata.get("version", 1) < 2:
             state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def extra_repr(self) -> str:
         return (

@@ -1,9 +1,10 @@
-"""``DataParallel``, for scripts and checkpoints that have it."""
+"""``DataParallel``, for scripts and checkpoints that have it, and the name of what several processes need."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from fastdl.distributed import refuse
 from fastdl.nn.modules.module import Module
 
 __all__ = ["DataParallel"]
@@ -25,3 +26,10 @@ class DataParallel(Module):
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         return self.module(*inputs, **kwargs)
+
+
+class DistributedDataParallel(Module):
+    """For programs that import it, or ask ``isinstance``: there is one process, making one is a RuntimeError."""
+
+    def __init__(self, module: Module, *args: Any, **kwargs: Any) -> None:
+        refuse("DistributedDataParallel")

@@ -50,6 +50,8 @@ class _Replacing:
 class State(Calls):
     """The part of ``Module`` behind ``state_dict`` and ``load_state_dict``."""
 
+    _version: int = 1
+    """Of the layout of this module's part of a state dict; ``state_dict()._metadata`` notes it."""
     _parameter_names: dict[str, None]
     _buffer_names: dict[str, bool]
     _module_names: dict[str, None]
@@ -105,6 +107,10 @@ class State(Calls):
         """All parameters and persistent buffers by path. The tensors share the module's memory."""
         if destination is None:
             destination = OrderedDict()
+            destination._metadata = OrderedDict()
+        local_metadata = {"version": self._version}
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]] = local_metadata
         for hook in self.__dict__.get("_state_dict_pre_hooks", {}).values():
             hook(self, prefix, keep_vars)
         self._save_to_state_dict(destination, prefix, keep_vars)
@@ -113,7 +119,7 @@ class State(Calls):
             if child is not None:
                 child.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self.__dict__.get("_state_dict_hooks", {}).values():
-            replacement = hook(self, destination, prefix, {})
+            replacement = hook(self, destination, prefix, local_metadata)
             if replacement is None:
                 continue
             if not isinstance(hook, _Replacing):
@@ -213,7 +219,9 @@ class State(Calls):
         errors: list[str] = []
 
         def load(module: State, state: dict[str, Any], prefix: str) -> None:
-            metadata = {"assign_to_params_buffers": assign}
+            metadata = dict(versions.get(prefix[:-1], {}))
+            if assign:
+                metadata["assign_to_params_buffers"] = True
             module._load_from_state_dict(state, prefix, metadata, True, missing, unexpected, errors)
             for name in module._module_names:
                 child = module.__dict__[name]
@@ -226,6 +234,7 @@ class State(Calls):
                         "load_state_dict post-hook must return None; change the lists of keys in place instead"
                     )
 
+        versions = getattr(state_dict, "_metadata", None) or {}
         load(self, dict(state_dict), "")
         if strict:
             for title, keys in (("Unexpected", unexpected), ("Missing", missing)):

@@ -243,17 +243,18 @@ class OneCycleLR(_Cycling):
                 f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
             )
         self.total_steps = math.prod(given.values())
-        self.anneal_strategy = anneal_strategy
-        # (last step, rate at the start and end, momentum at the start and end)
+        self._anneal_func_type = anneal_strategy
+        # What a phase goes between are keys of the groups; the names and the layout are those of PyTorch's files.
         rise = pct_start * self.total_steps - 1
-        up = (rise, "initial_lr", "max_lr", "max_momentum", "base_momentum")
         last = self.total_steps - 1
+        phases: list[tuple[Any, ...]] = [(rise, "initial_lr", "max_lr", "max_momentum", "base_momentum")]
         if three_phase:
-            down = (2 * rise, "max_lr", "initial_lr", "base_momentum", "max_momentum")
-            out = (last, "initial_lr", "min_lr", "max_momentum", "max_momentum")
-            self.phases = [up, down, out]
+            phases.append((2 * rise, "max_lr", "initial_lr", "base_momentum", "max_momentum"))
+            phases.append((last, "initial_lr", "min_lr", "max_momentum", "max_momentum"))
         else:
-            self.phases = [up, (last, "max_lr", "min_lr", "base_momentum", "max_momentum")]
+            phases.append((last, "max_lr", "min_lr", "base_momentum", "max_momentum"))
+        keys = ("end_step", "start_lr", "end_lr", "start_momentum", "end_momentum")
+        self._schedule_phases = [dict(zip(keys, phase, strict=True)) for phase in phases]
         self.cycle_momentum = cycle_momentum
         max_lrs = _per_group("max_lr", optimizer, max_lr)
         if cycle_momentum:
@@ -272,7 +273,7 @@ class OneCycleLR(_Cycling):
         super().__init__(optimizer, last_epoch)
 
     def _between(self, start: float, end: float, part: float) -> float:
-        if self.anneal_strategy == "cos":
+        if self._anneal_func_type == "cos":
             return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
         return (end - start) * part + start
 
@@ -283,16 +284,16 @@ class OneCycleLR(_Cycling):
                 f"Tried to step {step} times. The specified number of total steps is {self.total_steps}"
             )
         begin = 0.0
-        for phase in self.phases:
-            if step <= phase[0]:
+        for phase in self._schedule_phases:
+            if step <= phase["end_step"]:
                 break
-            if phase is not self.phases[-1]:
-                begin = phase[0]
-        stop, from_rate, to_rate, from_momentum, to_momentum = phase
-        part = (step - begin) / (stop - begin)
+            if phase is not self._schedule_phases[-1]:
+                begin = phase["end_step"]
+        part = (step - begin) / (phase["end_step"] - begin)
         rates = []
         for group in self.optimizer.param_groups:
-            rates.append(self._between(group[from_rate], group[to_rate], part))
+            rates.append(self._between(group[phase["start_lr"]], group[phase["end_lr"]], part))
             if self.cycle_momentum:
-                self._set_momentum(group, self._between(group[from_momentum], group[to_momentum], part))
+                start, end = group[phase["start_momentum"]], group[phase["end_momentum"]]
+                self._set_momentum(group, self._between(start, end, part))
         return rates

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from fastdl.kernels import select
-from fastdl.random import default_generator
+from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
 __all__ = [
     "BatchSampler",
+    "DistributedSampler",
     "RandomSampler",
     "Sampler",
     "SequentialSampler",
@@ -182,3 +183,56 @@ class BatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         n = len(self.sampler)  # type: ignore[arg-type]
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+
+class DistributedSampler(Sampler[int]):
+    """Every ``num_replicas``-th index, beginning with ``rank``: one share of a dataset, all shares of one length.
+
+    Args:
+        dataset: what is divided.
+        num_replicas: how many shares. There is no group of processes to ask, so it must be given, and ``rank``, too.
+        rank: which one, from 0.
+        shuffle: visit the dataset in random order, another one after every :meth:`set_epoch` (default True).
+        seed: of that order; the same for all shares.
+        drop_last: leave out what the shares do not divide, instead of beginning again at the front (default False).
+
+    Example:
+        >>> from fastdl.utils.data import DistributedSampler
+        >>> [list(DistributedSampler(range(5), 2, rank, shuffle=False)) for rank in (0, 1)]
+        [[0, 2, 4], [1, 3, 0]]
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        if num_replicas is None or rank is None:
+            raise RuntimeError(
+                "DistributedSampler: give num_replicas and rank; there is no group of processes to ask for them"
+            )
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"Invalid rank {rank}, rank should be in the interval [0, {num_replicas - 1}]")
+        self.dataset, self.num_replicas, self.rank = dataset, num_replicas, rank
+        self.shuffle, self.seed, self.drop_last, self.epoch = shuffle, seed, drop_last, 0
+        count = len(dataset)
+        self.num_samples = count // num_replicas if drop_last else -(-count // num_replicas)
+        self.total_size = self.num_samples * num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        order = range(len(self.dataset))
+        if self.shuffle:
+            generator = Generator().manual_seed(self.seed + self.epoch)
+            order = select(None).random_permutation(len(order), *generator.draw()).tolist()
+        return islice(cycle(order), self.rank, self.total_size, self.num_replicas)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order: call it at the beginning of every epoch."""
+        self.epoch = epoch

@@ -1,0 +1,18 @@
+// Products of matrices in bfloat16 by the processor's own instruction; see bfloat16.cpp.
+#pragma once
+
+#include "cpu/gemm/gemm.h"
+
+namespace fastdl {
+
+// Whether CPU and operating system have VDPBF16PS, this level may use it, and use_pair_products(false) was
+// not called.
+bool has_pair_products();
+void use_pair_products(bool use);
+
+// C = activation(alpha * A B + bias), C in bfloat16 in C order; one of the strides of A and of B is 1; sizes
+// are at least 1. Only where has_pair_products().
+void gemm_pairs(int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_t> a, MatrixView<uint16_t> b,
+                uint16_t* c, const GemmEpilogue<float>& epilogue);
+
+}  // namespace fastdl

@@ -1,0 +1,15 @@
+// Folds of numbers stored in half precision; see half.cpp.
+#pragma once
+
+#include "cpu/half.h"
+#include "cpu/reduce.h"
+
+namespace fastdl {
+
+// out[o, c] = the fold of x[o, :, c] of a C-order array (outer, n, inner), n > 0; none that takes two inputs.
+void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, int64_t inner, double* out);
+
+// The fold that joins results of `op` on parts.
+Fold joining(Fold op);
+
+}  // namespace fastdl

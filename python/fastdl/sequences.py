@@ -1,0 +1,155 @@
+"""Tensors of numbers that follow a rule: progressions, and the places of triangles."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from fastdl.creation import finish, ignore, tensor
+from fastdl.devices import cupy, resolve
+from fastdl.dtypes import CPU, as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.kernels import select
+from fastdl.tensor import Tensor, pooled_copy
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, (Tensor, np.generic)) else value
+
+
+def arange(
+    start: Any = None,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **ignored: Any,
+) -> Tensor:
+    """Numbers from ``start`` (0) up to, not including, ``end``; int64 if all three are integers.
+
+    Whole numbers are counted on the device, which a CUDA graph can record; others come from the CPU, so that every
+    device has the same. See ``torch.arange``.
+    """
+    ignore("arange", ignored)
+    if start is None or end is None:
+        start, end = 0, start if end is None else end
+        if end is None:
+            raise TypeError("arange: needs at least the end, as in arange(5)")
+    start, end, step = _number(start), _number(end), _number(step)
+    count = None
+    if dtype is not None and as_dtype("arange", dtype).kind in "iu":
+        if (
+            as_dtype("arange", dtype) != int64 and step
+        ):  # PyTorch counts before it truncates, for int64 after it
+            count = int(np.ceil((end - start) / step))
+        start, end, step = int(start), int(end), int(step)
+    whole = all(isinstance(v, int) for v in (start, end, step))
+    d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
+    if step == 0:
+        raise RuntimeError("arange: step must not be 0")
+    if not whole and not all(np.isfinite(v) for v in (start, end, step)):
+        raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
+    if (end - start) * step < 0:
+        raise RuntimeError(
+            f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
+        )
+    if count is None:
+        count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
+    where = resolve("arange", device)
+    if whole and where is not CPU:
+        xp = cupy()
+        with xp.cuda.Device(where.index):
+            values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)
+        return finish("arange", values, where, requires_grad)
+    if whole:
+        values = _counted(count, int64, start, step)
+        if d is not int64:
+            values = pooled_copy(values, d)
+    else:
+        values = pooled_copy(_progression(start, step, count), d)
+    return finish("arange", values, where, requires_grad)
+
+
+_ROW = 4096
+
+
+def _counted(count: int, dtype: Any, start: int = 0, step: int = 1) -> Any:
+    """``start + step * i``, whole numbers: many of them as the sum of a column and a row, by every thread."""
+    if count < 4 * _ROW:
+        return pooled_copy(np.arange(start, start + count * step, step, dtype=dtype))
+    values = select(None).empty((count,), dtype)
+    rows = count // _ROW
+    row = np.arange(_ROW, dtype=dtype) * dtype.type(step)
+    column = start + np.arange(rows, dtype=dtype).reshape(rows, 1) * dtype.type(step * _ROW)
+    select(None).add_forward(column, row, values[: rows * _ROW].reshape(rows, _ROW))
+    values[rows * _ROW :] = start + np.arange(rows * _ROW, count, dtype=dtype) * dtype.type(step)
+    return values
+
+
+def _progression(start: Any, step: Any, count: int) -> Any:
+    """``start + step * i`` in float64."""
+    if count < 4 * _ROW:
+        return start + step * np.arange(count, dtype=np.float64)
+    kernels, values = select(None), _counted(count, float64)
+    return kernels.add_forward(kernels.mul_forward(values, step, values), start, values)
+
+
+def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
+    """In float64. As PyTorch has it: between whole ends for an integer ``dtype``; for float32 with a step of that type,
+    from the nearer end. The bits are the same, and decide where sampling meets pixels (``affine_grid``).
+    """
+    if dtype is float32 and steps > 1 and abs(start) < 1e38 and abs(end) < 1e38:
+        start, end = float(np.float32(start)), float(np.float32(end))
+        step = float(np.float32(end - start) / np.float32(steps - 1))
+        half = steps // 2
+        return np.concatenate([_progression(start, step, half), _progression(end, -step, steps - half)[::-1]])
+    if dtype.kind in "iu":
+        start, end = int(start), int(end)
+    step = (end - start) / (steps - 1) if steps > 1 else 0
+    if steps < 4 * _ROW or not 1e-300 < abs(step) < 1e300:  # denormals, infinities
+        return np.linspace(start, end, steps)
+    values = _progression(start, step, steps)
+    values[-1] = end
+    return values
+
+
+def linspace(
+    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """``steps`` evenly spaced numbers from ``start`` to ``end``, both included; see ``torch.linspace``."""
+    if steps < 0:
+        raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
+    d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
+    values = _evenly_spaced(_number(start), _number(end), index(steps), d)
+    return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
+
+
+def logspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``base`` to the powers of ``linspace(start, end, steps)``; see ``torch.logspace``."""
+    if steps < 0:
+        raise RuntimeError(f"logspace: steps must not be negative, got {steps}")
+    d = get_default_dtype() if dtype is None else as_dtype("logspace", dtype)
+    values = np.power(float(base), _evenly_spaced(_number(start), _number(end), index(steps), d))
+    return finish("logspace", pooled_copy(values, d), resolve("logspace", device), requires_grad)
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
+    """Row and column numbers of the lower triangle, a (2, n) tensor; see ``torch.tril_indices``."""
+    return tensor(np.stack(np.tril_indices(row, offset, col)), dtype=dtype, device=device)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
+    """Row and column numbers of the upper triangle, a (2, n) tensor; see ``torch.triu_indices``."""
+    return tensor(np.stack(np.triu_indices(row, offset, col)), dtype=dtype, device=device)
