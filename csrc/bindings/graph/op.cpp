@@ -117,6 +117,10 @@ bool keep_output(PyObject* op, PyObject* output) {
   const Ref now = version_now(reinterpret_cast<Tensor*>(output));
   if (!now) return false;
   if (absent(node->versions)) set(node->versions, Ref(PyList_New(0)));
+  if (node->versions && !PyList_CheckExact(node->versions)) {
+    PyErr_SetString(PyExc_TypeError, "Op: versions must be a list or None");
+    return false;
+  }
   return node->versions && PyList_Append(node->versions, now.get()) == 0;
 }
 

@@ -237,7 +237,9 @@ bool diagonal(Plan& plan, Arguments given) {
   plan.data += row * x->strides[a] + column * x->strides[b];
   for (int i = 0; i < x->ndim; ++i)
     if (i != a && i != b) plan.keep(i);
-  plan.add(std::min(rows - row, columns - column), x->strides[a] + x->strides[b]);
+  // Strides of axes of extent 1 may be anything; their sum wraps.
+  const Py_ssize_t stride = Py_ssize_t(size_t(x->strides[a]) + size_t(x->strides[b]));
+  plan.add(std::min(rows - row, columns - column), stride);
   plan.names = kDiagonal;
   plan.option[0] = Ref(PyLong_FromSsize_t(offset));
   plan.option[1] = Ref(PyLong_FromLong(a)), plan.option[2] = Ref(PyLong_FromLong(b));
@@ -251,6 +253,11 @@ bool is_plain_slice(PyObject* object) {
   for (PyObject* bound : {slice->start, slice->stop, slice->step})
     if (bound != Py_None && !PyLong_CheckExact(bound)) return false;
   return true;
+}
+
+// A stride; that of a single entry may be anything, so what overflows wraps, as in NumPy.
+Py_ssize_t product(Py_ssize_t stride, Py_ssize_t step) {
+  return Py_ssize_t(size_t(stride) * size_t(step));
 }
 
 // A key of integers, slices, None and Ellipsis.
@@ -301,7 +308,7 @@ bool item(Plan& plan, Arguments given) {
       if (step <= 0) return false;
       const Py_ssize_t extent = PySlice_AdjustIndices(x->shape[axis], &start, &stop, step);
       if (extent > 0) plan.data += start * x->strides[axis];
-      plan.add(extent, x->strides[axis++] * step);
+      plan.add(extent, product(x->strides[axis++], step));
     }
   }
   for (; axis < x->ndim; ++axis) plan.keep(axis);
