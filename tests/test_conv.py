@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdl
+from conv_cases import FACTORS, check
 from fastdl import kernels, nn
 from fastdl.nn import functional as F
 from parity import assert_close, backends, check_gradient
-from test_conv_kernels import FACTORS, check
 
 # -------------------------------------------------------------------------------- operations, against torch
 
