@@ -299,3 +299,16 @@ def test_hooks_on_what_is_kept_nest():
     assert log == ["outer", "inner", "outer"]
     y.sum().backward()
     np.testing.assert_allclose(x.grad.numpy(), np.exp([1.0, 1.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [fastdl.flatten, fastdl.Tensor.view, fastdl.ops.views.permute])
+def test_calls_in_front_of_functions_are_functions(function):
+    assert isinstance(function, _graph.ViewCall)
+    module = fastdl.nn.Module()
+    module.function = function
+    for same in (copy.copy(module), copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert same.function is function
+    assert weakref.ref(function)() is function
+    assert repr(function).startswith(f"<function {function.__qualname__} at ")
+    with pytest.raises(AttributeError, match="__qualname__"):
+        pickle.dumps(_graph.ViewCall("reshape", len, View))

@@ -346,7 +346,7 @@ struct Call {
   PyObject ob_base;
   vectorcallfunc vectorcall;
   bool (*plan)(Plan&, Arguments);
-  PyObject *general, *ops[2], *dict;
+  PyObject *general, *ops[2], *dict, *weak_references;
 };
 
 PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* names) {
@@ -399,6 +399,7 @@ int clear(PyObject* self) {
 }
 void deallocate(PyObject* self) {
   PyObject_GC_UnTrack(self);
+  PyObject_ClearWeakRefs(self);
   clear(self);
   PyObject_GC_Del(self);
 }
@@ -436,7 +437,16 @@ PyObject* before(PyObject* self, PyObject* general) {
   return other.release();
 }
 
+// As a function: pickled by its name, copied as itself.
+PyObject* reduce(PyObject* self, PyObject*) {
+  return PyObject_GetAttrString(self, "__qualname__");
+}
+PyObject* represent(PyObject* self) {
+  return PyObject_Repr(reinterpret_cast<Call*>(self)->general);  // of null: "<NULL>"
+}
+
 PyMethodDef methods[] = {
+    {"__reduce__", reduce, METH_NOARGS, "Its name, as of a function."},
     {"before", before, METH_O, "before(function): the same in front of another function."},
     {nullptr, nullptr, 0, nullptr}};
 PyMemberDef members[] = {{"general", T_OBJECT_EX, offsetof(Call, general), READONLY, "the function"},
@@ -492,6 +502,8 @@ PyTypeObject ViewCall = [] {
   type.tp_members = members;
   type.tp_descr_get = get;
   type.tp_dictoffset = offsetof(Call, dict);
+  type.tp_weaklistoffset = offsetof(Call, weak_references);
+  type.tp_repr = represent;
   type.tp_new = make;
   return type;
 }();
