@@ -38,6 +38,7 @@ def test_contents(wheel):
     for wanted in (
         "fastdl/py.typed",
         "fastdl/_cpuid.pyi",
+        "fastdl/_graph.pyi",
         "fastdl/_cpu_baseline.pyi",
         "fastdl/bench/runner.py",
         "fastdl/bench/bench_conv.py",
@@ -85,6 +86,7 @@ def test_the_source_distribution_holds_all_sources():
 # What must not appear in a level's disassembly: wider registers than the level has, AVX-512's mask registers.
 FORBIDDEN = {
     "_cpuid": r"%[yz]mm",
+    "_graph": r"%[yz]mm",
     "_cpu_baseline": r"%[yz]mm|\bv(add|mul|fmadd|mov)[a-z0-9]*[sp][sd]\b",
     "_cpu_avx2": r"%zmm|%k[1-7]\b",
 }

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from fastdl import _cpuid, kernels
+from fastdl import _cpuid, _graph, kernels
 
 HEADER = '"""{doc} Written by tools/make_stubs.py."""\n\n'
 IMPORTS = "from collections.abc import Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
@@ -64,6 +64,7 @@ def main() -> int:
     first = kernels.ALL_LEVELS[0]
     files = {
         "_cpuid.pyi": stub(_cpuid, "Instruction-set levels of this machine."),
+        "_graph.pyi": stub(_graph, "Fields of tensors and nodes, and the calls that make them."),
         f"_cpu_{first}.pyi": stub(
             kernels.load(kernels.levels()[-1]), "The CPU kernels, one level.", "level: str\n"
         ),
