@@ -7,6 +7,7 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from contextlib import suppress
 
@@ -68,7 +69,8 @@ for make in MAKERS:
                     attempt(setattr, owner, name, junk)
                 attempt(use, tensor)
 x = fastdl.ones(2)
-values = [*JUNK, x, (x,), Op, Op(), _graph.TensorFields(), _graph.NodeFields(), fastdl.Tensor.__new__(fastdl.Tensor)]
+bare = [type("Bare", (base,), {})() for base in (_graph.TensorFields, _graph.NodeFields)]
+values = [*JUNK, x, (x,), Op, Op(), *bare, fastdl.Tensor.__new__(fastdl.Tensor)]
 functions = [getattr(_graph, n) for n in ("wrap", "register_view", "share", "parts", "plainly_writable")]
 functions += [Op.apply, Op.attach, Op().record, Op().keep_output, _graph.NodeFields.apply]
 functions += [lambda *args: _graph.ViewCall("getitem", *args)(x, 0), lambda *args: _graph.ViewCall(*args)]
@@ -144,6 +146,150 @@ def test_a_tensor_without_data_says_so():
             use()
     with pytest.raises(AttributeError):
         View.attach(t, np.ones(1, np.float32), {})
+
+
+CHANGES = {
+    "_path": lambda: None,
+    "_node": lambda: None,
+    "_index": lambda: 0,
+    "_counter": lambda: [5],
+    "_base": lambda: None,
+    "_views": lambda: None,
+    "_data": lambda: np.zeros((2, 8), np.float32),
+    "_requires_grad": lambda: False,
+}
+
+
+class Trap:
+    """Garbage whose end runs ``function``."""
+
+    def __init__(self, function):
+        self.itself, self.function = self, function
+
+    def __del__(self):
+        self.function()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="collections wait for the end of a call")
+@pytest.mark.parametrize("field", CHANGES)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t[0],
+        lambda t: t * t,
+        lambda t: t.exp(),
+        lambda t: t.unbind(0)[0],
+        lambda t: [t.view(-1) for _ in range(20)][-1],
+    ],
+)
+def test_a_collection_in_the_middle_of_a_call(call, field):
+    def change():
+        fired.append(t)
+        setattr(t, field, CHANGES[field]())
+        kept.append([[(i,) * 2, (i,) * 3, [i]] for i in range(50)])  # in place of what was let go
+
+    kept: list[object] = []
+    fired: list[fastdl.Tensor] = []
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()  # collections look at what is new only
+    try:
+        for later in range(30):
+            t = (fastdl.ones(4, 4, requires_grad=True) * 2).view(2, 8)
+            gc.collect()  # empties the free lists
+            gc.disable()
+            Trap(change)
+            gc.set_threshold(gc.get_count()[0] + later + 1, 10**6, 10**6)
+            gc.enable()
+            result = call(t)
+            gc.set_threshold(*before)
+            repr((result, result._path, result._base, result._counter, result._views))
+            if result._node is not None:
+                repr((result._node.edges, result._node.versions))
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    assert fired
+
+
+def test_a_class_of_views_that_takes_the_tensor_apart():
+    class Thief(View):
+        def __init__(self):
+            del x._data
+
+    x = fastdl.ones(2, requires_grad=True)
+    assert Thief.attach(x, np.ones(2, np.float32), {}).grad_fn.shape == (2,)
+
+
+def test_the_types_of_the_fields_have_no_instances():
+    for fields in (_graph.TensorFields, _graph.NodeFields):
+        with pytest.raises(TypeError, match="derived classes"):
+            fields()
+    with pytest.raises(TypeError, match="not safe"):
+        object.__new__(fastdl.Tensor)  # as in PyTorch
+    node = (fastdl.ones(1, requires_grad=True) * 2).grad_fn
+    for function in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot pickle 'Mul' object"):
+            function(node)
+
+
+def long_graphs():
+    products = views = changed = fastdl.ones(1, requires_grad=True)
+    chain = fastdl.ones(1)
+    changed = changed * 1.0
+    for _ in range(100_000):
+        products, views = products * 1.0, views.view(1)
+        after = fastdl.ones(1)
+        after._grad, chain = chain, after
+    for _ in range(10_000):
+        changed[0:1].mul_(1.0)
+    del products, views, changed, chain, after
+    gc.collect()
+    done.append(True)
+
+
+done: list[bool] = []
+
+
+def test_long_graphs_end_on_a_short_stack():
+    before = threading.stack_size(256 * 1024)
+    try:
+        thread = threading.Thread(target=long_graphs)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert done
+
+
+def test_threads_make_tensors_of_their_own_and_of_shared_ones():
+    shared = fastdl.ones(4, 4, requires_grad=True)
+    base = fastdl.ones(4, 4)
+    wrong = []
+
+    def work(record):
+        for _ in range(300):
+            with fastdl.set_grad_enabled(record):
+                y = (shared.view(16) * base[0, 0]).sum()
+                base.t(), base[1:].unsqueeze(0)
+                if y.requires_grad is not record or mode.enabled is not record:
+                    wrong.append(y)
+                if record:
+                    fastdl.autograd.grad(y, shared)
+
+    threads = [threading.Thread(target=work, args=(i % 2 == 0,)) for i in range(6)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    assert mode.enabled
+    assert sum(view() is not None for view in base._views) == 0
 
 
 class Slots(fastdl.Tensor):

@@ -27,8 +27,17 @@ void deallocate(PyObject* self) {
   Py_TYPE(self)->tp_free(self);
 }
 
+// An instance of a class of Python's on `fields`: their ends take Python's way, which does not recurse
+// however long the chain of nodes is.
+PyObject* allocate(PyTypeObject* type, const PyTypeObject& fields) {
+  if (type != &fields) return type->tp_alloc(type, 0);
+  PyErr_Format(PyExc_TypeError, "%s: has no instances of its own, only those of derived classes",
+               type->tp_name);
+  return nullptr;
+}
+
 PyObject* new_tensor(PyTypeObject* type, PyObject*, PyObject*) {
-  PyObject* self = type->tp_alloc(type, 0);
+  PyObject* self = allocate(type, TensorFields);
   if (!self) return nullptr;
   auto* t = reinterpret_cast<Tensor*>(self);
   for (PyObject** field :
@@ -44,7 +53,7 @@ PyObject* new_tensor(PyTypeObject* type, PyObject*, PyObject*) {
 }
 
 PyObject* new_node(PyTypeObject* type, PyObject*, PyObject*) {
-  PyObject* self = type->tp_alloc(type, 0);
+  PyObject* self = allocate(type, NodeFields);
   if (!self) return nullptr;
   auto* node = reinterpret_cast<Node*>(self);
   for (PyObject** field : {&node->needs, &node->order, &node->edges, &node->versions, &node->shapes,

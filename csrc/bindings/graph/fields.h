@@ -53,6 +53,8 @@ struct Node {
 };
 
 extern PyTypeObject TensorFields, NodeFields, GradMode, ViewCall;
+extern PyMethodDef node_methods[];
+bool add_types(PyObject* module);
 
 inline bool absent(PyObject* field) {
   return !field || field == Py_None;
@@ -60,6 +62,22 @@ inline bool absent(PyObject* field) {
 inline Tensor* as_tensor(PyObject* object) {
   return PyObject_TypeCheck(object, &TensorFields) ? reinterpret_cast<Tensor*>(object) : nullptr;
 }
+// What a field held goes last: its end may run anything.
+inline void set(PyObject*& field, Ref value) {
+  Py_XSETREF(field, value.release());
+}
+inline void set(PyObject*& field, PyObject* borrowed) {
+  set(field, Ref::to(borrowed));
+}
+
+// Interned strings.
+extern struct Names {
+  PyObject *forward, *saves, *saves_output, *dtype, *shape, *data, *kind;
+} names;
+
+// ---------------------------------------------------------------------------------------------- op.cpp
+
+bool load_op();
 
 // Is the graph recorded in this thread?
 bool recording();
@@ -67,9 +85,27 @@ bool recording();
 // A new Tensor around `array`.
 Ref wrap(PyObject* array);
 
+// An instance of the class, which must be one of nodes; its number: later ones compare lower.
+Ref new_node(PyObject* cls);
+Ref next_order();
+
+// Where the gradient of `t` goes: (the leaf itself, -1), or (node that made it, which of its outputs).
+Ref edge_of(Tensor* t);
+
+// The counter of in-place changes of `t`: a list of one number.
+Ref counter_of(Tensor* t);
+
+// ------------------------------------------------------------------------------------------ attach.cpp
+
+bool load_attach();
+
 // The view `array` of `input`, which is what op.of(input, **options) gives, and its place in the graph. `op`
 // is a class of views; the options are those from which the view can be made again.
 Ref attach(PyObject* op, Tensor* input, PyObject* array, PyObject* options);
+
+// ------------------------------------------------------------------------------------------- numpy.cpp
+
+bool load_numpy();
 
 // NumPy's array struct, whose first fields are its ABI.
 struct Array {
@@ -99,12 +135,25 @@ bool is_floating(char kind);
 Ref view_of(const Array* array, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides, char* data,
             bool writable = true);
 
-// parts(array, dim, bounds): see its docstring.
+// ----------------------------------------------------------------------- what Python calls: see module.cpp
+
+PyObject* bound_wrap(PyObject*, PyObject* array);
+PyObject* bound_next_order(PyObject*, PyObject*);
+PyObject* bound_set_tensor(PyObject*, PyObject* type);
+PyObject* bound_set_recorded(PyObject*, PyObject* function);
+PyObject* bound_set_otherwise(PyObject*, PyObject* function);
+PyObject* bound_attach(PyObject* cls, PyObject* const* args, Py_ssize_t count);
+PyObject* bound_register_view(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* bound_plainly_writable(PyObject*, PyObject* object);
 PyObject* bound_parts(PyObject*, PyObject* const* args, Py_ssize_t count);
 
+// A method's entry from a function of the vectorcall family.
+template <class F>
+PyCFunction entry(F* function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
 PyTypeObject type_of(const char* name, size_t size, const char* text);  // static, to be filled in
-extern PyMethodDef node_methods[];
-bool load_numpy();
-bool add_types(PyObject* module);
 
 }  // namespace fastdl::graph

@@ -11,7 +11,6 @@ PyTypeObject* array_type;
 PyObject* (*new_from_descr)(PyTypeObject*, PyObject*, int, const Py_ssize_t*, const Py_ssize_t*, void*, int,
                             PyObject*);
 int (*set_base_object)(PyObject*, PyObject*);
-PyObject *name_dtype, *name_kind;
 bool numpy2;
 
 // The first fields of a dtype, in NumPy 1 and 2.
@@ -47,9 +46,7 @@ bool load_numpy() {
   new_from_descr = reinterpret_cast<decltype(new_from_descr)>(api[94]);
   set_base_object = reinterpret_cast<decltype(set_base_object)>(api[282]);
   numpy2 = reinterpret_cast<unsigned (*)()>(api[211])() >= 0x12;  // the interface's version
-  name_dtype = PyUnicode_InternFromString("dtype");
-  name_kind = PyUnicode_InternFromString("kind");
-  return name_dtype && name_kind;
+  return true;
 }
 
 const Array* as_array(PyObject* object) {
@@ -63,9 +60,9 @@ Py_ssize_t Array::item() const {
 
 char kind_of(PyObject* array) {
   if (const Array* a = as_array(array)) return reinterpret_cast<const Descr1*>(a->dtype)->kind;
-  const Ref dtype(PyObject_GetAttr(array, name_dtype));
+  const Ref dtype(PyObject_GetAttr(array, names.dtype));
   if (!dtype) return 0;
-  const Ref kind(PyObject_GetAttr(dtype.get(), name_kind));
+  const Ref kind(PyObject_GetAttr(dtype.get(), names.kind));
   if (!kind) return 0;
   if (PyUnicode_Check(kind.get()) && PyUnicode_GET_LENGTH(kind.get()) > 0)
     return char(PyUnicode_READ_CHAR(kind.get(), 0));

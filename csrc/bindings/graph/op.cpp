@@ -1,4 +1,4 @@
-// Op.apply: run an operation on the arrays of its inputs and enter it in the graph; and the same for views.
+// Op.apply: run an operation on the arrays of its inputs and enter it in the graph.
 #include <vector>
 
 #include "bindings/graph/fields.h"
@@ -6,101 +6,29 @@
 namespace fastdl::graph {
 namespace {
 
-PyTypeObject* tensor_type;  // fastdl.Tensor
-PyObject* otherwise;        // apply_otherwise(cls, inputs, options, error), for what forward refused
-PyObject* recorded;         // recorded(op), called with whatever has entered the graph; null: nobody asks
-PyObject *no_grad_path, *multiple_path, *yes;  // what is known of a view instead of its path; (True,)
-PyObject* nothing_needed[8];                   // (False,) * n
+PyTypeObject* tensor_type;    // fastdl.Tensor
+PyObject* otherwise;          // apply_otherwise(cls, inputs, options, error), for what forward refused
+PyObject* recorded;           // recorded(op), called with whatever has entered the graph; null: nobody asks
+PyObject* nothing_needed[8];  // (False,) * n
 PyObject *minus_one, *never;  // the edge's index of a leaf; the version of an input that was not given
 int64_t last_order = 1;
 
-PyObject *name_forward, *name_saves, *name_saves_output, *name_dtype, *name_shape, *name_data;
-
-void set(PyObject*& field, PyObject* borrowed) {
-  Py_INCREF(borrowed);
-  Py_XSETREF(field, borrowed);
-}
-void set(PyObject*& field, Ref value) {
-  Py_XSETREF(field, value.release());
-}
-
-Ref next_order() {
-  return Ref(PyLong_FromLongLong(--last_order));
-}
-
-// Where the gradient of `t` goes: (the leaf itself, -1), or (node that made it, which of its outputs).
-Ref edge_of(Tensor* t) {
-  if (absent(t->node)) return Ref(PyTuple_Pack(2, reinterpret_cast<PyObject*>(t), minus_one));
-  if (t->index) return Ref(PyTuple_Pack(2, t->node, t->index));
-  PyErr_SetString(PyExc_AttributeError, "_index");
-  return {};
-}
-
-// The tensor whose memory `t` looks at: itself, unless it is a view.
-Ref base_of(Tensor* t) {
-  if (absent(t->base)) return Ref::to(reinterpret_cast<PyObject*>(t));
-  if (as_tensor(t->base)) return Ref::to(t->base);
-  PyErr_SetString(PyExc_TypeError, "_base: must be a tensor or None");
-  return {};
-}
-
-// The counter of in-place changes of `t`: a list of one number.
-PyObject* counter_of(Tensor* t) {
-  if (absent(t->counter)) {
-    Ref cell(PyList_New(1));
-    if (!cell) return nullptr;
-    PyList_SET_ITEM(cell.get(), 0, PyLong_FromLong(0));
-    set(t->counter, std::move(cell));
-  }
-  if (PyList_CheckExact(t->counter) && PyList_GET_SIZE(t->counter) == 1) return t->counter;
-  PyErr_SetString(PyExc_TypeError, "_counter: must be a list of one number or None");
-  return nullptr;
+// A tuple of two. (PyTuple_Pack makes the tuple before it takes its borrowed arguments into custody, and a
+// collection that the new tuple sets off may run programs' finalizers.)
+Ref pair(Ref a, Ref b) {
+  Ref both(a && b ? PyTuple_New(2) : nullptr);
+  if (!both) return {};
+  PyTuple_SET_ITEM(both.get(), 0, a.release());
+  PyTuple_SET_ITEM(both.get(), 1, b.release());
+  return both;
 }
 
 // (counter, its value now)
 Ref version_now(Tensor* t) {
-  PyObject* cell = counter_of(t);
-  return cell ? Ref(PyTuple_Pack(2, cell, PyList_GET_ITEM(cell, 0))) : Ref();
-}
-
-Ref new_node(PyObject* cls) {
-  Ref op(PyObject_CallNoArgs(cls));
-  if (!op || PyObject_TypeCheck(op.get(), &NodeFields)) return op;
-  PyErr_SetString(PyExc_TypeError, "Op: the class made something that is no Op");
-  return {};
-}
-
-// Weak references to living views; dead ones are swept when the length reaches a power of two: constant cost
-// per view, on average.
-bool register_view(Tensor* base, PyObject* view) {
-  const Ref reference(PyWeakref_NewRef(view, nullptr));
-  if (!reference) return false;
-  if (absent(base->views)) {
-    Ref views(PyList_New(1));
-    if (!views) return false;
-    Py_INCREF(reference.get());
-    PyList_SET_ITEM(views.get(), 0, reference.get());
-    set(base->views, std::move(views));
-    return true;
-  }
-  PyObject* views = base->views;
-  if (!PyList_CheckExact(views)) {
-    PyErr_SetString(PyExc_TypeError, "_views: must be a list or None");
-    return false;
-  }
-  const Py_ssize_t count = PyList_GET_SIZE(views);
-  if (count >= 8 && (count & (count - 1)) == 0) {
-    const Ref living(PyList_New(0));
-    if (!living) return false;
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      PyObject* each = PyList_GET_ITEM(views, i);
-      if (PyWeakref_Check(each) && PyWeakref_GetObject(each) != Py_None &&
-          PyList_Append(living.get(), each) != 0)
-        return false;
-    }
-    if (PyList_SetSlice(views, 0, count, living.get()) != 0) return false;
-  }
-  return PyList_Append(views, reference.get()) == 0;
+  Ref cell = counter_of(t);
+  if (!cell) return {};
+  Ref value = Ref::to(PyList_GET_ITEM(cell.get(), 0));
+  return pair(std::move(cell), std::move(value));
 }
 
 // The inputs of an operation: tensors or None.
@@ -151,7 +79,7 @@ Ref link(PyObject* op, const Inputs& inputs, PyObject* result) {
     PyTuple_SET_ITEM(edges.get(), i, edge.release());
   }
   set(node->edges, std::move(edges));
-  const Ref saves(PyObject_GetAttr(op, name_saves));
+  const Ref saves(PyObject_GetAttr(op, names.saves));
   if (!saves) return {};
   if (!PyTuple_Check(saves.get())) {
     PyErr_SetString(PyExc_TypeError, "Op: saves must be a tuple of indices");
@@ -173,7 +101,7 @@ Ref link(PyObject* op, const Inputs& inputs, PyObject* result) {
     }
     set(node->versions, std::move(versions));
   }
-  const Ref saves_output(PyObject_GetAttr(op, name_saves_output));
+  const Ref saves_output(PyObject_GetAttr(op, names.saves_output));
   const int kept = saves_output ? PyObject_IsTrue(saves_output.get()) : -1;
   if (kept < 0) return {};
   if (!PyTuple_CheckExact(result)) return output_of(op, result, 0, kept);
@@ -183,9 +111,9 @@ Ref link(PyObject* op, const Inputs& inputs, PyObject* result) {
   set(node->outputs, std::move(number));
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* array = PyTuple_GET_ITEM(result, i);
-    const Ref shape(PyObject_GetAttr(array, name_shape));
-    const Ref dtype(shape ? PyObject_GetAttr(array, name_dtype) : nullptr);
-    Ref both(dtype ? PyTuple_Pack(2, shape.get(), dtype.get()) : nullptr);
+    Ref shape(PyObject_GetAttr(array, names.shape));
+    Ref dtype(shape ? PyObject_GetAttr(array, names.dtype) : nullptr);
+    Ref both = pair(std::move(shape), std::move(dtype));
     Ref output = both ? output_of(op, array, i, kept) : Ref();
     if (!output) return {};
     PyTuple_SET_ITEM(shapes.get(), i, both.release());
@@ -217,7 +145,7 @@ struct Held {
 };
 
 // A forward that raised what kernels, NumPy and CuPy say to arrays they cannot take: computed in another way.
-Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
   if (!otherwise ||
       !(PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_AttributeError) ||
         PyErr_ExceptionMatches(PyExc_NotImplementedError)))
@@ -233,15 +161,15 @@ Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObje
     Py_INCREF(args[i]);
     PyTuple_SET_ITEM(inputs.get(), i, args[i]);
   }
-  for (Py_ssize_t i = 0; names && i < PyTuple_GET_SIZE(names); ++i)
-    if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(names, i), args[count + i]) != 0) return {};
+  for (Py_ssize_t i = 0; keys && i < PyTuple_GET_SIZE(keys); ++i)
+    if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(keys, i), args[count + i]) != 0) return {};
   return Ref(PyObject_CallFunctionObjArgs(otherwise, cls, inputs.get(), options.get(), error.get(), nullptr));
 }
 
-Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
   const Ref op = new_node(cls);
   if (!op) return {};
-  const Py_ssize_t options = names ? PyTuple_GET_SIZE(names) : 0;
+  const Py_ssize_t options = keys ? PyTuple_GET_SIZE(keys) : 0;
   PyObject* few[12];
   std::vector<PyObject*> many;
   PyObject** call = few;
@@ -255,7 +183,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
     if (!t && args[i] != Py_None) {  // its AttributeError names it
-      if (Ref(PyObject_GetAttr(args[i], name_data)))
+      if (Ref(PyObject_GetAttr(args[i], names.data)))
         PyErr_SetString(PyExc_TypeError, "Op.apply: an input is no tensor");
       return {};
     }
@@ -280,7 +208,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     needs = Ref::to(nothing_needed[count]);
   }
   set(reinterpret_cast<Node*>(op.get())->needs, std::move(needs));
-  const Ref result(PyObject_VectorcallMethod(name_forward, call, size_t(count + 1), names));
+  const Ref result(PyObject_VectorcallMethod(names.forward, call, size_t(count + 1), keys));
   if (!result) return {};
   if (recorded) return record(op.get(), {args, count}, result.get());
   if (!PyTuple_CheckExact(result.get())) return wrap(result.get());
@@ -293,9 +221,9 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   return outputs;
 }
 
-PyObject* bound_apply(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* names) {
-  Ref result = apply_or_raise(cls, args, count, names);
-  if (!result) result = try_otherwise(cls, args, count, names);
+PyObject* bound_apply(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
+  Ref result = apply_or_raise(cls, args, count, keys);
+  if (!result) result = try_otherwise(cls, args, count, keys);
   return result.release();
 }
 
@@ -322,120 +250,6 @@ PyObject* bound_keep_output(PyObject* self, PyObject* output) {
   Py_RETURN_NONE;
 }
 
-PyObject* bound_attach(PyObject* cls, PyObject* const* args, Py_ssize_t count) {
-  Tensor* input = count == 3 ? as_tensor(args[0]) : nullptr;
-  if (!input || !PyDict_Check(args[2])) {
-    PyErr_SetString(PyExc_TypeError, "View.attach: takes a tensor, an array and a dict of options");
-    return nullptr;
-  }
-  if (!input->data) {
-    PyErr_SetString(PyExc_AttributeError, "_data");
-    return nullptr;
-  }
-  return attach(cls, input, args[1], args[2]).release();
-}
-
-PyObject* bound_register_view(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  Tensor* base = count == 2 ? as_tensor(args[0]) : nullptr;
-  if (!base || !as_tensor(args[1])) {
-    PyErr_SetString(PyExc_TypeError, "register_view: takes two tensors");
-    return nullptr;
-  }
-  if (!register_view(base, args[1])) return nullptr;
-  Py_RETURN_NONE;
-}
-
-// The outputs of an operation on its input's memory are views that cannot be made again one by one.
-PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  Tensor* input = count == 2 ? as_tensor(args[0]) : nullptr;
-  if (!input || !PyTuple_CheckExact(args[1])) {
-    PyErr_SetString(PyExc_TypeError, "share: takes a tensor and a tuple of tensors");
-    return nullptr;
-  }
-  const Ref owner = base_of(input);
-  if (!owner) return nullptr;
-  Tensor* base = reinterpret_cast<Tensor*>(owner.get());
-  const Ref cell = Ref::to(counter_of(base));
-  if (!cell) return nullptr;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); ++i) {
-    PyObject* output = PyTuple_GET_ITEM(args[1], i);
-    Tensor* view = as_tensor(output);
-    if (!view) {
-      PyErr_SetString(PyExc_TypeError, "share: takes a tensor and a tuple of tensors");
-      return nullptr;
-    }
-    set(view->base, owner.get());
-    set(view->counter, cell.get());
-    set(view->path, multiple_path);
-    if (view->needs_grad() && !register_view(base, output)) return nullptr;
-  }
-  return Ref::to(args[1]).release();
-}
-
-// May the tensor's memory be written to, with nothing to say about autograd? False: it has to be looked at
-// closely.
-PyObject* bound_plainly_writable(PyObject*, PyObject* object) {
-  const Tensor* t = as_tensor(object);
-  const Array* array = t ? as_array(t->data) : nullptr;
-  return PyBool_FromLong(array && array->writable() && !(recording() && t->needs_grad()));
-}
-
-PyObject* bound_wrap(PyObject*, PyObject* array) {
-  return wrap(array).release();
-}
-PyObject* bound_next_order(PyObject*, PyObject*) {
-  return next_order().release();
-}
-PyObject* bound_set_tensor(PyObject*, PyObject* type) {
-  if (!PyType_Check(type) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(type), &TensorFields)) {
-    PyErr_SetString(PyExc_TypeError, "set_tensor: not a class with a tensor's fields");
-    return nullptr;
-  }
-  Py_INCREF(type);
-  tensor_type = reinterpret_cast<PyTypeObject*>(type);
-  Py_RETURN_NONE;
-}
-PyObject* bound_set_recorded(PyObject*, PyObject* function) {
-  Py_INCREF(function);
-  Py_XSETREF(recorded, function == Py_None ? nullptr : function);
-  Py_RETURN_NONE;
-}
-PyObject* bound_set_otherwise(PyObject*, PyObject* function) {
-  set(otherwise, function);
-  Py_RETURN_NONE;
-}
-
-// A method's entry from a function of the vectorcall family.
-template <class F>
-PyCFunction entry(F* function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
-PyMethodDef functions[] = {
-    {"wrap", bound_wrap, METH_O, "wrap(array: object) -> object\n\nA Tensor around the array itself."},
-    {"register_view", entry(bound_register_view), METH_FASTCALL,
-     "register_view(base: object, view: object) -> None\n\nThe base remembers the view, weakly."},
-    {"share", entry(bound_share), METH_FASTCALL,
-     "share(input: object, outputs: tuple) -> tuple\n\nThe outputs, as views of the input's memory."},
-    {"parts", entry(bound_parts), METH_FASTCALL,
-     "parts(array: object, dim: int, bounds: object) -> object\n\n"
-     "Views between neighbouring bounds along dim, or (None) of each entry; None if the array is not "
-     "NumPy's."},
-    {"plainly_writable", bound_plainly_writable, METH_O,
-     "plainly_writable(tensor: object) -> bool\n\n"
-     "May its memory be written to, with nothing to say about autograd?"},
-    {"next_order", bound_next_order, METH_NOARGS,
-     "next_order() -> int\n\nThe number of a new node: later ones compare lower."},
-    {"set_tensor", bound_set_tensor, METH_O,
-     "set_tensor(type: object) -> None\n\nThe class that wrap() makes."},
-    {"set_recorded", bound_set_recorded, METH_O,
-     "set_recorded(function: object) -> None\n\nWhat is called with every node that enters the graph; None: "
-     "nothing."},
-    {"set_otherwise", bound_set_otherwise, METH_O,
-     "set_otherwise(function: object) -> None\n\nWhat becomes of an operation whose forward refused its "
-     "arrays."},
-    {nullptr, nullptr, 0, nullptr}};
-
 }  // namespace
 
 PyMethodDef node_methods[] = {
@@ -460,85 +274,69 @@ Ref wrap(PyObject* array) {
   return tensor;
 }
 
-Ref attach(PyObject* cls, Tensor* input, PyObject* array, PyObject* options) {
-  Ref output = wrap(array);
-  if (!output) return {};
-  Tensor* view = reinterpret_cast<Tensor*>(output.get());
-  const Ref owner = base_of(input);
-  if (!owner) return {};
-  Tensor* base = reinterpret_cast<Tensor*>(owner.get());
-  PyObject* path = base == input || !input->path ? Py_None : input->path;
-  PyObject* cell = counter_of(base);
-  if (!cell) return {};
-  set(view->base, owner.get());
-  set(view->counter, cell);
-  if (!recording()) {
-    set(view->path, no_grad_path);
-    return output;
-  }
-  Ref step = PyUnicode_Check(path) ? Ref::to(path) : Ref(PyTuple_Pack(3, path, cls, options));
-  if (!step) return {};
-  set(view->path, std::move(step));
-  if (!register_view(base, output.get())) return {};
-  if (input->needs_grad()) {
-    Ref op = new_node(cls);
-    Ref order = next_order(), edge = edge_of(input);
-    Ref edges(edge ? PyTuple_Pack(1, edge.get()) : nullptr);
-    Ref shape(PyObject_GetAttr(input->data, name_shape));
-    if (!op || !order || !edges || !shape) return {};
-    Node* node = reinterpret_cast<Node*>(op.get());
-    set(node->needs, yes);
-    set(node->order, std::move(order));
-    set(node->edges, std::move(edges));
-    set(node->shape, std::move(shape));
-    set(node->options, options);
-    set(view->requires_grad, Py_True);
-    set(view->node, std::move(op));
-  }
-  return output;
+Ref new_node(PyObject* cls) {
+  Ref op(PyObject_CallNoArgs(cls));
+  if (!op || PyObject_TypeCheck(op.get(), &NodeFields)) return op;
+  PyErr_SetString(PyExc_TypeError, "Op: the class made something that is no Op");
+  return {};
 }
 
-namespace {
-
-PyObject* intern(const char* text) {
-  return PyUnicode_InternFromString(text);
+Ref next_order() {
+  return Ref(PyLong_FromLongLong(--last_order));
 }
 
-// The classes and what is known of them are the process's: a second interpreter must not share them.
-int execute(PyObject* module) {
-  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-    PyErr_SetString(PyExc_ImportError, "fastdl: runs in the main interpreter only");
-    return -1;
+Ref edge_of(Tensor* t) {
+  if (absent(t->node)) return pair(Ref::to(reinterpret_cast<PyObject*>(t)), Ref::to(minus_one));
+  if (t->index) return pair(Ref::to(t->node), Ref::to(t->index));
+  PyErr_SetString(PyExc_AttributeError, "_index");
+  return {};
+}
+
+Ref counter_of(Tensor* t) {
+  if (absent(t->counter)) {
+    Ref cell(PyList_New(1));
+    if (!cell) return {};
+    PyList_SET_ITEM(cell.get(), 0, PyLong_FromLong(0));
+    set(t->counter, std::move(cell));
   }
-  name_forward = intern("forward"), name_saves = intern("saves"), name_saves_output = intern("saves_output");
-  name_dtype = intern("dtype"), name_shape = intern("shape"), name_data = intern("_data");
-  no_grad_path = intern("was made under no_grad()");
-  multiple_path = intern("is one of several views that one call returned");
+  if (PyList_CheckExact(t->counter) && PyList_GET_SIZE(t->counter) == 1) return Ref::to(t->counter);
+  PyErr_SetString(PyExc_TypeError, "_counter: must be a list of one number or None");
+  return {};
+}
+
+PyObject* bound_wrap(PyObject*, PyObject* array) {
+  return wrap(array).release();
+}
+PyObject* bound_next_order(PyObject*, PyObject*) {
+  return next_order().release();
+}
+PyObject* bound_set_tensor(PyObject*, PyObject* type) {
+  if (!PyType_Check(type) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(type), &TensorFields)) {
+    PyErr_SetString(PyExc_TypeError, "set_tensor: not a class with a tensor's fields");
+    return nullptr;
+  }
+  Py_INCREF(type);
+  tensor_type = reinterpret_cast<PyTypeObject*>(type);
+  Py_RETURN_NONE;
+}
+PyObject* bound_set_recorded(PyObject*, PyObject* function) {
+  set(recorded, function == Py_None ? nullptr : function);
+  Py_RETURN_NONE;
+}
+PyObject* bound_set_otherwise(PyObject*, PyObject* function) {
+  set(otherwise, function);
+  Py_RETURN_NONE;
+}
+
+bool load_op() {
   minus_one = PyLong_FromLong(-1);
-  yes = PyTuple_Pack(1, Py_True);
   never = Py_BuildValue("([i]i)", 0, 0);
   for (Py_ssize_t n = 0; n < 8; ++n) {
     nothing_needed[n] = PyTuple_New(n);
     for (Py_ssize_t i = 0; i < n && nothing_needed[n]; ++i)
       PyTuple_SET_ITEM(nothing_needed[n], i, PyBool_FromLong(0));
   }
-  return !PyErr_Occurred() && load_numpy() && add_types(module) ? 0 : -1;
+  return !PyErr_Occurred();
 }
 
-PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(execute)}, {0, nullptr}};
-PyModuleDef module = {PyModuleDef_HEAD_INIT,
-                      "_graph",
-                      "Fields of tensors and nodes, and the calls that make them.",
-                      0,
-                      functions,
-                      slots,
-                      nullptr,
-                      nullptr,
-                      nullptr};
-
-}  // namespace
 }  // namespace fastdl::graph
-
-PyMODINIT_FUNC PyInit__graph() {
-  return PyModuleDef_Init(&fastdl::graph::module);
-}

@@ -180,7 +180,7 @@ class Op(NodeFields):
     def release(self) -> None:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""
         self.__dict__ = {}
-        self.edges = self.versions = self.hooks = self.options = None
+        self.edges = self.versions = self.hooks = self.shape = self.options = None  # type: ignore[assignment]
 
     def stay(self) -> None:
         """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
