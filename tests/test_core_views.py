@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -253,3 +257,143 @@ def test_unused_split_outputs_have_zero_gradient():
     a, _, c = x.split(2)
     (a.sum() + 2 * c.sum()).backward()
     np.testing.assert_array_equal(x.grad.numpy(), [1, 1, 0, 0, 2, 2])
+
+
+PLAIN = [  # made in one call, without the Python function
+    lambda x: x.view(-1),
+    lambda x: x.view(x.shape),
+    lambda x: x.reshape([6, -1]),
+    lambda x: x.flatten(1),
+    lambda x: x.flatten(0, -2),
+    lambda x: x.unsqueeze(0),
+    lambda x: x.unsqueeze(-1),
+    lambda x: x.unsqueeze(-2).squeeze(2),
+    lambda x: x[:1].squeeze(),
+    lambda x: x.transpose(0, -1),
+    lambda x: x.permute(2, 0, 1),
+    lambda x: x.permute((-1, 0, 1)),
+    lambda x: x.mT,
+    lambda x: x[1].t(),
+    lambda x: x[0].T,
+    lambda x: x.expand(5, -1, 3, 4),
+    lambda x: x[:, :1].expand(2, 3, 4),
+    lambda x: x.select(1, -1),
+    lambda x: x.diagonal(),
+    lambda x: x.diagonal(-1, 1, 2),
+    lambda x: x.diagonal(1, 2, 0),
+    lambda x: x.diagonal(7),
+    lambda x: x[1],
+    lambda x: x[-2],
+    lambda x: x[1, 2, 3],
+    lambda x: x[()],
+    lambda x: x[...],
+    lambda x: x[..., -1],
+    lambda x: x[None, :, 1:, ::2],
+    lambda x: x[:, None, 1, ..., None],
+    lambda x: x[5:],
+    lambda x: x[:, 2:1],
+    lambda x: x[-1:, -100:100],
+    lambda x: x.unbind(1)[2],
+    lambda x: x.split((1, 2), 1)[1],
+    lambda x: x.chunk(3, -1)[-1],
+]
+LAYOUTS = [
+    lambda x: x,
+    lambda x: x.transpose(0, 2).contiguous().transpose(0, 2),
+    lambda x: x.repeat(1, 2, 2)[:, ::2, 1::2],
+    lambda x: x[:, :1].expand(2, 3, 4),
+]
+
+
+@pytest.mark.parametrize("number", range(len(PLAIN)))
+@pytest.mark.parametrize("layout", range(len(LAYOUTS)))
+def test_a_view_has_torchs_layout_memory_and_gradient(number, layout):
+    function = PLAIN[number]
+    results = []
+    for lib in (fastdl, torch):
+        leaf = lib.arange(24.0).reshape(2, 3, 4).requires_grad_()
+        x = LAYOUTS[layout](leaf)
+        try:
+            y = function(x)
+        except RuntimeError:
+            results.append(None)  # view() of what is no view
+            continue
+        if y.numel():
+            (y * y).sum().backward()
+        where = [y.storage_offset(), y.stride()] if layout == 0 and y.numel() else []
+        results.append([y.tolist(), tuple(y.shape), leaf.grad is None or leaf.grad.tolist(), *where])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("number", range(len(PLAIN) - 3))  # views of several at once cannot follow
+def test_a_view_follows_writes_into_its_base(number):
+    results = []
+    for lib in (fastdl, torch):
+        base = lib.arange(24.0).reshape(2, 3, 4)
+        y = PLAIN[number](base)
+        factor = lib.full((4,), 2.0, requires_grad=True)
+        base.mul_(factor)
+        if not y.numel():
+            results.append(y.tolist())
+            continue
+        y.sum().backward()
+        results.append([y.tolist(), factor.grad.tolist()])
+    assert results[0] == results[1]
+
+
+def test_what_is_no_plain_argument_takes_the_long_way():
+    x = fastdl.arange(24.0).view(2, 3, 4)
+    for call in (
+        lambda: x.view(True, 24),
+        lambda: x[True],
+        lambda: x[np.int64(1)],
+        lambda: x[[0, 1]],
+        lambda: x.view(np.int64(24)),
+        lambda: x.permute(dims=(2, 1, 0)),
+        lambda: x.transpose(dim0=0, dim1=1),
+        lambda: x.view(size=(24,)),
+        lambda: x.squeeze((0, 1)),
+        lambda: x[fastdl.tensor(1) :],
+    ):
+        assert isinstance(call(), fastdl.Tensor)
+    for call in (
+        lambda: x[2],
+        lambda: x[-3],
+        lambda: x[0, 0, 0, 0],
+        lambda: x[..., ...],
+        lambda: x[::-1],
+        lambda: x[10**30],
+        lambda: x.view(5),
+        lambda: x.view(-1, -1),
+        lambda: x.view(-2, -12),
+        lambda: x.view(2**62, 2**62, 24),
+        lambda: x.transpose(0, 3),
+        lambda: x.permute(0, 0, 1),
+        lambda: x.permute(0, 1),
+        lambda: x.expand(3, 3, 4),
+        lambda: x.expand(2, 3, -2),
+        lambda: x.unsqueeze(4),
+        lambda: x.select(0, 2),
+        lambda: x.diagonal(0, 1, 1),
+        lambda: x.t(),
+        lambda: x.flatten(2, 1),
+    ):
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            call()
+    with pytest.raises(TypeError, match="input must be a Tensor"):
+        fastdl.unsqueeze([1.0], 0)
+
+
+def test_the_fields_of_a_tensor_are_its_own():
+    x = fastdl.ones(2)
+    x.note = "mine"
+    assert vars(x) == {"note": "mine"}
+    y = copy.copy(x)
+    assert y.note == "mine"
+    assert y.data_ptr() == x.data_ptr()
+    assert vars(copy.deepcopy(x)) == {"note": "mine"}
+    x.itself = x  # a cycle
+    gone = weakref.ref(x)
+    del x, y
+    gc.collect()
+    assert gone() is None

@@ -13,6 +13,7 @@ import pytest
 
 import fastdl
 from fastdl import nn
+from fastdl._graph import NodeFields
 from fastdl.autograd import Function, grad, gradcheck, gradgradcheck
 from fastdl.autograd import functional as AF
 from fastdl.autograd.function import once_differentiable
@@ -211,11 +212,11 @@ class Watched(Op):
     @property
     def edges(self) -> Any:  # type: ignore[override]
         Watched.reads += 1
-        return self.__dict__["own"]
+        return NodeFields.edges.__get__(self)
 
     @edges.setter
     def edges(self, value: Any) -> None:
-        self.__dict__["own"] = value
+        NodeFields.edges.__set__(self, value)
 
 
 def test_the_cost_of_fused_operations_does_not_grow_with_the_network() -> None:

@@ -39,6 +39,7 @@ def test_contents(wheel):
         "fastdl/py.typed",
         "fastdl/_cpuid.pyi",
         "fastdl/_cpu.pyi",
+        "fastdl/_graph.pyi",
         "fastdl/bench/runner.py",
         "fastdl/bench/bench_conv.py",
         "fastdl/datasets/digits.npz",
@@ -89,6 +90,7 @@ BASELINE = r"%[yz]mm|\bv(add|mul|fmadd|mov)[a-z0-9]*[sp][sd]\b"
 FORBIDDEN = {
     "_cpuid": BASELINE,
     "_cpu": BASELINE,
+    "_graph": BASELINE,
     "libfastdl_baseline": BASELINE,
     "libfastdl_avx2": r"%zmm|%k[1-7]\b",
 }

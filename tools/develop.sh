@@ -15,5 +15,5 @@ cmake -S . -B build/develop -G Ninja -DFASTDL_LEVELS="${1:-}" -DFASTDL_CUDA="${F
   -DPython_EXECUTABLE="$(command -v python)" "${launcher[@]}" >/dev/null
 rm -f build/develop/libfastdl_* # of levels that this build leaves out
 cmake --build build/develop -j "$(nproc)"
-rm -f python/fastdl/_cpu*.so python/fastdl/libfastdl_* # of earlier builds; processes that run keep theirs
+rm -f python/fastdl/_*.so python/fastdl/libfastdl_* # of earlier builds; processes that run keep theirs
 cp build/develop/*.so* python/fastdl/

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from fastdl import _cpu, _cpuid, kernels
+from fastdl import _cpu, _cpuid, _graph, kernels
 
 HEADER = '"""{doc} Written by tools/make_stubs.py."""\n\n'
 IMPORTS = "from collections.abc import Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
@@ -63,6 +63,7 @@ def main() -> int:
     tree = Path(__file__).resolve().parent.parent / "python" / "fastdl"
     files = {
         "_cpuid.pyi": stub(_cpuid, "Instruction-set levels of this machine."),
+        "_graph.pyi": stub(_graph, "Fields of tensors and nodes, and the calls that make them."),
         "_cpu.pyi": stub(_cpu, "The CPU kernels.", "level: str\nnames_hash: int\n"),
     }
     if importlib.util.find_spec("fastdl._cuda") is not None:  # where nvcc was found

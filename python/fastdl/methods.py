@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from fastdl import creation, matrices, typed
+from fastdl._graph import wrap
 from fastdl.absent import mark_absent
 from fastdl.autograd import gradients
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import new
 from fastdl.autograd.view import in_place, shape_in_place
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.kernels import is_array, select
@@ -222,9 +222,7 @@ def _direct(
             if op is not None and isinstance(other, Tensor):
                 return op.apply(self, other)
             return general(self, other)
-        result = new(Tensor)
-        result._data = getattr(select(x), kernel)(x, y)
-        return result
+        return wrap(getattr(select(x), kernel)(x, y))
 
     return wraps(general)(operator)
 
@@ -240,9 +238,7 @@ def _direct_method(
             y = _plain_operand(self, x, args[0], integers)
             if y is not None:
                 if not stores:
-                    result = new(Tensor)
-                    result._data = getattr(select(x), kernel)(x, y)
-                    return result
+                    return wrap(getattr(select(x), kernel)(x, y))
                 if x.flags.writeable:
                     getattr(select(x), kernel)(x, y, x)
                     cell = self._counter

@@ -10,10 +10,11 @@ look themselves, the elementwise ones, stay as they are, and so does what operat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import update_wrapper, wraps
 from inspect import Parameter, signature, unwrap
 from typing import Any
 
+from fastdl._graph import ViewCall
 from fastdl.errors import not_a_tensor
 from fastdl.tensor import Tensor
 
@@ -68,14 +69,19 @@ def explaining(function: Function, name: str = "", module: str = "") -> Function
     if function in _done:
         return _named(_done[function], name, module)
 
+    fast: Any = function if isinstance(function, ViewCall) else None
+    inner = function if fast is None else fast.general
+
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         try:
-            return function(*args, **options)
+            return inner(*args, **options)
         except _REFUSED as error:
             explain(call.__name__, function, args, options, error)
             raise
 
+    if fast is not None:  # in front of the explanation, too
+        call = update_wrapper(fast.before(call), call)
     _done[function] = call
     _wrapped[call] = function
     return _named(call, name, module)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
 
 import numpy as np
 
+from fastdl import _graph
 from fastdl.absent import Absent
 from fastdl.devices import device_of, resolve, to_device, to_host
 from fastdl.dtypes import (
@@ -97,12 +98,10 @@ def check_array(op: str, array: Any) -> Any:
     )
 
 
-_new = object.__new__
-
 if TYPE_CHECKING:
     from fastdl.tensor_methods import TensorMethods
 else:
-    TensorMethods = object  # fastdl.methods attaches the real ones
+    TensorMethods = _graph.TensorFields  # fastdl.methods attaches the methods
 
 
 class RemovableHandle:
@@ -159,20 +158,18 @@ class Tensor(TensorMethods):
         tensor([2., 4.])
     """
 
-    # Fields of every instance; the values here are what most tensors have, so that making one sets only its array.
+    # Fields of every instance, in a C struct (csrc/bindings/graph/fields.h); a new tensor's are None, False and 0.
     _data: Any
-    _requires_grad: bool = False
-    _node: Any = None  # the Op that made this tensor, None for a leaf
-    _index: int = 0  # which of the node's outputs
-    _counter: list[int] | None = (
-        None  # counts in-place changes; shared by a base, its views and detached aliases
-    )
-    _base: Tensor | None = None  # of a view: the tensor it looks at, itself no view
-    _path: Any = None  # of a view: how to make it from the base (autograd/view.py)
-    _views: list[Any] | None = None  # of a base: weak references to its views
-    _hooks: list[tuple[int, Any]] | None = None
-    _post_hooks: list[Any] | None = None
-    _grad: Tensor | None = None
+    _requires_grad: bool
+    _node: Any  # the Op that made this tensor, None for a leaf
+    _index: int  # which of the node's outputs
+    _counter: list[int] | None  # counts in-place changes; shared by a base, its views and detached aliases
+    _base: Tensor | None  # of a view: the tensor it looks at, itself no view
+    _path: Any  # of a view: how to make it from the base (autograd/view.py)
+    _views: list[Any] | None  # of a base: weak references to its views
+    _hooks: list[tuple[int, Any]] | None
+    _post_hooks: list[Any] | None
+    _grad: Tensor | None
 
     __array_priority__ = 1000.0  # numpy_array + tensor asks the tensor first
 
@@ -184,12 +181,8 @@ class Tensor(TensorMethods):
 
         self._data = made(data, get_default_dtype())
 
-    @staticmethod
-    def _wrap(array: Any) -> Tensor:
-        """A tensor around ``array`` itself; for operations."""
-        t = _new(Tensor)
-        t._data = array
-        return t
+    _wrap: ClassVar[Callable[[Any], Tensor]] = staticmethod(_graph.wrap)
+    """A tensor around an array itself; for operations."""
 
     def _version_cell(self) -> list[int]:
         cell = self._counter
@@ -656,6 +649,8 @@ class Tensor(TensorMethods):
 
     def __copy__(self) -> Tensor:
         copy = type(self).__new__(type(self))
+        for name in _FIELDS:
+            setattr(copy, name, getattr(self, name))
         copy.__dict__.update(self.__dict__)
         copy._counter = self._version_cell()
         copy._views = copy._hooks = copy._post_hooks = None
@@ -675,21 +670,21 @@ class Tensor(TensorMethods):
         copy._requires_grad = self._requires_grad
         if self._grad is not None:
             copy._grad = self._grad.__deepcopy__(memo)
-        _copy_user_attributes(self, copy)
+        copy.__dict__.update(self.__dict__)
         return copy
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        extra = {k: v for k, v in self.__dict__.items() if k not in _FIELDS}
         return _rebuild, (
             type(self),
             np.ascontiguousarray(to_host(self._data)).reshape(self.shape),
             self._requires_grad,
-            extra,
+            self.__dict__.copy(),
             *([] if not on_device(self._data) else [self.device]),
         )
 
 
-_FIELDS = frozenset(Tensor.__annotations__)
+_graph.set_tensor(Tensor)
+_FIELDS = tuple([name for name in vars(_graph.TensorFields) if name.startswith("_") and name[1] != "_"])
 
 
 def _address(array: Any) -> int:
@@ -703,12 +698,6 @@ def _for_numpy(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.detach()._data if on_device(value._data) and not value._requires_grad else value.numpy()
-
-
-def _copy_user_attributes(source: Tensor, target: Tensor) -> None:
-    for name, value in source.__dict__.items():
-        if name not in _FIELDS:
-            target.__dict__[name] = value
 
 
 def _rebuild(

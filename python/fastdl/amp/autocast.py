@@ -289,7 +289,7 @@ def _apply(cls: type[Op], *inputs: Any, **options: Any) -> Any:
         cast = None if setting is None else _CASTS[device].get(cls)
         if cast is not None:
             inputs = cast(inputs, options, setting)
-    return Op.apply.__func__(cls, *inputs, **options)  # type: ignore[attr-defined]
+    return cls.apply_itself(*inputs, **options)
 
 
 def _low(inputs: Any, options: dict[str, Any], setting: Any) -> Any:

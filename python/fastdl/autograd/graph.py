@@ -35,7 +35,7 @@ from fastdl.autograd.hooks import register_multi_grad_hook as register_multi_gra
 from fastdl.autograd.hooks import save_on_cpu as save_on_cpu
 from fastdl.autograd.hooks import saved_tensors_hooks as saved_tensors_hooks
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Link, Op, new
+from fastdl.autograd.op import Link, Op
 from fastdl.kernels import select
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -201,7 +201,7 @@ def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
 
 # ----------------------------------------------------------------------------------------------- linear operations
 
-_OF_THE_NODE = ("edges", "hooks", "around", "backward", "backward_graph")
+_OF_HOOKS = ("around", "backward", "backward_graph")  # see hooks.py
 
 
 def linear_backward(node: Op, grad: Tensor) -> Any:
@@ -210,8 +210,10 @@ def linear_backward(node: Op, grad: Tensor) -> Any:
     The node defines ``linear``: inputs to output, None standing for an input of zeros.
     """
     # The map keeps what the node knows, and lives on when the node is released; it is no part of the graph.
-    map = new(type(node))
-    map.__dict__ = {k: v for k, v in node.__dict__.items() if k not in _OF_THE_NODE}
+    map: Any = type(node)()
+    map.__dict__.update({k: v for k, v in node.__dict__.items() if k not in _OF_HOOKS})
+    map.needs, map.versions, map.shapes, map.outputs = node.needs, node.versions, node.shapes, node.outputs
+    map.shape, map.options = node.shape, node.options
     return _transposed(map, grad)
 
 

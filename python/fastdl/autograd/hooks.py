@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 from weakref import ref
 
+from fastdl._graph import set_recorded
 from fastdl.autograd.engine import watchers
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
@@ -203,14 +204,11 @@ def register_multi_grad_hook(
 # ---------------------------------------------------------------------------------------------------- saved tensors
 
 _packing: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = []
-_record = Op.record
 
 
-def _record_packed(self: Op, inputs: Any, result: Any) -> Any:
-    outputs = _record(self, inputs, result)
-    around(self).pack(*_packing[-1])
-    self.versions = None  # what was packed is the hooks' matter, as in PyTorch
-    return outputs
+def _pack(node: Op) -> None:
+    around(node).pack(*_packing[-1])
+    node.versions = None  # what was packed is the hooks' matter, as in PyTorch
 
 
 class saved_tensors_hooks:
@@ -235,14 +233,14 @@ class saved_tensors_hooks:
 
     def __enter__(self) -> None:
         _packing.append((self.pack_hook, self.unpack_hook))
-        Op.record = _record_packed  # type: ignore[method-assign]
+        set_recorded(_pack)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         _packing.pop()
         if not _packing:
-            Op.record = _record  # type: ignore[method-assign]
+            set_recorded(None)
 
 
 class save_on_cpu(saved_tensors_hooks):

@@ -9,12 +9,13 @@ from inspect import isgeneratorfunction
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
+from fastdl._graph import GradMode
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Mode(threading.local):
-    enabled: bool = True
+class _Mode(GradMode, threading.local):
     autocast: dict[str, Any] | None = None
     """Device type -> (dtype, whether parameters are converted once), inside of :class:`fastdl.amp.autocast`."""
 
@@ -24,7 +25,7 @@ mode = _current = _Mode()
 
 def is_grad_enabled() -> bool:
     """Is the graph being recorded in this thread?"""
-    return mode.enabled
+    return mode.enabled  # type: ignore[no-any-return]
 
 
 class set_grad_enabled:

@@ -24,26 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastdl.autograd.mode import mode
-from fastdl.dtypes import FLOATING
+from fastdl._graph import NodeFields, next_order, set_otherwise
 from fastdl.tensor import RemovableHandle, Tensor
-
-new = object.__new__
-next_order = count(0, -1).__next__  # later nodes compare lower: heapq pops the newest first
-
-
-_NEVER = ([0], 0)  # the version of an input that was not given
 
 
 class NoKernel(TypeError):
     """Raised by ``forward``: not on arrays of this dtype. Half precision is then computed in float32 (refused.py)."""
 
 
-class Op:
-    """Base of all operations; see the module's text."""
+class Op(NodeFields):
+    """Base of all operations; see the module's text. ``apply`` and ``record`` are NodeFields' (csrc/bindings/graph)."""
 
     saves: tuple[int, ...] = ()
     """Indices of inputs whose arrays are kept for backward; forward may set it on the instance."""
@@ -63,15 +55,17 @@ class Op:
 
     needs: tuple[bool, ...]
     order: int
-    outputs: int = 1
+    outputs: int
     # For every input: (node that made it, which of its outputs), (the leaf tensor itself, -1), or None
     # without gradient.
     edges: Sequence[tuple[Any, int] | None] | None
-    versions: list[tuple[list[int], int]] | None = None
+    versions: list[tuple[list[int], int]] | None
     shapes: tuple[
         tuple[tuple[int, ...], Any], ...
     ]  # of outputs, for gradients that never came (several outputs)
-    hooks: list[tuple[int, Any]] | None = None
+    hooks: list[tuple[int, Any]] | None
+    shape: tuple[int, ...]  # free for an operation's own use; of a view: its input's
+    options: Any  # the same; of a view: what ``of`` was called with
 
     def forward(self, *arrays: Any, **options: Any) -> Any:
         raise TypeError(f"{type(self).__name__} defines no forward")
@@ -147,98 +141,22 @@ class Op:
                 steps.append((AccumulateGrad(edge[0]), 0) if edge[1] < 0 else edge)
         return tuple(steps)
 
+    if TYPE_CHECKING:  # NodeFields' methods: csrc/bindings/graph/op.cpp
+
+        @classmethod
+        def apply(cls, *inputs: Tensor | None, **options: Any) -> Any:
+            """Run the operation on tensors (None: not given) and enter it in the graph."""
+
+        def record(self, inputs: tuple[Tensor | None, ...], result: Any) -> Any:
+            """Enter the graph: edges to the inputs' makers, output tensors that point here."""
+
+        def keep_output(self, output: Tensor) -> None:
+            """The output may not be changed in place before backward."""
+
     @classmethod
-    def apply(cls, *inputs: Tensor | None, **options: Any) -> Any:
-        op = cls()
-        try:  # costs nothing where nothing is raised
-            # Two tensors or one, the common case, without the lists' cost.
-            needs: tuple[bool, ...]
-            if len(inputs) == 2:
-                x, y = inputs
-                arrays: Any = x if x is None else x._data, y if y is None else y._data
-                needs = x is not None and x._requires_grad, y is not None and y._requires_grad
-            elif len(inputs) == 1 and (x := inputs[0]) is not None:
-                arrays, needs = (x._data,), (x._requires_grad,)
-            else:
-                arrays, flags = [], []
-                for t in inputs:
-                    if t is None:
-                        arrays.append(None)
-                        flags.append(False)
-                    else:
-                        arrays.append(t._data)
-                        flags.append(t._requires_grad)
-                needs = tuple(flags)
-            recording = True in needs and mode.enabled
-            op.needs = needs if recording else (False,) * len(inputs)
-            result = op.forward(*arrays, **options)
-            if recording:
-                return op.record(inputs, result)
-        except (TypeError, AttributeError, NotImplementedError) as error:
-            # What kernels, NumPy and CuPy say to arrays they cannot take.
-            from fastdl.autograd.refused import apply_otherwise
-
-            return apply_otherwise(cls, inputs, options, error)
-        if result.__class__ is tuple:
-            return tuple([Tensor._wrap(array) for array in result])
-        output = new(Tensor)
-        output._data = result
-        return output
-
-    def record(self, inputs: tuple[Tensor | None, ...], result: Any) -> Any:
-        """Enter the graph: edges to the inputs' makers, output tensors that point here."""
-        self.order = next_order()
-        edges: list[Any] = []
-        for t in inputs:
-            if t is None or not t._requires_grad:
-                edges.append(None)
-            else:
-                node = t._node
-                edges.append((t, -1) if node is None else (node, t._index))
-        self.edges = edges
-        saves = self.saves
-        if saves:
-            self.versions = versions = []  # versions[k] is that of saves[k]
-            for i in saves:
-                kept = inputs[i]
-                if kept is None:
-                    versions.append(_NEVER)
-                    continue
-                cell = kept._counter
-                if cell is None:
-                    kept._counter = cell = [0]
-                versions.append((cell, cell[0]))
-        if result.__class__ is not tuple:
-            output = new(Tensor)
-            output._data = result
-            if result.dtype.kind in FLOATING:
-                output._requires_grad = True
-                output._node = self
-            if self.saves_output:
-                self._keep(output)
-            return output
-        self.outputs = len(result)
-        self.shapes = tuple([(array.shape, array.dtype) for array in result])
-        outputs = []
-        for i, array in enumerate(result):
-            output = Tensor._wrap(array)
-            if array.dtype.kind in FLOATING:  # indices and masks carry no gradient
-                output._requires_grad = True
-                output._node = self
-                output._index = i
-            if self.saves_output:
-                self._keep(output)
-            outputs.append(output)
-        return tuple(outputs)
-
-    def _keep(self, tensor: Tensor) -> None:
-        cell = tensor._counter
-        if cell is None:
-            tensor._counter = cell = [0]
-        if self.versions is None:
-            self.versions = [(cell, cell[0])]
-        else:
-            self.versions.append((cell, cell[0]))
+    def apply_itself(cls, *inputs: Tensor | None, **options: Any) -> Any:
+        """``apply`` as the class inherits it, whatever a ``with`` block has put in its place (autocast)."""
+        return super().apply(*inputs, **options)  # type: ignore[misc]
 
     def check_versions(self) -> None:
         """Raise if a kept array was changed in place since forward."""
@@ -261,11 +179,21 @@ class Op:
 
     def release(self) -> None:
         """Forget everything kept for backward. Walking through this node again is an error from now on."""
-        self.__dict__ = {"order": self.order, "edges": None}
+        self.__dict__ = {}
+        self.edges = self.versions = self.hooks = self.shape = self.options = None  # type: ignore[assignment]
 
     def stay(self) -> None:
         """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
         through what they made before it (slices and conversions of the data)."""
+
+
+def _apply_otherwise(cls: Any, inputs: Any, options: dict[str, Any], error: Exception) -> Any:
+    from fastdl.autograd.refused import apply_otherwise
+
+    return apply_otherwise(cls, inputs, options, error)
+
+
+set_otherwise(_apply_otherwise)
 
 
 class AccumulateGrad(Op):

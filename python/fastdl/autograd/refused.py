@@ -19,7 +19,7 @@ import sys
 import warnings
 from typing import Any
 
-from fastdl.autograd.op import NoKernel, Op
+from fastdl.autograd.op import NoKernel
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
@@ -37,7 +37,7 @@ def apply_otherwise(
             raise not_a_tensor(*_called(cls.__name__.lower(), t), t) from None
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
-        return Op.apply.__func__(cls, *_together(cls, inputs, devices), **options)  # type: ignore[attr-defined]
+        return cls.apply_itself(*_together(cls, inputs, devices), **options)
     if isinstance(error, NotImplementedError):
         if devices == {CPU}:
             raise error
@@ -68,7 +68,7 @@ def _on_cpu(
         _told.add(cls)
         warnings.warn(f"{error}: computed on the CPU, with copies there and back", UserWarning, stacklevel=4)
     moved = [None if t is None else t.to(CPU) for t in inputs]
-    result = Op.apply.__func__(cls, *moved, **{name: _hosted(value) for name, value in options.items()})  # type: ignore[attr-defined]
+    result = cls.apply_itself(*moved, **{name: _hosted(value) for name, value in options.items()})
     return tuple([r.to(where) for r in result]) if isinstance(result, tuple) else result.to(where)
 
 
@@ -110,7 +110,7 @@ def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, 
     # Not cls.apply: autocast would convert the inputs back.
     out = options.get("out")
     widened = {name: _widened(value) for name, value in options.items() if name != "out"}
-    result = Op.apply.__func__(cls, *wide, **widened)  # type: ignore[attr-defined]
+    result = cls.apply_itself(*wide, **widened)
     if out is not None:
         if out.shape != result.shape:
             raise ArgumentError(
@@ -132,7 +132,7 @@ def _in_float64(
 ) -> Any:
     if dtype.kind not in "iu":
         raise error
-    result = Op.apply.__func__(cls, *[None if t is None else t.to(float64) for t in inputs], **options)  # type: ignore[attr-defined]
+    result = cls.apply_itself(*[None if t is None else t.to(float64) for t in inputs], **options)
     results = [
         r.to(int64).to(dtype) if r._data.dtype is float64 else r  # a sum too large wraps as integers do
         for r in (result if isinstance(result, tuple) else (result,))

@@ -13,30 +13,27 @@ of that base is attached to the new history (`_refresh`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-from weakref import ref
+from typing import TYPE_CHECKING, Any
 
 from numpy import ndarray
 
+from fastdl._graph import next_order, plainly_writable, register_view, share
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op, new, next_order
+from fastdl.autograd.op import Op
 from fastdl.dtypes import can_store
 from fastdl.kernels import is_writable
 from fastdl.tensor import RetainGrad, Tensor, assign, pooled_copy
-
-_NO_GRAD = "was made under no_grad()"
-_MULTIPLE = "is one of several views that one call returned"
 
 
 class View(Op):
     """An operation whose output shares its input's memory: ``of(array, **options)`` is all of its forward.
 
-    A node is made only where one is recorded; it knows the input's shape and the options.
+    ``attach`` (csrc/bindings/graph) makes the tensor; a node only where one is recorded, which knows the input's
+    shape and the options.
     """
 
     aliases_grad = True
-    needs = (True,)
     shape: tuple[int, ...]
     options: dict[str, Any]
     release = Op.stay
@@ -46,40 +43,16 @@ class View(Op):
         """What is seen of the array ``x``."""
         raise NotImplementedError
 
+    if TYPE_CHECKING:
+
+        @classmethod
+        def attach(cls, input: Tensor, array: Any, options: dict[str, Any]) -> Tensor:
+            """The tensor of ``array``, which is what ``of(input, **options)`` gives, and its place in the graph."""
+
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         (input,) = inputs
         return cls.attach(input, cls.of(input._data, **options), options)
-
-    @classmethod
-    def attach(cls, input: Tensor, array: Any, options: dict[str, Any]) -> Tensor:
-        """The tensor of ``array``, which is what ``of(input, **options)`` gives, and its place in the graph."""
-        output = new(Tensor)
-        output._data = array
-        base = input._base
-        if base is None:
-            base = input
-            path = None
-        else:
-            path = input._path
-        output._base = base
-        cell = base._counter
-        if cell is None:
-            base._counter = cell = [0]
-        output._counter = cell
-        if mode.enabled:
-            output._path = path if path.__class__ is str else (path, cls, options)
-            _register(base, output)
-            if input._requires_grad:
-                output._requires_grad = True
-                output._node = op = cls()
-                op.order = next_order()
-                node = input._node
-                op.edges = ((input, -1) if node is None else (node, input._index),)
-                op.shape, op.options = input._data.shape, options
-        else:
-            output._path = _NO_GRAD
-        return output
 
 
 class MultiView(Op):
@@ -91,28 +64,7 @@ class MultiView(Op):
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Any:
         (input,) = inputs
-        outputs = super().apply(input, **options)
-        base = input if input._base is None else input._base
-        cell = base._version_cell()
-        for output in outputs:
-            output._base = base
-            output._counter = cell
-            output._path = _MULTIPLE
-            if output._requires_grad:
-                _register(base, output)
-        return outputs
-
-
-def _register(base: Tensor, view: Tensor) -> None:
-    views = base._views
-    if views is None:
-        base._views = [ref(view)]
-        return
-    # Dead references are swept when the length reaches a power of two: constant cost per view, on average.
-    count = len(views)
-    if count & (count - 1) == 0 and count >= 8:
-        views[:] = [r for r in views if r() is not None]
-    views.append(ref(view))
+        return share(input, super().apply(input, **options))
 
 
 def _steps(path: Any) -> list[tuple[type[View], dict[str, Any]]]:
@@ -213,6 +165,8 @@ class Cast(Op):
 
 def check_writable(op: str, t: Tensor) -> None:
     """Refuse writes that would break autograd's or memory's rules."""
+    if plainly_writable(t):
+        return
     data = t._data
     if not (data.flags.writeable if data.__class__ is ndarray else is_writable(data)):
         raise RuntimeError(
@@ -355,7 +309,7 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
             self._node, self._index, self._requires_grad = after._node, after._index, after._requires_grad
         if self._base is not None:
             self._path = after._path
-            _register(self._base, self)
+            register_view(self._base, self)
         return self
 
     method.__name__ = name

@@ -207,4 +207,9 @@ def allclose(
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Same shape and same elements? See ``torch.equal``."""
-    return input._data.shape == other._data.shape and bool(np.array_equal(input._data, other._data))
+    x, y = input._data, other._data
+    if x.shape != y.shape:
+        return False
+    if x.size >= 4096 and not (x[0] == y[0]).all():  # what differs mostly differs at once
+        return False
+    return bool((x == y).all())

@@ -18,10 +18,9 @@ from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
 from fastdl.ops.arrays import WORD, broadcast_shape, cast, empty, fit, operand, places
 from fastdl.ops.binary import apply_into, into, store
-from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
-from fastdl.ops.promotion import common_dtype
+from fastdl.ops.promotion import common_dtype, is_kernel_dtype
 from fastdl.ops.unary import *
 from fastdl.tensor import Tensor
 
@@ -165,7 +164,8 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
 
     Where min > max the result is max.
     """
-    check_tensors("clamp", input=input)
+    if not isinstance(input, Tensor):
+        raise not_a_tensor("clamp", "input", input)
     if min is None and max is None:
         raise ArgumentError("clamp: at least one of min and max must be given")
     if isinstance(min, Tensor) or isinstance(max, Tensor):
@@ -219,6 +219,11 @@ class Ternary(Op):
 
     def prepare(self, op: str, *arrays: Any) -> Any:
         self.likes = [(a.shape, a.dtype) for a in arrays]
+        x, y, z = arrays
+        dtype = x.dtype
+        if dtype is y.dtype is z.dtype and is_kernel_dtype(dtype):
+            self.arrays = list(arrays)
+            return arrays
         dtype = common_dtype(*arrays)
         if is_half(dtype) and True in self.needs:
             raise NoKernel(

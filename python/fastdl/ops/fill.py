@@ -66,7 +66,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         source = src if isinstance(src, Tensor) else Tensor._wrap(array)
         return write("copy_", self, Overwrite.apply(alias(self), source))
     assign(self._data, array)
-    self._version_cell()[0] += 1
+    self._bump_version()
     return self
 
 
@@ -83,7 +83,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     if mode.enabled and self._requires_grad:
         return write("fill_", self, Overwrite.apply(alias(self), None, value=value))
     fill(self._data, value)
-    self._version_cell()[0] += 1
+    self._bump_version()
     return self
 
 

@@ -24,6 +24,7 @@ from fastdl.kernels import capture, is_array, on_device, select
 from fastdl.ops.arrays import fill, in_float32, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
+from fastdl.ops.views import in_one_call
 from fastdl.tensor import Tensor, assign, pooled_copy
 
 _FULL = slice(None)
@@ -365,36 +366,10 @@ def _plain(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...] | None:
     return tuple(plain) if found else None
 
 
-def _basic(key: Any) -> tuple[Any, ...] | None:
-    """A key of integers, slices, None and Ellipsis as NumPy takes it for a view; None for whatever else comes."""
-    items = key if key.__class__ is tuple else (key,)
-    ellipsis = False
-    for item in items:
-        if item.__class__ is slice:
-            if item.step is not None and not (item.step.__class__ is int and item.step > 0):
-                return None
-        elif item is Ellipsis:
-            ellipsis = True
-        elif item.__class__ is not int and item is not None:
-            return None
-    return items if ellipsis else (*items, ...)  # without it an element would come out as a number
-
-
+@in_one_call("getitem", Select, Basic)
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
     data = input._data
-    if key.__class__ is int and data.ndim:
-        extent = data.shape[0]
-        if not -extent <= key < extent:
-            raise IndexError(f"index: {key} is out of range for dim 0 of extent {extent}")
-        return Select.apply(input, dim=0, index=key)  # type: ignore[no-any-return]
-    if (view := _basic(key)) is not None:
-        try:
-            array = data[view]
-        except (TypeError, ValueError, IndexError):  # explained below
-            pass
-        else:
-            return Basic.attach(input, array, {"key": view})
     if key.__class__ is Tensor and key._data.__class__ is np.ndarray is data.__class__:  # the common cases
         index = key._data
         if index.dtype is int64 and index.ndim == 1 and data.ndim:

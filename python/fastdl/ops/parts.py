@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import parts
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import select, strided
 from fastdl.ops.arrays import in_float32, zeros
 from fastdl.ops.common import axis, ints
-from fastdl.ops.views import reshape
+from fastdl.ops.views import in_one_call, reshape
 from fastdl.tensor import Tensor, assign, pooled_copy
 
 
@@ -77,6 +78,7 @@ def _index_in(op: str, index: Any, extent: int, dim: int) -> int:
     return i + extent if i < 0 else i
 
 
+@in_one_call("select", Select)
 def select_dim(input: Tensor, dim: int, index: int) -> Tensor:
     """Entry ``index`` along ``dim``, which disappears: a view; see ``torch.select``."""
     shape = input._data.shape
@@ -102,6 +104,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     return Basic.apply(input, key=(slice(None),) * d + (slice(first, first + length),))  # type: ignore[no-any-return]
 
 
+@in_one_call("diagonal", Diagonal)
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """The diagonal of two axes as the last axis: a view; see ``torch.diagonal``."""
     ndim = input._data.ndim
@@ -116,6 +119,8 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 class Unbind(MultiView):
     def forward(self, x: Any, dim: int) -> Any:
         self.dim = dim
+        if (entries := parts(x, dim, None)) is not None:
+            return entries
         before = (slice(None),) * dim
         return tuple([x[(*before, i, ...)] for i in range(x.shape[dim])])
 
@@ -136,6 +141,9 @@ class Split(MultiView):
         return self._parts(x)
 
     def _parts(self, x: Any) -> tuple[Any, ...]:
+        views: tuple[Any, ...] | None = parts(x, self.dim, self.bounds)
+        if views is not None:
+            return views
         before = (slice(None),) * self.dim
         return tuple([x[(*before, slice(a, b))] for a, b in pairwise(self.bounds)])
 

@@ -87,7 +87,7 @@ class PointwiseLoss(Op):
     """Whether the loss depends on x - target only, so that the target's gradient is the negative of x's."""
 
     def gradient_options(self) -> tuple[Any, ...]:
-        return self.options
+        return self.options  # type: ignore[no-any-return]
 
     def slope_of_target(self, x: Any, target: Any) -> Any:
         raise RuntimeError(f"{self.kernel}: the gradient for target is not defined; use target.detach()")

@@ -241,7 +241,7 @@ def recurrent(
     y = result[0]
     node = y._node
     if isinstance(node, Recurrent):
-        node._keep(y)
+        node.keep_output(y)
     return result
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op, new
+from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
@@ -164,9 +164,7 @@ def _function(
                 and x.__class__ is np.ndarray
                 and not (input._requires_grad and mode.enabled)
             ):
-                result = new(Tensor)  # no node where nothing is recorded
-                result._data = getattr(select(x), kernel)(x)
-                return result
+                return Tensor._wrap(getattr(select(x), kernel)(x))  # no node where nothing is recorded
             return op.apply(input)  # type: ignore[no-any-return]
         if out._data.size == 0:
             return store(name, out, op.apply(input))

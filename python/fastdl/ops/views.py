@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import update_wrapper
 from math import prod
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from fastdl._graph import ViewCall
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import Size, as_dtype
@@ -14,6 +17,8 @@ from fastdl.kernels import select, strided
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor, pooled_copy
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # ---------------------------------------------------------------------------------------------------- new shape
 
@@ -81,6 +86,17 @@ class Reshape(View):
         return reshape(grad, self.shape)
 
 
+def in_one_call(kind: str, *ops: type[View]) -> Callable[[F], F]:
+    """Decorator: plain cases of a function that returns views are made in C (csrc/bindings/graph/view.cpp)."""
+
+    def decorate(function: F) -> F:
+        call: Any = ViewCall(kind, function, *ops)
+        update_wrapper(call, function)
+        return cast(F, call)
+
+    return decorate
+
+
 class Clone(Op):
     """A C-order copy."""
 
@@ -111,19 +127,7 @@ def _is_viewable(x: Any, shape: tuple[int, ...]) -> bool:
     return x.flags.c_contiguous or x.size == 0 or _view_strides(x.shape, x.strides, shape) is not None
 
 
-def _reshaped(input: Tensor, sizes: tuple[Any, ...]) -> Tensor | None:
-    """The view of a tensor in C order, by NumPy's own checks; None for whatever else comes."""
-    x = input._data
-    try:
-        shape = sizes[0] if len(sizes) == 1 and sizes[0].__class__ is tuple else sizes
-        if not (x.flags.c_contiguous and x.size and min(shape) >= -1):  # to NumPy -2 is the same as -1
-            return None
-        array = x.reshape(shape)
-    except (TypeError, ValueError):
-        return None
-    return Reshape.attach(input, array, {"shape": array.shape})
-
-
+@in_one_call("reshape", Reshape)
 def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     """The same elements in another shape: a view if memory order allows, else a copy; one extent may be -1.
 
@@ -135,8 +139,6 @@ def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
         tensor([[0, 1, 2],
                 [3, 4, 5]])
     """
-    if (output := _reshaped(input, sizes)) is not None:
-        return output
     x = input._data
     new = _resolve("reshape", x.size, ints(sizes if shape is None else (shape,)), x.shape)
     if not _is_viewable(x, new) or (x.size == 0 and not x.flags.c_contiguous):
@@ -144,13 +146,12 @@ def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     return Reshape.apply(input, shape=new)  # type: ignore[no-any-return]
 
 
+@in_one_call("reshape", Reshape)
 def view(input: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Tensor:
     """The same memory in another shape; an error where that takes a copy. See ``torch.Tensor.view``.
 
     With a dtype instead of a shape, the same bytes read as that type (no gradient).
     """
-    if (output := _reshaped(input, shape)) is not None:
-        return output
     x = input._data
     if dtype is not None:
         shape = (as_dtype("view", dtype),)
@@ -183,16 +184,10 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
     return reshape(input, other._data.shape)
 
 
+@in_one_call("flatten", Reshape)
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Axes ``start_dim`` to ``end_dim`` become one; see ``torch.flatten``."""
     shape = input._data.shape
-    if (
-        start_dim == 0
-        and end_dim == -1
-        and len(shape) > 1
-        and (output := _reshaped(input, (-1,))) is not None
-    ):
-        return output
     if not shape:
         axis("flatten", start_dim, 0), axis("flatten", end_dim, 0)
         return reshape(input, (1,))
@@ -221,6 +216,7 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
     return view(input, (*shape[:d], *_resolve("unflatten", shape[d], new, (shape[d],)), *shape[d + 1 :]))
 
 
+@in_one_call("squeeze", Reshape)
 def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Without axes of extent 1: all, or those among ``dim``; see ``torch.squeeze``."""
     shape = input._data.shape
@@ -236,8 +232,6 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
 
 def _reshape_ones(input: Tensor, new: tuple[int, ...]) -> Tensor:
     """Only axes of extent 1 come or go: always a view."""
-    if new and (output := _reshaped(input, new)) is not None:
-        return output
     return Reshape.apply(input, shape=new) if input._data.size else Squeezed.apply(input, shape=new)  # type: ignore[no-any-return]
 
 
@@ -249,6 +243,7 @@ class Squeezed(Reshape):
         return x.reshape(shape)
 
 
+@in_one_call("unsqueeze", Reshape)
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a new axis of extent 1 at ``dim``; see ``torch.unsqueeze``."""
     shape = input._data.shape
@@ -320,35 +315,20 @@ class Transpose(View):
         return Transpose.apply(grad, **self.options)
 
 
+@in_one_call("permute", Permute)
 def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
     """Axes in the order ``dims``; see ``torch.permute``."""
-    order = axes_in_order if dims is None else (dims,)
-    if len(order) == 1 and order[0].__class__ is tuple:
-        (order,) = order
-    x = input._data
-    ndim = x.ndim
-    if len(order) == ndim > 0:
-        try:
-            array = x.transpose(order)
-        except (TypeError, ValueError):  # explained below
-            pass
-        else:
-            return Permute.attach(input, array, {"dims": order})
-    order = ints(order)
+    order = ints(axes_in_order if dims is None else (dims,))
+    ndim = input._data.ndim
     if len(order) != ndim:
         raise RuntimeError(f"permute: dims must name all {ndim} axes of the tensor, got {order}")
     return Permute.apply(input, dims=axes("permute", order, ndim))  # type: ignore[no-any-return]
 
 
+@in_one_call("transpose", Transpose)
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two axes exchanged; see ``torch.transpose``."""
-    x = input._data
-    try:
-        array = x.swapaxes(dim0, dim1)
-    except (TypeError, ValueError):  # explained below
-        ndim = x.ndim
-    else:
-        return Transpose.attach(input, array, {"a": dim0, "b": dim1})
+    ndim = input._data.ndim
     a, b = axis("transpose", dim0, ndim), axis("transpose", dim1, ndim)
     if ndim == 0:
         return Reshape.apply(input, shape=())  # type: ignore[no-any-return]
@@ -358,6 +338,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
 swapaxes = swapdims = transpose
 
 
+@in_one_call("t", Transpose)
 def t(input: Tensor) -> Tensor:
     """The transpose of a tensor of at most two dimensions; see ``torch.t``."""
     if input._data.ndim > 2:
@@ -382,11 +363,13 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
 moveaxis = movedim
 
 
+@in_one_call("t", Transpose)
 def _T(input: Tensor) -> Tensor:
     """All axes reversed."""
     return Permute.apply(input, dims=tuple(range(input._data.ndim))[::-1])  # type: ignore[no-any-return]
 
 
+@in_one_call("mT", Transpose)
 def _mT(input: Tensor) -> Tensor:
     """The last two axes exchanged."""
     if input._data.ndim < 2:
@@ -414,22 +397,14 @@ class Expand(View):
         return grad.sum_to_size(self.shape)
 
 
+@in_one_call("expand", Expand)
 def expand(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
     """Axes of extent 1 repeated without a copy; -1 keeps an extent, new axes come in front.
 
     See ``torch.Tensor.expand``.
     """
     x = input._data
-    given: Any = sizes if size is None else (size,)
-    if len(given) == 1 and isinstance(given[0], (tuple, list)):
-        given = tuple(given[0])  # a list would be refused by the kernel, whose message shows the whole array
-    try:
-        array = None if -1 in given else select(x).broadcast_to(x, given)
-    except (TypeError, ValueError):  # explained below
-        array = None
-    if array is not None:
-        return Expand.attach(input, array, {"shape": array.shape})
-    shape, new = x.shape, ints(given)
+    shape, new = x.shape, ints(sizes if size is None else (size,))
     lead = len(new) - len(shape)
     if lead < 0:
         raise RuntimeError(f"expand: sizes {new} name fewer axes than the tensor of shape {shape} has")

@@ -16,11 +16,12 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from fastdl._graph import next_order
 from fastdl.amp.autocast import restored
 from fastdl.autograd.engine import run
 from fastdl.autograd.graph import run_graph
 from fastdl.autograd.mode import enable_grad, is_grad_enabled, mode
-from fastdl.autograd.op import Link, Op, next_order
+from fastdl.autograd.op import Link, Op
 from fastdl.random import get_rng_state, set_rng_state
 from fastdl.tensor import Tensor
 
@@ -183,7 +184,7 @@ def checkpoint(
     node.needs, node.outputs = (True,) * len(ends), len(results)
 
     def watched(t: Tensor) -> Tensor:
-        node._keep(t)
+        node.keep_output(t)
         return t
 
     _mapped((args, kwargs), watched)
