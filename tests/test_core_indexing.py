@@ -177,3 +177,19 @@ def test_many_rows_add_up():
             want = np.zeros((rows, width))
             np.add.at(want, index, weights)
             np.testing.assert_array_equal(x.grad.numpy(), want)
+
+
+def test_index_fill_in_place_and_out_of_place():
+    x = fastdl.arange(12.0).reshape(3, 4)
+    index = fastdl.tensor([1, -1])
+    filled = fastdl.index_fill(x, 1, index, 7.0)
+    assert filled.tolist() == [[0, 7, 2, 7], [4, 7, 6, 7], [8, 7, 10, 7]]
+    assert x[0, 1] == 1
+    x.index_fill_(1, index, 7.0)
+    assert x.tolist() == filled.tolist()
+
+
+def test_index_select_of_a_strided_vector():
+    x = fastdl.arange(20.0)
+    assert x[1::3].index_select(0, fastdl.tensor([5, 0, 2])).tolist() == [16, 1, 7]
+    assert x.double()[::2].index_select(0, fastdl.tensor([9])).tolist() == [18]

@@ -390,3 +390,44 @@ def test_two_tensors_are_asked_for(name):
     for tolerance in ({"rtol": -1.0}, {"atol": -1.0}):
         with pytest.raises(RuntimeError, match="must not be negative"):
             fastdl.isclose(fastdl.from_numpy(np.ones(2)), fastdl.from_numpy(np.ones(2)), **tolerance)
+
+
+def test_equal_of_large_tensors_looks_at_all():
+    x = np.arange(60_000, dtype=np.float32).reshape(1, 300, 200)
+    for place in (0, 2047, 2048, 30_000, 59_999):
+        other = x.copy()
+        other.reshape(-1)[place] += 1
+        assert not fastdl.equal(fastdl.from_numpy(x), fastdl.from_numpy(other))
+    assert fastdl.equal(fastdl.from_numpy(x), fastdl.from_numpy(x.copy()))
+    assert not fastdl.equal(fastdl.full((9000,), float("nan")), fastdl.full((9000,), float("nan")))
+
+
+def test_isclose_of_infinities_and_nan():
+    torch = pytest.importorskip("torch")
+    values = [0.0, -0.0, 1.0, 1.00001, 1e-9, -1.0, float("inf"), -float("inf"), float("nan")]
+    x, y = [np.array(a, np.float32) for a in zip(*[(a, b) for a in values for b in values], strict=True)]
+    for equal_nan in (False, True):
+        ours = fastdl.isclose(fastdl.from_numpy(x), fastdl.from_numpy(y), equal_nan=equal_nan)
+        theirs = torch.isclose(torch.from_numpy(x), torch.from_numpy(y), equal_nan=equal_nan)
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_conversion_of_rows_that_lie_apart():
+    x = np.arange(3 * 100 * 80, dtype=np.float32).reshape(3, 100, 80)
+    for view in (x[:, ::2], np.broadcast_to(x[:1], x.shape), x[:, :, 3:70], x.transpose(0, 2, 1)):
+        for dtype in (np.float16, np.float64, np.int64):
+            ours = fastdl.from_numpy(x).as_strided(
+                view.shape, [s // 4 for s in view.strides], (view.ctypes.data - x.ctypes.data) // 4
+            )
+            np.testing.assert_array_equal(
+                ours.to(getattr(fastdl, np.dtype(dtype).name)).numpy(), view.astype(dtype)
+            )
+
+
+def test_addition_with_alpha_in_half_precision_rounds_once():
+    x = np.linspace(-3, 3, 100, dtype=np.float16)
+    ours = fastdl.from_numpy(x)
+    exact = x.astype(np.float64) + float(np.float16(0.3)) * x[::-1].astype(np.float64)
+    np.testing.assert_array_equal(fastdl.add(ours, ours.flip(0), alpha=0.3).numpy(), exact.astype(np.float16))
+    ours.add_(ours.flip(0), alpha=0.3)
+    np.testing.assert_array_equal(ours.numpy(), exact.astype(np.float16))

@@ -84,3 +84,37 @@ def test_what_is_refused_says_so():
     for call in (lambda: fastdl.nn.Linear(4, 3)(fastdl.tensor(M)), lambda: fastdl.nn.functional.gelu(x)):
         with pytest.raises(TypeError):
             call()
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("function", ["floor_divide", "remainder", "fmod", "trunc"])
+def test_division_of_int64(function, far):
+    """Small numbers are divided as doubles, those beyond 2^51 one by one; signs, -1 and exact quotients included."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.integers(-(2**51) + 1, 2**51, 1000)
+    y = rng.integers(-(2**51) + 1, 2**51, 1000) >> rng.integers(0, 51, 1000)
+    x[:300] >>= rng.integers(0, 51, 300)
+    x[300:500] = y[300:500] * (x[300:500] >> 40)
+    y[y == 0] = -1
+    if far:
+        x[::7] = np.iinfo(np.int64).max - np.arange(x[::7].size)
+        x[::11], y[::13] = np.iinfo(np.int64).min + 1, 2**62
+    for size in (1, 3, 8, 9, 1000):
+        a, b = x[:size], y[:size]
+        if function == "trunc":
+            ours = fastdl.div(fastdl.from_numpy(a), fastdl.from_numpy(b), rounding_mode="trunc")
+            theirs = torch.div(torch.from_numpy(a), torch.from_numpy(b), rounding_mode="trunc")
+        else:
+            ours = getattr(fastdl, function)(fastdl.from_numpy(a), fastdl.from_numpy(b))
+            theirs = getattr(torch, function)(torch.from_numpy(a), torch.from_numpy(b))
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_clamp_of_narrow_integers(dtype):
+    x = np.arange(0, 250, 7).astype(dtype)
+    ours = fastdl.from_numpy(x).clamp
+    np.testing.assert_array_equal(ours(3, 50).numpy(), x.clip(3, 50))
+    np.testing.assert_array_equal(ours(min=9).numpy(), x.clip(9, None))
+    np.testing.assert_array_equal(ours(max=9).numpy(), x.clip(None, 9))

@@ -296,3 +296,12 @@ def test_running_sums(level, dtype):
                 assert_close(got, want, reduction=shape[axis])
     with pytest.raises(IndexError, match="running_sum: axis 2 of an array with 2 axes"):
         kernel.running_sum(numbers((2, 3), dtype), 2)
+
+
+@pytest.mark.parametrize("dim", [0, 1, (0, 1)])
+def test_sums_of_expanded_tensors(dim):
+    for x in (fastdl.arange(70.0).expand(30, 70), fastdl.arange(30.0).reshape(30, 1).expand(30, 70)):
+        np.testing.assert_allclose(x.sum(dim).numpy(), x.numpy().sum(dim), rtol=1e-6)
+        np.testing.assert_allclose(x.var(dim).numpy(), x.numpy().var(dim, ddof=1), rtol=1e-5, atol=1e-6)
+    x = fastdl.tensor([[2.0, -3.0], [0.5, 1.0]])
+    np.testing.assert_allclose(x.norm(3, dim=1).numpy(), np.cbrt([35, 1.125]), rtol=1e-6)

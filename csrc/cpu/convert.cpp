@@ -46,7 +46,10 @@ template <class Format>
 void widen_as(float* y, const uint16_t* x, int64_t n) {
   constexpr int w = simd::kWidth<float>;
   int64_t i = 0;
-  for (; i + w <= n; i += w) simd::store(y + i, Format::load(x + i));
+  for (; i + w <= n; i += w) {
+    simd::prefetch_ahead(x + i);
+    simd::store(y + i, Format::load(x + i));
+  }
   if (i == n) return;
   uint16_t last[w] = {};
   std::memcpy(last, x + i, size_t(n - i) * sizeof(uint16_t));

@@ -121,7 +121,7 @@ void binary_forward(Binary op, const StridedLoop<3>& loop);
 // The same for int64, for some operations; overflow wraps around, and division by zero gives zero
 constexpr bool has_integers(Binary op) {
   return op == Binary::add || op == Binary::sub || op == Binary::mul || op == Binary::floor_divide ||
-         op == Binary::remainder || op == Binary::maximum || op == Binary::minimum;
+         op == Binary::remainder || op == Binary::fmod || op == Binary::maximum || op == Binary::minimum;
 }
 void integer_forward(Binary op, const StridedLoop<3>& loop);
 // out = x op y ? 1 : 0, one byte each; also for int64

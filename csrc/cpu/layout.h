@@ -26,8 +26,9 @@ struct IndexProblem {
   int64_t outer, extent, inner, count;
 };
 
-// y[o, j, i] = x[o, index[j], i]
-void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item);
+// y[o, j, i] = x[o, index[j], i], where entries of x are `step` bytes apart
+void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item,
+                          int64_t step);
 // y[o, index[j], i] = source[o, j, i]; of equal indices the last one counts
 void index_copy(char* y, const char* source, const int64_t* index, const IndexProblem& p, int64_t item);
 // y[o, index[j], i] += source[o, j, i]

@@ -19,7 +19,8 @@ py::array bind_embedding_forward(const py::array& weight, const py::array& index
     const IndexProblem p{1, table.dim(0), table.dim(1), at.size()};
     KernelScope scope(size_of(shape));
     if (size_of(shape) > 0)
-      index_select_forward(out, reinterpret_cast<const char*>(table.get()), at, p, sizeof(T));
+      index_select_forward(out, reinterpret_cast<const char*>(table.get()), at, p, sizeof(T),
+                           p.inner * int64_t(sizeof(T)));
     return y;
   });
 }

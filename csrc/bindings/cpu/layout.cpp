@@ -88,14 +88,17 @@ py::array bind_index_select_forward(const py::array& x, int64_t dim, const py::a
   const In<int64_t> at(index, op, "index");
   if (at.ndim() != 1) throw py::value_error("index_select: index must have one dimension");
   check_index(op, at, shape[size_t(axis)]);
-  const py::array in = in_c_order(x, op);
+  const int64_t item = x.itemsize();
+  // Entries of a strided vector are read where they are.
+  const bool apart = shape.size() == 1 && x.strides(0) > 0 && x.strides(0) % item == 0;
+  const py::array in = apart ? x : in_c_order(x, op);
   const IndexProblem p = problem(shape, axis, shape[size_t(axis)], at.size());
   shape[size_t(axis)] = at.size();
   py::array y = empty_array(x.dtype(), shape);
   char* out = static_cast<char*>(y.mutable_data());
-  const int64_t size = size_of(shape), item = x.itemsize();
+  const int64_t size = size_of(shape), step = apart ? x.strides(0) : p.inner * item;
   KernelScope scope(size);
-  if (size > 0) index_select_forward(out, bytes(in), at, p, item);
+  if (size > 0) index_select_forward(out, bytes(in), at, p, item, step);
   return y;
 }
 

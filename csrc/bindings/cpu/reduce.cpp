@@ -82,8 +82,12 @@ bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_st
   for (int axis = 0; axis < x.ndim; ++axis) {
     if (x.shape[axis] == 1) continue;
     int place = count++;
-    for (; place > 0 && std::abs(x.strides[order[place - 1]]) < std::abs(x.strides[axis]); --place)
-      order[place] = order[place - 1];
+    // Axes that repeat the same elements are outermost: each pass reads them as they lie.
+    const auto outside = [&](int other) {
+      return x.strides[axis] == 0 ||
+             (x.strides[other] != 0 && std::abs(x.strides[other]) < std::abs(x.strides[axis]));
+    };
+    for (; place > 0 && outside(order[place - 1]); --place) order[place] = order[place - 1];
     order[place] = axis;
   }
   for (int i = 0; i < count; ++i) {

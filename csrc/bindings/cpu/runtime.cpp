@@ -1,4 +1,6 @@
 // Threads and memory, as Python sees them.
+#include <atomic>
+
 #include "bindings/cpu/array.h"
 #include "cpu/convert.h"
 #include "cpu/layout.h"
@@ -20,6 +22,13 @@ bool is_plain(const py::array& array) {
   constexpr int wanted =
       py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   return (py::detail::array_proxy(array.ptr())->flags & wanted) == wanted;
+}
+
+// Long rows of aligned elements, wherever the rows lie?
+bool has_rows(const py::array& array) {
+  const int last = int(array.ndim()) - 1;
+  return (py::detail::array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0 &&
+         array.size() > 0 && last > 0 && array.strides(last) == array.itemsize() && array.shape(last) >= 64;
 }
 
 // NumPy writes the first element; it knows all dtypes and how a number becomes one.
@@ -62,15 +71,31 @@ std::optional<Number> number_of(const py::dtype& dtype) {
 
 py::object bind_convert(const py::array& array, const py::dtype& dtype) {
   const auto from = number_of(array.dtype()), to = number_of(dtype);
-  if (!from || !to || !is_plain(array)) return py::none();
+  if (!from || !to) return py::none();
   py::array result = empty_array(dtype, shape_of(array));
-  void* y = result.mutable_data();
-  const void* x = array.data();
-  const int64_t n = array.size();
-  bool known;
-  {
+  char* y = static_cast<char*>(result.mutable_data());
+  const py::array plain = is_plain(array) || has_rows(array) ? array : contiguous_copy(array);
+  const char* x = static_cast<const char*>(plain.data());
+  const int64_t n = plain.size();
+  std::atomic<bool> known = true;
+  if (is_plain(plain)) {
     KernelScope scope(n);
     known = convert(y, *to, x, *from, n);
+  } else {  // the rows where they are
+    const int last = int(plain.ndim()) - 1;
+    const int64_t row = plain.shape(last), item = result.itemsize();
+    const Shape shape = shape_of(plain), strides(plain.strides(), plain.strides() + plain.ndim());
+    KernelScope scope(n);
+    parallel_for(n / row, std::max<int64_t>(1, 16384 / row), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end && known; ++r) {
+        int64_t rest = r, offset = 0;
+        for (int axis = last - 1; axis >= 0; --axis) {
+          offset += rest % shape[size_t(axis)] * strides[size_t(axis)];
+          rest /= shape[size_t(axis)];
+        }
+        if (!convert(y + r * row * item, *to, x + offset, *from, row)) known = false;
+      }
+    });
   }
   return known ? py::object(result) : py::none();
 }

@@ -21,15 +21,15 @@ namespace fastdl {
 namespace {
 
 template <class T>
-void select_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p) {
+void select_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t step) {
   auto* out = reinterpret_cast<T*>(y);
   const auto* in = reinterpret_cast<const T*>(x);
   parallel_for(p.outer * p.count, 16384, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end;) {
       const int64_t o = n / p.count, stop = std::min(end, (o + 1) * p.count);
-      const T* row = in + o * p.extent;
+      const T* row = in + o * p.extent * step;
       const int64_t* place = index - o * p.count;
-      for (; n < stop; ++n) out[n] = row[place[n]];
+      for (; n < stop; ++n) out[n] = row[place[n] * step];
     }
   });
 }
@@ -90,14 +90,15 @@ void for_each_part(int64_t outer, int64_t extent, int64_t work, F&& f) {
 
 }  // namespace
 
-void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item) {
-  if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p);
-  if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p);
+void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item,
+                          int64_t step) {
+  if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p, step / item);
+  if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p, step / item);
   const int64_t bytes = p.inner * item, rows = p.outer * p.count;
   const bool past = past_caches(rows * bytes);
   const auto row = [=](int64_t n) {
     const int64_t o = n / p.count;
-    return x + (o * p.extent + index[n - o * p.count]) * bytes;
+    return x + (o * p.extent + index[n - o * p.count]) * step;
   };
   parallel_for(rows, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(bytes, 1)),
                [&](int64_t begin, int64_t end) {

@@ -78,8 +78,10 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
     case Fold::sum_square:  // in double: squares of floats overflow and underflow early
       return run_one<T, double, Add>(p, out, [](D x) { return x * x; });
     case Fold::sum_power:
-      return run_one<T, double, Add>(
-          p, out, [e = broadcast<double>(parameter)](D x) { return power<double>(magnitude(x), e); });
+      return run_one<T, double, Add>(p, out, [e = broadcast<double>(parameter), cubes = parameter == 3](D x) {
+        const D size = magnitude(x);
+        return cubes ? size * size * size : power<double>(size, e);
+      });
     case Fold::nonzero:
       return run_one<T, double, Add>(p, out, [](D x) { return x != 0.0 ? broadcast<double>(1) : D{}; });
     case Fold::product:

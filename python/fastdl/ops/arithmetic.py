@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.binary import (
@@ -29,7 +29,6 @@ from fastdl.ops.binary import (
     constant,
     store,
 )
-from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
 
 
@@ -87,8 +86,10 @@ def _added(input: Any, other: Any, alpha: Any, out: Any) -> Tensor | None:
         return None
     x, y = input._data, other._data
     dtype = x.dtype
-    if not (dtype is y.dtype and is_kernel_dtype(dtype) and alpha.__class__ in (int, float)) or on_device(x):
+    if not (dtype is y.dtype and dtype.kind in FLOATING and alpha.__class__ in (int, float)) or on_device(x):
         return None
+    if is_half(dtype):
+        alpha = float(dtype.type(alpha))  # PyTorch rounds the factor first, and the sum once
     if out is None:
         return Tensor._wrap(select(x).addcmul_forward(x, y, alpha, 1.0))
     if out.__class__ is not Tensor or out._data.dtype is not dtype or out._data.size == 0:

@@ -334,12 +334,6 @@ class FloorDivide(Binary):
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         _check_integers(self.label, x, y, dtype)
 
-    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
-        if dtype is int64 and not is_array(y) and x.size > 1024 and (out is None or out.dtype is dtype):
-            # By one number NumPy divides with a multiplication: faster than every thread's divisions.
-            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
-        return super().compute(x, y, dtype, out)
-
     def backward(self, grad: Any) -> Any:
         zero = zeros(grad.shape, grad.dtype, grad)
         return self.give(zero, zero)
@@ -391,7 +385,6 @@ class Fmod(Remainder):
     """C's fmod: the result has the sign of x. z = x - y trunc(x / y)."""
 
     kernel, ufunc = "fmod_forward", np.fmod
-    integers = False
     round = "trunc_forward"
 
 
@@ -545,6 +538,9 @@ class TruncDivide(FloorDivide):
         return self.compute(*self.prepare(x, y, value), out)
 
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
+        if dtype is int64 and (out is None or out.dtype is dtype) and not (on_device(x) or on_device(y)):
+            kernels = select_either(x, y)  # what the remainder leaves is divided exactly
+            return kernels.floor_divide_forward(kernels.sub_forward(x, kernels.fmod_forward(x, y)), y, out)
         if not (dtype is float32 or dtype is float64) or (out is not None and out.dtype is not dtype):
             return super().compute(x, y, dtype, out)
         kernels = select_either(x, y)

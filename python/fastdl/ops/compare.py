@@ -11,11 +11,13 @@ from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import WORD, by_numpy, full, operand
+from fastdl.ops.arrays import WORD, as_bool, by_numpy, full, operand
 from fastdl.ops.binary import store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
+
+_FIRST = 2048  # elements that equal() compares before it goes on with more
 
 
 def _arrays(op: str, input: Any, other: Any) -> tuple[Any, Any]:
@@ -89,10 +91,15 @@ def _bits(name: str, x: Any, y: Any) -> Any:
     return getattr(select(x), f"bitwise_{name}_forward")(x, y)
 
 
+def _truth(x: Any) -> Any:
+    """A large array of the CPU as bools, which every thread converts; what else comes as it is."""
+    return as_bool(x) if is_array(x) and x.size >= 4096 and not on_device(x) else x
+
+
 def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
-        if out is None and (found := _bits(name[8:], x, y)) is not None:
+        if out is None and (found := _bits(name[8:], _truth(x), _truth(y))) is not None:
             return Tensor._wrap(found)
         return _result(name, by_numpy(name, ufunc, bool_, None, x, y), out)
 
@@ -125,7 +132,10 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
         dtype = common_dtype(x, y)
         if dtype.kind in FLOATING:
             raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
-        return _result(name, by_numpy(name, ufunc, dtype, None, operand(x, dtype), operand(y, dtype)), out)
+        x, y = operand(x, dtype), operand(y, dtype)
+        if out is None and dtype is int64 and name in _KERNELS and not (on_device(x) or on_device(y)):
+            return Tensor._wrap(getattr(select_either(x, y), name + "_forward")(x, y))
+        return _result(name, by_numpy(name, ufunc, dtype, None, x, y), out)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text}, for integers and bools. See ``torch.{name}``."
@@ -195,7 +205,16 @@ def isclose(
     x, y = input._data, other._data
     if x.dtype != y.dtype:
         raise RuntimeError(f"isclose: input and other must have the same dtype, got {x.dtype} and {y.dtype}")
-    return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
+    if x.dtype.kind not in FLOATING or on_device(x) or is_half(x.dtype):
+        return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
+    k = select(x)
+    same, far = k.eq_forward(x, y), k.abs_forward(k.sub_forward(x, y))  # infinities of one sign are equal
+    near = k.le_forward(far, k.add_forward(k.mul_forward(k.abs_forward(y), rtol), atol))
+    near = k.bitwise_and_forward(near, k.lt_forward(far, float("inf")))
+    near = k.bitwise_or_forward(near, same)
+    if equal_nan:
+        near = k.bitwise_or_forward(near, k.bitwise_and_forward(k.ne_forward(x, x), k.ne_forward(y, y)))
+    return Tensor._wrap(near)
 
 
 def allclose(
@@ -210,6 +229,14 @@ def equal(input: Tensor, other: Tensor) -> bool:
     x, y = input._data, other._data
     if x.shape != y.shape:
         return False
-    if x.size >= 4096 and not (x[0] == y[0]).all():  # what differs mostly differs at once
-        return False
-    return bool((x == y).all())
+    if x.size < 2 * _FIRST or on_device(x) or on_device(y):
+        return bool((x == y).all())
+    # Tensors that differ mostly do so at once: pieces along the first axis that is one, each larger than the last.
+    axis = next(i for i, extent in enumerate(x.shape) if extent > 1)
+    begin, step = 0, -(-_FIRST * x.shape[axis] // x.size)
+    while begin < x.shape[axis]:
+        piece = (slice(None),) * axis + (slice(begin, begin + step),)
+        if not compare_arrays("eq", np.equal, x[piece], y[piece]).all():
+            return False
+        begin, step = begin + step, 8 * step
+    return True

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import linear_backward
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
-from fastdl.ops.arrays import full, in_float32, joined, written, zeros
+from fastdl.ops.arrays import filler, full, in_float32, joined, written, zeros
 from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
@@ -180,20 +181,30 @@ def index_copy(
     return apply_into(out, IndexCopy, input, source, dim=d, index=indices.reshape(-1))
 
 
-def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
     """The entries ``index`` along ``dim`` set to one value; see ``torch.index_fill``."""
     if input._data.ndim == 0:
-        return reshape(index_fill(reshape(input, (1,)), dim, index, value), ())
+        result = reshape(index_fill(reshape(input, (1,)), dim, index, value), ())
+        return result if out is None else store("index_fill", out, result)
     indices = _index("index_fill", index)
     d = axis("index_fill", dim, input._data.ndim)
     extent = input._data.shape[d]
-    indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
+    if not indices.size or indices.min() < 0:
+        indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
     check_range("index_fill", indices, extent)
-    mask = np.zeros(input._data.shape[d], np.bool_, like=input._data)
-    mask[indices.reshape(-1)] = True
+    if not (isinstance(value, Tensor) or on_device(input._data) or (mode.enabled and input._requires_grad)):
+        value = filler("index_fill", value, input.dtype)
+        array = pooled_copy(input._data) if out is not input else input._data
+        array[(slice(None),) * d + (indices.reshape(-1),)] = value
+        if out is not input:
+            return Tensor._wrap(array) if out is None else store("index_fill", out, Tensor._wrap(array))
+        out._bump_version()
+        return out
+    chosen = np.zeros(input._data.shape[d], np.bool_, like=input._data)
+    chosen[indices.reshape(-1)] = True
     shape = [1] * input._data.ndim
     shape[d] = -1
-    return masked_fill(input, Tensor._wrap(mask.reshape(shape)), value)
+    return masked_fill(input, Tensor._wrap(chosen.reshape(shape)), value, out=out)
 
 
 # --------------------------------------------------------------------------------- one index for every element
