@@ -64,7 +64,7 @@ def test_sizes_around_the_tiles(backend, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "shape", [(1, 40, 70), (40, 1, 70), (5, 33, 17), (33, 5, 130), (50, 47, 31), (16, 16, 600)]
+    "shape", [(1, 40, 70), (40, 1, 70), (5, 33, 17), (33, 5, 130), (50, 47, 31), (16, 16, 600), (40, 37, 3)]
 )
 def test_layouts(backend, dtype, shape):
     m, n, k = shape
@@ -79,6 +79,9 @@ def test_layouts(backend, dtype, shape):
     [
         (200, 190, 180),  # square
         (3, 1000, 600),  # few rows
+        (3000, 70, 5),  # short sums, C row by row
+        (40, 3001, 8),  # in blocks of columns
+        (64, 1500, 1),
         (1000, 3, 600),  # few columns
         (1, 700, 900),
         (700, 1, 900),
@@ -136,7 +139,9 @@ def test_factors(backend, dtype, alpha, beta, shape):
             )
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 70, 300), (70, 1, 300), (60, 70, 80), (15, 33, 513)])
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 4), (1, 70, 300), (70, 1, 300), (60, 70, 80), (15, 33, 513), (40, 37, 3)]
+)
 def test_nan_and_infinity_spread_only_where_they_belong(backend, shape):
     m, n, k = shape
     rng = np.random.default_rng(5)

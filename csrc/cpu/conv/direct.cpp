@@ -41,7 +41,10 @@ using namespace simd;
 template <class T>
 constexpr int kLanes = kTileVectors * kWidth<T>;
 constexpr int64_t kTilesPerTask = 8;
-constexpr int64_t kStoreCost = 4;  // of a vector of pixels, in products
+constexpr int64_t kStoreCost = 4;  // of a vector of pixels that goes through the cache, in products
+// Of a row's end within a vector: masked stores are quick where masks are registers.
+constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
+constexpr int64_t kStrip = 8;  // tiles of a strip
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.
@@ -128,9 +131,10 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
     const auto taps = pass.in > 2 ? list.meeting({d, h, w}, {d + 1, h + 1, w + pixels}) : list.all();
     T* to = y + panel * lanes * size + lattice.element(pass.extent, d, h, w);
     for (int k = 0; k < channels; ++k) __builtin_prefetch(to + k * size, 1);
-    tap_tile<T>(pixels, (channels + kWidth<T> - 1) / kWidth<T>)(
-        sums, pass.in, taps.count, taps.first, image + lattice.base + pass.planes.at(d, h, w),
-        pass.planes.channel_size(), weights + panel * pass.in * step, step);
+    const int vectors = (channels + kWidth<T> - 1) / kWidth<T>;
+    tap_tile<T>(pixels, vectors)(sums, vectors * kWidth<T>, nullptr, pass.in, taps.count, taps.first,
+                                 image + lattice.base + pass.planes.at(d, h, w), pass.planes.channel_size(),
+                                 weights + panel * pass.in * step, step);
     store_transposed(to, size, lattice.step[2], sums, pixels, channels,
                      bias ? bias + panel * lanes : nullptr);
   };
@@ -170,32 +174,36 @@ void store_rows(const Pass<T>& pass, const Lattice& lattice, T* y, int64_t d, in
   }
 }
 
-// The flat positions of a depth in parts of as many vectors as a tile takes: of the whole plane, or of each
-// row, where that costs hardly more: then the parts lie alike in all rows, and few of them end within a
-// vector.
+// The flat positions of a depth in strips: of the whole plane, or of each row. Where nothing lies between a
+// strip's positions in the result, tiles write it from their registers; else they leave their sums in cache.
 struct Strips {
-  int64_t length, count, per_row, width, row, flat;
-  double cost;  // of a step of all tiles
-  Strips(const Lattice& lattice, int64_t plane_width, int64_t rows, int64_t lanes)
+  int64_t count, per_row, width, row, flat;
+  bool lies;    // in the result as in the plane
+  double cost;  // of all tiles of one panel, in products
+  Strips(const Lattice& lattice, int64_t plane_width, int64_t rows, int64_t lanes, int64_t steps)
       : width(plane_width), row(lattice.count[2]), flat((lattice.count[1] - 1) * width + row) {
-    const int64_t most = tile_vectors(rows);
-    length = most * lanes;
-    per_row = ceil_div(row, length);
-    const auto cost_of = [&](int64_t positions) {
+    const int64_t most = tile_vectors(rows), length = most * lanes;
+    const bool unit = lattice.step[2] == 1, single = width == row || lattice.count[1] == 1;
+    const auto cost_of = [&](int64_t positions, bool stays, int64_t ends) {
       const int64_t left = ceil_div(positions % length, lanes);
       const int64_t rest = left > 2 ? most : left;
-      return double(positions / length * tile_cost(rows, most) + (left ? tile_cost(rows, rest) : 0));
+      const int64_t tiles = positions / length * tile_cost(rows, most) + (left ? tile_cost(rows, rest) : 0);
+      return double(steps * tiles) + double(rows * (stays ? ceil_div(positions, lanes)
+                                                          : kStoreCost * ceil_div(positions, lanes) + ends));
     };
-    const double by_row = double(lattice.count[1]) * cost_of(row);
-    cost = cost_of(flat);
-    if (by_row > 1.1 * cost) per_row = 0;
-    if (per_row) cost = by_row;
-    count = per_row ? lattice.count[1] * per_row : ceil_div(flat, length);
+    const int64_t ends = row % lanes ? kRowEndCost : 0;
+    const double by_row = double(lattice.count[1]) * cost_of(row, unit && row >= lanes, ends);
+    cost = cost_of(flat, unit && single, single ? 0 : lattice.count[1] * ends);
+    const bool rows_apart = !single && by_row < cost;
+    if (rows_apart) cost = by_row;
+    lies = unit && (single || rows_apart);
+    per_row = rows_apart ? ceil_div(row, kStrip * length) : 0;
+    count = rows_apart ? lattice.count[1] * per_row : ceil_div(flat, kStrip * length);
   }
   std::pair<int64_t, int64_t> part(int64_t i) const {
-    const int64_t start = per_row ? i / per_row * width : 0, end = start + (per_row ? row : flat);
-    const int64_t first = start + (per_row ? i % per_row : i) * length;
-    return {first, std::min(end, first + length)};
+    const int64_t start = per_row ? i / per_row * width : 0, end = per_row ? row : flat;
+    const int64_t parts = per_row ? per_row : count, j = per_row ? i % per_row : i;
+    return {start + end * j / parts, start + end * (j + 1) / parts};
   }
 };
 
@@ -204,12 +212,12 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
                  const T* bias) {
   const Pieces rows(pass.out, kTileRows);
   const int most = tile_vectors(rows.largest());
-  const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>);
+  const int64_t steps = pass.in * int64_t(lattice.taps.size());
+  const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>, steps);
   const int64_t tiles = lattice.count[0] * strips.count;
   const int64_t size = pass.size, step = pass.weights.taps * rows.largest();
   tile::share(
-      rows.pieces * tiles,
-      tile::product_microseconds<T>(pass.out, tiles * strips.length, pass.in * int64_t(lattice.taps.size())),
+      rows.pieces * tiles, tile::product_microseconds<T>(pass.out, volume(lattice.count), steps),
       [&](int64_t begin, int64_t end) {
         alignas(64) T sums[kTileRows * kLanes<T> + kWidth<T>];
         TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * rows.largest(), offset}; });
@@ -218,15 +226,26 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
           const int64_t panel = task / tiles, d = task % tiles / strips.count;
           const int channels = int(std::min(rows.largest(), pass.out - panel * rows.largest()));
           const int64_t k = panel * rows.largest();
-          for (auto [f, last] = strips.part(task % strips.count); f < last;) {
+          const T* part_bias = bias ? bias + k : nullptr;
+          const auto [first, last] = strips.part(task % strips.count);
+          for (int64_t f = first; f < last;) {
             const int64_t left = ceil_div(last - f, kWidth<T>);
             const int vectors = left >= most ? most : left >= 2 ? 2 : 1;
-            tap_tile<T>(channels, vectors)(
-                sums, pass.in, taps.count, taps.first, weights + panel * pass.in * step, step,
-                image + lattice.base + pass.planes.at(d, 0, 0) + f, pass.planes.channel_size());
-            const int64_t next = std::min(last, f + vectors * kWidth<T>);
-            store_rows(pass, lattice, y + k * size, d, f, next, sums, vectors * kWidth<T>, channels,
-                       bias ? bias + k : nullptr);
+            const int64_t lanes = vectors * kWidth<T>;
+            // A strip's last tile begins early enough to be whole, and computes some positions again.
+            const bool whole = strips.lies && last - first >= lanes;
+            if (whole) f = std::min(f, last - lanes);
+            const int64_t h = whole ? f / strips.width : 0;
+            T* to = whole ? y + k * size + lattice.element(pass.extent, d, h, f - h * strips.width) : sums;
+            const int64_t ld = whole ? size : lanes;
+            if (whole)
+              for (int i = 0; i < channels; ++i) __builtin_prefetch(to + i * size, 1);
+            tap_tile<T>(channels, vectors)(to, ld, whole ? part_bias : nullptr, pass.in, taps.count,
+                                           taps.first, weights + panel * pass.in * step, step,
+                                           image + lattice.base + pass.planes.at(d, 0, 0) + f,
+                                           pass.planes.channel_size());
+            const int64_t next = std::min(last, f + lanes);
+            if (!whole) store_rows(pass, lattice, y + k * size, d, f, next, sums, lanes, channels, part_bias);
             f = next;
           }
         }
@@ -242,19 +261,16 @@ template <class T>
 Costs costs(const Pass<T>& pass) {
   const int64_t whole = pass.out / kLanes<T>, rest = pass.out % kLanes<T>;
   const Pieces rows(pass.out, kTileRows);
-  const int64_t vectors = tile_vectors(rows.largest());
   Costs sum;
   for (const Lattice& lattice : pass.lattices) {
     const int64_t steps = pass.in * int64_t(lattice.taps.size());
     const Pieces columns(lattice.count[2], kTileRows);
     const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
-    const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>);
+    const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>, steps);
     const auto cost = [&](int64_t v) { return steps * tile_cost(columns.largest(), v) + v * kTransposeCost; };
     sum.channel_lanes +=
         double(tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, kWidth<T>)) : 0)));
-    sum.pixel_lanes +=
-        double(lattice.count[0] * rows.pieces) *
-        (double(steps) * strips.cost + double(kStoreCost * strips.count * rows.largest() * vectors));
+    sum.pixel_lanes += double(lattice.count[0] * rows.pieces) * strips.cost;
   }
   return sum;
 }

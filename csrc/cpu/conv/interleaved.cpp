@@ -65,10 +65,13 @@ void convolve_rows(const Pass<T>& pass, T* result, const T* block, const T* weig
         const T* from = block + (lattice.base + pass.planes.at(d, h, x)) * w;
         for (int64_t panel = 0; panel < panels.pieces; ++panel) {
           const int64_t k = panel * width, channels = std::min(width, pass.out - k);
-          tap_tile<T>(int(channels), vectors)(sums, pass.in, taps.count, taps.first,
-                                              weights + panel * pass.in * step, step, from, image_step);
           T* to =
               result + (k * channel + (r - r0) * pass.extent[2] + lattice.first[2] + x * lattice.step[2]) * w;
+          const bool lies = lattice.step[2] == 1;  // in the result as in the tile
+          tap_tile<T>(int(channels), vectors)(lies ? to : sums, lies ? channel * w : vectors * w, nullptr,
+                                              pass.in, taps.count, taps.first,
+                                              weights + panel * pass.in * step, step, from, image_step);
+          if (lies) continue;
           const T* sum = sums;
           for (int64_t i = 0; i < channels; ++i, to += channel * w)
             for (int v = 0; v < vectors; ++v, sum += w) store<T>(to + v * lattice.step[2] * w, load(sum));

@@ -12,8 +12,8 @@ namespace {
 using namespace simd;
 
 template <class T, int R, int V>
-void tile_kernel(T* sums, int64_t channels, int64_t taps, const Tap* list, const T* a, int64_t a_channel,
-                 const T* b, int64_t b_channel) {
+void tile_kernel(T* sums, int64_t ld, const T* bias, int64_t channels, int64_t taps, const Tap* list,
+                 const T* a, int64_t a_channel, const T* b, int64_t b_channel) {
   constexpr int w = kWidth<T>;
   const int64_t stretch = std::max<int64_t>(kStretch / std::max<int64_t>(taps, 1), 1);
   for (int64_t c0 = 0; c0 < channels; c0 += stretch) {
@@ -34,12 +34,21 @@ void tile_kernel(T* sums, int64_t channels, int64_t taps, const Tap* list, const
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) acc[i][v] += rows[i] * x[v];
       }
+    if (c0 > 0)
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] += load(sums + i * ld + v * w);
+    if (bias && c1 == channels)
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] += bias[i];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        T* to = sums + (i * V + v) * w;
-        store<T>(to, c0 == 0 ? acc[i][v] : load(to) + acc[i][v]);
+        store<T>(sums + i * ld + v * w, acc[i][v]);
       }
   }
 }

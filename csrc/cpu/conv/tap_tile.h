@@ -1,8 +1,8 @@
 // The register tile of the direct algorithms: sums over channels and taps of an outer product of `rows`
 // neighbouring numbers (each broadcast) and `vectors` neighbouring vectors.
 //
-//   sums[i][v] = sum over c, t of  a[c * a_channel + taps[t].a + i] * b[c * b_channel + taps[t].b + v *
-//   width]
+//   sums[i * ld + v * width] = bias[i] + sum over c, t of
+//                              a[c * a_channel + taps[t].a + i] * b[c * b_channel + taps[t].b + v * width]
 //
 // Which of the two is the image and which the weights is up to the caller: lanes are pixels (weights are
 // broadcast), output channels (pixels are broadcast), or the images of a batch (weights are broadcast).
@@ -33,10 +33,11 @@ inline constexpr int kFlatRows = 2;
 inline constexpr int kFlatVectors = 4;
 inline constexpr int64_t kStretch = 512;
 
-// sums: rows x vectors * kWidth<T>, without gaps.
+// sums: whole vectors are written, rows ld apart: the result itself, or a place in cache. bias: null for
+// none.
 template <class T>
-using TapTile = void (*)(T* sums, int64_t channels, int64_t taps, const Tap* list, const T* a,
-                         int64_t a_channel, const T* b, int64_t b_channel);
+using TapTile = void (*)(T* sums, int64_t ld, const T* bias, int64_t channels, int64_t taps, const Tap* list,
+                         const T* a, int64_t a_channel, const T* b, int64_t b_channel);
 template <class T>
 TapTile<T> tap_tile(int rows, int vectors);
 

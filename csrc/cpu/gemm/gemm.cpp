@@ -7,6 +7,7 @@
 #include "cpu/gemm/resident.h"
 #include "cpu/gemm/skinny.h"
 #include "cpu/gemm/streamed.h"
+#include "cpu/gemm/thin.h"
 #include "cpu/gemm/tiny.h"
 
 namespace fastdl {
@@ -143,6 +144,8 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
       return tile::multiply_tiny<T>(m, n, k, alpha, a, matrix(static_cast<const T*>(turned), n), c, ldc);
     }
   }
+  if (tile::is_thin<T>(m, n, k, alpha, beta, epilogue))
+    return tile::multiply_thin<T>(m, n, k, a, b, c, ldc, epilogue);
   const bool small = is_small<T>(m, n, k);
   // B's contiguous k: as dot products, or transposed for tiles?
   const bool turned = b.row == 1 && b.col != 1 && k < kSumCost * 2 * m;
