@@ -111,7 +111,15 @@ def test_convert(backend, source, target):
         np.testing.assert_array_equal(got, reference.convert(x, np.dtype(target)))
         assert got.dtype == target
         assert got.shape == shape
-    assert backend.convert(np.ones((4, 4), source)[:, ::2], np.dtype(target)) is None  # only C order
+    wide = np.asarray(draw.standard_normal((6, 5, 600)) * 50 * draw.integers(0, 2, (6, 5, 600)))
+    wide = (np.abs(wide) if source == "u1" else wide).astype(source)
+    for x in (wide[:, ::2], wide[..., ::2], wide[::-1], wide.T, wide[:1, :1, :7].repeat(3, 0), wide[:, :0]):
+        got = backend.convert(x, np.dtype(target))
+        np.testing.assert_array_equal(got, x.astype(target))
+        assert got.dtype == target
+        assert got.flags.c_contiguous
+    x = np.broadcast_to(wide[0, 0], (3, 4, 600))
+    np.testing.assert_array_equal(backend.convert(x, np.dtype(target)), x.astype(target))
     assert backend.convert(np.ones(4, source), np.dtype("i2")) is None
 
 
