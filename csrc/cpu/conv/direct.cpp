@@ -44,7 +44,8 @@ constexpr int64_t kTilesPerTask = 8;
 constexpr int64_t kStoreCost = 4;  // of a vector of pixels that goes through the cache, in products
 // Of a row's end within a vector: masked stores are quick where masks are registers.
 constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
-constexpr int64_t kStrip = 8;  // tiles of a strip
+constexpr int64_t kTileStart = 24;  // of a tile, in products
+constexpr int64_t kStrip = 8;       // tiles of a strip
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.
@@ -184,16 +185,19 @@ struct Strips {
       : width(plane_width), row(lattice.count[2]), flat((lattice.count[1] - 1) * width + row) {
     const int64_t most = tile_vectors(rows), length = most * lanes;
     const bool unit = lattice.step[2] == 1, single = width == row || lattice.count[1] == 1;
-    const auto cost_of = [&](int64_t positions, bool stays, int64_t ends) {
-      const int64_t left = ceil_div(positions % length, lanes);
-      const int64_t rest = left > 2 ? most : left;
-      const int64_t tiles = positions / length * tile_cost(rows, most) + (left ? tile_cost(rows, rest) : 0);
-      return double(steps * tiles) + double(rows * (stays ? ceil_div(positions, lanes)
-                                                          : kStoreCost * ceil_div(positions, lanes) + ends));
+    // Of a run of positions: tiles, each with its start, and what leaves them.
+    const auto cost_of = [&](int64_t positions, bool contiguous, int64_t ends) {
+      const int64_t whole = positions / length, left = ceil_div(positions % length, lanes);
+      const int64_t rest = left > 2 ? most : left, vectors = ceil_div(positions, lanes);
+      const int64_t products = whole * tile_cost(rows, most) + (rest ? tile_cost(rows, rest) : 0);
+      const bool direct = contiguous && rest * lanes <= positions;
+      return double(steps * products + kTileStart * (whole + (rest > 0)) +
+                    rows * (direct ? vectors : kStoreCost * vectors + ends));
     };
-    const int64_t ends = row % lanes ? kRowEndCost : 0;
-    const double by_row = double(lattice.count[1]) * cost_of(row, unit && row >= lanes, ends);
-    cost = cost_of(flat, unit && single, single ? 0 : lattice.count[1] * ends);
+    const int64_t ends = unit && row % lanes ? kRowEndCost : 0;
+    const double by_row = double(lattice.count[1]) * cost_of(row, unit, ends);
+    // (Tiles of a whole plane cut most rows once more.)
+    cost = cost_of(flat, unit && single, single ? 0 : lattice.count[1] * (kStoreCost + ends));
     const bool rows_apart = !single && by_row < cost;
     if (rows_apart) cost = by_row;
     lies = unit && (single || rows_apart);

@@ -123,7 +123,6 @@ struct PackPatches {
     Row row(p, k0);
     const bool turned = p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] > w / 4;
     const int64_t taps = std::min(p.taps(), kc);
-    if (turned) fetch(first + lanes, row, kc);
     for (int64_t i = 0, run; i < taps; i += run) {
       run = turned ? std::min(p.kernel[2] - row.tap[2], taps - i) : 1;
       Row last = row;
@@ -148,25 +147,6 @@ struct PackPatches {
       row = last;
       row.next(p);
     }
-  }
-
-  // The image's lines that the panel from lane `first` on will want, and no other: hardware foresees a few of
-  // so many short rows.
-  void fetch(int64_t first, Row row, int64_t kc) const {
-    if (origin + first + lanes > p.batch * p.out_size()) return;
-    for_segments(p, origin + first, lanes, [&](const Segment& s) {
-      Row r = row;
-      for (int64_t i = 0, run; i < kc; i += run) {
-        run = std::min(p.kernel[2] - r.tap[2], kc - i);
-        r.tap[2] += run - 1;
-        const Span span = spans.of(s, r);
-        const T* from = x + s.image * p.in_channels * p.in_size() + span.source - run + 1;
-        if (span.begin < span.end)
-          for (int64_t j = 0; j < s.count * p.stride[2]; j += 64 / int64_t(sizeof(T)))
-            __builtin_prefetch(from + j);
-        r.next(p);
-      }
-    });
   }
 
   // One segment and tap in `channels` channels; `room`: lanes from its first one on. Whole vectors where they

@@ -7,11 +7,9 @@ namespace {
 
 using namespace simd;
 
-// to[step * width + i] = from[i * stride + step] for i < count: blocks of vectors are transposed. `room`:
-// elements from `to` on that are written later or here.
+// to[step * width + i] = from[i * stride + step] for i < count: blocks of vectors are transposed.
 template <class T>
-void transpose_steps(T* to, int64_t room, int64_t width, const T* from, int64_t stride, int64_t count,
-                     int64_t steps) {
+void transpose_steps(T* to, int64_t width, const T* from, int64_t stride, int64_t count, int64_t steps) {
   constexpr int w = kWidth<T>;
   for (int64_t i0 = 0; i0 < count; i0 += w) {
     const int lanes = int(std::min<int64_t>(w, count - i0));
@@ -24,14 +22,7 @@ void transpose_steps(T* to, int64_t room, int64_t width, const T* from, int64_t 
       alignas(64) T rows[w * w];
 #pragma GCC unroll 16
       for (int i = 0; i < w; ++i) store<T>(rows + i * w, x[i]);
-      for (int i = 0; i < n; ++i) {
-        const int64_t at = (s + i) * width + i0;
-        // Masked stores are slow: the next step replaces what a short one's vector has too much.
-        if (lanes == w || (count == width && width < w && at + w <= room))
-          store<T>(to + at, load(rows + i * w));
-        else
-          store_n(to + at, load(rows + i * w), lanes);
-      }
+      for (int i = 0; i < n; ++i) store_n(to + (s + i) * width + i0, load(rows + i * w), lanes);
     }
   }
 }
@@ -51,7 +42,7 @@ void pack_weights(T* out, const Weights<T>& w, int64_t depth, int64_t rows, int6
                    const T* from = w.data + panel * width * w.row_stride;
                    if (count < width) std::fill_n(to, width * depth * w.taps, T(0));
                    for (int64_t c = 0; c < runs; ++c, to += steps * width, from += w.depth_stride)
-                     transpose_steps(to, (runs - c) * steps * width, width, from, w.row_stride, count, steps);
+                     transpose_steps(to, width, from, w.row_stride, count, steps);
                  }
                });
 }

@@ -20,6 +20,7 @@ using namespace simd;
 
 constexpr int64_t kPanelBytes = 24 << 10;  // of a block of columns: a part of L1
 constexpr int64_t kFewRows = 32;           // packing B and this many rows take as long as other ways
+constexpr int64_t kFewVectors = kBytes == 64 ? 5 : 2;  // a row of so many costs less than its part of tiles
 
 // n >= kWidth columns of one row: panel v holds columns from min(v * kWidth, n - kWidth) on, k steps and the
 // bias.
@@ -52,7 +53,7 @@ constexpr auto thin_table(std::integer_sequence<int, K...>) {
 
 template <class T>
 bool is_thin(int64_t m, int64_t n, int64_t k, T alpha, T beta, const GemmEpilogue<T>& epilogue) {
-  return k <= kThin && n >= 2 * kWidth<T> && m >= kFewRows && alpha == T(1) && beta == T(0) &&
+  return k <= kThin && n >= kFewVectors * kWidth<T> && m >= kFewRows && alpha == T(1) && beta == T(0) &&
          epilogue.activation == GemmActivation::none;
 }
 
