@@ -318,6 +318,63 @@ def test_integers(level):
         kernel.add_forward(x, 2**64)
 
 
+INTEGERS = ["int8", "uint8", "int16", "int32", "int64"]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_of_every_width(level, dtype):
+    """Ends of the range, -1, division by zero, shifts beyond the bits; lengths around a register; strides; numbers."""
+    kernel = load(level)
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(7)
+    names = "add sub mul maximum minimum floor_divide trunc_divide remainder fmod bitwise_and bitwise_or bitwise_xor"
+    for n in (0, 1, 15, 16, 63, 64, 65, 700):
+        x = rng.integers(info.min, info.max, 2 * n, dtype, endpoint=True)
+        y = rng.integers(info.min, info.max, 2 * n, dtype, endpoint=True) >> rng.integers(0, 7, 2 * n).astype(
+            dtype
+        )
+        x[:8] = np.array([info.min, info.max, 0, 1, info.min, 7, 6, info.max], dtype)[: 2 * n]
+        y[:8] = np.array([-1, -1, 0, 0, info.max, -2, 3, info.min]).astype(dtype)[: 2 * n]
+        shifts = rng.integers(0, 8 * x.itemsize + 3, 2 * n).astype(dtype)
+        for a, b, s in ((x[:n], y[:n], shifts[:n]), (x[::2], y[1::2], shifts[::2]), (x, 3, 3), (x, y[:1], 0)):
+            if isinstance(b, np.ndarray) and b.size == 1 and n == 0:
+                continue
+            with np.errstate(all="ignore"):
+                for name in (*names.split(), "left_shift", "right_shift"):
+                    other = s if name.endswith("shift") else b
+                    got = getattr(kernel, name + "_forward")(a, other)
+                    want = getattr(reference, name + "_forward")(a, other)
+                    assert got.dtype == want.dtype == dtype, name
+                    np.testing.assert_array_equal(got, want, err_msg=name)
+                    over = a.copy()
+                    if want.shape == over.shape:
+                        assert getattr(kernel, name + "_forward")(over, other, over) is over
+                        np.testing.assert_array_equal(over, want, err_msg=name)
+            for name in COMPARE:
+                want = getattr(reference, name + "_forward")(a, b)
+                np.testing.assert_array_equal(getattr(kernel, name + "_forward")(a, b), want, err_msg=name)
+            condition = np.broadcast_to(a > 3, np.broadcast_shapes(a.shape, np.shape(b)))
+            want = reference.where_forward(condition, a, b)
+            np.testing.assert_array_equal(kernel.where_forward(condition, a, b), want)
+            np.testing.assert_array_equal(kernel.clamp_forward(a, 2, 50), a.clip(2, 50))
+    long = np.arange(20 << 20, dtype=np.int64).astype(dtype)[(1 << 10) + 1 :]  # stored past the caches
+    np.testing.assert_array_equal(kernel.add_forward(long, long), long + long)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_selection_of_bools_and_refused_dtypes(level):
+    kernel = load(level)
+    x = np.random.default_rng(8).random(100) < 0.5
+    np.testing.assert_array_equal(kernel.where_forward(x, ~x, x), np.where(x, ~x, x))
+    with pytest.raises(TypeError, match="bitwise_left_shift: defined for integer arrays only"):
+        kernel.left_shift_forward(np.ones(3), 1)
+    with pytest.raises(TypeError, match="bitwise_and: input must be bool or an integer dtype"):
+        kernel.bitwise_and_forward(np.ones(3), np.ones(3))
+    with pytest.raises(TypeError, match="add: y must be"):
+        kernel.add_forward(np.ones(3, np.int16), np.ones(3, np.int32))
+
+
 @pytest.mark.parametrize("level", backends())
 def test_results_lie_as_their_inputs_do(level):
     kernel = load(level)

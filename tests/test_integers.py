@@ -111,6 +111,47 @@ def test_division_of_int64(function, far):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
+def test_arithmetic_of_narrow_integers(dtype):
+    """Numbers wrap into the dtype, results wrap around, zero divisors are refused before anything is written."""
+    x = np.arange(-128, 128).astype(dtype)
+    y = np.roll(x, 7)
+    y[y == 0] = 1
+    ours, theirs = fastdl.from_numpy(x), torch.from_numpy(x)
+    other, their_other = fastdl.from_numpy(y), torch.from_numpy(y)
+    calls = {
+        "+": lambda a, b: a + b,
+        "+ 300": lambda a, b: a + 300,
+        "* -3": lambda a, b: a * -3,
+        "//": lambda a, b: a // b,
+        "%": lambda a, b: a % b,
+        "% 7": lambda a, b: a % 7,
+        "<< 2": lambda a, b: a << 2,
+        ">> 1": lambda a, b: a >> 1,
+        "&": lambda a, b: a & b,
+        "~": lambda a, b: ~a,
+        ">=": lambda a, b: a >= b,
+        "T": lambda a, b: a.reshape(16, 16).t() - b[:16],
+        "in place": lambda a, b: a.clone().add_(b).bitwise_and_(60).bitwise_left_shift_(1).clamp_(3, 100),
+    }
+    for name, call in calls.items():
+        got, want = call(ours, other), call(theirs, their_other)
+        assert str(got.dtype) == str(want.dtype).removeprefix("torch."), name
+        np.testing.assert_array_equal(got.numpy(), want.numpy(), err_msg=name)
+    for rounding in ("trunc", "floor"):
+        got, want = (
+            fastdl.div(ours, other, rounding_mode=rounding),
+            torch.div(theirs, their_other, rounding_mode=rounding),
+        )
+        np.testing.assert_array_equal(got.numpy(), want.numpy())
+    large = fastdl.ones(5000, dtype=ours.dtype)
+    zeros = fastdl.ones(5000, dtype=ours.dtype)
+    zeros[4999] = 0
+    with pytest.raises(RuntimeError, match="division by zero"):
+        large.floor_divide_(zeros)
+    assert large.sum().item() == 5000
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_clamp_of_narrow_integers(dtype):
     x = np.arange(0, 250, 7).astype(dtype)

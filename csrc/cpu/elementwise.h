@@ -51,6 +51,7 @@ enum class Binary {
   mul,
   div,
   floor_divide,
+  trunc_divide,
   remainder,
   fmod,
   pow,
@@ -60,10 +61,13 @@ enum class Binary {
   hypot,
   logaddexp,  // log(exp(x) + exp(y))
   copysign,
-  nextafter
+  nextafter,
+  left_shift,  // of integers alone, as those of Bitwise
+  right_shift
 };
 enum class Compare { eq, ne, lt, le, gt, ge };
 enum class Bitwise { conjunction, disjunction, difference };  // and, or, xor
+enum class Integer { int8, uint8, int16, int32, int64 };
 enum class Unary {
   neg,
   abs,
@@ -118,18 +122,23 @@ enum class Special {
 // out = x op y
 template <class T>
 void binary_forward(Binary op, const StridedLoop<3>& loop);
-// The same for int64, for some operations; overflow wraps around, and division by zero gives zero
-constexpr bool has_integers(Binary op) {
-  return op == Binary::add || op == Binary::sub || op == Binary::mul || op == Binary::floor_divide ||
-         op == Binary::remainder || op == Binary::fmod || op == Binary::maximum || op == Binary::minimum;
+// The same for integers, for some operations. Overflow wraps around, division by zero gives zero, and a shift
+// by a negative number or by all bits and more leaves zeros, or the sign to the right.
+constexpr bool has_floats(Binary op) {
+  return op != Binary::left_shift && op != Binary::right_shift;
 }
-void integer_forward(Binary op, const StridedLoop<3>& loop);
-// out = x op y ? 1 : 0, one byte each; also for int64
+constexpr bool has_integers(Binary op) {
+  return !has_floats(op) || op == Binary::add || op == Binary::sub || op == Binary::mul ||
+         op == Binary::floor_divide || op == Binary::trunc_divide || op == Binary::remainder ||
+         op == Binary::fmod || op == Binary::maximum || op == Binary::minimum;
+}
+void integer_forward(Integer type, Binary op, const StridedLoop<3>& loop);
+// out = x op y ? 1 : 0, one byte each
 template <class T>
 void compare(Compare op, const StridedLoop<3>& loop);
-// out = x op y, bit by bit, of bools (bytes 0 and 1) or int64
-template <class T>
-void bitwise_forward(Bitwise op, const StridedLoop<3>& loop);
+void integer_compare(Integer type, Compare op, const StridedLoop<3>& loop);
+// out = x op y, bit by bit, of elements of so many bytes; bools are bytes 0 and 1
+void bitwise_forward(int64_t bytes, Bitwise op, const StridedLoop<3>& loop);
 // out = f(x)
 template <class T>
 void unary_forward(Unary op, const StridedLoop<2>& loop);
@@ -161,11 +170,13 @@ void pow_scalar_backward(T exponent, const StridedLoop<3>& loop);
 // out = min(max(x, lower), upper); the gradient, from grad, x, passes where lower <= x <= upper
 template <class T>
 void clamp_forward(T lower, T upper, const StridedLoop<2>& loop);
+void integer_clamp(Integer type, int64_t lower, int64_t upper, const StridedLoop<2>& loop);
 template <class T>
 void clamp_backward(T lower, T upper, const StridedLoop<3>& loop);
-// out = condition ? x : y from condition (bytes), x, y
+// out = condition ? x : y from condition (bytes), x, y; of any dtype by its bits
 template <class T>
 void where_forward(const StridedLoop<4>& loop);
+void where_of_bytes(int64_t bytes, const StridedLoop<4>& loop);
 // grad_x, grad_y from condition, grad
 template <class T>
 void where_backward(const StridedLoop<4>& loop);

@@ -67,6 +67,11 @@ def is_half(dtype: Any) -> bool:
     return dtype.itemsize == 2 and dtype.kind in FLOATING
 
 
+def is_common_integer(dtype: Any) -> bool:
+    """One of the integers that the CPU's kernels know: int8 to int64 and uint8."""
+    return dtype is int64 or dtype is uint8 or dtype is int32 or dtype is int16 or dtype is int8
+
+
 SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_)
 canonical: dict[Any, dtype] = {d: d for d in SUPPORTED}
 """A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside

@@ -120,10 +120,11 @@ _RENAMED: dict[str, Callable[..., Any]] = {
 }
 _PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
 # Others that take out=: in place they need no second pass.
-_IN_PLACE_OUT = """clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add index_copy index_fill scatter
+_IN_PLACE_OUT = """bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
+    clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add index_copy index_fill scatter
     scatter_add masked_fill"""
-_IN_PLACE = """sigmoid tanh logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor
-    bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge not_equal less less_equal greater
+_IN_PLACE = """sigmoid tanh logical_and logical_or logical_xor logical_not
+    bitwise_not eq ne lt le gt ge not_equal less less_equal greater
     greater_equal relu frac tril triu index_reduce scatter_reduce masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma polygamma sinc logit deg2rad rad2deg xlogy
     copysign conj_physical float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""

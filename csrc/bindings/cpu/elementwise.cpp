@@ -15,49 +15,63 @@ void launch(const Loop& loop, F&& kernel) {
 
 template <class T>
 Input input(Source<T>& source) {
-  return {&source, stored_size<T>(source.half)};
+  return {&source, source.item};
 }
 
 py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {
-  const auto run = [&]<class T>(T, Half half) {
-    Source<T> a(x, name, "x", half), b(y, name, "y", half);
-    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)}, half);
+  const auto run = [&]<class T>(T, auto stored) {
+    Source<T> a(x, name, "x", stored), b(y, name, "y", stored);
+    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)}, stored);
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
     launch(loop, [&] {
       if constexpr (std::is_same_v<T, int64_t>)
-        integer_forward(op, loop);
+        integer_forward(stored, op, loop);
       else
         binary_forward<T>(op, loop);
     });
     return z.array();
   };
-  const bool integers = has_integers(op);
-  return integers ? by_dtype_or_int64(name, {x, y}, run) : by_dtype_of(name, {x, y}, run);
+  if (!has_integers(op)) return by_dtype_of(name, {x, y}, run);
+  return by_dtype_or_integer(name, {x, y}, [&]<class T>(T, auto stored) {
+    if constexpr (!std::is_same_v<T, int64_t>)
+      if (!has_floats(op)) throw py::type_error(std::string(name) + ": defined for integer arrays only");
+    return run(T{}, stored);
+  });
 }
 
 py::array bind_compare(Compare op, const char* name, const Object& x, const Object& y, const Object& out) {
-  return by_dtype_or_int64(name, {x, y}, [&]<class T>(T, Half half) {
-    Source<T> a(x, name, "x", half), b(y, name, "y", half);
+  return by_dtype_or_integer(name, {x, y}, [&]<class T>(T, auto stored) {
+    Source<T> a(x, name, "x", stored), b(y, name, "y", stored);
     Result<bool> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
-    launch(loop, [&] { compare<T>(op, loop); });
+    launch(loop, [&] {
+      if constexpr (std::is_same_v<T, int64_t>)
+        integer_compare(stored, op, loop);
+      else
+        compare<T>(op, loop);
+    });
     return z.array();
   });
 }
 
 py::array bind_bitwise(Bitwise op, const char* name, const Object& x, const Object& y, const Object& out) {
-  // Arrays of one of both dtypes; the other operand may be a number (for bools: not 0 counts as 1).
-  const auto run = [&]<class T>(T) {
-    using Bits = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
-    Source<T> a(x, name, "x"), b(y, name, "y");
-    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)});
+  // Bools or integers; the other operand may be a number (for bools: not 0 counts as 1).
+  const auto run = [&]<class T>(T, auto stored) {
+    Source<T> a(x, name, "x", stored), b(y, name, "y", stored);
+    Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)}, stored);
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
-    launch(loop, [&] { bitwise_forward<Bits>(op, loop); });
+    launch(loop, [&] { bitwise_forward(a.item, op, loop); });
     return z.array();
   };
-  for (const Object& object : {x, y})
-    if (is_array(object) && is_dtype<bool>(reinterpret_cast<const py::array&>(object))) return run(bool{});
-  return run(int64_t{});
+  for (const Object& object : {x, y}) {
+    if (!is_array(object)) continue;
+    const auto& array = reinterpret_cast<const py::array&>(object);
+    if (is_dtype<bool>(array)) return run(bool{}, Half::none);
+    const auto type = integer_of(array);
+    if (!type) raise_dtype(array, name, "input", "bool or an integer dtype");
+    return run(int64_t{}, *type);
+  }
+  throw py::type_error(std::string(name) + ": at least one operand must be an array");
 }
 
 template <class F>
@@ -110,14 +124,23 @@ py::array ternary(const char* name, const Object& x, const Object& y, const Obje
 }
 
 py::array bind_where(const Object& condition, const Object& x, const Object& y) {
-  return by_dtype_of("where", {x, y}, [&]<class T>(T, Half half) {
+  const auto run = [&]<class T>(T, auto stored) {
     Source<bool> c(condition, "where", "condition");
-    Source<T> a(x, "where", "x", half), b(y, "where", "y", half);
-    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {}, half);
+    Source<T> a(x, "where", "x", stored), b(y, "where", "y", stored);
+    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {}, stored);
     const auto loop = make_loop<4>(z.shape(), {z.operand(), &c, &a, &b});
-    launch(loop, [&] { where_forward<T>(loop); });
+    launch(loop, [&] {
+      if constexpr (std::is_integral_v<T>)
+        where_of_bytes(a.item, loop);
+      else
+        where_forward<T>(loop);
+    });
     return z.array();
-  });
+  };
+  for (const Object& object : {x, y})
+    if (is_array(object) && is_dtype<bool>(reinterpret_cast<const py::array&>(object)))
+      return run(bool{}, Half::none);
+  return by_dtype_or_integer("where", {x, y}, run);
 }
 
 py::tuple bind_where_backward(const Object& grad, const Object& condition) {
@@ -139,7 +162,17 @@ py::array bind_pow_scalar(const Object& x, double exponent, const Object& out) {
   });
 }
 
-py::array bind_clamp(const Object& x, double lower, double upper, const Object& out) {
+py::array bind_clamp(const Object& x, const Object& low, const Object& high, const Object& out) {
+  if (is_array(x))
+    if (const auto type = integer_of(reinterpret_cast<const py::array&>(x))) {
+      const auto lower = low.cast<int64_t>(), upper = high.cast<int64_t>();
+      Source<int64_t> a(x, "clamp", "x", *type);
+      Result<int64_t> y("clamp", broadcast_shape("clamp", {&a}), out, {input(a)}, *type);
+      const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
+      launch(loop, [&] { integer_clamp(*type, lower, upper, loop); });
+      return y.array();
+    }
+  const auto lower = low.cast<double>(), upper = high.cast<double>();
   return bind_unary("clamp", x, out, [=]<class T>(T, const StridedLoop<2>& loop) {
     clamp_forward<T>(T(lower), T(upper), loop);
   });
@@ -207,6 +240,9 @@ void register_elementwise(py::module_& m) {
   def_binary(m, Binary::mul, "mul_forward", "mul");
   def_binary(m, Binary::div, "div_forward", "div");
   def_binary(m, Binary::floor_divide, "floor_divide_forward", "floor_divide");
+  def_binary(m, Binary::trunc_divide, "trunc_divide_forward", "trunc_divide");
+  def_binary(m, Binary::left_shift, "left_shift_forward", "bitwise_left_shift");
+  def_binary(m, Binary::right_shift, "right_shift_forward", "bitwise_right_shift");
   def_binary(m, Binary::remainder, "remainder_forward", "remainder");
   def_binary(m, Binary::fmod, "fmod_forward", "fmod");
   def_binary(m, Binary::pow, "pow_forward", "pow");

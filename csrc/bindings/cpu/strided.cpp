@@ -45,6 +45,30 @@ Operand output_of(const py::array& array, const char* op) {
   return {proxy->data, proxy->nd, proxy->dimensions, proxy->strides, array};
 }
 
+std::optional<Integer> integer_of(const py::array& array) {
+  if (is_dtype<int64_t>(array)) return Integer::int64;
+  if (is_dtype<uint8_t>(array)) return Integer::uint8;
+  if (is_dtype<int32_t>(array)) return Integer::int32;
+  if (is_dtype<int16_t>(array)) return Integer::int16;
+  if (is_dtype<int8_t>(array)) return Integer::int8;
+  return std::nullopt;
+}
+
+const py::dtype& integer_dtype(Integer type) {
+  switch (type) {
+    case Integer::int8:
+      return dtype_of<int8_t>();
+    case Integer::uint8:
+      return dtype_of<uint8_t>();
+    case Integer::int16:
+      return dtype_of<int16_t>();
+    case Integer::int32:
+      return dtype_of<int32_t>();
+    default:
+      return dtype_of<int64_t>();
+  }
+}
+
 std::string shape_text(std::span<const int64_t> shape) {
   std::string text = "(";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);

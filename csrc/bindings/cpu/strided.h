@@ -46,17 +46,38 @@ Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> oper
 // Replaces an input by a copy if writing `out` would change it before it is read.
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item);
 
+// How integers are stored: for these bindings all are int64_t, whose first bytes are the narrower number.
+std::optional<Integer> integer_of(const py::array& array);
+const py::dtype& integer_dtype(Integer type);
+template <class T>
+const py::dtype& stored_dtype(Integer type) {
+  return integer_dtype(type);
+}
+template <class T>
+int64_t stored_size(Integer type) {
+  return int64_t(integer_dtype(type).itemsize());
+}
+template <class T>
+void check_stored(const py::array& array, const char* op, const char* argument, Integer type) {
+  if (integer_of(array) != type)
+    raise_dtype(array, op, argument, py::str(integer_dtype(type)).template cast<std::string>().c_str());
+}
+
 // A T operand: an array of exactly T, or a Python number (kept in `number`). Arrays of float may be stored in
-// half precision: all of a call in the same one.
+// half precision, those of int64_t as narrower integers: all of a call in the same dtype.
 template <class T>
 class Source : public Operand {
  public:
-  Source(py::handle object, const char* op, const char* argument, Half half = Half::none) {
+  int64_t item;  // bytes an element
+
+  template <class Stored = Half>
+  Source(py::handle object, const char* op, const char* argument, Stored stored = Half::none)
+      : item(stored_size<T>(stored)) {
     if (is_array(object)) {
       const auto& array = reinterpret_cast<const py::array&>(object);
-      check_stored<T>(array, op, argument, half);
+      check_stored<T>(array, op, argument, stored);
       static_cast<Operand&>(*this) = operand_of(array);
-      this->half = half;
+      if constexpr (std::is_same_v<Stored, Half>) half = stored;
     } else {
       std::conditional_t<std::is_same_v<T, int64_t>, int64_t, double> value;
       if constexpr (std::is_same_v<T, int64_t>)
@@ -112,26 +133,29 @@ StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const 
   return loop;
 }
 
-// The result of a kernel with inputs `in`: a new array of Out, stored in half precision where `half` says so,
-// or the caller's `out`, checked.
+// The result of a kernel with inputs `in`: a new array of Out, stored as said, or the caller's `out`,
+// checked.
 template <class Out>
 class Result {
  public:
+  template <class Stored = Half>
   Result(const char* op, Shape shape, py::handle out, std::initializer_list<Input> inputs,
-         Half half = Half::none)
+         Stored stored = Half::none)
       : shape_(std::move(shape)) {
-    const int64_t item = stored_size<Out>(half);
+    const int64_t item = stored_size<Out>(stored);
+    Half half = Half::none;
+    if constexpr (std::is_same_v<Stored, Half>) half = stored;
     if (out.is_none() || !out) {
       Shape strides;
       const bool reordered = order_of(inputs, shape_, item, strides);
-      array_ = empty_array(stored_dtype<Out>(half), shape_, reordered ? strides.data() : nullptr);
+      array_ = empty_array(stored_dtype<Out>(stored), shape_, reordered ? strides.data() : nullptr);
       operand_ = operand_of(array_);
       operand_.half = half;
       return;
     }
     if (!is_array(out)) throw py::type_error(std::string(op) + ": out must be an array");
     array_ = py::reinterpret_borrow<py::array>(out);
-    check_stored<Out>(array_, op, "out", half);
+    check_stored<Out>(array_, op, "out", stored);
     const Shape have = shape_of(array_);
     if (have != shape_)
       throw py::value_error(std::string(op) + ": the result has shape " + shape_text(shape_) +
@@ -165,12 +189,13 @@ auto by_dtype_of(const char* op, std::initializer_list<py::handle> objects, F&& 
   throw py::type_error(std::string(op) + ": at least one operand must be an array");
 }
 
-// The same with int64, for the operations that have it.
+// The same with integers, for the operations that have them: f(int64_t{}, which).
 template <class F>
-auto by_dtype_or_int64(const char* op, std::initializer_list<py::handle> objects, F&& f) {
+auto by_dtype_or_integer(const char* op, std::initializer_list<py::handle> objects, F&& f) {
   for (py::handle object : objects)
-    if (is_array(object) && is_dtype<int64_t>(reinterpret_cast<const py::array&>(object)))
-      return f(int64_t{}, Half::none);
+    if (is_array(object))
+      if (const auto type = integer_of(reinterpret_cast<const py::array&>(object)))
+        return f(int64_t{}, *type);
   return by_dtype_of(op, objects, f);
 }
 

@@ -82,40 +82,6 @@ template <class T>
   return (x != x) | (y != y) ? x + y : result;
 }
 
-// int64 by int64: floor_divide, remainder and fmod, lane by lane. By -1 as by 1 of the negative number, which
-// may wrap; the instruction would trap.
-[[gnu::noinline]] Vec<double> divide_lanes(Binary op, Vec<double> x, Vec<double> y) {
-  using I = Vec<int64_t>;
-  const I as = (I)x, bs = (I)y;
-  I z;
-  for (int i = 0; i < kWidth<double>; ++i) {
-    const int64_t b = bs[i] == -1 ? 1 : bs[i], a = bs[i] == -1 ? int64_t(-uint64_t(as[i])) : as[i];
-    const int64_t q = b == 0 ? 0 : a / b, r = b == 0 ? 0 : a - q * b;
-    const int64_t lower = -int64_t((r != 0) & ((r ^ b) < 0));  // all ones where the quotient was rounded up
-    z[i] = op == Binary::floor_divide ? q + lower : op == Binary::remainder ? r + (b & lower) : r;
-  }
-  return (Vec<double>)z;
-}
-// The same by doubles, which hold integers below 2^51 exactly: some five times as fast as the instruction.
-// The nearest quotient's remainder is at most half of y, and moved by one y where its sign is not the wanted
-// one.
-[[gnu::always_inline]] inline Vec<double> integer_division(Binary op, Vec<double> x, Vec<double> y) {
-  using V = Vec<double>;
-  using I = Vec<int64_t>;
-  using U = Vec<uint64_t>;
-  constexpr double kMagic = 0x1.8p52;  // an integer added to it is its bits' last places
-  constexpr int64_t kMagicBits = 0x4338000000000000;
-  constexpr uint64_t kLimit = uint64_t(1) << 51;
-  if (any((I)((((U)x + kLimit) | ((U)y + kLimit)) >> 52) != 0)) return divide_lanes(op, x, y);
-  const V a = (V)((I)x + kMagicBits) - kMagic, b = (V)((I)y + kMagicBits) - kMagic;
-  const V nearest = (a / b + kMagic) - kMagic, rest = a - nearest * b, like = op == Binary::fmod ? a : b;
-  const V step = (like < 0.0) == (b < 0.0) ? broadcast(1.0) : broadcast(-1.0);
-  const V move = (rest != 0.0) & ((rest < 0.0) != (like < 0.0)) ? step : V{};
-  const V result = op == Binary::floor_divide ? nearest - move : rest + move * b;
-  const I bits = (I)(result + kMagic) - kMagicBits;
-  return (V)((I)y == 0 ? I{} : bits);
-}
-
 // map for two outputs from three inputs: f(g, a, b, first, second).
 template <class T, class F>
 void map_two(const StridedLoop<5>& loop, F f) {
@@ -154,6 +120,9 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
       return map<T>(loop, kGrain, [](V x, V y) { return x / y; });
     case Binary::floor_divide:
       return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_quotient<T>(x, y); });
+    case Binary::trunc_divide:
+      return map<T>(loop, kGrain,
+                    [](V x, V y) { return per_lane<T>([](T v) { return std::trunc(v); }, x / y); });
     case Binary::remainder:
       return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_remainder<T>(x, y); });
     case Binary::fmod:
@@ -174,27 +143,9 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
       return map<T>(loop, kGrain, [](V x, V y) { return simd::copysign<T>(x, y); });
     case Binary::nextafter:
       return map<T>(loop, kGrain, [](V x, V y) { return next_after<T>(x, y); });
-  }
-}
-
-// Lanes are moved as doubles, whose loads and stores do not look at what they carry.
-void integer_forward(Binary op, const StridedLoop<3>& loop) {
-  using V = Vec<double>;
-  using U = Vec<uint64_t>;
-  using I = Vec<int64_t>;
-  switch (op) {
-    case Binary::add:
-      return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x + (U)y); });
-    case Binary::sub:
-      return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x - (U)y); });
-    case Binary::mul:
-      return map<double>(loop, kGrain, [](V x, V y) { return (V)((U)x * (U)y); });
-    case Binary::maximum:
-      return map<double>(loop, kGrain, [](V x, V y) { return (I)x > (I)y ? x : y; });
-    case Binary::minimum:
-      return map<double>(loop, kGrain, [](V x, V y) { return (I)x < (I)y ? x : y; });
-    default:
-      return map<double>(loop, kGrainSlow, [op](V x, V y) { return integer_division(op, x, y); });
+    case Binary::left_shift:
+    case Binary::right_shift:
+      return;
   }
 }
 

@@ -35,6 +35,12 @@ void repeat_as(char* to, const char* from, int64_t n) {
 void repeat(char* to, const char* from, int64_t n, int size) {
   if (size == 4) return repeat_as<int32_t>(to, from, n);
   if (size == 8) return repeat_as<int64_t>(to, from, n);
+  if (size == 2) {  // as pairs
+    char pair[4];
+    std::memcpy(pair, from, 2);
+    std::memcpy(pair + 2, from, 2);
+    return repeat_as<int32_t>(to, pair, (n + 1) / 2);
+  }
   std::memset(to, *from, size_t(n));
 }
 

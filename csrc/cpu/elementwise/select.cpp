@@ -1,4 +1,4 @@
-// Kernels with bytes among their operands (comparisons, logic, where), clamp, and the three-operand
+// Kernels with bytes among their operands (comparisons, where), clamp, and the three-operand
 // arithmetic.
 //
 //   compare     out = x op y, one byte per element                    where   out = condition ? x : y
@@ -44,47 +44,23 @@ void compare_all(const StridedLoop<3>& loop, F f) {
 
 template <class T>
 void compare(Compare op, const StridedLoop<3>& loop) {
-  // Lanes of int64 are moved as doubles.
-  using S = std::conditional_t<std::is_same_v<T, int64_t>, double, T>;
-  using V = Vec<S>;
-  using X = Vec<T>;
-  using M = Vec<Int<S>>;
+  using V = Vec<T>;
+  using M = Vec<Int<T>>;
   switch (op) {
     case Compare::eq:
-      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x == (X)y); });
+      return compare_all<T>(loop, [](V x, V y) { return (M)(x == y); });
     case Compare::ne:
-      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x != (X)y); });
+      return compare_all<T>(loop, [](V x, V y) { return (M)(x != y); });
     case Compare::lt:
-      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x < (X)y); });
+      return compare_all<T>(loop, [](V x, V y) { return (M)(x < y); });
     case Compare::le:
-      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x <= (X)y); });
+      return compare_all<T>(loop, [](V x, V y) { return (M)(x <= y); });
     case Compare::gt:
-      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x > (X)y); });
+      return compare_all<T>(loop, [](V x, V y) { return (M)(x > y); });
     case Compare::ge:
-      return compare_all<S>(loop, [](V x, V y) { return (M)((X)x >= (X)y); });
+      return compare_all<T>(loop, [](V x, V y) { return (M)(x >= y); });
   }
 }
-template void compare<int64_t>(Compare, const StridedLoop<3>&);
-
-template <class T>
-void bitwise_forward(Bitwise op, const StridedLoop<3>& loop) {
-  const auto run = [&](auto f) {
-    for_each_run<1, T, T, T>(loop, kGrain * 8 / int64_t(sizeof(T)),
-                             [f](int64_t n, T* z, const T* x, const T* y) {
-                               for (int64_t i = 0; i < n; ++i) z[i] = f(x[i], y[i]);
-                             });
-  };
-  switch (op) {
-    case Bitwise::conjunction:
-      return run([](T x, T y) { return T(x & y); });
-    case Bitwise::disjunction:
-      return run([](T x, T y) { return T(x | y); });
-    case Bitwise::difference:
-      return run([](T x, T y) { return T(x ^ y); });
-  }
-}
-template void bitwise_forward<uint8_t>(Bitwise, const StridedLoop<3>&);
-template void bitwise_forward<int64_t>(Bitwise, const StridedLoop<3>&);
 
 template <class T>
 void where_forward(const StridedLoop<4>& loop) {

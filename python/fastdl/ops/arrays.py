@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
@@ -81,9 +81,23 @@ def operand(value: Any, dtype: Any) -> Any:
         return cast(value, dtype)
     if dtype.kind in FLOATING:
         return value
-    if dtype is int64 and value.__class__ is int and -WORD <= value < WORD:
-        return int64.type(value)
+    if dtype.kind in "iu" and value.__class__ is int:
+        return dtype.type(wrapped(value, dtype))
     return np.asarray(value).astype(dtype)[()]
+
+
+def wrapped(value: Any, dtype: Any) -> int:
+    """A Python number as an integer dtype holds it: without its fraction, modulo 2^bits."""
+    if value.__class__ is int and 0 <= value < 128:
+        return value
+    bits: int = 8 * dtype.itemsize
+    low = int(value) & ((1 << bits) - 1)
+    return low - (1 << bits) if dtype.kind == "i" and low >> (bits - 1) else low
+
+
+def has_integer_kernels(x: Any) -> bool:
+    """Is this an array on the CPU of a dtype that the kernels on integers know?"""
+    return is_common_integer(x.dtype) and not on_device(x)
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:

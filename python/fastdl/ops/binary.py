@@ -15,10 +15,21 @@ import numpy as np
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select, select_either
-from fastdl.ops.arrays import by_numpy, cast, check_kind, empty, fit, full, operand, zeros
+from fastdl.ops.arrays import (
+    by_numpy,
+    cast,
+    check_kind,
+    empty,
+    fit,
+    full,
+    has_integer_kernels,
+    operand,
+    wrapped,
+    zeros,
+)
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
@@ -37,7 +48,7 @@ class Binary(Op):
     label: ClassVar[str]
     ufunc: ClassVar[Any]
     floating: ClassVar[bool] = False  # integers are converted to the default dtype
-    integers: ClassVar[bool] = False  # the CPU's kernel takes int64, too
+    integers: ClassVar[bool] = False  # the CPU's kernel takes integers, too
     likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
 
     def __init_subclass__(cls) -> None:
@@ -63,7 +74,7 @@ class Binary(Op):
             self.likes = (x.shape, dtype), (y.shape, y.dtype)
             if dtype is y.dtype and (dtype is float32 or dtype is float64):
                 return x, y, dtype
-        if not (dtype is int64 and y.__class__ is int):
+        if not (y.__class__ is int and is_common_integer(dtype)):
             dtype = common_dtype(x, y)
         if self.floating:
             dtype = floating_dtype(dtype)
@@ -76,16 +87,29 @@ class Binary(Op):
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
         if out is not None and out.dtype is not dtype:
             return into(self.label, out, self.compute(x, y, dtype, None))
-        if dtype.kind in FLOATING or (
-            dtype is int64 and self.integers and not (on_device(x) or on_device(y))
-        ):
+        if dtype.kind in FLOATING or (self.integers and self.whole(x, y, dtype)):
             return getattr(select_either(x, y), self.kernel)(x, y, out)
         return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+
+    def whole(self, x: Any, y: Any, dtype: Any) -> bool:
+        """Are these operands of a kernel on integers?"""
+        return is_common_integer(dtype) and not (on_device(x) or on_device(y))
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         if x is not None:  # the common cases, without the calls below
             dtype = x.dtype
-            if (dtype is float32 or dtype is float64) and (out is None or out.dtype is dtype):
+            if self.integers and dtype.kind in "iu":
+                if (
+                    (out is None or out.dtype is dtype)
+                    and has_integer_kernels(x)
+                    and (value.__class__ is int if y is None else y.dtype is dtype and not on_device(y))
+                ):
+                    other = value if y is None else y
+                    self.check(x, other, dtype)
+                    if y is None:
+                        other = wrapped(value, dtype)
+                    return getattr(select(x), self.kernel)(x, other, out)
+            elif (dtype is float32 or dtype is float64) and (out is None or out.dtype is dtype):
                 if y is None:
                     self.likes = (x.shape, dtype), None
                     return getattr(select(x), self.kernel)(x, value, out)
@@ -321,7 +345,12 @@ class Minimum(Maximum):
 def _check_integers(op: str, x: Any, y: Any, dtype: Any) -> None:
     if dtype.kind == "b":
         raise RuntimeError(f"{op}: not defined for bool tensors; convert them to integers first")
-    zero = not np.all(y) if is_array(y) else not y
+    if not is_array(y):
+        zero = not y
+    elif y.size > 4096 and has_integer_kernels(y):
+        zero = select(y).eq_forward(y, 0).any()
+    else:
+        zero = not y.all()
     if zero and dtype.kind in "iu" and np.size(x):
         raise RuntimeError(f"{op}: division by zero; integer tensors have no infinity to answer with")
 
@@ -531,18 +560,23 @@ def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
 class TruncDivide(FloorDivide):
     """The quotient without its fraction."""
 
-    integers = False
+    kernel = "trunc_divide_forward"
     ufunc = staticmethod(_truncated)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        return self.compute(*self.prepare(x, y, value), out)
+        if x is None or x.dtype.kind in FLOATING:
+            return self.compute(*self.prepare(x, y, value), out)
+        return super().forward(x, y, value, out)
 
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
-        if dtype is int64 and (out is None or out.dtype is dtype) and not (on_device(x) or on_device(y)):
-            kernels = select_either(x, y)  # what the remainder leaves is divided exactly
-            return kernels.floor_divide_forward(kernels.sub_forward(x, kernels.fmod_forward(x, y)), y, out)
-        if not (dtype is float32 or dtype is float64) or (out is not None and out.dtype is not dtype):
-            return super().compute(x, y, dtype, out)
-        kernels = select_either(x, y)
-        quotient = kernels.div_forward(x, y, out)
-        return kernels.trunc_forward(quotient, quotient)
+        if dtype is float32 or dtype is float64:
+            if out is not None and out.dtype is not dtype:
+                return into(self.label, out, self.compute(x, y, dtype, None))
+            kernels = select_either(x, y)
+            if not (on_device(x) or on_device(y)):
+                return kernels.trunc_divide_forward(x, y, out)
+            quotient = kernels.div_forward(x, y, out)
+            return kernels.trunc_forward(quotient, quotient)
+        if dtype.kind in FLOATING:
+            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+        return super().compute(x, y, dtype, out)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_half
+from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import WORD, as_bool, by_numpy, full, operand
+from fastdl.ops.arrays import as_bool, by_numpy, full, has_integer_kernels, operand
 from fastdl.ops.binary import store
 from fastdl.ops.common import check_tensors
 from fastdl.ops.promotion import common_dtype
@@ -34,28 +34,34 @@ def _result(op: str, array: Any, out: Tensor | None) -> Tensor:
     return result if out is None else store(op, out, result)
 
 
+def _holds(dtype: Any, value: Any) -> bool:
+    """Can a number of this integer dtype have the value?"""
+    info = np.iinfo(dtype)
+    return info.min <= value <= info.max  # type: ignore[no-any-return]
+
+
 def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
     """x op y as a bool array, after promotion."""
-    dtype = getattr(x, "dtype", None)
-    if dtype is int64 and y.__class__ is int and -WORD <= y < WORD:
+    dtype: Any = getattr(x, "dtype", None)
+    if y.__class__ is int and is_common_integer(dtype) and (0 <= y < 128 or _holds(dtype, y)):
         pass
     elif dtype is None or not (
-        dtype is getattr(y, "dtype", dtype if dtype is not int64 else None)
-        and (dtype is float32 or dtype is float64 or dtype is int64)
+        dtype is getattr(y, "dtype", dtype if dtype.kind in FLOATING else None)
+        and (dtype is float32 or dtype is float64 or is_common_integer(dtype))
     ):
         if name in ("eq", "ne") and out is None and (differ := _bits("xor", x, y)) is not None:
             return differ if name == "ne" else select(differ).bitwise_xor_forward(differ, True)
         dtype = common_dtype(x, y)
         if not is_array(x) or not is_array(y):
             value = y if is_array(x) else x
-            if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+            if dtype.kind in "iu" and not _holds(dtype, value):
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
             if is_half(dtype):  # as the elements are: 0.1 is what is stored for it
                 value = float(dtype.type(value))
                 x, y = (x, value) if is_array(x) else (value, y)
         x, y = operand(x, dtype), operand(y, dtype)
-    if (dtype.kind in FLOATING or (dtype is int64 and not (on_device(x) or on_device(y)))) and (
+    if (dtype.kind in FLOATING or (is_common_integer(dtype) and not (on_device(x) or on_device(y)))) and (
         out is None or out.dtype is bool_
     ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)
@@ -121,20 +127,39 @@ def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, x), out)
 
 
-_KERNELS = frozenset(["bitwise_and", "bitwise_or", "bitwise_xor"])
+_KERNELS = {
+    "bitwise_and": "bitwise_and_forward",
+    "bitwise_or": "bitwise_or_forward",
+    "bitwise_xor": "bitwise_xor_forward",
+    "bitwise_left_shift": "left_shift_forward",
+    "bitwise_right_shift": "right_shift_forward",
+}
 
 
 def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
+    kernel, of_bools = _KERNELS[name], not name.endswith("shift")
+
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
-        if out is None and name in _KERNELS and (found := _bits(name[8:], x, y)) is not None:
-            return Tensor._wrap(found)
-        dtype = common_dtype(x, y)
+        if of_bools and (found := _bits(name[8:], x, y)) is not None:
+            return _result(name, found, out)
+        dtype = getattr(x, "dtype", None)
+        if dtype is None or not (
+            is_common_integer(dtype) and (y.__class__ is int or dtype is getattr(y, "dtype", None))
+        ):
+            dtype = common_dtype(x, y)
         if dtype.kind in FLOATING:
             raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
         x, y = operand(x, dtype), operand(y, dtype)
-        if out is None and dtype is int64 and name in _KERNELS and not (on_device(x) or on_device(y)):
-            return Tensor._wrap(getattr(select_either(x, y), name + "_forward")(x, y))
+        if is_common_integer(dtype) and not (on_device(x) or on_device(y)):
+            same = (
+                out is not None and out is input and out._data.dtype is dtype and out._data.shape == x.shape
+            )
+            array = getattr(select_either(x, y), kernel)(x, y, x if same else None)
+            if not same:
+                return _result(name, array, out)
+            out._bump_version()  # type: ignore[union-attr]
+            return out  # type: ignore[return-value]
         return _result(name, by_numpy(name, ufunc, dtype, None, x, y), out)
 
     function.__name__ = function.__qualname__ = name
@@ -160,6 +185,8 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         raise DtypeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
     if out is None and x.dtype is bool_:
         return logical_not(input)
+    if has_integer_kernels(x):
+        return _result("bitwise_not", select(x).bitwise_xor_forward(x, -1), out)
     return _result("bitwise_not", by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ import numpy as np
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_half, uint8
+from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer, is_half, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
-from fastdl.ops.arrays import WORD, broadcast_shape, cast, empty, fit, operand, places
+from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, has_integer_kernels, operand, places
 from fastdl.ops.binary import apply_into, into, store
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
@@ -41,10 +42,8 @@ class Where(Op):
             x, y = operand(x, dtype), operand(y, dtype)
         if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
-        if dtype.itemsize >= 4 and not on_device(condition):  # bits are moved, whatever they mean
-            bits = float32 if dtype.itemsize == 4 else float64
-            x, y = [np.asarray(side, dtype).view(bits) for side in (x, y)]
-            return select(condition).where_forward(condition, x, y).view(dtype)
+        if (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition):
+            return select(condition).where_forward(condition, x, y)
         z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype, condition)
         np.copyto(z, y)
         np.copyto(z, x, where=condition)
@@ -107,6 +106,9 @@ def where_method(input: Tensor, condition: Tensor, other: Any) -> Tensor:
     return where(condition, input, other)  # type: ignore[no-any-return]
 
 
+_limits = cache(np.iinfo)
+
+
 class Clamp(Op):
     """min(max(x, lower), upper) with numbers as bounds; the gradient passes where lower <= x <= upper."""
 
@@ -128,8 +130,12 @@ class Clamp(Op):
         lower, upper = self.bounds
         if dtype.kind in FLOATING:
             return select(x).clamp_forward(x, lower, upper, out)
-        if dtype is int64 and not on_device(x):
-            return self.limit(select(x), x, out)
+        if has_integer_kernels(x):
+            limits = _limits(dtype)
+            lower, upper = builtins.max(lower, limits.min), builtins.min(upper, limits.max)
+            return select(x).clamp_forward(
+                x, builtins.min(lower, limits.max), builtins.max(upper, limits.min), out
+            )
         result = empty(x.shape, dtype, x) if out is None else out
         np.copyto(result, x)
         info = np.iinfo(dtype) if dtype.kind != "b" else None
@@ -138,15 +144,6 @@ class Clamp(Op):
         for bound, limit in ((np.maximum, lower), (np.minimum, upper)):  # CuPy's clip casts nothing
             bound(result, limit, out=result, casting="unsafe")
         return result
-
-    def limit(self, kernels: Any, x: Any, out: Any) -> Any:
-        """int64: the bounds are integers, or infinite."""
-        low, high = -WORD, WORD - 1
-        lower, upper = [builtins.min(builtins.max(bound, low), high) for bound in self.bounds]
-        if lower == low:
-            return kernels.minimum_forward(x, upper, out)
-        result = kernels.maximum_forward(x, lower, out)
-        return result if upper == high else kernels.minimum_forward(result, upper, result)
 
     def backward(self, grad: Any) -> Any:
         lower, upper = self.bounds

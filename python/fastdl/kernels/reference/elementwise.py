@@ -148,7 +148,10 @@ def hypot_forward(x: Any, y: Any, out: Array | None = None) -> Any:
 
 
 def floor_divide_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """The largest integer not above x / y, exactly; x / y where y is 0."""
+    """The largest integer not above x / y, exactly; x / y where y is 0 (of integers 0)."""
+    if (x if isinstance(x, np.ndarray) else y).dtype.kind in "iu":
+        with np.errstate(all="ignore"):
+            return _store(np.floor_divide(x, y), out)
     remainder = np.fmod(x, y)
     quotient = (x - remainder) / y - ((remainder != 0) & (np.signbit(remainder) != np.signbit(y)))
     quotient = np.where(quotient == 0, np.copysign(0, np.true_divide(x, y)), np.rint(quotient))

@@ -29,6 +29,7 @@ __all__ = [
     "i0e_forward",
     "i1_forward",
     "i1e_forward",
+    "left_shift_forward",
     "lgamma_forward",
     "log_ndtr_forward",
     "logaddexp_backward",
@@ -37,8 +38,10 @@ __all__ = [
     "ndtr_forward",
     "ndtri_forward",
     "nextafter_forward",
+    "right_shift_forward",
     "sinc_forward",
     "trigamma_forward",
+    "trunc_divide_forward",
 ]
 
 _ROOT_PI = math.sqrt(math.pi)
@@ -171,6 +174,26 @@ def exp2_forward(x: Array, out: Array | None = None) -> Any:
 
 def exp2_backward(grad_y: Array, y: Array) -> Any:
     return grad_y * (y.dtype.type(np.log(2.0)) * y)
+
+
+def trunc_divide_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """x / y towards zero; of integers by zero 0."""
+    if (x if isinstance(x, np.ndarray) else y).dtype.kind in "iu":
+        with np.errstate(all="ignore"):
+            quotient = np.floor_divide(x, y)
+            rounded = ((np.less(x, 0)) != (np.less(y, 0))) & (np.fmod(x, y) != 0)
+            return _store((quotient + rounded).astype(quotient.dtype), out)
+    return _store(np.trunc(np.true_divide(x, y)), out)
+
+
+def left_shift_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """x 2^y of integers, modulo 2^bits; 0 where y is negative or no bit would stay."""
+    return _store(np.left_shift(x, y), out)
+
+
+def right_shift_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """x / 2^y of integers, rounded down; 0 or -1 where y is negative or no bit would stay."""
+    return _store(np.right_shift(x, y), out)
 
 
 def bitwise_and_forward(x: Any, y: Any, out: Array | None = None) -> Any:
