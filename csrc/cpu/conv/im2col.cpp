@@ -21,6 +21,7 @@
 // keep all threads busy) or, where there are many images, over images; grad_x of strides over images and
 // blocks of input channels, each of which owns its part of grad_x, so nothing is added up across threads.
 #include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -121,7 +122,7 @@ struct PackPatches {
     int n = 0;
     for_segments(p, origin + first, count, [&](const Segment& s) { segments[n++] = s; });
     Row row(p, k0);
-    const bool turned = p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] > w / 4;
+    const bool turned = w >= 4 && p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] >= 4;
     const int64_t taps = std::min(p.taps(), kc);
     for (int64_t i = 0, run; i < taps; i += run) {
       run = turned ? std::min(p.kernel[2] - row.tap[2], taps - i) : 1;
@@ -176,41 +177,72 @@ struct PackPatches {
   }
 
   // One segment and `run` neighbouring taps in all channels of `steps` steps: what a position meets lies
-  // together and becomes a column. All taps of positions [span.begin, span.end) meet the image; position 0's
-  // first tap is the image's `column`.
+  // together and becomes a column, four taps at a time. All taps of positions [span.begin, span.end) meet the
+  // image; position 0's first tap is the image's `column`.
   [[gnu::noinline]] void copy_turned(T* to, const Span& span, int64_t column, int64_t count, int64_t room,
                                      int64_t run, int64_t steps) const {
     const int64_t stride = p.stride[2], end = span.end, begin = std::min(span.begin, end);
     const T* from = x + span.source;
     for (; steps > 0; steps -= p.taps(), to += p.taps() * lanes, from += p.in_size()) {
       const int64_t taps = std::min(run, steps);
-      for (int64_t v = begin; v < end; v += w)
-        for (int64_t t = 0; t < taps; t += w)
-          turn(to + t * lanes + v, from + v * stride + t, int(std::min<int64_t>(w, end - v)), room - v >= w,
-               int(std::min<int64_t>(w, taps - t)));
+      const bool fours = taps >= 4;
+      for (int64_t v = begin; fours && v < end; v += w) {
+        int64_t at[w];
+        for (int i = 0; i < w; ++i) at[i] = std::min(v + i, end - 1) * stride;
+        for (int64_t t = 0; t < taps; t += 4) {  // the last four overlap those before
+          const int64_t first = std::min(t, taps - 4);
+          turn(to + first * lanes + v, from + first, at, int(std::min<int64_t>(w, end - v)), room - v >= w);
+        }
+      }
       for (int64_t v = 0; v < count; ++v) {
-        if (v == begin) v = end;
+        if (fours && v == begin) v = end;
         if (v >= count) break;
         for (int64_t t = 0; t < taps; ++t) {
-          const int64_t at = v * stride + t;
-          to[t * lanes + v] = column + at >= 0 && column + at < p.in[2] ? from[at] : T(0);
+          const int64_t i = v * stride + t;
+          to[t * lanes + v] = column + i >= 0 && column + i < p.in[2] ? from[i] : T(0);
         }
       }
     }
   }
-  [[gnu::noinline]] void turn(T* to, const T* from, int count, bool whole, int taps) const {
-    simd::Vec<T> v[w];
-#pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) {
-      const T* at = from + std::min(i, count - 1) * p.stride[2];
-      v[i] = taps == w ? simd::load(at) : simd::load_n(at, taps);
+  // Four numbers at each of w places become four vectors. Places 4 j + i make up vector i, quarter by
+  // quarter, so that only quarters are left to transpose.
+  [[gnu::always_inline]] void turn(T* to, const T* from, const int64_t* at, int count, bool whole) const {
+    if constexpr (w >= 4) {
+      constexpr auto all = std::make_integer_sequence<int, w>{};
+      simd::Vec<T> a[4], b[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) a[i] = fours<w>(from, at + i);
+#pragma GCC unroll 2
+      for (int round = 0; round < 2; ++round) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          b[2 * i] = tile::zip_low<T, 4>(a[i], a[i + 2], all);
+          b[2 * i + 1] = tile::zip_high<T, 4>(a[i], a[i + 2], all);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) a[i] = b[i];
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t)
+        whole ? simd::store<T>(to + t * lanes, a[t]) : simd::store_n(to + t * lanes, a[t], count);
     }
-    tile::transpose<T>(v);
-#pragma GCC unroll 16
-    for (int t = 0; t < w; ++t) {
-      if (t >= taps) break;
-      whole ? simd::store<T>(to + t * lanes, v[t]) : simd::store_n(to + t * lanes, v[t], count);
+  }
+  template <int N>
+  using Numbers [[gnu::vector_size(N * sizeof(T))]] = T;
+  template <int N>
+  [[gnu::always_inline]] static Numbers<N> fours(const T* from, const int64_t* at) {
+    if constexpr (N == 4) {
+      Numbers<4> four;
+      std::memcpy(&four, from + *at, sizeof(four));
+      return four;
+    } else {
+      return join(fours<N / 2>(from, at), fours<N / 2>(from, at + N / 2),
+                  std::make_integer_sequence<int, N>{});
     }
+  }
+  template <class V, int... I>
+  [[gnu::always_inline]] static auto join(V a, V b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, I...);
   }
 };
 
@@ -409,6 +441,29 @@ void grad_x_turned(const ConvProblem& p, T* gx, const T* gy, const T* w, const T
                bias);
 }
 
+// sum[step * j] += patch[j] for j in [begin, end).
+template <class T>
+void add_row(T* sum, const T* patch, int64_t begin, int64_t end, int64_t step) {
+  for (int64_t j = begin; j < end; ++j) sum[step * j] += patch[j];
+}
+// sum[2 * j] += a[j], sum[2 * j + 1] += b[j].
+template <class T>
+void add_pair(T* sum, const T* a, const T* b, int64_t begin, int64_t end) {
+  constexpr int w = simd::kWidth<T>;
+  constexpr auto all = std::make_integer_sequence<int, w>{};
+  int64_t j = begin;
+  for (; j + w <= end; j += w) {
+    const simd::Vec<T> x = simd::load(a + j), y = simd::load(b + j);
+    T* to = sum + 2 * j;
+    simd::store<T>(to, simd::load(to) + tile::zip_low<T>(x, y, all));
+    simd::store<T>(to + w, simd::load(to + w) + tile::zip_high<T>(x, y, all));
+  }
+  for (; j < end; ++j) {
+    sum[2 * j] += a[j];
+    sum[2 * j + 1] += b[j];
+  }
+}
+
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
   if (is_turned(p)) return grad_x_turned(p, gx, gy, w, bias);
@@ -435,13 +490,29 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
       gemm<T>(channels * taps, count, m, T(1), matrix(w + g * m * k + c0 * taps, k, true),
               matrix(from + first, positions), T(0), patches.get(), count);
       Row row(p, 0);
-      for (int64_t i = 0; i < channels * taps; ++i, row.next(p))
+      for (int64_t i = 0, run; i < channels * taps; i += run) {
+        Row second = row;
+        second.next(p);
+        // Neighbouring taps of stride 2 meet neighbouring pixels.
+        run = p.stride[2] == 2 && p.dilation[2] == 1 && row.tap[2] + 1 < p.kernel[2] ? 2 : 1;
         for_segments(p, first, count, [&](const Segment& s) {
-          const Span span = spans.of(s, row);
+          const Span a = spans.of(s, row), b = run == 2 ? spans.of(s, second) : Span{};
           const T* patch = patches + i * count + s.lane;
-          T* sum = to + span.source;
-          for (int64_t j = span.begin; j < span.end; ++j) sum[j * p.stride[2]] += patch[j];
+          const int64_t begin = std::max(a.begin, b.begin), end = std::min(a.end, b.end);
+          if (begin < end) {
+            add_row(to + a.source, patch, a.begin, begin, p.stride[2]);
+            add_row(to + b.source, patch + count, b.begin, begin, p.stride[2]);
+            add_pair(to + a.source, patch, patch + count, begin, end);
+            add_row(to + a.source, patch, end, a.end, p.stride[2]);
+            add_row(to + b.source, patch + count, end, b.end, p.stride[2]);
+          } else {
+            add_row(to + a.source, patch, a.begin, a.end, p.stride[2]);
+            add_row(to + b.source, patch + count, b.begin, b.end, p.stride[2]);
+          }
         });
+        row = second;
+        if (run == 2) row.next(p);
+      }
     }
   });
 }
