@@ -384,10 +384,10 @@ double inside(const ConvProblem& p) {
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices, but
-// putting small patches back one by one costs more than lattices of every second column. With
-// few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
-// there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
+// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. Nor do
+// lattices pay for a few channels of many: a tile is a channel's copy and a few products. With few positions
+// a pass is all about its weights or sums, which im2col's panels handle better; likewise where there are more
+// of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
@@ -398,9 +398,9 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const auto patches_serve = [&](int64_t outputs) {
     return outputs >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55;
   };
-  const bool halves = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2 && weights < (128 << 10);
-  const bool single = p.taps() == 1 && pass == ConvPass::forward;
-  if (!overlap && !halves && (single || p.patch() >= 16) && p.group_out() >= 16) return false;
+  const bool small =
+      pass == ConvPass::forward ? p.taps() > 1 && p.patch() < 16 : pass == ConvPass::grad_w && p.patch() < 16;
+  if (!overlap && !small && p.group_out() >= 16) return false;
   switch (pass) {
     case ConvPass::forward:
       if (patches_serve(p.group_out())) return false;
@@ -408,6 +408,9 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
     case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
                             // takes some positions to pay
       if (is_turned(p) && patches_serve(p.group_in())) return false;
+      if (p.stride[2] > 1 && p.group_in() <= 8 &&
+          (positions <= few || p.group_out() >= (p.group_in() <= 4 ? 64 : 256)))
+        return false;
       return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
              (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image

@@ -458,9 +458,18 @@ void add_pair(T* sum, const T* a, const T* b, int64_t begin, int64_t end) {
     simd::store<T>(to, simd::load(to) + tile::zip_low<T>(x, y, all));
     simd::store<T>(to + w, simd::load(to + w) + tile::zip_high<T>(x, y, all));
   }
-  for (; j < end; ++j) {
-    sum[2 * j] += a[j];
-    sum[2 * j + 1] += b[j];
+  if constexpr (simd::kBytes == 64) {  // masked stores are quick
+    if (j == end) return;
+    const int count = int(end - j), first = std::min(2 * count, w), rest = 2 * count - first;
+    const simd::Vec<T> x = simd::load_n(a + j, count), y = simd::load_n(b + j, count);
+    T* to = sum + 2 * j;
+    simd::store_n(to, simd::load_n(to, first) + tile::zip_low<T>(x, y, all), first);
+    if (rest > 0) simd::store_n(to + w, simd::load_n(to + w, rest) + tile::zip_high<T>(x, y, all), rest);
+  } else {
+    for (; j < end; ++j) {
+      sum[2 * j] += a[j];
+      sum[2 * j + 1] += b[j];
+    }
   }
 }
 
