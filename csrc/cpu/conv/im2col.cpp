@@ -182,27 +182,37 @@ struct PackPatches {
   [[gnu::noinline]] void copy_turned(T* to, const Span& span, int64_t column, int64_t count, int64_t room,
                                      int64_t run, int64_t steps) const {
     const int64_t stride = p.stride[2], end = span.end, begin = std::min(span.begin, end);
-    const T* from = x + span.source;
-    for (; steps > 0; steps -= p.taps(), to += p.taps() * lanes, from += p.in_size()) {
-      const int64_t taps = std::min(run, steps);
-      const bool fours = taps >= 4;
-      for (int64_t v = begin; fours && v < end; v += w) {
-        int64_t at[w];
-        for (int i = 0; i < w; ++i) at[i] = std::min(v + i, end - 1) * stride;
-        for (int64_t t = 0; t < taps; t += 4) {  // the last four overlap those before
+    const auto each = [&](auto&& f) {  // channel
+      T* out = to;
+      const T* from = x + span.source;
+      for (int64_t left = steps; left > 0; left -= p.taps(), out += p.taps() * lanes, from += p.in_size())
+        f(out, from, std::min(run, left));
+    };
+    for (int64_t v = begin; v < end; v += w) {
+      int64_t at[w];
+      for (int i = 0; i < w; ++i) at[i] = std::min(v + i, end - 1) * stride;
+      const int n = int(std::min<int64_t>(w, end - v));
+      const bool whole = room - v >= w;
+      each([&](T* out, const T* from, int64_t taps) {
+        for (int64_t t = 0; t < taps && taps >= 4; t += 4) {  // the last four overlap those before
           const int64_t first = std::min(t, taps - 4);
-          turn(to + first * lanes + v, from + first, at, int(std::min<int64_t>(w, end - v)), room - v >= w);
+          turn(out + first * lanes + v, from + first, at, n, whole);
         }
-      }
-      for (int64_t v = 0; v < count; ++v) {
-        if (fours && v == begin) v = end;
-        if (v >= count) break;
-        for (int64_t t = 0; t < taps; ++t) {
-          const int64_t i = v * stride + t;
-          to[t * lanes + v] = column + i >= 0 && column + i < p.in[2] ? from[i] : T(0);
-        }
-      }
+      });
     }
+    const auto rest = [&](int64_t v0, int64_t v1, int64_t most) {
+      if (v0 >= v1) return;
+      each([&](T* out, const T* from, int64_t taps) {
+        for (int64_t v = v0; v < v1 && taps <= most; ++v)
+          for (int64_t t = 0; t < taps; ++t) {
+            const int64_t i = v * stride + t;
+            out[t * lanes + v] = column + i >= 0 && column + i < p.in[2] ? from[i] : T(0);
+          }
+      });
+    };
+    rest(0, begin, run);
+    rest(begin, end, 3);  // blocks of k may end within a row of taps
+    rest(end, count, run);
   }
   // Four numbers at each of w places become four vectors. Places 4 j + i make up vector i, quarter by
   // quarter, so that only quarters are left to transpose.
