@@ -13,6 +13,8 @@
 // of grad_y with the kernel turned round; else it makes a few rows of the matrix at a time, small enough for
 // L2.
 //
+// Where weights outnumber patches by far they are not packed either: the patches become a matrix after all.
+//
 // Two things that would be computed in vain are left out of a forward pass: lanes behind small planes, by
 // taking some images as one, and taps that meet nothing but padding in whole rows of outputs, by taking the
 // kernel's rows one after the other.
@@ -375,6 +377,36 @@ int64_t images_together(const ConvProblem& p) {
   return ceil_div(p.batch, ceil_div(p.batch, most));
 }
 
+constexpr int64_t kManyWeights = 256 << 10;  // from here on packing them shows
+
+// A forward pass whose weights are the larger operand by far: they are read where they lie, once, and the
+// patches become a matrix.
+template <class T>
+void few_positions(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  constexpr int64_t nr = tile::kNR<T>, step = 256;
+  const int64_t m = p.out_channels, k = p.patch(), positions = p.out_size(), n = p.batch * positions;
+  const int64_t panels = ceil_div(n, nr), blocks = ceil_div(k, step);
+  memory::Buffer<T> patches(size_t(k * n)), joint(p.batch > 1 ? size_t(m * n) : 0);
+  const PackPatches<T> pack{.p = p, .x = x, .origin = 0};
+  parallel_for(panels * blocks, 1, [&](int64_t begin, int64_t end) {
+    alignas(64) T panel[step * nr];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i / blocks * nr, k0 = i % blocks * step;
+      const int64_t count = std::min(nr, n - first), kc = std::min(step, k - k0);
+      pack(panel, first, int(count), k0, kc);
+      for (int64_t j = 0; j < kc; ++j) copy_row(patches + (k0 + j) * n + first, panel + j * nr, count);
+    }
+  });
+  T* const sums = p.batch > 1 ? joint.get() : y;
+  GemmEpilogue<T> epilogue;
+  epilogue.bias_row = bias;
+  gemm<T>(m, n, k, T(1), matrix(w, k), matrix(static_cast<const T*>(patches.get()), n), T(0), sums, n,
+          epilogue);
+  if (p.batch > 1)
+    for (int64_t i = 0; i < p.batch * m; ++i)
+      copy_row(y + i * positions, sums + i % m * n + i / m * positions, positions);
+}
+
 // The forward pass of p with any weights; those of a group lie group_size after those of the one before.
 template <class T>
 void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& weights, int64_t group_size,
@@ -437,6 +469,9 @@ void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& wei
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  if (p.groups == 1 && 5 * p.batch * p.out_size() <= 2 * p.out_channels &&
+      p.out_channels * p.patch() >= kManyWeights)
+    return few_positions<T>(p, y, x, w, bias);
   correlate<T>(p, y, x, {w, p.patch(), p.taps(), 1, p.taps()}, p.group_out() * p.patch(), bias);
 }
 
