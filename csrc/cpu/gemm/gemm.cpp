@@ -126,6 +126,17 @@ bool is_small(int64_t m, int64_t n, int64_t k) {
          tile::ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
 }
 
+// alpha B takes B's place. (A function of its own: its frame is no small product's business.)
+template <class T>
+[[gnu::noinline]] void multiply_scaled(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
+                                       MatrixView<T> b, T beta, T* c, int64_t ldc,
+                                       const GemmEpilogue<T>& epilogue) {
+  T scaled[kScaled];
+  for (int64_t p = 0; p < k; ++p)
+    for (int64_t j = 0; j < n; ++j) scaled[p * n + j] = alpha * b.data[p * b.row + j * b.col];
+  gemm<T>(m, n, k, T(1), a, matrix(static_cast<const T*>(scaled), n), beta, c, ldc, epilogue);
+}
+
 }  // namespace
 
 template <class T>
@@ -147,12 +158,8 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   }
   if (tile::is_thin<T>(m, n, k, beta, epilogue))
     return tile::multiply_thin<T>(m, n, k, alpha, a, b, c, ldc, epilogue);
-  if (alpha != T(1) && k * n <= kScaled && 4 * k <= m) {  // else tiles leave the registers through memory
-    T scaled[kScaled];
-    for (int64_t p = 0; p < k; ++p)
-      for (int64_t j = 0; j < n; ++j) scaled[p * n + j] = alpha * b.data[p * b.row + j * b.col];
-    return gemm<T>(m, n, k, T(1), a, matrix(static_cast<const T*>(scaled), n), beta, c, ldc, epilogue);
-  }
+  if (alpha != T(1) && k * n <= kScaled && 4 * k <= m)  // else tiles leave the registers through memory
+    return multiply_scaled<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   const bool small = is_small<T>(m, n, k);
   // B's contiguous k: as dot products, or transposed for tiles?
   const bool turned = b.row == 1 && b.col != 1 && k < kSumCost * 2 * m;
