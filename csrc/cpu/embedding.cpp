@@ -179,21 +179,27 @@ void for_each_bag(const int64_t* offsets, int64_t bags, int64_t width, F f) {
   });
 }
 
-// f(column, number of vectors, load, store) for blocks of columns that registers hold, N vectors or one.
+// f(column, number of vectors, load, store) for blocks of columns that registers hold, up to N vectors: one
+// vector alone would wait for each addition. What a last block leaves is covered by one that begins earlier,
+// whose columns come out the same twice.
 template <class T, int N, class F>
 [[gnu::always_inline]] inline void for_each_block(int64_t width, F f) {
   constexpr int64_t w = kWidth<T>;
-  const auto load_all = [](const T* p) { return simd::load<T>(p); };
-  const auto store_all = [](T* p, Vec<T> v) { simd::store<T>(p, v); };
-  int64_t column = 0;
-  for (; column + N * w <= width; column += N * w)
-    f(column, std::integral_constant<int, N>(), load_all, store_all);
-  for (; column < width; column += w) {
-    const int lanes = int(std::min(w, width - column));
+  if constexpr (N > 1)
+    if (width < N * w) return for_each_block<T, N / 2>(width, f);
+  const auto whole = [&](int64_t column) {
     f(
-        column, std::integral_constant<int, 1>(), [=](const T* p) { return simd::load_n(p, lanes); },
-        [=](T* p, Vec<T> v) { simd::store_n(p, v, lanes); });
-  }
+        column, std::integral_constant<int, N>(), [](const T* p) { return simd::load<T>(p); },
+        [](T* p, Vec<T> v) { simd::store<T>(p, v); });
+  };
+  int64_t column = 0;
+  for (; column + N * w <= width; column += N * w) whole(column);
+  if (column == width) return;
+  if (width - column > w || (N == 1 && column > 0)) return whole(width - N * w);
+  const int lanes = int(width - column);
+  f(
+      column, std::integral_constant<int, 1>(), [=](const T* p) { return simd::load_n(p, lanes); },
+      [=](T* p, Vec<T> v) { simd::store_n(p, v, lanes); });
 }
 
 // Asks for the columns of a later entry's row that will be read, N vectors.

@@ -57,7 +57,8 @@ template <class Offset, class T>
 }
 
 // One input row -> best value and its tap for each output column; both results are padded to whole vectors.
-template <class T>
+// Without kTaps the values alone.
+template <class T, bool kTaps>
 class RowMax {
  public:
   explicit RowMax(const PoolAxis& a)
@@ -99,10 +100,10 @@ class RowMax {
         const Vec<T> v = load<T>(phases + starts[j] + o);
         const auto take = better(v, b);
         b = take ? v : b;
-        t = take ? broadcast<Int<T>>(Int<T>(j)) : t;
+        if (kTaps) t = take ? broadcast<Int<T>>(Int<T>(j)) : t;
       }
       store<T>(best + o, b);
-      store<Int<T>>(tap + o, t);
+      if (kTaps) store<Int<T>>(tap + o, t);
     }
   }
   void strided(const T* row, T* best, Int<T>* tap) {
@@ -117,7 +118,7 @@ class RowMax {
         t = take ? j : t;
       }
       best[o] = b;
-      tap[o] = Int<T>(t);
+      if (kTaps) tap[o] = Int<T>(t);
     }
   }
 
@@ -130,13 +131,13 @@ class RowMax {
   std::vector<int64_t> starts_;
 };
 
-template <class T, class Offset>
+template <class T, class Offset, bool kTaps>
 void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64_t begin, int64_t end) {
   const int64_t pitch = round_up<T>(p.w.out);
-  RowMax<T> row_max(p.w);
+  RowMax<T, kTaps> row_max(p.w);
   RowCache cache((p.d.kernel - 1) * p.d.dilation + 1, (p.h.kernel - 1) * p.h.dilation + 1, p.d.in, p.h.in);
   memory::Buffer<T> best(size_t(cache.slots() * pitch));
-  memory::Buffer<Int<T>> tap(size_t(cache.slots() * pitch));
+  memory::Buffer<Int<T>> tap(size_t(kTaps ? cache.slots() * pitch : 0));
   struct Row {
     const T* best;
     const Int<T>* tap;
@@ -146,7 +147,7 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
 
   const TapRanges taps_d(p.d), taps_h(p.h), taps_w(p.w);
   std::vector<int64_t> empty;  // dilated windows whose taps all fall outside: they report tap 0
-  for (int64_t o = 0; offsets && o < p.w.out; ++o)
+  for (int64_t o = 0; kTaps && o < p.w.out; ++o)
     if (taps_w.first[size_t(o)] >= taps_w.end[size_t(o)]) empty.push_back(o);
 
   RowCursor at(begin, p.d.out, p.h.out);
@@ -157,8 +158,9 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
         const int64_t d = p.d.start(at.d) + i * p.d.dilation, h = p.h.start(at.h) + j * p.h.dilation;
         bool fresh;
         const int64_t slot = cache.slot(at.plane, d, h, fresh) * pitch;
-        if (fresh) row_max(x + ((at.plane * p.d.in + d) * p.h.in + h) * p.w.in, best + slot, tap + slot);
-        rows[size_t(count++)] = {best + slot, tap + slot, Int<T>((i * p.h.kernel + j) * p.w.kernel)};
+        Int<T>* const row_tap = kTaps ? tap + slot : nullptr;
+        if (fresh) row_max(x + ((at.plane * p.d.in + d) * p.h.in + h) * p.w.in, best + slot, row_tap);
+        rows[size_t(count++)] = {best + slot, row_tap, Int<T>((i * p.h.kernel + j) * p.w.kernel)};
       }
     }
     T* y_row = y + row * p.w.out;
@@ -167,14 +169,15 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
       Vec<Int<T>> t{};
       for (int64_t k = 0; k < count; ++k) {
         const Vec<T> v = load<T>(rows[size_t(k)].best + o);
-        const Vec<Int<T>> tv = load<Int<T>>(rows[size_t(k)].tap + o) + rows[size_t(k)].base;
         const auto take = better(v, b);
         b = take ? v : b;
+        if (!kTaps) continue;
+        const Vec<Int<T>> tv = load<Int<T>>(rows[size_t(k)].tap + o) + rows[size_t(k)].base;
         t = take ? tv : (k == 0 ? tv : t);
       }
       const int64_t room = (end - row) * p.w.out - o;
       store_within<T>(y_row + o, b, room);
-      if (offsets) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
+      if (kTaps) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
     }
     for (int64_t o : empty) offsets[row * p.w.out + o] = 0;
   }
@@ -412,8 +415,10 @@ void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
   parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out), [&](int64_t begin, int64_t end) {
     if (pairs.apply)
       forward_pairs(y, offsets, x, p, pairs, begin, end);
+    else if (offsets)
+      forward_rows<T, Offset, true>(y, offsets, x, p, begin, end);
     else
-      forward_rows(y, offsets, x, p, begin, end);
+      forward_rows<T, Offset, false>(y, nullptr, x, p, begin, end);
   });
 }
 
