@@ -10,8 +10,6 @@
 // tables, one point per lane. Nothing is saved. Work: blocks of points for y and grad_grid, planes for
 // grad_x, whose sums are in the order of the points. Passes over memory: grid, results and grad_y once,
 // pixels as they come.
-#include <cmath>
-
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
@@ -20,168 +18,181 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // points
 
+// To the integer below, and to the nearest (even ones of two); places are limited to what Int<T> holds.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> floor_of(Vec<T> x) {
+  const Vec<T> whole = to_float<T>(to_int<T>(x));
+  return whole > x ? whole - T(1) : whole;
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> round_of(Vec<T> x) {
+  constexpr T shift = T(3) * T(int64_t{1} << (sizeof(T) == 4 ? 22 : 51));  // at which T has no fractions
+  const Vec<T> size = x < T(0) ? -x : x, whole = (x + shift) - shift;
+  return size < shift / 4 ? whole : x;
+}
+
 template <class T>
 class Block {
  public:
   explicit Block(const GridProblem& p) : p_(p), taps_(p.taps()), total_(1) {
     for (int a = 0; a < p.rank; ++a) total_ *= taps_;
+    for (int k = 0; k < total_; ++k)
+      for (int a = p.rank - 1, rest = k; a >= 0; --a, rest /= taps_) tap_[k][a] = rest % taps_;
   }
 
-  // Tables for points [0, count) of `grid`; lanes behind them have no pixels.
+  // Tables for points [0, count) of `grid`; lanes behind them are somewhere in the image.
   void locate(const T* grid, int64_t count) {
-    for (int a = 0; a < p_.rank; ++a) locate_axis(a, grid + (p_.rank - 1 - a), count);
-    for (int k = 0; k < total_; ++k) {
-      const Axis& first = axes_[0];
-      int t[3];
-      tap_of(k, t);
-      for (int64_t j = 0; j < kBlock; ++j) {
-        index_[k][j] = first.at[t[0]][j];
-        inside_[k][j] = first.inside[t[0]][j];
-        weight_[k][j] = first.weight[t[0]][j];
-      }
-      for (int a = 1; a < p_.rank; ++a) {
-        const Axis& axis = axes_[a];
-        for (int64_t j = 0; j < kBlock; ++j) {
-          index_[k][j] = index_[k][j] * Int<T>(p_.extent[a]) + axis.at[t[a]][j];
-          inside_[k][j] &= axis.inside[t[a]][j];
-          weight_[k][j] *= axis.weight[t[a]][j];
-        }
-      }
-      for (int64_t j = 0; j < kBlock; ++j) {
-        index_[k][j] &= inside_[k][j];
-        weight_[k][j] = inside_[k][j] ? weight_[k][j] : T(0);
-      }
+    alignas(64) T coordinate[kBlock];
+    for (int a = 0; a < p_.rank; ++a) {
+      const T* from = grid + (p_.rank - 1 - a);
+      for (int64_t j = 0; j < kBlock; ++j) coordinate[j] = j < count ? from[j * p_.rank] : T(0);
+      if (p_.mode == GridMode::nearest)
+        locate_axis<1>(a, coordinate);
+      else if (p_.mode == GridMode::bilinear)
+        locate_axis<2>(a, coordinate);
+      else
+        locate_axis<4>(a, coordinate);
     }
+    for (int64_t j = 0; j < kBlock; j += w)
+      for (int k = 0; k < total_; ++k) {
+        Vec<Int<T>> index{}, inside = Vec<Int<T>>{} - 1;
+        Vec<T> weight = broadcast<T>(1);
+        for (int a = 0; a < p_.rank; ++a) {
+          const Axis& axis = axes_[a];
+          index = index * Int<T>(p_.extent[a]) + load<Int<T>>(axis.at[tap_[k][a]] + j);
+          inside &= load<Int<T>>(axis.inside[tap_[k][a]] + j);
+          weight *= load(axis.weight[tap_[k][a]] + j);
+        }
+        store<Int<T>>(index_[k] + j, index & inside);
+        store<Int<T>>(inside_[k] + j, inside);
+        store<T>(weight_[k] + j, kept(weight, inside));
+      }
   }
 
   void sample(T* y, const T* x, int64_t count) const {
-    for (int64_t j = 0; j < count; j += kWidth<T>) {
+    for (int64_t j = 0; j < count; j += w) {
       Vec<T> sum{};
       for (int k = 0; k < total_; ++k) sum += load(weight_[k] + j) * pixels(x, k, j);
-      store_n(y + j, sum, int(std::min<int64_t>(kWidth<T>, count - j)));
+      store_n(y + j, sum, int(std::min<int64_t>(w, count - j)));
     }
   }
   void scatter(T* grad_x, const T* grad_y, int64_t count) const {
-    for (int k = 0; k < total_; ++k)
-      for (int64_t j = 0; j < count; ++j)
-        if (inside_[k][j]) grad_x[index_[k][j]] += weight_[k][j] * grad_y[j];
+    alignas(64) T part[kBlock];
+    for (int k = 0; k < total_; ++k) {
+      for (int64_t j = 0; j < count; j += w) {
+        const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(w, count - j)));
+        store<T>(part + j, kept(load(weight_[k] + j) * g, load<Int<T>>(inside_[k] + j)));
+      }
+      for (int64_t j = 0; j < count; ++j) grad_x[index_[k][j]] += part[j];
+    }
   }
   // What each tap's weight does to the loss: one channel's part of it is added.
   void clear_shares() { std::fill_n(&share_[0][0], total_ * kBlock, T(0)); }
   void add_shares(const T* grad_y, const T* x, int64_t count) {
-    for (int64_t j = 0; j < count; j += kWidth<T>) {
-      const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(kWidth<T>, count - j)));
+    for (int64_t j = 0; j < count; j += w) {
+      const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(w, count - j)));
       for (int k = 0; k < total_; ++k) store<T>(share_[k] + j, load(share_[k] + j) + g * pixels(x, k, j));
     }
   }
   void slopes(T* grad_grid, int64_t count) const {
-    for (int a = 0; a < p_.rank; ++a)
-      for (int64_t j = 0; j < count; ++j) {
-        T sum = 0;
+    alignas(64) T sums[kBlock];
+    for (int a = 0; a < p_.rank; ++a) {
+      for (int64_t j = 0; j < kBlock; j += w) {
+        Vec<T> sum{};
         for (int k = 0; k < total_; ++k) {
-          if (!inside_[k][j]) continue;
-          int t[3];
-          tap_of(k, t);
-          T factor = share_[k][j];
+          Vec<T> factor = load(share_[k] + j);
           for (int b = 0; b < p_.rank; ++b)
-            factor *= b == a ? axes_[b].slope[t[b]][j] : axes_[b].weight[t[b]][j];
-          sum += factor;
+            factor *= load((b == a ? axes_[b].slope : axes_[b].weight)[tap_[k][b]] + j);
+          sum += kept(factor, load<Int<T>>(inside_[k] + j));
         }
-        grad_grid[j * p_.rank + (p_.rank - 1 - a)] = sum;
+        store<T>(sums + j, sum);
       }
+      for (int64_t j = 0; j < count; ++j) grad_grid[j * p_.rank + (p_.rank - 1 - a)] = sums[j];
+    }
   }
 
  private:
+  static constexpr int64_t w = kWidth<T>;
+
   struct Axis {
     alignas(64) Int<T> at[4][kBlock], inside[4][kBlock];  // pixels and, as masks, whether there are any
     alignas(64) T weight[4][kBlock], slope[4][kBlock];    // slope: of the weight, by the grid's coordinate
   };
 
-  void tap_of(int k, int* t) const {
-    for (int a = p_.rank - 1; a >= 0; --a, k /= taps_) t[a] = k % taps_;
+  [[gnu::always_inline]] static Vec<T> kept(Vec<T> v, Vec<Int<T>> mask) {
+    return (Vec<T>)((Vec<Int<T>>)v & mask);
   }
   [[gnu::always_inline]] Vec<T> pixels(const T* x, int k, int64_t j) const {
-    const Vec<Int<T>> mask = load<Int<T>>(inside_[k] + j);
-    return (Vec<T>)((Vec<Int<T>>)gather<T>(x, load<Int<T>>(index_[k] + j)) & mask);
+    return kept(gather<T>(x, load<Int<T>>(index_[k] + j)), load<Int<T>>(inside_[k] + j));
   }
 
   // Places moved into the image, except for zeros; `slope` is multiplied by the derivative of that.
-  void pad(T* place, T* slope, T extent) const {
+  [[gnu::always_inline]] void pad(Vec<T>& place, Vec<T>& slope, T extent) const {
     if (p_.padding == GridPadding::zeros) return;
+    const Vec<T> zero{};
     if (p_.padding == GridPadding::reflection) {
       const T low = p_.align_corners ? T(0) : T(-0.5), span = p_.align_corners ? extent - 1 : extent;
-      for (int64_t j = 0; j < kBlock; ++j) {
-        const T distance = place[j] - low, away = std::abs(distance), turns = std::floor(away / span);
-        const T rest = away - turns * span;
-        const bool back = turns - 2 * std::floor(turns / 2) == 1;
-        place[j] = span > 0 ? (back ? span - rest : rest) + low : T(0);
-        slope[j] *= span > 0 ? ((distance < 0) != back ? T(-1) : T(1)) : T(0);
+      if (span == 0) {
+        place = slope = zero;
+        return;
       }
+      const Vec<T> distance = place - low, away = distance < zero ? -distance : distance;
+      const Vec<T> turns = floor_of<T>(away / span), rest = away - turns * span;
+      const auto back = turns - 2 * floor_of<T>(turns / 2) == T(1);
+      place = (back ? span - rest : rest) + low;
+      slope = ((distance < zero) ^ back) ? -slope : slope;
     }
-    for (int64_t j = 0; j < kBlock; ++j) {  // to [0, extent - 1]; NaN to 0
-      const T v = place[j];
-      slope[j] *= v > 0 && v < extent - 1 ? T(1) : T(0);
-      place[j] = v > 0 ? (v < extent - 1 ? v : extent - 1) : T(0);
-    }
+    slope = (place > zero) & (place < extent - 1) ? slope : zero;
+    place = place > zero ? place : zero;  // NaN is 0 now
+    place = place < extent - 1 ? place : broadcast<T>(extent - 1);
   }
   // A tap's pixel, given as a number, among `extent`.
-  void set_pixels(Axis& axis, int t, const T* pixel, int64_t count, T extent) const {
-    for (int64_t j = 0; j < kBlock; ++j) {
-      const bool inside = (j < count) & (pixel[j] >= 0) & (pixel[j] <= extent - 1);
-      axis.at[t][j] = Int<T>(inside ? pixel[j] : T(0));
-      axis.inside[t][j] = -Int<T>(inside);
-    }
+  [[gnu::always_inline]] void set_tap(Axis& axis, int t, int64_t j, Vec<T> pixel, Vec<T> weight, Vec<T> slope,
+                                      T extent) const {
+    const auto inside = (Vec<Int<T>>)((pixel >= T(0)) & (pixel <= extent - 1));
+    store<Int<T>>(axis.at[t] + j, to_int<T>(kept(pixel, inside)));
+    store<Int<T>>(axis.inside[t] + j, inside);
+    store<T>(axis.weight[t] + j, weight);
+    store<T>(axis.slope[t] + j, slope);
   }
 
-  void locate_axis(int a, const T* coordinate, int64_t count) {
+  template <int kTaps>
+  void locate_axis(int a, const T* coordinate) {
     Axis& axis = axes_[a];
-    const T extent = T(p_.extent[a]);
-    alignas(64) T place[kBlock], slope[kBlock], pixel[kBlock], ignored[kBlock];
-    for (int64_t j = 0; j < kBlock; ++j) {
-      const T v = j < count ? coordinate[j * p_.rank] : T(0);
-      place[j] = p_.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
-      slope[j] = p_.align_corners ? (extent - 1) / 2 : extent / 2;
-    }
-    if (p_.mode != GridMode::bicubic) pad(place, slope, extent);
-    if (p_.mode == GridMode::nearest) {
-      for (int64_t j = 0; j < kBlock; ++j) {
-        pixel[j] = std::rint(place[j]);
-        axis.weight[0][j] = 1;
-        axis.slope[0][j] = 0;
-      }
-      return set_pixels(axis, 0, pixel, count, extent);
-    }
-    const int before = taps_ / 2 - 1;  // taps in front of the place's own pixel
-    for (int64_t j = 0; j < kBlock; ++j) {
-      const T first = std::floor(place[j]), t = place[j] - first;
-      place[j] = first;
-      if (taps_ == 2) {
-        axis.weight[0][j] = 1 - t;
-        axis.weight[1][j] = t;
-        axis.slope[0][j] = -slope[j];
-        axis.slope[1][j] = slope[j];
+    const T extent = T(p_.extent[a]), far = T(1 << 30);
+    for (int64_t j = 0; j < kBlock; j += w) {
+      const Vec<T> v = load(coordinate + j);
+      Vec<T> place = p_.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
+      Vec<T> slope = broadcast<T>(p_.align_corners ? (extent - 1) / 2 : extent / 2);
+      place = place > -far ? place : broadcast<T>(-far);
+      place = place < far ? place : broadcast<T>(far);
+      if (kTaps != 4) pad(place, slope, extent);
+      if constexpr (kTaps == 1) {
+        set_tap(axis, 0, j, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
         continue;
       }
-      constexpr T c = T(-0.75);
-      const T near[2] = {t, 1 - t}, sign[2] = {slope[j], -slope[j]};
-      for (int side = 0; side < 2; ++side) {
-        const T u = near[side], v = u + 1, s = sign[side];
-        const int inner = 1 + side, outer = 3 * side;
-        axis.weight[inner][j] = resampling::cubic_near(u, c);
-        axis.weight[outer][j] = resampling::cubic_far(v, c);
-        axis.slope[inner][j] = s * (3 * (c + 2) * u - 2 * (c + 3)) * u;
-        axis.slope[outer][j] = s * ((3 * c * v - 10 * c) * v + 8 * c);
+      const Vec<T> first = floor_of<T>(place), t = place - first;
+      if constexpr (kTaps == 2) {
+        set_tap(axis, 0, j, first, 1 - t, -slope, extent);
+        set_tap(axis, 1, j, first + 1, t, slope, extent);
+      } else {
+        constexpr T c = T(-0.75);
+        for (int tap = 0; tap < 4; ++tap) {
+          const bool inner = tap == 1 || tap == 2, left = tap < 2;
+          const Vec<T> near = left ? t : 1 - t, u = inner ? near : near + 1;
+          const Vec<T> weight =
+              inner ? ((c + 2) * u - (c + 3)) * u * u + 1 : ((c * u - 5 * c) * u + 8 * c) * u - 4 * c;
+          const Vec<T> rise = inner ? (3 * (c + 2) * u - 2 * (c + 3)) * u : (3 * c * u - 10 * c) * u + 8 * c;
+          Vec<T> pixel = first + T(tap - 1), ignored{};
+          pad(pixel, ignored, extent);
+          set_tap(axis, tap, j, pixel, weight, left ? slope * rise : -slope * rise, extent);
+        }
       }
-    }
-    for (int t = 0; t < taps_; ++t) {
-      for (int64_t j = 0; j < kBlock; ++j) pixel[j] = place[j] + T(t - before);
-      if (p_.mode == GridMode::bicubic) pad(pixel, ignored, extent);
-      set_pixels(axis, t, pixel, count, extent);
     }
   }
 
   const GridProblem& p_;
-  int taps_, total_;
+  int taps_, total_, tap_[16][3];  // tap_[k][a]: which of an axis's taps is part of k
   Axis axes_[3];
   alignas(64) Int<T> index_[16][kBlock], inside_[16][kBlock];
   alignas(64) T weight_[16][kBlock], share_[16][kBlock];
@@ -230,7 +241,10 @@ void grid_sample_backward(T* grad_x, T* grad_grid, const T* grad_y, const T* x, 
         }
       }
     });
-  if (grad_grid)
+  if (!grad_grid) return;
+  if (p.mode == GridMode::nearest)  // constant between its jumps
+    std::fill_n(grad_grid, p.batch * p.points * p.rank, T(0));
+  else
     for_blocks(p, [&](int64_t n, int64_t first, int64_t count) {
       Block<T> block(p);
       const int64_t at = (n * p.points + first) * p.rank;
