@@ -47,14 +47,15 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
             "affine_grid: theta must be (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with size (N, C, D, H, W); "
             f"got {theta.shape} and {tuple(size)}"
         )
-    lines = []
-    for extent in extents:
+    points = np.ones(
+        (*extents, rank + 1), theta.dtype
+    )  # x first, and what the last column of theta is added with
+    for i, extent in enumerate(extents):
         line = linspace(-1, 1, extent, dtype=theta.dtype)._data if extent > 1 else np.zeros(1, theta.dtype)
-        lines.append(
-            line if align_corners else line * theta.dtype.type(extent - 1) / theta.dtype.type(extent)
-        )
-    grids = np.meshgrid(*lines, indexing="ij")[::-1]  # x first
-    points = np.stack([*grids, np.ones_like(grids[0])], -1).reshape(-1, rank + 1)
+        if not align_corners:
+            line = line * theta.dtype.type(extent - 1) / theta.dtype.type(extent)
+        points[..., rank - 1 - i] = line.reshape(extent, *[1] * (rank - 1 - i))
+    points = points.reshape(math.prod(extents), rank + 1)
     moved = matmul(unsqueeze(Tensor._wrap(to_device(points, theta.device)), 0), theta.mT)
     return reshape(moved, (size[0], *extents, rank))
 
