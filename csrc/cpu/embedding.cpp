@@ -241,17 +241,17 @@ template <class T>
 void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int64_t* index,
                                const int64_t* offsets, int64_t bags, const EmbeddingProblem& p) {
   for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
-    for_each_block<T, 4>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+    for_each_block<T, 2>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
       constexpr int n = decltype(vectors)::value;
       Vec<T> best[n] = {};
       Vec<Int<T>> where[n];  // positions in the bag, -1 as long as there is none
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (auto& lanes : where) lanes = Vec<Int<T>>{} - 1;
       for (int64_t j = begin; j < end; ++j) {
         prefetch<n>(weight, index, j, column, p);
         if (index[j] == p.padding) continue;
         const T* from = weight + index[j] * p.width + column;
-#pragma GCC unroll 4
+#pragma GCC unroll 2
         for (int i = 0; i < n; ++i) {
           const Vec<T> x = load(from + i * kWidth<T>);
           // The first of equal ones; NaN is larger than any number.
@@ -260,7 +260,7 @@ void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int
           where[i] = take ? Vec<Int<T>>{} + Int<T>(j - begin) : where[i];
         }
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int i = 0; i < n; ++i) {
         const int64_t first = column + i * kWidth<T>;
         const Vec<Int<T>> positions = where[i];

@@ -80,8 +80,10 @@ class RowMax {
   void operator()(const T* row, T* best, Int<T>* tap) {
     if (!vectors_) return strided(row, best, tap);
     split_row<T>(row, a_.in, a_.stride, a_.pad, phases_, pitch_, kLowest<T>);
-    if (a_.kernel == 2) return contiguous<2>(best, tap);
-    if (a_.kernel == 3) return contiguous<3>(best, tap);
+    if constexpr (kTaps) {
+      if (a_.kernel == 2) return contiguous<2>(best, tap);
+      if (a_.kernel == 3) return contiguous<3>(best, tap);
+    }
     contiguous<0>(best, tap);
   }
 
@@ -418,7 +420,7 @@ void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
     else if (offsets)
       forward_rows<T, Offset, true>(y, offsets, x, p, begin, end);
     else
-      forward_rows<T, Offset, false>(y, nullptr, x, p, begin, end);
+      forward_rows<T, uint8_t, false>(y, nullptr, x, p, begin, end);
   });
 }
 
