@@ -327,10 +327,6 @@ double extreme(const T* x, int64_t begin, int64_t end, bool largest) {
   return double(result);
 }
 
-[[gnu::noinline]] Vec<double> powers(Vec<double> sizes, double p) {
-  return power<double>(sizes, broadcast(p));
-}
-
 // One number for elements [begin, end) of one slot, to be combined over pieces: a sum of powers, or an
 // extreme.
 template <class T>
@@ -339,20 +335,18 @@ double piece_norm(const T* x, int64_t begin, int64_t end, double p) {
   if (p == 2) return block_sum(x, begin, end, [](Vec<T> v) { return v * v; });
   if (p == 1) return block_sum(x, begin, end, [](Vec<T> v) { return v < T(0) ? -v : v; });
   double sum = 0;
-  if (p == 0) {
-    for (int64_t i = begin; i < end; ++i) sum += double(x[i] != T(0));
-    return sum;
-  }
-  constexpr int w = kWidth<double>;
-  Vec<double> sums{};
   int64_t i = begin;
-  for (; i + w <= end; i += w) {
-    Vec<double> size;
-    for (int lane = 0; lane < w; ++lane) size[lane] = std::fabs(double(x[i + lane]));
-    sums += powers(size, p);
+  if (p == 3) {
+    constexpr int w = kWidth<double>;
+    Vec<double> sums{};
+    for (; i + w <= end; i += w) {
+      const Vec<double> v = load_wide(x + i), size = v < 0.0 ? -v : v;
+      sums += size * size * size;
+    }
+    sum = reduce_add<double>(sums);
   }
-  for (; i < end; ++i) sum += powers(broadcast(std::fabs(double(x[i]))), p)[0];
-  return sum + reduce_add<double>(sums);
+  for (; i < end; ++i) sum += p == 0 ? double(x[i] != T(0)) : std::pow(std::fabs(double(x[i])), p);
+  return sum;
 }
 
 }  // namespace

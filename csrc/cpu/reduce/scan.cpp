@@ -23,17 +23,7 @@ using namespace simd;
 constexpr int64_t kGrain = 8192;  // elements worth about 10 us
 constexpr int64_t kShortRow = 16;
 
-// kWidth<double> elements as doubles, and back.
-template <class T>
-[[gnu::always_inline]] inline Vec<double> load_wide(const T* p) {
-  if constexpr (sizeof(T) == 8) {
-    return load(p);
-  } else {
-    Half part;
-    std::memcpy(&part, p, sizeof part);
-    return to_double(part);
-  }
-}
+// Doubles as kWidth<double> elements.
 template <class T>
 [[gnu::always_inline]] inline void store_narrow(T* p, Vec<double> v) {
   if constexpr (sizeof(T) == 8) {
