@@ -96,6 +96,19 @@ def test_softmax_kernels(any_module, dtype, shape, dim):
         assert_close(got, want, reduction=max(shape[dim], 64))
 
 
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_softmax_over_many_classes_is_accurate(any_module, columns):
+    """Equal terms are rounded in one direction: a single chain of additions loses digits."""
+    x = np.full((100_003, columns), 0.3, np.float32)
+    x[5] = 1
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(
+        any_module.softmax_forward(x, 0), reference.softmax_forward(wide, 0), rtol=2e-6
+    )
+    want = reference.log_softmax_forward(wide, 0)
+    np.testing.assert_allclose(any_module.log_softmax_forward(x, 0), want, rtol=2e-6)
+
+
 def test_softmax_of_short_rows_and_single_columns_knows_infinities(any_module):
     for shape, dim in (((20, 7), 1), ((130, 2), 0), ((3, 150, 3), 1)):
         x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -51,27 +51,32 @@ void put_column(T* y, const T* row, ClassShape s) {
   for (int64_t c = 0; c < s.classes; ++c) y[c * s.inner] = row[c];
 }
 
-// The exponentials in `e`; returns the inverse of their sum. May work in place.
+// The exponentials in `e`; returns the inverse of their sum: of blocks in T, of these in double. May work in
+// place.
 template <class T>
 [[gnu::noinline]] T exponentials(T* e, const T* in, int64_t n) {
   const T m = row_maximum(in, n);
   constexpr int w = kWidth<T>;
-  Vec<T> s0{}, s1{};
-  int64_t i = 0;
-  for (; i + 2 * w <= n; i += 2 * w) {
-    const Vec<T> a = exp_bounded<T>(load(in + i) - m), b = exp_bounded<T>(load(in + i + w) - m);
-    store<T>(e + i, a);
-    store<T>(e + i + w, b);
-    s0 += a;
-    s1 += b;
+  double total = 0;
+  for (int64_t i = 0; i < n;) {
+    const int64_t end = std::min<int64_t>(n, i + 64 * w);
+    Vec<T> s0{}, s1{};
+    for (; i + 2 * w <= end; i += 2 * w) {
+      const Vec<T> a = exp_bounded<T>(load(in + i) - m), b = exp_bounded<T>(load(in + i + w) - m);
+      store<T>(e + i, a);
+      store<T>(e + i + w, b);
+      s0 += a;
+      s1 += b;
+    }
+    for (; i < end; i += w) {
+      const int count = int(std::min<int64_t>(w, end - i));
+      const Vec<T> a = exp_bounded<T>(load_n(in + i, count) - m);
+      store_n(e + i, a, count);
+      s0 += keep_first<T>(a, count, T(0));
+    }
+    total += double(reduce_add<T>(s0 + s1));
   }
-  for (; i < n; i += w) {
-    const int count = int(std::min<int64_t>(w, n - i));
-    const Vec<T> a = exp_bounded<T>(load_n(in + i, count) - m);
-    store_n(e + i, a, count);
-    s0 += keep_first<T>(a, count, T(0));
-  }
-  return T(1) / reduce_add<T>(s0 + s1);
+  return T(1 / total);
 }
 
 template <class T>
@@ -94,27 +99,33 @@ void softmax_rows(T* y, const T* x, ClassShape s) {
 template <class T, class L>
 [[gnu::noinline]] void softmax_group(T* out, const T* in, ClassShape s, L lanes) {
   constexpr int V = L::kVectors;
-  Vec<T> m[V], sum[V];
+  Vec<T> m[V];
+  LongSum<T> sum[V];
 #pragma GCC unroll 4
-  for (int k = 0; k < V; ++k) {
-    m[k] = broadcast<T>(-kInfinity<T>);
-    sum[k] = broadcast<T>(0);
-  }
+  for (int k = 0; k < V; ++k) m[k] = broadcast<T>(-kInfinity<T>);
   for (int64_t c = 0; c < s.classes; ++c)
 #pragma GCC unroll 4
     for (int k = 0; k < V; ++k) m[k] = max(lanes.load(in + c * s.inner, k), m[k]);
+  for (int64_t begin = 0; begin < s.classes; begin += kColumnBlock) {
+    const int64_t end = std::min(begin + kColumnBlock, s.classes);
+    Vec<T> part[V] = {};
+    for (int64_t c = begin; c < end; ++c)
+#pragma GCC unroll 4
+      for (int k = 0; k < V; ++k) {
+        const Vec<T> e = exp_bounded<T>(lanes.load(in + c * s.inner, k) - m[k]);
+        lanes.store(out + c * s.inner, k, e);
+        part[k] += e;
+      }
+#pragma GCC unroll 4
+    for (int k = 0; k < V; ++k) sum[k].add(part[k]);
+  }
+  Vec<T> scale[V];
+#pragma GCC unroll 4
+  for (int k = 0; k < V; ++k) scale[k] = T(1) / sum[k].total;
   for (int64_t c = 0; c < s.classes; ++c)
 #pragma GCC unroll 4
-    for (int k = 0; k < V; ++k) {
-      const Vec<T> e = exp_bounded<T>(lanes.load(in + c * s.inner, k) - m[k]);
-      lanes.store(out + c * s.inner, k, e);
-      sum[k] += e;
-    }
-#pragma GCC unroll 4
-  for (int k = 0; k < V; ++k) sum[k] = T(1) / sum[k];
-  for (int64_t c = 0; c < s.classes; ++c)
-#pragma GCC unroll 4
-    for (int k = 0; k < V; ++k) lanes.store(out + c * s.inner, k, lanes.load(out + c * s.inner, k) * sum[k]);
+    for (int k = 0; k < V; ++k)
+      lanes.store(out + c * s.inner, k, lanes.load(out + c * s.inner, k) * scale[k]);
 }
 template <class T, class L>
 [[gnu::noinline]] void log_softmax_group(T* out, const T* in, ClassShape s, L lanes) {
