@@ -241,7 +241,7 @@ template <class T>
 void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int64_t* index,
                                const int64_t* offsets, int64_t bags, const EmbeddingProblem& p) {
   for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
-    for_each_block<T, 2>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+    for_each_block<T, 1>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
       constexpr int n = decltype(vectors)::value;
       Vec<T> best[n] = {};
       Vec<Int<T>> where[n];  // positions in the bag, -1 as long as there is none

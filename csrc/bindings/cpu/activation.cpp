@@ -26,6 +26,24 @@ void check_sizes(const Entry& entry, int64_t grad_y, int64_t saved) {
                           " differ in size");
 }
 
+// A copy of an array whose elements lie as `strides` (those of a dense array; C order if there are none) say.
+py::array reordered(const py::array& array, const Shape& strides) {
+  const Shape shape = shape_of(array);
+  std::vector<size_t> axes(shape.size());
+  std::iota(axes.begin(), axes.end(), size_t{0});
+  if (!strides.empty())
+    std::stable_sort(axes.begin(), axes.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
+  Shape extents, steps;
+  for (size_t axis : axes) {
+    extents.push_back(shape[axis]);
+    steps.push_back(int64_t(array.strides(py::ssize_t(axis))));
+  }
+  py::array copy = empty_array(array.dtype(), shape, strides.empty() ? nullptr : strides.data());
+  copy_strided(static_cast<char*>(copy.mutable_data()), static_cast<const char*>(array.data()),
+               extents.data(), steps.data(), int(extents.size()), array.itemsize());
+  return copy;
+}
+
 // Functions of single elements take arrays that are dense in another order than C's (transposed ones) as they
 // lie, and their results lie alike.
 template <class T>
@@ -41,23 +59,6 @@ struct Lying {
   const T* get() const { return other_order ? reinterpret_cast<const T*>(source.data) : in->get(); }
   int64_t size() const { return size_of(shape); }
   py::array like() const { return empty_array(dtype_of<T>(), shape, other_order ? strides.data() : nullptr); }
-  // Another array of this shape, in this order.
-  py::array reordered(const py::array& array) const {
-    std::vector<size_t> axes(shape.size());
-    std::iota(axes.begin(), axes.end(), size_t{0});
-    if (other_order)
-      std::stable_sort(axes.begin(), axes.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
-    Shape extents, steps;
-    for (size_t axis : axes) {
-      extents.push_back(shape[axis]);
-      steps.push_back(int64_t(array.strides(py::ssize_t(axis))));
-    }
-    py::array copy = like();
-    copy_strided(static_cast<char*>(copy.mutable_data()), static_cast<const char*>(array.data()),
-                 extents.data(), steps.data(), int(extents.size()), sizeof(T));
-    return copy;
-  }
-
   Shape shape, strides;
   Operand source;
   bool other_order;
@@ -104,7 +105,7 @@ py::array backward(const Entry& entry, const py::array& grad_y, const py::array&
     if ((g->other_order || kept.other_order) && g->strides != kept.strides) {
       if (g->shape != kept.shape)
         return backward(entry, contiguous_copy(grad_y), contiguous_copy(saved), parameters);
-      g.emplace(kept.reordered(grad_y), entry.name, "grad_y");
+      g.emplace(reordered(grad_y, kept.strides), entry.name, "grad_y");
     }
     py::array grad_x = kept.like();
     KernelScope scope(kept.size());
