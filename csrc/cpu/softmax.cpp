@@ -229,7 +229,7 @@ void softmax_backward(T* grad_x, const T* grad_y, const T* y, ClassShape s) {
 
 template <class T>
 void log_softmax_forward(T* y, const T* x, ClassShape s) {
-  if (short_rows<T>(s)) return by_groups<T>(y, x, s, log_softmax_group<T, Lanes<T, 1, false>>);
+  if (few_classes<T>(s)) return by_groups<T>(y, x, s, log_softmax_group<T, Lanes<T, 1, false>>);
   if (s.inner == 1) {
     const bool streaming = stream_rows<T>(s);
     return for_rows<T>(s, [=](int64_t, int64_t row) {
