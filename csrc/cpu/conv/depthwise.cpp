@@ -5,8 +5,7 @@
 //            gradients of small planes
 //   flat     stride 1, small planes with rows of one length: vectors across the ends of rows (flat.h)
 //   rows     stride 1, a kernel 3, 5 or 7 wide, planes of some rows that fit L1: vectors of output positions
-//   straight from
-//            the image, with loads that stop at the ends of its rows
+//            straight from the image, with loads that stop at the ends of its rows
 //   planes   everything else: each plane is copied once into a padded, de-strided buffer (planes.h) in L1 or
 //            L2, where every tap is a constant shift, and vectors run along the flat positions
 //

@@ -47,9 +47,8 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
             "affine_grid: theta must be (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with size (N, C, D, H, W); "
             f"got {theta.shape} and {tuple(size)}"
         )
-    points = np.ones(
-        (*extents, rank + 1), theta.dtype
-    )  # x first, and what the last column of theta is added with
+    # x first, and what the last column of theta is added with.
+    points = np.ones((*extents, rank + 1), theta.dtype)
     for i, extent in enumerate(extents):
         line = linspace(-1, 1, extent, dtype=theta.dtype)._data if extent > 1 else np.zeros(1, theta.dtype)
         if not align_corners:

@@ -89,9 +89,7 @@ class Rprop(Optimizer):
             other = kernels.where_forward(flips, kernels.mul_forward(size, shrink), size)
             wanted = kernels.where_forward(stays, kernels.mul_forward(size, grow), other)
             kernels.clamp_forward(wanted, smallest, largest, size)
-            assign(
-                before, kernels.where_forward(flips, 0.0, g)
-            )  # after a flip the element rests for one step
+            assign(before, kernels.where_forward(flips, 0.0, g))  # after a flip an element rests for a step
             kernels.sub_forward(p, kernels.mul_forward(kernels.sign_forward(before), size), p)
 
 
