@@ -27,6 +27,20 @@ def move(name: str, function: str, shape: tuple[int, ...], *args: Any, **options
     ]
 
 
+def sample(name: str, shape: tuple[int, ...], places: tuple[int, ...], **options: Any) -> list[Case]:
+    """``grid_sample`` at random places."""
+
+    def call(lib: Any) -> Any:
+        return lambda x, grid: lib.F.grid_sample(x, grid, align_corners=False, **options)
+
+    def arrays(rng: np.random.Generator) -> list[Any]:
+        grid = rng.uniform(-1.1, 1.1, (shape[0], *places, len(places)))
+        return [rng.standard_normal(shape).astype(np.float32), grid.astype(np.float32)]
+
+    title = f"{name} {'x'.join(map(str, shape))}"
+    return [forward(title, call, arrays), forward_backward(title, call, arrays)]
+
+
 IMAGES = (8, 32, 64, 64)
 
 CASES = [
@@ -46,5 +60,9 @@ CASES = [
     *move("fold 3x3 p1", "fold", (4, 288, 4096), (64, 64), 3, 1, 1),
     *move("pixel_shuffle 2", "pixel_shuffle", (8, 64, 64, 64), 2),
     *move("pixel_unshuffle 2", "pixel_unshuffle", (8, 16, 128, 128), 2),
+    *sample("grid_sample bilinear", IMAGES, (64, 64)),
+    *sample("grid_sample nearest border", IMAGES, (64, 64), mode="nearest", padding_mode="border"),
+    *sample("grid_sample bicubic", (4, 16, 32, 32), (32, 32), mode="bicubic"),
+    *sample("grid_sample trilinear", (2, 8, 16, 32, 32), (16, 32, 32)),
     *move("channel_shuffle 4", "channel_shuffle", (8, 64, 64, 64), 4),
 ]

@@ -342,6 +342,63 @@ def test_inplace(name):
         function(fastdl.tensor(x, requires_grad=True), inplace=True, **options)
 
 
+@pytest.mark.parametrize("call", [F.relu_, lambda t: F.hardtanh_(t, -0.5, 0.7), nn.ReLU6(True)])
+def test_clamps_in_place_keep_only_their_result(call):
+    x = fastdl.tensor(points(999, np.float32), requires_grad=True)
+    middle = x + 0.0
+    memory = middle._data
+    call(middle)
+    assert middle._data is memory
+    (kept,) = [
+        a for a in (getattr(middle._node, "x", None), getattr(middle._node, "y", None)) if a is not None
+    ]
+    assert kept is memory  # no copy of either
+    middle.sum().backward()
+    limits = {F.relu_: (0, np.inf)}.get(call, (0, 6) if isinstance(call, nn.ReLU6) else (-0.5, 0.7))
+    low, high = np.float32(limits)
+    np.testing.assert_array_equal(x.grad.numpy(), (x.detach().numpy() > low) & (x.detach().numpy() < high))
+
+    torch = pytest.importorskip("torch")
+    for lib in (fastdl, torch):  # the kept result is the tensor itself: changes are noticed
+        leaf = lib.ones(3, requires_grad=True)
+        middle = lib.nn.functional.relu_(leaf * 2)
+        middle += 1
+        with pytest.raises(RuntimeError, match=r"modified by an inplace|changed in place"):
+            middle.sum().backward()
+        leaf = lib.ones(3, 2, requires_grad=True)
+        whole = leaf * 2
+        lib.nn.functional.hardtanh_(whole[1:])
+        whole.sum().backward()
+        assert leaf.grad.tolist() == [[2, 2], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("name", ["leaky_relu", "tanh", "hardshrink"])
+def test_dense_arrays_of_other_orders_stay_as_they_lie(name, level):
+    module = load(level)
+    parameters = PARAMETERS[name][0]
+    f, b = getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
+    x = points(2 * 3 * 5 * 7, np.float32).reshape(2, 3, 5, 7)
+    grads = points(x.size, np.float32, 1).reshape(x.shape)
+    orders = [(0, 1, 2, 3), (3, 1, 2, 0), (0, 2, 3, 1), (2, 0, 3, 1)]
+    for order in orders:
+        lying = x.transpose(order)
+        y = f(lying, *parameters)
+        assert y.strides == lying.strides
+        np.testing.assert_array_equal(y, f(x, *parameters).transpose(order))
+        saved, saved_c = (y, f(x, *parameters)) if name in READS_OUTPUT else (lying, x)
+        want = b(np.ascontiguousarray(grads), saved_c, *parameters).transpose(order)
+        for other in orders:  # grad_y in an order of its own
+            back = np.argsort(other)
+            g = np.ascontiguousarray(grads.transpose(order).transpose(other)).transpose(back)
+            got = b(g, saved, *parameters)
+            assert got.strides == saved.strides
+            np.testing.assert_array_equal(got, want)
+    spread = np.broadcast_to(x[:1], x.shape)
+    np.testing.assert_array_equal(f(spread, *parameters), f(np.ascontiguousarray(spread), *parameters))
+    np.testing.assert_array_equal(f(x[:, ::2, ::-1], *parameters), f(x[:, ::2, ::-1].copy(), *parameters))
+
+
 def test_rrelu_in_training():
     x = fastdl.tensor(np.full(20_000, -1.0), requires_grad=True)
     fastdl.manual_seed(3)

@@ -183,7 +183,9 @@ def test_patches_are_multiplied_where_weights_are_many_or_pixels_few(backend):
 
     assert choice("grad_weight", (1, 32, 40, 40), (32, 32, 11, 11), 1, 5) == "direct"
     assert choice("grad_weight", (1, 32, 12, 12), (32, 32, 7, 7), 1, 3) == "im2col"
-    assert choice("grad_x", (1, 96, 28, 28), (192, 96, 2, 2), 2, 0) == "direct"
+    assert choice("grad_x", (1, 96, 28, 28), (192, 96, 2, 2), 2, 0) == "im2col"
+    assert choice("grad_x", (1, 3, 32, 32), (128, 3, 4, 4), 2, 1) == "im2col"
+    assert choice("grad_x", (1, 64, 32, 32), (128, 64, 4, 4), 2, 1) == "direct"
     assert choice("grad_x", (1, 384, 14, 14), (768, 384, 2, 2), 2, 0) == "im2col"
     assert choice("grad_x", (1, 256, 16, 16), (256, 256, 5, 5), 1, 2) == "im2col"
     assert choice("grad_x", (1, 16, 16, 16), (256, 16, 5, 5), 1, 2) == "direct"

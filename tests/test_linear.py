@@ -181,6 +181,22 @@ def test_addmm_with_beta_zero_ignores_nan():
     assert np.isfinite(got.numpy()).all()
 
 
+@pytest.mark.parametrize(("m", "k", "n"), [(3, 4, 5), (40, 3, 90), (300, 10, 9), (64, 70, 33), (1, 6, 1)])
+@pytest.mark.parametrize(("beta", "alpha"), [(1, 1), (0.5, 0.7), (1, -2), (0, 3)])
+def test_rows_added_to_products(m, k, n, beta, alpha):
+    a, b = normal(m, k), normal(k, n)
+    for shape in ((n,), (1, n), (1,), (m, 1), (m, n)):
+        c = normal(*shape) if beta else np.full(shape, np.nan)
+        want = alpha * a @ b + (beta * c if beta else 0)
+        assert_close(ops.addmm(tensor(c), tensor(a), tensor(b), beta=beta, alpha=alpha), want)
+    c = normal(n)
+    want = beta * c + alpha * np.stack((a, 2 * a)) @ b
+    got = ops.baddbmm(
+        tensor(c), tensor(np.stack((a, 2 * a))), tensor(np.stack((b, b))), beta=beta, alpha=alpha
+    )
+    assert_close(got, want)
+
+
 EQUATIONS = [
     "ij,jk->ik",
     "ij,jk",

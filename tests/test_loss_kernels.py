@@ -62,6 +62,10 @@ CLASS_SHAPES = [
     ((2, 3, 4, 5), 1),
     ((2, 4, 5, 3), 3),
     ((7, 30), 0),
+    ((37, 80), 1),
+    ((3, 200, 2), 1),
+    ((2, 130, 4), 1),
+    ((5000, 2), 0),
 ]
 
 
@@ -74,6 +78,48 @@ def class_problem(shape, dim, dtype, seed=0):
     weight = rng.uniform(0.1, 2, shape[dim]).astype(dtype)
     probabilities = rng.random(shape).astype(dtype)
     return x, target, some_ignored, weight, probabilities
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "dim"), CLASS_SHAPES)
+def test_softmax_kernels(any_module, dtype, shape, dim):
+    x = class_problem(shape, dim, dtype)[0]
+    g = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    for name in ("softmax", "log_softmax"):
+        forward, backward = f"{name}_forward", f"{name}_backward"
+        y = getattr(any_module, forward)(x, dim)
+        assert y.dtype == dtype
+        want = getattr(reference, forward)(x.astype(np.float64), dim)
+        assert_close(y, want, reduction=max(shape[dim], 64))
+        got = getattr(any_module, backward)(g, y, dim)
+        want = getattr(reference, backward)(*wide([g, np.asarray(y)]), dim)
+        assert_close(got, want, reduction=max(shape[dim], 64))
+
+
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_softmax_over_many_classes_is_accurate(any_module, columns):
+    """Equal terms are rounded in one direction: a single chain of additions loses digits."""
+    x = np.full((100_003, columns), 0.3, np.float32)
+    x[5] = 1
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(
+        any_module.softmax_forward(x, 0), reference.softmax_forward(wide, 0), rtol=2e-6
+    )
+    want = reference.log_softmax_forward(wide, 0)
+    np.testing.assert_allclose(any_module.log_softmax_forward(x, 0), want, rtol=2e-6)
+
+
+def test_softmax_of_short_rows_and_single_columns_knows_infinities(any_module):
+    for shape, dim in (((20, 7), 1), ((130, 2), 0), ((3, 150, 3), 1)):
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        along = np.moveaxis(x, dim, -1)
+        along[..., 3] = -np.inf
+        along[0, ..., :] = -np.inf  # a row of nothing: NaN
+        along[1, ..., 2] = np.nan
+        for name in ("softmax_forward", "log_softmax_forward"):
+            with np.errstate(all="ignore"):
+                want = getattr(reference, name)(x.astype(np.float64), dim)
+            np.testing.assert_allclose(getattr(any_module, name)(x, dim), want, rtol=1e-5, atol=1e-6)
 
 
 def upstream(loss, seed=1):

@@ -172,3 +172,13 @@ def test_kernel_refuses_bad_lists(level):
     ):
         with pytest.raises(error, match=message):
             call(change)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, np.inf, -np.inf])
+def test_total_norms(level, p):
+    module, rng = load(level), np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        arrays = [rng.standard_normal(n).astype(dtype) for n in (1, 3, 17, 4099, 40000)]
+        want = reference.total_norm([a.astype(np.float64) for a in arrays], p)
+        np.testing.assert_allclose(module.total_norm(arrays, p), want, rtol=64 * np.finfo(dtype).eps)

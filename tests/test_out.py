@@ -296,3 +296,11 @@ def test_signatures_and_the_whole_list():
                     if "'out'" in str(error):
                         missing.append(name)
     assert not missing
+
+
+@pytest.mark.parametrize("name", ["sign", "add", "fmod", "pow", "clamp", "logical_not", "cumsum"])
+def test_out_must_be_a_tensor(name):
+    x = fastdl.tensor([1.0, -2.0])
+    arguments = {"clamp": (x, 0.0), "cumsum": (x, 0), "sign": (x,), "logical_not": (x,)}.get(name, (x, x))
+    with pytest.raises(TypeError, match=f"{name}: out must be a Tensor"):
+        getattr(fastdl, name)(*arguments, out=3)

@@ -323,3 +323,34 @@ def test_messages():
         fastdl.norm(x, "max")
     with pytest.raises(TypeError, match="sum: input must be a Tensor, got list"):
         R.sum([1.0])
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_running_sums_and_products(level, dtype):
+    module, rng = load(level), np.random.default_rng(0)
+    for shape in (
+        (1,),
+        (15,),
+        (16,),
+        (4099,),
+        (9, 33),
+        (5, 40, 2),
+        (6, 40, 7),
+        (2, 40, 8),
+        (1, 3, 700),
+        (3, 0, 2),
+    ):
+        for axis in range(len(shape)):
+            x = (
+                (1 + 0.01 * rng.standard_normal(shape)).astype(dtype)
+                if dtype != np.int64
+                else rng.integers(-3, 4, shape)
+            )
+            wide = x.astype(np.float64) if dtype == np.float32 else x
+            tolerance = {"rtol": 64 * np.finfo(dtype).eps} if dtype != np.int64 else {}
+            for from_end in (False, True):
+                want = reference.running_sum(wide, axis, from_end)
+                np.testing.assert_allclose(module.running_sum(x, axis, from_end), want, **tolerance)
+            got, want = module.running_product(x, axis), reference.running_product(wide, axis)
+            np.testing.assert_allclose(got, want, **tolerance)

@@ -38,7 +38,7 @@ cmake -S . -B "$out" -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR
 cmake --build "$out" -j "$(nproc)" | tail -n 20
 rm -rf "$out/package" && mkdir -p "$out/package"
 cp -RL python/fastdl "$out/package/"
-rm -f "$out"/package/fastdl/*.so
+rm -f "$out"/package/fastdl/*.so "$out"/package/fastdl/*.so.0
 for module in "$out"/*.so; do # the name that CMake gave is that of the Python which runs here
   name=$(basename "$module")
   cp "$module" "$out/package/fastdl/${name%%.*}.cpython-${python/./}-aarch64-linux-gnu.so"

@@ -82,6 +82,22 @@ inline int64_t row_chunks(ClassShape s) {
 
 // ---------------------------------------------------------------- columns
 
+// A sum of any length in T without a loss of digits: what an addition rounds away is part of the next one.
+template <class T>
+struct LongSum {
+  Vec<T> total{}, lost{};
+  [[gnu::always_inline]] void add(Vec<T> v) {
+    const Vec<T> next = v - lost, sum = total + next;
+    const Vec<T> error = (sum - total) - next;
+    lost = error == error ? error : Vec<T>{};  // infinite sums have none
+    total = sum;
+  }
+  [[gnu::always_inline]] void scale(Vec<T> by) {
+    total *= by;
+    lost *= by;
+  }
+};
+
 template <class T, int V, bool tail>
 struct Lanes {
   static constexpr int kVectors = V;
@@ -167,12 +183,10 @@ template <class T, class L, class F>
 [[gnu::always_inline]] inline void column_statistics(L lanes, const T* x, ClassShape s, Vec<T>* maximum,
                                                      Vec<T>* log_sum, F each) {
   constexpr int V = L::kVectors;
-  Vec<T> m[V], shift[V], sum[V], part[V];
+  Vec<T> m[V], shift[V], part[V];
+  LongSum<T> sum[V];
 #pragma GCC unroll 4
-  for (int k = 0; k < V; ++k) {
-    m[k] = broadcast<T>(-kInfinity<T>);
-    sum[k] = broadcast<T>(0);
-  }
+  for (int k = 0; k < V; ++k) m[k] = broadcast<T>(-kInfinity<T>);
   for (int64_t begin = 0; begin < s.classes; begin += kColumnBlock) {
     const int64_t end = std::min(begin + kColumnBlock, s.classes);
 #pragma GCC unroll 4
@@ -183,7 +197,7 @@ template <class T, class L, class F>
 #pragma GCC unroll 4
     for (int k = 0; k < V; ++k) {
       const Vec<T> next = m[k] == -kInfinity<T> ? broadcast<T>(0) : m[k];
-      sum[k] = begin == 0 ? sum[k] : sum[k] * exp_bounded<T>(shift[k] - next);
+      if (begin > 0) sum[k].scale(exp_bounded<T>(shift[k] - next));
       shift[k] = next;
       part[k] = broadcast<T>(0);
     }
@@ -195,12 +209,12 @@ template <class T, class L, class F>
         each(c, k, v);
       }
 #pragma GCC unroll 4
-    for (int k = 0; k < V; ++k) sum[k] += part[k];
+    for (int k = 0; k < V; ++k) sum[k].add(part[k]);
   }
 #pragma GCC unroll 4
   for (int k = 0; k < V; ++k) {
     maximum[k] = m[k];
-    log_sum[k] = log<T>(sum[k]);
+    log_sum[k] = log<T>(sum[k].total);
   }
 }
 

@@ -335,7 +335,37 @@ void cross_entropy_probabilities_forward(T* loss, T* statistics, const T* x, Pro
     totals[i] = T(total);
     sink.add(chunk, i, total * (double(maxima[i] - anchor) + double(log_sums[i])) - sum, 1);
   };
-  if (s.inner == 1) {
+  // Positions from `first` on as lanes, a class every `pitch` elements. Out of line: rows and columns share
+  // it.
+  auto group = [&](int64_t chunk, int64_t first, const T* in, const T* given, int64_t pitch,
+                   auto lanes) __attribute__((noinline)) {
+    constexpr int V = decltype(lanes)::kVectors, w = kWidth<T>;
+    Vec<T> maximum[V], log_sum[V], total[V], sum[V];
+    alignas(kBytes) T anchor[V * w] = {}, total_of[V * w], sum_of_position[V * w];
+    for (int p = 0; p < lanes.positions; ++p) anchor[p] = anchor_of(in[p]);
+    for (int k = 0; k < V; ++k) total[k] = sum[k] = broadcast<T>(0);
+    column_statistics(lanes, in, {1, C, pitch}, maximum, log_sum, [&](int64_t c, int k, Vec<T> v) {
+      const Vec<T> mass = weight[c] * (lanes.load(given + c * pitch, k) * kept + per_class);
+      total[k] += mass;
+      sum[k] += mass * (v - load(anchor + k * w));
+    });
+    for (int k = 0; k < V; ++k) {
+      lanes.store(maxima + first, k, maximum[k]);
+      lanes.store(log_sums + first, k, log_sum[k]);
+      store<T>(total_of + k * w, total[k]);
+      store<T>(sum_of_position + k * w, sum[k]);
+    }
+    for (int p = 0; p < lanes.positions; ++p)
+      finish(chunk, first + p, anchor[p], double(total_of[p]), double(sum_of_position[p]));
+  };
+
+  if (few_classes<T>(s)) {
+    for_short_rows<T>(s, x, [&](int64_t chunk, int64_t row, const T* copy, auto lanes) {
+      alignas(kBytes) T given[kFewClasses * kWidth<T>];
+      interleave<T>(given, q + row * C, C, lanes.positions, C);
+      group(chunk, row, copy, given, kWidth<T>, lanes);
+    });
+  } else if (s.inner == 1) {
     for_rows<T>(s, [&](int64_t chunk, int64_t i) {
       const T *row = x + i * C, *p = q + i * C;
       const T anchor = C > 0 ? anchor_of(row[0]) : T(0);
@@ -353,25 +383,8 @@ void cross_entropy_probabilities_forward(T* loss, T* statistics, const T* x, Pro
     });
   } else {
     for_columns<T>(s, [&](int64_t chunk, int64_t o, int64_t j, auto lanes) {
-      constexpr int V = decltype(lanes)::kVectors, w = kWidth<T>;
-      const int64_t at = o * C * s.inner + j, first = o * s.inner + j;
-      Vec<T> maximum[V], log_sum[V], total[V], sum[V];
-      alignas(kBytes) T anchor[V * w] = {}, total_of[V * w], sum_of_position[V * w];
-      for (int p = 0; p < lanes.positions; ++p) anchor[p] = anchor_of(x[at + p]);
-      for (int k = 0; k < V; ++k) total[k] = sum[k] = broadcast<T>(0);
-      column_statistics(lanes, x + at, s, maximum, log_sum, [&](int64_t c, int k, Vec<T> v) {
-        const Vec<T> mass = weight[c] * (lanes.load(q + at + c * s.inner, k) * kept + per_class);
-        total[k] += mass;
-        sum[k] += mass * (v - load(anchor + k * w));
-      });
-      for (int k = 0; k < V; ++k) {
-        lanes.store(maxima + first, k, maximum[k]);
-        lanes.store(log_sums + first, k, log_sum[k]);
-        store<T>(total_of + k * w, total[k]);
-        store<T>(sum_of_position + k * w, sum[k]);
-      }
-      for (int p = 0; p < lanes.positions; ++p)
-        finish(chunk, first + p, anchor[p], double(total_of[p]), double(sum_of_position[p]));
+      const int64_t at = o * C * s.inner + j;
+      group(chunk, o * s.inner + j, x + at, q + at, s.inner, lanes);
     });
   }
   if (!sink.each) *loss = reduced<T>(sink.losses.total(), double(positions), target.reduction);
@@ -388,6 +401,34 @@ void cross_entropy_probabilities_backward(T* grad_x, const T* grad_loss, const T
   const T* q = target.probability;
   const Upstream<T> upstream(grad_loss, target.reduction, T(positions));
 
+  auto group = [&](int64_t first, T* out, const T* in, const T* given, int64_t pitch, auto lanes)
+                   __attribute__((noinline)) {
+                     constexpr int V = decltype(lanes)::kVectors, w = kWidth<T>;
+                     alignas(kBytes) T g[V * w] = {};
+                     for (int p = 0; p < lanes.positions; ++p) g[p] = upstream(first + p);
+                     Vec<T> maximum[V], log_sum[V], a[V];
+                     for (int k = 0; k < V; ++k) {
+                       maximum[k] = lanes.load(maxima + first, k);
+                       log_sum[k] = lanes.load(log_sums + first, k);
+                       a[k] = load(g + k * w) * lanes.load(totals + first, k);
+                     }
+                     for (int64_t c = 0, row = 0; c < C; ++c, row += pitch)
+#pragma GCC unroll 4
+                       for (int k = 0; k < V; ++k) {
+                         const Vec<T> mass = weight[c] * (lanes.load(given + row, k) * kept + per_class);
+                         const Vec<T> p = exp_bounded<T>((lanes.load(in + row, k) - maximum[k]) - log_sum[k]);
+                         lanes.store(out + row, k, a[k] * p - load(g + k * w) * mass);
+                       }
+                   };
+  if (few_classes<T>(s)) {
+    for_short_rows<T>(s, x, [&](int64_t, int64_t row, T* copy, auto lanes) {
+      alignas(kBytes) T given[kFewClasses * kWidth<T>];
+      interleave<T>(given, q + row * C, C, lanes.positions, C);
+      group(row, copy, copy, given, kWidth<T>, lanes);
+      deinterleave<T>(grad_x + row * C, C, copy, lanes.positions, C);
+    });
+    return;
+  }
   if (s.inner == 1) {
     const bool streaming = C >= 8 * kWidth<T> && worth_streaming(s.size() * int64_t(sizeof(T)));
     for_rows<T>(s, [&](int64_t, int64_t i) {
@@ -402,23 +443,8 @@ void cross_entropy_probabilities_backward(T* grad_x, const T* grad_loss, const T
     return;
   }
   for_columns<T>(s, [&](int64_t, int64_t o, int64_t j, auto lanes) {
-    constexpr int V = decltype(lanes)::kVectors, w = kWidth<T>;
-    const int64_t at = o * C * s.inner + j, first = o * s.inner + j;
-    alignas(kBytes) T g[V * w] = {};
-    for (int p = 0; p < lanes.positions; ++p) g[p] = upstream(first + p);
-    Vec<T> maximum[V], log_sum[V], a[V];
-    for (int k = 0; k < V; ++k) {
-      maximum[k] = lanes.load(maxima + first, k);
-      log_sum[k] = lanes.load(log_sums + first, k);
-      a[k] = load(g + k * w) * lanes.load(totals + first, k);
-    }
-    for (int64_t c = 0, row = at; c < C; ++c, row += s.inner)
-#pragma GCC unroll 4
-      for (int k = 0; k < V; ++k) {
-        const Vec<T> mass = weight[c] * (lanes.load(q + row, k) * kept + per_class);
-        const Vec<T> p = exp_bounded<T>((lanes.load(x + row, k) - maximum[k]) - log_sum[k]);
-        lanes.store(grad_x + row, k, a[k] * p - load(g + k * w) * mass);
-      }
+    const int64_t at = o * C * s.inner + j;
+    group(o * s.inner + j, grad_x + at, x + at, q + at, s.inner, lanes);
   });
 }
 

@@ -179,21 +179,27 @@ void for_each_bag(const int64_t* offsets, int64_t bags, int64_t width, F f) {
   });
 }
 
-// f(column, number of vectors, load, store) for blocks of columns that registers hold, N vectors or one.
+// f(column, number of vectors, load, store) for blocks of columns that registers hold, up to N vectors: one
+// vector alone would wait for each addition. What a last block leaves is covered by one that begins earlier,
+// whose columns come out the same twice.
 template <class T, int N, class F>
 [[gnu::always_inline]] inline void for_each_block(int64_t width, F f) {
   constexpr int64_t w = kWidth<T>;
-  const auto load_all = [](const T* p) { return simd::load<T>(p); };
-  const auto store_all = [](T* p, Vec<T> v) { simd::store<T>(p, v); };
-  int64_t column = 0;
-  for (; column + N * w <= width; column += N * w)
-    f(column, std::integral_constant<int, N>(), load_all, store_all);
-  for (; column < width; column += w) {
-    const int lanes = int(std::min(w, width - column));
+  if constexpr (N > 1)
+    if (width < N * w) return for_each_block<T, N / 2>(width, f);
+  const auto whole = [&](int64_t column) {
     f(
-        column, std::integral_constant<int, 1>(), [=](const T* p) { return simd::load_n(p, lanes); },
-        [=](T* p, Vec<T> v) { simd::store_n(p, v, lanes); });
-  }
+        column, std::integral_constant<int, N>(), [](const T* p) { return simd::load<T>(p); },
+        [](T* p, Vec<T> v) { simd::store<T>(p, v); });
+  };
+  int64_t column = 0;
+  for (; column + N * w <= width; column += N * w) whole(column);
+  if (column == width) return;
+  if (width - column > w || (N == 1 && column > 0)) return whole(width - N * w);
+  const int lanes = int(width - column);
+  f(
+      column, std::integral_constant<int, 1>(), [=](const T* p) { return simd::load_n(p, lanes); },
+      [=](T* p, Vec<T> v) { simd::store_n(p, v, lanes); });
 }
 
 // Asks for the columns of a later entry's row that will be read, N vectors.
@@ -235,17 +241,17 @@ template <class T>
 void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int64_t* index,
                                const int64_t* offsets, int64_t bags, const EmbeddingProblem& p) {
   for_each_bag(offsets, bags, p.width, [&](int64_t b, int64_t begin, int64_t end) {
-    for_each_block<T, 4>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
+    for_each_block<T, 1>(p.width, [&](int64_t column, auto vectors, auto load, auto store) {
       constexpr int n = decltype(vectors)::value;
       Vec<T> best[n] = {};
       Vec<Int<T>> where[n];  // positions in the bag, -1 as long as there is none
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (auto& lanes : where) lanes = Vec<Int<T>>{} - 1;
       for (int64_t j = begin; j < end; ++j) {
         prefetch<n>(weight, index, j, column, p);
         if (index[j] == p.padding) continue;
         const T* from = weight + index[j] * p.width + column;
-#pragma GCC unroll 4
+#pragma GCC unroll 2
         for (int i = 0; i < n; ++i) {
           const Vec<T> x = load(from + i * kWidth<T>);
           // The first of equal ones; NaN is larger than any number.
@@ -254,7 +260,7 @@ void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int
           where[i] = take ? Vec<Int<T>>{} + Int<T>(j - begin) : where[i];
         }
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int i = 0; i < n; ++i) {
         const int64_t first = column + i * kWidth<T>;
         const Vec<Int<T>> positions = where[i];

@@ -91,6 +91,11 @@ struct TapRanges {
     }
   }
 };
+// Of all axes: made once for a call, as a range of rows may be two of them.
+struct WindowTaps {
+  TapRanges d, h, w;
+  explicit WindowTaps(const PoolProblem& p) : d(p.d), h(p.h), w(p.w) {}
+};
 
 // The outputs that cover each input, and with which tap: PoolAxis::for_each_hit without its divisions.
 class Hits {

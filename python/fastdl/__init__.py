@@ -111,7 +111,7 @@ from fastdl.printing import (
     set_printoptions,
 )
 from fastdl.published import MADE as _MADE
-from fastdl.published import publish
+from fastdl.published import publish as _publish
 from fastdl.random import (
     Generator,
     default_generator,
@@ -190,7 +190,7 @@ from fastdl.nn.functional import (  # isort: skip
 
 newaxis = None  # x[:, newaxis], as in NumPy
 
-publish(globals(), _MADE, " ".join(_MADE))
+_publish(globals(), _MADE, " ".join(_MADE))
 
 __all__ = [
     "BoolTensor",

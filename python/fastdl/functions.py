@@ -299,7 +299,7 @@ from fastdl.ops.views import (
     unflatten,
     unsqueeze,
 )
-from fastdl.published import publish
+from fastdl.published import publish as _publish
 
 trapz = calculus.trapezoid
 
@@ -585,4 +585,4 @@ multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafte
 prod quantile rad2deg renorm row_stack scatter_reduce searchsorted sigmoid signbit sinc softmax sort stack std
 std_mean sum take take_along_dim tanh tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
 """
-publish(globals(), __all__, _OUT)
+_publish(globals(), __all__, _OUT)

@@ -9,7 +9,7 @@ Example:
 
 from fastdl.ops import linalg
 from fastdl.ops.linalg import *
-from fastdl.published import publish
+from fastdl.published import publish as _publish
 
 __all__ = linalg.__all__
 
@@ -18,4 +18,4 @@ cholesky cholesky_ex cond cross det eigh eigvalsh householder_product inv inv_ex
 lu_factor_ex lu_solve matmul matrix_norm matrix_power matrix_rank multi_dot norm pinv qr slogdet solve
 solve_ex solve_triangular svd svdvals tensorinv tensorsolve vecdot vector_norm
 """
-publish(globals(), __all__, _OUT)
+_publish(globals(), __all__, _OUT)

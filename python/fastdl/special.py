@@ -13,7 +13,7 @@ from fastdl.ops.reduce import logsumexp
 from fastdl.ops.softmax import log_softmax_method as log_softmax
 from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import entr, exp2, logit, sinc, xlog1py, xlogy
-from fastdl.published import publish
+from fastdl.published import publish as _publish
 
 psi = digamma
 
@@ -52,7 +52,7 @@ __all__ = [
     "zeta",
 ]
 
-publish(
+_publish(
     globals(),
     __all__,
     """digamma entr erfc erfcx erfinv exp2 expit gammainc gammaincc gammaln i0 i0e i1 i1e log_ndtr logit logsumexp

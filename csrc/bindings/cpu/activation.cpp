@@ -1,8 +1,12 @@
 #include "cpu/activation/activation.h"
 
+#include <algorithm>
 #include <array>
+#include <numeric>
+#include <optional>
 
-#include "bindings/cpu/array.h"
+#include "bindings/cpu/strided.h"
+#include "cpu/layout.h"
 
 namespace fastdl::binding {
 namespace {
@@ -22,6 +26,45 @@ void check_sizes(const Entry& entry, int64_t grad_y, int64_t saved) {
                           " differ in size");
 }
 
+// A copy of an array whose elements lie as `strides` (those of a dense array; C order if there are none) say.
+py::array reordered(const py::array& array, const Shape& strides) {
+  const Shape shape = shape_of(array);
+  std::vector<size_t> axes(shape.size());
+  std::iota(axes.begin(), axes.end(), size_t{0});
+  if (!strides.empty())
+    std::stable_sort(axes.begin(), axes.end(), [&](size_t a, size_t b) { return strides[a] > strides[b]; });
+  Shape extents, steps;
+  for (size_t axis : axes) {
+    extents.push_back(shape[axis]);
+    steps.push_back(int64_t(array.strides(py::ssize_t(axis))));
+  }
+  py::array copy = empty_array(array.dtype(), shape, strides.empty() ? nullptr : strides.data());
+  copy_strided(static_cast<char*>(copy.mutable_data()), static_cast<const char*>(array.data()),
+               extents.data(), steps.data(), int(extents.size()), array.itemsize());
+  return copy;
+}
+
+// Functions of single elements take arrays that are dense in another order than C's (transposed ones) as they
+// lie, and their results lie alike.
+template <class T>
+struct Lying {
+  Lying(const py::array& array, const char* op, const char* argument) : shape(shape_of(array)) {
+    check_stored<T>(array, op, argument, Half::none);
+    source = operand_of(array);
+    other_order = order_of({{&source, int64_t(sizeof(T))}}, shape, sizeof(T), strides);
+    if (other_order) return;
+    strides.clear();
+    in.emplace(array, op, argument);
+  }
+  const T* get() const { return other_order ? reinterpret_cast<const T*>(source.data) : in->get(); }
+  int64_t size() const { return size_of(shape); }
+  py::array like() const { return empty_array(dtype_of<T>(), shape, other_order ? strides.data() : nullptr); }
+  Shape shape, strides;
+  Operand source;
+  bool other_order;
+  std::optional<In<T>> in;
+};
+
 py::array forward(const Entry& entry, const py::array& x, const Parameters& parameters) {
   if (const Half half = half_of(x); half != Half::none) {
     const In<uint16_t> in(x, entry.name, "x", half);
@@ -34,10 +77,10 @@ py::array forward(const Entry& entry, const py::array& x, const Parameters& para
     return y;
   }
   return by_dtype(entry.name, x, [&]<class T>(T) {
-    const In<T> in(x, entry.name, "x");
-    py::array y = empty<T>(in.shape());
+    const Lying<T> in(x, entry.name, "x");
+    py::array y = in.like();
     KernelScope scope(in.size());
-    activation_forward<T>(entry.function, data<T>(y), in, in.size(), parameters.data());
+    activation_forward<T>(entry.function, data<T>(y), in.get(), in.size(), parameters.data());
     return y;
   });
 }
@@ -56,11 +99,18 @@ py::array backward(const Entry& entry, const py::array& grad_y, const py::array&
     return grad_x;
   }
   return by_dtype(entry.name, saved, [&]<class T>(T) {
-    const In<T> g(grad_y, entry.name, "grad_y"), kept(saved, entry.name, entry.saved);
-    check_sizes(entry, g.size(), kept.size());
-    py::array grad_x = empty<T>(kept.shape());
+    const Lying<T> kept(saved, entry.name, entry.saved);
+    std::optional<Lying<T>> g(std::in_place, grad_y, entry.name, "grad_y");
+    check_sizes(entry, g->size(), kept.size());
+    if ((g->other_order || kept.other_order) && g->strides != kept.strides) {
+      if (g->shape != kept.shape)
+        return backward(entry, contiguous_copy(grad_y), contiguous_copy(saved), parameters);
+      g.emplace(reordered(grad_y, kept.strides), entry.name, "grad_y");
+    }
+    py::array grad_x = kept.like();
     KernelScope scope(kept.size());
-    activation_backward<T>(entry.function, data<T>(grad_x), g, kept, kept.size(), parameters.data());
+    activation_backward<T>(entry.function, data<T>(grad_x), g->get(), kept.get(), kept.size(),
+                           parameters.data());
     return grad_x;
   });
 }

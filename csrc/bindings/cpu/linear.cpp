@@ -139,14 +139,25 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
       gemm_half(half, batch, m, n, k, float(alpha), left.view, batch > 1 ? offsets_a.data() : &first,
                 right.view, batch > 1 ? offsets_b.data() : &first, data<T>(y));
     } else {
-      if (c) fill_broadcast<T>(data<T>(y), shape, *c);
-      const T scale = c ? T(beta) : T(0);
+      // A row for all rows is a bias; anything else is where the sums begin.
+      const bool row = c && n > 0 && c->ndim() > 0 && c->ndim() <= y.ndim() && c->size() == n &&
+                       c->shape(c->ndim() - 1) == n;
+      GemmEpilogue<T> epilogue;
+      const memory::Buffer<T> bias(row ? size_t(n) : 0);
+      if (row && beta != 0) {
+        fill_broadcast<T>(bias.get(), {1, n}, py::array(*c).reshape({n}));
+        for (int64_t i = 0; i < n; ++i) bias[i] *= T(beta);
+        epilogue.bias_col = bias.get();
+      } else if (c && !row) {
+        fill_broadcast<T>(data<T>(y), shape, *c);
+      }
+      const T scale = c && !row ? T(beta) : T(0);
       KernelScope scope(batch * (m * n + n * k + m * k));
       if (batch == 1)
-        gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n);
+        gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n, epilogue);
       else
         gemm_batched<T>(batch, m, n, k, T(alpha), left.view, offsets_a.data(), right.view, offsets_b.data(),
-                        scale, data<T>(y), m * n, n);
+                        scale, data<T>(y), m * n, n, epilogue);
     }
     return y;
   };

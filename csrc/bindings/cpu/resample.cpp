@@ -279,6 +279,82 @@ py::array bind_pixel_unshuffle_forward(const py::array& x, int64_t r) {
   });
 }
 
+GridProblem grid_problem(const char* op, const py::array& x, const py::array& grid, const std::string& mode,
+                         const std::string& padding, bool align_corners) {
+  const Shape image = shape_of(x), places = shape_of(grid);
+  const size_t rank = image.size() - 2;
+  if ((image.size() != 4 && image.size() != 5) || places.size() != image.size() ||
+      places.back() != int64_t(rank) || places[0] != image[0])
+    raise(op, "x must be (N, C, H, W) with grid (N, H_out, W_out, 2), or each with one axis more");
+  GridProblem p;
+  p.rank = int(rank);
+  p.batch = image[0];
+  p.channels = image[1];
+  p.points = size_of({places.data() + 1, rank});
+  p.align_corners = align_corners;
+  for (size_t a = 0; a < rank; ++a) p.extent[a] = image[2 + a];
+  for (int64_t extent : {p.extent[0], p.extent[1], rank == 3 ? p.extent[2] : 1})
+    if (extent < 1 || extent >= kLargest) raise(op, "spatial sizes of x must lie in [1, 2^31)");
+  if (p.extent[0] * p.extent[1] >= kLargest || p.plane() >= kLargest)
+    raise(op, "a plane of x may have less than 2^31 pixels");
+  if (mode != "bilinear" && mode != "nearest" && (mode != "bicubic" || rank == 3))
+    raise(op, "mode must be bilinear, nearest or, for images, bicubic, got " + mode);
+  p.mode = mode == "bilinear"  ? GridMode::bilinear
+           : mode == "nearest" ? GridMode::nearest
+                               : GridMode::bicubic;
+  if (padding != "zeros" && padding != "border" && padding != "reflection")
+    raise(op, "padding must be zeros, border or reflection, got " + padding);
+  p.padding = padding == "zeros"    ? GridPadding::zeros
+              : padding == "border" ? GridPadding::border
+                                    : GridPadding::reflection;
+  return p;
+}
+// Of y: (N, C, places...).
+Shape sampled_shape(const py::array& x, const py::array& grid) {
+  Shape shape = shape_of(grid);
+  shape.pop_back();
+  shape.insert(shape.begin() + 1, int64_t(x.shape(1)));
+  return shape;
+}
+
+py::array bind_grid_sample_forward(const py::array& x, const py::array& grid, const std::string& mode,
+                                   const std::string& padding, bool align_corners) {
+  constexpr const char* op = "grid_sample_forward";
+  const GridProblem p = grid_problem(op, x, grid, mode, padding, align_corners);
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x"), places(grid, op, "grid");
+    py::array y = empty<T>(sampled_shape(x, grid));
+    KernelScope scope(int64_t(y.size()) * p.rank);
+    grid_sample_forward<T>(data<T>(y), in, places, p);
+    return y;
+  });
+}
+
+py::tuple bind_grid_sample_backward(const py::array& grad_y, const py::array& x, const py::array& grid,
+                                    const std::string& mode, const std::string& padding, bool align_corners,
+                                    bool want_x, bool want_grid) {
+  constexpr const char* op = "grid_sample_backward";
+  const GridProblem p = grid_problem(op, x, grid, mode, padding, align_corners);
+  if (shape_of(grad_y) != sampled_shape(x, grid)) raise(op, "grad_y must have the result's shape");
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x"), places(grid, op, "grid");
+    py::object grad_x = py::none(), grad_grid = py::none();
+    T *to_x = nullptr, *to_grid = nullptr;
+    const auto make = [](py::object& object, T*& to, const Shape& shape) {
+      py::array array = empty<T>(shape);
+      to = data<T>(array);
+      object = std::move(array);
+    };
+    if (want_x) make(grad_x, to_x, in.shape());
+    if (want_grid) make(grad_grid, to_grid, places.shape());
+    {
+      KernelScope scope(g.size() * p.rank);
+      grid_sample_backward<T>(to_x, to_grid, g, in, places, p);
+    }
+    return py::make_tuple(std::move(grad_x), std::move(grad_grid));
+  });
+}
+
 }  // namespace
 
 void register_resample(py::module_& m) {
@@ -287,6 +363,10 @@ void register_resample(py::module_& m) {
         arg("align_corners"), arg("antialias"));
   m.def("interpolate_backward", &bind_interpolate_backward, arg("grad_y"), arg("size"), arg("scale"),
         arg("mode"), arg("align_corners"), arg("antialias"));
+  m.def("grid_sample_forward", &bind_grid_sample_forward, arg("x"), arg("grid"), arg("mode"), arg("padding"),
+        arg("align_corners"));
+  m.def("grid_sample_backward", &bind_grid_sample_backward, arg("grad_y"), arg("x"), arg("grid"), arg("mode"),
+        arg("padding"), arg("align_corners"), arg("want_x"), arg("want_grid"));
   m.def("pad_forward", &bind_pad_forward, arg("x"), arg("padding"), arg("mode"), arg("value"));
   m.def("pad_backward", &bind_pad_backward, arg("grad_y"), arg("size"), arg("padding"), arg("mode"));
   m.def("unfold_forward", &bind_unfold_forward, arg("x"), arg("kernel"), arg("dilation"), arg("padding"),

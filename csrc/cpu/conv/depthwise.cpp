@@ -4,8 +4,8 @@
 //   lanes    kWidth channels side by side (depthwise_side_by_side.cpp): strides, large kernels, and weight
 //            gradients of small planes
 //   flat     stride 1, small planes with rows of one length: vectors across the ends of rows (flat.h)
-//   rows     stride 1, a kernel 3, 5 or 7 wide, planes that fit L1: vectors of output positions straight from
-//            the image, with loads that stop at the ends of its rows
+//   rows     stride 1, a kernel 3, 5 or 7 wide, planes of some rows that fit L1: vectors of output positions
+//            straight from the image, with loads that stop at the ends of its rows
 //   planes   everything else: each plane is copied once into a padded, de-strided buffer (planes.h) in L1 or
 //            L2, where every tap is a constant shift, and vectors run along the flat positions
 //
@@ -161,15 +161,15 @@ struct RowPlane {
 };
 
 // f(plane) with the better of the two for stride 1 in two spatial axes; false if neither fits. Rows want a
-// kernel that has an instance and a plane that stays in L1 (columns of vectors pass over it one after the
-// other).
+// kernel that has an instance, a plane that stays in L1 (columns of vectors pass over it one after the
+// other), and columns long enough to make up for their lanes: signals of one axis are better off as planes.
 template <class T, class F>
 bool with_plane(const ConvProblem& p, const PlaneShape& s, F&& f) {
   if (p.kernel[0] != 1 || p.in[0] != 1 || p.out[0] != 1 || p.pad[0] != 0 || p.stride != Extent{1, 1, 1})
     return false;
   if (FlatPlane<T>::suits(s))
     f(FlatPlane<T>(s));
-  else if (p.in_size() * int64_t(sizeof(T)) > (24 << 10))
+  else if (s.out_h < 4 || p.in_size() * int64_t(sizeof(T)) > (24 << 10))
     return false;
   else if (s.kernel_w == 3)
     f(RowPlane<T, 3>(s));

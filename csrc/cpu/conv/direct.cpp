@@ -184,7 +184,9 @@ struct Strips {
   Strips(const Lattice& lattice, int64_t plane_width, int64_t rows, int64_t lanes, int64_t steps)
       : width(plane_width), row(lattice.count[2]), flat((lattice.count[1] - 1) * width + row) {
     const int64_t most = tile_vectors(rows), length = most * lanes;
-    const bool unit = lattice.step[2] == 1, single = width == row || lattice.count[1] == 1;
+    const bool unit = lattice.step[2] == 1;
+    // One run of positions, without columns between the rows here or other rows between them in the result.
+    const bool single = lattice.count[1] == 1 || (width == row && lattice.step[1] == 1);
     // Of a run of positions: tiles, each with its start, and what leaves them.
     const auto cost_of = [&](int64_t positions, bool contiguous, int64_t ends) {
       const int64_t whole = positions / length, left = ceil_div(positions % length, lanes);
@@ -204,10 +206,14 @@ struct Strips {
     per_row = rows_apart ? ceil_div(row, kStrip * length) : 0;
     count = rows_apart ? lattice.count[1] * per_row : ceil_div(flat, kStrip * length);
   }
-  std::pair<int64_t, int64_t> part(int64_t i) const {
-    const int64_t start = per_row ? i / per_row * width : 0, end = per_row ? row : flat;
-    const int64_t parts = per_row ? per_row : count, j = per_row ? i % per_row : i;
-    return {start + end * j / parts, start + end * (j + 1) / parts};
+  struct Part {
+    int64_t first, last, h;  // positions, counted from row 0 on, of row h (0 where there is one run)
+  };
+  Part part(int64_t i) const {
+    const int64_t h = per_row > 1 ? i / per_row : per_row * i, start = h * width, end = per_row ? row : flat;
+    const int64_t parts = per_row ? per_row : count, j = i - h * per_row;
+    if (parts == 1) return {start, start + end, h};
+    return {start + end * j / parts, start + end * (j + 1) / parts, h};
   }
 };
 
@@ -220,40 +226,41 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
   const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>, steps);
   const int64_t tiles = lattice.count[0] * strips.count;
   const int64_t size = pass.size, step = pass.weights.taps * rows.largest();
-  tile::share(
-      rows.pieces * tiles, tile::product_microseconds<T>(pass.out, volume(lattice.count), steps),
-      [&](int64_t begin, int64_t end) {
-        alignas(64) T sums[kTileRows * kLanes<T> + kWidth<T>];
-        TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * rows.largest(), offset}; });
-        const auto taps = list.all();
-        for (int64_t task = begin; task < end; ++task) {
-          const int64_t panel = task / tiles, d = task % tiles / strips.count;
-          const int channels = int(std::min(rows.largest(), pass.out - panel * rows.largest()));
-          const int64_t k = panel * rows.largest();
-          const T* part_bias = bias ? bias + k : nullptr;
-          const auto [first, last] = strips.part(task % strips.count);
-          for (int64_t f = first; f < last;) {
-            const int64_t left = ceil_div(last - f, kWidth<T>);
-            const int vectors = left >= most ? most : left >= 2 ? 2 : 1;
-            const int64_t lanes = vectors * kWidth<T>;
-            // A strip's last tile begins early enough to be whole, and computes some positions again.
-            const bool whole = strips.lies && last - first >= lanes;
-            if (whole) f = std::min(f, last - lanes);
-            const int64_t h = whole ? f / strips.width : 0;
-            T* to = whole ? y + k * size + lattice.element(pass.extent, d, h, f - h * strips.width) : sums;
-            const int64_t ld = whole ? size : lanes;
-            if (whole)
-              for (int i = 0; i < channels; ++i) __builtin_prefetch(to + i * size, 1);
-            tap_tile<T>(channels, vectors)(to, ld, whole ? part_bias : nullptr, pass.in, taps.count,
-                                           taps.first, weights + panel * pass.in * step, step,
-                                           image + lattice.base + pass.planes.at(d, 0, 0) + f,
-                                           pass.planes.channel_size());
-            const int64_t next = std::min(last, f + lanes);
-            if (!whole) store_rows(pass, lattice, y + k * size, d, f, next, sums, lanes, channels, part_bias);
-            f = next;
-          }
-        }
-      });
+  tile::share(rows.pieces * tiles, tile::product_microseconds<T>(pass.out, volume(lattice.count), steps),
+              [&](int64_t begin, int64_t end) {
+                alignas(64) T sums[kTileRows * kLanes<T> + kWidth<T>];
+                TapList list(lattice,
+                             [&](int64_t offset, int64_t tap) { return Tap{tap * rows.largest(), offset}; });
+                const auto taps = list.all();
+                for (int64_t task = begin; task < end; ++task) {
+                  const int64_t panel = task / tiles, d = task % tiles / strips.count;
+                  const int channels = int(std::min(rows.largest(), pass.out - panel * rows.largest()));
+                  const int64_t k = panel * rows.largest();
+                  const T* part_bias = bias ? bias + k : nullptr;
+                  const auto [first, last, h] = strips.part(task % strips.count);
+                  T* const row = y + k * size + lattice.element(pass.extent, d, h, 0) - h * strips.width;
+                  for (int64_t f = first; f < last;) {
+                    const int64_t left = ceil_div(last - f, kWidth<T>);
+                    const int vectors = left >= most ? most : left >= 2 ? 2 : 1;
+                    const int64_t lanes = vectors * kWidth<T>;
+                    // A strip's last tile begins early enough to be whole, and computes some positions again.
+                    const bool whole = strips.lies && last - first >= lanes;
+                    if (whole) f = std::min(f, last - lanes);
+                    T* to = whole ? row + f : sums;
+                    const int64_t ld = whole ? size : lanes;
+                    if (whole)
+                      for (int i = 0; i < channels; ++i) __builtin_prefetch(to + i * size, 1);
+                    tap_tile<T>(channels, vectors)(to, ld, whole ? part_bias : nullptr, pass.in, taps.count,
+                                                   taps.first, weights + panel * pass.in * step, step,
+                                                   image + lattice.base + pass.planes.at(d, 0, 0) + f,
+                                                   pass.planes.channel_size());
+                    const int64_t next = std::min(last, f + lanes);
+                    if (!whole)
+                      store_rows(pass, lattice, y + k * size, d, f, next, sums, lanes, channels, part_bias);
+                    f = next;
+                  }
+                }
+              });
 }
 
 // ------------------------------------------------------------------------------------------------- passes
@@ -384,10 +391,10 @@ double inside(const ConvProblem& p) {
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices, but
-// putting small patches back one by one costs more than lattices of every second column. With
-// few positions a pass is all about its weights or sums, which im2col's panels handle better; likewise where
-// there are more of them than L2 holds and each image, whose tiles use them once, has few positions.
+// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. Nor do
+// lattices pay for a few channels of many: a tile is a channel's copy and a few products. With few positions
+// a pass is all about its weights or sums, which im2col's panels handle better; likewise where there are more
+// of them than L2 holds and each image, whose tiles use them once, has few positions.
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
   bool overlap = false;
@@ -398,9 +405,9 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   const auto patches_serve = [&](int64_t outputs) {
     return outputs >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55;
   };
-  const bool halves = pass == ConvPass::grad_x && p.taps() > 1 && p.stride[2] == 2 && weights < (128 << 10);
-  const bool single = p.taps() == 1 && pass == ConvPass::forward;
-  if (!overlap && !halves && (single || p.patch() >= 16) && p.group_out() >= 16) return false;
+  const bool small =
+      pass == ConvPass::forward ? p.taps() > 1 && p.patch() < 16 : pass == ConvPass::grad_w && p.patch() < 16;
+  if (!overlap && !small && p.group_out() >= 16) return false;
   switch (pass) {
     case ConvPass::forward:
       if (patches_serve(p.group_out())) return false;
@@ -408,6 +415,9 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
     case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
                             // takes some positions to pay
       if (is_turned(p) && patches_serve(p.group_in())) return false;
+      if (p.stride[2] > 1 && p.group_in() <= 8 &&
+          (positions <= few || p.group_out() >= (p.group_in() <= 4 ? 64 : 256)))
+        return false;
       return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
              (weights <= 4 * many || p.in_size() > few);
     case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image

@@ -13,6 +13,8 @@
 // of grad_y with the kernel turned round; else it makes a few rows of the matrix at a time, small enough for
 // L2.
 //
+// Where weights outnumber patches by far they are not packed either: the patches become a matrix after all.
+//
 // Two things that would be computed in vain are left out of a forward pass: lanes behind small planes, by
 // taking some images as one, and taps that meet nothing but padding in whole rows of outputs, by taking the
 // kernel's rows one after the other.
@@ -21,6 +23,7 @@
 // keep all threads busy) or, where there are many images, over images; grad_x of strides over images and
 // blocks of input channels, each of which owns its part of grad_x, so nothing is added up across threads.
 #include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -121,7 +124,7 @@ struct PackPatches {
     int n = 0;
     for_segments(p, origin + first, count, [&](const Segment& s) { segments[n++] = s; });
     Row row(p, k0);
-    const bool turned = p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] > w / 4;
+    const bool turned = w >= 4 && p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] >= 4;
     const int64_t taps = std::min(p.taps(), kc);
     for (int64_t i = 0, run; i < taps; i += run) {
       run = turned ? std::min(p.kernel[2] - row.tap[2], taps - i) : 1;
@@ -176,41 +179,82 @@ struct PackPatches {
   }
 
   // One segment and `run` neighbouring taps in all channels of `steps` steps: what a position meets lies
-  // together and becomes a column. All taps of positions [span.begin, span.end) meet the image; position 0's
-  // first tap is the image's `column`.
+  // together and becomes a column, four taps at a time. All taps of positions [span.begin, span.end) meet the
+  // image; position 0's first tap is the image's `column`.
   [[gnu::noinline]] void copy_turned(T* to, const Span& span, int64_t column, int64_t count, int64_t room,
                                      int64_t run, int64_t steps) const {
     const int64_t stride = p.stride[2], end = span.end, begin = std::min(span.begin, end);
-    const T* from = x + span.source;
-    for (; steps > 0; steps -= p.taps(), to += p.taps() * lanes, from += p.in_size()) {
-      const int64_t taps = std::min(run, steps);
-      for (int64_t v = begin; v < end; v += w)
-        for (int64_t t = 0; t < taps; t += w)
-          turn(to + t * lanes + v, from + v * stride + t, int(std::min<int64_t>(w, end - v)), room - v >= w,
-               int(std::min<int64_t>(w, taps - t)));
-      for (int64_t v = 0; v < count; ++v) {
-        if (v == begin) v = end;
-        if (v >= count) break;
-        for (int64_t t = 0; t < taps; ++t) {
-          const int64_t at = v * stride + t;
-          to[t * lanes + v] = column + at >= 0 && column + at < p.in[2] ? from[at] : T(0);
+    const auto each = [&](auto&& f) {  // channel
+      T* out = to;
+      const T* from = x + span.source;
+      for (int64_t left = steps; left > 0; left -= p.taps(), out += p.taps() * lanes, from += p.in_size())
+        f(out, from, std::min(run, left));
+    };
+    for (int64_t v = begin; v < end; v += w) {
+      int64_t at[w];
+      for (int i = 0; i < w; ++i) at[i] = std::min(v + i, end - 1) * stride;
+      const int n = int(std::min<int64_t>(w, end - v));
+      const bool whole = room - v >= w;
+      each([&](T* out, const T* from, int64_t taps) {
+        for (int64_t t = 0; t < taps && taps >= 4; t += 4) {  // the last four overlap those before
+          const int64_t first = std::min(t, taps - 4);
+          turn(out + first * lanes + v, from + first, at, n, whole);
         }
+      });
+    }
+    const auto rest = [&](int64_t v0, int64_t v1, int64_t most) {
+      if (v0 >= v1) return;
+      each([&](T* out, const T* from, int64_t taps) {
+        for (int64_t v = v0; v < v1 && taps <= most; ++v)
+          for (int64_t t = 0; t < taps; ++t) {
+            const int64_t i = v * stride + t;
+            out[t * lanes + v] = column + i >= 0 && column + i < p.in[2] ? from[i] : T(0);
+          }
+      });
+    };
+    rest(0, begin, run);
+    rest(begin, end, 3);  // blocks of k may end within a row of taps
+    rest(end, count, run);
+  }
+  // Four numbers at each of w places become four vectors. Places 4 j + i make up vector i, quarter by
+  // quarter, so that only quarters are left to transpose.
+  [[gnu::always_inline]] void turn(T* to, const T* from, const int64_t* at, int count, bool whole) const {
+    if constexpr (w >= 4) {
+      constexpr auto all = std::make_integer_sequence<int, w>{};
+      simd::Vec<T> a[4], b[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) a[i] = fours<w>(from, at + i);
+#pragma GCC unroll 2
+      for (int round = 0; round < 2; ++round) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          b[2 * i] = tile::zip_low<T, 4>(a[i], a[i + 2], all);
+          b[2 * i + 1] = tile::zip_high<T, 4>(a[i], a[i + 2], all);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) a[i] = b[i];
       }
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t)
+        whole ? simd::store<T>(to + t * lanes, a[t]) : simd::store_n(to + t * lanes, a[t], count);
     }
   }
-  [[gnu::noinline]] void turn(T* to, const T* from, int count, bool whole, int taps) const {
-    simd::Vec<T> v[w];
-#pragma GCC unroll 16
-    for (int i = 0; i < w; ++i) {
-      const T* at = from + std::min(i, count - 1) * p.stride[2];
-      v[i] = taps == w ? simd::load(at) : simd::load_n(at, taps);
+  template <int N>
+  using Numbers [[gnu::vector_size(N * sizeof(T))]] = T;
+  template <int N>
+  [[gnu::always_inline]] static Numbers<N> fours(const T* from, const int64_t* at) {
+    if constexpr (N == 4) {
+      Numbers<4> four;
+      std::memcpy(&four, from + *at, sizeof(four));
+      return four;
+    } else {
+      return join(fours<N / 2>(from, at), fours<N / 2>(from, at + N / 2),
+                  std::make_integer_sequence<int, N>{});
     }
-    tile::transpose<T>(v);
-#pragma GCC unroll 16
-    for (int t = 0; t < w; ++t) {
-      if (t >= taps) break;
-      whole ? simd::store<T>(to + t * lanes, v[t]) : simd::store_n(to + t * lanes, v[t], count);
-    }
+  }
+  template <class V, int... I>
+  [[gnu::always_inline]] static auto join(V a, V b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, I...);
   }
 };
 
@@ -333,6 +377,36 @@ int64_t images_together(const ConvProblem& p) {
   return ceil_div(p.batch, ceil_div(p.batch, most));
 }
 
+constexpr int64_t kManyWeights = 256 << 10;  // from here on packing them shows
+
+// A forward pass whose weights are the larger operand by far: they are read where they lie, once, and the
+// patches become a matrix.
+template <class T>
+void few_positions(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  constexpr int64_t nr = tile::kNR<T>, step = 256;
+  const int64_t m = p.out_channels, k = p.patch(), positions = p.out_size(), n = p.batch * positions;
+  const int64_t panels = ceil_div(n, nr), blocks = ceil_div(k, step);
+  memory::Buffer<T> patches(size_t(k * n)), joint(p.batch > 1 ? size_t(m * n) : 0);
+  const PackPatches<T> pack{.p = p, .x = x, .origin = 0};
+  parallel_for(panels * blocks, 1, [&](int64_t begin, int64_t end) {
+    alignas(64) T panel[step * nr];
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i / blocks * nr, k0 = i % blocks * step;
+      const int64_t count = std::min(nr, n - first), kc = std::min(step, k - k0);
+      pack(panel, first, int(count), k0, kc);
+      for (int64_t j = 0; j < kc; ++j) copy_row(patches + (k0 + j) * n + first, panel + j * nr, count);
+    }
+  });
+  T* const sums = p.batch > 1 ? joint.get() : y;
+  GemmEpilogue<T> epilogue;
+  epilogue.bias_row = bias;
+  gemm<T>(m, n, k, T(1), matrix(w, k), matrix(static_cast<const T*>(patches.get()), n), T(0), sums, n,
+          epilogue);
+  if (p.batch > 1)
+    for (int64_t i = 0; i < p.batch * m; ++i)
+      copy_row(y + i * positions, sums + i % m * n + i / m * positions, positions);
+}
+
 // The forward pass of p with any weights; those of a group lie group_size after those of the one before.
 template <class T>
 void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& weights, int64_t group_size,
@@ -395,6 +469,9 @@ void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& wei
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
+  if (p.groups == 1 && 5 * p.batch * p.out_size() <= 2 * p.out_channels &&
+      p.out_channels * p.patch() >= kManyWeights)
+    return few_positions<T>(p, y, x, w, bias);
   correlate<T>(p, y, x, {w, p.patch(), p.taps(), 1, p.taps()}, p.group_out() * p.patch(), bias);
 }
 
@@ -407,6 +484,38 @@ void grad_x_turned(const ConvProblem& p, T* gx, const T* gy, const T* w, const T
   for (size_t a = 0; a < kSpatial; ++a) q.pad[a] = p.dilation[a] * (p.kernel[a] - 1) - p.pad[a];
   correlate<T>(q, gx, gy, {w + p.taps() - 1, p.taps(), p.patch(), -1, p.taps()}, p.group_out() * p.patch(),
                bias);
+}
+
+// sum[step * j] += patch[j] for j in [begin, end).
+template <class T>
+void add_row(T* sum, const T* patch, int64_t begin, int64_t end, int64_t step) {
+  for (int64_t j = begin; j < end; ++j) sum[step * j] += patch[j];
+}
+// sum[2 * j] += a[j], sum[2 * j + 1] += b[j].
+template <class T>
+void add_pair(T* sum, const T* a, const T* b, int64_t begin, int64_t end) {
+  constexpr int w = simd::kWidth<T>;
+  constexpr auto all = std::make_integer_sequence<int, w>{};
+  int64_t j = begin;
+  for (; j + w <= end; j += w) {
+    const simd::Vec<T> x = simd::load(a + j), y = simd::load(b + j);
+    T* to = sum + 2 * j;
+    simd::store<T>(to, simd::load(to) + tile::zip_low<T>(x, y, all));
+    simd::store<T>(to + w, simd::load(to + w) + tile::zip_high<T>(x, y, all));
+  }
+  if constexpr (simd::kBytes == 64) {  // masked stores are quick
+    if (j == end) return;
+    const int count = int(end - j), first = std::min(2 * count, w), rest = 2 * count - first;
+    const simd::Vec<T> x = simd::load_n(a + j, count), y = simd::load_n(b + j, count);
+    T* to = sum + 2 * j;
+    simd::store_n(to, simd::load_n(to, first) + tile::zip_low<T>(x, y, all), first);
+    if (rest > 0) simd::store_n(to + w, simd::load_n(to + w, rest) + tile::zip_high<T>(x, y, all), rest);
+  } else {
+    for (; j < end; ++j) {
+      sum[2 * j] += a[j];
+      sum[2 * j + 1] += b[j];
+    }
+  }
 }
 
 template <class T>
@@ -435,13 +544,29 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
       gemm<T>(channels * taps, count, m, T(1), matrix(w + g * m * k + c0 * taps, k, true),
               matrix(from + first, positions), T(0), patches.get(), count);
       Row row(p, 0);
-      for (int64_t i = 0; i < channels * taps; ++i, row.next(p))
+      for (int64_t i = 0, run; i < channels * taps; i += run) {
+        Row second = row;
+        second.next(p);
+        // Neighbouring taps of stride 2 meet neighbouring pixels.
+        run = p.stride[2] == 2 && p.dilation[2] == 1 && row.tap[2] + 1 < p.kernel[2] ? 2 : 1;
         for_segments(p, first, count, [&](const Segment& s) {
-          const Span span = spans.of(s, row);
+          const Span a = spans.of(s, row), b = run == 2 ? spans.of(s, second) : Span{};
           const T* patch = patches + i * count + s.lane;
-          T* sum = to + span.source;
-          for (int64_t j = span.begin; j < span.end; ++j) sum[j * p.stride[2]] += patch[j];
+          const int64_t begin = std::max(a.begin, b.begin), end = std::min(a.end, b.end);
+          if (begin < end) {
+            add_row(to + a.source, patch, a.begin, begin, p.stride[2]);
+            add_row(to + b.source, patch + count, b.begin, begin, p.stride[2]);
+            add_pair(to + a.source, patch, patch + count, begin, end);
+            add_row(to + a.source, patch, end, a.end, p.stride[2]);
+            add_row(to + b.source, patch + count, end, b.end, p.stride[2]);
+          } else {
+            add_row(to + a.source, patch, a.begin, a.end, p.stride[2]);
+            add_row(to + b.source, patch + count, b.begin, b.end, p.stride[2]);
+          }
         });
+        row = second;
+        if (run == 2) row.next(p);
+      }
     }
   });
 }

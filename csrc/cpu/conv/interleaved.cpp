@@ -323,7 +323,11 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (2 * p.batch < blocks * kWidth<T>) return false;
   const auto bytes = [](const Pass<T>& of) { return of.planes.size() * kWidth<T> * int64_t(sizeof(T)); };
   const auto cheaper = [&](const Pass<T>& of) {
-    return bytes(of) <= kInputBytes && double(blocks) * cost(of) < double(p.batch) * direct_cost(of);
+    // Blocks that leave threads without work are shared out by rows: a signal of one axis has a single one.
+    const int64_t threads = num_threads(), rows = of.extent[0] * of.extent[1];
+    const int64_t busy = shares_evenly(blocks * p.groups) ? threads : std::min(threads, rows);
+    return bytes(of) <= kInputBytes &&
+           double(blocks * threads) * cost(of) < double(p.batch * busy) * direct_cost(of);
   };
   if (pass == ConvPass::grad_x)  // a single row of sums waits for itself
     return (p.group_in() > 1 || p.group_out() < 32) && cheaper(Pass<T>::grad_x(p, nullptr));

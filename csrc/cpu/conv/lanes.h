@@ -14,8 +14,10 @@ class Lanes {
  public:
   static constexpr int w = simd::kWidth<T>;
   Lanes() = default;
+#if defined(__AVX512F__) || !defined(__AVX2__)
   [[gnu::always_inline]] Lanes(int64_t from, int64_t to)
       : Lanes(((1u << std::clamp<int64_t>(to, 0, w)) - 1) & ~((1u << std::clamp<int64_t>(from, 0, w)) - 1)) {}
+#endif
 #if defined(__AVX512F__)
   [[gnu::always_inline]] explicit Lanes(unsigned bits) : mask_(bits) {}
   [[gnu::always_inline]] simd::Vec<T> load(const T* p) const {
@@ -34,6 +36,12 @@ class Lanes {
  private:
   unsigned mask_ = 0;
 #elif defined(__AVX2__)
+  [[gnu::always_inline]] Lanes(int64_t from, int64_t to) {
+    using I = simd::Int<T>;
+    simd::Vec<I> lane;
+    for (int i = 0; i < w; ++i) lane[i] = I(i);
+    mask_ = (lane >= I(std::clamp<int64_t>(from, 0, w))) & (lane < I(std::clamp<int64_t>(to, 0, w)));
+  }
   [[gnu::always_inline]] explicit Lanes(unsigned bits) {
     for (int i = 0; i < w; ++i) mask_[i] = -simd::Int<T>(bits >> i & 1);
   }

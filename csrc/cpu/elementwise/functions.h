@@ -370,6 +370,17 @@ template <class T>
   return per_lane_call<T>([](T a, T b) { return std::fmod(a, b); }, x, y);
 }
 
+// kWidth<double> elements as doubles.
+template <class T>
+[[gnu::always_inline]] inline Vec<double> load_wide(const T* p) {
+  if constexpr (sizeof(T) == 8) {
+    return load(p);
+  } else {
+    Half part;
+    std::memcpy(&part, p, sizeof part);
+    return to_double(part);
+  }
+}
 // x ** y. Single precision: exp(y log |x|) in double, with the sign of x where y is odd and NaN where y is no
 // integer; lanes of zeros and of what is not finite go through the C library.
 template <class T>

@@ -102,7 +102,8 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
   tile::finish<T>(sum, n, int(m), int(n), {c, ldc, alpha, beta, e.bias_row, e.bias_col, e.activation});
 }
 
-constexpr int64_t kTurned = 128;  // elements of a B whose rows are made contiguous on the stack
+constexpr int64_t kScaled = 4096;  // elements of a B that takes the factor of a tall product upon itself
+constexpr int64_t kTurned = 128;   // elements of a B whose rows are made contiguous on the stack
 
 // Adding up the lanes of a dot product and putting the sum in its place takes some 10 cycles. Where the other
 // way is to transpose k numbers at half a cycle each, which serve m rows, sums pay from k = 20 m on.
@@ -125,6 +126,17 @@ bool is_small(int64_t m, int64_t n, int64_t k) {
          tile::ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
 }
 
+// alpha B takes B's place. (A function of its own: its frame is no small product's business.)
+template <class T>
+[[gnu::noinline]] void multiply_scaled(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
+                                       MatrixView<T> b, T beta, T* c, int64_t ldc,
+                                       const GemmEpilogue<T>& epilogue) {
+  T scaled[kScaled];
+  for (int64_t p = 0; p < k; ++p)
+    for (int64_t j = 0; j < n; ++j) scaled[p * n + j] = alpha * b.data[p * b.row + j * b.col];
+  gemm<T>(m, n, k, T(1), a, matrix(static_cast<const T*>(scaled), n), beta, c, ldc, epilogue);
+}
+
 }  // namespace
 
 template <class T>
@@ -144,8 +156,10 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
       return tile::multiply_tiny<T>(m, n, k, alpha, a, matrix(static_cast<const T*>(turned), n), c, ldc);
     }
   }
-  if (tile::is_thin<T>(m, n, k, alpha, beta, epilogue))
-    return tile::multiply_thin<T>(m, n, k, a, b, c, ldc, epilogue);
+  if (tile::is_thin<T>(m, n, k, beta, epilogue))
+    return tile::multiply_thin<T>(m, n, k, alpha, a, b, c, ldc, epilogue);
+  if (alpha != T(1) && k * n <= kScaled && 4 * k <= m)  // else tiles leave the registers through memory
+    return multiply_scaled<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   const bool small = is_small<T>(m, n, k);
   // B's contiguous k: as dot products, or transposed for tiles?
   const bool turned = b.row == 1 && b.col != 1 && k < kSumCost * 2 * m;

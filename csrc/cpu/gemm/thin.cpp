@@ -52,14 +52,14 @@ constexpr auto thin_table(std::integer_sequence<int, K...>) {
 }  // namespace
 
 template <class T>
-bool is_thin(int64_t m, int64_t n, int64_t k, T alpha, T beta, const GemmEpilogue<T>& epilogue) {
-  return k <= kThin && n >= kFewVectors * kWidth<T> && m >= kFewRows && alpha == T(1) && beta == T(0) &&
+bool is_thin(int64_t m, int64_t n, int64_t k, T beta, const GemmEpilogue<T>& epilogue) {
+  return k <= kThin && n >= kFewVectors * kWidth<T> && m >= kFewRows && beta == T(0) &&
          epilogue.activation == GemmActivation::none;
 }
 
 template <class T>
-void multiply_thin(int64_t m, int64_t n, int64_t k, MatrixView<T> a, MatrixView<T> b, T* c, int64_t ldc,
-                   const GemmEpilogue<T>& epilogue) {
+void multiply_thin(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T* c,
+                   int64_t ldc, const GemmEpilogue<T>& epilogue) {
   constexpr int w = kWidth<T>;
   static constexpr auto rows = thin_table<T>(std::make_integer_sequence<int, int(kThin)>{});
   constexpr int64_t room = kPanelBytes / int64_t(sizeof(T));
@@ -74,9 +74,9 @@ void multiply_thin(int64_t m, int64_t n, int64_t k, MatrixView<T> a, MatrixView<
       for (int64_t p = 0; p < k; ++p, to += w) {
         const T* from = b.data + p * b.row + first * b.col;
         if (b.col == 1)
-          store<T>(to, load(from));
+          store<T>(to, alpha * load(from));
         else
-          for (int lane = 0; lane < w; ++lane) to[lane] = from[lane * b.col];
+          for (int lane = 0; lane < w; ++lane) to[lane] = alpha * from[lane * b.col];
       }
       store<T>(to, epilogue.bias_col ? load(epilogue.bias_col + first) : Vec<T>{});
       to += w;
@@ -89,9 +89,9 @@ void multiply_thin(int64_t m, int64_t n, int64_t k, MatrixView<T> a, MatrixView<
   }
 }
 
-#define FASTDL_INSTANTIATE(T)                                                                          \
-  template bool is_thin<T>(int64_t, int64_t, int64_t, T, T, const GemmEpilogue<T>&);                   \
-  template void multiply_thin<T>(int64_t, int64_t, int64_t, MatrixView<T>, MatrixView<T>, T*, int64_t, \
+#define FASTDL_INSTANTIATE(T)                                                                             \
+  template bool is_thin<T>(int64_t, int64_t, int64_t, T, const GemmEpilogue<T>&);                         \
+  template void multiply_thin<T>(int64_t, int64_t, int64_t, T, MatrixView<T>, MatrixView<T>, T*, int64_t, \
                                  const GemmEpilogue<T>&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -73,14 +73,14 @@ void add_columns(const T* phases, const int64_t* starts, const PoolAxis& a, cons
 }
 
 template <class T>
-void forward_rows(T* y, const T* x, const PoolProblem& p, const Divisor<T>& divisor, int64_t begin,
-                  int64_t end) {
+void forward_rows(T* y, const T* x, const PoolProblem& p, const WindowTaps& taps, const Divisor<T>& divisor,
+                  int64_t begin, int64_t end) {
   const bool vectors = p.w.stride <= 2;
   const int64_t pitch = round_up<T>(std::max(p.w.kernel + p.w.out, p.w.pad + p.w.in)) + 2 * kWidth<T>;
   memory::Buffer<T> phases(size_t(pitch * (vectors ? p.w.stride : 1)));
   fill(phases.get(), pitch * (vectors ? p.w.stride : 1), T(0));
   const std::vector<int64_t> starts = tap_starts(p.w, pitch);
-  const TapRanges taps_d(p.d), taps_h(p.h), columns(p.w);
+  const TapRanges &taps_d = taps.d, &taps_h = taps.h, &columns = taps.w;
   std::vector<const T*> rows(size_t(p.d.kernel * p.h.kernel));
 
   RowCursor at(begin, p.d.out, p.h.out);
@@ -134,11 +134,11 @@ T plane_sum(const T* x, int64_t n) {
 template <class T>
 class BackwardRows {
  public:
-  BackwardRows(const T* grad_y, const PoolProblem& p, const Divisor<T>& divisor)
+  BackwardRows(const T* grad_y, const PoolProblem& p, const TapRanges& taps, const Divisor<T>& divisor)
       : grad_y_(grad_y),
         p_(p),
         divisor_(divisor),
-        taps_(p.w),
+        taps_(taps),
         hits_d_(p.d),
         hits_h_(p.h),
         vectors_(p.w.stride <= 2),
@@ -209,7 +209,7 @@ class BackwardRows {
   const T* grad_y_;
   const PoolProblem& p_;
   const Divisor<T>& divisor_;
-  TapRanges taps_;
+  const TapRanges& taps_;
   Hits hits_d_, hits_h_;
   bool vectors_;
   int64_t left_, columns_, pitch_;
@@ -254,9 +254,10 @@ void avg_pool_forward(T* y, const T* x, const PoolProblem& p, bool count_include
     return;
   }
   const Divisor<T> table(p, count_include_pad, divisor);
+  const WindowTaps taps(p);
   const int64_t rows = p.planes * p.d.out * p.h.out;
   parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out),
-               [&](int64_t begin, int64_t end) { forward_rows(y, x, p, table, begin, end); });
+               [&](int64_t begin, int64_t end) { forward_rows(y, x, p, taps, table, begin, end); });
 }
 
 template <class T>
@@ -285,8 +286,9 @@ void avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p, bool co
     return;
   }
   const Divisor<T> table(p, count_include_pad, divisor);
+  const TapRanges taps(p.w);
   parallel_for(p.planes * p.d.in * p.h.in, rows_grain(2 * p.w.in), [&](int64_t begin, int64_t end) {
-    BackwardRows<T> backward(grad_y, p, table);
+    BackwardRows<T> backward(grad_y, p, taps, table);
     RowCursor at(begin, p.d.in, p.h.in);
     for (int64_t row = begin; row < end; ++row, at.next()) backward(at, grad_x + row * p.w.in);
   });

@@ -16,6 +16,8 @@
 // window with stride 2 has a fused body. Backward works on input rows: each gathers from the output rows that
 // cover it, so no two threads write one place and no plane needs clearing first. Passes over memory: one read
 // and one write each way.
+#include <optional>
+
 #include "cpu/pool/pool.h"
 #include "cpu/pool/side_by_side.h"
 #include "cpu/rows.h"
@@ -57,19 +59,20 @@ template <class Offset, class T>
 }
 
 // One input row -> best value and its tap for each output column; both results are padded to whole vectors.
-template <class T>
+// Without kTaps the values alone.
+template <class T, bool kTaps>
 class RowMax {
  public:
-  explicit RowMax(const PoolAxis& a)
+  RowMax(const PoolAxis& a, const TapRanges& taps)
       : a_(a),
         vectors_(a.stride <= 2 || a.out >= 4),
         pitch_(vectors_
                    ? round_up<T>(std::max((a.kernel - 1) * a.dilation + a.out, a.pad + a.in)) + 2 * kWidth<T>
                    : 0),
         phases_(size_t(pitch_ * a.stride)),
-        taps_(a),
-        first_(size_t(round_up<T>(a.out))) {
-    for (int64_t o = 0; o < round_up<T>(a.out); ++o)
+        taps_(taps),
+        first_(size_t(kTaps ? round_up<T>(a.out) : 0)) {
+    for (int64_t o = 0; kTaps && o < round_up<T>(a.out); ++o)
       first_[o] = o < a.out ? Int<T>(taps_.first[size_t(o)]) : 0;
     if (!vectors_) return;
     fill(phases_.get(), pitch_ * a.stride, kLowest<T>);
@@ -79,8 +82,10 @@ class RowMax {
   void operator()(const T* row, T* best, Int<T>* tap) {
     if (!vectors_) return strided(row, best, tap);
     split_row<T>(row, a_.in, a_.stride, a_.pad, phases_, pitch_, kLowest<T>);
-    if (a_.kernel == 2) return contiguous<2>(best, tap);
-    if (a_.kernel == 3) return contiguous<3>(best, tap);
+    if constexpr (kTaps) {
+      if (a_.kernel == 2) return contiguous<2>(best, tap);
+      if (a_.kernel == 3) return contiguous<3>(best, tap);
+    }
     contiguous<0>(best, tap);
   }
 
@@ -93,16 +98,17 @@ class RowMax {
     for (int64_t o = 0; o < a_.out; o += kWidth<T>) {
       // A window of nothing but -inf reports its first tap inside the input; taps in the padding never win.
       Vec<T> b = broadcast<T>(kLowest<T>);
-      Vec<Int<T>> t = load<Int<T>>(first_ + o);
+      Vec<Int<T>> t{};
+      if (kTaps) t = load<Int<T>>(first_ + o);
 #pragma GCC unroll 3
       for (int64_t j = 0; j < kernel; ++j) {
         const Vec<T> v = load<T>(phases + starts[j] + o);
         const auto take = better(v, b);
         b = take ? v : b;
-        t = take ? broadcast<Int<T>>(Int<T>(j)) : t;
+        if (kTaps) t = take ? broadcast<Int<T>>(Int<T>(j)) : t;
       }
       store<T>(best + o, b);
-      store<Int<T>>(tap + o, t);
+      if (kTaps) store<Int<T>>(tap + o, t);
     }
   }
   void strided(const T* row, T* best, Int<T>* tap) {
@@ -117,7 +123,7 @@ class RowMax {
         t = take ? j : t;
       }
       best[o] = b;
-      tap[o] = Int<T>(t);
+      if (kTaps) tap[o] = Int<T>(t);
     }
   }
 
@@ -125,18 +131,19 @@ class RowMax {
   bool vectors_;
   int64_t pitch_;
   memory::Buffer<T> phases_;
-  TapRanges taps_;
+  const TapRanges& taps_;
   memory::Buffer<Int<T>> first_;
   std::vector<int64_t> starts_;
 };
 
-template <class T, class Offset>
-void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64_t begin, int64_t end) {
+template <class T, class Offset, bool kTaps>
+void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, const WindowTaps& taps,
+                  int64_t begin, int64_t end) {
   const int64_t pitch = round_up<T>(p.w.out);
-  RowMax<T> row_max(p.w);
+  RowMax<T, kTaps> row_max(p.w, taps.w);
   RowCache cache((p.d.kernel - 1) * p.d.dilation + 1, (p.h.kernel - 1) * p.h.dilation + 1, p.d.in, p.h.in);
   memory::Buffer<T> best(size_t(cache.slots() * pitch));
-  memory::Buffer<Int<T>> tap(size_t(cache.slots() * pitch));
+  memory::Buffer<Int<T>> tap(size_t(kTaps ? cache.slots() * pitch : 0));
   struct Row {
     const T* best;
     const Int<T>* tap;
@@ -144,9 +151,9 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
   };
   std::vector<Row> rows(size_t(p.d.kernel * p.h.kernel));
 
-  const TapRanges taps_d(p.d), taps_h(p.h), taps_w(p.w);
+  const TapRanges &taps_d = taps.d, &taps_h = taps.h, &taps_w = taps.w;
   std::vector<int64_t> empty;  // dilated windows whose taps all fall outside: they report tap 0
-  for (int64_t o = 0; offsets && o < p.w.out; ++o)
+  for (int64_t o = 0; kTaps && o < p.w.out; ++o)
     if (taps_w.first[size_t(o)] >= taps_w.end[size_t(o)]) empty.push_back(o);
 
   RowCursor at(begin, p.d.out, p.h.out);
@@ -157,8 +164,9 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
         const int64_t d = p.d.start(at.d) + i * p.d.dilation, h = p.h.start(at.h) + j * p.h.dilation;
         bool fresh;
         const int64_t slot = cache.slot(at.plane, d, h, fresh) * pitch;
-        if (fresh) row_max(x + ((at.plane * p.d.in + d) * p.h.in + h) * p.w.in, best + slot, tap + slot);
-        rows[size_t(count++)] = {best + slot, tap + slot, Int<T>((i * p.h.kernel + j) * p.w.kernel)};
+        Int<T>* const row_tap = kTaps ? tap + slot : nullptr;
+        if (fresh) row_max(x + ((at.plane * p.d.in + d) * p.h.in + h) * p.w.in, best + slot, row_tap);
+        rows[size_t(count++)] = {best + slot, row_tap, Int<T>((i * p.h.kernel + j) * p.w.kernel)};
       }
     }
     T* y_row = y + row * p.w.out;
@@ -167,14 +175,15 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
       Vec<Int<T>> t{};
       for (int64_t k = 0; k < count; ++k) {
         const Vec<T> v = load<T>(rows[size_t(k)].best + o);
-        const Vec<Int<T>> tv = load<Int<T>>(rows[size_t(k)].tap + o) + rows[size_t(k)].base;
         const auto take = better(v, b);
         b = take ? v : b;
+        if (!kTaps) continue;
+        const Vec<Int<T>> tv = load<Int<T>>(rows[size_t(k)].tap + o) + rows[size_t(k)].base;
         t = take ? tv : (k == 0 ? tv : t);
       }
       const int64_t room = (end - row) * p.w.out - o;
       store_within<T>(y_row + o, b, room);
-      if (offsets) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
+      if (kTaps) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
     }
     for (int64_t o : empty) offsets[row * p.w.out + o] = 0;
   }
@@ -408,12 +417,16 @@ void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
     if (side_by_side::worthwhile<T>(p)) return side_by_side::max_pool_forward<T>(y, offsets, x, p);
   if (p.global()) return forward_global(y, offsets, x, p);
   const Pairs pairs(p);
+  std::optional<WindowTaps> taps;
+  if (!pairs.apply) taps.emplace(p);
   const int64_t rows = p.planes * p.d.out * p.h.out;
   parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out), [&](int64_t begin, int64_t end) {
     if (pairs.apply)
       forward_pairs(y, offsets, x, p, pairs, begin, end);
+    else if (offsets)
+      forward_rows<T, Offset, true>(y, offsets, x, p, *taps, begin, end);
     else
-      forward_rows(y, offsets, x, p, begin, end);
+      forward_rows<T, uint8_t, false>(y, nullptr, x, p, *taps, begin, end);
   });
 }
 

@@ -1,9 +1,11 @@
-// Running sums along the middle axis of (outer, n, inner), forwards or from the end; kept in double.
+// Running sums along the middle axis of (outer, n, inner), forwards or from the end, and products; kept in
+// double.
 //
 //   inner = 1   along a row, the sums within a vector in log2(width) steps; short rows four at a time, one
 //   chain of
 //               additions each
-//   inner > 1   a tile of columns' sums in the first-level cache, rows in order
+//   inner > 1   a tile of columns' sums in the first-level cache, rows in order; few columns of several outer
+//               indices together
 //
 // Work: rows and tiles over threads (a single row runs on one). Passes: one read, one write.
 #include <algorithm>
@@ -21,17 +23,7 @@ using namespace simd;
 constexpr int64_t kGrain = 8192;  // elements worth about 10 us
 constexpr int64_t kShortRow = 16;
 
-// kWidth<double> elements as doubles, and back.
-template <class T>
-[[gnu::always_inline]] inline Vec<double> load_wide(const T* p) {
-  if constexpr (sizeof(T) == 8) {
-    return load(p);
-  } else {
-    Half part;
-    std::memcpy(&part, p, sizeof part);
-    return to_double(part);
-  }
-}
+// Doubles as kWidth<double> elements.
 template <class T>
 [[gnu::always_inline]] inline void store_narrow(T* p, Vec<double> v) {
   if constexpr (sizeof(T) == 8) {
@@ -42,12 +34,12 @@ template <class T>
   }
 }
 
-// Lane i of the result is lane i - step of v, or i + step from the end; zero where there is none.
+// Lane i of the result is lane i - step of v, or i + step from the end; `none` where there is none.
 template <int step, bool from_end>
-[[gnu::always_inline]] inline Vec<double> moved(Vec<double> v) {
+[[gnu::always_inline]] inline Vec<double> moved(Vec<double> v, Vec<double> none) {
   return [&]<int... i>(std::integer_sequence<int, i...>) {
     constexpr int w = kWidth<double>;
-    return __builtin_shufflevector(v, Vec<double>{}, (from_end ? i + step : i < step ? w + i : i - step)...);
+    return __builtin_shufflevector(v, none, (from_end ? i + step : i < step ? w + i : i - step)...);
   }(std::make_integer_sequence<int, kWidth<double>>());
 }
 
@@ -62,28 +54,29 @@ void scan_short_rows(T* y, const T* x, int64_t n) {
   }
 }
 
-// One row. Sums within a vector do not depend on those before it: from vector to vector one addition waits
-// for another.
-template <bool from_end, class T>
-void scan_row(T* y, const T* x, int64_t n) {
+// One row, of sums or products; f(start, v) is v. Those within a vector do not depend on those before it:
+// from vector to vector one operation waits for another.
+template <bool from_end, class T, class F>
+void scan_row(T* y, const T* x, int64_t n, double start, F f) {
   constexpr int w = kWidth<double>;
-  Vec<double> before{};  // the same in all lanes
+  const Vec<double> none = broadcast(start);
+  Vec<double> before = none;  // the same in all lanes
   const auto vector = [&](int64_t i) {
     Vec<double> v = load_wide(x + i);
-    v += moved<1, from_end>(v);
-    if constexpr (w > 2) v += moved<2, from_end>(v);
-    if constexpr (w > 4) v += moved<4, from_end>(v);
-    store_narrow(y + i, v + before);
-    before += broadcast<double>(v[from_end ? 0 : w - 1]);
+    v = f(v, moved<1, from_end>(v, none));
+    if constexpr (w > 2) v = f(v, moved<2, from_end>(v, none));
+    if constexpr (w > 4) v = f(v, moved<4, from_end>(v, none));
+    store_narrow(y + i, f(v, before));
+    before = f(before, broadcast<double>(v[from_end ? 0 : w - 1]));
   };
   if constexpr (from_end) {
     int64_t i = n;
     for (; i >= w; i -= w) vector(i - w);
-    for (double sum = before[0]; i-- > 0;) y[i] = T(sum += double(x[i]));
+    for (double sum = before[0]; i-- > 0;) y[i] = T(sum = f(sum, double(x[i])));
   } else {
     int64_t i = 0;
     for (; i + w <= n; i += w) vector(i);
-    for (double sum = before[0]; i < n; ++i) y[i] = T(sum += double(x[i]));
+    for (double sum = before[0]; i < n; ++i) y[i] = T(sum = f(sum, double(x[i])));
   }
 }
 
@@ -94,7 +87,8 @@ void scan_rows(T* y, const T* x, int64_t outer, int64_t n) {
     const int64_t last = std::min(outer, end * 4);
     if (n < kShortRow)
       for (; o + 4 <= last; o += 4) scan_short_rows<4, from_end>(y + o * n, x + o * n, n);
-    for (; o < last; ++o) scan_row<from_end>(y + o * n, x + o * n, n);
+    for (; o < last; ++o)
+      scan_row<from_end>(y + o * n, x + o * n, n, 0, [](auto a, auto b) { return a + b; });
   });
 }
 
@@ -111,6 +105,30 @@ void add_row(T* y, const T* x, int64_t count, double* sums) {
   for (; c < count; ++c) y[c] = T(sums[c] += double(x[c]));
 }
 
+// Few columns: chains of several outer indices are under way at the same time.
+constexpr int64_t kFewColumns = 8;
+template <class T, class A, class F>
+void scan_few_columns(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end, A start,
+                      F f) {
+  constexpr int64_t together = 4;
+  const int64_t first = from_end ? n - 1 : 0, step = from_end ? -inner : inner;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (n * inner * together));
+  parallel_for((outer + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin * together; o < std::min(outer, end * together); o += together) {
+      const int64_t rows = std::min(together, outer - o);
+      A sums[together * kFewColumns];
+      std::fill_n(sums, together * kFewColumns, start);
+      for (int64_t i = 0, at = (o * n + first) * inner; i < n; ++i, at += step)
+        for (int64_t r = 0; r < rows; ++r) {
+          const T* from = x + at + r * n * inner;
+          T* to = y + at + r * n * inner;
+          A* sum = sums + r * inner;
+          for (int64_t j = 0; j < inner; ++j) to[j] = T(sum[j] = f(sum[j], A(from[j])));
+        }
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -120,6 +138,8 @@ void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   if (inner == 1) {
     return from_end ? scan_rows<true>(y, x, outer, n) : scan_rows<false>(y, x, outer, n);
   }
+  if (inner < kFewColumns)
+    return scan_few_columns(y, x, outer, n, inner, from_end, 0.0, [](double a, double b) { return a + b; });
   constexpr int64_t tile = 512;
   const int64_t tiles = (inner + tile - 1) / tile;
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(tile, inner)));
@@ -153,6 +173,7 @@ void scan_chains(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
     });
     return;
   }
+  if (inner < kFewColumns) return scan_few_columns(y, x, outer, n, inner, from_end, start, f);
   constexpr int64_t tile = 256;
   const int64_t tiles = (inner + tile - 1) / tile;
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(tile, inner)));
@@ -177,7 +198,14 @@ void running_sum<int64_t>(int64_t* y, const int64_t* x, int64_t outer, int64_t n
 template <class T>
 void running_product(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   using A = std::conditional_t<std::is_same_v<T, int64_t>, uint64_t, double>;  // overflow wraps
-  scan_chains(y, x, outer, n, inner, false, A(1), [](A a, A b) { return a * b; });
+  const auto product = [](auto a, auto b) { return a * b; };
+  // The products of some floats are numbers in double, whichever they are; not so those of doubles.
+  if constexpr (std::is_same_v<T, float>)
+    if (inner == 1 && n >= kShortRow)
+      return parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+        for (int64_t o = begin; o < end; ++o) scan_row<false>(y + o * n, x + o * n, n, 1, product);
+      });
+  scan_chains(y, x, outer, n, inner, false, A(1), product);
 }
 template void running_product<int64_t>(int64_t*, const int64_t*, int64_t, int64_t, int64_t);
 template void running_product<float>(float*, const float*, int64_t, int64_t, int64_t);

@@ -37,13 +37,14 @@ class Columns {
     const bool single = ones && taps_ == 1;
     copies_ = single && same;
     doubles_ = single && twice;
-    if (ragged_) line_.assign(size_t(in_) + 1, T(0));
   }
 
   int64_t out_pitch() const { return pitch_; }
+  // Room that a thread needs: a row and the zero behind it.
+  int64_t room() const { return ragged_ ? in_ + 1 : 0; }
 
   // y has room for whole vectors.
-  void operator()(const T* x, T* y) {
+  void operator()(const T* x, T* y, T* room) const {
     if (copies_) {
       std::memcpy(y, x, size_t(out_) * sizeof(T));
       return;
@@ -59,8 +60,9 @@ class Columns {
       return;
     }
     if (ragged_) {
-      std::memcpy(line_.data(), x, size_t(in_) * sizeof(T));
-      x = line_.data();
+      std::memcpy(room, x, size_t(in_) * sizeof(T));
+      room[in_] = 0;
+      x = room;
     }
     switch (taps_) {
       case 1:
@@ -96,7 +98,7 @@ class Columns {
   int64_t in_, out_, pitch_, taps_ = 0;
   bool ragged_ = false, copies_ = false, doubles_ = false;
   std::vector<Int<T>> index_;
-  std::vector<T> weight_, line_;
+  std::vector<T> weight_;
 };
 
 // The most rows between the first and the last input of any output.
@@ -135,13 +137,14 @@ void combine(const std::vector<WeightedRow<T>>& rows, T* to, int64_t n) {
 }
 
 template <class T>
-void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, int64_t begin, int64_t end) {
-  Columns<T> columns(p.w);
+void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, const Columns<T>& columns, int64_t begin,
+                   int64_t end) {
   const bool columns_first = p.d.in * p.h.in <= p.d.out * p.h.out;
   const int64_t pitch = columns.out_pitch() + kWidth<T>;
   RowCache cache(columns_first ? span(p.d) : 0, span(p.h), p.d.in, p.h.in);
   memory::Buffer<T> kept(size_t(cache.slots() * pitch));
-  memory::Buffer<T> line(static_cast<size_t>(p.w.in)), result(static_cast<size_t>(pitch));
+  memory::Buffer<T> line(static_cast<size_t>(p.w.in)), result(static_cast<size_t>(pitch)),
+      room(static_cast<size_t>(columns.room()));
   std::vector<WeightedRow<T>> rows, previous;
 
   RowCursor at(begin, p.d.out, p.h.out);
@@ -165,7 +168,7 @@ void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, int64_t begin,
         for (int64_t j = p.h.begin[size_t(at.h)]; j < p.h.begin[size_t(at.h) + 1]; ++j, ++k) {
           bool fresh;
           const int64_t slot = cache.slot(at.plane, p.d.index[size_t(i)], p.h.index[size_t(j)], fresh);
-          if (fresh) columns(rows[k].row, kept + slot * pitch);
+          if (fresh) columns(rows[k].row, kept + slot * pitch, room);
           rows[k].row = kept + slot * pitch;
         }
       combine(rows, y_row, p.w.out);
@@ -175,7 +178,7 @@ void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, int64_t begin,
         from = rows[0].row;
       else
         combine(rows, line.get(), p.w.in);
-      columns(from, result);
+      columns(from, result, room);
       std::memcpy(y_row, result, size_t(p.w.out) * sizeof(T));
     }
   }
@@ -187,8 +190,9 @@ template <class T>
 void resample(T* y, const T* x, const ResampleProblem<T>& p) {
   const int64_t rows = p.planes * p.d.out * p.h.out;
   if (rows * p.w.out == 0) return;
+  const Columns<T> columns(p.w);  // once: a range of rows may be two of them
   parallel_for(rows, rows_grain(2 * (p.planes * p.d.in * p.h.in * p.w.in / rows + p.w.out)),
-               [&](int64_t begin, int64_t end) { resample_rows(y, x, p, begin, end); });
+               [&](int64_t begin, int64_t end) { resample_rows(y, x, p, columns, begin, end); });
 }
 
 template void resample<float>(float*, const float*, const ResampleProblem<float>&);

@@ -1,9 +1,11 @@
-// Interpolation, padding, unfold/fold and pixel shuffling; see interpolate.cpp, pad.cpp and unfold.cpp.
+// Interpolation, padding, unfold/fold and pixel shuffling; see interpolate.cpp, pad.cpp, unfold.cpp and
+// grid_sample.cpp.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "common/grid_sample.h"
 #include "common/pool.h"
 #include "common/resample.h"
 
@@ -38,5 +40,13 @@ template <class T>
 void pixel_shuffle_forward(T* y, const T* x, int64_t planes, int64_t r, int64_t h, int64_t w);
 template <class T>
 void pixel_unshuffle_forward(T* y, const T* x, int64_t planes, int64_t r, int64_t h, int64_t w);
+
+// x: (batch, channels, plane), grid: (batch, points, rank), y: (batch, channels, points). Either gradient may
+// be null.
+template <class T>
+void grid_sample_forward(T* y, const T* x, const T* grid, const GridProblem& p);
+template <class T>
+void grid_sample_backward(T* grad_x, T* grad_grid, const T* grad_y, const T* x, const T* grid,
+                          const GridProblem& p);
 
 }  // namespace fastdl

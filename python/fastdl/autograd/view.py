@@ -21,7 +21,7 @@ from fastdl._graph import next_order, plainly_writable, register_view, share
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import can_store
+from fastdl.dtypes import FLOATING, can_store
 from fastdl.kernels import is_writable
 from fastdl.tensor import RetainGrad, Tensor, assign, pooled_copy
 
@@ -239,7 +239,8 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
         if array.dtype != target.dtype:
             result = Cast.apply(result, dtype=target.dtype)
         rebase(op, t, result)
-    assign(target, array)
+    if array is not target:
+        assign(target, array)
     t._version_cell()[0] += 1
     return t
 
@@ -251,14 +252,18 @@ def alias(t: Tensor) -> Tensor:
     return now
 
 
-def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) -> Callable[..., Tensor]:
+def in_place(
+    function: Callable[..., Any],
+    name: str,
+    writes_out: bool = False,
+    overwrite: Callable[..., Tensor] | None = None,
+) -> Callable[..., Tensor]:
     """The in-place method made from a function: ``add_`` from ``add``.
 
-    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor. Otherwise it
-    runs on an alias
-    of the tensor. If that needs the old values for backward (it then asks for the alias's version counter) it
-    runs again on a
-    copy of them, since their memory is about to be overwritten.
+    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor. Otherwise it runs on an
+    alias of the tensor. If that needs the old values for backward (it then asks for the alias's version counter) it
+    runs again on a copy of them, since their memory is about to be overwritten. ``overwrite``: the same function for
+    floating numbers, whose node keeps only its result, computed in the memory of its argument.
     """
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -269,6 +274,14 @@ def in_place(function: Callable[..., Any], name: str, writes_out: bool = False) 
                 return self
             return write(name, self, function(self, *args, **options))
         before = alias(self)
+        if overwrite is not None and self._path.__class__ is not str and self._data.dtype.kind in FLOATING:
+            result = overwrite(before, *args, **options)
+            node = result._node
+            write(name, self, result)
+            if node.versions is not None:  # what the node keeps is this tensor from now on
+                cell = self._version_cell()
+                node.versions = [(cell, cell[0])]
+            return self
         result = function(before, *args, **options)
         if before._counter is not None and result._node is not None:
             before = alias(self)

@@ -136,7 +136,7 @@ from fastdl.ops.resample import (
 )
 from fastdl.ops.softmax import gumbel_softmax, log_softmax, softmax, softmin
 from fastdl.ops.unpool import max_unpool1d, max_unpool2d, max_unpool3d
-from fastdl.published import publish
+from fastdl.published import publish as _publish
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -269,4 +269,4 @@ __all__ = [
     "upsample_nearest",
 ]
 
-publish(globals(), __all__)
+_publish(globals(), __all__)

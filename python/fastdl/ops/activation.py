@@ -38,7 +38,7 @@ class _Elementwise(Op):
 class _OfInput(_Elementwise):
     """... whose derivative is computed from the input."""
 
-    saves = (0,)
+    saves: tuple[int, ...] = (0,)
 
     def forward(self, x: Any, parameters: tuple[float, ...] = ()) -> Any:
         self.x = x
@@ -90,6 +90,15 @@ def from_output(kernel: str, grad_y: Any, y: Tensor) -> Any:
 
 
 class Relu(_OfOutput, kernel="relu"): ...
+
+
+class ReluInPlace(Relu):
+    """... in the memory of its input."""
+
+    def forward(self, x: Any) -> Any:
+        self.y = x
+        select(x).clamp_forward(x, 0.0, math.inf, x)
+        return x
 
 
 class Sigmoid(_OfOutput, kernel="sigmoid"): ...
@@ -146,6 +155,18 @@ class Softplus(_OfInput, kernel="softplus"):
 
 class Hardtanh(_Pieces, kernel="hardtanh"):
     wide_integers = True
+
+
+class HardtanhInPlace(Hardtanh):
+    """... in the memory of its input: what lies between the limits does so before and after."""
+
+    saves: tuple[int, ...] = ()
+    saves_output = True
+
+    def forward(self, x: Any, parameters: tuple[float, ...] = ()) -> Any:
+        self.x, self.parameters = x, parameters
+        select(x).clamp_forward(x, *parameters, x)
+        return x
 
 
 class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
@@ -369,6 +390,12 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     return Hardtanh.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
 
 
+def _hardtanh_over(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    if min_val > max_val:
+        return hardtanh(input, min_val, max_val)  # says what is wrong
+    return HardtanhInPlace.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
+
+
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """x limited to [0, 6]. See ``torch.nn.functional.relu6``."""
     return hardtanh(input, 0.0, 6.0, inplace)
@@ -478,14 +505,14 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return Glu.apply(input, dim=d)  # type: ignore[no-any-return]
 
 
-relu_ = in_place(_relu_into, "relu_", writes_out=True)
+relu_ = in_place(_relu_into, "relu_", writes_out=True, overwrite=ReluInPlace.apply)
 leaky_relu_ = in_place(leaky_relu, "leaky_relu_")
 silu_ = in_place(silu, "silu_")
 mish_ = in_place(mish, "mish_")
 elu_ = in_place(elu, "elu_")
 celu_ = in_place(celu, "celu_")
 selu_ = in_place(selu, "selu_")
-hardtanh_ = in_place(hardtanh, "hardtanh_")
+hardtanh_ = in_place(hardtanh, "hardtanh_", overwrite=_hardtanh_over)
 hardsigmoid_ = in_place(hardsigmoid, "hardsigmoid_")
 hardswish_ = in_place(hardswish, "hardswish_")
 threshold_ = in_place(threshold, "threshold_")

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.dtypes import FLOATING, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import on_device, select
+from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.binary import (
     Add,
     Atan2,
@@ -51,6 +51,8 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
         apply(op, input, other, out._data)
         out._bump_version()
         return out
+    if out is not None and not is_array(out):
+        raise not_a_tensor(op.label, "out", out)
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):
             return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import (
     by_numpy,
@@ -164,6 +164,8 @@ def constant(value: Any) -> Any:
 
 def store(op: str, out: Tensor, result: Tensor) -> Tensor:
     """``result`` written into the tensor ``out``, which is returned; an empty one takes the result's shape."""
+    if not isinstance(out, Tensor):
+        raise not_a_tensor(op, "out", out)
     constant(result)
     array = result._data
     if out._data.size == 0:
@@ -180,7 +182,7 @@ def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **optio
     if out is None:
         return op.apply(*inputs, **options)  # type: ignore[no-any-return]
     if out is not inputs[0] or (mode.enabled and any([t is not None and t._requires_grad for t in inputs])):
-        return store(op.__name__, out, op.apply(*inputs, **options))
+        return store(op.__name__.lower(), out, op.apply(*inputs, **options))
     op.apply(*inputs, **options, out=out._data)
     out._bump_version()
     return out

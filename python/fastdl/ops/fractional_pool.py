@@ -1,6 +1,6 @@
 """Max pooling over windows at random distances; see ``torch.nn.functional``.
 
-Where the maxima are is found with NumPy; values and gradients are those of :func:`fastdl.gather`.
+Ordinary pooling with stride 1 finds where the maxima are; values and gradients are those of :func:`fastdl.gather`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from fastdl.errors import ArgumentError
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
-from fastdl.ops.pool import Ints, _check_shape, _checked, _sizes
+from fastdl.ops.pool import Ints, MaxPool, Plan, _check_shape, _checked, _sizes
 from fastdl.ops.sampling import rand
 from fastdl.tensor import Tensor
 
@@ -66,23 +66,22 @@ def _fractional(
         samples = rand(*planes, rank, dtype=input.dtype, device="cpu")
     elif samples.ndim != 3 or samples.shape[0] < planes[0] or samples.shape[1:] != (planes[1], rank):
         raise ArgumentError(f"{op}: _random_samples must have shape {(*planes, rank)}, got {samples.shape}")
-    # Flat positions (N, C, *output, *kernel) of everything under a window, the sum of one term for each axis.
-    flat: Any = 0
+    # The maximum of every window there could be, and from these the ones drawn: a position is the sum of one term for
+    # each axis.
+    sliding = tuple([n - k + 1 for n, k in zip(spatial, kernel, strict=True)])
+    plan = Plan(spatial, kernel, (1,) * rank, (0,) * rank, (1,) * rank, sliding)
+    _, winners = MaxPool.apply(input.detach(), plan=plan, return_indices=True)
+    places: Any = 0
     for axis in range(rank):
         # A larger batch of samples serves as well; images take them in the order (W, H).
         drawn = samples._data[: planes[0], :, 1 - axis if rank == 2 else axis]
-        places = _starts(drawn, spatial[axis], output[axis], kernel[axis])[..., None] + np.arange(
-            kernel[axis]
-        )
-        shape = [1] * (2 * rank)
-        shape[axis], shape[rank + axis] = output[axis], kernel[axis]
-        flat = flat + places.reshape(*planes, *shape) * prod(spatial[axis + 1 :])
-    flat = flat.reshape(*planes, prod(output), prod(kernel))
-    places = flat.reshape(*planes, prod(output) * prod(kernel))
-    values = np.take_along_axis(x.reshape(*planes, prod(spatial)), places, -1).reshape(flat.shape)
-    found = np.take_along_axis(flat, values.argmax(-1)[..., None], -1)[..., 0]
+        starts = _starts(drawn, spatial[axis], output[axis], kernel[axis])
+        shape = [output[axis] if i == axis else 1 for i in range(rank)]
+        places = places + starts.reshape(*planes, *shape) * prod(sliding[axis + 1 :])
+    winners = winners.reshape(*planes, prod(sliding))
+    found = gather(winners, 2, Tensor._wrap(places.reshape(*planes, prod(output))))
     lead = x.shape[: x.ndim - rank]
-    indices = Tensor._wrap(found.reshape(*lead, prod(output)))
+    indices = found.reshape(*lead, prod(output))
     y = gather(input.reshape(*lead, prod(spatial)), -1, indices).reshape(*lead, *output)
     return (y, indices.reshape(*lead, *output)) if return_indices else y
 

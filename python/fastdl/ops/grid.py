@@ -1,4 +1,4 @@
-"""Sampling images at any places: ``affine_grid`` and ``grid_sample``, composed of other operations."""
+"""Sampling images at any places: ``affine_grid`` and ``grid_sample``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
+from fastdl.autograd.op import Op
 from fastdl.devices import to_device
 from fastdl.dtypes import bool_
 from fastdl.errors import ArgumentError
+from fastdl.kernels import on_device, select
 from fastdl.ops.arithmetic import add, div, mul, remainder, sub
 from fastdl.ops.arrays import full
 from fastdl.ops.compare import gt, logical_and, lt
@@ -44,14 +47,14 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
             "affine_grid: theta must be (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with size (N, C, D, H, W); "
             f"got {theta.shape} and {tuple(size)}"
         )
-    lines = []
-    for extent in extents:
+    # x first, and what the last column of theta is added with.
+    points = np.ones((*extents, rank + 1), theta.dtype)
+    for i, extent in enumerate(extents):
         line = linspace(-1, 1, extent, dtype=theta.dtype)._data if extent > 1 else np.zeros(1, theta.dtype)
-        lines.append(
-            line if align_corners else line * theta.dtype.type(extent - 1) / theta.dtype.type(extent)
-        )
-    grids = np.meshgrid(*lines, indexing="ij")[::-1]  # x first
-    points = np.stack([*grids, np.ones_like(grids[0])], -1).reshape(-1, rank + 1)
+        if not align_corners:
+            line = line * theta.dtype.type(extent - 1) / theta.dtype.type(extent)
+        points[..., rank - 1 - i] = line.reshape(extent, *[1] * (rank - 1 - i))
+    points = points.reshape(math.prod(extents), rank + 1)
     moved = matmul(unsqueeze(Tensor._wrap(to_device(points, theta.device)), 0), theta.mT)
     return reshape(moved, (size[0], *extents, rank))
 
@@ -102,6 +105,37 @@ def grid_sample(
         raise ArgumentError(
             f"grid_sample: only batch and channels of the input may be empty, got {input.shape}"
         )
+    align_corners = bool(align_corners)
+    if on_device(input._data) or on_device(grid._data):
+        return _composed(input, grid, mode, padding_mode, align_corners)
+    return GridSample.apply(  # type: ignore[no-any-return]
+        input, grid, mode=mode, padding=padding_mode, align_corners=align_corners
+    )
+
+
+class GridSample(Op):
+    saves = (0, 1)
+
+    def forward(self, x: Any, grid: Any, **options: Any) -> Any:
+        self.x, self.grid, self.options = x, grid, options
+        return select(x).grid_sample_forward(x, grid, **options)
+
+    def backward(self, grad_y: Any) -> Any:
+        want_x, want_grid = self.needs
+        return select(grad_y).grid_sample_backward(
+            grad_y, self.x, self.grid, **self.options, want_x=want_x, want_grid=want_grid
+        )
+
+    def backward_graph(self, grad_y: Tensor) -> Any:
+        return replay(
+            self, grad_y, lambda x, grid: _composed(x, grid, *self.options.values()), self.x, self.grid
+        )
+
+
+def _composed(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
+    """The same of other operations: on a GPU, and for second derivatives."""
+    rank = input.ndim - 2
+    extents = input.shape[2:]
     places = []
     for i, extent in enumerate(extents):
         x = grid[..., rank - 1 - i]
@@ -109,7 +143,7 @@ def grid_sample(
             x = mul(add(x, 1), (extent - 1) / 2)
         else:
             x = div(sub(mul(add(x, 1), extent), 1), 2)
-        places.append(x if mode == "bicubic" else _padded(x, extent, padding_mode, bool(align_corners)))
+        places.append(x if mode == "bicubic" else _padded(x, extent, padding_mode, align_corners))
     taps = [_taps(x, mode) for x in places]
     flat = reshape(input, (*input.shape[:2], math.prod(extents)))
     total: Any = None
@@ -119,7 +153,7 @@ def grid_sample(
         inside = full(grid.shape[:-1], True, bool_, grid._data)
         for (at, share), extent in zip(corner, extents, strict=True):
             if mode == "bicubic":
-                at = _padded(at, extent, padding_mode, bool(align_corners))
+                at = _padded(at, extent, padding_mode, align_corners)
             with np.errstate(invalid="ignore"):
                 position = np.nan_to_num(at._data, nan=-1.0)
                 inside &= (position >= 0) & (position <= extent - 1)

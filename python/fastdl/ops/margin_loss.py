@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -81,21 +82,23 @@ class MultilabelMarginLoss(Op):
         # Labels of a row end at its first -1.
         self.listed = np.logical_and.accumulate(labels >= 0, 1)
         self.labels = np.where(self.listed, labels, 0).astype(np.int64)
-        self.wanted = np.zeros(x.shape, bool)
+        self.others = others = x.copy()  # the classes that no label names; the others open no gap
         rows = np.broadcast_to(np.arange(len(x))[:, None], labels.shape)
-        self.wanted[rows[self.listed], self.labels[self.listed]] = True
-        losses = np.zeros(len(x), x.dtype)
-        for k in range(int(self.listed.sum(1).max(initial=0))):
-            losses += self._gaps(k).sum(1)
-        losses /= x.dtype.type(x.shape[1])
+        others[rows[self.listed], self.labels[self.listed]] = -np.inf
+        total = np.zeros_like(x)
+        for _, bound in self._bounds():
+            gaps = others - bound
+            total += np.maximum(gaps, 0, out=gaps)
+        losses = total.sum(1) / x.dtype.type(x.shape[1])
         return reduce_losses(losses.reshape(self.shape[:-1]), reduction)
 
-    def _gaps(self, k: int) -> Any:
-        """max(0, 1 - (x of the k-th label - x)) for classes that no label names."""
-        wanted = np.take_along_axis(self.x, self.labels[:, k : k + 1], 1)
-        gaps = np.maximum(1 - (wanted - self.x), 0)
-        gaps[self.wanted | ~self.listed[:, k : k + 1]] = 0
-        return gaps
+    def _bounds(self) -> Iterator[tuple[Any, Any]]:
+        """For k = 0, 1, ...: each row's k-th label and, as columns, what another class must exceed to open a gap."""
+        for k in range(int(self.listed.sum(1).max(initial=0))):
+            label = self.labels[:, k : k + 1]
+            bound = np.take_along_axis(self.x, label, 1) - 1
+            bound[~self.listed[:, k : k + 1]] = np.inf
+            yield label[:, 0], bound
 
     def backward(self, grad_loss: Any) -> Any:
         g = upstream(grad_loss, self.shape[:-1], self.reduction).reshape(-1, 1)
@@ -105,10 +108,10 @@ class MultilabelMarginLoss(Op):
         """d loss of a row / d x, (N, C)."""
         grad = np.zeros_like(self.x)
         rows = np.arange(len(self.x))
-        for k in range(int(self.listed.sum(1).max(initial=0))):
-            active = (self._gaps(k) > 0).astype(self.x.dtype)
+        for label, bound in self._bounds():
+            active = self.others > bound
             grad += active
-            grad[rows, self.labels[:, k]] -= active.sum(1)
+            grad[rows, label] -= np.count_nonzero(active, 1)
         grad /= self.x.dtype.type(self.x.shape[1])
         return grad
 
@@ -165,8 +168,9 @@ def _classes(op: str, input: Tensor) -> tuple[int, ...]:
 
 
 def _check_range(op: str, target: Any, low: int, classes: int) -> None:
-    invalid = np.argwhere((target < low) | (target >= classes))
-    if len(invalid):
+    outside = (target < low) | (target >= classes)
+    if outside.any():
+        invalid = np.argwhere(outside)
         position = tuple(int(i) for i in invalid[0])
         name = f"target[{', '.join(map(str, position))}]" if position else "target"
         raise IndexError(f"{op}: {name} = {target[position]} is out of range for {classes} classes")

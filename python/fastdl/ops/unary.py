@@ -166,6 +166,8 @@ def _function(
             ):
                 return Tensor._wrap(getattr(select(x), kernel)(x))  # no node where nothing is recorded
             return op.apply(input)  # type: ignore[no-any-return]
+        if not isinstance(out, Tensor):
+            raise not_a_tensor(name, "out", out)
         if out._data.size == 0:
             return store(name, out, op.apply(input))
         op.apply(constant(input), out=out._data)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
 
 from fastdl.dtypes import floating_info
 from fastdl.ops.arrays import zeros
@@ -20,7 +19,8 @@ class Adafactor(Optimizer):
 
     v is the running mean of g^2, with 1 - beta2 = t^beta2_decay; of parameters of two and more dimensions only its
     means R over columns and C over rows are kept, and v = R C / mean(R). Before the update p shrinks by
-    ``lr * weight_decay``. See ``torch.optim.Adafactor``; ``foreach`` chooses nothing here. Computed by NumPy.
+    ``lr * weight_decay``. See ``torch.optim.Adafactor``; ``foreach`` chooses nothing here. Composed of
+    elementwise kernels and means.
 
     Args:
         lr: the largest step relative to the parameter's own size.
@@ -75,14 +75,13 @@ class Adafactor(Optimizer):
     def _state_names(self, group: Group) -> tuple[str, ...]:
         return ("step",)  # what else there is depends on the parameter's shape: see _mean
 
-    def _mean(self, param: Tensor, name: str, now: Any, share: float) -> Any:
+    def _mean(self, kernels: Any, param: Tensor, name: str, now: Any, share: float) -> Any:
         """The running mean ``name`` of a parameter, moved towards ``now``; from zeros at first."""
         state = self._state[param]
         if name not in state:
             state[name] = Tensor._wrap(zeros(now.shape, now.dtype, now))
         mean = state[name]._data
-        mean += (now - mean) * now.dtype.type(share)
-        return mean
+        return kernels.lerp_forward(mean, now, share, mean)
 
     def _update(
         self,
@@ -99,24 +98,26 @@ class Adafactor(Optimizer):
             if not p.size:
                 continue
             steps = count.item()
-            number = p.dtype.type
             epsilon = float(floating_info(p.dtype).eps) if least_root is None else least_root
             share = steps ** group["beta2_decay"]
-            rate = max(least_size, _rms(p)) * min(lr, steps**-0.5)
+            rate = max(least_size, _rms(kernels, p)) * min(lr, steps**-0.5)
             if group["weight_decay"]:
-                p *= number(1 - lr * group["weight_decay"])
-            g = -grad if group["maximize"] else grad
-            square = g * g
+                kernels.mul_forward(p, 1 - lr * group["weight_decay"], p)
+            g = kernels.mul_forward(grad, -1.0) if group["maximize"] else grad
+            v = kernels.mul_forward(g, g)
             if g.ndim > 1:
-                rows = self._mean(param, "row_var", square.mean(-1, keepdims=True), share)
-                columns = self._mean(param, "col_var", square.mean(-2, keepdims=True), share)
-                v = rows * columns / np.maximum(rows.mean(-2, keepdims=True), number(epsilon))
+                rows = self._mean(kernels, param, "row_var", kernels.mean_forward(v, (-1,), True), share)
+                columns = self._mean(kernels, param, "col_var", kernels.mean_forward(v, (-2,), True), share)
+                whole = kernels.maximum_forward(kernels.mean_forward(rows, (-2,), True), epsilon)
+                kernels.mul_forward(kernels.div_forward(rows, whole), columns, v)
             else:
-                v = self._mean(param, "variance", square, share)
-            update = g / np.sqrt(np.maximum(v, number(epsilon * epsilon)))
-            p -= update * number(rate / max(1.0, _rms(update) / group["d"]))
+                v = kernels.mul_forward(self._mean(kernels, param, "variance", v, share), 1.0)
+            kernels.rsqrt_forward(kernels.maximum_forward(v, epsilon * epsilon, v), v)
+            update = kernels.mul_forward(g, v, v)
+            size = rate / max(1.0, _rms(kernels, update) / group["d"])
+            kernels.sub_forward(p, kernels.mul_forward(update, size, update), p)
 
 
-def _rms(array: Any) -> float:
+def _rms(kernels: Any, array: Any) -> float:
     """The root of the mean square."""
-    return float(np.sqrt(np.mean(np.square(array), dtype=np.float64)))
+    return float(kernels.total_norm([array], 2.0)) / math.sqrt(array.size)

@@ -1,4 +1,4 @@
-"""Optimizers of older design: Rprop and averaged SGD. Computed by NumPy: they are rarely what limits a training."""
+"""Optimizers of older design: Rprop and averaged SGD, composed of elementwise kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.kernels import on_device
 from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, assign
 
 __all__ = ["ASGD", "Rprop"]
 
@@ -83,12 +83,14 @@ class Rprop(Optimizer):
         smallest, largest = group["step_sizes"]
         for p, grad, count, before, size in zip(arrays, grads, *state, strict=True):
             count += 1
-            g = -grad if group["maximize"] else grad
-            agreement = np.sign(g * before)
-            size *= np.where(agreement > 0, grow, np.where(agreement < 0, shrink, 1)).astype(size.dtype)
-            np.clip(size, smallest, largest, out=size)
-            np.copyto(before, np.where(agreement < 0, 0, g))  # after a flip the element rests for one step
-            p -= np.sign(before) * size
+            g = kernels.mul_forward(grad, -1.0) if group["maximize"] else grad
+            agreement = kernels.mul_forward(g, before)
+            stays, flips = kernels.gt_forward(agreement, 0.0), kernels.lt_forward(agreement, 0.0)
+            other = kernels.where_forward(flips, kernels.mul_forward(size, shrink), size)
+            wanted = kernels.where_forward(stays, kernels.mul_forward(size, grow), other)
+            kernels.clamp_forward(wanted, smallest, largest, size)
+            assign(before, kernels.where_forward(flips, 0.0, g))  # after a flip an element rests for a step
+            kernels.sub_forward(p, kernels.mul_forward(kernels.sign_forward(before), size), p)
 
 
 class ASGD(Optimizer):
@@ -148,14 +150,14 @@ class ASGD(Optimizer):
         lr, lambd = float(group["lr"]), group["lambd"]
         for p, grad, count, eta, mu, average in zip(arrays, grads, *state, strict=True):
             count += 1
-            g = -grad if group["maximize"] else grad
+            g = kernels.mul_forward(grad, -1.0) if group["maximize"] else grad
             if group["weight_decay"]:
-                g = g + group["weight_decay"] * p
+                g = kernels.add_forward(g, kernels.mul_forward(p, group["weight_decay"]))
             rate, share, steps = (
                 [eta, mu, count] if on_device(count) else [eta.item(), mu.item(), count.item()]
             )
-            p *= 1 - lambd * rate
-            p -= rate * g
-            average += (p - average) * share
+            kernels.mul_forward(p, 1 - lambd * rate, p)
+            kernels.sub_forward(p, kernels.mul_forward(g, rate), p)
+            kernels.lerp_forward(average, p, share, average)  # p itself where the share is 1
             eta[...] = lr / (1 + lambd * lr * steps) ** group["alpha"]
             mu[...] = 1 / np.maximum(1, steps - group["t0"])

@@ -38,6 +38,7 @@ from fastdl.kernels.cuda.special import *
 _ELSEWHERE = {
     "vector_math": "it shows the CPU's vectorised functions to tests; a GPU has its own",
     "index_add": "index_select_backward adds in a fixed order",
+    **dict.fromkeys(("grid_sample_forward", "grid_sample_backward"), "composed of gathers"),
     **dict.fromkeys(("cdist_forward", "cdist_backward"), "composed of differences and their norms"),
     **dict.fromkeys(
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -14,6 +15,8 @@ Pairs = Sequence[tuple[int, int]]
 
 __all__ = [
     "fold_forward",
+    "grid_sample_backward",
+    "grid_sample_forward",
     "interpolate_backward",
     "interpolate_forward",
     "pad_backward",
@@ -215,3 +218,116 @@ def pixel_unshuffle_forward(x: Array, factor: int) -> Array:
     n = len(leading)
     x = np.transpose(x, (*range(n + 1), n + 2, n + 4, n + 1, n + 3))
     return x.reshape(*leading, c * factor**2, h // factor, w // factor)
+
+
+def _reflected(x: Array, n: int, align_corners: bool) -> tuple[Array, Array]:
+    """Places mirrored at both ends until they are inside, and the derivative of that."""
+    low, span = (0.0, n - 1.0) if align_corners else (-0.5, float(n))
+    if span == 0:
+        return np.zeros_like(x), np.zeros_like(x)
+    turns, rest = np.divmod(np.abs(x - low), span)
+    back = turns % 2 == 1
+    slope = np.where((x < low) != back, -1, 1)
+    return np.where(back, span - rest, rest) + low, slope
+
+
+def _into_image(x: Array, n: int, padding: str, align_corners: bool) -> tuple[Array, Array]:
+    slope: Any = 1
+    if padding == "zeros":
+        return x, slope
+    if padding == "reflection":
+        x, slope = _reflected(x, n, align_corners)
+    slope = np.where((x > 0) & (x < n - 1), slope, 0)
+    return np.where(x > 0, np.minimum(x, n - 1), 0), slope
+
+
+def _grid_taps(v: Array, n: int, mode: str, padding: str, align_corners: bool) -> list[tuple[Array, ...]]:
+    """Along one axis of n pixels, at coordinates v: (pixel, is there one, weight, d weight / d v) of each tap."""
+    x = (v + 1) * ((n - 1) / 2) if align_corners else ((v + 1) * n - 1) / 2
+    slope: Any = (n - 1) / 2 if align_corners else n / 2
+    if mode != "bicubic":
+        x, inner = _into_image(x, n, padding, align_corners)
+        slope = slope * inner
+    first = np.floor(x)
+    t = x - first
+    if mode == "nearest":
+        taps = [(np.rint(x), np.ones_like(x), np.zeros_like(x))]
+    elif mode == "bilinear":
+        taps = [(first, 1 - t, -slope + 0 * t), (first + 1, t, slope + 0 * t)]
+    else:
+        taps = []
+        for i in range(-1, 3):
+            u, a = np.abs(t - i), -0.75
+            near = (3 * (a + 2) * u - 2 * (a + 3)) * u
+            far = (3 * a * u - 10 * a) * u + 8 * a
+            rise = np.where(t >= i, 1, -1) * np.where(u <= 1, near, np.where(u < 2, far, 0))
+            pixel = _into_image(first + i, n, padding, align_corners)[0]
+            taps.append((pixel, _cubic(t - i, a), slope * rise))
+    found = []
+    for pixel, weight, rise in taps:
+        inside = (pixel >= 0) & (pixel <= n - 1)
+        found.append((np.where(inside, pixel, 0).astype(np.int64), inside, weight, rise))
+    return found
+
+
+def _grid_corners(
+    x: Array, grid: Array, mode: str, padding: str, align_corners: bool
+) -> list[tuple[Array, Array, Array, list[Array]]]:
+    """For each pixel that has a part: its place in the plane, whether it exists, its weight, and the derivatives
+    of that by the grid's coordinates; all (N, points)."""
+    rank = grid.shape[-1]
+    size = x.shape[2:]
+    points = grid.reshape(len(grid), prod(grid.shape[1:-1]), rank)
+    axes = [_grid_taps(points[..., rank - 1 - a], size[a], mode, padding, align_corners) for a in range(rank)]
+    corners = []
+    for taps in product(*axes):
+        place: Any = 0
+        inside: Any = True
+        for (pixel, there, _, _), n in zip(taps, size, strict=True):
+            place, inside = place * n + pixel, inside & there
+        weights = [weight for _, _, weight, _ in taps]
+        slopes = []
+        for c in range(rank):
+            a = rank - 1 - c
+            factors = [*weights[:a], taps[a][3], *weights[a + 1 :]]
+            slopes.append(np.where(inside, np.multiply.reduce(factors), 0))
+        corners.append((place, inside, np.where(inside, np.multiply.reduce(weights), 0), slopes))
+    return corners
+
+
+def _pixels(x: Array, place: Array, inside: Array) -> Array:
+    """(N, C, points): what lies at these places of every plane, 0 where nothing does."""
+    planes = x.reshape(*x.shape[:2], prod(x.shape[2:]))
+    values = np.take_along_axis(planes, np.broadcast_to(place[:, None], (*x.shape[:2], place.shape[1])), 2)
+    return np.where(inside[:, None], values, 0)
+
+
+def grid_sample_forward(x: Array, grid: Array, mode: str, padding: str, align_corners: bool) -> Array:
+    """y[n, c, p] = sum over the pixels around the place grid[n, p] of their weight times x[n, c, pixel]."""
+    y = np.zeros((*x.shape[:2], prod(grid.shape[1:-1])), x.dtype)
+    for place, inside, weight, _ in _grid_corners(x, grid, mode, padding, align_corners):
+        y += weight[:, None] * _pixels(x, place, inside)
+    return y.reshape(*x.shape[:2], *grid.shape[1:-1])
+
+
+def grid_sample_backward(
+    grad_y: Array,
+    x: Array,
+    grid: Array,
+    mode: str,
+    padding: str,
+    align_corners: bool,
+    want_x: bool,
+    want_grid: bool,
+) -> tuple[Array | None, Array | None]:
+    """(grad_x, grad_grid), each if it is wanted."""
+    n, c = x.shape[:2]
+    g = grad_y.reshape(n, c, prod(grid.shape[1:-1]))
+    grad_x = np.zeros((n, c, prod(x.shape[2:])), x.dtype)
+    grad_grid = np.zeros((n, g.shape[2], grid.shape[-1]), x.dtype)
+    at = np.arange(n)[:, None, None], np.arange(c)[None, :, None]
+    for place, inside, weight, slopes in _grid_corners(x, grid, mode, padding, align_corners):
+        np.add.at(grad_x, (*at, place[:, None]), weight[:, None] * g)
+        share = (g * _pixels(x, place, inside)).sum(1)
+        grad_grid += np.stack([slope * share for slope in slopes], -1).astype(x.dtype)
+    return (grad_x.reshape(x.shape) if want_x else None, grad_grid.reshape(grid.shape) if want_grid else None)

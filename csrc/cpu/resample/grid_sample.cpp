@@ -1,0 +1,266 @@
+// Sampling images (N, C, plane) at the places of a grid (N, points, rank).
+//
+//   y[n, c, p] = sum over taps k of w_k(p) x[n, c, i_k(p)]
+//   grad_x[n, c, i] = sum over p, k with i_k(p) = i of w_k(p) grad_y[n, c, p]
+//   grad_grid[n, p, a] = sum over k of (dw_k / da)(p) * sum over c of grad_y[n, c, p] x[n, c, i_k(p)]
+//
+// Along each axis a place is the weighted sum of one pixel (nearest), two or four (Keys' cubic); the weights
+// of all axes multiply. Pixels outside have no part, not even if the image holds NaN. Places are the same for
+// all channels: those of a block of points are found once, into tables in L1, and channels pass over the
+// tables, one point per lane. Nothing is saved. Work: blocks of points for y and grad_grid, planes for
+// grad_x, whose sums are in the order of the points. Passes over memory: grid, results and grad_y once,
+// pixels as they come.
+#include "cpu/resample/resample.h"
+#include "cpu/rows.h"
+
+namespace fastdl {
+namespace {
+
+constexpr int64_t kBlock = 64;  // points
+
+// To the integer below, and to the nearest (even ones of two); places are limited to what Int<T> holds.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> floor_of(Vec<T> x) {
+  const Vec<T> whole = to_float<T>(to_int<T>(x));
+  return whole > x ? whole - T(1) : whole;
+}
+template <class T>
+[[gnu::always_inline]] inline Vec<T> round_of(Vec<T> x) {
+  constexpr T shift = T(3) * T(int64_t{1} << (sizeof(T) == 4 ? 22 : 51));  // at which T has no fractions
+  const Vec<T> size = x < T(0) ? -x : x, whole = (x + shift) - shift;
+  return size < shift / 4 ? whole : x;
+}
+
+template <class T>
+class Block {
+ public:
+  explicit Block(const GridProblem& p) : p_(p), taps_(p.taps()), total_(1) {
+    for (int a = 0; a < p.rank; ++a) total_ *= taps_;
+    for (int k = 0; k < total_; ++k)
+      for (int a = p.rank - 1, rest = k; a >= 0; --a, rest /= taps_) tap_[k][a] = rest % taps_;
+  }
+
+  // Tables for points [0, count) of `grid`; lanes behind them are somewhere in the image.
+  void locate(const T* grid, int64_t count) {
+    alignas(64) T coordinate[kBlock];
+    for (int a = 0; a < p_.rank; ++a) {
+      const T* from = grid + (p_.rank - 1 - a);
+      for (int64_t j = 0; j < kBlock; ++j) coordinate[j] = j < count ? from[j * p_.rank] : T(0);
+      if (p_.mode == GridMode::nearest)
+        locate_axis<1>(a, coordinate);
+      else if (p_.mode == GridMode::bilinear)
+        locate_axis<2>(a, coordinate);
+      else
+        locate_axis<4>(a, coordinate);
+    }
+    for (int64_t j = 0; j < kBlock; j += w)
+      for (int k = 0; k < total_; ++k) {
+        Vec<Int<T>> index{}, inside = Vec<Int<T>>{} - 1;
+        Vec<T> weight = broadcast<T>(1);
+        for (int a = 0; a < p_.rank; ++a) {
+          const Axis& axis = axes_[a];
+          index = index * Int<T>(p_.extent[a]) + load<Int<T>>(axis.at[tap_[k][a]] + j);
+          inside &= load<Int<T>>(axis.inside[tap_[k][a]] + j);
+          weight *= load(axis.weight[tap_[k][a]] + j);
+        }
+        store<Int<T>>(index_[k] + j, index & inside);
+        store<Int<T>>(inside_[k] + j, inside);
+        store<T>(weight_[k] + j, kept(weight, inside));
+      }
+  }
+
+  void sample(T* y, const T* x, int64_t count) const {
+    for (int64_t j = 0; j < count; j += w) {
+      Vec<T> sum{};
+      for (int k = 0; k < total_; ++k) sum += load(weight_[k] + j) * pixels(x, k, j);
+      store_n(y + j, sum, int(std::min<int64_t>(w, count - j)));
+    }
+  }
+  void scatter(T* grad_x, const T* grad_y, int64_t count) const {
+    alignas(64) T part[kBlock];
+    for (int k = 0; k < total_; ++k) {
+      for (int64_t j = 0; j < count; j += w) {
+        const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(w, count - j)));
+        store<T>(part + j, kept(load(weight_[k] + j) * g, load<Int<T>>(inside_[k] + j)));
+      }
+      for (int64_t j = 0; j < count; ++j) grad_x[index_[k][j]] += part[j];
+    }
+  }
+  // What each tap's weight does to the loss: one channel's part of it is added.
+  void clear_shares() { std::fill_n(&share_[0][0], total_ * kBlock, T(0)); }
+  void add_shares(const T* grad_y, const T* x, int64_t count) {
+    for (int64_t j = 0; j < count; j += w) {
+      const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(w, count - j)));
+      for (int k = 0; k < total_; ++k) store<T>(share_[k] + j, load(share_[k] + j) + g * pixels(x, k, j));
+    }
+  }
+  void slopes(T* grad_grid, int64_t count) const {
+    alignas(64) T sums[kBlock];
+    for (int a = 0; a < p_.rank; ++a) {
+      for (int64_t j = 0; j < kBlock; j += w) {
+        Vec<T> sum{};
+        for (int k = 0; k < total_; ++k) {
+          Vec<T> factor = load(share_[k] + j);
+          for (int b = 0; b < p_.rank; ++b)
+            factor *= load((b == a ? axes_[b].slope : axes_[b].weight)[tap_[k][b]] + j);
+          sum += kept(factor, load<Int<T>>(inside_[k] + j));
+        }
+        store<T>(sums + j, sum);
+      }
+      for (int64_t j = 0; j < count; ++j) grad_grid[j * p_.rank + (p_.rank - 1 - a)] = sums[j];
+    }
+  }
+
+ private:
+  static constexpr int64_t w = kWidth<T>;
+
+  struct Axis {
+    alignas(64) Int<T> at[4][kBlock], inside[4][kBlock];  // pixels and, as masks, whether there are any
+    alignas(64) T weight[4][kBlock], slope[4][kBlock];    // slope: of the weight, by the grid's coordinate
+  };
+
+  [[gnu::always_inline]] static Vec<T> kept(Vec<T> v, Vec<Int<T>> mask) {
+    return (Vec<T>)((Vec<Int<T>>)v & mask);
+  }
+  [[gnu::always_inline]] Vec<T> pixels(const T* x, int k, int64_t j) const {
+    return kept(gather<T>(x, load<Int<T>>(index_[k] + j)), load<Int<T>>(inside_[k] + j));
+  }
+
+  // Places moved into the image, except for zeros; `slope` is multiplied by the derivative of that.
+  [[gnu::always_inline]] void pad(Vec<T>& place, Vec<T>& slope, T extent) const {
+    if (p_.padding == GridPadding::zeros) return;
+    const Vec<T> zero{};
+    if (p_.padding == GridPadding::reflection) {
+      const T low = p_.align_corners ? T(0) : T(-0.5), span = p_.align_corners ? extent - 1 : extent;
+      if (span == 0) {
+        place = slope = zero;
+        return;
+      }
+      const Vec<T> distance = place - low, away = distance < zero ? -distance : distance;
+      const Vec<T> turns = floor_of<T>(away / span), rest = away - turns * span;
+      const auto back = turns - 2 * floor_of<T>(turns / 2) == T(1);
+      place = (back ? span - rest : rest) + low;
+      slope = ((distance < zero) ^ back) ? -slope : slope;
+    }
+    slope = (place > zero) & (place < extent - 1) ? slope : zero;
+    place = place > zero ? place : zero;  // NaN is 0 now
+    place = place < extent - 1 ? place : broadcast<T>(extent - 1);
+  }
+  // A tap's pixel, given as a number, among `extent`.
+  [[gnu::always_inline]] void set_tap(Axis& axis, int t, int64_t j, Vec<T> pixel, Vec<T> weight, Vec<T> slope,
+                                      T extent) const {
+    const auto inside = (Vec<Int<T>>)((pixel >= T(0)) & (pixel <= extent - 1));
+    store<Int<T>>(axis.at[t] + j, to_int<T>(kept(pixel, inside)));
+    store<Int<T>>(axis.inside[t] + j, inside);
+    store<T>(axis.weight[t] + j, weight);
+    store<T>(axis.slope[t] + j, slope);
+  }
+
+  template <int kTaps>
+  void locate_axis(int a, const T* coordinate) {
+    Axis& axis = axes_[a];
+    const T extent = T(p_.extent[a]), far = T(1 << 30);
+    for (int64_t j = 0; j < kBlock; j += w) {
+      const Vec<T> v = load(coordinate + j);
+      Vec<T> place = p_.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
+      Vec<T> slope = broadcast<T>(p_.align_corners ? (extent - 1) / 2 : extent / 2);
+      place = place > -far ? place : broadcast<T>(-far);
+      place = place < far ? place : broadcast<T>(far);
+      if (kTaps != 4) pad(place, slope, extent);
+      if constexpr (kTaps == 1) {
+        set_tap(axis, 0, j, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
+        continue;
+      }
+      const Vec<T> first = floor_of<T>(place), t = place - first;
+      if constexpr (kTaps == 2) {
+        set_tap(axis, 0, j, first, 1 - t, -slope, extent);
+        set_tap(axis, 1, j, first + 1, t, slope, extent);
+      } else {
+        constexpr T c = T(-0.75);
+        for (int tap = 0; tap < 4; ++tap) {
+          const bool inner = tap == 1 || tap == 2, left = tap < 2;
+          const Vec<T> near = left ? t : 1 - t, u = inner ? near : near + 1;
+          const Vec<T> weight =
+              inner ? ((c + 2) * u - (c + 3)) * u * u + 1 : ((c * u - 5 * c) * u + 8 * c) * u - 4 * c;
+          const Vec<T> rise = inner ? (3 * (c + 2) * u - 2 * (c + 3)) * u : (3 * c * u - 10 * c) * u + 8 * c;
+          Vec<T> pixel = first + T(tap - 1), ignored{};
+          pad(pixel, ignored, extent);
+          set_tap(axis, tap, j, pixel, weight, left ? slope * rise : -slope * rise, extent);
+        }
+      }
+    }
+  }
+
+  const GridProblem& p_;
+  int taps_, total_, tap_[16][3];  // tap_[k][a]: which of an axis's taps is part of k
+  Axis axes_[3];
+  alignas(64) Int<T> index_[16][kBlock], inside_[16][kBlock];
+  alignas(64) T weight_[16][kBlock], share_[16][kBlock];
+};
+
+// f(image, first point, how many) for all blocks of points.
+template <class F>
+void for_blocks(const GridProblem& p, F f) {
+  const int64_t per_image = (p.points + kBlock - 1) / kBlock;
+  parallel_for(p.batch * per_image, rows_grain(4 * kBlock * (p.channels + 4)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t b = begin; b < end; ++b) {
+                   const int64_t first = b % per_image * kBlock;
+                   f(b / per_image, first, std::min(kBlock, p.points - first));
+                 }
+               });
+}
+
+}  // namespace
+
+template <class T>
+void grid_sample_forward(T* y, const T* x, const T* grid, const GridProblem& p) {
+  for_blocks(p, [&](int64_t n, int64_t first, int64_t count) {
+    Block<T> block(p);
+    block.locate(grid + (n * p.points + first) * p.rank, count);
+    for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c)
+      block.sample(y + c * p.points + first, x + c * p.plane(), count);
+  });
+}
+
+template <class T>
+void grid_sample_backward(T* grad_x, T* grad_grid, const T* grad_y, const T* x, const T* grid,
+                          const GridProblem& p) {
+  if (grad_x)
+    parallel_for(p.batch * p.channels, rows_grain(8 * p.points + p.plane()), [&](int64_t begin, int64_t end) {
+      std::fill_n(grad_x + begin * p.plane(), (end - begin) * p.plane(), T(0));
+      Block<T> block(p);
+      for (int64_t plane = begin, stop; plane < end; plane = stop) {
+        const int64_t n = plane / p.channels;
+        stop = std::min(end, (n + 1) * p.channels);
+        for (int64_t first = 0; first < p.points; first += kBlock) {
+          const int64_t count = std::min(kBlock, p.points - first);
+          block.locate(grid + (n * p.points + first) * p.rank, count);
+          for (int64_t c = plane; c < stop; ++c)
+            block.scatter(grad_x + c * p.plane(), grad_y + c * p.points + first, count);
+        }
+      }
+    });
+  if (!grad_grid) return;
+  if (p.mode == GridMode::nearest)  // constant between its jumps
+    std::fill_n(grad_grid, p.batch * p.points * p.rank, T(0));
+  else
+    for_blocks(p, [&](int64_t n, int64_t first, int64_t count) {
+      Block<T> block(p);
+      const int64_t at = (n * p.points + first) * p.rank;
+      block.locate(grid + at, count);
+      block.clear_shares();
+      for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c)
+        block.add_shares(grad_y + c * p.points + first, x + c * p.plane(), count);
+      block.slopes(grad_grid + at, count);
+    });
+}
+
+#define FASTDL_INSTANTIATE(T)                                                       \
+  template void grid_sample_forward<T>(T*, const T*, const T*, const GridProblem&); \
+  template void grid_sample_backward<T>(T*, T*, const T*, const T*, const T*, const GridProblem&);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+#undef FASTDL_INSTANTIATE
+
+}  // namespace fastdl
