@@ -147,6 +147,53 @@ def test_empty_cache_and_limit():
         cpu.set_cache_limit(before)
 
 
+def bytes_of(megabytes):  # a little less, so that the guard behind it stays in the size class
+    return cpu.empty(((megabytes << 20) - 4096,), np.dtype(np.uint8))
+
+
+def test_a_block_serves_arrays_that_are_a_little_smaller():
+    cpu.empty_cache()
+    block = bytes_of(12).ctypes.data
+    smaller = bytes_of(9)
+    assert smaller.ctypes.data == block
+    in_use = cpu.memory_stats()["in_use"]
+    del smaller
+    assert cpu.memory_stats()["in_use"] == in_use - (12 << 20)  # of the block, whatever was asked for
+    assert bytes_of(5).ctypes.data != block
+
+
+def test_sizes_that_vary_do_not_fill_the_cache():
+    python("""
+import numpy as np
+from fastdl import kernels
+cpu = kernels.cpu
+sizes = np.random.RandomState(0).randint(1 << 20, 64 << 20, 400)
+for a, b in zip(sizes[:200], sizes[200:]):
+    held = [cpu.empty((int(n),), np.dtype(np.uint8)) for n in (a, b)]
+    del held
+    stats = cpu.memory_stats()
+    assert stats["cached"] <= max(256 << 20, stats["in_use_peak"]), stats
+assert stats["reused"] > 2 * (stats["allocations"] - stats["reused"]), stats
+""")
+
+
+def test_what_is_given_back_is_what_was_unused_for_longest():
+    cpu.empty_cache()
+    limit = cpu.memory_stats()["cache_limit"]
+    blocks = {n: bytes_of(n) for n in (6, 12, 24)}
+    addresses = {n: block.ctypes.data for n, block in blocks.items()}
+    for n in (12, 24, 6):
+        del blocks[n]
+        bytes_of(1)  # time goes on
+    try:
+        cpu.set_cache_limit(40 << 20)
+        assert 30 << 20 <= cpu.memory_stats()["cached"] < 40 << 20
+        kept = {n: bytes_of(n) for n in (6, 24)}
+        assert all(block.ctypes.data == addresses[n] for n, block in kept.items())
+    finally:
+        cpu.set_cache_limit(limit)
+
+
 def test_an_array_outlives_its_owner():
     y = cpu.relu_forward(np.ones((64, 64), np.float32))
     row = y[3]

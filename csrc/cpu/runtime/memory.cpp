@@ -1,9 +1,12 @@
 // Blocks live in size classes: eight per power of two, so that rounding up wastes at most an eighth. A freed
-// block goes to its class's list and is reused as a whole; nothing is split or merged. A 64-byte header in
-// front of each block holds its class and its size. Classes of 2 MiB and more are mapped separately, aligned
-// to huge pages, with the data starting a varying number of cache lines in: arrays of equal size would
-// otherwise all start at the same offset modulo 4096 and fight for the same cache sets. In a build with
-// AddressSanitizer, cached blocks and what is left of a block behind the bytes asked for may not be touched.
+// block goes to its class's list and is reused as a whole, by arrays of its class or a little smaller, so
+// that work whose sizes vary settles on a set of blocks; nothing is split or merged. What is cached beyond
+// the most that was ever in use goes back to the system, the classes unused for longest first. A 64-byte
+// header in front of each block holds its class and its size. Classes of 2 MiB and more are mapped
+// separately, aligned to huge pages, with the data starting a varying number of cache lines in: arrays of
+// equal size would otherwise all start at the same offset modulo 4096 and fight for the same cache sets. In a
+// build with AddressSanitizer, cached blocks and what is left of a block behind the bytes asked for may not
+// be touched.
 #include "cpu/runtime/memory.h"
 
 #include <pthread.h>
@@ -31,6 +34,8 @@ namespace {
 
 constexpr size_t kAlign = 64, kHugePage = size_t{2} << 20;
 constexpr int kClasses = 48 * 8;
+constexpr int kFit = 4;  // a block of up to four classes more, half as large again, is taken before a new one
+constexpr uint64_t kAlwaysCached = uint64_t{256} << 20;  // less is not worth giving back
 constexpr size_t kFrontGuard = 16, kBackGuard = 64;
 constexpr unsigned char kGuardByte = 0xA5;
 
@@ -60,6 +65,8 @@ class SpinLock {
 struct State {
   SpinLock lock;
   Header* free_lists[kClasses] = {};
+  uint64_t touched[kClasses] = {};  // when a list was last used, counted in allocations
+  uint64_t most_in_use = 0;         // since the start or the last empty_cache
   Stats stats{};
   bool guard = false;
   unsigned colour = 0;
@@ -152,19 +159,39 @@ void to_system(Header* header) {
     std::free(header->mapping);
 }
 
-// Takes everything out of the cache; the caller gives it back outside the lock.
-Header* drain() {
+// A cached block for this class, or null. The lists of the next larger classes are tried, too.
+Header* take(int size_class) {
+  for (int c = size_class; c < std::min(size_class + kFit + 1, kClasses); ++c)
+    if (Header* header = g.free_lists[c]) {
+      g.free_lists[c] = header->next;
+      g.touched[c] = g.stats.allocations;
+      g.stats.cached -= header->capacity;
+      return header;
+    }
+  return nullptr;
+}
+
+// Takes blocks out of the cache until at most `bytes` are left, lists that were not used for longest first;
+// the caller gives them back to the system outside the lock.
+Header* shrink(uint64_t bytes) {
   Header* all = nullptr;
-  for (Header*& list : g.free_lists) {
-    while (list) {
-      Header* header = list;
-      list = header->next;
+  while (g.stats.cached > bytes) {
+    int oldest = -1;
+    for (int c = 0; c < kClasses; ++c)
+      if (g.free_lists[c] && (oldest < 0 || g.touched[c] < g.touched[oldest])) oldest = c;
+    while (Header* header = g.free_lists[oldest]) {
+      g.free_lists[oldest] = header->next;
       header->next = all;
       all = header;
+      g.stats.cached -= header->capacity;
     }
   }
-  g.stats.cached = 0;
   return all;
+}
+
+uint64_t cache_limit() {
+  if (g.stats.cache_limit == 0) g.stats.cache_limit = default_cache_limit();
+  return std::min(g.stats.cache_limit, std::max(kAlwaysCached, g.most_in_use));
 }
 
 void release_all(Header* list) {
@@ -196,16 +223,15 @@ void* allocate(size_t bytes) {
     Locked locked;
     guard = g.guard;
     size_class = class_of(bytes + (guard ? kBackGuard : 0), capacity);
-    if (g.stats.cache_limit == 0) g.stats.cache_limit = default_cache_limit();
-    header = g.free_lists[size_class];
+    ++g.stats.allocations;
+    header = take(size_class);
     if (header) {
-      g.free_lists[size_class] = header->next;
-      g.stats.cached -= capacity;
+      capacity = header->capacity;
       ++g.stats.reused;
     }
-    ++g.stats.allocations;
     g.stats.in_use += capacity;
     g.stats.in_use_peak = std::max(g.stats.in_use_peak, g.stats.in_use);
+    g.most_in_use = std::max(g.most_in_use, g.stats.in_use);
     colour = g.colour++;
   }
   if (!header) {
@@ -245,17 +271,16 @@ void deallocate(void* pointer) {
     Locked locked;
     g.stats.in_use -= header->capacity;
     if (!intact) ++g.stats.guard_errors;
-    if (g.stats.cached + header->capacity > g.stats.cache_limit) {
-      if (header->capacity > g.stats.cache_limit) {
-        header->next = nullptr;
-        excess = header;
-      } else {  // a new working set: forget the old one
-        excess = drain();
-      }
-    }
-    if (excess != header) {
+    const uint64_t limit = cache_limit();
+    if (header->capacity > limit) {
+      header->next = nullptr;
+      excess = header;
+    } else {
+      // Well below the limit, so that the next blocks do not each give back one.
+      if (g.stats.cached + header->capacity > limit) excess = shrink((limit - header->capacity) / 4 * 3);
       header->next = g.free_lists[header->size_class];
       g.free_lists[header->size_class] = header;
+      g.touched[header->size_class] = g.stats.allocations;
       g.stats.cached += header->capacity;
     }
   }
@@ -278,7 +303,7 @@ void set_cache_limit(uint64_t bytes) {
   {
     Locked locked;
     g.stats.cache_limit = std::max<uint64_t>(bytes, 1);
-    all = g.stats.cached > bytes ? drain() : nullptr;
+    all = shrink(bytes);
   }
   release_all(all);
 }
@@ -287,7 +312,8 @@ void empty_cache() {
   Header* all;
   {
     Locked locked;
-    all = drain();
+    all = shrink(0);
+    g.most_in_use = g.stats.in_use;
   }
   release_all(all);
 }
