@@ -31,13 +31,17 @@ from fastdl.compat import (
     channels_last,
     channels_last_3d,
     compile,
+    cond,
     contiguous_format,
+    get_deterministic_debug_mode,
     get_float32_matmul_precision,
     get_num_interop_threads,
+    layout,
     legacy_contiguous_format,
     memory_format,
     preserve_format,
     set_default_tensor_type,
+    set_deterministic_debug_mode,
     set_float32_matmul_precision,
     set_flush_denormal,
     set_num_interop_threads,
@@ -224,6 +228,7 @@ __all__ = [
     "channels_last",
     "channels_last_3d",
     "compile",
+    "cond",
     "contiguous_format",
     "conv1d",
     "conv2d",
@@ -257,6 +262,7 @@ __all__ = [
     "get_autocast_dtype",
     "get_default_device",
     "get_default_dtype",
+    "get_deterministic_debug_mode",
     "get_float32_matmul_precision",
     "get_num_interop_threads",
     "get_num_threads",
@@ -277,6 +283,7 @@ __all__ = [
     "is_grad_enabled",
     "kl_div",
     "layer_norm",
+    "layout",
     "legacy_contiguous_format",
     "linalg",
     "linspace",
@@ -312,6 +319,7 @@ __all__ = [
     "set_default_device",
     "set_default_dtype",
     "set_default_tensor_type",
+    "set_deterministic_debug_mode",
     "set_float32_matmul_precision",
     "set_flush_denormal",
     "set_grad_enabled",
@@ -345,6 +353,7 @@ __all__ += functions.__all__ + matrices.__all__ + windows.__all__
 def __getattr__(name: str) -> Any:
     """What costs time at import comes when somebody asks for it."""
     if name in (
+        "__config__",
         "accelerator",
         "backends",
         "compiler",
@@ -352,7 +361,10 @@ def __getattr__(name: str) -> Any:
         "distributions",
         "hub",
         "jit",
+        "library",
+        "mps",
         "version",
+        "xpu",
     ):
         from importlib import import_module
 

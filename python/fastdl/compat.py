@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastdl.dtypes import set_default_dtype
+from fastdl.errors import ArgumentError
 from fastdl.kernels import precisions
 
 __all__ = [
@@ -13,13 +14,17 @@ __all__ = [
     "channels_last",
     "channels_last_3d",
     "compile",
+    "cond",
     "contiguous_format",
+    "get_deterministic_debug_mode",
     "get_float32_matmul_precision",
     "get_num_interop_threads",
+    "layout",
     "legacy_contiguous_format",
     "memory_format",
     "preserve_format",
     "set_default_tensor_type",
+    "set_deterministic_debug_mode",
     "set_float32_matmul_precision",
     "set_flush_denormal",
     "set_num_interop_threads",
@@ -41,7 +46,19 @@ class memory_format:
 contiguous_format, preserve_format = memory_format("contiguous_format"), memory_format("preserve_format")
 legacy_contiguous_format = contiguous_format
 channels_last, channels_last_3d = memory_format("channels_last"), memory_format("channels_last_3d")
-strided = memory_format("strided")
+
+
+class layout:
+    """How a tensor stores its elements; see ``torch.layout``. There is one: ``fastdl.strided``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"fastdl.{self._name}"
+
+
+strided = layout("strided")
 
 
 def set_default_tensor_type(t: Any, /) -> None:
@@ -60,6 +77,35 @@ def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None
 def are_deterministic_algorithms_enabled() -> bool:
     """True: every result is bitwise repeatable for one number of threads."""
     return True
+
+
+def set_deterministic_debug_mode(debug_mode: int | str) -> None:
+    """Does nothing: every result is bitwise repeatable for one number of threads.
+
+    Raises:
+        ValueError: unless ``debug_mode`` is 0, 1 or 2, or ``"default"``, ``"warn"`` or ``"error"``.
+    """
+    if debug_mode not in (0, 1, 2, "default", "warn", "error"):
+        raise ArgumentError(
+            "set_deterministic_debug_mode: debug_mode must be 0, 1 or 2, or 'default', 'warn' or 'error', got "
+            f"{debug_mode!r}"
+        )
+
+
+def get_deterministic_debug_mode() -> int:
+    """2: what is not deterministic would be an error, and nothing is."""
+    return 2
+
+
+def cond(pred: Any, true_fn: Any, false_fn: Any, operands: Any = ()) -> Any:
+    """``true_fn(*operands)`` if ``pred`` holds, else ``false_fn(*operands)``; see ``torch.cond``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.cond(fastdl.tensor(True), lambda x: x + 1, lambda x: x - 1, (fastdl.tensor(1.0),))
+        tensor(2.)
+    """
+    return (true_fn if pred else false_fn)(*operands)
 
 
 def set_num_interop_threads(int: int) -> None:

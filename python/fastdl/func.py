@@ -24,6 +24,7 @@ __all__ = [
     "jacfwd",
     "jacrev",
     "jvp",
+    "linearize",
     "stack_module_state",
     "vjp",
     "vmap",
@@ -353,6 +354,26 @@ def jvp(
             along.append(_settled(total, [*inputs, weights]))
     result = (_settled_all(output, inputs), _rebuilt(output, iter(along)))
     return (*result, aux) if has_aux else result
+
+
+def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """(output, a function from tangents to the Jacobian's product with them) at ``primals``.
+
+    See ``torch.func.linearize``; each product goes through ``func`` again.
+
+    Example:
+        >>> import fastdl
+        >>> output, along = fastdl.func.linearize(fastdl.square, fastdl.tensor(3.0))
+        >>> output.item(), along(fastdl.tensor(2.0)).item()
+        (9.0, 12.0)
+    """
+
+    def along(*tangents: Any) -> Any:
+        return jvp(func, primals, tangents)[1]
+
+    with no_grad():
+        output = func(*primals)
+    return output, along
 
 
 def jacrev(

@@ -7,12 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.creation import as_tensor
+from fastdl.dtypes import as_dtype, bool_
+from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
-__all__ = ["assert_close"]
+__all__ = ["assert_close", "make_tensor"]
 
 # Relative and absolute tolerance by dtype; anything else has to be equal.
-_TOLERANCES = {"float16": (1e-3, 1e-5), "float32": (1.3e-6, 1e-5), "float64": (1e-7, 1e-7)}
+_TOLERANCES = {
+    "float16": (1e-3, 1e-5),
+    "float32": (1.3e-6, 1e-5),
+    "float64": (1e-7, 1e-7),
+    "bfloat16": (1.6e-2, 1e-5),
+}
 
 
 def assert_close(
@@ -70,3 +78,57 @@ def assert_close(
             or f"{np.count_nonzero(~close)} of {close.size} elements are not close; the first at {place}: {x[place]} "
             f"and {y[place]} (rtol {rtol}, atol {atol})"
         )
+
+
+def make_tensor(
+    *shape: Any,
+    dtype: Any,
+    device: Any = "cpu",
+    low: float | None = None,
+    high: float | None = None,
+    requires_grad: bool = False,
+    noncontiguous: bool = False,
+    exclude_zero: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
+    """Random numbers for tests, uniform in [low, high); see ``torch.testing.make_tensor``.
+
+    Args:
+        shape: extents, or one sequence of them.
+        low, high: by default -9 and 9 for numbers with a sign, 0 and 10 for unsigned integers, 0 and 2 for bool.
+        noncontiguous: every other element of an array twice as long (for arrays of more than one element).
+        exclude_zero: the smallest positive number (1 for integers) in the place of zeros.
+
+    Raises:
+        ValueError: for low >= high.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.testing.make_tensor((2, 3), dtype=fastdl.float64, low=0, high=1)
+        >>> x.shape, bool((x >= 0).all())
+        ((2, 3), True)
+    """
+    size = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    kind = as_dtype("make_tensor", dtype)
+    if kind == bool_:
+        least, most = 0.0, 2.0
+    elif kind.kind == "u":
+        least, most = 0.0, 10.0
+    else:
+        least, most = -9.0, 9.0
+    low, high = least if low is None else low, most if high is None else high
+    if not low < high:
+        raise ValueError(f"make_tensor: low must be less than high, got low {low}, high {high}")
+    spread = noncontiguous and int(np.prod(size)) > 1
+    drawn = (*size[:-1], 2 * size[-1]) if spread else size
+    numbers = np.random.default_rng(default_generator.draw())
+    if kind.kind in "iub":
+        values = numbers.integers(int(np.ceil(low)), int(np.ceil(high)), drawn).astype(kind)
+    else:
+        values = (low + (high - low) * numbers.random(drawn)).astype(kind)
+    if exclude_zero:
+        values[values == 0] = 1 if kind.kind in "iub" else np.finfo(np.float32).tiny
+    x = as_tensor(values, device=device)
+    if spread:
+        x = x[..., ::2]
+    return x.requires_grad_(requires_grad)

@@ -3,7 +3,10 @@
 Only TF32 on a GPU has something behind it. The rest is accepted: there is nothing to benchmark or to choose.
 """
 
+from fastdl.backends import cpu as cpu
 from fastdl.backends import cuda as cuda
 from fastdl.backends import cudnn as cudnn
 from fastdl.backends import mkl as mkl
+from fastdl.backends import mkldnn as mkldnn
 from fastdl.backends import mps as mps
+from fastdl.backends import openmp as openmp

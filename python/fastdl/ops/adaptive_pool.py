@@ -10,6 +10,7 @@ from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.pool import AvgPool, MaxPool, Plan, Sizes, _check_shape, _checked, _key, _sizes, take_places
+from fastdl.ops.reduce import mean
 from fastdl.tensor import Tensor
 
 
@@ -77,8 +78,11 @@ def _adaptive_max_pool(op: str, rank: int, input: Tensor, output_size: Any, retu
 
 
 def _adaptive_avg_pool(op: str, rank: int, input: Tensor, output_size: Any) -> Tensor:
-    output, plan = _adaptive_plan(op, rank, _checked(input, op).shape, _key(output_size))
+    x = _checked(input, op)
+    output, plan = _adaptive_plan(op, rank, x.shape, _key(output_size))
     if plan is not None:
+        if not x.flags.c_contiguous and x.size and output == (1,) * rank and x.dtype.kind == "f":
+            return mean(input, tuple(range(-rank, 0)), True)  # sums follow memory, windows would need a copy
         return AvgPool.apply(input, plan=plan, count_include_pad=True, divisor=None)  # type: ignore[no-any-return]
     return AdaptiveAvgPool.apply(input, output=output)  # type: ignore[no-any-return]
 

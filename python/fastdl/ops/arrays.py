@@ -23,6 +23,14 @@ def empty(shape: Any, dtype: Any, like: Any = None) -> Any:
     return select(like).empty(shape, dtype)
 
 
+def memory_order(x: Any) -> Any:
+    """The axes by which ``x.transpose(axes)`` is in C order, for a dense array that is not; else None."""
+    if x.flags.c_contiguous or x.size == 0:
+        return None
+    axes = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+    return axes if x.transpose(axes).flags.c_contiguous else None
+
+
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
     if dtype.kind not in "iu":

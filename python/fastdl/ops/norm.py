@@ -18,7 +18,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import float32
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import cast
+from fastdl.ops.arrays import cast, contiguous
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
@@ -56,20 +56,31 @@ class BatchNorm(Op):
         self.x, self.weight, self.eps = x, weight, eps
         self.dtypes = _dtypes(weight, bias)
         self.training = given is None
+        rows = _rows_of_channels(x)
         if given is None:
-            y, self.mean, self.var = select(x).batch_norm_forward(x, weight, bias, eps)
+            y, self.mean, self.var = select(x).batch_norm_forward(
+                x if rows is None else rows, weight, bias, eps
+            )
             if statistics is not None:
                 statistics += (self.mean, self.var)
-            return y
-        mean, var = given
-        if True in self.needs:  # running statistics move on before backward comes
-            self.mean, self.var = mean.astype(np.float64), var.astype(np.float64)
-        return select(x).batch_norm_inference(x, mean, var, weight, bias, eps)
+        else:
+            mean, var = given
+            if True in self.needs:  # running statistics move on before backward comes
+                self.mean, self.var = mean.astype(np.float64), var.astype(np.float64)
+            y = select(x).batch_norm_inference(x if rows is None else rows, mean, var, weight, bias, eps)
+        return y if rows is None else _from_rows(y, x.shape)
 
     def backward(self, grad_y: Any) -> Any:
+        x = _rows_of_channels(self.x)
+        if x is None:
+            x = self.x
+        else:
+            grad_y = contiguous(_channels_last(grad_y)).reshape(x.shape)
         gradients = select(grad_y).batch_norm_backward(
-            grad_y, self.x, self.weight, self.mean, self.var, self.eps, self.training, *self.needs
+            grad_y, x, self.weight, self.mean, self.var, self.eps, self.training, *self.needs
         )
+        if x is not self.x and gradients[0] is not None:
+            gradients = (_from_rows(gradients[0], self.x.shape), *gradients[1:])
         return _fitted(gradients, self.x, self.dtypes)
 
     def backward_graph(self, grad_y: Tensor) -> Any:
@@ -88,6 +99,24 @@ class BatchNorm(Op):
             return _scaled(y, weight, bias, per_channel)
 
         return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
+
+
+def _channels_last(x: Any) -> Any:
+    return x.transpose(0, *range(2, x.ndim), 1)
+
+
+def _rows_of_channels(x: Any) -> Any:
+    """(N * ..., C) of an array (N, C, ...) whose channels lie side by side, as of images (N, H, W, C), else None."""
+    if x.flags.c_contiguous or x.ndim < 3:
+        return None
+    last = _channels_last(x)
+    return last.reshape(-1, x.shape[1]) if last.flags.c_contiguous and x.size else None
+
+
+def _from_rows(rows: Any, shape: tuple[int, ...]) -> Any:
+    """The array of ``shape`` (N, C, ...) that :func:`_rows_of_channels` was taken from."""
+    last = len(shape) - 1
+    return rows.reshape(shape[0], *shape[2:], shape[1]).transpose(0, last, *range(1, last))
 
 
 def _normalised(x: Any, axes: tuple[int, ...], eps: float) -> Any:

@@ -16,7 +16,7 @@ from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
-from fastdl.ops.arrays import cast
+from fastdl.ops.arrays import cast, memory_order
 from fastdl.tensor import Tensor, pooled_copy
 
 Ints = int | Sequence[int]
@@ -79,6 +79,12 @@ _BITS = {int64: float64, int32: float32}
 class Pad(Op):
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
+        if (
+            order := memory_order(x)
+        ) is not None:  # any axes can be padded: as it lies, images (N, H, W, C), say
+            y = self.forward(x.transpose(order), [padding[axis] for axis in order], mode, value)
+            self.size, self.padding = x.shape, padding
+            return y.transpose(np.argsort(order))
         # Numbers that are not floating-point are only copied: as floats of their width, or by NumPy.
         if x.dtype.kind not in FLOATING:
             bits: Any = _BITS.get(x.dtype)

@@ -8,9 +8,9 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """``fastdl.utils.data`` without importing it first: loading it brings multiprocessing along, which takes time.
 
-    ``fastdl.utils.checkpoint`` and ``model_zoo`` likewise.
+    ``fastdl.utils.checkpoint`` and the other modules likewise.
     """
-    if name not in ("data", "checkpoint", "model_zoo"):
+    if name not in ("data", "checkpoint", "model_zoo", "benchmark", "dlpack", "collect_env", "_pytree"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 

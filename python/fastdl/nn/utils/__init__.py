@@ -13,7 +13,7 @@ from fastdl.nn.utils.weight_norm import *
 
 def __getattr__(name: str) -> Any:
     """Modules that few programs need are imported when somebody asks for them."""
-    if name in ("parametrizations", "parametrize", "prune"):
+    if name in ("parametrizations", "parametrize", "prune", "stateless"):
         from importlib import import_module
 
         return import_module(f"{__name__}.{name}")

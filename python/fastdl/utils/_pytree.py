@@ -1,0 +1,112 @@
+"""Nests of lists, tuples and dictionaries as flat lists and back: what programs use of ``torch.utils._pytree``."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["TreeSpec", "tree_flatten", "tree_leaves", "tree_map", "tree_map_only", "tree_unflatten"]
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """The shape of a nest: what kind of container, what it needs beside its children, and these."""
+
+    type: Any  # None for a leaf
+    context: Any
+    children: tuple[TreeSpec, ...]
+
+    @property
+    def num_leaves(self) -> int:
+        """How many leaves a nest of this shape has."""
+        return 1 if self.type is None else sum(child.num_leaves for child in self.children)
+
+    def make(self, parts: list[Any]) -> Any:
+        """A container of this kind."""
+        if issubclass(self.type, dict):
+            pairs = zip(self.context[0], parts, strict=True)
+            return defaultdict(self.context[1], pairs) if self.type is defaultdict else self.type(pairs)
+        return self.type(*parts) if hasattr(self.type, "_fields") else self.type(parts)
+
+
+def _parts(tree: Any) -> tuple[list[Any], Any] | None:
+    """The children of a container and what it needs to be made again; None for a leaf."""
+    kind = type(tree)
+    if kind in (dict, OrderedDict, defaultdict):
+        return list(tree.values()), (tuple(tree), getattr(tree, "default_factory", None))
+    if kind in (list, tuple) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
+        return list(tree), None
+    return None
+
+
+def tree_flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeSpec]:
+    """The leaves, from left to right, and the nest's shape.
+
+    Example:
+        >>> from fastdl.utils._pytree import tree_flatten
+        >>> tree_flatten({"a": [1, 2], "b": (3,)})[0]
+        [1, 2, 3]
+    """
+    found = None if is_leaf is not None and is_leaf(tree) else _parts(tree)
+    if found is None:
+        return [tree], TreeSpec(None, None, ())
+    leaves: list[Any] = []
+    specs = []
+    for part in found[0]:
+        below, spec = tree_flatten(part, is_leaf)
+        leaves += below
+        specs.append(spec)
+    return leaves, TreeSpec(type(tree), found[1], tuple(specs))
+
+
+def tree_unflatten(leaves: Any, treespec: TreeSpec) -> Any:
+    """The nest of shape ``treespec`` with these leaves.
+
+    Raises:
+        ValueError: for another number of leaves.
+    """
+    leaves = list(leaves)
+    if len(leaves) != treespec.num_leaves:
+        raise ValueError(f"tree_unflatten: this nest has {treespec.num_leaves} leaves, got {len(leaves)}")
+    if treespec.type is None:
+        return leaves[0]
+    parts, at = [], 0
+    for child in treespec.children:
+        parts.append(tree_unflatten(leaves[at : at + child.num_leaves], child))
+        at += child.num_leaves
+    return treespec.make(parts)
+
+
+def tree_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """The leaves alone."""
+    return tree_flatten(tree, is_leaf)[0]
+
+
+def tree_map(
+    func: Callable[..., Any], tree: Any, *rests: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> Any:
+    """The nest with ``func`` applied to each leaf (and to those in the same places of ``rests``).
+
+    Raises:
+        ValueError: when a nest has another shape than the first.
+
+    Example:
+        >>> from fastdl.utils._pytree import tree_map
+        >>> tree_map(lambda a, b: a + b, [1, (2,)], [10, (20,)])
+        [11, (22,)]
+    """
+    leaves, spec = tree_flatten(tree, is_leaf)
+    others = []
+    for rest in rests:
+        other, shape = tree_flatten(rest, is_leaf)
+        if shape != spec:
+            raise ValueError(f"tree_map: the nests differ in shape: {spec} and {shape}")
+        others.append(other)
+    return tree_unflatten([func(*values) for values in zip(leaves, *others, strict=True)], spec)
+
+
+def tree_map_only(kind: Any, func: Callable[[Any], Any], tree: Any) -> Any:
+    """:func:`tree_map` over leaves that are instances of ``kind`` (a type or a tuple of them); others stay."""
+    return tree_map(lambda leaf: func(leaf) if isinstance(leaf, kind) else leaf, tree)
