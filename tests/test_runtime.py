@@ -85,6 +85,51 @@ def test_callers_from_several_python_threads(threads):
     assert not wrong
 
 
+def cores():
+    """The cores that this process may use, threads that share one counted once, and its CPUs."""
+    cpus = os.sched_getaffinity(0)
+    files = [Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
+    if not all(file.exists() for file in files):
+        return len(cpus)
+    return len({file.read_text() for file in files})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux's view of a machine")
+def test_a_thread_for_each_core():
+    code = "from fastdl import kernels; print(kernels.cpu.num_threads())"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert 1 <= int(done.stdout) <= cores()  # less where a container's share is less
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the time of threads from /proc")
+def test_small_jobs_leave_other_workers_alone():
+    seconds = python("""
+import os, time
+import numpy as np
+from pathlib import Path
+from fastdl import kernels
+x = np.ones(2_000_000, np.float32)
+kernels.cpu.set_num_threads(6)
+kernels.cpu.relu_forward(x)
+tasks = sorted(int(task.name) for task in Path("/proc/self/task").iterdir())
+workers = tasks[-kernels.cpu.workers_started():]
+assert len(workers) == 5
+kernels.cpu.set_num_threads(2)
+time.sleep(0.05)
+def busy():
+    stats = [Path(f"/proc/self/task/{task}/stat").read_text().rpartition(")")[2].split() for task in workers[1:]]
+    return sum(int(s[11]) + int(s[12]) for s in stats) / os.sysconf("SC_CLK_TCK")
+before, end = busy(), time.perf_counter() + 1
+while time.perf_counter() < end:
+    kernels.cpu.relu_forward(x)
+print(busy() - before)
+""")
+    assert float(seconds) < 0.1
+
+
 def test_fork_after_first_use():
     code = """
 import os, numpy as np

@@ -4,6 +4,11 @@
 // reads in the next one. A second caller that comes meanwhile (another Python thread) does not queue: it runs
 // its own job inline.
 //
+// Jobs take the workers with the smallest numbers, and those alone: the others see from the word that
+// announces a job (epoch, wake?, workers wanted) that they are not meant, and neither touch the job's state
+// nor spin any longer for it. So a small job costs the same on many cores as on two. Sleepers are woken by
+// their number, the caller and each worker its next four, so that nobody wakes many one after another.
+//
 // A worker may join a job only while `open` says so; the caller closes the job before it waits, so that
 // nobody can touch a context that is about to leave the stack. state = (epoch << 16 | workers inside), one
 // atomic word.
@@ -12,6 +17,8 @@
 #include <pthread.h>
 #if defined(__linux__)
 #include <sched.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #include <atomic>
@@ -21,6 +28,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -29,6 +37,8 @@
 
 namespace fastdl {
 namespace {
+
+constexpr int kMostThreads = 1024;
 
 thread_local int t_index = 0;
 thread_local bool t_in_parallel = false;
@@ -58,18 +68,43 @@ int cgroup_cpus() {
   return quota > 0 && period > 0 ? int((quota + period - 1) / period) : 0;
 }
 
+// Cores that this process may use: threads that share a core share its arithmetic units and caches, for which
+// the kernels' tiles are made. 0 where the system does not say.
+int usable_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 0;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    const std::string path =
+        "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list";
+    char siblings[256];
+    FILE* file = std::fopen(path.c_str(), "r");
+    const bool read = file && std::fgets(siblings, sizeof siblings, file);
+    if (file) std::fclose(file);
+    if (!read) return CPU_COUNT(&set);
+    cores.insert(siblings);
+  }
+  return int(cores.size());
+#elif defined(__APPLE__)
+  int cores = 0;
+  size_t size = sizeof cores;
+  return sysctlbyname("hw.physicalcpu", &cores, &size, nullptr, 0) == 0 ? cores : 0;
+#else
+  return 0;
+#endif
+}
+
 int default_threads() {
   for (const char* name : {"FASTDL_NUM_THREADS", "OMP_NUM_THREADS"}) {
     if (const char* text = std::getenv(name)) {
       const int n = std::atoi(text);  // OMP_NUM_THREADS may be a list: its first number counts
-      if (n >= 1) return std::min(n, 1024);
+      if (n >= 1) return std::min(n, kMostThreads);
     }
   }
-  int cpus = int(std::thread::hardware_concurrency());
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
-#endif
+  int cpus = usable_cores();
+  if (cpus == 0) cpus = int(std::thread::hardware_concurrency());
   if (const int limit = cgroup_cpus()) cpus = std::min(cpus, limit);
   return std::max(cpus, 1);
 }
@@ -78,7 +113,7 @@ class Pool {
  public:
   void run(int64_t count, detail::Task task, void* context, bool worth_waking, int threads) {
     std::unique_lock<std::mutex> lock(launch_, std::try_to_lock);
-    if (lock.owns_lock() && !worth_waking && sleeping_.load(std::memory_order_relaxed) >= started()) {
+    if (lock.owns_lock() && !worth_waking && all_asleep()) {
       worth_waking = one_of_many();
       if (!worth_waking) lock.unlock();
     }
@@ -94,8 +129,9 @@ class Pool {
     }
     const uint64_t epoch = (state_.load(std::memory_order_relaxed) >> 16) + 1;
     state_.store(epoch << 16 | kOpen, std::memory_order_seq_cst);
-    epoch_.store(uint32_t(epoch), std::memory_order_seq_cst);
-    if (sleeping_.load(std::memory_order_seq_cst) > 0 && worth_waking) epoch_.notify_all();
+    const uint64_t call = epoch << 32 | (worth_waking ? kWake : 0) | uint64_t(wanted_);
+    call_.store(call, std::memory_order_seq_cst);
+    wake_next(0, call);
 
     work(0);
     state_.fetch_and(~uint64_t{kOpen}, std::memory_order_seq_cst);
@@ -114,7 +150,23 @@ class Pool {
   int started() const { return started_.load(std::memory_order_relaxed); }
 
  private:
-  static constexpr uint64_t kOpen = 0x8000, kInside = 0x7fff;
+  static constexpr uint64_t kOpen = 0x8000, kInside = 0x7fff;   // of state_
+  static constexpr uint64_t kWake = 0x10000, kWanted = 0xffff;  // of call_, below the epoch
+
+  // Worker 1 takes part in every job: nobody is awake longer. (launch_ is held.)
+  bool all_asleep() const {
+    return started() == 0 || sleepers_[1]->asleep.load(std::memory_order_relaxed) != 0;
+  }
+
+  // Wakes those of the next four workers whom the call wants.
+  void wake_next(int index, uint64_t call) {
+    if (!(call & kWake)) return;
+    for (int i = 4 * index + 1; i <= std::min(4 * index + 4, int(call & kWanted)); ++i) {
+      std::atomic<int>& asleep = sleepers_[i]->asleep;
+      if (asleep.load(std::memory_order_seq_cst) && asleep.exchange(0, std::memory_order_seq_cst))
+        asleep.notify_one();
+    }
+  }
 
   // Whether many short jobs came straight one after another, all threads asleep: one that is woken for this
   // one is there for the next ones. (launch_ is held.)
@@ -155,6 +207,7 @@ class Pool {
       shares_.reset(new Share[size_t(share_count_)]);
     }
     for (int i = started_.load(std::memory_order_relaxed); i < wanted; ++i) {
+      sleepers_[i + 1] = new Sleeper;
       std::thread([this, i] { loop(i + 1); }).detach();
       started_.store(i + 1, std::memory_order_relaxed);
     }
@@ -163,10 +216,10 @@ class Pool {
   void loop(int index) {
     t_index = index;
     FlushDenormals flush;
-    uint32_t seen = 0;
+    uint64_t seen = 0;
     for (;;) {
-      uint32_t epoch = wait_for_epoch(seen);
-      seen = epoch;
+      seen = wait_for_call(index, seen);
+      wake_next(index, seen);
       uint64_t state = state_.load(std::memory_order_seq_cst);
       // Join only the job that is open now, and only while it is.
       bool joined = false;
@@ -182,19 +235,30 @@ class Pool {
     }
   }
 
-  uint32_t wait_for_epoch(uint32_t seen) {
+  // The next call after `seen` that wants this worker. Calls that do not are no reason to go on spinning.
+  uint64_t wait_for_call(int index, uint64_t seen) {
     using clock = std::chrono::steady_clock;
-    const auto deadline = clock::now() + std::chrono::microseconds(200);
-    for (int i = 1;; ++i) {
-      const uint32_t epoch = epoch_.load(std::memory_order_acquire);
-      if (epoch != seen) return epoch;
-      pause();
-      if (i % 64 == 0 && clock::now() > deadline) break;
+    const auto is_for_me = [&] {
+      const uint64_t call = call_.load(std::memory_order_seq_cst);
+      const bool wanted = call != seen && index <= int(call & kWanted);
+      seen = call;
+      return wanted;
+    };
+    std::atomic<int>& asleep = sleepers_[index]->asleep;
+    for (;;) {
+      const auto deadline = clock::now() + std::chrono::microseconds(200);
+      for (int i = 1; i % 64 != 0 || clock::now() <= deadline; ++i) {
+        if (is_for_me()) return seen;
+        pause();
+      }
+      asleep.store(1, std::memory_order_seq_cst);
+      // A caller that did not see the sleeper has published its call before.
+      if (is_for_me()) {
+        asleep.store(0, std::memory_order_seq_cst);
+        return seen;
+      }
+      asleep.wait(1, std::memory_order_seq_cst);
     }
-    sleeping_.fetch_add(1, std::memory_order_seq_cst);
-    epoch_.wait(seen, std::memory_order_seq_cst);
-    sleeping_.fetch_sub(1, std::memory_order_relaxed);
-    return epoch_.load(std::memory_order_acquire);
   }
 
   std::mutex launch_, error_mutex_;
@@ -209,8 +273,12 @@ class Pool {
   };
   std::unique_ptr<Share[]> shares_;
   alignas(64) std::atomic<uint64_t> state_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  std::atomic<int> sleeping_{0}, started_{0};
+  alignas(64) std::atomic<uint64_t> call_{0};
+  alignas(64) std::atomic<int> started_{0};
+  struct alignas(64) Sleeper {
+    std::atomic<int> asleep{0};
+  };
+  Sleeper* sleepers_[kMostThreads] = {};  // of each worker; made before it starts
 };
 
 // Leaked on purpose: workers may outlive static destruction, and after fork the parent's pool cannot be
@@ -245,7 +313,7 @@ int num_threads() {
 
 void set_num_threads(int n) {
   if (n < 1) throw std::invalid_argument("set_num_threads: n must be at least 1, got " + std::to_string(n));
-  g_threads.store(std::min(n, 1024), std::memory_order_relaxed);
+  g_threads.store(std::min(n, kMostThreads), std::memory_order_relaxed);
 }
 
 int thread_index() {

@@ -21,7 +21,7 @@
 
 namespace fastdl {
 
-int num_threads();            // FASTDL_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may use
+int num_threads();            // FASTDL_NUM_THREADS, else OMP_NUM_THREADS, else the cores this process may use
 void set_num_threads(int n);  // 1 <= n
 int thread_index();           // 0 in the caller, 1.. in workers: an index for per-thread scratch
 int workers_started();        // how many worker threads exist (0 until first needed)
