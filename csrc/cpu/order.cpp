@@ -61,7 +61,7 @@ struct Pair {
 template <class T>
 using Entry = std::conditional_t<sizeof(T) == 4, Word, Pair>;  // holds any key of T
 
-// How elements become keys. Those of int64 come as double's bits: one copy of the code for both.
+// How elements become keys. Integers come as the bits of floats of their size: one copy of the code for both.
 template <class T>
 struct Order {
   Signed<T> invert;  // 0, or all bits for falling order
@@ -70,7 +70,7 @@ struct Order {
 // Signed keys; the sign's bit flipped they are unsigned ones of the same order.
 template <class T>
 [[gnu::always_inline]] inline Vec<Signed<T>> keys_of(Vec<T> x, Order<T> order) {
-  if (sizeof(T) == 8 && order.integers) return (Vec<Signed<T>>)x ^ order.invert;
+  if (order.integers) return (Vec<Signed<T>>)x ^ order.invert;
   constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
   const auto bits = (Vec<Signed<T>>)(x + T(0));  // -0 becomes 0
   const Vec<Signed<T>> key = bits ^ ((bits >> (8 * int(sizeof(T)) - 1)) & most);
@@ -137,29 +137,30 @@ struct Range {
 // Of the keys of a row; not looked for where they fit anyway.
 template <class T>
 Range range_of(const T* x, int64_t n, Order<T> order) {
-  if constexpr (sizeof(T) == 4) {
+  using Key = Signed<T>;
+  if (sizeof(T) == 4 && !order.integers) {
     return {0, 32};
   } else {
     constexpr int w = kWidth<T>;
     const auto extremes = [&](int64_t begin, int64_t end) {
-      Vec<int64_t> low = broadcast(std::numeric_limits<int64_t>::max()), high = ~low;
+      Vec<Key> low = broadcast(std::numeric_limits<Key>::max()), high = ~low;
       int64_t i = begin;
       for (; i + w <= end; i += w) {
         const auto keys = keys_of<T>(load(x + i), order);
         low = keys < low ? keys : low;
         high = keys > high ? keys : high;
       }
-      int64_t l = low[0], h = high[0];
+      Key l = low[0], h = high[0];
       for (int j = 1; j < w; ++j) l = std::min(l, low[j]), h = std::max(h, high[j]);
       const auto keys = keys_of<T>(load_some(x + i, int(end - i)), order);
       for (int j = 0; j < int(end - i); ++j) l = std::min(l, keys[j]), h = std::max(h, keys[j]);
       return std::pair{l, h};
     };
-    std::pair<int64_t, int64_t> all;
+    std::pair<Key, Key> all;
     if (n <= 16 * kGrain) {
       all = extremes(0, n);
     } else {
-      memory::Buffer<std::pair<int64_t, int64_t>> parts{size_t(chunk_count(n, 16 * kGrain))};
+      memory::Buffer<std::pair<Key, Key>> parts{size_t(chunk_count(n, 16 * kGrain))};
       parallel_chunks(n, 16 * kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
         parts[chunk] = extremes(begin, end);
       });
@@ -284,6 +285,18 @@ void for_rows(int64_t rows, int64_t n, int64_t grain, int64_t count, F&& f) {
                [&](int64_t begin, int64_t end) { run(begin, end, 1); });
 }
 
+// The entries of a row in order.
+template <class T, class F>
+void with_sorted(Entry<T>* room, const T* x, int64_t n, Order<T> order, int64_t parts, F&& f) {
+  with_entries(room, x, n, order, [&](auto* entries, int bits) {
+    if (n < kRadixFrom)
+      std::sort(entries, entries + n);
+    else
+      entries = radix_sort(entries, entries + n, n, bits, parts);
+    f(entries);
+  });
+}
+
 template <class T>
 void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
@@ -316,13 +329,7 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
                   smallest(room, from, n, k, order);
                   return write(row, room);
                 }
-                with_entries(room, from, n, order, [&](auto* entries, int bits) {
-                  if (n < kRadixFrom)
-                    std::sort(entries, entries + n);
-                  else
-                    entries = radix_sort(entries, entries + n, n, bits, parts);
-                  write(row, entries);
-                });
+                with_sorted(room, from, n, order, parts, [&](const auto* sorted) { write(row, sorted); });
               });
 }
 
@@ -345,6 +352,20 @@ void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k,
 }
 
 template <class T>
+void mode_in(int64_t* indices, const T* x, int64_t rows, int64_t n, Order<T> order) {
+  for_rows<T>(rows, n, kGrain, 2 * n, [&](int64_t row, Entry<T>* room, int64_t parts) {
+    with_sorted(room, x + row * n, n, order, parts, [&](const auto* sorted) {
+      int64_t longest = 0, last = 0;
+      for (int64_t begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && sorted[end].key() == sorted[begin].key();) ++end;
+        if (end - begin > longest) longest = end - begin, last = end - 1;
+      }
+      indices[row] = sorted[last].place();
+    });
+  });
+}
+
+template <class T>
 using Form = std::conditional_t<sizeof(T) == 4, float, double>;
 
 }  // namespace
@@ -362,11 +383,19 @@ void select_rows(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t 
   select_in<F>(indices, reinterpret_cast<const F*>(x), rows, n, k, {0, std::is_integral_v<T>});
 }
 
+template <class T>
+void mode_rows(int64_t* indices, const T* x, int64_t rows, int64_t n) {
+  using F = Form<T>;
+  mode_in<F>(indices, reinterpret_cast<const F*>(x), rows, n, {0, std::is_integral_v<T>});
+}
+
 #define FASTDL_INSTANTIATE(T)                                                          \
+  template void mode_rows<T>(int64_t*, const T*, int64_t, int64_t);                    \
   template void sort_rows<T>(T*, int64_t*, const T*, int64_t, int64_t, int64_t, bool); \
   template void select_rows<T>(int64_t*, const T*, int64_t, int64_t, int64_t);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(int32_t)
 FASTDL_INSTANTIATE(int64_t)
 #undef FASTDL_INSTANTIATE
 
