@@ -107,6 +107,10 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
 
 
 def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(input, Tensor) and isinstance(other, Tensor):
+        dtype = input._data.dtype
+        if dtype is other._data.dtype and dtype.kind in FLOATING:
+            return input, other
     check_tensors(op, input=input, other=other)
     dtype = common_dtype(input._data, other._data)
     if dtype.kind not in FLOATING:

@@ -78,7 +78,7 @@ class Frac(Unary):
     """The gradient passes."""
 
     label, integers = "frac", None
-    aliases_grad = True
+    aliases_grad = hands_on = True
 
     def backward(self, grad: Any) -> Any:
         return grad
