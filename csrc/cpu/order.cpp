@@ -173,14 +173,15 @@ Range range_of(const T* x, int64_t n, Order<T> order) {
   }
 }
 
-// f(entries, bits): the entries of a row in the narrowest form that holds them, in `room` for 2 n of T's.
+// f(entries, bits, least): the entries of a row, keys less `least`, in the narrowest form that holds them, in
+// `room` for 2 n of T's.
 template <class T, class F>
 void with_entries(Entry<T>* room, const T* x, int64_t n, Order<T> order, F&& f) {
   const Range range = range_of(x, n, order);
   const auto go = [&](auto* entries) {
     alone_or_shared(
         n, [&](int64_t begin, int64_t end) { make_entries(entries, x, begin, end, order, range.least); });
-    f(entries, int(range.bits));
+    f(entries, int(range.bits), range.least);
   };
   if (sizeof(T) == 4 || range.bits <= 32)
     go(reinterpret_cast<Word*>(room));
@@ -288,12 +289,12 @@ void for_rows(int64_t rows, int64_t n, int64_t grain, int64_t count, F&& f) {
 // The entries of a row in order.
 template <class T, class F>
 void with_sorted(Entry<T>* room, const T* x, int64_t n, Order<T> order, int64_t parts, F&& f) {
-  with_entries(room, x, n, order, [&](auto* entries, int bits) {
+  with_entries(room, x, n, order, [&](auto* entries, int bits, uint64_t least) {
     if (n < kRadixFrom)
       std::sort(entries, entries + n);
     else
       entries = radix_sort(entries, entries + n, n, bits, parts);
-    f(entries);
+    f(entries, least);
   });
 }
 
@@ -313,12 +314,17 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
         }
       }
     });
-  const auto write = [&](int64_t row, const auto* sorted) {
+  const auto write = [&](int64_t row, const auto* sorted, uint64_t least) {
     alone_or_shared(k, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         const int64_t place = sorted[j].place();
         indices[row * k + j] = place;
-        std::memcpy(values + row * k + j, x + row * n + place, sizeof(T));
+        if (order.integers) {  // the key is the element: no walk through memory
+          const auto value = Signed<T>(raised<T>(Signed<T>(sorted[j].key() + least)) ^ order.invert);
+          std::memcpy(values + row * k + j, &value, sizeof(T));
+        } else {
+          std::memcpy(values + row * k + j, x + row * n + place, sizeof(T));
+        }
       }
     });
   };
@@ -327,9 +333,10 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
                 const T* from = x + row * n;
                 if (few) {
                   smallest(room, from, n, k, order);
-                  return write(row, room);
+                  return write(row, room, 0);
                 }
-                with_sorted(room, from, n, order, parts, [&](const auto* sorted) { write(row, sorted); });
+                with_sorted(room, from, n, order, parts,
+                            [&](const auto* sorted, uint64_t least) { write(row, sorted, least); });
               });
 }
 
@@ -344,7 +351,7 @@ void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k,
       }
     });
   for_rows<T>(rows, n, 2 * kGrain, n, [&](int64_t row, Entry<T>* room, int64_t) {
-    with_entries(room, x + row * n, n, order, [&](auto* entries, int) {
+    with_entries(room, x + row * n, n, order, [&](auto* entries, int, uint64_t) {
       std::nth_element(entries, entries + k, entries + n);
       indices[row] = entries[k].place();
     });
@@ -354,7 +361,7 @@ void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k,
 template <class T>
 void mode_in(int64_t* indices, const T* x, int64_t rows, int64_t n, Order<T> order) {
   for_rows<T>(rows, n, kGrain, 2 * n, [&](int64_t row, Entry<T>* room, int64_t parts) {
-    with_sorted(room, x + row * n, n, order, parts, [&](const auto* sorted) {
+    with_sorted(room, x + row * n, n, order, parts, [&](const auto* sorted, uint64_t) {
       int64_t longest = 0, last = 0;
       for (int64_t begin = 0, end; begin < n; begin = end) {
         for (end = begin + 1; end < n && sorted[end].key() == sorted[begin].key();) ++end;

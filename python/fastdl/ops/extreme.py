@@ -57,7 +57,12 @@ class Amax(Op):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.x, self.axes = x, axes
         if _has_kernel(x) or (x.dtype in _WHOLE and not on_device(x)):
-            self.y = getattr(select(x), self.label + "_forward")(x, axes, keepdim)
+            find = getattr(select(x), self.label + "_forward")
+            if x.dtype in _WHOLE and x.flags.f_contiguous and not x.flags.c_contiguous:
+                reversed = None if axes is None else tuple([x.ndim - 1 - a for a in axes])
+                self.y = find(x.T, reversed, keepdim).T
+            else:
+                self.y = find(x, axes, keepdim)
         else:
             self.y = empty(reduced_shape(x.shape, axes, keepdim), x.dtype, x)
             self.reduce(x, axis=axes, keepdims=keepdim, out=self.y)
