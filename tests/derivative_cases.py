@@ -229,6 +229,12 @@ case(
 )
 case("normalize", F.normalize, real(3, 4))
 case("cdist", fastdl.cdist, real(3, 4), real(2, 4))
+case("pdist", F.pdist, real(4, 3))
+case("pdist p 3", lambda x: F.pdist(x, 3.0), real(4, 3))
+case("frac", lambda x: (x * x * 3).frac() * x, real(4))
+case("einsum diagonal", lambda x: fastdl.einsum("iij->j", x * x), real(3, 3, 2))
+case("einsum row sums", lambda x, y: fastdl.einsum("bij,bij->bi", x * x, y), real(2, 3, 4), real(2, 3, 4))
+case("trapezoid dx", lambda x: fastdl.trapezoid(x * x, dx=0.5, dim=0), real(4, 3))
 case(
     "cdist by a product",
     lambda a, b: fastdl.cdist(a, b, 2.0, "use_mm_for_euclid_dist"),

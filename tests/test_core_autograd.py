@@ -740,3 +740,32 @@ def test_saved_tensors_pass_through_hooks_in_every_walk():
     with pytest.raises(TypeError, match="unpack_hook must return a Tensor, got NoneType"):
         y.sum().backward()
     assert Op.record.__name__ == "record"
+
+
+def test_a_gradient_handed_on_belongs_to_one():
+    """x + 1 gives an array that the engine made to its input, which may keep it; nobody else may see it change."""
+    x, w = fastdl.ones(3, requires_grad=True), fastdl.ones(3, requires_grad=True)
+    kept = []
+    for _ in range(2):
+        fastdl.relu(x + w).sum().backward()
+        x.grad.mul_(2)
+        np.testing.assert_array_equal(w.grad.numpy(), np.full(3, _ + 1))
+    x.grad = None
+    for step in (1, 2):
+        inner = x + 1
+        inner.register_hook(kept.append)
+        outer = (inner - 2) * 3
+        (outer + inner).sum().backward(retain_graph=True)
+        np.testing.assert_array_equal(x.grad.numpy(), np.full(3, 4 * step))
+    np.testing.assert_array_equal([k.numpy() for k in kept], np.full((2, 3), 4))
+    x.grad = None
+    y = fastdl.relu((x + 1) - w)
+    first = fastdl.autograd.grad(y.sum(), [x, w], retain_graph=True)
+    y.sum().backward(retain_graph=True)
+    y.sum().backward()
+    np.testing.assert_array_equal(first[0].numpy(), np.ones(3))
+    np.testing.assert_array_equal(x.grad.numpy(), np.full(3, 2))
+    a = fastdl.zeros(3, requires_grad=True)
+    double = (a + 1) + (a + 1)
+    (double + double).exp().sum().backward()
+    np.testing.assert_allclose(a.grad.numpy(), np.full(3, 4 * np.exp(4)), rtol=1e-6)

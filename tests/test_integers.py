@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastdl
+from fastdl import kernels
 
 torch = pytest.importorskip("torch")
 rng = np.random.default_rng(0)
@@ -109,6 +110,27 @@ def test_division_of_int64(function, far):
             ours = getattr(fastdl, function)(fastdl.from_numpy(a), fastdl.from_numpy(b))
             theirs = getattr(torch, function)(torch.from_numpy(a), torch.from_numpy(b))
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize("level", kernels.levels())
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
+def test_functions_of_integers(level, dtype):
+    kernel = kernels.load(level)
+    info = np.iinfo(dtype)
+    for size in (0, 1, 3, 63, 64, 65, 1000):
+        x = np.random.default_rng(size).integers(info.min, info.max, 2 * size, dtype, endpoint=True)
+        x[:3] = [info.min, 0, info.max][: len(x[:3])]
+        for view in (x[:size], x[::2], x[::-1]):
+            for name in ("neg", "abs", "sign", "square"):
+                got = getattr(kernel, name + "_forward")(view)
+                want = {"neg": np.negative, "abs": np.absolute, "sign": np.sign, "square": np.square}[name](
+                    view
+                )
+                np.testing.assert_array_equal(got, want)
+                assert got.dtype == want.dtype
+    y = x.copy()
+    assert kernel.neg_forward(y, y) is y
+    np.testing.assert_array_equal(y, np.negative(x))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])

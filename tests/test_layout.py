@@ -285,6 +285,45 @@ def test_strided_views(backend):
             backend.strided(x, shape, strides)
 
 
+def test_progressions_and_places_of_triangles(backend):
+    for dtype, count in itertools.product((np.float32, np.float64, np.int64), (0, 1, 63, 64, 65, 100_003)):
+        for start, step in ((0, 1), (5, -3), (2**40, 7)) if dtype is np.int64 else ((0.1, 0.3), (1e6, -1e-3)):
+            got, want = (np.full((2, count), 9, dtype) for _ in range(2))
+            for module, out in ((backend, got), (reference, want)):
+                module.progression(out[0], start, step)
+                module.progression(out[1][::-1], start, step)
+            np.testing.assert_array_equal(got, want)
+    for rows, columns, diagonal, lower in itertools.product(
+        (0, 1, 5, 300), (0, 1, 7, 301), (-400, -2, 0, 3), (True, False)
+    ):
+        got = backend.triangle_places(rows, columns, diagonal, lower)
+        np.testing.assert_array_equal(got, reference.triangle_places(rows, columns, diagonal, lower))
+    with pytest.raises(ValueError, match="progression: out must be a writable array of one axis"):
+        backend.progression(np.zeros((2, 2)), 0, 1)
+    with pytest.raises(TypeError, match="progression"):
+        backend.progression(np.zeros(2, np.int16), 0, 1)
+    with pytest.raises(ValueError, match="triangle_places: rows and columns"):
+        backend.triangle_places(-1, 2, 0, True)
+
+
+def test_strided_parts_are_joined_where_they_belong():
+    rng = np.random.default_rng(3)
+    column, wide = rng.standard_normal((300, 1)), rng.standard_normal((300, 140)).astype(np.float32)
+    cases = [
+        [np.broadcast_to(column, (300, 50)), np.broadcast_to(column[::-1], (300, 20))],
+        [wide[:, ::2], wide[:, :70]],
+        [wide.T, wide.T[:, ::-1]],
+        [np.broadcast_to(wide[:1], (300, 140)), wide],
+    ]
+    for arrays, dim in itertools.product(cases, (0, 1, -1)):
+        if dim == 0 and arrays[0].shape[1] != arrays[1].shape[1]:
+            continue
+        joined = fastdl.cat([fastdl.from_numpy(a) for a in map(np.array, arrays)], dim).numpy()
+        views = fastdl.cat([fastdl.Tensor._wrap(a) for a in arrays], dim)
+        np.testing.assert_array_equal(views.numpy(), joined)
+        np.testing.assert_array_equal(joined, np.concatenate(arrays, dim))
+
+
 def test_refusals(backend):
     x, index = np.ones((3, 4), np.float32), np.array([0, 3])
     for module in (backend, reference):

@@ -38,6 +38,60 @@ def any_module(request):
 
 # ------------------------------------------------------------------------------------------ kernels
 
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (5, 4), (3, 16), (4, 17), (2, 33), (700, 9), (2, 5000)])
+def test_margins_of_classes(module, shape, dtype):
+    rng = np.random.default_rng(4)
+    rows, classes = shape
+    x = rng.standard_normal(shape).astype(dtype)
+    target, weight = rng.integers(0, classes, rows), rng.random(classes).astype(dtype)
+    grad = rng.standard_normal(rows).astype(dtype)
+    for p, w, margin in itertools.product((1, 2), (None, weight), (0.7, -0.2)):
+        got = module.multi_margin_loss_forward(x, target, w, p, margin)
+        assert_close(
+            got, reference.multi_margin_loss_forward(*wide([x, target, w]), p, margin), reduction=classes
+        )
+        got = module.multi_margin_loss_backward(grad, x, target, w, p, margin)
+        want = reference.multi_margin_loss_backward(*wide([grad, x, target, w]), p, margin)
+        assert_close(got, want, reduction=classes)
+    labels = rng.integers(0, classes, shape)
+    labels[rng.random(shape) < 0.3] = -1
+    labels[: rows // 2, min(3, classes - 1) :] = -1
+    if classes > 100:
+        labels[:, 6:] = -1
+    got = module.multilabel_margin_loss_forward(x, labels)
+    want = reference.multilabel_margin_loss_forward(*wide([x, labels]))
+    assert_close(got, want, reduction=classes * classes)
+    got = module.multilabel_margin_loss_backward(grad, x, labels)
+    want = reference.multilabel_margin_loss_backward(*wide([grad, x, labels]))
+    assert_close(got, want, reduction=classes * classes)
+    assert got.dtype == dtype
+
+
+def test_margins_refuse(module):
+    x = np.ones((2, 3), np.float32)
+    with pytest.raises(IndexError, match=r"target\[1\] = 3 is out of range"):
+        module.multi_margin_loss_forward(x, np.array([0, 3]), None, 1, 1.0)
+    with pytest.raises(ValueError, match="p must be 1 or 2"):
+        module.multi_margin_loss_forward(x, np.array([0, 2]), None, 3, 1.0)
+    for label in (-2, 3):
+        with pytest.raises(ValueError, match="labels must be classes, or -1"):
+            module.multilabel_margin_loss_forward(x, np.full((2, 3), label))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 2.5, np.inf])
+def test_distances_of_rows(module, p, dtype):
+    for shape in ((0, 3), (1, 4), (2, 0), (2, 5), (4, 9000), (9, 65), (70, 3), (130, 16), (45, 64)):
+        x = np.random.default_rng(5).standard_normal(shape).astype(dtype)
+        x[-1:] = x[:1]
+        got = module.pdist_forward(x, p)
+        assert got.shape == (shape[0] * max(shape[0] - 1, 0) // 2,)
+        if got.size:
+            assert_close(got, reference.pdist_forward(*wide([x]), p), reduction=shape[1])
+
+
 CLASS_SHAPES = [
     ((6, 1), 1),
     ((6, 2), 1),

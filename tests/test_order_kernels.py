@@ -22,9 +22,10 @@ def rows_of(shape, dtype, kind, seed=0):
     rng = np.random.default_rng(seed)
     if kind == "equal":
         return np.full(shape, 7, dtype)
-    if dtype is np.int64:
-        wide = rng.integers(-(2**63), 2**63 - 1, shape, dtype)
-        return {"ties": wide % 11 - 5, "narrow": wide % 70_000 - 2**40, "wide": wide}[kind]
+    if dtype in (np.int32, np.int64):
+        info = np.iinfo(dtype)
+        wide = rng.integers(info.min, info.max, shape, dtype)
+        return {"ties": wide % 11 - 5, "narrow": wide % 70_000 + info.min // 2**23, "wide": wide}[kind]
     x = rng.standard_normal(shape).astype(dtype)
     if kind == "ties":
         x, small = np.rint(x * 2), x
@@ -39,7 +40,7 @@ KINDS = ["ties", "narrow", "wide", "equal"]
 
 
 @pytest.mark.parametrize("level", backends())
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, np.int32])
 def test_sorted_rows(level, dtype):
     kernel = load(level)
     shapes = [(1, 1), (3, 2), (5, 17), (4, 64), (3, 255), (2, 256), (3, 1000), (1, 70_000), (2, 0), (0, 4)]
@@ -74,7 +75,7 @@ def test_a_row_is_shared_by_threads(dtype, threads):
 
 
 @pytest.mark.parametrize("level", backends())
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, np.int32])
 def test_selected(level, dtype):
     kernel = load(level)
     shapes = [(1,), (3, 2), (2, 3, 33), (2, 16), (2, 64), (2, 65), (2, 129), (3, 300), (1, 40_000)]

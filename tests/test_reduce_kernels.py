@@ -297,6 +297,33 @@ def test_sums_of_integers(level, dtype):
         kernel.sum_integers(np.ones(3))
 
 
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "bool"])
+def test_extremes_of_integers(level, dtype):
+    kernel, rng = load(level), np.random.default_rng(6)
+    low, high = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    for shape in ((), (1,), (7,), (300, 5), (3, 2100, 4), (2, 150_000), (1, 5, 1, 130), (40, 3, 1500)):
+        x = rng.integers(low, high, shape, np.int64, endpoint=True).astype(dtype)
+        if x.size > 100 and dtype != "bool":  # few reach the ends
+            x = np.where(rng.random(shape) < 0.999, x // 2, x).astype(dtype)
+        for view in (x, x.T, x[..., ::-1] if shape else x):
+            for axes, keepdim in itertools.product(subsets(view.ndim), (False, True)):
+                for name in ("amax_forward", "amin_forward"):
+                    got = getattr(kernel, name)(view, axes, keepdim)
+                    np.testing.assert_array_equal(got, getattr(reference, name)(view, axes, keepdim))
+                    assert got.dtype == np.dtype(dtype)
+            if dtype == "int64":
+                for axis, name in itertools.product(
+                    (None, *range(view.ndim)), ("max_forward", "min_forward")
+                ):
+                    got = getattr(kernel, name)(view, axis, True)
+                    for a, b in zip(got, getattr(reference, name)(view, axis, True), strict=True):
+                        np.testing.assert_array_equal(a, b)
+    assert kernel.amax_forward(np.zeros((0, 3), dtype), (1,)).shape == (0,)
+    with pytest.raises(ValueError, match="amin: no elements to choose from"):
+        kernel.amin_forward(np.zeros((0, 3), dtype), (0,))
+
+
 def test_messages():
     x = fastdl.from_numpy(np.ones((3, 4), np.float32))
     with pytest.raises(

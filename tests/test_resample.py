@@ -91,6 +91,26 @@ PADS = [  # shape, pairs of all axes
 ]
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("threads", THREADS)
+def test_long_rows_are_padded_in_pieces(mode: str, threads: int) -> None:
+    x = np.random.default_rng(2).standard_normal((2, 150_001)).astype(np.float32)
+    before = fastdl.get_num_threads()
+    fastdl.set_num_threads(threads)
+    try:
+        for pairs in (
+            [(0, 0), (3, 5)],
+            [(1, 0), (70_000, 66_000)],
+            [(0, 1), (-70_000, 2)],
+            [(0, 0), (4, -140_000)],
+        ):
+            want = reference.pad_forward(x, pairs, mode, 2.5)
+            for level in backends():
+                np.testing.assert_array_equal(load(level).pad_forward(x, pairs, mode, 2.5), want)
+    finally:
+        fastdl.set_num_threads(before)
+
+
 @pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
 def test_pad_parity(level: str, mode: str) -> None:

@@ -212,6 +212,27 @@ SIDES = [
 
 @pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_with_logarithms_steps_and_fractions(level, dtype):
+    kernel = load(level)
+    x, y = [
+        np.ravel(a) for a in np.meshgrid(np.array([*SIDES, 0.7, -3.2], dtype), np.array([*SIDES, 1.0], dtype))
+    ]
+    for name in ("fmax", "fmin", "heaviside"):
+        got = getattr(kernel, name + "_forward")(x, y)
+        np.testing.assert_array_equal(got, getattr(reference, name + "_forward")(x, y))
+        assert got.dtype == dtype
+    for name in ("xlogy", "xlog1py"):
+        for a, b in ((x, y), (2.5, y), (x, 2.5), (0.0, y)):
+            got = getattr(kernel, name + "_forward")(a, b)
+            wide = [v.astype(np.float64) if isinstance(v, np.ndarray) else v for v in (a, b)]
+            with np.errstate(over="ignore"):
+                want = getattr(reference, name + "_forward")(*wide).astype(dtype)
+            np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(kernel.frac_forward(x), reference.frac_forward(x))
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums_of_exponentials_signs_and_neighbours(level, dtype):
     kernel = load(level)
     tiny = np.finfo(dtype).smallest_subnormal

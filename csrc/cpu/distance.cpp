@@ -67,6 +67,27 @@ T max_magnitude(const T* x1, const T* x2, T eps, int64_t n) {
   return largest;
 }
 
+// (sum |u - v + e|^p)^(1/p)
+template <class T>
+[[gnu::noinline]] double row_distance(const T* u, const T* v, double p, T e, int64_t n) {
+  using V = Vec<T>;
+  if (p == 2)
+    return std::sqrt(long_row_sum<T>(
+        n,
+        [=](V s, V t) {
+          const V d = s - t + e;
+          return d * d;
+        },
+        u, v));
+  if (p == 1) return long_row_sum<T>(n, [=](V s, V t) { return abs<T>(s - t + e); }, u, v);
+  if (std::isinf(p)) return double(max_magnitude(u, v, e, n));
+  if (p == 0)
+    return long_row_sum<T>(
+        n, [=](V s, V t) { return s - t + e != T(0) ? broadcast<T>(1) : broadcast<T>(0); }, u, v);
+  const T q = T(p);
+  return std::pow(long_row_sum<T>(n, [=](V s, V t) { return power<T>(abs<T>(s - t + e), q); }, u, v), 1 / p);
+}
+
 }  // namespace
 
 template <class T>
@@ -109,34 +130,8 @@ void row_products_backward(T* grad_x1, T* grad_x2, const T* grad_sums, const T* 
 template <class T>
 void pairwise_distance_forward(T* distance, const T* x1, const T* x2, double p, double eps, int64_t rows,
                                int64_t n) {
-  const T e = T(eps), q = T(p);
   parallel_for(rows, grain_for(n), [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T *u = x1 + i * n, *v = x2 + i * n;
-      double r;
-      if (p == 2) {
-        r = std::sqrt(long_row_sum<T>(
-            n,
-            [=](Vec<T> s, Vec<T> t) {
-              const Vec<T> d = s - t + e;
-              return d * d;
-            },
-            u, v));
-      } else if (p == 1) {
-        r = long_row_sum<T>(n, [=](Vec<T> s, Vec<T> t) { return abs<T>(s - t + e); }, u, v);
-      } else if (std::isinf(p)) {
-        r = double(max_magnitude(u, v, e, n));
-      } else if (p == 0) {
-        r = long_row_sum<T>(
-            n, [=](Vec<T> s, Vec<T> t) { return s - t + e != T(0) ? broadcast<T>(1) : broadcast<T>(0); }, u,
-            v);
-      } else {
-        r = std::pow(long_row_sum<T>(
-                         n, [=](Vec<T> s, Vec<T> t) { return power<T>(abs<T>(s - t + e), q); }, u, v),
-                     1 / p);
-      }
-      distance[i] = T(r);
-    }
+    for (int64_t i = begin; i < end; ++i) distance[i] = T(row_distance(x1 + i * n, x2 + i * n, p, T(eps), n));
   });
 }
 
@@ -219,6 +214,7 @@ struct Pairs {
   T p;
   T* values;
   const T* lengths;
+  int64_t first = 0;  // of the rows of x2
 };
 
 // values[r] = sum with sum = step(sum, d) for each d = x[m] - x2[r, m]; values has room for whole steps.
@@ -226,7 +222,7 @@ template <class T, class Step>
 void row_distances(const Pairs<T>& pairs) {
   constexpr int w = kWidth<T>;
   const Step step{pairs.p};
-  for (int64_t r = 0; r < pairs.others.width(); r += Lanes<T>::kStep) {
+  for (int64_t r = pairs.first; r < pairs.others.width(); r += Lanes<T>::kStep) {
     Vec<T> first{}, second{};
     for (int64_t m = 0; m < pairs.n; ++m) {
       const T* y = pairs.others.row(pairs.batch, m) + r;
@@ -307,21 +303,57 @@ void for_rows(const T* x1, const T* x2, double p, const CdistProblem& problem, F
 
 }  // namespace
 
+namespace {
+
+// The distances of one row of x1, in pairs.values.
+template <class T>
+[[gnu::noinline]] void distances_of(const Pairs<T>& pairs) {
+  const T p = pairs.p;
+  T* values = pairs.values;
+  const int64_t begin = pairs.first, end = pairs.count;
+  if (p == T(2)) {
+    row_distances<T, Squares<T>>(pairs);
+    for (int64_t r = begin; r < end; r += kWidth<T>) store(values + r, root<T>(load(values + r)));
+  } else if (p == T(1)) {
+    row_distances<T, Magnitudes<T>>(pairs);
+  } else if (std::isinf(p)) {
+    row_distances<T, Largest<T>>(pairs);
+  } else {
+    row_distances<T, Powers<T>>(pairs);
+    if (p != T(0))
+      for (int64_t r = begin; r < end; r += kWidth<T>)
+        store(values + r, any_power(load(values + r), T(1) / p));
+  }
+}
+
+}  // namespace
+
 template <class T>
 void cdist_forward(T* distance, const T* x1, const T* x2, double p, const CdistProblem& problem) {
-  const auto row = p == 2          ? &row_distances<T, Squares<T>>
-                   : p == 1        ? &row_distances<T, Magnitudes<T>>
-                   : std::isinf(p) ? &row_distances<T, Largest<T>>
-                                   : &row_distances<T, Powers<T>>;
   for_rows(x1, x2, p, problem, [&](const Pairs<T>& pairs, T*, int64_t i) {
-    row(pairs);
-    T* values = pairs.values;
-    if (p == 2)
-      for (int64_t r = 0; r < problem.count2; r += kWidth<T>) store(values + r, root<T>(load(values + r)));
-    else if (p != 0 && p != 1 && !std::isinf(p))
-      for (int64_t r = 0; r < problem.count2; r += kWidth<T>)
-        store(values + r, any_power(load(values + r), T(1 / p)));
-    std::copy_n(values, problem.count2, distance + i * problem.count2);
+    distances_of(pairs);
+    std::copy_n(pairs.values, problem.count2, distance + i * problem.count2);
+  });
+}
+
+// Rows of some vectors are compared pair by pair: lanes would be padded where there are few of them.
+template <class T>
+void pdist_forward(T* distance, const T* x, double p, int64_t count, int64_t n) {
+  const auto pairs_before = [=](int64_t i) { return i * (2 * count - i - 1) / 2; };
+  if (n < 4 * kWidth<T> && count > 2 * kWidth<T>)
+    return for_rows(x, x, p, {1, count, count, n}, [&](Pairs<T> pairs, T*, int64_t i) {
+      pairs.first = (i + 1) / Lanes<T>::kStep * Lanes<T>::kStep;
+      distances_of(pairs);
+      std::copy(pairs.values + i + 1, pairs.values + count, distance + pairs_before(i));
+    });
+  parallel_for(pairs_before(count), grain_for(n), [=](int64_t begin, int64_t end) {
+    int64_t i = 0;
+    while (pairs_before(i + 1) <= begin) ++i;
+    int64_t j = i + 1 + begin - pairs_before(i);
+    for (int64_t k = begin; k < end; ++k) {
+      distance[k] = T(row_distance(x + i * n, x + j * n, p, T(0), n));
+      if (++j == count) j = ++i + 1;
+    }
   });
 }
 
@@ -353,6 +385,7 @@ void cdist_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2
   template void pairwise_distance_backward<T>(T*, const T*, const T*, const T*, const T*, double, double, \
                                               int64_t, int64_t);                                          \
   template void cdist_forward<T>(T*, const T*, const T*, double, const CdistProblem&);                    \
+  template void pdist_forward<T>(T*, const T*, double, int64_t, int64_t);                                 \
   template void cdist_backward<T>(T*, const T*, const T*, const T*, const T*, double, const CdistProblem&);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)

@@ -33,4 +33,8 @@ template <class T>
 void cdist_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance, double p,
                     const CdistProblem& problem);
 
+// Of the rows i < j of one set (count, n), one after the other.
+template <class T>
+void pdist_forward(T* distance, const T* x, double p, int64_t count, int64_t n);
+
 }  // namespace fastdl

@@ -62,6 +62,11 @@ enum class Binary {
   logaddexp,  // log(exp(x) + exp(y))
   copysign,
   nextafter,
+  fmax,  // of a number and NaN the number
+  fmin,
+  xlogy,       // x log(y); 0 where x is 0 and y no NaN
+  xlog1py,     // x log(1 + y), likewise
+  heaviside,   // 0 below zero and for NaN, y at zero, 1 above
   left_shift,  // of integers alone, as those of Bitwise
   right_shift
 };
@@ -76,6 +81,7 @@ enum class Unary {
   ceil,
   round,
   trunc,
+  frac,
   square,
   sqrt,
   rsqrt,
@@ -170,6 +176,7 @@ void pow_scalar_backward(T exponent, const StridedLoop<3>& loop);
 // out = min(max(x, lower), upper); the gradient, from grad, x, passes where lower <= x <= upper
 template <class T>
 void clamp_forward(T lower, T upper, const StridedLoop<2>& loop);
+void integer_abs(Integer type, const StridedLoop<2>& loop);
 void integer_clamp(Integer type, int64_t lower, int64_t upper, const StridedLoop<2>& loop);
 template <class T>
 void clamp_backward(T lower, T upper, const StridedLoop<3>& loop);

@@ -61,7 +61,7 @@ struct Pair {
 template <class T>
 using Entry = std::conditional_t<sizeof(T) == 4, Word, Pair>;  // holds any key of T
 
-// How elements become keys. Those of int64 come as double's bits: one copy of the code for both.
+// How elements become keys. Integers come as the bits of floats of their size: one copy of the code for both.
 template <class T>
 struct Order {
   Signed<T> invert;  // 0, or all bits for falling order
@@ -70,7 +70,7 @@ struct Order {
 // Signed keys; the sign's bit flipped they are unsigned ones of the same order.
 template <class T>
 [[gnu::always_inline]] inline Vec<Signed<T>> keys_of(Vec<T> x, Order<T> order) {
-  if (sizeof(T) == 8 && order.integers) return (Vec<Signed<T>>)x ^ order.invert;
+  if (order.integers) return (Vec<Signed<T>>)x ^ order.invert;
   constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
   const auto bits = (Vec<Signed<T>>)(x + T(0));  // -0 becomes 0
   const Vec<Signed<T>> key = bits ^ ((bits >> (8 * int(sizeof(T)) - 1)) & most);
@@ -137,29 +137,30 @@ struct Range {
 // Of the keys of a row; not looked for where they fit anyway.
 template <class T>
 Range range_of(const T* x, int64_t n, Order<T> order) {
-  if constexpr (sizeof(T) == 4) {
+  using Key = Signed<T>;
+  if (sizeof(T) == 4 && !order.integers) {
     return {0, 32};
   } else {
     constexpr int w = kWidth<T>;
     const auto extremes = [&](int64_t begin, int64_t end) {
-      Vec<int64_t> low = broadcast(std::numeric_limits<int64_t>::max()), high = ~low;
+      Vec<Key> low = broadcast(std::numeric_limits<Key>::max()), high = ~low;
       int64_t i = begin;
       for (; i + w <= end; i += w) {
         const auto keys = keys_of<T>(load(x + i), order);
         low = keys < low ? keys : low;
         high = keys > high ? keys : high;
       }
-      int64_t l = low[0], h = high[0];
+      Key l = low[0], h = high[0];
       for (int j = 1; j < w; ++j) l = std::min(l, low[j]), h = std::max(h, high[j]);
       const auto keys = keys_of<T>(load_some(x + i, int(end - i)), order);
       for (int j = 0; j < int(end - i); ++j) l = std::min(l, keys[j]), h = std::max(h, keys[j]);
       return std::pair{l, h};
     };
-    std::pair<int64_t, int64_t> all;
+    std::pair<Key, Key> all;
     if (n <= 16 * kGrain) {
       all = extremes(0, n);
     } else {
-      memory::Buffer<std::pair<int64_t, int64_t>> parts{size_t(chunk_count(n, 16 * kGrain))};
+      memory::Buffer<std::pair<Key, Key>> parts{size_t(chunk_count(n, 16 * kGrain))};
       parallel_chunks(n, 16 * kGrain, [&](int64_t chunk, int64_t begin, int64_t end) {
         parts[chunk] = extremes(begin, end);
       });
@@ -172,14 +173,15 @@ Range range_of(const T* x, int64_t n, Order<T> order) {
   }
 }
 
-// f(entries, bits): the entries of a row in the narrowest form that holds them, in `room` for 2 n of T's.
+// f(entries, bits, least): the entries of a row, keys less `least`, in the narrowest form that holds them, in
+// `room` for 2 n of T's.
 template <class T, class F>
 void with_entries(Entry<T>* room, const T* x, int64_t n, Order<T> order, F&& f) {
   const Range range = range_of(x, n, order);
   const auto go = [&](auto* entries) {
     alone_or_shared(
         n, [&](int64_t begin, int64_t end) { make_entries(entries, x, begin, end, order, range.least); });
-    f(entries, int(range.bits));
+    f(entries, int(range.bits), range.least);
   };
   if (sizeof(T) == 4 || range.bits <= 32)
     go(reinterpret_cast<Word*>(room));
@@ -284,6 +286,18 @@ void for_rows(int64_t rows, int64_t n, int64_t grain, int64_t count, F&& f) {
                [&](int64_t begin, int64_t end) { run(begin, end, 1); });
 }
 
+// The entries of a row in order.
+template <class T, class F>
+void with_sorted(Entry<T>* room, const T* x, int64_t n, Order<T> order, int64_t parts, F&& f) {
+  with_entries(room, x, n, order, [&](auto* entries, int bits, uint64_t least) {
+    if (n < kRadixFrom)
+      std::sort(entries, entries + n);
+    else
+      entries = radix_sort(entries, entries + n, n, bits, parts);
+    f(entries, least);
+  });
+}
+
 template <class T>
 void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
@@ -300,12 +314,17 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
         }
       }
     });
-  const auto write = [&](int64_t row, const auto* sorted) {
+  const auto write = [&](int64_t row, const auto* sorted, uint64_t least) {
     alone_or_shared(k, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
         const int64_t place = sorted[j].place();
         indices[row * k + j] = place;
-        std::memcpy(values + row * k + j, x + row * n + place, sizeof(T));
+        if (order.integers) {  // the key is the element: no walk through memory
+          const auto value = Signed<T>(raised<T>(Signed<T>(sorted[j].key() + least)) ^ order.invert);
+          std::memcpy(values + row * k + j, &value, sizeof(T));
+        } else {
+          std::memcpy(values + row * k + j, x + row * n + place, sizeof(T));
+        }
       }
     });
   };
@@ -314,15 +333,10 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
                 const T* from = x + row * n;
                 if (few) {
                   smallest(room, from, n, k, order);
-                  return write(row, room);
+                  return write(row, room, 0);
                 }
-                with_entries(room, from, n, order, [&](auto* entries, int bits) {
-                  if (n < kRadixFrom)
-                    std::sort(entries, entries + n);
-                  else
-                    entries = radix_sort(entries, entries + n, n, bits, parts);
-                  write(row, entries);
-                });
+                with_sorted(room, from, n, order, parts,
+                            [&](const auto* sorted, uint64_t least) { write(row, sorted, least); });
               });
 }
 
@@ -337,9 +351,23 @@ void select_in(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k,
       }
     });
   for_rows<T>(rows, n, 2 * kGrain, n, [&](int64_t row, Entry<T>* room, int64_t) {
-    with_entries(room, x + row * n, n, order, [&](auto* entries, int) {
+    with_entries(room, x + row * n, n, order, [&](auto* entries, int, uint64_t) {
       std::nth_element(entries, entries + k, entries + n);
       indices[row] = entries[k].place();
+    });
+  });
+}
+
+template <class T>
+void mode_in(int64_t* indices, const T* x, int64_t rows, int64_t n, Order<T> order) {
+  for_rows<T>(rows, n, kGrain, 2 * n, [&](int64_t row, Entry<T>* room, int64_t parts) {
+    with_sorted(room, x + row * n, n, order, parts, [&](const auto* sorted, uint64_t) {
+      int64_t longest = 0, last = 0;
+      for (int64_t begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && sorted[end].key() == sorted[begin].key();) ++end;
+        if (end - begin > longest) longest = end - begin, last = end - 1;
+      }
+      indices[row] = sorted[last].place();
     });
   });
 }
@@ -362,11 +390,19 @@ void select_rows(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t 
   select_in<F>(indices, reinterpret_cast<const F*>(x), rows, n, k, {0, std::is_integral_v<T>});
 }
 
+template <class T>
+void mode_rows(int64_t* indices, const T* x, int64_t rows, int64_t n) {
+  using F = Form<T>;
+  mode_in<F>(indices, reinterpret_cast<const F*>(x), rows, n, {0, std::is_integral_v<T>});
+}
+
 #define FASTDL_INSTANTIATE(T)                                                          \
+  template void mode_rows<T>(int64_t*, const T*, int64_t, int64_t);                    \
   template void sort_rows<T>(T*, int64_t*, const T*, int64_t, int64_t, int64_t, bool); \
   template void select_rows<T>(int64_t*, const T*, int64_t, int64_t, int64_t);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(int32_t)
 FASTDL_INSTANTIATE(int64_t)
 #undef FASTDL_INSTANTIATE
 

@@ -14,6 +14,10 @@ void sort_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n,
 template <class T>
 void select_rows(int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k);
 
+// Where the most frequent element of every row is (the smallest of equally frequent ones): its last place.
+template <class T>
+void mode_rows(int64_t* indices, const T* x, int64_t rows, int64_t n);
+
 // y[i]: how many elements of a sorted row are smaller than values[i] (`right`: not larger). `rows` rows of n
 // elements with `count` values each. A NaN among the values is beyond all elements.
 template <class T>

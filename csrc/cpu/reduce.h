@@ -85,6 +85,10 @@ void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_
 template <class T>
 void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner);
 
+// out[o, c] = the largest or smallest of x[o, :, c], n > 0.
+template <class T>
+void extreme_integer(bool largest, T* out, const T* x, int64_t outer, int64_t n, int64_t inner);
+
 // y[o, i, c] = the sum of x[o, 0 .. i, c], or with from_end of x[o, i .. n - 1, c].
 template <class T>
 void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end);

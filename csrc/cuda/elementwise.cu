@@ -33,6 +33,8 @@ struct UnaryOf {
         return std::rint(x);
       case Unary::trunc:
         return std::trunc(x);
+      case Unary::frac:
+        return x - std::trunc(x);
       case Unary::square:
         return x * x;
       case Unary::sqrt:
@@ -234,6 +236,16 @@ struct BinaryFunctionOf {
         return std::copysign(x, y);
       case BinaryFunction::nextafter:
         return std::nextafter(x, y);
+      case BinaryFunction::fmax:
+        return x >= y || y != y ? x : y;
+      case BinaryFunction::fmin:
+        return x <= y || y != y ? x : y;
+      case BinaryFunction::xlogy:
+        return y != y ? y : x == 0 ? C(0) : x * std::log(y);
+      case BinaryFunction::xlog1py:
+        return y != y ? y : x == 0 ? C(0) : x * std::log1p(y);
+      case BinaryFunction::heaviside:
+        return x == 0 ? y : C(x > 0);
     }
     return x;
   }

@@ -10,7 +10,7 @@ namespace fastdl::cuda {
 // clang-format off
 // y = f(x), where a pack of 16 bytes is computed in a few instructions ...
 #define FASTDL_CUDA_UNARY(X) \
-  X(copy) X(neg) X(abs) X(sign) X(floor) X(ceil) X(round) X(trunc) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) \
+  X(copy) X(neg) X(abs) X(sign) X(floor) X(ceil) X(round) X(trunc) X(frac) X(square) X(sqrt) X(rsqrt) X(reciprocal) X(exp) \
   X(log) X(clamp)
 // ... and where it is not.
 #define FASTDL_CUDA_FUNCTION(X) \
@@ -22,7 +22,8 @@ namespace fastdl::cuda {
   X(acos) X(atan) X(asinh) X(acosh) X(atanh) X(clamp) X(sin) X(cos) X(sinh) X(cosh) X(erf) X(exp2) X(pow_scalar)
 #define FASTDL_CUDA_BINARY(X) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum)
 #define FASTDL_CUDA_BINARY_FUNCTION(X) \
-  X(fmod) X(pow) X(atan2) X(hypot) X(floor_divide) X(remainder) X(logaddexp) X(copysign) X(nextafter)
+  X(fmod) X(pow) X(atan2) X(hypot) X(floor_divide) X(remainder) X(logaddexp) X(copysign) X(nextafter) \
+  X(fmax) X(fmin) X(xlogy) X(xlog1py) X(heaviside)
 #define FASTDL_CUDA_COMPARE(X) X(eq) X(ne) X(lt) X(le) X(gt) X(ge)
 // Three inputs; the last four are pieces of gradients: of z = x / y for y from (grad, y, z), of the larger or smaller
 // of x and y, and of logaddexp, for x from (grad, x, y).

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.creation import finish, ignore, tensor
+from fastdl.creation import finish, ignore
 from fastdl.devices import cupy, resolve
 from fastdl.dtypes import CPU, as_dtype, float32, float64, get_default_dtype, int64
 from fastdl.kernels import select
+from fastdl.ops.arrays import cast
 from fastdl.tensor import Tensor, pooled_copy
 
 
@@ -64,54 +65,43 @@ def arange(
         with xp.cuda.Device(where.index):
             values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)
         return finish("arange", values, where, requires_grad)
-    if whole:
-        values = _counted(count, int64, start, step)
-        if d is not int64:
-            values = pooled_copy(values, d)
+    if whole and (d is int64 or d is float32 or d is float64) and _exact(start, count, step):
+        values = _progression(start, step, count, d)
     else:
-        values = pooled_copy(_progression(start, step, count), d)
+        values = pooled_copy(_progression(start, step, count, int64 if whole else float64), d)
     return finish("arange", values, where, requires_grad)
 
 
-_ROW = 4096
+def _exact(start: int, count: int, step: int) -> bool:
+    """Do float64 and int64 hold all these numbers?"""
+    return max(abs(start), abs(start + count * step)) < 2**53
 
 
-def _counted(count: int, dtype: Any, start: int = 0, step: int = 1) -> Any:
-    """``start + step * i``, whole numbers: many of them as the sum of a column and a row, by every thread."""
-    if count < 4 * _ROW:
-        return pooled_copy(np.arange(start, start + count * step, step, dtype=dtype))
+def _progression(start: Any, step: Any, count: int, dtype: Any) -> Any:
+    """``start + step * i``, in float64 or int64, as ``dtype``."""
     values = select(None).empty((count,), dtype)
-    rows = count // _ROW
-    row = np.arange(_ROW, dtype=dtype) * dtype.type(step)
-    column = start + np.arange(rows, dtype=dtype).reshape(rows, 1) * dtype.type(step * _ROW)
-    select(None).add_forward(column, row, values[: rows * _ROW].reshape(rows, _ROW))
-    values[rows * _ROW :] = start + np.arange(rows * _ROW, count, dtype=dtype) * dtype.type(step)
+    select(None).progression(values, start, step)
     return values
 
 
-def _progression(start: Any, step: Any, count: int) -> Any:
-    """``start + step * i`` in float64."""
-    if count < 4 * _ROW:
-        return start + step * np.arange(count, dtype=np.float64)
-    kernels, values = select(None), _counted(count, float64)
-    return kernels.add_forward(kernels.mul_forward(values, step, values), start, values)
-
-
 def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> Any:
-    """In float64. As PyTorch has it: between whole ends for an integer ``dtype``; for float32 with a step of that type,
-    from the nearer end. The bits are the same, and decide where sampling meets pixels (``affine_grid``).
+    """In float32 or float64. As PyTorch has it: between whole ends for an integer ``dtype``; for float32 with a step of
+    that type, from the nearer end. The bits are the same, and decide where sampling meets pixels (``affine_grid``).
     """
     if dtype is float32 and steps > 1 and abs(start) < 1e38 and abs(end) < 1e38:
         start, end = float(np.float32(start)), float(np.float32(end))
         step = float(np.float32(end - start) / np.float32(steps - 1))
         half = steps // 2
-        return np.concatenate([_progression(start, step, half), _progression(end, -step, steps - half)[::-1]])
+        values = select(None).empty((steps,), float32)
+        select(None).progression(values[:half], start, step)
+        select(None).progression(values[half:][::-1], end, -step)
+        return values
     if dtype.kind in "iu":
         start, end = int(start), int(end)
     step = (end - start) / (steps - 1) if steps > 1 else 0
-    if steps < 4 * _ROW or not 1e-300 < abs(step) < 1e300:  # denormals, infinities
+    if steps < 2 or not 1e-300 < abs(step) < 1e300:  # denormals, infinities
         return np.linspace(start, end, steps)
-    values = _progression(start, step, steps)
+    values = _progression(start, step, steps, float64)
     values[-1] = end
     return values
 
@@ -124,7 +114,7 @@ def linspace(
         raise RuntimeError(f"linspace: steps must not be negative, got {steps}")
     d = get_default_dtype() if dtype is None else as_dtype("linspace", dtype)
     values = _evenly_spaced(_number(start), _number(end), index(steps), d)
-    return finish("linspace", pooled_copy(values, d), resolve("linspace", device), requires_grad)
+    return finish("linspace", cast(values, d), resolve("linspace", device), requires_grad)
 
 
 def logspace(
@@ -147,9 +137,18 @@ def logspace(
 
 def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
     """Row and column numbers of the lower triangle, a (2, n) tensor; see ``torch.tril_indices``."""
-    return tensor(np.stack(np.tril_indices(row, offset, col)), dtype=dtype, device=device)
+    return _triangle("tril_indices", row, col, offset, True, dtype, device)
 
 
 def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = int64, device: Any = None) -> Tensor:
     """Row and column numbers of the upper triangle, a (2, n) tensor; see ``torch.triu_indices``."""
-    return tensor(np.stack(np.triu_indices(row, offset, col)), dtype=dtype, device=device)
+    return _triangle("triu_indices", row, col, offset, False, dtype, device)
+
+
+def _triangle(op: str, row: int, col: int, offset: int, lower: bool, dtype: Any, device: Any) -> Tensor:
+    row, col = index(row), index(col)
+    if row < 0 or col < 0:
+        raise RuntimeError(f"{op}: row and col must not be negative, got {row} and {col}")
+    d = int64 if dtype is int64 else as_dtype(op, dtype)
+    places = select(None).triangle_places(row, col, index(offset), lower)
+    return finish(op, places if d is int64 else pooled_copy(places, d), resolve(op, device), False)

@@ -29,9 +29,14 @@ namespace fastdl::binding {
 namespace py = pybind11;
 using Shape = std::vector<int64_t>;
 
+constexpr int64_t kLargest = int64_t{1} << 31;  // paddings and extents of windows stay below
+
+[[noreturn]] inline void raise(const char* op, const std::string& what) {
+  throw py::value_error(std::string(op) + ": " + what);
+}
 // A ValueError "op: rule" unless the rule holds.
 inline void require(bool holds, const char* op, const char* rule) {
-  if (!holds) throw py::value_error(std::string(op) + ": " + rule);
+  if (!holds) raise(op, rule);
 }
 
 inline Shape shape_of(const py::array& array) {

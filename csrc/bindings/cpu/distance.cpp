@@ -135,9 +135,24 @@ py::array cdist_gradient(const py::array& grad_distance, const py::array& x1, co
   });
 }
 
+py::array pdist(const py::array& x, double p) {
+  constexpr const char* op = "pdist";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> in(x, op, "x");
+    require(in.ndim() == 2, op, "x must have shape (count, n)");
+    require(p >= 0, op, "p must not be negative");
+    const int64_t count = in.dim(0), n = in.dim(1);
+    py::array distance = empty<T>({count * (count - 1) / 2});
+    KernelScope scope(distance.size() * std::max<int64_t>(n, 1));
+    if (count > 1) pdist_forward<T>(data<T>(distance), in, p, count, n);
+    return distance;
+  });
+}
+
 }  // namespace
 
 void register_distance(py::module_& m) {
+  m.def("pdist_forward", &pdist, py::arg("x"), py::arg("p"));
   m.def("row_products_forward", &row_products, py::arg("x1"), py::arg("x2"));
   m.def("row_products_backward", &row_products_gradient, py::arg("grad_sums"), py::arg("x1"), py::arg("x2"),
         py::arg("needs"));

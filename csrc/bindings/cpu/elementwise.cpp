@@ -85,6 +85,15 @@ py::array bind_unary(const char* name, const Object& x, const Object& out, F&& k
   });
 }
 
+template <class F>
+py::array bind_integers(const char* name, Integer type, const Object& x, const Object& out, F&& kernel) {
+  Source<int64_t> a(x, name, "x", type);
+  Result<int64_t> y(name, broadcast_shape(name, {&a}), out, {input(a)}, type);
+  const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
+  launch(loop, [&] { kernel(loop); });
+  return y.array();
+}
+
 // One result from a gradient and a saved array of the same shape.
 template <class F>
 py::array gradient(const char* name, const Object& grad_y, const Object& saved, F&& kernel) {
@@ -166,16 +175,23 @@ py::array bind_clamp(const Object& x, const Object& low, const Object& high, con
   if (is_array(x))
     if (const auto type = integer_of(reinterpret_cast<const py::array&>(x))) {
       const auto lower = low.cast<int64_t>(), upper = high.cast<int64_t>();
-      Source<int64_t> a(x, "clamp", "x", *type);
-      Result<int64_t> y("clamp", broadcast_shape("clamp", {&a}), out, {input(a)}, *type);
-      const auto loop = make_loop<2>(y.shape(), {y.operand(), &a});
-      launch(loop, [&] { integer_clamp(*type, lower, upper, loop); });
-      return y.array();
+      return bind_integers("clamp", *type, x, out,
+                           [&](const StridedLoop<2>& loop) { integer_clamp(*type, lower, upper, loop); });
     }
   const auto lower = low.cast<double>(), upper = high.cast<double>();
   return bind_unary("clamp", x, out, [=]<class T>(T, const StridedLoop<2>& loop) {
     clamp_forward<T>(T(lower), T(upper), loop);
   });
+}
+
+// Functions of integers, by the kernels of operations that they are: modulo 2^bits.
+std::optional<py::array> of_integers(Unary op, const char* label, Integer type, const Object& x,
+                                     const Object& out) {
+  if (op == Unary::neg) return bind_binary(Binary::sub, label, py::int_(0), x, out);
+  if (op == Unary::square) return bind_binary(Binary::mul, label, x, x, out);
+  if (op == Unary::sign) return bind_clamp(x, py::int_(type == Integer::uint8 ? 0 : -1), py::int_(1), out);
+  if (op != Unary::abs) return std::nullopt;
+  return bind_integers(label, type, x, out, [&](const StridedLoop<2>& loop) { integer_abs(type, loop); });
 }
 
 // The operation is a value, not a template argument: one function for all, a tenth of the code.
@@ -207,6 +223,9 @@ void def_unary(py::module_& m, Unary op, const char* name, const char* label) {
   m.def(
       name,
       [op, label](const Object& x, const Object& out) {
+        if (is_array(x))
+          if (const auto type = integer_of(reinterpret_cast<const py::array&>(x)))
+            if (auto y = of_integers(op, label, *type, x, out)) return *y;
         return bind_unary(label, x, out,
                           [op]<class T>(T, const StridedLoop<2>& loop) { unary_forward<T>(op, loop); });
       },
@@ -253,6 +272,11 @@ void register_elementwise(py::module_& m) {
   def_binary(m, Binary::logaddexp, "logaddexp_forward", "logaddexp");
   def_binary(m, Binary::copysign, "copysign_forward", "copysign");
   def_binary(m, Binary::nextafter, "nextafter_forward", "nextafter");
+  def_binary(m, Binary::fmax, "fmax_forward", "fmax");
+  def_binary(m, Binary::fmin, "fmin_forward", "fmin");
+  def_binary(m, Binary::xlogy, "xlogy_forward", "xlogy");
+  def_binary(m, Binary::xlog1py, "xlog1py_forward", "xlog1py");
+  def_binary(m, Binary::heaviside, "heaviside_forward", "heaviside");
   def_compare(m, Compare::eq, "eq_forward", "eq");
   def_compare(m, Compare::ne, "ne_forward", "ne");
   def_compare(m, Compare::lt, "lt_forward", "lt");
@@ -270,6 +294,7 @@ void register_elementwise(py::module_& m) {
   def_unary(m, Unary::ceil, "ceil_forward", "ceil");
   def_unary(m, Unary::round, "round_forward", "round");
   def_unary(m, Unary::trunc, "trunc_forward", "trunc");
+  def_unary(m, Unary::frac, "frac_forward", "frac");
   def_unary(m, Unary::square, "square_forward", "square");
   def_unary(m, Unary::sqrt, "sqrt_forward", "sqrt");
   def_unary(m, Unary::rsqrt, "rsqrt_forward", "rsqrt");

@@ -357,6 +357,39 @@ py::array bind_triangle(const py::array& x, int64_t diagonal, bool lower) {
   return y;
 }
 
+void bind_progression(py::array& out, const py::object& start, const py::object& step) {
+  const char* op = "progression";
+  require(out.ndim() == 1 && out.writeable() && out.strides(0) % out.itemsize() == 0, op,
+          "out must be a writable array of one axis");
+  const int64_t count = out.shape(0), stride = out.strides(0) / out.itemsize();
+  const auto run = [&]<class T>(T) {
+    const auto first = start.cast<double>(), by = step.cast<double>();
+    T* to = data<T>(out);
+    KernelScope scope(count);
+    progression<T, double>(to, count, stride, first, by);
+  };
+  if (is_dtype<int64_t>(out)) {
+    const auto first = start.cast<int64_t>(), by = step.cast<int64_t>();
+    int64_t* to = data<int64_t>(out);
+    KernelScope scope(count);
+    return progression<int64_t, uint64_t>(to, count, stride, uint64_t(first), uint64_t(by));
+  }
+  by_dtype(op, out, run);
+}
+
+py::array bind_triangle_places(int64_t rows, int64_t columns, int64_t diagonal, bool lower) {
+  constexpr int64_t kMost = int64_t(1) << 40;
+  require(rows >= 0 && columns >= 0 && rows < kMost && columns < kMost, "triangle_places",
+          "rows and columns must lie between 0 and 2^40");
+  diagonal = std::clamp(diagonal, -kMost, kMost);
+  const int64_t count = triangle_count(rows, columns, diagonal, lower);
+  py::array places = empty<int64_t>({2, count});
+  auto* to = data<int64_t>(places);
+  KernelScope scope(count);
+  triangle_places(to, to + count, rows, columns, diagonal, lower);
+  return places;
+}
+
 }  // namespace
 
 void register_layout(py::module_& m) {
@@ -380,6 +413,9 @@ void register_layout(py::module_& m) {
   m.def("masked_select", &bind_masked_select, py::arg("x"), py::arg("mask"));
   m.def("masked_put", &bind_masked_put, py::arg("out"), py::arg("mask"), py::arg("source"));
   m.def("nonzero", &bind_nonzero, py::arg("mask"));
+  m.def("progression", &bind_progression, py::arg("out"), py::arg("start"), py::arg("step"));
+  m.def("triangle_places", &bind_triangle_places, py::arg("rows"), py::arg("columns"), py::arg("diagonal"),
+        py::arg("lower"));
   m.def("triangle", &bind_triangle, py::arg("x"), py::arg("diagonal"), py::arg("lower"));
 }
 

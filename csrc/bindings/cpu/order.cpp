@@ -19,9 +19,15 @@ struct Rows {
   }
 };
 
+// by_number, or int32_t{}.
+template <class F>
+auto by_sortable(const char* op, const py::array& x, F&& f) {
+  return is_dtype<int32_t>(x) ? f(int32_t{}) : by_number(op, x, f);
+}
+
 // The first k along the last axis in order, and where they were.
 py::tuple bind_sort(const py::array& x, int64_t k, bool descending) {
-  return by_number("sort", x, [&]<class T>(T) {
+  return by_sortable("sort", x, [&]<class T>(T) {
     const In<T> in(x, "sort", "x");
     Rows r("sort", in);
     require(k >= 0 && k <= r.n, "sort", "k must be in [0, n]");
@@ -38,7 +44,7 @@ py::tuple bind_sort(const py::array& x, int64_t k, bool descending) {
 }
 
 py::array bind_select(const py::array& x, int64_t k) {
-  return by_number("select_index", x, [&]<class T>(T) {
+  return by_sortable("select_index", x, [&]<class T>(T) {
     const In<T> in(x, "select_index", "x");
     Rows r("select_index", in);
     require(k >= 0 && k < r.n, "select_index", "k must be in [0, n)");
@@ -47,6 +53,20 @@ py::array bind_select(const py::array& x, int64_t k) {
     auto* places = data<int64_t>(indices);
     KernelScope scope(in.size());
     select_rows<T>(places, in, r.rows, r.n, k);
+    return indices;
+  });
+}
+
+py::array bind_mode(const py::array& x) {
+  return by_sortable("mode_index", x, [&]<class T>(T) {
+    const In<T> in(x, "mode_index", "x");
+    Rows r("mode_index", in);
+    require(r.n > 0, "mode_index", "rows must not be empty");
+    r.shape.pop_back();
+    py::array indices = empty<int64_t>(r.shape);
+    auto* places = data<int64_t>(indices);
+    KernelScope scope(in.size());
+    mode_rows<T>(places, in, r.rows, r.n);
     return indices;
   });
 }
@@ -74,6 +94,7 @@ py::array bind_searchsorted(const py::array& sorted, const py::array& values, bo
 void register_order(py::module_& m) {
   m.def("sort_forward", &bind_sort, py::arg("x"), py::arg("k"), py::arg("descending"));
   m.def("select_index", &bind_select, py::arg("x"), py::arg("k"));
+  m.def("mode_index", &bind_mode, py::arg("x"));
   m.def("searchsorted", &bind_searchsorted, py::arg("sorted"), py::arg("values"), py::arg("right"));
 }
 

@@ -247,7 +247,10 @@ void define_margin_ranking(py::module_& m) {
 
 }  // namespace
 
+void register_margin_loss(py::module_& m);
+
 void register_pointwise_loss(py::module_& m) {
+  register_margin_loss(m);
   define_plain(m, "mse_loss_forward", "mse_loss_backward", PointwiseLoss::mse);
   define_plain(m, "l1_loss_forward", "l1_loss_backward", PointwiseLoss::l1);
   define_plain(m, "soft_margin_loss_forward", "soft_margin_loss_backward", PointwiseLoss::soft_margin);

@@ -9,11 +9,6 @@ namespace fastdl::binding {
 namespace {
 
 using Sizes = std::vector<int64_t>;
-constexpr int64_t kLargest = int64_t{1} << 31;
-
-[[noreturn]] void raise(const char* op, const std::string& what) {
-  throw py::value_error(std::string(op) + ": " + what);
-}
 
 // `spatial` goes in as the last rank extents of the input; the planes are all extents before.
 PoolProblem problem(const char* op, const Shape& leading, const Sizes& in, const Sizes& out) {

@@ -234,6 +234,43 @@ py::array fold_any(const char* name, Fold op, const py::array& x, bool is_mean, 
   });
 }
 
+// f(Stored{}, T{}) for the most frequent integers, and bools as bytes; nothing for others.
+template <class F>
+std::optional<py::array> of_integers(const py::array& x, F&& f) {
+  if (is_dtype<bool>(x)) return f(bool{}, uint8_t{});
+  if (is_dtype<uint8_t>(x)) return f(uint8_t{}, uint8_t{});
+  if (is_dtype<int64_t>(x)) return f(int64_t{}, int64_t{});
+  if (is_dtype<int32_t>(x)) return f(int32_t{}, int32_t{});
+  return std::nullopt;
+}
+// Over the last run of neighbouring axes, then over the others.
+std::optional<py::array> extremes_of_integers(const char* name, bool largest, const py::array& x,
+                                              const Axes& axes, bool keepdim) {
+  return of_integers(x, [&]<class Stored, class T>(Stored, T) {
+    const In<Stored> in(x, name, "x");
+    const Plan plan(name, operand_of(in.array()), axes, keepdim);
+    if (plan.reduced_size == 0 && plan.kept_size > 0)
+      throw py::value_error(std::string(name) + ": no elements to choose from");
+    Shape shape = in.shape();
+    const std::span<const int64_t> all(shape);
+    size_t end = shape.size();
+    while (end > 0 && (!plan.reduced[end - 1] || shape[end - 1] == 1)) --end;
+    size_t begin = end;
+    while (begin > 0 && (plan.reduced[begin - 1] || shape[begin - 1] == 1)) --begin;
+    const int64_t outer = size_of(all.first(begin)), n = size_of(all.subspan(begin, end - begin)),
+                  inner = size_of(all.subspan(end));
+    std::fill(shape.begin() + std::ptrdiff_t(begin), shape.begin() + std::ptrdiff_t(end), 1);
+    const bool last = size_of(shape) == plan.kept_size;
+    py::array y = empty_array(dtype_of<Stored>(), last ? plan.out_shape : shape);
+    {
+      T* to = data<T>(y);
+      KernelScope scope(in.size());
+      extreme_integer<T>(largest, to, reinterpret_cast<const T*>(in.get()), outer, n, inner);
+    }
+    return last ? std::optional(y) : extremes_of_integers(name, largest, y, axes, keepdim);
+  });
+}
+
 template <Fold op>
 py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
   constexpr const char* name = op == Fold::sum          ? "sum"
@@ -241,6 +278,8 @@ py::array bind_fold(const py::array& x, const Axes& axes, bool keepdim) {
                                : op == Fold::product    ? "prod"
                                : op == Fold::maximum    ? "amax"
                                                         : "amin";
+  if constexpr (op == Fold::maximum || op == Fold::minimum)
+    if (auto y = extremes_of_integers(name, op == Fold::maximum, x, axes, keepdim)) return *y;
   return fold_any(name, op, x, false, [&](const Operand& in) { return Plan(name, in, axes, keepdim); });
 }
 
@@ -352,7 +391,7 @@ struct Along {
 template <bool largest>
 py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
   constexpr const char* name = largest ? "max" : "min";
-  return by_stored(name, x, [&]<class T>(T, Half half) {
+  const auto run = [&]<class T>(T, Half half) {
     const In<T> in(x, name, "x", half);
     const Along a(name, in, axis, keepdim);
     if (a.n == 0 && a.outer * a.inner > 0)
@@ -374,7 +413,9 @@ py::tuple bind_extreme(const py::array& x, std::optional<int64_t> axis, bool kee
         extreme_index<T>(largest, in, a.outer, a.n, a.inner, data<T>(values), data<int64_t>(indices));
     }
     return py::make_tuple(std::move(values), std::move(indices));
-  });
+  };
+  if (is_dtype<int64_t>(x)) return run(int64_t{}, Half::none);
+  return by_stored(name, x, run);
 }
 
 py::array bind_count_true(const py::array& x, std::optional<int64_t> axis, bool keepdim) {

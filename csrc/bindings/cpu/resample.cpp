@@ -10,11 +10,6 @@ namespace {
 
 using Sizes = std::vector<int64_t>;
 using Pairs = std::vector<std::pair<int64_t, int64_t>>;
-constexpr int64_t kLargest = int64_t{1} << 31;
-
-[[noreturn]] void raise(const char* op, const std::string& what) {
-  throw py::value_error(std::string(op) + ": " + what);
-}
 
 Resampling resampling_mode(const char* op, const std::string& mode) {
   if (mode == "nearest") return Resampling::nearest;
@@ -80,28 +75,27 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
   if (out < 0) raise(op, "padding cuts off more than there is");
   PadAxis axis;
   axis.in = in;
-  axis.source.resize(size_t(out));
+  axis.out = out;
+  axis.before = before;
   const bool circular = mode == "circular";
   const int64_t cut_begin = circular ? std::max<int64_t>(0, -before) : 0;
   const int64_t cut_end = circular ? in - std::max<int64_t>(0, -after) : in;
-  for (int64_t o = 0; o < out; ++o) {
-    int64_t i = o - before;
-    if (i < cut_begin || i >= cut_end) {
-      if (mode == "constant")
-        i = -1;
-      else if (mode == "reflect")
-        i = i < 0 ? -i : 2 * (in - 1) - i;
-      else if (mode == "replicate")
-        i = i < 0 ? 0 : in - 1;
-      else  // around what negative padding leaves: [cut_begin, cut_end)
-        i = i < cut_begin ? i + cut_end - cut_begin : i - cut_end + cut_begin;
-      if (mode != "constant" && (i < 0 || i >= in))
-        raise(op, "the input is too small for padding of mode " + mode);
-    }
-    axis.source[size_t(o)] = i;
-  }
   axis.copy_begin = std::clamp<int64_t>(before, 0, out);
   axis.copy_end = std::max(axis.copy_begin, std::min(out, cut_end + before));
+  const auto source = [&](int64_t o) {
+    int64_t i = o - before;
+    if (mode == "constant") return int64_t(-1);
+    if (mode == "reflect")
+      i = i < 0 ? -i : 2 * (in - 1) - i;
+    else if (mode == "replicate")
+      i = i < 0 ? 0 : in - 1;
+    else  // around what negative padding leaves: [cut_begin, cut_end)
+      i = i < cut_begin ? i + cut_end - cut_begin : i - cut_end + cut_begin;
+    if (i < 0 || i >= in) raise(op, "the input is too small for padding of mode " + mode);
+    return i;
+  };
+  for (int64_t o = 0; o < axis.copy_begin; ++o) axis.head.push_back(source(o));
+  for (int64_t o = axis.copy_end; o < out; ++o) axis.tail.push_back(source(o));
   return axis;
 }
 

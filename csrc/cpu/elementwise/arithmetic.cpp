@@ -82,6 +82,13 @@ template <class T>
   return (x != x) | (y != y) ? x + y : result;
 }
 
+// x times f(y); zero where x is, whatever f(y), unless y is NaN.
+template <class V>
+[[gnu::always_inline]] inline V product_with(V x, V y, V f) {
+  const V product = x == 0 ? V{} : x * f;
+  return y != y ? y : product;
+}
+
 // map for two outputs from three inputs: f(g, a, b, first, second).
 template <class T, class F>
 void map_two(const StridedLoop<5>& loop, F f) {
@@ -143,6 +150,19 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
       return map<T>(loop, kGrain, [](V x, V y) { return simd::copysign<T>(x, y); });
     case Binary::nextafter:
       return map<T>(loop, kGrain, [](V x, V y) { return next_after<T>(x, y); });
+    case Binary::fmax:
+      return map<T>(loop, kGrain, [](V x, V y) { return (x >= y) | (y != y) ? x : y; });
+    case Binary::fmin:
+      return map<T>(loop, kGrain, [](V x, V y) { return (x <= y) | (y != y) ? x : y; });
+    case Binary::xlogy:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return product_with(x, y, simd::log<T>(y)); });
+    case Binary::xlog1py:
+      return map<T>(loop, kGrainSlow, [](V x, V y) { return product_with(x, y, simd::log1p<T>(y)); });
+    case Binary::heaviside:
+      return map<T>(loop, kGrain, [](V x, V y) {
+        const V step = x > T(0) ? broadcast<T>(1) : V{};
+        return x == T(0) ? y : step;
+      });
     case Binary::left_shift:
     case Binary::right_shift:
       return;

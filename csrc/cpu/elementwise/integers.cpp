@@ -201,6 +201,14 @@ void integer_compare(Integer type, Compare op, const StridedLoop<3>& loop) {
   by_type(type, [&]<class T>(T) { compare_in_order<T>(op, loop); });
 }
 
+void integer_abs(Integer type, const StridedLoop<2>& loop) {
+  by_type(type, [&]<class T>(T) {
+    using V = Vec<T>;
+    using U = Vec<std::make_unsigned_t<T>>;
+    map_integers<T>(loop, [](V x) { return x < 0 ? (V)(-(U)x) : x; });
+  });
+}
+
 void integer_clamp(Integer type, int64_t lower, int64_t upper, const StridedLoop<2>& loop) {
   by_type(type, [&]<class T>(T) {
     using V = Vec<T>;

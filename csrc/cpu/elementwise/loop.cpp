@@ -9,7 +9,7 @@ namespace fastdl {
 namespace {
 
 constexpr int64_t kBlock = 256;
-constexpr int64_t kStreamBytes = 16 << 20;  // outputs from here on are stored past the caches
+constexpr int64_t kStreamBytes = 20 << 20;  // outputs from here on are stored past the caches
 constexpr int kHalfBytes = sizeof(uint16_t);
 
 // n elements of `size` bytes from addresses `from_stride` apart to addresses `to_stride` apart.

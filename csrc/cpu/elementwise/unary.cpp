@@ -62,6 +62,8 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
       return fast([](V x) { return per_lane<T>(static_cast<C<T>>(std::nearbyint), x); });
     case Unary::trunc:
       return fast([](V x) { return per_lane<T>(static_cast<C<T>>(std::trunc), x); });
+    case Unary::frac:
+      return fast([](V x) { return x - per_lane<T>(static_cast<C<T>>(std::trunc), x); });
     case Unary::square:
       return fast([](V x) { return x * x; });
     case Unary::sqrt:
@@ -150,6 +152,7 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
     case Unary::ceil:
     case Unary::round:
     case Unary::trunc:
+    case Unary::frac:
       return;
     case Unary::abs:
       return fast([](V g, V x) {

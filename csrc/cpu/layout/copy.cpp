@@ -15,6 +15,7 @@
 
 #include "cpu/gemm/pack.h"
 #include "cpu/layout/copy_bytes.h"
+#include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/map.h"
 
@@ -259,6 +260,68 @@ void fill(char* to, int64_t bytes, uint64_t pattern) {
     for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::store(to + i, all);
     std::memcpy(to + i, &all, size_t(stop - i));
   });
+}
+
+template <class T, class Number>
+void progression(T* y, int64_t count, int64_t stride, Number start, Number step) {
+  parallel_for(count, kGrainBytes / 2 / int64_t(sizeof(T)), [=](int64_t begin, int64_t end) {
+    constexpr int64_t kBlock = 64;
+    for (int64_t i = begin; i < end; i += kBlock) {
+      const int64_t n = std::min(kBlock, end - i);
+      Number part[kBlock];
+      for (int64_t j = 0; j < kBlock; ++j) part[j] = step * Number(i + j);
+      asm volatile("" : "+m"(part));  // no fused multiply-add
+      if (stride == 1)
+        for (int64_t j = 0; j < n; ++j) y[i + j] = T(start + part[j]);
+      else
+        for (int64_t j = 0; j < n; ++j) y[(i + j) * stride] = T(start + part[j]);
+    }
+  });
+}
+template void progression<float, double>(float*, int64_t, int64_t, double, double);
+template void progression<double, double>(double*, int64_t, int64_t, double, double);
+template void progression<int64_t, uint64_t>(int64_t*, int64_t, int64_t, uint64_t, uint64_t);
+
+namespace {
+
+// The columns of a row that are in the triangle.
+std::pair<int64_t, int64_t> within(int64_t row, int64_t columns, int64_t diagonal, bool lower) {
+  const int64_t edge = std::clamp<int64_t>(row + diagonal + (lower ? 1 : 0), 0, columns);
+  return lower ? std::pair(int64_t(0), edge) : std::pair(edge, columns);
+}
+
+}  // namespace
+
+int64_t triangle_count(int64_t rows, int64_t columns, int64_t diagonal, bool lower) {
+  int64_t count = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto [begin, end] = within(row, columns, diagonal, lower);
+    count += end - begin;
+  }
+  return count;
+}
+
+void triangle_places(int64_t* row_of, int64_t* column_of, int64_t rows, int64_t columns, int64_t diagonal,
+                     bool lower) {
+  constexpr int64_t kRows = 16;
+  const int64_t blocks = (rows + kRows - 1) / kRows;
+  memory::Buffer<int64_t> starts{size_t(blocks)};
+  int64_t at = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    if (row % kRows == 0) starts[row / kRows] = at;
+    const auto [begin, end] = within(row, columns, diagonal, lower);
+    at += end - begin;
+  }
+  parallel_for(blocks, std::max<int64_t>(1, kGrainBytes / 16 / (kRows * std::max<int64_t>(columns, 1))),
+               [&](int64_t first, int64_t last) {
+                 int64_t k = starts[first];
+                 for (int64_t row = first * kRows; row < std::min(rows, last * kRows); ++row) {
+                   const auto [begin, end] = within(row, columns, diagonal, lower);
+                   std::fill_n(row_of + k, end - begin, row);
+                   for (int64_t c = begin; c < end; ++c) column_of[k + c - begin] = c;
+                   k += end - begin;
+                 }
+               });
 }
 
 void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t columns, int64_t diagonal,

@@ -1,12 +1,12 @@
-// Sums of integers along the middle axis of (outer, n, inner), in int64; and how many bytes there are not
-// zero: sums of bools, any and all.
+// Sums of integers along the middle axis of (outer, n, inner), in int64; their extremes; and how many bytes
+// there are not zero: sums of bools, any and all.
 //
 //   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up
 //   inner > 1   a tile of columns' counts as bytes in the first-level cache, for 255 rows at a time
 //
 // Integers are added as they come, which the compiler does in vectors, rows or a tile of columns at a time.
 // Work: outer positions and tiles over threads; where those are too few, n is cut into slices as well, whose
-// counts are added up. Passes: x once.
+// results are joined. Passes: x once.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -85,24 +85,59 @@ void sum_columns(int64_t* __restrict out, const T* x, int64_t n, int64_t pitch, 
       out[c] = int64_t(uint64_t(out[c]) + uint64_t(int64_t(x[r * pitch + c])));
 }
 
-// row(x, n) is the sum of n elements in a row, columns(out, x, n, pitch, columns) those of columns.
-template <class T, class Row, class Columns>
-void add_up(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row row, Columns columns) {
+template <bool largest, class V>
+[[gnu::always_inline]] inline V better(V a, V b) {
+  return (largest ? a > b : a < b) ? a : b;
+}
+template <bool largest, class T>
+T extreme_row(const T* x, int64_t n) {
+  constexpr int w = kWidth<T>;
+  T best = x[0];
+  int64_t i = 0;
+  if (n >= 4 * w) {
+    Vec<T> v[4] = {load(x), load(x + w), load(x + 2 * w), load(x + 3 * w)};
+    for (i = 4 * w; i + 4 * w <= n; i += 4 * w)
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) v[k] = better<largest>(v[k], load(x + i + k * w));
+    v[0] = better<largest>(better<largest>(v[0], v[1]), better<largest>(v[2], v[3]));
+    for (int k = 0; k < w; ++k) best = better<largest>(best, T(v[0][k]));
+  }
+  for (; i < n; ++i) best = better<largest>(best, x[i]);
+  return best;
+}
+template <bool largest, class T>
+void extreme_columns(T* out, const T* x, int64_t n, int64_t pitch, int64_t columns) {
+  constexpr int w = kWidth<T>;
+  std::copy_n(x, columns, out);
+  for (int64_t r = 1; r < n; ++r) {
+    const T* row = x + r * pitch;
+    int64_t c = 0;
+    for (; c + w <= columns; c += w) store(out + c, better<largest>(load(out + c), load(row + c)));
+    for (; c < columns; ++c) out[c] = better<largest>(out[c], row[c]);
+  }
+}
+
+// row(x, n) is the fold of n elements in a row, columns(out, x, n, pitch, columns) those of columns; join(a,
+// b) is that of two folds. Slices are not empty.
+template <class Out, class T, class Row, class Columns, class Join>
+void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row row, Columns columns,
+             Join join) {
   const int64_t size = outer * inner, tiles = (inner + kTile - 1) / kTile;
   if (size == 0) return;
   const int64_t wanted = num_threads() * fastdl::detail::kChunksPerThread;
   int64_t slices = 1;
   if (outer * tiles * 2 < wanted)
-    slices = std::clamp<int64_t>(size * n * int64_t(sizeof(T)) / kGrain, 1, wanted / (outer * tiles));
-  memory::Buffer<int64_t> partial(slices > 1 ? size_t(slices * size) : 0);
-  int64_t* to = slices > 1 ? partial.get() : out;
+    slices =
+        std::clamp<int64_t>(std::min(n, size * n * int64_t(sizeof(T)) / kGrain), 1, wanted / (outer * tiles));
+  memory::Buffer<Out> partial(slices > 1 ? size_t(slices * size) : 0);
+  Out* to = slices > 1 ? partial.get() : out;
   const int64_t tasks = slices * outer * tiles;
   const int64_t grain = std::max<int64_t>(1, kGrain / (size * n * int64_t(sizeof(T)) / tasks + 64));
   parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
       const int64_t first = n * slice / slices, count = n * (slice + 1) / slices - first;
-      int64_t* here = to + slice * size + o * inner + column;
+      Out* here = to + slice * size + o * inner + column;
       const T* from = x + (o * n + first) * inner + column;
       if (inner == 1)
         *here = row(from, count);
@@ -113,19 +148,37 @@ void add_up(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner, R
   if (slices == 1) return;
   std::copy_n(to, size, out);
   for (int64_t s = 1; s < slices; ++s)
-    for (int64_t k = 0; k < size; ++k) out[k] = int64_t(uint64_t(out[k]) + uint64_t(partial[s * size + k]));
+    for (int64_t k = 0; k < size; ++k) out[k] = join(out[k], partial[s * size + k]);
+}
+
+int64_t sum_of_two(int64_t a, int64_t b) {
+  return int64_t(uint64_t(a) + uint64_t(b));
 }
 
 }  // namespace
 
 void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
-  add_up(out, x, outer, n, inner, count_row, count_columns);
+  fold_up(out, x, outer, n, inner, count_row, count_columns, sum_of_two);
 }
 
 template <class T>
 void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
-  add_up(out, x, outer, n, inner, sum_row<T>, sum_columns<T>);
+  fold_up(out, x, outer, n, inner, sum_row<T>, sum_columns<T>, sum_of_two);
 }
+
+template <class T>
+void extreme_integer(bool largest, T* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
+  if (largest)
+    fold_up(out, x, outer, n, inner, extreme_row<true, T>, extreme_columns<true, T>, better<true, T>);
+  else
+    fold_up(out, x, outer, n, inner, extreme_row<false, T>, extreme_columns<false, T>, better<false, T>);
+}
+#define FASTDL_INSTANTIATE(T) template void extreme_integer<T>(bool, T*, const T*, int64_t, int64_t, int64_t);
+FASTDL_INSTANTIATE(uint8_t)
+FASTDL_INSTANTIATE(int32_t)
+FASTDL_INSTANTIATE(int64_t)
+#undef FASTDL_INSTANTIATE
+
 template void sum_integers<int32_t>(int64_t*, const int32_t*, int64_t, int64_t, int64_t);
 template void sum_integers<int64_t>(int64_t*, const int64_t*, int64_t, int64_t, int64_t);
 

@@ -7,7 +7,9 @@
 //
 // Work: outputs over threads; a single long row is cut into slices, joined in order. Passes: the input once.
 #include <algorithm>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/reduce.h"
 #include "cpu/runtime/memory.h"
@@ -28,15 +30,35 @@ template <bool largest, class V>
     return (candidate < than) | ((candidate != candidate) & (than == than));
 }
 
+// The integers of T's size, and what no element loses to.
+template <class T>
+using Place = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+template <bool largest, class T>
+constexpr T kWorst =
+    std::is_integral_v<T>
+        ? (largest ? std::numeric_limits<T>::min() : std::numeric_limits<T>::max())
+        : (largest ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::infinity());
+
+template <class T>
+[[gnu::always_inline]] inline Vec<T> load_part(const T* x, int n) {
+  if constexpr (std::is_integral_v<T>) {
+    Vec<T> v{};
+    std::memcpy(&v, x, size_t(n) * sizeof(T));
+    return v;
+  } else {
+    return load_n(x, n);
+  }
+}
+
 // A value and its position in every lane.
 template <class T>
 struct Best {
   Vec<T> value;
-  Vec<Int<T>> at;
+  Vec<Place<T>> at;
 };
 template <bool largest, class T>
 [[gnu::always_inline]] inline Best<T> better_of(const Best<T>& a, const Best<T>& b) {
-  using M = Vec<Int<T>>;
+  using M = Vec<Place<T>>;
   // Better, or NaN where there was none: not "worse or equal", which is false for NaN on either side.
   const M wins = ~(largest ? (M)(b.value <= a.value) : (M)(b.value >= a.value)) & (M)(a.value == a.value);
   const M equal = (M)(b.value == a.value) | ((M)(a.value != a.value) & (M)(b.value != b.value));
@@ -60,23 +82,22 @@ template <bool largest, class T, int step = kWidth<T> / 2>
 template <bool largest, int C, class T>
 int64_t first_extreme_of(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
-  constexpr T worst = largest ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::infinity();
-  using M = Vec<Int<T>>;
+  using M = Vec<Place<T>>;
   M lane;
   for (int i = 0; i < width; ++i) lane[i] = i;
   // The end of a row, filled up with what loses against everything but itself, and then by its place.
   const auto load_end = [&](const T* p, int64_t count) __attribute__((always_inline)) {
-    return lane < Int<T>(count) ? load_n(p, int(count)) : broadcast<T>(worst);
+    return lane < Place<T>(count) ? load_part(p, int(count)) : Vec<T>{} + kWorst<largest, T>;
   };
   Best<T> best[C];
 #pragma GCC unroll 4
-  for (int j = 0; j < C; ++j) best[j] = {load(x + j * width), lane + Int<T>(j * width)};
+  for (int j = 0; j < C; ++j) best[j] = {load(x + j * width), lane + Place<T>(j * width)};
   // Later positions replace only by a better value: the first of equals stays.
   const auto take = [&](int j, Vec<T> v, int64_t i) __attribute__((always_inline)) {
     const M worse = largest ? (M)(v <= best[j].value) : (M)(v >= best[j].value);
     const M replace = ~worse & (M)(best[j].value == best[j].value);
     best[j].value = replace ? v : best[j].value;
-    best[j].at = replace ? lane + Int<T>(i) : best[j].at;
+    best[j].at = replace ? lane + Place<T>(i) : best[j].at;
   };
   int64_t i = C * width;
   for (; i + C * width <= n; i += C * width)
@@ -106,13 +127,14 @@ template <class V, int step, class Better>
 template <bool largest, class T>
 [[gnu::always_inline]] inline int64_t first_extreme_of_few(const T* x, int64_t n) {
   constexpr int w = kWidth<T>;
-  using I = Int<T>;
+  using I = Place<T>;
   using M = Vec<I>;
   constexpr I most = std::numeric_limits<I>::max();
   M lane;
   for (int i = 0; i < w; ++i) lane[i] = i;
-  const Vec<T> v = load_n(x, int(n)) + T(0);  // -0 becomes 0
-  M key = (M)v ^ (((M)v >> (8 * int(sizeof(T)) - 1)) & most);
+  const Vec<T> v = load_part(x, int(n)) + T(0);  // -0 becomes 0
+  M key = (M)v;
+  if constexpr (!std::is_integral_v<T>) key ^= (key >> (8 * int(sizeof(T)) - 1)) & most;
   if constexpr (!largest) key = ~key;
   key = v != v ? broadcast<I>(most) : key;
   key = lane < I(n) ? key : broadcast<I>(-most - 1);
@@ -174,7 +196,7 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
   parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) {
     constexpr int width = kWidth<T>;
     alignas(64) T best[tile + width] = {};
-    alignas(64) Int<T> where[tile + width];
+    alignas(64) Place<T> where[tile + width];
     for (int64_t task = first; task < last; ++task) {
       const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
                     end = inner * (task % tiles + 1) / tiles;
@@ -186,16 +208,16 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
       std::copy_n(x + o * n * inner + begin, count, best);
       std::fill_n(to, count, int64_t{0});
       for (int64_t base = 0; base < n; base += limit) {
-        std::fill_n(where, tile + width, Int<T>(-1));
+        std::fill_n(where, tile + width, Place<T>(-1));
         for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
           const T* row = x + (o * n + base + r) * inner + begin;
           for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
-            const Vec<T> v = count - c < width ? load_n(row + c, int(count - c)) : load(row + c);
+            const Vec<T> v = count - c < width ? load_part(row + c, int(count - c)) : load(row + c);
             const Vec<T> top = load(best + c);
-            const auto worse = largest ? (Vec<Int<T>>)(v <= top) : (Vec<Int<T>>)(v >= top);
-            const Vec<Int<T>> take = ~worse & (Vec<Int<T>>)(top == top);
+            const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
+            const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
             store<T>(best + c, take ? v : top);
-            store<Int<T>>(where + c, take ? Vec<Int<T>>{} + Int<T>(r) : load(where + c));
+            store<Place<T>>(where + c, take ? Vec<Place<T>>{} + Place<T>(r) : load(where + c));
           }
         }
         for (int64_t c = 0; c < count; ++c)
@@ -226,7 +248,11 @@ void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t i
     run<false>(x, outer, n, inner, values, indices);
 }
 
-template void extreme_index<float>(bool, const float*, int64_t, int64_t, int64_t, float*, int64_t*);
-template void extreme_index<double>(bool, const double*, int64_t, int64_t, int64_t, double*, int64_t*);
+#define FASTDL_INSTANTIATE(T) \
+  template void extreme_index<T>(bool, const T*, int64_t, int64_t, int64_t, T*, int64_t*);
+FASTDL_INSTANTIATE(float)
+FASTDL_INSTANTIATE(double)
+FASTDL_INSTANTIATE(int64_t)
+#undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl

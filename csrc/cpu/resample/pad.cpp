@@ -4,7 +4,8 @@
 //   backward: grad_x[i] = sum of grad_y over the outputs whose source is i (constant padding is undone by
 //   cutting)
 //
-// Any number of axes; work is split over rows (the last axis), whose middle is one contiguous copy. Backward
+// Any number of axes; work is split over rows (the last axis), whose middle is one contiguous copy, and over
+// pieces of long rows. Backward
 // gathers, so each input row has one owner. Passes over memory: one read and one write.
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
@@ -14,7 +15,7 @@ namespace {
 
 int64_t rows_of(const std::vector<PadAxis>& axes, bool out) {
   int64_t rows = 1;
-  for (size_t a = 0; a + 1 < axes.size(); ++a) rows *= out ? axes[a].out() : axes[a].in;
+  for (size_t a = 0; a + 1 < axes.size(); ++a) rows *= out ? axes[a].out : axes[a].in;
   return rows;
 }
 
@@ -22,7 +23,7 @@ int64_t rows_of(const std::vector<PadAxis>& axes, bool out) {
 std::vector<int64_t> position(int64_t row, const std::vector<PadAxis>& axes, bool out) {
   std::vector<int64_t> at(axes.size() - 1);
   for (size_t a = at.size(); a-- > 0;) {
-    const int64_t extent = out ? axes[a].out() : axes[a].in;
+    const int64_t extent = out ? axes[a].out : axes[a].in;
     at[a] = row % extent;
     row /= extent;
   }
@@ -30,9 +31,20 @@ std::vector<int64_t> position(int64_t row, const std::vector<PadAxis>& axes, boo
 }
 void advance(std::vector<int64_t>& at, const std::vector<PadAxis>& axes, bool out) {
   for (size_t a = at.size(); a-- > 0;) {
-    if (++at[a] < (out ? axes[a].out() : axes[a].in)) return;
+    if (++at[a] < (out ? axes[a].out : axes[a].in)) return;
     at[a] = 0;
   }
+}
+
+constexpr int64_t kPiece = 1 << 16;  // elements
+
+// Vectors: memcpy takes several times as long where both are not aligned alike.
+template <class T>
+void copy(T* to, const T* from, int64_t n) {
+  constexpr int w = simd::kWidth<T>;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) simd::store(to + i, simd::load(from + i));
+  if (i < n) simd::store_n(to + i, simd::load_n(from + i, int(n - i)), int(n - i));
 }
 
 // to[i] += from[i]
@@ -44,11 +56,11 @@ void add(T* to, const T* from, int64_t n) {
 // For each input of an axis the outputs that copy it.
 struct Copies {
   std::vector<int64_t> begin, output;
-  explicit Copies(const PadAxis& axis) : begin(size_t(axis.in) + 1, 0), output(axis.source.size()) {
-    for (int64_t source : axis.source) ++begin[size_t(source) + 1];
+  explicit Copies(const PadAxis& axis) : begin(size_t(axis.in) + 1, 0), output(size_t(axis.out)) {
+    for (int64_t o = 0; o < axis.out; ++o) ++begin[size_t(axis.source(o)) + 1];
     for (size_t i = 1; i < begin.size(); ++i) begin[i] += begin[i - 1];
     std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-    for (int64_t o = 0; o < axis.out(); ++o) output[size_t(next[size_t(axis.source[size_t(o)])]++)] = o;
+    for (int64_t o = 0; o < axis.out; ++o) output[size_t(next[size_t(axis.source(o))]++)] = o;
   }
 };
 
@@ -57,30 +69,53 @@ struct Copies {
 template <class T>
 void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
   const PadAxis& inner = axes.back();
-  const int64_t n = inner.out(), rows = rows_of(axes, true);
+  const int64_t n = inner.out, rows = rows_of(axes, true);
   if (rows * n == 0) return;
-  parallel_for(rows, rows_grain(n + 16), [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> at = position(begin, axes, true);
-    for (int64_t row = begin; row < end; ++row, advance(at, axes, true)) {
+  // Where the row of x is from which row `at` comes, -1: none. All axes but the last of them change seldom.
+  const auto source_of = [&](const std::vector<int64_t>& at, size_t count) {
+    int64_t from = 0;
+    for (size_t a = 0; a < count && from >= 0; ++a) {
+      const int64_t source = axes[a].source(at[a]);
+      from = source < 0 ? -1 : from * axes[a].in + source;
+    }
+    return from;
+  };
+  const int64_t pieces = rows < 4 * num_threads() ? (n + kPiece - 1) / kPiece : 1;  // of a long row
+  parallel_for(rows * pieces, rows_grain(n / pieces + 16), [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> at = position(begin / pieces, axes, true);
+    const size_t last = at.empty() ? 0 : at.size() - 1;
+    int64_t outer = source_of(at, last);
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t row = task, first = 0, stop = n;
+      if (pieces > 1) {
+        const int64_t piece = task % pieces;
+        row = task / pieces, first = n * piece / pieces, stop = n * (piece + 1) / pieces;
+      }
       T* to = y + row * n;
-      int64_t from = 0;
-      for (size_t a = 0; a < at.size() && from >= 0; ++a) {
-        const int64_t source = axes[a].source[size_t(at[a])];
-        from = source < 0 ? -1 : from * axes[a].in + source;
+      int64_t from = outer;
+      if (!at.empty() && outer >= 0) {
+        const int64_t source = axes[last].source(at[last]);
+        from = source < 0 ? -1 : outer * axes[last].in + source;
       }
       if (from < 0) {
-        fill(to, n, value);
-        continue;
+        fill(to + first, stop - first, value);
+      } else {
+        const T* x_row = x + from * inner.in;
+        const int64_t copy_begin = std::clamp(inner.copy_begin, first, stop),
+                      copy_end = std::clamp(inner.copy_end, copy_begin, stop);
+        for (int64_t o = first; o < copy_begin; ++o) {
+          const int64_t source = inner.head[size_t(o)];
+          to[o] = source < 0 ? value : x_row[source];
+        }
+        copy(to + copy_begin, x_row + copy_begin - inner.before, copy_end - copy_begin);
+        for (int64_t o = copy_end; o < stop; ++o) {
+          const int64_t source = inner.tail[size_t(o - inner.copy_end)];
+          to[o] = source < 0 ? value : x_row[source];
+        }
       }
-      const T* x_row = x + from * inner.in;
-      const auto edge = [&](int64_t o, int64_t stop) {
-        for (; o < stop; ++o) to[o] = inner.source[size_t(o)] < 0 ? value : x_row[inner.source[size_t(o)]];
-      };
-      edge(0, inner.copy_begin);
-      if (inner.copy_begin < inner.copy_end)
-        std::memcpy(to + inner.copy_begin, x_row + inner.source[size_t(inner.copy_begin)],
-                    size_t(inner.copy_end - inner.copy_begin) * sizeof(T));
-      edge(inner.copy_end, n);
+      if (stop < n || at.empty()) continue;
+      advance(at, axes, true);
+      if (at[last] == 0) outer = source_of(at, last);
     }
   });
 }
@@ -92,7 +127,7 @@ void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes) 
   if (rows * n == 0) return;
   std::vector<Copies> copies;
   for (size_t a = 0; a + 1 < axes.size(); ++a) copies.emplace_back(axes[a]);
-  parallel_for(rows, rows_grain(n + inner.out() + 16), [&](int64_t begin, int64_t end) {
+  parallel_for(rows, rows_grain(n + inner.out + 16), [&](int64_t begin, int64_t end) {
     std::vector<int64_t> at = position(begin, axes, false), which(at.size());
     for (int64_t row = begin; row < end; ++row, advance(at, axes, false)) {
       T* to = grad_x + row * n;
@@ -106,16 +141,14 @@ void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes) 
       while (left) {
         int64_t out_row = 0;
         for (size_t a = 0; a < at.size(); ++a)
-          out_row = out_row * axes[a].out() + copies[a].output[size_t(which[a])];
-        const T* from = grad_y + out_row * inner.out();
-        const auto edge = [&](int64_t o, int64_t stop) {
-          for (; o < stop; ++o) to[inner.source[size_t(o)]] += from[o];
-        };
-        edge(0, inner.copy_begin);
+          out_row = out_row * axes[a].out + copies[a].output[size_t(which[a])];
+        const T* from = grad_y + out_row * inner.out;
+        for (int64_t o = 0; o < inner.copy_begin; ++o) to[inner.head[size_t(o)]] += from[o];
         if (inner.copy_begin < inner.copy_end)
-          add(to + inner.source[size_t(inner.copy_begin)], from + inner.copy_begin,
+          add(to + inner.copy_begin - inner.before, from + inner.copy_begin,
               inner.copy_end - inner.copy_begin);
-        edge(inner.copy_end, inner.out());
+        for (int64_t o = inner.copy_end; o < inner.out; ++o)
+          to[inner.tail[size_t(o - inner.copy_end)]] += from[o];
         left = false;
         for (size_t a = at.size(); a-- > 0 && !left;) {
           left = ++which[a] < copies[a].begin[size_t(at[a]) + 1];

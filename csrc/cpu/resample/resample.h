@@ -15,13 +15,15 @@ namespace fastdl {
 template <class T>
 void resample(T* y, const T* x, const ResampleProblem<T>& p);
 
-// One axis of a padding: output o is input source[o], or the constant where source[o] < 0.
+// One axis of a padding: output o is input source(o), or the constant where source(o) < 0. Outputs
+// [copy_begin, copy_end), most of the axis, are consecutive inputs; the others' are listed.
 struct PadAxis {
-  int64_t in = 1;
-  std::vector<int64_t> source;
-  // Outputs [copy_begin, copy_end) are consecutive inputs from source[copy_begin] on: most of the axis.
+  int64_t in = 1, out = 0, before = 0;
   int64_t copy_begin = 0, copy_end = 0;
-  int64_t out() const { return int64_t(source.size()); }
+  std::vector<int64_t> head, tail;
+  int64_t source(int64_t o) const {
+    return o < copy_begin ? head[size_t(o)] : o < copy_end ? o - before : tail[size_t(o - copy_end)];
+  }
 };
 template <class T>
 void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value);

@@ -10,7 +10,7 @@ namespace fastdl::simd {
 
 inline constexpr int64_t kMapGrain = 16384;  // elements worth about 10 us at memory speed
 inline constexpr int64_t kMapBlock = 64;     // ranges start at multiples of it, hence aligned
-inline constexpr int64_t kStreamBytes = 16 << 20;
+inline constexpr int64_t kStreamBytes = 20 << 20;
 
 template <class T, class F, class... In>
 void map(T* y, int64_t n, F f, const In*... in) {

@@ -2,7 +2,8 @@
 
 Nodes are taken from a heap by creation number: a node is older than everything made from it, so all its
 gradients have arrived when it is taken. No recursion: depth is no limit. A gradient array is changed in place
-only when the engine made it itself; `owned` holds the slots for which that is so.
+only when the engine made it itself; `owned` holds the slots for which that is so. A node that gives such an array on
+to one input (``hands_on``: x + 1) gives this right with it.
 """
 
 from __future__ import annotations
@@ -143,6 +144,9 @@ def _run(
                 continue
         if node.versions is not None:
             node.check_versions()
+        handed = None
+        if node.hands_on and needed is None and node.hooks is None and node in owned:
+            handed = grad
         if needed is None:
             result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
         else:
@@ -151,7 +155,12 @@ def _run(
         if check_nan:
             anomaly.check(node, result)
         own = not node.aliases_grad
-        pairs = zip(edges, result, strict=True) if result.__class__ is tuple else ((edges[0], result),)
+        if result.__class__ is tuple:
+            pairs: Any = zip(edges, result, strict=True)
+            if handed is not None and sum([given is handed for given in result]) > 1:
+                handed = None
+        else:
+            pairs = ((edges[0], result),)
         for edge, grad in pairs:
             if edge is None or grad is None:
                 continue
@@ -159,20 +168,20 @@ def _run(
             if needed is None and target not in pending and (index < 0 or target.outputs == 1):
                 # The most frequent case of `send`, without the call: a first gradient, and the only one of its kind.
                 if index < 0 and target._grad is not None and adds_at_once(target):
-                    target._accumulate(grad, own)
+                    target._accumulate(grad, own or grad is handed)
                     continue
                 pending[target] = grad
-                if own:
+                if own or grad is handed:
                     owned.add(target)
                 if index < 0:
                     leaves.append(target)
                 else:
                     heappush(heap, (target.order, target))
             else:
-                send(target, index, grad, own)
+                send(target, index, grad, own or grad is handed)
         if not retain_graph:
             node.release()
-        del result, pairs, grad  # none of them is kept while the next node computes
+        del result, pairs, grad, handed  # none of them is kept while the next node computes
 
     for leaf in leaves:
         grad = pending.pop(leaf)

@@ -113,7 +113,8 @@ def around(node: Op) -> _Around:
     have = node.__dict__.get("around")
     if have is None:
         have = _Around(node)
-        node.aliases_grad = True  # type: ignore[misc]  # hooks may keep what they were given
+        # Hooks may keep what they were given.
+        node.aliases_grad, node.hands_on = True, False  # type: ignore[misc]
     return have
 
 

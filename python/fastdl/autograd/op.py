@@ -43,6 +43,9 @@ class Op(NodeFields):
     """Whether output arrays are kept for backward."""
     aliases_grad: ClassVar[bool] = False
     """Whether backward may return the incoming gradient, a view of it, or one array twice."""
+    hands_on: ClassVar[bool] = False
+    """Whether backward keeps no reference to the incoming gradient: whoever gets it alone may own it as the engine
+    did."""
 
     mixes_dtypes: ClassVar[bool] = False
     """Whether float32 inputs may stand beside a first one of half precision (normalisation: its weights)."""

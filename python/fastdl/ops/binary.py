@@ -181,7 +181,12 @@ def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **optio
     """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input."""
     if out is None:
         return op.apply(*inputs, **options)  # type: ignore[no-any-return]
-    if out is not inputs[0] or (mode.enabled and any([t is not None and t._requires_grad for t in inputs])):
+    recorded = False
+    if mode.enabled:
+        for t in inputs:
+            if t is not None and t._requires_grad:
+                recorded = True
+    if recorded or out is not inputs[0]:
         return store(op.__name__.lower(), out, op.apply(*inputs, **options))
     op.apply(*inputs, **options, out=out._data)
     out._bump_version()
@@ -191,7 +196,7 @@ def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **optio
 class Add(Binary):
     kernel, ufunc = "add_forward", np.add
     integers = True
-    aliases_grad = True
+    aliases_grad = hands_on = True
 
     def backward(self, grad: Any) -> Any:
         return self.give(grad, grad)
@@ -203,7 +208,7 @@ class Add(Binary):
 class Sub(Binary):
     kernel, ufunc = "sub_forward", np.subtract
     integers = True
-    aliases_grad = True
+    aliases_grad = hands_on = True
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         if any(is_array(o) and o.dtype.kind == "b" for o in (x, y)):

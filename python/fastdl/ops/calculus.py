@@ -8,7 +8,7 @@ from typing import Any
 from fastdl.dtypes import FLOATING
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.axes import normal_axes, normal_axis
-from fastdl.ops.parts import narrow
+from fastdl.ops.parts import narrow, select_dim
 from fastdl.ops.reduce import sum
 from fastdl.ops.shape import cat
 from fastdl.ops.views import reshape
@@ -47,6 +47,12 @@ def trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Ten
 
     See ``torch.trapezoid``.
     """
+    axis = normal_axis("trapezoid", dim, y._data.ndim)
+    if x is None and y.shape[axis] > 1:  # inner samples count twice
+        y = y if y._data.dtype.kind in FLOATING else y.float()
+        ends = add(select_dim(y, axis, 0), select_dim(y, axis, -1))
+        result = sub(sum(y, axis), mul(ends, 0.5))
+        return result if dx is None else mul(result, dx)
     return sum(_trapezoids("trapezoid", y, x, dx, dim), dim)
 
 
@@ -107,15 +113,12 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: in
 
 def _derivative(x: Tensor, axis: int, spacing: Any, edge_order: int) -> Tensor:
     count = x.shape[axis]
+    if not (isinstance(spacing, Tensor) and spacing.ndim):
+        return _even_derivative(x, axis, spacing, edge_order)
     slopes = diff(x, dim=axis)
-    if isinstance(spacing, Tensor) and spacing.ndim:
-        if spacing.shape != (count,):
-            raise RuntimeError(
-                f"gradient: expects {count} places along axis {axis}, got shape {spacing.shape}"
-            )
-        gaps = reshape(diff(spacing), [-1 if i == axis else 1 for i in range(x.ndim)])
-    else:
-        gaps = reshape(x.new_ones(1) * spacing, [1] * x.ndim)
+    if spacing.shape != (count,):
+        raise RuntimeError(f"gradient: expects {count} places along axis {axis}, got shape {spacing.shape}")
+    gaps = reshape(diff(spacing), [-1 if i == axis else 1 for i in range(x.ndim)])
     slopes = slopes / gaps
     gaps = gaps.expand([count - 1 if i == axis else 1 for i in range(x.ndim)])
     first, last = narrow(slopes, axis, 0, 1), narrow(slopes, axis, count - 2, 1)
@@ -130,6 +133,23 @@ def _derivative(x: Tensor, axis: int, spacing: Any, edge_order: int) -> Tensor:
         first = first - narrow(bend, axis, 0, 1) * narrow(gaps, axis, 0, 1)
         last = last + narrow(bend, axis, count - 3, 1) * narrow(gaps, axis, count - 2, 1)
     parts = [first, (left * after + right * before) / both, last]
+    return cat(parts, axis)
+
+
+def _even_derivative(x: Tensor, axis: int, step: Any, edge_order: int) -> Tensor:
+    """Of samples ``step`` apart."""
+    count = x.shape[axis]
+    at = [narrow(x, axis, i if i >= 0 else count + i, 1) for i in (0, 1, -2, -1)]
+    if edge_order == 1:
+        first, last = sub(at[1], at[0]), sub(at[3], at[2])
+    else:  # the slopes of parabolas through three samples
+        third = narrow(x, axis, 2, 1), narrow(x, axis, count - 3, 1)
+        first = sub(mul(sub(at[1], at[0]), 2), mul(sub(third[0], at[0]), 0.5))
+        last = sub(mul(sub(at[3], at[2]), 2), mul(sub(at[3], third[1]), 0.5))
+    parts = [div(first, step), div(last, step)]
+    if count > 2:
+        inner = sub(narrow(x, axis, 2, count - 2), narrow(x, axis, 0, count - 2))
+        parts.insert(1, div(inner, mul(step, 2) if isinstance(step, Tensor) else 2 * step))
     return cat(parts, axis)
 
 

@@ -15,7 +15,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, sub
-from fastdl.ops.arrays import empty, sum_to
+from fastdl.ops.arrays import empty, sum_to, zeros
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp
 from fastdl.ops.gather import index_select
@@ -424,6 +424,38 @@ class Cdist(Op):
         return replay(self, grad, lambda x1, x2: _norms(x1, x2, self.p), *self.given)
 
 
+class Pdist(Op):
+    """The distances of all rows of one matrix."""
+
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, *, p: float) -> Any:
+        self.x, self.p = x, p
+        self.distance = select(x).pdist_forward(x, p)
+        return self.distance
+
+    def backward(self, grad: Any) -> Any:
+        kernel = select(grad).cdist_backward
+        x = self.x[None]
+        return kernel(self._all(grad), x, x, self._all(self.distance), self.p)[0]
+
+    def _all(self, pairs: Any) -> Any:
+        """What belongs to rows i < j, for every i and j: (1, n, n), 0 on the diagonal."""
+        count = len(self.x)
+        first, second = select(pairs).triangle_places(count, count, 1, False)
+        whole = zeros((1, count, count), pairs.dtype, pairs)
+        whole[0, first, second] = whole[0, second, first] = pairs
+        return whole
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        first, second = triu_indices(len(self.x), len(self.x), 1)
+
+        def composed(x: Any) -> Any:
+            return vector_norm(sub(index_select(x, 0, first), index_select(x, 0, second)), self.p, -1)
+
+        return replay(self, grad, composed, self.x)
+
+
 _MODES = (
     "use_mm_for_euclid_dist_if_necessary",
     "use_mm_for_euclid_dist",
@@ -449,6 +481,9 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
         raise ArgumentError(f"pdist: expects a matrix, got shape {input.shape}")
     if p < 0:
         raise ArgumentError(f"pdist: p must not be negative, got {p}")
+    x = input._data
+    if is_kernel_dtype(x.dtype) and not on_device(x):
+        return Pdist.apply(input, p=float(p))  # type: ignore[no-any-return]
     count = input.shape[0]
     first, second = triu_indices(count, count, 1, device=input.device)
     distances = cdist(input, input, p, _MODES[2])

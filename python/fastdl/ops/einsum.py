@@ -18,10 +18,12 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, int64, is_half
+from fastdl.dtypes import FLOATING, float32, float64, int64, is_half
 from fastdl.kernels import array as array_of
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import cast
+from fastdl.ops.parts import diagonal
+from fastdl.ops.reduce import sum as sum_over
 from fastdl.ops.views import permute
 from fastdl.tensor import Tensor
 
@@ -101,6 +103,8 @@ def _pair(a: Any, la: Labels, b: Any, lb: Labels, keep: frozenset[Any]) -> tuple
     a, la = _reduce(a, la, keep.union(lb))
     b, lb = _reduce(b, lb, keep.union(la))
     p = _product(la, lb, keep)
+    if p.batch and p.inner and not (p.left or p.right) and a.shape[-1] and a.dtype in (float32, float64):
+        return _row_sums(a, la, b, lb, p.labels)
     a, b = a.transpose(p.order_a), b.transpose(p.order_b)
     batch, left = a.shape[: p.batch], a.shape[p.batch : p.batch + p.left]
     right = b.shape[p.batch + p.inner :]
@@ -117,6 +121,16 @@ def _pair(a: Any, la: Labels, b: Any, lb: Labels, keep: frozenset[Any]) -> tuple
         y = a.reshape(a.shape + (1,) * p.right) * b.reshape((*batch, *[1] * p.left, *right))
     shape = (*batch, *left, *right)
     return y if y.shape == shape else y.reshape(shape), p.labels
+
+
+def _row_sums(a: Any, la: Labels, b: Any, lb: Labels, labels: Labels) -> tuple[Any, Labels]:
+    """The sums of products of corresponding elements, which no matrix product is: ``"bi,bi->b"``."""
+    b = b.transpose([lb.index(label) for label in la])
+    kept = [n if label in labels else 1 for n, label in zip(a.shape, la, strict=True)]
+    total = select(a).sum_product_to(a, b, kept)
+    return total.reshape([n for n, label in zip(a.shape, la, strict=True) if label in labels]), tuple(
+        [label for label in la if label in labels]
+    )
 
 
 def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) -> Any:
@@ -344,8 +358,8 @@ def einsum(*args: Any) -> Tensor:
             )
         operands, labels, output = _from_sublists(args)
         arrays = [t._data for t in operands]
-    if len(operands) == 1 and (view := _as_view(operands[0], labels[0], output)) is not None:
-        return view
+    if len(operands) == 1 and (result := _of_one(operands[0], labels[0], output)) is not None:
+        return result
     if len(set(output)) != len(output):
         raise RuntimeError(f"einsum: a label occurs more than once in the result: {_text(output)}")
     size: dict[Any, int] = {}
@@ -375,11 +389,23 @@ def einsum(*args: Any) -> Tensor:
     return Einsum.apply(*operands, labels=labels, output=output)  # type: ignore[no-any-return]
 
 
-def _as_view(x: Tensor, labels: Labels, output: Labels) -> Tensor | None:
-    """The einsum of one operand that only exchanges axes; None for others."""
-    if len(labels) != len(output) or len(set(labels)) != len(labels) or set(labels) != set(output):
+def _of_one(x: Tensor, labels: Labels, output: Labels) -> Tensor | None:
+    """The einsum of one operand: diagonals, sums, axes exchanged. None where it is an error."""
+    if len(set(output)) != len(output) or not set(labels).issuperset(output):
         return None
-    return permute(x, [labels.index(label) for label in output])
+    names = list(labels)
+    while len(names) != len(set(names)):
+        a = next(i for i, name in enumerate(names) if names.count(name) > 1)
+        b = names.index(names[a], a + 1)
+        if x.shape[a] != x.shape[b]:
+            return None
+        x = diagonal(x, 0, a, b)  # the common axis comes last
+        names = [name for i, name in enumerate(names) if i not in (a, b)] + [names[a]]
+    summed = [i for i, name in enumerate(names) if name not in output]
+    if summed:
+        x = sum_over(x, summed)
+        names = [name for name in names if name in output]
+    return x if names == list(output) else permute(x, [names.index(name) for name in output])
 
 
 def _text(labels: Labels) -> str:

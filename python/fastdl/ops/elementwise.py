@@ -109,6 +109,9 @@ def where_method(input: Tensor, condition: Tensor, other: Any) -> Tensor:
 _limits = cache(np.iinfo)
 
 
+_WHOLE = frozenset((int, type(None)))  # bounds that make integers nothing else
+
+
 class Clamp(Op):
     """min(max(x, lower), upper) with numbers as bounds; the gradient passes where lower <= x <= upper."""
 
@@ -116,7 +119,8 @@ class Clamp(Op):
 
     def forward(self, x: Any, min: Any, max: Any, out: Any = None) -> Any:
         dtype = x.dtype
-        if not (dtype is float32 or dtype is float64):
+        whole = dtype.kind == "i" and min.__class__ in _WHOLE and max.__class__ in _WHOLE
+        if not (dtype is float32 or dtype is float64 or whole):
             dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
         lower, upper = float("-inf") if min is None else min, float("inf") if max is None else max
         self.x, self.bounds, self.dtype = x, (lower, upper), x.dtype

@@ -8,10 +8,10 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int32, int64, uint8
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import maximum, minimum
-from fastdl.ops.arrays import cast, contiguous, count_true, empty, full, zeros
+from fastdl.ops.arrays import cast, contiguous, count_true, empty, full, has_integer_kernels, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, normal_axis, numpy_names, reduced_count, reduced_shape
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -37,6 +37,10 @@ class MinMax(NamedTuple):
         return named_lines(self)
 
 
+# Integers whose extremes the CPU's kernels find.
+_WHOLE = frozenset((bool_, uint8, int32, int64))
+
+
 def _has_kernel(x: Any) -> bool:
     """Is there one for searches among floats: of half precision on the CPU only?"""
     dtype = x.dtype
@@ -52,8 +56,13 @@ class Amax(Op):
 
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.x, self.axes = x, axes
-        if _has_kernel(x):
-            self.y = getattr(select(x), self.label + "_forward")(x, axes, keepdim)
+        if _has_kernel(x) or (x.dtype in _WHOLE and not on_device(x)):
+            find = getattr(select(x), self.label + "_forward")
+            if x.dtype in _WHOLE and x.flags.f_contiguous and not x.flags.c_contiguous:
+                reversed = None if axes is None else tuple([x.ndim - 1 - a for a in axes])
+                self.y = find(x.T, reversed, keepdim).T
+            else:
+                self.y = find(x, axes, keepdim)
         else:
             self.y = empty(reduced_shape(x.shape, axes, keepdim), x.dtype, x)
             self.reduce(x, axis=axes, keepdims=keepdim, out=self.y)
@@ -137,12 +146,12 @@ def pick(input: Tensor, values: Any, indices: Any, axis: int) -> ValuesIndices:
 def sortable(x: Any) -> Any:
     """The array in a dtype of the same order that the CPU's kernels sort; None if there is none, or no kernel."""
     dtype = x.dtype
-    if dtype is float32 or dtype is float64 or dtype is int64:
+    if dtype is float32 or dtype is float64 or dtype is int64 or dtype is int32:
         wide = dtype
     elif dtype.kind in FLOATING and dtype.itemsize == 2:
         wide = float32
-    elif dtype.kind in "bi" or (dtype.kind == "u" and dtype.itemsize < 8):
-        wide = int64
+    elif dtype.kind in "biu" and dtype.itemsize < 8:
+        wide = int64 if dtype.kind == "u" and dtype.itemsize == 4 else int32
     else:
         return None
     return None if on_device(x) else cast(x, wide)
@@ -166,6 +175,11 @@ def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]
     """Extreme values of an array and their first places along ``axis``, or in the flattened array."""
     if _has_kernel(x):
         return getattr(select(x), op + "_forward")(x, axis if x.ndim else None, keepdim)  # type: ignore[no-any-return]
+    if has_integer_kernels(x):
+        # Floats of twice the width hold narrower integers.
+        wide = cast(x, int64 if x.dtype is int64 else float64 if x.dtype is int32 else float32)
+        values, indices = getattr(select(x), op + "_forward")(wide, axis if x.ndim else None, keepdim)
+        return cast(values, x.dtype), indices
     indices = _search_place(op, x, axis, keepdim)
     if axis is None or x.ndim == 0:
         return array(x.reshape(-1)[indices.reshape(())], x).reshape(indices.shape), indices
@@ -281,7 +295,7 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = input._data
     axis = None if dim is None else normal_axis(op, dim, x.ndim)
     _check_some(op, x.shape, None if axis is None else (axis,))
-    if _has_kernel(x):
+    if _has_kernel(x) or has_integer_kernels(x):
         return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
     return Tensor._wrap(_search_place(op[3:], x, axis, keepdim))
 

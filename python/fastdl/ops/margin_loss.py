@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
+from fastdl.ops.arrays import cast, contiguous, full
 from fastdl.ops.binary_cross_entropy import _same_shape
 from fastdl.ops.host import on_host
 from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
@@ -21,55 +21,34 @@ from fastdl.ops.reduction import reduce_graph, reduce_losses, same_dtype, upstre
 from fastdl.tensor import Tensor
 
 
-def _rows(x: Any) -> Any:
-    return x[None] if x.ndim < 2 else x
-
-
 class MultiMarginLoss(Op):
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, p: int, margin: float, reduction: str) -> Any:
-        self.shape, self.p, self.weight, self.reduction = x.shape, p, weight, reduction
-        self.x, self.margin, self.target_shape = x, margin, target.shape
-        x = _rows(x if x.ndim else x[None])
-        self.index = index = target.reshape(-1, 1).astype(np.int64)
-        own = self._own()
-        gap = x - x[own]
-        gap += x.dtype.type(margin)
-        np.maximum(gap, 0, out=gap)
-        gap[own] = 0  # the target's own class does not count
-        self.gap = gap
-        losses = (gap if p == 1 else gap * gap).sum(1) / x.dtype.type(x.shape[1])
-        if weight is not None:
-            losses *= weight[index[:, 0]]
-        self.losses_shape = losses.shape
+        self.shape, self.reduction, self.target_shape = x.shape, reduction, target.shape
+        self.x = x.reshape(-1, x.shape[-1] if x.ndim else 1)
+        self.options = cast(target.reshape(-1), int64), weight, p, margin
+        losses = select(x).multi_margin_loss_forward(self.x, *self.options)
         return reduce_losses(losses.reshape(target.shape), reduction)
 
     def backward(self, grad_loss: Any) -> Any:
-        g = upstream(grad_loss, self.losses_shape, self.reduction).reshape(-1, 1)
-        grad = (self.gap > 0).astype(self.gap.dtype) if self.p == 1 else 2 * self.gap
-        factor = g / self.gap.dtype.type(self.gap.shape[1])
-        if self.weight is not None:
-            factor = factor * self.weight[self.index]
-        grad *= factor
-        grad[self._own()] = -grad.sum(1, keepdims=True)
+        g = contiguous(upstream(grad_loss, self.target_shape, self.reduction).reshape(-1))
+        grad = select(grad_loss).multi_margin_loss_backward(g, self.x, *self.options)
         return grad.reshape(self.shape), None, None
 
-    def _own(self) -> Any:
-        """Where the targets' scores are, in a column."""
-        return np.arange(len(self.index))[:, None], self.index
-
     def backward_graph(self, grad_loss: Tensor) -> Any:
+        index, weight, p, margin = self.options
+        places = Tensor._wrap(index.reshape(-1, 1))
+
         def composed(x: Any, *_: Any) -> Any:
-            rows = x.reshape(self.gap.shape)
-            gap = rows - rows.gather(1, Tensor._wrap(self.index)) + self.margin
-            gap = gap.masked_fill(Tensor._wrap(self.gap <= 0), 0.0)
-            losses = (gap if self.p == 1 else gap.square()).sum(1) / self.gap.shape[1]
-            if self.weight is not None:
-                losses = losses * Tensor._wrap(self.weight[self.index[:, 0]])
+            rows = x.reshape(self.x.shape)
+            gap = (rows - rows.gather(1, places) + margin).clamp(min=0).scatter(1, places, 0.0)
+            losses = (gap if p == 1 else gap.square()).sum(1) / self.x.shape[1]
+            if weight is not None:
+                losses = losses * Tensor._wrap(weight[index])
             return reduce_graph(losses.reshape(self.target_shape), self.reduction)
 
-        return replay(self, grad_loss, composed, self.x, None, None)
+        return replay(self, grad_loss, composed, self.x.reshape(self.shape), None, None)
 
 
 class MultilabelMarginLoss(Op):
@@ -77,47 +56,22 @@ class MultilabelMarginLoss(Op):
 
     def forward(self, x: Any, target: Any, *, reduction: str) -> Any:
         self.shape, self.reduction = x.shape, reduction
-        self.x = x = _rows(x if x.ndim else x[None])
-        labels = _rows(target if target.ndim else target[None])
-        # Labels of a row end at its first -1.
-        self.listed = np.logical_and.accumulate(labels >= 0, 1)
-        self.labels = np.where(self.listed, labels, 0).astype(np.int64)
-        self.others = others = x.copy()  # the classes that no label names; the others open no gap
-        rows = np.broadcast_to(np.arange(len(x))[:, None], labels.shape)
-        others[rows[self.listed], self.labels[self.listed]] = -np.inf
-        total = np.zeros_like(x)
-        for _, bound in self._bounds():
-            gaps = others - bound
-            total += np.maximum(gaps, 0, out=gaps)
-        losses = total.sum(1) / x.dtype.type(x.shape[1])
-        return reduce_losses(losses.reshape(self.shape[:-1]), reduction)
-
-    def _bounds(self) -> Iterator[tuple[Any, Any]]:
-        """For k = 0, 1, ...: each row's k-th label and, as columns, what another class must exceed to open a gap."""
-        for k in range(int(self.listed.sum(1).max(initial=0))):
-            label = self.labels[:, k : k + 1]
-            bound = np.take_along_axis(self.x, label, 1) - 1
-            bound[~self.listed[:, k : k + 1]] = np.inf
-            yield label[:, 0], bound
+        rows = (-1, x.shape[-1] if x.ndim else 1)
+        self.arrays = x.reshape(rows), cast(target.reshape(rows), int64)
+        losses = select(x).multilabel_margin_loss_forward(*self.arrays)
+        return reduce_losses(losses.reshape(x.shape[:-1]), reduction)
 
     def backward(self, grad_loss: Any) -> Any:
-        g = upstream(grad_loss, self.shape[:-1], self.reduction).reshape(-1, 1)
-        return (self._slope() * g).reshape(self.shape), None
+        g = contiguous(upstream(grad_loss, self.shape[:-1], self.reduction).reshape(-1))
+        return self._gradient(g), None
 
-    def _slope(self) -> Any:
-        """d loss of a row / d x, (N, C)."""
-        grad = np.zeros_like(self.x)
-        rows = np.arange(len(self.x))
-        for label, bound in self._bounds():
-            active = self.others > bound
-            grad += active
-            grad[rows, label] -= np.count_nonzero(active, 1)
-        grad /= self.x.dtype.type(self.x.shape[1])
-        return grad
+    def _gradient(self, g: Any) -> Any:
+        return select(g).multilabel_margin_loss_backward(g, *self.arrays).reshape(self.shape)
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
+        x = self.arrays[0]
         g = upstream_graph(grad_loss, self.shape[:-1], self.reduction)  # which gaps are open is constant
-        slope = Tensor._wrap(self._slope().reshape(self.shape))
+        slope = Tensor._wrap(self._gradient(full((len(x),), 1, x.dtype, x)))
         return (g.unsqueeze(-1) if self.shape else g) * slope, None
 
 

@@ -85,7 +85,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
     """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
     where = _mask("masked_fill", mask)
     _broadcasts("masked_fill", where, input._data)
-    if out is input and np.broadcast_shapes(where.shape, input._data.shape) != input._data.shape:
+    shape = input._data.shape
+    if out is input and where.shape != shape and np.broadcast_shapes(where.shape, shape) != shape:
         raise ArgumentError(
             f"masked_fill_: a mask of shape {where.shape} does not fit into the tensor of shape {input.shape}"
         )

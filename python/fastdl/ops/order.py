@@ -238,7 +238,7 @@ def cumprod(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = No
 def _unique(x: Any, inverse: bool, counts: bool) -> Any:
     """The distinct elements of all: those of the sorted ones that differ from the one before."""
     flat = x.reshape(-1)
-    keys = sortable(flat) if inverse else None
+    keys = sortable(flat) if inverse or x.dtype.kind in "iu" else None
     if keys is None:
         order, ordered = np.argsort(flat, kind="stable") if inverse else None, np.sort(flat)
     else:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
 from fastdl.kernels import capture, select
-from fastdl.ops.arrays import contiguous, count_true
+from fastdl.ops.arrays import contiguous, count_true, full
 from fastdl.ops.common import check_tensors
 from fastdl.random import Generator, default_generator
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 
 def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
@@ -314,7 +315,11 @@ def multinomial(
 
 
 def _store(op: str, self: Tensor, array: Any) -> Tensor:
-    return self.copy_(Tensor._wrap(array))
+    if mode.enabled and self._requires_grad:
+        return self.copy_(Tensor._wrap(array))
+    assign(self._data, array)
+    self._bump_version()
+    return self
 
 
 def _check(op: str, self: Tensor) -> Any:
@@ -344,9 +349,14 @@ def normal_(
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Overwrite with 1 with probability ``p`` (a number or a tensor), else 0; see ``torch.Tensor.bernoulli_``."""
     _check("bernoulli_", self)
-    chances = p._data if isinstance(p, Tensor) else np.asarray(p, float32, like=self._data)
-    drawn = bernoulli(Tensor._wrap(pooled_copy(np.broadcast_to(chances, self.shape))), generator=generator)
-    return _store("bernoulli_", self, drawn._data)
+    if isinstance(p, Tensor):
+        chances = pooled_copy(np.broadcast_to(p._data, self.shape))
+        return _store("bernoulli_", self, bernoulli(Tensor._wrap(chances), generator=generator)._data)
+    if not 0 <= p <= 1:
+        raise RuntimeError(f"bernoulli_: p must lie in [0, 1], got {p}")
+    chances = full(self._data.shape, p, float32, self._data)
+    drawn = select(chances).random_bernoulli(chances, *_draw(generator, device_of(chances)))
+    return _store("bernoulli_", self, drawn)
 
 
 def random_(

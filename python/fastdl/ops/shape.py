@@ -38,6 +38,19 @@ def _tensors(op: str, tensors: Any) -> list[Tensor]:
     return parts
 
 
+def _put_together(parts: list[Any], dim: int) -> Any:
+    """``concat`` of strided arrays, each copied once, to where it belongs."""
+    shape = list(parts[0].shape)
+    shape[dim] = sum([part.shape[dim] for part in parts])
+    y = select(parts[0]).empty(shape, parts[0].dtype)
+    start = 0
+    for part in parts:
+        end = start + part.shape[dim]
+        assign(y[(slice(None),) * dim + (slice(start, end),)], part)
+        start = end
+    return y
+
+
 class Cat(Op):
     aliases_grad = True  # parts of the gradient
     release = Op.stay
@@ -47,7 +60,10 @@ class Cat(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
             self.extents = [a.shape[dim] for a in arrays]
-        return select(arrays[0]).concat([a if a.dtype is dtype else cast(a, dtype) for a in arrays], dim)
+        parts = [a if a.dtype is dtype else cast(a, dtype) for a in arrays]
+        if arrays[0].size >= 4096 and not (parts[0].flags.c_contiguous or on_device(parts[0])):
+            return _put_together(parts, dim)
+        return select(arrays[0]).concat(parts, dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -232,6 +248,11 @@ def tile(input: Tensor, *sizes: Any, dims: Any = None) -> Tensor:
 class RepeatInterleave(Op):
     def forward(self, x: Any, repeats: Any, dim: int) -> Any:
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
+        if repeats.__class__ is int and not on_device(x):
+            shape = x.shape
+            apart = x.reshape(*shape[: dim + 1], 1, *shape[dim + 1 :])
+            whole = np.broadcast_to(apart, (*shape[: dim + 1], repeats, *shape[dim + 1 :]))
+            return pooled_copy(whole).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
         places = np.repeat(np.arange(x.shape[dim]), repeats)
         return select(x).index_select_forward(x, dim, to_device(places, device_of(x)))
 

@@ -6,7 +6,7 @@ Gamma, Bessel and error functions have files of their own.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,16 +18,17 @@ from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
 from fastdl.ops.arrays import cast, full, sum_to, zeros
 from fastdl.ops.bessel import i0
+from fastdl.ops.binary import Binary
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
-from fastdl.ops.compare import eq, ge, isnan, isneginf, isposinf, le, logical_and, logical_or
+from fastdl.ops.compare import eq, isnan, isneginf, isposinf
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
 from fastdl.ops.extreme import orderable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _exp2, cos, log, log1p, reciprocal
+from fastdl.ops.unary import _exp2, cos, log, reciprocal
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
@@ -106,6 +107,10 @@ def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
 
 
 def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    if isinstance(input, Tensor) and isinstance(other, Tensor):
+        dtype = input._data.dtype
+        if dtype is other._data.dtype and dtype.kind in FLOATING:
+            return input, other
     check_tensors(op, input=input, other=other)
     dtype = common_dtype(input._data, other._data)
     if dtype.kind not in FLOATING:
@@ -113,34 +118,60 @@ def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return to(input, dtype), to(other, dtype)
 
 
+class XLogY(Binary):
+    """x log(y), 0 where x is 0 and y not NaN."""
+
+    kernel, ufunc, floating = "xlogy_forward", None, True
+    shift: ClassVar[float] = 0.0  # log(shift + y)
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.saves = tuple([i for i, given in enumerate((x, y)) if given is not None])
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        return self.compute(self.x, self.y, dtype, out)
+
+    def backward(self, grad: Any) -> Any:
+        k, x, y = select(grad), self.x, self.y
+        grad_x = grad_y = None
+        if self.needs[0]:
+            grad_x = k.where_forward(self.unused(), 0.0, getattr(k, self.kernel)(grad, y))
+        if self.needs[1]:
+            grad_y = k.div_forward(k.mul_forward(grad, x), k.add_forward(y, self.shift) if self.shift else y)
+        return self.give(grad_x, grad_y)
+
+    def unused(self) -> Any:
+        """Where x is 0 and the logarithm not finite: it would be the gradient of x."""
+        return array((self.x == 0) & (self.y <= -self.shift), None, bool_)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        x, y = self.operand_graph(0, self.x), self.operand_graph(1, self.y)
+        unused = Tensor._wrap(self.unused())
+        return self.give_graph(
+            lambda: _product_with_log(self.label, type(self), grad, y).masked_fill(unused, 0.0),
+            lambda: grad * x / (y + self.shift),
+        )
+
+
+class XLog1PY(XLogY):
+    kernel, shift = "xlog1py_forward", 1.0
+
+
+def _product_with_log(op: str, kind: type[XLogY], input: Any, other: Any) -> Tensor:
+    if isinstance(other, Tensor):
+        if isinstance(input, Tensor):
+            return kind.apply(input, other)  # type: ignore[no-any-return]
+        return kind.apply(None, other, value=input)  # type: ignore[no-any-return]
+    check_tensors(op, input=input)
+    return kind.apply(input, None, value=other)  # type: ignore[no-any-return]
+
+
 def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other), 0 where input is 0 and other not NaN. See ``torch.xlogy``."""
-    if not isinstance(other, Tensor):
-        check_tensors("xlogy", input=input)
-        other = Tensor._wrap(
-            np.asarray(other, input._data.dtype if input._data.dtype.kind in FLOATING else float32)
-        )
-    zero = eq(input, 0) if isinstance(input, Tensor) else Tensor._wrap(np.asarray(input == 0))
-    # Where the logarithm is finite it stays: at input 0 it is the gradient.
-    unused = logical_and(zero, logical_or(le(other, 0), eq(other, math.inf)))
-    return mul(input, log(where(unused, 1.0, _beside(input, other))))
-
-
-def _beside(input: Any, other: Tensor) -> Tensor:
-    """``other`` in the precision of the result of both."""
-    dtype = common_dtype(input._data if isinstance(input, Tensor) else input, other._data)
-    return to(other, dtype if dtype.kind in FLOATING else get_default_dtype())
+    return _product_with_log("xlogy", XLogY, input, other)
 
 
 def xlog1py(input: Any, other: Any) -> Tensor:
     """input * log(1 + other), 0 where input is 0 and other not NaN. See ``torch.special.xlog1py``."""
-    if not isinstance(other, Tensor):
-        check_tensors("xlog1py", input=input)
-        other = Tensor._wrap(np.asarray(other, floating(input)._data.dtype, like=input._data))
-    if not isinstance(input, Tensor):
-        input = Tensor._wrap(np.asarray(input, floating(other)._data.dtype, like=other._data))
-    unused = logical_and(eq(input, 0), logical_or(le(other, -1), eq(other, math.inf)))
-    return mul(input, log1p(where(unused, 0.0, _beside(input, other))))
+    return _product_with_log("xlog1py", XLog1PY, input, other)
 
 
 def entr(input: Tensor) -> Tensor:
@@ -185,16 +216,48 @@ def copysign(input: Tensor, other: Any) -> Tensor:
     return CopySign.apply(*_same("copysign", input, other))  # type: ignore[no-any-return]
 
 
+class Fmax(Binary):
+    """The larger of both, the number where one is NaN; the first of equals has the gradient."""
+
+    kernel, saves = "fmax_forward", (0, 1)
+    ufunc: ClassVar[Any] = np.fmax
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        self.x, self.y, dtype = self.prepare(x, y, value)
+        return self.compute(self.x, self.y, dtype, out)
+
+    def first(self) -> Any:
+        """Is it the first of both?"""
+        k = select(self.x)
+        ordered = k.ge_forward if self.kernel == "fmax_forward" else k.le_forward
+        return ordered(self.x, self.y) | k.ne_forward(self.y, self.y)
+
+    def backward(self, grad: Any) -> Any:
+        where = select(grad).where_forward
+        first = self.first()
+        return self.give(where(first, grad, 0.0), where(first, 0.0, grad))
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        first = self.first()
+        return self.give_graph(
+            grad.masked_fill(Tensor._wrap(~first), 0.0), grad.masked_fill(Tensor._wrap(first), 0.0)
+        )
+
+
+class Fmin(Fmax):
+    kernel, ufunc = "fmin_forward", np.fmin
+
+
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The larger of both; of a number and NaN the number. See ``torch.fmax``."""
     check_tensors("fmax", input=input, other=other)
-    return where(logical_or(isnan(other), ge(input, other)), input, other)  # type: ignore[no-any-return]
+    return Fmax.apply(input, other)  # type: ignore[no-any-return]
 
 
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of both; of a number and NaN the number. See ``torch.fmin``."""
     check_tensors("fmin", input=input, other=other)
-    return where(logical_or(isnan(other), le(input, other)), input, other)  # type: ignore[no-any-return]
+    return Fmin.apply(input, other)  # type: ignore[no-any-return]
 
 
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
@@ -205,8 +268,9 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
             f"heaviside: input and values must have one dtype, got {input.dtype} and {values.dtype}"
         )
     x = input._data
-    with np.errstate(invalid="ignore"):
-        return Tensor._wrap(array(np.where(x == 0, values._data, (x > 0).astype(x.dtype))))
+    if x.dtype.kind in FLOATING:
+        return Tensor._wrap(select(x).heaviside_forward(x, values._data))
+    return Tensor._wrap(array(np.where(x == 0, values._data, (x > 0).astype(x.dtype))))
 
 
 def float_power(input: Any, exponent: Any) -> Tensor:

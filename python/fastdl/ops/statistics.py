@@ -18,7 +18,7 @@ from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import Median, ValuesIndices, at_places, kth_place, pick
+from fastdl.ops.extreme import Median, ValuesIndices, at_places, kth_place, pick, sortable
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -208,6 +208,11 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0 and 0 not in (*x.shape[:axis], *x.shape[axis + 1 :]):
         raise IndexError(f"mode: dim {dim} of a tensor of shape {x.shape} is empty")
+    keys = sortable(x)
+    if keys is not None and x.shape[axis] < 2**31:
+        places = select(keys).mode_index(keys.swapaxes(axis, -1))
+        places = contiguous(places.reshape(*places.shape, 1).swapaxes(axis, -1))
+        return at_places(input, places, axis, keepdim)
     # Sorted stably, equal elements follow each other, and the last one of a run is the last one of the row, too.
     ordered, order = sort(Tensor._wrap(x.swapaxes(axis, -1)))
     values = ordered._data

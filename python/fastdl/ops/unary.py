@@ -16,7 +16,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
-from fastdl.ops.arrays import by_numpy, cast, empty, zeros
+from fastdl.ops.arrays import by_numpy, cast, empty, has_integer_kernels, zeros
 from fastdl.ops.binary import constant, into, store
 from fastdl.ops.promotion import floating_dtype
 from fastdl.tensor import Tensor
@@ -48,6 +48,8 @@ class Unary(Op):
             return by_numpy("square", np.square, int64, out, cast(x, int64))
         if dtype.kind == "b":  # |x| and sign(x) are x
             return by_numpy(self.label, np.logical_and, dtype, out, x, x)
+        if has_integer_kernels(x) and (out is None or out.dtype is dtype):
+            return self.keep(x, self.compute(x, out))
         return self.keep(x, by_numpy(self.label, self.integers, dtype, out, x))
 
     def convert(self, x: Any, out: Any) -> Any:
@@ -70,6 +72,19 @@ class Constant(Unary):
 
     def backward_graph(self, grad: Tensor) -> Any:
         return Tensor._wrap(zeros(grad._data.shape, grad._data.dtype, grad._data))
+
+
+class Frac(Unary):
+    """The gradient passes."""
+
+    label, integers = "frac", None
+    aliases_grad = hands_on = True
+
+    def backward(self, grad: Any) -> Any:
+        return grad
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad
 
 
 class FromInput(Unary):
@@ -189,6 +204,7 @@ sign = _define(Constant, "sign", "-1, 0 or 1; 0 for NaN.", np.sign)
 floor = _define(Constant, "floor", "The largest integer not above input.", "copy")
 ceil = _define(Constant, "ceil", "The smallest integer not below input.", "copy")
 trunc = _define(Constant, "trunc", "Input without its fraction.", "copy")
+_frac = _function(Frac, "frac", "Input without its integer part.")
 _round = _define(Constant, "round", "The nearest integer, halves to even.", "copy")
 square = _define(FromInput, "square", "input * input.", np.square)
 sqrt = _define(FromOutput, "sqrt", "The square root; NaN below 0.")
@@ -236,6 +252,10 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
 
 def frac(input: Tensor) -> Tensor:
     """input - trunc(input). See ``torch.frac``."""
+    if not isinstance(input, Tensor):
+        raise not_a_tensor("frac", "input", input)
+    if input._data.dtype.kind in FLOATING:
+        return _frac(input)
     from fastdl.ops.arithmetic import sub
 
     return sub(input, trunc(input))

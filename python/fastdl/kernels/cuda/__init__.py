@@ -39,7 +39,13 @@ _ELSEWHERE = {
     "vector_math": "it shows the CPU's vectorised functions to tests; a GPU has its own",
     "index_add": "index_select_backward adds in a fixed order",
     **dict.fromkeys(("grid_sample_forward", "grid_sample_backward"), "composed of gathers"),
-    **dict.fromkeys(("cdist_forward", "cdist_backward"), "composed of differences and their norms"),
+    **dict.fromkeys(
+        [f"{name}_margin_loss_{way}" for name in ("multi", "multilabel") for way in ("forward", "backward")],
+        "the operation runs on the CPU",
+    ),
+    **dict.fromkeys(
+        ("cdist_forward", "cdist_backward", "pdist_forward"), "composed of differences and their norms"
+    ),
     **dict.fromkeys(
         (
             *(
@@ -51,6 +57,7 @@ _ELSEWHERE = {
                 "count_true",
             ),
             *("fill", "index_copy", "left_shift_forward", "masked_put", "masked_select", "nonzero"),
+            *("mode_index", "progression", "triangle_places"),
             *(
                 "right_shift_forward",
                 "scatter",

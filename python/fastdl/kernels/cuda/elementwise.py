@@ -17,9 +17,14 @@ __all__ = [
     "copysign_forward",
     "exp2_backward",
     "exp2_forward",
+    "fmax_forward",
+    "fmin_forward",
+    "heaviside_forward",
     "logaddexp_backward",
     "logaddexp_forward",
     "nextafter_forward",
+    "xlog1py_forward",
+    "xlogy_forward",
 ]
 
 
@@ -78,7 +83,10 @@ _FUNCTIONS = frozenset(
     )
 )
 _BINARY_FUNCTIONS = frozenset(
-    ["fmod", "pow", "atan2", "hypot", "floor_divide", "remainder", "logaddexp", "copysign", "nextafter"]
+    (
+        *("fmod", "pow", "atan2", "hypot", "floor_divide", "remainder", "logaddexp", "copysign", "nextafter"),
+        *("fmax", "fmin", "xlogy", "xlog1py", "heaviside"),
+    )
 )
 
 
@@ -199,6 +207,11 @@ floor_divide_forward = _binary_named("floor_divide")
 remainder_forward = _binary_named("remainder")
 logaddexp_forward = _binary_named("logaddexp")
 copysign_forward = _binary_named("copysign")
+fmax_forward = _binary_named("fmax")
+fmin_forward = _binary_named("fmin")
+xlogy_forward = _binary_named("xlogy")
+xlog1py_forward = _binary_named("xlog1py")
+heaviside_forward = _binary_named("heaviside")
 
 eq_forward = _compare_named("eq")
 ne_forward = _compare_named("ne")
@@ -214,6 +227,7 @@ floor_forward = _unary_named("floor")
 ceil_forward = _unary_named("ceil")
 round_forward = _unary_named("round")
 trunc_forward = _unary_named("trunc")
+frac_forward = _unary_named("frac")
 square_forward = _unary_named("square")
 sqrt_forward = _unary_named("sqrt")
 rsqrt_forward = _unary_named("rsqrt")

@@ -15,6 +15,7 @@ __all__ = [
     "cdist_forward",
     "pairwise_distance_backward",
     "pairwise_distance_forward",
+    "pdist_forward",
     "row_products_backward",
     "row_products_forward",
 ]
@@ -68,6 +69,12 @@ def cdist_forward(x1: Array, x2: Array, p: float) -> Array:
     """(sum |d|^p)^(1/p) with d = x1[b, i] - x2[b, j] at [b, i, j]; the largest for p = inf, how many are not zero for
     p = 0."""
     return norm_forward(x1[:, :, None] - x2[:, None], p, (3,))
+
+
+def pdist_forward(x: Array, p: float) -> Array:
+    """The distances of rows i < j, as :func:`cdist_forward` has them, one after the other."""
+    first, second = np.triu_indices(len(x), 1)
+    return norm_forward(x[first] - x[second], p, (1,))
 
 
 def cdist_backward(grad_distance: Array, x1: Array, x2: Array, distance: Array, p: float) -> Array:

@@ -51,6 +51,7 @@ __all__ = [
     "floor_divide_forward",
     "floor_forward",
     "fmod_forward",
+    "frac_forward",
     "ge_forward",
     "gt_forward",
     "hypot_forward",
@@ -215,6 +216,12 @@ def round_forward(x: Array, out: Array | None = None) -> Any:
 
 def trunc_forward(x: Array, out: Array | None = None) -> Any:
     return _store(np.trunc(x), out)
+
+
+def frac_forward(x: Array, out: Array | None = None) -> Any:
+    """What trunc leaves."""
+    with np.errstate(invalid="ignore"):  # infinities
+        return _store(x - np.trunc(x), out)
 
 
 def square_forward(x: Array, out: Array | None = None) -> Any:

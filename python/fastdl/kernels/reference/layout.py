@@ -40,6 +40,18 @@ def fill(out: Array, value: Any) -> None:
     out.fill(value)
 
 
+def progression(out: Array, start: float, step: float) -> None:
+    """out[i] = start + step * i, of floats in float64; ``out`` is float32, float64 or int64."""
+    places: Array = np.arange(len(out), dtype=np.int64 if out.dtype.kind == "i" else np.float64)
+    out[...] = start + step * places
+
+
+def triangle_places(rows: int, columns: int, diagonal: int, lower: bool) -> Array:
+    """Row and column numbers (2, n) of one side of a diagonal, row by row; see :func:`triangle`."""
+    places = np.tril_indices(rows, diagonal, columns) if lower else np.triu_indices(rows, diagonal, columns)
+    return np.stack(places)
+
+
 def triangle(x: Array, diagonal: int, lower: bool) -> Array:
     """The lower triangle of the last two axes, columns up to row + diagonal, or the upper one, from there on."""
     return np.tril(x, diagonal) if lower else np.triu(x, diagonal)

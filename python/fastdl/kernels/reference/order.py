@@ -1,4 +1,4 @@
-"""Order along the last axis, of float32, float64 and int64."""
+"""Order along the last axis, of float32, float64, int32 and int64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["searchsorted", "select_index", "sort_forward"]
+__all__ = ["mode_index", "searchsorted", "select_index", "sort_forward"]
 
 
 def sort_forward(x: Array, k: int, descending: bool) -> tuple[Array, Array]:
@@ -26,6 +26,15 @@ def sort_forward(x: Array, k: int, descending: bool) -> tuple[Array, Array]:
 def select_index(x: Array, k: int) -> Array:
     """Where the element is that would stand at place ``k`` of every sorted row; of equals as :func:`sort_forward`."""
     return np.asarray(np.argsort(x, -1, kind="stable")[..., k], np.int64)
+
+
+def mode_index(x: Array) -> Array:
+    """Where the most frequent element of every row is (the smallest of equally frequent ones): its last place."""
+    places = np.empty(x.shape[:-1], np.int64)
+    for at in np.ndindex(places.shape):
+        _, group, counts = np.unique(x[at], return_inverse=True, return_counts=True)
+        places[at] = np.flatnonzero(group == np.argmax(counts))[-1]
+    return places
 
 
 def searchsorted(sorted: Array, values: Array, right: bool) -> Array:

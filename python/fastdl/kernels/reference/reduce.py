@@ -103,12 +103,16 @@ def running_sum(x: Array, axis: int, from_end: bool = False) -> Array:
 
 
 def amax_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
-    """The largest; NaN if there is one; -inf over nothing."""
+    """The largest; NaN if there is one; -inf over nothing, which integers refuse."""
+    if x.dtype.kind in "biu":
+        return np.asarray(x.max(axes, keepdims=keepdim))
     return np.asarray(x.max(axes, keepdims=keepdim, initial=-np.inf), dtype=x.dtype)
 
 
 def amin_forward(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
-    """The smallest; NaN if there is one; inf over nothing."""
+    """The smallest; NaN if there is one; inf over nothing, which integers refuse."""
+    if x.dtype.kind in "biu":
+        return np.asarray(x.min(axes, keepdims=keepdim))
     return np.asarray(x.min(axes, keepdims=keepdim, initial=np.inf), dtype=x.dtype)
 
 

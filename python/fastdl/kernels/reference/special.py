@@ -25,6 +25,9 @@ __all__ = [
     "erfinv_forward",
     "exp2_backward",
     "exp2_forward",
+    "fmax_forward",
+    "fmin_forward",
+    "heaviside_forward",
     "i0_forward",
     "i0e_forward",
     "i1_forward",
@@ -42,6 +45,8 @@ __all__ = [
     "sinc_forward",
     "trigamma_forward",
     "trunc_divide_forward",
+    "xlog1py_forward",
+    "xlogy_forward",
 ]
 
 _ROOT_PI = math.sqrt(math.pi)
@@ -166,6 +171,37 @@ def copysign_forward(x: Any, y: Any, out: Array | None = None) -> Any:
 def nextafter_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """The next number after x in the direction of y."""
     return _store(np.nextafter(x, y), out)
+
+
+def fmax_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """The larger; of a number and NaN the number."""
+    return _store(np.fmax(x, y), out)
+
+
+def fmin_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """The smaller; of a number and NaN the number."""
+    return _store(np.fmin(x, y), out)
+
+
+def _product_with(function: Callable[[Any], Any], x: Any, y: Any, out: Array | None) -> Any:
+    with np.errstate(all="ignore"):
+        product = np.where(np.equal(x, 0), np.multiply(x, 0), x * function(y))
+    return _store(np.where(np.isnan(y), y, product).astype(product.dtype), out)
+
+
+def xlogy_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """x log(y); 0 where x is 0 and y not NaN."""
+    return _product_with(np.log, x, y, out)
+
+
+def xlog1py_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """x log(1 + y); 0 where x is 0 and y not NaN."""
+    return _product_with(np.log1p, x, y, out)
+
+
+def heaviside_forward(x: Any, y: Any, out: Array | None = None) -> Any:
+    """0 where x is below zero or NaN, y where it is zero, 1 above."""
+    return _store(np.where(np.equal(x, 0), y, np.greater(x, 0)).astype(np.result_type(x, y)), out)
 
 
 def exp2_forward(x: Array, out: Array | None = None) -> Any:
