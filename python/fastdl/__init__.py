@@ -65,6 +65,8 @@ from fastdl.creation import (
 from fastdl.devices import get_default_device, set_default_device
 from fastdl.dtypes import (
     Size,
+    complex64,
+    complex128,
     device,
     dtype,
     float16,
@@ -83,6 +85,12 @@ from fastdl.dtypes import (
 )
 from fastdl.dtypes import (
     bool_ as bool,
+)
+from fastdl.dtypes import (
+    complex64 as cfloat,
+)
+from fastdl.dtypes import (
+    complex128 as cdouble,
 )
 from fastdl.dtypes import (
     float16 as half,
@@ -220,10 +228,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "bool",
     "cdist",
+    "cdouble",
+    "cfloat",
     "channel_shuffle",
     "channels_last",
     "channels_last_3d",
     "compile",
+    "complex64",
+    "complex128",
     "contiguous_format",
     "conv1d",
     "conv2d",

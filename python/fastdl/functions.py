@@ -1,6 +1,7 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import calculus, placement, products, special, statistics
+from fastdl.ops import calculus, complex_rules, placement, products, special, statistics
+from fastdl.ops import complex as complex_
 from fastdl.ops.activation import (
     celu,
     celu_,
@@ -18,6 +19,7 @@ from fastdl.ops.activation import (
     threshold_,
 )
 from fastdl.ops.calculus import *
+from fastdl.ops.complex import *
 from fastdl.ops.conv import (
     conv_algorithm,
 )
@@ -117,7 +119,6 @@ from fastdl.ops.elementwise import (
     round,
     rsqrt,
     rsub,
-    sgn,
     sign,
     signbit,
     sin,
@@ -201,11 +202,8 @@ from fastdl.ops.promotion import (
 )
 from fastdl.ops.query import (
     can_cast,
-    conj,
-    conj_physical,
     finfo,
     iinfo,
-    is_complex,
     is_conj,
     is_floating_point,
     is_inference,
@@ -215,9 +213,6 @@ from fastdl.ops.query import (
     is_signed,
     is_tensor,
     numel,
-    real,
-    resolve_conj,
-    resolve_neg,
     typename,
 )
 from fastdl.ops.reduce import (
@@ -372,8 +367,6 @@ __all__ = [
     "column_stack",
     "concat",
     "concatenate",
-    "conj",
-    "conj_physical",
     "conv_algorithm",
     "cos",
     "cosh",
@@ -424,7 +417,6 @@ __all__ = [
     "index_copy",
     "index_fill",
     "index_select",
-    "is_complex",
     "is_conj",
     "is_floating_point",
     "is_inference",
@@ -498,15 +490,12 @@ __all__ = [
     "randn_like",
     "randperm",
     "ravel",
-    "real",
     "reciprocal",
     "relu",
     "relu_",
     "remainder",
     "repeat_interleave",
     "reshape",
-    "resolve_conj",
-    "resolve_neg",
     "result_type",
     "roll",
     "rot90",
@@ -522,7 +511,6 @@ __all__ = [
     "select",
     "selu",
     "selu_",
-    "sgn",
     "sigmoid",
     "sign",
     "signbit",
@@ -572,7 +560,7 @@ __all__ = [
     "vstack",
     "where",
 ]
-__all__ += calculus.__all__ + placement.__all__ + products.__all__ + special.__all__ + statistics.__all__
+__all__ += calculus.__all__ + complex_.__all__ + placement.__all__ + products.__all__ + special.__all__ + statistics.__all__
 
 # Those that can store their result in a tensor that is there. The elementwise functions write to it themselves.
 _OUT = """

@@ -25,6 +25,10 @@ def empty(shape: Any, dtype: Any, like: Any = None) -> Any:
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
+    if value.__class__ is complex and dtype.kind != "c":
+        if value.imag:
+            raise RuntimeError(f"{op}: value cannot be converted to dtype {dtype} without overflow: {value}")
+        value = value.real
     if dtype.kind not in "iu":
         return value
     info = np.iinfo(dtype)
@@ -117,7 +121,7 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
-_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
 
 def check_kind(op: str, dtype: Any, out: Any) -> None:
@@ -158,7 +162,7 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
 
 def fill(out: Any, value: Any) -> None:
     """Every element of an array becomes ``value``."""
-    if out.size < 1024 or on_device(out):
+    if out.size < 1024 or on_device(out) or out.dtype.kind == "c":
         out.fill(value)
     else:
         select(out).fill(out, value)
@@ -181,6 +185,10 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
     Kernels know float32, float64 and int64; narrower integers wrap as their own arithmetic does.
     """
     dtype = array.dtype
+    if dtype.kind == "c":
+        for part, of in ((array.real, source.real), (array.imag, source.imag)):
+            joined(kernel, part, dim, index, of, *rest)
+        return array
     if dtype is float32 or dtype is float64 or dtype is int64:
         return written(getattr(select(array), kernel), array, dim, index, source, *rest)
     wide = float32 if dtype.kind in "fV" else int64

@@ -12,6 +12,7 @@ from fastdl.autograd.op import Op
 from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
+from fastdl.ops.complex import conj
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
@@ -445,9 +446,9 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
 
 
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
-    """The inner products of vectors along ``dim``, which broadcast. See ``torch.linalg.vecdot``."""
+    """The inner products of vectors along ``dim``, which broadcast; x is conjugated. See ``torch.linalg.vecdot``."""
     check_tensors("vecdot", x=x, y=y)
-    return sum(x * y, dim)
+    return sum(conj(x) * y, dim)
 
 
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
-from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
+from fastdl.dtypes import CPU, DIFFERENTIABLE, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64, real_dtype
 from fastdl.kernels import capture, select
 from fastdl.ops.arrays import contiguous, count_true
 from fastdl.ops.common import check_tensors
@@ -29,14 +29,16 @@ def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
 
 def _floating(op: str, dtype: Any) -> Any:
     d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
-    if d.kind not in FLOATING:
-        raise RuntimeError(f"{op}: dtype must be floating-point, got {d}; use randint() for integers")
+    if d.kind not in DIFFERENTIABLE:
+        raise RuntimeError(f"{op}: dtype must be floating-point or complex, got {d}; use randint() for integers")
     return d
 
 
 def _uniform(
     shape: Any, dtype: Any, low: float, high: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
+    if dtype.kind == "c":  # both parts
+        return _uniform((*shape, 2), real_dtype(dtype), low, high, generator, where).view(dtype)[..., 0]
     seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
@@ -46,6 +48,11 @@ def _uniform(
 def _normal(
     shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
+    if dtype.kind == "c":  # the variance is that of both parts together
+        parts = _normal((*shape, 2), real_dtype(dtype), 0.0, std / math.sqrt(2), generator, where)
+        array = parts.view(dtype)[..., 0]
+        array += mean
+        return array
     seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
@@ -96,7 +103,10 @@ def randn(
     requires_grad: bool = False,
     **named: Any,
 ) -> Tensor:
-    """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``."""
+    """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``.
+
+    Of complex numbers both parts have half of the variance.
+    """
     size = _named_size("randn", size, named)
     where = resolve("randn", device)
     array = _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator, where)

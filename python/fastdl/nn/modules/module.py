@@ -15,7 +15,7 @@ import numpy as np
 
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
-from fastdl.dtypes import FLOATING, as_dtype
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
 from fastdl.kernels import fill_with_zeros
 from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
@@ -64,8 +64,10 @@ def _convert(tensor: Tensor, dtype: Any, where: Any = None) -> Tensor:
     array = tensor._data
     if where is not None:
         array = to_device(array, where)
-    if dtype is not None and array.dtype.kind in FLOATING and array.dtype != dtype:
-        array = pooled_copy(array, dtype)
+    if dtype is not None and array.dtype != dtype:
+        # Complex ones stay what they are unless a complex dtype is asked for.
+        if array.dtype.kind in (DIFFERENTIABLE if dtype.kind == "c" else FLOATING):
+            array = pooled_copy(array, dtype)
     return tensor if array is tensor._data else Tensor._wrap(array)
 
 
@@ -402,12 +404,12 @@ class Module(State):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Convert parameters and buffers in place: ``to(dtype)``, ``to(device)``, ``to(tensor)``; returns the module.
 
-        Only floating-point ones change dtype. Gradients go with their parameters. Move a module before its parameters
+        Only floating-point ones change dtype, complex ones to another complex dtype. Gradients go with their parameters. Move a module before its parameters
         are handed to an optimizer whose state exists already: state stays where it is.
         """
         dtype, where, _, _ = parse_to(args, kwargs)
-        if dtype is not None and dtype.kind not in FLOATING:
-            raise TypeError(f"to: a module converts to floating-point dtypes only, got {dtype}")
+        if dtype is not None and dtype.kind not in DIFFERENTIABLE:
+            raise TypeError(f"to: a module converts to floating-point and complex dtypes only, got {dtype}")
         if dtype is None and where is None:
             return self
         return self._apply(lambda t: _convert(t, dtype, where))
