@@ -90,7 +90,22 @@ def is_common_integer(dtype: Any) -> bool:
     return dtype is int64 or dtype is uint8 or dtype is int32 or dtype is int16 or dtype is int8
 
 
-SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_, complex64, complex128)
+SUPPORTED = (
+    float32,
+    float64,
+    float16,
+    int64,
+    int32,
+    int16,
+    int8,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    bool_,
+    complex64,
+    complex128,
+)
 canonical: dict[Any, dtype] = {d: d for d in SUPPORTED}
 """A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside
 tensors it is always the usual one, so that operations may compare dtypes with `is`."""

@@ -1,7 +1,8 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import calculus, complex_rules, placement, products, special, statistics
+from fastdl.ops import calculus, placement, products, special, statistics
 from fastdl.ops import complex as complex_
+from fastdl.ops import complex_rules as complex_rules  # fills what complex inputs need
 from fastdl.ops.activation import (
     celu,
     celu_,
@@ -560,7 +561,14 @@ __all__ = [
     "vstack",
     "where",
 ]
-__all__ += calculus.__all__ + complex_.__all__ + placement.__all__ + products.__all__ + special.__all__ + statistics.__all__
+__all__ += (
+    calculus.__all__
+    + complex_.__all__
+    + placement.__all__
+    + products.__all__
+    + special.__all__
+    + statistics.__all__
+)
 
 # Those that can store their result in a tensor that is there. The elementwise functions write to it themselves.
 _OUT = """

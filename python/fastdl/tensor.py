@@ -237,7 +237,8 @@ class Tensor(TensorMethods):
             return
         if value and self._data.dtype.kind not in DIFFERENTIABLE:
             raise RuntimeError(
-                f"requires_grad: only floating-point and complex tensors can require a gradient, got dtype {self._data.dtype}"
+                "requires_grad: only floating-point and complex tensors can require a gradient, got dtype "
+                f"{self._data.dtype}"
             )
         self._requires_grad = bool(value)
 
@@ -629,7 +630,7 @@ class Tensor(TensorMethods):
     def __reversed__(self) -> Tensor:
         from fastdl.ops.shape import flip
 
-        return flip(self, tuple(range(self._data.ndim)))
+        return flip(self, (0,)) if self._data.ndim else self
 
     def __contains__(self, value: Any) -> bool:
         other = value._data if isinstance(value, Tensor) else value
@@ -697,7 +698,9 @@ def _real_item(t: Tensor) -> Any:
     if value.__class__ is not complex:
         return value
     if value.imag:
-        raise RuntimeError(f"value cannot be converted to a real number without overflow: {value}; use x.real.item()")
+        raise RuntimeError(
+            f"value cannot be converted to a real number without overflow: {value}; use x.real.item()"
+        )
     return value.real
 
 

@@ -29,7 +29,6 @@ from fastdl.errors import ArgumentError, not_a_tensor, not_for_complex
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor, assign, pooled_copy
 
-
 complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any]], Any]] = {}
 """Operation -> rule(operation, inputs, options): its result where an input is complex. See ops/complex_rules.py."""
 
@@ -41,7 +40,7 @@ def apply_otherwise(
 
     Without an error: an input is complex, which the operation does not take.
     """
-    if error is None or isinstance(error, ComplexOperand):
+    if error is None or isinstance(error, ComplexOperand) or options.get("value").__class__ is complex:
         rule = complex_rules.get(cls)
         if rule is None:
             raise not_for_complex(getattr(cls, "label", cls.__name__.lower())) from None

@@ -49,8 +49,8 @@ class Parameter(Tensor):
         if requires_grad:
             if self._data.dtype.kind not in DIFFERENTIABLE:
                 raise RuntimeError(
-                    f"Parameter: only floating-point and complex tensors can require gradients, got dtype {self._data.dtype}; "
-                    "pass requires_grad=False"
+                    "Parameter: only floating-point and complex tensors can require gradients, got dtype "
+                    f"{self._data.dtype}; pass requires_grad=False"
                 )
             self._requires_grad = True
 

@@ -67,7 +67,11 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
     if alpha == 1:
         return other
-    if isinstance(alpha, float) and isinstance(other, Tensor) and other._data.dtype.kind not in DIFFERENTIABLE:
+    if (
+        isinstance(alpha, float)
+        and isinstance(other, Tensor)
+        and other._data.dtype.kind not in DIFFERENTIABLE
+    ):
         raise RuntimeError(f"{op}: for integer tensors alpha must be an integer, got {alpha}")
     if not isinstance(other, Tensor):
         return other * alpha

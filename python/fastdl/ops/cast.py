@@ -32,6 +32,7 @@ class Move(Op):
     """The values on another device; the gradient comes back."""
 
     takes_complex = True
+
     def forward(self, x: Any, where: device, non_blocking: bool = False) -> Any:
         self.source = device_of(x)
         return to_device(x, where, non_blocking)

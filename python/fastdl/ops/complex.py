@@ -1,7 +1,7 @@
 """Complex numbers and their parts: views of memory, conjugates, absolute values and angles.
 
-A gradient with respect to z = x + iy is dL/dx + i dL/dy, PyTorch's convention (the conjugate Wirtinger derivative): of a
-holomorphic f it is ``grad * conj(f'(z))``, and a real input beside complex ones gets the real part.
+A gradient with respect to z = x + iy is dL/dx + i dL/dy, PyTorch's convention (the conjugate Wirtinger derivative): of
+a holomorphic f it is ``grad * conj(f'(z))``, and a real input beside complex ones gets the real part.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Conj(Op):
         return Conj.apply(grad)
 
 
-class Formula(Op):
+class ComplexFormula(Op):
     """An operation on complex numbers whose backward is written once, on tensors, for arrays and graphs."""
 
     takes_complex = True
@@ -147,7 +147,7 @@ class Formula(Op):
         return tuple([None if g is None else g._data for g in found])
 
 
-class ComplexAbs(Formula):
+class ComplexAbs(ComplexFormula):
     """|z|, real; the gradient is grad z / |z|, and 0 at 0."""
 
     saves = (0,)
@@ -160,7 +160,7 @@ class ComplexAbs(Formula):
         return sgn(self.saved_input(0, self.z)) * grad
 
 
-class ComplexSgn(Formula):
+class ComplexSgn(ComplexFormula):
     """z / |z|, and 0 for 0."""
 
     saves, saves_output = (0,), True
@@ -178,7 +178,7 @@ class ComplexSgn(Formula):
         return turned.masked_fill(Tensor._wrap(self.size == 0), 0.0)
 
 
-class Angle(Formula):
+class Angle(ComplexFormula):
     """atan2(y, x); the gradient is grad i z / |z|^2, and 0 at 0."""
 
     saves = (0,)
@@ -247,11 +247,17 @@ def view_as_complex(input: Tensor) -> Tensor:
     """
     x = input._data
     if x.dtype is not float32 and x.dtype is not float64:
-        raise RuntimeError(f"view_as_complex is only supported for float32 and float64 tensors, got {x.dtype}")
+        raise RuntimeError(
+            f"view_as_complex is only supported for float32 and float64 tensors, got {x.dtype}"
+        )
     if x.ndim == 0 or x.shape[-1] != 2:
-        raise RuntimeError(f"view_as_complex: Tensor must have a last dimension of size 2, got shape {x.shape}")
+        raise RuntimeError(
+            f"view_as_complex: Tensor must have a last dimension of size 2, got shape {x.shape}"
+        )
     if x.strides[-1] != x.itemsize:
-        raise RuntimeError("view_as_complex: Tensor must have a last dimension with stride 1; use x.contiguous()")
+        raise RuntimeError(
+            "view_as_complex: Tensor must have a last dimension with stride 1; use x.contiguous()"
+        )
     if any([s % (2 * x.itemsize) for s, n in zip(x.strides[:-1], x.shape[:-1], strict=True) if n > 1]):
         raise RuntimeError(
             f"view_as_complex: Tensor must have a stride divisible by 2 for all but last dimension, got "

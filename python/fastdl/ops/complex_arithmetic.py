@@ -12,7 +12,7 @@ from fastdl.autograd.graph import fitted
 from fastdl.dtypes import real_dtype
 from fastdl.kernels import is_array
 from fastdl.ops.arrays import by_numpy, fit, operand
-from fastdl.ops.complex import Formula, conj
+from fastdl.ops.complex import ComplexFormula, conj
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
 from fastdl.tensor import Tensor
@@ -23,7 +23,7 @@ def _conjugate(value: Any) -> Any:
     return value.conj() if is_array(value) else value.conjugate()
 
 
-class ComplexBinary(Formula):
+class ComplexBinary(ComplexFormula):
     """Two operands of which one is complex, as :class:`fastdl.ops.binary.Binary`."""
 
     label: ClassVar[str]
@@ -88,8 +88,12 @@ class ComplexMul(ComplexBinary):
         need_x, need_y = self.needs
         x, y = self.likes
         return (
-            fit(by_numpy("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.y)), x) if need_x else None,
-            fit(by_numpy("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.x)), y) if need_y else None,
+            fit(by_numpy("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.y)), x)
+            if need_x
+            else None,
+            fit(by_numpy("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.x)), y)
+            if need_y
+            else None,
         )
 
     def backward_graph(self, grad: Any) -> Any:
@@ -176,7 +180,7 @@ _NUMPY: dict[str, Any] = {
 }
 
 
-class Holomorphic(Formula):
+class Holomorphic(ComplexFormula):
     """y = f(z) elementwise, by name; the gradient is grad conj(f'(z))."""
 
     def forward(self, x: Any, name: str, out: Any = None) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import enable_grad
+from fastdl.errors import DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.ops.arrays import empty
-from fastdl.ops.complex import Formula, Join, conj, imag, real, view_as_real
+from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_real
 from fastdl.ops.einsum import Einsum
 from fastdl.ops.linear import AddMatMul, Bilinear, MatMul, Outer
 from fastdl.ops.order import Cumprod
@@ -17,7 +18,7 @@ from fastdl.ops.reduce import Mean, Norm, Prod, Spread, Std, Sum, Var, numpy_red
 from fastdl.tensor import Tensor
 
 
-class Conjugated(Formula):
+class Conjugated(ComplexFormula):
     """The complex form of an operation that is a polynomial (or holomorphic) in its inputs.
 
     If a real backward is ``f(grad, saved)``, linear in ``grad``, the complex one is ``f(grad, conj(saved))``, which is
@@ -61,7 +62,7 @@ class ComplexAddMatMul(Conjugated, AddMatMul):
         return y if beta == 0 else np.add(y, c if beta == 1 else c * c.dtype.type(beta), out=y)
 
 
-class Replayed(Formula):
+class Replayed(ComplexFormula):
     """The complex form of an operation whose backward is its forward once more, composed of others: they conjugate."""
 
     def backward(self, *grads: Any) -> Any:
@@ -110,6 +111,9 @@ class ComplexCumprod(Replayed, Cumprod):
 
 def linear(x: Any, weight: Any, bias: Any) -> Any:
     """x @ weight.T + bias"""
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t._data.dtype is not x._data.dtype:
+            raise DtypeError(f"linear: input is {x.dtype} but {name} is {t.dtype}; give both the same dtype")
     y = ComplexMatMul.apply(x, weight.mT)
     return y if bias is None else y + bias
 

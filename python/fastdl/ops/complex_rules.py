@@ -21,13 +21,12 @@ from fastdl.ops import (
     adaptive_pool,
     binary,
     conv,
-    conv_gradients,
     dropout,
     einsum,
     elementwise,
     embedding,
+    evaluated,
     gather,
-    grid,
     indexing,
     linear,
     masks,
@@ -36,6 +35,7 @@ from fastdl.ops import (
     reduce,
     resample,
     shape,
+    special,
     unary,
 )
 from fastdl.ops.complex import ComplexAbs, Join, imag, real, real_zeros
@@ -80,13 +80,15 @@ def by_parts(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any
     for part in (real, _imaginary):
         parts = [None if t is None or t._data.dtype.kind in "biu" else part(t) for t in inputs]
         arguments = [t if p is None else p for t, p in zip(inputs, parts, strict=True)]
-        numbers = {k: _part_of(v, part is real) if k in ("number", "value") else v for k, v in options.items()}
-        if "dtype" in numbers:  # of Cat and Stack: the result's
-            numbers["dtype"] = next(p for p in parts if p is not None)._data.dtype
+        numbers = {
+            k: _part_of(v, part is real) if k in ("number", "value") else v for k, v in options.items()
+        }
         found.append(cls.apply(*arguments, **numbers))
     re, im = found
     if re.__class__ is tuple:
-        return tuple([Join.apply(r, i) if r._data.dtype.kind in FLOATING else r for r, i in zip(re, im, strict=True)])
+        return tuple(
+            [Join.apply(r, i) if r._data.dtype.kind in FLOATING else r for r, i in zip(re, im, strict=True)]
+        )
     result = Join.apply(re, im)
     if out is None:
         return result
@@ -158,8 +160,23 @@ def _stored(cls: Any, result: Tensor, options: dict[str, Any]) -> Tensor:
     return Tensor._wrap(binary.into(cls.__name__.lower(), out, result._data))
 
 
+def _logaddexp(x: Tensor, y: Tensor) -> Any:
+    first = real(x).detach() >= real(y).detach()
+    large, small = elementwise.where(first, x, y), elementwise.where(first, y, x)
+    return large + (small - large).exp().log1p()
+
+
 def _silu(x: Tensor, parameters: Any = ()) -> Any:
     return x * x.sigmoid()
+
+
+def _special(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
+    if options["label"] != "sinc":
+        raise not_for_complex(options["label"])
+    (x,) = inputs
+    zero = x == 0
+    angle = x.masked_fill(zero, 1.0) * np.pi
+    return (angle.sin() / angle).masked_fill(zero, 1.0)
 
 
 def _activation(name: str) -> Rule:
@@ -190,13 +207,11 @@ _PARTS = (
     resample.PixelUnshuffle,
     resample.Repeat,
     resample.Unfold,
-    shape.Cat,
     shape.DiagonalEmbed,
     shape.Flip,
     shape.Repeat,
     shape.RepeatInterleave,
     shape.Roll,
-    shape.Stack,
     shape.Triangle,
 )
 
@@ -226,6 +241,10 @@ complex_rules.update(
         elementwise.Addcmul: _addcmul,
         elementwise.Addcdiv: _addcmul,
         elementwise.Lerp: _lerp,
+        evaluated.Special: _special,
+        special.LogAddExp: _formula(_logaddexp),
+        activation.Softsign: _formula(lambda x, parameters=(): x / (x.abs() + 1)),
+        activation.Tanhshrink: _formula(lambda x, parameters=(): x - x.tanh()),
         activation.Sigmoid: _activation("sigmoid"),
         activation.Tanh: _activation("tanh"),
         activation.Silu: _formula(_silu),

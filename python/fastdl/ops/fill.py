@@ -22,6 +22,7 @@ class Overwrite(Op):
     """Inputs: the tensor as it was (its gradient is zero) and what replaces all of it."""
 
     takes_complex = True
+
     def forward(self, old: Any, new: Any, value: Any = None) -> Any:
         filled = select(old).empty(old.shape, old.dtype)
         if new is None:

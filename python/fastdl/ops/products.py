@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
@@ -201,7 +201,7 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     powers = np.arange(count, like=x._data)
     if not increasing:
         powers = powers[::-1]
-    if x._data.dtype.kind not in FLOATING:
+    if x._data.dtype.kind not in DIFFERENTIABLE:
         x = x.long()
     return pow(unsqueeze(x, 1), Tensor._wrap(powers.astype(x._data.dtype)))
 

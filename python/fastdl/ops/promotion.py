@@ -15,7 +15,18 @@ from typing import Any
 import numpy as np
 
 from fastdl import dtypes
-from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, complex64, complex128, complex_dtype, float32, float64, int64
+from fastdl.dtypes import (
+    DIFFERENTIABLE,
+    FLOATING,
+    as_dtype,
+    bool_,
+    complex64,
+    complex128,
+    complex_dtype,
+    float32,
+    float64,
+    int64,
+)
 from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
 

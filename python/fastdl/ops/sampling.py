@@ -14,7 +14,18 @@ import numpy as np
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
-from fastdl.dtypes import CPU, DIFFERENTIABLE, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64, real_dtype
+from fastdl.dtypes import (
+    CPU,
+    DIFFERENTIABLE,
+    FLOATING,
+    as_dtype,
+    float32,
+    float64,
+    floating_info,
+    get_default_dtype,
+    int64,
+    real_dtype,
+)
 from fastdl.kernels import capture, select
 from fastdl.ops.arrays import contiguous, count_true
 from fastdl.ops.common import check_tensors
@@ -30,7 +41,9 @@ def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
 def _floating(op: str, dtype: Any) -> Any:
     d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
     if d.kind not in DIFFERENTIABLE:
-        raise RuntimeError(f"{op}: dtype must be floating-point or complex, got {d}; use randint() for integers")
+        raise RuntimeError(
+            f"{op}: dtype must be floating-point or complex, got {d}; use randint() for integers"
+        )
     return d
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.graph import linear_backward
+from fastdl.autograd.graph import converted, linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
@@ -40,6 +40,7 @@ def _tensors(op: str, tensors: Any) -> list[Tensor]:
 
 class Cat(Op):
     aliases_grad = True  # parts of the gradient
+    takes_complex = True
     release = Op.stay
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
@@ -55,14 +56,14 @@ class Cat(Op):
         grads = []
         for extent, dtype, need in zip(self.extents, self.dtypes, self.needs, strict=True):
             part = grad[(*before, slice(start, start + extent))] if need else None
-            grads.append(part if part is None or part.dtype == dtype else part.astype(dtype))
+            grads.append(part if part is None or part.dtype == dtype else cast(part, dtype))
             start += extent
         return tuple(grads)
 
     def backward_graph(self, grad: Tensor) -> Any:
         parts = split(grad, self.extents, self.dim)
         kept = zip(parts, self.dtypes, self.needs, strict=True)
-        return tuple([part.to(dtype) if need else None for part, dtype, need in kept])
+        return tuple([converted(part, dtype) if need else None for part, dtype, need in kept])
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
@@ -118,6 +119,7 @@ def _common_dtype(parts: list[Tensor]) -> Any:
 
 class Stack(Op):
     aliases_grad = True
+    takes_complex = True
     release = Op.stay
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
@@ -133,14 +135,14 @@ class Stack(Op):
         before = (slice(None),) * self.dim
         return tuple(
             [
-                grad[(*before, i, ...)].astype(dtype, copy=False) if need else None
+                cast(grad[(*before, i, ...)], dtype) if need else None
                 for i, (dtype, need) in enumerate(zip(self.dtypes, self.needs, strict=True))
             ]
         )
 
     def backward_graph(self, grad: Tensor) -> Any:
         kept = zip(unbind(grad, self.dim), self.dtypes, self.needs, strict=True)
-        return tuple([part.to(dtype) if need else None for part, dtype, need in kept])
+        return tuple([converted(part, dtype) if need else None for part, dtype, need in kept])
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:

@@ -59,15 +59,18 @@ class _Registry(MutableMapping[str, Any]):
         return repr(dict(self))
 
 
+_CONVERTED = {"c": DIFFERENTIABLE, **dict.fromkeys(FLOATING, FLOATING)}
+"""Kind of the dtype that a module is converted to -> kinds of parameters that are."""
+
+
 def _convert(tensor: Tensor, dtype: Any, where: Any = None) -> Tensor:
     """The tensor itself, or a copy of it in another floating-point dtype (None: its own), on another device."""
     array = tensor._data
     if where is not None:
         array = to_device(array, where)
-    if dtype is not None and array.dtype != dtype:
-        # Complex ones stay what they are unless a complex dtype is asked for.
-        if array.dtype.kind in (DIFFERENTIABLE if dtype.kind == "c" else FLOATING):
-            array = pooled_copy(array, dtype)
+    # Complex ones stay what they are unless a complex dtype is asked for.
+    if dtype is not None and array.dtype.kind in _CONVERTED[dtype.kind] and array.dtype != dtype:
+        array = pooled_copy(array, dtype)
     return tensor if array is tensor._data else Tensor._wrap(array)
 
 
@@ -404,8 +407,9 @@ class Module(State):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Convert parameters and buffers in place: ``to(dtype)``, ``to(device)``, ``to(tensor)``; returns the module.
 
-        Only floating-point ones change dtype, complex ones to another complex dtype. Gradients go with their parameters. Move a module before its parameters
-        are handed to an optimizer whose state exists already: state stays where it is.
+        Only floating-point ones change dtype, complex ones to another complex dtype. Gradients go with their
+        parameters. Move a module before its parameters are handed to an optimizer whose state exists already: state
+        stays where it is.
         """
         dtype, where, _, _ = parse_to(args, kwargs)
         if dtype is not None and dtype.kind not in DIFFERENTIABLE:
