@@ -116,8 +116,8 @@ def tensor(
     Args:
         data: a number, a nested sequence, a NumPy array or a Tensor.
         device: where; by default where ``data`` is.
-        dtype: by default float32 (:func:`set_default_dtype`) for Python floats (complex64 for complex numbers), int64 for ints, bool for
-            bools, and the array's own for NumPy arrays and tensors.
+        dtype: by default float32 (:func:`set_default_dtype`) for Python floats (complex64 for complex numbers), int64
+            for ints, bool for bools, and the array's own for NumPy arrays and tensors.
         requires_grad: record operations on it; floating-point and complex dtypes only.
 
     Raises:

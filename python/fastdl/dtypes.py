@@ -187,7 +187,7 @@ _KINDS = "b uifVc"  # two by two: bool, integers, floating-point (V: bfloat16) a
 
 
 def can_store(source: dtype, target: dtype) -> bool:
-    """May values of ``source`` be stored in place as ``target``: without losing their kind (complex, float, int, bool)?"""
+    """May values of ``source`` be stored in place as ``target``: with their kind (complex, float, int, bool) kept?"""
     return _KINDS.index(source.kind) // 2 <= _KINDS.index(target.kind) // 2
 
 

@@ -35,7 +35,7 @@ def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
             )
         if array.dtype.kind == "c":
             raise RuntimeError(
-                f"{op}: grad can be implicitly created only for real scalar outputs, got dtype {array.dtype}; a loss is "
+                f"{op}: grad can be implicitly created only for real scalar outputs, got {array.dtype}; a loss is "
                 "real, e.g. y.abs().square().sum(), or pass gradient="
             )
         seed = select(array).empty(array.shape, array.dtype)

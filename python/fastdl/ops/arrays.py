@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_common_integer
+from fastdl.dtypes import FLOATING, bool_, complex128, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
@@ -239,6 +239,15 @@ def contiguous(array: Any, dtype: Any = None) -> Any:
     if dtype is not None and array.dtype is not dtype:
         return cast(array, dtype)
     return array if array.flags.c_contiguous else pooled_copy(array)
+
+
+def concat(arrays: Any, dim: int) -> Any:
+    """Arrays of one dtype, one after the other along ``dim``."""
+    dtype = arrays[0].dtype
+    if dtype is not complex128:
+        return select(arrays[0]).concat(arrays, dim)
+    # The kernel moves numbers of at most 8 bytes: both parts.
+    return concat([a[..., None].view(float64) for a in arrays], dim).view(dtype)[..., 0]
 
 
 def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import real_dtype
 from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
@@ -408,7 +409,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     solution = matmul(pinv(A, rtol=rcond), right)
     rows, columns = A.shape[-2:]
     rank = matrix_rank(A, rtol=rcond)
-    residuals = values = Tensor._wrap(np.empty(0, A.dtype))
+    residuals = values = Tensor._wrap(np.empty(0, real_dtype(A.dtype)))
     if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
         residuals = sum(abs(matmul(A, solution) - right).square(), -2)
     if driver in ("gelsd", "gelss"):

@@ -87,7 +87,9 @@ def eliminate(a: Any, pivot: bool = True) -> tuple[Any, Any]:
     with np.errstate(all="ignore"):
         for k in range(steps):
             if pivot:
-                best = np.argmax(np.abs(a[..., k:, k]), -1) + k
+                column = a[..., k:, k]  # of complex numbers LAPACK compares |x| + |y|
+                size = np.abs(column.real) + np.abs(column.imag) if a.dtype.kind == "c" else np.abs(column)
+                best = np.argmax(size, -1) + k
                 pivots[..., k] = best + 1
                 index = np.broadcast_to(best[..., None, None], (*best.shape, 1, columns))
                 top = np.take_along_axis(a, index, -2)

@@ -152,18 +152,16 @@ class Cholesky(Op):
     def backward(self, grad: Any) -> Any:
         lower = self.y
         middle = np.tril(_h(lower) @ grad)
-        middle -= 0.5 * middle * np.eye(lower.shape[-1], dtype=grad.dtype)
+        middle = 0.5 * (middle + _h(np.tril(middle, -1)))
         inverse = np.linalg.inv(lower)
-        result = _h(inverse) @ middle @ inverse
-        return 0.5 * (result + _h(result))
+        return _h(inverse) @ middle @ inverse
 
     def backward_graph(self, grad: Any) -> Any:
         lower = self.saved_output(self.y)
         middle = (lower.mH @ grad).tril()
-        middle = middle - middle * _eye(self.y) * 0.5
+        middle = (middle + middle.tril(-1).mH) * 0.5
         inverse = Inverse.apply(lower)
-        result = inverse.mH @ middle @ inverse
-        return (result + result.mH) * 0.5
+        return inverse.mH @ middle @ inverse
 
 
 class SymmetricEigen(Op):
