@@ -1,7 +1,9 @@
-"""Discrete Fourier transforms; see ``torch.fft``. float32 and complex64 stay in single precision, gradients included.
+"""Discrete Fourier transforms; see ``torch.fft``. float32 and complex64 stay in single precision, gradients
+included.
 
-``norm`` says where the factor 1 / n is: ``"backward"`` (the default) in inverse transforms, ``"forward"`` in the others,
-``"ortho"`` in both as 1 / sqrt(n). ``n`` or ``s`` cut signals or fill them with zeros before they are transformed.
+``norm`` says where the factor 1 / n is: ``"backward"`` (the default) in inverse transforms, ``"forward"`` in the
+others, ``"ortho"`` in both as 1 / sqrt(n). ``n`` or ``s`` cut signals or fill them with zeros before they are
+transformed.
 
 Example:
     >>> import fastdl

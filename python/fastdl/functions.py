@@ -1,6 +1,6 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import calculus, placement, products, special, statistics
+from fastdl.ops import calculus, placement, products, special, spectrogram, statistics
 from fastdl.ops import complex as complex_
 from fastdl.ops import complex_rules as complex_rules  # fills what complex inputs need
 from fastdl.ops.activation import (
@@ -271,6 +271,7 @@ from fastdl.ops.shape import (
 from fastdl.ops.softmax import log_softmax_method as log_softmax
 from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
+from fastdl.ops.spectrogram import *
 from fastdl.ops.statistics import *
 from fastdl.ops.views import (
     adjoint,
@@ -567,6 +568,7 @@ __all__ += (
     + placement.__all__
     + products.__all__
     + special.__all__
+    + spectrogram.__all__
     + statistics.__all__
 )
 

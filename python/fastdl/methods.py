@@ -44,6 +44,7 @@ from fastdl.ops import (
     shape,
     softmax,
     special,
+    spectrogram,
     statistics,
     views,
 )
@@ -89,6 +90,7 @@ _METHODS: dict[Any, str] = {
         heaviside float_power ldexp frexp nextafter i0 gcd lcm nan_to_num isreal""",
     statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp cov corrcoef histc
         histogram unique_consecutive msort trace dist renorm""",
+    spectrogram: "istft stft",
     calculus: "diff",
     products: "inner vdot addr cross kron",
     placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter

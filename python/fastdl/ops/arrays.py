@@ -241,13 +241,13 @@ def contiguous(array: Any, dtype: Any = None) -> Any:
     return array if array.flags.c_contiguous else pooled_copy(array)
 
 
-def concat(arrays: Any, dim: int) -> Any:
+def concat_arrays(arrays: Any, dim: int) -> Any:
     """Arrays of one dtype, one after the other along ``dim``."""
     dtype = arrays[0].dtype
     if dtype is not complex128:
         return select(arrays[0]).concat(arrays, dim)
     # The kernel moves numbers of at most 8 bytes: both parts.
-    return concat([a[..., None].view(float64) for a in arrays], dim).view(dtype)[..., 0]
+    return concat_arrays([a[..., None].view(float64) for a in arrays], dim).view(dtype)[..., 0]
 
 
 def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:

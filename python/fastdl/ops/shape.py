@@ -14,7 +14,7 @@ from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import cast, concat, contiguous, in_float32, sum_to, zeros
+from fastdl.ops.arrays import cast, concat_arrays, contiguous, in_float32, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
@@ -48,7 +48,7 @@ class Cat(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
             self.extents = [a.shape[dim] for a in arrays]
-        return concat([a if a.dtype is dtype else cast(a, dtype) for a in arrays], dim)
+        return concat_arrays([a if a.dtype is dtype else cast(a, dtype) for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -127,7 +127,7 @@ class Stack(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
         one = (slice(None),) * dim + (None,)
-        return concat([(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim)
+        return concat_arrays([(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -347,7 +347,7 @@ def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
         before = (slice(None),) * dim
         first, last = x[(*before, slice(extent - shift, None))], x[(*before, slice(None, extent - shift))]
         if dim == 0:
-            x = concat([first, last], 0)
+            x = concat_arrays([first, last], 0)
             continue
         out = select(x).empty(x.shape, x.dtype)
         assign(out[(*before, slice(None, shift))], first)

@@ -144,8 +144,8 @@ def istft(
     frequencies = n_fft // 2 + 1 if onesided else n_fft
     if x.shape[-1] != frequencies:
         raise RuntimeError(
-            f"istft: expected the frequency dimension (3rd to the last) of the input tensor to match n_fft / 2 + 1 when "
-            f"onesided=True, or n_fft when onesided=False: {frequencies}, but got {x.shape[-1]}"
+            "istft: expected the frequency dimension (3rd to the last) of the input tensor to match n_fft / 2 + 1 "
+            f"when onesided=True, or n_fft when onesided=False: {frequencies}, but got {x.shape[-1]}"
         )
     if return_complex and onesided:
         raise RuntimeError("istft: cannot have onesided output if window or input is complex")
