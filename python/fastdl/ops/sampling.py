@@ -29,6 +29,7 @@ from fastdl.dtypes import (
 from fastdl.kernels import capture, select
 from fastdl.ops.arrays import contiguous, count_true
 from fastdl.ops.common import check_tensors
+from fastdl.ops.complex import check_real
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -62,10 +63,8 @@ def _normal(
     shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
     if dtype.kind == "c":  # the variance is that of both parts together
-        parts = _normal((*shape, 2), real_dtype(dtype), 0.0, std / math.sqrt(2), generator, where)
-        array = parts.view(dtype)[..., 0]
-        array += mean
-        return array
+        parts = _normal((*shape, 2), real_dtype(dtype), mean, std / math.sqrt(2), generator, where)
+        return parts.view(dtype)[..., 0]
     seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
@@ -342,7 +341,7 @@ def _store(op: str, self: Tensor, array: Any) -> Tensor:
 
 def _check(op: str, self: Tensor) -> Any:
     check_writable(op, self)
-    return self._data.dtype if self._data.dtype.kind in FLOATING else float64
+    return self._data.dtype if self._data.dtype.kind in DIFFERENTIABLE else float64
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -395,6 +394,7 @@ def random_(
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Overwrite with exponentially distributed numbers of rate ``lambd``; see ``torch.Tensor.exponential_``."""
+    check_real("exponential_", self)
     dtype = _check("exponential_", self)
     if lambd <= 0:
         raise RuntimeError(f"exponential_: lambd must be positive, got {lambd}")
@@ -406,6 +406,7 @@ def log_normal_(
     self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Overwrite with exp of normally distributed numbers; see ``torch.Tensor.log_normal_``."""
+    check_real("log_normal_", self)
     dtype = _check("log_normal_", self)
     if not std > 0:
         raise RuntimeError(f"log_normal_: std must be greater than 0, got {std}")
@@ -420,6 +421,7 @@ def cauchy_(
     self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Overwrite with Cauchy-distributed numbers; see ``torch.Tensor.cauchy_``."""
+    check_real("cauchy_", self)
     dtype = _check("cauchy_", self)
     if not sigma > 0:
         raise RuntimeError(f"cauchy_: sigma must be greater than 0, got {sigma}")
