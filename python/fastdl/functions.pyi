@@ -61,6 +61,18 @@ from fastdl.ops.compare import lt as less
 from fastdl.ops.compare import lt as lt
 from fastdl.ops.compare import ne as ne
 from fastdl.ops.compare import ne as not_equal
+from fastdl.ops.complex import angle as angle
+from fastdl.ops.complex import complex as complex
+from fastdl.ops.complex import conj as conj
+from fastdl.ops.complex import imag as imag
+from fastdl.ops.complex import is_complex as is_complex
+from fastdl.ops.complex import polar as polar
+from fastdl.ops.complex import real as real
+from fastdl.ops.complex import resolve_conj as resolve_conj
+from fastdl.ops.complex import resolve_conj as resolve_neg
+from fastdl.ops.complex import sgn as sgn
+from fastdl.ops.complex import view_as_complex as view_as_complex
+from fastdl.ops.complex import view_as_real as view_as_real
 from fastdl.ops.conv import conv_algorithm as conv_algorithm
 from fastdl.ops.counting import argwhere as argwhere
 from fastdl.ops.counting import bincount as bincount
@@ -118,10 +130,6 @@ from fastdl.ops.products import vander as vander
 from fastdl.ops.promotion import promote_types as promote_types
 from fastdl.ops.promotion import result_type as result_type
 from fastdl.ops.query import can_cast as can_cast
-from fastdl.ops.query import conj as conj
-from fastdl.ops.query import conj as resolve_conj
-from fastdl.ops.query import conj as resolve_neg
-from fastdl.ops.query import is_complex as is_complex
 from fastdl.ops.query import is_conj as is_conj
 from fastdl.ops.query import is_conj as is_inference
 from fastdl.ops.query import is_conj as is_neg
@@ -131,7 +139,6 @@ from fastdl.ops.query import is_same_size as is_same_size
 from fastdl.ops.query import is_signed as is_signed
 from fastdl.ops.query import is_tensor as is_tensor
 from fastdl.ops.query import numel as numel
-from fastdl.ops.query import real as real
 from fastdl.ops.query import typename as typename
 from fastdl.ops.reduce import count_nonzero as count_nonzero
 from fastdl.ops.sampling import binomial as binomial
@@ -156,6 +163,8 @@ from fastdl.ops.shape import rot90 as rot90
 from fastdl.ops.shape import tile as tile
 from fastdl.ops.special import MantissaExponent
 from fastdl.ops.special import isreal as isreal
+from fastdl.ops.spectrogram import istft as istft
+from fastdl.ops.spectrogram import stft as stft
 from fastdl.ops.statistics import Histogram
 from fastdl.ops.statistics import corrcoef as corrcoef
 from fastdl.ops.statistics import cov as cov
@@ -193,7 +202,6 @@ from fastdl.ops.unary import positive as positive
 from fastdl.ops.unary import reciprocal as reciprocal
 from fastdl.ops.unary import round as round
 from fastdl.ops.unary import rsqrt as rsqrt
-from fastdl.ops.unary import sign as sgn
 from fastdl.ops.unary import sign as sign
 from fastdl.ops.unary import sin as sin
 from fastdl.ops.unary import sinh as sinh
@@ -297,8 +305,6 @@ __all__ = [
     'column_stack',
     'concat',
     'concatenate',
-    'conj',
-    'conj_physical',
     'conv_algorithm',
     'cos',
     'cosh',
@@ -349,7 +355,6 @@ __all__ = [
     'index_copy',
     'index_fill',
     'index_select',
-    'is_complex',
     'is_conj',
     'is_floating_point',
     'is_inference',
@@ -423,15 +428,12 @@ __all__ = [
     'randn_like',
     'randperm',
     'ravel',
-    'real',
     'reciprocal',
     'relu',
     'relu_',
     'remainder',
     'repeat_interleave',
     'reshape',
-    'resolve_conj',
-    'resolve_neg',
     'result_type',
     'roll',
     'rot90',
@@ -447,7 +449,6 @@ __all__ = [
     'select',
     'selu',
     'selu_',
-    'sgn',
     'sigmoid',
     'sign',
     'signbit',
@@ -500,6 +501,19 @@ __all__ = [
     'diff',
     'gradient',
     'trapezoid',
+    'angle',
+    'complex',
+    'conj',
+    'conj_physical',
+    'imag',
+    'is_complex',
+    'polar',
+    'real',
+    'resolve_conj',
+    'resolve_neg',
+    'sgn',
+    'view_as_complex',
+    'view_as_real',
     'diagonal_scatter',
     'index_put',
     'index_reduce',
@@ -548,6 +562,8 @@ __all__ = [
     'rad2deg',
     'sinc',
     'xlogy',
+    'istft',
+    'stft',
     'corrcoef',
     'cov',
     'cummax',

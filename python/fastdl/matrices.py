@@ -68,7 +68,7 @@ def logdet(input: Tensor) -> Tensor:
     """
     sign, value = linalg.slogdet(input)
     if sign.is_complex():
-        return sign.log() + value  # type: ignore[no-any-return]
+        return sign.log() + value
     return where(sign < 0, float("nan"), value)  # type: ignore[no-any-return]
 
 

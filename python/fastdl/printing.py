@@ -125,7 +125,7 @@ def _edges(array: Any) -> Any:
 
 def _rows(array: Any, indent: int, summarise: bool, fmt: Any) -> str:
     if array.ndim == 0:
-        return fmt(array.item())
+        return fmt(array.item())  # type: ignore[no-any-return]
     keep = _options["edgeitems"]
     short = summarise and len(array) > 2 * keep
     if array.ndim > 1:

@@ -485,7 +485,7 @@ class Tensor(TensorMethods):
 
     def is_complex(self) -> bool:
         """Is the dtype complex?"""
-        return self._data.dtype.kind == "c"
+        return self._data.dtype.kind == "c"  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------------------------- conversions
 

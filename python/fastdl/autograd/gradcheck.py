@@ -209,7 +209,9 @@ def gradgradcheck(
         rng = np.random.default_rng(0)
         seeds = []
         for output in outputs:
-            values = rng.standard_normal((*output.shape, 2)).astype(output.dtype)[..., 0]
+            values: Any = rng.standard_normal((*output.shape, 2))
+            values = values @ (1, 1j) if output.is_complex() else values[..., 0]
+            values = values.astype(output.dtype)
             seeds.append(Tensor._wrap(values if gen_non_contig_grad_outputs else np.array(values, order="C")))
         for seed in seeds:
             seed.requires_grad = True

@@ -205,13 +205,13 @@ def _angle(z: Any, out: Any, casting: str) -> Any:
 def is_complex(input: Tensor) -> bool:
     """Is the dtype of ``input`` complex64 or complex128? See ``torch.is_complex``."""
     check_tensors("is_complex", input=input)
-    return input._data.dtype.kind == "c"
+    return input.is_complex()
 
 
 def real(input: Tensor) -> Tensor:
     """The real part, a view; of a real tensor itself. See ``torch.real``."""
     check_tensors("real", input=input)
-    return Real.apply(input) if input._data.dtype.kind == "c" else input  # type: ignore[no-any-return]
+    return Real.apply(input) if input._data.dtype.kind == "c" else input
 
 
 def imag(input: Tensor) -> Tensor:
@@ -296,7 +296,7 @@ def polar(abs: Tensor, angle: Tensor) -> Tensor:
 def conj(input: Tensor) -> Tensor:
     """The complex conjugate, computed at once; a real tensor itself. See ``torch.conj``."""
     check_tensors("conj", input=input)
-    return Conj.apply(input) if input._data.dtype.kind == "c" else input  # type: ignore[no-any-return]
+    return Conj.apply(input) if input._data.dtype.kind == "c" else input
 
 
 def conj_physical(input: Tensor) -> Tensor:

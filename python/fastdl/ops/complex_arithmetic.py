@@ -121,7 +121,7 @@ class ComplexDiv(ComplexBinary):
 def _power(x: Any, y: Any, out: Any, casting: str) -> Any:
     if not is_array(y) and y == 2:
         return np.multiply(x, x, out=out, casting=casting)  # type: ignore[call-overload]
-    return np.power(x, y, out=out, casting=casting)
+    return np.power(x, y, out=out, casting=casting)  # type: ignore[call-overload]
 
 
 class ComplexPow(ComplexBinary):
@@ -162,7 +162,7 @@ def _sigmoid(x: Any, out: Any, casting: str) -> Any:
 
 _OF_X = {k: f for k, f in _OF_INPUT.items() if k not in ("abs", "erf")}
 _OF_X["acosh"] = lambda x: (x + 1).rsqrt() * (x - 1).rsqrt()  # one root would take the wrong branch left of 0
-_OF_Y = {
+_OF_Y: dict[str, Callable[[Any], Any]] = {
     **_OF_OUTPUT,
     "tanh": lambda y: 1 - y * y,
     "sigmoid": lambda y: y * (1 - y),

@@ -141,6 +141,10 @@ def _convolution(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
     return in_parts(lambda x, w, b: cls.apply(x, w, b, **options), *inputs)
 
 
+def _spread(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
+    return spread(cls, *inputs, **options)
+
+
 def _addcmul(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
     x, y, z = inputs
     part = y * z if cls is elementwise.Addcmul else y / z
@@ -233,8 +237,8 @@ complex_rules.update(
         reduce.Mean: _formula(mean),
         reduce.Norm: _formula(norm),
         reduce.Var: _formula(variance),
-        reduce.Std: lambda cls, inputs, options: spread(cls, *inputs, **options),
-        reduce.VarMean: lambda cls, inputs, options: spread(cls, *inputs, **options),
+        reduce.Std: _spread,
+        reduce.VarMean: _spread,
         reduce.LogSumExp: _formula(logsumexp),
         order.Cumprod: _instead(ComplexCumprod),
         elementwise.Where: _where,

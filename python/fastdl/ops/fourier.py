@@ -1,4 +1,4 @@
-"""Discrete Fourier transforms over any axes, by NumPy's or CuPy's fft; what :mod:`fastdl.fft` offers.
+"""Discrete Fourier transforms over any axes, by NumPy's or CuPy's fft.
 
 Every transform is linear, so its gradient is a transform as well: that of the complex one is the conjugate transposed
 matrix, the transform in the other direction without its factor; those of real ones follow by the halves of spectra that

@@ -67,7 +67,9 @@ def _convert(tensor: Tensor, dtype: Any, where: Any = None, kinds: str = FLOATIN
         array = to_device(array, where)
     if dtype is not None and array.dtype.kind in kinds and array.dtype != dtype:
         if array.dtype.kind == "c" != dtype.kind:
-            warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2)
+            warnings.warn(
+                "Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2
+            )
         array = pooled_copy(array, dtype)
     return tensor if array is tensor._data else Tensor._wrap(array)
 
@@ -406,8 +408,8 @@ class Module(State):
         """Convert parameters and buffers in place: ``to(dtype)``, ``to(device)``, ``to(tensor)``; returns the module.
 
         Only floating-point and complex ones change dtype (``float()`` and its siblings leave complex ones). Gradients
-        go with their parameters. Move a module before its parameters are handed to an optimizer whose state exists already: state
-        stays where it is.
+        go with their parameters. Move a module before its parameters are handed to an optimizer whose state exists
+        already: state stays where it is.
         """
         dtype, where, _, _ = parse_to(args, kwargs)
         if dtype is not None and dtype.kind not in DIFFERENTIABLE:
