@@ -34,13 +34,20 @@ def numbers(*shape):
 
 
 def test_dtypes():
-    assert fastdl.cfloat is fastdl.complex64 and fastdl.cdouble is fastdl.complex128
+    assert fastdl.cfloat is fastdl.complex64
+    assert fastdl.cdouble is fastdl.complex128
     x = fastdl.tensor([1 + 2j, 3])
-    assert x.dtype is fastdl.complex64 and x.is_complex() and fastdl.is_complex(x)
-    assert not x.is_floating_point() and x.is_signed()
-    assert fastdl.tensor(1j).item() == 1j and fastdl.full((2,), 1j).tolist() == [1j, 1j]
+    assert x.dtype is fastdl.complex64
+    assert x.is_complex()
+    assert fastdl.is_complex(x)
+    assert not x.is_floating_point()
+    assert x.is_signed()
+    assert fastdl.tensor(1j).item() == 1j
+    assert fastdl.full((2,), 1j).tolist() == [1j, 1j]
     assert fastdl.finfo(fastdl.complex64).eps == fastdl.finfo(fastdl.float32).eps
-    assert complex(x[0]) == 1 + 2j and float(x[1]) == 3.0 and bool(x[0])
+    assert complex(x[0]) == 1 + 2j
+    assert float(x[1]) == 3.0
+    assert bool(x[0])
     with pytest.raises(RuntimeError, match="cannot be converted"):
         float(x[0])
     for make in (fastdl.zeros, fastdl.ones, fastdl.empty, fastdl.randn, fastdl.rand):
@@ -86,13 +93,15 @@ def test_conversions():
     with pytest.warns(UserWarning, match="discards the imaginary part"):
         assert x.to(fastdl.float64).tolist() == [1.0, 0.0]
     assert x.to(fastdl.bool).tolist() == [True, True]
-    assert x.cdouble().dtype is fastdl.complex128 and fastdl.ones(2).cfloat().tolist() == [1, 1]
+    assert x.cdouble().dtype is fastdl.complex128
+    assert fastdl.ones(2).cfloat().tolist() == [1, 1]
 
 
 def test_random_numbers_have_variance_one_in_total():
     fastdl.manual_seed(0)
     x = fastdl.randn(20000, dtype=fastdl.complex64)
-    assert abs(x.var().item() - 1) < 0.05 and abs(x.real.var().item() - 0.5) < 0.02
+    assert abs(x.var().item() - 1) < 0.05
+    assert abs(x.real.var().item() - 0.5) < 0.02
     w = nn.init.xavier_uniform_(fastdl.zeros(50, 40, dtype=fastdl.complex64))
     assert abs(w.real.var().item() / w.imag.var().item() - 1) < 0.2
     assert nn.Linear(3, 2, dtype=fastdl.complex64)(fastdl.ones(1, 3, dtype=fastdl.cfloat)).is_complex()
@@ -106,12 +115,15 @@ def test_printing():
 def test_it_travels(tmp_path):
     x = fastdl.tensor(A, requires_grad=True)
     for y in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x)):
-        assert y.dtype is fastdl.complex128 and y.requires_grad and np.array_equal(y.detach().numpy(), A)
+        assert y.dtype is fastdl.complex128
+        assert y.requires_grad
+        assert np.array_equal(y.detach().numpy(), A)
     file = io.BytesIO()
     fastdl.save({"x": x.detach(), "y": x.detach().cfloat()}, file)
     file.seek(0)
     loaded = fastdl.load(file)
-    assert np.array_equal(loaded["x"].numpy(), A) and loaded["y"].dtype is fastdl.complex64
+    assert np.array_equal(loaded["x"].numpy(), A)
+    assert loaded["y"].dtype is fastdl.complex64
     a = A.copy()
     fastdl.from_numpy(a)[0, 0] = 7j
     assert a[0, 0] == 7j
@@ -139,7 +151,8 @@ def test_views_share_memory():
         fastdl.view_as_real(x.T).tolist()
         == x.T.contiguous().numpy().view(np.float32).reshape(2, 2, 2).tolist()
     )
-    assert fastdl.ones(2).real.tolist() == [1, 1] and fastdl.ones(2).conj().tolist() == [1, 1]
+    assert fastdl.ones(2).real.tolist() == [1, 1]
+    assert fastdl.ones(2).conj().tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -297,9 +310,11 @@ def _compare(function, *arrays, tolerance=1e-9):
         wanted, got = _run(torch, function, arrays), _run(fastdl, function, arrays)
     for want, have in zip(wanted, got, strict=True):
         if want is None or have is None:
-            assert (want is None or not want.any()) and (have is None or not have.any())
+            assert (want is None or not want.any())
+            assert (have is None or not have.any())
             continue
-        assert want.dtype == have.dtype and want.shape == have.shape
+        assert want.dtype == have.dtype
+        assert want.shape == have.shape
         np.testing.assert_allclose(have, want, rtol=tolerance, atol=tolerance)
 
 
@@ -365,7 +380,8 @@ def test_a_real_input_gets_a_real_gradient():
     r, z = fastdl.tensor([1.0, 2.0], requires_grad=True), fastdl.tensor([1j, 1 + 1j], requires_grad=True)
     y = r * z
     (y.real.square() + y.imag.square()).sum().backward()
-    assert r.grad.dtype is fastdl.float32 and r.grad.tolist() == [2.0, 8.0]
+    assert r.grad.dtype is fastdl.float32
+    assert r.grad.tolist() == [2.0, 8.0]
     assert z.grad.tolist() == [2j, 8 + 8j]
 
 

@@ -64,7 +64,8 @@ def test_transforms_like_torch(name, dtype):
         for options in OF_ONE if name in ONE else OF_SEVERAL:
             wanted, got = _with_gradients(torch, name, x, options), _with_gradients(fastdl, name, x, options)
             for want, have in zip(wanted, got, strict=True):
-                assert want.dtype == have.dtype and want.shape == have.shape
+                assert want.dtype == have.dtype
+                assert want.shape == have.shape
                 limit = tolerance * (1 + np.abs(want).max())
                 np.testing.assert_allclose(have, want, rtol=tolerance, atol=limit)
 
@@ -148,7 +149,8 @@ def test_spectrograms_like_torch(options, shape):
         ((y.abs() ** 2).sum() + (z**3).sum() + short.sum()).backward()
         results.append([v.detach().numpy() for v in (y, z, short, t.grad)])
     for want, have in zip(*results, strict=True):
-        assert want.shape == have.shape and want.dtype == have.dtype
+        assert want.shape == have.shape
+        assert want.dtype == have.dtype
         np.testing.assert_allclose(have, want, rtol=1e-8, atol=1e-8 * (1 + np.abs(want).max()))
 
 
