@@ -310,8 +310,8 @@ def _compare(function, *arrays, tolerance=1e-9):
         wanted, got = _run(torch, function, arrays), _run(fastdl, function, arrays)
     for want, have in zip(wanted, got, strict=True):
         if want is None or have is None:
-            assert (want is None or not want.any())
-            assert (have is None or not have.any())
+            assert want is None or not want.any()
+            assert have is None or not have.any()
             continue
         assert want.dtype == have.dtype
         assert want.shape == have.shape

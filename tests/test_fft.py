@@ -78,6 +78,26 @@ def test_gradients(name):
         assert gradgradcheck(getattr(fastdl.fft, name), (x,))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_ones_go_in_pieces(threads):
+    """Slices of the first axis on threads: the same numbers, whichever axis is transformed, and in products."""
+    before = fastdl.get_num_threads()
+    fastdl.set_num_threads(threads)
+    try:
+        x = RNG.standard_normal((5, 130, 256)).astype(np.float32)
+        z = x + 1j * x[::-1]
+        for axis in range(3):
+            for name, given in (("rfft", x), ("fft", z), ("ifft", z), ("irfft", z)):
+                have = getattr(fastdl.fft, name)(fastdl.tensor(given), dim=axis).numpy()
+                np.testing.assert_allclose(
+                    have, getattr(np.fft, name)(given, axis=axis), rtol=1e-3, atol=1e-3
+                )
+        for other in (z[0], z[:, :1], z[..., :1], z[:1], x):
+            np.testing.assert_array_equal((fastdl.tensor(z) * fastdl.tensor(other)).numpy(), z * other)
+    finally:
+        fastdl.set_num_threads(before)
+
+
 def test_there_and_back():
     for n in (1, 2, 7, 8):
         x = fastdl.tensor(RNG.standard_normal((2, n)))

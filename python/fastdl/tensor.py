@@ -46,12 +46,12 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         if array.dtype.kind == "V":  # bfloat16: its bits
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
-    if array.__class__ is np.ndarray:
+    if array.dtype.kind == "c" and dtype.kind not in "cb":
+        return pooled_copy(array.real, dtype)
+    if array.__class__ is np.ndarray and dtype.kind != "c":
         converted = select(array).convert(array, dtype)
         if converted is not None:
             return converted
-    if array.dtype.kind == "c" and dtype.kind not in "cb":
-        array = array.real
     copy = select(array).empty(array.shape, dtype)
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(copy, array, casting="unsafe")

@@ -201,7 +201,8 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     any |= t && t->needs_grad();
     complex |= t && is_complex(t->data);
   }
-  if (complex && otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
+  if (complex &&
+      otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
     const Ref takes(PyObject_GetAttr(cls, names.takes_complex));
     const int yes = takes ? PyObject_IsTrue(takes.get()) : -1;
     if (yes < 0) return {};

@@ -40,7 +40,7 @@ def apply_otherwise(
 
     Without an error: an input is complex, which the operation does not take.
     """
-    if error is None or isinstance(error, ComplexOperand) or options.get("value").__class__ is complex:
+    if error is None or isinstance(error, ComplexOperand):
         rule = complex_rules.get(cls)
         if rule is None:
             raise not_for_complex(getattr(cls, "label", cls.__name__.lower())) from None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
+from fastdl.autograd.refused import apply_otherwise
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
@@ -56,12 +57,18 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):
             return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]
-        return op.apply(None, other, value=number(op.label, input, "input"), out=out)  # type: ignore[no-any-return]
+        value = number(op.label, input, "input")
+        if value.__class__ is complex:
+            return apply_otherwise(op, (None, other), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
+        return op.apply(None, other, value=value, out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
         raise not_a_tensor(op.label, "input", input)
+    value = number(op.label, other)
+    if value.__class__ is complex:  # no kernel takes it
+        return apply_otherwise(op, (input, None), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
     if out is None:
-        return op.apply(input, None, value=number(op.label, other))  # type: ignore[no-any-return]
-    return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
+        return op.apply(input, None, value=value)  # type: ignore[no-any-return]
+    return op.apply(input, None, value=value, out=out)  # type: ignore[no-any-return]
 
 
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:

@@ -11,8 +11,9 @@ import numpy as np
 from fastdl.autograd.graph import fitted
 from fastdl.dtypes import real_dtype
 from fastdl.kernels import is_array
-from fastdl.ops.arrays import by_numpy, fit, operand
+from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
 from fastdl.ops.complex import ComplexFormula, conj
+from fastdl.ops.pieces import in_pieces
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
 from fastdl.tensor import Tensor
@@ -21,6 +22,19 @@ from fastdl.tensor import Tensor
 def _conjugate(value: Any) -> Any:
     """Of an array or a number."""
     return value.conj() if is_array(value) else value.conjugate()
+
+
+def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
+    """``by_numpy``, of large arrays on all threads."""
+    if out is None and max([np.size(o) for o in operands]) >= 1 << 16:
+        shape = broadcast_shape(label, *[o.shape if is_array(o) else () for o in operands])
+        like = next(o for o in operands if is_array(o))
+        return in_pieces(
+            lambda *given: ufunc(*given[:-1], out=given[-1], casting="unsafe"),
+            empty(shape, dtype, like),
+            *operands,
+        )
+    return by_numpy(label, ufunc, dtype, out, *operands)
 
 
 class ComplexBinary(ComplexFormula):
@@ -38,7 +52,7 @@ class ComplexBinary(ComplexFormula):
         if self.keeps and True in self.needs:
             self.saves = tuple([i for i, a in enumerate((x, y)) if a is not None])
             self.x, self.y = left, right
-        z = by_numpy(self.label, self.ufunc, dtype, out, _beside(left, dtype), _beside(right, dtype))
+        z = computed(self.label, self.ufunc, dtype, out, _beside(left, dtype), _beside(right, dtype))
         self.keep(z)
         return z
 
@@ -88,10 +102,10 @@ class ComplexMul(ComplexBinary):
         need_x, need_y = self.needs
         x, y = self.likes
         return (
-            fit(by_numpy("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.y)), x)
+            fit(computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.y)), x)
             if need_x
             else None,
-            fit(by_numpy("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.x)), y)
+            fit(computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.x)), y)
             if need_y
             else None,
         )

@@ -21,20 +21,25 @@ from fastdl.dtypes import (
     float64,
     get_default_dtype,
     is_half,
+    real_dtype,
 )
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array_module
+from fastdl.kernels import on_device
+from fastdl.ops.arrays import empty
 from fastdl.ops.common import axes as normal_axes
 from fastdl.ops.common import axis as normal_axis
 from fastdl.ops.complex import conj
+from fastdl.ops.pieces import in_pieces
 from fastdl.tensor import Tensor
 
 _NORMS = ("backward", "ortho", "forward")
 
 
 def _by_module(name: str, x: Any, *arguments: Any) -> Any:
-    """A function of ``numpy.fft`` (or CuPy's), in the precision of ``x``."""
-    y = getattr(array_module(x).fft, name)(x, *arguments)
+    """A function of ``numpy.fft`` (CuPy's by NumPy's own protocol), in the precision of ``x``."""
+    if not on_device(x) and x.ndim > 1 and arguments[1] != 0:
+        return _into_pool(getattr(np.fft, name), name, x, *arguments)
+    y = getattr(np.fft, name)(x, *arguments)
     single = x.dtype is float32 or x.dtype is complex64
     wanted = (
         (float32 if single else float64)
@@ -42,6 +47,16 @@ def _by_module(name: str, x: Any, *arguments: Any) -> Any:
         else complex_dtype(float32 if single else float64)
     )
     return y if y.dtype is wanted else y.astype(wanted)
+
+
+def _into_pool(transform: Any, name: str, x: Any, n: Any, axis: Any, norm: str) -> Any:
+    """The same into pooled memory, on all threads: the first axis is not the one that is transformed."""
+    shape, dtype = list(x.shape), complex_dtype(x.dtype)
+    if name == "rfft":
+        shape[axis] = shape[axis] // 2 + 1
+    elif name == "irfft":
+        shape[axis], dtype = n, real_dtype(x.dtype)
+    return in_pieces(lambda part, out: transform(part, n, axis, norm, out=out), empty(shape, dtype, x), x)
 
 
 def _scale(norm: str, count: int, inverse: bool) -> float:
@@ -66,9 +81,9 @@ class Transform(Op):
         self.axes, self.inverse, self.factor = axes, inverse, factor
         # NumPy's norm "forward" leaves the factor out of the inverse, "backward" out of the other.
         name, norm = ("ifft", "forward") if inverse else ("fft", "backward")
-        if len(axes) == 1:
-            return _scaled(_by_module(name, x, None, axes[0], norm), factor)
-        return _scaled(_by_module(name + "n", x, None, axes, norm), factor)
+        for axis in reversed(axes):
+            x = _by_module(name, x, None, axis, norm)
+        return _scaled(x, factor)
 
     def backward(self, grad: Any) -> Any:
         return Transform.forward(Transform(), grad, self.axes, not self.inverse, self.factor)
