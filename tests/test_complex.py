@@ -173,6 +173,7 @@ def test_views_share_memory():
         (lambda: fastdl.ones(2, dtype=fastdl.cfloat).clamp(0), "complex"),
         (lambda: fastdl.ones(2, dtype=fastdl.cfloat) % 2, "complex"),
         (lambda: fastdl.ones(2, dtype=fastdl.cfloat).sign(), "sgn"),
+        (lambda: fastdl.ones(2, dtype=fastdl.cfloat).abs_(), "abs_: is not defined for complex"),
         (lambda: F.relu(fastdl.ones(2, dtype=fastdl.cfloat)), "complex"),
         (lambda: F.softmax(fastdl.ones(2, dtype=fastdl.cfloat), 0), "complex"),
         (lambda: F.layer_norm(fastdl.ones(2, dtype=fastdl.cfloat), (2,)), "complex|float"),

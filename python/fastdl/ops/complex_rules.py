@@ -123,6 +123,8 @@ def _named(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
 
 
 def _absolute(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
+    if options.get("out") is inputs[0]._data:
+        raise not_for_complex("abs_", "the result is real; use x.abs()")
     return ComplexAbs.apply(*inputs, **options)
 
 
