@@ -178,6 +178,14 @@ class ndarray:
     flags = property(lambda self: Flags(self._host))
     T = property(lambda self: _wrap(self._host.T, self._device_id))
     mT = property(lambda self: _wrap(self._host.mT, self._device_id))
+    real = property(
+        lambda self: _wrap(self._host.real, self._device_id),
+        lambda self, value: self.real.__setitem__(..., value),
+    )
+    imag = property(
+        lambda self: _wrap(self._host.imag, self._device_id),
+        lambda self, value: self.imag.__setitem__(..., value),
+    )
     data = property(lambda self: MemoryPointer(self._host, self._device_id))
     device = property(lambda self: Device(self._device_id))
 
@@ -210,6 +218,9 @@ class ndarray:
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         transfers["to_device"] += 1
         self._host[...] = arr
+
+    def conj(self) -> Any:
+        return _wrap(self._host.conj(), self._device_id)
 
     def item(self) -> Any:
         return self.get().item()

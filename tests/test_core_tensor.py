@@ -124,7 +124,6 @@ def test_long_progressions(count):
         (lambda: fastdl.tensor(["a"]), TypeError, "U1"),
         (lambda: fastdl.tensor([None]), TypeError, "element of type NoneType"),
         (lambda: fastdl.tensor(object()), TypeError, "element of type object"),
-        (lambda: fastdl.tensor([1j]), TypeError, "complex128"),
         (lambda: fastdl.tensor([1 << 70]), TypeError, "too large for 64 bits"),
         (
             lambda: fastdl.tensor([1], requires_grad=True),
@@ -132,9 +131,9 @@ def test_long_progressions(count):
             "only floating-point.*int64.*dtype=fastdl.float32",
         ),
         (
-            lambda: fastdl.tensor([1], dtype="complex64"),
+            lambda: fastdl.tensor([1], dtype="complex32"),
             TypeError,
-            "complex64.*not supported; use one of float32",
+            "complex32.*not supported; use one of float32",
         ),
         (lambda: fastdl.zeros(2, device="cuda"), RuntimeError, "device 'cuda' is not available: this build"),
         (lambda: fastdl.zeros(2, device="tpu"), RuntimeError, "unknown device type 'tpu'"),

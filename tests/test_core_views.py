@@ -217,7 +217,7 @@ MISTAKES = [
     (lambda x: x.scatter_add(0, fastdl.tensor([[0, 0, 0, 0]]), x), RuntimeError, "exceeds"),
     (lambda x: x.masked_fill(x, 1.0), RuntimeError, "mask must have dtype bool"),
     (lambda x: x.to("cuda"), RuntimeError, "no CUDA kernels"),
-    (lambda x: x.to("complex64"), TypeError, "complex64.*not supported"),
+    (lambda x: x.to("clongdouble"), TypeError, "clongdouble.*not supported"),
     (lambda x: x.unflatten(1, (2, 2)), RuntimeError, "do not multiply to the 3"),
     (lambda x: x.diagonal(0, 1, 1), RuntimeError, "must differ"),
 ]

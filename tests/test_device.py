@@ -575,3 +575,18 @@ def test_the_default_device():
     with pytest.raises(RuntimeError, match="set_default_device: device 'cuda:7' does not exist"):
         fastdl.set_default_device("cuda:7")
     assert fastdl.get_default_device().type == "cpu"
+
+
+def test_complex_numbers_stay_on_the_device() -> None:
+    """Views, arithmetic, functions, products and transforms, with gradients: CuPy's functions by NumPy's protocols."""
+
+    def case(device: str) -> Any:
+        r, s = on(device, 2, 2), on(device, 2, 2, seed=1)
+        z = fastdl.complex(r, s)
+        y = (z * r + 1j) / (z.conj() + 3) - r * 1j
+        parts = fastdl.view_as_real(y.exp() @ z.mH).sum(-1) + y.abs() + z.imag
+        turned = fastdl.view_as_complex(fastdl.stack([r, r], -1)) * fastdl.polar(r.abs() + 1, r)
+        spectra = fastdl.fft.rfft(r) * 2, fastdl.fft.fft2(z), fastdl.fft.irfft(z, 3)
+        return parts, *[t.real if t.is_complex() else t for t in (turned, *spectra)]
+
+    check(case)

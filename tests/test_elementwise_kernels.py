@@ -286,6 +286,17 @@ def test_rows_beside_constants_and_strides(level):
 
 
 @pytest.mark.parametrize("level", backends())
+def test_constants_of_rows_that_do_not_fill_blocks_evenly(level):
+    """The last row of a batch stands alone in its block, which earlier rows have overwritten since the last batch."""
+    kernel = load(level)
+    draw = np.random.default_rng(3).standard_normal
+    for batch, rows, n in ((2, 16, 51), (3, 16, 51), (4, 11, 50), (2, 7, 100), (3, 3, 90)):
+        x, y = draw((batch, rows, n)).transpose(0, 2, 1), draw(rows)
+        np.testing.assert_array_equal(kernel.mul_forward(x, y), x * y)
+        np.testing.assert_array_equal(kernel.sub_forward(y, x), y - x)
+
+
+@pytest.mark.parametrize("level", backends())
 def test_integers(level):
     kernel = load(level)
     big = np.array([2**63 - 1, -(2**63), 2**53 + 1, -1, 0, 7, 3, 2**53], np.int64)

@@ -498,7 +498,7 @@ def test_conversion():
     assert net.to(np.float64).weight.dtype == np.float64
     assert net.to("cpu", dtype=np.float32).weight.dtype == np.float32
     assert net.to(tensor([1.0], np.float64)).weight.dtype == np.float64
-    with pytest.raises(TypeError, match="floating-point dtypes only"):
+    with pytest.raises(TypeError, match="floating-point and complex dtypes only"):
         net.to(np.int64)
     with pytest.raises(RuntimeError, match=r"device .cuda. is not available"):
         net.to("cuda")
@@ -533,7 +533,7 @@ def test_parameter():
     data = np.ones(2, np.float32)
     assert np.shares_memory(nn.Parameter(data).detach().numpy(), data)
     assert not nn.Parameter(tensor([1.0]), requires_grad=False).requires_grad
-    with pytest.raises(RuntimeError, match="only floating-point tensors"):
+    with pytest.raises(RuntimeError, match="only floating-point and complex tensors"):
         nn.Parameter(tensor([1], np.int64))
 
 

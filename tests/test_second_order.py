@@ -74,7 +74,7 @@ def operations() -> Iterator[type[Op]]:
 
 # Bases, what has no gradient, what stands for a leaf, and what is refused: a recording on a GPU, samples of gamma.
 NO_RULE = "MaximumZero Binary Saving Ternary Reduction Spread Unary MultiView View _Elementwise".split()
-NO_RULE += ["AccumulateGrad", "_Replayed", "_StandardGamma"]
+NO_RULE += ["ComplexBinary", "ComplexFormula", "Replayed", "AccumulateGrad", "_Replayed", "_StandardGamma"]
 
 
 def test_every_operation_has_a_rule_or_says_that_it_has_none() -> None:

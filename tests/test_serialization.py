@@ -247,7 +247,7 @@ def test_save_errors(tmp_path):
         ({"a": nn.Linear(1, 1)}, TypeError, r"a is a Linear.*pass its state_dict\(\)"),
         ({"a": {3, object}}, TypeError, r"a\.\d is a type"),
         ({(1, 2): 3}, TypeError, "key of type tuple"),
-        ({"a": np.zeros(2, complex)}, TypeError, "a has dtype complex128"),
+        ({"a": np.zeros(2, np.clongdouble)}, TypeError, "a has dtype complex256"),
         ({"a": np.array(["x"])}, TypeError, "a has dtype <U1"),
         (cyclic, ValueError, "more than 100 levels"),
     ):

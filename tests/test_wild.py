@@ -78,7 +78,9 @@ def test_results_of_no_dimensions_are_arrays():
                     for y in results:
                         tensors = [y]
                         if y.requires_grad and x.requires_grad and y.numel():
-                            tensors += fastdl.autograd.grad(y.sum(), x, retain_graph=True, allow_unused=True)
+                            tensors += fastdl.autograd.grad(
+                                y.real.sum(), x, retain_graph=True, allow_unused=True
+                            )
                         found |= {
                             name for t in tensors if t is not None and not isinstance(t._data, np.ndarray)
                         }
@@ -193,7 +195,7 @@ def test_names_that_are_not_there_say_why():
     x = fastdl.ones(2)
     for call, text in (
         (lambda: fastdl.fx, "fastdl.compile"),
-        (lambda: fastdl.fft, "numpy.fft"),
+        (lambda: fastdl.complex32, "complex64"),
         (lambda: x.to_sparse(), "no sparse tensors"),
         (lambda: x.storage(), r"x\.numpy\(\)"),
         (lambda: fastdl.exp_(x), r"x\.exp_\(\)"),

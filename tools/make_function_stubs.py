@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "python" / "fastdl"
-MODULES = "functions", "linalg", "special"
+MODULES = "fft", "functions", "linalg", "special"
 HEADER = '"""Public names of fastdl.{name}, with out=. Written by tools/make_function_stubs.py."""\n\n'
 
 

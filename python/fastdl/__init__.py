@@ -9,6 +9,7 @@ from fastdl import (
     amp,
     autograd,
     cuda,
+    fft,
     functions,
     linalg,
     matrices,
@@ -69,6 +70,8 @@ from fastdl.creation import (
 from fastdl.devices import get_default_device, set_default_device
 from fastdl.dtypes import (
     Size,
+    complex64,
+    complex128,
     device,
     dtype,
     float16,
@@ -87,6 +90,12 @@ from fastdl.dtypes import (
 )
 from fastdl.dtypes import (
     bool_ as bool,
+)
+from fastdl.dtypes import (
+    complex64 as cfloat,
+)
+from fastdl.dtypes import (
+    complex128 as cdouble,
 )
 from fastdl.dtypes import (
     float16 as half,
@@ -224,10 +233,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "bool",
     "cdist",
+    "cdouble",
+    "cfloat",
     "channel_shuffle",
     "channels_last",
     "channels_last_3d",
     "compile",
+    "complex64",
+    "complex128",
     "cond",
     "contiguous_format",
     "conv1d",
@@ -249,6 +262,7 @@ __all__ = [
     "empty_like",
     "enable_grad",
     "eye",
+    "fft",
     "float",
     "float16",
     "float32",

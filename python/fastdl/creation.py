@@ -10,8 +10,9 @@ import numpy as np
 from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_device, to_host
 from fastdl.dtypes import (
     CPU,
-    FLOATING,
+    DIFFERENTIABLE,
     as_dtype,
+    complex_dtype,
     get_default_dtype,
 )
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
@@ -29,9 +30,9 @@ def finish(op: str, array: Any, where: Any, requires_grad: bool) -> Tensor:
         array = to_device(array, where)
     t = Tensor._wrap(array)
     if requires_grad:
-        if array.dtype.kind not in FLOATING:
+        if array.dtype.kind not in DIFFERENTIABLE:
             raise RuntimeError(
-                f"{op}: only floating-point tensors can require a gradient, got dtype {array.dtype}; pass "
+                f"{op}: only floating-point and complex tensors can require a gradient, got dtype {array.dtype}; pass "
                 "dtype=fastdl.float32"
             )
         t._requires_grad = True
@@ -68,10 +69,12 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
             )
     if (
         dtype is None
-        and array.dtype.kind in FLOATING
+        and array.dtype.kind in DIFFERENTIABLE
         and not any([issubclass(t, (np.ndarray, np.generic)) for t in types])
     ):
         dtype = get_default_dtype()
+        if array.dtype.kind == "c":
+            dtype = complex_dtype(dtype)
     return array, dtype
 
 
@@ -100,7 +103,7 @@ def _plain(data: Any) -> Any:
 
 def _odd_one(array: Any) -> str:
     for value in array.ravel():
-        if not isinstance(value, (bool, int, float)):
+        if not isinstance(value, (bool, int, float, complex)):
             return f"an element of type {type(value).__name__}"
     return "an integer too large for 64 bits"
 
@@ -113,9 +116,9 @@ def tensor(
     Args:
         data: a number, a nested sequence, a NumPy array or a Tensor.
         device: where; by default where ``data`` is.
-        dtype: by default float32 (:func:`set_default_dtype`) for Python floats, int64 for ints, bool for bools, and
-            the array's own for NumPy arrays and tensors.
-        requires_grad: record operations on it; floating-point dtypes only.
+        dtype: by default float32 (:func:`set_default_dtype`) for Python floats (complex64 for complex numbers), int64
+            for ints, bool for bools, and the array's own for NumPy arrays and tensors.
+        requires_grad: record operations on it; floating-point and complex dtypes only.
 
     Raises:
         ValueError: rows of different lengths. TypeError: values that are no numbers.
@@ -132,7 +135,7 @@ def tensor(
     if isinstance(data, Tensor):
         array = data._data
     else:
-        if not isinstance(data, (np.ndarray, list, tuple, int, float, np.generic)) and hasattr(
+        if not isinstance(data, (np.ndarray, list, tuple, int, float, complex, np.generic)) and hasattr(
             data, "__dlpack__"
         ):
             data = from_dlpack(data)._data

@@ -23,6 +23,8 @@ uint8 = np.dtype(np.uint8)
 uint16 = np.dtype(np.uint16)
 uint32 = np.dtype(np.uint32)
 uint64 = np.dtype(np.uint64)
+complex64 = np.dtype(np.complex64)
+complex128 = np.dtype(np.complex128)
 bool_ = np.dtype(np.bool_)  # fastdl.bool
 
 if TYPE_CHECKING:
@@ -62,6 +64,22 @@ FLOATING = "fV"
 """The kinds of floating-point dtypes: NumPy's own are "f", and bfloat16, foreign to NumPy, is "V"."""
 
 
+DIFFERENTIABLE = "fVc"
+"""The kinds of dtypes that gradients have: floating-point and complex numbers."""
+
+
+def real_dtype(dtype: Any) -> Any:
+    """The dtype of a complex number's parts; of other dtypes themselves."""
+    if dtype.kind != "c":
+        return dtype
+    return float32 if dtype.itemsize == 8 else float64
+
+
+def complex_dtype(dtype: Any) -> Any:
+    """The complex dtype whose parts have a floating-point dtype; of half precision complex64, as none is narrower."""
+    return complex128 if dtype is float64 or dtype is complex128 else complex64
+
+
 def is_half(dtype: Any) -> bool:
     """float16 or bfloat16?"""
     return dtype.itemsize == 2 and dtype.kind in FLOATING
@@ -72,13 +90,29 @@ def is_common_integer(dtype: Any) -> bool:
     return dtype is int64 or dtype is uint8 or dtype is int32 or dtype is int16 or dtype is int8
 
 
-SUPPORTED = (float32, float64, float16, int64, int32, int16, int8, uint8, uint16, uint32, uint64, bool_)
+SUPPORTED = (
+    float32,
+    float64,
+    float16,
+    int64,
+    int32,
+    int16,
+    int8,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    bool_,
+    complex64,
+    complex128,
+)
 canonical: dict[Any, dtype] = {d: d for d in SUPPORTED}
 """A dtype that went through a pickle or a foreign library is equal to the usual object but is another one; inside
 tensors it is always the usual one, so that operations may compare dtypes with `is`."""
 _by_key: dict[Any, dtype] = {d: d for d in SUPPORTED}
 _by_key.update({d.type: d for d in SUPPORTED})
-_by_key.update({float: float64, int: int64, bool: bool_})  # dtype=float is float64, as in NumPy and torch
+# dtype=float is float64, as in NumPy and torch
+_by_key.update({float: float64, int: int64, bool: bool_, complex: complex128})
 _default: dtype = float32
 
 
@@ -116,6 +150,8 @@ def known_dtype(d: Any) -> dtype | None:
 class finfo:
     """The limits of a floating-point dtype as Python numbers, by default of the default dtype. See ``torch.finfo``.
 
+    Of a complex dtype: those of its parts.
+
     Example:
         >>> import fastdl
         >>> fastdl.finfo(fastdl.float16).max
@@ -123,7 +159,7 @@ class finfo:
     """
 
     def __init__(self, type: Any = None) -> None:
-        d = _default if type is None else as_dtype("finfo", type)
+        d = _default if type is None else real_dtype(as_dtype("finfo", type))
         if d.kind not in FLOATING:
             raise TypeError(f"finfo: only floating-point dtypes have one, got {d}; use iinfo()")
         limits = floating_info(d)
@@ -147,11 +183,11 @@ def floating_info(d: dtype) -> Any:
     return np.finfo(d)
 
 
-_KINDS = "b uifV"  # two by two: bool, integers, floating-point numbers (V: bfloat16)
+_KINDS = "b uifVc"  # two by two: bool, integers, floating-point (V: bfloat16) and complex numbers
 
 
 def can_store(source: dtype, target: dtype) -> bool:
-    """May values of ``source`` be stored in place as ``target``: without losing their kind (float, int, bool)?"""
+    """May values of ``source`` be stored in place as ``target``: with their kind (complex, float, int, bool) kept?"""
     return _KINDS.index(source.kind) // 2 <= _KINDS.index(target.kind) // 2
 
 

@@ -21,6 +21,12 @@ class RangeError(IndexError, RuntimeError):
     """An index in a tensor lies outside of what it counts."""
 
 
+def not_for_complex(op: str, hint: str = "") -> NotImplementedError:
+    """The error for a complex tensor where an operation is defined for real numbers only."""
+    hint = hint or "use x.abs(), x.real and x.imag, or view_as_real(x)"
+    return NotImplementedError(f"{op}: is not defined for complex tensors; {hint}")
+
+
 def not_a_tensor(op: str, name: str, value: Any, rule: str = "a Tensor") -> TypeError:
     """The error for an argument that should be a tensor: what came instead, and how to make it one."""
     cls = type(value)

@@ -1,6 +1,8 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import calculus, placement, products, special, statistics
+from fastdl.ops import calculus, placement, products, special, spectrogram, statistics
+from fastdl.ops import complex as complex_
+from fastdl.ops import complex_rules as complex_rules  # fills what complex inputs need
 from fastdl.ops.activation import (
     celu,
     celu_,
@@ -18,6 +20,7 @@ from fastdl.ops.activation import (
     threshold_,
 )
 from fastdl.ops.calculus import *
+from fastdl.ops.complex import *
 from fastdl.ops.conv import (
     conv_algorithm,
 )
@@ -117,7 +120,6 @@ from fastdl.ops.elementwise import (
     round,
     rsqrt,
     rsub,
-    sgn,
     sign,
     signbit,
     sin,
@@ -201,11 +203,8 @@ from fastdl.ops.promotion import (
 )
 from fastdl.ops.query import (
     can_cast,
-    conj,
-    conj_physical,
     finfo,
     iinfo,
-    is_complex,
     is_conj,
     is_floating_point,
     is_inference,
@@ -215,9 +214,6 @@ from fastdl.ops.query import (
     is_signed,
     is_tensor,
     numel,
-    real,
-    resolve_conj,
-    resolve_neg,
     typename,
 )
 from fastdl.ops.reduce import (
@@ -275,6 +271,7 @@ from fastdl.ops.shape import (
 from fastdl.ops.softmax import log_softmax_method as log_softmax
 from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
+from fastdl.ops.spectrogram import *
 from fastdl.ops.statistics import *
 from fastdl.ops.views import (
     adjoint,
@@ -372,8 +369,6 @@ __all__ = [
     "column_stack",
     "concat",
     "concatenate",
-    "conj",
-    "conj_physical",
     "conv_algorithm",
     "cos",
     "cosh",
@@ -424,7 +419,6 @@ __all__ = [
     "index_copy",
     "index_fill",
     "index_select",
-    "is_complex",
     "is_conj",
     "is_floating_point",
     "is_inference",
@@ -498,15 +492,12 @@ __all__ = [
     "randn_like",
     "randperm",
     "ravel",
-    "real",
     "reciprocal",
     "relu",
     "relu_",
     "remainder",
     "repeat_interleave",
     "reshape",
-    "resolve_conj",
-    "resolve_neg",
     "result_type",
     "roll",
     "rot90",
@@ -522,7 +513,6 @@ __all__ = [
     "select",
     "selu",
     "selu_",
-    "sgn",
     "sigmoid",
     "sign",
     "signbit",
@@ -572,16 +562,24 @@ __all__ = [
     "vstack",
     "where",
 ]
-__all__ += calculus.__all__ + placement.__all__ + products.__all__ + special.__all__ + statistics.__all__
+__all__ += (
+    calculus.__all__
+    + complex_.__all__
+    + placement.__all__
+    + products.__all__
+    + special.__all__
+    + spectrogram.__all__
+    + statistics.__all__
+)
 
 # Those that can store their result in a tensor that is there. The elementwise functions write to it themselves.
 _OUT = """
-addbmm addmm addmv addr all amax amin aminmax any baddbmm bernoulli bmm bucketize cat chain_matmul column_stack
-concat concatenate conj_physical copysign cross cummax cummin cumprod cumsum deg2rad diag diff digamma dot
+addbmm addmm addmv addr all amax amin aminmax angle any baddbmm bernoulli bmm bucketize cat chain_matmul column_stack
+concat concatenate complex conj_physical copysign cross cummax cummin cumprod cumsum deg2rad diag diff digamma dot
 dstack erfc erfinv exp2 float_power fmax fmin frac frexp gather gcd ger hardshrink heaviside histc histogram
 hstack i0 igamma igammac index_select inner isin isneginf isposinf kron kthvalue lcm ldexp lgamma log_softmax
 logaddexp logaddexp2 logcumsumexp logit logsumexp masked_select matmul max mean median min mm mode msort
-multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter nonzero normal outer polygamma
+multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter nonzero normal outer polar polygamma
 prod quantile rad2deg renorm row_stack scatter_reduce searchsorted sigmoid signbit sinc softmax sort stack std
 std_mean sum take take_along_dim tanh tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
 """

@@ -61,6 +61,15 @@ from fastdl.ops.compare import lt as less
 from fastdl.ops.compare import lt as lt
 from fastdl.ops.compare import ne as ne
 from fastdl.ops.compare import ne as not_equal
+from fastdl.ops.complex import conj as conj
+from fastdl.ops.complex import imag as imag
+from fastdl.ops.complex import is_complex as is_complex
+from fastdl.ops.complex import real as real
+from fastdl.ops.complex import resolve_conj as resolve_conj
+from fastdl.ops.complex import resolve_conj as resolve_neg
+from fastdl.ops.complex import sgn as sgn
+from fastdl.ops.complex import view_as_complex as view_as_complex
+from fastdl.ops.complex import view_as_real as view_as_real
 from fastdl.ops.conv import conv_algorithm as conv_algorithm
 from fastdl.ops.counting import argwhere as argwhere
 from fastdl.ops.counting import bincount as bincount
@@ -118,10 +127,6 @@ from fastdl.ops.products import vander as vander
 from fastdl.ops.promotion import promote_types as promote_types
 from fastdl.ops.promotion import result_type as result_type
 from fastdl.ops.query import can_cast as can_cast
-from fastdl.ops.query import conj as conj
-from fastdl.ops.query import conj as resolve_conj
-from fastdl.ops.query import conj as resolve_neg
-from fastdl.ops.query import is_complex as is_complex
 from fastdl.ops.query import is_conj as is_conj
 from fastdl.ops.query import is_conj as is_inference
 from fastdl.ops.query import is_conj as is_neg
@@ -131,7 +136,6 @@ from fastdl.ops.query import is_same_size as is_same_size
 from fastdl.ops.query import is_signed as is_signed
 from fastdl.ops.query import is_tensor as is_tensor
 from fastdl.ops.query import numel as numel
-from fastdl.ops.query import real as real
 from fastdl.ops.query import typename as typename
 from fastdl.ops.reduce import count_nonzero as count_nonzero
 from fastdl.ops.sampling import binomial as binomial
@@ -156,6 +160,8 @@ from fastdl.ops.shape import rot90 as rot90
 from fastdl.ops.shape import tile as tile
 from fastdl.ops.special import MantissaExponent
 from fastdl.ops.special import isreal as isreal
+from fastdl.ops.spectrogram import istft as istft
+from fastdl.ops.spectrogram import stft as stft
 from fastdl.ops.statistics import Histogram
 from fastdl.ops.statistics import corrcoef as corrcoef
 from fastdl.ops.statistics import cov as cov
@@ -193,7 +199,6 @@ from fastdl.ops.unary import positive as positive
 from fastdl.ops.unary import reciprocal as reciprocal
 from fastdl.ops.unary import round as round
 from fastdl.ops.unary import rsqrt as rsqrt
-from fastdl.ops.unary import sign as sgn
 from fastdl.ops.unary import sign as sign
 from fastdl.ops.unary import sin as sin
 from fastdl.ops.unary import sinh as sinh
@@ -297,8 +302,6 @@ __all__ = [
     'column_stack',
     'concat',
     'concatenate',
-    'conj',
-    'conj_physical',
     'conv_algorithm',
     'cos',
     'cosh',
@@ -349,7 +352,6 @@ __all__ = [
     'index_copy',
     'index_fill',
     'index_select',
-    'is_complex',
     'is_conj',
     'is_floating_point',
     'is_inference',
@@ -423,15 +425,12 @@ __all__ = [
     'randn_like',
     'randperm',
     'ravel',
-    'real',
     'reciprocal',
     'relu',
     'relu_',
     'remainder',
     'repeat_interleave',
     'reshape',
-    'resolve_conj',
-    'resolve_neg',
     'result_type',
     'roll',
     'rot90',
@@ -447,7 +446,6 @@ __all__ = [
     'select',
     'selu',
     'selu_',
-    'sgn',
     'sigmoid',
     'sign',
     'signbit',
@@ -500,6 +498,19 @@ __all__ = [
     'diff',
     'gradient',
     'trapezoid',
+    'angle',
+    'complex',
+    'conj',
+    'conj_physical',
+    'imag',
+    'is_complex',
+    'polar',
+    'real',
+    'resolve_conj',
+    'resolve_neg',
+    'sgn',
+    'view_as_complex',
+    'view_as_real',
     'diagonal_scatter',
     'index_put',
     'index_reduce',
@@ -548,6 +559,8 @@ __all__ = [
     'rad2deg',
     'sinc',
     'xlogy',
+    'istft',
+    'stft',
     'corrcoef',
     'cov',
     'cummax',
@@ -576,6 +589,7 @@ def all(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, out: Tensor | Non
 def amax(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def amin(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def aminmax(input: Tensor, *, dim: int | None = ..., keepdim: bool = ..., out: Sequence[Tensor] | None = ...) -> MinMax: ...
+def angle(input: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def any(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = ..., alpha: float = ..., out: Tensor | None = ...) -> Tensor: ...
 def bernoulli(input: Tensor, p: float | None = ..., *, generator: Generator | None = ..., out: Tensor | None = ...) -> Tensor: ...
@@ -584,6 +598,7 @@ def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = ..., right: b
 def cat(tensors: Sequence[Tensor], dim: int = ..., *, out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def chain_matmul(*matrices: Any, out: Tensor | None = ...) -> Tensor: ...
 def column_stack(tensors: Sequence[Tensor], *, out: Tensor | None = ...) -> Tensor: ...
+def complex(real: Tensor, imag: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def concat(tensors: Sequence[Tensor], dim: int = ..., *, out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def concatenate(tensors: Sequence[Tensor], dim: int = ..., *, out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def conj_physical(input: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
@@ -655,6 +670,7 @@ def nextafter(input: Tensor, other: Tensor, *, out: Tensor | None = ...) -> Tens
 def nonzero(input: Tensor, *, as_tuple: bool = ..., out: Any = ...) -> Any: ...
 def normal(mean: Any, std: Any = ..., size: Any = ..., *, generator: Generator | None = ..., dtype: Any = ..., device: Any = ..., requires_grad: bool = ..., out: Tensor | None = ..., **named: Any) -> Tensor: ...
 def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
+def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def polygamma(n: int, input: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def prod(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, dtype: Any = ..., out: Tensor | None = ..., **names: Any) -> Tensor: ...
 def quantile(input: Tensor, q: Any, dim: int | None = ..., keepdim: bool = ..., *, interpolation: str = ..., out: Tensor | None = ...) -> Tensor: ...

@@ -1,17 +1,18 @@
 """Public names of fastdl.linalg, with out=. Written by tools/make_function_stubs.py."""
 
 from collections.abc import Sequence
+from fastdl.ops.linalg import EigResult
 from fastdl.ops.linalg import EighResult
 from fastdl.ops.linalg import LstsqResult
 from fastdl.ops.linalg import QrResult
 from fastdl.ops.linalg import SlogdetResult
 from fastdl.ops.linalg import SvdResult
+from fastdl.ops.linalg import diagonal as diagonal
 from fastdl.ops.linalg import matrix_exp as matrix_exp
 from fastdl.ops.linalg import vander as vander
 from fastdl.ops.lu import LuFactorExResult
 from fastdl.ops.lu import LuFactorResult
 from fastdl.ops.lu import LuResult
-from fastdl.ops.parts import diagonal as diagonal
 from fastdl.ops.solve import CholeskyExResult
 from fastdl.ops.solve import InvExResult
 from fastdl.ops.solve import SolveExResult
@@ -27,7 +28,9 @@ __all__ = [
     'cross',
     'det',
     'diagonal',
+    'eig',
     'eigh',
+    'eigvals',
     'eigvalsh',
     'householder_product',
     'inv',
@@ -64,7 +67,9 @@ def cholesky_ex(A: Tensor, *, upper: bool = ..., check_errors: bool = ..., out: 
 def cond(A: Tensor, p: Any = ..., *, out: Tensor | None = ...) -> Tensor: ...
 def cross(input: Tensor, other: Tensor, *, dim: int = ..., out: Tensor | None = ...) -> Tensor: ...
 def det(A: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
+def eig(A: Tensor, *, out: Sequence[Tensor] | None = ...) -> EigResult: ...
 def eigh(A: Tensor, UPLO: str = ..., *, out: Sequence[Tensor] | None = ...) -> EighResult: ...
+def eigvals(A: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def eigvalsh(A: Tensor, UPLO: str = ..., *, out: Tensor | None = ...) -> Tensor: ...
 def householder_product(A: Tensor, tau: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def inv(A: Tensor, *, out: Tensor | None = ...) -> Tensor: ...

@@ -40,7 +40,7 @@ __all__ = [
 
 
 class SvdColumns(NamedTuple):
-    """a = U diag(S) V^T."""
+    """a = U diag(S) V^H."""
 
     U: Tensor
     S: Tensor
@@ -55,7 +55,7 @@ def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SvdColumns
     u, s, vh = linalg.svd(input, full_matrices=not some)
     if not compute_uv:
         u, vh = u.detach() * 0, vh.detach() * 0
-    return SvdColumns(u, s, vh.mT)
+    return SvdColumns(u, s, vh.mH)
 
 
 def logdet(input: Tensor) -> Tensor:
@@ -67,19 +67,21 @@ def logdet(input: Tensor) -> Tensor:
         1.3863
     """
     sign, value = linalg.slogdet(input)
+    if sign.is_complex():
+        return sign.log() + value
     return where(sign < 0, float("nan"), value)  # type: ignore[no-any-return]
 
 
 def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
-    """X of A X = B with A = L L^T (``upper``: L^T L). See ``torch.cholesky_solve``."""
-    first, second = (L.mT, L) if upper else (L, L.mT)
+    """X of A X = B with A = L L^H (``upper``: L^H L). See ``torch.cholesky_solve``."""
+    first, second = (L.mH, L) if upper else (L, L.mH)
     return linalg.solve_triangular(second, linalg.solve_triangular(first, B, upper=False), upper=True)
 
 
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
-    """The inverse of L L^T (``upper``: of L^T L). See ``torch.cholesky_inverse``."""
-    inverted = linalg.inv((L.mT if upper else L).tril())
-    return matmul(inverted.mT, inverted)
+    """The inverse of L L^H (``upper``: of L^H L). See ``torch.cholesky_inverse``."""
+    inverted = linalg.inv((L.mH if upper else L).tril())
+    return matmul(inverted.mH, inverted)
 
 
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:

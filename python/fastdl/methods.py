@@ -44,16 +44,18 @@ from fastdl.ops import (
     shape,
     softmax,
     special,
+    spectrogram,
     statistics,
     views,
 )
+from fastdl.ops import complex as complex_numbers
 from fastdl.ops.arrays import WORD
 from fastdl.ops.binary import Binary
 from fastdl.published import method
 from fastdl.tensor import Tensor
 
 # Elementwise functions that can write their result into memory that is there (out=), by number of operands.
-_UNARY = """abs absolute neg negative sign sgn floor ceil trunc fix round square sqrt rsqrt reciprocal exp expm1
+_UNARY = """abs absolute neg negative sign floor ceil trunc fix round square sqrt rsqrt reciprocal exp expm1
     log log1p log2 log10 sin cos tan asin acos atan arcsin arccos arctan sinh cosh asinh acosh atanh arcsinh arccosh
     arctanh erf"""
 _BINARY = """add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow atan2 arctan2 hypot"""
@@ -72,7 +74,7 @@ _METHODS: dict[Any, str] = {
     parts: """narrow diagonal unbind split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
         unsafe_split unfold as_strided""",
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
-    cast: "to type_as double half bfloat16 long short char byte",
+    cast: "to type_as double half bfloat16 cfloat cdouble long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_zeros new_ones new_full",
     typed: "new",
@@ -88,13 +90,15 @@ _METHODS: dict[Any, str] = {
         heaviside float_power ldexp frexp nextafter i0 gcd lcm nan_to_num isreal""",
     statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp cov corrcoef histc
         histogram unique_consecutive msort trace dist renorm""",
+    spectrogram: "istft stft",
     calculus: "diff",
     products: "inner vdot addr cross kron",
     placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter
         diagonal_scatter fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
         slogdet svd lu_solve orgqr""",
-    query: """conj conj_physical resolve_conj resolve_neg is_conj is_inference is_neg is_nonzero is_same_size is_signed
+    complex_numbers: "angle conj conj_physical resolve_conj resolve_neg sgn",
+    query: """is_conj is_inference is_neg is_nonzero is_same_size is_signed
         sum_to_size""",
 }
 
@@ -118,10 +122,17 @@ _RENAMED: dict[str, Callable[..., Any]] = {
     "__pos__": elementwise.positive,
     "__invert__": elementwise.bitwise_not,
 }
-_PROPERTIES = {"T": views._T, "mT": views._mT, "H": views._T, "mH": views._mT, "real": query.real}
+_PROPERTIES = {
+    "T": views._T,
+    "mT": views._mT,
+    "H": views._H,
+    "mH": views.adjoint,
+    "real": complex_numbers.real,
+    "imag": complex_numbers.imag,
+}
 # Others that take out=: in place they need no second pass.
 _IN_PLACE_OUT = """bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
-    clamp clamp_min clamp_max clip addcmul addcdiv lerp index_add index_copy index_fill scatter
+    clamp clamp_min clamp_max clip addcmul addcdiv lerp sgn index_add index_copy index_fill scatter
     scatter_add masked_fill"""
 _IN_PLACE = """sigmoid tanh logical_and logical_or logical_xor logical_not
     bitwise_not eq ne lt le gt ge not_equal less less_equal greater
@@ -147,7 +158,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "rshift": elementwise.bitwise_right_shift,
 }
 _COMPARISONS = {name: getattr(elementwise, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-_OPERANDS = (Tensor, int, float, np.number, np.bool_)
+_OPERANDS = (Tensor, int, float, complex, np.number, np.bool_)
 
 # NumPy's functions on tensors that have a counterpart here: numpy_array + tensor is a Tensor, with a gradient.
 _UFUNCS: dict[Any, Callable[..., Any]] = {
@@ -274,6 +285,17 @@ def _plain_operand(self: Tensor, x: Any, other: Any, integers: bool) -> Any:
     return None
 
 
+def _setter(part: Callable[..., Any]) -> Callable[..., None] | None:
+    """``x.real = y`` and ``x.imag = y``: written into the view."""
+    if part not in (complex_numbers.real, complex_numbers.imag):
+        return None
+
+    def write(self: Tensor, value: Any) -> None:
+        fill.copy_(part(self), value)
+
+    return write
+
+
 def attach() -> None:
     """Give ``Tensor`` its methods; called once, at import."""
     for module, names in _METHODS.items():
@@ -282,7 +304,7 @@ def attach() -> None:
     for name, function in _RENAMED.items():
         setattr(Tensor, name, function)
     for name, function in _PROPERTIES.items():
-        setattr(Tensor, name, property(function, doc=function.__doc__))
+        setattr(Tensor, name, property(function, _setter(function), doc=function.__doc__))
     for name in f"{_UNARY} {_BINARY}".split():
         setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
     for name in _IN_PLACE_OUT.split():

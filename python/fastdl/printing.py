@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.devices import device_of, to_host
-from fastdl.dtypes import CPU, FLOATING, bool_, get_default_dtype, int64
+from fastdl.dtypes import CPU, FLOATING, bool_, complex_dtype, get_default_dtype, int64
 
 _options: dict[str, Any] = {
     "precision": 4,
@@ -59,6 +59,20 @@ def named_lines(value: Any) -> str:
     return f"{type(value).__name__}(\n{fields})"
 
 
+class _Pairs:
+    """Complex elements: real and imaginary parts, each in its own notation and width."""
+
+    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+        self.re, self.im = _Formatter(values.real), _Formatter(values.imag)
+        self.width = self.re.width + self.im.width + 1
+
+    def __call__(self, value: complex) -> str:
+        imaginary = self.im(value.imag).lstrip()
+        if imaginary[0] in "+-":
+            return f"{self.re(value.real)}{imaginary}j"
+        return f"{self.re(value.real)}+{imaginary}j"
+
+
 class _Formatter:
     """One notation and one width for all elements of a tensor."""
 
@@ -96,6 +110,10 @@ class _Formatter:
         return self.text(value).rjust(self.width)
 
 
+def _formatter(values: np.ndarray[Any, Any]) -> Any:
+    return _Pairs(values) if values.dtype.kind == "c" else _Formatter(values)
+
+
 def _edges(array: Any) -> Any:
     """The parts of a summarised tensor that are shown."""
     keep = _options["edgeitems"]
@@ -105,9 +123,9 @@ def _edges(array: Any) -> Any:
     return array
 
 
-def _rows(array: Any, indent: int, summarise: bool, fmt: _Formatter) -> str:
+def _rows(array: Any, indent: int, summarise: bool, fmt: Any) -> str:
     if array.ndim == 0:
-        return fmt(array.item())
+        return fmt(array.item())  # type: ignore[no-any-return]
     keep = _options["edgeitems"]
     short = summarise and len(array) > 2 * keep
     if array.ndim > 1:
@@ -141,8 +159,8 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
             notes.append(f"dtype={_dtype_name(dtype)}")
     else:
         summarise = array.size > _options["threshold"]
-        body = _rows(array, indent, summarise, _Formatter(_edges(array) if summarise else array))
-        if dtype not in (get_default_dtype(), int64, bool_):
+        body = _rows(array, indent, summarise, _formatter(_edges(array) if summarise else array))
+        if dtype not in (get_default_dtype(), complex_dtype(get_default_dtype()), int64, bool_):
             notes.append(f"dtype={_dtype_name(dtype)}")
     if where is not CPU:
         notes.append(f"device='{where}'")

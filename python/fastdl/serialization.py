@@ -45,6 +45,8 @@ _CODES = {
     "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
+    "C64": "complex64",
+    "C128": "complex128",
 }
 _CODE_OF = {np.dtype(name): code for code, name in _CODES.items()}
 

@@ -17,6 +17,7 @@ from fastdl import _graph
 from fastdl.absent import Absent
 from fastdl.devices import device_of, resolve, to_device, to_host
 from fastdl.dtypes import (
+    DIFFERENTIABLE,
     FLOATING,
     SUPPORTED,
     Size,
@@ -45,7 +46,9 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         if array.dtype.kind == "V":  # bfloat16: its bits
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
-    if array.__class__ is np.ndarray:
+    if array.dtype.kind == "c" and dtype.kind not in "cb":
+        return pooled_copy(array.real, dtype)
+    if array.__class__ is np.ndarray and dtype.kind != "c":
         converted = select(array).convert(array, dtype)
         if converted is not None:
             return converted
@@ -68,6 +71,8 @@ def assign(to: Any, array: Any) -> None:
     if dtype == array.dtype:
         to[...] = array
         return
+    if array.dtype.kind == "c" and dtype.kind not in "cb":
+        array = array.real
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(to, array, casting="unsafe")
 
@@ -83,7 +88,7 @@ def add_arrays(x: Any, y: Any, out: Any) -> Any:
 
 
 def check_array(op: str, array: Any) -> Any:
-    """The array, if a tensor can hold it: no objects, strings, complex numbers, dates, foreign byte order."""
+    """The array, if a tensor can hold it: no objects, strings, dates, foreign byte order."""
     dtype = known_dtype(array.dtype)
     if dtype is not None:
         return array if dtype is array.dtype else array.view(dtype)
@@ -230,9 +235,10 @@ class Tensor(TensorMethods):
                     "use x.detach()"
                 )
             return
-        if value and self._data.dtype.kind not in FLOATING:
+        if value and self._data.dtype.kind not in DIFFERENTIABLE:
             raise RuntimeError(
-                f"requires_grad: only floating-point tensors can require a gradient, got dtype {self._data.dtype}"
+                "requires_grad: only floating-point and complex tensors can require a gradient, got dtype "
+                f"{self._data.dtype}"
             )
         self._requires_grad = bool(value)
 
@@ -307,7 +313,7 @@ class Tensor(TensorMethods):
     def data(self, value: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"data: must be a Tensor, got {type(value).__name__}")
-        if self._requires_grad and value._data.dtype.kind not in FLOATING:
+        if self._requires_grad and value._data.dtype.kind not in DIFFERENTIABLE:
             raise RuntimeError(
                 f"data: a tensor that requires a gradient cannot hold dtype {value._data.dtype}"
             )
@@ -478,8 +484,8 @@ class Tensor(TensorMethods):
         return self._data.dtype.kind in FLOATING
 
     def is_complex(self) -> bool:
-        """Always False: complex numbers are not supported."""
-        return False
+        """Is the dtype complex?"""
+        return self._data.dtype.kind == "c"  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------------------------- conversions
 
@@ -608,10 +614,10 @@ class Tensor(TensorMethods):
         return bool(to_host(self._data).item())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(_real_item(self))
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(_real_item(self))
 
     def __complex__(self) -> complex:
         return complex(self.item())
@@ -624,7 +630,7 @@ class Tensor(TensorMethods):
     def __reversed__(self) -> Tensor:
         from fastdl.ops.shape import flip
 
-        return flip(self, tuple(range(self._data.ndim)))
+        return flip(self, (0,)) if self._data.ndim else self
 
     def __contains__(self, value: Any) -> bool:
         other = value._data if isinstance(value, Tensor) else value
@@ -685,6 +691,17 @@ class Tensor(TensorMethods):
 
 _graph.set_tensor(Tensor)
 _FIELDS = tuple([name for name in vars(_graph.TensorFields) if name.startswith("_") and name[1] != "_"])
+
+
+def _real_item(t: Tensor) -> Any:
+    value = t.item()
+    if value.__class__ is not complex:
+        return value
+    if value.imag:
+        raise RuntimeError(
+            f"value cannot be converted to a real number without overflow: {value}; use x.real.item()"
+        )
+    return value.real
 
 
 def _address(array: Any) -> int:

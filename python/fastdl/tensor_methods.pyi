@@ -10,6 +10,7 @@ from fastdl.autograd import gradients as _gradients
 from fastdl.ops import activation as _activation
 from fastdl.ops import calculus as _calculus
 from fastdl.ops import cast as _cast
+from fastdl.ops import complex as _complex
 from fastdl.ops import counting as _counting
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
@@ -28,6 +29,7 @@ from fastdl.ops import sampling as _sampling
 from fastdl.ops import shape as _shape
 from fastdl.ops import softmax as _softmax
 from fastdl.ops import special as _special
+from fastdl.ops import spectrogram as _spectrogram
 from fastdl.ops import statistics as _statistics
 from fastdl.ops import views as _views
 from fastdl.tensor import Tensor
@@ -54,6 +56,7 @@ class TensorMethods:
     amax = _extreme.amax
     amin = _extreme.amin
     aminmax = _extreme.aminmax
+    angle = _complex.angle
     any = _reduce.any
     arccos = _elementwise.arccos
     arccosh = _elementwise.arccosh
@@ -89,7 +92,9 @@ class TensorMethods:
     broadcast_to = _views.broadcast_to
     byte = _cast.byte
     cauchy_ = _sampling.cauchy_
+    cdouble = _cast.cdouble
     ceil = _elementwise.ceil
+    cfloat = _cast.cfloat
     char = _cast.char
     cholesky = _matrices.cholesky
     cholesky_inverse = _matrices.cholesky_inverse
@@ -100,8 +105,8 @@ class TensorMethods:
     clamp_min = _elementwise.clamp_min
     clip = _elementwise.clip
     clone = _views.clone
-    conj = _query.conj
-    conj_physical = _query.conj_physical
+    conj = _complex.conj
+    conj_physical = _complex.conj_physical
     contiguous = _views.contiguous
     copy_ = _fill.copy_
     copysign = _special.copysign
@@ -198,6 +203,7 @@ class TensorMethods:
     isneginf = _elementwise.isneginf
     isposinf = _elementwise.isposinf
     isreal = _special.isreal
+    istft = _spectrogram.istft
     kron = _products.kron
     kthvalue = _order.kthvalue
     lcm = _special.lcm
@@ -292,8 +298,8 @@ class TensorMethods:
     repeat_interleave = _shape.repeat_interleave
     reshape = _views.reshape
     reshape_as = _views.reshape_as
-    resolve_conj = _query.resolve_conj
-    resolve_neg = _query.resolve_neg
+    resolve_conj = _complex.resolve_conj
+    resolve_neg = _complex.resolve_neg
     roll = _shape.roll
     rot90 = _shape.rot90
     round = _elementwise.round
@@ -303,7 +309,7 @@ class TensorMethods:
     scatter_reduce = _placement.scatter_reduce
     select = _parts.select_dim
     select_scatter = _placement.select_scatter
-    sgn = _elementwise.sgn
+    sgn = _complex.sgn
     short = _cast.short
     sigmoid = _activation.sigmoid
     sign = _elementwise.sign
@@ -321,6 +327,7 @@ class TensorMethods:
     square = _elementwise.square
     squeeze = _views.squeeze
     std = _reduce.std
+    stft = _spectrogram.stft
     sub = _elementwise.sub
     subtract = _elementwise.subtract
     sum = _reduce.sum
@@ -397,7 +404,7 @@ class TensorMethods:
     clamp_max_ = _in_place(_elementwise.clamp_max)
     clamp_min_ = _in_place(_elementwise.clamp_min)
     clip_ = _in_place(_elementwise.clip)
-    conj_physical_ = _in_place(_query.conj_physical)
+    conj_physical_ = _in_place(_complex.conj_physical)
     copysign_ = _in_place(_special.copysign)
     cos_ = _in_place(_elementwise.cos)
     cosh_ = _in_place(_elementwise.cosh)
@@ -474,7 +481,7 @@ class TensorMethods:
     scatter_ = _in_place(_gather.scatter)
     scatter_add_ = _in_place(_gather.scatter_add)
     scatter_reduce_ = _in_place(_placement.scatter_reduce)
-    sgn_ = _in_place(_elementwise.sgn)
+    sgn_ = _in_place(_complex.sgn)
     sigmoid_ = _in_place(_activation.sigmoid)
     sign_ = _in_place(_elementwise.sign)
     sin_ = _in_place(_elementwise.sin)
@@ -495,6 +502,8 @@ class TensorMethods:
     def H(self) -> Tensor: ...
     @property
     def T(self) -> Tensor: ...
+    @property
+    def imag(self) -> Tensor: ...
     @property
     def mH(self) -> Tensor: ...
     @property

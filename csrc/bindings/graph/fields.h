@@ -72,7 +72,7 @@ inline void set(PyObject*& field, PyObject* borrowed) {
 
 // Interned strings.
 extern struct Names {
-  PyObject *forward, *saves, *saves_output, *dtype, *shape, *data, *kind;
+  PyObject *forward, *saves, *saves_output, *takes_complex, *dtype, *shape, *data, *kind;
 } names;
 
 // ---------------------------------------------------------------------------------------------- op.cpp
@@ -129,7 +129,8 @@ struct Array {
 const Array* as_array(PyObject* object);
 // 'f' for floats and so on; 0 with an exception set where an array on a device cannot tell.
 char kind_of(PyObject* array);
-bool is_floating(char kind);
+bool is_differentiable(char kind);
+bool is_complex(PyObject* array);
 
 // A view of `array`'s memory; `writable` only if it is.
 Ref view_of(const Array* array, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides, char* data,

@@ -36,8 +36,13 @@ bool load_names() {
   const struct {
     PyObject*& name;
     const char* text;
-  } all[] = {{names.forward, "forward"}, {names.saves, "saves"}, {names.saves_output, "saves_output"},
-             {names.dtype, "dtype"},     {names.shape, "shape"}, {names.data, "_data"},
+  } all[] = {{names.forward, "forward"},
+             {names.saves, "saves"},
+             {names.saves_output, "saves_output"},
+             {names.takes_complex, "takes_complex"},
+             {names.dtype, "dtype"},
+             {names.shape, "shape"},
+             {names.data, "_data"},
              {names.kind, "kind"}};
   for (const auto& each : all)
     if (!(each.name = PyUnicode_InternFromString(each.text))) return false;

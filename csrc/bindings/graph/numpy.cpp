@@ -70,8 +70,16 @@ char kind_of(PyObject* array) {
   return 0;
 }
 
-bool is_floating(char kind) {
-  return kind == 'f' || kind == 'V';  // fastdl.dtypes.FLOATING
+bool is_differentiable(char kind) {
+  return kind == 'f' || kind == 'V' || kind == 'c';  // fastdl.dtypes.DIFFERENTIABLE
+}
+
+bool is_complex(PyObject* array) {
+  if (const Array* a = as_array(array)) return reinterpret_cast<const Descr1*>(a->dtype)->kind == 'c';
+  if (array == Py_None) return false;
+  const char kind = kind_of(array);
+  if (!kind) PyErr_Clear();  // no array: forward will say so
+  return kind == 'c';
 }
 
 Ref view_of(const Array* array, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides, char* data,

@@ -57,7 +57,7 @@ Ref output_of(PyObject* op, PyObject* array, Py_ssize_t index, bool kept) {
   Ref output = wrap(array);
   const char kind = output ? kind_of(array) : char(0);
   if (!kind) return {};
-  if (is_floating(kind)) {  // indices and masks carry no gradient
+  if (is_differentiable(kind)) {  // indices and masks carry no gradient
     Tensor* t = reinterpret_cast<Tensor*>(output.get());
     set(t->requires_grad, Py_True);
     set(t->node, op);
@@ -144,6 +144,19 @@ struct Held {
   }
 };
 
+// otherwise(cls, inputs, options, error)
+Ref call_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys, PyObject* error) {
+  const Ref inputs(PyTuple_New(count)), options(PyDict_New());
+  if (!inputs || !options) return {};
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    Py_INCREF(args[i]);
+    PyTuple_SET_ITEM(inputs.get(), i, args[i]);
+  }
+  for (Py_ssize_t i = 0; keys && i < PyTuple_GET_SIZE(keys); ++i)
+    if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(keys, i), args[count + i]) != 0) return {};
+  return Ref(PyObject_CallFunctionObjArgs(otherwise, cls, inputs.get(), options.get(), error, nullptr));
+}
+
 // A forward that raised what kernels, NumPy and CuPy say to arrays they cannot take: computed in another way.
 Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
   if (!otherwise ||
@@ -155,18 +168,11 @@ Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObje
   PyErr_NormalizeException(&type, &value, &trace);
   if (trace) PyException_SetTraceback(value, trace);
   const Ref owned_type(type), error(value), owned_trace(trace);
-  const Ref inputs(PyTuple_New(count)), options(PyDict_New());
-  if (!inputs || !options) return {};
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    Py_INCREF(args[i]);
-    PyTuple_SET_ITEM(inputs.get(), i, args[i]);
-  }
-  for (Py_ssize_t i = 0; keys && i < PyTuple_GET_SIZE(keys); ++i)
-    if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(keys, i), args[count + i]) != 0) return {};
-  return Ref(PyObject_CallFunctionObjArgs(otherwise, cls, inputs.get(), options.get(), error.get(), nullptr));
+  return call_otherwise(cls, args, count, keys, error.get());
 }
 
-Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
+// `passed_on`: it was left to `otherwise`, whose error is the last word.
+Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys, bool& passed_on) {
   const Ref op = new_node(cls);
   if (!op) return {};
   const Py_ssize_t options = keys ? PyTuple_GET_SIZE(keys) : 0;
@@ -179,7 +185,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   }
   call[0] = op.get();
   Held held{call + 1};
-  bool any = false;
+  bool any = false, complex = false;
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
     if (!t && args[i] != Py_None) {  // its AttributeError names it
@@ -193,6 +199,15 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     }
     held.add(t ? t->data : Py_None);
     any |= t && t->needs_grad();
+    complex |= t && is_complex(t->data);
+  }
+  if (complex &&
+      otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
+    const Ref takes(PyObject_GetAttr(cls, names.takes_complex));
+    const int yes = takes ? PyObject_IsTrue(takes.get()) : -1;
+    if (yes < 0) return {};
+    passed_on = !yes;
+    if (passed_on) return call_otherwise(cls, args, count, keys, Py_None);
   }
   for (Py_ssize_t i = 0; i < options; ++i) call[count + 1 + i] = args[count + i];
   const bool recorded = any && recording();
@@ -222,8 +237,9 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
 }
 
 PyObject* bound_apply(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
-  Ref result = apply_or_raise(cls, args, count, keys);
-  if (!result) result = try_otherwise(cls, args, count, keys);
+  bool passed_on = false;
+  Ref result = apply_or_raise(cls, args, count, keys, passed_on);
+  if (!result && !passed_on) result = try_otherwise(cls, args, count, keys);
   return result.release();
 }
 

@@ -150,6 +150,7 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
             constant[i] = places[i];
             continue;
           }
+          constant[i] = nullptr;
           for_each_line(i, [&](int64_t at, int64_t from, int64_t length) {
             gather(blocks[i] + at, places[i] + from, step[i], length, bytes, loop.half[i]);
           });

@@ -16,7 +16,7 @@ from typing import Any
 from fastdl.autograd import anomaly
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
 from fastdl.tensor import RetainGrad, Tensor, add_arrays
 
@@ -260,7 +260,7 @@ def _fill(node: Op, grads: list[Any]) -> list[Any]:
         return grads
     filled = []
     for grad, (shape, dtype) in zip(grads, node.shapes, strict=True):
-        if grad is None and dtype.kind in FLOATING:
+        if grad is None and dtype.kind in DIFFERENTIABLE:
             grad = select(next(g for g in grads if g is not None)).empty(shape, dtype)
             grad.fill(0)
         filled.append(grad)

@@ -70,6 +70,7 @@ class _Node(Op):
     """The graph's node of a :class:`Function`."""
 
     aliases_grad = True  # nobody knows what the user returns
+    takes_complex = True
 
     ctx: FunctionCtx
     function: type[Function]
@@ -280,6 +281,7 @@ class _Once(Op):
     The other inputs are what they were made from, so that the way back from them is found.
     """
 
+    takes_complex = True
     function: str
 
     def forward(self, *arrays: Any, count: int, function: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, no_grad
 from fastdl.devices import to_host
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor
 
@@ -22,41 +22,54 @@ class GradcheckError(RuntimeError):
 
 def _outputs(result: Any) -> list[Tensor]:
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind in FLOATING]
+    return [o for o in outputs if isinstance(o, Tensor) and o.dtype.kind in DIFFERENTIABLE]
+
+
+def _parts(array: Any) -> Any:
+    """All real numbers of an array: of complex ones two."""
+    flat = np.ascontiguousarray(to_host(array)).reshape(-1)
+    return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
 
 
 def _numerical(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: float) -> list[Any]:
-    """For every output, d output / d x by central differences: an (x.numel, output.numel) array."""
+    """For every output, d output / d x by central differences: an (x.numel, output.numel) array.
+
+    Complex numbers count as two, on both sides.
+    """
+    from fastdl.ops.complex import ViewAsReal
+
+    values = x._data if x.dtype.kind != "c" else ViewAsReal.of(x._data)
     rows: list[list[Any]] = []
     with no_grad():
-        for place in np.ndindex(x.shape):
-            kept = x._data[place]
-            x._data[place] = kept + eps
-            high = [to_host(o._data).astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
-            x._data[place] = kept - eps
-            low = [to_host(o._data).astype(np.float64).reshape(-1) for o in _outputs(func(*inputs))]
-            x._data[place] = kept
+        for place in np.ndindex(values.shape):
+            kept = values[place].copy()
+            values[place] = kept + eps
+            high = [_parts(o._data).astype(np.float64) for o in _outputs(func(*inputs))]
+            values[place] = kept - eps
+            low = [_parts(o._data).astype(np.float64) for o in _outputs(func(*inputs))]
+            values[place] = kept
             rows.append([(h - w) / (2 * eps) for h, w in zip(high, low, strict=True)])
     if not rows:
-        return [np.zeros((0, o.numel())) for o in _outputs(func(*inputs))]
+        return [np.zeros((0, _parts(o._data).size)) for o in _outputs(func(*inputs))]
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
 def _analytical(output: Tensor, x: Tensor) -> Any:
     """d output / d x by one backward for each element of the output."""
-    columns = np.zeros((x.numel(), output.numel()))
+    columns = np.zeros((_parts(x._data).size, _parts(output._data).size))
     if not output._requires_grad:
         return columns
-    for i in range(output.numel()):
+    units = (1, 1j) if output.dtype.kind == "c" else (1,)
+    for i in range(columns.shape[1]):
         seed = np.zeros(output.shape, output.dtype, like=output._data)
-        seed.reshape(-1)[i] = 1
+        seed.reshape(-1)[i // len(units)] = units[i % len(units)]
         (g,) = grad(output, x, Tensor._wrap(seed), retain_graph=True, allow_unused=True)
         if g is not None:
             if g.shape != x.shape or g.dtype != x.dtype:
                 raise GradcheckError(
                     f"gradcheck: a gradient has shape {g.shape} and dtype {g.dtype}, its input {x.shape} and {x.dtype}"
                 )
-            columns[:, i] = to_host(g._data).reshape(-1)
+            columns[:, i] = _parts(g._data)
     return columns
 
 
@@ -79,7 +92,7 @@ def gradcheck(
 
     Args:
         func: maps the inputs to a tensor or a tuple of tensors.
-        inputs: a tensor or a tuple; those that require a gradient should be float64.
+        inputs: a tensor or a tuple; those that require a gradient should be float64 or complex128.
         eps: the step of the differences. atol, rtol: |analytical - numerical| <= atol + rtol * |numerical|.
         raise_exception: raise :class:`GradcheckError` (default) or return False.
         nondet_tol: how much two backward passes on the same inputs may differ.
@@ -97,7 +110,7 @@ def gradcheck(
     if not checked:
         raise ValueError("gradcheck: at least one input must be a tensor that requires a gradient")
     for i, x in checked:
-        if x.dtype != np.float64:
+        if x.dtype not in (np.float64, np.complex128):
             warnings.warn(
                 f"gradcheck: input {i} has dtype {x.dtype}; differences need float64 to be accurate",
                 UserWarning,
@@ -196,7 +209,9 @@ def gradgradcheck(
         rng = np.random.default_rng(0)
         seeds = []
         for output in outputs:
-            values = rng.standard_normal((*output.shape, 2)).astype(output.dtype)[..., 0]
+            values: Any = rng.standard_normal((*output.shape, 2))
+            values = values @ (1, 1j) if output.is_complex() else values[..., 0]
+            values = values.astype(output.dtype)
             seeds.append(Tensor._wrap(values if gen_non_contig_grad_outputs else np.array(values, order="C")))
         for seed in seeds:
             seed.requires_grad = True

@@ -10,7 +10,7 @@ from fastdl.autograd.graph import run_graph, zeros
 from fastdl.autograd.mode import enable_grad
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, pooled_copy
 
 
 def _sequence(value: Any) -> list[Any]:
@@ -33,6 +33,11 @@ def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
                 f"{op}: a gradient can be left out only for a tensor of one element, got shape {array.shape}. "
                 "Reduce it first (loss.sum() or .mean()) or pass gradient="
             )
+        if array.dtype.kind == "c":
+            raise RuntimeError(
+                f"{op}: grad can be implicitly created only for real scalar outputs, got {array.dtype}; a loss is "
+                "real, e.g. y.abs().square().sum(), or pass gradient="
+            )
         seed = select(array).empty(array.shape, array.dtype)
         seed.fill(1)
         return seed
@@ -41,7 +46,7 @@ def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:
         raise RuntimeError(
             f"{op}: gradient has shape {seed.shape}, the tensor {array.shape}; they must be equal"
         )
-    return seed if seed.dtype is array.dtype else seed.astype(array.dtype)
+    return seed if seed.dtype is array.dtype else pooled_copy(seed, array.dtype)
 
 
 def _seeds(op: str, tensors: Sequence[Tensor], gradients: Sequence[Any]) -> list[Any]:

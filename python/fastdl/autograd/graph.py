@@ -36,6 +36,7 @@ from fastdl.autograd.hooks import save_on_cpu as save_on_cpu
 from fastdl.autograd.hooks import saved_tensors_hooks as saved_tensors_hooks
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
 from fastdl.tensor import Tensor, pooled_copy
 
@@ -142,7 +143,7 @@ def _filled(node: Op, grads: list[Tensor | None]) -> list[Tensor | None]:
         return grads
     like = next(grad._data for grad in grads if grad is not None)
     return [
-        zeros(shape, dtype, like) if grad is None and dtype.kind == "f" else grad
+        zeros(shape, dtype, like) if grad is None and dtype.kind in DIFFERENTIABLE else grad
         for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
     ]
 
@@ -159,7 +160,14 @@ def fitted(grad: Tensor, like: tuple[tuple[int, ...], Any]) -> Tensor:
     shape, dtype = like
     if grad._data.shape != shape:
         grad = grad.sum_to_size(shape)
-    return grad if grad._data.dtype is dtype else grad.to(dtype)
+    return grad if grad._data.dtype is dtype else converted(grad, dtype)
+
+
+def converted(grad: Tensor, dtype: Any) -> Tensor:
+    """A gradient in another dtype; of a complex one for a real input its real part is what counts."""
+    from fastdl.autograd.view import Cast
+
+    return Cast.apply(grad, dtype=dtype)  # type: ignore[no-any-return]
 
 
 # ------------------------------------------------------------------------------------------------ fused operations
@@ -230,6 +238,7 @@ def _transposed(map: Any, grad: Tensor) -> Any:
 class Adjoint(Op):
     """The backward of a linear operation; its own backward is that operation."""
 
+    takes_complex = True
     aliases_grad = True
 
     def forward(self, grad: Any, map: Any) -> Any:
@@ -261,6 +270,7 @@ class Adjoint(Op):
 class Linear(Op):
     """A linear operation once more, on what arrived at the outputs of its :class:`Adjoint`."""
 
+    takes_complex = True
     aliases_grad = True
 
     def forward(self, *arrays: Any, map: Any) -> Any:

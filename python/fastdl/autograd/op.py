@@ -34,6 +34,10 @@ class NoKernel(TypeError):
     """Raised by ``forward``: not on arrays of this dtype. Half precision is then computed in float32 (refused.py)."""
 
 
+class ComplexOperand(NoKernel):
+    """Raised by ``forward`` on real arrays: a number among the options makes the result complex."""
+
+
 class Op(NodeFields):
     """Base of all operations; see the module's text. ``apply`` and ``record`` are NodeFields' (csrc/bindings/graph)."""
 
@@ -49,6 +53,10 @@ class Op(NodeFields):
 
     mixes_dtypes: ClassVar[bool] = False
     """Whether float32 inputs may stand beside a first one of half precision (normalisation: its weights)."""
+
+    takes_complex: ClassVar[bool] = False
+    """Whether it computes on complex numbers itself; others have a rule for them (``refused.complex_rules``), or
+    refuse. Asked only where an input is complex."""
 
     wide_integers: ClassVar[bool] = False
     """Whether integers, which kernels do not know, are computed in float64 and truncated (exact below 2^53)."""
@@ -248,6 +256,7 @@ class AccumulateGrad(Op):
 class Link(Op):
     """The identity, on the same memory: a new node in front of a tensor's own."""
 
+    takes_complex = True
     aliases_grad = True
     release = Op.stay
 

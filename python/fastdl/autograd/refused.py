@@ -3,6 +3,8 @@
 Operations do not look at devices and half precision beforehand, which would cost every call. They run, and only when
 kernels, NumPy or CuPy raise is it asked why:
 
+- Complex inputs never reach an operation that does not say that it takes them: one of :data:`complex_rules` computes
+  it, or it is an error.
 - Inputs on several devices: tensors of 0 dimensions on the CPU go to the GPU of the others, as in PyTorch; anything
   else is an error that names operation, arguments and devices.
 - Half precision (float16, bfloat16) where a kernel has none, as most of the CPU's: computed in float32, with inputs and
@@ -17,20 +19,32 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-from fastdl.autograd.op import NoKernel
+from fastdl.autograd.op import ComplexOperand, NoKernel
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32, float64, int64, is_half
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, not_a_tensor, not_for_complex
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor, assign, pooled_copy
 
+complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any]], Any]] = {}
+"""Operation -> rule(operation, inputs, options): its result where an input is complex. See ops/complex_rules.py."""
+
 
 def apply_otherwise(
-    cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], error: Exception
+    cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], error: Exception | None
 ) -> Any:
-    """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it."""
+    """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it.
+
+    Without an error: an input is complex, which the operation does not take.
+    """
+    if error is None or isinstance(error, ComplexOperand):
+        rule = complex_rules.get(cls)
+        if rule is None:
+            raise not_for_complex(getattr(cls, "label", cls.__name__.lower())) from None
+        return rule(cls, inputs, options)
     given = [t for t in inputs if t is not None]
     for t in given:
         if not isinstance(t, Tensor):

@@ -58,6 +58,7 @@ class View(Op):
 class MultiView(Op):
     """An operation with several outputs that share its input's memory."""
 
+    takes_complex = True
     aliases_grad = True
     release = Op.stay
 
@@ -115,6 +116,7 @@ class Stale(Op):
 class CopySlices(Op):
     """The base of a view that was written to: inputs are the base before the write, and what was written."""
 
+    takes_complex = True
     aliases_grad = True
 
     steps: Any
@@ -148,8 +150,9 @@ def _edge(t: Tensor) -> Any:
 
 
 class Cast(Op):
-    """Another dtype."""
+    """Another dtype; of a complex number that becomes a real one the real part."""
 
+    takes_complex = True
     release = Op.stay
 
     def forward(self, x: Any, dtype: Any) -> Any:
@@ -160,7 +163,7 @@ class Cast(Op):
         return pooled_copy(grad, self.dtype)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        return grad.to(self.dtype)
+        return Cast.apply(grad, dtype=self.dtype)
 
 
 def check_writable(op: str, t: Tensor) -> None:

@@ -157,6 +157,7 @@ class _Replayed(Op):
     """A recorded forward pass; its backward is recorded as well. Inputs are copied to where the recording reads."""
 
     aliases_grad = True  # the recording's own arrays
+    takes_complex = True
 
     def forward(self, *arrays: Any, graphed: _Graphed) -> Any:
         self.graphed = graphed

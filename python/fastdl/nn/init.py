@@ -17,6 +17,7 @@ import numpy as np
 from fastdl.devices import device_of, make, to_device
 from fastdl.dtypes import CPU, FLOATING
 from fastdl.kernels import array as as_array
+from fastdl.ops.complex import ViewAsReal
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -63,6 +64,13 @@ def _fill(tensor: Tensor, values: Any) -> Tensor:
     return tensor
 
 
+def _of_parts(tensor: Tensor, fill: Callable[[Tensor], Any]) -> Tensor:
+    """``fill`` called with the real and imaginary parts of a complex tensor as a last axis, on the same memory."""
+    fill(Tensor._wrap(ViewAsReal.of(tensor._data)))
+    tensor._bump_version()
+    return tensor
+
+
 def _check_float(op: str, tensor: Tensor) -> None:
     if tensor._data.dtype.kind not in FLOATING:
         raise TypeError(f"{op}: tensor must be floating point, got dtype {tensor._data.dtype}")
@@ -96,6 +104,8 @@ _CONVOLUTIONS = [f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with U(a, b)."""
+    if tensor.is_complex():  # both parts
+        return _of_parts(tensor, lambda parts: uniform_(parts, a, b, generator))
     _check_float("uniform_", tensor)
     if a > b:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={a} > to={b}")
@@ -104,6 +114,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = No
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with N(mean, std^2)."""
+    if tensor.is_complex():  # the variance is that of both parts together
+        return _of_parts(tensor, lambda parts: normal_(parts, mean, std / math.sqrt(2), generator))
     _check_float("normal_", tensor)
     if std < 0:
         raise RuntimeError(f"normal_ expects std >= 0.0, but found std {std}")

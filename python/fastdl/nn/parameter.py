@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.devices import device_of, make, resolve
-from fastdl.dtypes import FLOATING, Size, as_dtype, get_default_dtype
+from fastdl.dtypes import DIFFERENTIABLE, Size, as_dtype, get_default_dtype
 from fastdl.kernels import array as as_array
 from fastdl.tensor import Tensor, check_array, pooled_copy
 
@@ -32,7 +32,7 @@ class Parameter(Tensor):
     """A tensor that is a module's parameter: assigned as an attribute it appears in ``module.parameters()``.
 
     Args:
-        data: a tensor (its memory is shared) or an array; floating point unless ``requires_grad`` is False.
+        data: a tensor (its memory is shared) or an array; floating-point or complex unless ``requires_grad`` is False.
         requires_grad: whether backward computes its gradient (default True).
 
     See ``torch.nn.Parameter``.
@@ -47,10 +47,10 @@ class Parameter(Tensor):
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         self._data = _array_of(data)
         if requires_grad:
-            if self._data.dtype.kind not in FLOATING:
+            if self._data.dtype.kind not in DIFFERENTIABLE:
                 raise RuntimeError(
-                    f"Parameter: only floating-point tensors can require gradients, got dtype {self._data.dtype}; "
-                    "pass requires_grad=False"
+                    "Parameter: only floating-point and complex tensors can require gradients, got dtype "
+                    f"{self._data.dtype}; pass requires_grad=False"
                 )
             self._requires_grad = True
 

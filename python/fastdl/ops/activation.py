@@ -15,7 +15,7 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast, in_place
-from fastdl.dtypes import FLOATING, get_default_dtype
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.common import axis
@@ -267,7 +267,7 @@ class MaximumZero(Op):
 
 def floating(input: Tensor) -> Tensor:
     """Integers and booleans as the default floating dtype, for functions that torch promotes."""
-    return input if input._data.dtype.kind in FLOATING else Cast.apply(input, dtype=get_default_dtype())
+    return input if input._data.dtype.kind in DIFFERENTIABLE else Cast.apply(input, dtype=get_default_dtype())
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
-from fastdl.dtypes import FLOATING, is_half
+from fastdl.autograd.refused import apply_otherwise
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.binary import (
@@ -36,8 +37,8 @@ def number(op: str, value: Any, name: str = "other") -> Any:
     """A Python number, or a TypeError."""
     if isinstance(value, (float, int)):  # bool is an int
         return value
-    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
-        return value.item()
+    if isinstance(value, complex) or (isinstance(value, np.generic) and value.dtype.kind in "biufc"):
+        return value.item() if isinstance(value, np.generic) else value
     raise not_a_tensor(op, name, value, "a Tensor or a number")
 
 
@@ -56,18 +57,28 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):
             return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]
-        return op.apply(None, other, value=number(op.label, input, "input"), out=out)  # type: ignore[no-any-return]
+        value = number(op.label, input, "input")
+        if value.__class__ is complex:
+            return apply_otherwise(op, (None, other), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
+        return op.apply(None, other, value=value, out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
         raise not_a_tensor(op.label, "input", input)
+    value = number(op.label, other)
+    if value.__class__ is complex:  # no kernel takes it
+        return apply_otherwise(op, (input, None), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
     if out is None:
-        return op.apply(input, None, value=number(op.label, other))  # type: ignore[no-any-return]
-    return op.apply(input, None, value=number(op.label, other), out=out)  # type: ignore[no-any-return]
+        return op.apply(input, None, value=value)  # type: ignore[no-any-return]
+    return op.apply(input, None, value=value, out=out)  # type: ignore[no-any-return]
 
 
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
     if alpha == 1:
         return other
-    if isinstance(alpha, float) and isinstance(other, Tensor) and other._data.dtype.kind not in FLOATING:
+    if (
+        isinstance(alpha, float)
+        and isinstance(other, Tensor)
+        and other._data.dtype.kind not in DIFFERENTIABLE
+    ):
         raise RuntimeError(f"{op}: for integer tensors alpha must be an integer, got {alpha}")
     if not isinstance(other, Tensor):
         return other * alpha

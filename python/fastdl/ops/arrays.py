@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64, is_common_integer
+from fastdl.dtypes import FLOATING, bool_, complex128, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
@@ -33,6 +33,10 @@ def memory_order(x: Any) -> Any:
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
+    if value.__class__ is complex and dtype.kind != "c":
+        if value.imag:
+            raise RuntimeError(f"{op}: value cannot be converted to dtype {dtype} without overflow: {value}")
+        value = value.real
     if dtype.kind not in "iu":
         return value
     info = np.iinfo(dtype)
@@ -125,7 +129,7 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
-_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
 
 def check_kind(op: str, dtype: Any, out: Any) -> None:
@@ -166,7 +170,7 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
 
 def fill(out: Any, value: Any) -> None:
     """Every element of an array becomes ``value``."""
-    if out.size < 1024 or on_device(out):
+    if out.size < 1024 or on_device(out) or out.dtype.kind == "c":
         out.fill(value)
     else:
         select(out).fill(out, value)
@@ -189,6 +193,10 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
     Kernels know float32, float64 and int64; narrower integers wrap as their own arithmetic does.
     """
     dtype = array.dtype
+    if dtype.kind == "c":
+        for part, of in ((array.real, source.real), (array.imag, source.imag)):
+            joined(kernel, part, dim, index, of, *rest)
+        return array
     if dtype is float32 or dtype is float64 or dtype is int64:
         return written(getattr(select(array), kernel), array, dim, index, source, *rest)
     wide = float32 if dtype.kind in "fV" else int64
@@ -239,6 +247,15 @@ def contiguous(array: Any, dtype: Any = None) -> Any:
     if dtype is not None and array.dtype is not dtype:
         return cast(array, dtype)
     return array if array.flags.c_contiguous else pooled_copy(array)
+
+
+def concat_arrays(arrays: Any, dim: int) -> Any:
+    """Arrays of one dtype, one after the other along ``dim``."""
+    dtype = arrays[0].dtype
+    if dtype is not complex128:
+        return select(arrays[0]).concat(arrays, dim)
+    # The kernel moves numbers of at most 8 bytes: both parts.
+    return concat_arrays([a[..., None].view(float64) for a in arrays], dim).view(dtype)[..., 0]
 
 
 def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import ComplexOperand, Op
 from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
@@ -76,6 +76,8 @@ class Binary(Op):
                 return x, y, dtype
         if not (y.__class__ is int and is_common_integer(dtype)):
             dtype = common_dtype(x, y)
+        if dtype.kind == "c":
+            raise ComplexOperand
         if self.floating:
             dtype = floating_dtype(dtype)
         self.check(x, y, dtype)

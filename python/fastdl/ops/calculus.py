@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.parts import narrow, select_dim
@@ -49,7 +49,7 @@ def trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Ten
     """
     axis = normal_axis("trapezoid", dim, y._data.ndim)
     if x is None and y.shape[axis] > 1:  # inner samples count twice
-        y = y if y._data.dtype.kind in FLOATING else y.float()
+        y = y if y._data.dtype.kind in DIFFERENTIABLE else y.float()
         ends = add(select_dim(y, axis, 0), select_dim(y, axis, -1))
         result = sub(sum(y, axis), mul(ends, 0.5))
         return result if dx is None else mul(result, dx)
@@ -65,7 +65,7 @@ def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
     if x is not None and dx is not None:
         raise RuntimeError(f"{op}: give either x or dx, not both")
     axis = normal_axis(op, dim, y._data.ndim)
-    if y._data.dtype.kind not in FLOATING:
+    if y._data.dtype.kind not in DIFFERENTIABLE:
         y = y.float()
     count = max(y.shape[axis] - 1, 0)
     means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
@@ -107,7 +107,7 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: in
         steps = [1 if spacing is None else spacing] * len(axes)
     if len(steps) != len(axes):
         raise RuntimeError(f"gradient: spacing has {len(steps)} entries for {len(axes)} axes")
-    x = input if input._data.dtype.kind in FLOATING else input.float()
+    x = input if input._data.dtype.kind in DIFFERENTIABLE else input.float()
     return tuple([_derivative(x, axis, step, edge_order) for axis, step in zip(axes, steps, strict=True)])
 
 

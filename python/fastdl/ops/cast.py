@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from fastdl.devices import device_of, resolve, to_device
 from fastdl.dtypes import (
     as_dtype,
     bool_,
+    complex64,
+    complex128,
     device,
     float16,
     float32,
@@ -28,6 +31,8 @@ from fastdl.tensor import Tensor
 class Move(Op):
     """The values on another device; the gradient comes back."""
 
+    takes_complex = True
+
     def forward(self, x: Any, where: device, non_blocking: bool = False) -> Any:
         self.source = device_of(x)
         return to_device(x, where, non_blocking)
@@ -41,7 +46,12 @@ class Move(Op):
 
 def cast(input: Tensor, dtype: Any) -> Tensor:
     """``input`` in another dtype; itself if it has that dtype already."""
-    return input if input._data.dtype == dtype else Cast.apply(input, dtype=dtype)
+    have = input._data.dtype
+    if have == dtype:
+        return input
+    if have.kind == "c" and dtype.kind not in "cb":
+        warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=3)
+    return Cast.apply(input, dtype=dtype)  # type: ignore[no-any-return]
 
 
 def to(input: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -57,7 +67,7 @@ def to(input: Tensor, *args: Any, **options: Any) -> Tensor:
         tensor([1])
     """
     dtype, where, non_blocking, copy = parse_to(args, options)
-    result = input if dtype is None or input._data.dtype == dtype else Cast.apply(input, dtype=dtype)
+    result = input if dtype is None or input._data.dtype is dtype else cast(input, dtype)
     if where is not None and device_of(result._data) is not where:
         result = Move.apply(result, where=where, non_blocking=non_blocking)
     return result.clone() if copy and result is input else result
@@ -120,6 +130,8 @@ _TYPE_NAMES = {
     "CharTensor": int8,
     "ByteTensor": uint8,
     "BoolTensor": bool_,
+    "ComplexFloatTensor": complex64,
+    "ComplexDoubleTensor": complex128,
 }
 
 
@@ -164,6 +176,16 @@ def half(input: Tensor, memory_format: Any = None) -> Tensor:
 def bfloat16(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor as bfloat16; needs the package ml_dtypes."""
     return cast(input, as_dtype("bfloat16", "bfloat16"))
+
+
+def cfloat(input: Tensor, memory_format: Any = None) -> Tensor:
+    """The tensor as complex64."""
+    return cast(input, complex64)
+
+
+def cdouble(input: Tensor, memory_format: Any = None) -> Tensor:
+    """The tensor as complex128."""
+    return cast(input, complex128)
 
 
 def long(input: Tensor, memory_format: Any = None) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer, is_half
-from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_common_integer, is_half
+from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, full, has_integer_kernels, operand
@@ -52,6 +52,8 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
         if name in ("eq", "ne") and out is None and (differ := _bits("xor", x, y)) is not None:
             return differ if name == "ne" else select(differ).bitwise_xor_forward(differ, True)
         dtype = common_dtype(x, y)
+        if dtype.kind == "c" and name not in ("eq", "ne"):
+            raise not_for_complex(name, "they have no order; compare x.abs() or x.real")
         if not is_array(x) or not is_array(y):
             value = y if is_array(x) else x
             if dtype.kind in "iu" and not _holds(dtype, value):
@@ -148,7 +150,7 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
             is_common_integer(dtype) and (y.__class__ is int or dtype is getattr(y, "dtype", None))
         ):
             dtype = common_dtype(x, y)
-        if dtype.kind in FLOATING:
+        if dtype.kind in DIFFERENTIABLE:
             raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
         x, y = operand(x, dtype), operand(y, dtype)
         if is_common_integer(dtype) and not (on_device(x) or on_device(y)):
@@ -181,7 +183,7 @@ bitwise_right_shift = _bitwise(
 def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Every bit inverted; logical not for bools. See ``torch.bitwise_not``."""
     x = input._data
-    if x.dtype.kind in FLOATING:
+    if x.dtype.kind in DIFFERENTIABLE:
         raise DtypeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
     if out is None and x.dtype is bool_:
         return logical_not(input)
@@ -193,7 +195,7 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 def _test(name: str, ufunc: Any, text: str, of_integers: bool | None = False) -> Callable[[Tensor], Tensor]:
     def function(input: Tensor) -> Tensor:
         x = input._data
-        if of_integers is not None and x.dtype.kind not in FLOATING:
+        if of_integers is not None and x.dtype.kind not in DIFFERENTIABLE:
             return Tensor._wrap(full(x.shape, of_integers, bool_, x))
         return Tensor._wrap(by_numpy(name, ufunc, bool_, None, x))
 
@@ -214,12 +216,19 @@ isinf = _test("isinf", np.isinf, "True where infinite.")
 isfinite = _test("isfinite", np.isfinite, "True where neither NaN nor infinite.", True)
 isposinf = _test("isposinf", lambda x, out, casting: np.isposinf(x, out=out), "True where +inf.")
 isneginf = _test("isneginf", lambda x, out, casting: np.isneginf(x, out=out), "True where -inf.")
-signbit = _test(
+_signbit = _test(
     "signbit",
     lambda x, out, casting: np.signbit(x, out=out) if x.dtype.kind in FLOATING else np.less(x, 0, out=out),
     "True where the sign bit is set (-0.0, too).",
     None,
 )
+
+
+def signbit(input: Tensor) -> Tensor:
+    """True where the sign bit is set (-0.0, too). See ``torch.signbit``."""
+    if input._data.dtype.kind == "c":
+        raise not_for_complex("signbit")
+    return _signbit(input)
 
 
 def isclose(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING, float32, int32, int64
+from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import as_bool, cast, places, zeros
 from fastdl.ops.common import as_array
@@ -88,6 +89,8 @@ def searchsorted(
         )
     side = "right" if right or side == "right" else "left"
     rows, values = sorted_sequence._data, as_array("searchsorted", input)
+    if "c" in (rows.dtype.kind, values.dtype.kind):
+        raise not_for_complex("searchsorted", "they have no order")
     if not isinstance(input, Tensor):
         values = array(values, rows)
     if sorter is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import NoKernel, Op
+from fastdl.autograd.op import ComplexOperand, NoKernel, Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer, is_half, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
@@ -39,6 +39,8 @@ class Where(Op):
         dtype: Any = getattr(x, "dtype", None)
         if dtype is None or dtype is not getattr(y, "dtype", None):
             dtype = common_dtype(x, y)
+            if dtype.kind == "c":
+                raise ComplexOperand
             x, y = operand(x, dtype), operand(y, dtype)
         if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)

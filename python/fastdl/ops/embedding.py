@@ -9,7 +9,7 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
-from fastdl.dtypes import FLOATING, int64
+from fastdl.dtypes import DIFFERENTIABLE, int64
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, full, zeros
@@ -155,7 +155,7 @@ def _check_table(op: str, input: Any, weight: Any, sparse: bool) -> None:
         if weight._data.dtype.kind in "iu":
             hint = "; the order of arguments is (input, weight)"
         raise DtypeError(f"{op}: input must be integers (int64), got {input._data.dtype}{hint}")
-    if weight._data.dtype.kind not in FLOATING:
+    if weight._data.dtype.kind not in DIFFERENTIABLE:
         raise DtypeError(f"{op}: weight must be float32 or float64, got {weight._data.dtype}")
     if weight._data.ndim != 2:
         raise ArgumentError(

@@ -9,6 +9,7 @@ import numpy as np
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int32, int64, uint8
+from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import maximum, minimum
 from fastdl.ops.arrays import cast, contiguous, count_true, empty, full, has_integer_kernels, zeros
@@ -293,6 +294,8 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
 
 def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = input._data
+    if x.dtype.kind == "c":
+        raise not_for_complex(op, "they have no order; use x.abs()")
     axis = None if dim is None else normal_axis(op, dim, x.ndim)
     _check_some(op, x.shape, None if axis is None else (axis,))
     if _has_kernel(x) or has_integer_kernels(x):

@@ -11,15 +11,17 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.devices import device_of
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
-from fastdl.ops.arrays import fill, filler, sum_to, zeros
+from fastdl.ops.arrays import fill, filler, fit, zeros
 from fastdl.ops.common import as_array
 from fastdl.tensor import Tensor, assign
 
 
 class Overwrite(Op):
     """Inputs: the tensor as it was (its gradient is zero) and what replaces all of it."""
+
+    takes_complex = True
 
     def forward(self, old: Any, new: Any, value: Any = None) -> Any:
         filled = select(old).empty(old.shape, old.dtype)
@@ -34,7 +36,7 @@ class Overwrite(Op):
         before = zeros(grad.shape, grad.dtype, grad) if self.needs[0] else None
         if not self.needs[1]:
             return before, None
-        return before, sum_to(grad, self.shape).astype(self.dtype, copy=False)
+        return before, fit(grad, (self.shape, self.dtype))
 
     def backward_graph(self, grad: Tensor) -> Any:
         before = (
@@ -60,7 +62,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
             ) from None
     if (
         mode.enabled
-        and self._data.dtype.kind in FLOATING
+        and self._data.dtype.kind in DIFFERENTIABLE
         and (self._requires_grad or (isinstance(src, Tensor) and src._requires_grad))
     ):
         source = src if isinstance(src, Tensor) else Tensor._wrap(array)

@@ -17,11 +17,11 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.devices import device_of, to_device
-from fastdl.dtypes import FLOATING, bool_, int64
+from fastdl.dtypes import DIFFERENTIABLE, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import capture, is_array, on_device, select
-from fastdl.ops.arrays import fill, in_float32, joined, sum_to, written, zeros
+from fastdl.ops.arrays import cast, fill, in_float32, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.ops.views import in_one_call
@@ -318,7 +318,7 @@ class Put(Op):
                 self.shape
             )
             if written.dtype != self.dtype:
-                written = written.astype(self.dtype)
+                written = cast(written, self.dtype)
         if not self.needs[0]:
             return None, written
         region[... if self.advanced is None else self.advanced] = 0
@@ -411,7 +411,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     array = value._data if isinstance(value, Tensor) else as_array(value)
     if array.ndim == 0 and device_of(array) is not device_of(data):
         array = to_device(array, device_of(data))
-    if array.dtype.kind not in "fiubV":
+    if array.dtype.kind not in "fiubVc":
         raise DtypeError(
             f"setitem: cannot store a value of dtype {array.dtype} in a tensor of dtype {data.dtype}"
         )
@@ -421,7 +421,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         if on_device(data) and not capture.active:
             advanced = _checked(advanced, region.shape)
     record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
-    record = record and data.dtype.kind in FLOATING
+    record = record and data.dtype.kind in DIFFERENTIABLE
     if record and input._path.__class__ is str:
         raise RuntimeError(
             f"setitem: this tensor {input._path} and cannot be changed in place while the graph is recorded; "
@@ -479,7 +479,7 @@ def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
     if index.ndim != 1 or array.dtype != region.dtype or array.shape != (index.size, *rest):
         return False
     low, high = (index.min(), index.max()) if index.size else (0, -1)
-    if low < 0 or high >= region.shape[0] or region.dtype.kind == "V":
+    if low < 0 or high >= region.shape[0] or region.dtype.kind in "Vc":
         return False
     written(select(region).index_copy, region, 0, index.astype(np.int64, copy=False), array)
     return True
@@ -488,7 +488,7 @@ def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
 def added_in_place(op: str, data: Any, key: tuple[Any, ...], values: Any) -> bool:
     """``data[key] += values``, repeated indices adding up, where one kernel does it; False for the rest."""
     basic, advanced = _parse(data.shape, key)
-    if advanced is None or on_device(data) or data.dtype.kind == "V" or not _together(advanced):
+    if advanced is None or on_device(data) or data.dtype.kind in "Vc" or not _together(advanced):
         return False
     region = data[basic]
     if not region.flags.c_contiguous:

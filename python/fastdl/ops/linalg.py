@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.dtypes import real_dtype
 from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
+from fastdl.ops.complex import conj
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
@@ -20,6 +22,7 @@ from fastdl.ops.lu import lu, lu_factor, lu_factor_ex, lu_solve
 from fastdl.ops.matrix import (
     Cholesky,
     Determinant,
+    Eigen,
     LinAlgError,
     LogDeterminant,
     Orthogonal,
@@ -27,7 +30,7 @@ from fastdl.ops.matrix import (
     SymmetricEigen,
     check_matrix,
 )
-from fastdl.ops.parts import diagonal
+from fastdl.ops.parts import diagonal as _diagonal
 from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
 from fastdl.ops.reduce import sum, vector_norm
@@ -46,7 +49,9 @@ __all__ = [
     "cross",
     "det",
     "diagonal",
+    "eig",
     "eigh",
+    "eigvals",
     "eigvalsh",
     "householder_product",
     "inv",
@@ -91,6 +96,16 @@ class SlogdetResult(NamedTuple):
 
 class EighResult(NamedTuple):
     """Eigenvalues, rising, and eigenvectors in columns."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
+
+
+class EigResult(NamedTuple):
+    """Eigenvalues and eigenvectors in columns, complex."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -148,13 +163,14 @@ def slogdet(A: Tensor) -> SlogdetResult:
 
 @on_host
 def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
-    """L of A = L L^T, lower triangular (``upper``: its transpose), of a symmetric positive definite matrix.
+    """L of A = L L^H, lower triangular (``upper``: its conjugate transpose), of a positive definite
+    matrix, symmetric or Hermitian.
 
     See ``torch.linalg.cholesky``.
     """
     check_matrix("cholesky", A)
     lower = Cholesky.apply(A)
-    return lower.mT if upper else lower  # type: ignore[no-any-return]
+    return lower.mH if upper else lower  # type: ignore[no-any-return]
 
 
 @on_host
@@ -164,6 +180,27 @@ def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
     if UPLO not in ("L", "U"):
         raise RuntimeError(f"eigh: UPLO must be 'L' or 'U', got {UPLO!r}")
     return EighResult(*SymmetricEigen.apply(A, uplo=UPLO))
+
+
+@on_host
+def eig(A: Tensor) -> EigResult:
+    """Eigenvalues and eigenvectors (of norm 1) of any square matrix, complex. See ``torch.linalg.eig``.
+
+    A loss must not depend on the phases of eigenvectors, which are anybody's choice.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.linalg.eig(fastdl.tensor([[0.0, -1.0], [1.0, 0.0]])).eigenvalues
+        tensor([0.+1.j, 0.-1.j])
+    """
+    check_matrix("eig", A)
+    return EigResult(*Eigen.apply(A))
+
+
+@on_host
+def eigvals(A: Tensor) -> Tensor:
+    """The eigenvalues of any square matrix, complex. See ``torch.linalg.eigvals``."""
+    return eig(A).eigenvalues
 
 
 @on_host
@@ -220,6 +257,7 @@ class PseudoInverse(Op):
     """A pseudo-inverse P found by the caller; its gradient for changes of A that leave the rank as it is (Golub and
     Pereyra, 1973), which is defined where singular values meet, too."""
 
+    takes_complex = True
     saves, saves_output = (0,), True
 
     def forward(self, A: Any, inverse: Any) -> Any:
@@ -234,7 +272,7 @@ class PseudoInverse(Op):
 
     @staticmethod
     def formula(A: Tensor, P: Tensor, grad: Tensor) -> Tensor:
-        G, Pt = grad.mT, P.mT
+        G, Pt = grad.mH, P.mH
         rows, columns = matmul(G, matmul(P, Pt)), matmul(matmul(Pt, P), G)
         return (
             rows
@@ -249,18 +287,18 @@ def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Tenso
     if hermitian:
         values, vectors = eigh(A)
         if values.shape[-1] == 0:
-            return A.mT.clone()
+            return A.mH.clone()
         small = abs(values) <= _tolerance(
             A, amax(abs(values), -1, True), atol, rtol if rcond is None else rcond
         )
         inverse = where(small, 0.0, 1.0 / where(small, 1.0, values))
-        return matmul(vectors * unsqueeze(inverse, -2), vectors.mT)
+        return matmul(vectors * unsqueeze(inverse, -2), vectors.mH)
     u, s, vh = svd(A, False)
     if s.shape[-1] == 0:
-        return A.mT.clone()
+        return A.mH.clone()
     small = s <= _tolerance(A, amax(s, -1, True), atol, rtol if rcond is None else rcond)
     inverse = where(small, 0.0, 1.0 / where(small, 1.0, s))
-    return matmul(vh.mT * unsqueeze(inverse, -2), u.mT)
+    return matmul(vh.mH * unsqueeze(inverse, -2), u.mH)
 
 
 def _tolerance(A: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
@@ -321,7 +359,7 @@ def matrix_exp(A: Tensor) -> Tensor:
 
 
 def householder_product(A: Tensor, tau: Tensor) -> Tensor:
-    """The first columns of H_1 H_2 .. with H_i = I - tau_i v_i v_i^T.
+    """The first columns of H_1 H_2 .. with H_i = I - tau_i v_i v_i^H.
 
     v_i is 0 above the diagonal of column i of ``A``, 1 on it and the column below it. See
     ``torch.linalg.householder_product``.
@@ -336,7 +374,7 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
     q = unit.expand((*A.shape[:-2], m, n))
     for i in reversed(range(tau.shape[-1])):
         v = vectors[..., i : i + 1]
-        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mT, q))
+        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mH, q))
     return q
 
 
@@ -371,14 +409,19 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     solution = matmul(pinv(A, rtol=rcond), right)
     rows, columns = A.shape[-2:]
     rank = matrix_rank(A, rtol=rcond)
-    residuals = values = Tensor._wrap(np.empty(0, A.dtype))
+    residuals = values = Tensor._wrap(np.empty(0, real_dtype(A.dtype)))
     if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
-        residuals = sum((matmul(A, solution) - right).square(), -2)
+        residuals = sum(abs(matmul(A, solution) - right).square(), -2)
     if driver in ("gelsd", "gelss"):
         values = svdvals(A.detach())
     if driver == "gels":
         rank = Tensor._wrap(np.empty(0, np.int64))
     return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
+
+
+def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """The diagonals of the last two axes, a view. See ``torch.linalg.diagonal``."""
+    return _diagonal(A, offset, dim1, dim2)
 
 
 def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
@@ -445,9 +488,9 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
 
 
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
-    """The inner products of vectors along ``dim``, which broadcast. See ``torch.linalg.vecdot``."""
+    """The inner products of vectors along ``dim``, which broadcast; x is conjugated. See ``torch.linalg.vecdot``."""
     check_tensors("vecdot", x=x, y=y)
-    return sum(x * y, dim)
+    return sum(conj(x) * y, dim)
 
 
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:

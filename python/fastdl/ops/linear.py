@@ -17,7 +17,7 @@ import numpy as np
 from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
@@ -193,7 +193,7 @@ def _same_float(op: str, a: Any, b: Any) -> bool:
     """Whether both arrays are of one floating dtype; False for integers and bool; mixtures raise."""
     kind = a.dtype
     if kind is b.dtype or kind == b.dtype:
-        return kind.kind in FLOATING
+        return kind.kind in DIFFERENTIABLE
     if mode.autocast is not None and kind.kind in FLOATING and b.dtype.kind in FLOATING:
         return True
     raise RuntimeError(
@@ -384,7 +384,11 @@ def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float
         raise RuntimeError(f"{op}: input {add.shape} must be broadcastable to the result's shape {shape}")
     if not _same_float(op, left, right) or not _same_float(op, add, left):
         return _integer_product(int(beta) * add + int(alpha) * np.matmul(left, right), left.dtype)
-    return AddMatMul.apply(c, a, b, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
+    return AddMatMul.apply(c, a, b, beta=_factor(beta), alpha=_factor(alpha))  # type: ignore[no-any-return]
+
+
+def _factor(value: Any) -> Any:
+    return value if isinstance(value, complex) else float(value)
 
 
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

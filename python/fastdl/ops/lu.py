@@ -53,9 +53,10 @@ class Factor(Op):
     """The packed factors of A and the exchanges.
 
     With gL the part of the gradient below the diagonal and gU the rest (square A):
-    gA = P L^-T (tril(L^T gL, -1) + triu(gU U^T)) U^-T.
+    gA = P L^-H (tril(L^H gL, -1) + triu(gU U^H)) U^-H.
     """
 
+    takes_complex = True
     saves_output = True
 
     def forward(self, a: Any, pivot: bool) -> Any:
@@ -71,9 +72,9 @@ class Factor(Op):
             raise NotImplementedError("lu: the gradient is defined for square matrices only")
         packed = self.saved_output(self.packed) if self.edges is not None else Tensor._wrap(self.packed)
         lower, upper = _unit_lower(packed), triu(packed)
-        middle = tril(matmul(lower.mT, tril(grad, -1)), -1) + triu(matmul(triu(grad), upper.mT))
-        left = solve_triangular(lower.mT, middle, upper=True, unitriangular=True)
-        both = solve_triangular(upper.mT, left, upper=False, left=False)
+        middle = tril(matmul(lower.mH, tril(grad, -1)), -1) + triu(matmul(triu(grad), upper.mH))
+        left = solve_triangular(lower.mH, middle, upper=True, unitriangular=True)
+        both = solve_triangular(upper.mH, left, upper=False, left=False)
         return matmul(Tensor._wrap(permutation(self.pivots, self.packed.shape[-2], self.packed.dtype)), both)
 
 
@@ -86,7 +87,9 @@ def eliminate(a: Any, pivot: bool = True) -> tuple[Any, Any]:
     with np.errstate(all="ignore"):
         for k in range(steps):
             if pivot:
-                best = np.argmax(np.abs(a[..., k:, k]), -1) + k
+                column = a[..., k:, k]  # of complex numbers LAPACK compares |x| + |y|
+                size = np.abs(column.real) + np.abs(column.imag) if a.dtype.kind == "c" else np.abs(column)
+                best = np.argmax(size, -1) + k
                 pivots[..., k] = best + 1
                 index = np.broadcast_to(best[..., None, None], (*best.shape, 1, columns))
                 top = np.take_along_axis(a, index, -2)

@@ -30,7 +30,7 @@ def _mask(op: str, mask: Any) -> Any:
 
 def put(array: Any, mask: Any, values: Any) -> Any:
     """``array[mask] = values``, of the array's dtype; returns the array."""
-    if on_device(array) or array.dtype.kind == "V":
+    if on_device(array) or array.dtype.kind in "Vc":
         array[mask] = values
         return array
     return written(select(array).masked_put, array, mask, values)
@@ -38,7 +38,7 @@ def put(array: Any, mask: Any, values: Any) -> Any:
 
 def pick(array: Any, mask: Any) -> Any:
     """``array[mask]`` for a mask over the first axes."""
-    if on_device(array) or array.dtype.kind == "V":
+    if on_device(array) or array.dtype.kind in "Vc":
         return array[mask]
     return select(array).masked_select(array, mask)
 

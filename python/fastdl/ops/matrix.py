@@ -1,8 +1,8 @@
 """Linear algebra on square and other matrices: solving, factorising, eigenvalues; computed by NumPy's LAPACK.
 
 All work on batches (the last two axes are the matrix). Gradients follow M. Giles, "Collected matrix derivative results
-for forward and reverse mode algorithmic differentiation" (2008); those of eigenvectors and singular vectors hold where
-the values are distinct.
+for forward and reverse mode algorithmic differentiation" (2008), with conjugate transposes for complex matrices; those
+of eigenvectors and singular vectors hold where the values are distinct.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import not_a_tensor
+from fastdl.ops.complex import ComplexFormula
 from fastdl.tensor import Tensor
 
 LinAlgError = np.linalg.LinAlgError
 
 
-def _t(a: Any) -> Any:
-    return np.swapaxes(a, -1, -2)
+def _h(a: Any) -> Any:
+    """The conjugate transpose; of real matrices the transpose, a view."""
+    return np.swapaxes(a, -1, -2).conj()
 
 
 def check_matrix(op: str, a: Any, square: bool = True) -> None:
-    """Refuse what is no (square) floating-point matrix."""
+    """Refuse what is no (square) matrix of floating-point or complex numbers."""
     if not isinstance(a, Tensor):
         raise not_a_tensor(op, "A", a)
-    if a._data.dtype.kind not in FLOATING or a._data.dtype.itemsize == 2:
-        raise RuntimeError(f"{op}: defined for float32 and float64 tensors, got {a.dtype}")
+    if a._data.dtype.kind not in DIFFERENTIABLE or a._data.dtype.itemsize == 2:
+        raise RuntimeError(f"{op}: defined for float32, float64 and complex tensors, got {a.dtype}")
     shape = a._data.shape
     if len(shape) < 2 or (square and shape[-1] != shape[-2]):
         raise RuntimeError(
@@ -47,6 +50,7 @@ def _solved(op: str, function: Any, a: Any, *others: Any) -> Any:
 
 
 class Inverse(Op):
+    takes_complex = True
     saves_output = True
 
     def forward(self, a: Any) -> Any:
@@ -54,16 +58,17 @@ class Inverse(Op):
         return self.y
 
     def backward(self, grad: Any) -> Any:
-        return -_t(self.y) @ grad @ _t(self.y)
+        return -_h(self.y) @ grad @ _h(self.y)
 
     def backward_graph(self, grad: Any) -> Any:
-        y = self.saved_output(self.y).mT
+        y = self.saved_output(self.y).mH
         return -(y @ grad @ y)
 
 
 class Solve(Op):
     """x of a x = b."""
 
+    takes_complex = True
     saves, saves_output = (0,), True
 
     def forward(self, a: Any, b: Any) -> Any:
@@ -74,18 +79,19 @@ class Solve(Op):
     def backward(self, grad: Any) -> Any:
         from fastdl.ops.arrays import sum_to
 
-        grad_b = np.linalg.solve(_t(self.a), grad)
-        return sum_to(-grad_b @ _t(self.x), self.a.shape), sum_to(grad_b, self.b_shape)
+        grad_b = np.linalg.solve(_h(self.a), grad)
+        return sum_to(-grad_b @ _h(self.x), self.a.shape), sum_to(grad_b, self.b_shape)
 
     def backward_graph(self, grad: Any) -> Any:
         a, x = self.saved_input(0, self.a), self.saved_output(self.x)
-        grad_b = Solve.apply(a.mT, grad)
-        return (-(grad_b @ x.mT)).sum_to_size(self.a.shape), grad_b.sum_to_size(self.b_shape)
+        grad_b = Solve.apply(a.mH, grad)
+        return (-(grad_b @ x.mH)).sum_to_size(self.a.shape), grad_b.sum_to_size(self.b_shape)
 
 
 class Determinant(Op):
     """The gradient is grad * adj(a)^T; of a singular matrix by way of its singular values."""
 
+    takes_complex = True
     saves = (0,)
 
     def forward(self, a: Any) -> Any:
@@ -99,7 +105,7 @@ class Determinant(Op):
         for i in range(s.shape[-1]):
             others[..., i] = np.prod(np.delete(s, i, -1), -1)
         sign = np.linalg.det(u) * np.linalg.det(vh)
-        return (grad * sign)[..., None, None].astype(grad.dtype) * ((u * others[..., None, :]) @ vh)
+        return (grad * sign.conj())[..., None, None].astype(grad.dtype) * ((u * others[..., None, :]) @ vh)
 
     def backward_graph(self, grad: Any) -> Any:
         if not self.y.all():
@@ -107,29 +113,36 @@ class Determinant(Op):
                 "det: has no second derivative (create_graph=True) for a singular matrix, whose inverse it needs"
             )
         a = self.saved_input(0, self.a)
-        whole = grad * Determinant.apply(a)
-        return whole.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(a).mT
+        whole = grad * Determinant.apply(a).conj()
+        return whole.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(a).mH
 
 
 class LogDeterminant(Op):
     """Sign and logarithm of the absolute value of the determinant."""
 
+    takes_complex = True
     saves = (0,)
     materialize = True
 
     def forward(self, a: Any) -> Any:
         self.a = a
         sign, log = np.linalg.slogdet(a)
-        return np.asarray(sign, a.dtype), np.asarray(log, a.dtype)
+        self.sign = np.asarray(sign, a.dtype)
+        return self.sign, np.asarray(log, real_dtype(a.dtype))
 
     def backward(self, grad_sign: Any, grad_log: Any) -> Any:
-        return grad_log[..., None, None] * _t(np.linalg.inv(self.a))
+        if self.sign.dtype.kind == "c":  # the sign turns with the determinant
+            grad_log = grad_log + 1j * (grad_sign * self.sign.conj()).imag
+        return grad_log[..., None, None] * _h(np.linalg.inv(self.a))
 
     def backward_graph(self, grad_sign: Any, grad_log: Any) -> Any:
-        return grad_log.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(self.saved_input(0, self.a)).mT
+        if self.sign.dtype.kind == "c":
+            grad_log = grad_log + (grad_sign * self.saved_output(self.sign).conj()).imag * 1j
+        return grad_log.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(self.saved_input(0, self.a)).mH
 
 
 class Cholesky(Op):
+    takes_complex = True
     saves_output = True
 
     def forward(self, a: Any) -> Any:
@@ -138,24 +151,23 @@ class Cholesky(Op):
 
     def backward(self, grad: Any) -> Any:
         lower = self.y
-        middle = np.tril(_t(lower) @ grad)
-        middle -= 0.5 * middle * np.eye(lower.shape[-1], dtype=grad.dtype)
+        middle = np.tril(_h(lower) @ grad)
+        middle = 0.5 * (middle + _h(np.tril(middle, -1)))
         inverse = np.linalg.inv(lower)
-        result = _t(inverse) @ middle @ inverse
-        return 0.5 * (result + _t(result))
+        return _h(inverse) @ middle @ inverse
 
     def backward_graph(self, grad: Any) -> Any:
         lower = self.saved_output(self.y)
-        middle = (lower.mT @ grad).tril()
-        middle = middle - middle * _eye(self.y) * 0.5
+        middle = (lower.mH @ grad).tril()
+        middle = (middle + middle.tril(-1).mH) * 0.5
         inverse = Inverse.apply(lower)
-        result = inverse.mT @ middle @ inverse
-        return (result + result.mT) * 0.5
+        return inverse.mH @ middle @ inverse
 
 
 class SymmetricEigen(Op):
     """Eigenvalues, rising, and eigenvectors in columns, of the lower (or upper) triangle."""
 
+    takes_complex = True
     saves_output = True
 
     def forward(self, a: Any, uplo: str) -> Any:
@@ -167,23 +179,24 @@ class SymmetricEigen(Op):
         v, w = self.vectors, self.values
         gaps = w[..., None, :] - w[..., :, None]
         with np.errstate(divide="ignore"):
-            inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(v.dtype)
-        turn = _t(v) @ grad_vectors  # its antisymmetric part counts: vectors only turn
-        inner = (turn - _t(turn)) * (inverse_gaps * 0.5)
+            inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(w.dtype)
+        turn = _h(v) @ grad_vectors  # its antisymmetric part counts: vectors only turn
+        inner = (turn - _h(turn)) * (inverse_gaps * 0.5)
         inner += grad_values[..., None] * np.eye(w.shape[-1], dtype=v.dtype)
-        return v @ inner @ _t(v)
+        return v @ inner @ _h(v)
 
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         w, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
-        turn = v.mT @ grad_vectors
-        inner = (turn - turn.mT) * (_inverse_gaps(w) * 0.5)
+        turn = v.mH @ grad_vectors
+        inner = (turn - turn.mH) * (_inverse_gaps(w) * 0.5)
         inner = inner + grad_values.unsqueeze(-1) * _eye(self.vectors)
-        return v @ inner @ v.mT
+        return v @ inner @ v.mH
 
 
 class SingularValues(Op):
     """The singular value decomposition u, s, vh; ``full``: with square u and vh, gradients only of the reduced part."""
 
+    takes_complex = True
     saves_output = True
 
     def forward(self, a: Any, full: bool = False) -> Any:
@@ -197,17 +210,20 @@ class SingularValues(Op):
         eye = np.eye(k, dtype=u.dtype)
         squares = s * s
         gaps = squares[..., None, :] - squares[..., :, None]
-        f = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(u.dtype)
+        f = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(s.dtype)
         inner = grad_s[..., None] * eye
-        of_u, of_v = _t(u) @ grad_u, vh @ _t(grad_vh)
-        inner = inner + (f * (of_u - _t(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - _t(of_v)))
+        of_u, of_v = _h(u) @ grad_u, vh @ _h(grad_vh)
+        if u.dtype.kind == "c":  # columns of u turn in the plane as those of v do
+            turned = np.diagonal(of_u, axis1=-2, axis2=-1).imag / np.where(s == 0, 1, s)
+            inner = inner + 1j * turned[..., None] * eye
+        inner = inner + (f * (of_u - _h(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - _h(of_v)))
         result = u @ inner @ vh
         with np.errstate(divide="ignore", invalid="ignore"):
-            inverse = np.where(s == 0, 0, 1 / np.where(s == 0, 1, s)).astype(u.dtype)
+            inverse = np.where(s == 0, 0, 1 / np.where(s == 0, 1, s)).astype(s.dtype)
         if u.shape[-2] > k:
             result = result + (grad_u - u @ of_u) * inverse[..., None, :] @ vh
         if vh.shape[-1] > k:
-            result = result + (u * inverse[..., None, :]) @ (grad_vh - _t(of_v) @ vh)
+            result = result + (u * inverse[..., None, :]) @ (grad_vh - _h(of_v) @ vh)
         return result
 
     def backward_graph(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
@@ -216,16 +232,19 @@ class SingularValues(Op):
         u, grad_u, vh, grad_vh = u[..., :k], grad_u[..., :k], vh[..., :k, :], grad_vh[..., :k, :]
         rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
         f = _inverse_gaps(s * s)
-        of_u, of_v = u.mT @ grad_u, vh @ grad_vh.mT
+        of_u, of_v = u.mH @ grad_u, vh @ grad_vh.mH
         inner = grad_s.unsqueeze(-1) * _eye(self.vh[..., : self.s.shape[-1]])
-        inner = inner + (f * (of_u - of_u.mT)) * columns + rows * (f * (of_v - of_v.mT))
+        if self.u.dtype.kind == "c":
+            turned = of_u.diagonal(0, -2, -1).imag / s.masked_fill(s == 0, 1.0)
+            inner = inner + turned.unsqueeze(-1) * _eye(self.vh[..., : self.s.shape[-1]]) * 1j
+        inner = inner + (f * (of_u - of_u.mH)) * columns + rows * (f * (of_v - of_v.mH))
         result = u @ inner @ vh
         zero = columns == 0
         inverse = (1 / columns.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
         if u.shape[-2] > s.shape[-1]:
             result = result + ((grad_u - u @ of_u) * inverse) @ vh
         if vh.shape[-1] > s.shape[-1]:
-            result = result + (u * inverse) @ (grad_vh - of_v.mT @ vh)
+            result = result + (u * inverse) @ (grad_vh - of_v.mH @ vh)
         return result
 
 
@@ -247,6 +266,7 @@ class Orthogonal(Op):
     Y grad_V^T beside its own.
     """
 
+    takes_complex = True
     saves, saves_output = (0,), True
 
     def forward(self, a: Any) -> Any:
@@ -260,19 +280,45 @@ class Orthogonal(Op):
         if k == self.r.shape[-1]:
             return self._tall(self.q, self.r, grad_q, grad_r)
         grad_v = grad_r[..., k:]
-        of_x = self._tall(self.q, self.r[..., :k], grad_q + self.a[..., k:] @ _t(grad_v), grad_r[..., :k])
+        of_x = self._tall(self.q, self.r[..., :k], grad_q + self.a[..., k:] @ _h(grad_v), grad_r[..., :k])
         return np.concatenate([of_x, self.q @ grad_v], -1)
 
     @staticmethod
     def _tall(q: Any, r: Any, grad_q: Any, grad_r: Any) -> Any:
-        m = r @ _t(grad_r) - _t(grad_q) @ q
-        symmetric = np.tril(m) + _t(np.tril(m, -1))
-        return _t(np.linalg.solve(r, _t(grad_q + q @ symmetric)))
+        m = r @ _h(grad_r) - _h(grad_q) @ q
+        below = np.tril(m, -1)
+        symmetric = below + _h(below) + np.eye(m.shape[-1], dtype=m.dtype) * m.real
+        return _h(np.linalg.solve(r, _h(grad_q + q @ symmetric)))
 
     def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
         if self.q.shape[-1] != self.r.shape[-1]:
             raise NotImplementedError("qr: has no second derivative (create_graph=True) for a wide matrix")
         q, r = self.saved_output(self.q, 0), self.saved_output(self.r, 1)
-        m = r @ grad_r.mT - grad_q.mT @ q
-        symmetric = m.tril() + m.tril(-1).mT
-        return Solve.apply(r, (grad_q + q @ symmetric).mT).mT
+        m = r @ grad_r.mH - grad_q.mH @ q
+        symmetric = m.tril(-1) + m.tril(-1).mH + m.real * _eye(self.r)
+        return Solve.apply(r, (grad_q + q @ symmetric).mH).mH
+
+
+class Eigen(ComplexFormula):
+    """Eigenvalues and eigenvectors, in columns of norm 1, of any square matrix: complex.
+
+    With V = vectors and L = values: gA = V^-H (diag(gL) + (V^H gV - V^H V diag(Re V^H gV)) / conj(L_j - L_i)) V^H
+    (C. Boeddeker et al., "On the computation of complex-valued gradients", 2017).
+    """
+
+    saves_output = True
+
+    def forward(self, a: Any) -> Any:
+        self.likes, dtype = a.dtype, complex_dtype(a.dtype)
+        values, vectors = np.linalg.eig(a)
+        self.values, self.vectors = values.astype(dtype), np.ascontiguousarray(vectors, dtype)
+        return self.values, self.vectors
+
+    def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
+        values, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
+        eye = _eye(self.vectors)
+        turn = v.mH @ grad_vectors
+        along = turn.diagonal(0, -2, -1).real.unsqueeze(-2)
+        inner = (turn - (v.mH @ v) * along) * _inverse_gaps(values).conj()
+        inner = inner * (1 - eye) + grad_values.unsqueeze(-1) * eye
+        return converted(Solve.apply(v.mH, inner @ v.mH), self.likes)

@@ -9,6 +9,7 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
+from fastdl.errors import not_for_complex
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
@@ -272,6 +273,8 @@ def unique(
     how often each occurs, if asked for. See ``torch.unique``.
     """
     x = input._data
+    if x.dtype.kind == "c":
+        raise not_for_complex("unique", "they have no order; use view_as_real(x) and dim=")
     axis = None if dim is None else normal_axis("unique", dim, x.ndim)
     if axis is not None and x.ndim == 0:
         raise IndexError(f"unique: dim {dim} of a tensor of 0 dimensions")

@@ -13,7 +13,7 @@ from fastdl._graph import parts
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import select, strided
-from fastdl.ops.arrays import in_float32, zeros
+from fastdl.ops.arrays import concat_arrays, in_float32, zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import in_one_call, reshape
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -125,7 +125,7 @@ class Unbind(MultiView):
         return tuple([x[(*before, i, ...)] for i in range(x.shape[dim])])
 
     def backward(self, *grads: Any) -> Any:
-        return select(grads[0]).concat([np.expand_dims(g, self.dim) for g in grads], self.dim)
+        return concat_arrays([np.expand_dims(g, self.dim) for g in grads], self.dim)
 
     def backward_graph(self, *grads: Tensor) -> Any:
         from fastdl.ops.shape import stack
@@ -150,7 +150,7 @@ class Split(MultiView):
     def backward(self, *grads: Any) -> Any:
         came = [g for g in grads if g is not None]
         if len(came) == len(grads):
-            return select(came[0]).concat(came, self.dim)
+            return concat_arrays(came, self.dim)
         whole = select(came[0]).empty(self.shape, came[0].dtype)
         for part, grad in zip(self._parts(whole), grads, strict=True):
             if grad is None:

@@ -13,13 +13,13 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import FLOATING, real_dtype
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import floating, logsigmoid
 from fastdl.ops.arithmetic import number, sub
 from fastdl.ops.arrays import full as filled
-from fastdl.ops.arrays import sum_to
+from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
 from fastdl.ops.reduction import (
@@ -363,6 +363,8 @@ def l1_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """abs(x - t), reduced; the slope at 0 is 0. See ``torch.nn.functional.l1_loss`` and :func:`mse_loss`."""
+    if input.is_complex() or target.is_complex():  # the distance is real
+        input, target = (input - target).abs(), Tensor._wrap(zeros((), real_dtype(input.dtype), input._data))
     return _symmetric("l1_loss", L1Loss, input, target, (), size_average, reduce, reduction, weight)
 
 

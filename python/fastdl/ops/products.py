@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow, sub
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import axes
+from fastdl.ops.complex import conj
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.parts import unbind
 from fastdl.ops.reduce import sum as sum_over
@@ -90,8 +91,8 @@ def _as_matrix(t: Tensor, order: tuple[int, ...], shape: tuple[int, int]) -> Ten
 
 
 def vdot(input: Tensor, other: Tensor) -> Tensor:
-    """The sum of products of two vectors. See ``torch.vdot``."""
-    return dot(input, other)
+    """The sum of products of two vectors, of complex ones of the first's conjugate. See ``torch.vdot``."""
+    return dot(conj(input), other)
 
 
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -200,7 +201,7 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     powers = np.arange(count, like=x._data)
     if not increasing:
         powers = powers[::-1]
-    if x._data.dtype.kind not in FLOATING:
+    if x._data.dtype.kind not in DIFFERENTIABLE:
         x = x.long()
     return pow(unsqueeze(x, 1), Tensor._wrap(powers.astype(x._data.dtype)))
 

@@ -1,10 +1,11 @@
 """Which dtype a result has when operands differ: PyTorch's rule.
 
 Operands fall into three categories: tensors with dimensions, tensors without (0-dim), and Python numbers. A
-higher category decides alone, unless a lower one is of a higher kind (bool < integer < float): an int64
+higher category decides alone, unless a lower one is of a higher kind (bool < integer < float < complex): an int64
 tensor plus a 0-dim float64 tensor is float64, a float32 tensor plus a 0-dim float64 tensor stays float32.
 Within a category the common dtype is chosen, and a float beside integers decides alone (int64 with float32 is
-float32). A Python float counts as the default dtype, an int as int64.
+float32). A Python float counts as the default dtype, an int as int64, a complex number as the complex dtype whose
+parts have the default dtype, or, beside a tensor of floats, the dtype of that tensor.
 """
 
 from __future__ import annotations
@@ -14,11 +15,22 @@ from typing import Any
 import numpy as np
 
 from fastdl import dtypes
-from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
+from fastdl.dtypes import (
+    DIFFERENTIABLE,
+    FLOATING,
+    as_dtype,
+    bool_,
+    complex64,
+    complex128,
+    complex_dtype,
+    float32,
+    float64,
+    int64,
+)
 from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
 
-_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
+_KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
 
 def is_kernel_dtype(dtype: Any) -> bool:
@@ -29,6 +41,8 @@ def is_kernel_dtype(dtype: Any) -> bool:
 def _common(a: Any, b: Any) -> Any:
     if a is b:
         return a
+    if a.kind == "c" or b.kind == "c":
+        return complex128 if {a, b} & {float64, complex128} else complex64
     if a.kind in FLOATING and b.kind not in FLOATING:
         return a
     if b.kind in FLOATING and a.kind not in FLOATING:
@@ -58,7 +72,10 @@ def number_dtype(value: Any) -> Any:
     """The dtype that a Python number stands for."""
     if isinstance(value, bool | np.bool_):
         return bool_
-    return int64 if isinstance(value, int | np.integer) else dtypes.get_default_dtype()
+    if isinstance(value, int | np.integer):
+        return int64
+    default = dtypes.get_default_dtype()
+    return complex_dtype(default) if isinstance(value, complex | np.complexfloating) else default
 
 
 def common_dtype(*operands: Any) -> Any:
@@ -78,7 +95,9 @@ def common_dtype(*operands: Any) -> Any:
     for dtype in (with_dims, without, numbers):
         if dtype is not None and (result is None or _KIND[dtype.kind] > _KIND[result.kind]):
             # A Python number has no width of its own beside a tensor that has none either: bool tensor * 2 is
-            # int64.
+            # int64. Beside floats a complex one takes their precision.
+            if result is not None and dtype.kind == "c" and result.kind in FLOATING:
+                dtype = complex_dtype(result)
             result = dtype
     return result
 
@@ -95,5 +114,5 @@ def result_type(tensor1: Any, tensor2: Any) -> Any:
 
 
 def floating_dtype(dtype: Any) -> Any:
-    """``dtype`` itself if floating-point, else the default: what division or ``exp`` of integers gives."""
-    return dtype if dtype.kind in FLOATING else dtypes.get_default_dtype()
+    """``dtype`` itself if floating-point or complex, else the default: what division or ``exp`` of integers gives."""
+    return dtype if dtype.kind in DIFFERENTIABLE else dtypes.get_default_dtype()

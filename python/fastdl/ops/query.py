@@ -13,11 +13,8 @@ from fastdl.tensor import Tensor
 
 __all__ = [
     "can_cast",
-    "conj",
-    "conj_physical",
     "finfo",
     "iinfo",
-    "is_complex",
     "is_conj",
     "is_floating_point",
     "is_inference",
@@ -27,9 +24,6 @@ __all__ = [
     "is_signed",
     "is_tensor",
     "numel",
-    "real",
-    "resolve_conj",
-    "resolve_neg",
     "sum_to_size",
     "typename",
 ]
@@ -60,21 +54,6 @@ def numel(input: Tensor) -> int:
     return input.numel()
 
 
-def real(input: Tensor) -> Tensor:
-    """The tensor itself: none is complex. See ``torch.real``."""
-    check_tensors("real", input=input)
-    return input
-
-
-def conj(input: Tensor) -> Tensor:
-    """The tensor itself: none is complex. See ``torch.conj``; also ``conj_physical`` and ``resolve_conj``."""
-    check_tensors("conj", input=input)
-    return input
-
-
-conj_physical = resolve_conj = resolve_neg = conj
-
-
 def is_floating_point(input: Tensor) -> bool:
     """Is the dtype of ``input`` one of the floating-point types?"""
     return input.is_floating_point()
@@ -83,12 +62,6 @@ def is_floating_point(input: Tensor) -> bool:
 def can_cast(from_: Any, to: Any) -> bool:
     """May values of one dtype be stored in place in another? Numbers may change precision but not kind."""
     return can_store(as_dtype("can_cast", from_), as_dtype("can_cast", to))
-
-
-def is_complex(input: Tensor) -> bool:
-    """Always False: complex numbers are not supported."""
-    check_tensors("is_complex", input=input)
-    return False
 
 
 def is_conj(input: Tensor) -> bool:
@@ -114,7 +87,7 @@ def is_same_size(input: Tensor, other: Tensor) -> bool:
 
 def is_signed(input: Tensor) -> bool:
     """Can the dtype of ``input`` hold negative numbers?"""
-    return input._data.dtype.kind in "fi"
+    return input._data.dtype.kind in "fic"
 
 
 def sum_to_size(input: Tensor, *size: Any) -> Tensor:

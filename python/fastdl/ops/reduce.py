@@ -13,7 +13,7 @@ import numpy as np
 from fastdl import dtypes
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import as_bool, cast, count_true, empty, full, zeros
@@ -66,6 +66,7 @@ def _is_kernel_dtype(dtype: Any) -> bool:
 
 class Sum(Reduction):
     aliases_grad = True
+    takes_complex = True
 
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
@@ -76,6 +77,8 @@ class Sum(Reduction):
             return count_true(x, axes, keepdim)
         if (dtype is int64 or dtype is int32) and (axes is None or len(axes) == 1) and not on_device(x):
             return select(x).sum_integers(x, None if axes is None else axes[0], keepdim)
+        if dtype.kind == "c":
+            return numpy_reduce(np.sum, x, axes, keepdim, dtype)
         return numpy_reduce(np.sum, x, axes, keepdim, int64)
 
     def backward(self, grad: Any) -> Any:
@@ -302,7 +305,7 @@ def _input(op: str, input: Any, dtype: Any = None) -> Any:
 
 def _floating(op: str, input: Any, dtype: Any = None) -> Any:
     input = _input(op, input, dtype)
-    if input._data.dtype.kind not in FLOATING:
+    if input._data.dtype.kind not in DIFFERENTIABLE:
         hint = "pass dtype= or convert it first" if op in ("mean", "vector_norm") else "convert it first"
         raise RuntimeError(
             f"{op}: defined for floating-point tensors, got {input._data.dtype}; {hint}, e.g. x.float()"
@@ -349,7 +352,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False, **names: Any) -> T
     if names:
         dim, keepdim = numpy_names("logsumexp", names, dim, keepdim)
     input = _input("logsumexp", input)
-    if input._data.dtype.kind not in FLOATING:
+    if input._data.dtype.kind not in DIFFERENTIABLE:
         input = input.to(dtypes.get_default_dtype())
     return LogSumExp.apply(input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 

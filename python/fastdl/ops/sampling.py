@@ -15,10 +15,22 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
-from fastdl.dtypes import CPU, FLOATING, as_dtype, float32, float64, floating_info, get_default_dtype, int64
+from fastdl.dtypes import (
+    CPU,
+    DIFFERENTIABLE,
+    FLOATING,
+    as_dtype,
+    float32,
+    float64,
+    floating_info,
+    get_default_dtype,
+    int64,
+    real_dtype,
+)
 from fastdl.kernels import capture, select
 from fastdl.ops.arrays import contiguous, count_true, full
 from fastdl.ops.common import check_tensors
+from fastdl.ops.complex import check_real
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor, assign, pooled_copy
 
@@ -30,14 +42,18 @@ def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
 
 def _floating(op: str, dtype: Any) -> Any:
     d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
-    if d.kind not in FLOATING:
-        raise RuntimeError(f"{op}: dtype must be floating-point, got {d}; use randint() for integers")
+    if d.kind not in DIFFERENTIABLE:
+        raise RuntimeError(
+            f"{op}: dtype must be floating-point or complex, got {d}; use randint() for integers"
+        )
     return d
 
 
 def _uniform(
     shape: Any, dtype: Any, low: float, high: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
+    if dtype.kind == "c":  # both parts
+        return _uniform((*shape, 2), real_dtype(dtype), low, high, generator, where).view(dtype)[..., 0]
     seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
@@ -47,6 +63,9 @@ def _uniform(
 def _normal(
     shape: Any, dtype: Any, mean: float, std: float, generator: Generator | None, where: Any = CPU
 ) -> Any:
+    if dtype.kind == "c":  # the variance is that of both parts together
+        parts = _normal((*shape, 2), real_dtype(dtype), mean, std / math.sqrt(2), generator, where)
+        return parts.view(dtype)[..., 0]
     seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
@@ -97,7 +116,10 @@ def randn(
     requires_grad: bool = False,
     **named: Any,
 ) -> Tensor:
-    """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``."""
+    """Normally distributed numbers, mean 0 and standard deviation 1; see ``torch.randn``.
+
+    Of complex numbers both parts have half of the variance.
+    """
     size = _named_size("randn", size, named)
     where = resolve("randn", device)
     array = _normal(shape_of("randn", size), _floating("randn", dtype), 0.0, 1.0, generator, where)
@@ -324,7 +346,7 @@ def _store(op: str, self: Tensor, array: Any) -> Tensor:
 
 def _check(op: str, self: Tensor) -> Any:
     check_writable(op, self)
-    return self._data.dtype if self._data.dtype.kind in FLOATING else float64
+    return self._data.dtype if self._data.dtype.kind in DIFFERENTIABLE else float64
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -382,6 +404,7 @@ def random_(
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Overwrite with exponentially distributed numbers of rate ``lambd``; see ``torch.Tensor.exponential_``."""
+    check_real("exponential_", self)
     dtype = _check("exponential_", self)
     if lambd <= 0:
         raise RuntimeError(f"exponential_: lambd must be positive, got {lambd}")
@@ -393,6 +416,7 @@ def log_normal_(
     self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Overwrite with exp of normally distributed numbers; see ``torch.Tensor.log_normal_``."""
+    check_real("log_normal_", self)
     dtype = _check("log_normal_", self)
     if not std > 0:
         raise RuntimeError(f"log_normal_: std must be greater than 0, got {std}")
@@ -407,6 +431,7 @@ def cauchy_(
     self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Overwrite with Cauchy-distributed numbers; see ``torch.Tensor.cauchy_``."""
+    check_real("cauchy_", self)
     dtype = _check("cauchy_", self)
     if not sigma > 0:
         raise RuntimeError(f"cauchy_: sigma must be greater than 0, got {sigma}")

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.graph import linear_backward
+from fastdl.autograd.graph import converted, linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import cast, contiguous, in_float32, sum_to, zeros
+from fastdl.ops.arrays import cast, concat_arrays, contiguous, in_float32, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
@@ -53,6 +53,7 @@ def _put_together(parts: list[Any], dim: int) -> Any:
 
 class Cat(Op):
     aliases_grad = True  # parts of the gradient
+    takes_complex = True
     release = Op.stay
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
@@ -63,7 +64,7 @@ class Cat(Op):
         parts = [a if a.dtype is dtype else cast(a, dtype) for a in arrays]
         if arrays[0].size >= 4096 and not (parts[0].flags.c_contiguous or on_device(parts[0])):
             return _put_together(parts, dim)
-        return select(arrays[0]).concat(parts, dim)
+        return concat_arrays(parts, dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -71,14 +72,14 @@ class Cat(Op):
         grads = []
         for extent, dtype, need in zip(self.extents, self.dtypes, self.needs, strict=True):
             part = grad[(*before, slice(start, start + extent))] if need else None
-            grads.append(part if part is None or part.dtype == dtype else part.astype(dtype))
+            grads.append(part if part is None or part.dtype == dtype else cast(part, dtype))
             start += extent
         return tuple(grads)
 
     def backward_graph(self, grad: Tensor) -> Any:
         parts = split(grad, self.extents, self.dim)
         kept = zip(parts, self.dtypes, self.needs, strict=True)
-        return tuple([part.to(dtype) if need else None for part, dtype, need in kept])
+        return tuple([converted(part, dtype) if need else None for part, dtype, need in kept])
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
@@ -134,6 +135,7 @@ def _common_dtype(parts: list[Tensor]) -> Any:
 
 class Stack(Op):
     aliases_grad = True
+    takes_complex = True
     release = Op.stay
 
     def forward(self, *arrays: Any, dim: int, dtype: Any) -> Any:
@@ -141,22 +143,20 @@ class Stack(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
         one = (slice(None),) * dim + (None,)
-        return select(arrays[0]).concat(
-            [(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim
-        )
+        return concat_arrays([(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
         return tuple(
             [
-                grad[(*before, i, ...)].astype(dtype, copy=False) if need else None
+                cast(grad[(*before, i, ...)], dtype) if need else None
                 for i, (dtype, need) in enumerate(zip(self.dtypes, self.needs, strict=True))
             ]
         )
 
     def backward_graph(self, grad: Tensor) -> Any:
         kept = zip(unbind(grad, self.dim), self.dtypes, self.needs, strict=True)
-        return tuple([part.to(dtype) if need else None for part, dtype, need in kept])
+        return tuple([converted(part, dtype) if need else None for part, dtype, need in kept])
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
@@ -368,7 +368,7 @@ def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
         before = (slice(None),) * dim
         first, last = x[(*before, slice(extent - shift, None))], x[(*before, slice(None, extent - shift))]
         if dim == 0:
-            x = select(x).concat([first, last], 0)
+            x = concat_arrays([first, last], 0)
             continue
         out = select(x).empty(x.shape, x.dtype)
         assign(out[(*before, slice(None, shift))], first)

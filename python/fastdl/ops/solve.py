@@ -158,7 +158,7 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)
     if failed.any():
         lower = where(Tensor._wrap(failed[..., None, None]), float("nan"), lower)
-    return CholeskyExResult(lower.mT if upper else lower, Tensor._wrap(info))
+    return CholeskyExResult(lower.mH if upper else lower, Tensor._wrap(info))
 
 
 def _minor(a: Any) -> int:

@@ -12,7 +12,16 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, bool_, float32, float64, floating_info, get_default_dtype
+from fastdl.dtypes import (
+    DIFFERENTIABLE,
+    FLOATING,
+    bool_,
+    complex128,
+    float32,
+    float64,
+    floating_info,
+    get_default_dtype,
+)
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, mul, pow, sub
@@ -113,7 +122,7 @@ def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
             return input, other
     check_tensors(op, input=input, other=other)
     dtype = common_dtype(input._data, other._data)
-    if dtype.kind not in FLOATING:
+    if dtype.kind not in DIFFERENTIABLE:
         dtype = get_default_dtype()
     return to(input, dtype), to(other, dtype)
 
@@ -274,14 +283,16 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
 
 
 def float_power(input: Any, exponent: Any) -> Tensor:
-    """input ** exponent in float64. See ``torch.float_power``."""
-    base, power = [to(v, float64) if isinstance(v, Tensor) else float(v) for v in (input, exponent)]
+    """input ** exponent in float64, or complex128. See ``torch.float_power``."""
+    kinds = [v.is_complex() if isinstance(v, Tensor) else v.__class__ is complex for v in (input, exponent)]
+    wide, number = (complex128, complex) if True in kinds else (float64, float)
+    base, power = [to(v, wide) if isinstance(v, Tensor) else number(v) for v in (input, exponent)]
     return pow(base, power)
 
 
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2^other. See ``torch.ldexp``."""
-    if input._data.dtype.kind in FLOATING and other._data.dtype.kind not in FLOATING:
+    if input._data.dtype.kind in FLOATING and other._data.dtype.kind not in DIFFERENTIABLE:
         other = to(other, input._data.dtype)
     return mul(input, pow(2.0, other))
 
@@ -349,6 +360,10 @@ def nan_to_num(
     See ``torch.nan_to_num``.
     """
     x = input._data
+    if x.dtype.kind == "c":
+        from fastdl.ops.complex import complex, imag, real
+
+        return complex(*[nan_to_num(part(input), nan, posinf, neginf) for part in (real, imag)])
     if x.dtype.kind not in FLOATING:
         return input.clone()
     limits = floating_info(x.dtype)
@@ -367,7 +382,9 @@ def _largest(x: Any) -> Any:
 
 
 def isreal(input: Tensor) -> Tensor:
-    """True everywhere: there are no complex tensors. See ``torch.isreal``."""
+    """True where the imaginary part is 0, and everywhere in real tensors. See ``torch.isreal``."""
+    if input._data.dtype.kind == "c":
+        return eq(input.imag, 0)
     return Tensor._wrap(full(input._data.shape, True, bool_, input._data))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
@@ -17,6 +17,7 @@ from fastdl.ops.arrays import cast, contiguous, count_true, full, in_float32, ze
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
+from fastdl.ops.complex import check_real, complex, conj, imag, real
 from fastdl.ops.elementwise import clamp, lerp, where
 from fastdl.ops.extreme import Median, ValuesIndices, at_places, kth_place, pick, sortable
 from fastdl.ops.gather import gather
@@ -323,7 +324,7 @@ def cov(
     rows = input if input._data.ndim == 2 else reshape(input, (1, input.numel()))
     if rows._data.dtype.kind == "b":
         raise RuntimeError("cov: not defined for bool tensors")
-    if rows._data.dtype.kind not in FLOATING:
+    if rows._data.dtype.kind not in DIFFERENTIABLE:
         rows = rows.float()
     weights = _weights(rows, fweights, aweights)
     if weights is None:
@@ -339,7 +340,7 @@ def cov(
             lost = 1 if aweights is None else div(sum(mul(weights, aweights)), total)
             degrees = sub(total, mul(lost, correction) if isinstance(lost, Tensor) else lost * correction)
         degrees = clamp(degrees, min=0)
-    return squeeze(div(matmul(weighted, centred.t()), degrees))
+    return squeeze(div(matmul(weighted, conj(centred.t())), degrees))
 
 
 def _weights(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> Tensor | None:
@@ -361,8 +362,11 @@ def corrcoef(input: Tensor) -> Tensor:
     c = cov(input)
     if c._data.ndim == 0:
         return div(c, c)
-    deviation = sqrt(diagonal(c))
-    return clamp(div(div(c, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
+    deviation = sqrt(real(diagonal(c)))
+    result = div(div(c, unsqueeze(deviation, 1)), unsqueeze(deviation, 0))
+    if result._data.dtype.kind != "c":
+        return clamp(result, -1, 1)
+    return complex(*[clamp(part(result), -1, 1) for part in (real, imag)])
 
 
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
@@ -443,6 +447,7 @@ def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:
     """Elements (with ``dim`` slices) that differ from the one before. See ``torch.unique_consecutive``."""
+    check_real("unique_consecutive", input)
     x = input._data
     axis = 0 if dim is None else normal_axis("unique_consecutive", dim, x.ndim)
     rows = x.reshape(-1) if dim is None else np.moveaxis(x, axis, 0)

@@ -272,6 +272,5 @@ def positive(input: Tensor) -> Tensor:
 
 negative = neg
 absolute = abs
-sgn = sign
 fix = trunc
 arcsin, arccos, arctan, arcsinh, arccosh, arctanh = asin, acos, atan, asinh, acosh, atanh

@@ -100,6 +100,7 @@ def in_one_call(kind: str, *ops: type[View]) -> Callable[[F], F]:
 class Clone(Op):
     """A C-order copy."""
 
+    takes_complex = True
     aliases_grad = True
     release = Op.stay
 
@@ -378,8 +379,23 @@ def _mT(input: Tensor) -> Tensor:
 
 
 def adjoint(input: Tensor) -> Tensor:
-    """The last two axes exchanged, since no tensor is complex; see ``torch.adjoint``."""
-    return _mT(input)
+    """The last two axes exchanged, conjugated; see ``torch.adjoint``."""
+    return _conjugate(_mT(input))
+
+
+def _H(input: Tensor) -> Tensor:
+    """All axes reversed, conjugated."""
+    if input._data.ndim not in (0, 2):
+        raise RuntimeError(f"H: is only supported on matrices (2-D tensors), got shape {input.shape}; use mH")
+    return _conjugate(_T(input))
+
+
+def _conjugate(input: Tensor) -> Tensor:
+    if input._data.dtype.kind != "c":
+        return input
+    from fastdl.ops.complex import conj
+
+    return conj(input)
 
 
 # ------------------------------------------------------------------------------------------------- repeated axes

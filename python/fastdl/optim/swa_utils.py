@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import on_device, select
 from fastdl.nn.modules.module import Module
 from fastdl.optim.lr_scheduler.base import LRScheduler, _per_group
@@ -100,7 +100,7 @@ def _move_towards(
             lists = together.setdefault(average.device, ([], []))
             lists[0].append(average._data)
             lists[1].append(to_device(current._data, average.device))
-        elif average._data.dtype.kind in FLOATING:
+        elif average._data.dtype.kind in DIFFERENTIABLE:
             average._data += average._data.dtype.type(weight) * (current._data - average._data)
         else:  # counters: computed in float32 and truncated
             now = to_device(current._data, average.device).astype(np.float32)

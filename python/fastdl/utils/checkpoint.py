@@ -32,6 +32,7 @@ class Checkpoint(Op):
     """The node in place of a part's graph."""
 
     aliases_grad = True
+    takes_complex = True
     materialize = False
 
     part: Callable[[], Any]

@@ -65,6 +65,7 @@ class _Gate(Op):
     """The identity on several tensors; backward waits for all their gradients and passes them through ``arrived``."""
 
     aliases_grad = True
+    takes_complex = True
 
     def forward(self, *arrays: Any, arrived: Callable[[list[Tensor]], list[Tensor | None]]) -> Any:
         self.arrived = arrived

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
-from fastdl.dtypes import FLOATING
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.nn.modules.linear import Linear, fusable_activation
 from fastdl.nn.modules.module import Module, _indent_rest
 from fastdl.nn.parameter import Parameter
@@ -296,7 +296,7 @@ class ModuleDict(Module):
 def _as_parameter(value: Any) -> Any:
     """Tensors become parameters when they enter a parameter container; other values stay what they are."""
     if isinstance(value, Tensor) and not isinstance(value, Parameter):
-        return Parameter(value, value._data.dtype.kind in FLOATING)
+        return Parameter(value, value._data.dtype.kind in DIFFERENTIABLE)
     return value
 
 

@@ -8,6 +8,7 @@ made from both when somebody asks for them. Calling and hooks are in ``calls.py`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Self, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
-from fastdl.dtypes import FLOATING, as_dtype
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
 from fastdl.kernels import fill_with_zeros
 from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
@@ -59,12 +60,16 @@ class _Registry(MutableMapping[str, Any]):
         return repr(dict(self))
 
 
-def _convert(tensor: Tensor, dtype: Any, where: Any = None) -> Tensor:
-    """The tensor itself, or a copy of it in another floating-point dtype (None: its own), on another device."""
+def _convert(tensor: Tensor, dtype: Any, where: Any = None, kinds: str = FLOATING) -> Tensor:
+    """The tensor itself, or a copy of it on another device and, if its own is of one of ``kinds``, in another dtype."""
     array = tensor._data
     if where is not None:
         array = to_device(array, where)
-    if dtype is not None and array.dtype.kind in FLOATING and array.dtype != dtype:
+    if dtype is not None and array.dtype.kind in kinds and array.dtype != dtype:
+        if array.dtype.kind == "c" != dtype.kind:
+            warnings.warn(
+                "Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2
+            )
         array = pooled_copy(array, dtype)
     return tensor if array is tensor._data else Tensor._wrap(array)
 
@@ -402,15 +407,16 @@ class Module(State):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Convert parameters and buffers in place: ``to(dtype)``, ``to(device)``, ``to(tensor)``; returns the module.
 
-        Only floating-point ones change dtype. Gradients go with their parameters. Move a module before its parameters
-        are handed to an optimizer whose state exists already: state stays where it is.
+        Only floating-point and complex ones change dtype (``float()`` and its siblings leave complex ones). Gradients
+        go with their parameters. Move a module before its parameters are handed to an optimizer whose state exists
+        already: state stays where it is.
         """
         dtype, where, _, _ = parse_to(args, kwargs)
-        if dtype is not None and dtype.kind not in FLOATING:
-            raise TypeError(f"to: a module converts to floating-point dtypes only, got {dtype}")
+        if dtype is not None and dtype.kind not in DIFFERENTIABLE:
+            raise TypeError(f"to: a module converts to floating-point and complex dtypes only, got {dtype}")
         if dtype is None and where is None:
             return self
-        return self._apply(lambda t: _convert(t, dtype, where))
+        return self._apply(lambda t: _convert(t, dtype, where, DIFFERENTIABLE))
 
     def type(self, dst_type: Any) -> Self:
         """Convert all parameters and buffers, integers too, to a dtype."""

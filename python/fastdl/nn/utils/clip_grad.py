@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
+from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
+from fastdl.ops.complex import ViewAsReal
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
 
@@ -17,6 +20,15 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     return [p._grad for p in params if p._grad is not None]
+
+
+def _parts(arrays: list[Any], norm_type: float = 2.0) -> list[Any]:
+    """Complex arrays as pairs of real numbers, whose 2-norm is theirs; for other norms their absolute values."""
+    if "c" not in [a.dtype.kind for a in arrays]:
+        return arrays
+    return [
+        a if a.dtype.kind != "c" else ViewAsReal.of(a) if norm_type == 2 else np.absolute(a) for a in arrays
+    ]
 
 
 def get_total_norm(
@@ -33,7 +45,7 @@ def get_total_norm(
         error_if_nonfinite: raise RuntimeError if the norm is NaN or infinite (default False).
         foreach: accepted for compatibility.
     """
-    arrays = [t._data for t in ([tensors] if isinstance(tensors, Tensor) else tensors)]
+    arrays = _parts([t._data for t in ([tensors] if isinstance(tensors, Tensor) else tensors)], norm_type)
     if not arrays:
         return Tensor._wrap(np.zeros((), np.float32))
     norm = select(arrays[0]).total_norm(arrays, float(norm_type))
@@ -57,14 +69,14 @@ def clip_grads_with_norm_(
     if grads and on_device(grads[0]._data):  # the GPU is not waited for
         kernels, norm = select(grads[0]._data), total_norm._data
         share = kernels.div_forward(float(max_norm), kernels.add_forward(norm, 1e-6))
-        kernels.scale_arrays([g._data for g in grads], kernels.minimum_forward(share, 1.0))
+        kernels.scale_arrays(_parts([g._data for g in grads]), kernels.minimum_forward(share, 1.0))
         for g in grads:
             g._bump_version()
         return
     factor = float(max_norm) / (float(total_norm._data) + 1e-6)
     if not grads or factor >= 1:
         return
-    select(grads[0]._data).scale_arrays([g._data for g in grads], factor)
+    select(grads[0]._data).scale_arrays(_parts([g._data for g in grads]), factor)
     for g in grads:
         g._bump_version()
 
@@ -103,6 +115,8 @@ def clip_grad_value_(
     """Clip every element of the gradients to [-clip_value, clip_value]."""
     limit = float(clip_value)
     grads = _gradients(parameters)
+    if any([g.is_complex() for g in grads]):
+        raise not_for_complex("clip_grad_value_", "clip_grad_norm_ limits them")
     if limit >= 0 and grads and all([on_device(g._data) for g in grads]):
         select(grads[0]._data).clamp_arrays([g._data for g in grads], limit)
     else:

@@ -1,0 +1,218 @@
+"""Arithmetic and functions on complex numbers, by NumPy or CuPy; ``complex_rules`` says for which operations."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastdl.autograd.graph import fitted
+from fastdl.dtypes import real_dtype
+from fastdl.kernels import is_array
+from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
+from fastdl.ops.complex import ComplexFormula, conj
+from fastdl.ops.pieces import in_pieces
+from fastdl.ops.promotion import common_dtype
+from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
+from fastdl.tensor import Tensor
+
+
+def _conjugate(value: Any) -> Any:
+    """Of an array or a number."""
+    return value.conj() if is_array(value) else value.conjugate()
+
+
+def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
+    """``by_numpy``, of large arrays on all threads."""
+    if out is None and max([np.size(o) for o in operands]) >= 1 << 16:
+        shape = broadcast_shape(label, *[o.shape if is_array(o) else () for o in operands])
+        like = next(o for o in operands if is_array(o))
+        return in_pieces(
+            lambda *given: ufunc(*given[:-1], out=given[-1], casting="unsafe"),
+            empty(shape, dtype, like),
+            *operands,
+        )
+    return by_numpy(label, ufunc, dtype, out, *operands)
+
+
+class ComplexBinary(ComplexFormula):
+    """Two operands of which one is complex, as :class:`fastdl.ops.binary.Binary`."""
+
+    label: ClassVar[str]
+    ufunc: ClassVar[Any]
+    keeps: ClassVar[bool] = True  # the operands, for backward
+    likes: Any
+
+    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        left, right = value if x is None else x, value if y is None else y
+        self.dtype = dtype = common_dtype(left, right)
+        self.likes = [None if a is None else (a.shape, a.dtype) for a in (x, y)]
+        if self.keeps and True in self.needs:
+            self.saves = tuple([i for i, a in enumerate((x, y)) if a is not None])
+            self.x, self.y = left, right
+        z = computed(self.label, self.ufunc, dtype, out, _beside(left, dtype), _beside(right, dtype))
+        self.keep(z)
+        return z
+
+    def keep(self, z: Any) -> None:
+        """Store the result if backward needs it."""
+
+    def operand_graph(self, i: int) -> Any:
+        """Operand ``i`` as a tensor of the graph; a number stays one."""
+        value = (self.x, self.y)[i]
+        return value if self.likes[i] is None else self.saved_input(i, value)
+
+    def give(self, grad_x: Callable[[], Any], grad_y: Callable[[], Any]) -> Any:
+        """The gradients of those inputs that need one, in their shapes and dtypes."""
+        return tuple(
+            [
+                fitted(g(), like) if need else None
+                for g, like, need in zip((grad_x, grad_y), self.likes, self.needs, strict=True)
+            ]
+        )
+
+
+def _beside(value: Any, dtype: Any) -> Any:
+    """An operand for a computation in ``dtype``; NumPy reads real arrays of that precision as they are."""
+    return value if is_array(value) and value.dtype is real_dtype(dtype) else operand(value, dtype)
+
+
+class ComplexAdd(ComplexBinary):
+    label, ufunc, keeps = "add", np.add, False
+    aliases_grad = True
+
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give(lambda: grad, lambda: grad)
+
+
+class ComplexSub(ComplexBinary):
+    label, ufunc, keeps = "sub", np.subtract, False
+    aliases_grad = True
+
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give(lambda: grad, lambda: -grad)
+
+
+class ComplexMul(ComplexBinary):
+    label, ufunc = "mul", np.multiply
+
+    def backward(self, grad: Any) -> Any:
+        need_x, need_y = self.needs
+        x, y = self.likes
+        return (
+            fit(computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.y)), x)
+            if need_x
+            else None,
+            fit(computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.x)), y)
+            if need_y
+            else None,
+        )
+
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give(
+            lambda: grad * _conj(self.operand_graph(1)), lambda: grad * _conj(self.operand_graph(0))
+        )
+
+
+def _conj(value: Any) -> Any:
+    return conj(value) if isinstance(value, Tensor) else value.conjugate()
+
+
+class ComplexDiv(ComplexBinary):
+    label, ufunc = "div", np.true_divide
+    saves_output = True
+
+    def keep(self, z: Any) -> None:
+        self.z = z
+
+    def backward_graph(self, grad: Any) -> Any:
+        grad_x = grad / _conj(self.operand_graph(1))
+        return self.give(lambda: grad_x, lambda: -grad_x * conj(self.saved_output(self.z)))
+
+
+def _power(x: Any, y: Any, out: Any, casting: str) -> Any:
+    if not is_array(y) and y == 2:
+        return np.multiply(x, x, out=out, casting=casting)  # type: ignore[call-overload]
+    return np.power(x, y, out=out, casting=casting)  # type: ignore[call-overload]
+
+
+class ComplexPow(ComplexBinary):
+    label, ufunc = "pow", staticmethod(_power)
+    saves_output = True
+
+    def keep(self, z: Any) -> None:
+        self.z = z
+
+    def backward_graph(self, grad: Any) -> Any:
+        x, y = self.operand_graph(0), self.operand_graph(1)
+
+        def grad_x() -> Any:  # grad conj(y x^(y - 1)), and 0 where y is 0
+            if not isinstance(y, Tensor):
+                return grad * _conj(x if y == 2 else x ** (y - 1)) * _conj(y) if y != 0 else grad * 0
+            flat = Tensor._wrap(self.y == 0)
+            return (grad * conj(y * x ** (y - 1))).masked_fill(flat, 0.0)
+
+        def grad_y() -> Any:  # grad conj(z log x), and 0 where 0^y is flat
+            if not isinstance(x, Tensor):
+                if x == 0:
+                    return grad * 0
+                return grad * conj(self.saved_output(self.z)) * np.log(builtins.complex(x)).conjugate()
+            flat: Any = x == 0
+            slope = self.saved_output(self.z) * x.masked_fill(flat, 1.0).to(self.dtype).log()
+            return (grad * conj(slope)).masked_fill(flat, 0.0)
+
+        return self.give(grad_x, grad_y)
+
+
+def _rsqrt(x: Any, out: Any, casting: str) -> Any:
+    return np.reciprocal(np.sqrt(x), out=out, casting=casting)  # type: ignore[call-overload]
+
+
+def _sigmoid(x: Any, out: Any, casting: str) -> Any:
+    return np.reciprocal(1 + np.exp(-x), out=out, casting=casting)  # type: ignore[call-overload]
+
+
+_OF_X = {k: f for k, f in _OF_INPUT.items() if k not in ("abs", "erf")}
+_OF_X["acosh"] = lambda x: (x + 1).rsqrt() * (x - 1).rsqrt()  # one root would take the wrong branch left of 0
+_OF_Y: dict[str, Callable[[Any], Any]] = {
+    **_OF_OUTPUT,
+    "tanh": lambda y: 1 - y * y,
+    "sigmoid": lambda y: y * (1 - y),
+}
+_NUMPY: dict[str, Any] = {
+    "neg": np.negative,
+    "rsqrt": _rsqrt,
+    "sigmoid": _sigmoid,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+}
+
+
+class Holomorphic(ComplexFormula):
+    """y = f(z) elementwise, by name; the gradient is grad conj(f'(z))."""
+
+    def forward(self, x: Any, name: str, out: Any = None) -> Any:
+        self.name_of = name
+        y = by_numpy(name, _NUMPY.get(name) or getattr(np, name), x.dtype, out, x)
+        if name in _OF_Y:
+            self.saves_output, self.kept = True, y
+        elif name != "neg":
+            self.saves, self.kept = (0,), x
+        return y
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        if self.name_of == "neg":
+            return -grad
+        if self.name_of in _OF_Y:
+            return grad * conj(_OF_Y[self.name_of](self.saved_output(self.kept)))
+        return grad * conj(_OF_X[self.name_of](self.saved_input(0, self.kept)))
+
+
+HOLOMORPHIC = frozenset(["neg", *_OF_X, *_OF_Y])
+"""The names of the elementwise functions that complex numbers have, too."""

@@ -1,0 +1,165 @@
+"""Products, sums and norms of complex numbers: what the real operations become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import enable_grad
+from fastdl.errors import DtypeError
+from fastdl.kernels import array as as_array
+from fastdl.ops.arrays import empty
+from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_real
+from fastdl.ops.einsum import Einsum
+from fastdl.ops.linear import AddMatMul, Bilinear, MatMul, Outer
+from fastdl.ops.order import Cumprod
+from fastdl.ops.reduce import Mean, Norm, Prod, Spread, Std, Sum, Var, numpy_reduce
+from fastdl.tensor import Tensor
+
+
+class Conjugated(ComplexFormula):
+    """The complex form of an operation that is a polynomial (or holomorphic) in its inputs.
+
+    If a real backward is ``f(grad, saved)``, linear in ``grad``, the complex one is ``f(grad, conj(saved))``, which is
+    ``conj(f(conj(grad), saved))``.
+    """
+
+    def backward_graph(self, *grads: Any) -> Any:
+        found = super().backward_graph(*[conj(g) for g in grads])
+        if found.__class__ is not tuple:
+            return conj(found)
+        return tuple([None if g is None else conj(g) for g in found])
+
+
+class ComplexMatMul(Conjugated, MatMul):
+    def forward(self, a: Any, b: Any) -> Any:
+        self.a, self.b = a, b
+        return product(a, b)
+
+
+def product(a: Any, b: Any) -> Any:
+    """``numpy.matmul``; a batch on the left of one matrix is one long product."""
+    if a.ndim > 2 and b.ndim == 2:
+        y = product(a.reshape(-1, a.shape[-1]), b)
+        return y.reshape(*a.shape[:-1], b.shape[-1])
+    if a.ndim == 2 and b.ndim == 2:
+        return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
+    return as_array(np.matmul(a, b), a)
+
+
+class ComplexOuter(Conjugated, Outer):
+    def forward(self, a: Any, b: Any) -> Any:
+        self.a, self.b = a, b
+        return product(a[:, None], b[None])
+
+
+class ComplexAddMatMul(Conjugated, AddMatMul):
+    def forward(self, c: Any, a: Any, b: Any, beta: Any, alpha: Any) -> Any:
+        self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
+        y = product(a, b)
+        y = y if alpha == 1 else y * y.dtype.type(alpha)
+        return y if beta == 0 else np.add(y, c if beta == 1 else c * c.dtype.type(beta), out=y)
+
+
+class Replayed(ComplexFormula):
+    """The complex form of an operation whose backward is its forward once more, composed of others: they conjugate."""
+
+    def backward(self, *grads: Any) -> Any:
+        with enable_grad():
+            return super().backward(*grads)
+
+
+class ComplexEinsum(Conjugated, Einsum):
+    aliases_grad = False
+
+    def backward_graph(self, grad: Any) -> Any:
+        if any([len(set(own)) < len(own) for own in self.labels]):  # replayed
+            with enable_grad():
+                return Einsum.backward_graph(self, grad)
+        return super().backward_graph(grad)
+
+
+class ComplexBilinear(Replayed, Bilinear):
+    def forward(self, x1: Any, x2: Any, weight: Any, bias: Any) -> Any:
+        y = super().forward(x1, x2, weight, None)
+        self.has_bias = bias is not None
+        return y if bias is None else np.add(y, bias, out=y)
+
+
+class ComplexProd(Replayed, Prod):
+    def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        self.remember(x, axes, keepdim)
+        self.x, self.y = x, numpy_reduce(np.prod, x, axes, keepdim, x.dtype)
+        return self.y
+
+
+class ComplexCumprod(Replayed, Cumprod):
+    def forward(self, x: Any, axis: int) -> Any:
+        self.x, self.axis = x, axis
+        self.y = np.cumprod(x, axis, out=empty(x.shape, x.dtype, x)) if x.ndim else x.copy()
+        return self.y
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        if grad.ndim and self.x.all():
+            return conj(Cumprod.backward_graph(self, conj(grad)))
+        return Cumprod.backward_graph(self, grad)
+
+
+# -------------------------------------------------------------------------------------- by other operations
+
+
+def linear(x: Any, weight: Any, bias: Any) -> Any:
+    """x @ weight.T + bias"""
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t._data.dtype is not x._data.dtype:
+            raise DtypeError(f"linear: input is {x.dtype} but {name} is {t.dtype}; give both the same dtype")
+    y = ComplexMatMul.apply(x, weight.mT)
+    return y if bias is None else y + bias
+
+
+def mean(x: Tensor, axes: Any, keepdim: bool) -> Any:
+    total = Sum.apply(x, axes=axes, keepdim=keepdim)
+    count = x.numel() / max(total.numel(), 1) if total.numel() else 1
+    return total / count if count else total * float("nan")
+
+
+def norm(x: Tensor, p: float, axes: Any, keepdim: bool) -> Any:
+    """Of the absolute values; the 2-norm is that of all parts."""
+    if p != 2:
+        return Norm.apply(x.abs(), p=p, axes=axes, keepdim=keepdim)
+    parts = view_as_real(x)
+    axes = tuple(range(parts.ndim)) if axes is None else (*axes, x.ndim)
+    result = Norm.apply(parts, p=p, axes=axes, keepdim=keepdim)
+    return result.squeeze(-1) if keepdim else result
+
+
+def variance(x: Tensor, axes: Any, keepdim: bool, correction: float) -> Any:
+    """That of the real parts plus that of the imaginary ones: real."""
+    options = {"axes": axes, "keepdim": keepdim, "correction": correction}
+    return Var.apply(real(x), **options) + Var.apply(imag(x), **options)
+
+
+def spread(cls: type[Spread], x: Tensor, axes: Any, keepdim: bool, correction: float) -> Any:
+    """Standard deviation, or variance and mean."""
+    var = variance(x, axes, keepdim, correction)
+    return var.sqrt() if cls is Std else (var, Mean.apply(x, axes=axes, keepdim=keepdim))
+
+
+def logsumexp(x: Tensor, axes: Any, keepdim: bool) -> Any:
+    """log(sum(exp(x - m))) + m, with m the largest real part."""
+    largest = real(x).detach().amax(axes, True)
+    largest = largest.masked_fill(~largest.isfinite(), 0.0)
+    total = Sum.apply((x - largest).exp(), axes=axes, keepdim=True).log() + largest
+    if keepdim:
+        return total
+    return total.reshape(Sum.apply(real(x).detach(), axes=axes, keepdim=False).shape)
+
+
+def in_parts(apply: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """An operation linear in ``x`` and in ``weight`` (convolution), from four real ones."""
+    zero = None if bias is None else (real(bias), imag(bias))
+    first = apply(real(x), real(weight), None if zero is None else zero[0])
+    second = apply(real(x), imag(weight), None if zero is None else zero[1])
+    re = first - apply(imag(x), imag(weight), None)
+    return Join.apply(re, second + apply(imag(x), real(weight), None))  # type: ignore[no-any-return]

@@ -1,0 +1,272 @@
+"""Discrete Fourier transforms over any axes, by NumPy's or CuPy's fft.
+
+Every transform is linear, so its gradient is a transform as well: that of the complex one is the conjugate transposed
+matrix, the transform in the other direction without its factor; those of real ones follow by the halves of spectra that
+were left out. All have the factor 1 (or 1 / n) of ``norm`` taken out of the transforms and multiplied.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import (
+    DIFFERENTIABLE,
+    complex64,
+    complex_dtype,
+    float32,
+    float64,
+    get_default_dtype,
+    is_half,
+    real_dtype,
+)
+from fastdl.errors import ArgumentError
+from fastdl.kernels import on_device
+from fastdl.ops.arrays import empty
+from fastdl.ops.common import axes as normal_axes
+from fastdl.ops.common import axis as normal_axis
+from fastdl.ops.complex import conj
+from fastdl.ops.pieces import in_pieces
+from fastdl.tensor import Tensor
+
+_NORMS = ("backward", "ortho", "forward")
+
+
+def _by_module(name: str, x: Any, *arguments: Any) -> Any:
+    """A function of ``numpy.fft`` (CuPy's by NumPy's own protocol), in the precision of ``x``."""
+    if not on_device(x) and x.ndim > 1 and arguments[1] != 0:
+        return _into_pool(getattr(np.fft, name), name, x, *arguments)
+    y = getattr(np.fft, name)(x, *arguments)
+    single = x.dtype is float32 or x.dtype is complex64
+    wanted = (
+        (float32 if single else float64)
+        if y.dtype.kind == "f"
+        else complex_dtype(float32 if single else float64)
+    )
+    return y if y.dtype is wanted else y.astype(wanted)
+
+
+def _into_pool(transform: Any, name: str, x: Any, n: Any, axis: Any, norm: str) -> Any:
+    """The same into pooled memory, on all threads: the first axis is not the one that is transformed."""
+    shape, dtype = list(x.shape), complex_dtype(x.dtype)
+    if name == "rfft":
+        shape[axis] = shape[axis] // 2 + 1
+    elif name == "irfft":
+        shape[axis], dtype = n, real_dtype(x.dtype)
+    return in_pieces(lambda part, out: transform(part, n, axis, norm, out=out), empty(shape, dtype, x), x)
+
+
+def _scale(norm: str, count: int, inverse: bool) -> float:
+    """What a plain sum is multiplied by."""
+    if norm == "ortho":
+        return 1 / math.sqrt(count)
+    return 1 / count if (norm == "backward") == inverse else 1.0
+
+
+def _scaled(y: Any, factor: float) -> Any:
+    if factor != 1:
+        y *= y.real.dtype.type(factor)
+    return y
+
+
+class Transform(Op):
+    """sum over n of x[n] exp(-+ 2 pi i k n / N), over several axes, times ``factor``."""
+
+    takes_complex = True
+
+    def forward(self, x: Any, axes: tuple[int, ...], inverse: bool, factor: float) -> Any:
+        self.axes, self.inverse, self.factor = axes, inverse, factor
+        # NumPy's norm "forward" leaves the factor out of the inverse, "backward" out of the other.
+        name, norm = ("ifft", "forward") if inverse else ("fft", "backward")
+        for axis in reversed(axes):
+            x = _by_module(name, x, None, axis, norm)
+        return _scaled(x, factor)
+
+    def backward(self, grad: Any) -> Any:
+        return Transform.forward(Transform(), grad, self.axes, not self.inverse, self.factor)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Transform.apply(grad, axes=self.axes, inverse=not self.inverse, factor=self.factor)
+
+
+def _both_halves(x: Any, axis: int, count: int) -> Any:
+    """Which entries of a half spectrum stand for two of the whole one: a factor of 2, else 1, along ``axis``."""
+    factors = np.full(x.shape[axis], 2.0)
+    factors[0] = 1
+    if count % 2 == 0:
+        factors[-1] = 1
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return np.asarray(factors.reshape(shape), x.real.dtype, like=x)
+
+
+class RealTransform(Op):
+    """The first half of the spectrum of a real signal along one axis."""
+
+    def forward(self, x: Any, axis: int, factor: float) -> Any:
+        self.axis, self.factor, self.count = axis, factor, x.shape[axis]
+        return _scaled(_by_module("rfft", x, None, axis, "backward"), factor)
+
+    def backward(self, grad: Any) -> Any:
+        # Re sum_k grad[k] exp(2 pi i k n / N): the inverse real transform counts all but the ends twice.
+        half = grad / _both_halves(grad, self.axis, self.count)
+        return _scaled(_by_module("irfft", half, self.count, self.axis, "forward"), self.factor)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        half = grad / Tensor._wrap(_both_halves(grad._data, self.axis, self.count))
+        return InverseRealTransform.apply(half, axis=self.axis, count=self.count, factor=self.factor)
+
+
+class InverseRealTransform(Op):
+    """The real signal of ``count`` samples along one axis that has this half spectrum."""
+
+    takes_complex = True
+
+    def forward(self, x: Any, axis: int, count: int, factor: float) -> Any:
+        self.axis, self.factor, self.count = axis, factor, count
+        return _scaled(_by_module("irfft", x, count, axis, "forward"), factor)
+
+    def backward(self, grad: Any) -> Any:
+        spectrum = _scaled(_by_module("rfft", grad, None, self.axis, "backward"), self.factor)
+        spectrum *= _both_halves(spectrum, self.axis, self.count)
+        return spectrum
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        spectrum = RealTransform.apply(grad, axis=self.axis, factor=self.factor)
+        return spectrum * Tensor._wrap(_both_halves(spectrum._data, self.axis, self.count))
+
+
+# ------------------------------------------------------------------------------------------------------- arguments
+
+
+def _input(op: str, input: Tensor, real: bool | None) -> Tensor:
+    """The tensor in a dtype that is transformed; ``real``: must it be real, complex (made so), or may it be both?"""
+    dtype = input._data.dtype
+    if real and dtype.kind == "c":
+        raise RuntimeError(
+            f"{op} expects a real input tensor, but got {dtype}; use fft() for complex signals"
+        )
+    if is_half(dtype):
+        raise RuntimeError(f"{op}: Unsupported dtype {dtype}; convert it with x.float()")
+    if dtype.kind not in DIFFERENTIABLE:
+        input = input.to(get_default_dtype())
+    if real is False and input._data.dtype.kind != "c":
+        input = input.to(complex_dtype(input._data.dtype))
+    return input
+
+
+def _norm(op: str, norm: str | None) -> str:
+    if norm is None:
+        return "backward"
+    if norm not in _NORMS:
+        raise ArgumentError(f"{op}: Invalid normalization mode: {norm!r}; use one of {', '.join(_NORMS)}")
+    return norm
+
+
+def _fitted(op: str, x: Tensor, n: int | None, dim: int) -> Tensor:
+    """Cut, or filled with zeros, to ``n`` entries along ``dim``."""
+    have = x.shape[dim]
+    if n is None or n == have:
+        if have < 1:
+            raise RuntimeError(
+                f"{op}: Invalid number of data points (0) specified, in shape {tuple(x.shape)}"
+            )
+        return x
+    if n < 1:
+        raise RuntimeError(f"{op}: Invalid number of data points ({n}) specified")
+    if n < have:
+        return x.narrow(dim, 0, n)
+    from fastdl.ops.resample import pad
+
+    return pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, n - have])
+
+
+def _axes_and_sizes(op: str, x: Tensor, s: Any, dim: Any) -> tuple[tuple[int, ...], list[int | None]]:
+    """The axes to transform, and their sizes where ``s`` says so."""
+    if x.ndim == 0 and dim is None and s is None:
+        return (), []
+    sizes: Any = None if s is None else [s] if isinstance(s, int) else list(s)
+    if dim is None:
+        count = x.ndim if sizes is None else len(sizes)
+        if count > x.ndim:
+            raise RuntimeError(
+                f"{op}: Got shape with {count} values but input tensor only has {x.ndim} dimensions"
+            )
+        over = tuple(range(x.ndim - count, x.ndim))
+    else:
+        over = normal_axes(op, tuple(dim) if isinstance(dim, (tuple, list)) else dim, x.ndim)
+    if sizes is None:
+        sizes = [None] * len(over)
+    if len(sizes) != len(over):
+        raise RuntimeError(
+            f"{op}: When given, dim and shape arguments must have the same length, got {dim} and {s}"
+        )
+    return over, [None if n in (None, -1) else int(n) for n in sizes]
+
+
+# -------------------------------------------------------------------------------------------------- transforms
+
+
+def complex_transform(op: str, input: Tensor, s: Any, dim: Any, norm: Any, inverse: bool) -> Tensor:
+    """``fft`` and its siblings, over one or several axes."""
+    mode, x = _norm(op, norm), _input(op, input, False)
+    over, sizes = _axes_and_sizes(op, x, s, dim)
+    for d, n in zip(over, sizes, strict=True):
+        x = _fitted(op, x, n, d)
+    if not over:
+        return x.clone()
+    factor = _scale(mode, math.prod([x.shape[d] for d in over]), inverse)
+    return Transform.apply(x, axes=over, inverse=inverse, factor=factor)  # type: ignore[no-any-return]
+
+
+def real_transform(op: str, input: Tensor, s: Any, dim: Any, norm: Any, inverse: bool = False) -> Tensor:
+    """Of a real signal: half of the spectrum along the last of the axes, the whole one along the others.
+
+    ``inverse`` is that of a signal whose spectrum is real (ihfft): conjugated.
+    """
+    mode, x = _norm(op, norm), _input(op, input, True)
+    over, sizes = _axes_and_sizes(op, x, s, dim)
+    if not over:
+        raise RuntimeError(f"{op} must transform at least one axis")
+    for d, n in zip(over, sizes, strict=True):
+        x = _fitted(op, x, n, d)
+    factor = _scale(mode, math.prod([x.shape[d] for d in over]), inverse)
+    y: Tensor = RealTransform.apply(x, axis=over[-1], factor=factor if len(over) == 1 else 1.0)
+    if inverse:
+        y = conj(y)
+    if len(over) > 1:
+        y = Transform.apply(y, axes=over[:-1], inverse=inverse, factor=factor)
+    return y
+
+
+def inverse_real_transform(
+    op: str, input: Tensor, s: Any, dim: Any, norm: Any, inverse: bool = True
+) -> Tensor:
+    """The real signal of half a spectrum; not ``inverse``: the real spectrum of half a signal (hfft)."""
+    mode, x = _norm(op, norm), _input(op, input, False)
+    over, sizes = _axes_and_sizes(op, x, s, dim)
+    if not over:
+        raise RuntimeError(f"{op} must transform at least one axis")
+    last = over[-1]
+    count = 2 * (x.shape[last] - 1) if sizes[-1] is None else sizes[-1]
+    if count < 1:
+        raise RuntimeError(f"{op}: Invalid number of data points ({count}) specified")
+    for d, n in zip(over[:-1], sizes[:-1], strict=True):
+        x = _fitted(op, x, n, d)
+    x = _fitted(op, x, count // 2 + 1, last)
+    factor = _scale(mode, math.prod([x.shape[d] for d in over[:-1]]) * count, inverse)
+    if len(over) > 1:
+        x = Transform.apply(x, axes=over[:-1], inverse=inverse, factor=1.0)
+    if not inverse:
+        x = conj(x)
+    return InverseRealTransform.apply(x, axis=last, count=count, factor=factor)  # type: ignore[no-any-return]
+
+
+def one_axis(op: str, input: Tensor, dim: int) -> int:
+    """``dim`` of a transform over one axis, checked."""
+    if input._data.ndim == 0:
+        raise IndexError(f"{op}: Dimension specified as {dim} but tensor has no dimensions")
+    return normal_axis(op, dim, input._data.ndim)
