@@ -19,6 +19,7 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 
 #include <cstring>
+#include <span>
 
 #include "cpu/conv/planes.h"
 #include "cpu/layout.h"
@@ -28,9 +29,9 @@ namespace {
 
 using pairs::ceil_div, pairs::kColumns, pairs::Run;
 
-constexpr int64_t kOwnNumbers = 128 << 10;     // of the images of one thread: 256 KB, a part of L2
-constexpr int64_t kSharedNumbers = 2 << 20;    // of the images of all threads
-constexpr int64_t kLanes = 512;                // as many at least, if there are so many images
+constexpr int64_t kOwnNumbers = 256 << 10;   // of the images of one thread: 512 KB, a part of L2
+constexpr int64_t kSharedNumbers = 2 << 20;  // of the images of all threads
+constexpr int64_t kLanes = 512;              // as many at least, if there are so many images
 
 __mmask16 first(int64_t n) {
   return n >= 16 ? __mmask16(0xffff) : __mmask16((1u << n) - 1);
@@ -132,10 +133,18 @@ struct Part {
     if (lane > 0) starts.push_back(int64_t(runs.size()));
   }
 
-  // Steps [s0, s0 + here) of the panel of columns q.
-  void pack(uint32_t* out, const uint16_t* x, int64_t q, int64_t s0, int64_t here) const {
-    for (int64_t r = starts[size_t(q)]; r < starts[size_t(q) + 1]; ++r) {
-      const Run& run = runs[size_t(r)];
+  // The runs of the panel of columns q: those of the first `images` images.
+  std::span<const Run> runs_of(int64_t q, int64_t images) const {
+    const int64_t begin = starts[size_t(q)];
+    int64_t end = starts[size_t(q) + 1];
+    while (end > begin && q * kColumns + runs[size_t(end) - 1].lane >= images * lanes_of_image) --end;
+    return {runs.data() + begin, size_t(end - begin)};
+  }
+
+  // Steps [s0, s0 + here) of a panel with these runs.
+  void pack(uint32_t* out, const uint16_t* x, std::span<const Run> runs_here, int64_t s0,
+            int64_t here) const {
+    for (const Run& run : runs_here)
       for (int v = 0; v < run.count; v += 16) {
         // A whole vector where it fits: the next run replaces what it has too much.
         const __mmask16 there = first(run.count - v), room = first(kColumns - run.lane - v);
@@ -144,12 +153,11 @@ struct Part {
         for (const Step *s = steps.data() + s0, *end = s + here; s < end; ++s, to += kColumns) {
           const __m256i low = _mm256_maskz_loadu_epi16(there, from + s->low),
                         high = _mm256_maskz_loadu_epi16(s->high < 0 ? __mmask16(0) : there, from + s->high);
-          _mm512_mask_storeu_epi32(
-              to, room,
-              _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+          _mm512_mask_storeu_epi32(to, room,
+                                   _mm512_or_si512(_mm512_cvtepu16_epi32(low),
+                                                   _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
         }
       }
-    }
   }
 };
 
@@ -179,13 +187,12 @@ void correlate(const Images& from, const ConvProblem& p, const std::vector<Part>
       const Part& part = parts[i];
       pairs::multiply(
           weights(g, i), rows, images * part.lanes_of_image, int64_t(part.steps.size()),
-          [&](uint32_t* out, int64_t q, int64_t s, int64_t here) { part.pack(out, x, q, s, here); },
+          [&](uint32_t* out, int64_t q, int64_t s, int64_t here) {
+            part.pack(out, x, part.runs_of(q, images), s, here);
+          },
           [&](float* sums, int64_t row, int64_t q, int count) {
-            const Run* runs = part.runs.data() + part.starts[size_t(q)];
-            // Runs beyond the last image are those of groups with more images.
-            int used = int(part.starts[size_t(q) + 1] - part.starts[size_t(q)]);
-            while (used > 0 && q * kColumns + runs[used - 1].lane >= images * part.lanes_of_image) --used;
-            pairs::leave(y + row * size, size, part.apart, sums, count, runs, used,
+            const auto runs = part.runs_of(q, images);
+            pairs::leave(y + row * size, size, part.apart, sums, count, runs.data(), int(runs.size()),
                          bias ? bias + g * rows + row : nullptr);
           });
     }
@@ -269,9 +276,8 @@ void conv_grad_x_pairs(const ConvProblem& p, uint16_t* gx, const uint16_t* gy, c
               while (here > 0) {
                 const int64_t tap = used[i]->taps[size_t(s / steps_of_tap)], at = s % steps_of_tap;
                 const int64_t run = std::min(here, steps_of_tap - at);
-                pairs::pack(out, height,
-                            turned + g * deep * p.patch() + (row * taps + tap) * deep + 2 * at, taps * deep,
-                            1, count, std::min(2 * run, deep - 2 * at));
+                pairs::pack(out, height, turned + g * deep * p.patch() + (row * taps + tap) * deep + 2 * at,
+                            taps * deep, 1, count, std::min(2 * run, deep - 2 * at));
                 out += run * height, s += run, here -= run;
               }
             });
@@ -289,7 +295,8 @@ struct Lines {
   void pack(uint32_t* out, int width, const uint16_t* x, int64_t lane, int count, int64_t s,
             int64_t here) const {
     while (here > 0) {
-      const int64_t n = s / steps_of_image, at = s % steps_of_image, run = std::min(here, steps_of_image - at);
+      const int64_t n = s / steps_of_image, at = s % steps_of_image,
+                    run = std::min(here, steps_of_image - at);
       pairs::pack_lines(out, width, x + n * from.image() + 2 * at, offsets.data() + lane, count,
                         there + at / 16, run);
       out += run * width, s += run, here -= run;
@@ -351,8 +358,7 @@ void grad_w_of_group(const ConvProblem& p, int64_t g, uint16_t* gw, const Images
     sum_images(0, p.batch, kSharedNumbers, sums.get());
   else
     parallel_tasks(shares, [&](int64_t i) {
-      sum_images(p.batch * i / shares, p.batch * (i + 1) / shares, kOwnNumbers,
-                 sums + i * tiles * tile);
+      sum_images(p.batch * i / shares, p.batch * (i + 1) / shares, kOwnNumbers, sums + i * tiles * tile);
     });
   for (int64_t i = 1; i < shares; ++i)
     for (int64_t j = 0; j < tiles * tile; ++j) sums[j] += sums[i * tiles * tile + j];

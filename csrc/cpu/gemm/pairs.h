@@ -50,7 +50,8 @@ struct Run {
   int lane, count;
   int64_t from, to;
 };
-// A finished tile to bfloat16: to[i * ld + run.to + step * j] = sums(i, run.lane + j) + bias[i] (may be null).
+// A finished tile to bfloat16: to[i * ld + run.to + step * j] = sums(i, run.lane + j) + bias[i] (may be
+// null).
 void leave(uint16_t* to, int64_t ld, int64_t step, const float* sums, int rows, const Run* runs, int count,
            const float* bias);
 
@@ -100,9 +101,7 @@ void multiply(const uint32_t* a, int64_t m, int64_t n, int64_t steps, const Pack
         for (int64_t q = q0; q < q1; ++q) pack(own.get() + (q - q0) * kColumns * here, q, s, here);
         for (int64_t panel = p0; panel < p1; ++panel)
           for (int64_t q = q0; q < q1; ++q) {
-            const int64_t place = kept         ? panel * columns + q
-                                  : blocks > 1 ? (panel - p0) * group + q - q0
-                                               : 0;
+            const int64_t place = kept ? panel * columns + q : blocks > 1 ? (panel - p0) * group + q - q0 : 0;
             float* to = (kept ? kept : sums.get()) + place * height * kColumns;
             kernel(here, a + s * panels * height + panel * height * here,
                    own.get() + (q - q0) * kColumns * here, to, add || s > 0);
