@@ -1,6 +1,6 @@
 // Batch normalisation by given statistics of numbers stored in half precision: one pass, converted in
-// registers. y = (x - mean) * a + bias with a = weight / sqrt(var + eps), one of each per channel; planes of a
-// few numbers go as rows of all channels, with the constants spread out beside them.
+// registers. y = (x - mean) * a + bias with a = weight / sqrt(var + eps), one of each per channel; planes of
+// a few numbers go as rows of all channels, with the constants spread out beside them.
 //
 // Work: planes or rows over threads. Passes: one read and one write, two bytes a number.
 #include <cmath>

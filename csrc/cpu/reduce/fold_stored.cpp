@@ -1,5 +1,5 @@
-// Sums of numbers stored in half precision, read where they lie: the folds of floats, with another load. (Other
-// folds go by pieces that are converted first, half.cpp.)
+// Sums of numbers stored in half precision, read where they lie: the folds of floats, with another load.
+// (Other folds go by pieces that are converted first, half.cpp.)
 #include "cpu/reduce/fold_columns.h"
 #include "cpu/reduce/fold_rows.h"
 #include "cpu/simd/half.h"

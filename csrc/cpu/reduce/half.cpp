@@ -1,6 +1,6 @@
 // Folds of numbers stored in half precision along the middle axis of (outer, n, inner): pieces that stay in a
-// near cache are converted and folded as floats, their results joined in order as doubles. Sums, the commonest,
-// have loops of their own (fold_stored.cpp).
+// near cache are converted and folded as floats, their results joined in order as doubles. Sums, the
+// commonest, have loops of their own (fold_stored.cpp).
 //
 // Work: pieces over threads. Passes: the input once, two bytes a number.
 #include "cpu/reduce/half.h"
