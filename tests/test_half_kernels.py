@@ -242,15 +242,19 @@ def test_products(level, dtype, pairs):
 # Besides those of conv_cases: last groups of images that are smaller than the others, inputs that meet no tap, odd
 # channels, few results with images shared out, three axes.
 MORE_GEOMETRIES = {
-    "images of a smaller last group": ((13, 16, 9, 9), (24, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    "many small images": ((45, 5, 6, 5), (9, 5, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    "no tap": ((2, 4, 11, 12), (6, 4, 2, 2), (3, 4), (0, 0), (1, 1), 1),
-    "odd channels apart": ((2, 7, 12, 17), (5, 7, 3, 3), (2, 2), (1, 1), (1, 1), 1),
-    "stride 1x1": ((5, 40, 9, 9), (30, 40, 1, 1), (2, 2), (0, 0), (1, 1), 1),
+    "images of a smaller last group": ((13, 33, 9, 9), (34, 33, 2, 3), (1, 1), (1, 1), (1, 1), 1),
+    "many small images": ((45, 35, 6, 5), (33, 35, 3, 2), (1, 1), (1, 1), (1, 1), 1),
+    "no tap": ((2, 20, 11, 12), (36, 20, 2, 2), (3, 4), (0, 0), (1, 1), 1),
+    "odd channels apart": ((2, 17, 12, 17), (33, 17, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "wide strides": ((2, 17, 12, 29), (33, 17, 5, 4), (3, 3), (2, 1), (1, 1), 1),
+    "patch of three": ((3, 3, 32, 31), (40, 3, 8, 8), (8, 8), (0, 0), (1, 1), 1),
+    "stride 1x1": ((5, 40, 9, 9), (33, 40, 1, 1), (2, 2), (0, 0), (1, 1), 1),
+    "one by one": ((5, 40, 9, 9), (33, 40, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "shared images": ((7, 4, 10, 11), (16, 2, 3, 3), (1, 1), (1, 1), (1, 1), 2),
     "groups of four": ((3, 16, 9, 10), (16, 4, 3, 3), (1, 1), (1, 1), (1, 1), 4),
-    "deep": ((1, 300, 7, 7), (33, 300, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    "volumes": ((2, 5, 6, 7, 8), (9, 5, 3, 3, 3), (2, 1, 2), (1, 1, 1), (1, 1, 1), 1),
-    "sequences": ((3, 20, 70), (30, 20, 5), (1,), (4,), (2,), 1),
+    "deep": ((1, 300, 7, 7), (33, 300, 2, 2), (1, 1), (1, 1), (1, 1), 1),
+    "volumes": ((2, 17, 6, 7, 8), (33, 17, 3, 3, 3), (2, 1, 2), (1, 1, 1), (1, 1, 1), 1),
+    "sequences": ((3, 20, 70), (33, 20, 5), (1,), (4,), (2,), 1),
 }
 
 
@@ -306,7 +310,7 @@ def test_convolution_keeps_nan_where_it_is_seen(level):
     backend = kernels.load(level)
     rng = np.random.default_rng(8)
     for options in (((1, 1), (1, 1), (1, 1), 1), ((2, 2), (0, 0), (1, 1), 1), ((1, 1), (0, 0), (1, 1), 1)):
-        x, w = random(rng, (2, 9, 9, 11), HALVES[1]), random(rng, (10, 9, 3, 3), HALVES[1])
+        x, w = random(rng, (2, 17, 9, 11), HALVES[1]), random(rng, (33, 17, 3, 2), HALVES[1])
         x[1, 3, 4, 10] = np.inf
         want = backend.conv_forward(x.astype(np.float64), w.astype(np.float64), None, *options)
         got = backend.conv_forward(x, w, None, *options)

@@ -1,9 +1,10 @@
-// Convolution in half precision: by products of pairs where the processor has them (pairs.cpp), else by
-// float32's algorithms on some images at a time, as many as stay in the last cache with their floats: memory
-// is passed over in two bytes a number. Sums are floats and are rounded once.
+// Convolution in half precision: by products of pairs where the processor has them and they win
+// (pairs.cpp), else by float32's algorithms on some images at a time, as many as stay in the last cache with
+// their floats: memory is passed over in two bytes a number. Sums are floats and are rounded once.
 #include "cpu/conv/half.h"
 
 #include <algorithm>
+#include <string>
 
 #include "cpu/conv/conv.h"
 #include "cpu/conv/pairs.h"
@@ -16,10 +17,18 @@ namespace {
 
 constexpr int64_t kFloats = 2 << 20;  // of some images and their results: 8 MB
 
-// Are there enough channels for a tile of the product? (Depthwise convolutions have one of each.)
-bool by_pairs(Half half, const ConvProblem& p) {
-  return half == Half::bfloat16 && p.group_in() * p.group_out() >= 8 && has_pair_products() &&
-         p.batch * p.in_size() * p.out_size() > 0 && conv_algorithm() == "auto";
+// Does a product of pairs win? A panel needs rows enough to be worth packing (groups of a few channels have
+// no better way, depthwise convolutions have), and Winograd's floats save more multiplications than pairs do.
+bool by_pairs(Half half, const ConvProblem& p, ConvPass pass) {
+  if (half != Half::bfloat16 || p.group_in() * p.group_out() < 8 || !has_pair_products() ||
+      p.batch * p.in_size() * p.out_size() == 0 || conv_algorithm() != "auto")
+    return false;
+  const int64_t rows = pass == ConvPass::forward  ? p.group_out()
+                       : pass == ConvPass::grad_x ? p.group_in()
+                                                  : std::min(p.group_out(), p.patch()) / 2;
+  if (p.groups == 1 && rows < 16) return false;
+  const std::string name = conv_choice<float>(p, pass);
+  return name != "winograd" && name != "as 3x3";
 }
 
 // f(first, images) for some images at a time, of `size` numbers each.
@@ -52,7 +61,7 @@ void map_images(Half half, const ConvProblem& p, uint16_t* to, int64_t to_size, 
 
 void conv_forward_half(Half half, const ConvProblem& p, uint16_t* y, const uint16_t* x, const uint16_t* w,
                        const float* bias) {
-  if (by_pairs(half, p)) return conv_forward_pairs(p, y, x, w, bias);
+  if (by_pairs(half, p, ConvPass::forward)) return conv_forward_pairs(p, y, x, w, bias);
   const Widened weights(w, p.out_channels * p.patch(), half);
   map_images(half, p, y, p.out_channels * p.out_size(), x, p.in_channels * p.in_size(),
              [&](const ConvProblem& part, float* to, const float* from) {
@@ -62,7 +71,7 @@ void conv_forward_half(Half half, const ConvProblem& p, uint16_t* y, const uint1
 
 void conv_grad_x_half(Half half, const ConvProblem& p, uint16_t* gx, const uint16_t* gy, const uint16_t* w,
                       const float* bias) {
-  if (by_pairs(half, p)) return conv_grad_x_pairs(p, gx, gy, w, bias);
+  if (by_pairs(half, p, ConvPass::grad_x)) return conv_grad_x_pairs(p, gx, gy, w, bias);
   const Widened weights(w, p.out_channels * p.patch(), half);
   map_images(half, p, gx, p.in_channels * p.in_size(), gy, p.out_channels * p.out_size(),
              [&](const ConvProblem& part, float* to, const float* from) {
@@ -71,7 +80,7 @@ void conv_grad_x_half(Half half, const ConvProblem& p, uint16_t* gx, const uint1
 }
 
 void conv_grad_w_half(Half half, const ConvProblem& p, uint16_t* gw, const uint16_t* gy, const uint16_t* x) {
-  if (by_pairs(half, p)) return conv_grad_w_pairs(p, gw, gy, x);
+  if (by_pairs(half, p, ConvPass::grad_w)) return conv_grad_w_pairs(p, gw, gy, x);
   const int64_t n = p.out_channels * p.patch();
   const int64_t in = p.in_channels * p.in_size(), out = p.out_channels * p.out_size();
   memory::Buffer<float> sums{size_t(n)};
