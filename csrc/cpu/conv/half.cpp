@@ -28,7 +28,7 @@ bool by_pairs(Half half, const ConvProblem& p, ConvPass pass) {
                                                   : std::min(p.group_out(), p.patch()) / 2;
   if (p.groups == 1 && rows < 16) return false;
   const std::string name = conv_choice<float>(p, pass);
-  return name != "winograd" && name != "as 3x3";
+  return name != "winograd" && name != "as_3x3";
 }
 
 // f(first, images) for some images at a time, of `size` numbers each.
