@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastdl
+from conv_cases import GEOMETRIES
 from fastdl import kernels
 from parity import backends, thread_counts
 
@@ -230,10 +231,152 @@ def test_products(level, dtype, pairs):
         ((2, 300, 300), (2, 300, 300)),
         ((7, 2, 3), (7, 3, 300)),
         ((6, 300, 40), (6, 40, 2)),
+        ((300, 16, 16), (300, 16, 16)),
+        ((41, 7, 5, 9), (7, 9, 8)),
         ((0, 2, 3), (0, 3, 4)),
     ]:
         a, b = random(rng, shape_a, dtype), random(rng, shape_b, dtype)
         check(backend.matmul(a, b), a.astype(np.float64) @ b.astype(np.float64), shape_a[-1])
+
+
+# Besides those of conv_cases: last groups of images that are smaller than the others, inputs that meet no tap, odd
+# channels, few results with images shared out, three axes.
+MORE_GEOMETRIES = {
+    "images of a smaller last group": ((13, 33, 9, 9), (34, 33, 2, 3), (1, 1), (1, 1), (1, 1), 1),
+    "many small images": ((45, 35, 6, 5), (33, 35, 3, 2), (1, 1), (1, 1), (1, 1), 1),
+    "no tap": ((2, 20, 11, 12), (36, 20, 2, 2), (3, 4), (0, 0), (1, 1), 1),
+    "odd channels apart": ((2, 17, 12, 17), (33, 17, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "wide strides": ((2, 17, 12, 29), (33, 17, 5, 4), (3, 3), (2, 1), (1, 1), 1),
+    "patch of three": ((3, 3, 32, 31), (40, 3, 8, 8), (8, 8), (0, 0), (1, 1), 1),
+    "stride 1x1": ((5, 40, 9, 9), (33, 40, 1, 1), (2, 2), (0, 0), (1, 1), 1),
+    "one by one": ((5, 40, 9, 9), (33, 40, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "shared images": ((7, 4, 10, 11), (16, 2, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    "groups of four": ((3, 16, 9, 10), (16, 4, 3, 3), (1, 1), (1, 1), (1, 1), 4),
+    "deep": ((1, 300, 7, 7), (33, 300, 2, 2), (1, 1), (1, 1), (1, 1), 1),
+    "volumes": ((2, 17, 6, 7, 8), (33, 17, 3, 3, 3), (2, 1, 2), (1, 1, 1), (1, 1, 1), 1),
+    "sequences": ((3, 20, 70), (33, 20, 5), (1,), (4,), (2,), 1),
+}
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_convolution(level, dtype, pairs):
+    """Every pass: sums in float32, rounded once; the same bits for every number of threads but grad_w's."""
+    backend = kernels.load(level)
+    if pairs and not (backend.has_pair_products() and dtype == HALVES[1]):
+        pytest.skip("no instruction for pairs at this level and dtype")
+    rng = np.random.default_rng(7)
+    ulp = 2.0**-11 if dtype == np.float16 else 2.0**-8
+
+    def check(got, want, name):
+        assert got.dtype == dtype, name
+        assert got.shape == want.shape, name
+        # Winograd's transforms lose some digits of the largest.
+        limit = ulp * np.abs(want) * 1.001 + (3e-6 if pairs else 3e-5) * max(1, np.abs(want).max(initial=0))
+        assert (np.abs(got.astype(np.float64) - want) <= limit).all(), name
+
+    cases = list({**GEOMETRIES, **MORE_GEOMETRIES}.items())
+    for name, (x_shape, w_shape, stride, padding, dilation, groups) in cases:
+        options = (stride, padding, dilation, groups)
+        x, w, bias = (random(rng, shape, dtype) for shape in (x_shape, w_shape, w_shape[:1]))
+        wide_x, wide_w, wide_b = (v.astype(np.float64) for v in (x, w, bias))
+        want = backend.conv_forward(wide_x, wide_w, wide_b, *options)
+        grad = random(rng, want.shape, dtype)
+        wanted = backend.conv_backward(grad.astype(np.float64), wide_x, wide_w, *options)
+        for _ in thread_counts(backend):
+            check(backend.conv_forward(x, w, bias, *options), want, name)
+            check(backend.conv_forward(x, w, wide(bias), *options), want, name)
+            for got, right in zip(backend.conv_backward(grad, x, w, *options), wanted, strict=True):
+                check(got, right, name)
+        if len(padding) == len(stride):
+            extra = (0,) * len(stride)
+            more = random(rng, (w_shape[1] * groups,), dtype)
+            arguments = (stride, padding, extra, dilation, groups)
+            want = backend.conv_transpose_forward(
+                grad.astype(np.float64), wide_w, more.astype(np.float64), *arguments
+            )
+            check(backend.conv_transpose_forward(grad, w, more, *arguments), want, name)
+            g = random(rng, want.shape, dtype)
+            wanted = backend.conv_transpose_backward(
+                g.astype(np.float64), grad.astype(np.float64), wide_w, *options
+            )
+            for got, right in zip(backend.conv_transpose_backward(g, grad, w, *options), wanted, strict=True):
+                check(got, right, name)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_convolution_keeps_nan_where_it_is_seen(level):
+    """Lanes, steps and flat positions without a partner do not bring in what is not theirs."""
+    backend = kernels.load(level)
+    rng = np.random.default_rng(8)
+    for options in (((1, 1), (1, 1), (1, 1), 1), ((2, 2), (0, 0), (1, 1), 1), ((1, 1), (0, 0), (1, 1), 1)):
+        x, w = random(rng, (2, 17, 9, 11), HALVES[1]), random(rng, (33, 17, 3, 2), HALVES[1])
+        x[1, 3, 4, 10] = np.inf
+        want = backend.conv_forward(x.astype(np.float64), w.astype(np.float64), None, *options)
+        got = backend.conv_forward(x, w, None, *options)
+        np.testing.assert_array_equal(np.isfinite(got.astype(np.float64)), np.isfinite(want))
+        grad = random(rng, want.shape, HALVES[1])
+        right = backend.conv_backward(
+            grad.astype(np.float64), x.astype(np.float64), w.astype(np.float64), *options
+        )
+        for a, b in zip(backend.conv_backward(grad, x, w, *options), right, strict=True):
+            np.testing.assert_array_equal(np.isfinite(a.astype(np.float64)), np.isfinite(b))
+
+
+def test_empty_convolutions():
+    backend = kernels.load(backends()[-1])
+    options = ((1, 1), (1, 1), (1, 1), 1)
+    for x_shape, w_shape in (((0, 8, 5, 5), (8, 8, 3, 3)), ((2, 0, 5, 5), (8, 0, 3, 3))):
+        for dtype in HALVES:
+            x, w, bias = np.ones(x_shape, dtype), np.ones(w_shape, dtype), np.ones(8, dtype)
+            want = backend.conv_forward(wide(x), wide(w), wide(bias), *options)
+            y = backend.conv_forward(x, w, bias, *options)
+            assert same_bits(y, rounded(want, dtype))
+            wanted = backend.conv_backward(wide(want), wide(x), wide(w), *options)
+            assert same_bits(backend.conv_backward(y, x, w, *options), rounded(wanted, dtype))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_conversions_and_padding(level, dtype):
+    backend = kernels.load(level)
+    rng = np.random.default_rng(9)
+    for n in (0, 1, 17, 1500, 70001):
+        x = rng.uniform(-200, 200, n).astype(dtype)
+        for to in (np.float64, np.int64, np.bool_):
+            got = backend.convert(x, np.dtype(to))
+            assert got.dtype == to
+            np.testing.assert_array_equal(got, wide(x).astype(to))
+        for given in (np.int64, np.int32, np.uint8, np.bool_):
+            integers = rng.integers(0, 200, n).astype(given)
+            assert same_bits(backend.convert(integers, dtype), integers.astype(np.float32).astype(dtype))
+    for shape, padding in (((3, 5, 7), ((0, 0), (1, 2), (3, 1))), ((2, 6, 40), ((1, 0), (-1, 2), (2, -3)))):
+        x = random(rng, shape, dtype)
+        for mode in ("constant", "reflect", "replicate", "circular"):
+            if mode != "constant" and min(min(pair) for pair in padding) < 0:
+                continue
+            got = backend.pad_forward(x, padding, mode, 0.7)
+            assert same_bits(got, rounded(backend.pad_forward(wide(x), padding, mode, 0.7), dtype))
+            if mode != "constant":
+                grad = random(rng, got.shape, dtype)
+                want = backend.pad_backward(wide(grad), shape, padding, mode)
+                assert same_bits(backend.pad_backward(grad, shape, padding, mode), rounded(want, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_clip_grad_norm(dtype):
+    rng = np.random.default_rng(10)
+    half = getattr(fastdl, dtype)
+    parameters = [fastdl.nn.Parameter(fastdl.zeros(n, dtype=half)) for n in (5, 5000)]
+    for p in parameters:
+        p.grad = fastdl.tensor(rng.uniform(-1, 1, p.shape[0]).astype(np.float32)).to(half)
+    before = [p.grad.float().numpy().copy() for p in parameters]
+    norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in before))
+    total = fastdl.nn.utils.clip_grad_norm_(parameters, 2.0)
+    assert total.dtype == half
+    assert abs(float(total) - norm) <= norm * 2.0**-8
+    for p, g in zip(parameters, before, strict=True):
+        np.testing.assert_allclose(p.grad.float().numpy(), g * 2.0 / float(total), rtol=2.0**-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("level", backends())

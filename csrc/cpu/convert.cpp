@@ -125,7 +125,71 @@ void convert_rows(Half half, uint16_t* y, int64_t rows, int64_t length, int64_t 
   });
 }
 
+namespace {
+
+// Half precision to and from other numbers, by blocks of floats.
+constexpr int64_t kFloats = 1024;
+template <class To>
+bool from_half(void* y, const uint16_t* x, int64_t n, Half half) {
+  for_ranges(n, [=](int64_t begin, int64_t end) {
+    float floats[kFloats];
+    for (int64_t i = begin; i < end; i += kFloats) {
+      const int64_t count = std::min(kFloats, end - i);
+      widen(floats, x + i, count, half);
+      run<To, float>(static_cast<To*>(y) + i, floats, count);
+    }
+  });
+  return true;
+}
+template <class From>
+bool to_half(uint16_t* y, const void* x, int64_t n, Half half) {
+  for_ranges(n, [=](int64_t begin, int64_t end) {
+    float floats[kFloats];
+    for (int64_t i = begin; i < end; i += kFloats) {
+      const int64_t count = std::min(kFloats, end - i);
+      run<float, From>(floats, static_cast<const From*>(x) + i, count);
+      narrow(y + i, floats, count, half);
+    }
+  });
+  return true;
+}
+bool to_half(uint16_t* y, const void* x, Number from, int64_t n, Half half) {
+  switch (from) {
+    case Number::boolean:
+    case Number::uint8:
+      return to_half<uint8_t>(y, x, n, half);
+    case Number::int32:
+      return to_half<int32_t>(y, x, n, half);
+    case Number::int64:
+      return to_half<int64_t>(y, x, n, half);
+    case Number::float32:
+      narrow_all(y, static_cast<const float*>(x), n, half);
+      return true;
+    default:
+      return false;
+  }
+}
+bool from_half(void* y, Number to, const uint16_t* x, int64_t n, Half half) {
+  switch (to) {
+    case Number::boolean:
+      return from_half<Truth>(y, x, n, half);
+    case Number::int64:
+      return from_half<int64_t>(y, x, n, half);
+    case Number::float32:
+      widen_all(static_cast<float*>(y), x, n, half);
+      return true;
+    case Number::float64:
+      return from_half<double>(y, x, n, half);
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
 bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
+  if (to == Number::float16 || to == Number::bfloat16)
+    return to_half(static_cast<uint16_t*>(y), x, from, n, half_of(to));
   switch (from) {
     case Number::boolean:
     case Number::uint8:
@@ -135,16 +199,12 @@ bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
     case Number::int64:
       return to == Number::int32 ? run<int32_t, int64_t>(y, x, n) : from_number<int64_t>(y, to, x, n);
     case Number::float32:
-      if (to != Number::float16 && to != Number::bfloat16) return from_number<float>(y, to, x, n);
-      narrow_all(static_cast<uint16_t*>(y), static_cast<const float*>(x), n, half_of(to));
-      return true;
+      return from_number<float>(y, to, x, n);
     case Number::float64:
       return from_number<double>(y, to, x, n);
     case Number::float16:
     case Number::bfloat16:
-      if (to != Number::float32) return false;
-      widen_all(static_cast<float*>(y), static_cast<const uint16_t*>(x), n, half_of(from));
-      return true;
+      return from_half(y, to, static_cast<const uint16_t*>(x), n, half_of(from));
   }
   return false;
 }

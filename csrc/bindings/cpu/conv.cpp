@@ -3,6 +3,7 @@
 #include <array>
 
 #include "bindings/cpu/array.h"
+#include "cpu/conv/half.h"
 
 namespace fastdl::binding {
 namespace {
@@ -16,10 +17,40 @@ int64_t work(const ConvProblem& p) {
 }
 
 template <class T>
-OptionalIn<T> bias_of(const OptionalArray& bias, int64_t channels, const char* op) {
+Parameter<T> bias_of(const OptionalArray& bias, int64_t channels, const char* op, Half half) {
   if (bias && (bias->ndim() != 1 || bias->shape(0) != channels))
     throw py::value_error(std::string(op) + ": bias must have one entry per output channel");
-  return OptionalIn<T>(bias, op, "bias");
+  return Parameter<T>(bias, op, "bias", half);
+}
+
+// The kernels by how numbers are stored.
+template <class T>
+void forward(Half half, const ConvProblem& p, T* y, const T* x, const T* w, const Computed<T>* bias) {
+  if constexpr (std::is_same_v<T, uint16_t>)
+    conv_forward_half(half, p, y, x, w, bias);
+  else
+    conv_forward<T>(p, y, x, w, bias);
+}
+template <class T>
+void gradient_x(Half half, const ConvProblem& p, T* gx, const T* gy, const T* w, const Computed<T>* bias) {
+  if constexpr (std::is_same_v<T, uint16_t>)
+    conv_grad_x_half(half, p, gx, gy, w, bias);
+  else
+    conv_grad_x<T>(p, gx, gy, w, bias);
+}
+template <class T>
+void gradient_w(Half half, const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  if constexpr (std::is_same_v<T, uint16_t>)
+    conv_grad_w_half(half, p, gw, gy, x);
+  else
+    conv_grad_w<T>(p, gw, gy, x);
+}
+template <class T>
+void gradient_bias(Half half, T* sums, const T* y, int64_t batch, int64_t channels, int64_t size) {
+  if constexpr (std::is_same_v<T, uint16_t>)
+    conv_grad_bias_half(half, sums, y, batch, channels, size);
+  else
+    conv_grad_bias<T>(sums, y, batch, channels, size);
 }
 
 void same_shape(const py::array& array, const Shape& shape, const char* op, const char* argument) {
@@ -38,13 +69,13 @@ Shape image_shape(int64_t batch, int64_t channels, const Extent& extent, const p
 py::array bind_conv_forward(const py::array& x, const py::array& weight, const OptionalArray& bias,
                             Ints stride, Ints padding, Ints dilation, int64_t groups) {
   constexpr const char* op = "conv_forward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x"), w(weight, op, "weight");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, op, "x", half), w(weight, op, "weight", half);
     const ConvProblem p = conv_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups});
-    const auto b = bias_of<T>(bias, p.out_channels, op);
-    py::array y = empty<T>(image_shape(p.batch, p.out_channels, p.out, x));
+    const auto b = bias_of<T>(bias, p.out_channels, op, half);
+    py::array y = empty_array(stored_dtype<T>(half), image_shape(p.batch, p.out_channels, p.out, x));
     KernelScope scope(work(p));
-    conv_forward<T>(p, data<T>(y), in, w, b);
+    forward<T>(half, p, data<T>(y), in, w, b);
     return y;
   });
 }
@@ -52,14 +83,14 @@ py::array bind_conv_forward(const py::array& x, const py::array& weight, const O
 py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
                              Ints stride, Ints padding, Ints dilation, int64_t groups, Needs needs) {
   constexpr const char* op = "conv_backward";
-  return by_dtype(op, grad_y, [&]<class T>(T) {
-    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x"), w(weight, op, "weight");
+  return by_stored(op, grad_y, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half), w(weight, op, "weight", half);
     const ConvProblem p = conv_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups});
     same_shape(grad_y, image_shape(p.batch, p.out_channels, p.out, x), op, "grad_y");
     py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
     T *gx = nullptr, *gw = nullptr, *gb = nullptr;
-    auto make = [](py::object& out, const Shape& shape) {
-      py::array array = empty<T>(shape);
+    auto make = [half](py::object& out, const Shape& shape) {
+      py::array array = empty_array(stored_dtype<T>(half), shape);
       out = array;
       return data<T>(array);
     };
@@ -68,9 +99,9 @@ py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const 
     if (needs[2]) gb = make(grad_b, {p.out_channels});
     {
       KernelScope scope(work(p));
-      if (gx) conv_grad_x<T>(p, gx, g, w, nullptr);
-      if (gw) conv_grad_w<T>(p, gw, g, in);
-      if (gb) conv_grad_bias<T>(gb, g, p.batch, p.out_channels, p.out_size());
+      if (gx) gradient_x<T>(half, p, gx, g, w, nullptr);
+      if (gw) gradient_w<T>(half, p, gw, g, in);
+      if (gb) gradient_bias<T>(half, gb, g, p.batch, p.out_channels, p.out_size());
     }
     return py::make_tuple(grad_x, grad_w, grad_b);
   });
@@ -80,14 +111,14 @@ py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const 
 py::array transpose_forward(const py::array& x, const py::array& weight, const OptionalArray& bias,
                             Ints stride, Ints padding, Ints output_padding, Ints dilation, int64_t groups) {
   constexpr const char* op = "conv_transpose_forward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x"), w(weight, op, "weight");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, op, "x", half), w(weight, op, "weight", half);
     const ConvProblem p = conv_transpose_problem(op, in.shape(), w.shape(),
                                                  {stride, padding, dilation, groups}, output_padding);
-    const auto b = bias_of<T>(bias, p.in_channels, op);
-    py::array y = empty<T>(image_shape(p.batch, p.in_channels, p.in, x));
+    const auto b = bias_of<T>(bias, p.in_channels, op, half);
+    py::array y = empty_array(stored_dtype<T>(half), image_shape(p.batch, p.in_channels, p.in, x));
     KernelScope scope(work(p));
-    conv_grad_x<T>(p, data<T>(y), in, w, b);
+    gradient_x<T>(half, p, data<T>(y), in, w, b);
     return y;
   });
 }
@@ -95,8 +126,8 @@ py::array transpose_forward(const py::array& x, const py::array& weight, const O
 py::tuple transpose_backward(const py::array& grad_y, const py::array& x, const py::array& weight,
                              Ints stride, Ints padding, Ints dilation, int64_t groups, Needs needs) {
   constexpr const char* op = "conv_transpose_backward";
-  return by_dtype(op, grad_y, [&]<class T>(T) {
-    const In<T> g(grad_y, op, "grad_y"), in(x, op, "x"), w(weight, op, "weight");
+  return by_stored(op, grad_y, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half), w(weight, op, "weight", half);
     if (grad_y.ndim() != x.ndim()) throw py::value_error(std::string(op) + ": grad_y has the wrong shape");
     ConvProblem p = conv_transpose_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups},
                                            Ints(stride.size(), 0));
@@ -107,8 +138,8 @@ py::tuple transpose_backward(const py::array& grad_y, const py::array& x, const 
     same_shape(grad_y, image_shape(p.batch, p.in_channels, p.in, x), op, "grad_y");
     py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
     T *gx = nullptr, *gw = nullptr, *gb = nullptr;
-    auto make = [](py::object& out, const Shape& shape) {
-      py::array array = empty<T>(shape);
+    auto make = [half](py::object& out, const Shape& shape) {
+      py::array array = empty_array(stored_dtype<T>(half), shape);
       out = array;
       return data<T>(array);
     };
@@ -117,9 +148,9 @@ py::tuple transpose_backward(const py::array& grad_y, const py::array& x, const 
     if (needs[2]) gb = make(grad_b, {p.in_channels});
     {
       KernelScope scope(work(p));
-      if (gx) conv_forward<T>(p, gx, g, w, nullptr);
-      if (gw) conv_grad_w<T>(p, gw, in, g);
-      if (gb) conv_grad_bias<T>(gb, g, p.batch, p.in_channels, p.in_size());
+      if (gx) forward<T>(half, p, gx, g, w, nullptr);
+      if (gw) gradient_w<T>(half, p, gw, in, g);
+      if (gb) gradient_bias<T>(half, gb, g, p.batch, p.in_channels, p.in_size());
     }
     return py::make_tuple(grad_x, grad_w, grad_b);
   });

@@ -143,14 +143,7 @@ py::array bind_batch_norm_inference(const py::array& x, const py::array& mean, c
           v64(var_of, var_of + problem.channels);
       KernelScope scope(in.size());
       if constexpr (sizeof(T) == 2)
-        channels_in_floats(
-            half, problem, data<T>(y),
-            [&](int64_t c, int64_t count, float* to, const float* from) {
-              batch_norm_inference<float>(to, from, m64.data() + c, v64.data() + c, behind<const float>(w, c),
-                                          behind<const float>(b, c),
-                                          {problem.batch, count, problem.inner, eps});
-            },
-            in.get());
+        batch_norm_inference_stored(half, data<T>(y), in, m64.data(), v64.data(), w, b, problem);
       else
         batch_norm_inference<T>(data<T>(y), in, m64.data(), v64.data(), w, b, problem);
     }

@@ -141,13 +141,20 @@ Shape padded_shape(const char* op, Shape shape, const Pairs& padding) {
 py::array bind_pad_forward(const py::array& x, const Pairs& padding, const std::string& mode, double value) {
   constexpr const char* op = "pad_forward";
   const Shape y_shape = padded_shape(op, shape_of(x), padding);
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "x");
-    py::array y = empty<T>(y_shape);
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    const In<T> in(x, op, "x", half);
+    py::array y = empty_array(stored_dtype<T>(half), y_shape);
     if (y.size() == 0) return y;
     const std::vector<PadAxis> axes = pad_axes(op, in.shape(), padding, mode);
     KernelScope scope(int64_t(y.size()));
-    pad_forward<T>(data<T>(y), in, axes, T(value));
+    T constant{};
+    if constexpr (std::is_same_v<T, uint16_t>) {
+      const auto wide = float(value);
+      narrow(&constant, &wide, 1, half);
+    } else {
+      constant = T(value);
+    }
+    pad_forward<T>(data<T>(y), in, axes, constant);
     return y;
   });
 }
@@ -159,13 +166,20 @@ py::array bind_pad_backward(const py::array& grad_y, const Sizes& size, const Pa
   for (int64_t extent : size)
     if (extent < 0) raise(op, "sizes must not be negative");
   if (padded_shape(op, size, padding) != shape_of(grad_y)) raise(op, "grad_y does not have the padded shape");
-  return by_dtype(op, grad_y, [&]<class T>(T) {
-    const In<T> g(grad_y, op, "grad_y");
-    py::array grad_x = empty<T>(size);
+  return by_stored(op, grad_y, [&]<class T>(T, Half half) {
+    const In<T> g(grad_y, op, "grad_y", half);
+    py::array grad_x = empty_array(stored_dtype<T>(half), size);
     if (grad_x.size() == 0) return grad_x;
     const std::vector<PadAxis> axes = pad_axes(op, size, padding, mode);
     KernelScope scope(g.size());
-    pad_backward<T>(data<T>(grad_x), g, axes);
+    if constexpr (std::is_same_v<T, uint16_t>) {
+      const memory::Buffer<float> sums(size_t(grad_x.size())), wide(size_t(g.size()));
+      widen_all(wide.get(), g, g.size(), half);
+      pad_backward<float>(sums.get(), wide.get(), axes);
+      narrow_all(data<T>(grad_x), sums.get(), grad_x.size(), half);
+    } else {
+      pad_backward<T>(data<T>(grad_x), g, axes);
+    }
     return grad_x;
   });
 }

@@ -4,11 +4,9 @@
 // is a pair. Sums are floats, C is rounded once. The instruction takes denormals for zeros, as all
 // kernels do, and rounds each of its two sums to nearest.
 //
-// A is packed in chunks of rows (kChunkBytes, of L3). A task is a group of up to kGroup panels of B, which it
-// packs for its L2, times some of A's panels, each of which passes from L3 to L1 once. A deep k goes in
-// blocks of kDepth, between which the sums of a task lie in memory. Where C has few columns its transpose is
-// computed, so that lanes are not idle.
-#include "cpu/gemm/bfloat16.h"
+// A is packed in chunks of rows (kChunkBytes, of L3), which pairs.h multiplies. Where C has few columns its
+// transpose is computed, so that lanes are not idle.
+#include "cpu/gemm/pairs.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 
@@ -16,19 +14,14 @@
 #include <atomic>
 #include <utility>
 
-#include "cpu/gemm/panels.h"
+#include "cpu/gemm/pack.h"
 #include "cpu/simd/half.h"
 
 namespace fastdl {
+namespace pairs {
 namespace {
 
 using namespace simd;
-using tile::ceil_div;
-
-constexpr int kRows = tile::kRows, kColumns = tile::kNR<float>, kGroup = 4;
-constexpr int64_t kDepth = 512;           // steps: a panel of B is 64 KB, as in float
-constexpr int64_t kChunkBytes = 4 << 20;  // of A
-constexpr int64_t kFewColumns = kRows;
 
 using Pairs = const uint32_t*;
 
@@ -36,8 +29,8 @@ __mmask32 first(int64_t n) {
   return n >= 32 ? ~__mmask32{0} : __mmask32((1u << n) - 1);
 }
 
-// `count` lanes and the steps of kc numbers of a matrix as a panel: lane i, step s at out[s * width + i].
-// Missing lanes hold anything.
+}  // namespace
+
 void pack(uint32_t* out, int width, const uint16_t* x, int64_t lane, int64_t along_k, int count, int64_t kc) {
   const int64_t steps = (kc + 1) / 2;
   if (along_k == 1) {
@@ -77,7 +70,26 @@ void pack(uint32_t* out, int width, const uint16_t* x, int64_t lane, int64_t alo
   }
 }
 
-// R rows of sums (kColumns apart) = or += a panel of A of R rows times one of B.
+void pack_lines(uint32_t* out, int width, const uint16_t* x, const int64_t* offsets, int count,
+                const uint32_t* there, int64_t steps) {
+  for (int i0 = 0; i0 < count; i0 += 16) {
+    const __mmask16 lanes = __mmask16(first(width - i0));
+    for (int64_t s = 0; s < steps; s += 16) {
+      Vec<float> rows[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i)
+        rows[i] = (Vec<float>)_mm512_maskz_loadu_epi16(there[s / 16],
+                                                       x + offsets[std::min(i0 + i, count - 1)] + 2 * s);
+      tile::transpose<float>(rows);
+      float* to = reinterpret_cast<float*>(out) + s * width + i0;
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_mask_storeu_ps(to + i * width, lanes, (__m512)rows[i]);
+    }
+  }
+}
+
+namespace {
+
 template <int R>
 [[gnu::target("avx512bf16")]] void kernel(int64_t steps, Pairs a, Pairs b, float* sums, bool add) {
   __m512 acc[R][2];
@@ -105,14 +117,46 @@ template <int R>
   }
 }
 
+}  // namespace
+
 // Panels have an even number of rows: half the kernels.
-using Kernel = void (*)(int64_t, Pairs, Pairs, float*, bool);
-Kernel kernel_for(int64_t rows) {
+Kernel kernel_for(int64_t height) {
   return []<size_t... I>(std::index_sequence<I...>, int64_t at) {
     static constexpr Kernel kernels[] = {&kernel<2 * I + 2>...};
     return kernels[at];
-  }(std::make_index_sequence<kRows / 2>{}, (rows - 1) / 2);
+  }(std::make_index_sequence<kRows / 2>{}, (height - 1) / 2);
 }
+
+[[gnu::target("avx512bf16")]] void leave(uint16_t* to, int64_t ld, int64_t step, const float* sums, int rows,
+                                         const Run* runs, int count, const float* bias) {
+  for (int i = 0; i < rows; ++i, to += ld, sums += kColumns) {
+    const __m512 more = _mm512_set1_ps(bias ? bias[i] : 0.0f);
+    for (const Run* run = runs; run < runs + count; ++run)
+      for (int v = 0; v < run->count; v += 16) {
+        const int n = std::min(16, run->count - v);
+        const __mmask16 lanes = __mmask16(first(n));
+        const __m256i bits = (__m256i)_mm512_cvtneps_pbh(
+            _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, sums + run->lane + v), more));
+        if (step == 1) {
+          _mm256_mask_storeu_epi16(to + run->to + v, lanes, bits);
+        } else {
+          uint16_t apart[16];
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(apart), bits);
+          for (int j = 0; j < n; ++j) to[run->to + step * (v + j)] = apart[j];
+        }
+      }
+  }
+}
+
+}  // namespace pairs
+
+namespace {
+
+using namespace simd;
+using namespace pairs;
+
+constexpr int64_t kChunkBytes = 4 << 20;  // of A
+constexpr int64_t kFewColumns = kRows;
 
 struct Product {
   int64_t m, n, k;
@@ -125,8 +169,8 @@ struct Product {
 };
 
 // A finished tile to its place in C.
-[[gnu::noinline, gnu::target("avx512bf16")]] void leave(const Product& p, float* sums, int64_t i, int64_t j,
-                                                        int rows, int cols) {
+[[gnu::noinline, gnu::target("avx512bf16")]] void finish(const Product& p, float* sums, int64_t i, int64_t j,
+                                                         int rows, int cols) {
   const GemmEpilogue<float>& e = p.epilogue;
   if (p.alpha != 1.0f || e.bias_row || e.activation != GemmActivation::none)
     tile::finish<float>(sums, kColumns, rows, cols,
@@ -152,59 +196,6 @@ struct Product {
     }
 }
 
-// Rows [first, first + size) of A, in panels of `height`: those of one block of k after the other.
-void multiply_chunk(const Product& p, int64_t first_row, int64_t size, int height, uint32_t* packed) {
-  const int64_t panels = ceil_div(size, height), blocks = ceil_div(p.k, 2 * kDepth);
-  const int64_t threads = fastdl::detail::in_parallel() ? 1 : num_threads();
-  const int64_t steps = (p.k + 1) / 2;
-  const auto panel_at = [&](int64_t panel, int64_t s, int64_t here) {
-    return packed + s * panels * height + panel * height * here;
-  };
-  parallel_for(panels * blocks, std::max<int64_t>(1, 65536 / (height * std::min(kDepth, steps))),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t t = begin; t < end; ++t) {
-                   const int64_t panel = t % panels, s = t / panels * kDepth, i = panel * height;
-                   const int64_t kc = std::min(2 * kDepth, p.k - 2 * s);
-                   pack(panel_at(panel, s, (kc + 1) / 2), height,
-                        p.a.data + (first_row + i) * p.a.row + 2 * s * p.a.col, p.a.row, p.a.col,
-                        int(std::min<int64_t>(height, size - i)), kc);
-                 }
-               });
-  const int64_t columns = ceil_div(p.n, kColumns), wanted = threads == 1 ? 1 : threads * 4;
-  const int64_t group = std::clamp<int64_t>(columns / wanted, 1, kGroup), groups = ceil_div(columns, group);
-  const int64_t ranges = std::min(panels, ceil_div(wanted, groups));
-  const double microseconds = tile::product_microseconds<float>(size, p.n, p.k) / 2;
-  tile::share(groups * ranges, microseconds, [&](int64_t begin, int64_t end) {
-    const int64_t most = ceil_div(panels, ranges) * height;
-    memory::Buffer<uint32_t> own(size_t(group * kColumns * std::min(kDepth, steps)));
-    memory::Buffer<float> sums(size_t((blocks > 1 ? most * group : height) * kColumns));
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t q0 = task / ranges * group, q1 = std::min(columns, q0 + group), range = task % ranges;
-      const int64_t p0 = panels * range / ranges, p1 = panels * (range + 1) / ranges;
-      for (int64_t s = 0; s < steps; s += kDepth) {
-        const int64_t kc = std::min(2 * kDepth, p.k - 2 * s), here = (kc + 1) / 2;
-        const bool last = s + here == steps;
-        for (int64_t q = q0; q < q1; ++q)
-          pack(own.get() + (q - q0) * kColumns * here, kColumns,
-               p.b.data + q * kColumns * p.b.col + 2 * s * p.b.row, p.b.col, p.b.row,
-               int(std::min<int64_t>(kColumns, p.n - q * kColumns)), kc);
-        for (int64_t panel = p0; panel < p1; ++panel) {
-          const int64_t i = panel * height;
-          const int rows = int(std::min<int64_t>(height, size - i));
-          for (int64_t q = q0; q < q1; ++q) {
-            float* to = sums.get() + (blocks > 1 ? ((panel - p0) * group + q - q0) * height * kColumns : 0);
-            kernel_for(height)(here, panel_at(panel, s, here), own.get() + (q - q0) * kColumns * here, to,
-                               s > 0);
-            if (last)
-              leave(p, to, first_row + i, q * kColumns, rows,
-                    int(std::min<int64_t>(kColumns, p.n - q * kColumns)));
-          }
-        }
-      }
-    }
-  });
-}
-
 std::atomic<bool> allowed{true};
 
 }  // namespace
@@ -227,12 +218,28 @@ void gemm_pairs(int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_
     p.transposed = true;
     std::swap(p.epilogue.bias_row, p.epilogue.bias_col);
   }
-  const int height = int(ceil_div(ceil_div(p.m, ceil_div(p.m, kRows)), 2) * 2);
   const int64_t steps = (k + 1) / 2, row_bytes = steps * int64_t(sizeof(uint32_t));
+  const int height = height_of(p.m);
   const int64_t chunk = std::max<int64_t>(1, kChunkBytes / row_bytes / height) * height;
-  memory::Buffer<uint32_t> packed(size_t(ceil_div(std::min(chunk, p.m), height) * height * steps));
-  for (int64_t i = 0; i < p.m; i += chunk)
-    multiply_chunk(p, i, std::min(chunk, p.m - i), height, packed.get());
+  memory::Buffer<uint32_t> packed(size_t(packed_size(std::min(chunk, p.m), steps)));
+  for (int64_t first_row = 0; first_row < p.m; first_row += chunk) {
+    const int64_t size = std::min(chunk, p.m - first_row);
+    const int width = height_of(size);
+    pack_all(packed.get(), size, steps, [&](uint32_t* out, int64_t i, int count, int64_t s, int64_t here) {
+      pack(out, width, p.a.data + (first_row + i) * p.a.row + 2 * s * p.a.col, p.a.row, p.a.col, count,
+           std::min(2 * here, p.k - 2 * s));
+    });
+    multiply(
+        packed.get(), size, p.n, steps,
+        [&](uint32_t* out, int64_t q, int64_t s, int64_t here) {
+          pack(out, kColumns, p.b.data + q * kColumns * p.b.col + 2 * s * p.b.row, p.b.col, p.b.row,
+               int(std::min<int64_t>(kColumns, p.n - q * kColumns)), std::min(2 * here, p.k - 2 * s));
+        },
+        [&](float* sums, int64_t i, int64_t q, int rows) {
+          finish(p, sums, first_row + i, q * kColumns, rows,
+                 int(std::min<int64_t>(kColumns, p.n - q * kColumns)));
+        });
+  }
 }
 
 }  // namespace fastdl

@@ -25,8 +25,9 @@ namespace {
 
 constexpr int kFewRows = 4;
 constexpr int64_t kShortSide = 64;
-constexpr int64_t kStrip = 64 << 10;        // floats of a strip: 256 KB, a part of L2
-constexpr int64_t kSmallProduct = 1 << 24;  // multiplications: one thread's work in a batch
+constexpr int64_t kStrip = 64 << 10;            // floats of a strip: 256 KB, a part of L2
+constexpr int64_t kTinyProduct = 24 * 24 * 24;  // multiplications: packing it would take longer
+constexpr int64_t kSmallProduct = 1 << 24;      // multiplications: one thread's work in a batch
 
 struct Product {
   Half half;
@@ -169,6 +170,31 @@ void multiply_whole(const Product& p, MatrixView<uint16_t> a, MatrixView<uint16_
   narrow_all(c, sums.get(), p.m * p.n, p.half);
 }
 
+// Tiny products, as many at a time as stay with their floats in a near cache.
+void multiply_tiny(const Product& p, int64_t batch, MatrixView<uint16_t> a, const int64_t* offsets_a,
+                   MatrixView<uint16_t> b, const int64_t* offsets_b, uint16_t* c) {
+  constexpr int64_t kPiece = 8192;
+  const int64_t left = p.m * p.k, right = p.k * p.n, result = p.m * p.n;
+  const int64_t step = std::clamp<int64_t>(kPiece / (left + right + result), 1, batch);
+  tile::share((batch + step - 1) / step, double(batch) * 0.1, [&](int64_t begin, int64_t end) {
+    memory::Buffer<float> x(size_t(step * left)), y(size_t(step * right)), sums(size_t(step * result));
+    memory::Buffer<int64_t> places(size_t(2 * step));
+    for (int64_t first = begin * step; first < std::min(batch, end * step); first += step) {
+      const int64_t count = std::min(step, batch - first);
+      MatrixView<float> u, v;
+      for (int64_t i = 0; i < count; ++i) {
+        u = widen(x.get() + i * left, {a.data + offsets_a[first + i], a.row, a.col}, p.m, p.k, p.half);
+        v = widen(y.get() + i * right, {b.data + offsets_b[first + i], b.row, b.col}, p.k, p.n, p.half);
+        places[i] = i * left, places[step + i] = i * right;
+      }
+      u.data = x.get(), v.data = y.get();
+      gemm_batched<float>(count, p.m, p.n, p.k, p.alpha, u, places.get(), v, places.get() + step, 0.0f,
+                          sums.get(), result, p.n, p.epilogue);
+      narrow(c + first * result, sums.get(), count * result, p.half);
+    }
+  });
+}
+
 }  // namespace
 
 MatrixView<float> widen(float* y, MatrixView<uint16_t> x, int64_t rows, int64_t cols, Half half) {
@@ -206,6 +232,8 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
     return;
   }
   const bool small = batch > 1 && m * n * k <= kSmallProduct;
+  if (batch > 1 && m * n * k > 0 && m * n * k <= kTinyProduct)
+    return multiply_tiny(p, batch, a, offsets_a, b, offsets_b, c);
   // (A long sum for fewer tiles than threads is shared along k by the engine for floats.)
   const int64_t tiles = batch * ((m + tile::kRows - 1) / tile::kRows) * ((n + 31) / 32);
   const bool long_sum = k >= 4096 && tiles < num_threads();

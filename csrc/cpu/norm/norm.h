@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cpu/half.h"
+
 namespace fastdl {
 
 struct BatchNormProblem {
@@ -21,6 +23,9 @@ void batch_norm_forward(T* y, double* mean, double* var, const T* x, const T* we
 template <class T>
 void batch_norm_inference(T* y, const T* x, const double* mean, const double* var, const T* weight,
                           const T* bias, const BatchNormProblem& problem);
+void batch_norm_inference_stored(Half half, uint16_t* y, const uint16_t* x, const double* mean,
+                                 const double* var, const float* weight, const float* bias,
+                                 const BatchNormProblem& problem);
 // `training`: mean and var are the batch's own, so that gradients flow through them as well. grad_x may be
 // null.
 template <class T>

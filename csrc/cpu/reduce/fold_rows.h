@@ -83,6 +83,16 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
   // Elements `stride` bytes apart as doubles; floats are put together first and converted as one.
   template <class E>
   [[gnu::always_inline]] static D column(const char* from, int64_t stride) {
+    if constexpr (sizeof(E) == 2) {
+      E some[kWidth<float>] = {};
+      for (int i = 0; i < w; ++i) std::memcpy(some + i, from + i * stride, sizeof(E));
+      return widen<0>(E::Format::load(&some->bits));
+    } else {
+      return column_of_floats<E>(from, stride);
+    }
+  }
+  template <class E>
+  [[gnu::always_inline]] static D column_of_floats(const char* from, int64_t stride) {
     std::conditional_t<std::is_same_v<E, float>, Half, D> v;
 #pragma GCC unroll 8
     for (int i = 0; i < w; ++i)

@@ -60,10 +60,19 @@ struct Min {
   }
 };
 
+// A number that Format (simd/half.h) loads as a float.
+template <class F>
+struct Stored {
+  using Format = F;
+  uint16_t bits;
+};
+
 // kWidth<C> elements of T as C, or the first n of them.
 template <class C, class T>
 [[gnu::always_inline]] inline Vec<C> load_as(const T* p) {
-  if constexpr (sizeof(T) == sizeof(C)) {
+  if constexpr (sizeof(T) == 2) {
+    return T::Format::load(&p->bits);
+  } else if constexpr (sizeof(T) == sizeof(C)) {
     return load(p);
   } else {
     Half part;
@@ -73,7 +82,11 @@ template <class C, class T>
 }
 template <class C, class T>
 [[gnu::always_inline]] inline Vec<C> load_as_n(const T* p, int n) {
-  if constexpr (sizeof(T) == sizeof(C))
+  if constexpr (sizeof(T) == 2) {
+    T some[kWidth<C>] = {};
+    std::memcpy(some, p, size_t(n) * sizeof(T));
+    return T::Format::load(&some->bits);
+  } else if constexpr (sizeof(T) == sizeof(C))
     return load_n(p, n);
   else
     return widen<0>(load_n(p, n));

@@ -1,5 +1,6 @@
 // Folds of numbers stored in half precision along the middle axis of (outer, n, inner): pieces that stay in a
-// near cache are converted and folded as floats, their results joined in order as doubles.
+// near cache are converted and folded as floats, their results joined in order as doubles. Sums, the
+// commonest, have loops of their own (fold_stored.cpp).
 //
 // Work: pieces over threads. Passes: the input once, two bytes a number.
 #include "cpu/reduce/half.h"
@@ -46,6 +47,15 @@ Fold joining(Fold op) {
 }
 
 void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, int64_t inner, double* out) {
+  if (op == Fold::sum && n > 1) {
+    constexpr int64_t item = sizeof(uint16_t);
+    ReduceProblem problem;
+    problem.x = reinterpret_cast<const char*>(x);
+    problem.add_kept({outer, n * inner * item, 0, inner});
+    problem.add_kept({inner, item, 0, 1});
+    problem.add_reduced({n, inner * item, 0, 0});
+    return sum_stored(half == Half::bfloat16, problem, out);
+  }
   if (inner == 1 && n <= kRowPiece) {
     rows_in_floats(
         half, nullptr, outer, n, kRowPiece,

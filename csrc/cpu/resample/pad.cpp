@@ -165,5 +165,6 @@ void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes) 
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 #undef FASTDL_INSTANTIATE
+template void pad_forward<uint16_t>(uint16_t*, const uint16_t*, const std::vector<PadAxis>&, uint16_t value);
 
 }  // namespace fastdl

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.dtypes import float32, is_half
 from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.complex import ViewAsReal
 from fastdl.ops.promotion import is_kernel_dtype
-from fastdl.tensor import Tensor
+from fastdl.tensor import Tensor, assign, pooled_copy
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -48,7 +49,8 @@ def get_total_norm(
     arrays = _parts([t._data for t in ([tensors] if isinstance(tensors, Tensor) else tensors)], norm_type)
     if not arrays:
         return Tensor._wrap(np.zeros((), np.float32))
-    norm = select(arrays[0]).total_norm(arrays, float(norm_type))
+    wide = [pooled_copy(a, float32) if is_half(a.dtype) and not on_device(a) else a for a in arrays]
+    norm = select(arrays[0]).total_norm(wide, float(norm_type))
     if error_if_nonfinite and not isfinite(norm):
         raise RuntimeError(
             f"The total norm of order {float(norm_type)} for gradients from `parameters` is non-finite, so it cannot "
@@ -76,8 +78,12 @@ def clip_grads_with_norm_(
     factor = float(max_norm) / (float(total_norm._data) + 1e-6)
     if not grads or factor >= 1:
         return
-    select(grads[0]._data).scale_arrays(_parts([g._data for g in grads]), factor)
+    floats = [g for g in grads if not is_half(g._data.dtype)]
+    if floats:
+        select(floats[0]._data).scale_arrays(_parts([g._data for g in floats]), factor)
     for g in grads:
+        if is_half(g._data.dtype):
+            assign(g._data, select(g._data).mul_forward(g._data, factor))
         g._bump_version()
 
 
