@@ -352,6 +352,7 @@ def __getattr__(name: str) -> Any:
         "distributions",
         "hub",
         "jit",
+        "profiler",
         "version",
     ):
         from importlib import import_module
