@@ -353,6 +353,7 @@ def __getattr__(name: str) -> Any:
         "hub",
         "jit",
         "profiler",
+        "signal",
         "version",
     ):
         from importlib import import_module

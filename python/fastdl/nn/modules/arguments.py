@@ -84,7 +84,10 @@ def explained(init: Callable[..., None]) -> Callable[..., None]:
             init(self, *args, **options)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             own = next(c.__name__ for c in type(self).__mro__ if c.__module__.startswith("fastdl.nn."))
-            if str(error).startswith(f"{own}:"):
+            inner = getattr(
+                error, "of_the_base", False
+            )  # said already, from a signature without these defaults
+            if str(error).startswith(f"{own}:") and not inner:
                 raise
             signature = inspect.signature(init)
             try:
@@ -95,6 +98,7 @@ def explained(init: Callable[..., None]) -> Callable[..., None]:
             better = _explanation(own, call, signature, error)
             if better is None:
                 raise
-            raise better from error
+            better.__dict__["of_the_base"] = True
+            raise better from (error.__cause__ if inner else error)
 
     return construct
