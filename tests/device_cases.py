@@ -354,6 +354,13 @@ CASES |= {
         *[f(c) for c in [fastdl.distributions.OneHotCategorical(logits=on(d, 2, 4))] for f in SAMPLED],
         *[f(p) for p in [fastdl.distributions.Poisson(on(d, 3, low=0.5))] for f in SAMPLED[:2]],
         *[f(n) for n in [fastdl.distributions.Normal(on(d, 3), on(d, 3, low=0.5))] for f in SAMPLED[:2]],
+        *[f(n) for n in [fastdl.distributions.VonMises(on(d, 3), on(d, 3, low=0.5))] for f in SAMPLED[:2]],
+        *[f(n) for n in [fastdl.distributions.LKJCholesky(3, on(d, 2, low=0.5))] for f in SAMPLED[:2]],
+        *[
+            f(n)
+            for n in [fastdl.distributions.ContinuousBernoulli(on(d, 3, low=0.1, high=0.9))]
+            for f in SAMPLED[:2]
+        ],
     ),
     # the long tail, some of it computed on the CPU
     "special": lambda d: (

@@ -313,5 +313,5 @@ def test_reshaping_layers():
         nn.Unflatten(1, (2, "x"))
     with pytest.raises(TypeError, match="must be a tuple of ints, but found type int"):
         nn.Unflatten(1, 2)
-    with pytest.raises(TypeError, match="dim must be an integer"):
+    with pytest.raises(TypeError, match="Unflatten: dim must be an int"):
         nn.Unflatten("x", (2,))

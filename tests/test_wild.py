@@ -247,7 +247,7 @@ def test_mistakes_are_explained():
     for call, error, text in (
         (lambda: x @ 3, TypeError, "unsupported operand"),
         (lambda: ~x, TypeError, "bitwise_not"),
-        (lambda: nn.Linear("3", 2), TypeError, "sizes of a layer must be integers"),
+        (lambda: nn.Linear("3", 2), TypeError, "Linear: in_features must be an int"),
         (lambda: nn.Sequential(nn.ReLU), TypeError, r"ReLU\(\) makes a layer"),
         (lambda: nn.Sequential(fastdl.relu), TypeError, r"nn.ReLU\(\) for relu"),
         (lambda: x.squeeze(1.5), TypeError, "squeeze: dim must be an integer"),

@@ -377,6 +377,8 @@ def __getattr__(name: str) -> Any:
         "jit",
         "library",
         "mps",
+        "profiler",
+        "signal",
         "version",
         "xpu",
     ):

@@ -21,7 +21,6 @@ _WHY = {
     _PROCESSES: "multiprocessing",
     "models run as they are; fastdl.compile returns its argument": "fx export",
     "save the state_dict (safetensors) and load it where the export is to be made": "onnx",
-    "Python's own cProfile and time.perf_counter measure it; fastdl bench measures operations": "profiler",
     "pass padded tensors and masks": "nested masked",
     "axes go by number": "names rename rename_ refine_names align_to",
 }

@@ -1,5 +1,7 @@
 """Automatic differentiation: recording modes, backward, gradients of chosen tensors."""
 
+from typing import Any
+
 from fastdl.autograd import functional
 from fastdl.autograd.anomaly import detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from fastdl.autograd.function import Function, FunctionCtx
@@ -33,3 +35,12 @@ __all__ = [
     "set_detect_anomaly",
     "set_grad_enabled",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``autograd.profiler`` knows all operations and comes when it is asked for."""
+    if name == "profiler":
+        from importlib import import_module
+
+        return import_module("fastdl.autograd.profiler")
+    raise AttributeError(f"module 'fastdl.autograd' has no attribute {name!r}")

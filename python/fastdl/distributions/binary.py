@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fastdl.distributions import constraints
-from fastdl.distributions.common import logits_of, one_of, probs_of
+from fastdl.distributions.common import lazy_property, logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.location_scale import _open_uniform
 from fastdl.ops.activation import sigmoid, softplus
@@ -39,12 +38,12 @@ class Binary(Distribution):
             (self.logits,) = broadcast_all(logits)
         super().__init__(self.param_shape, (), validate_args)
 
-    @cached_property
+    @lazy_property
     def logits(self) -> Tensor:
         """log p - log(1 - p)."""
         return logits_of(self.probs, True)
 
-    @cached_property
+    @lazy_property
     def probs(self) -> Tensor:
         """The probability of 1."""
         return probs_of(self.logits, True)

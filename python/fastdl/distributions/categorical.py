@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from fastdl.distributions import constraints
-from fastdl.distributions.common import logits_of, one_of, probs_of
+from fastdl.distributions.common import lazy_property, logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
 from fastdl.distributions.location_scale import _open_uniform
 from fastdl.ops.arrays import eye
@@ -59,12 +58,12 @@ class _OverClasses(Distribution):
         self._num_events = shape[-1]
         super().__init__(shape[:-1], shape[-1:] if one_event else (), validate_args)
 
-    @cached_property
+    @lazy_property
     def logits(self) -> Tensor:
         """The logarithms of the probabilities."""
         return logits_of(self.probs)
 
-    @cached_property
+    @lazy_property
     def probs(self) -> Tensor:
         """The probabilities."""
         return probs_of(self.logits)
@@ -255,10 +254,7 @@ class Multinomial(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        total = self.total_count
-        return constraints.Constraint(
-            "Multinomial()", lambda x: (x >= 0).all(axis=-1) & (x.sum(axis=-1) <= total), 1
-        )
+        return constraints.multinomial(self.total_count)
 
     @property
     def mean(self) -> Tensor:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastdl.autograd.mode import enable_grad
 from fastdl.ops.activation import sigmoid
 from fastdl.ops.elementwise import clamp
 from fastdl.ops.softmax import softmax_method
 from fastdl.ops.unary import log, log1p
 from fastdl.tensor import Tensor
+
+if TYPE_CHECKING:
+    lazy_property = cached_property
+else:
+
+    class lazy_property(cached_property):
+        """A ``cached_property`` that is recorded even where ``no_grad()`` asks for it first (``sample`` does)."""
+
+        def __get__(self, instance, owner=None):
+            if instance is None:
+                return self
+            with enable_grad():
+                return super().__get__(instance, owner)
 
 
 def one_of(name: str, probs: Any, logits: Any) -> None:

@@ -42,7 +42,7 @@ class Binomial(Binary):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.integer_interval(0, self.total_count._data)
+        return constraints.integer_interval(0, self.total_count)
 
     @property
     def mean(self) -> Tensor:

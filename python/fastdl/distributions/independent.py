@@ -7,7 +7,7 @@ from typing import Any, Self
 from fastdl.distributions import constraints
 from fastdl.distributions.categorical import Categorical
 from fastdl.distributions.distribution import Distribution
-from fastdl.distributions.transforms import sum_last
+from fastdl.distributions.transforms.base import sum_last
 from fastdl.ops.gather import gather
 from fastdl.ops.reduce import logsumexp, sum
 from fastdl.ops.softmax import log_softmax_method
@@ -54,7 +54,7 @@ class Independent(Distribution):
     @property
     def support(self) -> constraints.Constraint | None:
         base = self.base_dist.support
-        return None if base is None else constraints.independent(base, self.reinterpreted_batch_ndims)
+        return None if base is None else constraints.over_last(base, self.reinterpreted_batch_ndims)
 
     @property
     def mean(self) -> Tensor:

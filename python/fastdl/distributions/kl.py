@@ -16,15 +16,20 @@ from fastdl.distributions.distribution import Distribution
 from fastdl.distributions.gamma import Beta, Dirichlet, Gamma
 from fastdl.distributions.independent import Independent
 from fastdl.distributions.location_scale import Cauchy, Exponential, Gumbel, Laplace, Uniform
-from fastdl.distributions.multivariate_normal import MultivariateNormal
+from fastdl.distributions.matrix import Wishart
+from fastdl.distributions.multivariate_normal import LowRankMultivariateNormal, MultivariateNormal
 from fastdl.distributions.normal import HalfNormal, LogNormal, Normal
-from fastdl.distributions.positive import Pareto
-from fastdl.distributions.transforms import sum_last
+from fastdl.distributions.positive import HalfCauchy, InverseGamma, Pareto
+from fastdl.distributions.transformed_distribution import TransformedDistribution
+from fastdl.distributions.transforms.base import sum_last
+from fastdl.distributions.unit import ContinuousBernoulli
 from fastdl.ops.activation import softplus
 from fastdl.ops.elementwise import where
+from fastdl.ops.gamma import digamma, lgamma, mvlgamma
+from fastdl.ops.linear import matmul
 from fastdl.ops.reduce import sum
-from fastdl.ops.special import digamma, lgamma
-from fastdl.ops.unary import abs, exp, log, square
+from fastdl.ops.shape import cat, diag_embed
+from fastdl.ops.unary import abs, exp, log, log1p, sqrt, square
 from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
 
@@ -79,6 +84,7 @@ def _half_normal(p: Any, q: Any) -> Tensor:
 
 @register_kl(MultivariateNormal, MultivariateNormal)
 def _multivariate(p: Any, q: Any) -> Tensor:
+    _same_events(p, q)
     d = p.event_shape[0]
     batch = np.broadcast_shapes(p.batch_shape, q.batch_shape)
     p, q = p.expand(batch), q.expand(batch)
@@ -86,6 +92,72 @@ def _multivariate(p: Any, q: Any) -> Tensor:
     trace = sum(square(linalg.solve_triangular(lower, p.scale_tril.contiguous(), upper=False)), (-2, -1))
     away = sum(square(linalg.solve_triangular(lower, unsqueeze(q.loc - p.loc, -1), upper=False)), (-2, -1))
     return q._half_log_det() - p._half_log_det() + 0.5 * (trace + away - d)  # type: ignore[no-any-return]
+
+
+def _same_events(p: Any, q: Any) -> None:
+    if p.event_shape != q.event_shape:
+        raise ValueError(
+            "KL-divergence between two (Low Rank) Multivariate Normals with different event shapes cannot be computed: "
+            f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
+        )
+
+
+@register_kl(LowRankMultivariateNormal, LowRankMultivariateNormal)
+@register_kl(MultivariateNormal, LowRankMultivariateNormal)
+def _to_low_rank(p: Any, q: Any) -> Tensor:
+    _same_events(p, q)
+    # q's inverse is D^-1 - A^T A, and p's covariance is a sum of F F^T: the trace of their product has no d x d matrix.
+    _, reduced = q._reduced()
+    factor: Any
+    trace: Any
+    if isinstance(p, LowRankMultivariateNormal):
+        factor, diag = p.cov_factor, p.cov_diag
+        trace = sum(diag / q.cov_diag, -1) - sum(square(reduced) * unsqueeze(diag, -2), (-2, -1))
+    else:
+        factor, trace = p.scale_tril, 0.0
+    trace = trace + sum(square(factor) / unsqueeze(q.cov_diag, -1), (-2, -1))
+    trace = trace - sum(square(matmul(reduced, factor)), (-2, -1))
+    away = q._distance(q.loc - p.loc)
+    return q._half_log_det() - p._half_log_det() + 0.5 * (trace + away - p.event_shape[0])  # type: ignore[no-any-return]
+
+
+@register_kl(LowRankMultivariateNormal, MultivariateNormal)
+def _from_low_rank(p: Any, q: Any) -> Tensor:
+    _same_events(p, q)
+    batch = np.broadcast_shapes(p.batch_shape, q.batch_shape)
+    p, q = p.expand(batch), q.expand(batch)
+    lower = q.scale_tril.contiguous()
+    factors = cat([p.cov_factor, diag_embed(sqrt(p.cov_diag)), unsqueeze(q.loc - p.loc, -1)], -1)
+    both = sum(square(linalg.solve_triangular(lower, factors, upper=False)), (-2, -1))
+    return q._half_log_det() - p._half_log_det() + 0.5 * (both - p.event_shape[0])  # type: ignore[no-any-return]
+
+
+@register_kl(Wishart, Wishart)
+def _wishart(p: Any, q: Any) -> Tensor:
+    if p.event_shape != q.event_shape:
+        raise NotImplementedError(
+            "kl_divergence: the two Wishart distributions have matrices of different sizes"
+        )
+    n, m, d = p.df, q.df, p.event_shape[0]
+    ratio = sum(q.precision_matrix * p.covariance_matrix, (-2, -1))
+    scale = m * (q._half_log_det() - p._half_log_det()) + 0.5 * n * (ratio - d)
+    return scale + mvlgamma(m / 2, d) - mvlgamma(n / 2, d) + 0.5 * (n - m) * p._mvdigamma()  # type: ignore[no-any-return]
+
+
+@register_kl(ContinuousBernoulli, ContinuousBernoulli)
+def _continuous_bernoulli(p: Any, q: Any) -> Tensor:
+    same = p._log_norm() + log1p(-p.probs) - q._log_norm() - log1p(-q.probs)
+    return p.mean * (p.logits - q.logits) + same  # type: ignore[no-any-return]
+
+
+@register_kl(TransformedDistribution, TransformedDistribution)
+def _transformed(p: Any, q: Any) -> Tensor:
+    if p.transforms != q.transforms or p.event_shape != q.event_shape:
+        raise NotImplementedError(
+            "kl_divergence: the two transformed distributions have different transforms or event shapes, and no "
+            "function is registered for their classes"
+        )
+    return kl_divergence(p.base_dist, q.base_dist)
 
 
 @register_kl(Categorical, Categorical)
@@ -139,6 +211,12 @@ def _laplace(p: Any, q: Any) -> Tensor:
     return away / q.scale + ratio * exp(-away / p.scale) - 1 - log(ratio)  # type: ignore[no-any-return]
 
 
+@register_kl(HalfCauchy, HalfCauchy)
+def _half_cauchy(p: Any, q: Any) -> Tensor:
+    # As in PyTorch, that of the Cauchy variables whose absolute values they are: the halves' may be smaller.
+    return 2 * log(p.scale + q.scale) - log(4 * p.scale * q.scale)
+
+
 @register_kl(Cauchy, Cauchy)
 def _cauchy(p: Any, q: Any) -> Tensor:
     apart = square(p.scale + q.scale) + square(p.loc - q.loc)
@@ -161,6 +239,7 @@ def _pareto(p: Any, q: Any) -> Tensor:
 
 
 @register_kl(Gamma, Gamma)
+@register_kl(InverseGamma, InverseGamma)
 def _gamma(p: Any, q: Any) -> Tensor:
     a, b = p.concentration, q.concentration
     scale = b * log(p.rate / q.rate) + lgamma(b) - lgamma(a)

@@ -43,8 +43,7 @@ class Uniform(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        low, high = self.low._data, self.high._data
-        return constraints.Constraint("Interval(low, high)", lambda x: (x >= low) & (x <= high))
+        return constraints.interval(self.low, self.high)
 
     @property
     def mean(self) -> Tensor:

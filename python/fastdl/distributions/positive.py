@@ -1,4 +1,4 @@
-"""Distributions of positive numbers with heavy tails: Pareto, Weibull, half Cauchy, inverse gamma."""
+"""Distributions with heavy tails: Pareto (also generalised), Weibull, half Cauchy, inverse gamma, Fisher-Snedecor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastdl.distributions.gamma import _standard_gamma
 from fastdl.distributions.location_scale import _open_uniform
 from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, igammac, lgamma
-from fastdl.ops.unary import atan, exp, expm1, log, log1p, reciprocal, square, tan
+from fastdl.ops.unary import abs, atan, exp, expm1, log, log1p, reciprocal, square, tan
 from fastdl.tensor import Tensor
 
-__all__ = ["HalfCauchy", "InverseGamma", "Pareto", "Weibull"]
+__all__ = ["FisherSnedecor", "GeneralizedPareto", "HalfCauchy", "InverseGamma", "Pareto", "Weibull"]
 
 _EULER = 0.57721566490153286060
 
@@ -47,7 +47,7 @@ class Pareto(_Positive):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.greater_than_eq(self.scale._data)
+        return constraints.greater_than_eq(self.scale)
 
     @property
     def mean(self) -> Tensor:
@@ -221,3 +221,124 @@ class InverseGamma(_Positive):
     def entropy(self) -> Tensor:
         a = self.concentration
         return a + log(self.rate) + lgamma(a) - (1 + a) * digamma(a)
+
+
+class FisherSnedecor(_Positive):
+    """The ratio of two chi-squared variables, each over its degrees of freedom: the F distribution.
+
+    See ``torch.distributions.FisherSnedecor``.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "df1": constraints.positive,
+        "df2": constraints.positive,
+    }
+    _fields = ("df1", "df2")
+
+    def __init__(self, df1: Any, df2: Any, validate_args: bool | None = None) -> None:
+        self.df1, self.df2 = broadcast_all(df1, df2)
+        super().__init__(self.df1.shape, (), validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return where(self.df2 > 2, self.df2 / (self.df2 - 2), math.nan)  # type: ignore[no-any-return]
+
+    @property
+    def mode(self) -> Tensor:
+        inner = (self.df1 - 2) / self.df1 * self.df2 / (self.df2 + 2)
+        return where(self.df1 > 2, inner, math.nan)  # type: ignore[no-any-return]
+
+    @property
+    def variance(self) -> Tensor:
+        d1, d2 = self.df1, self.df2
+        inner = 2 * square(d2) * (d1 + d2 - 2) / (d1 * square(d2 - 2) * (d2 - 4))
+        return where(d2 > 4, inner, math.nan)  # type: ignore[no-any-return]
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        above, below = [_standard_gamma(df * 0.5, shape) / df for df in (self.df1, self.df2)]
+        tiny = float(np.finfo(below.dtype).tiny)
+        return (above / below.clamp(min=tiny)).clamp(min=tiny)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        a, b, ratio = self.df1 * 0.5, self.df2 * 0.5, self.df1 / self.df2
+        constant = lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(ratio)
+        return constant + (a - 1) * log(value) - (a + b) * log1p(ratio * value)
+
+
+class GeneralizedPareto(Distribution):
+    """The tails of distributions: cdf(x) = 1 - (1 + c z)^(-1 / c), z = (x - loc) / scale, c = ``concentration``.
+
+    For c = 0 it is 1 - exp(-z). See ``torch.distributions.GeneralizedPareto``.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "concentration": constraints.real,
+    }
+    has_rsample = True
+    _fields = ("loc", "scale", "concentration")
+
+    def __init__(self, loc: Any, scale: Any, concentration: Any, validate_args: bool | None = None) -> None:
+        self.loc, self.scale, self.concentration = broadcast_all(loc, scale, concentration)
+        super().__init__(self.loc.shape, (), validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        upper = where(self.concentration < 0, self.loc - self.scale / self.concentration, math.inf)
+        return constraints.interval(self.loc, upper)
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Where c counts as 0, and c with 1 in those places, to divide by."""
+        zero = abs(self.concentration) <= 1e-8
+        return zero, where(zero, 1.0, self.concentration)
+
+    @property
+    def mean(self) -> Tensor:
+        inner = self.loc + self.scale / (1 - self.concentration)
+        return where(self.concentration < 1, inner, math.nan)  # type: ignore[no-any-return]
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        c = self.concentration
+        inner = square(self.scale / (1 - c)) / (1 - 2 * c)
+        return where(c < 0.5, inner, math.nan)  # type: ignore[no-any-return]
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        zero, c = self._split()
+        z = (value - self.loc) / self.scale
+        power = 1 + 1 / c
+        curved = where(power == 0, 0.0, power * log1p(c * z))  # c = -1 is uniform: 0 log 0 at its end
+        return -log(self.scale) - where(zero, z, curved)  # type: ignore[no-any-return]
+
+    def log_survival_function(self, value: Tensor) -> Tensor:
+        """log(1 - cdf)"""
+        self._validate_sample(value)
+        zero, c = self._split()
+        z = (value - self.loc) / self.scale
+        return where(zero, -z, -log1p(c * z) / c)  # type: ignore[no-any-return]
+
+    def log_cdf(self, value: Tensor) -> Tensor:
+        """The logarithm of :meth:`cdf`."""
+        return log1p(-exp(self.log_survival_function(value)))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return -expm1(self.log_survival_function(value))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        zero, c = self._split()
+        left = log1p(-value)
+        return self.loc + self.scale * where(zero, -left, expm1(-c * left) / c)  # type: ignore[no-any-return]
+
+    def entropy(self) -> Tensor:
+        return log(self.scale) + self.concentration + 1

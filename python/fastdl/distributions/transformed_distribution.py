@@ -9,7 +9,7 @@ from fastdl.autograd.mode import no_grad
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution
 from fastdl.distributions.independent import Independent
-from fastdl.distributions.transforms import ComposeTransform, Transform, sum_last
+from fastdl.distributions.transforms.base import ComposeTransform, Transform, sum_last
 from fastdl.tensor import Tensor
 
 __all__ = ["TransformedDistribution"]
@@ -63,7 +63,7 @@ class TransformedDistribution(Distribution):
         if not self.transforms:
             return self.base_dist.support
         end = self.transforms[-1].codomain
-        return constraints.independent(end, len(self._event_shape) - end.event_dim)
+        return constraints.over_last(end, len(self._event_shape) - end.event_dim)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -111,7 +111,11 @@ class TransformedDistribution(Distribution):
         chain = ComposeTransform(self.transforms)
         shape = tuple(chain.inverse_shape((*batch_shape, *self._event_shape)))
         base = self.base_dist.expand(shape[: len(shape) - len(self.base_dist.event_shape)])
-        return type(self)(base, self.transforms, self._validate_args)
+        new = super().expand(batch_shape)  # a subclass's constructor may take other arguments
+        TransformedDistribution.__init__(new, base, self.transforms, self._validate_args)
+        return new
 
     def __repr__(self) -> str:
-        return f"TransformedDistribution({self.base_dist}, {self.transforms})"
+        if self._fields:
+            return super().__repr__()
+        return f"{type(self).__name__}({self.base_dist}, {self.transforms})"

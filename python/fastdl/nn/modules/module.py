@@ -18,6 +18,7 @@ from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
 from fastdl.kernels import fill_with_zeros
+from fastdl.nn.modules.arguments import explained
 from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
@@ -111,6 +112,9 @@ class Module(State):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        init = vars(cls).get("__init__")
+        if init is not None and cls.__module__.startswith("fastdl.nn.modules."):
+            cls.__init__ = explained(init)  # type: ignore[method-assign]
         if "__getattr__" in vars(cls):
             # It will call super().__getattr__. Not before: a __getattr__ makes every attribute of all modules slow.
             Module.__getattr__ = _no_attribute  # type: ignore[attr-defined]

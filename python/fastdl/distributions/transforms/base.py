@@ -1,8 +1,4 @@
-"""Functions of random variables with the logarithm of their derivative; see ``torch.distributions.transforms``.
-
-A transform of one's own derives from :class:`Transform`, names its ``domain`` and ``codomain`` (constraints, whose
-``event_dim`` says how many axes one value has) and defines ``_call``, ``_inverse`` and ``log_abs_det_jacobian``.
-"""
+"""Transforms and what is made of any of them: inverses, chains, more axes, other shapes."""
 
 from __future__ import annotations
 
@@ -13,43 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastdl.creation import full_like
-from fastdl.distributions.constraints import (
-    Constraint,
-    independent,
-    interval,
-    lower_cholesky,
-    positive,
-    real,
-    real_vector,
-    simplex,
-    unit_interval,
-)
-from fastdl.dtypes import floating_info
-from fastdl.ops.activation import logsigmoid, sigmoid, softplus, tanh
-from fastdl.ops.elementwise import atanh, clamp
+from fastdl.distributions.constraints import Constraint, over_last, real
 from fastdl.ops.reduce import sum
-from fastdl.ops.resample import pad
-from fastdl.ops.softmax import softmax
-from fastdl.ops.unary import abs, exp, expm1, log, log1p
 from fastdl.tensor import Tensor
 
-__all__ = [
-    "AbsTransform",
-    "AffineTransform",
-    "ComposeTransform",
-    "ExpTransform",
-    "IndependentTransform",
-    "LowerCholeskyTransform",
-    "PowerTransform",
-    "ReshapeTransform",
-    "SigmoidTransform",
-    "SoftmaxTransform",
-    "SoftplusTransform",
-    "StickBreakingTransform",
-    "TanhTransform",
-    "Transform",
-]
+__all__ = ["ComposeTransform", "IndependentTransform", "ReshapeTransform", "Transform", "identity_transform"]
 
 
 def sum_last(x: Tensor, count: int) -> Tensor:
@@ -83,12 +47,21 @@ class Transform:
     bijective: Any = False
     domain: Any = real
     codomain: Any = real
+    # The attributes in which two of one class differ; None: every object is another transform.
+    _compared: tuple[str, ...] | None = None
 
     def __init__(self, cache_size: int = 0) -> None:
         if cache_size not in (0, 1):
             raise ValueError(f"{type(self).__name__}: cache_size must be 0 or 1, got {cache_size}")
         self._cache_size = cache_size
         self._cached: tuple[Any, Any] = (None, None)
+
+    def __eq__(self, other: object) -> bool:
+        if self._compared is None or type(self) is not type(other):
+            return self is other
+        return all([_same(getattr(self, name), getattr(other, name)) for name in self._compared])
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def sign(self) -> Any:
@@ -154,11 +127,19 @@ class Transform:
         return f"{type(self).__name__}()"
 
 
-def _broadcast(shape: Any, *values: Any) -> tuple[int, ...]:
+def _same(a: Any, b: Any) -> bool:
+    equal = a == b
+    return bool(equal.all()) if isinstance(equal, Tensor) else bool(equal)
+
+
+def broadcast(shape: Any, *values: Any) -> tuple[int, ...]:
+    """The shape of values of ``shape`` beside parameters that are tensors."""
     return np.broadcast_shapes(tuple(shape), *[v.shape for v in values if isinstance(v, Tensor)])
 
 
 class _InverseTransform(Transform):
+    _compared = ("_inv",)
+
     def __init__(self, transform: Transform) -> None:
         super().__init__(transform._cache_size)
         self._inv = transform
@@ -191,209 +172,10 @@ class _InverseTransform(Transform):
         return f"{type(self).__name__}({self._inv!r})"
 
 
-class ExpTransform(Transform):
-    """y = exp(x)"""
-
-    codomain = positive
-    bijective, sign = True, +1
-
-    def _call(self, x: Any) -> Any:
-        return exp(x)
-
-    def _inverse(self, y: Any) -> Any:
-        return log(y)
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        return x
-
-
-class PowerTransform(Transform):
-    """y = x ** exponent, for positive x."""
-
-    domain = codomain = positive
-    bijective = True
-
-    def __init__(self, exponent: Any, cache_size: int = 0) -> None:
-        super().__init__(cache_size)
-        self.exponent = exponent
-
-    @property
-    def sign(self) -> Any:
-        exponent = self.exponent
-        return exponent.sign() if isinstance(exponent, Tensor) else math.copysign(1.0, exponent)
-
-    def _call(self, x: Any) -> Any:
-        return x**self.exponent
-
-    def _inverse(self, y: Any) -> Any:
-        return y ** (1 / self.exponent)
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        return log(abs(self.exponent * y / x))
-
-    def forward_shape(self, shape: Any) -> Any:
-        return _broadcast(shape, self.exponent)
-
-    inverse_shape = forward_shape
-
-
-class SigmoidTransform(Transform):
-    """y = 1 / (1 + exp(-x)), never quite 0 or 1."""
-
-    codomain = unit_interval
-    bijective, sign = True, +1
-
-    def _call(self, x: Any) -> Any:
-        return _inside(sigmoid(x))
-
-    def _inverse(self, y: Any) -> Any:
-        y = _inside(y)
-        return log(y) - log1p(-y)
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        return -softplus(-x) - softplus(x)
-
-
-def _inside(y: Tensor) -> Tensor:
-    limits = floating_info(y.dtype)
-    return clamp(y, float(limits.tiny), 1.0 - float(limits.eps))
-
-
-class SoftplusTransform(Transform):
-    """y = log(1 + exp(x))"""
-
-    codomain = positive
-    bijective, sign = True, +1
-
-    def _call(self, x: Any) -> Any:
-        return softplus(x)
-
-    def _inverse(self, y: Any) -> Any:
-        return log(-expm1(-y)) + y
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        return -softplus(-x)
-
-
-class TanhTransform(Transform):
-    """y = tanh(x)"""
-
-    codomain = interval(-1.0, 1.0)
-    bijective, sign = True, +1
-
-    def _call(self, x: Any) -> Any:
-        return tanh(x)
-
-    def _inverse(self, y: Any) -> Any:
-        return atanh(y)
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        return 2.0 * (math.log(2.0) - x - softplus(-2.0 * x))
-
-
-class AbsTransform(Transform):
-    """y = |x|; the inverse is the positive one of two."""
-
-    codomain = positive
-
-    def _call(self, x: Any) -> Any:
-        return abs(x)
-
-    def _inverse(self, y: Any) -> Any:
-        return y
-
-
-class AffineTransform(Transform):
-    """y = loc + scale x; with ``event_dim`` the last axes are one value."""
-
-    bijective = True
-
-    def __init__(self, loc: Any, scale: Any, event_dim: int = 0, cache_size: int = 0) -> None:
-        super().__init__(cache_size)
-        self.loc, self.scale = loc, scale
-        self.domain = self.codomain = independent(real, event_dim)
-
-    @property
-    def sign(self) -> Any:
-        scale = self.scale
-        return scale.sign() if isinstance(scale, Tensor) else math.copysign(1.0, scale)
-
-    def _call(self, x: Any) -> Any:
-        return self.loc + self.scale * x
-
-    def _inverse(self, y: Any) -> Any:
-        return (y - self.loc) / self.scale
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        if isinstance(self.scale, Tensor):
-            result: Any = log(abs(self.scale)).expand(x.shape)
-        else:
-            result = full_like(x, math.log(math.fabs(self.scale)))
-        return sum_last(result, self.event_dim)
-
-    def forward_shape(self, shape: Any) -> Any:
-        return _broadcast(shape, self.loc, self.scale)
-
-    inverse_shape = forward_shape
-
-
-class SoftmaxTransform(Transform):
-    """y = softmax(x) over the last axis; the inverse is log(y)."""
-
-    domain, codomain = real_vector, simplex
-
-    def _call(self, x: Any) -> Any:
-        return softmax(x, -1)
-
-    def _inverse(self, y: Any) -> Any:
-        return log(y)
-
-
-class StickBreakingTransform(Transform):
-    """Numbers x1 ... xn to n + 1 shares of a whole: each breaks off a part of what is left."""
-
-    domain, codomain = real_vector, simplex
-    bijective = True
-
-    @staticmethod
-    def _shifts(x: Any) -> Any:
-        return log(x.shape[-1] + 1 - x.new_ones(x.shape[-1]).cumsum(-1))
-
-    def _call(self, x: Any) -> Any:
-        broken = _inside(sigmoid(x - self._shifts(x)))
-        left: Any = 1 - broken
-        return pad(broken, (0, 1), value=1) * pad(left.cumprod(-1), (1, 0), value=1)
-
-    def _inverse(self, y: Any) -> Any:
-        shares = y[..., :-1]
-        left = clamp(1 - shares.cumsum(-1), float(floating_info(y.dtype).tiny))
-        return log(shares) - log(left) + self._shifts(shares)
-
-    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
-        x = x - self._shifts(x)
-        return sum(-x + logsigmoid(x) + log(y[..., :-1]), -1)
-
-    def forward_shape(self, shape: Any) -> Any:
-        return (*shape[:-1], shape[-1] + 1)
-
-    def inverse_shape(self, shape: Any) -> Any:
-        return (*shape[:-1], shape[-1] - 1)
-
-
-class LowerCholeskyTransform(Transform):
-    """The lower triangle of a matrix, the exponential on its diagonal."""
-
-    domain, codomain = independent(real, 2), lower_cholesky
-
-    def _call(self, x: Any) -> Any:
-        return x.tril(-1) + x.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
-
-    def _inverse(self, y: Any) -> Any:
-        return y.tril(-1) + y.diagonal(dim1=-2, dim2=-1).log().diag_embed()
-
-
 class IndependentTransform(Transform):
     """``base_transform`` on ``reinterpreted_batch_ndims`` more axes: its log_abs_det_jacobian is added up over them."""
+
+    _compared = ("base_transform", "reinterpreted_batch_ndims")
 
     def __init__(
         self, base_transform: Transform, reinterpreted_batch_ndims: int, cache_size: int = 0
@@ -401,8 +183,8 @@ class IndependentTransform(Transform):
         super().__init__(cache_size)
         self.base_transform = base_transform.with_cache(cache_size)
         self.reinterpreted_batch_ndims = reinterpreted_batch_ndims
-        self.domain = independent(base_transform.domain, reinterpreted_batch_ndims)
-        self.codomain = independent(base_transform.codomain, reinterpreted_batch_ndims)
+        self.domain = over_last(base_transform.domain, reinterpreted_batch_ndims)
+        self.codomain = over_last(base_transform.codomain, reinterpreted_batch_ndims)
 
     bijective = property(lambda self: self.base_transform.bijective)
     sign = property(lambda self: self.base_transform.sign)
@@ -430,6 +212,7 @@ class ReshapeTransform(Transform):
     """The last axes from ``in_shape`` to ``out_shape``."""
 
     bijective = True
+    _compared = ("in_shape", "out_shape")
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], cache_size: int = 0) -> None:
         super().__init__(cache_size)
@@ -439,8 +222,8 @@ class ReshapeTransform(Transform):
                 f"ReshapeTransform: in_shape {self.in_shape} and out_shape {self.out_shape} have different numbers of "
                 "elements"
             )
-        self.domain = independent(real, len(self.in_shape))
-        self.codomain = independent(real, len(self.out_shape))
+        self.domain = over_last(real, len(self.in_shape))
+        self.codomain = over_last(real, len(self.out_shape))
 
     def _call(self, x: Any) -> Any:
         return x.reshape(*self.forward_shape(x.shape))
@@ -467,6 +250,8 @@ class ReshapeTransform(Transform):
 
 class ComposeTransform(Transform):
     """One transform after the other."""
+
+    _compared = ("parts",)
 
     def __init__(self, parts: Sequence[Transform], cache_size: int = 0) -> None:
         super().__init__(cache_size)
@@ -498,7 +283,7 @@ class ComposeTransform(Transform):
         for part in reversed(parts):
             axes = max(axes + near(part).event_dim - far(part).event_dim, near(part).event_dim)
         end = near(parts[0])
-        return independent(end, axes - end.event_dim)
+        return over_last(end, axes - end.event_dim)
 
     @property
     def inv(self) -> Transform:
