@@ -44,7 +44,12 @@ void copy(T* to, const T* from, int64_t n) {
   constexpr int w = simd::kWidth<T>;
   int64_t i = 0;
   for (; i + w <= n; i += w) simd::store(to + i, simd::load(from + i));
-  if (i < n) simd::store_n(to + i, simd::load_n(from + i, int(n - i)), int(n - i));
+  if constexpr (sizeof(T) == 2) {  // no masks for half precision: a last vector that overlaps, or one by one
+    if (i < n && n >= w) return simd::store(to + n - w, simd::load(from + n - w));
+    for (; i < n; ++i) to[i] = from[i];
+  } else if (i < n) {
+    simd::store_n(to + i, simd::load_n(from + i, int(n - i)), int(n - i));
+  }
 }
 
 // to[i] += from[i]
