@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastdl.runtime import get_num_threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _WORTH = 1 << 16  # elements of the result: about 100 us of work
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -39,6 +41,8 @@ def in_pieces(run: Callable[..., Any], out: Any, *operands: Any) -> Any:
 
     pool = _pools.get(threads)
     if pool is None:
+        from concurrent.futures import ThreadPoolExecutor  # not at import time: it takes 4 ms
+
         pool = _pools[threads] = ThreadPoolExecutor(threads - 1, "fastdl-pieces")
     others = [pool.submit(piece, i) for i in range(1, threads)]
     piece(0)
