@@ -46,7 +46,7 @@ struct Header {
   size_t requested;  // bytes asked for
   int32_t size_class;
   bool guarded;
-  alignas(8) unsigned char unused[8];
+  size_t counted;  // bytes of the class asked for, of which in_use tells
   unsigned char front_guard[kFrontGuard];  // ends where the data begins
 };
 static_assert(sizeof(Header) == kAlign);
@@ -225,13 +225,9 @@ void* allocate(size_t bytes) {
     size_class = class_of(bytes + (guard ? kBackGuard : 0), capacity);
     ++g.stats.allocations;
     header = take(size_class);
-    if (header) {
-      capacity = header->capacity;
-      ++g.stats.reused;
-    }
+    if (header) ++g.stats.reused;
     g.stats.in_use += capacity;
     g.stats.in_use_peak = std::max(g.stats.in_use_peak, g.stats.in_use);
-    g.most_in_use = std::max(g.most_in_use, g.stats.in_use);
     colour = g.colour++;
   }
   if (!header) {
@@ -247,14 +243,15 @@ void* allocate(size_t bytes) {
     }
   }
   header->requested = bytes;
+  header->counted = capacity;
   header->guarded = guard;
   auto* data = reinterpret_cast<unsigned char*>(header + 1);
-  ASAN_UNPOISON_MEMORY_REGION(data, capacity);
+  ASAN_UNPOISON_MEMORY_REGION(data, header->capacity);
   if (guard) {
     std::memset(header->front_guard, kGuardByte, kFrontGuard);
     std::memset(data + bytes, kGuardByte, kBackGuard);
   }
-  ASAN_POISON_MEMORY_REGION(data + bytes, capacity - bytes);
+  ASAN_POISON_MEMORY_REGION(data + bytes, header->capacity - bytes);
   return data;
 }
 
@@ -269,7 +266,8 @@ void deallocate(void* pointer) {
   Header* excess = nullptr;
   {
     Locked locked;
-    g.stats.in_use -= header->capacity;
+    g.most_in_use = std::max(g.most_in_use, g.stats.in_use);
+    g.stats.in_use -= header->counted;
     if (!intact) ++g.stats.guard_errors;
     const uint64_t limit = cache_limit();
     if (header->capacity > limit) {
