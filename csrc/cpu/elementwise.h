@@ -126,6 +126,8 @@ enum class Special {
 };
 
 // out = x op y
+// x y, or x conj(y), of complex numbers in single precision: operands of eight bytes an element.
+void complex_multiply(const StridedLoop<3>& loop, bool conjugate);
 template <class T>
 void binary_forward(Binary op, const StridedLoop<3>& loop);
 // The same for integers, for some operations. Overflow wraps around, division by zero gives zero, and a shift

@@ -1,4 +1,6 @@
 // The elementwise part of the kernel contract: out= writes into an array of the caller (its own input, too).
+#include <complex>
+
 #include "bindings/cpu/strided.h"
 
 namespace fastdl::binding {
@@ -37,6 +39,19 @@ py::array bind_binary(Binary op, const char* name, const Object& x, const Object
       if (!has_floats(op)) throw py::type_error(std::string(name) + ": defined for integer arrays only");
     return run(T{}, stored);
   });
+}
+
+py::array bind_complex_multiply(const py::array& x, const py::array& y, bool conjugate) {
+  constexpr const char* op = "complex_multiply";
+  using Complex = std::complex<float>;
+  check_stored<Complex>(x, op, "x", Half::none);
+  check_stored<Complex>(y, op, "y", Half::none);
+  Operand a = operand_of(x), b = operand_of(y);
+  Result<Complex> z(op, broadcast_shape(op, {&a, &b}), py::none(),
+                    {{&a, int64_t(sizeof(Complex))}, {&b, int64_t(sizeof(Complex))}});
+  const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
+  launch(loop, [&] { complex_multiply(loop, conjugate); });
+  return z.array();
 }
 
 py::array bind_compare(Compare op, const char* name, const Object& x, const Object& y, const Object& out) {
@@ -277,6 +292,7 @@ void register_elementwise(py::module_& m) {
   def_binary(m, Binary::xlogy, "xlogy_forward", "xlogy");
   def_binary(m, Binary::xlog1py, "xlog1py_forward", "xlog1py");
   def_binary(m, Binary::heaviside, "heaviside_forward", "heaviside");
+  m.def("complex_multiply", &bind_complex_multiply, py::arg("x"), py::arg("y"), py::arg("conjugate") = false);
   def_compare(m, Compare::eq, "eq_forward", "eq");
   def_compare(m, Compare::ne, "ne_forward", "ne");
   def_compare(m, Compare::lt, "lt_forward", "lt");

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
-from fastdl.dtypes import real_dtype
-from fastdl.kernels import is_array
+from fastdl.dtypes import complex64, real_dtype
+from fastdl.kernels import cpu, is_array
 from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
 from fastdl.ops.complex import ComplexFormula, conj
 from fastdl.ops.pieces import in_pieces
@@ -22,6 +22,16 @@ from fastdl.tensor import Tensor
 def _conjugate(value: Any) -> Any:
     """Of an array or a number."""
     return value.conj() if is_array(value) else value.conjugate()
+
+
+def _has_kernel(value: Any) -> bool:
+    return value.__class__ is np.ndarray and value.dtype is complex64
+
+
+def _times_conjugate(grad: Any, value: Any) -> Any:
+    if _has_kernel(grad) and _has_kernel(value):
+        return cpu.complex_multiply(grad, value, True)
+    return computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(value))
 
 
 def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
@@ -52,9 +62,13 @@ class ComplexBinary(ComplexFormula):
         if self.keeps and True in self.needs:
             self.saves = tuple([i for i, a in enumerate((x, y)) if a is not None])
             self.x, self.y = left, right
-        z = computed(self.label, self.ufunc, dtype, out, _beside(left, dtype), _beside(right, dtype))
+        z = self.compute(dtype, out, _beside(left, dtype), _beside(right, dtype))
         self.keep(z)
         return z
+
+    def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
+        """The result from operands that NumPy takes side by side."""
+        return computed(self.label, self.ufunc, dtype, out, x, y)
 
     def keep(self, z: Any) -> None:
         """Store the result if backward needs it."""
@@ -98,16 +112,17 @@ class ComplexSub(ComplexBinary):
 class ComplexMul(ComplexBinary):
     label, ufunc = "mul", np.multiply
 
+    def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
+        if out is None and _has_kernel(x) and _has_kernel(y):
+            return cpu.complex_multiply(x, y)
+        return super().compute(dtype, out, x, y)
+
     def backward(self, grad: Any) -> Any:
         need_x, need_y = self.needs
         x, y = self.likes
         return (
-            fit(computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.y)), x)
-            if need_x
-            else None,
-            fit(computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(self.x)), y)
-            if need_y
-            else None,
+            fit(_times_conjugate(grad, self.y), x) if need_x else None,
+            fit(_times_conjugate(grad, self.x), y) if need_y else None,
         )
 
     def backward_graph(self, grad: Any) -> Any:

@@ -52,6 +52,7 @@ _ELSEWHERE = {
                 "bitwise_and_forward",
                 "bitwise_or_forward",
                 "bitwise_xor_forward",
+                "complex_multiply",
                 "convert",
                 "copy_into",
                 "count_true",
