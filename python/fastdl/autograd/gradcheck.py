@@ -128,6 +128,13 @@ def gradcheck(
     return True
 
 
+def _place(position: int, of: Tensor) -> list[int]:
+    """The index of the ``position``-th number of a tensor; of complex ones there are two at each place."""
+    if of.dtype.kind == "c":
+        position //= 2
+    return [int(i) for i in np.unravel_index(position, of.shape)] if of.ndim else []
+
+
 def _compare(
     func: Callable[..., Any],
     arguments: list[Any],
@@ -157,13 +164,10 @@ def _compare(
             if not np.allclose(analytical, numerical[k], rtol, atol):
                 error = np.abs(analytical - numerical[k])
                 row, column = np.unravel_index(int(np.nanargmax(error)), error.shape)
-                place = tuple(int(v) for v in np.unravel_index(int(row), x.shape)) if x.ndim else ()
-                target = (
-                    tuple(int(v) for v in np.unravel_index(int(column), output.shape)) if output.ndim else ()
-                )
+                place, target = _place(int(row), x), _place(int(column), output)
                 raise GradcheckError(
                     f"gradcheck: Jacobian mismatch for output {k} with respect to input {i}.\n"
-                    f"Largest at d output{list(target)} / d input{list(place)}: numerical "
+                    f"Largest at d output{target} / d input{place}: numerical "
                     f"{numerical[k][row, column]:g}, "
                     f"analytical {analytical[row, column]:g}.\n"
                     f"numerical:\n{numerical[k]}\nanalytical:\n{analytical}"
