@@ -523,3 +523,29 @@ def test_any_broadcast(shape, ones, cut_x, cut_y):
         assert_close(
             tensor.grad, full.sum(axes, dtype=np.float64).reshape(tensor.shape).astype(np.float32), full.size
         )
+
+
+@pytest.mark.parametrize("conjugate", [False, True])
+@pytest.mark.parametrize("level", backends())
+def test_products_of_complex_numbers(level, conjugate):
+    backend, rng = load(level), np.random.default_rng(0)
+
+    def numbers(*shape):
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+    pairs = [
+        (numbers(*s), numbers(*t)) for s, t in (((5,), (5,)), ((3, 1, 7), (4, 7)), ((0, 3), (3,)), ((), (2,)))
+    ]
+    pairs += [
+        (numbers(40, 33).T, numbers(33, 40)),
+        (numbers(6, 9)[::-1, ::2], numbers(5)),
+        (numbers(9, 30_001),) * 2,
+    ]
+    for x, y in pairs:
+        z = backend.complex_multiply(x, y, conjugate)
+        expected = reference.complex_multiply(x.astype(np.complex128), y.astype(np.complex128), conjugate)
+        assert z.dtype == np.complex64
+        assert z.shape == expected.shape
+        np.testing.assert_allclose(z, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match="complex_multiply: x"):
+        backend.complex_multiply(np.ones(2, np.float32), pairs[0][1])

@@ -7,6 +7,7 @@ from numpy import empty, zeros
 
 from fastdl.kernels.reference.activation import *
 from fastdl.kernels.reference.attention import *
+from fastdl.kernels.reference.complex import *
 from fastdl.kernels.reference.conv import *
 from fastdl.kernels.reference.cross_entropy import *
 from fastdl.kernels.reference.ctc_loss import *

@@ -35,7 +35,6 @@ __all__ = [
     "ceil_forward",
     "clamp_backward",
     "clamp_forward",
-    "complex_multiply",
     "cos_backward",
     "cos_forward",
     "cosh_backward",
@@ -471,8 +470,3 @@ def addcdiv_forward(x: Any, y: Any, z: Any, value: float, out: Array | None = No
 def lerp_forward(x: Any, y: Any, z: Any, out: Array | None = None) -> Any:
     """x + z (y - x), exactly y for z = 1."""
     return _store(np.where(np.abs(z) < 0.5, x + z * (y - x), y - (y - x) * (1 - z)), out)
-
-
-def complex_multiply(x: Array, y: Array, conjugate: bool = False) -> Any:
-    """x y, or x conj(y), of complex64 arrays."""
-    return x * (np.conj(y) if conjugate else y)
