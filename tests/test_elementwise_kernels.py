@@ -531,7 +531,7 @@ def test_products_of_complex_numbers(level, conjugate):
     backend, rng = load(level), np.random.default_rng(0)
 
     def numbers(*shape):
-        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+        return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape), np.complex64)
 
     pairs = [
         (numbers(*s), numbers(*t)) for s, t in (((5,), (5,)), ((3, 1, 7), (4, 7)), ((0, 3), (3,)), ((), (2,)))
