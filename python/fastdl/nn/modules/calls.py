@@ -19,11 +19,21 @@ class _Hook(NamedTuple):
     always_call: bool = False
 
 
+# Hooks on every module (global_hooks.py registers them); they run before a module's own.
+every_forward_pre: OrderedDict[int, _Hook] = OrderedDict()
+every_forward: OrderedDict[int, _Hook] = OrderedDict()
+every_backward_pre: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+every_backward: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+_EVERY = (every_forward_pre, every_forward, every_backward_pre, every_backward)
+
+
 class _BackwardHooks:
-    """One call's full backward hooks: what the two gates below share."""
+    """One call's full backward hooks, those registered when it began: what the two gates below share."""
 
     def __init__(self, module: Calls) -> None:
         self.module = module
+        self.before = [*every_backward_pre.values(), *module._backward_pre_hooks.values()]
+        self.after = [*every_backward.values(), *module._backward_hooks.values()]
         self.grad_output: tuple[Tensor | None, ...] = ()
 
     def outputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
@@ -32,7 +42,7 @@ class _BackwardHooks:
         for position, grad in zip(positions, grads, strict=True):
             full[position] = grad
         self.grad_output = tuple(full)
-        for hook in list(self.module._backward_pre_hooks.values()):
+        for hook in self.before:
             changed = hook(self.module, self.grad_output)
             if changed is not None:
                 self.grad_output = changed if isinstance(changed, tuple) else (changed,)
@@ -49,7 +59,7 @@ class _BackwardHooks:
         for position, grad in zip(positions, grads, strict=True):
             full[position] = grad
         grad_input = tuple(full)
-        for hook in list(self.module._backward_hooks.values()):
+        for hook in self.after:
             changed = hook(self.module, grad_input, self.grad_output)
             if changed is not None:
                 grad_input = changed if isinstance(changed, tuple) else (changed,)
@@ -100,7 +110,8 @@ def _gate(
 class Calls:
     """The part of ``Module`` that runs ``forward`` and its hooks."""
 
-    # May a forward or backward hook be registered? False: the fast way through __call__.
+    # May a forward or backward hook be registered? False: the fast way through __call__. A module with hooks of its own
+    # says True itself; while there are hooks on every module, the class does.
     _hooked: bool = False
 
     def _get_name(self) -> str:
@@ -122,16 +133,18 @@ class Calls:
             raise
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not (
+        if Calls._hooked and not any(_EVERY):
+            Calls._hooked = False  # all have been removed
+        if not Calls._hooked and not (
             self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
         ):
-            self._hooked = False  # all have been removed
+            self.__dict__.pop("_hooked", None)
             return self.forward(*args, **kwargs)
         called: set[int] = set()
         try:
             return self._run_hooks(args, kwargs, called)
         except Exception:
-            for key, hook in list(self._forward_hooks.items()):
+            for key, hook in [*every_forward.items(), *self._forward_hooks.items()]:
                 if hook.always_call and key not in called:
                     try:
                         if hook.with_kwargs:
@@ -147,7 +160,7 @@ class Calls:
             raise
 
     def _run_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], called: set[int]) -> Any:
-        for hook in list(self._forward_pre_hooks.values()):
+        for hook in [*every_forward_pre.values(), *self._forward_pre_hooks.values()]:
             if hook.with_kwargs:
                 changed = hook.function(self, args, kwargs)
                 if changed is not None:
@@ -163,11 +176,11 @@ class Calls:
                     args = changed if isinstance(changed, tuple) else (changed,)
         backward: _BackwardHooks | None = None
         gated = False
-        if self._backward_hooks or self._backward_pre_hooks:
+        if self._backward_hooks or self._backward_pre_hooks or every_backward or every_backward_pre:
             backward = _BackwardHooks(self)
             args, gated = _gate(args, backward.inputs_arrived)
         result = self.forward(*args, **kwargs)
-        for key, hook in list(self._forward_hooks.items()):
+        for key, hook in [*every_forward.items(), *self._forward_hooks.items()]:
             called.add(key)
             if hook.with_kwargs:
                 changed = hook.function(self, args, kwargs, result)

@@ -19,6 +19,8 @@ from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
 from fastdl.kernels import fill_with_zeros
 from fastdl.nn.modules.arguments import explained
+from fastdl.nn.modules.global_hooks import *  # noqa: F403 - register_module_*
+from fastdl.nn.modules.global_hooks import buffer_hooks, module_hooks, parameter_hooks, registered
 from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
@@ -152,14 +154,14 @@ class Module(State):
             names = self._module_names  # without add_module: its hasattr would ask a user's __getattr__
             self._forget(name, names)
             names[name] = None
-            own[name] = value
+            own[name] = registered(module_hooks, self, name, value)
         elif name in self._module_names:
             if value is not None:
                 raise TypeError(
                     f"cannot assign '{_type_name(value)}' as child module '{name}' "
                     "(fastdl.nn.Module or None expected)"
                 )
-            own[name] = None
+            own[name] = registered(module_hooks, self, name, None)
         elif isinstance(value, Buffer):
             self._forget(name, self._buffer_names)
             self.register_buffer(name, value, value.persistent)
@@ -169,7 +171,7 @@ class Module(State):
                     f"cannot assign '{_type_name(value)}' as buffer '{name}' (fastdl.Tensor, fastdl.nn.Buffer or "
                     "None expected)"
                 )
-            own[name] = value
+            own[name] = registered(buffer_hooks, self, name, value)
         else:
             object.__setattr__(self, name, value)
 
@@ -219,7 +221,7 @@ class Module(State):
                 f"To compute '{name}' from another tensor, do it in forward()"
             )
         names[name] = None
-        self.__dict__[name] = param
+        self.__dict__[name] = None if param is None else registered(parameter_hooks, self, name, param)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but no parameter; ``persistent`` says whether ``state_dict`` contains it."""
@@ -230,7 +232,7 @@ class Module(State):
                 f"cannot assign '{_type_name(tensor)}' object to buffer '{name}' (fastdl.Tensor or None required)"
             )
         names[name] = bool(persistent)
-        self.__dict__[name] = tensor
+        self.__dict__[name] = registered(buffer_hooks, self, name, tensor)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a submodule under ``name``."""
@@ -244,7 +246,7 @@ class Module(State):
             raise TypeError(f"add_module: {_type_name(module)} is not a Module subclass{hint}")
         self._check_name("module", name, names)
         names[name] = None
-        self.__dict__[name] = module
+        self.__dict__[name] = registered(module_hooks, self, name, module)
 
     def register_module(self, name: str, module: Module | None) -> None:
         """The same as :meth:`add_module`."""
