@@ -424,3 +424,71 @@ def test_optimizers_see_pairs(name):
         ends.append([p.detach().numpy(), q.detach().numpy(), norm.detach().numpy()])
     for want, have in zip(*ends, strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------ what a review found
+
+
+def test_adjoint_systems_by_factors():
+    rng = np.random.default_rng(0)
+    A, B = [rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in ((4, 4), (4, 2))]
+    factors = fastdl.linalg.lu_factor(fastdl.tensor(A))
+    X = fastdl.linalg.lu_solve(*factors, fastdl.tensor(B), adjoint=True).numpy()
+    np.testing.assert_allclose(A.conj().T @ X, B, atol=1e-12)
+    X = fastdl.linalg.lu_solve(*factors, fastdl.tensor(B.T.copy()), left=False).numpy()
+    np.testing.assert_allclose(X @ A, B.T, atol=1e-12)
+    X = fastdl.linalg.lu_solve(*factors, fastdl.tensor(B.T.copy()), left=False, adjoint=True).numpy()
+    np.testing.assert_allclose(X @ A.conj().T, B.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_moves_both_parts(search):
+    p = fastdl.tensor([1 + 2j, -3j], requires_grad=True)
+    optimizer = fastdl.optim.LBFGS([p], lr=0.5, line_search_fn=search)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p - (0.5 - 1j)).abs().square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        optimizer.step(closure)
+    np.testing.assert_allclose(p.detach().numpy(), [0.5 - 1j] * 2, atol=1e-3)
+
+
+def test_rprop_steps_both_parts():
+    p = fastdl.tensor([1 + 2j], requires_grad=True)
+    optimizer = fastdl.optim.Rprop([p], lr=0.1)
+    p.abs().square().sum().backward()
+    optimizer.step()
+    np.testing.assert_allclose(p.detach().numpy(), [0.9 + 1.9j], rtol=1e-6)
+
+
+def test_real_tensors_beside_complex_numbers():
+    x = fastdl.tensor([1.0, 0.0])
+    assert (x == 1j).tolist() == [False, False]
+    assert (x != (1 + 0j)).tolist() == [False, True]
+    assert (fastdl.tensor([1, 2]) == (2 + 0j)).tolist() == [False, True]
+    with pytest.raises(RuntimeError, match="without overflow"):
+        x[0] = 1j
+    with pytest.raises(TypeError, match="complex numbers cannot become"):
+        fastdl.tensor([1j], dtype=fastdl.float32)
+    with pytest.raises(RuntimeError, match="complex numbers cannot become"):
+        fastdl.scalar_tensor(1j)
+    assert fastdl.angle(fastdl.tensor([np.inf, -np.inf, 1.0])).tolist() == pytest.approx([0, np.pi, 0])
+    with pytest.raises(RuntimeError):
+        fastdl.heaviside(fastdl.tensor([1j]), fastdl.tensor([1j]))
+    with pytest.raises(RuntimeError):
+        fastdl.nn.functional.dropout(fastdl.tensor([1j] * 4), 0.5)
+
+
+@pytest.mark.parametrize("dtype", [fastdl.complex64, fastdl.complex128], ids=str)
+def test_windows_by_strides_have_gradients(dtype):
+    z = fastdl.tensor(np.arange(6) * 1j, dtype=dtype, requires_grad=True)
+    weights = fastdl.tensor(np.arange(1, 9).reshape(2, 4) * (1 + 1j), dtype=dtype)
+    (z.as_strided((2, 4), (2, 1)) * weights).real.sum().backward()
+    expected = np.zeros(6, complex)
+    for i in range(2):
+        expected[2 * i : 2 * i + 4] += weights.numpy()[i].conj()
+    np.testing.assert_allclose(z.grad.numpy(), expected)

@@ -310,3 +310,11 @@ def test_output_size_chooses_the_output_padding():
 def test_layer_messages(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_transposed_output_of_padding_alone_has_gradients():
+    x, weight = fastdl.ones(1, 1, 1, requires_grad=True), fastdl.ones(1, 1, 1, requires_grad=True)
+    y = fastdl.nn.functional.conv_transpose1d(x, weight, stride=3, padding=1, output_padding=2)
+    assert y.tolist() == [[[0.0]]]
+    y.sum().backward()
+    assert x.grad.tolist() == weight.grad.tolist() == [[[0.0]]]

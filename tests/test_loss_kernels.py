@@ -488,3 +488,13 @@ def test_whole_training_loss_allocates_only_the_gradient():
     module.reset_peak_memory_stats()
     F.cross_entropy(logits, target).backward()
     assert module.memory_stats()["in_use_peak"] - start < block + block // 64
+
+
+def test_margins_of_what_is_no_number():
+    inf, nan = float("inf"), float("nan")
+    multi, multilabel = fastdl.nn.functional.multi_margin_loss, fastdl.nn.functional.multilabel_margin_loss
+    first, label = fastdl.tensor([0]), fastdl.tensor([[0, -1, -1]])
+    assert multi(fastdl.tensor([[1.0, nan, 2.0]]), first).item() == pytest.approx(2 / 3)
+    assert multi(fastdl.tensor([[inf, inf, 2.0]]), first).item() == 0
+    assert multilabel(fastdl.tensor([[1.0, nan, 2.0]]), label).item() == pytest.approx(2 / 3)
+    assert multilabel(fastdl.tensor([[-inf, 1.0, 2.0]]), label).item() == inf

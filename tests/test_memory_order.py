@@ -71,3 +71,11 @@ def test_tokens_are_normalised_as_rows():
     expected = other(tokens.reshape(-1, 5)).reshape(4, 7, 5)
     np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(layer.running_var.numpy(), other.running_var.numpy(), rtol=1e-6)
+
+
+def test_an_einsum_of_one_operand_is_another_tensor():
+    x = fastdl.randn(2, 3, requires_grad=True)
+    y = fastdl.einsum("ij->ij", x)
+    assert y is not x
+    assert y.grad_fn is not None
+    assert fastdl.einsum("i->i", fastdl.ones(2)).requires_grad_() is not None

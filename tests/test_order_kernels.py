@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import emulation
+import fastdl
 from fastdl.kernels import reference
 from parity import THREADS, backends, load, thread_counts
 
@@ -163,3 +164,16 @@ def test_joined_by_index(level, dtype):
 
     with pytest.raises(IndexError, match=r"index\[1\].* = 3 is out of range \[0, 3\)"):
         reduce_to_a_wrong_place()
+
+
+def test_nan_is_never_a_mode_of_several():
+    nan = float("nan")
+    for values, expected in (
+        ([2, nan, nan], 2),
+        ([nan, nan, nan, 1, 1], 1),
+        ([nan] * 300 + [1, 1], 1),
+        ([3, 3, 2], 3),
+    ):
+        for dtype in (fastdl.float32, fastdl.float64):
+            assert fastdl.mode(fastdl.tensor(values, dtype=dtype)).values.item() == expected
+    assert fastdl.isnan(fastdl.mode(fastdl.tensor([nan, nan])).values)

@@ -17,7 +17,7 @@ void progression(T* y, int64_t count, int64_t stride, Number start, Number step)
 
 // Where the elements of one side of a diagonal are in a matrix: rows of the lower one, columns up to row +
 // diagonal, or of the upper one, from there on. How many there are, and then their rows and columns.
-int64_t triangle_count(int64_t rows, int64_t columns, int64_t diagonal, bool lower);
+double triangle_count(int64_t rows, int64_t columns, int64_t diagonal, bool lower);
 void triangle_places(int64_t* row_of, int64_t* column_of, int64_t rows, int64_t columns, int64_t diagonal,
                      bool lower);
 

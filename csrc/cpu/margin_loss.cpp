@@ -23,8 +23,8 @@ int64_t grain_for(int64_t n) {
 }
 
 template <class T>
-[[gnu::always_inline]] inline Vec<T> positive(Vec<T> gap) {  // keeps a NaN
-  return max(Vec<T>{}, gap);
+[[gnu::always_inline]] inline Vec<T> positive(Vec<T> gap) {  // what is no number opens no gap, as in PyTorch
+  return gap > Vec<T>{} ? gap : Vec<T>{};
 }
 
 // f(x[0, own), ...) + f(x(own, n), ...)

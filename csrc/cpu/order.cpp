@@ -364,7 +364,10 @@ void mode_in(int64_t* indices, const T* x, int64_t rows, int64_t n, Order<T> ord
     with_sorted(room, x + row * n, n, order, parts, [&](const auto* sorted, uint64_t) {
       int64_t longest = 0, last = 0;
       for (int64_t begin = 0, end; begin < n; begin = end) {
-        for (end = begin + 1; end < n && sorted[end].key() == sorted[begin].key();) ++end;
+        end = begin + 1;
+        const T value = x[row * n + sorted[begin].place()];
+        if (order.integers || value == value)  // each NaN is a value of its own
+          while (end < n && sorted[end].key() == sorted[begin].key()) ++end;
         if (end - begin > longest) longest = end - begin, last = end - 1;
       }
       indices[row] = sorted[last].place();

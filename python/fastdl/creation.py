@@ -59,6 +59,10 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
     if array.dtype.kind == "O":
         raise DtypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
     check_array(op, array)
+    if dtype is not None and array.dtype.kind == "c" and dtype.kind not in "cb":
+        raise DtypeError(
+            f"{op}: complex numbers cannot become {dtype}; give their real parts, or a complex dtype"
+        )
     if dtype is not None and dtype.kind in "iu" and array.dtype.kind in "iu" and dtype.itemsize < 8:
         limits = np.iinfo(dtype)
         low = limits.min or -limits.max  # as in C and PyTorch, -1 is the largest of the unsigned

@@ -382,7 +382,9 @@ py::array bind_triangle_places(int64_t rows, int64_t columns, int64_t diagonal, 
   require(rows >= 0 && columns >= 0 && rows < kMost && columns < kMost, "triangle_places",
           "rows and columns must lie between 0 and 2^40");
   diagonal = std::clamp(diagonal, -kMost, kMost);
-  const int64_t count = triangle_count(rows, columns, diagonal, lower);
+  const double places_in_it = triangle_count(rows, columns, diagonal, lower);
+  if (places_in_it > double(int64_t{1} << 42)) throw std::bad_alloc();
+  const auto count = int64_t(places_in_it);
   py::array places = empty<int64_t>({2, count});
   auto* to = data<int64_t>(places);
   KernelScope scope(count);

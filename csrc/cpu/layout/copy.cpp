@@ -290,32 +290,46 @@ std::pair<int64_t, int64_t> within(int64_t row, int64_t columns, int64_t diagona
   return lower ? std::pair(int64_t(0), edge) : std::pair(edge, columns);
 }
 
+// The rows that have any.
+std::pair<int64_t, int64_t> rows_within(int64_t rows, int64_t columns, int64_t diagonal, bool lower) {
+  if (columns == 0) return {0, 0};
+  return lower ? std::pair(std::clamp<int64_t>(-diagonal, 0, rows), rows)
+               : std::pair(int64_t(0), std::clamp<int64_t>(columns - diagonal, 0, rows));
+}
+
 }  // namespace
 
-int64_t triangle_count(int64_t rows, int64_t columns, int64_t diagonal, bool lower) {
-  int64_t count = 0;
-  for (int64_t row = 0; row < rows; ++row) {
-    const auto [begin, end] = within(row, columns, diagonal, lower);
-    count += end - begin;
-  }
-  return count;
+double triangle_count(int64_t rows, int64_t columns, int64_t diagonal, bool lower) {
+  const auto [first, last] = rows_within(rows, columns, diagonal, lower);
+  if (first == last) return 0;
+  // From one row to the next there is one place more (lower) or less, but for the full rows.
+  const int64_t turn = std::clamp<int64_t>(lower ? columns - diagonal - 1 : -diagonal, first, last);
+  const int64_t begin = lower ? first : turn, end = lower ? turn : last;
+  const auto width = [&](int64_t row) {
+    const auto [from, to] = within(row, columns, diagonal, lower);
+    return double(to - from);
+  };
+  const double uneven = begin < end ? double(end - begin) * (width(begin) + width(end - 1)) / 2 : 0;
+  return uneven + double((last - first) - (end - begin)) * double(columns);
 }
 
 void triangle_places(int64_t* row_of, int64_t* column_of, int64_t rows, int64_t columns, int64_t diagonal,
                      bool lower) {
   constexpr int64_t kRows = 16;
-  const int64_t blocks = (rows + kRows - 1) / kRows;
+  const auto [top, bottom] = rows_within(rows, columns, diagonal, lower);
+  const int64_t start = top, stop = bottom, blocks = (stop - start + kRows - 1) / kRows;
   memory::Buffer<int64_t> starts{size_t(blocks)};
   int64_t at = 0;
-  for (int64_t row = 0; row < rows; ++row) {
-    if (row % kRows == 0) starts[row / kRows] = at;
+  for (int64_t row = start; row < stop; ++row) {
+    if ((row - start) % kRows == 0) starts[(row - start) / kRows] = at;
     const auto [begin, end] = within(row, columns, diagonal, lower);
     at += end - begin;
   }
   parallel_for(blocks, std::max<int64_t>(1, kGrainBytes / 16 / (kRows * std::max<int64_t>(columns, 1))),
-               [&](int64_t first, int64_t last) {
+               [&, start, stop](int64_t first, int64_t last) {
                  int64_t k = starts[first];
-                 for (int64_t row = first * kRows; row < std::min(rows, last * kRows); ++row) {
+                 for (int64_t row = start + first * kRows; row < std::min(stop, start + last * kRows);
+                      ++row) {
                    const auto [begin, end] = within(row, columns, diagonal, lower);
                    std::fill_n(row_of + k, end - begin, row);
                    for (int64_t c = begin; c < end; ++c) column_of[k + c - begin] = c;

@@ -46,7 +46,7 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
     if y.__class__ is int and is_common_integer(dtype) and (0 <= y < 128 or _holds(dtype, y)):
         pass
     elif dtype is None or not (
-        dtype is getattr(y, "dtype", dtype if dtype.kind in FLOATING else None)
+        dtype is getattr(y, "dtype", dtype if dtype.kind in FLOATING and y.__class__ is not complex else None)
         and (dtype is float32 or dtype is float64 or is_common_integer(dtype))
     ):
         if name in ("eq", "ne") and out is None and (differ := _bits("xor", x, y)) is not None:

@@ -321,7 +321,8 @@ def angle(input: Tensor) -> Tensor:
         return Angle.apply(input)  # type: ignore[no-any-return]
     if dtype.kind not in FLOATING:
         input = input.float()
-    return (input * 0).masked_fill(input < 0, float(np.pi))
+    # Zeros with a gradient of zeros; NaN stays.
+    return (input * 0).masked_fill(input.isinf(), 0.0).masked_fill(input < 0, float(np.pi))
 
 
 def sgn(input: Tensor, *, out: Tensor | None = None) -> Tensor:

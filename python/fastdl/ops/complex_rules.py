@@ -21,7 +21,6 @@ from fastdl.ops import (
     adaptive_pool,
     binary,
     conv,
-    dropout,
     einsum,
     elementwise,
     embedding,
@@ -191,7 +190,6 @@ def _activation(name: str) -> Rule:
 
 _PARTS = (
     adaptive_pool.AdaptiveAvgPool,
-    dropout.Dropout,
     embedding.Embedding,
     gather.IndexAdd,
     gather.IndexCopy,

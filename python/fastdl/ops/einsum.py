@@ -405,7 +405,9 @@ def _of_one(x: Tensor, labels: Labels, output: Labels) -> Tensor | None:
     if summed:
         x = sum_over(x, summed)
         names = [name for name in names if name in output]
-    return x if names == list(output) else permute(x, [names.index(name) for name in output])
+    if names == list(output) and len(labels) != len(output):
+        return x
+    return permute(x, [names.index(name) for name in output])  # where nothing was taken or added up: a view
 
 
 def _text(labels: Labels) -> str:

@@ -411,6 +411,10 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     array = value._data if isinstance(value, Tensor) else as_array(value)
     if array.ndim == 0 and device_of(array) is not device_of(data):
         array = to_device(array, device_of(data))
+    if array.dtype.kind == "c" and data.dtype.kind != "c" and not isinstance(value, Tensor):
+        raise RuntimeError(
+            f"setitem: value cannot be converted to type {data.dtype} without overflow: it is complex, got {value!r}"
+        )
     if array.dtype.kind not in "fiubVc":
         raise DtypeError(
             f"setitem: cannot store a value of dtype {array.dtype} in a tensor of dtype {data.dtype}"

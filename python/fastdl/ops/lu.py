@@ -169,16 +169,16 @@ def lu_unpack(
 
 @on_host
 def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
-    """X of A X = B (``left=False``: of X A = B; ``adjoint``: with A^T) by A's factors.
+    """X of A X = B (``left=False``: of X A = B; ``adjoint``: with A^H) by A's factors.
 
     See ``torch.linalg.lu_solve``.
     """
     check_matrix("lu_solve", LU)
     if not left:
-        return lu_solve(LU, pivots, B.mT, adjoint=not adjoint).mT
+        return lu_solve(LU, pivots, B.mH, adjoint=not adjoint).mH
     P = Tensor._wrap(permutation(pivots._data, LU.shape[-1], LU.dtype))
     if adjoint:
-        half = solve_triangular(LU.mT, B, upper=False)
-        return matmul(P, solve_triangular(LU.mT, half, upper=True, unitriangular=True))
+        half = solve_triangular(LU.mH, B, upper=False)
+        return matmul(P, solve_triangular(LU.mH, half, upper=True, unitriangular=True))
     half = solve_triangular(LU, matmul(P.mT, B), upper=False, unitriangular=True)
     return solve_triangular(LU, half, upper=True)

@@ -13,7 +13,7 @@ from fastdl._graph import parts
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import select, strided
-from fastdl.ops.arrays import concat_arrays, in_float32, zeros
+from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import in_one_call, reshape
 from fastdl.tensor import Tensor, assign, pooled_copy
@@ -330,6 +330,10 @@ class Strided(Part):
         whole = prod(self.shape)
         places = strided(np.arange(whole, like=grad)[offset:], size, [8 * s for s in stride])
         backward = select(grad).index_select_backward
+        if grad.dtype.kind == "c":  # both parts side by side
+            parts = grad.reshape(-1, 1).view(grad.real.dtype)
+            found = in_float32(backward, parts, 0, places.reshape(-1), whole)
+            return contiguous(found).view(grad.dtype).reshape(self.shape)
         return in_float32(backward, grad.reshape(-1), 0, places.reshape(-1), whole).reshape(self.shape)
 
     def linear(self, x: Any) -> Any:

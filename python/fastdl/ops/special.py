@@ -31,6 +31,7 @@ from fastdl.ops.binary import Binary
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import eq, isnan, isneginf, isposinf
+from fastdl.ops.complex import check_real
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
@@ -272,6 +273,7 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero (and for NaN), ``values`` at zero, 1 above. See ``torch.heaviside``."""
     check_tensors("heaviside", input=input, values=values)
+    check_real("heaviside", input, values)
     if input._data.dtype != values._data.dtype:
         raise RuntimeError(
             f"heaviside: input and values must have one dtype, got {input.dtype} and {values.dtype}"

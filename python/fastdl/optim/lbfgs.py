@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.mode import enable_grad
-from fastdl.optim.optimizer import Optimizer, check_options
+from fastdl.optim.optimizer import Optimizer, _as_real, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["LBFGS"]
@@ -27,6 +27,11 @@ class _Point(NamedTuple):
     loss: float
     grad: Any
     slope: float
+
+
+def _real(tensor: Tensor) -> Any:
+    """A tensor's numbers, of complex ones both parts: on the same memory."""
+    return _as_real([tensor._data])[0]
 
 
 class LBFGS(Optimizer):
@@ -91,20 +96,23 @@ class LBFGS(Optimizer):
     def _flat_grad(self) -> Any:
         return np.concatenate(
             [
-                np.zeros(p.numel(), p.dtype, like=p._data) if p._grad is None else p._grad._data.reshape(-1)
-                for p in self._params
+                np.zeros(d.size, d.dtype, like=d) if p._grad is None else _real(p._grad).reshape(-1)
+                for p, d in [(p, _real(p)) for p in self._params]
             ]
         )
 
     def _positions(self) -> Any:
-        return np.concatenate([p._data.reshape(-1) for p in self._params])
+        return np.concatenate([_real(p).reshape(-1) for p in self._params])
 
     def _move_to(self, position: Any) -> None:
         start = 0
         for p in self._params:
-            np.copyto(p._data, position[start : start + p.numel()].reshape(p.shape), casting="same_kind")
+            numbers = _real(p)
+            np.copyto(
+                numbers, position[start : start + numbers.size].reshape(numbers.shape), casting="same_kind"
+            )
             p._bump_version()
-            start += p.numel()
+            start += numbers.size
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Some iterations; returns the loss at the start."""

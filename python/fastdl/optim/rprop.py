@@ -67,7 +67,8 @@ class Rprop(Optimizer):
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
         state = super()._new_state(name, param, group)
         if name == "step_size":
-            state._data.fill(float(group["lr"]))
+            lr = float(group["lr"])
+            state._data.fill(complex(lr, lr) if param._data.dtype.kind == "c" else lr)
         return state
 
     def _update(

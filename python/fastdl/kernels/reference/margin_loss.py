@@ -16,10 +16,15 @@ __all__ = [
 ]
 
 
+def _positive(gaps: Array) -> Array:
+    """What is no number opens no gap."""
+    return np.where(gaps > 0, gaps, gaps.dtype.type(0))
+
+
 def _gaps(x: Array, target: Array, margin: float) -> Array:
     """max(0, margin - x_t + x_i); 0 for the target t itself."""
     own = np.arange(len(x)), target
-    gaps: Array = np.maximum(x - x[own][:, None] + x.dtype.type(margin), 0)
+    gaps: Array = _positive(x - x[own][:, None] + x.dtype.type(margin))
     gaps[own] = 0
     return gaps
 
@@ -44,7 +49,7 @@ def _open(x: Array, labels: Array) -> tuple[Array, Array]:
     """A row's labels, and for each max(0, 1 - x_label + x_i); 0 for i that a label names."""
     count = int(np.argmax(np.append(labels, -1) == -1))
     labels = labels[:count]
-    gaps = np.maximum(1 - x[labels][:, None] + x, 0).astype(np.float64)
+    gaps = _positive(1 - x[labels][:, None] + x).astype(np.float64)
     gaps[:, labels] = 0
     return labels, gaps
 
