@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import time
@@ -257,3 +258,25 @@ def test_the_older_path():
     with profiler.profile(enabled=False) as prof:
         fastdl.ones(3)
     assert str(prof) == "<unfinished profiler>"
+
+
+def test_functions_of_a_program_stay_what_they_are(monkeypatch):
+    functional = fastdl.nn.functional
+    with profile():
+        pass
+    monkeypatch.setattr(functional, "gelu", lambda x: "mine")
+    with profile() as prof:
+        assert functional.gelu(fastdl.ones(1)) == "mine"
+        monkeypatch.setattr(functional, "relu", lambda x: "later")
+    assert functional.relu(fastdl.ones(1)) == "later"
+    assert [event.key for event in prof.key_averages()] == ["ones"]  # whose gelu is not fastdl's
+
+
+def test_a_profile_that_was_dropped_records_no_longer():
+    prof = profile()
+    prof.start()
+    del prof
+    gc.collect()
+    with profile() as other:
+        fastdl.ones(2) + 1
+    assert "add" in [event.key for event in other.key_averages()]

@@ -17,6 +17,7 @@ import os
 import socket
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
 from enum import Enum, IntEnum
@@ -266,11 +267,13 @@ class profile:
         recorder = Recorder(self.record_shapes, self.profile_memory, self._device)
         recorder.start()
         self._recorder = recorder
+        self._abandoned = weakref.finalize(self, recorder.stop)  # started, never stopped, dropped
 
     def _end(self) -> None:
         if self._recorder is None:
             return
         recorder, self._recorder = self._recorder, None
+        self._abandoned.detach()
         recorder.stop()
         options = {"device": self._device, "memory": self.profile_memory}
         self._events = EventList([FunctionEvent(event) for event in recorder.events], **options)

@@ -68,7 +68,7 @@ class Recorder:
         self.events: list[Event] = []
         self.shapes, self.memory, self.device = shapes, memory, device
         self._local = threading.local()
-        self._before: list[tuple[Any, str, Any]] = []
+        self._before: list[tuple[Any, str, Any, Any]] = []
 
     @property
     def stack(self) -> list[Event]:
@@ -118,16 +118,18 @@ class Recorder:
                 "profile: Profiler is already enabled: one records at a time; stop() the other one first"
             )
         Recorder.active = self
-        for owner, name, timed in _entrances():
-            self._before.append((owner, name, vars(owner).get(name)))
-            setattr(owner, name, timed)
+        for owner, name, instead in _entrances():
+            self._before.append((owner, name, vars(owner).get(name), instead))
+            setattr(owner, name, instead)
 
     def stop(self) -> None:
         """Put back what was there, and close what is open."""
         if Recorder.active is not self:
             return
         Recorder.active = None
-        for owner, name, before in reversed(self._before):
+        for owner, name, before, instead in reversed(self._before):
+            if vars(owner).get(name) is not instead:
+                continue  # somebody has put something else there meanwhile
             if before is None:  # inherited
                 delattr(owner, name)
             else:
@@ -248,28 +250,26 @@ def _is_operation(name: str, value: Any) -> Any:
 
 
 def _entrances() -> list[tuple[Any, str, Any]]:
-    """(owner, name, what takes its place) for all that is timed; made once."""
-    if not _made:
-        import fastdl
-        from fastdl.nn import functional
-        from fastdl.optim.optimizer import Optimizer
-        from fastdl.utils.data.dataloader import DataLoader
+    """(owner, name, what takes its place) for all that is timed, as it is now: programs put in their own functions."""
+    import fastdl
+    from fastdl.nn import functional
+    from fastdl.optim.optimizer import Optimizer
+    from fastdl.utils.data.dataloader import DataLoader
 
-        # apply_itself is what autocast and what a kernel refused come back to.
-        _made.extend([(Op, name, classmethod(_apply)) for name in ("apply", "apply_itself")])
-        _made.append((engine, "_run", _walk(engine._run)))
-        _made.append((engine, "heappop", _next_node(heappop)))
-        _made.append((Optimizer, "step", _step(Optimizer.step)))
-        _made.append((DataLoader, "__iter__", _batches(DataLoader.__iter__)))
-        for owner in (fastdl, functional, Tensor):
-            for name, value in list(vars(owner).items()):
-                shown = _SPECIAL.get(name, name)
-                if shown[0] != "_" and _is_operation(shown, value):
-                    _made.append((owner, name, timed(shown, value)))
-    return _made
+    # apply_itself is what autocast and what a kernel refused come back to.
+    made: list[tuple[Any, str, Any]] = [(Op, name, classmethod(_apply)) for name in ("apply", "apply_itself")]
+    made.append((engine, "_run", _walk(engine._run)))
+    made.append((engine, "heappop", _next_node(heappop)))
+    made.append((Optimizer, "step", _step(Optimizer.step)))
+    made.append((DataLoader, "__iter__", _batches(DataLoader.__iter__)))
+    for owner in (fastdl, functional, Tensor):
+        for name, value in list(vars(owner).items()):
+            shown = _SPECIAL.get(name, name)
+            if shown[0] != "_" and _is_operation(shown, value):
+                made.append((owner, name, timed(shown, value)))
+    return made
 
 
-_made: list[tuple[Any, str, Any]] = []
 _OPERATORS = """getitem setitem abs neg pos invert add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv
     floordiv mod pow rpow ipow matmul rmatmul and or xor lshift rshift eq ne lt le gt ge"""
 _SPECIAL = {f"__{name}__": name for name in _OPERATORS.split()}
