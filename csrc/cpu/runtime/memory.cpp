@@ -46,7 +46,7 @@ struct Header {
   size_t requested;  // bytes asked for
   int32_t size_class;
   bool guarded;
-  size_t counted;  // bytes of the class asked for, of which in_use tells
+  size_t counted;                          // bytes of the class asked for, of which in_use tells
   unsigned char front_guard[kFrontGuard];  // ends where the data begins
 };
 static_assert(sizeof(Header) == kAlign);
@@ -159,9 +159,11 @@ void to_system(Header* header) {
     std::free(header->mapping);
 }
 
-// A cached block for this class, or null. The lists of the next larger classes are tried, too.
+// A cached block for this class, or null. The lists of the next larger classes are tried, too, but for the
+// smallest blocks, whose classes are further apart.
 Header* take(int size_class) {
-  for (int c = size_class; c < std::min(size_class + kFit + 1, kClasses); ++c)
+  const int most = size_class < 8 ? size_class : std::min(size_class + kFit, kClasses - 1);
+  for (int c = size_class; c <= most; ++c)
     if (Header* header = g.free_lists[c]) {
       g.free_lists[c] = header->next;
       g.touched[c] = g.stats.allocations;

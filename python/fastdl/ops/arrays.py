@@ -218,7 +218,10 @@ def in_float32(kernel: Callable[..., Any], array: Any, *arguments: Any) -> Any:
 
 
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
-    """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting."""
+    """Sum over what broadcasting from ``shape`` repeated: the gradient of broadcasting.
+
+    The array itself or a new one, never a view of it: the engine may change a gradient that it owns (``Op.hands_on``).
+    """
     if array.shape == shape:
         return array
     dtype = array.dtype
