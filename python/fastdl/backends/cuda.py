@@ -23,54 +23,48 @@ class _Matmul:
 matmul = _Matmul()
 
 
-class _Kernels:
-    """PyTorch's switches of attention's kernels. They are remembered; fastdl's attention has one kernel of its own."""
-
-    def __init__(self) -> None:
-        self.allowed = dict.fromkeys(("flash", "mem_efficient", "math", "cudnn"), True)
-
-
-_kernels = _Kernels()
+# PyTorch's switches of attention's kernels. They are remembered; fastdl's attention has one kernel of its own.
+_allowed = dict.fromkeys(("flash", "mem_efficient", "math", "cudnn"), True)
 
 
 def enable_flash_sdp(enabled: bool) -> None:
     """Remembered, and without effect: see :mod:`fastdl.nn.attention`."""
-    _kernels.allowed["flash"] = bool(enabled)
+    _allowed["flash"] = bool(enabled)
 
 
 def enable_mem_efficient_sdp(enabled: bool) -> None:
     """As :func:`enable_flash_sdp`."""
-    _kernels.allowed["mem_efficient"] = bool(enabled)
+    _allowed["mem_efficient"] = bool(enabled)
 
 
 def enable_math_sdp(enabled: bool) -> None:
     """As :func:`enable_flash_sdp`."""
-    _kernels.allowed["math"] = bool(enabled)
+    _allowed["math"] = bool(enabled)
 
 
 def enable_cudnn_sdp(enabled: bool) -> None:
     """As :func:`enable_flash_sdp`."""
-    _kernels.allowed["cudnn"] = bool(enabled)
+    _allowed["cudnn"] = bool(enabled)
 
 
 def flash_sdp_enabled() -> bool:
     """What was last given to :func:`enable_flash_sdp`; True at first."""
-    return _kernels.allowed["flash"]
+    return _allowed["flash"]
 
 
 def mem_efficient_sdp_enabled() -> bool:
     """What was last given to :func:`enable_mem_efficient_sdp`; True at first."""
-    return _kernels.allowed["mem_efficient"]
+    return _allowed["mem_efficient"]
 
 
 def math_sdp_enabled() -> bool:
     """What was last given to :func:`enable_math_sdp`; True at first."""
-    return _kernels.allowed["math"]
+    return _allowed["math"]
 
 
 def cudnn_sdp_enabled() -> bool:
     """What was last given to :func:`enable_cudnn_sdp`; True at first."""
-    return _kernels.allowed["cudnn"]
+    return _allowed["cudnn"]
 
 
 @contextmanager
@@ -81,14 +75,11 @@ def sdp_kernel(
     enable_cudnn: bool = True,
 ) -> Iterator[None]:
     """The four switches for the length of a block."""
-    before = _kernels.allowed
-    _kernels.allowed = {
-        "flash": enable_flash,
-        "mem_efficient": enable_mem_efficient,
-        "math": enable_math,
-        "cudnn": enable_cudnn,
-    }
+    before = dict(_allowed)
+    _allowed.update(
+        flash=enable_flash, math=enable_math, mem_efficient=enable_mem_efficient, cudnn=enable_cudnn
+    )
     try:
         yield
     finally:
-        _kernels.allowed = before
+        _allowed.update(before)

@@ -12,6 +12,7 @@ from fastdl import linalg
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.gamma import Beta, _standard_gamma
+from fastdl.distributions.multivariate_normal import cholesky_factor, one_matrix
 from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, lgamma, mvlgamma
 from fastdl.ops.linear import matmul
@@ -105,18 +106,7 @@ class Wishart(Distribution):
         scale_tril: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        names = ("covariance_matrix", "precision_matrix", "scale_tril")
-        values = (covariance_matrix, precision_matrix, scale_tril)
-        given = [(n, m) for n, m in zip(names, values, strict=True) if m is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "Exactly one of covariance_matrix or precision_matrix or scale_tril may be specified."
-            )
-        ((name, matrix),) = given
-        if matrix.ndim < 2:
-            raise ValueError(
-                f"{name} must be at least two-dimensional, with optional leading batch dimensions"
-            )
+        name, matrix = one_matrix(covariance_matrix, precision_matrix, scale_tril)
         d = matrix.shape[-1]
         freedom = df if isinstance(df, Tensor) else matrix.new_full((), df)
         if bool((freedom <= d - 1).any()):
@@ -128,9 +118,7 @@ class Wishart(Distribution):
                 "Low df values detected. Singular samples are highly likely to occur for ndim - 1 < df < ndim.",
                 stacklevel=2,
             )
-        if precision_matrix is not None:
-            matrix = linalg.inv(precision_matrix)
-        lower = matrix if scale_tril is not None else linalg.cholesky(matrix)
+        lower = cholesky_factor(name, matrix)
         batch = np.broadcast_shapes(lower.shape[:-2], freedom.shape)
         self.df, self.scale_tril = freedom.expand(batch), lower.expand((*batch, d, d))
         super().__init__(batch, (d, d), validate_args)

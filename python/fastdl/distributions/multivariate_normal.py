@@ -23,6 +23,34 @@ from fastdl.tensor import Tensor
 __all__ = ["LowRankMultivariateNormal", "MultivariateNormal"]
 
 
+def one_matrix(
+    covariance_matrix: Tensor | None, precision_matrix: Tensor | None, scale_tril: Tensor | None
+) -> tuple[str, Tensor]:
+    """The one of the three that was given, with its name in front.
+
+    Raises:
+        ValueError: for none or several, and for less than two dimensions.
+    """
+    names = ("covariance_matrix", "precision_matrix", "scale_tril")
+    values = (covariance_matrix, precision_matrix, scale_tril)
+    given = [(name, m) for name, m in zip(names, values, strict=True) if m is not None]
+    if len(given) != 1:
+        raise ValueError(
+            "Exactly one of covariance_matrix or precision_matrix or scale_tril may be specified."
+        )
+    name, matrix = given[0]
+    if matrix.ndim < 2:
+        raise ValueError(f"{name} must be at least two-dimensional, with optional leading batch dimensions")
+    return name, matrix
+
+
+def cholesky_factor(name: str, matrix: Tensor) -> Tensor:
+    """The Cholesky factor of the covariance, from what :func:`one_matrix` found."""
+    if name == "scale_tril":
+        return matrix
+    return linalg.cholesky(linalg.inv(matrix) if name == "precision_matrix" else matrix)
+
+
 class MultivariateNormal(Distribution):
     """log p(x) = -(d log(2 pi) + log det S + (x - m)^T S^-1 (x - m)) / 2.
 
@@ -50,26 +78,14 @@ class MultivariateNormal(Distribution):
     ) -> None:
         if loc.ndim < 1:
             raise ValueError("loc must be at least one-dimensional.")
-        given = [m for m in (covariance_matrix, precision_matrix, scale_tril) if m is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "Exactly one of covariance_matrix or precision_matrix or scale_tril may be specified."
-            )
-        if given[0].ndim < 2:
-            raise ValueError(
-                "the matrix must be at least two-dimensional, with optional leading batch dimensions"
-            )
+        name, matrix = one_matrix(covariance_matrix, precision_matrix, scale_tril)
         validate = self._validate_args if validate_args is None else validate_args
-        if validate and scale_tril is None:
-            self._require(constraints.positive_definite, given[0], "the covariance or precision matrix")
-        if covariance_matrix is not None:
-            scale_tril = linalg.cholesky(covariance_matrix)
-        elif precision_matrix is not None:
-            scale_tril = linalg.cholesky(linalg.inv(precision_matrix))
-        assert scale_tril is not None
+        if validate and name != "scale_tril":
+            self._require(constraints.positive_definite, matrix, "the covariance or precision matrix")
+        lower = cholesky_factor(name, matrix)
         d = loc.shape[-1]
-        batch = np.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
-        self.loc, self.scale_tril = loc.expand((*batch, d)), scale_tril.expand((*batch, d, d))
+        batch = np.broadcast_shapes(loc.shape[:-1], lower.shape[:-2])
+        self.loc, self.scale_tril = loc.expand((*batch, d)), lower.expand((*batch, d, d))
         super().__init__(batch, (d,), validate_args)
 
     @property

@@ -106,6 +106,11 @@ class ViewAsReal(View):
         return ViewAsComplex.apply(grad if grad._data.strides[-1] == grad._data.itemsize else grad.clone())
 
 
+def as_real(array: Any) -> Any:
+    """A complex array as pairs in a last axis, on the same memory; others as they are."""
+    return ViewAsReal.of(array) if array.dtype.kind == "c" else array
+
+
 class ViewAsComplex(View):
     """The last axis, of two, as one number."""
 

@@ -28,12 +28,6 @@ def _has_kernel(value: Any) -> bool:
     return value.__class__ is np.ndarray and value.dtype is complex64
 
 
-def _times_conjugate(grad: Any, value: Any) -> Any:
-    if _has_kernel(grad) and _has_kernel(value):
-        return cpu.complex_multiply(grad, value, True)
-    return computed("mul", np.multiply, grad.dtype, None, grad, _conjugate(value))
-
-
 def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     """``by_numpy``, of large arrays on all threads."""
     if out is None and max([np.size(o) for o in operands]) >= 1 << 16:
@@ -45,6 +39,13 @@ def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> An
             *operands,
         )
     return by_numpy(label, ufunc, dtype, out, *operands)
+
+
+def _product(dtype: Any, out: Any, x: Any, y: Any, conjugate: bool = False) -> Any:
+    """x y, or x conj(y)."""
+    if out is None and _has_kernel(x) and _has_kernel(y):
+        return cpu.complex_multiply(x, y, conjugate)
+    return computed("mul", np.multiply, dtype, out, x, _conjugate(y) if conjugate else y)
 
 
 class ComplexBinary(ComplexFormula):
@@ -113,16 +114,14 @@ class ComplexMul(ComplexBinary):
     label, ufunc = "mul", np.multiply
 
     def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
-        if out is None and _has_kernel(x) and _has_kernel(y):
-            return cpu.complex_multiply(x, y)
-        return super().compute(dtype, out, x, y)
+        return _product(dtype, out, x, y)
 
     def backward(self, grad: Any) -> Any:
         need_x, need_y = self.needs
         x, y = self.likes
         return (
-            fit(_times_conjugate(grad, self.y), x) if need_x else None,
-            fit(_times_conjugate(grad, self.x), y) if need_y else None,
+            fit(_product(grad.dtype, None, grad, self.y, True), x) if need_x else None,
+            fit(_product(grad.dtype, None, grad, self.x, True), y) if need_y else None,
         )
 
     def backward_graph(self, grad: Any) -> Any:

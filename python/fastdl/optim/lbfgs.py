@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.mode import enable_grad
-from fastdl.optim.optimizer import Optimizer, _as_real, check_options
+from fastdl.ops.complex import as_real
+from fastdl.optim.optimizer import Optimizer, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["LBFGS"]
@@ -27,11 +28,6 @@ class _Point(NamedTuple):
     loss: float
     grad: Any
     slope: float
-
-
-def _real(tensor: Tensor) -> Any:
-    """A tensor's numbers, of complex ones both parts: on the same memory."""
-    return _as_real([tensor._data])[0]
 
 
 class LBFGS(Optimizer):
@@ -96,18 +92,18 @@ class LBFGS(Optimizer):
     def _flat_grad(self) -> Any:
         return np.concatenate(
             [
-                np.zeros(d.size, d.dtype, like=d) if p._grad is None else _real(p._grad).reshape(-1)
-                for p, d in [(p, _real(p)) for p in self._params]
+                np.zeros(d.size, d.dtype, like=d) if p._grad is None else as_real(p._grad._data).reshape(-1)
+                for p, d in [(p, as_real(p._data)) for p in self._params]
             ]
         )
 
     def _positions(self) -> Any:
-        return np.concatenate([_real(p).reshape(-1) for p in self._params])
+        return np.concatenate([as_real(p._data).reshape(-1) for p in self._params])
 
     def _move_to(self, position: Any) -> None:
         start = 0
         for p in self._params:
-            numbers = _real(p)
+            numbers = as_real(p._data)
             np.copyto(
                 numbers, position[start : start + numbers.size].reshape(numbers.shape), casting="same_kind"
             )

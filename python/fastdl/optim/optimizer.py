@@ -17,7 +17,7 @@ from fastdl.dtypes import CPU, float32, is_half
 from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
 from fastdl.ops.arrays import cast, zeros
-from fastdl.ops.complex import ViewAsReal
+from fastdl.ops.complex import as_real
 from fastdl.tensor import Tensor, assign, pooled_copy
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
@@ -39,11 +39,6 @@ required = _Required()
 
 def _widened(array: Any) -> Any:
     return pooled_copy(array, float32) if is_half(array.dtype) else array
-
-
-def _as_real(arrays: list[Any]) -> list[Any]:
-    """Complex arrays as pairs in a last axis, on the same memory; counts and real ones as they are."""
-    return [ViewAsReal.of(a) if a.dtype.kind == "c" else a for a in arrays]
 
 
 class _Cached:
@@ -260,8 +255,7 @@ class Optimizer:
             state = [[t._data for t in column] for column in cached.columns]
             arrays = [p._data for p in params]
             if "c" in [array.dtype.kind for array in arrays]:  # steps see real and imaginary parts
-                arrays, grads = _as_real(arrays), _as_real(grads)
-                state = [_as_real(column) for column in state]
+                arrays, grads, *state = [[as_real(a) for a in column] for column in (arrays, grads, *state)]
             if on_device(arrays[0]):
                 arrays = cached.remembered(arrays)
             if 2 in [array.itemsize for array in arrays] and not on_device(arrays[0]):

@@ -220,17 +220,22 @@ class Timer:
         self, callback: Callable[[int, float], Any] | None = None, min_run_time: float = 0.2
     ) -> Measurement:
         """Measurements of as many executions as are needed for exact times, for ``min_run_time`` seconds."""
+        return self._measure(min_run_time, callback, lambda found, total: total >= min_run_time)
+
+    def _measure(
+        self, least: float, callback: Any, done: Callable[[Measurement, float], bool]
+    ) -> Measurement:
+        """Runs of equal blocks until they are ``done``, which sees them and their seconds together."""
         with _threads(self._spec.num_threads):
-            number = self._block_size(min_run_time)
-            times: list[float] = []
-            total = 0.0
-            while total < min_run_time:
+            number = self._block_size(least)
+            found, total = Measurement(number, [], self._spec), 0.0
+            while not done(found, total):
                 seconds = self._run(number)
                 if callback is not None:
                     callback(number, seconds)
                 total += seconds
-                times.append(seconds)
-            return Measurement(number, times, self._spec)
+                found.raw_times.append(seconds)
+            return found
 
     def adaptive_autorange(
         self,
@@ -241,20 +246,12 @@ class Timer:
         callback: Callable[[int, float], Any] | None = None,
     ) -> Measurement:
         """Measurements until the quartiles lie within ``threshold`` of the median, or for ``max_run_time`` seconds."""
-        with _threads(self._spec.num_threads):
-            number = self._block_size(min_run_time)
-            times: list[float] = []
-            total = 0.0
-            while total < max_run_time:
-                seconds = self._run(number)
-                if callback is not None:
-                    callback(number, seconds)
-                total += seconds
-                times.append(seconds)
-                found = Measurement(number, times, self._spec)
-                if total >= min_run_time and len(times) > 3 and found.iqr < threshold * found.median:
-                    break
-            return Measurement(number, times, self._spec)
+
+        def done(found: Measurement, total: float) -> bool:
+            steady = len(found.raw_times) > 3 and total >= min_run_time
+            return total >= max_run_time or (steady and found.iqr < threshold * found.median)
+
+        return self._measure(min_run_time, callback, done)
 
 
 class Compare:

@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.dtypes import float32, is_half
 from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.complex import ViewAsReal
+from fastdl.ops.complex import as_real
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor, assign, pooled_copy
 
@@ -27,9 +27,7 @@ def _parts(arrays: list[Any], norm_type: float = 2.0) -> list[Any]:
     """Complex arrays as pairs of real numbers, whose 2-norm is theirs; for other norms their absolute values."""
     if "c" not in [a.dtype.kind for a in arrays]:
         return arrays
-    return [
-        a if a.dtype.kind != "c" else ViewAsReal.of(a) if norm_type == 2 else np.absolute(a) for a in arrays
-    ]
+    return [np.absolute(a) if a.dtype.kind == "c" and norm_type != 2 else as_real(a) for a in arrays]
 
 
 def get_total_norm(
