@@ -250,3 +250,13 @@ def test_cuda_refuses_what_does_not_fit():
     ):
         with fastdl.conv_algorithm(name), pytest.raises(ValueError, match=reason):
             cuda.conv_forward(x, w, b, *options)
+
+
+@emulated
+def test_cuda_transposed_output_of_padding_alone_has_gradients():
+    cuda, one = emulation.backend(), np.ones((1, 1, 1), np.float32)
+    options = (3,), (1,), (1,), 1
+    got = cuda.conv_transpose_backward(one, one, one, *options)
+    want = reference.conv_transpose_backward(one, one, one, *options)
+    for mine, right in zip(got, want, strict=True):
+        np.testing.assert_array_equal(mine, right)

@@ -117,6 +117,24 @@ inline ConvProblem conv_problem(const char* op, const std::vector<int64_t>& x,
   return p;
 }
 
+namespace conv_detail {
+// The problem of a transposed convolution of y, where p.in are the extents of x without output padding, which
+// alone may make them positive.
+inline ConvProblem transpose_problem(const char* op, const std::vector<int64_t>& y,
+                                     const std::vector<int64_t>& weight, const ConvOptions& options) {
+  const int spatial = int(y.size()) - 2;
+  ConvProblem p = problem(op, spatial, weight, options);
+  require(y[1] == p.out_channels, op, "the input's channels differ from the weight's first axis");
+  require(options.padding.size() == size_t(spatial), op, "padding needs one entry per axis");
+  p.batch = y[0];
+  p.out = extents(op, y);
+  for (size_t axis = size_t(kSpatial - spatial); axis < kSpatial; ++axis)
+    p.in[axis] =
+        (p.out[axis] - 1) * p.stride[axis] - 2 * p.pad[axis] + p.dilation[axis] * (p.kernel[axis] - 1) + 1;
+  return p;
+}
+}  // namespace conv_detail
+
 // The problem whose gradient with respect to x is the transposed convolution of y (its input) with weight
 // (y's channels, x's channels / groups, kernel...) and result x.
 inline ConvProblem conv_transpose_problem(const char* op, const std::vector<int64_t>& y,
@@ -124,20 +142,30 @@ inline ConvProblem conv_transpose_problem(const char* op, const std::vector<int6
                                           const std::vector<int64_t>& output_padding) {
   using namespace conv_detail;
   const int spatial = int(y.size()) - 2;
-  ConvProblem p = problem(op, spatial, weight, options);
-  require(y[1] == p.out_channels, op, "the input's channels differ from the weight's first axis");
-  require(options.padding.size() == size_t(spatial), op, "padding needs one entry per axis");
+  ConvProblem p = transpose_problem(op, y, weight, options);
   require(output_padding.size() == size_t(spatial), op, "output_padding needs one entry per axis");
-  p.batch = y[0];
-  p.out = extents(op, y);
   for (int i = 0; i < spatial; ++i) {
-    const size_t axis = size_t(kSpatial - spatial + i);
     const int64_t extra = output_padding[size_t(i)];
     require(extra >= 0 && extra < limit, op, "output_padding must not be negative");
-    p.in[axis] = (p.out[axis] - 1) * p.stride[axis] - 2 * p.pad[axis] +
-                 p.dilation[axis] * (p.kernel[axis] - 1) + extra + 1;
-    require(p.in[axis] >= 0, op, "the output would have a negative extent");
+    int64_t& extent = p.in[size_t(kSpatial - spatial + i)];
+    extent += extra;
+    require(extent >= 0, op, "the output would have a negative extent");
   }
+  return p;
+}
+
+// The same for its gradients: output padding shows in the shape of grad_y (x's place).
+inline ConvProblem conv_transpose_gradient_problem(const char* op, const std::vector<int64_t>& y,
+                                                   const std::vector<int64_t>& weight,
+                                                   const ConvOptions& options,
+                                                   const std::vector<int64_t>& grad_y) {
+  using namespace conv_detail;
+  constexpr const char* wrong = "grad_y has the wrong shape";
+  ConvProblem p = transpose_problem(op, y, weight, options);
+  require(grad_y.size() == y.size() && grad_y[0] == p.batch && grad_y[1] == p.in_channels, op, wrong);
+  const auto least = p.in;
+  p.in = extents(op, grad_y);
+  for (size_t axis = 0; axis < kSpatial; ++axis) require(p.in[axis] >= least[axis], op, wrong);
   return p;
 }
 

@@ -128,20 +128,8 @@ py::tuple transpose_backward(const py::array& grad_y, const py::array& x, const 
   constexpr const char* op = "conv_transpose_backward";
   return by_stored(op, grad_y, [&]<class T>(T, Half half) {
     const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half), w(weight, op, "weight", half);
-    if (grad_y.ndim() != x.ndim()) throw py::value_error(std::string(op) + ": grad_y has the wrong shape");
-    // Output padding shows in grad_y: what it has beyond (in - 1) s - 2 p + d (k - 1) + 1.
-    std::vector<int64_t> beyond(stride.size(), 0);
-    const size_t axes = size_t(x.ndim()) - 2;
-    if (axes == stride.size() && padding.size() == axes && dilation.size() == axes && w.ndim() == x.ndim())
-      for (size_t axis = 0; axis < axes; ++axis) {
-        const int at = int(axis) + 2;
-        beyond[axis] = g.dim(at) - ((in.dim(at) - 1) * stride[axis] - 2 * padding[axis] +
-                                    dilation[axis] * (w.dim(at) - 1) + 1);
-        if (beyond[axis] < 0) throw py::value_error(std::string(op) + ": grad_y has the wrong shape");
-      }
-    const ConvProblem p =
-        conv_transpose_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups}, beyond);
-    same_shape(grad_y, image_shape(p.batch, p.in_channels, p.in, x), op, "grad_y");
+    const ConvProblem p = conv_transpose_gradient_problem(op, in.shape(), w.shape(),
+                                                          {stride, padding, dilation, groups}, g.shape());
     py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
     T *gx = nullptr, *gw = nullptr, *gb = nullptr;
     auto make = [half](py::object& out, const Shape& shape) {

@@ -7,19 +7,6 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-// The gradient's problem of a transposed convolution: output_padding shows in grad_y's shape.
-ConvProblem transpose_gradient_problem(const char* op, const Ints& y, const Ints& weight,
-                                       const ConvOptions& options, const Ints& grad_y) {
-  ConvProblem p = conv_transpose_problem(op, y, weight, options, Ints(options.stride.size(), 0));
-  const auto wrong = [&] { return py::value_error(std::string(op) + ": grad_y has the wrong shape"); };
-  if (grad_y.size() != y.size() || grad_y[0] != p.batch || grad_y[1] != p.in_channels) throw wrong();
-  const Extent least = p.in;
-  p.in = conv_detail::extents(op, grad_y);
-  for (size_t axis = 0; axis < kSpatial; ++axis)
-    if (p.in[axis] < least[axis]) throw wrong();
-  return p;
-}
-
 }  // namespace
 
 void register_conv(py::module_& m) {
@@ -46,7 +33,7 @@ void register_conv(py::module_& m) {
   m.def("conv_transpose_gradient_problem",
         [](const char* op, const Ints& x, const Ints& weight, const Ints& stride, const Ints& padding,
            const Ints& dilation, int64_t groups, const Ints& grad_y) {
-          return transpose_gradient_problem(op, x, weight, {stride, padding, dilation, groups}, grad_y);
+          return conv_transpose_gradient_problem(op, x, weight, {stride, padding, dilation, groups}, grad_y);
         });
   m.def("conv_padded", [](int dtype, int64_t channels) { return cuda::conv_padded(Dtype(dtype), channels); });
   m.def("channels_last", [](int dtype, bool tf32, uintptr_t to, uintptr_t x, int64_t images, int64_t channels,
