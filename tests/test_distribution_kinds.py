@@ -48,7 +48,7 @@ CASES = {
     "LogisticNormal numbers": (lambda d, a: d.LogisticNormal(a(0.5), a(1.0)), [[0.2, 0.8]], 1e-9),
     "ContinuousBernoulli": (lambda d, a: d.ContinuousBernoulli(a(PROBS)), [0.0, 0.3, 1.0], 1e-9),
     "ContinuousBernoulli near": (
-        lambda d, a: d.ContinuousBernoulli(a([0.4991, 0.5009, 0.499])),
+        lambda d, a: d.ContinuousBernoulli(a([0.4991, 0.5009, 0.4999])),
         [0.2, 0.3, 0.9],
         1e-9,
     ),
@@ -588,3 +588,20 @@ def test_what_a_sample_computed_first_keeps_its_gradient():
         d.sample()
         d.probs.square().sum().backward()
         assert (a.grad.numpy() != 0).any()
+
+
+def test_continuous_bernoulli_is_accurate_around_a_half():
+    """In float32 near l = 1/2, where logarithms nearly cancel; float64's values are the truth."""
+    near = np.array([0.4906, 0.5094573, 0.52, 0.43], np.float32)
+
+    def results(dtype):
+        p = fastdl.tensor(near.astype(dtype), requires_grad=True)
+        d = D.ContinuousBernoulli(p)
+        values = (d.mean, d.log_prob(fastdl.full_like(p, 0.3)), d.entropy())
+        gradients = [fastdl.autograd.grad(v.sum(), p, retain_graph=True)[0] for v in values]
+        return [x.detach().numpy() for x in (*values, *gradients)]
+
+    for actual, exact in zip(results(np.float32), results(np.float64), strict=True):
+        assert np.abs(actual - exact).max() < 1e-3 * np.abs(exact).max()
+    for actual, exact in zip(results(np.float32)[:3], results(np.float64)[:3], strict=True):
+        np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-5)

@@ -20,7 +20,7 @@ from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gamma import digamma, lgamma
 from fastdl.ops.sampling import rand
-from fastdl.ops.unary import abs, exp, log, log1p, reciprocal, square
+from fastdl.ops.unary import abs, atanh, exp, log, log1p, reciprocal, square
 from fastdl.ops.views import broadcast_tensors
 from fastdl.tensor import Tensor
 
@@ -77,26 +77,32 @@ class ContinuousBernoulli(Binary):
         outside = (self.probs <= low) | (self.probs > high)
         return outside, where(outside, self.probs, low)
 
+    @staticmethod
+    def _log_odds(p: Tensor) -> Tensor:
+        """log(p / (1 - p)); around 1/2 without the difference of two logarithms that nearly cancel."""
+        t = 2 * p - 1
+        return where(abs(t) < 0.5, 2 * atanh(t), log(p) - log1p(-p))  # type: ignore[no-any-return]
+
     def _log_norm(self) -> Tensor:
-        """log C = log(2 atanh(1 - 2 p) / (1 - 2 p))."""
+        """log C = log(2 atanh(2 p - 1) / (2 p - 1))."""
         outside, p = self._safe()
         x = square(self.probs - 0.5)
         series = math.log(2) + (4 / 3 + 104 / 45 * x) * x
-        return where(outside, log(abs(log1p(-p) - log(p))) - log(abs(1 - 2 * p)), series)  # type: ignore[no-any-return]
+        return where(outside, log(self._log_odds(p) / (2 * p - 1)), series)  # type: ignore[no-any-return]
 
     @property
     def mean(self) -> Tensor:
         outside, p = self._safe()
         x = self.probs - 0.5
         series = 0.5 + (1 / 3 + 16 / 45 * square(x)) * x
-        return where(outside, p / (2 * p - 1) + 1 / (log1p(-p) - log(p)), series)  # type: ignore[no-any-return]
+        return where(outside, p / (2 * p - 1) - 1 / self._log_odds(p), series)  # type: ignore[no-any-return]
 
     @property
     def variance(self) -> Tensor:
         outside, p = self._safe()
         x = square(self.probs - 0.5)
         series = 1 / 12 - (1 / 15 - 128 / 945 * x) * x
-        formula = p * (p - 1) / square(1 - 2 * p) + 1 / square(log1p(-p) - log(p))
+        formula = p * (p - 1) / square(1 - 2 * p) + 1 / square(self._log_odds(p))
         return where(outside, formula, series)  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -117,12 +123,11 @@ class ContinuousBernoulli(Binary):
 
     def icdf(self, value: Tensor) -> Tensor:
         outside, p = self._safe()
-        formula = (log1p(value * (2 * p - 1) - p) - log1p(-p)) / (log(p) - log1p(-p))
+        formula = (log1p(value * (2 * p - 1) - p) - log1p(-p)) / self._log_odds(p)
         return where(outside, formula, value)  # type: ignore[no-any-return]
 
     def entropy(self) -> Tensor:
-        zero, one = log1p(-self.probs), log(self.probs)
-        return self.mean * (zero - one) - self._log_norm() - zero
+        return -self.mean * self._log_odds(self.probs) - self._log_norm() - log1p(-self.probs)
 
 
 class Kumaraswamy(TransformedDistribution):
