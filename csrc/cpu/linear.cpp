@@ -8,6 +8,7 @@
 // pass. Tall ones: rows over threads, one partial sum per chunk of rows, added in the order of the chunks.
 #include "cpu/linear.h"
 
+#include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/simd.h"
@@ -62,7 +63,7 @@ void sum_rows(int64_t m, int64_t n, MatrixView<T> x, T* sums) {
     std::fill_n(partial.get() + chunk * n, n, T(0));
     add_rows(begin, end, n, x, partial.get() + chunk * n);
   });
-  add_rows(int64_t{0}, chunks, n, MatrixView<T>{partial.get(), n, 1}, sums);
+  add_parts(sums, partial.get(), n, chunks);
 }
 
 template void sum_rows<float>(int64_t, int64_t, MatrixView<float>, float*);

@@ -21,6 +21,7 @@
 #include "cpu/conv/flat.h"
 #include "cpu/conv/lanes.h"
 #include "cpu/conv/planes.h"
+#include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 
@@ -42,16 +43,6 @@ template <class T>
 bool side_by_side_wins(const ConvProblem& p, ConvPass pass) {
   const bool small = pass == ConvPass::grad_w && p.in_size() + p.out_size() <= 1024;
   return (p.stride != Extent{1, 1, 1} || p.taps() > 9 || small) && side_by_side::suits<T>(p);
-}
-
-// gw = the sum of `parts` partial results, in order.
-template <class T>
-void add_parts(T* gw, const T* partial, int64_t results, int64_t parts) {
-  for (int64_t j = 0; j < results; ++j) {
-    T sum = 0;
-    for (int64_t n = 0; n < parts; ++n) sum += partial[n * results + j];
-    gw[j] = sum;
-  }
 }
 
 // ---------------------------------------------------------------------------------------------------- rows
@@ -230,7 +221,7 @@ void plane_grad_w(const ConvProblem& p, const Plane& plane, T* gw, const T* gy, 
       for (int64_t r = 0; r < taps; ++r) partial[i * taps + r] = reduce_add<T>(sums[r]);
     }
   });
-  add_parts(gw, partial.get(), results, parts);
+  add_parts<T>(gw, partial.get(), results, parts);
 }
 
 // -------------------------------------------------------------------------------------------------- planes
@@ -413,7 +404,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       }
     }
   });
-  add_parts(gw, partial.get(), results, p.batch);
+  add_parts<T>(gw, partial.get(), results, p.batch);
 }
 
 const char* refusal(const ConvProblem& p) {

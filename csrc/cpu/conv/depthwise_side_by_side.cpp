@@ -15,6 +15,7 @@
 // images, with partial results added up in order. Memory is passed over once; the blocks stay in L2.
 #include "cpu/conv/depthwise_side_by_side.h"
 
+#include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/side_by_side.h"
@@ -342,13 +343,10 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
           }
         }
       });
+  add_parts<T>(partial.get(), partial.get(), blocks.count() * blocks.weights(), parts);
   for (int64_t c = 0; c < p.groups; ++c)
-    for (int64_t r = 0; r < multiplier * taps; ++r) {
-      T sum = 0;
-      for (int64_t part = 0; part < parts; ++part)
-        sum += partial[((part * blocks.count() + c / v) * multiplier * taps + r) * v + c % v];
-      gw[c * multiplier * taps + r] = sum;
-    }
+    for (int64_t r = 0; r < multiplier * taps; ++r)
+      gw[c * multiplier * taps + r] = partial[(c / v * multiplier * taps + r) * v + c % v];
 }
 
 #define FASTDL_INSTANTIATE(T)                                                     \

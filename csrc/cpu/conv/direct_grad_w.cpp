@@ -11,6 +11,7 @@
 #include "cpu/conv/bands.h"
 #include "cpu/conv/direct.h"
 #include "cpu/gemm/pack.h"
+#include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
 
 namespace fastdl {
@@ -124,18 +125,16 @@ struct GradWeight {
   }
 };
 
-// gw[k][pair] = sum of `parts` partial sums.
+// gw[k][pair] = the sums, whose channels lie in panels.
 template <class T, int V>
-void finish(const ConvProblem& p, T* gw, const T* sums, int64_t parts) {
+void unpack(const ConvProblem& p, T* gw, const T* sums) {
   using Sums = GradWeight<T, V>;
   constexpr int lanes = Sums::lanes;
-  for (int64_t k = 0; k < p.group_out(); ++k)
-    for (int64_t pair = 0; pair < p.patch(); ++pair) {
-      T sum = 0;
-      for (int64_t part = 0; part < parts; ++part)
-        sum += sums[part * Sums::sums_size(p) + (k / lanes * Sums::pairs(p) + pair) * lanes + k % lanes];
-      gw[k * p.patch() + pair] = sum;
-    }
+  parallel_for(p.group_out(), std::max<int64_t>(1, 8192 / p.patch()), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k)
+      for (int64_t pair = 0; pair < p.patch(); ++pair)
+        gw[k * p.patch() + pair] = sums[(k / lanes * Sums::pairs(p) + pair) * lanes + k % lanes];
+  });
 }
 
 // One group, few sums: a partial result per chunk of rows of images (a row: what Bands cuts).
@@ -170,7 +169,8 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       row += count;
     }
   });
-  finish<T, V>(p, gw, sums, parts);
+  add_parts<T>(sums.get(), sums.get(), sums_size, parts);
+  unpack<T, V>(p, gw, sums.get());
 }
 
 // One group, many sums: one result, shared out by pairs.
@@ -203,7 +203,7 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
     parallel_for(ceil_div(p.patch(), kRows), std::max<int64_t>(1, 400000 / macs),
                  [&](int64_t begin, int64_t end) { work.add(sums, buffer, grad, begin, end); });
   }
-  finish<T, V>(p, gw, sums.get(), 1);
+  unpack<T, V>(p, gw, sums.get());
 }
 
 template <class T, int V>

@@ -9,6 +9,7 @@
 #include "cpu/gemm/streamed.h"
 #include "cpu/gemm/thin.h"
 #include "cpu/gemm/tiny.h"
+#include "cpu/parts.h"
 
 namespace fastdl {
 namespace {
@@ -95,10 +96,7 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
       tile::gemm_panels<T>(m, n, k1 - k0, tile::PackA<T>{left}, tile::PackB<T>{right}, T(1), T(0), to, n);
   });
   T* sum = partial.get();
-  parallel_for(size, std::max<int64_t>(1, 65536 / ranges), [=](int64_t begin, int64_t end) {
-    for (int64_t r = 1; r < ranges; ++r)
-      for (int64_t i = begin; i < end; ++i) sum[i] += sum[r * size + i];
-  });
+  add_parts(sum, sum, size, ranges);
   tile::finish<T>(sum, n, int(m), int(n), {c, ldc, alpha, beta, e.bias_row, e.bias_col, e.activation});
 }
 

@@ -20,6 +20,7 @@
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/share.h"
 #include "cpu/gemm/tile.h"
+#include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 
@@ -317,8 +318,7 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
         compute(0, n, k * r / ranges, k * (r + 1) / ranges, partial.get() + r * size, ld);
     });
     T* sum = partial.get();
-    for (int64_t r = 1; r < ranges; ++r)
-      for (int64_t i = 0; i < size; i += w) store<T>(sum + i, load(sum + i) + load(sum + r * size + i));
+    add_parts(sum, sum, size, ranges);
     write<T>(sum, ld, s, 0, n, transposed, out);
     return;
   }
