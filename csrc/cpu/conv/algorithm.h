@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cpu/conv/conv.h"
+#include "cpu/gemm/share.h"
+#include "cpu/simd/simd.h"
 
 namespace fastdl {
 
@@ -41,6 +43,16 @@ inline bool is_turned(const ConvProblem& p) {
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
+}
+
+// f(group): many groups are shared out, a few are taken one after the other, each by all threads.
+template <class T, class F>
+void for_groups(const ConvProblem& p, F&& f) {
+  const auto range = [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) f(g);
+  };
+  if (p.groups < 2 * num_threads()) return range(0, p.groups);
+  tile::share(p.groups, 3.2e-4 / simd::kWidth<T> * p.macs(), range);
 }
 
 }  // namespace fastdl

@@ -209,10 +209,11 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 template <class T, int V>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const bool few = GradWeight<T, V>::sums_size(p) * int64_t(sizeof(T)) <= (256 << 10);
-  for (int64_t g = 0; g < p.groups; ++g)
+  for_groups<T>(p, [&](int64_t g) {
     (few ? sum_by_rows<T, V> : sum_by_pairs<T, V>)(p, gw + g * p.group_out() * p.patch(),
                                                    gy + g * p.group_out() * p.out_size(),
                                                    x + g * p.group_in() * p.in_size());
+  });
 }
 
 }  // namespace

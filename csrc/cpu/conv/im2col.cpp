@@ -574,10 +574,11 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t m = p.group_out(), k = p.patch(), positions = p.out_size();
-  for (int64_t g = 0; g < p.groups; ++g)
+  for_groups<T>(p, [&](int64_t g) {
     tile::gemm_panels<T>(m, k, p.batch * positions, PackGrad<T>{p, gy + g * m * positions},
                          PackPatchesTransposed<T>{p, x + g * p.group_in() * p.in_size()}, T(1), T(0),
                          gw + g * m * k, k);
+  });
 }
 
 const char* refusal(const ConvProblem&) {

@@ -257,10 +257,11 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const auto planes = Planes<T>::of_input(p);
   const InterleavedPlanes<T> interleaved(planes);
   const int64_t in_image = p.in_channels * p.in_size(), out_image = p.out_channels * p.out_size();
-  const int64_t blocks = ceil_div(p.batch, w), parts = std::min<int64_t>(blocks, 2 * num_threads());
+  const int64_t blocks = ceil_div(p.batch, w);
   const int64_t grad_size = p.group_out() * p.out_size();
-  memory::Buffer<T> sums(size_t(parts * sums_size<T>(p)));
-  for (int64_t g = 0; g < p.groups; ++g) {
+  for_groups<T>(p, [&](int64_t g) {
+    const int64_t parts = detail::in_parallel() ? 1 : std::min<int64_t>(blocks, 2 * num_threads());
+    memory::Buffer<T> sums(size_t(parts * sums_size<T>(p)));
     const auto part_of = [&](int64_t part) {
       memory::Buffer<T> block(size_t(interleaved.size())), grad(size_t(grad_size * w));
       T* mine = sums + part * sums_size<T>(p);
@@ -279,7 +280,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
                   for (int64_t part = begin; part < end; ++part) part_of(part);
                 });
     finish(p, gw + g * p.group_out() * p.patch(), sums.get(), parts);
-  }
+  });
 }
 
 // ------------------------------------------------------------------------------------------------- choice

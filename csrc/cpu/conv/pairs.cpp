@@ -21,13 +21,14 @@
 #include <cstring>
 #include <span>
 
+#include "cpu/conv/algorithm.h"
 #include "cpu/conv/planes.h"
 #include "cpu/layout.h"
 
 namespace fastdl {
 namespace {
 
-using pairs::ceil_div, pairs::kColumns, pairs::Run;
+using pairs::kColumns, pairs::Run;
 
 constexpr int64_t kOwnNumbers = 256 << 10;   // of the images of one thread: 512 KB, a part of L2
 constexpr int64_t kSharedNumbers = 2 << 20;  // of the images of all threads
@@ -391,13 +392,9 @@ void conv_grad_w_pairs(const ConvProblem& p, uint16_t* gw, const uint16_t* gy, c
         const int64_t f = planes.at(d, h, v);
         there[size_t(f / 32)] |= 1u << (f % 32);
       }
-  const auto one = [&](int64_t g) {
+  for_groups<float>(p, [&](int64_t g) {
     grad_w_of_group(p, g, gw + g * p.group_out() * p.patch(), gradients, inputs, there);
-  };
-  if (p.groups >= 2 * num_threads())
-    parallel_tasks(p.groups, one);
-  else
-    for (int64_t g = 0; g < p.groups; ++g) one(g);
+  });
 }
 
 }  // namespace fastdl

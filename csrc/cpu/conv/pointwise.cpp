@@ -13,24 +13,24 @@ namespace {
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
-  for (int64_t g = 0; g < p.groups; ++g) {
+  for_groups<T>(p, [&](int64_t g) {
     GemmEpilogue<T> epilogue;
     if (bias) epilogue.bias_row = bias + g * k;
     gemm_batched<T>(p.batch, k, size, c, T(1), matrix(w + g * k * c, c), 0, matrix(x + g * c * size, size),
                     p.in_channels * size, T(0), y + g * k * size, p.out_channels * size, size, epilogue);
-  }
+  });
 }
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
-  for (int64_t g = 0; g < p.groups; ++g) {
+  for_groups<T>(p, [&](int64_t g) {
     GemmEpilogue<T> epilogue;
     if (bias) epilogue.bias_row = bias + g * c;
     gemm_batched<T>(p.batch, c, size, k, T(1), matrix(w + g * k * c, c, true), 0,
                     matrix(gy + g * k * size, size), p.out_channels * size, T(0), gx + g * c * size,
                     p.in_channels * size, size, epilogue);
-  }
+  });
 }
 
 // Panels of channels (lanes) by positions of all images (steps).
@@ -53,11 +53,12 @@ struct PackPositions {
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
-  for (int64_t g = 0; g < p.groups; ++g)
+  for_groups<T>(p, [&](int64_t g) {
     tile::gemm_panels<T>(k, c, p.batch * size,
                          PackPositions<T, tile::kMR<T>>{gy + g * k * size, size, p.out_channels * size},
                          PackPositions<T, tile::kNR<T>>{x + g * c * size, size, p.in_channels * size}, T(1),
                          T(0), gw + g * k * c, c);
+  });
 }
 
 const char* refusal(const ConvProblem& p) {

@@ -141,17 +141,10 @@ void convolve(const Shape& s, T* y, const T* x, const Weights<T>& weights, const
   }
 }
 
-// f(group): many groups are shared out, a few are taken one after the other, each by all threads.
-template <class F>
-void for_groups(int64_t groups, F&& f) {
-  if (groups >= 2 * num_threads()) return parallel_tasks(groups, f);
-  for (int64_t g = 0; g < groups; ++g) f(g);
-}
-
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
   const Shape s = forward_shape(p);
-  for_groups(p.groups, [&](int64_t g) {
+  for_groups<T>(p, [&](int64_t g) {
     convolve<T>(s, y + g * s.out_channels * p.out_size(), x + g * s.in_channels * p.in_size(),
                 {w + g * s.out_channels * s.in_channels * 9, s.in_channels * 9, 9, false},
                 bias ? bias + g * s.out_channels : nullptr);
@@ -161,7 +154,7 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
   const Shape s = backward_shape(p);
-  for_groups(p.groups, [&](int64_t g) {
+  for_groups<T>(p, [&](int64_t g) {
     convolve<T>(s, gx + g * s.out_channels * p.in_size(), gy + g * s.in_channels * p.out_size(),
                 {w + g * s.out_channels * s.in_channels * 9, 9, s.out_channels * 9, true},
                 bias ? bias + g * s.out_channels : nullptr);
@@ -259,7 +252,7 @@ template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const Shape s = forward_shape(p);
   const auto one_group = s.tiles() <= kMost ? grad_w_once<T> : grad_w_many<T>;
-  for_groups(p.groups, [&](int64_t g) {
+  for_groups<T>(p, [&](int64_t g) {
     one_group(s, gw + g * s.out_channels * s.in_channels * 9, gy + g * s.out_channels * p.out_size(),
               x + g * s.in_channels * p.in_size());
   });

@@ -174,17 +174,21 @@ void copy_elements(char* to, const char* from, Axis* axes, int count) {
   std::copy(axes + near + 1, axes + count - 1, axes + near);  // the others remain
   const int others = count - 2;
   const int64_t strips = (columns.extent + kTile - 1) / kTile;
-  const int64_t work = combinations(axes, others) * strips;
-  const int64_t strip_bytes = kTile * inner.extent * item;
+  // A few long strips are cut for all threads to have some.
+  const int64_t whole = combinations(axes, others) * strips, tiles = (inner.extent + kTile - 1) / kTile;
+  const int64_t cuts = std::clamp<int64_t>(4 * num_threads() / whole, 1, tiles);
+  const int64_t work = whole * cuts, strip_bytes = std::max<int64_t>(1, kTile * inner.extent * item / cuts);
   bool past = sizeof(T) >= 4 &&
               past_caches(combinations(axes, others) * columns.extent * inner.extent * item) &&
               reinterpret_cast<uintptr_t>(to) % simd::kBytes == 0 && columns.to % simd::kBytes == 0;
   for (int i = 0; i < others; ++i) past &= axes[i].to % simd::kBytes == 0;
   parallel_for(work, std::max<int64_t>(1, kGrainBytes / 2 / strip_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const int64_t first = n % strips * kTile, width = std::min(kTile, columns.extent - first);
-      for_each(axes, others, n / strips, n / strips + 1, [&](int64_t t, int64_t f) {
-        for (int64_t row = 0; row < inner.extent; row += kTile) {
+      const int64_t strip = n / cuts, cut = n % cuts;
+      const int64_t first = strip % strips * kTile, width = std::min(kTile, columns.extent - first);
+      for_each(axes, others, strip / strips, strip / strips + 1, [&](int64_t t, int64_t f) {
+        for (int64_t tile = tiles * cut / cuts; tile < tiles * (cut + 1) / cuts; ++tile) {
+          const int64_t row = tile * kTile;
           const char* source = from + f + first * columns.from + row * inner.from;
           copy_tile<T>(to + t + first * columns.to + row * item, source, std::min(kTile, inner.extent - row),
                        width, item, columns.to, inner.from, columns.from, past);

@@ -75,12 +75,17 @@ void group_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
       }
     }
   });
-  for (int64_t c = 0; (grad_weight || grad_bias) && c < channels; ++c) {
-    GradSums total;
-    for (int64_t n = 0; n < p.batch; ++n) total.add(sums.get()[n * channels + c]);
-    if (grad_weight) grad_weight[c] = T(total.gx);
-    if (grad_bias) grad_bias[c] = T(total.g);
-  }
+  if (!grad_weight && !grad_bias) return;
+  parallel_for(channels, std::max<int64_t>(1, kGrain / 4 / p.batch), [&](int64_t begin, int64_t end) {
+    memory::Buffer<GradSums> totals{size_t(end - begin)};
+    std::fill_n(totals.get(), end - begin, GradSums{});
+    for (int64_t n = 0; n < p.batch; ++n)
+      for (int64_t c = begin; c < end; ++c) totals.get()[c - begin].add(sums.get()[n * channels + c]);
+    for (int64_t c = begin; c < end; ++c) {
+      if (grad_weight) grad_weight[c] = T(totals.get()[c - begin].gx);
+      if (grad_bias) grad_bias[c] = T(totals.get()[c - begin].g);
+    }
+  });
 }
 
 #define FASTDL_INSTANTIATE(T)                                                                   \

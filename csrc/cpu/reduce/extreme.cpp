@@ -160,6 +160,8 @@ int64_t first_extreme(const T* x, int64_t n) {
   return at;
 }
 
+constexpr int64_t kColumns = 512;  // of a tile
+
 template <bool largest, class T>
 void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
   const int threads = num_threads();
@@ -188,44 +190,66 @@ void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
   });
 }
 
+// The extremes of `count` columns over n rows, the first at x.
+template <bool largest, class T>
+void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices) {
+  constexpr int width = kWidth<T>;
+  alignas(64) T best[kColumns + width] = {};
+  alignas(64) Place<T> where[kColumns + width];
+  // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its
+  // base.
+  constexpr int64_t limit = int64_t(1) << 30;
+  std::copy_n(x, count, best);
+  std::fill_n(indices, count, int64_t{0});
+  for (int64_t base = 0; base < n; base += limit) {
+    std::fill_n(where, kColumns + width, Place<T>(-1));
+    for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
+      const T* row = x + (base + r) * inner;
+      for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
+        const Vec<T> v = count - c < width ? load_part(row + c, int(count - c)) : load(row + c);
+        const Vec<T> top = load(best + c);
+        const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
+        const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
+        store<T>(best + c, take ? v : top);
+        store<Place<T>>(where + c, take ? Vec<Place<T>>{} + Place<T>(r) : load(where + c));
+      }
+    }
+    for (int64_t c = 0; c < count; ++c)
+      if (where[c] >= 0) indices[c] = base + where[c];
+  }
+  if (values) std::copy_n(best, count, values);
+}
+
+// Columns in tiles; the rows of a few tiles in slices, too, for every thread to have some.
 template <bool largest, class T>
 void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
-  constexpr int64_t tile = 512;
-  const int64_t tiles = (inner + tile - 1) / tile;
-  const int64_t work = n * inner / tiles;
-  parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [&](int64_t first, int64_t last) {
-    constexpr int width = kWidth<T>;
-    alignas(64) T best[tile + width] = {};
-    alignas(64) Place<T> where[tile + width];
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
-                    end = inner * (task % tiles + 1) / tiles;
-      const int64_t count = end - begin;
-      int64_t* to = indices + o * inner + begin;
-      // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to
-      // its base.
-      constexpr int64_t limit = int64_t(1) << 30;
-      std::copy_n(x + o * n * inner + begin, count, best);
-      std::fill_n(to, count, int64_t{0});
-      for (int64_t base = 0; base < n; base += limit) {
-        std::fill_n(where, tile + width, Place<T>(-1));
-        for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
-          const T* row = x + (o * n + base + r) * inner + begin;
-          for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
-            const Vec<T> v = count - c < width ? load_part(row + c, int(count - c)) : load(row + c);
-            const Vec<T> top = load(best + c);
-            const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
-            const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
-            store<T>(best + c, take ? v : top);
-            store<Place<T>>(where + c, take ? Vec<Place<T>>{} + Place<T>(r) : load(where + c));
-          }
-        }
-        for (int64_t c = 0; c < count; ++c)
-          if (where[c] >= 0) to[c] = base + where[c];
-      }
-      if (values) std::copy_n(best, count, values + o * inner + begin);
-    }
+  const int64_t tiles = (inner + kColumns - 1) / kColumns, work = n * inner / tiles;
+  const auto tile = [=](int64_t task, int64_t first, int64_t last, T* best, int64_t* where) {
+    const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
+                  end = inner * (task % tiles + 1) / tiles;
+    column_extremes<largest>(x + (o * n + first) * inner + begin, last - first, inner, end - begin,
+                             best ? best + o * inner + begin : nullptr, where + o * inner + begin);
+  };
+  const int64_t slices =
+      std::min<int64_t>((2 * num_threads() + outer * tiles - 1) / (outer * tiles), work / (4 * kGrain));
+  if (slices <= 1 || num_threads() == 1)
+    return parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [=](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) tile(task, 0, n, values, indices);
+    });
+  const int64_t size = outer * inner;
+  memory::Buffer<T> best(size_t(slices * size));
+  memory::Buffer<int64_t> where(size_t(slices * size));
+  parallel_tasks(outer * tiles * slices, [&](int64_t task) {
+    const int64_t s = task % slices;
+    tile(task / slices, n * s / slices, n * (s + 1) / slices, best + s * size, where + s * size);
   });
+  for (int64_t i = 0; i < size; ++i) {
+    int64_t top = 0;
+    for (int64_t s = 1; s < slices; ++s)
+      if (better<largest>(best[s * size + i], best[top * size + i])) top = s;
+    indices[i] = n * top / slices + where[top * size + i];
+    if (values) values[i] = best[top * size + i];
+  }
 }
 
 template <bool largest, class T>

@@ -36,7 +36,7 @@ inline constexpr int64_t kChunksPerThread = 4;
 inline int64_t chunk_count(int64_t n, int64_t grain) {
   const int64_t by_grain = (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1);
   const int threads = num_threads();
-  if (threads == 1) return n > 0 ? 1 : 0;
+  if (threads == 1 || detail::in_parallel()) return n > 0 ? 1 : 0;
   // As many for each thread: seven chunks would keep one of two threads a seventh longer than the other.
   const int64_t even = by_grain < threads ? by_grain : by_grain / threads * threads;
   return std::min<int64_t>(even, threads * detail::kChunksPerThread);
