@@ -280,8 +280,9 @@ void for_rows(int64_t rows, int64_t n, int64_t grain, int64_t count, F&& f) {
     memory::Buffer<Entry<T>> room{size_t(count)};
     for (int64_t row = begin; row < end; ++row) f(row, room.get(), parts);
   };
-  if (rows < num_threads() && n >= kSharedFrom)
-    return run(0, rows, std::min<int64_t>(num_threads(), n / 8192));
+  const int64_t parts =
+      std::min<int64_t>(num_threads(), n / 8192);  // of a row, each with a thread of its own
+  if (rows < parts && n >= kSharedFrom) return run(0, rows, parts);
   parallel_for(rows, std::max<int64_t>(1, grain / n),
                [&](int64_t begin, int64_t end) { run(begin, end, 1); });
 }

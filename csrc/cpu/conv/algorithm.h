@@ -45,13 +45,16 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// f(group): many groups are shared out, a few are taken one after the other, each by all threads.
+// f(group): many groups, or groups that have work for fewer threads than there are groups, are shared out; a
+// few large ones are taken one after the other, each by all threads.
 template <class T, class F>
 void for_groups(const ConvProblem& p, F&& f) {
   const auto range = [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) f(g);
   };
-  if (p.groups < 2 * num_threads()) return range(0, p.groups);
+  const double busy = double(p.groups) / double(ceil_div(p.groups, num_threads()));
+  const double alone = p.macs() / double(p.groups) / 1e6;  // stretches of 10 us in one group
+  if (p.groups < 2 * num_threads() && busy < alone) return range(0, p.groups);
   tile::share(p.groups, 3.2e-4 / simd::kWidth<T> * p.macs(), range);
 }
 

@@ -182,7 +182,8 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
   // A C that each thread can keep for itself: it reads no operand that another reads.
   const bool own_sums = ranges == num_threads() && m * n * int64_t(sizeof(T)) <= kSumBytes;
-  if (ranges > 1 && (tiles < num_threads() * int64_t{4} || own_sums))
+  // Fewer ranges than threads leave the others without work, as fewer tiles do.
+  if (ranges > 1 && (tiles < (ranges == num_threads() ? 4 * ranges : ranges) || own_sums))
     return multiply_long<T>(ranges, m, n, k, alpha, a, b, beta, c, ldc, epilogue);
   if (tile::multiply_resident<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue)) return;
   tile::gemm_panels<T>(m, n, k, tile::PackA<T>{a}, tile::PackB<T>{b}, alpha, beta, c, ldc, epilogue);
