@@ -45,16 +45,21 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// f(group): many groups, or groups that have work for fewer threads than there are groups, are shared out; a
-// few large ones are taken one after the other, each by all threads.
+// Whether items (images, groups) of so many multiply-adds together are better computed one after the other,
+// each by all threads, than shared out: shared out they would leave more threads idle. (An item keeps a
+// thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be announced.)
+inline bool one_by_one(int64_t items, double macs) {
+  const double busy = double(items) / double(ceil_div(items, num_threads()));
+  return busy < std::min(macs / double(items) / 8e5, 0.9 * num_threads());
+}
+
+// f(group), in one of both ways.
 template <class T, class F>
 void for_groups(const ConvProblem& p, F&& f) {
   const auto range = [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) f(g);
   };
-  const double busy = double(p.groups) / double(ceil_div(p.groups, num_threads()));
-  const double alone = p.macs() / double(p.groups) / 1e6;  // stretches of 10 us in one group
-  if (p.groups < 2 * num_threads() && busy < alone) return range(0, p.groups);
+  if (one_by_one(p.groups, p.macs())) return range(0, p.groups);
   tile::share(p.groups, 3.2e-4 / simd::kWidth<T> * p.macs(), range);
 }
 

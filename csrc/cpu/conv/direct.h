@@ -124,13 +124,11 @@ inline bool shares_evenly(int64_t images) {
   return 10 * images >= 9 * ceil_div(images, threads) * threads;
 }
 
-// f(begin, end) over images: shared out where they come out nearly even, or where an image alone has work for
-// fewer threads than there are images; else on this thread, so that f's own parallel loops have all of them.
+// f(begin, end) over images: shared out, or all on this thread, so that f's own parallel loops have all of
+// them.
 template <class F>
 void share_images(int64_t images, double macs, F&& f) {
-  const double busy = double(images) / double(ceil_div(images, num_threads()));
-  const double alone = macs / double(images) / 1e6;  // stretches of 10 us in one image
-  if (!shares_evenly(images) && busy < std::min(alone, 0.9 * num_threads())) return f(int64_t{0}, images);
+  if (one_by_one(images, macs)) return f(int64_t{0}, images);
   if (images <= num_threads() && macs >= 5e6)  // few long tasks
     return parallel_tasks(images, [&](int64_t i) { f(i, i + 1); });
   parallel_for(images, std::max<int64_t>(1, int64_t(400000 * double(images) / macs)), f);

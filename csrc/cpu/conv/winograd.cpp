@@ -30,7 +30,7 @@ using simd::kWidth;
 using tile::kMR;
 using tile::kNR;
 
-constexpr int64_t kMost = 64;  // tiles in a chunk
+constexpr int64_t kMost = 64, kLeast = 12;  // tiles in a chunk, if there are as many
 
 // How a convolution is cut: chunks of at most kMost tiles; blocks of `block` panels of kNR output channels;
 // `depth` input channels at a time. V exists for `group` chunks at a time, or (outer) each task makes that of
@@ -49,6 +49,9 @@ Plan cut(const Shape& s) {
   p.tiles = s.tiles();
   p.chunks = ceil_div(p.tiles, kMost);
   p.panels = ceil_div(s.out_channels, kNR<T>);
+  // Smaller chunks give all threads work; each transforms the weights again, which a few tiles outweigh.
+  const int64_t threads = detail::in_parallel() ? 1 : num_threads();
+  p.chunks = std::max(p.chunks, std::min(threads / p.panels, p.tiles / kLeast));
   const int64_t largest = ceil_div(p.tiles, p.chunks);
   p.few = largest <= kFew;
   p.depth = p.few ? 16 : 32;
@@ -60,11 +63,11 @@ Plan cut(const Shape& s) {
   p.m = {rows * kNR<T> + kLine<T>, kNR<T>};
   const int64_t v = p.v.row * s.in_channels * int64_t(sizeof(T)),
                 m = kPoints * p.m.point * int64_t(sizeof(T));
-  p.outer = p.chunks >= 2 * num_threads() && v <= private_v;
+  p.outer = p.chunks >= 2 * threads && v <= private_v;
   p.group = ceil_div(p.chunks, ceil_div(p.chunks, std::max<int64_t>(shared_v / v, 1)));
   p.block = std::max<int64_t>(private_m / m, 1);
   if (!p.outer)  // work for all threads
-    p.block = std::min(p.block, std::max<int64_t>(p.group * p.panels / (2 * num_threads()), 1));
+    p.block = std::min(p.block, std::max<int64_t>(p.group * p.panels / (2 * threads), 1));
   return p;
 }
 

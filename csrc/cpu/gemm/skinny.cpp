@@ -313,9 +313,15 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
   if (ranges > 1) {
     const int64_t ld = padded(n), size = s * ld;
     memory::Buffer<T> partial(size_t(ranges * size));
-    share(ranges, microseconds, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r)
-        compute(0, n, k * r / ranges, k * (r + 1) / ranges, partial.get() + r * size, ld);
+    // Where ranges are fewer than threads their columns are shared out, too.
+    const int64_t pieces =
+        ranges < num_threads() ? std::min(units, (2 * num_threads() + ranges - 1) / ranges) : 1;
+    share(ranges * pieces, microseconds, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t r = t / pieces, piece = t % pieces, j0 = units * piece / pieces * unit;
+        compute(j0, std::min(n, units * (piece + 1) / pieces * unit), k * r / ranges, k * (r + 1) / ranges,
+                partial.get() + r * size + j0, ld);
+      }
     });
     T* sum = partial.get();
     add_parts(sum, sum, size, ranges);

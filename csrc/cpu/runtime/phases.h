@@ -32,6 +32,11 @@ void parallel_phases(int64_t phases, int64_t slices, bool worth_waking, F&& f) {
       for (int64_t slice = 0; slice < slices; ++slice) f(phase, slice);
     return;
   }
+#ifdef FASTDL_SIMULATED_THREADS  // no thread waits for another there
+  for (int64_t phase = 0; phase < phases; ++phase)
+    parallel_tasks(slices, [&](int64_t slice) { f(phase, slice); });
+  return;
+#endif
   struct alignas(64) Slice {
     std::atomic<int64_t> phase{0};  // the first phase in which nobody has claimed it
   };

@@ -34,6 +34,12 @@
 #include <thread>
 
 #include "cpu/runtime/denormals.h"
+#ifdef FASTDL_SIMULATED_THREADS
+#include <array>
+#include <utility>
+
+#include "cpu/runtime/simulated.h"
+#endif
 
 namespace fastdl {
 namespace {
@@ -337,8 +343,25 @@ void run(int64_t count, Task task, void* context, bool worth_waking) {
     for (int64_t i = 0; i < count; ++i) task(context, i);
     return;
   }
+#ifdef FASTDL_SIMULATED_THREADS
+  t_in_parallel = true;
+  simulated::run(count, int(std::min<int64_t>(threads, count)), [=](int thread, int64_t index) {
+    t_index = thread;
+    task(context, index);
+  });
+  t_index = 0;
+  t_in_parallel = false;
+#else
   pool().run(count, task, context, worth_waking, int(std::min<int64_t>(threads, count)));
+#endif
 }
 
 }  // namespace detail
 }  // namespace fastdl
+
+#ifdef FASTDL_SIMULATED_THREADS
+void fastdl_simulated_totals(double* inside_work_critical_jobs) {
+  const auto t = std::exchange(fastdl::simulated::totals, {});
+  std::copy_n(std::to_array({t.inside, t.work, t.critical, t.jobs}).data(), 4, inside_work_critical_jobs);
+}
+#endif
