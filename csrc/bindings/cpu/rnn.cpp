@@ -135,7 +135,8 @@ py::tuple bind_rnn_forward(const std::string& cell, const py::array& x, const py
     const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
     check_states(p, h0, c0, mask, "h0", "c0");
     const In<S> in(x, op, "x", half);
-    const OptionalIn<S> h(h0, op, "h0", half), c(c0, op, "c0", half), m(mask, op, "mask", half);
+    const OptionalIn<S> h(h0, op, "h0", half), c(c0, op, "c0", half);
+    const OptionalIn<T> m(mask, op, "mask");
     const Weights<S> w(weights, op, half);
     const int64_t D = p.directions, N = p.rows();
     const int64_t width = rnn_panel_width<T>(), groups = (p.hidden + width - 1) / width;
@@ -181,9 +182,8 @@ py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::arr
       throw py::value_error("rnn_backward: gates and cells must be what rnn_forward returned with keep=True");
     const In<S> in(x, op, "x", half), out(y, op, "y", half);
     const OptionalIn<S> gy(grad_y, op, "grad_y", half), gh(grad_h_n, op, "grad_h_n", half),
-        gc(grad_c_n, op, "grad_c_n", half), h(h0, op, "h0", half), c(c0, op, "c0", half),
-        m(mask, op, "mask", half);
-    const OptionalIn<T> kept(gates, op, "gates"), cs(cells, op, "cells");
+        gc(grad_c_n, op, "grad_c_n", half), h(h0, op, "h0", half), c(c0, op, "c0", half);
+    const OptionalIn<T> m(mask, op, "mask"), kept(gates, op, "gates"), cs(cells, op, "cells");
     const Weights<S> w(weights, op, half);
     RnnBackward<T, S> io{};
     py::object grad_x = py::none(), grad_h0 = py::none(), grad_c0 = py::none(), grad_weights = py::none();

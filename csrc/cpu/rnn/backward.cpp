@@ -54,7 +54,7 @@ class BackwardDirection {
         grad_y_(io.grad_y ? io.grad_y + d * P : nullptr),
         h0_(io.h0 ? io.h0 + d * B * P : nullptr),
         c0_(io.c0, d * B * H, B * H),
-        mask_(io.mask, d * B * P, B * P),
+        mask_(io.mask ? io.mask + d * B * P : nullptr),
         two_(p.projected() || p.cell == RnnCell::gru_before),
         known_(p.cell == RnnCell::gru_before ? 2 : p.gates()),
         rounded_(rounded),
@@ -393,7 +393,8 @@ class BackwardDirection {
   const Blocks blocks_;
   const int64_t ld_, y_ld_;
   const S *y_, *grad_y_, *h0_;
-  const Floats<T, S> c0_, mask_;
+  const Floats<T, S> c0_;
+  const T* mask_;
   const bool two_;       // products per step
   const int64_t known_;  // gates in the product with W_hh
   const GateMatrix<S> rounded_;

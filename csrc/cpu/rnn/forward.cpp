@@ -78,7 +78,7 @@ class Direction {
         blocks_(Blocks::of<T>(B)),
         x_(io.x),
         h0_(io.h0, d * B * P, B * P),
-        mask_(io.mask, d * B * P, B * P),
+        mask_(io.mask ? io.mask + d * B * P : nullptr),
         y_(io.y + d * P),
         y_ld_(p.directions * P),
         h_n_(io.h_n + d * B * P),
@@ -325,7 +325,8 @@ class Direction {
   const Plan plan_;
   const Blocks blocks_;
   const S* x_;
-  const Floats<T, S> h0_, mask_;
+  const Floats<T, S> h0_;
+  const T* mask_;
   S* y_;
   int64_t y_ld_;
   S *h_n_, *c_n_;

@@ -29,7 +29,7 @@ void product(Bits* to, int64_t m, int64_t n, int64_t k, const Bits* a, int64_t a
 void states_before(const RnnProblem& p, const RnnBackward<float, Bits>& io, int d, Bits* to) {
   const int64_t P = p.output, ld = p.directions * P;
   const auto half = Half::bfloat16;
-  memory::Buffer<float> h(size_t(io.mask ? P : 0)), mask(size_t(io.mask ? P : 0));
+  memory::Buffer<float> h(size_t(io.mask ? P : 0));
   for (int64_t t = 0; t < p.steps(); ++t)
     for (int64_t r = 0; r < p.batch_sizes[size_t(t)]; ++r, to += P) {
       const int64_t row = row_before(p, d, t, r), first = (d * p.batch() + r) * P;
@@ -41,8 +41,7 @@ void states_before(const RnnProblem& p, const RnnBackward<float, Bits>& io, int 
         std::fill_n(to, P, Bits(0));
       if (!io.mask) continue;
       widen(h, to, P, half);
-      widen(mask, io.mask + first, P, half);
-      for (int64_t k = 0; k < P; ++k) h[k] *= mask[k];
+      for (int64_t k = 0; k < P; ++k) h[k] *= io.mask[first + k];
       narrow(to, h, P, half);
     }
 }

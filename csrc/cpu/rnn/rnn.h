@@ -29,7 +29,7 @@ struct RnnForward {
   const S* x;     // N x I
   const S* h0;    // D x B x P
   const S* c0;    // D x B x H
-  const S* mask;  // D x B x P, LSTM only
+  const T* mask;  // D x B x P, LSTM only
   RnnWeights<S> weights[2];
 };
 
@@ -47,8 +47,8 @@ struct RnnBackward {
   bool need_weights;
   RnnGradients<S> grad_weights[2];
   const S *grad_y, *grad_h_n, *grad_c_n;
-  const S *x, *h0, *c0, *mask, *y;
-  const T *gates, *cells;
+  const S *x, *h0, *c0, *y;
+  const T *mask, *gates, *cells;
   RnnWeights<S> weights[2];
 };
 
