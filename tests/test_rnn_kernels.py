@@ -390,6 +390,34 @@ def test_bfloat16_with_many_threads(monkeypatch, batch, inputs, hidden, steps, c
 
 
 @pytest.mark.parametrize("level", levels_with_pairs())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["three rows", "more than a block", "lengths", "lengths, tall"])
+def test_bfloat16_nan_stays_in_its_sequence(name, cell, level):
+    """Partners and lanes that pad an operand meet nothing: others' results have the same bits."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    module = parity.load(level)
+    arguments, grads = problem(name, cell, np.float64, directions=2)
+    arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
+    grads = narrow(grads, dtype)
+    sizes = arguments[2]
+    sequence = np.concatenate([np.arange(n) for n in sizes])  # of each row
+    results = []
+    for value in (0.5, np.nan, np.inf):
+        arguments[1][1] = value  # of sequence 1, step 0
+        y, h_n, _, gates, cells = module.rnn_forward(*arguments, True)
+        back = module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, False)
+        results.append(
+            [y[sequence != 1], back[0][sequence != 1], np.delete(h_n, 1, 1), np.delete(back[1], 1, 1)]
+        )
+        assert np.isfinite(exact(y[1])).all() or value != 0.5
+        assert np.isnan(exact(y[1])).any() or value == 0.5 or np.isinf(value)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert np.isfinite(exact(a)).all()
+            assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("level", levels_with_pairs())
 def test_bfloat16_needs_and_refusals(level):
     """What is not asked for changes nothing; arrays of several dtypes are refused; without pairs the layer is."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16
