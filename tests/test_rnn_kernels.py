@@ -310,6 +310,148 @@ def test_binding_refuses(level):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
 
 
+def exact(value):
+    """In float64, whatever the precision."""
+    if isinstance(value, list):
+        return [exact(v) for v in value]
+    floating = isinstance(value, np.ndarray) and value.dtype != np.int64
+    return value.astype(np.float64) if floating else value
+
+
+def check_bfloat16(module, name, cell, threads, **options):
+    """Rounded are operands, results and each step's state: errors of some units in the last place."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    # Weights that forget: errors of a simple cell would grow from step to step for others.
+    arguments, grads = problem(name, cell, np.float64, scale=0.5, **options)
+    arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
+    arguments[6] = narrow(arguments[6], np.float32)
+    grads = narrow(grads, dtype)
+    before = module.num_threads()
+    try:
+        for count in threads:
+            module.set_num_threads(count)
+            results = []
+            for _ in range(2):
+                y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
+                backward = module.rnn_backward(
+                    cell, *grads, *arguments[1:], y, gates, cells, True, True, True
+                )
+                results.append(flat([y, h_n, c_n, backward]))
+            for a, b in zip(*results, strict=True):
+                assert a is None or np.array_equal(a, b), "another run, other bits"
+            for a, b in zip(module.rnn_forward(*arguments, False), (y, h_n, c_n, None, None), strict=True):
+                assert a is b is None or np.array_equal(a, b), "keeping changes results"
+            forward = reference.rnn_forward(*exact(arguments), True)
+            # The same side of relu's kink as the rounded state.
+            kept = [exact(y) if cell == "rnn_relu" else forward[0], *forward[3:]]
+            backward = reference.rnn_backward(
+                cell, *exact(grads), *exact(arguments[1:]), *kept, True, True, True
+            )
+            for a, b in zip(results[0], flat([*forward[:3], backward]), strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    assert a.dtype == dtype
+                    bound = 4 * 2.0**-8 * max(1.0, np.abs(b).max())
+                    assert np.abs(exact(a) - b).max() <= bound
+    finally:
+        module.set_num_threads(before)
+
+
+def levels_with_pairs():
+    """Levels with kernels for bfloat16: where the processor multiplies pairs."""
+    return [level for level in backends() if parity.load(level).has_pair_products()]
+
+
+@pytest.mark.parametrize("level", levels_with_pairs())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_bfloat16(name, cell, level):
+    module = parity.load(level)
+    check_bfloat16(module, name, cell, THREADS)
+    check_bfloat16(module, name, cell, (2,), directions=2)
+    check_bfloat16(module, name, cell, (1,), directions=2, bias=False, states=False)
+    if cell == "lstm":
+        check_bfloat16(module, name, cell, (2,), mask=True, directions=2)
+        hidden = PROBLEMS[name][2]
+        for proj in {hidden // 2, hidden - 1} - {0}:
+            check_bfloat16(module, name, cell, (2,), proj=proj, directions=2)
+            check_bfloat16(module, name, cell, (1,), proj=proj, mask=True, states=False)
+
+
+@pytest.mark.parametrize("level", levels_with_pairs())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("batch", "inputs", "hidden", "steps"), [(64, 32, 256, 9), (33, 20, 520, 3), (1, 8, 128, 25)]
+)
+def test_bfloat16_with_many_threads(monkeypatch, batch, inputs, hidden, steps, cell, level):
+    monkeypatch.setitem(PROBLEMS, "shared", ([batch] * steps, inputs, hidden))
+    check_bfloat16(parity.load(level), "shared", cell, (2, 3, 16))
+    check_bfloat16(parity.load(level), "shared", cell, (7,), directions=2, states=False)
+
+
+@pytest.mark.parametrize("level", levels_with_pairs())
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["three rows", "more than a block", "lengths", "lengths, tall"])
+def test_bfloat16_nan_stays_in_its_sequence(name, cell, level):
+    """Partners and lanes that pad an operand meet nothing: others' results have the same bits."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    module = parity.load(level)
+    arguments, grads = problem(name, cell, np.float64, directions=2)
+    arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
+    grads = narrow(grads, dtype)
+    sizes = arguments[2]
+    sequence = np.concatenate([np.arange(n) for n in sizes])  # of each row
+    results = []
+    for value in (0.5, np.nan, np.inf):
+        arguments[1][1] = value  # of sequence 1, step 0
+        y, h_n, _, gates, cells = module.rnn_forward(*arguments, True)
+        back = module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, False)
+        results.append(
+            [y[sequence != 1], back[0][sequence != 1], np.delete(h_n, 1, 1), np.delete(back[1], 1, 1)]
+        )
+        assert np.isfinite(exact(y[1])).all() or value != 0.5
+        assert np.isnan(exact(y[1])).any() or value == 0.5 or np.isinf(value)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert np.isfinite(exact(a)).all()
+            assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("level", levels_with_pairs())
+def test_bfloat16_needs_and_refusals(level):
+    """What is not asked for changes nothing; arrays of several dtypes are refused; without pairs the layer is."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    module = parity.load(level)
+    for cell in CELLS:
+        for name in ("lengths", "one step"):
+            arguments, grads = problem(name, cell, np.float64)
+            arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
+            grads = narrow(grads, dtype)
+            y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+
+            def backward(*needs, own=(cell, grads, arguments, y, gates, cells)):
+                cell, grads, arguments, *kept = own
+                return module.rnn_backward(cell, *grads, *arguments[1:], *kept, *needs)
+
+            everything = backward(True, True, True)
+            for needs in ((True, False, False), (False, True, False), (False, False, True)):
+                gx, gh, gc, gw = backward(*needs)
+                assert (gx is not None, gh is not None, gw is not None) == needs
+                for a, b in zip(flat([gx, gh, gc, gw or [None] * 5]), flat(everything), strict=True):
+                    assert a is None or np.array_equal(a, b)
+            for at in (3, 5):
+                mixed = list(arguments)
+                mixed[at] = narrow(exact(mixed[at]), np.float32)
+                with pytest.raises(TypeError, match="bfloat16"):
+                    module.rnn_forward(*mixed, True)
+            module.use_pair_products(False)
+            try:
+                with pytest.raises(TypeError, match="float32 or float64"):
+                    module.rnn_forward(*arguments, True)
+            finally:
+                module.use_pair_products(True)
+
+
 @pytest.mark.skipif(
     "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
 )
@@ -369,12 +511,6 @@ def test_tensor_cores(monkeypatch, kind, cell, name, way):
         monkeypatch.setattr(kernels.precisions, "matmul", "high")
     if kind == "bfloat16":
         dtype = pytest.importorskip("ml_dtypes").bfloat16
-
-    def exact(value):
-        if isinstance(value, list):
-            return [exact(v) for v in value]
-        floating = isinstance(value, np.ndarray) and value.dtype != np.int64
-        return value.astype(np.float64) if floating else value
 
     rounding = 2.0**-8 if kind == "bfloat16" else 2.0**-11
     projection = {"proj": PROBLEMS[name][2] // 2} if cell == "lstm" else {}

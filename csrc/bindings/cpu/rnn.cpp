@@ -1,4 +1,5 @@
 #include "cpu/rnn/rnn.h"
+#include "cpu/gemm/bfloat16.h"
 
 #include "bindings/cpu/array.h"
 
@@ -91,13 +92,21 @@ void check_states(const RnnProblem& p, const std::optional<py::array>& h, const 
     throw py::value_error(std::string("rnn: ") + c_name + " and mask are the LSTM's");
 }
 
+// f(T{}, S{}, half): what is computed in, and how x is stored. In half precision where the processor has
+// products for it: elsewhere the layer is float32's.
+template <class F>
+py::tuple by_layer(const char* op, const py::array& x, F&& f) {
+  if (half_of(x) == Half::bfloat16 && has_pair_products()) return f(float{}, uint16_t{}, Half::bfloat16);
+  return by_dtype(op, x, [&]<class T>(T) { return f(T{}, T{}, Half::none); });
+}
+
 // The weights of all directions, kept alive.
 template <class T>
 struct Weights {
-  Weights(const Arrays& arrays, const char* op) {
+  Weights(const Arrays& arrays, const char* op, Half half) {
     static constexpr const char* names[] = {"w_ih", "w_hh", "b_ih", "b_hh", "w_hr"};
     in.reserve(arrays.size());
-    for (size_t i = 0; i < arrays.size(); ++i) in.emplace_back(arrays[i], op, names[i % kPerDirection]);
+    for (size_t i = 0; i < arrays.size(); ++i) in.emplace_back(arrays[i], op, names[i % kPerDirection], half);
     for (size_t d = 0; d * kPerDirection < in.size(); ++d) {
       const auto* w = &in[d * kPerDirection];
       of[d] = {w[0], w[1], w[2], w[3], w[4]};
@@ -107,6 +116,13 @@ struct Weights {
   RnnWeights<T> of[2]{};
 };
 
+template <class T>
+T* make(py::object& into, const Shape& shape, Half half) {
+  py::array made = empty_array(stored_dtype<T>(half), shape);
+  into = made;
+  return data<T>(made);
+}
+
 int64_t work(const RnnProblem& p) {
   return p.rows() * (p.input + p.output) * p.gates() * p.hidden / 16;
 }
@@ -115,33 +131,28 @@ py::tuple bind_rnn_forward(const std::string& cell, const py::array& x, const py
                            const std::optional<py::array>& h0, const std::optional<py::array>& c0,
                            const Arrays& weights, const std::optional<py::array>& mask, bool keep) {
   constexpr const char* op = "rnn_forward";
-  return by_dtype(op, x, [&]<class T>(T) -> py::tuple {
+  return by_layer(op, x, [&]<class T, class S>(T, S, Half half) -> py::tuple {
     const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
     check_states(p, h0, c0, mask, "h0", "c0");
-    const In<T> in(x, op, "x");
-    const OptionalIn<T> h(h0, op, "h0"), c(c0, op, "c0"), m(mask, op, "mask");
-    const Weights<T> w(weights, op);
+    const In<S> in(x, op, "x", half);
+    const OptionalIn<S> h(h0, op, "h0", half), c(c0, op, "c0", half);
+    const OptionalIn<T> m(mask, op, "mask");
+    const Weights<S> w(weights, op, half);
     const int64_t D = p.directions, N = p.rows();
     const int64_t width = rnn_panel_width<T>(), groups = (p.hidden + width - 1) / width;
-    py::array y = empty<T>({N, D * p.output}), h_n = empty<T>({D, p.batch(), p.output});
-    py::object c_n = py::none(), gates = py::none(), cells = py::none();
-    const auto make = [](py::object& into, std::initializer_list<int64_t> shape) {
-      py::array made = empty<T>(shape);
-      into = made;
-      return data<T>(made);
-    };
-    RnnForward<T> io{};
-    io.y = data<T>(y), io.h_n = data<T>(h_n);
+    py::object y = py::none(), h_n = py::none(), c_n = py::none(), gates = py::none(), cells = py::none();
+    RnnForward<T, S> io{};
+    io.y = make<S>(y, {N, D * p.output}, half), io.h_n = make<S>(h_n, {D, p.batch(), p.output}, half);
     if (p.cell == RnnCell::lstm) {
-      io.c_n = make(c_n, {D, p.batch(), p.hidden});
-      if (keep) io.cells = make(cells, {D, groups, N, width});
+      io.c_n = make<S>(c_n, {D, p.batch(), p.hidden}, half);
+      if (keep) io.cells = make<T>(cells, {D, groups, N, width}, Half::none);
     }
-    if (keep && p.keeps_gates()) io.gates = make(gates, {D, groups, p.columns(), N, width});
+    if (keep && p.keeps_gates()) io.gates = make<T>(gates, {D, groups, p.columns(), N, width}, Half::none);
     io.x = in, io.h0 = h, io.c0 = c, io.mask = m;
     io.weights[0] = w.of[0], io.weights[1] = w.of[1];
     {
       KernelScope scope(work(p));
-      rnn_forward<T>(p, io);
+      rnn_forward(p, io);
     }
     return py::make_tuple(y, h_n, c_n, gates, cells);
   });
@@ -156,7 +167,7 @@ py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::arr
                             const std::optional<py::array>& gates, const std::optional<py::array>& cells,
                             bool need_x, bool need_state, bool need_weights) {
   constexpr const char* op = "rnn_backward";
-  return by_dtype(op, x, [&]<class T>(T) -> py::tuple {
+  return by_layer(op, x, [&]<class T, class S>(T, S, Half half) -> py::tuple {
     const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
     const int64_t D = p.directions, N = p.rows(), H = p.hidden;
     const bool lstm = p.cell == RnnCell::lstm;
@@ -169,31 +180,26 @@ py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::arr
     check_shape(cells, {D, groups, N, width}, "cells");
     if (bool(gates) != p.keeps_gates() || bool(cells) != lstm)
       throw py::value_error("rnn_backward: gates and cells must be what rnn_forward returned with keep=True");
-    const In<T> in(x, op, "x"), out(y, op, "y");
-    const OptionalIn<T> gy(grad_y, op, "grad_y"), gh(grad_h_n, op, "grad_h_n"), gc(grad_c_n, op, "grad_c_n"),
-        h(h0, op, "h0"), c(c0, op, "c0"), m(mask, op, "mask"), kept(gates, op, "gates"),
-        cs(cells, op, "cells");
-    const Weights<T> w(weights, op);
-    const auto make = [](py::object& into, const Shape& shape) {
-      py::array made = empty<T>(shape);
-      into = made;
-      return data<T>(made);
-    };
-    RnnBackward<T> io{};
+    const In<S> in(x, op, "x", half), out(y, op, "y", half);
+    const OptionalIn<S> gy(grad_y, op, "grad_y", half), gh(grad_h_n, op, "grad_h_n", half),
+        gc(grad_c_n, op, "grad_c_n", half), h(h0, op, "h0", half), c(c0, op, "c0", half);
+    const OptionalIn<T> m(mask, op, "mask"), kept(gates, op, "gates"), cs(cells, op, "cells");
+    const Weights<S> w(weights, op, half);
+    RnnBackward<T, S> io{};
     py::object grad_x = py::none(), grad_h0 = py::none(), grad_c0 = py::none(), grad_weights = py::none();
-    if (need_x) io.grad_x = make(grad_x, {N, p.input});
-    io.grad_h0 = make(grad_h0, {D, p.batch(), p.output});
-    if (lstm) io.grad_c0 = make(grad_c0, {D, p.batch(), H});
+    if (need_x) io.grad_x = make<S>(grad_x, {N, p.input}, half);
+    io.grad_h0 = make<S>(grad_h0, {D, p.batch(), p.output}, half);
+    if (lstm) io.grad_c0 = make<S>(grad_c0, {D, p.batch(), H}, half);
     if (need_weights) {
       py::list list;
       for (int d = 0; d < p.directions; ++d) {
-        T** into[kPerDirection] = {&io.grad_weights[d].w_ih, &io.grad_weights[d].w_hh,
+        S** into[kPerDirection] = {&io.grad_weights[d].w_ih, &io.grad_weights[d].w_hh,
                                    &io.grad_weights[d].b_ih, &io.grad_weights[d].b_hh,
                                    &io.grad_weights[d].w_hr};
         for (int i = 0; i < kPerDirection; ++i) {
           const auto& weight = weights[size_t(d * kPerDirection + i)];
           py::object grad = py::none();
-          if (weight) *into[i] = make(grad, shape_of(*weight));
+          if (weight) *into[i] = make<S>(grad, shape_of(*weight), half);
           list.append(grad);
         }
       }
@@ -205,7 +211,7 @@ py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::arr
     io.weights[0] = w.of[0], io.weights[1] = w.of[1];
     {
       KernelScope scope(work(p));
-      rnn_backward<T>(p, io);
+      rnn_backward(p, io);
     }
     if (!need_state) grad_h0 = py::none(), grad_c0 = py::none();
     return py::make_tuple(grad_x, grad_h0, grad_c0, grad_weights);

@@ -90,41 +90,52 @@ void pack_lines(uint32_t* out, int width, const uint16_t* x, const int64_t* offs
 
 namespace {
 
+// Few rows take several steps at a time into accumulators of their own, so that latency does not bound what
+// should be bound by reading B.
 template <int R>
-[[gnu::target("avx512bf16")]] void kernel(int64_t steps, Pairs a, Pairs b, float* sums, bool add) {
-  __m512 acc[R][2];
+[[gnu::target("avx512bf16")]] void kernel(int64_t steps, Pairs a, int64_t a_step, Pairs b, float* sums,
+                                          bool add) {
+  constexpr int S = R == 1 ? 4 : R < 4 ? 2 : 1;
+  __m512 acc[S][R][2];
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s)
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-  for (int64_t s = 0; s < steps; ++s, a += R, b += kColumns) {
+    for (int i = 0; i < R; ++i) acc[s][i][0] = acc[s][i][1] = _mm512_setzero_ps();
+  const auto step = [&](int s) __attribute__((always_inline, target("avx512bf16"))) {
     const __m512i left = _mm512_loadu_si512(b), right = _mm512_loadu_si512(b + 16);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const __m512bh x = (__m512bh)_mm512_set1_epi32(int(a[i]));
-      acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, (__m512bh)left);
-      acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, (__m512bh)right);
+      acc[s][i][0] = _mm512_dpbf16_ps(acc[s][i][0], x, (__m512bh)left);
+      acc[s][i][1] = _mm512_dpbf16_ps(acc[s][i][1], x, (__m512bh)right);
     }
-  }
-  if (add)
+    a += a_step, b += kColumns;
+  };
+  int64_t done = 0;
+  for (; done + S <= steps; done += S)
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) step(s);
+  if constexpr (S > 1)
+    for (; done < steps; ++done) step(0);
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      acc[i][0] = _mm512_add_ps(acc[i][0], _mm512_loadu_ps(sums + i * kColumns));
-      acc[i][1] = _mm512_add_ps(acc[i][1], _mm512_loadu_ps(sums + i * kColumns + 16));
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      float* to = sums + i * kColumns + v * 16;
+      __m512 sum = acc[0][i][v];
+#pragma GCC unroll 4
+      for (int s = 1; s < S; ++s) sum = _mm512_add_ps(sum, acc[s][i][v]);
+      _mm512_storeu_ps(to, add ? _mm512_add_ps(sum, _mm512_loadu_ps(to)) : sum);
     }
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-    _mm512_storeu_ps(sums + i * kColumns, acc[i][0]);
-    _mm512_storeu_ps(sums + i * kColumns + 16, acc[i][1]);
-  }
 }
 
 }  // namespace
 
-// Panels have an even number of rows: half the kernels.
-Kernel kernel_for(int64_t height) {
+Kernel kernel_for(int64_t rows) {
   return []<size_t... I>(std::index_sequence<I...>, int64_t at) {
-    static constexpr Kernel kernels[] = {&kernel<2 * I + 2>...};
+    static constexpr Kernel kernels[] = {&kernel<I + 1>...};
     return kernels[at];
-  }(std::make_index_sequence<kRows / 2>{}, (height - 1) / 2);
+  }(std::make_index_sequence<kRows>{}, rows - 1);
 }
 
 [[gnu::target("avx512bf16")]] void leave(uint16_t* to, int64_t ld, int64_t step, const float* sums, int rows,

@@ -41,9 +41,11 @@ void pack(uint32_t* out, int width, const uint16_t* x, int64_t lane, int64_t alo
 void pack_lines(uint32_t* out, int width, const uint16_t* x, const int64_t* offsets, int count,
                 const uint32_t* there, int64_t steps);
 
-// `height` rows of sums (kColumns apart) = or += a panel of A times one of B.
-using Kernel = void (*)(int64_t steps, const uint32_t* a, const uint32_t* b, float* sums, bool add);
-Kernel kernel_for(int64_t height);
+// `rows` (1..kRows) rows of sums (kColumns apart) = or += the first rows of a panel of A, `a_step` from one
+// step to the next, times a panel of B.
+using Kernel = void (*)(int64_t steps, const uint32_t* a, int64_t a_step, const uint32_t* b, float* sums,
+                        bool add);
+Kernel kernel_for(int64_t rows);
 
 // Neighbouring lanes of a panel of columns, and where the first one lies in an operand and in the result.
 struct Run {
@@ -103,7 +105,7 @@ void multiply(const uint32_t* a, int64_t m, int64_t n, int64_t steps, const Pack
           for (int64_t q = q0; q < q1; ++q) {
             const int64_t place = kept ? panel * columns + q : blocks > 1 ? (panel - p0) * group + q - q0 : 0;
             float* to = (kept ? kept : sums.get()) + place * height * kColumns;
-            kernel(here, a + s * panels * height + panel * height * here,
+            kernel(here, a + s * panels * height + panel * height * here, height,
                    own.get() + (q - q0) * kColumns * here, to, add || s > 0);
             if (!kept && s + here == steps)
               leave(to, panel * height, q, int(std::min<int64_t>(height, m - panel * height)));

@@ -11,6 +11,9 @@
 // its own, one that starts late (direction 1) leaves with what is in its row. The last product, for grad_h0,
 // is a plain GEMM and only done where it is wanted.
 //
+// In bfloat16 (S = uint16_t) steps multiply by pairs (pairs.h), all in one piece: gates' gradients are
+// rounded and lie in a matrix, from which pairs_backward.cpp forms the large products.
+//
 // Gradients of gates per row: simple H; LSTM i, f, g, o; GRU r, z, n, W_hn h + b_hn; GRU, reset before, r, z,
 // n.
 #include <algorithm>
@@ -20,8 +23,10 @@
 #include "cpu/gemm/gemm.h"
 #include "cpu/gemm/panels.h"
 #include "cpu/rnn/cells.h"
-#include "cpu/rnn/product.h"
+#include "cpu/rnn/columns.h"
+#include "cpu/rnn/pairs_backward.h"
 #include "cpu/rnn/rnn.h"
+#include "cpu/rnn/stored.h"
 #include "cpu/runtime/phases.h"
 
 namespace fastdl {
@@ -29,66 +34,12 @@ namespace {
 
 using namespace rnn;
 
-// The gates' gradients as the left operand of a product, straight from their panels, beginning with `column`
-// (unit j of column c is column c * hidden + j). f(panel, first lane there, first lane here, count) for each
-// run of neighbours among `count` columns from `first`.
-template <class T>
-struct Columns {
-  UnitPanels<T> d;
-  int64_t hidden;
-  int column;
-  template <class F>
-  void for_runs(int64_t first, int64_t count, F&& f) const {
-    for (int64_t i = 0; i < count;) {
-      const int64_t j = (first + i) % hidden, lane = j % kNR<T>;
-      const int64_t run = std::min({count - i, hidden - j, kNR<T> - lane});
-      f(d.at(j / kNR<T>, column + int((first + i) / hidden), 0) + lane, i, run);
-      i += run;
-    }
-  }
-};
-
-// Transposed: columns of d are the product's rows, k runs over rows of d. A panel of the tile may take its
-// lanes from two groups or gates. Each row is copied in whole pieces of kMR, whose size the compiler knows;
-// what is too much the next run or the next row overwrites, and the last rows are copied exactly.
-template <class T>
-struct PackColumns {
-  Columns<T> columns;
-  int64_t row;
-  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
-    struct {
-      const T* from;
-      int64_t at, count;
-    } runs[kMR<T>];
-    int n = 0;
-    columns.for_runs(first, count, [&](const T* from, int64_t i, int64_t run) {
-      runs[n++] = {from + (row + k0) * kNR<T>, i, run};
-    });
-    const int64_t whole = std::max<int64_t>(0, kc - 1 - kMR<T> / kNR<T>);
-    for (int64_t k = 0; k < whole; ++k)
-      for (int r = 0; r < n; ++r)
-        std::memcpy(panel + k * kMR<T> + runs[r].at, runs[r].from + k * kNR<T>, kMR<T> * sizeof(T));
-    for (int64_t k = whole; k < kc; ++k)
-      for (int r = 0; r < n; ++r)
-        std::copy_n(runs[r].from + k * kNR<T>, runs[r].count, panel + k * kMR<T> + runs[r].at);
-  }
-};
-
-// As it is: k runs over columns of d.
-template <class T>
-struct PackRows {
-  Columns<T> columns;
-  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
-    columns.for_runs(k0, kc, [&](const T* from, int64_t k, int64_t run) {
-      tile::pack_panel<T, kMR<T>>(panel + k * kMR<T>, from + first * kNR<T>, kNR<T>, 1, count, run);
-    });
-  }
-};
-
-template <class T>
+template <class T, class S>
 class BackwardDirection {
  public:
-  BackwardDirection(const RnnProblem& p, const RnnBackward<T>& io, int d, int64_t longest, int64_t row_parts)
+  // `rounded`: the matrix of gates' gradients in bfloat16.
+  BackwardDirection(const RnnProblem& p, const RnnBackward<T, S>& io, int d, int64_t longest,
+                    int64_t row_parts, GateMatrix<S> rounded)
       : p_(p),
         io_(io),
         w_(io.weights[d]),
@@ -102,16 +53,18 @@ class BackwardDirection {
         y_(io.y + d * P),
         grad_y_(io.grad_y ? io.grad_y + d * P : nullptr),
         h0_(io.h0 ? io.h0 + d * B * P : nullptr),
-        c0_(io.c0 ? io.c0 + d * B * H : nullptr),
+        c0_(io.c0, d * B * H, B * H),
         mask_(io.mask ? io.mask + d * B * P : nullptr),
         two_(p.projected() || p.cell == RnnCell::gru_before),
-        depth_((p.cell == RnnCell::gru_before ? 2 : p.gates()) * H),
-        d_gates_(UnitPanels<T>::size(H, longest, int(p.columns()))),
-        plain_(size_t(p.rows() < kFewRows ? p.rows() * ld_ : 0)),
+        known_(p.cell == RnnCell::gru_before ? 2 : p.gates()),
+        rounded_(rounded),
+        d_gates_(kRounds<T, S> ? 0 : UnitPanels<T>::size(H, longest, int(p.columns()))),
+        plain_(size_t(!kRounds<T, S> && p.rows() < kFewRows ? p.rows() * ld_ : 0)),
         carried_(UnitPanels<T>::size(P, B, 1) + (io.grad_c0 ? UnitPanels<T>::size(H, B, 1) : 0)),
         bias_(size_t(row_parts * ld_)),
         row_parts_(row_parts),
-        zeros_(size_t(std::max(H, P))),
+        zero_cells_(size_t(H)),
+        zero_state_(size_t(P)),
         inner_grad_data_(two_ ? UnitPanels<T>::size(H, B, 1) : 0),
         inner_value_(size_t(two_ ? longest * H : 0)),
         output_grad_(size_t(p.projected() ? longest * P : 0)) {
@@ -128,15 +81,16 @@ class BackwardDirection {
       else
         std::fill_n(data, UnitPanels<T>::size(units, B, 1), T(0));
     };
-    start(carry_, carried_, io.grad_h_n ? io.grad_h_n + d * B * P : nullptr, P);
+    start(carry_, carried_, Floats<T, S>(io.grad_h_n, d * B * P, B * P), P);
     if (io.grad_c0)
-      start(dc_, carried_ + UnitPanels<T>::size(P, B, 1), io.grad_c_n ? io.grad_c_n + d * B * H : nullptr, H);
+      start(dc_, carried_ + UnitPanels<T>::size(P, B, 1), Floats<T, S>(io.grad_c_n, d * B * H, B * H), H);
     std::fill_n(bias_.get(), row_parts * ld_, T(0));
-    std::fill_n(zeros_.get(), std::max(H, P), T(0));
-    if (p.steps() > 1) {
-      main_.emplace(w_.w_hh, depth_, P, 1, 0, 1, P);
-      state_[0].emplace(blocks_, B, depth_);
-      state_[1].emplace(blocks_, B, depth_);
+    std::fill_n(zero_cells_.get(), H, T(0));
+    std::fill_n(zero_state_.get(), P, S(0));
+    if (p.steps() > 1 || (kRounds<T, S> && io.need_state)) {
+      main_.emplace(w_.w_hh, H, P, 1, 0, 1, P, int(known_));
+      state_[0].emplace(blocks_, B, known_ * segment<S>(H));
+      state_[1].emplace(blocks_, B, known_ * segment<S>(H));
     }
     if (p.projected()) {
       second_.emplace(w_.w_hr, P, H, 1, 0, 1, H);
@@ -180,20 +134,26 @@ class BackwardDirection {
 
   // The products of a piece, times [t0, t1).
   void products(int64_t t0, int64_t t1, bool add_x, bool last) {
-    const int64_t row1 = p_.starts[size_t(t1)], rows = row1 - row0_, I = p_.input;
-    if (plain_) grad_gates_.write(plain_, ld_, H, 0, rows);
-    if (io_.grad_x) input_gradient(rows, add_x ? T(1) : T(0));
-    if (io_.need_weights) {
-      const RnnGradients<T>& out = io_.grad_weights[d_];
-      weight_product(0, 0, p_.gates(), 0, rows, io_.x + row0_ * I, I, I, out.w_ih, added_ih_);
-      if (p_.projected())
-        gemm<T>(true, false, P, H, rows, T(1), output_grad_.get(), P, inner_value_.get(), H,
-                added_ih_ ? T(1) : T(0), out.w_hr, H);
-      added_ih_ = true;
-      recurrent_weights(t0, t1);
+    if constexpr (kRounds<T, S>) {
+      if (io_.need_weights) pairs_weight_gradients(p_, io_, d_, rounded_, inner_value_, output_grad_);
+    } else {
+      const int64_t row1 = p_.starts[size_t(t1)], rows = row1 - row0_, I = p_.input;
+      if (plain_) grad_gates_.write(plain_, ld_, H, 0, rows);
+      if (io_.grad_x) input_gradient(rows, add_x ? T(1) : T(0));
+      if (io_.need_weights) {
+        const RnnGradients<T>& out = io_.grad_weights[d_];
+        weight_product(0, 0, p_.gates(), 0, rows, io_.x + row0_ * I, I, I, out.w_ih, added_ih_);
+        if (p_.projected())
+          gemm<T>(true, false, P, H, rows, T(1), output_grad_.get(), P, inner_value_.get(), H,
+                  added_ih_ ? T(1) : T(0), out.w_hr, H);
+        added_ih_ = true;
+        recurrent_weights(t0, t1);
+      }
+      if (last && io_.need_weights && !added_hh_)
+        std::fill_n(io_.grad_weights[d_].w_hh, known_ * H * P, T(0));
     }
     if (!last) return;
-    if (io_.need_weights) finish_weights();
+    if (io_.need_weights) finish_biases();
     if (io_.need_state) finish_state();
   }
 
@@ -244,47 +204,58 @@ class BackwardDirection {
     if (cells_.data) lines(cells_.at(group, 0, row + r0));
   }
 
-  // The row of the sequence that holds the state before time t of sequence r; none (-1): the initial state.
-  int64_t row_before(int64_t t, int64_t r) const {
-    const int64_t from = d_ == 0 ? t - 1 : t + 1;
-    const bool exists = from >= 0 && from < p_.steps() && r < p_.batch_sizes[size_t(from)];
-    return exists ? p_.starts[size_t(from)] + r : -1;
-  }
-  const T* h_before(int64_t t, int64_t r) const {
-    const int64_t row = row_before(t, r);
-    return row >= 0 ? y_ + row * y_ld_ : h0_ ? h0_ + r * P : zeros_.get();
+  const S* h_before(int64_t t, int64_t r) const {
+    const int64_t row = row_before(p_, d_, t, r);
+    return row >= 0 ? y_ + row * y_ld_ : h0_ ? h0_ + r * P : zero_state_.get();
   }
 
   void finish(int stage, int64_t b, int rows, int64_t t, int64_t group, int cols, int64_t step,
               int64_t row_part) {
+    constexpr int size = kMR<T> * kNR<T>;
+    alignas(64) T wide_grad[kRounds<T, S> ? size : 1], wide_h[kRounds<T, S> ? size : 1],
+        wide_inner[kRounds<T, S> ? size : 1], wide_d[kRounds<T, S> ? 4 * size : 1];
     const int64_t r = b * blocks_.height, row = p_.starts[size_t(t)] + r, j = group * kNR<T>;
-    const bool last = step + 1 == p_.steps();
+    const auto grad_y = read_tile<T>(grad_y_ && stage == 0 ? grad_y_ + row * y_ld_ + j : nullptr, y_ld_, rows,
+                                     cols, wide_grad);
     if (p_.projected() && stage == 0) {  // the gradient of the output, to be multiplied by W_hr
-      T* g = output_grad_.get() + (row - row0_) * P + j;
+      S* const to = output_grad_.get() + (row - row0_) * P + j;
+      const auto g = fill_tile<T>(to, P, wide_inner);
       for (int i = 0; i < rows; ++i)
         for (int k = 0; k < cols; ++k)
-          g[i * P + k] =
-              carry_.at(group, 0, r + i)[k] + (grad_y_ ? grad_y_[(row + i) * y_ld_ + j + k] : T(0));
-      inner_->put(b, rows, j, cols, g, P);
-      return;
+          g.data[i * g.ld + k] =
+              carry_.at(group, 0, r + i)[k] + (grad_y.data ? grad_y.data[i * grad_y.ld + k] : T(0));
+      inner_->put(b, rows, j, cols, g.data, g.ld);
+      return leave_tile(to, P, g.data, g.ld, rows, cols);
     }
     const T *before[kMR<T>], *c_before[kMR<T>];
     for (int i = 0; i < rows; ++i) {
-      if (!p_.projected()) before[i] = h_before(t, r + i) + j;
+      if (p_.cell >= RnnCell::gru)
+        before[i] = read_tile<T>(h_before(t, r + i) + j, 0, 1, cols, wide_h + i * kNR<T>).data;
       if (!cells_.data) continue;
-      const int64_t from = row_before(t, r + i);
-      c_before[i] = from >= 0 ? cells_.at(group, 0, from) : c0_ ? c0_ + (r + i) * H + j : zeros_.get();
+      const int64_t from = row_before(p_, d_, t, r + i);
+      c_before[i] = from >= 0 ? cells_.at(group, 0, from) : c0_ ? c0_ + (r + i) * H + j : zero_cells_.get();
     }
     BackwardTile<T> tile{};
     tile.rows = rows, tile.cols = cols, tile.hidden = H;
     if (gates_.data) tile.gates = gates_.at(group, 0, row), tile.gate_stride = gates_.stride();
-    tile.d = grad_gates_.at(group, 0, row - row0_), tile.d_stride = grad_gates_.stride();
+    if constexpr (kRounds<T, S>)
+      tile.d = wide_d, tile.d_stride = size;
+    else
+      tile.d = grad_gates_.at(group, 0, row - row0_), tile.d_stride = grad_gates_.stride();
     tile.carry = carry_.at(group, 0, r);
-    tile.grad_y = grad_y_ ? grad_y_ + row * y_ld_ + j : nullptr, tile.grad_y_ld = y_ld_;
-    tile.y = y_ + row * y_ld_ + j, tile.y_ld = y_ld_;
+    tile.grad_y = grad_y.data, tile.grad_y_ld = grad_y.ld;
     tile.h_before = before, tile.c_before = c_before;
     tile.bias = bias_.get() + row_part * ld_ + j;
-    int known = int(p_.gates());  // gates that the next step's product needs
+    const bool keeps_inner = p_.projected() || (two_ && stage == 1);
+    S* const inner = keeps_inner ? inner_value_.get() + (row - row0_) * H + j : nullptr;
+    if (keeps_inner) {
+      const auto view = fill_tile<T>(inner, H, wide_inner);
+      tile.inner = view.data, tile.inner_ld = view.ld;
+    }
+    if (p_.cell <= RnnCell::relu) {
+      const auto y = read_tile<T>(y_ + row * y_ld_ + j, y_ld_, rows, cols, wide_h);
+      tile.y = y.data, tile.y_ld = y.ld;
+    }
     switch (p_.cell) {
       case RnnCell::tanh:
         simple_backward<T, true>(tile);
@@ -295,11 +266,7 @@ class BackwardDirection {
       case RnnCell::lstm:
         tile.dc = dc_.at(group, 0, r);
         tile.cells = cells_.at(group, 0, row);
-        if (p_.projected()) {
-          tile.carry = inner_grad_.at(group, 0, r);
-          tile.grad_y = nullptr;
-          tile.inner = inner_value_.get() + (row - row0_) * H + j;
-        }
+        if (p_.projected()) tile.carry = inner_grad_.at(group, 0, r);
         lstm_backward<T>(tile);
         break;
       case RnnCell::gru:
@@ -309,18 +276,31 @@ class BackwardDirection {
         if (stage == 0) {
           gru_before_update_backward<T>(tile);
           inner_->put(b, rows, j, cols, tile.d + 2 * tile.d_stride, kNR<T>);
-          return;
+          break;
         }
         tile.through = inner_grad_.at(group, 0, r);
-        tile.inner = inner_value_.get() + (row - row0_) * H + j;
         gru_before_reset_backward<T>(tile);
-        known = 2;
         break;
     }
-    if (last) return;
-    for (int gate = 0; gate < known; ++gate) {
+    if (keeps_inner) leave_tile(inner, H, tile.inner, tile.inner_ld, rows, cols);
+    hand_on(stage, b, rows, row, j, cols, step, tile);
+  }
+
+  // The gates' gradients to what follows: the matrix of them, the next step's product.
+  void hand_on(int stage, int64_t b, int rows, int64_t row, int64_t j, int cols, int64_t step,
+               const BackwardTile<T>& tile) {
+    const bool first = p_.cell == RnnCell::gru_before && stage == 0;  // of two: z and n, r comes later
+    if constexpr (kRounds<T, S>)
+      for (int c = first ? 1 : 0; c < (p_.cell == RnnCell::gru_before && !first ? 1 : p_.columns()); ++c)
+        round_rows(rounded_.at(row, c) + j, rounded_.ld, tile.d + c * tile.d_stride, kNR<T>, rows, cols);
+    if (first || (step + 1 == p_.steps() && !(kRounds<T, S> && main_))) return;
+    for (int gate = 0; gate < known_; ++gate) {  // those that the next step's product needs
       const int column = gate == 2 && p_.cell == RnnCell::gru ? 3 : gate;
-      state_[(step + 1) & 1]->put(b, rows, gate * H + j, cols, tile.d + column * tile.d_stride, kNR<T>);
+      Operand<S>& to = *state_[(step + 1) & 1];
+      if constexpr (kRounds<T, S>)
+        to.put(b, rows, gate * segment<S>(H) + j, cols, rounded_.at(row, column) + j, rounded_.ld);
+      else
+        to.put(b, rows, gate * H + j, cols, tile.d + column * tile.d_stride, kNR<T>);
     }
   }
 
@@ -363,78 +343,97 @@ class BackwardDirection {
     add_recurrent(row0_, rows, h, P);
   }
 
-  void finish_weights() {
-    const RnnGradients<T>& out = io_.grad_weights[d_];
-    const int64_t known = p_.cell == RnnCell::gru_before ? 2 : p_.gates();
-    if (!added_hh_) std::fill_n(out.w_hh, known * H * P, T(0));
+  void finish_biases() {
+    const RnnGradients<S>& out = io_.grad_weights[d_];
     if (!out.b_ih) return;
     T* sum = bias_.get();
     for (int64_t part = 1; part < row_parts_; ++part)
       for (int64_t i = 0; i < ld_; ++i) sum[i] += sum[part * ld_ + i];
-    std::copy_n(sum, p_.gates() * H, out.b_ih);
-    std::copy_n(sum, p_.gates() * H, out.b_hh);
-    if (p_.cell == RnnCell::gru) std::copy_n(sum + 3 * H, H, out.b_hh + 2 * H);
+    leave(sum, out.b_ih, p_.gates() * H);
+    leave(sum, out.b_hh, p_.gates() * H);
+    if (p_.cell == RnnCell::gru) leave(sum + 3 * H, out.b_hh + 2 * H, H);
   }
 
   void finish_state() {
-    T* grad_h0 = io_.grad_h0 + d_ * B * P;
-    carry_.write(grad_h0, P, P, 0, B);
-    if (dc_.data) dc_.write(io_.grad_c0 + d_ * B * H, H, H, 0, B);
-    // The first step's gates to h0.
+    S* grad_h0 = io_.grad_h0 + d_ * B * P;
+    const bool adds = p_.cell >= RnnCell::gru;
     const int64_t t = time(p_.steps() - 1), n = p_.batch_sizes[size_t(t)];
-    memory::Buffer<T> d(size_t(n * ld_));
-    grad_gates_.write(d, ld_, H, p_.starts[size_t(t)] - row0_, n);
-    if (p_.cell == RnnCell::gru) {
-      gemm<T>(false, false, n, P, 2 * H, T(1), d, ld_, w_.w_hh, P, T(1), grad_h0, P);
-      gemm<T>(false, false, n, P, H, T(1), d + 3 * H, ld_, w_.w_hh + 2 * H * P, P, T(1), grad_h0, P);
-    } else {
-      gemm<T>(false, false, n, P, depth_, T(1), d, ld_, w_.w_hh, P, p_.cell >= RnnCell::gru ? T(1) : T(0),
-              grad_h0, P);
-      if (mask_) apply_mask(grad_h0, P, 0, int(n), 0, int(P));
+    if constexpr (kRounds<T, S>) {  // one product more
+      const double work = step_microseconds<T, S>(n, P, known_ * H);
+      tile::share(UnitPanels<T>::groups(P), work, [&](int64_t begin, int64_t end) {
+        for (int64_t g = begin; g < end; ++g)
+          main_->multiply(*state_[p_.steps() & 1], blocks_, 0, blocks_.count(n), n, g, 0, carry_.at(g, 0, 0),
+                          kNR<T>, adds);
+      });
+      if (mask_)
+        for (int64_t g = 0; g < UnitPanels<T>::groups(P); ++g)
+          apply_mask(carry_.at(g, 0, 0), kNR<T>, 0, int(n), g * kNR<T>,
+                     int(std::min<int64_t>(kNR<T>, P - g * kNR<T>)));
+    }
+    leave(carry_, grad_h0, P, B);
+    if (dc_.data) leave(dc_, io_.grad_c0 + d_ * B * H, H, B);
+    if constexpr (!kRounds<T, S>) {  // the first step's gates to h0
+      memory::Buffer<T> d(size_t(n * ld_));
+      grad_gates_.write(d, ld_, H, p_.starts[size_t(t)] - row0_, n);
+      if (p_.cell == RnnCell::gru) {
+        gemm<T>(false, false, n, P, 2 * H, T(1), d, ld_, w_.w_hh, P, T(1), grad_h0, P);
+        gemm<T>(false, false, n, P, H, T(1), d + 3 * H, ld_, w_.w_hh + 2 * H * P, P, T(1), grad_h0, P);
+      } else {
+        gemm<T>(false, false, n, P, known_ * H, T(1), d, ld_, w_.w_hh, P, adds ? T(1) : T(0), grad_h0, P);
+        if (mask_) apply_mask(grad_h0, P, 0, int(n), 0, int(P));
+      }
     }
   }
 
   const RnnProblem& p_;
-  const RnnBackward<T>& io_;
-  const RnnWeights<T>& w_;
+  const RnnBackward<T, S>& io_;
+  const RnnWeights<S>& w_;
   const int d_;
   const int64_t H, P, B;
   const Blocks blocks_;
   const int64_t ld_, y_ld_;
-  const T *y_, *grad_y_;
-  const T *h0_, *c0_, *mask_;
-  const bool two_;                                      // products per step
-  const int64_t depth_;                                 // of the product with W_hh
+  const S *y_, *grad_y_, *h0_;
+  const Floats<T, S> c0_;
+  const T* mask_;
+  const bool two_;       // products per step
+  const int64_t known_;  // gates in the product with W_hh
+  const GateMatrix<S> rounded_;
   memory::Buffer<T> d_gates_, plain_, carried_, bias_;  // plain: d as a matrix, where rows are few
   const int64_t row_parts_;
-  memory::Buffer<T> zeros_, inner_grad_data_, inner_value_, output_grad_;
+  memory::Buffer<T> zero_cells_;
+  memory::Buffer<S> zero_state_;
+  memory::Buffer<T> inner_grad_data_;
+  memory::Buffer<S> inner_value_, output_grad_;
   UnitPanels<const T> gates_{}, cells_{};
   UnitPanels<T> grad_gates_{}, carry_{}, dc_{}, inner_grad_{};
   std::optional<memory::Buffer<T>> w_ih_;  // packed
-  std::optional<Panels<T>> main_, second_;
-  std::optional<Operand<T>> state_[2], inner_;
+  std::optional<Panels<S>> main_, second_;
+  std::optional<Operand<S>> state_[2], inner_;
   int64_t row0_ = 0;  // of the piece at work
   bool added_ih_ = false, added_hh_ = false;
 };
 
 }  // namespace
 
-template <class T>
-void rnn_backward(const RnnProblem& p, const RnnBackward<T>& io) {
+template <class T, class S>
+void rnn_backward(const RnnProblem& p, const RnnBackward<T, S>& io) {
   const int64_t columns = p.columns() * p.hidden, steps = p.steps();
-  const Pieces pieces = Pieces::of(steps, p.rows(), columns * int64_t(sizeof(T)));
+  const Pieces pieces =
+      kRounds<T, S> ? Pieces{steps, 1} : Pieces::of(steps, p.rows(), columns * int64_t(sizeof(T)));
   int64_t longest = 0;
   for (int64_t i = 0; i < pieces.count; ++i)
     longest = std::max(longest, p.starts[size_t(pieces.cut(i + 1))] - p.starts[size_t(pieces.cut(i))]);
 
-  const double work = step_microseconds<T>(p.batch(), p.output, p.gates() * p.hidden) * p.directions;
+  const double work = step_microseconds<T, S>(p.batch(), p.output, p.gates() * p.hidden) * p.directions;
   const bool share = num_threads() > 1 && work >= kShareMicroseconds;
   const Grid grid = Grid::of(share ? std::max(1, num_threads() / p.directions) : 1,
                              Blocks::of<T>(p.batch()).count(p.batch()), ceil_div(p.hidden, kNR<T>));
   const int64_t slices = share ? grid.parts() * p.directions : 1;
 
-  std::optional<BackwardDirection<T>> directions[2];
-  for (int d = 0; d < p.directions; ++d) directions[d].emplace(p, io, d, longest, grid.row_parts);
+  memory::Buffer<S> rounded(size_t(kRounds<T, S> ? p.rows() * p.directions * columns : 0));
+  std::optional<BackwardDirection<T, S>> directions[2];
+  for (int d = 0; d < p.directions; ++d)
+    directions[d].emplace(p, io, d, longest, grid.row_parts, GateMatrix<S>(p, rounded, d));
   const int stages = directions[0]->stages();
 
   std::vector<bool> written(
@@ -463,9 +462,17 @@ void rnn_backward(const RnnProblem& p, const RnnBackward<T>& io) {
       written[size_t(at)] = true;
     }
   }
+  if constexpr (kRounds<T, S>)
+    if (io.grad_x) pairs_input_gradient(p, io, rounded);
 }
 
-template void rnn_backward<float>(const RnnProblem&, const RnnBackward<float>&);
-template void rnn_backward<double>(const RnnProblem&, const RnnBackward<double>&);
+template void rnn_backward(const RnnProblem&, const RnnBackward<float>&);
+template void rnn_backward(const RnnProblem&, const RnnBackward<double>&);
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+template void rnn_backward(const RnnProblem&, const RnnBackward<float, uint16_t>&);
+#else  // never called
+template <>
+void rnn_backward(const RnnProblem&, const RnnBackward<float, uint16_t>&) {}
+#endif
 
 }  // namespace fastdl

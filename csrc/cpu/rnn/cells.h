@@ -49,8 +49,9 @@ struct BackwardTile {
   const T* const* c_before;
   const T* through;  // panel; gru_before: gradient of r * h
   T* inner;          // projected lstm: o tanh(c'), gru_before: r * h; as weight gradients need them
-  int64_t hidden;    // row stride of inner, and from gate to gate of bias
-  T* bias;           // sums of d over rows, added to
+  int64_t inner_ld;
+  T* bias;         // sums of d over rows, added to
+  int64_t hidden;  // from gate to gate of bias
 };
 
 namespace detail {
@@ -238,7 +239,7 @@ void lstm_backward(const BackwardTile<T>& t) {
                    dh = grad_h<T>(t, r, j, read);
       T *dc = t.dc + r * kNR<T> + j, *d = t.d + r * kNR<T> + j;
       const Vec<T> ot = o * tc, dcell = read(dc) + dh * (o - ot * tc);
-      if (t.inner) write(t.inner + r * t.hidden + j, ot);
+      if (t.inner) write(t.inner + r * t.inner_ld + j, ot);
       const Vec<T> di = dcell * g * (i - i * i), df = dcell * read(t.c_before[r] + j) * (f - f * f),
                    dg = dcell * i * (T(1) - g * g), dgate = dh * tc * (o - o * o);
       write(d, di);
@@ -306,7 +307,7 @@ void gru_before_reset_backward(const BackwardTile<T>& t) {
     for (int k = 0; k < t.rows; ++k) {
       const Vec<T> r = read(t.gates + k * kNR<T> + j), through = read(t.through + k * kNR<T> + j),
                    rh = r * read(t.h_before[k] + j), dr = through * (rh - rh * r);
-      write(t.inner + k * t.hidden + j, rh);
+      write(t.inner + k * t.inner_ld + j, rh);
       write(t.d + k * kNR<T> + j, dr);
       T* carry = t.carry + k * kNR<T> + j;
       write(carry, read(carry) + through * r);

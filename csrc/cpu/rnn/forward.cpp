@@ -13,6 +13,10 @@
 // Cells with two products per step (gru_before: W_hn (r h) after r; a projected LSTM: W_hr m after m) run two
 // phases per step. The first step multiplies only if there is an h0.
 //
+// In bfloat16 (S = uint16_t) products are those of pairs.h, everything else is computed in floats, and what
+// leaves for y and for the next step's product is rounded. Weights are always packed: as floats they would
+// have to be converted.
+//
 // Kept for backward: y, gates after their functions (GRU: and W_hn h + b_hn), c of each step (LSTM), both as
 // UnitPanels. The running state is in panels, too: sequences that ended keep theirs, sequences that start
 // later begin with h0, c0.
@@ -22,8 +26,9 @@
 #include "cpu/gemm/gemm.h"
 #include "cpu/gemm/share.h"
 #include "cpu/rnn/cells.h"
-#include "cpu/rnn/product.h"
+#include "cpu/rnn/pairs.h"
 #include "cpu/rnn/rnn.h"
+#include "cpu/rnn/stored.h"
 #include "cpu/runtime/phases.h"
 
 namespace fastdl {
@@ -51,15 +56,16 @@ struct Plan {
   }
 };
 
+template <class T, class S>
 bool packs_input(const RnnProblem& p) {
-  return p.steps() > 1 && p.rows() >= kFewRows / 4;
+  return kRounds<T, S> || (p.steps() > 1 && p.rows() >= kFewRows / 4);
 }
 
-template <class T>
+template <class T, class S>
 class Direction {
  public:
   // `rows`: of the longest piece.
-  Direction(const RnnProblem& p, const RnnForward<T>& io, int d, const Grid& grid, const Plan& plan,
+  Direction(const RnnProblem& p, const RnnForward<T, S>& io, int d, const Grid& grid, const Plan& plan,
             int64_t rows)
       : p_(p),
         w_(io.weights[d]),
@@ -71,12 +77,12 @@ class Direction {
         plan_(plan),
         blocks_(Blocks::of<T>(B)),
         x_(io.x),
-        h0_(io.h0 ? io.h0 + d * B * P : nullptr),
+        h0_(io.h0, d * B * P, B * P),
+        mask_(io.mask ? io.mask + d * B * P : nullptr),
         y_(io.y + d * P),
         y_ld_(p.directions * P),
         h_n_(io.h_n + d * B * P),
         c_n_(io.c_n ? io.c_n + d * B * H : nullptr),
-        mask_(io.mask ? io.mask + d * B * P : nullptr),
         keep_(io.gates != nullptr),
         bias_(size_t(p.columns() * H)),
         state_data_(UnitPanels<T>::size(P, B, 1) + (c_n_ ? UnitPanels<T>::size(H, B, 1) : 0)),
@@ -92,13 +98,13 @@ class Direction {
     else if (p.cell == RnnCell::gru_before)
       second_.emplace(w_.w_hh + 2 * H * H, H, H, 1, 0, H, 1);
     if (second_) inner_.emplace(blocks_, B, H);
-    if (p.steps() > 1) {
+    if (p.steps() > 1 || (kRounds<T, S> && h0_)) {
       const int first = p.cell == RnnCell::gru_before ? 2 : int(p.gates());
       main_.emplace(w_.w_hh, P, H, first, H * P, P, 1);
       state_[0].emplace(blocks_, B, P);
       state_[1].emplace(blocks_, B, P);
     }
-    if (packs_input(p)) {
+    if (packs_input<T, S>(p)) {
       input_.emplace(w_.w_ih, p.input, H, int(p.gates()), H * p.input, p.input, 1);
       for (auto& x : packed_x_) x.emplace(kRowBlocks, rows, p.input);
     }
@@ -111,14 +117,15 @@ class Direction {
         std::fill_n(state.data, UnitPanels<T>::size(units, B, 1), T(0));
     };
     start(h_, h0_, P);
-    if (c_n_) start(c_, io.c0 ? io.c0 + d * B * H : nullptr, H);
-    if (!input_) plain_products();
+    if (c_n_) start(c_, Floats<T, S>(io.c0, d * B * H, B * H), H);
+    if constexpr (!kRounds<T, S>)
+      if (!input_) plain_products();
   }
 
   // What the first phases read: the first piece of x, h0.
   void begin(int64_t part) {
     if (input_) pack_x(0, part);
-    if (!h0_ || p_.steps() == 1) return;
+    if (!h0_ || !main_) return;
     const Share own = share(part, blocks_.count(B), UnitPanels<T>::groups(P));
     const int64_t n = p_.batch_sizes[size_t(time(0))];
     for (int64_t g = own.g0; g < own.g1; ++g)
@@ -163,8 +170,8 @@ class Direction {
   }
 
   void end() {
-    h_.write(h_n_, P, P, 0, B);
-    if (c_n_) c_.write(c_n_, H, H, 0, B);
+    leave(h_, h_n_, P, B);
+    if (c_n_) leave(c_, c_n_, H, B);
   }
 
  private:
@@ -193,10 +200,11 @@ class Direction {
   void add_biases() {  // the GRU's b_hn stays inside the reset gate
     std::fill_n(bias_.get(), p_.columns() * H, T(0));
     if (!w_.b_ih) return;
-    std::copy_n(w_.b_ih, p_.gates() * H, bias_.get());
-    const int64_t both = (p_.cell == RnnCell::gru ? 2 : p_.gates()) * H;
-    for (int64_t i = 0; i < both; ++i) bias_[size_t(i)] += w_.b_hh[i];
-    if (p_.cell == RnnCell::gru) std::copy_n(w_.b_hh + 2 * H, H, bias_.get() + 3 * H);
+    const int64_t all = p_.gates() * H, both = (p_.cell == RnnCell::gru ? 2 : p_.gates()) * H;
+    const Floats<T, S> b_ih(w_.b_ih, 0, all), b_hh(w_.b_hh, 0, all);
+    std::copy_n(b_ih.get(), all, bias_.get());
+    for (int64_t i = 0; i < both; ++i) bias_[size_t(i)] += b_hh.get()[i];
+    if (p_.cell == RnnCell::gru) std::copy_n(b_hh.get() + 2 * H, H, bias_.get() + 3 * H);
   }
 
   // Both products without packed weights: of all steps x, of a single step h0.
@@ -226,7 +234,6 @@ class Direction {
                         projected ? h_.at(g, 0, 0) : gates_.at(g, 2, row), kNR<T>, !projected);
       return;
     }
-    if (p_.steps() == 1) return;
     if (step == 0 && !h0_) {
       if (p_.cell == RnnCell::gru) {
         const int64_t r0 = own.b0 * blocks_.height, r1 = std::min(n, own.b1 * blocks_.height);
@@ -234,6 +241,7 @@ class Direction {
       }
       return;
     }
+    if (!main_) return;
     for (int gate = 0; gate < main_->gates(); ++gate) {
       const bool apart = gate == 2 && p_.cell == RnnCell::gru;
       main_->multiply(*state_[step & 1], blocks_, own.b0, own.b1, n, g, gate,
@@ -251,7 +259,9 @@ class Direction {
     tile.gates = gates_.at(g, 0, gate_row + r), tile.gate_stride = gates_.stride();
     tile.bias = bias_.get() + j, tile.hidden = H;
     tile.h = h_.at(g, 0, r);
-    tile.y = y_ + (row0 + r) * y_ld_ + j, tile.y_ld = y_ld_;
+    S* const y = y_ + (row0 + r) * y_ld_ + j;
+    const TileView<T> leaves = fill_tile(y, y_ld_, tile.h);  // h once more
+    tile.y = leaves.data, tile.y_ld = leaves.ld;
     tile.keep = keep_;
     switch (p_.cell) {
       case RnnCell::tanh:
@@ -262,7 +272,7 @@ class Direction {
         break;
       case RnnCell::lstm:
         if (stage == 1) {
-          for (int i = 0; i < rows; ++i) std::copy_n(tile.h + i * kNR<T>, tile.cols, tile.y + i * y_ld_);
+          for (int i = 0; i < rows; ++i) std::copy_n(tile.h + i * kNR<T>, tile.cols, tile.y + i * tile.y_ld);
           break;
         }
         tile.c = c_.at(g, 0, r);
@@ -278,7 +288,10 @@ class Direction {
         stage == 0 ? gru_before_reset<T>(tile) : gru_before_update<T>(tile);
         break;
     }
-    if (stage == 0 && second_) inner_->put(b, rows, j, tile.cols, scratch, kNR<T>);
+    if (stage == 0 && second_)
+      inner_->put(b, rows, j, tile.cols, scratch, kNR<T>);
+    else
+      leave_tile(y, y_ld_, tile.y, tile.y_ld, rows, tile.cols);
   }
 
   // What the product of `step` needs of block b: h, or h0 of sequences that start there.
@@ -305,22 +318,23 @@ class Direction {
   }
 
   const RnnProblem& p_;
-  const RnnWeights<T>& w_;
+  const RnnWeights<S>& w_;
   const int d_;
   const int64_t H, P, B;
   const Grid grid_;
   const Plan plan_;
   const Blocks blocks_;
-  const T *x_, *h0_;
-  T* y_;
-  int64_t y_ld_;
-  T *h_n_, *c_n_;
+  const S* x_;
+  const Floats<T, S> h0_;
   const T* mask_;
+  S* y_;
+  int64_t y_ld_;
+  S *h_n_, *c_n_;
   bool keep_;
   memory::Buffer<T> bias_, state_data_, gate_data_;
   UnitPanels<T> gates_{}, cells_{}, h_{}, c_{};
-  std::optional<Panels<T>> input_, main_, second_;
-  std::optional<Operand<T>> packed_x_[2], state_[2], inner_;
+  std::optional<Panels<S>> input_, main_, second_;
+  std::optional<Operand<S>> packed_x_[2], state_[2], inner_;
 };
 
 }  // namespace
@@ -330,10 +344,10 @@ int64_t rnn_panel_width() {
   return kNR<T>;
 }
 
-template <class T>
-void rnn_forward(const RnnProblem& p, const RnnForward<T>& io) {
+template <class T, class S>
+void rnn_forward(const RnnProblem& p, const RnnForward<T, S>& io) {
   const int64_t steps = p.steps();
-  const double work = step_microseconds<T>(p.batch(), p.gates() * p.hidden, p.output) * p.directions;
+  const double work = step_microseconds<T, S>(p.batch(), p.gates() * p.hidden, p.output) * p.directions;
   const bool share = num_threads() > 1 && work >= kShareMicroseconds;
   const Grid grid = Grid::of(share ? std::max(1, num_threads() / p.directions) : 1,
                              Blocks::of<T>(p.batch()).count(p.batch()), UnitPanels<T>::groups(p.hidden));
@@ -342,8 +356,8 @@ void rnn_forward(const RnnProblem& p, const RnnForward<T>& io) {
   const int stages = p.projected() || p.cell == RnnCell::gru_before ? 2 : 1;
   const int64_t row_bytes = p.columns() * p.hidden * int64_t(sizeof(T)) / grid.unit_parts;
   const int64_t piece = std::max(kInputRows, kGateBytes / row_bytes) / p.batch();
-  const Plan plan{steps, packs_input(p) ? std::clamp<int64_t>(piece, 1, steps) : steps, stages};
-  std::optional<Direction<T>> directions[2];
+  const Plan plan{steps, packs_input<T, S>(p) ? std::clamp<int64_t>(piece, 1, steps) : steps, stages};
+  std::optional<Direction<T, S>> directions[2];
   for (int d = 0; d < p.directions; ++d)
     directions[d].emplace(p, io, d, grid, plan, p.starts[size_t(plan.begin(1))]);
 
@@ -367,7 +381,13 @@ void rnn_forward(const RnnProblem& p, const RnnForward<T>& io) {
 
 template int64_t rnn_panel_width<float>();
 template int64_t rnn_panel_width<double>();
-template void rnn_forward<float>(const RnnProblem&, const RnnForward<float>&);
-template void rnn_forward<double>(const RnnProblem&, const RnnForward<double>&);
+template void rnn_forward(const RnnProblem&, const RnnForward<float>&);
+template void rnn_forward(const RnnProblem&, const RnnForward<double>&);
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+template void rnn_forward(const RnnProblem&, const RnnForward<float, uint16_t>&);
+#else  // never called
+template <>
+void rnn_forward(const RnnProblem&, const RnnForward<float, uint16_t>&) {}
+#endif
 
 }  // namespace fastdl

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "common/rnn.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/panels.h"
 #include "cpu/gemm/tile.h"
@@ -89,6 +90,12 @@ struct UnitPanels {
   }
 };
 
+// How many places of an operand `length` numbers take (pairs.h: an even number).
+template <class T>
+inline int64_t segment(int64_t length) {
+  return length;
+}
+
 // A left operand, batch x depth.
 template <class T>
 class Operand {
@@ -119,18 +126,18 @@ class Operand {
   memory::Buffer<T> data_;
 };
 
-// Packed weights: `gates` matrices of depth x units.
+// Packed weights: `gates` matrices of depth x units, depth in segments of an operand.
 template <class T>
 class Panels {
  public:
   // Element (k, unit j) of gate g is at w[g * gate_stride + j * unit_stride + k * k_stride].
-  Panels(const T* w, int64_t depth, int64_t units, int gates, int64_t gate_stride, int64_t unit_stride,
-         int64_t k_stride)
-      : depth_(depth),
+  Panels(const T* w, int64_t segment, int64_t units, int gates, int64_t gate_stride, int64_t unit_stride,
+         int64_t k_stride, int segments = 1)
+      : depth_(segment * segments),
         units_(units),
         gates_(gates),
-        data_(size_t(ceil_div(units, kNR<T>) * gates * depth * kNR<T>)) {
-    const int64_t panels = groups() * gates;
+        data_(size_t(ceil_div(units, kNR<T>) * gates * depth_ * kNR<T>)) {
+    const int64_t panels = groups() * gates, depth = depth_;
     parallel_for(panels, std::max<int64_t>(1, 32768 / (depth * kNR<T>)), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i / gates, gate = i % gates;
@@ -207,11 +214,21 @@ struct Pieces {
   int64_t cut(int64_t i) const { return steps * i / count; }
 };
 
-// What one thread takes for a step's product, microseconds: arithmetic, or reading the weights from L2.
-template <class T>
+// What one thread takes for a step's product, microseconds: arithmetic, or reading the weights from L2. S:
+// how they are stored.
+template <class T, class S>
 double step_microseconds(int64_t rows, int64_t columns, int64_t depth) {
+  if (sizeof(S) < sizeof(T)) depth = ceil_div(depth, 2);  // pairs
   const double read = double(columns * depth) * sizeof(T) / 1e5;
   return std::max(tile::product_microseconds<T>(rows, columns, depth), read);
+}
+
+// The row of the packed sequence that holds the state of sequence r before time t; none (-1): the initial
+// state.
+inline int64_t row_before(const RnnProblem& p, int direction, int64_t t, int64_t r) {
+  const int64_t from = direction == 0 ? t - 1 : t + 1;
+  const bool exists = from >= 0 && from < p.steps() && r < p.batch_sizes[size_t(from)];
+  return exists ? p.starts[size_t(from)] + r : -1;
 }
 
 // Steps worth less than this are not shared: meeting costs some tenths of a microsecond.

@@ -14,6 +14,7 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device
+from fastdl.dtypes import float32, is_half
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import full, zeros
 from fastdl.ops.rnn_steps import composed_direction
@@ -38,7 +39,20 @@ def _drop(array: Any, p: float) -> tuple[Any, tuple[Any, ...]]:
     """The array with elements dropped, and what its gradient needs."""
     seed, offset = default_generator.draw(on_device(array))
     drawn = (p, 1.0 / (1.0 - p) if p < 1.0 else 0.0, seed, offset, 1)
-    return select(array).dropout_forward(array, *drawn), drawn
+    return _dropped("dropout_forward", array, drawn), drawn
+
+
+def _dropped(kernel: str, array: Any, drawn: tuple[Any, ...]) -> Any:
+    """What dropout's kernel makes of the array; the CPU's knows no half precision."""
+    apply = getattr(select(array), kernel)
+    if not _stored_in_half(array):
+        return apply(array, *drawn)
+    return pooled_copy(apply(pooled_copy(array, float32), *drawn), array.dtype)
+
+
+def _stored_in_half(array: Any) -> bool:
+    """Is half precision only a way to store what is computed in float32, as on the CPU?"""
+    return is_half(array.dtype) and not on_device(array)
 
 
 class Recurrent(Op):
@@ -87,7 +101,8 @@ class Recurrent(Op):
             own = weights[layer * count : (layer + 1) * count]
             mask = None
             if recurrent_dropout:
-                ones = kernels.empty((directions, int(batch_sizes[0]), own[1].shape[1]), x.dtype)
+                dtype = float32 if _stored_in_half(x) else x.dtype  # 1 / (1 - p) is not rounded
+                ones = kernels.empty((directions, int(batch_sizes[0]), own[1].shape[1]), dtype)
                 ones.fill(1)
                 mask, _ = _drop(ones, recurrent_dropout)
             y, h_n, c_n, gates, cells = kernels.rnn_forward(cell, x, batch_sizes, h, c, own, mask, keep)
@@ -139,7 +154,7 @@ class Recurrent(Op):
                 True in need_weights[layer * count : (layer + 1) * count],
             )
             if drawn is not None:
-                grad = select(grad).dropout_backward(grad, *drawn)
+                grad = _dropped("dropout_backward", grad, drawn)
         flat: list[Any] = []
         for own, grads in zip((s[3] for s in self.saved), grad_weights, strict=True):
             flat += [None] * len(own) if grads is None else grads
@@ -171,7 +186,7 @@ class Recurrent(Op):
         for layer, (_, _, _, _, mask, _, _, _, drawn) in enumerate(self.saved):
             if drawn is not None:
                 ones = full(x.shape, 1, x.dtype, x._data)
-                x = x * Tensor._wrap(select(ones).dropout_forward(ones, *drawn))
+                x = x * Tensor._wrap(_dropped("dropout_forward", ones, drawn))
             outputs = []
             for d in range(directions):
                 own = weights[layer * count + d * PER_DIRECTION :][:PER_DIRECTION]
@@ -183,7 +198,7 @@ class Recurrent(Op):
                     None if h0 is None else h0[place],
                     None if c0 is None else c0[place],
                     own,
-                    None if mask is None else Tensor._wrap(mask[d]),
+                    None if mask is None else Tensor._wrap(mask[d]).to(x.dtype),
                     d == 1,
                 )
                 outputs.append(y)
