@@ -195,3 +195,8 @@ X, IMAGE = fastdl.rand(2, 4), fastdl.rand(2, 4, 6, 6)
 def test_arguments_of_another_kind_are_named(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_one_hot_by_name_as_in_torch():
+    for lib in (fastdl, pytest.importorskip("torch")):
+        assert lib.nn.functional.one_hot(input=lib.tensor([1, 0])).tolist() == [[0, 1], [1, 0]]

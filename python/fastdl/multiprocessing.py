@@ -106,7 +106,7 @@ class ProcessContext:
         """
         failed = None
         for sentinel in _connection.wait(list(self._running), timeout) if self._running else ():
-            i = self._running.pop(sentinel)  # type: ignore[call-overload]
+            i = self._running.pop(sentinel)
             self.processes[i].join()
             if self.processes[i].exitcode != 0 and failed is None:
                 failed = i

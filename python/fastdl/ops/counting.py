@@ -69,7 +69,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     return Tensor._wrap(counts.astype(np.float32) if weights.dtype == np.float32 else counts)
 
 
-def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+def one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
     """Integers as rows with a single 1; the classes are counted if not given. See ``torch.nn.functional.one_hot``.
 
     Example:
@@ -78,7 +78,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         tensor([[1, 0, 0],
                 [0, 0, 1]])
     """
-    array = tensor._data
+    array = input._data
     if array.dtype != int64:
         raise RuntimeError(f"one_hot: expects an int64 tensor, got dtype {array.dtype}")
     if num_classes == -1:

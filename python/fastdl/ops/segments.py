@@ -93,14 +93,13 @@ def segment_reduce(
     shape = (*data.shape[:axis], segments + 1, *data.shape[axis + 1 :])
     start = _EMPTY["sum" if reduce == "mean" else reduce] if initial is None else initial
     into = Tensor._wrap(np.full(shape, start, data._data.dtype, like=data._data))
-    index_shape = (*owner.shape, *([1] * (data.ndim - axis - 1)))
-    index = expand(reshape(Tensor._wrap(array(owner, data._data)), index_shape), *data.shape)
+    behind = [1] * (data.ndim - axis - 1)
+    owners = reshape(Tensor._wrap(array(owner, data._data)), *owner.shape, *behind)
+    to = expand(owners, *data.shape)
     how = "sum" if reduce == "mean" else _NAMES.get(reduce, reduce)
-    result = narrow(scatter_reduce(into, axis, index, data, how), axis, 0, segments)
+    result = narrow(scatter_reduce(into, axis, to, data, how), axis, 0, segments)
     if reduce == "mean":
-        sizes = reshape(
-            Tensor._wrap(array(places, data._data)).to(data.dtype), *places.shape, *index_shape[axis + 1 :]
-        )
+        sizes = reshape(Tensor._wrap(array(places, data._data)).to(data.dtype), *places.shape, *behind)
         empty = sizes == 0
         result = result / sizes.masked_fill(empty, 1)
         if initial is None:

@@ -26,57 +26,57 @@ __all__ = ["FlopCounterMode"]
 # ------------------------------------------------------------ the kernels: result and arguments to a number
 
 
-def _matmul(result: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+def _matmul(result: Any, a: Any, b: Any, *_: Any, **__: Any) -> Any:
     return 2 * result.size * a.shape[-1]
 
 
-def _linear_forward(result: Any, x: Any, weight: Any, *_: Any, **__: Any) -> int:
+def _linear_forward(result: Any, x: Any, weight: Any, *_: Any, **__: Any) -> Any:
     return 2 * x.size * weight.shape[0]
 
 
 def _linear_backward(
     result: Any, grad_y: Any, x: Any, weight: Any, need_x: bool, need_weight: bool, need_bias: bool
-) -> int:
+) -> Any:
     return (need_x + need_weight) * 2 * x.size * weight.shape[0]
 
 
-def _conv_forward(result: Any, x: Any, weight: Any, *_: Any) -> int:
+def _conv_forward(result: Any, x: Any, weight: Any, *_: Any) -> Any:
     return 2 * result.size * prod(weight.shape[1:])
 
 
-def _conv_backward(result: Any, grad_y: Any, x: Any, weight: Any, *problem: Any) -> int:
+def _conv_backward(result: Any, grad_y: Any, x: Any, weight: Any, *problem: Any) -> Any:
     return sum(problem[-1][:2]) * _conv_forward(grad_y, x, weight)
 
 
-def _conv_transpose_forward(result: Any, x: Any, weight: Any, *_: Any) -> int:
+def _conv_transpose_forward(result: Any, x: Any, weight: Any, *_: Any) -> Any:
     return 2 * x.size * prod(weight.shape[1:])
 
 
-def _conv_transpose_backward(result: Any, grad_y: Any, x: Any, weight: Any, *problem: Any) -> int:
+def _conv_transpose_backward(result: Any, grad_y: Any, x: Any, weight: Any, *problem: Any) -> Any:
     return sum(problem[-1][:2]) * _conv_transpose_forward(grad_y, x, weight)
 
 
-def _attention_forward(result: Any, query: Any, key: Any, value: Any, *_: Any) -> int:
+def _attention_forward(result: Any, query: Any, key: Any, value: Any, *_: Any) -> Any:
     return 2 * query.size * key.shape[-2] + 2 * prod(query.shape[:-1]) * key.shape[-2] * value.shape[-1]
 
 
-def _attention_backward(result: Any, grad_y: Any, query: Any, key: Any, value: Any, *_: Any) -> int:
+def _attention_backward(result: Any, grad_y: Any, query: Any, key: Any, value: Any, *_: Any) -> Any:
     # The scores once more, three gradients and that of the weights.
     scores = 2 * prod(query.shape[:-1]) * key.shape[-2]
     return scores * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
-def _rnn(rows: int, weights: Any) -> int:
+def _rnn(rows: int, weights: Any) -> Any:
     return sum([2 * rows * w.size for w in weights if w is not None and w.ndim == 2])
 
 
 def _rnn_forward(
     result: Any, cell: str, x: Any, batch_sizes: Any, h0: Any, c0: Any, weights: Any, *_: Any
-) -> int:
+) -> Any:
     return _rnn(x.shape[0], weights)
 
 
-def _rnn_backward(result: Any, cell: str, *arguments: Any) -> int:
+def _rnn_backward(result: Any, cell: str, *arguments: Any) -> Any:
     x, weights, (need_x, _, need_weights) = arguments[3], arguments[7], arguments[-3:]
     whole = _rnn(x.shape[0], weights)
     of_inputs = (
@@ -85,7 +85,7 @@ def _rnn_backward(result: Any, cell: str, *arguments: Any) -> int:
     return whole * (1 + need_weights) - (0 if need_x else min(of_inputs, whole))
 
 
-_KERNELS: dict[str, tuple[str, Callable[..., int]]] = {
+_KERNELS: dict[str, tuple[str, Callable[..., Any]]] = {
     "matmul": ("matmul", _matmul),
     "linear_forward": ("linear", _linear_forward),
     "linear_backward": ("linear_backward", _linear_backward),
@@ -194,7 +194,7 @@ class FlopCounterMode:
         self._undo.append(lambda: delattr(owner, name) if before is None else setattr(owner, name, before))
 
     def _counted(
-        self, function: Callable[..., Any], kind: str, formula: Callable[..., int]
+        self, function: Callable[..., Any], kind: str, formula: Callable[..., Any]
     ) -> Callable[..., Any]:
         @wraps(function)
         def call(*args: Any, **options: Any) -> Any:
@@ -209,9 +209,9 @@ class FlopCounterMode:
 
         def apply(cls: type[Op], *inputs: Any, **options: Any) -> Any:
             result = super(Op, cls).apply(*inputs, **options)  # type: ignore[misc]
-            first = result[0] if result.__class__ is tuple else result
-            if first._node is not None and self._within:
-                first._node.__dict__["within"] = tuple(self._within)
+            node = getattr(result[0] if result.__class__ is tuple else result, "_node", None)
+            if node is not None and self._within:
+                node.__dict__["within"] = tuple(self._within)
             return result
 
         return classmethod(apply)
@@ -258,5 +258,6 @@ class FlopCounterMode:
             undo()
         self._undo.clear()
         self._within.clear()
+        self._names.clear()
         if self.display:
             print(self.get_table())
