@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import threading
 import weakref
 
@@ -769,3 +770,119 @@ def test_a_gradient_handed_on_belongs_to_one():
     double = (a + 1) + (a + 1)
     (double + double).exp().sum().backward()
     np.testing.assert_allclose(a.grad.numpy(), np.full(3, 4 * np.exp(4)), rtol=1e-6)
+
+
+def test_gradient_edges_stand_for_tensors():
+    results = []
+    for lib in (fastdl, pytest.importorskip("torch")):
+        graph = lib.autograd.graph
+        x = lib.tensor([2.0, 3.0], requires_grad=True)
+        y = x * x
+        a, b = y.unbind()
+        z = (a * b * y).sum()
+        at_x, at_y, at_b = (graph.get_gradient_edge(t) for t in (x, y, b))
+        assert isinstance(at_y, graph.GradientEdge)
+        assert at_y.node is y.grad_fn
+        assert (at_x.output_nr, at_y.output_nr) == (0, 0)
+        grad = lib.autograd.grad
+        found = [
+            *grad(z, [at_x, at_y, b], retain_graph=True),
+            *grad(z, at_b, retain_graph=True),
+            *grad(at_y, x, lib.tensor([1.0, 10.0]), retain_graph=True),
+            *grad([at_y, at_b], [at_x], [lib.tensor([1.0, 10.0]), lib.tensor(7.0)], retain_graph=True),
+            *grad(grad(z, at_x, create_graph=True)[0].sum(), at_x, retain_graph=True),
+            *grad(z, [graph.GradientEdge(y.grad_fn, 0), graph.GradientEdge(at_x.node, 0)], retain_graph=True),
+        ]
+        lib.autograd.backward(z, inputs=[at_x], retain_graph=True)
+        lib.autograd.backward([at_y], [lib.ones(2)], retain_graph=True)
+        found.append(x.grad)
+        results.append([t.detach().numpy() for t in found])
+        with pytest.raises(RuntimeError, match="require"):
+            graph.get_gradient_edge(lib.ones(2))
+        with pytest.raises(RuntimeError):
+            grad(at_y, x)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b)
+    with pytest.raises(TypeError, match="get_gradient_edge: tensor must be a Tensor, got int"):
+        fastdl.autograd.graph.get_gradient_edge(3)
+
+
+def test_a_gradient_edge_holds_no_values():
+    x = fastdl.ones(1000, requires_grad=True)
+    y = x + 1
+    edge, values = fastdl.autograd.graph.get_gradient_edge(y), weakref.ref(y)
+    total = y.sum()
+    del y
+    assert values() is None
+    assert edge.ownership_token._data.strides == (0,)
+    assert fastdl.autograd.grad(total, edge)[0].tolist() == [1.0] * 1000
+
+
+def test_hooks_on_saved_tensors_are_the_thread_s():
+    for lib in (fastdl, pytest.importorskip("torch")):
+        graph = lib.autograd.graph
+        x = lib.ones(2, requires_grad=True)
+        packed, entered, leave = [], threading.Event(), threading.Event()
+
+        def hooked(lib=lib, graph=graph, packed=packed, entered=entered, leave=leave):
+            with graph.saved_tensors_hooks(lambda t: packed.append(1) or t, lambda t: t):
+                entered.set()
+                leave.wait(10)
+
+        other = threading.Thread(target=hooked)
+        other.start()
+        entered.wait(10)
+        y = x * x
+        with graph.saved_tensors_hooks(lambda t: packed.append(2) or t, lambda t: t):
+            leave.set()
+            other.join()
+            z = y * y
+        z.sum().backward()
+        x * x
+        assert set(packed) == {2}
+        assert x.grad.tolist() == [4.0, 4.0]
+
+
+def test_hooks_on_saved_tensors_can_be_refused():
+    for lib in (fastdl, pytest.importorskip("torch")):
+        graph = lib.autograd.graph
+        hooks = lambda graph=graph: graph.saved_tensors_hooks(lambda t: t, lambda t: t)  # noqa: E731
+        with graph.disable_saved_tensors_hooks("none in here"):
+            inner = graph.disable_saved_tensors_hooks("nor here")
+            with inner, pytest.raises(RuntimeError, match="nor here"), hooks():
+                pass
+            with pytest.raises(RuntimeError, match="none in here"), hooks():
+                pass
+        with hooks(), pytest.raises(RuntimeError, match="come"), graph.disable_saved_tensors_hooks("come"):
+            pass
+        with hooks():
+            pass
+
+
+def test_increment_version():
+    for lib in (fastdl, pytest.importorskip("torch")):
+        x = lib.ones(2, requires_grad=True)
+        y = x * x
+        z = y * y
+        lib.autograd.graph.increment_version(y)
+        assert y._version == 1
+        lib.autograd.graph.increment_version([y, y])
+        assert y._version == 3
+        with pytest.raises(RuntimeError, match="place"):
+            z.sum().backward()
+    with pytest.raises(TypeError, match="increment_version: tensor must be a Tensor"):
+        fastdl.autograd.graph.increment_version([3])
+
+
+def test_switches_take_bools():
+    for lib in (fastdl, pytest.importorskip("torch")):
+        for switch in (lib.set_grad_enabled, lib.autograd.set_multithreading_enabled):
+            for wrong in ("train", 1, None):
+                with pytest.raises(TypeError, match="bool"):
+                    switch(wrong)
+            with switch(False):
+                pass
+            switch(mode=True)
+        assert lib.is_grad_enabled()
+        path = importlib.import_module(f"{lib.__name__}.autograd.grad_mode")
+        assert path.no_grad is lib.no_grad

@@ -40,6 +40,8 @@ def examples(name):
 
 @pytest.mark.parametrize("name", list(modules()))
 def test_examples(name):
+    if name.startswith("fastdl.utils.tensorboard"):
+        pytest.importorskip("tensorboard")
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     report = []
     for test in examples(name):
@@ -48,7 +50,10 @@ def test_examples(name):
 
 
 def test_examples_are_found():
-    assert sum(len(test.examples) for name in modules() for test in examples(name)) > 200
+    assert (
+        sum(len(test.examples) for name in modules() if "tensorboard" not in name for test in examples(name))
+        > 200
+    )
 
 
 def test_public_names_have_docstrings():

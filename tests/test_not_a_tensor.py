@@ -136,3 +136,67 @@ def test_operators_still_take_arrays():
 def test_public_functions_are_pickled_by_name():
     for function in (F.gelu, F.cross_entropy, fastdl.sum, fastdl.linalg.solve, fastdl.special.i0, fastdl.det):
         assert pickle.loads(pickle.dumps(function)) is function
+
+
+X, IMAGE = fastdl.rand(2, 4), fastdl.rand(2, 4, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: F.lp_pool2d(IMAGE, "a", 2), r"lp_pool2d: norm_type must be a number, got 'a' \(str\)"),
+        (
+            lambda: F.interpolate(IMAGE, scale_factor="a"),
+            "interpolate: scale_factor must be a number or a tuple of",
+        ),
+        (lambda: F.pad(X, 1), r"pad: pad must be a tuple of ints, got 1 \(int\)"),
+        (lambda: F.pad(X, None), "pad: pad must be a tuple of ints, got None"),
+        (lambda: F.pad(X, (1, 1), value="a"), "pad: value must be a number or None"),
+        (lambda: F.one_hot(X.long(), 2.5), r"one_hot: num_classes must be an int, got 2.5 \(float\)"),
+        (lambda: F.embedding(X.long(), X, max_norm="a"), "embedding: max_norm must be a number or None"),
+        (lambda: F.embedding(X.long(), X, padding_idx=1.5), "embedding: padding_idx must be an int, got 1.5"),
+        (
+            lambda: F.cross_entropy(X, X, label_smoothing="a"),
+            "cross_entropy: label_smoothing must be a number",
+        ),
+        (lambda: F.layer_norm(X, "a"), "layer_norm: normalized_shape must be an int or a tuple of ints"),
+        (lambda: F.layer_norm(X, None), "layer_norm: normalized_shape must be an int or a tuple of ints"),
+        (lambda: F.group_norm(X, "a"), "group_norm: num_groups must be an int"),
+        (lambda: F.batch_norm(X, None, None, training=True, eps="a"), "batch_norm: eps must be a number"),
+        (
+            lambda: F.batch_norm(X, X[0].clone(), X[0].clone(), training=True, momentum="a"),
+            "batch_norm: momentum must be a number",
+        ),
+        (lambda: F.local_response_norm(IMAGE, "a"), "local_response_norm: size must be an int"),
+        (
+            lambda: F.scaled_dot_product_attention(X, X, X, scale="a"),
+            "attention: scale must be a number or None",
+        ),
+        (
+            lambda: F.scaled_dot_product_attention(X, X, X, dropout_p="a"),
+            "attention: dropout_p must be a number",
+        ),
+        (lambda: F.pixel_shuffle(IMAGE, 1.5), "pixel_shuffle: upscale_factor must be an int"),
+        (lambda: F.dropout(X, "a"), "dropout: p must be a number"),
+        (lambda: F.huber_loss(X, X, delta="a"), "huber_loss: delta must be a number"),
+        (lambda: F.normalize(X, "a"), "normalize: p must be a number"),
+        (lambda: F.gumbel_softmax(X, "a"), "gumbel_softmax: tau must be a number"),
+        (lambda: F.max_pool2d(IMAGE > 0, 2), "^max_pool2d: input must be float32 or float64"),
+        (lambda: F.avg_pool1d(IMAGE[0] > 0, 2), "^avg_pool1d: input must be float32 or float64"),
+        (lambda: F.instance_norm(IMAGE.long()), "^instance_norm: input must be float32 or float64"),
+        (
+            lambda: F.affine_grid(fastdl.ones(2, 2, 3).long(), (2, 3, 4, 5)),
+            "affine_grid: theta must be floating-point",
+        ),
+        (lambda: F.affine_grid(fastdl.ones(2, 2, 3), (2, 3, -1, 5)), "affine_grid: size must be positive"),
+        (lambda: fastdl.topk(X, "a"), "topk: k must be an int"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_one_hot_by_name_as_in_torch():
+    for lib in (fastdl, pytest.importorskip("torch")):
+        assert lib.nn.functional.one_hot(input=lib.tensor([1, 0])).tolist() == [[0, 1], [1, 0]]

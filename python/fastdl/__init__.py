@@ -377,6 +377,7 @@ def __getattr__(name: str) -> Any:
         "jit",
         "library",
         "mps",
+        "multiprocessing",
         "profiler",
         "signal",
         "version",

@@ -8,17 +8,13 @@ _SPARSE = "there are no sparse tensors; index_add, scatter_add and Embedding com
 _QUANTISED = "there are no quantised tensors; float16 and bfloat16 halve the memory"
 _COMPLEX = "complex numbers have parts of 32 and 64 bits: complex64 and complex128"
 _STORAGE = "a tensor lies in a NumPy array: x.numpy() is that memory, x.data_ptr() its address"
-_PROCESSES = (
-    "one process trains, with all CPUs or on one GPU; DataLoader(num_workers=...) has processes of its own"
-)
 _WHY = {
     _SPARSE: """sparse sparse_coo_tensor sparse_csr_tensor to_sparse to_sparse_csr to_dense coalesce sparse_coo
         smm sspaddmm sparse_mask""",
     _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
         q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
     _COMPLEX: "complex32 chalf",
-    _STORAGE: "storage untyped_storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
-    _PROCESSES: "multiprocessing",
+    _STORAGE: "storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
     "models run as they are; fastdl.compile returns its argument": "fx export",
     "save the state_dict (safetensors) and load it where the export is to be made": "onnx",
     "pass padded tensors and masks": "nested masked",

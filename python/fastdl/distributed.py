@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+_WHY = (
+    ": one process trains, with all CPUs or on one GPU; DataLoader(num_workers=...) has processes of its own "
+    "(docs/differences.md)"
+)
 _LEFT_OUT = [
     "all_gather",
     "all_reduce",
@@ -34,11 +38,8 @@ def is_initialized() -> bool:
 
 def refuse(name: str) -> NoReturn:
     """Raise the error that a call of ``name`` is."""
-    from fastdl.absent import hint
-
     raise RuntimeError(
-        f"{name}: there is no communication between processes, distributed.is_available() is False"
-        f"{hint('multiprocessing')}"
+        f"{name}: there is no communication between processes, distributed.is_available() is False{_WHY}"
     )
 
 
@@ -51,8 +52,6 @@ def _refusing(name: str) -> Callable[..., NoReturn]:
 
 
 def __getattr__(name: str) -> Any:
-    from fastdl.absent import hint
-
     if name in _LEFT_OUT:
         return _refusing(name)
-    raise AttributeError(f"module 'fastdl.distributed' has no attribute {name!r}{hint('multiprocessing')}")
+    raise AttributeError(f"module 'fastdl.distributed' has no attribute {name!r}{_WHY}")

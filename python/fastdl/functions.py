@@ -1,6 +1,6 @@
 """All operations, by the names of ``torch.*``."""
 
-from fastdl.ops import calculus, placement, products, special, spectrogram, statistics
+from fastdl.ops import calculus, low_rank, placement, products, segments, special, spectrogram, statistics
 from fastdl.ops import complex as complex_
 from fastdl.ops import complex_rules as complex_rules  # fills what complex inputs need
 from fastdl.ops.activation import (
@@ -24,7 +24,7 @@ from fastdl.ops.complex import *
 from fastdl.ops.conv import (
     conv_algorithm,
 )
-from fastdl.ops.counting import argwhere, bincount, bucketize, nonzero, searchsorted
+from fastdl.ops.counting import argwhere, bincount, bucketize, nonzero, nonzero_static, searchsorted
 from fastdl.ops.distance import cosine_similarity, pairwise_distance
 from fastdl.ops.dropout import (
     alpha_dropout,
@@ -167,6 +167,7 @@ from fastdl.ops.linear import (
     mv,
     outer,
 )
+from fastdl.ops.low_rank import *
 from fastdl.ops.masks import masked_fill, masked_scatter, masked_select
 from fastdl.ops.order import (
     argsort,
@@ -243,6 +244,7 @@ from fastdl.ops.sampling import (
     randn_like,
     randperm,
 )
+from fastdl.ops.segments import *
 from fastdl.ops.shape import (
     cartesian_prod,
     cat,
@@ -472,6 +474,7 @@ __all__ = [
     "neg",
     "negative",
     "nonzero",
+    "nonzero_static",
     "normal",
     "not_equal",
     "numel",
@@ -565,8 +568,10 @@ __all__ = [
 __all__ += (
     calculus.__all__
     + complex_.__all__
+    + low_rank.__all__
     + placement.__all__
     + products.__all__
+    + segments.__all__
     + special.__all__
     + spectrogram.__all__
     + statistics.__all__
@@ -579,8 +584,8 @@ concat concatenate complex conj_physical copysign cross cummax cummin cumprod cu
 dstack erfc erfinv exp2 float_power fmax fmin frac frexp gather gcd ger hardshrink heaviside histc histogram
 hstack i0 igamma igammac index_select inner isin isneginf isposinf kron kthvalue lcm ldexp lgamma log_softmax
 logaddexp logaddexp2 logcumsumexp logit logsumexp masked_select matmul max mean median min mm mode msort
-multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter nonzero normal outer polar polygamma
-prod quantile rad2deg renorm row_stack scatter_reduce searchsorted sigmoid signbit sinc softmax sort stack std
-std_mean sum take take_along_dim tanh tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
+multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter nonzero nonzero_static normal outer
+polar polygamma prod quantile rad2deg renorm row_stack scatter_reduce searchsorted sigmoid signbit sinc softmax sort
+stack std std_mean sum take take_along_dim tanh tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
 """
 _publish(globals(), __all__, _OUT)

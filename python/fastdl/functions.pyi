@@ -96,6 +96,8 @@ from fastdl.ops.gather import index_copy as index_copy
 from fastdl.ops.gather import index_fill as index_fill
 from fastdl.ops.gather import scatter as scatter
 from fastdl.ops.gather import scatter_add as scatter_add
+from fastdl.ops.low_rank import pca_lowrank as pca_lowrank
+from fastdl.ops.low_rank import svd_lowrank as svd_lowrank
 from fastdl.ops.masks import masked_fill as masked_fill
 from fastdl.ops.masks import masked_scatter as masked_scatter
 from fastdl.ops.order import argsort as argsort
@@ -147,6 +149,7 @@ from fastdl.ops.sampling import randint_like as randint_like
 from fastdl.ops.sampling import randn as randn
 from fastdl.ops.sampling import randn_like as randn_like
 from fastdl.ops.sampling import randperm as randperm
+from fastdl.ops.segments import segment_reduce as segment_reduce
 from fastdl.ops.shape import cartesian_prod as cartesian_prod
 from fastdl.ops.shape import diag_embed as diag_embed
 from fastdl.ops.shape import diagflat as diagflat
@@ -166,6 +169,7 @@ from fastdl.ops.statistics import Histogram
 from fastdl.ops.statistics import corrcoef as corrcoef
 from fastdl.ops.statistics import cov as cov
 from fastdl.ops.statistics import dist as dist
+from fastdl.ops.statistics import histogramdd as histogramdd
 from fastdl.ops.statistics import trace as trace
 from fastdl.ops.statistics import unique_consecutive as unique_consecutive
 from fastdl.ops.unary import abs as abs
@@ -405,6 +409,7 @@ __all__ = [
     'neg',
     'negative',
     'nonzero',
+    'nonzero_static',
     'normal',
     'not_equal',
     'numel',
@@ -511,6 +516,8 @@ __all__ = [
     'sgn',
     'view_as_complex',
     'view_as_real',
+    'pca_lowrank',
+    'svd_lowrank',
     'diagonal_scatter',
     'index_put',
     'index_reduce',
@@ -529,6 +536,7 @@ __all__ = [
     'tensordot',
     'vander',
     'vdot',
+    'segment_reduce',
     'copysign',
     'deg2rad',
     'digamma',
@@ -568,6 +576,7 @@ __all__ = [
     'dist',
     'histc',
     'histogram',
+    'histogramdd',
     'logcumsumexp',
     'mode',
     'msort',
@@ -668,6 +677,7 @@ def nanquantile(input: Tensor, q: Any, dim: int | None = ..., keepdim: bool = ..
 def nansum(input: Tensor, dim: Any = ..., keepdim: bool = ..., *, dtype: Any = ..., out: Tensor | None = ...) -> Tensor: ...
 def nextafter(input: Tensor, other: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def nonzero(input: Tensor, *, as_tuple: bool = ..., out: Any = ...) -> Any: ...
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = ..., out: Tensor | None = ...) -> Tensor: ...
 def normal(mean: Any, std: Any = ..., size: Any = ..., *, generator: Generator | None = ..., dtype: Any = ..., device: Any = ..., requires_grad: bool = ..., out: Tensor | None = ..., **named: Any) -> Tensor: ...
 def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = ...) -> Tensor: ...

@@ -79,7 +79,7 @@ _METHODS: dict[Any, str] = {
     creation: "new_tensor new_empty new_zeros new_ones new_full",
     typed: "new",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take""",
-    counting: "nonzero argwhere bincount",
+    counting: "nonzero nonzero_static argwhere bincount",
     masks: "masked_fill masked_select masked_scatter",
     sampling: """bernoulli multinomial uniform_ normal_ bernoulli_ random_ exponential_ log_normal_ cauchy_
         geometric_""",

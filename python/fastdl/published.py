@@ -1,4 +1,4 @@
-"""What all public functions share: an explanation where something came that is no tensor, and ``out=``.
+"""What all public functions share: an explanation where something came that is no tensor or number, and ``out=``.
 
 Looking at every argument's type would cost every call. So :func:`publish` puts a function into a namespace that runs it
 and looks only when it raised: where an argument that should be a tensor is none, that is the error. Functions that
@@ -15,7 +15,7 @@ from inspect import Parameter, signature, unwrap
 from typing import Any
 
 from fastdl._graph import ViewCall
-from fastdl.errors import not_a_tensor
+from fastdl.errors import DtypeError, not_a_tensor
 from fastdl.tensor import Tensor
 
 Function = Callable[..., Any]
@@ -124,9 +124,10 @@ def _named(call: Function, name: str, module: str) -> Function:
 def explain(
     op: str, function: Function, args: Any, options: dict[str, Any], error: Exception, skip: int = 0
 ) -> None:
-    """Raise a TypeError if an argument of the call that raised ``error`` should be a tensor and is none.
+    """Raise a better error than ``error`` if an argument of the call that raised it is not what it should be.
 
-    ``args`` begin after ``skip`` parameters of the function (1 for a method: self).
+    A tensor above all; what does not name the operation may come from any argument of another kind than its annotation
+    says. ``args`` begin after ``skip`` parameters of the function (1 for a method: self).
     """
     function = unwrap(function)
     code = function.__code__
@@ -141,6 +142,23 @@ def explain(
             raise not_a_tensor(op, name, value) from None
         if was_taken_for_tensor(value, error):
             raise not_a_tensor(op, name, value) from None
+    text = str(error)
+    if text.startswith(f"{op}:"):
+        return
+    from fastdl.arguments import explanation
+
+    own = signature(function)
+    call = {
+        name: value
+        for name, value in (*zip(names, args, strict=False), *options.items())
+        if name in own.parameters
+    }
+    better = explanation(op, call, own, error)
+    if better is not None:
+        raise better from None
+    kernel, _, rest = text.partition("_forward: ")
+    if isinstance(error, DtypeError) and rest and kernel.isidentifier():
+        raise DtypeError(f"{op}: {rest}") from None
 
 
 def was_taken_for_tensor(value: Any, error: Exception) -> bool:

@@ -475,6 +475,12 @@ class Tensor(TensorMethods):
         """The address of the first element."""
         return _address(self._data)
 
+    def untyped_storage(self) -> Any:
+        """The memory that this tensor shares with those it is a view of: ``nbytes()``, ``data_ptr()``, comparable."""
+        from fastdl.untyped_storage import UntypedStorage
+
+        return UntypedStorage(self)
+
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """Do the elements lie in C order without gaps? That is fastdl's only order, whatever ``memory_format`` says."""
         return self._data.flags.c_contiguous  # type: ignore[no-any-return]

@@ -271,6 +271,7 @@ class TensorMethods:
     new_zeros = _creation.new_zeros
     nextafter = _special.nextafter
     nonzero = _counting.nonzero
+    nonzero_static = _counting.nonzero_static
     norm = _matrices.norm
     normal_ = _sampling.normal_
     not_equal = _elementwise.not_equal

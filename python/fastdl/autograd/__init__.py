@@ -13,8 +13,10 @@ from fastdl.autograd.mode import (
     is_grad_enabled,
     no_grad,
     set_grad_enabled,
+    set_multithreading_enabled,
 )
 from fastdl.autograd.variable import Variable
+from fastdl.paths import lead_to
 
 __all__ = [
     "Function",
@@ -34,7 +36,10 @@ __all__ = [
     "no_grad",
     "set_detect_anomaly",
     "set_grad_enabled",
+    "set_multithreading_enabled",
 ]
+
+lead_to(__name__, "grad_mode")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastdl.autograd.edges import GradientEdge, tensor_at
 from fastdl.autograd.engine import run
 from fastdl.autograd.graph import run_graph, zeros
 from fastdl.autograd.mode import enable_grad
@@ -14,9 +15,9 @@ from fastdl.tensor import Tensor, pooled_copy
 
 
 def _sequence(value: Any) -> list[Any]:
-    """One tensor, or any iterable of them (also ``model.parameters()`` and a dictionary's values)."""
-    single = isinstance(value, Tensor) or is_array(value) or not isinstance(value, Iterable)
-    return [value] if single else list(value)
+    """One tensor or edge, or any iterable of them (also ``model.parameters()`` and a dictionary's values)."""
+    single = isinstance(value, (Tensor, GradientEdge)) or is_array(value) or not isinstance(value, Iterable)
+    return [tensor_at(value)] if single else [tensor_at(each) for each in value]
 
 
 def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:

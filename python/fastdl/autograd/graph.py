@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd import anomaly
+from fastdl.autograd.edges import GradientEdge as GradientEdge
+from fastdl.autograd.edges import get_gradient_edge as get_gradient_edge
 from fastdl.autograd.engine import (
     check_released,
     leading_to,
@@ -31,6 +33,8 @@ from fastdl.autograd.engine import (
     watchers,
 )
 from fastdl.autograd.hooks import Node as Node
+from fastdl.autograd.hooks import disable_saved_tensors_hooks as disable_saved_tensors_hooks
+from fastdl.autograd.hooks import increment_version as increment_version
 from fastdl.autograd.hooks import register_multi_grad_hook as register_multi_grad_hook
 from fastdl.autograd.hooks import save_on_cpu as save_on_cpu
 from fastdl.autograd.hooks import saved_tensors_hooks as saved_tensors_hooks

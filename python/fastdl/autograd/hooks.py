@@ -6,7 +6,9 @@ A node with hooks, or with values that were packed, has ``backward`` and ``backw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock, local
 from types import TracebackType
 from typing import Any
 from weakref import ref
@@ -14,11 +16,18 @@ from weakref import ref
 from fastdl._graph import set_recorded
 from fastdl.autograd.engine import watchers
 from fastdl.autograd.op import Op
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array
 from fastdl.tensor import Tensor
 
-__all__ = ["Node", "register_multi_grad_hook", "save_on_cpu", "saved_tensors_hooks"]
+__all__ = [
+    "Node",
+    "disable_saved_tensors_hooks",
+    "increment_version",
+    "register_multi_grad_hook",
+    "save_on_cpu",
+    "saved_tensors_hooks",
+]
 
 Node = Op
 """What ``grad_fn`` is an instance of."""
@@ -204,16 +213,37 @@ def register_multi_grad_hook(
 
 # ---------------------------------------------------------------------------------------------------- saved tensors
 
-_packing: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = []
+
+class _Packing(local):
+    """A thread's hooks, the innermost last, and why there may be none."""
+
+    def __init__(self) -> None:
+        self.hooks: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = []
+        self.refused: str | None = None
+
+
+_packing = _Packing()
+_blocks = 0  # of all threads; while there are any, nodes are looked at
+_counting = Lock()
 
 
 def _pack(node: Op) -> None:
-    around(node).pack(*_packing[-1])
-    node.versions = None  # what was packed is the hooks' matter, as in PyTorch
+    if _packing.hooks:
+        around(node).pack(*_packing.hooks[-1])
+        node.versions = None  # what was packed is the hooks' matter, as in PyTorch
+
+
+def _count_blocks(change: int) -> None:
+    global _blocks
+    with _counting:
+        _blocks += change
+        set_recorded(_pack if _blocks else None)
 
 
 class saved_tensors_hooks:
     """Inside the block ``pack_hook(tensor)`` is called on what operations keep for backward, and its result is kept.
+
+    The hooks are the thread's that entered the block.
 
     Backward calls ``unpack_hook`` on that to have the tensor again. What a :class:`~fastdl.autograd.Function` saves
     stays as it is, and so does what a fused layer keeps in a form of its own (several arrays in a list). See
@@ -233,15 +263,16 @@ class saved_tensors_hooks:
         self.pack_hook, self.unpack_hook = pack_hook, unpack_hook
 
     def __enter__(self) -> None:
-        _packing.append((self.pack_hook, self.unpack_hook))
-        set_recorded(_pack)
+        if _packing.refused is not None:
+            raise RuntimeError(_packing.refused)
+        _packing.hooks.append((self.pack_hook, self.unpack_hook))
+        _count_blocks(1)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _packing.pop()
-        if not _packing:
-            set_recorded(None)
+        _packing.hooks.pop()
+        _count_blocks(-1)
 
 
 class save_on_cpu(saved_tensors_hooks):
@@ -252,3 +283,37 @@ class save_on_cpu(saved_tensors_hooks):
 
     def __init__(self, pin_memory: bool = False, device_type: str = "cuda") -> None:
         super().__init__(lambda t: (t.device, t.cpu()), lambda kept: kept[1].to(kept[0]))
+
+
+@contextmanager
+def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
+    """Inside the block hooks on saved tensors are an error with this text, also those that are there already.
+
+    See ``torch.autograd.graph.disable_saved_tensors_hooks``.
+    """
+    if _packing.hooks:
+        raise RuntimeError(error_message)
+    before, _packing.refused = _packing.refused, error_message
+    try:
+        yield
+    finally:
+        _packing.refused = before
+
+
+def increment_version(tensor: Tensor | Iterable[Tensor]) -> None:
+    """Say that a tensor, or several, were changed in place by other means: backward refuses what it kept of them.
+
+    See ``torch.autograd.graph.increment_version``.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.ones(2)
+        >>> x.numpy()[0] = 5
+        >>> fastdl.autograd.graph.increment_version(x)
+        >>> x._version
+        1
+    """
+    for each in (tensor,) if isinstance(tensor, Tensor) else tensor:
+        if not isinstance(each, Tensor):
+            raise not_a_tensor("increment_version", "tensor", each)
+        each._bump_version()

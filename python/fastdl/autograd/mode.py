@@ -9,6 +9,8 @@ from inspect import isgeneratorfunction
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
+
 from fastdl._graph import GradMode
 
 P = ParamSpec("P")
@@ -33,7 +35,7 @@ class set_grad_enabled:
 
     def __init__(self, mode: bool) -> None:
         self._previous: list[bool] = []
-        self._enabled = bool(mode)
+        self._enabled = _truth("set_grad_enabled", mode)
         self._before = _current.enabled
         _current.enabled = self._enabled
 
@@ -49,6 +51,28 @@ class set_grad_enabled:
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         mode.enabled = self._before
         return _decorate(function, self._enabled)
+
+
+def _truth(op: str, mode: Any) -> bool:
+    if not isinstance(mode, (bool, np.bool_)):
+        raise TypeError(f"{op}: mode must be a bool, got {type(mode).__name__}; use bool(x)")
+    return bool(mode)
+
+
+class set_multithreading_enabled:
+    """Accepted and without effect: backward runs in the thread that calls it, its kernels use all threads.
+
+    A function or a context manager. See ``torch.autograd.set_multithreading_enabled``.
+    """
+
+    def __init__(self, mode: bool) -> None:
+        self.mode = _truth("set_multithreading_enabled", mode)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        return None
 
 
 class _Switch:

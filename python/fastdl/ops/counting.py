@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING, float32, int32, int64
-from fastdl.errors import not_for_complex
+from fastdl.errors import ArgumentError, not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import as_bool, cast, places, zeros
 from fastdl.ops.common import as_array
@@ -23,6 +23,26 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     if on_device(x) or x.ndim == 0:
         return Tensor._wrap(pooled_copy(np.argwhere(x)))
     return Tensor._wrap(select(x).nonzero(as_bool(x)))
+
+
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
+    """The first ``size`` rows of :func:`nonzero`, filled up with ``fill_value``; see ``torch.nonzero_static``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nonzero_static(fastdl.tensor([0, 3, 4]), size=3)
+        tensor([[ 1],
+                [ 2],
+                [-1]])
+    """
+    if not isinstance(size, (int, np.integer)):
+        raise TypeError(f"nonzero_static: size must be an int, got {type(size).__name__}")
+    if size < 0:
+        raise ArgumentError(f"nonzero_static: size must be 0 or more, got {size}")
+    found = nonzero(input)._data[:size]
+    rows = np.full((size, found.shape[1]), fill_value, found.dtype, like=found)
+    rows[: len(found)] = found
+    return Tensor._wrap(rows)
 
 
 def argwhere(input: Tensor) -> Tensor:
@@ -49,7 +69,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     return Tensor._wrap(counts.astype(np.float32) if weights.dtype == np.float32 else counts)
 
 
-def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+def one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
     """Integers as rows with a single 1; the classes are counted if not given. See ``torch.nn.functional.one_hot``.
 
     Example:
@@ -58,7 +78,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         tensor([[1, 0, 0],
                 [0, 0, 1]])
     """
-    array = tensor._data
+    array = input._data
     if array.dtype != int64:
         raise RuntimeError(f"one_hot: expects an int64 tensor, got dtype {array.dtype}")
     if num_classes == -1:

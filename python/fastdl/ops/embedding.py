@@ -167,6 +167,8 @@ def padding_row(op: str, padding_idx: int | None, rows: int) -> int:
     """``padding_idx`` counted from the front, -1 for None; checked."""
     if padding_idx is None:
         return -1
+    if not hasattr(type(padding_idx), "__index__"):
+        raise TypeError(f"{op}: padding_idx must be an int, got {padding_idx!r}")
     if not -rows <= padding_idx < rows:
         raise ArgumentError(
             f"{op}: padding_idx must be within num_embeddings, [{-rows}, {rows}), got {padding_idx}"

@@ -11,8 +11,8 @@ import numpy as np
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import to_device
-from fastdl.dtypes import bool_
-from fastdl.errors import ArgumentError
+from fastdl.dtypes import FLOATING, bool_
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arithmetic import add, div, mul, remainder, sub
 from fastdl.ops.arrays import full
@@ -47,6 +47,10 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
             "affine_grid: theta must be (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with size (N, C, D, H, W); "
             f"got {theta.shape} and {tuple(size)}"
         )
+    if theta.dtype.kind not in FLOATING:
+        raise DtypeError(f"affine_grid: theta must be floating-point, got {theta.dtype}; use theta.float()")
+    if min(size) <= 0:
+        raise ArgumentError(f"affine_grid: size must be positive, got {tuple(size)}")
     # x first, and what the last column of theta is added with.
     points = np.ones((*extents, rank + 1), theta.dtype)
     for i, extent in enumerate(extents):

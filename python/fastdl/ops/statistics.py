@@ -443,6 +443,62 @@ def histogram(
     return Histogram(Tensor._wrap(counts.astype(x.dtype)), Tensor._wrap(edges.astype(x.dtype)))
 
 
+class HistogramDd(NamedTuple):
+    """Counts (or weights, or densities) and, for every axis, the edges between which they are."""
+
+    hist: Tensor
+    bin_edges: tuple[Tensor, ...]
+
+
+@on_host
+def histogramdd(
+    input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None, density: bool = False
+) -> HistogramDd:
+    """How many points (..., N) lie in each cell of a grid of N dimensions.
+
+    Args:
+        input: points, the last axis their coordinates.
+        bins: N tensors of edges that rise, N numbers of equal bins, or one for all.
+        range: 2 N numbers, from where to where the equal bins go on each axis; by default over all points.
+        weight: (...), what every point counts.
+        density: divide by the total and the cells' volumes.
+
+    Example:
+        >>> import fastdl
+        >>> points = fastdl.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
+        >>> fastdl.histogramdd(points, bins=[2, 2]).hist
+        tensor([[0., 1.],
+                [1., 1.]])
+    """
+    op, x = "histogramdd", input._data
+    if x.ndim < 2:
+        raise RuntimeError(
+            f"{op}: input must be points (..., N), of at least 2 dimensions, got shape {x.shape}"
+        )
+    if x.dtype.kind not in FLOATING:
+        raise NotImplementedError(f"{op}: defined for floating-point tensors, got {x.dtype}")
+    size = x.shape[-1]
+    bins = list(bins) if isinstance(bins, (tuple, list)) else [bins] * size
+    if len(bins) != size:
+        raise RuntimeError(f"{op}: bins must have an entry for each of {size} coordinates, got {len(bins)}")
+    if range is not None and len(range) != 2 * size:
+        raise RuntimeError(
+            f"{op}: range must have {2 * size} numbers, two for each coordinate, got {len(range)}"
+        )
+    if weight is not None and (weight._data.shape != x.shape[:-1] or weight._data.dtype != x.dtype):
+        raise RuntimeError(
+            f"{op}: weight must be {x.dtype} of shape {x.shape[:-1]}, got {weight.dtype} of {weight.shape}"
+        )
+    points = x.reshape(-1, size)
+    weights = None if weight is None else weight._data.reshape(-1)
+    edges = []
+    for i, each in enumerate(bins):
+        part = None if range is None else range[2 * i : 2 * i + 2]
+        edges.append(histogram(Tensor._wrap(points[:, i]), each, range=part).bin_edges._data)
+    counts = np.histogramdd(points, edges, weights=weights, density=density)[0]
+    return HistogramDd(Tensor._wrap(counts.astype(x.dtype)), tuple([Tensor._wrap(e) for e in edges]))
+
+
 def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:
@@ -501,6 +557,7 @@ __all__ = [
     "dist",
     "histc",
     "histogram",
+    "histogramdd",
     "logcumsumexp",
     "mode",
     "msort",

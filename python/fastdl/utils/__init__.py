@@ -10,7 +10,17 @@ def __getattr__(name: str) -> Any:
 
     ``fastdl.utils.checkpoint`` and the other modules likewise.
     """
-    if name not in ("data", "checkpoint", "model_zoo", "benchmark", "dlpack", "collect_env", "_pytree"):
+    if name not in (
+        "data",
+        "checkpoint",
+        "model_zoo",
+        "benchmark",
+        "dlpack",
+        "collect_env",
+        "flop_counter",
+        "tensorboard",
+        "_pytree",
+    ):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 

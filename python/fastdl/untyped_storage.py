@@ -1,0 +1,58 @@
+"""The memory that a tensor and its views share, as programs count it; see ``torch.UntypedStorage``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdl.dtypes import device
+from fastdl.tensor import Tensor
+
+__all__ = ["UntypedStorage"]
+
+
+class UntypedStorage:
+    """The whole array that a tensor is a view of: its size, address and device.
+
+    Equal for tensors of one memory, and usable as a key. There is no reading, writing or resizing through it.
+
+    Example:
+        >>> import fastdl
+        >>> x = fastdl.ones(3, 4)
+        >>> row = x[1].untyped_storage()
+        >>> row.nbytes(), row == x.untyped_storage(), row.data_ptr() == x.data_ptr()
+        (48, True, True)
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        array = tensor._data
+        while isinstance(array.base, type(array)):
+            array = array.base
+        self._array = array
+        self._first = Tensor._wrap(array)
+
+    @property
+    def device(self) -> device:
+        """Where it lies."""
+        return self._first.device
+
+    def nbytes(self) -> int:
+        """How many bytes."""
+        return int(self._array.size * self._array.itemsize)
+
+    size = __len__ = nbytes
+
+    def data_ptr(self) -> int:
+        """The address of the first byte."""
+        return self._first.data_ptr()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UntypedStorage) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.data_ptr(), self.nbytes(), str(self.device)
+
+    def __repr__(self) -> str:
+        return f"UntypedStorage({self.nbytes()} bytes, device={str(self.device)!r})"
