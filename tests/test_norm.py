@@ -591,7 +591,7 @@ def test_messages():
     ]:
         with pytest.raises(ValueError, match=text):
             call()
-    with pytest.raises(TypeError, match="^batch_norm: weight must be float64"):
+    with pytest.raises(TypeError, match=r"^batch_norm: weight must be float64"):
         F.batch_norm(x.double(), None, None, c, training=True)
     with pytest.raises(TypeError, match="float32 or float64"):
         F.layer_norm(fastdl.tensor([[1, 2]]), 2)
