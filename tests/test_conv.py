@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -318,3 +320,32 @@ def test_transposed_output_of_padding_alone_has_gradients():
     assert y.tolist() == [[[0.0]]]
     y.sum().backward()
     assert x.grad.tolist() == weight.grad.tolist() == [[[0.0]]]
+
+
+def test_weight_gradients_have_the_same_bits_while_the_pool_is_busy():
+    """Groups run side by side on the pool, and one after the other where another thread has it."""
+    x, w = fastdl.randn(40, 64, 8, 8), fastdl.randn(64, 16, 3, 3, requires_grad=True)
+    before = fastdl.get_num_threads()
+    fastdl.set_num_threads(4)
+    y = F.conv2d(x, w, None, 2, 1, 1, 4)
+    ones = fastdl.ones_like(y).detach()
+
+    def gradient():
+        return fastdl.autograd.grad(y, w, ones, retain_graph=True)[0].numpy()
+
+    expected, stop = gradient(), threading.Event()
+
+    def multiply():
+        a = fastdl.ones(500, 500)
+        while not stop.is_set():
+            a @ a
+
+    other = threading.Thread(target=multiply)
+    other.start()
+    try:
+        for _ in range(50):
+            np.testing.assert_array_equal(gradient(), expected)
+    finally:
+        stop.set()
+        other.join()
+        fastdl.set_num_threads(before)

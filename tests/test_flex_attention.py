@@ -318,3 +318,12 @@ def test_kernels_are_chosen_by_name():
         pass
     with pytest.raises(TypeError, match="sdpa_kernel: backends must be an SDPBackend"), sdpa_kernel("MATH"):
         pass
+
+
+def test_largest_scores_without_keys():
+    q, k = fastdl.randn(1, 2, 3, 4), fastdl.randn(1, 2, 0, 4)
+    y, aux = flex_attention(
+        q, k, k, score_mod=lambda s, b, h, i, j: s + 1, return_aux=AuxRequest(max_scores=True)
+    )
+    assert (y.numpy() == 0).all()
+    assert (aux.max_scores.numpy() == -np.inf).all()

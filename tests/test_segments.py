@@ -164,3 +164,16 @@ def test_low_rank_options():
         fastdl.svd_lowrank(fastdl.ones(3, 3, dtype=fastdl.int64))
     with pytest.raises(ValueError, match=r"svd_lowrank: A must be a matrix"):
         fastdl.svd_lowrank(fastdl.ones(3))
+
+
+@pytest.mark.parametrize("reduce", ["max", "min"])
+def test_an_initial_number_takes_no_share_of_the_gradient(reduce):
+    """Where it equals elements of the segment; where it wins, none has a gradient."""
+    results = []
+    for library in (fastdl, pytest.importorskip("torch")):
+        x = library.tensor([3.0, 3.0, 2.0, 3.0, 1.0, 4.0, 5.0], requires_grad=True)
+        y = library.segment_reduce(x, reduce, lengths=library.tensor([3, 1, 1, 2]), initial=3.0)
+        y.sum().backward()
+        results.append((y.detach().numpy(), x.grad.numpy()))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

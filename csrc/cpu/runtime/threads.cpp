@@ -183,7 +183,12 @@ class Pool {
     return in_a_row_ >= 16;
   }
 
+  // Nested calls are cut as they are on the pool: whether it was free must not show in the bits.
   static void run_inline(int64_t count, detail::Task task, void* context) {
+    struct Region {
+      Region() { t_in_parallel = true; }
+      ~Region() { t_in_parallel = false; }
+    } region;
     for (int64_t i = 0; i < count; ++i) task(context, i);
   }
 

@@ -11,6 +11,7 @@ from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array
 from fastdl.ops.axes import normal_axis
+from fastdl.ops.elementwise import where
 from fastdl.ops.parts import narrow
 from fastdl.ops.placement import scatter_reduce
 from fastdl.ops.views import expand, reshape
@@ -88,16 +89,22 @@ def segment_reduce(
     # What belongs to no segment goes to one more, which is cut off.
     owner = np.full((*places.shape[:-1], count), segments, int64)
     for index in np.ndindex(*places.shape[:-1]):
-        where = np.repeat(np.arange(segments), places[index])
-        owner[index][begins[index][0] if segments else 0 :][: len(where)] = where
+        own = np.repeat(np.arange(segments), places[index])
+        owner[index][begins[index][0] if segments else 0 :][: len(own)] = own
     shape = (*data.shape[:axis], segments + 1, *data.shape[axis + 1 :])
-    start = _EMPTY["sum" if reduce == "mean" else reduce] if initial is None else initial
+    extreme = reduce in ("max", "min")
+    begun = initial is not None and not extreme
+    start = initial if begun else _EMPTY["sum" if reduce == "mean" else reduce]
     into = Tensor._wrap(np.full(shape, start, data._data.dtype, like=data._data))
     behind = [1] * (data.ndim - axis - 1)
     owners = reshape(Tensor._wrap(array(owner, data._data)), *owner.shape, *behind)
     to = expand(owners, *data.shape)
     how = "sum" if reduce == "mean" else _NAMES.get(reduce, reduce)
     result = narrow(scatter_reduce(into, axis, to, data, how), axis, 0, segments)
+    if (
+        extreme and initial is not None
+    ):  # a number, which has no share of the gradient where it equals elements
+        result = where(result < initial if reduce == "max" else result > initial, initial, result)
     if reduce == "mean":
         sizes = reshape(Tensor._wrap(array(places, data._data)).to(data.dtype), *places.shape, *behind)
         empty = sizes == 0

@@ -24,6 +24,7 @@ from fastdl.nn.attention.block_mask import (
     or_masks,
 )
 from fastdl.ops.attention import scaled_dot_product_attention
+from fastdl.ops.resample import pad
 from fastdl.ops.shape import repeat_interleave
 from fastdl.tensor import Tensor
 
@@ -120,7 +121,9 @@ def flex_attention(
     y = weights.to(query.dtype) @ value
     lse = lse.masked_fill(blind, -np.inf).squeeze(-1)
     if return_aux is not None:
-        largest = scores.detach().masked_fill(blind, -np.inf).amax(-1) if return_aux.max_scores else None
+        largest = None
+        if return_aux.max_scores:  # a row without keys has none: -inf, too
+            largest = pad(scores.detach().masked_fill(blind, -np.inf), (0, 1), value=-np.inf).amax(-1)
         return y, AuxOutput(lse if return_aux.lse else None, largest)
     return (y, lse) if return_lse else y
 
