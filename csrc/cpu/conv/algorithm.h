@@ -3,7 +3,6 @@
 
 #include "cpu/conv/conv.h"
 #include "cpu/gemm/share.h"
-#include "cpu/simd/simd.h"
 
 namespace fastdl {
 
@@ -45,12 +44,11 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Whether items (images, groups) of so many multiply-adds together are better computed one after the other,
-// each by all threads, than shared out: shared out they would leave more threads idle. (An item keeps a
-// thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be announced.)
+// Whether images or groups of so many multiply-adds together are better computed one after the other. (One
+// keeps a thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be
+// announced.)
 inline bool one_by_one(int64_t items, double macs) {
-  const double busy = double(items) / double(ceil_div(items, num_threads()));
-  return busy < std::min(macs / double(items) / 8e5, 0.9 * num_threads());
+  return tile::one_by_one(items, macs / double(items) / 8e5);
 }
 
 // f(group), in one of both ways.
@@ -60,7 +58,8 @@ void for_groups(const ConvProblem& p, F&& f) {
     for (int64_t g = begin; g < end; ++g) f(g);
   };
   if (one_by_one(p.groups, p.macs())) return range(0, p.groups);
-  tile::share(p.groups, 3.2e-4 / simd::kWidth<T> * p.macs(), range);
+  tile::share(p.groups, tile::product_microseconds<T>(p.out_channels, p.batch * p.out_size(), p.patch()),
+              range);
 }
 
 }  // namespace fastdl

@@ -24,6 +24,7 @@
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/planes.h"
 #include "cpu/layout.h"
+#include "cpu/parts.h"
 
 namespace fastdl {
 namespace {
@@ -361,8 +362,7 @@ void grad_w_of_group(const ConvProblem& p, int64_t g, uint16_t* gw, const Images
     parallel_tasks(shares, [&](int64_t i) {
       sum_images(p.batch * i / shares, p.batch * (i + 1) / shares, kOwnNumbers, sums + i * tiles * tile);
     });
-  for (int64_t i = 1; i < shares; ++i)
-    for (int64_t j = 0; j < tiles * tile; ++j) sums[j] += sums[i * tiles * tile + j];
+  if (shares > 1) add_parts<float>(sums.get(), sums.get(), tiles * tile, shares);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t row = t / ceil_div(n, kColumns) * height, column = t % ceil_div(n, kColumns) * kColumns;
     const int count = int(std::min<int64_t>(height, m - row));

@@ -35,10 +35,8 @@ void for_batch(int64_t batch, int64_t m, int64_t n, int64_t k, F&& one) {
   // Short sides wait for their operands: 20 GB/s.
   const double bytes = double(m * k + k * n + m * n) * double(sizeof(T));
   const double microseconds = std::max(tile::product_microseconds<T>(m, n, k), 5e-5 * bytes);
-  // Threads that have products of their own, and those that share one of them: 10 us for each, half of them
-  // gained.
-  const double apart = double(batch) / double(tile::ceil_div(batch, num_threads()));
-  if (microseconds > 2000 || apart < std::min(microseconds / 20, 0.9 * num_threads())) {
+  // A product keeps a thread busy with 10 us of work; half of that is gained.
+  if (microseconds > 2000 || tile::one_by_one(batch, microseconds / 20)) {
     for (int64_t i = 0; i < batch; ++i) one(i);
     return;
   }

@@ -17,6 +17,13 @@ inline double product_microseconds(int64_t m, int64_t n, int64_t k) {
   return 3.2e-4 / simd::kWidth<T> * double(m) * double(n) * double(k);
 }
 
+// Whether items, each of which has work for `each` threads, are better computed one after the other, each by
+// all threads, than shared out: shared out they would leave more threads idle.
+inline bool one_by_one(int64_t items, double each) {
+  const int64_t threads = num_threads(), rounds = (items + threads - 1) / threads;
+  return double(items) / double(rounds) < std::min(each, 0.9 * double(threads));
+}
+
 // f(begin, end) over ranges of `count` items that take `microseconds` together. A few long items (which a
 // grain cannot express) go one by one, from 50 us on; many short ones in chunks worth 10 us.
 template <class F>
