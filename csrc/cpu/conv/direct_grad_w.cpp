@@ -8,6 +8,8 @@
 //
 // Work: over images and rows, in bands (bands.h), with one partial result per chunk, or, where that is large,
 // over (channel, tap) pairs.
+#include <numeric>
+
 #include "cpu/conv/bands.h"
 #include "cpu/conv/direct.h"
 #include "cpu/gemm/pack.h"
@@ -21,17 +23,33 @@ using namespace simd;
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRows = 8;
+#elif defined(__AVX2__)
+constexpr int kRows = 6;  // 12 sums of 16 registers: eight would be just as many as wait for each other
 #else
-constexpr int kRows = 4;  // of 16 registers
+constexpr int kRows = 4;
 #endif
 constexpr int kGradVectors = 2;
 constexpr double kRowCost = 30;      // of starting a row, in products of vectors
 constexpr int64_t kPositions = 128;  // at once: 16 kB of grad_y
 
-// sums[i][V * w] += over rows of outputs: pixel rows[i][...] * grad[position][V * w].
+// The step from pixel to pixel in the planes: the convolution's own, as pixels are read one by one, so
+// nothing need be taken apart; but where it leaves pixels out, they are not copied either.
+Extent reach_of(const ConvProblem& p) {
+  for (size_t a = 0; a < kSpatial; ++a)
+    if (p.kernel[a] < p.stride[a] || std::gcd(p.stride[a], p.dilation[a]) > 1) return {1, 1, 1};
+  return p.stride;
+}
+template <class T>
+Planes<T> planes_of(const ConvProblem& p, int64_t source_size) {
+  return reach_of(p) == p.stride ? Planes<T>::of_padded_input(p, source_size)
+                                 : Planes<T>::of_input(p, source_size);
+}
+
+// sums[i][V * w] += over rows of outputs: pixel rows[i][...] * grad[position][V * w]. Pixels of a row are
+// `reach` apart, rows `pitch`.
 template <class T, int R, int V>
 void pair_kernel(T* sums, const T* const* pixels, const T* grad, int64_t grad_step, int64_t height,
-                 int64_t width, int64_t pitch) {
+                 int64_t width, int64_t reach, int64_t pitch) {
   constexpr int w = kWidth<T>;
   const int64_t stretch = std::max<int64_t>(kStretch / width, 1);
   const T* row[R];
@@ -55,7 +73,7 @@ void pair_kernel(T* sums, const T* const* pixels, const T* grad, int64_t grad_st
     int64_t h = h0;
     for (; h + 2 <= h1; h += 2, grad += width * grad_step) {  // two rows at once: half as many starts of rows
       const T* below = grad + width * grad_step;
-      for (int64_t x = 0; x < width; ++x, grad += grad_step, below += grad_step) {
+      for (int64_t x = 0; x < width * reach; x += reach, grad += grad_step, below += grad_step) {
         add(x, grad);
         add(x + pitch, below);
       }
@@ -63,7 +81,7 @@ void pair_kernel(T* sums, const T* const* pixels, const T* grad, int64_t grad_st
       for (int i = 0; i < R; ++i) row[i] += 2 * pitch;
     }
     for (; h < h1; ++h) {
-      for (int64_t x = 0; x < width; ++x, grad += grad_step) add(x, grad);
+      for (int64_t x = 0; x < width * reach; x += reach, grad += grad_step) add(x, grad);
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) row[i] += pitch;
     }
@@ -101,12 +119,14 @@ struct GradWeight {
   // grad_y's vectors stay in L1 while the pairs go by.
   void add(T* sums, const T* image, const T* grad, int64_t i0, int64_t i1) const {
     const Pieces rows(p.out[1], std::max<int64_t>(1, kPositions / p.out[2])), columns(p.out[2], kPositions);
+    const Extent reach = reach_of(p);
     for (int64_t d = 0; d < p.out[0]; ++d)
       for (int64_t piece = 0; piece < rows.pieces * columns.pieces; ++piece)
         for (int64_t q = 0; q < out_panels(p); ++q) {
           const int64_t row = piece / columns.pieces, column = piece % columns.pieces;
           const int64_t h = rows.begin(row), w = columns.begin(column);
-          const T* channel = image + i0 * kRows / p.taps() * planes.channel_size() + planes.at(d, h, w);
+          const T* channel = image + i0 * kRows / p.taps() * planes.channel_size() +
+                             planes.at(d * reach[0], h * reach[1], w * reach[2]);
           int64_t tap = i0 * kRows % p.taps();
           for (int64_t i = i0; i < i1; ++i) {
             const T* pixels[kRows];
@@ -119,7 +139,8 @@ struct GradWeight {
             }
             pair_kernel<T, kRows, V>(sums + (q * pairs(p) + i * kRows) * lanes, pixels,
                                      grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2] + w) * lanes,
-                                     lanes, rows.size(row), columns.size(column), planes.width());
+                                     lanes, rows.size(row), columns.size(column), reach[2],
+                                     planes.width() * reach[1]);
           }
         }
   }
@@ -143,7 +164,7 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   using Sums = GradWeight<T, V>;
   const Bands bands(p, ConvPass::grad_w);
   const int64_t most = bands.thickness(kBandBytes, [&](const ConvProblem& q) {
-    return Planes<T>::of_input(q, p.in_size()).size() * int64_t(sizeof(T));
+    return planes_of<T>(q, p.in_size()).size() * int64_t(sizeof(T));
   });
   const int64_t length = bands.length(), rows = p.batch * length, sums_size = Sums::sums_size(p);
   const int64_t grain = std::max<int64_t>(1, int64_t(400000 * double(rows) * double(p.groups) / p.macs()));
@@ -157,7 +178,7 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
                     count = std::min({length - first, end - row, most});
       const Band band = bands.band(first, first + count);
       const ConvProblem& q = band.problem;
-      const auto planes = Planes<T>::of_input(q, p.in_size());
+      const auto planes = planes_of<T>(q, p.in_size());
       const Sums work{q, planes};
       memory::Buffer<T> buffer(size_t(planes.size() + kWidth<T>)), grad(Sums::grad_size(q));
       std::fill_n(buffer.get(), planes.size() + kWidth<T>, T(0));
@@ -177,7 +198,7 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 template <class T, int V>
 void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   using Sums = GradWeight<T, V>;
-  const auto planes = Planes<T>::of_input(p);
+  const auto planes = planes_of<T>(p, p.in_size());
   const Sums work{p, planes};
   const size_t buffer_size = size_t(planes.size() + kWidth<T>);
   const int64_t out_panels = Sums::out_panels(p);

@@ -38,12 +38,22 @@ template <class T>
 [[gnu::always_inline]] inline simd::Vec<T> even_lanes(simd::Vec<T> a, simd::Vec<T> b) {
   return even_lanes<T>(a, b, std::make_integer_sequence<int, simd::kWidth<T>>{});
 }
-// Lane j: from[S * j], where S * j < reach; nothing from `reach` on is read. S: 2 or 4.
+template <class T, int... L>
+[[gnu::always_inline]] inline simd::Vec<T> third_lanes(simd::Vec<T> a, simd::Vec<T> b, simd::Vec<T> c,
+                                                       std::integer_sequence<int, L...>) {
+  constexpr int w = simd::kWidth<T>;
+  const simd::Vec<T> first = __builtin_shufflevector(a, b, (3 * L < 2 * w ? 3 * L : 0)...);
+  return __builtin_shufflevector(first, c, (3 * L < 2 * w ? L : 3 * L - w)...);
+}
+// Lane j: from[S * j], where S * j < reach; nothing from `reach` on is read. S: 2, 3 or 4.
 template <class T, int S>
 [[gnu::always_inline]] inline simd::Vec<T> every(const T* from, int64_t reach) {
   constexpr int w = simd::kWidth<T>;
   if constexpr (S == 1)
     return reach >= w ? simd::load(from) : reach > 0 ? simd::load_n(from, int(reach)) : simd::Vec<T>{};
+  else if constexpr (S == 3)
+    return third_lanes<T>(every<T, 1>(from, reach), every<T, 1>(from + w, reach - w),
+                          every<T, 1>(from + 2 * w, reach - 2 * w), std::make_integer_sequence<int, w>{});
   else
     return even_lanes<T>(every<T, S / 2>(from, reach), every<T, S / 2>(from + w * S / 2, reach - w * S / 2));
 }
@@ -81,6 +91,7 @@ template <class T>
 inline void copy_row(T* to, const T* from, int64_t count, int64_t stride) {
   if (stride == 1) return copy_row(to, from, count);
   if (stride == 2) return copy_every<T, 2>(to, from, count);
+  if (stride == 3) return copy_every<T, 3>(to, from, count);
   if (stride == 4) return copy_every<T, 4>(to, from, count);
   for (int64_t i = 0; i < count; ++i) to[i] = from[stride * i];
 }
@@ -139,6 +150,21 @@ class Planes {
           planes.offsets_.push_back(which * planes.plane_size() +
                                     planes.at(shift[0][size_t(d)], shift[1][size_t(h)], shift[2][size_t(w)]));
         }
+    return planes;
+  }
+
+  // The same without taking strides apart, for those who read number by number: outputs are p.stride apart.
+  static Planes of_padded_input(const ConvProblem& p, int64_t source_size) {
+    Planes planes;
+    planes.channels_ = p.group_in();
+    planes.source_size_ = source_size;
+    for (size_t a = 0; a < kSpatial; ++a)
+      planes.axes_[a] = {
+          p.in[a], 1, p.pad[a], (p.out[a] - 1) * p.stride[a] + p.dilation[a] * (p.kernel[a] - 1) + 1, {0}};
+    for (int64_t d = 0; d < p.kernel[0]; ++d)
+      for (int64_t h = 0; h < p.kernel[1]; ++h)
+        for (int64_t w = 0; w < p.kernel[2]; ++w)
+          planes.offsets_.push_back(planes.at(d * p.dilation[0], h * p.dilation[1], w * p.dilation[2]));
     return planes;
   }
 
