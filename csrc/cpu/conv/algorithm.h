@@ -10,8 +10,10 @@ template <class T>
 struct ConvAlgorithm {
   const char* name;
   const char* (*refusal)(const ConvProblem&);  // why it cannot do this problem; null: it can
-  bool (*worthwhile)(const ConvProblem&,
-                     ConvPass);  // expected to beat the algorithms that follow in the list
+  // Either of: whether it is made for this problem, or what that costs, in products of vectors of all threads
+  // together; those idle meanwhile count as busy.
+  bool (*worthwhile)(const ConvProblem&, ConvPass);
+  double (*cost)(const ConvProblem&, ConvPass);
   void (*forward)(const ConvProblem&, T* y, const T* x, const T* w, const T* bias);
   void (*grad_x)(const ConvProblem&, T* grad_x, const T* grad_y, const T* w, const T* bias);
   void (*grad_w)(const ConvProblem&, T* grad_w, const T* grad_y, const T* x);
@@ -39,6 +41,19 @@ inline bool is_turned(const ConvProblem& p) {
   return p.stride == Extent{1, 1, 1} && p.group_in() > 1 && 4 * p.in_size() <= 5 * p.out_size() &&
          p.batch * p.in_size() >= 64;
 }
+
+// Whether im2col reads the weights of a forward pass where they lie: they are the larger operand by far, and
+// packing them shows.
+inline bool has_few_positions(const ConvProblem& p) {
+  return p.groups == 1 && 5 * p.batch * p.out_size() <= 2 * p.out_channels &&
+         p.out_channels * p.patch() >= (256 << 10);
+}
+inline constexpr int64_t kTogetherBytes = 1 << 20;  // of the result of images that it takes as one
+double im2col_cost(const ConvProblem& p, ConvPass pass, int64_t w);  // vectors of w
+double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w);
+
+// Of packing a vector of weights, in products of vectors.
+inline constexpr double kPackCost = 20;
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;

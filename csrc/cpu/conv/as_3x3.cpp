@@ -30,7 +30,6 @@ using namespace simd;
 
 constexpr int64_t kBlock = 3;
 constexpr double kBatchBytes = 64 << 20;  // of x'
-constexpr double kEnoughTiles = 256;      // to make up for the transform of the weights
 
 class As3x3 {
  public:
@@ -268,36 +267,30 @@ const char* refusal(const ConvProblem& p) {
   return conv_winograd<float>().refusal(As3x3(p).problem(1));
 }
 
-// Winograd makes half to two thirds of its saving good, beside transforms and copies, which want many
-// channels on both sides; copies of every second or third column cost more. Transforms and copies wait for
-// the caches, products for the multipliers: with vectors of half the length products take twice as long, the
-// rest does not, so a smaller saving pays, and dilation 2 does, too (4 does not).
-bool worthwhile(const ConvProblem& p, ConvPass pass) {
-  constexpr bool wide = kWidth<float> >= 16;
+// Of a vector of x' or y' (of columns that lie apart, three times that), and of a vector of w'.
+constexpr double kCopyCost = 11, kWeightCost = 660;
+
+[[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const As3x3 form(p);
-  // With nine copies and more even an image's three colours fill the products.
-  if (p.group_in() < (form.copies() >= 9 ? 3 : 16) || p.group_out() < 16) return false;
   const ConvProblem q = form.problem(p.batch);
-  if (wide && q.out[2] < 16) return false;  // a vector's transform takes seven tiles of a row at once
-  const double tiles = double(ceil_div(q.out[1], 4) * ceil_div(q.out[2], 4) * q.batch);
-  const double saved = double(p.batch * p.taps() * p.out_size()) / (36 * tiles * double(form.copies()));
-  const bool narrow = !wide && p.group_in() >= 32 && p.group_out() >= 32;
-  double enough = wide ? 3.3 : narrow ? 2.5 : 3;
-  if (pass == ConvPass::grad_x && narrow) enough = 3;  // it adds up what x' has more than once
-  if (pass == ConvPass::grad_w) enough = narrow ? 2.1 : 2.5;
-  // Writing and transforming x' takes as long as the products of some 44 output channels.
-  const double others = double(pass == ConvPass::grad_x ? p.group_in() : p.group_out());
-  if (saved < 1.4 * (1 + 44 / others)) return false;
-  const int64_t largest = *std::max_element(p.dilation.begin(), p.dilation.end());
-  return tiles >= kEnoughTiles && largest <= (wide ? 1 : 2) && saved > enough &&
-         conv_winograd<float>().worthwhile(q, pass);
+  const auto vectors = [&](int64_t channels, const Extent& plane) {
+    return double(q.batch * channels * plane[1] * ceil_div(plane[2], w));
+  };
+  const double copies =
+      vectors(q.in_channels, q.in) + (form.same_result() ? 0 : vectors(q.out_channels, q.out));
+  return winograd_cost(q, pass, w) + kCopyCost * (p.dilation[2] > 1 ? 3 : 1) * copies +
+         kWeightCost * double(q.out_channels * q.patch()) / double(w);
+}
+template <class T>
+double cost(const ConvProblem& p, ConvPass pass) {
+  return total_cost(p, pass, kWidth<T>);
 }
 
 }  // namespace
 
 template <class T>
 const ConvAlgorithm<T>& conv_as_3x3() {
-  static constexpr ConvAlgorithm<T> algorithm{"as_3x3",   refusal,   worthwhile,
+  static constexpr ConvAlgorithm<T> algorithm{"as_3x3",   refusal,   nullptr,  cost<T>,
                                               forward<T>, grad_x<T>, grad_w<T>};
   return algorithm;
 }

@@ -1,8 +1,7 @@
 // The choice of algorithm, the cases without work, and the bias gradient.
 //
-// The list is ordered: the first algorithm that can do the problem and expects to beat those after it is
-// taken; the last can do everything. A forced algorithm (set_conv_algorithm, FASTDL_CONV_ALGORITHM) is taken
-// or raises.
+// An algorithm that is made for a problem is taken, else the cheapest that can do it. A forced algorithm
+// (set_conv_algorithm, FASTDL_CONV_ALGORITHM) is taken or raises.
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -77,9 +76,21 @@ const ConvAlgorithm<T>& choose(ConvProblem& p, ConvPass pass) {
   }
   // Seen as a kernel over the padded gradient, all but one column of it would meet zeros.
   if (pass == ConvPass::grad_x && join_rows(p)) return conv_im2col<T>();
-  for (const auto* algorithm : algorithms)
-    if (!algorithm->refusal(p) && algorithm->worthwhile(p, pass)) return *algorithm;
-  return conv_im2col<T>();
+  const ConvAlgorithm<T>* cheapest = nullptr;
+  double least = 0;
+  for (const auto* algorithm : algorithms) {
+    if (algorithm->refusal(p)) continue;
+    if (algorithm->worthwhile) {
+      if (algorithm->worthwhile(p, pass)) return *algorithm;
+      continue;
+    }
+    const double cost = algorithm->cost(p, pass);
+    if (!cheapest || cost < least) {
+      cheapest = algorithm;
+      least = cost;
+    }
+  }
+  return *cheapest;
 }
 
 // y[n, c, :] = bias[c] (or zero): the whole result where nothing is summed up.

@@ -1,4 +1,4 @@
-// Convolution: the three maps of a ConvProblem (csrc/common/conv.h), each done by the first algorithm of the
+// Convolution: the three maps of a ConvProblem (csrc/common/conv.h), each done by an algorithm of the
 // list in choose.cpp that accepts it and expects to win. All arrays are in C order: x, grad_x (batch,
 // in_channels, in...), y, grad_y (batch, out_channels, out...), w, grad_w (out_channels, in_channels /
 // groups, kernel...).

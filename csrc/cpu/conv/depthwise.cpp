@@ -418,7 +418,7 @@ bool worthwhile(const ConvProblem& p, ConvPass) {
 
 template <class T>
 const ConvAlgorithm<T>& conv_depthwise() {
-  static constexpr ConvAlgorithm<T> algorithm{"depthwise", refusal,   worthwhile,
+  static constexpr ConvAlgorithm<T> algorithm{"depthwise", refusal,   worthwhile, nullptr,
                                               forward<T>,  grad_x<T>, grad_w<T>};
   return algorithm;
 }

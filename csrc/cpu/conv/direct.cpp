@@ -25,6 +25,7 @@
 
 #include "cpu/conv/bands.h"
 #include "cpu/conv/lanes.h"
+#include "cpu/conv/pass_size.h"
 #include "cpu/conv/planes.h"
 #include "cpu/conv/tap_tile.h"
 #include "cpu/gemm/pack.h"
@@ -46,6 +47,9 @@ constexpr int64_t kStoreCost = 4;  // of a vector of pixels that goes through th
 constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
 constexpr int64_t kTileStart = 24;  // of a tile, in products
 constexpr int64_t kStrip = 8;       // tiles of a strip
+// Of a vector of the padded copy, of a row copied, of a vector whose elements are stored one by one.
+constexpr double kCopyCost = 14, kRowCost = 25, kStepCost = 22;
+constexpr double kLatticeCost = 500;  // of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.
@@ -181,30 +185,31 @@ struct Strips {
   int64_t count, per_row, width, row, flat;
   bool lies;    // in the result as in the plane
   double cost;  // of all tiles of one panel, in products
-  Strips(const Lattice& lattice, int64_t plane_width, int64_t rows, int64_t lanes, int64_t steps)
-      : width(plane_width), row(lattice.count[2]), flat((lattice.count[1] - 1) * width + row) {
+  Strips(const Extent& positions, const Extent& step, int64_t plane_width, int64_t rows, int64_t lanes,
+         int64_t steps)
+      : width(plane_width), row(positions[2]), flat((positions[1] - 1) * width + row) {
     const int64_t most = tile_vectors(rows), length = most * lanes;
-    const bool unit = lattice.step[2] == 1;
+    const bool unit = step[2] == 1;
     // One run of positions, without columns between the rows here or other rows between them in the result.
-    const bool single = lattice.count[1] == 1 || (width == row && lattice.step[1] == 1);
+    const bool single = positions[1] == 1 || (width == row && step[1] == 1);
     // Of a run of positions: tiles, each with its start, and what leaves them.
-    const auto cost_of = [&](int64_t positions, bool contiguous, int64_t ends) {
-      const int64_t whole = positions / length, left = ceil_div(positions % length, lanes);
-      const int64_t rest = left > 2 ? most : left, vectors = ceil_div(positions, lanes);
+    const auto cost_of = [&](int64_t run, bool contiguous, int64_t ends) {
+      const int64_t whole = run / length, left = ceil_div(run % length, lanes);
+      const int64_t rest = left > 2 ? most : left, vectors = ceil_div(run, lanes);
       const int64_t products = whole * tile_cost(rows, most) + (rest ? tile_cost(rows, rest) : 0);
-      const bool direct = contiguous && rest * lanes <= positions;
+      const bool direct = contiguous && rest * lanes <= run;
       return double(steps * products + kTileStart * (whole + (rest > 0)) +
                     rows * (direct ? vectors : kStoreCost * vectors + ends));
     };
     const int64_t ends = unit && row % lanes ? kRowEndCost : 0;
-    const double by_row = double(lattice.count[1]) * cost_of(row, unit, ends);
+    const double by_row = double(positions[1]) * cost_of(row, unit, ends);
     // (Tiles of a whole plane cut most rows once more.)
-    cost = cost_of(flat, unit && single, single ? 0 : lattice.count[1] * (kStoreCost + ends));
+    cost = cost_of(flat, unit && single, single ? 0 : positions[1] * (kStoreCost + ends));
     const bool rows_apart = !single && by_row < cost;
     if (rows_apart) cost = by_row;
     lies = unit && (single || rows_apart);
     per_row = rows_apart ? ceil_div(row, kStrip * length) : 0;
-    count = rows_apart ? lattice.count[1] * per_row : ceil_div(flat, kStrip * length);
+    count = rows_apart ? positions[1] * per_row : ceil_div(flat, kStrip * length);
   }
   struct Part {
     int64_t first, last, h;  // positions, counted from row 0 on, of row h (0 where there is one run)
@@ -223,7 +228,7 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
   const Pieces rows(pass.out, kTileRows);
   const int most = tile_vectors(rows.largest());
   const int64_t steps = pass.in * int64_t(lattice.taps.size());
-  const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>, steps);
+  const Strips strips(lattice.count, lattice.step, pass.planes.width(), rows.largest(), kWidth<T>, steps);
   const int64_t tiles = lattice.count[0] * strips.count;
   const int64_t size = pass.size, step = pass.weights.taps * rows.largest();
   tile::share(rows.pieces * tiles, tile::product_microseconds<T>(pass.out, volume(lattice.count), steps),
@@ -265,24 +270,27 @@ void pixel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, co
 
 // ------------------------------------------------------------------------------------------------- passes
 
+// Of an image and group, in products of vectors.
 struct Costs {
-  double channel_lanes = 0, pixel_lanes = 0;
+  double channel_lanes = 0, pixel_lanes = 0, lattices = 0, positions = 0;
+  bool by_channel() const { return channel_lanes < pixel_lanes; }
 };
-template <class T>
-Costs costs(const Pass<T>& pass) {
-  const int64_t whole = pass.out / kLanes<T>, rest = pass.out % kLanes<T>;
+[[gnu::noinline]] Costs costs(const PassSize& pass, int64_t w) {  // vectors of w
+  const int64_t whole = pass.out / (kTileVectors * w), rest = pass.out % (kTileVectors * w);
   const Pieces rows(pass.out, kTileRows);
   Costs sum;
-  for (const Lattice& lattice : pass.lattices) {
-    const int64_t steps = pass.in * int64_t(lattice.taps.size());
+  pass.for_lattices([&](const LatticeSize& lattice) {
+    const int64_t steps = pass.in * lattice.taps;
     const Pieces columns(lattice.count[2], kTileRows);
     const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
-    const Strips strips(lattice, pass.planes.width(), rows.largest(), kWidth<T>, steps);
+    const Strips strips(lattice.count, pass.step, pass.width, rows.largest(), w, steps);
     const auto cost = [&](int64_t v) { return steps * tile_cost(columns.largest(), v) + v * kTransposeCost; };
     sum.channel_lanes +=
-        double(tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, kWidth<T>)) : 0)));
-    sum.pixel_lanes += double(lattice.count[0] * rows.pieces) * strips.cost;
-  }
+        lattice.times * double(tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, w)) : 0)));
+    sum.pixel_lanes += lattice.times * double(lattice.count[0] * rows.pieces) * strips.cost;
+    sum.lattices += lattice.times;
+    sum.positions += lattice.times * double(volume(lattice.count));
+  });
   return sum;
 }
 
@@ -318,11 +326,10 @@ std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, F&& part_of) 
 }
 
 template <class T>
-void run(const ConvProblem& p, const std::vector<Part<T>>& parts, T* y, const T* x, int64_t in_size,
-         const T* bias) {
+void run(const ConvProblem& p, ConvPass direction, const std::vector<Part<T>>& parts, T* y, const T* x,
+         int64_t in_size, const T* bias) {
   const Pass<T>& first = parts.front().pass;
-  const Costs cost = costs(first);
-  const bool by_channel = cost.channel_lanes < cost.pixel_lanes;
+  const bool by_channel = costs(PassSize(p, direction), kWidth<T>).by_channel();
   const int64_t width = by_channel ? kLanes<T> : Pieces(first.out, kTileRows).largest();
   const int64_t group_weights = ceil_div(first.out, width) * width * first.in * first.weights.taps;
   memory::Buffer<T> weights(size_t(p.groups * group_weights));
@@ -361,7 +368,7 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
   const auto parts = parts_of<T>(p, ConvPass::forward, [&](const Band& band) {
     return Part<T>{Pass<T>::forward(band.problem, w, p), band.x, band.y};
   });
-  run<T>(p, parts, y, x, p.in_size(), bias);
+  run<T>(p, ConvPass::forward, parts, y, x, p.in_size(), bias);
 }
 
 template <class T>
@@ -369,76 +376,37 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
   const auto parts = parts_of<T>(p, ConvPass::grad_x, [&](const Band& band) {
     return Part<T>{Pass<T>::grad_x(band.problem, w, p), band.y, band.x};
   });
-  run<T>(p, parts, gx, gy, p.out_size(), bias);
-}
-
-// How many of all products with taps do not meet padding.
-double inside(const ConvProblem& p) {
-  double part = 1;
-  for (size_t a = 0; a < kSpatial; ++a) {
-    int64_t sum = 0;
-    for (int64_t r = 0; r < p.kernel[a]; ++r) {
-      const int64_t start = r * p.dilation[a] - p.pad[a];
-      const int64_t low = start < 0 ? ceil_div(-start, p.stride[a]) : 0;
-      const int64_t high = start < p.in[a] ? (p.in[a] - 1 - start) / p.stride[a] + 1 : 0;
-      sum += std::clamp<int64_t>(std::min(high, p.out[a]) - low, 0, p.out[a]);
-    }
-    part *= double(sum) / double(p.kernel[a] * p.out[a]);
-  }
-  return part;
+  run<T>(p, ConvPass::grad_x, parts, gx, gy, p.out_size(), bias);
 }
 
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-// Where patches do not overlap the padded copy serves nothing, and a matrix product needs no lattices. Nor do
-// lattices pay for a few channels of many: a tile is a channel's copy and a few products. With few positions
-// a pass is all about its weights or sums, which im2col's panels handle better; likewise where there are more
-// of them than L2 holds and each image, whose tiles use them once, has few positions.
-bool worthwhile(const ConvProblem& p, ConvPass pass) {
-  constexpr int64_t many = 384 << 10, few = 64;  // weights, positions of an image
-  bool overlap = false;
-  for (size_t a = 0; a < kSpatial; ++a) overlap |= p.kernel[a] > p.stride[a];
-  const int64_t positions = p.batch * p.out_size(), weights = p.group_out() * p.patch();
-  // Packed patches serve many outputs; a tile here fetches many weights. With more taps copies serve more
-  // products, and those that meet padding are left out.
-  const auto patches_serve = [&](int64_t outputs) {
-    return outputs >= 128 && weights >= (p.taps() > 9 ? 512 << 10 : 128 << 10) && inside(p) > 0.55;
-  };
-  const bool small =
-      pass == ConvPass::forward ? p.taps() > 1 && p.patch() < 16 : pass == ConvPass::grad_w && p.patch() < 16;
-  if (!overlap && !small && p.group_out() >= 16) return false;
-  switch (pass) {
-    case ConvPass::forward:
-      if (patches_serve(p.group_out())) return false;
-      return weights <= 2 * many || p.out_size() > few;
-    case ConvPass::grad_x:  // a single row of sums waits for itself; weights are packed tap by tap, which
-                            // takes some positions to pay
-      if (is_turned(p) && patches_serve(p.group_in())) return false;
-      if (p.stride[2] > 1 && p.group_in() <= 8 &&
-          (positions <= few || p.group_out() >= (p.group_in() <= 4 ? 64 : 256)))
-        return false;
-      return (p.group_in() > 1 || p.group_out() < 32) && (positions >= 32 || weights < (64 << 10)) &&
-             (weights <= 4 * many || p.in_size() > few);
-    case ConvPass::grad_w:  // each sum of the result passes the registers once per piece of an image
-      return weights <= 4096 || (weights <= many && positions >= (p.batch > 1 ? 256 : 1024));
+
+[[gnu::noinline]] double pass_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
+  const PassSize size(p, pass);
+  const Costs products = costs(size, w);
+  const double copies =
+      kCopyCost * double(size.plane) / double(w) + kRowCost * double(size.plane / size.width);
+  double stores = 0, packs = kPackCost * double(p.out_channels * p.patch()) / double(w);
+  if (size.step != Extent{1, 1, 1}) {  // results lie apart, and so do the weights of a lattice
+    stores = kStepCost * double(size.out) * products.positions / double(w);
+    packs *= 2;
   }
-  return true;
+  const double image = std::min(products.channel_lanes, products.pixel_lanes) + double(size.in) * copies +
+                       stores + kLatticeCost * products.lattices;
+  return double(p.batch * p.groups) * image + packs;
+}
+template <class T>
+double cost(const ConvProblem& p, ConvPass pass) {
+  return pass == ConvPass::grad_w ? direct_grad_w_cost(p, kWidth<T>) : pass_cost(p, pass, kWidth<T>);
 }
 
 }  // namespace
 
 template <class T>
-double direct_cost(const Pass<T>& pass) {
-  const Costs cost = costs(pass);
-  return std::min(cost.channel_lanes, cost.pixel_lanes);
-}
-template double direct_cost<float>(const Pass<float>&);
-template double direct_cost<double>(const Pass<double>&);
-
-template <class T>
 const ConvAlgorithm<T>& conv_direct() {
-  static constexpr ConvAlgorithm<T> algorithm{"direct",   refusal,   worthwhile,
+  static constexpr ConvAlgorithm<T> algorithm{"direct",   refusal,   nullptr,         cost<T>,
                                               forward<T>, grad_x<T>, direct_grad_w<T>};
   return algorithm;
 }

@@ -62,11 +62,7 @@ struct Pass {
   }
 };
 
-// What the direct algorithm needs per image, in products of vectors.
-template <class T>
-double direct_cost(const Pass<T>& pass);
-template <class T>
-double direct_grad_w_cost(const ConvProblem& p);  // per group as well
+double direct_grad_w_cost(const ConvProblem& p, int64_t w);  // vectors of w
 
 // In panels of `width` output channels: out[((panel * depth + c) * taps + r) * width + k % width]; missing
 // channels of the last panel are zero.

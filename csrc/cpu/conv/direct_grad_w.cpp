@@ -4,7 +4,7 @@
 //   g[c, r][k]   = sum over outputs o of  plane_r[c][shift_r + o] * grad_y^T[o][k]
 //
 // Registers: kRows (channel, tap) pairs x kGradVectors vectors of output channels; pixels are broadcast, so
-// that neither rows nor their ends need alignment.
+// that neither rows nor their ends need alignment, and strides are steps from pixel to pixel.
 //
 // Work: over images and rows, in bands (bands.h), with one partial result per chunk, or, where that is large,
 // over (channel, tap) pairs.
@@ -12,6 +12,7 @@
 
 #include "cpu/conv/bands.h"
 #include "cpu/conv/direct.h"
+#include "cpu/conv/pass_size.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
@@ -29,8 +30,9 @@ constexpr int kRows = 6;  // 12 sums of 16 registers: eight would be just as man
 constexpr int kRows = 4;
 #endif
 constexpr int kGradVectors = 2;
-constexpr double kRowCost = 30;      // of starting a row, in products of vectors
-constexpr int64_t kPositions = 128;  // at once: 16 kB of grad_y
+constexpr double kRowCost = 30;                   // of starting a row, in products of vectors
+constexpr double kCopyCost = 12, kSumsCost = 65;  // of a vector copied, of one of the sums
+constexpr int64_t kPositions = 128;               // at once: 16 kB of grad_y
 
 // The step from pixel to pixel in the planes: the convolution's own, as pixels are read one by one, so
 // nothing need be taken apart; but where it leaves pixels out, they are not copied either.
@@ -40,7 +42,7 @@ Extent reach_of(const ConvProblem& p) {
   return p.stride;
 }
 template <class T>
-Planes<T> planes_of(const ConvProblem& p, int64_t source_size) {
+[[gnu::noinline]] Planes<T> planes_of(const ConvProblem& p, int64_t source_size) {
   return reach_of(p) == p.stride ? Planes<T>::of_padded_input(p, source_size)
                                  : Planes<T>::of_input(p, source_size);
 }
@@ -97,32 +99,33 @@ void pair_kernel(T* sums, const T* const* pixels, const T* grad, int64_t grad_st
 
 // Output channels in panels of `lanes`; pairs (channel, tap) in panels of kRows; one image, or a band of one,
 // and group.
-template <class T, int V>
+template <class T>
 struct GradWeight {
-  static constexpr int lanes = V * kWidth<T>;
   const ConvProblem& p;
-  const Planes<T>& planes;
+  bool one = p.group_out() <= kWidth<T>;  // one vector holds all output channels
+  int64_t lanes = (one ? 1 : kGradVectors) * kWidth<T>;
 
-  static int64_t pairs(const ConvProblem& p) { return ceil_div(p.patch(), kRows) * kRows; }
-  static int64_t out_panels(const ConvProblem& p) { return ceil_div(p.group_out(), lanes); }
-  static int64_t sums_size(const ConvProblem& p) { return pairs(p) * out_panels(p) * lanes; }
-  static size_t grad_size(const ConvProblem& p) { return size_t(out_panels(p) * lanes * p.out_size()); }
+  int64_t pairs() const { return ceil_div(p.patch(), kRows) * kRows; }
+  int64_t out_panels() const { return ceil_div(p.group_out(), lanes); }
+  int64_t sums_size() const { return pairs() * out_panels() * lanes; }
+  size_t grad_size() const { return size_t(out_panels() * lanes * p.out_size()); }
 
   // grad_y, whose channels are `channel` apart, with positions outermost: panel q of output channels.
   void transpose(T* to, const T* gy, int64_t channel, int64_t q, int64_t first, int64_t last) const {
-    tile::pack_panel<T, lanes>(to + (q * p.out_size() + first) * lanes, gy + q * lanes * channel + first,
-                               channel, 1, int(std::min<int64_t>(lanes, p.group_out() - q * lanes)),
-                               last - first);
+    const auto pack = one ? tile::pack_panel<T, kWidth<T>> : tile::pack_panel<T, kGradVectors * kWidth<T>>;
+    pack(to + (q * p.out_size() + first) * lanes, gy + q * lanes * channel + first, channel, 1,
+         int(std::min<int64_t>(lanes, p.group_out() - q * lanes)), last - first);
   }
 
   // Adds into sums[output panel][pair][lanes], for panels i0..i1 of pairs: some positions at a time, so that
   // grad_y's vectors stay in L1 while the pairs go by.
-  void add(T* sums, const T* image, const T* grad, int64_t i0, int64_t i1) const {
+  void add(const Planes<T>& planes, T* sums, const T* image, const T* grad, int64_t i0, int64_t i1) const {
+    const auto kernel = one ? pair_kernel<T, kRows, 1> : pair_kernel<T, kRows, kGradVectors>;
     const Pieces rows(p.out[1], std::max<int64_t>(1, kPositions / p.out[2])), columns(p.out[2], kPositions);
     const Extent reach = reach_of(p);
     for (int64_t d = 0; d < p.out[0]; ++d)
       for (int64_t piece = 0; piece < rows.pieces * columns.pieces; ++piece)
-        for (int64_t q = 0; q < out_panels(p); ++q) {
+        for (int64_t q = 0; q < out_panels(); ++q) {
           const int64_t row = piece / columns.pieces, column = piece % columns.pieces;
           const int64_t h = rows.begin(row), w = columns.begin(column);
           const T* channel = image + i0 * kRows / p.taps() * planes.channel_size() +
@@ -137,36 +140,35 @@ struct GradWeight {
               channel += last ? planes.channel_size() : 0;
               tap = last ? 0 : tap;
             }
-            pair_kernel<T, kRows, V>(sums + (q * pairs(p) + i * kRows) * lanes, pixels,
-                                     grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2] + w) * lanes,
-                                     lanes, rows.size(row), columns.size(column), reach[2],
-                                     planes.width() * reach[1]);
+            kernel(sums + (q * pairs() + i * kRows) * lanes, pixels,
+                   grad + (q * p.out_size() + (d * p.out[1] + h) * p.out[2] + w) * lanes, lanes,
+                   rows.size(row), columns.size(column), reach[2], planes.width() * reach[1]);
           }
         }
   }
 };
 
 // gw[k][pair] = the sums, whose channels lie in panels.
-template <class T, int V>
+template <class T>
 void unpack(const ConvProblem& p, T* gw, const T* sums) {
-  using Sums = GradWeight<T, V>;
-  constexpr int lanes = Sums::lanes;
+  const GradWeight<T> work{p};
+  const int64_t lanes = work.lanes, pairs = work.pairs();
   parallel_for(p.group_out(), std::max<int64_t>(1, 8192 / p.patch()), [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k)
-      for (int64_t pair = 0; pair < p.patch(); ++pair)
-        gw[k * p.patch() + pair] = sums[(k / lanes * Sums::pairs(p) + pair) * lanes + k % lanes];
+    for (int64_t k = begin; k < end; ++k) {
+      const T* from = sums + k / lanes * pairs * lanes + k % lanes;
+      for (int64_t pair = 0; pair < p.patch(); ++pair) gw[k * p.patch() + pair] = from[pair * lanes];
+    }
   });
 }
 
 // One group, few sums: a partial result per chunk of rows of images (a row: what Bands cuts).
-template <class T, int V>
+template <class T>
 void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  using Sums = GradWeight<T, V>;
   const Bands bands(p, ConvPass::grad_w);
   const int64_t most = bands.thickness(kBandBytes, [&](const ConvProblem& q) {
     return planes_of<T>(q, p.in_size()).size() * int64_t(sizeof(T));
   });
-  const int64_t length = bands.length(), rows = p.batch * length, sums_size = Sums::sums_size(p);
+  const int64_t length = bands.length(), rows = p.batch * length, sums_size = GradWeight<T>{p}.sums_size();
   const int64_t grain = std::max<int64_t>(1, int64_t(400000 * double(rows) * double(p.groups) / p.macs()));
   const int64_t parts = chunk_count(rows, grain);
   memory::Buffer<T> sums(size_t(parts * sums_size));
@@ -179,34 +181,33 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       const Band band = bands.band(first, first + count);
       const ConvProblem& q = band.problem;
       const auto planes = planes_of<T>(q, p.in_size());
-      const Sums work{q, planes};
-      memory::Buffer<T> buffer(size_t(planes.size() + kWidth<T>)), grad(Sums::grad_size(q));
+      const GradWeight<T> work{q};
+      memory::Buffer<T> buffer(size_t(planes.size() + kWidth<T>)), grad(work.grad_size());
       std::fill_n(buffer.get(), planes.size() + kWidth<T>, T(0));
       planes.copy(buffer, x + n * p.in_channels * p.in_size() + band.x, 0, p.group_in());
-      for (int64_t panel = 0; panel < Sums::out_panels(p); ++panel)
+      for (int64_t panel = 0; panel < work.out_panels(); ++panel)
         work.transpose(grad, gy + n * p.out_channels * p.out_size() + band.y, p.out_size(), panel, 0,
                        q.out_size());
-      work.add(mine, buffer, grad, 0, ceil_div(p.patch(), kRows));
+      work.add(planes, mine, buffer, grad, 0, ceil_div(p.patch(), kRows));
       row += count;
     }
   });
   add_parts<T>(sums.get(), sums.get(), sums_size, parts);
-  unpack<T, V>(p, gw, sums.get());
+  unpack<T>(p, gw, sums.get());
 }
 
 // One group, many sums: one result, shared out by pairs.
-template <class T, int V>
+template <class T>
 void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  using Sums = GradWeight<T, V>;
   const auto planes = planes_of<T>(p, p.in_size());
-  const Sums work{p, planes};
+  const GradWeight<T> work{p};
   const size_t buffer_size = size_t(planes.size() + kWidth<T>);
-  const int64_t out_panels = Sums::out_panels(p);
-  memory::Buffer<T> sums(size_t(Sums::sums_size(p))), buffer(buffer_size), grad(Sums::grad_size(p));
-  std::fill_n(sums.get(), Sums::sums_size(p), T(0));
+  const int64_t out_panels = work.out_panels();
+  memory::Buffer<T> sums(size_t(work.sums_size())), buffer(buffer_size), grad(work.grad_size());
+  std::fill_n(sums.get(), work.sums_size(), T(0));
   std::fill_n(buffer.get(), buffer_size, T(0));
   // Pieces of grad_y that take about as long as a channel of x, in whole vectors of positions.
-  const int64_t piece_size = ceil_div(ceil_div(planes.channel_size(), Sums::lanes), 64) * 64;
+  const int64_t piece_size = ceil_div(ceil_div(planes.channel_size(), work.lanes), 64) * 64;
   const int64_t pieces = ceil_div(p.out_size(), piece_size), transposes = out_panels * pieces;
   for (int64_t n = 0; n < p.batch; ++n) {
     const T *image = x + n * p.in_channels * p.in_size(),
@@ -220,40 +221,34 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
                    }
                    planes.copy(buffer, image, std::max<int64_t>(begin - transposes, 0), end - transposes);
                  });
-    const int64_t macs = kRows * out_panels * Sums::lanes * p.out_size();
+    const int64_t macs = kRows * out_panels * work.lanes * p.out_size();
     parallel_for(ceil_div(p.patch(), kRows), std::max<int64_t>(1, 400000 / macs),
-                 [&](int64_t begin, int64_t end) { work.add(sums, buffer, grad, begin, end); });
+                 [&](int64_t begin, int64_t end) { work.add(planes, sums, buffer, grad, begin, end); });
   }
-  unpack<T, V>(p, gw, sums.get());
-}
-
-template <class T, int V>
-void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  const bool few = GradWeight<T, V>::sums_size(p) * int64_t(sizeof(T)) <= (256 << 10);
-  for_groups<T>(p, [&](int64_t g) {
-    (few ? sum_by_rows<T, V> : sum_by_pairs<T, V>)(p, gw + g * p.group_out() * p.patch(),
-                                                   gy + g * p.group_out() * p.out_size(),
-                                                   x + g * p.group_in() * p.in_size());
-  });
+  unpack<T>(p, gw, sums.get());
 }
 
 }  // namespace
 
 template <class T>
 void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  (p.group_out() <= kWidth<T> ? grad_w<T, 1> : grad_w<T, kGradVectors>)(p, gw, gy, x);
+  const bool few = GradWeight<T>{p}.sums_size() * int64_t(sizeof(T)) <= (256 << 10);
+  for_groups<T>(p, [&](int64_t g) {
+    (few ? sum_by_rows<T> : sum_by_pairs<T>)(p, gw + g * p.group_out() * p.patch(),
+                                             gy + g * p.group_out() * p.out_size(),
+                                             x + g * p.group_in() * p.in_size());
+  });
 }
 
-template <class T>
-double direct_grad_w_cost(const ConvProblem& p) {
-  const int vectors = p.group_out() <= kWidth<T> ? 1 : kGradVectors;
-  const double panels = double(ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * kWidth<T>));
+double direct_grad_w_cost(const ConvProblem& p, int64_t w) {
+  const int vectors = p.group_out() <= w ? 1 : kGradVectors;
+  const int64_t panels = ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * w);
   const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
-  return panels * double(p.out[0] * p.out[1]) * row +
-         kTransposeCost * double(p.group_out() * p.out_size()) / (kWidth<T> * kWidth<T>);
+  const PassSize size(p, ConvPass::grad_w);
+  const double copies = kCopyCost * double(size.in * size.plane + size.out * size.result);
+  const double each = double(panels * p.out[0] * p.out[1]) * row + copies / double(w);
+  return double(p.groups) * (double(p.batch) * each + kSumsCost * double(panels * kRows * vectors));
 }
-template double direct_grad_w_cost<float>(const ConvProblem&);
-template double direct_grad_w_cost<double>(const ConvProblem&);
 
 template void direct_grad_w<float>(const ConvProblem&, float*, const float*, const float*);
 template void direct_grad_w<double>(const ConvProblem&, double*, const double*, const double*);

@@ -365,8 +365,6 @@ std::vector<Slice> slices_of(const ConvProblem& p) {
   return slices;
 }
 
-constexpr int64_t kTogetherBytes = 1 << 20;  // of the result of images that are taken as one
-
 template <class T>
 int64_t images_together(const ConvProblem& p) {
   constexpr int w = simd::kWidth<T>;
@@ -376,8 +374,6 @@ int64_t images_together(const ConvProblem& p) {
       std::max<int64_t>(1, kTogetherBytes / (p.group_out() * positions * int64_t(sizeof(T))));
   return ceil_div(p.batch, ceil_div(p.batch, most));
 }
-
-constexpr int64_t kManyWeights = 256 << 10;  // from here on packing them shows
 
 // A forward pass whose weights are the larger operand by far: they are read where they lie, once, and the
 // patches become a matrix.
@@ -469,9 +465,7 @@ void correlate(const ConvProblem& p, T* y, const T* x, const PackWeights<T>& wei
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  if (p.groups == 1 && 5 * p.batch * p.out_size() <= 2 * p.out_channels &&
-      p.out_channels * p.patch() >= kManyWeights)
-    return few_positions<T>(p, y, x, w, bias);
+  if (has_few_positions(p)) return few_positions<T>(p, y, x, w, bias);
   correlate<T>(p, y, x, {w, p.patch(), p.taps(), 1, p.taps()}, p.group_out() * p.patch(), bias);
 }
 
@@ -584,15 +578,16 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 const char* refusal(const ConvProblem&) {
   return nullptr;
 }
-bool worthwhile(const ConvProblem&, ConvPass) {
-  return true;
+template <class T>
+double cost(const ConvProblem& p, ConvPass pass) {
+  return im2col_cost(p, pass, simd::kWidth<T>);
 }
 
 }  // namespace
 
 template <class T>
 const ConvAlgorithm<T>& conv_im2col() {
-  static constexpr ConvAlgorithm<T> algorithm{"im2col",   refusal,   worthwhile,
+  static constexpr ConvAlgorithm<T> algorithm{"im2col",   refusal,   nullptr,  cost<T>,
                                               forward<T>, grad_x<T>, grad_w<T>};
   return algorithm;
 }

@@ -6,13 +6,16 @@
 //   grad_w            products of (channel, tap) pairs and output channels, summed over positions; the lanes
 //                     are added up at the end
 //
-// For planes that are small (a block's input has to stay in L2) and batches of a vector's width or more; the
-// price is a transpose of all operands on their way in and out.
+// For small planes and batches of a vector's width or more; the price is a transpose of all operands on their
+// way in and out.
 //
 // Work: over blocks of images if they can be shared out evenly, else over rows of the result. grad_w: over
 // blocks, with a partial result each, of vectors.
+#include <limits>
+
 #include "cpu/conv/direct.h"
 #include "cpu/conv/interleave.h"
+#include "cpu/conv/pass_size.h"
 #include "cpu/gemm/share.h"
 #include "cpu/runtime/memory.h"
 
@@ -22,19 +25,12 @@ namespace {
 using namespace simd;
 
 constexpr int64_t kResultBytes = 128 << 10;  // of a block: part of an L2 cache
-// Likewise; of it, a row of results sees some rows at a time. Vectors of 16 images take more than shorter
-// ones.
-constexpr int64_t kInputBytes = (kWidth<float> >= 16 ? 1536 : 1024) << 10;
-constexpr int64_t kSumBytes = 512 << 10, kGradBytes = 1 << 20;  // of grad_w, which sees all
 
 // ------------------------------------------------------------------------------------ forward and grad_x
 
 // Pixels of a tile. Where some meet padding fewer are better, if they keep the arithmetic busy: taps are left
 // out for whole tiles.
-int vectors_at_once(const Lattice& lattice, int64_t rows) {
-  const bool padded = std::any_of(lattice.inside.begin(), lattice.inside.end(), [&](const Lattice::Range& r) {
-    return r.low[2] > 0 || r.high[2] < lattice.count[2];
-  });
+int vectors_at_once(bool padded, int64_t rows) {
   const int most = tile_vectors(rows);
   const bool busy = most * tile_cost(rows, kTileVectors) <= kTileVectors * tile_cost(rows, most);
   return padded && busy ? kTileVectors : most;
@@ -51,7 +47,10 @@ void convolve_rows(const Pass<T>& pass, T* result, const T* block, const T* weig
   alignas(64) T sums[kTileRows * kTileVectors * w];
   for (const Lattice& lattice : pass.lattices) {
     TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * width, offset * w}; });
-    const int most = vectors_at_once(lattice, width);
+    const bool padded = std::any_of(lattice.inside.begin(), lattice.inside.end(), [&](const auto& range) {
+      return range.low[2] > 0 || range.high[2] < lattice.count[2];
+    });
+    const int most = vectors_at_once(padded, width);
     for (int64_t r = r0; r < r1; ++r) {
       const int64_t from_d = r / pass.extent[1] - lattice.first[0],
                     from_h = r % pass.extent[1] - lattice.first[1];
@@ -285,66 +284,63 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 
 // ------------------------------------------------------------------------------------------------- choice
 
-// Products of vectors per block and group, as in direct_cost.
-template <class T>
-double cost(const Pass<T>& pass) {
-  const Pieces panels(pass.out, kTileRows);
-  double sum = kTransposeCost * double(pass.planes.source_size() * pass.in + volume(pass.extent) * pass.out) /
-               kWidth<T>;
-  for (const Lattice& lattice : pass.lattices) {
-    double taps = 0;  // positions that meet a tap inside the image
-    for (const Lattice::Range& range : lattice.inside) {
-      double positions = 1;
-      for (size_t a = 0; a < kSpatial; ++a)
-        positions *= double(std::max<int64_t>(
-            std::min(range.high[a], lattice.count[a]) - std::max<int64_t>(range.low[a], 0), 0));
-      taps += positions;
-    }
-    const int vectors = vectors_at_once(lattice, panels.largest());
-    sum += taps * double(pass.in * panels.pieces) * double(tile_cost(panels.largest(), vectors)) / vectors;
-  }
-  return sum;
+// In products of vectors, as direct.cpp counts them: of a vector of grad_w's, of one of its sums that comes
+// and goes; of a vector of one of a block's operands (each is written beside the others, and read or
+// cleared), of packing a vector of weights.
+constexpr int64_t kBlockBytes = 16 << 20;  // a thread has one: bounds memory
+constexpr double kPairCost = 0.7, kSumCost = 20, kInterleaveCost = 9.5, kWeightCost = 90;
+
+double copy_cost(const PassSize& pass) {
+  const int64_t image = pass.plane + pass.source * (pass.stride > 1 ? 2 : 1);
+  return kInterleaveCost * double(pass.in * image + pass.out * pass.result);
 }
 
-template <class T>
-double grad_w_cost(const ConvProblem& p) {
+double block_cost(const PassSize& pass) {
+  const Pieces panels(pass.out, kTileRows);
+  double products = 0;
+  pass.for_lattices([&](const LatticeSize& lattice) {
+    const int vectors = vectors_at_once(lattice.padded, panels.largest());
+    products += lattice.times * lattice.met * double(tile_cost(panels.largest(), vectors)) / vectors;
+  });
+  return double(pass.in * panels.pieces) * products + copy_cost(pass);
+}
+
+double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
   const int64_t whole = p.group_out() / kChannels, rest = p.group_out() % kChannels;
+  const int64_t pairs = ceil_div(p.patch(), kPairs);
   const int64_t step = whole * tile_cost(kPairs, kChannels) + (rest ? tile_cost(kPairs, rest) : 0);
-  return double(p.out_size() * ceil_div(p.patch(), kPairs) * step) +
-         kTransposeCost * double(p.group_in() * p.in_size() + p.group_out() * p.out_size()) / kWidth<T>;
+  const int64_t chunks = p.out[0] * Pieces(p.out[1], std::max<int64_t>(1, 128 / p.out[2])).pieces;
+  return kPairCost * double(p.out_size() * pairs * step) +
+         kSumCost * double(chunks * pairs * kPairs * p.group_out()) + copy_cost(forward);
+}
+
+[[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {  // vectors of w
+  const int64_t blocks = ceil_div(p.batch, w) * p.groups, threads = num_threads();
+  const PassSize size(p, pass);
+  const int64_t vectors = size.in * size.plane + (pass == ConvPass::grad_w ? size.out * size.result : 0);
+  if (vectors * kBytes > kBlockBytes) return std::numeric_limits<double>::infinity();
+  if (pass == ConvPass::grad_w)  // nothing smaller than a block is shared out
+    return double(ceil_div(blocks, threads) * threads) * grad_w_block_cost(p, size);
+  // Blocks that leave threads without work are shared out by rows: a signal of one axis has a single one.
+  const int64_t rows = size.extent[0] * size.extent[1];
+  const int64_t busy = shares_evenly(blocks) ? threads : std::min(threads, rows);
+  return double(blocks * threads) / double(busy) * block_cost(size) +
+         kWeightCost * double(p.out_channels * p.patch()) / double(w);
+}
+template <class T>
+double cost(const ConvProblem& p, ConvPass pass) {
+  return total_cost(p, pass, kWidth<T>);
 }
 
 const char* refusal(const ConvProblem& p) {
   return p.batch > 1 ? nullptr : "it needs a batch";
 }
 
-template <class T>
-bool worthwhile(const ConvProblem& p, ConvPass pass) {
-  const int64_t blocks = ceil_div(p.batch, kWidth<T>);
-  if (2 * p.batch < blocks * kWidth<T>) return false;
-  const auto bytes = [](const Pass<T>& of) { return of.planes.size() * kWidth<T> * int64_t(sizeof(T)); };
-  const auto cheaper = [&](const Pass<T>& of) {
-    // Blocks that leave threads without work are shared out by rows: a signal of one axis has a single one.
-    const int64_t threads = num_threads(), rows = of.extent[0] * of.extent[1];
-    const int64_t busy = shares_evenly(blocks * p.groups) ? threads : std::min(threads, rows);
-    return bytes(of) <= kInputBytes &&
-           double(blocks * threads) * cost(of) < double(p.batch * busy) * direct_cost(of);
-  };
-  if (pass == ConvPass::grad_x)  // a single row of sums waits for itself
-    return (p.group_in() > 1 || p.group_out() < 32) && cheaper(Pass<T>::grad_x(p, nullptr));
-  const Pass<T> forward = Pass<T>::forward(p, nullptr);
-  if (pass == ConvPass::forward) return cheaper(forward);
-  if (blocks < num_threads()) return false;  // nothing smaller than a block is shared out
-  const int64_t grad = p.group_out() * p.out_size() * kWidth<T> * int64_t(sizeof(T));
-  return bytes(forward) + grad <= kGradBytes && sums_size<T>(p) * int64_t(sizeof(T)) <= kSumBytes &&
-         double(blocks) * grad_w_cost<T>(p) < double(p.batch) * direct_grad_w_cost<T>(p);
-}
-
 }  // namespace
 
 template <class T>
 const ConvAlgorithm<T>& conv_interleaved() {
-  static constexpr ConvAlgorithm<T> algorithm{"interleaved", refusal,   worthwhile<T>,
+  static constexpr ConvAlgorithm<T> algorithm{"interleaved", refusal,   nullptr,  cost<T>,
                                               forward<T>,    grad_x<T>, grad_w<T>};
   return algorithm;
 }

@@ -299,17 +299,18 @@ struct LatticeAxis {
   std::vector<int64_t> taps, shifts;
 };
 inline std::vector<LatticeAxis> lattice_axes(const ConvProblem& p, size_t a) {
+  const int64_t stride = p.stride[a];
   std::vector<LatticeAxis> axes;
-  for (int64_t first = 0; first < std::min(p.stride[a], p.in[a]); ++first) {
-    LatticeAxis axis{first, (p.in[a] - first + p.stride[a] - 1) / p.stride[a], {}, {}};
-    for (int64_t r = 0; r < p.kernel[a]; ++r) {
-      const int64_t position = first + p.pad[a] - r * p.dilation[a];
-      if (position % p.stride[a] != 0) continue;
-      axis.taps.push_back(r);
-      axis.shifts.push_back(position / p.stride[a]);
-    }
-    if (!axis.taps.empty()) axes.push_back(axis);
+  for (int64_t first = 0; first < std::min(stride, p.in[a]); ++first)
+    axes.push_back({first, (p.in[a] - first + stride - 1) / stride, {}, {}});
+  for (int64_t r = 0; r < p.kernel[a]; ++r) {
+    const int64_t start = r * p.dilation[a] - p.pad[a];  // what output 0 meets
+    const int64_t first = (start % stride + stride) % stride;
+    if (first >= int64_t(axes.size())) continue;
+    axes[size_t(first)].taps.push_back(r);
+    axes[size_t(first)].shifts.push_back((first - start) / stride);
   }
+  std::erase_if(axes, [](const LatticeAxis& axis) { return axis.taps.empty(); });
   return axes;
 }
 

@@ -81,7 +81,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
 
 template <class T>
 const ConvAlgorithm<T>& conv_pointwise() {
-  static constexpr ConvAlgorithm<T> algorithm{"pointwise", refusal,   worthwhile,
+  static constexpr ConvAlgorithm<T> algorithm{"pointwise", refusal,   worthwhile, nullptr,
                                               forward<T>,  grad_x<T>, grad_w<T>};
   return algorithm;
 }

@@ -269,30 +269,32 @@ const char* refusal(const ConvProblem& p) {
   return nullptr;
 }
 
-// A model of the time per pair of channels, in multiply-adds at full speed. Measured: a product of
-// transformed numbers costs 1.4 (short sums), the transforms of a tile 900 per input channel and 600 per
-// output channel, those of the weights 300, of their gradients 1000 in cache and 2700 through memory. Other
-// algorithms need 1.1 for a product in forward and grad_x, where they compute rows with their padding, in
-// whole vectors, and 100 for the weights; 1.75 in grad_w.
-bool worthwhile(const ConvProblem& p, ConvPass pass) {
-  const Extent& plane = pass == ConvPass::grad_x ? p.in : p.out;
-  const double tiles = double(p.batch * ceil_div(plane[1], kOut) * ceil_div(plane[2], kOut));
-  const double in = double(p.group_in()), out = double(p.group_out());
-  if (pass == ConvPass::grad_w) {
-    const double transforms = tiles * (900 / in + 900 / out) + (tiles <= kMost ? 1000 : 2700);
-    return 1.4 * kPoints * tiles + transforms < 1.75 * 9 * double(p.batch * volume(plane));
-  }
-  const double from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
-  const double products = 1.4 * kPoints * tiles * double(whole_vectors<float>(int64_t(to))) / to;
-  const double positions = double(p.batch * whole_vectors<float>(plane[1] * (plane[2] + 2)));
-  return products + tiles * (900 / to + 600 / from) + 300 < 1.1 * 9 * positions + 100;
+template <class T>
+double cost(const ConvProblem& p, ConvPass pass) {
+  return winograd_cost(p, pass, kWidth<T>);
 }
 
 }  // namespace
 
+// Per pair of channels, in multiply-adds at full speed. Measured: a product of transformed numbers costs 1.4
+// (short sums), the transforms of a tile 900 per input channel and 600 per output channel, those of the
+// weights 250; in grad_w a product 1.2, a tile 950 on both sides, the weights' 700 in cache and 1850 through
+// memory.
+double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
+  const Extent& plane = pass == ConvPass::grad_x ? p.in : p.out;
+  const double tiles = double(p.batch * ceil_div(plane[1], kOut) * ceil_div(plane[2], kOut));
+  const double in = double(p.group_in()), out = double(p.group_out());
+  const double pairs = double(p.groups) * in * out / double(w);
+  if (pass == ConvPass::grad_w)
+    return pairs * (1.2 * kPoints * tiles + tiles * (950 / in + 950 / out) + (tiles <= kMost ? 700 : 1850));
+  const double from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
+  const double products = 1.4 * kPoints * tiles * double(ceil_div(int64_t(to), w) * w) / to;
+  return pairs * (products + tiles * (900 / to + 600 / from) + 250);
+}
+
 template <class T>
 const ConvAlgorithm<T>& conv_winograd() {
-  static constexpr ConvAlgorithm<T> algorithm{"winograd", refusal,   worthwhile,
+  static constexpr ConvAlgorithm<T> algorithm{"winograd", refusal,   nullptr,  cost<T>,
                                               forward<T>, grad_x<T>, grad_w<T>};
   return algorithm;
 }
