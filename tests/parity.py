@@ -12,6 +12,7 @@ import fastdl
 from fastdl import kernels
 
 THREADS = (1, 2, 5)
+DTYPES = (np.float32, np.float64)
 
 
 def backends(cuda: bool = False) -> list[str]:
@@ -71,6 +72,11 @@ def assert_close(
         rtol=0,
         atol=tolerance(got.dtype, reduction, factor) * scale,
     )
+
+
+def leaf(values: Any, **options: Any) -> fastdl.Tensor:
+    """A tensor that requires a gradient."""
+    return fastdl.tensor(values, requires_grad=True, **options)
 
 
 def check_gradient(

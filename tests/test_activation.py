@@ -9,9 +9,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, check_gradient, load, thread_counts
-
-DTYPES = (np.float32, np.float64)
+from parity import DTYPES, THREADS, assert_close, backends, check_gradient, load, thread_counts
 
 # Kernel parameters to try: the defaults and something else.
 PARAMETERS = {

@@ -10,9 +10,8 @@ import pytest
 import emulation
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, load, thread_counts
+from parity import DTYPES, THREADS, assert_close, backends, load, thread_counts
 
-DTYPES = (np.float32, np.float64)
 # batch, heads, groups, queries, keys, size, value_size
 SHAPES = [
     (1, 1, 1, 1, 1, 1, 1),

@@ -11,9 +11,8 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, load
+from parity import DTYPES, THREADS, assert_close, backends, load
 
-DTYPES = (np.float32, np.float64)
 LENGTHS = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 1000)
 
 

@@ -14,8 +14,8 @@ import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import assert_close, check_gradient
-from test_loss_kernels import DTYPES, IGNORE, REDUCTIONS, class_problem, upstream, wide
+from parity import DTYPES, assert_close, check_gradient
+from test_loss_kernels import IGNORE, REDUCTIONS, class_problem, upstream, wide
 
 # ------------------------------------------------------------------------------------ functions against torch
 

@@ -12,9 +12,8 @@ import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, load
+from parity import DTYPES, THREADS, assert_close, backends, load
 
-DTYPES = (np.float32, np.float64)
 REDUCTIONS = ("none", "mean", "sum")
 IGNORE = -100
 

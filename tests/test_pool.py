@@ -15,8 +15,8 @@ from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
 from fastdl.ops.pool import _plan
-from parity import assert_close, backends, check_gradient
-from test_pool_kernels import ADAPTIVE, DTYPES, GEOMETRIES, values
+from parity import DTYPES, assert_close, backends, check_gradient
+from test_pool_kernels import ADAPTIVE, GEOMETRIES, values
 
 # Functions: gradients, errors, torch.
 

@@ -11,9 +11,7 @@ import pytest
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops.pool import _plan
-from parity import THREADS, assert_close, backends, load
-
-DTYPES = (np.float32, np.float64)
+from parity import DTYPES, THREADS, assert_close, backends, load
 
 # leading shape, spatial shape, kernel, stride, padding, dilation, ceil_mode
 GEOMETRIES: list[tuple[Any, ...]] = [

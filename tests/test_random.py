@@ -16,9 +16,8 @@ import pytest
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, backends, load
+from parity import DTYPES, THREADS, backends, load
 
-DTYPES = (np.float32, np.float64)
 LENGTHS = (0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 1000)
 
 # Counter, key and result from the known-answer file of the authors' Random123 library (philox 4x32, 10

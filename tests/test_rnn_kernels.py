@@ -10,9 +10,8 @@ import parity
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.kernels.cuda import rnn as cuda_rnn
-from parity import THREADS, assert_close
+from parity import DTYPES, THREADS, assert_close
 
-DTYPES = (np.float32, np.float64)
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
 

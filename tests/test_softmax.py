@@ -11,9 +11,7 @@ import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, check_gradient, load
-
-DTYPES = (np.float32, np.float64)
+from parity import DTYPES, THREADS, assert_close, backends, check_gradient, load
 
 # shape, dim: rows (the last dimension) and columns, lengths around vector widths and blocks, empty ones
 SHAPES = [

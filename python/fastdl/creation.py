@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import check_array, pooled_copy
 from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_device, to_host
 from fastdl.dtypes import (
     CPU,
@@ -21,7 +22,7 @@ from fastdl.kernels import is_array, strided
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
-from fastdl.tensor import Tensor, check_array, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def finish(op: str, array: Any, where: Any, requires_grad: bool) -> Tensor:

@@ -40,10 +40,6 @@ inline bool is_turned(const ConvProblem& p) {
          p.batch * p.in_size() >= 64;
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // Whether images or groups of so many multiply-adds together are better computed one after the other. (One
 // keeps a thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be
 // announced.)

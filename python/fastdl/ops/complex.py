@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import FLOATING, complex_dtype, float32, float64, real_dtype
@@ -18,7 +19,7 @@ from fastdl.ops.arrays import by_numpy, empty, zeros
 from fastdl.ops.common import check_tensors
 from fastdl.ops.unary import abs as absolute
 from fastdl.ops.unary import sign
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = [
     "angle",

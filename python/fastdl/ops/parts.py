@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from fastdl._graph import parts
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import in_one_call, reshape
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 
 class Part(View):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
@@ -17,7 +18,7 @@ from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.ops.arrays import cast, memory_order
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]
 Sizes = tuple[int, ...]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
@@ -32,7 +33,7 @@ from fastdl.ops.arrays import contiguous, count_true, full
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import check_real
 from fastdl.random import Generator, default_generator
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:

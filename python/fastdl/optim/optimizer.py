@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32, is_half
@@ -18,7 +19,7 @@ from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, sele
 from fastdl.kernels import array as as_array
 from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.complex import as_real
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 Group = dict[str, Any]
