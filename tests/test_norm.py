@@ -268,3 +268,28 @@ def test_messages():
         F.batch_norm(x.double(), None, None, c, training=True)
     with pytest.raises(TypeError, match="float32 or float64"):
         F.layer_norm(fastdl.tensor([[1, 2]]), 2)
+
+
+def test_sync_batch_norm_is_batch_norm() -> None:
+    torch = pytest.importorskip("torch")
+    layers = [
+        library.nn.Sequential(library.nn.Linear(3, 4), library.nn.BatchNorm1d(4))
+        for library in (fastdl, torch)
+    ]
+    layers[0].load_state_dict({k: fastdl.from_numpy(v.numpy()) for k, v in layers[1].state_dict().items()})
+    norm = layers[0][1]
+    synchronised = [
+        library.nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+        for library, layer in zip((fastdl, torch), layers, strict=True)
+    ]
+    assert repr(synchronised[0]) == repr(synchronised[1])
+    assert synchronised[0] is layers[0]
+    assert isinstance(layers[0][1], fastdl.nn.SyncBatchNorm)
+    assert layers[0][1].running_mean is norm.running_mean
+    x = fastdl.randn(5, 3)
+    trained = layers[0](x)
+    np.testing.assert_array_equal(trained.detach().numpy(), norm(layers[0][0](x)).detach().numpy())
+    assert int(norm.num_batches_tracked) == 2
+    single = fastdl.nn.SyncBatchNorm(4, process_group="all", bias=False)
+    assert single(fastdl.randn(2, 4, 3, 3)).shape == (2, 4, 3, 3)
+    assert (single.process_group, single.bias) == ("all", None)

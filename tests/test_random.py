@@ -240,3 +240,16 @@ def test_binomial_and_geometric():
         assert abs((x == 1).double().mean().item() - 0.4) < 0.02
     with pytest.raises(RuntimeError, match="p must be between 0 and 1"):
         x.geometric_(1.0)
+
+
+def test_like_another_tensor():
+    x = fastdl.zeros(200, dtype=fastdl.float64)
+    for y in (
+        fastdl.randint_like(x, 3),
+        fastdl.randint_like(x, high=3, memory_format=fastdl.preserve_format),
+    ):
+        assert set(y.tolist()) == {0.0, 1.0, 2.0}
+        assert y.dtype == fastdl.float64
+    assert set(fastdl.randint_like(x, 1, 3).tolist()) == {1.0, 2.0}
+    for function in (fastdl.rand_like, fastdl.randn_like):
+        assert function(x, memory_format=fastdl.preserve_format).shape == (200,)

@@ -170,7 +170,14 @@ def randperm(
     )
 
 
-def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def rand_like(
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
     check_tensors("rand_like", input=input)
     return rand(
@@ -182,7 +189,12 @@ def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
 
 
 def randn_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
     check_tensors("randn_like", input=input)
@@ -195,9 +207,15 @@ def randn_like(
 
 
 def randint_like(
-    input: Tensor, low: int, high: int | None = None, *, dtype: Any = None, device: Any = None
+    input: Tensor,
+    low: int = 0,
+    high: int | None = None,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    memory_format: Any = None,
 ) -> Tensor:
-    """:func:`randint` with the shape and dtype of ``input``."""
+    """:func:`randint` with the shape and dtype of ``input``: ``randint_like(x, high)`` or ``(x, low, high)``."""
     check_tensors("randint_like", input=input)
     bounds = (0, low) if high is None else (low, high)
     return randint(

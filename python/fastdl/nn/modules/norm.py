@@ -24,6 +24,7 @@ __all__ = [
     "LayerNorm",
     "LocalResponseNorm",
     "RMSNorm",
+    "SyncBatchNorm",
 ]
 
 
@@ -185,6 +186,48 @@ class BatchNorm2d(_BatchNorm):
 class BatchNorm3d(_BatchNorm):
     __doc__ = _BATCH_DOC.format(layout="(N, C, D, H, W)", name="BatchNorm3d")
     _ranks = (5,)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation of (N, C, ...) over all processes: here there is one. See ``torch.nn.SyncBatchNorm``.
+
+    For models that name it; ``process_group`` is kept and not used. Computes on the CPU, too.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.SyncBatchNorm.convert_sync_batchnorm(fastdl.nn.BatchNorm2d(3))
+        SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    _ranks = (2, 3, 4, 5)
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.process_group = process_group
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Module:
+        """The module with every batch normalisation in it replaced by this one, with its tensors."""
+        converted = module
+        if isinstance(module, _BatchNorm):
+            converted = cls.__new__(cls)
+            converted.__dict__.update(module.__dict__)
+            converted.process_group = process_group
+        for name, child in module.named_children():
+            converted.add_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return converted
 
 
 class _InstanceNorm(_ChannelNorm):
