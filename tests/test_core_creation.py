@@ -230,3 +230,16 @@ def test_default_dtype():
         assert repr(fastdl.tensor([1.0])) == "tensor([1.])"
     finally:
         fastdl.set_default_dtype(fastdl.float32)
+
+
+def test_empty_strided():
+    x = fastdl.empty_strided((2, 3), (1, 2))
+    assert (x.shape, x.stride(), x.dtype, x.is_contiguous()) == ((2, 3), (1, 2), fastdl.float32, False)
+    x.zero_()
+    y = x.new_empty_strided((2, 0, 2), (1, 4, 4), dtype=fastdl.int64, requires_grad=False)
+    assert (y.shape, y.dtype) == ((2, 0, 2), fastdl.int64)
+    assert fastdl.empty_strided((), ()).shape == ()
+    with pytest.raises(RuntimeError, match="differ in length"):
+        fastdl.empty_strided((2, 3), (1,))
+    with pytest.raises(RuntimeError, match="must not be negative"):
+        fastdl.empty_strided((2,), (-1,))

@@ -178,6 +178,7 @@ def test_edges():
     x = fastdl.tensor(np.arange(1.0, 7.0), requires_grad=True)
     assert F.dropout(x, 0.5, training=False) is x
     assert F.dropout(x, 0.0) is x
+    assert F.feature_alpha_dropout(x, 0.5, training=False) is x  # although it has no channels
     y = F.dropout(x, 1.0)
     y.backward(fastdl.ones(6, dtype=fastdl.float64))
     assert not y.detach().numpy().any()

@@ -123,6 +123,14 @@ def test_torch_pad() -> None:
         ):
             for mode in ("reflect", "replicate", "circular"):
                 assert_like_torch("pad", rng.standard_normal(shape).astype(dtype), pad, mode)
+        for pad in (
+            (-4, 5, 0, 0),
+            (6, -5, 1, 0),
+            (-2, 3, -5, 6),
+            (-7, 9, 0, 0),
+            (-4, 5, 2, -6),
+        ):  # of the row the last or first element stays
+            assert_like_torch("pad", rng.standard_normal((2, 3, 5, 4)).astype(dtype), pad, "replicate")
 
 
 def test_pad_of_other_numbers() -> None:

@@ -397,6 +397,10 @@ def _pad_pairs(shape: Sizes, pad: Any, mode: str) -> Pairs:
     ]
     for axis, (n, (before, after)) in enumerate(zip(shape, pairs, strict=True)):
         left = n + min(before, 0) + min(after, 0)
+        if mode == "replicate" and left < 1 <= min(n, total := n + before + after):
+            # All is cut off but what the edge repeats: that one element stays.
+            pairs[axis] = (1 - n, total - 1) if after > 0 else (total - 1, 1 - n)
+            continue
         wide = max(before, after)
         if left < 0 or n + before + after < 0:
             raise ArgumentError(

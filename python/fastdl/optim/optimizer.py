@@ -70,6 +70,9 @@ class Optimizer:
     (``_update``); or, like a PyTorch optimizer, it overrides ``step``.
     """
 
+    takes_complex = True
+    """Whether parameters may be complex."""
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError(
@@ -144,6 +147,8 @@ class Optimizer:
                 raise TypeError(
                     f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}"
                 )
+            if not self.takes_complex and p._data.dtype.kind == "c":
+                raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
             if p._node is not None:
                 raise ValueError("can't optimize a non-leaf Tensor")
         param_group["params"] = params
