@@ -15,6 +15,7 @@ if os.environ.get("FASTDL_TESTS_WITHOUT_TORCH"):
 
 import pytest
 
+import emulation
 import fastdl
 from fastdl import kernels
 
@@ -57,3 +58,24 @@ def gpu() -> Iterator[Any]:
 
     yield fake_cupy.install()
     fake_cupy.uninstall()
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Any:
+    """The CUDA kernels on NumPy arrays: emulated, or on a GPU."""
+    return emulation.backend()
+
+
+@pytest.fixture
+def extension() -> Iterator[Any]:
+    """The module of the emulated kernels."""
+    module = emulation.extension()
+    yield module
+    module.set_order("random", 0)
+
+
+@pytest.fixture(params=emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
+def order(request: pytest.FixtureRequest, extension: Any) -> Any:
+    """Each order in which the emulation runs threads."""
+    extension.set_order(*request.param)
+    return request.param

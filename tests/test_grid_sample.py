@@ -10,7 +10,7 @@ import pytest
 import fastdl
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import DTYPES, THREADS, assert_close, backends, load
+from parity import DTYPES, THREADS, assert_close, backends, load, thread_counts
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -104,8 +104,7 @@ def test_grid_sample_is_the_same_for_any_number_of_threads(level, threads):
     x = rng.standard_normal((3, 5, 40, 30)).astype(np.float32)
     grid = rng.uniform(-1.2, 1.2, (3, 70, 50, 2)).astype(np.float32)
     results = []
-    for count in (1, threads):
-        backend.set_num_threads(count)
+    for _ in thread_counts(backend, (1, threads)):
         y = backend.grid_sample_forward(x, grid, "bilinear", "zeros", False)
         results.append((y, *backend.grid_sample_backward(y, x, grid, "bilinear", "zeros", False, True, True)))
     for a, b in zip(*results, strict=True):

@@ -16,7 +16,7 @@ import pytest
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import DTYPES, THREADS, backends, load
+from parity import DTYPES, backends, load, thread_counts
 
 LENGTHS = (0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 1000)
 
@@ -119,21 +119,16 @@ def test_integers_permutation(level):
 def test_threads_do_not_matter(level):
     module = kernels.load(level)
     n = 300_007
-    before = module.num_threads()
     results = []
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            results.append(
-                [
-                    make((n,), np.dtype(dtype), 0.0, 1.0, 42, 7)
-                    for make in (module.random_uniform, module.random_normal)
-                    for dtype in DTYPES
-                ]
-                + [module.random_integers((n,), 0, 1000, 42, 7)]
-            )
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        results.append(
+            [
+                make((n,), np.dtype(dtype), 0.0, 1.0, 42, 7)
+                for make in (module.random_uniform, module.random_normal)
+                for dtype in DTYPES
+            ]
+            + [module.random_integers((n,), 0, 1000, 42, 7)]
+        )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)

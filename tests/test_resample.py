@@ -10,7 +10,7 @@ import pytest
 
 import fastdl
 from fastdl.nn import functional as F
-from parity import DTYPES, assert_close, check_gradient
+from parity import DTYPES, assert_close, assert_like_torch, check_gradient
 from test_resample_kernels import RESIZES, WINDOWS
 
 
@@ -42,29 +42,6 @@ def test_gradients() -> None:
             check_gradient(lambda x: F.channel_shuffle(x, 3), rng.standard_normal((2, 6, 2, 3)))
 
 
-def with_torch(
-    name: str,
-    x: np.ndarray[Any, Any],
-    *args: Any,
-    factor: float = 64.0,
-    gradient: bool = True,
-    **options: Any,
-) -> None:
-    torch = pytest.importorskip("torch")
-    theirs = torch.tensor(x, requires_grad=True)
-    ours = tensor(x.copy())
-    ours.requires_grad = True
-    want = getattr(torch.nn.functional, name)(theirs, *args, **options)
-    got = getattr(F, name)(ours, *args, **options)
-    assert_close(got, want.detach().numpy(), reduction=16, factor=factor)
-    if not gradient:
-        return
-    grad = np.random.default_rng(7).standard_normal(want.shape).astype(x.dtype)
-    want.backward(torch.tensor(grad))
-    got.backward(tensor(grad))
-    assert_close(ours.grad, theirs.grad.numpy(), reduction=16, factor=factor)
-
-
 FUNCTION_MODES = {
     1: ["nearest", "nearest-exact", "area", "linear"],
     2: ["nearest", "nearest-exact", "area", "bilinear", "bicubic"],
@@ -80,10 +57,10 @@ def test_torch_interpolate(resize: tuple[Any, Any], dtype: Any) -> None:
     x = np.random.default_rng(8).standard_normal((2, 3, *size)).astype(dtype)
     for mode in FUNCTION_MODES[rank]:
         for align in (None, False, True) if mode.endswith(("linear", "cubic")) else (None,):
-            with_torch("interpolate", x, output, mode=mode, align_corners=align)
+            assert_like_torch("interpolate", x, output, mode=mode, align_corners=align)
             for scale in (2, 1.3, tuple(np.linspace(1.9, 2.6, rank)), (3.0,) * rank):
                 for recompute in (None, True):
-                    with_torch(
+                    assert_like_torch(
                         "interpolate",
                         x,
                         # torch's gradient of 1-D and 3-D nearest belongs to other pixels than its forward pass
@@ -97,10 +74,12 @@ def test_torch_interpolate(resize: tuple[Any, Any], dtype: Any) -> None:
     if rank == 2:
         for mode in ("bilinear", "bicubic", "lanczos"):
             for align in (False, True) if mode != "lanczos" else (False,):
-                with_torch("interpolate", x, output, mode=mode, align_corners=align, antialias=True)
+                assert_like_torch("interpolate", x, output, mode=mode, align_corners=align, antialias=True)
             # torch does not resample an axis that keeps its size, but its gradient does.
             kept = any(int(1.3 * n) == n for n in size)
-            with_torch("interpolate", x, scale_factor=1.3, mode=mode, antialias=True, gradient=not kept)
+            assert_like_torch(
+                "interpolate", x, scale_factor=1.3, mode=mode, antialias=True, gradient=not kept
+            )
 
 
 def test_torch_picks_the_same_pixels() -> None:
@@ -130,8 +109,8 @@ def test_torch_pad() -> None:
             ((2, 3, 4, 5), (0, 0, 1, 1)),
             ((1, 2, 3, 4, 5), (1, 1, 2, 2, 0, 1, 1, 0)),
         ):
-            with_torch("pad", rng.standard_normal(shape).astype(dtype), pad)
-            with_torch("pad", rng.standard_normal(shape).astype(dtype), pad, value=-1.5)
+            assert_like_torch("pad", rng.standard_normal(shape).astype(dtype), pad)
+            assert_like_torch("pad", rng.standard_normal(shape).astype(dtype), pad, value=-1.5)
         for shape, pad in (
             ((2, 9), (3, 2)),
             ((2, 3, 9), (3, 2)),
@@ -143,7 +122,7 @@ def test_torch_pad() -> None:
             ((1, 2, 4, 5, 6), (3, 2, 1, 4, 2, 0)),
         ):
             for mode in ("reflect", "replicate", "circular"):
-                with_torch("pad", rng.standard_normal(shape).astype(dtype), pad, mode)
+                assert_like_torch("pad", rng.standard_normal(shape).astype(dtype), pad, mode)
         for pad in (
             (-4, 5, 0, 0),
             (6, -5, 1, 0),
@@ -151,7 +130,7 @@ def test_torch_pad() -> None:
             (-7, 9, 0, 0),
             (-4, 5, 2, -6),
         ):  # of the row the last or first element stays
-            with_torch("pad", rng.standard_normal((2, 3, 5, 4)).astype(dtype), pad, "replicate")
+            assert_like_torch("pad", rng.standard_normal((2, 3, 5, 4)).astype(dtype), pad, "replicate")
 
 
 def test_pad_of_other_numbers() -> None:
@@ -181,13 +160,13 @@ def test_torch_rearrangements() -> None:
             if 0 in shape:
                 continue
             x = rng.standard_normal(shape).astype(dtype)
-            with_torch("unfold", x, kernel, dilation, padding, stride)
+            assert_like_torch("unfold", x, kernel, dilation, padding, stride)
             columns = F.unfold(tensor(x), kernel, dilation, padding, stride).numpy()
-            with_torch("fold", columns, shape[-2:], kernel, dilation, padding, stride)
-        with_torch("pixel_shuffle", rng.standard_normal((2, 12, 3, 18)).astype(dtype), 2)
-        with_torch("pixel_shuffle", rng.standard_normal((9, 3, 5)).astype(dtype), 3)
-        with_torch("pixel_unshuffle", rng.standard_normal((2, 2, 4, 70)).astype(dtype), 2)
-        with_torch("channel_shuffle", rng.standard_normal((2, 12, 3, 4)).astype(dtype), 3)
+            assert_like_torch("fold", columns, shape[-2:], kernel, dilation, padding, stride)
+        assert_like_torch("pixel_shuffle", rng.standard_normal((2, 12, 3, 18)).astype(dtype), 2)
+        assert_like_torch("pixel_shuffle", rng.standard_normal((9, 3, 5)).astype(dtype), 3)
+        assert_like_torch("pixel_unshuffle", rng.standard_normal((2, 2, 4, 70)).astype(dtype), 2)
+        assert_like_torch("channel_shuffle", rng.standard_normal((2, 12, 3, 4)).astype(dtype), 3)
 
 
 @pytest.mark.parametrize(

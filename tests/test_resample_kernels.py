@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import DTYPES, THREADS, assert_close, backends, load
+from parity import DTYPES, THREADS, assert_close, backends, load, on_threads
 
 RESIZES = [  # spatial sizes: before, after
     ((1,), (1,)),
@@ -182,7 +182,6 @@ def test_any_number_of_threads_and_strides(level: str, threads: int) -> None:
     dense = np.ascontiguousarray(x)
     columns = rng.standard_normal((3, 18, 45 * 100)).astype(np.float32)
     reflect = [(0, 0), (0, 0), (3, 4), (5, 6)]
-    before = backend.num_threads()
 
     def run(x: Any) -> list[bytes]:
         y = backend.interpolate_forward(x, (90, 130), (0.0, 0.0), "linear", False, False)
@@ -199,16 +198,11 @@ def test_any_number_of_threads_and_strides(level: str, threads: int) -> None:
         )
         return [r.tobytes() for r in results]
 
-    try:
-        backend.set_num_threads(1)
+    with on_threads(backend, 1):
         want = run(dense)
-        backend.set_num_threads(threads)
-        assert (
-            run(x) == want
-        )  # every output is computed by one thread in one order: bits do not depend on threads
+    with on_threads(backend, threads):  # every output is computed by one thread in one order: the same bits
+        assert run(x) == want
         assert run(dense) == want
-    finally:
-        backend.set_num_threads(before)
 
 
 @pytest.mark.parametrize("level", backends())

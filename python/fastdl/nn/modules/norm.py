@@ -34,6 +34,14 @@ def _filled(shape: tuple[int, ...], value: float, device: Any, dtype: Any) -> An
     return array
 
 
+def _fill(*values: tuple[Tensor | None, float]) -> None:
+    """Set those tensors that are there to their values."""
+    for tensor, value in values:
+        if tensor is not None:
+            tensor._data.fill(value)
+            tensor._bump_version()
+
+
 class _ChannelNorm(Module):
     """What batch and instance normalisation share: parameters and running statistics for each channel."""
 
@@ -84,18 +92,12 @@ class _ChannelNorm(Module):
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics: mean 0, variance 1, no batch seen."""
-        for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
-            if buffer is not None:
-                buffer._data.fill(value)
-                buffer._bump_version()
+        _fill((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0))
 
     def reset_parameters(self) -> None:
         """Running statistics as above, weight 1, bias 0."""
         self.reset_running_stats()
-        for parameter, value in ((self.weight, 1), (self.bias, 0)):
-            if parameter is not None:
-                parameter._data.fill(value)
-                parameter._bump_version()
+        _fill((self.weight, 1), (self.bias, 0))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
@@ -350,10 +352,7 @@ class LayerNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        for parameter, value in ((self.weight, 1), (self.bias, 0)):
-            if parameter is not None:
-                parameter._data.fill(value)
-                parameter._bump_version()
+        _fill((self.weight, 1), (self.bias, 0))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -401,9 +400,7 @@ class RMSNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1."""
-        if self.weight is not None:
-            self.weight._data.fill(1)
-            self.weight._bump_version()
+        _fill((self.weight, 1))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.rms_norm(input, self.normalized_shape, self.weight, self.eps)
@@ -462,10 +459,7 @@ class GroupNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        for parameter, value in ((self.weight, 1), (self.bias, 0)):
-            if parameter is not None:
-                parameter._data.fill(value)
-                parameter._bump_version()
+        _fill((self.weight, 1), (self.bias, 0))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
