@@ -18,7 +18,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 import fastdl
 
 # The import above forbids the process to set flags of torch.backends; other tests do.
-torch.backends.__allow_nonbracketed_mutation_flag = True
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 NAMESPACES = [
     (torch, fastdl),

@@ -117,6 +117,13 @@ def test_backward_twice():
     np.testing.assert_allclose(w.grad.numpy(), 3 * first.numpy(), rtol=1e-6)
 
 
+def test_there_is_no_second_derivative():
+    x, w, t = fastdl.rand(4, 3), fastdl.rand(5, 3, requires_grad=True), fastdl.tensor([0, 1, 2, 4])
+    loss = F.linear_cross_entropy(x, w, t, options=nn.LinearCrossEntropyOptions())
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        loss.backward(create_graph=True)
+
+
 def test_nothing_counts():
     x, w = fastdl.rand(2, 3), fastdl.rand(5, 3, requires_grad=True)
     t = fastdl.tensor([-100, -100])

@@ -176,6 +176,11 @@ class _Pieces(Op):
             ]
         )
 
+    def backward_graph(self, grad_loss: Tensor) -> Any:
+        raise NotImplementedError(
+            "linear_cross_entropy: in pieces it has no second derivative; leave options out for that"
+        )
+
     retained = False
 
 
