@@ -14,7 +14,8 @@ from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import FLOATING, complex_dtype, float32, float64, real_dtype
 from fastdl.errors import not_for_complex
-from fastdl.ops.arrays import by_numpy, empty, zeros
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import by_numpy, empty, memory_order, zeros
 from fastdl.ops.common import check_tensors
 from fastdl.ops.unary import abs as absolute
 from fastdl.ops.unary import sign
@@ -155,11 +156,22 @@ class ComplexFormula(Op):
 class ComplexAbs(ComplexFormula):
     """|z|, real; the gradient is grad z / |z|, and 0 at 0."""
 
-    saves = (0,)
+    saves, saves_output = (0,), True
 
     def forward(self, z: Any, out: Any = None) -> Any:
-        self.z = z
-        return by_numpy("abs", np.absolute, real_dtype(z.dtype), out, z)
+        order = memory_order(z) if out is None else None  # of spectrograms: along memory
+        y = by_numpy("abs", np.absolute, real_dtype(z.dtype), out, z if order is None else z.transpose(order))
+        self.z, self.y = z, y if order is None else y.transpose(np.argsort(order))
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        if on_device(grad):
+            return super().backward(grad)
+        kernels = select(grad)
+        # No smaller than what has a reciprocal: 0 / that is 0.
+        size = kernels.maximum_forward(self.y, float(np.finfo(self.y.dtype).tiny))
+        unit = kernels.div_forward(ViewAsReal.of(self.z), size[..., None])
+        return ViewAsComplex.of(kernels.mul_forward(unit, grad[..., None], unit))
 
     def backward_graph(self, grad: Tensor) -> Any:
         return sgn(self.saved_input(0, self.z)) * grad
