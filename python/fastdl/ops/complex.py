@@ -165,13 +165,20 @@ class ComplexAbs(ComplexFormula):
         return self.y
 
     def backward(self, grad: Any) -> Any:
+        size, zero = self.y, self.y == 0
+        if zero.any():
+            size = np.where(zero, np.inf, size).astype(size.dtype)
+        factor = select(grad).div_forward(grad, size)
         if on_device(grad):
-            return super().backward(grad)
-        kernels = select(grad)
-        # No smaller than what has a reciprocal: 0 / that is 0.
-        size = kernels.maximum_forward(self.y, float(np.finfo(self.y.dtype).tiny))
-        unit = kernels.div_forward(ViewAsReal.of(self.z), size[..., None])
-        return ViewAsComplex.of(kernels.mul_forward(unit, grad[..., None], unit))
+            return self.z * factor
+        multiply = select(grad).mul_forward
+        result = empty(self.z.shape, self.z.dtype)
+        order = memory_order(self.z)
+        if order is not None:
+            result = empty([self.z.shape[i] for i in order], self.z.dtype).transpose(np.argsort(order))
+        multiply(self.z.real, factor, result.real)
+        multiply(self.z.imag, factor, result.imag)
+        return result
 
     def backward_graph(self, grad: Tensor) -> Any:
         return sgn(self.saved_input(0, self.z)) * grad

@@ -94,10 +94,10 @@ def _beside(value: Any, dtype: Any) -> Any:
     return value if is_array(value) and value.dtype is real_dtype(dtype) else operand(value, dtype)
 
 
-class ComplexSum(ComplexBinary):
-    """A sum or difference: that of real and imaginary parts, which lie side by side."""
+class ComplexAdd(ComplexBinary):
+    """The sums of real and imaginary parts, which lie side by side."""
 
-    keeps = False
+    label, ufunc, keeps = "add", np.add, False
     aliases_grad = True
 
     def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
@@ -106,19 +106,15 @@ class ComplexSum(ComplexBinary):
             return ViewAsComplex.of(kernel(ViewAsReal.of(x), ViewAsReal.of(y)))
         return super().compute(dtype, out, x, y)
 
+    def backward_graph(self, grad: Any) -> Any:
+        return self.give(lambda: grad, lambda: grad)
+
 
 def _is_plain(x: Any, dtype: Any) -> bool:
     return x.__class__ is np.ndarray and x.dtype is dtype
 
 
-class ComplexAdd(ComplexSum):
-    label, ufunc = "add", np.add
-
-    def backward_graph(self, grad: Any) -> Any:
-        return self.give(lambda: grad, lambda: grad)
-
-
-class ComplexSub(ComplexSum):
+class ComplexSub(ComplexAdd):
     label, ufunc = "sub", np.subtract
 
     def backward_graph(self, grad: Any) -> Any:

@@ -178,7 +178,7 @@ def istft(
     if weights is None:
         weights = pieces.new_ones(n_fft)
     covered = n_fft + hop * (x.shape[1] - 1)
-    signal = Overlap.apply(pieces * weights, hop=hop)
+    signal: Tensor = Overlap.apply(pieces * weights, hop=hop)
     squares = (weights * weights).expand(1, x.shape[1], n_fft)
     envelope = Overlap.apply(squares, hop=hop).squeeze(0)
     start = n_fft // 2 if center else 0
