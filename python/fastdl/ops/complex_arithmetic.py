@@ -97,7 +97,8 @@ def _beside(value: Any, dtype: Any) -> Any:
 class ComplexAdd(ComplexBinary):
     """The sums of real and imaginary parts, which lie side by side."""
 
-    label, ufunc, keeps = "add", np.add, False
+    label, keeps = "add", False
+    ufunc: ClassVar[Any] = np.add
     aliases_grad = True
 
     def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
