@@ -26,11 +26,20 @@ from fastdl.ops.common import axis as normal_axis
 from fastdl.ops.complex import conj
 from fastdl.tensor import Tensor, pooled_copy
 
-_loops: Any
-try:
-    from numpy.fft import _pocketfft_umath as _loops  # type: ignore[attr-defined, no-redef]
-except ImportError:  # a later NumPy may call them otherwise
-    _loops = None
+
+def _numpys_loops() -> Any:
+    """The module of NumPy's loops; None where another NumPy has them under other names or in another form."""
+    try:
+        from numpy.fft import _pocketfft_umath as loops  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    for name, types in {"fft": "Ff->F", "ifft": "Ff->F", "irfft": "Ff->f"}.items():
+        if types not in getattr(getattr(loops, name, None), "types", ()):
+            return None
+    return loops if all("ff->F" in getattr(loops, f"rfft_n_{n}").types for n in ("even", "odd")) else None
+
+
+_loops = _numpys_loops()
 
 _NORMS = ("backward", "ortho", "forward")
 
