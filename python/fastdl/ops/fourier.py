@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, get_default_dtype, is_half, real_dtype
 from fastdl.errors import ArgumentError
@@ -24,7 +25,7 @@ from fastdl.kernels import on_device, select
 from fastdl.ops.common import axes as normal_axes
 from fastdl.ops.common import axis as normal_axis
 from fastdl.ops.complex import conj
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _numpys_loops() -> Any:
