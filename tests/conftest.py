@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 # torch's and NumPy's threads beside ours would measure the machine, not the code; set before either is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -14,6 +15,8 @@ if os.environ.get("FASTDL_TESTS_WITHOUT_TORCH"):
 
 import pytest
 
+import emulation
+import fastdl
 from fastdl import kernels
 
 
@@ -38,3 +41,41 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
 
         if gpu_backend.device_is_lost():
             os._exit(3)
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request: pytest.FixtureRequest) -> Any:
+    """Each dtype of half precision."""
+    if request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    return getattr(fastdl, request.param)
+
+
+@pytest.fixture
+def gpu() -> Iterator[Any]:
+    """A machine with two GPUs, on the stand-in for CuPy."""
+    import fake_cupy
+
+    yield fake_cupy.install()
+    fake_cupy.uninstall()
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Any:
+    """The CUDA kernels on NumPy arrays: emulated, or on a GPU."""
+    return emulation.backend()
+
+
+@pytest.fixture
+def extension() -> Iterator[Any]:
+    """The module of the emulated kernels."""
+    module = emulation.extension()
+    yield module
+    module.set_order("random", 0)
+
+
+@pytest.fixture(params=emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
+def order(request: pytest.FixtureRequest, extension: Any) -> Any:
+    """Each order in which the emulation runs threads."""
+    extension.set_order(*request.param)
+    return request.param

@@ -22,7 +22,7 @@ def main(what: str) -> None:
             multiply(extension, "float16", "mixed", 64, 64, 304, what)
             return
         x, y = (np.ones(s, np.float32) for s in ((150, 64) if what == "add_without_turns" else 64, 64))
-        addresses = [a.__array_interface__["data"][0] for a in (y, x)]
+        addresses = [emulation.address(a) for a in (y, x)]
         if what == "add_without_turns":
             extension.add_without_turns(*addresses, len(x))
         else:

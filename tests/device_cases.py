@@ -1,7 +1,6 @@
 """Operations as they are called, for a device: what ``test_device.py`` compares between devices and dtypes.
 
-A case makes its inputs with ``on`` (floating-point, with gradients) and ``ints``, and returns tensors, nested as it
-likes. The gradients of its inputs are compared, too: ``watched`` collects what ``on`` makes.
+See ``device_runs.py`` for what a case is, and ``device_modules.py`` for layers and training.
 """
 
 from __future__ import annotations
@@ -9,28 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 import fastdl
 import fastdl.nn.functional as F
-
-watched: list[Any] = []
-dtype: list[Any] = [fastdl.float32]  # of what `on` makes
-
-
-def on(
-    device: str, *shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0, grad: bool = True
-) -> Any:
-    values = np.random.default_rng(seed + len(shape)).uniform(low, high, shape).astype(np.float32)
-    t = fastdl.tensor(values, device=device, dtype=dtype[0])
-    if grad:
-        watched.append(t.requires_grad_())
-    return t
-
-
-def ints(device: str, *shape: int, high: int = 5, seed: int = 0) -> Any:
-    return fastdl.tensor(np.random.default_rng(seed).integers(0, high, shape), device=device)
-
+from device_runs import ints, on
 
 UNARY = """abs neg sign floor ceil trunc round square sqrt rsqrt reciprocal exp expm1 log log1p log2 log10 sin cos tan
     asin acos atan sinh cosh asinh acosh atanh erf frac relu sigmoid tanh isnan isinf isfinite logical_not signbit

@@ -44,6 +44,11 @@ def available() -> bool:
     return bool(toolkit) and platform.machine() == "x86_64" and tools()
 
 
+def address(array: Any) -> int:
+    """Of the first element of a NumPy array, as kernels take it."""
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
 @functools.cache
 def extension() -> ModuleType:
     """The extension module, built if its sources changed."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 import emulation
 import fastdl
 from fastdl import kernels
 
 THREADS = (1, 2, 5)
+DTYPES = (np.float32, np.float64)
 
 
 def backends(cuda: bool = False) -> list[str]:
@@ -20,18 +23,31 @@ def backends(cuda: bool = False) -> list[str]:
     return kernels.levels() + ([emulation.NAME] if cuda and emulation.available() else [])
 
 
-def thread_counts(backend: Any) -> Iterator[int | None]:
-    """Goes through ``THREADS``, set on the backend; once where there are none to set (CUDA)."""
+@contextmanager
+def on_threads(backend: Any, threads: int | None) -> Iterator[None]:
+    """That many threads for the length of a block; as many as there are where none can be set (CUDA)."""
     if not hasattr(backend, "num_threads"):
-        yield None
+        yield
         return
     before = backend.num_threads()
+    backend.set_num_threads(threads)
     try:
-        for threads in THREADS:
-            backend.set_num_threads(threads)
-            yield threads
+        yield
     finally:
         backend.set_num_threads(before)
+
+
+def thread_counts(backend: Any, counts: Sequence[int] = THREADS) -> Iterator[int | None]:
+    """Goes through the numbers of threads, set on the backend; once where there are none to set (CUDA)."""
+    for threads in counts if hasattr(backend, "num_threads") else (None,):
+        with on_threads(backend, threads):
+            yield threads
+
+
+def with_threads(names: list[str]) -> list[Any]:
+    """Each of ``backends()`` with each of ``THREADS``, the CUDA kernels once: parameters of a fixture."""
+    pairs = [(name, n) for name in names for n in (THREADS if name != emulation.NAME else (1,))]
+    return [pytest.param(pair, id=f"{pair[0]}-{pair[1]}") for pair in pairs]
 
 
 def load(name: str) -> Any:
@@ -71,6 +87,11 @@ def assert_close(
         rtol=0,
         atol=tolerance(got.dtype, reduction, factor) * scale,
     )
+
+
+def leaf(values: Any, **options: Any) -> fastdl.Tensor:
+    """A tensor that requires a gradient."""
+    return fastdl.tensor(values, requires_grad=True, **options)
 
 
 def check_gradient(
@@ -114,6 +135,31 @@ def check_gradient(
     # Central differences in float64 with step 1e-6: about 1e-10 of rounding over the step, relative to the values.
     scale = max(1.0, abs(numeric), abs(along(0.0)))
     assert abs(numeric - analytic) <= 1e-7 * scale, f"numeric {numeric}, analytic {analytic}"
+
+
+def assert_like_torch(
+    name: str,
+    x: np.ndarray[Any, Any],
+    *args: Any,
+    reduction: int = 64,
+    gradient: bool = True,
+    **options: Any,
+) -> None:
+    """Output, indices and gradient of a function of ``nn.functional`` are torch's."""
+    torch = pytest.importorskip("torch")
+    theirs, ours = torch.tensor(x, requires_grad=True), leaf(x)
+    want = getattr(torch.nn.functional, name)(theirs, *args, **options)
+    got = getattr(fastdl.nn.functional, name)(ours, *args, **options)
+    if isinstance(want, tuple):
+        np.testing.assert_array_equal(got[1].numpy(), want[1].numpy())
+        got, want = got[0], want[0]
+    assert_close(got, want.detach().numpy(), reduction)
+    if not gradient:
+        return
+    grad = np.random.default_rng(7).standard_normal(want.shape).astype(x.dtype)
+    want.backward(torch.tensor(grad))
+    got.backward(fastdl.tensor(grad))
+    assert_close(ours.grad, theirs.grad.numpy(), reduction)
 
 
 def assert_same_sums(backend: Any, got: Any, want: Any, index: Any, dim: int = 0) -> None:

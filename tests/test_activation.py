@@ -9,9 +9,7 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, check_gradient, load, thread_counts
-
-DTYPES = (np.float32, np.float64)
+from parity import DTYPES, assert_close, backends, check_gradient, load, thread_counts
 
 # Kernel parameters to try: the defaults and something else.
 PARAMETERS = {
@@ -94,14 +92,9 @@ def test_threads_and_streaming_stores(name, level):
         part = slice(start, start + 1_000_000)
         np.testing.assert_array_equal(forward(x[part], *parameters), y[part])
         np.testing.assert_array_equal(backward(grad_y[part], x[part], *parameters), grad_x[part])
-    before = module.num_threads()
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            np.testing.assert_array_equal(forward(x, *parameters), y)
-            np.testing.assert_array_equal(backward(grad_y, x, *parameters), grad_x)
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        np.testing.assert_array_equal(forward(x, *parameters), y)
+        np.testing.assert_array_equal(backward(grad_y, x, *parameters), grad_x)
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

@@ -7,8 +7,7 @@ import pytest
 
 import fastdl
 import fastdl.nn.functional as F
-from parity import assert_close, check_gradient
-from test_attention_kernels import DTYPES
+from parity import DTYPES, assert_close, check_gradient
 
 # The function ------------------------------------------------------------------------------------------
 

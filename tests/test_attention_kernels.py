@@ -10,9 +10,8 @@ import pytest
 import emulation
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, load, thread_counts
+from parity import DTYPES, THREADS, assert_close, backends, load, thread_counts
 
-DTYPES = (np.float32, np.float64)
 # batch, heads, groups, queries, keys, size, value_size
 SHAPES = [
     (1, 1, 1, 1, 1, 1, 1),
@@ -153,24 +152,19 @@ def test_threads_and_repeats_agree(level, shape):
     module = kernels.load(level)
     (q, k, v, g), rng = inputs(shape, np.float32)
     mask = rng.standard_normal((1, 1, shape[3], shape[4])).astype(np.float32)
-    before = module.num_threads()
-    try:
-        for causal, p in ((False, 0.0), (True, 0.2)):
-            options = (causal, 0.3, p, 11, 3)
-            seen = {}
-            for threads in (*THREADS, *THREADS):
-                module.set_num_threads(threads)
-                y, lse = module.attention_forward(q, k, v, mask, *options)
-                grads = module.attention_backward(g, q, k, v, mask, y, lse, *options, True)
-                for a, b in zip(seen.setdefault(threads, (y, *grads)), (y, *grads), strict=True):
-                    np.testing.assert_array_equal(a, b)
-            for results in seen.values():
-                for a, b in zip(results, seen[1], strict=True):
-                    assert_close(a, b, reduction=shape[4])
-                if not (causal is False and shape[3] < 4):  # few queries: keys are split over threads
-                    np.testing.assert_array_equal(results[0], seen[1][0])
-    finally:
-        module.set_num_threads(before)
+    for causal, p in ((False, 0.0), (True, 0.2)):
+        options = (causal, 0.3, p, 11, 3)
+        seen = {}
+        for threads in thread_counts(module, (*THREADS, *THREADS)):
+            y, lse = module.attention_forward(q, k, v, mask, *options)
+            grads = module.attention_backward(g, q, k, v, mask, y, lse, *options, True)
+            for a, b in zip(seen.setdefault(threads, (y, *grads)), (y, *grads), strict=True):
+                np.testing.assert_array_equal(a, b)
+        for results in seen.values():
+            for a, b in zip(results, seen[1], strict=True):
+                assert_close(a, b, reduction=shape[4])
+            if not (causal is False and shape[3] < 4):  # few queries: keys are split over threads
+                np.testing.assert_array_equal(results[0], seen[1][0])
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

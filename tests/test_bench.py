@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import fake_cupy
 from fastdl import cli
 from fastdl.bench import device, report, runner
 from fastdl.bench.case import Case, Library, forward
@@ -310,12 +309,6 @@ def test_a_day_survives_parts_that_fail(tmp_path):
     late = day(tmp_path, "losses", GPU_DAY_SECONDS="20", PYTHON="false")
     assert late.returncode == 3
     assert "left for another call: losses" in late.stdout
-
-
-@pytest.fixture
-def gpu():
-    yield fake_cupy.install()
-    fake_cupy.uninstall()
 
 
 def test_a_case_is_timed_on_a_gpu(gpu):

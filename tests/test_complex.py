@@ -332,6 +332,11 @@ def test_linear_algebra_like_torch(name):
 
 
 @needs_torch
+def test_empty_products():
+    a, b = fastdl.ones(5, 5, 0, dtype=fastdl.complex64), fastdl.ones(0, 5, dtype=fastdl.complex64)
+    np.testing.assert_array_equal((a @ b).numpy(), np.zeros((5, 5, 5), np.complex64))
+
+
 def test_single_precision_stays_single():
     for name in ("mul", "abs", "matmul", "exp", "einsum", "sums"):
         arrays = A.astype(np.complex64), B.astype(np.complex64), R.astype(np.float32)

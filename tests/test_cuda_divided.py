@@ -21,11 +21,6 @@ pytestmark = pytest.mark.skipif(
 DTYPES = [pytest.param(t, id=np.dtype(t).name) for t in (np.float32, np.float64)] + HALVES
 
 
-@pytest.fixture(scope="module")
-def cuda():
-    return emulation.backend()
-
-
 def calls(dtype: Any) -> list[tuple[Any, ...]]:
     often = np.array([4, 1, 4, 0, 4, 4, 2, 6, 4, 4])[np.arange(1500) % 10]
     often[600:1200] = 3  # cut, with others before and behind

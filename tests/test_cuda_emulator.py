@@ -8,31 +8,20 @@ import numpy as np
 import pytest
 
 import emulation
+from emulation import address
 
 pytestmark = pytest.mark.skipif(
     not emulation.available() or emulation.on_gpu(),
     reason="needs the CUDA toolkit's headers, cmake and pybind11",
 )
 
-ORDERS = pytest.mark.parametrize("order", emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
 X = np.arange(64, dtype=np.float32) - 30
-
-
-@pytest.fixture
-def extension():
-    module = emulation.extension()
-    yield module
-    module.set_order("random", 0)
 
 
 def run(module: Any, name: str, x: np.ndarray = X, threads: int = 64) -> np.ndarray:
     y = np.zeros(64, np.float32)
     module.run_planted(name, address(y), address(np.ascontiguousarray(x)), threads)
     return y
-
-
-def address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
 
 
 CLEAN = {
@@ -47,41 +36,31 @@ CLEAN = {
 }
 
 
-@ORDERS
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_kernels_do_not_alarm(extension, name, order):
-    extension.set_order(*order)
     np.testing.assert_array_equal(run(extension, name), CLEAN[name])
 
 
-@ORDERS
 def test_a_missing_barrier_reads_what_is_not_there(extension, order):
-    extension.set_order(*order)
     y = run(extension, "reversed_without_barrier")
     assert np.isnan(y).sum() == 32, "half of the threads come before the one they read from"
     read = ~np.isnan(y)
     np.testing.assert_array_equal(y[read], X[::-1][read])
 
 
-@ORDERS
 def test_a_missing_barrier_between_rounds_mixes_them(extension, order):
-    extension.set_order(*order)
     y = run(extension, "rounds_without_barrier")
     right = 2 * X[::-1] + 1  # every order leaves some threads behind, which then read the next round's values
     assert (y != right).any()
     assert not np.isnan(y).any()
 
 
-@ORDERS
 def test_memory_that_nobody_wrote_is_nan(extension, order):
-    extension.set_order(*order)
     assert np.flatnonzero(np.isnan(run(extension, "uninitialised_shared"))).tolist() == [5]
     assert np.isnan(run(extension, "uninitialised_dynamic")).all()
 
 
-@ORDERS
 def test_a_copy_without_wait_has_not_arrived(extension, order):
-    extension.set_order(*order)
     assert np.isnan(run(extension, "copied_without_wait")).any()
     assert np.isnan(run(extension, "copied_or_zeros_without_wait")).any()
 
@@ -94,11 +73,9 @@ def masked(tiles: Any) -> np.ndarray:
     return x
 
 
-@ORDERS
 def test_a_masks_tile_left_out_by_mistake_shows(extension, order):
     """A warp that leaves a tile out alone is found at the barrier or, where another tile makes up for it, by values; a
     wrong judge by the values of all others."""
-    extension.set_order(*order)
     for tiles in [(0, 0)], [(0, 0), (1, 1)], [(1, 0)], []:
         x = masked(tiles)
         want = np.where(x > 0, x, 0).sum(1).repeat(8)
@@ -116,7 +93,6 @@ def test_a_masks_tile_left_out_by_mistake_shows(extension, order):
             assert (run(extension, "masked_sums_by_warp", x) != want).any()
 
 
-@ORDERS
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -143,16 +119,13 @@ def test_a_masks_tile_left_out_by_mistake_shows(extension, order):
     ],
 )
 def test_reported_mistakes(extension, name, message, order):
-    extension.set_order(*order)
     for _ in range(2):  # and the emulator works on after a report
         with pytest.raises(RuntimeError, match=message):
             run(extension, name)
     np.testing.assert_array_equal(run(extension, "reversed"), X[::-1])
 
 
-@ORDERS
 def test_blocks_of_a_cooperative_grid_meet(extension, order):
-    extension.set_order(*order)
     y = run(extension, "meeting_of_blocks")
     np.testing.assert_array_equal(y[:32], X[:32])
     np.testing.assert_array_equal(y[32:48], np.roll(X[:32].reshape(4, 8), -1, 0)[:, :4].ravel())
@@ -160,7 +133,6 @@ def test_blocks_of_a_cooperative_grid_meet(extension, order):
     assert (run(extension, "meeting_without_wait")[32:48] != y[32:48]).any()
 
 
-@ORDERS
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -173,15 +145,12 @@ def test_blocks_of_a_cooperative_grid_meet(extension, order):
     ],
 )
 def test_blocks_that_wait_in_vain(extension, name, message, order):
-    extension.set_order(*order)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=message):
             run(extension, name)
 
 
-@ORDERS
 def test_stores_in_a_cluster_arrive_later(extension, order):
-    extension.set_order(*order)
     numbers = X[:4]
     for _ in range(5):
         numbers = numbers.sum() + X[4:8]
@@ -193,9 +162,7 @@ def test_stores_in_a_cluster_arrive_later(extension, order):
         assert (run(extension, "exchange_by_one_inbox")[:16] != right).any()
 
 
-@ORDERS
 def test_accesses_are_aligned_and_launches_within_bounds(extension, order):
-    extension.set_order(*order)
     for _ in range(2):
         with pytest.raises(
             RuntimeError, match=r"misaligned_pack: misaligned access in planted.cpp:\d+: .* for 16 bytes"

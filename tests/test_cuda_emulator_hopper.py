@@ -10,24 +10,12 @@ import numpy as np
 import pytest
 
 import emulation
+from emulation import address
 
 pytestmark = pytest.mark.skipif(
     not emulation.available() or emulation.on_gpu(),
     reason="needs the CUDA toolkit's headers, cmake and pybind11",
 )
-
-ORDERS = pytest.mark.parametrize("order", emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
-
-
-@pytest.fixture
-def extension():
-    module = emulation.extension()
-    yield module
-    module.set_order("random", 0)
-
-
-def address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
 
 
 def multiply(module: Any, kind: str, form: str, m: int, n: int, k: int, mistake: str = "none") -> Any:
@@ -49,7 +37,6 @@ def multiply(module: Any, kind: str, form: str, m: int, n: int, k: int, mistake:
     return c, want
 
 
-@ORDERS
 @pytest.mark.parametrize(
     ("kind", "form"),
     [(k, f) for k in ("float16", "bfloat16") for f in ("along", "across", "mixed", "registers")]
@@ -57,15 +44,12 @@ def multiply(module: Any, kind: str, form: str, m: int, n: int, k: int, mistake:
 )
 def test_products_of_tiles(extension, kind, form, order):
     """Ragged in every direction: beyond the arrays the copies bring zeros and write nothing."""
-    extension.set_order(*order)
     for m, n, k in [(64, 64, 64), (80, 72, 200)]:
         np.testing.assert_array_equal(*multiply(extension, kind, form, m, n, k))
 
 
-@ORDERS
 def test_boxes_and_turns(extension, order):
     """A box that begins before the array and ends behind it; arrivals of one half release the other."""
-    extension.set_order(*order)
     x = np.arange(192, dtype=np.float32).reshape(2, 3, 4, 8)
     y = np.full_like(x, 77)
     extension.shifted_box(address(y), address(x))

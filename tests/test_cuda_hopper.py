@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import types
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,6 @@ from test_cuda_kernels import HALVES, against_reference, check, numbers, wide
 pytestmark = pytest.mark.skipif(
     not emulation.available() or emulation.on_gpu(), reason="needs the emulation of the CUDA kernels"
 )
-
-
-@pytest.fixture(scope="module")
-def cuda() -> Any:
-    return emulation.backend()
-
-
-@pytest.fixture(params=emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
-def order(request: Any) -> Iterator[Any]:
-    emulation.extension().set_order(*request.param)
-    yield request.param
-    emulation.extension().set_order("random", 0)
 
 
 # heads, groups, queries, keys, size, causal

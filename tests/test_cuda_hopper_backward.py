@@ -225,11 +225,8 @@ def test_the_same_bits_in_all_orders_of_threads(scratches, size, causal, shape):
 
 
 @emulated_only
-@pytest.mark.parametrize("order", emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
-def test_blocks_add_in_turns(order):
+def test_blocks_add_in_turns(extension, order):
     """Numbers of many magnitudes: another order of the blocks gives other bits."""
-    extension = emulation.extension()
-    extension.set_order(*order)
     rng = np.random.default_rng(3)
     x = (rng.standard_normal((150, 64)) * 10.0 ** rng.integers(-3, 4, (150, 64))).astype(np.float32)
     y = np.full(64, np.nan, np.float32)
@@ -237,6 +234,5 @@ def test_blocks_add_in_turns(order):
     for row in x[1:]:
         want += row
     assert (want != x[::-1].cumsum(axis=0, dtype=np.float32)[-1]).any()
-    extension.add_in_turns(*(a.__array_interface__["data"][0] for a in (y, x)), len(x))
-    extension.set_order("random", 0)
+    extension.add_in_turns(*(emulation.address(a) for a in (y, x)), len(x))
     np.testing.assert_array_equal(y, want)

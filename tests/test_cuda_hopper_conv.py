@@ -53,11 +53,6 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     return made
 
 
-@pytest.fixture(scope="module")
-def cuda() -> Any:
-    return emulation.backend()
-
-
 class Recording:
     """The extension; notes the names of functions that are called and answer nothing: launches."""
 

@@ -31,18 +31,6 @@ HALVES = [
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half an ulp of 1
 
 
-@pytest.fixture(scope="module")
-def cuda():
-    return emulation.backend()
-
-
-@pytest.fixture(params=emulation.ORDERS, ids=lambda o: f"{o[0]}-{o[1]}")
-def order(request):
-    emulation.extension().set_order(*request.param)
-    yield request.param
-    emulation.extension().set_order("random", 0)
-
-
 def numbers(shape: Any, dtype: Any, seed: int = 0, scale: float = 1.0) -> Any:
     return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 

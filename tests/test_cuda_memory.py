@@ -17,11 +17,6 @@ pytestmark = pytest.mark.skipif(
 DTYPES = [pytest.param(t, id=np.dtype(t).name) for t in (np.float32, np.float64)] + HALVES
 
 
-@pytest.fixture(scope="module")
-def cuda():
-    return emulation.backend()
-
-
 def shifted(x: Any, by: int) -> Any:
     """A dense copy that starts ``by`` elements behind an aligned place."""
     memory = np.empty(x.size + 64 // x.itemsize + by, x.dtype)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import device_cases
+import device_modules
 import emulation
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
-import test_cuda
-import test_device
-from device_cases import ints, on
+import test_cuda_graphs
+from device_runs import ints, on, run
 from fastdl import nn
 
 pytestmark = [
@@ -44,8 +44,8 @@ def check(case: Callable[[str], Any]) -> None:
     """The device's results and gradients are the CPU's, but for the rounding of different orders of sums."""
     with np.errstate(all="ignore"):
         with fastdl.use_backend("reference"):
-            expected = test_device.run(case, "cpu")
-        actual = test_device.run(case, "cuda")
+            expected = run(case, "cpu")
+        actual = run(case, "cuda")
     assert len(actual) == len(expected) > 0
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == e.dtype
@@ -61,24 +61,24 @@ def test_an_operation(name: str) -> None:
     check(device_cases.CASES[name])
 
 
-@pytest.mark.parametrize("name", test_device.MODULES)
+@pytest.mark.parametrize("name", device_modules.MODULES)
 def test_a_layer(name: str) -> None:
-    check(test_device.MODULES[name])
+    check(device_modules.MODULES[name])
 
 
 # The line search of LBFGS branches on rounding.
-@pytest.mark.parametrize("name", [n for n in test_device.OPTIMIZERS if n != "LBFGS"])
+@pytest.mark.parametrize("name", [n for n in device_modules.OPTIMIZERS if n != "LBFGS"])
 def test_an_optimizer(name: str) -> None:
-    check(lambda device: test_device.trained(device, test_device.OPTIMIZERS[name]))
+    check(lambda device: device_modules.trained(device, device_modules.OPTIMIZERS[name]))
 
 
 @pytest.mark.parametrize(
     "train",
     [
         # Its losses only: Adam makes steps of noise for a bias before batch norm, whose gradient is 0 but for rounding.
-        lambda device: test_device.lenet(device)[0],
-        test_device.characters,
-        test_device.language_model,
+        lambda device: device_modules.lenet(device)[0],
+        device_modules.characters,
+        device_modules.language_model,
     ],
     ids=["lenet", "characters", "language_model"],
 )
@@ -173,10 +173,10 @@ def test_products_in_tf32_only_where_they_are_allowed() -> None:
 @pytest.mark.parametrize(
     "test",
     [
-        test_cuda.test_a_replay_draws_what_the_operations_would_draw,
-        test_cuda.test_dropout_in_attention_is_the_same_forward_and_backward_of_a_replay,
-        test_cuda.test_generators_of_a_graph_are_their_own,
-        test_cuda.test_a_checkpoint_in_a_graph_drops_the_same_again,
+        test_cuda_graphs.test_a_replay_draws_what_the_operations_would_draw,
+        test_cuda_graphs.test_dropout_in_attention_is_the_same_forward_and_backward_of_a_replay,
+        test_cuda_graphs.test_generators_of_a_graph_are_their_own,
+        test_cuda_graphs.test_a_checkpoint_in_a_graph_drops_the_same_again,
     ],
 )
 def test_random_numbers_in_a_graph(test: Any) -> None:

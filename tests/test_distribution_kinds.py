@@ -1,4 +1,4 @@
-"""Rarer distributions, constraints, registries and divergences of different families: values are PyTorch's."""
+"""Rarer distributions: values are PyTorch's, samples have their moments and gradients."""
 
 from __future__ import annotations
 
@@ -10,24 +10,14 @@ import numpy as np
 import pytest
 
 import fastdl
+from distribution_cases import COVARIANCE, FACTOR, POSITIVE, PROBS, REAL, ROWS, same, t
 from fastdl import distributions as D
 from parity import check_gradient
 
 torch = pytest.importorskip("torch")
 LIBRARIES = (fastdl, torch)
 
-POSITIVE = [0.3, 1.0, 2.5]
-REAL = [-1.0, 0.2, 3.0]
-PROBS = [0.1, 0.5, 0.85]
-ROWS = [[0.2, 0.3, 0.5], [0.7, 0.2, 0.1]]
-COVARIANCE = [[2.0, 0.5, 0.1], [0.5, 1.0, -0.2], [0.1, -0.2, 0.7]]
-FACTOR = [[0.5, 1.0], [-1.0, 0.2], [0.3, 0.7]]
 CORRELATION = np.linalg.cholesky(np.array([[1.0, 0.3, -0.2], [0.3, 1.0, 0.4], [-0.2, 0.4, 1.0]]))
-
-
-def t(library, values, dtype=np.float64):
-    return library.from_numpy(np.array(values, dtype))
-
 
 # name -> (constructor, values, relative tolerance: PyTorch computes Bessel functions to seven digits)
 CASES = {
@@ -86,10 +76,6 @@ def pair(name):
         for lib in LIBRARIES
     ]
     return ours, theirs, x, y, tolerance
-
-
-def same(a, b, tolerance=1e-9):
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=tolerance, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -255,289 +241,6 @@ def test_gradients_of_samples_by_differences(sample):
         return sample(a)
 
     check_gradient(drawn, np.array([0.7, 1.2, 1.9]))
-
-
-def kl_case(name):
-    """Two parameterisations of a family, whose support overlaps with others'."""
-    return {
-        "Bernoulli": lambda d, a: d.Bernoulli(a(PROBS)),
-        "Beta": lambda d, a: d.Beta(a(POSITIVE), a([1.0, 2.0, 3.0])),
-        "Binomial": lambda d, a: d.Binomial(3, a(PROBS)),
-        "ContinuousBernoulli": lambda d, a: d.ContinuousBernoulli(a([0.1, 0.5, 0.85])),
-        "Exponential": lambda d, a: d.Exponential(a([0.3, 1.0, 2.5])),
-        "Gamma": lambda d, a: d.Gamma(a(POSITIVE), a([1.0, 2.0, 3.0])),
-        "Gumbel": lambda d, a: d.Gumbel(a([0.3, -1.0, 0.0]), a([1.0, 2.0, 0.7])),
-        "Laplace": lambda d, a: d.Laplace(a([0.3, -1.0, 0.0]), a([1.0, 2.0, 0.7])),
-        "Normal": lambda d, a: d.Normal(a([0.3, -1.0, 0.0]), a([1.0, 2.0, 0.7])),
-        "Pareto": lambda d, a: d.Pareto(a([0.1, 0.2, 0.6]), a([0.7, 1.5, 4.0])),
-        "Poisson": lambda d, a: d.Poisson(a(POSITIVE)),
-        "Uniform": lambda d, a: d.Uniform(a([0.2, 0.0, -0.5]), a([0.9, 1.0, 2.0])),
-    }[name]
-
-
-KL_PAIRS = """
-    Bernoulli:Poisson Beta:ContinuousBernoulli Beta:Pareto Beta:Exponential Beta:Gamma Beta:Normal Beta:Uniform
-    ContinuousBernoulli:ContinuousBernoulli ContinuousBernoulli:Pareto ContinuousBernoulli:Exponential
-    ContinuousBernoulli:Normal ContinuousBernoulli:Uniform Exponential:Beta Exponential:ContinuousBernoulli
-    Exponential:Pareto Exponential:Uniform Exponential:Gamma Exponential:Gumbel Exponential:Normal Gamma:Beta
-    Gamma:ContinuousBernoulli Gamma:Pareto Gamma:Uniform Gamma:Exponential Gamma:Gumbel Gamma:Normal Gumbel:Beta
-    Gumbel:ContinuousBernoulli Gumbel:Exponential Gumbel:Gamma Gumbel:Pareto Gumbel:Uniform Gumbel:Normal Laplace:Beta
-    Laplace:ContinuousBernoulli Laplace:Exponential Laplace:Gamma Laplace:Pareto Laplace:Uniform Laplace:Normal
-    Normal:Beta Normal:ContinuousBernoulli Normal:Exponential Normal:Gamma Normal:Pareto Normal:Uniform Normal:Gumbel
-    Normal:Laplace Pareto:Beta Pareto:ContinuousBernoulli Pareto:Uniform Pareto:Exponential Pareto:Gamma Pareto:Normal
-    Poisson:Bernoulli Poisson:Binomial Uniform:Beta Uniform:ContinuousBernoulli Uniform:Exponential Uniform:Gamma
-    Uniform:Gumbel Uniform:Normal Uniform:Pareto
-""".split()
-
-
-@pytest.mark.parametrize("names", KL_PAIRS)
-def test_divergences_of_two_families_are_torch_s(names):
-    p, q = [kl_case(name) for name in names.split(":")]
-    values = []
-    for lib in LIBRARIES:
-        d = lib.distributions
-        values.append(d.kl_divergence(p(d, lambda v, lib=lib: t(lib, v)), q(d, lambda v, lib=lib: t(lib, v))))
-    assert values[0].shape == (3,)
-    same(*values)
-
-
-def test_every_pair_of_torch_s_is_registered():
-    from fastdl.distributions.kl import _PAIRS
-
-    ours = {(p.__name__, q.__name__) for p, q in _PAIRS}
-    theirs = {(p.__name__, q.__name__) for p, q in torch.distributions.kl._KL_REGISTRY}
-    assert theirs - ours - {("ExponentialFamily", "ExponentialFamily")} == set()
-
-
-KL_SAME = {
-    "low rank": lambda d, a: (
-        d.LowRankMultivariateNormal(a(REAL), a(FACTOR), a(POSITIVE)),
-        d.LowRankMultivariateNormal(a([POSITIVE, REAL]), a(FACTOR)[:, :1], a([1.0, 2.0, 0.3])),
-    ),
-    "full to low rank": lambda d, a: (
-        d.MultivariateNormal(a(REAL), a(COVARIANCE)),
-        d.LowRankMultivariateNormal(a([POSITIVE, REAL]), a(FACTOR), a([1.0, 2.0, 0.3])),
-    ),
-    "low rank to full": lambda d, a: (
-        d.LowRankMultivariateNormal(a([POSITIVE, REAL]), a(FACTOR), a([1.0, 2.0, 0.3])),
-        d.MultivariateNormal(a(REAL), a(COVARIANCE)),
-    ),
-    "Wishart": lambda d, a: (d.Wishart(a(5.0), a(COVARIANCE)), d.Wishart(a(4.0), a(np.eye(3) * 2))),
-    "InverseGamma": lambda d, a: (
-        d.InverseGamma(a(POSITIVE), a(POSITIVE)),
-        d.InverseGamma(a([1.0, 2.0, 3.0]), a(POSITIVE)),
-    ),
-    "HalfCauchy": lambda d, a: (d.HalfCauchy(a(POSITIVE)), d.HalfCauchy(a([1.0, 2.0, 3.0]))),
-    "LogisticNormal": lambda d, a: (
-        d.LogisticNormal(a(REAL), a(POSITIVE)),
-        d.LogisticNormal(a(POSITIVE), a(POSITIVE)),
-    ),
-    "transformed": lambda d, a: [
-        d.TransformedDistribution(
-            d.Normal(a(REAL), s), [d.transforms.AffineTransform(a(1.0), 2.0), d.transforms.ExpTransform()]
-        )
-        for s in (1.0, 2.0)
-    ],
-}
-
-
-@pytest.mark.parametrize("name", KL_SAME)
-def test_divergences_in_a_family_are_torch_s(name):
-    values = [
-        lib.distributions.kl_divergence(*KL_SAME[name](lib.distributions, lambda v, lib=lib: t(lib, v)))
-        for lib in LIBRARIES
-    ]
-    same(*values)
-
-
-def test_divergences_that_are_not_defined():
-    with pytest.raises(NotImplementedError, match="different transforms"):
-        D.kl_divergence(D.Kumaraswamy(1.0, 2.0), D.Kumaraswamy(2.0, 2.0))
-    with pytest.raises(ValueError, match=r"different event shapes .*\(2,\) and \(3,\)"):
-        D.kl_divergence(*[D.MultivariateNormal(fastdl.zeros(n), fastdl.eye(n)) for n in (2, 3)])
-
-
-CONSTRAINTS = {
-    "real": lambda c, a: c.real,
-    "positive": lambda c, a: c.positive,
-    "nonnegative": lambda c, a: c.nonnegative,
-    "unit interval": lambda c, a: c.unit_interval,
-    "interval": lambda c, a: c.interval(a([-1.0, 0.0, 2.0]), 4.0),
-    "half open": lambda c, a: c.half_open_interval(-1.0, 2.0),
-    "greater": lambda c, a: c.greater_than(a([-1.0, 0.0, 2.0])),
-    "at least": lambda c, a: c.greater_than_eq(1.5),
-    "less": lambda c, a: c.less_than(1.5),
-    "simplex": lambda c, a: c.simplex,
-    "real vector": lambda c, a: c.real_vector,
-    "independent": lambda c, a: c.independent(c.positive, 1),
-    "corr_cholesky": lambda c, a: c.corr_cholesky,
-    "cat": lambda c, a: c.cat([c.positive, c.unit_interval], -1, [1, 2]),
-    "stack": lambda c, a: c.stack([c.positive, c.real, c.unit_interval], -1),
-}
-
-
-@pytest.mark.parametrize("registry", ["biject_to", "transform_to"])
-@pytest.mark.parametrize("name", CONSTRAINTS)
-def test_registries_are_torch_s(name, registry):
-    made = []
-    for lib in LIBRARIES:
-        d = lib.distributions
-        constraint = CONSTRAINTS[name](d.constraints, lambda v, lib=lib: t(lib, v))
-        transform = getattr(d, registry)(constraint)
-        x = t(lib, [[0.3, -1.0, 2.0], [1.5, 0.0, -0.7]])
-        y = transform(x)
-        assert bool(constraint.check(y).all())
-        made.append((constraint, transform, x, y))
-    (c1, f, x, y), (c2, g, u, v) = made
-    same(y, v)
-    same(f.inv(y), g.inv(v), 1e-7)
-    assert str(c1).replace("fastdl", "") == str(c2) or "tensor" in str(c2)
-    assert repr(f) == repr(g)
-    assert (c1.event_dim, c1.is_discrete) == (c2.event_dim, c2.is_discrete)
-    try:
-        want = g.log_abs_det_jacobian(u, v)
-    except (NotImplementedError, AttributeError):
-        return
-    got = f.log_abs_det_jacobian(x, y)
-    assert tuple(got.shape) == tuple(want.shape)
-    same(got, want)
-
-
-def test_matrices_of_numbers():
-    x = [[0.5, 9.0], [2.0, -1.0]]
-    for name in ("lower_cholesky", "positive_definite", "positive_semidefinite"):
-        made = []
-        for lib in LIBRARIES:
-            d = lib.distributions
-            constraint = getattr(d.constraints, name)
-            f = d.transform_to(constraint)
-            y = f(t(lib, x))
-            assert bool(constraint.check(y))
-            made += [y, f.inv(y)]
-        same(made[0], made[2])
-        same(made[1], made[3])
-        with pytest.raises(NotImplementedError, match="Cannot transform"):
-            D.biject_to(getattr(D.constraints, name))
-
-
-def test_registries_take_users_constraints():
-    registry = D.constraint_registry.ConstraintRegistry()
-
-    class Even(D.constraints.Constraint):
-        is_discrete = True
-
-        def check(self, value):
-            return value % 2 == 0
-
-    with pytest.raises(NotImplementedError, match="Cannot transform Even"):
-        registry(Even())
-
-    @registry.register(Even)
-    def _(constraint):
-        return D.transforms.AffineTransform(0.0, 2.0)
-
-    assert registry(Even())(fastdl.tensor(3.0)).item() == 6.0
-    with pytest.raises(TypeError, match="Expected constraint to be either"):
-        registry.register(3, lambda c: c)
-
-    class Twos(D.Normal):
-        support = Even()
-
-    with pytest.raises(ValueError, match=r"Even\(\)"):
-        Twos(0.0, 1.0).log_prob(fastdl.tensor(1.0))
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("real", [1.0, math.nan, math.inf]),
-        ("positive_integer", [0.0, 1.0, 1.5]),
-        ("boolean", [0.0, 1.0, 0.5]),
-        ("one_hot", [[0.0, 1.0], [1.0, 1.0]]),
-        ("simplex", [[0.5, 0.5], [0.5, 0.6], [1.5, -0.5]]),
-        ("lower_triangular", [[[1.0, 0.0], [2.0, 3.0]], [[1.0, 1.0], [2.0, 3.0]]]),
-        ("lower_cholesky", [[[1.0, 0.0], [2.0, -3.0]], [[1.0, 0.0], [2.0, 3.0]]]),
-        ("corr_cholesky", [[[1.0, 0.0], [0.6, 0.8]], [[1.0, 0.0], [0.6, 0.9]]]),
-        ("square", [[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]]),
-        ("symmetric", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, 2.0], [3.0, 1.0]]]),
-        ("positive_definite", [[[2.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]]]),
-        ("positive_semidefinite", [[[1.0, 0.0], [0.0, 0.0]], [[1.0, 2.0], [2.0, 1.0]]]),
-    ],
-)
-def test_constraints_are_torch_s(name, values):
-    ours, theirs = [getattr(lib.distributions.constraints, name).check(t(lib, values)) for lib in LIBRARIES]
-    assert ours.tolist() == theirs.tolist()
-
-
-def test_constraints_made_of_others_are_torch_s():
-    x = [[1.0, 0.5, 2.0], [-1.0, 0.5, 0.0]]
-    for make in (
-        lambda c: c.multinomial(3),
-        lambda c: c.integer_interval(0, 2),
-        lambda c: c.MixtureSameFamilyConstraint(c.positive),
-        lambda c: c.MixtureSameFamilyConstraint(c.independent(c.positive, 1)),
-        lambda c: c.independent(c.real, 0),
-        lambda c: c.cat([c.positive, c.real], 1, [2, 1]),
-    ):
-        ours, theirs = [make(lib.distributions.constraints) for lib in LIBRARIES]
-        assert ours.check(t(fastdl, x)).tolist() == theirs.check(t(torch, x)).tolist()
-        assert repr(ours) == repr(theirs) or "0x" in repr(theirs)
-    dependent = D.constraints.dependent(event_dim=1)
-    assert D.constraints.is_dependent(dependent)
-    assert dependent.event_dim == 1
-    with pytest.raises(NotImplementedError, match="statically"):
-        _ = dependent.is_discrete
-    with pytest.raises(ValueError, match="dependent"):
-        dependent.check(t(fastdl, x))
-
-    class Mine(D.Distribution):
-        @D.constraints.dependent_property(is_discrete=False, event_dim=0)
-        def support(self):
-            return D.constraints.positive
-
-    assert D.constraints.is_dependent(Mine.__dict__["support"])
-    assert Mine().support is D.constraints.positive
-    with pytest.raises(ValueError, match=r"value.dim\(\) >= 2"):
-        D.constraints.independent(D.constraints.real, 2).check(fastdl.zeros(3))
-
-
-def test_transforms_are_equal_as_torch_s_are():
-    makers = [
-        lambda d: d.ExpTransform(),
-        lambda d: d.AffineTransform(1.0, 2.0),
-        lambda d: d.AffineTransform(1.0, 3.0),
-        lambda d: d.PowerTransform(d.Normal(2.0, 1.0).loc),
-        lambda d: d.ExpTransform().inv,
-        lambda d: d.ComposeTransform([d.ExpTransform(), d.AffineTransform(1.0, 2.0)]),
-        lambda d: d.transforms.CatTransform([d.ExpTransform()], lengths=[2]),
-    ]
-    for a in makers:
-        for b in makers[:-1]:
-            ours, theirs = [a(lib.distributions) == b(lib.distributions) for lib in LIBRARIES]
-            assert ours == theirs
-
-
-def test_copulas_and_parts_with_a_cache():
-    base = D.MultivariateNormal(t(fastdl, [0.0, 0.0]), scale_tril=t(fastdl, [[1.0, 0.0], [0.6, 0.8]]))
-    theirs = torch.distributions.MultivariateNormal(
-        t(torch, [0.0, 0.0]), scale_tril=t(torch, [[1.0, 0.0], [0.6, 0.8]])
-    )
-    values = []
-    for d, b, lib in ((D, base, fastdl), (torch.distributions, theirs, torch)):
-        copula = d.TransformedDistribution(
-            b, [d.CumulativeDistributionTransform(d.Normal(t(lib, 0.0), t(lib, 1.0)))]
-        )
-        values.append(copula.log_prob(t(lib, [0.2, 0.9])))
-    same(*values)
-    f = D.transforms.StackTransform([D.ExpTransform(), D.TanhTransform()], cache_size=1)
-    x = t(fastdl, [40.0, 40.0])
-    assert f.inv(f(x)) is x
-    with pytest.raises(ValueError, match="expects 2 entries along dim 0"):
-        f(fastdl.zeros(3))
-    with pytest.raises(ValueError, match="as many lengths"):
-        D.transforms.CatTransform([D.ExpTransform()], lengths=[1, 2])
-    with pytest.raises(ValueError, match=r"D \(D - 1\) / 2 entries"):
-        D.transforms.CorrCholeskyTransform()(fastdl.zeros(2))
 
 
 def test_mistakes_are_explained():

@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 
 import fastdl
+from distribution_cases import COVARIANCE, POSITIVE, PROBS, REAL, ROWS, same, t
 from fastdl import distributions as D
 from parity import check_gradient
 
-
-def t(library, values):
-    array = np.asarray(values, np.float64)
-    return library.from_numpy(array.copy())
-
-
 rng = np.random.default_rng(0)
-POSITIVE = [0.3, 1.0, 2.5]
-REAL = [-1.0, 0.2, 3.0]
-PROBS = [0.1, 0.5, 0.85]
-ROWS = [[0.2, 0.3, 0.5], [0.7, 0.2, 0.1]]
 LOGITS = [[0.1, -2.0, 1.5], [0.0, 0.0, 3.0]]
-COVARIANCE = [[2.0, 0.5, 0.1], [0.5, 1.0, -0.2], [0.1, -0.2, 0.7]]
 
 # name -> (constructor from the library's distributions and a maker of tensors, values)
 CASES = {
@@ -115,10 +105,6 @@ def pair(name):
         t(fastdl, value),
         t(torch, value),
     )
-
-
-def same(a, b):
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,9 +11,8 @@ import fastdl
 import fastdl.nn.functional as F
 from fastdl import kernels, nn
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends, load
+from parity import DTYPES, assert_close, backends, load, thread_counts
 
-DTYPES = (np.float32, np.float64)
 LENGTHS = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129, 1000)
 
 
@@ -50,13 +49,8 @@ def test_large_and_threads(dtype, level):
     n = 4_400_003
     x = np.ones(n, dtype)
     kept = reference.philox_words(n, 9, 4) >> 1 >= round(0.3 * 2**31)
-    before = module.num_threads()
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            np.testing.assert_array_equal(module.dropout_forward(x, 0.3, 1.0, 9, 4), kept)
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        np.testing.assert_array_equal(module.dropout_forward(x, 0.3, 1.0, 9, 4), kept)
     assert abs(np.mean(kept) - 0.7) < 4 * np.sqrt(0.21 / n)
 
 
@@ -184,6 +178,7 @@ def test_edges():
     x = fastdl.tensor(np.arange(1.0, 7.0), requires_grad=True)
     assert F.dropout(x, 0.5, training=False) is x
     assert F.dropout(x, 0.0) is x
+    assert F.feature_alpha_dropout(x, 0.5, training=False) is x  # although it has no channels
     y = F.dropout(x, 1.0)
     y.backward(fastdl.ones(6, dtype=fastdl.float64))
     assert not y.detach().numpy().any()

@@ -13,7 +13,7 @@ import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import elementwise as E
-from parity import THREADS, assert_close, backends, load
+from parity import THREADS, assert_close, backends, load, thread_counts
 
 BINARY = [
     "add",
@@ -470,15 +470,10 @@ def test_refused_outputs(level):
 @pytest.mark.parametrize("level", backends())
 def test_threads_and_repetition_do_not_change_bits(level):
     kernel = kernels.load(level)
-    before = kernel.num_threads()
     x, y = numbers((300, 1000), np.float32), numbers((1000,), np.float32, 1)
     results = []
-    try:
-        for threads in (*THREADS, *THREADS):
-            kernel.set_num_threads(threads)
-            results.append([kernel.mul_forward(x, y), kernel.sin_forward(x), kernel.exp_forward(x.T)])
-    finally:
-        kernel.set_num_threads(before)
+    for _ in thread_counts(kernel, (*THREADS, *THREADS)):
+        results.append([kernel.mul_forward(x, y), kernel.sin_forward(x), kernel.exp_forward(x.T)])
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.tobytes() == b.tobytes()

@@ -5,40 +5,38 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import emulation
 import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, assert_same_sums, backends, check_gradient, load
+from parity import (
+    THREADS,
+    assert_close,
+    assert_same_sums,
+    backends,
+    check_gradient,
+    load,
+    on_threads,
+    thread_counts,
+    with_threads,
+)
 
 
-@pytest.fixture(params=[(level, n) for level in backends() for n in THREADS], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=with_threads(backends()))
 def backend(request):
     level, threads = request.param
-    module = kernels.load(level)
-    before = module.num_threads()
-    module.set_num_threads(threads)
-    yield module
-    module.set_num_threads(before)
+    module = load(level)
+    with on_threads(module, threads):
+        yield module
 
 
-@pytest.fixture(
-    params=[(level, n) for level in backends() for n in THREADS]
-    + ([(emulation.NAME, 1)] if emulation.available() else []),
-    ids=lambda p: f"{p[0]}-{p[1]}",
-)
+@pytest.fixture(params=with_threads(backends(cuda=True)))
 def any_backend(request):
     """Every level and number of threads, and the CUDA kernels under emulation."""
     level, threads = request.param
     module = load(level)
-    if level == emulation.NAME:
+    with on_threads(module, threads):
         yield module
-        return
-    before = module.num_threads()
-    module.set_num_threads(threads)
-    yield module
-    module.set_num_threads(before)
 
 
 # (rows, width, entries): nothing, single ones, around vector widths, many rows or entries, both sides of threading
@@ -138,14 +136,12 @@ def test_max_of_nan_infinities_and_equal_values(any_backend):
 def test_gradient_has_the_same_bits_for_every_number_of_threads(level):
     module = kernels.load(level)
     rng = np.random.default_rng(0)
-    before, results = module.num_threads(), []
+    results = []
     for rows, width, count in ((500, 96, 9000), (20_000, 32, 9000), (60_000, 700, 900)):
         index = np.minimum(rng.geometric(0.02, count), rows) - 1
         grad = rng.standard_normal((count, width)).astype(np.float32)
-        for threads in (1, 2, 5, 2):
-            module.set_num_threads(threads)
+        for _ in thread_counts(module, (*THREADS, 2)):
             results.append(module.embedding_backward(grad, index, None, None, rows, -1, True).tobytes())
-        module.set_num_threads(before)
         assert len(set(results)) == 1
         results.clear()
 

@@ -9,6 +9,8 @@ import pytest
 
 import fastdl
 from fastdl.autograd import gradcheck, gradgradcheck
+from fastdl.kernels import cpu, reference
+from fastdl.ops import fourier
 
 try:
     import torch
@@ -271,3 +273,118 @@ def test_programs_like_torch(name):
     for want, have in zip(*results, strict=True):
         assert want.dtype == have.dtype
         np.testing.assert_allclose(have, want, rtol=2e-3, atol=2e-4 * (1 + np.abs(want).max()))
+
+
+TRANSFORMS = {
+    "fft": (np.complex128, lambda n: n),
+    "ifft": (np.complex128, lambda n: n),
+    "rfft_n_even": (np.float64, lambda n: n // 2 + 1),
+    "rfft_n_odd": (np.float64, lambda n: n // 2 + 1),
+    "irfft": (np.complex128, lambda n: 2 * n - 2),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_loops_on_threads(name, threads):
+    """NumPy's loop over all rows, and the same loop in pieces, whichever way rows and columns lie in memory."""
+    from numpy.fft import _pocketfft_umath as loops
+
+    kind, count = TRANSFORMS[name]
+    loop = getattr(loops, name)
+    before = fastdl.get_num_threads()
+    fastdl.set_num_threads(threads)
+    try:
+        for shape in (
+            *((5,), (1, 6), (3, 70000), (2, 1, 9000), (41, 700), (4, 37, 300), (300, 37, 2), (8, 9, 10, 31)),
+            (0, 4),
+        ):
+            for axis in range(len(shape)):
+                n = shape[axis]
+                odd = name == "rfft_n_odd"
+                if n < 2 or (name.startswith("rfft") and n % 2 != odd):
+                    continue
+                whole = RNG.standard_normal(shape).astype(kind)
+                if whole.dtype.kind == "c":
+                    whole.imag = RNG.standard_normal(shape)
+                for dtype, tolerance in (
+                    (kind, 1e-12),
+                    (np.complex64 if kind is np.complex128 else np.float32, 2e-5),
+                ):
+                    plain = whole.astype(dtype)
+                    for x in (plain, plain[..., ::-1], np.asfortranarray(plain)):
+                        want = reference.transform(loop, x, axis, count(n), 0.25)
+                        have = cpu.transform(loop, x, axis, count(n), 0.25)
+                        assert have.dtype == want.dtype
+                        scale = np.abs(want).max(initial=0)
+                        np.testing.assert_allclose(have, want, rtol=0, atol=tolerance * scale)
+                        np.testing.assert_array_equal(have, cpu.transform(loop, x, axis, count(n), 0.25))
+                        fastdl.set_num_threads(1)
+                        np.testing.assert_array_equal(have, cpu.transform(loop, x, axis, count(n), 0.25))
+                        fastdl.set_num_threads(threads)
+    finally:
+        fastdl.set_num_threads(before)
+
+
+def test_loops_that_do_not_fit_are_refused():
+    from numpy.fft import _pocketfft_umath as loops
+
+    x = np.ones((3, 4), np.complex64)
+    for function in (np.add, np.matmul, len, None):
+        with pytest.raises((ValueError, TypeError), match="function"):
+            cpu.transform(function, x, 1, 4, 1.0)
+    for array, axis, count in (
+        (x.real.copy(), 1, 4),
+        (x.real.astype(np.int64), 1, 4),
+        (x, 2, 4),
+        (x, -1, 4),
+        (x, 1, 0),
+    ):
+        with pytest.raises(ValueError, match="transform"):
+            cpu.transform(loops.fft, array, axis, count, 1.0)
+    with pytest.raises(ValueError, match="byte order"):
+        cpu.transform(loops.fft, x.astype(">c8"), 1, 4, 1.0)
+
+
+def test_numbers_that_are_not():
+    """The bits that mark what was not written may be a result."""
+    x = np.full((3, 4), -1, np.int64).view(np.complex64)
+    assert np.isnan(fastdl.fft.fft(fastdl.tensor(x)).numpy()).all()
+
+
+def test_single_precision_stays_single():
+    """The loops were computed in double for a factor that is an integer: four to eight times as long."""
+    x = RNG.standard_normal((64, 1000)).astype(np.float32)
+    exact = np.fft.rfft(x.astype(np.float64))
+    have = fastdl.fft.rfft(fastdl.tensor(x)).numpy()
+    assert 1e-8 < np.abs(have - exact.astype(np.complex64)).max() / np.abs(exact).max() < 1e-6
+
+
+def test_transforms_of_another_numpy(monkeypatch):
+    """Where NumPy has no loops of these names its functions are called."""
+    x = fastdl.tensor(RNG.standard_normal((3, 8)).astype(np.float32), requires_grad=True)
+    found = []
+    for loops in (fourier._loops, None):
+        monkeypatch.setattr(fourier, "_loops", loops)
+        y = fastdl.fft.irfft2(fastdl.fft.fft2(fastdl.fft.rfft2(x, norm="ortho")), norm="forward")
+        (slope,) = fastdl.autograd.grad((y**2).sum(), x)
+        found.append((y.detach().numpy(), slope.numpy()))
+    for have, want in zip(*found, strict=True):
+        assert have.dtype == want.dtype == np.float32
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
+def test_windows_added_up(dtype):
+    """The gradient of ``unfold``, by parts of windows and by whole ones."""
+    for dim, size, step in ((1, 7, 3), (1, 6, 2), (1, 5, 5), (0, 4, 1), (0, 9, 2), (2, 3, 2)):
+        x = RNG.standard_normal((11, 23, 5)).astype(dtype)
+        t = fastdl.tensor(x, requires_grad=True)
+        y = t.unfold(dim, size, step)
+        weights = RNG.standard_normal(tuple(y.shape)).astype(dtype)
+        (slope,) = fastdl.autograd.grad(y, t, fastdl.tensor(weights))
+        want = np.zeros_like(x)
+        rows = np.moveaxis(want, dim, 0)
+        for i in range(y.shape[dim]):
+            rows[i * step : i * step + size] += np.moveaxis(np.take(weights, i, dim), -1, 0)
+        np.testing.assert_allclose(slope.numpy(), want, rtol=1e-5, atol=1e-5)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, assert_close, backends
+from parity import DTYPES, THREADS, assert_close, backends
 
 # Around 1, the vector widths (2..16), the tiles' rows (4, 6, 12, 14) and columns (4..32), and more than one
 # tile.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 12, 13, 14, 15, 16, 17, 29, 31, 32, 33, 64, 65)
-DTYPES = (np.float32, np.float64)
 
 
 def random(rng, shape, dtype=np.float32):

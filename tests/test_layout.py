@@ -7,39 +7,26 @@ import itertools
 import numpy as np
 import pytest
 
-import emulation
 import fastdl
-from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, assert_same_sums, backends, load
+from parity import assert_same_sums, backends, load, on_threads, with_threads
 
 
-@pytest.fixture(params=[(level, n) for level in backends() for n in THREADS], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=with_threads(backends()))
 def backend(request):
     level, threads = request.param
-    module = kernels.load(level)
-    before = module.num_threads()
-    module.set_num_threads(threads)
-    yield module
-    module.set_num_threads(before)
+    module = load(level)
+    with on_threads(module, threads):
+        yield module
 
 
-@pytest.fixture(
-    params=[(level, n) for level in backends() for n in THREADS]
-    + ([(emulation.NAME, 1)] if emulation.available() else []),
-    ids=lambda p: f"{p[0]}-{p[1]}",
-)
+@pytest.fixture(params=with_threads(backends(cuda=True)))
 def any_backend(request):
     """Every level and number of threads, and the CUDA kernels under emulation."""
     level, threads = request.param
     module = load(level)
-    if level == emulation.NAME:
+    with on_threads(module, threads):
         yield module
-        return
-    before = module.num_threads()
-    module.set_num_threads(threads)
-    yield module
-    module.set_num_threads(before)
 
 
 def variants(rng, dtype):

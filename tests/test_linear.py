@@ -511,3 +511,13 @@ class TestAgainstTorch:
                 normal(2, 3),
                 normal(3, 4),
             )
+
+
+def test_einsum_promotes_where_nothing_is_added_up():
+    numbers, rates = fastdl.arange(3), fastdl.tensor([0.5, 2.0], requires_grad=True)
+    angles = fastdl.einsum("i,j->ij", numbers, rates)
+    assert angles.tolist() == [[0.0, 0.0], [0.5, 2.0], [1.0, 4.0]]
+    angles.sum().backward()
+    assert rates.grad.tolist() == [3.0, 3.0]
+    with pytest.raises(RuntimeError, match="must have one dtype"):
+        fastdl.einsum("ij,j->i", fastdl.ones(3, 2, dtype=fastdl.int64), rates)

@@ -12,9 +12,8 @@ import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, load
+from parity import DTYPES, THREADS, assert_close, backends, load, thread_counts
 
-DTYPES = (np.float32, np.float64)
 REDUCTIONS = ("none", "mean", "sum")
 IGNORE = -100
 
@@ -366,19 +365,14 @@ def test_ctc_kernels(any_module, dtype, frames, batch, classes, longest):
 def test_threads_and_repeats_agree(module):
     """Same bits on the same number of threads; on others the sums over chunks may differ in the last bit."""
     x, target, labels, weight, p = class_problem((300, 211), 1, np.float32)
-    before = module.num_threads()
     results = {}
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            for run in range(2):
-                loss, *saved = module.cross_entropy_forward(x, labels, weight, 1, IGNORE, 0.1, "mean")
-                grad = module.cross_entropy_backward(loss, x, labels, weight, *saved, 1, IGNORE, 0.1, "mean")
-                squares = module.mse_loss_forward(x, p, "sum")
-                nll = module.nll_loss_forward(x, target, None, 1, IGNORE, "mean")[0]
-                results[threads, run] = (loss, grad, squares, nll)
-    finally:
-        module.set_num_threads(before)
+    for threads in thread_counts(module):
+        for run in range(2):
+            loss, *saved = module.cross_entropy_forward(x, labels, weight, 1, IGNORE, 0.1, "mean")
+            grad = module.cross_entropy_backward(loss, x, labels, weight, *saved, 1, IGNORE, 0.1, "mean")
+            squares = module.mse_loss_forward(x, p, "sum")
+            nll = module.nll_loss_forward(x, target, None, 1, IGNORE, "mean")[0]
+            results[threads, run] = (loss, grad, squares, nll)
     for threads in THREADS:
         for one, other in zip(results[threads, 0], results[threads, 1], strict=True):
             np.testing.assert_array_equal(one, other)

@@ -214,6 +214,12 @@ def test_errors(make, error, message):
         make()
 
 
+@pytest.mark.parametrize("optimizer", [fastdl.optim.Adafactor, fastdl.optim.Muon])
+def test_real_parameters_only(optimizer):
+    with pytest.raises(RuntimeError, match="does not support complex parameters"):
+        optimizer([fastdl.ones(2, 2, dtype=fastdl.complex64)])
+
+
 def test_more_errors():
     (p,) = with_gradients([1.0])
     opt = optim.SGD([p])

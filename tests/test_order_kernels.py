@@ -10,7 +10,7 @@ import pytest
 import emulation
 import fastdl
 from fastdl.kernels import reference
-from parity import THREADS, backends, load, thread_counts
+from parity import THREADS, backends, load, on_threads, thread_counts
 
 DTYPES = [np.float32, np.float64, np.int64]
 
@@ -62,17 +62,13 @@ def test_sorted_rows(level, dtype):
 def test_a_row_is_shared_by_threads(dtype, threads):
     for level in backends()[-1:]:
         kernel = load(level)
-        before = kernel.num_threads()
-        kernel.set_num_threads(threads)
-        try:
+        with on_threads(kernel, threads):
             for kind in KINDS:
                 x = rows_of((50_001,), dtype, kind)
                 for descending in (False, True):
                     got = kernel.sort_forward(x, x.size, descending)
                     for a, b in zip(got, reference.sort_forward(x, x.size, descending), strict=True):
                         np.testing.assert_array_equal(a, b)
-        finally:
-            kernel.set_num_threads(before)
 
 
 @pytest.mark.parametrize("level", backends())

@@ -15,8 +15,8 @@ from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
 from fastdl.ops.pool import _plan
-from parity import assert_close, backends, check_gradient
-from test_pool_kernels import ADAPTIVE, DTYPES, GEOMETRIES, values
+from parity import DTYPES, assert_close, assert_like_torch, backends, check_gradient
+from test_pool_kernels import ADAPTIVE, GEOMETRIES, values
 
 # Functions: gradients, errors, torch.
 
@@ -130,24 +130,6 @@ def test_empty_axes() -> None:
         F.adaptive_max_pool2d(tensor(np.zeros((1, 1, 0, 4), np.float32)), 2)
 
 
-def with_torch(name: str, x: np.ndarray[Any, Any], *args: Any, reduction: int = 64, **options: Any) -> None:
-    """Output, indices and gradient of one function, ours and torch's."""
-    torch = pytest.importorskip("torch")
-    theirs = torch.tensor(x, requires_grad=True)
-    ours = tensor(x.copy())
-    ours.requires_grad = True
-    want = getattr(torch.nn.functional, name)(theirs, *args, **options)
-    got = getattr(F, name)(ours, *args, **options)
-    if isinstance(want, tuple):
-        np.testing.assert_array_equal(got[1].numpy(), want[1].numpy())
-        got, want = got[0], want[0]
-    assert_close(got, want.detach().numpy(), reduction)
-    grad = np.random.default_rng(9).standard_normal(want.shape).astype(x.dtype)
-    want.backward(torch.tensor(grad))
-    got.backward(tensor(grad))
-    assert_close(ours.grad, theirs.grad.numpy(), reduction)
-
-
 @pytest.mark.parametrize("case", [c for c in GEOMETRIES if 0 not in c[0]], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch_regular(case: tuple[Any, ...], dtype: Any) -> None:
@@ -157,7 +139,7 @@ def test_torch_regular(case: tuple[Any, ...], dtype: Any) -> None:
     for kind in ("random", "ties", "special"):
         x = values(rng, (*leading, *spatial), dtype, kind)
         for indices in (False, True):
-            with_torch(
+            assert_like_torch(
                 f"max_pool{rank}d",
                 x,
                 kernel,
@@ -169,9 +151,11 @@ def test_torch_regular(case: tuple[Any, ...], dtype: Any) -> None:
             )
     if dilation == 1:
         for include in (True, False):
-            with_torch(f"avg_pool{rank}d", x, kernel, stride, padding, ceil, include)
+            assert_like_torch(f"avg_pool{rank}d", x, kernel, stride, padding, ceil, include)
             if rank > 1:
-                with_torch(f"avg_pool{rank}d", x, kernel, stride, padding, ceil, include, divisor_override=7)
+                assert_like_torch(
+                    f"avg_pool{rank}d", x, kernel, stride, padding, ceil, include, divisor_override=7
+                )
 
 
 def test_torch_adaptive() -> None:
@@ -181,15 +165,15 @@ def test_torch_adaptive() -> None:
             continue
         rank = len(size)
         x = values(rng, (*leading, *size), dtype, "random")
-        with_torch(f"adaptive_avg_pool{rank}d", x, output)
-        with_torch(f"adaptive_max_pool{rank}d", x, output, return_indices=True)
-        with_torch(f"adaptive_avg_pool{rank}d", x, 1)
-        with_torch(f"adaptive_max_pool{rank}d", x, 1, return_indices=True)
+        assert_like_torch(f"adaptive_avg_pool{rank}d", x, output)
+        assert_like_torch(f"adaptive_max_pool{rank}d", x, output, return_indices=True)
+        assert_like_torch(f"adaptive_avg_pool{rank}d", x, 1)
+        assert_like_torch(f"adaptive_max_pool{rank}d", x, 1, return_indices=True)
         if rank > 1:
-            with_torch(f"adaptive_avg_pool{rank}d", x, (None,) * (rank - 1) + (2,))
+            assert_like_torch(f"adaptive_avg_pool{rank}d", x, (None,) * (rank - 1) + (2,))
     x = values(rng, (2, 3, 8, 12), np.float32, "special")
-    with_torch("adaptive_max_pool2d", x, (4, 3), return_indices=True)
-    with_torch("adaptive_max_pool2d", x, (4, 5), return_indices=True)
+    assert_like_torch("adaptive_max_pool2d", x, (4, 3), return_indices=True)
+    assert_like_torch("adaptive_max_pool2d", x, (4, 5), return_indices=True)
 
 
 def test_torch_unpool() -> None:
@@ -270,9 +254,9 @@ def test_torch_lp() -> None:
             x = np.abs(rng.standard_normal((2, 3, *size))).astype(dtype)
             x[0, 0] = 0  # a window of zeros has gradient 0
             for p in (1.0, 2.0, 2.5):
-                with_torch(f"lp_pool{rank}d", x, p, 2)
-                with_torch(f"lp_pool{rank}d", x, p, 3, 2, True)
-            with_torch(f"lp_pool{rank}d", rng.standard_normal((2, *size)).astype(dtype), 2, 2)
+                assert_like_torch(f"lp_pool{rank}d", x, p, 2)
+                assert_like_torch(f"lp_pool{rank}d", x, p, 3, 2, True)
+            assert_like_torch(f"lp_pool{rank}d", rng.standard_normal((2, *size)).astype(dtype), 2, 2)
 
 
 LAYERS = [

@@ -11,9 +11,7 @@ import pytest
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops.pool import _plan
-from parity import THREADS, assert_close, backends, load
-
-DTYPES = (np.float32, np.float64)
+from parity import DTYPES, THREADS, assert_close, backends, load, on_threads
 
 # leading shape, spatial shape, kernel, stride, padding, dilation, ceil_mode
 GEOMETRIES: list[tuple[Any, ...]] = [
@@ -265,9 +263,7 @@ def test_strided_input_and_repeated_bits(level: str) -> None:
 def test_any_number_of_threads(level: str, threads: int) -> None:
     backend = kernels.load(level)
     rng = np.random.default_rng(6)
-    before = backend.num_threads()
-    backend.set_num_threads(threads)
-    try:
+    with on_threads(backend, threads):
         for shape, kernel, stride, padding in (
             ((1, 1, 300, 301), 3, 2, 1),  # one plane: threads share its rows
             ((1, 1, 300, 301), 3, 1, 1),
@@ -292,8 +288,6 @@ def test_any_number_of_threads(level: str, threads: int) -> None:
             backend.set_num_threads(threads)
             np.testing.assert_array_equal(backend.max_pool_backward(grad, offsets, *plan[:5]), grads)
             np.testing.assert_array_equal(backend.avg_pool_backward(grad, *plan[:4], True, None), shares)
-    finally:
-        backend.set_num_threads(before)
 
 
 @pytest.mark.parametrize("level", backends())

@@ -16,9 +16,8 @@ import pytest
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
-from parity import THREADS, backends, load
+from parity import DTYPES, backends, load, thread_counts
 
-DTYPES = (np.float32, np.float64)
 LENGTHS = (0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 65, 1000)
 
 # Counter, key and result from the known-answer file of the authors' Random123 library (philox 4x32, 10
@@ -120,21 +119,16 @@ def test_integers_permutation(level):
 def test_threads_do_not_matter(level):
     module = kernels.load(level)
     n = 300_007
-    before = module.num_threads()
     results = []
-    try:
-        for threads in THREADS:
-            module.set_num_threads(threads)
-            results.append(
-                [
-                    make((n,), np.dtype(dtype), 0.0, 1.0, 42, 7)
-                    for make in (module.random_uniform, module.random_normal)
-                    for dtype in DTYPES
-                ]
-                + [module.random_integers((n,), 0, 1000, 42, 7)]
-            )
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module):
+        results.append(
+            [
+                make((n,), np.dtype(dtype), 0.0, 1.0, 42, 7)
+                for make in (module.random_uniform, module.random_normal)
+                for dtype in DTYPES
+            ]
+            + [module.random_integers((n,), 0, 1000, 42, 7)]
+        )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -241,3 +235,16 @@ def test_binomial_and_geometric():
         assert abs((x == 1).double().mean().item() - 0.4) < 0.02
     with pytest.raises(RuntimeError, match="p must be between 0 and 1"):
         x.geometric_(1.0)
+
+
+def test_like_another_tensor():
+    x = fastdl.zeros(200, dtype=fastdl.float64)
+    for y in (
+        fastdl.randint_like(x, 3),
+        fastdl.randint_like(x, high=3, memory_format=fastdl.preserve_format),
+    ):
+        assert set(y.tolist()) == {0.0, 1.0, 2.0}
+        assert y.dtype == fastdl.float64
+    assert set(fastdl.randint_like(x, 1, 3).tolist()) == {1.0, 2.0}
+    for function in (fastdl.rand_like, fastdl.randn_like):
+        assert function(x, memory_format=fastdl.preserve_format).shape == (200,)

@@ -13,7 +13,7 @@ import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import reduce as R
-from parity import THREADS, backends, load, tolerance
+from parity import backends, load, thread_counts, tolerance
 
 SHAPES = [
     (),
@@ -183,20 +183,15 @@ def test_variance_far_from_zero():
 def test_threads_and_repetition(level):
     """The same thread count gives the same bits; any count gives the sum."""
     kernel = kernels.load(level)
-    before = kernel.num_threads()
     x = numbers((400, 900), np.float32)
-    try:
-        for threads in THREADS:
-            kernel.set_num_threads(threads)
-            for axes in (None, (0,), (1,)):
-                first, second = kernel.sum_forward(x, axes), kernel.sum_forward(x, axes)
-                assert first.tobytes() == second.tobytes()
-                close(first, reference.sum_forward(x, axes), x)
-                assert kernel.norm_forward(x, 2, axes).tobytes() == kernel.norm_forward(x, 2, axes).tobytes()
-                places = kernel.max_forward(x, None if axes is None else axes[0])[1]
-                np.testing.assert_array_equal(places, np.argmax(x, None if axes is None else axes[0]))
-    finally:
-        kernel.set_num_threads(before)
+    for _ in thread_counts(kernel):
+        for axes in (None, (0,), (1,)):
+            first, second = kernel.sum_forward(x, axes), kernel.sum_forward(x, axes)
+            assert first.tobytes() == second.tobytes()
+            close(first, reference.sum_forward(x, axes), x)
+            assert kernel.norm_forward(x, 2, axes).tobytes() == kernel.norm_forward(x, 2, axes).tobytes()
+            places = kernel.max_forward(x, None if axes is None else axes[0])[1]
+            np.testing.assert_array_equal(places, np.argmax(x, None if axes is None else axes[0]))
 
 
 @settings(max_examples=100, deadline=None)

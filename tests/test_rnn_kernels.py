@@ -10,9 +10,8 @@ import parity
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.kernels.cuda import rnn as cuda_rnn
-from parity import THREADS, assert_close
+from parity import DTYPES, THREADS, assert_close, thread_counts
 
-DTYPES = (np.float32, np.float64)
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
 
@@ -133,23 +132,15 @@ def check(level, name, cell, dtype, threads=THREADS, **options):
     module = load(level)
     arguments, grads = problem(name, cell, dtype, **options)
     sizes, inputs, hidden = PROBLEMS[name]
-    counted = hasattr(module, "num_threads")
-    before = module.num_threads() if counted else None
-    try:
-        for count in threads if counted else (None,):
-            if counted:
-                module.set_num_threads(count)
-            got = compute(module, arguments, grads)
-            for a, b in zip(compute(module, arguments, grads), got, strict=True):
-                assert a is None or np.array_equal(a, b, equal_nan=True), "another run, other bits"
-            for a, b in zip(got, expected(arguments, grads, got), strict=True):
-                assert (a is None) == (b is None)
-                if a is not None:
-                    # One step sums over inputs and hidden units, weights' gradients over rows; steps add up.
-                    assert_close(a, b, reduction=(inputs + hidden) * len(sizes) + sum(sizes))
-    finally:
-        if counted:
-            module.set_num_threads(before)
+    for _ in thread_counts(module, threads):
+        got = compute(module, arguments, grads)
+        for a, b in zip(compute(module, arguments, grads), got, strict=True):
+            assert a is None or np.array_equal(a, b, equal_nan=True), "another run, other bits"
+        for a, b in zip(got, expected(arguments, grads, got), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                # One step sums over inputs and hidden units, weights' gradients over rows; steps add up.
+                assert_close(a, b, reduction=(inputs + hidden) * len(sizes) + sum(sizes))
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
@@ -326,35 +317,26 @@ def check_bfloat16(module, name, cell, threads, **options):
     arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
     arguments[6] = narrow(arguments[6], np.float32)
     grads = narrow(grads, dtype)
-    before = module.num_threads()
-    try:
-        for count in threads:
-            module.set_num_threads(count)
-            results = []
-            for _ in range(2):
-                y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
-                backward = module.rnn_backward(
-                    cell, *grads, *arguments[1:], y, gates, cells, True, True, True
-                )
-                results.append(flat([y, h_n, c_n, backward]))
-            for a, b in zip(*results, strict=True):
-                assert a is None or np.array_equal(a, b), "another run, other bits"
-            for a, b in zip(module.rnn_forward(*arguments, False), (y, h_n, c_n, None, None), strict=True):
-                assert a is b is None or np.array_equal(a, b), "keeping changes results"
-            forward = reference.rnn_forward(*exact(arguments), True)
-            # The same side of relu's kink as the rounded state.
-            kept = [exact(y) if cell == "rnn_relu" else forward[0], *forward[3:]]
-            backward = reference.rnn_backward(
-                cell, *exact(grads), *exact(arguments[1:]), *kept, True, True, True
-            )
-            for a, b in zip(results[0], flat([*forward[:3], backward]), strict=True):
-                assert (a is None) == (b is None)
-                if a is not None:
-                    assert a.dtype == dtype
-                    bound = 4 * 2.0**-8 * max(1.0, np.abs(b).max())
-                    assert np.abs(exact(a) - b).max() <= bound
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module, threads):
+        results = []
+        for _ in range(2):
+            y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
+            backward = module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, True)
+            results.append(flat([y, h_n, c_n, backward]))
+        for a, b in zip(*results, strict=True):
+            assert a is None or np.array_equal(a, b), "another run, other bits"
+        for a, b in zip(module.rnn_forward(*arguments, False), (y, h_n, c_n, None, None), strict=True):
+            assert a is b is None or np.array_equal(a, b), "keeping changes results"
+        forward = reference.rnn_forward(*exact(arguments), True)
+        # The same side of relu's kink as the rounded state.
+        kept = [exact(y) if cell == "rnn_relu" else forward[0], *forward[3:]]
+        backward = reference.rnn_backward(cell, *exact(grads), *exact(arguments[1:]), *kept, True, True, True)
+        for a, b in zip(results[0], flat([*forward[:3], backward]), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert a.dtype == dtype
+                bound = 4 * 2.0**-8 * max(1.0, np.abs(b).max())
+                assert np.abs(exact(a) - b).max() <= bound
 
 
 def levels_with_pairs():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastdl import kernels
-from parity import backends
+from parity import DTYPES, backends
 
 # The bounds that csrc/cpu/simd/math.h states.
 ULPS = {"exp": 2, "expm1": 3, "log": 2, "log1p": 3, "log1p_unit": 3, "tanh": 4, "sigmoid": 3, "erf": 5}
@@ -22,7 +22,6 @@ EXACT = {
     "sigmoid": lambda x: np.where(x >= 0, 1, np.exp(-np.abs(x))) / (1 + np.exp(-np.abs(x))),
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
 }
-DTYPES = (np.float32, np.float64)
 
 
 def arguments(function: str, dtype: type) -> np.ndarray:

@@ -11,9 +11,7 @@ import fastdl
 from fastdl import kernels, nn
 from fastdl.kernels import reference
 from fastdl.nn import functional as F
-from parity import THREADS, assert_close, backends, check_gradient, load
-
-DTYPES = (np.float32, np.float64)
+from parity import DTYPES, THREADS, assert_close, backends, check_gradient, load, thread_counts
 
 # shape, dim: rows (the last dimension) and columns, lengths around vector widths and blocks, empty ones
 SHAPES = [
@@ -74,17 +72,12 @@ def test_kernel_agrees_with_definition(level, dtype, name, shape, dim):
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_threads_and_repeats_agree(level, name, dim):
     module = kernels.load(level)
-    before = module.num_threads()
     rng = np.random.default_rng(1)
     x, g = rng.standard_normal((2, 60, 70, 41), dtype=np.float32)
     results = []
-    try:
-        for threads in (*THREADS, 2):
-            module.set_num_threads(threads)
-            y = getattr(module, f"{name}_forward")(x, dim)
-            results.append((y, getattr(module, f"{name}_backward")(g, y, dim)))
-    finally:
-        module.set_num_threads(before)
+    for _ in thread_counts(module, (*THREADS, 2)):
+        y = getattr(module, f"{name}_forward")(x, dim)
+        results.append((y, getattr(module, f"{name}_backward")(g, y, dim)))
     for y, grad in results[1:]:  # no sum crosses threads: the same bits for any number of them
         np.testing.assert_array_equal(y, results[0][0])
         np.testing.assert_array_equal(grad, results[0][1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,32 @@ def test_incomplete_gamma():
     )
     with pytest.raises(NotImplementedError, match="not differentiable by its first argument"):
         fastdl.igamma(fastdl.ones(2, requires_grad=True), fastdl.ones(2))
+
+
+def _poisson_at_most(k, x):
+    """exp(-x) times the sum of x^j / j! up to k, which is 1 - P(k + 1, x), and one minus it; from 600 digits."""
+    with decimal.localcontext() as context:
+        context.prec = 600
+        x = decimal.Decimal(x)
+        term = total = decimal.Decimal(1)
+        for j in range(1, k + 1):
+            term *= x / j
+            total += term
+        total *= (-x).exp()
+        return float(total), float(1 - total)
+
+
+@pytest.mark.parametrize("a", [29, 30, 31, 100, 1000, 5000])
+def test_incomplete_gamma_of_large_parameters(a):
+    x = [a + s * a**0.5 for s in (-5, -3, -1, -0.01, 0, 0.01, 1, 3, 8)] + [0.5 * a, 2.0 * a]
+    upper, lower = zip(*[_poisson_at_most(a - 1, v) for v in x], strict=True)
+    first, second = fastdl.full((len(x),), a, dtype=fastdl.float64), fastdl.tensor(x, dtype=fastdl.float64)
+    _close(fastdl.igammac(first, second), upper)
+    _close(fastdl.igamma(first, second), lower)
+
+
+def _close(got, want):
+    np.testing.assert_allclose(got.numpy(), want, rtol=2e-11, atol=1e-300)
 
 
 def test_xlog1py():

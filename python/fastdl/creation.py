@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import check_array, pooled_copy
 from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_device, to_host
 from fastdl.dtypes import (
     CPU,
@@ -17,11 +18,11 @@ from fastdl.dtypes import (
 )
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array as as_array
-from fastdl.kernels import is_array
+from fastdl.kernels import is_array, strided
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
-from fastdl.tensor import Tensor, check_array, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def finish(op: str, array: Any, where: Any, requires_grad: bool) -> Tensor:
@@ -280,6 +281,30 @@ def empty(
     return finish("empty", make(where, "empty", shape_of("empty", size), d), where, requires_grad)
 
 
+def empty_strided(
+    size: Any,
+    stride: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **ignored: Any,
+) -> Tensor:
+    """An uninitialised tensor of the given extents and strides (in elements); see ``torch.empty_strided``."""
+    op = "empty_strided"
+    ignore(op, ignored)
+    extents, steps = ints((size,)), ints((stride,))
+    if len(extents) != len(steps):
+        raise RuntimeError(f"{op}: size {extents} and stride {steps} differ in length")
+    if min(steps, default=0) < 0 or min(extents, default=0) < 0:
+        raise RuntimeError(f"{op}: size and stride must not be negative, got {extents} and {steps}")
+    d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
+    where = resolve(op, device)
+    length = 0 if 0 in extents else 1 + sum([(n - 1) * s for n, s in zip(extents, steps, strict=True)])
+    memory = make(where, "empty", (length,), d)
+    return finish(op, strided(memory, extents, [s * d.itemsize for s in steps]), where, requires_grad)
+
+
 def ignore(op: str, options: dict[str, Any]) -> None:
     """Options of PyTorch that change nothing here."""
     for name in options:
@@ -441,6 +466,13 @@ def _same(self: Tensor, dtype: Any, device: Any) -> dict[str, Any]:
 def new_empty(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     """:func:`empty` with this tensor's dtype and device."""
     return empty(*size, **_same(self, dtype, device), **options)
+
+
+def new_empty_strided(
+    self: Tensor, size: Any, stride: Any, *, dtype: Any = None, device: Any = None, **options: Any
+) -> Tensor:
+    """:func:`empty_strided` with this tensor's dtype and device."""
+    return empty_strided(size, stride, **_same(self, dtype, device), **options)
 
 
 def new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:

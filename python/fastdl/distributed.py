@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from fastdl.paths import lead_to
+
 _WHY = (
     ": one process trains, with all CPUs or on one GPU; DataLoader(num_workers=...) has processes of its own "
     "(docs/differences.md)"
@@ -55,3 +57,6 @@ def __getattr__(name: str) -> Any:
     if name in _LEFT_OUT:
         return _refusing(name)
     raise AttributeError(f"module 'fastdl.distributed' has no attribute {name!r}{_WHY}")
+
+
+lead_to(__name__, "nn")

@@ -16,6 +16,8 @@ from fastdl.errors import ArgumentError
 
 __all__ = ["download_url_to_file", "get_dir", "load", "load_state_dict_from_url", "set_dir"]
 
+# A file's name ends with the beginning of its SHA-256: resnet18-bfd8deac.pth.
+HASH_REGEX = re.compile(r"-([a-f0-9]{8,})\.")
 _directory: str | None = None
 
 
@@ -103,7 +105,7 @@ def load_state_dict_from_url(
         raise ArgumentError(f"load_state_dict_from_url: {url!r} names no file; pass file_name=")
     path = os.path.join(directory, name)
     if not os.path.exists(path):
-        found = re.search(r"-([a-f0-9]{8,})\.", name) if check_hash else None
+        found = HASH_REGEX.search(name) if check_hash else None
         download_url_to_file(url, path, found and found.group(1), progress)
     return load(path, map_location=map_location)
 

@@ -76,7 +76,7 @@ _METHODS: dict[Any, str] = {
     shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
     cast: "to type_as double half bfloat16 cfloat cdouble long short char byte",
     fill: "copy_ fill_ zero_",
-    creation: "new_tensor new_empty new_zeros new_ones new_full",
+    creation: "new_tensor new_empty new_empty_strided new_zeros new_ones new_full",
     typed: "new",
     gather: """index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add take""",
     counting: "nonzero nonzero_static argwhere bincount",

@@ -1,154 +1,35 @@
 """``Tensor``: an array, its gradient, and the node that made it.
 
-Here is what a tensor *is*: fields, properties, autograd's handles, conversions and Python's protocols. What can be
-done with it (arithmetic, views, reductions) are functions of :mod:`fastdl.ops`, attached by :mod:`fastdl.methods`.
+Here is what a tensor *is*: properties, conversions and Python's protocols. What autograd knows of it (its fields,
+gradients and hooks) is :mod:`fastdl.tensor_autograd`; what can be done with it (arithmetic, views, reductions) are
+functions of :mod:`fastdl.ops`, attached by :mod:`fastdl.methods`.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import ref
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from fastdl import _graph
 from fastdl.absent import Absent
+from fastdl.arrays import pooled_copy
 from fastdl.devices import device_of, resolve, to_device, to_host
 from fastdl.dtypes import (
-    DIFFERENTIABLE,
     FLOATING,
-    SUPPORTED,
     Size,
-    as_dtype,
-    canonical,
     device,
-    float32,
-    float64,
     get_default_dtype,
-    known_dtype,
 )
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array as as_array
-from fastdl.kernels import on_device, select
+from fastdl.kernels import on_device
 from fastdl.printing import tensor_repr
-
-_uint16 = np.dtype(np.uint16)
-
-
-def pooled_copy(array: Any, dtype: Any = None) -> Any:
-    """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
-    own = canonical.get(array.dtype)
-    if dtype is None:
-        dtype = own or canonical[array.dtype.newbyteorder("=")]
-    if own is dtype:
-        if array.dtype.kind == "V":  # bfloat16: its bits
-            return select(array).contiguous(array.view(_uint16)).view(dtype)
-        return select(array).contiguous(array if array.dtype is own else array.view(own))
-    if array.dtype.kind == "c" and dtype.kind not in "cb":
-        return pooled_copy(array.real, dtype)
-    if array.__class__ is np.ndarray and dtype.kind != "c":
-        converted = select(array).convert(array, dtype)
-        if converted is not None:
-            return converted
-    copy = select(array).empty(array.shape, dtype)
-    with np.errstate(all="ignore"):  # float to int out of range: what C gives
-        np.copyto(copy, array, casting="unsafe")
-    return copy
+from fastdl.tensor_autograd import Differentiable
 
 
-def assign(to: Any, array: Any) -> None:
-    """``to[...] = array``, with any broadcasting and conversion. Large ones are worth every thread."""
-    dtype = to.dtype
-    if to.size >= 4096 and dtype is array.dtype and not (on_device(to) or on_device(array)):
-        kernels = select(to)
-        if kernels.copy_into(to, array if array.shape == to.shape else np.broadcast_to(array, to.shape)):
-            return
-        if to.size >= 32768 and (dtype is float32 or dtype is float64):
-            kernels.mul_forward(array, 1.0, to)
-            return
-    if dtype == array.dtype:
-        to[...] = array
-        return
-    if array.dtype.kind == "c" and dtype.kind not in "cb":
-        array = array.real
-    with np.errstate(all="ignore"):  # float to int out of range: what C gives
-        np.copyto(to, array, casting="unsafe")
-
-
-def add_arrays(x: Any, y: Any, out: Any) -> Any:
-    """x + y of one shape, written to ``out``: gradients that meet. Large ones are worth every thread."""
-    dtype = out.dtype
-    if out.size >= 32768 and (dtype is float32 or dtype is float64) and x.dtype is dtype and y.dtype is dtype:
-        return select(out).add_forward(x, y, out)
-    if (on_device(out) or dtype.itemsize == 2) and x.dtype == dtype == y.dtype and dtype.kind in FLOATING:
-        return select(out).add_forward(x, y, out)  # a launch takes CuPy longer, as half precision takes NumPy
-    return np.add(x, y, out=out)
-
-
-def check_array(op: str, array: Any) -> Any:
-    """The array, if a tensor can hold it: no objects, strings, dates, foreign byte order."""
-    dtype = known_dtype(array.dtype)
-    if dtype is not None:
-        return array if dtype is array.dtype else array.view(dtype)
-    if array.dtype.newbyteorder("=") in canonical:
-        raise TypeError(
-            f"{op}: the array's byte order ({array.dtype.str}) is not this machine's; convert it with "
-            "array.astype(array.dtype.newbyteorder('='))"
-        )
-    hint = " (is it a ragged list?)" if array.dtype.kind == "O" else ""
-    raise TypeError(
-        f"{op}: an array of dtype {array.dtype} cannot be a tensor{hint}; supported: {', '.join(map(str, SUPPORTED))}"
-    )
-
-
-if TYPE_CHECKING:
-    from fastdl.tensor_methods import TensorMethods
-else:
-    TensorMethods = _graph.TensorFields  # fastdl.methods attaches the methods
-
-
-class RemovableHandle:
-    """What ``register_hook`` returns: :meth:`remove` takes the hook out again; also a context manager."""
-
-    __slots__ = ("_entry", "_hooks")
-
-    def __init__(self, hooks: list[Any], entry: Any) -> None:
-        self._hooks = hooks
-        self._entry = entry
-
-    def remove(self) -> None:
-        """Take the hook out; a second call does nothing."""
-        if self._entry in self._hooks:
-            self._hooks.remove(self._entry)
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
-
-
-class RetainGrad:
-    """The hook behind ``retain_grad()``: it stores the gradient that passes in the tensor, if that still exists."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = ref(tensor)
-
-    def __call__(self, grad: Tensor) -> None:
-        tensor = self.tensor()
-        if tensor is None:
-            return
-        if grad._requires_grad:
-            tensor._accumulate_graph(grad)
-        else:
-            tensor._accumulate(grad._data, False)
-
-
-class Tensor(TensorMethods):
+class Tensor(Differentiable):
     """A multi-dimensional array that operations can differentiate; see ``torch.Tensor``.
 
     Made by :func:`fastdl.tensor` (copies), :func:`fastdl.from_numpy` (shares memory), creation functions and
@@ -163,19 +44,6 @@ class Tensor(TensorMethods):
         tensor([2., 4.])
     """
 
-    # Fields of every instance, in a C struct (csrc/bindings/graph/fields.h); a new tensor's are None, False and 0.
-    _data: Any
-    _requires_grad: bool
-    _node: Any  # the Op that made this tensor, None for a leaf
-    _index: int  # which of the node's outputs
-    _counter: list[int] | None  # counts in-place changes; shared by a base, its views and detached aliases
-    _base: Tensor | None  # of a view: the tensor it looks at, itself no view
-    _path: Any  # of a view: how to make it from the base (autograd/view.py)
-    _views: list[Any] | None  # of a base: weak references to its views
-    _hooks: list[tuple[int, Any]] | None
-    _post_hooks: list[Any] | None
-    _grad: Tensor | None
-
     __array_priority__ = 1000.0  # numpy_array + tensor asks the tensor first
 
     def __init__(self, *data: Any) -> None:
@@ -185,204 +53,6 @@ class Tensor(TensorMethods):
         from fastdl.typed import made
 
         self._data = made(data, get_default_dtype())
-
-    _wrap: ClassVar[Callable[[Any], Tensor]] = staticmethod(_graph.wrap)
-    """A tensor around an array itself; for operations."""
-
-    def _version_cell(self) -> list[int]:
-        cell = self._counter
-        if cell is None:
-            self._counter = cell = [0]
-        return cell
-
-    def _bump_version(self) -> None:
-        """Note an in-place change of the data: backward through operations that kept it becomes an error."""
-        cell = self._counter
-        if cell is None:
-            self._counter = [1]
-        else:
-            cell[0] += 1
-
-    def _accumulate(self, grad: Any, own: bool) -> None:
-        """Add an array to ``.grad``; ``own`` says that nobody else holds it."""
-        have = self._grad
-        if have is not None:
-            add_arrays(have._data, grad, have._data)
-            have._bump_version()
-            return
-        if not own or not grad.flags.c_contiguous:
-            grad = pooled_copy(grad)
-        self._grad = Tensor._wrap(grad)
-
-    def _accumulate_graph(self, grad: Tensor) -> None:
-        """Add a gradient that is part of a graph to ``.grad``: a new tensor, nothing is changed in place."""
-        have = self._grad
-        self._grad = grad.clone() if have is None else have + grad
-
-    # ---------------------------------------------------------------------------------------------- autograd
-
-    @property
-    def requires_grad(self) -> bool:
-        """Is a gradient computed for this tensor?"""
-        return self._requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, value: bool) -> None:
-        if self._node is not None:
-            if not value:
-                raise RuntimeError(
-                    "requires_grad: only leaf tensors can be switched off, this one was computed from others; "
-                    "use x.detach()"
-                )
-            return
-        if value and self._data.dtype.kind not in DIFFERENTIABLE:
-            raise RuntimeError(
-                "requires_grad: only floating-point and complex tensors can require a gradient, got dtype "
-                f"{self._data.dtype}"
-            )
-        self._requires_grad = bool(value)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Set ``requires_grad``; returns the tensor."""
-        self.requires_grad = requires_grad
-        return self
-
-    @property
-    def grad(self) -> Tensor | None:
-        """The gradient that ``backward`` accumulated here; None before."""
-        if self._grad is None and self._node is not None:
-            warnings.warn(
-                "grad: this tensor was computed from others, and backward() fills .grad of leaf tensors only; call "
-                "x.retain_grad() before backward() to have it here",
-                UserWarning,
-                stacklevel=2,
-            )
-        return self._grad
-
-    @grad.setter
-    def grad(self, value: Tensor | None) -> None:
-        if value is not None:
-            if not isinstance(value, Tensor):
-                raise TypeError(f"grad: must be a Tensor or None, got {type(value).__name__}")
-            if value._data.shape != self._data.shape or value._data.dtype != self._data.dtype:
-                raise RuntimeError(
-                    f"grad: must have the tensor's shape {self.shape} and dtype {self.dtype}, got {value.shape} and "
-                    f"{value.dtype}"
-                )
-            if value.device != self.device:
-                raise RuntimeError(f"grad: must be on the tensor's device {self.device}, got {value.device}")
-        self._grad = value
-
-    @grad.deleter
-    def grad(self) -> None:
-        self._grad = None
-
-    @property
-    def grad_fn(self) -> Any:
-        """The graph's node that made this tensor; None for a leaf."""
-        return self._node
-
-    @property
-    def is_leaf(self) -> bool:
-        """Was this tensor made by the user, not by a recorded operation?"""
-        return self._node is None
-
-    @property
-    def _version(self) -> int:
-        """How often the data was changed in place; views and detached tensors count with their base."""
-        return 0 if self._counter is None else self._counter[0]
-
-    @property
-    def output_nr(self) -> int:
-        """Which output of ``grad_fn`` this is."""
-        return self._index
-
-    @property
-    def retains_grad(self) -> bool:
-        """Was ``retain_grad`` called on this computed tensor?"""
-        if self._node is None or self._node.hooks is None:
-            return False
-        return any(isinstance(h, RetainGrad) and h.tensor() is self for _, h in self._node.hooks)
-
-    @property
-    def data(self) -> Tensor:
-        """The same memory without history; in-place changes through it are not tracked."""
-        return Tensor._wrap(self._data)
-
-    @data.setter
-    def data(self, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"data: must be a Tensor, got {type(value).__name__}")
-        if self._requires_grad and value._data.dtype.kind not in DIFFERENTIABLE:
-            raise RuntimeError(
-                f"data: a tensor that requires a gradient cannot hold dtype {value._data.dtype}"
-            )
-        self._data = value._data
-
-    def detach(self) -> Tensor:
-        """A tensor on the same memory, outside the graph."""
-        t = Tensor._wrap(self._data)
-        t._counter = self._version_cell()
-        return t
-
-    def detach_(self) -> Tensor:
-        """Take this tensor out of the graph: it becomes a leaf without gradient."""
-        if self._base is not None:
-            raise RuntimeError("detach_: views cannot be detached in place; use detach()")
-        self._node = None
-        self._index = 0
-        self._requires_grad = False
-        return self
-
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call ``hook(grad)`` when this tensor's gradient is computed; what it returns (not None) replaces it.
-
-        Example:
-            >>> import fastdl
-            >>> x = fastdl.tensor([1.0], requires_grad=True)
-            >>> handle = x.register_hook(lambda grad: grad * 10)
-            >>> (x * 2).sum().backward()
-            >>> x.grad
-            tensor([20.])
-        """
-        if not self._requires_grad:
-            raise RuntimeError(
-                "register_hook: this tensor does not require a gradient, the hook would never run"
-            )
-        holder: Any = self._node
-        if holder is None:
-            if self._hooks is None:
-                self._hooks = []
-            hooks = self._hooks
-        else:
-            if holder.hooks is None:
-                holder.hooks = []
-            hooks = holder.hooks
-        entry = (self._index, hook)
-        # The retained gradient is the one after all hooks.
-        at = len(hooks)
-        while at and isinstance(hooks[at - 1][1], RetainGrad) and not isinstance(hook, RetainGrad):
-            at -= 1
-        hooks.insert(at, entry)
-        return RemovableHandle(hooks, entry)
-
-    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
-        """Call ``hook(tensor)`` whenever ``backward`` has added to this leaf's ``.grad``."""
-        if self._node is not None or not self._requires_grad:
-            raise RuntimeError(
-                "register_post_accumulate_grad_hook: only leaf tensors that require a gradient have one"
-            )
-        if self._post_hooks is None:
-            self._post_hooks = []
-        self._post_hooks.append(hook)
-        return RemovableHandle(self._post_hooks, hook)
-
-    def retain_grad(self) -> None:
-        """Keep ``.grad`` of this computed tensor in ``backward``, as for a leaf."""
-        if not self._requires_grad:
-            raise RuntimeError("retain_grad: this tensor does not require a gradient")
-        if self._node is not None and not self.retains_grad:
-            self.register_hook(RetainGrad(self))
 
     # -------------------------------------------------------------------------------------- shape and storage
 
@@ -731,6 +401,3 @@ def _rebuild(
     t._requires_grad = requires_grad
     t.__dict__.update(extra)
     return t
-
-
-__all__ = ["RemovableHandle", "Tensor", "as_dtype", "check_array", "pooled_copy"]

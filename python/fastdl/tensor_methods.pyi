@@ -265,6 +265,7 @@ class TensorMethods:
     negative = _elementwise.negative
     new = _typed.new
     new_empty = _creation.new_empty
+    new_empty_strided = _creation.new_empty_strided
     new_full = _creation.new_full
     new_ones = _creation.new_ones
     new_tensor = _creation.new_tensor

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.creation import tensor
 from fastdl.devices import to_device
 from fastdl.dtypes import Size, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 from fastdl.kernels import select
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def made(data: tuple[Any, ...], dtype: Any) -> Any:

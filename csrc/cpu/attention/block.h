@@ -18,7 +18,6 @@ namespace fastdl::attention {
 
 using namespace simd;
 namespace detail = simd::detail;
-using tile::ceil_div;
 
 template <class T>
 inline constexpr int kLanes = tile::kNR<T>;  // queries of a tile

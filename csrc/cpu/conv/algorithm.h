@@ -55,10 +55,6 @@ double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w);
 // Of packing a vector of weights, in products of vectors.
 inline constexpr double kPackCost = 20;
 
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // Whether images or groups of so many multiply-adds together are better computed one after the other. (One
 // keeps a thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be
 // announced.)

@@ -120,7 +120,7 @@ bool is_small(int64_t m, int64_t n, int64_t k) {
   // Alone some 5 us; where nobody can help, as far as panels and B fit L1 and L2.
   const int64_t alone = num_threads() == 1 || detail::in_parallel() ? 1 << 21 : simd::kWidth<T> << 15;
   return m * n * k < alone && k <= tile::kMaxKC<T> && tile::kNR<T> * k <= kSmallPanels &&
-         tile::ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
+         ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
 }
 
 // alpha B takes B's place. (A function of its own: its frame is no small product's business.)
@@ -177,7 +177,7 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (tile::is_streamed(n, m, k, a.transposed()))
     return tile::multiply_streamed<T>(n, m, k, b.transposed(), a.transposed(), true, alpha, beta, c, ldc,
                                       epilogue);
-  const int64_t tiles = tile::ceil_div(m, tile::kMR<T>) * tile::ceil_div(n, tile::kNR<T>);
+  const int64_t tiles = ceil_div(m, tile::kMR<T>) * ceil_div(n, tile::kNR<T>);
   const int64_t ranges = std::min<int64_t>(num_threads(), k / 2048);
   // A C that each thread can keep for itself: it reads no operand that another reads.
   const bool own_sums = ranges == num_threads() && m * n * int64_t(sizeof(T)) <= kSumBytes;

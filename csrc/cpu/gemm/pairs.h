@@ -22,9 +22,6 @@ namespace fastdl::pairs {
 inline constexpr int kRows = tile::kRows, kColumns = tile::kNR<float>, kGroup = 4;
 inline constexpr int64_t kDepth = 512;  // steps: a panel of B is 64 KB, as in float
 
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 // Rows of each of A's panels: as many in all of them.
 inline int height_of(int64_t m) {
   return int(ceil_div(ceil_div(m, ceil_div(m, kRows)), 2) * 2);

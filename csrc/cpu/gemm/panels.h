@@ -26,10 +26,6 @@
 
 namespace fastdl::tile {
 
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 inline constexpr int64_t kPrivateBytes = 384 << 10;  // a private block: part of an L2 cache of 1 MiB or more
 inline constexpr int64_t kSharedBytes = 8 << 20;     // the shared block: part of an L3 cache
 

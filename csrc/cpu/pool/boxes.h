@@ -10,8 +10,6 @@
 namespace fastdl::side_by_side {
 namespace {
 
-using tile::ceil_div;
-
 constexpr int64_t kMostBytes = 512 << 10;  // of an interleaved box, except that one row is always taken
 
 struct Range {

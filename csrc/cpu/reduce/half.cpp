@@ -15,10 +15,6 @@ namespace {
 
 constexpr int64_t kRowPiece = 8192, kColumnPiece = 32768, kGrain = 16384;
 
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // out[k] = the fold of rows of floats (kept, n), or with `columns` along the first axis of (n, kept).
 void fold_floats(Fold op, const float* x, int64_t kept, int64_t n, bool columns, double* out) {
   constexpr int64_t item = sizeof(float);

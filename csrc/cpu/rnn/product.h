@@ -19,7 +19,6 @@
 
 namespace fastdl::rnn {
 
-using tile::ceil_div;
 using tile::kMR;
 using tile::kNR;
 

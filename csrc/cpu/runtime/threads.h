@@ -33,8 +33,13 @@ bool in_parallel();
 inline constexpr int64_t kChunksPerThread = 4;
 }  // namespace detail
 
+// How many pieces of b (above 0) there are in a, the last of which may be smaller.
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
 inline int64_t chunk_count(int64_t n, int64_t grain) {
-  const int64_t by_grain = (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1);
+  const int64_t by_grain = ceil_div(n, std::max<int64_t>(grain, 1));
   const int threads = num_threads();
   if (threads == 1 || detail::in_parallel()) return n > 0 ? 1 : 0;
   // As many for each thread: seven chunks would keep one of two threads a seventh longer than the other.

@@ -13,12 +13,14 @@ from heapq import heappop, heappush
 from sys import getrefcount
 from typing import Any
 
+from fastdl.arrays import add_arrays
 from fastdl.autograd import anomaly
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
-from fastdl.tensor import RetainGrad, Tensor, add_arrays
+from fastdl.tensor import Tensor
+from fastdl.tensor_autograd import RetainGrad
 
 watchers: list[Any] = []
 """Who wants to know before a walk where it will go: ``begin(edges)`` and ``end()`` are called."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.edges import GradientEdge, tensor_at
 from fastdl.autograd.engine import run
 from fastdl.autograd.graph import run_graph, zeros
 from fastdl.autograd.mode import enable_grad
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _sequence(value: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd import anomaly
 from fastdl.autograd.edges import GradientEdge as GradientEdge
 from fastdl.autograd.edges import get_gradient_edge as get_gradient_edge
@@ -42,7 +43,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def run_graph(

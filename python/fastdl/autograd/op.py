@@ -27,7 +27,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastdl._graph import NodeFields, next_order, set_otherwise
-from fastdl.tensor import RemovableHandle, Tensor
+from fastdl.tensor import Tensor
+from fastdl.tensor_autograd import RemovableHandle
 
 
 class NoKernel(TypeError):

@@ -22,12 +22,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.op import ComplexOperand, NoKernel
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor, not_for_complex
 from fastdl.kernels import is_array
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any]], Any]] = {}
 """Operation -> rule(operation, inputs, options): its result where an input is complex. See ops/complex_rules.py."""

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 from numpy import ndarray
 
 from fastdl._graph import next_order, plainly_writable, register_view, share
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, can_store
 from fastdl.kernels import is_writable
-from fastdl.tensor import RetainGrad, Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
+from fastdl.tensor_autograd import RetainGrad
 
 
 class View(Op):

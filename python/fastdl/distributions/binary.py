@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.distributions import constraints
 from fastdl.distributions.common import lazy_property, logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution, broadcast_all
@@ -16,7 +17,7 @@ from fastdl.ops.cast import to
 from fastdl.ops.sampling import bernoulli
 from fastdl.ops.unary import log, log1p
 from fastdl.ops.views import broadcast_tensors
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = ["Bernoulli", "RelaxedBernoulli"]
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.distributions import constraints
 from fastdl.distributions.common import lazy_property, logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
@@ -23,7 +24,7 @@ from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import exp, log
 from fastdl.ops.views import broadcast_tensors, reshape, squeeze, unsqueeze
 from fastdl.sequences import arange
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = [
     "Categorical",

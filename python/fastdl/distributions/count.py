@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_host
 from fastdl.distributions import constraints
@@ -21,7 +22,7 @@ from fastdl.ops.sampling import _draw, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt
 from fastdl.ops.views import broadcast_tensors
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = ["Binomial", "Geometric", "NegativeBinomial", "Poisson"]
 

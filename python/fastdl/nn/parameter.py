@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import check_array, pooled_copy
 from fastdl.devices import device_of, make, resolve
 from fastdl.dtypes import DIFFERENTIABLE, Size, as_dtype, get_default_dtype
 from fastdl.kernels import array as as_array
-from fastdl.tensor import Tensor, check_array, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = ["Buffer", "Parameter", "UninitializedParameter", "empty"]
 

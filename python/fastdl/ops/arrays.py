@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.dtypes import FLOATING, bool_, complex128, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
-from fastdl.tensor import assign, pooled_copy
 
 
 def empty(shape: Any, dtype: Any, like: Any = None) -> Any:

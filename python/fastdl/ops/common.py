@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import check_array
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array
-from fastdl.tensor import Tensor, check_array
+from fastdl.tensor import Tensor
 
 
 def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:

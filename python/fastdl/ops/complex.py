@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import FLOATING, complex_dtype, float32, float64, real_dtype
 from fastdl.errors import not_for_complex
-from fastdl.ops.arrays import by_numpy, empty, zeros
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import by_numpy, empty, memory_order, zeros
 from fastdl.ops.common import check_tensors
 from fastdl.ops.unary import abs as absolute
 from fastdl.ops.unary import sign
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = [
     "angle",
@@ -155,11 +157,29 @@ class ComplexFormula(Op):
 class ComplexAbs(ComplexFormula):
     """|z|, real; the gradient is grad z / |z|, and 0 at 0."""
 
-    saves = (0,)
+    saves, saves_output = (0,), True
 
     def forward(self, z: Any, out: Any = None) -> Any:
-        self.z = z
-        return by_numpy("abs", np.absolute, real_dtype(z.dtype), out, z)
+        order = memory_order(z) if out is None else None  # of spectrograms: along memory
+        y = by_numpy("abs", np.absolute, real_dtype(z.dtype), out, z if order is None else z.transpose(order))
+        self.z, self.y = z, y if order is None else y.transpose(np.argsort(order))
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        size, zero = self.y, self.y == 0
+        if zero.any():
+            size = np.where(zero, np.inf, size).astype(size.dtype)
+        factor = select(grad).div_forward(grad, size)
+        if on_device(grad):
+            return self.z * factor
+        multiply = select(grad).mul_forward
+        result = empty(self.z.shape, self.z.dtype)
+        order = memory_order(self.z)
+        if order is not None:
+            result = empty([self.z.shape[i] for i in order], self.z.dtype).transpose(np.argsort(order))
+        multiply(self.z.real, factor, result.real)
+        multiply(self.z.imag, factor, result.imag)
+        return result
 
     def backward_graph(self, grad: Tensor) -> Any:
         return sgn(self.saved_input(0, self.z)) * grad

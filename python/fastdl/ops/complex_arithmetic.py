@@ -10,9 +10,9 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted
 from fastdl.dtypes import complex64, real_dtype
-from fastdl.kernels import cpu, is_array
+from fastdl.kernels import cpu, is_array, select
 from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
-from fastdl.ops.complex import ComplexFormula, conj
+from fastdl.ops.complex import ComplexFormula, ViewAsComplex, ViewAsReal, conj
 from fastdl.ops.pieces import in_pieces
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
@@ -95,16 +95,28 @@ def _beside(value: Any, dtype: Any) -> Any:
 
 
 class ComplexAdd(ComplexBinary):
-    label, ufunc, keeps = "add", np.add, False
+    """The sums of real and imaginary parts, which lie side by side."""
+
+    label, keeps = "add", False
+    ufunc: ClassVar[Any] = np.add
     aliases_grad = True
+
+    def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
+        if out is None and _is_plain(x, dtype) and _is_plain(y, dtype):
+            kernel = getattr(select(x), f"{self.label}_forward")
+            return ViewAsComplex.of(kernel(ViewAsReal.of(x), ViewAsReal.of(y)))
+        return super().compute(dtype, out, x, y)
 
     def backward_graph(self, grad: Any) -> Any:
         return self.give(lambda: grad, lambda: grad)
 
 
-class ComplexSub(ComplexBinary):
-    label, ufunc, keeps = "sub", np.subtract, False
-    aliases_grad = True
+def _is_plain(x: Any, dtype: Any) -> bool:
+    return x.__class__ is np.ndarray and x.dtype is dtype
+
+
+class ComplexSub(ComplexAdd):
+    label, ufunc = "sub", np.subtract
 
     def backward_graph(self, grad: Any) -> Any:
         return self.give(lambda: grad, lambda: -grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class ComplexMatMul(Conjugated, MatMul):
 def product(a: Any, b: Any) -> Any:
     """``numpy.matmul``; a batch on the left of one matrix is one long product."""
     if a.ndim > 2 and b.ndim == 2:
-        y = product(a.reshape(-1, a.shape[-1]), b)
+        y = product(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b)
         return y.reshape(*a.shape[:-1], b.shape[-1])
     if a.ndim == 2 and b.ndim == 2:
         return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))

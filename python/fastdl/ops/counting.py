@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.dtypes import FLOATING, float32, int32, int64
 from fastdl.errors import ArgumentError, not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import as_bool, cast, places, zeros
 from fastdl.ops.common import as_array
 from fastdl.ops.gather import check_range
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:

@@ -165,5 +165,6 @@ def feature_alpha_dropout(
 
     See ``torch.nn.functional.feature_alpha_dropout``.
     """
-    _at_least_two("feature_alpha_dropout", input)
+    if training and p:
+        _at_least_two("feature_alpha_dropout", input)
     return _apply("feature_alpha_dropout", input, p, training, inplace, _channel_length(input, 2), alpha=True)

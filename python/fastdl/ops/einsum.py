@@ -10,7 +10,7 @@ and the other operands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,7 +22,9 @@ from fastdl.dtypes import FLOATING, float32, float64, int64, is_half
 from fastdl.kernels import array as array_of
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import cast
+from fastdl.ops.cast import to
 from fastdl.ops.parts import diagonal
+from fastdl.ops.promotion import promote_types
 from fastdl.ops.reduce import sum as sum_over
 from fastdl.ops.views import permute
 from fastdl.tensor import Tensor
@@ -336,7 +338,8 @@ def einsum(*args: Any) -> Tensor:
     lacks is summed over, one repeated in an operand takes its diagonal; ``...`` stands for the remaining
     axes, which broadcast. Without ``->`` the result has the ellipsis, then the letters that occur once, in
     alphabetical order. Operands and labels may also alternate: ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
-    More than two operands are contracted pairwise, the cheapest pair first.
+    More than two operands are contracted pairwise, the cheapest pair first. Operands have one dtype, or a common one
+    where nothing is summed.
 
     Example:
         >>> import fastdl
@@ -383,9 +386,12 @@ def einsum(*args: Any) -> Tensor:
     if missing:
         raise RuntimeError(f"einsum: the result names '{_text(tuple(missing))}', which no operand has")
     if len({array.dtype for array in arrays}) > 1:
-        raise RuntimeError(
-            f"einsum: operands must have one dtype, got {', '.join(str(a.dtype) for a in arrays)}"
-        )
+        if set(size) != set(output):  # what is added up is a matrix product, in PyTorch too
+            raise RuntimeError(
+                f"einsum: operands must have one dtype, got {', '.join(str(a.dtype) for a in arrays)}"
+            )
+        common = reduce(promote_types, [array.dtype for array in arrays])
+        operands = [to(t, common) for t in operands]
     return Einsum.apply(*operands, labels=labels, output=output)  # type: ignore[no-any-return]
 
 

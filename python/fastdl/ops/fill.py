@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
@@ -15,7 +16,7 @@ from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
 from fastdl.ops.arrays import fill, filler, fit, zeros
 from fastdl.ops.common import as_array
-from fastdl.tensor import Tensor, assign
+from fastdl.tensor import Tensor
 
 
 class Overwrite(Op):

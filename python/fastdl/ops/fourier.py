@@ -2,7 +2,12 @@
 
 Every transform is linear, so its gradient is a transform as well: that of the complex one is the conjugate transposed
 matrix, the transform in the other direction without its factor; those of real ones follow by the halves of spectra that
-were left out. All have the factor 1 (or 1 / n) of ``norm`` taken out of the transforms and multiplied.
+were left out.
+
+NumPy's transforms are loops over rows that keep to the precision of the factor they are given. ``numpy.fft`` gives them
+an integer where the factor is 1, and single precision is then computed, and converted both ways, in double (four to
+eight times as long). So fastdl's threads call the loops (``transform`` of the kernels), with all of the
+factor of a transform over several axes.
 """
 
 from __future__ import annotations
@@ -12,51 +17,56 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
-from fastdl.dtypes import (
-    DIFFERENTIABLE,
-    complex64,
-    complex_dtype,
-    float32,
-    float64,
-    get_default_dtype,
-    is_half,
-    real_dtype,
-)
+from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, get_default_dtype, is_half, real_dtype
 from fastdl.errors import ArgumentError
-from fastdl.kernels import on_device
-from fastdl.ops.arrays import empty
+from fastdl.kernels import on_device, select
 from fastdl.ops.common import axes as normal_axes
 from fastdl.ops.common import axis as normal_axis
 from fastdl.ops.complex import conj
-from fastdl.ops.pieces import in_pieces
 from fastdl.tensor import Tensor
+
+
+def _numpys_loops() -> Any:
+    """The module of NumPy's loops; None where another NumPy has them under other names or in another form."""
+    try:
+        from numpy.fft import _pocketfft_umath as loops  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    for name, types in {"fft": "Ff->F", "ifft": "Ff->F", "irfft": "Ff->f"}.items():
+        if types not in getattr(getattr(loops, name, None), "types", ()):
+            return None
+    return loops if all("ff->F" in getattr(loops, f"rfft_n_{n}").types for n in ("even", "odd")) else None
+
+
+_loops = _numpys_loops()
 
 _NORMS = ("backward", "ortho", "forward")
 
 
-def _by_module(name: str, x: Any, *arguments: Any) -> Any:
-    """A function of ``numpy.fft`` (CuPy's by NumPy's own protocol), in the precision of ``x``."""
-    if not on_device(x) and x.ndim > 1 and arguments[1] != 0:
-        return _into_pool(getattr(np.fft, name), name, x, *arguments)
-    y = getattr(np.fft, name)(x, *arguments)
-    single = x.dtype is float32 or x.dtype is complex64
-    wanted = (
-        (float32 if single else float64)
-        if y.dtype.kind == "f"
-        else complex_dtype(float32 if single else float64)
-    )
-    return y if y.dtype is wanted else y.astype(wanted)
+def _transformed(name: str, x: Any, axis: int, count: int, factor: float) -> Any:
+    """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, times ``factor``.
 
-
-def _into_pool(transform: Any, name: str, x: Any, n: Any, axis: Any, norm: str) -> Any:
-    """The same into pooled memory, on all threads: the first axis is not the one that is transformed."""
-    shape, dtype = list(x.shape), complex_dtype(x.dtype)
+    ``count``: entries of the result along ``axis``.
+    """
+    if _loops is None or on_device(x):
+        return _by_module(name, x, axis, count, factor)
     if name == "rfft":
-        shape[axis] = shape[axis] // 2 + 1
-    elif name == "irfft":
-        shape[axis], dtype = n, real_dtype(x.dtype)
-    return in_pieces(lambda part, out: transform(part, n, axis, norm, out=out), empty(shape, dtype, x), x)
+        name = "rfft_n_odd" if x.shape[axis] % 2 else "rfft_n_even"
+    return select(x).transform(getattr(_loops, name), x, axis, count, factor)
+
+
+def _by_module(name: str, x: Any, axis: int, count: int, factor: float) -> Any:
+    """The same by ``numpy.fft`` (CuPy's by NumPy's own protocol)."""
+    # NumPy's norm "forward" leaves the factor out of the inverse, "backward" out of the other.
+    norm = "forward" if name.startswith("i") else "backward"
+    y = getattr(np.fft, name)(x, count if name == "irfft" else None, axis, norm)
+    wanted = real_dtype(x.dtype) if y.dtype.kind == "f" else complex_dtype(x.dtype)
+    y = y if y.dtype is wanted else y.astype(wanted)
+    if factor != 1:
+        y *= y.real.dtype.type(factor)
+    return y
 
 
 def _scale(norm: str, count: int, inverse: bool) -> float:
@@ -66,12 +76,6 @@ def _scale(norm: str, count: int, inverse: bool) -> float:
     return 1 / count if (norm == "backward") == inverse else 1.0
 
 
-def _scaled(y: Any, factor: float) -> Any:
-    if factor != 1:
-        y *= y.real.dtype.type(factor)
-    return y
-
-
 class Transform(Op):
     """sum over n of x[n] exp(-+ 2 pi i k n / N), over several axes, times ``factor``."""
 
@@ -79,11 +83,10 @@ class Transform(Op):
 
     def forward(self, x: Any, axes: tuple[int, ...], inverse: bool, factor: float) -> Any:
         self.axes, self.inverse, self.factor = axes, inverse, factor
-        # NumPy's norm "forward" leaves the factor out of the inverse, "backward" out of the other.
-        name, norm = ("ifft", "forward") if inverse else ("fft", "backward")
+        name = "ifft" if inverse else "fft"
         for axis in reversed(axes):
-            x = _by_module(name, x, None, axis, norm)
-        return _scaled(x, factor)
+            x = _transformed(name, x, axis, x.shape[axis], factor if axis == axes[0] else 1.0)
+        return x
 
     def backward(self, grad: Any) -> Any:
         return Transform.forward(Transform(), grad, self.axes, not self.inverse, self.factor)
@@ -92,15 +95,20 @@ class Transform(Op):
         return Transform.apply(grad, axes=self.axes, inverse=not self.inverse, factor=self.factor)
 
 
+def _ends(x: Any, axis: int, count: int) -> list[Any]:
+    """The entries of a half spectrum along ``axis`` that stand for one of the whole one, not for two: views."""
+    before = (slice(None),) * axis
+    return [x[(*before, k)] for k in ((0,) if count % 2 else (0, -1))]
+
+
 def _both_halves(x: Any, axis: int, count: int) -> Any:
-    """Which entries of a half spectrum stand for two of the whole one: a factor of 2, else 1, along ``axis``."""
-    factors = np.full(x.shape[axis], 2.0)
-    factors[0] = 1
-    if count % 2 == 0:
-        factors[-1] = 1
+    """How many entries of the whole spectrum those of the half one stand for: 2, at the ends 1, along ``axis``."""
     shape = [1] * x.ndim
-    shape[axis] = -1
-    return np.asarray(factors.reshape(shape), x.real.dtype, like=x)
+    shape[axis] = x.shape[axis]
+    factors = np.full(shape, 2.0)
+    for end in _ends(factors, axis, count):
+        end[...] = 1
+    return np.asarray(factors, x.real.dtype, like=x)
 
 
 class RealTransform(Op):
@@ -108,12 +116,14 @@ class RealTransform(Op):
 
     def forward(self, x: Any, axis: int, factor: float) -> Any:
         self.axis, self.factor, self.count = axis, factor, x.shape[axis]
-        return _scaled(_by_module("rfft", x, None, axis, "backward"), factor)
+        return _transformed("rfft", x, axis, self.count // 2 + 1, factor)
 
     def backward(self, grad: Any) -> Any:
         # Re sum_k grad[k] exp(2 pi i k n / N): the inverse real transform counts all but the ends twice.
-        half = grad / _both_halves(grad, self.axis, self.count)
-        return _scaled(_by_module("irfft", half, self.count, self.axis, "forward"), self.factor)
+        twice = pooled_copy(grad)
+        for end in _ends(twice, self.axis, self.count):
+            end *= 2
+        return _transformed("irfft", twice, self.axis, self.count, self.factor / 2)
 
     def backward_graph(self, grad: Tensor) -> Any:
         half = grad / Tensor._wrap(_both_halves(grad._data, self.axis, self.count))
@@ -127,11 +137,12 @@ class InverseRealTransform(Op):
 
     def forward(self, x: Any, axis: int, count: int, factor: float) -> Any:
         self.axis, self.factor, self.count = axis, factor, count
-        return _scaled(_by_module("irfft", x, count, axis, "forward"), factor)
+        return _transformed("irfft", x, axis, count, factor)
 
     def backward(self, grad: Any) -> Any:
-        spectrum = _scaled(_by_module("rfft", grad, None, self.axis, "backward"), self.factor)
-        spectrum *= _both_halves(spectrum, self.axis, self.count)
+        spectrum = _transformed("rfft", grad, self.axis, self.count // 2 + 1, 2 * self.factor)
+        for end in _ends(spectrum, self.axis, self.count):
+            end *= 0.5
         return spectrum
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
@@ -22,7 +23,7 @@ from fastdl.ops.indexing import IndexSelect
 from fastdl.ops.masks import masked_fill
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _index(op: str, index: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import to_device
@@ -23,7 +24,7 @@ from fastdl.ops.linear import matmul
 from fastdl.ops.unary import abs, floor
 from fastdl.ops.views import reshape, unsqueeze
 from fastdl.sequences import linspace
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 _MODES = ("bilinear", "nearest", "bicubic")
 _PADDINGS = ("zeros", "border", "reflection")

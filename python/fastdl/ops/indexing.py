@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
@@ -25,7 +26,7 @@ from fastdl.ops.arrays import cast, fill, in_float32, joined, sum_to, written, z
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.ops.views import in_one_call
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 _FULL = slice(None)
 

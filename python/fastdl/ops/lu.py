@@ -11,7 +11,7 @@ from fastdl.autograd.op import Op
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.matrix import check_matrix
-from fastdl.ops.shape import tril, triu
+from fastdl.ops.shape import cat, tril, triu
 from fastdl.ops.solve import _check, solve_triangular
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -52,8 +52,10 @@ class LuFactorExResult(NamedTuple):
 class Factor(Op):
     """The packed factors of A and the exchanges.
 
-    With gL the part of the gradient below the diagonal and gU the rest (square A):
+    With gL the part of the gradient below the diagonal and gU the rest, for square A:
     gA = P L^-H (tril(L^H gL, -1) + triu(gU U^H)) U^-H.
+    The columns W of a wide U are solved for by L, the rows T of a tall L by U. What their gradients leave for the
+    square part: L^H gL - gW W^H, or gU U^H - T^H gT; they themselves become L^-H gW, or gT U^-H.
     """
 
     takes_complex = True
@@ -68,14 +70,23 @@ class Factor(Op):
             return self.backward_graph(Tensor._wrap(grad), None)._data
 
     def backward_graph(self, grad: Tensor, _: Any) -> Any:
-        if self.packed.shape[-1] != self.packed.shape[-2]:
-            raise NotImplementedError("lu: the gradient is defined for square matrices only")
         packed = self.saved_output(self.packed) if self.edges is not None else Tensor._wrap(self.packed)
-        lower, upper = _unit_lower(packed), triu(packed)
-        middle = tril(matmul(lower.mH, tril(grad, -1)), -1) + triu(matmul(triu(grad), upper.mH))
-        left = solve_triangular(lower.mH, middle, upper=True, unitriangular=True)
+        rows, columns = packed.shape[-2:]
+        k = min(rows, columns)
+        square, inner = packed[..., :k, :k], grad[..., :k, :k]
+        lower, upper = _unit_lower(square), triu(square)
+        of_lower, of_upper = matmul(lower.mH, tril(inner, -1)), matmul(triu(inner), upper.mH)
+        if columns > k:
+            of_lower = of_lower - matmul(grad[..., k:], packed[..., k:].mH)
+        if rows > k:
+            of_upper = of_upper - matmul(packed[..., k:, :].mH, grad[..., k:, :])
+        left = solve_triangular(lower.mH, tril(of_lower, -1) + triu(of_upper), upper=True, unitriangular=True)
         both = solve_triangular(upper.mH, left, upper=False, left=False)
-        return matmul(Tensor._wrap(permutation(self.pivots, self.packed.shape[-2], self.packed.dtype)), both)
+        if columns > k:
+            both = cat([both, solve_triangular(lower.mH, grad[..., k:], upper=True, unitriangular=True)], -1)
+        if rows > k:
+            both = cat([both, solve_triangular(upper.mH, grad[..., k:, :], upper=False, left=False)], -2)
+        return matmul(Tensor._wrap(permutation(self.pivots, rows, self.packed.dtype)), both)
 
 
 def eliminate(a: Any, pivot: bool = True) -> tuple[Any, Any]:

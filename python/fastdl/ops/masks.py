@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, uint8
@@ -15,7 +16,7 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import count_true, filler, sum_to, written, zeros
 from fastdl.ops.binary import apply_into
 from fastdl.ops.views import expand
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _mask(op: str, mask: Any) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from fastdl._graph import parts
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
-from fastdl.kernels import select, strided
+from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, zeros
 from fastdl.ops.common import axis, ints
 from fastdl.ops.views import in_one_call, reshape
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 
 class Part(View):
@@ -287,17 +288,34 @@ class Windows(Part):
         dim, size, step = self.options["dim"], self.options["size"], self.options["step"]
         if step >= size:  # windows that do not overlap
             return super().backward(grad)
-        whole = zeros(self.shape, grad.dtype, grad)
-        before = (slice(None),) * dim
-        count = grad.shape[dim]
-        if size <= count:
-            for k in range(size):
-                whole[(*before, slice(k, k + (count - 1) * step + 1, step))] += grad[..., k]
-        else:
-            for i in range(count):
-                part = whole[(*before, slice(i * step, i * step + size))]
-                part += np.moveaxis(grad[(*before, i)], -1, dim)
-        return whole
+        return overlapped(grad, dim, step, self.shape)
+
+
+def overlapped(windows: Any, dim: int, step: int, shape: tuple[int, ...]) -> Any:
+    """Windows as :class:`Windows` shows them added up, each ``step`` after the one before: an array of ``shape``.
+
+    Parts of all windows, ``step`` wide, do not overlap: as many additions as parts in a window. Or one for each window.
+    """
+    whole = zeros(shape, windows.dtype, windows)
+    before = (slice(None),) * dim
+    count, size = windows.shape[dim], windows.shape[-1]
+    if -(-size // step) <= count:
+        for k in range(0, size, step):
+            width = min(step, size - k)
+            places = Windows.of(whole[(*before, slice(k, None))], dim, width, step)
+            _add_to(places[(*before, slice(count))], windows[..., k : k + width])
+    else:
+        for i in range(count):
+            places = whole[(*before, slice(i * step, i * step + size))]
+            _add_to(places, np.moveaxis(windows[(*before, i)], -1, dim))
+    return whole
+
+
+def _add_to(whole: Any, part: Any) -> None:
+    if whole.dtype.kind == "f" and whole.itemsize > 2 and not on_device(whole):
+        select(whole).add_forward(whole, part, whole)
+    else:
+        whole += part
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:

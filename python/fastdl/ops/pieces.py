@@ -1,6 +1,6 @@
 """NumPy's functions on all threads: slices of the first axis, each written to its part of the result.
 
-For what has no kernel of its own (complex numbers, transforms). NumPy gives up the interpreter's lock while it
+For what has no kernel of its own (functions of complex numbers). NumPy gives up the interpreter's lock while it
 computes, so ordinary threads do; they cost some 20 us a call, which large arrays are worth.
 """
 

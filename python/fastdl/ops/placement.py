@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
@@ -28,7 +29,7 @@ from fastdl.ops.masks import put as put_masked
 from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import reshape
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 _REDUCTIONS = ("sum", "mean", "prod", "amax", "amin")
 

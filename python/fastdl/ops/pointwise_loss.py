@@ -200,6 +200,9 @@ class SoftMarginLoss(PointwiseLoss):
 class HingeEmbeddingLoss(PointwiseLoss):
     kernel = "hinge_embedding_loss"
 
+    def slope_of_target(self, x: Any, target: Any) -> Any:
+        return np.zeros_like(target)  # the loss only asks whether it is 1 or -1
+
     def losses(self, x: Any, target: Any) -> Any:
         beyond = (self.options[0] - x).clamp(min=0).masked_fill(target == 1, 0.0)
         return beyond + x.masked_fill(target == -1, 0.0)
@@ -252,22 +255,21 @@ class MarginRankingLoss(Op):
         return select(x1).margin_ranking_loss_forward(x1, x2, target, margin, reduction)
 
     def backward(self, grad_loss: Any) -> Any:
-        if self.needs[2]:
-            raise RuntimeError(
-                "margin_ranking_loss: the gradient for target is not defined; use target.detach()"
-            )
         grad = select(grad_loss).margin_ranking_loss_backward(grad_loss, *self.arrays, *self.options)
+        grad_target = None
+        if self.needs[2]:
+            x1, x2, target = self.arrays
+            margin, reduction = self.options
+            difference = x2 - x1
+            g = upstream(grad_loss, target.shape, reduction) * (margin + target * difference >= 0)
+            grad_target = sum_to(array(g * difference, None, target.dtype), self.shapes_in[2])
         return (
             sum_to(grad, self.shapes_in[0]) if self.needs[0] else None,
             sum_to(-grad, self.shapes_in[1]) if self.needs[1] else None,
-            None,
+            grad_target,
         )
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
-        if self.needs[2]:
-            raise RuntimeError(
-                "margin_ranking_loss: the gradient for target is not defined; use target.detach()"
-            )
         margin, reduction = self.options
 
         def composed(x1: Any, x2: Any, target: Any) -> Any:

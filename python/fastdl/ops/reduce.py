@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl import dtypes
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
@@ -21,7 +22,7 @@ from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count,
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
 from fastdl.ops.shape import cat
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 
 class Reduction(Op):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
@@ -17,7 +18,7 @@ from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.ops.arrays import cast, memory_order
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]
 Sizes = tuple[int, ...]
@@ -396,6 +397,10 @@ def _pad_pairs(shape: Sizes, pad: Any, mode: str) -> Pairs:
     ]
     for axis, (n, (before, after)) in enumerate(zip(shape, pairs, strict=True)):
         left = n + min(before, 0) + min(after, 0)
+        if mode == "replicate" and left < 1 <= min(n, total := n + before + after):
+            # All is cut off but what the edge repeats: that one element stays.
+            pairs[axis] = (1 - n, total - 1) if after > 0 else (total - 1, 1 - n)
+            continue
         wide = max(before, after)
         if left < 0 or n + before + after < 0:
             raise ArgumentError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device
@@ -20,7 +21,7 @@ from fastdl.ops.arrays import full, zeros
 from fastdl.ops.rnn_steps import composed_direction
 from fastdl.ops.shape import cat, stack
 from fastdl.random import default_generator
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 PER_DIRECTION = (
     5  # w_ih, w_hh, b_ih, b_hh, w_hr: what the kernels take for each direction, None where missing

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
 from fastdl.creation import finish, shape_of
@@ -32,7 +33,7 @@ from fastdl.ops.arrays import contiguous, count_true, full
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import check_real
 from fastdl.random import Generator, default_generator
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
@@ -169,7 +170,14 @@ def randperm(
     )
 
 
-def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def rand_like(
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
     check_tensors("rand_like", input=input)
     return rand(
@@ -181,7 +189,12 @@ def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
 
 
 def randn_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    memory_format: Any = None,
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
     check_tensors("randn_like", input=input)
@@ -194,9 +207,15 @@ def randn_like(
 
 
 def randint_like(
-    input: Tensor, low: int, high: int | None = None, *, dtype: Any = None, device: Any = None
+    input: Tensor,
+    low: int = 0,
+    high: int | None = None,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    memory_format: Any = None,
 ) -> Tensor:
-    """:func:`randint` with the shape and dtype of ``input``."""
+    """:func:`randint` with the shape and dtype of ``input``: ``randint_like(x, high)`` or ``(x, low, high)``."""
     check_tensors("randint_like", input=input)
     bounds = (0, low) if high is None else (low, high)
     return randint(

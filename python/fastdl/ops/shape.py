@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import converted, linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
@@ -20,7 +21,7 @@ from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.parts import split, unbind
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 
 def _tensors(op: str, tensors: Any) -> list[Tensor]:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
-from fastdl.errors import ArgumentError
-from fastdl.ops.complex import view_as_complex
+from fastdl.autograd.op import Op
 from fastdl.ops.fourier import complex_transform, inverse_real_transform, real_transform
+from fastdl.ops.parts import Windows, overlapped
 from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
 
 __all__ = ["istft", "stft"]
+
+
+class Overlap(Op):
+    """Pieces (batch, count, size) added up, each ``hop`` after the one before: the adjoint of ``unfold``."""
+
+    takes_complex = True
+    aliases_grad = True
+
+    def forward(self, pieces: Any, hop: int) -> Any:
+        batch, count, size = pieces.shape
+        self.hop, self.size = hop, size
+        return overlapped(pieces, 1, hop, (batch, size + hop * (count - 1)))
+
+    def backward(self, grad: Any) -> Any:
+        return Windows.of(grad, 1, self.size, self.hop)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return grad.unfold(1, self.size, self.hop)
 
 
 def _window(op: str, window: Tensor | None, n_fft: int, win_length: int, like: Tensor) -> Tensor | None:
@@ -159,9 +178,9 @@ def istft(
     if weights is None:
         weights = pieces.new_ones(n_fft)
     covered = n_fft + hop * (x.shape[1] - 1)
-    signal = _overlapped(pieces * weights, covered, hop)
-    squares = (weights * weights).unsqueeze(0).expand(x.shape[1], n_fft).unsqueeze(0)
-    envelope = _overlapped(squares, covered, hop).squeeze(0)
+    signal: Tensor = Overlap.apply(pieces * weights, hop=hop)
+    squares = (weights * weights).expand(1, x.shape[1], n_fft)
+    envelope = Overlap.apply(squares, hop=hop).squeeze(0)
     start = n_fft // 2 if center else 0
     end = covered - (n_fft // 2 if center else 0) if length is None else start + length
     signal, envelope = signal[:, start:end], envelope[start:end]
@@ -178,20 +197,3 @@ def istft(
         )
         signal = pad(signal, [0, length - signal.shape[1]])
     return signal.squeeze(0) if single else signal
-
-
-def _overlapped(pieces: Tensor, covered: int, hop: int) -> Tensor:
-    """Pieces (batch, count, size) added up, each ``hop`` after the one before: (batch, covered)."""
-    if pieces.is_complex():
-        from fastdl.ops.complex import view_as_real
-        from fastdl.ops.shape import stack
-
-        re, im = view_as_real(pieces).unbind(-1)
-        return view_as_complex(stack([_overlapped(part, covered, hop) for part in (re, im)], -1))
-    from fastdl.ops.resample import fold
-
-    size = pieces.shape[-1]
-    if hop > size:
-        raise ArgumentError(f"istft: hop_length {hop} leaves gaps between pieces of {size}")
-    columns = pieces.transpose(1, 2)
-    return fold(columns, (1, covered), (1, size), stride=(1, hop)).reshape(pieces.shape[0], covered)

@@ -10,13 +10,14 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from fastdl._graph import ViewCall
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import Size, as_dtype
 from fastdl.kernels import select, strided
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -36,6 +36,8 @@ class Adafactor(Optimizer):
         0.9
     """
 
+    takes_complex = False
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -38,6 +38,8 @@ class Muon(Optimizer):
         [[True, False], [False, True]]
     """
 
+    takes_complex = False
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32, is_half
@@ -18,7 +19,7 @@ from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, sele
 from fastdl.kernels import array as as_array
 from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.complex import as_real
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
 Group = dict[str, Any]
@@ -68,6 +69,9 @@ class Optimizer:
     A subclass lists the state it keeps per parameter (``_state_names``) and updates a group with one call
     (``_update``); or, like a PyTorch optimizer, it overrides ``step``.
     """
+
+    takes_complex = True
+    """Whether parameters may be complex."""
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
@@ -143,6 +147,8 @@ class Optimizer:
                 raise TypeError(
                     f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}"
                 )
+            if not self.takes_complex and p._data.dtype.kind == "c":
+                raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
             if p._node is not None:
                 raise ValueError("can't optimize a non-leaf Tensor")
         param_group["params"] = params

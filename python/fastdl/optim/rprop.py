@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign
 from fastdl.kernels import on_device
 from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
-from fastdl.tensor import Tensor, assign
+from fastdl.tensor import Tensor
 
 __all__ = ["ASGD", "Rprop"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE
@@ -16,7 +17,7 @@ from fastdl.kernels import on_device, select
 from fastdl.nn.modules.module import Module
 from fastdl.optim.lr_scheduler.base import LRScheduler, _per_group
 from fastdl.optim.optimizer import Optimizer
-from fastdl.tensor import Tensor, assign
+from fastdl.tensor import Tensor
 
 __all__ = [
     "SWALR",

@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from fastdl import cuda
 from fastdl._graph import next_order
 from fastdl.amp.autocast import restored
 from fastdl.autograd.engine import run
@@ -25,7 +26,7 @@ from fastdl.autograd.op import Link, Op
 from fastdl.random import get_rng_state, set_rng_state
 from fastdl.tensor import Tensor
 
-__all__ = ["checkpoint", "checkpoint_sequential"]
+__all__ = ["checkpoint", "checkpoint_sequential", "get_device_states", "set_device_states"]
 
 
 class Checkpoint(Op):
@@ -224,3 +225,19 @@ def checkpoint_sequential(
     for start in starts:
         input = checkpoint(part(start, start + size), input, use_reentrant=use_reentrant, **kwargs)
     return part(len(starts) * size, len(modules))(input)
+
+
+def get_device_states(*args: Any) -> tuple[list[int], list[Tensor]]:
+    """The GPU's number and its random numbers' state if there is a GPU tensor among the arguments; else empty lists.
+
+    See ``torch.utils.checkpoint.get_device_states``.
+    """
+    if any(isinstance(a, Tensor) and a.is_cuda for a in args):
+        return [0], [cuda.get_rng_state()]
+    return [], []
+
+
+def set_device_states(devices: Sequence[int], states: Sequence[Tensor], *, device_type: Any = None) -> None:
+    """Put back what :func:`get_device_states` returned. See ``torch.utils.checkpoint.set_device_states``."""
+    for _, state in zip(devices, states, strict=True):
+        cuda.set_rng_state(state)

@@ -64,6 +64,7 @@ _ELSEWHERE = {
                 "scatter",
                 "select_index",
                 "sort_forward",
+                "transform",
                 "triangle",
                 "trunc_divide_forward",
             ),

@@ -8,10 +8,10 @@ from typing import Any
 from fastdl.errors import ArgumentError
 from fastdl.nn.modules.linear import Linear
 from fastdl.nn.modules.loss import _Loss
-from fastdl.ops.linear_cross_entropy import linear_cross_entropy
+from fastdl.ops.linear_cross_entropy import LinearCrossEntropyOptions, linear_cross_entropy
 from fastdl.tensor import Tensor
 
-__all__ = ["LinearCrossEntropyLoss"]
+__all__ = ["LinearCrossEntropyLoss", "LinearCrossEntropyOptions"]
 
 
 class LinearCrossEntropyLoss(_Loss):
@@ -36,7 +36,7 @@ class LinearCrossEntropyLoss(_Loss):
         weight: Tensor | None = None,
         ignore_index: int | None = None,
         label_smoothing: float = 0.0,
-        options: None = None,
+        options: LinearCrossEntropyOptions | None = None,
     ) -> None:
         if weight is not None and weight.shape != (num_classes,):
             raise ArgumentError(

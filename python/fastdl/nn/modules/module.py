@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
@@ -24,7 +25,7 @@ from fastdl.nn.modules.global_hooks import buffer_hooks, module_hooks, parameter
 from fastdl.nn.modules.state import State
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = ["Module"]
 

@@ -24,6 +24,7 @@ __all__ = [
     "LayerNorm",
     "LocalResponseNorm",
     "RMSNorm",
+    "SyncBatchNorm",
 ]
 
 
@@ -31,6 +32,14 @@ def _filled(shape: tuple[int, ...], value: float, device: Any, dtype: Any) -> An
     array = empty(shape, device, dtype)
     array.fill(value)
     return array
+
+
+def _fill(*values: tuple[Tensor | None, float]) -> None:
+    """Set those tensors that are there to their values."""
+    for tensor, value in values:
+        if tensor is not None:
+            tensor._data.fill(value)
+            tensor._bump_version()
 
 
 class _ChannelNorm(Module):
@@ -83,18 +92,12 @@ class _ChannelNorm(Module):
 
     def reset_running_stats(self) -> None:
         """Forget the running statistics: mean 0, variance 1, no batch seen."""
-        for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
-            if buffer is not None:
-                buffer._data.fill(value)
-                buffer._bump_version()
+        _fill((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0))
 
     def reset_parameters(self) -> None:
         """Running statistics as above, weight 1, bias 0."""
         self.reset_running_stats()
-        for parameter, value in ((self.weight, 1), (self.bias, 0)):
-            if parameter is not None:
-                parameter._data.fill(value)
-                parameter._bump_version()
+        _fill((self.weight, 1), (self.bias, 0))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
@@ -185,6 +188,48 @@ class BatchNorm2d(_BatchNorm):
 class BatchNorm3d(_BatchNorm):
     __doc__ = _BATCH_DOC.format(layout="(N, C, D, H, W)", name="BatchNorm3d")
     _ranks = (5,)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation of (N, C, ...) over all processes: here there is one. See ``torch.nn.SyncBatchNorm``.
+
+    For models that name it; ``process_group`` is kept and not used. Computes on the CPU, too.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.SyncBatchNorm.convert_sync_batchnorm(fastdl.nn.BatchNorm2d(3))
+        SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    _ranks = (2, 3, 4, 5)
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.process_group = process_group
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Module:
+        """The module with every batch normalisation in it replaced by this one, with its tensors."""
+        converted = module
+        if isinstance(module, _BatchNorm):
+            converted = cls.__new__(cls)
+            converted.__dict__.update(module.__dict__)
+            converted.process_group = process_group
+        for name, child in module.named_children():
+            converted.add_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return converted
 
 
 class _InstanceNorm(_ChannelNorm):
@@ -307,10 +352,7 @@ class LayerNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        for parameter, value in ((self.weight, 1), (self.bias, 0)):
-            if parameter is not None:
-                parameter._data.fill(value)
-                parameter._bump_version()
+        _fill((self.weight, 1), (self.bias, 0))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -358,9 +400,7 @@ class RMSNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1."""
-        if self.weight is not None:
-            self.weight._data.fill(1)
-            self.weight._bump_version()
+        _fill((self.weight, 1))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.rms_norm(input, self.normalized_shape, self.weight, self.eps)
@@ -419,10 +459,7 @@ class GroupNorm(Module):
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0."""
-        for parameter, value in ((self.weight, 1), (self.bias, 0)):
-            if parameter is not None:
-                parameter._data.fill(value)
-                parameter._bump_version()
+        _fill((self.weight, 1), (self.bias, 0))
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)

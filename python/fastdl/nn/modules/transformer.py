@@ -73,7 +73,29 @@ def _cache_of(caches: Sequence[KVCache] | None, layers: ModuleList, name: str) -
     return caches
 
 
-class TransformerEncoderLayer(Module):
+class _Layer(Module):
+    """What layers of encoder and decoder have in common: self-attention with dropout behind it."""
+
+    self_attn: MultiheadAttention
+    dropout1: Dropout
+
+    def _attend(
+        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool, cache: KVCache | None
+    ) -> Any:
+        y = self.self_attn(
+            x,
+            x,
+            x,
+            attn_mask=mask,
+            key_padding_mask=padding,
+            need_weights=False,
+            is_causal=is_causal,
+            cache=cache,
+        )[0]
+        return self.dropout1(y)
+
+
+class TransformerEncoderLayer(_Layer):
     """Self-attention and a two-layer perceptron, each with residual and layer norm.
 
     See ``torch.nn.TransformerEncoderLayer``. Also the block of a decoder-only model (GPT): causal, with a cache.
@@ -144,21 +166,6 @@ class TransformerEncoderLayer(Module):
         x = self.norm1(x + self._attend(x, *options))
         return self.norm2(x + self._feed_forward(x))  # type: ignore[no-any-return]
 
-    def _attend(
-        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool, cache: KVCache | None
-    ) -> Any:
-        y = self.self_attn(
-            x,
-            x,
-            x,
-            attn_mask=mask,
-            key_padding_mask=padding,
-            need_weights=False,
-            is_causal=is_causal,
-            cache=cache,
-        )[0]
-        return self.dropout1(y)
-
     def _feed_forward(self, x: Tensor) -> Any:
         return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
@@ -216,7 +223,7 @@ class TransformerEncoder(Module):
         return x if self.norm is None else self.norm(x)
 
 
-class TransformerDecoderLayer(Module):
+class TransformerDecoderLayer(_Layer):
     """Self-attention, attention to an encoder's output, and a perceptron. See ``torch.nn.TransformerDecoderLayer``.
 
     Args: as :class:`TransformerEncoderLayer`.
@@ -286,21 +293,6 @@ class TransformerDecoderLayer(Module):
         x = self.norm1(x + self._attend(x, *own))
         x = self.norm2(x + self._attend_memory(x, *other))
         return self.norm3(x + self._feed_forward(x))  # type: ignore[no-any-return]
-
-    def _attend(
-        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool, cache: KVCache | None
-    ) -> Any:
-        y = self.self_attn(
-            x,
-            x,
-            x,
-            attn_mask=mask,
-            key_padding_mask=padding,
-            need_weights=False,
-            is_causal=is_causal,
-            cache=cache,
-        )[0]
-        return self.dropout1(y)
 
     def _attend_memory(
         self, x: Tensor, memory: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign, pooled_copy
 from fastdl.dtypes import float32, is_half
 from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.complex import as_real
 from fastdl.ops.promotion import is_kernel_dtype
-from fastdl.tensor import Tensor, assign, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 

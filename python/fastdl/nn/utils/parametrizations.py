@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastdl import linalg
+from fastdl.arrays import pooled_copy
 from fastdl.devices import to_host
 from fastdl.nn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastdl.nn.modules.module import Module
@@ -17,7 +18,7 @@ from fastdl.ops.arrays import eye
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
 from fastdl.ops.shape import cat, tril
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
 

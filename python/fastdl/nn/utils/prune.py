@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.nn.modules.module import Module
 from fastdl.ops.sampling import randperm
-from fastdl.tensor import Tensor, pooled_copy
+from fastdl.tensor import Tensor
 
 __all__ = [
     "custom_from_mask",

@@ -1,0 +1,273 @@
+// The patch matrix of a convolution, which never exists: where its rows (input channel and tap) meet its
+// columns (output positions), and its panels for the matrix engine (cpu/gemm/panels.h), gathered from the
+// image.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "cpu/conv/algorithm.h"
+#include "cpu/conv/planes.h"
+#include "cpu/gemm/pack.h"
+#include "cpu/gemm/tile.h"
+
+namespace fastdl {
+namespace {
+
+// Part of one output row of an image: `count` positions from `column` on, the first of which has its tap 0 at
+// input position (d, h, w), maybe outside.
+struct Segment {
+  int64_t lane, count, image, column, d, h, w;
+};
+
+// Calls f(segment) for the rows that make up output positions [first, first + count), counted through all
+// images.
+template <class F>
+void for_segments(const ConvProblem& p, int64_t first, int64_t count, F&& f) {
+  for (int64_t lane = 0; lane < count;) {
+    const int64_t position = first + lane, row = position / p.out[2], depth = row / p.out[1];
+    const int64_t od = depth % p.out[0], oh = row % p.out[1], ow = position % p.out[2];
+    const int64_t length = std::min(count - lane, p.out[2] - ow);
+    f(Segment{lane, length, depth / p.out[0], ow, od * p.stride[0] - p.pad[0], oh * p.stride[1] - p.pad[1],
+              ow * p.stride[2] - p.pad[2]});
+    lane += length;
+  }
+}
+
+// One row of the patch matrix: input channel and tap.
+struct Row {
+  int64_t channel;
+  Extent tap;
+  Row(const ConvProblem& p, int64_t index) : channel(index / p.taps()) {
+    const int64_t r = index % p.taps();
+    tap = {r / (p.kernel[1] * p.kernel[2]), r / p.kernel[2] % p.kernel[1], r % p.kernel[2]};
+  }
+  void next(const ConvProblem& p) {
+    for (int axis = 2; axis >= 0; --axis) {
+      if (++tap[size_t(axis)] < p.kernel[size_t(axis)]) return;
+      tap[size_t(axis)] = 0;
+    }
+    ++channel;
+  }
+};
+
+// Where a segment meets a row of the patch matrix: x[source + j * stride] for j in [begin, end), zeros
+// elsewhere.
+struct Span {
+  int64_t source, begin, end;
+};
+
+// The spans of a problem. Which outputs of a row meet the image depends on the tap's column alone, and is
+// found once for each: a division takes as long as some vectors.
+class Spans {
+ public:
+  explicit Spans(const ConvProblem& p) : p_(p) {
+    for (int64_t r = 0; r < p.kernel[2]; ++r) {
+      const int64_t start = r * p.dilation[2] - p.pad[2];  // what output 0 meets
+      const int64_t low = start < 0 ? ceil_div(-start, p.stride[2]) : 0;
+      const int64_t high = start < p.in[2] ? (p.in[2] - 1 - start) / p.stride[2] + 1 : 0;
+      columns_.push_back({low, std::max(low, high)});
+    }
+  }
+  // Is the image's row there?
+  bool meet(const Segment& s, const Row& row) const {
+    const int64_t d = s.d + row.tap[0] * p_.dilation[0], h = s.h + row.tap[1] * p_.dilation[1];
+    return d >= 0 && d < p_.in[0] && h >= 0 && h < p_.in[1];
+  }
+  Span of(const Segment& s, const Row& row) const {
+    if (!meet(s, row)) return {0, 0, 0};
+    const int64_t d = s.d + row.tap[0] * p_.dilation[0], h = s.h + row.tap[1] * p_.dilation[1];
+    const auto [low, high] = columns_[size_t(row.tap[2])];
+    return {((row.channel * p_.in[0] + d) * p_.in[1] + h) * p_.in[2] + s.w + row.tap[2] * p_.dilation[2],
+            std::clamp<int64_t>(low - s.column, 0, s.count),
+            std::clamp<int64_t>(high - s.column, 0, s.count)};
+  }
+
+ private:
+  const ConvProblem& p_;
+  std::vector<std::pair<int64_t, int64_t>> columns_;
+};
+
+// B panels of the patch matrix: lanes are positions of one or more images. Tap by tap, so that where a tap
+// meets the image is found once for all channels; with long strides a row of the kernel at a time, whose taps
+// are neighbours in the image.
+template <class T>
+struct PackPatches {
+  static constexpr int w = simd::kWidth<T>, lanes = tile::kNR<T>;
+  const ConvProblem& p;
+  const T* x;      // the group's channels of the first image
+  int64_t origin;  // the position that is lane 0
+  Spans spans{p};
+
+  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    Segment segments[lanes];
+    int n = 0;
+    for_segments(p, origin + first, count, [&](const Segment& s) { segments[n++] = s; });
+    Row row(p, k0);
+    const bool turned = w >= 4 && p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] >= 4;
+    const int64_t taps = std::min(p.taps(), kc);
+    for (int64_t i = 0, run; i < taps; i += run) {
+      run = turned ? std::min(p.kernel[2] - row.tap[2], taps - i) : 1;
+      Row last = row;
+      last.tap[2] += run - 1;
+      for (int j = 0; j < n; ++j) {
+        const Segment& s = segments[j];
+        Span span = spans.of(s, row);
+        span.source += s.image * p.in_channels * p.in_size();
+        T* to = panel + i * lanes + s.lane;
+        const int64_t room = lanes - s.lane;
+        if (turned) {
+          const int64_t column = spans.meet(s, row) ? s.w + row.tap[2] : p.in[2];
+          copy_turned(to, {span.source, span.begin, spans.of(s, last).end}, column, s.count, room, run,
+                      kc - i);
+          continue;
+        }
+        const auto copy = p.stride[2] == 1   ? &PackPatches::copy_vectors<1>
+                          : p.stride[2] == 2 ? &PackPatches::copy_vectors<2>
+                                             : &PackPatches::copy_rows;
+        (this->*copy)(to, span, s.count, room, ceil_div(kc - i, p.taps()));
+      }
+      row = last;
+      row.next(p);
+    }
+  }
+
+  // One segment and tap in `channels` channels; `room`: lanes from its first one on. Whole vectors where they
+  // fit: what they have too much the next segment replaces, or nobody reads.
+  template <int S>
+  void copy_vectors(T* to, const Span& span, int64_t count, int64_t room, int64_t channels) const {
+    for (int64_t v = 0; v < count; v += w) {
+      const T* from = x + span.source + S * v;
+      T* out = to + v;
+      if (span.begin <= v && v + w <= span.end) {
+        for (int64_t c = 0; c < channels; ++c, out += p.taps() * lanes, from += p.in_size())
+          simd::store<T>(out, every<T, S>(from));
+        continue;
+      }
+      const RowPart<T, S> part(span.begin - v, span.end - v, room - v >= w ? w : int(count - v));
+      for (int64_t c = 0; c < channels; ++c, out += p.taps() * lanes, from += p.in_size())
+        part.copy(out, from);
+    }
+  }
+  void copy_rows(T* to, const Span& span, int64_t count, int64_t, int64_t channels) const {
+    const T* from = x + span.source + span.begin * p.stride[2];
+    for (int64_t c = 0; c < channels; ++c, to += p.taps() * lanes, from += p.in_size()) {
+      std::fill_n(to, span.begin, T(0));
+      copy_row(to + span.begin, from, span.end - span.begin, p.stride[2]);
+      std::fill_n(to + span.end, count - span.end, T(0));
+    }
+  }
+
+  // One segment and `run` neighbouring taps in all channels of `steps` steps: what a position meets lies
+  // together and becomes a column, four taps at a time. All taps of positions [span.begin, span.end) meet the
+  // image; position 0's first tap is the image's `column`.
+  [[gnu::noinline]] void copy_turned(T* to, const Span& span, int64_t column, int64_t count, int64_t room,
+                                     int64_t run, int64_t steps) const {
+    const int64_t stride = p.stride[2], end = span.end, begin = std::min(span.begin, end);
+    const auto each = [&](auto&& f) {  // channel
+      T* out = to;
+      const T* from = x + span.source;
+      for (int64_t left = steps; left > 0; left -= p.taps(), out += p.taps() * lanes, from += p.in_size())
+        f(out, from, std::min(run, left));
+    };
+    for (int64_t v = begin; v < end; v += w) {
+      int64_t at[w];
+      for (int i = 0; i < w; ++i) at[i] = std::min(v + i, end - 1) * stride;
+      const int n = int(std::min<int64_t>(w, end - v));
+      const bool whole = room - v >= w;
+      each([&](T* out, const T* from, int64_t taps) {
+        for (int64_t t = 0; t < taps && taps >= 4; t += 4) {  // the last four overlap those before
+          const int64_t first = std::min(t, taps - 4);
+          turn(out + first * lanes + v, from + first, at, n, whole);
+        }
+      });
+    }
+    const auto rest = [&](int64_t v0, int64_t v1, int64_t most) {
+      if (v0 >= v1) return;
+      each([&](T* out, const T* from, int64_t taps) {
+        for (int64_t v = v0; v < v1 && taps <= most; ++v)
+          for (int64_t t = 0; t < taps; ++t) {
+            const int64_t i = v * stride + t;
+            out[t * lanes + v] = column + i >= 0 && column + i < p.in[2] ? from[i] : T(0);
+          }
+      });
+    };
+    rest(0, begin, run);
+    rest(begin, end, 3);  // blocks of k may end within a row of taps
+    rest(end, count, run);
+  }
+  // Four numbers at each of w places become four vectors. Places 4 j + i make up vector i, quarter by
+  // quarter, so that only quarters are left to transpose.
+  [[gnu::always_inline]] void turn(T* to, const T* from, const int64_t* at, int count, bool whole) const {
+    if constexpr (w >= 4) {
+      constexpr auto all = std::make_integer_sequence<int, w>{};
+      simd::Vec<T> a[4], b[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) a[i] = fours<w>(from, at + i);
+#pragma GCC unroll 2
+      for (int round = 0; round < 2; ++round) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          b[2 * i] = tile::zip_low<T, 4>(a[i], a[i + 2], all);
+          b[2 * i + 1] = tile::zip_high<T, 4>(a[i], a[i + 2], all);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) a[i] = b[i];
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t)
+        whole ? simd::store<T>(to + t * lanes, a[t]) : simd::store_n(to + t * lanes, a[t], count);
+    }
+  }
+  template <int N>
+  using Numbers [[gnu::vector_size(N * sizeof(T))]] = T;
+  template <int N>
+  [[gnu::always_inline]] static Numbers<N> fours(const T* from, const int64_t* at) {
+    if constexpr (N == 4) {
+      Numbers<4> four;
+      std::memcpy(&four, from + *at, sizeof(four));
+      return four;
+    } else {
+      return join(fours<N / 2>(from, at), fours<N / 2>(from, at + N / 2),
+                  std::make_integer_sequence<int, N>{});
+    }
+  }
+  template <class V, int... I>
+  [[gnu::always_inline]] static auto join(V a, V b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, I...);
+  }
+};
+
+// B panels of its transpose over all images: lanes are (channel, tap), steps are (image, position).
+template <class T>
+struct PackPatchesTransposed {
+  const ConvProblem& p;
+  const T* x;  // the group's channels of the first image
+  Spans spans{p};
+
+  void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
+    constexpr int lanes = tile::kNR<T>;
+    const int64_t positions = p.out_size(), image = p.in_channels * p.in_size();
+    for (int64_t k = 0; k < kc;) {
+      const int64_t n = (k0 + k) / positions, position = (k0 + k) % positions;
+      const int64_t length = std::min(kc - k, positions - position);
+      for_segments(p, position, length, [&](const Segment& s) {
+        Row row(p, first);
+        for (int lane = 0; lane < count; ++lane, row.next(p)) {
+          const Span span = spans.of(s, row);
+          const T* from = x + n * image + span.source;
+          T* to = panel + (k + s.lane) * lanes + lane;
+          for (int64_t j = 0; j < span.begin; ++j) to[j * lanes] = 0;
+          for (int64_t j = span.begin; j < span.end; ++j) to[j * lanes] = from[j * p.stride[2]];
+          for (int64_t j = span.end; j < s.count; ++j) to[j * lanes] = 0;
+        }
+      });
+      k += length;
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fastdl

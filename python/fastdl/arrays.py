@@ -1,0 +1,78 @@
+"""What tensors hold: arrays of the dtypes there are, copied, assigned and added in pooled memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.dtypes import FLOATING, SUPPORTED, canonical, float32, float64, known_dtype
+from fastdl.kernels import on_device, select
+
+_uint16 = np.dtype(np.uint16)
+
+
+def pooled_copy(array: Any, dtype: Any = None) -> Any:
+    """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
+    own = canonical.get(array.dtype)
+    if dtype is None:
+        dtype = own or canonical[array.dtype.newbyteorder("=")]
+    if own is dtype:
+        if array.dtype.kind == "V":  # bfloat16: its bits
+            return select(array).contiguous(array.view(_uint16)).view(dtype)
+        return select(array).contiguous(array if array.dtype is own else array.view(own))
+    if array.dtype.kind == "c" and dtype.kind not in "cb":
+        return pooled_copy(array.real, dtype)
+    if array.__class__ is np.ndarray and dtype.kind != "c":
+        converted = select(array).convert(array, dtype)
+        if converted is not None:
+            return converted
+    copy = select(array).empty(array.shape, dtype)
+    with np.errstate(all="ignore"):  # float to int out of range: what C gives
+        np.copyto(copy, array, casting="unsafe")
+    return copy
+
+
+def assign(to: Any, array: Any) -> None:
+    """``to[...] = array``, with any broadcasting and conversion. Large ones are worth every thread."""
+    dtype = to.dtype
+    if to.size >= 4096 and dtype is array.dtype and not (on_device(to) or on_device(array)):
+        kernels = select(to)
+        if kernels.copy_into(to, array if array.shape == to.shape else np.broadcast_to(array, to.shape)):
+            return
+        if to.size >= 32768 and (dtype is float32 or dtype is float64):
+            kernels.mul_forward(array, 1.0, to)
+            return
+    if dtype == array.dtype:
+        to[...] = array
+        return
+    if array.dtype.kind == "c" and dtype.kind not in "cb":
+        array = array.real
+    with np.errstate(all="ignore"):  # float to int out of range: what C gives
+        np.copyto(to, array, casting="unsafe")
+
+
+def add_arrays(x: Any, y: Any, out: Any) -> Any:
+    """x + y of one shape, written to ``out``: gradients that meet. Large ones are worth every thread."""
+    dtype = out.dtype
+    if out.size >= 32768 and (dtype is float32 or dtype is float64) and x.dtype is dtype and y.dtype is dtype:
+        return select(out).add_forward(x, y, out)
+    if (on_device(out) or dtype.itemsize == 2) and x.dtype == dtype == y.dtype and dtype.kind in FLOATING:
+        return select(out).add_forward(x, y, out)  # a launch takes CuPy longer, as half precision takes NumPy
+    return np.add(x, y, out=out)
+
+
+def check_array(op: str, array: Any) -> Any:
+    """The array, if a tensor can hold it: no objects, strings, dates, foreign byte order."""
+    dtype = known_dtype(array.dtype)
+    if dtype is not None:
+        return array if dtype is array.dtype else array.view(dtype)
+    if array.dtype.newbyteorder("=") in canonical:
+        raise TypeError(
+            f"{op}: the array's byte order ({array.dtype.str}) is not this machine's; convert it with "
+            "array.astype(array.dtype.newbyteorder('='))"
+        )
+    hint = " (is it a ragged list?)" if array.dtype.kind == "O" else ""
+    raise TypeError(
+        f"{op}: an array of dtype {array.dtype} cannot be a tensor{hint}; supported: {', '.join(map(str, SUPPORTED))}"
+    )

@@ -1,0 +1,245 @@
+"""Tensors made: by the creation functions, from arrays and lists, of the default dtype."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import fastdl
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lib: lib.tensor([1.5, 2]),
+        lambda lib: lib.tensor([1, 2]),
+        lambda lib: lib.tensor([1, 2.5, True]),
+        lambda lib: lib.tensor([True, False]),
+        lambda lib: lib.tensor(3),
+        lambda lib: lib.tensor(2.5),
+        lambda lib: lib.tensor([]),
+        lambda lib: lib.tensor([[], []]),
+        lambda lib: lib.tensor(np.arange(3)),
+        lambda lib: lib.tensor(np.ones(2)),
+        lambda lib: lib.tensor(np.ones((0, 3))),
+        lambda lib: lib.tensor(np.float64(2.5)),
+        lambda lib: lib.tensor([np.float64(2.5), np.float64(1)]),
+        lambda lib: lib.tensor(np.array([1, 2], np.int16)),
+        lambda lib: lib.tensor([1, 2], dtype=lib.float16),
+        lambda lib: lib.tensor([1.7, -1.7], dtype=lib.int32),
+        lambda lib: lib.tensor([[lib.tensor(1.0), 2.0], [3, 4]]),
+        lambda lib: lib.tensor((range(3), range(3))),
+        lambda lib: lib.zeros(2, 3),
+        lambda lib: lib.zeros((2, 0)),
+        lambda lib: lib.zeros([]),
+        lambda lib: lib.ones(2, dtype=lib.bool),
+        lambda lib: lib.full((2, 2), 7),
+        lambda lib: lib.full((2,), 7.5),
+        lambda lib: lib.full((2,), True),
+        lambda lib: lib.zeros_like(lib.ones(2, dtype=lib.int32)),
+        lambda lib: lib.ones_like(lib.ones(2, 3), dtype=lib.float64),
+        lambda lib: lib.full_like(lib.ones(2), 3),
+        lambda lib: lib.arange(5),
+        lambda lib: lib.arange(1, 2, 0.3),
+        lambda lib: lib.arange(5.0),
+        lambda lib: lib.arange(5, 0, -2),
+        lambda lib: lib.arange(0, 1, 0.1, dtype=lib.float64),
+        lambda lib: lib.arange(3, dtype=lib.float32),
+        lambda lib: lib.linspace(0, 1, 5),
+        lambda lib: lib.linspace(3, -2, 1),
+        lambda lib: lib.linspace(0, 10, 0),
+        lambda lib: lib.logspace(0, 2, 3),
+        lambda lib: lib.eye(3),
+        lambda lib: lib.eye(2, 4),
+        lambda lib: lib.eye(4, 2, dtype=lib.int64),
+        lambda lib: lib.tril_indices(3, 4, -1),
+        lambda lib: lib.triu_indices(3, 3),
+        lambda lib: lib.scalar_tensor(2),
+        lambda lib: lib.ones(2).new_zeros(3),
+        lambda lib: lib.ones(2, dtype=lib.float64).new_tensor([1, 2]),
+        lambda lib: lib.ones(2).new_full((2,), 3.0, dtype=lib.int64),
+        lambda lib: lib.as_tensor([1, 2]),
+        lambda lib: lib.asarray([1.0, 2.0]),
+        lambda lib: lib.nn.functional.one_hot(lib.tensor([0, 2, 1])),
+        lambda lib: lib.bincount(lib.tensor([0, 2, 2])),
+        lambda lib: lib.searchsorted(lib.tensor([1.0, 2.0, 2.0, 5.0]), lib.tensor([2.0, 9.0]), right=True),
+        lambda lib: lib.searchsorted(lib.tensor([[1, 3], [2, 4]]), lib.tensor([[2], [2]])),
+        lambda lib: lib.bucketize(lib.tensor([0.5, 2.5]), lib.tensor([1.0, 2.0, 3.0])),
+        lambda lib: lib.nonzero(lib.tensor([[0, 1], [2, 0]])),
+        lambda lib: lib.nonzero(lib.tensor([0, 1, 2]), as_tuple=True)[0],
+        lambda lib: lib.argwhere(lib.tensor(5)),
+        lambda lib: lib.atleast_2d(lib.tensor(5)),
+        lambda lib: lib.cat([lib.ones(1, dtype=lib.int64), lib.ones(1)]),
+        lambda lib: lib.stack([lib.ones(1, dtype=lib.bool), lib.ones(1, dtype=lib.int32)]),
+    ],
+)
+def test_made_like_torch(make):
+    torch = pytest.importorskip("torch")
+    got, want = make(fastdl), make(torch)
+    assert got.shape == tuple(want.shape)
+    assert str(got.dtype) == str(want.dtype).removeprefix("torch.")
+    np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-6)
+    assert repr(got) == repr(want).replace("torch.", "fastdl.")
+
+
+@pytest.mark.parametrize("count", [16_383, 16_384, 50_001])  # the last two are counted by several threads
+def test_long_progressions(count):
+    for start, step in ((0, 1), (7, 3), (10**12, -(10**7))):
+        stop = start + count * step
+        np.testing.assert_array_equal(fastdl.arange(start, stop, step).numpy(), np.arange(start, stop, step))
+    for dtype in (fastdl.float32, fastdl.float64, fastdl.int32):
+        np.testing.assert_array_equal(
+            fastdl.arange(count, dtype=dtype).numpy(), np.arange(count).astype(dtype)
+        )
+    halves = fastdl.arange(-3.0, count / 2 - 3, 0.5, dtype=fastdl.float64)
+    np.testing.assert_array_equal(halves.numpy(), -3 + 0.5 * np.arange(count))
+    for start, end in ((0.0, 1.0), (5.1, -2.7), (2.0, 2.0), (-1e-310, 1e-310), (-1e305, 1e305)):
+        with np.errstate(all="ignore"):
+            want = np.linspace(start, end, count)
+        got = fastdl.linspace(start, end, count, dtype=fastdl.float64)
+        np.testing.assert_array_equal(got.numpy(), want)
+    whole = fastdl.linspace(0, 10 * count, count, dtype=fastdl.int64)
+    np.testing.assert_array_equal(whole.numpy(), np.linspace(0, 10 * count, count).astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: fastdl.tensor([[1, 2], [3]]), ValueError, "differ in length"),
+        (lambda: fastdl.tensor(["a"]), TypeError, "U1"),
+        (lambda: fastdl.tensor([None]), TypeError, "element of type NoneType"),
+        (lambda: fastdl.tensor(object()), TypeError, "element of type object"),
+        (lambda: fastdl.tensor([1 << 70]), TypeError, "too large for 64 bits"),
+        (
+            lambda: fastdl.tensor([1], requires_grad=True),
+            RuntimeError,
+            "only floating-point.*int64.*dtype=fastdl.float32",
+        ),
+        (
+            lambda: fastdl.tensor([1], dtype="complex32"),
+            TypeError,
+            "complex32.*not supported; use one of float32",
+        ),
+        (lambda: fastdl.zeros(2, device="cuda"), RuntimeError, "device 'cuda' is not available: this build"),
+        (lambda: fastdl.zeros(2, device="tpu"), RuntimeError, "unknown device type 'tpu'"),
+        (lambda: fastdl.zeros(2, shape=3), TypeError, "unexpected argument 'shape'"),
+        (lambda: fastdl.zeros(2, -1), RuntimeError, "must not be negative"),
+        (lambda: fastdl.zeros(2.5), TypeError, "float"),
+        (lambda: fastdl.zeros(1 << 62), (MemoryError, ValueError), "."),
+        (lambda: fastdl.arange(0, 5, 0), RuntimeError, "step must not be 0"),
+        (lambda: fastdl.arange(0, 5, -1), RuntimeError, "contradict the sign"),
+        (lambda: fastdl.arange(0, math.inf), RuntimeError, "finite"),
+        (lambda: fastdl.linspace(0, 1, -1), RuntimeError, "steps must not be negative"),
+        (lambda: fastdl.eye(-1), RuntimeError, "must not be negative"),
+        (lambda: fastdl.from_numpy([1]), TypeError, "expected a numpy.ndarray, got list"),
+        (lambda: fastdl.from_numpy(np.array(["x"])), TypeError, "cannot be a tensor"),
+        (lambda: fastdl.from_numpy(np.ones(2, ">f4")), TypeError, "byte order.*astype"),
+        (lambda: fastdl.from_numpy(np.ma.ones(2)), TypeError, "masked"),
+        (lambda: fastdl.from_numpy(np.zeros(2, "i1,f4")["f1"]), ValueError, "not aligned"),
+        (lambda: fastdl.set_default_dtype(fastdl.int64), TypeError, "only float32 and float64"),
+        (lambda: fastdl.from_dlpack(3), TypeError, "no __dlpack__"),
+        (lambda: fastdl.asarray([1.0], copy=False), ValueError, "needs a copy"),
+        (lambda: fastdl.set_num_threads(0), ValueError, "at least 1"),
+        (lambda: fastdl.randint(5, 5, (2,)), RuntimeError, "low must be below high"),
+        (lambda: fastdl.rand(2, dtype=fastdl.int64), RuntimeError, "must be floating-point"),
+        (lambda: fastdl.multinomial(fastdl.zeros(3), 1), RuntimeError, "no weight above 0"),
+        (lambda: fastdl.multinomial(fastdl.tensor([1.0, 0.0]), 2), RuntimeError, "without replacement"),
+        (lambda: fastdl.bernoulli(fastdl.tensor([1.5])), RuntimeError, r"\[0, 1\]"),
+    ],
+)
+def test_refusals(make, error, match):
+    if ("CUDA kernels" in match or "'cuda'" in match) and fastdl.cuda.is_available():
+        pytest.skip("about machines without a GPU")
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_tensor_copies_and_from_numpy_shares():
+    a = np.ones(3, np.float32)
+    copied, shared = fastdl.tensor(a), fastdl.from_numpy(a)
+    a[0] = 7
+    assert copied.tolist() == [1, 1, 1]
+    assert shared.tolist() == [7, 1, 1]
+    shared[1] = 5
+    assert a.tolist() == [7, 5, 1]
+    assert fastdl.as_tensor(a).data_ptr() == shared.data_ptr()
+    assert fastdl.as_tensor(shared) is shared
+    assert not np.shares_memory(fastdl.as_tensor(a, dtype=fastdl.float64).numpy(), a)
+
+
+def test_unusual_arrays():
+    swapped = np.arange(3, dtype=">f4")
+    assert fastdl.tensor(swapped).tolist() == [0, 1, 2]
+    assert fastdl.tensor(swapped).dtype is fastdl.float32
+    fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    t = fastdl.from_numpy(fortran)
+    assert t.stride() == (1, 2)
+    assert (t * 2).tolist() == [[0, 2, 4], [6, 8, 10]]
+    reverse = fastdl.from_numpy(np.arange(4.0)[::-1])
+    assert (reverse + 0).tolist() == [3, 2, 1, 0]
+    assert reverse.reshape(2, 2).tolist() == [[3, 2], [1, 0]]
+    pickled = pickle.loads(pickle.dumps(np.ones(2, np.float32)))  # its dtype object is not the usual one
+    for make in (fastdl.tensor, fastdl.from_numpy, fastdl.Tensor, fastdl.nn.Parameter):
+        assert make(pickled).dtype is fastdl.float32
+
+
+def test_arrays_come_from_the_pool():
+    def in_use():
+        return fastdl.memory_stats()["in_use"]
+
+    kept = fastdl.ones(1000)
+    for make in (
+        lambda: fastdl.zeros(1000),
+        lambda: fastdl.tensor(np.ones(1000, np.float32)),
+        lambda: fastdl.zeros(10, 100).t().contiguous(),
+        lambda: fastdl.cat([kept, kept]),
+        lambda: kept[kept > 0],
+        lambda: kept[fastdl.arange(1000)],
+        lambda: fastdl.rand(1000),
+        lambda: fastdl.arange(1000, dtype=fastdl.float32),
+    ):
+        before = in_use()
+        made = make()
+        assert in_use() - before >= 4000
+        del made
+        assert in_use() == before
+
+
+def test_class_call():
+    for dtype in (np.float64, np.float32, np.int64, bool):
+        a = np.ones((2, 2), dtype)
+        x = fastdl.Tensor(a)
+        a[:] = 0
+        assert x.dtype == fastdl.float32
+        assert x.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert fastdl.LongTensor([2**24 + 1]).tolist() == [2**24 + 1]  # not by way of float32
+    assert fastdl.ones(1, dtype=fastdl.int64).new([2**24 + 1]).tolist() == [2**24 + 1]
+    assert fastdl.Tensor([1, 2]).dtype == fastdl.float32
+    assert fastdl.Tensor(2, 3).shape == (2, 3)
+    assert fastdl.Tensor().shape == (0,)
+
+
+def test_default_dtype():
+    fastdl.set_default_dtype("float64")
+    try:
+        assert fastdl.tensor([1.0]).dtype is fastdl.float64
+        assert fastdl.zeros(1).dtype is fastdl.float64
+        assert repr(fastdl.tensor([1.0])) == "tensor([1.])"
+    finally:
+        fastdl.set_default_dtype(fastdl.float32)
+
+
+def test_empty_strided():
+    x = fastdl.empty_strided((2, 3), (1, 2))
+    assert (x.shape, x.stride(), x.dtype, x.is_contiguous()) == ((2, 3), (1, 2), fastdl.float32, False)
+    x.zero_()
+    y = x.new_empty_strided((2, 0, 2), (1, 4, 4), dtype=fastdl.int64, requires_grad=False)
+    assert (y.shape, y.dtype) == ((2, 0, 2), fastdl.int64)
+    assert fastdl.empty_strided((), ()).shape == ()
+    with pytest.raises(RuntimeError, match="differ in length"):
+        fastdl.empty_strided((2, 3), (1,))
+    with pytest.raises(RuntimeError, match="must not be negative"):
+        fastdl.empty_strided((2,), (-1,))

@@ -1,0 +1,240 @@
+"""Tensors in half precision on the CPU: operations, gradients, training, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import device_cases
+import device_runs
+import fastdl
+import fastdl.nn.functional as F
+from fastdl import nn
+
+
+def eps(dtype: Any) -> float:
+    return float(fastdl.finfo(dtype).eps)
+
+
+def test_creation_conversion_and_printing(half: Any) -> None:
+    x = fastdl.tensor([1.0, 2.5, -3.0], dtype=half)
+    assert x.dtype == half
+    assert x.itemsize == 2
+    assert x.is_floating_point()
+    assert x.tolist() == [1.0, 2.5, -3.0]
+    assert repr(x) == f"tensor([ 1.0000,  2.5000, -3.0000], dtype=fastdl.{half.name})"
+    for y in (
+        fastdl.zeros(2, dtype=half),
+        fastdl.ones_like(x),
+        x.clone(),
+        x[1:],
+        x.reshape(3, 1),
+        fastdl.rand(3, dtype=half),
+    ):
+        assert y.dtype == half
+    assert x.float().dtype == fastdl.float32
+    assert x.to(fastdl.int64).tolist() == [1, 2, -3]
+    assert fastdl.tensor([1.7]).to(half).dtype == half == nn.Linear(2, 2).to(half).weight.dtype
+    assert fastdl.tensor(x.numpy()).dtype == half == fastdl.from_numpy(x.numpy()).dtype
+    assert x.T.contiguous().dtype == half
+    assert fastdl.zeros(4, 4, dtype=half).T.contiguous().dtype == half
+
+
+def test_promotion(half: Any) -> None:
+    x = fastdl.ones(2, dtype=half)
+    assert (x + 1).dtype == (x * 0.5).dtype == (x + fastdl.ones(2, dtype=fastdl.int64)).dtype == half
+    assert (x + fastdl.ones(2)).dtype == fastdl.float32
+    assert (x + fastdl.ones(2).double()).dtype == fastdl.float64
+    assert (x + fastdl.tensor(1.0)).dtype == half
+    if half.name == "bfloat16":
+        assert (x + fastdl.ones(2, dtype=fastdl.float16)).dtype == fastdl.float32
+    with pytest.raises(RuntimeError, match="cannot be stored in place"):
+        fastdl.ones(2, dtype=fastdl.int64).add_(x)
+
+
+CASES = {
+    name: case
+    for name, case in device_cases.CASES.items()
+    # Not defined for half precision, or decided by rounding: order statistics, random numbers, jumps.
+    if not any(
+        word in name
+        for word in "linalg random creation statistics splits std sort topk argm floor ceil round trunc sign frac "
+        "remainder fmod unique special distance margin placement dropout masked interpolate grid rsqrt atanh "
+        "distributions".split()
+    )
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operations_are_those_of_float32_rounded(name: str, half: Any, monkeypatch: Any) -> None:
+    def run(dtype: Any) -> list[Any]:
+        monkeypatch.setattr(device_runs, "dtype", [dtype])
+        device_runs.watched.clear()
+        with np.errstate(all="ignore"):
+            outputs = device_runs.tensors(CASES[name]("cpu"))
+            total = sum((o.float().sum() for o in outputs if o.requires_grad), fastdl.zeros(()))
+            if total.requires_grad:
+                total.backward()
+        return outputs + [leaf.grad for leaf in device_runs.watched if leaf.grad is not None]
+
+    expected, actual = run(fastdl.float32), run(half)
+    assert len(expected) == len(actual)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        if e.dtype.kind == "f":
+            # Inputs and intermediate results are rounded to half precision as well.
+            tolerance = (
+                60 * eps(half) * (1 + float(e.detach().abs().nan_to_num(0, 0, 0).max()) if e.numel() else 1)
+            )
+            assert np.allclose(
+                a.detach().float().numpy(), e.detach().numpy(), 60 * eps(half), tolerance, equal_nan=True
+            )
+
+
+def test_sums_do_not_stall_in_half_precision(half: Any) -> None:
+    """Long sums of small terms are taken in float32: in half precision they would stop growing."""
+    x = fastdl.full((20000,), 0.125, dtype=half, requires_grad=True)
+    assert x.mean().item() == 0.125
+    assert x.softmax(0).float().sum().item() == pytest.approx(1, rel=1e-2)
+    w = fastdl.full((1, 20000), 0.0078125, dtype=half)
+    assert F.linear(x, w).item() == pytest.approx(20000 / 1024, rel=eps(half))
+
+
+N = 6000
+SUMS: dict[str, Callable[[Any], Any]] = {
+    "einsum": lambda x: fastdl.einsum("i->", x),
+    "einsum of two": lambda x: fastdl.einsum("i,j->", x, x[:1]),
+    "scatter_add": lambda x: x[:1].scatter_add(0, fastdl.zeros(N, dtype=fastdl.int64), x),
+    "scatter_reduce": lambda x: x[:1].scatter_reduce(0, fastdl.zeros(N, dtype=fastdl.int64), x, "sum"),
+    "index_add": lambda x: x[:1].index_add(0, fastdl.zeros(N, dtype=fastdl.int64), x),
+    "index_put": lambda x: x[:1].index_put((fastdl.zeros(N, dtype=fastdl.int64),), x, accumulate=True),
+    "put": lambda x: x[:1].put(fastdl.zeros(N, dtype=fastdl.int64), x, accumulate=True),
+}
+SPREAD: dict[str, Callable[[Any], Any]] = {
+    "expand": lambda x: x[:1].expand(N, -1),
+    "repeat": lambda x: x[:1].repeat(N, 1),
+    "repeat_interleave": lambda x: x[:1].repeat_interleave(N, 0),
+    "index": lambda x: x[fastdl.zeros(N, dtype=fastdl.int64)],
+    "index of two": lambda x: x[fastdl.zeros(N, dtype=fastdl.int64), fastdl.ones(N, dtype=fastdl.int64)],
+    "index_select": lambda x: x.index_select(0, fastdl.zeros(N, dtype=fastdl.int64)),
+    "gather": lambda x: x.gather(0, fastdl.zeros(N, 2, dtype=fastdl.int64)),
+    "take": lambda x: x.take(fastdl.zeros(N, dtype=fastdl.int64)),
+    "where": lambda x: fastdl.where(fastdl.ones(N, 1) > 0, x[:1], x[1:]),
+    "masked_fill": lambda x: fastdl.zeros(N, dtype=x.dtype).masked_fill(fastdl.ones(N) > 0, x[0, 0]),
+    "clamp": lambda x: fastdl.full((N, 2), 9, dtype=x.dtype).clamp(max=x[:1]),
+    "cummax": lambda x: fastdl.cat([x[:1], fastdl.zeros(N, 2, dtype=x.dtype)]).cummax(0)[0],
+    "as_strided": lambda x: x.as_strided((N,), (0,)),
+    "einsum": lambda x: fastdl.einsum("ij,k->kij", x, fastdl.ones(N, dtype=x.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_scattered_sums_do_not_stall_in_half_precision(name: str, half: Any) -> None:
+    x = fastdl.ones(N, dtype=half)
+    assert SUMS[name](x).item() == pytest.approx(N, rel=2 * eps(half))
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_gradients_do_not_stall_in_half_precision(name: str, half: Any) -> None:
+    """What was spread over many places has the sum of their gradients, of all of them."""
+    grads = []
+    for dtype in (half, fastdl.float64):
+        x = fastdl.ones(2, 2, dtype=dtype).requires_grad_()
+        y = SPREAD[name](x)
+        y.backward(fastdl.ones_like(y))
+        assert x.grad is not None
+        grads.append(x.grad.double().numpy())
+    assert grads[1].max() >= N
+    np.testing.assert_allclose(grads[0], grads[1], rtol=2 * eps(half))
+
+
+def test_scattered_gradients_in_half_precision(half: Any) -> None:
+    """An index that reaches a part of the tensor only."""
+    index = fastdl.tensor([[1, 0], [0, 2], [1, 1]])
+    grads = []
+    for dtype in (half, fastdl.float32):
+        x, s = (
+            fastdl.ones(4, 5, dtype=dtype).requires_grad_(),
+            fastdl.ones(3, 2, dtype=dtype).requires_grad_(),
+        )
+        y = x.scatter(0, index, s) + x.scatter_add(0, index, s) + x.scatter_reduce(0, index, s, "sum")
+        y.backward(fastdl.arange(20).reshape(4, 5).to(dtype))
+        assert x.grad is not None
+        assert s.grad is not None
+        grads.append((x.grad.float().numpy(), s.grad.float().numpy()))
+    np.testing.assert_array_equal(grads[0][0], grads[1][0])
+    np.testing.assert_array_equal(grads[0][1], grads[1][1])
+
+
+def test_strided_gradients_in_half_precision(half: Any) -> None:
+    """The gradient of a view comes in the view's strides."""
+    x = fastdl.arange(24).reshape(2, 3, 4).to(half).requires_grad_()
+    y = fastdl.stack([part.transpose(0, 1) for part in x.unbind(0)])
+    a, b = x.split([1, 3], dim=2)
+    weight = fastdl.arange(24).reshape(2, 4, 3).to(half)
+    ((y * weight).sum() + (a.mT * b.mT).sum()).backward()
+    assert x.grad is not None
+    want = weight.float().mT.numpy().copy()
+    values = x.detach().float().numpy()
+    want[..., :1] += values[..., 1:].sum(-1, keepdims=True)
+    want[..., 1:] += values[..., :1]
+    np.testing.assert_array_equal(x.grad.float().numpy(), want)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, 0.0).to(half)
+    layer(fastdl.randn(2, 3, 4).to(half)).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_half_results_are_not_stored_in_integers(half: Any) -> None:
+    out = fastdl.zeros(2, dtype=fastdl.int64)
+    with pytest.raises(RuntimeError, match=f"the result has dtype {half} and cannot be stored"):
+        fastdl.sin(fastdl.ones(2, dtype=half), out=out)
+    assert out.tolist() == [0, 0]
+
+
+def test_a_network_trains_in_half_precision(half: Any) -> None:
+    fastdl.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).to(half)
+    x, y = fastdl.randn(8, 1, 6, 6, dtype=half), fastdl.randint(0, 3, (8,))
+    losses = []
+    for _ in range(15):
+        model.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        with fastdl.no_grad():
+            for p in model.parameters():
+                assert p.grad is not None
+                assert p.grad.dtype == half
+                p -= 0.05 * p.grad
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert model[1].running_mean.dtype == half
+    assert model(x).dtype == half
+
+
+def test_half_checkpoints(half: Any, tmp_path: Any) -> None:
+    model = nn.Linear(3, 2).to(half)
+    path = tmp_path / "half.safetensors"
+    fastdl.save(model.state_dict(), path)
+    assert (b"BF16" if half.name == "bfloat16" else b"F16") in path.read_bytes()[:200]
+    read = fastdl.load(path)
+    assert all(t.dtype == half for t in read.values())
+    assert fastdl.equal(read["weight"], model.weight.detach())
+    wide = nn.Linear(3, 2)
+    wide.load_state_dict(read)
+    assert wide.weight.dtype == fastdl.float32
+    assert fastdl.equal(wide.weight.detach(), read["weight"].float())
+
+
+def test_without_ml_dtypes_bfloat16_says_what_to_install(monkeypatch: Any) -> None:
+    monkeypatch.setattr("fastdl.dtypes._bfloat16", lambda: None)
+    monkeypatch.delitem(fastdl.dtypes._by_key, "bfloat16", raising=False)
+    with pytest.raises(AttributeError, match="pip install ml_dtypes"):
+        fastdl.bfloat16  # noqa: B018
+    with pytest.raises(TypeError, match="pip install ml_dtypes"):
+        fastdl.ones(2).to("bfloat16")
+    assert not hasattr(fastdl, "bfloat16")
