@@ -34,8 +34,8 @@ double tiles(int64_t m, int64_t k) {
   const double rows = double(p.batch * (positions / extent[2]) * k);
   // Windows that do not overlap are read once and in order.
   const double patch = stride > 1 && stride < p.kernel[2] ? kStridedPatch : kPatch;
-  const double products = kProduct * tiles(out, k) / 2 + patch * double(k) +
-                          kResult * double(out * ceil_div(k, 512));
+  const double products =
+      kProduct * tiles(out, k) / 2 + patch * double(k) + kResult * double(out * ceil_div(k, 512));
   return double(p.groups) *
          (items * (kBegin + vectors * products) + kRow * rows + 2 * kPackCost * double(out * k) / double(w));
 }
