@@ -29,7 +29,9 @@ assert isinstance(torch.ones(1), torch.Tensor)
 assert int(torch.__version__.split(".")[0]) >= 2
 assert "nn" in dir(torch)
 assert importlib.util.find_spec("torch._dynamo") is None
-assert sys.modules["torch"] is torch
+assert sys.modules["torch"] is torch is torch.torch
+torch._C._log_api_usage_once("test")
+assert not isinstance(nn.Linear(1, 1), torch.jit.ScriptModule)
 for missing in ("torch.no_such_module", "torch.nn.no_such_module"):
     try:
         importlib.import_module(missing)

@@ -315,3 +315,11 @@ def test_reshaping_layers():
         nn.Unflatten(1, 2)
     with pytest.raises(TypeError, match="Unflatten: dim must be an int"):
         nn.Unflatten("x", (2,))
+
+
+def test_what_a_module_holds_can_be_walked_backwards():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    assert list(reversed(net._modules)) == ["2", "1", "0"]
+    assert [name for name, _ in reversed(net._modules.items())] == ["2", "1", "0"]
+    assert dict(net[0]._parameters.items()) == {"weight": net[0].weight, "bias": net[0].bias}
+    assert len(net._modules.items()) == 3

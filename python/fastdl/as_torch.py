@@ -26,7 +26,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import fastdl
@@ -40,6 +40,12 @@ class _Torch(ModuleType):
     """The top of the package: fastdl's names and a version of its own, since packages ask for 2.0 or later."""
 
     __version__ = TORCH_VERSION
+    _C = SimpleNamespace(_log_api_usage_once=lambda *event: None)  # packages count their uses by it
+
+    @property
+    def torch(self) -> ModuleType:
+        """Itself: some packages say ``torch.torch.Tensor``."""
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(fastdl, name)

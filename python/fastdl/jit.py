@@ -18,6 +18,8 @@ from fastdl.nn.modules.module import Module
 
 __all__ = [
     "Final",
+    "ScriptFunction",
+    "ScriptModule",
     "annotate",
     "export",
     "freeze",
@@ -33,6 +35,14 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+class ScriptModule(Module):
+    """A module written to be compiled, with its methods under :func:`script_method`: one like all others."""
+
+
+class ScriptFunction:
+    """What a compiled function would be, for ``isinstance``; :func:`script` makes none."""
 
 
 def script(obj: T, *args: Any, **options: Any) -> T:

@@ -9,7 +9,7 @@ made from both when somebody asks for them. Calling and hooks are in ``calls.py`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, ItemsView, Iterator, MutableMapping
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -59,6 +59,13 @@ class _Registry(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._names)
+
+    def items(self) -> ItemsView[str, Any]:
+        """As of now: unlike the views of a mapping these can be reversed."""
+        return {name: self._values[name] for name in self._names}.items()
 
     def __repr__(self) -> str:
         return repr(dict(self))
