@@ -41,7 +41,7 @@ def svd_lowrank(
 
     Example:
         >>> import fastdl
-        >>> fastdl.svd_lowrank(fastdl.diag(fastdl.tensor([3.0, 2.0, 0.0])), q=2)[1]
+        >>> fastdl.svd_lowrank(fastdl.diag(fastdl.tensor([3.0, 2.0, 0.0])), q=2)[1].round(decimals=3)
         tensor([3., 2.])
     """
     q, niter = 6 if q is None else q, 2 if niter is None else niter
