@@ -9,8 +9,9 @@ namespace fastdl {
 namespace {
 
 constexpr double kProduct = 0.92;
-constexpr double kBegin = 9500;                                          // of a product
-constexpr double kPatch = 9, kStridedPatch = 17, kTransposedPatch = 25;  // of a vector
+constexpr double kBegin = 9500;                   // of a product
+constexpr double kPatch = 9, kStridedPatch = 17;  // of a vector
+constexpr double kTransposedPatch = 25, kStridedTransposedPatch = 50;
 constexpr double kAdd = 36, kAddPairs = 19;  // of a vector of patches to the image; of neighbours together
 constexpr double kRow = 8, kTransposedRow = 28, kAddedRow = 37;  // of a row of one tap and channel
 constexpr double kResult = 10;                                   // of a vector that comes and goes
@@ -50,9 +51,10 @@ double im2col_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   }
   if (pass == ConvPass::forward) return correlate_cost(p, p.group_in(), p.group_out(), p.out, p.stride[2], w);
   if (pass == ConvPass::grad_w) {
+    const double patch = p.stride[2] > 1 ? kStridedTransposedPatch : kTransposedPatch;
     const double pairs = double(ceil_div(k, 2 * w)), all = double(p.batch * positions);
     return double(p.groups) * (kProduct * tiles(p.group_out(), 1) * pairs * all +
-                               (kTransposedPatch * double(k) + kPatch * double(p.group_out())) * all / w +
+                               (patch * double(k) + kPatch * double(p.group_out())) * all / w +
                                kTransposedRow * double(p.batch * rows * k));
   }
   if (is_turned(p)) return correlate_cost(p, p.group_out(), p.group_in(), p.in, 1, w);

@@ -289,6 +289,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 // cleared), of packing a vector of weights.
 constexpr int64_t kBlockBytes = 16 << 20;  // a thread has one: bounds memory
 constexpr double kPairCost = 0.7, kSumCost = 20, kInterleaveCost = 9.5, kWeightCost = 90;
+constexpr double kStridedGradW = 1.4;  // of a pixel's neighbours that are not the next in memory
 
 double copy_cost(const PassSize& pass) {
   const int64_t image = pass.plane + pass.source * (pass.stride > 1 ? 2 : 1);
@@ -320,7 +321,8 @@ double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
   const int64_t vectors = size.in * size.plane + (pass == ConvPass::grad_w ? size.out * size.result : 0);
   if (vectors * kBytes > kBlockBytes) return std::numeric_limits<double>::infinity();
   if (pass == ConvPass::grad_w)  // nothing smaller than a block is shared out
-    return double(ceil_div(blocks, threads) * threads) * grad_w_block_cost(p, size);
+    return double(ceil_div(blocks, threads) * threads) * grad_w_block_cost(p, size) *
+           (p.stride[2] > 1 ? kStridedGradW : 1);
   // Blocks that leave threads without work are shared out by rows: a signal of one axis has a single one.
   const int64_t rows = size.extent[0] * size.extent[1];
   const int64_t busy = shares_evenly(blocks) ? threads : std::min(threads, rows);
