@@ -388,3 +388,25 @@ def test_windows_added_up(dtype):
         for i in range(y.shape[dim]):
             rows[i * step : i * step + size] += np.moveaxis(np.take(weights, i, dim), -1, 0)
         np.testing.assert_allclose(slope.numpy(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 6])
+def test_gradients_of_a_single_signal(length):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(length).standard_normal(length)
+    half = np.random.default_rng(length).standard_normal(length // 2 + 1) * (1 + 0.5j)
+    for call in (
+        lambda L: (lambda t: L.fft.rfft(t), x),
+        lambda L: (lambda t: L.fft.irfft(t, length), half),
+        lambda L: (lambda t: L.fft.hfft(t, length), half),
+        lambda L: (lambda t: L.fft.ihfft(t), x),
+    ):
+        grads = []
+        for library in (fastdl, torch):
+            function, values = call(library)
+            leaf = library.tensor(values, requires_grad=True)
+            y = function(leaf)
+            y = library.view_as_real(y) if y.is_complex() else y
+            (y * library.arange(1.0, 1.0 + y.numel(), dtype=y.dtype).reshape(y.shape)).sum().backward()
+            grads.append(leaf.grad.numpy())
+        np.testing.assert_allclose(grads[0], grads[1], rtol=1e-12, atol=1e-13)

@@ -98,7 +98,8 @@ class Transform(Op):
 def _ends(x: Any, axis: int, count: int) -> list[Any]:
     """The entries of a half spectrum along ``axis`` that stand for one of the whole one, not for two: views."""
     before = (slice(None),) * axis
-    return [x[(*before, k)] for k in ((0,) if count % 2 else (0, -1))]
+    ends = [slice(0, 1)] if count % 2 else [slice(0, 1), slice(-1, None)]
+    return [x[(*before, end)] for end in ends]
 
 
 def _both_halves(x: Any, axis: int, count: int) -> Any:
