@@ -47,7 +47,7 @@ def test_contents(wheel):
     ):
         assert wanted in names
     assert len(names) == len(set(names)), "a file is in the wheel twice"
-    for name in names:
+    for name in set(names) - {"fastdl/as_torch.py"}:
         assert name.startswith(("fastdl/", "fastdl-"))
         assert not re.search(r"torch|(^|/)tests?/|\.(cpp|h|o|pyc|md|json|png)$", name.lower()), name
 
