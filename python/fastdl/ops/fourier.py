@@ -13,6 +13,7 @@ factor of a transform over several axes.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from fastdl.ops.complex import conj
 from fastdl.tensor import Tensor
 
 
-def _numpys_loops() -> Any:
+@cache
+def _loops() -> Any:
     """The module of NumPy's loops; None where another NumPy has them under other names or in another form."""
     try:
         from numpy.fft import _pocketfft_umath as loops  # type: ignore[attr-defined]
@@ -40,8 +42,6 @@ def _numpys_loops() -> Any:
     return loops if all("ff->F" in getattr(loops, f"rfft_n_{n}").types for n in ("even", "odd")) else None
 
 
-_loops = _numpys_loops()
-
 _NORMS = ("backward", "ortho", "forward")
 
 
@@ -50,11 +50,12 @@ def _transformed(name: str, x: Any, axis: int, count: int, factor: float) -> Any
 
     ``count``: entries of the result along ``axis``.
     """
-    if _loops is None or on_device(x):
+    loops = None if on_device(x) else _loops()
+    if loops is None:
         return _by_module(name, x, axis, count, factor)
     if name == "rfft":
         name = "rfft_n_odd" if x.shape[axis] % 2 else "rfft_n_even"
-    return select(x).transform(getattr(_loops, name), x, axis, count, factor)
+    return select(x).transform(getattr(loops, name), x, axis, count, factor)
 
 
 def _by_module(name: str, x: Any, axis: int, count: int, factor: float) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -31,7 +30,6 @@ from fastdl.tensor import Tensor
 _ROWS = 256
 
 
-@dataclass
 class LinearCrossEntropyOptions:
     """How :func:`linear_cross_entropy` computes in pieces of the batch. See ``torch.nn.LinearCrossEntropyOptions``.
 
@@ -49,13 +47,19 @@ class LinearCrossEntropyOptions:
         128
     """
 
-    allow_retain_graph: bool = False
-    batch_chunk_size: int | None = None
-    chunking_method: str | None = "auto"
-    acc_policy: str = "auto"
-    acc_dtype: Any = None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        allow_retain_graph: bool = False,
+        batch_chunk_size: int | None = None,
+        chunking_method: str | None = "auto",
+        acc_policy: str = "auto",
+        acc_dtype: Any = None,
+    ) -> None:
+        self.allow_retain_graph = allow_retain_graph
+        self.batch_chunk_size = batch_chunk_size
+        self.chunking_method = chunking_method
+        self.acc_policy = acc_policy
+        self.acc_dtype = acc_dtype
         if self.acc_policy not in ("auto", "accurate", "balanced", "compact"):
             raise ValueError(
                 f"acc_policy must be auto, accurate, balanced or compact, got {self.acc_policy!r}"
@@ -65,6 +69,14 @@ class LinearCrossEntropyOptions:
             raise ValueError(f"batch_chunk_size must be a positive int or None, got {size!r}")
         if self.chunking_method not in (None, "auto"):
             self._ratio()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LinearCrossEntropyOptions) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def _ratio(self) -> int:
         name, colon, factor = str(self.chunking_method).partition(":")
@@ -96,7 +108,16 @@ class _Pieces(Op):
     saves = (0, 1, 2)
 
     def forward(
-        self, x: Any, weight: Any, bias: Any, *, target: Any, loss: dict[str, Any], rows: int, wanted: Any
+        self,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        *,
+        target: Any,
+        loss: dict[str, Any],
+        rows: int,
+        wanted: Any,
+        retained: bool,
     ) -> Any:
         self.arrays, self.target, self.loss, self.rows, self.wanted = (
             (x, weight, bias),
@@ -106,6 +127,7 @@ class _Pieces(Op):
             wanted,
         )
         self.sums: Any = None
+        self.retained = retained
         self.reduction = loss["reduction"]
         if self.reduction == "none":
             return np.concatenate([piece._data for _, _, piece in self.pieces("none", False)])
@@ -180,12 +202,6 @@ class _Pieces(Op):
         raise NotImplementedError(
             "linear_cross_entropy: in pieces it has no second derivative; leave options out for that"
         )
-
-    retained = False
-
-
-class _RetainedPieces(_Pieces):
-    retained = True
 
 
 def _total_weight(target: Any, loss: dict[str, Any]) -> Any:
@@ -278,5 +294,11 @@ def _in_pieces(
     rows = options.rows(input.shape[0], input.shape[1], linear_weight.shape[0])
     operands = (input, linear_weight, linear_bias)
     wanted = [is_grad_enabled() and t is not None and t.requires_grad for t in operands]
-    kind = _RetainedPieces if options.allow_retain_graph else _Pieces
-    return kind.apply(*operands, target=target._data, loss=loss, rows=rows, wanted=wanted)  # type: ignore[no-any-return]
+    return _Pieces.apply(  # type: ignore[no-any-return]
+        *operands,
+        target=target._data,
+        loss=loss,
+        rows=rows,
+        wanted=wanted,
+        retained=options.allow_retain_graph,
+    )
