@@ -1,10 +1,9 @@
 """Random state: a :class:`Generator` is a seed and a count of the random operations done with it.
 
-Kernels draw with Philox, a function of (seed, offset, position): every random operation takes the
-generator's seed and
-the next offset, and what it draws depends on nothing else. The same seed gives the same numbers and dropout
-masks
-on every backend, for any number of threads. (They are not PyTorch's numbers: its generator is another.)
+Kernels draw with Philox, a function of (seed, offset, position): every random operation takes the generator's
+seed and the next offset, and what it draws depends on nothing else. The same seed gives the same numbers and
+dropout masks on every backend, for any number of threads. (They are not PyTorch's numbers: its generator is
+another.)
 """
 
 from __future__ import annotations

@@ -159,9 +159,8 @@ class Function:
     """Base of users' own operations; see ``torch.autograd.Function``.
 
     ``forward(ctx, *args)`` computes on tensors (nothing is recorded), ``backward(ctx, *grads)`` returns one
-    gradient for
-    each argument of ``forward``, None for those that have none. Alternatively ``forward(*args)`` and
-    ``setup_context(ctx, inputs, output)``. Call it with :meth:`apply`.
+    gradient for each argument of ``forward``, None for those that have none. Alternatively ``forward(*args)``
+    and ``setup_context(ctx, inputs, output)``. Call it with :meth:`apply`.
 
     Example:
         >>> import fastdl

@@ -93,7 +93,8 @@ def gradcheck(
     Args:
         func: maps the inputs to a tensor or a tuple of tensors.
         inputs: a tensor or a tuple; those that require a gradient should be float64 or complex128.
-        eps: the step of the differences. atol, rtol: |analytical - numerical| <= atol + rtol * |numerical|.
+        eps: the step of the differences.
+        atol, rtol: |analytical - numerical| <= atol + rtol * |numerical|.
         raise_exception: raise :class:`GradcheckError` (default) or return False.
         nondet_tol: how much two backward passes on the same inputs may differ.
         check_undefined_grad, check_grad_dtypes, fast_mode: accepted for code written for PyTorch; shapes and dtypes are

@@ -1,9 +1,9 @@
 """Views, and changes in place: how the graph follows writes into shared memory.
 
 A view is a tensor on its base's memory. It knows its base (never itself a view) and its *path*: the view
-operations that
-lead there. Replaying the path on any array of the base's shape finds the same elements, so a gradient of the base,
-laid out in C order, can be split into the viewed region and the rest without knowing addresses.
+operations that lead there. Replaying the path on any array of the base's shape finds the same elements, so a
+gradient of the base, laid out in C order, can be split into the viewed region and the rest without knowing
+addresses.
 
 A write into a tensor gives it a new node (`rebase`). A write into a view gives the *base* a new node, `CopySlices`: the
 gradient of the viewed region goes to what was written, the rest to what the base was before; then every living view

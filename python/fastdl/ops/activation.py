@@ -1,8 +1,8 @@
 """Activation functions; see ``torch.nn.functional``.
 
-All work elementwise on floating-point tensors of any shape and return a tensor of the same shape
-(``glu`` halves an
-axis). ``inplace=True`` stores the result in the input, as the functions with a trailing underscore do.
+All work elementwise on floating-point tensors of any shape and return a tensor of the same shape (``glu``
+halves an axis). ``inplace=True`` stores the result in the input, as the functions with a trailing underscore
+do.
 """
 
 from __future__ import annotations

@@ -282,8 +282,7 @@ def triplet_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with :func:`pairwise_distance` d over the
-    last
-    dimension; ``swap`` takes d(positive, negative) if it is smaller. See
+    last dimension; ``swap`` takes d(positive, negative) if it is smaller. See
     ``torch.nn.functional.triplet_margin_loss``.
     """
     op = "triplet_margin_loss"

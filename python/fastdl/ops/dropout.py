@@ -1,11 +1,9 @@
 """Dropout; see ``torch.nn.functional``.
 
 In training, elements (or whole channels) are set to zero with probability ``p`` and the others scaled by 1 /
-(1 - p),
-so that the mean stays; otherwise the input passes unchanged. Each call takes the next offset of the default
-generator:
-the same seed drops the same elements on every backend, for any number of threads. Nothing is kept for
-backward but that offset.
+(1 - p), so that the mean stays; otherwise the input passes unchanged. Each call takes the next offset of the
+default generator: the same seed drops the same elements on every backend, for any number of threads. Nothing
+is kept for backward but that offset.
 """
 
 from __future__ import annotations

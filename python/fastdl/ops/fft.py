@@ -44,7 +44,8 @@ def fft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = N
     """y[k] = sum over j of x[j] exp(-2 pi i j k / n) along ``dim``; complex. See ``torch.fft.fft``.
 
     Args:
-        input: real or complex. n: the length that it is cut or filled to along ``dim``.
+        input: real or complex.
+        n: the length that it is cut or filled to along ``dim``.
         norm: ``"backward"`` (no factor), ``"ortho"`` (1 / sqrt(n)) or ``"forward"`` (1 / n).
 
     Raises:

@@ -141,8 +141,7 @@ def multi_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """w_t sum over c != t of max(0, margin - x_t + x_c)^p / C, p = 1 or 2, for scores (N, C) and class
-    indices (N).
-    See ``torch.nn.functional.multi_margin_loss``."""
+    indices (N). See ``torch.nn.functional.multi_margin_loss``."""
     op = "multi_margin_loss"
     reduction = _reduction(op, size_average, reduce, reduction)
     if p not in (1, 2):

@@ -318,8 +318,7 @@ def batch_norm(
     Args:
         input: (N, C, ...).
         running_mean, running_var: (C,) or None. In training they are moved towards the batch's mean and
-        unbiased
-            variance; otherwise they are what the input is normalised with.
+            unbiased variance; otherwise they are what the input is normalised with.
         weight, bias: (C,) or None for 1 and 0.
         training: use the batch's own statistics (biased variance).
         momentum: how far running statistics move.
@@ -479,8 +478,7 @@ def instance_norm(
     Args:
         input: (N, C, ...) with at least one axis after the channels.
         running_mean, running_var: (C,) or None; moved towards the samples' average mean and unbiased
-        variance when
-            ``use_input_stats``, used instead of them otherwise.
+            variance when ``use_input_stats``, used instead of them otherwise.
         weight, bias: (C,) or None for 1 and 0.
         use_input_stats: whether each sample's own statistics are used.
         momentum: how far running statistics move.

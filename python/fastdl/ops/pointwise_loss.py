@@ -34,8 +34,7 @@ from fastdl.tensor import Tensor
 
 class PointwiseLoss(Op):
     """A loss of ``x`` and ``target`` with the options of its kernel; the target is a constant unless a
-    subclass
-    says otherwise."""
+    subclass says otherwise."""
 
     kernel: ClassVar[str]
     saves = (0, 1)

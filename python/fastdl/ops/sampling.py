@@ -312,8 +312,7 @@ def multinomial(
     """Indices drawn with the weights in each row of ``input``, which need not add up to 1; see ``torch.multinomial``.
 
     Without replacement the ``num_samples`` largest of log(weight) + Gumbel noise are taken, which draws one
-    after the other
-    without putting back.
+    after the other without putting back.
     """
     weights = to_host(input._data)
     if weights.ndim not in (1, 2) or weights.dtype.kind not in FLOATING:

@@ -65,7 +65,8 @@ def stft(
 
     Args:
         input: ``(samples,)`` or ``(batch, samples)``, real or complex.
-        hop_length: by default n_fft // 4. win_length: by default n_fft.
+        hop_length: by default n_fft // 4.
+        win_length: by default n_fft.
         window: ``(win_length,)``, multiplied with each piece, in its middle; by default ones.
         center: piece t has sample t hop_length in its middle; the ends are continued as ``pad_mode`` says.
         normalized: divide by sqrt(n_fft).
@@ -136,7 +137,8 @@ def istft(
 
     Args:
         input: ``(frequencies, pieces)`` or ``(batch, frequencies, pieces)``, complex.
-        length: of the result; by default what the pieces cover. return_complex: the signal is complex.
+        length: of the result; by default what the pieces cover.
+        return_complex: the signal is complex.
 
     Raises:
         RuntimeError: where the windows add up to 0. See ``torch.istft``.

@@ -72,8 +72,7 @@ def cross_entropy_forward(
     reduction: str,
 ) -> tuple[Array, Array, Array]:
     """loss = -sum_c w_c q_c log softmax(x)_c with q = (1 - s) [c == target] + s / C; "mean" divides by the
-    sum of the
-    weights of the targets that count.
+    sum of the weights of the targets that count.
 
     Returns the loss, statistics (per position the maximum m and log sum exp(x - m)), and the divisor.
     """

@@ -69,8 +69,7 @@ def ctc_loss_backward(
     zero_infinity: bool,
 ) -> Array:
     """g (exp(log_probs) - posterior), the gradient for logits under a log_softmax, as PyTorch defines it;
-    zero behind a
-    sequence's last frame. Impossible sequences: zero if ``zero_infinity``, else NaN."""
+    zero behind a sequence's last frame. Impossible sequences: zero if ``zero_infinity``, else NaN."""
     grad = np.zeros_like(log_probs)
     for b in range(log_probs.shape[1]):
         T, states = int(input_lengths[b]), _states(targets[b, : target_lengths[b]], blank)

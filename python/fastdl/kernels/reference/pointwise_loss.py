@@ -1,6 +1,5 @@
 """Losses that compare arrays element by element. Each is a value and its slope for the first array; the
-gradient is
-grad_loss times the slope, and "mean" divides by the number of elements."""
+gradient is grad_loss times the slope, and "mean" divides by the number of elements."""
 
 from __future__ import annotations
 

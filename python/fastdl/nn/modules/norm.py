@@ -162,11 +162,10 @@ _BATCH_DOC = """Normalises each channel of {layout} by the batch's mean and vari
     Args:
         num_features: number of channels C.
         eps: added to the variance.
-        momentum: how far running statistics move towards a batch's; None: they are the average of all
-        batches. affine: whether a weight and a bias are learned (1 and 0 at first).
-        track_running_stats: whether running statistics are kept, for evaluation; without them evaluation
-        uses the
-            batch's own.
+        momentum: how far running statistics move towards a batch's; None: they are the average of all batches.
+        affine: whether a weight and a bias are learned (1 and 0 at first).
+        track_running_stats: whether running statistics are kept, for evaluation; without them evaluation uses
+            the batch's own.
         device: where the parameters are; the CPU by default.
         dtype: of parameters and statistics, float32 by default.
         bias: False: no bias is learned.
