@@ -444,49 +444,45 @@ def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_gra
 # ------------------------------------------------------------------------------------------------- like a tensor
 
 
-def new_tensor(
-    self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
-    """:func:`tensor` with this tensor's dtype and device."""
-    return tensor(
-        data,
-        dtype=self.dtype if dtype is None else dtype,
-        device=self.device if device is None else device,
-        requires_grad=requires_grad,
-    )
-
-
-def _same(self: Tensor, dtype: Any, device: Any) -> dict[str, Any]:
+def same(self: Tensor, dtype: Any, device: Any) -> dict[str, Any]:
+    """``dtype`` and ``device`` as options of a creation function; by default this tensor's."""
     return {
         "dtype": self.dtype if dtype is None else dtype,
         "device": self.device if device is None else device,
     }
 
 
+def new_tensor(
+    self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """:func:`tensor` with this tensor's dtype and device."""
+    return tensor(data, **same(self, dtype, device), requires_grad=requires_grad)
+
+
 def new_empty(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     """:func:`empty` with this tensor's dtype and device."""
-    return empty(*size, **_same(self, dtype, device), **options)
+    return empty(*size, **same(self, dtype, device), **options)
 
 
 def new_empty_strided(
     self: Tensor, size: Any, stride: Any, *, dtype: Any = None, device: Any = None, **options: Any
 ) -> Tensor:
     """:func:`empty_strided` with this tensor's dtype and device."""
-    return empty_strided(size, stride, **_same(self, dtype, device), **options)
+    return empty_strided(size, stride, **same(self, dtype, device), **options)
 
 
 def new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     """:func:`zeros` with this tensor's dtype and device."""
-    return zeros(*size, **_same(self, dtype, device), **options)
+    return zeros(*size, **same(self, dtype, device), **options)
 
 
 def new_ones(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     """:func:`ones` with this tensor's dtype and device."""
-    return ones(*size, **_same(self, dtype, device), **options)
+    return ones(*size, **same(self, dtype, device), **options)
 
 
 def new_full(
     self: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, **options: Any
 ) -> Tensor:
     """:func:`full` with this tensor's dtype and device."""
-    return full(size, fill_value, **_same(self, dtype, device), **options)
+    return full(size, fill_value, **same(self, dtype, device), **options)

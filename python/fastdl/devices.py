@@ -181,11 +181,6 @@ def make(where: device, function: str, *arguments: Any) -> Any:
         return getattr(kernels.device_backend(), function)(*arguments)
 
 
-def devices_differ(arrays: Any) -> bool:
-    """Do these arrays (None is left out) lie on more than one device?"""
-    return len({device_of(a) for a in arrays if a is not None}) > 1
-
-
 def index(op: str, where: Any) -> int:
     """The number of the GPU that ``where`` (None: the current one; a number, string or device) means."""
     if where is None:

@@ -172,7 +172,7 @@ def was_taken_for_tensor(value: Any, error: Exception) -> bool:
 
 def call_into(op: str, function: Function, args: Any, options: dict[str, Any], out: Any) -> Any:
     """The result of a call stored in the tensor ``out``, or in several, which are returned."""
-    from fastdl.ops.binary import constant, store
+    from fastdl.ops.out import constant, store
 
     several = isinstance(out, (tuple, list))
     for i, tensor in enumerate(out if several else (out,)):

@@ -28,6 +28,7 @@ from fastdl.ops import (
     ctc_loss,
     distance,
     einsum,
+    likelihood_loss,
     linear,
     margin_loss,
     norm,
@@ -82,9 +83,9 @@ LOSSES: tuple[type[Op], ...] = (
     pointwise_loss.L1Loss,
     pointwise_loss.SmoothL1Loss,
     pointwise_loss.HuberLoss,
-    pointwise_loss.KlDiv,
-    pointwise_loss.KlDivBatchMean,
-    pointwise_loss.PoissonNllLoss,
+    likelihood_loss.KlDiv,
+    likelihood_loss.KlDivBatchMean,
+    likelihood_loss.PoissonNllLoss,
     pointwise_loss.SoftMarginLoss,
     pointwise_loss.HingeEmbeddingLoss,
     pointwise_loss.MarginRankingLoss,
@@ -98,7 +99,7 @@ LOSSES: tuple[type[Op], ...] = (
 """Losses computed in float32 everywhere."""
 
 MIXED: tuple[type[Op], ...] = (
-    pointwise_loss.GaussianNllLoss,
+    likelihood_loss.GaussianNllLoss,
     margin_loss.MultilabelSoftMarginLoss,
     distance.CosineSimilarity,
     distance.PairwiseDistance,

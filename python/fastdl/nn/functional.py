@@ -84,6 +84,7 @@ from fastdl.ops.fractional_pool import (
     fractional_max_pool3d_with_indices,
 )
 from fastdl.ops.grid import affine_grid, grid_sample
+from fastdl.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from fastdl.ops.linear import bilinear, linear
 from fastdl.ops.linear_cross_entropy import linear_cross_entropy
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
@@ -97,14 +98,11 @@ from fastdl.ops.norm import (
     rms_norm,
 )
 from fastdl.ops.pointwise_loss import (
-    gaussian_nll_loss,
     hinge_embedding_loss,
     huber_loss,
-    kl_div,
     l1_loss,
     margin_ranking_loss,
     mse_loss,
-    poisson_nll_loss,
     smooth_l1_loss,
     soft_margin_loss,
 )

@@ -260,7 +260,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> 
     return normal_(tensor, 0.0, std, generator)
 
 
-def _kaiming_std(op: str, tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float | None:
+def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float | None:
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return None
@@ -283,7 +283,7 @@ def kaiming_uniform_(
         nonlinearity: what follows; see :func:`calculate_gain`.
         generator: where the random numbers come from.
     """
-    std = _kaiming_std("kaiming_uniform_", tensor, a, mode, nonlinearity)
+    std = _kaiming_std(tensor, a, mode, nonlinearity)
     if std is None:
         return tensor
     bound = math.sqrt(3.0) * std
@@ -298,7 +298,7 @@ def kaiming_normal_(
     generator: Any = None,
 ) -> Tensor:
     """Fill with N(0, std^2), std = gain / sqrt(fan); He et al. (2015). Arguments as :func:`kaiming_uniform_`."""
-    std = _kaiming_std("kaiming_normal_", tensor, a, mode, nonlinearity)
+    std = _kaiming_std(tensor, a, mode, nonlinearity)
     return tensor if std is None else normal_(tensor, 0.0, std, generator)
 
 

@@ -17,19 +17,15 @@ from fastdl.ops.binary import (
     Atan2,
     Binary,
     Div,
-    FloorDivide,
-    Fmod,
     Hypot,
     Maximum,
     Minimum,
     Mul,
     Pow,
-    Remainder,
     Sub,
-    TruncDivide,
-    constant,
-    store,
 )
+from fastdl.ops.division import FloorDivide, Fmod, Remainder, TruncDivide
+from fastdl.ops.out import constant, store
 from fastdl.tensor import Tensor
 
 

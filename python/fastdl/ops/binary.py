@@ -13,23 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
-from fastdl.autograd.mode import mode
 from fastdl.autograd.op import ComplexOperand, Op
 from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
-from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import (
     by_numpy,
     cast,
-    check_kind,
-    empty,
     fit,
     full,
     has_integer_kernels,
     operand,
     wrapped,
-    zeros,
 )
+from fastdl.ops.out import into
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
@@ -143,56 +139,6 @@ class Binary(Op):
         if value.dtype is like[1]:
             return self.saved_input(i, value)
         return self.saved_input(i, cast(value, like[1])).to(value.dtype)
-
-
-def into(op: str, out: Any, result: Any) -> Any:
-    """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
-    check_kind(op, result.dtype, out)
-    if result.shape != out.shape:
-        raise ArgumentError(
-            f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"
-        )
-    with np.errstate(all="ignore"):
-        np.copyto(out, result, casting="unsafe")
-    return out
-
-
-def constant(value: Any) -> Any:
-    """``value``, after a check that nothing will be recorded for it."""
-    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
-        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
-    return value
-
-
-def store(op: str, out: Tensor, result: Tensor) -> Tensor:
-    """``result`` written into the tensor ``out``, which is returned; an empty one takes the result's shape."""
-    if not isinstance(out, Tensor):
-        raise not_a_tensor(op, "out", out)
-    constant(result)
-    array = result._data
-    if out._data.size == 0:
-        out._data = empty(array.shape, out._data.dtype, array)
-    if out._data.shape != array.shape:
-        raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
-    into(op, out._data, array)
-    out._bump_version()
-    return out
-
-
-def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **options: Any) -> Tensor:
-    """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input."""
-    if out is None:
-        return op.apply(*inputs, **options)  # type: ignore[no-any-return]
-    recorded = False
-    if mode.enabled:
-        for t in inputs:
-            if t is not None and t._requires_grad:
-                recorded = True
-    if recorded or out is not inputs[0]:
-        return store(op.__name__.lower(), out, op.apply(*inputs, **options))
-    op.apply(*inputs, **options, out=out._data)
-    out._bump_version()
-    return out
 
 
 class Add(Binary):
@@ -351,81 +297,6 @@ class Minimum(Maximum):
     kernel, ufunc = "minimum_forward", np.minimum
 
 
-def _check_integers(op: str, x: Any, y: Any, dtype: Any) -> None:
-    if dtype.kind == "b":
-        raise RuntimeError(f"{op}: not defined for bool tensors; convert them to integers first")
-    if not is_array(y):
-        zero = not y
-    elif y.size > 4096 and has_integer_kernels(y):
-        zero = select(y).eq_forward(y, 0).any()
-    else:
-        zero = not y.all()
-    if zero and dtype.kind in "iu" and np.size(x):
-        raise RuntimeError(f"{op}: division by zero; integer tensors have no infinity to answer with")
-
-
-class FloorDivide(Binary):
-    kernel = "floor_divide_forward"
-    integers = True
-    ufunc: ClassVar[Any] = np.floor_divide
-
-    def check(self, x: Any, y: Any, dtype: Any) -> None:
-        _check_integers(self.label, x, y, dtype)
-
-    def backward(self, grad: Any) -> Any:
-        zero = zeros(grad.shape, grad.dtype, grad)
-        return self.give(zero, zero)
-
-    def backward_graph(self, grad: Any) -> Any:
-        zero = Tensor._wrap(zeros(grad._data.shape, grad._data.dtype, grad._data))
-        return self.give_graph(zero, zero)
-
-    aliases_grad = True
-
-
-class Remainder(Saving):
-    """Python's %: the result has the sign of y. z = x - y floor(x / y)."""
-
-    kernel = "remainder_forward"
-    integers = True
-    ufunc: ClassVar[Any] = np.remainder
-    aliases_grad = True
-    round = "floor_forward"
-
-    def check(self, x: Any, y: Any, dtype: Any) -> None:
-        _check_integers(self.label, x, y, dtype)
-
-    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        x, y, dtype = self.prepare(x, y, value)
-        if self.needs[1]:
-            self.saves = (0, 1)
-            self.x, self.y = x, y
-        return self.compute(x, y, dtype, out)
-
-    def backward(self, grad: Any) -> Any:
-        grad_y = None
-        if self.needs[1]:
-            kernels = select(grad)
-            quotient = getattr(kernels, self.round)(kernels.div_forward(self.x, self.y))
-            grad_y = kernels.neg_forward(kernels.mul_forward(grad, quotient))
-        return self.give(grad, grad_y)
-
-    def backward_graph(self, grad: Any) -> Any:
-        def grad_y() -> Any:
-            kernels = select(self.x)
-            quotient = getattr(kernels, self.round)(kernels.div_forward(self.x, self.y))
-            return -grad * Tensor._wrap(quotient)
-
-        return self.give_graph(grad, grad_y)
-
-
-class Fmod(Remainder):
-    """C's fmod: the result has the sign of x. z = x - y trunc(x / y)."""
-
-    kernel, ufunc = "fmod_forward", np.fmod
-    round = "trunc_forward"
-
-
 class Pow(Binary):
     kernel, ufunc = "pow_forward", np.power
 
@@ -557,35 +428,3 @@ class Hypot(Saving):
         return self.give_graph(
             lambda: part * self.operand_graph(0, self.x), lambda: part * self.operand_graph(1, self.y)
         )
-
-
-def _truncated(x: Any, y: Any, out: Any, casting: str = "unsafe") -> Any:
-    quotient = np.floor_divide(x, y)  # not yet into out, which may be x
-    # Floor and truncation differ by one where the signs differ and something remains.
-    np.add(quotient, ((x < 0) != (y < 0)) & (quotient * y != x), out=out, casting=casting)  # type: ignore[call-overload]
-    return out
-
-
-class TruncDivide(FloorDivide):
-    """The quotient without its fraction."""
-
-    kernel = "trunc_divide_forward"
-    ufunc = staticmethod(_truncated)
-
-    def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
-        if x is None or x.dtype.kind in FLOATING:
-            return self.compute(*self.prepare(x, y, value), out)
-        return super().forward(x, y, value, out)
-
-    def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
-        if dtype is float32 or dtype is float64:
-            if out is not None and out.dtype is not dtype:
-                return into(self.label, out, self.compute(x, y, dtype, None))
-            kernels = select_either(x, y)
-            if not (on_device(x) or on_device(y)):
-                return kernels.trunc_divide_forward(x, y, out)
-            quotient = kernels.div_forward(x, y, out)
-            return kernels.trunc_forward(quotient, quotient)
-        if dtype.kind in FLOATING:
-            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
-        return super().compute(x, y, dtype, out)

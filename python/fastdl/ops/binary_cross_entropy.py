@@ -11,8 +11,14 @@ from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
-from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
-from fastdl.ops.reduction import reduce_graph, upstream, upstream_graph
+from fastdl.ops.reduction import (
+    check_reduction,
+    matching_target,
+    reduce_graph,
+    spread_weight,
+    upstream,
+    upstream_graph,
+)
 from fastdl.tensor import Tensor
 
 
@@ -103,10 +109,13 @@ def binary_cross_entropy(
     See ``torch.nn.functional.binary_cross_entropy``; for logits use :func:`binary_cross_entropy_with_logits`.
     """
     op = "binary_cross_entropy"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
     return BinaryCrossEntropy.apply(  # type: ignore[no-any-return]
-        input, _pair(op, input, target), _repeated(op, "weight", weight, input), reduction=reduction
+        input,
+        matching_target(op, input, target),
+        spread_weight(op, "weight", weight, input),
+        reduction=reduction,
     )
 
 
@@ -137,13 +146,13 @@ def binary_cross_entropy_with_logits(
         tensor(0.6931)
     """
     op = "binary_cross_entropy_with_logits"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
     return BinaryCrossEntropyWithLogits.apply(  # type: ignore[no-any-return]
         input,
-        _pair(op, input, target),
-        _repeated(op, "weight", weight, input),
-        _repeated(op, "pos_weight", pos_weight, input),
+        matching_target(op, input, target),
+        spread_weight(op, "weight", weight, input),
+        spread_weight(op, "pos_weight", pos_weight, input),
         reduction=reduction,
     )
 

@@ -12,8 +12,8 @@ from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_compl
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, full, has_integer_kernels, operand
-from fastdl.ops.binary import store
 from fastdl.ops.common import check_tensors
+from fastdl.ops.out import store
 from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
 

@@ -355,7 +355,7 @@ def sgn(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     check_tensors("sgn", input=input)
     if input._data.dtype.kind != "c":
         return sign(input, out=out)
-    from fastdl.ops.binary import apply_into
+    from fastdl.ops.out import apply_into
 
     return apply_into(out, ComplexSgn, input)
 

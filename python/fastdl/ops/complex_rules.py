@@ -63,6 +63,7 @@ from fastdl.ops.complex_products import (
     variance,
 )
 from fastdl.ops.complex_products import linear as linear_layer
+from fastdl.ops.out import into
 from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
 
@@ -91,7 +92,7 @@ def by_parts(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any
     result = Join.apply(re, im)
     if out is None:
         return result
-    binary.into(cls.__name__.lower(), out, result._data)
+    into(cls.__name__.lower(), out, result._data)
     return Tensor._wrap(out)
 
 
@@ -162,7 +163,7 @@ def _stored(cls: Any, result: Tensor, options: dict[str, Any]) -> Tensor:
     out = options.get("out")
     if out is None:
         return result
-    return Tensor._wrap(binary.into(cls.__name__.lower(), out, result._data))
+    return Tensor._wrap(into(cls.__name__.lower(), out, result._data))
 
 
 def _logaddexp(x: Tensor, y: Tensor) -> Any:

@@ -18,9 +18,9 @@ from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, has_integer_kernels, operand, places
-from fastdl.ops.binary import apply_into, into, store
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
+from fastdl.ops.out import apply_into, into, store
 from fastdl.ops.promotion import common_dtype, is_kernel_dtype
 from fastdl.ops.unary import *
 from fastdl.tensor import Tensor

@@ -16,11 +16,11 @@ from fastdl.dtypes import int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
 from fastdl.ops.arrays import filler, full, in_float32, joined, written, zeros
-from fastdl.ops.binary import apply_into, store
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.indexing import IndexSelect
 from fastdl.ops.masks import masked_fill
+from fastdl.ops.out import apply_into, store
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
@@ -211,7 +211,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tenso
 # --------------------------------------------------------------------------------- one index for every element
 
 
-def _gather_key(x_shape: tuple[int, ...], dim: int, index: Any) -> tuple[Any, ...]:
+def _gather_key(dim: int, index: Any) -> tuple[Any, ...]:
     """Open-grid index arrays: position everywhere but ``index`` along ``dim``."""
     grids = []
     for i, extent in enumerate(index.shape):
@@ -363,7 +363,7 @@ class Scatter(Op):
             else:
                 written(select(result).scatter, corner, self.dim, self.index, part)
         elif not self.add:
-            result[_gather_key(result.shape, self.dim, self.index)] = part
+            result[_gather_key(self.dim, self.index)] = part
         elif is_array(part) and is_kernel_dtype(result.dtype):
             total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total

@@ -16,8 +16,16 @@ from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arrays import cast, contiguous, full
 from fastdl.ops.binary_cross_entropy import _same_shape
 from fastdl.ops.host import on_host
-from fastdl.ops.pointwise_loss import _pair, _reduction, _repeated
-from fastdl.ops.reduction import reduce_graph, reduce_losses, same_dtype, upstream, upstream_graph
+from fastdl.ops.reduction import (
+    check_reduction,
+    matching_target,
+    reduce_graph,
+    reduce_losses,
+    same_dtype,
+    spread_weight,
+    upstream,
+    upstream_graph,
+)
 from fastdl.tensor import Tensor
 
 
@@ -143,7 +151,7 @@ def multi_margin_loss(
     """w_t sum over c != t of max(0, margin - x_t + x_c)^p / C, p = 1 or 2, for scores (N, C) and class
     indices (N). See ``torch.nn.functional.multi_margin_loss``."""
     op = "multi_margin_loss"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = check_reduction(op, size_average, reduce, reduction)
     if p not in (1, 2):
         raise ArgumentError(f"{op}: p must be 1 or 2, got {p}")
     shape = _classes(op, input)
@@ -174,7 +182,7 @@ def multilabel_margin_loss(
     """Sum over labels j and other classes i of max(0, 1 - (x_j - x_i)) / C, for scores (N, C) and rows of
     labels (N, C) that end at the first -1. See ``torch.nn.functional.multilabel_margin_loss``."""
     op = "multilabel_margin_loss"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = check_reduction(op, size_average, reduce, reduction)
     shape = _classes(op, input)
     t = target._data
     if t.dtype.kind not in "iu":
@@ -198,11 +206,11 @@ def multilabel_soft_margin_loss(
     """The mean over classes (the last dimension) of -w (t log sigmoid(x) + (1 - t) log sigmoid(-x)).
     See ``torch.nn.functional.multilabel_soft_margin_loss``."""
     op = "multilabel_soft_margin_loss"
-    reduction = _reduction(op, size_average, reduce, reduction)
+    reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
     return MultilabelSoftMarginLoss.apply(  # type: ignore[no-any-return]
         input,
-        _pair(op, input, target, convert=True),
-        _repeated(op, "weight", weight, input),
+        matching_target(op, input, target, convert=True),
+        spread_weight(op, "weight", weight, input),
         reduction=reduction,
     )

@@ -14,7 +14,7 @@ from fastdl.dtypes import FLOATING, bool_, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import count_true, filler, sum_to, written, zeros
-from fastdl.ops.binary import apply_into
+from fastdl.ops.out import apply_into
 from fastdl.ops.views import expand
 from fastdl.tensor import Tensor
 

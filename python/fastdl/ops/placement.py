@@ -67,7 +67,7 @@ class ScatterReduce(Op):
     @property
     def key(self) -> tuple[Any, ...]:
         """The targets as NumPy's index."""
-        return _gather_key(self.x.shape, self.dim, self.index)
+        return _gather_key(self.dim, self.index)
 
     def backward(self, grad: Any) -> Any:
         kept = full(grad.shape, True, bool_, grad) if self.include else self.counts == 0

@@ -61,10 +61,6 @@ def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> A
     return out
 
 
-def _is_kernel_dtype(dtype: Any) -> bool:
-    return dtype is float32 or dtype is float64
-
-
 class Sum(Reduction):
     aliases_grad = True
     takes_complex = True

@@ -1,4 +1,4 @@
-"""What losses share: the names of reductions, and how losses per item become one number."""
+"""What losses share: the names of reductions, how losses per item become one number, checks of targets and weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
+from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array
+from fastdl.ops.cast import cast
 from fastdl.tensor import Tensor
 
 REDUCTIONS = frozenset(("none", "mean", "sum"))
@@ -65,3 +67,47 @@ def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:
             f"{op}: {name} must have input's dtype {like._data.dtype}, got {tensor._data.dtype}. "
             f"Use {name}.to(input.dtype)"
         )
+
+
+def matching_target(
+    op: str, input: Tensor, target: Tensor, convert: bool = False, warn: bool = False
+) -> Tensor:
+    """The target, of input's dtype and of a shape that broadcasts with it."""
+    x, t = input._data, target._data
+    if x.dtype.kind not in FLOATING:
+        raise DtypeError(f"{op}: input must be float32 or float64, got {x.dtype}")
+    if t.dtype != x.dtype:
+        if not (convert and t.dtype.kind in "biu"):
+            same_dtype(op, "target", target, input)
+        target = cast(target, x.dtype)
+    if x.shape != t.shape:
+        try:
+            np.broadcast_shapes(x.shape, t.shape)
+        except ValueError:
+            raise ArgumentError(
+                f"{op}: input of shape {x.shape} and target of shape {t.shape} do not broadcast"
+            ) from None
+        if warn:
+            warnings.warn(
+                f"{op}: target of shape {t.shape} is broadcast against input of shape {x.shape}; if that is "
+                "not meant, make their shapes equal",
+                stacklevel=3,
+            )
+    return target
+
+
+def spread_weight(op: str, name: str, weight: Tensor | None, input: Tensor) -> Tensor | None:
+    """A weight whose shape ends input's shape (read as it is) or broadcasts to it (spread out)."""
+    if weight is None:
+        return None
+    same_dtype(op, name, weight, input)
+    w, x = weight._data, input._data
+    if w.shape == x.shape[x.ndim - w.ndim :] and w.ndim <= x.ndim:
+        return weight
+    try:
+        fits = np.broadcast_shapes(w.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ArgumentError(f"{op}: {name} of shape {w.shape} must broadcast to input's shape {x.shape}")
+    return Tensor._wrap(np.broadcast_to(w, x.shape))

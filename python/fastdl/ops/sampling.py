@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
-from fastdl.creation import finish, shape_of
+from fastdl.creation import finish, same, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import (
     CPU,
@@ -180,12 +180,7 @@ def rand_like(
 ) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
     check_tensors("rand_like", input=input)
-    return rand(
-        input.shape,
-        dtype=input.dtype if dtype is None else dtype,
-        device=input.device if device is None else device,
-        requires_grad=requires_grad,
-    )
+    return rand(input.shape, **same(input, dtype, device), requires_grad=requires_grad)
 
 
 def randn_like(
@@ -198,12 +193,7 @@ def randn_like(
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
     check_tensors("randn_like", input=input)
-    return randn(
-        input.shape,
-        dtype=input.dtype if dtype is None else dtype,
-        device=input.device if device is None else device,
-        requires_grad=requires_grad,
-    )
+    return randn(input.shape, **same(input, dtype, device), requires_grad=requires_grad)
 
 
 def randint_like(
@@ -218,12 +208,7 @@ def randint_like(
     """:func:`randint` with the shape and dtype of ``input``: ``randint_like(x, high)`` or ``(x, low, high)``."""
     check_tensors("randint_like", input=input)
     bounds = (0, low) if high is None else (low, high)
-    return randint(
-        *bounds,
-        input.shape,
-        dtype=input.dtype if dtype is None else dtype,
-        device=input.device if device is None else device,
-    )
+    return randint(*bounds, input.shape, **same(input, dtype, device))
 
 
 def normal(
@@ -354,7 +339,7 @@ def multinomial(
 # ------------------------------------------------------------------------------------------------ in-place methods
 
 
-def _store(op: str, self: Tensor, array: Any) -> Tensor:
+def _store(self: Tensor, array: Any) -> Tensor:
     if mode.enabled and self._requires_grad:
         return self.copy_(Tensor._wrap(array))
     assign(self._data, array)
@@ -372,7 +357,7 @@ def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generat
     dtype = _check("uniform_", self)
     if a > b:
         raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
-    return _store("uniform_", self, _uniform(self.shape, dtype, float(a), float(b), generator, self.device))
+    return _store(self, _uniform(self.shape, dtype, float(a), float(b), generator, self.device))
 
 
 def normal_(
@@ -381,9 +366,7 @@ def normal_(
     """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
     dtype = _check("normal_", self)
     _check_std("normal_", std)
-    return _store(
-        "normal_", self, _normal(self.shape, dtype, float(mean), float(std), generator, self.device)
-    )
+    return _store(self, _normal(self.shape, dtype, float(mean), float(std), generator, self.device))
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
@@ -391,12 +374,12 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
     _check("bernoulli_", self)
     if isinstance(p, Tensor):
         chances = pooled_copy(np.broadcast_to(p._data, self.shape))
-        return _store("bernoulli_", self, bernoulli(Tensor._wrap(chances), generator=generator)._data)
+        return _store(self, bernoulli(Tensor._wrap(chances), generator=generator)._data)
     if not 0 <= p <= 1:
         raise RuntimeError(f"bernoulli_: p must lie in [0, 1], got {p}")
     chances = full(self._data.shape, p, float32, self._data)
     drawn = select(chances).random_bernoulli(chances, *_draw(generator, device_of(chances)))
-    return _store("bernoulli_", self, drawn)
+    return _store(self, drawn)
 
 
 def random_(
@@ -417,7 +400,7 @@ def random_(
     assert high is not None
     if low >= high:
         raise RuntimeError(f"random_: from must be below to, got {low} and {high}")
-    return _store("random_", self, _integers(self.shape, int(low), int(high), generator, self.device))
+    return _store(self, _integers(self.shape, int(low), int(high), generator, self.device))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -427,7 +410,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     if lambd <= 0:
         raise RuntimeError(f"exponential_: lambd must be positive, got {lambd}")
     u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
-    return _store("exponential_", self, -np.log1p(-u) / lambd)
+    return _store(self, -np.log1p(-u) / lambd)
 
 
 def log_normal_(
@@ -439,7 +422,6 @@ def log_normal_(
     if not std > 0:
         raise RuntimeError(f"log_normal_: std must be greater than 0, got {std}")
     return _store(
-        "log_normal_",
         self,
         np.exp(_normal(self.shape, dtype, float(mean), float(std), generator, self.device)),
     )
@@ -454,7 +436,7 @@ def cauchy_(
     if not sigma > 0:
         raise RuntimeError(f"cauchy_: sigma must be greater than 0, got {sigma}")
     u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
-    return _store("cauchy_", self, median + sigma * np.tan(math.pi * (u - 0.5)))
+    return _store(self, median + sigma * np.tan(math.pi * (u - 0.5)))
 
 
 def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
@@ -466,4 +448,4 @@ def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) ->
         raise RuntimeError(f"geometric_: p must be between 0 and 1, got {p}")
     u = _uniform(self.shape, float64, 0.0, 1.0, generator, self.device)
     drawn = np.maximum(np.ceil(np.log1p(-u) / math.log1p(-p)), 1.0)
-    return _store("geometric_", self, drawn.astype(self.dtype))
+    return _store(self, drawn.astype(self.dtype))

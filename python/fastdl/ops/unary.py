@@ -17,7 +17,7 @@ from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, empty, has_integer_kernels, zeros
-from fastdl.ops.binary import constant, into, store
+from fastdl.ops.out import constant, into, store
 from fastdl.ops.promotion import floating_dtype
 from fastdl.tensor import Tensor
 

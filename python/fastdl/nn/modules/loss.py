@@ -17,16 +17,14 @@ from fastdl.ops.distance import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from fastdl.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from fastdl.ops.pointwise_loss import (
-    gaussian_nll_loss,
     hinge_embedding_loss,
     huber_loss,
-    kl_div,
     l1_loss,
     margin_ranking_loss,
     mse_loss,
-    poisson_nll_loss,
     smooth_l1_loss,
     soft_margin_loss,
 )

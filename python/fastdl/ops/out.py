@@ -1,0 +1,63 @@
+"""Results in an array or a tensor that is there: ``out=`` and operations in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
+from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.ops.arrays import check_kind, empty
+from fastdl.tensor import Tensor
+
+
+def into(op: str, out: Any, result: Any) -> Any:
+    """Store a result of another dtype in place, if PyTorch's rules allow it: a kind may not be lost."""
+    check_kind(op, result.dtype, out)
+    if result.shape != out.shape:
+        raise ArgumentError(
+            f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"
+        )
+    with np.errstate(all="ignore"):
+        np.copyto(out, result, casting="unsafe")
+    return out
+
+
+def constant(value: Any) -> Any:
+    """``value``, after a check that nothing will be recorded for it."""
+    if isinstance(value, Tensor) and value._requires_grad and mode.enabled:
+        raise RuntimeError("out=: cannot be differentiated; leave it out, or detach() the inputs")
+    return value
+
+
+def store(op: str, out: Tensor, result: Tensor) -> Tensor:
+    """``result`` written into the tensor ``out``, which is returned; an empty one takes the result's shape."""
+    if not isinstance(out, Tensor):
+        raise not_a_tensor(op, "out", out)
+    constant(result)
+    array = result._data
+    if out._data.size == 0:
+        out._data = empty(array.shape, out._data.dtype, array)
+    if out._data.shape != array.shape:
+        raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
+    into(op, out._data, array)
+    out._bump_version()
+    return out
+
+
+def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **options: Any) -> Tensor:
+    """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input."""
+    if out is None:
+        return op.apply(*inputs, **options)  # type: ignore[no-any-return]
+    recorded = False
+    if mode.enabled:
+        for t in inputs:
+            if t is not None and t._requires_grad:
+                recorded = True
+    if recorded or out is not inputs[0]:
+        return store(op.__name__.lower(), out, op.apply(*inputs, **options))
+    op.apply(*inputs, **options, out=out._data)
+    out._bump_version()
+    return out
