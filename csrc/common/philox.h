@@ -11,12 +11,12 @@
 // gives the four words 4 * index .. 4 * index + 3 of that operation's own stream. What it does with the
 // words:
 //
-//   uniform float32    element i: word i, its upper 24 bits times 2^-24                              in [0,
-//   1) uniform float64    element i: words 2i and 2i + 1 (low, high), the upper 53 bits times 2^-53     in
-//   [0, 1) normal float32     elements 2k and 2k + 1: words 2k and 2k + 1 (Box-Muller, cos and sin) normal
-//   float64     elements 2k and 2k + 1: words 4k .. 4k + 3 dropout            element (or channel) i is
-//   dropped when (word i >> 1) < round(p * 2^31) integers           element i: words 2i and 2i + 1 as 64
-//   bits, times the range, upper 64 bits
+//   uniform float32    element i in [0, 1): word i, its upper 24 bits times 2^-24
+//   uniform float64    element i in [0, 1): words 2i and 2i + 1 (low, high), the upper 53 bits times 2^-53
+//   normal float32     elements 2k and 2k + 1: words 2k and 2k + 1 (Box-Muller, cos and sin)
+//   normal float64     elements 2k and 2k + 1: words 4k .. 4k + 3
+//   dropout            element (or channel) i is dropped when (word i >> 1) < round(p * 2^31)
+//   integers           element i: words 2i and 2i + 1 as 64 bits, times the range, upper 64 bits
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,11 @@
 // Sweeps along the class axis, shared by softmax and the cross entropies. Two layouts of (outer, classes,
 // inner):
 //
-//   rows      inner == 1: the classes of one position lie side by side. A row is swept in blocks that stay in
-//   L1. columns   inner > 1: a group of neighbouring positions is swept together, one vector lane per
-//   position, so that
-//             no array is transposed. Lanes<T, V, tail> is such a group: V full vectors, or one masked
-//             vector.
+//   rows      inner == 1: the classes of one position lie side by side. A row is swept in blocks that stay
+//             in L1.
+//   columns   inner > 1: a group of neighbouring positions is swept together, one vector lane per position,
+//             so that no array is transposed. Lanes<T, V, tail> is such a group: V full vectors, or one
+//             masked vector.
 //
 // Short rows may be taken a vector of them at a time, as columns of an interleaved copy in L1: what a row
 // costs beside its elements, mostly sums and maxima across lanes, is shared by all lanes.
@@ -121,7 +121,7 @@ inline constexpr int kGroup = 4 * kWidth<T>;  // positions of a full group
 
 template <class T>
 inline int64_t column_groups(ClassShape s) {
-  return s.outer * ((s.inner + kGroup<T> - 1) / kGroup<T>);
+  return s.outer * ceil_div(s.inner, kGroup<T>);
 }
 template <class T>
 inline int64_t column_grain(ClassShape s) {
@@ -136,7 +136,7 @@ inline int64_t column_chunks(ClassShape s) {
 template <class T, class F>
 void for_columns(ClassShape s, F f) {
   constexpr int w = kWidth<T>;
-  const int64_t per_outer = (s.inner + kGroup<T> - 1) / kGroup<T>;
+  const int64_t per_outer = ceil_div(s.inner, kGroup<T>);
   parallel_chunks(column_groups<T>(s), column_grain<T>(s), [&](int64_t chunk, int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
       const int64_t o = group / per_outer;

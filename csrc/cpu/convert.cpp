@@ -24,7 +24,7 @@ struct Truth {  // one byte, 0 or 1
 template <class F>
 void for_ranges(int64_t n, F&& f) {
   constexpr int64_t kUnit = 64, kGrain = 16384;
-  parallel_for((n + kUnit - 1) / kUnit, kGrain / kUnit,
+  parallel_for(ceil_div(n, kUnit), kGrain / kUnit,
                [&](int64_t begin, int64_t end) { f(begin * kUnit, std::min(n, end * kUnit)); });
 }
 
@@ -108,7 +108,7 @@ void convert_rows(Half half, uint16_t* y, int64_t rows, int64_t length, int64_t 
   constexpr int64_t kGrain = 16384, kApart = 80;  // floats between blocks: not a power of two
   if (rows * length == 0) return;
   const int64_t step = std::clamp<int64_t>(piece / length, 1, rows), size = step * length + kApart;
-  const int64_t pieces = (rows + step - 1) / step;
+  const int64_t pieces = ceil_div(rows, step);
   parallel_for(pieces, std::max<int64_t>(1, kGrain / (step * length)), [=](int64_t begin, int64_t end) {
     memory::Buffer<float> blocks(size_t(size * (inputs + 1)));
     for (int64_t i = begin; i < end; ++i) {

@@ -3,8 +3,9 @@
 //
 //   class indices    q_c w_c = (1 - s) w_t [c == t] + (s / C) w_c       (smoothing s, class weights w)
 //   probabilities    q_c w_c = w_c ((1 - s) p_c + s / C)
-//   loss_i           = Q ((m - a) + L) - sum_c q_c w_c (x_c - a)        Q = sum_c q_c w_c, m = max x, L = log
-//   sum exp(x - m) grad_x_c         = g_i (Q exp((x_c - m) - L) - q_c w_c)
+//   loss_i           = Q ((m - a) + L) - sum_c q_c w_c (x_c - a)
+//   grad_x_c         = g_i (Q exp((x_c - m) - L) - q_c w_c)
+//                    with Q = sum_c q_c w_c, m = max x, L = log sum exp(x - m)
 //
 // The anchor a is the position's first logit (0 if that is not finite): sums of differences lose nothing when
 // all logits share a large offset, and for the same reason m and L are kept apart. Kept for backward: m and L
@@ -12,8 +13,7 @@
 // of the counted targets, over probabilities by the number of positions.
 //
 // Work: rows, short ones side by side, or groups of columns over threads (classes.h); reduced losses are
-// summed per chunk in double.
-// Passes: forward reads the logits once, backward reads them once and writes the gradient once, around the
+// summed per chunk in double. Passes: forward reads the logits once, backward reads them once and writes the gradient once, around the
 // caches if large.
 #include "cpu/cross_entropy.h"
 

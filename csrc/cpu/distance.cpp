@@ -4,9 +4,9 @@
 //   row products         a = x1 . x2, b = x1 . x1, c = x2 . x2
 //                        grad_x1 = ga x2 + 2 gb x1,   grad_x2 = ga x1 + 2 gc x2
 //   pairwise distance    r = (sum |d|^p)^(1/p), d = x1 - x2 + eps; p = inf: max |d|; p = 0: how many d are
-//   not 0
-//                        grad_x1 = g sign(d) (|d| / r)^(p-1), zero where r = 0; p = inf: g sign(d), shared by
-//                        equal maxima
+//                        not 0
+//                        grad_x1 = g sign(d) (|d| / r)^(p-1), zero where r = 0; p = inf: g sign(d), shared
+//                        by equal maxima
 //   all pairs            the same of each row of x1 with each of x2, eps = 0. p = inf: equal maxima get the
 //                        whole gradient each
 //
@@ -186,7 +186,7 @@ template <class T>
 class Lanes {
  public:
   Lanes(const T* x, const CdistProblem& p)
-      : n_(p.n), width_((p.count2 + kStep - 1) / kStep * kStep), data_(size_t(p.batch * p.n * width_)) {
+      : n_(p.n), width_(ceil_div(p.count2, kStep) * kStep), data_(size_t(p.batch * p.n * width_)) {
     parallel_for(p.batch * p.n, grain_for(width_), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const T* from = x + i / n_ * p.count2 * n_ + i % n_;

@@ -60,7 +60,7 @@ void by_element(T* y, const T* x, const DropoutProblem& problem) {
   const PhiloxStream stream(problem.philox);
   const T scale = T(problem.scale), kept = T(problem.kept_bias), dropped = T(problem.dropped_bias);
   const bool past_caches = n * int64_t(sizeof(T)) >= kStreamBytes;
-  const int64_t calls = (n + kPhiloxWords - 1) / kPhiloxWords;
+  const int64_t calls = ceil_div(n, kPhiloxWords);
   parallel_for(calls, kGrain / kPhiloxWords, [&](int64_t begin, int64_t end) {
     constexpr int w = kWidth<T>;
     const Vec<T> zero = broadcast<T>(0);
@@ -114,7 +114,7 @@ template <class T, class F>
 void with_slopes(int64_t n, double lower, double upper, Philox philox, F&& f) {
   constexpr int64_t elements = kPhiloxWords / 2;
   const PhiloxStream stream(philox);
-  parallel_for((n + elements - 1) / elements, kGrain / 4 / elements, [&](int64_t begin, int64_t end) {
+  parallel_for(ceil_div(n, elements), kGrain / 4 / elements, [&](int64_t begin, int64_t end) {
     uint64_t bits[elements];
     for (int64_t call = begin; call < end; ++call) {
       const PhiloxWords words = philox_words(stream, uint64_t(call) * kPhiloxCounters);

@@ -156,7 +156,7 @@ void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, c
   const int64_t cost = p.rows + sorted.begin(p.rows);
   if (sorted.largest() > cost / (2 * num_threads())) {
     constexpr int64_t kLine = 64 / int64_t(sizeof(T));
-    parallel_for((p.width + kLine - 1) / kLine, std::max<int64_t>(1, kGrain / (cost * kLine)),
+    parallel_for(ceil_div(p.width, kLine), std::max<int64_t>(1, kGrain / (cost * kLine)),
                  [&](int64_t begin, int64_t end) {
                    sum_rows(0, p.rows, begin * kLine, std::min(end * kLine, p.width) - begin * kLine);
                  });

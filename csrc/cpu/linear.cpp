@@ -1,8 +1,7 @@
 // The gradient of a linear layer's bias: column sums of grad_y (M x N). The layer's products are plain gemm
 // calls:
 //
-//   y = x W^T + b          grad_x = grad_y W         grad_W = grad_y^T x         grad_b = sum of grad_y's
-//   rows
+//   y = x W^T + b     grad_x = grad_y W     grad_W = grad_y^T x     grad_b = sum of grad_y's rows
 //
 // grad_y is read once. Wide matrices: columns over threads, each in blocks that stay in registers while rows
 // pass. Tall ones: rows over threads, one partial sum per chunk of rows, added in the order of the chunks.

@@ -62,8 +62,8 @@ void put_elements(char* to, const char* from, bool repeated, const uint8_t* mask
 
 void count_blocks(const uint8_t* mask, int64_t n, MaskBlocks& blocks) {
   blocks.n = n;
-  blocks.size = std::max<int64_t>(kBlock, (n + MaskBlocks::kMost - 1) / MaskBlocks::kMost);
-  blocks.count = (n + blocks.size - 1) / blocks.size;
+  blocks.size = std::max<int64_t>(kBlock, ceil_div(n, MaskBlocks::kMost));
+  blocks.count = ceil_div(n, blocks.size);
   blocks.start[0] = 0;
   parallel_for(blocks.count, 16, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {

@@ -59,7 +59,7 @@ int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const T* normaliser, Cl
   // A task is a stretch of positions within one outer index: it clears their entries of every class, then
   // sets one each.
   const int64_t stretch = std::min<int64_t>(s.inner, 4096);
-  const int64_t per_outer = stretch > 0 ? (s.inner + stretch - 1) / stretch : 0;
+  const int64_t per_outer = stretch > 0 ? ceil_div(s.inner, stretch) : 0;
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, s.classes * stretch));
   parallel_for(s.outer * per_outer, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {

@@ -32,7 +32,7 @@ inline constexpr int kElements = kPhiloxWords / (int(sizeof(T)) / 4);
 template <class T, class Generate>
 void fill(T* y, int64_t n, const Generate& generate) {
   constexpr int size = kElements<T>;
-  const int64_t calls = (n + size - 1) / size;
+  const int64_t calls = ceil_div(n, size);
   parallel_for(calls, std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
     for (int64_t call = begin; call < end; ++call) {
       const uint64_t counter = uint64_t(call) * kPhiloxCounters;

@@ -17,7 +17,7 @@ using namespace simd;
 
 template <class T>
 constexpr int64_t round_up(int64_t n) {
-  return (n + kWidth<T> - 1) / kWidth<T> * kWidth<T>;
+  return ceil_div(n, kWidth<T>) * kWidth<T>;
 }
 
 // Position of a row among planes x depth x height.

@@ -7,10 +7,9 @@
 //
 // Work: rows, or groups of neighbouring columns, over threads (classes.h). Many rows of few classes are taken
 // a vector of them at a time; where columns are too few for the lanes, each becomes a row in a scratch array.
-// Passes over memory: one read and
-// one write forward, two reads and one write backward; the other sweeps of a row or column group find it in
-// cache. Where the result is too large to stay there, the exponentials of a row wait in a small scratch row
-// and the result is written around the caches.
+// Passes over memory: one read and one write forward, two reads and one write backward; the other sweeps of a
+// row or column group find it in cache. Where the result is too large to stay there, the exponentials of a
+// row wait in a small scratch row and the result is written around the caches.
 #include "cpu/softmax.h"
 
 #include "cpu/classes.h"

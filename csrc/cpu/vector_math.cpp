@@ -1,3 +1,5 @@
+// The functions of simd/math.h, one after the other over an array (vector_math.h says what for). Work: ranges
+// over threads (simd/map.h). Passes: one read, one write.
 #include "cpu/vector_math.h"
 
 #include "cpu/simd/map.h"

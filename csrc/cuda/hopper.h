@@ -3,12 +3,11 @@
 // emulation/hopper.h for the host compiler. A kernel's body stands in `if constexpr (kHopperCode)`: the
 // pass for 8.0 makes it empty.
 //
-//   barriers   Barrier in shared memory; barrier_init, barrier_init_fence, sync_threads, then expect / arrive
-//   /
-//              wait(parity). One arrival per warp of readers (by lane 0, or after sync_warp) frees a stage.
+//   barriers   Barrier in shared memory; barrier_init, barrier_init_fence, sync_threads, then expect, arrive
+//              and wait(parity). One arrival per warp of readers (by lane 0, or after sync_warp) frees a
+//              stage.
 //   copies     TensorMap describes an array of up to five axes to the copy engine, made by the host;
-//   bulk_load
-//              brings a box of it, zeros outside of the array, and counts the bytes on a barrier.
+//              bulk_load brings a box of it, zeros outside of the array, and counts the bytes on a barrier.
 //   wgmma      the 128 threads of a warpgroup multiply tiles in shared memory (or A in registers) into
 //              registers, asynchronously: wgmma_fence, wgmma..., wgmma_commit, wgmma_wait, wgmma_touch.
 //   tiles      rows of 128 bytes, eight to an atom of 1024, aligned to that; 16-byte chunk c of row r lies at

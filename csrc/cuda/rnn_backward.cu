@@ -2,9 +2,8 @@
 //
 //   all cells         sums = W_hh^T (gradients of the step after), which makes the gradient of h complete;
 //                     then the gradients of this step's gates
-//   gru_before        the first product with r's and z's rows of W_hh only; then sums = W_hn^T (n's
-//   gradients) projecting LSTM   the gradient of h for the second product; sums = W_hr^T of it, then the
-//   gates
+//   gru_before        the first product with r's and z's rows of W_hh only; then sums = W_hn^T (n's gradients)
+//   projecting LSTM   the gradient of h for the second product; sums = W_hr^T of it, then the gates
 //
 // Steps run from the last to the first, and once more for the state before. Gates' gradients of all rows stay
 // in memory, and so does the (masked) state before each row: gradients of weights, biases and inputs are

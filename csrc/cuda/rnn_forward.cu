@@ -1,8 +1,8 @@
 // Recurrent layers forward: what becomes of a step's sums, and where its products find what they multiply.
 //
 //   all cells but these   sums = W_hh (masked h), then all gates and the new state
-//   gru_before            sums for r and z, then r h for the second product; sums = W_hn (r h), then the
-//   state projecting LSTM       gates, then m = o tanh(c) for the second product; sums = W_hr m
+//   gru_before            sums for r and z, then r h for the second product; sums = W_hn (r h), then the state
+//   projecting LSTM       gates, then m = o tanh(c) for the second product; sums = W_hr m
 //
 // W_ih x of all rows is there already. c is carried in the type computed in. Saved for backward: gates
 // (a plane of N x H each; the GRU's fourth is W_hn h + b_hn) and cells.

@@ -4,8 +4,7 @@
 // A cluster has a few sequences of one direction and all units. What a step must take at least, for one
 // sequence and a full block (GRU of 128 units in float32: 49152 weights, 192 KiB):
 //   weights   from shared memory at 128 bytes a cycle 1536 cycles, for every tile of sequences; from
-//   registers
-//             none, so a block does with one sequence what FMAs need: 49152 / 128 = 384 cycles
+//             registers none, so a block does with one sequence what FMAs need: 49152 / 128 = 384 cycles
 //   state     every thread reads 16 elements, four accesses of 16 bytes: 48 a block, some 200 cycles
 //   sums      7 shuffles a warp, partial sums through shared memory, two barriers: some 200 cycles
 //   gates     a chain of exp, divide, tanh: some 250 cycles; in a cluster a store to the others and its

@@ -1,6 +1,6 @@
 // Layer, RMS and group norm: h = (x - mean) / sqrt(var + eps), y = h w + b.
-//   grad_x = r (g w - mean(g w) - h mean(g w h)),  r = 1 / sqrt(var + eps)   (RMS: without mean and mean(g
-//   w)),  grad_w = sum of g h over the rows, grad_b = sum of g
+//   grad_x = r (g w - mean(g w) - h mean(g w h)),  r = 1 / sqrt(var + eps)   (RMS: without mean and mean(g w))
+//   grad_w = sum of g h over the rows,  grad_b = sum of g
 //
 // Rows that fit in their team's registers are read once: the mean, then squares around it. Teams are lanes of
 // a warp for up to 1024 elements, which saves the block's barriers, else a block. Longer rows are read again.

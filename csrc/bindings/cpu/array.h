@@ -1,11 +1,11 @@
 // What every binding needs: NumPy arrays in, pooled NumPy arrays out, and nothing converted silently.
 //
 //   In<T> x(array, "op", "x")   typed C-order access. Wrong dtype or byte order raises TypeError; a strided
-//   array is
-//                               copied into the pool first (values never change, only their layout).
+//                               array is copied into the pool first (values never change, only their layout).
 //   empty<T>(shape)             a new array in pooled memory; zeros<T>(shape) likewise.
 //   KernelScope scope(items)    while it lives denormals are flushed and, for calls worth it, the GIL is
-//   released. by_dtype("op", x, f)        calls f(float{}) or f(double{}) according to x's dtype.
+//                               released.
+//   by_dtype("op", x, f)        calls f(float{}) or f(double{}) according to x's dtype.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -3,8 +3,7 @@
 //
 //   prelu   x (outer, channels, inner), weight (channels): y = x > 0 ? x : weight[c] * x
 //           grad_x = x > 0 ? g : weight[c] * g,   grad_weight[c] = sum of g * x over x <= 0 of the channel
-//   glu     x (outer, 2, inner) = (a, b): y = a * sigmoid(b);  grad_a = g s, grad_b = g a s (1 - s), s =
-//   sigmoid(b)
+//   glu     x (outer, 2, inner) = (a, b): y = a s, s = sigmoid(b);  grad_a = g s, grad_b = g a s (1 - s)
 //
 // Saved: x. Work: rows of `inner` elements, cut into pieces, over threads; with inner = 1 (x is a matrix)
 // rows of channels instead. Passes: one read, one write forward; two reads, one write backward. The weight
@@ -53,7 +52,7 @@ template <class T>
 // f(row, piece, begin, end) for the pieces of every row: row * inner + [begin, end).
 template <class F>
 void for_pieces(int64_t rows, int64_t inner, F&& f) {
-  const int64_t pieces = (inner + kPiece - 1) / kPiece;
+  const int64_t pieces = ceil_div(inner, kPiece);
   const int64_t length = std::max<int64_t>(1, std::min(inner, kPiece));
   parallel_for(rows * pieces, std::max<int64_t>(1, kGrain / length), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -94,7 +93,7 @@ void prelu_backward(T* grad_x, T* grad_weight, const T* grad_y, const T* x, cons
   const Vec<T> zero = broadcast<T>(0);
   if (inner == 1 && channels > 1) {
     // Fixed blocks of rows, one row of partial sums each.
-    const int64_t block = std::max<int64_t>(1, kPiece / channels), blocks = (outer + block - 1) / block;
+    const int64_t block = std::max<int64_t>(1, kPiece / channels), blocks = ceil_div(outer, block);
     memory::Buffer<double> partial(grad_weight ? size_t(blocks * channels) : 0);
     parallel_for(blocks, 1, [&](int64_t first, int64_t last) {
       memory::Buffer<T> sums{size_t(channels)};
@@ -116,7 +115,7 @@ void prelu_backward(T* grad_x, T* grad_weight, const T* grad_y, const T* x, cons
     }
     return;
   }
-  const int64_t pieces = (inner + kPiece - 1) / kPiece;
+  const int64_t pieces = ceil_div(inner, kPiece);
   memory::Buffer<double> partial(size_t(outer * channels * pieces));
   for_pieces(outer * channels, inner, [&](int64_t row, int64_t piece, int64_t begin, int64_t end) {
     const T slope = weight[row % channels];

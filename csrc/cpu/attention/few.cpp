@@ -1,8 +1,7 @@
 // Attention forward for a few queries, as in step-by-step decoding with a cache of keys and values: lanes are
 // keys here, because queries would leave most lanes empty.
 //
-//   z = scale log2(e) Q K^T + mask,   y = 2^(z - m) V / l      (m, l: running maximum and sum as in
-//   forward.cpp)
+//   z = scale log2(e) Q K^T + mask,   y = 2^(z - m) V / l     (m, l: as in forward.cpp)
 //
 // A task takes a range of the keys of one head; all queries that share the head (its group) are rows of one
 // short product, so keys and values pass through once, at memory speed. Where there are fewer heads than

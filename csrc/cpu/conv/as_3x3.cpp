@@ -5,12 +5,13 @@
 //               remainder: an undilated convolution of a smaller image. Remainders become images.
 //   depth       the slices that an output slice sees become channels, output slices become images.
 //   kernel      is cut into blocks of 3x3 taps (the last padded with zeros), which become channels: those of
-//   the
-//               image shifted by three rows and columns per block.
+//               the image shifted by three rows and columns per block.
 //
-//   x'[(n, o_d, q)][(c, r_d, b)][i] = x[n][c][o_d s_d + r_d d_d - p_d][q + d (i + 3 b) - p]      (h and w
-//   alike) w'[k][(c, r_d, b)][r]           = w[k][c][r_d][3 b + r] y'[(n, o_d, q)][k][o]           =
-//   y[n][k][o_d][q + d o]
+// With h and w alike:
+//
+//   x'[(n, o_d, q)][(c, r_d, b)][i] = x[n][c][o_d s_d + r_d d_d - p_d][q + d (i + 3 b) - p]
+//   w'[k][(c, r_d, b)][r]           = w[k][c][r_d][3 b + r]
+//   y'[(n, o_d, q)][k][o]           = y[n][k][o_d][q + d o]
 //
 // x' is written once and read by the 3x3 convolution; y' is y itself where no axis is split. grad_x adds up
 // what x' has more than once. Images are taken in batches that bound the memory for x'.

@@ -5,8 +5,7 @@
 //   forward   y[o] = bias + sum over taps of  w[tap] x[o * stride + tap - pad]      all of them vectors; rows
 //             get their padding while they are put side by side
 //   grad_x    stride 1: the same of grad_y with the taps backwards; else each output's gradient is added to
-//   the
-//             inputs of its window
+//             the inputs of its window
 //   grad_w    a sum over positions and images for each tap; the lanes are its channels
 //
 // With several output channels per input channel (multiplier), y's planes of a block are `multiplier` apart.

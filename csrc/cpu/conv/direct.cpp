@@ -3,9 +3,8 @@
 //
 //   forward   y[k][o]      = sum over c, r of  w[k][c][r] * plane_r[c][shift_r + o]
 //   grad_x    the same from grad_y: inputs whose position has the same remainder by the stride form a
-//   lattice, on which
-//             the taps that meet it are constant shifts; every lattice is a stride-1 convolution with its own
-//             taps
+//             lattice, on which the taps that meet it are constant shifts; every lattice is a stride-1
+//             convolution with its own taps
 //   grad_w    direct_grad_w.cpp
 //
 // Register tiles (tap_tile.h) in one of two layouts, whichever wastes less of them:
@@ -97,7 +96,7 @@ template <class T>
 void store_transposed(T* y, int64_t size, int64_t step, const T* sums, int pixels, int channels,
                       const T* bias) {
   constexpr int w = kWidth<T>;
-  const int ld = (channels + w - 1) / w * w;
+  const int ld = int(ceil_div(channels, w)) * w;
   for (int c0 = 0; c0 < channels; c0 += w)
     for (int p0 = 0; p0 < pixels; p0 += w) {
       const int count = std::min(w, pixels - p0);
@@ -136,7 +135,7 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
     const auto taps = pass.in > 2 ? list.meeting({d, h, w}, {d + 1, h + 1, w + pixels}) : list.all();
     T* to = y + panel * lanes * size + lattice.element(pass.extent, d, h, w);
     for (int k = 0; k < channels; ++k) __builtin_prefetch(to + k * size, 1);
-    const int vectors = (channels + kWidth<T> - 1) / kWidth<T>;
+    const int vectors = int(ceil_div(channels, kWidth<T>));
     tap_tile<T>(pixels, vectors)(sums, vectors * kWidth<T>, nullptr, pass.in, taps.count, taps.first,
                                  image + lattice.base + pass.planes.at(d, h, w), pass.planes.channel_size(),
                                  weights + panel * pass.in * step, step);

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "cpu/ceil_div.h"
 #include "cpu/conv/lanes.h"
 
 namespace fastdl {
@@ -23,13 +24,13 @@ class FlatPlane {
   static constexpr int w = simd::kWidth<T>;
   // Worth it for rows that are not many vectors long; the sets of lanes should stay in L1.
   static bool suits(const PlaneShape& s) {
-    const int64_t sets = s.kernel_h * s.kernel_w * ((s.out_h * s.out_w + w - 1) / w);
+    const int64_t sets = s.kernel_h * s.kernel_w * ceil_div(s.out_h * s.out_w, w);
     return simd::kBytes >= 32 && s.in_w == s.out_w && s.in_w < 2 * w &&
            sets * int64_t(sizeof(Lanes<T>)) <= (24 << 10);
   }
 
   explicit FlatPlane(const PlaneShape& s)
-      : size_(s.out_h * s.out_w), vectors_((size_ + w - 1) / w), taps_(s.kernel_h * s.kernel_w) {
+      : size_(s.out_h * s.out_w), vectors_(ceil_div(size_, w)), taps_(s.kernel_h * s.kernel_w) {
     for (int64_t r = 0; r < s.kernel_h; ++r)
       for (int64_t c = 0; c < s.kernel_w; ++c) {
         const int64_t down = r * s.dilation_h - s.pad_h, right = c * s.dilation_w - s.pad_w;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cpu/ceil_div.h"
+
 namespace fastdl {
 namespace {
 
@@ -17,7 +19,7 @@ int64_t forward_axis(std::vector<AxisSize>& axes, const ConvProblem& p, size_t a
   AxisSize axis{p.out[a], k, 0, 1};
   for (int64_t r = 0; r < k; ++r) {
     const int64_t start = r * d - p.pad[a];  // what position 0 meets
-    const int64_t low = start < 0 ? (-start + s - 1) / s : 0;
+    const int64_t low = start < 0 ? ceil_div(-start, s) : 0;
     const int64_t high = start < p.in[a] ? std::min((p.in[a] - 1 - start) / s + 1, p.out[a]) : 0;
     axis.met += std::max<int64_t>(high - low, 0);
   }
@@ -33,7 +35,7 @@ int64_t grad_axis(std::vector<AxisSize>& axes, const ConvProblem& p, size_t a) {
                   shift = (first - start) / s;
     if (first >= p.in[a]) continue;
     AxisSize& axis = all[size_t(first)];
-    axis.count = (p.in[a] - first + s - 1) / s;
+    axis.count = ceil_div(p.in[a] - first, s);
     before = std::max(before, -shift);
     after = std::max(after, axis.count + shift - p.out[a]);
     ++axis.taps;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/conv.h"
+#include "cpu/ceil_div.h"
 #include "cpu/conv/lanes.h"
 #include "cpu/simd/simd.h"
 
@@ -185,7 +186,7 @@ class Planes {
   int64_t channel_size() const {
     constexpr int64_t line = 64 / int64_t(sizeof(T));
     const int64_t planes = axes_[0].planes() * axes_[1].planes() * axes_[2].planes();
-    return ((plane_size() * planes + line - 1) / line | 1) * line;
+    return (ceil_div(plane_size() * planes, line) | 1) * line;
   }
   int64_t size() const { return channels_ * channel_size(); }
   int64_t at(int64_t d, int64_t h, int64_t w) const {
@@ -246,9 +247,9 @@ class Planes {
     int64_t source(int64_t u, int64_t remainder) const { return u * stride + remainder - pad; }
     // [first, last) of a plane's elements that exist in the source.
     std::pair<int64_t, int64_t> inside(int64_t remainder) const {
-      const int64_t first = pad > remainder ? (pad - remainder + stride - 1) / stride : 0;
+      const int64_t first = pad > remainder ? ceil_div(pad - remainder, stride) : 0;
       const int64_t end = size + pad - remainder;  // first u * stride that is beyond
-      return {first, std::min(extent, end > 0 ? (end + stride - 1) / stride : 0)};
+      return {first, std::min(extent, end > 0 ? ceil_div(end, stride) : 0)};
     }
   };
 
@@ -283,7 +284,7 @@ inline Lattice forward_lattice(const ConvProblem& p, const std::vector<int64_t>&
     Lattice::Range range;
     for (size_t a = 0; a < kSpatial; ++a) {
       const int64_t start = tap[a] * p.dilation[a] - p.pad[a];  // what position 0 meets
-      range.low[a] = start < 0 ? (-start + p.stride[a] - 1) / p.stride[a] : 0;
+      range.low[a] = start < 0 ? ceil_div(-start, p.stride[a]) : 0;
       range.high[a] = start < p.in[a] ? (p.in[a] - 1 - start) / p.stride[a] + 1 : 0;
     }
     lattice.taps.push_back(r);
@@ -302,7 +303,7 @@ inline std::vector<LatticeAxis> lattice_axes(const ConvProblem& p, size_t a) {
   const int64_t stride = p.stride[a];
   std::vector<LatticeAxis> axes;
   for (int64_t first = 0; first < std::min(stride, p.in[a]); ++first)
-    axes.push_back({first, (p.in[a] - first + stride - 1) / stride, {}, {}});
+    axes.push_back({first, ceil_div(p.in[a] - first, stride), {}, {}});
   for (int64_t r = 0; r < p.kernel[a]; ++r) {
     const int64_t start = r * p.dilation[a] - p.pad[a];  // what output 0 meets
     const int64_t first = (start % stride + stride) % stride;

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/ceil_div.h"
 #include "cpu/gemm/tile.h"
 
 namespace fastdl {
@@ -58,10 +59,10 @@ inline constexpr int64_t kTransposeCost = 150;
 // `count` items in pieces of nearly equal size, at most `most`.
 struct Pieces {
   int64_t count, pieces;
-  Pieces(int64_t n, int64_t most) : count(n), pieces((n + most - 1) / most) {}
+  Pieces(int64_t n, int64_t most) : count(n), pieces(ceil_div(n, most)) {}
   int64_t begin(int64_t i) const { return count * i / pieces; }
   int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
-  int64_t largest() const { return (count + pieces - 1) / pieces; }
+  int64_t largest() const { return ceil_div(count, pieces); }
 };
 
 }  // namespace fastdl

@@ -2,9 +2,8 @@
 // (winograd.h has the arithmetic of the transforms, winograd_tiles.h their loops). With T tiles of 4x4
 // outputs over all images, point e of the 36 and a group of C inputs, K outputs:
 //
-//   forward, grad_x   U[e] (C x K) from the weights, V[e] (C x T) from the input, M[e] = V[e]^T U[e], y from
-//   M grad_w            N[e] (K x T) from grad_y, V[e] (C x T) from the input, D[e] = N[e] V[e]^T, grad_w
-//   from D
+//   forward, grad_x   U[e] (C x K) from the weights, V[e] (C x T) from the input, M[e] = V[e]^T U[e], y from M
+//   grad_w            N[e] (K x T) from grad_y, V[e] (C x T) from the input, D[e] = N[e] V[e]^T, grad_w from D
 //
 // grad_x is a forward convolution of grad_y with the flipped, transposed weights and padding 2 - pad.
 //

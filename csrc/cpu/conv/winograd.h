@@ -1,8 +1,9 @@
 // The transforms of Winograd's F(4x4, 3x3): one tile of 4x4 outputs from 6x6 inputs with 36 products instead
 // of 144.
 //
-//   Y = A^T [ (G g G^T) . (B^T d B) ] A        g: 3x3 kernel, d: 6x6 input tile, . elementwise, summed over
-//   channels
+//   Y = A^T [ (G g G^T) . (B^T d B) ] A
+//
+// with g a 3x3 kernel, d a 6x6 input tile, . elementwise, summed over channels.
 //
 // The matrices come from evaluating polynomials at 0, +-a, +-b and infinity (Toom-Cook). a^2 = 1/2, b^2 = 2
 // keeps all constants between 1/6 and 2.5: on random data the error is a third of that with the usual points

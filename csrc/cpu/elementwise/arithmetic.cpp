@@ -6,8 +6,8 @@
 //   div         grad_x = grad / y, grad_y = -grad_x z, z = x / y
 //   logaddexp   grad_x = grad s, grad_y = grad (1 - s), s = sigmoid(x - y), 1/2 where x = y
 //   maximum     grad_x = grad where x > y, half of it on ties, else 0; grad_y likewise; NaN on either side:
-//   grad to both remainder   Python's: the sign of y; fmod: C's, the sign of x; floor_divide: floor of the
-//   exact quotient
+//               grad to both
+//   remainder   Python's: the sign of y; fmod: C's, the sign of x; floor_divide: floor of the exact quotient
 //
 // Nothing is saved here; Python keeps what backward needs. Work: ranges of the flattened space (loop.h).
 #include <cmath>

@@ -14,8 +14,7 @@
 namespace fastdl::simd {
 
 // Half a vector of float, as many lanes as a vector of double. The levels' own conversions: the compiler
-// takes
-// __builtin_convertvector apart.
+// takes __builtin_convertvector apart.
 typedef float Half __attribute__((vector_size(kBytes / 2)));
 [[gnu::always_inline]] inline Vec<double> to_double(Half x) {
 #if defined(__AVX512F__)

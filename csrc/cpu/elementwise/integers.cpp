@@ -1,9 +1,11 @@
 // Integers of 8 to 64 bits: arithmetic, comparisons, bits, and selection of elements of any dtype by their
 // bits.
 //
-//   add, sub, mul   modulo 2^bits                             compare   out = x op y, one byte per element
+//   add, sub, mul   modulo 2^bits
 //   division        x / y rounded down (floor_divide) or towards zero (trunc_divide), and what it leaves
-//                   (remainder, fmod)                          clamp     out = min(max(x, lower), upper)
+//                   (remainder, fmod)
+//   compare         out = x op y, one byte per element
+//   clamp           out = min(max(x, lower), upper)
 //
 // Vectors of whole registers where an instruction does it, plain loops for the compiler where dtypes of
 // several widths meet (ivdep: a result may be written over an operand, but not beside it). Work: ranges of

@@ -182,7 +182,7 @@ void walk(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t grain
           bool streams) {
   // Ranges begin where a vector would: in between, each of its loads and stores would touch two lines.
   constexpr int64_t kUnit = 64;
-  parallel_for((loop.size + kUnit - 1) / kUnit, grain / kUnit, [&](int64_t begin, int64_t end) {
+  parallel_for(ceil_div(loop.size, kUnit), grain / kUnit, [&](int64_t begin, int64_t end) {
     walk_range(loop, elements, begin * kUnit, std::min(end * kUnit, loop.size), run, f);
     if (streams) fence();
   });

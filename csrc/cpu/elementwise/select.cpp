@@ -1,9 +1,11 @@
-// Kernels with bytes among their operands (comparisons, where), clamp, and the three-operand
-// arithmetic.
+// Kernels with bytes among their operands (comparisons, where), clamp, and the three-operand arithmetic.
 //
-//   compare     out = x op y, one byte per element                    where   out = condition ? x : y
-//   clamp       out = min(max(x, lower), upper), NaN stays            gradient passes where lower <= x <=
-//   upper addcmul     out = x + value y z     addcdiv  out = x + value y / z     lerp  out = x + z (y - x)
+//   compare   out = x op y, one byte per element
+//   where     out = condition ? x : y
+//   clamp     out = min(max(x, lower), upper), NaN stays; the gradient passes where lower <= x <= upper
+//   addcmul   out = x + value y z
+//   addcdiv   out = x + value y / z
+//   lerp      out = x + z (y - x)
 //
 // A mask of T-sized lanes and bytes are converted into each other in registers. Work: ranges of the flattened
 // space.

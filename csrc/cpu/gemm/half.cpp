@@ -98,7 +98,7 @@ void multiply_few(const Product& p, int64_t s, int64_t n, MatrixView<uint16_t> x
       for (int64_t q = 0; q < p.k; ++q)
         widen(rows.get() + i * p.k + q, x.data + i * x.row + q * x.col, 1, p.half);
   const double microseconds = double(n) * double(p.k) * std::max(1e-4, 3e-5 * double(s));
-  tile::share((n + kColumns - 1) / kColumns, microseconds, [&](int64_t begin, int64_t end) {
+  tile::share(ceil_div(n, kColumns), microseconds, [&](int64_t begin, int64_t end) {
     for (int64_t j0 = begin * kColumns; j0 < std::min(n, end * kColumns); j0 += kColumns) {
       const int64_t j1 = std::min(n, j0 + kColumns);
       float sums[kFewRows * kColumns], finished[kFewRows * kColumns];
@@ -130,7 +130,7 @@ void multiply_strips(const Product& p, int64_t batch, int64_t extent, MatrixView
                      uint16_t* c) {
   const bool along_n = p.n >= p.m;
   const int64_t longer = along_n ? p.n : p.m, shorter = along_n ? p.m : p.n;
-  const int64_t strips = (longer + extent - 1) / extent;
+  const int64_t strips = ceil_div(longer, extent);
   memory::Buffer<float> shared(batch == 1 ? size_t(shorter * p.k) : 0);
   MatrixView<float> once{};
   if (batch == 1)
@@ -176,7 +176,7 @@ void multiply_tiny(const Product& p, int64_t batch, MatrixView<uint16_t> a, cons
   constexpr int64_t kPiece = 8192;
   const int64_t left = p.m * p.k, right = p.k * p.n, result = p.m * p.n;
   const int64_t step = std::clamp<int64_t>(kPiece / (left + right + result), 1, batch);
-  tile::share((batch + step - 1) / step, double(batch) * 0.1, [&](int64_t begin, int64_t end) {
+  tile::share(ceil_div(batch, step), double(batch) * 0.1, [&](int64_t begin, int64_t end) {
     memory::Buffer<float> x(size_t(step * left)), y(size_t(step * right)), sums(size_t(step * result));
     memory::Buffer<int64_t> places(size_t(2 * step));
     for (int64_t first = begin * step; first < std::min(batch, end * step); first += step) {
@@ -235,7 +235,7 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
   if (batch > 1 && m * n * k > 0 && m * n * k <= kTinyProduct)
     return multiply_tiny(p, batch, a, offsets_a, b, offsets_b, c);
   // (A long sum for fewer tiles than threads is shared along k by the engine for floats.)
-  const int64_t tiles = batch * ((m + tile::kRows - 1) / tile::kRows) * ((n + 31) / 32);
+  const int64_t tiles = batch * ceil_div(m, tile::kRows) * ceil_div(n, 32);
   const bool long_sum = k >= 4096 && tiles < num_threads();
   if (half == Half::bfloat16 && batch * m * n * k > 0 && !long_sum && has_pair_products()) {
     const auto one = [&](int64_t i) {

@@ -20,7 +20,7 @@ inline double product_microseconds(int64_t m, int64_t n, int64_t k) {
 // Whether items, each of which has work for `each` threads, are better computed one after the other, each by
 // all threads, than shared out: shared out they would leave more threads idle.
 inline bool one_by_one(int64_t items, double each) {
-  const int64_t threads = num_threads(), rounds = (items + threads - 1) / threads;
+  const int64_t threads = num_threads(), rounds = ceil_div(items, threads);
   return double(items) / double(rounds) < std::min(each, 0.9 * double(threads));
 }
 

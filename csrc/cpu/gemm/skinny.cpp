@@ -228,13 +228,13 @@ void axpy(int s, int64_t n, int64_t k, const T* x, int64_t x_step, const T* y, i
           int64_t ld) {
   static constexpr auto table = axpy_table<T>(std::make_integer_sequence<int, kAxpyRows>{});
   constexpr int64_t unit = 2 * kMostColumns * kWidth<T>;
-  const int groups = (s + kAxpyRows - 1) / kAxpyRows;
+  const int groups = int(ceil_div(s, kAxpyRows));
   const int64_t depth =
       n <= kMostColumns * kWidth<T> ? k : kDepth;  // few columns stay in registers all along
   // Equal blocks: a last one of a few columns would read a few lines of every row, all over the memory of y.
   const int64_t most = std::max<int64_t>(kSums / int64_t(sizeof(T)) / s, unit);
   const int64_t blocks = std::max<int64_t>((n + most / 2) / most, 1), per_unit = blocks * unit;
-  const int64_t block = (n + per_unit - 1) / per_unit * unit;
+  const int64_t block = ceil_div(n, per_unit) * unit;
   for (int64_t j = 0; j < n; j += block)
     for (int64_t p = 0; p < k; p += depth)
       for (int g = 0; g < groups; ++g) {
@@ -301,11 +301,11 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
     else
       axpy<T>(s, j1 - j0, k1 - k0, xs + k0 * x_step, x_step, y.data + k0 * y.col + j0, y.col, raw, ld);
   };
-  const auto padded = [](int64_t columns) { return (columns + w - 1) / w * w; };
+  const auto padded = [](int64_t columns) { return ceil_div(columns, w) * w; };
 
   // Reading y at 10 GB/s or multiplying at 50 GFLOP/s, per thread.
   const double microseconds = double(n) * double(k) * std::max(1e-4 * double(sizeof(T)), 4e-5 * s);
-  const int64_t unit = dots ? 8 : 8 * w, units = (n + unit - 1) / unit;
+  const int64_t unit = dots ? 8 : 8 * w, units = ceil_div(n, unit);
   const int64_t most = std::min(int64_t(microseconds / 10), int64_t{num_threads()} * 2);
   // A partial result of s columns costs as much as some 4 s rows of y.
   const int64_t ranges = dots ? (units < num_threads() * int64_t{2} ? std::min(k / 1024, most) : 1)
@@ -314,8 +314,7 @@ void multiply_skinny(int s, int64_t n, int64_t k, MatrixView<T> x, MatrixView<T>
     const int64_t ld = padded(n), size = s * ld;
     memory::Buffer<T> partial(size_t(ranges * size));
     // Where ranges are fewer than threads their columns are shared out, too.
-    const int64_t pieces =
-        ranges < num_threads() ? std::min(units, (2 * num_threads() + ranges - 1) / ranges) : 1;
+    const int64_t pieces = ranges < num_threads() ? std::min(units, ceil_div(2 * num_threads(), ranges)) : 1;
     share(ranges * pieces, microseconds, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const int64_t r = t / pieces, piece = t % pieces, j0 = units * piece / pieces * unit;

@@ -64,7 +64,7 @@ void multiply_thin(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, Ma
   static constexpr auto rows = thin_table<T>(std::make_integer_sequence<int, int(kThin)>{});
   constexpr int64_t room = kPanelBytes / int64_t(sizeof(T));
   alignas(64) T panels[room];
-  const int64_t most = room / (w * (k + 1)) * w, blocks = (n + most - 1) / most;
+  const int64_t most = room / (w * (k + 1)) * w, blocks = ceil_div(n, most);
   for (int64_t block = 0; block < blocks; ++block) {
     // (The last block begins earlier where it would be shorter than a vector.)
     const int64_t end = std::min(n, (block + 1) * most), begin = std::min(block * most, end - w);

@@ -173,9 +173,9 @@ void copy_elements(char* to, const char* from, Axis* axes, int count) {
   const Axis columns = axes[near];
   std::copy(axes + near + 1, axes + count - 1, axes + near);  // the others remain
   const int others = count - 2;
-  const int64_t strips = (columns.extent + kTile - 1) / kTile;
+  const int64_t strips = ceil_div(columns.extent, kTile);
   // A few long strips are cut for all threads to have some.
-  const int64_t whole = combinations(axes, others) * strips, tiles = (inner.extent + kTile - 1) / kTile;
+  const int64_t whole = combinations(axes, others) * strips, tiles = ceil_div(inner.extent, kTile);
   const int64_t cuts = std::clamp<int64_t>(4 * num_threads() / whole, 1, tiles);
   const int64_t work = whole * cuts, strip_bytes = std::max<int64_t>(1, kTile * inner.extent * item / cuts);
   bool past = sizeof(T) >= 4 &&
@@ -321,7 +321,7 @@ void triangle_places(int64_t* row_of, int64_t* column_of, int64_t rows, int64_t 
                      bool lower) {
   constexpr int64_t kRows = 16;
   const auto [top, bottom] = rows_within(rows, columns, diagonal, lower);
-  const int64_t start = top, stop = bottom, blocks = (stop - start + kRows - 1) / kRows;
+  const int64_t start = top, stop = bottom, blocks = ceil_div(stop - start, kRows);
   memory::Buffer<int64_t> starts{size_t(blocks)};
   int64_t at = 0;
   for (int64_t row = start; row < stop; ++row) {

@@ -2,9 +2,8 @@
 //
 //   index_select_forward    one memcpy per row of `inner` elements. Work: rows.
 //   index_copy, index_add   a destination row belongs to one thread, which takes what comes to it in the
-//   order
-//                           of the index: the result does not depend on the number of threads. Work: outer
-//                           slices, or ranges of destination rows, each scanning the whole index.
+//                           order of the index: the result does not depend on the number of threads. Work:
+//                           outer slices, or ranges of destination rows, each scanning the whole index.
 //   gather_forward          one element at a time. Work: rows of `inner`.
 //   scatter, scatter_add    as index_copy and index_add; what comes to one element comes from its own column
 //                           (o, i). Work: outer slices, or ranges of columns.

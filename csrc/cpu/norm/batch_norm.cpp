@@ -63,7 +63,7 @@ Combination<T> combination_of(const GradSums& sums, double mean, double var, dou
 template <class Total, class Reduce, class Merge, class Finish, class Apply>
 void by_channel(const BatchNormProblem& p, Reduce reduce, Merge merge, Finish finish, Apply apply) {
   const int64_t rows = std::max<int64_t>(1, kPieceElements / p.inner);
-  const int64_t pieces = (p.batch + rows - 1) / rows;
+  const int64_t pieces = ceil_div(p.batch, rows);
   const auto end_of = [&](int64_t piece) { return std::min(p.batch, (piece + 1) * rows); };
   if (pieces == 1 || p.channels >= 2 * num_threads()) {
     parallel_for(p.channels, std::max<int64_t>(1, kGrain / (p.batch * p.inner)),
@@ -96,8 +96,8 @@ struct Tiles {
   int64_t columns, down, across;
   explicit Tiles(const BatchNormProblem& p)
       : columns(p.channels * p.inner),
-        down((p.batch + kTileRows - 1) / kTileRows),
-        across((columns + kTileColumns - 1) / kTileColumns) {}
+        down(ceil_div(p.batch, kTileRows)),
+        across(ceil_div(columns, kTileColumns)) {}
 
   template <class F>  // f(tile row, first row, last row, first column, last column)
   void for_each(const BatchNormProblem& p, F&& f) const {

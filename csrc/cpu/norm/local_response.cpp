@@ -2,8 +2,8 @@
 //
 //   d[c] = k + alpha / size * sum of x[j]^2 over the window j in [c - size / 2, c + (size - 1) / 2]
 //   y = x d^-beta                                                                      saved: x
-//   grad_x[c] = g[c] d[c]^-beta - 2 alpha beta / size * x[c] * sum of g[j] x[j] d[j]^(-beta - 1) over j whose
-//   window has c
+//   grad_x[c] = g[c] d[c]^-beta - 2 alpha beta / size * x[c] *
+//               sum of g[j] x[j] d[j]^(-beta - 1) over j whose window has c
 //
 // Work: (sample, strip of S) over threads; a strip holds all channels in scratch that fits the L1 or L2
 // cache, so memory is read once per array and written once.
@@ -23,7 +23,7 @@ constexpr int64_t kStrip = 64;  // positions of S handled at a time
 // Strips over threads: f(offset of the strip in x, its length, scratch of `planes` x channels x kStrip).
 template <class T, class F>
 void for_strips(const LocalResponseProblem& p, int64_t planes, F&& f) {
-  const int64_t strips = (p.inner + kStrip - 1) / kStrip;
+  const int64_t strips = ceil_div(p.inner, kStrip);
   const int64_t size = p.channels * std::min(p.inner, kStrip);
   parallel_for(p.batch * strips, std::max<int64_t>(1, kGrain / 8 / size), [&](int64_t begin, int64_t end) {
     memory::Buffer<T> scratch{size_t(planes * p.channels * kStrip)};

@@ -25,7 +25,7 @@ struct Windows {
       : begin(size_t(a.out)), end(size_t(a.out)), first(size_t(a.in), a.out), last(size_t(a.in), 0) {
     for (int64_t o = 0; o < a.out; ++o) {
       begin[size_t(o)] = o * a.in / a.out;
-      end[size_t(o)] = ((o + 1) * a.in + a.out - 1) / a.out;
+      end[size_t(o)] = ceil_div((o + 1) * a.in, a.out);
       for (int64_t x = begin[size_t(o)]; x < end[size_t(o)]; ++x) {
         first[size_t(x)] = std::min(first[size_t(x)], o);
         last[size_t(x)] = o + 1;

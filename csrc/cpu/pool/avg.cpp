@@ -143,7 +143,7 @@ class BackwardRows {
         hits_h_(p.h),
         vectors_(p.w.stride <= 2),
         left_((p.w.kernel - 1) / p.w.stride),
-        columns_((p.w.in + p.w.pad + p.w.stride - 1) / p.w.stride),
+        columns_(ceil_div(p.w.in + p.w.pad, p.w.stride)),
         pitch_(round_up<T>(left_ + std::max(p.w.out, columns_)) + 2 * kWidth<T>),
         sums_(size_t(pitch_)),
         phases_(size_t(vectors_ ? p.w.stride * pitch_ : 0)) {

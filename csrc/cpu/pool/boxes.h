@@ -42,7 +42,7 @@ struct Windows {
   static Windows adaptive(const PoolAxis& a) {
     Windows w(a);
     for (int64_t o = 0; o < a.out; ++o) {
-      const int64_t begin = o * a.in / a.out, end = ((o + 1) * a.in + a.out - 1) / a.out;
+      const int64_t begin = o * a.in / a.out, end = ceil_div((o + 1) * a.in, a.out);
       w.start.push_back(begin);
       w.taps.push_back({0, end - begin});
       w.reach = std::max(w.reach, end - begin);

@@ -1,7 +1,7 @@
 // Max pooling.
 //
-//   y[o] = max over the window's taps inside the input        grad_x[x] = sum of grad_y[o] over windows whose
-//   winner is x
+//   y[o] = max over the window's taps inside the input
+//   grad_x[x] = sum of grad_y[o] over windows whose winner is x
 //
 // Among equal values the first tap in row-major order wins; a NaN beats every number, the last NaN wins
 // (torch's rule). Saved for backward: the winner's tap number in its window, one byte where the window has at
@@ -279,7 +279,7 @@ class BackwardRows {
         p_(p),
         vectors_((p.w.stride <= 2 || p.w.out >= 4) && p.taps() <= 4 * kWidth<T>),
         left_((p.w.kernel - 1) * p.w.dilation / p.w.stride),
-        columns_((p.w.in + p.w.pad + p.w.stride - 1) / p.w.stride),
+        columns_(ceil_div(p.w.in + p.w.pad, p.w.stride)),
         pitch_(round_up<T>(left_ + std::max(p.w.out, columns_)) + 2 * kWidth<T>),
         cache_(vectors_ ? (p.d.kernel - 1) * p.d.dilation / p.d.stride + 1 : 0,
                (p.h.kernel - 1) * p.h.dilation / p.h.stride + 1, p.d.out, p.h.out),

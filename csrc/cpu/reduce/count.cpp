@@ -122,7 +122,7 @@ void extreme_columns(T* out, const T* x, int64_t n, int64_t pitch, int64_t colum
 template <class Out, class T, class Row, class Columns, class Join>
 void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row row, Columns columns,
              Join join) {
-  const int64_t size = outer * inner, tiles = (inner + kTile - 1) / kTile;
+  const int64_t size = outer * inner, tiles = ceil_div(inner, kTile);
   if (size == 0) return;
   const int64_t wanted = num_threads() * fastdl::detail::kChunksPerThread;
   int64_t slices = 1;

@@ -223,15 +223,14 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
 // Columns in tiles; the rows of a few tiles in slices, too, for every thread to have some.
 template <bool largest, class T>
 void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
-  const int64_t tiles = (inner + kColumns - 1) / kColumns, work = n * inner / tiles;
+  const int64_t tiles = ceil_div(inner, kColumns), work = n * inner / tiles;
   const auto tile = [=](int64_t task, int64_t first, int64_t last, T* best, int64_t* where) {
     const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
                   end = inner * (task % tiles + 1) / tiles;
     column_extremes<largest>(x + (o * n + first) * inner + begin, last - first, inner, end - begin,
                              best ? best + o * inner + begin : nullptr, where + o * inner + begin);
   };
-  const int64_t slices =
-      std::min<int64_t>((2 * num_threads() + outer * tiles - 1) / (outer * tiles), work / (4 * kGrain));
+  const int64_t slices = std::min<int64_t>(ceil_div(2 * num_threads(), outer * tiles), work / (4 * kGrain));
   if (slices <= 1 || num_threads() == 1)
     return parallel_for(outer * tiles, std::max<int64_t>(1, kGrain / work), [=](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) tile(task, 0, n, values, indices);

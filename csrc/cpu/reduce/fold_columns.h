@@ -88,9 +88,9 @@ void fold_columns(const FoldFrame& f, ColumnLoop loop) {
   const auto& inner = p.kept[p.kept_axes - 1];
   const int64_t outer = p.kept_size / inner.extent;
   // Slices have to be joined: wide tiles are for rows that are many against those.
-  const int64_t wide_tiles = (inner.extent + kWideTile - 1) / kWideTile;
+  const int64_t wide_tiles = ceil_div(inner.extent, kWideTile);
   const bool wide = inner.extent > kTile && p.reduced_size * outer * wide_tiles >= 64 * num_threads();
-  const int64_t tiles = wide ? wide_tiles : (inner.extent + kTile - 1) / kTile;
+  const int64_t tiles = wide ? wide_tiles : ceil_div(inner.extent, kTile);
   const int64_t slices = f.slice_count(outer * tiles);
   memory::Buffer<double> partial(slices > 1 ? size_t(slices * p.kept_size) : 0);
   const int64_t tasks = outer * tiles * slices;

@@ -1,13 +1,11 @@
 // Running extremes and running log-sum-exp along the middle axis of (outer, n, inner).
 //
 //   extremes      values[i] the extreme of x[0 .. i], indices[i] its last place; NaN wins and stays. A row
-//   takes a
-//                 vector at a time, most of which replace nothing; columns compare with the row of results
-//                 before.
+//                 takes a vector at a time, most of which replace nothing; columns compare with the row of
+//                 results before.
 //   log-sum-exp   in double. A row in blocks: with their maximum m (of the sum so far, too), exp(x - m) is
-//   added up
-//                 and m + log of the sums is the result; where a block spans more than exp can, one by one.
-//                 Columns keep a maximum and the sum relative to it.
+//                 added up and m + log of the sums is the result; where a block spans more than exp can,
+//                 one by one. Columns keep a maximum and the sum relative to it.
 //
 // Work: rows and tiles of columns over threads (a single row runs on one). Passes: one read, one write.
 #include <algorithm>
@@ -30,7 +28,7 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 // f(o, first column, columns) for all rows of results.
 template <class F>
 void over_columns(int64_t outer, int64_t n, int64_t inner, F&& f) {
-  const int64_t tiles = (inner + kTile - 1) / kTile;
+  const int64_t tiles = ceil_div(inner, kTile);
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(kTile, inner)));
   parallel_for(outer * tiles, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {

@@ -2,8 +2,7 @@
 // double.
 //
 //   inner = 1   along a row, the sums within a vector in log2(width) steps; short rows four at a time, one
-//   chain of
-//               additions each
+//               chain of additions each
 //   inner > 1   a tile of columns' sums in the first-level cache, rows in order; few columns of several outer
 //               indices together
 //
@@ -113,7 +112,7 @@ void scan_few_columns(T* y, const T* x, int64_t outer, int64_t n, int64_t inner,
   constexpr int64_t together = 4;
   const int64_t first = from_end ? n - 1 : 0, step = from_end ? -inner : inner;
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * inner * together));
-  parallel_for((outer + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(ceil_div(outer, together), grain, [&](int64_t begin, int64_t end) {
     for (int64_t o = begin * together; o < std::min(outer, end * together); o += together) {
       const int64_t rows = std::min(together, outer - o);
       A sums[together * kFewColumns];
@@ -141,7 +140,7 @@ void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   if (inner < kFewColumns)
     return scan_few_columns(y, x, outer, n, inner, from_end, 0.0, [](double a, double b) { return a + b; });
   constexpr int64_t tile = 512;
-  const int64_t tiles = (inner + tile - 1) / tile;
+  const int64_t tiles = ceil_div(inner, tile);
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(tile, inner)));
   parallel_for(outer * tiles, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -175,7 +174,7 @@ void scan_chains(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   }
   if (inner < kFewColumns) return scan_few_columns(y, x, outer, n, inner, from_end, start, f);
   constexpr int64_t tile = 256;
-  const int64_t tiles = (inner + tile - 1) / tile;
+  const int64_t tiles = ceil_div(inner, tile);
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(tile, inner)));
   parallel_for(outer * tiles, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {

@@ -201,7 +201,7 @@ class Block {
 // f(image, first point, how many) for all blocks of points.
 template <class F>
 void for_blocks(const GridProblem& p, F f) {
-  const int64_t per_image = (p.points + kBlock - 1) / kBlock;
+  const int64_t per_image = ceil_div(p.points, kBlock);
   parallel_for(p.batch * per_image, rows_grain(4 * kBlock * (p.channels + 4)),
                [&](int64_t begin, int64_t end) {
                  for (int64_t b = begin; b < end; ++b) {

@@ -5,8 +5,8 @@
 //   cutting)
 //
 // Any number of axes; work is split over rows (the last axis), whose middle is one contiguous copy, and over
-// pieces of long rows. Backward
-// gathers, so each input row has one owner. Passes over memory: one read and one write.
+// pieces of long rows. Backward gathers, so each input row has one owner. Passes over memory: one read and
+// one write.
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
@@ -85,7 +85,7 @@ void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
     }
     return from;
   };
-  const int64_t pieces = rows < 4 * num_threads() ? (n + kPiece - 1) / kPiece : 1;  // of a long row
+  const int64_t pieces = rows < 4 * num_threads() ? ceil_div(n, kPiece) : 1;  // of a long row
   parallel_for(rows * pieces, rows_grain(n / pieces + 16), [&](int64_t begin, int64_t end) {
     std::vector<int64_t> at = position(begin / pieces, axes, true);
     const size_t last = at.empty() ? 0 : at.size() - 1;

@@ -1,9 +1,11 @@
 // Rearrangements of images: windows as columns (unfold), their sum back into an image (fold), channels as
 // pixels.
 //
-//   unfold  y[plane, (i, j), oh, ow] = x[plane, oh*stride - pad + i*dilation, ow*stride - pad + j*dilation],
-//   0 outside fold    the transposed: each image row gathers from the columns that contain it, so rows have
-//   one owner each pixel_shuffle    y[plane, h*r + i, w*r + j] = x[plane, (i, j), h, w]
+//   unfold          y[plane, (i, j), oh, ow] = x[plane, oh*stride - pad + i*dilation, ow*stride - pad +
+//                   j*dilation], 0 outside
+//   fold            the transposed: each image row gathers from the columns that contain it, so rows have one
+//                   owner each
+//   pixel_shuffle   y[plane, h*r + i, w*r + j] = x[plane, (i, j), h, w]
 //
 // Each is the other's gradient; nothing is saved. Work is split over rows of output. Passes: one read, one
 // write.
@@ -18,8 +20,8 @@ struct Range {
   int64_t begin, end;
   Range(const PoolAxis& a, int64_t j) {
     const int64_t shift = j * a.dilation - a.pad;  // input of output 0
-    begin = shift >= 0 ? 0 : std::min(a.out, (-shift + a.stride - 1) / a.stride);
-    end = a.in <= shift ? begin : std::max(begin, std::min(a.out, (a.in - shift + a.stride - 1) / a.stride));
+    begin = shift >= 0 ? 0 : std::min(a.out, ceil_div(-shift, a.stride));
+    end = a.in <= shift ? begin : std::max(begin, std::min(a.out, ceil_div(a.in - shift, a.stride)));
   }
 };
 

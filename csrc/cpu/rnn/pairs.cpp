@@ -1,3 +1,4 @@
+// Rounding to pairs of bfloat16 and turning them into panels, for recurrent layers in bfloat16 (pairs.h).
 #include "cpu/rnn/pairs.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)

@@ -1,3 +1,7 @@
+// One step's product of a recurrent layer, C = A panel (+ C), for a panel of kNR columns: up to three rows have
+// too few sums to hide the latency of a multiply-add, so they take several steps of k at a time in sums of
+// their own, which are added at the end; more rows are the register tile of gemm/tile.h. One call is one
+// thread's; the layer shares out units (forward.cpp, backward.cpp).
 #include "cpu/rnn/product.h"
 
 #include "cpu/simd/simd.h"

@@ -71,7 +71,7 @@ int cgroup_cpus() {
       std::fclose(p);
     }
   }
-  return quota > 0 && period > 0 ? int((quota + period - 1) / period) : 0;
+  return quota > 0 && period > 0 ? int(ceil_div(quota, period)) : 0;
 }
 
 // Cores that this process may use: threads that share a core share its arithmetic units and caches, for which

@@ -1,11 +1,10 @@
 // The one way to use threads: parallel_for and parallel_tasks, on one pool per module.
 //
 //   parallel_for(n, grain, f)     f(begin, end) over disjoint ranges that cover [0, n). `grain` is the number
-//   of
-//                                 items worth about 10 us of work: less than two grains run inline.
+//                                 of items worth about 10 us of work: less than two grains run inline.
 //   parallel_chunks(n, grain, f)  the same, f(chunk, begin, end): for reductions, which keep one partial
-//   result per
-//                                 chunk (chunk_count(n, grain) of them) and add them up in chunk order.
+//                                 result per chunk (chunk_count(n, grain) of them) and add them up in chunk
+//                                 order.
 //   parallel_tasks(count, f)      f(task) for task in [0, count), each worth 10 us or more.
 //
 // Ranges depend only on (n, grain, thread count), never on timing; a thread does its own share of them first,
@@ -18,6 +17,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+
+#include "cpu/ceil_div.h"
 
 namespace fastdl {
 
@@ -32,11 +33,6 @@ void run(int64_t count, Task task, void* context, bool worth_waking);
 bool in_parallel();
 inline constexpr int64_t kChunksPerThread = 4;
 }  // namespace detail
-
-// How many pieces of b (above 0) there are in a, the last of which may be smaller.
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 inline int64_t chunk_count(int64_t n, int64_t grain) {
   const int64_t by_grain = ceil_div(n, std::max<int64_t>(grain, 1));

@@ -4,15 +4,15 @@
 //
 //   even, odd, zip_low, zip_high   (de)interleaving of two vectors
 //   gather                         one element per lane, by index
-//   split_row                      row -> phases; s = 1 and 2 with vectors, which may write up to two vectors
-//   of
-//                                  `fill` behind the last element
+//   split_row                      row -> phases; s = 1 and 2 with vectors, which may write up to two
+//                                  vectors of `fill` behind the last element
 //   join_row                       phases -> row
 #pragma once
 
 #include <algorithm>
 #include <utility>
 
+#include "cpu/ceil_div.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl::simd {
@@ -129,7 +129,7 @@ void split_row(const T* row, int64_t n, int64_t s, int64_t shift, T* phases, int
     constexpr int64_t w = kWidth<T>;
     const Vec<Int<T>> steps = to_int<T>(iota<T>()) * Int<T>(s);
     for (int64_t first = 0; first < std::min(s, n); ++first) {  // the elements first, first + s, ...
-      const int64_t u = first + shift, count = (n - first + s - 1) / s;
+      const int64_t u = first + shift, count = ceil_div(n - first, s);
       T* to = phases + u % s * pitch + u / s;
       int64_t k = 0;
       for (; k + w <= count; k += w) store<T>(to + k, gather<T>(row + first + k * s, steps));
@@ -151,7 +151,7 @@ void join_row(const T* phases, int64_t pitch, int64_t s, int64_t shift, T* row, 
     for (; i < n; i += 2 * w) store_pairs<T>(row + i, load<T>(first + i / 2), load<T>(second + i / 2), n - i);
   } else {
     for (int64_t first = 0; first < std::min(s, n); ++first) {
-      const int64_t u = first + shift, count = (n - first + s - 1) / s;
+      const int64_t u = first + shift, count = ceil_div(n - first, s);
       const T* from = phases + u % s * pitch + u / s;
       for (int64_t k = 0; k < count; ++k) row[first + k * s] = from[k];
     }

@@ -15,7 +15,7 @@ inline constexpr int64_t kStreamBytes = 20 << 20;
 template <class T, class F, class... In>
 void map(T* y, int64_t n, F f, const In*... in) {
   const bool stream = n * int64_t(sizeof(T)) >= kStreamBytes;
-  parallel_for((n + kMapBlock - 1) / kMapBlock, kMapGrain / kMapBlock, [=](int64_t begin, int64_t end) {
+  parallel_for(ceil_div(n, kMapBlock), kMapGrain / kMapBlock, [=](int64_t begin, int64_t end) {
     constexpr int w = kWidth<T>;
     const int64_t stop = std::min(n, end * kMapBlock);
     int64_t i = begin * kMapBlock;

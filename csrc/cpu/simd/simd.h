@@ -4,13 +4,15 @@
 // vec`: the compiler folds it into the instruction (building zero + scalar instead cannot be folded).
 //
 //   kWidth<T>                lanes of a Vec<T>: 16/8/4 floats on avx512/avx2/baseline
-//   load/store               unaligned; load_n/store_n touch only the first n < kWidth lanes (rest reads as
-//   0) broadcast, max, min      max/min return the SECOND operand when the first is NaN (as the instruction
-//   does) reduce_add, reduce_max   across lanes, fixed order to_int / to_float        lane-wise conversion
-//   between T and the signed integer of the same size stream_store, fence      a store that bypasses the
-//   caches, to an address aligned to the vector: for results larger
-//                            than the last-level cache (spares the read of the line); fence() after a run of
-//                            them
+//   load/store               unaligned; load_n/store_n touch only the first n < kWidth lanes (the rest reads
+//                            as 0)
+//   broadcast, max, min      max/min return the SECOND operand when the first is NaN (as the instruction
+//                            does)
+//   reduce_add, reduce_max   across lanes, fixed order
+//   to_int / to_float        lane-wise conversion between T and the signed integer of the same size
+//   stream_store, fence      a store that bypasses the caches, to an address aligned to the vector: for
+//                            results larger than the last-level cache (spares the read of the line); fence()
+//                            after a run of them
 //   multiply_low             64-bit products of the lower halves of 64-bit lanes
 //   interleave               a0 b0 a1 b1 ... of two vectors of 64-bit lanes
 //

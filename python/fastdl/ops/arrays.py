@@ -31,6 +31,14 @@ def memory_order(x: Any) -> Any:
     return axes if x.transpose(axes).flags.c_contiguous else None
 
 
+def empty_as_it_lies(x: Any) -> Any:
+    """An uninitialised array of the shape and dtype of ``x``, and in its order in memory if that is dense."""
+    order = memory_order(x)
+    if order is None:
+        return empty(x.shape, x.dtype, x)
+    return empty([x.shape[axis] for axis in order], x.dtype, x).transpose(np.argsort(order))
+
+
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
     if value.__class__ is complex and dtype.kind != "c":

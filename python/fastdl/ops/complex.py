@@ -16,7 +16,7 @@ from fastdl.autograd.view import View
 from fastdl.dtypes import FLOATING, complex_dtype, float32, float64, real_dtype
 from fastdl.errors import not_for_complex
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import by_numpy, empty, memory_order, zeros
+from fastdl.ops.arrays import by_numpy, empty, empty_as_it_lies, memory_order, zeros
 from fastdl.ops.common import check_tensors
 from fastdl.ops.unary import abs as absolute
 from fastdl.ops.unary import sign
@@ -173,10 +173,7 @@ class ComplexAbs(ComplexFormula):
         if on_device(grad):
             return self.z * factor
         multiply = select(grad).mul_forward
-        result = empty(self.z.shape, self.z.dtype)
-        order = memory_order(self.z)
-        if order is not None:
-            result = empty([self.z.shape[i] for i in order], self.z.dtype).transpose(np.argsort(order))
+        result = empty_as_it_lies(self.z)
         multiply(self.z.real, factor, result.real)
         multiply(self.z.imag, factor, result.imag)
         return result

@@ -45,36 +45,31 @@ def _flag(inplace: bool, *before: str) -> str:
     return ", ".join([*before, "inplace=True"] if inplace else before)
 
 
-class ReLU(Module):
-    """max(x, 0)."""
+class _Inplace(Module):
+    """An activation without other options than where its result is stored."""
 
     inplace: bool
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
         self.inplace = inplace
+
+    def extra_repr(self) -> str:
+        return _flag(self.inplace)
+
+
+class ReLU(_Inplace):
+    """max(x, 0)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.relu(input, self.inplace)
 
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
 
-
-class ReLU6(Module):
+class ReLU6(_Inplace):
     """x limited to [0, 6]."""
-
-    inplace: bool
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.relu6(input, self.inplace)
-
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
 
 
 class Sigmoid(Module):
@@ -91,68 +86,32 @@ class Tanh(Module):
         return ops.tanh(input)
 
 
-class SiLU(Module):
+class SiLU(_Inplace):
     """x * sigmoid(x)."""
-
-    inplace: bool
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.silu(input, self.inplace)
 
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
 
-
-class Mish(Module):
+class Mish(_Inplace):
     """x * tanh(log(1 + exp(x)))."""
-
-    inplace: bool
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.mish(input, self.inplace)
 
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
 
-
-class SELU(Module):
+class SELU(_Inplace):
     """Scaled exponential linear unit of self-normalizing networks."""
-
-    inplace: bool
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.selu(input, self.inplace)
 
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
 
-
-class Hardsigmoid(Module):
+class Hardsigmoid(_Inplace):
     """x + 3, limited to [0, 6], over 6."""
-
-    inplace: bool
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.hardsigmoid(input, self.inplace)
-
-    def extra_repr(self) -> str:
-        return _flag(self.inplace)
 
 
 class Hardswish(Module):
