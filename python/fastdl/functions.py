@@ -155,6 +155,7 @@ from fastdl.ops.gather import (
     take,
     take_along_dim,
 )
+from fastdl.ops.histogram import *
 from fastdl.ops.linear import (
     addbmm,
     addmm,

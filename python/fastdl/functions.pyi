@@ -96,6 +96,8 @@ from fastdl.ops.gather import index_copy as index_copy
 from fastdl.ops.gather import index_fill as index_fill
 from fastdl.ops.gather import scatter as scatter
 from fastdl.ops.gather import scatter_add as scatter_add
+from fastdl.ops.histogram import Histogram
+from fastdl.ops.histogram import histogramdd as histogramdd
 from fastdl.ops.low_rank import pca_lowrank as pca_lowrank
 from fastdl.ops.low_rank import svd_lowrank as svd_lowrank
 from fastdl.ops.masks import masked_fill as masked_fill
@@ -165,11 +167,9 @@ from fastdl.ops.special import MantissaExponent
 from fastdl.ops.special import isreal as isreal
 from fastdl.ops.spectrogram import istft as istft
 from fastdl.ops.spectrogram import stft as stft
-from fastdl.ops.statistics import Histogram
 from fastdl.ops.statistics import corrcoef as corrcoef
 from fastdl.ops.statistics import cov as cov
 from fastdl.ops.statistics import dist as dist
-from fastdl.ops.statistics import histogramdd as histogramdd
 from fastdl.ops.statistics import trace as trace
 from fastdl.ops.statistics import unique_consecutive as unique_consecutive
 from fastdl.ops.unary import abs as abs

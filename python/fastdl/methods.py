@@ -31,6 +31,7 @@ from fastdl.ops import (
     fill,
     gamma,
     gather,
+    histogram,
     indexing,
     linear,
     masks,
@@ -88,8 +89,9 @@ _METHODS: dict[Any, str] = {
     special: """exp2 erfc erfinv lgamma digamma igamma igammac mvlgamma sinc logit deg2rad rad2deg
         logaddexp logaddexp2 xlogy copysign fmax fmin
         heaviside float_power ldexp frexp nextafter i0 gcd lcm nan_to_num isreal""",
-    statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp cov corrcoef histc
-        histogram unique_consecutive msort trace dist renorm""",
+    statistics: """nansum nanmean nanmedian quantile nanquantile mode cummax cummin logcumsumexp cov corrcoef
+        unique_consecutive msort trace dist renorm""",
+    histogram: "histc histogram",
     spectrogram: "istft stft",
     calculus: "diff",
     products: "inner vdot addr cross kron",

@@ -17,6 +17,7 @@ from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
 from fastdl.ops import gamma as _gamma
 from fastdl.ops import gather as _gather
+from fastdl.ops import histogram as _histogram
 from fastdl.ops import linear as _linear
 from fastdl.ops import masks as _masks
 from fastdl.ops import order as _order
@@ -173,8 +174,8 @@ class TensorMethods:
     half = _cast.half
     hardshrink = _activation.hardshrink
     heaviside = _special.heaviside
-    histc = _statistics.histc
-    histogram = _statistics.histogram
+    histc = _histogram.histc
+    histogram = _histogram.histogram
     hsplit = _parts.hsplit
     hypot = _elementwise.hypot
     i0 = _special.i0

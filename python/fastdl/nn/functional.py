@@ -120,19 +120,9 @@ from fastdl.ops.pool import (
     max_pool3d,
     max_pool3d_with_indices,
 )
-from fastdl.ops.resample import (
-    channel_shuffle,
-    fold,
-    interpolate,
-    pad,
-    pixel_shuffle,
-    pixel_unshuffle,
-    unfold,
-    upsample,
-    upsample_bilinear,
-    upsample_nearest,
-)
+from fastdl.ops.resample import interpolate, pad, upsample, upsample_bilinear, upsample_nearest
 from fastdl.ops.softmax import gumbel_softmax, log_softmax, softmax, softmin
+from fastdl.ops.unfold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold
 from fastdl.ops.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 from fastdl.published import publish as _publish
 

@@ -36,6 +36,7 @@ from fastdl.ops import (
     shape,
     special,
     unary,
+    unfold,
 )
 from fastdl.ops.complex import ComplexAbs, Join, imag, real, real_zeros
 from fastdl.ops.complex_arithmetic import (
@@ -203,15 +204,15 @@ _PARTS = (
     masks.MaskedSelect,
     order.Cumsum,
     pool.AvgPool,
-    resample.ChannelShuffle,
-    resample.Fold,
+    unfold.ChannelShuffle,
+    unfold.Fold,
     resample.Interpolate,
     resample.InterpolateNearest,
     resample.Pad,
-    resample.PixelShuffle,
-    resample.PixelUnshuffle,
+    unfold.PixelShuffle,
+    unfold.PixelUnshuffle,
     resample.Repeat,
-    resample.Unfold,
+    unfold.Unfold,
     shape.DiagonalEmbed,
     shape.Flip,
     shape.Repeat,

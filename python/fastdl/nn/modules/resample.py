@@ -1,4 +1,7 @@
-"""Resampling layers: modules around :mod:`fastdl.ops.resample`. See the classes of the same names in ``torch.nn``."""
+"""Resampling layers: modules around :mod:`fastdl.ops.resample` and :mod:`fastdl.ops.unfold`.
+
+See the classes of the same names in ``torch.nn``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, ClassVar
 from fastdl.errors import ArgumentError
 from fastdl.nn.modules.module import Module
 from fastdl.ops import resample as ops
+from fastdl.ops import unfold
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -249,7 +253,7 @@ class Unfold(Module):
         self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+        return unfold.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
 
     def extra_repr(self) -> str:
         return (
@@ -277,7 +281,9 @@ class Fold(Module):
         self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.fold(input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
+        return unfold.fold(
+            input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride
+        )
 
     def extra_repr(self) -> str:
         return (
@@ -294,7 +300,7 @@ class PixelShuffle(Module):
         self.upscale_factor = upscale_factor
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.pixel_shuffle(input, self.upscale_factor)
+        return unfold.pixel_shuffle(input, self.upscale_factor)
 
     def extra_repr(self) -> str:
         return f"upscale_factor={self.upscale_factor}"
@@ -308,7 +314,7 @@ class PixelUnshuffle(Module):
         self.downscale_factor = downscale_factor
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.pixel_unshuffle(input, self.downscale_factor)
+        return unfold.pixel_unshuffle(input, self.downscale_factor)
 
     def extra_repr(self) -> str:
         return f"downscale_factor={self.downscale_factor}"
@@ -322,7 +328,7 @@ class ChannelShuffle(Module):
         self.groups = groups
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.channel_shuffle(input, self.groups)
+        return unfold.channel_shuffle(input, self.groups)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}"
