@@ -23,6 +23,23 @@ Parameter<T> bias_of(const OptionalArray& bias, int64_t channels, const char* op
   return Parameter<T>(bias, op, "bias", half);
 }
 
+// Of input, weight and bias: arrays for those that are needed, else None and a null pointer.
+template <class T>
+struct Gradients {
+  std::array<py::object, 3> arrays{py::none(), py::none(), py::none()};
+  std::array<T*, 3> data{};
+
+  Gradients(Needs needs, Half half, const Shape& x, const Shape& weight, int64_t bias) {
+    const Shape* shapes[] = {&x, &weight, nullptr};
+    for (size_t i = 0; i < 3; ++i) {
+      if (!needs[i]) continue;
+      py::array array = empty_array(stored_dtype<T>(half), shapes[i] ? *shapes[i] : Shape{bias});
+      data[i] = binding::data<T>(array);
+      arrays[i] = array;
+    }
+  }
+};
+
 // The kernels by how numbers are stored.
 template <class T>
 void forward(Half half, const ConvProblem& p, T* y, const T* x, const T* w, const Computed<T>* bias) {
@@ -87,23 +104,15 @@ py::tuple bind_conv_backward(const py::array& grad_y, const py::array& x, const 
     const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half), w(weight, op, "weight", half);
     const ConvProblem p = conv_problem(op, in.shape(), w.shape(), {stride, padding, dilation, groups});
     same_shape(grad_y, image_shape(p.batch, p.out_channels, p.out, x), op, "grad_y");
-    py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
-    T *gx = nullptr, *gw = nullptr, *gb = nullptr;
-    auto make = [half](py::object& out, const Shape& shape) {
-      py::array array = empty_array(stored_dtype<T>(half), shape);
-      out = array;
-      return data<T>(array);
-    };
-    if (needs[0]) gx = make(grad_x, in.shape());
-    if (needs[1]) gw = make(grad_w, w.shape());
-    if (needs[2]) gb = make(grad_b, {p.out_channels});
+    const Gradients<T> gradients(needs, half, in.shape(), w.shape(), p.out_channels);
+    const auto [gx, gw, gb] = gradients.data;
     {
       KernelScope scope(work(p));
       if (gx) gradient_x<T>(half, p, gx, g, w, nullptr);
       if (gw) gradient_w<T>(half, p, gw, g, in);
       if (gb) gradient_bias<T>(half, gb, g, p.batch, p.out_channels, p.out_size());
     }
-    return py::make_tuple(grad_x, grad_w, grad_b);
+    return py::make_tuple(gradients.arrays[0], gradients.arrays[1], gradients.arrays[2]);
   });
 }
 
@@ -130,23 +139,15 @@ py::tuple transpose_backward(const py::array& grad_y, const py::array& x, const 
     const In<T> g(grad_y, op, "grad_y", half), in(x, op, "x", half), w(weight, op, "weight", half);
     const ConvProblem p = conv_transpose_gradient_problem(op, in.shape(), w.shape(),
                                                           {stride, padding, dilation, groups}, g.shape());
-    py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();
-    T *gx = nullptr, *gw = nullptr, *gb = nullptr;
-    auto make = [half](py::object& out, const Shape& shape) {
-      py::array array = empty_array(stored_dtype<T>(half), shape);
-      out = array;
-      return data<T>(array);
-    };
-    if (needs[0]) gx = make(grad_x, in.shape());
-    if (needs[1]) gw = make(grad_w, w.shape());
-    if (needs[2]) gb = make(grad_b, {p.in_channels});
+    const Gradients<T> gradients(needs, half, in.shape(), w.shape(), p.in_channels);
+    const auto [gx, gw, gb] = gradients.data;
     {
       KernelScope scope(work(p));
       if (gx) forward<T>(half, p, gx, g, w, nullptr);
       if (gw) gradient_w<T>(half, p, gw, in, g);
       if (gb) gradient_bias<T>(half, gb, g, p.batch, p.in_channels, p.in_size());
     }
-    return py::make_tuple(grad_x, grad_w, grad_b);
+    return py::make_tuple(gradients.arrays[0], gradients.arrays[1], gradients.arrays[2]);
   });
 }
 
