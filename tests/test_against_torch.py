@@ -43,6 +43,9 @@ TABLES = {
     "promotion": """
         L.add(L.tensor([True, False]), L.tensor([True, True]), alpha=2)
         L.add(L.tensor([1, 2], dtype=L.uint8), L.tensor([True, False]), alpha=2)
+        L.ones(3).add_(ints(3), alpha=0.5)
+        [L.ones(2, dtype=t).add(L.tensor([100, 3], dtype=L.int8), alpha=2) for t in (L.float32, L.int64, L.float16, L.complex64)]
+        [L.zeros(2, dtype=L.float64).sub(L.ones(2) / 3, alpha=0.1), L.ones(2).add(L.tensor([True, False]), alpha=0.5), L.rsub(L.tensor([1]), 2.0, alpha=0.5)]
         L.stack([L.tensor(1.0), L.tensor(2.0, dtype=L.float64)])
         L.cat([L.ones(2, dtype=L.int64), L.zeros(0)])
         L.tensor([True, False]).square()
@@ -115,6 +118,8 @@ TABLES = {
         L.tensor(2.0).index_add(0, L.tensor([0]), L.tensor(3.0), alpha=2), L.tensor(2.0).index_copy(0, L.tensor([0]), L.tensor(3.0))
         L.tensor(2.0).index_fill(0, L.tensor([0]), 5.0), L.tensor(2.0).index_fill(0, L.tensor([0]), L.tensor(4.0))
         L.tensor(2.0).scatter(0, L.tensor(0), L.tensor(3.0)), L.tensor(2.0).scatter(0, L.tensor(0), 1.5), L.tensor(2.0).scatter_add(0, L.tensor([0]), L.tensor([3.0]))
+        [f(reals(5), L.tensor([3]), reduction=r) for f in (L.nn.functional.cross_entropy, L.nn.functional.nll_loss) for r in ("mean", "none")]
+        L.nn.functional.cross_entropy(reals(5), L.tensor([3, 4])), L.nn.functional.nll_loss(reals(5), L.tensor([3, 4]))
         L.tensor(2.0).scatter_reduce(0, L.tensor(0), L.tensor(3.0), "sum"), L.tensor(3).unfold(0, 1, 1)
         o = L.zeros(()); r = L.scatter(L.tensor(2.0), 0, L.tensor(0), L.tensor(3.0), out=o); [r is o, o, L.tensor(200, dtype=L.uint8).index_add(0, L.tensor([0]), L.tensor(1, dtype=L.uint8), alpha=-1)]
         L.normal(0.0, 1.0, (2, 3), layout=L.strided).shape

@@ -349,3 +349,14 @@ def test_weight_gradients_have_the_same_bits_while_the_pool_is_busy():
         stop.set()
         other.join()
         fastdl.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_im2col_leaves_out_exactly_what_zeros_in_the_kernel_leave_out(kernel):
+    layer = nn.Conv2d(16, 16, kernel, padding=kernel // 2)
+    layer.weight.data[:, :, kernel // 2 + 1 :] = 0
+    x = fastdl.randn(2, 16, 14, 14, requires_grad=True)
+    with fastdl.conv_algorithm("im2col"):
+        layer(x)[:, :, 5].sum().backward()
+    assert not x.grad[:, :, 6:].any()
+    assert x.grad[:, :, 5].any()

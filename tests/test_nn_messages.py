@@ -6,7 +6,10 @@ import inspect
 
 import pytest
 
+import fastdl
 from fastdl import nn
+from fastdl.nn import functional as F
+from fastdl.utils.data import default_collate
 
 WRONG = {
     "None": None,
@@ -94,3 +97,78 @@ def test_errors_of_constructors_say_what_came():
     with pytest.raises(TypeError, match="Linear: out_features must be an int"):
         Mine(3)
     assert list(inspect.signature(nn.Linear).parameters)[:2] == ["in_features", "out_features"]
+
+
+t, ones = fastdl.tensor, fastdl.ones
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: nn.Linear(3, 2)(ones(4, 3, dtype=fastdl.float64)),
+            TypeError,
+            r"linear: input is float64 but weight is float32; give both the same dtype: x.to\(weight.dtype\), or model",
+        ),
+        (
+            lambda: nn.Linear(3, 2)(ones(4, 3, dtype=fastdl.int64)),
+            TypeError,
+            "input is int64 but weight is float32",
+        ),
+        (
+            lambda: nn.CrossEntropyLoss(ones(2, 3), t([0, 1])),
+            TypeError,
+            r"CrossEntropyLoss: size_average and reduce must be bools, got a Tensor; .* is made first, then called",
+        ),
+        (lambda: nn.MSELoss(ones(2), ones(2)), TypeError, "MSELoss: size_average and reduce must be bools"),
+        (
+            lambda: F.mse_loss(ones(2), ones(2), reduce=ones(1)),
+            TypeError,
+            "mse_loss: size_average and reduce",
+        ),
+        (
+            lambda: nn.utils.rnn.pad_sequence([ones(2), [1, 2]]),
+            TypeError,
+            r"pad_sequence: sequences\[1\] must be a Tensor, got list; use fastdl.tensor",
+        ),
+        (lambda: nn.Parameter([1.0]), TypeError, r"Parameter: data must be a Tensor or an array, got list"),
+        (
+            lambda: nn.Sequential([nn.ReLU()]),
+            TypeError,
+            r"list is not a Module subclass; nn.Sequential\(\*layers\) takes the layers one by one",
+        ),
+        (lambda: fastdl.full((2,), None), TypeError, "full: fill_value must be a number, got None"),
+        (lambda: fastdl.ones(2.5), TypeError, "ones: the extents must be integers, got 2.5"),
+        (lambda: fastdl.zeros(2, "3"), TypeError, r"zeros: the extents must be integers, got \(2, '3'\)"),
+        (lambda: fastdl.from_numpy([1]), TypeError, r"got list; use fastdl.tensor\(x\)"),
+        (lambda: fastdl.bernoulli(t([0.5, 2.0])), RuntimeError, r"must lie in \[0, 1\], got 2$"),
+        (lambda: fastdl.bernoulli(t([float("nan")])), RuntimeError, r"must lie in \[0, 1\], got nan"),
+        (
+            lambda: fastdl.linalg.cholesky(-fastdl.eye(2)),
+            fastdl.linalg.LinAlgError,
+            r"cholesky: A of shape \(2, 2\) is not positive definite; .* eye\(n\)",
+        ),
+        (
+            lambda: default_collate([(1, 2), (1,)]),
+            RuntimeError,
+            r"of equal size, got lengths \[2, 1\]; pass a collate_fn",
+        ),
+        (
+            lambda: nn.Linear(2, 3).load_state_dict(
+                {f"module.{k}": v for k, v in nn.Linear(2, 3).state_dict().items()}
+            ),
+            RuntimeError,
+            r"(?s)Missing.*Unexpected.*the keys begin with 'module.': take it off with key.partition\('.'\)\[2\]",
+        ),
+    ],
+)
+def test_what_beginners_get_wrong_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_keys_without_a_common_prefix_are_only_listed():
+    for state in ({"module.weight": ones(3, 2)}, {"a.weight": ones(3, 2), "b.bias": ones(3)}):
+        with pytest.raises(RuntimeError) as caught:
+            nn.Linear(2, 3).load_state_dict(state)
+        assert "begin with" not in str(caught.value)

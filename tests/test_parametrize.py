@@ -146,6 +146,10 @@ def test_own_parametrizations_are_chained_assigned_and_removed():
     twin.weight = wanted * 2
     assert layer.weight.tolist() == wanted.tolist()
     parametrize.register_parametrization(layer, "weight", Exponential())
+    np.testing.assert_allclose(
+        layer.weight.detach().numpy(), wanted.exp().numpy(), rtol=1e-6
+    )  # as in PyTorch
+    layer.weight = wanted
     np.testing.assert_allclose(layer.weight.detach().numpy(), wanted.numpy(), rtol=1e-6)
     with parametrize.cached():
         assert layer.weight is layer.weight
@@ -156,6 +160,34 @@ def test_own_parametrizations_are_chained_assigned_and_removed():
     np.testing.assert_allclose(layer.weight.detach().numpy(), wanted.numpy(), rtol=1e-6)
     parametrize.remove_parametrizations(twin, "weight", leave_parametrized=False)
     assert twin.weight.tolist() == (wanted * 2).triu().tolist()
+
+
+def test_a_second_parametrization_leaves_the_original_alone():
+    values = np.linspace(-1, 1, 9).reshape(3, 3)  # of which a logarithm would make NaN
+    weights = []
+    for library in (fastdl, pytest.importorskip("torch")):
+
+        class Positive(library.nn.Module):
+            def forward(self, x):
+                return x.exp()
+
+            def right_inverse(self, x):
+                return x.log()
+
+        class Halved(library.nn.Module):
+            def forward(self, x):
+                return x / 2
+
+            def right_inverse(self, x):
+                raise NotImplementedError
+
+        register = library.nn.utils.parametrize.register_parametrization
+        layer = library.nn.Linear(3, 3).double()
+        layer.weight.data.copy_(library.tensor(values))
+        register(register(layer, "weight", Halved()), "weight", Positive(), unsafe=True)
+        assert layer.parametrizations.weight.unsafe
+        weights.append(layer.weight.detach().numpy())
+    np.testing.assert_allclose(*weights, rtol=1e-15)
 
 
 def test_older_weight_norm_checkpoints_load():

@@ -197,7 +197,9 @@ def from_numpy(ndarray: Any, /) -> Tensor:
     Strided and Fortran-order arrays are fine. A read-only array gives a tensor that cannot be changed in place.
     """
     if not isinstance(ndarray, np.ndarray):
-        raise TypeError(f"from_numpy: expected a numpy.ndarray, got {type(ndarray).__name__}")
+        raise TypeError(
+            f"from_numpy: expected a numpy.ndarray, got {type(ndarray).__name__}; use fastdl.tensor(x)"
+        )
     if isinstance(ndarray, np.ma.MaskedArray):
         raise TypeError("from_numpy: a masked array would lose its mask; pass array.filled(value)")
     array = check_array("from_numpy", np.asarray(ndarray))
@@ -263,7 +265,11 @@ frombuffer = from_buffer
 
 def shape_of(op: str, size: Any) -> tuple[int, ...]:
     """The shape given as ``f(2, 3)`` or ``f((2, 3))``, checked."""
-    shape = ints(size)
+    try:
+        shape = ints(size)
+    except TypeError as error:
+        given = size[0] if len(size) == 1 else size
+        raise TypeError(f"{op}: the extents must be integers, got {given!r}: {error}") from None
     if shape and min(shape) < 0:
         raise RuntimeError(f"{op}: extents must not be negative, got {shape}")
     return shape
@@ -351,6 +357,8 @@ def full(
     """A tensor filled with one value, which decides the dtype unless it is given; see ``torch.full``."""
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
+    elif not isinstance(fill_value, (int, float, complex, np.generic)):
+        raise TypeError(f"full: fill_value must be a number, got {fill_value!r}")
     if dtype is None:
         d = number_dtype(fill_value)
     else:

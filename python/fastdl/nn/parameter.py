@@ -9,7 +9,9 @@ import numpy as np
 from fastdl.arrays import check_array, pooled_copy
 from fastdl.devices import device_of, make, resolve
 from fastdl.dtypes import DIFFERENTIABLE, Size, as_dtype, get_default_dtype
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
+from fastdl.kernels import is_array
 from fastdl.tensor import Tensor
 
 __all__ = ["Buffer", "Parameter", "UninitializedParameter", "empty"]
@@ -26,7 +28,11 @@ def empty(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Any:
 def _array_of(data: Any) -> Any:
     if data is None:
         return np.empty(0, get_default_dtype())
-    return data._data if isinstance(data, Tensor) else check_array("Parameter", as_array(data))
+    if isinstance(data, Tensor):
+        return data._data
+    if not is_array(data):  # a list of floats would be float64, as no other tensor made of it is
+        raise not_a_tensor("Parameter", "data", data, "a Tensor or an array")
+    return check_array("Parameter", as_array(data))
 
 
 class Parameter(Tensor):

@@ -26,6 +26,7 @@ from fastdl.ops.binary import (
 )
 from fastdl.ops.division import FloorDivide, Fmod, Remainder, TruncDivide
 from fastdl.ops.out import constant, store
+from fastdl.ops.promotion import result_type
 from fastdl.tensor import Tensor
 
 
@@ -68,23 +69,21 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
 
 
 def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
+    """alpha * other in the dtype of the sum that it becomes part of."""
     if alpha == 1:
         return other
-    if (
-        isinstance(alpha, float)
-        and isinstance(other, Tensor)
-        and other._data.dtype.kind not in DIFFERENTIABLE
-    ):
+    dtype = result_type(input, other)
+    if isinstance(alpha, float) and dtype.kind not in DIFFERENTIABLE:
         raise RuntimeError(f"{op}: for integer tensors alpha must be an integer, got {alpha}")
+    if isinstance(alpha, complex) and dtype.kind != "c":
+        raise RuntimeError(f"{op}: alpha may be complex only for complex tensors, got {alpha}")
     if not isinstance(other, Tensor):
         return other * alpha
-    return apply(Mul, other, alpha) if other._data.dtype.kind != "b" else _scaled_bool(input, other, alpha)
-
-
-def _scaled_bool(input: Any, other: Tensor, alpha: Any) -> Any:
-    """alpha times a bool tensor, in the dtype of the sum that it becomes part of."""
-    dtype = input._data.dtype if isinstance(input, Tensor) else other._data.dtype
-    return other.to(dtype) * dtype.type(alpha).item()
+    if other._data.dtype.kind == "b":
+        if op != "add":
+            return other  # which the subtraction refuses
+        return other.to(dtype) * dtype.type(alpha).item()
+    return apply(Mul, other if other._data.dtype is dtype else other.to(dtype), alpha)
 
 
 def _added(input: Any, other: Any, alpha: Any, out: Any) -> Tensor | None:

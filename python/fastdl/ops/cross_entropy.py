@@ -208,7 +208,7 @@ def cross_entropy(
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, ...), float32 or float64.
-        target: integer class indices of shape (), (N) or (N, d1, ...); or probabilities of input's shape and
+        target: integer class indices of shape () or (1), (N), or (N, d1, ...); or probabilities of input's shape and
             dtype.
         weight: one factor per class (C).
         ignore_index: targets with this index neither count nor receive a gradient.
@@ -247,7 +247,9 @@ def cross_entropy(
         return CrossEntropyProbabilities.apply(  # type: ignore[no-any-return]
             input, target, weight, smoothing=label_smoothing, reduction=reduction
         )
-    _check_indices("cross_entropy", x, t, f". Class probabilities would have shape {x.shape}")
+    if x.ndim == 1 and t.shape == (1,):
+        target = target.reshape(())
+    _check_indices("cross_entropy", x, target._data, f". Class probabilities would have shape {x.shape}")
     return CrossEntropy.apply(  # type: ignore[no-any-return]
         input, target, weight, ignore_index=ignore_index, smoothing=label_smoothing, reduction=reduction
     )
@@ -276,6 +278,8 @@ def nll_loss(
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction("nll_loss", size_average, reduce, reduction)
     _check_input("nll_loss", input, weight)
+    if input._data.ndim == 1 and target._data.shape == (1,):
+        target = target.reshape(())
     _check_indices("nll_loss", input._data, target._data, "")
     return NllLoss.apply(  # type: ignore[no-any-return]
         input, target, weight, ignore_index=ignore_index, reduction=reduction

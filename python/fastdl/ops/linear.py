@@ -18,7 +18,7 @@ from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
@@ -205,6 +205,14 @@ def _integer_product(result: Any, dtype: Any) -> Tensor:
     return Tensor._wrap(array(result).astype(dtype, copy=False))
 
 
+def _check_linear_dtypes(x: Any, weight: Any) -> None:
+    if x != weight and mode.autocast is None:
+        raise DtypeError(
+            f"linear: input is {x} but weight is {weight}; give both the same dtype: x.to(weight.dtype), or "
+            "model.double() for a model in float64"
+        )
+
+
 def linear(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
@@ -222,6 +230,7 @@ def linear(
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: if input and weight differ in dtype (and no autocast is on).
 
     Example:
         >>> import fastdl
@@ -230,6 +239,8 @@ def linear(
         tensor([11.5000])
     """
     shape, w = input._data.shape, weight._data.shape
+    if input._data.dtype is not weight._data.dtype:
+        _check_linear_dtypes(input._data.dtype, weight._data.dtype)
     if not shape or not 1 <= len(w) <= 2 or shape[-1] != w[-1]:
         _check_linear(shape, w)
     if bias is not None and bias._data.shape != w[:-1]:

@@ -146,7 +146,13 @@ class Cholesky(Op):
     saves_output = True
 
     def forward(self, a: Any) -> Any:
-        self.y = np.linalg.cholesky(a)
+        try:
+            self.y = np.linalg.cholesky(a)
+        except LinAlgError:
+            raise LinAlgError(
+                f"cholesky: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} not positive "
+                "definite; A + 1e-6 * eye(n) helps where only rounding is to blame"
+            ) from None
         return self.y
 
     def backward(self, grad: Any) -> Any:

@@ -20,6 +20,11 @@ REDUCTIONS = frozenset(("none", "mean", "sum"))
 def check_reduction(op: str, size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """The reduction to apply. ``size_average`` and ``reduce`` are PyTorch's older names for the choice."""
     if size_average is not None or reduce is not None:
+        if isinstance(size_average, Tensor) or isinstance(reduce, Tensor):
+            raise TypeError(
+                f"{op}: size_average and reduce must be bools, got a Tensor; a loss that is a layer is made first, "
+                f"then called: nn.MSELoss()(input, target)"
+            )
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
         warnings.warn(
             f"{op}: size_average and reduce are deprecated; use reduction='{reduction}'", stacklevel=3

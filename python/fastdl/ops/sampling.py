@@ -260,7 +260,8 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
     if x.dtype.itemsize == 2:
         x = x.astype(float32)
     if x.size and not capture.active and not (x.min() >= 0 and x.max() <= 1):
-        raise RuntimeError("bernoulli: probabilities must lie in [0, 1]")
+        outside = x[~((x >= 0) & (x <= 1))].reshape(-1)[0].item()
+        raise RuntimeError(f"bernoulli: probabilities must lie in [0, 1], got {outside:g}")
     return Tensor._wrap(
         select(x).random_bernoulli(x, *_draw(generator, device_of(x))).astype(input.dtype, copy=False)
     )

@@ -68,10 +68,9 @@ def plot_confusion_matrix(
     for i in range(classes):
         for j in range(classes):
             if matrix[i, j]:
-                right = i == j
-                axes.text(
-                    j, i, matrix[i, j], ha="center", va="center", color="tab:green" if right else "black"
-                )
+                dark = mistakes[i, j] > 0.6 * mistakes.max()
+                color = "tab:green" if i == j else "white" if dark else "black"
+                axes.text(j, i, matrix[i, j], ha="center", va="center", color=color)
     axes.set_xticks(range(classes), names)
     axes.set_yticks(range(classes), names)
     axes.set_xlabel("predicted")

@@ -249,6 +249,8 @@ class Module(State):
             hint = ""
             if isinstance(module, type) and issubclass(module, Module):
                 hint = f"; {module.__name__} is the class, {module.__name__}() makes a layer"
+            elif isinstance(module, (list, tuple)):
+                hint = "; nn.Sequential(*layers) takes the layers one by one"
             elif callable(module):
                 hint = "; a function is called in forward, or has a layer: nn.ReLU() for relu"
             raise TypeError(f"add_module: {_type_name(module)} is not a Module subclass{hint}")

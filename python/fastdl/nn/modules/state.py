@@ -241,6 +241,15 @@ class State(Calls):
                 if keys:
                     listed = ", ".join(f'"{key}"' for key in keys)
                     errors.insert(0, f"{title} key(s) in state_dict: {listed}. ")
+            prefixes = {key.partition(".")[0] for key in unexpected}
+            if (
+                missing
+                and len(prefixes) == 1
+                and {f"{p}.{k}" for p in prefixes for k in missing} <= {*unexpected}
+            ):
+                errors.append(
+                    f"the keys begin with '{prefixes.pop()}.': take it off with key.partition('.')[2]"
+                )
         if errors:
             raise RuntimeError(
                 f"Error(s) in loading state_dict for {self._get_name()}:\n\t" + "\n\t".join(errors)

@@ -7,7 +7,7 @@ from ``module.parametrizations.weight.original``, which is what is trained and s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from fastdl.autograd.mode import no_grad
@@ -60,7 +60,8 @@ class ParametrizationList(ModuleList):
             value: Any = original
             for module in reversed(modules):
                 if hasattr(module, "right_inverse"):
-                    value = module.right_inverse(value)
+                    with suppress(NotImplementedError):  # then the original is the value as it stands
+                        value = module.right_inverse(value)
         self.is_tensor = isinstance(value, Tensor)
         trained = isinstance(original, Parameter)
         if self.is_tensor:
@@ -146,7 +147,8 @@ def register_parametrization(
         module: the layer.
         tensor_name: which of its tensors.
         parametrization: a module from the original to the tensor. If it has a method ``right_inverse``, the original
-            is what that returns for the present tensor; several registered for one tensor are chained.
+            is what that returns for the present tensor. Several registered for one tensor are chained: a later one is
+            applied to what the others give, and the original stays as it is.
         unsafe: allow other shapes and dtypes than the original's.
 
     See ``torch.nn.utils.parametrize.register_parametrization``.
@@ -166,11 +168,8 @@ def register_parametrization(
         sources = _sources(module)[tensor_name]
         if not unsafe:
             _check_map(parametrization, getattr(module, tensor_name), tensor_name)
-        if hasattr(parametrization, "right_inverse"):
-            with no_grad():
-                value = getattr(module, tensor_name)
-                sources.right_inverse(parametrization.right_inverse(value))
         sources.append(parametrization)
+        sources.unsafe |= unsafe
         return module
     if tensor_name not in module._parameter_names and tensor_name not in module._buffer_names:
         raise ValueError(

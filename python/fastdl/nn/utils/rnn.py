@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.devices import to_host
+from fastdl.errors import not_a_tensor
 from fastdl.ops.rnn import PlaceRows, TakeRows, packed_rows
 from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
@@ -263,6 +264,8 @@ def pad_sequence(
     if padding_side not in ("left", "right"):
         raise RuntimeError(f"{op}: padding_side must be 'left' or 'right', got {padding_side!r}")
     for i, part in enumerate(parts):
+        if not isinstance(part, Tensor):
+            raise not_a_tensor(op, f"sequences[{i}]", part)
         if part.ndim == 0 or part.shape[1:] != parts[0].shape[1:]:
             raise RuntimeError(
                 f"{op}: sequences may differ in their first axis only, but sequence 0 has shape "

@@ -60,8 +60,12 @@ def default_collate(batch: Sequence[Any]) -> Any:
     if isinstance(sample, Mapping):
         return _mapping(sample, {key: default_collate([s[key] for s in batch]) for key in sample})
     if isinstance(sample, Sequence):
-        if any(len(s) != len(sample) for s in batch):
-            raise RuntimeError("each element in list of batch should be of equal size")
+        lengths = [len(s) for s in batch]
+        if min(lengths) != max(lengths):
+            raise RuntimeError(
+                f"default_collate: each element in list of batch should be of equal size, got lengths {lengths}; "
+                "pass a collate_fn"
+            )
         columns = [default_collate(column) for column in zip(*batch, strict=True)]
         return type(sample)(*columns) if hasattr(sample, "_fields") else columns
     raise TypeError(
