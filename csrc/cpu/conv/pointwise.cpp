@@ -5,11 +5,11 @@
 //             dot products of their rows
 //
 // Work and blocking are the matrix engine's; one batched call for all images of a group.
+#include <type_traits>
+
 #include "cpu/conv/algorithm.h"
-#include "cpu/conv/tap_tile.h"
+#include "cpu/conv/dot_rows.h"
 #include "cpu/gemm/panels.h"
-#include "cpu/parts.h"
-#include "cpu/runtime/memory.h"
 
 namespace fastdl {
 namespace {
@@ -54,105 +54,12 @@ struct PackPositions {
   }
 };
 
-// Weights of few channels are dot products of rows as they lie in memory: the engine packs both sides,
-// transposed, which takes longer than their products, and its tiles would be mostly empty. A tile: the
-// products of some rows of grad_y and of x, lane by lane.
-constexpr int kDotRows = 4;
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kDotColumns = 4;
-#else
-constexpr int kDotColumns = 2;  // eight sums and their operands fill 16 registers
-#endif
-constexpr int64_t kRowBytes = 2048;  // of a row at once: a tile's rows stay in L1
-
-// Whether that is faster: rows are some vectors long, one side has so few channels that the engine's tiles
-// are mostly empty (or both have few), and the sums of each weight's lanes do not count.
-bool has_few_weights(const ConvProblem& p) {
-  const int64_t weights = p.group_in() * p.group_out(), few = std::min(p.group_in(), p.group_out());
-  return p.in_size() >= 64 && weights <= (few <= 8 ? 2048 : 256) && p.batch * p.in_size() >= 4 * weights;
-}
-
-// sums[i][j] += grad[rows[i]] * x[columns[j]], over `count` positions.
-template <class T>
-void add_dots(T* sums, const T* const* rows, const T* const* columns, int64_t count) {
-  using namespace simd;
-  constexpr int w = kWidth<T>;
-  Vec<T> acc[kDotRows][kDotColumns];
-#pragma GCC unroll 4
-  for (int i = 0; i < kDotRows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kDotColumns; ++j) acc[i][j] = Vec<T>{};
-  const auto add = [&](auto&& vector) __attribute__((always_inline)) {
-    Vec<T> x[kDotColumns];
-#pragma GCC unroll 4
-    for (int j = 0; j < kDotColumns; ++j) x[j] = vector(columns[j]);
-#pragma GCC unroll 4
-    for (int i = 0; i < kDotRows; ++i) {
-      const Vec<T> g = vector(rows[i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kDotColumns; ++j) acc[i][j] += g * x[j];
-    }
-  };
-  int64_t at = 0;
-  for (; at + w <= count; at += w) add([=](const T* row) { return load(row + at); });
-  if (at < count) add([=](const T* row) { return load_n(row + at, int(count - at)); });
-#pragma GCC unroll 4
-  for (int i = 0; i < kDotRows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kDotColumns; ++j) {
-      T* sum = sums + (i * kDotColumns + j) * w;
-      store<T>(sum, load(sum) + acc[i][j]);
-    }
-}
-
-// One group; a chunk of all images' pieces of rows per sum.
-template <class T>
-void grad_w_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  constexpr int w = simd::kWidth<T>;
-  constexpr int64_t tile_size = kDotRows * kDotColumns * w;
-  const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
-  const int64_t columns = ceil_div(c, kDotColumns), sums_size = ceil_div(k, kDotRows) * columns * tile_size;
-  const Pieces pieces(ceil_div(size, w), kRowBytes / simd::kBytes);
-  const int64_t items = p.batch * pieces.pieces;
-  const double microseconds =
-      std::max(tile::product_microseconds<T>(k, c, p.batch * size),
-               5e-5 * double(p.batch * (k + c) * size) * double(sizeof(T)));  // 20 GB/s
-  const int64_t grain = std::max<int64_t>(1, int64_t(10 * double(items) / microseconds));
-  const int64_t parts = chunk_count(items, grain);
-  memory::Buffer<T> sums(size_t(parts * sums_size));
-  const auto add_piece = [&](T* sum, int64_t image, int64_t first, int64_t count) {
-    for (int64_t k0 = 0; k0 < k; k0 += kDotRows)
-      for (int64_t c0 = 0; c0 < c; c0 += kDotColumns, sum += tile_size) {
-        const T *rows[kDotRows], *others[kDotColumns];  // those beyond the last compute it again
-        for (int i = 0; i < kDotRows; ++i)
-          rows[i] = gy + (image * p.out_channels + std::min(k0 + i, k - 1)) * size + first;
-        for (int j = 0; j < kDotColumns; ++j)
-          others[j] = x + (image * p.in_channels + std::min(c0 + j, c - 1)) * size + first;
-        add_dots(sum, rows, others, count);
-      }
-  };
-  parallel_chunks(items, grain, [&](int64_t part, int64_t begin, int64_t end) {
-    T* sum = sums + part * sums_size;
-    std::fill_n(sum, sums_size, T(0));
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t piece = i % pieces.pieces, first = pieces.begin(piece) * w;
-      add_piece(sum, i / pieces.pieces, first, std::min(pieces.size(piece) * w, size - first));
-    }
-  });
-  add_parts<T>(sums.get(), sums.get(), sums_size, parts);
-  for (int64_t i = 0; i < k; ++i)
-    for (int64_t j = 0; j < c; ++j) {
-      const int64_t tile = i / kDotRows * columns + j / kDotColumns;
-      const int64_t at = tile * tile_size + (i % kDotRows * kDotColumns + j % kDotColumns) * w;
-      gw[i * c + j] = simd::reduce_add<T>(simd::load(sums + at));
-    }
-}
-
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
   for_groups<T>(p, [&](int64_t g) {
-    if (has_few_weights(p)) return grad_w_by_rows<T>(p, gw + g * k * c, gy + g * k * size, x + g * c * size);
+    if constexpr (std::is_same_v<T, float>)  // for doubles its code would cost more than it is worth
+      if (has_few_weights(p)) return grad_w_by_rows(p, gw + g * k * c, gy + g * k * size, x + g * c * size);
     tile::gemm_panels<T>(k, c, p.batch * size,
                          PackPositions<T, tile::kMR<T>>{gy + g * k * size, size, p.out_channels * size},
                          PackPositions<T, tile::kNR<T>>{x + g * c * size, size, p.in_channels * size}, T(1),
