@@ -1,6 +1,8 @@
 // One way to compute convolutions. Every algorithm does all three passes of the problems it accepts.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/conv/conv.h"
 #include "cpu/gemm/share.h"
 
@@ -69,8 +71,10 @@ void for_groups(const ConvProblem& p, F&& f) {
     for (int64_t g = begin; g < end; ++g) f(g);
   };
   if (one_by_one(p.groups, p.macs())) return range(0, p.groups);
-  tile::share(p.groups, tile::product_microseconds<T>(p.out_channels, p.batch * p.out_size(), p.patch()),
-              range);
+  // Few products wait for their operands: 20 GB/s.
+  const int64_t operands = p.batch * (p.in_channels * p.in_size() + p.out_channels * p.out_size());
+  const double products = tile::product_microseconds<T>(p.out_channels, p.batch * p.out_size(), p.patch());
+  tile::share(p.groups, std::max(products, 5e-5 * double(operands) * double(sizeof(T))), range);
 }
 
 }  // namespace fastdl

@@ -410,7 +410,9 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 const char* refusal(const ConvProblem& p) {
   return p.group_in() == 1 ? nullptr : "it needs one input channel per group";
 }
-bool worthwhile(const ConvProblem& p, ConvPass) {
+bool worthwhile(const ConvProblem& p, ConvPass pass) {
+  // Planes times a number, unless they are small: as products they are read and written once, row after row.
+  if (pass != ConvPass::grad_w && p.in_size() >= 512 && !conv_pointwise<float>().refusal(p)) return false;
   return p.groups > 1 || p.out_channels == 1;
 }
 

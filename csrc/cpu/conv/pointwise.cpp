@@ -1,10 +1,14 @@
 // 1x1 convolution with stride 1 and no padding: matrix products on the arrays as they lie in memory.
 //
 //   forward   y[n] (K x P) = w (K x C) x[n] (C x P)          grad_x[n] = w^T grad_y[n]
-//   grad_w    sum over n of grad_y[n] x[n]^T, as one product over all images' positions
+//   grad_w    sum over n of grad_y[n] x[n]^T, as one product over all images' positions; of few channels, as
+//             dot products of their rows
 //
 // Work and blocking are the matrix engine's; one batched call for all images of a group.
+#include <type_traits>
+
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/dot_rows.h"
 #include "cpu/gemm/panels.h"
 
 namespace fastdl {
@@ -54,6 +58,8 @@ template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
   for_groups<T>(p, [&](int64_t g) {
+    if constexpr (std::is_same_v<T, float>)  // for doubles its code would cost more than it is worth
+      if (has_few_weights(p)) return grad_w_by_rows(p, gw + g * k * c, gy + g * k * size, x + g * c * size);
     tile::gemm_panels<T>(k, c, p.batch * size,
                          PackPositions<T, tile::kMR<T>>{gy + g * k * size, size, p.out_channels * size},
                          PackPositions<T, tile::kNR<T>>{x + g * c * size, size, p.in_channels * size}, T(1),
@@ -74,7 +80,7 @@ bool worthwhile(const ConvProblem& p, ConvPass pass) {
   if (pass == ConvPass::forward && p.batch > 1 && p.group_in() >= 512 && p.group_out() >= 128 &&
       10 * whole > 11 * size)
     return false;
-  return p.group_in() > 1 || p.groups == 1;  // an outer product writes the result once, and nothing else
+  return true;  // (an outer product writes the result once, and nothing else)
 }
 
 }  // namespace
