@@ -163,6 +163,7 @@ from fastdl.typed import (
     LongTensor,
     ShortTensor,
 )
+from fastdl.untyped_storage import UntypedStorage
 from fastdl.windows import *
 
 from fastdl import func, nn, optim, utils  # isort: skip - they build on the names above
@@ -219,6 +220,7 @@ __all__ = [
     "ShortTensor",
     "Size",
     "Tensor",
+    "UntypedStorage",
     "adaptive_avg_pool1d",
     "adaptive_max_pool1d",
     "amp",

@@ -147,6 +147,9 @@ def known_dtype(d: Any) -> dtype | None:
     return found
 
 
+_OF_ML_DTYPES = 2  # NumPy's word for dtypes of other packages
+
+
 class finfo:
     """The limits of a floating-point dtype as Python numbers, by default of the default dtype. See ``torch.finfo``.
 
@@ -159,7 +162,9 @@ class finfo:
     """
 
     def __init__(self, type: Any = None) -> None:
-        d = _default if type is None else real_dtype(as_dtype("finfo", type))
+        d = getattr(type, "dtype", type)
+        if not (isinstance(d, np.dtype) and d.isbuiltin == _OF_ML_DTYPES):  # float8, which no tensor has
+            d = _default if type is None else real_dtype(as_dtype("finfo", type))
         if d.kind not in FLOATING:
             raise TypeError(f"finfo: only floating-point dtypes have one, got {d}; use iinfo()")
         limits = floating_info(d)
@@ -176,7 +181,7 @@ class finfo:
 
 def floating_info(d: dtype) -> Any:
     """``numpy.finfo``, for bfloat16 as well."""
-    if d.kind == "V":
+    if d.isbuiltin == _OF_ML_DTYPES:
         from ml_dtypes import finfo
 
         return finfo(d)
@@ -304,6 +309,6 @@ class device:
         return device, (self.type, self.index)
 
 
-CPU = device("cpu")
+CPU, META = device("cpu"), device("meta")
 defaults = [CPU]
 """Where tensors are made if no device is given: the last one, of ``with device:`` inside ``set_default_device``."""

@@ -61,7 +61,7 @@ def arange(
     if count is None:
         count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
     where = resolve("arange", device)
-    if whole and where is not CPU:
+    if whole and where.type == "cuda":
         xp = cupy()
         with xp.cuda.Device(where.index):
             values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)

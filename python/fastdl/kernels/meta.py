@@ -1,0 +1,118 @@
+"""Arrays without values: what tensors of the device ``meta`` hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class MetaArray:
+    """An array's extents, strides and dtype. It is no array for NumPy or for kernels, which refuse it.
+
+    They are those of ``zeros``, memory that nobody writes to: the operating system counts no page of it as used.
+    :class:`MetaKernels` compute on zeros, too, and keep of the results only what they are like.
+    Methods that look at an array in another way (``reshape``, ``transpose``, indexing) give another MetaArray.
+    """
+
+    __slots__ = ("zeros",)
+    __array_ufunc__ = None  # NumPy's operators say TypeError
+
+    def __init__(self, zeros: Any) -> None:
+        self.zeros = zeros
+
+    @staticmethod
+    def like(array: Any) -> MetaArray:
+        """One of the extents, strides and dtype of ``array``."""
+        if array.__class__ is MetaArray:
+            return array  # type: ignore[no-any-return]
+        if array.flags.c_contiguous or 0 in array.strides or array.size == 0:
+            return MetaArray(np.zeros(array.shape, array.dtype))
+        order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+        zeros = np.zeros([array.shape[axis] for axis in order], array.dtype)
+        return MetaArray(zeros.transpose(np.argsort(order)))
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.zeros, name)
+        if not callable(found):
+            return MetaArray(found) if isinstance(found, np.ndarray) else found
+
+        def method(*arguments: Any, **options: Any) -> Any:
+            result = found(*[_plain(a) for a in arguments], **options)
+            return MetaArray(np.asarray(result)) if isinstance(result, (np.ndarray, np.generic)) else result
+
+        return method
+
+    def __getitem__(self, key: Any) -> MetaArray:
+        for part in key if key.__class__ is tuple else (key,):
+            if part.__class__ is MetaArray and part.dtype.kind == "b":
+                raise ByValue("indexing by a mask")
+        return MetaArray(np.asarray(self.zeros[_plain(key)]))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Nothing is kept."""
+
+    def __len__(self) -> int:
+        return len(self.zeros)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        raise no_values()
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        raise NotImplementedError(
+            f"{function.__name__}: not on tensors without values (device 'meta'); make them where they will be"
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple([_plain(v) for v in value])
+    return value.zeros if value.__class__ is MetaArray else value
+
+
+def zeros(value: Any) -> Any:
+    """New zeros for an array without values, which may be written to; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple([zeros(v) for v in value])
+    return np.zeros(value.shape, value.dtype) if value.__class__ is MetaArray else value
+
+
+def like(value: Any) -> Any:
+    """Arrays without values for arrays; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple([like(v) for v in value])
+    return MetaArray.like(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+class ByValue(NotImplementedError):
+    """Raised for what has a result whose size depends on values."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: how large the result is depends on values; tensors on 'meta' have none")
+
+
+_BY_VALUE = frozenset(["count_true", "masked_select", "nonzero"])
+
+
+class MetaKernels:
+    """The kernel contract on arrays without values."""
+
+    def __init__(self, kernels: Any) -> None:
+        self.kernels = kernels
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _BY_VALUE:
+            raise ByValue(name)
+        kernel = getattr(self.kernels, name)
+
+        def on_zeros(*arguments: Any, **options: Any) -> Any:
+            if any([isinstance(a, np.ndarray) and a.ndim for a in arguments]):
+                raise TypeError(f"{name}: arrays with values among arrays without")
+            return like(kernel(*zeros(arguments), **{name: zeros(value) for name, value in options.items()}))
+
+        return on_zeros
+
+
+def no_values() -> NotImplementedError:
+    """What reading the values of a tensor of the device ``meta`` is."""
+    return NotImplementedError("Cannot copy out of meta tensor; no data! It lies on the device 'meta'")
