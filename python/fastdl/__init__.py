@@ -28,6 +28,9 @@ from fastdl.autograd import (
     set_grad_enabled,
 )
 from fastdl.compat import (
+    _check,
+    _check_tensor_all_with,
+    _check_with,
     are_deterministic_algorithms_enabled,
     channels_last,
     channels_last_3d,

@@ -178,7 +178,7 @@ def _counterpart(name: str) -> ModuleType | None:
 
 
 def _private() -> None:
-    """What packages take from ``torch._dynamo``: remarks to a compiler, and indexing by tensors under ``vmap``."""
+    """What packages find without an import, or take from PyTorch's private modules."""
     dynamo = ModuleType("torch._dynamo", "Remarks to a compiler, of which there is none.")
     dynamo.__path__ = []
     for name in ("allow_in_graph", "disable", "is_compiling", "reset"):
@@ -190,6 +190,12 @@ def _private() -> None:
     setattr(operations, "TransformGetItemToIndex", nullcontext)
     for module in (dynamo, operations):
         sys.modules[module.__name__] = module
+    sys.modules["torch._higher_order_ops.associative_scan"] = import_module("fastdl.higher_order")
+    sys.modules["torch._higher_order_ops"] = sys.modules["torch._higher_order_ops.associative_scan"]
+    # As PyTorch's own imports leave them: programs that exchange functions look for the modules they are in.
+    for name, loaded in list(sys.modules.items()):
+        if name.startswith(("fastdl.nn", "fastdl.optim", "fastdl.utils")):
+            sys.modules["torch" + name.removeprefix("fastdl")] = loaded
 
 
 def install() -> None:

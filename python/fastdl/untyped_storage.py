@@ -28,7 +28,7 @@ class UntypedStorage:
 
     def __init__(self, tensor: Tensor) -> None:
         array = tensor._data
-        while isinstance(array.base, type(array)):
+        while array.base.__class__ is array.__class__:
             array = array.base
         self._array = array
         self._first = Tensor._wrap(array)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 
-class MetaArray:
-    """An array's extents, strides and dtype. It is no array for NumPy or for kernels, which refuse it.
+class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array's extents, strides and dtype.
 
     They are those of ``zeros``, memory that nobody writes to: the operating system counts no page of it as used.
-    :class:`MetaKernels` compute on zeros, too, and keep of the results only what they are like.
+    NumPy and :class:`MetaKernels` compute on other zeros, and only what the results are like is kept.
     Methods that look at an array in another way (``reshape``, ``transpose``, indexing) give another MetaArray.
     """
 
     __slots__ = ("zeros",)
-    __array_ufunc__ = None  # NumPy's operators say TypeError
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, zeros: Any) -> None:
         self.zeros = zeros
@@ -33,6 +33,8 @@ class MetaArray:
         return MetaArray(zeros.transpose(np.argsort(order)))
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("item", "tolist", "tobytes", "nonzero"):
+            raise no_values()
         found = getattr(self.zeros, name)
         if not callable(found):
             return MetaArray(found) if isinstance(found, np.ndarray) else found
@@ -58,10 +60,19 @@ class MetaArray:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         raise no_values()
 
+    def __bool__(self) -> bool:
+        raise no_values()
+
+    __int__ = __index__ = __float__ = __complex__ = __iter__ = __bool__  # type: ignore[assignment]
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return on_zeros(ufunc.__name__, getattr(ufunc, method), inputs, options)
+
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        raise NotImplementedError(
-            f"{function.__name__}: not on tensors without values (device 'meta'); make them where they will be"
-        )
+        name = function.__name__
+        if name in _BY_VALUE or (name == "where" and len(arguments) == 1):
+            raise ByValue(name)
+        return on_zeros(name, function, arguments, options)
 
 
 def _plain(value: Any) -> Any:
@@ -72,15 +83,15 @@ def _plain(value: Any) -> Any:
 
 def zeros(value: Any) -> Any:
     """New zeros for an array without values, which may be written to; anything else as it is."""
-    if isinstance(value, tuple):
-        return tuple([zeros(v) for v in value])
+    if isinstance(value, (tuple, list)):
+        return type(value)([zeros(v) for v in value])
     return np.zeros(value.shape, value.dtype) if value.__class__ is MetaArray else value
 
 
 def like(value: Any) -> Any:
     """Arrays without values for arrays; anything else as it is."""
-    if isinstance(value, tuple):
-        return tuple([like(v) for v in value])
+    if value.__class__ in (tuple, list):
+        return type(value)([like(v) for v in value])
     return MetaArray.like(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
@@ -91,7 +102,16 @@ class ByValue(NotImplementedError):
         super().__init__(f"{name}: how large the result is depends on values; tensors on 'meta' have none")
 
 
-_BY_VALUE = frozenset(["count_true", "masked_select", "nonzero"])
+_BY_VALUE = frozenset(
+    "argwhere array_equal allclose compress count_true extract flatnonzero masked_select nonzero unique".split()
+)
+
+
+def on_zeros(name: str, function: Any, arguments: Any, options: dict[str, Any]) -> Any:
+    """What the results of ``function`` are like."""
+    if any([isinstance(a, np.ndarray) and a.ndim for a in arguments]):
+        raise TypeError(f"{name}: arrays with values among arrays without")
+    return like(function(*zeros(arguments), **{key: zeros(value) for key, value in options.items()}))
 
 
 class MetaKernels:
@@ -104,13 +124,7 @@ class MetaKernels:
         if name in _BY_VALUE:
             raise ByValue(name)
         kernel = getattr(self.kernels, name)
-
-        def on_zeros(*arguments: Any, **options: Any) -> Any:
-            if any([isinstance(a, np.ndarray) and a.ndim for a in arguments]):
-                raise TypeError(f"{name}: arrays with values among arrays without")
-            return like(kernel(*zeros(arguments), **{name: zeros(value) for name, value in options.items()}))
-
-        return on_zeros
+        return lambda *arguments, **options: on_zeros(name, kernel, arguments, options)
 
 
 def no_values() -> NotImplementedError:
