@@ -26,8 +26,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from importlib.abc import Loader
-from importlib.metadata import Distribution, DistributionFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -179,22 +179,30 @@ def _counterpart(name: str) -> ModuleType | None:
 
 def _private() -> None:
     """What packages find without an import, or take from PyTorch's private modules."""
+    compiler = fastdl.compiler
     dynamo = ModuleType("torch._dynamo", "Remarks to a compiler, of which there is none.")
-    dynamo.__path__ = []
-    for name in ("allow_in_graph", "disable", "is_compiling", "reset"):
-        setattr(dynamo, name, getattr(fastdl.compiler, name))
-    setattr(dynamo, "assume_constant_result", fastdl.compiler.allow_in_graph)
-    setattr(dynamo, "mark_static_address", lambda tensor, guard=False: None)
+    vars(dynamo).update(
+        {name: getattr(compiler, name) for name in ("allow_in_graph", "disable", "is_compiling", "reset")}
+    )
+    vars(dynamo).update(
+        __path__=[],
+        assume_constant_result=compiler.allow_in_graph,
+        eval_frame=SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),  # no module is one
+        mark_static_address=lambda tensor, guard=False: None,
+    )
     operations = ModuleType("torch._dynamo._trace_wrapped_higher_order_op")
     # PyTorch's vmap does not take x[i] for a tensor i of one number, which this mends. Here it is a usual index.
-    setattr(operations, "TransformGetItemToIndex", nullcontext)
-    for module in (dynamo, operations):
+    vars(operations).update(TransformGetItemToIndex=nullcontext)
+    tensor = ModuleType("torch.distributed.tensor")
+    vars(tensor).update(DTensor=type("DTensor", (), {}))  # no tensor is one
+    for module in (dynamo, operations, tensor):
+        module.__spec__ = ModuleSpec(module.__name__, None)
         sys.modules[module.__name__] = module
     sys.modules["torch._higher_order_ops.associative_scan"] = import_module("fastdl.higher_order")
     sys.modules["torch._higher_order_ops"] = sys.modules["torch._higher_order_ops.associative_scan"]
     # As PyTorch's own imports leave them: programs that exchange functions look for the modules they are in.
     for name, loaded in list(sys.modules.items()):
-        if name.startswith(("fastdl.nn", "fastdl.optim", "fastdl.utils")):
+        if name.startswith(("fastdl.nn", "fastdl.optim", "fastdl.utils")) and loaded.__spec__ is not None:
             sys.modules["torch" + name.removeprefix("fastdl")] = loaded
 
 
@@ -209,7 +217,9 @@ def install() -> None:
     if "torch" in sys.modules:
         raise ImportError("fastdl.as_torch: PyTorch is imported already; call install() before")
     sys.meta_path.insert(0, _Names())
-    setattr(fastdl.Tensor, "dtype", property(lambda t: _named(t._data.dtype), doc=fastdl.Tensor.dtype.__doc__))
+    type.__setattr__(
+        fastdl.Tensor, "dtype", property(lambda t: _named(t._data.dtype), doc="The element type.")
+    )
     _private()
     sys.modules["torch.jit.annotations"] = typing  # where old programs find the types of their annotations
 

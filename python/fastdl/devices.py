@@ -184,7 +184,8 @@ def make(where: device, function: str, *arguments: Any) -> Any:
     if where is CPU:
         return getattr(select(None), function)(*arguments)
     if where is META:  # nothing is drawn from a generator, and nothing filled
-        return MetaArray(np.zeros(*arguments[:2]))
+        shape, dtype = arguments[:2]
+        return MetaArray(np.zeros(shape, dtype if isinstance(dtype, np.dtype) else np.int64))
     with cupy().cuda.Device(where.index):
         return getattr(kernels.device_backend(), function)(*arguments)
 

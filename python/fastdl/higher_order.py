@@ -19,11 +19,11 @@ def associative_scan(
     reverse: bool = False,
     combine_mode: str = "pointwise",
 ) -> Any:
-    """All prefixes of a sequence combined: ``y[i] = combine_fn(y[i - 1], x[i])`` along axis ``dim``, from ``y[0] = x[0]``.
+    """All prefixes of a sequence combined along axis ``dim``: ``y[0] = x[0]``, ``y[i] = combine_fn(y[i - 1], x[i])``.
 
-    ``combine_fn`` takes and returns what ``xs`` is, a tensor or a nest of tensors, of any extent along the axis, and must
-    be associative: it is called about log2(n) times, on parts twice as far apart each time (Hillis and Steele, "Data
-    Parallel Algorithms", 1986). ``reverse=True`` goes from the end. See PyTorch's prototype of this name.
+    ``combine_fn`` takes and returns what ``xs`` is, a tensor or a nest of tensors, of any extent along the axis, and
+    must be associative: it is called about log2(n) times, on parts twice as far apart each time (Hillis and Steele,
+    "Data Parallel Algorithms", 1986). ``reverse=True`` goes from the end. See PyTorch's prototype of this name.
 
     Raises:
         ValueError: for another ``combine_mode`` than ``"pointwise"`` and ``"generic"``, which are the same here.

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.creation import finish, ignore
 from fastdl.devices import cupy, resolve
-from fastdl.dtypes import CPU, as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.dtypes import as_dtype, float32, float64, get_default_dtype, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast
 from fastdl.tensor import Tensor

@@ -23,9 +23,8 @@ from fastdl.dtypes import (
     get_default_dtype,
 )
 from fastdl.errors import ArgumentError
-from fastdl.kernels import MetaArray
+from fastdl.kernels import MetaArray, on_device
 from fastdl.kernels import array as as_array
-from fastdl.kernels import on_device
 from fastdl.kernels.meta import no_values
 from fastdl.printing import tensor_repr
 from fastdl.tensor_autograd import Differentiable
@@ -146,11 +145,11 @@ class Tensor(Differentiable):
     def storage_offset(self) -> int:
         """Elements between the start of the base's memory and this view's first element."""
         base = self._data if self._base is None else self._base._data
-        return (self.data_ptr() - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
+        return (_address(self._data) - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
 
     def data_ptr(self) -> int:
-        """The address of the first element."""
-        return _address(self._data)
+        """The address of the first element; 0 on the device ``meta``."""
+        return 0 if self._data.__class__ is MetaArray else _address(self._data)
 
     def untyped_storage(self) -> Any:
         """The memory that this tensor shares with those it is a view of: ``nbytes()``, ``data_ptr()``, comparable."""

@@ -42,7 +42,9 @@ class UntypedStorage:
         if shared:
             with open(filename, "ab") as file:
                 file.truncate(max(file.tell(), nbytes))
-        return cls(Tensor._wrap(np.asarray(np.memmap(filename, np.uint8, "r+" if shared else "c", shape=nbytes))))
+        return cls(
+            Tensor._wrap(np.asarray(np.memmap(filename, np.uint8, "r+" if shared else "c", shape=nbytes)))
+        )
 
     def untyped(self) -> UntypedStorage:
         """Itself."""

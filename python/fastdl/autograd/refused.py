@@ -29,7 +29,7 @@ from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, META, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor, not_for_complex
 from fastdl.kernels import MetaArray, is_array
-from fastdl.kernels.meta import ByValue, zeros
+from fastdl.kernels.meta import NoValues, zeros
 from fastdl.tensor import Tensor
 
 complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any]], Any]] = {}
@@ -55,7 +55,7 @@ def apply_otherwise(
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
         return cls.apply_itself(*_together(cls, inputs, devices), **options)
-    if devices == {META} and not isinstance(error, ByValue):
+    if devices == {META} and not isinstance(error, NoValues):
         return _without_values(cls, inputs, options)
     if isinstance(error, NotImplementedError):
         if devices in ({CPU}, {META}):

@@ -25,7 +25,7 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
     def like(array: Any) -> MetaArray:
         """One of the extents, strides and dtype of ``array``."""
         if array.__class__ is MetaArray:
-            return array  # type: ignore[no-any-return]
+            return array
         if array.flags.c_contiguous or 0 in array.strides or array.size == 0:
             return MetaArray(np.zeros(array.shape, array.dtype))
         order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
@@ -34,7 +34,7 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __getattr__(self, name: str) -> Any:
         if name in ("item", "tolist", "tobytes", "nonzero"):
-            raise no_values()
+            raise _seen()
         found = getattr(self.zeros, name)
         if not callable(found):
             return MetaArray(found) if isinstance(found, np.ndarray) else found
@@ -54,16 +54,19 @@ class MetaArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, key: Any, value: Any) -> None:
         """Nothing is kept."""
 
+    def fill(self, value: Any) -> None:
+        """Nothing is kept."""
+
     def __len__(self) -> int:
         return len(self.zeros)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        raise no_values()
+        raise _seen()
 
     def __bool__(self) -> bool:
-        raise no_values()
+        raise _seen()
 
-    __int__ = __index__ = __float__ = __complex__ = __iter__ = __bool__  # type: ignore[assignment]
+    __int__ = __index__ = __float__ = __complex__ = __iter__ = __bool__
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         return on_zeros(ufunc.__name__, getattr(ufunc, method), inputs, options)
@@ -95,7 +98,11 @@ def like(value: Any) -> Any:
     return MetaArray.like(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-class ByValue(NotImplementedError):
+class NoValues(NotImplementedError):
+    """Raised for what needs the values of a tensor of the device ``meta``."""
+
+
+class ByValue(NoValues):
     """Raised for what has a result whose size depends on values."""
 
     def __init__(self, name: str) -> None:
@@ -103,7 +110,18 @@ class ByValue(NotImplementedError):
 
 
 _BY_VALUE = frozenset(
-    "argwhere array_equal allclose compress count_true extract flatnonzero masked_select nonzero unique".split()
+    (
+        "allclose",
+        "argwhere",
+        "array_equal",
+        "compress",
+        "count_true",
+        "extract",
+        "flatnonzero",
+        "masked_select",
+        "nonzero",
+        "unique",
+    )
 )
 
 
@@ -127,6 +145,11 @@ class MetaKernels:
         return lambda *arguments, **options: on_zeros(name, kernel, arguments, options)
 
 
-def no_values() -> NotImplementedError:
-    """What reading the values of a tensor of the device ``meta`` is."""
-    return NotImplementedError("Cannot copy out of meta tensor; no data! It lies on the device 'meta'")
+def _seen() -> NotImplementedError:
+    """What looking at them in the middle of an operation is: it finds another way (autograd/refused.py)."""
+    return NotImplementedError(*no_values().args)
+
+
+def no_values() -> NoValues:
+    """What reading them is."""
+    return NoValues("Cannot copy out of meta tensor; no data! It lies on the device 'meta'")

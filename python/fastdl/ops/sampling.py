@@ -20,6 +20,7 @@ from fastdl.dtypes import (
     CPU,
     DIFFERENTIABLE,
     FLOATING,
+    META,
     as_dtype,
     float32,
     float64,
@@ -38,6 +39,8 @@ from fastdl.tensor import Tensor
 
 def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     """The key of one random operation on a device."""
+    if where is META:
+        return 0, 0
     return (default_generator if generator is None else generator).draw(where is not CPU)
 
 

@@ -48,7 +48,9 @@ def register_pytree_node(
         20
     """
     if cls in _registered:
-        raise ValueError(f"{cls} is already registered as pytree node. Overwriting the previous registration.")
+        raise ValueError(
+            f"{cls} is already registered as pytree node. Overwriting the previous registration."
+        )
     _registered[cls] = flatten_fn, unflatten_fn
 
 

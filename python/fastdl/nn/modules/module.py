@@ -23,7 +23,8 @@ from fastdl.kernels import fill_with_zeros
 from fastdl.nn.modules.arguments import explained
 from fastdl.nn.modules.global_hooks import *  # noqa: F403 - register_module_*
 from fastdl.nn.modules.global_hooks import buffer_hooks, module_hooks, parameter_hooks, registered
-from fastdl.nn.modules.state import _EXTRA_STATE_KEY_SUFFIX, State
+from fastdl.nn.modules.state import _EXTRA_STATE_KEY_SUFFIX as _EXTRA_STATE_KEY_SUFFIX
+from fastdl.nn.modules.state import State
 from fastdl.nn.modules.state import _IncompatibleKeys as _IncompatibleKeys
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
