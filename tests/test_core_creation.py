@@ -139,7 +139,7 @@ def test_long_progressions(count):
         (lambda: fastdl.from_numpy(np.ones(2, ">f4")), TypeError, "byte order.*astype"),
         (lambda: fastdl.from_numpy(np.ma.ones(2)), TypeError, "masked"),
         (lambda: fastdl.from_numpy(np.zeros(2, "i1,f4")["f1"]), ValueError, "not aligned"),
-        (lambda: fastdl.set_default_dtype(fastdl.int64), TypeError, "only float32 and float64"),
+        (lambda: fastdl.set_default_dtype(fastdl.int64), TypeError, "only floating-point types"),
         (lambda: fastdl.from_dlpack(3), TypeError, "no __dlpack__"),
         (lambda: fastdl.asarray([1.0], copy=False), ValueError, "needs a copy"),
         (lambda: fastdl.set_num_threads(0), ValueError, "at least 1"),
@@ -285,3 +285,21 @@ def test_multinomial_with_fewer_weights_than_draws():
         drawn = fastdl.multinomial(fastdl.tensor([0.0, 1.0, 0.0, 2.0]), 3).tolist()
         assert {1, 3} == set(drawn[:2])
         assert drawn[2] in (0, 2)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_by_default(name):
+    if name == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    fastdl.set_default_dtype(name)
+    try:
+        made = [
+            fastdl.tensor([0.5]), fastdl.ones(1), fastdl.arange(1.0), fastdl.rand(1), fastdl.full((1,), 0.5),
+            fastdl.Tensor([1]),
+            fastdl.nn.Linear(1, 1).weight, fastdl.tensor([1]) / 2, fastdl.tensor([4]).sqrt(), fastdl.div(1, 2),
+        ]  # fmt: skip
+        assert {str(x.dtype) for x in made} == {name}
+        assert (fastdl.tensor([1]) / 2).item() == 0.5
+        assert (fastdl.ones(1, dtype=fastdl.float32) / 2).dtype == np.float32
+    finally:
+        fastdl.set_default_dtype("float32")

@@ -213,10 +213,9 @@ def set_default_dtype(d: Any, /) -> None:
     """
     global _default
     wanted = as_dtype("set_default_dtype", d)
-    if wanted not in (float32, float64):
+    if wanted.kind not in FLOATING:
         raise TypeError(
-            f"set_default_dtype: only float32 and float64 can be the default, got {wanted} (kernels "
-            "compute in these two)"
+            f"set_default_dtype: only floating-point types are supported as the default type, got {wanted}"
         )
     _default = wanted
 
