@@ -148,6 +148,12 @@ def twice(x):
 
 assert torch._dynamo.disable(twice) is allow_in_graph(twice) is twice
 assert mark_static_address(torch.ones(1)) is None and not isinstance(torch.ones(1), DTensor)
+try:
+    torch.distributed.device_mesh.DeviceMesh("cpu", [0])
+except RuntimeError as error:
+    assert "no communication between processes" in str(error)
+else:
+    raise AssertionError
 assert not isinstance(torch.compile(torch.nn.Linear(1, 1)), torch._dynamo.eval_frame.OptimizedModule)
 with TransformGetItemToIndex():
     assert torch.vmap(lambda i: torch.arange(3)[i])(torch.tensor([2, 0])).tolist() == [2, 0]
@@ -157,6 +163,18 @@ assert associative_scan(lambda a, b: a * b, torch.tensor([1, 2, 3, 4]), 0).tolis
 import torch.nn
 sys.modules["torch.nn.init"].xavier_uniform_ = lambda tensor: tensor.data.fill_(7)
 assert torch.nn.MultiheadAttention(4, 1).in_proj_weight.unique().tolist() == [7]
+
+class Mode(torch.overrides.TorchFunctionMode):
+    pass
+
+assert not torch.overrides.has_torch_function((Mode(),)) and torch.overrides.is_tensor_like(torch.ones(1))
+try:
+    with Mode():
+        pass
+except RuntimeError as error:
+    assert "Mode: functions cannot be intercepted" in str(error)
+else:
+    raise AssertionError
 
 torch._check(True)
 try:

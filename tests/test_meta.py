@@ -125,6 +125,10 @@ def test_devices_do_not_mix():
 def test_gradients_have_no_values_either():
     layer = nn.Linear(3, 4, device="meta")
     layer(meta(2, 3)).sum().backward()
+    x = meta(3, requires_grad=True)
+    (slope,) = fastdl.autograd.grad(x.pow(3).sum(), x, create_graph=True)
+    assert slope.is_meta
+    assert fastdl.autograd.grad(slope.sum(), x)[0].is_meta
     assert layer.weight.grad.is_meta
     assert layer.weight.grad.shape == (4, 3)
 

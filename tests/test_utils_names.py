@@ -213,6 +213,7 @@ def test_a_registered_class_is_a_nest():
     leaves, spec = _pytree.tree_flatten([Pair(1, (2, 3)), 4])
     assert leaves == [1, 2, 3, 4]
     assert _pytree.tree_unflatten("abcd", spec)[0].b == ("b", "c")
+    assert _pytree._dict_unflatten(*_pytree._dict_flatten({"x": 1})) == {"x": 1}
     assert _pytree._dict_flatten_with_keys({"x": 1}) == ([(_pytree.MappingKey("x"), 1)], ["x"])
     with pytest.raises(ValueError, match="already registered"):
         _pytree.register_pytree_node(Pair, list, tuple)

@@ -71,7 +71,8 @@ from fastdl.creation import (
     zeros,
     zeros_like,
 )
-from fastdl.devices import get_default_device, set_default_device
+from fastdl.cuda import Event, Stream
+from fastdl.devices import get_default_device, get_device_module, set_default_device
 from fastdl.dtypes import (
     Size,
     complex64,
@@ -215,6 +216,7 @@ __all__ = [
     "ByteTensor",
     "CharTensor",
     "DoubleTensor",
+    "Event",
     "FloatTensor",
     "Generator",
     "HalfTensor",
@@ -222,6 +224,7 @@ __all__ = [
     "LongTensor",
     "ShortTensor",
     "Size",
+    "Stream",
     "Tensor",
     "UntypedStorage",
     "adaptive_avg_pool1d",
@@ -284,6 +287,7 @@ __all__ = [
     "get_default_device",
     "get_default_dtype",
     "get_deterministic_debug_mode",
+    "get_device_module",
     "get_float32_matmul_precision",
     "get_num_interop_threads",
     "get_num_threads",
@@ -378,6 +382,7 @@ def __getattr__(name: str) -> Any:
         "accelerator",
         "backends",
         "compiler",
+        "cpu",
         "distributed",
         "distributions",
         "hub",
@@ -385,6 +390,7 @@ def __getattr__(name: str) -> Any:
         "library",
         "mps",
         "multiprocessing",
+        "overrides",
         "profiler",
         "signal",
         "version",

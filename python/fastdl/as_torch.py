@@ -193,16 +193,15 @@ def _private() -> None:
     operations = ModuleType("torch._dynamo._trace_wrapped_higher_order_op")
     # PyTorch's vmap does not take x[i] for a tensor i of one number, which this mends. Here it is a usual index.
     vars(operations).update(TransformGetItemToIndex=nullcontext)
-    tensor = ModuleType("torch.distributed.tensor")
-    vars(tensor).update(DTensor=type("DTensor", (), {}))  # no tensor is one
-    for module in (dynamo, operations, tensor):
+    for module in (dynamo, operations):
         module.__spec__ = ModuleSpec(module.__name__, None)
         sys.modules[module.__name__] = module
     sys.modules["torch._higher_order_ops.associative_scan"] = import_module("fastdl.higher_order")
     sys.modules["torch._higher_order_ops"] = sys.modules["torch._higher_order_ops.associative_scan"]
     # As PyTorch's own imports leave them: programs that exchange functions look for the modules they are in.
+    import_module("fastdl.distributed")
     for name, loaded in list(sys.modules.items()):
-        if name.startswith(("fastdl.nn", "fastdl.optim", "fastdl.utils")) and loaded.__spec__ is not None:
+        if name.startswith(("fastdl.distributed", "fastdl.nn", "fastdl.optim", "fastdl.utils")):
             sys.modules["torch" + name.removeprefix("fastdl")] = loaded
 
 

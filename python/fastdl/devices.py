@@ -120,6 +120,22 @@ def get_default_device() -> device:
     return defaults[-1]
 
 
+def get_device_module(device: Any = None) -> Any:
+    """``fastdl.cuda`` or ``fastdl.cpu``, whichever a device (None: a GPU if there is one) belongs to.
+
+    See ``torch.get_device_module``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.get_device_module("cpu").device_count()
+        1
+    """
+    kind = ("cpu" if missing() else "cuda") if device is None else resolve("get_device_module", device).type
+    if kind == "meta":
+        raise RuntimeError("get_device_module: the device 'meta' has no module")
+    return importlib.import_module(f"fastdl.{kind}")
+
+
 def resolve(op: str, where: Any) -> device:
     """``where`` (None, a string, a number or a device) as a device that can be used, GPUs with their index."""
     if where is None:

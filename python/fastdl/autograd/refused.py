@@ -90,6 +90,9 @@ class _Exchange(Op):
 
     backward = forward
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        return _Exchange.apply(grad)
+
 
 def _without_values(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any]) -> Any:
     with_zeros = [None if t is None else _Exchange.apply(t) for t in inputs]

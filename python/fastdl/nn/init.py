@@ -7,6 +7,7 @@ Random numbers are drawn on the CPU, so that every device gets the same; functio
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -340,3 +341,18 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     )  # a permutation in each column
     np.put_along_axis(tensor._data, as_array(order[:zeros], tensor._data), 0, axis=0)
     return tensor
+
+
+def __getattr__(name: str) -> Any:
+    """The older names: ``uniform`` for ``uniform_``."""
+    function = globals().get(f"{name}_") if f"{name}_" in __all__ else None
+    if function is None or name in ("ones", "zeros", "trunc_normal"):  # never had one
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    @functools.wraps(function)
+    def older(*arguments: Any, **options: Any) -> Any:
+        message = f"`nn.init.{name}` is now deprecated in favor of `nn.init.{name}_`."
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return function(*arguments, **options)
+
+    return older
