@@ -28,7 +28,8 @@ assert fastdl.nn.__spec__.name == "fastdl.nn"
 assert isinstance(torch.ones(1), torch.Tensor)
 assert int(torch.__version__.split(".")[0]) >= 2
 assert "nn" in dir(torch)
-assert importlib.util.find_spec("torch._dynamo") is None
+assert importlib.util.find_spec("torch._inductor") is None
+assert importlib.util.find_spec("torch._dynamo") is not None
 assert sys.modules["torch"] is torch is torch.torch
 torch._C._log_api_usage_once("test")
 assert not isinstance(nn.Linear(1, 1), torch.jit.ScriptModule)
@@ -93,6 +94,108 @@ def test_in_a_program() -> None:
         "-c", "from fastdl.as_torch import install; install(); install(); import torch; print(torch.eye(1))"
     )
     assert done.stdout == "tensor([[1.]])\n", done.stderr
+
+
+DTYPES = """
+import importlib.metadata
+import pickle
+
+import numpy as np
+import torch
+
+x = torch.ones(2)
+assert importlib.metadata.version("torch") == torch.__version__
+assert "torch" in importlib.metadata.packages_distributions()["torch"]
+assert isinstance(x.dtype, torch.dtype) and x.dtype is torch.float32 is torch.float is torch.get_default_dtype()
+assert str(x.dtype) == repr(x.dtype) == "torch.float32"
+assert x.dtype == np.float32 and np.dtype("float32") == x.dtype and np.zeros(2, x.dtype).dtype == np.float32
+assert {np.dtype("int8"): 1}[torch.int8] == 1 and torch.int8 != torch.uint8
+assert torch.float32.is_floating_point and torch.float32.is_signed and not torch.uint8.is_signed
+assert torch.complex64.is_complex and torch.complex64.to_real() is torch.float32 is torch.float32.to_real()
+assert torch.float64.to_complex() is torch.complex128 and torch.int16.itemsize == 2
+assert torch.promote_types(torch.int32, torch.float16) is torch.float16
+assert x.to(torch.int64).dtype is torch.int64 is torch.zeros(1, dtype=torch.int64).new_ones(2).dtype
+assert pickle.loads(pickle.dumps(torch.int8)) is torch.int8
+assert torch.linalg.solve_triangular(torch.eye(2), x[:, None], upper=False, unitriangular=True).dtype is torch.float32
+assert not torch.ones(2, dtype=x.dtype).masked_fill(x > 0, 0).any()
+"""
+
+FLOAT8 = """
+import torch
+
+e4, e5 = torch.float8_e4m3fn, torch.float8_e5m2
+assert e4 is torch.float8_e4m3fn and e4 != e5 and e4 != torch.float32 and e4.itemsize == 1 and e4.is_floating_point
+assert (torch.finfo(e4).max, torch.finfo(e5).max, torch.finfo(e4).dtype) == (448.0, 57344.0, "float8_e4m3fn")
+try:
+    torch.zeros(2, dtype=e4)
+except TypeError as error:
+    assert "torch.float8_e4m3fn is not supported" in str(error)
+else:
+    raise AssertionError
+"""
+
+PRIVATE = """
+import sys
+
+import torch
+from torch._dynamo import allow_in_graph, mark_static_address
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch._higher_order_ops.associative_scan import associative_scan
+from torch.distributed.tensor import DTensor
+
+def twice(x):
+    return 2 * x
+
+assert torch._dynamo.disable(twice) is allow_in_graph(twice) is twice
+assert mark_static_address(torch.ones(1)) is None and not isinstance(torch.ones(1), DTensor)
+try:
+    torch.distributed.device_mesh.DeviceMesh("cpu", [0])
+except RuntimeError as error:
+    assert "no communication between processes" in str(error)
+else:
+    raise AssertionError
+assert not isinstance(torch.compile(torch.nn.Linear(1, 1)), torch._dynamo.eval_frame.OptimizedModule)
+with TransformGetItemToIndex():
+    assert torch.vmap(lambda i: torch.arange(3)[i])(torch.tensor([2, 0])).tolist() == [2, 0]
+assert associative_scan(lambda a, b: a * b, torch.tensor([1, 2, 3, 4]), 0).tolist() == [1, 2, 6, 24]
+
+# Programs that put other functions in the place of initial values look into the modules that are imported.
+import torch.nn
+sys.modules["torch.nn.init"].xavier_uniform_ = lambda tensor: tensor.data.fill_(7)
+assert torch.nn.MultiheadAttention(4, 1).in_proj_weight.unique().tolist() == [7]
+
+class Mode(torch.overrides.TorchFunctionMode):
+    pass
+
+assert not torch.overrides.has_torch_function((Mode(),)) and torch.overrides.is_tensor_like(torch.ones(1))
+try:
+    with Mode():
+        pass
+except RuntimeError as error:
+    assert "Mode: functions cannot be intercepted" in str(error)
+else:
+    raise AssertionError
+
+torch._check(True)
+try:
+    torch._check_tensor_all_with(ValueError, torch.tensor([True, False]), lambda: "not all")
+except ValueError as error:
+    assert str(error) == "not all"
+else:
+    raise AssertionError
+
+torch.library.custom_op("mine::twice", twice, mutates_args=())
+assert torch.ops.mine.twice(torch.ones(1)).item() == 2
+assert not hasattr(torch.ops, "nobodys") and not hasattr(torch.ops.mine, "thrice")
+"""
+
+
+@pytest.mark.parametrize("program", [DTYPES, FLOAT8, PRIVATE])
+def test_what_packages_ask(program: str) -> None:
+    if program is FLOAT8:
+        pytest.importorskip("ml_dtypes")
+    done = run("-c", f"from fastdl.as_torch import install\ninstall()\n{program}")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["-m"]])

@@ -397,3 +397,28 @@ def test_the_fields_of_a_tensor_are_its_own():
     del x, y
     gc.collect()
     assert gone() is None
+
+
+def test_an_expansion_that_repeats_nothing_can_be_written_to():
+    x = fastdl.arange(3)
+    row = x.expand(1, -1)
+    row.copy_(fastdl.tensor([[4, 5, 6]]))
+    assert x.tolist() == [4, 5, 6]
+    y = fastdl.ones(3, requires_grad=True)
+    z = y * 1
+    z.expand(1, 3).mul_(fastdl.tensor([1.0, 2.0, 3.0]))
+    z.sum().backward()
+    assert y.grad.tolist() == [1, 2, 3]
+    for repeated in (x.expand(2, 3), x[:1].expand(2), fastdl.from_numpy(np.broadcast_to(np.ones(1), (1, 2)))):
+        with pytest.raises(RuntimeError, match="expanded view"):
+            repeated.zero_()
+
+
+def test_as_strided_of_memory_in_another_order():
+    x = fastdl.from_numpy(np.arange(12.0).reshape(3, 4).T)
+    windows = x.requires_grad_().as_strided((3, 2), (4, 1))
+    assert windows.tolist() == [[0, 1], [4, 5], [8, 9]]
+    windows.sum().backward()
+    assert x.grad.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    with pytest.raises(RuntimeError, match="no gaps"):
+        fastdl.from_numpy(np.arange(12.0)[::2]).as_strided((2,), (1,))

@@ -122,3 +122,27 @@ def test_grad_takes_any_iterable_of_inputs():
     a = fastdl.autograd.grad(loss, model.parameters(), retain_graph=True)
     b = fastdl.autograd.grad(loss, dict(model.named_parameters()).values())
     assert [t.tolist() for t in a] == [t.tolist() for t in b] == [[[1.0, 1.0]], [1.0]]
+
+
+@pytest.mark.parametrize("extent", [2, 5, 8])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_associative_scan(extent, reverse):
+    from fastdl.higher_order import associative_scan
+
+    a, b = [fastdl.rand(2, extent, 3, dtype=fastdl.float64, requires_grad=True) for _ in range(2)]
+    step = lambda left, right: (left[0] * right[0], right[0] * left[1] + right[1])  # noqa: E731
+    states = associative_scan(step, (a, b), dim=1, reverse=reverse)[1]
+    state, expected = fastdl.zeros(2, 3, dtype=fastdl.float64), []
+    for i in range(extent)[:: -1 if reverse else 1]:
+        state = a[:, i] * state + b[:, i]
+        expected.append(state)
+    wanted = fastdl.stack(expected[:: -1 if reverse else 1], 1)
+    np.testing.assert_allclose(states.detach().numpy(), wanted.detach().numpy(), rtol=1e-12)
+    for one, other in zip(
+        fastdl.autograd.grad(states.square().sum(), (a, b)),
+        fastdl.autograd.grad(wanted.square().sum(), (a, b)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-12)
+    with pytest.raises(ValueError, match="combine_mode"):
+        associative_scan(step, (a, b), 1, combine_mode="other")

@@ -167,3 +167,18 @@ def test_empty_tensors():
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["constant", "kaiming_uniform", "xavier_normal", "eye"])
+def test_the_older_names_warn(name):
+    arguments = (2.0,) if name == "constant" else ()
+    fastdl.manual_seed(0)
+    expected = getattr(init, f"{name}_")(fastdl.empty(3, 4), *arguments)
+    fastdl.manual_seed(0)
+    with pytest.warns(
+        FutureWarning, match=f"`nn.init.{name}` is now deprecated in favor of `nn.init.{name}_`"
+    ):
+        filled = getattr(init, name)(fastdl.empty(3, 4), *arguments)
+    assert filled.tolist() == expected.tolist()
+    for missing in ("ones", "zeros", "trunc_normal", "nothing"):
+        assert not hasattr(init, missing)

@@ -337,3 +337,19 @@ def test_libraries_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ImportError, match="belongs to another build"):
         kernels.cpu.open_level("avx1024", str(other))
     assert kernels.cpu.level == level
+
+
+def test_the_module_of_a_device():
+    import fastdl
+
+    assert fastdl.get_device_module("cpu") is fastdl.cpu
+    assert fastdl.get_device_module() is (fastdl.cuda if fastdl.cuda.is_available() else fastdl.cpu)
+    assert (fastdl.cpu.current_device(), fastdl.cpu.device_count(), fastdl.cpu.is_initialized()) == (
+        "cpu",
+        1,
+        True,
+    )
+    fastdl.cpu.set_device("cpu")
+    fastdl.cpu.synchronize()
+    with pytest.raises(RuntimeError, match="has no module"):
+        fastdl.get_device_module("meta")

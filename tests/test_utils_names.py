@@ -198,3 +198,22 @@ def test_small_names():
     fastdl.testing.assert_close(
         fastdl.tensor([1.0], dtype=fastdl.bfloat16), fastdl.tensor([1.0078125], dtype=fastdl.bfloat16)
     )
+
+
+def test_a_registered_class_is_a_nest():
+    class Pair:
+        def __init__(self, a, b):
+            self.a, self.b = a, b
+
+    _pytree.register_pytree_node(
+        Pair,
+        lambda p: ([p.a, p.b], "context"),
+        lambda parts, context: Pair(*parts) if context == "context" else None,
+    )
+    leaves, spec = _pytree.tree_flatten([Pair(1, (2, 3)), 4])
+    assert leaves == [1, 2, 3, 4]
+    assert _pytree.tree_unflatten("abcd", spec)[0].b == ("b", "c")
+    assert _pytree._dict_unflatten(*_pytree._dict_flatten({"x": 1})) == {"x": 1}
+    assert _pytree._dict_flatten_with_keys({"x": 1}) == ([(_pytree.MappingKey("x"), 1)], ["x"])
+    with pytest.raises(ValueError, match="already registered"):
+        _pytree.register_pytree_node(Pair, list, tuple)

@@ -28,6 +28,9 @@ from fastdl.autograd import (
     set_grad_enabled,
 )
 from fastdl.compat import (
+    _check,
+    _check_tensor_all_with,
+    _check_with,
     are_deterministic_algorithms_enabled,
     channels_last,
     channels_last_3d,
@@ -68,7 +71,8 @@ from fastdl.creation import (
     zeros,
     zeros_like,
 )
-from fastdl.devices import get_default_device, set_default_device
+from fastdl.cuda import Event, Stream
+from fastdl.devices import get_default_device, get_device_module, set_default_device
 from fastdl.dtypes import (
     Size,
     complex64,
@@ -163,6 +167,7 @@ from fastdl.typed import (
     LongTensor,
     ShortTensor,
 )
+from fastdl.untyped_storage import UntypedStorage
 from fastdl.windows import *
 
 from fastdl import func, nn, optim, utils  # isort: skip - they build on the names above
@@ -211,6 +216,7 @@ __all__ = [
     "ByteTensor",
     "CharTensor",
     "DoubleTensor",
+    "Event",
     "FloatTensor",
     "Generator",
     "HalfTensor",
@@ -218,7 +224,9 @@ __all__ = [
     "LongTensor",
     "ShortTensor",
     "Size",
+    "Stream",
     "Tensor",
+    "UntypedStorage",
     "adaptive_avg_pool1d",
     "adaptive_max_pool1d",
     "amp",
@@ -279,6 +287,7 @@ __all__ = [
     "get_default_device",
     "get_default_dtype",
     "get_deterministic_debug_mode",
+    "get_device_module",
     "get_float32_matmul_precision",
     "get_num_interop_threads",
     "get_num_threads",
@@ -373,6 +382,7 @@ def __getattr__(name: str) -> Any:
         "accelerator",
         "backends",
         "compiler",
+        "cpu",
         "distributed",
         "distributions",
         "hub",
@@ -380,6 +390,7 @@ def __getattr__(name: str) -> Any:
         "library",
         "mps",
         "multiprocessing",
+        "overrides",
         "profiler",
         "signal",
         "version",

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import FLOATING, SUPPORTED, canonical, float32, float64, known_dtype
-from fastdl.kernels import on_device, select
+from fastdl.kernels import MetaArray, on_device, select
 
 _uint16 = np.dtype(np.uint16)
 
 
 def pooled_copy(array: Any, dtype: Any = None) -> Any:
     """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
+    if array.__class__ is MetaArray:
+        return MetaArray(np.zeros(array.shape, dtype or array.dtype))
     own = canonical.get(array.dtype)
     if dtype is None:
         dtype = own or canonical[array.dtype.newbyteorder("=")]
@@ -35,6 +37,8 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
 
 def assign(to: Any, array: Any) -> None:
     """``to[...] = array``, with any broadcasting and conversion. Large ones are worth every thread."""
+    if to.__class__ is MetaArray:
+        return
     dtype = to.dtype
     if to.size >= 4096 and dtype is array.dtype and not (on_device(to) or on_device(array)):
         kernels = select(to)

@@ -18,22 +18,73 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import runpy
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 import fastdl
+from fastdl.dtypes import FLOATING, complex_dtype, known_dtype, real_dtype
 
 __all__ = ["TORCH_VERSION", "install", "main"]
 
 TORCH_VERSION = "2.13.0+fastdl"
+
+
+class Dtype:
+    """A dtype with ``torch.dtype``'s attributes and print; equal to NumPy's, which everything takes in its place."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype  # by which NumPy knows it
+        self.itemsize: int = dtype.itemsize
+        self.is_floating_point: bool = dtype.kind in FLOATING
+        self.is_complex: bool = dtype.kind == "c"
+        self.is_signed: bool = dtype.kind not in "ub"
+
+    def to_real(self) -> Any:
+        """The dtype of a complex number's parts."""
+        return _named(real_dtype(self.dtype))
+
+    def to_complex(self) -> Any:
+        """The complex dtype of such parts."""
+        return _named(complex_dtype(self.dtype))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dtype, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.dtype == (other.dtype if isinstance(other, Dtype) else other))
+
+    def __hash__(self) -> int:
+        return hash(self.dtype)
+
+    def __repr__(self) -> str:
+        return f"torch.{self.dtype.name}"
+
+    def __reduce__(self) -> Any:
+        return _named, (self.dtype,)
+
+
+_dtypes: dict[Any, Dtype] = {}
+
+
+def _named(dtype: Any) -> Dtype:
+    """The one ``Dtype`` of a NumPy dtype."""
+    found = _dtypes.get(dtype)
+    if found is None:
+        found = _dtypes[dtype] = Dtype(known_dtype(dtype) or dtype)
+    return found
 
 
 class _Torch(ModuleType):
@@ -42,20 +93,63 @@ class _Torch(ModuleType):
     __version__ = TORCH_VERSION
     _C = SimpleNamespace(_log_api_usage_once=lambda *event: None)  # packages count their uses by it
 
+    dtype = Dtype
+
     @property
     def torch(self) -> ModuleType:
         """Itself: some packages say ``torch.torch.Tensor``."""
         return self
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(fastdl, name)
+        if name == "_dynamo":
+            return sys.modules["torch._dynamo"]
+        value = None if name in _FLOAT8 else getattr(fastdl, name)
+        if isinstance(value, np.dtype):
+            return _named(value)
+        if name in _FLOAT8:
+            value = Dtype(np.dtype(getattr(import_module("ml_dtypes"), name)))
+        elif name in _GIVE_DTYPES:
+            value = _naming(value)
+        setattr(self, name, value)
+        return value
 
     def __dir__(self) -> list[str]:
         return dir(fastdl)
 
 
-class _Names(MetaPathFinder, Loader):
-    """Finds ``torch`` and ``torch.a.b``, which is the module ``fastdl.a.b``."""
+# Packages compare dtypes with ml_dtypes' float8. No tensor has one, and what is asked to make one says so.
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+_GIVE_DTYPES = ("get_default_dtype", "get_autocast_dtype", "promote_types", "result_type")
+
+
+def _naming(function: Any) -> Any:
+    @functools.wraps(function)
+    def named(*arguments: Any, **options: Any) -> Any:
+        return _named(function(*arguments, **options))
+
+    return named
+
+
+class _Installed(Distribution):
+    """What ``importlib.metadata`` says of the package ``torch``, which other packages ask for its version."""
+
+    def read_text(self, filename: str) -> str | None:
+        texts = {
+            "METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {TORCH_VERSION}\n",
+            "top_level.txt": "torch\n",
+        }
+        return texts.get(filename)
+
+    def locate_file(self, path: Any) -> Any:
+        return Path(fastdl.__file__).parent / path
+
+
+class _Names(DistributionFinder, Loader):
+    """Finds ``torch`` and ``torch.a.b``, which is the module ``fastdl.a.b``; and ``torch`` among what is installed."""
+
+    def find_distributions(self, context: Any = None) -> Iterator[Distribution]:
+        name = None if context is None else context.name
+        return iter([_Installed()] if name in (None, "torch") else [])
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname == "torch":
@@ -83,6 +177,34 @@ def _counterpart(name: str) -> ModuleType | None:
         return None
 
 
+def _private() -> None:
+    """What packages find without an import, or take from PyTorch's private modules."""
+    compiler = fastdl.compiler
+    dynamo = ModuleType("torch._dynamo", "Remarks to a compiler, of which there is none.")
+    vars(dynamo).update(
+        {name: getattr(compiler, name) for name in ("allow_in_graph", "disable", "is_compiling", "reset")}
+    )
+    vars(dynamo).update(
+        __path__=[],
+        assume_constant_result=compiler.allow_in_graph,
+        eval_frame=SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),  # no module is one
+        mark_static_address=lambda tensor, guard=False: None,
+    )
+    operations = ModuleType("torch._dynamo._trace_wrapped_higher_order_op")
+    # PyTorch's vmap does not take x[i] for a tensor i of one number, which this mends. Here it is a usual index.
+    vars(operations).update(TransformGetItemToIndex=nullcontext)
+    for module in (dynamo, operations):
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        sys.modules[module.__name__] = module
+    sys.modules["torch._higher_order_ops.associative_scan"] = import_module("fastdl.higher_order")
+    sys.modules["torch._higher_order_ops"] = sys.modules["torch._higher_order_ops.associative_scan"]
+    # As PyTorch's own imports leave them: programs that exchange functions look for the modules they are in.
+    import_module("fastdl.distributed")
+    for name, loaded in list(sys.modules.items()):
+        if name.startswith(("fastdl.distributed", "fastdl.nn", "fastdl.optim", "fastdl.utils")):
+            sys.modules["torch" + name.removeprefix("fastdl")] = loaded
+
+
 def install() -> None:
     """Make ``import torch`` give fastdl in this process.
 
@@ -94,6 +216,10 @@ def install() -> None:
     if "torch" in sys.modules:
         raise ImportError("fastdl.as_torch: PyTorch is imported already; call install() before")
     sys.meta_path.insert(0, _Names())
+    type.__setattr__(
+        fastdl.Tensor, "dtype", property(lambda t: _named(t._data.dtype), doc="The element type.")
+    )
+    _private()
     sys.modules["torch.jit.annotations"] = typing  # where old programs find the types of their annotations
 
 

@@ -97,6 +97,24 @@ def get_deterministic_debug_mode() -> int:
     return 2
 
 
+def _check_with(error_type: type[Exception], cond: Any, message: Callable[[], str] | None = None) -> None:
+    """Raise ``error_type(message())`` unless ``cond`` holds."""
+    if not cond:
+        raise error_type("Expected cond to be True" if message is None else message())
+
+
+def _check(cond: Any, message: Callable[[], str] | None = None) -> None:
+    """Raise a RuntimeError unless ``cond`` holds; see ``torch._check``."""
+    _check_with(RuntimeError, cond, message)
+
+
+def _check_tensor_all_with(
+    error_type: type[Exception], cond: Any, message: Callable[[], str] | None = None
+) -> None:
+    """Raise ``error_type(message())`` unless all elements of a tensor hold."""
+    _check_with(error_type, cond.all(), message)
+
+
 def cond(pred: Any, true_fn: Any, false_fn: Any, operands: Any = ()) -> Any:
     """``true_fn(*operands)`` if ``pred`` holds, else ``false_fn(*operands)``; see ``torch.cond``.
 

@@ -23,6 +23,7 @@ from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
 from fastdl.tensor import Tensor
+from fastdl.untyped_storage import UntypedStorage
 
 
 def finish(op: str, array: Any, where: Any, requires_grad: bool) -> Tensor:
@@ -171,6 +172,9 @@ def asarray(
     obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False
 ) -> Tensor:
     """``obj`` as a tensor, copied only if needed, or always (``copy=True``) or never; see ``torch.asarray``."""
+    if isinstance(obj, UntypedStorage):
+        d = get_default_dtype() if dtype is None else as_dtype("asarray", dtype)
+        obj = Tensor._wrap(obj._bytes().view(d))
     if copy:
         result = tensor(obj, dtype=dtype, device=device)
     else:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from fastdl import kernels
-from fastdl.dtypes import CPU, defaults, device
-from fastdl.kernels import cpu, on_device, select
+from fastdl.dtypes import CPU, META, defaults, device
+from fastdl.kernels import MetaArray, cpu, on_device, select
+from fastdl.kernels.meta import no_values
 from fastdl.kernels.several_gpus import on_their_gpu
 
 _cupy: Any = None
@@ -89,7 +90,9 @@ def is_device_array(value: Any) -> bool:
 
 def device_of(array: Any) -> device:
     """The device of an array."""
-    return _device(array.device.id) if on_device(array) else CPU
+    if on_device(array):
+        return _device(array.device.id)
+    return META if array.__class__ is MetaArray else CPU
 
 
 def _device(index: int) -> device:
@@ -117,6 +120,22 @@ def get_default_device() -> device:
     return defaults[-1]
 
 
+def get_device_module(device: Any = None) -> Any:
+    """``fastdl.cuda`` or ``fastdl.cpu``, whichever a device (None: a GPU if there is one) belongs to.
+
+    See ``torch.get_device_module``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.get_device_module("cpu").device_count()
+        1
+    """
+    kind = ("cpu" if missing() else "cuda") if device is None else resolve("get_device_module", device).type
+    if kind == "meta":
+        raise RuntimeError("get_device_module: the device 'meta' has no module")
+    return importlib.import_module(f"fastdl.{kind}")
+
+
 def resolve(op: str, where: Any) -> device:
     """``where`` (None, a string, a number or a device) as a device that can be used, GPUs with their index."""
     if where is None:
@@ -125,10 +144,7 @@ def resolve(op: str, where: Any) -> device:
     if wanted.type == "cpu":
         return CPU
     if wanted.type == "meta":
-        raise RuntimeError(
-            f"{op}: there are no tensors without values (device 'meta'): make the module where it will be; "
-            "functional_call uses a module as it is, and load_state_dict overwrites what it was made with"
-        )
+        return META
     if wanted.type != "cuda":
         raise RuntimeError(f"{op}: device {str(wanted)!r} is not available: tensors live on 'cpu' and 'cuda'")
     try:
@@ -149,6 +165,8 @@ def resolve(op: str, where: Any) -> device:
 def to_host(array: Any) -> Any:
     """The values as a NumPy array: the array itself, or a copy in pooled memory if it lies on a GPU."""
     if not on_device(array):
+        if array.__class__ is MetaArray:
+            raise no_values()
         return array
     copy = array.get(out=cpu.empty(array.shape, array.dtype))
     raise_reports()
@@ -166,6 +184,10 @@ def to_device(array: Any, where: device, non_blocking: bool = False) -> Any:
         return to_host(array)
     if device_of(array) is where:
         return array
+    if where is META:
+        return MetaArray.like(array)
+    if array.__class__ is MetaArray:
+        raise no_values()
     xp = cupy()
     with xp.cuda.Device(where.index):
         if on_device(array):
@@ -177,6 +199,9 @@ def make(where: device, function: str, *arguments: Any) -> Any:
     """What a kernel function without array arguments (``empty``, ``random_uniform``) makes on a resolved device."""
     if where is CPU:
         return getattr(select(None), function)(*arguments)
+    if where is META:  # nothing is drawn from a generator, and nothing filled
+        shape, dtype = arguments[:2]
+        return MetaArray(np.zeros(shape, dtype if isinstance(dtype, np.dtype) else np.int64))
     with cupy().cuda.Device(where.index):
         return getattr(kernels.device_backend(), function)(*arguments)
 

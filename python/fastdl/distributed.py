@@ -45,6 +45,21 @@ def refuse(name: str) -> NoReturn:
     )
 
 
+class DeviceMesh:
+    """An arrangement of processes, for annotations and ``isinstance``: an error when one is made."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        refuse(type(self).__name__)
+
+
+class ProcessGroup(DeviceMesh):
+    """Some of the processes: an error when made."""
+
+
+class DTensor(DeviceMesh):
+    """A tensor in parts on several processes: no tensor is one."""
+
+
 def _refusing(name: str) -> Callable[..., NoReturn]:
     def function(*args: Any, **options: Any) -> NoReturn:
         refuse(name)
@@ -59,4 +74,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fastdl.distributed' has no attribute {name!r}{_WHY}")
 
 
-lead_to(__name__, "nn")
+lead_to(__name__, "nn device_mesh tensor")

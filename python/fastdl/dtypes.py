@@ -147,6 +147,9 @@ def known_dtype(d: Any) -> dtype | None:
     return found
 
 
+_OF_ML_DTYPES = 2  # NumPy's word for dtypes of other packages
+
+
 class finfo:
     """The limits of a floating-point dtype as Python numbers, by default of the default dtype. See ``torch.finfo``.
 
@@ -159,7 +162,9 @@ class finfo:
     """
 
     def __init__(self, type: Any = None) -> None:
-        d = _default if type is None else real_dtype(as_dtype("finfo", type))
+        d = getattr(type, "dtype", type)
+        if not (isinstance(d, np.dtype) and d.isbuiltin == _OF_ML_DTYPES):  # float8, which no tensor has
+            d = _default if type is None else real_dtype(as_dtype("finfo", type))
         if d.kind not in FLOATING:
             raise TypeError(f"finfo: only floating-point dtypes have one, got {d}; use iinfo()")
         limits = floating_info(d)
@@ -176,7 +181,7 @@ class finfo:
 
 def floating_info(d: dtype) -> Any:
     """``numpy.finfo``, for bfloat16 as well."""
-    if d.kind == "V":
+    if d.isbuiltin == _OF_ML_DTYPES:
         from ml_dtypes import finfo
 
         return finfo(d)
@@ -208,10 +213,9 @@ def set_default_dtype(d: Any, /) -> None:
     """
     global _default
     wanted = as_dtype("set_default_dtype", d)
-    if wanted not in (float32, float64):
+    if wanted.kind not in FLOATING:
         raise TypeError(
-            f"set_default_dtype: only float32 and float64 can be the default, got {wanted} (kernels "
-            "compute in these two)"
+            f"set_default_dtype: only floating-point types are supported as the default type, got {wanted}"
         )
     _default = wanted
 
@@ -304,6 +308,6 @@ class device:
         return device, (self.type, self.index)
 
 
-CPU = device("cpu")
+CPU, META = device("cpu"), device("meta")
 defaults = [CPU]
 """Where tensors are made if no device is given: the last one, of ``with device:`` inside ``set_default_device``."""

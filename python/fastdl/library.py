@@ -138,6 +138,15 @@ def custom_op(
     return define if fn is None else define(fn)
 
 
+def registered(namespace: str) -> dict[str, CustomOpDef]:
+    """The operations of a namespace by name."""
+    return {
+        name.removeprefix(f"{namespace}::"): op
+        for name, op in _DEFINED.items()
+        if name.startswith(f"{namespace}::")
+    }
+
+
 def _defined(op: Any) -> CustomOpDef:
     found = op if isinstance(op, CustomOpDef) else _DEFINED.get(op)
     if found is None:

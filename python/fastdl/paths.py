@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -26,5 +27,6 @@ def lead_to(package: str, names: str, home: str | None = None) -> None:
         module = sys.modules.get(path)
         if module is None:
             sys.modules[path] = module = ModuleType(path, f"PyTorch's path to names of ``{package}``.")
+            module.__spec__ = ModuleSpec(path, None)
             setattr(sys.modules[home], name, module)
         module.__getattr__ = look  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.devices import device_of, to_host
-from fastdl.dtypes import CPU, FLOATING, bool_, complex_dtype, get_default_dtype, int64
+from fastdl.dtypes import CPU, FLOATING, META, bool_, complex_dtype, get_default_dtype, int64
 
 _options: dict[str, Any] = {
     "precision": 4,
@@ -147,14 +147,14 @@ def _rows(array: Any, indent: int, summarise: bool, fmt: Any) -> str:
 def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
     """``repr`` of a tensor."""
     where = device_of(tensor._data)
-    array = to_host(tensor._data)
+    array = np.zeros(0, tensor._data.dtype) if where is META else to_host(tensor._data)
     indent = len(prefix)
     notes = []
     dtype = array.dtype
     if array.size == 0:
-        body = "[]"
-        if array.ndim != 1:
-            notes.append(f"size={tuple(array.shape)}")
+        body = "..." if where is META else "[]"
+        if where is META or array.ndim != 1:
+            notes.append(f"size={tuple(tensor.shape)}")
         if dtype != get_default_dtype():
             notes.append(f"dtype={_dtype_name(dtype)}")
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.creation import finish, ignore
 from fastdl.devices import cupy, resolve
-from fastdl.dtypes import CPU, as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.dtypes import as_dtype, float32, float64, get_default_dtype, int64
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast
 from fastdl.tensor import Tensor
@@ -61,7 +61,7 @@ def arange(
     if count is None:
         count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
     where = resolve("arange", device)
-    if whole and where is not CPU:
+    if whole and where.type == "cuda":
         xp = cupy()
         with xp.cuda.Device(where.index):
             values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)

@@ -23,8 +23,9 @@ from fastdl.dtypes import (
     get_default_dtype,
 )
 from fastdl.errors import ArgumentError
+from fastdl.kernels import MetaArray, on_device
 from fastdl.kernels import array as as_array
-from fastdl.kernels import on_device
+from fastdl.kernels.meta import no_values
 from fastdl.printing import tensor_repr
 from fastdl.tensor_autograd import Differentiable
 
@@ -84,7 +85,7 @@ class Tensor(Differentiable):
     @property
     def is_cpu(self) -> bool:
         """Is the data in the CPU's memory?"""
-        return not on_device(self._data)
+        return isinstance(self._data, np.ndarray)
 
     @property
     def layout(self) -> Any:
@@ -93,7 +94,12 @@ class Tensor(Differentiable):
 
         return strided
 
-    is_sparse = is_quantized = is_meta = is_mps = is_nested = False
+    @property
+    def is_meta(self) -> bool:
+        """Has the tensor no values (device ``meta``)?"""
+        return self._data.__class__ is MetaArray
+
+    is_sparse = is_quantized = is_mps = is_nested = False
 
     @property
     def itemsize(self) -> int:
@@ -139,11 +145,11 @@ class Tensor(Differentiable):
     def storage_offset(self) -> int:
         """Elements between the start of the base's memory and this view's first element."""
         base = self._data if self._base is None else self._base._data
-        return (self.data_ptr() - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
+        return (_address(self._data) - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
 
     def data_ptr(self) -> int:
-        """The address of the first element."""
-        return _address(self._data)
+        """The address of the first element; 0 on the device ``meta``."""
+        return 0 if self._data.__class__ is MetaArray else _address(self._data)
 
     def untyped_storage(self) -> Any:
         """The memory that this tensor shares with those it is a view of: ``nbytes()``, ``data_ptr()``, comparable."""
@@ -178,6 +184,8 @@ class Tensor(Differentiable):
                 f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
                 "memory first."
             )
+        if self._data.__class__ is MetaArray:
+            raise no_values()
         if self._requires_grad:
             raise RuntimeError("numpy: this tensor requires a gradient; use x.detach().numpy()")
         return self._data
@@ -186,6 +194,8 @@ class Tensor(Differentiable):
         """The value of a tensor of one element, as a Python number."""
         if self._data.size != 1:
             raise ArgumentError(f"item: only a tensor of one element has a value, got shape {self.shape}")
+        if self._data.__class__ is MetaArray:
+            raise RuntimeError("Tensor.item() cannot be called on meta tensors")
         return to_host(self._data).item()
 
     def tolist(self) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.creation import tensor
 from fastdl.devices import to_device
-from fastdl.dtypes import Size, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
+from fastdl.dtypes import CPU, Size, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
@@ -21,7 +21,9 @@ def made(data: tuple[Any, ...], dtype: Any) -> Any:
         return select(None).empty(tuple(shape), dtype)
     (values,) = data
     return (
-        pooled_copy(values._data, dtype) if isinstance(values, Tensor) else tensor(values, dtype=dtype)._data
+        pooled_copy(values._data, dtype)
+        if isinstance(values, Tensor)
+        else tensor(values, dtype=dtype, device=CPU)._data
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastdl.dtypes import device
 from fastdl.tensor import Tensor
 
@@ -13,7 +15,8 @@ __all__ = ["UntypedStorage"]
 class UntypedStorage:
     """The whole array that a tensor is a view of: its size, address and device.
 
-    Equal for tensors of one memory, and usable as a key. There is no reading, writing or resizing through it.
+    Equal for tensors of one memory, and usable as a key. Numbers read bytes, slices are storages of the same memory,
+    which ``fastdl.asarray(storage, dtype=fastdl.uint8)`` is a tensor of. There is no writing or resizing through it.
 
     Example:
         >>> import fastdl
@@ -25,10 +28,38 @@ class UntypedStorage:
 
     def __init__(self, tensor: Tensor) -> None:
         array = tensor._data
-        while isinstance(array.base, type(array)):
+        while array.base.__class__ is array.__class__:
             array = array.base
         self._array = array
         self._first = Tensor._wrap(array)
+
+    @classmethod
+    def from_file(cls, filename: Any, shared: bool = False, nbytes: int = 0) -> UntypedStorage:
+        """The first ``nbytes`` of a file as memory, read when they are used.
+
+        With ``shared=True`` what is written goes to the file (made, or made longer, if need be), else to a copy.
+        """
+        if shared:
+            with open(filename, "ab") as file:
+                file.truncate(max(file.tell(), nbytes))
+        return cls(
+            Tensor._wrap(np.asarray(np.memmap(filename, np.uint8, "r+" if shared else "c", shape=nbytes)))
+        )
+
+    def untyped(self) -> UntypedStorage:
+        """Itself."""
+        return self
+
+    def __getitem__(self, key: Any) -> Any:
+        array = self._bytes()[key]
+        if array.ndim == 0:
+            return int(array)
+        part = UntypedStorage.__new__(UntypedStorage)
+        part._array, part._first = array, Tensor._wrap(array)
+        return part
+
+    def _bytes(self) -> Any:
+        return self._array.reshape(-1).view(np.uint8)
 
     @property
     def device(self) -> device:

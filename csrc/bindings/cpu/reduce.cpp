@@ -404,21 +404,23 @@ py::array bind_strided(const py::array& x, const Shape& shape, const std::vector
                  py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_);
 }
 
-// A read-only view of x with the given shape: axes repeated by stride 0.
+// A view of x with the given shape: axes repeated by stride 0, read-only if there are any.
 py::array bind_broadcast_to(const py::array& x, const Shape& shape) {
   const auto* proxy = py::detail::array_proxy(x.ptr());
   const int ndim = int(shape.size()), missing = ndim - proxy->nd;
-  bool fits = missing >= 0 && ndim <= kMaxAxes;
+  bool fits = missing >= 0 && ndim <= kMaxAxes, repeats = false;
   py::ssize_t strides[kMaxAxes];
   for (int axis = 0; axis < ndim && fits; ++axis) {
     const int64_t extent = axis < missing ? 1 : int64_t(proxy->dimensions[axis - missing]);
     fits = shape[size_t(axis)] >= 0 && (extent == 1 || extent == shape[size_t(axis)]);
     strides[axis] = axis < missing || extent == 1 ? 0 : proxy->strides[axis - missing];
+    repeats |= shape[size_t(axis)] != extent;
   }
   if (!fits)
     throw py::value_error("broadcast_to: shape " + shape_text(shape_of(x)) + " does not broadcast to " +
                           shape_text(shape));
-  return view_of(x, shape, strides, py::detail::npy_api::NPY_ARRAY_ALIGNED_);
+  const int writable = repeats || !x.writeable() ? 0 : py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return view_of(x, shape, strides, py::detail::npy_api::NPY_ARRAY_ALIGNED_ | writable);
 }
 
 }  // namespace

@@ -161,8 +161,8 @@ bool expand(Plan& plan, Arguments given) {
     const Py_ssize_t extent = sizes[i] == -1 && axis >= 0 ? have : sizes[i];
     if (extent < 0 || (have != 1 && extent != have)) return false;
     plan.add(extent, have == 1 ? 0 : x->strides[axis]);
+    plan.writable &= extent == have;  // else several elements share one address
   }
-  plan.writable = false;  // several elements share one address
   return shape_option(plan);
 }
 

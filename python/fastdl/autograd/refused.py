@@ -10,6 +10,7 @@ kernels, NumPy or CuPy raise is it asked why:
 - Half precision (float16, bfloat16) where a kernel has none, as most of the CPU's: computed in float32, with inputs and
   results converted. Gradients take the same way back.
 - Integers, where PyTorch takes them too (``Op.wide_integers``): computed in float64, results truncated to their dtype.
+- Tensors of the device ``meta``, which have no values: zeros in their place tell the result's shape and dtype.
 - An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning
   the first time, results and gradients copied back.
 """
@@ -23,11 +24,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fastdl.arrays import assign, pooled_copy
-from fastdl.autograd.op import ComplexOperand, NoKernel
+from fastdl.autograd.op import ComplexOperand, NoKernel, Op
 from fastdl.devices import device_of, to_host
-from fastdl.dtypes import CPU, FLOATING, float32, float64, int64, is_half
+from fastdl.dtypes import CPU, FLOATING, META, float32, float64, int64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor, not_for_complex
-from fastdl.kernels import is_array
+from fastdl.kernels import MetaArray, is_array
+from fastdl.kernels.meta import NoValues, zeros
 from fastdl.tensor import Tensor
 
 complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any]], Any]] = {}
@@ -53,8 +55,10 @@ def apply_otherwise(
     devices = {device_of(t._data) for t in given}
     if len(devices) > 1:
         return cls.apply_itself(*_together(cls, inputs, devices), **options)
+    if devices == {META} and not isinstance(error, NoValues):
+        return _without_values(cls, inputs, options)
     if isinstance(error, NotImplementedError):
-        if devices == {CPU}:
+        if devices in ({CPU}, {META}):
             raise error
         return _on_cpu(cls, inputs, options, devices.pop(), error)
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
@@ -74,6 +78,28 @@ def _called(op: str, value: Any) -> tuple[str, str]:
         if frame.f_locals.get(name) is value:
             return frame.f_code.co_name, name
     return op, "input"
+
+
+class _Exchange(Op):
+    """Zeros for an array without values, and the other way around."""
+
+    takes_complex = True
+
+    def forward(self, x: Any) -> Any:
+        return zeros(x) if x.__class__ is MetaArray else MetaArray.like(x)
+
+    backward = forward
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return _Exchange.apply(grad)
+
+
+def _without_values(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any]) -> Any:
+    with_zeros = [None if t is None else _Exchange.apply(t) for t in inputs]
+    result = cls.apply_itself(*with_zeros, **{name: zeros(value) for name, value in options.items()})
+    return (
+        tuple([_Exchange.apply(r) for r in result]) if isinstance(result, tuple) else _Exchange.apply(result)
+    )
 
 
 def _on_cpu(

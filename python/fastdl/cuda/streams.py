@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from fastdl import devices
@@ -128,14 +126,25 @@ def default_stream(device: Any = None) -> Stream:
     return Stream(_stream=devices.cupy().cuda.Stream.null)
 
 
-@contextmanager
-def stream(stream: Stream | None) -> Iterator[Stream | None]:
+class StreamContext:
+    """What :func:`stream` returns."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> Stream | None:
+        if self.stream is not None:
+            self.stream._stream.__enter__()
+        return self.stream
+
+    def __exit__(self, *exception: object) -> None:
+        if self.stream is not None:
+            self.stream._stream.__exit__(*exception)
+
+
+def stream(stream: Stream | None) -> StreamContext:
     """``with fastdl.cuda.stream(s):`` operations go to ``s`` inside; with None nothing changes."""
-    if stream is None:
-        yield None
-        return
-    with stream._stream:
-        yield stream
+    return StreamContext(stream)
 
 
 def synchronize(device: Any = None) -> None:

@@ -20,6 +20,8 @@ from fastdl.kernels.level import ALL_LEVELS as ALL_LEVELS
 from fastdl.kernels.level import levels as levels
 from fastdl.kernels.level import load as load
 from fastdl.kernels.level import load_best
+from fastdl.kernels.meta import MetaArray as MetaArray
+from fastdl.kernels.meta import MetaKernels
 
 # A backend is typed Any: its functions are checked by the contract test, not by mypy.
 Backend = Any
@@ -83,6 +85,8 @@ def select(array: Any) -> Backend:
     """The backend that computes on ``array``; None stands for an array on the CPU."""
     if array.__class__ is _device_class:
         return _device_backend
+    if array.__class__ is MetaArray:
+        return MetaKernels(_forced or cpu)
     return _forced or cpu
 
 
@@ -99,7 +103,7 @@ def device_backend() -> Backend:
 
 def is_array(value: Any) -> bool:
     """Is this an array, on whatever device, rather than a number?"""
-    return isinstance(value, np.ndarray) or value.__class__ is _device_class
+    return isinstance(value, np.ndarray) or value.__class__ in (_device_class, MetaArray)
 
 
 def on_device(array: Any) -> bool:
@@ -130,6 +134,8 @@ def strided(array: Any, shape: Any, strides: Any) -> Any:
     """A view with any strides (in bytes), writable if ``array`` is."""
     if on_device(array):
         return array_module(array).lib.stride_tricks.as_strided(array, shape, strides)
+    if array.__class__ is MetaArray:
+        return MetaArray(strided(array.zeros, shape, strides))
     return select(array).strided(array, shape, strides)
 
 
@@ -160,7 +166,7 @@ def array(value: Any, like: Any = None, dtype: Any = None) -> Any:
 
     NumPy's reductions and indexing return scalars where CuPy's return arrays of 0 dimensions; this makes both arrays.
     """
-    if on_device(value):
+    if on_device(value) or value.__class__ is MetaArray:
         return value if dtype is None else value.astype(dtype, copy=False)
     if on_device(like):
         return np.asarray(value, dtype, like=like)

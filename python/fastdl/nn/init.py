@@ -7,6 +7,7 @@ Random numbers are drawn on the CPU, so that every device gets the same; functio
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -104,6 +105,8 @@ _CONVOLUTIONS = [f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with U(a, b)."""
+    if tensor.is_meta:
+        return tensor
     if tensor.is_complex():  # both parts
         return _of_parts(tensor, lambda parts: uniform_(parts, a, b, generator))
     _check_float("uniform_", tensor)
@@ -114,6 +117,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = No
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with N(mean, std^2)."""
+    if tensor.is_meta:
+        return tensor
     if tensor.is_complex():  # the variance is that of both parts together
         return _of_parts(tensor, lambda parts: normal_(parts, mean, std / math.sqrt(2), generator))
     _check_float("normal_", tensor)
@@ -132,6 +137,8 @@ def trunc_normal_(
 ) -> Tensor:
     """Fill with N(mean, std^2) restricted to [a, b]: values outside are drawn again."""
     _check_float("trunc_normal_", tensor)
+    if tensor.is_meta:
+        return tensor
     if std <= 0 or a >= b:
         raise ValueError(f"trunc_normal_: needs std > 0 and a < b, got std={std}, a={a}, b={b}")
     if mean < a - 2 * std or mean > b + 2 * std:
@@ -201,6 +208,8 @@ def zeros_(tensor: Tensor) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with the identity: ones on the diagonal."""
     _check_matrix("eye_", tensor)
+    if tensor.is_meta:
+        return tensor
     return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
@@ -310,7 +319,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         raise ValueError(
             f"orthogonal_: Only tensors with 2 or more dimensions are supported, got shape {shape}"
         )
-    if tensor._data.size == 0:
+    if tensor._data.size == 0 or tensor.is_meta:
         return tensor
     rows, cols = shape[0], tensor._data.size // shape[0]
     flat = _draw_normal((max(rows, cols), min(rows, cols)), 0.0, 1.0, generator)
@@ -323,6 +332,8 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     """Fill a matrix with N(0, std^2), a part ``sparsity`` of each column being zero. Martens (2010)."""
     _check_matrix("sparse_", tensor)
     rows, cols = tensor.shape
+    if tensor.is_meta:
+        return tensor
     zeros = math.ceil(sparsity * rows)
     normal_(tensor, 0.0, std, generator)
     order = np.argsort(
@@ -330,3 +341,18 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     )  # a permutation in each column
     np.put_along_axis(tensor._data, as_array(order[:zeros], tensor._data), 0, axis=0)
     return tensor
+
+
+def __getattr__(name: str) -> Any:
+    """The older names: ``uniform`` for ``uniform_``."""
+    function = globals().get(f"{name}_") if f"{name}_" in __all__ else None
+    if function is None or name in ("ones", "zeros", "trunc_normal"):  # never had one
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    @functools.wraps(function)
+    def older(*arguments: Any, **options: Any) -> Any:
+        message = f"`nn.init.{name}` is now deprecated in favor of `nn.init.{name}_`."
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return function(*arguments, **options)
+
+    return older

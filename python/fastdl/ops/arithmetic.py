@@ -26,7 +26,7 @@ from fastdl.ops.binary import (
 )
 from fastdl.ops.division import FloorDivide, Fmod, Remainder, TruncDivide
 from fastdl.ops.out import constant, store
-from fastdl.ops.promotion import result_type
+from fastdl.ops.promotion import number_dtype, result_type
 from fastdl.tensor import Tensor
 
 
@@ -59,7 +59,9 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
             return apply_otherwise(op, (None, other), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
         return op.apply(None, other, value=value, out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
-        raise not_a_tensor(op.label, "input", input)
+        if not isinstance(input, (int, float, complex)):
+            raise not_a_tensor(op.label, "input", input)
+        input = Tensor._wrap(np.asarray(input, number_dtype(input)))
     value = number(op.label, other)
     if value.__class__ is complex:  # no kernel takes it
         return apply_otherwise(op, (input, None), {"value": value, "out": out}, None)  # type: ignore[no-any-return]

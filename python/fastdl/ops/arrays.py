@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.arrays import assign, pooled_copy
 from fastdl.dtypes import FLOATING, bool_, complex128, float32, float64, int64, is_common_integer
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array, is_array, on_device, select
+from fastdl.kernels import MetaArray, array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
 
 
@@ -178,6 +178,8 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
 
 def fill(out: Any, value: Any) -> None:
     """Every element of an array becomes ``value``."""
+    if out.__class__ is MetaArray:
+        return
     if out.size < 1024 or on_device(out) or out.dtype.kind == "c":
         out.fill(value)
     else:

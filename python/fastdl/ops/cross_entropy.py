@@ -153,7 +153,7 @@ class NllLoss(Op):
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
         _dim, ignore_index, reduction = self.options
-        q = _per_class(self.target, self.weight, self.classes, grad_loss.dtype, ignore_index, 0.0)
+        q = _per_class(self.target, self.weight, self.classes, grad_loss._data.dtype, ignore_index, 0.0)
         g = _upstream_graph(grad_loss, self.normaliser, reduction, 1 if self.target.ndim else 0)
         return g * Tensor._wrap(-q), None, None
 

@@ -137,7 +137,7 @@ class CosineEmbeddingLoss(Op):
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
         slope = Tensor._wrap(
-            array(self.slope, self.x1, grad_loss.dtype)
+            array(self.slope, self.x1, grad_loss._data.dtype)
         )  # of the loss for the cosine: constant
 
         def composed(x1: Any, x2: Any, _: Any) -> Any:

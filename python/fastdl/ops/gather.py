@@ -194,7 +194,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tenso
         indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
     check_range("index_fill", indices, extent)
     if not (isinstance(value, Tensor) or on_device(input._data) or (mode.enabled and input._requires_grad)):
-        value = filler("index_fill", value, input.dtype)
+        value = filler("index_fill", value, input._data.dtype)
         array = pooled_copy(input._data) if out is not input else input._data
         array[(slice(None),) * d + (indices.reshape(-1),)] = value
         if out is not input:

@@ -334,7 +334,7 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     check_matrix("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
-    result = Tensor._wrap(np.broadcast_to(eye(A.shape[-1], A.dtype, A._data), A.shape).copy())
+    result = Tensor._wrap(np.broadcast_to(eye(A.shape[-1], A._data.dtype, A._data), A.shape).copy())
     first = True
     while n:
         if n % 2:
@@ -349,7 +349,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     size = float(np.abs(A._data).sum(axis=-2).max()) if A._data.size else 0.0
     squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
     x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
-    one = Tensor._wrap(eye(A.shape[-1], A.dtype, A._data))
+    one = Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))
     result = one + x / 14
     for k in range(13, 0, -1):
         result = one + matmul(x, result) / k
@@ -369,7 +369,7 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
         raise RuntimeError(
             f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
         )
-    unit = Tensor._wrap(eye(m, A.dtype, A._data)[:, :n])
+    unit = Tensor._wrap(eye(m, A._data.dtype, A._data)[:, :n])
     vectors = tril(A, -1) + unit
     q = unit.expand((*A.shape[:-2], m, n))
     for i in reversed(range(tau.shape[-1])):
@@ -409,7 +409,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     solution = matmul(pinv(A, rtol=rcond), right)
     rows, columns = A.shape[-2:]
     rank = matrix_rank(A, rtol=rcond)
-    residuals = values = Tensor._wrap(np.empty(0, real_dtype(A.dtype)))
+    residuals = values = Tensor._wrap(np.empty(0, real_dtype(A._data.dtype)))
     if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
         residuals = sum(abs(matmul(A, solution) - right).square(), -2)
     if driver in ("gelsd", "gelss"):

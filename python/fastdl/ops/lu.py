@@ -187,7 +187,7 @@ def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoin
     check_matrix("lu_solve", LU)
     if not left:
         return lu_solve(LU, pivots, B.mH, adjoint=not adjoint).mH
-    P = Tensor._wrap(permutation(pivots._data, LU.shape[-1], LU.dtype))
+    P = Tensor._wrap(permutation(pivots._data, LU.shape[-1], LU._data.dtype))
     if adjoint:
         half = solve_triangular(LU.mH, B, upper=False)
         return matmul(P, solve_triangular(LU.mH, half, upper=True, unitriangular=True))

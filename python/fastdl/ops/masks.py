@@ -97,7 +97,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
                 f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}"
             )
         return apply_into(out, MaskedFill, input, value, mask=where)
-    value = filler("masked_fill", value, input.dtype)
+    value = filler("masked_fill", value, input._data.dtype)
     return apply_into(out, MaskedFill, input, None, mask=where, number=value)
 
 

@@ -16,7 +16,7 @@ from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, zeros
 from fastdl.ops.common import axis, ints
-from fastdl.ops.views import in_one_call, reshape
+from fastdl.ops.views import in_one_call, permute, reshape
 from fastdl.tensor import Tensor
 
 
@@ -365,8 +365,10 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     """
     base = input if input._base is None else input._base
     if not base._data.flags.c_contiguous:
+        base = permute(base, sorted(range(base._data.ndim), key=lambda axis: -base._data.strides[axis]))
+    if not base._data.flags.c_contiguous:
         raise RuntimeError(
-            "as_strided: the memory under the tensor must be in C order; use x.contiguous() first"
+            "as_strided: the memory under the tensor must have no gaps; use x.contiguous() first"
         )
     extents, steps = ints((size,)), ints((stride,))
     offset = input.storage_offset() if storage_offset is None else int(storage_offset)

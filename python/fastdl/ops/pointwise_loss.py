@@ -211,7 +211,10 @@ def l1_loss(
 ) -> Tensor:
     """abs(x - t), reduced; the slope at 0 is 0. See ``torch.nn.functional.l1_loss`` and :func:`mse_loss`."""
     if input.is_complex() or target.is_complex():  # the distance is real
-        input, target = (input - target).abs(), Tensor._wrap(zeros((), real_dtype(input.dtype), input._data))
+        input, target = (
+            (input - target).abs(),
+            Tensor._wrap(zeros((), real_dtype(input._data.dtype), input._data)),
+        )
     return _symmetric("l1_loss", L1Loss, input, target, (), size_average, reduce, reduction, weight)
 
 

@@ -66,10 +66,10 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         summed_a, summed_b, strict=False
     ):  # an extent of 1 broadcasts, that is, the other is summed
         if shape_a[i] == 1 and shape_b[j] != 1:
-            b = sum_over(b, j, True, dtype=b.dtype)
+            b = sum_over(b, j, True, dtype=b._data.dtype)
             shape_b = b._data.shape
         elif shape_b[j] == 1 and shape_a[i] != 1:
-            a = sum_over(a, i, True, dtype=a.dtype)
+            a = sum_over(a, i, True, dtype=a._data.dtype)
             shape_a = a._data.shape
     if [shape_a[i] for i in summed_a] != [shape_b[i] for i in summed_b]:
         raise RuntimeError(

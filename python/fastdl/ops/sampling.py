@@ -20,6 +20,7 @@ from fastdl.dtypes import (
     CPU,
     DIFFERENTIABLE,
     FLOATING,
+    META,
     as_dtype,
     float32,
     float64,
@@ -38,6 +39,8 @@ from fastdl.tensor import Tensor
 
 def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     """The key of one random operation on a device."""
+    if where is META:
+        return 0, 0
     return (default_generator if generator is None else generator).draw(where is not CPU)
 
 
@@ -298,7 +301,7 @@ def multinomial(
     """Indices drawn with the weights in each row of ``input``, which need not add up to 1; see ``torch.multinomial``.
 
     Without replacement the ``num_samples`` largest of log(weight) + Gumbel noise are taken, which draws one
-    after the other without putting back.
+    after the other without putting back; where fewer weights are above 0, as in PyTorch others fill up the row.
     """
     weights = to_host(input._data)
     if weights.ndim not in (1, 2) or weights.dtype.kind not in FLOATING:
@@ -321,10 +324,9 @@ def multinomial(
         bounds = kernels.running_sum(rows, 1)
         chosen = kernels.searchsorted(bounds, kernels.mul_forward(u, bounds[:, -1:]), True)
     else:
-        if num_samples > int(available.min(initial=count)):
+        if num_samples > count:
             raise RuntimeError(
-                f"multinomial: cannot draw {num_samples} samples without replacement from a row with "
-                f"{int(available.min(initial=count))} weights above 0"
+                f"multinomial: cannot draw {num_samples} samples without replacement from {count} weights"
             )
         u = _uniform(rows.shape, float64, 0.0, 1.0, generator)
         waits = kernels.log_forward(kernels.sub_forward(1.0, u))  # of (0, 1]

@@ -79,7 +79,7 @@ def solve_triangular(
     check_matrix("solve_triangular", A)
     triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
     if unitriangular:
-        triangle = triangle + Tensor._wrap(eye(A.shape[-1], A.dtype, A._data))
+        triangle = triangle + Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))
     batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
     triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
     return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT

@@ -39,7 +39,7 @@ def _window(op: str, window: Tensor | None, n_fft: int, win_length: int, like: T
             return None
         from fastdl.dtypes import real_dtype
 
-        window = like.new_ones(win_length, dtype=real_dtype(like.dtype))
+        window = like.new_ones(win_length, dtype=real_dtype(like._data.dtype))
     elif window.ndim != 1 or len(window) != win_length:
         raise RuntimeError(
             f"{op}: expected a 1D window tensor of size equal to win_length={win_length}, but got window with size "

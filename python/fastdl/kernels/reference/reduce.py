@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,11 @@ def sum_integers(x: Array, axis: int | None = None, keepdim: bool = False) -> Ar
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """A read-only view of x with the given shape."""
+    """A view of x with the given shape, read-only if it repeats an axis."""
+    if prod(shape) == x.size and len(shape) >= x.ndim:
+        whole = x[(None,) * (len(shape) - x.ndim)]
+        if whole.shape == tuple(shape):
+            return whole
     return np.broadcast_to(x, shape)
 
 

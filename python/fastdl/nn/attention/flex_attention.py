@@ -14,6 +14,7 @@ import numpy as np
 
 from fastdl.dtypes import float32, float64
 from fastdl.errors import ArgumentError
+from fastdl.nn.attention.block_mask import _DEFAULT_SPARSE_BLOCK_SIZE as _DEFAULT_SPARSE_BLOCK_SIZE
 from fastdl.nn.attention.block_mask import (
     BlockMask,
     and_masks,

@@ -16,20 +16,22 @@ import numpy as np
 
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import no_grad
+from fastdl.creation import empty_like
 from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
 from fastdl.kernels import fill_with_zeros
 from fastdl.nn.modules.arguments import explained
 from fastdl.nn.modules.global_hooks import *  # noqa: F403 - register_module_*
 from fastdl.nn.modules.global_hooks import buffer_hooks, module_hooks, parameter_hooks, registered
+from fastdl.nn.modules.state import _EXTRA_STATE_KEY_SUFFIX as _EXTRA_STATE_KEY_SUFFIX
 from fastdl.nn.modules.state import State
+from fastdl.nn.modules.state import _IncompatibleKeys as _IncompatibleKeys
 from fastdl.nn.parameter import Buffer, Parameter
 from fastdl.ops.cast import parse_to
 from fastdl.tensor import Tensor
 
 __all__ = ["Module"]
 
-_EXTRA_STATE = "_extra_state"
 M = TypeVar("M", bound="Module")
 
 
@@ -136,6 +138,10 @@ class Module(State):
     @property
     def _buffers(self) -> MutableMapping[str, Tensor | None]:
         return _Registry(self, self._buffer_names, True)
+
+    @property
+    def _non_persistent_buffers_set(self) -> frozenset[str]:
+        return frozenset([name for name, persistent in self._buffer_names.items() if not persistent])
 
     @property
     def _modules(self) -> MutableMapping[str, Module | None]:
@@ -463,6 +469,16 @@ class Module(State):
     def cuda(self, device: Any = None) -> Self:
         """Move parameters and buffers to a GPU: the current one, or a certain one."""
         return self.to("cuda" if device is None else device)
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
+        """Uninitialised memory on a device for parameters and buffers, whose values are lost: off ``"meta"``.
+
+        Example:
+            >>> from fastdl import nn
+            >>> nn.Linear(2, 3, device="meta").to_empty(device="cpu").weight.device
+            device(type='cpu')
+        """
+        return self._apply(lambda t: empty_like(t, device=device), recurse=recurse)
 
     def share_memory(self) -> Self:
         """The module itself; child processes get copies of what they change."""

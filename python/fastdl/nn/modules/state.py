@@ -14,7 +14,7 @@ from fastdl.nn.parameter import Parameter
 from fastdl.tensor import Tensor
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
-_EXTRA_STATE = "_extra_state"
+_EXTRA_STATE_KEY_SUFFIX = "_extra_state"
 
 
 class _IncompatibleKeys(NamedTuple):
@@ -99,7 +99,7 @@ class State(Calls):
             if tensor is not None:
                 destination[prefix + name] = tensor if keep_vars else tensor.detach()
         if type(self).get_extra_state is not State.get_extra_state:
-            destination[prefix + _EXTRA_STATE] = self.get_extra_state()
+            destination[prefix + _EXTRA_STATE_KEY_SUFFIX] = self.get_extra_state()
 
     def state_dict(
         self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
@@ -180,7 +180,7 @@ class State(Calls):
                 tensor._data[...] = to_device(array, tensor.device)
                 tensor._bump_version()
 
-        extra = prefix + _EXTRA_STATE
+        extra = prefix + _EXTRA_STATE_KEY_SUFFIX
         if type(self).set_extra_state is not State.set_extra_state:
             if extra in state_dict:
                 self.set_extra_state(state_dict[extra])

@@ -175,7 +175,7 @@ class _Orthogonal(Module):
             if self.orthogonal_map == "matrix_exp":
                 q = linalg.matrix_exp(a)
             else:
-                one = Tensor._wrap(eye(n, x.dtype, x._data))
+                one = Tensor._wrap(eye(n, x._data.dtype, x._data))
                 q = linalg.solve((one - 0.5 * a).contiguous(), (one + 0.5 * a).contiguous())
             q = q[..., :k] if n != k else q
         if self.use_trivialization:
