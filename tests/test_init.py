@@ -182,3 +182,11 @@ def test_the_older_names_warn(name):
     assert filled.tolist() == expected.tolist()
     for missing in ("ones", "zeros", "trunc_normal", "nothing"):
         assert not hasattr(init, missing)
+
+
+@pytest.mark.parametrize("name", ["uniform_", "normal_", "trunc_normal_", "orthogonal_"])
+def test_tensors_without_values_are_checked_like_others(name):
+    x = fastdl.empty(4, 4, device="meta")
+    assert getattr(init, name)(x) is x
+    with pytest.raises(TypeError, match=f"{name}: tensor must be floating point, got dtype int64"):
+        getattr(init, name)(fastdl.empty(4, 4, dtype=fastdl.int64, device="meta"))

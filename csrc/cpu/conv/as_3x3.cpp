@@ -296,6 +296,5 @@ const ConvAlgorithm<T>& conv_as_3x3() {
   return algorithm;
 }
 template const ConvAlgorithm<float>& conv_as_3x3<float>();
-template const ConvAlgorithm<double>& conv_as_3x3<double>();
 
 }  // namespace fastdl

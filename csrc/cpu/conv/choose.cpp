@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <type_traits>
 
 #include "cpu/conv/algorithm.h"
 #include "cpu/runtime/memory.h"
@@ -14,10 +15,27 @@
 namespace fastdl {
 namespace {
 
+// Doubles do without three algorithms: mostly gradient checks compute in them, and the direct one takes one
+// to three times as long, seldom longer than PyTorch.
+template <class T, auto algorithm>
+const ConvAlgorithm<T>& float32_alone() {
+  if constexpr (std::is_same_v<T, float>) {
+    return algorithm();
+  } else {
+    static const ConvAlgorithm<T> none{
+        algorithm().name, [](const ConvProblem&) { return "it computes float32 alone"; }, {}, {}, {}, {}, {}};
+    return none;
+  }
+}
+
 template <class T>
 struct Algorithms {
-  const ConvAlgorithm<T>* list[7] = {&conv_depthwise<T>(), &conv_pointwise<T>(),   &conv_winograd<T>(),
-                                     &conv_as_3x3<T>(),    &conv_interleaved<T>(), &conv_direct<T>(),
+  const ConvAlgorithm<T>* list[7] = {&conv_depthwise<T>(),
+                                     &conv_pointwise<T>(),
+                                     &float32_alone<T, conv_winograd<float>>(),
+                                     &float32_alone<T, conv_as_3x3<float>>(),
+                                     &float32_alone<T, conv_interleaved<float>>(),
+                                     &conv_direct<T>(),
                                      &conv_im2col<T>()};
   auto begin() const { return std::begin(list); }
   auto end() const { return std::end(list); }

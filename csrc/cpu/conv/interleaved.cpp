@@ -347,6 +347,5 @@ const ConvAlgorithm<T>& conv_interleaved() {
   return algorithm;
 }
 template const ConvAlgorithm<float>& conv_interleaved<float>();
-template const ConvAlgorithm<double>& conv_interleaved<double>();
 
 }  // namespace fastdl

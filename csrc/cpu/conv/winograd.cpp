@@ -298,6 +298,5 @@ const ConvAlgorithm<T>& conv_winograd() {
   return algorithm;
 }
 template const ConvAlgorithm<float>& conv_winograd<float>();
-template const ConvAlgorithm<double>& conv_winograd<double>();
 
 }  // namespace fastdl

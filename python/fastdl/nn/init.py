@@ -59,8 +59,13 @@ def _draw_dtype(tensor: Tensor) -> Any:
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
+    """With a number, or with what ``values()`` draws: nothing for a tensor without values."""
     array = tensor._data
-    array[...] = to_device(values, device_of(array)) if isinstance(values, np.ndarray) else values
+    if callable(values):
+        if tensor.is_meta:
+            return tensor
+        values = to_device(values(), device_of(array))
+    array[...] = values
     tensor._bump_version()
     return tensor
 
@@ -105,26 +110,22 @@ _CONVOLUTIONS = [f"conv{kind}{dims}d" for kind in ("", "_transpose") for dims in
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with U(a, b)."""
-    if tensor.is_meta:
-        return tensor
     if tensor.is_complex():  # both parts
         return _of_parts(tensor, lambda parts: uniform_(parts, a, b, generator))
     _check_float("uniform_", tensor)
     if a > b:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={a} > to={b}")
-    return _fill(tensor, _draw_uniform(tensor.shape, a, b, generator, _draw_dtype(tensor)))
+    return _fill(tensor, lambda: _draw_uniform(tensor.shape, a, b, generator, _draw_dtype(tensor)))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with N(mean, std^2)."""
-    if tensor.is_meta:
-        return tensor
     if tensor.is_complex():  # the variance is that of both parts together
         return _of_parts(tensor, lambda parts: normal_(parts, mean, std / math.sqrt(2), generator))
     _check_float("normal_", tensor)
     if std < 0:
         raise RuntimeError(f"normal_ expects std >= 0.0, but found std {std}")
-    return _fill(tensor, _draw_normal(tensor.shape, mean, std, generator, _draw_dtype(tensor)))
+    return _fill(tensor, lambda: _draw_normal(tensor.shape, mean, std, generator, _draw_dtype(tensor)))
 
 
 def trunc_normal_(
@@ -137,8 +138,6 @@ def trunc_normal_(
 ) -> Tensor:
     """Fill with N(mean, std^2) restricted to [a, b]: values outside are drawn again."""
     _check_float("trunc_normal_", tensor)
-    if tensor.is_meta:
-        return tensor
     if std <= 0 or a >= b:
         raise ValueError(f"trunc_normal_: needs std > 0 and a < b, got std={std}, a={a}, b={b}")
     if mean < a - 2 * std or mean > b + 2 * std:
@@ -148,14 +147,18 @@ def trunc_normal_(
             stacklevel=2,
         )
     propose = _truncated_normal((a - mean) / std, (b - mean) / std, generator)
-    values = np.empty(tensor._data.size)
-    pending = np.arange(values.size)
-    while pending.size:
-        candidates, accepted = propose(pending.size)
-        values[pending[accepted]] = candidates[accepted]
-        pending = pending[~accepted]
-    # Rounding to the tensor's dtype may step over a bound by half a unit.
-    return _fill(tensor, np.clip(values * std + mean, a, b).reshape(tensor.shape))
+
+    def draw() -> Any:
+        values = np.empty(tensor._data.size)
+        pending = np.arange(values.size)
+        while pending.size:
+            candidates, accepted = propose(pending.size)
+            values[pending[accepted]] = candidates[accepted]
+            pending = pending[~accepted]
+        # Rounding to the tensor's dtype may step over a bound by half a unit.
+        return np.clip(values * std + mean, a, b).reshape(tensor.shape)
+
+    return _fill(tensor, draw)
 
 
 def _truncated_normal(low: float, high: float, generator: Any) -> Callable[[int], tuple[Any, Any]]:
@@ -208,9 +211,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with the identity: ones on the diagonal."""
     _check_matrix("eye_", tensor)
-    if tensor.is_meta:
-        return tensor
-    return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
+    return _fill(tensor, lambda: np.eye(tensor.shape[0], tensor.shape[1]))
 
 
 def _check_matrix(op: str, tensor: Tensor) -> None:
@@ -319,26 +320,27 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         raise ValueError(
             f"orthogonal_: Only tensors with 2 or more dimensions are supported, got shape {shape}"
         )
-    if tensor._data.size == 0 or tensor.is_meta:
+    if tensor._data.size == 0:
         return tensor
     rows, cols = shape[0], tensor._data.size // shape[0]
-    flat = _draw_normal((max(rows, cols), min(rows, cols)), 0.0, 1.0, generator)
-    q, r = np.linalg.qr(flat)
-    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)  # makes the distribution uniform (Mezzadri 2007)
-    return _fill(tensor, gain * (q if rows >= cols else q.T).reshape(shape))
+
+    def draw() -> Any:
+        flat = _draw_normal((max(rows, cols), min(rows, cols)), 0.0, 1.0, generator)
+        q, r = np.linalg.qr(flat)
+        q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)  # makes the distribution uniform (Mezzadri 2007)
+        return gain * (q if rows >= cols else q.T).reshape(shape)
+
+    return _fill(tensor, draw)
 
 
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
     """Fill a matrix with N(0, std^2), a part ``sparsity`` of each column being zero. Martens (2010)."""
     _check_matrix("sparse_", tensor)
-    rows, cols = tensor.shape
+    zeros = math.ceil(sparsity * tensor.shape[0])
+    normal_(tensor, 0.0, std, generator)
     if tensor.is_meta:
         return tensor
-    zeros = math.ceil(sparsity * rows)
-    normal_(tensor, 0.0, std, generator)
-    order = np.argsort(
-        _draw_uniform((rows, cols), 0.0, 1.0, generator), axis=0
-    )  # a permutation in each column
+    order = np.argsort(_draw_uniform(tensor.shape, 0.0, 1.0, generator), axis=0)  # of each column
     np.put_along_axis(tensor._data, as_array(order[:zeros], tensor._data), 0, axis=0)
     return tensor
 
