@@ -238,3 +238,37 @@ def test_without_ml_dtypes_bfloat16_says_what_to_install(monkeypatch: Any) -> No
     with pytest.raises(TypeError, match="pip install ml_dtypes"):
         fastdl.ones(2).to("bfloat16")
     assert not hasattr(fastdl, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("divisor", ["rows", "whole", "number", "scalar"])
+def test_a_quotient_of_halves_is_rounded_before_it_is_truncated(dtype: str, divisor: str) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((50, 60)) * 20).astype("f"), rng.standard_normal((50, 60)).astype("f")
+
+    def divide(library: Any) -> Any:
+        x, y = (library.tensor(n).to(getattr(library, dtype)) for n in (a, b))
+        y = {"rows": y[0], "whole": y, "number": 0.7, "scalar": library.tensor(0.7).to(y.dtype)}[divisor]
+        z = library.div(x, y, rounding_mode="trunc")
+        assert z.dtype is getattr(library, dtype)
+        return z.float().numpy()
+
+    np.testing.assert_array_equal(divide(fastdl), divide(torch))
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 3, 5, 2), (4, 3, 1, 2), (1, 1, 2, 1), (4, 3, 5), (0, 3, 2, 2), (2, 3, 1, 1)]
+)
+def test_dropout_of_channels_decides_as_in_float32(half: Any, shape: tuple[int, ...]) -> None:
+    drop = F.dropout2d if len(shape) == 4 else F.dropout1d
+    found = []
+    for dtype in (half, fastdl.float32):
+        x = fastdl.ones(*shape, dtype=dtype).requires_grad_()
+        fastdl.manual_seed(3)
+        y = drop(x, 0.5)
+        assert y.dtype == dtype
+        y.sum().backward()
+        found.append((y.detach().float().numpy(), x.grad.float().numpy()))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, float32, float64
+from fastdl.dtypes import FLOATING, is_half
 from fastdl.kernels import is_array, on_device, select, select_either
 from fastdl.ops.arrays import by_numpy, has_integer_kernels, zeros
 from fastdl.ops.binary import Binary, Saving
@@ -108,14 +108,16 @@ class TruncDivide(FloorDivide):
         return super().forward(x, y, value, out)
 
     def compute(self, x: Any, y: Any, dtype: Any, out: Any) -> Any:
-        if dtype is float32 or dtype is float64:
-            if out is not None and out.dtype is not dtype:
-                return into(self.label, out, self.compute(x, y, dtype, None))
-            kernels = select_either(x, y)
-            if not (on_device(x) or on_device(y)):
-                return kernels.trunc_divide_forward(x, y, out)
+        if dtype.kind not in FLOATING:
+            return super().compute(x, y, dtype, out)
+        if out is not None and out.dtype is not dtype:
+            return into(self.label, out, self.compute(x, y, dtype, None))
+        kernels, device = select_either(x, y), on_device(x) or on_device(y)
+        # In half precision PyTorch rounds the quotient of two tensors before it is truncated, not that by a number.
+        half, by_number = is_half(dtype), 0 in (np.ndim(x), np.ndim(y))
+        if half and by_number and device:
+            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
+        if device or (half and not by_number):
             quotient = kernels.div_forward(x, y, out)
             return kernels.trunc_forward(quotient, quotient)
-        if dtype.kind in FLOATING:
-            return by_numpy(self.label, self.ufunc, dtype, out, x, y)
-        return super().compute(x, y, dtype, out)
+        return kernels.trunc_divide_forward(x, y, out)

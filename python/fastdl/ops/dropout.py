@@ -15,8 +15,10 @@ from typing import Any
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
+from fastdl.dtypes import float32, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import full
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -58,7 +60,7 @@ def _apply(
     else:
         before = input
     if not alpha:
-        result = Dropout.apply(before, p=p, scale=1.0 / (1.0 - p) if p < 1.0 else 0.0, length=length)
+        result = _dropped(before, p, 1.0 / (1.0 - p) if p < 1.0 else 0.0, length)
     elif p == 1.0:
         result = Dropout.apply(before, p=p, scale=0.0, length=length)
     else:
@@ -69,7 +71,16 @@ def _apply(
         result = Dropout.apply(before, p=p, scale=a, length=length, kept_bias=b, dropped_bias=b - a * v)
     if inplace:
         return write(op, input, result)
-    return result  # type: ignore[no-any-return]
+    return result
+
+
+def _dropped(x: Tensor, p: float, scale: float, length: int) -> Tensor:
+    if length == 1 or not is_half(x._data.dtype) or on_device(x._data):
+        return Dropout.apply(x, p=p, scale=scale, length=length)  # type: ignore[no-any-return]
+    # In half precision the kernel would be given a copy in float32: it decides for the channels alone.
+    axes = next(d for d in range(x.ndim) if math.prod(x.shape[d:]) == length)
+    ones = Tensor._wrap(full((*x.shape[:axes], *[1] * (x.ndim - axes)), 1, float32))
+    return x * Dropout.apply(ones, p=p, scale=scale, length=1).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def _channel_length(input: Tensor, axes: int) -> int:
@@ -91,7 +102,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """Drop single elements. See ``torch.nn.functional.dropout``.
 
     Args:
-        input: any shape, float32 or float64.
+        input: any shape, floating.
         p: probability of an element to be dropped, 0 to 1.
         training: False returns the input itself.
         inplace: store the result in the input.

@@ -288,7 +288,7 @@ class Windows(Part):
         dim, size, step = self.options["dim"], self.options["size"], self.options["step"]
         if step >= size:  # windows that do not overlap
             return super().backward(grad)
-        return overlapped(grad, dim, step, self.shape)
+        return in_float32(overlapped, grad, dim, step, self.shape)
 
 
 def overlapped(windows: Any, dim: int, step: int, shape: tuple[int, ...]) -> Any:
