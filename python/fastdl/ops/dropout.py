@@ -60,27 +60,30 @@ def _apply(
     else:
         before = input
     if not alpha:
-        result = _dropped(before, p, 1.0 / (1.0 - p) if p < 1.0 else 0.0, length)
+        result = _dropped(before, length, p=p, scale=1.0 / (1.0 - p) if p < 1.0 else 0.0)
     elif p == 1.0:
-        result = Dropout.apply(before, p=p, scale=0.0, length=length)
+        result = _dropped(before, length, p=p, scale=0.0)
     else:
         # Dropped units take SELU's lower limit -v; then mean 0 and variance 1 are restored by a * x + b.
         v = 1.7580993408473766
         a = 1.0 / math.sqrt((1.0 - p) * (1.0 + p * v * v))
         b = a * v * p
-        result = Dropout.apply(before, p=p, scale=a, length=length, kept_bias=b, dropped_bias=b - a * v)
+        result = _dropped(before, length, p=p, scale=a, kept_bias=b, dropped_bias=b - a * v)
     if inplace:
         return write(op, input, result)
-    return result
+    return result  # type: ignore[no-any-return]
 
 
-def _dropped(x: Tensor, p: float, scale: float, length: int) -> Tensor:
-    if length == 1 or not is_half(x._data.dtype) or on_device(x._data):
-        return Dropout.apply(x, p=p, scale=scale, length=length)  # type: ignore[no-any-return]
-    # In half precision the kernel would be given a copy in float32: it decides for the channels alone.
-    axes = next(d for d in range(x.ndim) if math.prod(x.shape[d:]) == length)
+def _dropped(x: Tensor, length: int, **options: float) -> Any:
+    dtype = x._data.dtype
+    if not is_half(dtype) or on_device(x._data):
+        return Dropout.apply(x, length=length, **options)
+    # The kernel refuses half precision, and called again with a copy in float32 it would draw once more.
+    if length == 1 or "kept_bias" in options:
+        return Dropout.apply(x.to(float32), length=length, **options).to(dtype)
+    axes = next(d for d in range(x.ndim) if math.prod(x.shape[d:]) == length)  # it decides for channels alone
     ones = Tensor._wrap(full((*x.shape[:axes], *[1] * (x.ndim - axes)), 1, float32))
-    return x * Dropout.apply(ones, p=p, scale=scale, length=1).to(x.dtype)  # type: ignore[no-any-return]
+    return x * Dropout.apply(ones, length=1, **options).to(dtype)
 
 
 def _channel_length(input: Tensor, axes: int) -> int:
