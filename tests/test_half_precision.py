@@ -272,3 +272,9 @@ def test_dropout_of_channels_decides_as_in_float32(half: Any, shape: tuple[int, 
         found.append((y.detach().float().numpy(), x.grad.float().numpy()))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("drop", [F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout])
+def test_dropout_of_tensors_without_values(half: Any, drop: Callable[..., Any]) -> None:
+    y = drop(fastdl.empty(2, 3, 4, 4, dtype=half, device="meta"), 0.5, True)
+    assert (y.device.type, y.dtype, tuple(y.shape)) == ("meta", half, (2, 3, 4, 4))

@@ -82,7 +82,7 @@ def _dropped(x: Tensor, length: int, **options: float) -> Any:
     if length == 1 or "kept_bias" in options:
         return Dropout.apply(x.to(float32), length=length, **options).to(dtype)
     axes = next(d for d in range(x.ndim) if math.prod(x.shape[d:]) == length)  # it decides for channels alone
-    ones = Tensor._wrap(full((*x.shape[:axes], *[1] * (x.ndim - axes)), 1, float32))
+    ones = Tensor._wrap(full((*x.shape[:axes], *[1] * (x.ndim - axes)), 1, float32, x._data))
     return x * Dropout.apply(ones, length=1, **options).to(dtype)
 
 
