@@ -278,3 +278,19 @@ def test_dropout_of_channels_decides_as_in_float32(half: Any, shape: tuple[int, 
 def test_dropout_of_tensors_without_values(half: Any, drop: Callable[..., Any]) -> None:
     y = drop(fastdl.empty(2, 3, 4, 4, dtype=half, device="meta"), 0.5, True)
     assert (y.device.type, y.dtype, tuple(y.shape)) == ("meta", half, (2, 3, 4, 4))
+
+
+def test_masks_pick_and_put(half: Any) -> None:
+    rng = np.random.default_rng(0)
+    values, mask = rng.integers(-9, 9, (6, 5, 4)), rng.random((6, 5)) > 0.5
+    for order in ((0, 1, 2), (2, 0, 1)):  # as it lies, and not
+        x = fastdl.tensor(values.transpose(order)).to(half).permute(*np.argsort(order).tolist())
+        x.requires_grad_()
+        y = x[fastdl.tensor(mask)]
+        assert y.dtype == half
+        np.testing.assert_array_equal(y.detach().float().numpy(), values[mask])
+        y.sum().backward()
+        np.testing.assert_array_equal(x.grad.float().numpy(), np.broadcast_to(mask[..., None], x.shape))
+        z = x.detach()
+        z[fastdl.tensor(mask)] = -y.detach()
+        np.testing.assert_array_equal(z.float().numpy(), np.where(mask[..., None], -values, values))

@@ -31,17 +31,22 @@ def _mask(op: str, mask: Any) -> Any:
 
 def put(array: Any, mask: Any, values: Any) -> Any:
     """``array[mask] = values``, of the array's dtype; returns the array."""
-    if on_device(array) or array.dtype.kind in "Vc":
+    if on_device(array) or array.itemsize > 8:
         array[mask] = values
         return array
-    return written(select(array).masked_put, array, mask, values)
+    return written(select(array).masked_put, as_bytes(array), mask, as_bytes(values)).view(array.dtype)
 
 
 def pick(array: Any, mask: Any) -> Any:
     """``array[mask]`` for a mask over the first axes."""
-    if on_device(array) or array.dtype.kind in "Vc":
+    if on_device(array) or array.itemsize > 8:
         return array[mask]
-    return select(array).masked_select(array, mask)
+    return select(array).masked_select(as_bytes(array), mask).view(array.dtype)
+
+
+def as_bytes(array: Any) -> Any:
+    """The same bytes under a dtype that the kernels, which only move them, have a name for."""
+    return array.view(f"u{array.itemsize}") if array.dtype.kind in "Vc" else array
 
 
 class MaskedFill(Op):
