@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import real_dtype
+from fastdl.dtypes import complex_dtype, real_dtype
 from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
-from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -29,6 +29,7 @@ from fastdl.ops.matrix import (
     SingularValues,
     SymmetricEigen,
     check_matrix,
+    product,
 )
 from fastdl.ops.parts import diagonal as _diagonal
 from fastdl.ops.products import chain_matmul
@@ -147,6 +148,11 @@ class LstsqResult(NamedTuple):
         return named_lines(self)
 
 
+def _differentiated(A: Tensor) -> bool:
+    """Does the gradient need what values alone do not tell: vectors?"""
+    return mode.enabled and A._requires_grad
+
+
 @on_host
 def det(A: Tensor) -> Tensor:
     """The determinant. See ``torch.linalg.det``."""
@@ -200,13 +206,22 @@ def eig(A: Tensor) -> EigResult:
 @on_host
 def eigvals(A: Tensor) -> Tensor:
     """The eigenvalues of any square matrix, complex. See ``torch.linalg.eigvals``."""
-    return eig(A).eigenvalues
+    check_matrix("eigvals", A)
+    if _differentiated(A):
+        return Eigen.apply(A)[0]  # type: ignore[no-any-return]
+    x = A._data
+    return Tensor._wrap(np.linalg.eigvals(x).astype(complex_dtype(x.dtype), copy=False))
 
 
 @on_host
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
-    return eigh(A, UPLO).eigenvalues
+    if _differentiated(A):
+        return eigh(A, UPLO).eigenvalues
+    check_matrix("eigvalsh", A)
+    if UPLO not in ("L", "U"):
+        raise RuntimeError(f"eigvalsh: UPLO must be 'L' or 'U', got {UPLO!r}")
+    return Tensor._wrap(np.linalg.eigvalsh(A._data, UPLO))  # type: ignore[call-overload]
 
 
 @on_host
@@ -222,7 +237,10 @@ def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
 @on_host
 def svdvals(A: Tensor) -> Tensor:
     """The singular values, falling. See ``torch.linalg.svdvals``."""
-    return svd(A, False).S
+    if _differentiated(A):
+        return svd(A, False).S
+    check_matrix("svdvals", A, square=False)
+    return Tensor._wrap(np.linalg.svd(A._data, compute_uv=False))
 
 
 @on_host
@@ -250,7 +268,7 @@ def pinv(
     See ``torch.linalg.pinv``.
     """
     check_matrix("pinv", A, square=hermitian)
-    return PseudoInverse.apply(A, inverse=_pinv(A.detach(), rcond, hermitian, atol, rtol)._data)  # type: ignore[no-any-return]
+    return PseudoInverse.apply(A, inverse=_pinv(A, rcond, hermitian, atol, rtol))  # type: ignore[no-any-return]
 
 
 class PseudoInverse(Op):
@@ -265,50 +283,45 @@ class PseudoInverse(Op):
         return inverse
 
     def backward(self, grad: Any) -> Any:
-        return self.formula(*[Tensor._wrap(array) for array in (self.A, self.P, grad)])._data
+        return self.formula(self.A, self.P, grad, product, lambda a: a.swapaxes(-1, -2).conj())
 
     def backward_graph(self, grad: Tensor) -> Any:
-        return self.formula(self.saved_input(0, self.A), self.saved_output(self.P), grad)
+        return self.formula(
+            self.saved_input(0, self.A), self.saved_output(self.P), grad, matmul, lambda a: a.mH
+        )
 
     @staticmethod
-    def formula(A: Tensor, P: Tensor, grad: Tensor) -> Tensor:
-        G, Pt = grad.mH, P.mH
-        rows, columns = matmul(G, matmul(P, Pt)), matmul(matmul(Pt, P), G)
-        return (
-            rows
-            - matmul(A, matmul(P, rows))
-            + columns
-            - matmul(matmul(columns, P), A)
-            - matmul(Pt, matmul(grad, Pt))
-        )
+    def formula(A: Any, P: Any, grad: Any, product: Any, adjoint: Any) -> Any:
+        G, Q = adjoint(grad), adjoint(P)
+        rows, columns = product(product(G, P), Q), product(Q, product(P, G))
+        rows = rows - product(A, product(P, rows))
+        columns = columns - product(product(columns, P), A)
+        return rows + columns - product(Q, product(grad, Q))
 
 
-def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Tensor:
+def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
+    rtol, x = rtol if rcond is None else rcond, A._data
+    if x.size == 0:
+        return np.zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
     if hermitian:
-        values, vectors = eigh(A)
-        if values.shape[-1] == 0:
-            return A.mH.clone()
-        small = abs(values) <= _tolerance(
-            A, amax(abs(values), -1, True), atol, rtol if rcond is None else rcond
-        )
-        inverse = where(small, 0.0, 1.0 / where(small, 1.0, values))
-        return matmul(vectors * unsqueeze(inverse, -2), vectors.mH)
-    u, s, vh = svd(A, False)
-    if s.shape[-1] == 0:
-        return A.mH.clone()
-    small = s <= _tolerance(A, amax(s, -1, True), atol, rtol if rcond is None else rcond)
-    inverse = where(small, 0.0, 1.0 / where(small, 1.0, s))
-    return matmul(vh.mH * unsqueeze(inverse, -2), u.mH)
+        s, right = np.linalg.eigh(x)
+        left, sizes = right.swapaxes(-1, -2), np.abs(s)
+    else:
+        u, s, vh = np.linalg.svd(x, full_matrices=False)
+        left, right, sizes = u.swapaxes(-1, -2), vh.swapaxes(-1, -2).conj(), s
+    large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
+    inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
+    return (right * inverse[..., None, :]) @ left.conj()
 
 
-def _tolerance(A: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
+def _tolerance(x: Any, largest: Any, atol: Any, rtol: Any) -> Any:
     """Up to where a singular value counts as 0; ``largest`` (..., 1)."""
     if rtol is None:
-        rtol = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if atol is None else 0.0
-    relative = largest.detach() * (unsqueeze(rtol, -1) if isinstance(rtol, Tensor) else rtol)
+        rtol = max(x.shape[-2:]) * float(np.finfo(x.dtype).eps) if atol is None else 0.0
+    relative = largest * (rtol._data[..., None] if isinstance(rtol, Tensor) else rtol)
     if atol is None:
         return relative
-    return clamp(relative, min=unsqueeze(atol, -1) if isinstance(atol, Tensor) else atol)
+    return np.maximum(relative, atol._data[..., None] if isinstance(atol, Tensor) else atol)
 
 
 @on_host
@@ -320,12 +333,13 @@ def matrix_rank(
     ``tol`` is ``atol`` with ``rtol=0``; ``rtol`` is max(m, n) * eps unless one of them is given.
     """
     check_matrix("matrix_rank", A, square=hermitian)
-    s = abs(eigvalsh(A.detach())) if hermitian else svdvals(A.detach())
-    if s.shape[-1] == 0:
-        return Tensor._wrap(np.zeros(s.shape[:-1], np.int64))
+    x = A._data
+    if x.size == 0:
+        return Tensor._wrap(np.zeros(x.shape[:-2], np.int64))
+    s = np.abs(np.linalg.eigvalsh(x)) if hermitian else np.linalg.svd(x, compute_uv=False)
     if tol is not None:
         atol, rtol = tol, 0.0
-    return sum(s > _tolerance(A, amax(s, -1, True), atol, rtol), -1)
+    return Tensor._wrap(np.asarray((s > _tolerance(x, s.max(-1, keepdims=True), atol, rtol)).sum(-1)))
 
 
 @on_host
@@ -369,13 +383,14 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
         raise RuntimeError(
             f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
         )
-    unit = Tensor._wrap(eye(m, A._data.dtype, A._data)[:, :n])
-    vectors = tril(A, -1) + unit
-    q = unit.expand((*A.shape[:-2], m, n))
-    for i in reversed(range(tau.shape[-1])):
-        v = vectors[..., i : i + 1]
-        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mH, q))
-    return q
+    # The product is I - V D (I + S D)^-1 V^H with D = diag(tau) and S what V^H V has above its diagonal.
+    count, unit = tau.shape[-1], Tensor._wrap(eye(m, A._data.dtype, A._data)[:, :n])
+    if count == 0:
+        return unit.expand(A.shape).clone()
+    v = tril(A[..., :count], -1) + unit[:, :count]
+    scale = unsqueeze(tau, -2)
+    turned = solve_triangular(matmul(v.mH, v) * scale, v[..., :n, :].mH, upper=True, unitriangular=True)
+    return unit - matmul(v * scale, turned)
 
 
 def multi_dot(tensors: Any) -> Tensor:
@@ -406,14 +421,21 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         raise RuntimeError(f"lstsq: driver must be gels, gelsy, gelsd or gelss, got {driver!r}")
     vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
     right = unsqueeze(B, -1) if vector else B
-    solution = matmul(pinv(A, rtol=rcond), right)
-    rows, columns = A.shape[-2:]
-    rank = matrix_rank(A, rtol=rcond)
-    residuals = values = Tensor._wrap(np.empty(0, real_dtype(A._data.dtype)))
-    if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
+    (rows, columns), x = A.shape[-2:], A._data
+    residuals = values = Tensor._wrap(np.empty(0, real_dtype(x.dtype)))
+    if x.size:
+        u, s, vh = np.linalg.svd(x, full_matrices=False)
+        large = s > _tolerance(x, s[..., :1], None, rcond)
+        rank = Tensor._wrap(np.asarray(large.sum(-1)))
+        inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
+        inverse = (vh.swapaxes(-1, -2).conj() * inverse[..., None, :]) @ u.swapaxes(-1, -2).conj()
+        solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
+        if driver in ("gelsd", "gelss"):
+            values = Tensor._wrap(s)
+    else:
+        solution, rank = matmul(pinv(A, rtol=rcond), right), matrix_rank(A, rtol=rcond)
+    if driver not in (None, "gelsy") and rows > columns and bool((rank._data == columns).all()):
         residuals = sum(abs(matmul(A, solution) - right).square(), -2)
-    if driver in ("gelsd", "gelss"):
-        values = svdvals(A.detach())
     if driver == "gels":
         rank = Tensor._wrap(np.empty(0, np.int64))
     return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
