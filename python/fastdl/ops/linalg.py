@@ -471,8 +471,12 @@ def matrix_norm(
         totals = sum(abs(A), summed, True)
         result = (amax if ord > 0 else amin)(totals, other, True)
     elif ord in (2, -2, "nuc"):
-        values = svdvals(movedim(A, (rows, columns), (-2, -1)))
+        if columns != A.ndim - 1 or rows != A.ndim - 2:
+            A = movedim(A, (rows, columns), (-2, -1))
+        values = svdvals(A)
         result = sum(values, -1) if ord == "nuc" else (amax if ord == 2 else amin)(values, -1)
+        if not keepdim:
+            return result
         for d in sorted((rows, columns)):
             result = unsqueeze(result, d)
     else:

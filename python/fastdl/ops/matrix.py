@@ -118,13 +118,13 @@ class Solve(Op):
 
 
 class TriangularSolve(Op):
-    """x of a x = b by one triangle of a, ``unit``: whose diagonal counts as ones."""
+    """x of a x = b by one triangle of a, ``unit``: whose diagonal counts as ones. No b stands for the identity."""
 
     takes_complex = True
     saves, saves_output = (0,), True
 
     def forward(self, a: Any, b: Any, upper: bool, unit: bool) -> Any:
-        self.a, self.b_shape, self.upper, self.unit = a, b.shape, upper, unit
+        self.a, self.b_shape, self.upper, self.unit = a, None if b is None else b.shape, upper, unit
         self.x = select(a).triangular_solve(a, b, upper, unit)
         return self.x
 
@@ -135,14 +135,14 @@ class TriangularSolve(Op):
         if self.needs[0]:
             grad_a = sum_to(-product(grad_b, _h(self.x)), self.a.shape)
             grad_a = triangle(grad_a, int(self.unit if self.upper else -self.unit), not self.upper)
-        return grad_a, sum_to(grad_b, self.b_shape)
+        return grad_a, None if self.b_shape is None else sum_to(grad_b, self.b_shape)
 
     def backward_graph(self, grad: Any) -> Any:
         a, x = self.saved_input(0, self.a), self.saved_output(self.x)
         grad_b = TriangularSolve.apply(a.mH, grad, upper=not self.upper, unit=self.unit)
         grad_a = (-(grad_b @ x.mH)).sum_to_size(self.a.shape)
         grad_a = grad_a.triu(int(self.unit)) if self.upper else grad_a.tril(-int(self.unit))
-        return grad_a, grad_b.sum_to_size(self.b_shape)
+        return grad_a, None if self.b_shape is None else grad_b.sum_to_size(self.b_shape)
 
 
 class Determinant(Op):
@@ -247,6 +247,7 @@ class SymmetricEigen(Op):
 
     takes_complex = True
     saves_output = True
+    materialize = False
 
     def forward(self, a: Any, uplo: str) -> Any:
         values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
@@ -255,6 +256,9 @@ class SymmetricEigen(Op):
 
     def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
         v, w = self.vectors, self.values
+        if grad_vectors is None:
+            return product(v * grad_values[..., None, :], _h(v))
+        grad_values = _zeros_for(grad_values, w)
         gaps = w[..., None, :] - w[..., :, None]
         with np.errstate(divide="ignore"):
             inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(w.dtype)
@@ -265,6 +269,9 @@ class SymmetricEigen(Op):
 
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         w, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
+        if grad_vectors is None:
+            return (v * grad_values.unsqueeze(-2)) @ v.mH
+        grad_values = _zeros_tensor_for(grad_values, self.values)
         turn = v.mH @ grad_vectors
         inner = (turn - turn.mH) * (_inverse_gaps(w) * 0.5)
         inner = inner + grad_values.unsqueeze(-1) * _eye(self.vectors)
@@ -276,6 +283,7 @@ class SingularValues(Op):
 
     takes_complex = True
     saves_output = True
+    materialize = False
 
     def forward(self, a: Any, full: bool = False) -> Any:
         u, s, vh = np.linalg.svd(a, full_matrices=full)
@@ -284,6 +292,11 @@ class SingularValues(Op):
 
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         s, k = self.s, self.s.shape[-1]
+        if grad_u is None and grad_vh is None:
+            return product(self.u[..., :k] * grad_s[..., None, :], self.vh[..., :k, :])
+        grad_u, grad_s, grad_vh = [
+            _zeros_for(g, a) for g, a in zip((grad_u, grad_s, grad_vh), (self.u, s, self.vh), strict=True)
+        ]
         u, grad_u, vh, grad_vh = self.u[..., :k], grad_u[..., :k], self.vh[..., :k, :], grad_vh[..., :k, :]
         eye = np.eye(k, dtype=u.dtype)
         squares = s * s
@@ -307,6 +320,12 @@ class SingularValues(Op):
     def backward_graph(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         u, s, vh = [self.saved_output(a, i) for i, a in enumerate((self.u, self.s, self.vh))]
         k = self.s.shape[-1]
+        if grad_u is None and grad_vh is None:
+            return (u[..., :k] * grad_s.unsqueeze(-2)) @ vh[..., :k, :]
+        grad_u, grad_s, grad_vh = [
+            _zeros_tensor_for(g, a)
+            for g, a in zip((grad_u, grad_s, grad_vh), (self.u, self.s, self.vh), strict=True)
+        ]
         u, grad_u, vh, grad_vh = u[..., :k], grad_u[..., :k], vh[..., :k, :], grad_vh[..., :k, :]
         rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
         f = _inverse_gaps(s * s)
@@ -324,6 +343,15 @@ class SingularValues(Op):
         if vh.shape[-1] > s.shape[-1]:
             result = result + (u * inverse) @ (grad_vh - of_v.mH @ vh)
         return result
+
+
+def _zeros_for(grad: Any, like: Any) -> Any:
+    """The gradient of an output, zeros if none came."""
+    return np.zeros_like(like) if grad is None else grad
+
+
+def _zeros_tensor_for(grad: Any, like: Any) -> Any:
+    return Tensor._wrap(np.zeros_like(like)) if grad is None else grad
 
 
 def _eye(like: Any) -> Tensor:
@@ -385,6 +413,7 @@ class Eigen(ComplexFormula):
     """
 
     saves_output = True
+    materialize = False
 
     def forward(self, a: Any) -> Any:
         self.likes, dtype = a.dtype, complex_dtype(a.dtype)
@@ -392,8 +421,20 @@ class Eigen(ComplexFormula):
         self.values, self.vectors = values.astype(dtype), np.ascontiguousarray(vectors, dtype)
         return self.values, self.vectors
 
+    def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
+        if grad_vectors is not None:
+            return super().backward(grad_values, grad_vectors)
+        packed, pivots, info = select(self.vectors).lu_factor(self.vectors, True)
+        _refuse_singular("eig", self.vectors, info)
+        scaled = grad_values[..., None] * _h(self.vectors)
+        result = select(packed).lu_solve(packed.conj(), pivots, scaled, True)
+        return result if self.likes.kind == "c" else result.real.copy()
+
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         values, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
+        if grad_vectors is None:
+            return converted(Solve.apply(v.mH, grad_values.unsqueeze(-1) * v.mH, op="eig")[0], self.likes)
+        grad_values = _zeros_tensor_for(grad_values, self.values)
         eye = _eye(self.vectors)
         turn = v.mH @ grad_vectors
         along = turn.diagonal(0, -2, -1).real.unsqueeze(-2)

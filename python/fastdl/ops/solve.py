@@ -74,6 +74,7 @@ def _solved(op: str, A: Tensor, B: Tensor, refuse: str | None) -> tuple[Tensor, 
     return Solve.apply(A, B, op=refuse)  # type: ignore[no-any-return]
 
 
+@on_host
 def solve_triangular(
     A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Tensor:
