@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/gemm/gemm.h"
 #include "cpu/runtime/threads.h"
 
 namespace fastdl {
@@ -68,7 +69,7 @@ void exchange_rows(T* a, int64_t ld, int64_t columns, const int32_t* pivots, int
     if (pivots[k] != k) std::swap_ranges(a + k * ld, a + k * ld + columns, a + pivots[k] * ld);
 }
 
-// triangular_solve on one thread or, where products are gemm's, on all.
+// solve_triangle on one thread or, where products are gemm's, on all.
 template <class T>
 void substitute(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t columns, int64_t ldb) {
   if (n > kLeaf) {
@@ -96,6 +97,16 @@ void substitute(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t
   }
 }
 
+template <class T>
+void solve_triangle(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t columns, int64_t ldb) {
+  // Columns do not know of each other: each thread takes some of many through all steps.
+  constexpr int64_t kColumns = 64;
+  const int64_t grain = n * n < 4096 ? columns : kColumns;
+  parallel_for(columns, grain, [&](int64_t first, int64_t end) {
+    substitute(a, upper, unit, n, b + first, end - first, ldb);
+  });
+}
+
 // The first `n` columns of a matrix of `rows` >= n rows; `pivots` count from 0.
 template <class T>
 void factor(T* a, int64_t ld, int64_t rows, int64_t n, bool exchange, int32_t* pivots) {
@@ -104,7 +115,7 @@ void factor(T* a, int64_t ld, int64_t rows, int64_t n, bool exchange, int32_t* p
     T *right = a + half, *lower = a + half * ld, *corner = lower + half;
     factor(a, ld, rows, half, exchange, pivots);
     exchange_rows(right, ld, rest, pivots, half);
-    triangular_solve(matrix<T>(a, ld), false, true, half, right, rest, ld);
+    solve_triangle(matrix<T>(a, ld), false, true, half, right, rest, ld);
     subtract_product(rows - half, rest, half, matrix<T>(lower, ld), right, corner, ld);
     factor(corner, ld, rows - half, rest, exchange, pivots + half);
     exchange_rows(lower, ld, half, pivots + half, rest);
@@ -139,15 +150,13 @@ void factor(T* a, int64_t ld, int64_t rows, int64_t n, bool exchange, int32_t* p
     for (int64_t k = 0; k < n; ++k) a[i * ld + k] = columns[size_t(k * rows + i)];
 }
 
-}  // namespace
-
 template <class T>
-int32_t lu_factor(T* a, int64_t rows, int64_t columns, bool exchange, int32_t* pivots) {
+int32_t factor_all(T* a, int64_t rows, int64_t columns, bool exchange, int32_t* pivots) {
   const int64_t steps = std::min(rows, columns);
   factor(a, columns, rows, steps, exchange, pivots);
   if (columns > steps) {
     exchange_rows(a + steps, columns, columns - steps, pivots, steps);
-    triangular_solve(matrix<T>(a, columns), false, true, steps, a + steps, columns - steps, columns);
+    solve_triangle(matrix<T>(a, columns), false, true, steps, a + steps, columns - steps, columns);
   }
   int32_t info = 0;
   for (int64_t k = steps; k-- > 0;) {
@@ -158,17 +167,7 @@ int32_t lu_factor(T* a, int64_t rows, int64_t columns, bool exchange, int32_t* p
 }
 
 template <class T>
-void triangular_solve(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t columns, int64_t ldb) {
-  // Columns do not know of each other: each thread takes some of many through all steps.
-  constexpr int64_t kColumns = 64;
-  const int64_t grain = n * n < 4096 ? columns : kColumns;
-  parallel_for(columns, grain, [&](int64_t first, int64_t end) {
-    substitute(a, upper, unit, n, b + first, end - first, ldb);
-  });
-}
-
-template <class T>
-void lu_solve(const T* packed, const int32_t* pivots, bool transposed, int64_t n, T* b, int64_t columns) {
+void solve_by_factors(const T* packed, const int32_t* pivots, bool transposed, int64_t n, T* b, int64_t columns) {
   const MatrixView<T> a = matrix(packed, n, transposed);
   const auto exchange = [&](int64_t k) {
     if (const int64_t other = pivots[k] - 1; other != k)
@@ -176,25 +175,53 @@ void lu_solve(const T* packed, const int32_t* pivots, bool transposed, int64_t n
   };
   if (!transposed)
     for (int64_t k = 0; k < n; ++k) exchange(k);
-  triangular_solve(a, false, !transposed, n, b, columns, columns);
-  triangular_solve(a, true, transposed, n, b, columns, columns);
+  solve_triangle(a, false, !transposed, n, b, columns, columns);
+  solve_triangle(a, true, transposed, n, b, columns, columns);
   if (transposed)
     for (int64_t k = n; k-- > 0;) exchange(k);
+}
+
+// f(T{}) for the numbers of a field.
+template <class F>
+auto by_field(Field field, F&& f) {
+  switch (field) {
+    case Field::float32:
+      return f(float{});
+    case Field::float64:
+      return f(double{});
+    case Field::complex64:
+      return f(std::complex<float>{});
+    case Field::complex128:
+      break;
+  }
+  return f(std::complex<double>{});
+}
+
+}  // namespace
+
+int32_t lu_factor(Field field, void* a, int64_t rows, int64_t columns, bool exchange, int32_t* pivots) {
+  return by_field(
+      field, [&]<class T>(T) { return factor_all(static_cast<T*>(a), rows, columns, exchange, pivots); });
+}
+
+void triangular_solve(Field field, const void* a, int64_t row, int64_t column, bool upper, bool unit, int64_t n,
+                      void* b, int64_t columns) {
+  by_field(field, [&]<class T>(T) {
+    solve_triangle<T>({static_cast<const T*>(a), row, column}, upper, unit, n, static_cast<T*>(b), columns,
+                      columns);
+  });
+}
+
+void lu_solve(Field field, const void* packed, const int32_t* pivots, bool transposed, int64_t n, void* b,
+              int64_t columns) {
+  by_field(field, [&]<class T>(T) {
+    solve_by_factors(static_cast<const T*>(packed), pivots, transposed, n, static_cast<T*>(b), columns);
+  });
 }
 
 void lu_order(const int32_t* pivots, int64_t steps, int64_t rows, int64_t* order) {
   std::iota(order, order + rows, 0);
   for (int64_t k = 0; k < steps; ++k) std::swap(order[k], order[pivots[k] - 1]);
 }
-
-#define FASTDL_LINALG(T)                                                                                      \
-  template int32_t lu_factor<T>(T*, int64_t, int64_t, bool, int32_t*);                                        \
-  template void triangular_solve<T>(MatrixView<T>, bool, bool, int64_t, T*, int64_t, int64_t);                \
-  template void lu_solve<T>(const T*, const int32_t*, bool, int64_t, T*, int64_t);
-FASTDL_LINALG(float)
-FASTDL_LINALG(double)
-FASTDL_LINALG(std::complex<float>)
-FASTDL_LINALG(std::complex<double>)
-#undef FASTDL_LINALG
 
 }  // namespace fastdl

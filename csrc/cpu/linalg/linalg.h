@@ -5,23 +5,25 @@
 // which every instruction-set level has its own of; what is small is compiled once, for all levels.
 #pragma once
 
-#include "cpu/gemm/gemm.h"
+#include <cstdint>
 
 namespace fastdl {
+
+enum class Field { float32, float64, complex64, complex128 };
 
 // A = P L U in the place of A (rows x columns): L below the diagonal, its ones not stored, U from there on. For each of
 // min(rows, columns) steps `pivots` tells the row exchanged with it, from 1. Returns 0, or the number of the first pivot
 // that is 0. Without `exchange` rows stay where they are.
-template <class T>
-int32_t lu_factor(T* a, int64_t rows, int64_t columns, bool exchange, int32_t* pivots);
+int32_t lu_factor(Field field, void* a, int64_t rows, int64_t columns, bool exchange, int32_t* pivots);
 
-// X of A X = B in the place of B (n x columns), by one triangle of A; `unit`: whose diagonal counts as ones.
-template <class T>
-void triangular_solve(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t columns, int64_t ldb);
+// X of A X = B in the place of B (n x columns), by one triangle of A, whose rows and columns are so many elements apart;
+// `unit`: its diagonal counts as ones.
+void triangular_solve(Field field, const void* a, int64_t row, int64_t column, bool upper, bool unit, int64_t n,
+                      void* b, int64_t columns);
 
 // X of A X = B, `transposed`: of A^T X = B, in the place of B (n x columns), by what lu_factor made of A.
-template <class T>
-void lu_solve(const T* packed, const int32_t* pivots, bool transposed, int64_t n, T* b, int64_t columns);
+void lu_solve(Field field, const void* packed, const int32_t* pivots, bool transposed, int64_t n, void* b,
+              int64_t columns);
 
 // Where each row of P's transpose times a matrix comes from.
 void lu_order(const int32_t* pivots, int64_t steps, int64_t rows, int64_t* order);

@@ -176,7 +176,7 @@ class AddMatMul(Op):
         if self.needs[0]:
             grad_c = sum_to(grad, self.shape)
             if self.beta != 1:
-                grad_c = grad_c * grad.dtype.type(self.beta)
+                grad_c = array(grad_c * grad.dtype.type(self.beta), grad)
         return (grad_c, *_matmul_grads(self.a, self.b, grad, self.needs[1], self.needs[2], self.alpha))
 
     def backward_graph(self, grad: Any) -> Any:
@@ -200,7 +200,7 @@ class AddMatVec(Op):
         if self.needs[0]:
             grad_c = sum_to(grad, self.shape)
             if self.beta != 1:
-                grad_c = grad_c * grad.dtype.type(self.beta)
+                grad_c = array(grad_c * grad.dtype.type(self.beta), grad)
         grad_a = matmul(grad[:, None], self.b[None], None, self.alpha) if self.needs[1] else None
         return grad_c, grad_a, matmul(grad[None], self.a, None, self.alpha)[0] if self.needs[2] else None
 

@@ -17,6 +17,7 @@ from fastdl.ops.common import axes
 from fastdl.ops.complex import conj
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.reduce import sum as sum_over
+from fastdl.ops.shape import _common_dtype
 from fastdl.ops.views import permute, reshape, unsqueeze
 from fastdl.tensor import Tensor
 
@@ -124,7 +125,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     except ValueError:
         raise RuntimeError(f"cross: shapes {input.shape} and {other.shape} do not broadcast") from None
     if input._data.dtype != other._data.dtype:
-        dtype = np.result_type(input._data.dtype, other._data.dtype)
+        dtype = _common_dtype((input, other))
         input, other = input.to(dtype), other.to(dtype)
     return Cross.apply(input, other, axis=axis)  # type: ignore[no-any-return]
 
@@ -201,23 +202,25 @@ def chain_matmul(*matrices: Any) -> Tensor:
 
 def block_diag(*tensors: Any) -> Tensor:
     """Matrices along the diagonal, zero elsewhere; vectors count as rows. See ``torch.block_diag``."""
+    if not tensors:
+        return Tensor._wrap(np.empty((1, 0), np.float32))
     for t in tensors:
         if t._data.ndim > 2:
             raise RuntimeError(f"block_diag: expects tensors of at most 2 dimensions, got shape {t.shape}")
-    return BlockDiagonal.apply(*tensors)  # type: ignore[no-any-return]
+    return BlockDiagonal.apply(*tensors, dtype=_common_dtype(tensors))  # type: ignore[no-any-return]
 
 
 class BlockDiagonal(Op):
     takes_complex = True
 
-    def forward(self, *blocks: Any) -> Any:
+    def forward(self, *blocks: Any, dtype: Any) -> Any:
         self.likes = [(b.shape, b.dtype) for b in blocks]
         self.at, row, column = [], 0, 0
         matrices = [b if b.ndim == 2 else b.reshape(1, -1) for b in blocks]
         for height, width in [m.shape for m in matrices]:
             self.at.append((slice(row, row + height), slice(column, column + width)))
             row, column = row + height, column + width
-        result = arrays.zeros((row, column), np.result_type(*[m.dtype for m in matrices]), blocks[0])
+        result = arrays.zeros((row, column), dtype, blocks[0])
         for place, matrix in zip(self.at, matrices, strict=True):
             result[place] = matrix
         return result
