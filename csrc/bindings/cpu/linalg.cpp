@@ -158,7 +158,8 @@ py::tuple bind_lu_unpack(const py::array& packed) {
 }
 
 // Exchanges as lu_factor gives them, checked: whatever they hold, no other memory is touched.
-In<int32_t> exchanges(const py::array& pivots, const char* op, const Shape& batch, int64_t rows, int64_t most) {
+In<int32_t> exchanges(const py::array& pivots, const char* op, const Shape& batch, int64_t rows,
+                      int64_t most) {
   In<int32_t> in(pivots, op, "pivots");
   const Shape shape = in.shape();
   require(!shape.empty() && Shape(shape.begin(), shape.end() - 1) == batch && shape.back() <= most, op,
@@ -229,10 +230,12 @@ py::array solve(const Matrices& a, const std::optional<py::array>& right, const 
   return result;
 }
 
-py::array bind_triangular_solve(const py::array& a, const std::optional<py::array>& b, bool upper, bool unit) {
+py::array bind_triangular_solve(const py::array& a, const std::optional<py::array>& b, bool upper,
+                                bool unit) {
   const Matrices in(a, "triangular_solve");
   return solve(in, b, "triangular_solve", [&](const char* matrix, int64_t, char* x, int64_t columns) {
-    triangular_solve(in.field, matrix, in.row / in.item, in.column / in.item, upper, unit, in.rows, x, columns);
+    triangular_solve(in.field, matrix, in.row / in.item, in.column / in.item, upper, unit, in.rows, x,
+                     columns);
   });
 }
 
@@ -256,7 +259,8 @@ void register_linalg(py::module_& m) {
   m.def("lu_factor", &bind_lu_factor, py::arg("a"), py::arg("pivot"));
   m.def("lu_unpack", &bind_lu_unpack, py::arg("packed"));
   m.def("lu_permutation", &bind_lu_permutation, py::arg("pivots"), py::arg("packed"));
-  m.def("lu_solve", &bind_lu_solve, py::arg("packed"), py::arg("pivots"), py::arg("b"), py::arg("transposed"));
+  m.def("lu_solve", &bind_lu_solve, py::arg("packed"), py::arg("pivots"), py::arg("b"),
+        py::arg("transposed"));
   m.def("triangular_solve", &bind_triangular_solve, py::arg("a"), py::arg("b"), py::arg("upper"),
         py::arg("unit"));
 }

@@ -138,7 +138,8 @@ void factor(T* a, int64_t ld, int64_t rows, int64_t n, bool exchange, int32_t* p
     }
     pivots[k] = int32_t(best);
     if (best != k)
-      for (int64_t j = 0; j < n; ++j) std::swap(columns[size_t(j * rows + k)], columns[size_t(j * rows + best)]);
+      for (int64_t j = 0; j < n; ++j)
+        std::swap(columns[size_t(j * rows + k)], columns[size_t(j * rows + best)]);
     if (const T pivot = column[k]; pivot != T(0))
       for (int64_t i = k + 1; i < rows; ++i) column[i] /= pivot;
     for (int64_t j = k + 1; j < n; ++j) {
@@ -167,7 +168,8 @@ int32_t factor_all(T* a, int64_t rows, int64_t columns, bool exchange, int32_t* 
 }
 
 template <class T>
-void solve_by_factors(const T* packed, const int32_t* pivots, bool transposed, int64_t n, T* b, int64_t columns) {
+void solve_by_factors(const T* packed, const int32_t* pivots, bool transposed, int64_t n, T* b,
+                      int64_t columns) {
   const MatrixView<T> a = matrix(packed, n, transposed);
   const auto exchange = [&](int64_t k) {
     if (const int64_t other = pivots[k] - 1; other != k)
@@ -204,8 +206,8 @@ int32_t lu_factor(Field field, void* a, int64_t rows, int64_t columns, bool exch
       field, [&]<class T>(T) { return factor_all(static_cast<T*>(a), rows, columns, exchange, pivots); });
 }
 
-void triangular_solve(Field field, const void* a, int64_t row, int64_t column, bool upper, bool unit, int64_t n,
-                      void* b, int64_t columns) {
+void triangular_solve(Field field, const void* a, int64_t row, int64_t column, bool upper, bool unit,
+                      int64_t n, void* b, int64_t columns) {
   by_field(field, [&]<class T>(T) {
     solve_triangle<T>({static_cast<const T*>(a), row, column}, upper, unit, n, static_cast<T*>(b), columns,
                       columns);

@@ -18,8 +18,8 @@ int32_t lu_factor(Field field, void* a, int64_t rows, int64_t columns, bool exch
 
 // X of A X = B in the place of B (n x columns), by one triangle of A, whose rows and columns are so many elements apart;
 // `unit`: its diagonal counts as ones.
-void triangular_solve(Field field, const void* a, int64_t row, int64_t column, bool upper, bool unit, int64_t n,
-                      void* b, int64_t columns);
+void triangular_solve(Field field, const void* a, int64_t row, int64_t column, bool upper, bool unit,
+                      int64_t n, void* b, int64_t columns);
 
 // X of A X = B, `transposed`: of A^T X = B, in the place of B (n x columns), by what lu_factor made of A.
 void lu_solve(Field field, const void* packed, const int32_t* pivots, bool transposed, int64_t n, void* b,
