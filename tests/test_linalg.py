@@ -67,7 +67,9 @@ FUNCTIONS = {
     "cholesky_solve": lambda lib, a: lib.cholesky_solve(a.mT, a.tril()),
     "cholesky_solve upper": lambda lib, a: lib.cholesky_solve(a.mT, a.triu(), upper=True),
     "cholesky_inverse": lambda lib, a: lib.cholesky_inverse(lib.linalg.cholesky(a @ a.mH)),
-    "cholesky_inverse upper": lambda lib, a: lib.cholesky_inverse(lib.linalg.cholesky(a @ a.mH).mH, upper=True),
+    "cholesky_inverse upper": lambda lib, a: lib.cholesky_inverse(
+        lib.linalg.cholesky(a @ a.mH).mH, upper=True
+    ),
     "householder": lambda lib, a: lib.linalg.householder_product(a / 9, a[..., 0, :] / 9),
     "householder of some": lambda lib, a: lib.linalg.householder_product(a / 9, a[..., 0, :-1] / 9),
     "pinv": lambda lib, a: lib.linalg.pinv(a),

@@ -311,7 +311,7 @@ def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
         left, right, sizes = u.swapaxes(-1, -2), vh.swapaxes(-1, -2).conj(), s
     large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
     inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
-    return (right * inverse[..., None, :]) @ left.conj()
+    return product(right * inverse[..., None, :], left.conj())
 
 
 def _tolerance(x: Any, largest: Any, atol: Any, rtol: Any) -> Any:
@@ -428,7 +428,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         large = s > _tolerance(x, s[..., :1], None, rcond)
         rank = Tensor._wrap(np.asarray(large.sum(-1)))
         inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
-        inverse = (vh.swapaxes(-1, -2).conj() * inverse[..., None, :]) @ u.swapaxes(-1, -2).conj()
+        inverse = product(vh.swapaxes(-1, -2).conj() * inverse[..., None, :], u.swapaxes(-1, -2).conj())
         solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
         if driver in ("gelsd", "gelss"):
             values = Tensor._wrap(s)
