@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from fastdl.ops.linalg import EigResult
 from fastdl.ops.linalg import EighResult
-from fastdl.ops.linalg import LstsqResult
 from fastdl.ops.linalg import QrResult
 from fastdl.ops.linalg import SlogdetResult
 from fastdl.ops.linalg import SvdResult
@@ -13,6 +12,7 @@ from fastdl.ops.linalg import vander as vander
 from fastdl.ops.lu import LuFactorExResult
 from fastdl.ops.lu import LuFactorResult
 from fastdl.ops.lu import LuResult
+from fastdl.ops.pseudo_inverse import LstsqResult
 from fastdl.ops.solve import CholeskyExResult
 from fastdl.ops.solve import InvExResult
 from fastdl.ops.solve import SolveExResult

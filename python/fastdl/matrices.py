@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastdl import linalg
 from fastdl.errors import ArgumentError
 from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, qr, slogdet
@@ -12,8 +14,10 @@ from fastdl.linalg import inv as inverse
 from fastdl.linalg import pinv as pinverse
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
+from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.lu import lu_unpack
+from fastdl.ops.matrix import TriangularSolve, check_matrix
 from fastdl.ops.reduce import vector_norm
 from fastdl.printing import named_lines
 from fastdl.published import publish
@@ -78,10 +82,14 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     return linalg.solve_triangular(second, linalg.solve_triangular(first, B, upper=False), upper=True)
 
 
+@on_host
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """The inverse of L L^H (``upper``: of L^H L). See ``torch.cholesky_inverse``."""
-    inverted = linalg.inv((L.mH if upper else L).tril())
-    return matmul(inverted.mH, inverted)
+    check_matrix("cholesky_inverse", L)
+    if not np.diagonal(L._data, 0, -2, -1).all():
+        raise linalg.LinAlgError(f"cholesky_inverse: L of shape {L.shape} has a 0 on its diagonal")
+    inverted = TriangularSolve.apply(L, None, upper=upper, unit=False)
+    return matmul(inverted, inverted.mH) if upper else matmul(inverted.mH, inverted)
 
 
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:

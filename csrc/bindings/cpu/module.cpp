@@ -17,6 +17,7 @@ void register_distance(py::module_& m);
 void register_ctc_loss(py::module_& m);
 void register_pool(py::module_& m);
 void register_linear(py::module_& m);
+void register_linalg(py::module_& m);
 void register_optim(py::module_& m);
 void register_elementwise(py::module_& m);
 void register_reduce(py::module_& m);
@@ -65,6 +66,7 @@ PYBIND11_MODULE(_cpu, m) {
   register_ctc_loss(m);
   register_pool(m);
   register_linear(m);
+  register_linalg(m);
   register_optim(m);
   register_elementwise(m);
   register_reduce(m);

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdl.autograd.op import Op
-from fastdl.dtypes import real_dtype
+from fastdl.autograd.mode import mode
+from fastdl.dtypes import complex_dtype
 from fastdl.ops.arrays import eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
-from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -33,6 +32,7 @@ from fastdl.ops.matrix import (
 from fastdl.ops.parts import diagonal as _diagonal
 from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
+from fastdl.ops.pseudo_inverse import lstsq, matrix_rank, pinv
 from fastdl.ops.reduce import sum, vector_norm
 from fastdl.ops.shape import tril
 from fastdl.ops.solve import cholesky_ex, inv, inv_ex, solve, solve_ex, solve_triangular
@@ -135,16 +135,9 @@ class QrResult(NamedTuple):
         return named_lines(self)
 
 
-class LstsqResult(NamedTuple):
-    """The solution and what came with it."""
-
-    solution: Tensor
-    residuals: Tensor
-    rank: Tensor
-    singular_values: Tensor
-
-    def __repr__(self) -> str:
-        return named_lines(self)
+def _differentiated(A: Tensor) -> bool:
+    """Does the gradient need what values alone do not tell: vectors?"""
+    return mode.enabled and A._requires_grad
 
 
 @on_host
@@ -200,13 +193,22 @@ def eig(A: Tensor) -> EigResult:
 @on_host
 def eigvals(A: Tensor) -> Tensor:
     """The eigenvalues of any square matrix, complex. See ``torch.linalg.eigvals``."""
-    return eig(A).eigenvalues
+    check_matrix("eigvals", A)
+    if _differentiated(A):
+        return Eigen.apply(A)[0]  # type: ignore[no-any-return]
+    x = A._data
+    return Tensor._wrap(np.linalg.eigvals(x).astype(complex_dtype(x.dtype), copy=False))
 
 
 @on_host
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
-    return eigh(A, UPLO).eigenvalues
+    if _differentiated(A):
+        return eigh(A, UPLO).eigenvalues
+    check_matrix("eigvalsh", A)
+    if UPLO not in ("L", "U"):
+        raise RuntimeError(f"eigvalsh: UPLO must be 'L' or 'U', got {UPLO!r}")
+    return Tensor._wrap(np.linalg.eigvalsh(A._data, UPLO))  # type: ignore[call-overload]
 
 
 @on_host
@@ -222,7 +224,10 @@ def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
 @on_host
 def svdvals(A: Tensor) -> Tensor:
     """The singular values, falling. See ``torch.linalg.svdvals``."""
-    return svd(A, False).S
+    if _differentiated(A):
+        return svd(A, False).S
+    check_matrix("svdvals", A, square=False)
+    return Tensor._wrap(np.linalg.svd(A._data, compute_uv=False))
 
 
 @on_host
@@ -238,94 +243,6 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     if mode == "r":
         return QrResult(Tensor._wrap(np.empty(0, A.dtype)), Tensor._wrap(np.linalg.qr(A._data, "r")))
     return QrResult(*[Tensor._wrap(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
-
-
-@on_host
-def pinv(
-    A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
-) -> Tensor:
-    """The pseudo-inverse; singular values up to ``max(atol, rtol * the largest)`` count as 0.
-
-    ``rtol`` (also ``rcond``) is max(m, n) * eps, or 0 if ``atol`` is given. ``hermitian``: A is symmetric.
-    See ``torch.linalg.pinv``.
-    """
-    check_matrix("pinv", A, square=hermitian)
-    return PseudoInverse.apply(A, inverse=_pinv(A.detach(), rcond, hermitian, atol, rtol)._data)  # type: ignore[no-any-return]
-
-
-class PseudoInverse(Op):
-    """A pseudo-inverse P found by the caller; its gradient for changes of A that leave the rank as it is (Golub and
-    Pereyra, 1973), which is defined where singular values meet, too."""
-
-    takes_complex = True
-    saves, saves_output = (0,), True
-
-    def forward(self, A: Any, inverse: Any) -> Any:
-        self.A, self.P = A, inverse
-        return inverse
-
-    def backward(self, grad: Any) -> Any:
-        return self.formula(*[Tensor._wrap(array) for array in (self.A, self.P, grad)])._data
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        return self.formula(self.saved_input(0, self.A), self.saved_output(self.P), grad)
-
-    @staticmethod
-    def formula(A: Tensor, P: Tensor, grad: Tensor) -> Tensor:
-        G, Pt = grad.mH, P.mH
-        rows, columns = matmul(G, matmul(P, Pt)), matmul(matmul(Pt, P), G)
-        return (
-            rows
-            - matmul(A, matmul(P, rows))
-            + columns
-            - matmul(matmul(columns, P), A)
-            - matmul(Pt, matmul(grad, Pt))
-        )
-
-
-def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Tensor:
-    if hermitian:
-        values, vectors = eigh(A)
-        if values.shape[-1] == 0:
-            return A.mH.clone()
-        small = abs(values) <= _tolerance(
-            A, amax(abs(values), -1, True), atol, rtol if rcond is None else rcond
-        )
-        inverse = where(small, 0.0, 1.0 / where(small, 1.0, values))
-        return matmul(vectors * unsqueeze(inverse, -2), vectors.mH)
-    u, s, vh = svd(A, False)
-    if s.shape[-1] == 0:
-        return A.mH.clone()
-    small = s <= _tolerance(A, amax(s, -1, True), atol, rtol if rcond is None else rcond)
-    inverse = where(small, 0.0, 1.0 / where(small, 1.0, s))
-    return matmul(vh.mH * unsqueeze(inverse, -2), u.mH)
-
-
-def _tolerance(A: Tensor, largest: Tensor, atol: Any, rtol: Any) -> Tensor:
-    """Up to where a singular value counts as 0; ``largest`` (..., 1)."""
-    if rtol is None:
-        rtol = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if atol is None else 0.0
-    relative = largest.detach() * (unsqueeze(rtol, -1) if isinstance(rtol, Tensor) else rtol)
-    if atol is None:
-        return relative
-    return clamp(relative, min=unsqueeze(atol, -1) if isinstance(atol, Tensor) else atol)
-
-
-@on_host
-def matrix_rank(
-    A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
-) -> Tensor:
-    """How many singular values exceed ``max(atol, rtol * the largest)``. See ``torch.linalg.matrix_rank``.
-
-    ``tol`` is ``atol`` with ``rtol=0``; ``rtol`` is max(m, n) * eps unless one of them is given.
-    """
-    check_matrix("matrix_rank", A, square=hermitian)
-    s = abs(eigvalsh(A.detach())) if hermitian else svdvals(A.detach())
-    if s.shape[-1] == 0:
-        return Tensor._wrap(np.zeros(s.shape[:-1], np.int64))
-    if tol is not None:
-        atol, rtol = tol, 0.0
-    return sum(s > _tolerance(A, amax(s, -1, True), atol, rtol), -1)
 
 
 @on_host
@@ -369,13 +286,14 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
         raise RuntimeError(
             f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
         )
-    unit = Tensor._wrap(eye(m, A._data.dtype, A._data)[:, :n])
-    vectors = tril(A, -1) + unit
-    q = unit.expand((*A.shape[:-2], m, n))
-    for i in reversed(range(tau.shape[-1])):
-        v = vectors[..., i : i + 1]
-        q = q - unsqueeze(unsqueeze(tau[..., i], -1), -1) * matmul(v, matmul(v.mH, q))
-    return q
+    # The product is I - V D (I + S D)^-1 V^H with D = diag(tau) and S what V^H V has above its diagonal.
+    count, unit = tau.shape[-1], Tensor._wrap(eye(m, A._data.dtype, A._data)[:, :n])
+    if count == 0:
+        return unit.expand(A.shape).clone()
+    v = tril(A[..., :count], -1) + unit[:, :count]
+    scale = unsqueeze(tau, -2)
+    turned = solve_triangular(matmul(v.mH, v) * scale, v[..., :n, :].mH, upper=True, unitriangular=True)
+    return unit - matmul(v * scale, turned)
 
 
 def multi_dot(tensors: Any) -> Tensor:
@@ -392,31 +310,6 @@ def multi_dot(tensors: Any) -> Tensor:
     if column:
         result = squeeze(result, 1)
     return squeeze(result, 0) if row else result
-
-
-@on_host
-def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
-    """The X that makes |A X - B| least. See ``torch.linalg.lstsq``.
-
-    ``driver`` gelsy (the default), gelsd, gelss or gels decides, as in PyTorch, whether residuals (not for gelsy),
-    rank (not for gels) and singular values (for gelsd, gelss) come with it; the solution is found the same way.
-    """
-    check_matrix("lstsq", A, square=False)
-    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
-        raise RuntimeError(f"lstsq: driver must be gels, gelsy, gelsd or gelss, got {driver!r}")
-    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
-    right = unsqueeze(B, -1) if vector else B
-    solution = matmul(pinv(A, rtol=rcond), right)
-    rows, columns = A.shape[-2:]
-    rank = matrix_rank(A, rtol=rcond)
-    residuals = values = Tensor._wrap(np.empty(0, real_dtype(A._data.dtype)))
-    if driver not in (None, "gelsy") and rows > columns and bool((rank == columns).all()):
-        residuals = sum(abs(matmul(A, solution) - right).square(), -2)
-    if driver in ("gelsd", "gelss"):
-        values = svdvals(A.detach())
-    if driver == "gels":
-        rank = Tensor._wrap(np.empty(0, np.int64))
-    return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)
 
 
 def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
@@ -449,8 +342,12 @@ def matrix_norm(
         totals = sum(abs(A), summed, True)
         result = (amax if ord > 0 else amin)(totals, other, True)
     elif ord in (2, -2, "nuc"):
-        values = svdvals(movedim(A, (rows, columns), (-2, -1)))
+        if columns != A.ndim - 1 or rows != A.ndim - 2:
+            A = movedim(A, (rows, columns), (-2, -1))
+        values = svdvals(A)
         result = sum(values, -1) if ord == "nuc" else (amax if ord == 2 else amin)(values, -1)
+        if not keepdim:
+            return result
         for d in sorted((rows, columns)):
             result = unsqueeze(result, d)
     else:

@@ -176,13 +176,39 @@ class AddMatMul(Op):
         if self.needs[0]:
             grad_c = sum_to(grad, self.shape)
             if self.beta != 1:
-                grad_c = grad_c * grad.dtype.type(self.beta)
+                grad_c = array(grad_c * grad.dtype.type(self.beta), grad)
         return (grad_c, *_matmul_grads(self.a, self.b, grad, self.needs[1], self.needs[2], self.alpha))
 
     def backward_graph(self, grad: Any) -> Any:
         grad_c = grad.sum_to_size(self.shape) * self.beta if self.needs[0] else None
         a, b = self.saved_input(1, self.a), self.saved_input(2, self.b)
         return (grad_c, *_matmul_grads_graph(a, b, grad * self.alpha, *self.needs[1:]))
+
+
+class AddMatVec(Op):
+    """beta * c + alpha * a @ b with a vector b, and c broadcast."""
+
+    saves = (1, 2)
+    aliases_grad = True
+
+    def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
+        self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
+        return select(a).matmul(a, b[:, None], c[..., None] if c.ndim else c, alpha, beta)[:, 0]
+
+    def backward(self, grad: Any) -> Any:
+        grad_c, matmul = None, select(grad).matmul
+        if self.needs[0]:
+            grad_c = sum_to(grad, self.shape)
+            if self.beta != 1:
+                grad_c = array(grad_c * grad.dtype.type(self.beta), grad)
+        grad_a = matmul(grad[:, None], self.b[None], None, self.alpha) if self.needs[1] else None
+        return grad_c, grad_a, matmul(grad[None], self.a, None, self.alpha)[0] if self.needs[2] else None
+
+    def backward_graph(self, grad: Any) -> Any:
+        grad_c = grad.sum_to_size(self.shape) * self.beta if self.needs[0] else None
+        a, b, grad = self.saved_input(1, self.a), self.saved_input(2, self.b), grad * self.alpha
+        grad_a = grad.unsqueeze(1) @ b.unsqueeze(0) if self.needs[1] else None
+        return grad_c, grad_a, grad @ a if self.needs[2] else None
 
 
 def _shapes(*tensors: Tensor | None) -> str:
@@ -430,6 +456,14 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
     _check_dims("addmv", 1, vec=vec)
     if mat._data.shape[1] != vec._data.shape[0]:
         raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
+    c, rows = input._data, mat._data.shape[0]
+    if (
+        c.dtype == mat._data.dtype == vec._data.dtype
+        and c.dtype.kind in FLOATING
+        and mode.autocast is None
+        and c.shape in ((), (1,), (rows,))
+    ):
+        return AddMatVec.apply(input, mat, vec, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
     product = einsum("ij,j->i", mat, vec) if alpha == 1 else mul(einsum("ij,j->i", mat, vec), alpha)
     if beta == 0:
         return product

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdl.autograd.mode import no_grad
 from fastdl.autograd.op import Op
+from fastdl.kernels import select
+from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import check_matrix
+from fastdl.ops.matrix import check_matrix, product, triangle
+from fastdl.ops.resample import pad
 from fastdl.ops.shape import cat, tril, triu
 from fastdl.ops.solve import _check, solve_triangular
 from fastdl.printing import named_lines
@@ -62,14 +64,34 @@ class Factor(Op):
     saves_output = True
 
     def forward(self, a: Any, pivot: bool) -> Any:
-        self.packed, self.pivots = eliminate(a, pivot)
-        return self.packed, self.pivots
+        self.packed, self.pivots, info = select(a).lu_factor(a, pivot)
+        return self.packed, self.pivots, info
 
-    def backward(self, grad: Any, _: Any) -> Any:
-        with no_grad():
-            return self.backward_graph(Tensor._wrap(grad), None)._data
+    def backward(self, grad: Any, *_: Any) -> Any:
+        packed, k = self.packed, min(self.packed.shape[-2:])
+        kernels, right, rest = select(grad), packed[..., :k, k:], packed[..., k:, :]
+        square, inner = packed[..., :k, :k], grad[..., :k, :k]
+        lower, upper = kernels.lu_unpack(square)
+        lower, upper = lower.swapaxes(-1, -2).conj(), upper.swapaxes(-1, -2).conj()
+        of_lower = product(lower, triangle(inner, -1, True))
+        of_upper = product(triangle(inner, 0, False), upper)
+        if right.shape[-1]:
+            of_lower = of_lower - product(grad[..., k:], right.swapaxes(-1, -2).conj())
+        if rest.shape[-2]:
+            of_upper = of_upper - product(rest.swapaxes(-1, -2).conj(), grad[..., k:, :])
+        left = triangle(of_lower, -1, True) + triangle(of_upper, 0, False)
+        if right.shape[-1]:
+            left = np.concatenate([left, grad[..., k:]], -1)
+        left = kernels.triangular_solve(lower, left, True, True)
+        if rest.shape[-2]:
+            left = np.concatenate([left, grad[..., k:, :]], -2)
+        columns = left[..., :k].swapaxes(-1, -2)
+        both = kernels.triangular_solve(upper.swapaxes(-1, -2), columns, True, False).swapaxes(-1, -2)
+        if right.shape[-1]:
+            both = np.concatenate([both, left[..., k:]], -1)
+        return product(kernels.lu_permutation(self.pivots, packed), both)
 
-    def backward_graph(self, grad: Tensor, _: Any) -> Any:
+    def backward_graph(self, grad: Tensor, *_: Any) -> Any:
         packed = self.saved_output(self.packed) if self.edges is not None else Tensor._wrap(self.packed)
         rows, columns = packed.shape[-2:]
         k = min(rows, columns)
@@ -86,42 +108,37 @@ class Factor(Op):
             both = cat([both, solve_triangular(lower.mH, grad[..., k:], upper=True, unitriangular=True)], -1)
         if rows > k:
             both = cat([both, solve_triangular(upper.mH, grad[..., k:, :], upper=False, left=False)], -2)
-        return matmul(Tensor._wrap(permutation(self.pivots, rows, self.packed.dtype)), both)
+        return matmul(Tensor._wrap(select(self.packed).lu_permutation(self.pivots, self.packed)), both)
 
 
-def eliminate(a: Any, pivot: bool = True) -> tuple[Any, Any]:
-    """Gauss' elimination on a copy of ``a``, all matrices of the batch at once: packed factors and exchanges."""
-    a = np.array(a, order="C")
-    rows, columns = a.shape[-2:]
-    steps = min(rows, columns)
-    pivots = np.broadcast_to(np.arange(1, steps + 1, dtype=np.int32), (*a.shape[:-2], steps)).copy()
-    with np.errstate(all="ignore"):
-        for k in range(steps):
-            if pivot:
-                column = a[..., k:, k]  # of complex numbers LAPACK compares |x| + |y|
-                size = np.abs(column.real) + np.abs(column.imag) if a.dtype.kind == "c" else np.abs(column)
-                best = np.argmax(size, -1) + k
-                pivots[..., k] = best + 1
-                index = np.broadcast_to(best[..., None, None], (*best.shape, 1, columns))
-                top = np.take_along_axis(a, index, -2)
-                np.put_along_axis(a, index, a[..., k : k + 1, :], -2)
-                a[..., k : k + 1, :] = top
-            diagonal = a[..., k : k + 1, k : k + 1]
-            below = a[..., k + 1 :, k : k + 1]
-            np.divide(below, diagonal, out=below, where=diagonal != 0)
-            a[..., k + 1 :, k + 1 :] -= below * a[..., k : k + 1, k + 1 :]
-    return a, pivots
+class Unpack(Op):
+    """L and U of packed factors."""
 
+    takes_complex = True
+    materialize = False
 
-def permutation(pivots: Any, rows: int, dtype: Any) -> Any:
-    """P as a matrix: the exchanges in their order, transposed."""
-    order = np.broadcast_to(np.arange(rows), (*pivots.shape[:-1], rows)).copy()
-    for k in range(pivots.shape[-1]):
-        other = pivots[..., k : k + 1].astype(np.int64) - 1
-        at = np.take_along_axis(order, other, -1)
-        np.put_along_axis(order, other, order[..., k : k + 1], -1)
-        order[..., k : k + 1] = at
-    return np.ascontiguousarray(np.swapaxes(np.eye(rows, dtype=dtype)[order], -1, -2))
+    def forward(self, packed: Any) -> Any:
+        self.shape = packed.shape
+        return select(packed).lu_unpack(packed)
+
+    def backward(self, grad_lower: Any, grad_upper: Any) -> Any:
+        given = grad_upper if grad_lower is None else grad_lower
+        grad = zeros(self.shape, given.dtype, given)
+        k = min(self.shape[-2:])
+        if grad_lower is not None:
+            grad[..., :k] = triangle(grad_lower, -1, True)
+        if grad_upper is not None:
+            grad[..., :k, :] += triangle(grad_upper, 0, False)
+        return grad
+
+    def backward_graph(self, grad_lower: Any, grad_upper: Any) -> Any:
+        rows, columns = self.shape[-2:]
+        parts = []
+        if grad_lower is not None:
+            parts.append(pad(tril(grad_lower, -1), (0, columns - grad_lower.shape[-1])))
+        if grad_upper is not None:
+            parts.append(pad(triu(grad_upper), (0, 0, 0, rows - grad_upper.shape[-2])))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 def _unit_lower(packed: Tensor) -> Tensor:
@@ -134,11 +151,9 @@ def _unit_lower(packed: Tensor) -> Tensor:
 def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -> LuFactorExResult:
     """:func:`lu_factor` that tells of pivots that are 0. See ``torch.linalg.lu_factor_ex``."""
     check_matrix("lu_factor", A, square=False)
-    packed, pivots = Factor.apply(A, pivot=pivot)
-    zero = np.diagonal(packed._data, axis1=-2, axis2=-1) == 0
-    info = np.where(zero.any(-1), zero.argmax(-1) + 1, 0).astype(np.int32)
-    _check("lu_factor", info, check_errors, "singular: pivot")
-    return LuFactorExResult(packed, pivots, Tensor._wrap(np.asarray(info)))
+    packed, pivots, info = Factor.apply(A, pivot=pivot)
+    _check("lu_factor", info._data, check_errors, "singular: pivot")
+    return LuFactorExResult(packed, pivots, info)
 
 
 @on_host
@@ -170,12 +185,54 @@ def lu_unpack(
     LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpack_pivots: bool = True
 ) -> LuResult:
     """P, L and U from what :func:`lu_factor` returns; what is not wanted comes empty. See ``torch.lu_unpack``."""
-    empty = Tensor._wrap(np.empty(0, LU_data.dtype))
-    rows = LU_data.shape[-2]
-    P = Tensor._wrap(permutation(LU_pivots._data, rows, LU_data.dtype)) if unpack_pivots else empty
+    packed = LU_data._data
+    empty = Tensor._wrap(np.empty(0, packed.dtype))
+    P = Tensor._wrap(select(packed).lu_permutation(LU_pivots._data, packed)) if unpack_pivots else empty
     if not unpack_data:
         return LuResult(P, empty, empty)
-    return LuResult(P, _unit_lower(LU_data), triu(LU_data[..., : min(LU_data.shape[-2:]), :]))
+    return LuResult(P, *Unpack.apply(LU_data))
+
+
+class FactorSolve(Op):
+    """X of A X = B by A's packed factors, ``adjoint``: of A^H X = B."""
+
+    takes_complex = True
+    saves, saves_output = (0,), True
+
+    def forward(self, packed: Any, b: Any, pivots: Any, adjoint: bool) -> Any:
+        self.packed, self.pivots, self.adjoint, self.b_shape = packed, pivots, adjoint, b.shape
+        self.x = select(packed).lu_solve(packed.conj() if adjoint else packed, pivots, b, adjoint)
+        return self.x
+
+    def backward(self, grad: Any) -> Any:
+        """With A = P L U and Y the gradient of B the factors' are, from below the diagonal and above:
+        L's -P^T Y (U X)^H, U's -L^H P^T Y X^H; ``adjoint``: -P^T X (U Y)^H and -L^H P^T X Y^H."""
+        kernels, packed = select(grad), self.packed
+        grad_b = kernels.lu_solve(
+            packed if self.adjoint else packed.conj(), self.pivots, grad, not self.adjoint
+        )
+        grad_packed = None
+        if self.needs[0]:
+            y, x = (self.x, grad_b) if self.adjoint else (grad_b, self.x)
+            lower, upper = kernels.lu_unpack(packed)
+            y = product(kernels.lu_permutation(self.pivots, packed).swapaxes(-1, -2), y)
+            of_lower = product(y, product(upper, x).swapaxes(-1, -2).conj())
+            of_upper = product(product(lower.swapaxes(-1, -2).conj(), y), x.swapaxes(-1, -2).conj())
+            both = triangle(of_lower, -1, True) + triangle(of_upper, 0, False)
+            grad_packed = sum_to(-both, packed.shape)
+        return grad_packed, sum_to(grad_b, self.b_shape)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        packed, x = self.saved_input(0, self.packed), self.saved_output(self.x)
+        options = {"pivots": self.pivots, "adjoint": not self.adjoint}
+        y = grad_b = FactorSolve.apply(packed, grad, **options)
+        if self.adjoint:
+            y, x = x, y
+        lower, upper = Unpack.apply(packed)
+        y = matmul(Tensor._wrap(select(self.packed).lu_permutation(self.pivots, self.packed)).mT, y)
+        of_lower, of_upper = matmul(y, matmul(upper, x).mH), matmul(matmul(lower.mH, y), x.mH)
+        grad_packed = -(tril(of_lower, -1) + triu(of_upper))
+        return grad_packed.sum_to_size(self.packed.shape), grad_b.sum_to_size(self.b_shape)
 
 
 @on_host
@@ -187,9 +244,8 @@ def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoin
     check_matrix("lu_solve", LU)
     if not left:
         return lu_solve(LU, pivots, B.mH, adjoint=not adjoint).mH
-    P = Tensor._wrap(permutation(pivots._data, LU.shape[-1], LU._data.dtype))
-    if adjoint:
-        half = solve_triangular(LU.mH, B, upper=False)
-        return matmul(P, solve_triangular(LU.mH, half, upper=True, unitriangular=True))
-    half = solve_triangular(LU, matmul(P.mT, B), upper=False, unitriangular=True)
-    return solve_triangular(LU, half, upper=True)
+    if B.ndim < 2 or B.shape[-2] != LU.shape[-1]:
+        raise RuntimeError(f"lu_solve: factors of shape {LU.shape} do not fit B of shape {B.shape}")
+    if LU.dtype != B.dtype:
+        raise RuntimeError(f"lu_solve: LU and B must have one dtype, got {LU.dtype} and {B.dtype}")
+    return FactorSolve.apply(LU, B, pivots=pivots._data, adjoint=adjoint)  # type: ignore[no-any-return]

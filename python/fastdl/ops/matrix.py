@@ -1,4 +1,4 @@
-"""Linear algebra on square and other matrices: solving, factorising, eigenvalues; computed by NumPy's LAPACK.
+"""Linear algebra on square and other matrices: solving, factorising, eigenvalues; by NumPy's LAPACK or own kernels.
 
 All work on batches (the last two axes are the matrix). Gradients follow M. Giles, "Collected matrix derivative results
 for forward and reverse mode algorithmic differentiation" (2008), with conjugate transposes for complex matrices; those
@@ -15,6 +15,8 @@ from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import not_a_tensor
+from fastdl.kernels import select
+from fastdl.ops.arrays import sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.tensor import Tensor
 
@@ -39,57 +41,112 @@ def check_matrix(op: str, a: Any, square: bool = True) -> None:
         )
 
 
-def _solved(op: str, function: Any, a: Any, *others: Any) -> Any:
-    try:
-        return function(a, *others)
-    except LinAlgError:
+def product(a: Any, b: Any) -> Any:
+    """a @ b; of complex matrices NumPy's."""
+    return a @ b if a.dtype.kind == "c" else select(a).matmul(a, b)
+
+
+def triangle(x: Any, diagonal: int, lower: bool) -> Any:
+    """``np.tril`` or ``np.triu``, by the kernel where it knows elements of this size."""
+    if x.dtype.itemsize > 8:
+        return (np.tril if lower else np.triu)(x, diagonal)
+    return select(x).triangle(x, diagonal, lower)
+
+
+def _refuse_singular(op: str, a: Any, info: Any) -> None:
+    if info.any():
         raise LinAlgError(
             f"{op}: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} singular; "
             "linalg.lstsq and linalg.pinv work on singular matrices, too"
-        ) from None
+        )
+
+
+def spoil(result: Any, info: Any) -> Any:
+    """NaN in the place of what ``info`` says there is none of; ``result`` is whatever a batch broadcast to."""
+    if info.any():
+        result = np.where((info != 0)[..., None, None], result.dtype.type(float("nan")), result)
+    return result
 
 
 class Inverse(Op):
+    """The inverse, NaN where there is none, and 0 or the number of the first pivot that is 0."""
+
     takes_complex = True
     saves_output = True
+    materialize = False
 
-    def forward(self, a: Any) -> Any:
-        self.y = _solved("inv", np.linalg.inv, a)
-        return self.y
+    def forward(self, a: Any, op: str | None = None) -> Any:
+        packed, pivots, info = select(a).lu_factor(a, True)
+        if op:
+            _refuse_singular(op, a, info)
+        self.y = spoil(select(a).lu_solve(packed, pivots, None, False), info)
+        return self.y, info
 
-    def backward(self, grad: Any) -> Any:
-        return -_h(self.y) @ grad @ _h(self.y)
+    def backward(self, grad: Any, _: Any) -> Any:
+        y = _h(self.y)
+        return -product(product(y, grad), y)
 
-    def backward_graph(self, grad: Any) -> Any:
+    def backward_graph(self, grad: Any, _: Any) -> Any:
         y = self.saved_output(self.y).mH
         return -(y @ grad @ y)
 
 
 class Solve(Op):
-    """x of a x = b."""
+    """x of a x = b, NaN where a is singular, and 0 or the number of the first pivot that is 0."""
+
+    takes_complex = True
+    saves, saves_output = (0,), True
+    materialize = False
+
+    def forward(self, a: Any, b: Any, op: str | None = None) -> Any:
+        self.a, self.b_shape = a, b.shape
+        self.packed, self.pivots, info = select(a).lu_factor(a, True)
+        if op:
+            _refuse_singular(op, a, info)
+        self.x = spoil(select(a).lu_solve(self.packed, self.pivots, b, False), info)
+        return self.x, info
+
+    def backward(self, grad: Any, _: Any) -> Any:
+        grad_b = select(grad).lu_solve(self.packed.conj(), self.pivots, grad, True)
+        grad_a = sum_to(-product(grad_b, _h(self.x)), self.a.shape) if self.needs[0] else None
+        return grad_a, sum_to(grad_b, self.b_shape)
+
+    def backward_graph(self, grad: Any, _: Any) -> Any:
+        a, x = self.saved_input(0, self.a), self.saved_output(self.x)
+        grad_b = Solve.apply(a.mH, grad)[0]
+        return (-(grad_b @ x.mH)).sum_to_size(self.a.shape), grad_b.sum_to_size(self.b_shape)
+
+
+class TriangularSolve(Op):
+    """x of a x = b by one triangle of a, ``unit``: whose diagonal counts as ones. No b stands for the identity."""
 
     takes_complex = True
     saves, saves_output = (0,), True
 
-    def forward(self, a: Any, b: Any) -> Any:
-        self.a, self.b_shape = a, b.shape
-        self.x = _solved("solve", np.linalg.solve, a, b)
+    def forward(self, a: Any, b: Any, upper: bool, unit: bool) -> Any:
+        self.a, self.b_shape, self.upper, self.unit = a, None if b is None else b.shape, upper, unit
+        self.x = select(a).triangular_solve(a, b, upper, unit)
         return self.x
 
     def backward(self, grad: Any) -> Any:
-        from fastdl.ops.arrays import sum_to
-
-        grad_b = np.linalg.solve(_h(self.a), grad)
-        return sum_to(-grad_b @ _h(self.x), self.a.shape), sum_to(grad_b, self.b_shape)
+        kernels = select(grad)
+        grad_b = kernels.triangular_solve(_h(self.a), grad, not self.upper, self.unit)
+        grad_a = None
+        if self.needs[0]:
+            grad_a = sum_to(-product(grad_b, _h(self.x)), self.a.shape)
+            grad_a = triangle(grad_a, int(self.unit if self.upper else -self.unit), not self.upper)
+        return grad_a, None if self.b_shape is None else sum_to(grad_b, self.b_shape)
 
     def backward_graph(self, grad: Any) -> Any:
         a, x = self.saved_input(0, self.a), self.saved_output(self.x)
-        grad_b = Solve.apply(a.mH, grad)
-        return (-(grad_b @ x.mH)).sum_to_size(self.a.shape), grad_b.sum_to_size(self.b_shape)
+        grad_b = TriangularSolve.apply(a.mH, grad, upper=not self.upper, unit=self.unit)
+        grad_a = (-(grad_b @ x.mH)).sum_to_size(self.a.shape)
+        grad_a = grad_a.triu(int(self.unit)) if self.upper else grad_a.tril(-int(self.unit))
+        return grad_a, None if self.b_shape is None else grad_b.sum_to_size(self.b_shape)
 
 
 class Determinant(Op):
-    """The gradient is grad * adj(a)^T; of a singular matrix by way of its singular values."""
+    """The gradient is grad * adj(a)^T = grad * det(a) a^-T; of a singular matrix by way of its singular values."""
 
     takes_complex = True
     saves = (0,)
@@ -100,6 +157,15 @@ class Determinant(Op):
         return self.y
 
     def backward(self, grad: Any) -> Any:
+        packed, pivots, info = select(grad).lu_factor(self.a, True)
+        if info.any():
+            return self._of_singular(grad)
+        odd = (pivots != np.arange(1, pivots.shape[-1] + 1)).sum(-1) % 2
+        det = np.diagonal(packed, 0, -2, -1).prod(-1) * (1 - 2 * odd).astype(grad.dtype)
+        inverse = select(grad).lu_solve(packed, pivots, None, False)
+        return (grad * det.conj())[..., None, None] * _h(inverse)
+
+    def _of_singular(self, grad: Any) -> Any:
         u, s, vh = np.linalg.svd(self.a)
         others = np.ones_like(s)
         for i in range(s.shape[-1]):
@@ -114,7 +180,7 @@ class Determinant(Op):
             )
         a = self.saved_input(0, self.a)
         whole = grad * Determinant.apply(a).conj()
-        return whole.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(a).mH
+        return whole.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(a, op="det")[0].mH
 
 
 class LogDeterminant(Op):
@@ -133,12 +199,17 @@ class LogDeterminant(Op):
     def backward(self, grad_sign: Any, grad_log: Any) -> Any:
         if self.sign.dtype.kind == "c":  # the sign turns with the determinant
             grad_log = grad_log + 1j * (grad_sign * self.sign.conj()).imag
-        return grad_log[..., None, None] * _h(np.linalg.inv(self.a))
+        packed, pivots, info = select(self.a).lu_factor(self.a, True)
+        _refuse_singular("slogdet", self.a, info)
+        return grad_log[..., None, None] * _h(select(packed).lu_solve(packed, pivots, None, False))
 
     def backward_graph(self, grad_sign: Any, grad_log: Any) -> Any:
         if self.sign.dtype.kind == "c":
             grad_log = grad_log + (grad_sign * self.saved_output(self.sign).conj()).imag * 1j
-        return grad_log.unsqueeze(-1).unsqueeze(-1) * Inverse.apply(self.saved_input(0, self.a)).mH
+        return (
+            grad_log.unsqueeze(-1).unsqueeze(-1)
+            * Inverse.apply(self.saved_input(0, self.a), op="slogdet")[0].mH
+        )
 
 
 class Cholesky(Op):
@@ -157,17 +228,18 @@ class Cholesky(Op):
 
     def backward(self, grad: Any) -> Any:
         lower = self.y
-        middle = np.tril(_h(lower) @ grad)
-        middle = 0.5 * (middle + _h(np.tril(middle, -1)))
-        inverse = np.linalg.inv(lower)
-        return _h(inverse) @ middle @ inverse
+        kernels, upper = select(grad), _h(lower)
+        middle = triangle(product(upper, grad), 0, True)
+        middle = middle + _h(triangle(middle, -1, True))
+        half = kernels.triangular_solve(upper, _h(middle), True, False)  # (M L^-1)^H
+        return kernels.triangular_solve(upper, _h(half), True, False) * lower.dtype.type(0.5)
 
     def backward_graph(self, grad: Any) -> Any:
         lower = self.saved_output(self.y)
         middle = (lower.mH @ grad).tril()
         middle = (middle + middle.tril(-1).mH) * 0.5
-        inverse = Inverse.apply(lower)
-        return inverse.mH @ middle @ inverse
+        half = TriangularSolve.apply(lower.mH, middle.mH, upper=True, unit=False)
+        return TriangularSolve.apply(lower.mH, half.mH, upper=True, unit=False)
 
 
 class SymmetricEigen(Op):
@@ -175,6 +247,7 @@ class SymmetricEigen(Op):
 
     takes_complex = True
     saves_output = True
+    materialize = False
 
     def forward(self, a: Any, uplo: str) -> Any:
         values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
@@ -183,6 +256,9 @@ class SymmetricEigen(Op):
 
     def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
         v, w = self.vectors, self.values
+        if grad_vectors is None:
+            return product(v * grad_values[..., None, :], _h(v))
+        grad_values = _zeros_for(grad_values, w)
         gaps = w[..., None, :] - w[..., :, None]
         with np.errstate(divide="ignore"):
             inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(w.dtype)
@@ -193,6 +269,9 @@ class SymmetricEigen(Op):
 
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         w, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
+        if grad_vectors is None:
+            return (v * grad_values.unsqueeze(-2)) @ v.mH
+        grad_values = _zeros_tensor_for(grad_values, self.values)
         turn = v.mH @ grad_vectors
         inner = (turn - turn.mH) * (_inverse_gaps(w) * 0.5)
         inner = inner + grad_values.unsqueeze(-1) * _eye(self.vectors)
@@ -204,6 +283,7 @@ class SingularValues(Op):
 
     takes_complex = True
     saves_output = True
+    materialize = False
 
     def forward(self, a: Any, full: bool = False) -> Any:
         u, s, vh = np.linalg.svd(a, full_matrices=full)
@@ -212,6 +292,11 @@ class SingularValues(Op):
 
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         s, k = self.s, self.s.shape[-1]
+        if grad_u is None and grad_vh is None:
+            return product(self.u[..., :k] * grad_s[..., None, :], self.vh[..., :k, :])
+        grad_u, grad_s, grad_vh = [
+            _zeros_for(g, a) for g, a in zip((grad_u, grad_s, grad_vh), (self.u, s, self.vh), strict=True)
+        ]
         u, grad_u, vh, grad_vh = self.u[..., :k], grad_u[..., :k], self.vh[..., :k, :], grad_vh[..., :k, :]
         eye = np.eye(k, dtype=u.dtype)
         squares = s * s
@@ -235,6 +320,12 @@ class SingularValues(Op):
     def backward_graph(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         u, s, vh = [self.saved_output(a, i) for i, a in enumerate((self.u, self.s, self.vh))]
         k = self.s.shape[-1]
+        if grad_u is None and grad_vh is None:
+            return (u[..., :k] * grad_s.unsqueeze(-2)) @ vh[..., :k, :]
+        grad_u, grad_s, grad_vh = [
+            _zeros_tensor_for(g, a)
+            for g, a in zip((grad_u, grad_s, grad_vh), (self.u, self.s, self.vh), strict=True)
+        ]
         u, grad_u, vh, grad_vh = u[..., :k], grad_u[..., :k], vh[..., :k, :], grad_vh[..., :k, :]
         rows, columns = s.unsqueeze(-1), s.unsqueeze(-2)
         f = _inverse_gaps(s * s)
@@ -252,6 +343,15 @@ class SingularValues(Op):
         if vh.shape[-1] > s.shape[-1]:
             result = result + (u * inverse) @ (grad_vh - of_v.mH @ vh)
         return result
+
+
+def _zeros_for(grad: Any, like: Any) -> Any:
+    """The gradient of an output, zeros if none came."""
+    return np.zeros_like(like) if grad is None else grad
+
+
+def _zeros_tensor_for(grad: Any, like: Any) -> Any:
+    return Tensor._wrap(np.zeros_like(like)) if grad is None else grad
 
 
 def _eye(like: Any) -> Tensor:
@@ -294,7 +394,7 @@ class Orthogonal(Op):
         m = r @ _h(grad_r) - _h(grad_q) @ q
         below = np.tril(m, -1)
         symmetric = below + _h(below) + np.eye(m.shape[-1], dtype=m.dtype) * m.real
-        return _h(np.linalg.solve(r, _h(grad_q + q @ symmetric)))
+        return _h(select(r).triangular_solve(r, _h(grad_q + q @ symmetric), True, False))
 
     def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
         if self.q.shape[-1] != self.r.shape[-1]:
@@ -302,7 +402,7 @@ class Orthogonal(Op):
         q, r = self.saved_output(self.q, 0), self.saved_output(self.r, 1)
         m = r @ grad_r.mH - grad_q.mH @ q
         symmetric = m.tril(-1) + m.tril(-1).mH + m.real * _eye(self.r)
-        return Solve.apply(r, (grad_q + q @ symmetric).mH).mH
+        return TriangularSolve.apply(r, (grad_q + q @ symmetric).mH, upper=True, unit=False).mH
 
 
 class Eigen(ComplexFormula):
@@ -313,6 +413,7 @@ class Eigen(ComplexFormula):
     """
 
     saves_output = True
+    materialize = False
 
     def forward(self, a: Any) -> Any:
         self.likes, dtype = a.dtype, complex_dtype(a.dtype)
@@ -320,11 +421,23 @@ class Eigen(ComplexFormula):
         self.values, self.vectors = values.astype(dtype), np.ascontiguousarray(vectors, dtype)
         return self.values, self.vectors
 
+    def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
+        if grad_vectors is not None:
+            return super().backward(grad_values, grad_vectors)
+        packed, pivots, info = select(self.vectors).lu_factor(self.vectors, True)
+        _refuse_singular("eig", self.vectors, info)
+        scaled = grad_values[..., None] * _h(self.vectors)
+        result = select(packed).lu_solve(packed.conj(), pivots, scaled, True)
+        return result if self.likes.kind == "c" else result.real.copy()
+
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         values, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
+        if grad_vectors is None:
+            return converted(Solve.apply(v.mH, grad_values.unsqueeze(-1) * v.mH, op="eig")[0], self.likes)
+        grad_values = _zeros_tensor_for(grad_values, self.values)
         eye = _eye(self.vectors)
         turn = v.mH @ grad_vectors
         along = turn.diagonal(0, -2, -1).real.unsqueeze(-2)
         inner = (turn - (v.mH @ v) * along) * _inverse_gaps(values).conj()
         inner = inner * (1 - eye) + grad_values.unsqueeze(-1) * eye
-        return converted(Solve.apply(v.mH, inner @ v.mH), self.likes)
+        return converted(Solve.apply(v.mH, inner @ v.mH, op="eig")[0], self.likes)

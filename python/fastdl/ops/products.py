@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.ops import arrays
-from fastdl.ops.arithmetic import add, mul, pow, sub
+from fastdl.ops.arithmetic import add, mul, pow
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import axes
 from fastdl.ops.complex import conj
 from fastdl.ops.linear import dot, matmul, outer
-from fastdl.ops.parts import unbind
 from fastdl.ops.reduce import sum as sum_over
-from fastdl.ops.shape import cat, stack
-from fastdl.ops.views import broadcast_tensors, permute, reshape, unsqueeze
+from fastdl.ops.shape import _common_dtype
+from fastdl.ops.views import permute, reshape, unsqueeze
 from fastdl.tensor import Tensor
 
 
@@ -120,10 +120,48 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     axis = normal_axis("cross", dim, input._data.ndim)
     if input._data.ndim == 0 or input.shape[axis] != 3 or other.shape[axis] != 3:
         raise RuntimeError(f"cross: dim {dim} must have extent 3, got shapes {input.shape} and {other.shape}")
-    input, other = broadcast_tensors(input, other)
-    x, y = unbind(input, axis), unbind(other, axis)
-    parts = [sub(mul(x[i], y[j]), mul(x[j], y[i])) for i, j in ((1, 2), (2, 0), (0, 1))]
-    return stack(parts, axis)
+    try:
+        np.broadcast_shapes(input.shape, other.shape)
+    except ValueError:
+        raise RuntimeError(f"cross: shapes {input.shape} and {other.shape} do not broadcast") from None
+    if input._data.dtype != other._data.dtype:
+        dtype = _common_dtype((input, other))
+        input, other = input.to(dtype), other.to(dtype)
+    return Cross.apply(input, other, axis=axis)  # type: ignore[no-any-return]
+
+
+class Cross(Op):
+    """Of gradients g the cross product of y and g, and of g and x; all of them conjugated."""
+
+    takes_complex = True
+    saves = (0, 1)
+
+    def forward(self, x: Any, y: Any, axis: int) -> Any:
+        self.x, self.y, self.axis = x, y, axis
+        return _cross(x, y, axis)
+
+    def backward(self, grad: Any) -> Any:
+        x, y = self.x, self.y
+        return (
+            arrays.sum_to(_cross(y.conj(), grad, self.axis), x.shape) if self.needs[0] else None,
+            arrays.sum_to(_cross(grad, x.conj(), self.axis), y.shape) if self.needs[1] else None,
+        )
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        x, y = self.saved_input(0, self.x), self.saved_input(1, self.y)
+        return (
+            Cross.apply(conj(y), grad, axis=self.axis).sum_to_size(x.shape) if self.needs[0] else None,
+            Cross.apply(grad, conj(x), axis=self.axis).sum_to_size(y.shape) if self.needs[1] else None,
+        )
+
+
+def _cross(x: Any, y: Any, axis: int) -> Any:
+    result = arrays.empty(np.broadcast_shapes(x.shape, y.shape), x.dtype, x)
+    at = [(slice(None),) * axis + (i,) for i in range(3)]
+    first, second = [x[place] for place in at], [y[place] for place in at]
+    for place, i, j in zip(at, (1, 2, 0), (2, 0, 1), strict=True):
+        result[place] = first[i] * second[j] - first[j] * second[i]
+    return result
 
 
 def kron(input: Tensor, other: Tensor) -> Tensor:
@@ -164,18 +202,44 @@ def chain_matmul(*matrices: Any) -> Tensor:
 
 def block_diag(*tensors: Any) -> Tensor:
     """Matrices along the diagonal, zero elsewhere; vectors count as rows. See ``torch.block_diag``."""
-    blocks = []
+    if not tensors:
+        return Tensor._wrap(np.empty((1, 0), np.float32))
     for t in tensors:
         if t._data.ndim > 2:
             raise RuntimeError(f"block_diag: expects tensors of at most 2 dimensions, got shape {t.shape}")
-        blocks.append(reshape(t, (1, t.numel())) if t._data.ndim < 2 else t)
-    width = sum(b.shape[1] for b in blocks)
-    rows, start = [], 0
-    for b in blocks:
-        sides = [_zeros(b, (b.shape[0], n)) for n in (start, width - start - b.shape[1])]
-        rows.append(cat([sides[0], b, sides[1]], 1))
-        start += b.shape[1]
-    return cat(rows, 0)
+    return BlockDiagonal.apply(*tensors, dtype=_common_dtype(tensors))  # type: ignore[no-any-return]
+
+
+class BlockDiagonal(Op):
+    takes_complex = True
+
+    def forward(self, *blocks: Any, dtype: Any) -> Any:
+        self.likes = [(b.shape, b.dtype) for b in blocks]
+        self.at, row, column = [], 0, 0
+        matrices = [b if b.ndim == 2 else b.reshape(1, -1) for b in blocks]
+        for height, width in [m.shape for m in matrices]:
+            self.at.append((slice(row, row + height), slice(column, column + width)))
+            row, column = row + height, column + width
+        result = arrays.zeros((row, column), dtype, blocks[0])
+        for place, matrix in zip(self.at, matrices, strict=True):
+            result[place] = matrix
+        return result
+
+    def backward(self, grad: Any) -> Any:
+        return tuple(
+            [
+                grad[place].astype(dtype).reshape(shape)
+                for place, (shape, dtype) in zip(self.at, self.likes, strict=True)
+            ]
+        )
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return tuple(
+            [
+                grad[place].to(dtype).reshape(shape)
+                for place, (shape, dtype) in zip(self.at, self.likes, strict=True)
+            ]
+        )
 
 
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:

@@ -125,7 +125,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
 concat = concatenate = cat
 
 
-def _common_dtype(parts: list[Tensor]) -> Any:
+def _common_dtype(parts: Sequence[Tensor]) -> Any:
     dtypes = [t._data.dtype for t in parts]
     if len(set(map(id, dtypes))) == 1 or len(set(dtypes)) == 1:
         return dtypes[0]

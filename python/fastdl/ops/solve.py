@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdl.ops.arrays import eye
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
-from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, check_matrix
-from fastdl.ops.shape import tril, triu
+from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, TriangularSolve, check_matrix
 from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -51,7 +49,7 @@ class CholeskyExResult(NamedTuple):
 def inv(A: Tensor) -> Tensor:
     """The inverse; LinAlgError for a singular matrix. See ``torch.linalg.inv``."""
     check_matrix("inv", A)
-    return Inverse.apply(A)  # type: ignore[no-any-return]
+    return Inverse.apply(A, op="inv")[0]  # type: ignore[no-any-return]
 
 
 @on_host
@@ -60,15 +58,23 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     check_matrix("solve", A)
     if not left:
         return solve(A.mT, B.mT).mT
+    return _solved("solve", A, B, "solve")[0]
+
+
+def _solved(op: str, A: Tensor, B: Tensor, refuse: str | None) -> tuple[Tensor, Tensor]:
     vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
     rows = B.shape[-1 if vector else -2]
     if rows != A.shape[-1]:
-        raise RuntimeError(f"solve: A of shape {A.shape} does not fit B of shape {B.shape}")
+        raise RuntimeError(f"{op}: A of shape {A.shape} does not fit B of shape {B.shape}")
     if A.dtype != B.dtype:
-        raise RuntimeError(f"solve: A and B must have one dtype, got {A.dtype} and {B.dtype}")
-    return squeeze(Solve.apply(A, unsqueeze(B, -1)), -1) if vector else Solve.apply(A, B)
+        raise RuntimeError(f"{op}: A and B must have one dtype, got {A.dtype} and {B.dtype}")
+    if vector:
+        x, info = Solve.apply(A, unsqueeze(B, -1), op=refuse)
+        return squeeze(x, -1), info
+    return Solve.apply(A, B, op=refuse)  # type: ignore[no-any-return]
 
 
+@on_host
 def solve_triangular(
     A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Tensor:
@@ -77,12 +83,13 @@ def solve_triangular(
     ``unitriangular``: the diagonal is taken as ones. See ``torch.linalg.solve_triangular``.
     """
     check_matrix("solve_triangular", A)
-    triangle = triu(A, int(unitriangular)) if upper else tril(A, -int(unitriangular))
-    if unitriangular:
-        triangle = triangle + Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))
-    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-    triangle, B = triangle.expand((*batch, *A.shape[-2:])), B.expand((*batch, *B.shape[-2:]))
-    return solve(triangle, B) if left else solve(triangle.mT, B.mT).mT
+    if not left:
+        return solve_triangular(A.mT, B.mT, upper=not upper, unitriangular=unitriangular).mT
+    if B.ndim < 2 or B.shape[-2] != A.shape[-1]:
+        raise RuntimeError(f"solve_triangular: A of shape {A.shape} does not fit B of shape {B.shape}")
+    if A.dtype != B.dtype:
+        raise RuntimeError(f"solve_triangular: A and B must have one dtype, got {A.dtype} and {B.dtype}")
+    return TriangularSolve.apply(A, B, upper=bool(upper), unit=bool(unitriangular))  # type: ignore[no-any-return]
 
 
 def _replaced(A: Tensor, failed: Any) -> Tensor:
@@ -97,17 +104,6 @@ def _check(op: str, info: Any, check_errors: bool, what: str) -> None:
         raise LinAlgError(f"{op}: {what} {int(info[at])}{where}")
 
 
-def _first_zero_pivot(A: Tensor) -> Any:
-    """1-based number of the first pivot that is exactly 0, 0 if none is."""
-    from fastdl.ops.lu import eliminate
-
-    diagonal = np.diagonal(eliminate(A._data)[0], axis1=-2, axis2=-1)
-    zero = diagonal == 0
-    if zero.shape[-1] == 0:
-        return np.zeros(zero.shape[:-1], np.int32)
-    return np.where(zero.any(-1), zero.argmax(-1) + 1, 0).astype(np.int32)
-
-
 @on_host
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
     """The inverse, NaN where there is none, and which pivot was 0. See ``torch.linalg.inv_ex``.
@@ -118,29 +114,22 @@ def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
         1
     """
     check_matrix("inv_ex", A)
-    info = _first_zero_pivot(A)
-    _check("inv_ex", info, check_errors, "singular: pivot")
-    failed = info != 0
-    inverse = inv(_replaced(A, failed) if failed.any() else A)
-    if failed.any():
-        inverse = where(Tensor._wrap(failed[..., None, None]), float("nan"), inverse)
-    return InvExResult(inverse, Tensor._wrap(np.asarray(info)))
+    inverse, info = Inverse.apply(A)
+    _check("inv_ex", info._data, check_errors, "singular: pivot")
+    return InvExResult(inverse, info)
 
 
 @on_host
 def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> SolveExResult:
     """:func:`solve`, NaN where A is singular, and which pivot was 0. See ``torch.linalg.solve_ex``."""
     check_matrix("solve_ex", A)
-    info = _first_zero_pivot(A)
-    _check("solve_ex", info, check_errors, "singular: pivot")
-    failed = info != 0
-    result = solve(_replaced(A, failed) if failed.any() else A, B, left=left)
-    if failed.any():
-        vector = result.ndim == A.ndim - 1
-        result = where(
-            Tensor._wrap(failed[..., None] if vector else failed[..., None, None]), float("nan"), result
-        )
-    return SolveExResult(result, Tensor._wrap(np.asarray(info)))
+    if left:
+        result, info = _solved("solve_ex", A, B, None)
+    else:
+        result, info = _solved("solve_ex", A.mT, B.mT, None)
+        result = result.mT
+    _check("solve_ex", info._data, check_errors, "singular: pivot")
+    return SolveExResult(result, info)
 
 
 @on_host
@@ -151,8 +140,12 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     """
     check_matrix("cholesky_ex", A)
     shape = A.shape[:-2]
-    matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
-    info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)
+    try:  # one call, if all are
+        lower = Cholesky.apply(A)
+        return CholeskyExResult(lower.mH if upper else lower, Tensor._wrap(np.zeros(shape, np.int32)))
+    except LinAlgError:
+        matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
+        info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)
     _check("cholesky_ex", info, check_errors, "not positive definite: leading minor")
     failed = info != 0
     lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)

@@ -16,6 +16,7 @@ from fastdl.kernels.reference.elementwise import *
 from fastdl.kernels.reference.embedding import *
 from fastdl.kernels.reference.fourier import *
 from fastdl.kernels.reference.layout import *
+from fastdl.kernels.reference.linalg import *
 from fastdl.kernels.reference.linear import *
 from fastdl.kernels.reference.margin_loss import *
 from fastdl.kernels.reference.norm import *

@@ -1,0 +1,146 @@
+"""What singular values decide: pseudo-inverses, ranks and least squares; see :mod:`fastdl.linalg`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastdl.autograd.op import Op
+from fastdl.dtypes import real_dtype
+from fastdl.ops.host import on_host
+from fastdl.ops.linear import matmul
+from fastdl.ops.matrix import check_matrix, product
+from fastdl.ops.reduce import sum
+from fastdl.ops.unary import abs
+from fastdl.ops.views import squeeze, unsqueeze
+from fastdl.printing import named_lines
+from fastdl.tensor import Tensor
+
+
+class LstsqResult(NamedTuple):
+    """The solution and what came with it."""
+
+    solution: Tensor
+    residuals: Tensor
+    rank: Tensor
+    singular_values: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
+
+
+@on_host
+def pinv(
+    A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+) -> Tensor:
+    """The pseudo-inverse; singular values up to ``max(atol, rtol * the largest)`` count as 0.
+
+    ``rtol`` (also ``rcond``) is max(m, n) * eps, or 0 if ``atol`` is given. ``hermitian``: A is symmetric.
+    See ``torch.linalg.pinv``.
+    """
+    check_matrix("pinv", A, square=hermitian)
+    return PseudoInverse.apply(A, inverse=_pinv(A, rcond, hermitian, atol, rtol))  # type: ignore[no-any-return]
+
+
+class PseudoInverse(Op):
+    """A pseudo-inverse P found by the caller; its gradient for changes of A that leave the rank as it is (Golub and
+    Pereyra, 1973), which is defined where singular values meet, too."""
+
+    takes_complex = True
+    saves, saves_output = (0,), True
+
+    def forward(self, A: Any, inverse: Any) -> Any:
+        self.A, self.P = A, inverse
+        return inverse
+
+    def backward(self, grad: Any) -> Any:
+        return self.formula(self.A, self.P, grad, product, lambda a: a.swapaxes(-1, -2).conj())
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return self.formula(
+            self.saved_input(0, self.A), self.saved_output(self.P), grad, matmul, lambda a: a.mH
+        )
+
+    @staticmethod
+    def formula(A: Any, P: Any, grad: Any, product: Any, adjoint: Any) -> Any:
+        G, Q = adjoint(grad), adjoint(P)
+        rows, columns = product(product(G, P), Q), product(Q, product(P, G))
+        rows = rows - product(A, product(P, rows))
+        columns = columns - product(product(columns, P), A)
+        return rows + columns - product(Q, product(grad, Q))
+
+
+def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
+    rtol, x = rtol if rcond is None else rcond, A._data
+    if x.size == 0:
+        return np.zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
+    if hermitian:
+        s, right = np.linalg.eigh(x)
+        left, sizes = right.swapaxes(-1, -2), np.abs(s)
+    else:
+        u, s, vh = np.linalg.svd(x, full_matrices=False)
+        left, right, sizes = u.swapaxes(-1, -2), vh.swapaxes(-1, -2).conj(), s
+    large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
+    inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
+    return product(right * inverse[..., None, :], left.conj())
+
+
+def _tolerance(x: Any, largest: Any, atol: Any, rtol: Any) -> Any:
+    """Up to where a singular value counts as 0; ``largest`` (..., 1)."""
+    if rtol is None:
+        rtol = max(x.shape[-2:]) * float(np.finfo(x.dtype).eps) if atol is None else 0.0
+    relative = largest * (rtol._data[..., None] if isinstance(rtol, Tensor) else rtol)
+    if atol is None:
+        return relative
+    return np.maximum(relative, atol._data[..., None] if isinstance(atol, Tensor) else atol)
+
+
+@on_host
+def matrix_rank(
+    A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
+) -> Tensor:
+    """How many singular values exceed ``max(atol, rtol * the largest)``. See ``torch.linalg.matrix_rank``.
+
+    ``tol`` is ``atol`` with ``rtol=0``; ``rtol`` is max(m, n) * eps unless one of them is given.
+    """
+    check_matrix("matrix_rank", A, square=hermitian)
+    x = A._data
+    if x.size == 0:
+        return Tensor._wrap(np.zeros(x.shape[:-2], np.int64))
+    s = np.abs(np.linalg.eigvalsh(x)) if hermitian else np.linalg.svd(x, compute_uv=False)
+    if tol is not None:
+        atol, rtol = tol, 0.0
+    return Tensor._wrap(np.asarray((s > _tolerance(x, s.max(-1, keepdims=True), atol, rtol)).sum(-1)))
+
+
+@on_host
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
+    """The X that makes |A X - B| least. See ``torch.linalg.lstsq``.
+
+    ``driver`` gelsy (the default), gelsd, gelss or gels decides, as in PyTorch, whether residuals (not for gelsy),
+    rank (not for gels) and singular values (for gelsd, gelss) come with it; the solution is found the same way.
+    """
+    check_matrix("lstsq", A, square=False)
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(f"lstsq: driver must be gels, gelsy, gelsd or gelss, got {driver!r}")
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    right = unsqueeze(B, -1) if vector else B
+    (rows, columns), x = A.shape[-2:], A._data
+    residuals = values = Tensor._wrap(np.empty(0, real_dtype(x.dtype)))
+    if x.size:
+        u, s, vh = np.linalg.svd(x, full_matrices=False)
+        large = s > _tolerance(x, s[..., :1], None, rcond)
+        rank = Tensor._wrap(np.asarray(large.sum(-1)))
+        inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
+        inverse = product(vh.swapaxes(-1, -2).conj() * inverse[..., None, :], u.swapaxes(-1, -2).conj())
+        solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
+        if driver in ("gelsd", "gelss"):
+            values = Tensor._wrap(s)
+    else:
+        solution, rank = matmul(pinv(A, rtol=rcond), right), matrix_rank(A, rtol=rcond)
+    if driver not in (None, "gelsy") and rows > columns and bool((rank._data == columns).all()):
+        residuals = sum(abs(matmul(A, solution) - right).square(), -2)
+    if driver == "gels":
+        rank = Tensor._wrap(np.empty(0, np.int64))
+    return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)

@@ -1,0 +1,129 @@
+"""LU decompositions and triangular systems: the kernels beside their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import parity
+from fastdl.kernels import reference
+
+rng = np.random.default_rng(0)
+FIELDS = (np.float32, np.float64, np.complex64, np.complex128)
+SHAPES = [
+    (1, 1),
+    (5, 5),
+    (2, 0, 3, 3),
+    (0, 0),
+    (3, 0),
+    (0, 4),
+    (2, 3, 9, 9),
+    (17, 40),
+    (40, 17),
+    (3, 70, 70),
+    (150, 150),
+]
+cpu = parity.load(parity.backends()[-1])
+
+
+def drawn(shape, dtype):
+    x = rng.standard_normal(shape)
+    return (x + 1j * rng.standard_normal(shape) if dtype in FIELDS[2:] else x).astype(dtype)
+
+
+def close(got, want, dtype, factor=1.0):
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(
+        got, want, rtol=0, atol=4000 * factor * eps * max(1.0, np.abs(want).max(initial=0))
+    )
+
+
+@pytest.mark.parametrize("level", parity.backends())
+@pytest.mark.parametrize("dtype", FIELDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lu_factor(level, dtype, shape):
+    kernels, a = parity.load(level), drawn(shape, dtype)
+    for x in (a, np.asfortranarray(a), np.repeat(a, 2, -1)[..., ::2]):  # as it lies, transposed, with gaps
+        for threads in parity.thread_counts(kernels):
+            del threads
+            packed, pivots, info = kernels.lu_factor(x, True)
+            want = reference.lu_factor(x, True)
+            close(packed, want[0], dtype)
+            np.testing.assert_array_equal(pivots, want[1])
+            np.testing.assert_array_equal(info, want[2])
+            assert pivots.dtype == info.dtype == np.int32
+    for got, want in zip(kernels.lu_unpack(packed), reference.lu_unpack(packed), strict=True):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(
+        kernels.lu_permutation(pivots, packed), reference.lu_permutation(pivots, packed)
+    )
+    dominant = a + 8 * np.eye(*shape[-2:], dtype=dtype)  # so that no pivot is small without exchanges
+    packed, pivots, info = kernels.lu_factor(dominant, False)
+    lower, upper = reference.lu_unpack(packed)
+    close(lower @ upper, dominant, dtype, 30)
+    assert (pivots == np.arange(1, pivots.shape[-1] + 1)).all()
+    assert not info.any()
+
+
+@pytest.mark.parametrize("level", parity.backends())
+@pytest.mark.parametrize("dtype", FIELDS)
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 33, 130])
+def test_systems(level, dtype, n):
+    kernels = parity.load(level)
+    a = drawn((2, 1, n, n), dtype) / max(n, 1) + 2 * np.eye(n, dtype=dtype)
+    for b in (
+        drawn((3, n, 5), dtype),
+        drawn((n, 1), dtype),
+        drawn((2, 3, 70, n), dtype).swapaxes(-1, -2),
+        None,
+    ):
+        for upper in (False, True):
+            for unit in (False, True):
+                for x in (a, a.swapaxes(-1, -2)):
+                    want = reference.triangular_solve(x.astype(np.complex128), b, upper, unit)
+                    got = kernels.triangular_solve(x, b, upper, unit)
+                    close(got, want.astype(dtype) if np.iscomplexobj(a) else want.real.astype(dtype), dtype)
+        packed, pivots, _ = kernels.lu_factor(a, True)
+        for transposed in (False, True):
+            close(
+                kernels.lu_solve(packed, pivots, b, transposed),
+                reference.lu_solve(packed, pivots, b, transposed),
+                dtype,
+            )
+
+
+def test_pivots_of_zero_and_nan():
+    a = np.stack([np.eye(3), np.diag([1.0, 0, 2]), np.zeros((3, 3)), [[1.0, 2, 3], [2, 4, 6], [1, 0, 0]]])
+    assert cpu.lu_factor(a, True)[2].tolist() == [0, 2, 1, 3]
+    for place in range(3):
+        b = np.zeros((3, 3))
+        b[place, 0] = np.nan
+        packed, _, info = cpu.lu_factor(b, True)
+        assert info != 1
+        assert np.isnan(packed).any()
+
+
+def test_what_does_not_fit_is_refused():
+    packed, pivots, _ = cpu.lu_factor(np.eye(3), True)
+    for wrong in (pivots * 0, pivots + 1, pivots[:1], pivots[None]):
+        with pytest.raises(ValueError, match="pivots must be"):
+            cpu.lu_solve(packed, wrong, packed, False)
+    with pytest.raises(ValueError, match="numbers of rows"):
+        cpu.lu_permutation(pivots + 1, packed)
+    with pytest.raises(TypeError, match="pivots must be int32"):
+        cpu.lu_solve(packed, pivots.astype(np.int64), packed, False)
+    with pytest.raises(ValueError, match="as many rows"):
+        cpu.triangular_solve(packed, np.ones((2, 1)), False, False)
+    with pytest.raises(ValueError, match="square"):
+        cpu.triangular_solve(np.ones((2, 3)), np.ones((2, 1)), False, False)
+    with pytest.raises(ValueError, match="do not broadcast"):
+        cpu.triangular_solve(np.ones((2, 1, 1)), np.ones((3, 1, 1)), False, False)
+    with pytest.raises(TypeError, match="b must be float64"):
+        cpu.triangular_solve(packed, np.ones((3, 1), np.float32), False, False)
+    for integers in (np.ones((2, 2), np.int64), np.ones((2, 2), np.float16)):
+        with pytest.raises(TypeError, match="float32, float64, complex64 or complex128"):
+            cpu.lu_factor(integers, True)
+    with pytest.raises(ValueError, match="matrices"):
+        cpu.lu_factor(np.ones(2), True)
