@@ -196,8 +196,9 @@ Vec<T>* transformed(int64_t n, Vec<T>* x, Vec<T>* y, const T* roots, int64_t uni
                        : r == 2 ? pass<2, T>
                        : r == 3 ? pass<3, T>
                        : r == 5 ? pass<5, T>
-                       : r == 7 ? pass<7, T>
-                                : pass<0, T>;
+                                : r == 7 ? pass < sizeof(T) == 4 ? 7 : 0,
+                 T >  // in double not worth its size
+          : pass<0, T>;
       one(r, n, s, x, y, roots, unit);
       std::swap(x, y);
       s *= r;

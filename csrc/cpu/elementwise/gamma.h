@@ -11,23 +11,26 @@ namespace special {
   return per_lane<double>([](double v) { return std::floor(v); }, x);
 }
 
+// y^-s
+[[gnu::noinline]] inline D reciprocal_power(D y, D s, bool single) {
+  if (!single) return power<double>(y, -s);
+  return y == 1.0 ? y : exp<double>(-s * log<double>(y));
+}
+
 // The sum over k >= 0 of (q + k)^-s for q > 0, s > 1: terms one by one until q + k is 24 (10 where `single`
 // precision will do) and s at least, or they no longer count, then Euler and Maclaurin's formula for the rest.
 [[gnu::noinline]] inline D zeta_of_positive(D s, D q, bool single) {
-  const auto power_of = [single](D y, D s) {
-    return single ? (y == 1.0 ? y : exp<double>(-s * log<double>(y))) : power<double>(y, -s);
-  };
   const D enough = max(broadcast<double>(single ? 10 : 24), s);
   D total{}, y = q;
   auto going = y < enough, ended = y < y;
   while (any(going)) {
-    const D term = power_of(y, s);
+    const D term = reciprocal_power(y, s, single);
     total = going ? total + term : total;
     y = going ? y + 1.0 : y;
     ended |= going & ~(term > 1e-18 * total);
     going = (y < enough) & ~ended;
   }
-  const D t = power_of(y, s), v = 1.0 / (y * y);
+  const D t = reciprocal_power(y, s, single), v = 1.0 / (y * y);
   D rest = t * y / (s - 1.0) + 0.5 * t;
   D factor = 0.5 * s * t / y;  // s (s + 1) ... (s + 2j - 2) y^(-s - 2j + 1) / (2j)!
   double j = 1;

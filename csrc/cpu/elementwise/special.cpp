@@ -75,7 +75,7 @@ Vec<int32_t> tiny(Vec<float> x) {
   const auto bits = (Vec<int32_t>)x;
   return ((bits & 0x7f800000) == 0) & ((bits & 0x7fffff) != 0);
 }
-void widen_exactly(Vec<float> x, double* wide) {
+[[gnu::noinline]] void widen_exactly(Vec<float> x, double* wide) {
   const auto bits = (Vec<int32_t>)x;
   const auto small = tiny(x);
   for (int i = 0; i < kWidth<float>; ++i)
@@ -83,7 +83,7 @@ void widen_exactly(Vec<float> x, double* wide) {
 }
 
 template <class F, class... X>
-Vec<float> of_floats(F f, X... x) {
+[[gnu::noinline]] Vec<float> of_floats(F f, X... x) {
   if (!any((tiny(x) | ...))) return in_double(f, x...);
   constexpr int w = kWidth<double>;
   double wide[sizeof...(X)][2 * w];
