@@ -124,6 +124,7 @@ enum class Special {
   entr,
   sinc
 };
+enum class SpecialPair { igamma, igammac, zeta };
 
 // out = x op y
 // x y, or x conj(y), of complex numbers in single precision: operands of eight bytes an element.
@@ -156,6 +157,8 @@ void unary_backward(Unary op, const StridedLoop<3>& loop);
 // out = f(x), without a backward kernel
 template <class T>
 void special_forward(Special function, const StridedLoop<2>& loop);
+template <class T>
+void special_forward(SpecialPair function, const StridedLoop<3>& loop);
 
 // grad_x, grad_y from grad, x, y
 template <class T>

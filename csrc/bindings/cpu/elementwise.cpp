@@ -256,6 +256,20 @@ void def_special(py::module_& m, Special function, const char* name, const char*
       },
       py::arg("x"), py::arg("out") = py::none());
 }
+void def_special(py::module_& m, SpecialPair function, const char* name, const char* label) {
+  m.def(
+      name,
+      [function, label](const Object& x, const Object& y) {
+        return by_dtype_of(label, {x, y}, [&]<class T>(T, Half half) {
+          Source<T> a(x, label, "x", half), b(y, label, "y", half);
+          Result<T> z(label, broadcast_shape(label, {&a, &b}), py::none(), {input(a), input(b)}, half);
+          const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
+          launch(loop, [&] { special_forward<T>(function, loop); });
+          return z.array();
+        });
+      },
+      py::arg("x"), py::arg("y"));
+}
 void def_unary_backward(py::module_& m, Unary op, const char* name, const char* saved) {
   m.def(
       name,
@@ -350,6 +364,9 @@ void register_elementwise(py::module_& m) {
   def_special(m, Special::logit, "logit_forward", "logit");
   def_special(m, Special::entr, "entr_forward", "entr");
   def_special(m, Special::sinc, "sinc_forward", "sinc");
+  def_special(m, SpecialPair::igamma, "igamma_forward", "igamma");
+  def_special(m, SpecialPair::igammac, "igammac_forward", "igammac");
+  def_special(m, SpecialPair::zeta, "zeta_forward", "zeta");
   def_unary_backward(m, Unary::abs, "abs_backward", "x");
   def_unary_backward(m, Unary::square, "square_backward", "x");
   def_unary_backward(m, Unary::sqrt, "sqrt_backward", "y");

@@ -8,6 +8,7 @@ namespace py = pybind11;
 
 namespace fastdl::binding {
 void register_levels(py::module_& m);
+void register_fourier(py::module_& m);
 void register_runtime(py::module_& m);
 void register_activation(py::module_& m);
 void register_softmax(py::module_& m);
@@ -57,6 +58,7 @@ PYBIND11_MODULE(_cpu, m) {
   py::register_local_exception_translator(raise_as_fastdl);
   m.doc() = "fastdl's CPU kernels.";
   register_levels(m);
+  register_fourier(m);
   register_runtime(m);
   register_activation(m);
   register_softmax(m);

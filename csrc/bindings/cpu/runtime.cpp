@@ -1,6 +1,5 @@
-// Threads and memory, as Python sees them, and NumPy's loops on these threads.
+// Threads and memory, as Python sees them.
 #include <algorithm>
-#include <atomic>
 
 #include "bindings/cpu/array.h"
 #include "cpu/convert.h"
@@ -119,118 +118,6 @@ bool bind_copy_into(py::array& out, const py::array& array) {
   return true;
 }
 
-// The head of NumPy's universal functions (PyUFuncObject), as its C interface publishes it.
-struct UniversalFunction {
-  PyObject_HEAD int inputs, outputs, operands, identity;
-  void (**functions)(char** data, const Py_intptr_t* extents, const Py_intptr_t* strides, void* context);
-  void* const* contexts;
-  int types_known, reserved;
-  const char *name, *types;
-};
-
-// One axis of an array beside the transformed one, with its strides (bytes) in the result and in the source.
-struct Beside {
-  int64_t extent, to, from;
-};
-
-// A transform of NumPy's (a loop over rows: of one axis of x and a factor, to one axis of the result) in
-// pieces on all threads. Pieces depend on sizes alone: NumPy transforms some rows side by side and what is
-// left over one by one, so other pieces could give other bits.
-py::array bind_transform(const py::object& function, const py::array& x, int64_t axis, int64_t count,
-                         double factor) {
-  constexpr const char* op = "transform";
-  constexpr int64_t kSide = 8, kPiece = 4096;  // rows that NumPy takes side by side at most; elements: 10 us
-  static const py::handle ufunc = py::object(py::module_::import("numpy").attr("ufunc")).release();
-  require(py::isinstance(function, ufunc), op, "function must be a universal function of NumPy's");
-  const auto& f = *reinterpret_cast<const UniversalFunction*>(function.ptr());
-  const auto signature = py::str(function.attr("signature")).cast<std::string>();
-  require(f.inputs == 2 && f.outputs == 1 && (signature == "(n),()->(m)" || signature == "(m),()->(n)"), op,
-          "function must be one of NumPy's transforms");
-  require(x.dtype().byteorder() == '=', op, "x must be in the machine's byte order");
-  int which = 0;
-  while (which < f.types_known && f.types[3 * which] != x.dtype().num()) ++which;
-  require(which < f.types_known && x.itemsize() <= 16, op, "x must be of a dtype that function knows");
-  const int last = int(x.ndim()) - 1;
-  require(axis >= 0 && axis <= last && count > 0 && x.shape(axis) > 0, op,
-          "axis must be one of x, not empty, and count positive");
-  const bool aligned =
-      (py::detail::array_proxy(x.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-  const py::array in = aligned ? x : contiguous_copy(x);
-  Shape shape = shape_of(in);
-  shape[size_t(axis)] = count;
-  py::array y = empty_array(py::dtype(f.types[3 * which + 2]), shape);
-  if (y.size() == 0) return y;
-
-  // The rows lie along the other axes; those that follow each other in both arrays are one.
-  std::vector<Beside> axes;  // from the innermost to the outermost
-  for (int i = last; i >= 0; --i) {
-    if (i == axis || shape[size_t(i)] == 1) continue;
-    const Beside own{shape[size_t(i)], y.strides(i), in.strides(i)};
-    Beside* inner = axes.empty() ? nullptr : &axes.back();
-    if (inner && own.to == inner->to * inner->extent && own.from == inner->from * inner->extent)
-      inner->extent *= own.extent;
-    else
-      axes.push_back(own);
-  }
-  if (axes.empty()) axes.push_back({1, 0, 0});
-  // Rows are side by side along the innermost axis that has enough, else along the longest.
-  auto run = std::find_if(axes.begin(), axes.end(), [](const Beside& a) { return a.extent >= kSide; });
-  if (run == axes.end())
-    run = std::max_element(axes.begin(), axes.end(),
-                           [](const Beside& a, const Beside& b) { return a.extent < b.extent; });
-  const Beside rows = *run;
-  axes.erase(run);
-  const int64_t length = std::max(count, int64_t(in.shape(axis)));
-  const int64_t side = rows.extent < kSide / 2 ? 1 : kSide;
-  const int64_t pieces =
-      std::max<int64_t>(1, rows.extent / (std::max<int64_t>(1, kPiece / length / side) * side));
-  int64_t total = pieces;
-  for (const Beside& a : axes) total *= a.extent;
-
-  char* const to = static_cast<char*>(y.mutable_data());
-  char* const from = static_cast<char*>(const_cast<void*>(in.data()));
-  const Py_intptr_t from_step = in.strides(axis), to_step = y.strides(axis);
-  const int64_t item = y.itemsize();
-  const float single = float(factor);
-  const bool is_single = x.dtype().num() == 11 || x.dtype().num() == 14;  // NumPy's numbers
-  char* const scale =
-      is_single ? reinterpret_cast<char*>(const_cast<float*>(&single)) : reinterpret_cast<char*>(&factor);
-  // A loop that lacks memory raises an exception in its thread, which is lost in a worker: then the last
-  // number of a piece stays as it was.
-  std::atomic<bool> missing = false;
-  const auto transform = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto cut = [&](int64_t k) {
-        return k == pieces ? rows.extent : rows.extent * k / pieces / side * side;
-      };
-      const int64_t first = cut(i % pieces), past = cut(i % pieces + 1);
-      char* data[3] = {from + first * rows.from, scale, to + first * rows.to};
-      int64_t rest = i / pieces;
-      for (const Beside& a : axes) {
-        data[0] += rest % a.extent * a.from;
-        data[2] += rest % a.extent * a.to;
-        rest /= a.extent;
-      }
-      const Py_intptr_t extents[3] = {past - first, in.shape(axis), count};
-      const Py_intptr_t strides[5] = {rows.from, 0, rows.to, from_step, to_step};
-      char* const end_of_it = data[2] + (past - first - 1) * rows.to + (count - 1) * to_step;
-      std::memset(end_of_it, 0xff, size_t(item));
-      f.functions[which](data, extents, strides, f.contexts ? f.contexts[which] : nullptr);
-      if (std::all_of(end_of_it, end_of_it + item, [](char c) { return c == char(0xff); })) missing = true;
-    }
-  };
-  const int64_t elements = total * (rows.extent / pieces) * length;
-  if (elements < 4 * kPiece) {
-    transform(0, total);
-  } else {
-    KernelScope scope(elements);
-    parallel_for(total, std::max<int64_t>(1, total * kPiece / elements), transform);
-  }
-  if (missing && !PyErr_Occurred()) transform(0, total);  // (or those are the bits of a NaN)
-  if (PyErr_Occurred()) throw py::error_already_set();
-  return y;
-}
-
 }  // namespace
 
 void register_runtime(py::module_& m) {
@@ -250,9 +137,6 @@ void register_runtime(py::module_& m) {
   m.def("contiguous", &contiguous_copy, py::arg("array"), "A C-order copy in pooled memory.");
   m.def("convert", &bind_convert, py::arg("array"), py::arg("dtype"),
         "A C-order copy in another dtype in pooled memory; None for a pair of dtypes that it does not know.");
-
-  m.def("transform", &bind_transform, py::arg("function"), py::arg("x"), py::arg("axis"), py::arg("count"),
-        py::arg("factor"), "A transform of NumPy's along an axis, on all threads.");
 
   m.def("memory_stats", [] {
     const memory::Stats stats = memory::stats();

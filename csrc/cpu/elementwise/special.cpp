@@ -1,10 +1,11 @@
-// y = f(x) for the special functions of special.h. Their gradients are formulas of other functions, in
+// y = f(x) for the special functions of special.h and gamma.h. Their gradients are formulas of other functions, in
 // Python.
 //
 // Passes: one read, one write. Work: ranges of the flattened space (loop.h). The function is reached through
 // a pointer: one loop for all of them, and a call is little beside some hundred instructions per vector.
 #include "cpu/elementwise/special.h"
 
+#include "cpu/elementwise/gamma.h"
 #include "cpu/elementwise/loop.h"
 
 namespace fastdl {
@@ -68,17 +69,29 @@ Vec<float> (*single_function_of(Special f))(Vec<float>) {
   }
 }
 
-// Floats that are denormal are numbers in double, but instructions take them for zero within a kernel.
-Vec<float> of_floats(Function f, Vec<float> x) {
+// Floats that are denormal are numbers in double, but instructions take them for zero within a kernel. Are
+// there any?
+Vec<int32_t> tiny(Vec<float> x) {
   const auto bits = (Vec<int32_t>)x;
-  const Vec<int32_t> fraction = bits & 0x7fffff;
-  const Vec<int32_t> tiny = ((bits & 0x7f800000) == 0) & (fraction != 0);
-  if (!any(tiny)) return in_double(f, x);
+  return ((bits & 0x7f800000) == 0) & ((bits & 0x7fffff) != 0);
+}
+[[gnu::noinline]] void widen_exactly(Vec<float> x, double* wide) {
+  const auto bits = (Vec<int32_t>)x;
+  const auto small = tiny(x);
+  for (int i = 0; i < kWidth<float>; ++i)
+    wide[i] = small[i] ? std::copysign(double(bits[i] & 0x7fffff) * 0x1p-149, double(bits[i])) : double(x[i]);
+}
+
+template <class F, class... X>
+[[gnu::noinline]] Vec<float> of_floats(F f, X... x) {
+  if (!any((tiny(x) | ...))) return in_double(f, x...);
   constexpr int w = kWidth<double>;
-  double wide[2 * w];
-  for (int i = 0; i < 2 * w; ++i)
-    wide[i] = tiny[i] ? std::copysign(double(fraction[i]) * 0x1p-149, double(bits[i])) : double(x[i]);
-  return narrow(f(load(wide)), f(load(wide + w)));
+  double wide[sizeof...(X)][2 * w];
+  int i = 0;
+  (widen_exactly(x, wide[i++]), ...);
+  return [&]<size_t... I>(std::index_sequence<I...>) {
+    return narrow(f(load(wide[I])...), f(load(wide[I] + w)...));
+  }(std::make_index_sequence<sizeof...(X)>());
 }
 
 }  // namespace
@@ -95,7 +108,25 @@ void special_forward(Special function, const StridedLoop<2>& loop) {
   });
 }
 
+template <class T>
+void special_forward(SpecialPair function, const StridedLoop<3>& loop) {
+  constexpr double error = sizeof(T) == 4 ? 1e-10 : 1e-17;
+  map<T>(loop, kGrainSlow / 16, [function](Vec<T> x, Vec<T> y) {
+    const auto f = [function](Vec<double> a, Vec<double> b) {
+      return function == SpecialPair::zeta
+                 ? special::zeta(a, b, sizeof(T) == 4)
+                 : special::incomplete_gamma(a, b, function == SpecialPair::igammac, error);
+    };
+    if constexpr (sizeof(T) == 4)
+      return of_floats(f, x, y);
+    else
+      return f(x, y);
+  });
+}
+
 template void special_forward<float>(Special, const StridedLoop<2>&);
 template void special_forward<double>(Special, const StridedLoop<2>&);
+template void special_forward<float>(SpecialPair, const StridedLoop<3>&);
+template void special_forward<double>(SpecialPair, const StridedLoop<3>&);
 
 }  // namespace fastdl

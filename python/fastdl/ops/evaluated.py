@@ -1,6 +1,6 @@
 """Functions of one tensor whose derivative is a formula of other functions, to any order.
 
-``Evaluated`` has NumPy compute them in double precision, ``Special`` the kernel of that name.
+``Evaluated`` has them computed in double precision, ``Special`` and ``OfSecond`` by the kernel of that name.
 """
 
 from __future__ import annotations
@@ -62,6 +62,14 @@ class Special(Formula):
         return super().backward(grad)
 
 
+class OfSecond(Formula):
+    """f is the kernel ``label`` of two arrays, of which the first, ``given``, is a constant."""
+
+    def forward(self, x: Any, label: str, given: Any, slope: Callable[[Tensor], Tensor]) -> Any:
+        self.x, self.slope, self.label = x, slope, label
+        return getattr(select(x), label + "_forward")(given, x)
+
+
 def evaluated(
     function: Callable[[Any], Any], x: Tensor, slope: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
@@ -72,3 +80,8 @@ def evaluated(
 def special(label: str, input: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
     """The kernel ``label`` of a tensor, integers as the default dtype; see :class:`Special`."""
     return Special.apply(floating(input), label=label, slope=slope)  # type: ignore[no-any-return]
+
+
+def of_second(label: str, given: Tensor, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """The kernel ``label`` of two tensors of one floating dtype; see :class:`OfSecond`."""
+    return OfSecond.apply(x, label=label, given=given._data, slope=slope)  # type: ignore[no-any-return]

@@ -4,10 +4,11 @@ Every transform is linear, so its gradient is a transform as well: that of the c
 matrix, the transform in the other direction without its factor; those of real ones follow by the halves of spectra that
 were left out.
 
-NumPy's transforms are loops over rows that keep to the precision of the factor they are given. ``numpy.fft`` gives them
-an integer where the factor is 1, and single precision is then computed, and converted both ways, in double (four to
-eight times as long). So fastdl's threads call the loops (``transform`` of the kernels), with all of the
-factor of a transform over several axes.
+On the CPU many short rows of a length with small factors are transformed by fastdl's kernel (``fourier``), the rest by
+NumPy's: loops over rows that keep to the precision of the factor they are given. ``numpy.fft`` gives them an integer
+where the factor is 1, and single precision is then computed, and converted both ways, in double (four to eight times as
+long). So fastdl's threads call the loops (``transform`` of the kernels), with all of the factor of a transform over
+several axes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.common import axes as normal_axes
 from fastdl.ops.common import axis as normal_axis
-from fastdl.ops.complex import conj
 from fastdl.tensor import Tensor
 
 
@@ -45,17 +45,39 @@ def _loops() -> Any:
 _NORMS = ("backward", "ortho", "forward")
 
 
-def _transformed(name: str, x: Any, axis: int, count: int, factor: float) -> Any:
+def _transformed(
+    name: str, x: Any, axis: int, count: int, factor: float, conjugate: bool = False, ends: float = 1.0
+) -> Any:
     """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, times ``factor``.
 
-    ``count``: entries of the result along ``axis``.
+    ``count``: entries of the result along ``axis``. Of the half spectrum that ``rfft`` makes and ``irfft`` takes:
+    ``conjugate``, and ``ends``, the factor of entries that stand for one of the whole spectrum, not for two.
     """
-    loops = None if on_device(x) else _loops()
+    host = not on_device(x)
+    if host and (y := select(x).fourier(name, x, axis, count, factor, conjugate, ends)) is not None:
+        return y
+    if name == "irfft":
+        x = _half_spectrum(x, axis, count, conjugate, ends)
+    loops = _loops() if host else None
     if loops is None:
-        return _by_module(name, x, axis, count, factor)
-    if name == "rfft":
-        name = "rfft_n_odd" if x.shape[axis] % 2 else "rfft_n_even"
-    return select(x).transform(getattr(loops, name), x, axis, count, factor)
+        y = _by_module(name, x, axis, count, factor)
+    elif name == "rfft":
+        loop = "rfft_n_odd" if x.shape[axis] % 2 else "rfft_n_even"
+        y = select(x).transform(getattr(loops, loop), x, axis, count, factor)
+    else:
+        y = select(x).transform(getattr(loops, name), x, axis, count, factor)
+    return _half_spectrum(y, axis, x.shape[axis], conjugate, ends) if name == "rfft" else y
+
+
+def _half_spectrum(x: Any, axis: int, count: int, conjugate: bool, ends: float) -> Any:
+    """``x`` with what ``_transformed`` says of half a spectrum of ``count`` entries: itself or a copy."""
+    if conjugate:
+        x = np.conjugate(x)
+    if ends != 1:
+        x = x if conjugate else pooled_copy(x)
+        for end in _ends(x, axis, count):
+            end *= ends
+    return x
 
 
 def _by_module(name: str, x: Any, axis: int, count: int, factor: float) -> Any:
@@ -114,41 +136,39 @@ def _both_halves(x: Any, axis: int, count: int) -> Any:
 
 
 class RealTransform(Op):
-    """The first half of the spectrum of a real signal along one axis."""
+    """The first half of the spectrum of a real signal along one axis, or its conjugate."""
 
-    def forward(self, x: Any, axis: int, factor: float) -> Any:
-        self.axis, self.factor, self.count = axis, factor, x.shape[axis]
-        return _transformed("rfft", x, axis, self.count // 2 + 1, factor)
+    def forward(self, x: Any, axis: int, factor: float, conjugate: bool = False) -> Any:
+        self.axis, self.factor, self.conjugate, self.count = axis, factor, conjugate, x.shape[axis]
+        return _transformed("rfft", x, axis, self.count // 2 + 1, factor, conjugate)
 
     def backward(self, grad: Any) -> Any:
         # Re sum_k grad[k] exp(2 pi i k n / N): the inverse real transform counts all but the ends twice.
-        twice = pooled_copy(grad)
-        for end in _ends(twice, self.axis, self.count):
-            end *= 2
-        return _transformed("irfft", twice, self.axis, self.count, self.factor / 2)
+        return _transformed("irfft", grad, self.axis, self.count, self.factor / 2, self.conjugate, 2.0)
 
     def backward_graph(self, grad: Tensor) -> Any:
         half = grad / Tensor._wrap(_both_halves(grad._data, self.axis, self.count))
-        return InverseRealTransform.apply(half, axis=self.axis, count=self.count, factor=self.factor)
+        return InverseRealTransform.apply(
+            half, axis=self.axis, count=self.count, factor=self.factor, conjugate=self.conjugate
+        )
 
 
 class InverseRealTransform(Op):
-    """The real signal of ``count`` samples along one axis that has this half spectrum."""
+    """The real signal of ``count`` samples along one axis that has this half spectrum, or its conjugate."""
 
     takes_complex = True
 
-    def forward(self, x: Any, axis: int, count: int, factor: float) -> Any:
-        self.axis, self.factor, self.count = axis, factor, count
-        return _transformed("irfft", x, axis, count, factor)
+    def forward(self, x: Any, axis: int, count: int, factor: float, conjugate: bool = False) -> Any:
+        self.axis, self.factor, self.conjugate, self.count = axis, factor, conjugate, count
+        return _transformed("irfft", x, axis, count, factor, conjugate)
 
     def backward(self, grad: Any) -> Any:
-        spectrum = _transformed("rfft", grad, self.axis, self.count // 2 + 1, 2 * self.factor)
-        for end in _ends(spectrum, self.axis, self.count):
-            end *= 0.5
-        return spectrum
+        return _transformed(
+            "rfft", grad, self.axis, self.count // 2 + 1, 2 * self.factor, self.conjugate, 0.5
+        )
 
     def backward_graph(self, grad: Tensor) -> Any:
-        spectrum = RealTransform.apply(grad, axis=self.axis, factor=self.factor)
+        spectrum = RealTransform.apply(grad, axis=self.axis, factor=self.factor, conjugate=self.conjugate)
         return spectrum * Tensor._wrap(_both_halves(spectrum._data, self.axis, self.count))
 
 
@@ -247,9 +267,9 @@ def real_transform(op: str, input: Tensor, s: Any, dim: Any, norm: Any, inverse:
     for d, n in zip(over, sizes, strict=True):
         x = _fitted(op, x, n, d)
     factor = _scale(mode, math.prod([x.shape[d] for d in over]), inverse)
-    y: Tensor = RealTransform.apply(x, axis=over[-1], factor=factor if len(over) == 1 else 1.0)
-    if inverse:
-        y = conj(y)
+    y: Tensor = RealTransform.apply(
+        x, axis=over[-1], factor=factor if len(over) == 1 else 1.0, conjugate=inverse
+    )
     if len(over) > 1:
         y = Transform.apply(y, axes=over[:-1], inverse=inverse, factor=factor)
     return y
@@ -273,9 +293,9 @@ def inverse_real_transform(
     factor = _scale(mode, math.prod([x.shape[d] for d in over[:-1]]) * count, inverse)
     if len(over) > 1:
         x = Transform.apply(x, axes=over[:-1], inverse=inverse, factor=1.0)
-    if not inverse:
-        x = conj(x)
-    return InverseRealTransform.apply(x, axis=last, count=count, factor=factor)  # type: ignore[no-any-return]
+    return InverseRealTransform.apply(  # type: ignore[no-any-return]
+        x, axis=last, count=count, factor=factor, conjugate=not inverse
+    )
 
 
 def one_axis(op: str, input: Tensor, dim: int) -> int:

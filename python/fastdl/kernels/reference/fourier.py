@@ -1,4 +1,4 @@
-"""Discrete Fourier transforms: NumPy's own loops."""
+"""Discrete Fourier transforms: NumPy's module, and its own loops."""
 
 from __future__ import annotations
 
@@ -6,9 +6,38 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["transform"]
+__all__ = ["fourier", "transform"]
 
 Array = np.ndarray[Any, Any]
+
+
+def fourier(
+    name: str, x: Array, axis: int, count: int, factor: float, conjugate: bool = False, ends: float = 1.0
+) -> Any:
+    """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, along ``axis``, times ``factor``.
+
+    Of the half spectrum that ``rfft`` makes and ``irfft`` takes: ``conjugate``, and ``ends``, the factor of entries
+    that stand for one of the whole spectrum, not for two. Kernels may return None: for what is better left to NumPy.
+    """
+
+    def spectrum(half: Array, whole: int) -> Array:
+        half = np.moveaxis(np.conjugate(half) if conjugate else half.copy(), axis, 0)
+        half[0] *= ends
+        if whole % 2 == 0:
+            half[-1] *= ends
+        return np.moveaxis(half, 0, axis)
+
+    if name == "irfft":
+        y = np.fft.irfft(spectrum(x, count), count, axis, "forward")
+    else:
+        y = getattr(np.fft, name)(x, axis=axis, norm="forward" if name == "ifft" else "backward")
+    if name == "rfft":
+        y = spectrum(y, x.shape[axis])
+    wide = y * factor
+    single = x.dtype.char in "fF"
+    return wide.astype(
+        (np.float32 if single else np.float64) if wide.dtype.kind == "f" else x.dtype.char.upper()
+    )
 
 
 def transform(function: np.ufunc, x: Array, axis: int, count: int, factor: float) -> Any:
