@@ -50,14 +50,14 @@ void copy_item(char* to, const char* from, int64_t item) {
 }
 
 // Arrays whose last two axes are matrices, of any strides (in bytes).
-struct Matrices {
+struct MatrixBatch {
   py::array array;
   Field field;
   Shape shape, batch;
   int64_t rows, columns, item, row, column;
   const char* data;
 
-  Matrices(const py::array& x, const char* op) : array(x), field(field_of(x, op)) {
+  MatrixBatch(const py::array& x, const char* op) : array(x), field(field_of(x, op)) {
     shape = shape_of(x), batch = batch_of(shape, op), item = int64_t(x.itemsize());
     const int n = int(shape.size());
     bool fits = py::detail::array_proxy(x.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_;
@@ -91,7 +91,7 @@ struct Matrices {
   }
 };
 
-py::array new_array(const Matrices& like, const Shape& shape) {
+py::array new_array(const MatrixBatch& like, const Shape& shape) {
   return empty_array(like.array.dtype(), shape);
 }
 
@@ -110,7 +110,7 @@ struct One {
 
 py::tuple bind_lu_factor(const py::array& a, bool pivot) {
   constexpr const char* op = "lu_factor";
-  const Matrices in(a, op);
+  const MatrixBatch in(a, op);
   const int64_t rows = in.rows, columns = in.columns, steps = std::min(rows, columns);
   require(rows < kLargest && columns < kLargest, op, "matrices must have fewer than 2^31 rows and columns");
   py::array packed = new_array(in, in.shape);
@@ -128,7 +128,7 @@ py::tuple bind_lu_factor(const py::array& a, bool pivot) {
 
 // L (with its ones) and U of packed factors.
 py::tuple bind_lu_unpack(const py::array& packed) {
-  const Matrices in(packed, "lu_unpack");
+  const MatrixBatch in(packed, "lu_unpack");
   const int64_t rows = in.rows, columns = in.columns, item = in.item, steps = std::min(rows, columns);
   py::array lower = new_array(in, with(in.batch, {rows, steps}));
   py::array upper = new_array(in, with(in.batch, {steps, columns}));
@@ -172,7 +172,7 @@ In<int32_t> exchanges(const py::array& pivots, const char* op, const Shape& batc
 // P of the dtype and with the rows of the packed factors.
 py::array bind_lu_permutation(const py::array& pivots, const py::array& packed) {
   constexpr const char* op = "lu_permutation";
-  const Matrices factors(packed, op);
+  const MatrixBatch factors(packed, op);
   const int64_t rows = factors.rows, count = size_of(factors.batch);
   const In<int32_t> in = exchanges(pivots, op, factors.batch, rows, rows);
   const int64_t steps = in.dim(in.ndim() - 1);
@@ -192,10 +192,10 @@ py::array bind_lu_permutation(const py::array& pivots, const py::array& packed) 
 // f(matrix, its place in a's batch, x) makes the solution of the right sides x by each of the matrices a: of b, which
 // broadcasts, or of the identity.
 template <class F>
-py::array solve(const Matrices& a, const std::optional<py::array>& right, const char* op, F&& f) {
+py::array solve(const MatrixBatch& a, const std::optional<py::array>& right, const char* op, F&& f) {
   const int64_t n = a.rows, item = a.item;
   require(a.columns == n, op, "a must hold square matrices");
-  std::optional<Matrices> b;
+  std::optional<MatrixBatch> b;
   Shape batch = a.batch;
   int64_t columns = n;
   if (right) {
@@ -232,7 +232,7 @@ py::array solve(const Matrices& a, const std::optional<py::array>& right, const 
 
 py::array bind_triangular_solve(const py::array& a, const std::optional<py::array>& b, bool upper,
                                 bool unit) {
-  const Matrices in(a, "triangular_solve");
+  const MatrixBatch in(a, "triangular_solve");
   return solve(in, b, "triangular_solve", [&](const char* matrix, int64_t, char* x, int64_t columns) {
     triangular_solve(in.field, matrix, in.row / in.item, in.column / in.item, upper, unit, in.rows, x,
                      columns);
@@ -244,7 +244,7 @@ py::array bind_lu_solve(const py::array& packed, const py::array& pivots, const 
   constexpr const char* op = "lu_solve";
   constexpr int contiguous = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
   const bool dense = py::detail::array_proxy(packed.ptr())->flags & contiguous;
-  const Matrices in(dense ? packed : contiguous_copy(packed), op);
+  const MatrixBatch in(dense ? packed : contiguous_copy(packed), op);
   const In<int32_t> rows = exchanges(pivots, op, in.batch, in.rows, in.rows);
   require(rows.dim(rows.ndim() - 1) == in.rows, op, "pivots must be (..., n)");
   return solve(in, b, op, [&](const char* matrix, int64_t offset, char* x, int64_t columns) {

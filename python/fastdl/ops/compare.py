@@ -100,8 +100,8 @@ def _bits(name: str, x: Any, y: Any) -> Any:
 
 
 def _truth(x: Any) -> Any:
-    """A large array of the CPU as bools, which every thread converts; what else comes as it is."""
-    return as_bool(x) if is_array(x) and x.size >= 4096 and not on_device(x) else x
+    """An array of the CPU as bools, which the kernels convert and combine; what else comes as it is."""
+    return as_bool(x) if is_array(x) and not on_device(x) else x
 
 
 def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:

@@ -10,7 +10,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable
-from fastdl.dtypes import FLOATING, bool_, float32, int64
+from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
@@ -45,16 +45,12 @@ class ScatterReduce(Op):
         self.x, self.part, self.shape, self.reduce, self.include = x, part, source.shape, reduce, include_self
         self.source = source
         if reduce == "mean" or not include_self:
-            self.counts = zeros(x.shape, int64, x)
-            joined("scatter_add", within(self.counts, dim, index), dim, index, array(1, x, int64))
+            self.counts = self.counted(x)
         result = pooled_copy(x)
         if not include_self:
-            put_masked(result, self.counts > 0, array(_identity(reduce, x.dtype), x, x.dtype))
-        to = within(result, dim, index)
-        if reduce in ("sum", "mean"):
-            joined("scatter_add", to, dim, index, part)
-        else:
-            joined("scatter_reduce", to, dim, index, part, reduce)
+            named = np.broadcast_to(self.counts > 0, x.shape)
+            put_masked(result, named, array(_identity(reduce, x.dtype), x, x.dtype))
+        self.join(result, part, reduce)
         if reduce == "mean":
             count = np.maximum(self.counts + int(include_self), 1)
             if is_kernel_dtype(x.dtype):
@@ -64,38 +60,48 @@ class ScatterReduce(Op):
         self.y = result
         return result
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """The targets as NumPy's index."""
-        return _gather_key(self.dim, self.index)
+    def counted(self, x: Any) -> Any:
+        """How many sources name each element, in an array that broadcasts to ``x``."""
+        counts = zeros(x.shape, int64, x)
+        joined("scatter_add", within(counts, self.dim, self.index), self.dim, self.index, array(1, x, int64))
+        return counts
+
+    def join(self, into: Any, part: Any, reduce: str) -> None:
+        """Reduce ``part`` into the targets."""
+        to = within(into, self.dim, self.index)
+        if reduce in ("sum", "mean"):
+            joined("scatter_add", to, self.dim, self.index, part)
+        else:
+            joined("scatter_reduce", to, self.dim, self.index, part, reduce)
+
+    def taken(self, x: Any) -> Any:
+        """The target of every source."""
+        return x[_gather_key(self.dim, self.index)]
 
     def backward(self, grad: Any) -> Any:
         kept = full(grad.shape, True, bool_, grad) if self.include else self.counts == 0
-        key, x, part, y = self.key, self.x, self.part, self.y
+        taken, x, part, y = self.taken, self.x, self.part, self.y
         if self.reduce == "sum":
-            to_x, to_part = grad * kept, grad[key]
+            to_x, to_part = grad * kept, taken(grad)
         elif self.reduce == "mean":
             share = grad / np.maximum(self.counts + int(self.include), 1).astype(grad.dtype)
-            to_x, to_part = share * kept, share[key]
+            to_x, to_part = share * kept, taken(share)
         elif self.reduce == "prod":
             # The others' product: of all that are not 0, unless another one is 0.
             zeros_in = ((x == 0) & kept).astype(np.int64)
-            self._join("scatter_add", zeros_in, (part == 0).astype(np.int64))
+            self.join(zeros_in, (part == 0).astype(np.int64), "sum")
             x, part = np.where(x == 0, 1, x), np.where(part == 0, 1, part)
             y = np.where(kept, x, 1).astype(grad.dtype)
-            self._join("scatter_reduce", y, part, "prod")
+            self.join(y, part, "prod")
             of_x, of_part = self.x == 0, self.part == 0
             to_x = grad * kept * np.where(zeros_in == of_x, y / x, 0)
-            to_part = grad[key] * np.where(zeros_in[key] == of_part, y[key] / part, 0)
+            to_part = taken(grad) * np.where(taken(zeros_in) == of_part, taken(y) / part, 0)
         else:
-            first, ties = (x == y) & kept, part == y[key]
+            first, ties = (x == y) & kept, part == taken(y)
             count = first.astype(float32)
-            total = select(grad).gather_backward(
-                ties.astype(float32), self.dim, self.index, grad.shape[self.dim]
-            )
-            count[tuple([slice(0, n) for n in total.shape])] += total
+            self.join(count, ties.astype(float32), "sum")
             share = grad / np.maximum(count, 1).astype(grad.dtype)
-            to_x, to_part = share * first, share[key] * ties
+            to_x, to_part = share * first, taken(share) * ties
         whole = zeros(self.shape, grad.dtype, grad)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part
         return array(to_x, None, grad.dtype), whole
@@ -122,15 +128,47 @@ class ScatterReduce(Op):
         spread[self.corner()] = product[self.places()] / source[self.corner()]
         return to_x, spread
 
-    def _join(self, kernel: str, array: Any, part: Any, *rest: Any) -> None:
-        joined(kernel, within(array, self.dim, self.index), self.dim, self.index, part, *rest)
-
     def corner(self) -> tuple[slice, ...]:
         """The part of the source that the index covers."""
         return tuple([slice(0, n) for n in self.part.shape])
 
     def places(self) -> tuple[Tensor, ...]:
-        return tuple([Tensor._wrap(np.broadcast_to(k, self.part.shape)) for k in self.key])
+        return tuple(
+            [Tensor._wrap(np.broadcast_to(k, self.part.shape)) for k in _gather_key(self.dim, self.index)]
+        )
+
+
+_UFUNCS = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}
+
+
+class IndexReduce(ScatterReduce):
+    """:class:`ScatterReduce` where an entry of the index speaks for a whole slice: counted and joined by slices."""
+
+    @property
+    def rows(self) -> Any:
+        """The index as a vector."""
+        return self.index[tuple([slice(None) if i == self.dim else 0 for i in range(self.index.ndim)])]
+
+    def counted(self, x: Any) -> Any:
+        shape = [1] * x.ndim
+        shape[self.dim] = -1
+        return np.bincount(self.rows, minlength=x.shape[self.dim]).reshape(shape)
+
+    def join(self, into: Any, part: Any, reduce: str) -> None:
+        rows, dim, dtype = self.rows, self.dim, into.dtype
+        if reduce in ("sum", "mean"):
+            joined("index_add", into, dim, rows, part)
+        elif part.size < 256 * rows.size or on_device(into) or not (dtype is float32 or dtype is float64):
+            # Short slices cost more to call for than they hold; half precision is joined in float32.
+            super().join(into, part, reduce)
+        else:
+            before, ufunc = (slice(None),) * dim, _UFUNCS[reduce]
+            for i, row in enumerate(rows.tolist()):
+                to = into[(*before, row)]
+                ufunc(to, part[(*before, i)], out=to)
+
+    def taken(self, x: Any) -> Any:
+        return select(x).index_select_forward(x, self.dim, self.rows)
 
 
 def _identity(reduce: str, dtype: Any) -> Any:
@@ -205,7 +243,15 @@ def index_reduce(
     shape = [1] * source._data.ndim
     shape[d] = index.shape[0]
     places = reshape(index, shape).expand(source.shape)
-    return scatter_reduce(input, d, places, source, reduce, include_self=include_self)
+    alike = source.shape[:d] == input.shape[:d] and source.shape[d + 1 :] == input.shape[d + 1 :]
+    if not alike or source.dtype != input.dtype or on_device(input._data) or not source.numel():
+        return scatter_reduce(input, d, places, source, reduce, include_self=include_self)
+    indices = _index("index_reduce", index)
+    check_range("index_reduce", indices, input.shape[d])
+    spread = np.broadcast_to(indices.reshape(shape), source.shape)
+    return IndexReduce.apply(  # type: ignore[no-any-return]
+        input, source, dim=d, index=spread, reduce=reduce, include_self=include_self
+    )
 
 
 def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
