@@ -15,8 +15,8 @@
 namespace fastdl {
 namespace {
 
-// Doubles do without three algorithms: mostly gradient checks compute in them, and the direct one takes one
-// to three times as long, seldom longer than PyTorch.
+// Doubles have the two general algorithms: mostly gradient checks compute in them. What is made for a class of
+// problems would take a half to a third of the direct one's time, which is seldom longer than PyTorch's.
 template <class T, auto algorithm>
 const ConvAlgorithm<T>& float32_alone() {
   if constexpr (std::is_same_v<T, float>) {
@@ -30,8 +30,8 @@ const ConvAlgorithm<T>& float32_alone() {
 
 template <class T>
 struct Algorithms {
-  const ConvAlgorithm<T>* list[7] = {&conv_depthwise<T>(),
-                                     &conv_pointwise<T>(),
+  const ConvAlgorithm<T>* list[7] = {&float32_alone<T, conv_depthwise<float>>(),
+                                     &float32_alone<T, conv_pointwise<float>>(),
                                      &float32_alone<T, conv_winograd<float>>(),
                                      &float32_alone<T, conv_as_3x3<float>>(),
                                      &float32_alone<T, conv_interleaved<float>>(),

@@ -425,6 +425,5 @@ const ConvAlgorithm<T>& conv_depthwise() {
   return algorithm;
 }
 template const ConvAlgorithm<float>& conv_depthwise<float>();
-template const ConvAlgorithm<double>& conv_depthwise<double>();
 
 }  // namespace fastdl

@@ -348,13 +348,9 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       gw[c * multiplier * taps + r] = partial[(c / v * multiplier * taps + r) * v + c % v];
 }
 
-#define FASTDL_INSTANTIATE(T)                                                     \
-  template bool suits<T>(const ConvProblem&);                                     \
-  template void forward<T>(const ConvProblem&, T*, const T*, const T*, const T*); \
-  template void grad_x<T>(const ConvProblem&, T*, const T*, const T*, const T*);  \
-  template void grad_w<T>(const ConvProblem&, T*, const T*, const T*);
-FASTDL_INSTANTIATE(float)
-FASTDL_INSTANTIATE(double)
-#undef FASTDL_INSTANTIATE
+template bool suits<float>(const ConvProblem&);
+template void forward<float>(const ConvProblem&, float*, const float*, const float*, const float*);
+template void grad_x<float>(const ConvProblem&, float*, const float*, const float*, const float*);
+template void grad_w<float>(const ConvProblem&, float*, const float*, const float*);
 
 }  // namespace fastdl::side_by_side

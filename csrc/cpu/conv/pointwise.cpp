@@ -58,8 +58,7 @@ template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
   for_groups<T>(p, [&](int64_t g) {
-    if constexpr (std::is_same_v<T, float>)  // for doubles its code would cost more than it is worth
-      if (has_few_weights(p)) return grad_w_by_rows(p, gw + g * k * c, gy + g * k * size, x + g * c * size);
+    if (has_few_weights(p)) return grad_w_by_rows(p, gw + g * k * c, gy + g * k * size, x + g * c * size);
     tile::gemm_panels<T>(k, c, p.batch * size,
                          PackPositions<T, tile::kMR<T>>{gy + g * k * size, size, p.out_channels * size},
                          PackPositions<T, tile::kNR<T>>{x + g * c * size, size, p.in_channels * size}, T(1),
@@ -92,6 +91,5 @@ const ConvAlgorithm<T>& conv_pointwise() {
   return algorithm;
 }
 template const ConvAlgorithm<float>& conv_pointwise<float>();
-template const ConvAlgorithm<double>& conv_pointwise<double>();
 
 }  // namespace fastdl
