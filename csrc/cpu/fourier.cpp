@@ -185,6 +185,23 @@ template <int R, class T>
     }
 }
 
+template <class T>
+auto pass_of(int factor) {
+  switch (factor) {
+    case 2:
+      return pass<2, T>;
+    case 3:
+      return pass<3, T>;
+    case 4:
+      return pass<4, T>;
+    case 5:
+      return pass<5, T>;
+    case 7:
+      if constexpr (sizeof(T) == 4) return pass<7, T>;  // in double not worth its size
+  }
+  return pass<0, T>;
+}
+
 // The transform of n entries in x, by the unit-th powers of the roots; returns where it is, x or y.
 template <class T>
 Vec<T>* transformed(int64_t n, Vec<T>* x, Vec<T>* y, const T* roots, int64_t unit) {
@@ -192,14 +209,7 @@ Vec<T>* transformed(int64_t n, Vec<T>* x, Vec<T>* y, const T* roots, int64_t uni
   for (int r : {4, 2, 3, 5, 7, 11, 13})
     while (n % r == 0) {
       n /= r;
-      const auto one = r == 4   ? pass<4, T>
-                       : r == 2 ? pass<2, T>
-                       : r == 3 ? pass<3, T>
-                       : r == 5 ? pass<5, T>
-                                : r == 7 ? pass < sizeof(T) == 4 ? 7 : 0,
-                 T >  // in double not worth its size
-          : pass<0, T>;
-      one(r, n, s, x, y, roots, unit);
+      pass_of<T>(r)(r, n, s, x, y, roots, unit);
       std::swap(x, y);
       s *= r;
     }
