@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 import fastdl
+
+torch = pytest.importorskip("torch")
 
 LENGTHS = [
     1,

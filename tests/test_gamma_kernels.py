@@ -5,9 +5,10 @@ from decimal import Decimal, getcontext
 
 import numpy as np
 import pytest
-import torch
 
 import fastdl
+
+torch = pytest.importorskip("torch")
 
 INF, NAN = math.inf, math.nan
 LEVELS = [

@@ -132,6 +132,7 @@ py::tuple bind_lu_unpack(const py::array& packed) {
   const int64_t rows = in.rows, columns = in.columns, item = in.item, steps = std::min(rows, columns);
   py::array lower = new_array(in, with(in.batch, {rows, steps}));
   py::array upper = new_array(in, with(in.batch, {steps, columns}));
+  if (packed.size() == 0) return py::make_tuple(lower, upper);
   char *l = data<char>(lower), *u = data<char>(upper);
   const auto from = in.offsets(in.batch);
   const One one(in.field);
