@@ -11,7 +11,7 @@ from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import check_matrix, product, triangle
+from fastdl.ops.matrix import _h, check_matrix, product, triangle
 from fastdl.ops.resample import pad
 from fastdl.ops.shape import cat, tril, triu
 from fastdl.ops.solve import _check, solve_triangular
@@ -72,13 +72,13 @@ class Factor(Op):
         kernels, right, rest = select(grad), packed[..., :k, k:], packed[..., k:, :]
         square, inner = packed[..., :k, :k], grad[..., :k, :k]
         lower, upper = kernels.lu_unpack(square)
-        lower, upper = lower.swapaxes(-1, -2).conj(), upper.swapaxes(-1, -2).conj()
+        lower, upper = _h(lower), _h(upper)
         of_lower = product(lower, triangle(inner, -1, True))
         of_upper = product(triangle(inner, 0, False), upper)
         if right.shape[-1]:
-            of_lower = of_lower - product(grad[..., k:], right.swapaxes(-1, -2).conj())
+            of_lower = of_lower - product(grad[..., k:], _h(right))
         if rest.shape[-2]:
-            of_upper = of_upper - product(rest.swapaxes(-1, -2).conj(), grad[..., k:, :])
+            of_upper = of_upper - product(_h(rest), grad[..., k:, :])
         left = triangle(of_lower, -1, True) + triangle(of_upper, 0, False)
         if right.shape[-1]:
             left = np.concatenate([left, grad[..., k:]], -1)
@@ -216,8 +216,8 @@ class FactorSolve(Op):
             y, x = (self.x, grad_b) if self.adjoint else (grad_b, self.x)
             lower, upper = kernels.lu_unpack(packed)
             y = product(kernels.lu_permutation(self.pivots, packed).swapaxes(-1, -2), y)
-            of_lower = product(y, product(upper, x).swapaxes(-1, -2).conj())
-            of_upper = product(product(lower.swapaxes(-1, -2).conj(), y), x.swapaxes(-1, -2).conj())
+            of_lower = product(y, _h(product(upper, x)))
+            of_upper = product(product(_h(lower), y), _h(x))
             both = triangle(of_lower, -1, True) + triangle(of_upper, 0, False)
             grad_packed = sum_to(-both, packed.shape)
         return grad_packed, sum_to(grad_b, self.b_shape)

@@ -10,7 +10,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import real_dtype
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import check_matrix, product
+from fastdl.ops.matrix import _h, check_matrix, product
 from fastdl.ops.reduce import sum
 from fastdl.ops.unary import abs
 from fastdl.ops.views import squeeze, unsqueeze
@@ -55,7 +55,7 @@ class PseudoInverse(Op):
         return inverse
 
     def backward(self, grad: Any) -> Any:
-        return self.formula(self.A, self.P, grad, product, lambda a: a.swapaxes(-1, -2).conj())
+        return self.formula(self.A, self.P, grad, product, _h)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return self.formula(
@@ -80,7 +80,7 @@ def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
         left, sizes = right.swapaxes(-1, -2), np.abs(s)
     else:
         u, s, vh = np.linalg.svd(x, full_matrices=False)
-        left, right, sizes = u.swapaxes(-1, -2), vh.swapaxes(-1, -2).conj(), s
+        left, right, sizes = u.swapaxes(-1, -2), _h(vh), s
     large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
     inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
     return product(right * inverse[..., None, :], left.conj())
@@ -133,7 +133,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         large = s > _tolerance(x, s[..., :1], None, rcond)
         rank = Tensor._wrap(np.asarray(large.sum(-1)))
         inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
-        inverse = product(vh.swapaxes(-1, -2).conj() * inverse[..., None, :], u.swapaxes(-1, -2).conj())
+        inverse = product(_h(vh) * inverse[..., None, :], _h(u))
         solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
         if driver in ("gelsd", "gelss"):
             values = Tensor._wrap(s)
