@@ -1,111 +1,114 @@
 // y[k] = factor sum over j of x[j] w^(j k), w a primitive n-th root of unity, for many rows of complex or
 // real numbers.
 //
-// Algorithm: Stockham's, which sorts as it goes: with n = r m, one pass per factor r (4, 2, 3, 5, 7, 11, 13)
-// turns rows of n into r interleaved ones of m. A vector holds the same entry of as many rows as it has lanes,
-// real and imaginary parts apart: no shuffles but when rows are read and written, and the roots are scalars.
-// Real rows of even length are complex ones of half of it, whose spectrum splits into those of even and odd
-// samples; of odd length they are complex.
+// Algorithm: with n = r m, a pass takes the r entries m apart to r sums, which it turns by powers of w: then r
+// transforms of m neighbours are left (r: 4, 2, 3, 5, 7, 11, 13). All in place, so the order in the end is that
+// of digits reversed, and rows are written from there. A vector holds the same entry of as many rows as it has
+// lanes, real and imaginary parts apart: no shuffles but when rows are read and written, and the roots are
+// scalars. Real rows of even length are complex ones of half of it, whose spectrum splits into those of even
+// and odd samples; of odd length they are complex.
 //
-// Memory: each array is passed once; two buffers of n complex vectors per thread. Work: groups of rows over
-// threads.
+// Memory: each array is passed once; a buffer of n complex vectors per thread, of which parts that fit into the
+// first-level cache are finished one by one. Work: groups of rows over threads.
 #include "cpu/fourier.h"
 
 #include <algorithm>
+#include <vector>
 
+#include "cpu/gemm/pack.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
-#include "cpu/simd/simd.h"
+#include "cpu/simd/interleave.h"
 
 namespace fastdl {
 namespace {
 
 using namespace simd;
 
-template <class V, size_t... I>
-[[gnu::always_inline]] inline void zip(V a, V b, V& low, V& high, std::index_sequence<I...>) {
-  constexpr int w = sizeof...(I);
-  low = __builtin_shufflevector(a, b, int(I / 2 + I % 2 * w)...);
-  high = __builtin_shufflevector(a, b, int(I / 2 + I % 2 * w + w / 2)...);
-}
-template <class V, size_t... I>
-[[gnu::always_inline]] inline void unzip(V a, V b, V& even, V& odd, std::index_sequence<I...>) {
-  even = __builtin_shufflevector(a, b, int(2 * I)...);
-  odd = __builtin_shufflevector(a, b, int(2 * I + 1)...);
-}
+constexpr int64_t kFirstCache = 32 << 10;
 
-// Entry j of a row of complex numbers is rows[2j] + i rows[2j + 1], a vector with a lane for each row.
+// Rows as vectors with a lane for each: `count` elements of `parts` numbers (1: real, 2: complex) of `lanes`
+// rows. Elements are `step` bytes apart, rows `side` bytes.
 template <class T>
 struct Rows {
   using V = Vec<T>;
   static constexpr int w = kWidth<T>;
-  static constexpr auto lanes_of = std::make_index_sequence<w>();
+  static constexpr int64_t kSize = sizeof(T);
 
-  static void transpose(V (&v)[w]) {
-#pragma GCC unroll 4
-    for (int stage = 1; stage < w; stage *= 2) {
-      V t[w];
-#pragma GCC unroll 8
-      for (int i = 0; i < w / 2; ++i) zip(v[i], v[i + w / 2], t[2 * i], t[2 * i + 1], lanes_of);
-#pragma GCC unroll 16
-      for (int i = 0; i < w; ++i) v[i] = t[i];
-    }
-  }
-
-  // `count` elements of `parts` numbers (1: real, 2: complex) of `lanes` rows, `step` bytes apart, rows `side`
-  // bytes. Vectors of real ones are `pitch` apart.
+  // To vectors 0, pitch, 2 pitch ...
   [[gnu::noinline]] static void read(V* to, int64_t count, int parts, int pitch, const char* from,
                                      int64_t step, int64_t side, int lanes) {
-    const auto at = [&](int64_t j, int lane) {
-      return reinterpret_cast<const T*>(from + j * step + lane * side);
-    };
-    if (side == parts * int64_t(sizeof(T))) {
+    const T* rows[w];  // lanes of no row repeat the last one
+    for (int lane = 0; lane < w; ++lane)
+      rows[lane] = reinterpret_cast<const T*>(from + std::min(lane, lanes - 1) * side);
+    const int64_t numbers = count * parts, far = step / kSize;
+    if (side == parts * kSize) {
       const int first = std::min(w, parts * lanes), second = parts * lanes - first;
-      for (int64_t j = 0; j < count; ++j)
-        if (parts == 2)
-          unzip(load_n(at(j, 0), first), load_n(at(j, 0) + w, second), to[2 * j], to[2 * j + 1], lanes_of);
-        else
-          to[pitch * j] = load_n(at(j, 0), first);
-    } else if (step == parts * int64_t(sizeof(T))) {
-      for (int64_t j = 0; j < count * parts; j += w) {
-        const int rest = int(std::min<int64_t>(w, count * parts - j));
-        V v[w];
-        for (int lane = 0; lane < w; ++lane) v[lane] = load_n(at(0, std::min(lane, lanes - 1)) + j, rest);
-        transpose(v);
-        for (int i = 0; i < rest; ++i) to[pitch * (j + i)] = v[i];
+      for (int64_t j = 0; j < count; ++j) {
+        const V low = load_n(rows[0] + j * far, first);
+        if (parts == 2) {
+          const V high = load_n(rows[0] + j * far + w, second);
+          to[2 * j] = even<T>(low, high), to[2 * j + 1] = odd<T>(low, high);
+        } else {
+          to[pitch * j] = low;
+        }
+      }
+    } else if (step == parts * kSize) {
+      V v[w];
+      int64_t j = 0;
+      for (; j + w <= numbers; j += w) {
+#pragma GCC unroll 16
+        for (int lane = 0; lane < w; ++lane) v[lane] = load<T>(rows[lane] + j);
+        tile::transpose<T>(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < w; ++i) to[pitch * (j + i)] = v[i];
+      }
+      if (j < numbers) {
+        for (int lane = 0; lane < w; ++lane) v[lane] = load_n(rows[lane] + j, int(numbers - j));
+        tile::transpose<T>(v);
+        for (int i = 0; j + i < numbers; ++i) to[pitch * (j + i)] = v[i];
       }
     } else {
-      for (int64_t j = 0; j < count * parts; ++j)
-        for (int lane = 0; lane < w; ++lane)
-          to[pitch * j][lane] = at(j / parts, std::min(lane, lanes - 1))[j % parts];
+      for (int64_t j = 0; j < numbers; ++j)
+        for (int lane = 0; lane < w; ++lane) to[pitch * j][lane] = rows[lane][j / parts * far + j % parts];
     }
   }
 
-  [[gnu::noinline]] static void write(const V* from, int64_t count, int parts, int pitch, char* to,
+  // Number j of a row is vector at[j].
+  [[gnu::noinline]] static void write(const V* from, const int* at, int64_t count, int parts, char* to,
                                       int64_t step, int64_t side, int lanes) {
-    const auto at = [&](int64_t j, int lane) { return reinterpret_cast<T*>(to + j * step + lane * side); };
-    if (side == parts * int64_t(sizeof(T))) {
-      const int first = std::min(w, parts * lanes), second = parts * lanes - first;
+    T* rows[w];
+    for (int lane = 0; lane < w; ++lane)
+      rows[lane] = reinterpret_cast<T*>(to + std::min(lane, lanes - 1) * side);
+    const int64_t numbers = count * parts, far = step / kSize;
+    if (side == parts * kSize) {
       for (int64_t j = 0; j < count; ++j)
-        if (parts == 2) {
-          V low, high;
-          zip(from[2 * j], from[2 * j + 1], low, high, lanes_of);
-          store_n(at(j, 0), low, first);
-          store_n(at(j, 0) + w, high, second);
+        if (parts == 2)
+          store_pairs<T>(rows[0] + j * far, from[at[2 * j]], from[at[2 * j + 1]], 2 * lanes);
+        else
+          store_n(rows[0] + j * far, from[at[j]], lanes);
+    } else if (step == parts * kSize) {
+      V v[w];
+      int64_t j = 0;
+      for (; j + w <= numbers; j += w) {
+#pragma GCC unroll 16
+        for (int i = 0; i < w; ++i) v[i] = from[at[j + i]];
+        tile::transpose<T>(v);
+        if (lanes == w) {
+#pragma GCC unroll 16
+          for (int lane = 0; lane < w; ++lane) store<T>(rows[lane] + j, v[lane]);
         } else {
-          store_n(at(j, 0), from[pitch * j], first);
+          for (int lane = 0; lane < lanes; ++lane) store<T>(rows[lane] + j, v[lane]);
         }
-    } else if (step == parts * int64_t(sizeof(T))) {
-      for (int64_t j = 0; j < count * parts; j += w) {
-        const int rest = int(std::min<int64_t>(w, count * parts - j));
-        V v[w];
-        for (int i = 0; i < w; ++i) v[i] = from[pitch * (j + std::min(i, rest - 1))];
-        transpose(v);
-        for (int lane = 0; lane < lanes; ++lane) store_n(at(0, lane) + j, v[lane], rest);
+      }
+      if (j < numbers) {
+        for (int i = 0; i < w; ++i) v[i] = from[at[std::min(j + i, numbers - 1)]];
+        tile::transpose<T>(v);
+        for (int lane = 0; lane < lanes; ++lane) store_n(rows[lane] + j, v[lane], int(numbers - j));
       }
     } else {
-      for (int64_t j = 0; j < count * parts; ++j)
-        for (int lane = 0; lane < lanes; ++lane) at(j / parts, lane)[j % parts] = from[pitch * j][lane];
+      for (int64_t j = 0; j < numbers; ++j)
+        for (int lane = 0; lane < lanes; ++lane) rows[lane][j / parts * far + j % parts] = from[at[j]][lane];
     }
   }
 };
@@ -153,33 +156,30 @@ template <int R, class V, class T>
   }
 }
 
-// `s` interleaved rows of r m entries become r s of m. R: r where that is known, else 0.
+// In each of `blocks` blocks of r m entries. R: r where that is known, else 0.
 template <int R, class T>
-[[gnu::noinline]] void pass(int factor, int64_t m, int64_t s, const Vec<T>* x, Vec<T>* y, const T* roots,
-                            int64_t unit) {
+[[gnu::noinline]] void pass(int factor, int64_t m, int64_t blocks, Vec<T>* x, const T* roots, int64_t unit) {
   using V = Vec<T>;
   const int r = R ? R : factor;
-  for (int64_t p = 0; p < m; ++p)
-    for (int64_t q = 0; q < s; ++q) {
+  for (int64_t block = 0; block < blocks; ++block, x += 2 * r * m)
+    for (int64_t p = 0; p < m; ++p) {
       constexpr int kMost = R ? R : kLargestFactor;
       V a[2 * kMost], b[2 * kMost];
+      V* const entry = x + 2 * p;
 #pragma GCC unroll 7
-      for (int i = 0; i < r; ++i) {
-        const V* from = x + 2 * (q + s * (p + m * i));
-        a[2 * i] = from[0], a[2 * i + 1] = from[1];
-      }
-      sums<R>(r, a, b, roots, 2 * m * s * unit);
-      V* to = y + 2 * (q + s * r * p);
-      to[0] = b[0], to[1] = b[1];
+      for (int i = 0; i < r; ++i) a[2 * i] = entry[2 * m * i], a[2 * i + 1] = entry[2 * m * i + 1];
+      sums<R>(r, a, b, roots, 2 * m * unit);
+      entry[0] = b[0], entry[1] = b[1];
 #pragma GCC unroll 6
       for (int k = 1; k < r; ++k) {
         const V re = b[2 * k], im = b[2 * k + 1];
+        V* const to = entry + 2 * m * k;
         if (p > 0) {
-          const T* root = roots + 2 * p * k * s * unit;
-          to[2 * s * k] = re * root[0] - im * root[1];
-          to[2 * s * k + 1] = re * root[1] + im * root[0];
+          const T* root = roots + 2 * p * k * unit;
+          to[0] = re * root[0] - im * root[1];
+          to[1] = re * root[1] + im * root[0];
         } else {
-          to[2 * s * k] = re, to[2 * s * k + 1] = im;
+          to[0] = re, to[1] = im;
         }
       }
     }
@@ -202,34 +202,73 @@ auto pass_of(int factor) {
   return pass<0, T>;
 }
 
-// The transform of n entries in x, by the unit-th powers of the roots; returns where it is, x or y.
-template <class T>
-Vec<T>* transformed(int64_t n, Vec<T>* x, Vec<T>* y, const T* roots, int64_t unit) {
-  int64_t s = 1;
-  for (int r : {4, 2, 3, 5, 7, 11, 13})
-    while (n % r == 0) {
-      n /= r;
-      pass_of<T>(r)(r, n, s, x, y, roots, unit);
-      std::swap(x, y);
-      s *= r;
+// How a row is transformed and where its results then are; the same for all rows.
+struct Plan {
+  int64_t n, half;  // entries of a spectrum and of half of one
+  bool even;        // real, of even length
+  int64_t length;   // of the complex transform
+  std::vector<int> factors;
+  std::vector<int> place;  // entry k of the spectrum; the one that follows them is not moved
+  std::vector<int> at;     // the vector of each number of a result
+
+  explicit Plan(const FourierProblem& p)
+      : n(p.n), half(n / 2 + 1), even(p.kind != Fourier::complex && n % 2 == 0), length(even ? n / 2 : n) {
+    place.resize(size_t(length + 1));
+    int64_t have = 1, m = length;
+    for (int r : {4, 2, 3, 5, 7, 11, 13})
+      while (m % r == 0) {
+        m /= r;
+        factors.push_back(r);
+        for (int64_t k = have; k < have * r; ++k) place[size_t(k)] = place[size_t(k - have)] + int(m);
+        have *= r;
+      }
+    place[size_t(length)] = int(length);
+    if (p.kind == Fourier::inverse_real && !even) {  // real parts
+      for (int64_t k = 0; k < n; ++k) at.push_back(2 * place[size_t(k)]);
+    } else {
+      at.resize(size_t(2 * (length + 1)));
+      for (int64_t k = 0; k <= length; ++k)
+        at[size_t(2 * k + 1)] = (at[size_t(2 * k)] = 2 * place[size_t(k)]) + 1;
     }
-  return x;
+  }
+};
+
+// The transforms of x's blocks of n entries, by the unit-th powers of the roots and these factors of n.
+template <class T>
+void transform(std::span<const int> factors, int64_t n, Vec<T>* x, const T* roots, int64_t unit) {
+  int64_t blocks = 1;
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const int r = factors[i];
+    n /= r;
+    pass_of<T>(r)(r, n, blocks, x, roots, unit);
+    blocks *= r;
+    unit *= r;
+    if (i == 0 && 2 * n * r * int64_t(sizeof(Vec<T>)) > kFirstCache) {
+      for (int k = 0; k < r; ++k) transform<T>(factors.subspan(1), n, x + 2 * n * k, roots, unit);
+      return;
+    }
+  }
 }
 
-// Entries k and m - k of the spectrum of 2 m real numbers from that of the m complex ones that they make up,
-// or the other way (twice that), after which the latter is in `z`.
-template <class T>
-void split(int64_t m, const Vec<T>* z, Vec<T>* y, const T* roots, bool inverse) {
+// The spectrum of 2 m real numbers, m + 1 entries, from that of the m complex ones that they make up, or the other
+// way (twice that): entries k and m - k at a time, in place.
+template <class T, class At>
+void split(int64_t m, Vec<T>* z, At at, const T* roots, bool inverse) {
   using V = Vec<T>;
+  const V first = z[0], first_i = inverse ? z[2 * at(m)] : z[1];
+  z[0] = first + first_i;
+  z[1] = inverse ? first - first_i : V{};
+  if (!inverse) z[2 * at(m)] = first - first_i, z[2 * at(m) + 1] = V{};
   const T half = inverse ? 1 : T(0.5), sign = inverse ? -1 : 1;
-  for (int64_t k = 0; k < (inverse ? m : m + 1); ++k) {
-    const V *a = z + 2 * (inverse ? k : k % m), *b = z + 2 * (inverse ? m - k : (m - k) % m);
+  for (int64_t k = 1; 2 * k <= m; ++k) {
+    V *a = z + 2 * at(k), *b = z + 2 * at(m - k);
     const V even = half * (a[0] + b[0]), even_i = half * (a[1] - b[1]);
     const V d = half * (a[0] - b[0]), d_i = half * (a[1] + b[1]);
     // odd = -i d, times the root; the other way i times d times the root
-    const T c = roots[2 * (k % (2 * m))], s = roots[2 * (k % (2 * m)) + 1];
-    y[2 * k] = even + sign * (c * d_i + s * d);
-    y[2 * k + 1] = even_i + sign * (s * d_i - c * d);
+    const T c = sign * roots[2 * k], s = sign * roots[2 * k + 1];
+    const V odd = c * d_i + s * d, odd_i = s * d_i - c * d;
+    b[0] = even - odd, b[1] = odd_i - even_i;
+    a[0] = even + odd, a[1] = even_i + odd_i;
   }
 }
 
@@ -241,47 +280,39 @@ void scale(Vec<T>* z, int64_t count, int64_t step, double by) {
 
 // One group of rows.
 template <class T>
-void group(const FourierProblem& p, const T* roots, const char* from, char* to, int lanes, Vec<T>* x,
-           Vec<T>* y) {
+void group(const FourierProblem& p, const Plan& plan, const T* roots, const char* from, char* to, int lanes,
+           Vec<T>* x) {
   using V = Vec<T>;
-  const int64_t n = p.n, half = n / 2 + 1;  // entries of half a spectrum
-  const bool even = p.kind != Fourier::complex && n % 2 == 0;
-  const int64_t length = even ? n / 2 : n;
-  const auto spectrum = [&](V* z) {  // of the entries of half of one
-    scale<T>(z, 2, 1, p.ends);
-    if (n % 2 == 0) scale<T>(z + 2 * (half - 1), 2, 1, p.ends);
-    if (p.conjugate) scale<T>(z + 1, half, 2, -1);
+  const int64_t n = plan.n, half = plan.half, length = plan.length;
+  const auto spectrum = [&](int last) {  // the entries of half of one
+    scale<T>(x, 2, 1, p.ends);
+    if (n % 2 == 0) scale<T>(x + 2 * last, 2, 1, p.ends);
+    if (p.conjugate) scale<T>(x + 1, plan.even ? half : length, 2, -1);
   };
   if (p.kind == Fourier::real) {
-    Rows<T>::read(x, n, 1, even ? 1 : 2, from, p.from_step, p.side.from, lanes);
-    if (!even)
+    Rows<T>::read(x, n, 1, plan.even ? 1 : 2, from, p.from_step, p.side.from, lanes);
+    if (!plan.even)
       for (int64_t j = 0; j < n; ++j) x[2 * j + 1] = V{};
   } else {
     Rows<T>::read(x, p.kind == Fourier::complex ? n : half, 2, 1, from, p.from_step, p.side.from, lanes);
   }
   if (p.kind == Fourier::inverse_real) {
-    spectrum(x);
+    spectrum(int(half - 1));
     x[1] = V{};
-    if (even) {
-      x[2 * length + 1] = V{};
-      split<T>(length, x, y, roots, true);
-      std::swap(x, y);
-    } else {
+    if (plan.even)
+      split<T>(length, x, [](int64_t k) { return k; }, roots, true);
+    else
       for (int64_t k = half; k < n; ++k) x[2 * k] = x[2 * (n - k)], x[2 * k + 1] = -x[2 * (n - k) + 1];
-    }
   }
-  V* z = transformed<T>(length, x, y, roots, even ? 2 : 1);
-  if (p.kind == Fourier::real && even) {
-    V* other = z == x ? y : x;
-    split<T>(length, z, other, roots, false);
-    z = other;
+  transform<T>(plan.factors, length, x, roots, plan.even ? 2 : 1);
+  if (p.kind == Fourier::real) {
+    if (plan.even) split<T>(length, x, [&](int64_t k) { return plan.place[size_t(k)]; }, roots, false);
+    spectrum(plan.place[size_t(half - 1)]);
   }
-  if (p.kind == Fourier::real) spectrum(z);
-  scale<T>(z, 2 * (p.kind == Fourier::real ? half : length), 1, p.factor);
-  if (p.kind == Fourier::inverse_real)
-    Rows<T>::write(z, n, 1, even ? 1 : 2, to, p.to_step, p.side.to, lanes);
-  else
-    Rows<T>::write(z, p.kind == Fourier::complex ? n : half, 2, 1, to, p.to_step, p.side.to, lanes);
+  scale<T>(x, 2 * (length + 1), 1, p.factor);
+  const bool to_real = p.kind == Fourier::inverse_real;
+  Rows<T>::write(x, plan.at.data(), to_real || p.kind == Fourier::complex ? n : half, to_real ? 1 : 2, to,
+                 p.to_step, p.side.to, lanes);
 }
 
 }  // namespace
@@ -289,11 +320,12 @@ void group(const FourierProblem& p, const T* roots, const char* from, char* to, 
 template <class T>
 void fourier(const FourierProblem& p, const T* roots) {
   constexpr int w = kWidth<T>;
+  const Plan plan(p);
   const int64_t groups = ceil_div(p.side.extent, w);
   int64_t total = groups;
   for (const Beside& axis : p.others) total *= axis.extent;
   parallel_for(total, std::max<int64_t>(1, 4096 / (p.n * w)), [&](int64_t begin, int64_t end) {
-    const memory::Buffer<Vec<T>> x(size_t(2 * p.n + 4)), y(size_t(2 * p.n + 4));
+    const memory::Buffer<Vec<T>> x(size_t(2 * p.n + 4));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % groups * w;
       const char* from = p.from + first * p.side.from;
@@ -304,7 +336,7 @@ void fourier(const FourierProblem& p, const T* roots) {
         to += rest % axis.extent * axis.to;
         rest /= axis.extent;
       }
-      group<T>(p, roots, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x, y);
+      group<T>(p, plan, roots, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x);
     }
   });
 }
