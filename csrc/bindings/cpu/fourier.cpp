@@ -76,11 +76,11 @@ std::shared_ptr<const std::vector<T>> roots_of(int64_t n, bool positive) {
 
 template <class T, bool kToReal>
 py::array transformed(Fourier kind, bool positive, const py::array& x, int64_t axis, int64_t count, int64_t n,
-                      double factor, bool conjugate, double ends) {
+                      double factor, bool conjugate, double ends, bool in_place) {
   using Complex = std::complex<T>;
   Shape shape = shape_of(x);
   shape[size_t(axis)] = count;
-  py::array y = empty<std::conditional_t<kToReal, T, Complex>>(shape);
+  py::array y = in_place ? x : empty<std::conditional_t<kToReal, T, Complex>>(shape);
   if (y.size() == 0) return y;
   const Walk walk(y, x, axis);
   const auto roots = roots_of<T>(n, positive);
@@ -100,9 +100,10 @@ py::array transformed(Fourier kind, bool positive, const py::array& x, int64_t a
   return y;
 }
 
-// A transform by the kernel, of lengths and numbers of rows that are better there; None for others.
+// A transform by the kernel, of lengths and numbers of rows that are better there; None for others. Complex
+// ones may be in place: rows are read as a whole before they are written.
 py::object bind_fourier(const std::string& name, const py::array& x, int64_t axis, int64_t count,
-                        double factor, bool conjugate, double ends) {
+                        double factor, bool conjugate, double ends, bool in_place) {
   constexpr const char* op = "fourier";
   require(axis >= 0 && axis < x.ndim(), op, "axis must be one of x");
   const Fourier kind = name == "rfft"    ? Fourier::real
@@ -110,6 +111,8 @@ py::object bind_fourier(const std::string& name, const py::array& x, int64_t axi
                                          : Fourier::complex;
   require(kind != Fourier::complex || name == "fft" || name == "ifft", op,
           "name must be fft, ifft, rfft or irfft");
+  require(!in_place || (kind == Fourier::complex && x.writeable()), op,
+          "in_place: x must be writeable, the transform a complex one");
   const int64_t have = x.shape(axis), n = kind == Fourier::inverse_real ? count : have;
   const int64_t half = n / 2 + 1;
   const int64_t few = n <= 64 ? Walk::kEnough / 2 : Walk::kEnough;  // rows: lanes would be idle
@@ -118,7 +121,7 @@ py::object bind_fourier(const std::string& name, const py::array& x, int64_t axi
     return py::none();
   const auto run = [&]<class T>(T) {
     const auto one = kind == Fourier::inverse_real ? transformed<T, true> : transformed<T, false>;
-    return one(kind, name[0] == 'i', x, axis, count, n, factor, conjugate, ends);
+    return one(kind, name[0] == 'i', x, axis, count, n, factor, conjugate, ends, in_place);
   };
   if (kind == Fourier::real ? is_dtype<float>(x) : is_dtype<std::complex<float>>(x)) return run(float{});
   if (kind == Fourier::real ? is_dtype<double>(x) : is_dtype<std::complex<double>>(x)) return run(double{});
@@ -210,7 +213,7 @@ py::array bind_transform(const py::object& function, const py::array& x, int64_t
 
 void register_fourier(py::module_& m) {
   m.def("fourier", &bind_fourier, py::arg("name"), py::arg("x"), py::arg("axis"), py::arg("count"),
-        py::arg("factor"), py::arg("conjugate") = false, py::arg("ends") = 1.0,
+        py::arg("factor"), py::arg("conjugate") = false, py::arg("ends") = 1.0, py::arg("in_place") = false,
         "A transform along an axis; None where NumPy's is better.");
   m.def("transform", &bind_transform, py::arg("function"), py::arg("x"), py::arg("axis"), py::arg("count"),
         py::arg("factor"), "A transform of NumPy's along an axis, on all threads.");

@@ -3,6 +3,7 @@
 #include "bindings/cpu/array.h"
 #include "cpu/gemm/bfloat16.h"
 #include "cpu/gemm/half.h"
+#include "cpu/layout.h"
 
 namespace fastdl::binding {
 namespace {
@@ -92,8 +93,8 @@ void fill_broadcast(T* out, const Shape& shape, const py::array& c) {
     throw py::value_error("matmul: c " + text(from) + " does not broadcast to " + text(shape));
   const In<T> source(c, "matmul", "c");
   const size_t missing = shape.size() - from.size();
-  Shape step(shape.size(), 0);
-  int64_t stride = 1;
+  Shape step(shape.size(), 0);  // bytes
+  int64_t stride = sizeof(T);
   for (size_t axis = shape.size(); axis-- > missing;) {
     const int64_t extent = from[axis - missing];
     if (extent != shape[axis] && extent != 1)
@@ -101,19 +102,9 @@ void fill_broadcast(T* out, const Shape& shape, const py::array& c) {
     step[axis] = extent == 1 ? 0 : stride;
     stride *= extent;
   }
-  const int64_t n = shape.back(), rows = n ? size_of(shape) / n : 0, last = step.back();
-  for (int64_t row = 0; row < rows; ++row) {
-    int64_t rest = row, offset = 0;
-    for (size_t axis = shape.size() - 1; axis-- > 0;) {
-      offset += rest % shape[axis] * step[axis];
-      rest /= shape[axis];
-    }
-    const T* src = source.get() + offset;
-    if (last == 1)
-      std::memcpy(out + row * n, src, size_t(n) * sizeof(T));
-    else
-      std::fill_n(out + row * n, n, *src);
-  }
+  KernelScope scope(size_of(shape));
+  copy_strided(reinterpret_cast<char*>(out), reinterpret_cast<const char*>(source.get()), shape.data(),
+               step.data(), int(shape.size()), sizeof(T));
 }
 
 py::array bind_matmul(const py::array& a, const py::array& b, const std::optional<py::array>& c, double alpha,
@@ -148,11 +139,11 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
         fill_broadcast<T>(bias.get(), {1, n}, py::array(*c).reshape({n}));
         for (int64_t i = 0; i < n; ++i) bias[i] *= T(beta);
         epilogue.bias_col = bias.get();
-      } else if (c && !row) {
-        fill_broadcast<T>(data<T>(y), shape, *c);
       }
-      const T scale = c && !row ? T(beta) : T(0);
+      const bool filled = c && !row && beta != 0;
+      if (filled) fill_broadcast<T>(data<T>(y), shape, *c);
       KernelScope scope(batch * (m * n + n * k + m * k));
+      const T scale = filled ? T(beta) : T(0);
       if (batch == 1)
         gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n, epilogue);
       else

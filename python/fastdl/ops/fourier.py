@@ -46,15 +46,23 @@ _NORMS = ("backward", "ortho", "forward")
 
 
 def _transformed(
-    name: str, x: Any, axis: int, count: int, factor: float, conjugate: bool = False, ends: float = 1.0
+    name: str,
+    x: Any,
+    axis: int,
+    count: int,
+    factor: float,
+    conjugate: bool = False,
+    ends: float = 1.0,
+    in_place: bool = False,
 ) -> Any:
     """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, times ``factor``.
 
     ``count``: entries of the result along ``axis``. Of the half spectrum that ``rfft`` makes and ``irfft`` takes:
     ``conjugate``, and ``ends``, the factor of entries that stand for one of the whole spectrum, not for two.
+    ``in_place``: x is of no further use.
     """
     host = not on_device(x)
-    if host and (y := select(x).fourier(name, x, axis, count, factor, conjugate, ends)) is not None:
+    if host and (y := select(x).fourier(name, x, axis, count, factor, conjugate, ends, in_place)) is not None:
         return y
     if name == "irfft":
         x = _half_spectrum(x, axis, count, conjugate, ends)
@@ -108,7 +116,8 @@ class Transform(Op):
         self.axes, self.inverse, self.factor = axes, inverse, factor
         name = "ifft" if inverse else "fft"
         for axis in reversed(axes):
-            x = _transformed(name, x, axis, x.shape[axis], factor if axis == axes[0] else 1.0)
+            last = factor if axis == axes[0] else 1.0
+            x = _transformed(name, x, axis, x.shape[axis], last, in_place=axis != axes[-1])
         return x
 
     def backward(self, grad: Any) -> Any:

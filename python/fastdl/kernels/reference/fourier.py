@@ -12,12 +12,20 @@ Array = np.ndarray[Any, Any]
 
 
 def fourier(
-    name: str, x: Array, axis: int, count: int, factor: float, conjugate: bool = False, ends: float = 1.0
+    name: str,
+    x: Array,
+    axis: int,
+    count: int,
+    factor: float,
+    conjugate: bool = False,
+    ends: float = 1.0,
+    in_place: bool = False,
 ) -> Any:
     """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, along ``axis``, times ``factor``.
 
     Of the half spectrum that ``rfft`` makes and ``irfft`` takes: ``conjugate``, and ``ends``, the factor of entries
-    that stand for one of the whole spectrum, not for two. Kernels may return None: for what is better left to NumPy.
+    that stand for one of the whole spectrum, not for two. ``in_place``: x may be overwritten. Kernels may return
+    None: for what is better left to NumPy.
     """
 
     def spectrum(half: Array, whole: int) -> Array:
