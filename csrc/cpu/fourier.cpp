@@ -2,7 +2,7 @@
 // real numbers.
 //
 // Algorithm: with n = r m, a pass takes the r entries m apart to r sums, which it turns by powers of w: then r
-// transforms of m neighbours are left (r: 4, 2, 3, 5, 7, 11, 13). All in place, so the order in the end is that
+// transforms of m neighbours are left (r: 4, 2 and odd primes, of which large ones cost r^2). All in place, so the order in the end is that
 // of digits reversed, and rows are written from there. A vector holds the same entry of as many rows as it has
 // lanes, real and imaginary parts apart: no shuffles but when rows are read and written, and the roots are
 // scalars. Real rows of even length are complex ones of half of it, whose spectrum splits into those of even
@@ -13,7 +13,6 @@
 #include "cpu/fourier.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "cpu/gemm/pack.h"
 #include "cpu/runtime/memory.h"
@@ -145,8 +144,8 @@ template <int R, class V, class T>
     for (int k = 1; 2 * k < r; ++k) {
       V even = a[0], even_i = a[1], odd{}, odd_i{};
 #pragma GCC unroll 4
-      for (int i = 1; 2 * i < r; ++i) {
-        const T* of = root + i * k % r * far;
+      for (int i = 1, t = k; 2 * i < r; ++i, t = t + k < r ? t + k : t + k - r) {  // t = i k mod r
+        const T* of = root + t * far;
         even += of[0] * plus[2 * i - 2], even_i += of[0] * plus[2 * i - 1];
         odd += of[1] * minus[2 * i - 2], odd_i += of[1] * minus[2 * i - 1];
       }
@@ -202,37 +201,6 @@ auto pass_of(int factor) {
   return pass<0, T>;
 }
 
-// How a row is transformed and where its results then are; the same for all rows.
-struct Plan {
-  int64_t n, half;  // entries of a spectrum and of half of one
-  bool even;        // real, of even length
-  int64_t length;   // of the complex transform
-  std::vector<int> factors;
-  std::vector<int> place;  // entry k of the spectrum; the one that follows them is not moved
-  std::vector<int> at;     // the vector of each number of a result
-
-  explicit Plan(const FourierProblem& p)
-      : n(p.n), half(n / 2 + 1), even(p.kind != Fourier::complex && n % 2 == 0), length(even ? n / 2 : n) {
-    place.resize(size_t(length + 1));
-    int64_t have = 1, m = length;
-    for (int r : {4, 2, 3, 5, 7, 11, 13})
-      while (m % r == 0) {
-        m /= r;
-        factors.push_back(r);
-        for (int64_t k = have; k < have * r; ++k) place[size_t(k)] = place[size_t(k - have)] + int(m);
-        have *= r;
-      }
-    place[size_t(length)] = int(length);
-    if (p.kind == Fourier::inverse_real && !even) {  // real parts
-      for (int64_t k = 0; k < n; ++k) at.push_back(2 * place[size_t(k)]);
-    } else {
-      at.resize(size_t(2 * (length + 1)));
-      for (int64_t k = 0; k <= length; ++k)
-        at[size_t(2 * k + 1)] = (at[size_t(2 * k)] = 2 * place[size_t(k)]) + 1;
-    }
-  }
-};
-
 // The transforms of x's blocks of n entries, by the unit-th powers of the roots and these factors of n.
 template <class T>
 void transform(std::span<const int> factors, int64_t n, Vec<T>* x, const T* roots, int64_t unit) {
@@ -272,6 +240,28 @@ void split(int64_t m, Vec<T>* z, At at, const T* roots, bool inverse) {
   }
 }
 
+// Entry k of the row in each lane is turned by that lane's root to the power k: kStep powers next to each other, times
+// every kStep-th one.
+template <class T>
+void turn(int64_t n, Vec<T>* x, const int* place, const T* roots, Vec<Int<T>> lane, Vec<T>* spare) {
+  using V = Vec<T>;
+  constexpr int64_t kStep = 16;
+  V* const far = spare + 2 * kStep;
+  const auto power = [&](int64_t k, V* to) {
+    to[0] = gather<T>(roots, lane * Int<T>(2 * k));
+    to[1] = gather<T>(roots + 1, lane * Int<T>(2 * k));
+  };
+  for (int64_t k = 0; k < std::min(n, kStep); ++k) power(k, spare + 2 * k);
+  for (int64_t k = 0; k < n; k += kStep) power(k, far + k / kStep * 2);
+  for (int64_t k = 0; k < n; ++k) {
+    const V *a = spare + k % kStep * 2, *b = far + k / kStep * 2;
+    const V c = a[0] * b[0] - a[1] * b[1], s = a[0] * b[1] + a[1] * b[0];
+    V* const z = x + 2 * place[k];
+    const V re = z[0], im = z[1];
+    z[0] = re * c - im * s, z[1] = re * s + im * c;
+  }
+}
+
 template <class T>
 void scale(Vec<T>* z, int64_t count, int64_t step, double by) {
   if (by != 1)
@@ -280,23 +270,24 @@ void scale(Vec<T>* z, int64_t count, int64_t step, double by) {
 
 // One group of rows.
 template <class T>
-void group(const FourierProblem& p, const Plan& plan, const T* roots, const char* from, char* to, int lanes,
-           Vec<T>* x) {
+void group(const FourierProblem& p, const T* roots, const T* turns, int64_t first, const char* from, char* to,
+           int lanes, Vec<T>* x) {
   using V = Vec<T>;
-  const int64_t n = plan.n, half = plan.half, length = plan.length;
+  const FourierPlan& plan = *p.plan;
+  const int64_t n = plan.n, half = n / 2 + 1, length = plan.length;
   const auto spectrum = [&](int last) {  // the entries of half of one
     scale<T>(x, 2, 1, p.ends);
     if (n % 2 == 0) scale<T>(x + 2 * last, 2, 1, p.ends);
     if (p.conjugate) scale<T>(x + 1, plan.even ? half : length, 2, -1);
   };
-  if (p.kind == Fourier::real) {
+  if (plan.kind == Fourier::real) {
     Rows<T>::read(x, n, 1, plan.even ? 1 : 2, from, p.from_step, p.side.from, lanes);
     if (!plan.even)
       for (int64_t j = 0; j < n; ++j) x[2 * j + 1] = V{};
   } else {
-    Rows<T>::read(x, p.kind == Fourier::complex ? n : half, 2, 1, from, p.from_step, p.side.from, lanes);
+    Rows<T>::read(x, plan.kind == Fourier::complex ? n : half, 2, 1, from, p.from_step, p.side.from, lanes);
   }
-  if (p.kind == Fourier::inverse_real) {
+  if (plan.kind == Fourier::inverse_real) {
     spectrum(int(half - 1));
     x[1] = V{};
     if (plan.even)
@@ -305,27 +296,30 @@ void group(const FourierProblem& p, const Plan& plan, const T* roots, const char
       for (int64_t k = half; k < n; ++k) x[2 * k] = x[2 * (n - k)], x[2 * k + 1] = -x[2 * (n - k) + 1];
   }
   transform<T>(plan.factors, length, x, roots, plan.even ? 2 : 1);
-  if (p.kind == Fourier::real) {
+  if (plan.kind == Fourier::real) {
     if (plan.even) split<T>(length, x, [&](int64_t k) { return plan.place[size_t(k)]; }, roots, false);
     spectrum(plan.place[size_t(half - 1)]);
   }
+  if (turns) {
+    const auto lane = to_int<T>(min(iota<T>(), broadcast<T>(T(lanes - 1)))) + Int<T>(first);
+    turn<T>(n, x, plan.place.data(), turns, lane, x + 2 * (n + 2));
+  }
   scale<T>(x, 2 * (length + 1), 1, p.factor);
-  const bool to_real = p.kind == Fourier::inverse_real;
-  Rows<T>::write(x, plan.at.data(), to_real || p.kind == Fourier::complex ? n : half, to_real ? 1 : 2, to,
+  const bool to_real = plan.kind == Fourier::inverse_real;
+  Rows<T>::write(x, plan.at.data(), to_real || plan.kind == Fourier::complex ? n : half, to_real ? 1 : 2, to,
                  p.to_step, p.side.to, lanes);
 }
 
 }  // namespace
 
 template <class T>
-void fourier(const FourierProblem& p, const T* roots) {
+void fourier(const FourierProblem& p, const T* roots, const T* turns) {
   constexpr int w = kWidth<T>;
-  const Plan plan(p);
-  const int64_t groups = ceil_div(p.side.extent, w);
+  const int64_t n = p.plan->n, groups = ceil_div(p.side.extent, w);
   int64_t total = groups;
   for (const Beside& axis : p.others) total *= axis.extent;
-  parallel_for(total, std::max<int64_t>(1, 4096 / (p.n * w)), [&](int64_t begin, int64_t end) {
-    const memory::Buffer<Vec<T>> x(size_t(2 * p.n + 4));
+  parallel_for(total, std::max<int64_t>(1, 4096 / (n * w)), [&](int64_t begin, int64_t end) {
+    const memory::Buffer<Vec<T>> x(size_t(2 * n + 4 + (turns ? n / 8 + 34 : 0)));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % groups * w;
       const char* from = p.from + first * p.side.from;
@@ -336,12 +330,55 @@ void fourier(const FourierProblem& p, const T* roots) {
         to += rest % axis.extent * axis.to;
         rest /= axis.extent;
       }
-      group<T>(p, plan, roots, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x);
+      group<T>(p, roots, turns, first, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x);
     }
   });
 }
 
-template void fourier<float>(const FourierProblem&, const float*);
-template void fourier<double>(const FourierProblem&, const double*);
+template <class T>
+void fourier_split(const FourierProblem& p, const T* roots) {
+  const bool inverse = p.plan->kind == Fourier::inverse_real;
+  const int64_t m = p.plan->n / 2, pairs = m / 2, pieces = pairs / 2048 + 1;
+  int64_t rows = p.side.extent;
+  for (const Beside& axis : p.others) rows *= axis.extent;
+  const T ends = T(p.ends), mirror = p.conjugate ? -1 : 1;  // of imaginary parts of the half spectrum
+  const T half = inverse ? 1 : T(0.5), sign = inverse ? -1 : 1;
+  const T in = inverse ? mirror : 1, out = inverse ? 1 : mirror;
+  parallel_for(rows * pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t piece = i % pieces, row = i / pieces;
+      const char* from = p.from + row % p.side.extent * p.side.from;
+      char* to = p.to + row % p.side.extent * p.side.to;
+      int64_t rest = row / p.side.extent;
+      for (const Beside& axis : p.others) {
+        from += rest % axis.extent * axis.from;
+        to += rest % axis.extent * axis.to;
+        rest /= axis.extent;
+      }
+      const auto x = [&](int64_t k) { return reinterpret_cast<const T*>(from + k * p.from_step); };
+      const auto y = [&](int64_t k) { return reinterpret_cast<T*>(to + k * p.to_step); };
+      if (piece == 0) {
+        const T first = x(0)[0] * (inverse ? ends : 1), last = inverse ? x(m)[0] * ends : x(0)[1];
+        y(0)[0] = (first + last) * (inverse ? 1 : ends);
+        y(0)[1] = inverse ? first - last : 0;
+        if (!inverse) y(m)[0] = (first - last) * ends, y(m)[1] = 0;
+      }
+      for (int64_t k = 1 + pairs * piece / pieces; k < 1 + pairs * (piece + 1) / pieces; ++k) {
+        const T a = x(k)[0], a_i = in * x(k)[1], b = x(m - k)[0], b_i = in * x(m - k)[1];
+        const T even = half * (a + b), even_i = half * (a_i - b_i), d = half * (a - b),
+                d_i = half * (a_i + b_i);
+        const T c = sign * roots[2 * k], s = sign * roots[2 * k + 1];
+        const T odd = c * d_i + s * d, odd_i = s * d_i - c * d;
+        y(m - k)[0] = even - odd, y(m - k)[1] = out * (odd_i - even_i);
+        y(k)[0] = even + odd, y(k)[1] = out * (even_i + odd_i);
+      }
+    }
+  });
+}
+
+template void fourier<float>(const FourierProblem&, const float*, const float*);
+template void fourier<double>(const FourierProblem&, const double*, const double*);
+template void fourier_split<float>(const FourierProblem&, const float*);
+template void fourier_split<double>(const FourierProblem&, const double*);
 
 }  // namespace fastdl

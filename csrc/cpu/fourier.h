@@ -1,9 +1,10 @@
-// Discrete Fourier transforms of short rows, many of them: see fourier.cpp. Others are NumPy's
-// (bindings/cpu/fourier.cpp).
+// Discrete Fourier transforms of many rows: see fourier.cpp. How those over several axes and of long rows are made of
+// them is in bindings/cpu/fourier.cpp; what has no kernel is NumPy's.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace fastdl {
 
@@ -14,9 +15,49 @@ struct Beside {
 
 enum class Fourier { complex, real, inverse_real };  // inverse_real: half a spectrum to a real signal
 
-struct FourierProblem {
+constexpr int kLargestFactor = 127;
+constexpr int64_t kLongestRow = 8192;  // a megabyte where 16 are side by side
+
+inline bool has_small_factors(int64_t n) {
+  for (int64_t factor = 2; factor <= kLargestFactor; ++factor)
+    while (n % factor == 0) n /= factor;
+  return n == 1;
+}
+
+// How a row is transformed and where its results then are; of n with small factors.
+struct FourierPlan {
   Fourier kind;
   int64_t n;       // samples of the signal, or entries of the whole spectrum
+  bool even;       // real, of even length
+  int64_t length;  // of the complex transform
+  std::vector<int> factors;
+  std::vector<int> place;  // of entry k of the spectrum; the one that follows them is not moved
+  std::vector<int> at;     // the vector of each number of a result
+
+  FourierPlan(Fourier kind, int64_t n)
+      : kind(kind),
+        n(n),
+        even(kind != Fourier::complex && n % 2 == 0),
+        length(even ? n / 2 : n),
+        place(size_t(length + 1)) {
+    int64_t have = 1, m = length;
+    for (int r = 4; m > 1; r = r == 4 ? 2 : r == 2 ? 3 : r + 2)
+      while (m % r == 0) {
+        m /= r;
+        factors.push_back(r);
+        for (int64_t k = have; k < have * r; ++k) place[size_t(k)] = place[size_t(k - have)] + int(m);
+        have *= r;
+      }
+    place[size_t(length)] = int(length);
+    for (const int p : place) {
+      at.push_back(2 * p);
+      if (even || kind != Fourier::inverse_real) at.push_back(2 * p + 1);
+    }
+  }
+};
+
+struct FourierProblem {
+  const FourierPlan* plan;
   bool conjugate;  // of the spectrum: what `real` returns, what `inverse_real` is given
   double ends;     // the factor of entries of half a spectrum that stand for one of the whole, not for two
   double factor;   // of all
@@ -27,18 +68,16 @@ struct FourierProblem {
   std::span<const Beside> others;  // and these are walked
 };
 
-constexpr int kLargestFactor = 13;
-constexpr int64_t kLongestRow = 8192;  // a megabyte where 16 are side by side
-
-inline bool has_fourier(int64_t n) {
-  if (n > kLongestRow) return false;
-  for (int64_t factor = 2; factor <= kLargestFactor; ++factor)
-    while (n % factor == 0) n /= factor;
-  return n == 1;
-}
-
-// `roots`: exp(-2 pi i t / n), or its conjugate (for transforms with that sign), in pairs, for all t < n.
+// `roots`: exp(-2 pi i t / n), or its conjugate (for transforms with that sign), in pairs, for all t < n, where n <=
+// kLongestRow. `turns`: null, or the roots for n times the rows side by side, by whose power j k entry k of row j is
+// multiplied: then this is the first half of such a transform (of its entries j, j + rows ...).
 template <class T>
-void fourier(const FourierProblem& p, const T* roots);
+void fourier(const FourierProblem& p, const T* roots, const T* turns = nullptr);
+
+// The half spectrum of real rows of even length from the spectrum of the n / 2 complex numbers that they make up, or
+// the other way (twice that), which may be in place: what `fourier` does by itself for rows that it takes whole. Of the
+// plan only kind and n count; no factor.
+template <class T>
+void fourier_split(const FourierProblem& p, const T* roots);
 
 }  // namespace fastdl

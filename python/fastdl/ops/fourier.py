@@ -48,33 +48,45 @@ _NORMS = ("backward", "ortho", "forward")
 def _transformed(
     name: str,
     x: Any,
-    axis: int,
+    axes: tuple[int, ...],
     count: int,
     factor: float,
     conjugate: bool = False,
     ends: float = 1.0,
-    in_place: bool = False,
 ) -> Any:
     """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, times ``factor``.
 
-    ``count``: entries of the result along ``axis``. Of the half spectrum that ``rfft`` makes and ``irfft`` takes:
+    Real signals are real along the last of the axes, along the others the transform is a complex one. ``count``:
+    entries of the result along the last axis. Of the half spectrum that ``rfft`` makes and ``irfft`` takes:
     ``conjugate``, and ``ends``, the factor of entries that stand for one of the whole spectrum, not for two.
-    ``in_place``: x is of no further use.
     """
     host = not on_device(x)
-    if host and (y := select(x).fourier(name, x, axis, count, factor, conjugate, ends, in_place)) is not None:
+    if host and (y := select(x).fourier(name, x, axes, count, factor, conjugate, ends)) is not None:
         return y
+    last = axes[-1]
+    if len(axes) > 1:
+        kind = name if name in ("fft", "ifft") else "ifft" if (name == "rfft") == conjugate else "fft"
+        if name == "irfft":
+            x = _along_all(kind, x, axes[:-1], 1.0)
+        x = _transformed(name, x, (last,), count, factor if name == "irfft" else 1.0, conjugate, ends)
+        return x if name == "irfft" else _along_all(kind, x, axes[:-1], factor)
     if name == "irfft":
-        x = _half_spectrum(x, axis, count, conjugate, ends)
+        x = _half_spectrum(x, last, count, conjugate, ends)
     loops = _loops() if host else None
     if loops is None:
-        y = _by_module(name, x, axis, count, factor)
+        y = _by_module(name, x, last, count, factor)
     elif name == "rfft":
-        loop = "rfft_n_odd" if x.shape[axis] % 2 else "rfft_n_even"
-        y = select(x).transform(getattr(loops, loop), x, axis, count, factor)
+        loop = "rfft_n_odd" if x.shape[last] % 2 else "rfft_n_even"
+        y = select(x).transform(getattr(loops, loop), x, last, count, factor)
     else:
-        y = select(x).transform(getattr(loops, name), x, axis, count, factor)
-    return _half_spectrum(y, axis, x.shape[axis], conjugate, ends) if name == "rfft" else y
+        y = select(x).transform(getattr(loops, name), x, last, count, factor)
+    return _half_spectrum(y, last, x.shape[last], conjugate, ends) if name == "rfft" else y
+
+
+def _along_all(name: str, x: Any, axes: tuple[int, ...], factor: float) -> Any:
+    for axis in reversed(axes):
+        x = _transformed(name, x, (axis,), x.shape[axis], factor if axis == axes[0] else 1.0)
+    return x
 
 
 def _half_spectrum(x: Any, axis: int, count: int, conjugate: bool, ends: float) -> Any:
@@ -114,11 +126,7 @@ class Transform(Op):
 
     def forward(self, x: Any, axes: tuple[int, ...], inverse: bool, factor: float) -> Any:
         self.axes, self.inverse, self.factor = axes, inverse, factor
-        name = "ifft" if inverse else "fft"
-        for axis in reversed(axes):
-            last = factor if axis == axes[0] else 1.0
-            x = _transformed(name, x, axis, x.shape[axis], last, in_place=axis != axes[-1])
-        return x
+        return _transformed("ifft" if inverse else "fft", x, axes, x.shape[axes[-1]], factor)
 
     def backward(self, grad: Any) -> Any:
         return Transform.forward(Transform(), grad, self.axes, not self.inverse, self.factor)
@@ -145,40 +153,48 @@ def _both_halves(x: Any, axis: int, count: int) -> Any:
 
 
 class RealTransform(Op):
-    """The first half of the spectrum of a real signal along one axis, or its conjugate."""
+    """Half of the spectrum of a real signal along the last of the axes, the whole one along the others.
 
-    def forward(self, x: Any, axis: int, factor: float, conjugate: bool = False) -> Any:
-        self.axis, self.factor, self.conjugate, self.count = axis, factor, conjugate, x.shape[axis]
-        return _transformed("rfft", x, axis, self.count // 2 + 1, factor, conjugate)
+    ``conjugate``: of that signal's inverse transform.
+    """
+
+    def forward(self, x: Any, axes: tuple[int, ...], factor: float, conjugate: bool = False) -> Any:
+        self.axes, self.factor, self.conjugate, self.count = axes, factor, conjugate, x.shape[axes[-1]]
+        return _transformed("rfft", x, axes, self.count // 2 + 1, factor, conjugate)
 
     def backward(self, grad: Any) -> Any:
         # Re sum_k grad[k] exp(2 pi i k n / N): the inverse real transform counts all but the ends twice.
-        return _transformed("irfft", grad, self.axis, self.count, self.factor / 2, self.conjugate, 2.0)
+        return _transformed("irfft", grad, self.axes, self.count, self.factor / 2, self.conjugate, 2.0)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        half = grad / Tensor._wrap(_both_halves(grad._data, self.axis, self.count))
+        half = grad / Tensor._wrap(_both_halves(grad._data, self.axes[-1], self.count))
         return InverseRealTransform.apply(
-            half, axis=self.axis, count=self.count, factor=self.factor, conjugate=self.conjugate
+            half, axes=self.axes, count=self.count, factor=self.factor, conjugate=self.conjugate
         )
 
 
 class InverseRealTransform(Op):
-    """The real signal of ``count`` samples along one axis that has this half spectrum, or its conjugate."""
+    """The real signal, of ``count`` samples along the last of the axes, that has such a half spectrum.
+
+    ``conjugate``: the real spectrum of such a half of a signal.
+    """
 
     takes_complex = True
 
-    def forward(self, x: Any, axis: int, count: int, factor: float, conjugate: bool = False) -> Any:
-        self.axis, self.factor, self.conjugate, self.count = axis, factor, conjugate, count
-        return _transformed("irfft", x, axis, count, factor, conjugate)
+    def forward(
+        self, x: Any, axes: tuple[int, ...], count: int, factor: float, conjugate: bool = False
+    ) -> Any:
+        self.axes, self.factor, self.conjugate, self.count = axes, factor, conjugate, count
+        return _transformed("irfft", x, axes, count, factor, conjugate)
 
     def backward(self, grad: Any) -> Any:
         return _transformed(
-            "rfft", grad, self.axis, self.count // 2 + 1, 2 * self.factor, self.conjugate, 0.5
+            "rfft", grad, self.axes, self.count // 2 + 1, 2 * self.factor, self.conjugate, 0.5
         )
 
     def backward_graph(self, grad: Tensor) -> Any:
-        spectrum = RealTransform.apply(grad, axis=self.axis, factor=self.factor, conjugate=self.conjugate)
-        return spectrum * Tensor._wrap(_both_halves(spectrum._data, self.axis, self.count))
+        spectrum = RealTransform.apply(grad, axes=self.axes, factor=self.factor, conjugate=self.conjugate)
+        return spectrum * Tensor._wrap(_both_halves(spectrum._data, self.axes[-1], self.count))
 
 
 # ------------------------------------------------------------------------------------------------------- arguments
@@ -276,12 +292,7 @@ def real_transform(op: str, input: Tensor, s: Any, dim: Any, norm: Any, inverse:
     for d, n in zip(over, sizes, strict=True):
         x = _fitted(op, x, n, d)
     factor = _scale(mode, math.prod([x.shape[d] for d in over]), inverse)
-    y: Tensor = RealTransform.apply(
-        x, axis=over[-1], factor=factor if len(over) == 1 else 1.0, conjugate=inverse
-    )
-    if len(over) > 1:
-        y = Transform.apply(y, axes=over[:-1], inverse=inverse, factor=factor)
-    return y
+    return RealTransform.apply(x, axes=over, factor=factor, conjugate=inverse)  # type: ignore[no-any-return]
 
 
 def inverse_real_transform(
@@ -300,10 +311,8 @@ def inverse_real_transform(
         x = _fitted(op, x, n, d)
     x = _fitted(op, x, count // 2 + 1, last)
     factor = _scale(mode, math.prod([x.shape[d] for d in over[:-1]]) * count, inverse)
-    if len(over) > 1:
-        x = Transform.apply(x, axes=over[:-1], inverse=inverse, factor=1.0)
     return InverseRealTransform.apply(  # type: ignore[no-any-return]
-        x, axis=last, count=count, factor=factor, conjugate=not inverse
+        x, axes=over, count=count, factor=factor, conjugate=not inverse
     )
 
 

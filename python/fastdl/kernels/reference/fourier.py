@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,33 +15,42 @@ Array = np.ndarray[Any, Any]
 def fourier(
     name: str,
     x: Array,
-    axis: int,
+    axes: Sequence[int],
     count: int,
     factor: float,
     conjugate: bool = False,
     ends: float = 1.0,
-    in_place: bool = False,
 ) -> Any:
-    """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, along ``axis``, times ``factor``.
+    """``fft``, ``ifft``, ``rfft`` or ``irfft`` without a factor of its own, along ``axes``, times ``factor``.
 
-    Of the half spectrum that ``rfft`` makes and ``irfft`` takes: ``conjugate``, and ``ends``, the factor of entries
-    that stand for one of the whole spectrum, not for two. ``in_place``: x may be overwritten. Kernels may return
-    None: for what is better left to NumPy.
+    The real ones have a real signal along the last axis; along the others the transform is complex, of the same sign.
+    Of the half spectrum that ``rfft`` makes and ``irfft`` takes: ``conjugate`` (which turns that sign), and ``ends``,
+    the factor of entries that stand for one of the whole spectrum, not for two. Kernels may return None: for what is
+    better left to NumPy.
     """
+    *others, last = axes
 
     def spectrum(half: Array, whole: int) -> Array:
-        half = np.moveaxis(np.conjugate(half) if conjugate else half.copy(), axis, 0)
+        half = np.moveaxis(np.conjugate(half) if conjugate else half.copy(), last, 0)
         half[0] *= ends
         if whole % 2 == 0:
             half[-1] *= ends
-        return np.moveaxis(half, 0, axis)
+        return np.moveaxis(half, 0, last)
+
+    def along_others(z: Array, inverse: bool) -> Array:
+        for axis in others:
+            z = np.fft.ifft(z, axis=axis, norm="forward") if inverse else np.fft.fft(z, axis=axis)
+        return z
 
     if name == "irfft":
-        y = np.fft.irfft(spectrum(x, count), count, axis, "forward")
+        y = np.fft.irfft(spectrum(along_others(x, not conjugate), count), count, last, "forward")
+    elif name == "rfft":
+        y = along_others(spectrum(np.fft.rfft(x, axis=last), x.shape[last]), conjugate)
     else:
-        y = getattr(np.fft, name)(x, axis=axis, norm="forward" if name == "ifft" else "backward")
-    if name == "rfft":
-        y = spectrum(y, x.shape[axis])
+        inverse = name == "ifft"
+        y = along_others(
+            getattr(np.fft, name)(x, axis=last, norm="forward" if inverse else "backward"), inverse
+        )
     wide = y * factor
     single = x.dtype.char in "fF"
     return wide.astype(
