@@ -157,31 +157,34 @@ template <int R, class V, class T>
 
 // In each of `blocks` blocks of r m entries. R: r where that is known, else 0.
 template <int R, class T>
-[[gnu::noinline]] void pass(int factor, int64_t m, int64_t blocks, Vec<T>* x, const T* roots, int64_t unit) {
+[[gnu::noinline]] void pass(int factor, int64_t m, int64_t blocks, Vec<T>* x, const T* twiddles,
+                            const T* root, int64_t far) {
   using V = Vec<T>;
   const int r = R ? R : factor;
-  for (int64_t block = 0; block < blocks; ++block, x += 2 * r * m)
-    for (int64_t p = 0; p < m; ++p) {
+  for (int64_t block = 0; block < blocks; ++block, x += 2 * r * m) {
+    const T* twiddle = twiddles;
+    for (int64_t p = 0; p < m; ++p, twiddle += 2 * (r - 1)) {
       constexpr int kMost = R ? R : kLargestFactor;
       V a[2 * kMost], b[2 * kMost];
       V* const entry = x + 2 * p;
 #pragma GCC unroll 7
       for (int i = 0; i < r; ++i) a[2 * i] = entry[2 * m * i], a[2 * i + 1] = entry[2 * m * i + 1];
-      sums<R>(r, a, b, roots, 2 * m * unit);
+      sums<R>(r, a, b, root, far);
       entry[0] = b[0], entry[1] = b[1];
 #pragma GCC unroll 6
       for (int k = 1; k < r; ++k) {
         const V re = b[2 * k], im = b[2 * k + 1];
         V* const to = entry + 2 * m * k;
         if (p > 0) {
-          const T* root = roots + 2 * p * k * unit;
-          to[0] = re * root[0] - im * root[1];
-          to[1] = re * root[1] + im * root[0];
+          const T c = twiddle[2 * k - 2], s = twiddle[2 * k - 1];
+          to[0] = re * c - im * s;
+          to[1] = re * s + im * c;
         } else {
           to[0] = re, to[1] = im;
         }
       }
     }
+  }
 }
 
 template <class T>
@@ -201,20 +204,21 @@ auto pass_of(int factor) {
   return pass<0, T>;
 }
 
-// The transforms of x's blocks of n entries, by the unit-th powers of the roots and these factors of n.
+// The transform of a block of n entries, by the plan's factors from `first` on.
 template <class T>
-void transform(std::span<const int> factors, int64_t n, Vec<T>* x, const T* roots, int64_t unit) {
+void transform(const FourierPlan<T>& plan, size_t first, int64_t n, Vec<T>* x, const T* twiddles) {
   int64_t blocks = 1;
-  for (size_t i = 0; i < factors.size(); ++i) {
-    const int r = factors[i];
+  for (size_t i = first; i < plan.factors.size(); ++i) {
+    const int r = plan.factors[i];
+    const bool large = 2 * n * int64_t(sizeof(Vec<T>)) > kFirstCache;
     n /= r;
-    pass_of<T>(r)(r, n, blocks, x, roots, unit);
-    blocks *= r;
-    unit *= r;
-    if (i == 0 && 2 * n * r * int64_t(sizeof(Vec<T>)) > kFirstCache) {
-      for (int k = 0; k < r; ++k) transform<T>(factors.subspan(1), n, x + 2 * n * k, roots, unit);
+    pass_of<T>(r)(r, n, blocks, x, twiddles, plan.roots.data(), plan.n / r * 2);
+    twiddles += 2 * (r - 1) * n;
+    if (large) {  // the parts one by one
+      for (int k = 0; k < r; ++k) transform<T>(plan, i + 1, n, x + 2 * n * k, twiddles);
       return;
     }
+    blocks *= r;
   }
 }
 
@@ -270,10 +274,11 @@ void scale(Vec<T>* z, int64_t count, int64_t step, double by) {
 
 // One group of rows.
 template <class T>
-void group(const FourierProblem& p, const T* roots, const T* turns, int64_t first, const char* from, char* to,
-           int lanes, Vec<T>* x) {
+void group(const FourierProblem<T>& p, const T* turns, int64_t first, const char* from, char* to, int lanes,
+           Vec<T>* x) {
   using V = Vec<T>;
-  const FourierPlan& plan = *p.plan;
+  const FourierPlan<T>& plan = *p.plan;
+  const T* const roots = plan.roots.data();
   const int64_t n = plan.n, half = n / 2 + 1, length = plan.length;
   const auto spectrum = [&](int last) {  // the entries of half of one
     scale<T>(x, 2, 1, p.ends);
@@ -295,7 +300,7 @@ void group(const FourierProblem& p, const T* roots, const T* turns, int64_t firs
     else
       for (int64_t k = half; k < n; ++k) x[2 * k] = x[2 * (n - k)], x[2 * k + 1] = -x[2 * (n - k) + 1];
   }
-  transform<T>(plan.factors, length, x, roots, plan.even ? 2 : 1);
+  transform<T>(plan, 0, length, x, plan.twiddles.data());
   if (plan.kind == Fourier::real) {
     if (plan.even) split<T>(length, x, [&](int64_t k) { return plan.place[size_t(k)]; }, roots, false);
     spectrum(plan.place[size_t(half - 1)]);
@@ -313,7 +318,7 @@ void group(const FourierProblem& p, const T* roots, const T* turns, int64_t firs
 }  // namespace
 
 template <class T>
-void fourier(const FourierProblem& p, const T* roots, const T* turns) {
+void fourier(const FourierProblem<T>& p, const T* turns) {
   constexpr int w = kWidth<T>;
   const int64_t n = p.plan->n, groups = ceil_div(p.side.extent, w);
   int64_t total = groups;
@@ -330,13 +335,14 @@ void fourier(const FourierProblem& p, const T* roots, const T* turns) {
         to += rest % axis.extent * axis.to;
         rest /= axis.extent;
       }
-      group<T>(p, roots, turns, first, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x);
+      group<T>(p, turns, first, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x);
     }
   });
 }
 
 template <class T>
-void fourier_split(const FourierProblem& p, const T* roots) {
+void fourier_split(const FourierProblem<T>& p) {
+  const T* const roots = p.plan->roots.data();
   const bool inverse = p.plan->kind == Fourier::inverse_real;
   const int64_t m = p.plan->n / 2, pairs = m / 2, pieces = pairs / 2048 + 1;
   int64_t rows = p.side.extent;
@@ -376,9 +382,9 @@ void fourier_split(const FourierProblem& p, const T* roots) {
   });
 }
 
-template void fourier<float>(const FourierProblem&, const float*, const float*);
-template void fourier<double>(const FourierProblem&, const double*, const double*);
-template void fourier_split<float>(const FourierProblem&, const float*);
-template void fourier_split<double>(const FourierProblem&, const double*);
+template void fourier<float>(const FourierProblem<float>&, const float*);
+template void fourier<double>(const FourierProblem<double>&, const double*);
+template void fourier_split<float>(const FourierProblem<float>&);
+template void fourier_split<double>(const FourierProblem<double>&);
 
 }  // namespace fastdl

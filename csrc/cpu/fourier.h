@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace fastdl {
@@ -24,7 +25,8 @@ inline bool has_small_factors(int64_t n) {
   return n == 1;
 }
 
-// How a row is transformed and where its results then are; of n with small factors.
+// What the rows of a transform share: how they are taken apart and where results then are. n has small factors.
+template <class T>
 struct FourierPlan {
   Fourier kind;
   int64_t n;       // samples of the signal, or entries of the whole spectrum
@@ -34,18 +36,26 @@ struct FourierPlan {
   std::vector<int> place;  // of entry k of the spectrum; the one that follows them is not moved
   std::vector<int> at;     // the vector of each number of a result
 
-  FourierPlan(Fourier kind, int64_t n)
+  std::vector<T> roots;     // exp(-2 pi i t / n), or its conjugates, in pairs
+  std::vector<T> twiddles;  // for each factor r of r m entries those of p k, for p < m and 0 < k < r
+
+  FourierPlan(Fourier kind, int64_t n, std::vector<T> roots_of_n)
       : kind(kind),
         n(n),
         even(kind != Fourier::complex && n % 2 == 0),
         length(even ? n / 2 : n),
-        place(size_t(length + 1)) {
+        place(size_t(length + 1)),
+        roots(std::move(roots_of_n)) {
     int64_t have = 1, m = length;
     for (int r = 4; m > 1; r = r == 4 ? 2 : r == 2 ? 3 : r + 2)
       while (m % r == 0) {
         m /= r;
         factors.push_back(r);
         for (int64_t k = have; k < have * r; ++k) place[size_t(k)] = place[size_t(k - have)] + int(m);
+        for (int64_t p = 0; p < m; ++p)
+          for (int k = 1; k < r; ++k)
+            for (int part = 0; part < 2; ++part)
+              twiddles.push_back(roots[size_t(2 * (p * k * (n / (m * r))) + part)]);
         have *= r;
       }
     place[size_t(length)] = int(length);
@@ -56,8 +66,9 @@ struct FourierPlan {
   }
 };
 
+template <class T>
 struct FourierProblem {
-  const FourierPlan* plan;
+  const FourierPlan<T>* plan;
   bool conjugate;  // of the spectrum: what `real` returns, what `inverse_real` is given
   double ends;     // the factor of entries of half a spectrum that stand for one of the whole, not for two
   double factor;   // of all
@@ -68,16 +79,15 @@ struct FourierProblem {
   std::span<const Beside> others;  // and these are walked
 };
 
-// `roots`: exp(-2 pi i t / n), or its conjugate (for transforms with that sign), in pairs, for all t < n, where n <=
-// kLongestRow. `turns`: null, or the roots for n times the rows side by side, by whose power j k entry k of row j is
-// multiplied: then this is the first half of such a transform (of its entries j, j + rows ...).
+// For n <= kLongestRow. `turns`: null, or the roots for n times the rows side by side, by whose power j k entry k of
+// row j is multiplied: then this is the first half of such a transform (of its entries j, j + rows ...).
 template <class T>
-void fourier(const FourierProblem& p, const T* roots, const T* turns = nullptr);
+void fourier(const FourierProblem<T>& p, const T* turns = nullptr);
 
 // The half spectrum of real rows of even length from the spectrum of the n / 2 complex numbers that they make up, or
 // the other way (twice that), which may be in place: what `fourier` does by itself for rows that it takes whole. Of the
-// plan only kind and n count; no factor.
+// plan only kind, n and roots count; no factor.
 template <class T>
-void fourier_split(const FourierProblem& p, const T* roots);
+void fourier_split(const FourierProblem<T>& p);
 
 }  // namespace fastdl

@@ -7,6 +7,7 @@
 #include <complex>
 #include <map>
 #include <memory>
+#include <tuple>
 
 #include "bindings/cpu/array.h"
 #include "cpu/runtime/memory.h"
@@ -68,69 +69,70 @@ bool is_aligned(const py::array& x) {
   return (py::detail::array_proxy(x.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
 }
 
-// exp(+-2 pi i t / n) for t < n, in pairs: kStep neighbours, times every kStep-th one. The last lengths' are kept;
-// with the GIL.
+// exp(+-2 pi i t / n) for t < n, in pairs: kStep neighbours, times every kStep-th one.
 template <class T>
-std::shared_ptr<const std::vector<T>> roots_of(int64_t n, bool positive) {
-  constexpr size_t kMost = 4 << 20;  // numbers
-  static auto& kept = *new std::map<std::pair<int64_t, bool>, std::shared_ptr<const std::vector<T>>>;
-  static size_t numbers = 0;
-  if (numbers > kMost) kept.clear(), numbers = 0;
-  auto& roots = kept[{n, positive}];
-  if (!roots) {
-    constexpr int64_t kStep = 256;
-    const auto root = [&](int64_t t) {
-      const long double angle = 6.283185307179586476925286766559L * (long double)(t) / (long double)(n);
-      return std::complex<long double>(std::cos(angle), positive ? std::sin(angle) : -std::sin(angle));
-    };
-    std::vector<std::complex<long double>> near;
-    for (int64_t t = 0; t < std::min(n, kStep); ++t) near.push_back(root(t));
-    std::vector<T> made;
-    for (int64_t far = 0; far < n; far += kStep) {
-      const std::complex<long double> b = root(far);
-      for (size_t i = 0; i < size_t(std::min(n - far, kStep)); ++i) {
-        const auto a = near[i];
-        made.push_back(T(a.real() * b.real() - a.imag() * b.imag()));
-        made.push_back(T(a.real() * b.imag() + a.imag() * b.real()));
-      }
+std::vector<T> roots_of(int64_t n, bool positive) {
+  constexpr int64_t kStep = 256;
+  const auto root = [&](int64_t t) {
+    const long double angle = 6.283185307179586476925286766559L * (long double)(t) / (long double)(n);
+    return std::complex<long double>(std::cos(angle), positive ? std::sin(angle) : -std::sin(angle));
+  };
+  std::vector<std::complex<long double>> near;
+  for (int64_t t = 0; t < std::min(n, kStep); ++t) near.push_back(root(t));
+  std::vector<T> roots;
+  for (int64_t far = 0; far < n; far += kStep) {
+    const std::complex<long double> b = root(far);
+    for (size_t i = 0; i < size_t(std::min(n - far, kStep)); ++i) {
+      const auto a = near[i];
+      roots.push_back(T(a.real() * b.real() - a.imag() * b.imag()));
+      roots.push_back(T(a.real() * b.imag() + a.imag() * b.real()));
     }
-    numbers += made.size();
-    roots = std::make_shared<const std::vector<T>>(std::move(made));
   }
   return roots;
+}
+
+// The last ones are kept, up to kMost numbers; with the GIL.
+template <class Kept, class Key>
+auto kept_or(const Key& key, int64_t numbers, auto&& make) {
+  constexpr int64_t kMost = 4 << 20;
+  static auto& kept = *new std::map<Key, std::shared_ptr<const Kept>>;
+  static int64_t size = 0;
+  if (size > kMost) kept.clear(), size = 0;
+  auto& entry = kept[key];
+  if (!entry) entry = std::make_shared<const Kept>(make()), size += numbers;
+  return entry;
+}
+template <class T>
+auto plan_of(Fourier kind, int64_t n, bool positive) {
+  return kept_or<FourierPlan<T>>(std::tuple(kind, n, positive), 7 * n,
+                                 [&] { return FourierPlan<T>(kind, n, roots_of<T>(n, positive)); });
+}
+template <class T>
+auto turns_of(int64_t n, bool positive) {
+  return kept_or<std::vector<T>>(std::tuple(n, positive), 2 * n, [&] { return roots_of<T>(n, positive); });
 }
 
 // Which array a step reads and writes: the source, the result, one for what a real signal is made of, and one
 // for the halves of long rows.
 enum Place { source, result, spectrum, halves, kPlaces };
 
-// The last ones are kept; with the GIL.
-std::shared_ptr<const FourierPlan> plan_of(Fourier kind, int64_t n) {
-  constexpr size_t kMost = 32;
-  static auto& kept = *new std::map<std::pair<Fourier, int64_t>, std::shared_ptr<const FourierPlan>>;
-  if (kept.size() > kMost) kept.clear();
-  auto& plan = kept[{kind, n}];
-  if (!plan) plan = std::make_shared<const FourierPlan>(kind, n);
-  return plan;
-}
-
 // A pass of the kernel: rows along one axis.
 template <class T>
 struct Step {
-  std::shared_ptr<const FourierPlan> plan;
-  FourierProblem problem;
+  std::shared_ptr<const FourierPlan<T>> plan;
+  FourierProblem<T> problem;
   std::vector<Beside> others;
-  std::shared_ptr<const std::vector<T>> roots, turns;
+  std::shared_ptr<const std::vector<T>> turns;
   Place from, to;
   bool split = false;
 
   void run(char* const (&places)[kPlaces]) const {
-    FourierProblem p = problem;
+    FourierProblem<T> p = problem;
     p.plan = plan.get(), p.from = places[from], p.to = places[to], p.others = others;
     if (split)
-      fourier_split<T>(p, roots->data());
+      fourier_split<T>(p);
     else
-      fourier<T>(p, roots->data(), turns ? turns->data() : nullptr);
+      fourier<T>(p, turns ? turns->data() : nullptr);
   }
 };
 
@@ -242,7 +244,7 @@ class Transforms {
                Place to, int64_t lead = 0) const {
     const auto at = size_t(along.axis);
     Walk walk(y, x, along.axis, lead);
-    return {plan_of(kind, n),
+    return {plan_of<T>(kind, n, along.positive),
             {nullptr,
              along.conjugate,
              along.ends,
@@ -254,7 +256,6 @@ class Transforms {
              walk.rows,
              {}},
             std::move(walk.others),
-            roots_of<T>(n, along.positive),
             nullptr,
             from,
             to};
@@ -297,7 +298,7 @@ class Transforms {
     const auto at = size_t(along.axis);
     Step<T> first = step(Fourier::complex, n1, along, x, y, from, halves),
             second = step(Fourier::complex, n2, along, x, y, halves, to);
-    first.turns = roots_of<T>(n, along.positive);
+    first.turns = turns_of<T>(n, along.positive);
     first.others.push_back(first.problem.side);
     int64_t apart = n * item;
     second.others = first.others;
@@ -305,7 +306,7 @@ class Transforms {
       first.others[i].to = second.others[i].from = apart;
       apart *= first.others[i].extent;
     }
-    FourierProblem &a = first.problem, &b = second.problem;
+    FourierProblem<T>&a = first.problem, &b = second.problem;
     a.factor = 1, a.from_step = n2 * x.strides[at], a.to_step = n2 * item;
     a.side = {n2, item, x.strides[at]};
     b.from_step = item, b.to_step = n1 * y.strides[at];
