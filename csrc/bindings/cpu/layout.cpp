@@ -131,6 +131,30 @@ void check_same(const char* op, const Shape& shape, const Shape& index, int axis
   if (!same) throw py::value_error(std::string(op) + ": index and array must have equal extents but for dim");
 }
 
+// Index arrays of one shape, one for each axis of an array of `extents`, as places in it; None if one is outside.
+py::object bind_flat_index(const std::vector<py::array>& arrays, const Shape& extents) {
+  const char* op = "flat_index";
+  require(!arrays.empty() && arrays.size() == extents.size(), op, "there must be an index for each extent");
+  const Shape shape = shape_of(arrays[0]);
+  py::array places = empty<int64_t>(shape);
+  auto* to = reinterpret_cast<uint64_t*>(data<int64_t>(places));
+  bool inside = true;
+  for (size_t axis = 0; axis < arrays.size(); ++axis) {
+    const In<int64_t> at(arrays[axis], op, "index");
+    require(at.shape() == shape, op, "index arrays must have one shape");
+    const auto extent = uint64_t(extents[axis]);
+    const int64_t count = at.size();
+    KernelScope scope(count);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint64_t place = uint64_t(at[i]) + (at[i] < 0 ? extent : 0);  // from the end
+      inside &= place < extent;
+      to[i] = axis ? to[i] * extent + place : place;
+    }
+  }
+  if (!inside) return py::none();
+  return places;
+}
+
 py::array bind_gather_forward(const py::array& x, int64_t dim, const py::array& index) {
   const char* op = "gather";
   const Shape shape = shape_of(x);
@@ -399,6 +423,7 @@ void register_layout(py::module_& m) {
   m.def("index_select_forward", &bind_index_select_forward, py::arg("x"), py::arg("dim"), py::arg("index"));
   m.def("index_select_backward", &bind_index_select_backward, py::arg("grad_y"), py::arg("dim"),
         py::arg("index"), py::arg("extent"));
+  m.def("flat_index", &bind_flat_index, py::arg("arrays"), py::arg("extents"));
   m.def("gather_forward", &bind_gather_forward, py::arg("x"), py::arg("dim"), py::arg("index"));
   m.def("gather_backward", &bind_gather_backward, py::arg("grad_y"), py::arg("dim"), py::arg("index"),
         py::arg("extent"));

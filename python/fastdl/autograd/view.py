@@ -79,6 +79,13 @@ def _steps(path: Any) -> list[tuple[type[View], dict[str, Any]]]:
     return steps
 
 
+def seen(array: Any, steps: list[tuple[type[View], dict[str, Any]]]) -> Any:
+    """What view operations, one after the other, show of an array."""
+    for cls, options in steps:
+        array = cls.of(array, **options)
+    return array
+
+
 def _refresh(base: Tensor) -> None:
     """Attach every living view of ``base`` to the base's present history."""
     views, base._views = base._views or [], None
@@ -124,20 +131,16 @@ class CopySlices(Op):
     steps: Any
 
     def backward(self, grad: Any) -> Any:
-        rest = pooled_copy(grad)
-        region = rest
-        for cls, options in self.steps:
-            region = cls.of(region, **options)
+        rest = pooled_copy(grad) if self.needs[0] else None
+        region = seen(grad if rest is None else rest, self.steps)
         written = pooled_copy(region) if self.needs[1] else None
-        region[...] = 0
-        return rest if self.needs[0] else None, written
+        if rest is not None:
+            region[...] = 0
+        return rest, written
 
     def linear(self, base: Any, written: Any) -> Any:
         whole = zeros(*self.like, written)._data if base is None else pooled_copy(base)
-        region = whole
-        for cls, options in self.steps:
-            region = cls.of(region, **options)
-        region[...] = 0 if written is None else written
+        seen(whole, self.steps)[...] = 0 if written is None else written
         return whole
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -34,14 +34,16 @@ def put(array: Any, mask: Any, values: Any) -> Any:
     if on_device(array) or array.itemsize > 8:
         array[mask] = values
         return array
-    return written(select(array).masked_put, as_bytes(array), mask, as_bytes(values)).view(array.dtype)
+    written(select(array).masked_put, as_bytes(array), mask, as_bytes(values))
+    return array
 
 
 def pick(array: Any, mask: Any) -> Any:
     """``array[mask]`` for a mask over the first axes."""
     if on_device(array) or array.itemsize > 8:
         return array[mask]
-    return select(array).masked_select(as_bytes(array), mask).view(array.dtype)
+    found = select(array).masked_select(as_bytes(array), mask)
+    return found if found.dtype is array.dtype else found.view(array.dtype)
 
 
 def as_bytes(array: Any) -> Any:

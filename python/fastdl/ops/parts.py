@@ -72,7 +72,7 @@ class Diagonal(Part):
         )
 
 
-def _index_in(op: str, index: Any, extent: int, dim: int) -> int:
+def index_in(op: str, index: Any, extent: int, dim: int) -> int:
     i = int(index)
     if not -extent <= i < extent:
         raise IndexError(f"{op}: index {i} is out of range for dim {dim} of extent {extent}")
@@ -86,7 +86,7 @@ def select_dim(input: Tensor, dim: int, index: int) -> Tensor:
     if not shape:
         raise IndexError("select: a tensor of 0 dimensions has nothing to select from")
     d = axis("select", dim, len(shape))
-    return Select.apply(input, dim=d, index=_index_in("select", index, shape[d], d))  # type: ignore[no-any-return]
+    return Select.apply(input, dim=d, index=index_in("select", index, shape[d], d))  # type: ignore[no-any-return]
 
 
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:

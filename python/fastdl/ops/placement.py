@@ -6,29 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.arrays import pooled_copy
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.autograd.view import check_writable
+from fastdl.autograd.view import CopySlices, View, alias, check_writable, seen, write
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
-from fastdl.ops.common import axis, check_tensors
+from fastdl.ops.common import axes, axis, check_tensors
 from fastdl.ops.gather import (
     _check_gather,
     _gather_key,
+    IndexAdd,
+    Scatter,
     _index,
     check_range,
+    from_front,
     number_as_row,
     scatter_add,
     within,
 )
 from fastdl.ops.indexing import added_in_place, setitem
 from fastdl.ops.masks import put as put_masked
-from fastdl.ops.parts import diagonal, select_dim
+from fastdl.ops.parts import Basic, Diagonal, Select, index_in
 from fastdl.ops.promotion import is_kernel_dtype
-from fastdl.ops.views import reshape
+from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
 
 _REDUCTIONS = ("sum", "mean", "prod", "amax", "amin")
@@ -265,88 +268,116 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
         >>> x.index_put_((fastdl.tensor([0, 0]),), fastdl.ones(2), accumulate=True).tolist()
         [2.0, 0.0, 0.0]
     """
-    key = tuple([slice(None) if i is None else i for i in indices])
-    if not isinstance(values, Tensor):
-        raise not_a_tensor("index_put_", "values", values)
-    if values.dtype != self.dtype:
-        raise RuntimeError(
-            f"index_put_: values must have the tensor's dtype {self.dtype}, got {values.dtype}"
-        )
+    key = _key("index_put_", self, indices, values)
     if not accumulate:
         setitem(self, key, values)
         return self
     check_writable("index_put_", self)
-    recorded = mode.enabled and (self._requires_grad or values._requires_grad)
-    if not recorded and added_in_place("index_put_", self._data, key, values._data):
-        self._version_cell()[0] += 1
-        return self
-    places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(self.shape))[key]
-    flat = reshape(places, (-1,))
-    spread = reshape(values.expand(places.shape), (-1,))
-    return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))
+    if mode.enabled and (self._requires_grad or values._requires_grad):
+        return write("index_put_", self, _accumulated(alias(self), key, values))
+    if not added_in_place("index_put_", self._data, key, values._data):
+        assign(self._data, _accumulated(self, key, values)._data)
+    self._version_cell()[0] += 1
+    return self
+
+
+def _key(op: str, input: Tensor, indices: Any, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, Tensor):
+        raise not_a_tensor(op, "values", values)
+    if values.dtype != input.dtype:
+        raise RuntimeError(f"{op}: values must have the tensor's dtype {input.dtype}, got {values.dtype}")
+    return tuple([slice(None) if i is None else i for i in indices])
+
+
+def _accumulated(input: Tensor, key: tuple[Any, ...], values: Tensor) -> Tensor:
+    """``values`` added to the elements that ``key`` names."""
+    places = Tensor._wrap(np.arange(input.numel(), like=input._data).reshape(input._data.shape))[key]._data
+    spread = reshape(expand(values, places.shape), (-1,))
+    flat = IndexAdd.apply(reshape(input, (-1,)), spread, dim=0, index=places.reshape(-1), alpha=1)
+    return reshape(flat, input._data.shape)
 
 
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """:func:`index_put_` on a copy. See ``torch.index_put``."""
+    if accumulate and mode.enabled and (input._requires_grad or values._requires_grad):
+        return _accumulated(input, _key("index_put", input, indices, values), values)
     return index_put_(input.clone(), indices, values, accumulate)
 
 
 def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """Elements of the flattened tensor replaced by (or added) ``source``. See ``torch.Tensor.put_``."""
     check_writable("put_", self)
-    if source.numel() != index.numel():
-        raise IndexError(f"put_: source has {source.numel()} elements, index {index.numel()}")
-    if source.dtype != self.dtype:
-        raise RuntimeError(f"put_: source must have the tensor's dtype {self.dtype}, got {source.dtype}")
-    data, places = self._data, index._data.reshape(-1)
-    recorded = mode.enabled and (self._requires_grad or source._requires_grad)
-    if not (recorded or on_device(data)) and data.flags.c_contiguous and data.dtype.kind != "V":
-        places = places.astype(np.int64, copy=False)
-        if places.size and places.min() < 0:
-            places = np.where(places < 0, places + data.size, places)
-        check_range("put_", places, data.size)
-        if accumulate:
-            joined("index_add", data.reshape(-1), 0, places, source._data.reshape(-1))
-        else:
-            select(data).scatter(data.reshape(-1), 0, places, source._data.reshape(-1))
-        self._version_cell()[0] += 1
-        return self
-    flat = reshape(self.clone(), (-1,))
-    flat = index_put(flat, (reshape(index, (-1,)),), reshape(source, (-1,)), accumulate)
-    return self.copy_(reshape(flat, self.shape))
+    if mode.enabled and (self._requires_grad or source._requires_grad):
+        return write("put_", self, put(alias(self), index, source, accumulate))
+    data = self._data
+    flat, source, places = _flat("put_", self, index, source)
+    whole = flat._data if data.flags.c_contiguous else pooled_copy(flat._data)
+    Scatter.apply(flat, source, dim=0, index=places, add=accumulate, out=whole)
+    if not data.flags.c_contiguous:
+        assign(data, whole.reshape(data.shape))
+    self._version_cell()[0] += 1
+    return self
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """:func:`put_` on a copy. See ``torch.put``."""
-    return put_(input.clone(), index, source, accumulate)
+    flat, source, places = _flat("put", input, index, source)
+    return reshape(Scatter.apply(flat, source, dim=0, index=places, add=accumulate), input._data.shape)
 
 
-def _replaced(op: str, input: Tensor, view: Any, src: Tensor) -> Tensor:
+def _flat(op: str, input: Tensor, index: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """The operands of a put as vectors, with the index counted from the front."""
+    if source._data.size != index._data.size:
+        raise IndexError(f"{op}: source has {source.numel()} elements, index {index.numel()}")
+    if source._data.dtype != input._data.dtype:
+        raise RuntimeError(f"{op}: source must have the tensor's dtype {input.dtype}, got {source.dtype}")
+    places = from_front(op, _index(op, index), input._data.size)
+    return reshape(input, (-1,)), reshape(source, (-1,)), places
+
+
+class Replaced(CopySlices):
+    """A copy of the first input with the second one in a part of it."""
+
+    def forward(self, x: Any, part: Any, steps: Any) -> Any:
+        self.steps = steps
+        whole = pooled_copy(x)
+        assign(seen(whole, steps), part)
+        return whole
+
+
+def _replaced(op: str, input: Tensor, src: Tensor, view: type[View], **options: Any) -> Tensor:
     check_tensors(op, src=src)
-    copy = input.clone()
-    part = view(copy)
-    if part.shape != src.shape:
-        raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part.shape}")
-    part.copy_(src)
-    return copy
+    part = view.of(input._data, **options).shape
+    if part != src._data.shape:
+        raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part}")
+    if src._data.dtype != input._data.dtype:
+        src = src.to(input._data.dtype)
+    return Replaced.apply(input, src, steps=[(view, options)])  # type: ignore[no-any-return]
 
 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy with ``src`` in the place of ``input.select(dim, index)``. See ``torch.select_scatter``."""
-    return _replaced("select_scatter", input, lambda x: select_dim(x, dim, index), src)
+    shape = input._data.shape
+    d = axis("select_scatter", dim, len(shape))
+    place = index_in("select_scatter", index, shape[d], d) if shape else 0
+    return _replaced("select_scatter", input, src, Select, dim=d, index=place)
 
 
 def slice_scatter(
     input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
     """A copy with ``src`` in the place of a slice along ``dim``. See ``torch.slice_scatter``."""
-    key = (slice(None),) * axis("slice_scatter", dim, input._data.ndim) + (slice(start, end, step),)
-    return _replaced("slice_scatter", input, lambda x: x[key], src)
+    d = axis("slice_scatter", dim, input._data.ndim)
+    if step < 1:
+        raise ArgumentError(f"slice_scatter: step must be positive, got {step}")
+    key = (slice(None),) * d + (slice(start, end, step),)
+    return _replaced("slice_scatter", input, src, Basic, key=key)
 
 
 def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """A copy with ``src`` as its diagonal. See ``torch.diagonal_scatter``."""
-    return _replaced("diagonal_scatter", input, lambda x: diagonal(x, offset, dim1, dim2), src)
+    a, b = axes("diagonal_scatter", (dim1, dim2), input._data.ndim)
+    return _replaced("diagonal_scatter", input, src, Diagonal, offset=int(offset), a=a, b=b)
 
 
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
