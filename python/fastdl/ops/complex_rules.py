@@ -20,6 +20,7 @@ from fastdl.ops import (
     activation,
     adaptive_pool,
     binary,
+    calculus,
     conv,
     einsum,
     elementwise,
@@ -173,6 +174,11 @@ def _logaddexp(x: Tensor, y: Tensor) -> Any:
     return large + (small - large).exp().log1p()
 
 
+def _logaddexp2(x: Tensor, y: Tensor) -> Any:
+    two = float(np.log(2))
+    return _logaddexp(x * two, y * two) / two
+
+
 def _silu(x: Tensor, parameters: Any = ()) -> Any:
     return x * x.sigmoid()
 
@@ -192,6 +198,7 @@ def _activation(name: str) -> Rule:
 
 _PARTS = (
     adaptive_pool.AdaptiveAvgPool,
+    calculus.Diff,
     embedding.Embedding,
     gather.IndexAdd,
     gather.IndexCopy,
@@ -249,6 +256,7 @@ complex_rules.update(
         elementwise.Lerp: _lerp,
         evaluated.Special: _special,
         special.LogAddExp: _formula(_logaddexp),
+        special.LogAddExp2: _formula(_logaddexp2),
         activation.Softsign: _formula(lambda x, parameters=(): x / (x.abs() + 1)),
         activation.Tanhshrink: _formula(lambda x, parameters=(): x - x.tanh()),
         activation.Sigmoid: _activation("sigmoid"),

@@ -16,10 +16,10 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
 from fastdl.ops.common import axes, axis, check_tensors
 from fastdl.ops.gather import (
-    _check_gather,
-    _gather_key,
     IndexAdd,
     Scatter,
+    _check_gather,
+    _gather_key,
     _index,
     check_range,
     from_front,

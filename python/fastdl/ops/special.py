@@ -21,6 +21,7 @@ from fastdl.dtypes import (
     float64,
     floating_info,
     get_default_dtype,
+    int64,
 )
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
@@ -35,7 +36,7 @@ from fastdl.ops.complex import check_real
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
-from fastdl.ops.extreme import orderable
+from fastdl.ops.extreme import orderable, sortable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _exp2, cos, log, reciprocal
@@ -88,10 +89,11 @@ class LogAddExp(Op):
     """max(x, y) + log(1 + exp(-|x - y|)); the gradients are the softmax of both."""
 
     saves = (0, 1)
+    scale: ClassVar[float] = 1.0
 
     def forward(self, x: Any, y: Any) -> Any:
         self.likes = (x.shape, y.shape)
-        self.x, self.y = x, y
+        self.x, self.y = self.given = x, y
         return select(x).logaddexp_forward(x, y)
 
     def backward(self, grad: Any) -> Any:
@@ -99,9 +101,22 @@ class LogAddExp(Op):
         return sum_to(of_x, self.likes[0]), sum_to(of_y, self.likes[1])
 
     def backward_graph(self, grad: Tensor) -> Any:
-        share = (self.saved_input(0, self.x) - self.saved_input(1, self.y)).sigmoid()
+        x, y = self.given
+        share = ((self.saved_input(0, x) - self.saved_input(1, y)) * self.scale).sigmoid()
         x, y = self.likes
         return (grad * share).sum_to_size(x), (grad * (1 - share)).sum_to_size(y)
+
+
+class LogAddExp2(LogAddExp):
+    """To the base of 2."""
+
+    scale = math.log(2)
+
+    def forward(self, x: Any, y: Any) -> Any:
+        k = select(x)
+        result = super().forward(k.mul_forward(x, self.scale), k.mul_forward(y, self.scale))
+        self.given = x, y
+        return k.mul_forward(result, 1 / self.scale)
 
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
@@ -113,7 +128,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
     x, y = _same("logaddexp2", input, other)
-    return mul(logaddexp(mul(x, math.log(2)), mul(y, math.log(2))), 1 / math.log(2))
+    return LogAddExp2.apply(x, y)  # type: ignore[no-any-return]
 
 
 def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -394,7 +409,14 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
     """Which elements are among ``test_elements``. See ``torch.isin``."""
     like = next((v._data for v in (elements, test_elements) if isinstance(v, Tensor)), None)
     first, second = [v._data if isinstance(v, Tensor) else array(v, like) for v in (elements, test_elements)]
-    return Tensor._wrap(array(np.isin(orderable(first), orderable(second), assume_unique, invert)))
+    keys = sortable(second) if first.dtype is second.dtype and second.size else None
+    if keys is None or on_device(first):
+        return Tensor._wrap(array(np.isin(orderable(first), orderable(second), assume_unique, invert)))
+    k, dtype = select(keys), keys.dtype if keys.dtype.kind in FLOATING else int64
+    known, wanted = cast(k.sort_forward(keys.reshape(-1), keys.size, False)[0], dtype), cast(first, dtype)
+    places = k.searchsorted(known, wanted, False)
+    np.minimum(places, known.size - 1, out=places)
+    return Tensor._wrap((k.ne_forward if invert else k.eq_forward)(known[places], wanted))
 
 
 __all__ = [
