@@ -212,19 +212,23 @@ def _checked(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(checked)
 
 
-def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any]:
+def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any] | None:
     """An advanced key whose arrays stand together, as one index into the indexed axes taken as one.
 
-    Returns the first and the last of these axes, and the index, int64, in the shape of the key's arrays.
+    Returns the first and the last of these axes, and the index, int64, in the shape of the key's arrays; None for
+    arrays that stand apart.
     """
-    first = 0
-    while key[first] is _FULL:
-        first += 1
+    first = last = 0
     arrays: list[Any] = []
-    for k in key[first:]:
+    for k in key:
         if k is _FULL:
-            break
-        if k.dtype is int64:
+            if arrays:
+                last = last or first + len(arrays)
+            else:
+                first += 1
+        elif last:
+            return None
+        elif k.dtype is int64:
             arrays.append(k)
         elif k.dtype is bool_:
             covered = shape[first + len(arrays) : first + len(arrays) + k.ndim]
@@ -262,12 +266,6 @@ def _broadcast(op: str, arrays: list[Any]) -> list[Any]:
         raise IndexError(f"{op}: index tensors of shapes {shapes} do not broadcast to each other") from None
 
 
-def _together(key: tuple[Any, ...]) -> bool:
-    """Do the index arrays of a key stand side by side?"""
-    places = [i for i, k in enumerate(key) if k is not _FULL]
-    return places[-1] - places[0] < len(places)
-
-
 class IndexSelect(Op):
     def forward(self, x: Any, dim: int, index: Any) -> Any:
         self.shape, self.dim, self.index = x.shape, dim, index
@@ -292,10 +290,13 @@ class Gather(Op):
     """
 
     def forward(self, x: Any, key: tuple[Any, ...]) -> Any:
-        if not _together(key):
+        found = flat_index("index", key, x.shape)
+        if found is None:
             x, key, self.moved = _to_front(x, key)
-        self.shape = shape = x.shape
-        self.first, last, self.index = first, last, index = flat_index("index", key, shape)
+            found = flat_index("index", key, x.shape)
+        first, last, index = found  # type: ignore[misc]
+        shape = x.shape
+        self.shape, self.first, self.index = shape, first, index
         if last > first + 1:
             x = x.reshape(*shape[:first], prod(shape[first:last]), *shape[last:])
         self.merged = x.shape
@@ -515,13 +516,15 @@ def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
 def added_in_place(op: str, data: Any, key: tuple[Any, ...], values: Any) -> bool:
     """``data[key] += values``, repeated indices adding up, where one kernel does it; False for the rest."""
     basic, advanced = _parse(data.shape, key)
-    if advanced is None or on_device(data) or data.dtype.kind in "Vc" or not _together(advanced):
+    if advanced is None or on_device(data) or data.dtype.kind in "Vc":
         return False
     region = data[basic]
     if not region.flags.c_contiguous:
         return False
-    advanced = _beside(advanced, region)
-    first, last, index = flat_index(op, advanced, region.shape)
+    found = flat_index(op, _beside(advanced, region), region.shape)
+    if found is None:
+        return False
+    first, last, index = found
     before, after = region.shape[:first], region.shape[last:]
     named = (*before, *index.shape, *after)
     try:

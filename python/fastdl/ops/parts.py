@@ -102,7 +102,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
         raise RuntimeError(
             f"narrow: start ({start}) + length ({length}) exceeds dim {dim}, which has extent {shape[d]}"
         )
-    return Basic.apply(input, key=(slice(None),) * d + (slice(first, first + length),))  # type: ignore[no-any-return]
+    return input[(slice(None),) * d + (slice(first, first + length),)]
 
 
 @in_one_call("diagonal", Diagonal)

@@ -338,21 +338,21 @@ def _flat(op: str, input: Tensor, index: Tensor, source: Tensor) -> tuple[Tensor
 class Replaced(CopySlices):
     """A copy of the first input with the second one in a part of it."""
 
-    def forward(self, x: Any, part: Any, steps: Any) -> Any:
+    def forward(self, x: Any, src: Any, op: str, steps: Any) -> Any:
         self.steps = steps
         whole = pooled_copy(x)
-        assign(seen(whole, steps), part)
+        part = seen(whole, steps)
+        if part.shape != src.shape:
+            raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part.shape}")
+        assign(part, src)
         return whole
 
 
 def _replaced(op: str, input: Tensor, src: Tensor, view: type[View], **options: Any) -> Tensor:
     check_tensors(op, src=src)
-    part = view.of(input._data, **options).shape
-    if part != src._data.shape:
-        raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part}")
     if src._data.dtype != input._data.dtype:
         src = src.to(input._data.dtype)
-    return Replaced.apply(input, src, steps=[(view, options)])  # type: ignore[no-any-return]
+    return Replaced.apply(input, src, op=op, steps=[(view, options)])  # type: ignore[no-any-return]
 
 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
