@@ -137,19 +137,13 @@ py::object bind_flat_index(const std::vector<py::array>& arrays, const Shape& ex
   require(!arrays.empty() && arrays.size() == extents.size(), op, "there must be an index for each extent");
   const Shape shape = shape_of(arrays[0]);
   py::array places = empty<int64_t>(shape);
-  auto* to = reinterpret_cast<uint64_t*>(data<int64_t>(places));
+  auto* to = data<int64_t>(places);
   bool inside = true;
   for (size_t axis = 0; axis < arrays.size(); ++axis) {
     const In<int64_t> at(arrays[axis], op, "index");
-    require(at.shape() == shape, op, "index arrays must have one shape");
-    const auto extent = uint64_t(extents[axis]);
-    const int64_t count = at.size();
-    KernelScope scope(count);
-    for (int64_t i = 0; i < count; ++i) {
-      const uint64_t place = uint64_t(at[i]) + (at[i] < 0 ? extent : 0);  // from the end
-      inside &= place < extent;
-      to[i] = axis ? to[i] * extent + place : place;
-    }
+    require(at.shape() == shape && extents[axis] >= 0, op, "index arrays must have one shape");
+    KernelScope scope(at.size());
+    inside &= add_axis(to, at, at.size(), extents[axis], axis == 0);
   }
   if (!inside) return py::none();
   return places;

@@ -79,13 +79,6 @@ def _steps(path: Any) -> list[tuple[type[View], dict[str, Any]]]:
     return steps
 
 
-def seen(array: Any, steps: list[tuple[type[View], dict[str, Any]]]) -> Any:
-    """What view operations, one after the other, show of an array."""
-    for cls, options in steps:
-        array = cls.of(array, **options)
-    return array
-
-
 def _refresh(base: Tensor) -> None:
     """Attach every living view of ``base`` to the base's present history."""
     views, base._views = base._views or [], None
@@ -130,9 +123,15 @@ class CopySlices(Op):
 
     steps: Any
 
+    def region(self, array: Any) -> Any:
+        """The part of an array like the base that was written to."""
+        for cls, options in self.steps:
+            array = cls.of(array, **options)
+        return array
+
     def backward(self, grad: Any) -> Any:
         rest = pooled_copy(grad) if self.needs[0] else None
-        region = seen(grad if rest is None else rest, self.steps)
+        region = self.region(grad if rest is None else rest)
         written = pooled_copy(region) if self.needs[1] else None
         if rest is not None:
             region[...] = 0
@@ -140,7 +139,7 @@ class CopySlices(Op):
 
     def linear(self, base: Any, written: Any) -> Any:
         whole = zeros(*self.like, written)._data if base is None else pooled_copy(base)
-        seen(whole, self.steps)[...] = 0 if written is None else written
+        self.region(whole)[...] = 0 if written is None else written
         return whole
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -58,21 +58,21 @@ class Diagonal(Part):
     @staticmethod
     def of(x: Any, offset: int, a: int, b: int) -> Any:
         # Not ndarray.diagonal: that is read-only.
-        rows, columns = x.shape[a], x.shape[b]
-        first_row, first_column = max(-offset, 0), max(offset, 0)
-        length = max(0, min(rows - first_row, columns - first_column))
-        start = [slice(None)] * x.ndim
-        start[a], start[b] = slice(min(first_row, rows), None), slice(min(first_column, columns), None)
-        corner = x[tuple(start)]
-        others = [i for i in range(x.ndim) if i not in (a, b)]
+        if offset:
+            start = [slice(None)] * x.ndim
+            axis = b if offset > 0 else a
+            start[axis] = slice(min(abs(offset), x.shape[axis]), None)
+            x = x[tuple(start)]
+        shape, strides = x.shape, x.strides
+        others = [i for i in range(x.ndim) if i != a and i != b]
         return strided(
-            corner,
-            [x.shape[i] for i in others] + [length],
-            [x.strides[i] for i in others] + [x.strides[a] + x.strides[b]],
+            x,
+            [shape[i] for i in others] + [min(shape[a], shape[b])],
+            [strides[i] for i in others] + [strides[a] + strides[b]],
         )
 
 
-def index_in(op: str, index: Any, extent: int, dim: int) -> int:
+def _index_in(op: str, index: Any, extent: int, dim: int) -> int:
     i = int(index)
     if not -extent <= i < extent:
         raise IndexError(f"{op}: index {i} is out of range for dim {dim} of extent {extent}")
@@ -86,7 +86,7 @@ def select_dim(input: Tensor, dim: int, index: int) -> Tensor:
     if not shape:
         raise IndexError("select: a tensor of 0 dimensions has nothing to select from")
     d = axis("select", dim, len(shape))
-    return Select.apply(input, dim=d, index=index_in("select", index, shape[d], d))  # type: ignore[no-any-return]
+    return Select.apply(input, dim=d, index=_index_in("select", index, shape[d], d))  # type: ignore[no-any-return]
 
 
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:

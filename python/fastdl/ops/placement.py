@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import numpy as np
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.autograd.view import CopySlices, View, alias, check_writable, seen, write
+from fastdl.autograd.view import CopySlices, alias, check_writable, write
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
-from fastdl.ops.common import axes, axis, check_tensors
+from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
     IndexAdd,
     Scatter,
@@ -29,7 +30,7 @@ from fastdl.ops.gather import (
 )
 from fastdl.ops.indexing import added_in_place, setitem
 from fastdl.ops.masks import put as put_masked
-from fastdl.ops.parts import Basic, Diagonal, Select, index_in
+from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
@@ -336,48 +337,46 @@ def _flat(op: str, input: Tensor, index: Tensor, source: Tensor) -> tuple[Tensor
 
 
 class Replaced(CopySlices):
-    """A copy of the first input with the second one in a part of it."""
+    """A copy of the first input with the second one in a part of it, which ``view`` of a tensor shows."""
 
-    def forward(self, x: Any, src: Any, op: str, steps: Any) -> Any:
-        self.steps = steps
+    view: Callable[[Tensor], Tensor]
+
+    def forward(self, x: Any, src: Any, op: str, view: Any) -> Any:
+        self.view = view
         whole = pooled_copy(x)
-        part = seen(whole, steps)
+        part = self.region(whole)
         if part.shape != src.shape:
             raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part.shape}")
         assign(part, src)
         return whole
 
+    def region(self, array: Any) -> Any:
+        return self.view(Tensor._wrap(array))._data
 
-def _replaced(op: str, input: Tensor, src: Tensor, view: type[View], **options: Any) -> Tensor:
+
+def _replaced(op: str, input: Tensor, view: Callable[[Tensor], Tensor], src: Tensor) -> Tensor:
     check_tensors(op, src=src)
     if src._data.dtype != input._data.dtype:
         src = src.to(input._data.dtype)
-    return Replaced.apply(input, src, op=op, steps=[(view, options)])  # type: ignore[no-any-return]
+    return Replaced.apply(input, src, op=op, view=view)  # type: ignore[no-any-return]
 
 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy with ``src`` in the place of ``input.select(dim, index)``. See ``torch.select_scatter``."""
-    shape = input._data.shape
-    d = axis("select_scatter", dim, len(shape))
-    place = index_in("select_scatter", index, shape[d], d) if shape else 0
-    return _replaced("select_scatter", input, src, Select, dim=d, index=place)
+    return _replaced("select_scatter", input, lambda x: select_dim(x, dim, index), src)
 
 
 def slice_scatter(
     input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
     """A copy with ``src`` in the place of a slice along ``dim``. See ``torch.slice_scatter``."""
-    d = axis("slice_scatter", dim, input._data.ndim)
-    if step < 1:
-        raise ArgumentError(f"slice_scatter: step must be positive, got {step}")
-    key = (slice(None),) * d + (slice(start, end, step),)
-    return _replaced("slice_scatter", input, src, Basic, key=key)
+    key = (slice(None),) * axis("slice_scatter", dim, input._data.ndim) + (slice(start, end, step),)
+    return _replaced("slice_scatter", input, lambda x: x[key], src)
 
 
 def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """A copy with ``src`` as its diagonal. See ``torch.diagonal_scatter``."""
-    a, b = axes("diagonal_scatter", (dim1, dim2), input._data.ndim)
-    return _replaced("diagonal_scatter", input, src, Diagonal, offset=int(offset), a=a, b=b)
+    return _replaced("diagonal_scatter", input, lambda x: diagonal(x, offset, dim1, dim2), src)
 
 
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:

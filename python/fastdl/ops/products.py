@@ -162,7 +162,9 @@ def _cross(x: Any, y: Any, axis: int) -> Any:
     at = [(slice(None),) * axis + (i,) for i in range(3)]
     first, second = [x[place] for place in at], [y[place] for place in at]
     for place, i, j in zip(at, (1, 2, 0), (2, 0, 1), strict=True):
-        result[place] = first[i] * second[j] - first[j] * second[i]
+        part = result[place]
+        np.multiply(first[i], second[j], out=part)
+        part -= first[j] * second[i]
     return result
 
 

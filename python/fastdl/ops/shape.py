@@ -24,22 +24,21 @@ from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor
 
 
-def _tensors(op: str, tensors: Any) -> list[Tensor]:
-    if not isinstance(tensors, (list, tuple)) and (
-        isinstance(tensors, Tensor) or not isinstance(tensors, Sequence)
-    ):
-        raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
+def _tensors(op: str, tensors: Any) -> Sequence[Tensor]:
+    if not isinstance(tensors, (list, tuple)):
+        if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
+            raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
+        tensors = list(tensors)
     if not tensors:
         raise ArgumentError(f"{op}: expects at least one tensor")
-    parts = list(tensors)
-    for t in parts:
+    for t in tensors:
         if t.__class__ is not Tensor and not isinstance(t, Tensor):
-            at = [isinstance(p, Tensor) for p in parts].index(False)
+            at = [isinstance(p, Tensor) for p in tensors].index(False)
             raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {at}")
-    return parts
+    return tensors  # type: ignore[no-any-return]
 
 
-def _put_together(parts: list[Any], dim: int) -> Any:
+def _put_together(parts: Sequence[Any], dim: int) -> Any:
     """``concat`` of strided arrays, each copied once, to where it belongs."""
     shape = list(parts[0].shape)
     shape[dim] = sum([part.shape[dim] for part in parts])
@@ -52,6 +51,13 @@ def _put_together(parts: list[Any], dim: int) -> Any:
     return y
 
 
+def _in_dtype(arrays: Sequence[Any], dtype: Any) -> Sequence[Any]:
+    for a in arrays:
+        if a.dtype is not dtype:
+            return [cast(a, dtype) for a in arrays]
+    return arrays
+
+
 class Cat(Op):
     aliases_grad = True  # parts of the gradient
     takes_complex = True
@@ -62,7 +68,7 @@ class Cat(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
             self.extents = [a.shape[dim] for a in arrays]
-        parts = [a if a.dtype is dtype else cast(a, dtype) for a in arrays]
+        parts = _in_dtype(arrays, dtype)
         if arrays[0].size >= 4096 and not (parts[0].flags.c_contiguous or on_device(parts[0])):
             return _put_together(parts, dim)
         return concat_arrays(parts, dim)
@@ -144,7 +150,7 @@ class Stack(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
         one = (slice(None),) * dim + (None,)
-        return concat_arrays([(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim)
+        return concat_arrays([a[one] for a in _in_dtype(arrays, dtype)], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
