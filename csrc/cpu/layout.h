@@ -65,8 +65,4 @@ void scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, 
 // The position of the first index outside [0, extent), or -1.
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);
 
-// One more axis of a place in C order: places = (first ? 0 : places) * extent + index, where an index below 0
-// counts from the end. False if one is outside [-extent, extent).
-bool add_axis(int64_t* places, const int64_t* index, int64_t count, int64_t extent, bool first);
-
 }  // namespace fastdl

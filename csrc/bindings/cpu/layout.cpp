@@ -1,7 +1,10 @@
 #include "cpu/layout.h"
 
+#include <atomic>
+
 #include "bindings/cpu/index.h"
 #include "cpu/mask.h"
+#include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
 
@@ -135,15 +138,24 @@ void check_same(const char* op, const Shape& shape, const Shape& index, int axis
 py::object bind_flat_index(const std::vector<py::array>& arrays, const Shape& extents) {
   const char* op = "flat_index";
   require(!arrays.empty() && arrays.size() == extents.size(), op, "there must be an index for each extent");
-  const Shape shape = shape_of(arrays[0]);
-  py::array places = empty<int64_t>(shape);
-  auto* to = data<int64_t>(places);
-  bool inside = true;
+  py::array places = zeros<int64_t>(shape_of(arrays[0]));
+  auto* to = reinterpret_cast<uint64_t*>(data<int64_t>(places));
+  std::atomic<bool> inside{true};
   for (size_t axis = 0; axis < arrays.size(); ++axis) {
     const In<int64_t> at(arrays[axis], op, "index");
-    require(at.shape() == shape && extents[axis] >= 0, op, "index arrays must have one shape");
+    require(at.size() == int64_t(places.size()), op, "index arrays must have one shape");
+    const int64_t* index = at;
+    const auto extent = uint64_t(extents[axis]);
     KernelScope scope(at.size());
-    inside &= add_axis(to, at, at.size(), extents[axis], axis == 0);
+    parallel_for(at.size(), 1 << 13, [=, &inside](int64_t begin, int64_t end) {
+      bool good = true;
+      for (int64_t i = begin; i < end; ++i) {
+        const uint64_t place = uint64_t(index[i]) + (index[i] < 0 ? extent : 0);  // from the end
+        good &= place < extent;
+        to[i] = to[i] * extent + place;
+      }
+      if (!good) inside = false;
+    });
   }
   if (!inside) return py::none();
   return places;

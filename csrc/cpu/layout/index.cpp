@@ -269,21 +269,6 @@ int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   return -1;
 }
 
-bool add_axis(int64_t* places, const int64_t* index, int64_t count, int64_t extent, bool first) {
-  std::atomic<bool> inside{true};
-  const uint64_t scale = first ? 0 : uint64_t(extent);
-  parallel_for(count, 1 << 14, [&](int64_t begin, int64_t end) {
-    uint64_t outside = 0;  // the highest bit: some index was
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t place = index[i] + (index[i] < 0 ? extent : 0);
-      outside |= uint64_t(place) | (uint64_t(extent - 1) - uint64_t(place));
-      places[i] = int64_t((scale ? uint64_t(places[i]) * scale : 0) + uint64_t(place));
-    }
-    if (outside >> 63) inside = false;
-  });
-  return inside;
-}
-
 #define FASTDL_INSTANTIATE(T)                                                                  \
   template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool);         \
   template void scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool); \

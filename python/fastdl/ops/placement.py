@@ -269,53 +269,41 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
         >>> x.index_put_((fastdl.tensor([0, 0]),), fastdl.ones(2), accumulate=True).tolist()
         [2.0, 0.0, 0.0]
     """
-    key = _key("index_put_", self, indices, values)
+    key = tuple([slice(None) if i is None else i for i in indices])
+    if not isinstance(values, Tensor):
+        raise not_a_tensor("index_put_", "values", values)
+    if values._data.dtype != self._data.dtype:
+        raise RuntimeError(
+            f"index_put_: values must have the tensor's dtype {self.dtype}, got {values.dtype}"
+        )
     if not accumulate:
         setitem(self, key, values)
         return self
     check_writable("index_put_", self)
-    if mode.enabled and (self._requires_grad or values._requires_grad):
-        return write("index_put_", self, _accumulated(alias(self), key, values))
-    if not added_in_place("index_put_", self._data, key, values._data):
-        assign(self._data, _accumulated(self, key, values)._data)
-    self._version_cell()[0] += 1
-    return self
-
-
-def _key(op: str, input: Tensor, indices: Any, values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, Tensor):
-        raise not_a_tensor(op, "values", values)
-    if values.dtype != input.dtype:
-        raise RuntimeError(f"{op}: values must have the tensor's dtype {input.dtype}, got {values.dtype}")
-    return tuple([slice(None) if i is None else i for i in indices])
-
-
-def _accumulated(input: Tensor, key: tuple[Any, ...], values: Tensor) -> Tensor:
-    """``values`` added to the elements that ``key`` names."""
-    places = Tensor._wrap(np.arange(input.numel(), like=input._data).reshape(input._data.shape))[key]._data
+    recorded = mode.enabled and (self._requires_grad or values._requires_grad)
+    if not recorded and added_in_place("index_put_", self._data, key, values._data):
+        self._version_cell()[0] += 1
+        return self
+    before, shape = alias(self), self._data.shape
+    places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(shape))[key]._data
     spread = reshape(expand(values, places.shape), (-1,))
-    flat = IndexAdd.apply(reshape(input, (-1,)), spread, dim=0, index=places.reshape(-1), alpha=1)
-    return reshape(flat, input._data.shape)
+    flat = IndexAdd.apply(reshape(before, (-1,)), spread, dim=0, index=places.reshape(-1), alpha=1)
+    return write("index_put_", self, reshape(flat, shape))
 
 
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """:func:`index_put_` on a copy. See ``torch.index_put``."""
-    if accumulate and mode.enabled and (input._requires_grad or values._requires_grad):
-        return _accumulated(input, _key("index_put", input, indices, values), values)
     return index_put_(input.clone(), indices, values, accumulate)
 
 
 def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """Elements of the flattened tensor replaced by (or added) ``source``. See ``torch.Tensor.put_``."""
     check_writable("put_", self)
-    if mode.enabled and (self._requires_grad or source._requires_grad):
+    recorded = mode.enabled and (self._requires_grad or source._requires_grad)
+    if recorded or not self._data.flags.c_contiguous:
         return write("put_", self, put(alias(self), index, source, accumulate))
-    data = self._data
     flat, source, places = _flat("put_", self, index, source)
-    whole = flat._data if data.flags.c_contiguous else pooled_copy(flat._data)
-    Scatter.apply(flat, source, dim=0, index=places, add=accumulate, out=whole)
-    if not data.flags.c_contiguous:
-        assign(data, whole.reshape(data.shape))
+    Scatter.apply(flat, source, dim=0, index=places, add=accumulate, out=flat._data)
     self._version_cell()[0] += 1
     return self
 
