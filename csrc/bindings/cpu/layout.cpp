@@ -136,25 +136,27 @@ void check_same(const char* op, const Shape& shape, const Shape& index, int axis
 
 // Index arrays of one shape, one for each axis of an array of `extents`, as places in it; None if one is outside.
 py::object bind_flat_index(const std::vector<py::array>& arrays, const Shape& extents) {
-  const char* op = "flat_index";
-  require(!arrays.empty() && arrays.size() == extents.size(), op, "there must be an index for each extent");
-  py::array places = zeros<int64_t>(shape_of(arrays[0]));
+  const char *op = "flat_index", *rule = "there must be an index of one shape for each extent";
+  require(!arrays.empty() && arrays.size() == extents.size(), op, rule);
+  py::array places = empty<int64_t>(shape_of(arrays[0]));
+  const int64_t count = places.size();
   auto* to = reinterpret_cast<uint64_t*>(data<int64_t>(places));
-  std::atomic<bool> inside{true};
+  std::memset(to, 0, size_t(count) * sizeof(int64_t));
+  bool inside = true;
   for (size_t axis = 0; axis < arrays.size(); ++axis) {
     const In<int64_t> at(arrays[axis], op, "index");
-    require(at.size() == int64_t(places.size()), op, "index arrays must have one shape");
+    require(at.size() == count, op, rule);
     const int64_t* index = at;
     const auto extent = uint64_t(extents[axis]);
-    KernelScope scope(at.size());
-    parallel_for(at.size(), 1 << 13, [=, &inside](int64_t begin, int64_t end) {
+    KernelScope scope(count);
+    parallel_for(count, 1 << 13, [=, &inside](int64_t begin, int64_t end) {
       bool good = true;
       for (int64_t i = begin; i < end; ++i) {
         const uint64_t place = uint64_t(index[i]) + (index[i] < 0 ? extent : 0);  // from the end
         good &= place < extent;
         to[i] = to[i] * extent + place;
       }
-      if (!good) inside = false;
+      if (!good) std::atomic_ref(inside).store(false, std::memory_order_relaxed);
     });
   }
   if (!inside) return py::none();

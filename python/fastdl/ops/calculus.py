@@ -53,13 +53,12 @@ class Diff(Op):
         return self.linear(x)
 
     def linear(self, x: Any) -> Any:
-        kernel = x.dtype.kind in FLOATING or has_integer_kernels(x)
-        ufunc = np.not_equal if x.dtype is bool_ else np.subtract
         for _ in range(self.n):
             later, earlier = x[self.later], x[self.earlier]
-            if kernel:
+            if x.dtype.kind in FLOATING or has_integer_kernels(x):
                 x = select(x).sub_forward(later, earlier)
             else:
+                ufunc = np.not_equal if x.dtype is bool_ else np.subtract
                 x = by_numpy("diff", ufunc, x.dtype, None, later, earlier)
         return x
 

@@ -174,11 +174,6 @@ def _logaddexp(x: Tensor, y: Tensor) -> Any:
     return large + (small - large).exp().log1p()
 
 
-def _logaddexp2(x: Tensor, y: Tensor) -> Any:
-    two = float(np.log(2))
-    return _logaddexp(x * two, y * two) / two
-
-
 def _silu(x: Tensor, parameters: Any = ()) -> Any:
     return x * x.sigmoid()
 
@@ -256,7 +251,6 @@ complex_rules.update(
         elementwise.Lerp: _lerp,
         evaluated.Special: _special,
         special.LogAddExp: _formula(_logaddexp),
-        special.LogAddExp2: _formula(_logaddexp2),
         activation.Softsign: _formula(lambda x, parameters=(): x / (x.abs() + 1)),
         activation.Tanhshrink: _formula(lambda x, parameters=(): x - x.tanh()),
         activation.Sigmoid: _activation("sigmoid"),

@@ -89,11 +89,10 @@ class LogAddExp(Op):
     """max(x, y) + log(1 + exp(-|x - y|)); the gradients are the softmax of both."""
 
     saves = (0, 1)
-    scale: ClassVar[float] = 1.0
 
     def forward(self, x: Any, y: Any) -> Any:
         self.likes = (x.shape, y.shape)
-        self.x, self.y = self.given = x, y
+        self.x, self.y = x, y
         return select(x).logaddexp_forward(x, y)
 
     def backward(self, grad: Any) -> Any:
@@ -101,22 +100,9 @@ class LogAddExp(Op):
         return sum_to(of_x, self.likes[0]), sum_to(of_y, self.likes[1])
 
     def backward_graph(self, grad: Tensor) -> Any:
-        x, y = self.given
-        share = ((self.saved_input(0, x) - self.saved_input(1, y)) * self.scale).sigmoid()
+        share = (self.saved_input(0, self.x) - self.saved_input(1, self.y)).sigmoid()
         x, y = self.likes
         return (grad * share).sum_to_size(x), (grad * (1 - share)).sum_to_size(y)
-
-
-class LogAddExp2(LogAddExp):
-    """To the base of 2."""
-
-    scale = math.log(2)
-
-    def forward(self, x: Any, y: Any) -> Any:
-        k = select(x)
-        result = super().forward(k.mul_forward(x, self.scale), k.mul_forward(y, self.scale))
-        self.given = x, y
-        return k.mul_forward(result, 1 / self.scale)
 
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
@@ -128,7 +114,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2^input + 2^other) without overflow. See ``torch.logaddexp2``."""
     x, y = _same("logaddexp2", input, other)
-    return LogAddExp2.apply(x, y)  # type: ignore[no-any-return]
+    return mul(logaddexp(mul(x, math.log(2)), mul(y, math.log(2))), 1 / math.log(2))
 
 
 def _same(op: str, input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

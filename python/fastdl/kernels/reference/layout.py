@@ -78,10 +78,7 @@ def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) ->
 
 
 def flat_index(arrays: Sequence[Array], extents: Sequence[int]) -> Array | None:
-    """Index arrays of one shape, one for each axis, as places in C order; those below 0 count from the end.
-
-    None if one is out of range.
-    """
+    """Index arrays of one shape, one for each axis, as places in C order; None if one is out of range."""
     places: Any = 0
     for index, extent in zip(arrays, extents, strict=True):
         if index.size and (index.min() < -extent or index.max() >= extent):
