@@ -402,6 +402,17 @@ case("index_copy", lambda x, s: fastdl.index_copy(x * x, 0, ints(0, 2), s * s), 
 case("index_fill", lambda x: fastdl.index_fill(x * x, 0, ints(0, 2), 1.5), real(3, 4))
 case("scatter", lambda x, s: fastdl.scatter(x * x, 0, INDEX[:1], s * s), real(3, 4), real(2, 3))
 case("scatter of a number", lambda x: fastdl.scatter(x * x, 0, INDEX, 2.0), real(3, 4))
+case("slice_scatter", lambda x, s: fastdl.slice_scatter(x * x, s * s, 0, 1, 3), real(3, 4), real(2, 4))
+case("select_scatter", lambda x, s: fastdl.select_scatter(x * x, s * s, 1, -1), real(3, 4), real(3))
+case("diagonal_scatter", lambda x, s: fastdl.diagonal_scatter(x * x, s * s, 1), real(3, 4), real(3))
+case("put", lambda x, s: fastdl.put(x * x, ints(0, 5, -1), s * s), real(3, 4), real(3))
+case("put that adds", lambda x, s: fastdl.put(x * x, ints(5, 5, -1), s * s, True), real(3, 4), real(3))
+case(
+    "index_put that adds",
+    lambda x, s: fastdl.index_put(x * x, (ints(0, 0, 2), ints(1, 1, 3)), s * s, True),
+    real(3, 4),
+    real(3),
+)
 case("scatter_add", lambda x, s: fastdl.scatter_add(x * x, 0, INDEX, s * s), real(3, 4), real(2, 4))
 for _reduce in ("sum", "mean", "prod", "amax", "amin"):
     for _self in (True, False):
@@ -411,6 +422,8 @@ for _reduce in ("sum", "mean", "prod", "amax", "amin"):
             real(3, 4),
             real(2, 4),
         )
+case("diff, three times", lambda x: fastdl.diff(x * x, 3), real(3, 5))
+case("logaddexp2", lambda x, s: fastdl.logaddexp2(x * x, s * s), real(3, 4), real(4))
 case("take", lambda x: fastdl.take(x * x, ints(0, 5, -1, 5)), real(3, 4))
 case("masked_fill", lambda x: fastdl.masked_fill(x * x, MASK, 2.0), real(3, 4))
 case("masked_fill by a tensor", lambda x, v: fastdl.masked_fill(x * x, MASK, v.exp()), real(3, 4), real())

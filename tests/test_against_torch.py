@@ -284,8 +284,25 @@ TABLES = {
         L.zeros(2, 3).masked_scatter(L.tensor([True, False, True]), reals(4).float()), L.zeros(2).masked_scatter(L.tensor([True, True]), L.ones(2))
         L.zeros(2, 3).masked_scatter(L.tensor([True, False, True]), L.ones(3))
         ints(2, 3, 4).flip(0, 2), ints(2, 3).flip(-1)
+        x = reals(20, 20); x[x > 0] = 2.5; x[L.arange(20), L.tensor([-1] * 20)] = 7; x[[0, 3]] = -1; x[:, L.tensor([2, -4])] = reals(20, 2); x
+        x = L.zeros(4, dtype=L.uint8); x[0] = -1; x[1:3] = 2.7; x[[3]] = True; x
+        L.zeros(3, dtype=L.uint8).__setitem__(0, 300)
+        L.zeros(3, dtype=L.int64).__setitem__(0, math.nan)
+        x = reals(3, 4); x[[0, 2], [1, -1]], x[[True, False, True]], x[1, L.tensor([3, 0])], x[L.tensor([2]), 1:3], x[..., L.tensor([1])], x[L.tensor([1, 0]), None]
+        reals(3, 4)[L.tensor([0]), L.tensor([-5])]
+        reals(3, 4)[L.tensor([0, 1]), L.tensor([0, 1, 2])]
+        L.isin(L.tensor([1.0, math.nan, 0.0]), L.tensor([math.nan, -0.0])), L.isin(ints(3, 4), L.tensor([5, 2]), invert=True), L.isin(ints(3), ints(0)), L.isin(ints(3).to(L.uint8), L.tensor([7, 1], dtype=L.uint8))
+        x = reals(3, 4); x.t().put_(L.tensor([1, -1]), reals(2)), x, x.t().put(L.tensor([1, 1]), reals(2), accumulate=True)
+        L.zeros(3).put(L.tensor([3]), L.ones(1))
+        L.zeros(3).index_fill(0, L.tensor([-4]), 1.0)
+        reals(3, 4).slice_scatter(L.zeros(2, 4), 0, 0, 1)
     """,
     "writing": """
+        x, v = leaf(3, 4), leaf(2, seed=1); grads(x.put(L.tensor([1, -1]), v), x, v); grads(x.put(L.tensor([1, 1]), v, accumulate=True), x, v)
+        x, v = leaf(3, 4), leaf(2, seed=1); y = x * 1; y.put_(L.tensor([1, -2]), v); grads(y, x, v)
+        x, v = leaf(3, 4), leaf(2, seed=1); grads(x.index_put((L.tensor([0, 0]), L.tensor([1, 1])), v, accumulate=True), x, v)
+        x, v = leaf(3, 4), leaf(2, seed=1); y = x * 1; y[1:].index_put_((L.tensor([0, 1]), L.tensor([1, 1])), v, accumulate=True); grads(y, x, v)
+        x, v = leaf(3), leaf(1, seed=1); grads(x.slice_scatter(v.float(), 0, 1, 2), x, v)
         x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "amax"), x, s)
         x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "mean", include_self=False), x, s)
         x, s = leaf(3), leaf(5, seed=1); grads(x.scatter_reduce(0, L.tensor([0, 0, 2, 2, 2]), s, "prod"), x, s)

@@ -214,6 +214,24 @@ def test_gather(any_backend, shape, dim, count, dtype):
     np.testing.assert_array_equal(got, reference.gather_backward(grad, dim, index, shape[dim]))
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 40), (9000,)])
+def test_flat_index(any_backend, shape):
+    rng = np.random.default_rng(0)
+    extents = (3, 1, 7)
+    arrays = [np.asarray(rng.integers(-n, n, shape)) for n in extents]
+    want = np.ravel_multi_index([a % n for a, n in zip(arrays, extents, strict=True)], extents)
+    for given in (arrays, [np.array(a, order="F") for a in arrays]):
+        got = any_backend.flat_index(given, extents)
+        assert got.dtype == np.int64
+        assert got.shape == shape
+        np.testing.assert_array_equal(got, want)
+    if want.size:
+        for axis, wrong in itertools.product(range(3), (-1 - 7, 7, np.iinfo(np.int64).min)):
+            off = [a.copy() for a in arrays]
+            off[axis].reshape(-1)[-1] = wrong
+            assert any_backend.flat_index(off, extents) is None
+
+
 @pytest.mark.parametrize("dtype", ["i8", "i2", "u1", "?", "f2", "i4"])
 def test_other_dtypes(backend, dtype):
     x = np.arange(60).reshape(6, 10).astype(dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, SUPPORTED, canonical, float32, float64, known_dtype
+from fastdl.dtypes import FLOATING, SUPPORTED, canonical, float32, float64, int64, known_dtype
 from fastdl.kernels import MetaArray, on_device, select
 
 _uint16 = np.dtype(np.uint16)
@@ -14,6 +14,9 @@ _uint16 = np.dtype(np.uint16)
 
 def pooled_copy(array: Any, dtype: Any = None) -> Any:
     """A C-order copy in pooled memory, native byte order, ``dtype`` or the array's own."""
+    own = array.dtype
+    if (own is float32 or own is float64 or own is int64) and (dtype is None or dtype is own):
+        return select(array).contiguous(array)  # the common case, without a look into tables
     if array.__class__ is MetaArray:
         return MetaArray(np.zeros(array.shape, dtype or array.dtype))
     own = canonical.get(array.dtype)

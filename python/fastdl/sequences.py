@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, isfinite
 from operator import index
 from typing import Any
 
@@ -17,6 +18,8 @@ from fastdl.tensor import Tensor
 
 
 def _number(value: Any) -> Any:
+    if value.__class__ is int or value.__class__ is float:
+        return value
     return value.item() if isinstance(value, (Tensor, np.generic)) else value
 
 
@@ -35,7 +38,8 @@ def arange(
     Whole numbers are counted on the device, which a CUDA graph can record; others come from the CPU, so that every
     device has the same. See ``torch.arange``.
     """
-    ignore("arange", ignored)
+    if ignored:
+        ignore("arange", ignored)
     if start is None or end is None:
         start, end = 0, start if end is None else end
         if end is None:
@@ -46,20 +50,20 @@ def arange(
         if (
             as_dtype("arange", dtype) != int64 and step
         ):  # PyTorch counts before it truncates, for int64 after it
-            count = int(np.ceil((end - start) / step))
+            count = ceil((end - start) / step)
         start, end, step = int(start), int(end), int(step)
-    whole = all(isinstance(v, int) for v in (start, end, step))
+    whole = isinstance(start, int) and isinstance(end, int) and isinstance(step, int)
     d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
     if step == 0:
         raise RuntimeError("arange: step must not be 0")
-    if not whole and not all(np.isfinite(v) for v in (start, end, step)):
+    if not whole and not (isfinite(start) and isfinite(end) and isfinite(step)):
         raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
     if (end - start) * step < 0:
         raise RuntimeError(
             f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
         )
     if count is None:
-        count = -((start - end) // step) if whole else int(np.ceil((end - start) / step))
+        count = -((start - end) // step) if whole else ceil((end - start) / step)
     where = resolve("arange", device)
     if whole and where.type == "cuda":
         xp = cupy()

@@ -1,7 +1,10 @@
 #include "cpu/layout.h"
 
+#include <atomic>
+
 #include "bindings/cpu/index.h"
 #include "cpu/mask.h"
+#include "cpu/runtime/threads.h"
 
 namespace fastdl::binding {
 
@@ -129,6 +132,35 @@ void check_same(const char* op, const Shape& shape, const Shape& index, int axis
   bool same = shape.size() == index.size();
   for (size_t i = 0; same && i < shape.size(); ++i) same = shape[i] == index[i] || int(i) == axis;
   if (!same) throw py::value_error(std::string(op) + ": index and array must have equal extents but for dim");
+}
+
+// Index arrays of one shape, one for each axis of an array of `extents`, as places in it; None if one is outside.
+py::object bind_flat_index(const std::vector<py::array>& arrays, const Shape& extents) {
+  const char *op = "flat_index", *rule = "there must be an index of one shape for each extent";
+  require(!arrays.empty() && arrays.size() == extents.size(), op, rule);
+  py::array places = empty<int64_t>(shape_of(arrays[0]));
+  const int64_t count = places.size();
+  auto* to = reinterpret_cast<uint64_t*>(data<int64_t>(places));
+  std::memset(to, 0, size_t(count) * sizeof(int64_t));
+  bool inside = true;
+  for (size_t axis = 0; axis < arrays.size(); ++axis) {
+    const In<int64_t> at(arrays[axis], op, "index");
+    require(at.size() == count, op, rule);
+    const int64_t* index = at;
+    const auto extent = uint64_t(extents[axis]);
+    KernelScope scope(count);
+    parallel_for(count, 1 << 13, [=, &inside](int64_t begin, int64_t end) {
+      bool good = true;
+      for (int64_t i = begin; i < end; ++i) {
+        const uint64_t place = uint64_t(index[i]) + (index[i] < 0 ? extent : 0);  // from the end
+        good &= place < extent;
+        to[i] = to[i] * extent + place;
+      }
+      if (!good) std::atomic_ref(inside).store(false, std::memory_order_relaxed);
+    });
+  }
+  if (!inside) return py::none();
+  return places;
 }
 
 py::array bind_gather_forward(const py::array& x, int64_t dim, const py::array& index) {
@@ -399,6 +431,7 @@ void register_layout(py::module_& m) {
   m.def("index_select_forward", &bind_index_select_forward, py::arg("x"), py::arg("dim"), py::arg("index"));
   m.def("index_select_backward", &bind_index_select_backward, py::arg("grad_y"), py::arg("dim"),
         py::arg("index"), py::arg("extent"));
+  m.def("flat_index", &bind_flat_index, py::arg("arrays"), py::arg("extents"));
   m.def("gather_forward", &bind_gather_forward, py::arg("x"), py::arg("dim"), py::arg("index"));
   m.def("gather_backward", &bind_gather_backward, py::arg("grad_y"), py::arg("dim"), py::arg("index"),
         py::arg("extent"));

@@ -123,21 +123,23 @@ class CopySlices(Op):
 
     steps: Any
 
-    def backward(self, grad: Any) -> Any:
-        rest = pooled_copy(grad)
-        region = rest
+    def region(self, array: Any) -> Any:
+        """The part of an array like the base that was written to."""
         for cls, options in self.steps:
-            region = cls.of(region, **options)
+            array = cls.of(array, **options)
+        return array
+
+    def backward(self, grad: Any) -> Any:
+        rest = pooled_copy(grad) if self.needs[0] else None
+        region = self.region(grad if rest is None else rest)
         written = pooled_copy(region) if self.needs[1] else None
-        region[...] = 0
-        return rest if self.needs[0] else None, written
+        if rest is not None:
+            region[...] = 0
+        return rest, written
 
     def linear(self, base: Any, written: Any) -> Any:
         whole = zeros(*self.like, written)._data if base is None else pooled_copy(base)
-        region = whole
-        for cls, options in self.steps:
-            region = cls.of(region, **options)
-        region[...] = 0 if written is None else written
+        self.region(whole)[...] = 0 if written is None else written
         return whole
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -122,6 +122,8 @@ def has_integer_kernels(x: Any) -> bool:
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that ``shapes`` broadcast to; a ValueError that names the axis if they do not."""
+    if shapes.count(shapes[0]) == len(shapes):
+        return shapes[0]
     result: list[int] = []
     for shape in shapes:
         result[:0] = [1] * (len(shape) - len(result))

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastdl.dtypes import DIFFERENTIABLE
+import numpy as np
+
+from fastdl.autograd.graph import linear_backward
+from fastdl.autograd.op import Op
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_
+from fastdl.kernels import select
 from fastdl.ops.arithmetic import add, div, mul, sub
+from fastdl.ops.arrays import by_numpy, has_integer_kernels, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
 from fastdl.ops.parts import narrow, select_dim
 from fastdl.ops.reduce import sum
@@ -34,12 +40,42 @@ def diff(
         return input.clone()
     parts = [p for p in (prepend, input, append) if p is not None]
     result = cat(parts, axis) if len(parts) > 1 else input
-    for _ in range(n):
-        extent = max(result.shape[axis] - 1, 0)
-        later = narrow(result, axis, min(1, result.shape[axis]), extent)
-        earlier = narrow(result, axis, 0, extent)
-        result = later ^ earlier if result._data.dtype.kind == "b" else sub(later, earlier)
-    return result
+    return Diff.apply(result, n=n, axis=axis)  # type: ignore[no-any-return]
+
+
+class Diff(Op):
+    """Differences of neighbours, ``n`` times over; of bools whether they differ."""
+
+    def forward(self, x: Any, n: int, axis: int) -> Any:
+        self.shape, self.n, self.axis = x.shape, n, axis
+        before = (slice(None),) * axis
+        self.later, self.earlier = (*before, slice(1, None)), (*before, slice(None, -1))
+        return self.linear(x)
+
+    def linear(self, x: Any) -> Any:
+        for _ in range(self.n):
+            later, earlier = x[self.later], x[self.earlier]
+            if x.dtype.kind in FLOATING or has_integer_kernels(x):
+                x = select(x).sub_forward(later, earlier)
+            else:
+                ufunc = np.not_equal if x.dtype is bool_ else np.subtract
+                x = by_numpy("diff", ufunc, x.dtype, None, later, earlier)
+        return x
+
+    def backward(self, grad: Any) -> Any:
+        if grad.size == 0:
+            return zeros(self.shape, grad.dtype, grad)
+        for _ in range(self.n):
+            extents = list(grad.shape)
+            extents[self.axis] += 1
+            whole = zeros(extents, grad.dtype, grad)
+            whole[self.later] = grad
+            whole[self.earlier] -= grad
+            grad = whole
+        return grad
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return linear_backward(self, grad)
 
 
 def trapezoid(y: Tensor, x: Any = None, *, dx: Any = None, dim: int = -1) -> Tensor:

@@ -35,7 +35,7 @@ def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:
 def axes(op: str, dims: Any, ndim: int) -> tuple[int, ...]:
     """One or several dims, counted from the front, without repetition."""
     result = tuple([axis(op, d, ndim) for d in (dims if isinstance(dims, (tuple, list)) else (dims,))])
-    if len(set(result)) != len(result):
+    if len(result) > 1 and len(set(result)) != len(result):
         raise RuntimeError(f"{op}: dims {tuple(dims)} name an axis twice")
     return result
 
@@ -43,7 +43,7 @@ def axes(op: str, dims: Any, ndim: int) -> tuple[int, ...]:
 def ints(args: Any) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: ``f(2, 3)`` and ``f((2, 3))``."""
     if len(args) == 1 and args[0].__class__ is tuple:
-        return tuple([to_int(a) for a in args[0]])
+        return tuple(map(to_int, args[0]))
     if len(args) == 1 and not isinstance(args[0], (int, np.integer)):
         (given,) = args
         if isinstance(given, Tensor):
@@ -54,7 +54,7 @@ def ints(args: Any) -> tuple[int, ...]:
             args = (
                 tuple(given) if hasattr(given, "__iter__") and not hasattr(given, "__index__") else (given,)
             )
-    return tuple([to_int(a) for a in args])
+    return tuple(map(to_int, args))
 
 
 def check_tensors(op: str, **given: Any) -> None:

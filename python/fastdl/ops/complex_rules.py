@@ -20,6 +20,7 @@ from fastdl.ops import (
     activation,
     adaptive_pool,
     binary,
+    calculus,
     conv,
     einsum,
     elementwise,
@@ -192,6 +193,7 @@ def _activation(name: str) -> Rule:
 
 _PARTS = (
     adaptive_pool.AdaptiveAvgPool,
+    calculus.Diff,
     embedding.Embedding,
     gather.IndexAdd,
     gather.IndexCopy,

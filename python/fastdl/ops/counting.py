@@ -15,6 +15,8 @@ from fastdl.ops.common import as_array
 from fastdl.ops.gather import check_range
 from fastdl.tensor import Tensor
 
+_ONE = np.asarray(1)
+
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of elements that are not zero: an (n, ndim) tensor, or one tensor per axis. See ``torch.nonzero``."""
@@ -88,10 +90,16 @@ def one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
         num_classes = int(array.max()) + 1
     if num_classes < 1:
         raise RuntimeError(f"one_hot: num_classes must be at least 1, got {num_classes}")
-    check_range("one_hot", array, num_classes, "label")
-    flat = zeros((array.size, num_classes), int64, array)
-    flat[np.arange(array.size, like=array), array.reshape(-1)] = 1
-    return Tensor._wrap(flat.reshape(*array.shape, num_classes))
+    result = zeros((*array.shape, num_classes), int64, array)
+    if on_device(array):
+        check_range("one_hot", array, num_classes, "label")
+        result.reshape(-1, num_classes)[np.arange(array.size, like=array), array.reshape(-1)] = 1
+    else:
+        try:
+            select(array).scatter(result, array.ndim, array[..., None], _ONE)
+        except IndexError:
+            check_range("one_hot", array, num_classes, "label")
+    return Tensor._wrap(result)
 
 
 def searchsorted(

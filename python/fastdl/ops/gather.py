@@ -18,7 +18,7 @@ from fastdl.kernels import add_at, array, is_array, on_device, select
 from fastdl.ops.arrays import filler, full, in_float32, joined, written, zeros
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
-from fastdl.ops.indexing import IndexSelect
+from fastdl.ops.indexing import IndexSelect, places_of
 from fastdl.ops.masks import masked_fill
 from fastdl.ops.out import apply_into, store
 from fastdl.ops.promotion import is_kernel_dtype
@@ -46,6 +46,14 @@ def check_range(op: str, index: Any, extent: int, what: str = "index") -> None:
         return
     where = tuple(int(i) for i in np.argwhere((index < 0) | (index >= extent))[0])
     raise RangeError(f"{op}: {what}{list(where)} = {int(index[where])} is out of range [0, {extent})")
+
+
+def from_front(op: str, index: Any, extent: int) -> Any:
+    """An index as a vector, counted from the front and checked."""
+    try:
+        return places_of(op, [index.reshape(-1)], (extent,))
+    except IndexError as error:
+        raise RangeError(str(error)) from None
 
 
 def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -189,20 +197,17 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tenso
         return result if out is None else store("index_fill", out, result)
     indices = _index("index_fill", index)
     d = axis("index_fill", dim, input._data.ndim)
-    extent = input._data.shape[d]
-    if not indices.size or indices.min() < 0:
-        indices = np.where((indices < 0) & (indices >= -extent), indices + extent, indices)
-    check_range("index_fill", indices, extent)
+    places = from_front("index_fill", indices, input._data.shape[d])
     if not (isinstance(value, Tensor) or on_device(input._data) or (mode.enabled and input._requires_grad)):
         value = filler("index_fill", value, input._data.dtype)
         array = pooled_copy(input._data) if out is not input else input._data
-        array[(slice(None),) * d + (indices.reshape(-1),)] = value
+        array[(slice(None),) * d + (places,)] = value
         if out is not input:
             return Tensor._wrap(array) if out is None else store("index_fill", out, Tensor._wrap(array))
         out._bump_version()
         return out
     chosen = np.zeros(input._data.shape[d], np.bool_, like=input._data)
-    chosen[indices.reshape(-1)] = True
+    chosen[places] = True
     shape = [1] * input._data.ndim
     shape[d] = -1
     return masked_fill(input, Tensor._wrap(chosen.reshape(shape)), value, out=out)
@@ -472,5 +477,4 @@ def take(input: Tensor, index: Tensor) -> Tensor:
             return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
         except IndexError:
             pass
-    check_range("take", indices + n, 2 * n)  # some count from the end, or are wrong
-    return reshape(IndexSelect.apply(flat, dim=0, index=(indices % max(n, 1)).reshape(-1)), indices.shape)
+    return reshape(IndexSelect.apply(flat, dim=0, index=from_front("take", indices, n)), indices.shape)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastdl.dtypes import FLOATING, float32, float64
 from fastdl.kernels import array, select
-from fastdl.ops.arrays import cast
+from fastdl.ops.arrays import cast, empty
 from fastdl.ops.host import on_host
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -36,7 +36,10 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if low > high:
         raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
     wide = cast(x.reshape(-1), float64 if x.dtype == float64 else float32)
-    edges = array(np.linspace(low, high, bins + 1, dtype=wide.dtype), wide)
+    edges = empty((bins + 1,), float64)
+    select(edges).progression(edges, low, (high - low) / bins)
+    edges[-1] = high
+    edges = array(cast(edges, wide.dtype), wide)
     # Bin i + 1: from edge i on, below edge i + 1; before the first is 0, the last one has its upper edge, too.
     places = select(wide).searchsorted(edges, wide, True)
     counts = np.bincount(places, minlength=bins + 2)[1 : bins + 1]

@@ -22,13 +22,15 @@ from fastdl.dtypes import DIFFERENTIABLE, bool_, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import capture, is_array, on_device, select
-from fastdl.ops.arrays import cast, fill, in_float32, joined, sum_to, written, zeros
+from fastdl.ops.arrays import cast, fill, filler, in_float32, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.ops.views import in_one_call
 from fastdl.tensor import Tensor
 
-_FULL = slice(None)
+_FULL, _WHOLE = slice(None), (Ellipsis,)
+_NUMBERS = frozenset((int, bool, float))
+_SMALL = 65504  # float16 holds what is smaller
 
 
 def _index_array(item: Any) -> Any:
@@ -49,7 +51,7 @@ def _index_array(item: Any) -> Any:
 
 
 def _check_slice(s: slice) -> slice:
-    if s.step is not None and int(s.step) <= 0:
+    if int(s.step) <= 0:
         raise ArgumentError(
             f"index: the step of a slice must be positive, got {s.step}; use x.flip(dim) to reverse"
         )
@@ -61,13 +63,15 @@ def _is_compound(item: Any) -> bool:
 
 
 def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
-    """(basic key, advanced key on the basic result or None)."""
+    """(basic key, advanced key on the basic result or None); ``_WHOLE`` for a basic key that leaves out nothing."""
     # A list that holds more than numbers is a key for several axes, as if it were a tuple.
-    several = isinstance(key, tuple) or (key.__class__ is list and any(map(_is_compound, key)))
-    items = list(key) if several else [key]
+    several = key.__class__ is tuple or (
+        key.__class__ is list and not _NUMBERS.issuperset(map(type, key)) and any(map(_is_compound, key))
+    )
+    items = key if several or isinstance(key, tuple) else (key,)
     basic: list[Any] = []
     advanced: list[Any] = []
-    any_advanced = False
+    any_advanced = partial = False
     used = 0
     ellipsis_at = None
     for item in items:
@@ -75,15 +79,25 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
         if kind is int:
             basic.append(item)
             used += 1
+            partial = True
             continue
         if kind is slice:
-            basic.append(_check_slice(item))
+            basic.append(item if item.step is None else _check_slice(item))
             advanced.append(_FULL)
             used += 1
+            partial = partial or item != _FULL
+            continue
+        if kind is Tensor and item._data.ndim and (item._data.dtype is int64 or item._data.dtype is bool_):
+            count = 1 if item._data.dtype is int64 else item._data.ndim
+            basic.extend([_FULL] * count)
+            advanced.append(item._data)
+            used += count
+            any_advanced = True
             continue
         if item is None:
             basic.append(None)
             advanced.append(_FULL)
+            partial = True
             continue
         if item is Ellipsis:
             if ellipsis_at is not None:
@@ -93,17 +107,18 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
         if isinstance(item, (bool, np.bool_)):  # a mask of no dimensions: a new axis of extent 1 or 0
             basic.append(None)
             advanced.append(np.zeros(int(item), np.int64))
-            any_advanced = True
+            any_advanced = partial = True
             continue
         if isinstance(item, (Tensor, list, tuple, range)) or is_array(item):
             array = _index_array(item)
             if isinstance(array, int):
                 basic.append(array)
                 used += 1
+                partial = True
             elif array.dtype.kind == "b" and array.ndim == 0:
                 basic.append(None)
                 advanced.append(np.zeros(int(array), np.int64))
-                any_advanced = True
+                any_advanced = partial = True
             else:
                 count = array.ndim if array.dtype.kind == "b" else 1
                 basic.extend([_FULL] * count)
@@ -114,6 +129,7 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
         try:
             basic.append(item.__index__())
             used += 1
+            partial = True
         except AttributeError:
             raise IndexError(
                 "index: expected integers, slices, None, Ellipsis, and integer or bool tensors or lists, got "
@@ -125,6 +141,8 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
         rest = len(shape) - used
         basic[ellipsis_at[0] : ellipsis_at[0]] = [_FULL] * rest
         advanced[ellipsis_at[1] : ellipsis_at[1]] = [_FULL] * rest
+    if not partial:
+        return _WHOLE, tuple(advanced) if any_advanced else None
     _check_ints(shape, basic)
     basic.append(Ellipsis)  # without it an element would come out as a number, not as a view
     return tuple(basic), tuple(advanced) if any_advanced else None
@@ -132,6 +150,12 @@ def _parse(shape: tuple[int, ...], key: Any) -> tuple[tuple[Any, ...], tuple[Any
 
 def _beside(key: tuple[Any, ...], data: Any) -> tuple[Any, ...]:
     """The index arrays where ``data`` is; from the CPU they are copied to its GPU."""
+    if data.__class__ is np.ndarray:
+        for k in key:
+            if k.__class__ is not np.ndarray and k is not _FULL:
+                break
+        else:
+            return key
     where = device_of(data)
     for k in key:
         if k is not _FULL and on_device(k) and device_of(k) is not where:
@@ -188,17 +212,25 @@ def _checked(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     return tuple(checked)
 
 
-def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any]:
+def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[int, int, Any] | None:
     """An advanced key whose arrays stand together, as one index into the indexed axes taken as one.
 
-    Returns the first and the last of these axes, and the index, int64, in the shape of the key's arrays.
+    Returns the first and the last of these axes, and the index, int64, in the shape of the key's arrays; None for
+    arrays that stand apart.
     """
-    first = next(i for i, k in enumerate(key) if k is not _FULL)
+    first = last = 0
     arrays: list[Any] = []
-    for k in key[first:]:
+    for k in key:
         if k is _FULL:
-            break
-        if k.dtype.kind == "b":
+            if arrays:
+                last = last or first + len(arrays)
+            else:
+                first += 1
+        elif last:
+            return None
+        elif k.dtype is int64:
+            arrays.append(k)
+        elif k.dtype is bool_:
             covered = shape[first + len(arrays) : first + len(arrays) + k.ndim]
             if k.shape != covered:
                 raise IndexError(
@@ -206,32 +238,32 @@ def flat_index(op: str, key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[i
                 )
             arrays.extend(np.nonzero(k))
         else:
-            arrays.append(k)
-    flat: Any = None
-    for axis, k in enumerate(arrays, first):
-        extent = shape[axis]
-        if k.dtype is int64 and k.__class__ is np.ndarray and k.size:  # one look for both ends
-            in_range = np.maximum.reduce(k.view(np.uint64), None) < extent
-        else:
-            in_range = False
-        low = 0 if in_range else k.min() if k.size else 0
-        if not in_range and k.size and (low < -extent or k.max() >= extent):
-            raise _out_of_bounds(op, k, axis, extent)
-        wrapped = np.where(k < 0, k + extent, k) if low < 0 else k
-        try:
-            flat = wrapped if flat is None else flat * extent + wrapped
-        except ValueError:
-            shapes = ", ".join(str(a.shape) for a in arrays)
-            raise IndexError(
-                f"{op}: index tensors of shapes {shapes} do not broadcast to each other"
-            ) from None
-    return first, first + len(arrays), flat.astype(np.int64, copy=False)
+            arrays.append(k.astype(np.int64))
+    last = first + len(arrays)
+    return first, last, places_of(op, arrays, shape[first:last], first)
 
 
-def _together(key: tuple[Any, ...]) -> bool:
-    """Do the index arrays of a key stand side by side?"""
-    places = [i for i, k in enumerate(key) if k is not _FULL]
-    return places[-1] - places[0] + 1 == len(places)
+def places_of(op: str, arrays: list[Any], extents: tuple[int, ...], first: int = 0) -> Any:
+    """Index arrays into neighbouring axes, of which ``first`` is the first, as one index into these taken as one."""
+    shape = arrays[0].shape
+    for k in arrays:
+        if k.shape != shape:
+            arrays = _broadcast(op, arrays)
+            break
+    places = select(arrays[0]).flat_index(arrays, extents)
+    if places is None:
+        for axis, (k, extent) in enumerate(zip(arrays, extents, strict=True), first):
+            if k.size and (k.min() < -extent or k.max() >= extent):
+                raise _out_of_bounds(op, k, axis, extent)
+    return places
+
+
+def _broadcast(op: str, arrays: list[Any]) -> list[Any]:
+    try:
+        return list(np.broadcast_arrays(*arrays))
+    except ValueError:
+        shapes = ", ".join([str(a.shape) for a in arrays])
+        raise IndexError(f"{op}: index tensors of shapes {shapes} do not broadcast to each other") from None
 
 
 class IndexSelect(Op):
@@ -258,14 +290,20 @@ class Gather(Op):
     """
 
     def forward(self, x: Any, key: tuple[Any, ...]) -> Any:
-        if not _together(key):
+        found = flat_index("index", key, x.shape)
+        if found is None:
             x, key, self.moved = _to_front(x, key)
-        first, last, index = flat_index("index", key, x.shape)
-        self.shape, self.first, self.index = x.shape, first, index
-        merged = x.reshape(*x.shape[:first], prod(x.shape[first:last]), *x.shape[last:])
-        y = select(x).index_select_forward(merged, first, index.reshape(-1))
-        self.merged = merged.shape
-        return y.reshape(*x.shape[:first], *index.shape, *x.shape[last:])
+            found = flat_index("index", key, x.shape)
+        first, last, index = found  # type: ignore[misc]
+        shape = x.shape
+        self.shape, self.first, self.index = shape, first, index
+        if last > first + 1:
+            x = x.reshape(*shape[:first], prod(shape[first:last]), *shape[last:])
+        self.merged = x.shape
+        if index.ndim == 1:
+            return select(x).index_select_forward(x, first, index)
+        y = select(x).index_select_forward(x, first, index.reshape(-1))
+        return y.reshape(*shape[:first], *index.shape, *shape[last:])
 
     def backward(self, grad: Any) -> Any:
         first, index = self.first, self.index
@@ -347,26 +385,6 @@ class Put(Op):
     dtype: Any
 
 
-def _plain(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...] | None:
-    """A key of ``:`` and one or more int64 tensors of the CPU, as arrays, which nothing has to be asked about."""
-    if len(key) > ndim:
-        return None
-    plain: list[Any] = []
-    found = False
-    for item in key:
-        if item.__class__ is Tensor:
-            array = item._data
-            if array.dtype is not int64 or array.ndim == 0 or array.__class__ is not np.ndarray:
-                return None
-            plain.append(array)
-            found = True
-        elif item.__class__ is slice and item == _FULL:
-            plain.append(_FULL)
-        else:
-            return None
-    return tuple(plain) if found else None
-
-
 @in_one_call("getitem", Select, Basic)
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
@@ -380,20 +398,19 @@ def getitem(input: Tensor, key: Any) -> Tensor:
                 pass  # indices from the end, or wrong ones: below
         elif index.dtype is bool_ and index.ndim > 0 and index.shape == data.shape[: index.ndim]:
             return MaskedSelect.apply(input, mask=index)  # type: ignore[no-any-return]
-    elif key.__class__ is tuple and data.__class__ is np.ndarray and (plain := _plain(key, data.ndim)):
-        places = [dim for dim, k in enumerate(plain) if k is not _FULL]
-        if len(places) > 1 or plain[places[0]].ndim > 1:
-            return Gather.apply(input, key=plain)  # type: ignore[no-any-return]
-        try:
-            return IndexSelect.apply(input, dim=places[0], index=plain[places[0]])  # type: ignore[no-any-return]
-        except IndexError:
-            pass
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
         return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
     advanced = _beside(advanced, data)
-    if any(k is not _FULL and k is not Ellipsis for k in basic):
+    if basic is not _WHOLE:
         input = Basic.apply(input, key=basic)
+    places = [dim for dim, k in enumerate(advanced) if k is not _FULL]
+    index = advanced[places[0]]
+    if len(places) == 1 and index.ndim == 1 and index.dtype is int64:
+        try:
+            return IndexSelect.apply(input, dim=places[0], index=index)  # type: ignore[no-any-return]
+        except IndexError:
+            pass
     return Gather.apply(input, key=advanced)  # type: ignore[no-any-return]
 
 
@@ -409,8 +426,14 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     check_writable("setitem", input)
     data = input._data
     basic, advanced = _parse(data.shape, key)
-    array = value._data if isinstance(value, Tensor) else as_array(value)
-    if array.ndim == 0 and device_of(array) is not device_of(data):
+    if isinstance(value, Tensor):
+        array = value._data
+    elif value.__class__ is float or value.__class__ is int:
+        value = filler("setitem", value, data.dtype)
+        array = np.asarray(value, data.dtype) if -_SMALL < value < _SMALL else as_array(value)
+    else:
+        array = as_array(value)
+    if array.ndim == 0 and array.__class__ is not data.__class__ and device_of(array) is not device_of(data):
         array = to_device(array, device_of(data))
     if array.dtype.kind == "c" and data.dtype.kind != "c" and not isinstance(value, Tensor):
         raise RuntimeError(
@@ -468,7 +491,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
 def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
     """``region[key] = array`` where one mask or index says where and nothing has to be broadcast; False for others."""
     index = key[0]
-    if index is _FULL or any([k is not _FULL for k in key[1:]]) or on_device(region) or region.size < 256:
+    if region.size < 256 or index is _FULL or any([k is not _FULL for k in key[1:]]) or on_device(region):
         return False
     rest = region.shape[index.ndim :] if index.dtype is bool_ else region.shape[1:]
     if index.dtype is bool_:
@@ -483,23 +506,25 @@ def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:
         return True
     if index.ndim != 1 or array.dtype != region.dtype or array.shape != (index.size, *rest):
         return False
-    low, high = (index.min(), index.max()) if index.size else (0, -1)
-    if low < 0 or high >= region.shape[0] or region.dtype.kind in "Vc":
+    if region.dtype.kind in "Vc":
         return False
-    written(select(region).index_copy, region, 0, index.astype(np.int64, copy=False), array)
+    places = places_of("setitem", [index.astype(np.int64, copy=False)], region.shape[:1])
+    written(select(region).index_copy, region, 0, places, array)
     return True
 
 
 def added_in_place(op: str, data: Any, key: tuple[Any, ...], values: Any) -> bool:
     """``data[key] += values``, repeated indices adding up, where one kernel does it; False for the rest."""
     basic, advanced = _parse(data.shape, key)
-    if advanced is None or on_device(data) or data.dtype.kind in "Vc" or not _together(advanced):
+    if advanced is None or on_device(data) or data.dtype.kind in "Vc":
         return False
     region = data[basic]
     if not region.flags.c_contiguous:
         return False
-    advanced = _beside(advanced, region)
-    first, last, index = flat_index(op, advanced, region.shape)
+    found = flat_index(op, _beside(advanced, region), region.shape)
+    if found is None:
+        return False
+    first, last, index = found
     before, after = region.shape[:first], region.shape[last:]
     named = (*before, *index.shape, *after)
     try:

@@ -34,14 +34,16 @@ def put(array: Any, mask: Any, values: Any) -> Any:
     if on_device(array) or array.itemsize > 8:
         array[mask] = values
         return array
-    return written(select(array).masked_put, as_bytes(array), mask, as_bytes(values)).view(array.dtype)
+    written(select(array).masked_put, as_bytes(array), mask, as_bytes(values))
+    return array
 
 
 def pick(array: Any, mask: Any) -> Any:
     """``array[mask]`` for a mask over the first axes."""
     if on_device(array) or array.itemsize > 8:
         return array[mask]
-    return select(array).masked_select(as_bytes(array), mask).view(array.dtype)
+    found = select(array).masked_select(as_bytes(array), mask)
+    return found if found.dtype is array.dtype else found.view(array.dtype)
 
 
 def as_bytes(array: Any) -> Any:
@@ -90,9 +92,7 @@ class MaskedFill(Op):
 def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
     """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
     where = _mask("masked_fill", mask)
-    _broadcasts("masked_fill", where, input._data)
-    shape = input._data.shape
-    if out is input and where.shape != shape and np.broadcast_shapes(where.shape, shape) != shape:
+    if _broadcasts("masked_fill", where, input._data) != input._data.shape and out is input:
         raise ArgumentError(
             f"masked_fill_: a mask of shape {where.shape} does not fit into the tensor of shape {input.shape}"
         )
@@ -106,11 +106,12 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
     return apply_into(out, MaskedFill, input, None, mask=where, number=value)
 
 
-def _broadcasts(op: str, mask: Any, x: Any) -> None:
+def _broadcasts(op: str, mask: Any, x: Any) -> Any:
+    """The shape that mask and tensor broadcast to."""
     if mask.shape == x.shape:
-        return
+        return x.shape
     try:
-        np.broadcast_shapes(mask.shape, x.shape)
+        return np.broadcast_shapes(mask.shape, x.shape)
     except ValueError:
         raise RuntimeError(
             f"{op}: a mask of shape {mask.shape} does not broadcast with the tensor, {x.shape}"
@@ -142,9 +143,10 @@ class MaskedSelect(Op):
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where ``mask`` is True, as one axis; see ``torch.masked_select``."""
     where = _mask("masked_select", mask)
-    _broadcasts("masked_select", where, input._data)
-    shape = np.broadcast_shapes(where.shape, input._data.shape)
-    return MaskedSelect.apply(input, mask=np.broadcast_to(where, shape))  # type: ignore[no-any-return]
+    shape = _broadcasts("masked_select", where, input._data)
+    if where.shape != shape:
+        where = np.broadcast_to(where, shape)
+    return MaskedSelect.apply(input, mask=where)  # type: ignore[no-any-return]
 
 
 class MaskedScatter(Op):
@@ -174,12 +176,11 @@ class MaskedScatter(Op):
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """The elements where ``mask`` is True replaced by those of ``source``, in order; see ``torch.masked_scatter``."""
     where = _mask("masked_scatter", mask)
-    _broadcasts("masked_scatter", where, input._data)
+    shape = _broadcasts("masked_scatter", where, input._data)
     if source.dtype != input.dtype:
         raise RuntimeError(f"masked_scatter: source must have dtype {input.dtype}, got {source.dtype}")
-    shape = np.broadcast_shapes(where.shape, input._data.shape)
     full = where if where.shape == shape else np.broadcast_to(where, shape)
     if source.numel() < full.size and (wanted := int(count_true(full, None))) > source.numel():
         raise RuntimeError(f"masked_scatter: the mask selects {wanted} elements, source has {source.numel()}")
-    whole = input if input.shape == shape else expand(input, shape)
+    whole = input if input._data.shape == shape else expand(input, shape)
     return MaskedScatter.apply(whole, source, mask=full)  # type: ignore[no-any-return]

@@ -258,7 +258,10 @@ def _unique(x: Any, inverse: bool, counts: bool) -> Any:
         results.append(Tensor._wrap(places.reshape(x.shape)))
     if counts:
         first = select(x).nonzero(new)[:, 0]
-        results.append(Tensor._wrap(np.diff(first, append=flat.size)))
+        numbers = empty(first.shape, int64, x)
+        np.subtract(first[1:], first[:-1], out=numbers[:-1])
+        numbers[-1:] = flat.size - first[-1:]
+        results.append(Tensor._wrap(numbers))
     return results[0] if len(results) == 1 else tuple(results)
 
 

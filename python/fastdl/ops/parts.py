@@ -58,17 +58,17 @@ class Diagonal(Part):
     @staticmethod
     def of(x: Any, offset: int, a: int, b: int) -> Any:
         # Not ndarray.diagonal: that is read-only.
-        rows, columns = x.shape[a], x.shape[b]
-        first_row, first_column = max(-offset, 0), max(offset, 0)
-        length = max(0, min(rows - first_row, columns - first_column))
-        start = [slice(None)] * x.ndim
-        start[a], start[b] = slice(min(first_row, rows), None), slice(min(first_column, columns), None)
-        corner = x[tuple(start)]
-        others = [i for i in range(x.ndim) if i not in (a, b)]
+        if offset:
+            start = [slice(None)] * x.ndim
+            axis = b if offset > 0 else a
+            start[axis] = slice(min(abs(offset), x.shape[axis]), None)
+            x = x[tuple(start)]
+        shape, strides = x.shape, x.strides
+        others = [i for i in range(x.ndim) if i != a and i != b]
         return strided(
-            corner,
-            [x.shape[i] for i in others] + [length],
-            [x.strides[i] for i in others] + [x.strides[a] + x.strides[b]],
+            x,
+            [shape[i] for i in others] + [min(shape[a], shape[b])],
+            [strides[i] for i in others] + [strides[a] + strides[b]],
         )
 
 
@@ -102,7 +102,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
         raise RuntimeError(
             f"narrow: start ({start}) + length ({length}) exceeds dim {dim}, which has extent {shape[d]}"
         )
-    return Basic.apply(input, key=(slice(None),) * d + (slice(first, first + length),))  # type: ignore[no-any-return]
+    return input[(slice(None),) * d + (slice(first, first + length),)]
 
 
 @in_one_call("diagonal", Diagonal)

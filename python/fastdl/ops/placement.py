@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fastdl.arrays import pooled_copy
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.autograd.view import check_writable
+from fastdl.autograd.view import CopySlices, alias, check_writable, write
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
 from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
+    IndexAdd,
+    Scatter,
     _check_gather,
     _gather_key,
     _index,
     check_range,
+    from_front,
     number_as_row,
     scatter_add,
     within,
@@ -28,7 +32,7 @@ from fastdl.ops.indexing import added_in_place, setitem
 from fastdl.ops.masks import put as put_masked
 from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
-from fastdl.ops.views import reshape
+from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
 
 _REDUCTIONS = ("sum", "mean", "prod", "amax", "amin")
@@ -268,7 +272,7 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     key = tuple([slice(None) if i is None else i for i in indices])
     if not isinstance(values, Tensor):
         raise not_a_tensor("index_put_", "values", values)
-    if values.dtype != self.dtype:
+    if values._data.dtype != self._data.dtype:
         raise RuntimeError(
             f"index_put_: values must have the tensor's dtype {self.dtype}, got {values.dtype}"
         )
@@ -280,10 +284,11 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     if not recorded and added_in_place("index_put_", self._data, key, values._data):
         self._version_cell()[0] += 1
         return self
-    places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(self.shape))[key]
-    flat = reshape(places, (-1,))
-    spread = reshape(values.expand(places.shape), (-1,))
-    return self.copy_(reshape(reshape(self.clone(), (-1,)).index_add(0, flat, spread), self.shape))
+    before, shape = alias(self), self._data.shape
+    places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(shape))[key]._data
+    spread = reshape(expand(values, places.shape), (-1,))
+    flat = IndexAdd.apply(reshape(before, (-1,)), spread, dim=0, index=places.reshape(-1), alpha=1)
+    return write("index_put_", self, reshape(flat, shape))
 
 
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
@@ -294,41 +299,54 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
 def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """Elements of the flattened tensor replaced by (or added) ``source``. See ``torch.Tensor.put_``."""
     check_writable("put_", self)
-    if source.numel() != index.numel():
-        raise IndexError(f"put_: source has {source.numel()} elements, index {index.numel()}")
-    if source.dtype != self.dtype:
-        raise RuntimeError(f"put_: source must have the tensor's dtype {self.dtype}, got {source.dtype}")
-    data, places = self._data, index._data.reshape(-1)
     recorded = mode.enabled and (self._requires_grad or source._requires_grad)
-    if not (recorded or on_device(data)) and data.flags.c_contiguous and data.dtype.kind != "V":
-        places = places.astype(np.int64, copy=False)
-        if places.size and places.min() < 0:
-            places = np.where(places < 0, places + data.size, places)
-        check_range("put_", places, data.size)
-        if accumulate:
-            joined("index_add", data.reshape(-1), 0, places, source._data.reshape(-1))
-        else:
-            select(data).scatter(data.reshape(-1), 0, places, source._data.reshape(-1))
-        self._version_cell()[0] += 1
-        return self
-    flat = reshape(self.clone(), (-1,))
-    flat = index_put(flat, (reshape(index, (-1,)),), reshape(source, (-1,)), accumulate)
-    return self.copy_(reshape(flat, self.shape))
+    if recorded or not self._data.flags.c_contiguous:
+        return write("put_", self, put(alias(self), index, source, accumulate))
+    flat, source, places = _flat("put_", self, index, source)
+    Scatter.apply(flat, source, dim=0, index=places, add=accumulate, out=flat._data)
+    self._version_cell()[0] += 1
+    return self
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """:func:`put_` on a copy. See ``torch.put``."""
-    return put_(input.clone(), index, source, accumulate)
+    flat, source, places = _flat("put", input, index, source)
+    return reshape(Scatter.apply(flat, source, dim=0, index=places, add=accumulate), input._data.shape)
 
 
-def _replaced(op: str, input: Tensor, view: Any, src: Tensor) -> Tensor:
+def _flat(op: str, input: Tensor, index: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """The operands of a put as vectors, with the index counted from the front."""
+    if source._data.size != index._data.size:
+        raise IndexError(f"{op}: source has {source.numel()} elements, index {index.numel()}")
+    if source._data.dtype != input._data.dtype:
+        raise RuntimeError(f"{op}: source must have the tensor's dtype {input.dtype}, got {source.dtype}")
+    places = from_front(op, _index(op, index), input._data.size)
+    return reshape(input, (-1,)), reshape(source, (-1,)), places
+
+
+class Replaced(CopySlices):
+    """A copy of the first input with the second one in a part of it, which ``view`` of a tensor shows."""
+
+    view: Callable[[Tensor], Tensor]
+
+    def forward(self, x: Any, src: Any, op: str, view: Any) -> Any:
+        self.view = view
+        whole = pooled_copy(x)
+        part = self.region(whole)
+        if part.shape != src.shape:
+            raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part.shape}")
+        assign(part, src)
+        return whole
+
+    def region(self, array: Any) -> Any:
+        return self.view(Tensor._wrap(array))._data
+
+
+def _replaced(op: str, input: Tensor, view: Callable[[Tensor], Tensor], src: Tensor) -> Tensor:
     check_tensors(op, src=src)
-    copy = input.clone()
-    part = view(copy)
-    if part.shape != src.shape:
-        raise RuntimeError(f"{op}: src has shape {src.shape}, the part to replace {part.shape}")
-    part.copy_(src)
-    return copy
+    if src._data.dtype != input._data.dtype:
+        src = src.to(input._data.dtype)
+    return Replaced.apply(input, src, op=op, view=view)  # type: ignore[no-any-return]
 
 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:

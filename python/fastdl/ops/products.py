@@ -40,6 +40,8 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
         raise RuntimeError(
             f"inner: the last dimensions must be equal, got shapes {input.shape} and {other.shape}"
         )
+    if input._data.ndim == 1 == other._data.ndim:
+        return dot(input, other)
     return tensordot(input, other, ([-1], [-1]))
 
 
@@ -108,20 +110,20 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 
     See ``torch.cross``.
     """
-    if input._data.ndim != other._data.ndim:
+    x, y = input._data.shape, other._data.shape
+    if len(x) != len(y):
         raise RuntimeError(
             f"cross: both must have as many dimensions, got shapes {input.shape} and {other.shape}"
         )
     if dim is None:
-        places = [i for i, extent in enumerate(input.shape) if extent == 3]
-        if not places:
+        if 3 not in x:
             raise RuntimeError(f"cross: no dimension of extent 3 in shape {input.shape}")
-        dim = places[0]
-    axis = normal_axis("cross", dim, input._data.ndim)
-    if input._data.ndim == 0 or input.shape[axis] != 3 or other.shape[axis] != 3:
+        dim = x.index(3)
+    axis = normal_axis("cross", dim, len(x))
+    if not x or x[axis] != 3 or y[axis] != 3:
         raise RuntimeError(f"cross: dim {dim} must have extent 3, got shapes {input.shape} and {other.shape}")
     try:
-        np.broadcast_shapes(input.shape, other.shape)
+        arrays.broadcast_shape("cross", x, y)
     except ValueError:
         raise RuntimeError(f"cross: shapes {input.shape} and {other.shape} do not broadcast") from None
     if input._data.dtype != other._data.dtype:
@@ -156,11 +158,13 @@ class Cross(Op):
 
 
 def _cross(x: Any, y: Any, axis: int) -> Any:
-    result = arrays.empty(np.broadcast_shapes(x.shape, y.shape), x.dtype, x)
+    result = arrays.empty(arrays.broadcast_shape("cross", x.shape, y.shape), x.dtype, x)
     at = [(slice(None),) * axis + (i,) for i in range(3)]
     first, second = [x[place] for place in at], [y[place] for place in at]
     for place, i, j in zip(at, (1, 2, 0), (2, 0, 1), strict=True):
-        result[place] = first[i] * second[j] - first[j] * second[i]
+        part = result[place]
+        np.multiply(first[i], second[j], out=part)
+        part -= first[j] * second[i]
     return result
 
 

@@ -14,7 +14,7 @@ from fastdl.autograd.graph import converted, linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.errors import ArgumentError
-from fastdl.kernels import on_device, select
+from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import cast, concat_arrays, contiguous, in_float32, sum_to, zeros
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.common import axes, axis, ints
@@ -24,22 +24,21 @@ from fastdl.ops.views import atleast_1d, atleast_2d, atleast_3d, expand, reshape
 from fastdl.tensor import Tensor
 
 
-def _tensors(op: str, tensors: Any) -> list[Tensor]:
-    if not isinstance(tensors, (list, tuple)) and (
-        isinstance(tensors, Tensor) or not isinstance(tensors, Sequence)
-    ):
-        raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
+def _tensors(op: str, tensors: Any) -> Sequence[Tensor]:
+    if not isinstance(tensors, (list, tuple)):
+        if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
+            raise TypeError(f"{op}: expects a tuple or list of tensors, got {type(tensors).__name__}")
+        tensors = list(tensors)
     if not tensors:
         raise ArgumentError(f"{op}: expects at least one tensor")
-    parts = list(tensors)
-    for t in parts:
-        if not isinstance(t, Tensor):
-            at = [isinstance(p, Tensor) for p in parts].index(False)
+    for t in tensors:
+        if t.__class__ is not Tensor and not isinstance(t, Tensor):
+            at = [isinstance(p, Tensor) for p in tensors].index(False)
             raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {at}")
-    return parts
+    return tensors  # type: ignore[no-any-return]
 
 
-def _put_together(parts: list[Any], dim: int) -> Any:
+def _put_together(parts: Sequence[Any], dim: int) -> Any:
     """``concat`` of strided arrays, each copied once, to where it belongs."""
     shape = list(parts[0].shape)
     shape[dim] = sum([part.shape[dim] for part in parts])
@@ -52,6 +51,13 @@ def _put_together(parts: list[Any], dim: int) -> Any:
     return y
 
 
+def _in_dtype(arrays: Sequence[Any], dtype: Any) -> Sequence[Any]:
+    for a in arrays:
+        if a.dtype is not dtype:
+            return [cast(a, dtype) for a in arrays]
+    return arrays
+
+
 class Cat(Op):
     aliases_grad = True  # parts of the gradient
     takes_complex = True
@@ -62,7 +68,7 @@ class Cat(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
             self.extents = [a.shape[dim] for a in arrays]
-        parts = [a if a.dtype is dtype else cast(a, dtype) for a in arrays]
+        parts = _in_dtype(arrays, dtype)
         if arrays[0].size >= 4096 and not (parts[0].flags.c_contiguous or on_device(parts[0])):
             return _put_together(parts, dim)
         return concat_arrays(parts, dim)
@@ -144,7 +150,7 @@ class Stack(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
         one = (slice(None),) * dim + (None,)
-        return concat_arrays([(a if a.dtype is dtype else cast(a, dtype))[one] for a in arrays], dim)
+        return concat_arrays([a[one] for a in _in_dtype(arrays, dtype)], dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -165,13 +171,15 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     if names:
         dim, _ = numpy_names("stack", names, dim)
     parts = _tensors("stack", tensors)
-    shape = parts[0]._data.shape
+    shape, dtype = parts[0]._data.shape, parts[0]._data.dtype
     for i, t in enumerate(parts):
         if t._data.shape != shape:
             raise RuntimeError(
                 f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {t._data.shape}"
             )
-    return Stack.apply(*parts, dim=axis("stack", dim, len(shape) + 1), dtype=_common_dtype(parts))  # type: ignore[no-any-return]
+        if t._data.dtype is not dtype:
+            dtype = _common_dtype(parts)
+    return Stack.apply(*parts, dim=axis("stack", dim, len(shape) + 1), dtype=dtype)  # type: ignore[no-any-return]
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
@@ -208,7 +216,7 @@ class Repeat(Op):
         self.shape, self.sizes = x.shape, sizes
         # (s0, n0, s1, n1, ..): the copies are a broadcast axis before each axis.
         paired = tuple([v for pair in zip(sizes, x.shape, strict=True) for v in pair])
-        copies = np.broadcast_to(x.reshape([v for n in x.shape for v in (1, n)]), paired)
+        copies = strided(x, paired, [v for step in x.strides for v in (0, step)])
         return pooled_copy(copies).reshape([s * n for s, n in zip(sizes, x.shape, strict=True)])
 
     def backward(self, grad: Any) -> Any:
@@ -251,8 +259,8 @@ class RepeatInterleave(Op):
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
         if repeats.__class__ is int and not on_device(x):
             shape = x.shape
-            apart = x.reshape(*shape[: dim + 1], 1, *shape[dim + 1 :])
-            whole = np.broadcast_to(apart, (*shape[: dim + 1], repeats, *shape[dim + 1 :]))
+            extents = (*shape[: dim + 1], repeats, *shape[dim + 1 :])
+            whole = strided(x, extents, (*x.strides[: dim + 1], 0, *x.strides[dim + 1 :]))
             return pooled_copy(whole).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
         places = np.repeat(np.arange(x.shape[dim]), repeats)
         return select(x).index_select_forward(x, dim, to_device(places, device_of(x)))
@@ -368,8 +376,8 @@ def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
         shift = shift % extent if extent else 0
         before = (slice(None),) * dim
         first, last = x[(*before, slice(extent - shift, None))], x[(*before, slice(None, extent - shift))]
-        if dim == 0:
-            x = concat_arrays([first, last], 0)
+        if dim == 0 or x.size < 4096:  # the parts of large ones are written where they belong at once
+            x = concat_arrays([first, last], dim)
             continue
         out = select(x).empty(x.shape, x.dtype)
         assign(out[(*before, slice(None, shift))], first)

@@ -21,6 +21,7 @@ from fastdl.dtypes import (
     float64,
     floating_info,
     get_default_dtype,
+    int64,
 )
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
@@ -35,7 +36,7 @@ from fastdl.ops.complex import check_real
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
-from fastdl.ops.extreme import orderable
+from fastdl.ops.extreme import orderable, sortable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _exp2, cos, log, reciprocal
@@ -394,7 +395,14 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
     """Which elements are among ``test_elements``. See ``torch.isin``."""
     like = next((v._data for v in (elements, test_elements) if isinstance(v, Tensor)), None)
     first, second = [v._data if isinstance(v, Tensor) else array(v, like) for v in (elements, test_elements)]
-    return Tensor._wrap(array(np.isin(orderable(first), orderable(second), assume_unique, invert)))
+    keys = sortable(second) if first.dtype is second.dtype and second.size else None
+    if keys is None or on_device(first):
+        return Tensor._wrap(array(np.isin(orderable(first), orderable(second), assume_unique, invert)))
+    k, dtype = select(keys), keys.dtype if keys.dtype.kind in FLOATING else int64
+    known, wanted = cast(k.sort_forward(keys.reshape(-1), keys.size, False)[0], dtype), cast(first, dtype)
+    places = k.searchsorted(known, wanted, False)
+    np.minimum(places, known.size - 1, out=places)
+    return Tensor._wrap((k.ne_forward if invert else k.eq_forward)(known[places], wanted))
 
 
 __all__ = [

@@ -16,10 +16,12 @@ from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import convert
 from fastdl.kernels.cuda.embedding import embedding_backward, gather_rows
+from fastdl.kernels.reference.layout import flat_index  # by CuPy's functions, and waiting for the device
 
 __all__ = [
     "concat",
     "contiguous",
+    "flat_index",
     "gather_backward",
     "gather_forward",
     "index_select_backward",

@@ -77,6 +77,16 @@ def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) ->
     return grad_x
 
 
+def flat_index(arrays: Sequence[Array], extents: Sequence[int]) -> Array | None:
+    """Index arrays of one shape, one for each axis, as places in C order; None if one is out of range."""
+    places: Any = 0
+    for index, extent in zip(arrays, extents, strict=True):
+        if index.size and (index.min() < -extent or index.max() >= extent):
+            return None
+        places = places * extent + np.where(index < 0, index + extent, index)
+    return places  # type: ignore[no-any-return]
+
+
 def _grids(index: Array, dim: int) -> tuple[Array, ...]:
     grids: list[Array] = list(np.indices(index.shape, sparse=True))
     grids[dim] = index
